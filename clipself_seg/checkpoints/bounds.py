@@ -18,9 +18,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipself_seg.errors import InputError, in_short
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 # Published files have a few thousand tensors, a state of their training three times as many.
 MOST_TENSORS = 20_000
@@ -193,7 +196,7 @@ def building_within(paths: Iterable[str | os.PathLike[str]]) -> Iterator[None]:
     built = Counter[str]()
     own = threading.get_ident()
 
-    def count(module: Any, name: str, tensor: Any) -> None:
+    def count(module: nn.Module, name: str, tensor: Tensor | None) -> None:
         if tensor is not None and threading.get_ident() == own:
             built["elements"] += tensor.numel()
             built["tensors"] += 1

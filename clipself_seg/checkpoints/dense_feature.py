@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from clipself_seg.errors import InputError, nearest, shown
 
@@ -78,7 +77,7 @@ ANY = DenseFeature(ANY_NAME)
 """Of weights that were distilled for none, such as a published CLIP: they are read as any."""
 
 
-def stated_feature(stored: Mapping[str, Any], path: Path) -> DenseFeature:
+def stated_feature(stored: Mapping[str, object], path: Path) -> DenseFeature:
     """The dense feature that a file says its weights are for; `token` where it says nothing.
 
     Args:
@@ -91,17 +90,19 @@ def stated_feature(stored: Mapping[str, Any], path: Path) -> DenseFeature:
     kind, blocks = stored.get(KIND_ENTRY), stored.get(BLOCKS_ENTRY, "1")
     if kind is None:
         return DenseFeature()
+    count = 0
+    if isinstance(blocks, str) and len(blocks) <= 4 and blocks.isascii() and blocks.isdigit():
+        count = int(blocks)
     known = isinstance(kind, str) and kind in (*KINDS, ANY_NAME)
-    number = isinstance(blocks, str) and len(blocks) <= 4 and blocks.isascii() and blocks.isdigit()
-    if not (known and number and 1 <= int(blocks) <= MOST_BLOCKS):
+    if not (known and 1 <= count <= MOST_BLOCKS):
         raise InputError(
             f"{path}: its dense feature is {shown(kind)} of {shown(blocks)} blocks, which no file of this project "
             "says; fetch it again"
         )
-    return DenseFeature(kind, int(blocks))
+    return DenseFeature(str(kind), count)
 
 
-def feature_of_run(run: Mapping[str, Any], path: Path) -> DenseFeature:
+def feature_of_run(run: Mapping[str, object], path: Path) -> DenseFeature:
     """The dense feature that a training ran with, `token` if it was before there were others.
 
     Args:

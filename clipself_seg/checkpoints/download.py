@@ -1,4 +1,8 @@
-"""Downloads files over HTTP: resumes interrupted downloads, and renames a file to its name once it is verified."""
+"""Downloads files over HTTP: resumes interrupted downloads, and renames a file to its name once it is verified.
+
+Libraries do less: iopath's PathManager neither resumes nor verifies, and huggingface_hub compares sizes and no hashes,
+and sends a token unless told otherwise.
+"""
 
 from __future__ import annotations
 

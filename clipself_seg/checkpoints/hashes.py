@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -109,11 +108,11 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
                 yield tensor
 
 
-def _fingerprint(tensor: Tensor) -> tuple[Any, ...]:
+def _fingerprint(tensor: Tensor) -> tuple[object, ...]:
     return tensor._version, tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
-def _forget_what_was_optimised(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+def _forget_what_was_optimised(optimizer: torch.optim.Optimizer, *_: object) -> None:
     written = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for module, known in list(_KNOWN.items()):
         if not known.ids.isdisjoint(written):

@@ -9,7 +9,7 @@ Shapes: B images, D channels of a stage, E width of the embedding, h x w cells o
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +117,7 @@ class ConvNeXtTower(ImageTower):
         x: Tensor = self.trunk.stem(images.contiguous(memory_format=torch.channels_last))
         if STEM in wanted:
             maps[STEM] = x
-        for index, stage in enumerate(list[Any](self.blocks)[: self.deepest(wanted) + 1]):
+        for index, stage in enumerate(list(self.blocks)[: self.deepest(wanted) + 1]):
             x = stage(x, self.checkpointing)
             if f"block{index}" in wanted:
                 maps[f"block{index}"] = x

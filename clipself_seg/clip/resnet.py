@@ -100,7 +100,7 @@ class ResNetTower(ImageTower, ModifiedResNet):
             maps[STEM] = x
         if self.deepest(wanted) >= 0:
             x = self.avgpool(x)
-        for index, stage in enumerate(list[Any](self.blocks)[: self.deepest(wanted) + 1]):
+        for index, stage in enumerate(list(self.blocks)[: self.deepest(wanted) + 1]):
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(stage, x, use_reentrant=False)
             else:

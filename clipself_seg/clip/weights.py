@@ -194,7 +194,7 @@ def fit_gate(tower: ImageTower, checkpoint: Checkpoint) -> tuple[Checkpoint, tup
     tensors = {name: t for name, t in checkpoint.tensors.items() if f".{GATE_MODULE}." not in name}
     if not tower.dense_feature.gated:
         return dataclasses.replace(checkpoint, tensors=tensors), ("gate left out",)
-    gate: Any = tower.get_submodule(GATE_MODULE)
+    gate = tower.get_submodule(GATE_MODULE)
     start = {f"visual.{GATE_MODULE}.{n}": torch.zeros(p.shape) for n, p in gate.named_parameters()}
     return dataclasses.replace(checkpoint, tensors=tensors | start), ("gate at its start",)
 

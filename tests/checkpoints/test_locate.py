@@ -172,11 +172,9 @@ def test_a_tag_that_the_zoo_does_not_have_comes_from_the_hub_too(folder, monkeyp
     assert "ViT-X:openai" not in zoo() and module.HUB_FILES[0] in server.asked[0][0]
 
 
-DATA_TEST_HUB = b"weights" * 100
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = HubName("org/name")
 MODEL = "model.safetensors"
-NOWHERE_TEST_HUB = "http://127.0.0.1:9"
 
 
 @pytest.fixture
@@ -220,16 +218,16 @@ def test_other_names_are_refused(text):
 
 
 def test_a_file_is_fetched_once_and_open_clips_comes_first(hub, tmp_path):
-    server = hub({MODEL: b"of transformers", "open_clip_model.safetensors": DATA_TEST_HUB})
+    server = hub({MODEL: b"of transformers", "open_clip_model.safetensors": DATA})
     path = hub_file(NAME, tmp_path)
     assert path == tmp_path / "org--name" / "main" / "open_clip_model.safetensors"
-    assert path.read_bytes() == DATA_TEST_HUB and len(server.asked) == 2
+    assert path.read_bytes() == DATA and len(server.asked) == 2
     server.files.clear()
     assert hub_file(NAME, tmp_path) == path and len(server.asked) == 2
 
 
 def test_a_revision_and_a_named_file_have_places_of_their_own(hub, tmp_path):
-    hub({"other.bin": DATA_TEST_HUB}, "v1")
+    hub({"other.bin": DATA}, "v1")
     path = hub_file(HubName("org/name", "v1", "other.bin"), tmp_path)
     assert path == tmp_path / "org--name" / "v1" / "other.bin"
     with pytest.raises(InputError, match="has no open_clip_model.safetensors and no .*other.bin"):
@@ -237,26 +235,26 @@ def test_a_revision_and_a_named_file_have_places_of_their_own(hub, tmp_path):
 
 
 def test_an_interrupted_file_goes_on_of_the_same_commit(hub, tmp_path):
-    server = hub({MODEL: DATA_TEST_HUB})
+    server = hub({MODEL: DATA})
     listing = server.files["/api/models/org/name/revision/main"]
     server.breaks = [len(listing), 300, 0]
     with pytest.raises(InputError, match="broke off after 300 bytes.* into .*org--name"):
         hub_file(NAME, tmp_path)
     server.files["/api/models/org/name/revision/main"] = b"{}"  # there is a newer commit
-    assert hub_file(NAME, tmp_path).read_bytes() == DATA_TEST_HUB
+    assert hub_file(NAME, tmp_path).read_bytes() == DATA
     assert server.asked[-1] == (f"/org/name/resolve/{COMMIT}/model.safetensors", "bytes=300-")
 
 
 def test_another_file_than_the_hub_lists_is_not_kept(hub, tmp_path):
-    server = hub({MODEL: DATA_TEST_HUB})
-    server.files[f"/org/name/resolve/{COMMIT}/model.safetensors"] = DATA_TEST_HUB[::-1]
+    server = hub({MODEL: DATA})
+    server.files[f"/org/name/resolve/{COMMIT}/model.safetensors"] = DATA[::-1]
     with pytest.raises(InputError, match="gave has the sha256 .*nothing is kept"):
         hub_file(NAME, tmp_path)
     assert not list((tmp_path / "org--name" / "main").glob("*.safetensors"))
 
 
 def test_offline_it_says_at_once_what_to_fetch_and_where_to_put_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_ENDPOINT", NOWHERE_TEST_HUB)
+    monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
     folder = tmp_path / "org--name" / "main"
     said = f"fetch .*model.safetensors from {NOWHERE}/org/name/tree/main into {folder}"
@@ -266,7 +264,7 @@ def test_offline_it_says_at_once_what_to_fetch_and_where_to_put_it(tmp_path, mon
     with pytest.raises(InputError, match="HF_HUB_OFFLINE is set: fetch its files from"):
         hub_folder(NAME, tmp_path, ["config.yaml"])
     folder.mkdir(parents=True)
-    (folder / "model.safetensors").write_bytes(DATA_TEST_HUB)
+    (folder / "model.safetensors").write_bytes(DATA)
     assert hub_file(NAME, tmp_path) == folder / "model.safetensors"
 
 
@@ -280,12 +278,12 @@ def test_what_others_have_cached_is_taken(hub, tmp_path, monkeypatch):
 
 
 def test_a_folder_has_the_wanted_files_that_there_are(hub, tmp_path):
-    server = hub({"config.yaml": b"a", MODEL: DATA_TEST_HUB, "more.py": b"print()"})
+    server = hub({"config.yaml": b"a", MODEL: DATA, "more.py": b"print()"})
     wanted = ["config.yaml", "model.safetensors", "vocabulary.json"]
     folder = hub_folder(NAME, tmp_path, wanted)
     names = {path.name for path in folder.iterdir()}
     assert names == {"config.yaml", "model.safetensors", "files.json"}
-    (folder / "model.safetensors").write_bytes(DATA_TEST_HUB[1:])
+    (folder / "model.safetensors").write_bytes(DATA[1:])
     with pytest.raises(InputError, match="model.safetensors, a file of org/name, has 699 bytes"):
         hub_folder(NAME, tmp_path, wanted)
     assert len(server.asked) == 3
@@ -294,7 +292,7 @@ def test_a_folder_has_the_wanted_files_that_there_are(hub, tmp_path):
 
 
 def test_a_folder_that_somebody_put_there_needs_no_hub(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_ENDPOINT", NOWHERE_TEST_HUB)
+    monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
     folder = tmp_path / "org--name" / "main"
     folder.mkdir(parents=True)
     (folder / "config.yaml").touch()
@@ -303,7 +301,7 @@ def test_a_folder_that_somebody_put_there_needs_no_hub(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("content", [b"[]", b"{", b'{"sha": "x", "siblings": []}', b"[" * 9999])
 def test_an_answer_that_is_no_list_of_files_is_refused(hub, tmp_path, content):
-    server = hub({MODEL: DATA_TEST_HUB})
+    server = hub({MODEL: DATA})
     server.files["/api/models/org/name/revision/main"] = content
     with pytest.raises(InputError, match="no list of a repository's files: .*HF_ENDPOINT"):
         hub_file(NAME, tmp_path)

@@ -30,9 +30,11 @@ def interrupted(*_, **__):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_interrupted_command_promises_what_it_keeps(monkeypatch, capsys, name):
-    command = prepare if name == "data prepare" else body(COMMANDS[name])
+    command = body(COMMANDS[name])
+    if name == "data prepare":
+        command = prepare._command("voc20")
     monkeypatch.setattr(command, "parser", interrupted)
-    assert (prepare.main if name == "data prepare" else command)([]) == 130
+    assert command([]) == 130
     again = GOES_ON.get(name, "the same command begins anew")
     assert capsys.readouterr().err == f"interrupted; what is complete stays: {again}\n"
 

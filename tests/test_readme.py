@@ -69,7 +69,7 @@ def program_of(words: tuple[str, ...]) -> tuple[argparse.ArgumentParser, list[st
         return importlib.import_module(words[2]).parser(), list(words[3:])
     name, rest = split(list(words[1:])) if words[0] == "clipself-seg" else ("", [])
     if name == "data prepare":
-        return (prepare.parser(rest[0]), rest[1:]) if rest else None
+        return (prepare._command(rest[0]).parser(), rest[1:]) if rest else None
     return (body(COMMANDS[name]).parser(), rest) if name else None
 
 

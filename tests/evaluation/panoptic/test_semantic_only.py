@@ -29,7 +29,7 @@ from clipself_seg.models.panoptic.outputs import class_probabilities
 from clipself_seg.models.protocol import Classes
 from clipself_seg.prediction.generator_outputs import write_dataset_outputs
 from tests.conftest import ROOT
-from tests.evaluation.panoptic.test_evaluation_streets import SMALL
+from tests.evaluation.panoptic.test_evaluation import SMALL
 from tests.heads.panoptic.test_panoptic_merge import plain_scores
 from tests.spoiled_panoptic import Spoiler, evaluation
 

@@ -13,6 +13,7 @@ from clipself_seg.checkpoints.dense_feature import TOKEN
 from clipself_seg.config import flatten
 from clipself_seg.config.checks import OBJECTIVES
 from clipself_seg.config.keys import CLIP_BACKBONE
+from clipself_seg.config.retired import CONSTANTS
 from clipself_seg.errors import InputError
 from clipself_seg.training.optimizer import learning_rate, stepped_rate
 
@@ -144,12 +145,12 @@ def check_same_run(stored: Mapping[str, object], current: Mapping[str, object]) 
     Args:
         stored: metadata of the checkpoint, as it came back from JSON.
         current: metadata of this run. Entries that only one of the two has are not compared, but for `BEFORE_KEYS`,
-            of which a checkpoint without them says what they were.
+            of which a checkpoint without them says what they were, and keys that are constants now.
 
     Raises:
         InputError: names what differs, with both values.
     """
-    here = json.loads(json.dumps(current))
+    here = json.loads(json.dumps({**CONSTANTS, **current}))
     stored = {**BEFORE_KEYS, **stored}
     differing = [
         f"{name} was {stored[name]!r:.200}, is {here[name]!r:.200}"

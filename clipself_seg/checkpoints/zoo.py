@@ -15,8 +15,8 @@ from clipself_seg.errors import InputError, nearest
 SHIPPED = Path(__file__).parent.parent / "mini" / "weights"
 
 
-# Tags of the weights that come with the project: files laid over one another, the later ones win.
 MINI_CLIP = "ViT-Mini-8"  # architecture of the CLIP that knows the generated worlds
+# Tags of the weights that come with the project: files laid over one another, the later ones win.
 SHIPPED_TAGS = {
     "mini": ("vit_mini_8",),
     "mini-clipself": ("vit_mini_8", "vit_mini_8_clipself"),

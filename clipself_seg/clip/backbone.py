@@ -1,6 +1,6 @@
-"""The door: an entry of Detectron2's BACKBONE_REGISTRY is the CLIP of every model here.
+"""Builds the CLIP of every model, from the entry of Detectron2's BACKBONE_REGISTRY that ``MODEL.CLIP.BACKBONE`` names.
 
-``MODEL.CLIP.BACKBONE`` names the entry and `build_clip` yields its CLIP. `VisionLanguageBackbone` says what an entry
+`build_clip` yields the CLIP of the entry. `VisionLanguageBackbone` says what an entry
 offers; `CLIPBackbone` is the project's own, and works under the stock heads of Detectron2, too
 (``MODEL.BACKBONE.NAME: CLIPBackbone``). docs/backbone.md shows one of somebody else's.
 """

@@ -8,8 +8,8 @@
     clipself-seg predict --boxes --weights output/mini/detection/model_final.pth \\
         --vocabulary "red star, blue ring" --input photo.jpg
 
-Commas separate classes, bars synonyms. Every pixel gets the best class; with --background, those
-that no class reaches --threshold on get the background. "--background background|wall|floor" adds
+Commas separate classes, bars synonyms. Every pixel gets its best class. With --background, a pixel becomes
+background where no class scores at least --threshold. "--background background|wall|floor" adds
 names that compete for pixels, all of which are background. With --panoptic every thing is a segment of
 its own; classes that are not in --stuff are things, unless a built-in vocabulary says otherwise.
 With --masks nothing is searched for: masks that somebody made, masks/photo.json in COCO's run lengths or polygons,
@@ -179,14 +179,14 @@ def _panoptic_options(group: Options) -> None:
     value(group, "--clip-weights", clip)
     trained = "its classes are the seen ones (the vocabulary of DATASETS.TRAIN)"
     value(group, "--trained", trained, metavar="VOCABULARY")
-    masks = "name the masks that it has of each image: NAME.json, NAME.png, or PNGs in NAME/"
+    masks = "folder of masks made elsewhere, which get names: NAME.json, NAME.png, or PNGs in NAME/"
     value(group, "--masks", masks, metavar="FOLDER")
     value(group, "--mode", "whose scores count: fused, clip or generator (fused)")
     for name, of in (("alpha", "seen classes"), ("beta", "unseen classes")):
         text = f"CLIP's exponent for {of} ({PANOPTIC_KEYS[name]})"
         value(group, f"--{name}", text, kind=float)
     key = PANOPTIC_KEYS["void_discount"]
-    discount = f"how much void gives way where CLIP is sure, 0 to 1 ({key})"
+    discount = f"how much a confident CLIP lowers the score of void, 0 to 1 ({key})"
     value(group, "--void-discount", discount, kind=float)
 
 

@@ -1,6 +1,7 @@
-"""Keys of earlier versions and of published files that are keys no more: each passes with the value that holds now.
+"""Accepts keys that no longer exist, at the value that the code now always uses.
 
-So the config.yaml of an earlier run, a folder of save_pretrained, and CAT-Seg's own files load as they are.
+So the config.yaml of an earlier run, a folder of save_pretrained, and CAT-Seg's own files load as they are. Old names
+of configurations are another thing: `yaml_files.py` resolves them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""CLIPSelf: a CLIP learns from its own embeddings of crops dense features that recognise regions.
+"""CLIPSelf: trains a CLIP so that its dense features of a region match its own embedding of the region's crop.
 
 Shapes: B images, R regions of all images, n regions of one image, E embedding, h x w cells of the
     dense features.

@@ -1,4 +1,5 @@
-"""Data sets by name, a file for each kind: table, records and entries in Detectron2's catalogue.
+"""Data sets by name.
 
-Open `coco.py` first; `roots.py` says where the files of each family lie.
+Open `table.py` first: it lists them. `records.py` reads them and registers them with Detectron2, `check.py` checks
+their files.
 """

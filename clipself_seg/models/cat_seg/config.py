@@ -13,7 +13,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import nn
 
 from clipself_seg.checkpoints.dense_feature import TOKEN
-from clipself_seg.checkpoints.zoo import SHIPPED_TAGS, official
+from clipself_seg.checkpoints.zoo import official
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import build_clip as clip_of_backbone
 from clipself_seg.clip.prompts import TEMPLATES
@@ -27,6 +27,8 @@ from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes, CostAggr
 from clipself_seg.heads.windows import WindowLayout
 from clipself_seg.models.backbone_weights import load_backbone
 
+# Default of MODEL.CLIP.WEIGHTS, which goes with the default of NAME and not with CAT-Seg's own key of the name.
+DEFAULT_WEIGHTS = "mini"
 # Prompt sets by the names of CAT-Seg's MODEL.PROMPT_ENSEMBLE_TYPE.
 PROMPT_SETS = {"single": "cat_seg", "imagenet": "openai80", "plain": "single"}
 # Keys below MODEL.SEM_SEG_HEAD that have one number, and that have a pair.
@@ -197,8 +199,8 @@ def build_clip(cfg: CfgNode) -> DenseCLIP:
         return _clip_of_others(cfg)
     name = clip_name(cfg)
     weights = cfg.MODEL.CLIP.WEIGHTS
-    if cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED and weights in SHIPPED_TAGS:
-        weights = ""  # the default, which goes with the default of MODEL.CLIP.NAME
+    if cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED and weights == DEFAULT_WEIGHTS:
+        weights = ""
     clip = clip_of_backbone(cfg, NAME=name, WEIGHTS=weights)
     if not isinstance(clip.visual, TransformerTower):
         raise InputError(f"CAT-Seg needs a ViT, MODEL.CLIP.NAME is {name}")
@@ -236,7 +238,7 @@ def _clip_of_others(cfg: CfgNode) -> DenseCLIP:
 
 
 def _check_residual(cfg: CfgNode, pooled: bool) -> None:
-    """Refuses a residual that ``MODEL.CLIP.DENSE`` does not have, the want of one that it has, and ``ATTENTION``.
+    """Checks that ``RESIDUAL`` is set exactly where ``MODEL.CLIP.DENSE`` adds a residual, and ``ATTENTION`` is none.
 
     Args:
         cfg: configuration.
@@ -406,7 +408,7 @@ def training_config(cfg: CfgNode) -> CfgNode:
         return cfg
     _require_backbone_weights(cfg)
     given = cfg.MODEL.CLIP.WEIGHTS
-    theirs = bool(cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED) and given == "mini"
+    theirs = bool(cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED) and given == DEFAULT_WEIGHTS
     if given and given != RANDOM and not theirs:
         return cfg
     cfg = cfg.clone()

@@ -462,37 +462,43 @@ class OpenPanoptic(nn.Module):
         )
 
     def _segment(self, sample: Sample, fusions: Mapping[str, Fusion] | None) -> Outputs:
-        given = UnnamedMasks.of_sample(sample, self.device) if self.masks_given else None
-        generated = given or self.generate(sample)
-        wanted = fusions or {"": self.fusion.returned()}
+        generated: GeneratorOutput | UnnamedMasks
+        if self.masks_given:
+            generated = UnnamedMasks.of_sample(sample, self.device)
+        else:
+            generated = self.generate(sample)
+        returned = self.fusion.returned()
         clip_logits = generated.mask_logits.new_zeros(
             len(generated.mask_logits), len(self.names), dtype=torch.float32
         )
         valid = None
-        asked = any(one[:2] != (0, 0) or one.void_discount for one in wanted.values())
-        if asked and len(clip_logits):
-            clip_logits, valid = self.clip_scores(sample, generated)
+        asks_clip = any(
+            fusion.alpha or fusion.beta or fusion.void_discount
+            for fusion in (fusions.values() if fusions else [returned])
+        )
+        if asks_clip and len(clip_logits):
+            clip_logits, seen_by_clip = self.clip_scores(sample, generated)
+            valid = seen_by_clip if self.fusion.valid_mask else None
         height, width = generated.image_size
         size = (sample.get("height", height), sample.get("width", width))
-        names, things, known = self.classes
-        seen = torch.ones(len(names)) if known is None else torch.from_numpy(known)
+        names, things, trained = self.classes
+        seen = torch.ones(len(names)) if trained is None else torch.from_numpy(trained)
         seen = seen.to(self.device, non_blocking=True).bool()
-        if not self.fusion.valid_mask:
-            valid = None
         if "classes" in sample:
             clip_logits = only_classes(clip_logits, sample["classes"])
             if isinstance(generated, GeneratorOutput):
                 logits = only_classes(generated.class_logits, sample["classes"])
                 generated = dataclasses.replace(generated, class_logits=logits)
-        probs = {
-            name: (fusion, class_probabilities(generated, clip_logits, valid, seen, fusion))
-            for name, fusion in wanted.items()
-        }
         if fusions:
+            probs = {
+                name: (fusion, class_probabilities(generated, clip_logits, valid, seen, fusion))
+                for name, fusion in fusions.items()
+            }
             labelled = make_labelled_outputs(generated, probs, size, things, self.settings)
             return {"fusions": labelled}
+        returned_probs = class_probabilities(generated, clip_logits, valid, seen, returned)
         masks = resize_masks(generated.mask_logits, generated.canvas, generated.image_size, size)
-        return make_outputs(probs[""][1], masks, things, self.settings)
+        return make_outputs(returned_probs, masks, things, self.settings)
 
     def after_optimizer_step(self) -> None:
         """Does nothing: the loss reaches every trained weight."""

@@ -91,8 +91,8 @@ class MergeSettings:
 # 0, so that a pixel of no mask counts for the surest one, which loses none of its own to others.
 INSIDE = 20
 NO_MASKS = (
-    "MODEL.MASK_GENERATOR.SOURCE masks makes none: give them with the image (masks=...), or a folder of them "
-    "(predict --masks, MODEL.MASK_GENERATOR.OUTPUTS)"
+    "MODEL.MASK_GENERATOR.SOURCE is masks, so that the model makes none: pass masks=... with the image, or name a "
+    "folder (predict --masks, MODEL.MASK_GENERATOR.OUTPUTS)"
 )
 
 

@@ -258,6 +258,10 @@ def test_cat_segs_own_keys_mean_the_same():
     assert CATSeg.training_config(cfg).MODEL.CLIP.WEIGHTS == "openai"
     with pytest.raises(InputError, match="CLIP_PRETRAINED"):
         build_model(load_config(None, [opts[0], "ViT-H", "MODEL.META_ARCHITECTURE", "CATSeg"]))
+    # Only the default gives way to the key: weights that somebody named are not dropped.
+    named = ["MODEL.META_ARCHITECTURE", "CATSeg", "MODEL.CLIP.WEIGHTS", "mini-clipself"]
+    with pytest.raises(InputError, match="mini"):
+        build_model(load_config(None, [*opts, *named]))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from clipself_seg.config import flatten, load_config
+from clipself_seg.config.retired import CONSTANTS
 from clipself_seg.errors import InputError
 from clipself_seg.models.parameter_groups import matrices_and_vectors
 from clipself_seg.training.metrics import METRICS_FILE, metric_writers, write_all
@@ -46,6 +47,13 @@ def test_a_checkpoint_from_before_a_key_goes_on_as_it_began(key, value):
     with pytest.raises(InputError, match=f"{key} was {BEFORE_KEYS[key]!r}, is {value!r}. Restore"):
         check_same_run(old, now | {key: value})
     check_same_run(old | {key: value}, now | {key: value})
+
+
+@pytest.mark.parametrize("key, constant", CONSTANTS.items())
+def test_a_run_with_another_value_of_what_is_a_constant_now_does_not_go_on(key, constant):
+    check_same_run({key: json.loads(json.dumps(constant))}, {})
+    with pytest.raises(InputError, match=key):
+        check_same_run({key: "another"}, {})
 
 
 def test_warmup_is_linear_from_its_first_step():

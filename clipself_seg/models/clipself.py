@@ -68,7 +68,6 @@ class CLIPSelf(nn.Module):
         trainable_blocks: int = -1,
         alpha: float = 1.0,
         loss_average: Average = "regions",
-        loss_weight: float = 1.0,
         sizes: Sequence[int] = (),
         seed: int = 0,
         sync_gradients: bool = True,
@@ -84,7 +83,6 @@ class CLIPSelf(nn.Module):
             trainable_blocks: number of last blocks that train, -1 for all; see `train_last_blocks`.
             alpha: weight of the student in the mixture that is evaluated and exported, in [0, 1] (D4).
             loss_average: what losses of regions are averaged over, see `region_mean` (D3).
-            loss_weight: factor of the losses.
             sizes: sides in pixels of the student's input, of which one is drawn for each step; ()
                 keeps the input as it is.
             seed: seed of that draw, together with the iteration.
@@ -115,7 +113,6 @@ class CLIPSelf(nn.Module):
         self.sizes = tuple(sizes)
         self.seed = seed
         self.loss_average = loss_average
-        self.loss_weight = loss_weight
         self.sync_gradients = sync_gradients
         self.precision = precision
         self.reader = RegionReader(clip=clip, read=read, templates=templates, precision=precision)
@@ -250,8 +247,7 @@ class CLIPSelf(nn.Module):
             synchronised=self.sync_gradients,
             reads=self.objective.reads,
         )
-        losses = self.objective.losses(step)
-        return {name: self.loss_weight * loss for name, loss in losses.items()}
+        return self.objective.losses(step)
 
     def _student_images(self, samples: Sequence[Sample]) -> Tensor:
         """Normalised images (B, 3, S', S') at the size of this iteration."""

@@ -64,8 +64,7 @@ class Objective(Protocol):
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Losses of the samples of one process by name, scalars in float32 with their gradients.
 
-        Their mean over the processes is the loss of the whole batch (`Step.region_count`). The model
-        multiplies each by its `loss_weight`.
+        Their mean over the processes is the loss of the whole batch (`Step.region_count`).
         """
 
 

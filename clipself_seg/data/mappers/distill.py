@@ -64,8 +64,6 @@ class DistillMapper:
         grid_rule: GridRule = "aspect",
         max_regions: int = 20,
         crop_scale: float = 1.0,
-        min_area: float = 8**2,
-        max_area: float = 1024**2,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         """
@@ -78,8 +76,6 @@ class DistillMapper:
             grid_rule: rule for the pairs of rows and columns, see `grid_pairs`.
             max_regions: most regions of an image, 0 for no limit.
             crop_scale: enlargement of the teacher's crops.
-            min_area: smallest area of a proposal, in square pixels of the original image.
-            max_area: largest area of a proposal, in square pixels of the original image.
             max_pixels: largest number of pixels of an image that is decoded.
         """
         if source not in ("grid", "proposals"):
@@ -92,8 +88,6 @@ class DistillMapper:
         self.grid_rule = grid_rule
         self.max_regions = max_regions
         self.crop_scale = crop_scale
-        self.min_area = min_area
-        self.max_area = max_area
         self.max_pixels = max_pixels
 
     @classmethod
@@ -177,8 +171,6 @@ class DistillMapper:
             height=height,
             areas=record.get("proposal_areas"),
             max_regions=self.max_regions,
-            min_area=self.min_area,
-            max_area=self.max_area,
             crop_scale=self.crop_scale,
         )
 

@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 
 import pytest
 
@@ -284,3 +286,12 @@ def test_a_file_is_hashed_again_when_it_changes(tmp_path):
     os.utime(path, ns=(1, 1))
     with pytest.raises(InputError, match="it has the sha256 .*: delete it, fetch it again"):
         check_file(path, 5000, SHA256, "it")
+
+
+def test_an_encrypted_address_leads_to_no_other_one():
+    request = urllib.request.Request("https://a.example/b.pt")
+    redirects = download_module._Redirects()
+    with pytest.raises(urllib.error.URLError, match="leads to http://a.example/c.pt"):
+        redirects.redirect_request(request, None, 302, "", {}, "http://a.example/c.pt")
+    followed = redirects.redirect_request(request, None, 302, "", {}, "https://a.example/c.pt")
+    assert followed.full_url == "https://a.example/c.pt"

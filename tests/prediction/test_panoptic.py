@@ -302,7 +302,7 @@ def test_masks_are_given_where_they_are_needed_and_nowhere_else(naming, real, tm
     image = np.zeros((40, 60, 3), np.uint8)
     real.set_vocabulary(WORDS)
     for call, message in (
-        (lambda: naming(image), "SOURCE masks makes none"),
+        (lambda: naming(image), "MASK_GENERATOR.SOURCE is masks"),
         (lambda: naming([image, image], masks=[[]]), "2 images and 1 masks"),
         (lambda: naming(image, masks=halves(60, 40)), "60 x 40 pixels .* the image has 40 x 60"),
         (lambda: real(image, masks=halves(40, 60)), "a model that generates its own"),

@@ -420,7 +420,7 @@ def test_many_given_masks_are_read_as_few_of_them_are():
 def test_given_masks_are_needed_and_nothing_else_is_fused(model):
     given = model_of(*GIVEN)
     for one, message in (
-        (sample(), "SOURCE masks makes none: give them with the image"),
+        (sample(), "MASK_GENERATOR.SOURCE is masks"),
         (given_sample(torch.ones(1, 60, 75).bool()), r"masks of \(60, 75\) pixels, .* \(40, 50\)"),
     ):
         with pytest.raises(InputError, match=message):

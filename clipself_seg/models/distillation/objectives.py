@@ -68,6 +68,11 @@ class Objective(Protocol):
         """
 
 
+def crop_distance(step: Step) -> Tensor:
+    """Mean cosine distance of regions and crops over regions or images, in [0, 2]."""
+    return step.region_mean(cosine_distance(step.student_RE, step.teacher_RE))
+
+
 class CropDistillation:
     """The cosine distance of regions and crops (CLIPSelf, equation 1).
 
@@ -84,8 +89,7 @@ class CropDistillation:
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """{"loss_clipself": mean of the distances over regions or images, in [0, 2]}."""
-        distance_R = cosine_distance(step.student_RE, step.teacher_RE)
-        return {"loss_clipself": step.region_mean(distance_R)}
+        return {"loss_clipself": crop_distance(step)}
 
 
 class CorrelationTeacher(Protocol):
@@ -174,11 +178,6 @@ def _tokens(maps_BDhw: Tensor) -> Tensor:
     return maps_BDhw.flatten(2).mT
 
 
-def _crops_weighted(view: _View) -> Tensor:
-    step = view.step
-    return step.region_mean(cosine_distance(step.student_RE, step.teacher_RE))
-
-
 def _context(view: _View) -> Tensor:
     step, names = view.step, view.settings.context
     similarities = [cosine_similarities(_tokens(step.maps[name])) for name in names]
@@ -225,7 +224,7 @@ class Term(NamedTuple):
 
 # Name of a key below MODEL.CLIPSELF.OBJECTIVES -> its term.
 TERMS = {
-    "CROPS": Term("loss_clipself", (DENSE,), False, _crops_weighted),
+    "CROPS": Term("loss_clipself", (DENSE,), False, lambda view: crop_distance(view.step)),
     "CONTEXT": Term("loss_context", (), True, _context),
     "COHERENCE": Term("loss_coherence", (DENSE,), True, _coherence),
     "SPATIAL": Term("loss_spatial", (DENSE,), True, _spatial),

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class VisionLanguageBackbone(Protocol):
-    """What an entry offers beside Detectron2's `Backbone`, so that all models here work with it.
+    """Members that an entry has beside those of Detectron2's `Backbone`, so that all models here work with it.
 
     It may have more, which models ask for by name and refuse to go without: ``encode_image`` (B, E) of normalised
     square images, for crops; ``layer_groups``, the parameters of its image side as `ImageTower.layer_groups` has them,
@@ -320,7 +320,7 @@ class BackboneTower(ImageTower):
         return self
 
     def description(self) -> str:
-        """What the dense features are, in words."""
+        """Describes the dense features in words."""
         return f"dense of {self.name}"
 
     def forward(self, images: Tensor) -> Tensor:

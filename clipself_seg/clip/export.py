@@ -205,7 +205,7 @@ def _differences(graph: nn.Module, path: Path, inputs: Iterator[Tensor]) -> dict
 
 
 def _metadata(clip: DenseCLIP, differences: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """What somebody who has the two files alone needs to know."""
+    """Metadata for somebody who has nothing but the two files."""
     return {
         "clip": clip.name,
         "tower": type(clip.visual).__name__,

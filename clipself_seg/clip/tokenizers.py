@@ -171,7 +171,7 @@ def read_tokenizer(
 
 @functools.lru_cache(maxsize=8)
 def _read(path: Path, added: bool, changed: int) -> tuple[Encode, int]:
-    """What makes ids of texts, and the number of ids, of a file as it was written at a time."""
+    """Encoder of a tokenizer file and its number of ids, kept until the file has changed."""
     return _read_model(path) if path.suffix == ".model" else _read_json(path, added)
 
 
@@ -196,7 +196,7 @@ def _read_model(path: Path) -> tuple[Encode, int]:
 
 
 def _checked(path: Path, read: Callable[[], T]) -> T:
-    """What `read` gives, or an `InputError` for whatever a package says of a damaged file."""
+    """Returns what `read` returns; raises an `InputError` for any error of a package about a damaged file."""
     try:
         return read()
     except BaseException as error:  # a panic of the package tokenizers is no Exception

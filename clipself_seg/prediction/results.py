@@ -117,7 +117,7 @@ class TaskResults(abc.ABC, Generic[R]):
     @functools.cached_property
     @abc.abstractmethod
     def _metadata(self) -> Json:
-        """What the index says of model and classes."""
+        """Entries of the index about the model and its classes."""
 
     @abc.abstractmethod
     def predict(
@@ -127,7 +127,7 @@ class TaskResults(abc.ABC, Generic[R]):
 
     @abc.abstractmethod
     def _entry(self, source: ImageFile, result: R) -> Entry:
-        """What an image contributes to the index beside its size."""
+        """Entries of the index about one image, beside its size."""
 
     def write(self, source: ImageFile, result: R) -> Written:
         """Write what was asked for of an image."""

@@ -55,7 +55,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Chapter:
-    """What one chapter does.
+    """Specification of one chapter.
 
     Attributes:
         name: of its sheets of images, NAME_WORLD.png.
@@ -80,7 +80,7 @@ class Chapter:
 
 @dataclass(frozen=True)
 class Results:
-    """What the runs of a table gave.
+    """Results of the runs of a table.
 
     Attributes:
         table: format of `tabulate` -> the table.
@@ -144,7 +144,7 @@ def show_images(
 def results_of(
     table: Table, output: Path, images: Mapping[str, Sequence[Row]] | None = None
 ) -> Results:
-    """What the runs of a table, which are finished, wrote below `output`; with the images of their chapter."""
+    """Reads the results that the finished runs of a table wrote below `output`, and the images of their chapter."""
     contents = {run.title: read_results(output / run.folder / "results.json") for run in table.runs}
     rows = {title: content["results"] for title, content in contents.items()}
     return Results(

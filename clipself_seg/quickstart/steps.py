@@ -50,7 +50,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """What the model of a run says of the first images of a world: one call of ``clipself-seg predict``.
+    """Prediction of the first images of a world by the model of a run: one call of ``clipself-seg predict``.
 
     Attributes:
         title: of the column of images.
@@ -74,7 +74,7 @@ class View:
         return output / self.run.folder / "_".join(names)
 
     def name(self, world: str) -> str:
-        """What the lines of the command begin with."""
+        """Prefix of the lines that the command prints."""
         return ", ".join([self.run.folder, *([self.mode] if self.mode else []), world])
 
     def command(self, output: Path, worlds: Path, world: str) -> list[str]:

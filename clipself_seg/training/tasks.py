@@ -83,7 +83,7 @@ class Task(Protocol[Learner]):
 
 
 class ConfiguredTask:
-    """What all tasks begin with."""
+    """Base class of all tasks."""
 
     def __init__(self, cfg: CfgNode) -> None:
         self.cfg = cfg

@@ -1,1 +1,1 @@
-"""What CLIPSelf trains for (``objectives.py``), and what an objective may ask of a step (``step.py``)."""
+"""Training objectives of CLIPSelf (``objectives.py``), and the values of a step that they read (``step.py``)."""

@@ -126,7 +126,7 @@ class Step:
 
     @functools.cached_property
     def student_RE(self) -> Tensor:
-        """What `pooled` reads of "boxes"."""
+        """Means (R, E) of the student's dense features over "boxes", see `pooled`."""
         return self.pooled([sample["boxes"] for sample in self.samples])
 
     def pooled(self, boxes: Sequence[Tensor]) -> Tensor:

@@ -30,7 +30,13 @@ from clipself_seg.config.yaml_files import (
     is_typed,
 )
 from clipself_seg.config.yaml_files import leaves as flatten
-from clipself_seg.config.yaml_files import merge_layers, read_layers, setting_place, shipped_name
+from clipself_seg.config.yaml_files import (
+    lists_for_tuples,
+    merge_layers,
+    read_layers,
+    setting_place,
+    shipped_name,
+)
 from clipself_seg.config.zero_shot import ZERO_SHOT_CHOICES
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.imports import import_typed_modules
@@ -129,7 +135,7 @@ def values_and_defaults(cfg: CfgNode) -> dict[str, tuple[object, object]]:
     """
     defaults = dict(flatten(default_config()))
     return {key: (value, value) for key, value in CONSTANTS.items()} | {
-        key: (_plain(value), _plain(defaults.get(key)))
+        key: (lists_for_tuples(value), lists_for_tuples(defaults.get(key)))
         for key, value in flatten(cfg)
         if is_read(key, cfg.MODEL.META_ARCHITECTURE)
     }
@@ -238,7 +244,7 @@ def _check_read(cfg: CfgNode, defaults: Tree, sources: Sources) -> None:
     values = dict(flatten(cfg))
     model = cfg.MODEL.META_ARCHITECTURE if sources.place(MODEL) >= 0 else None
     for key, value in values.items():
-        if _plain(value) in (_plain(defaults[key]), PUBLISHED.get(key, ABSENT)):
+        if lists_for_tuples(value) in (lists_for_tuples(defaults[key]), PUBLISHED.get(key, ABSENT)):
             continue
         other = _why_unread_by_backbone(key, cfg)
         reason = other or why_unread(key, values, model)
@@ -258,11 +264,6 @@ def _why_unread_by_backbone(key: str, cfg: CfgNode) -> str | None:
     if backbone == CLIP_BACKBONE or not (of_clip or key in OF_CLIP_BACKBONE):
         return None
     return f"{CLIP_BACKBONE} alone reads it, and MODEL.CLIP.BACKBONE is {backbone}"
-
-
-def _plain(value: object) -> object:
-    """A value with lists for tuples, also inside, where YAML has no tuples."""
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _shown(value: object, text_of: Callable[[object], str] = repr) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
+from clipself_seg.config.yaml_files import lists_for_tuples
 from clipself_seg.errors import InputError, shown
 
 HEAD = "MODEL.SEM_SEG_HEAD."
@@ -84,7 +85,7 @@ def is_retired(key: str, value: object, source: str) -> bool:
     """
     if key not in RETIRED:
         return False
-    plain = _plain(value)
+    plain = _decoded(value)
     if plain not in RETIRED[key]:
         now = " or ".join(map(repr, RETIRED[key]))
         raise InputError(
@@ -93,11 +94,11 @@ def is_retired(key: str, value: object, source: str) -> bool:
     return True
 
 
-def _plain(value: object) -> object:
-    """What text stands for, and lists for tuples, also inside."""
+def _decoded(value: object) -> object:
+    """The value that text stands for, with lists for tuples."""
     if isinstance(value, str):
         try:
             value = CfgNode._decode_cfg_value(value)
         except (RecursionError, MemoryError):  # brackets that are nested too deeply
             return value
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+    return lists_for_tuples(value)

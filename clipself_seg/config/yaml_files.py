@@ -289,3 +289,10 @@ def _merge(tree: Mapping[str, object], into: Tree, path: Path) -> None:
         if not isinstance(below, dict):
             raise InputError(f"{path}: {key} is a section, and a value in its _BASE_: correct one")
         _merge(value, below, path)
+
+
+def lists_for_tuples(value: object) -> object:
+    """A value with lists for tuples, also inside, as YAML and JSON give it back: they have no tuples."""
+    if isinstance(value, list | tuple):
+        return [lists_for_tuples(item) for item in value]
+    return value

@@ -41,7 +41,7 @@ from clipself_seg.config.keys import CLIP_BACKBONE, default_config
 from clipself_seg.config.load import flatten, load_config, values_and_defaults
 from clipself_seg.config.retired import CONSTANTS, is_retired
 from clipself_seg.config.weights import WEIGHTS, fetch_addresses, weights_key
-from clipself_seg.config.yaml_files import read_tree
+from clipself_seg.config.yaml_files import lists_for_tuples, read_tree
 from clipself_seg.data.vocabulary import Vocabulary, parse_vocabulary
 from clipself_seg.errors import InputError, in_short, nearest, shown
 from clipself_seg.files import atomic_path, read_json, write_json
@@ -520,7 +520,7 @@ def _check(values: Mapping[str, object], path: Path) -> None:
                 raise InputError(
                     f"{path}: {key} is {shown(value)}: a folder names nothing but its own {FILE_KEYS[key]}"
                 )
-        elif value != _plain(defaults[key]):
+        elif value != lists_for_tuples(defaults[key]):
             _check_value(key, value, path)
     kind = values.get("MODEL.META_ARCHITECTURE")
     if kind not in [*KINDS]:
@@ -552,10 +552,6 @@ def _leaves(value: object) -> Iterator[object]:
             yield from _leaves(item)
     else:
         yield value
-
-
-def _plain(value: object) -> object:
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _tree(values: Mapping[str, object]) -> dict[str, Any]:

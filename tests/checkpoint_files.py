@@ -1,12 +1,15 @@
-"""Checkpoint files of every kind, and one that would run code."""
+"""Checkpoint files of every kind, one that would run code, and TIPSv2 in the layouts that are read and not written."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from clipself_seg.clip import DenseCLIP, save_clip, tips
 
 KINDS = ("safetensors", "zip", "legacy", "torchscript")
 
@@ -47,3 +50,66 @@ class Bomb:
 
     def __reduce__(self):
         return os.system, ("touch exploded",)
+
+
+# TIPSv2 in the layouts of transformers and timm: the reverse of what reads them.
+
+
+def write_transformers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Native tensors in transformers' layout."""
+    written: dict[str, Tensor] = {}
+    for native, tensor in tensors.items():
+        name = tips.renamed(native, tips._VISION, tips._VISION_BLOCK + tips._MLP)
+        name = tips.renamed(name, tips._TEXT, tips._TEXT_BLOCK + tips._MLP)
+        if native == "logit_scale":
+            written["temperature"] = tips._temperature_of(tensor)
+        elif ".in_proj_" in native:
+            stem, _, leaf = name.rpartition(".in_proj_")
+            for head, part in zip(tips._HEADS, tensor.chunk(3)):
+                written[f"{stem}{head}{leaf}"] = part.contiguous()
+        elif tips._is_gated(native, tensors):
+            stem, _, leaf = name.rpartition(".mlp.fc1.")
+            for gate, part in zip(tips._GATED, tensor.chunk(2)):
+                written[f"{stem}{gate}{leaf}"] = part.contiguous()
+        else:
+            gated = tips._is_gated(native.replace(".c_proj.", ".c_fc."), tensors)
+            name = name.replace(".mlp.fc2.", tips._DOWN) if gated else name
+            written[name] = tips._with_axes(native, tensor)
+    if tips.CLASS_TOKEN in tensors:
+        written[tips.MASK_TOKEN] = torch.zeros_like(tensors[tips.CLASS_TOKEN])[None]
+    return written
+
+
+def write_timm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The image tower of native tensors in timm's layout."""
+    image = {name: t for name, t in tensors.items() if name.startswith("visual.")}
+    positions_LD = image[tips.POSITION_TABLE_NAME]
+    image[tips.CLASS_TOKEN] = image[tips.CLASS_TOKEN] + positions_LD[0]
+    image[tips.POSITION_TABLE_NAME] = positions_LD[1:].contiguous()
+    return {
+        tips.renamed(n, tips._TIMM, tips._TIMM_BLOCK + tips._MLP): tips._with_axes(n, t)
+        for n, t in image.items()
+    }
+
+
+WRITERS = {
+    "official": tips.write_official,
+    "transformers": write_transformers,
+    "timm": write_timm,
+}
+
+
+def in_layout(clip: DenseCLIP, layout: str) -> dict[str, Tensor]:
+    """Tensors of a model under the names of any layout that `load_clip` reads."""
+    native = {name: tensor.detach().contiguous() for name, tensor in clip.state_dict().items()}
+    return WRITERS[layout](native)
+
+
+def save_tips(clip: DenseCLIP, path: Path, layout: str) -> None:
+    """`save_clip` in any of these layouts."""
+    if layout == "official":
+        save_clip(clip, path)
+    elif path.suffix == ".pt":
+        torch.save({"epoch": 0, "state_dict": in_layout(clip, layout)}, path)
+    else:
+        safetensors.torch.save_file(in_layout(clip, layout), path)

@@ -45,6 +45,39 @@ def data_dir(shared_dir: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def datasets_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The test's folder, as DETECTRON2_DATASETS."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def real_datasets(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The real images, as DETECTRON2_DATASETS."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(data_dir))
+    return data_dir
+
+
+@pytest.fixture
+def worlds_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The test's folder, as CLIPSELF_SEG_MINI."""
+    monkeypatch.setenv("CLIPSELF_SEG_MINI", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def catalogue() -> Iterator[None]:
+    """Detectron2's catalogue forgets after the test which data sets it registered."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    known = set(DatasetCatalog.list())
+    yield
+    for name in set(DatasetCatalog.list()) - known:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.pop(name, None)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Text embeddings of tests do not go to the user's cache."""

@@ -1,4 +1,5 @@
-"""Small models of the kinds of CLIP whose published ones are large, by names that `load_clip` knows in a test."""
+"""Small models of the kinds of CLIP whose published ones are large, by names that `load_clip` knows in a test, and
+their tokenizer."""
 
 from __future__ import annotations
 
@@ -10,9 +11,9 @@ from typing import Any
 import pytest
 
 from clipself_seg.clip import kinds, pe_core, siglip
-from tests.tokenizers import write_tokenizer
 
 REPOSITORY = "tests/small"  # where their tokenizers are looked for
+TOKENIZER_WORDS = ("a", "cat", "dog", "photo", "of", "on", "the")
 TIPS: dict[str, Any] = {
     "embed_dim": 32,
     "vision_cfg": {
@@ -60,6 +61,25 @@ POOLED = {"small-SigLIP": SIGLIP, "small-PE-Core": PE_CORE}
 SMALL = {"small-TIPSv2": TIPS, **POOLED}
 SIGLIP_SHAPE = siglip.Shape(32, 4, 2, 8)
 PE_SHAPE = pe_core.Shape(32, 4, 2, 8, 4)
+
+
+def write_tokenizer(path: Path) -> Path:
+    """Write a ``tokenizer.json`` as TIPSv2 has it, whose tokens are some letters and words, less than 40."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    letters = sorted({letter for word in TOKENIZER_WORDS for letter in word})
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<unk>", "▁", *letters])}
+    merges = []
+    for first, second in (("c", "a"), ("ca", "t"), ("d", "o"), ("do", "g"), ("o", "f")):
+        vocabulary[first + second] = len(vocabulary)
+        merges.append((first, second))
+    tokenizer = Tokenizer(
+        models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", fuse_unk=True)
+    )
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    tokenizer.save(str(path))
+    return path
 
 
 @contextlib.contextmanager

@@ -1,26 +1,56 @@
-"""Small stand-ins for tests: a random CLIP, samples of noise, and a COCO of a few images."""
+"""Small stand-ins for tests: a random CLIP, images and samples of noise, mini worlds, and a COCO of a few images."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
-from clipself_seg.clip import load_clip
+from clipself_seg.clip import DenseCLIP, load_clip
+from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.models import CLIPSelf
 
 SIDE = 64  # of student inputs and of crops alike
 WORDS = ("cat", "dog", "grass")
 
 
+def random_clip(name: str = "ViT-Mini-8", seed: int = 0, **how: Any) -> DenseCLIP:
+    """A CLIP with random weights, the same at every call."""
+    torch.manual_seed(seed)
+    return load_clip(name, None, **how)
+
+
 def tiny_clipself(name: str = "ViT-Mini-8", **how: Any) -> CLIPSelf:
     """A CLIPSelf with random weights, the same at every call."""
-    torch.manual_seed(0)
-    return CLIPSelf(clip=load_clip(name, None), **how)
+    return CLIPSelf(clip=random_clip(name), **how)
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """An RGB image of noise."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def save_noise(path: Path, height: int, width: int, seed: int = 0) -> Path:
+    """A file of it, in a folder that need not be there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(noise(height, width, seed)).save(path)
+    return path
+
+
+@contextlib.contextmanager
+def small_worlds(folder: Path, train: int, val: int, base: int, seed: int = 0) -> Iterator[Path]:
+    """Mini worlds of so many scenes in a folder, which CLIPSELF_SEG_MINI names inside of the context."""
+    make_worlds(folder, WorldSize(train=train, val=val, base=base, seed=seed), processes=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPSELF_SEG_MINI", str(folder))
+        yield folder
 
 
 def tiny_record(index: int) -> dict[str, Any]:

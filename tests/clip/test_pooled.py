@@ -19,8 +19,14 @@ from clipself_seg.clip.siglip import SiglipTokenizer, canonical
 from clipself_seg.clip.tokenizers import FileTokenizer
 from clipself_seg.clip.tower import train_last_blocks
 from clipself_seg.errors import InputError
-from tests.small_towers import PE_SHAPE, POOLED, REPOSITORY, SIGLIP_SHAPE, small_towers
-from tests.tokenizers import write_tokenizer
+from tests.small_towers import (
+    PE_SHAPE,
+    POOLED,
+    REPOSITORY,
+    SIGLIP_SHAPE,
+    small_towers,
+    write_tokenizer,
+)
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 

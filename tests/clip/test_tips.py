@@ -26,10 +26,10 @@ from clipself_seg.clip.tips import (
     write_official,
 )
 from clipself_seg.errors import InputError
+from tests.checkpoint_files import save_tips, write_timm, write_transformers
 from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict
 from tests.small_towers import TIPS, small_towers
-from tests.tips_layouts import save_tips, write_timm, write_transformers
 
 CASE = "towers_tipsv2"
 SIZES = {"image_size": 56, "patch_size": 14, "width": 32, "layers": 3, "heads": 2, "hidden": 128}

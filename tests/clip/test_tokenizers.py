@@ -14,7 +14,7 @@ from clipself_seg.checkpoints.zoo import SHIPPED
 from clipself_seg.clip import kinds, tokenizers
 from clipself_seg.clip.tokenizers import read_tokenizer, repository_tokenizer
 from clipself_seg.errors import InputError, MissingPackage
-from tests.tokenizers import write_tokenizer
+from tests.small_towers import write_tokenizer
 
 TEXTS = ["Ein Pferd &amp; a dog's  tail, 42", "", "写真 " * 99]
 ALONE = """

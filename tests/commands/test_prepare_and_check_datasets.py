@@ -11,7 +11,7 @@ import pytest
 
 from clipself_seg.commands import check_datasets, prepare
 from clipself_seg.data.prepare.common import PREPARATIONS
-from tests.small_coco import write_small_coco
+from tests.archives import write_small_coco
 
 
 def prepared(data_set, *words) -> int:

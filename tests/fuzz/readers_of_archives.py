@@ -28,9 +28,9 @@ from clipself_seg.data.prepare.pascal import (
 )
 from clipself_seg.data.prepare.vistas import prepare_vistas
 from clipself_seg.data.shards import Bytes, DamagedTar, ShardStream, members
+from tests.archives import write_city_image, write_vistas_image
 from tests.fuzz.readers import Reader
 from tests.shards import samples, write_shard
-from tests.street_worlds import write_city_image, write_vistas_image
 
 ADE = "ADEChallengeData2016"
 ADE_FULL = "ADE20K_2021_17_01/images/ADE/validation"

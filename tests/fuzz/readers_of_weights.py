@@ -28,13 +28,11 @@ from clipself_seg.config import load_config
 from clipself_seg.heads.diffusion.weights import read_stable_diffusion
 from clipself_seg.models.build import build_model
 from clipself_seg.models.cat_seg.config import build_backbone
-from tests.checkpoint_files import Bomb, save_as
+from tests.checkpoint_files import Bomb, in_layout, save_as, save_tips
 from tests.conftest import ROOT
 from tests.fuzz.mutations import ODD_VALUES
 from tests.fuzz.readers import Reader
-from tests.small_towers import TIPS
-from tests.tips_layouts import in_layout, save_tips
-from tests.tokenizers import write_tokenizer
+from tests.small_towers import TIPS, write_tokenizer
 
 ARCHITECTURE: dict[str, Any] = {
     "embed_dim": 16,

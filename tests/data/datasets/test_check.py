@@ -28,8 +28,7 @@ from clipself_seg.data.prepare.pascal import (
 )
 from clipself_seg.data.prepare.vistas import prepare_vistas
 from clipself_seg.errors import InputError
-from tests.small_coco import write_small_coco
-from tests.street_worlds import write_city_image, write_vistas_image
+from tests.archives import write_city_image, write_small_coco, write_vistas_image
 from tests.tiny import write_tiny_coco
 
 ADE = "ade20k_150_test_sem_seg"

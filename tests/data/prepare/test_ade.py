@@ -14,7 +14,7 @@ from clipself_seg.data.prepare.ade import prepare_ade150, prepare_ade847
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
-from tests.prepared_maps import check_registered, pixels
+from tests.archives import check_registered, pixels
 
 
 def test_ade150(copy, tmp_path):

@@ -16,7 +16,7 @@ from clipself_seg.data.prepare import panoptic_files
 from clipself_seg.data.prepare.cityscapes import prepare_cityscapes
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.errors import InputError
-from tests.street_worlds import CAR, PERSON, POLE, RIDER, ROAD, grown, save, write_city_image
+from tests.archives import CAR, PERSON, POLE, RIDER, ROAD, grown, save, write_city_image
 
 STEM = "aachen_000000_000019"
 NAME = "cityscapes_fine_panoptic_val"

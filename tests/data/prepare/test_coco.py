@@ -19,8 +19,7 @@ from clipself_seg.data.prepare.coco import (
 )
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.errors import InputError
-from tests.prepared_maps import check_registered, pixels
-from tests.small_coco import write_small_coco
+from tests.archives import check_registered, pixels, write_small_coco
 
 # The 171 official ids without the 11 that no class has; index by counting.
 COCO_UNUSED = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91}

@@ -22,7 +22,7 @@ from clipself_seg.data.prepare.pascal import (
     read_mat_array,
 )
 from clipself_seg.errors import InputError
-from tests.prepared_maps import check_registered, pixels
+from tests.archives import check_registered, pixels
 
 
 @pytest.mark.parametrize("compressed", [True, False])

@@ -14,8 +14,8 @@ from clipself_seg.data.prepare.common import Options
 from clipself_seg.data.prepare.vistas import prepare_vistas
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
+from tests.archives import grown, write_vistas_image
 from tests.panoptic_worlds import save_ids
-from tests.street_worlds import grown, write_vistas_image
 
 NAME = "mapillary_vistas_panoptic_val"
 

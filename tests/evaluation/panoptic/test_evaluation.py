@@ -25,9 +25,9 @@ from clipself_seg.heads.fusion import Fusion
 from clipself_seg.heads.panoptic.clip_branches import DensePooling
 from clipself_seg.models import OpenPanoptic
 from clipself_seg.models.build import build_model
+from tests.archives import CITY, write_city_image, write_vistas_image
 from tests.conftest import ROOT
 from tests.spoiled_panoptic import CLASSES, SIZE, Spoiler, evaluation, register
-from tests.street_worlds import CITY, write_city_image, write_vistas_image
 from tests.two_processes import in_two_processes
 
 COCO = "coco_2017_val_panoptic_with_sem_seg"

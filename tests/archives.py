@@ -1,9 +1,18 @@
-"""Small trees in the layout of Cityscapes' and Mapillary Vistas' archives."""
+"""Small trees in the layout of data sets' archives, COCO's, Cityscapes' and Mapillary Vistas', and what is asked of
+label maps that were prepared of them."""
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 from PIL import Image
+
+from clipself_seg.data.datasets.records import find_dataset, sem_seg_records
+from clipself_seg.data.datasets.table import SemSegSet
+from clipself_seg.data.masks import read_label_map
+from clipself_seg.data.vocabulary import load_vocabulary
 
 ROAD, POLE, PERSON, RIDER, CAR = 7, 17, 24, 25, 26  # label ids of Cityscapes
 STATIC, CARAVAN = 4, 29  # which no evaluation counts: static, caravan
@@ -59,3 +68,41 @@ def write_vistas_image(root, stem="a-B_1", split="validation", values=None):
     labels.save(folder / f"labels/{stem}.png")
     save(folder / f"images/{stem}.jpg", np.zeros((*values.shape, 3)))
     return folder
+
+
+def write_small_coco(data_dir, root, count):
+    """The first images of the real COCO validation split and their annotations below `root`; gives its coco folder."""
+    folder = root / "coco"
+    (folder / "annotations").mkdir(parents=True)
+    for kind in ("instances", "panoptic"):
+        name = f"annotations/{kind}_val2017.json"
+        content = json.loads((data_dir / "coco" / name).read_text())
+        content["images"] = sorted(content["images"], key=lambda image: image["id"])[:count]
+        ids = {image["id"] for image in content["images"]}
+        content["annotations"] = [e for e in content["annotations"] if e["image_id"] in ids]
+        (folder / name).write_text(json.dumps(content))
+    for entry in content["annotations"]:
+        stem = entry["file_name"].removesuffix(".png")
+        for name in (f"val2017/{stem}.jpg", f"panoptic_val2017/{stem}.png"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(data_dir / "coco" / name, folder / name)
+    return folder
+
+
+def pixels(path):
+    """Values of an image file."""
+    return np.asarray(Image.open(path))
+
+
+def check_registered(name, count):
+    """The data set has so many records, and each label map is of its image and its classes."""
+    files = find_dataset(name, SemSegSet)
+    records, classes = sem_seg_records(name), len(load_vocabulary(files.vocabulary))
+    assert len(records) == count
+    for record in records:
+        read_label_map(
+            record["sem_seg_file_name"],
+            num_classes=files.label_count(classes),
+            ignore_label=files.ignore_label,
+            size=Image.open(record["file_name"]).size,
+        )

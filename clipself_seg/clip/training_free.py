@@ -157,7 +157,7 @@ def by_proxy_in_masks(features_BEhw: Tensor, masks_BKhw: Tensor) -> Attention:
     """CorrCLIP's attention: as `by_proxy`, but no place attends beyond the masks that it is in.
 
     CorrCLIP doubles the resolution (features of twice CLIP's grid), adds values of middle blocks and masked class
-    tokens (both below), and gives each mask its most frequent class (`heads.mask_votes`).
+    tokens (both below), and gives each mask its most frequent class (`heads.windows`).
 
     Args:
         features_BEhw: as for `by_proxy`.

@@ -9,7 +9,7 @@ from bench.workloads import build_runs
 from clipself_seg.clip.eva import EvaTransformer
 from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes
 from clipself_seg.heads.fvit.rpn import ProposalRule
-from clipself_seg.heads.panoptic import clip_branches
+from clipself_seg.heads.panoptic import frozen_clip
 from clipself_seg.heads.panoptic.generator import GeneratorSizes
 
 SMALL = AggregatorSizes(
@@ -35,7 +35,7 @@ def shrink_panoptic(monkeypatch):
     small = {"IMAGE": (120, 156), "CANVAS": (128, 192), "SIZES": sizes, "CHANNELS": 32, "CELLS": 8}
     for name, value in small.items():
         monkeypatch.setattr(panoptic_workload, name, value)
-    monkeypatch.setattr(clip_branches, "CELLS", 8)
+    monkeypatch.setattr(frozen_clip, "CELLS", 8)
 
 
 def shrink_detection(monkeypatch):

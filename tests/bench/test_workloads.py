@@ -17,7 +17,7 @@ from bench.pq_workload import DECODED
 from bench.workloads import DenseWorkload, build_runs
 from clipself_seg.clip import load_clip
 from clipself_seg.errors import InputError
-from clipself_seg.heads.panoptic.clip_branches import MaskedAttention
+from clipself_seg.heads.panoptic.frozen_clip import MaskedAttention
 from clipself_seg.models import FViT
 from clipself_seg.tables.flops import count_flops, text_flops
 from tests.bench.small import (

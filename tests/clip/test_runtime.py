@@ -30,20 +30,20 @@ from clipself_seg.clip.runtime import (
     without_values,
 )
 from clipself_seg.errors import InputError
-from clipself_seg.heads.cat_seg import attention, outputs
+from clipself_seg.heads.cat_seg import attention, cost_aggregator
 from clipself_seg.heads.cat_seg.attention import ClassAggregation
 from clipself_seg.heads.cat_seg.cost_aggregator import (
     AggregatorSizes,
     ClassLogits,
     CostAggregator,
     Guidance,
+    sliding_probabilities,
 )
-from clipself_seg.heads.cat_seg.outputs import sliding_probabilities
-from clipself_seg.heads.fvit import masks
-from clipself_seg.heads.fvit.masks import MaskHead, paste_masks
+from clipself_seg.heads.fvit import roi_heads
 from clipself_seg.heads.fvit.pyramid import FeaturePyramid, TapResizers
-from clipself_seg.heads.panoptic import clip_branches, panoptic_merge
-from clipself_seg.heads.panoptic.clip_branches import visible_cells
+from clipself_seg.heads.fvit.roi_heads import MaskHead, paste_masks
+from clipself_seg.heads.panoptic import frozen_clip, panoptic_merge
+from clipself_seg.heads.panoptic.frozen_clip import visible_cells
 from clipself_seg.heads.panoptic.panoptic_merge import (
     canvas_labels,
     first_best,
@@ -144,7 +144,7 @@ CASES = {
         48,
     ),
     "aggregator": (aggregator_of, (8, 4, 4), (attention, "VALUES_AT_ONCE"), 242),
-    "windows": (labels_of_windows, (7, 6, 6), (outputs, "AT_ONCE"), 39),
+    "windows": (labels_of_windows, (7, 6, 6), (cost_aggregator, "AT_ONCE"), 39),
     "first best": (lambda x: first_best(x.clone()), (40, 70), (panoptic_merge, "CPU_NUMBERS"), 2),
     "merge": (merged_from, MASKS, (panoptic_merge, "CPU_NUMBERS"), 78),
     "resized masks": (
@@ -159,11 +159,11 @@ CASES = {
         (panoptic_merge, "CLASS_NUMBERS"),
         24,
     ),
-    "any cell": (partial(cells_of, "any"), MASKS, (clip_branches, "MASKS_AT_ONCE"), 8),
-    "centre": (partial(cells_of, "centre_or_any"), MASKS, (clip_branches, "MASKS_AT_ONCE"), 25),
-    "pasting": (pasted_from, (10, 7, 7), (masks, "PASTED"), 25),
-    "mask head": (mask_logits_of, (10, 4, 14, 14), (masks, "ROIS"), 21),
-    "pyramid": (pyramid_of, (4, 6, 8, 8), (masks, "ROIS"), 50),
+    "any cell": (partial(cells_of, "any"), MASKS, (frozen_clip, "MASKS_AT_ONCE"), 8),
+    "centre": (partial(cells_of, "centre_or_any"), MASKS, (frozen_clip, "MASKS_AT_ONCE"), 25),
+    "pasting": (pasted_from, (10, 7, 7), (roi_heads, "PASTED"), 25),
+    "mask head": (mask_logits_of, (10, 4, 14, 14), (roi_heads, "ROIS"), 21),
+    "pyramid": (pyramid_of, (4, 6, 8, 8), (roi_heads, "ROIS"), 50),
 }
 
 

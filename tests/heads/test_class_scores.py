@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from clipself_seg.errors import InputError
-from clipself_seg.heads.class_scores import (
+from clipself_seg.heads.fusion import fuse_scores
+from clipself_seg.heads.text_scores import (
     class_logits,
     class_maxima,
     class_probabilities,
@@ -17,7 +18,6 @@ from clipself_seg.heads.class_scores import (
     only_classes,
     similarity_scale,
 )
-from clipself_seg.heads.fusion import fuse_scores
 
 NAMES = (("cat",), ("dog", "puppy", "hound"), ("grass", "lawn"))
 TEN = torch.tensor(10.0)

@@ -11,8 +11,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from clipself_seg.errors import InputError
-from clipself_seg.heads.mask_votes import mask_cells, vote_in_masks
-from clipself_seg.heads.windows import StridedWindows, all_scores, best_class, window_parts
+from clipself_seg.heads.windows import (
+    StridedWindows,
+    all_scores,
+    best_class,
+    mask_cells,
+    vote_in_masks,
+    window_parts,
+)
 
 
 @pytest.mark.parametrize(

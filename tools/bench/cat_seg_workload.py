@@ -29,8 +29,8 @@ from clipself_seg.heads.cat_seg.cost_aggregator import (
     ClassLogits,
     CostAggregator,
     Guidance,
+    sliding_probabilities,
 )
-from clipself_seg.heads.cat_seg.outputs import sliding_probabilities
 from clipself_seg.heads.windows import all_scores, resize
 from clipself_seg.models import CATSeg
 from clipself_seg.models.parameter_groups import matrices_and_vectors

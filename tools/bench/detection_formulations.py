@@ -17,9 +17,8 @@ from bench import plain_detection as plain
 from clipself_seg.clip.runtime import autocast
 from clipself_seg.heads.fusion import fuse_detections
 from clipself_seg.heads.fvit.boxes import Detected, decode_boxes, select_detections
-from clipself_seg.heads.fvit.masks import paste_masks
 from clipself_seg.heads.fvit.pyramid import FeaturePyramid, TapResizers
-from clipself_seg.heads.fvit.roi_heads import DELTA_WEIGHTS, RoIHeads, pool_boxes
+from clipself_seg.heads.fvit.roi_heads import DELTA_WEIGHTS, RoIHeads, paste_masks, pool_boxes
 from clipself_seg.heads.fvit.rpn import RPN
 
 Maps = list[Tensor]

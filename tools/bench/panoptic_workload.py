@@ -31,13 +31,12 @@ from clipself_seg.clip.runtime import without_values
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.heads.class_scores import class_logits
 from clipself_seg.heads.fusion import fuse_scores
-from clipself_seg.heads.panoptic.clip_branches import CELLS, DensePooling, MaskedAttention
-from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator
+from clipself_seg.heads.panoptic.frozen_clip import CELLS, DensePooling, MaskedAttention
+from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator, QueryPrediction
 from clipself_seg.heads.panoptic.panoptic_merge import merge_panoptic, resize_masks
 from clipself_seg.heads.panoptic.pixel_decoder import STRIDES
-from clipself_seg.heads.panoptic.query_decoder import QueryPrediction
+from clipself_seg.heads.text_scores import class_logits
 from clipself_seg.tables.flops import tower_flops
 
 IMAGE, CANVAS = (1024, 1365), (1024, 1408)  # of an image of 480 x 640 in the official test

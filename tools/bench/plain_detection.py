@@ -18,10 +18,8 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms, nms, roi_align
 
 from clipself_seg.heads.fvit.boxes import Detected, DetectionRule, decode_boxes
-from clipself_seg.heads.fvit.layers import ConvNorm
-from clipself_seg.heads.fvit.masks import MaskHead
-from clipself_seg.heads.fvit.pyramid import FeaturePyramid, TapResizers
-from clipself_seg.heads.fvit.roi_heads import BoxHead
+from clipself_seg.heads.fvit.pyramid import ConvNorm, FeaturePyramid, TapResizers
+from clipself_seg.heads.fvit.roi_heads import BoxHead, MaskHead
 from clipself_seg.heads.fvit.rpn import RPN, ProposalRule, make_anchors
 
 

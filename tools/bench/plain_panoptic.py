@@ -21,10 +21,9 @@ from bench import plain
 from bench.plain_pixel_decoder import plain_pixel_decoder
 from clipself_seg.clip.layers import ResidualBlock, merge_heads, split_heads
 from clipself_seg.clip.positions import rotate
-from clipself_seg.heads.panoptic.clip_branches import DensePooling, MaskedAttention
-from clipself_seg.heads.panoptic.generator import MaskGenerator
+from clipself_seg.heads.panoptic.frozen_clip import DensePooling, MaskedAttention
+from clipself_seg.heads.panoptic.generator import Level, MaskGenerator, QueryPrediction
 from clipself_seg.heads.panoptic.pixel_decoder import sine_positions
-from clipself_seg.heads.panoptic.query_decoder import Level, QueryPrediction
 
 
 def plain_predictions(

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from clipself_seg.clip.linear import Linear, linear
 from clipself_seg.clip.runtime import chunk_size, compiled, full_precision
-from clipself_seg.heads.class_scores import at_least_float32
+from clipself_seg.heads.text_scores import at_least_float32
 
 APART = -100.0  # added where two cells of a shifted window are no neighbours in the image
 EPS = 1e-6

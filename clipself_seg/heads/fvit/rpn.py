@@ -25,8 +25,7 @@ from clipself_seg.heads.fvit.boxes import (
     sample_boxes,
     suppress,
 )
-from clipself_seg.heads.fvit.layers import ConvNorm
-from clipself_seg.heads.fvit.pyramid import CHANNELS
+from clipself_seg.heads.fvit.pyramid import CHANNELS, ConvNorm
 
 RATIOS = (0.5, 1.0, 2.0)
 SCALE = 8.0

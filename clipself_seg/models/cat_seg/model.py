@@ -38,8 +38,10 @@ from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
 from clipself_seg.heads.cat_seg.attention import COPIES
-from clipself_seg.heads.cat_seg.cost_aggregator import ClassLogits, CostAggregator, Guidance
-from clipself_seg.heads.cat_seg.outputs import (
+from clipself_seg.heads.cat_seg.cost_aggregator import (
+    ClassLogits,
+    CostAggregator,
+    Guidance,
     check_labels,
     plain_probabilities,
     sigmoid_loss,

@@ -33,9 +33,8 @@ from clipself_seg.data.vocabulary import Vocabulary, class_names, seen_by_name
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
 from clipself_seg.heads.fvit.boxes import Detected, Objects
-from clipself_seg.heads.fvit.masks import paste_masks
 from clipself_seg.heads.fvit.pyramid import FeaturePyramid, TapResizers, pyramid_and_dense
-from clipself_seg.heads.fvit.roi_heads import DetectionSettings, RoIHeads
+from clipself_seg.heads.fvit.roi_heads import DetectionSettings, RoIHeads, paste_masks
 from clipself_seg.heads.fvit.rpn import RPN
 from clipself_seg.models.fvit.config import FViTParts, fvit_parts
 from clipself_seg.models.inputs import on_device

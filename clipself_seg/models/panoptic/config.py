@@ -15,8 +15,12 @@ from clipself_seg.clip.text import same_text_tower
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.config.panoptic import OF_WEIGHTS
 from clipself_seg.errors import InputError
-from clipself_seg.heads.panoptic.clip_branches import CLIP_BRANCHES, ClipBranch
-from clipself_seg.heads.panoptic.clip_maps import CLIPPyramid, CLIPStages
+from clipself_seg.heads.panoptic.frozen_clip import (
+    CLIP_BRANCHES,
+    ClipBranch,
+    CLIPPyramid,
+    CLIPStages,
+)
 from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator
 from clipself_seg.heads.panoptic.mask_losses import LossSettings, MaskCriterion, TermWeights
 from clipself_seg.models.panoptic.outputs import FusionSettings, MergeSettings

@@ -42,15 +42,15 @@ from clipself_seg.data.records import Record
 from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
-from clipself_seg.heads.class_scores import only_classes
 from clipself_seg.heads.fusion import Fusion
-from clipself_seg.heads.panoptic.clip_branches import (
+from clipself_seg.heads.panoptic.frozen_clip import (
+    LAST,
     BackbonePooling,
     ClipBranch,
+    CLIPStages,
     MaskedAttention,
 )
-from clipself_seg.heads.panoptic.clip_maps import LAST, CLIPStages
-from clipself_seg.heads.panoptic.generator import MaskGenerator
+from clipself_seg.heads.panoptic.generator import MaskGenerator, QueryPrediction
 from clipself_seg.heads.panoptic.mask_losses import (
     MaskCriterion,
     MaskTargets,
@@ -58,7 +58,7 @@ from clipself_seg.heads.panoptic.mask_losses import (
     grounding_loss,
 )
 from clipself_seg.heads.panoptic.panoptic_merge import resize_masks
-from clipself_seg.heads.panoptic.query_decoder import QueryPrediction
+from clipself_seg.heads.text_scores import only_classes
 from clipself_seg.models.inputs import on_device
 from clipself_seg.models.panoptic.config import FeatureSource, panoptic_parts
 from clipself_seg.models.panoptic.outputs import (

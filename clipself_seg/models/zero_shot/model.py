@@ -36,9 +36,15 @@ from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
 from clipself_seg.errors import InputError
-from clipself_seg.heads.class_scores import class_probabilities, members_of
-from clipself_seg.heads.mask_votes import mask_cells, vote_in_masks
-from clipself_seg.heads.windows import StridedWindows, all_scores, best_class, window_parts
+from clipself_seg.heads.text_scores import class_probabilities, members_of
+from clipself_seg.heads.windows import (
+    StridedWindows,
+    all_scores,
+    best_class,
+    mask_cells,
+    vote_in_masks,
+    window_parts,
+)
 from clipself_seg.models.frozen_clip import FrozenCLIP
 from clipself_seg.models.inputs import on_device, send
 from clipself_seg.models.protocol import SYNONYM_TEXTS, Classes, Reading

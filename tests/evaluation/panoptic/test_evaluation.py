@@ -22,7 +22,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.evaluation import sweep_fusions, sweep_results
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.heads.fusion import Fusion
-from clipself_seg.heads.panoptic.clip_branches import DensePooling
+from clipself_seg.heads.panoptic.frozen_clip import DensePooling
 from clipself_seg.models import OpenPanoptic
 from clipself_seg.models.build import build_model
 from tests.archives import CITY, write_city_image, write_vistas_image

@@ -8,8 +8,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.plain_detection import plain_conv
-from clipself_seg.heads.fvit.layers import BatchNorm, ConvNorm, double
-from clipself_seg.heads.fvit.pyramid import FeaturePyramid, SimpleFeaturePyramid, TapResizers
+from clipself_seg.heads.fvit.pyramid import (
+    BatchNorm,
+    ConvNorm,
+    FeaturePyramid,
+    SimpleFeaturePyramid,
+    TapResizers,
+    double,
+)
 from tests.two_processes import in_two_processes
 
 

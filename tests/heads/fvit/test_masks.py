@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from detectron2.layers.mask_ops import paste_masks_in_image
 
 from bench.plain_detection import plain_mask_probs, plain_masks
-from clipself_seg.heads.fvit import masks as mask_module
-from clipself_seg.heads.fvit.masks import MaskHead, mask_targets, paste_masks
+from clipself_seg.heads.fvit import roi_heads as mask_module
+from clipself_seg.heads.fvit.roi_heads import MaskHead, mask_targets, paste_masks
 
 SIZE = (90, 120)
 

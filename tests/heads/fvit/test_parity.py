@@ -24,8 +24,7 @@ from clipself_seg.heads.fvit.boxes import (
     match_boxes,
     select_detections,
 )
-from clipself_seg.heads.fvit.masks import paste_masks
-from clipself_seg.heads.fvit.roi_heads import DELTA_WEIGHTS, pool_boxes, pyramid_levels
+from clipself_seg.heads.fvit.roi_heads import DELTA_WEIGHTS, paste_masks, pool_boxes, pyramid_levels
 from clipself_seg.heads.fvit.rpn import ProposalRule, best_boxes, flatten_predictions, rpn_losses
 from tests.conftest import PARITY
 from tests.heads.fvit import official

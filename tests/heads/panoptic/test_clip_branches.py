@@ -12,8 +12,8 @@ import torch.nn.functional as F
 
 from clipself_seg.clip import load_clip
 from clipself_seg.errors import InputError
-from clipself_seg.heads.panoptic import clip_branches
-from clipself_seg.heads.panoptic.clip_branches import (
+from clipself_seg.heads.panoptic import frozen_clip
+from clipself_seg.heads.panoptic.frozen_clip import (
     BINARISATIONS,
     DensePooling,
     MaskedAttention,
@@ -94,7 +94,7 @@ def test_padding_is_never_visible(binarise):
 def test_masks_without_a_positive_logit_are_not_resampled(monkeypatch):
     resampled = []
     monkeypatch.setattr(
-        clip_branches, "_resample", lambda masks, *_: resampled.append(masks) or masks
+        frozen_clip, "_resample", lambda masks, *_: resampled.append(masks) or masks
     )
     masks = torch.full((3, *GRID), -1.0)
     masks[1, 2, 3] = 0  # one half: visible

@@ -10,14 +10,15 @@ import torch
 import torch.nn.functional as F
 
 from clipself_seg.errors import InputError
-from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator
-from clipself_seg.heads.panoptic.pixel_decoder import sine_positions
-from clipself_seg.heads.panoptic.query_decoder import (
+from clipself_seg.heads.panoptic.generator import (
+    GeneratorSizes,
+    MaskGenerator,
     PooledMaskEmbed,
     QueryAttention,
     QueryDecoder,
     pool_masks,
 )
+from clipself_seg.heads.panoptic.pixel_decoder import sine_positions
 from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict
 

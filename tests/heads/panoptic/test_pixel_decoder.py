@@ -9,7 +9,7 @@ import torch
 
 from clipself_seg.clip import load_clip
 from clipself_seg.heads.panoptic import pixel_decoder as level_samples
-from clipself_seg.heads.panoptic.clip_maps import CLIPPyramid
+from clipself_seg.heads.panoptic.frozen_clip import CLIPPyramid
 from clipself_seg.heads.panoptic.pixel_decoder import (
     STRIDES,
     DeformableAttention,

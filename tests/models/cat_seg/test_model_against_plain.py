@@ -216,7 +216,7 @@ def test_inference_of_several_images(sliding, pad_len):
 
 
 def test_inference_of_more_classes_than_maps_in_memory(monkeypatch):
-    monkeypatch.setattr("clipself_seg.heads.cat_seg.outputs.AT_ONCE", 2)
+    monkeypatch.setattr("clipself_seg.heads.cat_seg.cost_aggregator.AT_ONCE", 2)
     model = tiny_model(sizes={"pad_len": 5}, sliding=True)
     sample = two_images()[1]
     expected = plain.scores(model, sample)

@@ -15,8 +15,7 @@ from clipself_seg.clip import TextBank, load_clip
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import Fusion, fuse_scores
-from clipself_seg.heads.panoptic.clip_branches import DensePooling
-from clipself_seg.heads.panoptic.clip_maps import CLIPPyramid
+from clipself_seg.heads.panoptic.frozen_clip import CLIPPyramid, DensePooling
 from clipself_seg.heads.panoptic.panoptic_merge import (
     canvas_labels,
     merge_instances,

@@ -14,11 +14,11 @@ from clipself_seg.clip.convnext import CONVNEXT_SHAPES, ConvNeXtTower
 from clipself_seg.clip.region_pooling import mask_weights, pool
 from clipself_seg.config import load_config
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
-from clipself_seg.heads.class_scores import class_logits, similarity_scale
 from clipself_seg.heads.fusion import fuse_scores
-from clipself_seg.heads.panoptic.clip_branches import visible_cells
+from clipself_seg.heads.panoptic.frozen_clip import visible_cells
 from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator
 from clipself_seg.heads.panoptic.panoptic_merge import resize_masks
+from clipself_seg.heads.text_scores import class_logits, similarity_scale
 from clipself_seg.models.build import build_model
 from clipself_seg.models.panoptic.outputs import MergeSettings, class_probabilities, padded_canvas
 from tests.conftest import PARITY, ROOT

@@ -1,4 +1,4 @@
-"""Class scores: cosines of features and texts, and how the names of a class count.
+"""Scores of features against texts: cosines, and how the names of a class count.
 
 CAT-Seg reads the cosines of every cell (`cosine_cost`). Segmentation without training makes probabilities of them
 (`class_probabilities`): `scale` times the cosine of a cell with every name, softmax over all names of all classes,

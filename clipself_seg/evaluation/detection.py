@@ -225,7 +225,7 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
             trained = find_dataset(cfg.DATASETS.TRAIN[0], DetectionSet).vocabulary
         return {
             "datasets": cfg.DATASETS.TEST,
-            "mapper": DetectionTestMapper(cfg),
+            "mapper": DetectionTestMapper.from_config(cfg),
             "tasks": cfg.TEST.DETECTION.TASKS,
             "limits": cfg.TEST.DETECTION.LIMITS,
             "train_vocabulary": trained,

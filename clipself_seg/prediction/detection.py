@@ -147,7 +147,7 @@ class DetectionPredictor(ImagePredictor[Detections]):
             InputError: another kind of model, weights that do not fit, or no training vocabulary.
         """
         cls.require_task(cfg)
-        mapper = DetectionTestMapper(cfg)
+        mapper = DetectionTestMapper.from_config(cfg)
         model = cast(FViT, build_model(cfg))
         return {
             "model": model,

@@ -236,7 +236,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
             )
         words = load_vocabulary(trained or _trained_on(cfg))
         return {
-            "mapper": PanopticTestMapper(cfg),
+            "mapper": PanopticTestMapper.from_config(cfg),
             "model": build_model(cfg),
             "trained": words,
             "world_check": WorldCheck.of_config(cfg, cls.folder),

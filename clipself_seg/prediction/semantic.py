@@ -195,7 +195,7 @@ class Predictor(ImagePredictor[Segmentation]):
             )
         return {
             "model": build_model(cfg),
-            "mapper": SemSegTestMapper(cfg),
+            "mapper": SemSegTestMapper.from_config(cfg),
             "world_check": WorldCheck.of_config(cfg, cls.folder),
             "config": cfg,
             "threshold": cfg.TEST.BACKGROUND.THRESHOLD or THRESHOLD,

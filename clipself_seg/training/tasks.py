@@ -113,7 +113,7 @@ class RegionTask(ConfiguredTask):
         """Images with their grids or proposals, and a crop of each region."""
         model.setup_training(None)
         records = distillation_records(self.cfg.DATASETS.TRAIN, self.cfg.INPUT.REGIONS.SOURCE)
-        mapper = DistillMapper(self.cfg, crop_size=model.image_size, seed=self.cfg.SEED)
+        mapper = DistillMapper.from_config(self.cfg, crop_size=model.image_size, seed=self.cfg.SEED)
         return TrainingData(records, mapper)
 
     def _shards(self, model: TrainableRegionModel) -> TrainingData:
@@ -129,21 +129,23 @@ class RegionTask(ConfiguredTask):
         model.setup_training(None)
         solver = self.cfg.SOLVER
         stream = ShardStream(shards_of(names), batch_size=solver.IMS_PER_BATCH, seed=self.cfg.SEED)
-        mapper = DistillMapper(self.cfg, crop_size=model.image_size, seed=self.cfg.SEED)
+        mapper = DistillMapper.from_config(self.cfg, crop_size=model.image_size, seed=self.cfg.SEED)
         return TrainingData(stream, mapper)
 
     def _texts(self, model: TrainableRegionModel) -> TrainingData:
         """Images with boxes and their nouns, which the model is given."""
         records, nouns = region_text_records(self.cfg.DATASETS.TRAIN)
         model.setup_training(nouns)
-        mapper = RegionTextMapper(self.cfg, crop_size=model.image_size, seed=self.cfg.SEED)
+        mapper = RegionTextMapper.from_config(
+            self.cfg, crop_size=model.image_size, seed=self.cfg.SEED
+        )
         return TrainingData(records, mapper)
 
     def _captions(self, model: TrainableRegionModel) -> TrainingData:
         """Whole images, each with one of its captions."""
         model.setup_training(None)
         records = captioned_records(self.cfg.DATASETS.TRAIN)
-        return TrainingData(records, CaptionMapper(self.cfg, seed=self.cfg.SEED))
+        return TrainingData(records, CaptionMapper.from_config(self.cfg, seed=self.cfg.SEED))
 
 
 class SemSegTask(ConfiguredTask):
@@ -167,7 +169,7 @@ class SemSegTask(ConfiguredTask):
                 f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {model.ignore_label}, the labels of "
                 f"DATASETS.TRAIN have {sorted(ignored)}: set it to that"
             )
-        mapper = SemSegTrainMapper(
+        mapper = SemSegTrainMapper.from_config(
             self.cfg,
             seed=self.cfg.SEED,
             num_classes=len(vocabulary),
@@ -201,7 +203,9 @@ class PanopticTask(ConfiguredTask):
         model.setup_training(vocabulary)
         tasks = ("panoptic", "captions") if model.needs_captions else ("panoptic",)
         records = [record for name in names for record in panoptic_set_records(name, tasks)]
-        mapper = PanopticTrainMapper(self.cfg, seed=self.cfg.SEED, vocabulary=vocabulary)
+        mapper = PanopticTrainMapper.from_config(
+            self.cfg, seed=self.cfg.SEED, vocabulary=vocabulary
+        )
         return TrainingData(records, mapper)
 
 
@@ -230,7 +234,9 @@ class DetectionTask(ConfiguredTask):
             for name in names
             for record in detection_records(name, training=True, masks=model.has_masks)
         ]
-        mapper = DetectionTrainMapper(self.cfg, seed=self.cfg.SEED, masks=model.has_masks)
+        mapper = DetectionTrainMapper.from_config(
+            self.cfg, seed=self.cfg.SEED, masks=model.has_masks
+        )
         return TrainingData(records, mapper)
 
 

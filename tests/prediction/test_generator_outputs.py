@@ -84,7 +84,7 @@ def live():
 
 def write(folder, model, **how):
     records = panoptic_set_records(DATASET)
-    mapper = PanopticTestMapper(config())
+    mapper = PanopticTestMapper.from_config(config())
     return write_outputs(
         **{"model": model, "records": records, "mapper": mapper, "folder": folder} | how
     )
@@ -113,7 +113,7 @@ def made(monkeypatch):
 
 
 def samples():
-    mapper = PanopticTestMapper(config())
+    mapper = PanopticTestMapper.from_config(config())
     return [mapper(record) for record in panoptic_set_records(DATASET)]
 
 
@@ -185,7 +185,7 @@ def test_two_writers_do_not_meet_and_leftovers_of_a_killed_one_go(tmp_path, made
 
 def test_files_of_other_weights_words_or_sizes_are_refused(live, written, monkeypatch, made):
     with pytest.raises(InputError, match="1003.*of another size.*give another folder"):
-        mapper = PanopticTestMapper(config("INPUT.MIN_SIZE_TEST", "40"))
+        mapper = PanopticTestMapper.from_config(config("INPUT.MIN_SIZE_TEST", "40"))
         write(written, live, mapper=mapper)
     records = panoptic_set_records(DATASET)
     with pytest.raises(InputError, match="of another image .1003.png, not 3.png"):

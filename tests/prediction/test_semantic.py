@@ -131,7 +131,7 @@ def test_files_arrays_and_evaluation_see_the_same_pixels(real, tmp_path):
     path = tmp_path / "photo.png"
     Image.fromarray(pixels).save(path)
     record = {"file_name": str(path), "image_id": 0, "sem_seg_file_name": ""}
-    sample = SemSegTestMapper(load_config("", OPTS))(record)
+    sample = SemSegTestMapper.from_config(load_config("", OPTS))(record)
     made = image_sample(pixels, real.mapper)
     assert sample["image"].shape == (3, 64, 115) and (made["image"] == sample["image"]).all()
     real.set_vocabulary("dog, grass, sky")

@@ -8,18 +8,19 @@ n objects. Boxes are XYXY in pixels, float32 as in the official code.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from PIL import Image
 
 from clipself_seg.data.images import MAX_PIXELS, read_image
 from clipself_seg.data.instances import object_mask
-from clipself_seg.data.mappers.samples import Sample, chw, require_rgb, stated_size
+from clipself_seg.data.mappers.samples import Sample, chw, image_sample, require_rgb, stated_size
 from clipself_seg.data.records import Record
 
 Resize = Literal["opencv", "pillow"]
@@ -117,49 +118,42 @@ def nearest_indices(length: int, new_length: int, resize: Resize) -> np.ndarray:
     return np.asarray(Image.fromarray(numbers).resize(size, Image.Resampling.NEAREST))[0]
 
 
+@dataclass(kw_only=True)
 class DetectionTrainMapper:
     """Mapper from a record and a draw number to an augmented image with its objects.
 
     The image is resized at random, cut to S at most, and flipped in half of the draws. A sample depends on
     the seed and the draw number alone.
+
+    Attributes:
+        seed: seed of the run.
+        side: S in pixels.
+        scales: smallest and largest length of the resized longer side, as a factor of S.
+        resize: "opencv" is official; "pillow" antialiases and rounds as Detectron2 does.
+        masks: whether masks are made, of which the boxes are then made anew.
+        max_pixels: largest number of pixels of an image that is decoded.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        seed: int,
-        side: int,
-        scales: tuple[float, float] = (0.1, 2.0),
-        resize: Resize = "opencv",
-        masks: bool = False,
-        max_pixels: int = MAX_PIXELS,
-    ) -> None:
-        """
-        Args:
-            seed: seed of the run.
-            side: S in pixels.
-            scales: smallest and largest length of the resized longer side, as a factor of S.
-            resize: "opencv" is official; "pillow" antialiases and rounds as Detectron2 does.
-            masks: whether masks are made, of which the boxes are then made anew.
-            max_pixels: largest number of pixels of an image that is decoded.
-        """
-        self.seed = seed
-        self.side = side
-        self.scales = scales
-        self.resize = resize
-        self.masks = masks
-        self.max_pixels = max_pixels
+    seed: int
+    side: int
+    scales: tuple[float, float] = (0.1, 2.0)
+    resize: Resize = "opencv"
+    masks: bool = False
+    max_pixels: int = MAX_PIXELS
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, *, seed: int, masks: bool = False) -> dict[str, object]:
+    def from_config(cls, cfg: CfgNode, *, seed: int, masks: bool = False) -> DetectionTrainMapper:
         """Read INPUT.DETECTION; the seed, and whether the model has masks, come from the caller."""
-        given = cfg.INPUT.DETECTION
-        return _from_config(cfg) | {
-            "seed": seed,
-            "scales": (given.MIN_SCALE, given.MAX_SCALE),
-            "masks": masks,
-        }
+        require_rgb(cfg.INPUT.FORMAT)
+        detection = cfg.INPUT.DETECTION
+        return cls(
+            seed=seed,
+            side=detection.SIDE,
+            scales=(detection.MIN_SCALE, detection.MAX_SCALE),
+            resize=detection.RESIZE,
+            masks=masks,
+            max_pixels=cfg.INPUT.MAX_PIXELS,
+        )
 
     def __call__(self, record: Record, draw: int) -> Sample | None:
         """Make the sample of one draw.
@@ -189,10 +183,7 @@ class DetectionTrainMapper:
         if rng.random() < FLIPPED:
             pixels = pixels[:, ::-1]
             objects = _flipped(objects, window.shape[1])
-        sample = {
-            "file_name": record["file_name"],
-            "image_id": record["image_id"],
-            "image": chw(pixels),
+        sample = image_sample(record, pixels) | {
             "boxes": torch.from_numpy(objects.boxes),
             "labels": torch.from_numpy(objects.labels),
             "draw": draw,
@@ -261,27 +252,27 @@ def _flipped(objects: Objects, width: int) -> Objects:
     return objects._replace(boxes=boxes, masks=masks)
 
 
+@dataclass(kw_only=True)
 class DetectionTestMapper:
-    """Mapper from a record to the image at the size of evaluation; evaluators read ground truth."""
+    """Mapper from a record to the image at the size of evaluation; evaluators read ground truth.
 
-    @configurable
-    def __init__(
-        self, *, side: int, resize: Resize = "opencv", max_pixels: int = MAX_PIXELS
-    ) -> None:
-        """
-        Args:
-            side: length of the longer side in pixels.
-            resize: as for training.
-            max_pixels: largest number of pixels of an image that is decoded.
-        """
-        self.side = side
-        self.resize = resize
-        self.max_pixels = max_pixels
+    Attributes:
+        side: length of the longer side in pixels.
+        resize: as for training.
+        max_pixels: largest number of pixels of an image that is decoded.
+    """
+
+    side: int
+    resize: Resize = "opencv"
+    max_pixels: int = MAX_PIXELS
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
+    def from_config(cls, cfg: CfgNode) -> DetectionTestMapper:
         """Read INPUT.DETECTION and MAX_PIXELS."""
-        return _from_config(cfg)
+        require_rgb(cfg.INPUT.FORMAT)
+        detection = cfg.INPUT.DETECTION
+        limit = cfg.INPUT.MAX_PIXELS
+        return cls(side=detection.SIDE, resize=detection.RESIZE, max_pixels=limit)
 
     def size_rule(self) -> str:
         """The size of images in words, for the protocol of an evaluation."""
@@ -301,8 +292,8 @@ class DetectionTestMapper:
             InputError: the image cannot be read, or has another size than stated.
         """
         image = read_image(record["file_name"], stated_size(record), self.max_pixels)
-        own = {"file_name": record["file_name"], "image_id": record["image_id"]}
-        return own | self.resized(image)
+        identity = {"file_name": record["file_name"], "image_id": record["image_id"]}
+        return identity | self.resized(image)
 
     def resized(self, image: np.ndarray) -> Sample:
         """The sample of an image (H, W, 3) uint8 RGB without a record: what says which one it is, is missing."""
@@ -314,13 +305,3 @@ class DetectionTestMapper:
             "width": width,
             "scale": torch.tensor([size[1] / width, size[0] / height], dtype=torch.float32),
         }
-
-
-def _from_config(cfg: CfgNode) -> dict[str, object]:
-    """What training and evaluation have in common."""
-    require_rgb(cfg.INPUT.FORMAT)
-    return {
-        "side": cfg.INPUT.DETECTION.SIDE,
-        "resize": cfg.INPUT.DETECTION.RESIZE,
-        "max_pixels": cfg.INPUT.MAX_PIXELS,
-    }

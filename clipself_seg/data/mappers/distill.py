@@ -11,11 +11,12 @@ Legend: S side of the padded square, S0 side of a teacher crop, n regions. "Rela
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from PIL import Image
 
 from clipself_seg.data.images import (
@@ -25,7 +26,7 @@ from clipself_seg.data.images import (
     letterbox_image,
     read_image,
 )
-from clipself_seg.data.mappers.samples import Sample, box_tensor, chw, stated_size
+from clipself_seg.data.mappers.samples import Sample, box_tensor, chw, image_sample, stated_size
 from clipself_seg.data.records import MIN_SIDE, Record
 from clipself_seg.data.regions import (
     GridRule,
@@ -45,66 +46,50 @@ ASPECTS = (3 / 4, 4 / 3)  # width by height
 ATTEMPTS = 10
 
 
+@dataclass(kw_only=True)
 class DistillMapper:
     """Mapper from a record and a draw number to the image, its regions, and a crop of each.
 
     The sample depends on the record, the seed and the draw number only, so it is the same
     whichever process makes it, and a resumed run reads the same samples as an uninterrupted one.
+
+    Attributes:
+        source: "grid" draws cells, "proposals" draws from the record's "proposals", whose "proposal_areas" count.
+        student_size: S, side of the student's input in pixels.
+        crop_size: S0, side of the teacher's crops in pixels.
+        seed: seed of the run.
+        max_split: largest number of rows or columns of a grid.
+        grid_rule: rule for the pairs of rows and columns, see `grid_pairs`.
+        max_regions: most regions of an image, 0 for no limit.
+        crop_scale: enlargement of the teacher's crops.
+        max_pixels: largest number of pixels of an image that is decoded.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        source: str,
-        student_size: int,
-        crop_size: int,
-        seed: int,
-        max_split: int = 6,
-        grid_rule: GridRule = "aspect",
-        max_regions: int = 20,
-        crop_scale: float = 1.0,
-        max_pixels: int = MAX_PIXELS,
-    ) -> None:
-        """
-        Args:
-            source: "grid" draws cells, "proposals" draws from the record's "proposals", whose "proposal_areas" count.
-            student_size: S, side of the student's input in pixels.
-            crop_size: S0, side of the teacher's crops in pixels.
-            seed: seed of the run.
-            max_split: largest number of rows or columns of a grid.
-            grid_rule: rule for the pairs of rows and columns, see `grid_pairs`.
-            max_regions: most regions of an image, 0 for no limit.
-            crop_scale: enlargement of the teacher's crops.
-            max_pixels: largest number of pixels of an image that is decoded.
-        """
-        if source not in ("grid", "proposals"):
-            raise ValueError(f'regions come from "grid" or "proposals", got "{source}"')
-        self.source = source
-        self.student_size = student_size
-        self.crop_size = crop_size
-        self.seed = seed
-        self.max_split = max_split
-        self.grid_rule = grid_rule
-        self.max_regions = max_regions
-        self.crop_scale = crop_scale
-        self.max_pixels = max_pixels
+    source: Literal["grid", "proposals"]
+    student_size: int
+    crop_size: int
+    seed: int
+    max_split: int = 6
+    grid_rule: GridRule = "aspect"
+    max_regions: int = 20
+    crop_scale: float = 1.0
+    max_pixels: int = MAX_PIXELS
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, *, crop_size: int, seed: int) -> dict[str, object]:
+    def from_config(cls, cfg: CfgNode, *, crop_size: int, seed: int) -> DistillMapper:
         """Read INPUT.REGIONS and INPUT.MAX_PIXELS; the teacher's input side and the seed come from the caller."""
         regions = cfg.INPUT.REGIONS
-        return {
-            "source": regions.SOURCE,
-            "student_size": regions.STUDENT_SIZE,
-            "crop_size": crop_size,
-            "seed": seed,
-            "max_split": regions.MAX_SPLIT,
-            "grid_rule": regions.GRID_PAIRS,
-            "max_regions": regions.MAX_REGIONS,
-            "crop_scale": regions.CROP_SCALE,
-            "max_pixels": cfg.INPUT.MAX_PIXELS,
-        }
+        return cls(
+            source=regions.SOURCE,
+            student_size=regions.STUDENT_SIZE,
+            crop_size=crop_size,
+            seed=seed,
+            max_split=regions.MAX_SPLIT,
+            grid_rule=regions.GRID_PAIRS,
+            max_regions=regions.MAX_REGIONS,
+            crop_scale=regions.CROP_SCALE,
+            max_pixels=cfg.INPUT.MAX_PIXELS,
+        )
 
     def __call__(self, record: Record, draw: int) -> Sample:
         """Make the sample of one draw.
@@ -126,10 +111,7 @@ class DistillMapper:
         rng = np.random.default_rng((self.seed, draw))
         height, width = image.shape[:2]
         regions = self._sample_regions(rng, record, width, height)
-        return {
-            "file_name": record["file_name"],
-            "image_id": record["image_id"],
-            "image": chw(letterbox_image(image, self.student_size)),
+        return image_sample(record, letterbox_image(image, self.student_size)) | {
             "boxes": box_tensor(regions.boxes, width, height),
             "crops": chw(letterbox_crops(image, regions.crops, self.crop_size)),
             "whole": box_tensor(np.array([[0, 0, width, height]]), width, height),
@@ -138,7 +120,9 @@ class DistillMapper:
     def _image(self, record: Record) -> np.ndarray:
         """The image (H, W, 3) of a file, or of a shard, where no list leaves out tiny ones."""
         if "content" not in record:
-            return read_image(record["file_name"], self._stated_size(record), self.max_pixels)
+            # Any size fits a grid, proposals only the one that they were made for.
+            size = stated_size(record) if self.source == "proposals" else None
+            return read_image(record["file_name"], size, self.max_pixels)
         image = decode_image(record["content"], record["file_name"], self.max_pixels)
         height, width = image.shape[:2]
         if min(height, width) < MIN_SIDE:
@@ -146,10 +130,6 @@ class DistillMapper:
                 f"image {record['file_name']} is {width} x {height}, with a side below {MIN_SIDE} pixels"
             )
         return image
-
-    def _stated_size(self, record: Record) -> tuple[int, int] | None:
-        """Size that the image must have: any fits a grid, proposals only the one they were made for."""
-        return stated_size(record) if self.source == "proposals" else None
 
     def _sample_regions(
         self, rng: np.random.Generator, record: Record, width: int, height: int
@@ -175,51 +155,40 @@ class DistillMapper:
         )
 
 
+@dataclass(kw_only=True)
 class RegionTextMapper:
     """Mapper from a record and a draw number to the image, boxes and labels.
 
     Boxes are the first of the record, in its order and of any size, as in the official code.
+
+    Attributes:
+        student_size: S, side of the student's input in pixels.
+        seed: seed of the run.
+        max_regions: most boxes of an image, 0 for no limit.
+        crop_size: S0; None makes neither crops nor captions, which RegionCLIP's losses read.
+        crop_scale: enlargement of the crops.
+        max_pixels: largest number of pixels of an image that is decoded.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        student_size: int,
-        seed: int,
-        max_regions: int = 20,
-        crop_size: int | None = None,
-        crop_scale: float = 1.0,
-        max_pixels: int = MAX_PIXELS,
-    ) -> None:
-        """
-        Args:
-            student_size: S, side of the student's input in pixels.
-            seed: seed of the run.
-            max_regions: most boxes of an image, 0 for no limit.
-            crop_size: S0; None makes neither crops nor captions, which RegionCLIP's losses read.
-            crop_scale: enlargement of the crops.
-            max_pixels: largest number of pixels of an image that is decoded.
-        """
-        self.student_size = student_size
-        self.seed = seed
-        self.max_regions = max_regions
-        self.crop_size = crop_size
-        self.crop_scale = crop_scale
-        self.max_pixels = max_pixels
+    student_size: int
+    seed: int
+    max_regions: int = 20
+    crop_size: int | None = None
+    crop_scale: float = 1.0
+    max_pixels: int = MAX_PIXELS
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, *, crop_size: int, seed: int) -> dict[str, object]:
+    def from_config(cls, cfg: CfgNode, *, crop_size: int, seed: int) -> RegionTextMapper:
         """Read INPUT.REGIONS, INPUT.MAX_PIXELS and MODEL.CLIPSELF.TEXTS.LOSS."""
         regions = cfg.INPUT.REGIONS
-        return {
-            "student_size": regions.STUDENT_SIZE,
-            "seed": seed,
-            "max_regions": regions.MAX_REGIONS,
-            "crop_size": crop_size if cfg.MODEL.CLIPSELF.TEXTS.LOSS == "regionclip" else None,
-            "crop_scale": regions.CROP_SCALE,
-            "max_pixels": cfg.INPUT.MAX_PIXELS,
-        }
+        return cls(
+            student_size=regions.STUDENT_SIZE,
+            seed=seed,
+            max_regions=regions.MAX_REGIONS,
+            crop_size=crop_size if cfg.MODEL.CLIPSELF.TEXTS.LOSS == "regionclip" else None,
+            crop_scale=regions.CROP_SCALE,
+            max_pixels=cfg.INPUT.MAX_PIXELS,
+        )
 
     def __call__(self, record: Record, draw: int) -> Sample:
         """Make the sample of one draw.
@@ -240,10 +209,7 @@ class RegionTextMapper:
         image = read_image(record["file_name"], stated_size(record), self.max_pixels)
         height, width = image.shape[:2]
         boxes = record["proposals"][: self.max_regions or None]
-        sample = {
-            "file_name": record["file_name"],
-            "image_id": record["image_id"],
-            "image": chw(letterbox_image(image, self.student_size)),
+        sample = image_sample(record, letterbox_image(image, self.student_size)) | {
             "boxes": box_tensor(boxes, width, height),
             "labels": torch.tensor(record["labels"][: self.max_regions or None]),
         }
@@ -267,38 +233,34 @@ class RegionTextMapper:
         return captions[np.random.default_rng((self.seed, draw)).integers(len(captions))]
 
 
+@dataclass(kw_only=True)
 class CaptionMapper:
     """Mapper from a record and a draw number to a random crop of the image and one of its captions.
 
     The crop has 90 to 100 % of the image's area and an aspect of 3:4 to 4:3, and is never flipped. A
     sample depends on the record, the seed and the draw number only, as `DistillMapper` has it.
+
+    Attributes:
+        student_size: S, side of the student's input in pixels.
+        seed: seed of the run.
+        resize: "warp" stretches the crop to the square, "letterbox" pads it as in evaluation.
+        max_pixels: largest number of pixels of an image that is decoded.
     """
 
-    @configurable
-    def __init__(
-        self, *, student_size: int, seed: int, resize: Resize = "warp", max_pixels: int = MAX_PIXELS
-    ) -> None:
-        """
-        Args:
-            student_size: S, side of the student's input in pixels.
-            seed: seed of the run.
-            resize: "warp" stretches the crop to the square, "letterbox" pads it as in evaluation.
-            max_pixels: largest number of pixels of an image that is decoded.
-        """
-        self.student_size = student_size
-        self.seed = seed
-        self.resize = resize
-        self.max_pixels = max_pixels
+    student_size: int
+    seed: int
+    resize: Resize = "warp"
+    max_pixels: int = MAX_PIXELS
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, *, seed: int) -> dict[str, object]:
+    def from_config(cls, cfg: CfgNode, *, seed: int) -> CaptionMapper:
         """Read INPUT; the seed comes from the caller."""
-        return {
-            "student_size": cfg.INPUT.REGIONS.STUDENT_SIZE,
-            "seed": seed,
-            "resize": cfg.INPUT.CAPTIONS.RESIZE,
-            "max_pixels": cfg.INPUT.MAX_PIXELS,
-        }
+        return cls(
+            student_size=cfg.INPUT.REGIONS.STUDENT_SIZE,
+            seed=seed,
+            resize=cfg.INPUT.CAPTIONS.RESIZE,
+            max_pixels=cfg.INPUT.MAX_PIXELS,
+        )
 
     def __call__(self, record: Record, draw: int) -> Sample:
         """Make the sample of one draw.
@@ -318,12 +280,7 @@ class CaptionMapper:
         captions = record["captions"]
         caption = captions[rng.integers(len(captions))]
         x0, y0, x1, y1 = random_crop(rng, image.shape[1], image.shape[0])
-        return {
-            "file_name": record["file_name"],
-            "image_id": record["image_id"],
-            "image": chw(self._square(image[y0:y1, x0:x1])),
-            "caption": caption,
-        }
+        return image_sample(record, self._square(image[y0:y1, x0:x1])) | {"caption": caption}
 
     def _square(self, crop: np.ndarray) -> np.ndarray:
         """Crop (h, w, 3) at the student's size, (S, S, 3) uint8."""
@@ -359,21 +316,19 @@ def random_crop(rng: np.random.Generator, width: int, height: int) -> tuple[int,
     return x, y, x + w, y + h
 
 
+@dataclass(kw_only=True)
 class ProposalCropMapper:
-    """Mapper from a record to crops of all its proposals, as the teacher of distillation sees them."""
+    """Mapper from a record to crops of all its proposals, as the teacher of distillation sees them.
 
-    def __init__(
-        self, *, crop_size: int, crop_scale: float = 1.5, max_pixels: int = MAX_PIXELS
-    ) -> None:
-        """
-        Args:
-            crop_size: S0, in pixels.
-            crop_scale: enlargement of a crop about the centre of its box.
-            max_pixels: largest number of pixels of an image that is decoded.
-        """
-        self.crop_size = crop_size
-        self.crop_scale = crop_scale
-        self.max_pixels = max_pixels
+    Attributes:
+        crop_size: S0, in pixels.
+        crop_scale: enlargement of a crop about the centre of its box.
+        max_pixels: largest number of pixels of an image that is decoded.
+    """
+
+    crop_size: int
+    crop_scale: float = 1.5
+    max_pixels: int = MAX_PIXELS
 
     def __call__(self, record: Record) -> Sample:
         """Make the sample of an image.

@@ -6,14 +6,22 @@ training crop in pixels, T the number of its segments.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
-from clipself_seg.data.given_masks import MaskFolder
 from clipself_seg.data.images import MAX_PIXELS, read_image
-from clipself_seg.data.mappers.samples import PADDING, Sample, chw, require_rgb, seeded, stated_size
+from clipself_seg.data.mappers.samples import (
+    PADDING,
+    Sample,
+    image_sample,
+    require_rgb,
+    seeded,
+    stated_size,
+)
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper, at_least_a_pixel
 from clipself_seg.data.masks import read_panoptic_ids
 from clipself_seg.data.records import Record, category_labels
@@ -31,69 +39,54 @@ class _ResizeScale(T.ResizeScale):
         return at_least_a_pixel(super()._get_resize(image, scale))
 
 
+@dataclass(kw_only=True)
 class PanopticTrainMapper:
     """Mapper from a record and a draw number to an augmented square crop and its segments' masks.
 
     The image is flipped in half of the draws, resized by a random factor of the size that fits S, then
     cut or padded at the right and bottom to S. A sample depends on the seed and the draw number alone.
+
+    Attributes:
+        seed: seed of the run.
+        vocabulary: classes, whose dataset ids are the category ids of the records.
+        size: S, side of the crop in pixels.
+        scales: smallest and largest factor of the resizing.
+        keep_empty: whether segments of which the crop leaves nothing stay targets.
+        words: number of noun phrases that are drawn from one of the image's captions, 0 for none.
+        max_pixels: largest number of pixels of an image that is decoded.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        seed: int,
-        vocabulary: Vocabulary,
-        size: int,
-        scales: tuple[float, float],
-        keep_empty: bool = True,
-        words: int = 0,
-        max_pixels: int = MAX_PIXELS,
-    ) -> None:
-        """
-        Args:
-            seed: seed of the run.
-            vocabulary: classes, whose dataset ids are the category ids of the records.
-            size: S, side of the crop in pixels.
-            scales: smallest and largest factor of the resizing.
-            keep_empty: whether segments of which the crop leaves nothing stay targets.
-            words: number of noun phrases that are drawn from one of the image's captions, 0 for none.
-            max_pixels: largest number of pixels of an image that is decoded.
+    seed: int
+    vocabulary: Vocabulary
+    size: int
+    scales: tuple[float, float]
+    keep_empty: bool = True
+    words: int = 0
+    max_pixels: int = MAX_PIXELS
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, *, seed: int, vocabulary: Vocabulary) -> PanopticTrainMapper:
+        """Read INPUT, and from MODEL.MASK_GENERATOR whether captions are trained on.
 
         Raises:
             InputError: factors that are not positive and in order.
         """
+        require_rgb(cfg.INPUT.FORMAT)
+        scales = cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE
         if not 0 < scales[0] <= scales[1]:
             raise InputError(
                 f"INPUT.MIN_SCALE {scales[0]} and INPUT.MAX_SCALE {scales[1]}: give factors above "
                 "0, the smaller one first"
             )
-        self.seed = seed
-        self.vocabulary = vocabulary
-        self.keep_empty = keep_empty
-        self.words = words
-        self.max_pixels = max_pixels
-        self.augmentations = [
-            T.RandomFlip(),
-            _ResizeScale(*scales, size, size),
-            T.FixedSizeCrop((size, size), pad_value=PADDING, seg_pad_value=VOID),
-        ]
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, *, seed: int, vocabulary: Vocabulary) -> dict[str, object]:
-        """Read INPUT, and from MODEL.MASK_GENERATOR whether captions are trained on."""
-        require_rgb(cfg.INPUT.FORMAT)
-        generator = cfg.MODEL.MASK_GENERATOR
-        grounded = generator.VARIANT == "caption"
-        return {
-            "seed": seed,
-            "vocabulary": vocabulary,
-            "size": cfg.INPUT.IMAGE_SIZE,
-            "scales": (cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE),
-            "keep_empty": cfg.INPUT.KEEP_EMPTY_SEGMENTS,
-            "words": WORDS if grounded else 0,
-            "max_pixels": cfg.INPUT.MAX_PIXELS,
-        }
+        return cls(
+            seed=seed,
+            vocabulary=vocabulary,
+            size=cfg.INPUT.IMAGE_SIZE,
+            scales=scales,
+            keep_empty=cfg.INPUT.KEEP_EMPTY_SEGMENTS,
+            words=WORDS if cfg.MODEL.MASK_GENERATOR.VARIANT == "caption" else 0,
+            max_pixels=cfg.INPUT.MAX_PIXELS,
+        )
 
     def __call__(self, record: Record, draw: int) -> Sample:
         """Make the sample of one draw.
@@ -118,13 +111,15 @@ class PanopticTrainMapper:
         rgb = ids.view(np.uint8).reshape(height, width, 4)[..., :3]
         image = read_image(record["file_name"], size, self.max_pixels)
         augmented = T.AugInput(image, sem_seg=rgb)
+        augmentations = [
+            T.RandomFlip(),
+            _ResizeScale(*self.scales, self.size, self.size),
+            T.FixedSizeCrop((self.size, self.size), pad_value=PADDING, seg_pad_value=VOID),
+        ]
         with seeded(self.seed, draw):
-            T.AugmentationList(self.augmentations)(augmented)
+            T.AugmentationList(augmentations)(augmented)
         labels, masks = self._segments(augmented.sem_seg, record)
-        sample = {
-            "file_name": record["file_name"],
-            "image_id": record["image_id"],
-            "image": chw(augmented.image),
+        sample = image_sample(record, augmented.image) | {
             "labels": torch.from_numpy(labels),
             "masks": torch.from_numpy(masks),
         }
@@ -165,9 +160,8 @@ class PanopticTrainMapper:
 class PanopticTestMapper(SemSegTestMapper):
     """`SemSegTestMapper` that adds given masks where MODEL.MASK_GENERATOR.SOURCE is ``masks``."""
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
-        """Read INPUT as `SemSegTestMapper`, and MODEL.MASK_GENERATOR."""
-        chosen = cfg.MODEL.MASK_GENERATOR
-        given = chosen.SOURCE == "masks" and chosen.OUTPUTS
-        return super().from_config(cfg) | {"masks": MaskFolder(chosen.OUTPUTS) if given else None}
+    @staticmethod
+    def mask_folder(cfg: CfgNode) -> str:
+        """MODEL.MASK_GENERATOR.OUTPUTS, where these are masks."""
+        generator = cfg.MODEL.MASK_GENERATOR
+        return generator.OUTPUTS if generator.SOURCE == "masks" else ""

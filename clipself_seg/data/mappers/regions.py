@@ -8,73 +8,45 @@ Legend: S side of the padded square, S0 side of a crop, n regions, h w tokens al
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from detectron2.config import CfgNode, configurable
 
 from clipself_seg.data.images import MAX_PIXELS, letterbox_crops, letterbox_image, read_image
-from clipself_seg.data.mappers.samples import Sample, box_tensor, chw
+from clipself_seg.data.mappers.samples import Sample, box_tensor, chw, image_sample
 from clipself_seg.data.records import Record, category_labels
 from clipself_seg.data.regions import MaskResize, read_segments, segment_regions, token_masks
 from clipself_seg.data.vocabulary import Vocabulary
 
 
+@dataclass(kw_only=True)
 class RegionMapper:
-    """Mapper from a record with panoptic ground truth to the image and its labelled regions."""
+    """Mapper from a record with panoptic ground truth to the image and its labelled regions.
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        image_size: int,
-        crop_size: int,
-        stride: int,
-        vocabulary: Vocabulary,
-        read: Sequence[str] = ("boxes", "masks", "crops"),
-        mask_resize: MaskResize = "reference",
-        crop_scale: float = 1.5,
-        max_pixels: int = MAX_PIXELS,
-    ) -> None:
-        """
-        Args:
-            image_size: S, side of the model's input in pixels.
-            crop_size: S0, side of the crops in pixels.
-            stride: pixels per token along S.
-            vocabulary: classes of the data set, with ids and things.
-            read: readouts of a region; crops and masks are made only if one of them needs them.
-            mask_resize: rule for masks at token resolution, see `token_masks`.
-            crop_scale: enlargement of the things' crops.
-            max_pixels: largest number of pixels of an image that is decoded.
-        """
-        self.image_size = image_size
-        self.crop_size = crop_size
-        self.tokens = image_size // stride
-        self.index_of = dict(vocabulary.dataset_id_to_index)
-        self.isthing = np.asarray(vocabulary.thing, dtype=bool)
-        self.thing_ids = frozenset(
-            category for category, index in self.index_of.items() if self.isthing[index]
-        )
-        self.with_crops = "crops" in read
-        self.with_masks = any(readout.endswith("masks") for readout in read)
-        self.mask_resize: MaskResize = mask_resize
-        self.crop_scale = crop_scale
-        self.max_pixels = max_pixels
+    Attributes:
+        image_size: S, side of the model's input in pixels.
+        crop_size: S0, side of the crops in pixels.
+        stride: pixels per token along S.
+        vocabulary: classes of the data set, with ids and things.
+        read: readouts of a region; crops and masks are made only if one of them needs them.
+        mask_resize: rule for masks at token resolution, see `token_masks`.
+        crop_scale: enlargement of the things' crops.
+        max_pixels: largest number of pixels of an image that is decoded.
+    """
 
-    @classmethod
-    def from_config(
-        cls, cfg: CfgNode, *, image_size: int, crop_size: int, stride: int, vocabulary: Vocabulary
-    ) -> dict[str, object]:
-        """Read TEST.REGIONS and INPUT.MAX_PIXELS; sizes, stride and vocabulary come from the caller."""
-        return {
-            "image_size": image_size,
-            "crop_size": crop_size,
-            "stride": stride,
-            "vocabulary": vocabulary,
-            "read": tuple(cfg.TEST.REGIONS.READ),
-            "mask_resize": cfg.TEST.REGIONS.MASK_RESIZE,
-            "max_pixels": cfg.INPUT.MAX_PIXELS,
-        }
+    image_size: int
+    crop_size: int
+    stride: int
+    vocabulary: Vocabulary
+    read: Sequence[str] = ("boxes", "masks", "crops")
+    mask_resize: MaskResize = "reference"
+    crop_scale: float = 1.5
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        self._isthing = self.vocabulary.thing
+        things = self._isthing.nonzero()[0].tolist()
+        self._thing_ids = frozenset(self.vocabulary.classes[index].dataset_id for index in things)
 
     def size_rule(self) -> str:
         """The size of images in words, for the protocol of an evaluation."""
@@ -94,22 +66,21 @@ class RegionMapper:
         Raises:
             InputError: image, PNG or JSON are unreadable or disagree.
         """
-        segments = read_segments(record, self.thing_ids, self.max_pixels)
+        segments = read_segments(record, self._thing_ids, self.max_pixels)
         height, width = segments.ids.shape
         image = read_image(record["file_name"], (width, height), self.max_pixels)
-        labels = category_labels(segments.category_ids, self.index_of, record["pan_seg_file_name"])
-        isthing = self.isthing[labels]
+        index_of = self.vocabulary.dataset_id_to_index
+        labels = category_labels(segments.category_ids, index_of, record["pan_seg_file_name"])
+        isthing = self._isthing[labels]
         regions = segment_regions(segments, isthing, self.crop_scale)
-        sample = {
-            "file_name": record["file_name"],
-            "image_id": record["image_id"],
-            "image": chw(letterbox_image(image, self.image_size)),
+        sample = image_sample(record, letterbox_image(image, self.image_size)) | {
             "boxes": box_tensor(regions.boxes, width, height),
             "labels": torch.from_numpy(labels),
             "isthing": torch.from_numpy(isthing),
         }
-        if self.with_masks:
-            sample["masks"] = token_masks(segments.masks, self.tokens, self.mask_resize)
-        if self.with_crops:
+        if any(readout.endswith("masks") for readout in self.read):
+            side = self.image_size // self.stride
+            sample["masks"] = token_masks(segments.masks, side, self.mask_resize)
+        if "crops" in self.read:
             sample["crops"] = chw(letterbox_crops(image, regions.crops, self.crop_size))
         return sample

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 from clipself_seg.data.records import Record
-from clipself_seg.data.regions import (
-    relative_boxes,
-)
+from clipself_seg.data.regions import relative_boxes
 from clipself_seg.errors import InputError
 
 Sample = dict[str, Any]
@@ -44,6 +42,15 @@ def require_rgb(channels: str) -> None:
     """
     if channels != "RGB":
         raise InputError(f'INPUT.FORMAT is "{channels}": set it to RGB, as which images are read')
+
+
+def image_sample(record: Record, image: np.ndarray) -> Sample:
+    """What every sample has: which image it is, and its pixels (H, W, 3) as "image" (3, H, W)."""
+    return {
+        "file_name": record["file_name"],
+        "image_id": record["image_id"],
+        "image": chw(image),
+    }
 
 
 def stated_size(record: Record) -> tuple[int, int] | None:

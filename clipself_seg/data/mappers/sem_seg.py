@@ -8,10 +8,12 @@ the seed and the draw number alone. S is the side of a training crop in pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.projects.point_rend import ColorAugSSDTransform
 from torch import Tensor
@@ -19,9 +21,19 @@ from torch.nn import functional as F
 
 from clipself_seg.data.given_masks import GivenMasks, MaskFolder, image_name
 from clipself_seg.data.images import MAX_PIXELS, read_image
-from clipself_seg.data.mappers.samples import PADDING, Sample, chw, require_rgb, seeded, stated_size
+from clipself_seg.data.mappers.samples import (
+    PADDING,
+    Sample,
+    chw,
+    image_sample,
+    require_rgb,
+    seeded,
+    stated_size,
+)
 from clipself_seg.data.masks import read_labels_of
 from clipself_seg.data.records import Record
+
+Mapper = TypeVar("Mapper", bound="SemSegTestMapper")
 
 
 class ResizeShortestEdge(T.ResizeShortestEdge):
@@ -40,80 +52,69 @@ def at_least_a_pixel(transform: T.Transform) -> T.Transform:
     return T.ResizeTransform(transform.h, transform.w, *sides, transform.interp)
 
 
+@dataclass(kw_only=True)
 class SemSegTrainMapper:
     """Mapper from a record and a draw number to an augmented square crop with its labels.
 
     The image is resized so that its shorter side has one of `min_sizes`, cropped, changed in colour,
     flipped in half of the draws, and padded at the right and bottom to S.
+
+    Attributes:
+        seed: seed of the run.
+        num_classes: number of classes; labels are 0 ... num_classes - 1.
+        ignore_label: value of pixels without ground truth, which padding gets too.
+        min_sizes: lengths of the shorter side in pixels.
+        max_size: largest length of the longer side in pixels, which takes precedence.
+        sampling: "choice" draws one of `min_sizes`, "range" a length between the two of them.
+        crop: type and size (height, width) of Detectron2's random crop; None does not crop.
+        max_category_area: fraction of a crop that one class may cover; 10 crops are tried.
+        change_colours: whether brightness, contrast, saturation and hue change, as in SSD.
+        pad_to: S; a larger image is cut. -1 leaves the size as it is.
+        max_pixels: largest number of pixels of an image that is decoded.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        seed: int,
-        num_classes: int,
-        ignore_label: int,
-        min_sizes: Sequence[int],
-        max_size: int,
-        sampling: str = "choice",
-        crop: tuple[str, Sequence[float]] | None = None,
-        max_category_area: float = 1.0,
-        change_colours: bool = False,
-        pad_to: int = -1,
-        max_pixels: int = MAX_PIXELS,
-    ) -> None:
-        """
-        Args:
-            seed: seed of the run.
-            num_classes: number of classes; labels are 0 ... num_classes - 1.
-            ignore_label: value of pixels without ground truth, which padding gets too.
-            min_sizes: lengths of the shorter side in pixels.
-            max_size: largest length of the longer side in pixels, which takes precedence.
-            sampling: "choice" draws one of `min_sizes`, "range" a length between the two of them.
-            crop: type and size (height, width) of Detectron2's random crop; None does not crop.
-            max_category_area: fraction of a crop that one class may cover; 10 crops are tried.
-            change_colours: whether brightness, contrast, saturation and hue change, as in SSD.
-            pad_to: S; a larger image is cut. -1 leaves the size as it is.
-            max_pixels: largest number of pixels of an image that is decoded.
-        """
-        self.seed = seed
-        self.num_classes = num_classes
-        self.ignore_label = ignore_label
-        self.pad_to = pad_to
-        self.max_pixels = max_pixels
-        self.narrow = max(num_classes - 1, ignore_label) <= 255
-        self.augmentations: list[T.Augmentation] = [
-            ResizeShortestEdge(list(min_sizes), max_size, sampling)
+    seed: int
+    num_classes: int
+    ignore_label: int
+    min_sizes: Sequence[int]
+    max_size: int
+    sampling: str = "choice"
+    crop: tuple[str, Sequence[float]] | None = None
+    max_category_area: float = 1.0
+    change_colours: bool = False
+    pad_to: int = -1
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        self._augmentations: list[T.Augmentation] = [
+            ResizeShortestEdge(list(self.min_sizes), self.max_size, self.sampling)
         ]
-        if crop is not None:
-            self.augmentations.append(
-                T.RandomCrop_CategoryAreaConstraint(*crop, max_category_area, ignore_label)
-            )
-        if change_colours:
-            self.augmentations.append(ColorAugSSDTransform(img_format="RGB"))
-        self.augmentations.append(T.RandomFlip())
+        if self.crop is not None:
+            limits = self.max_category_area, self.ignore_label
+            self._augmentations.append(T.RandomCrop_CategoryAreaConstraint(*self.crop, *limits))
+        if self.change_colours:
+            self._augmentations.append(ColorAugSSDTransform(img_format="RGB"))
+        self._augmentations.append(T.RandomFlip())
 
     @classmethod
     def from_config(
         cls, cfg: CfgNode, *, seed: int, num_classes: int, ignore_label: int
-    ) -> dict[str, object]:
+    ) -> SemSegTrainMapper:
         """Read INPUT; the seed and the meaning of the labels come from the caller."""
-        given = cfg.INPUT
-        require_rgb(given.FORMAT)
-        crop = given.CROP
-        return {
-            "seed": seed,
-            "num_classes": num_classes,
-            "ignore_label": ignore_label,
-            "min_sizes": _sizes(given.MIN_SIZE_TRAIN),
-            "max_size": given.MAX_SIZE_TRAIN,
-            "sampling": given.MIN_SIZE_TRAIN_SAMPLING,
-            "crop": (crop.TYPE, tuple(crop.SIZE)) if crop.ENABLED else None,
-            "change_colours": given.COLOR_AUG_SSD,
-            "pad_to": given.SIZE_DIVISIBILITY,
-            "max_pixels": given.MAX_PIXELS,
-        }
+        require_rgb(cfg.INPUT.FORMAT)
+        sizes, crop = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.CROP
+        return cls(
+            seed=seed,
+            num_classes=num_classes,
+            ignore_label=ignore_label,
+            min_sizes=(sizes,) if isinstance(sizes, int) else tuple(sizes),
+            max_size=cfg.INPUT.MAX_SIZE_TRAIN,
+            sampling=cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING,
+            crop=(crop.TYPE, tuple(crop.SIZE)) if crop.ENABLED else None,
+            change_colours=cfg.INPUT.COLOR_AUG_SSD,
+            pad_to=cfg.INPUT.SIZE_DIVISIBILITY,
+            max_pixels=cfg.INPUT.MAX_PIXELS,
+        )
 
     def __call__(self, record: Record, draw: int) -> Sample:
         """Make the sample of one draw.
@@ -140,14 +141,12 @@ class SemSegTrainMapper:
         # neighbour is the pixel at floor(i * scale), and bytes with PIL, whose is the one at floor((i + 0.5) * scale).
         augmented = T.AugInput(image, sem_seg=labels.astype(np.float64))
         with seeded(self.seed, draw):
-            T.AugmentationList(self.augmentations)(augmented)
-        sem_seg = torch.from_numpy(augmented.sem_seg.astype(np.uint8 if self.narrow else np.int32))
-        return {
-            "file_name": record["file_name"],
-            "image_id": record["image_id"],
-            "image": self._pad(chw(augmented.image), PADDING),
-            "sem_seg": self._pad(sem_seg, self.ignore_label),
-        }
+            T.AugmentationList(self._augmentations)(augmented)
+        narrow = max(self.num_classes - 1, self.ignore_label) <= 255
+        sem_seg = torch.from_numpy(augmented.sem_seg.astype(np.uint8 if narrow else np.int32))
+        sample = image_sample(record, augmented.image)
+        padded = self._pad(sample["image"], PADDING)
+        return sample | {"image": padded, "sem_seg": self._pad(sem_seg, self.ignore_label)}
 
     def _pad(self, pixels: Tensor, value: int) -> Tensor:
         """Pad or cut (..., H, W) to (..., S, S); a negative padding cuts."""
@@ -158,48 +157,46 @@ class SemSegTrainMapper:
         return F.pad(pixels, missing, value=value).contiguous()
 
 
+@dataclass(kw_only=True)
 class SemSegTestMapper:
     """Mapper from a record to the image at the size of evaluation, and given masks of it if there are any.
 
     Evaluators read ground truth.
 
     Attributes:
+        min_size: length of the shorter side in pixels; 0 keeps the image's size.
+        max_size: largest length of the longer side in pixels, which takes precedence.
+        max_pixels: largest number of pixels of an image that is decoded.
         masks: folder of the masks; None for none.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        min_size: int,
-        max_size: int,
-        max_pixels: int = MAX_PIXELS,
-        masks: MaskFolder | None = None,
-    ) -> None:
-        """
-        Args:
-            min_size: length of the shorter side in pixels; 0 keeps the image's size.
-            max_size: largest length of the longer side in pixels, which takes precedence.
-            max_pixels: largest number of pixels of an image that is decoded.
-            masks: see the attribute.
-        """
-        self.max_pixels = max_pixels
-        self.masks = masks
-        self.min_size = min_size
-        self.max_size = max_size
-        self.resize = ResizeShortestEdge(min_size, max_size, "choice")
+    min_size: int
+    max_size: int
+    max_pixels: int = MAX_PIXELS
+    masks: MaskFolder | None = None
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
-        """Read INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST and MAX_PIXELS, and MODEL.ZERO_SHOT.MASKS."""
+    def from_config(cls: type[Mapper], cfg: CfgNode) -> Mapper:
+        """Read INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST and MAX_PIXELS, and the folder of masks that the model reads."""
         require_rgb(cfg.INPUT.FORMAT)
-        masks = cfg.MODEL.ZERO_SHOT.MASKS
-        return {
-            "masks": MaskFolder(masks) if masks else None,
-            "min_size": cfg.INPUT.MIN_SIZE_TEST,
-            "max_size": cfg.INPUT.MAX_SIZE_TEST,
-            "max_pixels": cfg.INPUT.MAX_PIXELS,
-        }
+        folder = cls.mask_folder(cfg)
+        return cls(
+            min_size=cfg.INPUT.MIN_SIZE_TEST,
+            max_size=cfg.INPUT.MAX_SIZE_TEST,
+            max_pixels=cfg.INPUT.MAX_PIXELS,
+            masks=MaskFolder(folder) if folder else None,
+        )
+
+    @staticmethod
+    def mask_folder(cfg: CfgNode) -> str:
+        """MODEL.ZERO_SHOT.MASKS; "" for none."""
+        folder: str = cfg.MODEL.ZERO_SHOT.MASKS
+        return folder
+
+    @property
+    def resize(self) -> ResizeShortestEdge:
+        """The augmentation that resizes an image."""
+        return ResizeShortestEdge(self.min_size, self.max_size, "choice")
 
     def size_rule(self) -> str:
         """The size of images in words, for the protocol of an evaluation."""
@@ -237,7 +234,3 @@ def mask_entries(given: GivenMasks) -> Sample:
         "given_masks": torch.from_numpy(given.masks),
         "given_scores": torch.from_numpy(given.scores),
     }
-
-
-def _sizes(value: int | Sequence[int]) -> tuple[int, ...]:
-    return (value,) if isinstance(value, int) else tuple(value)

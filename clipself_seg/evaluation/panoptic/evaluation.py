@@ -131,7 +131,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         _require_clip_alone(cfg)
         return {
             "datasets": cfg.DATASETS.TEST,
-            "mapper": PanopticTestMapper(cfg),
+            "mapper": PanopticTestMapper.from_config(cfg),
             "fusions": cfg.TEST.PANOPTIC.ROWS,
             "tasks": cfg.TEST.PANOPTIC.TASKS,
             "sweep": cfg.TEST.PANOPTIC.SWEEP,

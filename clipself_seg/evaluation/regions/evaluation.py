@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from clipself_seg.data.datasets.records import region_records, vocabulary_name
+from clipself_seg.data.images import MAX_PIXELS
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.regions import RegionMapper
 from clipself_seg.data.records import Record
@@ -48,6 +49,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
         alphas: Sequence[float] = (),
         workers: int,
         output_dir: Path,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         """
         Args:
@@ -59,6 +61,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
             alphas: further fractions of the student in the mixture that a `MixedRegionModel` evaluates.
             workers: number of worker processes of each loader.
             output_dir: folder for tables by class, and the curve if there are several sizes.
+            max_pixels: largest number of pixels of an image that is decoded.
         """
         super().__init__(datasets)
         self.sizes = tuple(sizes)
@@ -68,11 +71,12 @@ class RegionEvaluation(Evaluation[RegionModel]):
         self.alphas = tuple(dict.fromkeys(float(alpha) for alpha in alphas))
         self.workers = workers
         self.output_dir = output_dir
+        self.max_pixels = max_pixels
         self._known: dict[str, tuple[Vocabulary, list[Record]]] = {}
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
-        """Reads ``DATASETS.TEST``, ``TEST.REGIONS``, ``DATALOADER`` and ``OUTPUT_DIR``."""
+        """Reads ``DATASETS.TEST``, ``TEST.REGIONS``, ``INPUT.MAX_PIXELS``, ``DATALOADER`` and ``OUTPUT_DIR``."""
         return {
             "datasets": cfg.DATASETS.TEST,
             "sizes": cfg.TEST.REGIONS.SIZES or (cfg.INPUT.REGIONS.STUDENT_SIZE,),
@@ -82,6 +86,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
             "alphas": cfg.TEST.REGIONS.ALPHA_SWEEP,
             "workers": cfg.DATALOADER.NUM_WORKERS,
             "output_dir": Path(cfg.OUTPUT_DIR),
+            "max_pixels": cfg.INPUT.MAX_PIXELS,
         }
 
     def metadata(self) -> dict[str, object]:
@@ -159,6 +164,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
             vocabulary=vocabulary,
             read=read,
             mask_resize=self.mask_resize,
+            max_pixels=self.max_pixels,
         )
 
     def _numbers(self, name: str, outputs: list[Results]) -> dict[int, dict[str, float]]:

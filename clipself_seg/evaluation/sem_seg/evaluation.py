@@ -118,7 +118,7 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
             trained = vocabulary_name(cfg.DATASETS.TRAIN[0])
         return {
             "datasets": cfg.DATASETS.TEST,
-            "mapper": SemSegTestMapper(cfg),
+            "mapper": SemSegTestMapper.from_config(cfg),
             "rule": cfg.TEST.MIOU_RULE,
             "train_vocabulary": trained,
             "workers": cfg.DATALOADER.NUM_WORKERS,

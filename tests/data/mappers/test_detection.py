@@ -9,21 +9,17 @@ import torch
 from detectron2.data import transforms as T
 from PIL import Image
 
-from clipself_seg.config import load_config
 from clipself_seg.data.datasets.records import detection_records
 from clipself_seg.data.instances import object_mask
 from clipself_seg.data.mappers import detection
 from clipself_seg.data.mappers.detection import (
     DetectionTestMapper,
     DetectionTrainMapper,
-    Window,
     evaluation_size,
-    mask_boxes,
     nearest_indices,
     resize_image,
     training_size,
 )
-from clipself_seg.errors import InputError
 
 SIDE = 32
 
@@ -101,14 +97,6 @@ def test_indices_of_the_nearest_neighbour_resize_a_whole_mask(resize):
         rows = nearest_indices(height, new_height, resize)
         columns = nearest_indices(width, new_width, resize)
         np.testing.assert_array_equal(mask[np.ix_(rows, columns)], whole)
-
-
-def test_a_resized_image_is_not_smoothed_unless_pillow_does():
-    stripes = np.zeros((64, 64, 3), np.uint8)
-    stripes[:, ::8] = 255  # one column of eight
-    sharp = resize_image(stripes, (8, 8), "opencv")
-    assert set(np.unique(sharp)) == {0}  # between columns 3 and 4 of each eight
-    assert 20 < resize_image(stripes, (8, 8), "pillow").mean() < 45
 
 
 def test_boxes_are_resized_by_true_ratios_and_clipped(tmp_path):
@@ -190,21 +178,6 @@ def test_a_sliver_is_no_object(tmp_path):
     assert mapper(scales=(1.0, 1.0))(record, 0)["labels"].tolist() == [3]
     record["annotations"].pop(0)
     assert mapper(scales=(1.0, 1.0))(record, 0) is None
-
-
-def test_a_sample_follows_from_seed_and_draw(tmp_path):
-    record = record_of(tmp_path, 40, 50, (2, 4, 40, 28))
-    wide = mapper(scales=(0.3, 2.0))
-    np.random.seed(3)
-    before = np.random.get_state()[1].tolist()
-    first, again = wide(record, 5), wide(record, 5)
-    assert np.random.get_state()[1].tolist() == before
-    assert torch.equal(first["image"], again["image"]) and first["draw"] == 5
-    assert torch.equal(first["boxes"], again["boxes"])
-    sizes = {wide(record, draw)["image"].shape for draw in range(12)}
-    assert len(sizes) > 4 and sizes != {
-        mapper(seed=1, scales=(0.3, 2.0))(record, draw)["image"].shape for draw in range(12)
-    }
 
 
 def test_factors_are_drawn_between_the_two(tmp_path):
@@ -302,22 +275,6 @@ def test_real_images_come_out_as_by_a_plain_loop(data_dir, monkeypatch, masks):
         )
 
 
-def test_windows_cover_what_fits():
-    make = DetectionTrainMapper(seed=0, side=SIDE, scales=(0.5, 2.0))
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        window = make._draw_window(rng, 40, 20)
-        assert isinstance(window, Window) and window.original == (40, 20)
-        for corner, shape, size in zip(window.corner, window.shape, window.size):
-            assert shape == min(size, SIDE) and 0 <= corner <= size - shape
-
-
-def test_boxes_of_masks_end_behind_their_last_pixel():
-    masks = np.zeros((2, 6, 9), bool)
-    masks[0, 2:4, 5] = True
-    assert mask_boxes(masks).tolist() == [[5, 2, 6, 4], [0, 0, 0, 0]]
-
-
 @pytest.mark.parametrize("resize", ["opencv", "pillow"])
 def test_a_test_image_fills_its_longer_side(tmp_path, resize):
     record = record_of(tmp_path, 31, 64, (2, 4, 12, 10))
@@ -329,23 +286,3 @@ def test_a_test_image_fills_its_longer_side(tmp_path, resize):
     assert sample["scale"].dtype == torch.float32
     # The first channel says the row, the second one the column.
     assert sample["image"][0, -1].float().mean() > 230 and sample["image"][1, :, 0].max() < 10
-
-
-def test_a_picture_of_another_size_is_named(tmp_path):
-    record = record_of(tmp_path, 31, 64, (2, 4, 12, 10)) | {"width": 65}
-    for make in (mapper(), lambda r, _: DetectionTestMapper(side=48)(r)):
-        with pytest.raises(InputError, match="a.png is 64 x 31 .* says 65 x 31"):
-            make(record, 0)
-
-
-def test_the_configuration_decides():
-    opts = ["INPUT.DETECTION.SIDE", "64", "INPUT.DETECTION.RESIZE", "pillow"]
-    with pytest.raises(InputError, match='INPUT.FORMAT is "BGR"'):
-        DetectionTestMapper(load_config(None, opts))
-    cfg = load_config(None, [*opts, "INPUT.FORMAT", "RGB"])
-    train = DetectionTrainMapper(cfg, seed=3, masks=True)
-    assert (train.seed, train.side, train.scales, train.resize, train.masks) == (
-        *(3, 64, (0.1, 2.0), "pillow", True),
-    )
-    test = DetectionTestMapper(cfg)
-    assert (test.side, test.resize, test.max_pixels) == (64, "pillow", cfg.INPUT.MAX_PIXELS)

@@ -8,13 +8,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from PIL import Image
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.functional import resized_crop
 
-from clipself_seg.config import add_clipself_seg_config, load_config
-from clipself_seg.data.datasets.records import distillation_records, region_records
+from clipself_seg.data.datasets.records import region_records
 from clipself_seg.data.images import letterbox_crops, letterbox_image
 from clipself_seg.data.mappers.distill import (
     CaptionMapper,
@@ -26,7 +24,6 @@ from clipself_seg.data.mappers.regions import RegionMapper
 from clipself_seg.data.regions import enlarge_boxes
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
-from tests.conftest import ROOT
 
 BLOCK = 10
 
@@ -65,24 +62,6 @@ def test_a_students_box_shows_what_the_teachers_crop_shows(checkerboard, draw):
 def test_the_box_of_the_image_leaves_out_the_padding(checkerboard):
     whole = distill()(checkerboard, 0)["whole"]
     torch.testing.assert_close(whole, torch.tensor([[0, 0, 1, 40 / 60]]))
-
-
-def test_boxes_stay_on_the_picture_and_off_the_padding(checkerboard):
-    boxes = torch.cat([distill()(checkerboard, draw)["boxes"] for draw in range(20)])
-    assert boxes.min() == 0 and boxes[:, 2].max() == 1
-    torch.testing.assert_close(boxes[:, 3].max(), torch.tensor(40 / 60))
-
-
-def test_a_sample_depends_on_record_seed_and_draw_only(checkerboard):
-    np.random.seed(1)
-    first = distill()(checkerboard, 5)
-    np.random.seed(2)
-    mapper = distill()
-    mapper(checkerboard, 4)
-    again = mapper(checkerboard, 5)
-    assert all(torch.equal(first[key], again[key]) for key in ("image", "boxes", "crops"))
-    boxes = [distill(seed=seed)(checkerboard, draw)["boxes"] for seed, draw in [(0, 6), (1, 5)]]
-    assert all(not torch.equal(first["boxes"], other) for other in boxes)
 
 
 def test_proposals_keep_their_box_and_widen_their_crop(checkerboard):
@@ -124,24 +103,6 @@ def test_an_image_of_a_shard_is_the_same_as_its_file_and_a_tiny_one_is_refused(c
     Image.new("RGB", (9, 40)).save(tiny, "PNG")
     with pytest.raises(InputError, match="is 9 x 40, with a side below 10 pixels"):
         distill()(checkerboard | {"content": tiny.getvalue()}, 3)
-
-
-def test_the_config_says_how_regions_are_made(vocabulary):
-    cfg = get_cfg()
-    add_clipself_seg_config(cfg)
-    cfg.INPUT.REGIONS.SOURCE, cfg.INPUT.REGIONS.CROP_SCALE = "proposals", 1.5
-    cfg.TEST.REGIONS.READ, cfg.TEST.REGIONS.MASK_RESIZE = ("masks",), "exact"
-    mapper = DistillMapper(cfg, crop_size=224, seed=7)
-    facts = (mapper.source, mapper.student_size, mapper.crop_size, mapper.seed, mapper.crop_scale)
-    assert facts == ("proposals", 1024, 224, 7, 1.5)
-    assert mapper.max_regions == 20
-    reader = RegionMapper(cfg, image_size=640, crop_size=224, stride=16, vocabulary=vocabulary)
-    assert (reader.tokens, reader.mask_resize, reader.with_crops) == (40, "exact", False)
-
-
-def test_an_unknown_source_is_refused():
-    with pytest.raises(ValueError, match="boxes"):
-        distill(source="boxes")
 
 
 def words(things=2, stuff=1):
@@ -206,25 +167,9 @@ def test_a_picture_of_small_segments_only_has_no_regions(labelled, vocabulary, t
     assert shapes["masks"] == (0, 6, 6) and shapes["crops"] == (0, 3, 16, 16)
 
 
-def test_picture_and_png_of_different_sizes_are_refused(labelled, vocabulary):
-    Image.new("RGB", (40, 60)).save(labelled["file_name"])
-    with pytest.raises(InputError, match="a.png is 40 x 60 .* says 60 x 40"):
-        regions(vocabulary)(labelled)
-
-
 def test_a_vocabulary_that_does_not_tell_things_is_refused():
     with pytest.raises(InputError, match="isthing"):
         regions(Vocabulary.from_names(["cat", "dog"]))
-
-
-@pytest.mark.parametrize("source", ["grid", "proposals"])
-def test_real_pictures_are_distilled(data_dir, monkeypatch, source):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(data_dir))
-    mapper = distill(source=source, student_size=128, crop_size=32)
-    for draw, record in enumerate(distillation_records(["coco_2017_train"], source)[:6]):
-        sample = mapper(record, draw)
-        assert 1 <= len(sample["boxes"]) <= 20
-        assert (sample["boxes"][:, 2:] > sample["boxes"][:, :2]).all()
 
 
 def test_real_panoptic_pictures_are_read(data_dir, monkeypatch):
@@ -237,15 +182,6 @@ def test_real_panoptic_pictures_are_read(data_dir, monkeypatch):
         assert sample["masks"].shape == (count, 16, 16) and sample["crops"].shape[0] == count
         # COCO's ids are sorted so that the things come first.
         torch.testing.assert_close(sample["isthing"], sample["labels"] < 80)
-
-
-def test_the_config_limits_the_pixels_of_a_file(labelled, vocabulary):
-    cfg = load_config(None, ["INPUT.MAX_PIXELS", "2399"])
-    with pytest.raises(InputError, match="a.png is 60 x 40, .*2399 pixels of INPUT.MAX_PIXELS"):
-        DistillMapper(cfg, crop_size=16, seed=0)(labelled, 0)
-    reader = RegionMapper(cfg, image_size=64, crop_size=16, stride=8, vocabulary=vocabulary)
-    with pytest.raises(InputError, match="2399 pixels of INPUT.MAX_PIXELS"):
-        reader(labelled)
 
 
 @pytest.fixture
@@ -298,24 +234,6 @@ def test_letterboxed_crops_are_padded_as_in_evaluation(record):
     np.testing.assert_array_equal(mapper(record, 0)["image"].permute(1, 2, 0), expected)
 
 
-def test_a_captioned_sample_depends_on_record_seed_and_draw_only(record):
-    mapper = CaptionMapper(student_size=32, seed=0)
-    first = mapper(record, 5)
-    np.random.seed(2)
-    mapper(record, 4)
-    again = mapper(record, 5)
-    assert torch.equal(first["image"], again["image"]) and first["caption"] == again["caption"]
-    said = {mapper(record, draw)["caption"] for draw in range(20)}
-    assert said == set(record["captions"])
-
-
-def test_the_config_says_size_and_resize():
-    cfg = load_config(ROOT / "configs/mini/captions.yaml", ["INPUT.CAPTIONS.RESIZE", "letterbox"])
-    mapper = CaptionMapper(cfg, seed=7)
-    assert (mapper.student_size, mapper.resize, mapper.seed) == (160, "letterbox", 7)
-    assert mapper.max_pixels == cfg.INPUT.MAX_PIXELS
-
-
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 BOXES = np.array([[30, 10, 60, 40], [0, 0, 1, 1], [3, 4, 30, 20]], dtype=np.float32)
 
@@ -359,22 +277,3 @@ def test_regionclip_without_captions_is_refused(boxes_with_nouns):
     mapper = RegionTextMapper(student_size=32, seed=0, crop_size=16)
     with pytest.raises(InputError, match="image 1 of DATASETS.TRAIN has no caption.*--captions"):
         mapper(boxes_with_nouns | {"captions": []}, 0)
-
-
-def test_an_image_of_another_size_than_stated_is_refused(boxes_with_nouns):
-    with pytest.raises(InputError, match="60"):
-        RegionTextMapper(student_size=32, seed=0)(boxes_with_nouns | {"width": 61}, 0)
-
-
-@pytest.mark.parametrize(("loss", "crop_size"), [("bce", None), ("regionclip", 224)])
-def test_keys_reach_the_mapper(loss, crop_size):
-    keys = {
-        "MODEL.CLIPSELF.TEXTS.LOSS": loss,
-        "INPUT.REGIONS.STUDENT_SIZE": 320,
-        "INPUT.REGIONS.MAX_REGIONS": 7,
-        "INPUT.REGIONS.CROP_SCALE": 1.5,
-    }
-    cfg = load_config(None, [str(part) for pair in keys.items() for part in pair])
-    mapper = RegionTextMapper(cfg, crop_size=224, seed=7)
-    assert (mapper.student_size, mapper.max_regions, mapper.crop_scale) == (320, 7, 1.5)
-    assert (mapper.crop_size, mapper.seed) == (crop_size, 7)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 import numpy as np
 import pytest
 import torch
@@ -82,29 +80,6 @@ def test_a_smaller_picture_is_padded_with_grey_that_belongs_to_nobody(record):
     assert sample["masks"][:, :13, :16].any(2).any(1).all()
 
 
-def test_draws_differ_in_size_place_and_flip(record):
-    samples = [mapper(scales=(0.5, 2.0))(record, draw)["image"] for draw in range(8)]
-    assert len({sample.numpy().tobytes() for sample in samples}) == 8
-    flips = [int(mapper()(record, draw)["masks"][2].nonzero()[0, 1]) for draw in range(12)]
-    assert len(set(flips)) == 2
-
-
-def test_a_sample_follows_from_seed_and_draw_and_leaves_the_generators_alone(record):
-    made = []
-    for other in (1, 2):
-        random.seed(other)
-        np.random.seed(other)
-        wide = mapper(scales=(0.3, 2.0))
-        wide(record, 4)
-        made.append(wide(record, 5))
-        expected = random.Random(other).random(), np.random.RandomState(other).rand()
-        assert (random.random(), np.random.rand()) == expected
-    assert all(torch.equal(made[0][key], made[1][key]) for key in ("image", "labels", "masks"))
-    for seed, draw in ((0, 6), (1, 5)):
-        other = mapper(seed=seed, scales=(0.3, 2.0))(record, draw)
-        assert not torch.equal(other["image"], made[0]["image"])
-
-
 def test_segments_outside_the_cut_stay_as_empty_masks_or_go(record):
     kept, dropped = (
         mapper(scales=(6.0, 6.0), keep_empty=keep)(record, 1) for keep in (True, False)
@@ -128,14 +103,6 @@ def test_a_thin_picture_keeps_a_pixel(tmp_path):
     assert mapper(scales=(0.1, 0.1))(record, 0)["masks"].shape == (4, SIDE, SIDE)
 
 
-def test_png_and_json_that_disagree_are_both_named(record):
-    record["segments_info"].pop(0)
-    record["panoptic_json"] = "some.json"
-    words = "panoptic PNG .*segments.png and the entry of image a in some.json disagree: .*70001"
-    with pytest.raises(InputError, match=words):
-        mapper()(record, 0)
-
-
 def test_stuff_that_things_cover_may_be_listed_where_the_data_set_does_so(record):
     hidden = {"id": 7, "category_id": MINI.classes[40].dataset_id, "bbox": [0] * 4}
     record["segments_info"].append(hidden)
@@ -151,12 +118,6 @@ def test_stuff_that_things_cover_may_be_listed_where_the_data_set_does_so(record
 def test_a_category_that_the_vocabulary_lacks_is_named(record):
     record["segments_info"][1]["category_id"] = 77
     with pytest.raises(InputError, match=r"segments.png: category ids \[77\] are not in the voc"):
-        mapper()(record, 0)
-
-
-def test_a_picture_of_another_size_is_named(record, tmp_path):
-    Image.fromarray(np.zeros((10, 20, 3), np.uint8)).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match="a.png is 20 x 10 .* says 48 x 40"):
         mapper()(record, 0)
 
 
@@ -176,30 +137,25 @@ def test_the_config_decides(record):
     words = ["MODEL.MASK_GENERATOR.VARIANT", "caption", "INPUT.FORMAT", "RGB"]
     words += ["INPUT.IMAGE_SIZE", 64, "INPUT.MIN_SCALE", 0.5, "INPUT.MAX_SCALE", 0.5]
     record["captions"] = [["a dog"]]
-    grounded = PanopticTrainMapper(load_config(None, words), seed=0, vocabulary=MINI)
+    grounded = PanopticTrainMapper.from_config(load_config(None, words), seed=0, vocabulary=MINI)
     sample = grounded(record, 0)
     assert sample["words"] == ["a dog"] * 8 and sample["image"].shape == (3, 64, 64)
     assert (sample["image"][:, 32:] == 128).all()
     cfg = load_config(None, [*words, "MODEL.MASK_GENERATOR.VARIANT", "label"])
-    assert "words" not in PanopticTrainMapper(cfg, seed=0, vocabulary=MINI)(record, 0)
+    assert "words" not in PanopticTrainMapper.from_config(cfg, seed=0, vocabulary=MINI)(record, 0)
     with pytest.raises(InputError, match="MIN_SCALE 0.5 and INPUT.MAX_SCALE 0.1"):
         cfg = load_config(None, words + ["INPUT.MAX_SCALE", 0.1])
-        PanopticTrainMapper(cfg, seed=0, vocabulary=MINI)
-    with pytest.raises(InputError, match="INPUT.FORMAT"):
-        cfg = load_config(None, ["INPUT.FORMAT", "BGR"])
-        PanopticTrainMapper(cfg, seed=0, vocabulary=MINI)
+        PanopticTrainMapper.from_config(cfg, seed=0, vocabulary=MINI)
 
 
 def test_the_test_mapper_keeps_the_records_entries_and_reads_no_ground_truth(record):
     record["pan_seg_file_name"] = "nowhere.png"
     sizes = ["INPUT.MIN_SIZE_TEST", 80, "INPUT.MAX_SIZE_TEST", 2560, "INPUT.FORMAT", "RGB"]
     cfg = load_config(None, sizes)
-    sample = PanopticTestMapper(cfg)(record)
+    sample = PanopticTestMapper.from_config(cfg)(record)
     assert sample["image"].shape == (3, 80, 96) and sample["image"].dtype == torch.uint8
     assert (sample["height"], sample["width"]) == (40, 48)
     assert {key: sample[key] for key in record} == record
-    with pytest.raises(InputError, match="a.png is 48 x 40 .* says 40 x 48"):
-        PanopticTestMapper(cfg)(record | {"height": 48, "width": 40})
 
 
 def test_real_crops_are_those_of_detectron2s_recipe(data_dir, monkeypatch):
@@ -224,32 +180,18 @@ def test_real_crops_are_those_of_detectron2s_recipe(data_dir, monkeypatch):
             assert (mask.numpy() == (ids == info["id"])).all()
 
 
-def test_the_config_limits_the_pixels_of_a_file(record):
-    cfg = load_config(None, ["INPUT.FORMAT", "RGB", "INPUT.MAX_PIXELS", "1919"])
-    training = PanopticTrainMapper(cfg, seed=0, vocabulary=MINI)
-    for read in (PanopticTestMapper(cfg), lambda record: training(record, 0)):
-        with pytest.raises(InputError, match="png is 48 x 40, .*1919 pixels of INPUT.MAX_PIXELS"):
-            read(record)
-
-
 def test_masks_of_a_folder_come_with_the_sample_at_the_size_of_the_image(record, tmp_path):
     (tmp_path / "masks").mkdir()
     Image.open(record["pan_seg_file_name"]).save(tmp_path / "masks/a.png")
-    opts = [
-        "INPUT.FORMAT",
-        "RGB",
-        "INPUT.MIN_SIZE_TEST",
-        "80",
-        "MODEL.MASK_GENERATOR.SOURCE",
-        "masks",
-    ]
+    opts = ["INPUT.FORMAT", "RGB", "INPUT.MIN_SIZE_TEST", "80"]
+    opts += ["MODEL.MASK_GENERATOR.SOURCE", "masks"]
     cfg = load_config(None, [*opts, "MODEL.MASK_GENERATOR.OUTPUTS", str(tmp_path / "masks")])
-    sample = PanopticTestMapper(cfg)(record)
+    sample = PanopticTestMapper.from_config(cfg)(record)
     assert sample["image"].shape == (3, 80, 96) and sample["given_scores"].tolist() == [1] * 5
     masks = sample["given_masks"]
     assert masks.dtype == torch.bool and masks.shape == (5, 40, 48)
     assert masks.sum((1, 2)).tolist() == [40 * 48 // 6] * 5
-    assert "given_masks" not in PanopticTestMapper(load_config(None, opts[:4]))(record)
+    assert "given_masks" not in PanopticTestMapper.from_config(load_config(None, opts[:4]))(record)
     Image.new("L", (40, 48)).save(tmp_path / "masks/a.png")
     with pytest.raises(InputError, match="a.png: 48 x 40 pixels .* the image has 40 x 48"):
-        PanopticTestMapper(cfg)(record)
+        PanopticTestMapper.from_config(cfg)(record)

@@ -6,12 +6,31 @@ from pathlib import Path
 
 from tower_tables import configs_table, kinds_table, weights_table
 
-from clipself_seg.checkpoints.zoo import table
+from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.files import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def zoo_table() -> str:
+    """A row for each official checkpoint."""
+    rows = [
+        "| name | goes with | licence of the weights | published | measured here |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for entry in zoo().values():
+        configs = [f"`{config}`" for config in entry.configs]
+        goes_with = ", ".join([*([entry.model] if entry.model else []), *configs[:2]])
+        by_hand = "" if entry.addresses else " (by hand)"
+        rows.append(
+            f"| `{entry.name}`{by_hand} | {goes_with}{', ...' if len(configs) > 2 else ''} | "
+            f"{entry.licence} | {entry.published or 'none'} | {entry.measured or 'not run'} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
 PAGES = {
-    "README.md": {"zoo": table},
+    "README.md": {"zoo": zoo_table},
     "docs/towers.md": {"kinds": kinds_table, "weights": weights_table, "configs": configs_table},
 }
 

@@ -6,6 +6,7 @@ What each of them computes is in `clipself_seg.clip.tower`.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -90,16 +91,14 @@ def stated_feature(stored: Mapping[str, object], path: Path) -> DenseFeature:
     kind, blocks = stored.get(KIND_ENTRY), stored.get(BLOCKS_ENTRY, "1")
     if kind is None:
         return DenseFeature()
-    count = 0
-    if isinstance(blocks, str) and len(blocks) <= 4 and blocks.isascii() and blocks.isdigit():
-        count = int(blocks)
-    known = isinstance(kind, str) and kind in (*KINDS, ANY_NAME)
-    if not (known and 1 <= count <= MOST_BLOCKS):
+    count = int(blocks) if isinstance(blocks, str) and re.fullmatch("[0-9]{1,4}", blocks) else 0
+    try:
+        return DenseFeature(kind if isinstance(kind, str) else "", count)
+    except InputError:
         raise InputError(
             f"{path}: its dense feature is {shown(kind)} of {shown(blocks)} blocks, which no file of this project "
             "says; fetch it again"
-        )
-    return DenseFeature(str(kind), count)
+        ) from None
 
 
 def feature_of_run(run: Mapping[str, object], path: Path) -> DenseFeature:

@@ -42,10 +42,6 @@ class _BrokenOff(Exception):
     """The connection ended before the file did."""
 
 
-class _TooLong(Exception):
-    """The file does not end where it should."""
-
-
 class _AnotherVersion(Exception):
     """What the server has is not what ``part`` is the beginning of."""
 
@@ -104,8 +100,7 @@ def fetch_bytes(address: str, most: int, what: str) -> bytes:
     """
     _require_web(address)
     content = bytearray()
-    with _open(address, HEADERS) as response:
-        _refuse_page(response, address, what)
+    with _open(address, what) as response:
         total = _extent(response, 0)[1]
         try:
             for block in _blocks(response):
@@ -127,13 +122,6 @@ def _require_web(address: str) -> None:
     if re.match("https?://", address, re.IGNORECASE) is None:
         raise NotFetched(
             f"{address} is no http or https address: fetch the file, and give its path"
-        )
-
-
-def _refuse_page(response: http.client.HTTPResponse, address: str, what: str) -> None:
-    if response.headers.get_content_type() == "text/html":
-        raise InputError(
-            f"{address} is a web page, not {what}: open it, and take the address of the file"
         )
 
 
@@ -181,15 +169,17 @@ def _sha256(path: Path, size: int, changed: int) -> str:
 
 
 def _fetch(address: str, partial: Path, size: int | None) -> None:
-    """Fill ``partial/part``, and go on where the connection breaks off after some of it."""
-    part = partial / "part"
+    """Fill ``partial/part``, and go on where the connection breaks off after some of it; anew of another version."""
+    part, notes = partial / "part", partial / VERSION
+    before = _length(part)
     while True:
-        before = part.stat().st_size if part.exists() else 0
         try:
-            return _append(address, partial, size)
+            return _ask(address, part, notes, size)
+        except _AnotherVersion:
+            part.unlink(missing_ok=True)
+            notes.unlink(missing_ok=True)
         except _BrokenOff as error:
-            got = part.stat().st_size if part.exists() else 0
-            kept = _version(partial / VERSION, address)["tag"]
+            got, kept = _length(part), _version(notes, address)["tag"]
             if got <= before:
                 raise NotFetched(
                     f"{address} broke off after {got} bytes ({error}): "
@@ -197,30 +187,21 @@ def _fetch(address: str, partial: Path, size: int | None) -> None:
                 ) from None
             then = "goes on" if kept else "begins anew"
             logger.warning("%s broke off after %d bytes (%s): %s", address, got, error, then)
+            before = got
 
 
-def _append(address: str, partial: Path, size: int | None) -> None:
-    """Ask for what ``partial/part`` lacks, and for all where the server has another version by now."""
-    try:
-        _ask(address, partial, size)
-    except _AnotherVersion:
-        (partial / "part").unlink(missing_ok=True)
-        (partial / VERSION).unlink(missing_ok=True)
-        _ask(address, partial, size)
+def _length(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
 
 
-def _ask(address: str, partial: Path, size: int | None) -> None:
-    """One request for what ``partial/part`` lacks, or for all where the server keeps no version."""
-    part = partial / "part"
-    noted = _version(partial / VERSION, address)
-    start = part.stat().st_size if part.exists() and noted["tag"] else 0
+def _ask(address: str, part: Path, notes: Path, size: int | None) -> None:
+    """One request for what ``part`` lacks, or for all where the server keeps no version."""
+    noted = _version(notes, address)
+    start = _length(part) if noted["tag"] else 0
     if start and start == noted["total"]:
         return
-    headers = HEADERS
-    if start:
-        headers = headers | {"Range": f"bytes={start}-", "If-Range": noted["tag"]}
-    with _open(address, headers) as response:
-        _refuse_page(response, address, "a file of weights")
+    ranges = {"Range": f"bytes={start}-", "If-Range": noted["tag"]} if start else {}
+    with _open(address, "a file of weights", ranges) as response:
         start, total = _extent(response, start)
         tag = _tag(response)
         if start:  # servers that ignore If-Range send the rest of whatever they have
@@ -234,14 +215,26 @@ def _ask(address: str, partial: Path, size: int | None) -> None:
             )
         if not start:  # else, killed here, the new notes would stand beside the old part
             part.unlink(missing_ok=True)
-        write_json(partial / VERSION, {"address": address, "tag": tag, "total": total})
-        try:
-            _write(response, part, start, total, size if total is None else total)
-        except _TooLong as error:
-            part.unlink(missing_ok=True)
-            raise InputError(
-                f"{address} sends more than {error} bytes, nothing is kept: give the right file's path"
-            ) from None
+        write_json(notes, {"address": address, "tag": tag, "total": total})
+        most = size if total is None else total
+        progress = tqdm(
+            desc="fetched", initial=start, total=total, unit="B", unit_scale=True, disable=None
+        )
+        with part.open("r+b" if start else "wb") as file, progress:
+            file.seek(start)
+            for block in _blocks(response):
+                file.write(block)
+                progress.update(len(block))
+                if most is not None and file.tell() > most:
+                    part.unlink()
+                    raise InputError(
+                        f"{address} sends more than {most} bytes, nothing is kept: give the right file's path"
+                    )
+            file.flush()
+            os.fsync(file.fileno())
+            got = file.tell()
+    if total is not None and got != total:
+        raise _BrokenOff(f"of {total}")
 
 
 def _extent(response: http.client.HTTPResponse, start: int) -> tuple[int, int | None]:
@@ -272,30 +265,6 @@ def _tag(response: http.client.HTTPResponse) -> str:
     return next((tag for tag in tags if not tag.startswith("W/")), "")  # W: about the same
 
 
-def _write(
-    response: http.client.HTTPResponse,
-    part: Path,
-    start: int,
-    total: int | None,
-    most: int | None,
-) -> None:
-    progress = tqdm(
-        desc="fetched", initial=start, total=total, unit="B", unit_scale=True, disable=None
-    )
-    with part.open("r+b" if start else "wb") as file, progress:
-        file.seek(start)
-        for block in _blocks(response):
-            file.write(block)
-            progress.update(len(block))
-            if most is not None and file.tell() > most:
-                raise _TooLong(most)
-        file.flush()
-        os.fsync(file.fileno())
-        got = file.tell()
-    if total is not None and got != total:
-        raise _BrokenOff(f"of {total}")
-
-
 def _version(notes: Path, address: str) -> dict[str, Any]:
     """What the server said about the file that ``part`` is the beginning of."""
     try:
@@ -320,24 +289,38 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _open(address: str, headers: dict[str, str]) -> http.client.HTTPResponse:
+def _open(
+    address: str, what: str, ranges: dict[str, str] | None = None
+) -> http.client.HTTPResponse:
     """The answer to a request.
+
+    Args:
+        address: http or https.
+        what: what it has to be, for the message about a web page.
+        ranges: headers that ask for a range of bytes.
 
     Raises:
         NotFetched: there is none, or it is an error.
+        InputError: it is a web page.
         _AnotherVersion: the file has no such range of bytes.
     """
     try:
-        request = urllib.request.Request(_quoted(address), headers=headers)
-        return urllib.request.build_opener(_Redirects).open(request, timeout=SECONDS)
+        request = urllib.request.Request(_quoted(address), headers=HEADERS | (ranges or {}))
+        response = urllib.request.build_opener(_Redirects).open(request, timeout=SECONDS)
     except urllib.error.HTTPError as error:
-        reason = f"status {error.code}"
         error.close()
-        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and "Range" in headers:
+        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and ranges:
             raise _AnotherVersion from None
+        raise NotFetched(f"{address} cannot be fetched (status {error.code})") from None
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = in_short(getattr(error, "reason", None) or error)
-    raise NotFetched(f"{address} cannot be fetched ({reason})")
+        raise NotFetched(f"{address} cannot be fetched ({reason})") from None
+    if response.headers.get_content_type() == "text/html":
+        response.close()
+        raise InputError(
+            f"{address} is a web page, not {what}: open it, and take the address of the file"
+        )
+    return response
 
 
 def _quoted(address: str) -> str:

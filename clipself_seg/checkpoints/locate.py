@@ -14,8 +14,8 @@ import os
 import re
 import urllib.parse
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 from clipself_seg.checkpoints.download import (
     NotFetched,
@@ -36,6 +36,7 @@ FILES = ("open_clip_model.safetensors", "model.safetensors")
 LISTING = "files.json"
 MOST_LISTED = 1 << 24  # bytes of a listing
 PART = "[A-Za-z0-9]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
+logger = logging.getLogger(__name__)
 
 
 class HubName(NamedTuple):
@@ -70,8 +71,8 @@ class Listed(NamedTuple):
         sha256: hexadecimal digits; empty for small files, which have none there.
     """
 
-    size: int | None
-    sha256: str
+    size: int | None = None
+    sha256: str = ""
 
 
 def is_remote(text: str) -> bool:
@@ -119,15 +120,13 @@ def hub_file(name: HubName, root: Path) -> Path:
     for file in wanted:
         if (folder / file).is_file():
             return folder / file
-        if cached := _cached(name, file):
+        if cached := _cached(name.repository, file, name.revision):
             return cached
     commit, listed = _listing(name, folder, wanted)
     for file in wanted:
         if file in listed:
             return _fetched(name, file, folder, commit, listed[file])
-    others = [
-        file for file in listed if PurePosixPath(file).suffix in (".safetensors", ".bin", ".pt")
-    ]
+    others = [file for file in listed if file.endswith((".safetensors", ".bin", ".pt"))]
     raise InputError(
         f"{name.page} has no {' and no '.join(wanted)}: "
         + (f"name a file, such as {HUB}{name.repository}:{others[0]}" if others else "give another")
@@ -206,23 +205,23 @@ def _listing(name: HubName, folder: Path, wanted: Sequence[str]) -> tuple[str, d
     return listing
 
 
-def _read_listing(content: Any, origin: str) -> tuple[str, dict[str, Listed]]:
+def _read_listing(content: object, origin: str) -> tuple[str, dict[str, Listed]]:
     match content:
         case {"sha": str(commit), "siblings": [*siblings]} if re.fullmatch("[0-9a-f]{40}", commit):
             return commit, dict(_listed(sibling) for sibling in siblings if sibling)
     raise InputError(f"no list of a repository's files: {origin}")
 
 
-def _listed(sibling: Any) -> tuple[str, Listed]:
+def _listed(sibling: object) -> tuple[str, Listed]:
     """Name of a file and what is said of it; what is of another form says nothing."""
     match sibling:
         case {"rfilename": str(file), "lfs": {"size": int(size), "sha256": str(digits)}}:
             return file, Listed(size, digits)
         case {"rfilename": str(file), "size": int(size)}:
-            return file, Listed(size, "")
+            return file, Listed(size)
         case {"rfilename": str(file)}:
-            return file, Listed(None, "")
-    return "", Listed(None, "")
+            return file, Listed()
+    return "", Listed()
 
 
 def _nowhere(name: HubName, wanted: Sequence[str], folder: Path, reason: str) -> NotFetched:
@@ -233,18 +232,17 @@ def _nowhere(name: HubName, wanted: Sequence[str], folder: Path, reason: str) ->
     )
 
 
-def _cached(name: HubName, file: str) -> Path | None:
+def _cached(repository: str, file: str, revision: str = "main") -> Path | None:
     """The file where other programs that use the hub have it already."""
     from huggingface_hub import try_to_load_from_cache
 
-    cached = try_to_load_from_cache(name.repository, file, revision=name.revision)
+    cached = try_to_load_from_cache(repository, file, revision=revision)
     return Path(cached) if isinstance(cached, str) else None
 
 
 VARIABLE = "CLIPSELF_SEG_WEIGHTS"
 # What open_clip asks a repository of the hub for.
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-logger = logging.getLogger(__name__)
 
 
 def locate(weights: str | os.PathLike[str]) -> Path:
@@ -332,11 +330,9 @@ def published_file(name: str, repository: str) -> Path:
 def _hub_cache(entry: Entry) -> Path | None:
     """The file where other programs that use the Hugging Face hub have it already."""
     for address in entry.addresses:
-        if match := re.fullmatch(f"{HUGGING_FACE}/([^/]+/[^/]+)/resolve/main/([^/]+)", address):
-            from huggingface_hub import try_to_load_from_cache
-
-            if isinstance(cached := try_to_load_from_cache(*match.groups()), str):
-                return Path(cached)
+        match = re.fullmatch(f"{HUGGING_FACE}/([^/]+/[^/]+)/resolve/main/([^/]+)", address)
+        if match and (cached := _cached(match[1], match[2])):
+            return cached
     return None
 
 
@@ -344,14 +340,7 @@ def _addresses(entry: Entry) -> list[str]:
     mirror = os.environ.get(VARIABLE, "")
     if is_address(mirror):
         return [f"{mirror.rstrip('/')}/{urllib.parse.quote(entry.file)}"]
-    return [
-        (
-            endpoint() + address.removeprefix(HUGGING_FACE)
-            if address.startswith(f"{HUGGING_FACE}/")
-            else address
-        )
-        for address in entry.addresses
-    ]
+    return [re.sub(f"^{HUGGING_FACE}(?=/)", endpoint(), address) for address in entry.addresses]
 
 
 def _file_name(address: str) -> str:

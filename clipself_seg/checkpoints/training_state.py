@@ -77,8 +77,21 @@ class CheckpointFolder:
             InputError: as `newest`, or these are other things than a run writes.
         """
         state = self.newest()
-        if state is not None:
-            _check_run(state[1], self.paths()[-1])
+        if state is None:
+            return None
+        metadata, path = state[1], self.paths()[-1]
+        iteration, run, scaler = (metadata.get(name) for name in ("iteration", "run", "scaler"))
+        numbers = scaler.values() if isinstance(scaler, dict) else [None]
+        for name, value, valid in (
+            ("iteration", iteration, type(iteration) is int and iteration >= 0),
+            ("run", run, isinstance(run, dict)),
+            ("scaler", scaler, all(type(number) in (int, float) for number in numbers)),
+        ):
+            if not valid:
+                raise InputError(
+                    f"training checkpoint {path}: its {name} is {shown(value)}, which no run writes; "
+                    "delete it to go on from the one before it"
+                )
         return state
 
     def newest_finite(self) -> Path | None:
@@ -131,25 +144,6 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], Metadata]:
     if not isinstance(stored, str) or _digest(tensors, stored) != about.get("digest"):
         raise InputError(f"training checkpoint {path} is damaged (its digest does not match)")
     return tensors, parse_metadata(stored, path)
-
-
-def _check_run(metadata: Metadata, path: Path) -> None:
-    iteration = metadata.get("iteration")
-    run, scaler = metadata.get("run"), metadata.get("scaler")
-    for name, value, wrong in (
-        ("iteration", iteration, type(iteration) is not int or iteration < 0),
-        ("run", run, not isinstance(run, dict)),
-        ("scaler", scaler, not _are_numbers(scaler)),
-    ):
-        if wrong:
-            raise InputError(
-                f"training checkpoint {path}: its {name} is {shown(value)}, which no run writes; "
-                "delete it to go on from the one before it"
-            )
-
-
-def _are_numbers(values: Any) -> bool:
-    return isinstance(values, dict) and all(type(v) in (int, float) for v in values.values())
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:

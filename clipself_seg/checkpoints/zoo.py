@@ -1,4 +1,4 @@
-"""Official checkpoints by name: their entries in ``zoo.yaml``, and suggestions for a misspelt name."""
+"""Official checkpoints by name, their entries in ``zoo.yaml``, what comes with the project, and messages about both."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ import yaml
 from clipself_seg.errors import InputError, nearest
 
 SHIPPED = Path(__file__).parent.parent / "mini" / "weights"
-
-
 MINI_CLIP = "ViT-Mini-8"  # architecture of the CLIP that knows the generated worlds
 # Tags of the weights that come with the project: files laid over one another, the later ones win.
 SHIPPED_TAGS = {
@@ -22,16 +20,12 @@ SHIPPED_TAGS = {
     "mini-clipself": ("vit_mini_8", "vit_mini_8_clipself"),
     "mini-clipself-proposals": ("vit_mini_8", "vit_mini_8_clipself_proposals"),
 }
-
-
 # Tag for MODEL.WEIGHTS -> file.
 SHIPPED_MODELS = {
     "mini-cat-seg": SHIPPED / "cat_seg_mini.safetensors",
     "mini-open-panoptic": SHIPPED / "open_panoptic_mini.safetensors",
     "mini-fvit": SHIPPED / "fvit_mini.safetensors",
 }
-
-
 ZOO = Path(__file__).resolve().parent.parent / "zoo.yaml"
 MOST = 4  # names in a message
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # an eighth of the time with libyaml
@@ -116,11 +110,12 @@ def official(key: str, config: str | os.PathLike[str]) -> str:
     names = [
         entry.name
         for entry in zoo().values()
-        for own in entry.configs
         if entry.key == key
-        and (own.startswith(place) if place.endswith("/") else path.endswith(f"/{own}"))
+        and any(
+            config.startswith(place) if place.endswith("/") else path.endswith(f"/{config}")
+            for config in entry.configs
+        )
     ]
-    names = list(dict.fromkeys(names))
     return ", ".join(names[:MOST]) + (", ..." if len(names) > MOST else "")
 
 
@@ -140,20 +135,3 @@ def untrained(part: str, *, folder: str, shipped: str, clip: str) -> InputError:
         f"MODEL.WEIGHTS is empty, so the {part} is random: give a trained checkpoint, such as the model_final.pth "
         f"of train_net.py, --resume, or {fitting}"
     )
-
-
-def table() -> str:
-    """The entries as a table of Markdown, for the README."""
-    rows = [
-        "| name | goes with | licence of the weights | published | measured here |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for entry in zoo().values():
-        configs = [f"`{config}`" for config in entry.configs]
-        goes_with = ", ".join([*([entry.model] if entry.model else []), *configs[:2]])
-        by_hand = "" if entry.addresses else " (by hand)"
-        rows.append(
-            f"| `{entry.name}`{by_hand} | {goes_with}{', ...' if len(configs) > 2 else ''} | "
-            f"{entry.licence} | {entry.published or 'none'} | {entry.measured or 'not run'} |"
-        )
-    return "\n".join(rows) + "\n"

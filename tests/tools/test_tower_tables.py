@@ -1,11 +1,12 @@
-"""The tables of docs/towers.md are those that the code and the zoo give."""
+"""The tables of README.md and docs/towers.md are those that the code and the zoo give."""
 
 from __future__ import annotations
 
 import re
 
 import pytest
-from tower_tables import configs_table, kinds_table, weights_table
+from tower_tables import configs_table, weights_table
+from write_tables import PAGES
 
 from clipself_seg.clip.kinds import KINDS, list_architectures, model_configs
 from clipself_seg.clip.prompts import TEMPLATES
@@ -17,10 +18,12 @@ def weights() -> str:
     return weights_table()
 
 
-def test_the_page_has_the_tables(weights):
-    page = (ROOT / "docs/towers.md").read_text()
-    for table in (kinds_table(), weights, configs_table()):
-        assert table in page, "python tools/write_tables.py"
+@pytest.mark.parametrize(("page", "table"), [(p, t) for p in PAGES for t in PAGES[p].values()])
+def test_the_pages_have_the_tables(page, table):
+    assert table() in (ROOT / page).read_text(), "python tools/write_tables.py"
+
+
+def test_kinds_have_templates_that_there_are():
     assert all(kind.templates in TEMPLATES for kind in KINDS.values())
 
 

@@ -52,8 +52,8 @@ REFERENCE = {
     "models": (
         "Models",
         "models.build models.protocol models.clipself models.region_reader models.cat_seg.model "
-        "models.zero_shot.model models.panoptic.model models.fvit.model models.fvit.stock_parts "
-        "models.distillation.objectives",
+        "models.zero_shot models.panoptic.model models.fvit.model models.fvit.stock_parts "
+        "models.distillation",
     ),
     "training": (
         "Training and evaluation",

@@ -1,15 +1,16 @@
 """How tensors are computed: how many at once, in which precision, compiled or not, and what is kept for gradients.
 
-In this order: sizes of chunks (`chunk_size`), precision (`full_precision`, `autocast`), tensors that are made without
-waiting or without values (`constant`, `without_values`), and the call of a transformer block (`run_block`), which may
-be compiled, and keeps for the backward pass its input, the results of its matrix products, or everything.
+In this order: sizes of chunks (`chunk_size`), precision (`full_precision`, `autocast`), tensors that are copied or made
+without waiting (`on_device`, `send`, `constant`) or without values (`without_values`), and the call of a transformer
+block (`run_block`), which may be compiled, and keeps for the backward pass its input, the results of its matrix
+products, or everything.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MethodType
 
 import torch
@@ -88,6 +89,24 @@ def autocast(
     if precision is None:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=precision)
+
+
+def on_device(
+    samples: Sequence[Mapping[str, Tensor]], key: str, device: torch.device
+) -> list[Tensor]:
+    """The tensors under `key` of all samples, on a device, without waiting for the copies.
+
+    Each is copied by itself: memory of a loader is pinned for a GPU (`data.loader.batches_of`), and what is stacked of
+    it on the CPU would not be.
+    """
+    return [sample[key].to(device, non_blocking=True) for sample in samples]
+
+
+def send(made: Tensor, device: torch.device) -> Tensor:
+    """What Python has just made on the CPU, on a device; pinned first where a GPU would else be waited for."""
+    if device.type == "cuda":
+        made = made.pin_memory()
+    return made.to(device, non_blocking=True)
 
 
 def constant(values: Nested, like: Tensor) -> Tensor:

@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
-from torch import Tensor, nn
+from torch import Tensor
 
 from clipself_seg.clip import DenseCLIP, save_clip
 from clipself_seg.clip.backbone import build_clip
+from clipself_seg.clip.runtime import on_device
 from clipself_seg.clip.tower import (
     DENSE,
     KEYS,
@@ -35,17 +36,20 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.heads.distillation import Average
-from clipself_seg.models.distillation.objectives import CropDistillation, Objective, build_objective
-from clipself_seg.models.distillation.step import IMAGE, Step
-from clipself_seg.models.frozen_clip import load_model_state
-from clipself_seg.models.inputs import on_device
-from clipself_seg.models.parameter_groups import Group, matrices_and_vectors
-from clipself_seg.models.protocol import Outputs, Reading
+from clipself_seg.models.base import ModelBase, load_model_state, matrices_and_vectors
+from clipself_seg.models.distillation import (
+    IMAGE,
+    CropDistillation,
+    Objective,
+    Step,
+    build_objective,
+)
+from clipself_seg.models.protocol import Group, Outputs, Reading
 from clipself_seg.models.region_reader import RegionReader, check_size
 
 
 @META_ARCH_REGISTRY.register()
-class CLIPSelf(nn.Module):
+class CLIPSelf(ModelBase):
     """Student and teacher start as the same CLIP; the teacher never changes (CLIPSelf, section 3).
 
     In training, `forward` returns the losses of a batch, which its objective makes. In evaluation it scores regions
@@ -55,7 +59,7 @@ class CLIPSelf(nn.Module):
     Attributes:
         teacher: the original CLIP, frozen; its text tower embeds the vocabulary.
         student: the image tower that learns.
-        objective: what it learns, see `models.distillation.objectives`.
+        objective: what it learns, see `models.distillation`.
     """
 
     @configurable
@@ -170,15 +174,6 @@ class CLIPSelf(nn.Module):
     def task(cls) -> str:
         """Returns "regions": region recognition, trained by distillation."""
         return "regions"
-
-    @classmethod
-    def require_trained(cls, cfg: CfgNode) -> None:
-        """Accepts every configuration: a CLIP can be evaluated as it is, a random one too."""
-
-    @classmethod
-    def training_config(cls, cfg: CfgNode) -> CfgNode:
-        """The configuration as it is: ``MODEL.CLIP.WEIGHTS`` gives the teacher."""
-        return cfg
 
     @property
     def image_size(self) -> int:

@@ -18,7 +18,6 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.records import Record
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.heads.fusion import Fusion
-from clipself_seg.models.parameter_groups import Group
 
 # Which names of a class go into its text, in words.
 FIRST_NAME = "the first alone"
@@ -31,6 +30,9 @@ SYNONYM_TEXTS = {
     "max": "all, the best score of them",
 }
 
+
+Group = dict[str, Any]
+"""A group of the optimiser: "params", "weight_decay" and, if it is not 1, "lr_multiplier"."""
 
 Outputs = dict[str, Any]
 """What a model makes of an image, by Detectron2's names where it has some: tensors, instances, segments."""

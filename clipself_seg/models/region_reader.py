@@ -19,14 +19,13 @@ from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.prompts import templates_text
 from clipself_seg.clip.region_pooling import box_weights, mask_weights, pool
-from clipself_seg.clip.runtime import autocast
+from clipself_seg.clip.runtime import autocast, on_device, send
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, class_names
 from clipself_seg.errors import InputError
-from clipself_seg.models.frozen_clip import FrozenCLIP
-from clipself_seg.models.inputs import on_device, send
+from clipself_seg.models.base import FrozenCLIP
 from clipself_seg.models.protocol import MEAN_OF_NAMES, Outputs, Reading
 
 CROPS_AT_ONCE = 64

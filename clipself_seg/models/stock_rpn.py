@@ -24,22 +24,23 @@ from clipself_seg.clip.runtime import autocast
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, class_names
-from clipself_seg.errors import InputError, last_line
-from clipself_seg.files import atomic_path
-from clipself_seg.models.backbone_weights import load_backbone
-from clipself_seg.models.parameter_groups import Group, by_rate_and_kind
-from clipself_seg.models.protocol import Classes
+from clipself_seg.errors import InputError
+from clipself_seg.models.base import (
+    ModelBase,
+    by_rate_and_kind,
+    load_backbone,
+    load_tensors,
+    on_host,
+    save_atomically,
+)
+from clipself_seg.models.protocol import Group
 
 WEIGHTS_KEY = "MODEL.STOCK_RPN.BACKBONE_WEIGHTS"
 
 
 @META_ARCH_REGISTRY.register()
-class StockRPN(ProposalNetwork):
-    """Class-agnostic boxes of objects.
-
-    Attributes:
-        classes: the classes of the training data, which only say which objects are annotated.
-    """
+class StockRPN(ProposalNetwork, ModelBase):
+    """Class-agnostic boxes of objects; its classes, of the training data, only say which objects are annotated."""
 
     has_masks = False
 
@@ -61,7 +62,6 @@ class StockRPN(ProposalNetwork):
         super().__init__(**parts)
         self.backbone_multiplier = backbone_multiplier
         self.precision = precision
-        self.classes = Classes()
         if not backbone_multiplier:
             self.bottom_up.requires_grad_(False)
 
@@ -123,7 +123,9 @@ class StockRPN(ProposalNetwork):
     @property
     def bottom_up(self) -> torch.nn.Module:
         """The backbone below its feature pyramid, if it has one."""
-        return _bottom_up(self.backbone)
+        backbone = self.backbone
+        assert isinstance(backbone, torch.nn.Module)
+        return _bottom_up(backbone)
 
     def train(self, mode: bool = True) -> StockRPN:
         """Switches the training mode as in every module; a frozen backbone stays in evaluation mode."""
@@ -136,7 +138,7 @@ class StockRPN(ProposalNetwork):
         self, words: Vocabulary | Sequence[str], seen: np.ndarray | None = None
     ) -> None:
         """Give classes, which change nothing in what is proposed."""
-        self.classes = Classes(names=class_names(words), seen=seen)
+        self.give_classes(class_names(words), seen)
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
         """Give the classes of the training data."""
@@ -152,9 +154,6 @@ class StockRPN(ProposalNetwork):
             norm_decay=solver.WEIGHT_DECAY_NORM,
             embedding_decay=solver.WEIGHT_DECAY,
         )
-
-    def after_optimizer_step(self) -> None:
-        """Does nothing: what is frozen is not in the optimiser."""
 
     def forward(self, samples: Sequence[Sample]) -> Any:
         """Losses in training, proposals in evaluation.
@@ -199,20 +198,11 @@ class StockRPN(ProposalNetwork):
             raise InputError(
                 f"{source} is no StockRPN of this configuration: {problem.what}: {problem.names}"
             )
-        try:
-            self.load_state_dict(given, strict=False)
-        except RuntimeError as error:  # of torch, several lines long
-            raise InputError(f"{source} does not fit: {last_line(error)}") from None
+        load_tensors(self, given, source)
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Writes all weights under Detectron2's names, atomically."""
-        state = {n: t.detach().cpu().contiguous() for n, t in self.state_dict().items()}
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            torch.save({"model": state}, file)
-
-    def weights_hash(self) -> str:
-        """Hash of all weights."""
-        return hash_tensors(self.state_dict())
+        save_atomically(path, {"model": on_host(self.state_dict())})
 
     def original_hash(self) -> str:
         """Hash of the weights that do not train, which have to be the same when a run is resumed."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from clipself_seg.models.parameter_groups import Group
+from clipself_seg.models.protocol import Group
 
 
 def build_adamw(

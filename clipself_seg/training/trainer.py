@@ -32,8 +32,7 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.records import Record
 from clipself_seg.data.shards import ShardStream
 from clipself_seg.errors import InputError
-from clipself_seg.models.parameter_groups import Group
-from clipself_seg.models.protocol import TrainableModel
+from clipself_seg.models.protocol import Group, TrainableModel
 from clipself_seg.training.metrics import (
     HostCopy,
     flatten_numbers,

@@ -14,8 +14,8 @@ from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.clip import load_clip, runtime
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
-from clipself_seg.models.distillation.objectives import WeightedTerms
-from clipself_seg.models.parameter_groups import matrices_and_vectors
+from clipself_seg.models.base import matrices_and_vectors
+from clipself_seg.models.distillation import WeightedTerms
 from clipself_seg.training.optimizer import build_adamw
 from tests.tiny import SIDE, WORDS, tiny_clipself, tiny_region_sample, tiny_samples
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from clipself_seg.models.parameter_groups import (
+from clipself_seg.models.base import (
     by_rate_and_kind,
     matrices_and_vectors,
     norms_and_biases_apart,

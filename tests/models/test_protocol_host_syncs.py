@@ -10,13 +10,13 @@ import torch
 
 from bench.accelerator import ACCELERATOR, on_host
 from clipself_seg.clip import load_clip
+from clipself_seg.clip.runtime import on_device, send
 from clipself_seg.models import RegionReader
-from clipself_seg.models.inputs import on_device, send
 from tests.host_syncs import HostSyncs, on_accelerator
+from tests.models import test_zero_shot as zero_shot_segmenter
 from tests.models.cat_seg import test_model_against_plain as cat_seg
 from tests.models.fvit import test_model as fvit
 from tests.models.panoptic import test_model as panoptic
-from tests.models.zero_shot import test_model as zero_shot_segmenter
 from tests.tiny import WORDS, tiny_region_sample
 
 READOUTS = ("boxes", "masks", "crops", "attention_boxes", "attention_masks")

@@ -15,14 +15,14 @@ import torch
 from clipself_seg.checkpoints import training_state as checkpoint
 from clipself_seg.checkpoints.training_state import trained_parameters
 from clipself_seg.errors import InputError
-from clipself_seg.models.distillation.objectives import (
+from clipself_seg.models.base import matrices_and_vectors
+from clipself_seg.models.distillation import (
     CONTEXTS,
     TERMS,
     CorrelationSettings,
     Original,
     WeightedTerms,
 )
-from clipself_seg.models.parameter_groups import matrices_and_vectors
 from clipself_seg.training.metrics import drop_metrics_from
 from clipself_seg.training.settings import FREE_KEYS, TrainingSettings
 from clipself_seg.training.trainer import Trainer, TrainingStopped

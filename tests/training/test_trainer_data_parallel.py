@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from clipself_seg.checkpoints.training_state import trained_parameters
 from clipself_seg.data.shards import ShardStream
 from clipself_seg.errors import InputError
-from clipself_seg.models.distillation.objectives import CaptionContrast
+from clipself_seg.models.distillation import CaptionContrast
 from clipself_seg.training.trainer import Trainer
 from tests.shards import samples, write_shard, write_shards
 from tests.tiny import WORDS, tiny_clipself, tiny_mapper, tiny_region_sample, tiny_samples

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clipself_seg.models.distillation.objectives import (
+from clipself_seg.models.distillation import (
     CONTEXTS,
     TERMS,
     CorrelationSettings,
@@ -13,11 +13,16 @@ from clipself_seg.models.distillation.objectives import (
     WeightedTerms,
 )
 from tests.host_syncs import HostSyncs, on_accelerator
-from tests.models.distillation.test_objectives import captioned, weighted_samples
-from tests.models.distillation.test_texts import NOUNS, text_samples, tiny_region_text
 from tests.models.fvit import test_model as fvit
 from tests.models.panoptic import test_model as panoptic
 from tests.models.test_clipself import gated_clipself
+from tests.models.test_distillation import (
+    NOUNS,
+    captioned,
+    text_samples,
+    tiny_region_text,
+    weighted_samples,
+)
 from tests.tiny import tiny_clipself, tiny_samples
 from tests.training import test_trainer_cat_seg as cat_seg
 from tests.training.test_trainer import trainer

@@ -33,7 +33,7 @@ from clipself_seg.heads.cat_seg.cost_aggregator import (
 )
 from clipself_seg.heads.windows import all_scores, resize
 from clipself_seg.models import CATSeg
-from clipself_seg.models.parameter_groups import matrices_and_vectors
+from clipself_seg.models.base import matrices_and_vectors
 from clipself_seg.tables.flops import step_flops, text_flops
 from clipself_seg.training.optimizer import build_adamw, gradient_norm
 

@@ -25,7 +25,7 @@ from clipself_seg.config.load import precision_from_config
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes, CostAggregator
 from clipself_seg.heads.windows import WindowLayout
-from clipself_seg.models.backbone_weights import load_backbone
+from clipself_seg.models.base import load_backbone
 
 # Default of MODEL.CLIP.WEIGHTS, which goes with the default of NAME and not with CAT-Seg's own key of the name.
 DEFAULT_WEIGHTS = "mini"

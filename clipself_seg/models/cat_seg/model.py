@@ -29,14 +29,13 @@ from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, untrained
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.layers import SplitAttention, split_attention
 from clipself_seg.clip.prompts import templates_text
-from clipself_seg.clip.runtime import autocast, chunk_size
+from clipself_seg.clip.runtime import autocast, chunk_size, on_device
 from clipself_seg.clip.text_bank import ClassTexts
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.clip.weights import to_native as clip_names
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
+from clipself_seg.data.vocabulary import Vocabulary, class_names
 from clipself_seg.errors import InputError
-from clipself_seg.files import atomic_path
 from clipself_seg.heads.cat_seg.attention import COPIES
 from clipself_seg.heads.cat_seg.cost_aggregator import (
     ClassLogits,
@@ -48,18 +47,17 @@ from clipself_seg.heads.cat_seg.cost_aggregator import (
     sliding_probabilities,
 )
 from clipself_seg.heads.windows import WindowLayout, all_scores, best_class, resize
+from clipself_seg.models.base import ModelBase, by_rate_and_kind, on_host, save_atomically
 from clipself_seg.models.cat_seg.config import (
     GUIDES,
     clip_parameters,
     parts_from_config,
     training_config,
 )
-from clipself_seg.models.inputs import on_device
-from clipself_seg.models.parameter_groups import Group, by_rate_and_kind
 from clipself_seg.models.protocol import (
     FIRST_NAME,
     MEAN_OF_NAMES,
-    Classes,
+    Group,
     Reading,
 )
 
@@ -78,12 +76,8 @@ MATRICES = SplitAttention.MATRICES
 
 
 @META_ARCH_REGISTRY.register()
-class CATSeg(nn.Module):
-    """Open-vocabulary semantic segmentation; `set_vocabulary` gives the classes.
-
-    Attributes:
-        classes: the classes that `set_vocabulary` gave.
-    """
+class CATSeg(ModelBase):
+    """Open-vocabulary semantic segmentation; `set_vocabulary` gives the classes."""
 
     @configurable
     def __init__(
@@ -146,7 +140,6 @@ class CATSeg(nn.Module):
         self.mask_ignored = mask_ignored
         self.precision = precision
         self.texts = ClassTexts(clip, templates, aggregator.checkpointing)
-        self.classes = Classes()
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
@@ -175,16 +168,6 @@ class CATSeg(nn.Module):
         return training_config(cfg)
 
     @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-        return self.clip.logit_scale.device
-
-    @property
-    def names(self) -> Names:
-        """For each class the names that go into its prompts."""
-        return self.classes.names
-
-    @property
     def clip_size(self) -> int:
         """Side in pixels of the square images that CLIP is given."""
         return self.aggregator.sizes.grid[0] * self.clip.patch_size
@@ -206,7 +189,7 @@ class CATSeg(nn.Module):
             all_synonyms = self.all_synonyms
         names = class_names(words, all_synonyms=all_synonyms, catseg_names=True)
         self.texts.check(names)
-        self.classes = Classes(names)
+        self.give_classes(names, None)
         # CLIP's tokens are the same where case and spaces alone differ.
         read = (", ".join(" ".join(n.casefold().split()) for n in names) for names in self.names)
         twice = sorted(name for name, count in Counter(read).items() if count > 1)
@@ -279,7 +262,7 @@ class CATSeg(nn.Module):
             probabilities, or if `output` is "labels" {"sem_seg_labels": (height, width) int64,
             "sem_seg_best": their probabilities}.
         """
-        self._require_vocabulary()
+        self.require_vocabulary()
         if self.training:
             return self.losses(samples)
         if output not in OUTPUTS:
@@ -304,15 +287,11 @@ class CATSeg(nn.Module):
 
         Classes that a window leaves out have -100.
         """
-        self._require_vocabulary()
+        self.require_vocabulary()
         logits = self._window_logits(
             self._inputs(windows.to(self.device, non_blocking=True).float())
         )
         return torch.stack([one.all_classes(len(self.names)) for one in logits])
-
-    def _require_vocabulary(self) -> None:
-        if not self.names:
-            raise RuntimeError("call set_vocabulary before the model")
 
     def _inputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """RGB images (B, 3, H, W) in 0..255, normalised for CLIP, and normalised for the backbone."""
@@ -402,9 +381,6 @@ class CATSeg(nn.Module):
             return {"sem_seg_labels": labels, "sem_seg_best": best}
         return {"sem_seg": all_scores(parts, size, len(self.names))}
 
-    def after_optimizer_step(self) -> None:
-        """Does nothing: the loss reaches every trained weight."""
-
     def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
         """Loads ``MODEL.WEIGHTS``; shipped weights hold what training changed, the rest is the CLIP here."""
         own = self.state_dict()
@@ -426,14 +402,8 @@ class CATSeg(nn.Module):
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Writes the weights under CAT-Seg's own names, as its code loads them, atomically."""
-        # A file, not its path: torch would write the random temporary name into the archive.
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            dense = self.clip.visual.dense_feature.entries_but_of_token()
-            torch.save({"model": to_official(self), **dense}, file)
-
-    def weights_hash(self) -> str:
-        """Hash of all weights."""
-        return hash_tensors(self.state_dict())
+        dense = self.clip.visual.dense_feature.entries_but_of_token()
+        save_atomically(path, {"model": to_official(self), **dense})
 
     def original_hash(self) -> str:
         """Hash of the weights that do not train, which have to be the same when a run is resumed."""
@@ -510,7 +480,7 @@ def to_official(model: CATSeg) -> dict[str, Tensor]:
     for name, buffer in model.aggregator.named_buffers():
         if name.endswith(".mask"):
             named[f"{AGGREGATOR}{name.removesuffix('mask')}attn_mask"] = buffer
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
+    return on_host(named)
 
 
 def _from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
-from torch import Tensor, nn
+from torch import Tensor
 
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.read import Checkpoint, name_problem
@@ -25,21 +25,19 @@ from clipself_seg.checkpoints.zoo import untrained
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.backbone import BackboneTower, load_state
 from clipself_seg.clip.prompts import templates_text
-from clipself_seg.clip.runtime import autocast, constant
+from clipself_seg.clip.runtime import autocast, constant, on_device
 from clipself_seg.clip.tower import train_last_blocks
 from clipself_seg.clip.weights import load_strictly, to_layout
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, class_names, seen_by_name
 from clipself_seg.errors import InputError
-from clipself_seg.files import atomic_path
 from clipself_seg.heads.fvit.boxes import Detected, Objects
 from clipself_seg.heads.fvit.pyramid import FeaturePyramid, TapResizers, pyramid_and_dense
 from clipself_seg.heads.fvit.roi_heads import DetectionSettings, RoIHeads, paste_masks
 from clipself_seg.heads.fvit.rpn import RPN
+from clipself_seg.models.base import ModelBase, by_rate_and_kind, on_host, save_atomically
 from clipself_seg.models.fvit.config import FViTParts, fvit_parts
-from clipself_seg.models.inputs import on_device
-from clipself_seg.models.parameter_groups import Group, by_rate_and_kind
-from clipself_seg.models.protocol import FIRST_NAME, MEAN_OF_NAMES, Classes, Reading
+from clipself_seg.models.protocol import FIRST_NAME, MEAN_OF_NAMES, Group, Reading
 
 logger = logging.getLogger(__name__)
 
@@ -57,27 +55,19 @@ NAMES = "training_names"
 CLIP_HASH = "clip_hash"
 
 
-class OpenVocabulary(nn.Module):
+class OpenVocabulary(ModelBase):
     """A detector whose classes are texts of its `clip`.
 
     Attributes:
         clip: CLIP, of which only the text tower is asked here.
         bank: its text embeddings of class names.
         all_synonyms: whether the mean of all names of a class is its text, or the first alone.
-        classes: the classes; those of the training vocabulary are seen.
         trained_names: names of each class of the training vocabulary; () before any training.
     """
 
-    clip: DenseCLIP
     bank: TextBank
     all_synonyms: bool
-    classes = Classes()
     trained_names: tuple[tuple[str, ...], ...] = ()
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-        return self.clip.logit_scale.device
 
     def set_vocabulary(
         self,
@@ -101,26 +91,16 @@ class OpenVocabulary(nn.Module):
         if all_synonyms is None:
             all_synonyms = self.all_synonyms
         names = class_names(words, all_synonyms=all_synonyms)
-        if seen is not None and len(seen) != len(names):
-            raise ValueError(f"seen has {len(seen)} classes, there are {len(names)}")
         if seen is None and self.trained_names:
             given = words if isinstance(words, Vocabulary) else Vocabulary.from_names(words)
             seen = seen_by_name(
                 given, Vocabulary.from_names(["|".join(n) for n in self.trained_names])
             )
-        self.classes = Classes(
-            names=names, seen=None if seen is None else np.asarray(seen, dtype=bool)
-        )
+        self.give_classes(names, seen)
 
     def text(self) -> Tensor:
         """Unit text embeddings (K + 1, E) of the classes, and of the word "background"."""
-        return self.bank.embed_joined((self.classes.names, ((BACKGROUND,),)))
-
-    def seen(self) -> Tensor:
-        """Classes of the training vocabulary, (K,) bool."""
-        names, _, known = self.classes
-        seen = torch.ones(len(names)) if known is None else torch.from_numpy(known)
-        return seen.to(self.device, non_blocking=True).bool()
+        return self.bank.embed_joined((self.names, ((BACKGROUND,),)))
 
 
 @META_ARCH_REGISTRY.register()
@@ -192,11 +172,6 @@ class FViT(OpenVocabulary):
             raise untrained(
                 "detector", folder="detection/", shipped="mini-fvit", clip=cfg.MODEL.CLIP.NAME
             )
-
-    @classmethod
-    def training_config(cls, cfg: CfgNode) -> CfgNode:
-        """The configuration as it is: CLIP has a key of its own."""
-        return cfg
 
     @classmethod
     def most_proposals(cls, cfg: CfgNode) -> tuple[str, int]:
@@ -272,9 +247,6 @@ class FViT(OpenVocabulary):
             embedding_decay=decay,
         )
 
-    def after_optimizer_step(self) -> None:
-        """Does nothing: what is frozen is not in the optimiser."""
-
     def forward(self, samples: Sequence[Sample]) -> dict[str, Tensor] | list[dict[str, Instances]]:
         """Losses in training, detections of each image in evaluation.
 
@@ -288,8 +260,7 @@ class FViT(OpenVocabulary):
             Losses by name; or for each image "instances", Detectron2's: "pred_boxes", "scores",
             "pred_classes" and, with a mask head, "pred_masks", at the original size.
         """
-        if not self.classes.names:
-            raise RuntimeError("call set_vocabulary before the model")
+        self.require_vocabulary()
         if self.training:
             return self.losses(samples)
         with torch.no_grad():
@@ -395,10 +366,6 @@ class FViT(OpenVocabulary):
         """Writes all weights under the official names, with both towers of CLIP, atomically."""
         export_weights(self, path)
 
-    def weights_hash(self) -> str:
-        """Hash of all weights."""
-        return hash_tensors(self.state_dict())
-
     def original_hash(self) -> str:
         """Hash of the weights that do not train, which have to be the same when a run is resumed."""
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
@@ -434,15 +401,14 @@ def as_instances(detected: Detected, image_size: tuple[int, int]) -> Instances:
 
 def export_weights(model: FViT, path: str | os.PathLike[str]) -> None:
     """Writes all weights of a model under official names, atomically."""
-    own = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
+    own = on_host(model.state_dict())
     clip = {n.removeprefix(CLIP): t for n, t in own.items() if n.startswith(CLIP)}
     official = to_layout(clip, model.clip.architecture.kind)
     state = {f"{BACKBONE}{name}": tensor for name, tensor in official.items()}
     state |= {n: t for n, t in own.items() if not n.startswith(CLIP)}
     state[NAMES] = _as_bytes(json.dumps([list(names) for names in model.trained_names]))
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        dense = model.clip.visual.dense_feature.entries_but_of_token()
-        torch.save({"state_dict": state, **dense}, file)
+    dense = model.clip.visual.dense_feature.entries_but_of_token()
+    save_atomically(path, {"state_dict": state, **dense})
 
 
 def load_weights(model: FViT, tensors: Mapping[str, Tensor], source: str) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from torch import Tensor, nn
+from torch import Tensor
 
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.read import name_problem
@@ -29,7 +29,7 @@ from clipself_seg.checkpoints.zoo import untrained
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.kinds import signature_of
 from clipself_seg.clip.prompts import templates_text
-from clipself_seg.clip.runtime import autocast
+from clipself_seg.clip.runtime import autocast, on_device
 from clipself_seg.clip.weights import to_native
 from clipself_seg.data.generator_outputs import (
     GeneratorOutput,
@@ -39,9 +39,8 @@ from clipself_seg.data.generator_outputs import (
 from clipself_seg.data.given_masks import MaskFolder, image_name
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.records import Record
-from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
+from clipself_seg.data.vocabulary import Vocabulary, class_names
 from clipself_seg.errors import InputError
-from clipself_seg.files import atomic_path
 from clipself_seg.heads.fusion import Fusion
 from clipself_seg.heads.panoptic.frozen_clip import (
     LAST,
@@ -59,7 +58,13 @@ from clipself_seg.heads.panoptic.mask_losses import (
 )
 from clipself_seg.heads.panoptic.panoptic_merge import resize_masks
 from clipself_seg.heads.text_scores import only_classes
-from clipself_seg.models.inputs import on_device
+from clipself_seg.models.base import (
+    ModelBase,
+    by_rate_and_kind,
+    norms_and_biases_apart,
+    on_host,
+    save_atomically,
+)
 from clipself_seg.models.panoptic.config import FeatureSource, panoptic_parts
 from clipself_seg.models.panoptic.outputs import (
     NO_MASKS,
@@ -71,10 +76,9 @@ from clipself_seg.models.panoptic.outputs import (
     make_outputs,
     padded_canvas,
 )
-from clipself_seg.models.parameter_groups import Group, by_rate_and_kind, norms_and_biases_apart
 from clipself_seg.models.protocol import (
     BEST_OF_NAMES,
-    Classes,
+    Group,
     Outputs,
     Reading,
 )
@@ -121,11 +125,10 @@ ROUNDING = 2e-3
 
 
 @META_ARCH_REGISTRY.register()
-class OpenPanoptic(nn.Module):
+class OpenPanoptic(ModelBase):
     """Panoptic, instance and semantic segmentation; `set_vocabulary` gives the classes.
 
     Attributes:
-        classes: the classes that `set_vocabulary` gave.
         fusion: the fusion of both scores; a checkpoint that carries exponents puts them there.
     """
 
@@ -186,7 +189,6 @@ class OpenPanoptic(nn.Module):
         self.test_precision = test_precision
         self.branch_bank = TextBank(branch.clip, branch_templates)
         self.generator_bank = self._generator_bank(branch_templates)
-        self.classes = Classes()
 
     def _generator_bank(self, branch_templates: str) -> TextBank:
         """Texts of the generator; where it reads those of the CLIP branch they are encoded once."""
@@ -216,11 +218,6 @@ class OpenPanoptic(nn.Module):
                 shipped="mini-open-panoptic",
                 clip=cfg.MODEL.CLIP.NAME,
             )
-
-    @classmethod
-    def training_config(cls, cfg: CfgNode) -> CfgNode:
-        """The configuration as it is: CLIP and feature source have keys of their own."""
-        return cfg
 
     @property
     def branch_on_backbone(self) -> bool:
@@ -257,11 +254,6 @@ class OpenPanoptic(nn.Module):
         """Source of the masks where there is no generator, as MODEL.MASK_GENERATOR.SOURCE has it."""
         return "masks" if self.masks_given else "disk"
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-        return self.clip.logit_scale.device
-
     def train(self, mode: bool = True) -> OpenPanoptic:
         """Switches the training mode as in every module; the frozen CLIPs stay in evaluation mode."""
         super().train(mode)
@@ -283,16 +275,10 @@ class OpenPanoptic(nn.Module):
             ValueError: `seen` is of another number of classes.
         """
         names = class_names(words, catseg_names=True)
-        if seen is not None and len(seen) != len(names):
-            raise ValueError(f"seen has {len(seen)} classes, there are {len(names)}")
         stuff: set[int] = set()
         if isinstance(words, Vocabulary):
             stuff = {i for i, entry in enumerate(words.classes) if entry.isthing is False}
-        self.classes = Classes(
-            names=names,
-            things=tuple(i for i in range(len(names)) if i not in stuff),
-            seen=None if seen is None else np.asarray(seen, dtype=bool),
-        )
+        self.give_classes(names, seen, tuple(i for i in range(len(names)) if i not in stuff))
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
         """Give the training vocabulary.
@@ -367,8 +353,7 @@ class OpenPanoptic(nn.Module):
             "sem_seg": (K, H, W) scores, as `panoptic_merge` gives them; or with `fusions` {"fusions": {name:
             the same, but "sem_seg_labels" (H, W) int64 in place of the scores}}.
         """
-        if not self.names:
-            raise RuntimeError("call set_vocabulary before the model")
+        self.require_vocabulary()
         if self.training:
             return self.losses(samples)
         with torch.no_grad():
@@ -481,9 +466,7 @@ class OpenPanoptic(nn.Module):
             valid = seen_by_clip if self.fusion.valid_mask else None
         height, width = generated.image_size
         size = (sample.get("height", height), sample.get("width", width))
-        names, things, trained = self.classes
-        seen = torch.ones(len(names)) if trained is None else torch.from_numpy(trained)
-        seen = seen.to(self.device, non_blocking=True).bool()
+        things, seen = self.classes.things, self.seen()
         if "classes" in sample:
             clip_logits = only_classes(clip_logits, sample["classes"])
             if isinstance(generated, GeneratorOutput):
@@ -499,9 +482,6 @@ class OpenPanoptic(nn.Module):
         returned_probs = class_probabilities(generated, clip_logits, valid, seen, returned)
         masks = resize_masks(generated.mask_logits, generated.canvas, generated.image_size, size)
         return make_outputs(returned_probs, masks, things, self.settings)
-
-    def after_optimizer_step(self) -> None:
-        """Does nothing: the loss reaches every trained weight."""
 
     def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
         """Loads ``MODEL.WEIGHTS``, see `load_state_dict`."""
@@ -529,23 +509,12 @@ class OpenPanoptic(nn.Module):
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Writes the weights that are not frozen under ODISE's names, and the exponents, atomically."""
-        # A file, not its path: torch would write the random temporary name into the archive.
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            dense = self.clip.visual.dense_feature.entries_but_of_token()
-            torch.save({"model": own_checkpoint(self), **dense}, file)
-
-    def weights_hash(self) -> str:
-        """Hash of all weights, those of the CLIP branch included."""
-        return hash_tensors(self.state_dict())
+        dense = self.clip.visual.dense_feature.entries_but_of_token()
+        save_atomically(path, {"model": own_checkpoint(self), **dense})
 
     def original_hash(self) -> str:
         """Hash of the weights that do not train, which have to be the same when a run is resumed."""
         return "-".join(frozen_hashes(self).values())
-
-    @property
-    def names(self) -> Names:
-        """For each class all its names."""
-        return self.classes.names
 
     @property
     def synonyms(self) -> list[int]:
@@ -649,7 +618,7 @@ def frozen_hashes(model: OpenPanoptic) -> dict[str, str]:
 
 def own_checkpoint(model: OpenPanoptic) -> dict[str, Tensor]:
     """`trained_state` on the CPU, the hashes of the model's CLIP and frozen feature source, and its exponents."""
-    state = {n: tensor.detach().cpu().contiguous() for n, tensor in trained_state(model).items()}
+    state = on_host(trained_state(model))
     hashes = {
         entry: torch.tensor(list(digits.encode()), dtype=torch.uint8)
         for entry, digits in frozen_hashes(model).items()

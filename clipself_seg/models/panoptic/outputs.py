@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip.runtime import constant
+from clipself_seg.clip.runtime import constant, on_device
 from clipself_seg.data.generator_outputs import GeneratorOutput
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.errors import InputError
@@ -32,7 +32,6 @@ from clipself_seg.heads.panoptic.panoptic_merge import (
     resize_masks,
     semantic_labels,
 )
-from clipself_seg.models.inputs import on_device
 from clipself_seg.models.protocol import Outputs
 
 

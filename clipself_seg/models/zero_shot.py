@@ -22,7 +22,7 @@ from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.prompts import templates_text
-from clipself_seg.clip.runtime import autocast, chunk_size
+from clipself_seg.clip.runtime import autocast, chunk_size, on_device, send
 from clipself_seg.clip.text_bank import check_lengths
 from clipself_seg.clip.tower import ImageTower, TransformerTower
 from clipself_seg.clip.training_free import (
@@ -34,7 +34,7 @@ from clipself_seg.clip.training_free import (
 )
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
+from clipself_seg.data.vocabulary import Vocabulary, class_names
 from clipself_seg.errors import InputError
 from clipself_seg.heads.text_scores import class_probabilities, members_of
 from clipself_seg.heads.windows import (
@@ -45,9 +45,8 @@ from clipself_seg.heads.windows import (
     vote_in_masks,
     window_parts,
 )
-from clipself_seg.models.frozen_clip import FrozenCLIP
-from clipself_seg.models.inputs import on_device, send
-from clipself_seg.models.protocol import SYNONYM_TEXTS, Classes, Reading
+from clipself_seg.models.base import FrozenCLIP
+from clipself_seg.models.protocol import SYNONYM_TEXTS, Reading
 from clipself_seg.models.timm_backbone import TimmMaps
 
 OWN = "clip"  # value of MODEL.ZERO_SHOT.CORRELATION for CLIP's own features
@@ -164,7 +163,6 @@ class ZeroShotSegmenter(FrozenCLIP):
     """Gives every pixel the class whose name is most like CLIP's dense feature there; nothing is trained.
 
     Attributes:
-        classes: the classes that `set_vocabulary` gave.
         ignore_label: label of pixels without a class in training, which there is none of.
     """
 
@@ -202,7 +200,6 @@ class ZeroShotSegmenter(FrozenCLIP):
         self.windows = windows or StridedWindows()
         self.ignore_label = ignore_label
         self.masks = masks
-        self.classes = Classes()
         if self.windows.size % clip.patch_size:
             below = max(self.windows.size // clip.patch_size, 1) * clip.patch_size
             raise InputError(
@@ -250,11 +247,6 @@ class ZeroShotSegmenter(FrozenCLIP):
         own = super().weights_hash()
         return own if network is None else f"{own}-{hash_tensors(network.state_dict())}"
 
-    @property
-    def names(self) -> Names:
-        """For each class the names that count."""
-        return self.classes.names
-
     def set_vocabulary(
         self, words: Vocabulary | Sequence[str], all_synonyms: bool | None = None
     ) -> None:
@@ -272,7 +264,7 @@ class ZeroShotSegmenter(FrozenCLIP):
             all_synonyms = self.synonyms != "first"
         names = class_names(words, all_synonyms=all_synonyms)
         check_lengths(self.clip, names, self.bank.templates)
-        self.classes = Classes(names)
+        self.give_classes(names, None)
 
     @torch.no_grad()
     def forward(
@@ -295,8 +287,7 @@ class ZeroShotSegmenter(FrozenCLIP):
         Raises:
             InputError: masks are missing, or of another size; or scores are wanted where there are masks.
         """
-        if not self.names:
-            raise RuntimeError("call set_vocabulary before the model")
+        self.require_vocabulary()
         if output not in OUTPUTS:
             raise ValueError(f'no output "{output}": choose from {", ".join(OUTPUTS)}')
         texts = self._texts()

@@ -22,7 +22,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.heads.windows import StridedWindows
 from clipself_seg.models import ZeroShotSegmenter
 from clipself_seg.models.protocol import Model, TrainableModel
-from clipself_seg.models.zero_shot.model import DenseInMasks
+from clipself_seg.models.zero_shot import DenseInMasks
 from tests.conftest import ROOT
 from tests.small_towers import POOLED, small_towers
 

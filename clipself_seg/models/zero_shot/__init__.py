@@ -1,1 +1,0 @@
-"""Semantic segmentation with a CLIP alone, without a head and without training; start with model.py."""

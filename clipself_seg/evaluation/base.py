@@ -16,12 +16,7 @@ from torch import nn
 from clipself_seg.data.loader import Batches
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.evaluation.protocol import MeasuringProtocol, protocol_lines
-from clipself_seg.models.protocol import (
-    DetectionModel,
-    Model,
-    PanopticModel,
-    SemSegModel,
-)
+from clipself_seg.models.protocol import DetectionModel, Model, PanopticModel, SemSegModel
 
 logger = logging.getLogger(__name__)
 

@@ -355,9 +355,7 @@ def coco_results(
 
 
 def write_coco_results(
-    path: Source,
-    images: Iterable[tuple[ImageId, ImageDetections]],
-    category_ids: Sequence[int],
+    path: Source, images: Iterable[tuple[ImageId, ImageDetections]], category_ids: Sequence[int]
 ) -> None:
     """Write detections as a list in COCO's results format, atomically.
 

@@ -44,12 +44,7 @@ from clipself_seg.evaluation.evaluator import (
     Samples,
     check_predicted_classes,
 )
-from clipself_seg.evaluation.protocol import (
-    MeasuringProtocol,
-    seen_text,
-    size_text,
-    words_text,
-)
+from clipself_seg.evaluation.protocol import MeasuringProtocol, seen_text, size_text, words_text
 from clipself_seg.evaluation.report import (
     detection_paper_tables,
     detection_run_table,

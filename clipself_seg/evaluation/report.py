@@ -248,10 +248,7 @@ def lines_table(
         style: see `format_table`.
     """
     body = [
-        [
-            *left,
-            *(cell_text(numbers.get(key), FORMATS.get(key, ".1f")) for key in columns.values()),
-        ]
+        [*left, *(cell_text(numbers.get(key), FORMATS.get(key, ".1f")) for key in columns.values())]
         for left, numbers in lines
     ]
     return format_table([*first, *columns], body, style, left=len(first))

@@ -56,11 +56,7 @@ def write_figure(section: Section, folder: Path) -> bool:
         handles |= {text: handle for handle, text in zip(*panel.get_legend_handles_labels())}
     if handles:
         figure.legend(
-            [*handles.values()],
-            [*handles],
-            loc="outside lower center",
-            ncols=2,
-            fontsize="small",
+            [*handles.values()], [*handles], loc="outside lower center", ncols=2, fontsize="small"
         )
     with atomic_path(folder / f"{section.table.name}.png") as temporary:
         figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})

@@ -282,10 +282,7 @@ def make_run(
 
 
 def _settings(
-    values: Values,
-    defaults: Values,
-    needs: Mapping[str, Run],
-    evaluate: bool,
+    values: Values, defaults: Values, needs: Mapping[str, Run], evaluate: bool
 ) -> dict[str, object]:
     """What decides a run: values of keys that are not the default, content of weights, and data."""
     return {

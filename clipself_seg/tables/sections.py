@@ -12,15 +12,7 @@ from pathlib import Path
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.protocol import protocol_lines
 from clipself_seg.provenance import protocols_of
-from clipself_seg.tables.claims import (
-    FAILS,
-    NOISE,
-    Cells,
-    Values,
-    Verdict,
-    claim_verdicts,
-    overall,
-)
+from clipself_seg.tables.claims import FAILS, NOISE, Cells, Values, Verdict, claim_verdicts, overall
 from clipself_seg.tables.runs import Run
 from clipself_seg.tables.store import Record, Store
 from clipself_seg.tables.table import ROOT, Table

@@ -560,9 +560,7 @@ def _check_row(
 
 
 def _check_columns(
-    table: Table,
-    further: Mapping[str, Further],
-    require: Callable[[str, str, Iterable[str]], None],
+    table: Table, further: Mapping[str, Further], require: Callable[[str, str, Iterable[str]], None]
 ) -> None:
     for name, column in table.columns.items():
         for scale in column.paths if column.of else ():

@@ -97,16 +97,8 @@ def test_every_published_number_has_a_column_that_the_real_run_fills(name):
         ("order: original < patches", "order: original > patches", "order cannot be 'original > "),
         ("order: original < patches", "order: original < patch", "claims: 1: there is no 'patch'"),
         ("columns: [boxes], ", "", "claims: 1: there is no ''"),
-        (
-            "evaluate: True",
-            "weights: {A: {run: patches}}",
-            "weights of a run above",
-        ),
-        (
-            "evaluate: True",
-            "weights: {A: 3}",
-            "original: A cannot be 3: give a tag",
-        ),
+        ("evaluate: True", "weights: {A: {run: patches}}", "weights of a run above"),
+        ("evaluate: True", "weights: {A: 3}", "original: A cannot be 3: give a tag"),
         ("title: ", "title: [", "is not usable YAML"),
         (
             "order: original < patches",

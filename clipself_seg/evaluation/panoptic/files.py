@@ -302,10 +302,7 @@ def _annotations(json_file: Path) -> dict[ImageId, Entry]:
 
 
 def _match(
-    pair: _Pair,
-    truth: PanopticFolder,
-    predicted: PanopticFolder,
-    index_of: Mapping[int, int],
+    pair: _Pair, truth: PanopticFolder, predicted: PanopticFolder, index_of: Mapping[int, int]
 ) -> ImageMatches:
     return match_segments(
         _read(truth, pair.truth, index_of), _read(predicted, pair.predicted, index_of)

@@ -104,9 +104,7 @@ def read_panoptic_ground_truth(
         seen = seen_by_synonym(vocabulary, load_vocabulary(train_vocabulary))
     if "instances" in measured:
         instances = read_true_instances(
-            files.path(files.instances_json),
-            vocabulary,
-            [record["image_id"] for record in records],
+            files.path(files.instances_json), vocabulary, [record["image_id"] for record in records]
         )
     info = coco_info(read_coco_json(files.path(files.annotations)))
     areas = str(info.get("areas", "published" if files.covered_stuff else ""))

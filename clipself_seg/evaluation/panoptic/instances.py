@@ -32,11 +32,7 @@ from clipself_seg.evaluation.coco_ap import (
     coco_numbers,
     object_quality,
 )
-from clipself_seg.evaluation.coco_objects import (
-    ImageDetections,
-    TrueObjects,
-    image_detections,
-)
+from clipself_seg.evaluation.coco_objects import ImageDetections, TrueObjects, image_detections
 from clipself_seg.evaluation.evaluator import (
     EvaluatorSettings,
     ImageEvaluator,

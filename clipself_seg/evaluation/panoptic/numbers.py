@@ -85,10 +85,7 @@ class ClassQuality(NamedTuple):
 
 
 def panoptic_map(
-    ids: np.ndarray,
-    segments: Sequence[Mapping[str, Any]],
-    index_of: Mapping[int, int],
-    source: str,
+    ids: np.ndarray, segments: Sequence[Mapping[str, Any]], index_of: Mapping[int, int], source: str
 ) -> PanopticMap:
     """Joins a map of ids and its list of segments, and checks the list.
 

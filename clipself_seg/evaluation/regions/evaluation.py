@@ -142,10 +142,7 @@ class RegionEvaluation(Evaluation[RegionModel]):
         earlier = None
         for size, folder in zip(self.sizes, folders, strict=True):
             evaluator = RegionAccuracyEvaluator(
-                dataset_name=name,
-                vocabulary=vocabulary,
-                output_dir=folder,
-                earlier=earlier,
+                dataset_name=name, vocabulary=vocabulary, output_dir=folder, earlier=earlier
             )
             mapper = self._mapper(size, (*read, *needed), vocabulary, model)
             batches = evaluation_batches(records, mapper, self.workers)

@@ -41,10 +41,7 @@ def batches(truth, predicted):
             "segments_info": true["segments_info"],
         }
         segments = [
-            {
-                "id": info["id"],
-                "category_id": WORDS.dataset_id_to_index[info["category_id"]],
-            }
+            {"id": info["id"], "category_id": WORDS.dataset_id_to_index[info["category_id"]]}
             for info in given["segments_info"]
         ]
         ids = torch.tensor(read_panoptic_png(predicted.folder / given["file_name"]))
@@ -101,14 +98,8 @@ def test_predictions_that_do_not_fit_name_image_and_file(tmp_path):
             (ids[1:], segments),
             "predicted map of image_0.jpg.*31 x 23 pixels.*image_0.png and the e",
         ),
-        (
-            (ids, segments[1:]),
-            "predicted map of image_0.jpg and its list of segments disagree",
-        ),
-        (
-            (ids, [segments[0] | {"category_id": 6}, *segments[1:]]),
-            "category 6, which is not",
-        ),
+        ((ids, segments[1:]), "predicted map of image_0.jpg and its list of segments disagree"),
+        ((ids, [segments[0] | {"category_id": 6}, *segments[1:]]), "category 6, which is not"),
     ):
         with pytest.raises(InputError, match=said):
             evaluator().process([sample], [{"panoptic_seg": given}])

@@ -66,8 +66,7 @@ def test_random_images_with_crowds_void_and_wrong_areas(tmp_path, seed):
 @pytest.fixture
 def val(data_dir):
     return PanopticFolder(
-        data_dir / "coco/annotations/panoptic_val2017.json",
-        data_dir / "coco/panoptic_val2017",
+        data_dir / "coco/annotations/panoptic_val2017.json", data_dir / "coco/panoptic_val2017"
     )
 
 
@@ -201,27 +200,11 @@ def test_integers_of_numpy_are_as_good_as_pythons():
             None,
             r"a.png and a.json disagree.*\[9\] only in the map",
         ),
-        (
-            ([1, 1], [segment(1, THING, 1)]),
-            None,
-            'a.json disagree.*2 pixels and an "area" of 1',
-        ),
+        (([1, 1], [segment(1, THING, 1)]), None, 'a.json disagree.*2 pixels and an "area" of 1'),
         (([1, 1], [segment(1, THING)]), None, 'an "area" of -1'),
-        (
-            None,
-            ([5, 8], [segment(5, THING)]),
-            r"b.png and b.json disagree.*\[8\] only in the map",
-        ),
-        (
-            None,
-            ([5, 5], [segment(5, THING), segment(6, THING)]),
-            r"\[6\] only in the list",
-        ),
-        (
-            None,
-            ([5, 5], [segment(5, 3)]),
-            "segment 5 has category 3, which is not among the 6",
-        ),
+        (None, ([5, 8], [segment(5, THING)]), r"b.png and b.json disagree.*\[8\] only in the map"),
+        (None, ([5, 5], [segment(5, THING), segment(6, THING)]), r"\[6\] only in the list"),
+        (None, ([5, 5], [segment(5, 3)]), "segment 5 has category 3, which is not among the 6"),
         (None, ([5, 5], [segment(5, THING)] * 2), "ids have to be unique"),
         (None, ([0, 0], [segment(0, THING)]), "above 0"),
         (None, ([5, 5], [{"id": 5}]), 'b.json: a segment lacks "id" or "category_id"'),
@@ -230,11 +213,7 @@ def test_integers_of_numpy_are_as_good_as_pythons():
         (None, ([5, 5], [segment(2**63, THING)]), "no three bytes of a PNG hold"),
         (([1, 1], [segment(1, THING, None)]), None, "something else than numbers.*None"),
         (([1, 1], [segment(1, THING, 10**400)]), None, "a.json: .* something else than numbers"),
-        (
-            None,
-            ([5, 5, 5], [segment(5, THING)]),
-            "b.png and b.json: 3 x 1 pixels.*2 x 1 in a.png",
-        ),
+        (None, ([5, 5, 5], [segment(5, THING)]), "b.png and b.json: 3 x 1 pixels.*2 x 1 in a.png"),
     ],
 )
 def test_maps_and_lists_that_disagree_are_both_named(true, predicted, said):

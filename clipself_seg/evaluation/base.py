@@ -1,12 +1,12 @@
-"""The base of all evaluations: the loop over data sets, and calls of a model with arguments."""
+"""The base of all evaluations: the loop over data sets, and what several of them measure beside."""
 
 from __future__ import annotations
 
 import abc
 import contextlib
-import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from detectron2.evaluation import DatasetEvaluator, inference_context, inference_on_dataset
@@ -16,14 +16,17 @@ from torch import nn
 from clipself_seg.data.loader import Batches
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.evaluation.protocol import MeasuringProtocol, protocol_lines
-from clipself_seg.models.protocol import DetectionModel, Model, PanopticModel, SemSegModel
+from clipself_seg.models.protocol import Model, SemSegModel, reading_of
 
 logger = logging.getLogger(__name__)
 
-Results = dict[
-    Any, Any
-]  # name of a data set, of a fusion, size, ... -> numbers, nested as the task needs
+# Name of a data set, of a fusion, size, ... -> numbers, nested as the task needs.
+Results = dict[Any, Any]
 AnyModel = TypeVar("AnyModel", bound=Model)
+Data = TypeVar("Data")
+
+# Beginnings of the numbers that are kept of a pass with oracle words.
+MEASURES = ("PQ", "SQ", "RQ", "AP", "mIoU", "fwIoU", "mACC", "pACC")
 
 
 class Pass(NamedTuple):
@@ -32,38 +35,45 @@ class Pass(NamedTuple):
     Attributes:
         batches: lists of samples.
         evaluator: is given samples and outputs.
-        asked: keyword arguments for each call of the model.
-        ask: what is called in place of the model with them, if that depends on the images.
+        ask: samples -> outputs of the model.
     """
 
     batches: Batches
     evaluator: DatasetEvaluator
-    asked: Mapping[str, object] = {}
-    ask: Callable[[Sequence[Sample]], object] | None = None
+    ask: Callable[[Sequence[Sample]], object]
 
 
-class Evaluation(abc.ABC, Generic[AnyModel]):
+class Evaluation(abc.ABC, Generic[AnyModel, Data]):
     """Measures a model on DATASETS.TEST, all processes together, one data set after the other.
 
     Attributes:
         datasets: names of the data sets.
+        workers: number of worker processes of each loader.
+        output_dir: folder for files; its name is that of the model in the paper's tables.
+        synonyms: which names of a class count, in the words of the model that was checked.
         finished: function that is called after each data set with the numbers so far, so that they
             are not lost if a later data set fails.
         protocols: name of a data set that was begun -> what its numbers were measured with.
     """
 
-    def __init__(self, datasets: Sequence[str]) -> None:
+    def __init__(self, datasets: Sequence[str], workers: int, output_dir: Path) -> None:
         self.datasets = tuple(datasets)
+        self.workers = workers
+        self.output_dir = output_dir
+        self.synonyms = ""
         self.finished: Callable[[Results], None] = lambda results: None
         self.protocols: dict[str, MeasuringProtocol] = {}
+        self._known: dict[str, Data] = {}
 
-    @abc.abstractmethod
     def check(self, model: AnyModel) -> None:
         """Refuse early what would fail late.
 
         Raises:
             InputError: a data set or a file of it is missing or broken, or does not fit the model.
         """
+        self.synonyms = reading_of(model).synonyms
+        for name in self.datasets:
+            self.data(name)
 
     def __call__(self, model: AnyModel) -> Results:
         """Evaluate on every data set; the same numbers in every process.
@@ -73,15 +83,13 @@ class Evaluation(abc.ABC, Generic[AnyModel]):
                 classes and mode again afterwards, so that training goes on.
         """
         results: Results = {}
-        module = cast(nn.Module, model)
-        with self._classes_kept(model):
+        with _classes_kept(model):
             for name in self.datasets:
                 self.protocols[name] = self._protocol(name, model)
                 logger.info("%s", self.notes([name])[0])
                 outputs = []
-                for batches, evaluator, asked, ask in self._passes(name, model):
-                    with inference_context(module):
-                        ask = ask or functools.partial(module, **asked)
+                for batches, evaluator, ask in self._passes(name, model):
+                    with inference_context(cast(nn.Module, model)):
                         outputs.append(inference_on_dataset(ask, batches, evaluator))
                 results[name] = self._numbers(name, outputs)
                 self.finished(results)
@@ -93,9 +101,15 @@ class Evaluation(abc.ABC, Generic[AnyModel]):
         """Settings that decide the numbers beside weights and configuration, known after `check`."""
         return {}
 
-    def _classes_kept(self, model: AnyModel) -> contextlib.AbstractContextManager[None]:
-        """Gives the model its own classes back, where it has any."""
-        return contextlib.nullcontext()
+    def data(self, name: str) -> Data:
+        """Vocabulary, records and ground truth of a data set, read once."""
+        if name not in self._known:
+            self._known[name] = self._read(name)
+        return self._known[name]
+
+    @abc.abstractmethod
+    def _read(self, name: str) -> Data:
+        """Reads what `data` keeps."""
 
     @abc.abstractmethod
     def _protocol(self, name: str, model: AnyModel) -> MeasuringProtocol:
@@ -130,13 +144,20 @@ class Evaluation(abc.ABC, Generic[AnyModel]):
 
 
 @contextlib.contextmanager
-def own_classes_kept(model: SemSegModel | PanopticModel | DetectionModel) -> Iterator[None]:
-    """Restores the classes of a model afterwards, whatever vocabularies it is given meanwhile.
+def _classes_kept(model: Model) -> Iterator[None]:
+    """Restores the classes of a model that keeps them, whatever vocabularies it is given meanwhile.
 
     In the middle of a training they are those of the training vocabulary.
     """
-    before = model.classes
+    before = getattr(model, "classes", None)
     try:
         yield
     finally:
-        model.classes = before
+        if before is not None:
+            cast(SemSegModel, model).classes = before
+
+
+def oracle_numbers(numbers: Mapping[str, float]) -> dict[str, float]:
+    """The means of a pass in which the model is given the classes of each image alone, under names of their own."""
+    means = {key: value for key, value in numbers.items() if key.startswith(MEASURES)}
+    return {f"oracle-{key}": value for key, value in means.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.records import Record, require_images
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, seen_in_training
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import Evaluation, Pass, Results, own_classes_kept
+from clipself_seg.evaluation.base import Evaluation, Pass, Results
 from clipself_seg.evaluation.coco_ap import (
     LIMITS,
     class_precision,
@@ -169,7 +168,7 @@ LVIS_TEXT = "LVIS: the best 300 detections of an image, whatever their classes"
 OWN_SPLIT = "of the vocabulary"
 
 
-class DetectionEvaluation(Evaluation[DetectionModel]):
+class DetectionEvaluation(Evaluation[DetectionModel, "DetectionData"]):
     """Evaluates a detector, all processes together, one data set after the other."""
 
     @configurable
@@ -199,16 +198,12 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
             output_dir: folder for detections and tables by class; its name is that of the model in the
                 paper's tables.
         """
-        super().__init__(datasets)
+        super().__init__(datasets, workers, output_dir)
         self.mapper = mapper
         self.tasks = tuple(tasks)
         self.limits = limits
         self.train_vocabulary = train_vocabulary
         self.own_split = own_split
-        self.workers = workers
-        self.output_dir = output_dir
-        self._names_of_a_class = ""
-        self._known: dict[str, _DetectionData] = {}
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
@@ -231,14 +226,12 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
 
     def check(self, model: DetectionModel) -> None:
         """Refuse early what would fail late: tasks that the model does not have, missing files."""
-        self._names_of_a_class = reading_of(model).synonyms
         if "masks" in self.tasks and not model.has_masks:
             raise InputError(
                 'the model has no masks, which TEST.DETECTION.TASKS asks for: set it to ("boxes",), or take '
                 "a model with masks"
             )
-        for name in self.datasets:
-            self._data(name)
+        super().check(model)
 
     def metadata(self) -> dict[str, object]:
         """Settings that decide the numbers beside weights and configuration, known after `check`."""
@@ -246,17 +239,14 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
             "evaluator rule": {name: self._rule(data) for name, data in self._known.items()},
             "train vocabulary": self.train_vocabulary,
             "seen classes": {name: data.split for name, data in self._known.items()},
-            "names of a class": self._names_of_a_class,
+            "names of a class": self.synonyms,
         }
 
-    def _rule(self, data: _DetectionData) -> str:
+    def _rule(self, data: DetectionData) -> str:
         return LIMIT_TEXTS[self.limits] if data.truth.federated is None else LVIS_TEXT
 
-    def _classes_kept(self, model: DetectionModel) -> contextlib.AbstractContextManager[None]:
-        return own_classes_kept(model)
-
     def _protocol(self, name: str, model: DetectionModel) -> MeasuringProtocol:
-        data = self._data(name)
+        data = self.data(name)
         reading = reading_of(model)
         return MeasuringProtocol.of_model(
             reading,
@@ -267,7 +257,7 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
         )
 
     def _passes(self, name: str, model: DetectionModel) -> Iterator[Pass]:
-        data = self._data(name)
+        data = self.data(name)
         model.set_vocabulary(data.vocabulary, seen=data.seen)
         evaluator = DetectionEvaluator(
             dataset_name=name,
@@ -278,7 +268,7 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
             seen=data.seen,
             output_dir=self.output_dir,
         )
-        yield Pass(evaluation_batches(data.records, self.mapper, self.workers), evaluator)
+        yield Pass(evaluation_batches(data.records, self.mapper, self.workers), evaluator, model)
 
     def _numbers(self, name: str, outputs: list[Results]) -> Results:
         """ "bbox" and "segm" -> numbers in percent, as `DetectionEvaluator` gives them."""
@@ -292,13 +282,7 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
             f"The paper's {title}": table for title, table in paper.items()
         }
 
-    def _data(self, name: str) -> _DetectionData:
-        """Vocabulary, records and ground truth of a data set, read once."""
-        if name not in self._known:
-            self._known[name] = self._read(name)
-        return self._known[name]
-
-    def _read(self, name: str) -> _DetectionData:
+    def _read(self, name: str) -> DetectionData:
         files = find_dataset(name, DetectionSet)
         if files.evaluator is None:
             raise InputError(
@@ -326,10 +310,10 @@ class DetectionEvaluation(Evaluation[DetectionModel]):
             split = f"those that share a name with a seen class of {self.train_vocabulary}"
         else:
             seen, split = None, "not known"
-        return _DetectionData(vocabulary, records, truth, seen, split)
+        return DetectionData(vocabulary, records, truth, seen, split)
 
 
-class _DetectionData(NamedTuple):
+class DetectionData(NamedTuple):
     """A data set as its evaluation needs it.
 
     Attributes:

@@ -143,7 +143,7 @@ def train(cfg: CfgNode, resume: bool, formats: Sequence[str] = ()) -> None:
     evaluation(model)
 
 
-def _leave_out_missing(evaluation: Evaluation[Any], model: Model) -> None:
+def _leave_out_missing(evaluation: Evaluation[Any, Any], model: Model) -> None:
     """Keep the data sets that can be evaluated: a training needs none of them.
 
     Raises:
@@ -225,7 +225,7 @@ def _load_trained(cfg: CfgNode, model: Model) -> int:
 
 
 def _write_numbers_of(
-    evaluation: Evaluation[Any],
+    evaluation: Evaluation[Any, Any],
     cfg: CfgNode,
     model: Model,
     *,

@@ -68,7 +68,7 @@ class Task(Protocol[Learner]):
 
     result_file: str
 
-    def evaluation(self) -> Evaluation[Any]:
+    def evaluation(self) -> Evaluation[Any, Any]:
         """The evaluation on DATASETS.TEST."""
 
     def training_data(self, model: Learner) -> TrainingData:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import math
@@ -20,8 +19,8 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.masks import read_panoptic_png
 from clipself_seg.data.records import Record
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import Evaluation, Pass, Results, own_classes_kept
-from clipself_seg.evaluation.evaluator import Output, Outputs, Samples
+from clipself_seg.evaluation.base import Evaluation, Pass, Results, oracle_numbers
+from clipself_seg.evaluation.evaluator import EvaluatorSettings, Output, Outputs, Samples
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.evaluation.panoptic.fusions import (
     Sweep,
@@ -59,11 +58,9 @@ logger = logging.getLogger(__name__)
 # Keys of numbers of a single class begin with these; only the CSVs have them.
 CLASS_PREFIXES = ("PQ-", "SQ-", "RQ-", "IoU-", "ACC-")
 CITYSCAPES_INSTANCES = "instances by Cityscapes' rules"
-# Beginnings of the numbers that are kept of the pass with oracle words.
-MEASURES = ("PQ", "SQ", "RQ", "AP", "mIoU", "fwIoU", "mACC", "pACC")
 
 
-class PanopticEvaluation(Evaluation[PanopticModel]):
+class PanopticEvaluation(Evaluation[PanopticModel, PanopticGroundTruth]):
     """Evaluates a model that fuses scores, all processes together, one data set after the other."""
 
     @configurable
@@ -107,7 +104,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         Raises:
             InputError: another number of label files than data sets.
         """
-        super().__init__(datasets)
+        super().__init__(datasets, workers, output_dir)
         self.mapper = mapper
         self.fusions = tuple(fusions)
         self.tasks = tuple(tasks)
@@ -115,12 +112,14 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         self.void_sweep = tuple(dict.fromkeys(float(value) for value in void_sweep))
         self.rule = rule
         self.train_vocabulary = train_vocabulary
-        self.workers = workers
-        self.output_dir = output_dir
         self.boundary = boundary
         self.oracle = oracle
-        self.label_files = _label_file_of(self.datasets, label_files)
-        self._known: dict[str, PanopticGroundTruth] = {}
+        if label_files and len(label_files) != len(datasets):
+            raise InputError(
+                f"TEST.PANOPTIC.LABEL_FILES has {len(label_files)} entries, DATASETS.TEST {len(datasets)}: give one "
+                'for each, "" for a data set\'s own names'
+            )
+        self.label_files = dict(zip(datasets, label_files))
         self._named: dict[str, Fusion] = {}
         self._metadata: dict[str, object] = {}
 
@@ -147,38 +146,27 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
 
     def check(self, model: PanopticModel) -> None:
         """Refuse early what would fail late: missing files, a vocabulary without things or stuff."""
-        records = {}
-        areas = {}
-        images = {}
-        for name in self.datasets:
-            truth = self._truth(name)
+        super().check(model)
+        truths = {name: self.data(name) for name in self.datasets}
+        for name, truth in truths.items():
             if truth.files is None and self.sweep:
                 raise InputError(
                     f'"{name}" has label maps alone, and --sweep (TEST.PANOPTIC.SWEEP) is about segments: leave it '
                     "out, or the data set out of DATASETS.TEST"
                 )
             self._evaluator(name, truth)
-            records[name] = truth.records
-            if truth.areas:
-                areas[name] = truth.areas
-            if truth.images:
-                images[name] = truth.images
-        self._metadata["names of a class"] = reading_of(model).synonyms
-        self._metadata |= model.evaluation_metadata(records)
-        if areas:
-            self._metadata["areas"] = areas
-        if images:
-            self._metadata["images"] = images
+        records = {name: truth.records for name, truth in truths.items()}
+        self._metadata = {"names of a class": self.synonyms, **model.evaluation_metadata(records)}
+        for key in ("areas", "images"):
+            if known := {n: getattr(t, key) for n, t in truths.items() if getattr(t, key)}:
+                self._metadata[key] = known
 
     def metadata(self) -> dict[str, object]:
         """Settings that decide the numbers beside weights and configuration, known after `check`."""
         return self._metadata
 
-    def _classes_kept(self, model: PanopticModel) -> contextlib.AbstractContextManager[None]:
-        return own_classes_kept(model)
-
     def _protocol(self, name: str, model: PanopticModel) -> MeasuringProtocol:
-        truth = self._truth(name)
+        truth = self.data(name)
         reading = reading_of(model)
         seen = f"a name as {self.train_vocabulary} spells it"
         if counts_all(name, self.train_vocabulary):
@@ -193,18 +181,19 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
         )
 
     def _passes(self, name: str, model: PanopticModel) -> Iterator[Pass]:
-        truth = self._truth(name)
+        truth = self.data(name)
         batches = functools.partial(evaluation_batches, truth.records, self.mapper, self.workers)
         model.set_vocabulary(truth.vocabulary, seen=truth.seen)
         voids = (model.void_discount, self.void_sweep)
         named = named_fusions(self.fusions, *model.exponents, truth.tasks, *voids)
         self._named = named
         asked = named | sweep_fusions(self.sweep, truth.seen, model.void_discount)
-        yield Pass(batches(), self._evaluator(name, truth), {"fusions": asked})
+        ask = functools.partial(model, fusions=asked)
+        yield Pass(batches(), self._evaluator(name, truth), ask)
         if self.oracle:
             logger.info("oracle words, of each image its own classes:")
-            ask = functools.partial(_with_true_classes, model, truth, named)
-            yield Pass(batches(), self._evaluator(name, truth, main=False), ask=ask)
+            oracle = functools.partial(_with_true_classes, model, truth, named)
+            yield Pass(batches(), self._evaluator(name, truth, main=False), oracle)
 
     def _numbers(self, name: str, outputs: list[Results]) -> Results:
         """For each fusion means in percent (those of `panoptic_results`, "AP..." of `instance_results`, those
@@ -219,11 +208,10 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             if discounted:
                 own["void_discount"] = void_discount
             for oracle in with_oracle:
-                measures = {k: v for k, v in oracle[fusion].items() if k.startswith(MEASURES)}
-                own |= {f"oracle-{key}": value for key, value in measures.items()}
+                own |= oracle_numbers(oracle[fusion])
             results[fusion] = own
         if self.sweep:
-            results["sweep"] = sweep_results(self.sweep, self._truth(name).seen, numbers)
+            results["sweep"] = sweep_results(self.sweep, self.data(name).seen, numbers)
         return results
 
     def _evaluator(
@@ -249,6 +237,12 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
     ) -> DatasetEvaluator:
         if task == "panoptic":
             return self._panoptic_evaluator(name, truth, folder)
+        settings: EvaluatorSettings = {
+            "dataset_name": name,
+            "vocabulary": truth.vocabulary,
+            "seen": truth.seen,
+            "output_dir": folder,
+        }
         if task == "semantic":
             return SemSegAccuracyEvaluator(
                 dataset_name=name,
@@ -260,20 +254,9 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
                 output_dir=folder,
             )
         if task == CITYSCAPES_INSTANCES:
-            return CityscapesAPEvaluator(
-                dataset_name=name,
-                vocabulary=truth.vocabulary,
-                image_ids=truth.image_ids,
-                seen=truth.seen,
-            )
+            return CityscapesAPEvaluator(image_ids=truth.image_ids, **settings)
         assert truth.instances is not None
-        return InstanceAPEvaluator(
-            dataset_name=name,
-            vocabulary=truth.vocabulary,
-            ground_truth=truth.instances,
-            seen=truth.seen,
-            output_dir=folder,
-        )
+        return InstanceAPEvaluator(ground_truth=truth.instances, **settings)
 
     def _panoptic_evaluator(
         self, name: str, truth: PanopticGroundTruth, folder: Path | None
@@ -288,13 +271,10 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             output_dir=folder,
         )
 
-    def _truth(self, name: str) -> PanopticGroundTruth:
-        """Vocabulary, records and ground truth of a data set, read once."""
-        if name not in self._known:
-            words = self.label_files.get(name, "")
-            read = read_semantic_only if is_semantic_only(name) else read_panoptic_ground_truth
-            self._known[name] = read(name, self.tasks, self.train_vocabulary, words)
-        return self._known[name]
+    def _read(self, name: str) -> PanopticGroundTruth:
+        read = read_semantic_only if is_semantic_only(name) else read_panoptic_ground_truth
+        words = self.label_files.get(name, "")
+        return read(name, self.tasks, self.train_vocabulary, words)
 
     def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
         """All means of each data set and fusion, the paper's Table 6 of those that have segments, and the sweep of
@@ -317,7 +297,7 @@ class PanopticEvaluation(Evaluation[PanopticModel]):
             logger.info("PQ by alpha and beta is drawn in %s", path)
 
     def _title(self, name: str) -> str:
-        return f"{PANOPTIC_TITLES.get(name, name)}, {len(self._truth(name).records)} images"
+        return f"{PANOPTIC_TITLES.get(name, name)}, {len(self.data(name).records)} images"
 
 
 def _further_tasks(truth: PanopticGroundTruth) -> tuple[str, ...]:
@@ -325,16 +305,6 @@ def _further_tasks(truth: PanopticGroundTruth) -> tuple[str, ...]:
     files = truth.files
     cityscapes = files is not None and files.evaluator == "cityscapes_panoptic_seg"
     return (CITYSCAPES_INSTANCES,) if cityscapes and "instances" in truth.tasks else ()
-
-
-def _label_file_of(datasets: Sequence[str], files: Sequence[str]) -> dict[str, str]:
-    """The label file of each data set that has one."""
-    if files and len(files) != len(datasets):
-        raise InputError(
-            f"TEST.PANOPTIC.LABEL_FILES has {len(files)} entries, DATASETS.TEST {len(datasets)}: give one for each, "
-            '"" for a data set\'s own names'
-        )
-    return dict(zip(datasets, files))
 
 
 def _require_clip_alone(cfg: CfgNode) -> None:

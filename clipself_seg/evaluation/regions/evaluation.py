@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,12 +30,12 @@ from clipself_seg.evaluation.regions.report import (
     region_table,
     size_table,
 )
-from clipself_seg.models.protocol import SYNONYM_TEXTS, MixedRegionModel, RegionModel, reading_of
+from clipself_seg.models.protocol import MixedRegionModel, RegionModel, reading_of
 
 logger = logging.getLogger(__name__)
 
 
-class RegionEvaluation(Evaluation[RegionModel]):
+class RegionEvaluation(Evaluation[RegionModel, tuple[Vocabulary, list[Record]]]):
     """Evaluates models that score regions (`RegionReader`, `CLIPSelf`), all processes together."""
 
     @configurable
@@ -63,16 +64,13 @@ class RegionEvaluation(Evaluation[RegionModel]):
             output_dir: folder for tables by class, and the curve if there are several sizes.
             max_pixels: largest number of pixels of an image that is decoded.
         """
-        super().__init__(datasets)
+        super().__init__(datasets, workers, output_dir)
         self.sizes = tuple(sizes)
         self.read = tuple(read)
         self.mask_resize = mask_resize
         self.grouping = grouping
         self.alphas = tuple(dict.fromkeys(float(alpha) for alpha in alphas))
-        self.workers = workers
-        self.output_dir = output_dir
         self.max_pixels = max_pixels
-        self._known: dict[str, tuple[Vocabulary, list[Record]]] = {}
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
@@ -91,16 +89,15 @@ class RegionEvaluation(Evaluation[RegionModel]):
 
     def metadata(self) -> dict[str, object]:
         """Settings that decide the numbers beside weights and configuration."""
-        return {"names of a class": SYNONYM_TEXTS["mean"]}
+        return {"names of a class": self.synonyms}
 
     def check(self, model: RegionModel) -> None:
         """Refuse early what would fail late: missing data sets, sizes and readouts that do not fit."""
         model.check_readouts(self.sizes, self.read)
-        for name in self.datasets:
-            self._records(name)
+        super().check(model)
 
     def _protocol(self, name: str, model: RegionModel) -> MeasuringProtocol:
-        vocabulary, _ = self._records(name)
+        vocabulary, _ = self.data(name)
         sizes = ", ".join(
             self._mapper(size, self.read, vocabulary, model).size_rule() for size in self.sizes
         )
@@ -114,17 +111,11 @@ class RegionEvaluation(Evaluation[RegionModel]):
         )
 
     def _passes(self, name: str, model: RegionModel) -> Iterator[Pass]:
-        vocabulary, records = self._records(name)
-        model.set_vocabulary(vocabulary)
-        several = len(self.sizes) > 1
-        yield from self._sizes(
-            name,
-            model,
-            [
-                self.output_dir / f"size_{size}" if several else self.output_dir
-                for size in self.sizes
-            ],
-        )
+        model.set_vocabulary(self.data(name)[0])
+        folders = [self.output_dir]
+        if len(self.sizes) > 1:
+            folders = [self.output_dir / f"size_{size}" for size in self.sizes]
+        yield from self._sizes(name, model, folders)
         for alpha in self.alphas:
             logger.info("mixture with %g of the student:", alpha)
             with _mixed_by(cast(MixedRegionModel, model), alpha):
@@ -134,11 +125,10 @@ class RegionEvaluation(Evaluation[RegionModel]):
         self, name: str, model: RegionModel, folders: Sequence[Path | None]
     ) -> Iterator[Pass]:
         """A pass for each size of the input, with the folder of its files."""
-        vocabulary, records = self._records(name)
+        vocabulary, records = self.data(name)
         read = self.read
         # Classes of tokens follow from the masks.
         needed = ("masks",) if self.grouping else ()
-        asked = {"dense": True} if self.grouping else {}
         earlier = None
         for size, folder in zip(self.sizes, folders, strict=True):
             evaluator = RegionAccuracyEvaluator(
@@ -146,7 +136,10 @@ class RegionEvaluation(Evaluation[RegionModel]):
             )
             mapper = self._mapper(size, (*read, *needed), vocabulary, model)
             batches = evaluation_batches(records, mapper, self.workers)
-            yield Pass(batches, evaluator, {"read": read, **asked})
+            ask = functools.partial(model, read=read)
+            yield Pass(
+                batches, evaluator, functools.partial(ask, dense=True) if self.grouping else ask
+            )
             # Crops do not depend on the size of the input: the first pass has encoded them.
             read = tuple(readout for readout in self.read if readout != "crops")
             earlier = evaluator
@@ -207,12 +200,9 @@ class RegionEvaluation(Evaluation[RegionModel]):
             logger.info("%s:\n%s", title, table)
         logger.info("%s", "\n".join(self.notes(results)))
 
-    def _records(self, name: str) -> tuple[Vocabulary, list[Record]]:
-        """Vocabulary and records of a data set, read once."""
-        if name not in self._known:
-            vocabulary = load_vocabulary(vocabulary_name(name))
-            self._known[name] = vocabulary, region_records(name, vocabulary)
-        return self._known[name]
+    def _read(self, name: str) -> tuple[Vocabulary, list[Record]]:
+        vocabulary = load_vocabulary(vocabulary_name(name))
+        return vocabulary, region_records(name, vocabulary)
 
 
 def mixture_prefix(alpha: float) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,8 +31,7 @@ from clipself_seg.data.vocabulary import (
     seen_by_name,
 )
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import Evaluation, Pass, Results, own_classes_kept
-from clipself_seg.evaluation.evaluator import Output
+from clipself_seg.evaluation.base import Evaluation, Pass, Results, oracle_numbers
 from clipself_seg.evaluation.protocol import (
     MeasuringProtocol,
     beside_text,
@@ -48,11 +46,10 @@ from clipself_seg.models.protocol import SemSegModel, reading_of
 
 logger = logging.getLogger(__name__)
 
-# Beginnings of the means, which are kept of the pass with oracle words.
-MEANS = ("mIoU", "fwIoU", "mACC", "pACC")
+Words = Vocabulary | list[str]  # classes that a model is given
 
 
-class SemSegEvaluation(Evaluation[SemSegModel]):
+class SemSegEvaluation(Evaluation[SemSegModel, "SemSegData"]):
     """Evaluates a model that labels pixels, all processes together, one data set after the other."""
 
     @configurable
@@ -90,21 +87,17 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
             boundary: whether Boundary IoU is measured, too.
             oracle: whether the model is evaluated once more with the classes alone that are in each image.
         """
-        super().__init__(datasets)
+        super().__init__(datasets, workers, output_dir)
         self.mapper = mapper
         self.rule = rule
         self.train_vocabulary = train_vocabulary
-        self.workers = workers
-        self.output_dir = output_dir
         self.class_json = class_json
         self.pooling = tuple(pooling)
         self.background_words = background_words
         self.threshold = threshold
         self.boundary = boundary
         self.oracle = oracle
-        self._names_of_a_class = ""
         self._masks: dict[str, object] = {}
-        self._known: dict[str, _Task] = {}
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
@@ -136,13 +129,13 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
         metadata: dict[str, object] = {
             "evaluator rule": self.rule,
             "train vocabulary": self.train_vocabulary,
-            "names of a class": self._names_of_a_class,
+            "names of a class": self.synonyms,
         }
         if self.threshold or not self.background_words:
             metadata["background"] = self._background  # of data sets that have one
         if self._masks:
             metadata["masks given"] = self._masks
-        written = {name: t.images for name, t in self._known.items() if t.images}
+        written = {name: data.images for name, data in self._known.items() if data.images}
         return metadata | ({"images": written} if written else {})
 
     @property
@@ -153,11 +146,10 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
 
     def check(self, model: SemSegModel) -> None:
         """Refuse early what would fail late: missing data sets or vocabularies."""
-        self._names_of_a_class = reading_of(model).synonyms
-        for name in self.datasets:
-            records = self._task(name).records
-            if isinstance(self.mapper, SemSegTestMapper) and (masks := self.mapper.masks):
-                names = [image_name(record["file_name"]) for record in records]
+        super().check(model)
+        if isinstance(self.mapper, SemSegTestMapper) and (masks := self.mapper.masks):
+            for name in self.datasets:
+                names = [image_name(record["file_name"]) for record in self.data(name).records]
                 self._masks[name] = masks.check(name, names)
         if set(self.pooling) - {1}:
             logger.info(
@@ -165,49 +157,47 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
                 list(self.pooling),
             )
 
-    def _classes_kept(self, model: SemSegModel) -> contextlib.AbstractContextManager[None]:
-        return own_classes_kept(model)
-
     def _protocol(self, name: str, model: SemSegModel) -> MeasuringProtocol:
-        task = self._task(name)
+        data = self.data(name)
         reading = reading_of(model)
-        vocabulary = task.vocabulary
+        vocabulary = data.vocabulary
         words = self.class_json if isinstance(vocabulary, list) else vocabulary.name
         background = reading.background
-        if task.background is not None:
-            background = f"{self._background}; classes from {task.background} on count as one"
+        if data.background is not None:
+            background = f"{self._background}; classes from {data.background} on count as one"
         rule = f"a name in {self.train_vocabulary}"
         return MeasuringProtocol.of_model(
             reading,
             words=words_text(words, len(vocabulary)),
             background=background,
             size=size_text(self.mapper, reading.size),
-            seen=seen_text(task.seen, rule),
+            seen=seen_text(data.seen, rule),
             rule=f"means over classes by rule {self.rule}",
             beside=beside_text(self.boundary, self.oracle),
         )
 
     def _passes(self, name: str, model: SemSegModel) -> Iterator[Pass]:
-        task = self._task(name)
-        batches = functools.partial(evaluation_batches, task.records, self.mapper, self.workers)
-        model.set_vocabulary(task.vocabulary)
+        data = self.data(name)
+        batches = functools.partial(evaluation_batches, data.records, self.mapper, self.workers)
+        model.set_vocabulary(data.vocabulary)
         # The best class of each pixel instead of all scores.
-        yield Pass(batches(), self._evaluator(name, self.output_dir), {"output": "labels"})
+        ask = functools.partial(model, output="labels")
+        yield Pass(batches(), self._evaluator(name, self.output_dir), ask)
         if self.oracle:
             logger.info("oracle words, of each image its own classes:")
-            present = functools.partial(_true_classes, task)
-            ask = OracleWords(model, task.vocabulary, present)
-            yield Pass(batches(), self._evaluator(name), ask=ask)
+            present = functools.partial(_true_classes, data)
+            oracle = functools.partial(labels_by_true_words, model, data.vocabulary, present)
+            yield Pass(batches(), self._evaluator(name), oracle)
 
     def _evaluator(self, name: str, output_dir: Path | None = None) -> SemSegAccuracyEvaluator:
         """An evaluator; that of the main pass has a folder."""
-        task = self._task(name)
+        data = self.data(name)
         return SemSegAccuracyEvaluator(
             dataset_name=name,
-            class_names=task.class_names,
-            ignore_label=task.ignore_label,
-            background=task.background,
-            seen=task.seen,
+            class_names=data.class_names,
+            ignore_label=data.ignore_label,
+            background=data.background,
+            seen=data.seen,
             rule=self.rule,
             boundary=self.boundary and output_dir is not None,
             output_dir=output_dir,
@@ -223,8 +213,7 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
             for output in outputs
         )
         for numbers in with_oracle:
-            means = {key: value for key, value in numbers.items() if key.startswith(MEANS)}
-            results |= {f"oracle-{key}": value for key, value in means.items()}
+            results |= oracle_numbers(numbers)
         return results
 
     def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
@@ -235,60 +224,67 @@ class SemSegEvaluation(Evaluation[SemSegModel]):
             "The paper's Table 5": semantic_paper_table({model: results}, style=style),
         }
 
-    def _task(self, name: str) -> _Task:
-        """Classes, records and settings of a data set, read once."""
-        if name not in self._known:
-            self._known[name] = _read_task(
-                name, self.train_vocabulary, self.class_json, self.background_words
-            )
-        return self._known[name]
+    def _read(self, name: str) -> SemSegData:
+        files = find_dataset(name, SemSegSet)
+        vocabulary = load_vocabulary(files.vocabulary)
+        # Without a background (None) this keeps all; the background itself is neither seen nor unseen.
+        foreground = slice(files.background)
+        names = vocabulary.names[foreground]
+        seen = None
+        if self.train_vocabulary:
+            seen = seen_by_name(vocabulary, load_vocabulary(self.train_vocabulary))[foreground]
+        words: Words = vocabulary
+        if self.class_json:
+            words = read_dataset_names("TEST_CLASS_JSON", self.class_json, name, len(vocabulary))
+        if files.background is not None and not self.background_words:
+            words = some_classes(words, range(files.background))
+        records = sem_seg_records(name)
+        written = describe_jpegs(r["file_name"] for r in records) if files.prepares_images else ""
+        return SemSegData(
+            vocabulary=words,
+            records=records,
+            class_names=names if files.background is None else (*names, "background"),
+            ignore_label=files.ignore_label,
+            background=files.background,
+            seen=seen,
+            images=written,
+        )
 
 
-class OracleWords:
-    """Runs a model on one image after the other, each with the classes of that image alone."""
-
-    def __init__(
-        self,
-        model: SemSegModel,
-        words: Vocabulary | Sequence[str],
-        present: Callable[[Sample], np.ndarray],
-    ) -> None:
-        """
-        Args:
-            model: is given the classes of each image, and keeps those of the last one.
-            words: the K classes of the data set.
-            present: indices (k,) in [0, K) of the classes of a sample's ground truth, rising.
-        """
-        self.model = model
-        self.words = words
-        self.present = present
-
-    def __call__(self, samples: Sequence[Sample]) -> list[Output]:
-        """Labels in [0, K) of each image, as the model gives them with all classes."""
-        return [self._labels(sample) for sample in samples]
-
-    def _labels(self, sample: Sample) -> Output:
-        # In an image without ground truth no pixel counts, whatever it is called.
-        classes = self.present(sample) if len(self.present(sample)) else np.zeros(1, dtype=np.int64)
-        self.model.set_vocabulary(some_classes(self.words, classes))
-        (output,) = self.model([sample], output="labels")
-        labels = output["sem_seg_labels"]
-        return {**output, "sem_seg_labels": torch.from_numpy(classes).to(labels.device)[labels]}
-
-
-def some_classes(words: Vocabulary | Sequence[str], classes: np.ndarray) -> Vocabulary | list[str]:
-    """The vocabulary of some of the classes, in their order.
+def labels_by_true_words(
+    model: SemSegModel,
+    words: Words,
+    present: Callable[[Sample], np.ndarray],
+    samples: Sequence[Sample],
+) -> list[dict[str, torch.Tensor]]:
+    """A model's labels in [0, K) of one image after the other, each with the classes of that image alone.
 
     Args:
-        words: the K classes.
-        classes: indices (k,) in [0, K).
+        model: is given the classes of each image, and keeps those of the last one.
+        words: the K classes of the data set.
+        present: indices (k,) in [0, K) of the classes of a sample's ground truth, rising.
+        samples: the images.
     """
+    outputs = []
+    for sample in samples:
+        # In an image without ground truth no pixel counts, whatever it is called.
+        classes = present(sample) if len(present(sample)) else np.zeros(1, dtype=np.int64)
+        model.set_vocabulary(some_classes(words, classes))
+        (output,) = model([sample], output="labels")
+        labels = output["sem_seg_labels"]
+        classes_of = torch.from_numpy(classes).to(labels.device)
+        outputs.append({**output, "sem_seg_labels": classes_of[labels]})
+    return outputs
+
+
+def some_classes(words: Words, classes: Iterable[int]) -> Words:
+    """The vocabulary of some of the classes, by their indices and in their order."""
     if isinstance(words, Vocabulary):
         return dataclasses.replace(words, classes=tuple(words.classes[i] for i in classes))
     return [words[i] for i in classes]
 
 
-class _Task(NamedTuple):
+class SemSegData(NamedTuple):
     """A data set as its evaluation needs it.
 
     Attributes:
@@ -299,11 +295,11 @@ class _Task(NamedTuple):
         background: class in [0, K) from which on all classes are the background; None for no such
             class.
         seen: bool, which of the foreground classes belong to the training vocabulary; None if that is
-            that is not known.
+            not known.
         images: how the preparation wrote the images, where it did; else "".
     """
 
-    vocabulary: Vocabulary | list[str]
+    vocabulary: Words
     records: list[Record]
     class_names: tuple[str, ...]
     ignore_label: int
@@ -312,41 +308,11 @@ class _Task(NamedTuple):
     images: str = ""
 
 
-def _read_task(name: str, train_vocabulary: str, class_json: str, background_words: bool) -> _Task:
-    files = find_dataset(name, SemSegSet)
-    vocabulary = load_vocabulary(files.vocabulary)
-    # Without a background (None) this keeps all; the background itself is neither seen nor unseen.
-    foreground = slice(files.background)
-    names = vocabulary.names[foreground]
-    seen = None
-    if train_vocabulary:
-        seen = seen_by_name(vocabulary, load_vocabulary(train_vocabulary))[foreground]
-    given: Vocabulary | list[str] = vocabulary
-    if class_json:
-        given = read_dataset_names("TEST_CLASS_JSON", class_json, name, len(vocabulary))
-    if files.background is not None and not background_words:
-        if isinstance(given, Vocabulary):
-            given = dataclasses.replace(given, classes=given.classes[foreground])
-        else:
-            given = given[foreground]
-    records = sem_seg_records(name)
-    written = describe_jpegs(r["file_name"] for r in records) if files.prepares_images else ""
-    return _Task(
-        vocabulary=given,
-        records=records,
-        class_names=names if files.background is None else (*names, "background"),
-        ignore_label=files.ignore_label,
-        background=files.background,
-        seen=seen,
-        images=written,
-    )
-
-
-def _true_classes(task: _Task, sample: Sample) -> np.ndarray:
+def _true_classes(data: SemSegData, sample: Sample) -> np.ndarray:
     """Indices of the classes that are in an image, among those that the model is given."""
-    count = len(task.class_names)
-    truth = read_labels_of(sample, num_classes=count, ignore_label=task.ignore_label)
-    return present_classes(truth, len(task.vocabulary), task.ignore_label, task.background)
+    count = len(data.class_names)
+    truth = read_labels_of(sample, num_classes=count, ignore_label=data.ignore_label)
+    return present_classes(truth, len(data.vocabulary), data.ignore_label, data.background)
 
 
 def read_dataset_names(key: str, class_json: str, dataset: str, count: int) -> list[str]:

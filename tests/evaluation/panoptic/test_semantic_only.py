@@ -114,7 +114,7 @@ def test_every_set_of_the_published_table_is_evaluated_by_its_own_rules(root, na
     given, fusions, _ = model.asked[0]
     assert len(given.names) == classes and given.seen.sum() == seen
     assert fusions["fused"] == (0.4, 0.8, ("semantic",), 0.0)
-    assert own._truth(name).ignore_label == ignored
+    assert own.data(name).ignore_label == ignored
     assert f"{seen} of {classes}" in own.notes([name])[0]
     assert list(own.tables({name: {"fused": results}})) == ["All data sets in percent"]
 

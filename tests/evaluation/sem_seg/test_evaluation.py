@@ -18,7 +18,11 @@ from clipself_seg.config import add_clipself_seg_config
 from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.sem_seg.evaluation import OracleWords, SemSegEvaluation, some_classes
+from clipself_seg.evaluation.sem_seg.evaluation import (
+    SemSegEvaluation,
+    labels_by_true_words,
+    some_classes,
+)
 from clipself_seg.models.protocol import Reading
 from tests.two_processes import in_two_processes
 
@@ -364,10 +368,12 @@ def test_labels_are_those_of_the_whole_vocabulary():
     names = ["cat", "dog", "sky", "sea"]
     model, given = LastWord(), {"a": [0, 2], "b": [1], "c": []}
     for words in (names, Vocabulary.from_names(names)):
-        oracle = OracleWords(
-            model, words, lambda sample: np.array(given[sample["id"]], dtype=np.int64)
+        outputs = labels_by_true_words(
+            model,
+            words,
+            lambda sample: np.array(given[sample["id"]], dtype=np.int64),
+            [{"id": name} for name in given],
         )
-        outputs = oracle([{"id": name} for name in given])
         assert [output["sem_seg_labels"].unique().tolist() for output in outputs] == [[2], [1], [0]]
 
 

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from clipself_seg.data.records import (
+from clipself_seg.data.annotations import (
     ImageId,
     JsonObject,
     Record,
@@ -132,7 +132,7 @@ def caption_records(
         image_root: folder to which file names are relative.
 
     Raises:
-        InputError: as `records.image_records`; no annotations; one without a text, or of an image that
+        InputError: as `annotations.image_records`; no annotations; one without a text, or of an image that
             is not listed; no image with a caption.
     """
     content = read_coco_json(json_file)

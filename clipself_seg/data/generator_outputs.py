@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from clipself_seg.checkpoints.bounds import OutOfBounds, open_safetensors
-from clipself_seg.data.records import ImageId
+from clipself_seg.data.annotations import ImageId
 from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import atomic_path
 

@@ -18,8 +18,8 @@ from detectron2.data import DatasetFromList
 from detectron2.data.samplers import InferenceSampler
 from torch.utils.data import DataLoader, Dataset
 
+from clipself_seg.data.annotations import Record
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.records import Record
 from clipself_seg.errors import InputError
 
 # Torch's words for a worker that was ended from outside, and its number.

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as rle
 
+from clipself_seg.data.annotations import Record
 from clipself_seg.data.images import (
     MAX_PIXELS,
     check_chunks,
@@ -25,7 +26,6 @@ from clipself_seg.data.images import (
     decoding_errors,
     open_image,
 )
-from clipself_seg.data.records import Record
 from clipself_seg.errors import InputError
 from clipself_seg.files import require_regular_file
 
@@ -304,6 +304,30 @@ def encode_segmentation(value: Any, height: int, width: int) -> Rle:
     if isinstance(value["counts"], list):
         return rle.frPyObjects(value, height, width)
     return dict(value)
+
+
+def object_mask(
+    segmentation: object, height: int, width: int, image: str | os.PathLike[str]
+) -> np.ndarray:
+    """Pixels of an object, (H, W) uint8 of 0 and 1.
+
+    Args:
+        segmentation: polygons, or an RLE whose counts are a list or compressed, as COCO's files have them.
+        height: H, height of the image in pixels.
+        width: W, width of the image in pixels.
+        image: path of the image, for the error.
+
+    Raises:
+        InputError: it is none of these, or an RLE of another size.
+    """
+    try:
+        mask: np.ndarray = rle.decode(encode_segmentation(segmentation, height, width))
+    except ValueError as error:
+        raise InputError(
+            f"image {image}: the mask of an object is not made of polygons or an RLE of "
+            f"{width} x {height} pixels ({error}): correct it in the annotation file"
+        ) from None
+    return mask
 
 
 def _is_line(polygon: object) -> bool:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipself_seg.data.annotations import JsonObject, Record
 from clipself_seg.data.images import MAX_PIXELS
 from clipself_seg.data.masks import disagreement, read_panoptic_ids
-from clipself_seg.data.records import JsonObject, Record
 from clipself_seg.errors import InputError
 
 GridRule = Literal["aspect", "all"]
@@ -193,7 +193,7 @@ class Segments(NamedTuple):
 def read_segments(
     record: Record, thing_ids: frozenset[int], max_pixels: int = MAX_PIXELS
 ) -> Segments:
-    """Read and check the segments of one record of `records.panoptic_records`.
+    """Read and check the segments of one record of `annotations.panoptic_records`.
 
     The first `MAX_SEGMENTS` in file order count, crowds included; a segment is dropped if its box
     has less than `MIN_BOX_AREA` or more than `MAX_BOX_AREA` square pixels.

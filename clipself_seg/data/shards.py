@@ -25,9 +25,9 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from clipself_seg.config.shards import PIPE
+from clipself_seg.data.annotations import Record
 from clipself_seg.data.loader import MORE_THAN_ALL_DRAWS, batches_of
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.records import Record
 from clipself_seg.errors import InputError, shown
 from clipself_seg.files import require_regular_file
 

@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from detectron2.structures import BoxMode, Instances
 
-from clipself_seg.data.instances import category_indices
+from clipself_seg.data.annotations import category_indices, coco_list, read_coco_json
 from clipself_seg.data.masks import LARGEST_IMAGE, encode_masks, encode_segmentation
-from clipself_seg.data.records import coco_list, read_coco_json
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.evaluator import ImageId

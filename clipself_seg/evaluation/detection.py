@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from detectron2.config import CfgNode, configurable
 
+from clipself_seg.data.annotations import Record, require_images
 from clipself_seg.data.datasets.records import detection_records, find_dataset
 from clipself_seg.data.datasets.table import DetectionSet
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.records import Record, require_images
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, seen_in_training
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results

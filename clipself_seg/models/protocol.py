@@ -14,8 +14,8 @@ import numpy as np
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from clipself_seg.data.annotations import Record
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.records import Record
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.heads.fusion import Fusion
 

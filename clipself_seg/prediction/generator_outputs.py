@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from clipself_seg.checkpoints.bounds import OutOfBounds, open_safetensors
 from clipself_seg.checkpoints.hashes import hash_tensors
+from clipself_seg.data.annotations import Record
 from clipself_seg.data.datasets.records import find_dataset, panoptic_set_records
 from clipself_seg.data.datasets.table import PanopticSet
 from clipself_seg.data.generator_outputs import (
@@ -31,7 +32,6 @@ from clipself_seg.data.images import read_image
 from clipself_seg.data.loader import dead_workers_named, evaluation_batches
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.mappers.samples import stated_size
-from clipself_seg.data.records import Record
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.ground_truth import is_semantic_only, read_semantic_only

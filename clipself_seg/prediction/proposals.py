@@ -1,6 +1,6 @@
 """Writes the proposals of a detector's RPN for a data set, as distillation reads them.
 
-The file is COCO's format of instances with one category, `data.records.proposal_records` reads it. It has
+The file is COCO's format of instances with one category, `data.annotations.proposal_records` reads it. It has
 millions of boxes, so it is written image by image, as `region_text` writes those that have nouns.
 """
 
@@ -18,11 +18,11 @@ from torch import Tensor
 from torchvision.ops import nms
 from tqdm import tqdm
 
+from clipself_seg.data.annotations import Record, listed_records, read_coco_json, require_images
 from clipself_seg.data.datasets.records import annotated_dataset
 from clipself_seg.data.loader import Batches, dead_workers_named, evaluation_batches
 from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.records import Record, listed_records, read_coco_json, require_images
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, atomic_path, remove_leftovers
 from clipself_seg.models.build import architecture, build_model

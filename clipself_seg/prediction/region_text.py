@@ -26,6 +26,14 @@ from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.runtime import autocast
 from clipself_seg.config.load import precision_from_config
+from clipself_seg.data.annotations import (
+    Record,
+    RegionText,
+    proposal_records_of,
+    read_coco_json,
+    read_region_text,
+    require_images,
+)
 from clipself_seg.data.captions import (
     ImageCaptions,
     NounsOfCaptions,
@@ -41,14 +49,6 @@ from clipself_seg.data.loader import dead_workers_named, evaluation_batches
 from clipself_seg.data.mappers.distill import ProposalCropMapper
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.parallel import run_in_parallel
-from clipself_seg.data.records import (
-    Record,
-    RegionText,
-    proposal_records_of,
-    read_coco_json,
-    read_region_text,
-    require_images,
-)
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.regions.pseudo_labels import Agreement, LabelledBoxes, agreement
 from clipself_seg.files import (
@@ -168,7 +168,7 @@ def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
     nouns = _nouns(request, captions)
     truth = None
     if request.instances:
-        truth = read_region_text(read_coco_json(request.instances), request.instances, "")
+        truth = read_region_text(request.instances, "")
     torch.manual_seed(cfg.SEED)  # of a CLIP without weights
     labeller = Labeller(cfg, build_clip(cfg).to(cfg.MODEL.DEVICE).eval(), nouns, request)
     with alone_in(target.parent):

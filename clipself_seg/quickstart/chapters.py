@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from clipself_seg.data.annotations import Record, read_coco_json
 from clipself_seg.data.images import read_image
 from clipself_seg.data.masks import read_indices, read_panoptic_png
-from clipself_seg.data.records import Record, read_coco_json
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.evaluation.report import novel_table, panoptic_split_table, semantic_split_table
 from clipself_seg.provenance import read_results

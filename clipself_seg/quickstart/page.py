@@ -15,8 +15,8 @@ from torch import Tensor
 from clipself_seg.checkpoints.zoo import MINI_CLIP
 from clipself_seg.clip import DenseCLIP, TextBank, load_clip
 from clipself_seg.clip.model import whole_image_features
+from clipself_seg.data.annotations import Record, panoptic_records
 from clipself_seg.data.images import letterbox_crops, letterbox_image, read_image
-from clipself_seg.data.records import Record, panoptic_records
 from clipself_seg.data.regions import Segments, enlarge_boxes, read_segments, relative_boxes
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
@@ -76,7 +76,7 @@ class LabelledImage:
     def __init__(self, record: Record, vocabulary: Vocabulary) -> None:
         """
         Args:
-            record: of `data.records.panoptic_records`.
+            record: of `data.annotations.panoptic_records`.
             vocabulary: of the segments.
         """
         things = frozenset(c.dataset_id for c in vocabulary.classes if c.isthing)

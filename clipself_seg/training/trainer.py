@@ -27,9 +27,9 @@ from clipself_seg.checkpoints.training_state import (
     trained_tensors,
     unpack,
 )
+from clipself_seg.data.annotations import Record
 from clipself_seg.data.loader import DistributedBatchSampler, DrawOrder, train_batches
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.records import Record
 from clipself_seg.data.shards import ShardStream
 from clipself_seg.errors import InputError
 from clipself_seg.models.protocol import Group, TrainableModel

@@ -13,6 +13,7 @@ from clipself_seg.data.masks import (
     check_segmentation,
     encode_masks,
     encode_segmentation,
+    object_mask,
     read_indices,
     read_label_map,
 )
@@ -180,3 +181,40 @@ def test_encoded_masks_are_those_of_pycocotools_to_the_byte():
     assert encode_masks(masks) == wanted
     assert encode_masks(masks[:, ::-1, ::-1])[1] == wanted[1]
     assert encode_masks(masks[:0]) == []
+
+
+def test_masks_of_all_kinds_have_the_pixels_of_the_object():
+    wanted = np.zeros((6, 8), np.uint8)
+    wanted[1:4, 2:7] = 1
+    polygon = [[2, 1, 7, 1, 7, 4, 2, 4]]
+    compressed = rle.encode(np.asfortranarray(wanted))
+    text = {"size": [6, 8], "counts": compressed["counts"].decode()}
+    # By columns: two of six zeros, then one zero, three ones, two zeros five times.
+    counts = [2 * 6 + 1, 3, 3, 3, 3, 3, 3, 3, 3, 3, 2 + 6]
+    for segmentation in (polygon, text, {"size": [6, 8], "counts": counts}):
+        np.testing.assert_array_equal(object_mask(segmentation, 6, 8, "a.jpg"), wanted)
+    two = [[0, 0, 1, 0, 1, 1, 0, 1], [2, 1, 7, 1, 7, 4, 2, 4], [3, 5, 4, 6]]
+    assert object_mask(two, 6, 8, "a.jpg").sum() == 16
+    # Two points enclose nothing.
+    assert not object_mask([[0, 0, 5, 5]], 6, 8, "a.jpg").any()
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [[1, 2, 3, 4, 5]],
+        [[1, 2, 3, 4, 5, float("inf")]],
+        [[1, 2, 3, 4, 5, 1e12]],
+        [3],
+        {"counts": [48]},
+        {"size": [8, 6], "counts": [48]},
+        {"size": [6, 8], "counts": [47]},
+        {"size": [6, 8], "counts": [50, -2]},
+        {"size": [6, 8], "counts": "abc"},
+        {"size": [6, 8], "counts": None},
+        {"size": 6, "counts": [48]},
+    ],
+)
+def test_a_broken_mask_is_named(segmentation):
+    with pytest.raises(InputError, match="image a.jpg: the mask .* of 8 x 6 pixels"):
+        object_mask(segmentation, 6, 8, "a.jpg")

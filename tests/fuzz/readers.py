@@ -12,8 +12,8 @@ Formats by where they are read:
     heads/panoptic/mask_generator/      outputs of a mask generator
     config/load.py                      YAML configurations
     data/vocabulary.py                  vocabularies (.txt, .json), CAT-Seg's class lists
-    data/records.py, data/captions.py   COCO's instances, proposals, panoptic, captions
-    data/instances.py                   objects in COCO's and LVIS's format, for detection
+    data/annotations.py                 COCO's and LVIS's instances, proposals, panoptic, nouns
+    data/captions.py                    captions, phrases
     data/images.py, data/label_maps.py, data/panoptic_png.py
     data/given_masks.py                masks of anybody: JSON, PNG, tables of scores
     data/prepare/                       archives: label maps, instance maps, tables, lists, JSON, .mat

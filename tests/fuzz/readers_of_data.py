@@ -10,20 +10,21 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from clipself_seg.config import load_config
-from clipself_seg.data.captions import read_phrases
-from clipself_seg.data.instances import category_indices, instance_records
-from clipself_seg.data.mappers.detection import DetectionTrainMapper
-from clipself_seg.data.mappers.distill import DistillMapper, RegionTextMapper
-from clipself_seg.data.mappers.panoptic import PanopticTrainMapper
-from clipself_seg.data.mappers.regions import RegionMapper
-from clipself_seg.data.masks import encode_masks
-from clipself_seg.data.records import (
+from clipself_seg.data.annotations import (
+    category_indices,
     category_labels,
+    instance_records,
     panoptic_records,
     proposal_records,
     read_coco_json,
     read_region_text,
 )
+from clipself_seg.data.captions import read_phrases
+from clipself_seg.data.mappers.detection import DetectionTrainMapper
+from clipself_seg.data.mappers.distill import DistillMapper, RegionTextMapper
+from clipself_seg.data.mappers.panoptic import PanopticTrainMapper
+from clipself_seg.data.mappers.regions import RegionMapper
+from clipself_seg.data.masks import encode_masks
 from clipself_seg.data.vocabulary import (
     as_vocabulary,
     load_vocabulary,
@@ -97,7 +98,7 @@ def _read_proposals(path: Path) -> None:
 
 def _read_region_text(path: Path) -> None:
     mapper = RegionTextMapper(student_size=32, seed=0, crop_size=32)
-    records = read_region_text(read_coco_json(path), path, path.parent / "../train2017").records
+    records = read_region_text(path, path.parent / "../train2017").records
     for record in records:
         mapper(record | {"captions": [*record["captions"], "a cat"]}, 0)
 

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from clipself_seg.data.annotations import panoptic_records
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.masks import read_panoptic_ids
-from clipself_seg.data.records import panoptic_records
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.files import PanopticFolder, evaluate_files

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from clipself_seg.data.annotations import Record, image_records
 from clipself_seg.data.datasets.records import (
     IMAGE_SUFFIX,
     detection_records,
@@ -43,7 +44,6 @@ from clipself_seg.data.prepare.pascal import (
     nothing_left,
     voc20_jobs,
 )
-from clipself_seg.data.records import Record, image_records
 from clipself_seg.data.vocabulary import class_entries, load_vocabulary
 from clipself_seg.errors import InputError, nearest
 

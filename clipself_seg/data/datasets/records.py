@@ -23,6 +23,22 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
+from clipself_seg.data.annotations import (
+    Record,
+    RegionText,
+    annotated_ids,
+    category_indices,
+    category_labels,
+    image_records,
+    instance_records,
+    names_from_urls,
+    panoptic_records,
+    proposal_records,
+    read_coco_json,
+    read_region_text,
+    require_base_classes,
+    require_same_classes,
+)
 from clipself_seg.data.captions import caption_records, read_phrases
 from clipself_seg.data.datasets.table import (
     DATASETS,
@@ -32,24 +48,6 @@ from clipself_seg.data.datasets.table import (
     DetectionSet,
     PanopticSet,
     SemSegSet,
-)
-from clipself_seg.data.instances import (
-    annotated_ids,
-    category_indices,
-    instance_records,
-    names_from_urls,
-    require_base_classes,
-    require_same_classes,
-)
-from clipself_seg.data.records import (
-    Record,
-    RegionText,
-    category_labels,
-    image_records,
-    panoptic_records,
-    proposal_records,
-    read_coco_json,
-    read_region_text,
 )
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError, MissingFiles, nearest
@@ -242,7 +240,7 @@ def region_text_records(names: Sequence[str]) -> RegionText:
         _require_nouns(name, lambda entry: entry.content == "nouns" or entry.evaluator is not None)
         entry = annotated_dataset(name)
         path = entry.path(entry.annotations)
-        read.append(read_region_text(read_coco_json(path), path, entry.path(entry.images)))
+        read.append(read_region_text(path, entry.path(entry.images)))
         if read[-1].nouns != read[0].nouns:
             raise InputError(
                 f'the nouns of "{name}" are not those of "{names[0]}", or in another order: label all '
@@ -476,7 +474,7 @@ def detection_records(name: str, *, training: bool = False, masks: bool = False)
         masks: whether objects have a "segmentation".
 
     Returns:
-        Records as of `instances.instance_records`.
+        Records as of `annotations.instance_records`.
 
     Raises:
         InputError: as `find_dataset`; files are missing (the message names the command that writes them)

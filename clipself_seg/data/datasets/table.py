@@ -211,7 +211,7 @@ class CocoSet(DataSet):
 
     Attributes:
         content: what the annotations say of an image where they are not panoptic: boxes of objects or proposals, boxes
-            whose categories are nouns (see `records.read_region_text`), or captions.
+            whose categories are nouns (see `annotations.read_region_text`), or captions.
     """
 
     content: Literal["boxes", "nouns", "captions"] = "boxes"
@@ -357,7 +357,7 @@ class DetectionSet(DataSet):
     Attributes:
         from_urls: whether file names follow from "coco_url", as in LVIS.
         by_order: whether the classes are the categories of the file by ascending id, see
-            `instances.category_indices`.
+            `annotations.category_indices`.
     """
 
     fields = {

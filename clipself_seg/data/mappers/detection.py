@@ -18,10 +18,10 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from PIL import Image
 
+from clipself_seg.data.annotations import Record
 from clipself_seg.data.images import MAX_PIXELS, read_image
-from clipself_seg.data.instances import object_mask
 from clipself_seg.data.mappers.samples import Sample, chw, image_sample, require_rgb, stated_size
-from clipself_seg.data.records import Record
+from clipself_seg.data.masks import object_mask
 
 Resize = Literal["opencv", "pillow"]
 

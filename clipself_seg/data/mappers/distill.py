@@ -19,6 +19,7 @@ import torch
 from detectron2.config import CfgNode
 from PIL import Image
 
+from clipself_seg.data.annotations import MIN_SIDE, Record
 from clipself_seg.data.images import (
     MAX_PIXELS,
     decode_image,
@@ -27,7 +28,6 @@ from clipself_seg.data.images import (
     read_image,
 )
 from clipself_seg.data.mappers.samples import Sample, box_tensor, chw, image_sample, stated_size
-from clipself_seg.data.records import MIN_SIDE, Record
 from clipself_seg.data.regions import (
     GridRule,
     Regions,
@@ -194,7 +194,7 @@ class RegionTextMapper:
         """Make the sample of one draw.
 
         Args:
-            record: record of `data.records.read_region_text`.
+            record: record of `data.annotations.read_region_text`.
             draw: number of this draw in the run, which decides the caption.
 
         Returns:
@@ -334,7 +334,7 @@ class ProposalCropMapper:
         """Make the sample of an image.
 
         Args:
-            record: record of `data.records.proposal_records`.
+            record: record of `data.annotations.proposal_records`.
 
         Returns:
             "image_id" and "crops" uint8 (n, 3, S0, S0).

@@ -13,6 +13,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
+from clipself_seg.data.annotations import Record, category_labels
 from clipself_seg.data.images import MAX_PIXELS, read_image
 from clipself_seg.data.mappers.samples import (
     PADDING,
@@ -24,7 +25,6 @@ from clipself_seg.data.mappers.samples import (
 )
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper, at_least_a_pixel
 from clipself_seg.data.masks import read_panoptic_ids
-from clipself_seg.data.records import Record, category_labels
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
+from clipself_seg.data.annotations import Record, category_labels
 from clipself_seg.data.images import MAX_PIXELS, letterbox_crops, letterbox_image, read_image
 from clipself_seg.data.mappers.samples import Sample, box_tensor, chw, image_sample
-from clipself_seg.data.records import Record, category_labels
 from clipself_seg.data.regions import MaskResize, read_segments, segment_regions, token_masks
 from clipself_seg.data.vocabulary import Vocabulary
 

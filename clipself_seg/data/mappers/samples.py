@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipself_seg.data.records import Record
+from clipself_seg.data.annotations import Record
 from clipself_seg.data.regions import relative_boxes
 from clipself_seg.errors import InputError
 

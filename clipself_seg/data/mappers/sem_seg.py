@@ -19,6 +19,7 @@ from detectron2.projects.point_rend import ColorAugSSDTransform
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipself_seg.data.annotations import Record
 from clipself_seg.data.given_masks import GivenMasks, MaskFolder, image_name
 from clipself_seg.data.images import MAX_PIXELS, read_image
 from clipself_seg.data.mappers.samples import (
@@ -31,7 +32,6 @@ from clipself_seg.data.mappers.samples import (
     stated_size,
 )
 from clipself_seg.data.masks import read_labels_of
-from clipself_seg.data.records import Record
 
 Mapper = TypeVar("Mapper", bound="SemSegTestMapper")
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clipself_seg.data.annotations import coco_info, read_coco_json
 from clipself_seg.data.datasets.table import ADE_150, ade_parent
 from clipself_seg.data.prepare.ade import read_rgb, read_scene_map
 from clipself_seg.data.prepare.common import (
@@ -39,7 +40,6 @@ from clipself_seg.data.prepare.panoptic_files import (
     listed_categories,
     prepare_panoptic_split,
 )
-from clipself_seg.data.records import coco_info, read_coco_json
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 

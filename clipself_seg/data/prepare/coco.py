@@ -11,6 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clipself_seg.data.annotations import (
+    Record,
+    category_labels,
+    coco_list,
+    panoptic_records,
+    read_coco_json,
+)
 from clipself_seg.data.captions import add_phrases, nltk_tagger, noun_phrases
 from clipself_seg.data.datasets.table import COCO, COCO_STUFF
 from clipself_seg.data.masks import read_indices, read_panoptic_ids
@@ -26,13 +33,6 @@ from clipself_seg.data.prepare.common import (
     save_png,
     split_jobs,
     written_whole,
-)
-from clipself_seg.data.records import (
-    Record,
-    category_labels,
-    coco_list,
-    panoptic_records,
-    read_coco_json,
 )
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError

@@ -14,17 +14,19 @@ from typing import NamedTuple, TextIO
 import numpy as np
 from tqdm import tqdm
 
-from clipself_seg.data.datasets.table import COCO, LVIS, OBJECTS365, DataRoot
-from clipself_seg.data.instances import category_counts, category_indices, category_names
-from clipself_seg.data.prepare.common import Options, Prepared, preparation, require, written_whole
-from clipself_seg.data.records import (
+from clipself_seg.data.annotations import (
     JsonObject,
     annotated_image,
+    category_counts,
+    category_indices,
     category_labels,
+    category_names,
     coco_list,
     listed_records,
     read_coco_json,
 )
+from clipself_seg.data.datasets.table import COCO, LVIS, OBJECTS365, DataRoot
+from clipself_seg.data.prepare.common import Options, Prepared, preparation, require, written_whole
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, remove_leftovers

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as rle
 
+from clipself_seg.data.annotations import JsonObject
 from clipself_seg.data.datasets.table import PASCAL_CONTEXT, VOC_2012
 from clipself_seg.data.masks import check_segmentation, read_indices
 from clipself_seg.data.prepare.common import (
@@ -31,7 +32,6 @@ from clipself_seg.data.prepare.common import (
     save_png,
     save_tiff,
 )
-from clipself_seg.data.records import JsonObject
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import read_json

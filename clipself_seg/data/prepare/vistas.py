@@ -12,6 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
+from clipself_seg.data.annotations import (
+    Record,
+    category_labels,
+    coco_info,
+    coco_list,
+    panoptic_records,
+    read_coco_json,
+)
 from clipself_seg.data.datasets.table import VISTAS
 from clipself_seg.data.masks import read_indices, read_panoptic_ids
 from clipself_seg.data.prepare.common import Options, Prepared, files_in, preparation, require
@@ -24,14 +32,6 @@ from clipself_seg.data.prepare.panoptic_files import (
     SplitFiles,
     listed_categories,
     prepare_panoptic_split,
-)
-from clipself_seg.data.records import (
-    Record,
-    category_labels,
-    coco_info,
-    coco_list,
-    panoptic_records,
-    read_coco_json,
 )
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
@@ -161,7 +161,7 @@ def read_archived(record: Record, _: Path, labels: Path) -> ImageTruth:
     """Ground truth of an image by the archive's panoptic files.
 
     Args:
-        record: record of `records.panoptic_records`.
+        record: record of `annotations.panoptic_records`.
         _: its panoptic PNG, which the record names.
         labels: map of labels.
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from detectron2.config import CfgNode, configurable
 from detectron2.evaluation import DatasetEvaluator
 
+from clipself_seg.data.annotations import Record
 from clipself_seg.data.datasets.records import train_vocabulary_name
 from clipself_seg.data.images import truth_pixels
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.masks import read_panoptic_png
-from clipself_seg.data.records import Record
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results, oracle_numbers
 from clipself_seg.evaluation.evaluator import EvaluatorSettings, Output, Outputs, Samples

@@ -73,7 +73,7 @@ class PanopticQualityEvaluator(ImageEvaluator[ImageMatches]):
 
         Args:
             inputs: samples with "file_name", "image_id", "pan_seg_file_name" and "segments_info"
-                as `records.panoptic_records` gives them, with category ids of the data set. A
+                as `annotations.panoptic_records` gives them, with category ids of the data set. A
                 caller that compares several predictions of an image reads its PNG once, and gives
                 it as "pan_seg" (H, W).
             outputs: for each sample "panoptic_seg": ids (H, W), 0 where nothing is, and the segments

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from clipself_seg.data.annotations import coco_list, read_coco_json
 from clipself_seg.data.masks import read_panoptic_png
 from clipself_seg.data.parallel import run_in_parallel
-from clipself_seg.data.records import coco_list, read_coco_json
 from clipself_seg.data.vocabulary import load_vocabulary, seen_by_synonym
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.coco_objects import Entry

@@ -16,12 +16,12 @@ from typing import NamedTuple
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from clipself_seg.data.annotations import Record, coco_info, read_coco_json
 from clipself_seg.data.datasets.records import find_dataset, panoptic_set_records, sem_seg_records
 from clipself_seg.data.datasets.table import DATASETS, IGNORE_LABEL, PanopticSet, SemSegSet
 from clipself_seg.data.images import describe_jpegs
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.masks import read_labels_of
-from clipself_seg.data.records import Record, coco_info, read_coco_json
 from clipself_seg.data.vocabulary import (
     Vocabulary,
     VocabularyClass,

@@ -13,11 +13,11 @@ from detectron2.config import CfgNode, configurable
 from detectron2.utils import comm
 from torch import nn
 
+from clipself_seg.data.annotations import Record
 from clipself_seg.data.datasets.records import region_records, vocabulary_name
 from clipself_seg.data.images import MAX_PIXELS
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.regions import RegionMapper
-from clipself_seg.data.records import Record
 from clipself_seg.data.regions import MaskResize
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.evaluation.base import Evaluation, Pass, Results

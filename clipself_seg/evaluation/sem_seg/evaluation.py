@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 
+from clipself_seg.data.annotations import Record
 from clipself_seg.data.datasets.records import find_dataset, sem_seg_records, vocabulary_name
 from clipself_seg.data.datasets.table import SemSegSet
 from clipself_seg.data.given_masks import image_name
@@ -22,7 +23,6 @@ from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.masks import read_labels_of
-from clipself_seg.data.records import Record
 from clipself_seg.data.vocabulary import (
     Vocabulary,
     class_list,

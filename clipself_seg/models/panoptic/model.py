@@ -31,6 +31,7 @@ from clipself_seg.clip.kinds import signature_of
 from clipself_seg.clip.prompts import templates_text
 from clipself_seg.clip.runtime import autocast, on_device
 from clipself_seg.clip.weights import to_native
+from clipself_seg.data.annotations import Record
 from clipself_seg.data.generator_outputs import (
     GeneratorOutput,
     check_outputs,
@@ -38,7 +39,6 @@ from clipself_seg.data.generator_outputs import (
 )
 from clipself_seg.data.given_masks import MaskFolder, image_name
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.records import Record
 from clipself_seg.data.vocabulary import Vocabulary, class_names
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import Fusion

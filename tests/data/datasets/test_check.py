@@ -232,7 +232,7 @@ def test_boxes_with_nouns(tmp_path, monkeypatch):
     path = tmp_path / "coco/annotations/coco_pseudo_4764.json"
     path.write_text(path.read_text().replace('"grass-merged"', '"cat"'))
     finding = check("coco_2017_train_region_text")
-    assert finding.state == "broken" and "repeats the id or name" in finding.notes[0]
+    assert finding.state == "broken" and "'cat'" in finding.notes[0]
     path.unlink()
     finding = check("coco_2017_train_region_text")
     assert finding.state == "absent" and "clipself-seg data region-text" in finding.mend

@@ -10,7 +10,6 @@ from detectron2.data import transforms as T
 from PIL import Image
 
 from clipself_seg.data.datasets.records import detection_records
-from clipself_seg.data.instances import object_mask
 from clipself_seg.data.mappers import detection
 from clipself_seg.data.mappers.detection import (
     DetectionTestMapper,
@@ -20,6 +19,7 @@ from clipself_seg.data.mappers.detection import (
     resize_image,
     training_size,
 )
+from clipself_seg.data.masks import object_mask
 
 SIDE = 32
 

@@ -3,6 +3,10 @@
 A record has "file_name", "image_id" and, where the file states them, "height" and "width" in
 pixels. Proposals, segments and nouns are added by the function that reads them. No image is opened here.
 
+Objects for detection are those of COCO's and LVIS's instances. Which annotations count is MMDetection's rule, with
+which the published detectors were trained. Crowds are never objects. Masks stay as they are in the file until
+`masks.object_mask` makes pixels of one.
+
 Boxes with nouns, for region-text training, are instances whose categories are the nouns:
 
 {"images": [{"id": 1, "file_name": "1.jpg", "width": 64, "height": 48, "captions": ["A dog."]}, ...],
@@ -17,12 +21,15 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import read_json
 
@@ -37,6 +44,7 @@ Source = str | os.PathLike[str]
 
 # Below this a grid cell or a token has no content; the reference skips such images too.
 MIN_SIDE = 10
+LARGEST_AREA = 1e12  # pixels, far beyond any image
 
 
 def image_records(json_file: Source, image_root: Source) -> list[Record]:
@@ -209,8 +217,14 @@ def listed_records(
     """
     images = coco_list(content, "images", path)
     records = [_image_record(image, path, image_root) for image in images]
-    _check_unique((record["image_id"] for record in records), path)
-    large = [record for record in records if _large_enough(record, min_side)]
+    counts = Counter(record["image_id"] for record in records)
+    if len(counts) < len(records):
+        image_id = counts.most_common(1)[0][0]
+        raise InputError(f"{path}: image id {image_id} is listed twice: ids must be unique")
+    # Where the file does not state the sides, images count as large.
+    large = [
+        r for r in records if min(r.get("height", min_side), r.get("width", min_side)) >= min_side
+    ]
     if not large:
         raise InputError(f"{path}: every image has a side below {min_side} pixels")
     if len(large) < len(records):
@@ -307,19 +321,6 @@ def _image_record(
     return record
 
 
-def _check_unique(image_ids: Iterable[ImageId], path: Source) -> None:
-    listed: set[ImageId] = set()
-    for image_id in image_ids:
-        if image_id in listed:
-            raise InputError(f"{path}: image id {image_id} is listed twice: ids must be unique")
-        listed.add(image_id)
-
-
-def _large_enough(record: Record, min_side: int) -> bool:
-    """Whether both sides reach a number of pixels, or the file does not state them."""
-    return min(record.get("height", min_side), record.get("width", min_side)) >= min_side
-
-
 def _boxes_by_image(
     annotations: list[JsonObject], listed: set[ImageId], path: Source
 ) -> dict[ImageId, tuple[np.ndarray, np.ndarray]]:
@@ -383,6 +384,264 @@ def _check_segments(annotation: JsonObject, image_id: ImageId, path: Source) -> 
     _xyxy([segment["bbox"] for segment in segments], image_id, path)
 
 
+def category_indices(
+    content: JsonObject, vocabulary: Vocabulary, path: Source, by_order: bool = False
+) -> dict[int, int]:
+    """Index in the vocabulary by category id of an annotation file.
+
+    Args:
+        content: content of the file, see `read_coco_json`.
+        vocabulary: classes of the data set.
+        path: path of the file, for the error.
+        by_order: whether the classes are the categories of the file by ascending id, because the
+            vocabulary does not have their ids. Names are then compared, up to blanks around them and
+            around "/".
+
+    Raises:
+        InputError: by order, and the names of the file are others.
+    """
+    if not by_order:
+        return dict(vocabulary.dataset_id_to_index)
+    names = category_names(content, path)
+    ids = sorted(names)
+    pairs = zip((names[number] for number in ids), vocabulary.names)
+    for number, (stated, wanted) in zip(ids, pairs):
+        if _without_blanks(stated) != _without_blanks(wanted):
+            raise InputError(
+                f'{path}: category {number} is "{stated}" where "{vocabulary.name}" has "{wanted}": '
+                "give the annotation file of that data set"
+            )
+    if len(ids) != len(vocabulary):
+        raise InputError(
+            f'{path} has {len(ids)} categories, "{vocabulary.name}" has {len(vocabulary)} classes: '
+            "give the annotation file of that data set"
+        )
+    return {number: index for index, number in enumerate(ids)}
+
+
+def require_same_classes(content: JsonObject, vocabulary: Vocabulary, path: Source) -> None:
+    """Refuse a vocabulary whose numbers give a category of the file to another class than its name does.
+
+    Other names than the file's are fine, as long as they are no names of other classes.
+
+    Raises:
+        InputError: a category has the number of one class and the name of another.
+    """
+    classes = {entry.dataset_id: entry for entry in vocabulary.classes}
+    named = {name.lower(): entry for entry in vocabulary.classes for name in entry.names}
+    for number, name in category_names(content, path).items():
+        same = named.get(name.lower())
+        if number in classes and same is not None and same.dataset_id != number:
+            if name.lower() not in map(str.lower, classes[number].names):
+                raise InputError(
+                    f'{path}: category {number} is "{name}", but class {number} of the vocabulary '
+                    f'"{vocabulary.name}" is "{classes[number].names[0]}": give each class its '
+                    '"dataset_id", the number of its category in the file'
+                )
+
+
+def category_names(content: JsonObject, path: Source) -> dict[int, str]:
+    """Name of each category of an annotation file by its id, in the order of the file.
+
+    Raises:
+        InputError: no categories, or one without id and name, or an id twice.
+    """
+    names: dict[int, str] = {}
+    for category in coco_list(content, "categories", path):
+        number, name = category.get("id"), category.get("name")
+        if not isinstance(number, int) or not isinstance(name, str) or number in names:
+            raise InputError(
+                f'{path}: a category needs an "id" of its own, a whole number, and a "name", got '
+                f"{reprlib.repr(category)}"
+            )
+        names[number] = name
+    return names
+
+
+def _without_blanks(name: str) -> str:
+    return re.sub(r"\s*/\s*", "/", name.strip())
+
+
+def category_counts(content: JsonObject, path: Source) -> Counter[int]:
+    """Number of annotations of each category id, crowds included.
+
+    Raises:
+        InputError: no annotations, or one without a category id.
+    """
+    counts: Counter[int] = Counter()
+    for annotation in coco_list(content, "annotations", path):
+        counts[_category_of(annotation, path)] += 1
+    return counts
+
+
+def _category_of(annotation: JsonObject, path: Source) -> int:
+    category = annotation.get("category_id")
+    if not isinstance(category, int):
+        raise InputError(
+            f'{path}: an annotation needs a whole number as "category_id", got '
+            f"{reprlib.repr(annotation)}"
+        )
+    return category
+
+
+def require_base_classes(
+    content: JsonObject,
+    index_of: dict[int, int],
+    vocabulary: Vocabulary,
+    path: Source,
+    remedy: str,
+) -> None:
+    """Refuse a file for training that annotates anything else than base classes.
+
+    Args:
+        content: content of the file.
+        index_of: index in the vocabulary by category id.
+        vocabulary: classes of the data set; if it does not say which are seen, all are.
+        path: path of the file, for the error.
+        remedy: what to do, for the error.
+
+    Raises:
+        InputError: there are such annotations; names and counts their classes.
+    """
+    counts = category_counts(content, path)
+    novel = {index for index, entry in enumerate(vocabulary.classes) if entry.seen is False}
+    wrong = {
+        number: count
+        for number, count in counts.items()
+        if number not in index_of or index_of[number] in novel
+    }
+    if not wrong:
+        return
+    names = category_names(content, path)
+    listed = [f"{names.get(number, number)} ({count})" for number, count in wrong.items()]
+    more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
+    raise InputError(
+        f"{path}: {sum(wrong.values())} annotations are of {len(wrong)} classes that are not base "
+        f'classes of "{vocabulary.name}": {", ".join(listed[:8])}{more}; {remedy}'
+    )
+
+
+def names_from_urls(content: JsonObject, path: Source) -> None:
+    """Set the file names of a file of LVIS, such as "val2017/000000000139.jpg", from its "coco_url".
+
+    Raises:
+        InputError: an image has none, so that its folder is not known.
+    """
+    for image in coco_list(content, "images", path):
+        url = image.get("coco_url")
+        if not isinstance(url, str) or url.count("/") < 2:
+            raise InputError(
+                f'{path}: image {reprlib.repr(image.get("id"))} has no "coco_url", which says whether '
+                "it is in train2017 or val2017: give a file of LVIS v1, which has it"
+            )
+        image["file_name"] = "/".join(url.split("/")[-2:])
+
+
+def annotated_ids(content: JsonObject, index_of: dict[int, int], path: Source) -> set[object]:
+    """Ids of the images with an annotation of a class of the vocabulary, be it a crowd or one that is skipped."""
+    return {
+        annotation.get("image_id")
+        for annotation in coco_list(content, "annotations", path)
+        if annotation.get("category_id") in index_of
+    }
+
+
+def instance_records(
+    content: JsonObject,
+    path: Source,
+    image_root: Source,
+    index_of: dict[int, int],
+    *,
+    masks: bool = False,
+    min_side: int = 1,
+) -> list[Record]:
+    """Records of all images of a file with their objects, in file order; there may be none of them.
+
+    No object is an annotation that is a crowd or flagged "ignore", does not overlap the image, or
+    whose area is 0 or less, or whose width or height is below 1 pixel.
+
+    Args:
+        content: content of the file.
+        path: path of the file, for errors.
+        image_root: folder to which file names are relative.
+        index_of: index in the vocabulary by category id.
+        masks: whether objects have a "segmentation".
+        min_side: smallest side in pixels of an image that is not left out.
+
+    Returns:
+        Records with "file_name", "image_id", "height", "width" and "annotations": dictionaries of
+        "bbox" (XYXY in pixels, a tuple), "label" (index in the vocabulary), "iscrowd" (0) and, if masks are
+        asked, "segmentation" as in the file.
+
+    Raises:
+        InputError: as `listed_records`; an image without size; a category that the vocabulary
+            does not have; an annotation that is broken, or of an image that is not listed.
+    """
+    category_labels(np.array(list(category_counts(content, path))), index_of, path)
+    records = {r["image_id"]: r for r in listed_records(content, path, image_root, min_side)}
+    for record in records.values():
+        if "height" not in record:
+            raise InputError(
+                f'{path}: image {record["image_id"]} has no "height" and "width", which boxes need: '
+                "add them"
+            )
+        record["annotations"] = []
+    listed = {image["id"] for image in content["images"]}
+    for annotation in content["annotations"]:
+        image_id = annotated_image(annotation, listed, path)
+        if image_id in records:
+            record = records[image_id]
+            box = _object_box(annotation, record, path)
+            if box is not None:
+                label = index_of[annotation["category_id"]]
+                entry = {"bbox": box, "label": label, "iscrowd": 0}
+                if masks:
+                    entry["segmentation"] = _segmentation(annotation, path)
+                record["annotations"].append(entry)
+    return list(records.values())
+
+
+def _object_box(
+    annotation: JsonObject, record: Record, path: Source
+) -> tuple[float, float, float, float] | None:
+    """Box XYXY of an annotation, or None if it is no object."""
+    x, y, width, height = _stated_box(annotation, path)
+    area = annotation.get("area", 1)
+    if not _is_number(area):
+        raise _broken(annotation, '"area" is no finite number', path)
+    across = min(x + width, record["width"]) - max(x, 0)
+    down = min(y + height, record["height"]) - max(y, 0)
+    skipped = annotation.get("ignore") or annotation.get("iscrowd")
+    counts = not skipped and across > 0 < down and area > 0 and min(width, height) >= 1
+    return (x, y, x + width, y + height) if counts else None
+
+
+def _segmentation(annotation: JsonObject, path: Source) -> list[object] | JsonObject:
+    segmentation = annotation.get("segmentation")
+    if segmentation and isinstance(segmentation, list | dict):
+        return segmentation
+    raise _broken(annotation, '"segmentation" is no list of polygons and no RLE', path)
+
+
+def _stated_box(annotation: JsonObject, path: Source) -> list[float]:
+    box = annotation.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        raise _broken(annotation, '"bbox" is not [x, y, width, height] of finite numbers', path)
+    return box
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < LARGEST_AREA
+
+
+def _broken(annotation: JsonObject, reason: str, path: Source) -> InputError:
+    number, image = annotation.get("id"), annotation.get("image_id")
+    return InputError(
+        f"{path}: annotation {reprlib.repr(number)} of image {reprlib.repr(image)} is broken: {reason}; "
+        "correct it or take it out"
+    )
+
+
 class RegionText(NamedTuple):
     """Content of a file.
 
@@ -396,33 +655,30 @@ class RegionText(NamedTuple):
     nouns: tuple[str, ...]
 
 
-def read_region_text(
-    content: JsonObject,
-    json_file: Source,
-    image_root: Source,
-) -> RegionText:
+def read_region_text(json_file: Source, image_root: Source) -> RegionText:
     """Boxes with nouns; images without a box are left out, with a logged count.
 
     Args:
-        content: content of the file, see `read_coco_json`.
-        json_file: path of the file, for errors.
+        json_file: file in the format above.
         image_root: folder to which file names are relative.
 
     Raises:
         InputError: as `proposal_records`; categories without names or with equal ids or names, an annotation
             of another category; captions that are no texts.
     """
+    content = read_coco_json(json_file)
     nouns = _nouns(content, json_file)
     records = proposal_records_of(content, json_file, image_root)
-    ids: dict[ImageId, list[object]] = {}
+    ids: dict[ImageId, list[int]] = {}
     for annotation in content["annotations"]:
-        ids.setdefault(annotation["image_id"], []).append(annotation.get("category_id"))
+        category = _category_of(annotation, json_file)
+        ids.setdefault(annotation["image_id"], []).append(category)
     captions = {image["id"]: image.get("captions", []) for image in content["images"]}
     index_of = {category: index for index, category in enumerate(nouns)}
     labelled = [record for record in records if len(record["proposals"])]
     for record in labelled:
         image_id = record["image_id"]
-        record["labels"] = _labels(ids[image_id], index_of, json_file)
+        record["labels"] = category_labels(np.array(ids[image_id]), index_of, json_file)
         record["captions"] = _texts(captions[image_id], image_id, json_file)
     if len(labelled) < len(records):
         left = len(records) - len(labelled)
@@ -432,33 +688,15 @@ def read_region_text(
 
 def _nouns(content: JsonObject, path: Source) -> dict[int, str]:
     """Names of categories by id, in ascending order of ids."""
-    nouns: dict[int, str] = {}
-    names: set[str] = set()
-    for category in coco_list(content, "categories", path):
-        number, name = category.get("id"), category.get("name")
-        if not isinstance(number, int) or not isinstance(name, str) or not name.strip():
+    names = category_names(content, path)
+    counts = Counter(names.values())
+    for number, name in names.items():
+        if not name.strip() or counts[name] > 1:
             raise InputError(
-                f'{path}: a category needs "id", a whole number, and "name", text; got '
-                f"{reprlib.repr(category)}"
+                f"{path}: category {number} is {reprlib.repr(name)}, which is blank or the name of another "
+                "category too: each noun is listed once"
             )
-        if number in nouns or name in names:
-            raise InputError(
-                f"{path}: {reprlib.repr(category)} repeats the id or name of another category: "
-                "each noun is listed once"
-            )
-        nouns[number] = name
-        names.add(name)
-    return dict(sorted(nouns.items()))
-
-
-def _labels(ids: list[object], index_of: dict[int, int], path: Source) -> np.ndarray:
-    wrong = [number for number in ids if not isinstance(number, int)]
-    if wrong:
-        raise InputError(
-            f'{path}: an annotation has the "category_id" {reprlib.repr(wrong[0])}: give the id of '
-            "a category"
-        )
-    return category_labels(np.array(ids), index_of, path)
+    return dict(sorted(names.items()))
 
 
 def _texts(captions: object, image_id: ImageId, path: Source) -> list[str]:

@@ -363,7 +363,7 @@ def predictor_of(
         predictor = load_kind(kind, args.weights, [*opts, *more])
     else:
         more_arguments = {} if trained is None else {"trained": trained}
-        cfg = prediction_config(*_model(args, default), opts, kind.require_task)
+        cfg = prediction_config(*_model(args, default), opts, kind)
         build: Callable[..., P] = kind  # by `configurable`
         predictor = build(cfg, **more_arguments)
     keep_freed_memory(predictor.model.device.type)
@@ -382,8 +382,7 @@ def _semantic(args: argparse.Namespace, files: InputFiles) -> Made:
         predictor=predictor,
         folder=args.output,
         images=files.images,
-        scores=bool(args.scores),
-        save=args.save,
+        save=[*args.save, *(["scores"] if args.scores else [])],
     )
     return results, _settings(
         args,
@@ -391,7 +390,7 @@ def _semantic(args: argparse.Namespace, files: InputFiles) -> Made:
         words,
         background=args.background,
         threshold=predictor.threshold,
-        scores=results.scores,
+        scores="scores" in results.save,
     )
 
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, cast, overload
+from typing import Any, overload
 
 import numpy as np
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 
 from clipself_seg.clip.text_bank import ClassTexts
 from clipself_seg.data.datasets.records import find_dataset
@@ -31,7 +31,6 @@ from clipself_seg.data.vocabulary import (
 )
 from clipself_seg.errors import InputError
 from clipself_seg.models import FViT
-from clipself_seg.models.build import build_model
 from clipself_seg.prediction.predictor import (
     GivenImage,
     GivenImages,
@@ -39,7 +38,6 @@ from clipself_seg.prediction.predictor import (
     prediction_config,
 )
 from clipself_seg.prediction.regions import Region, RegionResult, Regions
-from clipself_seg.prediction.world_check import WorldCheck
 from clipself_seg.visualization.boxes import box_overlay
 
 
@@ -106,8 +104,8 @@ class DetectionPredictor(ImagePredictor[Detections]):
     """A model with a vocabulary; calling it with an image gives `Detections`.
 
     Attributes:
-        trained: the training vocabulary; None where the model's weights name the classes that are seen.
-        seen: (K,) bool, which of the classes training has shown.
+        trained: the training vocabulary, whose classes are seen; None: the one that is stored in the model's
+            checkpoint.
     """
 
     architectures = ("FViT",)
@@ -115,28 +113,7 @@ class DetectionPredictor(ImagePredictor[Detections]):
     folder = "detection"
     model: FViT
     mapper: DetectionTestMapper
-    seen: np.ndarray
-
-    @configurable
-    def __init__(
-        self,
-        *,
-        model: FViT,
-        mapper: DetectionTestMapper,
-        trained: Vocabulary | None = None,
-        world_check: WorldCheck | None = None,
-        config: CfgNode | None = None,
-    ) -> None:
-        """`DetectionPredictor(cfg)` builds the configured model with its weights.
-
-        Args:
-            model, mapper, world_check, config: see `ImagePredictor`.
-            trained: training vocabulary, whose classes are seen; None: the one that is stored in the
-                model's checkpoint.
-        """
-        super().__init__(model=model, mapper=mapper, world_check=world_check, config=config)
-        self.trained = trained
-        self.seen = np.zeros(0, bool)
+    seen: np.ndarray = np.zeros(0, bool)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -144,18 +121,15 @@ class DetectionPredictor(ImagePredictor[Detections]):
         do not know their classes, as the released ones, DATASETS.TRAIN.
 
         Raises:
-            InputError: another kind of model, weights that do not fit, or no training vocabulary.
+            InputError: weights that do not fit, or no training vocabulary.
         """
-        cls.require_task(cfg)
-        mapper = DetectionTestMapper.from_config(cfg)
-        model = cast(FViT, build_model(cfg))
-        return {
-            "model": model,
-            "mapper": mapper,
-            "trained": _training_vocabulary(cfg, model),
-            "world_check": WorldCheck.of_config(cfg, cls.folder),
-            "config": cfg,
-        }
+        common = super().from_config(cfg)
+        trained = _training_vocabulary(cfg, common["model"])
+        return common | {"mapper": DetectionTestMapper.from_config(cfg), "trained": trained}
+
+    @property
+    def has_masks(self) -> bool:
+        return self.model.has_masks
 
     def set_vocabulary(self, words: Vocabulary | Sequence[str] | str) -> None:
         """Say which classes to look for, until the next call.
@@ -199,10 +173,10 @@ class DetectionPredictor(ImagePredictor[Detections]):
         Raises:
             InputError: an image cannot be read, or is not of that form; of a list its index is named.
         """
-        self.require_vocabulary()
-        return self._results(image, self._predict, batch_size)
+        return self._predict_in_batches(image, batch_size, self.predict_batch)
 
-    def _predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
+    def predict_batch(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        self._warn_of(images)
         outputs = self.model([self.mapper.resized(image) for image in images])
         results = []
         for image, output in zip(images, outputs, strict=True):
@@ -211,7 +185,7 @@ class DetectionPredictor(ImagePredictor[Detections]):
                 boxes=instances.pred_boxes.tensor.float().numpy(),
                 scores=instances.scores.float().numpy(),
                 labels=instances.pred_classes.numpy(),
-                masks=instances.pred_masks.numpy() if self.model.has_masks else None,
+                masks=instances.pred_masks.numpy() if self.has_masks else None,
                 names=self.names,
                 category_ids=self.category_ids,
                 seen=self.seen,
@@ -239,9 +213,7 @@ def load_detection_predictor(
         InputError: an unknown configuration or key, no weights, weights that do not fit, or no
             training vocabulary.
     """
-    return DetectionPredictor(
-        prediction_config(config_file, weights, opts, DetectionPredictor.require_task)
-    )
+    return DetectionPredictor(prediction_config(config_file, weights, opts, DetectionPredictor))
 
 
 def _training_vocabulary(cfg: CfgNode, model: FViT) -> Vocabulary | None:

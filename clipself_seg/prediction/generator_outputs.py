@@ -72,7 +72,9 @@ def write_dataset_outputs(
         InputError: another kind of model, or one without a generator; an unknown or incomplete data
             set; and as `write_outputs`.
     """
-    require_architecture(cfg, ("OpenPanoptic",), "has no mask generator", "configs/panoptic")
+    require_architecture(
+        cfg.MODEL.META_ARCHITECTURE, ("OpenPanoptic",), "has no mask generator", "configs/panoptic"
+    )
     if (source := cfg.MODEL.MASK_GENERATOR.SOURCE) in ("disk", "masks"):
         raise InputError(
             f"MODEL.MASK_GENERATOR.SOURCE {source} reads outputs, it makes none: give that of a generator"

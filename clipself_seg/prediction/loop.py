@@ -148,7 +148,7 @@ def predict_files(
                 if journal is not None:
                     opened.callback(journal.close)
                     made_by = journal.open(made_by)
-                return _Loop(results, files, journal, batch_size, made_by).run(video)
+                return _Loop(results, files, journal, batch_size, made_by).predict_all(video)
     except OSError as error:
         raise InputError(f"results cannot be written below {results.folder}: {error}") from None
 
@@ -181,8 +181,8 @@ class _Loop(Generic[R]):
         self.failed = dict(files.failed)
         self.done = {} if journal is None else journal.entries([*files.images, *files.videos])
 
-    def run(self, video: VideoWriter | None) -> dict[str, str]:
-        """Do all that is left to do; returns what failed."""
+    def predict_all(self, video: VideoWriter | None) -> dict[str, str]:
+        """Predict for all that is not done; returns what failed."""
         complete = False
         self._write_index(complete)
         for path, reason in self.failed.items():
@@ -198,11 +198,11 @@ class _Loop(Generic[R]):
                 ahead = _read_ahead(waiting, self.results.max_pixels)
                 batches = opened.enter_context(contextlib.closing(ahead))
                 for batch in batches:
-                    self._do(batch)
+                    self._predict_batch(batch)
                     bar.update(len(batch.sources))
             for source in self.videos:
                 if video is not None and source.name not in self.done:
-                    self._do_video(source, video)
+                    self._predict_video(source, video)
             complete = True
         finally:
             self._write_index(complete)
@@ -214,32 +214,32 @@ class _Loop(Generic[R]):
         batches = [self.images[i : i + size] for i in range(0, len(self.images), size)]
         return [batch for batch in batches if any(image.name not in self.done for image in batch)]
 
-    def _do(self, batch: _Batch) -> None:
+    def _predict_batch(self, batch: _Batch) -> None:
         """Predict for a batch and write the results; an image that fails does not take the others with it."""
         images = dict[int, np.ndarray]()
         for place, read in enumerate(batch.read):
-            with self._naming(batch.sources[place]):
+            with self._failing_alone(batch.sources[place]):
                 images[place] = read.result()
         for place, outcome in predict_each(self.results, images, batch.sources).items():
             source = batch.sources[place]
-            with self._naming(source):
+            with self._failing_alone(source):
                 if isinstance(outcome, Exception):
                     raise outcome
-                self._note(source, batch.states[place], self.results.write(source, outcome))
+                self._record(source, batch.states[place], self.results.write(source, outcome))
         batch.read.clear()  # the pixels go before those of a further batch come
 
-    def _do_video(self, source: ImageFile, video: VideoWriter) -> None:
-        with self._naming(source):
+    def _predict_video(self, source: ImageFile, video: VideoWriter) -> None:
+        with self._failing_alone(source):
             state = input_state(source.path)
-            self._note(source, state, video(source, batch_size=self.batch_size))
+            self._record(source, state, video(source, batch_size=self.batch_size))
 
-    def _note(self, source: ImageFile, state: InputState | None, written: Written) -> None:
+    def _record(self, source: ImageFile, state: InputState | None, written: Written) -> None:
         if self.journal is not None:
             self.journal.add(source, state, written)
         self.done[source.name] = written.entry
 
     @contextlib.contextmanager
-    def _naming(self, source: ImageFile) -> Iterator[None]:
+    def _failing_alone(self, source: ImageFile) -> Iterator[None]:
         """Note what goes wrong with an image, whatever a library makes of a strange one."""
         try:
             yield

@@ -17,14 +17,13 @@ Shapes: H, W pixels of the image as it is meant to be seen, K classes, n segment
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 
 from clipself_seg.data.datasets.records import train_vocabulary_name
 from clipself_seg.data.given_masks import given_masks
@@ -40,7 +39,6 @@ from clipself_seg.data.vocabulary import (
 )
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.models import OpenPanoptic
-from clipself_seg.models.build import build_model
 from clipself_seg.prediction.predictor import (
     GivenImage,
     GivenImages,
@@ -50,7 +48,6 @@ from clipself_seg.prediction.predictor import (
 )
 from clipself_seg.prediction.regions import MapMasks, Region, RegionResult, Regions, colours_of
 from clipself_seg.prediction.semantic import label_type
-from clipself_seg.prediction.world_check import WorldCheck
 from clipself_seg.visualization.overlays import colour_ids, panoptic_overlay, segment_colours
 
 
@@ -181,9 +178,9 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
     """A model with a vocabulary; calling it with an image gives a `PanopticSegmentation`.
 
     Attributes:
-        trained: the training vocabulary.
+        trained: the training vocabulary; its classes are seen, the model's alpha is for them, and beta belongs to the
+            others.
         vocabulary: the vocabulary, which tells things from stuff; None before `set_vocabulary`.
-        seen: (K,) bool, which of its classes training has shown.
     """
 
     architectures = ("OpenPanoptic",)
@@ -192,28 +189,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
     model: OpenPanoptic
     mapper: PanopticTestMapper
     trained: Vocabulary
-    seen: np.ndarray
-
-    @configurable
-    def __init__(
-        self,
-        *,
-        model: OpenPanoptic,
-        mapper: PanopticTestMapper,
-        trained: Vocabulary,
-        world_check: WorldCheck | None = None,
-        config: CfgNode | None = None,
-    ) -> None:
-        """`PanopticPredictor(cfg)` builds the configured model with its weights.
-
-        Args:
-            model, mapper, world_check, config: see `ImagePredictor`.
-            trained: training vocabulary; its classes are seen, the model's alpha is for them, and beta
-                belongs to the others.
-        """
-        super().__init__(model=model, mapper=mapper, world_check=world_check, config=config)
-        self.trained = trained
-        self.seen = np.zeros(0, bool)
+    seen: np.ndarray = np.zeros(0, bool)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, trained: str | None = None) -> dict[str, Any]:
@@ -225,22 +201,18 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
             trained: name or file of the training vocabulary; None: the configured one.
 
         Raises:
-            InputError: another kind of model, one that reads outputs of a generator from the disk,
-                weights that do not fit, or no training vocabulary.
+            InputError: a model that reads outputs of a generator from the disk, weights that do not fit, or no
+                training vocabulary.
         """
-        cls.require_task(cfg)
         if cfg.MODEL.MASK_GENERATOR.SOURCE == "disk":
             raise InputError(
                 "MODEL.MASK_GENERATOR.SOURCE disk has masks of a data set only: images need a "
                 "generator, so give another SOURCE and its weights"
             )
         words = load_vocabulary(trained or _trained_on(cfg))
-        return {
+        return super().from_config(cfg) | {
             "mapper": PanopticTestMapper.from_config(cfg),
-            "model": build_model(cfg),
             "trained": words,
-            "world_check": WorldCheck.of_config(cfg, cls.folder),
-            "config": cfg,
         }
 
     def set_vocabulary(
@@ -298,7 +270,6 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
             InputError: an image cannot be read, or is not of that form; of a list its index is named. Masks that
                 do not fit, are missing, or are given to a model that generates its own.
         """
-        self.require_vocabulary()
         listed = image if isinstance(image, list | tuple) else None
         if masks is not None and not self.model.masks_given:
             raise InputError(
@@ -309,18 +280,21 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
             raise InputError(
                 f"{len(listed)} images and {len(masks)} masks: give each image its own"
             )
-        in_turn = (
-            itertools.repeat(None) if masks is None else iter([masks] if listed is None else masks)
-        )
-        return self._results(image, functools.partial(self._predict, masks=in_turn), batch_size)
+        remaining = iter([masks] if listed is None else () if masks is None else masks)
 
-    def _predict(
-        self, images: Sequence[np.ndarray], masks: Iterator[object]
+        def predict_batch(images: list[np.ndarray]) -> list[PanopticSegmentation]:
+            return self.predict_batch(images, list(itertools.islice(remaining, len(images))))
+
+        return self._predict_in_batches(image, batch_size, predict_batch)
+
+    def predict_batch(
+        self, images: Sequence[np.ndarray], masks: Sequence[object] = ()
     ) -> list[PanopticSegmentation]:
+        self._warn_of(images)
         words = self.require_vocabulary()
         samples = [image_sample(image, self.mapper) for image in images]
-        for image, sample in zip(images, samples):
-            if (image_masks := next(masks)) is not None:
+        for image, sample, image_masks in zip(images, samples, masks):
+            if image_masks is not None:
                 size = (image.shape[0], image.shape[1])
                 sample |= mask_entries(given_masks(image_masks, size))
         # Instances and class maps, which nobody asks for here, cost time and memory.
@@ -353,8 +327,7 @@ def load_panoptic_predictor(
             fit.
     """
     return PanopticPredictor(
-        prediction_config(config_file, weights, opts, PanopticPredictor.require_task),
-        trained=trained,
+        prediction_config(config_file, weights, opts, PanopticPredictor), trained=trained
     )
 
 

@@ -1,30 +1,39 @@
-"""The base of predictors of all tasks: configuration and weights, images in whatever form, and a vocabulary."""
+"""The base of predictors of all tasks: configuration and weights, images in whatever form, and a vocabulary.
+
+At the end stands `WorldCheck`: it warns where a model of the generated mini worlds is given other words or images.
+"""
 
 from __future__ import annotations
 
+import abc
+import difflib
+import functools
 import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from PIL import Image
 from torch import nn
 
 from clipself_seg.checkpoints.download import fetch_bytes, is_address
-from clipself_seg.checkpoints.zoo import official
+from clipself_seg.checkpoints.zoo import MINI_CLIP, official, zoo
 from clipself_seg.config import load_config
-from clipself_seg.config.weights import fetch_addresses, require_weights, weights_key
+from clipself_seg.config.keys import default_config
+from clipself_seg.config.load import MODEL, option_pairs
+from clipself_seg.config.weights import fetch_addresses, weights_key
+from clipself_seg.config.yaml_files import leaves, merge_layers, read_layers
 from clipself_seg.data.images import decode_image, pil_pixels, read_image
 from clipself_seg.data.mappers.samples import Sample, chw
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
+from clipself_seg.mini.concepts import WORLDS
+from clipself_seg.models.build import build_model
 from clipself_seg.prediction.pretrained import Pretrained
-from clipself_seg.prediction.world_check import WorldCheck
 
-MODEL = "MODEL.META_ARCHITECTURE"
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R")  # what a model says of an image
@@ -32,6 +41,8 @@ R = TypeVar("R")  # what a model says of an image
 GivenImage = np.ndarray | Image.Image | str | os.PathLike[str]
 GivenImages = list[Any] | tuple[Any, ...]
 MOST_BYTES = 1 << 28  # of an image that is fetched
+SHOWN = 5  # names of classes in a warning
+SLIP = 0.85  # likeness of two names, in [0, 1], from which on one may be meant by the other
 
 
 class ImageMapper(Protocol):
@@ -41,11 +52,17 @@ class ImageMapper(Protocol):
 
 
 class ImagePredictor(Pretrained, Generic[R]):
-    """The base of predictors, whose classes are given by `set_vocabulary` of a subclass.
+    """The base of predictors: a model whose classes `set_vocabulary` of a subclass gives.
+
+    A call takes an image or a list of them, reads them a batch at a time, and hands the pixels to `predict_batch`;
+    predictions of files (`loop.predict_files`) have pixels already, and call that.
 
     Attributes:
         model: in evaluation mode; it belongs to the predictor.
         mapper: that of the task, which resizes images as in evaluation.
+        trained: the training vocabulary, of a task that tells seen classes from unseen ones; None of others, and where
+            the model's weights name its classes.
+        seen: (K,) bool, which of the classes training has shown; None of a task that does not tell.
         world_check: warns of class names and images that the mini models do not know; None is silent.
         architectures: values of MODEL.META_ARCHITECTURE of the models that do the task.
         lack: what others do not do, such as "does not label pixels".
@@ -57,25 +74,36 @@ class ImagePredictor(Pretrained, Generic[R]):
     folder: ClassVar[str]
     mapper: ImageMapper
 
+    @configurable
     def __init__(
         self,
         *,
         model: nn.Module,
         mapper: ImageMapper,
+        trained: Vocabulary | None = None,
         world_check: WorldCheck | None = None,
         config: CfgNode | None = None,
     ) -> None:
         """
         Args:
             model: it is put into evaluation mode.
-            mapper: see the attribute.
-            world_check: see the attribute.
+            mapper, trained, world_check: see the attributes.
             config: configuration of model and mapper, which `save_pretrained` needs.
         """
         self.model = model.eval()
         self.mapper = mapper
+        self.trained = trained
         self.world_check = world_check
         self.config = config
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """The configured model with its weights, and what tasks have in common beside it."""
+        return {
+            "model": build_model(cfg),
+            "world_check": WorldCheck(cls.folder) if cfg.MODEL.CLIP.NAME == MINI_CLIP else None,
+            "config": cfg,
+        }
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,6 +116,11 @@ class ImagePredictor(Pretrained, Generic[R]):
         classes = () if self.vocabulary is None else self.vocabulary.classes
         return tuple(entry.dataset_id for entry in classes)
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether regions of the results have masks."""
+        return True
+
     def require_vocabulary(self) -> Vocabulary:
         """The vocabulary.
 
@@ -97,11 +130,6 @@ class ImagePredictor(Pretrained, Generic[R]):
         if self.vocabulary is None:
             raise RuntimeError("call set_vocabulary before the predictor")
         return self.vocabulary
-
-    @classmethod
-    def require_task(cls, cfg: CfgNode) -> None:
-        """Refuse the configuration of a model of another task."""
-        require_architecture(cfg, cls.architectures, cls.lack, f"configs/{cls.folder}")
 
     def _set_classes(
         self, words: Vocabulary, prompted: Sequence[VocabularyClass] | None = None, **asked: object
@@ -118,27 +146,32 @@ class ImagePredictor(Pretrained, Generic[R]):
         self.vocabulary = words
         self.asked = asked
 
-    def _results(
+    @abc.abstractmethod
+    def predict_batch(self, images: Sequence[np.ndarray]) -> list[R]:
+        """The result of each image (H, W, 3) uint8 RGB, of which the model gets all at once."""
+
+    def _predict_in_batches(
         self,
         image: GivenImage | GivenImages,
-        predict: Callable[[list[np.ndarray]], list[R]],
         batch_size: int,
+        predict_batch: Callable[[list[np.ndarray]], list[R]],
     ) -> R | list[R]:
         """The result of an image, or of each of a list.
 
         Args:
             image: an image, or a list or tuple of images; they are read a batch at a time.
-            predict: makes the result of each image (H, W, 3) uint8 RGB of a batch.
             batch_size: images of a batch, at least 1.
+            predict_batch: that of the task with its further arguments.
 
         Raises:
             InputError: an image cannot be used; of a list its index is named.
         """
+        self.require_vocabulary()
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}: give 1 or more")
         max_pixels = self.mapper.max_pixels
         if not isinstance(image, list | tuple):
-            return self._looked_at([rgb_image(image, max_pixels)], predict)[0]
+            return predict_batch([rgb_image(image, max_pixels)])[0]
         results = list[R]()
         for start in range(0, len(image), batch_size):
             batch = list[np.ndarray]()
@@ -147,22 +180,20 @@ class ImagePredictor(Pretrained, Generic[R]):
                     batch.append(rgb_image(listed, max_pixels))
                 except InputError as error:
                     raise InputError(f"image {index} of the list: {error}") from None
-            results += self._looked_at(batch, predict)
+            results += predict_batch(batch)
         return results
 
-    def _looked_at(
-        self, images: list[np.ndarray], predict: Callable[[list[np.ndarray]], list[R]]
-    ) -> list[R]:
+    def _warn_of(self, images: Sequence[np.ndarray]) -> None:
+        """Warn of images that the model does not know."""
         if self.world_check is not None:
             self.world_check.look_at_images(images)
-        return predict(images)
 
 
 def prediction_config(
     config_file: str | os.PathLike[str],
     weights: str | os.PathLike[str] | None = None,
     opts: Sequence[str] = (),
-    check: Callable[[CfgNode], None] | None = None,
+    kind: type[ImagePredictor[Any]] | None = None,
 ) -> CfgNode:
     """The configuration of a model that is trained already.
 
@@ -171,28 +202,23 @@ def prediction_config(
         weights: a checkpoint, its name or its address, in place of the configured MODEL.WEIGHTS, or
             MODEL.CLIP.WEIGHTS where a model has no others (`weights_key`); "random" goes without.
         opts: further keys and values in turn.
-        check: refuses a configuration of another task, before its weights are looked for.
+        kind: predictor that the model has to be one of.
 
     Raises:
-        InputError: an unknown configuration or key, or no weights where any are needed.
+        InputError: an unknown configuration or key, a model of another kind, or no weights where any are needed.
     """
-    try:
-        cfg = load_config(config_file, opts)
-    except InputError:
-        # A model of another task does not read the keys of this one.
-        model = [word for pair in zip(opts[::2], opts[1::2]) if pair[0] == MODEL for word in pair]
-        if check is not None and (config_file or model):
-            check(load_config(config_file, model))
-        raise
-    key = weights_key(cfg.MODEL.META_ARCHITECTURE)
-    if weights is not None:
-        cfg = load_config(config_file, [*opts, key, os.fspath(weights)])
-    if check is not None:
-        check(cfg)
+    architecture = _architecture(config_file, opts)
+    if kind is not None:
+        # Before the other keys are read: a model of another task refuses those of this one.
+        folder = f"configs/{kind.folder}"
+        require_architecture(architecture, kind.architectures, kind.lack, folder)
+    key = weights_key(architecture)
+    typed = [] if weights is None else [key, os.fspath(weights)]
+    cfg = load_config(config_file, [*opts, *typed])
     cfg = fetch_addresses(cfg)
     of_clip = key == "MODEL.CLIP.WEIGHTS"
-    named = cfg.MODEL.CLIP.WEIGHTS if of_clip else cfg.MODEL.WEIGHTS
-    if not named and cfg.MODEL.MASK_GENERATOR.SOURCE != "masks":
+    section = cfg.MODEL.CLIP if of_clip else cfg.MODEL
+    if not section.WEIGHTS and cfg.MODEL.MASK_GENERATOR.SOURCE != "masks":
         trained = "the model_final.pth of train_net.py"
         if of_clip:
             trained = "open_clip's tag of a CLIP, or the clip_final.safetensors of a distillation"
@@ -201,32 +227,38 @@ def prediction_config(
             f"{config_file} names no {key}: give a trained checkpoint, such as {trained}"
             + (f", or an official one: {names}" if names else "")
         )
-    if named == "random":
+    if section.WEIGHTS == "random":
         logger.warning("the weights are random: what is predicted means nothing")
         cfg = cfg.clone()
         cfg.defrost()
         (cfg.MODEL.CLIP if of_clip else cfg.MODEL).WEIGHTS = ""
-    require_weights(cfg)
     return cfg
 
 
+def _architecture(config_file: str | os.PathLike[str], opts: Sequence[str]) -> str:
+    """MODEL.META_ARCHITECTURE, before any key is checked."""
+    files = merge_layers(read_layers(config_file)) if config_file else {}
+    values = dict(leaves(files)) | option_pairs(opts)
+    return str(values.get(MODEL, default_config().MODEL.META_ARCHITECTURE))
+
+
 def require_architecture(
-    cfg: CfgNode, architectures: tuple[str, ...], lack: str, folder: str
+    architecture: str, architectures: Sequence[str], lack: str, folder: str
 ) -> None:
     """Refuse the configuration of another kind of model.
 
     Args:
-        cfg: of any model.
-        architectures: values of MODEL.META_ARCHITECTURE, of which it has to have one.
+        architecture: value of MODEL.META_ARCHITECTURE.
+        architectures: values of which it has to be one.
         lack: what another one does not do, such as "does not label pixels".
         folder: of configurations that do.
 
     Raises:
-        InputError: it has another one.
+        InputError: it is another one.
     """
-    if cfg.MODEL.META_ARCHITECTURE not in architectures:
+    if architecture not in architectures:
         raise InputError(
-            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, which {lack}: take a configuration of "
+            f"MODEL.META_ARCHITECTURE is {architecture}, which {lack}: take a configuration of "
             f"{' or '.join(architectures)}, such as those below {folder}"
         )
 
@@ -267,3 +299,80 @@ def rgb_image(image: GivenImage, max_pixels: int) -> np.ndarray:
             f"{image.shape}"
         )
     return image
+
+
+class WorldCheck:
+    """Looks at the class names and images of a model on the mini CLIP, and warns of the first of no generated world.
+
+    The mini CLIP was trained on captions and images of two generated worlds. To any other word, and of a photograph,
+    it gives an answer all the same, and nothing in that says that it means little.
+
+    A class is of a world if one of its synonyms is in a caption there: a shape with or without its colour, or a
+    texture. An image is if it has one of the sizes of their images, in pixels. So an image of a world never causes a
+    warning unless it was cut or resized, and a photograph causes none only if it has one of these ten sizes.
+    """
+
+    def __init__(self, folder: str) -> None:
+        """
+        Args:
+            folder: below ``configs/``, of configurations that do the same task on photographs, such as "semseg".
+        """
+        self.folder = folder
+        self._warned = False
+
+    def look_at_classes(self, classes: Sequence[VocabularyClass]) -> None:
+        """Warn of class names that are in no caption of the worlds, unless a warning was given before."""
+        strange = [
+            entry.names[0]
+            for entry in classes
+            if not any(_plain(name) in known_names() for name in entry.names)
+        ]
+        if strange:
+            listed = ", ".join(f'"{name}"{_meant(name)}' for name in strange[:SHOWN])
+            more = f" and {len(strange) - SHOWN} more" if len(strange) > SHOWN else ""
+            self._warn(f"which have no {listed}{more}")
+
+    def look_at_images(self, images: Sequence[np.ndarray]) -> None:
+        """Warn of an image (H, W, 3) of a size that none of the worlds has, unless a warning was given before."""
+        for height, width, _ in (image.shape for image in images):
+            if (width, height) not in sizes():
+                size = f"{width} x {height} pixels"
+                self._warn(f"whose images have other sizes than the {size} of one here")
+
+    def _warn(self, reason: str) -> None:
+        if self._warned:
+            return
+        self._warned = True
+        entry = next(
+            entry
+            for entry in zoo().values()
+            if entry.key == "MODEL.WEIGHTS" and entry.configs[0].startswith(f"{self.folder}/")
+        )
+        logger.warning(
+            f'this model knows only the generated mini worlds ("red star", "blue ring", "grass" ...), {reason}: its '
+            f"answers mean little there. For photographs: --config-file {entry.configs[0]}.yaml --weights {entry.name}"
+        )
+
+
+@functools.cache
+def known_names() -> frozenset[str]:
+    """Names of the classes of all worlds, and of their shapes, as captions have them."""
+    concepts = [concept for world in WORLDS.values() for concept in world.concepts]
+    plain = [concept.without_colour() for concept in concepts]
+    return frozenset(name for concept in (*concepts, *plain) for name in concept.names)
+
+
+@functools.cache
+def sizes() -> frozenset[tuple[int, int]]:
+    """Width and height in pixels that images of the worlds have."""
+    return frozenset(size for world in WORLDS.values() for size in world.sizes)
+
+
+def _meant(name: str) -> str:
+    """A hint behind a name that is a slip of the pen away from a known one."""
+    close = difflib.get_close_matches(_plain(name), sorted(known_names()), n=1, cutoff=SLIP)
+    return f' (did you mean "{close[0]}"?)' if close else ""
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().split())

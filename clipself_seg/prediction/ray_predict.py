@@ -6,7 +6,6 @@ last how blocks are handed out. Ray may start a block again whose worker died: i
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib
 import json
@@ -126,20 +125,19 @@ def _table_items(path: str, column: str | None) -> Iterator[Item]:
     return (Item(f"{path}#{row}", path, column, row) for row in rows)
 
 
-def read_items(items: Sequence[Item], max_pixels: int) -> Iterator[Callable[[], np.ndarray]]:
-    """For each image what reads it, as (H, W, 3) uint8 RGB; a table is opened once, and read by row groups."""
-    opened: dict[str, _Column] = {}
-    for item in items:
-        if item.table is None:
-            yield functools.partial(read_image, item.image, max_pixels=max_pixels)
-        else:
-            if item.table not in opened:
-                opened[item.table] = _Column(item.table, item.column)
-            yield functools.partial(_decode, opened[item.table], item, max_pixels)
+def read_item(item: Item, max_pixels: int, tables: dict[str, _Column]) -> np.ndarray:
+    """An image, (H, W, 3) uint8 RGB.
 
-
-def _decode(column: _Column, item: Item, max_pixels: int) -> np.ndarray:
-    return decode_image(column.value(item.row), item.image, max_pixels)
+    Args:
+        item: file, or row of a table.
+        max_pixels: largest number of pixels of an image that is decoded.
+        tables: columns that are open, by their files; that of the item is added.
+    """
+    if item.table is None:
+        return read_image(item.image, max_pixels=max_pixels)
+    if item.table not in tables:
+        tables[item.table] = _Column(item.table, item.column)
+    return decode_image(tables[item.table].value(item.row), item.image, max_pixels)
 
 
 class _Column:
@@ -174,9 +172,10 @@ def predict_block(results: Results[R], items: Sequence[Item], batch_size: int) -
     """
     rows: list[Row] = [{"image": item.image} for item in items]
     images = dict[int, np.ndarray]()
-    for place, read in enumerate(read_items(items, results.max_pixels)):
+    tables = dict[str, _Column]()
+    for place, item in enumerate(items):
         try:
-            images[place] = read()
+            images[place] = read_item(item, results.max_pixels, tables)
         except Exception as error:  # whatever a library makes of a strange file
             rows[place]["error"] = reason_of(error)
         if len(images) == batch_size or place == len(items) - 1:

@@ -151,7 +151,9 @@ def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
             other settings; another process at work in the folder.
         OSError: the file cannot be written.
     """
-    require_architecture(cfg, ("CLIPSelf",), "trains on no nouns", "configs/distill")
+    require_architecture(
+        cfg.MODEL.META_ARCHITECTURE, ("CLIPSelf",), "trains on no nouns", "configs/distill"
+    )
     if len(cfg.DATASETS.TRAIN) != 1:
         raise InputError(
             f"DATASETS.TRAIN is {tuple(cfg.DATASETS.TRAIN)}: give the one data set whose images are labelled"

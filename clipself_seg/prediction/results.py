@@ -63,11 +63,13 @@ class TaskResults(abc.ABC, Generic[R]):
 
     Attributes:
         index_file: name of the task's own JSON.
+        save: formats to write.
         folder: folder below which results are written.
         max_pixels: largest number of pixels of an image that is decoded.
     """
 
     index_file: str
+    save: Sequence[str]
     predictor: ImagePredictor[R]
 
     def __init__(
@@ -76,19 +78,23 @@ class TaskResults(abc.ABC, Generic[R]):
         predictor: ImagePredictor[R],
         folder: str | Path,
         images: Sequence[ImageFile] = (),
-        save: Sequence[str],
+        save: Sequence[str] | None = None,
     ) -> None:
         """
         Args:
             predictor: predictor with a vocabulary.
             folder: folder below which results are written.
             images: all whose results will be written.
-            save: formats to write.
+            save: formats to write; None for those of the class.
 
         Raises:
-            InputError: more classes than a palette has colours.
+            InputError: more classes than a palette has colours, or masks of a model that has none.
         """
-        if "palette" in save and len(predictor.names) > VOID:
+        if save is not None:
+            self.save = tuple(save)
+        if "masks" in self.save and not predictor.has_masks:
+            raise InputError("this detector has no masks: leave masks out of --save")
+        if "palette" in self.save and len(predictor.names) > VOID:
             raise InputError(
                 f"a palette PNG has {VOID} classes at most, these are {len(predictor.names)}: "
                 "--save labels writes 16 bits"
@@ -96,7 +102,6 @@ class TaskResults(abc.ABC, Generic[R]):
         self.predictor = predictor
         self.folder = Path(folder)
         self.max_pixels = predictor.mapper.max_pixels
-        self.save = tuple(save)
         self._ids = dict(zip((image.name for image in images), image_ids(images)))
 
     @functools.cached_property
@@ -225,37 +230,21 @@ class TaskResults(abc.ABC, Generic[R]):
 
 
 class SemanticResults(TaskResults[Segmentation]):
-    """overlays/NAME.png, labels/NAME.png (8 or 16 bits), if asked for scores/NAME.npz, classes.json.
+    """overlays/NAME.png, labels/NAME.png (8 or 16 bits), and classes.json.
 
-    Other formats are "palette", "masks", "coco" and "yolo", where every class that is there is a region, but for the
-    background. Scores are "scores" float32 (N, H, W), highest where the labels say, and "names"; the JSON has the
-    meaning of labels, their fractions of every image, failures, and the provenance.
+    Other formats are "scores", "palette", "masks", "coco" and "yolo", where every class that is there is a region, but
+    for the background. scores/NAME.npz has "scores" float32 (N, H, W), highest where the labels say, and "names"; the
+    JSON has the meaning of labels, their fractions of every image, failures, and the provenance.
     """
 
     index_file = "classes.json"
+    save = ("overlays", "labels")
     predictor: Predictor
-
-    def __init__(
-        self,
-        *,
-        predictor: Predictor,
-        folder: str | Path,
-        images: Sequence[ImageFile] = (),
-        save: Sequence[str] = ("overlays", "labels"),
-        scores: bool = False,
-    ) -> None:
-        """
-        Args:
-            predictor, folder, images, save: see `TaskResults`.
-            scores: whether to write scores.
-        """
-        super().__init__(predictor=predictor, folder=folder, images=images, save=save)
-        self.scores = scores
 
     def predict(
         self, images: Sequence[np.ndarray], sources: Sequence[ImageFile] = ()
     ) -> list[Segmentation]:
-        return self.predictor(list(images), scores=self.scores, batch_size=len(images))
+        return self.predictor.predict_batch(images, scores="scores" in self.save)
 
     def write(self, source: ImageFile, result: Segmentation) -> Written:
         files, entry = super().write(source, result)
@@ -326,17 +315,8 @@ class PanopticResults(TaskResults[PanopticSegmentation]):
     """
 
     index_file = "panoptic.json"
+    save = ("overlays", "panoptic")
     predictor: PanopticPredictor
-
-    def __init__(
-        self,
-        *,
-        predictor: PanopticPredictor,
-        folder: str | Path,
-        images: Sequence[ImageFile] = (),
-        save: Sequence[str] = ("overlays", "panoptic"),
-    ) -> None:
-        super().__init__(predictor=predictor, folder=folder, images=images, save=save)
 
     def predict(
         self, images: Sequence[np.ndarray], sources: Sequence[ImageFile] = ()
@@ -347,12 +327,15 @@ class PanopticResults(TaskResults[PanopticSegmentation]):
             InputError: there is no folder of masks, or an image has none in it.
         """
         if not self.predictor.model.masks_given or not sources:
-            return self.predictor(list(images), batch_size=len(images))
+            return self.predictor.predict_batch(images)
         if (folder := self.predictor.mapper.masks) is None:
             raise InputError(NO_MASKS)
         masks = [folder.required(source.name) for source in sources]
         # One after another: masks take more memory than images.
-        return self.predictor(list(images), batch_size=1, masks=masks)
+        return [
+            self.predictor.predict_batch([image], [image_masks])[0]
+            for image, image_masks in zip(images, masks, strict=True)
+        ]
 
     def _image(self, kind: str, result: PanopticSegmentation) -> Image.Image:
         if kind == "panoptic":
@@ -409,29 +392,13 @@ class DetectionResults(TaskResults[Detections]):
     """
 
     index_file = "detections.json"
+    save = ("overlays",)
     predictor: DetectionPredictor
-
-    def __init__(
-        self,
-        *,
-        predictor: DetectionPredictor,
-        folder: str | Path,
-        images: Sequence[ImageFile] = (),
-        save: Sequence[str] = ("overlays",),
-    ) -> None:
-        """The arguments are those of `TaskResults`.
-
-        Raises:
-            InputError: masks of a model that has none.
-        """
-        super().__init__(predictor=predictor, folder=folder, images=images, save=save)
-        if "masks" in save and not predictor.model.has_masks:
-            raise InputError("this detector has no masks: leave masks out of --save")
 
     def predict(
         self, images: Sequence[np.ndarray], sources: Sequence[ImageFile] = ()
     ) -> list[Detections]:
-        return self.predictor(list(images), batch_size=len(images))
+        return self.predictor.predict_batch(images)
 
     def _entry(self, source: ImageFile, result: Detections) -> Entry:
         if result.masks is None:

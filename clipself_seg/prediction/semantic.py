@@ -31,7 +31,6 @@ from clipself_seg.data.vocabulary import (
 )
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg, ZeroShotSegmenter
-from clipself_seg.models.build import build_model
 from clipself_seg.prediction.predictor import (
     GivenImage,
     GivenImages,
@@ -48,7 +47,6 @@ from clipself_seg.prediction.regions import (
     colours_of,
     package,
 )
-from clipself_seg.prediction.world_check import WorldCheck
 from clipself_seg.visualization.overlays import named_regions, overlay
 
 THRESHOLD = 0.5  # below it every word is more likely to be absent from a pixel than there
@@ -165,18 +163,17 @@ class Predictor(ImagePredictor[Segmentation]):
         *,
         model: CATSeg | ZeroShotSegmenter,
         mapper: SemSegTestMapper,
-        world_check: WorldCheck | None = None,
-        config: CfgNode | None = None,
         threshold: float = THRESHOLD,
+        **common: Any,
     ) -> None:
         """`Predictor(cfg)` builds the configured model with its weights.
 
         Args:
-            model, mapper, world_check, config: see `ImagePredictor`.
+            model, mapper, common: see `ImagePredictor`.
             threshold: score that a class has to reach to win against a background that has no words, where
                 `set_vocabulary` is given none.
         """
-        super().__init__(model=model, mapper=mapper, world_check=world_check, config=config)
+        super().__init__(model=model, mapper=mapper, **common)
         self.default_threshold = threshold
         self._labels = _Labels()
 
@@ -185,19 +182,15 @@ class Predictor(ImagePredictor[Segmentation]):
         """Reads what the model and `SemSegTestMapper` do, and ``TEST.BACKGROUND.THRESHOLD``.
 
         Raises:
-            InputError: another kind of model, or weights that do not fit.
+            InputError: masks of a data set, or weights that do not fit.
         """
-        cls.require_task(cfg)
         if cfg.MODEL.ZERO_SHOT.MASKS:
             raise InputError(
                 "MODEL.ZERO_SHOT.MASKS is for the images of a data set: leave it empty, or name masks by --panoptic "
                 "--masks"
             )
-        return {
-            "model": build_model(cfg),
+        return super().from_config(cfg) | {
             "mapper": SemSegTestMapper.from_config(cfg),
-            "world_check": WorldCheck.of_config(cfg, cls.folder),
-            "config": cfg,
             "threshold": cfg.TEST.BACKGROUND.THRESHOLD or THRESHOLD,
         }
 
@@ -300,10 +293,13 @@ class Predictor(ImagePredictor[Segmentation]):
         Raises:
             InputError: an image cannot be read, or is not of that form; of a list its index is named.
         """
-        self.require_vocabulary()
-        return self._results(image, functools.partial(self._predict, scores=scores), batch_size)
+        predict_batch = functools.partial(self.predict_batch, scores=scores)
+        return self._predict_in_batches(image, batch_size, predict_batch)
 
-    def _predict(self, images: Sequence[np.ndarray], scores: bool) -> list[Segmentation]:
+    def predict_batch(
+        self, images: Sequence[np.ndarray], scores: bool = False
+    ) -> list[Segmentation]:
+        self._warn_of(images)
         samples = [image_sample(image, self.mapper) for image in images]
         outputs = self.model(samples, output="scores" if scores else "labels")
         return [
@@ -354,7 +350,7 @@ def load_predictor(
     Raises:
         InputError: an unknown configuration or key, no weights, or weights that do not fit.
     """
-    return Predictor(prediction_config(config_file, weights, opts, Predictor.require_task))
+    return Predictor(prediction_config(config_file, weights, opts, Predictor))
 
 
 def label_type(count: int) -> type[np.unsignedinteger]:

@@ -73,7 +73,7 @@ def test_written_scores_tell_classes_apart_as_labels_do(tmp_path):
     image = np.zeros((1, 2, 3), np.uint8)
     found = Segmentation(np.ones((1, 2), np.uint8), ("a", "b"), scores, image=image, **more)
     predictor = mock.Mock(names=found.names, category_ids=(0, 1))
-    results = SemanticResults(predictor=predictor, folder=tmp_path, scores=True)
+    results = SemanticResults(predictor=predictor, folder=tmp_path, save=["labels", "scores"])
     results.write(ImageFile(tmp_path / "x.png", "x.png", "x"), found)
     with np.load(tmp_path / "scores/x.npz") as file:
         assert (file["scores"].argmax(axis=0) == read_indices(tmp_path / "labels/x.png")).all()
@@ -102,14 +102,14 @@ def test_bad_pictures_are_named_and_the_others_are_done(run, photos, tmp_path, c
 def test_a_picture_that_no_library_can_take_does_not_stop_the_others(
     run, photos, tmp_path, capsys, monkeypatch
 ):
-    whole = Predictor.__call__
+    whole = Predictor.predict_batch
 
-    def strange(self, image, **options):
-        if image[0].shape[0] == 40:
+    def strange(self, images, **options):
+        if images[0].shape[0] == 40:
             raise RuntimeError("no kernel for this\nand a page of details")
-        return whole(self, image, **options)
+        return whole(self, images, **options)
 
-    monkeypatch.setattr(Predictor, "__call__", strange)
+    monkeypatch.setattr(Predictor, "predict_batch", strange)
     assert run("--vocabulary", "dog, sky", "--input", photos) == 1
     said = capsys.readouterr()
     assert "1 of 2 segmented" in said.out
@@ -150,10 +150,9 @@ def test_official_weights_bring_their_configuration(photos, tmp_path, capsys, mo
     assert predict.main([*words, "--weights", "catseg-base"]) == 2
     assert "error: weights catseg-base are not on this machine; " in capsys.readouterr().err
     (tmp_path / "model_base.pth").write_bytes(b"no weights")
-    with mock.patch("clipself_seg.prediction.semantic.Predictor") as predictor:
-        predictor.side_effect = InputError("seen")
+    with mock.patch.object(Predictor, "__init__", side_effect=InputError("seen")) as made:
         assert predict.main([*words, "--weights", "catseg-base"]) == 2
-    cfg = predictor.call_args.args[0]
+    cfg = made.call_args.args[0]
     assert cfg.MODEL.WEIGHTS == "catseg-base" and cfg.MODEL.META_ARCHITECTURE == "CATSeg"
 
 
@@ -231,17 +230,17 @@ def test_two_predictions_do_not_meet_and_leftovers_of_a_killed_one_go(
 def test_an_interrupted_call_goes_on_with_the_same_options_and_no_others(
     run, photos, tmp_path, capsys, monkeypatch
 ):
-    whole, images = Predictor.__call__, []
+    whole, images = Predictor.predict_batch, []
 
-    def interrupted(self, image, **options):
+    def interrupted(self, batch, **options):
         if len(images) == 1:
             raise KeyboardInterrupt
-        images.extend(image)
-        return whole(self, image, **options)
+        images.extend(batch)
+        return whole(self, batch, **options)
 
     words = ("--input", photos, "--vocabulary", "dog, sky")
     with monkeypatch.context() as patch:
-        patch.setattr(Predictor, "__call__", interrupted)
+        patch.setattr(Predictor, "predict_batch", interrupted)
         assert run(*words) == 130
         said = capsys.readouterr().err
         assert "the same command goes on with --skip-existing, and begins anew without" in said
@@ -249,7 +248,7 @@ def test_an_interrupted_call_goes_on_with_the_same_options_and_no_others(
         assert run(*words, *changed, "--skip-existing") == 2
         assert "results of other settings: " in (said := capsys.readouterr().err)
         assert "leave out --skip-existing to begin anew" in said
-    with mock.patch.object(Predictor, "__call__", autospec=True, side_effect=whole) as called:
+    with mock.patch.object(Predictor, "predict_batch", autospec=True, side_effect=whole) as called:
         assert run(*words, "--skip-existing") == 0
     assert called.call_count == 1
     assert "2 of 2 segmented" in capsys.readouterr().out
@@ -316,5 +315,5 @@ def test_an_image_and_a_video_are_done_together(run, photos, tmp_path, capsys):
     names = {path.name for path in (tmp_path / "out/labels/walk.mp4").iterdir()}
     assert names == {"000000.png", "000002.png"}
     assert (tmp_path / "out/overlays/walk.mp4").is_file()
-    with mock.patch.object(Predictor, "__call__", side_effect=AssertionError):
+    with mock.patch.object(Predictor, "predict_batch", side_effect=AssertionError):
         assert run(*words, "--save", "overlays", "labels", "--skip-existing") == 0

@@ -35,8 +35,7 @@ NAMES = ("dog", "sky")
 def labeller():
     """A stand-in for the predictor of labels: bright pixels are sky."""
 
-    def call(images, scores, batch_size):
-        assert len(images) == batch_size
+    def predict_batch(images, scores):
         maps = [(image[..., 0] > 127).astype(np.uint8) for image in images]
         values = [np.stack([labels == n for n in range(2)]).astype(np.float32) for labels in maps]
         more = {"class_scores": np.ones(2), "category_ids": (0, 1), "background": None}
@@ -45,9 +44,8 @@ def labeller():
             for image, labels, own in zip(images, maps, values)
         ]
 
-    made = mock.Mock(
-        side_effect=call, names=NAMES, category_ids=(5, 7), background=None, threshold=0.0
-    )
+    made = mock.Mock(names=NAMES, category_ids=(5, 7), background=None, threshold=0.0)
+    made.predict_batch.side_effect = predict_batch
     made.model = mock.Mock(names=[(name,) for name in NAMES])
     made.model.weights_hash.return_value = "none"
     made.mapper.max_pixels = 10**6
@@ -56,8 +54,8 @@ def labeller():
 
 def made_results(task, folder, files):
     if task == "semantic":
-        options = {"scores": True, "images": files.images, "save": SAVE[f"--{task}"]}
-        return SemanticResults(predictor=labeller(), folder=folder, **options)
+        save = [*SAVE[f"--{task}"], "scores"]
+        return SemanticResults(predictor=labeller(), folder=folder, images=files.images, save=save)
     kind, predictor = {
         "panoptic": (PanopticResults, segmenter),
         "boxes": (DetectionResults, detector),

@@ -1,19 +1,31 @@
-"""What predictors of all tasks do alike: an image or a list of them, in whatever form, and a vocabulary."""
+"""What predictors of all tasks do alike: images in whatever form, a vocabulary, warnings of the mini models."""
 
 from __future__ import annotations
 
 import io
+import logging
 
 import numpy as np
 import pytest
 from PIL import Image
 from torch import nn
 
-from clipself_seg.data.images import read_image
-from clipself_seg.data.vocabulary import own_words
+from clipself_seg.checkpoints.zoo import zoo
+from clipself_seg.config import load_config
+from clipself_seg.data.images import open_image, read_image
+from clipself_seg.data.vocabulary import load_vocabulary, own_words
 from clipself_seg.errors import InputError
+from clipself_seg.mini.concepts import WORLDS
+from clipself_seg.mini.scenes import draw_scene
 from clipself_seg.prediction import predictor
-from clipself_seg.prediction.predictor import ImagePredictor, rgb_image
+from clipself_seg.prediction.predictor import (
+    ImagePredictor,
+    WorldCheck,
+    prediction_config,
+    rgb_image,
+    sizes,
+)
+from clipself_seg.prediction.semantic import Predictor, load_predictor
 from tests.weight_server import serving
 
 LIMIT = 1000
@@ -50,52 +62,44 @@ def test_an_address_that_gives_no_small_image_is_refused(monkeypatch):
         with pytest.raises(InputError, match="a.jpg is not an image of JPEG"):
             rgb_image(f"{server.address}/a.jpg", LIMIT)
         monkeypatch.setattr(predictor, "MOST_BYTES", 7)
-        with pytest.raises(InputError, match="more than 7 bytes: fetch the file"):
+        with pytest.raises(InputError, match="more than 7 bytes"):
             rgb_image(f"{server.address}/a.jpg", LIMIT)
         server.kind = "text/html"
-        with pytest.raises(InputError, match="is a web page, not an image"):
+        with pytest.raises(InputError, match="is a web page"):
             rgb_image(f"{server.address}/page.html", LIMIT)
-    with pytest.raises(InputError, match="no http or https address"):
-        rgb_image("file:///etc/hostname", LIMIT)
 
 
-def test_what_is_no_image_is_refused_by_its_type():
-    for given in (b"bytes", None, 3, io.BytesIO()):
-        with pytest.raises(InputError, match=f"or an address, got {type(given).__name__}"):
-            rgb_image(given, LIMIT)
-    with pytest.raises(InputError, match="floating-point pixels"):
-        rgb_image(Image.new("F", (3, 4)), LIMIT)
+@pytest.mark.parametrize(
+    "image, message",
+    [(given, f"got {type(given).__name__}") for given in (b"bytes", None, 3, io.BytesIO())]
+    + [("file:///etc/hostname", "no http or https address")]
+    + [(Image.new("F", (3, 4)), "floating-point pixels")]
+    + [(np.zeros((4, 4), np.uint8), "uint8 of shape"), (np.zeros((4, 4, 3)), "got float64")],
+)
+def test_what_is_no_image_is_refused(image, message):
+    with pytest.raises(InputError, match=message):
+        rgb_image(image, LIMIT)
 
 
 class Mapper:
     max_pixels = LIMIT
 
 
-class Watch:
-    """In the place of a `WorldCheck`."""
-
-    def __init__(self):
-        self.images, self.classes = [], []
-
-    def look_at_images(self, images):
-        self.images += [image.shape for image in images]
-
-    def look_at_classes(self, entries):
-        self.classes += [entry.names[0] for entry in entries]
-
-
 class Sizes(ImagePredictor):
     """Says of each image its height and width."""
 
-    def set_vocabulary(self, words):
-        self._set_classes(own_words(words))
+    def __init__(self):
+        super().__init__(model=nn.Dropout().train(), mapper=Mapper())
         self.batches = []
 
-    def __call__(self, image, batch_size=1):
-        self.require_vocabulary()
-        return self._results(image, self._predict, batch_size)
+    def set_vocabulary(self, words):
+        self._set_classes(own_words(words))
 
-    def _predict(self, images):
+    def __call__(self, image, batch_size=1):
+        return self._predict_in_batches(image, batch_size, self.predict_batch)
+
+    def predict_batch(self, images):
+        self._warn_of(images)
         self.batches.append(len(images))
         return [image.shape[:2] for image in images]
 
@@ -104,30 +108,27 @@ def blank(height, width):
     return np.zeros((height, width, 3), np.uint8)
 
 
-def sizes(watch=None):
-    made = Sizes(model=nn.Dropout().train(), mapper=Mapper(), world_check=watch)
+@pytest.fixture
+def made():
+    made = Sizes()
     made.set_vocabulary(["cat"])
     return made
 
 
-def test_every_image_is_looked_at_in_batches_and_belongs_to_an_evaluated_model():
-    watch = Watch()
-    made = Sizes(model=nn.Dropout().train(), mapper=Mapper(), world_check=watch)
+def test_a_model_is_evaluated_and_needs_a_vocabulary():
+    made = Sizes()
     assert not made.model.training and made.config is None
     assert made.names == () == made.category_ids
-    with pytest.raises(RuntimeError, match="call set_vocabulary before the predictor"):
+    with pytest.raises(RuntimeError, match="set_vocabulary"):
         made(blank(2, 3))
     made.set_vocabulary(["cat"])
     assert made.names == ("cat",) and made.category_ids == (0,)
     assert made(blank(2, 3)) == (2, 3)
-    assert len(made([blank(1, 1), blank(2, 2), blank(3, 3)], batch_size=2)) == 3
-    assert watch.classes == ["cat"] and watch.images == [(2, 3, 3), *((i, i, 3) for i in (1, 2, 3))]
 
 
-def test_a_list_is_read_and_predicted_in_batches_and_keeps_its_order(turned):
+def test_a_list_is_read_and_predicted_in_batches_and_keeps_its_order(made, turned):
     given = [blank(height, 5) for height in (1, 2, 3, 4)]
     shapes = [(1, 5), (2, 5), (3, 5), (4, 5), (20, 12)]
-    made = sizes()
     assert made([*given, turned], 2) == shapes and made.batches == [2, 2, 1]
     assert made(tuple(given), 1) == shapes[:4]
     assert made(given[2], 8) == (3, 5)
@@ -136,7 +137,100 @@ def test_a_list_is_read_and_predicted_in_batches_and_keeps_its_order(turned):
         made(given, 0)
 
 
-def test_a_bad_entry_of_a_list_is_named_by_its_index(turned):
+def test_a_bad_entry_of_a_list_is_named_by_its_index(made, turned):
     for bad, reason in (("gone.jpg", "image gone.jpg is missing"), ([blank(2, 2)], "got list")):
         with pytest.raises(InputError, match=f"image 2 of the list: .*{reason}"):
-            sizes()([blank(2, 2), turned, bad], 2)
+            made([blank(2, 2), turned, bad], 2)
+
+
+def test_a_model_of_another_task_is_named_before_keys_that_it_does_not_read():
+    for opts in ([], ["TEST.BACKGROUND.THRESHOLD", "0.5"]):
+        with pytest.raises(InputError, match="FViT, which does not label pixels.*configs/semseg"):
+            prediction_config("mini/detection.yaml", None, opts, Predictor)
+    typed = ["MODEL.META_ARCHITECTURE", "FViT", "TEST.BACKGROUND.THRESHOLD", "0.5"]
+    with pytest.raises(InputError, match="FViT, which does not label pixels"):
+        prediction_config("mini/semseg.yaml", "random", typed, Predictor)
+
+
+@pytest.fixture
+def warnings(caplog):
+    """Messages so far; asking for them forgets them."""
+
+    def messages():
+        texts = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return texts
+
+    with caplog.at_level(logging.WARNING):
+        yield messages
+
+
+@pytest.mark.parametrize("name", ["mini", "mini2", "mini_base", "mini_things", "mini2_things"])
+def test_words_of_the_worlds_are_known(name, warnings):
+    WorldCheck("semseg").look_at_classes(load_vocabulary(name).classes)
+    own = ["Red  Star", "star", "crescent", "blue ring|hoop", "lawn|meadow", "polka dots"]
+    WorldCheck("semseg").look_at_classes(own_words(own).classes)
+    assert warnings() == []
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["red star", "dog|puppy", "orange ring"], 'have no "dog", "orange ring":'),
+        (
+            ["red sttar", "red bus", "rink"],
+            'have no "red sttar" (did you mean "red star"?), "red bus", "rink":',
+        ),
+        ("ade20k_150", '"wall", "building", "sky", "floor", "tree" and 140 more'),
+    ],
+)
+def test_other_words_are_named_once(warnings, words, said):
+    vocabulary = load_vocabulary(words) if isinstance(words, str) else own_words(words)
+    strict = WorldCheck("semseg")
+    for _ in range(2):
+        strict.look_at_classes(vocabulary.classes)
+    strict.look_at_images([blank(480, 640)])
+    (message,) = warnings()
+    assert said in message
+
+
+def test_images_of_the_worlds_are_known_and_real_ones_are_not(data_dir, warnings):
+    for name, spec in WORLDS.items():
+        scenes = [draw_scene(np.random.default_rng([ord(name[-1]), n]), spec) for n in range(4)]
+        WorldCheck("semseg").look_at_images([scene.image for scene in scenes])
+    assert warnings() == []
+    images = sorted(data_dir.rglob("*.jpg"))
+    assert len(images) > 150
+    for path in images:
+        with open_image(path) as image:
+            assert image.size not in sizes(), path
+    WorldCheck("semseg").look_at_images([blank(480, 640)])
+    assert "than the 640 x 480 pixels of one here" in warnings()[0]
+
+
+@pytest.mark.parametrize("task", ["semseg", "panoptic", "detection"])
+def test_each_task_names_official_weights_of_its_own(task, warnings):
+    WorldCheck(task).look_at_classes(own_words(["dog"]).classes)
+    (message,) = warnings()
+    weights = message.split("--weights ")[1]
+    assert f"{zoo()[weights].configs[0]}.yaml" in message and f" {task}/" in message
+
+
+def test_models_on_the_mini_clip_are_checked_and_others_are_not(monkeypatch):
+    monkeypatch.setattr(predictor, "build_model", lambda cfg: None)
+    for opts, checked in (([], True), (["MODEL.CLIP.NAME", "ViT-B-16"], False)):
+        cfg = load_config("mini/semseg.yaml", ["MODEL.WEIGHTS", "a.pth", *opts])
+        assert (Predictor.from_config(cfg)["world_check"] is not None) == checked
+
+
+def test_a_predictor_warns_once_of_words_or_image(warnings):
+    made = load_predictor("mini/semseg.yaml", "mini-cat-seg", ["MODEL.DEVICE", "cpu"])
+    made.set_vocabulary("red star, grass", background="background")
+    scene = draw_scene(np.random.default_rng(0), WORLDS["mini"])
+    made(scene.image)
+    assert warnings() == []
+    for _ in range(2):
+        made(scene.image[:100, :100])
+    assert len(warnings()) == 1
+    made.set_vocabulary("dog")
+    assert warnings() == []

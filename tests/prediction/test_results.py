@@ -62,7 +62,7 @@ class Plain(TaskResults):
 def results(folder, save, count=2):
     """Results of an image whose file is sub/a.jpg, or a.jpg."""
     predictor = types.SimpleNamespace(
-        names=("name",) * count, mapper=types.SimpleNamespace(max_pixels=1)
+        names=("name",) * count, mapper=types.SimpleNamespace(max_pixels=1), has_masks=True
     )
     sources = [ImageFile(folder / "5.jpg", "sub/a.jpg", "sub/a")]
     return Plain(predictor=predictor, folder=folder, images=sources, save=save)

@@ -211,10 +211,6 @@ class MixedRegionModel(RegionModel, Protocol):
     alpha: float
 
 
-class TrainableRegionModel(TrainableModel, RegionModel, Protocol):
-    """A model that learns from regions."""
-
-
 class SemSegModel(Model, Protocol):
     """A model that labels pixels.
 
@@ -229,10 +225,6 @@ class SemSegModel(Model, Protocol):
     def __call__(self, samples: Sequence[Sample], *, output: str) -> list[dict[str, Tensor]]:
         """Returns for each image "sem_seg" (K, H, W) if `output` is "scores", "sem_seg_labels" (H, W) if it is
         "labels"."""
-
-
-class TrainableSemSegModel(TrainableModel, SemSegModel, Protocol):
-    """A model that learns from label maps."""
 
 
 class PanopticModel(Model, Protocol):
@@ -300,10 +292,6 @@ class DetectionModel(Model, Protocol):
         "scores", "pred_classes", and "pred_masks" where the model has masks."""
 
 
-class TrainableDetectionModel(TrainableModel, DetectionModel, Protocol):
-    """A model that learns from boxes, and from masks if it has them."""
-
-
 @runtime_checkable
 class ProposingModel(Model, Protocol):
     """A model that proposes boxes of objects, whatever their class, for `prediction.proposals`."""
@@ -315,7 +303,3 @@ class ProposingModel(Model, Protocol):
     def propose(self, samples: Sequence[Sample]) -> list[tuple[Tensor, Tensor]]:
         """Returns for each image boxes (m, 4) XYXY in pixels of the original image, the best first, and their
         scores (m,) in [0, 1]."""
-
-
-class TrainablePanopticModel(TrainableModel, PanopticModel, Protocol):
-    """A model that learns from segments."""

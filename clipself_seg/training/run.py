@@ -123,6 +123,7 @@ def train(cfg: CfgNode, resume: bool, formats: Sequence[str] = ()) -> None:
     evaluation = task.evaluation()
     _leave_out_missing(evaluation, model)
     data = task.training_data(model)
+    model.setup_training(data.vocabulary)
     trainer = Trainer(
         model=model,
         records=data.records,

@@ -37,14 +37,14 @@ from clipself_seg.evaluation.regions.evaluation import RegionEvaluation
 from clipself_seg.evaluation.sem_seg.evaluation import SemSegEvaluation, read_dataset_names
 from clipself_seg.models.build import architecture
 from clipself_seg.models.protocol import (
-    TrainableDetectionModel,
-    TrainableModel,
-    TrainablePanopticModel,
-    TrainableRegionModel,
-    TrainableSemSegModel,
+    DetectionModel,
+    Model,
+    PanopticModel,
+    RegionModel,
+    SemSegModel,
 )
 
-Learner = TypeVar("Learner", bound=TrainableModel, contravariant=True)
+Learner = TypeVar("Learner", bound=Model, contravariant=True)
 
 
 class TrainingData(NamedTuple):
@@ -53,10 +53,12 @@ class TrainingData(NamedTuple):
     Attributes:
         records: images with their annotations, or a stream of images.
         mapper: (record, number of the draw) -> sample, or None for another image in its place.
+        vocabulary: the training vocabulary, for `TrainableModel.setup_training`; None where training needs no classes.
     """
 
     records: Sequence[Record] | ShardStream
     mapper: Callable[[Record, int], Sample | None]
+    vocabulary: Vocabulary | Sequence[str] | None = None
 
 
 class Task(Protocol[Learner]):
@@ -72,10 +74,10 @@ class Task(Protocol[Learner]):
         """The evaluation on DATASETS.TEST."""
 
     def training_data(self, model: Learner) -> TrainingData:
-        """The data of DATASETS.TRAIN, once the model is set up for their classes.
+        """The data of DATASETS.TRAIN, with their classes.
 
         Args:
-            model: a `TrainableModel` of this task.
+            model: a model of this task, which is asked what it reads of samples.
 
         Raises:
             InputError: data that are not there, or do not fit the model.
@@ -98,7 +100,7 @@ class RegionTask(ConfiguredTask):
         """Accuracy of regions."""
         return RegionEvaluation(self.cfg)
 
-    def training_data(self, model: TrainableRegionModel) -> TrainingData:
+    def training_data(self, model: RegionModel) -> TrainingData:
         """Images, and what the objective reads besides, as MODEL.CLIPSELF.TARGET says."""
         if self.cfg.SOLVER.ACCUMULATE != 1:
             raise InputError(
@@ -109,14 +111,13 @@ class RegionTask(ConfiguredTask):
         targets = {"crops": self._crops, "texts": self._texts, "captions": self._captions}
         return targets[self.cfg.MODEL.CLIPSELF.TARGET](model)
 
-    def _crops(self, model: TrainableRegionModel) -> TrainingData:
+    def _crops(self, model: RegionModel) -> TrainingData:
         """Images with their grids or proposals, and a crop of each region."""
-        model.setup_training(None)
         records = distillation_records(self.cfg.DATASETS.TRAIN, self.cfg.INPUT.REGIONS.SOURCE)
         mapper = DistillMapper.from_config(self.cfg, crop_size=model.image_size, seed=self.cfg.SEED)
         return TrainingData(records, mapper)
 
-    def _shards(self, model: TrainableRegionModel) -> TrainingData:
+    def _shards(self, model: RegionModel) -> TrainingData:
         """Images of shards with their grids: nothing else is read of them."""
         names = self.cfg.DATASETS.TRAIN
         target, source = self.cfg.MODEL.CLIPSELF.TARGET, self.cfg.INPUT.REGIONS.SOURCE
@@ -126,24 +127,21 @@ class RegionTask(ConfiguredTask):
                 f"{', '.join(map(str, names))}), MODEL.CLIPSELF.TARGET crops (now {target}) and "
                 f"INPUT.REGIONS.SOURCE grid (now {source})"
             )
-        model.setup_training(None)
         solver = self.cfg.SOLVER
         stream = ShardStream(shards_of(names), batch_size=solver.IMS_PER_BATCH, seed=self.cfg.SEED)
         mapper = DistillMapper.from_config(self.cfg, crop_size=model.image_size, seed=self.cfg.SEED)
         return TrainingData(stream, mapper)
 
-    def _texts(self, model: TrainableRegionModel) -> TrainingData:
-        """Images with boxes and their nouns, which the model is given."""
+    def _texts(self, model: RegionModel) -> TrainingData:
+        """Images with boxes and their nouns."""
         records, nouns = region_text_records(self.cfg.DATASETS.TRAIN)
-        model.setup_training(nouns)
         mapper = RegionTextMapper.from_config(
             self.cfg, crop_size=model.image_size, seed=self.cfg.SEED
         )
-        return TrainingData(records, mapper)
+        return TrainingData(records, mapper, nouns)
 
-    def _captions(self, model: TrainableRegionModel) -> TrainingData:
+    def _captions(self, model: RegionModel) -> TrainingData:
         """Whole images, each with one of its captions."""
-        model.setup_training(None)
         records = captioned_records(self.cfg.DATASETS.TRAIN)
         return TrainingData(records, CaptionMapper.from_config(self.cfg, seed=self.cfg.SEED))
 
@@ -157,12 +155,11 @@ class SemSegTask(ConfiguredTask):
         """Mean IoU and its like."""
         return SemSegEvaluation(self.cfg)
 
-    def training_data(self, model: TrainableSemSegModel) -> TrainingData:
-        """Images and label maps; the model is given the training vocabulary."""
+    def training_data(self, model: SemSegModel) -> TrainingData:
+        """Images and label maps."""
         names = self.cfg.DATASETS.TRAIN
         records = [record for name in names for record in sem_seg_records(name)]
         vocabulary = self._vocabulary(names)
-        model.setup_training(vocabulary)
         ignored = {find_dataset(name, SemSegSet).ignore_label for name in names}
         if ignored != {model.ignore_label}:
             raise InputError(
@@ -175,7 +172,7 @@ class SemSegTask(ConfiguredTask):
             num_classes=len(vocabulary),
             ignore_label=model.ignore_label,
         )
-        return TrainingData(records, mapper)
+        return TrainingData(records, mapper, vocabulary)
 
     def _vocabulary(self, names: Sequence[str]) -> Vocabulary | list[str]:
         shared = _shared_vocabulary(find_dataset(name, SemSegSet).vocabulary for name in names)
@@ -194,19 +191,18 @@ class PanopticTask(ConfiguredTask):
         """PQ, mAP and mIoU."""
         return PanopticEvaluation(self.cfg)
 
-    def training_data(self, model: TrainablePanopticModel) -> TrainingData:
-        """Images and segments; the model is given the training vocabulary."""
+    def training_data(self, model: PanopticModel) -> TrainingData:
+        """Images and segments."""
         names = self.cfg.DATASETS.TRAIN
         vocabulary = _shared_vocabulary(
             find_dataset(name, PanopticSet).vocabulary for name in names
         )
-        model.setup_training(vocabulary)
         tasks = ("panoptic", "captions") if model.needs_captions else ("panoptic",)
         records = [record for name in names for record in panoptic_set_records(name, tasks)]
         mapper = PanopticTrainMapper.from_config(
             self.cfg, seed=self.cfg.SEED, vocabulary=vocabulary
         )
-        return TrainingData(records, mapper)
+        return TrainingData(records, mapper, vocabulary)
 
 
 class DetectionTask(ConfiguredTask):
@@ -218,8 +214,8 @@ class DetectionTask(ConfiguredTask):
         """AP of boxes and masks."""
         return DetectionEvaluation(self.cfg)
 
-    def training_data(self, model: TrainableDetectionModel) -> TrainingData:
-        """Images and objects; the model is given the training vocabulary."""
+    def training_data(self, model: DetectionModel) -> TrainingData:
+        """Images and objects."""
         if self.cfg.SOLVER.ACCUMULATE != 1:
             raise InputError(
                 "SOLVER.ACCUMULATE must be 1 for detection: batch norms would see parts of a batch"
@@ -228,7 +224,6 @@ class DetectionTask(ConfiguredTask):
         vocabulary = _shared_vocabulary(
             find_dataset(name, DetectionSet).vocabulary for name in names
         )
-        model.setup_training(vocabulary)
         records = [
             record
             for name in names
@@ -237,7 +232,7 @@ class DetectionTask(ConfiguredTask):
         mapper = DetectionTrainMapper.from_config(
             self.cfg, seed=self.cfg.SEED, masks=model.has_masks
         )
-        return TrainingData(records, mapper)
+        return TrainingData(records, mapper, vocabulary)
 
 
 def _shared_vocabulary(names: Iterable[str]) -> Vocabulary:

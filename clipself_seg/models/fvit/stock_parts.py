@@ -7,7 +7,6 @@ FViTROIHeads``, each built from the keys of `FViT`. The RoI heads are given thei
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -33,8 +32,15 @@ from clipself_seg.heads.fvit.pyramid import (
 )
 from clipself_seg.heads.fvit.roi_heads import RoIHeads
 from clipself_seg.heads.fvit.rpn import RPN
-from clipself_seg.models.fvit.config import pyramid_parts, roi_heads, rpn, vit_from_config
-from clipself_seg.models.fvit.model import OpenVocabulary, as_instances
+from clipself_seg.models.fvit.model import (
+    OpenVocabulary,
+    as_instances,
+    check_fits,
+    pyramid_parts,
+    roi_heads,
+    rpn,
+    vit_from_config,
+)
 
 LEVELS = ("p2", "p3", "p4", "p5", "p6")
 # Beginnings of the names of an FViT's tensors -> those of a GeneralizedRCNN of the parts here.
@@ -56,30 +62,6 @@ def stock_state(fvit: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _stock_name(name: str) -> str:
     begin = next(begin for begin in STOCK_NAMES if name.startswith(begin))
     return STOCK_NAMES[begin] + name.removeprefix(begin)
-
-
-class BackboneParts(TypedDict):
-    """Arguments of `FViTBackbone`, which explains them."""
-
-    tower: nn.Module
-    blocks: Sequence[int]
-    resizers: TapResizers
-    neck: FeaturePyramid
-    side: int
-
-
-class RPNParts(TypedDict):
-    """The argument of `FViTRPN`."""
-
-    rpn_head: RPN
-
-
-class RoIHeadsParts(TypedDict):
-    """Arguments of `FViTROIHeads`, which explains them."""
-
-    clip: DenseCLIP
-    roi_head: RoIHeads
-    all_synonyms: bool
 
 
 @BACKBONE_REGISTRY.register()
@@ -112,7 +94,7 @@ class FViTBackbone(Backbone):
         self.side = side
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> BackboneParts:
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict[str, object]:
         """Reads ``MODEL.{CLIP, FVIT}`` and ``INPUT.DETECTION.SIDE``.
 
         Raises:
@@ -175,7 +157,7 @@ class FViTRPN(nn.Module):
         self.rpn_head = rpn_head
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> RPNParts:
+    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, object]:
         """Reads ``MODEL.FVIT`` and ``SEED``."""
         return {"rpn_head": rpn(cfg, _strides(input_shape))}
 
@@ -191,12 +173,8 @@ class FViTRPN(nn.Module):
             InputError: an image is larger than the square.
         """
         levels, sizes = [features[name] for name in LEVELS], images.image_sizes
-        for height, width in sizes:
-            if max(height, width) > images.tensor.shape[-1]:
-                raise InputError(
-                    f"an image of {width} x {height} pixels does not fit into INPUT.DETECTION.SIDE "
-                    f"{images.tensor.shape[-1]}"
-                )
+        for size in sizes:
+            check_fits(size, images.tensor.shape[-1])
         logits, deltas = self.rpn_head(levels)
         proposals = []
         for index, size in enumerate(sizes):
@@ -236,7 +214,7 @@ class FViTROIHeads(OpenVocabulary):
         self.all_synonyms = all_synonyms
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> RoIHeadsParts:
+    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, object]:
         """Reads ``MODEL.{CLIP, FVIT, FUSION}``, ``TEST.DETECTIONS_PER_IMAGE`` and ``SEED``."""
         clip = vit_from_config(cfg)
         del clip.visual
@@ -259,8 +237,7 @@ class FViTROIHeads(OpenVocabulary):
         mask head, "pred_masks" (m, 1, 28, 28), scores inside of the box, as Detectron2's postprocessing reads them.
         Targets have "gt_boxes", "gt_classes" and, with a mask head, "gt_masks", Detectron2's `BitMasks`.
         """
-        if not self.classes.names:
-            raise RuntimeError("call set_vocabulary of the RoI heads before the model")
+        self.require_vocabulary()
         levels = [features[name] for name in LEVELS]
         boxes = [p.proposal_boxes.tensor for p in proposals]
         classes = self.text(), self.seen()

@@ -117,7 +117,7 @@ def test_shapes_of_the_backbone_are_honest():
 
 def test_what_does_not_fit_is_refused():
     model = stock().eval()
-    with pytest.raises(RuntimeError, match="call set_vocabulary of the RoI heads"):
+    with pytest.raises(RuntimeError, match="call set_vocabulary"):
         model([sample()])
     with pytest.raises(InputError, match="does not fit into INPUT.DETECTION.SIDE 64"):
         model([sample() | {"image": torch.zeros(3, 65, 10)}])

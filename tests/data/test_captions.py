@@ -147,17 +147,20 @@ def test_nltk_itself_tags_the_words_of_a_caption(fresh, trained_tagger):
         {"image_id": [3], "phrases": ["a dog"]},
         {"image_id": 3, "phrases": ["a dog", 7]},
         {"image_id": 3, "phrases": "a dog"},
+        {"caption": "A dog.", "image_id": 3},
         {"phrases": ["a dog"]},
     ],
 )
-def test_a_caption_of_other_types_is_shown(tmp_path, wrong):
+def test_phrases_are_lists_of_texts_by_image(tmp_path, wrong):
     path = tmp_path / "captions.json"
-    path.write_text(json.dumps({"annotations": [{"image_id": 1, "phrases": []}, wrong]}))
-    with pytest.raises(
-        InputError, match="captions.json: a caption needs .*prepare coco_captions"
-    ) as e:
+    phrases = [(3, ["a dog"]), (4, []), (3, ["grass", "sky"])]
+    entries = [{"image_id": image, "phrases": listed} for image, listed in phrases]
+    path.write_text(json.dumps({"annotations": entries}))
+    assert read_phrases(path) == {3: [["a dog"], ["grass", "sky"]], 4: [[]]}
+    path.write_text(json.dumps({"annotations": [*entries, wrong]}))
+    with pytest.raises(InputError, match="captions.json.*prepare coco_captions") as caught:
         read_phrases(path)
-    assert repr(wrong) in str(e.value)
+    assert repr(wrong) in str(caught.value)
 
 
 def write_captions(path, *annotations):

@@ -12,7 +12,6 @@ from pycocotools import mask as rle
 
 from clipself_seg.data.datasets.records import panoptic_set_records
 from clipself_seg.data.masks import read_panoptic_ids, read_panoptic_png
-from clipself_seg.data.prepare import panoptic_files
 from clipself_seg.data.prepare.cityscapes import prepare_cityscapes
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.errors import InputError
@@ -90,26 +89,6 @@ def test_panoptic_files_that_are_there_stay_and_the_rest_is_completed(truth):
     assert path.read_text() == before and read(truth, "instances")["annotations"]
     assert prepare(truth)[1:4] == (0, 1, 0)
     assert prepare(truth, overwrite=True)[1:4] == (1, 0, 0) and path.read_text() != before
-
-
-def test_an_interrupted_run_is_completed(truth, monkeypatch):
-    write_city_image(truth.parent.parent, "bonn_000001_000019")
-    write, calls = panoptic_files.save_png, []
-
-    def dying(path, values):
-        calls.append(path)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        write(path, values)
-
-    monkeypatch.setattr(panoptic_files, "save_png", dying)
-    with pytest.raises(KeyboardInterrupt):
-        prepare(truth)
-    assert not (truth / "cityscapes_panoptic_val.json").exists()
-    monkeypatch.setattr(panoptic_files, "save_png", write)
-    assert prepare(truth)[1:4] == (1, 1, 0)
-    assert len(read(truth, "panoptic")["annotations"]) == 2
-    assert not list(truth.rglob(".entries"))
 
 
 def test_files_that_are_missing_or_of_something_else_are_named(truth):

@@ -14,8 +14,13 @@ from PIL import Image
 
 from clipself_seg.data.prepare import common
 from clipself_seg.data.prepare.ade import prepare_ade150, prepare_ade847
-from clipself_seg.data.prepare.coco import prepare_coco_stuff
+from clipself_seg.data.prepare.coco import (
+    prepare_coco_captions,
+    prepare_coco_panoptic_semseg,
+    prepare_coco_stuff,
+)
 from clipself_seg.data.prepare.common import Options
+from clipself_seg.data.prepare.detection import prepare_ov_coco
 from clipself_seg.data.prepare.pascal import prepare_voc20
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
@@ -126,6 +131,13 @@ def test_two_preparations_of_one_folder_do_not_meet(archive, tmp_path):
             prepare_ade150(Options(tmp_path / "data"))
     (prepared,) = prepare_ade150(Options(tmp_path / "data"))
     assert prepared.written == COUNT
+    path = next(targets(archive).glob("*.png"))
+    path.write_bytes(b"mine")
+    (prepared,) = prepare_ade150(Options(tmp_path / "data"))
+    assert prepared[1:4] == (0, COUNT, 0) and path.read_bytes() == b"mine"
+    (prepared,) = prepare_ade150(Options(tmp_path / "data", overwrite=True))
+    assert prepared[1:4] == (COUNT, 0, 0)
+    check_whole(archive, targets(archive).iterdir())
 
 
 def test_a_full_disk_is_said_and_nothing_is_lost(archive, tmp_path, monkeypatch):
@@ -159,6 +171,9 @@ def test_what_a_lookup_table_does_not_name_is_the_other_value():
 def test_an_archive_that_is_not_there_is_named_with_its_address(tmp_path):
     for prepare, words in (
         (prepare_coco_stuff, "coco-stuff/annotations/train2017 is missing.*\n.*stuffthingmaps"),
+        (prepare_coco_panoptic_semseg, "panoptic_train2017.json is missing.*\n.*cocodataset.org"),
+        (prepare_coco_captions, "captions_train2017.json is missing.*\n.*cocodataset.org"),
+        (prepare_ov_coco, "instances_train2017.json is missing.*\n.*cocodataset.org"),
         (prepare_ade150, "annotations/validation is missing.*\n.*ADEChallengeData2016.zip"),
         (prepare_ade847, "images/ADE/validation is missing.*\n.*ADE20K_2021_17_01"),
         (prepare_voc20, "val.txt is missing.*\n.*VOCtrainval_11-May-2012.tar"),

@@ -271,17 +271,6 @@ def test_voc_without_and_with_background(copy, tmp_path):
     check_registered("voc_2012_test_background_sem_seg", 4)
 
 
-def test_a_second_run_keeps_what_is_there_and_overwrite_does_not(copy, tmp_path):
-    folder = copy("VOCdevkit/VOC2012") / "annotations_detectron2_bg/val"
-    prepare_voc20(Options(tmp_path))
-    path = folder / "2011_000003.png"
-    written = path.read_bytes()
-    path.write_bytes(b"mine")
-    assert prepare_voc20(Options(tmp_path))[1][1:4] == (0, 3, 0) and path.read_bytes() == b"mine"
-    assert prepare_voc20(Options(tmp_path, overwrite=True))[1][1:4] == (3, 0, 0)
-    assert path.read_bytes() == written
-
-
 def test_maps_that_are_not_the_archives_are_refused(copy, tmp_path):
     folder = copy("VOCdevkit/VOC2012")
     Image.fromarray(np.full((2, 2), 21, np.uint8)).save(

@@ -182,17 +182,19 @@ def test_tags_of_yaml_that_make_objects_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("smaller", "larger", "word"),
     [
-        # Differences 1, 2, 3: mean 2, standard error 1 / sqrt(3).
-        ({0: 1, 1: 1, 2: 1}, {0: 2, 1: 3, 2: 4}, HOLDS),
-        ({0: 2, 1: 3, 2: 4}, {0: 1, 1: 1, 2: 1}, FAILS),
-        # Differences -1, 1, 3: mean 1, standard error 2 / sqrt(3).
-        ({0: 1, 1: 0, 2: 0}, {0: 0, 1: 1, 2: 3}, NOISE),
+        # Differences 2, 3, 4: mean 3, standard error 1 / sqrt(3); Student's t is 4.303 for three seeds.
+        ({0: 1, 1: 1, 2: 1}, {0: 3, 1: 4, 2: 5}, HOLDS),
+        ({0: 3, 1: 4, 2: 5}, {0: 1, 1: 1, 2: 1}, FAILS),
+        # Differences 1, 2, 3: mean 2, which is 3.46 standard errors.
+        ({0: 1, 1: 1, 2: 1}, {0: 2, 1: 3, 2: 4}, NOISE),
+        # The same spread of seven seeds, for which t is 2.447: 2 is 6.5 standard errors.
+        (dict.fromkeys(range(7), 1), dict(enumerate([2, 3, 4, 3, 2, 4, 3])), HOLDS),
         ({0: 1, 1: 1}, {0: 2, 1: 2}, FEW_SEEDS),
         ({0: 1, 1: 1, 2: 1}, {0: 2, 1: 2, 5: 9}, FEW_SEEDS),
         ({0: 1}, {1: 2}, NOT_RUN),
         ({}, {0: 2, 1: 2, 2: 2}, NOT_RUN),
         # What no seed moves pairs with every seed; between two such numbers the sign decides.
-        ({None: 1}, {0: 2, 1: 3, 2: 4}, HOLDS),
+        ({None: 1}, {0: 3, 1: 4, 2: 5}, HOLDS),
         ({None: 1}, {None: 1.5}, HOLDS),
         ({None: 2}, {None: 1.5}, FAILS),
     ],

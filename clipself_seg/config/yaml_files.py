@@ -29,8 +29,10 @@ MOST_TYPED = 100
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 NAMES = CONFIGS / "names.yaml"
 TOWERS = CONFIGS / "towers"
-# Sections of a file that are read with one MODEL.META_ARCHITECTURE alone: what a tower changes in a task.
+# Sections of a file that are read with one MODEL.META_ARCHITECTURE or MODEL.CLIP.NAME alone: what a tower changes in a
+# task, and the paper in a tower.
 SECTIONS_KEY = "_FOR_"
+SECTIONS_OF = ("MODEL.META_ARCHITECTURE", "MODEL.CLIP.NAME")
 
 
 class Layer(NamedTuple):
@@ -210,19 +212,19 @@ def _tree(path: Path) -> Tree:
 
 
 def _with_sections(layers: Sequence[Layer]) -> list[Layer]:
-    """Layers without sections, in place of which that of the architecture that all files name is a layer more."""
-    place = setting_place("MODEL.META_ARCHITECTURE", layers)
-    architecture = str(layers[place].tree["MODEL"]["META_ARCHITECTURE"]) if place >= 0 else ""
+    """Layers without sections, in place of which those of the architecture and the CLIP that all files name are layers
+    of their own."""
+    places = {key: setting_place(key, layers) for key in SECTIONS_OF}
+    chosen = [dict(leaves(layers[place].tree))[key] for key, place in places.items() if place >= 0]
     whole: list[Layer] = []
     for path, tree in layers:
         sections = tree.pop(SECTIONS_KEY, {})
         whole.append(Layer(path, tree))
         if not isinstance(sections, dict) or not all(
-            isinstance(s, dict) for s in sections.values()
+            isinstance(section, dict) for section in sections.values()
         ):
-            raise InputError(f"{path}: {SECTIONS_KEY} has a section for a MODEL.META_ARCHITECTURE")
-        if architecture in sections:
-            whole.append(Layer(path, sections[architecture]))
+            raise InputError(f"{path}: {SECTIONS_KEY} has a section for a {' or '.join(SECTIONS_OF)}")
+        whole += [Layer(path, tree) for name, tree in sections.items() if name in chosen]
     return whole
 
 

@@ -24,6 +24,8 @@ from tests.tiny import write_tiny_coco
 
 # A task without a tower is nothing to run by itself; an RPN alone needs none.
 CONFIGS = [name for name in names() if "rpn" in name or has_tower(name)]
+# What lies over a task: CLIPs, but for the paper's text.
+TOWERS = sorted({path.stem for path in (FOLDER / "towers").glob("*.yaml")} - {"paper"})
 CARRIED = Path(__file__).with_name("configs.json")
 each_config = pytest.mark.parametrize("name", CONFIGS)
 
@@ -309,7 +311,20 @@ def test_every_name_says_what_it_said_before_there_were_towers(monkeypatch):
         assert known == {k: v for k, v in cfg.items() if json.dumps(v) != json.dumps(defaults[k])}
 
 
-@pytest.mark.parametrize("tower", sorted(path.stem for path in (FOLDER / "towers").glob("*.yaml")))
+@pytest.mark.parametrize("tower", TOWERS)
+def test_the_papers_text_lies_over_any_tower(tower):
+    """By A.2 a ViT-L/14 learns at 896 pixels in all of its blocks; OpenAI's does in no other file."""
+    cfg = load_config(f"distill/coco_patches+{tower}+paper")
+    own = load_config(f"distill/coco_patches+{tower}")
+    large = "vitl14" in tower
+    assert cfg.INPUT.REGIONS.STUDENT_SIZE == (896 if large else own.INPUT.REGIONS.STUDENT_SIZE)
+    blocks = (-1, 24) if large else (own.MODEL.CLIP.TRAINABLE_BLOCKS,)
+    assert cfg.MODEL.CLIP.TRAINABLE_BLOCKS in blocks
+    assert (cfg.MODEL.CLIPSELF.ALPHA, cfg.MODEL.CLIPSELF.LOSS_AVERAGE) == (1.0, "images")
+    assert (cfg.INPUT.REGIONS.GRID_PAIRS, cfg.INPUT.REGIONS.MAX_REGIONS) == ("all", 0)
+
+
+@pytest.mark.parametrize("tower", TOWERS)
 def test_a_task_takes_any_tower_by_its_name(tower):
     cfg = load_config(f"regions/coco+{tower}")
     facts = read_tree(FOLDER / "towers" / f"{tower}.yaml")["MODEL"]["CLIP"]

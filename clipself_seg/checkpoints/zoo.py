@@ -46,6 +46,7 @@ class Entry:
         key: configuration key that takes it.
         model: name of the CLIP; empty for what is none.
         configs: files that it goes with, such as "semseg/catseg_cvpr_vitb16".
+        settings: keys and values, other than the files', that the published numbers were measured with.
         published: numbers at their source.
         measured: numbers of this project with this file; empty where it was not run.
         source: where its address and numbers were read.
@@ -61,6 +62,7 @@ class Entry:
     key: str = "MODEL.CLIP.WEIGHTS"
     model: str = ""
     configs: tuple[str, ...] = ()
+    settings: tuple[tuple[str, object], ...] = ()
     published: str = ""
     measured: str = ""
     source: str = ""
@@ -79,7 +81,8 @@ def zoo() -> dict[str, Entry]:
 
 
 def _fields(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    whole = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    return whole | {"settings": tuple(whole.get("settings", {}).items())}
 
 
 def suggestion(given: str) -> str:

@@ -139,7 +139,7 @@ def run(args: argparse.Namespace) -> None:
     from clipself_seg.config import load_config
     from clipself_seg.config.weights import fetch_addresses, require_weights
 
-    cfg = fetch_addresses(load_config(args.config_file, args.opts))
+    cfg = fetch_addresses(load_config(args.config_file, args.opts, trains=not args.eval_only))
     key = "TEST" if args.eval_only else "TRAIN"
     if not args.config_file and not cfg.DATASETS[key]:
         raise InputError(f"give a --config-file, or DATASETS.{key}: {_configs()}")

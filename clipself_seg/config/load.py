@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from detectron2.config import CfgNode
 
+from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.config.cat_seg import CAT_SEG_CHOICES
 from clipself_seg.config.checks import CHECKS, RELATIONS
 from clipself_seg.config.detection import DETECTION_CHOICES
@@ -90,12 +91,16 @@ class Sources:
         return dict(flatten(self.layers[place].tree)).get(HEAD) == "CATSegHead"
 
 
-def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -> CfgNode:
+def load_config(
+    path: str | os.PathLike[str] | None, opts: Sequence[str] = (), *, trains: bool = False
+) -> CfgNode:
     """Read a YAML file with its ``_BASE_`` files, then ``KEY VALUE`` pairs, and check the values.
 
     Args:
         path: the file; None or "" starts from the defaults.
         opts: keys and values in turn, as on a command line.
+        trains: whether a training is to follow, which keeps its own settings where weights of the zoo were evaluated
+            with others.
 
     Raises:
         InputError: missing or broken file, unknown key (with the nearest known one), a value of
@@ -110,6 +115,8 @@ def load_config(path: str | os.PathLike[str] | None, opts: Sequence[str] = ()) -
         cfg.OUTPUT_DIR = output
     tree = dict(flatten(merge_layers(sources.layers)))
     _merge(cfg, tree | typed, sources)
+    if not trains:
+        _take_published_settings(cfg, sources)
     if cfg.SEED == -1:
         cfg.SEED = defaults["SEED"]  # any, in Detectron2's words
     _choose_exponents(cfg, sources)
@@ -188,6 +195,20 @@ def _output_dir(layers: Sequence[Layer]) -> str:
     """The folder of a run where nothing names one: output/ and the package's configuration that it stands on."""
     names = (shipped_name(layer.path) for layer in reversed(layers))
     return next((f"output/{name}" for name in names if name), "")
+
+
+def _take_published_settings(cfg: CfgNode, sources: Sources) -> None:
+    """Set what the published numbers of the weights were measured with, where nobody set another value.
+
+    What somebody wrote counts more, and so does what is set where the weights are, or after them.
+    """
+    entry = zoo().get(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
+    if entry is None:
+        return
+    for key, value in entry.settings:
+        if not sources.by_hand(key) and sources.place(key) < sources.place("MODEL.WEIGHTS"):
+            cfg.merge_from_list([key, value])
+            logger.info("%s is %s, as in the published numbers of %s", key, value, entry.name)
 
 
 def _choose_exponents(cfg: CfgNode, sources: Sources) -> None:

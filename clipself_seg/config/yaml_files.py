@@ -223,7 +223,9 @@ def _with_sections(layers: Sequence[Layer]) -> list[Layer]:
         if not isinstance(sections, dict) or not all(
             isinstance(section, dict) for section in sections.values()
         ):
-            raise InputError(f"{path}: {SECTIONS_KEY} has a section for a {' or '.join(SECTIONS_OF)}")
+            raise InputError(
+                f"{path}: {SECTIONS_KEY} has a section for a {' or '.join(SECTIONS_OF)}"
+            )
         whole += [Layer(path, tree) for name, tree in sections.items() if name in chosen]
     return whole
 

@@ -36,6 +36,25 @@ def test_exponents_that_are_set_later_than_their_source_win(tmp_path):
     assert source(own.replace("OpenPanoptic", "FViT")) == "weights"
 
 
+def test_a_name_of_the_zoo_has_the_settings_of_its_published_numbers_but_not_in_training(tmp_path):
+    key, name = "MODEL.SEM_SEG_HEAD.POOLING_SIZES", ["MODEL.WEIGHTS", "catseg-base"]
+    config = "configs/semseg/catseg_cvpr_vitb16.yaml"
+    file = tmp_path / "own.yaml"
+
+    def pooling(*opts, path=config, **kwargs):
+        return load_config(path, opts, **kwargs).MODEL.SEM_SEG_HEAD.POOLING_SIZES
+
+    assert pooling() == pooling(*name, trains=True) == pooling(*name, key, "[2, 2]") == [2, 2]
+    assert pooling(*name) == [1, 1]
+    file.write_text(f"_BASE_: {config}\nMODEL: {{SEM_SEG_HEAD: {{POOLING_SIZES: [3, 3]}}}}")
+    assert pooling(*name, path=file) == [3, 3]
+    file.write_text(f"_BASE_: {config}\nMODEL: {{WEIGHTS: catseg-base}}")
+    assert pooling(path=file) == [1, 1]
+    # The configuration of a run says how it was evaluated.
+    file.write_text(load_config(config, [*name, key, "[2, 2]"]).dump())
+    assert pooling(path=file) == [2, 2]
+
+
 def test_values_are_converted_where_nothing_is_lost():
     cfg = load_config(
         None,

@@ -8,6 +8,7 @@ from tower_tables import configs_table, kinds_table, weights_table
 
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.files import atomic_path
+from clipself_seg.tables.expected import numbers_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,7 +25,7 @@ def zoo_table() -> str:
         by_hand = "" if entry.addresses else " (by hand)"
         rows.append(
             f"| `{entry.name}`{by_hand} | {goes_with}{', ...' if len(configs) > 2 else ''} | "
-            f"{entry.licence} | {entry.published or 'none'} | {entry.measured or 'not run'} |"
+            f"{entry.licence} | {numbers_of(entry) or 'none'} | {entry.measured or 'not run'} |"
         )
     return "\n".join(rows) + "\n"
 

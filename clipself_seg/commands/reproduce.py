@@ -27,7 +27,12 @@ def _reproduce_options(parser: argparse.ArgumentParser) -> None:
     flag(parser, "--real", "on real data, not the mini world")
     value(parser, "--num-gpus", "GPUs of each run, one run at a time; 0 is a CPU", 0)
     value(parser, "--output", "folder of the runs", Path("output/reproduce"))
-    value(parser, "--docs", "of the page", Path("docs"))
+    parser.add_argument(
+        "--docs",
+        type=Path,
+        help="folder of the page and of what is kept of the runs, the only results that count then (page/ below "
+        "--output, beside the results that come with the project)",
+    )
     value(parser, "--weights", "of published weights", Path("weights"))
 
 
@@ -35,7 +40,7 @@ def _reproduce_options(parser: argparse.ArgumentParser) -> None:
 def reproduce(args: argparse.Namespace) -> int:
     """The paper's tables by one command, in miniature or on real data: runs what is missing, and writes the page.
 
-        clipself-seg reproduce                            # all tables on the mini world -> docs/tables.md, docs/tables/
+        clipself-seg reproduce                            # all tables on the mini world -> output/reproduce/page/tables.md
         clipself-seg reproduce --table 1a 2 A1 --seeds 0  # some of them, one seed: numbers, no verdicts
         clipself-seg reproduce --list                     # rows and claims, and what is finished
         clipself-seg reproduce --dry-run                  # commands that would run, and their cost
@@ -70,7 +75,7 @@ def _reproduce(args: argparse.Namespace) -> int:
         scale="real" if args.real else "mini",
         seeds=args.seeds,
         output=args.output.absolute(),
-        docs=args.docs.absolute(),
+        docs=args.docs and args.docs.absolute(),
         weights=args.weights.absolute(),
     )
     if args.list:

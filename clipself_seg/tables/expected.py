@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from clipself_seg.checkpoints.zoo import zoo
+from clipself_seg.checkpoints.zoo import Entry, zoo
 from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.clip.openai import OPENAI_VIT
 from clipself_seg.config import load_config
@@ -98,12 +98,28 @@ def _tables() -> list[Table]:
 def published(name: str) -> list[str]:
     """What was published of a configuration, each with its source; empty if nothing was."""
     tables = [numbers for table in _tables() for numbers in _in_table(table, name)]
-    entries = [(entry.name, entry.published) for entry in zoo().values() if name in entry.configs]
+    entries = [(entry.name, numbers_of(entry)) for entry in zoo().values() if name in entry.configs]
     own = [Published(f"`{entry}`", numbers) for entry, numbers in entries if _is_model(entry, name)]
     once = {one.numbers: one for one in reversed([*tables, *own]) if one.numbers}
     parts = {numbers: set(numbers.split(", ")) for numbers in once}
     whole = [n for n in once if not any(parts[n] < other for other in parts.values())]
     return [str(once[numbers]) for numbers in reversed(whole)]
+
+
+def numbers_of(entry: Entry) -> str:
+    """Published numbers of an official checkpoint in percent; of the paper's, top-5 stands behind top-1."""
+    if not entry.paper:
+        return entry.published
+    name, _, row = entry.paper.partition("/")
+    (table,) = read_tables([name])
+    numbers = table.rows[row].paper
+    pairs = {key: [numbers[k] for k in (key, f"{key}5") if k in numbers] for key in numbers}
+    cells = [
+        f"{table.columns[key].title('real').removesuffix(' Top1')} {'/'.join(map(str, values))}"
+        for key, values in pairs.items()
+        if key.removesuffix("5") not in numbers or not key.endswith("5")
+    ]
+    return f"Table {name}: {', '.join(cells)}"
 
 
 def _is_model(entry: str, name: str) -> bool:

@@ -14,7 +14,9 @@ from clipself_seg.tables.page import NAMES, write_page
 from clipself_seg.tables.runs import WEIGHTS_FOLDER, Run, resolve
 from clipself_seg.tables.sections import command_text, make_section
 from clipself_seg.tables.store import Store
-from clipself_seg.tables.table import FOLDER, Table, read_tables
+from clipself_seg.tables.table import FOLDER, ROOT, Table, read_tables
+
+SHIPPED_DOCS = ROOT / "docs"  # of a checkout; the wheel brings no results
 
 
 class Reproduction:
@@ -24,7 +26,8 @@ class Reproduction:
         scale: "mini" or "real".
         seeds: seeds to run.
         output: folder of the runs.
-        docs: folder of the page, and of what is kept of finished runs.
+        docs: folder of the page, and of what is kept of finished runs. None: ``page`` below the runs, and what the
+            project brings of finished runs counts, too.
         weights: folder of published weights.
         tables: folder of the tables.
     """
@@ -35,16 +38,17 @@ class Reproduction:
         scale: str,
         seeds: Sequence[int],
         output: Path,
-        docs: Path,
+        docs: Path | None,
         weights: Path = WEIGHTS_FOLDER,
         tables: Path = FOLDER,
     ) -> None:
         self.scale = scale
         self.seeds = list(dict.fromkeys(seeds))
-        self.docs = docs
+        self.docs = docs or output / "page"
         self.weights = weights
         self.tables = tables
-        self.store = Store(output, docs / NAMES[scale] / "runs")
+        kept = [self.docs, *([] if docs else [SHIPPED_DOCS])]
+        self.store = Store(output, *(folder / NAMES[scale] / "runs" for folder in kept))
 
     def runs_of(self, table: Table, seeds: Sequence[int]) -> dict[str, list[Run]]:
         """The runs that rows of a table show: name -> a run for each seed, or one that no seed moves."""
@@ -136,10 +140,10 @@ class Reproduction:
     def _say_what_is_finished(self, runs: Sequence[Run]) -> None:
         finished = sum(self.store.record(run) is not None for run in runs)
         if finished:
+            folders = " and ".join(map(str, (self.store.folder, *self.store.kept)))
             say(
-                f"{finished} of {len(runs)} are finished: what {self.docs / NAMES[self.scale]} and "
-                f"{self.store.folder} have is not run again. To make all anew give another --docs, and another "
-                "--output if it has runs of yours"
+                f"{finished} of {len(runs)} are finished: what {folders} have is not run again. To make all anew give "
+                "another --docs, and another --output if it has runs of yours"
             )
 
 

@@ -24,10 +24,10 @@ class Store:
 
     Args:
         folder: folder of the runs' folders.
-        kept: folder of the records that are kept of finished runs; None keeps none.
+        kept: folders of the records that are kept of finished runs, the first of which takes new ones; none keeps none.
     """
 
-    def __init__(self, folder: Path, kept: Path | None = None) -> None:
+    def __init__(self, folder: Path, *kept: Path) -> None:
         self.folder = folder
         self.kept = kept
         self._known: dict[str, Record] = {}
@@ -89,15 +89,13 @@ class Store:
 
     def keep(self, runs: Iterable[Run]) -> None:
         """Write the record of each finished run that is not kept yet."""
-        if self.kept is None:
-            return
-        for run in runs:
-            path = self.kept / f"{run.name}.json"
+        for run in runs if self.kept else ():
+            path = self.kept[0] / f"{run.name}.json"
             record = self._from_folder(run)
             if record is not None and _read(path) != record:
                 # First, because a record without its defaults is none.
                 name = record["defaults"]
-                write_json(self.kept / name, read_json(self.folder / name))
+                write_json(self.kept[0] / name, read_json(self.folder / name))
                 write_json(path, record)
 
     def _from_folder(self, run: Run) -> Record | None:
@@ -117,11 +115,11 @@ class Store:
         return record if _is_complete(record) else None
 
     def _from_kept(self, run: Run) -> Record | None:
-        if self.kept is None:
-            return None
-        record = _read(self.kept / f"{run.name}.json")
-        usable = record is not None and _is_complete(record)
-        return record if usable and self._same_defaults(run, record, self.kept) else None
+        for folder in self.kept:
+            record = _read(folder / f"{run.name}.json")
+            if record and _is_complete(record) and self._same_defaults(run, record, folder):
+                return record
+        return None
 
     def _same_defaults(self, run: Run, note: Record | None, folder: Path) -> bool:
         """Whether no default that decided a run was another one then; keys that are new do not count."""

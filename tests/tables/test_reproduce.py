@@ -30,7 +30,7 @@ def reproduction(folder, scale="mini", seeds=(0,), docs="docs"):
         scale=scale,
         seeds=seeds,
         output=folder / "output",
-        docs=folder / docs,
+        docs=docs and folder / docs,
         tables=folder / "tables",
     )
 
@@ -47,6 +47,20 @@ def test_a_table_of_two_rows_from_end_to_end(tables, capsys):
     assert reproduction(tables).run([]) == 0
     assert "$ python" not in capsys.readouterr().out
     assert (tables / "docs" / "tables.md").read_text() == page
+
+
+def test_without_docs_the_results_of_the_project_are_read_and_not_written(tables, monkeypatch):
+    monkeypatch.setattr(reproduce, "SHIPPED_DOCS", tables / "docs")
+    made = reproduction(tables)
+    for run in made.wanted(["9"]):
+        finish(made.store, run, {"mini_val_panoptic": {"64": {"boxes.thing.top1": 50.0}}})
+    (tables / "output").rename(tables / "elsewhere")
+    before = {path: path.read_bytes() for path in (tables / "docs").rglob("*.*")}
+    alone = reproduction(tables, docs=None)
+    assert before and not alone.runnable(alone.wanted(["9"]))[0]
+    alone.write_page()
+    assert "50.0" in (tables / "output" / "page" / "tables.md").read_text()
+    assert before == {p: p.read_bytes() for p in (tables / "docs").rglob("*.*")}
 
 
 def test_list_and_dry_run_need_no_data_and_run_nothing(tables, capsys):

@@ -44,7 +44,7 @@ REFERENCE = {
     "heads": (
         "Mathematics of the heads",
         "heads.fusion heads.distillation heads.text_scores heads.windows "
-        "heads.cat_seg.cost_aggregator heads.cat_seg.outputs "
+        "heads.cat_seg.cost_aggregator "
         "heads.panoptic.frozen_clip heads.panoptic.panoptic_merge "
         "heads.panoptic.generator "
         "heads.fvit.boxes heads.fvit.pyramid heads.fvit.rpn heads.fvit.roi_heads",

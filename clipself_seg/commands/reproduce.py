@@ -40,7 +40,7 @@ def _reproduce_options(parser: argparse.ArgumentParser) -> None:
 def reproduce(args: argparse.Namespace) -> int:
     """The paper's tables by one command, in miniature or on real data: runs what is missing, and writes the page.
 
-        clipself-seg reproduce                            # all tables on the mini world -> output/reproduce/page/tables.md
+        clipself-seg reproduce                            # all tables on the mini world -> output/reproduce/page
         clipself-seg reproduce --table 1a 2 A1 --seeds 0  # some of them, one seed: numbers, no verdicts
         clipself-seg reproduce --list                     # rows and claims, and what is finished
         clipself-seg reproduce --dry-run                  # commands that would run, and their cost

@@ -1,9 +1,9 @@
-"""`clipself-seg` and `python -m clipself_seg`: every command by one name, and none slower for it."""
+"""`clipself-seg` and `python -m clipself_seg`: every command by one name, none slower for it, and what each says of a
+mistake and of an interruption."""
 
 from __future__ import annotations
 
 import importlib
-import subprocess
 import sys
 
 import pytest
@@ -11,7 +11,9 @@ import pytest
 from clipself_seg import __main__ as console
 from clipself_seg.commands import mini, prepare, train
 from clipself_seg.commands.options import Command
+from clipself_seg.errors import after_interrupt, report_input_errors, shown
 from tests.conftest import ROOT
+from tests.faults import run_python
 
 CALLS = {
     "train_net.py": "runpy.run_path('train_net.py', run_name='__main__')",
@@ -50,14 +52,14 @@ def test_help_is_quick_because_nothing_heavy_is_imported(program):
         "heavy = {'torch', 'detectron2', 'numpy', 'cv2', 'PIL', 'scipy', 'matplotlib', 'yaml'}\n"
         "assert not heavy & sys.modules.keys()"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = run_python(code)
     assert done.returncode == 0, done.stderr
     assert all(f"usage: {program} {name}".rstrip() in done.stdout for name in names)
 
 
 def test_train_net_takes_the_whole_command_line():
-    words = [sys.executable, "train_net.py", "--no-such-option"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    code = "import runpy, sys; sys.argv = ['train_net.py', '--no-such-option']; "
+    done = run_python(code + CALLS["train_net.py"])
     assert done.returncode == 2 and "error: " in done.stderr.splitlines()[-1]
 
 
@@ -73,10 +75,10 @@ def test_help_lists_few_commands_and_the_help_of_a_group_its_own(capsys):
 
 
 def test_eval_is_training_without_training(monkeypatch):
-    given = []
-    monkeypatch.setattr(train.main, "body", given.append)
+    called = []
+    monkeypatch.setattr(train.main, "body", called.append)
     assert not console.main(["eval", "--config-file", "mini/patches.yaml", "SEED", "3"])
-    (args,) = given
+    (args,) = called
     assert args.eval_only and args.config_file == "mini/patches.yaml" and args.opts == ["SEED", "3"]
 
 
@@ -97,11 +99,11 @@ def test_an_old_spelling_goes_on_to_work_and_names_the_new_one(name, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["predcit"], 'no command "predcit"; did you mean "predict"'),
-        (["data"], "data is followed by one of: check, prepare, mini-world"),
+        (["predcit"], '"predcit"; did you mean "predict"'),
+        (["data"], "one of: check, prepare, mini-world"),
         ([], "usage: clipself-seg COMMAND"),
         (["benchmark", "all"], "python tools/benchmark.py"),
-        (["data", "prepare", "ade15"], 'no data set "ade15" to prepare; did you mean "ade150"'),
+        (["data", "prepare", "ade15"], '"ade15" to prepare; did you mean "ade150"'),
         (["data", "prepare"], ""),
     ],
 )
@@ -132,9 +134,61 @@ def test_without_detectron2_it_is_said_what_brings_it(tmp_path, call, begin):
         f"try: {call}\n"
         "except ModuleNotFoundError as error: print(error, file=sys.stderr)"
     )
-    words = ["predict", "--vocabulary", "red star", "--input", str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True
-    )
+    done = run_python(code, "predict", "--vocabulary", "red star", "--input", tmp_path)
     brings = "detectron2 is not installed, and this needs it: clipself-seg install-detectron2\n"
     assert done.stderr.endswith(begin + brings)
+
+
+# Command -> what is true of it the next time; the others begin anew.
+GOES_ON = {
+    "data mini-world": "the same command goes on with the next world",
+    "data prepare": "the same command goes on, unless it says --overwrite",
+    "data region-text": "the same command goes on, unless it says --overwrite",
+    "eval": "a training goes on with --resume, an evaluation begins anew",
+    "install-detectron2": "the same command goes on with what is missing",
+    "predict": "the same command goes on with --skip-existing, and begins anew without",
+    "quickstart": "the same command goes on, unless it says --fresh",
+    "reproduce": "the same command goes on",
+    "tools generator-outputs": "the same command goes on, unless it says --overwrite",
+    "tools repeat-seeds": "the same command goes on",
+    "tools train-rpn": "the training goes on with --resume, the proposals are written anew",
+    "train": "a training goes on with --resume, an evaluation begins anew",
+}
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", console.COMMANDS)
+def test_an_interrupted_command_promises_what_it_keeps(monkeypatch, capsys, name):
+    command = console.body(console.COMMANDS[name])
+    if name == "data prepare":
+        command = prepare._command("voc20")
+    monkeypatch.setattr(command, "parser", interrupted)
+    assert command([]) == 130
+    again = GOES_ON.get(name, "the same command begins anew")
+    assert capsys.readouterr().err == f"interrupted; what is complete stays: {again}\n"
+
+
+def test_a_command_says_what_happens_the_next_time(capsys):
+    assert report_input_errors(after_interrupt("it goes on at noon")(interrupted))() == 130
+    assert "stays: it goes on at noon\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        ("a", "'a'"),
+        ("a" * 100, f"'{'a' * 60}...'"),
+        (1.5, "1.5"),
+        (None, "None"),
+        (True, "True"),
+        (7, "7"),
+        (1 << 100_000, "of type int"),
+        ([1] * 1000, "of type list"),
+    ],
+    ids=[str(number) for number in range(8)],
+)
+def test_a_value_of_a_file_is_shown_in_short(value, text):
+    assert shown(value) == text

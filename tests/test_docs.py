@@ -1,30 +1,38 @@
-"""The map of the project names files, folders and identifiers that exist."""
+"""What README and docs say is true: files, headings, identifiers and modules that they name exist, commands that they
+type are accepted, and their tables are those that the code gives."""
 
 from __future__ import annotations
 
+import argparse
 import ast
+import configparser
 import importlib
 import importlib.util
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+from tower_tables import configs_table, kinds_table, weights_table
 
-from clipself_seg.commands import predict
-from clipself_seg.config.yaml_files import names
+import setup_env
+from bench import command as benchmark
+from clipself_seg.__main__ import COMMANDS, body, split
+from clipself_seg.clip.kinds import KINDS, list_architectures, model_configs
+from clipself_seg.clip.prompts import TEMPLATES
+from clipself_seg.commands import prepare, train
+from clipself_seg.config import load_config
+from clipself_seg.config.yaml_files import find_file, names
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "clipself_seg"
-MAP = (ROOT / "docs" / "architecture.md").read_text()
-README = (ROOT / "README.md").read_text()
-README_MAP = README.partition("## Where things are")[2].partition("\n## ")[0]
-
-
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TYPED = [*PAGES, ROOT / "CONTRIBUTING.md", PACKAGE / "mini" / "CARD.md"]  # pages with commands
+TEXTS = {page: page.read_text() for page in [*TYPED, ROOT / "CHANGELOG.md"]}
+MAP = TEXTS[ROOT / "docs" / "architecture.md"]
+README = TEXTS[ROOT / "README.md"]
+README_MAP = README.partition("## Where things are")[2].partition("\n## ")[0]
+TOWERS = TEXTS[ROOT / "docs" / "towers.md"]
 
 
 def code_spans(text: str) -> set[str]:
@@ -32,62 +40,48 @@ def code_spans(text: str) -> set[str]:
     return set(re.findall(r"`([^`\n]+)`", text))
 
 
-def paths(text: str) -> list[str]:
-    """Files and folders that a page names; NAME stands for one that a reader adds."""
+def named_files(text: str) -> list[str]:
+    """Files and folders that a map names; NAME stands for one that a reader adds."""
     spans = [span.split()[0] for span in code_spans(text)]
     return sorted({span for span in spans if re.fullmatch(r"[\w./-]+(/|\.(py|md|yaml))", span)})
 
 
 def exists(name: str) -> bool:
     """Whether a file or folder is there; a bare name, which the text puts beside its folder, anywhere."""
-    if (ROOT / name).exists() or (PACKAGE / name).exists():
-        return True
     bare = name.rstrip("/")
-    return "/" not in bare and any(PACKAGE.rglob(bare))
+    there = (ROOT / name).exists() or (PACKAGE / name).exists()
+    return there or ("/" not in bare and any(PACKAGE.rglob(bare)))
 
 
-@pytest.mark.parametrize("page", [MAP, README_MAP], ids=["architecture.md", "README.md"])
-def test_files_and_folders_of_the_map_exist(page):
-    named = [name for name in paths(page) if "NAME" not in name]
-    assert len(named) >= 10
-    assert [name for name in named if not exists(name)] == []
+@pytest.mark.parametrize("text", [MAP, README_MAP], ids=["architecture.md", "README.md"])
+def test_files_and_folders_of_a_map_exist(text):
+    named = named_files(text)
+    assert len(named) >= 10 and (text is README_MAP or any("NAME" in name for name in named))
+    assert [name for name in named if not exists(name.partition("NAME")[0])] == []
 
 
-def test_places_of_new_files_exist():
-    new = [name for name in paths(MAP) if "NAME" in name]
-    assert new and all(exists(name.partition("NAME")[0]) for name in new)
+def test_every_folder_of_the_package_is_in_the_map_of_the_readme():
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert not folders - {span.rstrip("/").split("/")[-1] for span in code_spans(README_MAP)}
 
 
 def test_identifiers_of_the_map_exist():
     source = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
     source += (ROOT / "tests" / "test_architecture.py").read_text()
-    known = set(re.findall(r"\w+", source))
     named = {span for span in code_spans(MAP) if re.fullmatch(r"[A-Za-z_]\w*", span)}
-    assert len(named) >= 40
-    assert sorted(named - known) == []
+    assert len(named) >= 40 and not named - set(re.findall(r"\w+", source))
 
 
 def test_configurations_of_fcclip_and_its_successors_that_a_page_names_exist():
-    there = {name.removeprefix("panoptic/") for name in names()}
-    spans = {span for page in PAGES for span in code_spans(page.read_text())}
+    spans = {span for page in PAGES for span in code_spans(TEXTS[page])}
     named = {span for span in spans if re.fullmatch(r"(fcclip|ovrcoat)_\w+", span)}
-    assert len(named) >= 10
-    assert sorted(named - there) == []
+    assert len(named) >= 10 and not named - {name.removeprefix("panoptic/") for name in names()}
 
 
-def test_every_folder_of_the_package_is_in_the_map_of_the_readme():
-    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
-    spans = {span.rstrip("/").split("/")[-1] for span in code_spans(README_MAP)}
-    assert sorted(folders - spans) == []
-
-
-def test_sections_of_every_page_are_numbered_without_gap_or_repeat():
-    for page in PAGES:
-        numbers = [int(number) for number in re.findall(r"^## (\d+)\. ", page.read_text(), re.M)]
-        assert numbers == list(range(1, len(numbers) + 1)), page.name
-
-
-LINKED = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", PACKAGE / "mini" / "CARD.md"]
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_sections_are_numbered_without_gap_or_repeat(page):
+    numbers = [int(number) for number in re.findall(r"^## (\d+)\. ", TEXTS[page], re.M)]
+    assert numbers == list(range(1, len(numbers) + 1))
 
 
 def without_code(text: str) -> str:
@@ -97,18 +91,18 @@ def without_code(text: str) -> str:
 
 def anchors(page: Path) -> set[str]:
     """Anchors of a page's headings, as the Markdown view of a repository makes them, and the site."""
-    found: list[str] = []
+    slugs: list[str] = []
     for heading in re.findall(r"^#+ (.+)$", without_code(page.read_text()), re.MULTILINE):
         plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()
         slug = re.sub(r"[^\w -]", "", plain).strip().replace(" ", "-")
-        found.append(f"{slug}-{found.count(slug)}" if slug in found else slug)
-    return set(found)
+        slugs.append(f"{slug}-{slugs.count(slug)}" if slug in slugs else slug)
+    return set(slugs)
 
 
-@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.name)
 def test_links_lead_to_files_and_headings(page):
     wrong = []
-    for name, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", without_code(page.read_text())):
+    for name, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", without_code(TEXTS[page])):
         target = page.parent / name if name else page
         if "://" in name or name.startswith("mailto:"):
             continue
@@ -117,44 +111,32 @@ def test_links_lead_to_files_and_headings(page):
     assert not wrong
 
 
-def test_every_folder_says_what_it_is():
-    texts = {path: path.read_text() for path in PACKAGE.rglob("__init__.py")}
-    short = [
-        str(path)
-        for path, text in texts.items()
-        if len(text.partition('"""')[2].split('"""')[0]) < 40
-    ]
-    assert short == []
+@pytest.mark.parametrize("page", TYPED, ids=lambda page: page.name)
+def test_files_that_are_named_exist(page):
+    named = re.findall(r"`((?:configs|tools|tests|clipself_seg|docs)/[\w./-]+)`", TEXTS[page])
+    for name in named:
+        assert (page.parent / name).exists() or (ROOT / name).exists() or find_file(name), name
 
 
-# Of extras that the tests do without.
-OPTIONAL = {"onnxruntime"}
+def test_every_extra_is_explained():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    rows = README.partition("| extra | brings |")[2].partition("\n\n")[0].splitlines()[2:]
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(setup["options.extras_require"])
 
 
-def is_left_out(module: str) -> bool:
-    """Whether a module is one of `OPTIONAL`, and not installed."""
-    name = module.split(".")[0]
-    return name in OPTIONAL and importlib.util.find_spec(name) is None
-
-
-def python_blocks(text: str) -> list[str]:
-    """Python code of a page."""
-    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-
-
-def snippets() -> list[str]:
-    """Python code of every page."""
-    return python_blocks("\n".join(page.read_text() for page in PAGES))
+OPTIONAL = {"onnxruntime"}  # of extras that the tests do without
 
 
 def test_snippets_parse_and_what_they_import_exists():
+    code = "\n".join(TEXTS[page] for page in PAGES)
     imported = 0
-    for snippet in snippets():
+    for snippet in re.findall(r"^```python\n(.*?)^```", code, re.MULTILINE | re.DOTALL):
         for node in ast.walk(ast.parse(snippet)):
             if isinstance(node, ast.Import):
-                for alias in node.names:
-                    if not is_left_out(alias.name):
-                        importlib.import_module(alias.name)
+                for name in {alias.name for alias in node.names} - OPTIONAL:
+                    importlib.import_module(name)
             elif isinstance(node, ast.ImportFrom):
                 module = importlib.import_module(node.module)
                 for alias in node.names:
@@ -164,32 +146,92 @@ def test_snippets_parse_and_what_they_import_exists():
     assert imported >= 10
 
 
-def test_the_example_of_results_runs(tmp_path, monkeypatch):
-    example, *_ = python_blocks((ROOT / "docs" / "results.md").read_text())
-    monkeypatch.chdir(tmp_path)
-    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save("photo.jpg")
-    values: dict[str, Any] = {}
-    exec(example, values)
-    assert len(values["results"]) == 2 and (tmp_path / "overlay.png").is_file()
-    assert len(values["annotations"]) == len(values["names"]) == len(values["boxes"])
+PROGRAM = re.compile(r"(?:python3?|torchrun|srun|make|clipself-seg)\b.*")
 
 
-def test_commands_and_the_snippet_of_masks_from_elsewhere_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
-    for folder in ("folder", "masks"):
-        Path(folder).mkdir()
-    for name in ("photo.jpg", "folder/photo.jpg"):
-        Image.fromarray(pixels).save(name)
-    Path("masks/photo.json").write_text('[{"size": [60, 80], "counts": [0, 2400, 2400]}]')
-    pages = {name: (ROOT / "docs" / name).read_text() for name in ("panoptic.md", "predict.md")}
-    for page in pages.values():
-        (line,) = (line for line in page.splitlines() if "predict --panoptic --masks" in line)
-        assert predict.main([*shlex.split(line)[2:], "--device", "cpu"]) == 0
-    assert Path("named/panoptic.json").is_file() and Path("output/predict/coco.json").is_file()
-    (snippet,) = (code for code in python_blocks(pages["panoptic.md"]) if "masks=" in code)
-    values: dict[str, Any] = {}
-    exec(snippet, values)
-    (segment,) = values["result"].segments
-    assert segment.area == 2400 and segment.box == (0, 0, 40, 60)
+def typed(pattern: str) -> list[tuple[str, ...]]:
+    """Words of every command of every page that stands where `pattern` says; comments are left out."""
+    texts = [TEXTS[page].replace("\\\n", " ") for page in TYPED]
+    lines = [line for text in texts for line in re.findall(pattern, text, re.MULTILINE)]
+    return sorted({tuple(shlex.split(ln, comments=True)) for ln in lines if PROGRAM.match(ln)})
+
+
+BLOCKS = typed(r"^    ([a-z].*)$")
+SPANS = typed(r"`([a-z][^`\n]*)`")
+TRAINED = [words for words in BLOCKS if words[:2] == ("python", "train_net.py")]
+
+
+def program_of(words: tuple[str, ...]) -> tuple[argparse.ArgumentParser, list[str]] | None:
+    """The parser of a command of this project, and the words that it gets."""
+    if "train_net.py" in words:
+        return train.main.parser(), list(words[words.index("train_net.py") + 1 :])
+    if "tools/benchmark.py" in words:
+        return benchmark.parser(), list(words[words.index("tools/benchmark.py") + 1 :])
+    if words[1:2] == ("-m",) and words[2].startswith("tests."):
+        return importlib.import_module(words[2]).parser(), list(words[3:])
+    name, rest = split(list(words[1:])) if words[0] == "clipself-seg" else ("", [])
+    if name == "data prepare":
+        return (prepare._command(rest[0]).parser(), rest[1:]) if rest else None
+    return (body(COMMANDS[name]).parser(), rest) if name else None
+
+
+def test_there_are_commands_in_blocks_and_in_lines():
+    assert len(BLOCKS) > 60 and len(SPANS) > 20 and len(TRAINED) >= 5
+
+
+@pytest.mark.parametrize("words", BLOCKS, ids=" ".join)
+def test_a_command_is_accepted_by_its_program(words):
+    if (program := program_of(words)) and "--help" not in words:
+        parser, rest = program
+        parser.parse_args(rest)
+
+
+@pytest.mark.parametrize("words", SPANS, ids=" ".join)
+def test_a_command_within_a_line_has_options_that_exist(words):
+    if program := program_of(words):
+        parser, rest = program
+        named = {word.partition("=")[0] for word in rest if word.startswith("--")}
+        assert not named - parser._option_string_actions.keys()
+
+
+@pytest.mark.parametrize("words", TRAINED, ids=" ".join)
+def test_configurations_of_trainings_and_evaluations_load(words):
+    args = train.parse(words[2:])
+    assert load_config(ROOT / args.config_file, args.opts).MODEL.CLIP.NAME
+
+
+def test_targets_of_make_and_of_the_set_up_exist():
+    commands = {*BLOCKS, *SPANS}
+    named = {words[1] for words in commands if words[0] == "make" and words[1:]}
+    makefile = (ROOT / "Makefile").read_text()
+    for target in named | {"quickstart", "test", "lint", "docs"}:
+        assert re.search(rf"^[\w ]*\b{target}\b.*:", makefile, re.MULTILINE)
+    for words in commands:
+        if "tools/setup_env.py" in words[:2]:
+            setup_env.parse(words[2:])
+
+
+def test_the_page_of_towers_has_the_tables_of_the_code():
+    weights = weights_table()
+    for table in (kinds_table(), weights, configs_table()):
+        assert table in TOWERS, "python tools/write_tables.py"
+    assert all(kind.templates in TEMPLATES for kind in KINDS.values())
+    rows = {
+        row.split(" | ")[0]: row for row in weights.splitlines()
+    }  # with the publishers' licences
+    assert rows["| `ViT-B-16-SigLIP2`"].endswith("| `webli` | Apache-2.0 (timm) |")
+    assert "| CC-BY-NC" in rows["| `ViT-bigG-14-quickgelu`"]
+    assert "| Apple's own |" in rows["| `ViT-H-14-378-quickgelu`"]
+
+
+def test_towers_of_size_b_have_a_configuration_of_every_task():
+    for model in ("ViT-B-16-SigLIP2", "PE-Core-B-16", "TIPSv2-B-14"):
+        (row,) = (row for row in configs_table().splitlines() if row.startswith(f"| `{model}`"))
+        tasks = set(re.findall(r"`(\w+)/", row))
+        assert tasks == {"regions", "distill", "zero_shot", "semseg", "detection", "panoptic"}
+
+
+def test_towers_that_do_not_load_are_named_by_their_families_and_no_others():
+    families = re.findall("`([^`]+)`", TOWERS.partition("## 7. What does not load")[2])
+    named = {name for name in model_configs() if any(family in name for family in families)}
+    assert len(families) >= 10 and named == set(model_configs()) - set(list_architectures())

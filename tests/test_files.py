@@ -10,8 +10,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -26,7 +24,7 @@ from clipself_seg.files import (
     require_regular_file,
     write_json,
 )
-from tests.conftest import ROOT
+from tests.faults import start_python
 
 # Locks the folder "out", forks a child that says its number and outlives it, and dies as by `kill -9`.
 DIES = """
@@ -55,14 +53,7 @@ def test_the_second_is_refused_by_folder_and_number_of_the_first(tmp_path):
 
 
 def test_a_child_that_outlives_a_killed_process_does_not_hold_its_lock(tmp_path):
-    parent = subprocess.Popen(
-        [sys.executable, "-c", DIES],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    parent = start_python(DIES, cwd=tmp_path)
     child = int(parent.stdout.readline())
     try:
         with pytest.raises(InputError, match=rf"\({parent.pid}\)"), alone_in(tmp_path / "out"):
@@ -136,17 +127,14 @@ def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path):
     assert caught.value.filename == str(tmp_path / "other") and not any(tmp_path.iterdir())
 
 
-def test_a_line_that_is_no_json_is_named_by_its_number(tmp_path):
+def test_json_comes_back_and_a_line_that_is_none_is_named_by_its_number(tmp_path):
+    write_json(tmp_path / "a.json", {"é": [1, None]})
+    assert read_json(tmp_path / "a.json") == {"é": [1, None]}
     (tmp_path / "a.json").write_text('{"a": 1}\n[2]\n')
     assert read_json_lines(tmp_path / "a.json") == [{"a": 1}, [2]]
     (tmp_path / "a.json").write_text("1\n" + "[" * 99_999)
     with pytest.raises(InputError, match="line 2 of file .*a.json .*nested too deeply"):
         read_json_lines(tmp_path / "a.json")
-
-
-def test_json_comes_back(tmp_path):
-    write_json(tmp_path / "a.json", {"é": [1, None]})
-    assert read_json(tmp_path / "a.json") == {"é": [1, None]}
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -198,20 +186,10 @@ except InputError as error:
 
 
 def test_without_fcntl_a_folder_is_locked_by_a_file_beside_it(tmp_path):
-    def another() -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-c", WINDOWS],
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    first = another()
+    first = start_python(WINDOWS, cwd=tmp_path)
     assert first.stdout.readline() == "in\n"
-    second = another()
+    second = start_python(WINDOWS, cwd=tmp_path)
     assert second.communicate()[0].startswith("out: another process is at work there")
     first.communicate("\n")
     assert first.returncode == 0 and (tmp_path / "out/a.txt").read_text() == "alone"
-    assert another().communicate("\n")[0] == "in\n"
+    assert start_python(WINDOWS, cwd=tmp_path).communicate("\n")[0] == "in\n"

@@ -1,0 +1,215 @@
+"""Examples of the documentation run as they stand: snippets of pages, the page about data of one's own, notebooks."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import logging
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clipself_seg import __main__ as console
+from clipself_seg.commands import predict, train
+from tests.conftest import ROOT
+from tests.tiny import save_noise
+
+DOCS = ROOT / "docs"
+
+
+def python_blocks(page):
+    """Python code of a page."""
+    return re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.M | re.S)
+
+
+TORCH, DETECTRON2, TRANSFORMERS = python_blocks("guests.md")
+RESULTS, *_ = python_blocks("results.md")
+(MASKS,) = (code for code in python_blocks("panoptic.md") if "masks=" in code)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a `photo.jpg` in which an example runs."""
+    save_noise(tmp_path / "photo.jpg", 45, 62)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def variables(example):
+    """Variables of an example that has run."""
+    names = {}
+    exec(example, names)
+    return names
+
+
+def without_gradients(module):
+    return all(p.grad is None and not p.requires_grad for p in module.parameters())
+
+
+def test_plain_torch_leaves_no_gradients_in_clip(folder):
+    names = variables(TORCH)
+    assert names["dense"].shape == (1, names["clip"].embed_dim, 20, 20)
+    assert names["labels"].shape == (15, 20)  # 45 x 62 pixels are 116 x 160
+    assert not names["dense"].requires_grad and not names["classes"].requires_grad
+    assert without_gradients(names["clip"]) and names["head"].weight.grad is not None
+
+
+def test_a_detectron2_head_leaves_no_gradients_in_clip(folder, caplog):
+    names = variables(DETECTRON2)
+    assert names["scores"].shape == (3, 45, 62) and not names["scores"].requires_grad
+    assert without_gradients(names["model"].backbone)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert all(p.grad is not None for p in names["model"].sem_seg_head.parameters())
+
+
+def test_beside_transformers_whose_pixel_values_are_what_preprocess_makes(folder):
+    pytest.importorskip("transformers")
+    names = variables(TRANSFORMERS)
+    torch.testing.assert_close(names["probabilities"].sum(-1), torch.ones(1))
+    assert names["heat"].shape == (1, 2, 20, 20) and not names["heat"].requires_grad
+    assert without_gradients(names["model"])
+    image = names["images"][0].resize((64, 64), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    theirs = names["processor"](64)(images=image, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(theirs, names["model"].preprocess(pixels), atol=1e-5, rtol=0)
+
+
+def test_the_example_of_results(folder):
+    names = variables(RESULTS)
+    assert len(names["results"]) == 2 and (folder / "overlay.png").is_file()
+    assert len(names["annotations"]) == len(names["names"]) == len(names["boxes"])
+
+
+def test_commands_and_the_snippet_of_masks_from_elsewhere(folder):
+    for name in ("photo.jpg", "folder/photo.jpg"):
+        save_noise(folder / name, 60, 80)
+    (folder / "masks").mkdir()
+    masks = '[{"size": [60, 80], "counts": [0, 2400, 2400]}]'
+    (folder / "masks/photo.json").write_text(masks)
+    for page in ("panoptic.md", "predict.md"):
+        lines = (DOCS / page).read_text().splitlines()
+        (line,) = (line for line in lines if "predict --panoptic --masks" in line)
+        assert predict.main([*shlex.split(line)[2:], "--device", "cpu"]) == 0
+    assert (folder / "named/panoptic.json").is_file()
+    assert (folder / "output/predict/coco.json").is_file()
+    (segment,) = variables(MASKS)["result"].segments
+    assert segment.area == 2400 and segment.box == (0, 0, 40, 60)
+
+
+# The commands of the page about data of one's own, joined where a line is continued, with a step or two in place of
+# hundreds.
+(MINE,) = python_blocks("own_data.md")
+DRAW, *OTHERS = (
+    shlex.split(line)
+    for line in re.findall(
+        r"^    ((?:python|clipself-seg|cp|tar) .*)$",
+        (DOCS / "own_data.md").read_text().replace("\\\n", " "),
+        re.MULTILINE,
+    )
+)
+QUICK = "SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER 1 SOLVER.WARMUP_ITERS 0 SOLVER.CHECKPOINT_PERIOD 1"
+SMALL = {"data": "--train 3 --val 1 --base 1"}
+
+
+def run(words, monkeypatch):
+    """A command of the page in this process."""
+    program, *rest = words
+    monkeypatch.setattr(sys, "argv", words)
+    if program == "clipself-seg":
+        assert console.main([*rest, *SMALL.get(rest[0], "").split()]) == 0
+    elif program == "python":
+        assert train.main([*rest[1:], *QUICK.split()]) == 0
+    else:
+        subprocess.run(words, check=True)
+
+
+@pytest.mark.usefixtures("catalogue")
+def test_a_data_set_of_ones_own_is_registered_distilled_trained_and_predicted(folder, monkeypatch):
+    for name in ("configs", "clipself_seg"):  # as in a checkout
+        (folder / name).symlink_to(ROOT / name)
+    run(DRAW, monkeypatch)
+    exec(compile(MINE, "mine.py", "exec"), {"__name__": "mine"})
+    assert len(OTHERS) == 9
+    for words in OTHERS:
+        run(words, monkeypatch)
+    mine = folder / "output/mine"
+    assert (mine / "maps/000000.png").is_file() and (mine / "boxes/detections.json").is_file()
+    assert "my_val_sem_seg" in (mine / "semseg/results.json").read_text()
+    assert "my_val_boxes" in (mine / "detection/results.json").read_text()
+    assert "red star" in (mine / "labels/classes.json").read_text()
+
+
+NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+# What a user is meant to import: docs/results.md, docs/guests.md, docs/distillation.md and the generated worlds.
+PUBLIC = {
+    "clipself_seg.clip",
+    "clipself_seg.config",
+    "clipself_seg.data.images",
+    "clipself_seg.data.vocabulary",
+    "clipself_seg.mini.writer",
+    "clipself_seg.prediction.detection",
+    "clipself_seg.prediction.panoptic",
+    "clipself_seg.training.run",
+}
+
+
+def cells(path, kind):
+    """Cells of a notebook of one kind, "code" or "markdown"."""
+    return [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == kind]
+
+
+def source(cell):
+    """Text of a cell."""
+    return "".join(cell["source"])
+
+
+def test_there_are_three_notebooks():
+    assert len(NOTEBOOKS) == 3
+
+
+@each_notebook
+def test_a_notebook_says_what_it_needs_and_keeps_small_outputs(path):
+    texts = [source(cell) for cell in cells(path, "markdown")]
+    assert "**Needs:**" in texts[0] and path.stat().st_size < 300_000
+    links = re.findall(r"\]\(([^)#]+)", "\n".join(texts))
+    assert links and all((path.parent / link).exists() for link in links)
+    code = cells(path, "code")
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert any({"image/png", "image/jpeg"} & output["data"].keys() for output in outputs)
+    assert {output["output_type"] for output in outputs} <= {"execute_result", "display_data"}
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    assert not re.search(r"/(work|root|home|tmp)/", path.read_text())
+
+
+@each_notebook
+def test_a_notebook_uses_what_is_public_and_there(path):
+    for cell in cells(path, "code"):
+        for node in ast.walk(ast.parse(source(cell))):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("clipself_seg"):
+                module = importlib.import_module(node.module)
+                assert node.module in PUBLIC
+                assert all(hasattr(module, alias.name) for alias in node.names)
+
+
+@pytest.mark.heavy
+@each_notebook
+def test_a_notebook_runs(path, tmp_path, monkeypatch):
+    extra = 'pip install "clipself_seg[notebooks]"'
+    nbclient, nbformat, _ = (
+        pytest.importorskip(name, reason=extra) for name in ("nbclient", "nbformat", "ipykernel")
+    )
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    shutil.copy(path, tmp_path)
+    notebook = nbformat.read(tmp_path / path.name, as_version=4)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=600, resources=resources).execute()
+    assert all(cell["execution_count"] for cell in notebook.cells if cell["cell_type"] == "code")

@@ -13,7 +13,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-from tower_tables import configs_table, kinds_table, weights_table
+from tower_tables import configs_table, weights_table
+from write_tables import PAGES as TABLES
 
 import setup_env
 from bench import command as benchmark
@@ -211,14 +212,14 @@ def test_targets_of_make_and_of_the_set_up_exist():
             setup_env.parse(words[2:])
 
 
-def test_the_page_of_towers_has_the_tables_of_the_code():
-    weights = weights_table()
-    for table in (kinds_table(), weights, configs_table()):
-        assert table in TOWERS, "python tools/write_tables.py"
+@pytest.mark.parametrize(("page", "table"), [(p, t) for p in TABLES for t in TABLES[p].values()])
+def test_pages_have_the_tables_of_the_code(page, table):
+    assert table() in (ROOT / page).read_text(), "python tools/write_tables.py"
+
+
+def test_towers_have_templates_and_the_licences_of_their_publishers():
     assert all(kind.templates in TEMPLATES for kind in KINDS.values())
-    rows = {
-        row.split(" | ")[0]: row for row in weights.splitlines()
-    }  # with the publishers' licences
+    rows = {row.split(" | ")[0]: row for row in weights_table().splitlines()}
     assert rows["| `ViT-B-16-SigLIP2`"].endswith("| `webli` | Apache-2.0 (timm) |")
     assert "| CC-BY-NC" in rows["| `ViT-bigG-14-quickgelu`"]
     assert "| Apple's own |" in rows["| `ViT-H-14-378-quickgelu`"]

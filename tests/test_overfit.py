@@ -154,7 +154,7 @@ def four_images(data_dir, tmp_path, monkeypatch):
         ids = set(sorted(of_image, key=of_image.__getitem__)[-4:])
         for split in ("train2017", "val2017"):
             for folder in (split, f"panoptic_{split}", "annotations"):
-                (root / "coco" / folder).mkdir(parents=True)
+                (root / "coco" / folder).mkdir(parents=True, exist_ok=True)
             for name, content in files.items():
                 kept = {
                     "images": [image for image in content["images"] if image["id"] in ids],

@@ -9,15 +9,15 @@ Formats by where they are read:
     checkpoints/training_state.py       training states, from which a run is resumed
     clip/text_bank.py                   entries of the text cache
     clip/tokenizers.py                  tokenizer.json
-    heads/panoptic/mask_generator/      outputs of a mask generator
+    data/generator_outputs.py           outputs of a mask generator
     config/load.py                      YAML configurations
     data/vocabulary.py                  vocabularies (.txt, .json), CAT-Seg's class lists
     data/annotations.py                 COCO's and LVIS's instances, proposals, panoptic, nouns
     data/captions.py                    captions, phrases
-    data/images.py, data/label_maps.py, data/panoptic_png.py
-    data/given_masks.py                masks of anybody: JSON, PNG, tables of scores
+    data/images.py, data/masks.py       images, label maps, panoptic PNGs
+    data/given_masks.py                 masks of anybody: JSON, PNG, tables of scores
     data/prepare/                       archives: label maps, instance maps, tables, lists, JSON, .mat
-    data/shards.py, data/tar_stream.py  shards of images
+    data/shards.py                      shards of images
     evaluation/panoptic/files.py        predictions; evaluation/coco_objects.py: objects with their masks
     mini/writer.py                      manifest of a mini world
     training/, quickstart/              results.json and metrics.json of earlier runs
@@ -26,12 +26,13 @@ Formats by where they are read:
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+Make = Callable[[Path], Path]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Reader:
         weight: how many mutants it gets, relative to other formats; less where reading is slow.
     """
 
-    make: Callable[[Path], Path]
+    make: Make
     read: Callable[[Path], Any]
     layout: str = "bytes"
     remake: Callable[[random.Random], bytes] | None = None
@@ -55,30 +56,34 @@ class Reader:
 
 def all_readers() -> dict[str, Reader]:
     """Format -> its reader; slow to import, so not at the top."""
-    from tests.fuzz.readers_of_archives import ARCHIVE_READERS
-    from tests.fuzz.readers_of_data import DATA_READERS
-    from tests.fuzz.readers_of_images import IMAGE_READERS
-    from tests.fuzz.readers_of_runs import RUN_READERS
-    from tests.fuzz.readers_of_states import STATE_READERS
-    from tests.fuzz.readers_of_weights import WEIGHT_READERS
+    from tests.fuzz.readers_of_data import ARCHIVES, DATA, IMAGES
+    from tests.fuzz.readers_of_runs import RUNS
+    from tests.fuzz.readers_of_weights import STATES, WEIGHTS
 
-    return {
-        **WEIGHT_READERS,
-        **STATE_READERS,
-        **DATA_READERS,
-        **IMAGE_READERS,
-        **RUN_READERS,
-        **ARCHIVE_READERS,
-    }
+    return {**WEIGHTS, **STATES, **DATA, **IMAGES, **RUNS, **ARCHIVES}
 
 
-def make_text(name: str, content: Any, folder: Path) -> Path:
-    """Writes a text, or what JSON has of other content, into a folder; its path."""
-    text = content if isinstance(content, str) else json.dumps(content)
-    (folder / name).write_text(text)
-    return folder / name
+def file(name: str, write: Callable[[Path], object]) -> Make:
+    """Writes one file of a name."""
+
+    def make(folder: Path) -> Path:
+        write(folder / name)
+        return folder / name
+
+    return make
 
 
-def partial(make: Callable[..., Path], *arguments: Any) -> Callable[[Path], Path]:
-    """`functools.partial` with the folder last."""
-    return functools.partial(make, *arguments)
+def text(name: str, content: Any) -> Make:
+    """Writes a text, or what JSON has of other content."""
+    written = content if isinstance(content, str) else json.dumps(content)
+    return file(name, lambda path: path.write_text(written))
+
+
+def tree(name: str, write: Callable[[Path], object]) -> Make:
+    """Writes a folder of many files, of which one has the name."""
+
+    def make(folder: Path) -> Path:
+        write(folder)
+        return folder / name
+
+    return make

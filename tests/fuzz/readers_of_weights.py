@@ -1,12 +1,15 @@
-"""Formats of weights."""
+"""Formats of weights, and of tensors that the project writes for itself: training states, cached texts, outputs of
+generators."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import io
+import json
 import pickle
 import random
+import shlex
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -21,38 +24,42 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.pickles import read_numpy_pickle
 from clipself_seg.checkpoints.read import read_checkpoint
-from clipself_seg.clip import DenseCLIP, kinds, load_clip
+from clipself_seg.checkpoints.training_state import read_state, write_state
+from clipself_seg.clip import DenseCLIP, TextBank, kinds, load_clip
 from clipself_seg.clip.model import save_clip
 from clipself_seg.clip.tokenizers import read_tokenizer
 from clipself_seg.config import load_config
+from clipself_seg.data.generator_outputs import (
+    GeneratorOutput,
+    check_outputs,
+    read_output,
+    save_output,
+)
 from clipself_seg.heads.diffusion.weights import read_stable_diffusion
 from clipself_seg.models.build import build_model
 from clipself_seg.models.cat_seg.config import build_backbone
+from clipself_seg.training.settings import TrainingSettings
+from clipself_seg.training.trainer import Trainer
 from tests.checkpoint_files import Bomb, in_layout, save_as, save_tips
 from tests.conftest import ROOT
-from tests.fuzz.mutations import ODD_VALUES
-from tests.fuzz.readers import Reader
+from tests.fuzz.mutations import ODD_VALUES, mutate_tree
+from tests.fuzz.readers import Reader, file, tree
 from tests.small_towers import TIPS, write_tokenizer
+from tests.tiny import random_clip
 
 ARCHITECTURE: dict[str, Any] = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 64, "layers": 4, "width": 32, "head_width": 32, "patch_size": 8},
     "text_cfg": {"context_length": 8, "vocab_size": 32, "width": 32, "heads": 1, "layers": 1},
 }
-TINY = "ViT-Fuzz"
-TINY_WITH_WORDS = "ViT-Fuzz-Words"
 ALL_WORDS = {"text_cfg": {**ARCHITECTURE["text_cfg"], "vocab_size": 49408}}
-TINY_RESNET = "RN-Fuzz"
-TINY_TIPS = "TIPSv2-Fuzz"
 RESNET = {"vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}}
-kinds._configs().update(
-    {
-        TINY: ARCHITECTURE,
-        TINY_WITH_WORDS: ARCHITECTURE | ALL_WORDS,
-        TINY_RESNET: ARCHITECTURE | RESNET,
-        TINY_TIPS: TIPS,
-    }
-)
+TINY, TINY_WITH_WORDS = "ViT-Fuzz", "ViT-Fuzz-Words"
+TINY_RESNET, TINY_TIPS = "RN-Fuzz", "TIPSv2-Fuzz"
+kinds._configs()[TINY] = ARCHITECTURE
+kinds._configs()[TINY_WITH_WORDS] = ARCHITECTURE | ALL_WORDS
+kinds._configs()[TINY_RESNET] = ARCHITECTURE | RESNET
+kinds._configs()[TINY_TIPS] = TIPS
 
 
 def odd_tensors(tensors: Mapping[str, Any], rng: random.Random, only_tensors: bool = False) -> Any:
@@ -129,67 +136,42 @@ def _remade_safetensors(tensors: Mapping[str, Any], rng: random.Random) -> bytes
     return safetensors.torch.save(odd_tensors(tensors, rng, only_tensors=True))
 
 
-@functools.cache
-def _clip(architecture: str = TINY) -> DenseCLIP:
-    torch.manual_seed(0)
-    return load_clip(architecture, None)
+_clip = functools.cache(random_clip)
 
 
 @functools.cache
 def _tensors() -> dict[str, Tensor]:
     """A CLIP under OpenAI's names."""
-    return {name.removeprefix("text."): t.detach() for name, t in _clip().state_dict().items()}
+    state = _clip(TINY).state_dict()
+    return {name.removeprefix("text."): tensor.detach() for name, tensor in state.items()}
 
 
-def _make_clip(name: str, folder: Path) -> Path:
-    save_clip(_clip(), folder / name)
-    return folder / name
-
-
-def _make_resnet(folder: Path) -> Path:
-    save_clip(_clip(TINY_RESNET), folder / "clip.pt", layout="open_clip")
-    return folder / "clip.pt"
-
-
-def _read_resnet(path: Path) -> None:
-    load_clip(TINY_RESNET, path)
-
-
-def _make_tips(layout: str, folder: Path) -> Path:
-    save_tips(_clip(TINY_TIPS), folder / "clip.pt", layout)
-    return folder / "clip.pt"
-
-
-def _read_tips(path: Path) -> None:
-    load_clip(TINY_TIPS, path)
+def _read_clip(path: Path, name: str = TINY) -> None:
+    load_clip(name, path)
 
 
 def _tips_reader(layout: str) -> Reader:
-    def remake(rng: random.Random) -> bytes:
-        clip = _clip(TINY_TIPS)
-        return _remade(in_layout(clip, layout), rng)
-
-    return Reader(functools.partial(_make_tips, layout), _read_tips, "zip", remake, weight=0.3)
-
-
-def _make_tokenizer(folder: Path) -> Path:
-    return write_tokenizer(folder / "tokenizer.json")
-
-
-def _read_tokenizer(path: Path) -> None:
-    read_tokenizer(path, vocabulary=60)(["a photo of a cat", ""], 8)
-
-
-def _make_kind(kind: str, name: str, folder: Path) -> Path:
-    save_as(kind, _tensors(), folder / name)
-    return folder / name
-
-
-def _read_clip(path: Path) -> None:
-    load_clip(TINY, path)
+    return Reader(
+        file("clip.pt", lambda path: save_tips(_clip(TINY_TIPS), path, layout)),
+        functools.partial(_read_clip, name=TINY_TIPS),
+        "zip",
+        lambda rng: _remade(in_layout(_clip(TINY_TIPS), layout), rng),
+        weight=0.3,
+    )
 
 
 # Detectron2's backbones.
+
+SIZES = ("STEM_OUT_CHANNELS", "8", "RES2_OUT_CHANNELS", "8", "WIDTH_PER_GROUP", "2")
+BACKBONE = [word if i % 2 else f"MODEL.RESNETS.{word}" for i, word in enumerate(SIZES)]
+BACKBONE += ["MODEL.RESNETS.DEPTH", "50", "MODEL.RESNETS.NORM", "FrozenBN"]
+BACKBONE += ["MODEL.RESNETS.OUT_FEATURES", "('res2','res3')"]
+BACKBONE += ["MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.CAT_SEG.GUIDANCE", "backbone"]
+
+
+@functools.cache
+def _backbone_config(weights: str) -> CfgNode:
+    return load_config(None, [*BACKBONE, "MODEL.CAT_SEG.BACKBONE_WEIGHTS", weights])
 
 
 def _arrays() -> dict[str, Any]:
@@ -197,28 +179,8 @@ def _arrays() -> dict[str, Any]:
     return {name: tensor.numpy() for name, tensor in state.items()}
 
 
-@functools.cache
-def _backbone_config(weights: str) -> CfgNode:
-    sizes = (
-        "DEPTH",
-        "50",
-        "STEM_OUT_CHANNELS",
-        "8",
-        "RES2_OUT_CHANNELS",
-        "8",
-        "WIDTH_PER_GROUP",
-        "2",
-    )
-    opts = [word if i % 2 else f"MODEL.RESNETS.{word}" for i, word in enumerate(sizes)]
-    opts += ["MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.RESNETS.NORM", "FrozenBN"]
-    opts += ["MODEL.CAT_SEG.GUIDANCE", "backbone", "MODEL.RESNETS.OUT_FEATURES", "('res2','res3')"]
-    return load_config(None, [*opts, "MODEL.CAT_SEG.BACKBONE_WEIGHTS", weights])
-
-
-def _make_pickle(folder: Path) -> Path:
-    path = folder / "backbone.pkl"
+def _write_pickle(path: Path) -> None:
     path.write_bytes(pickle.dumps({"model": _arrays(), "__author__": "x"}, 2))
-    return path
 
 
 def _remade_pickle(rng: random.Random) -> bytes:
@@ -243,53 +205,35 @@ def _read_backbone(path: Path) -> None:
 
 # Checkpoints of the models.
 
-SMALL = ("MODEL.CLIP.NAME", TINY, "MODEL.CLIP.WEIGHTS", "", "MODEL.DEVICE", "cpu")
-CONFIGS: dict[str, tuple[str, tuple[str, ...]]] = {
+SMALL = "MODEL.CLIP.NAME ViT-Fuzz MODEL.DEVICE cpu"
+WITH_WORDS = "MODEL.CLIP.NAME ViT-Fuzz-Words"
+HEAD, FORMER = "MODEL.SEM_SEG_HEAD", "MODEL.MASK_FORMER"
+CONFIGS = {
     "cat_seg": (
         "semseg_original.yaml",
-        (
-            *("MODEL.SEM_SEG_HEAD.TEXT_GUIDANCE_DIM", "16", "MODEL.SEM_SEG_HEAD.NUM_LAYERS", "1"),
-            *("MODEL.SEM_SEG_HEAD.APPEARANCE_GUIDANCE_DIM", "16"),
-            *("MODEL.SEM_SEG_HEAD.POOLING_SIZES", "[1]"),
-        ),
+        f"{HEAD}.TEXT_GUIDANCE_DIM 16 {HEAD}.NUM_LAYERS 1 {HEAD}.APPEARANCE_GUIDANCE_DIM 16 "
+        f"{HEAD}.POOLING_SIZES [1]",
     ),
-    "fvit": (
-        "detection_original.yaml",
-        ("MODEL.CLIP.NAME", TINY_WITH_WORDS, "MODEL.FVIT.CHANNELS", "4"),
-    ),
+    "fvit": ("detection_original.yaml", f"{WITH_WORDS} MODEL.FVIT.CHANNELS 4"),
     "panoptic": (
         "panoptic_original.yaml",
-        (
-            *("MODEL.CLIP.NAME", TINY_WITH_WORDS, "MODEL.CLIP_BRANCH.WEIGHTS", ""),
-            *("MODEL.MASK_FORMER.DEC_LAYERS", "1"),
-            *("MODEL.MASK_GENERATOR.ENCODER_LAYERS", "1", "MODEL.MASK_FORMER.HIDDEN_DIM", "32"),
-        ),
+        f"{WITH_WORDS} MODEL.CLIP_BRANCH.WEIGHTS '' {FORMER}.DEC_LAYERS 1 {FORMER}.HIDDEN_DIM 32 "
+        "MODEL.MASK_GENERATOR.ENCODER_LAYERS 1",
     ),
-    "clipself": ("patches.yaml", ()),
+    "clipself": ("patches.yaml", ""),
 }
-
-
-@functools.cache
-def _state(kind: str) -> dict[str, Tensor]:
-    return {n: t.detach().clone() for n, t in build_model(_config(kind, "")).state_dict().items()}
 
 
 def _config(kind: str, weights: str) -> CfgNode:
     name, opts = CONFIGS[kind]
-    pair = ("MODEL.WEIGHTS", weights) if weights else ()
-    return load_config(ROOT / "configs/mini" / name, (*SMALL, *opts, *pair))
+    words = shlex.split(f"{SMALL} MODEL.CLIP.WEIGHTS '' {opts}")
+    return load_config(
+        ROOT / "configs/mini" / name, [*words, *(("MODEL.WEIGHTS", weights) if weights else ())]
+    )
 
 
-def _make_model(kind: str, folder: Path) -> Path:
-    path = folder / f"{kind}.pth"
+def _export(kind: str, path: Path) -> None:
     build_model(_config(kind, "")).export(path)
-    return path
-
-
-def _make_clipself(folder: Path) -> Path:
-    path = folder / "clipself.pth"
-    path.write_bytes(saved(_state("clipself")))
-    return path
 
 
 def _read_model(kind: str, path: Path) -> None:
@@ -299,12 +243,14 @@ def _read_model(kind: str, path: Path) -> None:
 @functools.cache
 def _exported(kind: str) -> dict[str, Tensor]:
     with tempfile.TemporaryDirectory() as folder:
-        return read_checkpoint(_make_model(kind, Path(folder))).tensors
+        path = Path(folder) / "model.pth"
+        _export(kind, path)
+        return read_checkpoint(path).tensors
 
 
 def _model_reader(kind: str) -> Reader:
     return Reader(
-        functools.partial(_make_model, kind),
+        file(f"{kind}.pth", functools.partial(_export, kind)),
         functools.partial(_read_model, kind),
         "zip",
         lambda rng: saved({"model": odd_tensors(_exported(kind), rng)}),
@@ -312,46 +258,44 @@ def _model_reader(kind: str) -> Reader:
     )
 
 
-# Stable Diffusion.
-
-DIFFUSION = ("model.diffusion_model.out.0.weight", "first_stage_model.decoder.conv_in.weight")
-DIFFUSION += ("cond_stage_model.transformer.text_model.embeddings.position_ids", "betas")
+@functools.cache
+def _distillation() -> dict[str, Tensor]:
+    state = build_model(_config("clipself", "")).state_dict()
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
 def _diffusion() -> dict[str, Tensor]:
-    return {name: torch.ones(2, 2) for name in DIFFUSION}
+    """Names of Stable Diffusion in one file."""
+    names = ("model.diffusion_model.out.0.weight", "first_stage_model.decoder.conv_in.weight")
+    names += ("cond_stage_model.transformer.text_model.embeddings.position_ids", "betas")
+    return {name: torch.ones(2, 2) for name in names}
 
 
-def _make_diffusion(folder: Path) -> Path:
-    safetensors.torch.save_file(_diffusion(), folder / "diffusion.safetensors")
-    return folder / "diffusion.safetensors"
-
-
-WEIGHT_READERS = {
+WEIGHTS = {
     "weights_safetensors": Reader(
-        functools.partial(_make_clip, "clip.safetensors"),
+        file("clip.safetensors", lambda path: save_clip(_clip(TINY), path)),
         _read_clip,
         "safetensors",
         lambda rng: _remade_safetensors(_tensors(), rng),
     ),
     "weights_wrapped_pt": Reader(
-        functools.partial(_make_clip, "clip.pt"),
+        file("clip.pt", lambda path: save_clip(_clip(TINY), path)),
         _read_clip,
         "zip",
         lambda rng: _remade(_tensors(), rng),
     ),
     "weights_legacy_pth": Reader(
-        functools.partial(_make_kind, "legacy", "clip.pth"),
+        file("clip.pth", lambda path: save_as("legacy", _tensors(), path)),
         _read_clip,
         "bytes",
         lambda rng: _remade(_tensors(), rng, zipped=False),
     ),
     "weights_torchscript": Reader(
-        functools.partial(_make_kind, "torchscript", "clip.pt"), _read_clip, "zip"
+        file("clip.pt", lambda path: save_as("torchscript", _tensors(), path)), _read_clip, "zip"
     ),
     "weights_resnet_pt": Reader(
-        _make_resnet,
-        _read_resnet,
+        file("clip.pt", lambda path: save_clip(_clip(TINY_RESNET), path, layout="open_clip")),
+        functools.partial(_read_clip, name=TINY_RESNET),
         "zip",
         lambda rng: _remade(_clip(TINY_RESNET).state_dict(), rng),
         weight=0.5,
@@ -359,22 +303,154 @@ WEIGHT_READERS = {
     "weights_tips_official": _tips_reader("official"),
     "weights_tips_transformers": _tips_reader("transformers"),
     "weights_tips_timm": _tips_reader("timm"),
-    "tokenizer_json": Reader(_make_tokenizer, _read_tokenizer, "json", weight=0.5),
-    "weights_numpy_pkl": Reader(_make_pickle, _read_backbone, "bytes", _remade_pickle, weight=0.3),
+    "tokenizer_json": Reader(
+        file("tokenizer.json", write_tokenizer),
+        lambda path: read_tokenizer(path, vocabulary=60)(["a photo of a cat", ""], 8),
+        "json",
+        weight=0.5,
+    ),
+    "weights_numpy_pkl": Reader(
+        file("backbone.pkl", _write_pickle), _read_backbone, "bytes", _remade_pickle, weight=0.3
+    ),
     "weights_cat_seg_pth": _model_reader("cat_seg"),
     "weights_panoptic_pth": _model_reader("panoptic"),
     "weights_fvit_pth": _model_reader("fvit"),
     "weights_clipself_pth": Reader(
-        _make_clipself,
+        file("clipself.pth", lambda path: path.write_bytes(saved(_distillation()))),
         functools.partial(_read_model, "clipself"),
         "zip",
-        lambda rng: saved(odd_tensors(_state("clipself"), rng)),
+        lambda rng: saved(odd_tensors(_distillation(), rng)),
         weight=0.5,
     ),
     "weights_stable_diffusion": Reader(
-        _make_diffusion,
+        file("diffusion.safetensors", lambda p: safetensors.torch.save_file(_diffusion(), p)),
         read_stable_diffusion,
         "safetensors",
         lambda rng: _remade_safetensors(_diffusion(), rng),
     ),
+}
+
+
+# Training states.
+
+
+class Line(nn.Module):
+    """The smallest model that trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(2, 3))
+
+    def forward(self, samples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Loss of some samples."""
+        return {"loss": self.weight.square().sum()}
+
+    def original_hash(self) -> str:
+        """Of what does not train."""
+        return "0123456789ab"
+
+    def after_optimizer_step(self) -> None:
+        """Nothing to do."""
+
+
+def _train(output: Path, resume: bool) -> None:
+    settings = TrainingSettings(
+        output_dir=output,
+        seed=0,
+        batch_size=1,
+        iterations=2,
+        base_lr=0.1,
+        warmup=0,
+        weight_decay=0.0,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        checkpoint_period=1,
+        shared={"SOLVER.BASE_LR": 0.1, "DATASETS.TRAIN": ["mini_train"]},
+    )
+    model = Line()
+    trainer = Trainer(
+        model=model,
+        records=[{"file_name": "a.jpg", "image_id": 1}],
+        mapper=lambda record, draw: dict(record),
+        settings=settings,
+        groups=[{"params": list(model.parameters()), "weight_decay": 0.0}],
+    )
+    trainer.train(resume)
+
+
+def _make_training_state(folder: Path) -> Path:
+    _train(folder, False)
+    return max((folder / "checkpoints").glob("*.safetensors"))
+
+
+@functools.cache
+def _packed() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        return read_state(_make_training_state(Path(folder)))
+
+
+def _remade_training_state(rng: random.Random) -> bytes:
+    """A state whose digest is right, of other tensors or metadata."""
+    tensors, metadata = _packed()
+    if rng.random() < 0.5:
+        tensors = odd_tensors(tensors, rng, only_tensors=True)
+    else:
+        metadata = json.loads(json.dumps(metadata))
+        metadata = mutate_tree(metadata, ("NaN", "1e999", "{}"), rng)
+    with tempfile.TemporaryDirectory() as folder:
+        write_state(Path(folder) / "state.safetensors", tensors, metadata)
+        return (Path(folder) / "state.safetensors").read_bytes()
+
+
+# The text cache, and outputs of a mask generator.
+
+NAMES = (("cat", "kitten"), ("dog",))
+
+
+def _embedded(clip: DenseCLIP, folder: Path) -> Tensor:
+    return TextBank(clip, "single", folder).embed(NAMES)
+
+
+@functools.cache
+def _text_clip() -> tuple[DenseCLIP, Tensor]:
+    clip = random_clip()
+    with tempfile.TemporaryDirectory() as folder:
+        return clip, _embedded(clip, Path(folder))
+
+
+def _make_text(folder: Path) -> Path:
+    _embedded(_text_clip()[0], folder)
+    return next(folder.glob("*.safetensors"))
+
+
+def _read_text(path: Path) -> None:
+    clip, expected = _text_clip()
+    text = _embedded(clip, path.parent)
+    assert torch.equal(text, expected), "embeddings of a damaged entry of the cache are used"
+
+
+def _write_output(folder: Path) -> None:
+    output = GeneratorOutput(
+        torch.zeros(3, 8, 8), torch.zeros(3, 2), torch.full((3,), 0.5), (32, 32), (30, 32)
+    )
+    save_output(
+        folder, output, image_id=1, file_name="1.jpg", names=NAMES, weights="x", settings={"a": 1}
+    )
+
+
+def _read_output(path: Path) -> None:
+    check_outputs(path.parent, "mini_val", [1])
+    read_output(path.parent, image_id=1, file_name="1.jpg", image_size=(30, 32), names=NAMES)
+
+
+STATES = {
+    "training_state": Reader(
+        _make_training_state,
+        lambda path: _train(path.parent.parent, True),
+        "safetensors",
+        _remade_training_state,
+    ),
+    "text_cache": Reader(_make_text, _read_text, "safetensors"),
+    "generator_output": Reader(tree("1.safetensors", _write_output), _read_output, "safetensors"),
 }

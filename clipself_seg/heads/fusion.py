@@ -11,16 +11,12 @@ Shapes: Q queries (masks), K classes.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipself_seg.errors import InputError, nearest
-
-# Whose scores count: both, CLIP's alone, or the generator's alone.
-FusionMode = Literal["fused", "clip", "generator"]
 # Outputs that can be made of fused probabilities.
 TASKS = ("panoptic", "instances", "semantic")
 
@@ -41,26 +37,20 @@ class Fusion(NamedTuple):
     void_discount: float = 0.0
 
 
-def fusion_exponents(mode: str, alpha: float, beta: float) -> tuple[float, float]:
-    """Alpha and beta that a mode uses: the given ones, (1, 1) for "clip", (0, 0) for "generator".
+def fusion_of(
+    mode: str, alpha: float, beta: float, tasks: tuple[str, ...] = TASKS, void_discount: float = 0.0
+) -> Fusion:
+    """The fusion of a mode: the exponents given, (1, 1) for "clip", (0, 0) for "generator".
 
     Args:
         mode: "fused", "clip" or "generator".
         alpha: CLIP's exponent for seen classes in the mode "fused".
         beta: CLIP's exponent for unseen classes in the mode "fused".
-
-    Raises:
-        InputError: the mode is unknown.
+        tasks: outputs to make, out of `TASKS`.
+        void_discount: weight by which CLIP lowers void, but for "generator", which does not ask CLIP.
     """
     exponents = {"fused": (alpha, beta), "clip": (1.0, 1.0), "generator": (0.0, 0.0)}
-    if mode not in exponents:
-        raise InputError(f'no fusion mode "{mode}": {nearest(mode, get_args(FusionMode))}')
-    return exponents[mode]
-
-
-def mode_discount(mode: str, void_discount: float) -> float:
-    """Weight by which CLIP lowers void in a mode: the given one, 0 for "generator", which does not ask CLIP."""
-    return 0.0 if mode == "generator" else void_discount
+    return Fusion(*exponents[mode], tasks, 0.0 if mode == "generator" else void_discount)
 
 
 def fuse_scores(

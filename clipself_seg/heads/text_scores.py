@@ -20,7 +20,6 @@ from torch import Tensor
 from clipself_seg.clip.kind import LARGEST_SCALE
 from clipself_seg.clip.runtime import constant, full_precision
 from clipself_seg.data.vocabulary import Names
-from clipself_seg.errors import InputError
 
 
 def cosine_cost(dense_Ehw: Tensor, text_TPE: Tensor) -> Tensor:
@@ -94,15 +93,8 @@ def class_logits(
         text_SE: text embeddings of any norm, the synonyms of a class one after another.
         synonyms: number of texts of each of the K classes.
         scale: factor of the cosines, a positive scalar.
-
-    Raises:
-        InputError: the counts do not add up to S, or a class has no text.
     """
-    if sum(synonyms) != len(text_SE) or min(synonyms, default=0) < 1:
-        raise InputError(
-            f"{len(text_SE)} texts for {len(synonyms)} classes with {sum(synonyms)} synonyms; "
-            "give every class at least one text, and every text a class"
-        )
+    assert sum(synonyms) == len(text_SE) and min(synonyms, default=0) >= 1, "a text for every class"
     with full_precision(embeddings.device):
         unit_SE = F.normalize(text_SE.float(), dim=-1)
         logits = scale.float() * (F.normalize(embeddings.float(), dim=-1) @ unit_SE.T)

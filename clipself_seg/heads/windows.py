@@ -43,11 +43,6 @@ class WindowLayout:
     canvas: int = 640
 
     def __post_init__(self) -> None:
-        if self.size < 1 or not 0 <= self.overlap < 1:
-            raise InputError(
-                f"windows of {self.size} pixels with an overlap of {self.overlap}: TEST.WINDOW.SIZE is at "
-                "least 1, and OVERLAP in [0, 1)"
-            )
         stride = self.stride
         if self.canvas < self.size or stride < 1 or (self.canvas - self.size) % stride:
             raise InputError(
@@ -121,13 +116,6 @@ class StridedWindows:
 
     size: int = 336
     stride: int = 112
-
-    def __post_init__(self) -> None:
-        if self.size < 0 or self.stride < 1 or 0 < self.size < self.stride:
-            raise InputError(
-                f"windows of {self.size} pixels at a stride of {self.stride} do not cover an image: "
-                "MODEL.ZERO_SHOT.WINDOW is 0 or more (0 is the whole image), and STRIDE from 1 to WINDOW"
-            )
 
     def extent(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """Rows r and columns c of each window of an image (H, W)."""

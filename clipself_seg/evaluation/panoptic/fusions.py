@@ -16,7 +16,7 @@ import numpy as np
 
 from clipself_seg.evaluation.report import cell_text, format_table
 from clipself_seg.files import atomic_path
-from clipself_seg.heads.fusion import Fusion, fusion_exponents, mode_discount
+from clipself_seg.heads.fusion import Fusion, fusion_of
 
 SWEEP_TITLES = {"PQ": "PQ", "PQ_seen": "PQ of seen classes", "PQ_unseen": "PQ of unseen classes"}
 
@@ -43,10 +43,7 @@ def named_fusions(
         void_sweep: further such weights, each with a name of its own, see `void_name`.
     """
     own = tuple(tasks)
-    named = {
-        name: Fusion(*fusion_exponents(name, alpha, beta), own, mode_discount(name, void_discount))
-        for name in names
-    }
+    named = {name: fusion_of(name, alpha, beta, own, void_discount) for name in names}
     return named | {void_name(one): Fusion(alpha, beta, own, one) for one in void_sweep}
 
 

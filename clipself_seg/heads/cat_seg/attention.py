@@ -115,12 +115,12 @@ def _attend_by_head(qkv_TWM3C: Tensor, heads: int, mask_WMM: Tensor | None) -> T
 
 
 class MLP(nn.Module):
-    """Two linear layers with GELU between them."""
+    """Two linear layers with GELU between them; the hidden one has 4 C channels."""
 
-    def __init__(self, *, width: int, hidden: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.fc1 = Linear(width, hidden)
-        self.fc2 = Linear(hidden, width)
+        self.fc1 = Linear(width, 4 * width)
+        self.fc2 = Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)"""
@@ -146,7 +146,6 @@ class SwinBlock(nn.Module):
         grid: tuple[int, int],
         window: int,
         shift: int,
-        mlp_ratio: int = 4,
     ) -> None:
         """
         Args:
@@ -156,13 +155,12 @@ class SwinBlock(nn.Module):
             grid: (h, w) in cells, multiples of the window.
             window: side of the windows in cells.
             shift: cells by which the windows are shifted; 0 for plain windows.
-            mlp_ratio: hidden width of the MLP as a multiple of C.
         """
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
         self.attn = WindowAttention(width=width, guidance_width=guidance_width, heads=heads)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = MLP(width=width, hidden=mlp_ratio * width)
+        self.mlp = MLP(width)
         order_WM = window_order(grid, window, shift)
         self.windows = tuple(order_WM.shape)
         self.register_buffer("order", order_WM.flatten(), persistent=False)
@@ -198,13 +196,7 @@ class SpatialAggregation(nn.Module):
     compiling: bool = False
 
     def __init__(
-        self,
-        *,
-        width: int,
-        guidance_width: int,
-        heads: int,
-        grid: tuple[int, int],
-        window: int,
+        self, *, width: int, guidance_width: int, heads: int, grid: tuple[int, int], window: int
     ) -> None:
         """
         Args:
@@ -244,14 +236,8 @@ class SpatialAggregation(nn.Module):
 
 
 def window_order(grid: tuple[int, int], window: int, shift: int) -> Tensor:
-    """Raster indices (W, M) of the cells of each window, after a cyclic shift up and left.
-
-    Raises:
-        ValueError: the windows do not tile the grid.
-    """
+    """Raster indices (W, M) of the cells of each window, after a cyclic shift up and left."""
     height, width = grid
-    if height % window or width % window:
-        raise ValueError(f"windows of {window} cells do not tile a grid of {height} x {width}")
     raster = torch.arange(height * width).view(height, width).roll((-shift, -shift), (0, 1))
     tiles = raster.view(height // window, window, width // window, window)
     return tiles.transpose(1, 2).reshape(-1, window * window)
@@ -293,8 +279,7 @@ class ClassAggregation(nn.Module):
         grid: tuple[int, int],
         pooling: int,
         pad_to: int,
-        attention: str = "linear",
-        mlp_ratio: int = 4,
+        attention: str,
     ) -> None:
         """
         Args:
@@ -305,7 +290,6 @@ class ClassAggregation(nn.Module):
             pooling: side in cells of the squares that are averaged before the attention.
             pad_to: number of classes that the attention sees at least; 0 has no padding.
             attention: "linear" or "full".
-            mlp_ratio: hidden width of the MLP as a multiple of C.
         """
         super().__init__()
         self.grid = grid
@@ -317,9 +301,8 @@ class ClassAggregation(nn.Module):
             self.padding_guidance = nn.Parameter(torch.zeros(1, 1, guidance_width))
         self.attention = GuidedProjections(width=width, guidance_width=guidance_width)
         self.attend = {"linear": linear_attention, "full": softmax_attention}[attention]
-        hidden = mlp_ratio * width
         relu = nn.ReLU(inplace=True)
-        self.MLP = nn.Sequential(Linear(width, hidden), relu, Linear(hidden, width))
+        self.MLP = nn.Sequential(Linear(width, 4 * width), relu, Linear(4 * width, width))
         self.norm1 = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
 
@@ -360,10 +343,7 @@ class ClassAggregation(nn.Module):
         return x_TNC + self._unpool(refined)
 
     def _layer(
-        self,
-        x_KnC: Tensor,
-        contribution_VK3C: Tensor,
-        padding: tuple[Tensor, Tensor, int] | None,
+        self, x_KnC: Tensor, contribution_VK3C: Tensor, padding: tuple[Tensor, Tensor, int] | None
     ) -> Tensor:
         """Attention and MLP, both with their residuals, (K, n, C); locations n of one view follow those of another."""
         # Locations are the batch of the attention, classes its sequence.
@@ -398,7 +378,8 @@ class ClassAggregation(nn.Module):
             return x_TnC
         pooled = (self.grid[0] // self.pooling, self.grid[1] // self.pooling)
         maps = x_TnC.transpose(1, 2).unflatten(2, pooled)
-        return _bilinear(maps, self.grid).flatten(2).transpose(1, 2)
+        unpooled = F.interpolate(maps, self.grid, mode="bilinear", align_corners=True)
+        return unpooled.flatten(2).transpose(1, 2)
 
 
 def linear_attention(
@@ -451,7 +432,3 @@ def softmax_attention(
     bias = q.new_zeros(q.shape[2], k.shape[2])
     bias[:, -1] = math.log(count)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-
-
-def _bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(maps, size, mode="bilinear", align_corners=True)

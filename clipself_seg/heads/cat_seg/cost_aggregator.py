@@ -557,10 +557,7 @@ def check_labels(labels: Tensor, num_classes: int, ignore_label: int) -> None:
 
 
 def sigmoid_loss(
-    logits_BTHW: Tensor,
-    labels_BHW: Tensor,
-    ignore_label: int,
-    mask_ignored: bool = False,
+    logits_BTHW: Tensor, labels_BHW: Tensor, ignore_label: int, mask_ignored: bool = False
 ) -> Tensor:
     """Binary cross-entropy, the mean over images, pixels and classes, a scalar.
 

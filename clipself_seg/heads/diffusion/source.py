@@ -10,9 +10,6 @@ Shapes: B images, or crops where a prompt is made of one; n crops of an image, H
 
 from __future__ import annotations
 
-import itertools
-import math
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,20 +21,15 @@ from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.runtime import normal_parameter
 from clipself_seg.errors import InputError
-from clipself_seg.heads.diffusion.stable_diffusion import (
-    TOKENS,
-    StableDiffusion,
-    StableDiffusionSizes,
-)
-from clipself_seg.heads.diffusion.weights import load_stable_diffusion
+from clipself_seg.heads.diffusion.stable_diffusion import TOKENS, StableDiffusion
 from clipself_seg.heads.panoptic.pixel_decoder import STRIDES, NormedConv
+from clipself_seg.heads.windows import StridedWindows
 
 WIDTH = 512  # channels of the maps
 HIDDEN = 128  # channels inside a residual block
 # The map that each tap is added to: encoder (2), U-Net (4), decoder (2). The first tap of the U-Net
 # has a stride of 64 and is enlarged.
 TAP_MAPS = ("s2", "s3", "s5", "s5", "s4", "s3", "s3", "s2")
-Corner = tuple[int, int]
 DIVISIBILITY = 64  # the U-Net's coarsest level has a stride of 64 pixels
 
 
@@ -154,64 +146,6 @@ def project_taps(
     return {name: maps[name] for name in STRIDES}
 
 
-def crop_corners(height: int, width: int, side: int) -> list[Corner]:
-    """Top left corners (y, x) in pixels of the crops that cover a canvas, row by row.
-
-    The crops are as few as possible and side by side. The last one of an axis is shifted back inside
-    the canvas, and overlaps its neighbour.
-
-    Args:
-        height: height of the canvas in pixels.
-        width: width of the canvas in pixels.
-        side: side of a crop in pixels, not longer than either.
-    """
-    rows, columns = (
-        [min(i * side, length - side) for i in range(math.ceil(length / side))]
-        for length in (height, width)
-    )
-    return list(itertools.product(rows, columns))
-
-
-def cut_crops(images: Tensor, corners: Sequence[Corner], side: int) -> Tensor:
-    """Crops (B * n, 3, S, S) of images (B, 3, H, W), those of an image one after another.
-
-    Args:
-        images: (B, 3, H, W).
-        corners: top left corners (y, x) of the n crops of each image.
-        side: side S of a crop in pixels.
-    """
-    cut = [images[:, :, y : y + side, x : x + side] for y, x in corners]
-    return torch.stack(cut, dim=1).flatten(0, 1)
-
-
-def join_crops(
-    maps: Tensor, corners: Sequence[Corner], size: tuple[int, int], stride: int
-) -> Tensor:
-    """Joins maps of crops into the map of their canvas: in a cell, the mean of all crops that cover it.
-
-    Args:
-        maps: (B * n, C, S / stride, S / stride), in the order of `cut_crops`.
-        corners: top left corners (y, x) of the n crops in pixels, multiples of the stride.
-        size: height and width of the canvas in pixels.
-        stride: stride of the maps in pixels.
-
-    Returns:
-        (B, C, height / stride, width / stride)
-    """
-    if len(corners) == 1:
-        return maps
-    maps_BnChw = maps.unflatten(0, (-1, len(corners)))
-    h, w = maps.shape[-2:]
-    rows, columns = (length // stride for length in size)
-    total = maps.new_zeros(len(maps_BnChw), maps.shape[1], rows, columns)
-    counts = maps.new_zeros(rows, columns)
-    for index, (y, x) in enumerate(corners):
-        cells = slice(y // stride, y // stride + h), slice(x // stride, x // stride + w)
-        total[:, :, cells[0], cells[1]] += maps_BnChw[:, index]
-        counts[cells] += 1
-    return total / counts
-
-
 class DiffusionFeatures(nn.Module):
     """Maps of strides 4, 8, 16 and 32 from the crops of a canvas, in training as in evaluation.
 
@@ -290,13 +224,12 @@ class DiffusionFeatures(nn.Module):
                 "(MODEL.MASK_FORMER.SIZE_DIVISIBILITY)"
             )
         side = min(self.crop, height, width)
-        corners = crop_corners(height, width, side)
-        crops = cut_crops(images, corners, side).split(self.crops_at_once)
-        parts = [self._maps(some) for some in crops]
+        windows = StridedWindows(side, side)
+        corners = windows.corners((height, width))
+        crops = torch.cat([windows.cut(image, corners) for image in images])
+        parts = [self._maps(some) for some in crops.split(self.crops_at_once)]
         return {
-            name: join_crops(
-                torch.cat([part[name] for part in parts]), corners, (height, width), stride
-            )
+            name: _joined(torch.cat([part[name] for part in parts]), side, (height, width), stride)
             for name, stride in STRIDES.items()
         }
 
@@ -313,34 +246,16 @@ class DiffusionFeatures(nn.Module):
         return project_taps(self.feature_projections, taps, side)
 
 
-def build_diffusion_features(
-    *,
-    clip: DenseCLIP,
-    weights: str | os.PathLike[str],
-    crop: int = 512,
-    noise_seed: int = 42,
-    crops_at_once: int = 1,
-    antialias: bool = False,
-    sizes: StableDiffusionSizes | None = None,
-) -> DiffusionFeatures:
-    """Builds `DiffusionFeatures` on weights of Stable Diffusion; the defaults are ODISE's.
+def _joined(maps: Tensor, side: int, size: tuple[int, int], stride: int) -> Tensor:
+    """Maps (B, C, height / stride, width / stride) of canvases: in a cell, the mean of all crops that cover it.
 
     Args:
-        clip: frozen CLIP, whose image embeddings become prompts.
-        weights: file or folder of Stable Diffusion's weights, as in `load_stable_diffusion`.
-        crop: side in pixels of the diffusion model's input, a multiple of 64.
-        noise_seed: seed of the noise that all crops get.
-        crops_at_once: number of crops that the diffusion model processes together.
-        antialias: whether crops are smoothed before they are made smaller for CLIP.
-        sizes: sizes of the networks; None for those that belong to the weights.
-
-    Raises:
-        InputError: the weights cannot be loaded, or `crop` or `crops_at_once` is not usable.
+        maps: (B * n, C, side / stride, side / stride), the n crops of an image one after another.
+        side: side of a crop in pixels.
+        size: height and width of the canvas in pixels.
+        stride: stride of the maps in pixels.
     """
-    return DiffusionFeatures(
-        clip=clip,
-        stable_diffusion=load_stable_diffusion(weights, noise_seed=noise_seed, sizes=sizes),
-        crop=crop,
-        crops_at_once=crops_at_once,
-        antialias=antialias,
-    )
+    windows = StridedWindows(side // stride, side // stride)
+    grid = (size[0] // stride, size[1] // stride)
+    of_images = maps.unflatten(0, (-1, len(windows.corners(grid))))
+    return torch.stack([windows.mean(of_image, grid) for of_image in of_images])

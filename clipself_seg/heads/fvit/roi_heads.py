@@ -348,11 +348,7 @@ class RoITargets(NamedTuple):
 
 
 def box_losses(
-    logits: Tensor,
-    deltas: Tensor,
-    targets: RoITargets,
-    trained: Tensor,
-    background_weight: float,
+    logits: Tensor, deltas: Tensor, targets: RoITargets, trained: Tensor, background_weight: float
 ) -> tuple[Tensor, Tensor]:
     """Classification and box loss, both divided by the number of RoIs, scalars.
 

@@ -25,18 +25,12 @@ from torch import Tensor, nn
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.runtime import chunk_size, constant, on_cpu
 from clipself_seg.data.images import fit_size
-from clipself_seg.errors import InputError, nearest
+from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.pixel_decoder import GROUPS, STRIDES, NormedConv
 from clipself_seg.heads.text_scores import class_logits
 
 BINARISATIONS = ("any", "centre", "centre_or_any")
 MASKS_AT_ONCE = 16  # masks whose logits are in memory at CLIP's full input size, on a CPU
-# Choices of a branch -> their values.
-KNOWN = {
-    "aspect": ("square", "pad"),
-    "binarise": BINARISATIONS,
-    "interpolation": ("bilinear", "bicubic"),
-}
 CELLS = 64  # cells a side in CLIPSelf's evaluation of masks
 
 
@@ -132,11 +126,7 @@ def _resample(logits_Qmn: Tensor, size: tuple[int, int], fraction: tuple[float, 
     theta = constant([[[right, 0, right - 1], [0, down, down - 1]]], logits)
     points = F.affine_grid(theta, [1, 1, *size], align_corners=False)
     return F.grid_sample(
-        logits[None],
-        points,
-        mode="bilinear",
-        padding_mode="border",
-        align_corners=False,
+        logits[None], points, mode="bilinear", padding_mode="border", align_corners=False
     )[0]
 
 
@@ -189,7 +179,7 @@ class ClipBranch(abc.ABC):
             True for masks with at least one visible cell.
 
         Raises:
-            InputError: the canvas is smaller than the image, or the counts do not fit the texts.
+            InputError: the canvas is smaller than the image.
         """
         regions_QE, valid = self.embed(image, mask_logits, canvas, backbone_map)
         return class_logits(regions_QE, text_SE, synonyms, self.clip.similarity_scale), valid
@@ -251,15 +241,13 @@ class SquareBranch(ClipBranch):
             choices: attributes that differ from the kind's own.
 
         Raises:
-            InputError: a choice is unknown, or the patch does not divide the size.
+            InputError: the patch does not divide the size.
         """
         self.clip = clip
         self.input_size = input_size or self._own_size()
         assert choices.keys() <= set(self.choices), choices
         for name, value in choices.items():
             setattr(self, name, value)
-        for name, known in KNOWN.items():
-            _check_choice(name, getattr(self, name), known)
         if self.input_size < 1 or self.input_size % clip.patch_size:
             raise InputError(
                 f"CLIP branch: an input of {self.input_size} pixels is no multiple of the patch of "
@@ -306,13 +294,9 @@ class SquareBranch(ClipBranch):
         return self.clip.normalise(square)
 
     def cells(
-        self,
-        mask_logits: Tensor,
-        image_size: tuple[int, int],
-        canvas: tuple[int, int] | None = None,
+        self, mask_logits: Tensor, image_size: tuple[int, int], canvas: tuple[int, int]
     ) -> Tensor:
         """Boolean cells (Q, h, w) that the masks make visible; the arguments are those of `score`."""
-        canvas = canvas or image_size
         if canvas[0] < image_size[0] or canvas[1] < image_size[1]:
             raise InputError(
                 f"masks cover a canvas of {canvas[0]}x{canvas[1]} pixels, less than their image of "
@@ -400,11 +384,7 @@ class BackbonePooling(ClipBranch):
         Args:
             clip: frozen CLIP with a ConvNeXt or a ResNet.
             binarise: rule that opens a cell for a mask, one of those of `visible_cells`; "centre" is official.
-
-        Raises:
-            InputError: the rule is unknown.
         """
-        _check_choice("binarise", binarise, BINARISATIONS)
         self.clip = clip
         self.binarise = binarise
 
@@ -442,11 +422,6 @@ class BackbonePooling(ClipBranch):
         tower = self.clip.visual
         name = f"block{tower.depth - 1}"
         return tower.features(pixels, [name])[name]
-
-
-def _check_choice(key: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise InputError(f'CLIP branch: no {key} "{value}"; {nearest(value, known)}')
 
 
 # Names of the branches in a configuration.

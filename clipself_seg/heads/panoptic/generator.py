@@ -22,11 +22,36 @@ from torch import Tensor, nn
 from clipself_seg.clip.layers import PackedAttention, merge_heads, split_heads
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.runtime import full_precision
-from clipself_seg.errors import InputError, nearest
-from clipself_seg.heads.panoptic.pixel_decoder import PixelDecoder, sine_positions
+from clipself_seg.errors import InputError
+from clipself_seg.heads.panoptic.pixel_decoder import ENCODED, PixelDecoder, sine_positions
 from clipself_seg.heads.text_scores import class_logits, similarity_scale
 
 EPS = 1e-8
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorSizes:
+    """Widths and depths of the generator; the defaults are those of ODISE's checkpoints.
+
+    Attributes:
+        width: number of channels C.
+        heads: number of heads of every attention.
+        queries: number of queries Q.
+        encoder_layers: number of layers of the pixel decoder's encoder.
+        encoder_hidden: hidden width of the encoder's MLPs.
+        points: number of points of a head on each level in deformable attention.
+        decoder_layers: number of layers of the query decoder.
+        decoder_hidden: hidden width of the query decoder's MLPs.
+    """
+
+    width: int = 256
+    heads: int = 8
+    queries: int = 100
+    encoder_layers: int = 6
+    encoder_hidden: int = 1024
+    points: int = 4
+    decoder_layers: int = 9
+    decoder_hidden: int = 2048
 
 
 class MLP(nn.Module):
@@ -167,11 +192,7 @@ class CrossAttentionLayer(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(
-        self,
-        queries_BQC: Tensor,
-        positions_QC: Tensor,
-        level: Level,
-        allowed_BQN: Tensor,
+        self, queries_BQC: Tensor, positions_QC: Tensor, level: Level, allowed_BQN: Tensor
     ) -> Tensor:
         """Updates the queries, (B, Q, C) -> (B, Q, C); `allowed_BQN` is as in `QueryAttention`."""
         placed = queries_BQC + positions_QC
@@ -212,42 +233,29 @@ class QueryDecoder(nn.Module):
     """
 
     def __init__(
-        self,
-        *,
-        width: int = 256,
-        heads: int = 8,
-        queries: int = 100,
-        layers: int = 9,
-        hidden: int = 2048,
-        levels: int = 3,
-        object_logits: bool = True,
-        text_width: int | None = None,
+        self, sizes: GeneratorSizes, *, object_logits: bool, text_width: int | None = None
     ) -> None:
         """
         Args:
-            width: number of channels C.
-            heads: number of heads of every attention.
-            queries: number of queries Q.
-            layers: number of layers, each a cross attention, a self attention and an MLP.
-            hidden: hidden width of the MLPs.
-            levels: number of maps, to which the layers attend in turn.
+            sizes: widths and depths; each layer is a cross attention, a self attention and an MLP.
             object_logits: predict object against void here (the caption model), not from a text.
             text_width: width E of FC-CLIP's embeddings, which has no `object_logits`; None: ODISE's of width C.
         """
         super().__init__()
+        width, heads, layers = sizes.width, sizes.heads, range(sizes.decoder_layers)
         self.transformer_cross_attention_layers = nn.ModuleList(
-            CrossAttentionLayer(width=width, heads=heads) for _ in range(layers)
+            CrossAttentionLayer(width=width, heads=heads) for _ in layers
         )
         self.transformer_self_attention_layers = nn.ModuleList(
-            SelfAttentionLayer(width=width, heads=heads) for _ in range(layers)
+            SelfAttentionLayer(width=width, heads=heads) for _ in layers
         )
         self.transformer_ffn_layers = nn.ModuleList(
-            FeedForwardLayer(width=width, hidden=hidden) for _ in range(layers)
+            FeedForwardLayer(width=width, hidden=sizes.decoder_hidden) for _ in layers
         )
         self.decoder_norm = nn.LayerNorm(width)
-        self.query_feat = nn.Embedding(queries, width)
-        self.query_embed = nn.Embedding(queries, width)
-        self.level_embed = nn.Embedding(levels, width)
+        self.query_feat = nn.Embedding(sizes.queries, width)
+        self.query_embed = nn.Embedding(sizes.queries, width)
+        self.level_embed = nn.Embedding(len(ENCODED), width)
         self.class_embed: nn.Module | None = Linear(width, 2) if object_logits else None
         self.mask_embed = MLP(width)
         self.post_mask_embed: PooledMaskEmbed | None = None
@@ -335,34 +343,6 @@ class QueryDecoder(nn.Module):
         return similarity_scale(self.logit_scale)
 
 
-VARIANTS = ("caption", "label", "fcclip")
-
-
-@dataclasses.dataclass(frozen=True)
-class GeneratorSizes:
-    """Widths and depths of the generator; the defaults are those of ODISE's checkpoints.
-
-    Attributes:
-        width: number of channels C.
-        heads: number of heads of every attention.
-        queries: number of queries Q.
-        encoder_layers: number of layers of the pixel decoder's encoder.
-        encoder_hidden: hidden width of the encoder's MLPs.
-        points: number of points of a head on each level in deformable attention.
-        decoder_layers: number of layers of the query decoder.
-        decoder_hidden: hidden width of the query decoder's MLPs.
-    """
-
-    width: int = 256
-    heads: int = 8
-    queries: int = 100
-    encoder_layers: int = 6
-    encoder_hidden: int = 1024
-    points: int = 4
-    decoder_layers: int = 9
-    decoder_hidden: int = 2048
-
-
 @dataclasses.dataclass(frozen=True)
 class GeneratorScores:
     """Class and void logits of the generator's masks.
@@ -437,11 +417,9 @@ class MaskGenerator(nn.Module):
             sizes: widths and depths; None for ODISE's.
 
         Raises:
-            InputError: the variant is unknown, or the width does not fit heads and norms.
+            InputError: the width does not fit heads and norms.
         """
         super().__init__()
-        if variant not in VARIANTS:
-            raise InputError(f'no mask generator "{variant}"; {nearest(variant, VARIANTS)}')
         sizes = sizes or GeneratorSizes()
         if sizes.width % 32 or sizes.width % sizes.heads:
             raise InputError(
@@ -458,11 +436,7 @@ class MaskGenerator(nn.Module):
             hidden=sizes.encoder_hidden,
         )
         predictor = QueryDecoder(
-            width=sizes.width,
-            heads=sizes.heads,
-            queries=sizes.queries,
-            layers=sizes.decoder_layers,
-            hidden=sizes.decoder_hidden,
+            sizes,
             object_logits=variant == "caption",
             text_width=text_width if variant == "fcclip" else None,
         )
@@ -477,11 +451,7 @@ class MaskGenerator(nn.Module):
 
     @property
     def text_head(self) -> TextHead:
-        """Head for texts: ``word_head`` in the caption model, ``category_head`` in the label model.
-
-        Raises:
-            AttributeError: the model is FC-CLIP's, which takes texts as they are.
-        """
+        """Head for texts: ``word_head`` in the caption model, ``category_head`` in the label model."""
         return self.category_head if self.variant == "label" else self.word_head
 
     def forward(
@@ -507,9 +477,6 @@ class MaskGenerator(nn.Module):
             text_SE: CLIP's text embeddings, the synonyms of a class one after another; not normalised, but for FC-CLIP,
                 which has no projection that would notice.
             synonyms: number of texts of each class.
-
-        Raises:
-            InputError: the counts do not fit the texts.
         """
         scale = self.sem_seg_head.predictor.scale
         if self.variant == "fcclip":

@@ -181,9 +181,7 @@ class MaskCriterion:
         self.settings = settings or LossSettings()
 
     def losses(
-        self,
-        predictions: Sequence[tuple[Tensor, Tensor]],
-        targets: Sequence[MaskTargets],
+        self, predictions: Sequence[tuple[Tensor, Tensor]], targets: Sequence[MaskTargets]
     ) -> dict[str, Tensor]:
         """Weighted losses: ``loss_{class,mask,dice}`` of the last layer, ``..._{i}`` of earlier layer i.
 
@@ -301,10 +299,7 @@ def uncertain_points(logits_nhw: Tensor, points: RandomPoints) -> Tensor:
 
 
 def _classification(
-    logits_BQK: Tensor,
-    targets: Sequence[MaskTargets],
-    matches: Sequence[Match],
-    void_weight: float,
+    logits_BQK: Tensor, targets: Sequence[MaskTargets], matches: Sequence[Match], void_weight: float
 ) -> Tensor:
     """Mean cross-entropy with a lower weight for void, the target of unmatched queries."""
     void = logits_BQK.shape[2] - 1

@@ -11,7 +11,7 @@ Shapes: Q queries, n of them kept, K classes, P pixels of a piece, H W rows and 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -87,17 +87,9 @@ def resize_masks(
     """
     if tuple(mask_logits.shape[1:]) == canvas_size == image_size == output_size:
         return mask_logits
-    rows, columns = image_size
     output = mask_logits.new_empty((len(mask_logits), *output_size), dtype=torch.float32)
-    if output.numel() == 0:
-        return output
-    pixels = canvas_size[0] * canvas_size[1] + output[0].numel()
-    count = chunk_size(
-        output.device, CANVAS_NUMBERS // (canvas_size[0] * canvas_size[1]), 2 * pixels
-    )
-    for source, target in zip(mask_logits.split(count), output.split(count)):
-        on_canvas = resize_bilinear(source[None].float(), canvas_size)
-        target.copy_(resize_bilinear(on_canvas[..., :rows, :columns], output_size)[0])
+    for target, on_image in _on_image(output, mask_logits, canvas_size, image_size):
+        target.copy_(resize_bilinear(on_image, output_size)[0])
     return output
 
 
@@ -111,16 +103,23 @@ def masks_of_image(
         canvas_size: rows and columns of the padded input in pixels.
         image_size: rows and columns (h, w) of the resized image on the canvas.
     """
-    rows, columns = image_size
     output = mask_logits.new_empty((len(mask_logits), *image_size), dtype=torch.float32)
-    if output.numel() == 0:
-        return output
-    pixels = canvas_size[0] * canvas_size[1]
-    count = chunk_size(output.device, CANVAS_NUMBERS // pixels, 2 * pixels)
-    for source, target in zip(mask_logits.split(count), output.split(count)):
-        on_canvas = resize_bilinear(source[None].float(), canvas_size)
-        target.copy_(on_canvas[0, :, :rows, :columns])
+    for target, on_image in _on_image(output, mask_logits, canvas_size, image_size):
+        target.copy_(on_image[0])
     return output
+
+
+def _on_image(
+    output: Tensor, mask_logits: Tensor, canvas_size: tuple[int, int], image_size: tuple[int, int]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields some of the output's maps, and the masks (1, n, h, w) float32 of the resized image that belong there."""
+    if output.numel() == 0:
+        return
+    rows, columns = image_size
+    pixels = canvas_size[0] * canvas_size[1]
+    count = chunk_size(output.device, CANVAS_NUMBERS // pixels, 2 * (pixels + output[0].numel()))
+    for target, source in zip(output.split(count), mask_logits.split(count)):
+        yield target, resize_bilinear(source[None].float(), canvas_size)[..., :rows, :columns]
 
 
 def resize_bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -131,7 +130,7 @@ def resize_bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
 def merge_panoptic(
     probs: Tensor,
     mask_logits: Tensor,
-    thing_ids: Iterable[int],
+    thing_ids: Collection[int],
     object_threshold: float = 0.0,
     overlap_threshold: float = 0.8,
 ) -> tuple[Tensor, list[Segment]]:
@@ -146,7 +145,7 @@ def merge_panoptic(
     Args:
         probs: class probabilities (Q, K + 1), void last.
         mask_logits: (Q, H, W), positive inside a mask.
-        thing_ids: indices of the thing classes, in [0, K); a list, a set, an array or a tensor.
+        thing_ids: indices of the thing classes, in [0, K).
         object_threshold: probability that a query's class has to exceed, in [0, 1].
         overlap_threshold: smallest ratio of a query's won pixels to its mask's area, in [0, 1].
 
@@ -156,11 +155,9 @@ def merge_panoptic(
         queries.
 
     Raises:
-        ValueError: thing ids do not fit.
         FloatingPointError: a probability or a deciding mask is not finite.
     """
     num_classes = _check_shapes(probs, mask_logits)
-    things = _indices(thing_ids, num_classes)
     scores_Q, labels_Q = probs.float().max(dim=1)
     taken_Q = (labels_Q != num_classes) & (scores_Q > object_threshold)
     # A GPU is waited for twice: here, and for the areas.
@@ -172,7 +169,7 @@ def merge_panoptic(
     kept = constant(order, labels_Q)
     winner, drawn, areas = _contest(scores_Q[kept], mask_logits, kept)
     own = [int(labels[query]) for query in order], [scores[query] for query in order]
-    segment_of, segments = _segments(*own, areas, things, overlap_threshold)
+    segment_of, segments = _segments(*own, areas, thing_ids, overlap_threshold)
     ids = constant(segment_of, winner)[winner] * drawn
     return ids.view_as(ids_HW), segments
 
@@ -352,10 +349,7 @@ def _class_scores(probs: Tensor, mask_logits: Tensor) -> Iterator[tuple[slice, T
 
 @torch.no_grad()
 def merge_instances(
-    probs: Tensor,
-    mask_logits: Tensor,
-    thing_ids: Iterable[int] | None,
-    top_k: int = 100,
+    probs: Tensor, mask_logits: Tensor, thing_ids: Collection[int] | None, top_k: int = 100
 ) -> Instances:
     """Instances of the best pairs of query and class, things only.
 
@@ -376,7 +370,6 @@ def merge_instances(
         class.
 
     Raises:
-        ValueError: thing ids do not fit.
         FloatingPointError: a probability is not finite.
     """
     num_classes = _check_shapes(probs, mask_logits)
@@ -384,7 +377,7 @@ def merge_instances(
     class_scores = class_scores[:top_k]
     order = order[:top_k]
     if thing_ids is not None:
-        things = constant(sorted(_indices(thing_ids, num_classes)), order)
+        things = constant(sorted(thing_ids), order)
         (of_things,) = _with_finite(probs, torch.isin(order % num_classes, things))
         chosen = constant([pair for pair, thing in enumerate(of_things) if thing], order)
         class_scores = class_scores[chosen]
@@ -428,17 +421,3 @@ def _check_shapes(probs: Tensor, mask_logits: Tensor) -> int:
     """Number of classes K, after a check of shapes."""
     assert probs.ndim == 2 and mask_logits.ndim == 3 and len(probs) == len(mask_logits)
     return probs.shape[1] - 1
-
-
-def _indices(thing_ids: Iterable[int], num_classes: int) -> set[int]:
-    """Thing classes as a set of Python numbers: elements of a tensor hash by identity, not by value."""
-    given = [thing.item() if hasattr(thing, "item") else thing for thing in thing_ids]
-    if any(isinstance(thing, bool) for thing in given):
-        raise ValueError(
-            "things are given as indices of classes, not as a mask: take its nonzero()"
-        )
-    things = {int(thing) for thing in given}
-    wrong = sorted(thing for thing in things if not 0 <= thing < num_classes)
-    if wrong:
-        raise ValueError(f"things {wrong[:5]} are not among the {num_classes} classes")
-    return things

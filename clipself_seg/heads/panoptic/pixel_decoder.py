@@ -65,11 +65,7 @@ def summed_samples(
         points = places_BLMVP2[:, :, :, level].permute(0, 2, 3, 1, 4).flatten(0, 1)
         weights = weights_BLMVP[:, :, :, level].permute(0, 2, 3, 1).flatten(0, 1)
         samples = F.grid_sample(
-            maps,
-            2 * points - 1,
-            mode="bilinear",
-            padding_mode="zeros",
-            align_corners=False,
+            maps, 2 * points - 1, mode="bilinear", padding_mode="zeros", align_corners=False
         )
         summed = (samples * weights[:, None]).sum(dim=2)  # (B * M, C / M, L)
         total = summed if total is None else total + summed
@@ -292,11 +288,11 @@ class PixelDecoder(nn.Module):
         self,
         *,
         channels: Mapping[str, int],
-        width: int = 256,
-        heads: int = 8,
-        layers: int = 6,
-        points: int = 4,
-        hidden: int = 1024,
+        width: int,
+        heads: int,
+        layers: int,
+        points: int,
+        hidden: int,
     ) -> None:
         """
         Args:

@@ -36,7 +36,7 @@ from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, class_names, seen_by_name
 from clipself_seg.errors import InputError
-from clipself_seg.heads.fusion import fusion_exponents
+from clipself_seg.heads.fusion import fusion_of
 from clipself_seg.heads.fvit.boxes import ROI_RULES, Detected, DetectionRule, Objects
 from clipself_seg.heads.fvit.pyramid import (
     PYRAMIDS,
@@ -475,7 +475,7 @@ def rpn(cfg: CfgNode, strides: Sequence[float]) -> RPN:
 def roi_heads(cfg: CfgNode, strides: Sequence[float], embed_dim: int) -> RoIHeads:
     """Builds box head and mask head for levels of these strides and CLIP's embeddings of a width."""
     keys, fusion = cfg.MODEL.FVIT, cfg.MODEL.FUSION
-    alpha, beta = fusion_exponents(fusion.MODE, fusion.ALPHA, fusion.BETA)
+    exponents = fusion_of(fusion.MODE, fusion.ALPHA, fusion.BETA)
     return RoIHeads(
         embed_dim,
         strides,
@@ -483,8 +483,8 @@ def roi_heads(cfg: CfgNode, strides: Sequence[float], embed_dim: int) -> RoIHead
             keys.BACKGROUND_WEIGHT, ROI_RULES[keys.LOW_QUALITY], cfg.SEED, keys.ROIS_PER_IMAGE
         ),
         DetectionSettings(
-            alpha=alpha,
-            beta=beta,
+            alpha=exponents.alpha,
+            beta=exponents.beta,
             temperature=keys.TEMPERATURE if keys.FIXED_TEMPERATURE else None,
             clip_temperature=keys.CLIP_TEMPERATURE,
             rule=DetectionRule(keys.SCORE_THRESHOLD, keys.NMS_IOU, cfg.TEST.DETECTIONS_PER_IMAGE),

@@ -191,12 +191,13 @@ def build_source(cfg: CfgNode, clip: DenseCLIP) -> FeatureSource:
     if cfg.MODEL.MASK_GENERATOR.SOURCE == "pyramid":
         pyramid = cfg.MODEL.PYRAMID
         return CLIPPyramid(clip, blocks=pyramid.BLOCKS, channels=pyramid.CHANNELS)
-    from clipself_seg.heads.diffusion.source import build_diffusion_features
+    from clipself_seg.heads.diffusion.source import DiffusionFeatures
+    from clipself_seg.heads.diffusion.weights import load_stable_diffusion
 
     diffusion = cfg.MODEL.DIFFUSION
-    return build_diffusion_features(
+    return DiffusionFeatures(
         clip=clip,
-        weights=diffusion.WEIGHTS,
+        stable_diffusion=load_stable_diffusion(diffusion.WEIGHTS),
         crop=diffusion.CROP,
         crops_at_once=diffusion.CROPS_AT_ONCE,
         antialias=diffusion.ANTIALIAS,

@@ -20,8 +20,7 @@ from clipself_seg.heads.fusion import (
     TASKS,
     Fusion,
     fuse_scores,
-    fusion_exponents,
-    mode_discount,
+    fusion_of,
     name_masks,
 )
 from clipself_seg.heads.panoptic.panoptic_merge import (
@@ -43,7 +42,7 @@ class FusionSettings:
         alpha: CLIP's exponent of seen classes where both are fused, in [0, 1].
         beta: the same of all other classes.
         of_weights: those of "alpha" and "beta" that a checkpoint which carries them replaces.
-        mode: whose scores are returned, a `FusionMode`.
+        mode: whose scores are returned, see `fusion_of`.
         valid_mask: masks of which CLIP has no embedding keep the generator's scores alone.
         void_discount: weight by which CLIP's best class lowers void where both are fused, in [0, 1].
     """
@@ -57,8 +56,7 @@ class FusionSettings:
 
     def returned(self, tasks: tuple[str, ...] = TASKS) -> Fusion:
         """The fusion that a model returns by its mode, for some tasks."""
-        exponents = fusion_exponents(self.mode, self.alpha, self.beta)
-        return Fusion(*exponents, tasks, mode_discount(self.mode, self.void_discount))
+        return fusion_of(self.mode, self.alpha, self.beta, tasks, self.void_discount)
 
 
 # A value of MODEL.MASK_GENERATOR.PADDING.

@@ -1,27 +1,38 @@
-"""Diffusion features as a whole: maps, crops, the captioner's part, names and sizes of ODISE's checkpoints."""
+"""Diffusion features: maps of crops and canvases, captioner and projections, names and sizes of ODISE's checkpoints."""
 
 from __future__ import annotations
 
 import ast
+import itertools
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import clipself_seg
 from clipself_seg.clip import load_clip
 from clipself_seg.errors import InputError
-from clipself_seg.heads.diffusion.source import DiffusionFeatures, build_diffusion_features
+from clipself_seg.heads.diffusion.source import (
+    Bottleneck,
+    DiffusionFeatures,
+    ImplicitCaptioner,
+    embed_crops,
+    project_taps,
+    tap_projections,
+)
 from clipself_seg.heads.diffusion.stable_diffusion import (
     StableDiffusion,
     StableDiffusionSizes,
     build_unet,
     build_vae,
 )
+from clipself_seg.heads.diffusion.weights import load_stable_diffusion
 from clipself_seg.heads.panoptic.generator import MaskGenerator
 
 pytest.importorskip("diffusers", reason="needs diffusers (the extra [diffusion])")
 NAMES = ["s2", "s3", "s4", "s5"]
+TAPS = (512, 512, 2560, 1920, 960, 640, 512, 512)
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +41,16 @@ def clip():
     return load_clip("ViT-Mini-8", None)
 
 
+def features(clip, **how) -> DiffusionFeatures:
+    return DiffusionFeatures(
+        clip=clip, stable_diffusion=load_stable_diffusion("random-small"), **how
+    )
+
+
 @pytest.fixture
 def small(clip) -> DiffusionFeatures:
     torch.manual_seed(0)
-    return build_diffusion_features(clip=clip, weights="random-small", crop=64)
+    return features(clip, crop=64)
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +107,7 @@ def test_every_crop_is_seen_alone(small):
 @pytest.mark.parametrize("at_once", [2, 100])
 def test_crops_together_are_crops_one_by_one(small, clip, at_once):
     open_gates(small)
-    together = DiffusionFeatures(
-        clip=clip, stable_diffusion=small.stable_diffusion, crop=64, crops_at_once=at_once
-    )
+    together = features(clip, crop=64, crops_at_once=at_once)
     together.load_state_dict(small.state_dict())
     images = torch.rand(1, 3, 64, 192)
     close(together(images), small(images))
@@ -107,14 +122,34 @@ def test_constant_crops_make_a_canvas_of_one_crop_repeated(small):
 
 @torch.no_grad()
 def test_crops_of_a_small_canvas_are_enlarged(clip):
-    source = build_diffusion_features(clip=clip, weights="random-small", crop=128)
-    images = torch.rand(1, 3, 64, 128)
-    assert [tuple(m.shape[2:]) for m in source(images).values()] == [
-        (16, 32),
-        (8, 16),
-        (4, 8),
-        (2, 4),
+    sizes = [
+        tuple(m.shape[2:]) for m in features(clip, crop=128)(torch.rand(1, 3, 64, 128)).values()
     ]
+    assert sizes == [(16, 32), (8, 16), (4, 8), (2, 4)]
+
+
+def test_where_crops_overlap_maps_are_means_with_gradients(clip, monkeypatch):
+    source = features(clip, crop=128)
+    values = torch.arange(8.0, requires_grad=True)
+
+    def maps_of(crops):
+        """Each crop's maps are one number, that of its image and place, which its first pixel has."""
+        of_crops = values[crops[:, 0, 0, 0].long()][:, None, None, None]
+        return {
+            n: of_crops.expand(-1, 2, 128 // s, 128 // s) for n, s in zip(NAMES, (4, 8, 16, 32))
+        }
+
+    monkeypatch.setattr(source, "_maps", maps_of)
+    images = torch.zeros(2, 3, 192, 192)
+    for number, place in enumerate(itertools.product((0, 1), (0,), (0, 64), (0, 64))):
+        images[place] = number
+    maps = source(images)["s5"]
+    row = torch.tensor([0, 0, 0.5, 0.5, 1, 1])
+    for image in (0, 1):
+        assert torch.equal(maps[image, 1], row + 2 * row[:, None] + 4 * image)
+    (gradient,) = torch.autograd.grad(maps.sum(), values)
+    # 36 cells of an image and two channels: each cell is shared by the crops that cover it.
+    torch.testing.assert_close(gradient, torch.full((8,), 18.0))
 
 
 @torch.no_grad()
@@ -167,7 +202,7 @@ def test_names_and_shapes_are_those_of_the_checkpoints(official):
         f"{time}.positional_embedding": (1, 1, 1280),
         "feature_extractor.alpha_cond_time_embed": (1280,),
     }
-    for index, channels in enumerate((512, 512, 2560, 1920, 960, 640, 512, 512)):
+    for index, channels in enumerate(TAPS):
         shapes = {"conv1": (128, channels, 1, 1), "conv2": (128, 128, 3, 3)}
         shapes["conv3"] = (512, 128, 1, 1)
         if channels != 512:
@@ -207,3 +242,87 @@ def test_nothing_imports_diffusers_before_it_is_needed():
         if isinstance(node, ast.Import | ast.ImportFrom) and "diffusers" in ast.unparse(node)
     ]
     assert files and not eager
+
+
+@pytest.fixture
+def captioner() -> ImplicitCaptioner:
+    return ImplicitCaptioner(clip_width=6, text_width=10, time_width=4)
+
+
+def test_starts_from_the_empty_prompt_and_no_time_term(captioner):
+    empty = torch.randn(1, 77, 10)
+    prompt, time = captioner(torch.randn(3, 6), empty)
+    assert torch.equal(prompt, empty.expand(3, -1, -1))
+    assert time.shape == (3, 4) and not time.any()
+
+
+def test_gates_are_a_tanh_of_their_factors(captioner):
+    torch.nn.init.constant_(captioner.alpha_cond, 0.5)
+    torch.nn.init.constant_(captioner.alpha_cond_time_embed, -2.0)
+    image, empty = torch.randn(2, 6), torch.randn(1, 77, 10)
+    prompt, time = captioner(image, empty)
+    part = captioner.clip_project
+    token = part.linear.weight @ image[1] + part.linear.bias + part.positional_embedding[0, 9]
+    torch.testing.assert_close(prompt[1, 9], empty[0, 9] + 0.46211716 * token)
+    part = captioner.time_embed_project
+    term = part.linear.weight @ image[0] + part.linear.bias + part.positional_embedding[0, 0]
+    torch.testing.assert_close(time[0], -0.96402758 * term)
+
+
+def test_official_size_and_count():
+    captioner = ImplicitCaptioner(clip_width=768, text_width=768, time_width=1280)
+    assert sum(p.numel() for p in captioner.parameters()) == 1_695_744
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+def test_clip_sees_the_crop_resized_and_normalised(antialias):
+    clip, crops = load_clip("ViT-Mini-8", None), torch.rand(2, 3, 128, 128)
+    size = (clip.image_size, clip.image_size)
+    small = F.interpolate(crops, size, mode="bicubic", antialias=antialias)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (clip.mean, clip.std))
+    embeddings = embed_crops(clip, crops, antialias)
+    torch.testing.assert_close(embeddings, clip.visual((small - mean) / std))
+    assert not torch.allclose(embeddings.norm(dim=-1), torch.ones(2), atol=0.01)
+    assert not embeddings.requires_grad
+
+
+@torch.no_grad()
+def test_a_bottleneck_is_three_normed_convolutions_and_a_shortcut():
+    for channels in (48, 512):
+        block, x = Bottleneck(channels), torch.randn(2, channels, 5, 6)
+        y = x
+        for convolution, padding in ((block.conv1, 0), (block.conv2, 1), (block.conv3, 0)):
+            norm = convolution.norm
+            y = F.conv2d(y, convolution.weight, padding=padding)
+            y = F.group_norm(y, 32, norm.weight, norm.bias)
+            y = y if convolution is block.conv3 else y.clamp(min=0)
+        residual = block.shortcut(x) if channels == 48 else x
+        torch.testing.assert_close(block(x), (y + residual).clamp(min=0))
+
+
+def test_official_shapes_and_count():
+    with torch.device("meta"):
+        projections = tap_projections(TAPS)
+    state = {name: tuple(tensor.shape) for name, tensor in projections.state_dict().items()}
+    for index, channels in enumerate(TAPS):
+        assert state[f"{index}.0.conv1.weight"] == (128, channels, 1, 1)
+        assert state[f"{index}.0.conv2.weight"] == (128, 128, 3, 3)
+        assert state[f"{index}.0.conv3.norm.bias"] == (512,)
+        assert (f"{index}.0.shortcut.norm.weight" in state) == (index in (2, 3, 4, 5))
+    assert len(state) == 8 * 9 + 4 * 3
+    assert sum(p.numel() for p in projections.parameters()) == 5_873_664
+
+
+@torch.no_grad()
+def test_taps_are_added_by_stride_at_the_nearest_cell():
+    projections = tap_projections([8] * 8)
+    sides = (16, 8, 1, 2, 4, 8, 8, 16)
+    taps = [torch.randn(1, 8, side, side) for side in sides]
+    maps = project_taps(projections, taps, 64)
+    assert [m.shape[-1] for m in maps.values()] == [16, 8, 4, 2] and list(maps) == NAMES
+    torch.testing.assert_close(maps["s2"], projections[0](taps[0]) + projections[7](taps[7]))
+    torch.testing.assert_close(maps["s4"], projections[4](taps[4]))
+    three = projections[1](taps[1]) + projections[5](taps[5]) + projections[6](taps[6])
+    torch.testing.assert_close(maps["s3"], three)
+    enlarged = taps[2].expand(-1, -1, 2, 2)
+    torch.testing.assert_close(maps["s5"], projections[2](enlarged) + projections[3](taps[3]))

@@ -129,50 +129,6 @@ def test_gradients_pass_through_the_frozen_unet_to_its_prompt_and_nothing_else(s
     assert not small.train().training and not small.unet.training
 
 
-pytest.importorskip("diffusers", reason="needs diffusers (the extra [diffusion])")
-
-
-@pytest.mark.parametrize(
-    "compvis, diffusers",
-    [
-        ("input_blocks.0.0.weight", "conv_in.weight"),
-        ("input_blocks.3.0.op.bias", "down_blocks.0.downsamplers.0.conv.bias"),
-        ("input_blocks.4.0.skip_connection.bias", "down_blocks.1.resnets.0.conv_shortcut.bias"),
-        ("middle_block.2.emb_layers.1.weight", "mid_block.resnets.1.time_emb_proj.weight"),
-        ("output_blocks.2.1.conv.weight", "up_blocks.0.upsamplers.0.conv.weight"),
-        ("output_blocks.5.2.conv.weight", "up_blocks.1.upsamplers.0.conv.weight"),
-        (
-            "output_blocks.11.1.transformer_blocks.0.attn1.to_out.0.bias",
-            "up_blocks.3.attentions.2.transformer_blocks.0.attn1.to_out.0.bias",
-        ),
-        ("out.0.weight", "conv_norm_out.weight"),
-        ("out.7.weight", "out.7.weight"),
-    ],
-)
-def test_names_of_the_unet(compvis, diffusers):
-    assert unet_name(compvis) == diffusers
-
-
-@pytest.mark.parametrize(
-    "compvis, diffusers",
-    [
-        (
-            "encoder.down.2.block.0.nin_shortcut.bias",
-            "encoder.down_blocks.2.resnets.0.conv_shortcut.bias",
-        ),
-        ("encoder.down.0.downsample.conv.bias", "encoder.down_blocks.0.downsamplers.0.conv.bias"),
-        ("decoder.up.3.block.2.norm1.bias", "decoder.up_blocks.0.resnets.2.norm1.bias"),
-        ("decoder.up.1.upsample.conv.bias", "decoder.up_blocks.2.upsamplers.0.conv.bias"),
-        ("decoder.mid.attn_1.proj_out.bias", "decoder.mid_block.attentions.0.to_out.0.bias"),
-        ("encoder.norm_out.bias", "encoder.conv_norm_out.bias"),
-        ("post_quant_conv.bias", "post_quant_conv.bias"),
-        ("encoder.mid_block.attentions.0.query.bias", "encoder.mid_block.attentions.0.to_q.bias"),
-    ],
-)
-def test_names_of_the_autoencoder(compvis, diffusers):
-    assert vae_name(compvis) == diffusers
-
-
 def test_every_name_of_the_full_model_has_its_place():
     with torch.device("meta"):
         unet, vae = build_unet(StableDiffusionSizes()), build_vae(StableDiffusionSizes())

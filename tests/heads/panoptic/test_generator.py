@@ -7,15 +7,12 @@ import json
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.generator import (
     GeneratorSizes,
     MaskGenerator,
     PooledMaskEmbed,
-    QueryAttention,
-    QueryDecoder,
     pool_masks,
 )
 from clipself_seg.heads.panoptic.pixel_decoder import sine_positions
@@ -25,7 +22,6 @@ from tests.parity.named_weights import named_input, named_state_dict
 OFFICIAL = {f"s{i}": 512 for i in (2, 3, 4, 5)}
 TINY = GeneratorSizes(32, 4, 6, encoder_layers=1, encoder_hidden=32, decoder_layers=3)
 CHANNELS = {"s2": 8, "s3": 12, "s4": 16, "s5": 20}
-GRIDS = [(2, 3), (4, 6), (8, 12)]
 CASE = json.loads((PARITY / "odise_head.json").read_text())
 
 
@@ -36,11 +32,7 @@ def official(variant: str) -> MaskGenerator:
 
 def tiny(variant: str = "caption") -> MaskGenerator:
     return MaskGenerator(
-        variant=variant,
-        channels=CHANNELS,
-        text_width=10,
-        sizes=TINY,
-        null_text=torch.ones(10),
+        variant=variant, channels=CHANNELS, text_width=10, sizes=TINY, null_text=torch.ones(10)
     )
 
 
@@ -49,10 +41,6 @@ def maps(batch: int = 1, height: int = 64, width: int = 96) -> dict[str, torch.T
         name: torch.randn(batch, channels, height >> i, width >> i)
         for i, (name, channels) in enumerate(CHANNELS.items(), 2)
     }
-
-
-def count(*modules: torch.nn.Module) -> int:
-    return sum(p.numel() for module in modules for p in module.parameters())
 
 
 def test_names_and_shapes_are_those_of_the_checkpoints():
@@ -64,27 +52,6 @@ def test_names_and_shapes_are_those_of_the_checkpoints():
     predictor = "sem_seg_head.predictor.class_embed"
     assert caption - label == {f"{predictor}.weight", f"{predictor}.bias"}
     assert label - caption == {"category_head.null_embed"}
-
-
-def backbone_parameters() -> int:
-    """What ODISE trains outside the generator: eight bottlenecks, and the implicit captioner."""
-    bottlenecks = 0
-    for channels in (512, 512, 2560, 1920, 960, 640, 512, 512):
-        bottlenecks += 128 * channels + 9 * 128 * 128 + 512 * 128 + 2 * (128 + 128 + 512)
-        bottlenecks += 0 if channels == 512 else 512 * channels + 2 * 512
-    text = 768 * 768 + 768 + 77 * 768 + 77 * 768
-    time = 1280 * 768 + 1280 + 1280 + 1280
-    return bottlenecks + text + time
-
-
-def test_parameter_totals_of_both_models():
-    caption, label = official("caption"), official("label")
-    head = caption.sem_seg_head
-    assert count(head.pixel_decoder) == 5_577_152
-    extras = count(head.predictor.class_embed, head.predictor.post_mask_embed)
-    assert count(head.predictor) - extras == 14_458_624
-    assert count(caption) + backbone_parameters() == 28_066_755
-    assert count(label) + backbone_parameters() == 28_067_009
 
 
 @pytest.mark.parametrize("variant", ["caption", "label"])
@@ -104,11 +71,7 @@ def test_void_of_the_label_model_is_one_more_text():
     generator, text = tiny("label").eval(), torch.randn(5, 10)
     (prediction,) = generator(maps())
     scores = generator.scores(prediction, text, [2, 1, 2])
-    assert scores.class_logits.shape == (1, 6, 3) and scores.void_logits.shape == (
-        1,
-        6,
-        4,
-    )
+    assert scores.class_logits.shape == (1, 6, 3) and scores.void_logits.shape == (1, 6, 4)
     as_class = generator.text_head.text_proj(torch.cat([text, torch.ones(1, 10)]))
     cosines = torch.cosine_similarity(prediction.embeddings[:, :, None], as_class, dim=-1) / 0.07
     expected = torch.stack([c.amax(-1) for c in cosines.split([2, 1, 2, 1], -1)], dim=-1)
@@ -125,85 +88,9 @@ def test_a_batch_is_its_images():
         torch.testing.assert_close(alone.mask_logits[0], both.mask_logits[index])
 
 
-def test_unknown_variant_and_widths_that_do_not_fit_are_refused():
-    with pytest.raises(InputError, match='did you mean "caption"'):
-        MaskGenerator(variant="captions", channels=CHANNELS)
+def test_a_width_that_does_not_fit_is_refused():
     with pytest.raises(InputError, match="a width of 48"):
         MaskGenerator(channels=CHANNELS, sizes=GeneratorSizes(width=48))
-
-
-def test_counts_that_do_not_fit_the_texts_are_refused():
-    generator = tiny()
-    with pytest.raises(InputError, match="5 texts for 2 classes"):
-        (prediction,) = generator(maps())
-        generator.scores(prediction, torch.randn(5, 10), [2, 2])
-
-
-def small_decoder(**how) -> QueryDecoder:
-    sizes = {"width": 32, "heads": 2, "queries": 7, "layers": 4, "hidden": 48}
-    return QueryDecoder(**sizes | how).eval()
-
-
-def decoder_inputs(batch: int = 1) -> tuple[list[torch.Tensor], torch.Tensor]:
-    return [torch.randn(batch, 32, *grid) for grid in GRIDS], torch.randn(batch, 32, 16, 24)
-
-
-def test_attention_is_that_of_torch():
-    own, other = QueryAttention(width=32, heads=4), torch.nn.MultiheadAttention(32, 4)
-    other.load_state_dict(own.state_dict())
-    queries, keys, values = (
-        torch.randn(5, 1, 32),
-        torch.randn(9, 1, 32),
-        torch.randn(9, 1, 32),
-    )
-    allowed = torch.rand(5, 9) > 0.4
-    allowed[:, 0] = True
-    expected, _ = other(queries, keys, values, attn_mask=~allowed)
-    actual = own.attend(*(x.transpose(0, 1) for x in (queries, keys, values)), allowed[None])
-    torch.testing.assert_close(actual.transpose(0, 1), expected, atol=1e-5, rtol=1e-4)
-
-
-@torch.no_grad()
-def test_allowed_cells_are_those_of_the_resized_mask():
-    decoder, (maps, features) = small_decoder(), decoder_inputs()
-    states = decoder.query_feat.weight[None]
-    masks = (decoder.mask_embed(decoder.decoder_norm(states)) @ features.flatten(2)).unflatten(
-        2, (16, 24)
-    )
-    for level, grid in zip(decoder._levels(maps, features), GRIDS):
-        resized = F.interpolate(masks, grid, mode="bilinear", align_corners=False).flatten(2)
-        assert resized.abs().min() > 1e-5, "nothing on the threshold"
-        expected = resized > 0
-        expected |= ~expected.any(dim=-1, keepdim=True)
-        assert torch.equal(decoder._allowed(states, level), expected)
-
-
-@torch.no_grad()
-def test_a_query_without_a_mask_may_look_everywhere():
-    decoder, (maps, features) = small_decoder(), decoder_inputs()
-    features, states = features.abs(), decoder.query_feat.weight[None]
-    torch.nn.init.zeros_(decoder.mask_embed.layers[2].weight)
-    torch.nn.init.constant_(decoder.mask_embed.layers[2].bias, -1)
-    for level in decoder._levels(maps, features):
-        assert decoder._allowed(states, level).all()
-
-
-@torch.no_grad()
-def test_last_layer_alone_is_the_last_of_all():
-    decoder, (maps, features) = small_decoder(), decoder_inputs()
-    (last,), every = decoder(maps, features), decoder(maps, features, every_layer=True)
-    assert len(every) == 5
-    torch.testing.assert_close(vars(last), vars(every[-1]))
-
-
-@torch.no_grad()
-def test_images_do_not_disturb_each_other():
-    decoder, (maps, features) = small_decoder(object_logits=False), decoder_inputs(batch=2)
-    (both,) = decoder(maps, features)
-    for index in (0, 1):
-        (alone,) = decoder([m[index : index + 1] for m in maps], features[index : index + 1])
-        torch.testing.assert_close(alone.mask_logits[0], both.mask_logits[index])
-    assert both.object_logits is None
 
 
 def test_sine_positions_by_hand():

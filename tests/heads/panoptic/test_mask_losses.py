@@ -85,14 +85,6 @@ def test_masks_find_themselves():
     assert dict(zip(queries.tolist(), matched.tolist())) == {2: 2, 3: 0, 4: 1}
 
 
-def test_an_image_without_targets():
-    none = torch.zeros(0, dtype=torch.long), torch.zeros(0, 16, 16, dtype=torch.bool)
-    how = *none, torch.rand(1, 20, 2), WEIGHTS
-    costs = matching_costs(torch.randn(5, 4), torch.randn(5, 8, 8), *how)
-    ((queries, matched),) = match_queries([costs])
-    assert len(queries) == len(matched) == 0
-
-
 def test_problems_of_several_shapes_are_each_solved_as_if_alone():
     problems = [torch.randn(shape) for shape in ((5, 3), (5, 0), (2, 4), (3, 3))]
     alone = [match_queries([one])[0] for one in problems]
@@ -183,12 +175,6 @@ def test_without_targets_only_void_is_learned_and_nothing_lacks_a_gradient():
     assert losses["loss_mask"] == 0 and losses["loss_dice"] == 0 and losses["loss_class"] > 0
     sum(losses.values()).backward()
     assert masks.grad is not None and not masks.grad.any() and classes.grad.any()
-
-
-def test_more_targets_than_queries():
-    criterion = MaskCriterion(class_agnostic=True, settings=FEW)
-    losses = criterion.losses([(torch.randn(1, 2, 2), torch.randn(1, 2, 8, 8))], [targets(0, 1, 2)])
-    assert all(loss.isfinite() for loss in losses.values())
 
 
 def test_masks_are_counted_over_the_batch_and_never_zero():

@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import fuse_scores
 from clipself_seg.heads.text_scores import (
     class_logits,
@@ -32,9 +31,8 @@ def test_cosines_under_autocast_are_those_of_float32():
 
 
 def test_two_cells_and_two_names_by_hand():
-    dense = torch.tensor([[2.0, 0.0], [0.0, 5.0]])[
-        :, None
-    ]  # cells (1, 0) and (0, 1), of any length
+    # Cells (1, 0) and (0, 1), of any length.
+    dense = torch.tensor([[2.0, 0.0], [0.0, 5.0]])[:, None]
     text = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
     apart = class_probabilities(dense, text, torch.tensor([[0], [1]]), math.log(3))
     torch.testing.assert_close(apart, torch.tensor([[[0.75, 0.25]], [[0.25, 0.75]]]))
@@ -71,19 +69,10 @@ def test_more_names_of_other_classes_lower_a_score_and_names_of_its_own_never_he
     torch.testing.assert_close(one, torch.full((2, 1, 1), 1 / 3))
 
 
-def test_one_class_is_certain_everywhere():
-    scores = class_probabilities(
-        torch.randn(4, 3, 2), torch.randn(1, 4), members_of((("a",),)), 40.0
-    )
-    assert scores.shape == (1, 3, 2) and scores.eq(1).all()
-
-
 def test_what_is_no_number_is_not_hidden_by_another_name():
     numbers = torch.tensor([0.2, math.nan, 0.4])[:, None, None]
-    assert class_maxima(numbers, torch.tensor([[0, 1], [2, 2]])).isnan().flatten().tolist() == [
-        True,
-        False,
-    ]
+    best = class_maxima(numbers, torch.tensor([[0, 1], [2, 2]]))
+    assert best.isnan().flatten().tolist() == [True, False]
 
 
 def test_scores_of_half_precision_are_full():
@@ -101,11 +90,7 @@ def test_the_best_synonym_of_a_class_counts_by_hand():
 
 
 def test_same_as_a_loop_over_classes():
-    regions, texts, synonyms = (
-        torch.randn(2, 7, 16),
-        torch.randn(9, 16),
-        [1, 4, 2, 1, 1],
-    )
+    regions, texts, synonyms = (torch.randn(2, 7, 16), torch.randn(9, 16), [1, 4, 2, 1, 1])
     cosines = torch.nn.functional.cosine_similarity(regions[:, :, None], texts, dim=-1)
     expected = torch.stack([part.amax(-1) for part in cosines.split(synonyms, -1)], dim=-1)
     torch.testing.assert_close(class_logits(regions, texts, synonyms, TEN), 10 * expected)
@@ -119,21 +104,12 @@ def test_gradient_goes_to_the_best_synonym_alone():
 
 
 def test_no_queries():
-    assert class_logits(torch.zeros(0, 4), torch.randn(3, 4), [2, 1], TEN).shape == (
-        0,
-        2,
-    )
+    assert class_logits(torch.zeros(0, 4), torch.randn(3, 4), [2, 1], TEN).shape == (0, 2)
 
 
 def test_scale_has_a_ceiling():
     assert similarity_scale(torch.tensor(9.0)) == 100
     assert similarity_scale(torch.tensor(2.0)) == pytest.approx(7.389056)
-
-
-@pytest.mark.parametrize("synonyms", [[1, 1], [3, 0], []])
-def test_counts_that_do_not_fit_the_texts_are_refused(synonyms):
-    with pytest.raises(InputError, match="3 texts for"):
-        class_logits(torch.randn(2, 4), torch.randn(3, 4), synonyms, TEN)
 
 
 def test_only_some_classes_have_the_probabilities_of_a_short_vocabulary():

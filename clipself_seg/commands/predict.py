@@ -418,12 +418,13 @@ def _panoptic(args: argparse.Namespace, files: InputFiles) -> Made:
     )
     masks = predictor.mapper.masks
     digest = {} if masks is None else {"masks": masks.digest([one.name for one in files.images])}
+    fusion = predictor.model.fusion.returned()
     return results, _settings(
         args,
         results,
         words,
         seen=predictor.seen.tolist(),
-        exponents=[predictor.model.alpha, predictor.model.beta],
+        exponents=[fusion.alpha, fusion.beta],
         **digest,
     )
 

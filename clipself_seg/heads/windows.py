@@ -286,3 +286,25 @@ def mask_cells(
         covered = F.avg_pool2d(F.pad(windows.cut(resized, corners), padding), side)
         parts.append(covered >= 0.5)
     return torch.cat(parts, dim=1)
+
+
+def segmentation(
+    parts: Iterable[Part], size: tuple[int, int], count: int, output: str
+) -> dict[str, Tensor]:
+    """The result of an image, under Detectron2's names.
+
+    Args:
+        parts: class indices and maps, of at least one class.
+        size: (H, W) that the maps are resized to.
+        count: number of classes.
+        output: "scores" or "labels".
+
+    Returns:
+        {"sem_seg": (count, H, W)}, or for labels {"sem_seg_labels": (H, W) int64, "sem_seg_best": their scores}.
+    """
+    if output == "scores":
+        return {"sem_seg": all_scores(parts, size, count)}
+    if output != "labels":
+        raise ValueError(f'no output "{output}": choose from scores, labels')
+    labels, best = best_class(parts, size)
+    return {"sem_seg_labels": labels, "sem_seg_best": best}

@@ -1,7 +1,7 @@
-"""What the models of this package share: members, a base for a frozen CLIP, groups of parameters, reading and writing.
+"""What the models of this package share: members, groups of parameters, samples, and files of weights.
 
 In this order: `ModelBase` and `FrozenCLIP`, which models inherit from; the partitions of the parameters that train into
-the optimiser's groups, by structure and never by names; and how weights are read from files and written.
+the optimiser's groups, by structure and never by names; what samples say; and how weights are read and written.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from clipself_seg.checkpoints.pickles import read_numpy_pickle
 from clipself_seg.checkpoints.read import name_problem, read_checkpoint
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.kinds import signature_of
+from clipself_seg.clip.runtime import on_device
 from clipself_seg.clip.text_bank import TextBank
 from clipself_seg.clip.weights import to_native
+from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Names
 from clipself_seg.errors import InputError, last_line
 from clipself_seg.files import atomic_path
@@ -256,6 +258,27 @@ def load_backbone(backbone: nn.Module, path: str | os.PathLike[str], key: str) -
     missing = [name for name in missing if not OUTPUT_NORM.fullmatch(name)]
     if problem := name_problem(missing, ()):
         raise InputError(f"{origin} {problem.what} of {whose} ({problem.names})")
+
+
+def sizes_of(sample: Sample) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Rows and columns of the image of a sample, and of the original image."""
+    height, width = sample["image"].shape[1:]
+    return (height, width), (sample.get("height", height), sample.get("width", width))
+
+
+def given_masks(sample: Sample, device: torch.device, remedy: str) -> Tensor:
+    """The masks (n, H, W) that came with the image of a sample, on a device.
+
+    Raises:
+        InputError: it has none, for which `remedy` says the way out, or of another size than the original image.
+    """
+    if "given_masks" not in sample:
+        raise InputError(remedy)
+    (masks_nHW,) = on_device([sample], "given_masks", device)
+    _, size = sizes_of(sample)
+    if tuple(masks_nHW.shape[1:]) != size:
+        raise InputError(f"masks of {tuple(masks_nHW.shape[1:])} pixels, the image has {size}")
+    return masks_nHW
 
 
 def on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

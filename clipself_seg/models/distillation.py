@@ -273,7 +273,7 @@ class Objective(Protocol):
     def setup_training(
         self, teacher: DenseCLIP, vocabulary: Vocabulary | Sequence[str] | None
     ) -> None:
-        """Takes what it needs of the classes before the first step.
+        """Takes what it needs of the classes before the first step; nothing by default.
 
         Args:
             teacher: the original CLIP.
@@ -292,7 +292,7 @@ def crop_distance(step: Step) -> Tensor:
     return step.region_mean(cosine_distance(step.student_RE, step.teacher_RE))
 
 
-class CropDistillation:
+class CropDistillation(Objective):
     """The cosine distance of regions and crops (CLIPSelf, equation 1).
 
     Of samples it reads "image", "boxes" (n, 4) XYXY in [0, 1] of the padded square and "crops" uint8
@@ -300,11 +300,6 @@ class CropDistillation:
     """
 
     reads: tuple[str, ...] = (DENSE,)
-
-    def setup_training(
-        self, teacher: DenseCLIP, vocabulary: Vocabulary | Sequence[str] | None
-    ) -> None:
-        """Does nothing: it needs no classes."""
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """{"loss_clipself": mean of the distances over regions or images, in [0, 2]}."""
@@ -585,7 +580,7 @@ class RegionText:
         )
 
 
-class CaptionContrast:
+class CaptionContrast(Objective):
     """InfoNCE of whole images at the student's size and their captions (CLIPSelf, Table 1c, #5*).
 
     The image embedding is the ordinary one, with attention in the last block, so that all of that block
@@ -594,11 +589,6 @@ class CaptionContrast:
     """
 
     reads: tuple[str, ...] = (IMAGE,)
-
-    def setup_training(
-        self, teacher: DenseCLIP, vocabulary: Vocabulary | Sequence[str] | None
-    ) -> None:
-        """Does nothing: it needs no classes."""
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """{"loss_captions": `info_nce_loss` of all processes' images, or of this one's if they train alone}."""

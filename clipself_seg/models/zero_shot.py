@@ -39,18 +39,19 @@ from clipself_seg.errors import InputError
 from clipself_seg.heads.text_scores import class_probabilities, members_of
 from clipself_seg.heads.windows import (
     StridedWindows,
-    all_scores,
-    best_class,
     mask_cells,
+    segmentation,
     vote_in_masks,
     window_parts,
 )
-from clipself_seg.models.base import FrozenCLIP
+from clipself_seg.models.base import FrozenCLIP, given_masks, sizes_of
 from clipself_seg.models.protocol import SYNONYM_TEXTS, Reading
 from clipself_seg.models.timm_backbone import TimmMaps
 
 OWN = "clip"  # value of MODEL.ZERO_SHOT.CORRELATION for CLIP's own features
 KEY = "MODEL.ZERO_SHOT.CORRELATION"
+COPIES = 32  # numbers that a token of CLIP's blocks takes, as a multiple of the embedding
+NO_MASKS = "MODEL.ZERO_SHOT.MASKS is for data sets, whose mapper reads the masks of each image: leave it empty"
 
 
 class DenseInMasks(nn.Module):
@@ -130,32 +131,6 @@ class DenseInMasks(nn.Module):
             return self._backbone.maps(pixels, grid, contextlib.nullcontext())
         own = tower.dense(normalised).float()
         return F.interpolate(own, grid, mode="bilinear", align_corners=False)
-
-
-def given_masks(sample: Sample, output: str, device: torch.device) -> Tensor:
-    """The masks (n, H, W) of a sample, on a device.
-
-    Raises:
-        InputError: it has none, or of another size; or another output than labels is wanted.
-    """
-    if output != "labels":
-        raise InputError(
-            f'no output "{output}" with MODEL.ZERO_SHOT.MASKS, whose last step is a vote on labels: ask for "labels"'
-        )
-    if "given_masks" not in sample:
-        raise InputError(
-            "MODEL.ZERO_SHOT.MASKS is for data sets, whose mapper reads the masks of each image: leave it empty"
-        )
-    (masks_nHW,) = on_device([sample], "given_masks", device)
-    height, width = sample["image"].shape[1:]
-    size = (sample.get("height", height), sample.get("width", width))
-    if tuple(masks_nHW.shape[1:]) != size:
-        raise InputError(f"masks of {tuple(masks_nHW.shape[1:])} pixels, the image has {size}")
-    return masks_nHW
-
-
-OUTPUTS = ("scores", "labels")  # outputs that `forward` can make
-COPIES = 32  # numbers that a token of CLIP's blocks takes, as a multiple of the embedding
 
 
 @META_ARCH_REGISTRY.register()
@@ -288,8 +263,6 @@ class ZeroShotSegmenter(FrozenCLIP):
             InputError: masks are missing, or of another size; or scores are wanted where there are masks.
         """
         self.require_vocabulary()
-        if output not in OUTPUTS:
-            raise ValueError(f'no output "{output}": choose from {", ".join(OUTPUTS)}')
         texts = self._texts()
         results = []
         for sample, image in zip(samples, on_device(samples, "image", self.device)):
@@ -342,7 +315,11 @@ class ZeroShotSegmenter(FrozenCLIP):
     ) -> dict[str, Tensor]:
         """Labels of an image in CorrCLIP's form: a window at a time, then a vote in each mask."""
         assert self.masks is not None
-        masks_nHW = given_masks(sample, output, self.device)
+        if output != "labels":
+            raise InputError(
+                f'no output "{output}" with MODEL.ZERO_SHOT.MASKS, whose last step is a vote: ask for "labels"'
+            )
+        masks_nHW = given_masks(sample, self.device, NO_MASKS)
         size = (image_3HW.shape[1], image_3HW.shape[2])
         patch = self.clip.patch_size
         cells_Vnhw = mask_cells(masks_nHW, size, self.windows, patch, FINER)
@@ -367,11 +344,7 @@ class ZeroShotSegmenter(FrozenCLIP):
         self, sample: Sample, cells_VKhw: Tensor, output: str, finer: int = 1
     ) -> dict[str, Tensor]:
         """Labels or scores of an image, of whose patches a side has `finer` cells."""
-        height, width = sample["image"].shape[1:]
-        size = sample.get("height", height), sample.get("width", width)
+        image_size, size = sizes_of(sample)
         patch = self.clip.patch_size // finer
-        parts = window_parts(cells_VKhw, self.windows, patch, (height, width), size)
-        if output == "labels":
-            labels, best = best_class(parts, size)
-            return {"sem_seg_labels": labels, "sem_seg_best": best}
-        return {"sem_seg": all_scores(parts, size, len(self.names))}
+        parts = window_parts(cells_VKhw, self.windows, patch, image_size, size)
+        return segmentation(parts, size, len(self.names), output)

@@ -368,15 +368,15 @@ class PanopticResults(TaskResults[PanopticSegmentation]):
     @functools.cached_property
     def _metadata(self) -> Json:
         model, predictor = self.predictor.model, self.predictor
-        void_discount = model.fusion.returned().void_discount
+        fusion = model.fusion.returned()
         return {
             "description": "panoptic segmentation by clipself_seg",
             "prompted": [list(synonyms) for synonyms in model.names],
             "trained": predictor.trained.name,
             "seen": [name for name, seen in zip(predictor.names, predictor.seen) if seen],
-            "alpha": model.alpha,
-            "beta": model.beta,
-            **({"void_discount": void_discount} if void_discount else {}),
+            "alpha": fusion.alpha,
+            "beta": fusion.beta,
+            **({"void_discount": fusion.void_discount} if fusion.void_discount else {}),
         }
 
 

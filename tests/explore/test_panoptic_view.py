@@ -52,8 +52,8 @@ def test_the_browser_merges_to_the_same_segments(opened, content, exponents, dis
     masks = tensor(view["masks"], "i1", queries, view["rows"], view["columns"]) / MASK_STEPS
     things = [index for index, entry in enumerate(model["classes"]) if entry["thing"]]
     assert len(things) == classes - 2
-    thresholds = (model["objectThreshold"], model["overlapThreshold"])
-    ids, segments = merge_panoptic(probs, masks, things, *thresholds)
+    threshold = model["overlapThreshold"]
+    ids, segments = merge_panoptic(probs, masks, things, overlap_threshold=threshold)
 
     merged = opened.run(MERGE % (alpha, beta, discount, 1))
     assert np.abs(np.reshape(merged["probs"], probs.shape) - probs.numpy()).max() < 1e-6

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import detectron2.projects.deeplab  # noqa: F401  (registers build_resnet_deeplab_backbone)
 import torch
@@ -15,7 +15,7 @@ from torch import nn
 from clipself_seg.checkpoints.dense_feature import TOKEN
 from clipself_seg.checkpoints.zoo import official
 from clipself_seg.clip import DenseCLIP
-from clipself_seg.clip.backbone import build_clip as clip_of_backbone
+from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.prompts import TEMPLATES
 from clipself_seg.clip.text import same_text_tower
 from clipself_seg.clip.tower import GATE, TransformerTower
@@ -48,20 +48,6 @@ PAIRS = (
 )
 
 
-class Size(NamedTuple):
-    """A check of a key below ``MODEL.SEM_SEG_HEAD``.
-
-    Attributes:
-        key: the key.
-        wanted: values that it may have, for the error.
-        holds: whether it has one of them.
-    """
-
-    key: str
-    wanted: str
-    holds: bool
-
-
 def aggregator_sizes(cfg: CfgNode, clip: DenseCLIP, guidance: Sequence[int]) -> AggregatorSizes:
     """``MODEL.SEM_SEG_HEAD`` as the aggregator's sizes.
 
@@ -74,12 +60,18 @@ def aggregator_sizes(cfg: CfgNode, clip: DenseCLIP, guidance: Sequence[int]) -> 
         InputError: numbers that do not fit the CLIP, the guidance or one another.
     """
     head = cfg.MODEL.SEM_SEG_HEAD
-    for checks in (_lengths(head), _values(head, clip), _guidance(head, guidance)):
-        for size in checks:
-            if not size.holds:
-                raise InputError(
-                    f"MODEL.SEM_SEG_HEAD.{size.key} must be {size.wanted}, it is {head[size.key]}"
-                )
+    _check_lengths(head)
+    _check_values(head, clip)
+    appearance, *decoder = guidance
+    _check(
+        head,
+        "APPEARANCE_GUIDANCE_DIM",
+        f"{appearance}, the channels of the guidance",
+        head.APPEARANCE_GUIDANCE_DIM == appearance,
+    )
+    # CLIP's blocks are projected to any.
+    fits = not decoder or head.DECODER_GUIDANCE_DIMS == decoder
+    _check(head, "DECODER_GUIDANCE_DIMS", f"{decoder}, the channels of the backbone", fits)
     return AggregatorSizes(
         prompts=len(TEMPLATES[PROMPT_SETS[cfg.MODEL.PROMPT_ENSEMBLE_TYPE]]),
         text=head.TEXT_GUIDANCE_DIM,
@@ -100,66 +92,51 @@ def aggregator_sizes(cfg: CfgNode, clip: DenseCLIP, guidance: Sequence[int]) -> 
     )
 
 
+def _check(head: CfgNode, key: str, wanted: str, holds: bool) -> None:
+    """Refuses a key below ``MODEL.SEM_SEG_HEAD`` that does not have one of the values `wanted`, in words."""
+    if not holds:
+        raise InputError(f"MODEL.SEM_SEG_HEAD.{key} must be {wanted}, it is {head[key]}")
+
+
 def _positive(sizes: Sequence[int]) -> bool:
     return all(isinstance(size, int) and size >= 1 for size in sizes)
 
 
-def _lengths(head: CfgNode) -> Iterator[Size]:
+def _check_lengths(head: CfgNode) -> None:
     """Checks that every key has as many positive numbers as needed, on which the other checks rely."""
     for key in SINGLE:
-        yield Size(key, "at least 1", _positive([head[key]]))
-    yield Size("NUM_LAYERS", "0 or more", head.NUM_LAYERS >= 0)
+        _check(head, key, "at least 1", _positive([head[key]]))
+    layers, pooling = head.NUM_LAYERS, head.POOLING_SIZES
+    _check(head, "NUM_LAYERS", "0 or more", layers >= 0)
     for key in PAIRS:
         pair = len(head[key]) == 2 and _positive(head[key])
-        yield Size(key, "two whole numbers, each at least 1", pair)
-    layers = head.NUM_LAYERS
-    pooling = head.POOLING_SIZES
+        _check(head, key, "two whole numbers, each at least 1", pair)
     one_each = len(pooling) == layers and _positive(pooling)
-    yield Size("POOLING_SIZES", f"one number for each of NUM_LAYERS {layers}", one_each)
+    _check(head, "POOLING_SIZES", f"one number for each of NUM_LAYERS {layers}", one_each)
 
 
-def _values(head: CfgNode, clip: DenseCLIP) -> Iterator[Size]:
+def _check_values(head: CfgNode, clip: DenseCLIP) -> None:
     """Checks that sizes fit CLIP's embedding, and that windows, pooling, heads and groups divide their sizes."""
     rows, columns = head.FEATURE_RESOLUTION
-    window = head.WINDOW_SIZES
+    window, hidden = head.WINDOW_SIZES, head.HIDDEN_DIMS
     embedding = f"{clip.embed_dim}, the embedding of {clip.name}"
-    yield Size("TEXT_GUIDANCE_DIM", embedding, head.TEXT_GUIDANCE_DIM == clip.embed_dim)
-    yield Size("FEATURE_RESOLUTION", "square, as the images that CLIP is given", rows == columns)
+    _check(head, "TEXT_GUIDANCE_DIM", embedding, head.TEXT_GUIDANCE_DIM == clip.embed_dim)
+    _check(head, "FEATURE_RESOLUTION", "square, as the images that CLIP is given", rows == columns)
     divides = f"a divisor of FEATURE_RESOLUTION {head.FEATURE_RESOLUTION}"
-    tiles = f"{divides}, or at least as large"
-    yield Size("WINDOW_SIZES", tiles, window >= rows or rows % window == 0)
+    tiled = window >= rows or rows % window == 0
+    _check(head, "WINDOW_SIZES", f"{divides}, or at least as large", tiled)
     pooled = all(rows % pooling == 0 for pooling in head.POOLING_SIZES)
-    yield Size("POOLING_SIZES", f"each {divides}", pooled)
-    yield Size(
-        "NUM_HEADS",
-        f"a divisor of HIDDEN_DIMS {head.HIDDEN_DIMS}",
-        head.HIDDEN_DIMS % head.NUM_HEADS == 0,
-    )
+    _check(head, "POOLING_SIZES", f"each {divides}", pooled)
+    _check(head, "NUM_HEADS", f"a divisor of HIDDEN_DIMS {hidden}", hidden % head.NUM_HEADS == 0)
     grouped = all(dim % max(1, dim // 16) == 0 for dim in head.DECODER_DIMS)
-    yield Size("DECODER_DIMS", "each of groups of 16 channels, or less than 32", grouped)
-    inputs = (head.HIDDEN_DIMS, head.DECODER_DIMS[0])
-    smaller = all(g < d for g, d in zip(head.DECODER_GUIDANCE_PROJ_DIMS, inputs))
-    yield Size(
+    _check(head, "DECODER_DIMS", "each of groups of 16 channels, or less than 32", grouped)
+    inputs = (hidden, head.DECODER_DIMS[0])
+    _check(
+        head,
         "DECODER_GUIDANCE_PROJ_DIMS",
         f"each less than what its step gets, HIDDEN_DIMS and the first of DECODER_DIMS, {inputs}",
-        smaller,
+        all(dim < width for dim, width in zip(head.DECODER_GUIDANCE_PROJ_DIMS, inputs)),
     )
-
-
-def _guidance(head: CfgNode, channels: Sequence[int]) -> Iterator[Size]:
-    """Checks that the guidance has the channels that are read; CLIP's blocks are projected to any."""
-    appearance, *decoder = channels
-    yield Size(
-        "APPEARANCE_GUIDANCE_DIM",
-        f"{appearance}, the channels of the guidance",
-        head.APPEARANCE_GUIDANCE_DIM == appearance,
-    )
-    if decoder:
-        yield Size(
-            "DECODER_GUIDANCE_DIMS",
-            f"{decoder}, the channels of the backbone",
-            head.DECODER_GUIDANCE_DIMS == decoder,
-        )
 
 
 # Value of CAT-Seg's MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED -> open_clip's name.
@@ -186,7 +163,7 @@ def clip_name(cfg: CfgNode) -> str:
     return OPENAI_NAMES[theirs]
 
 
-def build_clip(cfg: CfgNode) -> DenseCLIP:
+def tuned_clip(cfg: CfgNode) -> DenseCLIP:
     """Builds the CLIP with its initial weights, its image tower with those of ``MODEL.CLIP.VISUAL_INIT``.
 
     With CAT-Seg's key the weights are random: its checkpoints hold their CLIP, and training gives
@@ -201,12 +178,12 @@ def build_clip(cfg: CfgNode) -> DenseCLIP:
     weights = cfg.MODEL.CLIP.WEIGHTS
     if cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED and weights == DEFAULT_WEIGHTS:
         weights = ""
-    clip = clip_of_backbone(cfg, NAME=name, WEIGHTS=weights)
+    clip = build_clip(cfg, NAME=name, WEIGHTS=weights)
     if not isinstance(clip.visual, TransformerTower):
         raise InputError(f"CAT-Seg needs a ViT, MODEL.CLIP.NAME is {name}")
     _check_residual(cfg, clip.visual.pooled)
     if cfg.MODEL.CLIP.VISUAL_INIT:
-        tuned = clip_of_backbone(cfg, NAME=name, WEIGHTS=cfg.MODEL.CLIP.VISUAL_INIT)
+        tuned = build_clip(cfg, NAME=name, WEIGHTS=cfg.MODEL.CLIP.VISUAL_INIT)
         if weights:
             _check_frozen_parts(clip, tuned, cfg.MODEL.CLIP.VISUAL_INIT)
         clip.visual = tuned.visual
@@ -220,7 +197,7 @@ def _clip_of_others(cfg: CfgNode) -> DenseCLIP:
     Raises:
         InputError: it is to guide, and has no blocks on one grid; or another ``CLIP_FINETUNE``.
     """
-    clip = clip_of_backbone(cfg)
+    clip = build_clip(cfg)
     if not clip.visual.plain:
         raise InputError(
             f"CAT-Seg is guided by blocks on the grid of the dense features, and {clip.name} has others: leave them "
@@ -245,19 +222,15 @@ def _check_residual(cfg: CfgNode, pooled: bool) -> None:
         pooled: whether the tower's dense features are those of an attention pool, which adds none.
     """
     dense, residual = cfg.MODEL.CLIP.DENSE, cfg.MODEL.CAT_SEG.RESIDUAL
-    if pooled and residual != NO_RESIDUAL:
+    whose = f"the attention pool of {clip_name(cfg)}" if pooled else f"MODEL.CLIP.DENSE {dense}"
+    if pooled or dense != TOKEN:
+        if residual != NO_RESIDUAL:
+            raise InputError(
+                f"MODEL.CAT_SEG.RESIDUAL is {residual}, and {whose} adds none: set it to {NO_RESIDUAL}"
+            )
+    elif residual == NO_RESIDUAL:
         raise InputError(
-            f"MODEL.CAT_SEG.RESIDUAL is {residual}, and the attention pool of {clip_name(cfg)} adds none: set it to "
-            f"{NO_RESIDUAL}"
-        )
-    if not pooled and dense == TOKEN and residual == NO_RESIDUAL:
-        raise InputError(
-            f"MODEL.CAT_SEG.RESIDUAL is {NO_RESIDUAL}, and MODEL.CLIP.DENSE {TOKEN} adds one: give cls or token, or "
-            "another DENSE"
-        )
-    if dense != TOKEN and residual != NO_RESIDUAL:
-        raise InputError(
-            f"MODEL.CAT_SEG.RESIDUAL is {residual}, and MODEL.CLIP.DENSE {dense} adds none: set it to {NO_RESIDUAL}"
+            f"MODEL.CAT_SEG.RESIDUAL is {residual}, and {whose} adds one: give cls or token, or another DENSE"
         )
     if cfg.MODEL.CLIP.ATTENTION != NONE:
         raise InputError(
@@ -322,7 +295,7 @@ def _of_towers(clip: DenseCLIP, finetune: str) -> list[nn.Parameter]:
 
 def parts_from_config(cfg: CfgNode) -> dict[str, object]:
     """Builds the arguments of `CATSeg`; reads ``MODEL``, ``SOLVER.{AMP, BACKBONE_MULTIPLIER}`` and ``TEST``."""
-    clip = build_clip(cfg)
+    clip = tuned_clip(cfg)
     switches = cfg.MODEL.CAT_SEG
     guided = switches.GUIDANCE == "clip"
     backbone = None if guided else build_backbone(cfg)
@@ -406,7 +379,13 @@ def training_config(cfg: CfgNode) -> CfgNode:
     """
     if cfg.MODEL.WEIGHTS:
         return cfg
-    _require_backbone_weights(cfg)
+    if cfg.MODEL.CAT_SEG.GUIDANCE == "backbone" and not cfg.MODEL.CAT_SEG.BACKBONE_WEIGHTS:
+        raise InputError(
+            f"the guidance backbone {cfg.MODEL.BACKBONE.NAME} would be random: give "
+            "MODEL.CAT_SEG.BACKBONE_WEIGHTS, such as R-101.pkl or the official "
+            f"{official('MODEL.CAT_SEG.BACKBONE_WEIGHTS', 'semseg/')}, or a CAT-Seg checkpoint as "
+            'MODEL.WEIGHTS ("random" is taken literally)'
+        )
     given = cfg.MODEL.CLIP.WEIGHTS
     theirs = bool(cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED) and given == DEFAULT_WEIGHTS
     if given and given != RANDOM and not theirs:
@@ -416,13 +395,3 @@ def training_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.CLIP.WEIGHTS = "" if given == RANDOM else "openai"
     cfg.freeze()
     return cfg
-
-
-def _require_backbone_weights(cfg: CfgNode) -> None:
-    if cfg.MODEL.CAT_SEG.GUIDANCE == "backbone" and not cfg.MODEL.CAT_SEG.BACKBONE_WEIGHTS:
-        raise InputError(
-            f"the guidance backbone {cfg.MODEL.BACKBONE.NAME} would be random: give "
-            "MODEL.CAT_SEG.BACKBONE_WEIGHTS, such as R-101.pkl or the official "
-            f"{official('MODEL.CAT_SEG.BACKBONE_WEIGHTS', 'semseg/')}, or a CAT-Seg checkpoint as "
-            'MODEL.WEIGHTS ("random" is taken literally)'
-        )

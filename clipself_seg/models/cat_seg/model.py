@@ -46,8 +46,8 @@ from clipself_seg.heads.cat_seg.cost_aggregator import (
     sigmoid_loss,
     sliding_probabilities,
 )
-from clipself_seg.heads.windows import WindowLayout, all_scores, best_class, resize
-from clipself_seg.models.base import ModelBase, by_rate_and_kind, on_host, save_atomically
+from clipself_seg.heads.windows import WindowLayout, resize, segmentation
+from clipself_seg.models.base import ModelBase, by_rate_and_kind, on_host, save_atomically, sizes_of
 from clipself_seg.models.cat_seg.config import (
     GUIDES,
     clip_parameters,
@@ -63,7 +63,6 @@ from clipself_seg.models.protocol import (
 
 logger = logging.getLogger(__name__)
 
-OUTPUTS = ("scores", "labels")  # outputs that `forward` can make in evaluation
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 # Beginnings of names of CAT-Seg's checkpoints, and parts of names that say what a tensor is.
@@ -265,8 +264,6 @@ class CATSeg(ModelBase):
         self.require_vocabulary()
         if self.training:
             return self.losses(samples)
-        if output not in OUTPUTS:
-            raise ValueError(f'no output "{output}": choose from {", ".join(OUTPUTS)}')
         with torch.no_grad():
             together = chunk_size(self.device, 1, self._elements_per_image)
             parts = (samples[i : i + together] for i in range(0, len(samples), together))
@@ -304,16 +301,16 @@ class CATSeg(ModelBase):
 
     def _window_logits(self, inputs: tuple[Tensor, Tensor]) -> list[ClassLogits]:
         """Logits of windows (B, 3, S, S), which `_inputs` has normalised for CLIP and for the backbone."""
-        windows, guides = inputs
+        windows, for_backbone = inputs
         with autocast(self.device, self.precision):
             text_TPE = self.texts.embed(self.names)
             resized = resize(windows, self.clip_size)
             features = self.clip.visual.features(resized, ("dense", *self.guidance_blocks))
-            guidance = self._guidance(guides, features)
+            guidance = self._guidance(for_backbone, features)
             return self.aggregator.of_images(features["dense"], guidance, text_TPE)
 
     @property
-    def _guides_size(self) -> tuple[int, int]:
+    def _backbone_size(self) -> tuple[int, int]:
         """Rows and columns that the backbone is given.
 
         Its strides are 16, 8 and 4, whatever the side of CLIP's patches: an input of 16 pixels a cell gives
@@ -322,14 +319,14 @@ class CATSeg(ModelBase):
         height, width = self.aggregator.sizes.grid
         return 16 * height, 16 * width
 
-    def _guidance(self, guides: Tensor, features: Mapping[str, Tensor]) -> list[Guidance]:
+    def _guidance(self, for_backbone: Tensor, features: Mapping[str, Tensor]) -> list[Guidance]:
         if self.backbone is None:
             first, second = (features[name] for name in self.guidance_blocks)
             maps = (features["dense"], self.upsample1(first), self.upsample2(second))
         else:
-            guiding = self.backbone(resize(guides, self._guides_size))
-            maps = tuple(guiding[name] for name in GUIDES)
-        return [Guidance(a, (b, c)) for a, b, c in zip(*maps)]
+            named = self.backbone(resize(for_backbone, self._backbone_size))
+            maps = tuple(named[name] for name in GUIDES)
+        return [Guidance(appearance, (first, second)) for appearance, first, second in zip(*maps)]
 
     @property
     def _elements_per_image(self) -> int:
@@ -345,14 +342,14 @@ class CATSeg(ModelBase):
         if len(inputs) == 1:
             return [self._result(samples[0], self._window_logits(inputs[0]), output)]
         # Views of whole images have sizes of their own.
-        windows = torch.cat([resize(own, self.clip_size) for own, _ in inputs])
-        guides = windows
+        windows = torch.cat([resize(views, self.clip_size) for views, _ in inputs])
+        for_backbone = windows
         if self.backbone is not None:
-            guides = torch.cat([resize(own, self._guides_size) for _, own in inputs])
-        logits = iter(self._window_logits((windows, guides)))
+            for_backbone = torch.cat([resize(views, self._backbone_size) for _, views in inputs])
+        logits = iter(self._window_logits((windows, for_backbone)))
         return [
-            self._result(sample, list(itertools.islice(logits, len(own))), output)
-            for sample, (own, _) in zip(samples, inputs)
+            self._result(sample, list(itertools.islice(logits, len(views))), output)
+            for sample, (views, _) in zip(samples, inputs)
         ]
 
     def _views(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -363,30 +360,28 @@ class CATSeg(ModelBase):
         divisor = max(1, self.size_divisibility)
         padding = (0, -width % divisor, 0, -height % divisor)
         # Padded after the normalisation, so that the border is the mean colour.
-        windows, guides = (F.pad(part, padding) for part in self._inputs(image.float()[None]))
-        return windows, guides
+        windows, for_backbone = (
+            F.pad(views, padding) for views in self._inputs(image.float()[None])
+        )
+        return windows, for_backbone
 
     def _result(
         self, sample: Sample, views: Sequence[ClassLogits], output: str
     ) -> dict[str, Tensor]:
         """Labels or scores of an image from the logits of its views."""
-        height, width = sample["image"].shape[1:]
-        size = sample.get("height", height), sample.get("width", width)
+        image_size, size = sizes_of(sample)
         if self.sliding:
             parts = sliding_probabilities(views, len(self.names), self.layout, size)
         else:
-            parts = plain_probabilities(views[0], len(self.names), (height, width), size)
-        if output == "labels":
-            labels, best = best_class(parts, size)
-            return {"sem_seg_labels": labels, "sem_seg_best": best}
-        return {"sem_seg": all_scores(parts, size, len(self.names))}
+            parts = plain_probabilities(views[0], len(self.names), image_size, size)
+        return segmentation(parts, size, len(self.names), output)
 
     def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
         """Loads ``MODEL.WEIGHTS``; shipped weights hold what training changed, the rest is the CLIP here."""
-        own = self.state_dict()
+        state = self.state_dict()
         # Those of another model are left to the check, which says what they are not.
-        shipped = source in SHIPPED_MODELS and tensors.keys() <= own.keys()
-        self.load_state_dict({**own, **tensors} if shipped else tensors)
+        shipped = source in SHIPPED_MODELS and tensors.keys() <= state.keys()
+        self.load_state_dict({**state, **tensors} if shipped else tensors)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False

@@ -52,7 +52,7 @@ from clipself_seg.heads.fvit.roi_heads import (
     paste_masks,
 )
 from clipself_seg.heads.fvit.rpn import RPN, ProposalRule
-from clipself_seg.models.base import ModelBase, by_rate_and_kind, on_host, save_atomically
+from clipself_seg.models.base import ModelBase, by_rate_and_kind, on_host, save_atomically, sizes_of
 from clipself_seg.models.protocol import FIRST_NAME, MEAN_OF_NAMES, Group, Reading
 
 logger = logging.getLogger(__name__)
@@ -332,7 +332,7 @@ class FViT(OpenVocabulary):
         objects = self._objects(samples)
         proposals = []
         for index, sample in enumerate(samples):
-            size, _ = _sizes(sample)
+            size, _ = sizes_of(sample)
             proposals.append(self.rpn_head.propose(logits, deltas, index, size)[0])
         classes = self.text(), self.seen()
         return {
@@ -356,7 +356,7 @@ class FViT(OpenVocabulary):
         classes = self.text(), self.seen()
         outputs = []
         for index, sample in enumerate(samples):
-            size, original = _sizes(sample)
+            size, original = sizes_of(sample)
             boxes, _ = self.rpn_head.propose(logits, deltas, index, size)
             scale = _scale(size, original, boxes)
             maps = [level[index : index + 1] for level in levels], dense[index]
@@ -385,7 +385,7 @@ class FViT(OpenVocabulary):
             logits, deltas = self.rpn_head(levels)
         proposals = []
         for index, sample in enumerate(samples):
-            size, original = _sizes(sample)
+            size, original = sizes_of(sample)
             boxes, scores = self.rpn_head.propose(logits, deltas, index, size)
             # Rounding may lead out of the image.
             limits = constant([original[1], original[0]] * 2, boxes)
@@ -394,12 +394,53 @@ class FViT(OpenVocabulary):
         return proposals
 
     def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
-        """Loads ``MODEL.WEIGHTS``: a checkpoint of this project or a released one, see `load_weights`."""
-        load_weights(self, tensors, source)
+        """Loads ``MODEL.WEIGHTS``, a checkpoint of this project or a released one, and logs a report.
+
+        Raises:
+            InputError: missing, unexpected or misshapen tensors; a checkpoint of another model or tower; a
+                released checkpoint, and MODEL.CLIP.WEIGHTS gives no text tower.
+        """
+        given = dict(tensors)
+        if not any(name.startswith("rpn_head.") for name in given):
+            raise InputError(
+                f"{source} is no F-ViT checkpoint: it has no region proposal network; a CLIP belongs in "
+                "MODEL.CLIP.WEIGHTS"
+            )
+        names = given.pop(NAMES, None)
+        clip_hash = given.pop(CLIP_HASH, None)
+        ignored = [n for n in given if n.startswith(IGNORED)]
+        for name in ignored:
+            del given[name]
+        clip = {
+            name.removeprefix(BACKBONE): given.pop(name)
+            for name in list(given)
+            if name.startswith(BACKBONE) and not name.startswith(RESIZERS)
+        }
+        _load_detector(self, given, source)
+        if clip_hash is None:
+            _load_clip(self, clip, source)
+        else:
+            _check_clip(self, clip_hash, source)
+        if names is not None:
+            self.trained_names = _read_names(names, source)
+        logger.info(
+            "FViT <- %s: %d tensors of the detector and %d of CLIP loaded, 0 missing, 0 unexpected, %d ignored",
+            source,
+            len(given),
+            len(clip),
+            len(ignored),
+        )
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Writes all weights under the official names, with both towers of CLIP, atomically."""
-        export_weights(self, path)
+        own = on_host(self.state_dict())
+        clip = {n.removeprefix(CLIP): t for n, t in own.items() if n.startswith(CLIP)}
+        official = to_layout(clip, self.clip.architecture.kind)
+        state = {f"{BACKBONE}{name}": tensor for name, tensor in official.items()}
+        state |= {n: t for n, t in own.items() if not n.startswith(CLIP)}
+        state[NAMES] = _as_bytes(json.dumps([list(names) for names in self.trained_names]))
+        dense = self.clip.visual.dense_feature.entries_but_of_token()
+        save_atomically(path, {"state_dict": state, **dense})
 
     def original_hash(self) -> str:
         """Hash of the weights that do not train, which have to be the same when a run is resumed."""
@@ -504,12 +545,6 @@ def check_fits(size: tuple[int, int], side: int) -> None:
         )
 
 
-def _sizes(sample: Sample) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Rows and columns of the image of a sample, and of the original image."""
-    height, width = sample["image"].shape[1:]
-    return (height, width), (sample.get("height", height), sample.get("width", width))
-
-
 def _scale(size: tuple[int, int], original: tuple[int, int], boxes: Tensor) -> Tensor:
     """Pixels of the image that the model sees for each pixel of the original, (4,), as boxes (n, 4) are divided by."""
     return constant([size[1] / original[1], size[0] / original[0]] * 2, boxes)
@@ -527,62 +562,6 @@ def as_instances(detected: Detected, image_size: tuple[int, int]) -> Instances:
     instances.scores = detected.scores
     instances.pred_classes = detected.labels
     return instances
-
-
-def export_weights(model: FViT, path: str | os.PathLike[str]) -> None:
-    """Writes all weights of a model under official names, atomically."""
-    own = on_host(model.state_dict())
-    clip = {n.removeprefix(CLIP): t for n, t in own.items() if n.startswith(CLIP)}
-    official = to_layout(clip, model.clip.architecture.kind)
-    state = {f"{BACKBONE}{name}": tensor for name, tensor in official.items()}
-    state |= {n: t for n, t in own.items() if not n.startswith(CLIP)}
-    state[NAMES] = _as_bytes(json.dumps([list(names) for names in model.trained_names]))
-    dense = model.clip.visual.dense_feature.entries_but_of_token()
-    save_atomically(path, {"state_dict": state, **dense})
-
-
-def load_weights(model: FViT, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Loads a checkpoint of this project or a released one, and logs a report.
-
-    Args:
-        model: an `FViT`.
-        tensors: name -> tensor.
-        source: the file, for messages.
-
-    Raises:
-        InputError: missing, unexpected or misshapen tensors; a checkpoint of another model or tower; a
-            released checkpoint, and MODEL.CLIP.WEIGHTS gives no text tower.
-    """
-    given = dict(tensors)
-    if not any(name.startswith("rpn_head.") for name in given):
-        raise InputError(
-            f"{source} is no F-ViT checkpoint: it has no region proposal network; a CLIP belongs in "
-            "MODEL.CLIP.WEIGHTS"
-        )
-    names = given.pop(NAMES, None)
-    clip_hash = given.pop(CLIP_HASH, None)
-    ignored = [n for n in given if n.startswith(IGNORED)]
-    for name in ignored:
-        del given[name]
-    clip = {
-        name.removeprefix(BACKBONE): given.pop(name)
-        for name in list(given)
-        if name.startswith(BACKBONE) and not name.startswith(RESIZERS)
-    }
-    _load_detector(model, given, source)
-    if clip_hash is None:
-        _load_clip(model, clip, source)
-    else:
-        _check_clip(model, clip_hash, source)
-    if names is not None:
-        model.trained_names = _read_names(names, source)
-    logger.info(
-        "FViT <- %s: %d tensors of the detector and %d of CLIP loaded, 0 missing, 0 unexpected, %d ignored",
-        source,
-        len(given),
-        len(clip),
-        len(ignored),
-    )
 
 
 def _load_detector(model: FViT, given: Mapping[str, Tensor], source: str) -> None:

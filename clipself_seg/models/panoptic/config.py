@@ -92,10 +92,15 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
         )
     caption = chosen.VARIANT == "caption"
     backbone = build_source(cfg, clip)
+    losses = LossSettings(
+        weights=TermWeights(former.CLASS_WEIGHT, former.MASK_WEIGHT, former.DICE_WEIGHT),
+        void_weight=former.NO_OBJECT_WEIGHT,
+        points=former.TRAIN_NUM_POINTS,
+    )
     return parts | {
         "backbone": backbone,
         "generator": build_generator(cfg, clip, backbone),
-        "criterion": MaskCriterion(class_agnostic=caption, settings=_loss_settings(cfg)),
+        "criterion": MaskCriterion(class_agnostic=caption, settings=losses),
         "grounding_weight": 1.0 if caption else 0.0,
     }
 
@@ -121,11 +126,11 @@ def build_branch(cfg: CfgNode, clip: DenseCLIP) -> ClipBranch:
             where ``MODEL.CLIP_BRANCH.NAME`` is another architecture.
     """
     keys = cfg.MODEL.CLIP_BRANCH
-    given = {
-        "input_size": keys.INPUT_SIZE or None,
-        "align_masks": None if keys.ALIGN_MASKS < 0 else bool(keys.ALIGN_MASKS),
-    }
-    chosen = {name: value for name, value in given.items() if value is not None}
+    chosen: dict[str, int | bool] = {}
+    if keys.INPUT_SIZE:
+        chosen["input_size"] = keys.INPUT_SIZE
+    if keys.ALIGN_MASKS >= 0:
+        chosen["align_masks"] = bool(keys.ALIGN_MASKS)
     if keys.KIND == "backbone":
         _require_backbone_alone(cfg, clip, chosen)
     named_by = _branch_clip(cfg, clip)
@@ -150,17 +155,17 @@ def _branch_clip(cfg: CfgNode, clip: DenseCLIP) -> DenseCLIP:
         )
     if not other and weights in ("", cfg.MODEL.CLIP.WEIGHTS):
         return clip
-    own = build_clip(cfg, NAME=name, WEIGHTS=weights)
+    branch_clip = build_clip(cfg, NAME=name, WEIGHTS=weights)
     if other:
-        return own
+        return branch_clip
     # Distillation leaves the text tower alone: one serves both.
-    if not same_text_tower(own.text, clip.text):
+    if not same_text_tower(branch_clip.text, clip.text):
         raise InputError(
             f"MODEL.CLIP_BRANCH.WEIGHTS {weights}: its text tower is not that of MODEL.CLIP.WEIGHTS; take a CLIP that "
             "was distilled from these weights"
         )
-    own.text = clip.text
-    return own
+    branch_clip.text = clip.text
+    return branch_clip
 
 
 def _require_backbone_alone(cfg: CfgNode, clip: DenseCLIP, chosen: Iterable[str]) -> None:
@@ -171,11 +176,11 @@ def _require_backbone_alone(cfg: CfgNode, clip: DenseCLIP, chosen: Iterable[str]
             "leave it at its default"
         )
     for key in ("NAME", "WEIGHTS"):
-        own = cfg.MODEL.CLIP_BRANCH[key]
-        if own and own != cfg.MODEL.CLIP[key]:
+        value = cfg.MODEL.CLIP_BRANCH[key]
+        if value and value != cfg.MODEL.CLIP[key]:
             raise InputError(
-                f"MODEL.CLIP_BRANCH.{key} is {own}, and KIND backbone reads the features of MODEL.CLIP.{key}: leave it "
-                "empty, or take another KIND"
+                f"MODEL.CLIP_BRANCH.{key} is {value}, and KIND backbone reads the features of MODEL.CLIP.{key}: leave "
+                "it empty, or take another KIND"
             )
     if not clip.visual.readouts.pooled_cells:
         raise InputError(
@@ -234,13 +239,4 @@ def build_generator(cfg: CfgNode, clip: DenseCLIP, backbone: FeatureSource) -> M
         text_width=clip.embed_dim,
         null_text=null_text,
         sizes=sizes,
-    )
-
-
-def _loss_settings(cfg: CfgNode) -> LossSettings:
-    former = cfg.MODEL.MASK_FORMER
-    return LossSettings(
-        weights=TermWeights(former.CLASS_WEIGHT, former.MASK_WEIGHT, former.DICE_WEIGHT),
-        void_weight=former.NO_OBJECT_WEIGHT,
-        points=former.TRAIN_NUM_POINTS,
     )

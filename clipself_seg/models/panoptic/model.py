@@ -64,6 +64,7 @@ from clipself_seg.models.base import (
     norms_and_biases_apart,
     on_host,
     save_atomically,
+    sizes_of,
 )
 from clipself_seg.models.panoptic.config import FeatureSource, panoptic_parts
 from clipself_seg.models.panoptic.outputs import (
@@ -230,16 +231,6 @@ class OpenPanoptic(ModelBase):
         return self.fusion.alpha, self.fusion.beta
 
     @property
-    def alpha(self) -> float:
-        """Exponent of CLIP's scores of seen classes in what the model returns."""
-        return self.fusion.returned().alpha
-
-    @property
-    def beta(self) -> float:
-        """Exponent of CLIP's scores of all other classes in what the model returns."""
-        return self.fusion.returned().beta
-
-    @property
     def void_discount(self) -> float:
         """Weight by which CLIP's best class lowers void where both scores are fused."""
         return self.fusion.void_discount
@@ -365,11 +356,9 @@ class OpenPanoptic(ModelBase):
         Args:
             samples: of training, see `forward`.
 
-        Raises:
-            InputError: there is no generator that could learn.
         """
-        if self.backbone is None or self.generator is None or self.criterion is None:
-            raise InputError("generator outputs from disk do not train: add --eval-only")
+        assert self.backbone is not None and self.generator is not None, "setup_training refuses"
+        assert self.criterion is not None, "the model was built to be evaluated"
         images = torch.stack(on_device(samples, "image", self.device))
         labels, masks = (on_device(samples, key, self.device) for key in ("labels", "masks"))
         targets = [MaskTargets(*pair) for pair in zip(labels, masks)]
@@ -464,8 +453,7 @@ class OpenPanoptic(ModelBase):
         if asks_clip and len(clip_logits):
             clip_logits, seen_by_clip = self.clip_scores(sample, generated)
             valid = seen_by_clip if self.fusion.valid_mask else None
-        height, width = generated.image_size
-        size = (sample.get("height", height), sample.get("width", width))
+        _, size = sizes_of(sample)
         things, seen = self.classes.things, self.seen()
         if "classes" in sample:
             clip_logits = only_classes(clip_logits, sample["classes"])
@@ -592,14 +580,14 @@ def trained_state(model: OpenPanoptic) -> dict[str, Tensor]:
     frozen = _frozen_prefixes(model)
     return {
         name.removeprefix(GENERATOR): tensor
-        for name, tensor in torch.nn.Module.state_dict(model).items()
+        for name, tensor in model.state_dict().items()
         if not name.startswith(frozen)
     }
 
 
 def _frozen_names(model: OpenPanoptic) -> set[str]:
     prefixes = _frozen_prefixes(model)
-    return {name for name in torch.nn.Module.state_dict(model) if name.startswith(prefixes)}
+    return {name for name in model.state_dict() if name.startswith(prefixes)}
 
 
 def _frozen_prefixes(model: OpenPanoptic) -> tuple[str, ...]:
@@ -610,7 +598,7 @@ def _frozen_prefixes(model: OpenPanoptic) -> tuple[str, ...]:
 def frozen_hashes(model: OpenPanoptic) -> dict[str, str]:
     """Hashes of the weights that do not train, CLIP and the feature source's frozen part, by checkpoint entry."""
     hashes = {CLIP_HASH: model.clip.weights_hash()}
-    state = torch.nn.Module.state_dict(model)
+    state = model.state_dict()
     if source := {n: state[n] for n in _frozen_names(model) if n.startswith("backbone.")}:
         hashes[SOURCE_HASH] = hash_tensors(source)
     return hashes
@@ -666,15 +654,13 @@ def full_state(model: OpenPanoptic, state: Mapping[str, Tensor]) -> dict[str, Te
     frozen = _frozen_names(model)
     _check_kind(model, given)
     _check_hashes(model, given)
-    carried = carried_clip(model.clip, given)
+    of_checkpoint, report = carried_clip(model.clip, given)
     places = ["clip."] + ["branch_clip."] * (model.branch_clip is model.clip)
-    taken = {place + name: t for place in places for name, t in carried.tensors.items()}
+    taken = {place + name: t for place in places for name, t in of_checkpoint.items()}
     read = {
         name: value
         for name, value in given.items()
-        if name not in (*KEYS, EXPONENTS, *frozen)
-        and not name.startswith(IGNORED)
-        and not is_carried(name)
+        if name not in (*KEYS, EXPONENTS, *frozen) and not name.startswith((*IGNORED, CLIP, *TWINS))
     }
     if problem := name_problem(wanted, read):
         raise InputError(f"the panoptic checkpoint {problem.what}: {problem.names}")
@@ -698,9 +684,9 @@ def full_state(model: OpenPanoptic, state: Mapping[str, Tensor]) -> dict[str, Te
         sum(name.startswith(IGNORED) for name in given),
         len(frozen) - len(taken),
     )
-    if carried.report:
-        logger.info("CLIP of the checkpoint: %s", carried.report)
-    complete = dict(torch.nn.Module.state_dict(model))
+    if report:
+        logger.info("CLIP of the checkpoint: %s", report)
+    complete = dict(model.state_dict())
     for name, value in read.items():
         complete[name if name in complete else GENERATOR + name] = value
     return complete | taken
@@ -761,25 +747,7 @@ def _check_numbers(read: Mapping[str, Tensor]) -> None:
             )
 
 
-@dataclasses.dataclass(frozen=True)
-class CarriedClip:
-    """The tensors of a checkpoint's CLIP that replace the model's, and a report.
-
-    Attributes:
-        tensors: those that replace the model's, under native names without a prefix.
-        report: what there was and what became of it, in words; "" if there was nothing.
-    """
-
-    tensors: dict[str, Tensor]
-    report: str
-
-
-def is_carried(name: str) -> bool:
-    """Whether a tensor of a checkpoint is of a CLIP or of its twin."""
-    return name.startswith((CLIP, *TWINS))
-
-
-def carried_clip(clip: DenseCLIP, given: Mapping[str, Tensor]) -> CarriedClip:
+def carried_clip(clip: DenseCLIP, given: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     """Compares the CLIP in a checkpoint with a model's, and says what of it the model takes.
 
     Without weights of its own the model takes a whole CLIP. If the checkpoint has a frozen twin, its image tower was
@@ -788,6 +756,10 @@ def carried_clip(clip: DenseCLIP, given: Mapping[str, Tensor]) -> CarriedClip:
     Args:
         clip: the model's CLIP.
         given: tensors of the checkpoint by name, without ``module.``.
+
+    Returns:
+        The tensors that replace the model's, under native names without a prefix; and what there was and what became
+        of it, in words, "" if there was nothing.
 
     Raises:
         InputError: it is another CLIP, or none that is whole where one is needed; or a twin without a tuned tower; or
@@ -811,13 +783,17 @@ def carried_clip(clip: DenseCLIP, given: Mapping[str, Tensor]) -> CarriedClip:
             f"({CLIP}visual.*): give the whole file"
         )
     if not carried:
-        return CarriedClip({}, ignored.removeprefix("; "))
+        return {}, ignored.removeprefix("; ")
     _check_model(clip, own, carried)
     image = {name for name in own if name.startswith("visual.")}
     has_image = image <= carried.keys()
     if clip.report is None:
-        _require_whole(clip, own, carried)
-        return CarriedClip(carried, f"all {len(own)} tensors of CLIP are the checkpoint's{ignored}")
+        if absent := [name for name in own if name not in carried]:
+            raise InputError(
+                f"MODEL.CLIP.WEIGHTS is empty, and the panoptic checkpoint lacks {len(absent)} tensors of {clip.name} "
+                f"({_first(absent)}): give the weights that it was trained on, such as open_clip's tag of them"
+            )
+        return carried, f"all {len(own)} tensors of CLIP are the checkpoint's{ignored}"
     taken = {n: carried[n] for n in (*image, "logit_scale") if n in carried} if twin else {}
     _require_equal(clip, own, {n: t for n, t in carried.items() if n not in taken})
     what = f"image tower of the checkpoint, {len(image)} tensors tuned by its training"
@@ -827,7 +803,7 @@ def carried_clip(clip: DenseCLIP, given: Mapping[str, Tensor]) -> CarriedClip:
     texts = [name for name in own if name.startswith("text.")]
     there = sum(name in carried for name in texts)
     text = f"text tower of MODEL.CLIP.WEIGHTS, of which the checkpoint has {there} of {len(texts)} tensors"
-    return CarriedClip(taken, f"{what}; {text}{ignored}")
+    return taken, f"{what}; {text}{ignored}"
 
 
 def _check_model(clip: DenseCLIP, own: Mapping[str, Tensor], carried: Mapping[str, Tensor]) -> None:
@@ -851,16 +827,6 @@ def _check_model(clip: DenseCLIP, own: Mapping[str, Tensor], carried: Mapping[st
     if broken := [name for name, tensor in carried.items() if not tensor.isfinite().all()]:
         raise InputError(
             f"the panoptic checkpoint's CLIP has numbers that are not finite: {_first(broken)}; fetch the file again"
-        )
-
-
-def _require_whole(
-    clip: DenseCLIP, own: Mapping[str, Tensor], carried: Mapping[str, Tensor]
-) -> None:
-    if absent := [name for name in own if name not in carried]:
-        raise InputError(
-            f"MODEL.CLIP.WEIGHTS is empty, and the panoptic checkpoint lacks {len(absent)} tensors of {clip.name} "
-            f"({_first(absent)}): give the weights that it was trained on, such as open_clip's tag of them"
         )
 
 

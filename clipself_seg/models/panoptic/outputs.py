@@ -31,6 +31,7 @@ from clipself_seg.heads.panoptic.panoptic_merge import (
     resize_masks,
     semantic_labels,
 )
+from clipself_seg.models.base import given_masks
 from clipself_seg.models.protocol import Outputs
 
 
@@ -68,15 +69,13 @@ class MergeSettings:
     """Settings by which images are padded, and probabilities and masks become outputs.
 
     Attributes:
-        object_threshold: probability that a query's class has to exceed in `merge_panoptic`, in [0, 1].
-        overlap_threshold: smallest fraction of its mask that a query has to win there, in [0, 1].
+        overlap_threshold: smallest fraction of its mask that a query has to win in `merge_panoptic`, in [0, 1].
         top_k: number of instances that `merge_instances` keeps.
         size_divisibility: pixels of which the sides of the generator's canvas are multiples.
         padding: grey value of the canvas around an image, 0 to 255; `MEAN_COLOUR` is the mean colour of CLIP.
         masks_first: masks are resized to the original image, not class scores, also where only "semantic" is asked for.
     """
 
-    object_threshold: float = 0.0
     overlap_threshold: float = 0.8
     top_k: int = 100
     size_divisibility: int = 64
@@ -112,14 +111,8 @@ class UnnamedMasks:
         Raises:
             InputError: the sample has none, or none of its image's size.
         """
-        if "given_masks" not in sample:
-            raise InputError(NO_MASKS)
-        (masks,), (scores,) = (
-            on_device([sample], key, device) for key in ("given_masks", "given_scores")
-        )
-        size = (sample["height"], sample["width"])
-        if tuple(masks.shape[1:]) != size:
-            raise InputError(f"masks of {tuple(masks.shape[1:])} pixels, the image has {size}")
+        masks = given_masks(sample, device, NO_MASKS)
+        (scores,) = on_device([sample], "given_scores", device)
         return cls(masks.to(torch.int8).mul_(2 * INSIDE).sub_(INSIDE), scores)
 
     @property
@@ -245,8 +238,9 @@ def make_outputs(
         raise ValueError(f"no task {sorted(unknown)}: choose from {', '.join(TASKS)}")
     outputs: Outputs = {}
     if "panoptic" in tasks:
-        thresholds = (settings.object_threshold, settings.overlap_threshold)
-        outputs["panoptic_seg"] = merge_panoptic(probs, masks, things, *thresholds)
+        outputs["panoptic_seg"] = merge_panoptic(
+            probs, masks, things, overlap_threshold=settings.overlap_threshold
+        )
     if "instances" in tasks:
         outputs["instances"] = merge_instances(probs, masks, things, settings.top_k)
     if "semantic" in tasks and labels:

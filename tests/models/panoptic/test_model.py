@@ -240,8 +240,8 @@ def test_no_classes_and_no_generator_are_refused(model):
     with pytest.raises(RuntimeError, match="call set_vocabulary"):
         fresh([sample()])
     disk = model_of("MODEL.MASK_GENERATOR.SOURCE", "disk", "MODEL.MASK_GENERATOR.OUTPUTS", "x")
-    with pytest.raises(InputError, match="do not train"):
-        disk.train()(training_samples())
+    with pytest.raises(InputError, match="SOURCE disk does not train"):
+        disk.setup_training(["cat"])
     with pytest.raises(InputError, match="generator output .* is missing"):
         disk.eval()([sample() | {"image_id": 1, "file_name": "1.jpg"}])
     with pytest.raises(InputError, match="of no use with MODEL.MASK_GENERATOR.SOURCE disk"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import os
 import platform
@@ -38,6 +39,8 @@ def doctor(args: argparse.Namespace) -> int:
     status is 0 if everything that this project needs is installed, 1 if not; extras and data sets may be missing.
     """
     complete = _versions()
+    if FURTHER[0].version:
+        _detectron2()
     _device()
     _weights()
     if not args.skip_datasets:
@@ -164,6 +167,19 @@ def _versions() -> bool:
         else:
             _say(f"  {package.module} {package.version}")
     return all(package.version for package in (*PACKAGES, FURTHER[0]))
+
+
+def _detectron2() -> None:
+    """Says what of Detectron2 the packages around it break."""
+    try:
+        importlib.import_module("detectron2.model_zoo")
+    except ImportError as error:
+        _say(f'  detectron2.model_zoo does not load ({error}): pip install "setuptools<82"')
+    if importlib.util.find_spec("numpy") and metadata.version("numpy").split(".")[0] != "1":
+        _say(
+            "  detectron2's SemSegEvaluator reads no label map with numpy 2: give it a sem_seg_loading_fn,",
+            "  docs/guests.md (section 3)",
+        )
 
 
 def _device() -> None:

@@ -44,6 +44,8 @@ FREE_KEYS = (
     "TEST.",
     "VIS_PERIOD",
 )
+# Steps of a run. Under a schedule of steps the rate of a step does not depend on how many follow, and it may go on.
+TOTAL = "SOLVER.MAX_ITER"
 # What a run did whose checkpoint is older than a key that decides what is learnt.
 BEFORE_KEYS: Mapping[str, object] = {
     "MODEL.CLIP.BACKBONE": CLIP_BACKBONE,
@@ -93,6 +95,7 @@ class TrainingSettings:
     def from_config(cls, cfg: CfgNode) -> TrainingSettings:
         """Reads ``SOLVER``, ``DATALOADER``, ``TEST.EVAL_PERIOD``, ``SEED`` and ``OUTPUT_DIR``."""
         solver = cfg.SOLVER
+        free = (*FREE_KEYS, TOTAL) if solver.SCHEDULE == "steps" else FREE_KEYS
         return cls(
             output_dir=Path(cfg.OUTPUT_DIR),
             seed=cfg.SEED,
@@ -116,7 +119,7 @@ class TrainingSettings:
             gamma=solver.GAMMA,
             warmup_factor=solver.WARMUP_FACTOR,
             warmup_within=solver.LR_SCHEDULER_NAME == "WarmupCosineLR",
-            shared={k: v for k, v in flatten(cfg) if not k.startswith(FREE_KEYS)},
+            shared={k: v for k, v in flatten(cfg) if not k.startswith(free)},
         )
 
     def rate(self, step: int) -> float:
@@ -159,6 +162,8 @@ def check_same_run(stored: Mapping[str, object], current: Mapping[str, object]) 
     ]
     if differing:
         more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
+        if TOTAL in here and here[TOTAL] != stored.get(TOTAL, here[TOTAL]):
+            more += " (the cosine of the learning rate ends there; under SOLVER.SCHEDULE steps a run may go on)"
         raise InputError(
             f"cannot resume: {'; '.join(differing[:3])}{more}. "
             "Restore that, or start a new run in another OUTPUT_DIR"

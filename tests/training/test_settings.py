@@ -91,6 +91,18 @@ def test_steps_warm_up_from_their_factor_and_drop_at_and_after_each_milestone():
     assert stepped_rate(0, **{**how, "warmup": 0}) == 2.0
 
 
+def test_a_run_whose_rate_falls_as_a_cosine_is_not_made_longer():
+    def shared(*opts):
+        metadata = TrainingSettings.from_config(load_config(None, opts)).shared
+        return json.loads(json.dumps(metadata))
+
+    short, longer = ("SOLVER.MAX_ITER", "2"), ("SOLVER.MAX_ITER", "4")
+    with pytest.raises(InputError, match="SOLVER.MAX_ITER was 2, is 4 .*cosine"):
+        check_same_run(shared(*short), shared(*longer))
+    steps = ("SOLVER.SCHEDULE", "steps")
+    check_same_run(shared(*short, *steps), shared(*longer, *steps))
+
+
 def test_no_warmup_is_allowed():
     assert learning_rate(0, base=1.0, warmup=0, total=5) == 1.0
 

@@ -69,6 +69,13 @@ def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, variant):
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
 
 
+def test_a_finished_run_of_a_schedule_of_steps_goes_on_as_if_it_had_been_longer(tmp_path):
+    straight = train(tmp_path / "straight", ())
+    train(tmp_path / "short", ("SOLVER.MAX_ITER", "2"))
+    longer = train(tmp_path / "short", (), resume=True)
+    assert all(torch.equal(longer[name], straight[name]) for name in straight)
+
+
 def test_fcclips_clip_is_frozen_void_learns_and_embeddings_do_not_decay():
     model = model_of(*FCCLIP).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

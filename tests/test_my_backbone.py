@@ -18,10 +18,10 @@ from clipself_seg.clip.backbone import build_clip
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
-from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.models.build import build_model
 from clipself_seg.prediction.semantic import Predictor
 from tests.conftest import ROOT
+from tests.tiny import small_worlds
 
 FILE = str(ROOT / "docs" / "examples" / "my_backbone.py")
 KEY = "MODEL.CLIP.BACKBONE"
@@ -33,25 +33,15 @@ STEPS = ("SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.CHECKPOINT
 @pytest.fixture(scope="module", autouse=True)
 def typed(tmp_path_factory):
     """The file as `--import` names it, and small worlds."""
-    root = tmp_path_factory.mktemp("worlds")
-    make_worlds(root, WorldSize(train=4, val=2, base=4, seed=5), processes=1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CLIPSELF_SEG_MINI", str(root))
+    folder = tmp_path_factory.mktemp("worlds")
+    with pytest.MonkeyPatch.context() as patch, small_worlds(folder, 4, 2, 4, seed=5):
         patch.setenv(imports.VARIABLE, FILE)
         load_config(None)
-        yield root
+        yield
 
 
-def mini(name, *opts):
-    return load_config(ROOT / f"configs/mini/{name}.yaml", [*MINE, *opts])
-
-
-def ran(folder, config, *words):
-    """Results of `train_net.py` with the backbone."""
-    typed = ["--import", FILE, "--config-file", f"configs/mini/{config}.yaml", *words]
-    opts = [*MINE, "OUTPUT_DIR", str(folder), "DATALOADER.NUM_WORKERS", "0"]
-    assert train.main([*typed, *opts]) == 0
-    return json.loads((folder / "results.json").read_text())["results"]
+def mini(name, *opts, backbone="MyBackbone"):
+    return load_config(ROOT / f"configs/mini/{name}.yaml", [KEY, backbone, *opts])
 
 
 def numbers(results):
@@ -72,8 +62,11 @@ def numbers(results):
         ("patches", STEPS),
     ],
 )
-def test_each_task_runs_by_the_key(config, words, tmp_path, typed):
-    results = numbers(ran(tmp_path, config, *words))
+def test_each_task_runs_by_the_key(config, words, tmp_path):
+    typed = ["--import", FILE, "--config-file", f"configs/mini/{config}.yaml", *words]
+    opts = [*MINE, "OUTPUT_DIR", str(tmp_path), "DATALOADER.NUM_WORKERS", "0"]
+    assert train.main([*typed, *opts]) == 0
+    results = numbers(json.loads((tmp_path / "results.json").read_text())["results"])
     assert results and all(map(math.isfinite, results))
 
 
@@ -92,7 +85,7 @@ def test_what_trains_is_what_its_groups_say():
         build_model(mini("semseg"))
 
 
-def test_texts_follow_the_weights(tmp_path):
+def test_texts_follow_the_weights():
     model = build_model(mini("zero_shot"))
     before = model.bank.embed(["red star", "grass"])
     assert torch.equal(before, model.bank.embed(["red star", "grass"]))
@@ -102,18 +95,14 @@ def test_texts_follow_the_weights(tmp_path):
     assert not torch.allclose(before, model.bank.embed(["red star", "grass"]))
 
 
-def test_a_checkpoint_loads_again(tmp_path):
-    for config, opts in (("semseg", FROZEN), ("detection", ())):
-        cfg = mini(config, *opts)
-        model = build_model(cfg)
-        model.export(tmp_path / "model.pth")
-        again = mini(config, *opts, "MODEL.WEIGHTS", str(tmp_path / "model.pth"), "SEED", "3")
-        loaded = build_model(again)
-        assert (
-            loaded.weights_hash()
-            == model.weights_hash()
-            != build_model(mini(config, *opts, "SEED", "3")).weights_hash()
-        )
+@pytest.mark.parametrize("config, opts", [("semseg", FROZEN), ("detection", ())])
+def test_a_checkpoint_loads_again(config, opts, tmp_path):
+    model = build_model(mini(config, *opts))
+    model.export(tmp_path / "model.pth")
+    others = (*opts, "SEED", "3")
+    loaded = build_model(mini(config, *others, "MODEL.WEIGHTS", str(tmp_path / "model.pth")))
+    fresh = build_model(mini(config, *others))
+    assert loaded.weights_hash() == model.weights_hash() != fresh.weights_hash()
 
 
 def test_a_folder_names_what_the_caller_has_imported(tmp_path, monkeypatch):
@@ -176,10 +165,7 @@ LACKS = {
 def test_what_a_task_needs_and_the_entry_lacks_is_named(config, small, tmp_path):
     opts = ("OUTPUT_DIR", str(tmp_path), *(FROZEN if config == "semseg" else ()))
     with pytest.raises(InputError, match=LACKS[config]):
-        model = build_model(
-            load_config(ROOT / f"configs/mini/{config}.yaml", [KEY, "Small", *opts])
-        )
-        model.check_readouts([64], ["crops"])
+        build_model(mini(config, *opts, backbone="Small")).check_readouts([64], ["crops"])
 
 
 @pytest.mark.parametrize(
@@ -234,12 +220,8 @@ def test_an_entry_that_nobody_registered_is_named():
         build_clip(load_config(None, [KEY, "MyBackbonee"]))
 
 
-@pytest.fixture
-def untyped(monkeypatch):
+def test_the_command_line_gives_its_modules_to_all_processes(monkeypatch, tmp_path):
     monkeypatch.setenv(imports.VARIABLE, "")
-
-
-def test_the_command_line_gives_its_modules_to_all_processes(untyped, monkeypatch, tmp_path):
     (tmp_path / "first_module.py").write_text("")
     monkeypatch.chdir(tmp_path)
     words = ["train", "--import", "first_module.py", "SEED", "1", "--import=json.tool"]
@@ -258,20 +240,25 @@ def test_the_command_line_gives_its_modules_to_all_processes(untyped, monkeypatc
         (["--import", "none.py"], "none.py: there is no such file"),
     ],
 )
-def test_a_bad_import_is_one_line(words, message, untyped, capsys):
+def test_a_bad_import_is_one_line(words, message, monkeypatch, capsys):
+    monkeypatch.setenv(imports.VARIABLE, "")
     assert __main__.main(["eval", *words]) == 2
     assert train.main(words) == 2
     assert capsys.readouterr().err.count(message) == 2
 
 
 @pytest.mark.parametrize(
-    "name, message", [("json.py", "another module is called json"), ("my-own.py", "a plain name")]
+    "name, message",
+    [
+        ("./json.py", "another module is called json"),
+        ("./my-own.py", "a plain name"),
+        ("no_such_module_of_mine", "no_such_module_of_mine: there is no such module"),
+    ],
 )
-def test_a_file_whose_name_is_no_module_of_its_own_is_refused(name, message, tmp_path, monkeypatch):
-    (tmp_path / name).write_text("")
-    monkeypatch.setenv(imports.VARIABLE, str(tmp_path / name))
+def test_what_is_no_module_of_its_own_is_refused(name, message, tmp_path, monkeypatch):
+    if name.endswith(".py"):
+        name = str(tmp_path / name)
+        open(name, "w").close()
+    monkeypatch.setenv(imports.VARIABLE, name)
     with pytest.raises(InputError, match=message):
-        load_config(None)
-    monkeypatch.setenv(imports.VARIABLE, "no_such_module_of_mine")
-    with pytest.raises(InputError, match="no_such_module_of_mine: there is no such module"):
         load_config(None)

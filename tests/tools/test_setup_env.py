@@ -63,19 +63,17 @@ def test_record_lists_every_file_with_its_hash(wheel, tmp_path):
         assert pinned_wheels.record_line(name, (tmp_path / name).read_bytes())[1:] == row
 
 
-def test_unpacked_metadata_asks_for_nothing(wheel, tmp_path):
-    pinned_wheels.unpack_wheel(wheel, "engine", tmp_path)
-    found = metadata.Distribution.at(tmp_path / "up_engine-1.0.dist-info")
-    assert (found.metadata["Name"], found.version, found.requires) == ("up-engine", "1.0", None)
-    assert found.metadata["License"] == "MIT"
-
-
-def test_unpacking_again_after_an_interruption_leaves_no_trace_of_the_first_try(wheel, tmp_path):
+def test_after_an_interruption_it_is_unpacked_anew_with_metadata_that_asks_for_nothing(
+    wheel, tmp_path
+):
     (tmp_path / ".engine.part/engine").mkdir(parents=True)
-    (tmp_path / "up_engine-1.0.dist-info").mkdir()
+    info = tmp_path / "up_engine-1.0.dist-info"
+    info.mkdir()
     pinned_wheels.unpack_wheel(wheel, "engine", tmp_path)
-    assert (tmp_path / "engine/core.py").exists()
-    assert not (tmp_path / ".engine.part").exists()
+    assert (tmp_path / "engine/core.py").exists() and not (tmp_path / ".engine.part").exists()
+    unpacked = metadata.Distribution.at(info)
+    about = (unpacked.metadata["Name"], unpacked.version, unpacked.metadata["License"])
+    assert about == ("up-engine", "1.0", "MIT") and unpacked.requires is None
 
 
 def test_pins_are_complete_hashes():
@@ -151,44 +149,31 @@ def test_all_tests_are_those_marked_heavy_too(monkeypatch):
     assert given == [["-m", "", "-x"], ["-x"]] and installed == [".[dev,docs,export,notebooks,ray]"]
 
 
-def test_a_set_up_ends_with_how_to_use_it(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "words, started, said",
+    [
+        ("setup --venv /there", [], "to use it: . /there/bin/activate\n"),
+        ("docs", ["-m mkdocs build --strict"], ""),
+        ("demo --no-open", ["-m clipself_seg demo --no-open"], ""),
+    ],
+)
+def test_a_command_starts_what_it_is_called_after(words, started, said, monkeypatch, capsys):
+    called = []
     monkeypatch.setattr(setup_env, "is_complete", lambda venv: True)
-    assert setup_env.main(["setup", "--venv", "/there"]) == 0
-    assert capsys.readouterr().out == "to use it: . /there/bin/activate\n"
+    monkeypatch.setattr(subprocess, "call", lambda w, **_: called.append(" ".join(w[1:])) or 0)
+    assert setup_env.main(words.split()) == 0
+    assert (called, capsys.readouterr().out) == (started, said)
 
 
-def test_the_site_is_built_strictly(monkeypatch):
-    commands = []
-    monkeypatch.setattr(setup_env, "is_complete", lambda venv: True)
-    monkeypatch.setattr(subprocess, "call", lambda words, **_: commands.append(words[1:]) or 0)
-    assert setup_env.main(["docs"]) == 0
-    assert commands == [["-m", "mkdocs", "build", "--strict"]]
-
-
-def test_the_demo_takes_its_options(monkeypatch):
-    commands = []
-    monkeypatch.setattr(setup_env, "is_complete", lambda venv: True)
-    monkeypatch.setattr(subprocess, "call", lambda words, **_: commands.append(words[1:]) or 0)
-    assert setup_env.main(["demo", "--no-open"]) == 0
-    assert commands == [["-m", "clipself_seg", "demo", "--no-open"]]
-
-
-def test_tests_run_side_by_side_unless_the_arguments_say_otherwise(monkeypatch):
-    commands = []
-    monkeypatch.setattr(subprocess, "call", lambda words, cwd: commands.append(words) or 0)
-    assert setup_env.test(Path("python"), ["-n", "0"]) == 0
-    *_, words = commands
-    workers = [words[i + 1] for i, word in enumerate(words) if word == "-n"]
-    assert words[:3] == ["python", "-m", "pytest"] and workers == ["auto", "0"]
-
-
-def test_failed_lint_fails_the_tests_after_they_have_run(monkeypatch):
+@pytest.mark.parametrize("failing", ["", "black"])
+def test_tests_run_side_by_side_after_lint_whose_failure_fails_them(failing, monkeypatch):
     ran = []
-    monkeypatch.setattr(
-        subprocess, "call", lambda words, cwd: ran.append(words[2]) or "black" in words
-    )
-    assert setup_env.test(Path("python"), []) == 1
-    assert ran == ["black", "isort", "flake8", "mypy", "pytest"]
+    monkeypatch.setattr(subprocess, "call", lambda w, cwd: ran.append(w) or failing in w)
+    assert setup_env.test(Path("python"), ["-n", "0"]) == bool(failing)
+    assert [words[2] for words in ran] == ["black", "isort", "flake8", "mypy", "pytest"]
+    words = ran[-1]
+    workers = [words[i + 1] for i, word in enumerate(words) if word == "-n"]
+    assert words[:2] == ["python", "-m"] and workers == ["auto", "0"]
 
 
 @pytest.mark.parametrize("module", [setup_env, setup_steps, pinned_wheels])

@@ -1,15 +1,18 @@
-"""A command's start: torchvision without torch's compiler, and nothing that stays of how that is done."""
+"""A command's start: torchvision without torch's compiler, of which nothing stays, and freed memory that is kept."""
 
 from __future__ import annotations
 
-import subprocess
+import ctypes
 import sys
+import types
 
 import pytest
 import torch._dynamo.utils
 from PIL import Image
 
+from clipself_seg import memory
 from clipself_seg.torchvision_import import import_torchvision
+from tests.faults import run_python
 
 UTILS = "torch._dynamo.utils"
 PREDICTS = """
@@ -30,8 +33,7 @@ assert torch._dynamo.utils.__file__
 def test_a_prediction_imports_no_compiler_and_roi_align_still_asks_it(tmp_path):
     image = tmp_path / "image.png"
     Image.new("RGB", (64, 64), "red").save(image)
-    run = [sys.executable, "-c", PREDICTS, str(image), str(tmp_path / "out")]
-    done = subprocess.run(run, capture_output=True, text=True)
+    done = run_python(PREDICTS, image, tmp_path / "out")
     assert done.returncode == 0, done.stderr
 
 
@@ -67,3 +69,31 @@ def test_nothing_stands_in_after_an_import_that_fails(torchvision_to_come):
     with pytest.raises(ImportError, match="damaged"):
         import_torchvision()
     assert UTILS not in sys.modules
+
+
+@pytest.fixture
+def libc(monkeypatch):
+    """glibc, which keeps a list of what is asked of it."""
+    libc = types.SimpleNamespace(asked=[])
+    libc.mallopt = lambda key, value: libc.asked.append((key, value))
+    libc.malloc_trim = lambda kept: libc.asked.append(("trim to", kept))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: libc)
+    return libc
+
+
+def test_what_loading_left_is_handed_back_before_freed_memory_is_kept(libc):
+    memory.keep_freed_memory("cuda")
+    assert libc.asked == []
+    memory.keep_freed_memory()
+    first, *kept = libc.asked
+    assert first == ("trim to", 0)
+    assert [key for key, _ in kept] == [memory.M_MMAP_THRESHOLD, memory.M_TRIM_THRESHOLD]
+    libc.asked.clear()
+    memory.hand_back_freed_memory()
+    after = dict(libc.asked)
+    assert all(after[key] < value for key, value in kept)
+
+
+def test_another_library_than_glibc_is_left_alone(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: types.SimpleNamespace())
+    memory.keep_freed_memory()

@@ -20,7 +20,7 @@ import setup_env
 from bench import command as benchmark
 from clipself_seg.__main__ import COMMANDS, body, split
 from clipself_seg.clip.kinds import KINDS, list_architectures, model_configs
-from clipself_seg.clip.prompts import TEMPLATES
+from clipself_seg.clip.text_bank import TEMPLATES
 from clipself_seg.commands import prepare, train
 from clipself_seg.config import load_config
 from clipself_seg.config.yaml_files import find_file, names

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip.kind import Architecture, TowerKind
 from clipself_seg.clip.kinds import KINDS, find_architecture, list_architectures
-from clipself_seg.clip.prompts import templates_text
+from clipself_seg.clip.text_bank import templates_text
 
 NOTHING = "nothing stated"
 # Licence of the weights of open_clip's tags by how they begin, as open_clip's docs/PRETRAINED.md and the publishers say

@@ -29,38 +29,26 @@ class WeightsState:
         self.hash: str | None = None
 
 
-class _Weight:
-    """A tensor and the memory, layout and version that it had."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        # Kept, so that no other tensor takes its identity; what it points to may be replaced and freed.
-        # (A weak reference would do, but torch.utils.swap_tensors refuses tensors that have one.)
-        self.tensor = tensor
-        # As long as it has not expired, no other memory takes its address.
-        self.storage = StorageWeakRef(tensor.untyped_storage())
-        self.fingerprint = _fingerprint(tensor)
-
-    def is_same(self, tensor: Tensor) -> bool:
-        """Whether this is the tensor, and nothing wrote to it."""
-        return (
-            self.tensor is tensor
-            and self.fingerprint == _fingerprint(tensor)
-            and not self.storage.expired()
-        )
-
-
 class _Known:
-    """The weights of a module and their state."""
+    """The weights of a module, the memory, layout and version that each had, and their state."""
 
     def __init__(self, weights: list[Tensor]) -> None:
-        self.weights = [_Weight(tensor) for tensor in weights]
+        # Kept, so that no other tensor takes their identity; what they point to may be replaced and freed.
+        # (A weak reference would do, but torch.utils.swap_tensors refuses tensors that have one.)
+        self.weights = weights
+        # As long as one has not expired, no other memory takes its address.
+        self.storages = [StorageWeakRef(tensor.untyped_storage()) for tensor in weights]
+        self.fingerprints = [_fingerprint(tensor) for tensor in weights]
         self.ids = {id(tensor) for tensor in weights}
         self.state = WeightsState()
 
     def is_same(self, weights: list[Tensor]) -> bool:
         """Whether these are the weights, in their order, and nothing wrote to them."""
-        return len(weights) == len(self.weights) and all(
-            known.is_same(tensor) for known, tensor in zip(self.weights, weights)
+        return (
+            len(weights) == len(self.weights)
+            and all(known is tensor for known, tensor in zip(self.weights, weights))
+            and self.fingerprints == [_fingerprint(tensor) for tensor in weights]
+            and not any(storage.expired() for storage in self.storages)
         )
 
 

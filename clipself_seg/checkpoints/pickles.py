@@ -530,7 +530,10 @@ def read_numpy_pickle(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"no weights at {path}; give the path of a .pkl file")
     with refusing(path, "pickle of arrays"):
-        content = _load(path)
+        with path.open("rb") as file, mmap.mmap(
+            file.fileno(), 0, access=mmap.ACCESS_READ
+        ) as bytes_:
+            content = _ArrayUnpickler(Stream(bytes_)).load()
         if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
             content = content["model"]
         if not isinstance(content, Mapping):
@@ -544,11 +547,6 @@ def read_numpy_pickle(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if not tensors:
         raise InputError(f"{path} holds no arrays; is it a checkpoint?")
     return tensors
-
-
-def _load(path: Path) -> Any:
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return _ArrayUnpickler(Stream(content)).load()
 
 
 class _Number:

@@ -216,7 +216,7 @@ def _metadata(clip: DenseCLIP, differences: dict[str, dict[str, float]]) -> dict
         "embed_dim": clip.embed_dim,
         "logit_scale": clip.logit_scale.exp().item(),
         "logit_bias": None if clip.logit_bias is None else clip.logit_bias.item(),
-        "class_residual": getattr(clip.visual, "class_residual", False),
+        "class_residual": clip.visual.class_residual,
         **clip.visual.dense_feature.entries(),
         "files": {
             DENSE_FILE: {

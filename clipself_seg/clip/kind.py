@@ -161,7 +161,7 @@ class TowerKind:
         mean: of RGB pixels in [0, 1], subtracted from an image.
         std: of RGB pixels in [0, 1], by which an image is divided.
         tokenizer: makes what makes token ids of texts.
-        templates: name in `prompts.TEMPLATES` of the sentences that its authors compare images with, as a user who
+        templates: name in `text_bank.TEMPLATES` of the sentences that its authors compare images with, as a user who
             has no other reason should take them.
         scale: factor of cosines before training.
         largest_scale: what the factor was clamped to in training, for those who compare masks with words as ODISE and

@@ -168,17 +168,10 @@ class DenseCLIP(nn.Module):
             InputError: `boxes` is not one tensor (n, 4) for each image.
         """
         grid = self._grid(images)
-        region_pooling.check_regions("boxes", boxes, images, (4,))
+        placed = region_pooling.check_regions("boxes", boxes, images, (4,))
         if masked_attention:
-            cells = [
-                region_pooling.box_cells(b.to(images.device, non_blocking=True), grid)
-                for b in boxes
-            ]
-            return F.normalize(self.visual.masked_attention(images, cells), dim=-1)
-        weights = [
-            region_pooling.box_weights(b.to(images.device, non_blocking=True), grid) for b in boxes
-        ]
-        return self._pool(images, weights)
+            return self._attend(images, [region_pooling.box_cells(b, grid) for b in placed])
+        return self._pool(images, [region_pooling.box_weights(b, grid) for b in placed])
 
     def encode_masks(
         self, images: Tensor, masks: Sequence[Tensor], masked_attention: bool = False
@@ -197,15 +190,17 @@ class DenseCLIP(nn.Module):
             InputError: `masks` is not one tensor (n, h, w) for each image.
         """
         grid = self._grid(images)
-        region_pooling.check_regions("masks", masks, images, grid)
-        masks = [mask.to(images.device, non_blocking=True) for mask in masks]
+        placed = region_pooling.check_regions("masks", masks, images, grid)
         if masked_attention:
-            regions = self.visual.masked_attention(images, [mask.bool() for mask in masks])
-            return F.normalize(regions, dim=-1)
-        return self._pool(images, [region_pooling.mask_weights(mask) for mask in masks])
+            return self._attend(images, [mask.bool() for mask in placed])
+        return self._pool(images, [region_pooling.mask_weights(mask) for mask in placed])
 
     def _grid(self, images: Tensor) -> tuple[int, int]:
         return images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
+
+    def _attend(self, images: Tensor, cells: list[Tensor]) -> Tensor:
+        """Unit embeddings (sum n, E) of regions with the given boolean cells (n, h, w), by masked attention."""
+        return F.normalize(self.visual.masked_attention(images, cells), dim=-1)
 
     def _pool(self, images: Tensor, weights: list[Tensor]) -> Tensor:
         """Unit embeddings (sum n, E) of regions with the given cell weights (n, h, w)."""

@@ -61,13 +61,8 @@ def resample_positions(
         antialias: whether a table is smoothed before it is made smaller.
         first: number of rows in front of the patches'.
         mode: "bicubic" or "bilinear".
-
-    Raises:
-        InputError: the table is not that of a square grid.
     """
     side = math.isqrt(len(table_LD) - first)
-    if side * side != len(table_LD) - first:
-        raise InputError(f"need positions of a square grid, got {len(table_LD) - first} of them")
     if not _is_symbolic(grid) and (side, side) == tuple(grid):
         return table_LD
     patches = table_LD[first:].reshape(1, side, side, -1).permute(0, 3, 1, 2)

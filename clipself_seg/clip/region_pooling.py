@@ -25,8 +25,8 @@ FARTHEST = -1.0, 2.0
 
 def check_regions(
     kind: str, regions: Sequence[Tensor], images: Tensor, shape: tuple[int, ...]
-) -> None:
-    """Checks that `regions` has one tensor (n, *shape) of usable values for each image.
+) -> list[Tensor]:
+    """The regions on the images' device, if there is one tensor (n, *shape) of usable values for each image.
 
     Args:
         kind: "boxes" or "masks", for messages.
@@ -55,6 +55,7 @@ def check_regions(
                 f"{kind} of an image must be {wanted} for this image size, got {tuple(tensor.shape)}"
             )
         _check_values(kind, tensor)
+    return [tensor.to(images.device, non_blocking=True) for tensor in regions]
 
 
 def _check_values(kind: str, tensor: Tensor) -> None:

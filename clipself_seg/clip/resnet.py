@@ -32,20 +32,7 @@ class ResNetTower(ImageTower, ModifiedResNet):
     """
 
     readouts = CONVOLUTIONS
-    conv1: nn.Conv2d
-    bn1: nn.Module
-    act1: nn.Module
-    conv2: nn.Conv2d
-    bn2: nn.Module
-    act2: nn.Module
-    conv3: nn.Conv2d
-    bn3: nn.Module
-    act3: nn.Module
     avgpool: nn.AvgPool2d
-    layer1: nn.Sequential
-    layer2: nn.Sequential
-    layer3: nn.Sequential
-    layer4: nn.Sequential
     attnpool: Any  # open_clip's AttentionPool2d, whose parameters carry no types
 
     def __init__(
@@ -61,13 +48,14 @@ class ResNetTower(ImageTower, ModifiedResNet):
         )
         self.image_size = image_size
         self.patch_size = STRIDE
+        self.width = width
         self.embed_dim = embed_dim
         _freeze_batch_norms(self)
 
     @property
     def blocks(self) -> nn.ModuleList:  # type: ignore[override]
         """The four stages."""
-        return nn.ModuleList([self.layer1, self.layer2, self.layer3, self.layer4])
+        return nn.ModuleList(self.get_submodule(f"layer{stage}") for stage in (1, 2, 3, 4))
 
     def forward(self, images: Tensor) -> Tensor:
         """Image embeddings (B, E), not normalised, of normalised images (B, 3, S, S).
@@ -113,9 +101,11 @@ class ResNetTower(ImageTower, ModifiedResNet):
 
     def _stem(self, images: Tensor) -> Tensor:
         """Map (B, width, H / 2, W / 2) of the three convolutions before the first stage."""
-        x = self.act1(self.bn1(self.conv1(images)))
-        x = self.act2(self.bn2(self.conv2(x)))
-        return self.act3(self.bn3(self.conv3(x)))
+        x = images
+        for step in (1, 2, 3):
+            for layer in ("conv", "bn", "act"):
+                x = self.get_submodule(f"{layer}{step}")(x)
+        return x
 
     def pool_cells(self, last_1Dhw: Tensor, cells_Qhw: Tensor) -> Tensor:
         """As `ImageTower.pool_cells`, by the attention pool that reads these cells alone (FC-CLIP).
@@ -153,14 +143,13 @@ class ResNetTower(ImageTower, ModifiedResNet):
 
     def feature_shapes(self) -> dict[str, tuple[int, int]]:
         """Channels and stride in pixels of every feature that `features` can return, by name."""
-        width = self.conv3.out_channels * 4
-        stages = {f"block{i}": (width << i, 4 << i) for i in range(4)}
-        return {STEM: (width // 4, 2)} | stages | {DENSE: (self.embed_dim, STRIDE)}
+        stages = {f"block{i}": (4 * self.width << i, 4 << i) for i in range(4)}
+        return {STEM: (self.width, 2)} | stages | {DENSE: (self.embed_dim, STRIDE)}
 
     def layer_groups(self) -> dict[str, list[nn.Parameter]]:
         """Ordered partition of the parameters: stem, positions, block0 .. block3, head."""
         pool = self.attnpool
-        stem = [*self.conv1.parameters(), *self.conv2.parameters(), *self.conv3.parameters()]
+        stem = [p for step in (1, 2, 3) for p in self.get_submodule(f"conv{step}").parameters()]
         linears = (pool.q_proj, pool.k_proj, pool.v_proj, pool.c_proj)
         return {
             "stem": stem,

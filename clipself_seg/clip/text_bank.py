@@ -1,7 +1,16 @@
 """Class names -> prompts -> text embeddings, computed once for each set of names, templates and weights.
 
-`TextBank` is for a CLIP that never changes, and keeps embeddings on disk too. `ClassTexts` has one embedding for each
-template, with gradients where the text tower trains. Both keep them in memory by `KeptTexts`.
+Prompt templates come first, read from ``templates.json``: ``{}`` is the class, ``{article}`` "a" or "an".
+
+- ``vild63``: what ViLD published (Gu et al., 2022), whole sentences made of what begins with an article;
+- ``vild14``: those of ViLD's that FC-CLIP took (arXiv 2308.02487); four of them end without a full stop;
+- ``openai80``: what OpenAI published for zero-shot ImageNet (Radford et al., 2021), in their order;
+- ``tcl9``: the nine of TCL (Cha et al., 2023), which TIPSv2's authors label pixels with: seven of the 80, and two for
+  several;
+- ``cat_seg``, ``odise``: the one of CAT-Seg and of ODISE; ``single``, ``bare``: a plain one, and the name alone.
+
+Then `TextBank`, for a CLIP that never changes, which keeps embeddings on disk too, and `ClassTexts`, which has one
+embedding for each template, with gradients where the text tower trains. Both keep them in memory by `KeptTexts`.
 
 Shapes: K classes, P prompts of a class, E embedding.
 """
@@ -28,18 +37,55 @@ from clipself_seg.checkpoints.hashes import (
     weights_state,
 )
 from clipself_seg.clip.model import DenseCLIP
-from clipself_seg.clip.prompts import TEMPLATES, article, class_prompts
 from clipself_seg.clip.runtime import autocast_dtype, full_precision
 from clipself_seg.clip.text import encode_prompts
 from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.files import atomic_path, home_expanded, remove_leftovers
 
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    name: tuple(sentences)
+    for name, sentences in json.loads(
+        Path(__file__).with_name("templates.json").read_text(encoding="utf-8")
+    ).items()
+}
+# Sets whose authors put a class name in as it stands: CAT-Seg, ODISE and FC-CLIP.
+AS_IT_STANDS = frozenset({"cat_seg", "odise", "bare", "vild14"})
 # Part of every key: entries of version 1 may hold low precision, or the rows of other weights.
 VERSION = 2
 DIGEST = "digest"  # in the metadata of an entry; one without it is made again
 DAY = 24 * 3600  # seconds
 KEPT = 8  # vocabularies whose embeddings `ClassTexts` keeps for one state of the weights
+
+
+def clean_name(name: str) -> str:
+    """A class name as it is written in a sentence: ``sports_ball/bat`` is "sports ball or bat"."""
+    return name.replace("_", " ").replace("/", " or ").lower().rstrip(".")
+
+
+def article(name: str) -> str:
+    """The article before `name`, from its first letter as given: capitals count as consonants."""
+    return "an" if name.startswith(("a", "e", "i", "o", "u")) else "a"
+
+
+def class_prompts(name: str, templates: str = "vild63", clean: bool | None = None) -> list[str]:
+    """The sentences for one class name.
+
+    Args:
+        name: one name of the class, as the vocabulary spells it.
+        templates: a key of `TEMPLATES`.
+        clean: write the name as `clean_name` does, else as it is; None: as the templates' authors do, `AS_IT_STANDS`.
+    """
+    if clean is None:
+        clean = templates not in AS_IT_STANDS
+    written = clean_name(name) if clean else name
+    return [template.format(written, article=article(name)) for template in TEMPLATES[templates]]
+
+
+def templates_text(name: str) -> str:
+    """A set of templates in words: the sentence if it has one, else its name and their number."""
+    sentences = TEMPLATES[name]
+    return f'"{sentences[0]}"' if len(sentences) == 1 else f"{name}, {len(sentences)} sentences"
 
 
 def default_cache_dir() -> Path:
@@ -106,7 +152,7 @@ class TextBank:
         """
         Args:
             clip: the model whose text tower is asked.
-            templates: a name in `prompts.TEMPLATES`.
+            templates: a name in `text_bank.TEMPLATES`.
             cache_dir: folder of the disk cache; None for `default_cache_dir`.
         """
         if templates not in TEMPLATES:
@@ -258,7 +304,7 @@ class ClassTexts:
         """
         Args:
             clip: its text tower is asked; not owned.
-            templates: a name in `prompts.TEMPLATES`.
+            templates: a name in `text_bank.TEMPLATES`.
             checkpointing: recompute the text tower in the backward pass.
         """
         self.clip = clip
@@ -266,14 +312,6 @@ class ClassTexts:
         self.checkpointing = checkpointing
         self._tokens: tuple[Names, Tensor] | None = None
         self._kept = KeptTexts(KEPT)
-
-    def check(self, names: Names) -> None:
-        """Refuse what open_clip would cut without a word, so that classes may become the same.
-
-        Raises:
-            InputError: a name with more tokens than CLIP reads.
-        """
-        check_lengths(self.clip, names, self.templates)
 
     def embed(self, names: Names) -> Tensor:
         """Unit vectors (T, P, E), one for each class and template.
@@ -312,7 +350,7 @@ class ClassTexts:
     def _tokenize(self, names: Names) -> Tensor:
         """Tokens of all prompts; those of the last names are kept for the next training step."""
         if self._tokens is None or self._tokens[0] != names:
-            self.check(names)
+            check_lengths(self.clip, names, self.templates)
             flat = [name for synonyms in names for name in synonyms]
             prompts = [p for name in flat for p in class_prompts(name, self.templates, clean=False)]
             self._tokens = names, self.clip.tokenize(prompts)
@@ -325,7 +363,7 @@ def check_lengths(clip: DenseCLIP, names: Names, templates: str) -> None:
     Args:
         clip: its text tower says how many tokens it reads.
         names: of each class.
-        templates: a name in `prompts.TEMPLATES`.
+        templates: a name in `text_bank.TEMPLATES`.
 
     Raises:
         InputError: a name with more tokens than CLIP reads.

@@ -109,6 +109,8 @@ class ImageTower(nn.Module, abc.ABC):
         compiling: whether blocks are compiled; set by `compile_blocks`.
         dense_feature: what ``dense`` is; set by `choose_dense`.
         attention: name of the attention without training by which ``dense`` is made; set by `choose_attention`.
+        class_residual: whether the last block of a ViT's dense feature ``token`` adds the class token to every
+            token's value (CAT-Seg's CVPR 2024 code) instead of the token itself (CLIPSelf).
         readouts: what it may be asked for.
     """
 
@@ -122,6 +124,7 @@ class ImageTower(nn.Module, abc.ABC):
     compiling: bool = False
     dense_feature: DenseFeature = DenseFeature()
     attention: str = NONE
+    class_residual: bool = False
 
     @abc.abstractmethod
     def forward(self, images: Tensor) -> Tensor:
@@ -152,8 +155,10 @@ class ImageTower(nn.Module, abc.ABC):
         return all(stride == shapes[DENSE][1] for _, stride in blocks)
 
     def description(self) -> str:
-        """What the dense features are, in words: the feature, and the attention without training, if any."""
+        """What the dense features are, in words: the feature, and what else the last block does, if anything."""
         text = str(self.dense_feature)
+        if self.class_residual:
+            text += ", residual of the class token"
         return text if self.attention == NONE else f"{text}, attention {self.attention}"
 
     def require_images(self) -> None:
@@ -278,8 +283,6 @@ class TransformerTower(ImageTower):
     Attributes:
         width: width D of the residual stream.
         prefix: number of tokens before those of the patches; the first is the class token.
-        class_residual: whether the last block of the dense feature ``token`` adds the class token to every
-            token's value (CAT-Seg's CVPR 2024 code) instead of the token itself (CLIPSelf).
         pooled: whether all blocks attend, the last one too, and dense features are the value path of a pool behind them
             (`pooled.PooledTower`).
         dense_gate: gate of the heads' values, or None.
@@ -288,7 +291,6 @@ class TransformerTower(ImageTower):
     readouts = VIT
     prefix: int = 1
     pooled: bool = False
-    class_residual: bool = False
     dense_gate: HeadGate | None
 
     def __init__(self, *, image_size: int, patch_size: int, width: int, embed_dim: int) -> None:
@@ -322,13 +324,6 @@ class TransformerTower(ImageTower):
     @abc.abstractmethod
     def ends(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
         """Parameters of the stem and of the positions, before the blocks, and of the head, behind them."""
-
-    def description(self) -> str:
-        """As `ImageTower.description`, with the residual of the class token, if the tower has it."""
-        text = str(self.dense_feature)
-        if self.class_residual:
-            text += ", residual of the class token"
-        return text if self.attention == NONE else f"{text}, attention {self.attention}"
 
     def unused_by(self, names: Iterable[str] = (DENSE,)) -> list[nn.Parameter]:
         # Queries and keys, and the MLP if no feature has been through it.

@@ -55,6 +55,7 @@ FINER = 2  # cells along a side of one of CLIP's
 CLASS_WEIGHT = 0.5
 
 Grid = tuple[int, int]
+Attend = Callable[[Tensor, Tensor, Tensor, Grid], tuple[Tensor, Grid]]
 
 
 class Attention(NamedTuple):
@@ -65,7 +66,7 @@ class Attention(NamedTuple):
         keep: whether the block's residual and MLP are kept, which needs the places to be the patches.
     """
 
-    attend: Callable[[Tensor, Tensor, Tensor, Grid], tuple[Tensor, Grid]]
+    attend: Attend
     keep: bool = False
 
 
@@ -91,30 +92,17 @@ def _prefix(tokens_BLD: Tensor, grid: Grid) -> int:
     return tokens_BLD.shape[-2] - grid[0] * grid[1]
 
 
-def _self_attended(
-    x_BHLC: Tensor, v_BHLC: Tensor, grid: Grid, bias_NL: Tensor | None = None
-) -> Tensor:
-    """Values (B, H, N, C) of the patches by softmax(s x x^T + bias), by torch's kernels."""
-    patches_BHNC = x_BHLC[:, :, _prefix(x_BHLC, grid) :]
-    return attention(patches_BHNC, x_BHLC, v_BHLC, mask=bias_NL)
+def _of_themselves(*parts: str, near: bool = False) -> Attend:
+    """The sum over x of softmax(s x x^T) V at the patches; x are queries, "q", or keys, "k", and `near` adds G."""
 
+    def attend(q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+        prefix = _prefix(v, grid)
+        bias_NL = gaussian_bias(grid, GAUSSIAN_DEVIATION, k, prefix)[prefix:] if near else None
+        chosen = [{"q": q, "k": k}[part] for part in parts]
+        first, *others = (attention(x[:, :, prefix:], x, v, mask=bias_NL) for x in chosen)
+        return sum(others, first), grid
 
-def _qq(q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-    return _self_attended(q, v, grid), grid
-
-
-def _kk(q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-    return _self_attended(k, v, grid), grid
-
-
-def _qq_and_kk(q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-    return _self_attended(q, v, grid) + _self_attended(k, v, grid), grid
-
-
-def _near_kk(q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
-    prefix = _prefix(k, grid)
-    bias_LL = gaussian_bias(grid, GAUSSIAN_DEVIATION, k, prefix)
-    return _self_attended(k, v, grid, bias_LL[prefix:]), grid
+    return attend
 
 
 def gaussian_bias(grid: Grid, deviation: float, like: Tensor, prefix: int = 1) -> Tensor:
@@ -134,11 +122,11 @@ def gaussian_bias(grid: Grid, deviation: float, like: Tensor, prefix: int = 1) -
 
 
 ATTENTIONS: dict[str, Attention] = {
-    "sclip": Attention(_qq_and_kk, keep=True),
-    "clearclip": Attention(_qq),
-    "naclip": Attention(_near_kk),
-    "kk": Attention(_kk),
-    "qq_kk": Attention(_qq_and_kk),
+    "sclip": Attention(_of_themselves("q", "k"), keep=True),
+    "clearclip": Attention(_of_themselves("q")),
+    "naclip": Attention(_of_themselves("k", near=True)),
+    "kk": Attention(_of_themselves("k")),
+    "qq_kk": Attention(_of_themselves("q", "k")),
 }
 
 

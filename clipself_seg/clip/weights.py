@@ -47,15 +47,13 @@ GATE_MODULE = "dense_gate"  # module of an image tower
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-    """Report of a loaded checkpoint; its string is the line in the log.
+    """Report of a checkpoint, all of which was loaded; its string is the line in the log.
 
     Attributes:
         model: name of the model.
         source: name of the checkpoint.
         loaded: number of tensors that were loaded.
         converted: number of tensors whose precision was changed.
-        missing: number of tensors that the checkpoint lacks.
-        unexpected: number of tensors that the model lacks.
         notes: further remarks, such as resized positions.
     """
 
@@ -63,15 +61,13 @@ class LoadReport:
     source: str
     loaded: int
     converted: int
-    missing: int
-    unexpected: int
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         notes = "".join(f"; {note}" for note in self.notes)
         return (
             f"{self.model} <- {self.source}: {self.loaded} loaded, {self.converted} converted, "
-            f"{self.missing} missing, {self.unexpected} unexpected{notes}"
+            f"0 missing, 0 unexpected{notes}"
         )
 
 
@@ -148,7 +144,10 @@ def load_strictly(
         module.text = NoTextTower(context_length=length, source=checkpoint.path.name)
         notes.append("no text tower")
     wanted = module.state_dict()
-    _check_names(tensors, wanted, checkpoint)
+    if problem := name_problem(wanted, tensors):
+        raise InputError(
+            f"{checkpoint.path} {problem.what} ({problem.names}); is it a complete checkpoint of this model?"
+        )
     converted = 0
     for name, target in wanted.items():
         tensor = tensors[name]
@@ -157,11 +156,6 @@ def load_strictly(
                 f"{checkpoint.path}: {name} is {str(tensor.dtype)[6:]}, not floating point; "
                 "quantised weights cannot be used, take the original checkpoint"
             )
-        if tensor.layout != torch.strided or tensor.is_meta:
-            what = "has no values" if tensor.is_meta else "is sparse"
-            raise InputError(
-                f"{checkpoint.path}: {name} {what}; save the weights as dense tensors of the CPU"
-            )
         table = architecture.kind.positions.get(name)
         if table and tensor.shape != target.shape:
             tensor = _resize_positions(name, tensor, target, table, checkpoint.path)
@@ -169,17 +163,21 @@ def load_strictly(
         converted += tensor.dtype != target.dtype
         single = tensor.numel() == target.numel() == 1
         tensors[name] = (tensor.reshape(target.shape) if single else tensor).to(target.dtype)
+        if tensors[name].shape != target.shape:
+            raise InputError(
+                f"{checkpoint.path}: {name} is {tuple(tensor.shape)}, the model needs {tuple(target.shape)}; "
+                "is it a checkpoint of this model?"
+            )
         if not tensors[name].isfinite().all():
             raise InputError(
                 f"{checkpoint.path}: {name} has NaN or infinite numbers; take a checkpoint from before "
                 "its training failed, or fetch it again"
             )
-    _check_shapes(tensors, wanted, checkpoint)
     module.load_state_dict(tensors, assign=True)
     if converted:
         notes.append("converted to float32")
     source = f"{checkpoint.path.name} ({checkpoint.format})"
-    return LoadReport(architecture.name, source, len(wanted), converted, 0, 0, tuple(notes))
+    return LoadReport(architecture.name, source, len(wanted), converted, tuple(notes))
 
 
 def fit_gate(tower: ImageTower, checkpoint: Checkpoint) -> tuple[Checkpoint, tuple[str, ...]]:
@@ -282,24 +280,3 @@ def _check_architecture(
         f"{checkpoint.path} is of another model: its image tower is {signature}, that of "
         f"{architecture.name} is {architecture.signature}{hint}"
     )
-
-
-def _check_names(
-    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], checkpoint: Checkpoint
-) -> None:
-    if problem := name_problem(wanted, tensors):
-        raise InputError(
-            f"{checkpoint.path} {problem.what} ({problem.names}); "
-            "is it a complete checkpoint of this model?"
-        )
-
-
-def _check_shapes(
-    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], checkpoint: Checkpoint
-) -> None:
-    for name, target in wanted.items():
-        if tensors[name].shape != target.shape:
-            raise InputError(
-                f"{checkpoint.path}: {name} is {tuple(tensors[name].shape)}, the model needs "
-                f"{tuple(target.shape)}; is it a checkpoint of this model?"
-            )

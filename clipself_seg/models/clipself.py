@@ -93,7 +93,7 @@ class CLIPSelf(ModelBase):
             sync_gradients: whether the loss is averaged over the regions of all processes (D5).
             precision: dtype of autocast, or None.
             read: readouts in evaluation, out of `clipself_seg.config.READOUTS`.
-            templates: prompts around a class name, a name in `prompts.TEMPLATES`.
+            templates: prompts around a class name, a name in `text_bank.TEMPLATES`.
         """
         super().__init__()
         if trainable_blocks == 0:

@@ -519,7 +519,7 @@ class RegionText:
             loss: "bce", the official code's: sigmoids over the nouns of the process's regions, topped up at
                 random to `negatives`; "softmax" over all nouns; "regionclip": RegionCLIP's three losses.
             negatives: number of nouns that "bce" compares with.
-            templates: prompts around a noun, a name in `prompts.TEMPLATES`.
+            templates: prompts around a noun, a name in `text_bank.TEMPLATES`.
             seed: seed of the nouns that are drawn, together with the iteration.
         """
         self.loss = loss

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import build_clip
-from clipself_seg.clip.prompts import templates_text
 from clipself_seg.clip.region_pooling import box_weights, mask_weights, pool
 from clipself_seg.clip.runtime import autocast, on_device, send
+from clipself_seg.clip.text_bank import templates_text
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample

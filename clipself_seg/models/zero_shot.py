@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import build_clip
-from clipself_seg.clip.prompts import templates_text
 from clipself_seg.clip.runtime import autocast, chunk_size, on_device, send
-from clipself_seg.clip.text_bank import check_lengths
+from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.clip.tower import ImageTower, TransformerTower
 from clipself_seg.clip.training_free import (
     FINER,

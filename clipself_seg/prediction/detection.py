@@ -18,7 +18,7 @@ from typing import Any, overload
 import numpy as np
 from detectron2.config import CfgNode
 
-from clipself_seg.clip.text_bank import ClassTexts
+from clipself_seg.clip.text_bank import check_lengths
 from clipself_seg.data.datasets.records import find_dataset
 from clipself_seg.data.datasets.table import DetectionSet
 from clipself_seg.data.mappers.detection import DetectionTestMapper
@@ -146,7 +146,7 @@ class DetectionPredictor(ImagePredictor[Detections]):
         words = as_vocabulary(words)
         seen = None if self.trained is None else seen_in_training(words, self.trained)
         names = tuple(entry.names for entry in words.classes)
-        ClassTexts(self.model.clip, self.model.bank.templates).check(names)
+        check_lengths(self.model.clip, names, self.model.bank.templates)
         built_in = words.name in available_vocabularies()
         self.model.set_vocabulary(words, seen, all_synonyms=None if built_in else True)
         self.seen = self.model.seen().cpu().numpy()

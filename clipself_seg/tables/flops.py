@@ -16,8 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from clipself_seg.clip.prompts import TEMPLATES
 from clipself_seg.clip.text import TextTower, texts_at_once
+from clipself_seg.clip.text_bank import TEMPLATES
 from clipself_seg.clip.tower import ImageTower, train_last_blocks
 from clipself_seg.models import CATSeg
 

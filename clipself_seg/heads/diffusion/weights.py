@@ -341,4 +341,4 @@ def _load_strictly(network: Any, tensors: dict[str, Tensor], name: str, source: 
         tensors[key] = tensor.float()
     network.load_state_dict(tensors, assign=True)
     title = f"Stable Diffusion's {name}"
-    return LoadReport(title, Path(source).name, len(wanted), converted, 0, 0)
+    return LoadReport(title, Path(source).name, len(wanted), converted)

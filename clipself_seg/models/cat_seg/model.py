@@ -28,9 +28,8 @@ from clipself_seg.checkpoints.read import name_problem
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, untrained
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.layers import SplitAttention, split_attention
-from clipself_seg.clip.prompts import templates_text
 from clipself_seg.clip.runtime import autocast, chunk_size, on_device
-from clipself_seg.clip.text_bank import ClassTexts
+from clipself_seg.clip.text_bank import ClassTexts, check_lengths, templates_text
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.clip.weights import to_native as clip_names
 from clipself_seg.data.mappers.samples import Sample
@@ -107,7 +106,7 @@ class CATSeg(ModelBase):
             class_residual: whether the last block of a ViT's dense features adds the class token, see
                 `TransformerTower`.
             all_synonyms: whether all names of a class go into its prompts, or the first alone.
-            templates: prompts around a class name, a name in `prompts.TEMPLATES`.
+            templates: prompts around a class name, a name in `text_bank.TEMPLATES`.
             finetune: which parameters of CLIP train, see `clip_parameters`.
             sliding: whether evaluation slides windows and adds a whole view, or takes the whole
                 image at once.
@@ -187,7 +186,7 @@ class CATSeg(ModelBase):
         if all_synonyms is None:
             all_synonyms = self.all_synonyms
         names = class_names(words, all_synonyms=all_synonyms, catseg_names=True)
-        self.texts.check(names)
+        check_lengths(self.clip, names, self.texts.templates)
         self.give_classes(names, None)
         # CLIP's tokens are the same where case and spaces alone differ.
         read = (", ".join(" ".join(n.casefold().split()) for n in names) for names in self.names)

@@ -27,8 +27,8 @@ from clipself_seg.checkpoints.zoo import untrained
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.backbone import BackboneTower, build_clip, load_state
 from clipself_seg.clip.model import CLIP_MEAN
-from clipself_seg.clip.prompts import templates_text
 from clipself_seg.clip.runtime import autocast, constant, on_device
+from clipself_seg.clip.text_bank import templates_text
 from clipself_seg.clip.tower import train_last_blocks
 from clipself_seg.clip.weights import load_strictly, to_layout
 from clipself_seg.config.keys import CLIP_BACKBONE

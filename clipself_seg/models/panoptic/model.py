@@ -28,8 +28,8 @@ from clipself_seg.checkpoints.read import name_problem
 from clipself_seg.checkpoints.zoo import untrained
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.kinds import signature_of
-from clipself_seg.clip.prompts import templates_text
 from clipself_seg.clip.runtime import autocast, on_device
+from clipself_seg.clip.text_bank import templates_text
 from clipself_seg.clip.weights import to_native
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.generator_outputs import (
@@ -86,7 +86,7 @@ from clipself_seg.models.protocol import (
 
 logger = logging.getLogger(__name__)
 
-# Variant of the generator -> prompts around its class names, a name in `prompts.TEMPLATES`; FC-CLIP's reads the texts
+# Variant of the generator -> prompts around its class names, a name in `text_bank.TEMPLATES`; FC-CLIP's reads the texts
 # of the CLIP branch.
 GENERATOR_TEMPLATES = {"caption": "odise", "label": "bare"}
 
@@ -161,7 +161,7 @@ class OpenPanoptic(ModelBase):
             outputs: folder of generator outputs (`outputs.save_output`), in place of backbone and generator.
             masks_given: whether samples bring masks, which CLIP names, in place of a generator; `outputs` is then the
                 folder that they are from, or "".
-            branch_templates: prompts of the CLIP branch, a name in `prompts.TEMPLATES`.
+            branch_templates: prompts of the CLIP branch, a name in `text_bank.TEMPLATES`.
             fusion: whose scores are returned, and how both are fused.
             grounding_weight: weight of the caption model's grounding loss, 0 for none.
             settings: settings by which images are padded and outputs are made.

@@ -16,7 +16,6 @@ from clipself_seg.checkpoints.dense_feature import TOKEN
 from clipself_seg.checkpoints.zoo import official
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import build_clip
-from clipself_seg.clip.text_bank import TEMPLATES
 from clipself_seg.clip.text import same_text_tower
 from clipself_seg.clip.text_bank import TEMPLATES
 from clipself_seg.clip.tower import GATE, TransformerTower

@@ -138,16 +138,12 @@ def test_cosines_of_vectors_whose_angles_are_known():
     torch.testing.assert_close(cosine_similarities(given), torch.tensor([expected]))
 
 
-def test_coherence_by_hand():
-    # Four of nine cosines are 0 where the teacher has 1.
-    loss = coherence_loss(*matrices(STUDENT, ALIKE))
-    torch.testing.assert_close(loss, torch.tensor([4 / 9]))
-
-
-def test_context_by_hand():
-    # Rows differ by (0, 0, 1), (0, 0, 1) and (1, 1, 0).
-    loss = context_loss(*matrices(STUDENT, ALIKE))
-    torch.testing.assert_close(loss, torch.tensor([(1 + 1 + 2**0.5) / 3]))
+def test_coherence_and_context_by_hand():
+    # Four of nine cosines are 0 where the teacher has 1; rows differ by (0, 0, 1), (0, 0, 1) and (1, 1, 0).
+    student, target = matrices(STUDENT, ALIKE)
+    torch.testing.assert_close(coherence_loss(student, target), torch.tensor([4 / 9]))
+    expected = torch.tensor([(1 + 1 + 2**0.5) / 3])
+    torch.testing.assert_close(context_loss(student, target), expected)
 
 
 def test_spatial_correlation_by_hand():

@@ -8,12 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipself_seg.heads.fusion import (
-    discounted_void,
-    fuse_scores,
-    fusion_of,
-    name_masks,
-)
+from clipself_seg.heads.fusion import discounted_void, fuse_scores, fusion_of, name_masks
 from tests.conftest import PARITY
 
 CASE = PARITY / "odise_fusion.npz"

@@ -66,7 +66,7 @@ class SemSegWorkload(Workload):
             SIZES,
             text=width,
             appearance=width,
-            pooling=(2 if case.training else 1,) * SIZES.layers,
+            pooling=(2 if case.training else 1,) * len(SIZES.pooling),
         )
         depth = len(self.clip.visual.blocks)
         self.model = CATSeg(

@@ -47,11 +47,6 @@ def best_classes(cost_PThw: Tensor, count: int) -> Tensor | None:
     return torch.topk(peaks_T, count, sorted=False).indices.sort().values
 
 
-def text_direction(text_TPE: Tensor) -> Tensor:
-    """Mean embedding of the prompts of each class, scaled to unit length, (T, E)."""
-    return F.normalize(text_TPE.mean(dim=1), dim=-1)
-
-
 class DoubleConv(nn.Module):
     """Two 3x3 convolutions, each with group norm (16 channels a group) and ReLU."""
 
@@ -168,11 +163,10 @@ class AggregatorSizes:
         appearance: channels of the appearance guidance.
         decoder_guidance: channels of the two guidances of the decoder.
         hidden: C, channels of the cost embedding.
-        layers: number of aggregation layers.
         heads: number of attention heads, over space and over classes.
         grid: (h, w).
         window: side in cells of the attention windows over space.
-        pooling: side in cells that each layer averages before its attention over classes.
+        pooling: side in cells that each aggregation layer averages before its attention over classes.
         attention: kind of attention over classes, "linear" or "full".
         text_projected: channels of the projected text guidance.
         appearance_projected: channels of the projected appearance guidance.
@@ -186,7 +180,6 @@ class AggregatorSizes:
     appearance: int = 512
     decoder_guidance: tuple[int, int] = (256, 128)
     hidden: int = 128
-    layers: int = 2
     heads: int = 4
     grid: tuple[int, int] = (24, 24)
     window: int = 12
@@ -421,7 +414,8 @@ class CostAggregator(nn.Module):
         if classes is not None:
             cost_PThw = cost_PThw[:, classes]
             text_TPE = text_TPE[classes]
-        text_KG = self.text_guidance_projection(text_direction(text_TPE))
+        # The mean embedding of the prompts of each class, scaled to unit length.
+        text_KG = self.text_guidance_projection(F.normalize(text_TPE.mean(dim=1), dim=-1))
         return cost_PThw.transpose(0, 1), text_KG, classes
 
     @property

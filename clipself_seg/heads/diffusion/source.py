@@ -11,7 +11,6 @@ Shapes: B images, or crops where a prompt is made of one; n crops of an image, H
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -117,22 +116,13 @@ class Bottleneck(nn.Module):
         return F.relu(inner + (self.shortcut(x) if hasattr(self, "shortcut") else x))
 
 
-def tap_projections(channels: Sequence[int]) -> nn.ModuleList:
-    """Projections of the taps under the names of ODISE's ``backbone.feature_projections``.
-
-    Args:
-        channels: number of channels of each tap.
-    """
-    return nn.ModuleList(nn.Sequential(Bottleneck(count)) for count in channels)
-
-
 def project_taps(
     projections: nn.ModuleList, taps: Sequence[Tensor], side: int
 ) -> dict[str, Tensor]:
     """Maps (B, WIDTH, side / stride, side / stride) of crops, each the sum of its projected taps.
 
     Args:
-        projections: modules that `tap_projections` returned.
+        projections: one a tap, which gives it `WIDTH` channels.
         taps: taps (B, C, h, w) of any size, resized by taking the nearest cell.
         side: side of the crops in pixels.
     """
@@ -197,10 +187,12 @@ class DiffusionFeatures(nn.Module):
             text_width=stable_diffusion.text_width,
             time_width=stable_diffusion.time_width,
         )
-        self.feature_projections = tap_projections(stable_diffusion.tap_channels)
+        self.feature_projections = nn.ModuleList(
+            nn.Sequential(Bottleneck(count)) for count in stable_diffusion.tap_channels
+        )
         self.stable_diffusion = stable_diffusion
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """Settings that decide the maps beside the weights: crop, smoothing and a hash of the noise."""
         noise = hash_tensors({"noise": self.stable_diffusion.noise})
         return {"crop": self.crop, "antialias": self.antialias, "noise": noise}

@@ -23,6 +23,7 @@ SCALE = 0.18215  # factor of latents, so that they have about unit variance
 # Factors of signal and noise at step t = 0 of a schedule whose first beta is 0.00085.
 SIGNAL = (1 - 0.00085) ** 0.5
 NOISE = 0.00085**0.5
+NOISE_SEED = 42
 LATENT_CELLS = 64  # side of the stored noise in cells, that of a crop of 512 pixels
 # (level, residual block) of the blocks whose input is a tap.
 ENCODER_TAPS = ((2, 1), (3, 1))
@@ -108,21 +109,20 @@ class StableDiffusion(nn.Module):
     empty_prompt: Tensor
     noise: Tensor
 
-    def __init__(self, *, unet: Any, vae: Any, empty_prompt: Tensor, noise_seed: int) -> None:
+    def __init__(self, *, unet: Any, vae: Any, empty_prompt: Tensor) -> None:
         """
         Args:
             unet: diffusers' `UNet2DConditionModel`.
             vae: diffusers' `AutoencoderKL`.
             empty_prompt: encoded empty prompt, (1, T, C).
-            noise_seed: seed of the noise, which is drawn on the CPU.
         """
         super().__init__()
         self.unet = unet
         self.vae = vae
         self.requires_grad_(False).eval()
-        # Not saved: they follow from the frozen weights and the seed.
+        # Not saved: they follow from the frozen weights and a fixed seed.
         self.register_buffer("empty_prompt", empty_prompt.detach(), persistent=False)
-        self.register_buffer("noise", shared_noise(noise_seed), persistent=False)
+        self.register_buffer("noise", shared_noise(), persistent=False)
         blocks = [vae.encoder.down_blocks[i].resnets[j] for i, j in ENCODER_TAPS]
         blocks += [unet.up_blocks[i].resnets[j] for i, j in UNET_TAPS]
         blocks += [vae.decoder.up_blocks[i].resnets[j] for i, j in DECODER_TAPS]
@@ -152,9 +152,9 @@ class StableDiffusion(nn.Module):
         return taps + decoder_taps(self.vae, mean)
 
 
-def shared_noise(seed: int) -> Tensor:
-    """Unit Gaussian noise (1, 4, 64, 64), the same on every machine."""
-    generator = torch.Generator("cpu").manual_seed(seed)
+def shared_noise() -> Tensor:
+    """Unit Gaussian noise (1, 4, 64, 64), that of the official seed, the same on every machine."""
+    generator = torch.Generator("cpu").manual_seed(NOISE_SEED)
     return torch.randn(1, 4, LATENT_CELLS, LATENT_CELLS, generator=generator, device="cpu")
 
 

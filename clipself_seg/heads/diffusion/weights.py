@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -190,22 +190,14 @@ REMEDY = (
     "path in MODEL.DIFFUSION.WEIGHTS"
 )
 
+# Network -> its tensors, under diffusers' and transformers' names.
+Parts = dict[str, dict[str, Tensor]]
+
 logger = logging.getLogger(__name__)
 
 
-class Parts(NamedTuple):
-    """Tensors of the three networks under diffusers' and transformers' names."""
-
-    unet: dict[str, Tensor]
-    vae: dict[str, Tensor]
-    text_encoder: dict[str, Tensor]
-
-
 def load_stable_diffusion(
-    weights: str | os.PathLike[str],
-    *,
-    noise_seed: int = 42,
-    sizes: StableDiffusionSizes | None = None,
+    weights: str | os.PathLike[str], *, sizes: StableDiffusionSizes | None = None
 ) -> StableDiffusion:
     """Loads a frozen Stable Diffusion in float32 on the CPU.
 
@@ -214,7 +206,6 @@ def load_stable_diffusion(
     Args:
         weights: CompVis's file (.safetensors, or .ckpt where it holds nothing but tensors) or
             diffusers' folder; "random" (full size) or "random-small" for weights from a fixed seed.
-        noise_seed: seed of the noise that all crops get.
         sizes: sizes of the networks; None for those of Stable Diffusion v1, or of the random weights.
 
     Raises:
@@ -222,16 +213,16 @@ def load_stable_diffusion(
     """
     weights = os.fspath(weights)
     if weights in RANDOM:
-        return _random(sizes or RANDOM[weights], noise_seed)
+        return _random(sizes or RANDOM[weights])
     sizes = sizes or StableDiffusionSizes()
     with without_values():
         unet = build_unet(sizes)
         vae = build_vae(sizes)
     parts = read_stable_diffusion(weights)
-    for network, tensors, name in ((unet, parts.unet, "U-Net"), (vae, parts.vae, "autoencoder")):
-        logger.info("%s", _load_strictly(network, tensors, name, weights))
+    logger.info("%s", _load_strictly(unet, parts["unet"], "U-Net", weights))
+    logger.info("%s", _load_strictly(vae, parts["vae"], "autoencoder", weights))
     try:
-        empty_prompt = encode_empty_prompt(parts.text_encoder)
+        empty_prompt = encode_empty_prompt(parts["text_encoder"])
     except InputError as error:
         raise InputError(f"{weights}: {error}") from None
     if empty_prompt.shape != (1, TOKENS, sizes.text):
@@ -239,16 +230,16 @@ def load_stable_diffusion(
             f"{weights}: its prompts are {tuple(empty_prompt.shape)[1:]}, Stable Diffusion v1's "
             f"are {(TOKENS, sizes.text)}"
         )
-    return StableDiffusion(unet=unet, vae=vae, empty_prompt=empty_prompt, noise_seed=noise_seed)
+    return StableDiffusion(unet=unet, vae=vae, empty_prompt=empty_prompt)
 
 
-def _random(sizes: StableDiffusionSizes, noise_seed: int) -> StableDiffusion:
+def _random(sizes: StableDiffusionSizes) -> StableDiffusion:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         unet = build_unet(sizes)
         vae = build_vae(sizes)
         empty_prompt = torch.randn(1, TOKENS, sizes.text)
-    return StableDiffusion(unet=unet, vae=vae, empty_prompt=empty_prompt, noise_seed=noise_seed)
+    return StableDiffusion(unet=unet, vae=vae, empty_prompt=empty_prompt)
 
 
 def read_stable_diffusion(path: str | os.PathLike[str]) -> Parts:
@@ -290,12 +281,12 @@ def _read_file(path: Path) -> Parts:
                 f"{path} holds no {part} (no tensor starts with {prefix}, the first is "
                 f"{next(iter(tensors))}): {REMEDY}"
             )
-    return _under_new_names(**parts)
+    return _under_new_names(parts)
 
 
 def _read_folder(folder: Path) -> Parts:
     parts = {}
-    for part in Parts._fields:
+    for part in COMPVIS:
         text = part == "text_encoder"
         stems = ["model", "pytorch_model"] if text else ["diffusion_pytorch_model"]
         # Full precision before half precision, safetensors before pickles.
@@ -305,18 +296,20 @@ def _read_folder(folder: Path) -> Parts:
         if file is None:
             raise InputError(f"no {files[0]} (nor its .bin): {REMEDY}")
         parts[part] = read_checkpoint(file).tensors
-    return _under_new_names(**parts)
+    return _under_new_names(parts)
 
 
-def _under_new_names(
-    unet: Mapping[str, Tensor], vae: Mapping[str, Tensor], text_encoder: Mapping[str, Tensor]
-) -> Parts:
-    """The parts under diffusers' present names, without entries that are no weights."""
-
-    def renamed(tensors: Mapping[str, Tensor], rule: Callable[[str], str]) -> dict[str, Tensor]:
-        return {rule(n): tensor for n, tensor in tensors.items() if not NO_WEIGHTS.search(n)}
-
-    return Parts(renamed(unet, unet_name), renamed(vae, vae_name), renamed(text_encoder, str))
+def _under_new_names(parts: Mapping[str, Mapping[str, Tensor]]) -> Parts:
+    """The networks' tensors under diffusers' present names, without entries that are no weights."""
+    rules: dict[str, Callable[[str], str]] = {"unet": unet_name, "vae": vae_name}
+    return {
+        part: {
+            rules.get(part, str)(name): tensor
+            for name, tensor in tensors.items()
+            if not NO_WEIGHTS.search(name)
+        }
+        for part, tensors in parts.items()
+    }
 
 
 def _load_strictly(network: Any, tensors: dict[str, Tensor], name: str, source: str) -> LoadReport:

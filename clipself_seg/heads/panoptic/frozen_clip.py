@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -466,7 +465,7 @@ class CLIPStages(nn.Module):
         self._clip = (clip,)  # a tuple, so that CLIP is not registered as a submodule
         self.channels = {name: wide for name, (wide, _) in zip(STRIDES, stages)}
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """Settings that decide the maps beside weights and shapes: none."""
         return {}
 
@@ -533,7 +532,7 @@ class CLIPPyramid(nn.Module):
         )
         self.outputs = nn.ModuleDict({name: NormedConv(channels, channels, 3) for name in STRIDES})
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """Settings that decide the maps beside weights and shapes."""
         return {"blocks": list(self.names)}
 

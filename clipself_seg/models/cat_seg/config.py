@@ -78,7 +78,6 @@ def aggregator_sizes(cfg: CfgNode, clip: DenseCLIP, guidance: Sequence[int]) -> 
         appearance=head.APPEARANCE_GUIDANCE_DIM,
         decoder_guidance=tuple(head.DECODER_GUIDANCE_DIMS),
         hidden=head.HIDDEN_DIMS,
-        layers=head.NUM_LAYERS,
         heads=head.NUM_HEADS,
         grid=tuple(head.FEATURE_RESOLUTION),
         window=head.WINDOW_SIZES,

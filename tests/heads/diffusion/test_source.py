@@ -19,7 +19,6 @@ from clipself_seg.heads.diffusion.source import (
     ImplicitCaptioner,
     embed_crops,
     project_taps,
-    tap_projections,
 )
 from clipself_seg.heads.diffusion.stable_diffusion import (
     StableDiffusion,
@@ -58,10 +57,7 @@ def official() -> DiffusionFeatures:
     sizes = StableDiffusionSizes()
     with torch.device("meta"):
         frozen = StableDiffusion(
-            unet=build_unet(sizes),
-            vae=build_vae(sizes),
-            empty_prompt=torch.zeros(1, 77, 768),
-            noise_seed=42,
+            unet=build_unet(sizes), vae=build_vae(sizes), empty_prompt=torch.zeros(1, 77, 768)
         )
         clip = load_clip("ViT-L-14-336-quickgelu", None)
         return DiffusionFeatures(clip=clip, stable_diffusion=frozen)
@@ -111,13 +107,6 @@ def test_crops_together_are_crops_one_by_one(small, clip, at_once):
     together.load_state_dict(small.state_dict())
     images = torch.rand(1, 3, 64, 192)
     close(together(images), small(images))
-
-
-@torch.no_grad()
-def test_constant_crops_make_a_canvas_of_one_crop_repeated(small):
-    images = torch.full((1, 3, 128, 64), 0.3)
-    tile = small(images[:, :, :64])
-    close(small(images), {name: torch.cat([maps, maps], dim=2) for name, maps in tile.items()})
 
 
 @torch.no_grad()
@@ -269,11 +258,6 @@ def test_gates_are_a_tanh_of_their_factors(captioner):
     torch.testing.assert_close(time[0], -0.96402758 * term)
 
 
-def test_official_size_and_count():
-    captioner = ImplicitCaptioner(clip_width=768, text_width=768, time_width=1280)
-    assert sum(p.numel() for p in captioner.parameters()) == 1_695_744
-
-
 @pytest.mark.parametrize("antialias", [False, True])
 def test_clip_sees_the_crop_resized_and_normalised(antialias):
     clip, crops = load_clip("ViT-Mini-8", None), torch.rand(2, 3, 128, 128)
@@ -300,22 +284,9 @@ def test_a_bottleneck_is_three_normed_convolutions_and_a_shortcut():
         torch.testing.assert_close(block(x), (y + residual).clamp(min=0))
 
 
-def test_official_shapes_and_count():
-    with torch.device("meta"):
-        projections = tap_projections(TAPS)
-    state = {name: tuple(tensor.shape) for name, tensor in projections.state_dict().items()}
-    for index, channels in enumerate(TAPS):
-        assert state[f"{index}.0.conv1.weight"] == (128, channels, 1, 1)
-        assert state[f"{index}.0.conv2.weight"] == (128, 128, 3, 3)
-        assert state[f"{index}.0.conv3.norm.bias"] == (512,)
-        assert (f"{index}.0.shortcut.norm.weight" in state) == (index in (2, 3, 4, 5))
-    assert len(state) == 8 * 9 + 4 * 3
-    assert sum(p.numel() for p in projections.parameters()) == 5_873_664
-
-
 @torch.no_grad()
 def test_taps_are_added_by_stride_at_the_nearest_cell():
-    projections = tap_projections([8] * 8)
+    projections = torch.nn.ModuleList(torch.nn.Sequential(Bottleneck(8)) for _ in range(8))
     sides = (16, 8, 1, 2, 4, 8, 8, 16)
     taps = [torch.randn(1, 8, side, side) for side in sides]
     maps = project_taps(projections, taps, 64)

@@ -118,6 +118,9 @@ def test_other_models_are_refused_by_the_tensor_that_differs(compvis, tmp_path):
             key: torch.ones(16, 32)
         },
         "attn2.to_k.weight of its U-Net is int8": {key: torch.ones(16, 24, dtype=torch.int8)},
+        "holds no text_encoder .no tensor starts with cond_stage": {
+            name: None for name in compvis if name.startswith("cond_stage_model")
+        },
         r"its prompts are .77, 8., Stable Diffusion v1's are .77, 24.": {
             f"cond_stage_model.transformer.{name}": tensor
             for name, tensor in small_text_tower(width=8).items()
@@ -132,23 +135,15 @@ def test_other_models_are_refused_by_the_tensor_that_differs(compvis, tmp_path):
         assert "wrong.safetensors" in str(caught.value)
 
 
-def test_a_file_without_a_text_tower_is_refused(compvis, tmp_path):
-    path = tmp_path / "pruned.safetensors"
-    pruned = {k: v for k, v in compvis.items() if not k.startswith("cond_stage_model")}
-    safetensors.torch.save_file(pruned, path)
-    with pytest.raises(InputError, match="holds no text_encoder .no tensor starts with cond_stage"):
-        load_stable_diffusion(path, sizes=SMALL)
-
-
 def test_random_weights_are_the_same_every_time_and_leave_the_seed_alone(original):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    again = load_stable_diffusion("random-small", noise_seed=1)
+    again = load_stable_diffusion("random-small")
     assert torch.equal(torch.rand(3), expected)
     assert all(map(torch.equal, again.state_dict().values(), original.state_dict().values()))
     assert torch.equal(again.empty_prompt, original.empty_prompt)
-    assert not torch.equal(again.noise, original.noise)
+    assert torch.equal(again.noise, original.noise)
 
 
 def test_without_diffusers_the_error_says_how_to_install_it(monkeypatch):

@@ -229,12 +229,6 @@ def test_padded_aspect_lays_masks_where_the_image_is(mini):
     assert image[0, 63, 0] == pytest.approx(white) and image[0, 64, 0] == pytest.approx(black)
 
 
-def test_mask_scale_does_not_matter(mini):
-    branch, image = DensePooling(mini, input_size=64), torch.rand(3, 64, 64)
-    masks = F.avg_pool2d(torch.randn(3, 16, 16), 3, 1, 1)
-    torch.testing.assert_close(branch.embed(image, masks), branch.embed(image, 7 * masks))
-
-
 def test_a_size_that_the_patch_does_not_divide_is_refused(mini):
     with pytest.raises(InputError, match="an input of 100 pixels is no multiple of the patch"):
         DensePooling(mini, input_size=100)

@@ -73,18 +73,6 @@ def test_the_assignment_is_the_cheapest_of_all():
     assert sorted(matched.tolist()) == [0, 1, 2] and len(set(queries.tolist())) == 3
 
 
-def test_masks_find_themselves():
-    targets = torch.zeros(3, 16, 16, dtype=torch.bool)
-    targets[0, :8], targets[1, 8:, :8], targets[2, 8:, 8:] = True, True, True
-    order = torch.tensor([2, 0, 1])
-    masks = torch.cat([-torch.ones(2, 16, 16), targets[order].float() * 20 - 10])
-    labels = torch.tensor([0, 0, 0])
-    points = torch.rand(1, 200, 2)
-    costs = matching_costs(torch.zeros(5, 2), masks, labels, targets, points, TermWeights())
-    ((queries, matched),) = match_queries([costs])
-    assert dict(zip(queries.tolist(), matched.tolist())) == {2: 2, 3: 0, 4: 1}
-
-
 def test_problems_of_several_shapes_are_each_solved_as_if_alone():
     problems = [torch.randn(shape) for shape in ((5, 3), (5, 0), (2, 4), (3, 3))]
     alone = [match_queries([one])[0] for one in problems]
@@ -125,15 +113,6 @@ def test_classification_counts_void_a_tenth_by_hand():
     logs = -classes[0].log_softmax(-1)
     expected = (logs[0, 3] + logs[1, 1] + 0.1 * logs[2, 4]) / 2.1
     torch.testing.assert_close(losses["loss_class"], 2 * expected)
-
-
-def test_class_agnostic_losses_do_not_know_the_labels():
-    criterion = MaskCriterion(class_agnostic=True, settings=FEW)
-    classes, masks, losses = torch.randn(2, 4, 2), torch.randn(2, 4, 8, 8), []
-    for labels in ((3, 1), (0, 7)):
-        torch.manual_seed(1)
-        losses.append(criterion.losses([(classes, masks)], [targets(*labels), targets(5)]))
-    assert losses[0] == losses[1]
 
 
 def test_same_as_a_loop_over_layers_images_and_masks():
@@ -183,18 +162,6 @@ def test_masks_are_counted_over_the_batch_and_never_zero():
     assert count_masks([targets()], device) == 1
 
 
-def test_most_points_lie_where_the_prediction_is_unsure():
-    logits = torch.full((2, 32, 32), 8.0)
-    logits[0, :, :4] = 0.0  # an eighth of the first map is undecided
-    drawn = draw_points(logits[None], [targets(0, 1)], LossSettings(points=400))
-    points = uncertain_points(logits, drawn)
-    assert points.shape == (2, 400, 2) and points.min() >= 0 and points.max() <= 1
-    unsure = (points[0, :, 0] < 5 / 32).float().mean()
-    # 1200 candidates bring about 150 undecided ones, and an eighth of the 100 random points.
-    assert unsure > 0.3
-    assert (points[1, :, 0] < 5 / 32).float().mean() < 0.3
-
-
 def plain(embeddings, words, valid) -> torch.Tensor:
     count = len(valid)
     scores = torch.zeros(count, count)
@@ -223,14 +190,6 @@ def test_a_pair_without_words_competes_and_divides_the_captions_terms_alone():
     loss = grounding_loss(embeddings, words, torch.tensor([True, False]), torch.tensor(1.0))
     term = math.log(1 + math.exp(-1))  # -log softmax([1, 0])[0]
     torch.testing.assert_close(loss, torch.tensor(0.5 * (term / 1 + term / 2)))
-
-
-def test_captions_of_their_own_image_cost_less():
-    words = torch.randn(4, 3, 8)
-    embeddings = torch.cat([words, torch.randn(4, 5, 8)], dim=1)
-    valid = torch.ones(4).bool()
-    right = grounding_loss(embeddings, words, valid, SCALE)
-    assert right < grounding_loss(embeddings.roll(1, 0), words, valid, SCALE)
 
 
 def test_without_a_valid_caption_the_loss_is_zero_and_has_gradients():

@@ -43,7 +43,7 @@ CASES = {
     "softmax attention, no padding": {"attention": "full", "pad_len": 0},
     "softmax attention, pooled": {"attention": "full", "pooling": (2, 1)},
     "one window": {"window": 8},
-    "one layer": {"layers": 1, "pooling": (1,)},
+    "one layer": {"pooling": (1,)},
 }
 
 

@@ -25,7 +25,7 @@ from clipself_seg.checkpoints.download import (
     is_address,
 )
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, Entry, zoo
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, shown
 from clipself_seg.files import home_expanded, read_json, write_json
 
 HUB = "hf-hub:"
@@ -345,7 +345,10 @@ def _addresses(entry: Entry) -> list[str]:
 
 def _file_name(address: str) -> str:
     """What an address calls its file, as a name that is no path, not hidden and of 100 bytes at most."""
-    path = urllib.parse.unquote(urllib.parse.urlsplit(address).path)
+    try:
+        path = urllib.parse.unquote(urllib.parse.urlsplit(address).path)
+    except ValueError as error:
+        raise NotFetched(f"{shown(address)} is no address ({error}): correct it") from None
     name = re.sub(r"[^\w.+-]", "", re.split(r"[/\\]", path)[-1])
     return name.encode()[-100:].decode(errors="ignore").lstrip(".") or "weights"
 

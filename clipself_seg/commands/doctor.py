@@ -12,6 +12,7 @@ import site
 import subprocess
 import sys
 import sysconfig
+import warnings
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -172,7 +173,9 @@ def _versions() -> bool:
 def _detectron2() -> None:
     """Says what of Detectron2 the packages around it break."""
     try:
-        importlib.import_module("detectron2.model_zoo")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pkg_resources, whose last versions it wants
+            importlib.import_module("detectron2.model_zoo")
     except ImportError as error:
         _say(f'  detectron2.model_zoo does not load ({error}): pip install "setuptools<82"')
     if importlib.util.find_spec("numpy") and metadata.version("numpy").split(".")[0] != "1":

@@ -33,6 +33,10 @@ def _fractions(value: Sequence[Any]) -> bool:
     return all(type(number) in (int, float) and 0 <= number <= 1 for number in value)
 
 
+def _names(value: Sequence[Any]) -> bool:
+    return all(isinstance(name, str) for name in value)
+
+
 def _decays(value: Sequence[Any]) -> bool:
     return len(value) == 2 and all(isinstance(d, int | float) and 0 <= d < 1 for d in value)
 
@@ -125,6 +129,7 @@ CHECKS: tuple[Check, ...] = (
         "greater than 0, and finite",
         lambda value: 0 < value < math.inf,
     ),
+    *(Check(key, "names of data sets", _names) for key in ("DATASETS.TRAIN", "DATASETS.TEST")),
     *(Check(key, "numbers, each in [0, 1]", _fractions) for key in SWEEPS),
     Check("SOLVER.BETAS", "two numbers in [0, 1)", _decays),
     Check(

@@ -121,6 +121,11 @@ def test_a_mirror_stands_in_for_all_addresses(tmp_path, monkeypatch):
     assert [path for path, _ in server.asked] == ["/one.pt", "/two.pt"]
 
 
+def test_half_an_address_is_refused(folder):
+    with pytest.raises(InputError, match="is no address .*correct it"):
+        locate("http://[::1")
+
+
 def test_an_address_has_a_folder_of_its_own(folder):
     with serving(a_pt=DATA) as server:
         path = locate(f"{server.address}/a.pt?download=1")

@@ -114,6 +114,7 @@ def test_float16_is_not_used_on_a_cpu(caplog):
         ),
         (["INPUT.REGIONS.MULTISCALE", "(64.5,)"], "MULTISCALE must be whole numbers"),
         (["INPUT.REGIONS.MULTISCALE", "('64',)"], "MULTISCALE must be whole numbers"),
+        (["DATASETS.TRAIN", "[['wds:a']]"], "DATASETS.TRAIN must be names of data sets"),
         (["SOLVER.BETAS", "(0.9,)"], "SOLVER.BETAS must be two numbers"),
         (["SOLVER.BETAS", "(0.9, 1.0)"], "SOLVER.BETAS must be two numbers"),
         (["DATALOADER.NUM_WORKERS", "-1"], "NUM_WORKERS must be 0 or more, got -1"),

@@ -18,7 +18,9 @@ import torch
 from PIL import Image
 
 from clipself_seg import __main__ as console
+from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.commands import predict, train
+from clipself_seg.config import load_config
 from tests.conftest import ROOT
 from tests.tiny import save_noise
 
@@ -30,7 +32,7 @@ def python_blocks(page):
     return re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.M | re.S)
 
 
-TORCH, DETECTRON2, TRANSFORMERS = python_blocks("guests.md")
+TORCH, DETECTRON2, EVALUATOR, TRANSFORMERS = python_blocks("guests.md")
 RESULTS, *_ = python_blocks("results.md")
 (MASKS,) = (code for code in python_blocks("panoptic.md") if "masks=" in code)
 
@@ -68,6 +70,16 @@ def test_a_detectron2_head_leaves_no_gradients_in_clip(folder, caplog):
     assert without_gradients(names["model"].backbone)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert all(p.grad is not None for p in names["model"].sem_seg_head.parameters())
+
+
+def test_detectron2s_evaluator_reads_label_maps(folder):
+    evaluator = variables(EVALUATOR)["evaluator"]
+    Image.fromarray(np.array([[0, 1, 255]], np.uint8)).save("truth.png")
+    evaluator.input_file_to_gt_file = {"photo.jpg": "truth.png"}
+    evaluator.reset()
+    scores = torch.tensor([[[1.0, 1.0, 1.0]], [[0.0, 0.0, 0.0]]])
+    evaluator.process([{"file_name": "photo.jpg"}], [{"sem_seg": scores}])
+    assert evaluator.evaluate()["sem_seg"]["pACC"] == 50
 
 
 def test_beside_transformers_whose_pixel_values_are_what_preprocess_makes(folder):
@@ -188,6 +200,14 @@ def test_a_notebook_says_what_it_needs_and_keeps_small_outputs(path):
     assert {output["output_type"] for output in outputs} <= {"execute_result", "display_data"}
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
     assert not re.search(r"/(work|root|home|tmp)/", path.read_text())
+
+
+def test_the_checkpoints_for_photographs_go_with_the_predictors_of_the_notebook():
+    text = source(cells(DOCS / "notebooks/2_own_words.ipynb", "code")[0])
+    pairs = re.findall(r'"([\w/]+)\.yaml" and "([\w-]+)"', text)
+    for (config, name), architecture in zip(pairs, ("OpenPanoptic", "FViT"), strict=True):
+        assert config in zoo()[name].configs
+        assert load_config(config).MODEL.META_ARCHITECTURE == architecture
 
 
 @each_notebook

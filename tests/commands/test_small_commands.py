@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 import torch
 from detectron2 import model_zoo
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import SemSegEvaluator
 from PIL import Image
 
 from clipself_seg import pinned_wheels
@@ -258,24 +256,6 @@ def test_what_breaks_detectron2_is_said(capsys, monkeypatch):
     monkeypatch.delitem(sys.modules, "detectron2.model_zoo.model_zoo")
     run(doctor.doctor, "--skip-datasets")
     assert "model_zoo does not load" in capsys.readouterr().out
-
-
-def test_a_label_map_is_read_by_detectron2s_evaluator_as_the_page_says(tmp_path):
-    truth = np.array([[0, 1, 255]], np.uint8)
-    Image.fromarray(truth).save(tmp_path / "truth.png")
-    record = {"file_name": "image.jpg", "sem_seg_file_name": str(tmp_path / "truth.png")}
-    DatasetCatalog.register("labels of a guest", lambda: [record])
-    metadata = MetadataCatalog.get("labels of a guest")
-    metadata.set(stuff_classes=["grass", "sky"], ignore_label=255)
-    evaluator = SemSegEvaluator(
-        "labels of a guest",
-        distributed=False,
-        sem_seg_loading_fn=lambda path, dtype: np.array(Image.open(path), dtype=dtype),
-    )
-    evaluator.reset()
-    scores = torch.tensor([[[1.0, 1.0, 1.0]], [[0.0, 0.0, 0.0]]])
-    evaluator.process([record], [{"sem_seg": scores}])
-    assert evaluator.evaluate()["sem_seg"]["pACC"] == 50
 
 
 def test_an_environment_without_extras_is_whole(capsys, monkeypatch):

@@ -16,6 +16,8 @@ from PIL import Image
 from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.models import CLIPSelf
+from clipself_seg.models.base import matrices_and_vectors
+from clipself_seg.training.optimizer import build_adamw
 
 SIDE = 64  # of student inputs and of crops alike
 WORDS = ("cat", "dog", "grass")
@@ -30,6 +32,17 @@ def random_clip(name: str = "ViT-Mini-8", seed: int = 0, **how: Any) -> DenseCLI
 def tiny_clipself(name: str = "ViT-Mini-8", **how: Any) -> CLIPSelf:
     """A CLIPSelf with random weights, the same at every call."""
     return CLIPSelf(clip=random_clip(name), **how)
+
+
+def one_step(model: CLIPSelf, samples: Any = None, lr: float = 1e-2, decay: float = 0.1) -> None:
+    """A step of AdamW with weight decay, as the trainer takes it."""
+    groups = matrices_and_vectors(model.parameters(), decay)
+    optimizer = build_adamw(groups, betas=(0.9, 0.999), eps=1e-8)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    sum(model(samples or tiny_samples(2)).values()).backward()
+    optimizer.step()
+    model.after_optimizer_step()
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -14,22 +14,17 @@ from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.clip import load_clip, runtime
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
-from clipself_seg.models.base import matrices_and_vectors
+from clipself_seg.models import CLIPSelf
 from clipself_seg.models.distillation import WeightedTerms
-from clipself_seg.training.optimizer import build_adamw
-from tests.tiny import SIDE, WORDS, tiny_clipself, tiny_region_sample, tiny_samples
-
-
-def one_step(model, samples=None, lr=1e-2):
-    """A step of AdamW with weight decay, as the engine takes it."""
-    optimizer = build_adamw(
-        matrices_and_vectors(model.parameters(), 0.1), betas=(0.9, 0.999), eps=1e-8
-    )
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    model(samples or tiny_samples(2))["loss_clipself"].backward()
-    optimizer.step()
-    model.after_optimizer_step()
+from tests.tiny import (
+    SIDE,
+    WORDS,
+    one_step,
+    random_clip,
+    tiny_clipself,
+    tiny_region_sample,
+    tiny_samples,
+)
 
 
 def state(module):
@@ -205,8 +200,8 @@ def test_average_over_images_reaches_the_loss():
 
 
 def test_copies_have_no_tensor_of_the_clip_that_was_given():
-    clip = load_clip("ViT-Mini-8", None)
-    model = type(tiny_clipself())(clip=copy.deepcopy(clip))
+    clip = random_clip()
+    model = CLIPSelf(clip=copy.deepcopy(clip))
     before = state(clip)
     one_step(model)
     assert not changed(before, clip.state_dict()) and SIDE == clip.image_size
@@ -240,14 +235,8 @@ def test_a_student_whose_attention_was_trained_goes_on_only_with_what_trains_it(
     assert not changed(state(expected), model.student.state_dict())
 
 
-def gated_clipself(**how):
-    torch.manual_seed(0)
-    clip = load_clip("ViT-Mini-8", None, dense=DenseFeature("gated_multi_value", 2))
-    return type(tiny_clipself())(clip=clip, **how)
-
-
 def test_a_gate_learns_is_mixed_with_its_start_and_written_with_its_name(tmp_path):
-    model = gated_clipself(alpha=0.25)
+    model = CLIPSelf(clip=random_clip(dense=DenseFeature("gated_multi_value", 2)), alpha=0.25)
     before = state(model.student)
     one_step(model.train())
     assert {"dense_gate.weight", "dense_gate.bias"} < changed(before, model.student.state_dict())
@@ -261,9 +250,8 @@ def test_a_gate_learns_is_mixed_with_its_start_and_written_with_its_name(tmp_pat
 
 @pytest.mark.parametrize("blocks", [-1, 1])
 def test_of_the_last_block_the_values_learn_where_they_are_the_dense_feature(blocks):
-    torch.manual_seed(0)
-    clip = load_clip("ViT-Mini-8", None, dense=DenseFeature("value"))
-    model = type(tiny_clipself())(clip=clip, trainable_blocks=blocks)
+    clip = random_clip(dense=DenseFeature("value"))
+    model = CLIPSelf(clip=clip, trainable_blocks=blocks)
     last = model.student.blocks[-1]
     width = last.attn.in_proj_weight.shape[1]
     matrix, before = last.attn.in_proj_weight.detach().clone(), state(last)

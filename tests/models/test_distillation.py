@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from open_clip.loss import ClipLoss
 
-from clipself_seg.clip import load_clip
 from clipself_seg.clip.resnet import ResNetTower
 from clipself_seg.config import checks, load_config
 from clipself_seg.config.keys import CHOICES
@@ -20,7 +19,6 @@ from clipself_seg.errors import InputError
 from clipself_seg.heads import distillation as correlation
 from clipself_seg.heads.distillation import federated_nouns
 from clipself_seg.models import CLIPSelf
-from clipself_seg.models.base import matrices_and_vectors
 from clipself_seg.models.distillation import (
     CONTEXTS,
     OBJECTIVES,
@@ -36,8 +34,7 @@ from clipself_seg.models.distillation import (
     build_objective,
     correlation_teacher,
 )
-from clipself_seg.training.optimizer import build_adamw
-from tests.tiny import tiny_clipself, tiny_samples
+from tests.tiny import one_step, random_clip, tiny_clipself, tiny_samples
 from tests.training.test_trainer_data_parallel import gradients, worst
 from tests.two_processes import in_two_processes
 
@@ -176,28 +173,13 @@ def test_loss_is_open_clips_on_image_embeddings_and_captions():
 def test_all_of_the_last_block_learns_and_the_text_tower_nothing():
     model, samples = captioned(trainable_blocks=1)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    optimizer = build_adamw(matrices_and_vectors(model.parameters(), 0), betas=(0.9, 0.9), eps=1e-8)
-    for group in optimizer.param_groups:
-        group["lr"] = 1e-2
-    # Without decay only a gradient changes anything.
-    model(samples)["loss_captions"].backward()
-    optimizer.step()
-    model.after_optimizer_step()
+    one_step(model, samples, decay=0)  # only a gradient changes anything
     changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     last = "student.transformer.resblocks.3."
     assert changed == {k for k in before if k.startswith(last)}
     packed = f"{last}attn.in_proj_weight"
     rows = (model.state_dict()[packed] != before[packed]).any(dim=1)
     assert rows[: 2 * model.student.width].float().mean() > 0.9
-
-
-def test_captions_in_mixed_precision_have_about_the_same_loss():
-    model, samples = captioned()
-    exact = model(samples)["loss_captions"]
-    model.precision = torch.bfloat16
-    mixed = model(samples)["loss_captions"]
-    assert mixed.dtype == torch.float32
-    torch.testing.assert_close(mixed, exact, atol=0.05, rtol=0.05)
 
 
 # The images fill three quarters of their squares: 6 of 8 rows of cells.
@@ -315,13 +297,7 @@ def test_only_what_a_term_reads_learns_whatever_weight_decay_would_do(terms):
     model.after_optimizer_step()
     packed = model.student.blocks[-1].attn.in_proj_weight
     before = packed.detach().clone()
-    groups = matrices_and_vectors(model.parameters(), 0.1)
-    optimizer = build_adamw(groups, betas=(0.9, 0.999), eps=1e-8)
-    for group in optimizer.param_groups:
-        group["lr"] = 1e-2
-    sum(model(weighted_samples()).values()).backward()
-    optimizer.step()
-    model.after_optimizer_step()
+    one_step(model, weighted_samples())
     changed = {
         name
         for name, old, new in zip(("queries", "keys"), before.chunk(3), packed.chunk(3))
@@ -343,7 +319,7 @@ def test_all_that_trains_gets_a_gradient_in_a_tower_with_matrices_of_its_own():
 
 
 def test_towers_without_queries_of_a_last_block_refuse_the_context_when_the_model_is_built():
-    clip = load_clip("ViT-Mini-8", None)
+    clip = random_clip()
     clip.visual = ResNetTower(image_size=64, width=8, layers=(1, 1, 1, 1), embed_dim=128)
     settings = CorrelationSettings(teacher=Original(), context=CONTEXTS["qk"])
     with pytest.raises(
@@ -361,27 +337,6 @@ def test_no_regions_and_no_box_of_the_image_are_no_trouble():
     sum(losses.values()).backward()
     assert losses["loss_clipself"] == 0 and losses["loss_own_crops"] == 0
     assert all(loss.isfinite() for loss in losses.values())
-
-
-def test_mixed_precision_has_about_the_same_losses_in_float32():
-    weights, samples = dict.fromkeys(TERMS, 1.0), weighted_samples()
-    exact = weighted(**weights)(samples)
-    mixed = weighted(how={"precision": torch.bfloat16}, **weights)(samples)
-    for name, loss in mixed.items():
-        assert loss.dtype == torch.float32
-        torch.testing.assert_close(loss, exact[name], atol=0.02, rtol=0.05)
-
-
-def test_gradients_of_two_processes_are_those_of_one(tmp_path):
-    weights, samples = dict.fromkeys(TERMS, 1.0), weighted_samples(4)
-
-    def work(rank: int, folder: Path) -> dict[str, torch.Tensor]:
-        return gradients(weighted(**weights), samples[2 * rank : 2 * rank + 2])
-
-    first, second = in_two_processes(work, tmp_path)
-    whole = gradients(weighted(**weights), samples)
-    assert all(torch.equal(first[name], second[name]) for name in whole)
-    assert worst(first, whole) < 1e-3
 
 
 @pytest.mark.parametrize(
@@ -568,28 +523,40 @@ def test_a_batch_without_boxes_has_no_loss():
     assert loss == 0
 
 
-def test_mixed_precision_has_its_logits_and_loss_in_float32():
-    samples = text_samples(2)
-    exact = tiny_region_text()(samples)["loss_texts"]
-    mixed = tiny_region_text(precision=torch.bfloat16)(samples)["loss_texts"]
-    assert mixed.dtype == torch.float32
-    torch.testing.assert_close(mixed, exact, atol=0, rtol=0.05)
+# What is learned -> the model, by its further arguments, and samples.
+LEARNERS = {
+    "terms": (lambda **how: weighted(how=how, **dict.fromkeys(TERMS, 1.0)), weighted_samples),
+    "captions": (lambda **how: captioned(**how)[0], lambda count: captioned()[1][:count]),
+    "bce": (tiny_region_text, text_samples),
+    "softmax": (lambda **how: tiny_region_text("softmax", **how), text_samples),
+}
+
+
+@pytest.mark.parametrize("learner", ["terms", "captions", "bce"])
+def test_mixed_precision_has_about_the_same_losses_in_float32(learner):
+    make, samples = LEARNERS[learner]
+    exact = make()(samples(2))
+    for name, loss in make(precision=torch.bfloat16)(samples(2)).items():
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, exact[name], atol=0.02, rtol=0.05)
+
+
+@pytest.mark.parametrize(("learner", "limit"), [("terms", 1e-3), ("bce", 1e-4), ("softmax", 1e-4)])
+def test_gradients_of_two_processes_are_those_of_one(tmp_path, learner, limit):
+    make, samples = LEARNERS[learner]
+
+    def work(rank: int, folder: Path) -> dict[str, torch.Tensor]:
+        return gradients(make(), samples(4)[2 * rank : 2 * rank + 2])
+
+    first, second = in_two_processes(work, tmp_path)
+    whole = gradients(make(), samples(4))
+    assert all(torch.equal(first[name], second[name]) for name in whole)
+    assert worst(first, whole) < limit
 
 
 def test_training_without_nouns_is_refused():
     with pytest.raises(ValueError, match="needs its nouns"):
         tiny_region_text().setup_training(None)
-
-
-@pytest.mark.parametrize("loss", ["bce", "softmax"])
-def test_gradients_of_nouns_of_two_processes_are_those_of_one(tmp_path, loss):
-    def work(rank: int, folder: Path) -> dict[str, torch.Tensor]:
-        return gradients(tiny_region_text(loss), text_samples()[2 * rank : 2 * rank + 2])
-
-    first, second = in_two_processes(work, tmp_path)
-    whole = gradients(tiny_region_text(loss), text_samples())
-    assert all(torch.equal(first[name], second[name]) for name in whole)
-    assert worst(first, whole) < 1e-4
 
 
 def test_negatives_of_two_processes_are_those_of_each(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
 
@@ -19,21 +20,26 @@ from clipself_seg.config import load_config
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.data.prepare.pascal import prepare_voc20
 from clipself_seg.errors import InputError
+from clipself_seg.evaluation.sem_seg.evaluation import SemSegEvaluation
 from clipself_seg.heads.windows import StridedWindows
 from clipself_seg.models import ZeroShotSegmenter
 from clipself_seg.models.protocol import Model, TrainableModel
 from clipself_seg.models.zero_shot import DenseInMasks
 from tests.conftest import ROOT
 from tests.small_towers import POOLED, small_towers
+from tests.tiny import random_clip, save_noise
 
 WORDS = ("cat", "dog|puppy|hound", "grass|lawn")
 MINI = ROOT / "configs/mini/zero_shot.yaml"
+WITH_MASKS = ROOT / "configs/mini/zero_shot_masks.yaml"
+PLAIN = ROOT / "configs/zero_shot/openai_vitb16.yaml"
+CAT_SEG = ROOT / "configs/mini/semseg.yaml"
+RANDOM = ("MODEL.CLIP.WEIGHTS", "", "MODEL.ZERO_SHOT.TEMPLATES", "single")
 
 
 def tiny(**how) -> ZeroShotSegmenter:
-    torch.manual_seed(0)
     how = {"templates": "single", "windows": StridedWindows(32, 16)} | how
-    return ZeroShotSegmenter(clip=load_clip("ViT-Mini-8", None), **how).eval()
+    return ZeroShotSegmenter(clip=random_clip(), **how).eval()
 
 
 def sample(rows: int = 43, columns: int = 60, **more) -> dict:
@@ -48,7 +54,8 @@ def naive_scores(model, sample, words, size):
     flat = [f"a photo of a {name}" for synonyms in names for name in synonyms]
     text = model.clip.encode_text(flat)
     height, width = sample["image"].shape[1:]
-    side, stride = model.windows.size, model.windows.stride
+    side, stride = model.windows.size or max(height, width), model.windows.stride
+    stride = stride if model.windows.size else side
     rows, columns = min(side, height), min(side, width)
     sums, times = torch.zeros(len(words), height, width), torch.zeros(height, width)
     for top in sorted({min(y, height - rows) for y in range(0, height, stride)}):
@@ -64,10 +71,26 @@ def naive_scores(model, sample, words, size):
     return F.interpolate((sums / times)[None], size, mode="bilinear")[0]
 
 
+def test_calls_and_sizes_that_cannot_be_are_refused():
+    model = tiny()
+    with pytest.raises(RuntimeError, match="call set_vocabulary"):
+        model([sample()])
+    with pytest.raises(InputError, match="shorten the name"):
+        model.set_vocabulary(["x " * 99])
+    model.set_vocabulary(WORDS)
+    with pytest.raises(ValueError, match='no output "maps": choose from scores, labels'):
+        model([sample()], output="maps")
+    with pytest.raises(InputError, match="WINDOW must be a multiple .* it is 60: take 56"):
+        tiny(windows=StridedWindows(60, 20))
+
+
+@pytest.mark.parametrize("window", [(32, 16), (0, 1)])
 @pytest.mark.parametrize("shape, size", [((43, 60), (50, 71)), ((20, 45), (20, 45))])
 @torch.no_grad()
-def test_scores_and_labels_are_those_of_plain_loops(shape, size):
-    model, given = tiny(), sample(*shape, height=size[0], width=size[1])
+def test_scores_and_labels_are_those_of_plain_loops(shape, size, window):
+    model, given = tiny(windows=StridedWindows(*window)), sample(
+        *shape, height=size[0], width=size[1]
+    )
     model.set_vocabulary(WORDS)
     expected = naive_scores(model, given, WORDS, size)
     scores = model([given])[0]["sem_seg"]
@@ -117,41 +140,6 @@ def test_words_that_change_take_effect_and_classes_given_back_are_whole():
     assert model([given])[0]["sem_seg"].equal(before)
 
 
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        ([], "the vocabulary is empty"),
-        (["dog", ""], "empty name"),
-        (["x " * 99], "shorten the name"),
-    ],
-)
-def test_words_that_cannot_be_used_are_refused(words, message):
-    with pytest.raises(InputError, match=message):
-        tiny().set_vocabulary(words)
-
-
-def test_a_call_needs_words_and_a_known_output():
-    model = tiny()
-    with pytest.raises(RuntimeError, match="call set_vocabulary"):
-        model([sample()])
-    model.set_vocabulary(WORDS)
-    with pytest.raises(ValueError, match='no output "maps": choose from scores, labels'):
-        model([sample()], output="maps")
-
-
-def test_a_window_that_the_patch_does_not_divide_is_refused():
-    with pytest.raises(
-        InputError, match="WINDOW must be a multiple .* 8 pixels, it is 60: take 56"
-    ):
-        tiny(windows=StridedWindows(60, 20))
-
-
-def test_the_whole_image_is_one_window():
-    model = tiny(windows=StridedWindows(0))
-    model.set_vocabulary(WORDS)
-    assert model([sample()])[0]["sem_seg"].shape == (3, 43, 60)
-
-
 def test_it_is_built_from_its_keys_and_does_not_train(capfd, tmp_path):
     opts = ["MODEL.CLIP.WEIGHTS", "", "MODEL.ZERO_SHOT.SCALE", "30", "MODEL.ZERO_SHOT.WINDOW", "64"]
     opts += ["MODEL.ZERO_SHOT.STRIDE", "32", "MODEL.ZERO_SHOT.SYNONYMS", "first"]
@@ -171,27 +159,6 @@ def test_weights_belong_to_the_clip():
             read_checkpoint(SHIPPED / "vit_mini_8.safetensors").tensors, "clip.pt"
         )
     assert model.original_hash() == model.weights_hash() == model.clip.weights_hash()
-
-
-@pytest.mark.parametrize(
-    "opts, message",
-    [
-        (("MODEL.ZERO_SHOT.STRIDE", "400"), "STRIDE must be from a sixteenth of WINDOW"),
-        (("MODEL.ZERO_SHOT.STRIDE", "20"), "STRIDE must be from a sixteenth of WINDOW"),
-        (("MODEL.ZERO_SHOT.SCALE", "0"), "SCALE must be greater than 0"),
-        (("MODEL.ZERO_SHOT.SYNONYMS", "all"), 'SYNONYMS cannot be "all"'),
-        (("MODEL.ZERO_SHOT.TEMPLATES", "odise"), 'TEMPLATES cannot be "odise"'),
-        (("TEST.SLIDING_WINDOW", "True"), "SLIDING_WINDOW True has no effect: ZeroShotSegmenter"),
-        (("TEST.BACKGROUND.THRESHOLD", "1.5"), r"THRESHOLD must be in \[0, 1\]"),
-        (
-            ("TEST.BACKGROUND.WORDS", "False", "TEST.BACKGROUND.THRESHOLD", "0"),
-            "THRESHOLD must be greater than 0 where no name",
-        ),
-    ],
-)
-def test_keys_that_make_no_sense_are_refused(opts, message):
-    with pytest.raises(InputError, match=message):
-        load_config(ROOT / "configs/zero_shot/openai_vitb16.yaml", list(opts))
 
 
 def evaluated(folder, *opts) -> dict:
@@ -232,23 +199,11 @@ def test_real_images_pass_the_evaluator(data_dir, tmp_path, monkeypatch):
     assert next(iter(high))["ACC-background"] == 100
 
 
-def test_its_reading_is_what_it_does():
-    reading = tiny(windows=StridedWindows(32, 16), synonyms="max").reading()
-    assert (
-        reading.synonyms == "all, the best score of them"
-        and reading.windows == "32 px, stride 16 px"
-    )
-    assert (reading.features, reading.scale) == ("token", "40")
-    assert tiny(windows=StridedWindows(0, 1), synonyms="first").reading().windows == "none"
-
-
-WITH_MASKS = ROOT / "configs/mini/zero_shot_masks.yaml"
 MASK_WORDS = ("cat", "dog|puppy", "grass")
 
 
 def model_of(correlation="clip", **how):
-    torch.manual_seed(0)
-    clip = load_clip("ViT-Mini-8", None)
+    clip = random_clip()
     masks = DenseInMasks(clip, correlation, pretrained=False)
     how = {"templates": "single", "windows": StridedWindows(32, 16), "masks": masks} | how
     model = ZeroShotSegmenter(clip=clip, **how).eval()
@@ -287,13 +242,6 @@ def test_masks_decide_where_places_attend_before_they_vote():
     assert not torch.allclose(without[10:, 12:], within[10:, 12:])
 
 
-def test_its_reading_and_its_weights_name_the_backbone():
-    model, other = model_of(), model_of("test_vit")
-    assert model.reading().features == "CorrCLIP's form in given masks, correlations of token"
-    assert other.reading().features.endswith("correlations of test_vit")
-    assert other.weights_hash().startswith(model.weights_hash() + "-")
-
-
 def test_what_does_not_go_together_is_refused():
     model = model_of()
     for given, output, message in (
@@ -303,7 +251,7 @@ def test_what_does_not_go_together_is_refused():
     ):  # fmt: skip
         with pytest.raises(InputError, match=message):
             model([given], output=output)
-    clip = load_clip("ViT-Mini-8", None)
+    clip = random_clip()
     with pytest.raises(InputError, match='CORRELATION "vit_typo" is neither clip nor a model'):
         DenseInMasks(clip, "vit_typo")
     clip.visual.choose_attention("naclip")
@@ -321,39 +269,62 @@ def test_a_tower_with_an_attention_pool_is_refused_as_by_the_attentions(name, tm
             DenseInMasks(clip)
 
 
-def test_the_keys_build_it_and_are_of_this_model_alone(tmp_path):
-    options = ["MODEL.CLIP.WEIGHTS", "", "MODEL.ZERO_SHOT.TEMPLATES", "single"]
-    assert build_model(load_config(WITH_MASKS, options)).masks is None
-    model = build_model(load_config(WITH_MASKS, [*options, "MODEL.ZERO_SHOT.MASKS", str(tmp_path)]))
-    assert model.reading().features.endswith("correlations of value")
-    with pytest.raises(InputError, match="CORRELATION must be .clip. where there are no masks"):
-        load_config(WITH_MASKS, ["MODEL.ZERO_SHOT.CORRELATION", "test_vit"])
-    with pytest.raises(InputError, match="ZERO_SHOT.MASKS .* CATSeg does not read it"):
-        load_config(ROOT / "configs/mini/semseg.yaml", ["MODEL.ZERO_SHOT.MASKS", str(tmp_path)])
+# Keys of a configuration -> what the error says.
+REFUSED = [
+    (PLAIN, "MODEL.ZERO_SHOT.STRIDE 400", "STRIDE must be from a sixteenth of WINDOW"),
+    (PLAIN, "MODEL.ZERO_SHOT.STRIDE 20", "STRIDE must be from a sixteenth of WINDOW"),
+    (PLAIN, "MODEL.ZERO_SHOT.SCALE 0", "SCALE must be greater than 0"),
+    (PLAIN, "MODEL.ZERO_SHOT.SYNONYMS all", 'SYNONYMS cannot be "all"'),
+    (PLAIN, "MODEL.ZERO_SHOT.TEMPLATES odise", 'TEMPLATES cannot be "odise"'),
+    (PLAIN, "TEST.SLIDING_WINDOW True", "SLIDING_WINDOW True has no effect: ZeroShotSegmenter"),
+    (PLAIN, "TEST.BACKGROUND.THRESHOLD 1.5", r"THRESHOLD must be in \[0, 1\]"),
+    (
+        PLAIN,
+        "TEST.BACKGROUND.WORDS False TEST.BACKGROUND.THRESHOLD 0",
+        "THRESHOLD must be greater than 0 where no name",
+    ),
+    (
+        WITH_MASKS,
+        "MODEL.ZERO_SHOT.CORRELATION test_vit",
+        "CORRELATION must be .clip. where there are",
+    ),
+    (CAT_SEG, "MODEL.ZERO_SHOT.MASKS folder", "ZERO_SHOT.MASKS .* CATSeg does not read it"),
+]
 
 
-def test_the_evaluation_reads_a_folder_of_masks_and_misses_none(tmp_path):
-    from detectron2.data import DatasetCatalog, MetadataCatalog
+@pytest.mark.parametrize("config, opts, message", REFUSED)
+def test_keys_that_make_no_sense_are_refused(config, opts, message):
+    with pytest.raises(InputError, match=message):
+        load_config(config, opts.split())
 
-    from clipself_seg.evaluation.sem_seg.evaluation import SemSegEvaluation
 
-    rng = np.random.default_rng(0)
+def test_its_readings_are_what_it_does(tmp_path):
+    reading = tiny(windows=StridedWindows(32, 16), synonyms="max").reading()
+    assert reading.synonyms == "all, the best score of them"
+    assert (reading.windows, reading.features) == ("32 px, stride 16 px", "token")
+    assert reading.scale == "40"
+    assert tiny(windows=StridedWindows(0, 1), synonyms="first").reading().windows == "none"
+    model, other = model_of(), model_of("test_vit")
+    assert model.reading().features == "CorrCLIP's form in given masks, correlations of token"
+    assert other.reading().features.endswith("correlations of test_vit")
+    assert other.weights_hash().startswith(model.weights_hash() + "-")
+    assert build_model(load_config(WITH_MASKS, RANDOM)).masks is None
+    masks = ["MODEL.ZERO_SHOT.MASKS", str(tmp_path)]
+    built = build_model(load_config(WITH_MASKS, [*RANDOM, *masks]))
+    assert built.reading().features.endswith("correlations of value")
+
+
+def test_the_evaluation_reads_a_folder_of_masks_and_misses_none(tmp_path, catalogue):
     for kind in ("images", "labels", "masks"):
         (tmp_path / kind).mkdir()
     for name in ("a", "b"):
-        pixels = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"images/{name}.png")
+        save_noise(tmp_path / f"images/{name}.png", 24, 32)
         ids = np.kron(np.arange(1, 5).reshape(2, 2), np.ones((12, 16))).astype(np.uint8)
         Image.fromarray(ids % 3).save(tmp_path / f"labels/{name}.png")
         Image.fromarray(ids).save(tmp_path / f"masks/{name}.png")
     (tmp_path / "words.json").write_text(json.dumps(list(MASK_WORDS)))
-    records = [
-        {
-            "file_name": f"{tmp_path}/images/{n}.png",
-            "sem_seg_file_name": f"{tmp_path}/labels/{n}.png",
-        }
-        for n in ("a", "b")
-    ]
+    files = {"file_name": "images", "sem_seg_file_name": "labels"}
+    records = [{key: f"{tmp_path}/{kind}/{n}.png" for key, kind in files.items()} for n in "ab"]
     DatasetCatalog.register("blocks", lambda: records)
     MetadataCatalog.get("blocks").set(
         image_root=str(tmp_path / "images"),
@@ -361,18 +332,13 @@ def test_the_evaluation_reads_a_folder_of_masks_and_misses_none(tmp_path):
         vocabulary=str(tmp_path / "words.json"),
         ignore_label=255,
     )
-    try:
-        options = ["MODEL.CLIP.WEIGHTS", "", "MODEL.ZERO_SHOT.TEMPLATES", "single"]
-        options += ["DATASETS.TEST", "('blocks',)", "OUTPUT_DIR", str(tmp_path / "run")]
-        options += ["TEST.TRAIN_VOCABULARY", "", "INPUT.MIN_SIZE_TEST", "0"]
-        cfg = load_config(WITH_MASKS, [*options, "MODEL.ZERO_SHOT.MASKS", str(tmp_path / "masks")])
-        run, model = SemSegEvaluation(cfg), build_model(cfg)
-        run.check(model)
-        assert run.metadata()["masks given"]["blocks"]["forms"] == {"png": 2}
-        assert run(model)["blocks"]["mIoU"] >= 0
-        (tmp_path / "masks/b.png").unlink()
-        with pytest.raises(InputError, match="masks of 1 of 2 images of blocks are missing"):
-            SemSegEvaluation(cfg).check(model)
-    finally:
-        DatasetCatalog.remove("blocks")
-        MetadataCatalog.remove("blocks")
+    options = [*RANDOM, "DATASETS.TEST", "('blocks',)", "OUTPUT_DIR", str(tmp_path / "run")]
+    options += ["TEST.TRAIN_VOCABULARY", "", "INPUT.MIN_SIZE_TEST", "0"]
+    cfg = load_config(WITH_MASKS, [*options, "MODEL.ZERO_SHOT.MASKS", str(tmp_path / "masks")])
+    run, model = SemSegEvaluation(cfg), build_model(cfg)
+    run.check(model)
+    assert run.metadata()["masks given"]["blocks"]["forms"] == {"png": 2}
+    assert run(model)["blocks"]["mIoU"] >= 0
+    (tmp_path / "masks/b.png").unlink()
+    with pytest.raises(InputError, match="masks of 1 of 2 images of blocks are missing"):
+        SemSegEvaluation(cfg).check(model)

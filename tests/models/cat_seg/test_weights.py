@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from clipself_seg.clip import load_clip
-from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg
 from clipself_seg.models.cat_seg.model import read_state, to_official
-from tests.conftest import ROOT
+from tests.models.cat_seg.test_model import build
 
 CLIP = "sem_seg_head.predictor.clip_model."
 FIRST = "sem_seg_head.predictor.transformer.conv1.weight"
@@ -39,12 +38,6 @@ WRONG = {
         r"upsample1.bias of shape \(1,\), the model needs \(32,\)",
     ),
 }
-
-
-def build(*opts: str) -> CATSeg:
-    torch.manual_seed(0)
-    small = ("MODEL.CLIP.WEIGHTS", "", "MODEL.DEVICE", "cpu")
-    return CATSeg(load_config(ROOT / "configs/mini/base_semseg.yaml", [*small, *opts]))
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +87,3 @@ def test_own_and_official_names_give_the_model_back(model, prefix):
         tensors, _ = read_state(model, {prefix + name: value for name, value in state.items()})
         assert tensors.keys() == own.keys()
         assert all(torch.equal(tensors[name], value) for name, value in own.items())
-
-
-def test_packed_and_split_attention_are_read_into_each_other(model):
-    packed = build("MODEL.SEM_SEG_HEAD.CLIP_FINETUNE", "none")
-    assert to_official(packed).keys() == to_official(model).keys()
-    for source, target in ((model, packed), (packed, model)):
-        tensors, _ = read_state(target, source.state_dict())
-        assert tensors.keys() == target.state_dict().keys()
-        # Through the other form and back.
-        again, _ = read_state(source, tensors)
-        assert all(torch.equal(again[name], value) for name, value in source.state_dict().items())

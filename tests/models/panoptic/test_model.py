@@ -248,12 +248,6 @@ def test_no_classes_and_no_generator_are_refused(model):
         disk.load_state_dict(trained_state(model))
 
 
-def test_equal_models_are_exported_as_equal_bytes(tmp_path):
-    for name in ("one.pth", "another.pth"):
-        model_of(seed=0).export(tmp_path / name)
-    assert (tmp_path / "one.pth").read_bytes() == (tmp_path / "another.pth").read_bytes()
-
-
 def test_oracle_words_leave_no_other_class(model):
     one = sample()
     (whole,), (given,) = model([one]), model([one | {"classes": [1, 2]}])

@@ -24,7 +24,8 @@ import os
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import UnionType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -177,16 +178,23 @@ def coco_info(content: JsonObject) -> JsonObject:
     return info if isinstance(info, dict) else {}
 
 
-def coco_list(content: JsonObject, key: str, path: Source) -> list[JsonObject]:
+def coco_list(
+    content: JsonObject,
+    key: str,
+    path: Source,
+    fields: Mapping[str, type | UnionType] | None = None,
+) -> list[JsonObject]:
     """List of an annotation file, such as "images".
 
     Args:
         content: content of the file, see `read_coco_json`.
         key: name of the list.
         path: path of the file, for the error.
+        fields: what each entry needs -> its types.
 
     Raises:
-        InputError: there is no such list, it is empty, or it holds something else than objects.
+        InputError: there is no such list, it is empty, or it holds something else than objects, or one that lacks
+            a field or has it of another type.
     """
     values = content.get(key)
     if not isinstance(values, list) or not values:
@@ -195,6 +203,12 @@ def coco_list(content: JsonObject, key: str, path: Source) -> list[JsonObject]:
         if not isinstance(value, dict):
             shown = reprlib.repr(value)
             raise InputError(f'{path}: {shown} among its "{key}" is no object: fetch it again')
+        for field, types in (fields or {}).items():
+            if not isinstance(value.get(field), types):
+                raise InputError(
+                    f'{path}: {reprlib.repr(value)} among its "{key}" has no "{field}", or of another type: '
+                    "give a file in COCO's format"
+                )
     return values
 
 

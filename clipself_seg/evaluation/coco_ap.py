@@ -1,4 +1,5 @@
-"""Average precision (AP) of boxes and of instance masks: pycocotools' and the LVIS package's numbers.
+"""Average precision (AP) of boxes and of instance masks: pycocotools' and the LVIS package's numbers, and the base of
+the evaluators that compare by it.
 
 pycocotools compares one class at a time, and only the images in which that class is predicted or
 annotated: classes do not depend on each other, so its numbers are the same, and LVIS's 1203 classes need
@@ -15,7 +16,7 @@ import io
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as rle
@@ -23,8 +24,23 @@ from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.coco_objects import Entry, ImageDetections, TrueObjects
-from clipself_seg.evaluation.evaluator import ImageId
+from clipself_seg.evaluation.coco_objects import (
+    Entry,
+    ImageDetections,
+    TrueObjects,
+    image_detections,
+)
+from clipself_seg.evaluation.evaluator import (
+    EvaluatorSettings,
+    ImageEvaluator,
+    ImageId,
+    Outputs,
+    Samples,
+    check_predicted_classes,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 # Value of TEST.DETECTION.LIMITS -> detections of a class in an image: those of AP and of COCO's three
 # recalls. AP is taken at 100, all other numbers at the last one.
@@ -35,6 +51,48 @@ COCO_NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 FREQUENCIES = ("r", "c", "f")
 AREAS = ("all", "small", "medium", "large")
 logger = logging.getLogger(__name__)
+
+
+class ObjectEvaluator(ImageEvaluator[ImageDetections]):
+    """Keeps detections image by image; the main process compares those of all processes.
+
+    Attributes:
+        boxes: whether boxes are kept.
+        masks: whether masks are kept, run-length encoded.
+    """
+
+    boxes = True
+    masks = False
+
+    def __init__(self, *, ground_truth: TrueObjects, **settings: Unpack[EvaluatorSettings]) -> None:
+        """
+        Args:
+            ground_truth: objects of the data set; each of its images has to be evaluated.
+            settings: of `ImageEvaluator`, but for the images.
+        """
+        super().__init__(image_ids=ground_truth.image_ids, **settings)
+        self.ground_truth = ground_truth
+
+    def process(self, inputs: Samples, outputs: Outputs) -> None:
+        """Keep the detections of a batch.
+
+        Args:
+            inputs: samples with "file_name" and "image_id".
+            outputs: for each sample "instances" with "scores" (n,), "pred_classes" (n,) in [0, K), and as they are
+                kept "pred_boxes" (XYXY in pixels of the original image) and "pred_masks" (n, H, W) bool.
+
+        Raises:
+            InputError: masks are wanted that the model does not have.
+            ValueError: a predicted class that the vocabulary does not have.
+            FloatingPointError: a score or a box is not finite.
+        """
+        for sample, output in zip(inputs, outputs, strict=True):
+            source, count = sample["file_name"], len(self.vocabulary)
+            detections = image_detections(
+                output["instances"], source=source, boxes=self.boxes, masks=self.masks
+            )
+            check_predicted_classes(detections.classes, count, source, self.dataset_name)
+            self._images[sample["image_id"]] = detections
 
 
 class ObjectQuality(NamedTuple):

@@ -13,6 +13,7 @@ import math
 import os
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import UnionType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +31,12 @@ KINDS = {"boxes": "bbox", "masks": "segm"}
 
 Entry = dict[str, Any]  # an image or an object of a file, or what pycocotools needs of an object
 Source = str | os.PathLike[str]
+# What every annotation needs -> its types.
+OBJECT: dict[str, type | UnionType] = {
+    "image_id": int | str,
+    "category_id": int,
+    "area": int | float,
+}
 
 
 class Federated(NamedTuple):
@@ -96,11 +103,11 @@ def read_true_objects(
     category_of = {index: category for category, index in index_of.items()}
     numbers = {image: number for number, image in enumerate(order)}
     objects: list[dict[int, list[Entry]]] = [{} for _ in vocabulary.classes]
-    needed = {"image_id", "category_id", "area"}
-    needed |= {key for key, compared in (("bbox", boxes), ("segmentation", masks)) if compared}
+    fields = OBJECT | ({"bbox": list} if boxes else {})
+    fields |= {"segmentation": list | dict} if masks else {}
     last_id = 0
-    for entry in coco_list(content, "annotations", json_file):
-        _check_object(entry, needed, images, index_of, json_file)
+    for entry in coco_list(content, "annotations", json_file, fields):
+        _check_object(entry, boxes, images, index_of, json_file)
         number = numbers.get(entry["image_id"])
         # The LVIS package takes objects with an area only, and knows no crowds.
         if number is None or (federated and not entry["area"] > 0):
@@ -155,19 +162,12 @@ def read_true_instances(
 
 def _images_by_id(content: Entry, json_file: Source) -> dict[ImageId, Entry]:
     """Image id -> entry with "height" and "width" in pixels, in the order of a file."""
-    images = coco_list(content, "images", json_file)
+    fields = {"id": int | str, "height": int, "width": int}
+    images = coco_list(content, "images", json_file, fields)
     for image in images:
-        missing = {"id", "height", "width"} - image.keys()
-        if missing:
+        if not all(0 < side < 2**31 for side in (image["height"], image["width"])):
             raise InputError(
-                f"{json_file}: an image lacks {sorted(missing)}: {reprlib.repr(image)}"
-            )
-        sides = (image["height"], image["width"])
-        whole = all(isinstance(side, int) and 0 < side < 2**31 for side in sides)
-        if not whole or not isinstance(image["id"], int | str):
-            raise InputError(
-                f'{json_file}: of an image "id" is a number or text, "height" and "width" are whole '
-                f"numbers: {reprlib.repr(image)}"
+                f"{json_file}: an image has no or too many pixels: {reprlib.repr(image)}"
             )
     return {image["id"]: image for image in images}
 
@@ -189,29 +189,22 @@ def _image_order(
 
 def _check_object(
     entry: Entry,
-    needed: set[str],
+    boxes: bool,
     images: Mapping[ImageId, Entry],
     index_of: Mapping[int, int],
     json_file: Source,
 ) -> None:
-    missing = needed - entry.keys()
-    if missing:
-        raise InputError(
-            f"{json_file}: an annotation lacks {sorted(missing)}: give COCO's instances format"
-        )
     image_id, category = entry["image_id"], entry["category_id"]
-    if not isinstance(image_id, int | str) or image_id not in images:
+    if image_id not in images:
         raise InputError(
             f'{json_file}: annotation of image {reprlib.repr(image_id)}, which is not in "images"'
         )
-    if not isinstance(category, int) or category not in index_of:
+    if category not in index_of:
         raise InputError(
             f"{json_file}: an object of image {image_id} has category {reprlib.repr(category)}, "
             "which is not in the vocabulary: give the data set's own"
         )
-    area, box = entry["area"], entry.get("bbox")
-    is_area = isinstance(area, int | float) and abs(area) < LARGEST_IMAGE
-    if not is_area or ("bbox" in needed and not _is_box(box)):
+    if not abs(entry["area"]) < LARGEST_IMAGE or (boxes and not _is_box(entry["bbox"])):
         raise InputError(
             f'{json_file}: an object of image {image_id} has no "bbox" [x, y, width, height], or no '
             f'"area", of finite numbers: {reprlib.repr(entry)}'
@@ -223,12 +216,9 @@ def _check_object(
         )
 
 
-def _is_box(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 4
-        and all(isinstance(side, int | float) and math.isfinite(side) for side in value)
-    )
+def _is_box(values: list[object]) -> bool:
+    finite = (isinstance(value, int | float) and math.isfinite(value) for value in values)
+    return len(values) == 4 and all(finite)
 
 
 def _federated(

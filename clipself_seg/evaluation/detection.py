@@ -21,6 +21,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results
 from clipself_seg.evaluation.coco_ap import (
     LIMITS,
+    ObjectEvaluator,
     class_precision,
     coco_numbers,
     lvis_numbers,
@@ -31,17 +32,12 @@ from clipself_seg.evaluation.coco_objects import (
     KINDS,
     ImageDetections,
     TrueObjects,
-    image_detections,
     read_true_objects,
     write_coco_results,
 )
 from clipself_seg.evaluation.evaluator import (
     EvaluatorSettings,
-    ImageEvaluator,
     ImageId,
-    Outputs,
-    Samples,
-    check_predicted_classes,
 )
 from clipself_seg.evaluation.protocol import MeasuringProtocol, seen_text, size_text, words_text
 from clipself_seg.evaluation.report import (
@@ -59,56 +55,30 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class DetectionEvaluator(ImageEvaluator[ImageDetections]):
-    """Keeps detections image by image; the main process compares those of all processes."""
+class DetectionEvaluator(ObjectEvaluator):
+    """Compares boxes, and masks if those are asked for."""
 
     def __init__(
         self,
         *,
-        ground_truth: TrueObjects,
         tasks: Sequence[str] = ("boxes",),
         limits: str = "detectron2",
+        ground_truth: TrueObjects,
         **settings: Unpack[EvaluatorSettings],
     ) -> None:
         """
         Args:
-            ground_truth: objects of the data set; each of its images has to be evaluated.
             tasks: what is compared, out of `KINDS`.
             limits: how many detections COCO's numbers count, out of `LIMITS`.
+            ground_truth: see `ObjectEvaluator`.
             settings: of `ImageEvaluator`, but for the images. The main process writes
                 `detections_<data set>.json` in COCO's results format, and for each task
                 `<task>_classes_<data set>.csv` into the folder.
         """
-        super().__init__(image_ids=ground_truth.image_ids, **settings)
-        self.ground_truth = ground_truth
+        super().__init__(ground_truth=ground_truth, **settings)
         self.tasks = tuple(tasks)
+        self.masks = "masks" in self.tasks
         self.limits = limits
-
-    def process(self, inputs: Samples, outputs: Outputs) -> None:
-        """Keep the detections of a batch.
-
-        Args:
-            inputs: samples with "file_name" and "image_id".
-            outputs: for each sample "instances" with "pred_boxes" (XYXY in pixels of the original image),
-                "scores" (n,), "pred_classes" (n,) in [0, K), and for the task "masks" "pred_masks"
-                (n, H, W) bool.
-
-        Raises:
-            InputError: masks are wanted that the model does not have.
-            ValueError: a predicted class that the vocabulary does not have.
-            FloatingPointError: a score or a box is not finite.
-        """
-        for sample, output in zip(inputs, outputs, strict=True):
-            detections = image_detections(
-                output["instances"], masks="masks" in self.tasks, source=sample["file_name"]
-            )
-            check_predicted_classes(
-                detections.classes,
-                len(self.vocabulary),
-                file_name=sample["file_name"],
-                dataset_name=self.dataset_name,
-            )
-            self._images[sample["image_id"]] = detections
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Merge all processes and compare.
@@ -155,7 +125,6 @@ class DetectionEvaluator(ImageEvaluator[ImageDetections]):
                 "detections": quality.detections.tolist(),
             }
             write_class_csv(path, [entry.names[0] for entry in self.vocabulary.classes], columns)
-            logger.info("numbers of each class in %s", path)
         return results | split_numbers(quality, self.seen)
 
 

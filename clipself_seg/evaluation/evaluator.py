@@ -63,12 +63,7 @@ class ImageEvaluator(DatasetEvaluator, Generic[Kept]):
                 evaluated. None takes the images that come, sorted by id.
             seen: (K,) bool, classes of the training vocabulary; None splits nothing.
             output_dir: folder where the main process writes files; None writes nothing.
-
-        Raises:
-            InputError: `seen` has another number of classes.
         """
-        if seen is not None and len(seen) != len(vocabulary):
-            raise InputError(f"seen has {len(seen)} classes, there are {len(vocabulary)}")
         self.dataset_name = dataset_name
         self.vocabulary = vocabulary
         self.image_ids = None if image_ids is None else list(image_ids)
@@ -128,7 +123,7 @@ class ImageEvaluator(DatasetEvaluator, Generic[Kept]):
 
 
 def check_predicted_classes(
-    classes: np.ndarray, num_classes: int, *, file_name: str, dataset_name: str
+    classes: np.ndarray, num_classes: int, file_name: str, dataset_name: str
 ) -> None:
     """Refuse predictions of a class that the data set does not have.
 

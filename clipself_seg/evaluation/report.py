@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,8 @@ from tabulate import tabulate
 from clipself_seg.evaluation.coco_objects import KINDS
 from clipself_seg.files import atomic_path
 from clipself_seg.pages import render
+
+logger = logging.getLogger(__name__)
 
 Numbers = Mapping[str, float]  # name of a number -> the number
 ByDataset = Mapping[str, Numbers]
@@ -194,11 +197,6 @@ def best_marked(values: Sequence[float | None], style: str) -> list[str]:
 def cell_text(value: float | None, form: str = ".1f") -> str:
     """A number with one digit after the point, or in another format; "-" for None."""
     return "-" if value is None else f"{value:{form}}"
-
-
-def percent_text(results: Numbers, key: str) -> str:
-    """A number of the results, which is in percent, with one digit after the point; "-" if it is not there."""
-    return cell_text(results.get(key))
 
 
 def comparison_table(
@@ -490,6 +488,7 @@ def write_class_csv(
         writer.writerow(("index", "name", *columns))
         for index, name in enumerate(class_names):
             writer.writerow((index, name, *(values[index] for values in columns.values())))
+    logger.info("numbers of each class in %s", path)
 
 
 def percents(fractions: np.ndarray) -> list[str]:

@@ -26,17 +26,8 @@ _QUALITIES = (
     *("jpeg corrupted", "blurry", "pixelated", "black and white"),
 )
 _KINDS = (
-    "plastic",
-    "toy",
-    "plushie",
-    "cartoon",
-    "embroidered",
-    "nice",
-    "cool",
-    "weird",
-    "small",
-    "large",
-    "clean",
+    *("plastic", "toy", "plushie", "cartoon", "embroidered", "nice", "cool", "weird"),
+    *("small", "large", "clean"),
 )
 _ARTICLES = ("the", "one", "my", "a")
 _BEFORE = ("on", "in front of")
@@ -162,9 +153,8 @@ def _frame(rng: np.random.Generator, phrase: str) -> str:
     quality = f"{_QUALITIES[rng.integers(len(_QUALITIES))]} " if rng.random() < 0.4 else ""
     kind = "painting" if rng.random() < 0.05 else "photo"
     sentence = f"a {quality}{kind} of {phrase}"
-    return (f"this is {sentence}" if rng.random() < 0.4 else sentence) + (
-        "." if rng.random() < 0.7 else ""
-    )
+    sentence = f"this is {sentence}" if rng.random() < 0.4 else sentence
+    return sentence + ("." if rng.random() < 0.7 else "")
 
 
 def _join(phrases: list[str]) -> str:
@@ -191,11 +181,8 @@ def write_caption(
     rng: np.random.Generator, things: tuple[Concept, ...], stuff: tuple[Concept, ...]
 ) -> str:
     """Sentence that mentions things (in this order) and stuff: "a photo of a red star on grass"."""
-    parts = []
-    if things:
-        parts.append(_join([_phrase(rng, concept) for concept in things]))
-    if stuff:
-        parts.append(_join([_phrase(rng, concept) for concept in stuff]))
+    named = [concepts for concepts in (things, stuff) if concepts]
+    parts = [_join([_phrase(rng, concept) for concept in concepts]) for concepts in named]
     return _frame(rng, f" {_BEFORE[rng.integers(2)]} ".join(parts))
 
 

@@ -102,8 +102,7 @@ def _background(
 
 def _random_pose(rng: np.random.Generator, shape: str, height: int, width: int) -> Pose:
     longer = max(height, width)
-    low = np.log(THING_SIZES[0] * longer)
-    high = np.log(THING_SIZES[1] * longer)
+    low, high = (np.log(size * longer) for size in THING_SIZES)
     radius = 0.5 * float(np.exp(rng.uniform(low, high)))
     margin = 0.8 * radius
     tilt = MAX_TILT[shape]
@@ -126,9 +125,8 @@ def _draw_thing(
     y, x = pixel_grid(height, width)
     x0, y0, x1, y1 = tight_box(alpha > 0.5)
     turn = rng.uniform(0, 2 * np.pi)
-    ramp = np.cos(turn) * (x - (x0 + x1) / 2) / (x1 - x0) + np.sin(turn) * (y - (y0 + y1) / 2) / (
-        y1 - y0
-    )
+    across = np.cos(turn) * (x - (x0 + x1) / 2) / (x1 - x0)
+    ramp = across + np.sin(turn) * (y - (y0 + y1) / 2) / (y1 - y0)
     base = np.asarray(COLOURS[colour], np.float32) + rng.normal(0, 8, 3).astype(np.float32)
     paint = base * ((0.95 + 0.22 * ramp) * (0.78 + 0.22 * light))[..., None]
     inner = cv2.GaussianBlur(cv2.erode(alpha, np.ones((3, 3))), (3, 3), 0)
@@ -140,10 +138,7 @@ def _fits(masks: list[np.ndarray], full_areas: list[int], new: np.ndarray) -> bo
     """Whether a new thing is large enough and leaves enough of the earlier ones visible."""
     if new.sum() < 4 * MIN_SEGMENT_AREA:
         return False
-    for mask, full in zip(masks, full_areas):
-        if (mask & ~new).sum() < MIN_VISIBLE * full:
-            return False
-    return True
+    return all((mask & ~new).sum() >= MIN_VISIBLE * full for mask, full in zip(masks, full_areas))
 
 
 def _finish(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:

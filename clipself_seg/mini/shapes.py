@@ -13,16 +13,7 @@ from clipself_seg.mini.textures import pixel_grid
 SUPERSAMPLING = 4
 """Number of samples per pixel and axis when a mask is drawn."""
 
-MAX_TILT = {
-    "circle": 180,
-    "ring": 180,
-    "star": 36,
-    "square": 20,
-    "triangle": 25,
-    "cross": 20,
-    "heart": 30,
-    "moon": 40,
-}
+MAX_TILT = dict(circle=180, ring=180, star=36, square=20, triangle=25, cross=20, heart=30, moon=40)
 """Largest rotation in degrees: beyond it one shape would begin to look like another."""
 
 
@@ -40,20 +31,9 @@ def _star() -> np.ndarray:
 def _cross() -> np.ndarray:
     a = 0.30  # half the width of an arm
     b = 0.98  # half its length
-    corners = [
-        (-a, -b),
-        (a, -b),
-        (a, -a),
-        (b, -a),
-        (b, a),
-        (a, a),
-        (a, b),
-        (-a, b),
-        (-a, a),
-        (-b, a),
-        (-b, -a),
-    ]
-    return np.array([*corners, (-a, -a)])
+    x = [-a, a, a, b, b, a, a, -a, -a, -b, -b, -a]
+    y = [-b, -b, -a, -a, a, a, b, b, a, a, -a, -a]
+    return np.stack([x, y], axis=1)
 
 
 def _heart() -> np.ndarray:

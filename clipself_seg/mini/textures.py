@@ -41,11 +41,8 @@ def _mix(low: tuple[int, int, int], high: tuple[int, int, int], amount: np.ndarr
 def grass(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Short upright blades."""
     blades = cv2.blur(rng.standard_normal((height, width), dtype=np.float32), (1, 7)) * 2.6
-    return _mix(
-        (48, 78, 34),
-        (120, 150, 66),
-        0.45 + 0.22 * blades + 0.1 * smooth_noise(rng, height, width, 24),
-    )
+    light = 0.45 + 0.22 * blades + 0.1 * smooth_noise(rng, height, width, 24)
+    return _mix((48, 78, 34), (120, 150, 66), light)
 
 
 def water(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -78,9 +75,8 @@ def bricks(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     y, x = pixel_grid(height, width)
     step = int(rng.integers(9, 12))
     tone, joints = _cells(y, x, rng, (step, 2 * step + 2), 0.5)
-    image = _paint(
-        (142, 78, 62), 11 * tone + 4 * rng.standard_normal((height, width), dtype=np.float32)
-    )
+    grain = 4 * rng.standard_normal((height, width), dtype=np.float32)
+    image = _paint((142, 78, 62), 11 * tone + grain)
     image[joints] = (196, 186, 172)
     return image
 
@@ -108,11 +104,8 @@ def wood(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 def gravel(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Grey pebbles."""
-    return _mix(
-        (74, 72, 70),
-        (176, 172, 166),
-        0.5 + 0.42 * np.tanh(1.6 * smooth_noise(rng, height, width, 4.6)),
-    )
+    light = 0.5 + 0.42 * np.tanh(1.6 * smooth_noise(rng, height, width, 4.6))
+    return _mix((74, 72, 70), (176, 172, 166), light)
 
 
 def cloth(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -125,10 +118,8 @@ def cloth(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 def marble(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Pale stone with thin veins."""
-    veins = np.abs(
-        smooth_noise(rng, height, width, 26) + 0.35 * smooth_noise(rng, height, width, 8)
-    )
-    return _mix((112, 116, 128), (214, 212, 208), 0.25 + 2.2 * veins)
+    veins = smooth_noise(rng, height, width, 26) + 0.35 * smooth_noise(rng, height, width, 8)
+    return _mix((112, 116, 128), (214, 212, 208), 0.25 + 2.2 * np.abs(veins))
 
 
 def wallpaper(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

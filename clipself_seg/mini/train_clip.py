@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,13 @@ from torch.nn import functional as F
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.mini.concepts import WORLDS, Concept
-from clipself_seg.mini.crops import choose_mentions, leave_out_colours, sample_crops, write_caption
+from clipself_seg.mini.crops import (
+    Crop,
+    choose_mentions,
+    leave_out_colours,
+    sample_crops,
+    write_caption,
+)
 from clipself_seg.mini.scenes import draw_scene
 
 Key = tuple[tuple[str | None, str | None, str | None], ...]
@@ -43,40 +49,18 @@ class TrainSettings:
     seed: int = 0
 
 
-@dataclasses.dataclass(frozen=True)
-class CropSet:
-    """Crops that were rendered in advance, see `crops.Crop`.
-
-    Attributes:
-        pixels: (N, side, side, 3) uint8 RGB.
-        things: things of each crop.
-        stuff: stuff of each crop.
-        subject: whether each crop is centred on its first thing or stuff.
-    """
-
-    pixels: np.ndarray
-    things: list[tuple[Concept, ...]]
-    stuff: list[tuple[Concept, ...]]
-    subject: list[bool]
-
-
-def _render(job: tuple[int, range, int]) -> CropSet:
+def _render(job: tuple[int, range, int]) -> list[Crop]:
     seed, indices, side = job
-    crops = []
+    crops: list[Crop] = []
     for index in indices:
         # Random choices of a scene depend on its own number only, whatever the number of processes.
         rng = np.random.default_rng([seed, 7, index])
         scene = draw_scene(rng, WORLDS["mini2" if index % 4 == 3 else "mini"])
         crops += sample_crops(rng, scene, side)
-    return CropSet(
-        np.stack([crop.pixels for crop in crops]),
-        [crop.things for crop in crops],
-        [crop.stuff for crop in crops],
-        [crop.subject for crop in crops],
-    )
+    return crops
 
 
-def render_crops(*, scenes: int, side: int, seed: int, processes: int = 2) -> CropSet:
+def render_crops(*, scenes: int, side: int, seed: int, processes: int = 2) -> list[Crop]:
     """Draw scenes and cut the training crops out of them.
 
     Args:
@@ -87,12 +71,7 @@ def render_crops(*, scenes: int, side: int, seed: int, processes: int = 2) -> Cr
     """
     jobs = [(seed, range(start, min(start + 100, scenes)), side) for start in range(0, scenes, 100)]
     parts = run_in_parallel(_render, jobs, processes=processes, label="draw 100 scenes each")
-    return CropSet(
-        np.concatenate([part.pixels for part in parts]),
-        [things for part in parts for things in part.things],
-        [stuff for part in parts for stuff in part.stuff],
-        [subject for part in parts for subject in part.subject],
-    )
+    return [crop for part in parts for crop in part]
 
 
 def _key(things: tuple[Concept, ...], stuff: tuple[Concept, ...]) -> Key:
@@ -100,26 +79,21 @@ def _key(things: tuple[Concept, ...], stuff: tuple[Concept, ...]) -> Key:
     return tuple(sorted(((c.colour, c.shape, c.texture) for c in things + stuff), key=str))
 
 
-def caption_batch(
-    rng: np.random.Generator, crops: CropSet, indices: np.ndarray
-) -> tuple[list[str], Tensor]:
+def caption_batch(rng: np.random.Generator, crops: Sequence[Crop]) -> tuple[list[str], Tensor]:
     """Captions of a batch and of every class, and the captions that are true of each crop.
 
     Args:
         rng: generator that decides the captions.
-        crops: all crops.
-        indices: crops of the batch.
+        crops: crops of the batch.
 
     Returns:
-        T distinct texts, and (len(indices), T) float targets: rows sum to 1, spread evenly over all
+        T distinct texts, and (len(crops), T) float targets: rows sum to 1, spread evenly over all
         texts with the meaning that was chosen for the crop.
     """
     keys: list[Key] = []
     texts: dict[str, Key] = {}
-    for index in indices:
-        things, stuff = choose_mentions(
-            rng, crops.things[index], crops.stuff[index], crops.subject[index]
-        )
+    for crop in crops:
+        things, stuff = choose_mentions(rng, crop.things, crop.stuff, crop.subject)
         mentions = leave_out_colours(rng, things), stuff
         keys.append(_key(*mentions))
         texts[write_caption(rng, *mentions)] = keys[-1]
@@ -169,22 +143,24 @@ def _optimiser(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimiz
 
 
 def _batches(
-    crops: CropSet, settings: TrainSettings
+    crops: Sequence[Crop], settings: TrainSettings
 ) -> Iterator[tuple[np.ndarray, list[str], Tensor]]:
     rng = np.random.default_rng([settings.seed, 8])
     order = np.empty(0, np.int64)
     for _ in range(settings.steps):
         if len(order) < settings.batch:
-            order = rng.permutation(len(crops.pixels))
-        indices = order[: settings.batch]
+            order = rng.permutation(len(crops))
+        batch = [crops[index] for index in order[: settings.batch]]
         order = order[settings.batch :]
-        pixels = crops.pixels[indices]
+        pixels = np.stack([crop.pixels for crop in batch])
         if rng.random() < 0.5:
             pixels = pixels[:, :, ::-1].copy()
-        yield pixels, *caption_batch(rng, crops, indices)
+        yield pixels, *caption_batch(rng, batch)
 
 
-def train(clip: DenseCLIP, crops: CropSet, settings: TrainSettings) -> Iterator[tuple[int, float]]:
+def train(
+    clip: DenseCLIP, crops: Sequence[Crop], settings: TrainSettings
+) -> Iterator[tuple[int, float]]:
     """Train a CLIP in place and yield (step, loss) after every step."""
     optimiser = _optimiser(clip, settings)
     clip.train()

@@ -117,7 +117,9 @@ def _write_world(spec: WorldSpec, root: Path, size: WorldSize, processes: int) -
     target, partial = root / spec.name, _partial(spec, root)
     for split in SPLITS:
         _write_split(partial, spec, split, size, processes)
-    _write_base(partial, spec, size, processes)
+    if spec.name == "mini":  # and what it has besides for training on seen classes only
+        _write_base_maps(partial, spec)
+        _write_split(partial, spec, BASE, size, processes)
     write_json(partial / "manifest.json", manifest_of(size))
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
@@ -135,10 +137,8 @@ def _is_whole(spec: WorldSpec, world: Path, size: WorldSize) -> bool:
     for split in (*SPLITS, *((BASE,) if spec.name == "mini" else ())):
         folders = (split, "jpg"), (f"panoptic_{split}", "png"), (f"stuffthingmaps/{split}", "png")
         for folder, suffix in folders:
-            paths = (
-                world / folder / f"{index:06d}.{suffix}" for index in range(getattr(size, split))
-            )
-            if not all(path.is_file() for path in paths):
+            numbers = range(getattr(size, split))
+            if not all((world / folder / f"{n:06d}.{suffix}").is_file() for n in numbers):
                 return False
     return True
 
@@ -191,9 +191,11 @@ def _write_scene(job: tuple[Path, str, str, int, int]) -> Entry:
     for segment in scene.segments:
         lookup[segment.id] = spec.concepts.index(segment.concept)
     _save(lookup[scene.segment_map], folder / "stuffthingmaps" / split / f"{stem}.png")
+    height, width = scene.segment_map.shape
     rng = np.random.default_rng([seed, 99, index])
     return {
-        "image": _image_entry(scene, index),
+        # Ids are not positions, so that code that mixes them up fails.
+        "image": {"id": 1000 + index, "file_name": f"{stem}.jpg", "width": width, "height": height},
         "segments": [_segment_entry(scene, segment) for segment in scene.segments],
         "captions": _captions(rng, scene),
         "proposals": _proposals(rng, scene),
@@ -213,13 +215,6 @@ def base_classes(spec: WorldSpec) -> np.ndarray:
     return lookup
 
 
-def _write_base(folder: Path, spec: WorldSpec, size: WorldSize, processes: int) -> None:
-    """Write what the first world has besides for training on seen classes only."""
-    if spec.name == "mini":
-        _write_base_maps(folder, spec)
-        _write_split(folder, spec, BASE, size, processes)
-
-
 def _write_base_maps(folder: Path, spec: WorldSpec) -> None:
     """Write label maps of the split train with void in place of unseen classes."""
     maps = folder / "stuffthingmaps"
@@ -228,12 +223,6 @@ def _write_base_maps(folder: Path, spec: WorldSpec) -> None:
         with atomic_path(maps / "train_base" / path.name) as temporary:
             labels = Image.fromarray(lookup[read_indices(path)])
             labels.save(temporary, format="PNG")
-
-
-def _image_entry(scene: Scene, index: int) -> Entry:
-    height, width = scene.segment_map.shape
-    # Ids are not positions, so that code that mixes them up fails.
-    return {"id": 1000 + index, "file_name": f"{index:06d}.jpg", "width": width, "height": height}
 
 
 def _segment_entry(scene: Scene, segment: Any) -> Entry:

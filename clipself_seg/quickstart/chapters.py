@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,11 +47,13 @@ class Table:
         runs: its rows.
         write: (rows, style=...) -> text, where rows are title of a run -> data set -> numbers.
         prefix: what stands before the titles in "provenance" and "protocol".
+        numbers: results of a run -> what its row is written from.
     """
 
     runs: tuple[Run, ...]
     write: Callable[..., str]
     prefix: str = ""
+    numbers: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
 
 
 @dataclass(frozen=True)
@@ -84,14 +87,14 @@ class Results:
 
     Attributes:
         table: format of `tabulate` -> the table.
-        rows: title of a run -> data set -> numbers.
+        rows: title of a run -> what its row is written from.
         provenances: title of a run -> its provenance.
         protocols: title of a run -> data set -> what its numbers were measured with.
         images: name of a world -> what the page shows of it.
     """
 
     table: Callable[[str], str]
-    rows: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     provenances: Mapping[str, object] = field(default_factory=dict)
     protocols: Mapping[str, Mapping[str, Mapping[str, object]]] = field(default_factory=dict)
     images: Mapping[str, Sequence[Row]] = field(default_factory=dict)
@@ -146,7 +149,7 @@ def results_of(
 ) -> Results:
     """Reads the results that the finished runs of a table wrote below `output`, and the images of their chapter."""
     contents = {run.title: read_results(output / run.folder / "results.json") for run in table.runs}
-    rows = {title: content["results"] for title, content in contents.items()}
+    rows = {title: table.numbers(content["results"]) for title, content in contents.items()}
     return Results(
         table=lambda style: table.write(rows, style=style),
         rows=rows,

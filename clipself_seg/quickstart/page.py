@@ -21,9 +21,9 @@ from clipself_seg.data.regions import Segments, enlarge_boxes, read_segments, re
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path, read_json_lines
-from clipself_seg.pages import render
+from clipself_seg.pages import write_page
 from clipself_seg.quickstart.chapters import Results
-from clipself_seg.quickstart.heat_maps import SHOWN, Question, ask, heat_sheet
+from clipself_seg.quickstart.heat_maps import SHOWN, ask, heat_sheet
 from clipself_seg.quickstart.tiles import Row
 from clipself_seg.visualization.dense_maps import (
     colour_segments,
@@ -244,30 +244,8 @@ def write_images_and_page(
     save_png(kmeans_sheet(clusters), output / "kmeans.png")
     save_png(region_sheet(answers), output / "regions.png")
     plot_losses(live, output / "loss.png")
-    text = page(regions, chapters, questions, clusters, answers, read_image(output / "loss.png"))
-    with atomic_path(output / "index.html") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def page(
-    regions: Results,
-    chapters: Mapping[str, Results],
-    questions: Sequence[Question],
-    clusters: Sequence[Row],
-    answers: Sequence[Answers],
-    losses: np.ndarray,
-) -> str:
-    """The page, whose images are in it.
-
-    Args:
-        regions: results of region recognition.
-        chapters: see `write_images_and_page`.
-        questions: heat maps.
-        clusters: K-Means maps.
-        answers: what models take things for.
-        losses: the chart, (H, W, 3) uint8 RGB.
-    """
-    return render(
+    write_page(
+        output / "index.html",
         "quickstart.html",
         regions=regions.table("html"),
         tables={name: chapter.table("html") for name, chapter in chapters.items()},
@@ -275,5 +253,5 @@ def page(
         questions=questions,
         clusters=clusters,
         answers=answers,
-        losses=losses,
+        losses=read_image(output / "loss.png"),
     )

@@ -15,12 +15,13 @@ from clipself_seg.evaluation.regions.report import region_table
 from clipself_seg.files import alone_in, atomic_path, remove_leftovers, write_json
 from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.pages import write_page
-from clipself_seg.provenance import read_results
 from clipself_seg.quickstart.chapters import (
     DETECTION,
     PANOPTIC,
     SEMANTIC,
     Results,
+    Table,
+    results_of,
     run_chapter,
     show_images,
 )
@@ -51,6 +52,10 @@ REGIONS = (
     Run("+ CLIPSelf, proposals, live", "proposals_live", "proposals.yaml", training=True),
     _evaluation("+ CLIPSelf, patches, shipped", "mini-clipself"),
     _evaluation("+ CLIPSelf, proposals, shipped", "mini-clipself-proposals"),
+)
+# Numbers of the one input size of the one data set, and not of several as in a chapter.
+REGIONS_TABLE = Table(
+    REGIONS, region_table, numbers=lambda results: next(iter(results[DATASET].values()))
 )
 REGIONS_NOTE = (
     "Top-1/top-5 mean accuracy on mini_val in %.\n"
@@ -89,7 +94,7 @@ def _run_chapters(output: Path, worlds: Path) -> None:
     say("region recognition: CLIP as it is, after distillations just now, and after longer ones")
     # Those that take long begin.
     run_together(sorted(REGIONS, key=lambda run: not run.training), output, worlds)
-    regions = _read_regions(output)
+    regions = results_of(REGIONS_TABLE, output)
     results: dict[str, Results] = {}
     for chapter in CHAPTERS:
         results |= run_chapter(chapter, output, worlds)
@@ -101,18 +106,6 @@ def _run_chapters(output: Path, worlds: Path) -> None:
     sys.stdout.write(_report(regions, results))
     sys.stdout.write(
         f"{seconds / 60:.1f} minutes. Images: {output / 'index.html'}; protocols of the numbers: table.md\n"
-    )
-
-
-def _read_regions(output: Path) -> Results:
-    """Title of a run -> numbers of the one data set, and not of several as in a chapter."""
-    contents = {run.title: read_results(output / run.folder / "results.json") for run in REGIONS}
-    rows = {title: next(iter(c["results"][DATASET].values())) for title, c in contents.items()}
-    return Results(
-        table=lambda style: region_table(rows, style=style),
-        rows=rows,
-        provenances={title: content["provenance"] for title, content in contents.items()},
-        protocols={title: content["protocol"] for title, content in contents.items()},
     )
 
 

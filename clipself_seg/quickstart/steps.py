@@ -70,12 +70,12 @@ class View:
 
     def folder(self, output: Path, world: str) -> Path:
         """Where the results are."""
-        names = ["predicted", world, *([self.mode] if self.mode else [])]
-        return output / self.run.folder / "_".join(names)
+        names = ("predicted", world, self.mode)
+        return output / self.run.folder / "_".join(filter(None, names))
 
     def name(self, world: str) -> str:
         """Prefix of the lines that the command prints."""
-        return ", ".join([self.run.folder, *([self.mode] if self.mode else []), world])
+        return ", ".join(filter(None, (self.run.folder, self.mode, world)))
 
     def command(self, output: Path, worlds: Path, world: str) -> list[str]:
         """The words to type after ``python``."""

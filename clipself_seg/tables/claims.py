@@ -133,6 +133,7 @@ def _judge(table: Table, low: Term, high: Term, strict: bool, cells: Cells, scal
     word, mean, error = verdict(smaller, larger)
     if not strict and mean == 0 and word == NOISE:
         word = HOLDS
+    spread = "" if math.isnan(error) else f" ± {error:.1f}"
     published = [paper_number(table, term) for term in (low, high)]
     means = [_mean(values) for values in (smaller, larger)]
     return Verdict(
@@ -140,7 +141,7 @@ def _judge(table: Table, low: Term, high: Term, strict: bool, cells: Cells, scal
         paper=_compared(published, relation),
         here=_compared(means, relation) if word == HOLDS else _compared(means, "and"),
         verdict=ABSENT.format(scale=scale) if absent else word,
-        detail="" if math.isnan(mean) else f"{mean:+.1f}" + _plus_minus(error),
+        detail="" if math.isnan(mean) else f"{mean:+.1f}{spread}",
         rows=tuple(dict.fromkeys(row for row, _ in both)),
     )
 
@@ -197,7 +198,3 @@ def _compared(numbers: Sequence[float | None], relation: str) -> str:
     if any(number is None for number in numbers):
         return ""
     return f" {relation} ".join(f"{number:.1f}" for number in numbers)
-
-
-def _plus_minus(error: float) -> str:
-    return "" if math.isnan(error) else f" ± {error:.1f}"

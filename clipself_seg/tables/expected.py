@@ -20,6 +20,7 @@ from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.clip.openai import OPENAI_VIT
 from clipself_seg.config import load_config
 from clipself_seg.config.yaml_files import has_tower, names
+from clipself_seg.pages import TEMPLATES
 from clipself_seg.tables.page import markdown_table
 from clipself_seg.tables.recipes import recipe
 from clipself_seg.tables.table import ROOT, RunOf, Table, read_tables
@@ -43,33 +44,6 @@ HOURS_SAID = {
     "distill/coco_proposals_eva02_vitl14_336": "authors: 6 h on 8",
 }
 """Hours of GPUs that somebody measured."""
-
-TEXT = """# What to expect of each recipe
-
-Published numbers, hours and memory of every configuration of CLIPSelf, CAT-Seg, ODISE, FC-CLIP and F-ViT. **No row was
-measured with this project on GPUs**: published numbers are the publishers', hours and memory are computed
-unless a name stands behind them. Written by `python -m clipself_seg.tables.expected`; a test keeps it.
-
-* **published**: in percent, from the paper's tables as they are in `configs/tables/` (the table is named), or
-  from the publisher of the checkpoint that is named. "(on it)" is a detector or head that stands on the
-  distilled CLIP. Numbers of runs with changed keys are in [reproduce.md](reproduce.md#what-the-tables-show).
-* **images**: images that all processes draw, `SOLVER.IMS_PER_BATCH` times `SOLVER.MAX_ITER`.
-* **TFLOP an image**: of a training step, forward and backward, a multiply-add as two, by
-  `clipself_seg/tables/recipes.py`. What is computed twice to save memory does not count.
-* **A100 hours** (computed): images x TFLOP / rate, on one GPU. The rate is {base:.0f} TFLOP/s for ViT-B and
-  {large:.0f} for ViT-L, which the authors' times of two distillations imply: 2 and 6 hours on eight A100 with
-  80 GB ({authors}). Divide by the number of GPUs. Evaluation and reading of images come on top. CAT-Seg's
-  recipe computes in float32, at a lower rate: its hours are a lower bound.
-* **GiB of a GPU** (computed): 4 bytes a weight, 12 more for each weight that learns (its gradient, two
-  moments), and what the step's forward and backward pass hold at most, times the images of a GPU, which stand
-  behind it. It is a lower bound: the teacher's crops, losses, texts of CAT-Seg, and what CUDA and its allocator
-  take are not in it. Fewer images, `MODEL.CLIP.CHECKPOINTING True` or `SOLVER.ACCUMULATE` need less.
-* Configurations that only evaluate have no costs, nor has the stock RPN, whose step is not computed. Neither
-  is CAT-Seg's on a CLIP whose tokenizer is a file of its own, nor ODISE's: its U-Net has no weights here. Its
-  authors trained it for 6 days on 32 V100 (ODISE's GETTING_STARTED), 4,608 hours of them. The
-  pyramids have the schedule of FC-CLIP, whose authors say 3.2 days on 8 V100 (its README); the rates are ViTs',
-  not those of its convolutions. `ovrcoat_convnext_large` trains as FC-CLIP, not as its authors did.
-"""
 
 
 class Published(NamedTuple):
@@ -202,7 +176,8 @@ def _two_digits(value: float) -> str:
 def page() -> str:
     """The page, in Markdown."""
     base, large = RATES["B"] / 1e12, RATES["L"] / 1e12
-    blocks = [TEXT.format(base=base, large=large, authors=AUTHORS)]
+    text = (TEMPLATES / "expected.md").read_text(encoding="utf-8")
+    blocks = [text.format(base=base, large=large, authors=AUTHORS)]
     for folder in FOLDERS:
         names = {
             name: name.removeprefix(f"{folder}/")

@@ -41,7 +41,7 @@ def write_figure(section: Section, folder: Path) -> bool:
     from matplotlib.figure import Figure
 
     # A paper's curve of which no numbers are printed has no panel.
-    sides = [side for side in ("paper", "here") if _has_numbers(section, side)]
+    sides = [side for side in ("paper", "here") if _columns(section, side)]
     # The legend of a plane, whose rows are many, is as tall as another figure.
     size = (7, 6.5) if section.table.figure == "plane" else (1 + 4 * len(sides), 3.6)
     figure = Figure(figsize=size, layout="constrained")
@@ -61,11 +61,6 @@ def write_figure(section: Section, folder: Path) -> bool:
     with atomic_path(folder / f"{section.table.name}.png") as temporary:
         figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
     return True
-
-
-def _has_numbers(section: Section, side: str) -> bool:
-    rows, columns = section.table.rows, section.table.columns
-    return any(_numbers(section, row, column, side) for row in rows for column in columns)
 
 
 def _numbers(section: Section, row: str, column: str, side: str) -> list[float]:
@@ -215,14 +210,14 @@ def write_page(sections: Sequence[Section], folder: Path, scale: str) -> Path:
         _write_latex(section, parts / f"{section.table.name}.tex")
         _write_csv(section, parts / f"{section.table.name}.csv")
     markdown = folder / f"{name}.md"
-    _write(markdown, _markdown(sections, figures, scale))
-    _write(parts / "index.html", _html(sections, figures, scale))
+    pages = {
+        markdown: _markdown(sections, figures, scale),
+        parts / "index.html": _html(sections, figures, scale),
+    }
+    for path, text in pages.items():
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return markdown
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _cost(sections: Sequence[Section], scale: str) -> str:

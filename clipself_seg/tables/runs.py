@@ -13,13 +13,13 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from clipself_seg.checkpoints.zoo import SHIPPED, SHIPPED_MODELS, SHIPPED_TAGS
 from clipself_seg.config.load import load_config, values_and_defaults
 from clipself_seg.config.shards import refuse_pipes
 from clipself_seg.config.weights import WEIGHTS, refuse_addresses
-from clipself_seg.data.datasets.table import DATASETS, MINI, DataRoot
+from clipself_seg.data.datasets.table import DATASETS, MINI
 from clipself_seg.errors import InputError
 from clipself_seg.files import read_json
 from clipself_seg.mini.writer import WorldSize, manifest_of
@@ -31,21 +31,12 @@ Values = Mapping[str, Any]
 CHUNK = 1 << 22  # bytes
 
 
-class DataFiles(NamedTuple):
-    """Files and folders of a data set, with the advice how to get them."""
-
-    root: DataRoot
-    paths: tuple[Path, ...]
-    how: str
-
-
-def data_files(name: str) -> DataFiles | None:
-    """Files of a data set that the project knows; None for one of somebody else's."""
-    if (files := DATASETS.get(name)) is None:
-        return None
-    paths = tuple(files.path(need.relative) for need in files.needed(("instances", "semantic")))
-    how = files.root.advice + (f", then {files.prepare}" if files.prepare else "")
-    return DataFiles(files.root, paths, how)
+def _data_paths(name: str) -> list[Path]:
+    """Files and folders of a data set; none of one that is drawn (the mini worlds) or registered elsewhere."""
+    files = DATASETS.get(name)
+    if files is None or files.root.variable == MINI.variable:
+        return []
+    return [files.path(need.relative) for need in files.needed(("instances", "semantic"))]
 
 
 def missing_data(name: str) -> str:
@@ -53,11 +44,12 @@ def missing_data(name: str) -> str:
 
     "" if all is there, if nobody knows, and of the mini worlds, which are drawn when they are needed.
     """
-    files = data_files(name)
-    if files is None or files.root.variable == MINI.variable:
+    missing = [str(path) for path in _data_paths(name) if not path.exists()]
+    if not missing:
         return ""
-    missing = [str(path) for path in files.paths if not path.exists()]
-    return f"{name}: {', '.join(missing)}: {files.how}" if missing else ""
+    files = DATASETS[name]
+    how = files.root.advice + (f", then {files.prepare}" if files.prepare else "")
+    return f"{name}: {', '.join(missing)}: {how}"
 
 
 def fingerprint(name: str) -> object:
@@ -67,16 +59,10 @@ def fingerprint(name: str) -> object:
     of the generator), the standard one where no world is written yet. Of other data sets it is a hash of every
     annotation file, and the number of entries of every folder.
     """
-    files = data_files(name)
-    if files is None:
+    if name not in DATASETS:
         return "registered elsewhere"
-    if files.root.variable == MINI.variable:
-        return mini_fingerprint()
-    return {path.name: _content(path) for path in files.paths}
-
-
-def mini_fingerprint() -> object:
-    """The manifest of the mini worlds, the standard one where none is written yet."""
+    if DATASETS[name].root.variable != MINI.variable:
+        return {path.name: _content(path) for path in _data_paths(name)}
     try:
         return read_json(MINI.path / "mini" / "manifest.json")
     except InputError:
@@ -86,10 +72,7 @@ def mini_fingerprint() -> object:
 def _content(path: Path) -> int | str:
     if path.is_dir():
         return sum(1 for _ in os.scandir(path))
-    if not path.is_file():
-        return "absent"
-    status = path.stat()
-    return file_hash(path, status.st_size, status.st_mtime_ns)
+    return _hash_of(path) if path.is_file() else "absent"
 
 
 @functools.lru_cache(maxsize=None)

@@ -26,9 +26,8 @@ ROW.COLUMN, or max(TERM, ...).
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar
@@ -399,9 +398,6 @@ def read_table(path: Path) -> Table:
     runs = {scale: top.each(scale, _run, needed=False) for scale in SCALES}
     further = top.each("further", _further, needed=False)
     rows = top.each("rows", _row)
-    for name, one in further.items():
-        for row in one.rows:
-            _require(top.place, f"further: {name}: rows", row, rows)
     for scale in SCALES:
         shown = [(name, row.run) for name, row in rows.items() if scale not in row.absent]
         runs[scale] = with_further(runs[scale], further, shown, scale)
@@ -529,56 +525,47 @@ def _term(text: str) -> Term:
 
 def _check_names(table: Table, further: Mapping[str, Further], place: str) -> None:
     """Refuse names of runs, rows and columns that the table does not have."""
-    require = functools.partial(_require, place)
-    _check_columns(table, further, require)
+    for where, name, known in _names(table, further):
+        if name not in known:
+            raise InputError(f"{place}: {where}: there is no {shown(name)}; {nearest(name, known)}")
     if table.figure == "plane" and not table.points:
         raise InputError(
             f'{place}: figure "plane" needs points: give pairs of columns, [across, up]'
         )
+
+
+def _names(
+    table: Table, further: Mapping[str, Further]
+) -> Iterator[tuple[str, str, Collection[str]]]:
+    """Every name of a run, row or column in a table: where it stands, the name, and those that there are."""
+    for name, column in table.columns.items():
+        for scale in column.paths if column.of else ():
+            there = [key for key, one in further.items() if scale in one.specs]
+            yield f"columns: {name}: of, in {scale}", column.of, there
+    for name in (name for pair in table.points for name in pair):
+        yield "points", name, table.columns
+    for name, one in further.items():
+        for row in one.rows:
+            yield f"further: {name}: rows", row, table.rows
     for scale in SCALES:
         above: list[str] = []  # so that no run needs itself
         for name, spec in table.runs[scale].items():
             for source in spec.weights.values():
                 if isinstance(source, RunOf):
-                    require(f"{scale}: {name}: weights of a run above it", source.run, above)
+                    yield f"{scale}: {name}: weights of a run above it", source.run, above
             above.append(name)
-    for name, row in table.rows.items():
-        _check_row(table, name, row, require)
+    for name, shown_row in table.rows.items():
+        for column_name in shown_row.paper:
+            yield f"rows: {name}: paper", column_name, table.columns
+        for scale in shown_row.absent:
+            yield f"rows: {name}: absent", scale, SCALES
+        for scale in (scale for scale in SCALES if scale not in shown_row.absent):
+            yield f"rows: {name}: run of {scale}", shown_row.run, table.runs[scale]
     for number, claim in enumerate(table.claims, 1):
-        _check_claim(table, claim, functools.partial(require, f"claims: {number}"))
-
-
-def _check_row(
-    table: Table, name: str, row: Row, require: Callable[[str, str, Iterable[str]], None]
-) -> None:
-    for column in row.paper:
-        require(f"rows: {name}: paper", column, table.columns)
-    for scale in row.absent:
-        require(f"rows: {name}: absent", scale, SCALES)
-    for scale in (scale for scale in SCALES if scale not in row.absent):
-        require(f"rows: {name}: run of {scale}", row.run, table.runs[scale])
-
-
-def _check_columns(
-    table: Table, further: Mapping[str, Further], require: Callable[[str, str, Iterable[str]], None]
-) -> None:
-    for name, column in table.columns.items():
-        for scale in column.paths if column.of else ():
-            there = [key for key, one in further.items() if scale in one.specs]
-            require(f"columns: {name}: of, in {scale}", column.of, there)
-    for name in (name for pair in table.points for name in pair):
-        require("points", name, table.columns)
-
-
-def _check_claim(table: Table, claim: Claim, require: Callable[[str, Iterable[str]], None]) -> None:
-    for column in claim.columns:
-        require(column, table.columns)
-    for row, column in (cell for term in claim.terms for cell in term.cells):
-        require(row, table.rows)
-        if column or not claim.columns:
-            require(column, table.columns)
-
-
-def _require(place: str, where: str, name: str, known: Iterable[str]) -> None:
-    if name not in known:
-        raise InputError(f"{place}: {where}: there is no {shown(name)}; {nearest(name, known)}")
+        where = f"claims: {number}"
+        for column_name in claim.columns:
+            yield where, column_name, table.columns
+        for row, column_name in (cell for term in claim.terms for cell in term.cells):
+            yield where, row, table.rows
+            if column_name or not claim.columns:
+                yield where, column_name, table.columns

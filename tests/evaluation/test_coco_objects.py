@@ -80,25 +80,36 @@ def test_classes_by_the_order_of_the_file(tmp_path):
     assert truth.category_ids == (4, 7, 9, 30) and list(truth.objects[2]) == [0]
 
 
+RLE = {"size": [60, 90], "counts": [12]}
+
+
 @pytest.mark.parametrize(
     "change, said",
     [
-        ({"category_id": 5}, "object of image 1 has category 5, which is not in the vocabulary"),
+        ({"category_id": 5}, "object of image 1 has category 5"),
+        ({"category_id": [9]}, '"category_id"'),
         ({"image_id": 7}, 'annotation of image 7, which is not in "images"'),
+        ({"image_id": ["a"]}, '"image_id"'),
         ({"bbox": [1, 2, 3]}, r'image 1 has no "bbox" \[x, y, width, height\]'),
         ({"area": float("nan")}, "of finite numbers"),
+        ({"area": 10**400}, "of finite numbers"),
+        ({"area": "25"}, '"area"'),
+        ({"area": None}, '"area"'),
+        ({"iscrowd": "no"}, '"iscrowd" of an object of image 1'),
+        ({"iscrowd": 10**400}, '"iscrowd" of an object of image 1'),
+        ({"segmentation": "text"}, '"segmentation"'),
+        ({"segmentation": []}, "image 1"),
         ({"segmentation": [[1, "a"]]}, "a polygon is no list of numbers"),
-        (
-            {"segmentation": {"size": [3, 4], "counts": [12]}},
-            r"image 1 .* RLE of 90 x 60.*size \[3, 4\]",
-        ),
-        (
-            {"segmentation": {"size": [60, 90], "counts": [12]}},
-            "its runs do not fill the image of 5400",
-        ),
-        ({"segmentation": {"size": [60, 90], "counts": "no"}}, "the mask of an object of image 1"),
+        ({"segmentation": [["0", "0", "5", "0", "5", "5"]]}, "image 1"),
         ({"segmentation": [[1, 2, 3]]}, "a polygon is x and y in turn"),
         ({"segmentation": [[1, 2, 1e9, 3, 4, 5]]}, "a point of a polygon is far from the image"),
+        ({"segmentation": [[10**400, 0, 5, 0, 5, 5]]}, "image 1"),
+        ({"segmentation": {**RLE, "size": [3, 4]}}, r"image 1 .* RLE of 90 x 60.*size \[3, 4\]"),
+        ({"segmentation": {**RLE, "size": ["60", 90]}}, "image 1"),
+        ({"segmentation": {"size": [3_000_000_000, 4], "counts": "12100000"}}, "image 1"),
+        ({"segmentation": RLE}, "its runs do not fill the image of 5400"),
+        ({"segmentation": {**RLE, "counts": ["1"]}}, "image 1"),
+        ({"segmentation": {**RLE, "counts": "no"}}, "the mask of an object of image 1"),
     ],
 )
 def test_objects_that_do_not_fit_name_file_and_value(tmp_path, change, said):
@@ -106,25 +117,40 @@ def test_objects_that_do_not_fit_name_file_and_value(tmp_path, change, said):
         read(tmp_path, [annotation(1, 1, 9, DOG, **change)], masks=True)
 
 
-def test_files_that_lack_something_are_refused(tmp_path):
-    objects = [annotation(1, 1, 9, DOG)]
-    with pytest.raises(InputError, match=r"lacks 1 of 1 images of the data set, such as \[3\]"):
-        read(tmp_path, objects, image_ids=[3])
-    with pytest.raises(InputError, match="no object in the 1 images"):
-        read(tmp_path, objects, image_ids=[2])
-    with pytest.raises(InputError, match='image 1 has no "neg_category_ids" of categories.*LVIS'):
-        read(tmp_path, objects, lists={}, federated=True)
-    lists = {"neg_category_ids": {}, "not_exhaustive_category_ids": {2: [1]}}
-    with pytest.raises(InputError, match='image 2 has no "not_exhaustive_category_ids"'):
-        read(tmp_path, objects, lists=lists, federated=True)
-    lists = {"neg_category_ids": {1: [[9]]}, "not_exhaustive_category_ids": {}}
-    with pytest.raises(InputError, match='image 1 has no "neg_category_ids" of categories'):
-        read(tmp_path, objects, lists=lists, federated=True)
-    with pytest.raises(InputError, match=r"an annotation lacks \['area'\]"):
-        read(tmp_path, [{k: v for k, v in objects[0].items() if k != "area"}])
-    json_file = write_objects(tmp_path, objects, [1])
-    json_file.write_text(json.dumps(json.loads(json_file.read_text()) | {"annotations": []}))
-    with pytest.raises(InputError, match='no "annotations" in it'):
+NONE_LISTED = {"neg_category_ids": {}, "not_exhaustive_category_ids": {}}
+
+
+@pytest.mark.parametrize(
+    "how, said",
+    [
+        ({"image_ids": [3]}, r"lacks 1 of 1 images of the data set, such as \[3\]"),
+        ({"image_ids": [2]}, "no object in the 1 images"),
+        ({"lists": {}}, 'image 1 has no "neg_category_ids" of categories.*LVIS'),
+        (
+            {"lists": NONE_LISTED | {"not_exhaustive_category_ids": {2: [1]}}},
+            'image 2 has no "not_exhaustive_category_ids"',
+        ),
+        ({"lists": NONE_LISTED | {"neg_category_ids": {1: [[9]]}}}, 'no "neg_category_ids"'),
+    ],
+)
+def test_images_that_do_not_fit_are_named(tmp_path, how, said):
+    with pytest.raises(InputError, match=said):
+        read(tmp_path, [annotation(1, 1, 9, DOG)], federated="lists" in how, **how)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"annotations": []}, 'no "annotations" in it'),
+        ({"images": [{"id": [1], "height": 60, "width": 90}]}, '"images" has no "id"'),
+        ({"images": [{"id": 1, "height": "60", "width": 90}]}, '"images" has no "height"'),
+        ({"images": [{"id": 1, "height": 60, "width": 0}]}, "an image has no or too many pixels"),
+    ],
+)
+def test_a_file_that_lacks_something_is_refused(tmp_path, change, said):
+    json_file = write_objects(tmp_path, [annotation(1, 1, 9, DOG)], [1])
+    json_file.write_text(json.dumps(json.loads(json_file.read_text()) | change))
+    with pytest.raises(InputError, match=f"objects.json.*{said}"):
         read_true_objects(json_file, WORDS)
 
 

@@ -66,13 +66,6 @@ def test_an_error_of_the_comparison_reaches_every_process(monkeypatch):
         kept(["a"], a=1)._compare_in_one_process(dict)
 
 
-def test_seen_has_the_classes_of_the_vocabulary():
-    how = {"dataset_name": "tiny", "vocabulary": WORDS, "image_ids": []}
-    assert Kept(**how, seen=[1, 0]).seen.tolist() == [True, False]
-    with pytest.raises(InputError, match="seen has 3 classes, there are 2"):
-        Kept(**how, seen=np.ones(3, dtype=bool))
-
-
 def test_a_class_that_the_data_set_lacks_is_refused():
     where = {"file_name": "a.jpg", "dataset_name": "tiny"}
     check_predicted_classes(np.array([0, 1]), 2, **where)

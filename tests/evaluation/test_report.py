@@ -42,9 +42,7 @@ def test_latex_is_booktabs_with_everything_escaped(tmp_path):
     assert "% First one\n\\begin{tabular}{lr}" in text and "\n\n% 100 %, second\n" in text
     assert "50 \\% \\& more" in text and "1.0 $\\pm$ 0.1" in text
     assert "ade\\_150 \\{a\\}\\textbackslash{}b" in text
-
-
-def test_a_row_that_begins_with_a_bracket_is_no_option_of_the_line_above_it():
+    # A row that begins with a bracket is no option of the line above it.
     table = format_table(["", "mIoU"], [["[a]", "1.0"], ["*", "2.0"]], "latex_booktabs")
     assert " {[}a]" in table and " {*} " in table
 
@@ -90,14 +88,8 @@ def cells(table):
     return [lines[0], *lines[2:]]
 
 
-SEMANTIC = {
-    "mIoU": 27.24,
-    "mACC": 41.2,
-    "fwIoU": 50.0,
-    "pACC": 66.66,
-    "classes": 150.0,
-    "images": 2000.0,
-}
+SEMANTIC = {"mIoU": 27.24, "mACC": 41.2, "fwIoU": 50.0, "pACC": 66.66, "classes": 150.0}
+SEMANTIC |= {"images": 2000.0}
 ADE_150, CONTEXT = "ade20k_150_test_sem_seg", "context_59_test_sem_seg"
 
 
@@ -107,15 +99,8 @@ def test_table_5_has_two_columns_a_data_set_in_the_papers_order():
         "+ CLIPSelf": {ADE_150: SEMANTIC},
     }
     head, first, second = cells(semantic_paper_table(rows, style="github"))
-    assert head == [
-        "model",
-        "ADE-150 mIoU",
-        "ADE-150 mAcc",
-        "PC-59 mIoU",
-        "PC-59 mAcc",
-        "mine mIoU",
-        "mine mAcc",
-    ]
+    columns = [f"{name} {key}" for name in ("ADE-150", "PC-59", "mine") for key in ("mIoU", "mAcc")]
+    assert head == ["model", *columns]
     assert first == ["CAT-Seg", "-", "-", "27.2", "41.2", "1.0", "-"]
     assert second == ["+ CLIPSelf", "27.2", "41.2", "-", "-", "-", "-"]
 
@@ -125,9 +110,8 @@ def test_the_semantic_table_of_a_run_shows_the_split_only_if_there_is_one():
     assert head == ["data set", "mIoU", "mAcc", "fwIoU", "pAcc", "classes", "images"]
     assert row == ["ADE-150", "27.2", "41.2", "50.0", "66.7", "150", "2000"]
     split = SEMANTIC | {"mIoU-seen": 40.0, "mIoU-unseen": 20.0}
-    head, first, second = cells(
-        semantic_run_table({ADE_150: SEMANTIC, CONTEXT: split}, style="github")
-    )
+    table = semantic_run_table({ADE_150: SEMANTIC, CONTEXT: split}, style="github")
+    head, first, second = cells(table)
     assert head[5:7] == ["seen mIoU", "unseen mIoU"]
     assert first[5:7] == ["-", "-"] and second[5:7] == ["40.0", "20.0"]
 
@@ -170,10 +154,8 @@ def test_the_panoptic_table_of_a_run_has_the_columns_that_some_fusion_has():
 
 def test_unknown_data_sets_come_last_under_their_own_names():
     results = {"mine": {"fused": {"PQ": 1.0}}, "mini_val_panoptic_with_sem_seg": {}}
-    assert cells(panoptic_paper_table({"x": results}, style="github"))[0][2::3] == [
-        "mini PQ",
-        "mine PQ",
-    ]
+    head = cells(panoptic_paper_table({"x": results}, style="github"))[0]
+    assert head[2::3] == ["mini PQ", "mine PQ"]
 
 
 def test_the_split_table_shows_the_generator_once_and_every_clip_beside_it():
@@ -244,12 +226,8 @@ def test_the_detection_table_of_a_run_has_the_columns_that_are_known():
 
 
 def test_tables_of_nothing_are_their_headings():
-    for table in (
-        semantic_paper_table,
-        semantic_run_table,
-        panoptic_run_table,
-        detection_run_table,
-    ):
+    tables = (semantic_paper_table, semantic_run_table, panoptic_run_table, detection_run_table)
+    for table in tables:
         assert len(table({}, style="github").splitlines()) == 2
 
 

@@ -17,6 +17,7 @@ from clipself_seg.evaluation.regions.report import region_table
 from clipself_seg.evaluation.report import semantic_split_table
 from clipself_seg.mini.concepts import WORLDS
 from clipself_seg.mini.writer import scene_of
+from clipself_seg.pages import render
 from clipself_seg.quickstart.chapters import Results
 from clipself_seg.quickstart.heat_maps import ASKED, SHOWN, Question, ask, heat_sheet
 from clipself_seg.quickstart.page import (
@@ -24,7 +25,6 @@ from clipself_seg.quickstart.page import (
     LabelledImage,
     kmeans_rows,
     kmeans_sheet,
-    page,
     plot_losses,
     region_answers,
     region_sheet,
@@ -70,7 +70,17 @@ def read_page():
     reader = Reader()
     regions = Results(lambda style: region_table({NAME: {}}, style=style))
     results = dict.fromkeys(names, chapter)
-    reader.feed(page(regions, results, questions, [row], answers, IMAGE))
+    html = render(
+        "quickstart.html",
+        regions=regions.table("html"),
+        tables={name: chapter.table("html") for name, chapter in results.items()},
+        images={name: chapter.images for name, chapter in results.items()},
+        questions=questions,
+        clusters=[row],
+        answers=answers,
+        losses=IMAGE,
+    )
+    reader.feed(html)
     return reader
 
 

@@ -61,8 +61,7 @@ class PanopticQualityEvaluator(ImageEvaluator[ImageMatches]):
                 the folder.
 
         Raises:
-            InputError: the vocabulary has no thing, no stuff or marks neither, or `seen` has another
-                number of classes.
+            InputError: the vocabulary has no thing, no stuff or marks neither.
         """
         super().__init__(image_ids=image_ids, **settings)
         check_things_and_stuff(self.vocabulary.thing, f'vocabulary "{self.vocabulary.name}"')
@@ -121,7 +120,6 @@ class PanopticQualityEvaluator(ImageEvaluator[ImageMatches]):
                 write_quality_csv(
                     path, self.vocabulary.names, self.vocabulary.thing, quality, self.seen
                 )
-                logger.info("numbers of each class in %s", path)
         return {"panoptic_seg": results}
 
     def results(self) -> dict[str, float]:

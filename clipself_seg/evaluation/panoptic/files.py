@@ -76,18 +76,12 @@ def read_categories(json_file: str | os.PathLike[str]) -> Categories:
         InputError: a missing or broken file; no categories; one without id, name or isthing; ids
             that are not unique; no thing or no stuff among them.
     """
-    entries = coco_list(read_coco_json(json_file), "categories", json_file)
+    fields = {"id": int, "name": str, "isthing": int | float}
+    entries = coco_list(read_coco_json(json_file), "categories", json_file, fields)
     for entry in entries:
-        missing = {"id", "name", "isthing"} - entry.keys()
-        if missing:
+        if entry["isthing"] not in (0, 1):
             raise InputError(
-                f"{json_file}: a category lacks {sorted(missing)}: {reprlib.repr(entry)}"
-            )
-        types = isinstance(entry["id"], int) and isinstance(entry["name"], str)
-        if not types or entry["isthing"] not in (0, 1):
-            raise InputError(
-                f'{json_file}: of a category "id" is a whole number, "name" text, and "isthing" 0 '
-                f"or 1: {reprlib.repr(entry)}"
+                f'{json_file}: "isthing" of a category is 0 or 1: {reprlib.repr(entry)}'
             )
     ids = tuple(entry["id"] for entry in entries)
     if len(set(ids)) < len(ids):
@@ -277,22 +271,8 @@ def _pairs(truth: PanopticFolder, predicted: PanopticFolder) -> list[_Pair]:
 
 def _annotations(json_file: Path) -> dict[ImageId, Entry]:
     by_image: dict[ImageId, Entry] = {}
-    for entry in coco_list(read_coco_json(json_file), "annotations", json_file):
-        missing = {"image_id", "file_name", "segments_info"} - entry.keys()
-        if missing:
-            raise InputError(
-                f"{json_file}: an annotation lacks {sorted(missing)}: give a panoptic JSON"
-            )
-        if not isinstance(entry["file_name"], str) or not isinstance(entry["segments_info"], list):
-            raise InputError(
-                f'{json_file}: "file_name" or "segments_info" of image {entry["image_id"]} is no text '
-                "and no list: give a panoptic JSON"
-            )
-        if not isinstance(entry["image_id"], int | str):
-            raise InputError(
-                f'{json_file}: the "image_id" {reprlib.repr(entry["image_id"])} is no number and no '
-                "text: give a panoptic JSON"
-            )
+    fields = {"image_id": int | str, "file_name": str, "segments_info": list}
+    for entry in coco_list(read_coco_json(json_file), "annotations", json_file, fields):
         if entry["image_id"] in by_image:
             raise InputError(
                 f"{json_file}: image {entry['image_id']} is annotated twice: keep one of them"
@@ -304,9 +284,8 @@ def _annotations(json_file: Path) -> dict[ImageId, Entry]:
 def _match(
     pair: _Pair, truth: PanopticFolder, predicted: PanopticFolder, index_of: Mapping[int, int]
 ) -> ImageMatches:
-    return match_segments(
-        _read(truth, pair.truth, index_of), _read(predicted, pair.predicted, index_of)
-    )
+    sides = _read(truth, pair.truth, index_of), _read(predicted, pair.predicted, index_of)
+    return match_segments(*sides)
 
 
 def _read(side: PanopticFolder, annotation: Entry, index_of: Mapping[int, int]) -> PanopticMap:

@@ -99,22 +99,21 @@ def sweep_results(
     return sweep
 
 
-def sweep_table(sweep: Sweep, key: str = "PQ", style: str = "simple") -> str:
-    """One number in percent: a line for each alpha, a column for each beta, * at the best.
+def sweep_table(sweep: Sweep, style: str = "simple") -> str:
+    """PQ in percent: a line for each alpha, a column for each beta, * at the best.
 
     Args:
         sweep: grids of numbers, see the docstring of this module.
-        key: which number, one of `SWEEP_TITLES`.
         style: a format of `tabulate`.
     """
-    best = best_cell(sweep[key])
+    best = best_cell(sweep["PQ"])
     body = [
         [f"{alpha:.7g}"]
         + [
             cell_text(value) + ("*" if (row, column) == best else "")
             for column, value in enumerate(values)
         ]
-        for row, (alpha, values) in enumerate(zip(sweep["alpha"], sweep[key]))
+        for row, (alpha, values) in enumerate(zip(sweep["alpha"], sweep["PQ"]))
     ]
     return format_table(["alpha \\ beta", *(f"{beta:.7g}" for beta in sweep["beta"])], body, style)
 

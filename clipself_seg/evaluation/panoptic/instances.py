@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from detectron2.structures import Instances
 from tabulate import tabulate
 
 from clipself_seg.data.images import truth_pixels
@@ -27,65 +26,27 @@ from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.evaluation.coco_ap import (
     COCO_NUMBERS,
     LIMITS,
+    ObjectEvaluator,
     ObjectQuality,
     class_precision,
     coco_numbers,
     object_quality,
 )
-from clipself_seg.evaluation.coco_objects import ImageDetections, TrueObjects, image_detections
-from clipself_seg.evaluation.evaluator import (
-    EvaluatorSettings,
-    ImageEvaluator,
-    ImageId,
-    Outputs,
-    Samples,
-    check_predicted_classes,
-)
+from clipself_seg.evaluation.coco_objects import ImageDetections
+from clipself_seg.evaluation.evaluator import ImageEvaluator, ImageId, Outputs, Samples
 from clipself_seg.evaluation.report import percents, seen_cells, write_class_csv
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 logger = logging.getLogger(__name__)
 
 
-class InstanceAPEvaluator(ImageEvaluator[ImageDetections]):
-    """Encodes masks image by image; the main process compares those of all processes."""
+class InstanceAPEvaluator(ObjectEvaluator):
+    """Compares masks of things, as `panoptic_merge.merge_instances` gives them.
 
-    def __init__(self, *, ground_truth: TrueObjects, **settings: Unpack[EvaluatorSettings]) -> None:
-        """
-        Args:
-            ground_truth: instances of the data set; each of its images has to be evaluated.
-            settings: of `ImageEvaluator`, but for the images. The main process writes
-                `instance_classes_<data set>.csv` into the folder.
-        """
-        super().__init__(image_ids=ground_truth.image_ids, **settings)
-        self.ground_truth = ground_truth
+    The main process writes `instance_classes_<data set>.csv` into the folder.
+    """
 
-    def process(self, inputs: Samples, outputs: Outputs) -> None:
-        """Encode the masks of a batch.
-
-        Args:
-            inputs: samples with "file_name" and "image_id".
-            outputs: for each sample "instances" with "pred_masks" (n, H, W) bool, "scores" (n,) and
-                "pred_classes" (n,) in [0, K), as `panoptic_merge.merge_instances` gives them.
-
-        Raises:
-            ValueError: a predicted class that the vocabulary does not have.
-            FloatingPointError: a score is not finite.
-        """
-        for sample, output in zip(inputs, outputs, strict=True):
-            instances: Instances = output["instances"]
-            detections = image_detections(
-                instances, source=sample["file_name"], boxes=False, masks=True
-            )
-            check_predicted_classes(
-                detections.classes,
-                len(self.vocabulary),
-                file_name=sample["file_name"],
-                dataset_name=self.dataset_name,
-            )
-            self._images[sample["image_id"]] = detections
+    boxes = False
+    masks = True
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Merge all processes and compare.

@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from clipself_seg.evaluation.report import best_marked, format_table, percent_text
+from clipself_seg.evaluation.report import best_marked, cell_text, format_table
 from clipself_seg.files import atomic_path
 
 Results = Mapping[str, float]
@@ -67,7 +67,9 @@ def _flat_table(
 ) -> str:
     headings = [f"{column} Top{k}" for column in columns for k in (1, 5)]
     keys = [f"{key}.top{k}" for key in columns.values() for k in (1, 5)]
-    body = [[name, *(percent_text(results, key) for key in keys)] for name, results in rows.items()]
+    body = [
+        [name, *(cell_text(results.get(key)) for key in keys)] for name, results in rows.items()
+    ]
     return format_table([first, *headings], body, style)
 
 

@@ -67,17 +67,7 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
             output_dir: folder where the main process writes `sem_seg_classes_<data set>.csv`; None
                 writes nothing.
             threshold: score below which a pixel is background, where there is one; 0 is never.
-
-        Raises:
-            InputError: numbers of names, background and seen that disagree.
         """
-        if background is not None and len(class_names) != background + 1:
-            raise InputError(
-                f'"{dataset_name}" has {len(class_names)} classes, but background {background} '
-                f"has to be the last of {background + 1}"
-            )
-        if seen is not None and len(seen) > len(class_names):
-            raise InputError(f"seen has {len(seen)} classes, there are {len(class_names)}")
         self.dataset_name = dataset_name
         self.class_names = list(class_names)
         self.ignore_label = ignore_label
@@ -144,12 +134,8 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
             if best is None:
                 raise ValueError("a threshold of the background needs the scores of the labels")
             predicted[(best < self.threshold).cpu().numpy()] = self.background
-        check_predicted_classes(
-            np.array([predicted.min(initial=0), predicted.max(initial=0)]),
-            len(self.class_names),
-            file_name=file_name,
-            dataset_name=self.dataset_name,
-        )
+        extremes = np.array([predicted.min(initial=0), predicted.max(initial=0)])
+        check_predicted_classes(extremes, len(self.class_names), file_name, self.dataset_name)
         return predicted
 
     def evaluate(self) -> dict[str, dict[str, float]]:
@@ -193,4 +179,3 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
                 "seen": seen_cells(self.seen, len(self.class_names)),
             }
             write_class_csv(path, self.class_names, columns)
-            logger.info("numbers of each class in %s", path)

@@ -31,7 +31,7 @@ def test_a_sweep_is_a_grid_with_a_star_at_the_best():
         ["0.35", "30.0*", "-"],
         ["1", "30.0", "12.0"],
     ]
-    assert "*" not in sweep_table(SWEEP, "PQ_unseen")
+    assert "*" not in sweep_table(SWEEP | {"PQ": SWEEP["PQ_unseen"]})
 
 
 @pytest.mark.parametrize(

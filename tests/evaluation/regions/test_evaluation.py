@@ -32,14 +32,8 @@ def datasets(tmp_path, monkeypatch):
 
 
 def evaluation(sizes, folder):
-    return RegionEvaluation(
-        datasets=[NAME],
-        sizes=sizes,
-        read=READ,
-        mask_resize="reference",
-        workers=0,
-        output_dir=folder,
-    )
+    how = {"read": READ, "mask_resize": "reference", "workers": 0, "output_dir": folder}
+    return RegionEvaluation(datasets=[NAME], sizes=sizes, **how)
 
 
 def test_crops_are_encoded_once_for_all_sizes(tmp_path, datasets, monkeypatch):
@@ -71,10 +65,8 @@ def test_tables_have_a_row_a_data_set_or_of_several_sizes_a_row_a_size(tmp_path)
     (one,) = evaluation((64,), tmp_path).tables({NAME: {64: numbers[64]}}, "csv").values()
     assert one.splitlines()[1].startswith(f"{NAME},25.0,-,")
     ((title, both),) = evaluation((48, 64), tmp_path).tables({NAME: numbers}, "csv").items()
-    assert NAME in title and [line[:8] for line in both.splitlines()[1:]] == [
-        "48,12.5,",
-        "64,25.0,",
-    ]
+    assert NAME in title
+    assert [line[:8] for line in both.splitlines()[1:]] == ["48,12.5,", "64,25.0,"]
 
 
 def test_the_protocol(tmp_path, datasets, caplog):
@@ -124,12 +116,8 @@ def test_mixtures_have_the_numbers_that_their_alpha_alone_has_and_leave_the_mode
     assert model.reader.clip.weights_hash() == model.weights_hash()
     tables = swept.tables({NAME: numbers}, "csv")
     (lines,) = (table.splitlines() for title, table in tables.items() if title.endswith("64 px"))
-    assert [line.split(",")[0] for line in lines] == [
-        "mixture",
-        "as configured",
-        "alpha 0.7",
-        "alpha 0",
-    ]
+    rows = [line.split(",")[0] for line in lines]
+    assert rows == ["mixture", "as configured", "alpha 0.7", "alpha 0"]
 
 
 def test_mixtures_in_the_midst_of_a_training_leave_it_training(tmp_path, datasets):
@@ -169,17 +157,10 @@ def test_stuff_of_the_mini_world_is_best_named_by_several_values_then_one_then_t
             "TEST.REGIONS.READ": "('masks',)",
             "TEST.REGIONS.TEMPLATES": "single",
             "OUTPUT_DIR": str(tmp_path / row),
+            "DATALOADER.NUM_WORKERS": "0",
         }
         words = [word for pair in options.items() for word in pair]
         cfg = load_config(ROOT / table.runs["mini"][row].config, words)
-        model = build_model(cfg)
-        numbers = RegionEvaluation(
-            datasets=cfg.DATASETS.TEST,
-            sizes=(cfg.INPUT.REGIONS.STUDENT_SIZE,),
-            read=cfg.TEST.REGIONS.READ,
-            mask_resize=cfg.TEST.REGIONS.MASK_RESIZE,
-            workers=0,
-            output_dir=tmp_path / row,
-        )(model)
+        numbers = RegionEvaluation(cfg)(build_model(cfg))
         stuff[row] = numbers["mini_val_panoptic"][160]["masks.stuff.top1"]
     assert stuff["token"] + 10 < stuff["value"] < stuff["three"] - 10

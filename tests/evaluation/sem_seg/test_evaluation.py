@@ -60,10 +60,8 @@ def write_datasets(folder):
             truth = rng.integers(0, labels, (12, 9 + index)).astype(np.uint8)
             red = np.where(rng.random(truth.shape) < 0.1, 1, truth).astype(np.uint8)
             truth[:2] = 255
-            Image.fromarray(np.repeat(red[..., None], 3, 2)).save(
-                folder / name / "images" / f"{index}.png"
-            )
-            Image.fromarray(truth).save(folder / name / "labels" / f"{index}.png")
+            for kind, pixels in (("images", np.repeat(red[..., None], 3, 2)), ("labels", truth)):
+                Image.fromarray(pixels).save(folder / name / kind / f"{index}.png")
 
 
 def register(folder):
@@ -104,21 +102,14 @@ def evaluation(folder, *options):
 def test_every_data_set_is_read_with_its_own_words(datasets):
     model = Echo()
     results = evaluation(datasets)(model)
-    assert (
-        model.asked
-        == [(tuple(WORDS["pets"]), "labels")] * 5 + [(tuple(WORDS["rooms"]), "labels")] * 3
-    )
-    assert {key for key in results["pets"] if key.startswith("IoU-")} == {
-        "IoU-cat",
-        "IoU-dog",
-        "IoU-wide-grass",
-    }
-    assert {key for key in results["rooms"] if key.startswith("IoU-")} == {
-        "IoU-bed",
-        "IoU-lamp",
-        "IoU-wall",
-        "IoU-background",
-    }
+    words = [tuple(WORDS["pets"])] * 5 + [tuple(WORDS["rooms"])] * 3
+    assert model.asked == [(names, "labels") for names in words]
+    for name, classes in (
+        ("pets", WORDS["pets"]),
+        ("rooms", ["bed", "lamp", "wall", "background"]),
+    ):
+        counted = {key for key in results[name] if key.startswith("IoU-")}
+        assert counted == {f"IoU-{label}" for label in classes}
     assert results["pets"]["images"] == 5 and results["rooms"]["images"] == 3
     assert all(60 < results[name]["mIoU"] < 100 for name in WORDS)
 
@@ -210,15 +201,6 @@ def test_a_class_file_gives_the_model_other_names_and_keeps_the_classes(datasets
         evaluation(datasets, *options, str(datasets / "rooms.json")).check(model)
 
 
-def test_tables_and_files_of_a_run(datasets, caplog):
-    with caplog.at_level(logging.INFO, logger="clipself_seg"):
-        results = evaluation(datasets)(Echo())
-    assert "pets mIoU" in caplog.text and "fwIoU" in caplog.text
-    files = {path.name for path in (datasets / "run").iterdir()}
-    assert files == {"sem_seg_classes_pets.csv", "sem_seg_classes_rooms.csv"}
-    json.dumps(results, allow_nan=False)
-
-
 def test_images_that_a_preparation_wrote_are_named_with_their_quality(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     name = "ade20k_full_sem_seg_freq_val_all"
@@ -257,13 +239,16 @@ def test_what_would_fail_late_is_refused_early(datasets, options, message):
         evaluation(datasets, *options).check(Echo())
 
 
-def test_two_processes_give_the_numbers_of_one(datasets):
+def test_two_processes_give_the_numbers_and_files_of_one(datasets, caplog):
     both = in_two_processes(lambda rank, folder: evaluation(folder)(Echo()), datasets)
-    table = datasets / "run" / "sem_seg_classes_pets.csv"
-    written = table.read_bytes()
-    expected = evaluation(datasets)(Echo())
+    tables = [datasets / f"run/sem_seg_classes_{name}.csv" for name in WORDS]
+    written = [table.read_bytes() for table in tables]
+    with caplog.at_level(logging.INFO, logger="clipself_seg"):
+        expected = evaluation(datasets)(Echo())
     assert both == [expected, expected]
-    assert table.read_bytes() == written
+    assert [table.read_bytes() for table in tables] == written
+    assert "pets mIoU" in caplog.text and "fwIoU" in caplog.text
+    json.dumps(expected, allow_nan=False)
 
 
 class Unsure(Echo):
@@ -293,24 +278,24 @@ def test_the_file_of_a_run_says_which_names_count_of_whatever_model(datasets):
     assert run.metadata()["names of a class"] == "the first alone"
 
 
-def beside(folder, *options):
-    """Numbers of the pets with some of TEST.NUMBERS, and without."""
-    names = [f"TEST.NUMBERS.{option}" if i % 2 == 0 else option for i, option in enumerate(options)]
-    runs = [evaluation(folder, "DATASETS.TEST", ("pets",), *more) for more in ((), names)]
+def beside(folder, key):
+    """Numbers of the pets that a key of TEST.NUMBERS adds, and the run."""
+    asked = (f"TEST.NUMBERS.{key}", True)
+    runs = [evaluation(folder, "DATASETS.TEST", ("pets",), *more) for more in ((), asked)]
     plain, more = (run(Echo())["pets"] for run in runs)
     assert {key: more[key] for key in plain} == plain
     return {key: value for key, value in more.items() if key not in plain}, runs[1]
 
 
 def test_boundary_iou_leaves_the_published_numbers_as_they_are(datasets):
-    numbers, run = beside(datasets, "BOUNDARY", True)
+    numbers, run = beside(datasets, "BOUNDARY")
     # Labels are right in nine of ten pixels, which are all near an edge.
     assert numbers.keys() == {"Boundary-mIoU"} and 60 < numbers["Boundary-mIoU"] < 100
     assert run.protocols["pets"].beside == "BOUNDARY"
 
 
 def test_oracle_words_are_those_of_each_image(datasets):
-    numbers, run = beside(datasets, "ORACLE", True)
+    numbers, run = beside(datasets, "ORACLE")
     model = Echo()
     run(model)
     # Every image has all three classes, so nothing changes but that the words are given for each.
@@ -339,17 +324,13 @@ def test_the_protocol_stands_below_tables_and_says_what_was_used(datasets, caplo
         "rule": "means over classes by rule present",
     }
     (note,) = run.notes(["pets"])
-    assert note.startswith(
-        "Protocol of pets: words: pets, 3 classes | synonyms: the first alone | "
-    )
+    assert note.startswith("Protocol of pets: words: pets, 3 classes | synonyms: the first alone")
     assert caplog.text.count(note) == 3  # before the pass, and below both tables
     rooms = evaluation(datasets, "DATASETS.TEST", ("rooms",))
     rooms(Echo())
     parts = rooms.protocols["rooms"]
-    assert (
-        parts.background == "its names; classes from 3 on count as one"
-        and parts.words == "rooms, 5 classes"
-    )
+    assert parts.background == "its names; classes from 3 on count as one"
+    assert parts.words == "rooms, 5 classes"
     assert parts.seen == "not known, no split" and parts.synonyms == "not stated by the model"
 
 

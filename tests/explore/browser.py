@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -140,11 +139,6 @@ class Browser:
             f"slider.value = {value}; slider.dispatchEvent(new Event('input')); }})()"
         )
 
-    def screenshot(self, path: Path, whole: bool = True) -> None:
-        """Write what is seen, or the page as a whole, as PNG."""
-        taken = self.call("Page.captureScreenshot", captureBeyondViewport=whole)
-        path.write_bytes(base64.b64decode(taken["data"]))
-
 
 @contextlib.contextmanager
 def chromium(profile: Path) -> Iterator[Browser]:
@@ -154,26 +148,15 @@ def chromium(profile: Path) -> Iterator[Browser]:
         pytest.skip("no Chromium is installed")
     from_us, write = os.pipe()
     read, to_us = os.pipe()
-    command = [
-        program,
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        "--hide-scrollbars",
-        f"--user-data-dir={profile}",
-        "--remote-debugging-pipe",
-    ]
+    options = (
+        "headless=new no-sandbox disable-gpu disable-dev-shm-usage no-first-run hide-scrollbars"
+    )
+    words = [f"--{option}" for option in options.split()]
+    command = [program, *words, f"--user-data-dir={profile}", "--remote-debugging-pipe"]
     # Chromium reads what is asked from 3 and answers on 4; sh knows no numbers above 9.
     shell = ["bash", "-c", f'exec "$@" 3<&{from_us} 4>&{to_us}', "bash", *command]
-    process = subprocess.Popen(
-        shell,
-        pass_fds=(from_us, to_us),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    silent = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
+    process = subprocess.Popen(shell, pass_fds=(from_us, to_us), start_new_session=True, **silent)
     os.close(from_us)
     os.close(to_us)
     try:

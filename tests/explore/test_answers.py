@@ -10,39 +10,39 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipself_seg.clip import load_clip
 from clipself_seg.data.vocabulary import own_words
 from clipself_seg.errors import InputError
 from clipself_seg.explore import answers
 from clipself_seg.explore.answers import LARGEST_SIDE, Asked, Limits, read_request, typed_words
 from clipself_seg.prediction.detection import Detections
 from clipself_seg.prediction.semantic import Segmentation
+from tests.tiny import noise, random_clip
 
 LIMITS = Limits(pixels=4_000_000, words=6)
 
 
-def png(width: int, height: int) -> str:
+def png(pixels: np.ndarray) -> str:
     """Base64 of a PNG."""
     file = io.BytesIO()
-    Image.new("RGB", (width, height), (9, 90, 200)).save(file, "PNG")
+    Image.fromarray(pixels).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
 
 
+IMAGE = np.full((40, 60, 3), 120, np.uint8)
+
+
 def request(**values) -> bytes:
-    return json.dumps({"image": png(20, 10), "words": "dog|puppy, grass", **values}).encode()
+    return json.dumps({"image": png(IMAGE), "words": "dog|puppy, grass", **values}).encode()
 
 
 def test_an_image_and_words_are_read():
-    asked = read_request(request(stuff="grass"), LIMITS)
-    assert asked.image.shape == (10, 20, 3) and (asked.image == (9, 90, 200)).all()
+    asked = read_request(request(image=png(noise(7, 9)), stuff="grass"), LIMITS)
+    assert (asked.image == noise(7, 9)).all()
     assert [entry.names for entry in asked.words.classes] == [("dog", "puppy"), ("grass",)]
     assert asked.stuff.names == ("grass",)
     assert read_request(request(), LIMITS).stuff is None
-
-
-def test_a_large_image_is_made_smaller():
-    asked = read_request(request(image=png(2000, 500)), LIMITS)
-    assert asked.image.shape == (LARGEST_SIDE // 4, LARGEST_SIDE, 3)
+    large = read_request(request(image=png(np.zeros((500, 2000, 3), np.uint8))), LIMITS)
+    assert large.image.shape == (LARGEST_SIDE // 4, LARGEST_SIDE, 3)
 
 
 def test_words_are_never_a_file(tmp_path):
@@ -69,7 +69,7 @@ def test_words_are_never_a_file(tmp_path):
         ({"image": "///"}, "no base64"),
         ({"image": "a\u0301"}, "no base64"),
         ({"image": base64.b64encode(b"<svg>").decode()}, "not an image of"),
-        ({"image": png(3000, 2000)}, "more than the 4000000 pixels"),
+        ({"image": png(np.zeros((2000, 3000, 3), np.uint8))}, "more than the 4000000 pixels"),
         ({"path": "/etc/passwd"}, "no object of image, words and stuff"),
     ],
 )
@@ -84,21 +84,10 @@ def test_what_is_no_request_is_refused(body):
         read_request(body, LIMITS)
 
 
-def test_an_image_is_what_was_sent():
-    pixels = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    sent = base64.b64encode(file.getvalue()).decode()
-    assert (read_request(request(image=sent), LIMITS).image == pixels).all()
-
-
-IMAGE = np.full((40, 60, 3), 120, np.uint8)
-
-
 def test_texts_of_earlier_words_go(tmp_path, monkeypatch):
     monkeypatch.setenv("CLIPSELF_SEG_CACHE", str(tmp_path))
     monkeypatch.setattr(answers, "MOST_TEXTS", 3)
-    served = answers.Answers(clips={"a": load_clip("ViT-Mini-8", None)}, side=64, texts=tmp_path)
+    served = answers.Answers(clips={"a": random_clip()}, side=64, texts=tmp_path)
     counts = []
     for number in range(7):
         said = served.answer("maps", Asked(IMAGE, own_words([f"word {number}"]), None))
@@ -112,26 +101,13 @@ def test_texts_of_earlier_words_go(tmp_path, monkeypatch):
 def test_a_small_result_is_enlarged_with_all_that_belongs_to_its_pixels():
     labels = np.zeros((40, 60), np.uint8)
     labels[:, 30:] = 1
-    result = Segmentation(
-        labels=labels,
-        names=("a", "b"),
-        class_scores=np.ones(2),
-        category_ids=(0, 1),
-        background=None,
-        image=IMAGE,
-    )
+    more = {"class_scores": np.ones(2), "category_ids": (0, 1), "background": None, "image": IMAGE}
+    result = Segmentation(labels, ("a", "b"), **more)
     large = answers._enlarged(result)
     assert large.image.shape == (400, 600, 3) and large.fractions() == result.fractions()
-    found = Detections(
-        boxes=np.array([[1, 2, 3, 4]], np.float32),
-        scores=np.ones(1, np.float32),
-        labels=np.zeros(1, np.int64),
-        masks=labels[None] > 0,
-        names=("a",),
-        category_ids=(0,),
-        seen=np.ones(1, bool),
-        image=IMAGE,
-    )
+    boxes, scores = np.array([[1, 2, 3, 4]], np.float32), np.ones(1, np.float32)
+    more = {"names": ("a",), "category_ids": (0,), "seen": np.ones(1, bool), "image": IMAGE}
+    found = Detections(boxes, scores, np.zeros(1, np.int64), labels[None] > 0, **more)
     large = answers._enlarged(found)
     assert large.boxes.tolist() == [[10, 20, 30, 40]] and large.masks.shape == (1, 400, 600)
     assert large.labels.tolist() == [0] and large.masks.mean() == 0.5

@@ -22,26 +22,12 @@ def address(tmp_path_factory):
     for package in ("fastapi", "uvicorn"):
         pytest.importorskip(package, reason="the extra demo is not installed")
     folder = tmp_path_factory.mktemp("server")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "TMPDIR": str(folder),
-        "HOME": str(folder),
-    }
+    home = {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder), "HOME": str(folder)}
+    words = "-m clipself_seg serve --port 0 --models original clipself".split()
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "clipself_seg",
-            "serve",
-            "--port",
-            "0",
-            "--models",
-            "original",
-            "clipself",
-        ],
+        [sys.executable, *words],
         cwd=folder,
-        env=environment,
+        env=os.environ | home,
         stdout=subprocess.PIPE,
         text=True,
     )

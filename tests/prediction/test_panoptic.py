@@ -29,6 +29,7 @@ from clipself_seg.prediction.predictor import image_sample
 from clipself_seg.prediction.results import PanopticResults
 from tests.conftest import ROOT
 from tests.panoptic_worlds import panopticapi_quality
+from tests.tiny import noise, save_noise
 
 CONFIG = ROOT / "configs/mini/base_panoptic.yaml"
 SMALL = ("MODEL.CLIP.WEIGHTS", "", "MODEL.CLIP_BRANCH.INPUT_SIZE", "64", "MODEL.DEVICE", "cpu")
@@ -74,11 +75,8 @@ def predictor(words=WORDS, stuff=STUFF):
 
 @pytest.fixture
 def photos(tmp_path):
-    rng = np.random.default_rng(0)
     for name, size in (("one.jpg", (40, 60)), ("sub/two.png", (71, 31)), ("sub/three.png", (9, 9))):
-        path = tmp_path / "in" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+        save_noise(tmp_path / "in" / name, *size)
     return tmp_path / "in"
 
 
@@ -133,12 +131,7 @@ def test_words_that_are_not_stuff_are_things_and_the_training_vocabulary_is_seen
     assert panoptic_words("dog, sky", "").thing.tolist() == [True, True]
     assert panoptic_words("dog, sky").classes[0].isthing is None
     assert panoptic_words("mini", "mini").thing.any() == np.False_
-
-
-def test_a_built_in_vocabulary_tells_things_from_stuff_or_is_refused():
     assert (panoptic_words("mini").thing == load_vocabulary("mini").thing).all()
-    with pytest.raises(InputError, match='"ade20k_150" does not tell.*openseg_ade20k_150'):
-        panoptic_words("ade20k_150")
     assert panoptic_words("ade20k_150", "wall, sky").thing.sum() == 148
 
 
@@ -146,6 +139,7 @@ def test_a_built_in_vocabulary_tells_things_from_stuff_or_is_refused():
     "words, stuff, message",
     [
         ("", None, "the vocabulary is empty"),
+        ("ade20k_150", None, '"ade20k_150" does not tell.*openseg_ade20k_150'),
         ("dog, dog", None, '"dog" twice'),
         ("dog, grass", "gras", 'stuff "gras" is not in the vocabulary; did you mean "grass"'),
         ("dog, grass", "grass, , sky", "empty name"),
@@ -181,18 +175,15 @@ def test_results_in_cocos_format_are_their_own_truth(photos, tmp_path):
             assert image.size == ids.shape[::-1]
 
 
-def test_a_png_has_the_colours_of_the_categories(photos, tmp_path):
-    write(photos, tmp_path / "out")
+def test_a_png_has_the_colours_of_the_categories_and_ids_are_those_of_the_vocabulary(
+    photos, tmp_path
+):
+    write(photos, tmp_path / "out", predictor("mini", None))
     content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
     colours = [category["color"] for category in content["categories"]]
     png = np.asarray(Image.open(tmp_path / "out" / "panoptic" / "one.png"))
     assert png[0, -1].tolist() == colours[0] and png[-1, 0].tolist() == colours[1]
     assert png[-1, -1].tolist() == [0, 0, 0] and png[0, 0].tolist() not in colours
-
-
-def test_category_ids_are_those_of_the_vocabulary(photos, tmp_path):
-    write(photos, tmp_path / "out", predictor("mini", None))
-    content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
     listed = {category["id"]: category["name"] for category in content["categories"]}
     words = load_vocabulary("mini")
     assert listed == {entry.dataset_id: entry.names[0] for entry in words.classes}
@@ -226,7 +217,7 @@ def real():
 def test_a_real_model_gives_what_it_gives_in_evaluation(real):
     real.set_vocabulary(WORDS, STUFF)
     assert real.trained.name == "mini_base" and real.model.classes.things == (0,)
-    image = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
+    image = noise(50, 90)
     found = real(image)
     (output,) = real.model([image_sample(image, real.mapper)])
     assert output.keys() == {"panoptic_seg", "instances", "sem_seg"}
@@ -239,8 +230,7 @@ def test_a_real_model_gives_what_it_gives_in_evaluation(real):
 
 def test_a_list_gives_what_each_image_gives(real):
     real.set_vocabulary(WORDS, STUFF)
-    rng = np.random.default_rng(1)
-    images = [rng.integers(0, 256, (h, 60, 3), dtype=np.uint8) for h in (40, 50, 40)]
+    images = [noise(height, 60, seed) for seed, height in enumerate((40, 50, 40))]
     for batch_size in (1, 2):
         listed = real([images[0], Image.fromarray(images[1]), images[2]], batch_size)
         for one, image in zip(listed, images, strict=True):
@@ -248,20 +238,20 @@ def test_a_list_gives_what_each_image_gives(real):
             assert (one.ids == alone.ids).all() and one.segments == alone.segments
 
 
-def test_what_finds_no_segments_is_refused(tmp_path):
-    for opts, message in (
-        (("MODEL.MASK_GENERATOR.SOURCE", "disk"), "images need a generator"),
-        (("MODEL.FUSION.ALPHA", 1.5), r"ALPHA must be in \[0, 1\], got 1.5"),
-        (("DATASETS.TRAIN", "()"), "which classes are seen"),
-    ):
-        with pytest.raises(InputError, match=message):
-            load_panoptic_predictor(CONFIG, "random", [*SMALL, *opts])
-    with pytest.raises(InputError, match="CATSeg, which finds no segments.*OpenPanoptic"):
-        load_panoptic_predictor("mini/semseg", "random", SMALL)
-    with pytest.raises(InputError, match="names no MODEL.WEIGHTS"):
-        load_panoptic_predictor(CONFIG, None, SMALL)
-    with pytest.raises(InputError, match='no vocabulary "mini_bas"'):
-        load_panoptic_predictor(CONFIG, "random", SMALL, trained="mini_bas")
+@pytest.mark.parametrize(
+    "config, weights, opts, trained, message",
+    [
+        (CONFIG, "random", ("MODEL.MASK_GENERATOR.SOURCE", "disk"), None, "need a generator"),
+        (CONFIG, "random", ("MODEL.FUSION.ALPHA", 1.5), None, "ALPHA must be .* got 1.5"),
+        (CONFIG, "random", ("DATASETS.TRAIN", "()"), None, "which classes are seen"),
+        ("mini/semseg", "random", (), None, "CATSeg, which finds no segments.*OpenPanoptic"),
+        (CONFIG, None, (), None, "names no MODEL.WEIGHTS"),
+        (CONFIG, "random", (), "mini_bas", 'no vocabulary "mini_bas"'),
+    ],
+)
+def test_what_finds_no_segments_is_refused(config, weights, opts, trained, message):
+    with pytest.raises(InputError, match=message):
+        load_panoptic_predictor(config, weights, [*SMALL, *opts], trained)
 
 
 @pytest.fixture(scope="module")
@@ -283,8 +273,7 @@ def halves(height, width):
 
 
 def test_masks_of_somebody_else_get_names(naming, tmp_path):
-    rng = np.random.default_rng(2)
-    images = [rng.integers(0, 256, (h, 60, 3), dtype=np.uint8) for h in (40, 50, 30)]
+    images = [noise(height, 60, seed) for seed, height in enumerate((40, 50, 30))]
     ids = halves(50, 60)[0] + 2 * halves(50, 60)[1]
     Image.fromarray(ids.astype(np.uint8)).save(tmp_path / "1.png")
     masks = [halves(40, 60), tmp_path / "1.png", []]

@@ -13,12 +13,9 @@ from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.prediction.predictor import image_sample
-from clipself_seg.prediction.semantic import (
-    Predictor,
-    label_type,
-    load_predictor,
-)
+from clipself_seg.prediction.semantic import Predictor, label_type, load_predictor
 from tests.conftest import ROOT
+from tests.tiny import noise, save_noise
 
 SMALL = {
     "MODEL.META_ARCHITECTURE": "CATSeg",
@@ -109,9 +106,6 @@ def test_fractions_add_up_and_leave_out_what_is_not_there():
     fractions = fixed("a, b, c, d", "other").fractions()
     assert fractions == {"other": 0.5, "a": 0.25, "c": 0.25} and list(fractions)[0] == "other"
     assert list(fixed("a, b").fractions()) == ["a", "b"]
-
-
-def test_labels_have_sixteen_bits_where_eight_do_not_do():
     assert label_type(255) == np.uint8 and label_type(256) == np.uint16
     assert fixed([f"word {i}" for i in range(300)]).labels.dtype == np.uint16
 
@@ -123,13 +117,13 @@ def test_synonyms_of_own_words_count_and_a_data_set_is_read_as_configured(real):
     assert {len(names) for names in real.model.names} == {1}
     assert len(real(IMAGE).category_ids) == 847
     real.set_vocabulary(["dog, puppy"])
+    with pytest.raises(InputError):
+        real.set_vocabulary("")
     assert real.model.names == (("dog", "puppy"),) and real.names == ("dog",)
 
 
 def test_files_arrays_and_evaluation_see_the_same_pixels(real, tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
-    path = tmp_path / "photo.png"
-    Image.fromarray(pixels).save(path)
+    pixels, path = noise(50, 90), save_noise(tmp_path / "photo.png", 50, 90)
     record = {"file_name": str(path), "image_id": 0, "sem_seg_file_name": ""}
     sample = SemSegTestMapper.from_config(load_config("", OPTS))(record)
     made = image_sample(pixels, real.mapper)
@@ -142,8 +136,7 @@ def test_files_arrays_and_evaluation_see_the_same_pixels(real, tmp_path):
 
 
 def test_a_list_gives_what_each_image_gives(real):
-    rng = np.random.default_rng(2)
-    images = [rng.integers(0, 256, (h, 60, 3), dtype=np.uint8) for h in (40, 50, 40)]
+    images = [noise(height, 60, seed) for seed, height in enumerate((40, 50, 40))]
     real.set_vocabulary("dog, grass, sky", "background", 0.5)
     for batch_size in (1, 2):
         listed = real([images[0], Image.fromarray(images[1]), images[2]], True, batch_size)
@@ -154,7 +147,7 @@ def test_a_list_gives_what_each_image_gives(real):
 
 def test_scores_and_labels_of_a_real_model_agree(real):
     real.set_vocabulary("dog, grass, sky", "background", 0.5)
-    image = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    image = noise(40, 60)
     plain, scored = real(image), real(image, scores=True)
     assert plain.scores is None and scored.scores.shape == (4, 40, 60)
     assert (plain.labels == scored.labels).all()
@@ -175,11 +168,13 @@ def test_scores_and_labels_of_a_real_model_agree(real):
         (("x|y|x",), '"x" twice'),
         (("a|B",), '"B" is a word of the vocabulary and one of the background'),
         ((["x"],), r"class 0 of the background is \['x'\], which is no string"),
+        (("A2",), 'is called "a"'),
+        (("wall|a2",), '"a2" is a word of the vocabulary and one of the background: remove one$'),
     ],
 )
 def test_a_background_that_makes_no_sense_is_refused(background, message):
     with pytest.raises(InputError, match=message):
-        fixed("a, b", *background)
+        fixed("a|a2, b", *background)
 
 
 def test_a_class_in_another_case_plays_the_background():
@@ -189,39 +184,19 @@ def test_a_class_in_another_case_plays_the_background():
     assert predictor.names == ("dog", "sky") and predictor.background == 1
 
 
-@pytest.mark.parametrize("background", ["puppy", "Puppy|wall", "wall|puppy"])
-def test_a_synonym_of_a_class_is_no_background(background):
-    with pytest.raises(InputError, match='"[pP]uppy" is a word of the vocabulary') as caught:
-        fixed("dog|puppy, sky", background)
-    hint = background != "wall|puppy"
-    assert ('the class itself is called "dog"' in str(caught.value)) == hint
-
-
-def test_a_failed_call_keeps_the_vocabulary(real):
-    real.set_vocabulary("dog, grass")
-    with pytest.raises(InputError):
-        real.set_vocabulary("")
-    assert real.names == ("dog", "grass") and real(IMAGE).names == ("dog", "grass")
-
-
-@pytest.mark.parametrize("image", [IMAGE[..., 0], IMAGE.astype(float), IMAGE[:0], IMAGE[..., :2]])
-def test_arrays_that_are_no_pictures_are_refused(real, image):
-    real.set_vocabulary("dog")
-    with pytest.raises(InputError, match="an image must be uint8 of shape"):
-        real(image)
-
-
-def test_what_cannot_predict_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no config file"):
-        load_predictor(tmp_path / "none.yaml", "random")
-    with pytest.raises(InputError, match="names no MODEL.WEIGHTS"):
-        load_predictor("", None, OPTS)
-    with pytest.raises(InputError, match="names no MODEL.WEIGHTS: .*official one: catseg-base"):
-        load_predictor("semseg/catseg_cvpr_vitb16.yaml")
-    with pytest.raises(InputError, match="no checkpoint at"):
-        load_predictor("", tmp_path / "none.pth", OPTS)
-    with pytest.raises(InputError, match="CLIPSelf, which does not label pixels"):
-        load_predictor("mini/patches", "random")
+@pytest.mark.parametrize(
+    "config, weights, opts, message",
+    [
+        ("none.yaml", "random", (), "no config file"),
+        ("", None, OPTS, "names no MODEL.WEIGHTS"),
+        ("semseg/catseg_cvpr_vitb16", None, (), "names no MODEL.WEIGHTS: .*: catseg-base"),
+        ("", "none.pth", OPTS, "no checkpoint at"),
+        ("mini/patches", "random", (), "CLIPSelf, which does not label pixels"),
+    ],
+)
+def test_what_cannot_predict_is_refused(config, weights, opts, message):
+    with pytest.raises(InputError, match=message):
+        load_predictor(config, weights, opts)
 
 
 def test_a_model_without_weights_of_its_own_is_given_those_of_its_clip():
@@ -230,9 +205,7 @@ def test_a_model_without_weights_of_its_own_is_given_those_of_its_clip():
     made = [load_predictor(config, weights, keys) for weights in (None, "mini", "mini-clipself")]
     hashes = [predictor.model.weights_hash() for predictor in made]
     assert hashes[0] == hashes[1] != hashes[2]
-    with pytest.raises(
-        InputError, match="names no MODEL.CLIP.WEIGHTS: .*open_clip's tag of a CLIP"
-    ):
+    with pytest.raises(InputError, match="names no MODEL.CLIP.WEIGHTS"):
         load_predictor(config, None, [*keys, "MODEL.CLIP.WEIGHTS", ""])
     predictor = load_predictor(config, "random", [*keys, "TEST.BACKGROUND.THRESHOLD", "0.2"])
     for background, own in ((None, 0.0), ("other", 0.2), ("other|wall", 0.0)):

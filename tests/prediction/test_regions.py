@@ -88,12 +88,14 @@ def test_detections_and_classes_are_cocos_results():
 
 
 def test_cocos_results_of_a_map_are_made_one_mask_after_the_other():
-    names = tuple(f"class {number}" for number in range(40))
     labels = np.arange(40, dtype=np.uint8).repeat(5000).reshape(400, 500)
-    image = np.zeros((400, 500, 3), np.uint8)
-    scores = np.ones(40)
     result = Segmentation(
-        labels, names, class_scores=scores, category_ids=range(40), background=None, image=image
+        labels,
+        tuple(map(str, range(40))),
+        class_scores=np.ones(40),
+        category_ids=range(40),
+        background=None,
+        image=np.zeros((400, 500, 3), np.uint8),
     )
     tracemalloc.start()
     try:
@@ -120,18 +122,11 @@ def test_segments_are_cocos_panoptic_annotation_and_its_png():
     assert panoptic_map(ids, infos, {0: 0, 1: 1}, "").classes.tolist() == [0, 1]
 
 
-@dataclasses.dataclass
-class Documented:
-    """Attributes that the documentation of supervision and FiftyOne names."""
-
-    xyxy: Any = None
-    mask: Any = None
-    confidence: Any = None
-    class_id: Any = None
-    data: Any = None
-    detections: Any = None
-    label: Any = None
-    bounding_box: Any = None
+# Attributes that the documentation of supervision and FiftyOne names.
+DOCUMENTED = "xyxy mask confidence class_id data detections label bounding_box".split()
+Documented = dataclasses.make_dataclass(
+    "Documented", [(name, Any, dataclasses.field(default=None)) for name in DOCUMENTED]
+)
 
 
 @pytest.fixture(params=["documented", pytest.param("installed", marks=pytest.mark.heavy)])

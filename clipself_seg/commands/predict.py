@@ -356,11 +356,11 @@ def predictor_of(
     """
     from clipself_seg.memory import keep_freed_memory
     from clipself_seg.prediction.predictor import prediction_config
-    from clipself_seg.prediction.pretrained import is_pretrained, load_kind
+    from clipself_seg.prediction.pretrained import is_pretrained, load_pretrained
 
     if not args.config_file and args.weights and is_pretrained(args.weights):
         more = [] if trained is None else ["TEST.TRAIN_VOCABULARY", trained]
-        predictor = load_kind(kind, args.weights, [*opts, *more])
+        predictor: P = load_pretrained(args.weights, opts=[*opts, *more], kind=kind)
     else:
         more_arguments = {} if trained is None else {"trained": trained}
         cfg = prediction_config(*_model(args, default), opts, kind)

@@ -23,7 +23,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import safetensors.torch
@@ -39,11 +39,11 @@ from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, SHIPPED_TAGS, zoo
 from clipself_seg.clip import save_clip
 from clipself_seg.config.keys import CLIP_BACKBONE, default_config
 from clipself_seg.config.load import flatten, load_config, values_and_defaults
-from clipself_seg.config.retired import CONSTANTS, is_retired
+from clipself_seg.config.retired import CONSTANTS
 from clipself_seg.config.weights import WEIGHTS, fetch_addresses, weights_key
 from clipself_seg.config.yaml_files import lists_for_tuples, read_tree
 from clipself_seg.data.vocabulary import Vocabulary, parse_vocabulary
-from clipself_seg.errors import InputError, in_short, nearest, shown
+from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import atomic_path, read_json, write_json
 from clipself_seg.provenance import provenance
 
@@ -233,7 +233,7 @@ class Pretrained(abc.ABC):
         Raises:
             InputError: as `load_pretrained`; it is of another kind.
         """
-        return load_kind(cls, source, _on(device))
+        return cast(Own, load_pretrained(source, device=device, kind=cls))
 
     def push_to_hub(
         self,
@@ -304,72 +304,59 @@ def is_pretrained(weights: str | os.PathLike[str]) -> bool:
     return Path(given).is_dir() or given.startswith(HUB) and not hub_name(given).file
 
 
-def load_pretrained(source: str | os.PathLike[str], *, device: str | None = None) -> Any:
+def load_pretrained(
+    source: str | os.PathLike[str],
+    *,
+    device: str | None = None,
+    opts: Sequence[str] = (),
+    kind: type[Pretrained] | None = None,
+) -> Any:
     """The predictor of a folder, with its vocabulary if that was set; its architecture decides the class.
 
     Args:
         source: folder of `Pretrained.save_pretrained`; or a repository of the hub, "org/name", with "@revision"
             behind it where it is not the main one, which is fetched once.
         device: "cpu" or "cuda"; None is a GPU if there is one.
-
-    Raises:
-        InputError: no such folder or repository, a file is missing, damaged or unsafe, or the configuration
-            asks for what a folder may not.
-    """
-    return _load(source, _on(device))
-
-
-def load_kind(kind: type[Own], source: str | os.PathLike[str], opts: Sequence[str] = ()) -> Own:
-    """As `load_pretrained`, a predictor of one kind.
-
-    Args:
-        kind: its class.
-        source: as for `load_pretrained`.
         opts: further keys and values in turn.
+        kind: class that the predictor has to be of; None for any.
 
     Raises:
-        InputError: as `load_pretrained`; it is of another kind.
+        InputError: no such folder or repository, a file is missing, damaged or unsafe, the configuration asks for what
+            a folder may not, or the predictor is of another class.
     """
-    predictor = _load(source, opts)
-    if not isinstance(predictor, kind):
-        name = type(predictor).__name__
-        option = next(known.option for known in KINDS.values() if known.predictor == name)
-        raise InputError(
-            f"{source} is of a {name}, not of a {kind.__name__}: call {name}.from_pretrained, or predict {option}"
-        )
-    return predictor
-
-
-def _load(source: str | os.PathLike[str], opts: Sequence[str]) -> Pretrained:
     folder = _folder(os.fspath(source))
-    cfg = read_folder_config(folder, opts)
+    cfg = read_folder_config(folder, opts if device is None else [*opts, "MODEL.DEVICE", device])
+    own = KINDS[cfg.MODEL.META_ARCHITECTURE]
+    own_class = getattr(
+        importlib.import_module(f"clipself_seg.prediction.{own.module}"), own.predictor
+    )
+    if kind is not None and not issubclass(own_class, kind):
+        raise InputError(
+            f"{source} is of a {own.predictor}, not of a {kind.__name__}: call {own.predictor}.from_pretrained, or "
+            f"predict {own.option}"
+        )
     weights = [folder / file for file in (MODEL, CLIP, BRANCH_CLIP) if (folder / file).is_file()]
-    kind = KINDS[cfg.MODEL.META_ARCHITECTURE]
-    module = importlib.import_module(f"clipself_seg.prediction.{kind.module}")
     with refusing(folder / CONFIG, "configuration of these weights"), building_within(weights):
-        predictor = getattr(module, kind.predictor)(cfg)
+        predictor = own_class(cfg)
     if (folder / VOCABULARY).exists():
         predictor.set_vocabulary(**_read_vocabulary(folder / VOCABULARY))
     return predictor
-
-
-def _on(device: str | None) -> list[str]:
-    return [] if device is None else ["MODEL.DEVICE", device]
 
 
 def _folder(source: str) -> Path:
     """The folder of a path or of a name of the hub."""
     if Path(source).is_dir():
         return Path(source)
-    if source.startswith(HUB):
-        return hub_folder(hub_name(source), repositories(), FILES)
-    if not HUB_NAME.fullmatch(source):
+    stated = source.startswith(HUB)
+    if not stated and not HUB_NAME.fullmatch(source):
         raise InputError(
             f"no folder {source}: give one that save_pretrained wrote, or org/name of the hub"
         )
     try:
-        return hub_folder(hub_name(f"{HUB}{source}"), repositories(), FILES)
+        return hub_folder(hub_name(source if stated else f"{HUB}{source}"), repositories(), FILES)
     except NotFetched as error:
+        if stated:
+            raise
         raise NotFetched(f"no folder {source} is here, and {error}") from None
 
 
@@ -507,12 +494,9 @@ def require_text(path: Path) -> None:
 
 
 def _check(values: Mapping[str, object], path: Path) -> None:
+    """Refuse keys and values that a folder may not have; keys that nobody knows `load_config` refuses."""
     defaults = dict(flatten(default_config()))
     for key, value in values.items():
-        if is_retired(key, value, str(path)):
-            continue
-        if key not in defaults:
-            raise InputError(f'{path}: unknown key "{key}"; {nearest(key, defaults)}')
         if not key.startswith(SECTIONS) or key in LEFT_OUT:
             raise InputError(f"{path}: {key} is no key of a folder of save_pretrained: take it out")
         if key in FILE_KEYS:
@@ -520,7 +504,7 @@ def _check(values: Mapping[str, object], path: Path) -> None:
                 raise InputError(
                     f"{path}: {key} is {shown(value)}: a folder names nothing but its own {FILE_KEYS[key]}"
                 )
-        elif value != lists_for_tuples(defaults[key]):
+        elif value != lists_for_tuples(defaults.get(key)):
             _check_value(key, value, path)
     kind = values.get("MODEL.META_ARCHITECTURE")
     if kind not in [*KINDS]:

@@ -186,8 +186,8 @@ def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
         counts = None if truth is None else _agreement(records, labels, nouns, request, truth)
         made_by = provenance(config=cfg.dump(), weights_hash=labeller.clip.weights_hash())
         info = {**made_by, **settings, "threshold": request.threshold}
-        writer = _Writer(content, nouns, texts, request.threshold)
-        done = writer.write(target, info, records, labels)
+        labelled = list(zip(records, labels, strict=True))
+        done = _write(target, info, content, labelled, nouns, texts, request.threshold)
         shards.clear()
     return done._replace(agreement=counts)
 
@@ -410,82 +410,71 @@ class LabelShards:
         return self.folder / f"{number:06d}.json"
 
 
-class _Writer:
-    """Writes the proposals whose score is above the threshold, those of an image by falling score."""
+def _write(
+    path: Path,
+    info: Json,
+    content: Json,
+    labelled: Sequence[tuple[Record, ImageLabels]],
+    nouns: Sequence[str],
+    captions: Captions,
+    threshold: float,
+) -> Labelled:
+    """Write the proposals whose score is above the threshold, those of an image by falling score, atomically.
 
-    def __init__(
-        self, content: Json, nouns: Sequence[str], captions: Captions, threshold: float
-    ) -> None:
-        """
-        Args:
-            content: of the file of proposals.
-            nouns: what labels number; the id of a category is its label and 1.
-            captions: they are written where an image has some.
-            threshold: see the class.
-        """
-        self.images = {image["id"]: image for image in cast(list[Record], content["images"])}
-        self.boxes: dict[ImageId, list[Record]] = {}
-        for annotation in cast(list[Record], content["annotations"]):
-            self.boxes.setdefault(annotation["image_id"], []).append(annotation)
-        self.nouns = nouns
-        self.captions = captions
-        self.threshold = threshold
+    Args:
+        path: the file.
+        info: what it says of itself.
+        content: of the file of proposals.
+        labelled: its images, and the labels of the proposals of each.
+        nouns: what labels number; the id of a category is its label and 1.
+        captions: they are written where an image has some.
+        threshold: see `Request`.
 
-    def write(
-        self, path: Path, info: Json, records: Sequence[Record], labels: Sequence[ImageLabels]
-    ) -> Labelled:
-        """Write a file, atomically.
+    Raises:
+        InputError: no proposal is above the threshold.
+        OSError: the file cannot be written.
+    """
+    images = {image["id"]: image for image in cast(list[Record], content["images"])}
+    boxes: dict[ImageId, list[Record]] = {}
+    for annotation in cast(list[Record], content["annotations"]):
+        boxes.setdefault(annotation["image_id"], []).append(annotation)
+    categories = [{"id": number, "name": noun} for number, noun in enumerate(nouns, 1)]
+    listed, empty, used = list[Json](), 0, set[object]()
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        stream = CocoStream(file, info, categories)
+        for record, labels in labelled:
+            image_id = record["image_id"]
+            before = stream.count
+            for annotation in _annotations(boxes.get(image_id, []), labels, threshold):
+                stream.add(annotation)
+                used.add(annotation["category_id"])
+            empty += stream.count == before
+            texts = captions.get(image_id)
+            listed.append(images[image_id] | ({} if texts is None else {"captions": texts}))
+        if not stream.count:
+            raise InputError(
+                f"no proposal has a noun with a probability above --threshold {threshold}: lower it"
+            )
+        stream.finish(listed)
+    proposals = sum(len(labels) for _, labels in labelled)
+    return Labelled(path, len(labelled), empty, proposals, stream.count, len(nouns), len(used))
 
-        Args:
-            path: the file.
-            info: what it says of itself.
-            records: its images.
-            labels: of each image, for each proposal.
 
-        Raises:
-            InputError: no proposal is above the threshold.
-            OSError: the file cannot be written.
-        """
-        categories = [{"id": number, "name": noun} for number, noun in enumerate(self.nouns, 1)]
-        listed, empty, used = list[Json](), 0, set[object]()
-        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-            stream = CocoStream(file, info, categories)
-            for record, image_labels in zip(records, labels, strict=True):
-                image_id = record["image_id"]
-                before = stream.count
-                for annotation in self._annotations(image_id, image_labels):
-                    stream.add(annotation)
-                    used.add(annotation["category_id"])
-                empty += stream.count == before
-                texts = self.captions.get(image_id)
-                said = {} if texts is None else {"captions": texts}
-                listed.append(self.images[image_id] | said)
-            if not stream.count:
-                raise InputError(
-                    f"no proposal has a noun with a probability above --threshold {self.threshold}: lower it"
-                )
-            stream.finish(listed)
-        proposals = sum(map(len, labels))
-        counts = len(records), empty, proposals, stream.count, len(self.nouns), len(used)
-        return Labelled(path, *counts)
-
-    def _annotations(self, image_id: ImageId, labels: ImageLabels) -> Iterator[Json]:
-        boxes = self.boxes.get(image_id, [])
-        for index in sorted(range(len(labels)), key=lambda index: -labels[index][1]):
-            box, (label, score) = boxes[index], labels[index]
-            if label < 0 or score <= self.threshold:
-                continue
-            x, y, width, height = box["bbox"]
-            objectness = {"objectness": box["score"]} if "score" in box else {}
-            yield {
-                "image_id": box["image_id"],
-                "category_id": label + 1,
-                "bbox": [x, y, width, height],
-                "area": round(width * height, 2),
-                "iscrowd": 0,
-                "score": round(score, DIGITS),
-                **objectness,
-            }
+def _annotations(boxes: Sequence[Record], labels: ImageLabels, threshold: float) -> Iterator[Json]:
+    for box, (label, score) in sorted(zip(boxes, labels), key=lambda pair: -pair[1][1]):
+        if label < 0 or score <= threshold:
+            continue
+        x, y, width, height = box["bbox"]
+        objectness = {"objectness": box["score"]} if "score" in box else {}
+        yield {
+            "image_id": box["image_id"],
+            "category_id": label + 1,
+            "bbox": [x, y, width, height],
+            "area": round(width * height, 2),
+            "iscrowd": 0,
+            "score": round(score, DIGITS),
+            **objectness,
+        }
 
 
 def _agreement(

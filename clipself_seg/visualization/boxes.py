@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw
 from clipself_seg.visualization.overlays import (
     PAPER,
     Entry,
+    above_legend,
     borders,
-    legend,
     readable,
     text_size,
 )
@@ -82,15 +82,7 @@ def box_overlay(
     for label, colour in zip(labels[::-1], colours[::-1]):
         if label is not None:
             _write(draw, label, colour)
-    return _above_legend(canvas, seen, unit) if sheet else canvas
-
-
-def _above_legend(canvas: Image.Image, seen: np.ndarray, unit: int) -> Image.Image:
-    key = legend(_entries(seen), max(canvas.width, 18 * unit), unit)
-    sheet = Image.new("RGB", (key.width, canvas.height + key.height), PAPER)
-    sheet.paste(canvas, ((sheet.width - canvas.width) // 2, 0))
-    sheet.paste(key, (0, canvas.height))
-    return sheet
+    return above_legend(canvas, _entries(seen), unit) if sheet else canvas
 
 
 def _entries(seen: np.ndarray) -> list[Entry]:

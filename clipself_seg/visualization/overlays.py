@@ -125,11 +125,7 @@ def overlay(
     image, labels = readable(image, labels)
     unit = text_size(labels)
     painted = named_regions(image, labels, names, colours)
-    key = legend(entries(labels, names, colours), max(painted.width, 18 * unit), unit)
-    canvas = Image.new("RGB", (key.width, painted.height + key.height), PAPER)
-    canvas.paste(painted, ((canvas.width - painted.width) // 2, 0))
-    canvas.paste(key, (0, painted.height))
-    return canvas
+    return above_legend(painted, entries(labels, names, colours), unit)
 
 
 def named_regions(
@@ -185,6 +181,15 @@ def _rgb(colour: np.ndarray) -> tuple[int, int, int]:
 def percent(fraction: float) -> str:
     """Fraction of the pixels as text in percent; a positive one is never written as 0."""
     return f"{100 * fraction:.1f} %" if fraction >= 0.0005 else "< 0.1 %"
+
+
+def above_legend(image: Image.Image, lines: Sequence[Entry], unit: int) -> Image.Image:
+    """An image in the middle above a legend, whose text has a height of so many pixels."""
+    key = legend(lines, max(image.width, 18 * unit), unit)
+    canvas = Image.new("RGB", (key.width, image.height + key.height), PAPER)
+    canvas.paste(image, ((canvas.width - image.width) // 2, 0))
+    canvas.paste(key, (0, image.height))
+    return canvas
 
 
 def legend(lines: Sequence[Entry], width: int, unit: int) -> Image.Image:

@@ -102,16 +102,3 @@ def test_models_have_the_title_that_is_given_or_their_weights(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a=b.pt").touch()
     assert load_models("ViT-Mini-8", ["a=b.pt"]) == {"a=b.pt": ("ViT-Mini-8", "a=b.pt")}
-
-
-@pytest.mark.parametrize(
-    ("models", "message"),
-    [
-        (["mini", "mini"], 'two models are called "mini": give each its own'),
-        (["=mini"], '"=mini" is no model: give its weights, or NAME=weights'),
-        (["a="], '"a=" is no model'),
-    ],
-)
-def test_models_without_title_or_weights_or_with_one_title_are_refused(models, message):
-    with pytest.raises(InputError, match=message):
-        load_models("ViT-Mini-8", models)

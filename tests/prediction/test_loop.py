@@ -32,6 +32,7 @@ from tests.prediction.test_panoptic import predictor as segmenter
 from tests.tiny import save_noise
 
 NAMES = ("dog", "sky")
+INDEX = {"semantic": "classes.json", "panoptic": "panoptic.json", "boxes": "detections.json"}
 
 
 def labeller():
@@ -124,6 +125,9 @@ def test_an_interrupted_call_that_goes_on_writes_the_files_of_an_uninterrupted_o
     out = tmp_path / "out"
     first = predict(task, inputs, out, batch_size=batch_size, stop=2)
     assert len(first) == 2 and content(out) != content(tmp_path / "whole")
+    (index,) = (json.loads(text) for path, text in content(out).items() if path == INDEX[task])
+    assert not index.get("info", index)["complete"]
+    assert len(index.get("images") or index["pictures"]) == 2
     second = predict(task, inputs, out, date=2, resume=True, batch_size=batch_size)
     assert sorted(first + second) == [0, 1, 2, 3, 4]
     assert content(out) == content(tmp_path / "whole")

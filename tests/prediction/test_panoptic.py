@@ -191,23 +191,6 @@ def test_a_png_has_the_colours_of_the_categories_and_ids_are_those_of_the_vocabu
     assert {info["category_id"] for info in infos} == {c.dataset_id for c in words.classes[:2]}
 
 
-def test_an_interrupted_run_leaves_what_it_did(photos, tmp_path, monkeypatch):
-    made = predictor()
-    whole = made.model.forward
-
-    def forward(samples, fusions):
-        if samples[0]["height"] == 71:
-            raise KeyboardInterrupt
-        return whole(samples, fusions)
-
-    monkeypatch.setattr(made.model, "forward", forward)
-    with pytest.raises(KeyboardInterrupt):
-        write(photos, tmp_path / "out", made)
-    content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
-    assert not content["info"]["complete"]
-    assert [image["file_name"] for image in content["images"]] == ["one.jpg", "sub/three.png"]
-
-
 @pytest.fixture(scope="module")
 def real():
     """A small OpenPanoptic with random weights."""

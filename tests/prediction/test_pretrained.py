@@ -5,13 +5,11 @@ The configuration of a folder of anybody's has files beside it, plain values, an
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from unittest import mock
 
+import huggingface_hub
 import pytest
 import torch
 import yaml
@@ -41,6 +39,7 @@ from clipself_seg.prediction.semantic import Predictor, load_predictor
 from tests.conftest import ROOT
 from tests.faults import full_disk
 from tests.tiny import noise
+from tests.weight_server import serving
 
 MINI = ROOT / "configs/mini"
 WORDS = "red star, blue ring|hoop, grass"
@@ -200,76 +199,42 @@ def test_sizes_make_no_more_than_the_weights_hold(folder, key):
         load_pretrained(folder)
 
 
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """A hub of the loopback that keeps what one commit uploads, and its files."""
-    files = {}
-    commit = "0" * 40
+def test_the_hub_gets_the_files_of_a_folder_in_one_commit(saved, monkeypatch):
+    api = mock.create_autospec(huggingface_hub.HfApi, instance=True)
+    uploaded = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self, content):
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def do_GET(self):
-            if self.path.startswith("/api/models/org/name/revision/main"):
-                siblings = [{"rfilename": n, "size": len(d)} for n, d in files.items()]
-                self.answer(json.dumps({"sha": commit, "siblings": siblings}).encode())
-            else:
-                self.answer(files[self.path.removeprefix(f"/org/name/resolve/{commit}/")])
-
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            content = {"url": f"{address}/org/name"}
-            if "/preupload/" in self.path:
-                asked = [file["path"] for file in json.loads(body)["files"]]
-                how = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
-                content = {"files": [{"path": path, **how} for path in asked]}
-            elif "/commit/" in self.path:
-                for line in map(json.loads, body.splitlines()):
-                    if line["key"] == "file":
-                        data = base64.b64decode(line["value"]["content"])
-                        files[line["value"]["path"]] = data
-                content = {"commitUrl": f"{address}/org/name/commit/1", "commitOid": commit}
-            self.answer(json.dumps(content).encode())
-
-        def log_message(self, *_):
-            """Says nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setenv("HF_ENDPOINT", address)
-    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path / "weights"))
-    yield files
-    server.shutdown()
-    server.server_close()
-
-
-def test_the_hub_gets_the_files_of_a_folder_in_one_commit(saved, hub, monkeypatch):
     def save(self, folder, license):
         folder.mkdir()
         (folder / "config.yaml").write_text(license)
-        (folder / "model.safetensors").write_bytes(b"weights")
 
+    def upload(*, folder_path, **how):
+        uploaded.append({path.name: path.read_text() for path in folder_path.iterdir()})
+        return mock.Mock(commit_url=f"{how['repo_id']}/commit/1")
+
+    api.upload_folder.side_effect = upload
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda endpoint, token: api)
     monkeypatch.setattr(Predictor, "save_pretrained", save)
     predictor, _ = saved("Predictor")
-    assert predictor.push_to_hub("org/name", token="none", license="mit").endswith("/commit/1")
-    assert hub == {"config.yaml": b"mit", "model.safetensors": b"weights"}
+    address = predictor.push_to_hub("org/name", private=True, token="none", license="mit")
+    assert address == "org/name/commit/1" and uploaded == [{"config.yaml": "mit"}]
+    api.create_repo.assert_called_once_with("org/name", private=True, exist_ok=True)
 
 
-def test_a_repository_of_the_hub_is_fetched_once(saved, hub):
+def test_a_repository_of_the_hub_is_fetched_once(saved, tmp_path, monkeypatch):
     predictor, folder = saved("DetectionPredictor")
-    hub.update({path.name: path.read_bytes() for path in folder.iterdir()})
-    names = DetectionPredictor.from_pretrained("org/name").vocabulary.names
-    assert names == ("red star", "blue ring", "grass")
-    hub.clear()
-    again = load_pretrained("hf-hub:org/name@main")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    commit = "0" * 40
+    listed = [{"rfilename": name, "size": len(content)} for name, content in files.items()]
+    listing = json.dumps({"sha": commit, "siblings": listed}).encode()
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path / "weights"))
+    with serving() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.address)
+        served = {f"/org/name/resolve/{commit}/{name}": files[name] for name in files}
+        server.files |= served | {"/api/models/org/name/revision/main": listing}
+        names = DetectionPredictor.from_pretrained("org/name").vocabulary.names
+        assert names == ("red star", "blue ring", "grass")
+        server.files.clear()
+        again = load_pretrained("hf-hub:org/name@main")
     assert again.model.weights_hash() == predictor.model.weights_hash()
 
 

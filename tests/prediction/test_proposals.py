@@ -6,10 +6,8 @@ import io
 import json
 import sys
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from clipself_seg.commands import precompute
 from clipself_seg.config import load_config
@@ -23,6 +21,7 @@ from clipself_seg.prediction.proposals import (
     write_dataset_proposals,
 )
 from tests.conftest import ROOT
+from tests.tiny import save_noise
 
 CONFIG = str(ROOT / "configs" / "mini" / "detection.yaml")
 TINY = "MODEL.FVIT.CHANNELS 8 INPUT.DETECTION.SIDE 64 MODEL.FVIT.PROPOSALS_AFTER 100".split()
@@ -32,13 +31,10 @@ SIZES = {3: (40, 60), "b": (71, 31), 2: (64, 64)}
 @pytest.fixture(autouse=True)
 def world(tmp_path, monkeypatch):
     """Three images of noise as the mini world's training split; the file does not have the size of one."""
-    rng = np.random.default_rng(0)
-    for name in ("annotations", "train"):
-        (tmp_path / "mini" / name).mkdir(parents=True)
+    (tmp_path / "mini" / "annotations").mkdir(parents=True)
     images = []
     for number, (height, width) in SIZES.items():
-        noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(tmp_path / "mini" / "train" / f"{number}.png")
+        save_noise(tmp_path / "mini" / "train" / f"{number}.png", height, width)
         size = {"height": height, "width": width} if number != 2 else {}
         images.append({"id": number, "file_name": f"{number}.png", **size})
     file = tmp_path / "mini" / "annotations" / "instances_train.json"

@@ -13,10 +13,10 @@ from clipself_seg.data.mappers.distill import ProposalCropMapper
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
 from clipself_seg.mini.crops import tag_caption
-from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.prediction import region_text
 from clipself_seg.prediction.region_text import LabelShards
 from tests.conftest import ROOT
+from tests.tiny import small_worlds
 
 CONFIG = str(ROOT / "configs/mini/region_text.yaml")
 SCENES = 5
@@ -25,14 +25,12 @@ SCENES = 5
 @pytest.fixture(scope="module")
 def annotations(tmp_path_factory):
     """Annotations of a small mini world."""
-    root = tmp_path_factory.mktemp("worlds")
-    make_worlds(root, WorldSize(train=SCENES, val=1, base=1), processes=1)
-    return root / "mini/annotations"
+    with small_worlds(tmp_path_factory.mktemp("worlds"), SCENES, 1, 1) as root:
+        yield root / "mini/annotations"
 
 
 @pytest.fixture
-def target(annotations, monkeypatch):
-    monkeypatch.setenv("CLIPSELF_SEG_MINI", str(annotations.parents[1]))
+def target(annotations):
     target = annotations / "region_text_train.json"
     target.unlink(missing_ok=True)
     shutil.rmtree(target.with_name(f"{target.name}.parts"), ignore_errors=True)
@@ -161,42 +159,30 @@ def test_an_interrupted_call_goes_on_and_writes_the_same(annotations, target, mo
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    "words, opts, captions, message",
     [
-        (["--top", 0], "--top 0: give 1 or more"),
-        (["--batch", -1], "--batch -1: give 1 or more"),
-        (["--threshold", 1.5], "--threshold 1.5: give a probability"),
-        (["--nouns", "/nowhere.txt"], "list of nouns /nowhere.txt is missing"),
-        (["--instances", "/nowhere.json"], "/nowhere.json is missing"),
-        (["--proposals", "/nowhere.json"], "/nowhere.json is missing"),
-    ],
-)
-def test_what_cannot_be_is_one_line(annotations, target, capsys, words, message):
-    assert run(annotations, *words) == 2
-    assert message in capsys.readouterr().err and not target.exists()
-
-
-@pytest.mark.parametrize(
-    ("opts", "message"),
-    [
-        (["DATASETS.TRAIN", "('mini_train',)"], '"mini_train" is no data set of boxes with nouns'),
-        (["DATASETS.TRAIN", "()"], "give the one data set whose images are labelled"),
+        (["--top", 0], [], True, "--top 0: give 1 or more"),
+        (["--batch", -1], [], True, "--batch -1: give 1 or more"),
+        (["--threshold", 1.5], [], True, "--threshold 1.5: give a probability"),
+        (["--nouns", "/nowhere.txt"], [], True, "list of nouns /nowhere.txt is missing"),
+        (["--instances", "/nowhere.json"], [], True, "/nowhere.json is missing"),
+        (["--proposals", "/nowhere.json"], [], True, "/nowhere.json is missing"),
+        ([], [], False, "--captions is missing"),
+        (["--candidates", "pool"], [], False, "--captions is missing"),
+        (["--nouns", "/nowhere.txt"], [], False, "--captions is missing"),
+        ([], ["DATASETS.TRAIN", "('mini_train',)"], True, '"mini_train" is no data set of boxes'),
+        ([], ["DATASETS.TRAIN", "()"], True, "give the one data set whose images are labelled"),
         (
+            [],
             ["MODEL.CLIPSELF.TEXTS.TEMPLATES", "vild63", "MODEL.META_ARCHITECTURE", "FViT"],
+            True,
             "FViT, which trains on no nouns",
         ),
     ],
 )
-def test_a_configuration_without_nouns_is_refused(annotations, target, capsys, opts, message):
-    assert run(annotations, opts=opts) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_captions_are_asked_for_where_they_are_needed(annotations, target, capsys):
-    assert run(annotations, captions=False) == 2
-    assert "--captions is missing" in capsys.readouterr().err
-    assert run(annotations, "--candidates", "pool", captions=False) == 2
-    assert run(annotations, "--nouns", write_pool(annotations), captions=False) == 2
+def test_what_cannot_be_is_one_line(annotations, target, capsys, words, opts, captions, message):
+    assert run(annotations, *words, opts=opts, captions=captions) == 2
+    assert message in capsys.readouterr().err and not target.exists()
 
 
 def write_captions(annotations, captions):

@@ -6,7 +6,7 @@ import pytest
 
 from bench import cat_seg_workload, detection_workload, measure, panoptic_workload
 from bench.case import Case
-from bench.detection_inputs import KINDS
+from bench.inputs import KINDS
 from bench.workloads import build_runs
 from clipself_seg.clip.eva import EvaTransformer
 from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes

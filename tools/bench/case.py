@@ -9,22 +9,25 @@ import abc
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bench.flops import pooling_flops
+from bench.measure import Run
 from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.clip.linear import stock_linear
-from clipself_seg.clip.runtime import autocast
+from clipself_seg.clip.runtime import autocast, without_values
 from clipself_seg.data.images import letterbox_crops, letterbox_image
 from clipself_seg.data.regions import grid_boxes, relative_boxes
 from clipself_seg.errors import InputError
+from clipself_seg.models.base import ModelBase
 from clipself_seg.models.clipself import check_size
 from clipself_seg.tables.flops import TowerFlops, tower_flops
+from clipself_seg.training.optimizer import gradient_norm
 
 Task = Literal["dense", "distill", "regions", "semseg", "panoptic", "pq", "detection"]
 Kind = Literal["ov_coco", "ov_lvis"]
@@ -82,6 +85,22 @@ class Case:
             raise InputError("torch sees no GPU here; leave --device out to measure the CPU")
 
 
+M = TypeVar("M")
+
+
+def seeded(build: Callable[[], M]) -> M:
+    """What `build` makes of the same random numbers, whenever that is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build()
+
+
+class Recomputed(Protocol):
+    """A module that may compute again in the backward pass what it would keep."""
+
+    checkpointing: bool
+
+
 class Workload:
     """CLIP and image of a case, made when they are first needed."""
 
@@ -125,6 +144,79 @@ class Workload:
                 return self.without_gradients(function)(prepared)
 
         return run
+
+    def pair(
+        self,
+        name: str,
+        ours: Callable[[Any], object],
+        plain: Callable[[Any], object],
+        flops: int = 0,
+        **how: Any,
+    ) -> dict[str, Run]:
+        """Runs of a part in both formulations, without gradients."""
+        return {
+            name: Run(self.without_gradients(ours), flops, **how),
+            f"plain {name}": Run(self.with_stock_linear(plain), flops, **how),
+        }
+
+    def training_runs(
+        self,
+        model: ModelBase,
+        optimizer: torch.optim.Optimizer,
+        loss: Callable[[], Tensor],
+        plain_loss: Callable[[], Tensor],
+        checkpointed: Sequence[Recomputed],
+        flops: int,
+    ) -> dict[str, Run]:
+        """Runs of a training step, of a plain one, and of one with parts of the model checkpointed."""
+
+        def step(formulation: Callable[[], Tensor]) -> float:
+            """As of `Trainer`."""
+            optimizer.zero_grad()
+            computed = formulation()
+            computed.backward()
+            gradient_norm(p for p in model.parameters() if p.requires_grad)
+            optimizer.step()
+            model.after_optimizer_step()
+            return computed.item()
+
+        def plain() -> Tensor:
+            with stock_linear(), autocast(self.device, self.precision):
+                return plain_loss()
+
+        def with_less_memory(_: None) -> float:
+            for part in checkpointed:
+                part.checkpointing = True
+            try:
+                return step(loss)
+            finally:
+                for part in checkpointed:
+                    part.checkpointing = False
+
+        how: dict[str, Any] = {"memory": True, "calls": 2}
+        return {
+            "step": Run(lambda _: step(loss), flops, **how),
+            "plain step": Run(lambda _: step(plain), flops, **how),
+            "checkpointed step": Run(with_less_memory, flops, **how),
+        }
+
+
+class PartWorkload(Workload):
+    """A `Workload` whose parts are made when they are first needed, of the same random numbers at every call."""
+
+    def __init__(self, case: Case) -> None:
+        """
+        Raises:
+            InputError: unknown model.
+        """
+        super().__init__(case)
+        with without_values():  # of the operations only shapes are needed
+            self.outline = load_clip(case.model, None).requires_grad_(False)
+
+    @functools.cached_property
+    def clip(self) -> DenseCLIP:
+        """Random weights."""
+        return seeded(lambda: load_clip(self.case.model, None)).to(self.device)
 
 
 class RegionWorkload(Workload):

@@ -17,7 +17,6 @@ from bench.case import IMAGE_SIZE, Case, Workload
 from bench.flops import aggregator_flops, feature_flops, upsample_flops
 from bench.measure import Run
 from bench.plain_aggregator import aggregate
-from clipself_seg.clip.linear import stock_linear
 from clipself_seg.clip.runtime import autocast
 from clipself_seg.clip.text_bank import ClassTexts
 from clipself_seg.clip.tower import TransformerTower
@@ -35,7 +34,7 @@ from clipself_seg.heads.windows import all_scores, resize
 from clipself_seg.models import CATSeg
 from clipself_seg.models.base import matrices_and_vectors
 from clipself_seg.tables.flops import step_flops, text_flops
-from clipself_seg.training.optimizer import build_adamw, gradient_norm
+from clipself_seg.training.optimizer import build_adamw
 
 WORDS = "ade20k_847"
 SIZES = AggregatorSizes()
@@ -101,13 +100,15 @@ class SemSegWorkload(Workload):
             "plain texts": Run(
                 self.with_stock_linear(lambda _: plain.text_embeddings(model)), text
             ),
-            "features": Run(self.without_gradients(self._features), features),
-            "plain features": Run(self.with_stock_linear(self._plain_features), features),
-            "aggregator": Run(self.without_gradients(self._aggregator), aggregator, self._inputs),
-            "plain aggregator": Run(
-                self.with_stock_linear(self._plain_aggregator), aggregator, self._inputs
+            **self.pair("features", self._features, self._plain_features, features),
+            **self.pair(
+                "aggregator",
+                self._aggregator,
+                self._plain_aggregator,
+                aggregator,
+                setup=lambda: self._made,
             ),
-            "merge": Run(self._merge, setup=self._logits),
+            "merge": Run(self._merge, setup=lambda: self._view_logits),
             "plain merge": Run(self._plain_merge, setup=self._plain_logits),
         }
 
@@ -155,9 +156,6 @@ class SemSegWorkload(Workload):
             guidance = (model.upsample1(first), model.upsample2(second))
             return dense, guidance, model.texts.embed(model.names)
 
-    def _inputs(self) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
-        return self._made
-
     def _aggregator(
         self, inputs: tuple[Tensor, tuple[Tensor, Tensor], Tensor]
     ) -> list[ClassLogits]:
@@ -176,9 +174,6 @@ class SemSegWorkload(Workload):
     def _view_logits(self) -> list[ClassLogits]:
         return self.without_gradients(self._aggregator)(self._made)
 
-    def _logits(self) -> list[ClassLogits]:
-        return self._view_logits
-
     def _plain_logits(self) -> Tensor:
         return torch.stack([v.all_classes(self.case.classes) for v in self._view_logits])
 
@@ -194,11 +189,14 @@ class SemSegWorkload(Workload):
         batch = self.case.batch
         text = text_flops(self.model, self.device, training=True)
         step = step_flops(self.model, batch) + text
-        return {
-            "step": Run(self._step, step, memory=True, calls=2),
-            "plain step": Run(self._plain_step, step, memory=True, calls=2),
-            "checkpointed step": Run(self._checkpointed_step, step, memory=True, calls=2),
-        }
+        return self.training_runs(
+            self.model,
+            self.optimizer,
+            lambda: self.model(self.batch)["loss_sem_seg"],
+            self._plain_loss,
+            [self.model.aggregator, self.model.texts],
+            step,
+        )
 
     @functools.cached_property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -216,32 +214,9 @@ class SemSegWorkload(Workload):
         labels[:, : side // 16] = self.model.ignore_label
         return [{"image": image, "sem_seg": label} for image, label in zip(images, labels)]
 
-    def _step(self, _: None) -> float:
-        self.optimizer.zero_grad()
-        return self._finish(self.model(self.batch)["loss_sem_seg"])
-
-    def _checkpointed_step(self, _: None) -> float:
-        parts = (self.model.aggregator, self.model.texts)
-        for part in parts:
-            part.checkpointing = True
-        try:
-            return self._step(None)
-        finally:
-            for part in parts:
-                part.checkpointing = False
-
-    def _plain_step(self, _: None) -> float:
-        self.optimizer.zero_grad()
+    def _plain_loss(self) -> Tensor:
         images, labels = (
             torch.stack([sample[key] for sample in self.batch]).to(self.device)
             for key in ("image", "sem_seg")
         )
-        with stock_linear(), autocast(self.device, self.precision):
-            loss = plain.loss(self.model, images, labels)
-        return self._finish(loss)
-
-    def _finish(self, loss: Tensor) -> float:
-        loss.backward()
-        gradient_norm(p for p in self.model.parameters() if p.requires_grad)
-        self.optimizer.step()
-        return loss.item()
+        return plain.loss(self.model, images, labels)

@@ -185,7 +185,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _case(args: dict[str, Any]) -> Case:
     """The case of one task, with what its size is where nothing is said."""
     from bench.case import Case
-    from bench.detection_inputs import KINDS
+    from bench.inputs import KINDS
 
     task = args["task"]
     detector = KINDS[args["kind"]] if task == "detection" else None

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.case import IMAGE_SIZE, Case, Workload
+from bench.case import IMAGE_SIZE, Case, PartWorkload, seeded
 from bench.detection_formulations import (
     Formulation,
     Maps,
@@ -24,18 +24,17 @@ from bench.detection_formulations import (
     our_formulation,
     plain_formulation,
 )
-from bench.detection_inputs import (
+from bench.flops import pooling_flops
+from bench.inputs import (
     KINDS,
+    noise,
     random_boxes,
     random_probs,
     random_text,
 )
-from bench.flops import pooling_flops
 from bench.measure import Run
-from bench.panoptic_inputs import noise, seeded
-from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.clip.linear import stock_linear
-from clipself_seg.clip.runtime import autocast, without_values
+from clipself_seg.clip.runtime import autocast
 from clipself_seg.clip.tower import DENSE, TransformerTower
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fvit.pyramid import (
@@ -70,8 +69,8 @@ class Part(NamedTuple):
     flops: int = 0
 
 
-class DetectionWorkload(Workload):
-    """F-ViT with random weights, and parts with made-up inputs; each is made when it is first needed."""
+class DetectionWorkload(PartWorkload):
+    """F-ViT with random weights, and parts with made-up inputs."""
 
     def __init__(self, case: Case) -> None:
         """
@@ -80,8 +79,6 @@ class DetectionWorkload(Workload):
         """
         super().__init__(case)
         self.kind = KINDS[case.kind]
-        with without_values():  # of the operations only shapes are needed
-            self.outline = load_clip(case.model, None).requires_grad_(False)
         visual = self.outline.visual
         if not isinstance(visual, TransformerTower):
             raise InputError(f"F-ViT needs a ViT, --model is {case.model}")
@@ -205,11 +202,6 @@ class DetectionWorkload(Workload):
         embed_dim = self.outline.embed_dim
         heads = RoIHeads(embed_dim, strides, *how, channels=CHANNELS, masks=kind.masks)
         return TapResizers(self.width), neck, rpn, heads
-
-    @functools.cached_property
-    def clip(self) -> DenseCLIP:
-        """Random weights."""
-        return seeded(lambda: load_clip(self.case.model, None)).to(self.device)
 
     @functools.cached_property
     def setting(self) -> Setting:

@@ -16,18 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench import plain_panoptic as plain
-from bench.case import IMAGE_SIZE, Case, Workload
+from bench.case import IMAGE_SIZE, Case, PartWorkload, seeded
 from bench.flops import generator_flops, pooling_flops, regions_flops
-from bench.measure import Run
-from bench.panoptic_inputs import (
+from bench.inputs import (
     Scores,
     areas,
     noise,
     random_scores,
-    seeded,
 )
-from clipself_seg.clip import DenseCLIP, load_clip
-from clipself_seg.clip.runtime import without_values
+from bench.measure import Run
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
@@ -47,11 +44,8 @@ ALPHA, BETA = 0.35, 0.65
 BRANCHES = {"masked attention": "image", "dense pooling": "large image"}  # beside a plain forward
 
 
-class PanopticWorkload(Workload):
-    """ODISE's sizes with random weights and feature maps, and masks that divide the image.
-
-    Each part is made when it is first needed, and the same at every call.
-    """
+class PanopticWorkload(PartWorkload):
+    """ODISE's sizes with random weights and feature maps, and masks that divide the image."""
 
     def __init__(self, case: Case) -> None:
         """
@@ -59,8 +53,6 @@ class PanopticWorkload(Workload):
             InputError: unknown model, or more classes than there are words.
         """
         super().__init__(case)
-        with without_values():  # of the operations only shapes are needed
-            self.outline = load_clip(case.model, None).requires_grad_(False)
         vocabulary = next((v for v in map(load_vocabulary, WORDS) if len(v) >= case.classes), None)
         if vocabulary is None:
             most = len(load_vocabulary(WORDS[-1]))
@@ -76,21 +68,26 @@ class PanopticWorkload(Workload):
     def runs(self) -> dict[str, Run]:
         """Timed runs by name; "image" and "large image" are plain forwards of the branches' input sizes."""
         generator = generator_flops(self._sizes, CHANNELS, CANVAS)
-        runs = {
-            "generator": self._ours(self._generate, generator, memory=True),
-            "plain generator": self._plain(self._plain_generate, generator, memory=True),
-            **(self._attention_runs() if self._is_transformer else {}),
-            **self._dense_runs(),
-            "fusion": self._ours(self._fuse, setup=lambda: self.scores),
-            "plain fusion": self._plain(self._plain_fuse, setup=lambda: self.scores),
-            "masks": self._ours(self._resize, setup=lambda: self.masks, memory=True),
-            "plain masks": self._plain(self._plain_resize, setup=lambda: self.masks, memory=True),
-        }
+        attention = self._attention_runs() if self._is_transformer else {}
         given = 4 * self._merged * CANVAS[0] * CANVAS[1]
-        merge: dict[str, Any] = {"setup": lambda: self.large_masks, "memory": True, "given": given}
-        runs["merge"] = self._ours(self._merge, **merge)
-        runs["plain merge"] = self._plain(self._plain_merge, **merge)
-        return runs
+        memory: dict[str, Any] = {"memory": True}
+        return {
+            **self.pair("generator", self._generate, self._plain_generate, generator, **memory),
+            **attention,
+            **self._dense_runs(),
+            **self.pair("fusion", self._fuse, self._plain_fuse, setup=lambda: self.scores),
+            **self.pair(
+                "masks", self._resize, self._plain_resize, setup=lambda: self.masks, **memory
+            ),
+            **self.pair(
+                "merge",
+                self._merge,
+                self._plain_merge,
+                setup=lambda: self.large_masks,
+                given=given,
+                **memory,
+            ),
+        }
 
     @property
     def _merged(self) -> int:
@@ -105,8 +102,7 @@ class PanopticWorkload(Workload):
     def _attention_runs(self) -> dict[str, Run]:
         flops = regions_flops(self.outline, self.queries)
         return {
-            "masked attention": self._ours(self._attend, flops, memory=True),
-            "plain masked attention": self._plain(self._plain_attend, flops, memory=True),
+            **self.pair("masked attention", self._attend, self._plain_attend, flops, memory=True),
             "image": self._embed(MaskedAttention, self.outline.image_size),
         }
 
@@ -115,23 +111,17 @@ class PanopticWorkload(Workload):
         flops = tower_flops(self.outline.visual, side, self.outline.image_size).dense
         flops += pooling_flops(CELLS**2, self.outline.embed_dim, self.queries)
         return {
-            "dense pooling": self._ours(self._pool, flops, memory=True),
-            "plain dense pooling": self._plain(self._plain_pool, flops, memory=True),
+            **self.pair("dense pooling", self._pool, self._plain_pool, flops, memory=True),
             **({"large image": self._embed(DensePooling, side)} if self._is_transformer else {}),
         }
 
     def _embed(self, kind: type[MaskedAttention] | type[DensePooling], side: int) -> Run:
         """A plain forward of what a branch reads; preparing the image counts too."""
         flops = tower_flops(self.outline.visual, side, side).image
-        return self._ours(
-            lambda _: self.clip.visual(kind(self.clip).clip_input(self.image)[None]), flops
+        forward = self.without_gradients(
+            lambda _: self.clip.visual(kind(self.clip).clip_input(self.image)[None])
         )
-
-    def _ours(self, function: Callable[[Any], Any], flops: int = 0, **how: Any) -> Run:
-        return Run(self.without_gradients(function), flops, **how)
-
-    def _plain(self, function: Callable[[Any], Any], flops: int = 0, **how: Any) -> Run:
-        return Run(self.with_stock_linear(function), flops, **how)
+        return Run(forward, flops)
 
     def _new_generator(self) -> MaskGenerator:
         channels, width = dict.fromkeys(STRIDES, CHANNELS), self.outline.embed_dim
@@ -141,11 +131,6 @@ class PanopticWorkload(Workload):
     @property
     def _sizes(self) -> GeneratorSizes:
         return dataclasses.replace(SIZES, queries=self.queries)
-
-    @functools.cached_property
-    def clip(self) -> DenseCLIP:
-        """Random weights."""
-        return seeded(lambda: load_clip(self.case.model, None)).to(self.device)
 
     @functools.cached_property
     def generator(self) -> MaskGenerator:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from clipself_seg.data.shards import ShardStream
 from clipself_seg.models.base import matrices_and_vectors
 from clipself_seg.models.clipself import CLIPSelf
 from clipself_seg.models.region_reader import RegionReader
-from clipself_seg.training.optimizer import build_adamw, gradient_norm
+from clipself_seg.training.optimizer import build_adamw
 
 WORDS = ("cat", "dog", "grass")
 
@@ -42,21 +42,13 @@ class DenseWorkload(RegionWorkload):
 
     def runs(self) -> dict[str, Run]:
         """Timed runs of this task by name."""
-        flops = self.case.batch * self.flops.dense
-        return {
-            "dense": Run(self._dense, flops, memory=True),
-            "plain dense": Run(self._plain, flops, memory=True),
-        }
-
-    @torch.no_grad()
-    def _dense(self, _: None) -> Tensor:
-        with autocast(self.device, self.precision):
-            return self.clip.encode_dense(self.images)
-
-    @torch.no_grad()
-    def _plain(self, _: None) -> Tensor:
-        with stock_linear(), autocast(self.device, self.precision):
-            return plain.dense_features(self.clip.visual, self.images)
+        return self.pair(
+            "dense",
+            lambda _: self.clip.encode_dense(self.images),
+            lambda _: plain.dense_features(self.clip.visual, self.images),
+            self.case.batch * self.flops.dense,
+            memory=True,
+        )
 
 
 class DistillWorkload(SampledWorkload):
@@ -75,14 +67,17 @@ class DistillWorkload(SampledWorkload):
         teacher = batch * self.case.regions * flops.image
         step = batch * (flops.dense + flops.dense_backward + 2 * self.pooling) + teacher
         return {
-            "step": Run(self._step, step, memory=True, calls=2),
-            "plain step": Run(self._plain_step, step, memory=True, calls=2),
-            "checkpointed step": Run(self._checkpointed_step, step, memory=True, calls=2),
+            **self.training_runs(
+                self.model,
+                self.optimizer,
+                lambda: self.model(self.samples)["loss_clipself"],
+                self._plain_loss,
+                [self.model.student],
+                step,
+            ),
             "student forward": Run(self._student_forward, batch * flops.dense),
             "student backward": Run(
-                self._student_backward,
-                batch * flops.dense_backward,
-                self._student_graph,
+                self._student_backward, batch * flops.dense_backward, self._student_graph
             ),
             "teacher forward": Run(self._teacher_forward, teacher),
             "samples": Run(self._sample_batch),
@@ -106,11 +101,7 @@ class DistillWorkload(SampledWorkload):
         return stream.batches(mapper, range(sys.maxsize), rank=0, processes=1, workers=0)
 
     def _sample(self) -> dict[str, Any]:
-        return {
-            "image": self.square(),
-            "boxes": self.boxes,
-            "crops": self.crops(self.cells),
-        }
+        return {"image": self.square(), "boxes": self.boxes, "crops": self.crops(self.cells)}
 
     def _plain_sample(self) -> dict[str, Tensor]:
         crops = plain.prepare_crops(self.clip, self.pixels, self.cells)
@@ -119,31 +110,8 @@ class DistillWorkload(SampledWorkload):
         image = plain.prepare_image(self.clip, self.pixels, self.case.size)
         return {"image": image, "boxes": boxes, "crops": crops}
 
-    def _step(self, _: None) -> float:
-        self.optimizer.zero_grad()
-        loss = self.model(self.samples)["loss_clipself"]
-        return self._finish(loss)
-
-    def _checkpointed_step(self, _: None) -> float:
-        self.model.student.checkpointing = True
-        try:
-            return self._step(None)
-        finally:
-            self.model.student.checkpointing = False
-
-    def _plain_step(self, _: None) -> float:
-        self.optimizer.zero_grad()
-        with stock_linear(), autocast(self.device, self.precision):
-            loss = plain.distillation_loss(self.clip.visual, self.model.student, self.plain_samples)
-        return self._finish(loss)
-
-    def _finish(self, loss: Tensor) -> float:
-        """What `Trainer` does after the forward pass."""
-        loss.backward()
-        gradient_norm(p for p in self.model.parameters() if p.requires_grad)
-        self.optimizer.step()
-        self.model.after_optimizer_step()
-        return loss.item()
+    def _plain_loss(self) -> Tensor:
+        return plain.distillation_loss(self.clip.visual, self.model.student, self.plain_samples)
 
     def _student_forward(self, _: None) -> Tensor:
         with autocast(self.device, self.precision):
@@ -229,18 +197,14 @@ class RegionsWorkload(SampledWorkload):
             return [plain.region_scores(self.clip, s, text_KE) for s in self.plain_samples]
 
 
-TASKS: dict[
-    str,
-    type[
-        DenseWorkload
-        | DistillWorkload
-        | RegionsWorkload
-        | SemSegWorkload
-        | PanopticWorkload
-        | PQWorkload
-        | DetectionWorkload
-    ],
-] = {
+class Timed(Protocol):
+    """A workload."""
+
+    def runs(self) -> dict[str, Run]:
+        """Timed runs by name."""
+
+
+TASKS: dict[str, Callable[[Case], Timed]] = {
     "dense": DenseWorkload,
     "distill": DistillWorkload,
     "regions": RegionsWorkload,

@@ -34,7 +34,7 @@ from tqdm import tqdm
 from clipself_seg.files import write_json
 from tests.fuzz.mutations import mutate
 from tests.fuzz.readers import Reader, all_readers
-from tests.fuzz.sandbox import BAD, GIB, READ, REFUSED, Limits, Outcome, outcomes
+from tests.fuzz.sandbox import BAD, GIB, READ, REFUSED, Limits, Outcome, Task, outcomes
 
 REMADE = 0.3
 """Fraction of mutants that are well formed, of the formats that have such."""
@@ -70,16 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     limits = Limits(args.seconds, int(args.memory * GIB))
     started = time.monotonic()
     results = fuzz(readers, args.count, args.seed, limits, args.keep)
-    counts = {name: count(found) for name, found in results.items()}
+    counts = {name: count(of_format) for name, of_format in results.items()}
     sys.stdout.write(f"{table(counts)}\n{bad_table(results)}\n")
     if args.json:
         bad = {
-            name: [vars(o) for o in found if o.verdict == BAD] for name, found in results.items()
+            name: [vars(outcome) for outcome in of_format if outcome.verdict == BAD]
+            for name, of_format in results.items()
+            if counts[name][BAD]
         }
         settings = {"seed": args.seed, "seconds": round(time.monotonic() - started)}
-        write_json(
-            args.json, settings | {"formats": counts, "bad": {k: v for k, v in bad.items() if v}}
-        )
+        write_json(args.json, settings | {"formats": counts, "bad": bad})
     return int(any(numbers[BAD] for numbers in counts.values()))
 
 
@@ -98,9 +98,9 @@ def fuzz(
             bar.set_description(name)
             donors = [c for n, c in contents.items() if readers[n].layout == reader.layout]
             make = functools.partial(_mutant, name, reader, contents[name], donors, seed)
-            given = (reader.read, folders[name], files[name], range(shares[name]), make, limits)
+            task = Task(reader.read, folders[name], files[name], make, limits)
             results[name] = []
-            for outcome in outcomes(*given):
+            for outcome in outcomes(task, range(shares[name])):
                 results[name].append(outcome)
                 bar.update()
                 if outcome.verdict == BAD and keep is not None:
@@ -157,12 +157,7 @@ def bad_table(results: Mapping[str, Sequence[Outcome]]) -> str:
             if outcome.verdict == BAD:
                 groups.setdefault((name, outcome.kind, outcome.place), []).append(outcome)
     rows = [
-        [
-            *key,
-            len(group),
-            group[0].index,
-            group[0].text.splitlines()[0][:60] if group[0].text else "",
-        ]
+        [*key, len(group), group[0].index, group[0].text.partition("\n")[0][:60]]
         for key, group in groups.items()
     ]
     titles = ["format", "bad", "place", "times", "such as", "text"]

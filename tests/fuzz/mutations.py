@@ -20,6 +20,9 @@ from typing import Any
 import yaml
 
 NUMBERS = (0, 1, -1, 127, 128, 255, 32767, 65535, 2**31 - 1, -(2**31), 2**32 - 1, 2**62, 2**63 - 1)
+# Errors of what reads a layout where the bytes have lost it already.
+LOST_FORM = (ValueError, KeyError, struct.error, zipfile.BadZipFile, RecursionError)
+LOST_FORM += (yaml.YAMLError, zlib.error, EOFError, RuntimeError)
 # Stand for text that the writers of JSON and YAML would not write.
 RAW = "@raw{}@"
 RAW_VALUES = (
@@ -67,9 +70,7 @@ def mutate(data: bytes, donors: Sequence[bytes], layout: str, rng: random.Random
         else:
             try:
                 data = LAYOUTS[layout](data, donors, rng)
-            except (ValueError, KeyError, struct.error, zipfile.BadZipFile, RecursionError):
-                data = mutate_bytes(data, donors, rng)  # it has lost its form already
-            except (yaml.YAMLError, zlib.error, EOFError, RuntimeError):
+            except LOST_FORM:
                 data = mutate_bytes(data, donors, rng)
     return data
 
@@ -237,9 +238,8 @@ def _mutate_lines(data: bytes, donors: Sequence[bytes], rng: random.Random) -> b
     elif kind == 2:
         lines[place:place] = [lines[place]]
     elif kind == 3:
-        lines[place] = rng.choice(
-            (b"", b"|", b",,,", b" ", b"\xff\xfe", b"#", b"\0", b"-1 x", b"\r")
-        )
+        odd = (b"", b"|", b",,,", b" ", b"\xff\xfe", b"#", b"\0", b"-1 x", b"\r")
+        lines[place] = rng.choice(odd)
     elif kind == 4:
         return data.decode("latin1").encode(rng.choice(("utf-16", "utf-32", "utf-8-sig", "utf-7")))
     else:
@@ -334,7 +334,6 @@ def _mutate_png(data: bytes, donors: Sequence[bytes], rng: random.Random) -> byt
     return out
 
 
-# Layout of a file -> a mutation that keeps its form.
 def _mutate_tar(data: bytes, donors: Sequence[bytes], rng: random.Random) -> bytes:
     """A header of another kind, size or name, or with bytes changed; its checksum is right."""
     places = [
@@ -346,22 +345,14 @@ def _mutate_tar(data: bytes, donors: Sequence[bytes], rng: random.Random) -> byt
     header = bytearray(data[place : place + 512])
     kind = rng.randrange(4)
     if kind == 0:
-        header[156:157] = rng.choice(
-            (b"x", b"g", b"L", b"K", b"1", b"2", b"3", b"5", b"7", b"S", b"z")
-        )
+        header[156:157] = rng.choice([b"%c" % flag for flag in b"xgLK12357Sz"])
     elif kind == 1:
-        sizes = (
-            b"0" * 11,
-            b"7" * 11,
-            b"-1",
-            b"\x80" + rng.randbytes(11),
-            b"%011o" % rng.randrange(9999),
-        )
+        binary = b"\x80" + rng.randbytes(11)
+        sizes = (b"0" * 11, b"7" * 11, b"-1", binary, b"%011o" % rng.randrange(9999))
         header[124:136] = rng.choice(sizes).ljust(12, b"\0")
     elif kind == 2:
-        header[:100] = rng.choice((b"../../a.jpg", b"/etc/passwd", b"", b".", b"a.jpg")).ljust(
-            100, b"\0"
-        )
+        name = rng.choice((b"../../a.jpg", b"/etc/passwd", b"", b".", b"a.jpg"))
+        header[:100] = name.ljust(100, b"\0")
     else:
         header = bytearray(mutate_bytes(bytes(header), donors, rng)[:512].ljust(512, b"\0"))
     header[148:156] = b" " * 8
@@ -369,6 +360,7 @@ def _mutate_tar(data: bytes, donors: Sequence[bytes], rng: random.Random) -> byt
     return data[:place] + bytes(header) + data[place + 512 :]
 
 
+# Layout of a file -> a mutation that keeps its form.
 LAYOUTS: dict[str, Callable[[bytes, Sequence[bytes], random.Random], bytes]] = {
     "bytes": mutate_bytes,
     "json": mutate_json,

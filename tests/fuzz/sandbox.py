@@ -76,58 +76,58 @@ class Outcome:
     text: str = ""
 
 
-def outcomes(
-    read: Callable[[Path], Any],
-    folder: Path,
-    name: Path,
-    mutants: Sequence[int],
-    make: Callable[[int], bytes],
-    limits: Limits,
-    batch: int = 64,
-) -> Iterator[Outcome]:
-    """Read mutants of a file one after the other and say what came of each.
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is done with each mutant of a file.
 
-    Args:
+    Attributes:
         read: the reader; gets the path of a mutant.
         folder: folder of the valid file with all that belongs to it.
         name: path of the file in the folder.
-        mutants: numbers of the mutants.
         make: number -> content of the mutant.
         limits: what reading one may take.
+    """
+
+    read: Callable[[Path], Any]
+    folder: Path
+    name: Path
+    make: Callable[[int], bytes]
+    limits: Limits
+
+
+def outcomes(task: Task, mutants: Sequence[int], batch: int = 64) -> Iterator[Outcome]:
+    """Read mutants of a file one after the other and say what came of each.
+
+    Args:
+        task: what is done.
+        mutants: numbers of the mutants.
         batch: mutants of a child, if nothing ends it earlier.
     """
     waiting = list(mutants)
     while waiting:
         done = 0
-        for outcome in _child_outcomes(read, folder, name, waiting[:batch], make, limits):
+        for outcome in _child_outcomes(task, waiting[:batch]):
             yield outcome
             done += 1
         waiting = waiting[done:]
 
 
-def _child_outcomes(
-    read: Callable[[Path], Any],
-    folder: Path,
-    name: Path,
-    mutants: Sequence[int],
-    make: Callable[[int], bytes],
-    limits: Limits,
-) -> Iterator[Outcome]:
+def _child_outcomes(task: Task, mutants: Sequence[int]) -> Iterator[Outcome]:
     """The outcomes of one child; the last one may be how it died."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as place:
         copy = Path(place) / "files"
-        shutil.copytree(folder, copy)
+        shutil.copytree(task.folder, copy)
         trace = Path(place) / "trace"
         trace.touch()
         incoming, outgoing = os.pipe()
         child = os.fork()
         if child == 0:
             os.close(incoming)
-            _in_child(read, copy, name, mutants, make, limits, outgoing, trace)
+            _in_child(dataclasses.replace(task, folder=copy), mutants, outgoing, trace)
         os.close(outgoing)
         reported = 0
         hung = False
-        for line in _lines(incoming, 2 * limits.seconds + 10):
+        for line in _lines(incoming, 2 * task.limits.seconds + 10):
             hung = line is None
             if line is None:
                 os.killpg(child, signal.SIGKILL)
@@ -172,39 +172,29 @@ def _project_line(frames: Any) -> str:
     return f"clipself_seg/{last.rpartition('/clipself_seg/')[2]}" if own else last
 
 
-def _in_child(
-    read: Callable[[Path], Any],
-    folder: Path,
-    name: Path,
-    mutants: Sequence[int],
-    make: Callable[[int], bytes],
-    limits: Limits,
-    outgoing: int,
-    trace: Path,
-) -> None:
+def _in_child(task: Task, mutants: Sequence[int], outgoing: int, trace: Path) -> None:
     """Read all mutants and report each; does not return."""
     status = 1
     try:
         os.setpgid(0, 0)
-        path = folder / name
-        os.chdir(folder)
-        os.environ["HOME"] = str(folder)
-        tempfile.tempdir = str(folder)
+        path = task.folder / task.name
+        os.chdir(task.folder)
+        os.environ["HOME"] = tempfile.tempdir = str(task.folder)
         nowhere = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(nowhere, stream)
         traces = trace.open("w")
         faulthandler.enable(traces)
-        memory = _Memory(limits.memory)
-        watch = _Watch(folder)
+        memory = _Memory(task.limits.memory)
+        watch = _Watch(task.folder)
         for index in mutants:
-            content = make(index)
+            content = task.make(index)
             watch.events.clear()
             path.unlink(missing_ok=True)  # what is mapped into memory must not change
             path.write_bytes(content)
             memory.start()
-            faulthandler.dump_traceback_later(limits.seconds, exit=True, file=traces)
-            outcome = _judge(index, read, path, watch, memory)
+            faulthandler.dump_traceback_later(task.limits.seconds, exit=True, file=traces)
+            outcome = _judge(index, task.read, path, watch, memory)
             faulthandler.cancel_dump_traceback_later()
             os.write(outgoing, json.dumps(dataclasses.asdict(outcome)).encode() + b"\n")
         status = 0

@@ -21,7 +21,7 @@ from clipself_seg.errors import InputError
 from tests.fuzz import files
 from tests.fuzz.mutations import LAYOUTS, mutate_json
 from tests.fuzz.readers import Reader, all_readers
-from tests.fuzz.sandbox import BAD, READ, REFUSED, Limits, outcomes
+from tests.fuzz.sandbox import BAD, READ, REFUSED, Limits, Task, outcomes
 
 LIMITS = Limits(seconds=30, memory=64 << 20)  # a busy machine may take its time
 SHORT = dataclasses.replace(LIMITS, seconds=0.3)
@@ -78,7 +78,8 @@ def write_elsewhere(path):
 def test_what_no_reader_may_do_is_seen(tmp_path, read, kind):
     (tmp_path / "a.txt").write_text("x")
     limits = SHORT if kind == "hang" else LIMITS
-    (outcome,) = outcomes(read, tmp_path, Path("a.txt"), [7], lambda index: b"abc", limits)
+    task = Task(read, tmp_path, Path("a.txt"), lambda index: b"abc", limits)
+    (outcome,) = outcomes(task, [7])
     assert (outcome.index, outcome.verdict) == (7, BAD) and outcome.kind.startswith(kind)
 
 
@@ -95,8 +96,8 @@ def test_readers_may_read_refuse_and_write_beside_the_file(tmp_path):
             os._exit(0)  # the others have to be read nevertheless
 
     (tmp_path / "a.txt").write_text("x")
-    given = (read, tmp_path, Path("a.txt"), range(6), lambda index: b"%d" % index, LIMITS)
-    verdicts = [outcome.verdict for outcome in outcomes(*given)]
+    task = Task(read, tmp_path, Path("a.txt"), lambda index: b"%d" % index, LIMITS)
+    verdicts = [outcome.verdict for outcome in outcomes(task, range(6))]
     assert verdicts == [READ, REFUSED, REFUSED, READ, BAD, READ]
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 

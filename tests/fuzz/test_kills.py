@@ -35,22 +35,22 @@ def end_run(folder, values=(1.0, 2.0)):
 
 def test_every_difference_is_seen(tmp_path):
     whole, other = (end_run(tmp_path / name) for name in ("whole", "other"))
-    assert not kills.differences(whole, other, "final.safetensors")
+
+    def differences():
+        return kills.differences(whole, other, "final.safetensors")
+
+    assert not differences()
     (other / "checkpoints/.iteration_3.x.part").touch()
-    assert (
-        "half-written files: .iteration_3"
-        in kills.differences(whole, other, "final.safetensors")[-1]
-    )
+    assert "half-written files: .iteration_3" in differences()[-1]
     metrics = other / "metrics.json"
     metrics.write_text(metrics.read_text().replace("0.5", "0.50000000000000011"))
-    assert "metrics of other differ" in kills.differences(whole, other, "final.safetensors")
+    assert "metrics of other differ" in differences()
     (other / "final.safetensors").unlink()
-    assert kills.differences(whole, other, "final.safetensors") == [
-        "other has no final.safetensors"
-    ]
+    assert differences() == ["other has no final.safetensors"]
     shutil.rmtree(other)
     bits = torch.nextafter(torch.tensor(2.0), torch.tensor(3.0)).item()
-    different = kills.differences(whole, end_run(other, (1.0, bits)), "final.safetensors")
+    end_run(other, (1.0, bits))
+    different = differences()
     assert different[0].endswith("differs in x") and different[1].startswith("checkpoints")
 
 

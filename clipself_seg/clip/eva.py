@@ -19,9 +19,9 @@ from clipself_seg.clip.kind import (
     Sizes,
     Tensors,
     TowerKind,
-    count_blocks,
     has_clip_text,
     replace,
+    vit_sizes,
 )
 from clipself_seg.clip.layers import TokenAttention, ViTBlock, split_heads
 from clipself_seg.clip.linear import Linear, linear
@@ -195,12 +195,6 @@ def _build(architecture: Architecture, quick_gelu: bool) -> EvaTransformer:
     )
 
 
-def _read_sizes(tensors: Tensors) -> Sizes:
-    kernel = tensors["visual.patch_embed.proj.weight"].shape
-    layers = count_blocks(tensors, "blocks")
-    return Sizes(kernel[0], layers, kernel[-1], tensors["visual.head.weight"].shape[0])
-
-
 def _timm_names(tensors: Tensors) -> dict[str, Tensor]:
     return {
         replace(name.replace("visual.", TRUNK, 1), TIMM_NAMES): tensor
@@ -214,7 +208,7 @@ EVA = TowerKind(
     sizes=_sizes,
     build_image=_build,
     key_tensors={"visual.patch_embed.proj.weight": 4, "visual.head.weight": 2},
-    read_sizes=_read_sizes,
+    read_sizes=vit_sizes("visual.patch_embed.proj.weight", "blocks", "visual.head.weight"),
     layouts={
         "official": Layout(write=dict),
         "open_clip": Layout(write=_timm_names),

@@ -139,6 +139,24 @@ def count_blocks(tensors: Tensors, stack: str) -> int:
     return len({match.group(1) for name in tensors if (match := pattern.match(name))})
 
 
+def vit_sizes(kernel: str, stack: str, embedding: str, axis: int = 0) -> Callable[[Tensors], Sizes]:
+    """What reads the sizes of a ViT from a file's tensors.
+
+    Args:
+        kernel: name of the patch convolution's weight, whose rows are the width.
+        stack: of the blocks, as in `count_blocks`.
+        embedding: name of the tensor that is E long on an axis.
+        axis: that axis.
+    """
+
+    def read(tensors: Tensors) -> Sizes:
+        shape = tensors[kernel].shape
+        embed_dim = tensors[embedding].shape[axis]
+        return Sizes(shape[0], count_blocks(tensors, stack), shape[-1], embed_dim)
+
+    return read
+
+
 def _clip_tokenizer(architecture: Architecture) -> Tokenizer:
     return clip_tokenizer()
 

@@ -18,6 +18,7 @@ from clipself_seg.clip.kind import (
     TowerKind,
     count_blocks,
     has_clip_text,
+    vit_sizes,
 )
 from clipself_seg.clip.layers import ResidualBlock, Transformer
 from clipself_seg.clip.positions import patch_grid, resample_positions
@@ -133,19 +134,13 @@ def _build(architecture: Architecture, quick_gelu: bool) -> VisionTransformer:
     )
 
 
-def _read_sizes(tensors: Tensors) -> Sizes:
-    kernel = tensors["visual.conv1.weight"].shape
-    layers = count_blocks(tensors, "transformer.resblocks")
-    return Sizes(kernel[0], layers, kernel[-1], tensors["visual.proj"].shape[1])
-
-
 OPENAI_VIT = TowerKind(
     name="OpenAI ViT",
     supports=_supports,
     sizes=_sizes,
     build_image=_build,
     key_tensors={"visual.class_embedding": 1, "visual.proj": 2, "visual.conv1.weight": 4},
-    read_sizes=_read_sizes,
+    read_sizes=vit_sizes("visual.conv1.weight", "transformer.resblocks", "visual.proj", axis=1),
     layouts=TEXT_AT_TOP,
     positions={"visual.positional_embedding": PositionTable()},
     quick_gelu=True,

@@ -23,10 +23,9 @@ from clipself_seg.clip.kind import (
     Layout,
     PositionTable,
     Sizes,
-    Tensors,
     TowerKind,
-    count_blocks,
     has_clip_text,
+    vit_sizes,
 )
 from clipself_seg.clip.layers import ResidualBlock, initialise_blocks
 from clipself_seg.clip.linear import Linear
@@ -150,12 +149,6 @@ def _build(architecture: Architecture, quick_gelu: bool) -> PECoreTower:
     return PECoreTower(image_size=side, shape=shape, embed_dim=embed_dim)
 
 
-def _read_sizes(tensors: Tensors) -> Sizes:
-    kernel = tensors["visual.patch_embed.proj.weight"].shape
-    embed_dim = tensors["visual.head.weight"].shape[0]
-    return Sizes(kernel[0], count_blocks(tensors, "blocks"), kernel[-1], embed_dim)
-
-
 MARKS = ("attn_pool.latent", "norm_pre.weight", "head.weight")
 SCALARS = {"logit_scale": math.log(1 / 0.07)}  # before training
 _KEYS = {
@@ -170,7 +163,7 @@ PE_CORE = TowerKind(
     sizes=_sizes,
     build_image=_build,
     key_tensors=_KEYS | {"visual.cls_token": 3},
-    read_sizes=_read_sizes,
+    read_sizes=vit_sizes("visual.patch_embed.proj.weight", "blocks", "visual.head.weight"),
     layouts={
         "open_clip": Layout(
             marks=tuple(f"visual.trunk.{mark}" for mark in MARKS),

@@ -14,7 +14,7 @@ import functools
 import html
 import math
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -28,9 +28,9 @@ from clipself_seg.clip.kind import (
     Sizes,
     Tensors,
     TowerKind,
-    count_blocks,
     replace,
     stacked,
+    vit_sizes,
 )
 from clipself_seg.clip.layers import ResidualBlock, Transformer, initialise_blocks
 from clipself_seg.clip.linear import Linear
@@ -217,35 +217,20 @@ GEMMA = (
 )
 
 
-class SiglipTokenizer:
-    """SigLIP's token ids: the text is lower-cased and loses its punctuation, and always ends with the end token.
+def siglips_own(pieces: FileTokenizer) -> FileTokenizer:
+    """SigLIP's tokens: the text is lower-cased and loses its punctuation, and always ends with the end token.
 
     Files differ in whether they add that token, and Gemma's own adds one before the text, which SigLIP 2 has not.
+
+    Args:
+        pieces: tokens of a text by its vocabulary, with the end token or without, and padding.
     """
 
-    def __init__(self, pieces: FileTokenizer) -> None:
-        """
-        Args:
-            pieces: tokens of a text by its vocabulary, with the end token or without, and padding.
-        """
+    def encode(text: str) -> list[int]:
+        ids = pieces.encode(canonical(text))
+        return ids if ids[-1:] == [END] else [*ids, END]
 
-        def encode(text: str) -> list[int]:
-            ids = pieces.encode(canonical(text))
-            return ids if ids[-1:] == [END] else [*ids, END]
-
-        self.pieces = FileTokenizer(encode, pieces.padding)
-
-    def __call__(self, texts: Sequence[str], context_length: int) -> Tensor:
-        """Token ids (K, context_length) int64 of K texts; longer texts are cut before their end token."""
-        ids_KT = self.pieces(texts, context_length)
-        for row_T, text in zip(ids_KT, texts):
-            if self.count(text) > context_length:
-                row_T[-1] = END
-        return ids_KT
-
-    def count(self, text: str) -> int:
-        """Number of tokens of a text, its end included."""
-        return self.pieces.count(text)
+    return FileTokenizer(encode, pieces.padding, END)
 
 
 def canonical(text: str) -> str:
@@ -265,7 +250,7 @@ def siglip_tokenizer(architecture: Architecture) -> Tokenizer:
     repository = architecture.text["hf_tokenizer_name"]
     padding = 0 if vocabulary == GEMMA else END
     pieces = repository_tokenizer(repository, vocabulary=vocabulary, padding=padding, added=False)
-    return SiglipTokenizer(pieces)
+    return siglips_own(pieces)
 
 
 LAYER = (  # names in a block here, and transformers'
@@ -377,11 +362,6 @@ def _build_text(architecture: Architecture, quick_gelu: bool) -> SiglipText:
     )
 
 
-def _read_sizes(tensors: Tensors) -> Sizes:
-    kernel = tensors["visual.patch_embed.proj.weight"].shape
-    return Sizes(kernel[0], count_blocks(tensors, "blocks"), kernel[-1], kernel[0])
-
-
 def _variant(tensors: Tensors) -> str:
     """Which of `VARIANTS` transformers' tensors are of."""
     kernel = tensors.get("vision_model.embeddings.patch_embedding.weight")
@@ -404,6 +384,7 @@ VARIANTS = {
 SCALE = 10.0
 SCALARS = {"logit_scale": math.log(SCALE), "logit_bias": -10.0}  # before training
 LATENT = "attn_pool.latent"
+KERNEL = "visual.patch_embed.proj.weight"
 SIGLIP = TowerKind(
     name="SigLIP ViT",
     supports=_supports,
@@ -411,7 +392,7 @@ SIGLIP = TowerKind(
     build_image=_build,
     build_text=_build_text,
     key_tensors={"visual.attn_pool.latent": 3, "visual.patch_embed.proj.weight": 4},
-    read_sizes=_read_sizes,
+    read_sizes=vit_sizes(KERNEL, "blocks", KERNEL),
     layouts={
         "open_clip": Layout(
             marks=(f"visual.trunk.{LATENT}",),

@@ -32,8 +32,8 @@ from clipself_seg.clip.kind import (
     Sizes,
     Tensors,
     TowerKind,
-    count_blocks,
     stacked,
+    vit_sizes,
 )
 from clipself_seg.clip.layers import ResidualBlock, Transformer
 from clipself_seg.clip.linear import Linear
@@ -42,7 +42,6 @@ from clipself_seg.clip.positions import patch_grid, resample_positions
 from clipself_seg.clip.runtime import normal_parameter, run_block
 from clipself_seg.clip.text import TextEncoder
 from clipself_seg.clip.tokenizers import Tokenizer, repository_tokenizer
-from clipself_seg.errors import InputError, nearest
 
 logger = logging.getLogger(__name__)
 PADDING = 0  # id of what fills up a text
@@ -55,9 +54,7 @@ VISION_KEYS = {"image_size", "patch_size", "width", "layers", "heads", "hidden",
 VISION_KEYS |= {"register_tokens"}
 TEXT_KEYS = {"context_length", "vocab_size", "width", "heads", "layers", "hidden"}
 TEXT_KEYS |= {"hf_tokenizer_name"}
-CLASS = "class"
-SECOND = "second_class"
-EMBEDDINGS = (CLASS, SECOND)  # in the order of their tokens
+EMBEDDINGS = ("class", "second_class")  # in the order of their tokens
 
 
 class PackedSwiGLU(nn.Module):
@@ -142,29 +139,16 @@ class TipsTransformer(ResidualTower):
         """Final norm, (..., D) -> (..., D)."""
         return self.ln_post(tokens)
 
-    def image_embeddings(
-        self, images: Tensor, names: Iterable[str] = EMBEDDINGS
-    ) -> dict[str, Tensor]:
-        """Image embeddings (B, D) by name, not normalised, from one pass.
+    def image_embeddings(self, images: Tensor) -> dict[str, Tensor]:
+        """Both image embeddings (B, D), not normalised: ``class``, which `forward` gives, and ``second_class``.
 
         Args:
             images: (B, 3, H, W), pixels in [0, 1].
-            names: ``class``, which `forward` gives, and ``second_class``.
-
-        Raises:
-            InputError: there is no embedding of that name.
         """
-        wanted = list(names)
-        for name in wanted:
-            if name not in EMBEDDINGS:
-                raise InputError(
-                    f'no image embedding "{name}" in this tower; {nearest(name, EMBEDDINGS)}'
-                )
         tokens_BLD, _, _ = self.before_last(images)
-        first_BPD = tokens_BLD[:, : self.prefix]
-        first_B2D = self.stack[-1].forward_mask_tokens(first_BPD, tokens_BLD, None)
+        first_B2D = self.stack[-1].forward_mask_tokens(tokens_BLD[:, : self.prefix], tokens_BLD)
         rows_B2D = self.project(first_B2D)
-        return {name: rows_B2D[:, EMBEDDINGS.index(name)] for name in wanted}
+        return {name: rows_B2D[:, index] for index, name in enumerate(EMBEDDINGS)}
 
     def ends(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
         stem = [*self.conv1.parameters(), self.class_embedding, self.register_embedding]
@@ -482,19 +466,13 @@ def _tokenizer(architecture: Architecture) -> Tokenizer:
     return repository_tokenizer(text["hf_tokenizer_name"], vocabulary=text["vocab_size"])
 
 
-def _read_sizes(tensors: Tensors) -> Sizes:
-    kernel = tensors["visual.conv1.weight"].shape
-    layers = count_blocks(tensors, "transformer.resblocks")
-    return Sizes(kernel[0], layers, kernel[-1], kernel[0])
-
-
 TIPS = TowerKind(
     name="TIPSv2",
     supports=_supports,
     sizes=_sizes,
     build_image=_build_image,
     key_tensors={"visual.register_embedding": 1, "visual.conv1.weight": 4},
-    read_sizes=_read_sizes,
+    read_sizes=vit_sizes("visual.conv1.weight", BLOCK[:-1], "visual.conv1.weight"),
     build_text=_build_text,
     layouts={
         "official": Layout(

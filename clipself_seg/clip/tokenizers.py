@@ -93,20 +93,24 @@ def open_clip_folder() -> Path:
 class FileTokenizer(Tokenizer):
     """Token ids of texts by a vocabulary out of a file, filled up with padding behind their end."""
 
-    def __init__(self, encode: Encode, padding: int = 0) -> None:
+    def __init__(self, encode: Encode, padding: int = 0, end: int | None = None) -> None:
         """
         Args:
             encode: token ids of a text, with those that the model wants around them.
             padding: id that shorter texts are filled up with.
+            end: id that longer texts end with, too, where they are cut; None to cut them as they are.
         """
         self.encode = encode
         self.padding = padding
+        self.end = end
 
     def __call__(self, texts: Sequence[str], context_length: int) -> Tensor:
         ids_KT = torch.full((len(texts), context_length), self.padding)
         for row_T, text in zip(ids_KT, texts):
             ids = self.encode(text)[:context_length]
             row_T[: len(ids)] = torch.tensor(ids, dtype=torch.long)
+            if self.end is not None and len(ids) == context_length:
+                row_T[-1] = self.end
         return ids_KT
 
     def count(self, text: str) -> int:

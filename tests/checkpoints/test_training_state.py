@@ -107,35 +107,19 @@ def test_a_half_written_file_is_no_checkpoint_and_is_removed(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def truncate(content):
-    return content[: len(content) // 2]
+ONE = {"x": torch.ones(2)}
+DAMAGES = {
+    "cut": lambda content: content[: len(content) // 2],
+    "a bit": lambda content: content[:-20] + bytes([content[-20] ^ 1]) + content[-19:],
+    "metadata": lambda content: content.replace(b"iteration", b"iteratioN", 1),
+    "a pickle": lambda content: pickle.dumps({"x": 1}),
+    "of others": lambda content: safetensors.torch.save(ONE),
+    "no metadata": lambda content: safetensors.torch.save(ONE, metadata={"digest": "0" * 64}),
+    "empty": lambda content: b"",
+}
 
 
-def flip_a_bit(content):
-    middle = len(content) - 20
-    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-
-
-def change_a_fact(content):
-    return content.replace(b"iteration", b"iteratioN", 1)
-
-
-def pickled(content):
-    return pickle.dumps({"x": 1})
-
-
-def of_others(content):
-    return safetensors.torch.save({"x": torch.ones(2)})
-
-
-def without_facts(content):
-    return safetensors.torch.save({"x": torch.ones(2)}, metadata={"digest": "0" * 64})
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [truncate, flip_a_bit, change_a_fact, pickled, of_others, without_facts, lambda c: b""],
-)
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_newest_checkpoint_is_refused_by_name_with_the_way_out(tmp_path, damage):
     folder = CheckpointFolder(tmp_path, keep=2)
     folder.save(4, {"x": torch.randn(50)}, {"iteration": 4})
@@ -194,24 +178,19 @@ def test_a_state_of_other_original_weights_is_refused(tmp_path):
 DEEP = "[" * 100_000
 
 
-@pytest.mark.parametrize("text", ["[1]", "3", '"a"', DEEP, '{"digest": 1, "facts": []}'])
-def test_metadata_of_a_state_that_are_no_object_are_refused(tmp_path, text):
-    path = tmp_path / "x.safetensors"
-    safetensors.torch.save_file({"x": torch.ones(2)}, path, metadata={"checkpoint": text})
-    with pytest.raises(InputError, match="training checkpoint .*x.safetensors is damaged"):
-        read_state(path)
+def signed(text):
+    """The metadata of a state whose own metadata are this text."""
+    return json.dumps({"digest": hash_tensors(ONE | {text: torch.empty(0)}), "facts": text})
 
 
-@pytest.mark.parametrize("text", ["[1]", "3", DEEP])
-def test_facts_of_a_state_that_are_no_object_are_refused(tmp_path, text):
-    tensors = {"x": torch.ones(2)}
-    digest = hash_tensors({**tensors, text: torch.empty(0)})
-    about = json.dumps({"digest": digest, "facts": text})
+@pytest.mark.parametrize(
+    "metadata",
+    ["[1]", "3", '"a"', DEEP, '{"digest": 1, "facts": []}', *map(signed, ("[1]", "3", DEEP))],
+)
+def test_metadata_of_a_state_that_are_no_object_are_refused(tmp_path, metadata):
     path = tmp_path / "x.safetensors"
-    safetensors.torch.save_file(tensors, path, metadata={"checkpoint": about})
-    with pytest.raises(
-        InputError, match="x.safetensors: its metadata is .*, not the JSON of an ob"
-    ):
+    safetensors.torch.save_file(ONE, path, metadata={"checkpoint": metadata})
+    with pytest.raises(InputError, match="x.safetensors"):
         read_state(path)
 
 

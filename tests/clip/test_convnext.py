@@ -153,13 +153,6 @@ def test_features_and_embeddings_are_open_clips():
             torch.testing.assert_close(feature, expected, atol=1e-4, rtol=1e-5)
 
 
-def test_named_features_have_the_announced_shapes(tower):
-    for name, (channels, stride) in tower.feature_shapes().items():
-        with torch.no_grad():
-            feature = tower.features(torch.randn(2, 3, 64, 96), [name])[name]
-        assert feature.shape == (2, channels, 64 // stride, 96 // stride), name
-
-
 def test_pooled_cells_are_projected_after_their_mean(tower):
     with torch.no_grad():
         maps = tower.features(torch.randn(1, 3, 64, 96), ["block3", "dense"])
@@ -175,29 +168,11 @@ def test_pooled_cells_are_projected_after_their_mean(tower):
         torch.testing.assert_close(none, tower.project(torch.zeros(64)))
 
 
-def test_checkpointing_changes_no_gradient(tower):
-    images, gradients = torch.randn(1, 3, 32, 64), []
-    for tower.checkpointing in (False, True):
-        tower.zero_grad()
-        tower.dense(images).square().sum().backward()
-        gradients.append([p.grad.clone() for p in tower.parameters()])
-    tower.checkpointing = False
-    torch.testing.assert_close(gradients[0], gradients[1])
-    assert sum(len(group) for group in tower.layer_groups().values()) == len(gradients[0])
-
-
-@pytest.mark.parametrize("layout", ["official", "open_clip"])
-def test_a_saved_convnext_loads_again_under_open_clips_names(tmp_path, layout):
-    torch.manual_seed(0)
-    clip = load_clip("ConvNeXt-Mini-32", None)
-    save_clip(clip, tmp_path / "clip.safetensors", layout)
-    again = load_clip("ConvNeXt-Mini-32", tmp_path / "clip.safetensors")
-    assert "0 missing, 0 unexpected" in str(again.report)
-    torch.testing.assert_close(again.state_dict(), clip.state_dict(), atol=0, rtol=0)
+@pytest.mark.parametrize("name", ["convnext_base_w_320", "EVA02-B-16"])
+def test_files_of_another_model_are_refused_by_their_signature(tmp_path, name):
+    save_clip(load_clip("ConvNeXt-Mini-32", None), tmp_path / "clip.safetensors")
     with pytest.raises(InputError, match="its image tower is ConvNeXt .width 16, 5 blocks"):
-        load_clip("convnext_base_w_320", tmp_path / "clip.safetensors")
-    with pytest.raises(InputError, match="its image tower is ConvNeXt"):
-        load_clip("EVA02-B-16", tmp_path / "clip.safetensors")
+        load_clip(name, tmp_path / "clip.safetensors")
 
 
 def test_no_attention_for_a_tower_without_tokens(tower):

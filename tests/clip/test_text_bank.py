@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+from collections import Counter
 
 import pytest
 import safetensors.torch
@@ -49,11 +50,6 @@ def test_fc_clips_fourteen_have_no_full_stop_in_the_second_to_the_fifth():
     assert texts[0] == "a photo of a dog." and texts[-1] == "There is a large dog in the scene."
 
 
-def test_58_of_the_63_begin_with_this_is():
-    starts = [text.split()[0] for text in TEMPLATES["vild63"]]
-    assert {word: starts.count(word) for word in set(starts)} == {"This": 58, "There": 2, "itap": 3}
-
-
 def test_openai_templates_equal_those_of_open_clip():
     from open_clip import OPENAI_IMAGENET_TEMPLATES
 
@@ -63,6 +59,8 @@ def test_openai_templates_equal_those_of_open_clip():
 
 def test_groups_of_the_63_have_the_sizes_of_the_reference():
     texts = class_prompts("cat")
+    starts = Counter(text.split()[0] for text in texts)
+    assert starts == {"This": 58, "There": 2, "itap": 3}
     assert sum(" in the scene." in text for text in texts) == 5
     assert sum(text.startswith("This is a photo of") for text in texts) == 3 + 5 + 16
     assert sum(" photo of " in text for text in texts) == 3 + 5 + 4 + 16 + 18
@@ -145,15 +143,6 @@ def test_names_of_a_vocabulary_are_encoded_as_they_are(clip, bank):
     assert torch.equal(bank.embed([["cat, a pet|friend"]]), bank.embed(vocabulary))
 
 
-def test_words_and_weights_that_change_give_new_embeddings(clip, bank):
-    before = bank.embed(["cat"])
-    assert torch.equal(bank.embed(["cat"]), before)
-    assert not torch.equal(bank.embed(["dog"]), before)
-    with torch.no_grad():
-        clip.text.ln_final.bias.add_(torch.randn_like(clip.text.ln_final.bias))
-    assert not torch.allclose(bank.embed(["cat"]), before)
-
-
 @pytest.mark.parametrize("how", ["counted", "through data", "another tower"])
 @torch.no_grad()
 def test_weights_that_change_give_new_embeddings_in_memory_and_on_disk(clip, bank, tmp_path, how):
@@ -169,6 +158,7 @@ def test_weights_that_change_give_new_embeddings_in_memory_and_on_disk(clip, ban
             clip.text.text_projection.data.mul_(-1)
 
     before = bank.embed(["cat"])
+    assert torch.equal(bank.embed(["cat"]), before) and not torch.equal(bank.embed(["owl"]), before)
     negate()
     torch.testing.assert_close(bank.embed(["cat"]), -before)
     dog = bank.embed(["dog"])
@@ -252,15 +242,13 @@ def test_one_string_is_one_text_and_a_class_may_come_twice(clip, bank):
     torch.testing.assert_close(clip.encode_text("a cat"), clip.encode_text(["a cat"]))
 
 
-def test_disk_cache_is_used_and_a_damaged_entry_is_made_again(clip, bank, tmp_path, monkeypatch):
+def test_disk_cache_is_used(clip, bank, tmp_path, monkeypatch):
     first = bank.embed(["cat"])
     (entry,) = tmp_path.iterdir()
     again = TextBank(clip, "vild63", cache_dir=tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(clip.text, "forward", None)  # the disk has to be enough
         assert torch.equal(again.embed(["cat"]), first)
-    entry.write_bytes(b"damaged")
-    assert torch.equal(TextBank(clip, "vild63", cache_dir=tmp_path).embed(["cat"]), first)
 
 
 def test_half_written_entries_of_killed_processes_go_after_a_day(bank, tmp_path):
@@ -338,7 +326,7 @@ def test_an_entry_under_the_key_of_another_or_without_digest_is_made_again(clip,
     bank.embed(["dog"])
     (other,) = set(tmp_path.iterdir()) - {entry}
     whole, unsigned = entry.read_bytes(), safetensors.torch.save({"text": first.flip(1)})
-    for content in (other.read_bytes(), unsigned, safetensors.torch.save({"x": first}), b""):
+    for content in (other.read_bytes(), unsigned, safetensors.torch.save({"x": first}), b"damaged"):
         entry.write_bytes(content)
         assert torch.equal(TextBank(clip, "single", cache_dir=tmp_path).embed(["cat"]), first)
         assert entry.read_bytes() == whole

@@ -46,24 +46,6 @@ def test_dense_features_equal_a_last_block_in_which_each_token_attends_only_to_i
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("size", [(32, 32), (24, 56)])
-def test_named_features_have_the_announced_shapes(mini, tiny_eva, size):
-    for tower in (mini.visual, tiny_eva):
-        shapes = tower.feature_shapes()
-        for name, feature in tower.features(torch.randn(2, 3, *size), shapes).items():
-            channels, stride = shapes[name]
-            assert feature.shape == (2, channels, size[0] // stride, size[1] // stride), name
-
-
-def test_features_stop_after_the_last_block_that_is_asked_for(mini):
-    images = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        alone = mini.visual.features(images, ["block0"])
-        both = mini.visual.features(images, ["block0", "dense"])
-    torch.testing.assert_close(alone["block0"], both["block0"])
-    assert set(alone) == {"block0"}
-
-
 def test_region_that_is_the_whole_image_gives_the_image_embedding_by_masked_attention(
     mini, tiny_eva
 ):
@@ -119,41 +101,6 @@ def test_a_hundred_regions_cost_less_than_a_fifth_of_an_image_at_odises_size():
     assert 1.14 < counts[1] / counts[0] < 1.16
 
 
-def test_checkpointing_changes_no_gradient_of_regions(mini, tiny_eva):
-    masks = [torch.rand(3, 5, 5) > 0.5]
-    for tower in (mini.visual, tiny_eva):
-        images, gradients = torch.randn(1, 3, 40, 40), []
-        for tower.checkpointing in (False, True):
-            tower.zero_grad()
-            tower.masked_attention(images, masks).square().sum().backward()
-            gradients.append([p.grad.clone() for p in tower.parameters()])
-        tower.checkpointing = False
-        torch.testing.assert_close(gradients[0], gradients[1])
-
-
-def test_checkpointing_changes_no_gradient(mini, tiny_eva):
-    for tower in (mini.visual, tiny_eva):
-        images, gradients = torch.randn(1, 3, 40, 40), []
-        for tower.checkpointing in (False, True):
-            tower.zero_grad()
-            tower.dense(images).square().sum().backward()
-            gradients.append(
-                {n: p.grad.clone() for n, p in tower.named_parameters() if p.grad is not None}
-            )
-        tower.checkpointing = False
-        assert gradients[0].keys() == gradients[1].keys()
-        for name, gradient in gradients[0].items():
-            torch.testing.assert_close(gradient, gradients[1][name], msg=name)
-
-
-def test_layer_groups_are_a_partition_of_the_parameters(mini, tiny_eva):
-    with torch.device("meta"):  # without memory
-        resnet = load_clip("RN50", None).visual
-    for tower in (mini.visual, tiny_eva, resnet):
-        grouped = [id(p) for group in tower.layer_groups().values() for p in group]
-        assert sorted(grouped) == sorted(id(p) for p in tower.parameters())
-
-
 def test_with_attention_all_of_the_last_block_trains_for_the_image_embedding(tiny_eva):
     train_last_blocks(tiny_eva, 1, attention=True)
     tiny_eva(torch.randn(2, 3, 32, 32)).square().sum().backward()
@@ -165,20 +112,9 @@ def test_with_attention_all_of_the_last_block_trains_for_the_image_embedding(tin
     assert not any(parameter.requires_grad for parameter in tiny_eva.unused_by())
 
 
-def test_parameters_unused_by_dense_get_no_gradient_and_all_other_block_parameters_do(tiny_eva):
-    train_last_blocks(tiny_eva, -1)
-    tiny_eva.zero_grad(set_to_none=True)
-    tiny_eva.dense(torch.randn(1, 3, 32, 32)).sum().backward()
-    for name, parameter in tiny_eva.named_parameters():
-        assert parameter.requires_grad == (parameter.grad is not None), name
-    unused = {id(p) for p in tiny_eva.unused_by()}
-    trained = {id(p) for p in tiny_eva.parameters() if p.requires_grad}
-    blocks = {id(p) for p in tiny_eva.blocks.parameters()}
-    assert trained == blocks - unused
-
-
 @pytest.mark.parametrize(
-    "names", [["block0"], ["block1"], ["block0", "dense"], ["block2"], ["block1", "block3"]]
+    "names",
+    [["dense"], ["block0"], ["block1"], ["block0", "dense"], ["block2"], ["block1", "block3"]],
 )
 @pytest.mark.parametrize("kind", ["OpenAI", "EVA"])
 def test_all_that_trains_gets_a_gradient_whatever_features_are_read(mini, tiny_eva, kind, names):
@@ -189,6 +125,8 @@ def test_all_that_trains_gets_a_gradient_whatever_features_are_read(mini, tiny_e
     sum(map(torch.sum, tower.features(torch.randn(1, 3, 32, 32), names).values())).backward()
     for name, parameter in tower.named_parameters():
         assert parameter.requires_grad == (parameter.grad is not None), name
+    trained = {id(p) for p in tower.parameters() if p.requires_grad}
+    assert trained <= {id(p) for p in tower.blocks.parameters()}
     assert any(p.requires_grad for p in tower.blocks[0].parameters())
 
 

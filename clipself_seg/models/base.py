@@ -168,8 +168,8 @@ def by_rate_and_kind(
     *,
     multipliers: Iterable[tuple[nn.Module | None, float]],
     weight_decay: float,
-    norm_decay: float,
-    embedding_decay: float,
+    norm_decay: float | None = None,
+    embedding_decay: float | None = None,
 ) -> list[Group]:
     """Parameters that train, grouped by learning rate and weight decay.
 
@@ -180,19 +180,20 @@ def by_rate_and_kind(
         multipliers: parts of the model, each with the multiple of the base learning rate at which it
             learns; all other parameters learn at the base rate.
         weight_decay: weight decay of all parameters, biases too, but those of norms and embeddings.
-        norm_decay: weight decay of the parameters of norms.
-        embedding_decay: weight decay of `nn.Embedding`.
+        norm_decay: weight decay of the parameters of norms; None is that of all others.
+        embedding_decay: weight decay of `nn.Embedding`; None is that of all others.
     """
     slow = {
         id(p): rate for part, rate in multipliers if part is not None for p in part.parameters()
     }
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for module, _, parameter in _trained(model):
-        decay = weight_decay
+        special = None
         if isinstance(module, NORMS):
-            decay = norm_decay
+            special = norm_decay
         elif isinstance(module, nn.Embedding):
-            decay = embedding_decay
+            special = embedding_decay
+        decay = weight_decay if special is None else special
         groups.setdefault((slow.get(id(parameter), 1.0), decay), []).append(parameter)
     return [
         {"params": parameters, "lr_multiplier": rate, "weight_decay": decay}

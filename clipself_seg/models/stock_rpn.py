@@ -152,7 +152,6 @@ class StockRPN(ProposalNetwork, ModelBase):
             multipliers=[(self.bottom_up, self.backbone_multiplier)],
             weight_decay=solver.WEIGHT_DECAY,
             norm_decay=solver.WEIGHT_DECAY_NORM,
-            embedding_decay=solver.WEIGHT_DECAY,
         )
 
     def forward(self, samples: Sequence[Sample]) -> Any:

@@ -276,14 +276,8 @@ class FViT(OpenVocabulary):
 
     def optimizer_groups(self, solver: CfgNode) -> list[Group]:
         """Parameter groups: all with weight decay, norms and biases too, CLIP's tower with its own rate."""
-        decay = solver.WEIGHT_DECAY
-        return by_rate_and_kind(
-            self,
-            multipliers=[(self.clip, self.clip_multiplier)],
-            weight_decay=decay,
-            norm_decay=decay,
-            embedding_decay=decay,
-        )
+        multipliers = [(self.clip, self.clip_multiplier)]
+        return by_rate_and_kind(self, multipliers=multipliers, weight_decay=solver.WEIGHT_DECAY)
 
     def forward(self, samples: Sequence[Sample]) -> dict[str, Tensor] | list[dict[str, Instances]]:
         """Losses in training, detections of each image in evaluation.

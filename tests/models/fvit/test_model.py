@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from clipself_seg.config import load_config
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
 from clipself_seg.models import FViT
-from clipself_seg.models.protocol import Classes, TrainableModel
+from clipself_seg.models.protocol import Classes
 from tests.conftest import ROOT
 
 WORDS = Vocabulary(
@@ -26,19 +28,23 @@ WORDS = Vocabulary(
         VocabularyClass(("green cone",), 3, seen=False),
     ),
 )
+SIDE = "INPUT.DETECTION.SIDE"
 TINY = {
     "MODEL.META_ARCHITECTURE": "FViT",
     "MODEL.FVIT.BLOCKS": "(0, 1, 2, 3)",
     "MODEL.FVIT.CHANNELS": 8,
-    "INPUT.DETECTION.SIDE": 64,
+    SIDE: 64,
 }
 
 
-def tiny(**keys) -> FViT:
+def built(options):
+    """A model of random weights, by keys and their values."""
     torch.manual_seed(0)
-    options = TINY | {f"MODEL.FVIT.{key}": value for key, value in keys.items()}
-    opts = [str(word) for pair in options.items() for word in pair]
-    return build_model(load_config(None, opts))
+    return build_model(load_config(None, [str(word) for pair in options.items() for word in pair]))
+
+
+def tiny(**keys) -> FViT:
+    return built(TINY | {f"MODEL.FVIT.{key}": value for key, value in keys.items()})
 
 
 def training(model) -> FViT:
@@ -62,10 +68,6 @@ def step(model, samples) -> dict[str, torch.Tensor]:
     losses = model(samples)
     sum(losses.values()).backward()
     return losses
-
-
-def test_a_model_as_the_trainer_wants_it():
-    assert issubclass(FViT, TrainableModel)
 
 
 @pytest.mark.parametrize("masks", [False, True])
@@ -169,19 +171,14 @@ def test_proposals_are_those_that_detection_scores(monkeypatch):
         assert len(boxes) > 0 and (scores.diff() <= 0).all() and not boxes.requires_grad
 
 
-def test_masks_of_detections_are_in_the_original_image():
+def test_masks_of_detections_are_in_the_original_image_also_where_there_are_none():
     model = tiny(SCORE_THRESHOLD=0.0, MASKS=True).eval()
     model.set_vocabulary(["red ball"])
     (output,) = model([sample() | {"height": 90, "width": 80}])
-    assert output["instances"].pred_masks.shape[1:] == (90, 80)
-
-
-def test_no_detections_are_no_trouble():
-    model = tiny(SCORE_THRESHOLD=1.0, MASKS=True).eval()
-    model.set_vocabulary(["red ball"])
-    (output,) = model([sample()])
-    assert len(output["instances"]) == 0
-    assert output["instances"].pred_masks.shape == (0, 64, 56)
+    assert len(output["instances"]) and output["instances"].pred_masks.shape[1:] == (90, 80)
+    none = tiny(SCORE_THRESHOLD=1.0, MASKS=True).eval()
+    none.set_vocabulary(["red ball"])
+    assert none([sample()])[0]["instances"].pred_masks.shape == (0, 64, 56)
 
 
 def test_texts_are_asked_for_once_for_a_vocabulary_and_a_state_of_the_text_tower(monkeypatch):
@@ -232,35 +229,36 @@ def test_a_checkpoint_without_clip_knows_which_one_it_was_trained_on():
         other.load_checkpoint(tensors, "mini-fvit")
 
 
-def test_checkpoints_of_something_else_are_refused(tmp_path):
-    model = tiny()
-    model.export(tmp_path / "a.pth")
-    tensors = read_checkpoint(tmp_path / "a.pth").tensors
-    with pytest.raises(InputError, match="MODEL.FVIT.MASKS and RPN_NORM"):
-        tiny(MASKS=True).load_checkpoint(tensors, "a.pth")
-    with pytest.raises(InputError, match="MODEL.FVIT.CHANNELS give the sizes"):
-        tiny(CHANNELS=16).load_checkpoint(tensors, "a.pth")
-    clip = {n: t for n, t in tensors.items() if n.startswith("backbone.visual")}
-    with pytest.raises(InputError, match="a.pth is no F-ViT checkpoint"):
-        model.load_checkpoint(clip, "a.pth")
+def exported():
+    """The tensors that a model without masks and norms writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        tiny().export(Path(folder) / "a.pth")
+        return read_checkpoint(Path(folder) / "a.pth").tensors
 
 
-def test_what_does_not_fit_is_refused():
-    with pytest.raises(InputError, match="SIDE is 60, which the patch of ViT-Mini-8, 8, does not"):
-        build_model(
-            load_config(
-                None, [str(w) for p in (TINY | {"INPUT.DETECTION.SIDE": 60}).items() for w in p]
-            )
-        )
-    with pytest.raises(InputError, match="give four blocks"):
-        tiny(BLOCKS="(0, 1)")
-    model = training(tiny())
-    with pytest.raises(InputError, match="does not fit into INPUT.DETECTION.SIDE 64"):
-        model([sample() | {"image": torch.zeros(3, 65, 10)}])
-    with pytest.raises(InputError, match="no seen class"):
-        model.setup_training(Vocabulary("new", WORDS.classes[2:]))
-    with pytest.raises(InputError, match="has to name detection data sets"):
-        model.setup_training(None)
+# What is done -> what the error says.
+REFUSED = {
+    "SIDE is 60, which the patch of ViT-Mini-8, 8": lambda: built(TINY | {SIDE: 60}),
+    "give four blocks": lambda: tiny(BLOCKS="(0, 1)"),
+    "does not fit into INPUT.DETECTION.SIDE 64": lambda: training(tiny())(
+        [sample() | {"image": torch.zeros(3, 65, 10)}]
+    ),
+    "no seen class": lambda: tiny().setup_training(Vocabulary("new", WORDS.classes[2:])),
+    "has to name detection data sets": lambda: tiny().setup_training(None),
+    "MODEL.FVIT.MASKS and RPN_NORM": lambda: tiny(MASKS=True).load_checkpoint(exported(), "a.pth"),
+    "MODEL.FVIT.CHANNELS give the sizes": lambda: tiny(CHANNELS=16).load_checkpoint(
+        exported(), "a.pth"
+    ),
+    "a.pth is no F-ViT checkpoint": lambda: tiny().load_checkpoint(
+        {n: t for n, t in exported().items() if n.startswith("backbone.visual")}, "a.pth"
+    ),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_does_not_fit_is_refused(message):
+    with pytest.raises(InputError, match=message):
+        REFUSED[message]()
 
 
 def test_its_reading_is_what_it_does():

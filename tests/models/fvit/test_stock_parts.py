@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from detectron2.modeling import GeneralizedRCNN, build_model
+from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models.fvit.stock_parts import stock_state
-from tests.models.fvit.test_model import TINY, sample, tiny
+from tests.models.fvit.test_model import TINY, built, sample, tiny
 
 STOCK = TINY | {
     "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
@@ -26,8 +25,7 @@ CLASSES = ["red ball", "blue box", "green cone"]
 
 
 def stock(**keys) -> GeneralizedRCNN:
-    options = STOCK | {key.replace("__", "."): value for key, value in keys.items()}
-    return build_model(load_config(None, [str(word) for pair in options.items() for word in pair]))
+    return built(STOCK | {key.replace("__", "."): value for key, value in keys.items()})
 
 
 def both(**keys):

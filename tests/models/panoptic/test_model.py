@@ -41,8 +41,10 @@ from tests.models.panoptic.small import (
 FUSIONS = {"clip": Fusion(1.0, 1.0), "generator": Fusion(0.0, 0.0), "fused": Fusion(0.35, 0.65)}
 
 
-def test_outputs_are_those_of_the_parts_put_together(model):
-    one = sample()
+@pytest.mark.parametrize("weight", [0, 0.75])
+def test_outputs_are_those_of_the_parts_put_together(weight):
+    one, model = sample(), model_of("MODEL.FUSION.VOID_DISCOUNT", weight)
+    assert model.void_discount == weight
     (outputs,) = model([one])
     with torch.no_grad():
         generated = model.generate(one)
@@ -52,12 +54,13 @@ def test_outputs_are_those_of_the_parts_put_together(model):
     assert generated.canvas == (64, 96) and generated.image_size == (60, 75)
     seen = torch.tensor([True, False, True])
     scores = (generated.class_logits, logits, generated.void_prob, seen, 0.35, 0.65, valid)
-    probs = fuse_scores(*scores)
+    probs = fuse_scores(*scores, weight)
+    assert weight == 0 or not torch.equal(probs, fuse_scores(*scores))
     masks = resize_masks(generated.mask_logits, (64, 96), (60, 75), (40, 50))
     ids, segments = merge_panoptic(probs, masks, (0, 1))
     assert torch.equal(outputs["panoptic_seg"][0], ids) and outputs["panoptic_seg"][1] == segments
     assert torch.equal(outputs["sem_seg"], merge_semantic(probs, masks))
-    assert outputs["sem_seg"].shape == (3, 40, 50)
+    assert outputs["sem_seg"].shape == (3, 40, 50) and not outputs["sem_seg"].requires_grad
     expected = merge_instances(probs, masks, (0, 1))
     assert torch.equal(outputs["instances"].scores, expected.scores)
 
@@ -109,30 +112,10 @@ def test_the_generator_alone_never_asks_clip(monkeypatch):
     assert model([sample()])[0]["sem_seg"].shape == (3, 40, 50)
 
 
-def test_void_gives_way_to_clip_in_all_fusions_but_the_generators(model):
-    one, weight = sample(), 0.75
-    discounted = model_of("MODEL.FUSION.VOID_DISCOUNT", weight)
-    assert discounted.void_discount == weight and model.void_discount == 0
-    with torch.no_grad():
-        generated = model.generate(one)
-        logits, valid = model.clip_scores(one, generated)
-    scores = (
-        generated.class_logits,
-        logits,
-        generated.void_prob,
-        torch.tensor([True, False, True]),
-    )
-    probs = fuse_scores(*scores, 0.35, 0.65, valid, weight)
-    masks = resize_masks(generated.mask_logits, (64, 96), (60, 75), (40, 50))
-    (outputs,) = discounted([one])
-    assert torch.equal(outputs["sem_seg"], merge_semantic(probs, masks))
-    assert not torch.equal(outputs["sem_seg"], model([one])[0]["sem_seg"])
-    assert not outputs["sem_seg"].requires_grad
+def test_the_generator_alone_has_the_void_that_it_had():
     mode = ("MODEL.FUSION.MODE", "generator")
-    alone, plain = (
-        m([one])[0] for m in (model_of(*mode, "MODEL.FUSION.VOID_DISCOUNT", 1), model_of(*mode))
-    )
-    assert torch.equal(alone["sem_seg"], plain["sem_seg"])
+    models = model_of(*mode), model_of(*mode, "MODEL.FUSION.VOID_DISCOUNT", 1)
+    assert torch.equal(*(model([sample()])[0]["sem_seg"] for model in models))
 
 
 def test_clip_is_asked_where_only_void_needs_it(model):

@@ -105,12 +105,12 @@ class _Batch(NamedTuple):
     Attributes:
         sources: their files.
         states: of the files, from before they were read.
-        read: their pixels, sooner or later.
+        pixels: of each, sooner or later.
     """
 
     sources: Sequence[ImageFile]
     states: Sequence[InputState | None]
-    read: list[Future[np.ndarray]]
+    pixels: list[Future[np.ndarray]]
 
 
 def predict_files(
@@ -217,16 +217,16 @@ class _Loop(Generic[R]):
     def _predict_batch(self, batch: _Batch) -> None:
         """Predict for a batch and write the results; an image that fails does not take the others with it."""
         images = dict[int, np.ndarray]()
-        for place, read in enumerate(batch.read):
+        for place, pixels in enumerate(batch.pixels):
             with self._failing_alone(batch.sources[place]):
-                images[place] = read.result()
+                images[place] = pixels.result()
         for place, outcome in predict_each(self.results, images, batch.sources).items():
             source = batch.sources[place]
             with self._failing_alone(source):
                 if isinstance(outcome, Exception):
                     raise outcome
                 self._record(source, batch.states[place], self.results.write(source, outcome))
-        batch.read.clear()  # the pixels go before those of a further batch come
+        batch.pixels.clear()  # the pixels go before those of a further batch come
 
     def _predict_video(self, source: ImageFile, video: VideoWriter) -> None:
         with self._failing_alone(source):
@@ -295,11 +295,11 @@ def _read_ahead(
             ahead = deque[_Batch]()
             for sources in batches:
                 states = [input_state(source.path) for source in sources]
-                read = [
+                pixels = [
                     reader.submit(read_image, source.path, max_pixels=max_pixels)
                     for source in sources
                 ]
-                ahead.append(_Batch(sources, states, read))
+                ahead.append(_Batch(sources, states, pixels))
                 if len(ahead) > 1:
                     yield ahead.popleft()
             yield from ahead

@@ -26,7 +26,6 @@ from clipself_seg.data.mappers.detection import mask_boxes
 from clipself_seg.data.masks import encode_masks
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path, write_json
-from clipself_seg.models.panoptic.outputs import NO_MASKS
 from clipself_seg.prediction.detection import DetectionPredictor, Detections
 from clipself_seg.prediction.files import ImageFile, image_ids
 from clipself_seg.prediction.journal import Entry, Json, Written
@@ -326,10 +325,9 @@ class PanopticResults(TaskResults[PanopticSegmentation]):
         Raises:
             InputError: there is no folder of masks, or an image has none in it.
         """
-        if not self.predictor.model.masks_given or not sources:
+        folder = self.predictor.mapper.masks
+        if folder is None or not sources:
             return self.predictor.predict_batch(images)
-        if (folder := self.predictor.mapper.masks) is None:
-            raise InputError(NO_MASKS)
         masks = [folder.required(source.name) for source in sources]
         # One after another: masks take more memory than images.
         return [

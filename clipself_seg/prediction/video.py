@@ -66,7 +66,7 @@ class Video:
         path: file.
         rate: frames a second.
         stated: number of frames that the file states, 0 where it does not.
-        read: number of frames so far, those that were left out among them.
+        position: number of frames so far, those that were left out among them.
     """
 
     def __init__(self, path: Path, max_pixels: int) -> None:
@@ -90,7 +90,7 @@ class Video:
         self.path = path
         self.rate = float(self._capture.get(cv2.CAP_PROP_FPS))
         self.stated = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-        self.read = 0
+        self.position = 0
         sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
         width, height = (int(self._capture.get(side)) for side in sides)
         check_pixels(path, width, height, max_pixels)
@@ -107,8 +107,8 @@ class Video:
         """
         shape = None
         while self._capture.grab():
-            number = self.read
-            self.read += 1
+            number = self.position
+            self.position += 1
             if number % every:
                 continue
             whole, image = self._capture.retrieve()
@@ -126,9 +126,9 @@ class Video:
             InputError: clearly fewer frames were read than it states.
         """
         least = self.stated - max(SLACK, SLACK_FRACTION * self.stated)
-        if self.read < max(1, least):
+        if self.position < max(1, least):
             raise InputError(
-                f"video {self.path} ends after {self.read} of {self.stated} frames, what was read is done: "
+                f"video {self.path} ends after {self.position} of {self.stated} frames, what was read is done: "
                 "give a whole copy"
             )
 

@@ -93,22 +93,6 @@ def resize_masks(
     return output
 
 
-def masks_of_image(
-    mask_logits: Tensor, canvas_size: tuple[int, int], image_size: tuple[int, int]
-) -> Tensor:
-    """Mask logits (Q, h, w) float32 of the resized image, a copy: they are resized to the padded canvas and cut.
-
-    Args:
-        mask_logits: (Q, m, n), usually at a quarter of the canvas's resolution.
-        canvas_size: rows and columns of the padded input in pixels.
-        image_size: rows and columns (h, w) of the resized image on the canvas.
-    """
-    output = mask_logits.new_empty((len(mask_logits), *image_size), dtype=torch.float32)
-    for target, on_image in _on_image(output, mask_logits, canvas_size, image_size):
-        target.copy_(on_image[0])
-    return output
-
-
 def _on_image(
     output: Tensor, mask_logits: Tensor, canvas_size: tuple[int, int], image_size: tuple[int, int]
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -323,7 +307,10 @@ def canvas_labels(
         return labels_P.view(output_size)
     best_P = labels_P.new_full((output_pixels,), -1, dtype=torch.float32)  # scores are 0 or more
     with full_precision(probs.device):
-        mask_Qp = masks_of_image(mask_logits, canvas_size, image_size).sigmoid_().flatten(1)
+        masks_Qhw = probs.new_empty((len(mask_logits), *image_size), dtype=torch.float32)
+        for target, on_image in _on_image(masks_Qhw, mask_logits, canvas_size, image_size):
+            target.copy_(on_image[0])
+        mask_Qp = masks_Qhw.sigmoid_().flatten(1)
         # In memory for each class: its scores before and after resizing, and what finds the best of them.
         pixels = mask_Qp.shape[1] + 3 * output_pixels
         count = chunk_size(probs.device, CLASS_NUMBERS // pixels, pixels)

@@ -114,6 +114,14 @@ def test_pixels_below_one_half_count_as_won_but_are_not_drawn():
     assert segments == [{"id": 1, "isthing": False, "category_id": 0, "score": score}]
 
 
+@pytest.mark.parametrize("threshold, kept", [(0.5, 2), (0.51, 1)])
+def test_a_query_that_wins_just_the_threshold_of_its_mask_stays(threshold, kept):
+    # The second query wins two of its four pixels.
+    masks = torch.tensor([[9.0, 9, -9, -9], [9, 9, 9, 9]])[:, None]
+    probs = torch.tensor([[0.9, 0.0, 0.1], [0.0, 0.6, 0.4]])
+    assert len(merge_panoptic(probs, masks, [1], 0.0, threshold)[1]) == kept
+
+
 def test_two_queries_of_a_stuff_class_share_a_segment_and_two_of_a_thing_do_not():
     masks = torch.full((4, 1, 4), -9.0)
     masks[range(4), 0, range(4)] = 9

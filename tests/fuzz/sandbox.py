@@ -7,6 +7,7 @@ be written outside of the folder. How it ends is the verdict about the mutant th
 from __future__ import annotations
 
 import dataclasses
+import errno
 import faulthandler
 import json
 import os
@@ -243,7 +244,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or bool(NO_MEMORY.search(str(error)))
+    refused = isinstance(error, OSError) and error.errno == errno.ENOMEM  # of mmap
+    return refused or isinstance(error, MemoryError) or bool(NO_MEMORY.search(str(error)))
 
 
 def _place_of(error: BaseException | None) -> str:

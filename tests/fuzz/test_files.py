@@ -44,6 +44,10 @@ def take_memory(path):
             pages[start] = 1
 
 
+def map_more_than_there_is(path):
+    mmap.mmap(-1, 4 * LIMITS.memory).close()
+
+
 def hide_want_of_memory(path):
     try:
         bytearray(1 << 40)
@@ -68,6 +72,7 @@ def write_elsewhere(path):
         (lambda path: ctypes.string_at(0), "signal 11"),
         (lambda path: os._exit(3), "exit 3"),
         (take_memory, "memory"),
+        (map_more_than_there_is, "memory"),
         (hide_want_of_memory, "memory"),
         (refuse_at_length, "long sentence"),
         (start_a_program, "subprocess.Popen 'true'"),

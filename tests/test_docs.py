@@ -119,6 +119,15 @@ def test_files_that_are_named_exist(page):
         assert (page.parent / name).exists() or (ROOT / name).exists() or find_file(name), name
 
 
+def test_tests_that_are_named_exist():
+    named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", TEXTS[page])}
+    files = (ROOT / "tests").rglob("test_*.py")
+    there = {
+        name for path in files for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+    assert len(named) > 100 and not named - there
+
+
 def test_every_extra_is_explained():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")

@@ -30,13 +30,8 @@ def write_side(folder, images):
     annotations = []
     for image_id, ids, segments in images:
         save_ids(folder / "png" / f"{image_id}.png", ids)
-        annotations.append(
-            {
-                "image_id": image_id,
-                "file_name": f"{image_id}.png",
-                "segments_info": segments,
-            }
-        )
+        entry = {"image_id": image_id, "file_name": f"{image_id}.png", "segments_info": segments}
+        annotations.append(entry)
     content = {"annotations": annotations, "categories": CATEGORIES}
     (folder / "side.json").write_text(json.dumps(content))
     return PanopticFolder(folder / "side.json", folder / "png")
@@ -58,13 +53,13 @@ def random_image(rng, crowds=0.3, size=(24, 31)):
 
 def segments_of(rng, ids, crowds):
     """Things and stuff; stuff of one class is one segment, as in COCO, or several."""
-    found = []
+    segments = []
     for number in rng.permutation(np.unique(ids)).tolist():
         if number == 0:
             continue
         category = CATEGORIES[rng.integers(len(CATEGORIES))]
         painted = int((ids == number).sum())
-        found.append(
+        segments.append(
             {
                 "id": number,
                 "category_id": category["id"],
@@ -73,7 +68,7 @@ def segments_of(rng, ids, crowds):
                 "area": (painted if category["isthing"] else painted + int(rng.integers(0, 9))),
             }
         )
-    return found
+    return segments
 
 
 def random_sides(folder, seed, images=12):

@@ -92,13 +92,8 @@ def write_image(folder, rng, name):
         _, category, thing = CLASSES[position]
         mask = ids == number
         labels[mask] = position
-        info = {
-            "id": number,
-            "category_id": category,
-            "area": 96,
-            "bbox": [0, 0, 8, 12],
-            "iscrowd": 0,
-        }
+        info = {"id": number, "category_id": category, "area": 96, "bbox": [0, 0, 8, 12]}
+        info["iscrowd"] = 0
         segments.append(info)
         if thing:
             encoded = encode_masks(mask[None])[0]

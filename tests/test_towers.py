@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling import build_model
 
-from clipself_seg.clip import load_clip
 from clipself_seg.config import READOUTS, load_config
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
@@ -18,6 +17,7 @@ from clipself_seg.heads.windows import StridedWindows
 from clipself_seg.models import CLIPSelf, RegionReader, ZeroShotSegmenter
 from tests.conftest import ROOT
 from tests.small_towers import SMALL, small_towers
+from tests.tiny import random_clip
 
 pytestmark = [
     pytest.mark.parametrize("name", list(SMALL)),
@@ -30,11 +30,6 @@ WORDS = ("cat", "dog|puppy", "grass")
 def known(tmp_path_factory):
     with small_towers(tmp_path_factory.mktemp("weights")):
         yield
-
-
-def clip_of(name):
-    torch.manual_seed(0)
-    return load_clip(name, None)
 
 
 def built(config, name, *opts):
@@ -66,7 +61,7 @@ def region_sample(clip, seed=0):
 
 
 def test_distillation_changes_the_students_blocks_towards_the_teachers_crops(name):
-    model = CLIPSelf(clip=clip_of(name)).train()
+    model = CLIPSelf(clip=random_clip(name)).train()
     samples = [region_sample(model.teacher, 3 * seed) for seed in range(2)]
     before = {n: t.clone() for n, t in model.student.state_dict().items()}
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -87,7 +82,7 @@ def test_distillation_changes_the_students_blocks_towards_the_teachers_crops(nam
 
 @torch.no_grad()
 def test_regions_are_read_as_the_public_functions_read_them(name):
-    clip = clip_of(name)
+    clip = random_clip(name)
     reader = RegionReader(clip=clip, read=READOUTS, templates="single")
     reader.set_vocabulary(WORDS)
     sample = region_sample(clip)
@@ -107,7 +102,7 @@ def test_regions_are_read_as_the_public_functions_read_them(name):
 
 @torch.no_grad()
 def test_zero_shot_segmentation_labels_windows_by_cosines(name):
-    clip = clip_of(name)
+    clip = random_clip(name)
     patch = clip.patch_size
     windows = StridedWindows(3 * patch, 2 * patch)
     model = ZeroShotSegmenter(clip=clip, templates="tcl9", scale=1.0, windows=windows).eval()
@@ -127,7 +122,7 @@ def test_zero_shot_segmentation_labels_windows_by_cosines(name):
 def test_cat_seg_trains_on_it_and_labels(name):
     head = "MODEL.SEM_SEG_HEAD"
     opts = (f"{head}.FEATURE_RESOLUTION", "[4, 4]", f"{head}.WINDOW_SIZES", "4")
-    clip = clip_of(name)
+    clip = random_clip(name)
     opts += (f"{head}.TEXT_GUIDANCE_DIM", clip.embed_dim)
     opts += (f"{head}.APPEARANCE_GUIDANCE_DIM", clip.embed_dim, "MODEL.CLIP.VISUAL_INIT", "")
     opts += ("MODEL.CAT_SEG.RESIDUAL", "token")
@@ -181,7 +176,7 @@ def test_a_detector_stands_on_its_blocks(name):
     opts += ("MODEL.FVIT.CHANNELS", 8, "INPUT.DETECTION.SIDE", 56)
     with pytest.raises(InputError, match=f"MODEL.FVIT.PIXEL_MEAN is .* and {name} was trained"):
         built(None, name, *opts)
-    clip = clip_of(name)
+    clip = random_clip(name)
     for key, values in (("MEAN", clip.mean), ("STD", clip.std)):
         opts += (f"MODEL.FVIT.PIXEL_{key}", str(tuple(255.0 * value for value in values)))
     model = built(None, name, *opts)

@@ -133,32 +133,26 @@ def write_tiny_coco(root: Path, images: int = 5) -> None:
             | {"area": width * height - 600},
         ]
         segments.append({"image_id": index, "file_name": f"{name}.png", "segments_info": parts})
-    captions = [
-        {
-            "id": r["id"],
-            "image_id": r["id"],
-            "caption": "a cat on grass",
-            "phrases": ["cat", "grass"],
-        }
-        for r in records
-    ]
+    caption = {"caption": "a cat on grass", "phrases": ["cat", "grass"]}
+    captions = [{"id": r["id"], "image_id": r["id"]} | caption for r in records]
     categories = [
         {"id": 17, "name": "cat", "isthing": 1},
         {"id": 193, "name": "grass-merged", "isthing": 0},
     ]
-    urls = [r | {"coco_url": f"http://coco/train2017/{r['file_name']}"} for r in records]
-    for record in urls:
-        del record["file_name"]
-    for file, listed, notes in (
-        ("coco/annotations/instances_train2017.json", records, instances),
-        ("coco/annotations/coco_proposals.json", records, instances),
-        ("coco/annotations/coco_pseudo_4764.json", records, instances),
-        ("coco/annotations/panoptic_val2017.json", records, segments),
-        ("coco/annotations/panoptic_train2017.json", records, segments),
-        ("coco/annotations/panoptic_caption_train2017.json", records, captions),
-        ("coco/annotations/captions_train2017.json", records, captions),
-        ("lvis/lvis_v1_train.json", urls, instances),
-        ("lvis/lvis_v1_train_proposals.json", urls, instances),
-    ):
-        content = {"images": listed, "annotations": notes, "categories": categories}
-        (root / file).write_text(json.dumps(content))
+    annotations = {
+        "instances_train2017": instances,
+        "coco_proposals": instances,
+        "coco_pseudo_4764": instances,
+        "panoptic_val2017": segments,
+        "panoptic_train2017": segments,
+        "panoptic_caption_train2017": captions,
+        "captions_train2017": captions,
+    }
+    for name, entries in annotations.items():
+        content = {"images": records, "annotations": entries, "categories": categories}
+        (root / f"coco/annotations/{name}.json").write_text(json.dumps(content))
+    for record in records:
+        record["coco_url"] = f"http://coco/train2017/{record.pop('file_name')}"
+    for name in ("lvis_v1_train", "lvis_v1_train_proposals"):
+        content = {"images": records, "annotations": instances, "categories": categories}
+        (root / f"lvis/{name}.json").write_text(json.dumps(content))

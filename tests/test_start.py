@@ -11,7 +11,7 @@ import torch._dynamo.utils
 from PIL import Image
 
 from clipself_seg import memory
-from clipself_seg.torchvision_import import import_torchvision
+from clipself_seg.detectron2_needed import import_torchvision
 from tests.faults import run_python
 
 UTILS = "torch._dynamo.utils"

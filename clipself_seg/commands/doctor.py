@@ -85,6 +85,14 @@ PACKAGES = (
     Package("PIL", ("Pillow",)),
     Package("cv2", ("opencv-python-headless", "opencv-python", "opencv-contrib-python")),
 )
+
+
+def _of_extra(extra: str, needed_for: str, *names: str) -> list[Package]:
+    """Packages that an extra of the wheel brings."""
+    mend = f'pip install "clipself_seg[{extra}]"'
+    return [Package(name, (name,), mend, needed_for) for name in names]
+
+
 # What the wheel does not ask for: nothing of it is needed for dense features, texts and regions.
 FURTHER = (
     Package(
@@ -94,57 +102,18 @@ FURTHER = (
         "models, data sets, training and prediction",
     ),
     Package(
-        "panopticapi",
-        ("panopticapi", "panopticapi-lite"),
-        DETECTRON2,
-        "panoptic-quality --check",
+        "panopticapi", ("panopticapi", "panopticapi-lite"), DETECTRON2, "panoptic-quality --check"
     ),
-    Package(
-        "diffusers",
-        ("diffusers",),
-        'pip install "clipself_seg[diffusion]"',
-        "ODISE's diffusion features",
-    ),
-    *(
-        Package(name, (name,), 'pip install "clipself_seg[tokenizers]"', "texts of " + towers)
-        for name, towers in (
-            ("tokenizers", "SigLIP and TIPSv2"),
-            ("sentencepiece", "these towers by a tokenizer.model"),
-        )
-    ),
-    Package(
-        "nltk",
-        ("nltk",),
-        'pip install "clipself_seg[captions]"',
-        "nouns of captions",
-    ),
-    Package(
-        "pillow_heif",
-        ("pillow-heif",),
-        'pip install "clipself_seg[heic]"',
-        "images in HEIC and HEIF",
-    ),
-    *(
-        Package(name, (name,), 'pip install "clipself_seg[export]"', "ONNX")
-        for name in ("onnx", "onnxscript", "onnxruntime")
-    ),
-    *(
-        Package(name, (name,), 'pip install "clipself_seg[ray]"', "predict --ray")
-        for name in ("ray", "pyarrow")
-    ),
-    *(
-        Package(name, (name,), 'pip install "clipself_seg[demo]"', "serve")
-        for name in ("fastapi", "uvicorn")
-    ),
-    *(
-        Package(
-            name,
-            (name,),
-            f'pip install "clipself_seg[{name}]"',
-            "results as its types, from Python",
-        )
-        for name in ("supervision", "fiftyone")
-    ),
+    *_of_extra("diffusion", "ODISE's diffusion features", "diffusers"),
+    *_of_extra("tokenizers", "texts of SigLIP and TIPSv2", "tokenizers"),
+    *_of_extra("tokenizers", "texts of these towers by a tokenizer.model", "sentencepiece"),
+    *_of_extra("captions", "nouns of captions", "nltk"),
+    *_of_extra("heic", "images in HEIC and HEIF", "pillow_heif"),
+    *_of_extra("export", "ONNX", "onnx", "onnxscript", "onnxruntime"),
+    *_of_extra("ray", "predict --ray", "ray", "pyarrow"),
+    *_of_extra("demo", "serve", "fastapi", "uvicorn"),
+    *_of_extra("supervision", "results as its types, from Python", "supervision"),
+    *_of_extra("fiftyone", "results as its types, from Python", "fiftyone"),
 )
 
 

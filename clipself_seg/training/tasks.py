@@ -159,7 +159,10 @@ class SemSegTask(ConfiguredTask):
         """Images and label maps."""
         names = self.cfg.DATASETS.TRAIN
         records = [record for name in names for record in sem_seg_records(name)]
-        vocabulary = self._vocabulary(names)
+        vocabulary: Vocabulary | list[str] = _shared_vocabulary(names, SemSegSet)
+        if path := self.cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON:
+            count = len(vocabulary)
+            vocabulary = read_dataset_names("TRAIN_CLASS_JSON", path, names[0], count)
         ignored = {find_dataset(name, SemSegSet).ignore_label for name in names}
         if ignored != {model.ignore_label}:
             raise InputError(
@@ -174,13 +177,6 @@ class SemSegTask(ConfiguredTask):
         )
         return TrainingData(records, mapper, vocabulary)
 
-    def _vocabulary(self, names: Sequence[str]) -> Vocabulary | list[str]:
-        shared = _shared_vocabulary(find_dataset(name, SemSegSet).vocabulary for name in names)
-        path = self.cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON
-        return (
-            read_dataset_names("TRAIN_CLASS_JSON", path, names[0], len(shared)) if path else shared
-        )
-
 
 class PanopticTask(ConfiguredTask):
     """Panoptic segmentation; the result is a checkpoint for MODEL.WEIGHTS."""
@@ -194,9 +190,7 @@ class PanopticTask(ConfiguredTask):
     def training_data(self, model: PanopticModel) -> TrainingData:
         """Images and segments."""
         names = self.cfg.DATASETS.TRAIN
-        vocabulary = _shared_vocabulary(
-            find_dataset(name, PanopticSet).vocabulary for name in names
-        )
+        vocabulary = _shared_vocabulary(names, PanopticSet)
         tasks = ("panoptic", "captions") if model.needs_captions else ("panoptic",)
         records = [record for name in names for record in panoptic_set_records(name, tasks)]
         mapper = PanopticTrainMapper.from_config(
@@ -221,9 +215,7 @@ class DetectionTask(ConfiguredTask):
                 "SOLVER.ACCUMULATE must be 1 for detection: batch norms would see parts of a batch"
             )
         names = self.cfg.DATASETS.TRAIN
-        vocabulary = _shared_vocabulary(
-            find_dataset(name, DetectionSet).vocabulary for name in names
-        )
+        vocabulary = _shared_vocabulary(names, DetectionSet)
         records = [
             record
             for name in names
@@ -235,9 +227,11 @@ class DetectionTask(ConfiguredTask):
         return TrainingData(records, mapper, vocabulary)
 
 
-def _shared_vocabulary(names: Iterable[str]) -> Vocabulary:
-    """The one class list of all training data sets."""
-    lists = set(names)
+def _shared_vocabulary(
+    names: Iterable[str], kind: type[SemSegSet] | type[PanopticSet] | type[DetectionSet]
+) -> Vocabulary:
+    """The one class list of all training data sets of a kind."""
+    lists = {find_dataset(name, kind).vocabulary for name in names}
     if len(lists) != 1:
         raise InputError(f"DATASETS.TRAIN must share one vocabulary, these have {sorted(lists)}")
     return load_vocabulary(lists.pop())

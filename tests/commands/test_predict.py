@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from unittest import mock
 
 import numpy as np
@@ -23,6 +24,7 @@ from clipself_seg.prediction.journal import FILE_NAME
 from clipself_seg.prediction.results import SemanticResults
 from clipself_seg.prediction.semantic import Predictor, Segmentation, load_predictor
 from tests.conftest import ROOT
+from tests.prediction.test_detection import OPTS as BOX_OPTS
 from tests.prediction.test_panoptic import CONFIG, SMALL
 from tests.prediction.test_semantic import OPTS
 from tests.prediction.test_video import make_video
@@ -181,25 +183,57 @@ def test_a_clip_as_it_is_segments_and_a_folder_of_it_does_too(run, photos, tmp_p
         assert (again(photos / path).labels == labels[name]).all()
 
 
-# A configuration of another task, which is said before its weights are looked for.
-OF_BOXES = {"config": "mini/detection.yaml", "weights": "none.pth", "opts": ()}
+OF_PANOPTIC = ("--stuff", "--clip-weights", "--alpha", "--void-discount", "--masks")
+NO_DEVICE = {"opts": OPTS[: OPTS.index("MODEL.DEVICE")]}
+# Words beside --vocabulary dog, and what is said of them; a task's own configuration, weights or keys are in `HOW`.
+REFUSED = [
+    ("--vocabulary ''", "empty"),
+    ("--vocabulary 'dog, dog'", '"dog" twice'),
+    ("--device tpu", "MODEL.DEVICE must be .*cpu.*got .?tpu", NO_DEVICE),
+    ("--device cuda:77", "--device cuda:77: torch .* CUDA device.*--device cpu", NO_DEVICE),
+    ("--every 0", "--every has to be at least 1, got 0"),
+    ("--batch-size 0", "--batch-size has to be at least 1, got 0"),
+    ("", "no config file none.yaml", {"config": "none.yaml"}),
+    ("", "no checkpoint at none.pth", {"weights": "none.pth"}),
+    ("", "this is no CAT-Seg checkpoint", {"weights": "mini-fvit"}),
+    # A configuration of another task is said before its weights are looked for.
+    ("", "FViT, which does not", {"config": "mini/detection", "weights": "no.pth", "opts": ()}),
+    ("--save panoptic", "--save panoptic .* with --semantic, which has overlays, labels"),
+    ("--ray --save overlays", "--save does not go with --ray"),
+    ("--workers 2", "--workers needs --ray"),
+    *((f"{name} 1", f"{name} needs --panoptic") for name in OF_PANOPTIC),
+    ("--score-threshold 0.5", "--score-threshold needs --boxes"),
+    ("--panoptic --vocabulary ''", "empty"),
+    ("--panoptic --stuff sea", 'stuff "sea" is not in the voc'),
+    ("--panoptic --vocabulary ade20k_150", "does not tell things from stuff"),
+    ("--panoptic --alpha 1.5", r"ALPHA must be in \[0, 1\], got 1.5"),
+    ("--panoptic --mode clap", 'cannot be "clap"; did you mean "clip"'),
+    ("--panoptic --mode clip --beta 1", "belong to the mode fused"),
+    ("--panoptic --scores", "--scores does not go with --panoptic"),
+    ("--panoptic --save masks coco --scores", "--scores does not go with --panoptic"),
+    ("--panoptic --score-threshold 0.5", "--score-threshold does not go with --panoptic"),
+    ("--panoptic --trained no", 'no vocabulary "no"'),
+    ("--panoptic --clip-weights no.pt", "no.pt"),
+    ("--panoptic", "CATSeg, which finds no segments", {"opts": OPTS}),
+    ("--panoptic", "no checkpoint at none.pth", {"weights": "none.pth"}),
+    ("--boxes --vocabulary ''", "empty"),
+    ("--boxes --score-threshold 2", r"must be in \[0, 1\], got 2.0"),
+    ("--boxes --scores", "--scores does not go with --boxes"),
+    ("--boxes --stuff dog", "--stuff does not go with --boxes"),
+    ("--boxes --save coco", "does not go with --boxes, .*detections.json is in COCO's"),
+    ("--boxes", "CATSeg, which detects", {"config": "mini/semseg", "opts": ()}),
+    ("--boxes", "no checkpoint at none.pth", {"weights": "none.pth"}),
+]
+HOW = {"--panoptic": {"config": CONFIG, "opts": SMALL}, "--boxes": {"opts": BOX_OPTS}}
 
 
-@pytest.mark.parametrize(
-    "vocabulary, how, message",
-    [
-        ("", {}, "empty"),
-        ("dog, dog", {}, '"dog" twice'),
-        ("dog", {"config": "none.yaml"}, "no config file none.yaml"),
-        ("dog", {"weights": "none.pth"}, "no checkpoint at none.pth"),
-        ("dog", {"weights": "mini-fvit"}, "this is no CAT-Seg checkpoint"),
-        ("dog", OF_BOXES, "FViT, which does not label pixels"),
-    ],
-)
-def test_bad_input_is_a_line_and_status_2(run, photos, tmp_path, capsys, vocabulary, how, message):
-    assert run("--vocabulary", vocabulary, "--input", photos, **how) == 2
+@pytest.mark.parametrize(("words", "message", "how"), [(*row, {})[:3] for row in REFUSED])
+def test_bad_input_is_a_line_and_status_2(run, photos, tmp_path, capsys, words, message, how):
+    typed = shlex.split(words)
+    typed += [] if "--vocabulary" in typed else ["--vocabulary", "dog"]
+    assert run(*typed, "--input", photos, **HOW.get(typed[0], {}) | how) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and message in error and error.count("\n") <= 2
+    assert error.startswith("error: ") and re.search(message, error) and error.count("\n") <= 2
     assert not (tmp_path / "out").exists()
 
 
@@ -254,41 +288,6 @@ def test_an_interrupted_call_goes_on_with_the_same_options_and_no_others(
     assert "2 of 2 segmented" in capsys.readouterr().out
     content = json.loads((tmp_path / "out/classes.json").read_text())
     assert content["complete"] and list(content["pictures"]) == ["one", "sub/two"]
-
-
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        (("--device", "cuda:77"), "--device cuda:77: torch .* CUDA device.*--device cpu"),
-        (("--device", "tpu"), "MODEL.DEVICE must be .*cpu.*got .?tpu"),
-        (("--every", "0"), "--every has to be at least 1, got 0"),
-        (("--batch-size", "0"), "--batch-size has to be at least 1, got 0"),
-    ],
-)
-def test_devices_that_are_not_there_and_empty_batches_are_refused(
-    run, photos, capsys, words, message
-):
-    opts = OPTS[: OPTS.index("MODEL.DEVICE")]
-    assert run("--vocabulary", "dog", *words, "--input", photos, opts=opts) == 2
-    assert re.search(message, capsys.readouterr().err)
-
-
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        (
-            ("--save", "panoptic"),
-            "--save panoptic does not go with --semantic, which has overlays, labels",
-        ),
-        (("--boxes", "--save", "coco"), "does not go with --boxes, .*detections.json is in COCO's"),
-        (("--panoptic", "--save", "masks", "coco", "--scores"), "--scores does not go with --pan"),
-        (("--ray", "--save", "overlays"), "--save does not go with --ray"),
-        (("--workers", "2"), "--workers needs --ray"),
-    ],
-)
-def test_formats_of_another_task_are_refused(run, photos, capsys, words, message):
-    assert run("--vocabulary", "dog", *words, "--input", photos) == 2
-    assert re.search(message, capsys.readouterr().err)
 
 
 def test_formats_that_are_asked_for_are_written_in_place_of_the_others(run, photos, tmp_path):

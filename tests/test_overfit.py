@@ -63,7 +63,6 @@ def test_regions_of_real_images_are_recognised(real_datasets, tmp_path):
 SIDE, STEPS = 64, 500
 SEM_SEG_KEYS = {
     "MODEL.SEM_SEG_HEAD.CLIP_FINETUNE": "full",
-    "MODEL.SEM_SEG_HEAD.NUM_LAYERS": "1",
     "MODEL.SEM_SEG_HEAD.POOLING_SIZES": "[1]",
     "MODEL.SEM_SEG_HEAD.FEATURE_RESOLUTION": "[8, 8]",
     "MODEL.SEM_SEG_HEAD.WINDOW_SIZES": "4",

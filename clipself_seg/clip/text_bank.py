@@ -49,6 +49,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         Path(__file__).with_name("templates.json").read_text(encoding="utf-8")
     ).items()
 }
+NOUN_TEMPLATES = "vild63"  # around nouns of boxes, which a student learns
 # Sets whose authors put a class name in as it stands: CAT-Seg, ODISE and FC-CLIP.
 AS_IT_STANDS = frozenset({"cat_seg", "odise", "bare", "vild14"})
 # Part of every key: entries of version 1 may hold low precision, or the rows of other weights.

@@ -16,7 +16,6 @@ CAT_SEG_CHOICES: dict[str, tuple[str, ...]] = {
     "MODEL.CAT_SEG.RESIDUAL": ("cls", "token", "none"),
     "MODEL.CAT_SEG.SYNONYMS": ("first", "mean"),
     "MODEL.PROMPT_ENSEMBLE_TYPE": ("single", "imagenet", "plain"),
-    "MODEL.SEM_SEG_HEAD.ATTENTION_TYPE": ("linear", "full"),
     "MODEL.SEM_SEG_HEAD.CLIP_FINETUNE": ("attention", "visual_attention", "full", "none"),
     "TEST.MIOU_RULE": ("present", "union"),
 }
@@ -44,18 +43,15 @@ def _add_head(cfg: CfgNode) -> None:
     # (coco.json, ade150.json, ...) are built in, and need not be there.
     head.TRAIN_CLASS_JSON = ""
     head.TEST_CLASS_JSON = ""
-    # Channels of the cost embedding, number of aggregation layers and of attention heads.
+    # Channels of the cost embedding, and number of attention heads.
     head.HIDDEN_DIMS = 128
-    head.NUM_LAYERS = 2
     head.NUM_HEADS = 4
     # Grid of the cost volume in cells, and side of its attention windows.
     head.FEATURE_RESOLUTION = [24, 24]
     head.WINDOW_SIZES = 12
-    # Pooling before attention over classes, one number a layer: 2 in training, 1 in evaluation of
-    # the official numbers.
+    # Pooling before attention over classes, one number for each aggregation layer: 2 in training, 1 in evaluation
+    # of the official numbers.
     head.POOLING_SIZES = [2, 2]
-    # Attention over classes: "linear", or "full" (softmax).
-    head.ATTENTION_TYPE = "linear"
     # Channels of text and appearance guidance before and after their projection.
     head.TEXT_GUIDANCE_DIM = 512
     head.TEXT_GUIDANCE_PROJ_DIM = 128
@@ -107,8 +103,7 @@ def _add_resnet(cfg: CfgNode) -> None:
 def _add_swin(cfg: CfgNode) -> None:
     # The Swin transformer that guides version 1's large model (MODEL.BACKBONE.NAME: GuidanceSwin).
     swin = cfg.MODEL.SWIN = CfgNode()
-    # Side in pixels of the images it was trained on, and channels of the first stage.
-    swin.PRETRAIN_IMG_SIZE = 224
+    # Channels of the first stage.
     swin.EMBED_DIM = 96
     # Blocks and attention heads of each stage, side of the attention windows in tokens.
     swin.DEPTHS = [2, 2, 6, 2]
@@ -127,14 +122,8 @@ def _add_running(cfg: CfgNode) -> None:
     cfg.INPUT.COLOR_AUG_SSD = False  # brightness, contrast, saturation and hue, as SSD does
     # Side in pixels that training crops are padded to.
     cfg.INPUT.SIZE_DIVISIBILITY = -1
-    # Windows and a global view (the published numbers), or the whole image at once.
+    # Windows of 384 pixels on a square of 640 and a global view (the published numbers), or the whole image at once.
     cfg.TEST.SLIDING_WINDOW = False
-    cfg.TEST.WINDOW = CfgNode()
-    # Side of a window in pixels, fraction of it that neighbours overlap, and side of the square that
-    # the image is resized to.
-    cfg.TEST.WINDOW.SIZE = 384
-    cfg.TEST.WINDOW.OVERLAP = 0.333
-    cfg.TEST.WINDOW.CANVAS = 640
     # Mean IoU over classes that are "present" in the ground truth (Detectron2 since July 2022), or
     # over the "union" with those predicted.
     cfg.TEST.MIOU_RULE = "present"

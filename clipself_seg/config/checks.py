@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 
 class Check(NamedTuple):
-    """A check of one key: the key, what its value must be in words, and the test of a value."""
+    """A check of single keys: what their values must be in words, the test of a value, and the keys."""
 
-    key: str
     wanted: str
     holds: Callable[[Any], bool]
+    keys: Sequence[str]
 
 
 class Relation(NamedTuple):
@@ -46,96 +46,88 @@ def _unless_crops(default: float) -> Callable[[Any, Any], bool]:
     return lambda weight, target: weight == default or target == "crops"
 
 
-AT_LEAST_ONE = (
-    "INPUT.DETECTION.SIDE",
-    "INPUT.MAX_PIXELS",
-    "INPUT.REGIONS.STUDENT_SIZE",
-    "INPUT.REGIONS.MAX_SPLIT",
-    "MODEL.CLIP.DENSE_BLOCKS",
-    "MODEL.CLIPSELF.TEXTS.NEGATIVES",
-    "MODEL.MASK_FORMER.TRAIN_NUM_POINTS",
-    "MODEL.ZERO_SHOT.STRIDE",
-    "SOLVER.IMS_PER_BATCH",
-    "SOLVER.MAX_ITER",
-    "SOLVER.CHECKPOINT_PERIOD",
-    "SOLVER.LOG_PERIOD",
-    "TEST.DETECTIONS_PER_IMAGE",
-    "TEST.WINDOW.SIZE",
-    "TEST.WINDOW.CANVAS",
-)
-AT_LEAST_ZERO = (
-    "DATALOADER.NUM_WORKERS",
-    "INPUT.REGIONS.MAX_REGIONS",
-    "MODEL.CAT_SEG.PAD_LEN",
-    "MODEL.ZERO_SHOT.WINDOW",
-    "SOLVER.CHECKPOINT_KEEP",
-    "SOLVER.WARMUP_ITERS",
-    "TEST.EVAL_PERIOD",
-)
 OBJECTIVES = tuple(
     f"MODEL.CLIPSELF.OBJECTIVES.{name}"
     for name in ("CROPS", "CONTEXT", "COHERENCE", "SPATIAL", "WHOLE_IMAGES", "OWN_CROPS")
 )
 # Those that need a teacher of correlations.
 CORRELATED = OBJECTIVES[1:4]
-FINITE = (
-    *OBJECTIVES,
-    "SOLVER.BACKBONE_MULTIPLIER",
-    "SOLVER.BASE_LR",
-    "SOLVER.CLIP_MULTIPLIER",
-    "SOLVER.EPS",
-    "SOLVER.WEIGHT_DECAY",
-    "SOLVER.WEIGHT_DECAY_NORM",
-)
-FRACTIONS = (
-    "MODEL.CLIPSELF.ALPHA",
-    "MODEL.FUSION.ALPHA",
-    "MODEL.FUSION.BETA",
-    "MODEL.FUSION.VOID_DISCOUNT",
-    "MODEL.FVIT.SCORE_THRESHOLD",
-    "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD",
-    "TEST.BACKGROUND.THRESHOLD",
-)
-SCALES = ("INPUT.DETECTION.MIN_SCALE", "INPUT.DETECTION.MAX_SCALE")
-SWEEPS = ("TEST.REGIONS.ALPHA_SWEEP", "TEST.PANOPTIC.SWEEP", "TEST.PANOPTIC.VOID_SWEEP")
-SIDES = ("INPUT.REGIONS.MULTISCALE", "TEST.REGIONS.SIZES")
 
 CHECKS: tuple[Check, ...] = (
-    *(Check(key, "at least 1", lambda value: value >= 1) for key in AT_LEAST_ONE),
-    *(Check(key, "0 or more", lambda value: value >= 0) for key in AT_LEAST_ZERO),
-    *(Check(key, "0 or more, and finite", lambda v: 0 <= v < math.inf) for key in FINITE),
-    *(Check(key, "in [0, 1]", lambda value: 0 <= value <= 1) for key in FRACTIONS),
-    *(Check(key, "greater than 0, and finite", lambda v: 0 < v < math.inf) for key in SCALES),
     Check(
-        "MODEL.CLIP_BRANCH.ALIGN_MASKS", "1, 0, or -1 for the kind's own", lambda v: v in (-1, 0, 1)
-    ),
-    *(Check(key, "whole numbers of pixels, each at least 1", _sides) for key in SIDES),
-    Check(
-        "SOLVER.LR_SCHEDULER_NAME",
-        '"WarmupCosineLR" or "WarmupMultiStepLR", and SOLVER.SCHEDULE chooses which',
-        lambda value: value in ("WarmupCosineLR", "WarmupMultiStepLR"),
+        "at least 1",
+        lambda value: value >= 1,
+        (
+            *("INPUT.DETECTION.SIDE", "INPUT.MAX_PIXELS", "INPUT.REGIONS.STUDENT_SIZE"),
+            *("INPUT.REGIONS.MAX_SPLIT", "MODEL.CLIP.DENSE_BLOCKS", "MODEL.ZERO_SHOT.STRIDE"),
+            *("MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER"),
+            *("SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD", "TEST.DETECTIONS_PER_IMAGE"),
+        ),
     ),
     Check(
-        "MODEL.MASK_GENERATOR.PADDING",
-        "a grey value from 0 to 255, or -1 for the mean colour of CLIP",
-        lambda value: -1 <= value <= 255,
+        "0 or more",
+        lambda value: value >= 0,
+        (
+            *("DATALOADER.NUM_WORKERS", "INPUT.REGIONS.MAX_REGIONS", "MODEL.CAT_SEG.PAD_LEN"),
+            *("MODEL.ZERO_SHOT.WINDOW", "SOLVER.CHECKPOINT_KEEP", "SOLVER.WARMUP_ITERS"),
+            "TEST.EVAL_PERIOD",
+        ),
     ),
-    Check("TEST.WINDOW.OVERLAP", "0 or more, and less than 1", lambda value: 0 <= value < 1),
-    Check("SEED", "in [0, 2^32), for every run here is repeatable", lambda v: 0 <= v < 2**32),
-    Check("INPUT.REGIONS.CROP_SCALE", "greater than 0", lambda value: value > 0),
-    Check("MODEL.ZERO_SHOT.SCALE", "greater than 0, and finite", lambda v: 0 < v < math.inf),
     Check(
-        "MODEL.CLIPSELF.CORRELATION.TEMPERATURE",
+        "0 or more, and finite",
+        lambda value: 0 <= value < math.inf,
+        (
+            *(*OBJECTIVES, "SOLVER.BACKBONE_MULTIPLIER", "SOLVER.BASE_LR", "SOLVER.EPS"),
+            *("SOLVER.CLIP_MULTIPLIER", "SOLVER.WEIGHT_DECAY", "SOLVER.WEIGHT_DECAY_NORM"),
+        ),
+    ),
+    Check(
         "greater than 0, and finite",
         lambda value: 0 < value < math.inf,
+        ("INPUT.DETECTION.MIN_SCALE", "INPUT.DETECTION.MAX_SCALE", "MODEL.ZERO_SHOT.SCALE"),
     ),
-    *(Check(key, "names of data sets", _names) for key in ("DATASETS.TRAIN", "DATASETS.TEST")),
-    *(Check(key, "numbers, each in [0, 1]", _fractions) for key in SWEEPS),
-    Check("SOLVER.BETAS", "two numbers in [0, 1)", _decays),
+    Check("greater than 0", lambda value: value > 0, ["INPUT.REGIONS.CROP_SCALE"]),
     Check(
-        "MODEL.DEVICE",
+        "in [0, 1]",
+        lambda value: 0 <= value <= 1,
+        (
+            *("MODEL.CLIPSELF.ALPHA", "MODEL.FUSION.ALPHA", "MODEL.FUSION.BETA"),
+            *("MODEL.FUSION.VOID_DISCOUNT", "MODEL.FVIT.SCORE_THRESHOLD"),
+            *("MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", "TEST.BACKGROUND.THRESHOLD"),
+        ),
+    ),
+    Check(
+        "numbers, each in [0, 1]",
+        _fractions,
+        ("TEST.REGIONS.ALPHA_SWEEP", "TEST.PANOPTIC.SWEEP", "TEST.PANOPTIC.VOID_SWEEP"),
+    ),
+    Check(
+        "whole numbers of pixels, each at least 1",
+        _sides,
+        ("INPUT.REGIONS.MULTISCALE", "TEST.REGIONS.SIZES"),
+    ),
+    Check(
+        "1, 0, or -1 for the kind's own",
+        lambda value: value in (-1, 0, 1),
+        ["MODEL.CLIP_BRANCH.ALIGN_MASKS"],
+    ),
+    Check(
+        "a grey value from 0 to 255, or -1 for the mean colour of CLIP",
+        lambda value: -1 <= value <= 255,
+        ["MODEL.MASK_GENERATOR.PADDING"],
+    ),
+    Check("in [0, 2^32), for every run here is repeatable", lambda v: 0 <= v < 2**32, ["SEED"]),
+    Check("two numbers in [0, 1)", _decays, ["SOLVER.BETAS"]),
+    Check(
+        '"WarmupCosineLR" or "WarmupMultiStepLR", and SOLVER.SCHEDULE chooses which',
+        lambda value: value in ("WarmupCosineLR", "WarmupMultiStepLR"),
+        ["SOLVER.LR_SCHEDULER_NAME"],
+    ),
+    Check("names of data sets", _names, ("DATASETS.TRAIN", "DATASETS.TEST")),
+    Check(
         '"cpu", "cuda" or "cuda:" with a number',
         lambda value: re.fullmatch(r"cpu|cuda(:\d+)?", value) is not None,
+        ["MODEL.DEVICE"],
     ),
 )
 

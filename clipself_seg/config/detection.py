@@ -13,7 +13,6 @@ from detectron2.config import CfgNode
 DETECTION_CHOICES: dict[str, tuple[str, ...]] = {
     "INPUT.DETECTION.RESIZE": ("opencv", "pillow"),
     "MODEL.FVIT.PYRAMID": ("fpn", "simple"),
-    "MODEL.FVIT.SYNONYMS": ("first", "mean"),
     "TEST.DETECTION.LIMITS": ("detectron2", "mmdetection"),
 }
 
@@ -39,13 +38,10 @@ def add_detection_keys(cfg: CfgNode) -> None:
     fvit.ROIS_PER_IMAGE = 512
     # Weight of RoIs without an object in the classification loss: 0.6 for OV-COCO, 0.9 for OV-LVIS.
     fvit.BACKGROUND_WEIGHT = 0.6
-    # Factor of the detector's cosines at the beginning; fixed (transfer), it stays that in evaluation.
-    fvit.TEMPERATURE = 50.0
+    # The factor of the detector's cosines, 50 at the beginning, stays that in evaluation (transfer).
     fvit.FIXED_TEMPERATURE = False
     # Factor of CLIP's cosines.
     fvit.CLIP_TEMPERATURE = 75.0
-    # Names of a class that are its text: the "first" alone (official) or the "mean" of all.
-    fvit.SYNONYMS = "first"
     # Whether CLIP's image tower learns, at SOLVER.CLIP_MULTIPLIER times the base rate (Table A3).
     fvit.TRAIN_CLIP = False
     # Anchors of a level that become proposals, and proposals of an image.

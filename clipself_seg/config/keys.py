@@ -44,14 +44,12 @@ OF_CLIP_BACKBONE = (
 )
 # What a key may be, where that is a short list.
 CHOICES: dict[str, tuple[str, ...]] = {
-    "INPUT.CAPTIONS.RESIZE": ("warp", "letterbox"),
     "INPUT.REGIONS.SOURCE": ("grid", "proposals"),
     "INPUT.REGIONS.GRID_PAIRS": ("aspect", "all"),
     "MODEL.CLIP.ATTENTION": ("none", "sclip", "clearclip", "naclip", "kk", "qq_kk"),
     "MODEL.CLIP.DENSE": KINDS,
     "MODEL.CLIPSELF.TARGET": ("crops", "texts", "captions"),
     "MODEL.CLIPSELF.TEXTS.LOSS": ("bce", "softmax", "regionclip"),
-    "MODEL.CLIPSELF.TEXTS.TEMPLATES": ("vild63", "openai80", "single"),
     "MODEL.CLIPSELF.LOSS_AVERAGE": ("regions", "images"),
     "MODEL.CLIPSELF.CORRELATION.CONTEXT": ("q", "qk"),
     "SOLVER.AMP.DTYPE": ("float16", "bfloat16"),
@@ -141,10 +139,6 @@ def _add_distillation(cfg: CfgNode) -> None:
     # "bce" is the code's: a sigmoid for each noun of the process's boxes and for others drawn at random; "softmax"
     # over all nouns; "regionclip" are RegionCLIP's three losses, which the paper says it follows.
     cfg.MODEL.CLIPSELF.TEXTS.LOSS = "bce"
-    # Nouns that "bce" compares with; more if the boxes have more.
-    cfg.MODEL.CLIPSELF.TEXTS.NEGATIVES = 100
-    # Sentences around a noun, as TEST.REGIONS.TEMPLATES.
-    cfg.MODEL.CLIPSELF.TEXTS.TEMPLATES = "vild63"
     # Where the student starts, if not as the teacher: a distilled checkpoint of the same CLIP, to go on with it.
     cfg.MODEL.CLIPSELF.STUDENT_WEIGHTS = ""
     # D4: fraction of the student in the weights that are evaluated and written; the rest is the original
@@ -176,8 +170,6 @@ def _add_objectives(cfg: CfgNode) -> None:
     # CLIP of MODEL.CLIP.WEIGHTS; or a backbone of timm by name, such as vit_base_patch14_dinov2 or
     # vit_pe_spatial_base_patch16_512, whose weights timm fetches.
     cfg.MODEL.CLIPSELF.CORRELATION.TEACHER = "none"
-    # Temperature of both softmaxes of OBJECTIVES.SPATIAL.
-    cfg.MODEL.CLIPSELF.CORRELATION.TEMPERATURE = 0.2
     # What OBJECTIVES.CONTEXT compares: "q", queries, or "qk", the mean of the similarities of queries and of keys.
     cfg.MODEL.CLIPSELF.CORRELATION.CONTEXT = "q"
 
@@ -186,10 +178,6 @@ def _add_input(cfg: CfgNode) -> None:
     # Largest number of pixels of an image file: one whose header states more is refused before it is
     # decoded, into 3 bytes a pixel or more. A photograph of 100 megapixels passes.
     cfg.INPUT.MAX_PIXELS = 128_000_000
-    cfg.INPUT.CAPTIONS = CfgNode()
-    # How a crop of the image becomes the student's square input where captions are the target: "warp"
-    # stretches it (code), "letterbox" keeps its aspect and pads it, as evaluation does.
-    cfg.INPUT.CAPTIONS.RESIZE = "warp"
     cfg.INPUT.REGIONS = CfgNode()
     # "grid" distils patches of a random grid, "proposals" the boxes that the data set brings.
     cfg.INPUT.REGIONS.SOURCE = "grid"

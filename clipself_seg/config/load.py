@@ -243,11 +243,12 @@ def _check(cfg: CfgNode, sources: Sources) -> None:
                 raise InputError(
                     f'{sources.name(key)}: {key} cannot have "{_shown(name, str)}"; {hint}'
                 )
-    for key, wanted, holds in CHECKS:
-        if not holds(values[key]):
-            raise InputError(
-                f"{sources.name(key)}: {key} must be {wanted}, got {_shown(values[key])}"
-            )
+    for wanted, holds, keys in CHECKS:
+        for key in keys:
+            if not holds(values[key]):
+                raise InputError(
+                    f"{sources.name(key)}: {key} must be {wanted}, got {_shown(values[key])}"
+                )
     for key, other, wanted, agree in RELATIONS:
         if not agree(values[key], values[other]):
             raise InputError(

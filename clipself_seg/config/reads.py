@@ -57,7 +57,6 @@ READS: dict[str, tuple[str | When, ...]] = {
     "CLIPSelf": (
         *(*CLIP, *REGIONS, "MODEL.CLIP.TRAINABLE_BLOCKS", "MODEL.CLIPSELF.", "INPUT.REGIONS."),
         "TEST.REGIONS.ALPHA_SWEEP",
-        When(("INPUT.CAPTIONS.",), "MODEL.CLIPSELF.TARGET", "captions"),
     ),
     "ZeroShotSegmenter": (*CLIP, *LABELS, "MODEL.ZERO_SHOT."),
     "CATSeg": (
@@ -66,7 +65,7 @@ READS: dict[str, tuple[str | When, ...]] = {
         *("MODEL.CAT_SEG.", "MODEL.SEM_SEG_HEAD.", "MODEL.PROMPT_ENSEMBLE_TYPE"),
         *("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", "INPUT.MIN_SIZE_", "INPUT.MAX_SIZE_"),
         *("INPUT.CROP.", "INPUT.COLOR_AUG_SSD", "INPUT.SIZE_DIVISIBILITY"),
-        *("TEST.SLIDING_WINDOW", "TEST.WINDOW."),
+        "TEST.SLIDING_WINDOW",
         When(
             (*BACKBONE, "MODEL.SWIN.", "SOLVER.BACKBONE_MULTIPLIER"),
             "MODEL.CAT_SEG.GUIDANCE",

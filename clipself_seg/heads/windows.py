@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipself_seg.clip.runtime import chunk_size
-from clipself_seg.errors import InputError
 
 AT_ONCE = 4  # classes whose maps are made together on a CPU, in whose cache they stay
 MASKS_AT_ONCE = 16  # masks that are resized together
@@ -30,7 +29,7 @@ Part = tuple[Tensor, Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class WindowLayout:
-    """Windows of one size on a square canvas.
+    """Windows of one size on a square canvas; the numbers are those of CAT-Seg.
 
     Attributes:
         size: side of a window in pixels.
@@ -41,15 +40,6 @@ class WindowLayout:
     size: int = 384
     overlap: float = 0.333
     canvas: int = 640
-
-    def __post_init__(self) -> None:
-        stride = self.stride
-        if self.canvas < self.size or stride < 1 or (self.canvas - self.size) % stride:
-            raise InputError(
-                f"windows of {self.size} pixels with an overlap of {self.overlap} (a stride of "
-                f"{stride}) do not cover a canvas of {self.canvas}: TEST.WINDOW.CANVAS must be "
-                f"SIZE plus a multiple of the stride, such as {self.size + max(stride, 1)}"
-            )
 
     @property
     def stride(self) -> int:

@@ -31,6 +31,7 @@ from torch import Tensor
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.region_pooling import box_weights, pool
 from clipself_seg.clip.runtime import autocast, on_device, send
+from clipself_seg.clip.text_bank import NOUN_TEMPLATES
 from clipself_seg.clip.tower import DENSE, KEYS, QUERIES, ImageTower
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
@@ -511,7 +512,7 @@ class RegionText:
         *,
         loss: TextLoss = "bce",
         negatives: int = 100,
-        templates: str = "vild63",
+        templates: str = NOUN_TEMPLATES,
         seed: int = 0,
     ) -> None:
         """
@@ -631,17 +632,13 @@ def _crops(cfg: CfgNode) -> Objective:
         return CropDistillation()
     settings = CorrelationSettings(
         teacher=correlation_teacher(correlation.TEACHER),
-        temperature=correlation.TEMPERATURE,
         context=CONTEXTS[correlation.CONTEXT],
     )
     return WeightedTerms(weights, settings)
 
 
 def _texts(cfg: CfgNode) -> RegionText:
-    texts = cfg.MODEL.CLIPSELF.TEXTS
-    return RegionText(
-        loss=texts.LOSS, negatives=texts.NEGATIVES, templates=texts.TEMPLATES, seed=cfg.SEED
-    )
+    return RegionText(loss=cfg.MODEL.CLIPSELF.TEXTS.LOSS, seed=cfg.SEED)
 
 
 # What MODEL.CLIPSELF.TARGET may be -> how its objective is made of a configuration.

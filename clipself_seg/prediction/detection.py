@@ -135,7 +135,7 @@ class DetectionPredictor(ImagePredictor[Detections]):
         """Say which classes to look for, until the next call.
 
         Every synonym of your own class names counts (the text embeddings are averaged); a built-in
-        vocabulary is read as `MODEL.FVIT.SYNONYMS` says, as in evaluation.
+        vocabulary by the first name of each class, as in evaluation.
 
         Args:
             words: "dog|puppy, cat", see `read_words`; a list, see `own_words`; or a vocabulary.
@@ -148,7 +148,7 @@ class DetectionPredictor(ImagePredictor[Detections]):
         names = tuple(entry.names for entry in words.classes)
         check_lengths(self.model.clip, names, self.model.bank.templates)
         built_in = words.name in available_vocabularies()
-        self.model.set_vocabulary(words, seen, all_synonyms=None if built_in else True)
+        self.model.set_vocabulary(words, seen, all_synonyms=not built_in)
         self.seen = self.model.seen().cpu().numpy()
         self._set_classes(words)
 

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.runtime import autocast
+from clipself_seg.clip.text_bank import NOUN_TEMPLATES
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.annotations import (
     Record,
@@ -271,7 +272,6 @@ class Labeller:
         self.request = request
         self.precision = precision_from_config(cfg)
         self.workers = cfg.DATALOADER.NUM_WORKERS
-        templates = cfg.MODEL.CLIPSELF.TEXTS.TEMPLATES
         self.mapper = ProposalCropMapper(
             crop_size=clip.image_size,
             crop_scale=cfg.INPUT.REGIONS.CROP_SCALE,
@@ -280,12 +280,12 @@ class Labeller:
         self.settings: Json = {
             "weights": clip.weights_hash(),
             "nouns": _hash(list(nouns)),
-            "templates": templates,
+            "templates": NOUN_TEMPLATES,
             "candidates": request.candidates,
             "crop_scale": cfg.INPUT.REGIONS.CROP_SCALE,
             "precision": str(self.precision or torch.float32),
         }
-        self.nouns_KE = TextBank(clip, templates).embed(nouns)
+        self.nouns_KE = TextBank(clip, NOUN_TEMPLATES).embed(nouns)
         self.find = NounsOfCaptions(nouns)
 
     @dead_workers_named()

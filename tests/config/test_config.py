@@ -81,6 +81,9 @@ def test_float16_is_not_used_on_a_cpu(caplog):
     assert load_config(None, ["MODEL.DEVICE", "cpu", *half, "bfloat16"]).SOLVER.AMP.ENABLED
 
 
+MODEL, CLIP = "MODEL.META_ARCHITECTURE", "SOLVER.CLIP_GRADIENTS."
+
+
 @pytest.mark.parametrize(
     ("opts", "message"),
     [
@@ -98,20 +101,14 @@ def test_float16_is_not_used_on_a_cpu(caplog):
         (["TEST.AUG.ENABLED", "True"], "TEST.AUG.ENABLED True has no effect"),
         (["INPUT.DATASET_MAPPER_NAME", "lsj"], "DATASET_MAPPER_NAME is no key any more"),
         (["MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "0"], "TRAIN_NUM_POINTS must be at least 1"),
-        (
-            ["TEST.PANOPTIC.SWEEP", "(0.5,)", "MODEL.META_ARCHITECTURE", "CLIPSelf"],
-            "SWEEP .* no effect: CLIPSelf .* for OpenPanoptic;",
-        ),
+        (["TEST.PANOPTIC.SWEEP", "(0.5,)", MODEL, "CLIPSelf"], "SWEEP .* CLIPSelf .* OpenPanoptic"),
         (["SOLVER.BASE_LR", "fast"], "SOLVER.BASE_LR must be of type float"),
         (["DATASETS.TRAIN", "mini_train"], "DATASETS.TRAIN must be of type tuple, such as"),
         (["INPUT.REGIONS.SOURCE", "gird"], 'cannot be "gird"; did you mean "grid"?'),
         (["TEST.REGIONS.READ", "('boxs',)"], 'cannot have "boxs"; did you mean "boxes"?'),
         (["MODEL.CLIPSELF.ALPHA", "1.5"], r"ALPHA must be in \[0, 1\]"),
         (["SOLVER.IMS_PER_BATCH", "0"], "SOLVER.IMS_PER_BATCH must be at least 1"),
-        (
-            ["TEST.REGIONS.SIZES", "(64, 0)"],
-            r"SIZES must be whole numbers.*at least 1, got \(64, 0\)",
-        ),
+        (["TEST.REGIONS.SIZES", "(64, 0)"], r"SIZES must be .*at least 1, got \(64, 0\)"),
         (["INPUT.REGIONS.MULTISCALE", "(64.5,)"], "MULTISCALE must be whole numbers"),
         (["INPUT.REGIONS.MULTISCALE", "('64',)"], "MULTISCALE must be whole numbers"),
         (["DATASETS.TRAIN", "[['wds:a']]"], "DATASETS.TRAIN must be names of data sets"),
@@ -133,22 +130,12 @@ def test_float16_is_not_used_on_a_cpu(caplog):
         (["SOLVER.WEIGHT_DECAY", "-0.1"], "WEIGHT_DECAY must be 0 or more, and finite"),
         (["SOLVER.CHECKPOINT_KEEP", "-1"], "CHECKPOINT_KEEP must be 0 or more, got -1"),
         (["MODEL.CLIPSELF.LOSS_WEIGHT", "0"], "LOSS_WEIGHT is no key any more, its value is 1.0"),
-        (
-            ["MODEL.CLIPSELF.CORRELATION.TEMPERATURE", "0"],
-            "CORRELATION.TEMPERATURE must be greater than 0, and finite",
-        ),
-        (
-            ["TEST.REGIONS.ALPHA_SWEEP", "(0.5, 1.5)"],
-            r"ALPHA_SWEEP must be numbers, each in \[0, 1\]",
-        ),
+        (["TEST.REGIONS.ALPHA_SWEEP", "(0.5, 1.5)"], r"ALPHA_SWEEP must be .* in \[0, 1\]"),
         (["TEST.REGIONS.READ", "()"], "READ is empty: give some of boxes, masks"),
         (["TEST.PANOPTIC.ROWS", "()"], "ROWS is empty: give some of clip, generator, fused"),
         (["TEST.PANOPTIC.ROWS", "('clap',)"], 'ROWS cannot have "clap"; did you mean "clip"'),
         (["TEST.PANOPTIC.TASKS", "('instance',)"], 'did you mean "instances"'),
-        (
-            ["TEST.PANOPTIC.SWEEP", "(0.5, 1.5)"],
-            r"PANOPTIC.SWEEP must be numbers, each in \[0, 1\]",
-        ),
+        (["TEST.PANOPTIC.SWEEP", "(0.5, 1.5)"], r"PANOPTIC.SWEEP must be .* in \[0, 1\]"),
         (["TEST.PANOPTIC.SWEEP", "('x',)"], "PANOPTIC.SWEEP must be numbers"),
         (["TEST.PANOPTIC.SWEEP", "(True,)"], "PANOPTIC.SWEEP must be numbers"),
         (["TEST.PANOPTIC.VOID_SWEEP", "(2,)"], "VOID_SWEEP must be numbers"),
@@ -158,18 +145,15 @@ def test_float16_is_not_used_on_a_cpu(caplog):
         (["TEST.MIOU_RULE", "both"], 'MIOU_RULE cannot be "both"'),
         (
             ["INPUT.DETECTION.MIN_SCALE", "2.5"],
-            "MIN_SCALE must be at most MAX_SCALE, got 2.5 with INPUT.DETECTION.MAX_SCALE 2.0",
+            "MIN_SCALE must be at most .* 2.5 with .*MAX_SCALE 2",
         ),
         (["INPUT.DETECTION.SIDE", "0"], "DETECTION.SIDE must be at least 1, got 0"),
         (["INPUT.DETECTION.MIN_SCALE", "0"], "MIN_SCALE must be greater than 0, and finite"),
         (["INPUT.DETECTION.MAX_SCALE", "inf"], "MAX_SCALE must be greater than 0, and finite"),
         (["INPUT.DETECTION.RESIZE", "openvc"], 'cannot be "openvc"; did you mean "opencv"'),
         (
-            [
-                *("SOLVER.CLIP_GRADIENTS.ENABLED", "True"),
-                *("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "0"),
-            ],
-            "CLIP_VALUE must be greater than 0.* got 0.0 with SOLVER.CLIP_GRADIENTS.ENABLED True",
+            [f"{CLIP}ENABLED", "True", f"{CLIP}CLIP_VALUE", "0"],
+            "CLIP_VALUE must .* 0.0 with .* True",
         ),
     ],
 )
@@ -195,6 +179,7 @@ def test_a_wrong_option_is_refused_in_one_line(opts, message):
         ("SOLVER: {BASE_LR: 1" + 400 * "0" + "}", "run.yaml: SOLVER.BASE_LR must be of type float"),
         ("SOLVER: {MAX_ITER: null}", "SOLVER.MAX_ITER must be of type int, got None; leave it out"),
         ("MODEL: {DEVICE: null}", "MODEL.DEVICE must be of type str, got None; leave it out"),
+        ("TEST: {REGIONS: {READ: [[boxes]]}}", "TEST.REGIONS.READ cannot have .*boxes"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(tmp_path, content, message):
@@ -202,13 +187,6 @@ def test_a_wrong_file_is_refused_by_name(tmp_path, content, message):
     with pytest.raises(InputError, match=message) as caught:
         load_config(tmp_path / "run.yaml")
     assert "run.yaml" in str(caught.value) and len(str(caught.value).splitlines()) == 1
-
-
-def test_a_list_as_a_way_of_reading_is_refused_in_one_line(tmp_path):
-    (tmp_path / "run.yaml").write_text("TEST: {REGIONS: {READ: [[boxes]]}}")
-    with pytest.raises(InputError, match="TEST.REGIONS.READ cannot have .*boxes") as caught:
-        load_config(tmp_path / "run.yaml")
-    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("written", ["null", "None", '"None"', "none"])
@@ -269,7 +247,3 @@ def test_every_key_of_the_project_is_explained():
     found = [unexplained(path) for path in sorted(Path(config.__file__).parent.glob("*.py"))]
     assert sum(count for count, _ in found) > 100
     assert not [name for _, silent in found for name in silent]
-
-
-def test_flatten_lists_full_names():
-    assert dict(flatten({"A": {"B": 1, "C": {"D": ()}}, "E": 2})) == {"A.B": 1, "A.C.D": (), "E": 2}

@@ -199,7 +199,6 @@ def small_distillation(cfg) -> dict[str, object]:
     trains = cfg.MODEL.META_ARCHITECTURE == "CLIPSelf"
     return {
         "MODEL.CLIP.WEIGHTS": "",
-        "MODEL.CLIPSELF.TEXTS.TEMPLATES": "single",
         "MODEL.CLIP.TRAINABLE_BLOCKS": min(cfg.MODEL.CLIP.TRAINABLE_BLOCKS, 3),
         "INPUT.REGIONS.STUDENT_SIZE": 64,
         "INPUT.REGIONS.MULTISCALE": "(64, 128)" if cfg.INPUT.REGIONS.MULTISCALE else "()",

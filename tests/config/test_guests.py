@@ -28,11 +28,10 @@ def like_mask2former(cfg):
     former.DEEP_SUPERVISION = True
     former.DEC_LAYERS = 10
     former.NUM_OBJECT_QUERIES = 200
-    former.CLASS_WEIGHT = 1  # a whole number
     former.SIZE_DIVISIBILITY = 32
     former.TEST = CfgNode()
     former.TEST.PANOPTIC_ON = True
-    former.TEST.OVERLAP_THRESHOLD = 0.7
+    former.TEST.OVERLAP_THRESHOLD = 1  # a whole number
     cfg.MODEL.SWIN = CfgNode()
     cfg.MODEL.SWIN.EMBED_DIM = 192
     cfg.MODEL.SWIN.DEPTHS = (2, 2, 18, 2)

@@ -130,7 +130,6 @@ WITHOUT_EFFECT = [
     ("panoptic", "INPUT.DETECTION.SIDE", "64"),
     ("panoptic", "MODEL.DIFFUSION.CROP", "64"),
     ("patches", "MODEL.CAT_SEG.GUIDANCE", "backbone"),
-    ("patches", "INPUT.CAPTIONS.RESIZE", "letterbox"),
     ("regions", "INPUT.REGIONS.MAX_SPLIT", "3"),
     ("regions", "TEST.REGIONS.ALPHA_SWEEP", "(0.5,)"),
     ("zero_shot", "TEST.SLIDING_WINDOW", "True"),
@@ -240,7 +239,9 @@ def test_the_configuration_of_an_earlier_run_loads_again(tmp_path):
     tree = yaml.safe_load(cfg.dump())
     for key, (value, *_) in RETIRED.items():
         *sections, name = key.split(".")
-        functools.reduce(dict.__getitem__, sections, tree)[name] = value
+        functools.reduce(lambda node, section: node.setdefault(section, {}), sections, tree)[
+            name
+        ] = value
     path.write_text(yaml.safe_dump(tree))
     assert load_config(path).MODEL.META_ARCHITECTURE == cfg.MODEL.META_ARCHITECTURE
 

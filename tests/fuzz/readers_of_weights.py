@@ -211,7 +211,7 @@ HEAD, FORMER = "MODEL.SEM_SEG_HEAD", "MODEL.MASK_FORMER"
 CONFIGS = {
     "cat_seg": (
         "semseg_original.yaml",
-        f"{HEAD}.TEXT_GUIDANCE_DIM 16 {HEAD}.NUM_LAYERS 1 {HEAD}.APPEARANCE_GUIDANCE_DIM 16 "
+        f"{HEAD}.TEXT_GUIDANCE_DIM 16 {HEAD}.APPEARANCE_GUIDANCE_DIM 16 "
         f"{HEAD}.POOLING_SIZES [1]",
     ),
     "fvit": ("detection_original.yaml", f"{WITH_WORDS} MODEL.FVIT.CHANNELS 4"),

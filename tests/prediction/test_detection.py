@@ -154,7 +154,7 @@ def test_own_words_count_with_every_synonym_and_built_in_ones_as_configured():
     made = predictor()
     assert made.model.all_synonyms is True and made.seen.tolist() == [True, False]
     made.set_vocabulary("ov_coco_65")
-    assert made.model.all_synonyms is None and len(made.seen) == 65 and not made.seen.any()
+    assert made.model.all_synonyms is False and len(made.seen) == 65 and not made.seen.any()
     with pytest.raises(InputError, match='"dog" twice'):
         made.set_vocabulary("dog, dog")
     assert len(made.vocabulary) == 65

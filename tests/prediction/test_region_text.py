@@ -41,8 +41,7 @@ def run(annotations, *words, captions=True, opts=(), call=precompute.region_text
     given = ["--config-file", CONFIG, "--proposals", annotations / "proposals_train.json"]
     if captions:
         given += ["--captions", annotations / "captions_train.json"]
-    keys = ["--opts", "MODEL.CLIPSELF.TEXTS.TEMPLATES", "single", *opts]
-    return call([str(word) for word in [*given, *words, *keys]])
+    return call([str(word) for word in [*given, *words, "--opts", *opts]])
 
 
 def content_of(path):
@@ -174,7 +173,7 @@ def test_an_interrupted_call_goes_on_and_writes_the_same(annotations, target, mo
         ([], ["DATASETS.TRAIN", "()"], True, "give the one data set whose images are labelled"),
         (
             [],
-            ["MODEL.CLIPSELF.TEXTS.TEMPLATES", "vild63", "MODEL.META_ARCHITECTURE", "FViT"],
+            ["MODEL.META_ARCHITECTURE", "FViT"],
             True,
             "FViT, which trains on no nouns",
         ),

@@ -160,9 +160,6 @@ def _class_attention(layer: Any, x: Tensor, guidance: Tensor) -> Tensor:
 
     project, both = layer.attention, torch.cat([x, guidance], dim=-1)
     q, k, v = heads(project.q(both)), heads(project.k(both)), heads(project.v(x))
-    if layer.attend.__name__ == "softmax_attention":
-        scores = torch.einsum("nthc,nshc->nhts", q, k) / q.shape[-1] ** 0.5
-        return torch.einsum("nhts,nshc->nthc", scores.softmax(dim=-1), v).flatten(2)
     q, k = F.elu(q) + 1, F.elu(k) + 1
     length = v.shape[1]  # divided out and in again, as against overflow in half precision
     products = torch.einsum("nshc,nshd->nhcd", k, v / length)

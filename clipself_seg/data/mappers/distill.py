@@ -37,8 +37,6 @@ from clipself_seg.data.regions import (
 )
 from clipself_seg.errors import InputError
 
-Resize = Literal["warp", "letterbox"]
-
 # CLIP's training transform, as open_clip has it for the run of the paper's Table 1c, #5*: what a captioned image is
 # cropped by.
 AREAS = (0.9, 1.0)  # fractions of the image
@@ -243,13 +241,11 @@ class CaptionMapper:
     Attributes:
         student_size: S, side of the student's input in pixels.
         seed: seed of the run.
-        resize: "warp" stretches the crop to the square, "letterbox" pads it as in evaluation.
         max_pixels: largest number of pixels of an image that is decoded.
     """
 
     student_size: int
     seed: int
-    resize: Resize = "warp"
     max_pixels: int = MAX_PIXELS
 
     @classmethod
@@ -258,7 +254,6 @@ class CaptionMapper:
         return cls(
             student_size=cfg.INPUT.REGIONS.STUDENT_SIZE,
             seed=seed,
-            resize=cfg.INPUT.CAPTIONS.RESIZE,
             max_pixels=cfg.INPUT.MAX_PIXELS,
         )
 
@@ -283,9 +278,7 @@ class CaptionMapper:
         return image_sample(record, self._square(image[y0:y1, x0:x1])) | {"caption": caption}
 
     def _square(self, crop: np.ndarray) -> np.ndarray:
-        """Crop (h, w, 3) at the student's size, (S, S, 3) uint8."""
-        if self.resize == "letterbox":
-            return letterbox_image(crop, self.student_size)
+        """Crop (h, w, 3) stretched to the student's square, (S, S, 3) uint8."""
         size = (self.student_size, self.student_size)
         return np.asarray(Image.fromarray(crop).resize(size, Image.Resampling.BICUBIC))
 

@@ -14,8 +14,6 @@ Shapes: V views, K classes of each, T = V * K, N = h * w cells (pooled: n), C ch
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -279,7 +277,6 @@ class ClassAggregation(nn.Module):
         grid: tuple[int, int],
         pooling: int,
         pad_to: int,
-        attention: str,
     ) -> None:
         """
         Args:
@@ -289,7 +286,6 @@ class ClassAggregation(nn.Module):
             grid: (h, w) in cells, multiples of `pooling`.
             pooling: side in cells of the squares that are averaged before the attention.
             pad_to: number of classes that the attention sees at least; 0 has no padding.
-            attention: "linear" or "full".
         """
         super().__init__()
         self.grid = grid
@@ -300,7 +296,6 @@ class ClassAggregation(nn.Module):
             self.padding_tokens = nn.Parameter(torch.zeros(1, 1, width))
             self.padding_guidance = nn.Parameter(torch.zeros(1, 1, guidance_width))
         self.attention = GuidedProjections(width=width, guidance_width=guidance_width)
-        self.attend = {"linear": linear_attention, "full": softmax_attention}[attention]
         relu = nn.ReLU(inplace=True)
         self.MLP = nn.Sequential(Linear(width, 4 * width), relu, Linear(4 * width, width))
         self.norm1 = nn.LayerNorm(width)
@@ -351,7 +346,7 @@ class ClassAggregation(nn.Module):
         qkv = self.attention.of_tokens(self.norm1(x_nKC))
         qkv.unflatten(0, (len(contribution_VK3C), -1)).add_(contribution_VK3C[:, None])
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (n, H, T, c)
-        x_nKC = x_nKC + self.attend(q, k, v, padding).transpose(1, 2).flatten(2)
+        x_nKC = x_nKC + linear_attention(q, k, v, padding).transpose(1, 2).flatten(2)
         return self.MLP(self.norm2(x_nKC)).add_(x_nKC).transpose(0, 1)
 
     def _padding(self, classes: int) -> tuple[Tensor, Tensor, int] | None:
@@ -410,25 +405,3 @@ def linear_attention(
             products_nHcc = products_nHcc + count * (key.transpose(-2, -1) @ value)
             sums_nHc1 = sums_nHc1 + count * key.transpose(-2, -1)
         return ((q @ products_nHcc) / (q @ sums_nHc1 + EPS)).to(dtype)
-
-
-def softmax_attention(
-    q: Tensor, k: Tensor, v: Tensor, padding: tuple[Tensor, Tensor, int] | None
-) -> Tensor:
-    """Attention with softmax, (n, H, T, c).
-
-    Args:
-        q: queries (n, H, T, c).
-        k: keys (n, H, T, c).
-        v: values (n, H, T, c).
-        padding: key and value (H, 1, c) of the padding token and its number; None for no padding.
-    """
-    if padding is None:
-        return F.scaled_dot_product_attention(q, k, v)
-    key, value, count = padding
-    k = torch.cat([k, key.expand(*k.shape[:2], 1, -1)], dim=2)
-    v = torch.cat([v, value.expand(*v.shape[:2], 1, -1)], dim=2)
-    # n equal keys weigh n exp(score), as one key does whose score is larger by log n.
-    bias = q.new_zeros(q.shape[2], k.shape[2])
-    bias[:, -1] = math.log(count)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)

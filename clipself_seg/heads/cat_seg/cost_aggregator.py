@@ -167,7 +167,6 @@ class AggregatorSizes:
         grid: (h, w).
         window: side in cells of the attention windows over space.
         pooling: side in cells that each aggregation layer averages before its attention over classes.
-        attention: kind of attention over classes, "linear" or "full".
         text_projected: channels of the projected text guidance.
         appearance_projected: channels of the projected appearance guidance.
         decoder_dims: output channels of the two steps of the decoder.
@@ -184,7 +183,6 @@ class AggregatorSizes:
     grid: tuple[int, int] = (24, 24)
     window: int = 12
     pooling: tuple[int, ...] = (2, 2)
-    attention: str = "linear"
     text_projected: int = 128
     appearance_projected: int = 128
     decoder_dims: tuple[int, int] = (64, 32)
@@ -283,7 +281,6 @@ class AggregatorLayer(nn.Module):
             guidance_width=sizes.text_projected,
             pooling=pooling,
             pad_to=sizes.pad_len,
-            attention=sizes.attention,
         )
 
     def forward(

@@ -78,20 +78,19 @@ class ImplicitCaptioner(nn.Module):
 
 
 @torch.no_grad()
-def embed_crops(clip: DenseCLIP, crops: Tensor, antialias: bool = False) -> Tensor:
+def embed_crops(clip: DenseCLIP, crops: Tensor) -> Tensor:
     """Image embeddings (B, E), not normalised, of square crops (B, 3, S, S), RGB in [0, 1].
 
-    This is CLIP's own preprocessing on tensors. Its centre crop changes nothing of a square, and
-    bicubic values outside of [0, 1] stay, as they do in torchvision.
+    This is CLIP's own preprocessing on tensors, without smoothing before crops are made smaller (official). Its centre
+    crop changes nothing of a square, and bicubic values outside of [0, 1] stay, as they do in torchvision.
 
     Args:
         clip: CLIP whose image tower embeds the crops.
         crops: square crops of any size.
-        antialias: whether crops are smoothed before they are made smaller.
     """
     size = (clip.image_size, clip.image_size)
     if tuple(crops.shape[-2:]) != size:
-        crops = F.interpolate(crops, size, mode="bicubic", align_corners=False, antialias=antialias)
+        crops = F.interpolate(crops, size, mode="bicubic", align_corners=False)
     return clip.visual(clip.normalise(crops)).float()
 
 
@@ -156,7 +155,6 @@ class DiffusionFeatures(nn.Module):
         stable_diffusion: StableDiffusion,
         crop: int = 512,
         crops_at_once: int = 1,
-        antialias: bool = False,
     ) -> None:
         """
         Args:
@@ -165,7 +163,6 @@ class DiffusionFeatures(nn.Module):
             crop: side in pixels of the diffusion model's input, a multiple of 64.
             crops_at_once: number of crops that the diffusion model processes together; more take more
                 memory.
-            antialias: whether crops are smoothed before they are made smaller for CLIP (official: no).
 
         Raises:
             InputError: `crop` or `crops_at_once` is not usable.
@@ -179,7 +176,6 @@ class DiffusionFeatures(nn.Module):
             raise InputError(f"MODEL.DIFFUSION.CROPS_AT_ONCE is {crops_at_once}: give 1 or more")
         self.crop = crop
         self.crops_at_once = crops_at_once
-        self.antialias = antialias
         self.channels = dict.fromkeys(STRIDES, WIDTH)
         self._clip = (clip,)  # a tuple, so that CLIP is not registered as a submodule
         self.feature_extractor = ImplicitCaptioner(
@@ -193,9 +189,9 @@ class DiffusionFeatures(nn.Module):
         self.stable_diffusion = stable_diffusion
 
     def settings(self) -> dict[str, object]:
-        """Settings that decide the maps beside the weights: crop, smoothing and a hash of the noise."""
+        """Settings that decide the maps beside the weights: crop, no smoothing, and a hash of the noise."""
         noise = hash_tensors({"noise": self.stable_diffusion.noise})
-        return {"crop": self.crop, "antialias": self.antialias, "noise": noise}
+        return {"crop": self.crop, "antialias": False, "noise": noise}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Maps s2, s3, s4, s5 (B, 512, H / stride, W / stride) of RGB images.
@@ -232,7 +228,7 @@ class DiffusionFeatures(nn.Module):
         if side != self.crop:
             crops = F.interpolate(crops, size, mode="bicubic", align_corners=False)
         (clip,) = self._clip
-        image_BE = embed_crops(clip, crops, self.antialias)
+        image_BE = embed_crops(clip, crops)
         prompt, time = self.feature_extractor(image_BE, self.stable_diffusion.empty_prompt)
         taps = self.stable_diffusion(crops, prompt, time)
         return project_taps(self.feature_projections, taps, side)

@@ -50,6 +50,8 @@ COPIES = 8
 """Numbers in memory for one of an RoI's: maps of two layers, and the four times as many cells of the mask."""
 PASTED = 4
 """Numbers in memory for a pixel of a pasted mask: where it is read, what is read, and whether it is inside."""
+TEMPERATURE = 50.0
+"""Factor of the detector's cosines that training begins with."""
 
 
 class TrainingSettings(NamedTuple):
@@ -97,7 +99,6 @@ class RoIHeads(nn.Module):
         settings: DetectionSettings,
         *,
         channels: int = CHANNELS,
-        temperature: float = 50.0,
         masks: bool = False,
     ) -> None:
         """
@@ -107,14 +108,13 @@ class RoIHeads(nn.Module):
             training: settings of the losses.
             settings: settings of detection.
             channels: channels of the pyramid.
-            temperature: factor of the cosines that training begins with.
             masks: whether there is a mask head.
         """
         super().__init__()
         self.strides = list(strides)
         self.loss_settings = training
         self.settings = settings
-        self.bbox_head = BoxHead(embed_dim, channels, temperature)
+        self.bbox_head = BoxHead(embed_dim, channels)
         self.mask_head = MaskHead(channels) if masks else None
 
     def losses(
@@ -284,12 +284,11 @@ class BoxHead(nn.Module):
     The names are those of the official checkpoints.
     """
 
-    def __init__(self, embed_dim: int, channels: int, temperature: float) -> None:
+    def __init__(self, embed_dim: int, channels: int) -> None:
         """
         Args:
             embed_dim: E.
             channels: channels of the pyramid.
-            temperature: factor of the cosines that training begins with.
         """
         super().__init__()
         self.shared_convs = nn.Sequential(*(ConvNorm(channels, channels, 3) for _ in range(4)))
@@ -298,7 +297,7 @@ class BoxHead(nn.Module):
         self.cls_fcs = nn.ModuleList([nn.Linear(embed_dim, embed_dim)])
         self.reg_fcs = nn.ModuleList([nn.Linear(embed_dim, embed_dim)])
         self.fc_reg = nn.Linear(embed_dim, 4)
-        self.detect_temperature = nn.Parameter(torch.tensor(float(temperature)))
+        self.detect_temperature = nn.Parameter(torch.tensor(TEMPERATURE))
         kaiming_normal(self.shared_convs)
         for layers in (self.shared_fcs, self.cls_fcs, self.reg_fcs):
             xavier_uniform(layers)

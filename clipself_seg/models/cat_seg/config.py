@@ -24,7 +24,6 @@ from clipself_seg.config.keys import CLIP_BACKBONE
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes, CostAggregator
-from clipself_seg.heads.windows import WindowLayout
 from clipself_seg.models.base import load_backbone
 
 # Default of MODEL.CLIP.WEIGHTS, which goes with the default of NAME and not with CAT-Seg's own key of the name.
@@ -82,7 +81,6 @@ def aggregator_sizes(cfg: CfgNode, clip: DenseCLIP, guidance: Sequence[int]) -> 
         grid=tuple(head.FEATURE_RESOLUTION),
         window=head.WINDOW_SIZES,
         pooling=tuple(head.POOLING_SIZES),
-        attention=head.ATTENTION_TYPE,
         text_projected=head.TEXT_GUIDANCE_PROJ_DIM,
         appearance_projected=head.APPEARANCE_GUIDANCE_PROJ_DIM,
         decoder_dims=tuple(head.DECODER_DIMS),
@@ -105,13 +103,11 @@ def _check_lengths(head: CfgNode) -> None:
     """Checks that every key has as many positive numbers as needed, on which the other checks rely."""
     for key in SINGLE:
         _check(head, key, "at least 1", _positive([head[key]]))
-    layers, pooling = head.NUM_LAYERS, head.POOLING_SIZES
-    _check(head, "NUM_LAYERS", "0 or more", layers >= 0)
     for key in PAIRS:
         pair = len(head[key]) == 2 and _positive(head[key])
         _check(head, key, "two whole numbers, each at least 1", pair)
-    one_each = len(pooling) == layers and _positive(pooling)
-    _check(head, "POOLING_SIZES", f"one number for each of NUM_LAYERS {layers}", one_each)
+    each = "whole numbers, each at least 1"
+    _check(head, "POOLING_SIZES", each, _positive(head.POOLING_SIZES))
 
 
 def _check_values(head: CfgNode, clip: DenseCLIP) -> None:
@@ -304,7 +300,6 @@ def parts_from_config(cfg: CfgNode) -> dict[str, object]:
     if cfg.MODEL.CLIP.COMPILE:
         aggregator.compile_blocks()
     depth = clip.visual.depth
-    window = cfg.TEST.WINDOW
     return {
         "clip": clip,
         "aggregator": aggregator,
@@ -315,7 +310,6 @@ def parts_from_config(cfg: CfgNode) -> dict[str, object]:
         "templates": PROMPT_SETS[cfg.MODEL.PROMPT_ENSEMBLE_TYPE],
         "finetune": cfg.MODEL.SEM_SEG_HEAD.CLIP_FINETUNE,
         "sliding": cfg.TEST.SLIDING_WINDOW,
-        "layout": WindowLayout(window.SIZE, window.OVERLAP, window.CANVAS),
         "size_divisibility": cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
         "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         "mask_ignored": switches.IGNORE_IN_LOSS,

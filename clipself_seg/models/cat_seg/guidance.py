@@ -30,7 +30,6 @@ class GuidanceSwin(SwinTransformer):
         """Reads ``MODEL.SWIN``."""
         swin = cfg.MODEL.SWIN
         return {
-            "pretrain_img_size": swin.PRETRAIN_IMG_SIZE,
             "in_chans": input_shape.channels,
             "embed_dim": swin.EMBED_DIM,
             "depths": swin.DEPTHS,

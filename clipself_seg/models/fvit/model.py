@@ -46,6 +46,7 @@ from clipself_seg.heads.fvit.pyramid import (
     pyramid_and_dense,
 )
 from clipself_seg.heads.fvit.roi_heads import (
+    TEMPERATURE,
     DetectionSettings,
     RoIHeads,
     TrainingSettings,
@@ -53,7 +54,7 @@ from clipself_seg.heads.fvit.roi_heads import (
 )
 from clipself_seg.heads.fvit.rpn import RPN, ProposalRule
 from clipself_seg.models.base import ModelBase, by_rate_and_kind, on_host, save_atomically, sizes_of
-from clipself_seg.models.protocol import FIRST_NAME, MEAN_OF_NAMES, Group, Reading
+from clipself_seg.models.protocol import FIRST_NAME, Group, Reading
 
 logger = logging.getLogger(__name__)
 
@@ -77,19 +78,17 @@ class OpenVocabulary(ModelBase):
     Attributes:
         clip: CLIP, of which only the text tower is asked here.
         bank: its text embeddings of class names.
-        all_synonyms: whether the mean of all names of a class is its text, or the first alone.
         trained_names: names of each class of the training vocabulary; () before any training.
     """
 
     bank: TextBank
-    all_synonyms: bool
     trained_names: tuple[tuple[str, ...], ...] = ()
 
     def set_vocabulary(
         self,
         words: Vocabulary | Sequence[str],
         seen: np.ndarray | None = None,
-        all_synonyms: bool | None = None,
+        all_synonyms: bool = False,
     ) -> None:
         """Give the classes; labels are positions in them.
 
@@ -97,15 +96,12 @@ class OpenVocabulary(ModelBase):
             words: a vocabulary, or names with synonyms, "dog|puppy".
             seen: (K,) bool, classes of the training vocabulary. None: those that share a name with the
                 vocabulary that the weights were trained on; all of them if that is not known.
-            all_synonyms: whether the mean of all names of a class is its text, or the first alone; None
-                takes the value that the model was built with.
+            all_synonyms: whether the mean of all names of a class is its text, or the first alone (official).
 
         Raises:
             InputError: as `class_names`.
             ValueError: `seen` is of another number of classes.
         """
-        if all_synonyms is None:
-            all_synonyms = self.all_synonyms
         names = class_names(words, all_synonyms=all_synonyms)
         if seen is None and self.trained_names:
             given = words if isinstance(words, Vocabulary) else Vocabulary.from_names(words)
@@ -135,7 +131,6 @@ class FViT(OpenVocabulary):
         blocks: Sequence[int],
         side: int,
         pixels: tuple[Sequence[float], Sequence[float]],
-        all_synonyms: bool = False,
         clip_multiplier: float = 0.0,
         precisions: tuple[torch.dtype | None, torch.dtype | None] = (None, None),
     ) -> None:
@@ -149,7 +144,6 @@ class FViT(OpenVocabulary):
             blocks: the four blocks, from 0, whose outputs are the taps; one may come several times.
             side: side in pixels of the padded square input.
             pixels: mean and standard deviation of RGB values in 0..255.
-            all_synonyms: whether the mean of all names of a class is its text, or the first alone.
             clip_multiplier: multiple of the base learning rate at which CLIP's image tower learns; 0 keeps
                 it frozen.
             precisions: dtypes of autocast in training and in evaluation, or None.
@@ -164,7 +158,6 @@ class FViT(OpenVocabulary):
         self.side = side
         for name, values in zip(("pixel_mean", "pixel_std"), pixels, strict=True):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
-        self.all_synonyms = all_synonyms
         self.clip_multiplier = clip_multiplier
         self.precision, self.test_precision = precisions
         self.bank = TextBank(clip, "vild63")
@@ -193,7 +186,6 @@ class FViT(OpenVocabulary):
             "blocks": keys.BLOCKS,
             "side": cfg.INPUT.DETECTION.SIDE,
             "pixels": _pixels(cfg, clip),
-            "all_synonyms": keys.SYNONYMS == "mean",
             "clip_multiplier": cfg.SOLVER.CLIP_MULTIPLIER if keys.TRAIN_CLIP else 0.0,
             "precisions": (precision, precision if cfg.TEST.DETECTION.AMP else None),
         }
@@ -243,7 +235,7 @@ class FViT(OpenVocabulary):
     def reading(self) -> Reading:
         """How it reads names and images, for the protocol of its numbers."""
         return Reading(
-            MEAN_OF_NAMES if self.all_synonyms else FIRST_NAME,
+            FIRST_NAME,
             templates_text(self.bank.templates),
             background=f'the word "{BACKGROUND}"',
             features=self.clip.visual.description(),
@@ -520,12 +512,11 @@ def roi_heads(cfg: CfgNode, strides: Sequence[float], embed_dim: int) -> RoIHead
         DetectionSettings(
             alpha=exponents.alpha,
             beta=exponents.beta,
-            temperature=keys.TEMPERATURE if keys.FIXED_TEMPERATURE else None,
+            temperature=TEMPERATURE if keys.FIXED_TEMPERATURE else None,
             clip_temperature=keys.CLIP_TEMPERATURE,
             rule=DetectionRule(keys.SCORE_THRESHOLD, keys.NMS_IOU, cfg.TEST.DETECTIONS_PER_IMAGE),
         ),
         channels=keys.CHANNELS,
-        temperature=keys.TEMPERATURE,
         masks=keys.MASKS,
     )
 

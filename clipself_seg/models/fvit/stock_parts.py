@@ -199,19 +199,16 @@ class FViTROIHeads(OpenVocabulary):
         *,
         clip: DenseCLIP,
         roi_head: RoIHeads,
-        all_synonyms: bool = False,
     ) -> None:
         """
         Args:
             clip: CLIP, of which only the text tower is asked: the backbone has the other one.
             roi_head: box head, and mask head or None.
-            all_synonyms: whether the mean of all names of a class is its text, or the first alone.
         """
         super().__init__()
         self.roi_head = roi_head
         self.clip = clip.eval().requires_grad_(False)
         self.bank = TextBank(self.clip, "vild63")
-        self.all_synonyms = all_synonyms
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, object]:
@@ -221,7 +218,6 @@ class FViTROIHeads(OpenVocabulary):
         return {
             "clip": clip,
             "roi_head": roi_heads(cfg, _strides(input_shape), clip.embed_dim),
-            "all_synonyms": cfg.MODEL.FVIT.SYNONYMS == "mean",
         }
 
     def forward(

@@ -159,7 +159,7 @@ def test_keys_reach_the_mappers():
     keys = ["INPUT.DETECTION.SIDE", 64, "INPUT.DETECTION.RESIZE", "pillow", *RGB]
     keys += ["INPUT.DETECTION.MIN_SCALE", 0.5, "INPUT.DETECTION.MAX_SCALE", 1.5]
     keys += ["INPUT.REGIONS.STUDENT_SIZE", 320, "INPUT.REGIONS.MAX_REGIONS", 7]
-    keys += ["INPUT.REGIONS.CROP_SCALE", 1.5, "INPUT.CAPTIONS.RESIZE", "letterbox"]
+    keys += ["INPUT.REGIONS.CROP_SCALE", 1.5]
     keys += ["INPUT.REGIONS.SOURCE", "proposals", "INPUT.REGIONS.MAX_SPLIT", 4]
     cfg = load_config(None, [*keys, "INPUT.REGIONS.GRID_PAIRS", "all"])
     shared = {"student_size": 320, "seed": 7}
@@ -168,7 +168,7 @@ def test_keys_reach_the_mappers():
         **regions, source="proposals", crop_size=16, max_split=4, grid_rule="all"
     )
     assert TRAIN["nouns"](cfg, 7) == RegionTextMapper(**regions, crop_size=None)
-    assert TRAIN["captions"](cfg, 7) == CaptionMapper(**shared, resize="letterbox")
+    assert TRAIN["captions"](cfg, 7) == CaptionMapper(**shared)
     detection = {"side": 64, "resize": "pillow"}
     assert TRAIN["detection"](cfg, 7) == DetectionTrainMapper(
         **detection, scales=(0.5, 1.5), seed=7, masks=True

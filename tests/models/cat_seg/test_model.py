@@ -43,8 +43,7 @@ REFUSED = [
     ((f"{HEAD}.TEXT_GUIDANCE_DIM", "512"), "must be 128, the embedding of ViT-Mini-8, it is 512"),
     ((f"{HEAD}.TEXT_GUIDANCE_PROJ_DIM", "0"), "TEXT_GUIDANCE_PROJ_DIM must be at least 1"),
     ((f"{HEAD}.APPEARANCE_GUIDANCE_DIM", "512"), "must be 128, the channels of the guidance"),
-    ((f"{HEAD}.NUM_LAYERS", "-1"), "NUM_LAYERS must be 0 or more"),
-    ((f"{HEAD}.POOLING_SIZES", "[1]"), "NUM_LAYERS"),
+    ((f"{HEAD}.POOLING_SIZES", "[1, 0]"), "POOLING_SIZES must be .* at least 1"),
     ((f"{HEAD}.POOLING_SIZES", "[3, 1]"), "each a divisor of FEATURE_RESOLUTION"),
     ((f"{HEAD}.NUM_HEADS", "3"), "a divisor of HIDDEN_DIMS"),
     ((f"{HEAD}.FEATURE_RESOLUTION", "[16]"), "two whole numbers"),
@@ -54,7 +53,6 @@ REFUSED = [
     ((f"{HEAD}.DECODER_DIMS", "[50, 16]"), "groups of 16 channels"),
     ((f"{HEAD}.DECODER_GUIDANCE_PROJ_DIMS", "[16, 32]"), "less than what its step gets"),
     (("MODEL.CAT_SEG.GUIDANCE_BLOCKS", "(0, 9)"), "two of the 4 blocks"),
-    (("TEST.WINDOW.CANVAS", "700"), "do not cover"),
     ((*UNDISTILLED, RESIDUAL, "cls", "MODEL.CLIP.DENSE", "value"), "is cls, .* value adds none"),
     ((*GATED, RESIDUAL, "token"), "RESIDUAL is token, .* gated_multi_value adds none: set .* none"),
     ((RESIDUAL, "none"), "RESIDUAL is none, and MODEL.CLIP.DENSE token adds one"),
@@ -330,10 +328,9 @@ def test_its_reading_is_what_it_does():
     plain = build("TEST.SLIDING_WINDOW", "False", *single).reading()
     assert (plain.windows, plain.size) == ("none", "read at 64 x 64 px")
     assert plain.templates == '"A photo of a {} in the scene"'
-    window = ("TEST.WINDOW.SIZE", "48", "TEST.WINDOW.OVERLAP", "0.5", "TEST.WINDOW.CANVAS", "72")
     options = ("MODEL.CAT_SEG.SYNONYMS", "mean", *single)
-    sliding = build("TEST.SLIDING_WINDOW", "True", *window, *options).reading()
-    assert sliding.windows == "48 px, stride 24 px, of a canvas of 72 px, and the whole image"
+    sliding = build("TEST.SLIDING_WINDOW", "True", *options).reading()
+    assert sliding.windows == "384 px, stride 256 px, of a canvas of 640 px, and the whole image"
     assert sliding.synonyms == "all, the mean of their embeddings" + entry
     assert (plain.features, plain.scale) == ("token", "")
     adds_class = build(*UNDISTILLED, RESIDUAL, "cls").reading()

@@ -39,10 +39,8 @@ CASES = {
     "pooled, the best classes": {"pooling": (2, 2), "pad_len": 5},
     "prompts as channels": {"prompts": 3},
     "prompts as channels, the best classes": {"prompts": 3, "pad_len": 5},
-    "softmax attention": {"attention": "full"},
-    "softmax attention, no padding": {"attention": "full", "pad_len": 0},
-    "softmax attention, pooled": {"attention": "full", "pooling": (2, 1)},
     "one window": {"window": 8},
+    "pooled in one of two layers": {"pooling": (2, 1)},
     "one layer": {"pooling": (1,)},
 }
 
@@ -126,7 +124,7 @@ def test_the_plain_formulation_keeps_its_parts_apart():
     """What is compared here depends on padding, text guidance, residual and pooling."""
     images = windows(1)
     base = plain_logits(tiny_model(), images)
-    for change in ({"pad_len": 0}, {"pooling": (2, 2)}, {"attention": "full"}, {"window": 8}):
+    for change in ({"pad_len": 0}, {"pooling": (2, 2)}, {"window": 8}):
         assert (plain_logits(tiny_model(sizes=change), images) - base).abs().max() > 1e-4, change
     assert (plain_logits(tiny_model(class_residual=False), images) - base).abs().max() > 1e-4
 

@@ -83,7 +83,9 @@ def zoo() -> dict[str, Entry]:
 
 
 def _fields(values: dict[str, Any]) -> dict[str, Any]:
-    whole = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    whole: dict[str, Any] = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in values.items()
+    }
     return whole | {"settings": tuple(whole.get("settings", {}).items())}
 
 

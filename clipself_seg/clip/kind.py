@@ -270,6 +270,24 @@ def replace(name: str, pairs: Iterable[tuple[str, str]], backwards: bool = False
     return name
 
 
+def renamed(name: str, top: Iterable[tuple[str, str]], block: Iterable[tuple[str, str]]) -> str:
+    """A name that begins with the first of a pair of `top`, with its second; pairs of `block` are for what follows."""
+    for old, new in top:
+        if name.startswith(old):
+            rest = name.removeprefix(old)
+            if old.endswith((".resblocks.", ".layer.", ".layers.", "blocks.")):
+                for part, other in block:
+                    if part in rest:
+                        return new + rest.replace(part, other, 1)
+            return new + rest
+    return name
+
+
+def native_name(name: str, top: Iterable[tuple[str, str]], block: Iterable[tuple[str, str]]) -> str:
+    """The native name of what another layout calls so, by pairs of native and other names, see `renamed`."""
+    return renamed(name, [(o, n) for n, o in top], [(o, n) for n, o in block])
+
+
 def stacked(tensors: Tensors, parts: Sequence[str], whole: str) -> dict[str, Tensor]:
     """Tensors in which those of whose names `parts` are a part are one, in their order, if all are there and alike."""
     joined = dict(tensors)

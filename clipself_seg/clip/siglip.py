@@ -28,7 +28,7 @@ from clipself_seg.clip.kind import (
     Sizes,
     Tensors,
     TowerKind,
-    replace,
+    native_name,
     stacked,
     vit_sizes,
 )
@@ -275,7 +275,6 @@ PARTS = (  # beginnings of native names, and transformers'
     ("text.ln_final.", "text_model.final_layer_norm."),
     ("text.text_projection.", "text_model.head."),
 )
-STACKS = ("visual.blocks.", "text.transformer.resblocks.")
 POOL = "vision_model.head.attention.in_proj_"
 MATRICES = (".self_attn.q_proj.", ".self_attn.k_proj.", ".self_attn.v_proj.")
 
@@ -294,13 +293,7 @@ def read_siglip(tensors: Tensors, scalars: Mapping[str, float]) -> dict[str, Ten
             native[f"visual.attn_pool.q.{leaf}"] = tensor[:width]
             native[f"visual.attn_pool.kv.{leaf}"] = tensor[width:]
             continue
-        for ours, theirs in PARTS:
-            if name.startswith(theirs):
-                name = ours + name.removeprefix(theirs)
-                if ours in STACKS:
-                    name = replace(name, LAYER, backwards=True)
-                break
-        native[name] = tensor
+        native[native_name(name, PARTS, LAYER)] = tensor
     return alone(native | _as_images(native), scalars)
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +31,8 @@ from clipself_seg.clip.kind import (
     Sizes,
     Tensors,
     TowerKind,
+    native_name,
+    renamed,
     stacked,
     vit_sizes,
 )
@@ -312,7 +313,6 @@ _OFFICIAL = tuple(
 )
 _OFFICIAL_GATED = ((".mlp.c_fc.", ".mlp.w12."), (".mlp.c_proj.", ".mlp.w3."))
 _VECTORS = (CLASS_TOKEN, REGISTER)
-Pairs = tuple[tuple[str, str], ...]
 
 
 def read_official(tensors: Tensors) -> dict[str, Tensor]:
@@ -321,7 +321,7 @@ def read_official(tensors: Tensors) -> dict[str, Tensor]:
     for name, tensor in _with_scale(tensors).items():
         if name.startswith(OFFICIAL_TEXT):
             name = f"text.{name.removeprefix(OFFICIAL_TEXT)}"
-        name = _native(name, _OFFICIAL, _TIMM_BLOCK + _MLP + _OFFICIAL_GATED)
+        name = native_name(name, _OFFICIAL, _TIMM_BLOCK + _MLP + _OFFICIAL_GATED)
         native[name] = tensor
     return _flat(native)
 
@@ -351,7 +351,7 @@ def read_transformers(tensors: Tensors) -> dict[str, Tensor]:
     for name, tensor in stacked(tensors, _HEADS, ".in_proj_").items():
         name = name.replace(_DOWN, ".mlp.fc2.")
         for top, block in ((_VISION, _VISION_BLOCK), (_TEXT, _TEXT_BLOCK)):
-            name = _native(name, top, block + _MLP)
+            name = native_name(name, top, block + _MLP)
         native[name] = tensor
     return _flat(native)
 
@@ -361,7 +361,7 @@ def read_timm(tensors: Tensors) -> dict[str, Tensor]:
     register = tensors["reg_token"]
     if register.dim() != 3 or register.shape[1] != 1:
         return dict(tensors)
-    native = _flat({_native(n, _TIMM, _TIMM_BLOCK + _MLP): t for n, t in tensors.items()})
+    native = _flat({native_name(n, _TIMM, _TIMM_BLOCK + _MLP): t for n, t in tensors.items()})
     rows_ND = native[POSITION_TABLE_NAME]
     if rows_ND.dim() == 2:  # what is of other dimensions the loader refuses
         native[POSITION_TABLE_NAME] = torch.cat([torch.zeros_like(rows_ND[:1]), rows_ND])
@@ -402,26 +402,6 @@ def _is_gated(name: str, tensors: Tensors) -> bool:
         return False
     second = tensors[f"{match.group(1)}c_proj.weight"]
     return tensors[name].shape[0] == 2 * second.shape[1]
-
-
-def _native(name: str, top: Pairs, block: Pairs) -> str:
-    """The native name of what another layout calls so, by pairs of native and other names."""
-    return renamed(name, [(o, n) for n, o in top], [(o, n) for n, o in block])
-
-
-def renamed(name: str, top: Iterable[tuple[str, str]], block: Iterable[tuple[str, str]]) -> str:
-    """A name that begins with the first of a pair of `top`, with its second; pairs of `block` are for what follows."""
-    for old, new in top:
-        if name.startswith(old):
-            rest = name.removeprefix(old)
-            if not old.endswith((".resblocks.", ".layer.", ".layers.", "blocks.")):
-                return new + rest
-            for part, other in block:
-                if part in rest:
-                    rest = rest.replace(part, other, 1)
-                    break
-            return new + rest
-    return name
 
 
 def _flat(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

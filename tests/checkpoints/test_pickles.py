@@ -9,6 +9,7 @@ import pickle
 import tracemalloc
 import zipfile
 from collections import OrderedDict
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,17 @@ from clipself_seg.checkpoints.pickles import (
 from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.errors import InputError
 from tests.checkpoint_files import Node, save_torchscript
+
+
+@contextmanager
+def within_a_megabyte():
+    """What is inside takes less memory than that."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def load(content):
@@ -80,16 +92,8 @@ TUPLES = b"K\x01" + b"".join(b"q%ch%c\x86" % (n, n) for n in range(100))  # each
     }.values(),
 )
 def test_a_few_bytes_do_not_become_many(content, error):
-    tracemalloc.start()
-    try:
-        if error is None:
-            assert load(content) is None
-        else:
-            with pytest.raises(error):
-                load(content)
-        assert tracemalloc.get_traced_memory()[1] < 1 << 20
-    finally:
-        tracemalloc.stop()
+    with within_a_megabyte(), nullcontext() if error is None else pytest.raises(error):
+        assert load(content) is None
 
 
 def test_copies_of_copies_are_refused():
@@ -177,24 +181,14 @@ CLAIMS = {
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS)
 def test_arrays_that_claim_more_than_the_file_holds_are_refused(tmp_path, claim):
     (tmp_path / "R.pkl").write_bytes(pickle.dumps({"model": {"weight": claim}}, 2))
-    tracemalloc.start()
-    try:
-        with pytest.raises(InputError, match="R.pkl is refused"):
-            read_numpy_pickle(tmp_path / "R.pkl")
-        assert tracemalloc.get_traced_memory()[1] < 1 << 20
-    finally:
-        tracemalloc.stop()
+    with within_a_megabyte(), pytest.raises(InputError, match="R.pkl is refused"):
+        read_numpy_pickle(tmp_path / "R.pkl")
 
 
 def test_nine_bytes_do_not_become_gigabytes(tmp_path):
     (tmp_path / "R.pkl").write_bytes(b"\x80\x02Nr\x00\x00\x00\x01.")  # the memo's entry 2 ** 24
-    tracemalloc.start()
-    try:
-        with pytest.raises(InputError, match="R.pkl holds a NoneType, not arrays by their names"):
-            read_numpy_pickle(tmp_path / "R.pkl")
-        assert tracemalloc.get_traced_memory()[1] < 1 << 20
-    finally:
-        tracemalloc.stop()
+    with within_a_megabyte(), pytest.raises(InputError, match="R.pkl holds a NoneType, not arrays"):
+        read_numpy_pickle(tmp_path / "R.pkl")
 
 
 def test_arrays_of_the_same_bytes_again_and_again_are_refused(tmp_path):

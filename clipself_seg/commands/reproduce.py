@@ -33,7 +33,6 @@ def _reproduce_options(parser: argparse.ArgumentParser) -> None:
         help="folder of the page and of what is kept of the runs, the only results that count then (page/ below "
         "--output, beside the results that come with the project)",
     )
-    value(parser, "--weights", "of published weights", Path("weights"))
 
 
 @command(_reproduce_options, again=GOES_ON)
@@ -76,7 +75,6 @@ def _reproduce(args: argparse.Namespace) -> int:
         seeds=args.seeds,
         output=args.output.absolute(),
         docs=args.docs and args.docs.absolute(),
-        weights=args.weights.absolute(),
     )
     if args.list:
         reproduction.list_rows(args.table)

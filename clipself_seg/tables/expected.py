@@ -1,6 +1,7 @@
 """The page of what to expect of each recipe: published numbers, hours of GPUs, memory.
 
     python -m clipself_seg.tables.expected > docs/expected.md
+    python -m clipself_seg.tables.expected --hours > clipself_seg/tables/hours.json     # for reproduce --real
 
 Published numbers are those of the tables in configs/tables/ and of the official checkpoints; hours and memory are
 the authors' where they said them, and computed (`benchmark.recipes`) where they did not.
@@ -9,6 +10,7 @@ the authors' where they said them, and computed (`benchmark.recipes`) where they
 from __future__ import annotations
 
 import functools
+import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -23,6 +25,7 @@ from clipself_seg.config.yaml_files import has_tower, names
 from clipself_seg.pages import TEMPLATES
 from clipself_seg.tables.page import markdown_table
 from clipself_seg.tables.recipes import recipe
+from clipself_seg.tables.runs import config_name
 from clipself_seg.tables.table import ROOT, RunOf, Table, read_tables
 
 FOLDERS = ("distill", "regions", "semseg", "panoptic", "detection")
@@ -111,22 +114,23 @@ def _in_table(table: Table, name: str) -> Iterator[Published]:
         if spec is None or not numbers or not (spec.evaluate or _as_it_is(spec.options)):
             continue
         source = f"{table.title.partition(':')[0]}, {MINI.sub('', row.title)}"
-        if _stem(spec.config) == name:
+        if config_name(spec.config) == name:
             yield Published(source, numbers)
         for weights in spec.weights.values():
             below = runs[weights.run] if isinstance(weights, RunOf) else None
             variant = "table_a3" in spec.config
-            if below and _stem(below.config) == name and _as_it_is(below.options) and not variant:
+            if (
+                below
+                and config_name(below.config) == name
+                and _as_it_is(below.options)
+                and not variant
+            ):
                 yield Published(f"(on it) {source}", numbers)
 
 
 def _as_it_is(options: Mapping[str, str]) -> bool:
     """Whether options leave the recipe as its configuration has it."""
     return all(key.startswith("TEST.") for key in options)
-
-
-def _stem(config: str) -> str:
-    return Path(config).relative_to("configs").with_suffix("").as_posix()
 
 
 def gpus(name: str) -> int:
@@ -173,6 +177,14 @@ def _two_digits(value: float) -> str:
     return f"{value:.0f}" if value >= 10 else f"{value:.1f}"
 
 
+def hours() -> dict[str, float]:
+    """Hours of an A100 of every configuration whose are computed, as the page has them."""
+    cells = {
+        name: [*cost(name), "", "", ""][2].split(" ")[0].replace(",", "") for name in recipes()
+    }
+    return {name: float(cell) for name, cell in cells.items() if cell.replace(".", "").isdigit()}
+
+
 def page() -> str:
     """The page, in Markdown."""
     base, large = RATES["B"] / 1e12, RATES["L"] / 1e12
@@ -195,4 +207,4 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(page())
+    sys.stdout.write(json.dumps(hours(), indent=1) + "\n" if "--hours" in sys.argv else page())

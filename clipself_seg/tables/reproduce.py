@@ -11,7 +11,7 @@ from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.tables.claims import LEAST_SEEDS
 from clipself_seg.tables.execution import AT_ONCE, plan, run_all, say
 from clipself_seg.tables.page import NAMES, write_page
-from clipself_seg.tables.runs import WEIGHTS_FOLDER, Run, resolve
+from clipself_seg.tables.runs import Run, resolve
 from clipself_seg.tables.sections import command_text, make_section
 from clipself_seg.tables.store import Store
 from clipself_seg.tables.table import FOLDER, ROOT, Table, read_tables
@@ -28,7 +28,6 @@ class Reproduction:
         output: folder of the runs.
         docs: folder of the page, and of what is kept of finished runs. None: ``page`` below the runs, and what the
             project brings of finished runs counts, too.
-        weights: folder of published weights.
         tables: folder of the tables.
     """
 
@@ -39,13 +38,11 @@ class Reproduction:
         seeds: Sequence[int],
         output: Path,
         docs: Path | None,
-        weights: Path = WEIGHTS_FOLDER,
         tables: Path = FOLDER,
     ) -> None:
         self.scale = scale
         self.seeds = list(dict.fromkeys(seeds))
         self.docs = docs or output / "page"
-        self.weights = weights
         self.tables = tables
         kept = [self.docs, *([] if docs else [SHIPPED_DOCS])]
         self.store = Store(output, *(folder / NAMES[scale] / "runs" for folder in kept))
@@ -54,7 +51,7 @@ class Reproduction:
         """The runs that rows of a table show: name -> a run for each seed, or one that no seed moves."""
         runs = {}
         for name in table.shown_runs(self.scale):
-            of_seeds = (resolve(table.runs[self.scale], name, seed, self.weights) for seed in seeds)
+            of_seeds = (resolve(table.runs[self.scale], name, seed) for seed in seeds)
             runs[name] = list({run.name: run for run in of_seeds}.values())
         return runs
 
@@ -120,22 +117,33 @@ class Reproduction:
                 there = sum(self.store.record(run) is not None for run in own)
                 of_seed = [runs[name][0] for name in row.runs().values() if name in runs]
                 once = {run.name: run for one in of_seed for run in one.with_needs()}
-                cost = sum(run.minutes for run in once.values())
-                say(f"  {row.title}: {there} of {len(own)} finished, {cost:g} core-minutes a seed")
+                cost = self._cost(sum(run.minutes for run in once.values()))
+                say(f"  {row.title}: {there} of {len(own)} finished, {cost} a seed")
             for claim in table.claims:
                 say(f"  claim: {claim.says}")
 
     def dry_run(self, names: Sequence[str], *, gpus: int = 0) -> None:
-        """Print the commands that would run, with the core-minutes that are expected of each."""
+        """Print the commands that would run, and what each costs, also of those that lack something."""
         runs = self.wanted(names)
-        todo, missing = self.runnable(runs)
+        todo = plan(runs, self.store)
+        able, missing = self.runnable(runs)
         for run in todo:
-            say(f"{run.minutes:5.1f}  {command_text(run, self.store.folder, gpus)}")
+            lacks = "" if run in able else "   # lacks what is missing"
+            command = command_text(run, self.store.folder, gpus)
+            say(f"{self._cost(run.minutes):>20}  {command}{lacks}")
         _say_what_is_missing(todo, missing)
         minutes = sum(run.minutes for run in todo)
-        cores = f", {minutes:.0f} core-minutes: about {minutes / AT_ONCE:.0f} minutes on {AT_ONCE} cores"
-        say(f"{len(todo)} runs{'' if gpus else cores}")
+        cores = f": about {minutes / AT_ONCE:.0f} minutes on {AT_ONCE} cores"
+        say(
+            f"{len(todo)} runs, {self._cost(minutes)}{cores if self.scale == 'mini' and not gpus else ''}"
+        )
         self._say_what_is_finished(runs)
+
+    def _cost(self, minutes: float) -> str:
+        """What is expected of a run; of evaluations on real data nothing is known."""
+        if self.scale == "mini":
+            return f"{minutes:.3g} core-minutes"
+        return f"{minutes / 60:,.0f} A100 hours" if minutes else "hours not known"
 
     def _say_what_is_finished(self, runs: Sequence[Run]) -> None:
         finished = sum(self.store.record(run) is not None for run in runs)
@@ -151,7 +159,7 @@ def _say_what_is_missing(todo: Sequence[Run], missing: Sequence[str]) -> None:
     for what in missing:
         say(f"missing: {what}")
     for words in dict.fromkeys(words for run in todo for words in run.fetched):
-        say(f"open_clip fetches, unless it has them: {words}")
+        say(f"fetched unless it is here: {words}")
 
 
 def write_worlds() -> None:

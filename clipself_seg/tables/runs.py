@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clipself_seg.checkpoints.zoo import SHIPPED, SHIPPED_MODELS, SHIPPED_TAGS
+from clipself_seg.checkpoints.locate import weights_folder
+from clipself_seg.checkpoints.zoo import SHIPPED, SHIPPED_MODELS, SHIPPED_TAGS, zoo
 from clipself_seg.config.load import load_config, values_and_defaults
 from clipself_seg.config.shards import refuse_pipes
 from clipself_seg.config.weights import WEIGHTS, refuse_addresses
@@ -23,7 +24,7 @@ from clipself_seg.data.datasets.table import DATASETS, MINI
 from clipself_seg.errors import InputError
 from clipself_seg.files import read_json
 from clipself_seg.mini.writer import WorldSize, manifest_of
-from clipself_seg.tables.table import ROOT, RunOf, RunSpec, WeightsFile
+from clipself_seg.tables.table import ROOT, RunOf, RunSpec
 from clipself_seg.training.tasks import task_of
 
 # Key of the configuration -> value.
@@ -44,12 +45,30 @@ def missing_data(name: str) -> str:
 
     "" if all is there, if nobody knows, and of the mini worlds, which are drawn when they are needed.
     """
+    files = DATASETS.get(name)
     missing = [str(path) for path in _data_paths(name) if not path.exists()]
+    if files is None or files.root.variable == MINI.variable:
+        return ""
+    count = 0 if missing else _count_files(files.path(files.images))
+    if not missing and count < (files.official_count or 0):
+        missing = [f"{count} of {files.official_count} images in {files.path(files.images)}"]
     if not missing:
         return ""
-    files = DATASETS[name]
     how = files.root.advice + (f", then {files.prepare}" if files.prepare else "")
     return f"{name}: {', '.join(missing)}: {how}"
+
+
+@functools.lru_cache(maxsize=None)
+def _count_files(folder: Path) -> int:
+    return sum(len(files) for _, _, files in os.walk(folder))
+
+
+def missing_weights(name: str) -> list[str]:
+    """The way to get the weights of a name of the zoo, if they are not here and nothing fetches them."""
+    entry, folder = zoo().get(name), weights_folder()
+    if entry is None or entry.addresses or (folder / entry.file).exists():
+        return []
+    return [f"{name}: get {entry.file} from {' or '.join(entry.pages)}, and put it into {folder}"]
 
 
 def fingerprint(name: str) -> object:
@@ -98,7 +117,8 @@ INDIFFERENT = (
 )
 DIGITS = 12
 NAMED = "named "
-WEIGHTS_FOLDER = Path("weights")
+# Hours of one A100 that training a configuration takes, as docs/expected.md explains.
+HOURS: Mapping[str, float] = read_json(Path(__file__).with_name("hours.json"))
 # What is typed after ``python`` to train, in a checkout or where the package is installed.
 TRAIN = ("train_net.py",) if (ROOT / "train_net.py").is_file() else ("-m", "clipself_seg", "train")
 
@@ -140,9 +160,10 @@ class Run:
         """Weights that have names and are no files here."""
         model = self.settings["config"].get("MODEL.CLIP.NAME", "")
         return [
-            f"{key} {identity.removeprefix(NAMED)} ({model})"
+            f"{key} {name}" + (f" ({model})" if key.startswith("MODEL.CLIP.") else "")
             for key, identity in self.settings["weights"].items()
             if identity.startswith(NAMED)
+            and not missing_weights(name := identity.removeprefix(NAMED))
         ]
 
     @property
@@ -172,16 +193,13 @@ class Run:
         yield self
 
 
-def resolve(
-    specs: Mapping[str, RunSpec], name: str, seed: int, weights_folder: Path = WEIGHTS_FOLDER
-) -> Run:
+def resolve(specs: Mapping[str, RunSpec], name: str, seed: int) -> Run:
     """A run of a table under a seed, which what it needs has as well.
 
     Args:
         specs: name -> run, of one scale.
         name: one of them.
         seed: seed; where nothing is trained the run is the same under every seed.
-        weights_folder: folder of published weights.
 
     Raises:
         InputError: as `load_config`.
@@ -193,13 +211,10 @@ def resolve(
     for key, source in spec.weights.items():
         match source:
             case RunOf(other):
-                needs[key] = resolve(specs, other, seed, weights_folder)
-            case WeightsFile(file, where):
-                options[key] = str(weights_folder / file)
-                if not (weights_folder / file).is_file():
-                    missing.append(f"{weights_folder / file}: {where}")
+                needs[key] = resolve(specs, other, seed)
             case _:
                 options[key] = source
+                missing += missing_weights(source)
     moved = not spec.evaluate or any(run.seed is not None for run in needs.values())
     return make_run(
         spec.config,
@@ -207,7 +222,8 @@ def resolve(
         needs=needs,
         evaluate=spec.evaluate,
         seed=seed if moved else None,
-        minutes=spec.minutes,
+        minutes=spec.minutes
+        or (0 if spec.evaluate else 60 * HOURS.get(config_name(spec.config), 0)),
         missing=missing,
         prepare=spec.prepare,
     )
@@ -296,6 +312,11 @@ def _values(
     values = {key: value for key, (value, _) in both.items()}
     defaults = {key: default for key, (_, default) in both.items()}
     return values, defaults, task_of(cfg).result_file
+
+
+def config_name(config: str) -> str:
+    """Name of a configuration of the project, such as "distill/coco_patches_eva02_vitb16"."""
+    return Path(config).with_suffix("").as_posix().removeprefix("configs/")
 
 
 def _in_project(config: str) -> str:

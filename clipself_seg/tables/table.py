@@ -48,26 +48,13 @@ T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
-class WeightsFile:
-    """A published file of weights.
-
-    Attributes:
-        file: its name.
-        source: where to get it.
-    """
-
-    file: str
-    source: str
-
-
-@dataclasses.dataclass(frozen=True)
 class RunOf:
     """The weights that another run of the table trains."""
 
     run: str
 
 
-Weights = str | WeightsFile | RunOf
+Weights = str | RunOf  # a name, such as one of the zoo, or what another run makes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -471,11 +458,7 @@ def _weights(place: str, value: object) -> Weights:
             return value
         case {"run": str(name), **more} if not more:
             return RunOf(name)
-        case {"file": str(file), "from": str(source), **more} if not more:
-            return WeightsFile(file, source)
-    raise InputError(
-        f"{place} cannot be {shown(value)}: give a tag, {{run: NAME}} or {{file: , from: }}"
-    )
+    raise InputError(f"{place} cannot be {shown(value)}: give a name or {{run: NAME}}")
 
 
 def _row(section: Part) -> Row:

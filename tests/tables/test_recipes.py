@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from clipself_seg.clip import load_clip
 from clipself_seg.config import load_config
-from clipself_seg.tables import expected, recipes
+from clipself_seg.tables import expected, recipes, runs
 from clipself_seg.tables.flops import tower_flops
 from tests.conftest import ROOT
 
@@ -121,3 +121,8 @@ def test_numbers_of_changed_recipes_are_not_in_a_row():
 @pytest.mark.heavy
 def test_the_page_is_as_it_is_written():
     assert expected.page() == PAGE, "python -m clipself_seg.tables.expected > docs/expected.md"
+
+
+def test_the_plan_of_reproduce_has_the_hours_of_the_page():
+    hours = {name: cells[2].split(" ")[0] for name, cells in COSTS.items()}
+    assert {k: float(v) for k, v in hours.items() if v.replace(".", "").isdigit()} == runs.HOURS

@@ -71,7 +71,7 @@ def test_list_and_dry_run_need_no_data_and_run_nothing(tables, capsys):
     assert "CLIPSelf, patches: 0 of 2 finished, 0.2 core-minutes a seed" in said
     given.dry_run(["9"])
     said = capsys.readouterr().out
-    assert said.count("python train_net.py") == 3 and "3 runs, 0 core-minutes" in said
+    assert said.count("python train_net.py") == 3 and "3 runs, 0.5 core-minutes" in said
     patches, _ = given.runs_of(reproduce.read_tables(["9"], tables / "tables")[0], [0, 1])[
         "patches"
     ]
@@ -105,6 +105,18 @@ def test_rows_on_real_data_without_files_are_left_out_with_the_way_to_get_them(
     )
     assert "$ python" not in said
     assert "not run" in (tables / "docs" / "tables_real.md").read_text()
+
+
+def test_the_plan_on_real_data_has_hours_and_commands_whatever_is_missing(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    plan = Reproduction(scale="real", seeds=[0], output=tmp_path / "output", docs=tmp_path)
+    plan.dry_run(["2"])
+    said = capsys.readouterr().out
+    assert said.count("# lacks what is missing") == said.count("python train_net.py") == 3
+    assert "  16 A100 hours  python" in said and "  17 A100 hours  python" in said
+    assert "  hours not known  python" in said and "3 runs, 33 A100 hours\n" in said
 
 
 def test_a_run_that_fails_is_said_and_the_page_is_written(tables, capsys, monkeypatch):

@@ -11,14 +11,16 @@ import time
 
 import pytest
 
+from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.config.weights import WEIGHTS
+from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.errors import InputError
 from clipself_seg.tables import execution as module
 from clipself_seg.tables import runs
 from clipself_seg.tables.execution import plan, run_all
-from clipself_seg.tables.runs import make_run, resolve
+from clipself_seg.tables.runs import make_run, missing_data, resolve
 from clipself_seg.tables.store import Store
-from clipself_seg.tables.table import RunOf, RunSpec, WeightsFile
+from clipself_seg.tables.table import RunOf, RunSpec
 from tests.tables.worlds import finish
 
 PATCHES = "configs/mini/patches.yaml"
@@ -117,15 +119,27 @@ def test_a_run_that_needs_another_one_has_its_weights_and_seed(tmp_path):
 
 def test_what_is_missing_is_said_with_the_way_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    weights = {"MODEL.CLIP.WEIGHTS": WeightsFile("eva.pt", "the authors have it")}
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    by_hand = "clipself-eva02-vitb16-coco-patches"
+    weights = {"MODEL.CLIP.WEIGHTS": by_hand}
     spec = RunSpec("configs/regions/coco_eva02_vitb16.yaml", {}, weights, True, 0)
-    run = resolve({"eva": spec}, "eva", 0, tmp_path)
-    assert run.missing[0] == f"{tmp_path}/eva.pt: the authors have it"
+    run = resolve({"eva": spec}, "eva", 0)
+    file = zoo()[by_hand].file
+    assert file in run.missing[0] and str(tmp_path) in run.missing[0]
     assert "panoptic_val2017" in run.missing[1] and "https://cocodataset.org" in run.missing[1]
-    (tmp_path / "eva.pt").write_bytes(b"1")
-    assert len(resolve({"eva": spec}, "eva", 0, tmp_path).missing) == 1
+    (tmp_path / file).write_bytes(b"1")
+    assert len(resolve({"eva": spec}, "eva", 0).missing) == 1
     named = make_run("configs/regions/coco_eva02_vitb16.yaml", {}, evaluate=True)
     assert named.fetched == ["MODEL.CLIP.WEIGHTS merged2b_s8b_b131k (EVA02-B-16)"]
+
+
+def test_a_few_images_are_no_data_set(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    files = DATASETS["ade20k_150_test_sem_seg"]
+    for need in files.needed():
+        files.path(need.relative).mkdir(parents=True)
+    (files.path(files.images) / "1.jpg").touch()
+    assert "1 of 2000 images in " in missing_data("ade20k_150_test_sem_seg")
 
 
 def test_a_wrong_key_is_refused_as_in_a_run():

@@ -98,7 +98,7 @@ def test_every_published_number_has_a_column_that_the_real_run_fills(name):
         ("order: original < patches", "order: original < patch", "claims: 1: there is no 'patch'"),
         ("columns: [boxes], ", "", "claims: 1: there is no ''"),
         ("evaluate: True", "weights: {A: {run: patches}}", "weights of a run above"),
-        ("evaluate: True", "weights: {A: 3}", "original: A cannot be 3: give a tag"),
+        ("evaluate: True", "weights: {A: 3}", "original: A cannot be 3: give a name"),
         ("title: ", "title: [", "is not usable YAML"),
         (
             "order: original < patches",

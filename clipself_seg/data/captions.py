@@ -62,11 +62,16 @@ def noun_phrases(caption: str, tagger: Tagger) -> list[str]:
         caption: sentence, with or without a full stop at its end.
         tagger: function that tags its words, such as `nltk_tagger()`.
     """
-    tagged = tagger(caption)
-    letters = "".join(LETTERS.get(tag, "x") for _, tag in tagged)
-    words = [word.lower() for word, _ in tagged]
+    words, letters = _tagged(caption, tagger)
     spans = [match.span() for pattern in (ALONE, JOINED) for match in pattern.finditer(letters)]
     return list(dict.fromkeys(" ".join(words[start:end]) for start, end in spans))
+
+
+def _tagged(caption: str, tagger: Tagger) -> tuple[list[str], str]:
+    """Words of a caption in lower case, and a letter for each of them."""
+    tagged = tagger(caption)
+    letters = "".join(LETTERS.get(tag, "x") for _, tag in tagged)
+    return [word.lower() for word, _ in tagged], letters
 
 
 @functools.cache
@@ -140,9 +145,8 @@ def caption_records(
     listed = {image["id"] for image in content["images"]}
     captions: dict[ImageId, list[str]] = {}
     for annotation in coco_list(content, "annotations", json_file):
-        image_id, caption = annotated_image(annotation, listed, json_file), annotation.get(
-            "caption"
-        )
+        image_id = annotated_image(annotation, listed, json_file)
+        caption = annotation.get("caption")
         if not isinstance(caption, str):
             raise InputError(
                 f'{json_file}: an annotation of image {image_id} has no text as "caption", got '
@@ -234,9 +238,7 @@ def head_nouns(caption: str, tagger: Tagger) -> list[str]:
         caption: sentence.
         tagger: function that tags its words, such as `captions.nltk_tagger()`.
     """
-    tagged = tagger(caption)
-    letters = "".join(LETTERS.get(tag, "x") for _, tag in tagged)
-    words = [word.lower() for word, _ in tagged]
+    words, letters = _tagged(caption, tagger)
     spans = [match.span() for match in ALONE.finditer(letters)]
     heads = [(letters.index("N", start, end), end) for start, end in spans]
     return list(dict.fromkeys(" ".join(words[start:end]) for start, end in heads))

@@ -106,7 +106,6 @@ def save_output(
     path = output_path(folder, image_id)
     canvas, size = (tuple(map(int, pair)) for pair in (output.canvas, output.image_size))
     tensors = {name: torch.as_tensor(getattr(output, name)).float() for name in TENSORS}
-    _check_shapes(path, tensors, len(names))
     tensors["mask_logits"] = tensors["mask_logits"].clamp(-LARGEST, LARGEST).half()
     metadata = {
         "file_name": Path(file_name).name,
@@ -116,7 +115,7 @@ def save_output(
         "weights": weights,
         "settings": settings_text(settings or {}),
     }
-    _check_values(path, tensors, canvas, size)
+    _check(path, tensors, len(names), canvas, size)
     with atomic_path(path) as temporary:
         temporary.write_bytes(_packed(tensors, metadata))
 
@@ -172,28 +171,28 @@ def read_output(
                 f"generator output {path} is of another {what} ({str(stored)[:300]}) than asked for "
                 f"({wanted}): {remedy}"
             )
-    _check_shapes(path, tensors, len(names))
+    _check(path, tensors, len(names), canvas, size)
     masks, class_logits, void_prob = (tensors[name].float() for name in TENSORS)
-    _check_values(path, tensors, canvas, size)
     return GeneratorOutput(masks, class_logits, void_prob, canvas, size)
 
 
-def _check_shapes(path: Path, tensors: Mapping[str, Tensor], classes: int) -> None:
-    """Raises an `InputError` for tensors of different numbers of masks, or of other classes."""
-    shapes = [tuple(tensors[name].shape) for name in TENSORS]
-    queries = shapes[0][0] if len(shapes[0]) == 3 else -1
+def _check(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    classes: int,
+    canvas: tuple[int, ...],
+    size: tuple[int, ...],
+) -> None:
+    """Raises an `InputError` for tensors that do not fit each other or the classes, and for numbers that fusion and
+    merging would silently take for scores."""
+    masks, class_logits, void_prob = (tensors[name] for name in TENSORS)
+    shapes = [tuple(tensor.shape) for tensor in (masks, class_logits, void_prob)]
+    queries = len(masks) if masks.ndim == 3 else -1
     if shapes[1:] != [(queries, classes), (queries,)]:
         raise InputError(
             f"generator output {path}: masks {shapes[0]}, class logits {shapes[1]} and void {shapes[2]} do "
             f"not fit {classes} classes; write it again"
         )
-
-
-def _check_values(
-    path: Path, tensors: Mapping[str, Tensor], canvas: tuple[int, ...], size: tuple[int, ...]
-) -> None:
-    """Raises an `InputError` for numbers that fusion and merging would silently take for scores."""
-    masks, class_logits, void_prob = (tensors[name] for name in TENSORS)
     for wrong, what in (
         (any(c < s for c, s in zip(canvas, size)), f"its canvas {canvas} is smaller than {size}"),
         (not all(t.isfinite().all() for t in (masks, class_logits)), "a logit is not finite"),

@@ -74,15 +74,12 @@ def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> It
         OSError, SyntaxError, ...: as Pillow, see `DECODING_ERRORS`.
     """
     require_regular_file(path)
-    with _read_header(path) as file:
-        check_pixels(path, *file.size, max_pixels)
-        yield file
-
-
-def _read_header(path: str | os.PathLike[str]) -> Image.Image:
     with open(path, "rb") as content:
         check_chunks(content)
-        return _open(path, content, path)
+        image = _open(path, content, path)
+    with image:
+        check_pixels(path, *image.size, max_pixels)
+        yield image
 
 
 def _open(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -243,7 +243,7 @@ def batches_of(dataset: Dataset, workers: int, **options: Any) -> Batches:
     loader: DataLoader = DataLoader(
         dataset,
         num_workers=workers,
-        collate_fn=_as_list,
+        collate_fn=list,
         # Not where there is a GPU that this process does without: pinning would take some of its memory.
         pin_memory=torch.cuda.is_initialized(),
         # A generator of its own: by default the loader would draw from torch's global one.
@@ -251,7 +251,3 @@ def batches_of(dataset: Dataset, workers: int, **options: Any) -> Batches:
         **options,
     )
     return Batches(loader)
-
-
-def _as_list(samples: Iterable[Sample]) -> list[Sample]:
-    return list(samples)

@@ -49,13 +49,9 @@ def grid_pairs(max_split: int, rule: GridRule = "aspect") -> list[tuple[int, int
         rule: "aspect" keeps the two within a factor of two: columns from ceil(rows / 2) to
             min(2 rows, M), 24 pairs for M = 6. "all" is the paper's text (D1): all M^2 pairs.
     """
-    if max_split < 1:
-        raise ValueError(f"max_split must be at least 1, got {max_split}")
     splits = range(1, max_split + 1)
     if rule == "all":
         return [(rows, columns) for rows in splits for columns in splits]
-    if rule != "aspect":
-        raise ValueError(f'the grid rule is "aspect" or "all", got "{rule}"')
     return [
         (rows, columns)
         for rows in splits
@@ -271,8 +267,6 @@ def token_masks(masks: np.ndarray, side: int, rule: MaskResize = "reference") ->
         side: number of tokens along a side of the square.
         rule: "reference" for `resized_masks`, "exact" for `covered_masks`.
     """
-    if rule not in ("reference", "exact"):
-        raise ValueError(f'the mask rule is "reference" or "exact", got "{rule}"')
     if len(masks) == 0:
         return torch.zeros(0, side, side, dtype=torch.bool)
     return resized_masks(masks, side) if rule == "reference" else covered_masks(masks, side)

@@ -31,6 +31,17 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.errors import InputError, shown
 from clipself_seg.files import require_regular_file
 
+logger = logging.getLogger(__name__)
+
+Mapper = Callable[[Record, int], Sample | None]
+
+# Least number of images of a shard that are permuted together; the last block has up to twice as many.
+BLOCK = 512
+# Images that are tried in the place of one that cannot be used.
+SPARES = 8
+MOST_NAMED = 20
+"""Number of images that cannot be used which a process names in its log; all are counted."""
+
 # Where a sample has several, the first of them counts, as in open_clip.
 ENDINGS = ("jpg", "png", "jpeg", "webp")
 MAX_BYTES = 256 * 2**20
@@ -208,18 +219,6 @@ def _image(shard: str, member: Member, source: Bytes | None) -> ShardImage:
     return ShardImage(shard, name, start, size, content)
 
 
-logger = logging.getLogger(__name__)
-
-Mapper = Callable[[Record, int], Sample | None]
-
-# Least number of images of a shard that are permuted together; the last block has up to twice as many.
-BLOCK = 512
-# Images that are tried in the place of one that cannot be used.
-SPARES = 8
-MOST_NAMED = 20
-"""Number of images that cannot be used which a process names in its log; all are counted."""
-
-
 class Position(NamedTuple):
     """The position of a lane in its sequence of images.
 
@@ -311,11 +310,10 @@ class ShardStream:
             InputError: there are not enough lanes for the processes; nothing in a block can be used.
         """
         lanes = self._lanes_of(rank, processes)
-        draws = _LaneSampler(self, steps, lanes)
         earlier = before = self._state(lanes)
-        for step, samples in zip(
-            steps, batches_of(StreamedDraws(mapper), workers, batch_sampler=draws)
-        ):
+        draws = self._draws(steps, lanes)
+        batches = batches_of(StreamedDraws(mapper), workers, batch_sampler=draws)
+        for step, samples in zip(steps, batches):
             for sample in samples:
                 lane, position = sample.pop("position")
                 self._positions[lane] = position
@@ -334,6 +332,19 @@ class ShardStream:
             )
         each = self.lanes // processes
         return range(rank * each, (rank + 1) * each)
+
+    def _draws(self, steps: range, lanes: range) -> Iterator[list[LaneDraw]]:
+        """Draws of a process: equally many images of each of its lanes for every step."""
+        each = self.batch_size // self.lanes
+        with contextlib.ExitStack() as files:
+            drawn = {n: files.enter_context(contextlib.closing(self.lane(n))) for n in lanes}
+            for iteration in steps:
+                first = iteration * self.batch_size
+                yield [
+                    LaneDraw(iteration, first + lane * each + i, lane, next(images))
+                    for lane, images in drawn.items()
+                    for i in range(each)
+                ]
 
     def lane(self, number: int) -> Generator[Drawn, None, None]:
         """The images of a lane from its position on, without end.
@@ -416,35 +427,6 @@ class ShardStream:
             ) from None
         self._positions = positions
         self.unusable = unusable if rank == 0 else 0
-
-
-class _LaneSampler:
-    """Batch sampler of a process: equally many images of each of its lanes for every step."""
-
-    def __init__(self, stream: ShardStream, steps: range, lanes: range) -> None:
-        self.stream = stream
-        self.steps = steps
-        self.lanes = lanes
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self) -> Iterator[list[LaneDraw]]:
-        each = self.stream.batch_size // self.stream.lanes
-        with contextlib.ExitStack() as open_lanes:
-            lanes = {n: open_lanes.enter_context(_closing(self.stream, n)) for n in self.lanes}
-            for iteration in self.steps:
-                first = iteration * self.stream.batch_size
-                yield [
-                    LaneDraw(iteration, first + lane * each + i, lane, next(drawn))
-                    for lane, drawn in lanes.items()
-                    for i in range(each)
-                ]
-
-
-def _closing(stream: ShardStream, lane: int) -> contextlib.closing[Generator[Drawn, None, None]]:
-    """A lane that is closed with its file or command."""
-    return contextlib.closing(stream.lane(lane))
 
 
 class StreamedDraws(Dataset):

@@ -14,7 +14,7 @@ import os
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -333,8 +333,17 @@ def parse_vocabulary(content: object, origin: str) -> Vocabulary:
         raise InputError(
             f'{origin}: {with_ids} of {len(classes)} classes have a "dataset_id": give all or none'
         )
-    _check_ids(classes, origin)
-    _check_names(classes, origin, allowed=bool(content.get("allow_duplicate_names")))
+    if ids := _repeated(str(entry.dataset_id) for entry in classes):
+        raise InputError(f'{origin}: "dataset_id" used more than once: {_shorten(ids)}')
+    # Classes of one name get one prompt, so that no model can tell them apart.
+    if names := _repeated(entry.names[0].strip().lower() for entry in classes):
+        message = f"{origin}: first names used more than once: "
+        if not content.get("allow_duplicate_names"):
+            raise InputError(
+                f"{message}{_shorten(names)}: put another synonym first, or set "
+                '"allow_duplicate_names": true'
+            )
+        logger.warning(message + ", ".join(names))
     name = content.get("name", Path(origin).stem)
     return Vocabulary(name=name, classes=tuple(classes), about=content.get("about", ""))
 
@@ -375,27 +384,9 @@ def _check_keys(content: Mapping[str, object], known: Iterable[str], origin: str
             raise InputError(f'{origin}: unknown key "{key}": {nearest(key, known)}')
 
 
-def _check_ids(classes: list[VocabularyClass], origin: str) -> None:
-    counts = Counter(entry.dataset_id for entry in classes)
-    twice = [str(number) for number, count in counts.items() if count > 1]
-    if twice:
-        raise InputError(f'{origin}: "dataset_id" used more than once: {_shorten(twice)}')
-
-
-def _check_names(classes: list[VocabularyClass], origin: str, allowed: bool) -> None:
-    """Classes of one name get one prompt, so that no model can tell them apart."""
-    counts = Counter(entry.names[0].strip().lower() for entry in classes)
-    twice = [name for name, count in counts.items() if count > 1]
-    if not twice:
-        return
-    message = f"{origin}: first names used more than once: "
-    if allowed:
-        logger.warning(message + ", ".join(twice))
-    else:
-        raise InputError(
-            f"{message}{_shorten(twice)}: put another synonym first, or set "
-            '"allow_duplicate_names": true'
-        )
+def _repeated(values: Iterable[str]) -> list[str]:
+    """Values that are there more than once."""
+    return [value for value, count in Counter(values).items() if count > 1]
 
 
 def _shorten(words: list[str]) -> str:
@@ -435,8 +426,7 @@ def seen_by_name(test: Vocabulary, train: Vocabulary) -> np.ndarray:
     Names are compared in lower case, with hyphens and underscores as spaces. Nothing is understood:
     "wall" is not seen because of "wall-brick", nor "sofa" because of "couch".
     """
-    known = {name for entry in train.classes for name in _plain_names(entry)}
-    return np.array([not known.isdisjoint(_plain_names(entry)) for entry in test.classes], bool)
+    return _share_a_name(test, train, _plain_names)
 
 
 def seen_in_training(vocabulary: Vocabulary, trained: Vocabulary) -> np.ndarray:
@@ -462,8 +452,14 @@ def seen_by_synonym(test: Vocabulary, train: Vocabulary) -> np.ndarray:
     The published rule of panoptic fusion: strings are compared as the files spell them, so case,
     plurals and blanks matter. Of OpenSeg's ADE20K-150 list COCO's 133 classes have seen 64.
     """
-    known = {name for entry in train.classes for name in entry.names}
-    return np.array([not known.isdisjoint(entry.names) for entry in test.classes], bool)
+    return _share_a_name(test, train, lambda entry: set(entry.names))
+
+
+def _share_a_name(
+    test: Vocabulary, train: Vocabulary, names_of: Callable[[VocabularyClass], set[str]]
+) -> np.ndarray:
+    known = {name for entry in train.classes for name in names_of(entry)}
+    return np.array([not known.isdisjoint(names_of(entry)) for entry in test.classes], bool)
 
 
 def read_label_file(path: str | os.PathLike[str], vocabulary: Vocabulary) -> Vocabulary:

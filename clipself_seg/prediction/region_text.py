@@ -160,11 +160,11 @@ def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
             f"DATASETS.TRAIN is {tuple(cfg.DATASETS.TRAIN)}: give the one data set whose images are labelled"
         )
     (dataset,) = cfg.DATASETS.TRAIN
-    files = region_text_files(dataset)
-    target = Path(request.output or files.annotations)
+    annotations, images = region_text_files(dataset)
+    target = Path(request.output or annotations)
     _check(request, target)
     content = read_coco_json(request.proposals)
-    records = proposal_records_of(content, request.proposals, files.images)
+    records = proposal_records_of(content, request.proposals, images)
     require_images(dataset, records, "restore them: each image needs its labels")
     captions = _captions(request, records)
     texts = {image_id: image.texts for image_id, image in captions.items()}

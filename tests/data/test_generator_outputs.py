@@ -169,8 +169,7 @@ def test_numbers_that_are_no_scores_are_refused(tmp_path, change, message, monke
         save_output(tmp_path, wrong, **IDENTITY, weights="none")
     assert not list(tmp_path.iterdir())
     with monkeypatch.context() as patch:  # as another program may write it
-        patch.setattr(generator_outputs, "_check_values", lambda *_: None)
-        patch.setattr(generator_outputs, "_check_shapes", lambda *_: None)
+        patch.setattr(generator_outputs, "_check", lambda *_: None)
         save_output(tmp_path, wrong, **IDENTITY, weights="none")
     with pytest.raises(InputError, match=f"139.safetensors: {message}"):
         read(tmp_path)

@@ -41,9 +41,6 @@ def test_six_splits_give_the_24_pairs_of_the_reference():
 def test_the_papers_rule_allows_every_pair():
     assert grid_pairs(3, "all") == [(m, n) for m in (1, 2, 3) for n in (1, 2, 3)]
     assert grid_pairs(1) == grid_pairs(1, "all") == [(1, 1)]
-    for arguments in ((0,), (6, "square")):
-        with pytest.raises(ValueError):
-            grid_pairs(*arguments)
 
 
 def test_grid_cells_by_hand():
@@ -271,8 +268,6 @@ def test_a_full_mask_fills_the_picture_but_not_the_padding(rule, size):
     expected[:rows, :columns] = True
     torch.testing.assert_close(mask, expected)
     assert token_masks(np.zeros((0, *size), dtype=bool), 8, rule).shape == (0, 8, 8)
-    with pytest.raises(ValueError, match="exact"):
-        token_masks(np.zeros((0, *size), dtype=bool), 8, "antialias")
 
 
 @pytest.mark.parametrize("size, side", [((9, 13), 5), ((13, 9), 5), ((6, 8), 4), ((3, 2), 7)])

@@ -34,9 +34,12 @@ from clipself_seg.data.mappers.distill import DistillMapper, RegionTextMapper
 from clipself_seg.data.mappers.panoptic import PanopticTrainMapper
 from clipself_seg.data.mappers.regions import RegionMapper
 from clipself_seg.data.masks import encode_masks, read_label_map
-from clipself_seg.data.prepare.ade import prepare_ade150, prepare_ade847
-from clipself_seg.data.prepare.ade_panoptic import prepare_ade_panoptic, scene_classes
-from clipself_seg.data.prepare.cityscapes import prepare_cityscapes
+from clipself_seg.data.prepare.ade import (
+    prepare_ade150,
+    prepare_ade847,
+    prepare_ade_panoptic,
+    scene_classes,
+)
 from clipself_seg.data.prepare.coco import prepare_coco_stuff
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.data.prepare.pascal import (
@@ -44,7 +47,7 @@ from clipself_seg.data.prepare.pascal import (
     prepare_pascal_context_459,
     prepare_voc20,
 )
-from clipself_seg.data.prepare.vistas import prepare_vistas
+from clipself_seg.data.prepare.streets import prepare_cityscapes, prepare_vistas
 from clipself_seg.data.shards import Bytes, DamagedTar, ShardStream, members
 from clipself_seg.data.vocabulary import (
     as_vocabulary,

@@ -169,7 +169,7 @@ def test_an_interrupted_call_goes_on_and_writes_the_same(annotations, target, mo
         ([], [], False, "--captions is missing"),
         (["--candidates", "pool"], [], False, "--captions is missing"),
         (["--nouns", "/nowhere.txt"], [], False, "--captions is missing"),
-        ([], ["DATASETS.TRAIN", "('mini_train',)"], True, '"mini_train" is no data set of boxes'),
+        ([], ["DATASETS.TRAIN", "('mini_train',)"], True, '"mini_train" has no boxes with nouns'),
         ([], ["DATASETS.TRAIN", "()"], True, "give the one data set whose images are labelled"),
         (
             [],

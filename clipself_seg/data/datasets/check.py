@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -197,16 +198,14 @@ def _read_files(name: str, jobs: Sequence[ImageJob], options: Options) -> list[F
     return run_in_parallel(check_image, jobs, processes=processes, label=name)
 
 
-class Mends(NamedTuple):
-    """Advice for missing files, for broken files, and for an archive that is not whole."""
-
-    missing: str
-    broken: str
-    archive: str
-
-
 def _judge(
-    finding: Finding, files: Sequence[FileFinding], notes: Sequence[str], mends: Mends
+    finding: Finding,
+    files: Sequence[FileFinding],
+    notes: Sequence[str],
+    *,
+    missing: str,
+    broken: str,
+    archive: str,
 ) -> Finding:
     """Result of the check of a data set, from its counts and the results of its files.
 
@@ -214,7 +213,9 @@ def _judge(
         finding: result so far, with the counts of images.
         files: results of the files that were read.
         notes: descriptions of what the counts show to be wrong.
-        mends: what to do.
+        missing: advice for missing files.
+        broken: advice for broken files.
+        archive: advice for an archive that is not whole.
     """
     problems = [file.problem for file in files if file.problem]
     blank = sum(file.blank for file in files)
@@ -227,10 +228,10 @@ def _judge(
     mend = ""
     if problems:
         state = "broken"
-        mend = mends.broken
+        mend = broken
     elif finding.missing or few or not finding.labelled:
         state = "incomplete"
-        mend = mends.missing if finding.missing else mends.archive
+        mend = missing if finding.missing else archive
     return finding._replace(
         state=state,
         read=len(files),
@@ -290,7 +291,7 @@ def _check_annotated(name: str, entry: DataSet, options: Options) -> Finding:
     commands = [command for command in (entry.prepare, prepare_sem_seg) if command]
     archive = _steps([f"the archive is not whole: {advice}", *commands])
     mend = _steps([remedy for key, remedy in again.items() if key in broken])
-    return _judge(finding, results, notes, Mends(_steps(mends), mend, archive))
+    return _judge(finding, results, notes, missing=_steps(mends), broken=mend, archive=archive)
 
 
 def _absent(finding: Finding, entry: DataSet, missing: Sequence[NeededPath]) -> Finding:
@@ -410,7 +411,7 @@ def _check_label_maps(name: str, entry: SemSegSet, options: Options) -> Finding:
             written = describe_jpegs(images[stem] for stem in sorted(both))
             published = f"those of published numbers have {PUBLISHED_QUALITY}"
             notes.append(f"images of {written}; {published}")
-        return _judge(finding, results, notes, Mends(mend, mend, mend))
+        return _judge(finding, results, notes, missing=mend, broken=mend, archive=mend)
     notes = [f"no label maps in {entry.path(entry.annotations)}"] * (not labels) + notes
     # Its first line says what is missing, a second one where to get it.
     notes += plan.problem.splitlines()
@@ -473,23 +474,23 @@ _JOBS: dict[str, Callable[[Path], Sequence[SourcedJob]]] = {
 }
 
 
+@dataclass(frozen=True)
 class Plan:
-    """Jobs of the preparation of a data set, listed at the first question about them."""
+    """Jobs of the preparation of a data set, listed at the first question about them.
 
-    def __init__(self, name: str, root: Path) -> None:
-        """
-        Args:
-            name: name of the data set; there are no jobs for one that has no preparation.
-            root: folder of the data sets, which $DETECTRON2_DATASETS names.
-        """
-        self._name = name
-        self._root = root
+    Attributes:
+        name: name of the data set; there are no jobs for one that has no preparation.
+        root: folder of the data sets, which $DETECTRON2_DATASETS names.
+    """
+
+    name: str
+    root: Path
 
     @functools.cached_property
     def _listed(self) -> tuple[dict[str, SourcedJob], str]:
         """Jobs by stem, and a message if the archive cannot be listed."""
         try:
-            jobs = _JOBS[self._name](self._root) if self._name in _JOBS else ()
+            jobs = _JOBS[self.name](self.root) if self.name in _JOBS else ()
         except InputError as error:
             return {}, str(error)
         return {job.outputs[-1].stem: job for job in jobs}, ""

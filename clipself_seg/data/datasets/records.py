@@ -16,7 +16,7 @@ import logging
 import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -58,6 +58,7 @@ Kind = TypeVar("Kind", bound=DataSet)
 RegionSource = Literal["grid", "proposals"]
 
 IMAGE_SUFFIX = ".jpg"
+NO_NOUNS = "no boxes with nouns"
 TRAINING_MIN_SIDE = 32
 """Smallest side in pixels of an image that detection is trained on, as in the official code."""
 
@@ -215,11 +216,10 @@ def captioned_records(names: Sequence[str]) -> list[Record]:
         InputError: as `annotated_dataset`; a data set for regions without captions; files that are broken,
             see `caption_records`.
     """
-    known = [n for n, e in DATASETS.items() if isinstance(e, CocoSet) and e.content == "captions"]
     for name in names:
-        if isinstance(DATASETS.get(name), CocoSet) and name not in known:
-            hint = nearest(f"{name}_captions", known)
-            raise InputError(f'data set "{name}" has no captions: {hint}')
+        _require_content(
+            name, "no captions", "_captions", lambda entry: entry.content == "captions"
+        )
     return [record for name in names for record in _read(name, caption_records)]
 
 
@@ -237,7 +237,9 @@ def region_text_records(names: Sequence[str]) -> RegionText:
     read = []
     for name in names:
         _refuse_panoptic(name)
-        _require_nouns(name, lambda entry: entry.content == "nouns" or entry.evaluator is not None)
+        _require_content(
+            name, NO_NOUNS, "", lambda entry: entry.content == "nouns" or bool(entry.evaluator)
+        )
         entry = annotated_dataset(name)
         path = entry.path(entry.annotations)
         read.append(read_region_text(path, entry.path(entry.images)))
@@ -250,25 +252,13 @@ def region_text_records(names: Sequence[str]) -> RegionText:
     return RegionText([record for content in read for record in content.records], nouns)
 
 
-class RegionTextFiles(NamedTuple):
-    """Where boxes with nouns of a data set are, or are to be written.
-
-    Attributes:
-        annotations: path of the file.
-        images: folder of its images, which is there.
-    """
-
-    annotations: str
-    images: str
-
-
-def region_text_files(name: str) -> RegionTextFiles:
-    """Files of a data set of boxes with nouns, for those who write them.
+def region_text_files(name: str) -> tuple[str, str]:
+    """Path of the file of a data set of boxes with nouns, for those who write it, and folder of its images.
 
     Raises:
         InputError: an unknown name; a data set for regions whose boxes have no nouns; images that are missing.
     """
-    _require_nouns(name, lambda entry: entry.content == "nouns")
+    _require_content(name, NO_NOUNS, "", lambda entry: entry.content == "nouns")
     entry = find_annotated(name)
     images = entry.path(entry.images)
     if not images.exists():
@@ -276,7 +266,7 @@ def region_text_files(name: str) -> RegionTextFiles:
         if entry.root is REGISTERED:
             advice = "correct its registration"
         raise MissingFiles(f'data set "{name}": {images} is missing; {advice}')
-    return RegionTextFiles(str(entry.path(entry.annotations)), str(images))
+    return str(entry.path(entry.annotations)), str(images)
 
 
 def region_records(name: str, vocabulary: Vocabulary) -> list[Record]:
@@ -328,12 +318,19 @@ def _refuse_panoptic(name: str) -> None:
     )
 
 
-def _require_nouns(name: str, suits: Callable[[CocoSet], bool]) -> None:
-    """Refuse a data set of the table for regions whose boxes have no nouns."""
+def _require_content(name: str, lacks: str, ending: str, suits: Callable[[CocoSet], bool]) -> None:
+    """Refuse a data set of the table for regions that does not have what is read, with the nearest that has it.
+
+    Args:
+        name: name of the data set.
+        lacks: what it does not have, for the message.
+        ending: what the name of the right one may have in addition.
+        suits: whether a data set has it.
+    """
     entry = DATASETS.get(name)
     if isinstance(entry, CocoSet) and not suits(entry):
         known = [n for n, e in DATASETS.items() if isinstance(e, CocoSet) and suits(e)]
-        raise InputError(f'"{name}" is no data set of boxes with nouns: {nearest(name, known)}')
+        raise InputError(f'data set "{name}" has {lacks}: {nearest(f"{name}{ending}", known)}')
 
 
 def sem_seg_records(name: str) -> list[Record]:

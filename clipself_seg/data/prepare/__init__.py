@@ -13,14 +13,10 @@ CONTENTS = {
     "ade": {
         "ade150": "Label maps of ADE20K's 150 classes.",
         "ade847": "Images and label maps of ADE20K's 847 classes.",
-    },
-    "ade_panoptic": {
         "ade20k_panoptic": "Panoptic and instance labels of ADE20K's 150 classes.",
     },
-    "cityscapes": {
+    "streets": {
         "cityscapes_panoptic": "Panoptic and instance labels and label maps of Cityscapes' 19 classes.",
-    },
-    "vistas": {
         "mapillary_vistas": "Panoptic and instance labels and label maps of Mapillary Vistas v1.2, 65 classes.",
     },
     "pascal": {

@@ -27,7 +27,7 @@ from clipself_seg.data.annotations import (
 )
 from clipself_seg.data.datasets.table import COCO, LVIS, OBJECTS365, DataRoot
 from clipself_seg.data.prepare.common import Options, Prepared, preparation, require, written_whole
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, remove_leftovers
 
@@ -55,46 +55,43 @@ class Count(NamedTuple):
         return f"{self.of}: {self.number} (published: {self.published})"
 
 
-class Rewriting(NamedTuple):
-    """The conversion of one annotation file.
-
-    Attributes:
-        source: official file.
-        target: file that is written.
-        archive: root of the official file, with advice how to get it.
-        change: changes the content in place, and counts what is left.
-    """
-
-    source: Path
-    target: Path
-    archive: DataRoot
-    change: Callable[[JsonObject, Path], list[Count]]
-
-
-def rewrite(job: Rewriting, options: Options) -> Prepared:
+def rewrite(
+    source: Path,
+    target: Path,
+    archive: DataRoot,
+    change: Callable[[JsonObject, Path], list[Count]],
+    options: Options,
+) -> Prepared:
     """Write an annotation file of another one, unless it is there already.
 
     A count that differs from the published one is a warning: official files have been corrected before.
 
+    Args:
+        source: official file.
+        target: file that is written.
+        archive: root of the official file, with advice how to get it.
+        change: changes the content in place, and counts what is left.
+        options: whether a file that is there is written again.
+
     Raises:
         InputError: the official file is missing or broken, or another process is at work in the folder.
     """
-    if job.target.exists() and not options.overwrite:
-        return Prepared(job.target, 0, 1, 0)
-    require(job.source, job.archive)
-    with alone_in(job.target.parent):
-        remove_leftovers(job.target.parent)
-        with tqdm(total=1, desc=f"read {job.source.name}", unit="file") as progress:
-            content = read_coco_json(job.source)
+    if target.exists() and not options.overwrite:
+        return Prepared(target, 0, 1, 0)
+    require(source, archive)
+    with alone_in(target.parent):
+        remove_leftovers(target.parent)
+        with tqdm(total=1, desc=f"read {source.name}", unit="file") as progress:
+            content = read_coco_json(source)
             progress.update()
-        before = len(coco_list(content, "images", job.source))
-        counts = job.change(content, job.source)
-        _write(job.target, content)
+        before = len(coco_list(content, "images", source))
+        counts = change(content, source)
+        _write(target, content)
     for count in counts:
         if count.number != count.published:
-            logger.warning("%s: another number of %s than published", job.target, count.of)
+            logger.warning("%s: another number of %s than published", target, count.of)
     left_out = before - len(content["images"])
-    return Prepared(job.target, 1, 0, left_out, tuple(map(str, counts)))
+    return Prepared(target, 1, 0, left_out, tuple(map(str, counts)))
 
 
 def _write(path: Path, content: JsonObject) -> None:
@@ -145,12 +142,10 @@ def prepare_ov_coco(options: Options, splits: Sequence[str] = tuple(TARGETS)) ->
     folder = options.root / "coco"
     return [
         rewrite(
-            Rewriting(
-                folder / f"annotations/instances_{split}.json",
-                folder / "zero-shot" / TARGETS[split],
-                COCO,
-                keep_base if split == "train2017" else keep_all,
-            ),
+            folder / f"annotations/instances_{split}.json",
+            folder / "zero-shot" / TARGETS[split],
+            COCO,
+            keep_base if split == "train2017" else keep_all,
             options,
         )
         for split in splits
@@ -159,37 +154,30 @@ def prepare_ov_coco(options: Options, splits: Sequence[str] = tuple(TARGETS)) ->
 
 def keep_base(content: JsonObject, source: Path) -> list[Count]:
     """Keep the annotations of the base classes, and count images and objects."""
-    vocabulary = load_vocabulary("ov_coco_65")
-    base, _ = _ids(vocabulary)
-    _keep(content, base, vocabulary, source)
-    counts = category_counts(content, source)
+    base, _ = _keep(content, source, novel=False)
     return [
         Count("images", len(content["images"]), 107_761),
-        Count("objects of base classes", counts.total(), 665_387),
+        Count("objects of base classes", base, 665_387),
     ]
 
 
 def keep_all(content: JsonObject, source: Path) -> list[Count]:
     """Keep the annotations of base and novel classes, and count images and objects."""
-    vocabulary = load_vocabulary("ov_coco_65")
-    base, novel = _ids(vocabulary)
-    _keep(content, base | novel, vocabulary, source)
-    counts = category_counts(content, source)
+    base, novel = _keep(content, source, novel=True)
     return [
         Count("images", len(content["images"]), 4_836),
-        Count("objects of base classes", sum(counts[number] for number in base), 28_538),
-        Count("objects of novel classes", sum(counts[number] for number in novel), 4_614),
+        Count("objects of base classes", base, 28_538),
+        Count("objects of novel classes", novel, 4_614),
     ]
 
 
-def _ids(vocabulary: Vocabulary) -> tuple[set[int], set[int]]:
-    """Category ids of the base classes, and of the novel ones."""
-    base = {entry.dataset_id for entry in vocabulary.classes if entry.seen}
-    return base, set(vocabulary.dataset_id_to_index) - base
+def _keep(content: JsonObject, source: Path, novel: bool) -> tuple[int, int]:
+    """Keep annotations of base (and novel) classes, images that have one, and the categories of all these classes.
 
-
-def _keep(content: JsonObject, wanted: set[int], vocabulary: Vocabulary, source: Path) -> None:
-    """Keep annotations of some categories, images that have one, and the categories of the vocabulary."""
+    Returns:
+        Numbers of annotations of base classes and of novel ones that are kept.
+    """
+    vocabulary = load_vocabulary("ov_coco_65")
     names = category_names(content, source)
     for entry in vocabulary.classes:
         if names.get(entry.dataset_id) != entry.names[0]:
@@ -199,12 +187,17 @@ def _keep(content: JsonObject, wanted: set[int], vocabulary: Vocabulary, source:
             )
     category_counts(content, source)
     listed = {record["image_id"] for record in listed_records(content, source, "", 1)}
+    base = {entry.dataset_id for entry in vocabulary.classes if entry.seen}
+    known = vocabulary.dataset_id_to_index
+    wanted = known.keys() if novel else base
     kept = [entry for entry in content["annotations"] if entry["category_id"] in wanted]
     images = {annotated_image(annotation, listed, source) for annotation in kept}
     content["annotations"] = kept
     content["images"] = [image for image in content["images"] if image["id"] in images]
-    known = vocabulary.dataset_id_to_index
     content["categories"] = [entry for entry in content["categories"] if entry["id"] in known]
+    counts = category_counts(content, source)
+    of_base = sum(counts[number] for number in base)
+    return of_base, counts.total() - of_base
 
 
 @preparation("ov_lvis")
@@ -220,7 +213,7 @@ def prepare_ov_lvis(options: Options) -> list[Prepared]:
     """
     folder = options.root / "lvis"
     target = folder / "lvis_v1_train_seen_1203_cat.json"
-    return [rewrite(Rewriting(folder / "lvis_v1_train.json", target, LVIS, drop_rare), options)]
+    return [rewrite(folder / "lvis_v1_train.json", target, LVIS, drop_rare, options)]
 
 
 def drop_rare(content: JsonObject, source: Path) -> list[Count]:
@@ -251,9 +244,7 @@ def prepare_objects365(options: Options) -> list[Prepared]:
     """
     folder = options.root / "Objects365v1"
     target = folder / "objects365_reorder_val.json"
-    return [
-        rewrite(Rewriting(folder / "objects365_val.json", target, OBJECTS365, reorder), options)
-    ]
+    return [rewrite(folder / "objects365_val.json", target, OBJECTS365, reorder, options)]
 
 
 def reorder(content: JsonObject, source: Path) -> list[Count]:

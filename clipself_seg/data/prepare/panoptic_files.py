@@ -188,10 +188,12 @@ def _entries(job: PanopticJob, truth: ImageTruth) -> Entries:
     instances = []
     for segment in truth.segments:
         mask = truth.ids == segment.id if segment.mask is None else segment.mask
-        crowd = {"iscrowd": int(segment.iscrowd)}
-        segments.append({"id": segment.id, **segment_entry(mask, segment.category), **crowd})
+        entry = segment_entry(mask, segment)
+        segments.append({"id": segment.id, **entry})
         if segment.isthing:
-            instances.append(instance_entry(mask, segment.category) | crowd)
+            coded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
+            segmentation = {"size": coded["size"], "counts": coded["counts"].decode()}
+            instances.append({**entry, "segmentation": segmentation})
     image = {"id": job.image_id, "file_name": job.file_name, "width": width, "height": height}
     return {"image": image, "segments": segments, "instances": instances}
 
@@ -217,29 +219,22 @@ def check_size(image: Path, path: Path, values: np.ndarray) -> None:
         )
 
 
-def segment_entry(mask: np.ndarray, category: int) -> dict[str, object]:
-    """Entry of a segment in both JSONs: class, area in pixels and box XYWH.
+def segment_entry(mask: np.ndarray, segment: Segment) -> dict[str, object]:
+    """Entry of a segment in both JSONs: class, area in pixels, box XYWH, and whether it is a crowd.
 
     Args:
         mask: mask of the segment, (H, W) bool, not empty.
-        category: category id of its class.
+        segment: the segment.
     """
     columns = np.flatnonzero(mask.any(axis=0))
     rows = np.flatnonzero(mask.any(axis=1))
     box = [columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]]
     return {
-        "category_id": category,
+        "category_id": segment.category,
         "area": int(mask.sum()),
         "bbox": [int(value) for value in box],
-        "iscrowd": 0,
+        "iscrowd": int(segment.iscrowd),
     }
-
-
-def instance_entry(mask: np.ndarray, category: int) -> dict[str, object]:
-    """Entry of a thing in COCO's instances format: `segment_entry` with the mask as RLE."""
-    coded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
-    segmentation = {"size": coded["size"], "counts": coded["counts"].decode()}
-    return {**segment_entry(mask, category), "segmentation": segmentation}
 
 
 def listed_categories(vocabulary: Vocabulary) -> list[Category]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from clipself_seg.data.datasets.records import detection_records
-from clipself_seg.data.datasets.table import COCO
+from clipself_seg.data.datasets.table import COCO, DataRoot
 from clipself_seg.data.prepare import detection
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.data.prepare.detection import (
     TARGETS,
     Count,
-    Rewriting,
     prepare_objects365,
     prepare_ov_coco,
     prepare_ov_lvis,
@@ -32,6 +34,15 @@ CONTENT = {
 }
 
 
+class Job(NamedTuple):
+    """What `rewrite` is given beside options."""
+
+    source: Path
+    target: Path
+    archive: DataRoot
+    change: Callable[[dict, Path], list[Count]]
+
+
 @pytest.fixture
 def job(tmp_path):
     source = tmp_path / "in/source.json"
@@ -43,14 +54,14 @@ def job(tmp_path):
         content["images"] = content["images"][:5]
         return [Count("images", 5, 5), Count("boxes", 25, 26)]
 
-    return Rewriting(source, tmp_path / "out/target.json", COCO, change)
+    return Job(source, tmp_path / "out/target.json", COCO, change)
 
 
 @pytest.mark.parametrize("at_once", [1, 10, 10_000])
 def test_everything_but_the_change_is_as_it_was(job, monkeypatch, at_once, tmp_path, caplog):
     monkeypatch.setattr(detection, "AT_ONCE", at_once)
     with caplog.at_level(logging.WARNING):
-        done = rewrite(job, Options(tmp_path))
+        done = rewrite(*job, Options(tmp_path))
     (record,) = caplog.records
     assert "target.json: another number of boxes than published" in record.getMessage()
     assert json.loads(job.target.read_text()) == CONTENT | {"images": CONTENT["images"][:5]}
@@ -64,9 +75,11 @@ def test_everything_but_the_change_is_as_it_was(job, monkeypatch, at_once, tmp_p
 def test_what_is_there_is_kept_until_it_is_to_be_overwritten(job, tmp_path):
     job.target.parent.mkdir()
     job.target.write_text("mine")
-    assert rewrite(job, Options(tmp_path))[1:] == (0, 1, 0, ()) and job.target.read_text() == "mine"
+    assert (
+        rewrite(*job, Options(tmp_path))[1:] == (0, 1, 0, ()) and job.target.read_text() == "mine"
+    )
     (job.target.parent / ".target.json.x.part").write_text("half of one")
-    rewrite(job, Options(tmp_path, overwrite=True))
+    rewrite(*job, Options(tmp_path, overwrite=True))
     assert [path.name for path in job.target.parent.iterdir()] == ["target.json"]
     assert json.loads(job.target.read_text())["version"] == 3
 
@@ -76,11 +89,11 @@ def test_a_change_that_fails_leaves_nothing(job, tmp_path):
         raise InputError("no")
 
     with pytest.raises(InputError, match="no"):
-        rewrite(job._replace(change=refuse), Options(tmp_path))
+        rewrite(*job._replace(change=refuse), Options(tmp_path))
     assert not list(job.target.parent.iterdir())
     job.source.write_text(json.dumps(CONTENT | {"images": 0.5}))
     with pytest.raises(InputError, match='source.json: no "images" in it'):
-        rewrite(job, Options(tmp_path))
+        rewrite(*job, Options(tmp_path))
 
 
 @pytest.fixture

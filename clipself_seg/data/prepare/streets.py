@@ -1,7 +1,12 @@
-"""Mapillary Vistas v1.2: label maps and instances of its 65 classes, and panoptic files where the archive has none.
+"""Cityscapes' 19 classes and Mapillary Vistas' 65: panoptic PNGs and JSON, instances, and label maps.
 
-The archive has panoptic files, panoptic_2018.json with category ids from 1, which published numbers are measured on:
-they stay as they are. Without them they are made of the instance maps, whose 16 bits are 256 * label + number.
+An instance map of Cityscapes has 16 bits a pixel: 1000 * label id + number for an instance, the label id alone for
+stuff and for a group of things that nobody told apart. Files have the names and the content that cityscapesscripts
+gives them.
+
+The archive of Vistas v1.2 has panoptic files, panoptic_2018.json with category ids from 1, which published numbers are
+measured on: they stay as they are. Without them they are made of the instance maps, whose 16 bits are
+256 * label + number.
 """
 
 from __future__ import annotations
@@ -20,9 +25,16 @@ from clipself_seg.data.annotations import (
     panoptic_records,
     read_coco_json,
 )
-from clipself_seg.data.datasets.table import VISTAS
+from clipself_seg.data.datasets.table import CITYSCAPES, VISTAS
 from clipself_seg.data.masks import read_indices, read_panoptic_ids
-from clipself_seg.data.prepare.common import Options, Prepared, files_in, preparation, require
+from clipself_seg.data.prepare.common import (
+    Options,
+    Prepared,
+    files_in,
+    lookup_table,
+    preparation,
+    require,
+)
 from clipself_seg.data.prepare.panoptic_files import (
     MADE_OF,
     WAITING,
@@ -36,14 +48,107 @@ from clipself_seg.data.prepare.panoptic_files import (
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
 
-SPLITS = ("training", "validation")
+CITY_SPLITS = ("train", "val")
+INSTANCES = "_gtFine_instanceIds.png"
+# From this number on, a value of an instance map is an instance.
+FIRST_INSTANCE = 1000
+LABEL_IDS = 34
+IGNORED = 255
+
+
+@preparation("cityscapes_panoptic", CITY_SPLITS)
+def prepare_cityscapes(options: Options, splits: Sequence[str] = CITY_SPLITS) -> list[Prepared]:
+    """Panoptic and instance labels and label maps of Cityscapes' 19 classes.
+
+        clipself-seg data prepare cityscapes_panoptic
+        clipself-seg data prepare cityscapes_panoptic --root /data/datasets --processes 8 --splits val
+
+    Reads cityscapes/leftImg8bit and cityscapes/gtFine ({instanceIds,labelIds}.png) and writes
+    cityscapes/gtFine/cityscapes_panoptic_{train,val}, its JSON and cityscapes_instances_{train,val}.json, and
+    labelTrainIds.png beside the archive's. Panoptic files that cityscapesscripts wrote are kept.
+    What is there already is kept; an interrupted run is completed by the next.
+    """
+    return [_prepare_city_split(options, split) for split in splits]
+
+
+def _prepare_city_split(options: Options, split: str) -> Prepared:
+    truth = options.root / "cityscapes/gtFine"
+    pngs = truth / f"cityscapes_panoptic_{split}"
+    jobs = []
+    for source in files_in(truth / split, f"*{INSTANCES}", CITYSCAPES):
+        stem = source.name.removesuffix(INSTANCES)
+        city = options.root / "cityscapes/leftImg8bit" / split / source.parent.name
+        jobs.append(
+            PanopticJob(
+                stem,
+                city / f"{stem}_leftImg8bit.png",
+                # The name that cityscapesscripts writes, which no file has.
+                f"{stem}_gtFine_leftImg8bit.png",
+                (source, source.with_name(f"{stem}_gtFine_labelIds.png")),
+                read_city,
+                pngs / f"{stem}_gtFine_panoptic.png",
+                source.with_name(f"{stem}_gtFine_labelTrainIds.png"),
+                pngs / WAITING / f"{stem}.json",
+                options.overwrite,
+            )
+        )
+    files = SplitFiles(
+        pngs, pngs.with_suffix(".json"), truth / f"cityscapes_instances_{split}.json"
+    )
+    return prepare_panoptic_split(files, jobs, listed_categories(_city_vocabulary()), options)
+
+
+def read_city(instances: Path, labels: Path) -> ImageTruth:
+    """Ground truth of an image.
+
+    Args:
+        instances: map of instance ids.
+        labels: map of label ids.
+
+    Raises:
+        InputError: a file is missing or broken, or has values that no map of Cityscapes has.
+    """
+    index_of = _city_vocabulary().dataset_id_to_index
+    thing = _city_vocabulary().thing
+    values = read_indices(instances, archive=True).astype(np.int32)
+    segments = []
+    for value in np.unique(values).tolist():
+        label = value // FIRST_INSTANCE if value >= FIRST_INSTANCE else value
+        _check_label(label, instances)
+        if label in index_of:
+            isthing = bool(thing[index_of[label]])
+            segments.append(Segment(value, label, isthing, isthing and value < FIRST_INSTANCE))
+    ids = np.where(np.isin(values, [segment.id for segment in segments]), values, 0)
+    return ImageTruth(ids.astype(np.int32), segments, _train_ids(labels))
+
+
+def _train_ids(path: Path) -> np.ndarray:
+    values = read_indices(path, archive=True)
+    _check_label(int(values.max()), path)
+    index_of = _city_vocabulary().dataset_id_to_index
+    return lookup_table(index_of, LABEL_IDS, IGNORED, np.uint8)[values]
+
+
+def _check_label(label: int, path: Path) -> None:
+    if not 0 <= label < LABEL_IDS:
+        raise InputError(
+            f"{path} has the label id {label}, Cityscapes has 0 to {LABEL_IDS - 1}: unpack "
+            "gtFine_trainvaltest.zip again"
+        )
+
+
+@functools.cache
+def _city_vocabulary() -> Vocabulary:
+    return load_vocabulary("openseg_cityscapes_19")
+
+
+VISTAS_SPLITS = ("training", "validation")
 
 UNLABELLED = 65
-IGNORED = 255
 Reader = Callable[..., ImageTruth]
 
 
-@preparation("mapillary_vistas", SPLITS)
+@preparation("mapillary_vistas", VISTAS_SPLITS)
 def prepare_vistas(options: Options, splits: Sequence[str] = ("validation",)) -> list[Prepared]:
     """Panoptic and instance labels and label maps of Mapillary Vistas v1.2, 65 classes.
 
@@ -55,10 +160,10 @@ def prepare_vistas(options: Options, splits: Sequence[str] = ("validation",)) ->
     the folder instances.
     What is there already is kept; an interrupted run is completed by the next.
     """
-    return [_prepare_split(options, split) for split in splits]
+    return [_prepare_vistas_split(options, split) for split in splits]
 
 
-def _prepare_split(options: Options, split: str) -> Prepared:
+def _prepare_vistas_split(options: Options, split: str) -> Prepared:
     folder = options.root / "mapillary_vistas" / split
     nested = folder / "v1.2"
     if nested.exists() and not (folder / "labels").exists():
@@ -72,7 +177,7 @@ def _prepare_split(options: Options, split: str) -> Prepared:
     files = SplitFiles(
         panoptic.parent, panoptic, folder / "instances_detectron2.json", _is_archived(panoptic)
     )
-    reads = _archived(folder, files) if files.archived else _own(folder)
+    reads = _archived(folder, files) if files.archived else _unarchived(folder)
     target = folder / "labels_detectron2"
     jobs = [
         PanopticJob(
@@ -88,7 +193,7 @@ def _prepare_split(options: Options, split: str) -> Prepared:
         )
         for stem, (source, read) in reads.items()
     ]
-    done = prepare_panoptic_split(files, jobs, listed_categories(_vocabulary()), options)
+    done = prepare_panoptic_split(files, jobs, listed_categories(_vistas_vocabulary()), options)
     origin = "are the archive's" if files.archived else "were made of the instance maps"
     return done._replace(folder=target, notes=(f"panoptic files {origin}: {files.panoptic}",))
 
@@ -98,9 +203,9 @@ def _is_archived(json_file: Path) -> bool:
     return json_file.exists() and coco_info(read_coco_json(json_file)).get("made_of") != MADE_OF
 
 
-def _own(folder: Path) -> dict[str, tuple[Path, Reader]]:
+def _unarchived(folder: Path) -> dict[str, tuple[Path, Reader]]:
     maps = files_in(folder / "instances", "*.png", VISTAS)
-    return {path.stem: (path, read_truth) for path in maps}
+    return {path.stem: (path, read_vistas) for path in maps}
 
 
 def _archived(folder: Path, files: SplitFiles) -> dict[str, tuple[Path, Reader]]:
@@ -117,7 +222,7 @@ def _archived(folder: Path, files: SplitFiles) -> dict[str, tuple[Path, Reader]]
 
 def _check_version(json_file: Path) -> None:
     """Refuse a panoptic JSON of other classes, such as the 124 of v2.0."""
-    vocabulary = _vocabulary()
+    vocabulary = _vistas_vocabulary()
     listed = {
         entry.get("id"): bool(entry.get("isthing"))
         for entry in coco_list(read_coco_json(json_file), "categories", json_file)
@@ -132,7 +237,7 @@ def _check_version(json_file: Path) -> None:
         )
 
 
-def read_truth(instances: Path, labels: Path) -> ImageTruth:
+def read_vistas(instances: Path, labels: Path) -> ImageTruth:
     """Ground truth of an image by its instance map.
 
     Args:
@@ -142,7 +247,7 @@ def read_truth(instances: Path, labels: Path) -> ImageTruth:
     Raises:
         InputError: a file is missing or broken, or has values that no map of v1.2 has.
     """
-    thing = _vocabulary().thing
+    thing = _vistas_vocabulary().thing
     values = read_indices(instances, archive=True).astype(np.int32)
     label_of = values // 256
     _check_labels(label_of, instances)
@@ -152,7 +257,7 @@ def read_truth(instances: Path, labels: Path) -> ImageTruth:
     segments = []
     for number in np.unique(ids[ids > 0]).tolist():
         label = (number - 1) // 256
-        category = _vocabulary().classes[label].dataset_id
+        category = _vistas_vocabulary().classes[label].dataset_id
         segments.append(Segment(number, category, bool(thing[label])))
     return ImageTruth(ids, segments, _labels(labels))
 
@@ -170,8 +275,10 @@ def read_archived(record: Record, _: Path, labels: Path) -> ImageTruth:
     """
     infos = record["segments_info"]
     categories = np.array([info["category_id"] for info in infos], np.int64)
-    index_of = _vocabulary().dataset_id_to_index
-    things = _vocabulary().thing[category_labels(categories, index_of, record["panoptic_json"])]
+    index_of = _vistas_vocabulary().dataset_id_to_index
+    things = _vistas_vocabulary().thing[
+        category_labels(categories, index_of, record["panoptic_json"])
+    ]
     segments = [
         Segment(info["id"], info["category_id"], thing, bool(info.get("iscrowd")))
         for info, thing in zip(infos, things.tolist(), strict=True)
@@ -194,5 +301,5 @@ def _check_labels(labels: np.ndarray, path: Path) -> None:
 
 
 @functools.cache
-def _vocabulary() -> Vocabulary:
+def _vistas_vocabulary() -> Vocabulary:
     return load_vocabulary("mapillary_vistas_65")

@@ -426,7 +426,7 @@ def seen_by_name(test: Vocabulary, train: Vocabulary) -> np.ndarray:
     Names are compared in lower case, with hyphens and underscores as spaces. Nothing is understood:
     "wall" is not seen because of "wall-brick", nor "sofa" because of "couch".
     """
-    return _share_a_name(test, train, _plain_names)
+    return _with_a_name_of(test, train, _plain_names)
 
 
 def seen_in_training(vocabulary: Vocabulary, trained: Vocabulary) -> np.ndarray:
@@ -452,10 +452,10 @@ def seen_by_synonym(test: Vocabulary, train: Vocabulary) -> np.ndarray:
     The published rule of panoptic fusion: strings are compared as the files spell them, so case,
     plurals and blanks matter. Of OpenSeg's ADE20K-150 list COCO's 133 classes have seen 64.
     """
-    return _share_a_name(test, train, lambda entry: set(entry.names))
+    return _with_a_name_of(test, train, lambda entry: set(entry.names))
 
 
-def _share_a_name(
+def _with_a_name_of(
     test: Vocabulary, train: Vocabulary, names_of: Callable[[VocabularyClass], set[str]]
 ) -> np.ndarray:
     known = {name for entry in train.classes for name in names_of(entry)}

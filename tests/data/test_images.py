@@ -81,9 +81,7 @@ def test_bytes_and_pil_images_give_the_pixels_of_the_file(tmp_path, mode):
     np.testing.assert_array_equal(decode_image(path.read_bytes(), "bytes"), expected)
     with Image.open(path) as opened:
         np.testing.assert_array_equal(pil_pixels(opened), expected)
-        with pytest.raises(
-            InputError, match="image.png is 8 x 6, which is more than the 47 pixels"
-        ):
+        with pytest.raises(InputError, match="image.png is 8 x 6, .* 47 pixels"):
             pil_pixels(opened, max_pixels=47)
     np.testing.assert_array_equal(pil_pixels(image.transpose(Image.Transpose.ROTATE_270)), expected)
     np.testing.assert_array_equal(pil_pixels(opened), expected)  # closed, but read before
@@ -198,13 +196,6 @@ def test_the_first_of_several_frames_is_read(tmp_path, ending):
     assert (read_image(path) == (200, 0, 0)).all()
 
 
-def test_another_size_than_the_annotation_states_is_refused(tmp_path):
-    Image.fromarray(noise(5, 8)).save(tmp_path / "a.png")
-    assert read_image(tmp_path / "a.png", (8, 5)).shape == (5, 8, 3)
-    with pytest.raises(InputError, match="a.png is 8 x 5 .* says 5 x 8"):
-        read_image(tmp_path / "a.png", (5, 8))
-
-
 def test_fit_size_rounds_halves_to_even_and_keeps_a_pixel():
     assert fit_size(640, 427, 1024) == (1024, 683)
     assert fit_size(4, 10, 5) == (2, 5)
@@ -227,14 +218,6 @@ def test_one_pixel_high_or_wide_pictures_survive(shape):
     assert letterbox_crops(noise(*shape), np.zeros((0, 4)), 8).shape == (0, 8, 8, 3)
     crops = letterbox_crops(noise(*shape) | 1, np.array([[0, 0, shape[1] / 4, shape[0] / 4]]), 8)
     assert crops.any() and crops.shape == (1, 8, 8, 3)
-
-
-def test_crops_are_centred_with_the_odd_pixel_behind():
-    image = np.full((20, 20, 3), 255, dtype=np.uint8)
-    (crop,) = letterbox_crops(image, np.array([[0.0, 0.0, 10.0, 5.0]]), 9)
-    # 10 x 5 -> 9 x round(4.5) = 4: five rows of padding, two above and three below.
-    assert crop[:, 4, 0].tolist() == [0, 0, 255, 255, 255, 255, 0, 0, 0]
-    assert (crop[2:6] == 255).all()
 
 
 def test_crops_equal_pil_box_by_box():

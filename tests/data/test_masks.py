@@ -140,6 +140,7 @@ def test_runs_are_those_of_pycocotools():
         ({"size": [4, 3], "counts": [11, True]}, "no whole number"),
         ([[3.0, 4.0, 30.0, 2147483648, 30.0, 20.0]], "far from the image"),
         ([[float("nan"), 4.0, 1, 2, 3, 2]], "nowhere"),
+        ([[-4, 0, 1, 2, 3, 2]], "far from the image"),
         ([[0, 10**400, 1, 2, 3, 2]], "far from the image"),
         ([[[1]]], "no list of numbers"),
         ([[]], "too few points"),

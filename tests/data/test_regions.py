@@ -54,17 +54,6 @@ def test_grid_cells_by_hand():
     ]
 
 
-@pytest.mark.parametrize("pair", grid_pairs(6))
-def test_grid_cells_tile_the_picture(pair):
-    width, height = 641, 427
-    boxes = grid_boxes(*pair, width, height)
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    assert len(boxes) == pair[0] * pair[1]
-    np.testing.assert_allclose(areas.sum(), width * height)
-    np.testing.assert_allclose(areas, areas[0])
-    assert boxes.min() == 0 and boxes[:, 2].max() == width and boxes[:, 3].max() == height
-
-
 def test_sampled_grids_are_distinct_cells_of_one_grid_and_reach_all_pairs():
     seen = set()
     for seed in range(400):
@@ -201,13 +190,6 @@ def test_the_first_hundred_segments_count(scene, tmp_path):
     assert segments.segment_ids.tolist() == list(range(120, 20, -1))
 
 
-def test_a_blank_picture_has_no_regions(scene, tmp_path):
-    save_ids(tmp_path / "42.png", np.zeros((20, 30), dtype=np.int64))
-    segments = read_segments(scene | {"segments_info": []}, THINGS)
-    assert segments.boxes.shape == (0, 4) and segments.masks.shape == (0, 20, 30)
-    assert segment_regions(segments, np.zeros(0, dtype=bool), 1.5).crops.shape == (0, 4)
-
-
 def segments_of(change):
     return lambda record, _: change(record["segments_info"])
 
@@ -227,6 +209,7 @@ BOTH = r"42\.png and the entry of image 42 in the JSON dis"
         (segments_of(lambda infos: infos.pop()), BOTH),
         (segments_of(lambda infos: infos.append(infos[0])), BOTH),
         (segments_of(lambda infos: infos[1].update(bbox=[25, 2, 10, 12])), BOTH),
+        (segments_of(lambda infos: infos[1].update(bbox=[-5, 2, 10, 12])), BOTH),
         (png_of(np.zeros((20, 30, 3), np.uint8)), BOTH),
         (png_of(np.zeros((20, 30), np.uint8)), "42.png"),
         (lambda _, path: path.write_bytes(path.read_bytes()[:60]), "42.png"),
@@ -251,12 +234,6 @@ def disc(radius, height=480, width=640):
 def test_reference_masks_have_the_measured_areas(radius, cells):
     """Areas of discs that the behaviour specification gives for resizing without antialias."""
     assert resized_masks(disc(radius)[None], 64).sum() == cells
-
-
-@pytest.mark.parametrize("radius", [20, 40, 80])
-def test_exact_masks_keep_the_area(radius):
-    cells = covered_masks(disc(radius)[None], 64).sum().item()
-    assert abs(cells - disc(radius).sum() / 100) <= 0.06 * cells + 1
 
 
 @pytest.mark.parametrize("rule", ["reference", "exact"])

@@ -261,15 +261,17 @@ def _check_annotated(name: str, entry: DataSet, options: Options) -> Finding:
     prepare_sem_seg = entry.prepare_sem_seg if isinstance(entry, PanopticSet) else ""
     count = len(records)
     notes, mends = list[str](), list[str]()
-    for key, what, mend in (
-        ("file_name", "images of the annotation file are not there", advice),
-        ("pan_seg_file_name", "images have no panoptic PNG", entry.prepare or advice),
+    # Entry of a record, what is said where its file is missing, and the command that writes it.
+    files = (
+        ("file_name", "images of the annotation file are not there", ""),
+        ("pan_seg_file_name", "images have no panoptic PNG", entry.prepare),
         ("sem_seg_file_name", "images have no label map", prepare_sem_seg),
-    ):
+    )
+    for key, what, command in files:
         present = _existing(records, key)
         if lost := len(records) - len(present):
             notes.append(f"{lost} {what}")
-            mends.append(mend)
+            mends.append(command or advice)
         records = present
         if key == "file_name":
             finding = finding._replace(images=len(records))
@@ -283,14 +285,9 @@ def _check_annotated(name: str, entry: DataSet, options: Options) -> Finding:
     classes = len(load_vocabulary(entry.vocabulary)) if isinstance(entry, PanopticSet) else 0
     results = _read_files(name, [ImageJob(record, classes) for record in records], options)
     broken = {file.file for file in results if file.problem}
-    again = {
-        "file_name": advice,
-        "pan_seg_file_name": _again(entry, entry.prepare),
-        "sem_seg_file_name": _again(entry, prepare_sem_seg),
-    }
     commands = [command for command in (entry.prepare, prepare_sem_seg) if command]
     archive = _steps([f"the archive is not whole: {advice}", *commands])
-    mend = _steps([remedy for key, remedy in again.items() if key in broken])
+    mend = _steps([_again(entry, command) for key, _, command in files if key in broken])
     return _judge(finding, results, notes, missing=_steps(mends), broken=mend, archive=archive)
 
 

@@ -16,7 +16,6 @@ from clipself_seg.data.datasets.check import Options, check_datasets
 from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.data.prepare import common
 from clipself_seg.data.prepare.ade import prepare_ade150, prepare_ade847
-from clipself_seg.data.prepare.streets import prepare_cityscapes
 from clipself_seg.data.prepare.coco import prepare_coco_panoptic_semseg
 from clipself_seg.data.prepare.common import Options as PrepareOptions
 from clipself_seg.data.prepare.detection import prepare_ov_coco
@@ -25,7 +24,7 @@ from clipself_seg.data.prepare.pascal import (
     prepare_pascal_context_459,
     prepare_voc20,
 )
-from clipself_seg.data.prepare.streets import prepare_vistas
+from clipself_seg.data.prepare.streets import prepare_cityscapes, prepare_vistas
 from clipself_seg.errors import InputError
 from tests.archives import write_city_image, write_small_coco, write_vistas_image
 from tests.tiny import write_tiny_coco

@@ -164,10 +164,6 @@ def test_an_error_in_a_worker_arrives_as_it_is(archive, tmp_path):
         prepare_ade150(Options(tmp_path / "data", processes=2))
 
 
-def test_what_a_lookup_table_does_not_name_is_the_other_value():
-    assert common.lookup_table({3: 0, 1: 1}, 5, 9, np.uint8).tolist() == [9, 1, 9, 0, 9]
-
-
 def test_an_archive_that_is_not_there_is_named_with_its_address(tmp_path):
     for prepare, words in (
         (prepare_coco_stuff, "coco-stuff/annotations/train2017 is missing.*\n.*stuffthingmaps"),

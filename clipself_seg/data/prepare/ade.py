@@ -102,7 +102,7 @@ def prepare_ade150(options: Options, splits: Sequence[str] = ("validation",)) ->
     Reads ADEChallengeData2016/annotations and writes ADEChallengeData2016/annotations_detectron2.
     What is there already is kept; an interrupted run is completed by the next.
     """
-    return [convert_files(_convert, ade150_jobs(options.root, s), options) for s in splits]
+    return [convert_files(_convert_scene, ade150_jobs(options.root, s), options) for s in splits]
 
 
 def ade150_jobs(root: Path, split: str) -> list[MapJob]:
@@ -115,7 +115,7 @@ def ade150_jobs(root: Path, split: str) -> list[MapJob]:
     return split_jobs(folder, split, ADE_150)
 
 
-def _convert(job: MapJob) -> bool:
+def _convert_scene(job: MapJob) -> bool:
     save_png(job.target, read_scene_map(job.source))
     return True
 
@@ -226,6 +226,7 @@ def _full_table() -> np.ndarray:
     return lookup_table(index_of, OBJECT_IDS, IGNORED_FULL, np.uint16)
 
 
+# Panoptic files of the 150 classes.
 VOCABULARY = "openseg_ade20k_150"
 MAPPING_FILES = ("categoryMapping.txt", "ade20k_instance_catid_mapping.txt")
 ARCHIVE = (
@@ -264,10 +265,10 @@ def prepare_ade_panoptic(
     require(folder, ADE_150)
     scene_of = scene_classes(folder)
     areas = CLEAN if clean_areas else PUBLISHED
-    return [_prepare_split(folder, split, scene_of, areas, options) for split in splits]
+    return [_prepare_panoptic_split(folder, split, scene_of, areas, options) for split in splits]
 
 
-def _prepare_split(
+def _prepare_panoptic_split(
     folder: Path, name: str, scene_of: np.ndarray, areas: str, options: Options
 ) -> Prepared:
     pngs = folder / f"ade20k_panoptic_{SPLITS[name]}"

@@ -114,22 +114,22 @@ def read_city(instances: Path, labels: Path) -> ImageTruth:
     segments = []
     for value in np.unique(values).tolist():
         label = value // FIRST_INSTANCE if value >= FIRST_INSTANCE else value
-        _check_label(label, instances)
+        _check_city_label(label, instances)
         if label in index_of:
             isthing = bool(thing[index_of[label]])
             segments.append(Segment(value, label, isthing, isthing and value < FIRST_INSTANCE))
     ids = np.where(np.isin(values, [segment.id for segment in segments]), values, 0)
-    return ImageTruth(ids.astype(np.int32), segments, _train_ids(labels))
+    return ImageTruth(ids.astype(np.int32), segments, _city_labels(labels))
 
 
-def _train_ids(path: Path) -> np.ndarray:
+def _city_labels(path: Path) -> np.ndarray:
     values = read_indices(path, archive=True)
-    _check_label(int(values.max()), path)
+    _check_city_label(int(values.max()), path)
     index_of = _city_vocabulary().dataset_id_to_index
     return lookup_table(index_of, LABEL_IDS, IGNORED, np.uint8)[values]
 
 
-def _check_label(label: int, path: Path) -> None:
+def _check_city_label(label: int, path: Path) -> None:
     if not 0 <= label < LABEL_IDS:
         raise InputError(
             f"{path} has the label id {label}, Cityscapes has 0 to {LABEL_IDS - 1}: unpack "
@@ -250,7 +250,7 @@ def read_vistas(instances: Path, labels: Path) -> ImageTruth:
     thing = _vistas_vocabulary().thing
     values = read_indices(instances, archive=True).astype(np.int32)
     label_of = values // 256
-    _check_labels(label_of, instances)
+    _check_vistas_labels(label_of, instances)
     # Stuff is one segment whatever its numbers are.
     merged = np.where(np.append(thing, False)[label_of], values, label_of * 256)
     ids = np.where(label_of == UNLABELLED, 0, merged + 1).astype(np.int32)
@@ -259,7 +259,7 @@ def read_vistas(instances: Path, labels: Path) -> ImageTruth:
         label = (number - 1) // 256
         category = _vistas_vocabulary().classes[label].dataset_id
         segments.append(Segment(number, category, bool(thing[label])))
-    return ImageTruth(ids, segments, _labels(labels))
+    return ImageTruth(ids, segments, _vistas_labels(labels))
 
 
 def read_archived(record: Record, _: Path, labels: Path) -> ImageTruth:
@@ -283,16 +283,16 @@ def read_archived(record: Record, _: Path, labels: Path) -> ImageTruth:
         Segment(info["id"], info["category_id"], thing, bool(info.get("iscrowd")))
         for info, thing in zip(infos, things.tolist(), strict=True)
     ]
-    return ImageTruth(read_panoptic_ids(record), segments, _labels(labels))
+    return ImageTruth(read_panoptic_ids(record), segments, _vistas_labels(labels))
 
 
-def _labels(path: Path) -> np.ndarray:
+def _vistas_labels(path: Path) -> np.ndarray:
     values = read_indices(path, archive=True)
-    _check_labels(values, path)
+    _check_vistas_labels(values, path)
     return np.where(values == UNLABELLED, IGNORED, values).astype(np.uint8)
 
 
-def _check_labels(labels: np.ndarray, path: Path) -> None:
+def _check_vistas_labels(labels: np.ndarray, path: Path) -> None:
     if labels.max() > UNLABELLED or labels.min() < 0:
         raise InputError(
             f"{path} has the label {labels.max()}, where v1.2 has 0 to {UNLABELLED}: take the folders instances and "

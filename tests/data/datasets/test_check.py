@@ -26,7 +26,7 @@ from clipself_seg.data.prepare.pascal import (
 )
 from clipself_seg.data.prepare.streets import prepare_cityscapes, prepare_vistas
 from clipself_seg.errors import InputError
-from tests.archives import write_city_image, write_small_coco, write_vistas_image
+from tests.archives import save, write_city_image, write_small_coco, write_vistas_image
 from tests.tiny import write_tiny_coco
 
 ADE = "ade20k_150_test_sem_seg"
@@ -36,12 +36,11 @@ PREPARE_ADE = "clipself-seg data prepare ade150"
 
 
 @pytest.fixture
-def ade(tmp_path, monkeypatch):
+def ade(monkeypatch, datasets_root):
     """The archive of a split of five images, which is the official number here."""
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     files = replace(DATASETS[ADE], official_count=COUNT)
     monkeypatch.setitem(DATASETS, ADE, files)
-    folder = tmp_path / "ADEChallengeData2016"
+    folder = datasets_root / "ADEChallengeData2016"
     rng = np.random.default_rng(0)
     for number in range(COUNT):
         for kind, suffix, shape in (
@@ -168,14 +167,13 @@ def test_a_broken_map_is_prepared_again_unless_the_archive_lacks_its_own(prepare
     assert check().mend.startswith("the archive is not whole: unpack ADEChallengeData2016.zip")
 
 
-def test_boxes_with_nouns_and_captions(tmp_path, monkeypatch):
-    write_tiny_coco(tmp_path, images=2)
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+def test_boxes_with_nouns_and_captions(datasets_root):
+    write_tiny_coco(datasets_root, images=2)
     finding = check("coco_2017_train_captions").subset_allowed()
     assert finding.fine and finding.images == 2
     finding = check("coco_2017_train_region_text")
     assert finding.state == "complete" and finding.images == 2
-    path = tmp_path / "coco/annotations/coco_pseudo_4764.json"
+    path = datasets_root / "coco/annotations/coco_pseudo_4764.json"
     path.write_text(path.read_text().replace('"grass-merged"', '"cat"'))
     finding = check("coco_2017_train_region_text")
     assert finding.state == "broken" and "'cat'" in finding.notes[0]
@@ -191,11 +189,6 @@ def test_an_unknown_name_suggests_the_nearest():
 
 SIZE = (20, 30)  # height, width
 STEMS = [f"2008_{number:06d}" for number in range(3)]
-
-
-def save(path, values):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(values).save(path)
 
 
 def write_images(folder):
@@ -253,11 +246,10 @@ LAYOUTS = {
 
 
 @pytest.fixture(params=LAYOUTS)
-def archive(request, tmp_path, monkeypatch):
+def archive(request, datasets_root):
     """Name of a data set, what its preparation reads, the preparation, and the command for it."""
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     write, prepare, tool = LAYOUTS[request.param]
-    source, options = write(tmp_path), common.Options(tmp_path)
+    source, options = write(datasets_root), common.Options(datasets_root)
     return request.param, source, lambda: prepare(options), f"clipself-seg data prepare {tool}"
 
 
@@ -297,11 +289,10 @@ def test_each_file_that_an_interrupted_preparation_lacks_is_missed_until_it_is_d
     assert check(name).subset_allowed().fine
 
 
-def test_the_check_tells_how_the_images_of_ade20k_847_were_written(tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    write_ade847(tmp_path)
+def test_the_check_tells_how_the_images_of_ade20k_847_were_written(datasets_root):
+    write_ade847(datasets_root)
     for quality in (75, 95):
-        prepare_ade847(common.Options(tmp_path, overwrite=True), quality=quality)
+        prepare_ade847(common.Options(datasets_root, overwrite=True), quality=quality)
         finding = check("ade20k_full_sem_seg_freq_val_all")
         said = f"images of JPEG quality {quality}; those of published numbers have 75"
         assert said in finding.notes and finding.subset_allowed().fine
@@ -319,10 +310,9 @@ def test_an_archive_without_what_is_prepared_from_it_is_unpacked_first(archive, 
     assert not finding.subset_allowed().fine
 
 
-def test_a_picture_without_a_class_of_voc_20_is_no_gap(tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    save(write_voc(tmp_path) / f"{STEMS[1]}.png", np.zeros(SIZE, np.uint8))
-    prepare_voc20(common.Options(tmp_path))
+def test_a_picture_without_a_class_of_voc_20_is_no_gap(datasets_root):
+    save(write_voc(datasets_root) / f"{STEMS[1]}.png", np.zeros(SIZE, np.uint8))
+    prepare_voc20(common.Options(datasets_root))
     for name, labelled in (
         ("voc_2012_test_sem_seg", 2),
         ("voc_2012_test_background_sem_seg", 3),
@@ -332,11 +322,10 @@ def test_a_picture_without_a_class_of_voc_20_is_no_gap(tmp_path, monkeypatch):
         assert finding.subset_allowed().fine
 
 
-def test_a_picture_that_is_prepared_itself_is_prepared_again(tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    raw = write_ade847(tmp_path)
-    prepare_ade847(common.Options(tmp_path))
-    name, path = "ade20k_full_sem_seg_freq_val_all", written(tmp_path)[-1]
+def test_a_picture_that_is_prepared_itself_is_prepared_again(datasets_root):
+    raw = write_ade847(datasets_root)
+    prepare_ade847(common.Options(datasets_root))
+    name, path = "ade20k_full_sem_seg_freq_val_all", written(datasets_root)[-1]
     assert path.suffix == ".jpg"
     path.write_bytes(path.read_bytes()[:200])
     finding = check(name)
@@ -348,17 +337,16 @@ def test_a_picture_that_is_prepared_itself_is_prepared_again(tmp_path, monkeypat
     assert check(name).mend.startswith("the archive is not whole: ")
 
 
-def test_a_mini_world_is_written_as_a_whole(tmp_path, monkeypatch):
-    monkeypatch.setenv("CLIPSELF_SEG_MINI", str(tmp_path))
+def test_a_mini_world_is_written_as_a_whole(worlds_root):
     for stem in "ab":
-        save(tmp_path / f"mini/val/{stem}.jpg", np.zeros((*SIZE, 3), np.uint8))
-        save(tmp_path / f"mini/stuffthingmaps/val/{stem}.png", np.zeros(SIZE, np.uint8))
+        save(worlds_root / f"mini/val/{stem}.jpg", np.zeros((*SIZE, 3), np.uint8))
+        save(worlds_root / f"mini/stuffthingmaps/val/{stem}.png", np.zeros(SIZE, np.uint8))
     assert check("mini_val_sem_seg").fine
-    (tmp_path / "mini/stuffthingmaps/val/b.png").unlink()
+    (worlds_root / "mini/stuffthingmaps/val/b.png").unlink()
     finding = check("mini_val_sem_seg")
     assert finding.notes == ("1 images without label map",)
     # The command keeps a world whose manifest is there.
-    assert finding.mend == f"delete {tmp_path}/mini, then clipself-seg data mini-world"
+    assert finding.mend == f"delete {worlds_root}/mini, then clipself-seg data mini-world"
 
 
 COCO, ADE_PANOPTIC = "coco_2017_val_panoptic_with_sem_seg", "ade20k_panoptic_val"
@@ -368,12 +356,11 @@ SEM_SEG = "clipself-seg data prepare coco_panoptic_semseg --splits val2017"
 
 
 @pytest.fixture
-def coco(data_dir, tmp_path, monkeypatch):
+def coco(data_dir, monkeypatch, datasets_root):
     """Four images of the real validation split, which is the official number here."""
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     for name in (COCO, "coco_2017_val_panoptic", "coco_2017_val"):
         monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], official_count=FEW))
-    return write_small_coco(data_dir, tmp_path, FEW)
+    return write_small_coco(data_dir, datasets_root, FEW)
 
 
 @pytest.fixture
@@ -472,11 +459,10 @@ def test_annotation_files_that_do_not_fit_are_broken(prepared_coco):
     assert "cannot be read" in check(COCO).notes[0]
 
 
-def test_ade_that_is_absent_or_unprepared_says_all_that_is_to_do(tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+def test_ade_that_is_absent_or_unprepared_says_all_that_is_to_do(datasets_root):
     finding = check(ADE_PANOPTIC)
     assert finding.state == "absent" and "ADEChallengeData2016.zip" in finding.mend
-    (tmp_path / "ade/ADEChallengeData2016/images/validation").mkdir(parents=True)
+    (datasets_root / "ade/ADEChallengeData2016/images/validation").mkdir(parents=True)
     finding = check(ADE_PANOPTIC)
     assert finding.state == "unprepared" and "ade/ADEChallengeData2016" in finding.notes[0]
     assert finding.mend == (
@@ -493,21 +479,20 @@ def test_ade_that_is_absent_or_unprepared_says_all_that_is_to_do(tmp_path, monke
     ],
 )
 def test_streets_are_absent_unprepared_or_as_large_as_they_are(
-    tmp_path, monkeypatch, name, write, prepare, split
+    monkeypatch, name, write, prepare, split, datasets_root
 ):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     command = DATASETS[name].prepare
     assert check(name).state == "absent" and check(name).mend.endswith(command)
-    write(tmp_path)
+    write(datasets_root)
     finding = check(name)
     assert (finding.state, finding.mend) == ("unprepared", command)
-    prepare(PrepareOptions(tmp_path), [split])
+    prepare(PrepareOptions(datasets_root), [split])
     monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], official_count=1))
     finding = check(name)
     assert finding.state == "complete" and (finding.images, finding.labelled) == (1, 1)
-    for label_map in tmp_path.rglob("*_labelTrainIds.png"):
+    for label_map in datasets_root.rglob("*_labelTrainIds.png"):
         label_map.unlink()
-    for label_map in tmp_path.rglob("labels_detectron2/*.png"):
+    for label_map in datasets_root.rglob("labels_detectron2/*.png"):
         label_map.unlink()
     assert check(name).mend == command and not check(name).fine
 

@@ -44,10 +44,8 @@ SEGMENT = {"id": 9, "category_id": 2, "bbox": [0, 0, 9, 9]}
 
 
 @pytest.fixture
-def mini(tmp_path, monkeypatch):
+def mini(tmp_path, datasets_root, worlds_root):
     """Folder of a mini world: annotations of one image of the splits train and base, without the image."""
-    monkeypatch.setenv("CLIPSELF_SEG_MINI", str(tmp_path))
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     folder = tmp_path / "mini"
     for name in ("annotations", "train", "panoptic_train", "base", "panoptic_base"):
         (folder / name).mkdir(parents=True)
@@ -210,7 +208,7 @@ def test_grid_and_proposals_read_the_same_images_of_all_sets_in_order(mini):
     assert DatasetCatalog.get("mini_train_panoptic")[0]["segments_info"][0]["category_id"] == 2
 
 
-def test_boxes_with_nouns_are_read_as_such_and_as_proposals(mini, registered):
+def test_boxes_with_nouns_are_read_as_such_and_as_proposals(mini, catalogue):
     write_nouns(mini, "dog", "grass")
     (record,), names = nouns("mini_train_region_text")
     assert names == ("dog", "grass") and record["labels"].tolist() == [1]
@@ -219,7 +217,6 @@ def test_boxes_with_nouns_are_read_as_such_and_as_proposals(mini, registered):
     assert proposed["proposals"].tolist() == record["proposals"].tolist() == [[1, 2, 4, 6]]
     mine = str(write_nouns(mini, "dog", "grass").rename(mini / "mine.json"))
     register_coco_instances("mine", {}, mine, str(mini))
-    registered.append("mine")
     write_nouns(mini, "dog", "sky")
     assert len(region_text_records(["mine", "mine"]).records) == 2
     with pytest.raises(InputError, match='"mini_train_region_text" are not those of "mine"'):
@@ -229,10 +226,9 @@ def test_boxes_with_nouns_are_read_as_such_and_as_proposals(mini, registered):
     assert nouns("mini_train").nouns == ("cat",)
 
 
-def test_files_of_boxes_with_nouns_need_not_be_there_but_their_images(mini, registered):
+def test_files_of_boxes_with_nouns_need_not_be_there_but_their_images(mini, catalogue):
     register_coco_instances("mine", {}, "nouns.json", str(mini))
     register_coco_instances("lost", {}, "nouns.json", "nowhere")
-    registered += ["mine", "lost"]
     assert region_text_files("mine") == ("nouns.json", str(mini))
     annotations = str(mini / "annotations/region_text_train.json")
     assert region_text_files("mini_train_region_text") == (annotations, str(mini / "train"))
@@ -240,21 +236,19 @@ def test_files_of_boxes_with_nouns_need_not_be_there_but_their_images(mini, regi
         region_text_files("lost")
 
 
-def test_captions_are_read_by_the_name_of_their_data_set_or_of_a_users_own(mini, registered):
+def test_captions_are_read_by_the_name_of_their_data_set_or_of_a_users_own(mini, catalogue):
     (record,) = captions("mini_train_captions")
     assert record["captions"] == ["a dog"] and record["image_id"] == 3
     assert DatasetCatalog.get("mini_train_captions") == [record]
     json_file = str(mini / "annotations/captions_train.json")
     register_coco_instances("my_captions", {}, json_file, str(mini / "train"))
-    registered.append("my_captions")
     assert captions("my_captions") == [record]
 
 
-def test_a_users_own_images_and_boxes_work_under_their_name(mini, registered):
+def test_a_users_own_images_and_boxes_work_under_their_name(mini, catalogue):
     json_file = str(mini / "annotations/instances_train.json")
     for name, folder in {"my_photos": str(mini), "my_lost_photos": "nowhere"}.items():
         register_coco_instances(name, {"vocabulary": "lvis_v1_1203"}, json_file, folder)
-        registered.append(name)
     assert boxes("my_photos")[0]["file_name"] == str(mini / "3.jpg")
     assert vocabulary_name("my_photos") == "lvis_v1_1203"
     with pytest.raises(InputError, match='"my_lost_photos": nowhere is missing'):
@@ -272,8 +266,7 @@ def test_categories_outside_the_vocabulary_are_refused_at_once(mini):
         panoptic_set_records(BASE)
 
 
-def test_the_real_small_coco_loads(data_dir, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(data_dir))
+def test_the_real_small_coco_loads(real_datasets):
     assert len(grid("coco_2017_train")) == 60
     assert sum(len(record["proposals"]) for record in boxes("coco_2017_train")) == 522
     vocabulary = load_vocabulary(vocabulary_name("coco_2017_val_panoptic"))
@@ -284,7 +277,7 @@ def test_the_real_small_coco_loads(data_dir, monkeypatch):
     assert all(np.isscalar(record["height"]) for record in records)
     with pytest.raises(InputError, match="data prepare coco_panoptic_semseg --splits"):
         panoptic_set_records(COCO, ["semantic"])
-    content = json.loads((data_dir / "coco/annotations/instances_val2017.json").read_text())
+    content = json.loads((real_datasets / "coco/annotations/instances_val2017.json").read_text())
     objects = sum(not entry["iscrowd"] for entry in content["annotations"])
     found = detection_records("transfer_coco_val")
     assert len(found) == 50 and objects == 360
@@ -341,11 +334,10 @@ def test_images_and_label_maps_are_paired_by_name_and_the_rest_is_counted(semant
         sem_seg_records("mini_train_sem_seg")
 
 
-def test_ones_own_semantic_set_works_under_its_name(semantic, registered):
+def test_ones_own_semantic_set_works_under_its_name(semantic, catalogue):
     images, labels = semantic / "train", semantic / "stuffthingmaps/train"
     pairs = [{"file_name": f"{images}/{n}.jpg", "sem_seg_file_name": f"{n}.png"} for n in "32"]
     DatasetCatalog.register("my_scenes", lambda: pairs)
-    registered.append("my_scenes")
     metadata = MetadataCatalog.get("my_scenes")
     metadata.set(image_root=str(images), sem_seg_root=str(labels), ignore_label=7)
     with pytest.raises(InputError, match='"my_scenes" has no "vocabulary"'):
@@ -435,8 +427,7 @@ def test_panoptic_records_keep_the_files_ids_and_those_of_the_catalogue_have_ind
     assert DatasetCatalog.get(BASE) == [record | {"segments_info": segments}]
 
 
-def test_detectron2_draws_real_records(data_dir, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(data_dir))
+def test_detectron2_draws_real_records(real_datasets):
     (raw, *_), (record, *_) = panoptic_set_records(COCO), DatasetCatalog.get(COCO)
     del record["sem_seg_file_name"]  # which a tool writes
     image = np.asarray(Image.open(record["file_name"]).convert("RGB"))
@@ -449,12 +440,11 @@ def test_detectron2_draws_real_records(data_dir, monkeypatch):
     assert (output.get_image() != image).any()
 
 
-def test_ones_own_panoptic_set_works_under_its_name(mini, registered):
+def test_ones_own_panoptic_set_works_under_its_name(mini, catalogue):
     json_file = str(mini / "annotations/panoptic_base.json")
     register_coco_panoptic(
         "my_scenes", {}, str(mini / "base"), str(mini / "panoptic_base"), json_file
     )
-    registered.append("my_scenes")
     with pytest.raises(InputError, match="take one that register_coco_instances made"):
         boxes("my_scenes")
     with pytest.raises(InputError, match='"my_scenes" has no "vocabulary" in its metadata: set Me'):
@@ -472,15 +462,14 @@ def test_ones_own_panoptic_set_works_under_its_name(mini, registered):
         panoptic_set_records("my_scenes")
 
 
-def test_ade_is_found_with_and_without_odises_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+def test_ade_is_found_with_and_without_odises_folder(datasets_root):
     files = find_dataset(ADE, PanopticSet)
-    assert files.path(files.images) == tmp_path / "ADEChallengeData2016/images/validation"
-    (tmp_path / "ade/ADEChallengeData2016").mkdir(parents=True)
-    assert files.path(files.images) == tmp_path / "ade/ADEChallengeData2016/images/validation"
-    assert ade_parent(tmp_path) == tmp_path / "ade"
-    (tmp_path / "ADEChallengeData2016").mkdir()
-    assert ade_parent(tmp_path) == tmp_path
+    assert files.path(files.images) == datasets_root / "ADEChallengeData2016/images/validation"
+    (datasets_root / "ade/ADEChallengeData2016").mkdir(parents=True)
+    assert files.path(files.images) == datasets_root / "ade/ADEChallengeData2016/images/validation"
+    assert ade_parent(datasets_root) == datasets_root / "ade"
+    (datasets_root / "ADEChallengeData2016").mkdir()
+    assert ade_parent(datasets_root) == datasets_root
 
 
 def annotation(image, category, **changes):
@@ -509,11 +498,10 @@ def labels_of(records):
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+def root(datasets_root):
     for folder in ("coco/train2017", "coco/val2017", "Objects365v1/val"):
-        (tmp_path / folder).mkdir(parents=True)
-    return tmp_path
+        (datasets_root / folder).mkdir(parents=True)
+    return datasets_root
 
 
 OV_COCO = "coco/zero-shot/instances_train2017_seen_2_65_cat.json"
@@ -602,8 +590,7 @@ def test_classes_of_objects365_follow_from_the_order_of_its_ids(root):
         detection_records("transfer_objects365_val")
 
 
-def test_boxes_of_ones_own_need_a_vocabulary_of_the_same_classes(tmp_path, registered):
-    registered.append("my_pets")
+def test_boxes_of_ones_own_need_a_vocabulary_of_the_same_classes(tmp_path, catalogue):
     categories = {1: "cat", 2: "dog", 3: "pony"}
     write(tmp_path, "boxes.json", named("a"), [annotation(0, 1)], categories)
     register_coco_instances("my_pets", {}, str(tmp_path / "boxes.json"), str(tmp_path))
@@ -627,9 +614,8 @@ def test_boxes_of_ones_own_need_a_vocabulary_of_the_same_classes(tmp_path, regis
         detection_records("my_pets")
 
 
-def test_mini_worlds_have_boxes_of_things_and_train_on_the_seen_ones(tmp_path, monkeypatch):
-    monkeypatch.setenv("CLIPSELF_SEG_MINI", str(tmp_path))
-    make_worlds(tmp_path, WorldSize(train=1, val=3, base=4), processes=1)
+def test_mini_worlds_have_boxes_of_things_and_train_on_the_seen_ones(worlds_root):
+    make_worlds(worlds_root, WorldSize(train=1, val=3, base=4), processes=1)
     things = load_vocabulary("mini_things")
     base = load_vocabulary("mini_base")
     records = detection_records("mini_base_boxes", training=True, masks=True)

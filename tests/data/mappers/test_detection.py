@@ -241,8 +241,7 @@ def plain_objects(record, window, masks):
 
 
 @pytest.mark.parametrize("masks", [False, True])
-def test_real_images_come_out_as_by_a_plain_loop(data_dir, monkeypatch, masks):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(data_dir))
+def test_real_images_come_out_as_by_a_plain_loop(real_datasets, monkeypatch, masks):
     records = detection_records("transfer_coco_val", training=True, masks=True)[:6]
     windows = []
     draw_window = DetectionTrainMapper._draw_window

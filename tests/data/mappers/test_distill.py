@@ -172,8 +172,7 @@ def test_a_vocabulary_that_does_not_tell_things_is_refused():
         regions(Vocabulary.from_names(["cat", "dog"]))
 
 
-def test_real_panoptic_pictures_are_read(data_dir, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(data_dir))
+def test_real_panoptic_pictures_are_read(real_datasets):
     vocabulary = load_vocabulary("coco_panoptic_133")
     mapper = regions(vocabulary, image_size=256, stride=16)
     for record in region_records("coco_2017_val_panoptic", vocabulary)[:6]:

@@ -158,9 +158,8 @@ def test_the_test_mapper_keeps_the_records_entries_and_reads_no_ground_truth(rec
     assert {key: sample[key] for key in record} == record
 
 
-def test_real_crops_are_those_of_detectron2s_recipe(data_dir, monkeypatch):
+def test_real_crops_are_those_of_detectron2s_recipe(real_datasets):
     """Mask2Former's: flip, large-scale jitter, fixed crop, and masks by comparing ids."""
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(data_dir))
     vocabulary = load_vocabulary(find_dataset(COCO, PanopticSet).vocabulary)
     ours = mapper(vocabulary=vocabulary, size=256, scales=(0.1, 2.0), seed=3)
     for draw, record in enumerate(panoptic_set_records(COCO)[:4]):

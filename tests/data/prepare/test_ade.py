@@ -27,7 +27,7 @@ from clipself_seg.data.prepare.common import Options
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.files import PanopticFolder, evaluate_files
-from tests.archives import check_registered, pixels
+from tests.archives import check_registered, pixels, save
 
 
 def test_ade150(copy, tmp_path):
@@ -87,10 +87,9 @@ def write_ade_image(root, width, height):
 
 
 @pytest.mark.parametrize("size, expected", [((600, 1200), (512, 1024)), ((512, 700), (512, 700))])
-def test_large_ade_pictures_are_reduced_with_their_labels(tmp_path, monkeypatch, size, expected):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    write_ade_image(tmp_path, *size)
-    prepare_ade847(Options(tmp_path))
+def test_large_ade_pictures_are_reduced_with_their_labels(size, expected, datasets_root):
+    write_ade_image(datasets_root, *size)
+    prepare_ade847(Options(datasets_root))
     (record,) = sem_seg_records("ade20k_full_sem_seg_freq_val_all")
     assert Image.open(record["file_name"]).size == expected
     labels = pixels(record["sem_seg_file_name"])
@@ -116,11 +115,6 @@ WALL, SKY, BED, DOOR = 0, 2, 7, 14  # among the 150 classes
 OTHER = 0  # of the archive's maps, which count from 1
 
 
-def save(path, values):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.asarray(values, np.uint8)).save(path)
-
-
 def write_image(folder, stem, semantic, classes, numbers, split="validation"):
     """Of class indices with -1 for "other", and of the things' class indices and numbers."""
     semantic, classes, numbers = (np.asarray(values) for values in (semantic, classes, numbers))
@@ -141,9 +135,8 @@ CLASSES = [[0, 0, DOOR, DOOR], [BED, 0, 0, 0], [BED, BED, 0, 0]]
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    place = tmp_path / "ADEChallengeData2016"
+def folder(datasets_root):
+    place = datasets_root / "ADEChallengeData2016"
     write_image(place, "ADE_val_00000001", SEMANTIC, CLASSES, NUMBERS)
     return place
 
@@ -246,9 +239,8 @@ def real_things(labels):
     return classes, numbers
 
 
-def test_real_maps_come_back_from_the_panoptic_files(data_dir, tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    folder = tmp_path / "ADEChallengeData2016"
+def test_real_maps_come_back_from_the_panoptic_files(data_dir, datasets_root):
+    folder = datasets_root / "ADEChallengeData2016"
     sources = sorted((data_dir / "ADEChallengeData2016/annotations/validation").glob("*.png"))[:5]
     for source in sources:
         labels = np.asarray(Image.open(source)).astype(int) - 1

@@ -47,11 +47,10 @@ COUNT = 6
 
 
 @pytest.fixture
-def root(data_dir, tmp_path, monkeypatch):
+def root(data_dir, datasets_root):
     """The first images of the real validation split."""
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    write_small_coco(data_dir, tmp_path, COUNT)
-    return tmp_path
+    write_small_coco(data_dir, datasets_root, COUNT)
+    return datasets_root
 
 
 def prepare(root, **options):
@@ -107,16 +106,15 @@ def tag(caption):
 
 
 @pytest.fixture
-def captioned(data_dir, tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+def captioned(data_dir, monkeypatch, datasets_root):
     monkeypatch.setattr(coco, "nltk_tagger", lambda: tag)
     monkeypatch.setattr(coco, "CAPTIONS_AT_ONCE", 2)
-    folder = tmp_path / "coco/annotations"
+    folder = datasets_root / "coco/annotations"
     folder.mkdir(parents=True)
     shutil.copyfile(
         data_dir / "coco/annotations/captions_val2017.json", folder / "captions_val2017.json"
     )
-    return tmp_path
+    return datasets_root
 
 
 def prepared_captions(captioned, **options):

@@ -175,11 +175,10 @@ def category_of(frequency):
 
 
 @pytest.fixture
-def content(tmp_path, monkeypatch):
+def content(datasets_root):
     """Three images in LVIS's form: one with a frequent and a rare class, one with a common, one with a rare one."""
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    (tmp_path / "coco").mkdir()
-    (tmp_path / "lvis").mkdir()
+    (datasets_root / "coco").mkdir()
+    (datasets_root / "lvis").mkdir()
     url = "http://images.cocodataset.org/{}2017/00000{}.jpg"
     images = [
         {"id": n, "coco_url": url.format(split, n), "width": 64, "height": 48}
@@ -223,9 +222,8 @@ NAMES = load_vocabulary("objects365_v1").names
 
 
 @pytest.fixture
-def objects365(tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    (tmp_path / "Objects365v1/val").mkdir(parents=True)
+def objects365(datasets_root):
+    (datasets_root / "Objects365v1/val").mkdir(parents=True)
     # As the official file spells them: no blanks around "/".
     names = [name.replace(" / ", "/") for name in NAMES]
     categories = [{"id": n + 1, "name": name} for n, name in enumerate(names)]

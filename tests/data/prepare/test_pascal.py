@@ -76,10 +76,9 @@ HEIGHT, WIDTH = 24, 36
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(datasets_root):
     """VOC2010 with four images."""
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    folder = tmp_path / "VOCdevkit/VOC2010"
+    folder = datasets_root / "VOCdevkit/VOC2010"
     (folder / "JPEGImages").mkdir(parents=True)
     for number in range(1, 5):
         image = Image.fromarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8))

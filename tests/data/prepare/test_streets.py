@@ -34,10 +34,9 @@ CITYSCAPES = "cityscapes_fine_panoptic_val"
 
 
 @pytest.fixture
-def truth(tmp_path, monkeypatch):
+def truth(datasets_root):
     """gtFine of a tree of one image."""
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    return write_city_image(tmp_path).parent.parent
+    return write_city_image(datasets_root).parent.parent
 
 
 def prepare_city(truth, **options):
@@ -135,9 +134,8 @@ VISTAS = "mapillary_vistas_panoptic_val"
 
 
 @pytest.fixture
-def vistas(tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    return write_vistas_image(tmp_path)
+def vistas(datasets_root):
+    return write_vistas_image(datasets_root)
 
 
 def prepare_vistas_val(vistas, **options):

@@ -71,6 +71,10 @@ def test_proposals_keep_their_box_and_widen_their_crop(checkerboard):
     # 20 x 10 grows to 30 x 15; rows 7.5 and 22.5 round to 8 and 22.
     expected = np.asarray(Image.open(record["file_name"]))[8:22, 15:45]
     np.testing.assert_array_equal(sample["crops"][0, :, 8:22].permute(1, 2, 0), expected)
+    # The areas of the file decide; without a proposal the top left quarter is taken.
+    record["proposal_areas"] = np.array([63.0])
+    sample = distill(source="proposals")(record, 0)
+    torch.testing.assert_close(sample["boxes"], torch.tensor([[0.0, 0, 15, 10]]) / 60)
 
 
 def test_a_picture_without_proposals_still_gives_one_region(checkerboard):

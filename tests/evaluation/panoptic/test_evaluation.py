@@ -14,9 +14,8 @@ from clipself_seg.clip import load_clip
 from clipself_seg.commands.train import main
 from clipself_seg.config import load_config
 from clipself_seg.data.generator_outputs import GeneratorOutput, save_output
-from clipself_seg.data.prepare.streets import prepare_cityscapes
 from clipself_seg.data.prepare.common import Options
-from clipself_seg.data.prepare.streets import prepare_vistas
+from clipself_seg.data.prepare.streets import prepare_cityscapes, prepare_vistas
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.evaluation import sweep_fusions, sweep_results

@@ -280,6 +280,7 @@ class Objective(Protocol):
             teacher: the original CLIP.
             vocabulary: what `RegionTask` gives for the target; None where it needs no classes.
         """
+        return None
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Losses of the samples of one process by name, scalars in float32 with their gradients.

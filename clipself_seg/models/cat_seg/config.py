@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import detectron2.projects.deeplab  # noqa: F401  (registers build_resnet_deeplab_backbone)
 import torch
@@ -263,29 +262,30 @@ def clip_parameters(clip: DenseCLIP, finetune: str) -> list[nn.Parameter]:
             "visual_attention" everything of the image tower's attention and its positions, "full"
             all blocks of both towers, "none" nothing.
     """
-    parameters = _of_towers(clip, finetune)
-    if finetune == "none" or clip.visual.dense_feature.kind == TOKEN:
+    if finetune == "none":
+        return []
+    groups = clip.visual.layer_groups()
+    if finetune == "full":
+        parameters = [p for name in groups if name.startswith("block") for p in groups[name]]
+        parameters += [p for block in clip.text.blocks for p in block.parameters()]
+    elif finetune == "visual_attention":
+        attentions = _attentions(clip.visual.blocks)
+        parameters = [p for attention in attentions for p in attention.parameters()]
+        parameters += groups["positions"]
+    else:
+        attentions = _attentions(clip.visual.blocks) + _attentions(clip.text.blocks)
+        names = ("q_proj_weight", "v_proj_weight", "q_proj.weight", "v_proj.weight")
+        parameters = [p for a in attentions for name, p in a.named_parameters() if name in names]
+    if clip.visual.dense_feature.kind == TOKEN:
         return parameters
     # The gate stands in attention's place; of the last block the values alone are read.
     unused = {id(parameter) for parameter in clip.visual.unused_by()}
-    gate = clip.visual.layer_groups().get(GATE, [])
+    gate = groups.get(GATE, [])
     return [parameter for parameter in (*parameters, *gate) if id(parameter) not in unused]
 
 
-def _of_towers(clip: DenseCLIP, finetune: str) -> list[nn.Parameter]:
-    if finetune == "none":
-        return []
-    if finetune == "full":
-        groups = clip.visual.layer_groups()
-        of_image = [p for name, group in groups.items() if name.startswith("block") for p in group]
-        return of_image + [p for block in clip.text.blocks for p in block.parameters()]
-    visual: list[Any] = [block.attn for block in clip.visual.blocks]
-    if finetune == "visual_attention":
-        positions = clip.visual.layer_groups()["positions"]
-        return [p for attention in visual for p in attention.parameters()] + positions
-    text: list[Any] = [block.attn for block in clip.text.blocks]
-    names = ("q_proj_weight", "v_proj_weight", "q_proj.weight", "v_proj.weight")
-    return [p for a in visual + text for name, p in a.named_parameters() if name in names]
+def _attentions(blocks: nn.ModuleList) -> list[nn.Module]:
+    return [block.get_submodule("attn") for block in blocks]
 
 
 def parts_from_config(cfg: CfgNode) -> dict[str, object]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from clipself_seg.checkpoints.dense_feature import DenseFeature
+from clipself_seg.models import CLIPSelf
 from clipself_seg.models.distillation import (
     CONTEXTS,
     TERMS,
@@ -15,7 +17,6 @@ from clipself_seg.models.distillation import (
 from tests.host_syncs import HostSyncs, on_accelerator
 from tests.models.fvit import test_model as fvit
 from tests.models.panoptic import test_model as panoptic
-from tests.models.test_clipself import gated_clipself
 from tests.models.test_distillation import (
     NOUNS,
     captioned,
@@ -23,7 +24,7 @@ from tests.models.test_distillation import (
     tiny_region_text,
     weighted_samples,
 )
-from tests.tiny import tiny_clipself, tiny_samples
+from tests.tiny import random_clip, tiny_clipself, tiny_samples
 from tests.training import test_trainer_cat_seg as cat_seg
 from tests.training.test_trainer import trainer
 
@@ -43,7 +44,8 @@ def all_terms(teacher):
 
 
 def gated_crops():
-    return gated_clipself(trainable_blocks=2), tiny_samples(2, 2)
+    clip = random_clip(dense=DenseFeature("gated_multi_value", 2))
+    return CLIPSelf(clip=clip, trainable_blocks=2), tiny_samples(2, 2)
 
 
 def texts(loss):

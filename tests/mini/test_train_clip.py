@@ -26,14 +26,9 @@ def test_captions_name_only_what_the_crop_shows():
     colours = {thing.colour for thing in WORLDS["mini"].things}
     for _ in range(5):
         for crop in sample_crops(rng, draw_scene(rng, WORLDS["mini"]), side=32):
-            caption = write_caption(
-                rng, *choose_mentions(rng, crop.things, crop.stuff, crop.subject)
-            )
-            said = {
-                colour
-                for colour in colours
-                if f"{colour} " in caption.replace("black and white", "")
-            }
+            mentions = choose_mentions(rng, crop.things, crop.stuff, crop.subject)
+            caption = write_caption(rng, *mentions).replace("black and white", "")
+            said = {colour for colour in colours if f"{colour} " in caption}
             assert said <= {thing.colour for thing in crop.things}, caption
 
 
@@ -51,10 +46,8 @@ def test_equal_meanings_share_the_target(crops):
 
 def test_loss_is_the_cross_entropy_when_captions_are_distinct():
     logits = torch.randn(4, 4)
-    expected = (
-        F.cross_entropy(logits, torch.arange(4)) + F.cross_entropy(logits.T, torch.arange(4))
-    ) / 2
-    torch.testing.assert_close(contrastive_loss(logits, torch.eye(4)), expected)
+    both = (F.cross_entropy(side, torch.arange(4)) for side in (logits, logits.T))
+    torch.testing.assert_close(contrastive_loss(logits, torch.eye(4)), sum(both) / 2)
 
 
 def test_texts_that_are_true_of_no_crop_are_negatives_only():

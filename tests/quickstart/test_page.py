@@ -84,22 +84,15 @@ def read_page():
     return reader
 
 
-def test_names_are_text_in_the_page_and_nothing_else():
+def test_names_are_text_in_the_page_and_all_images_are_in_it():
     reader = read_page()
     assert "table" in reader.tags and "script" not in reader.tags
     # Rows of five tables and headings of four; titles and legends of the rows of images, headings of worlds.
     assert reader.text.count(NAME) >= 9 + 2 * 4 + 3
-
-
-def test_all_images_are_in_the_page():
-    reader = read_page()
     assert len(reader.sources) == reader.tags.count("img") >= 8
     assert all(source.startswith("data:image/") for source in reader.sources)
     assert not {"link", "script", "iframe"} & set(reader.tags)
-
-
-def test_the_best_of_a_column_is_bold_and_answers_are_marked_beside_their_colour():
-    reader = read_page()
+    # The best of a column is bold, and answers are marked beside their colour.
     assert [text for text in reader.bold if text[0].isdigit()] == 4 * ["1.0", "2.0", "3.0"]
     text = " ".join(reader.text)
     assert f"✓ right: {NAME}" in text and "✗ wrong: other" in text
@@ -156,16 +149,10 @@ def test_right_and_wrong_answers_differ_in_shape_not_only_in_colour():
     assert ((lines[0] < 160) != (lines[1] < 160)).sum() > 10
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "3",
-        "{}",
-        f'{{"iteration": 1, "loss_clipself": {10**400}}}',
-        '{"iteration": "1", "loss_clipself": 2.0}',
-        "{",
-    ],
-)
+HUGE = f'{{"iteration": 1, "loss_clipself": {10**400}}}'
+
+
+@pytest.mark.parametrize("line", ["3", "{}", "{", HUGE, HUGE.replace("1,", '"1",', 1)])
 def test_metrics_without_losses_are_named(tmp_path, line):
     (tmp_path / "metrics.json").write_text(line)
     with pytest.raises(InputError, match="metrics.json "):
@@ -221,11 +208,8 @@ def test_words_are_bright_in_their_segments_after_clipself():
         scene = scene_of(WORLDS["mini"], "val", number, seed=0)
         (segment,) = (s for s in scene.segments if s.concept.names[0] == name)
         height, width = question.image.shape[:2]
-        inside = cv2.resize(
-            (scene.segment_map == segment.id).astype(np.uint8),
-            (width, height),
-            interpolation=cv2.INTER_NEAREST,
-        )
+        mask = (scene.segment_map == segment.id).astype(np.uint8)
+        inside = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
         # Red of the colours of heat grows with the probability.
         heat = [image[..., 0].astype(float) for image in question.maps.values()]
         contrast = [image[inside == 1].mean() - image[inside == 0].mean() for image in heat]

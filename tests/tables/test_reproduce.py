@@ -26,13 +26,8 @@ def tables(tmp_path, monkeypatch):
 
 
 def reproduction(folder, scale="mini", seeds=(0,), docs="docs"):
-    return Reproduction(
-        scale=scale,
-        seeds=seeds,
-        output=folder / "output",
-        docs=docs and folder / docs,
-        tables=folder / "tables",
-    )
+    where = {"output": folder / "output", "docs": docs and folder / docs}
+    return Reproduction(scale=scale, seeds=seeds, tables=folder / "tables", **where)
 
 
 def test_a_table_of_two_rows_from_end_to_end(tables, capsys):
@@ -72,9 +67,12 @@ def test_list_and_dry_run_need_no_data_and_run_nothing(tables, capsys):
     given.dry_run(["9"])
     said = capsys.readouterr().out
     assert said.count("python train_net.py") == 3 and "3 runs, 0.5 core-minutes" in said
-    patches, _ = given.runs_of(reproduce.read_tables(["9"], tables / "tables")[0], [0, 1])[
-        "patches"
-    ]
+    assert "--num-gpus" not in said and "on 2 cores" in said
+    given.dry_run(["9"], gpus=4)
+    of_gpus = capsys.readouterr().out
+    assert "--num-gpus 4" in of_gpus and "cores" not in of_gpus
+    (table,) = reproduce.read_tables(["9"], tables / "tables")
+    patches, _ = given.runs_of(table, [0, 1])["patches"]
     finish(given.store, patches, {"mini_val_panoptic": {"64": {"boxes.thing.top1": 1.0}}})
     assert "finished" not in said
     given.dry_run(["9"])
@@ -87,9 +85,8 @@ def test_the_page_shows_every_seed_that_is_there(tables):
     given = reproduction(tables, seeds=(5,))
     (table,) = reproduce.read_tables(["9"], tables / "tables")
     for run in given.runs_of(table, [0, 1, 2, 5])["patches"]:
-        finish(
-            given.store, run, {"mini_val_panoptic": {"64": {"boxes.thing.top1": 1.0 * run.seed}}}
-        )
+        boxes = {"boxes.thing.top1": 1.0 * run.seed}
+        finish(given.store, run, {"mini_val_panoptic": {"64": boxes}})
     given.write_page()
     assert "2.0 ± 2.2" in (tables / "docs" / "tables.md").read_text()
 
@@ -100,10 +97,8 @@ def test_rows_on_real_data_without_files_are_left_out_with_the_way_to_get_them(
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tables))
     assert reproduction(tables, "real").run([]) == 1
     said = capsys.readouterr().out
-    assert (
-        said.startswith("missing: coco_2017_val_panoptic: ") and "https://cocodataset.org" in said
-    )
-    assert "$ python" not in said
+    assert said.startswith("missing: coco_2017_val_panoptic: ")
+    assert "https://cocodataset.org" in said and "$ python" not in said
     assert "not run" in (tables / "docs" / "tables_real.md").read_text()
 
 
@@ -124,16 +119,6 @@ def test_a_run_that_fails_is_said_and_the_page_is_written(tables, capsys, monkey
     assert reproduction(tables).run([]) == 1
     assert "failed: regions-" in capsys.readouterr().out
     assert (tables / "docs" / "tables.md").exists()
-
-
-def test_a_dry_run_prints_the_commands_of_its_gpus(tables, capsys):
-    given = reproduction(tables)
-    given.dry_run(["9"], gpus=4)
-    said = capsys.readouterr().out
-    assert "--num-gpus 4" in said and "cores" not in said
-    given.dry_run(["9"])
-    said = capsys.readouterr().out
-    assert "--num-gpus" not in said and "on 2 cores" in said
 
 
 CONFIG = "configs/mini/patches.yaml"
@@ -193,22 +178,21 @@ def test_what_one_configuration_trained_is_evaluated_under_another(tmp_path, mad
     assert [results[name]["val/PQ"]["mean"] for name in (CONFIG, OTHER)] == [2.0, 1.0]
     trained = make_run(CONFIG, {}, seed=1)
     words = made[1].command(tmp_path)
-    assert words[words.index("MODEL.WEIGHTS") + 1] == str(
-        tmp_path / trained.name / trained.result_file
-    )
+    weights = words[words.index("MODEL.WEIGHTS") + 1]
+    assert weights == str(tmp_path / trained.name / trained.result_file)
     assert "--eval-only" in words and words[words.index("SEED") + 1] == "1"
 
 
 def test_one_seed_has_no_spread_and_a_failed_run_is_named(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="two different seeds"):
-        repeat([CONFIG], [3, 3], tmp_path)
-    with pytest.raises(InputError, match='"KEY" has no partner'):
-        repeat([CONFIG], [3, 4], tmp_path, ["KEY"])
-    with pytest.raises(InputError, match=f"{CONFIG} evaluates nothing: give DATASETS.TEST"):
-        repeat([CONFIG], [3, 4], tmp_path, ["DATASETS.TEST", "()"])
-    monkeypatch.setattr(
-        repeating, "run_all", lambda runs, store, *, gpus: {runs[0].name: "the reason"}
-    )
+    for seeds, words, said in (
+        ([3, 3], [], "two different seeds"),
+        ([3, 4], ["KEY"], '"KEY" has no partner'),
+        ([3, 4], ["DATASETS.TEST", "()"], f"{CONFIG} evaluates nothing: give DATASETS.TEST"),
+    ):
+        with pytest.raises(InputError, match=said):
+            repeat([CONFIG], seeds, tmp_path, words)
+    failed = lambda runs, store, *, gpus: {runs[0].name: "the reason"}  # noqa: E731
+    monkeypatch.setattr(repeating, "run_all", failed)
     with pytest.raises(InputError, match="the run .*/patches_seed3-.* failed: the reason"):
         repeat([CONFIG], [3, 4], tmp_path)
 

@@ -87,34 +87,27 @@ def test_another_world_gives_another_run(tmp_path, monkeypatch):
 
 
 def test_a_run_that_needs_another_one_has_its_weights_and_seed(tmp_path):
+    weights = {"MODEL.CLIP.WEIGHTS": RunOf("clip")}
     specs = {
         "clip": RunSpec(PATCHES, {}, {}, False, 2),
-        "detector": RunSpec(
-            "configs/mini/detection.yaml", {}, {"MODEL.CLIP.WEIGHTS": RunOf("clip")}, False, 4
-        ),
+        "detector": RunSpec("configs/mini/detection.yaml", {}, weights, False, 4),
         "read": RunSpec("configs/mini/regions.yaml", {}, {}, True, 1),
-        "read_it": RunSpec(
-            "configs/mini/regions.yaml", {}, {"MODEL.CLIP.WEIGHTS": RunOf("clip")}, True, 1
-        ),
+        "read_it": RunSpec("configs/mini/regions.yaml", {}, weights, True, 1),
     }
     detector = resolve(specs, "detector", seed=2)
     clip, itself = detector.with_needs()
     assert itself is detector and clip.name == resolve(specs, "clip", seed=2).name
     words = detector.command(tmp_path)
     assert words[words.index("SEED") + 1] == "2" and words[3] == "--resume"
-    assert words[words.index("MODEL.CLIP.WEIGHTS") + 1] == str(
-        tmp_path / clip.name / "clip_final.safetensors"
-    )
+    trained = tmp_path / clip.name / "clip_final.safetensors"
+    assert words[words.index("MODEL.CLIP.WEIGHTS") + 1] == str(trained)
     assert words[-2:] == ["OUTPUT_DIR", str(tmp_path / detector.name)]
     assert resolve(specs, "detector", seed=1).name != detector.name
     # Without training no seed moves anything.
     assert resolve(specs, "read", seed=1).name == resolve(specs, "read", seed=2).name
     assert resolve(specs, "read_it", seed=1).name != resolve(specs, "read_it", seed=2).name
-    assert resolve(specs, "read", seed=1).command(tmp_path, gpus=4)[3:6] == [
-        "--eval-only",
-        "--num-gpus",
-        "4",
-    ]
+    words = resolve(specs, "read", seed=1).command(tmp_path, gpus=4)
+    assert words[3:6] == ["--eval-only", "--num-gpus", "4"]
 
 
 def test_what_is_missing_is_said_with_the_way_to_get_it(tmp_path, monkeypatch):
@@ -142,19 +135,17 @@ def test_a_few_images_are_no_data_set(tmp_path, monkeypatch):
     assert "1 of 2000 images in " in missing_data("ade20k_150_test_sem_seg")
 
 
-def test_a_wrong_key_is_refused_as_in_a_run():
-    with pytest.raises(InputError, match='unknown key "SOLVER.MAX_ITERS"'):
-        name_of(SOLVER__MAX_ITERS=3)
-
-
-def test_an_address_in_a_table_is_refused():
-    with pytest.raises(InputError, match="MODEL.CLIP.WEIGHTS is the address https://a/b.pt, which"):
-        name_of(MODEL__CLIP__WEIGHTS="https://a/b.pt")
-
-
-def test_a_command_in_a_table_is_refused():
-    with pytest.raises(InputError, match="a table's run: DATASETS.TRAIN has the command"):
-        name_of(DATASETS__TRAIN="('wds:{pipe,a}:touch ran',)")
+@pytest.mark.parametrize(
+    "key, value, said",
+    [
+        ("SOLVER.MAX_ITERS", "3", 'unknown key "SOLVER.MAX_ITERS"'),
+        ("MODEL.CLIP.WEIGHTS", "https://a/b.pt", "MODEL.CLIP.WEIGHTS is the address https://a/b"),
+        ("DATASETS.TRAIN", "('wds:{pipe,a}:touch ran',)", "a table's run: DATASETS.TRAIN has the"),
+    ],
+)
+def test_what_a_run_refuses_a_table_refuses_and_addresses_and_commands(key, value, said):
+    with pytest.raises(InputError, match=said):
+        make_run(PATCHES, {key: value}, seed=0)
 
 
 def test_without_a_checkout_configurations_are_those_of_the_package(monkeypatch, tmp_path):
@@ -285,9 +276,8 @@ def test_what_is_needed_comes_first_and_what_is_finished_is_not_run_again(store,
     # Its numbers are known, its weights are lost: they are needed for another run alone.
     (store.folder / clip.name / clip.result_file).unlink()
     assert plan([clip], store) == []
-    other = make_run(
-        "configs/mini/detection.yaml", {"SOLVER.MAX_ITER": "9"}, needs=detector.needs, seed=0
-    )
+    longer = {"SOLVER.MAX_ITER": "9"}
+    other = make_run("configs/mini/detection.yaml", longer, needs=detector.needs, seed=0)
     assert plan([other], store) == [clip, other]
 
 
@@ -345,9 +335,7 @@ def test_results_without_numbers_are_a_failure(store, monkeypatch):
 
 def test_data_of_a_run_is_prepared_once_before_it(store, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CLIPSELF_SEG_MINI", str(tmp_path / "worlds"))
-    text = (
-        "import pathlib, sys; pathlib.Path('prepared').open('a').write(sys.argv[1]); sys.exit({})"
-    )
+    text = "import pathlib, sys; open('prepared', 'a').write(sys.argv[1]); sys.exit({})"
     (tmp_path / "prepare.py").write_text(text.format("0"))
     prepare = ("prepare.py", "{mini}/labels;")
     runs = [make_run("configs/mini/patches.yaml", {}, seed=s, prepare=prepare) for s in (0, 1)]
@@ -357,9 +345,8 @@ def test_data_of_a_run_is_prepared_once_before_it(store, tmp_path, monkeypatch, 
     (tmp_path / "prepare.py").write_text(text.format("'error: no labels'"))
     (other,) = [make_run("configs/mini/patches.yaml", {}, seed=2, prepare=prepare)]
     failed = run_all([other], store)
-    assert failed[other.name].startswith(
-        "its data could not be prepared: error: no labels (all of it"
-    )
+    reason = "its data could not be prepared: error: no labels (all of it"
+    assert failed[other.name].startswith(reason)
 
 
 def test_runs_read_the_data_and_the_configuration_of_the_caller_and_see_no_gpu(

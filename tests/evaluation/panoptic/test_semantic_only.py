@@ -182,11 +182,6 @@ def test_what_needs_segments_is_refused_before_the_first_image(root, options, me
         evaluator_of(root, PAS20, *options).check(Reader())
 
 
-def test_maps_that_are_not_prepared_name_the_command(root):
-    with pytest.raises(InputError, match="clipself-seg data prepare pascal_context_459"):
-        evaluator_of(root, PC459).check(Reader())
-
-
 def test_oracle_words_are_the_classes_of_the_label_map(root):
     write_images(PAS21, ((0, 3, 20), (3, 3, 0)))
     model = Reader()

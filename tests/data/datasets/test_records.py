@@ -317,7 +317,7 @@ def semantic(mini):
         (mini / folder).mkdir(parents=True, exist_ok=True)
         for stem in stems:
             (mini / folder / f"{stem}.{suffix}").touch()
-    (mini / "train/.5.jpg.x.part").touch()
+    (mini / "train/.5.jpg").touch()  # hidden, as what an interrupted preparation leaves
     return mini
 
 

@@ -180,6 +180,7 @@ def test_without_panoptic_files_they_are_made_of_the_instance_maps(vistas):
     assert len(content["categories"]) == 65 and len(things["categories"]) == 37
     assert prepare_vistas_val(vistas)[1:4] == (0, 1, 0)
     assert prepare_vistas_val(vistas, overwrite=True)[1:4] == (1, 0, 0)
+    assert "were made of the instance maps" in str(prepare_vistas_val(vistas))
 
 
 @pytest.mark.parametrize("archived", [False, True])

@@ -8,7 +8,7 @@ import logging
 
 import pytest
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes
 from PIL import Image
@@ -167,7 +167,6 @@ def datasets(tmp_path):
 def evaluation(folder, *options):
     cfg = get_cfg()
     add_clipself_seg_config(cfg)
-    cfg.MODEL.FVIT = CfgNode({"SYNONYMS": "first"})
     cfg.merge_from_list(
         ["DATASETS.TEST", tuple(DATASETS), "DATASETS.TRAIN", (), "DATALOADER.NUM_WORKERS", 0]
         + ["INPUT.FORMAT", "RGB", "OUTPUT_DIR", str(folder / "run")]

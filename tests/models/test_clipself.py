@@ -235,8 +235,12 @@ def test_a_student_whose_attention_was_trained_goes_on_only_with_what_trains_it(
     assert not changed(state(expected), model.student.state_dict())
 
 
+def gated_clipself(**how):
+    return CLIPSelf(clip=random_clip(dense=DenseFeature("gated_multi_value", 2)), **how)
+
+
 def test_a_gate_learns_is_mixed_with_its_start_and_written_with_its_name(tmp_path):
-    model = CLIPSelf(clip=random_clip(dense=DenseFeature("gated_multi_value", 2)), alpha=0.25)
+    model = gated_clipself(alpha=0.25)
     before = state(model.student)
     one_step(model.train())
     assert {"dense_gate.weight", "dense_gate.bias"} < changed(before, model.student.state_dict())

@@ -184,7 +184,7 @@ class DetectionEvaluation(Evaluation[DetectionModel, "DetectionData"]):
             trained = find_dataset(cfg.DATASETS.TRAIN[0], DetectionSet).vocabulary
         return {
             "datasets": cfg.DATASETS.TEST,
-            "mapper": DetectionTestMapper.from_config(cfg),
+            "mapper": DetectionTestMapper(cfg),
             "tasks": cfg.TEST.DETECTION.TASKS,
             "limits": cfg.TEST.DETECTION.LIMITS,
             "train_vocabulary": trained,

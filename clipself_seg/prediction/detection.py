@@ -125,7 +125,7 @@ class DetectionPredictor(ImagePredictor[Detections]):
         """
         common = super().from_config(cfg)
         trained = _training_vocabulary(cfg, common["model"])
-        return common | {"mapper": DetectionTestMapper.from_config(cfg), "trained": trained}
+        return common | {"mapper": DetectionTestMapper(cfg), "trained": trained}
 
     @property
     def has_masks(self) -> bool:

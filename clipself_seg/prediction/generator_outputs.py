@@ -85,7 +85,7 @@ def write_dataset_outputs(
     else:
         words = load_vocabulary(find_dataset(dataset, PanopticSet).vocabulary)
         records = panoptic_set_records(dataset)
-    mapper, model = PanopticTestMapper.from_config(cfg), build_model(cfg).eval()
+    mapper, model = PanopticTestMapper(cfg), build_model(cfg).eval()
     assert isinstance(model, OpenPanoptic)  # `require_architecture`
     model.set_vocabulary(words)
     return write_outputs(

@@ -211,7 +211,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
             )
         words = load_vocabulary(trained or _trained_on(cfg))
         return super().from_config(cfg) | {
-            "mapper": PanopticTestMapper.from_config(cfg),
+            "mapper": PanopticTestMapper(cfg),
             "trained": words,
         }
 

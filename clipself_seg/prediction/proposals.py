@@ -120,7 +120,7 @@ def write_dataset_proposals(
     """
     selection = selection or ProposalSelection()
     records = check_writing(cfg, dataset, path, selection, overwrite)
-    mapper = DetectionTestMapper.from_config(cfg)
+    mapper = DetectionTestMapper(cfg)
     model = cast(ProposingModel, build_model(cfg).eval())
     info = {
         "description": f"proposals of each image of {dataset}: {selection._asdict()}",

@@ -190,7 +190,7 @@ class Predictor(ImagePredictor[Segmentation]):
                 "--masks"
             )
         return super().from_config(cfg) | {
-            "mapper": SemSegTestMapper.from_config(cfg),
+            "mapper": SemSegTestMapper(cfg),
             "threshold": cfg.TEST.BACKGROUND.THRESHOLD or THRESHOLD,
         }
 

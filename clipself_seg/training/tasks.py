@@ -114,7 +114,7 @@ class RegionTask(ConfiguredTask):
     def _crops(self, model: RegionModel) -> TrainingData:
         """Images with their grids or proposals, and a crop of each region."""
         records = distillation_records(self.cfg.DATASETS.TRAIN, self.cfg.INPUT.REGIONS.SOURCE)
-        mapper = DistillMapper.from_config(self.cfg, crop_size=model.image_size, seed=self.cfg.SEED)
+        mapper = DistillMapper(self.cfg, crop_size=model.image_size, seed=self.cfg.SEED)
         return TrainingData(records, mapper)
 
     def _shards(self, model: RegionModel) -> TrainingData:
@@ -129,21 +129,19 @@ class RegionTask(ConfiguredTask):
             )
         solver = self.cfg.SOLVER
         stream = ShardStream(shards_of(names), batch_size=solver.IMS_PER_BATCH, seed=self.cfg.SEED)
-        mapper = DistillMapper.from_config(self.cfg, crop_size=model.image_size, seed=self.cfg.SEED)
+        mapper = DistillMapper(self.cfg, crop_size=model.image_size, seed=self.cfg.SEED)
         return TrainingData(stream, mapper)
 
     def _texts(self, model: RegionModel) -> TrainingData:
         """Images with boxes and their nouns."""
         records, nouns = region_text_records(self.cfg.DATASETS.TRAIN)
-        mapper = RegionTextMapper.from_config(
-            self.cfg, crop_size=model.image_size, seed=self.cfg.SEED
-        )
+        mapper = RegionTextMapper(self.cfg, crop_size=model.image_size, seed=self.cfg.SEED)
         return TrainingData(records, mapper, nouns)
 
     def _captions(self, model: RegionModel) -> TrainingData:
         """Whole images, each with one of its captions."""
         records = captioned_records(self.cfg.DATASETS.TRAIN)
-        return TrainingData(records, CaptionMapper.from_config(self.cfg, seed=self.cfg.SEED))
+        return TrainingData(records, CaptionMapper(self.cfg, seed=self.cfg.SEED))
 
 
 class SemSegTask(ConfiguredTask):
@@ -169,7 +167,7 @@ class SemSegTask(ConfiguredTask):
                 f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {model.ignore_label}, the labels of "
                 f"DATASETS.TRAIN have {sorted(ignored)}: set it to that"
             )
-        mapper = SemSegTrainMapper.from_config(
+        mapper = SemSegTrainMapper(
             self.cfg,
             seed=self.cfg.SEED,
             num_classes=len(vocabulary),
@@ -193,9 +191,7 @@ class PanopticTask(ConfiguredTask):
         vocabulary = _shared_vocabulary(names, PanopticSet)
         tasks = ("panoptic", "captions") if model.needs_captions else ("panoptic",)
         records = [record for name in names for record in panoptic_set_records(name, tasks)]
-        mapper = PanopticTrainMapper.from_config(
-            self.cfg, seed=self.cfg.SEED, vocabulary=vocabulary
-        )
+        mapper = PanopticTrainMapper(self.cfg, seed=self.cfg.SEED, vocabulary=vocabulary)
         return TrainingData(records, mapper, vocabulary)
 
 
@@ -221,9 +217,7 @@ class DetectionTask(ConfiguredTask):
             for name in names
             for record in detection_records(name, training=True, masks=model.has_masks)
         ]
-        mapper = DetectionTrainMapper.from_config(
-            self.cfg, seed=self.cfg.SEED, masks=model.has_masks
-        )
+        mapper = DetectionTrainMapper(self.cfg, seed=self.cfg.SEED, masks=model.has_masks)
         return TrainingData(records, mapper, vocabulary)
 
 

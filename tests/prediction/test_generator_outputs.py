@@ -83,7 +83,7 @@ def live():
 
 def write(folder, model, **how):
     records = panoptic_set_records(DATASET)
-    mapper = PanopticTestMapper.from_config(config())
+    mapper = PanopticTestMapper(config())
     return write_outputs(
         **{"model": model, "records": records, "mapper": mapper, "folder": folder} | how
     )
@@ -112,7 +112,7 @@ def made(monkeypatch):
 
 
 def samples():
-    mapper = PanopticTestMapper.from_config(config())
+    mapper = PanopticTestMapper(config())
     return [mapper(record) for record in panoptic_set_records(DATASET)]
 
 
@@ -187,7 +187,7 @@ def test_files_of_other_weights_words_or_sizes_are_refused(live, written, monkey
         write(
             written,
             live,
-            mapper=PanopticTestMapper.from_config(config("INPUT.MIN_SIZE_TEST", "40")),
+            mapper=PanopticTestMapper(config("INPUT.MIN_SIZE_TEST", "40")),
         )
     records = panoptic_set_records(DATASET)
     with pytest.raises(InputError, match="of another image .1003.png, not 3.png"):

@@ -80,7 +80,7 @@ def test_distillation_reads_what_the_tool_writes(monkeypatch, target, capsys):
             assert 0 <= x <= x + w <= width + 1e-9 and 0 <= y <= y + h <= height + 1e-9
     proposed = distillation_records(["mini_train_proposals"], "proposals")
     assert sum(len(record["proposals"]) for record in proposed) == len(boxes)
-    mapper = DistillMapper.from_config(
+    mapper = DistillMapper(
         load_config(ROOT / "configs" / "mini" / "proposals.yaml"), crop_size=16, seed=0
     )
     assert all(len(mapper(record, 0)["boxes"]) for record in proposed)

@@ -125,7 +125,7 @@ def test_synonyms_of_own_words_count_and_a_data_set_is_read_as_configured(real):
 def test_files_arrays_and_evaluation_see_the_same_pixels(real, tmp_path):
     pixels, path = noise(50, 90), save_noise(tmp_path / "photo.png", 50, 90)
     record = {"file_name": str(path), "image_id": 0, "sem_seg_file_name": ""}
-    sample = SemSegTestMapper.from_config(load_config("", OPTS))(record)
+    sample = SemSegTestMapper(load_config("", OPTS))(record)
     made = image_sample(pixels, real.mapper)
     assert sample["image"].shape == (3, 64, 115) and (made["image"] == sample["image"]).all()
     real.set_vocabulary("dog, grass, sky")

@@ -8,8 +8,7 @@ n objects. Boxes are XYXY in pixels, float32 as in the official code.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -20,7 +19,14 @@ from PIL import Image
 
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.images import MAX_PIXELS, read_image
-from clipself_seg.data.mappers.samples import Sample, chw, image_sample, require_rgb, stated_size
+from clipself_seg.data.mappers.samples import (
+    ConfigurableMapper,
+    Sample,
+    chw,
+    image_sample,
+    require_rgb,
+    stated_size,
+)
 from clipself_seg.data.masks import object_mask
 
 Resize = Literal["opencv", "pillow"]
@@ -118,8 +124,7 @@ def nearest_indices(length: int, new_length: int, resize: Resize) -> np.ndarray:
     return np.asarray(Image.fromarray(numbers).resize(size, Image.Resampling.NEAREST))[0]
 
 
-@dataclass(kw_only=True)
-class DetectionTrainMapper:
+class DetectionTrainMapper(ConfigurableMapper):
     """Mapper from a record and a draw number to an augmented image with its objects.
 
     The image is resized at random, cut to S at most, and flipped in half of the draws. A sample depends on
@@ -142,11 +147,11 @@ class DetectionTrainMapper:
     max_pixels: int = MAX_PIXELS
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, *, seed: int, masks: bool = False) -> DetectionTrainMapper:
+    def from_config(cls, cfg: CfgNode, *, seed: int, masks: bool = False) -> dict[str, Any]:
         """Read INPUT.DETECTION; the seed, and whether the model has masks, come from the caller."""
         require_rgb(cfg.INPUT.FORMAT)
         detection = cfg.INPUT.DETECTION
-        return cls(
+        return dict(
             seed=seed,
             side=detection.SIDE,
             scales=(detection.MIN_SCALE, detection.MAX_SCALE),
@@ -252,8 +257,7 @@ def _flipped(objects: Objects, width: int) -> Objects:
     return objects._replace(boxes=boxes, masks=masks)
 
 
-@dataclass(kw_only=True)
-class DetectionTestMapper:
+class DetectionTestMapper(ConfigurableMapper):
     """Mapper from a record to the image at the size of evaluation; evaluators read ground truth.
 
     Attributes:
@@ -267,12 +271,12 @@ class DetectionTestMapper:
     max_pixels: int = MAX_PIXELS
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> DetectionTestMapper:
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Read INPUT.DETECTION and MAX_PIXELS."""
         require_rgb(cfg.INPUT.FORMAT)
         detection = cfg.INPUT.DETECTION
         limit = cfg.INPUT.MAX_PIXELS
-        return cls(side=detection.SIDE, resize=detection.RESIZE, max_pixels=limit)
+        return dict(side=detection.SIDE, resize=detection.RESIZE, max_pixels=limit)
 
     def size_rule(self) -> str:
         """The size of images in words, for the protocol of an evaluation."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,7 +27,14 @@ from clipself_seg.data.images import (
     letterbox_image,
     read_image,
 )
-from clipself_seg.data.mappers.samples import Sample, box_tensor, chw, image_sample, stated_size
+from clipself_seg.data.mappers.samples import (
+    ConfigurableMapper,
+    Sample,
+    box_tensor,
+    chw,
+    image_sample,
+    stated_size,
+)
 from clipself_seg.data.regions import (
     GridRule,
     Regions,
@@ -44,8 +51,7 @@ ASPECTS = (3 / 4, 4 / 3)  # width by height
 ATTEMPTS = 10
 
 
-@dataclass(kw_only=True)
-class DistillMapper:
+class DistillMapper(ConfigurableMapper):
     """Mapper from a record and a draw number to the image, its regions, and a crop of each.
 
     The sample depends on the record, the seed and the draw number only, so it is the same
@@ -74,10 +80,10 @@ class DistillMapper:
     max_pixels: int = MAX_PIXELS
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, *, crop_size: int, seed: int) -> DistillMapper:
+    def from_config(cls, cfg: CfgNode, *, crop_size: int, seed: int) -> dict[str, Any]:
         """Read INPUT.REGIONS and INPUT.MAX_PIXELS; the teacher's input side and the seed come from the caller."""
         regions = cfg.INPUT.REGIONS
-        return cls(
+        return dict(
             source=regions.SOURCE,
             student_size=regions.STUDENT_SIZE,
             crop_size=crop_size,
@@ -153,8 +159,7 @@ class DistillMapper:
         )
 
 
-@dataclass(kw_only=True)
-class RegionTextMapper:
+class RegionTextMapper(ConfigurableMapper):
     """Mapper from a record and a draw number to the image, boxes and labels.
 
     Boxes are the first of the record, in its order and of any size, as in the official code.
@@ -176,10 +181,10 @@ class RegionTextMapper:
     max_pixels: int = MAX_PIXELS
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, *, crop_size: int, seed: int) -> RegionTextMapper:
+    def from_config(cls, cfg: CfgNode, *, crop_size: int, seed: int) -> dict[str, Any]:
         """Read INPUT.REGIONS, INPUT.MAX_PIXELS and MODEL.CLIPSELF.TEXTS.LOSS."""
         regions = cfg.INPUT.REGIONS
-        return cls(
+        return dict(
             student_size=regions.STUDENT_SIZE,
             seed=seed,
             max_regions=regions.MAX_REGIONS,
@@ -231,8 +236,7 @@ class RegionTextMapper:
         return captions[np.random.default_rng((self.seed, draw)).integers(len(captions))]
 
 
-@dataclass(kw_only=True)
-class CaptionMapper:
+class CaptionMapper(ConfigurableMapper):
     """Mapper from a record and a draw number to a random crop of the image and one of its captions.
 
     The crop has 90 to 100 % of the image's area and an aspect of 3:4 to 4:3, and is never flipped. A
@@ -249,9 +253,9 @@ class CaptionMapper:
     max_pixels: int = MAX_PIXELS
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, *, seed: int) -> CaptionMapper:
+    def from_config(cls, cfg: CfgNode, *, seed: int) -> dict[str, Any]:
         """Read INPUT; the seed comes from the caller."""
-        return cls(
+        return dict(
             student_size=cfg.INPUT.REGIONS.STUDENT_SIZE,
             seed=seed,
             max_pixels=cfg.INPUT.MAX_PIXELS,

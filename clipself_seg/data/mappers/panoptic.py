@@ -6,7 +6,7 @@ training crop in pixels, T the number of its segments.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from clipself_seg.data.annotations import Record, category_labels
 from clipself_seg.data.images import MAX_PIXELS, read_image
 from clipself_seg.data.mappers.samples import (
     PADDING,
+    ConfigurableMapper,
     Sample,
     image_sample,
     require_rgb,
@@ -39,8 +40,7 @@ class _ResizeScale(T.ResizeScale):
         return at_least_a_pixel(super()._get_resize(image, scale))
 
 
-@dataclass(kw_only=True)
-class PanopticTrainMapper:
+class PanopticTrainMapper(ConfigurableMapper):
     """Mapper from a record and a draw number to an augmented square crop and its segments' masks.
 
     The image is flipped in half of the draws, resized by a random factor of the size that fits S, then
@@ -65,7 +65,7 @@ class PanopticTrainMapper:
     max_pixels: int = MAX_PIXELS
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, *, seed: int, vocabulary: Vocabulary) -> PanopticTrainMapper:
+    def from_config(cls, cfg: CfgNode, *, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
         """Read INPUT, and from MODEL.MASK_GENERATOR whether captions are trained on.
 
         Raises:
@@ -78,7 +78,7 @@ class PanopticTrainMapper:
                 f"INPUT.MIN_SCALE {scales[0]} and INPUT.MAX_SCALE {scales[1]}: give factors above "
                 "0, the smaller one first"
             )
-        return cls(
+        return dict(
             seed=seed,
             vocabulary=vocabulary,
             size=cfg.INPUT.IMAGE_SIZE,

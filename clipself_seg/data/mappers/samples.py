@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from detectron2.config import configurable
 from torch import Tensor
 
 from clipself_seg.data.annotations import Record
@@ -18,6 +20,21 @@ from clipself_seg.errors import InputError
 Sample = dict[str, Any]
 
 PADDING = 128  # value of the pixels around an image: grey
+
+
+class ConfigurableMapper:
+    """Base of mappers: dataclasses of keywords that a configuration makes, too, as Detectron2's: `Mapper(cfg, ...)`.
+
+    A mapper has `from_config`, which reads the configuration and gives the keywords.
+    """
+
+    if TYPE_CHECKING:
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __init_subclass__(cls) -> None:
+        dataclass(kw_only=True)(cls)
+        cls.__init__ = configurable(cls.__init__)  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

@@ -8,8 +8,7 @@ the seed and the draw number alone. S is the side of a training crop in pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from clipself_seg.data.given_masks import GivenMasks, MaskFolder, image_name
 from clipself_seg.data.images import MAX_PIXELS, read_image
 from clipself_seg.data.mappers.samples import (
     PADDING,
+    ConfigurableMapper,
     Sample,
     chw,
     image_sample,
@@ -52,8 +52,7 @@ def at_least_a_pixel(transform: T.Transform) -> T.Transform:
     return T.ResizeTransform(transform.h, transform.w, *sides, transform.interp)
 
 
-@dataclass(kw_only=True)
-class SemSegTrainMapper:
+class SemSegTrainMapper(ConfigurableMapper):
     """Mapper from a record and a draw number to an augmented square crop with its labels.
 
     The image is resized so that its shorter side has one of `min_sizes`, cropped, changed in colour,
@@ -99,11 +98,11 @@ class SemSegTrainMapper:
     @classmethod
     def from_config(
         cls, cfg: CfgNode, *, seed: int, num_classes: int, ignore_label: int
-    ) -> SemSegTrainMapper:
+    ) -> dict[str, Any]:
         """Read INPUT; the seed and the meaning of the labels come from the caller."""
         require_rgb(cfg.INPUT.FORMAT)
         sizes, crop = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.CROP
-        return cls(
+        return dict(
             seed=seed,
             num_classes=num_classes,
             ignore_label=ignore_label,
@@ -157,8 +156,7 @@ class SemSegTrainMapper:
         return F.pad(pixels, missing, value=value).contiguous()
 
 
-@dataclass(kw_only=True)
-class SemSegTestMapper:
+class SemSegTestMapper(ConfigurableMapper):
     """Mapper from a record to the image at the size of evaluation, and given masks of it if there are any.
 
     Evaluators read ground truth.
@@ -176,11 +174,11 @@ class SemSegTestMapper:
     masks: MaskFolder | None = None
 
     @classmethod
-    def from_config(cls: type[Mapper], cfg: CfgNode) -> Mapper:
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Read INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST and MAX_PIXELS, and the folder of masks that the model reads."""
         require_rgb(cfg.INPUT.FORMAT)
         folder = cls.mask_folder(cfg)
-        return cls(
+        return dict(
             min_size=cfg.INPUT.MIN_SIZE_TEST,
             max_size=cfg.INPUT.MAX_SIZE_TEST,
             max_pixels=cfg.INPUT.MAX_PIXELS,

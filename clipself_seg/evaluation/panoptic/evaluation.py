@@ -130,7 +130,7 @@ class PanopticEvaluation(Evaluation[PanopticModel, PanopticGroundTruth]):
         _require_clip_alone(cfg)
         return {
             "datasets": cfg.DATASETS.TEST,
-            "mapper": PanopticTestMapper.from_config(cfg),
+            "mapper": PanopticTestMapper(cfg),
             "fusions": cfg.TEST.PANOPTIC.ROWS,
             "tasks": cfg.TEST.PANOPTIC.TASKS,
             "sweep": cfg.TEST.PANOPTIC.SWEEP,

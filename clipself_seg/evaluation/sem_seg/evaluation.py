@@ -111,7 +111,7 @@ class SemSegEvaluation(Evaluation[SemSegModel, "SemSegData"]):
             trained = vocabulary_name(cfg.DATASETS.TRAIN[0])
         return {
             "datasets": cfg.DATASETS.TEST,
-            "mapper": SemSegTestMapper.from_config(cfg),
+            "mapper": SemSegTestMapper(cfg),
             "rule": cfg.TEST.MIOU_RULE,
             "train_vocabulary": trained,
             "workers": cfg.DATALOADER.NUM_WORKERS,

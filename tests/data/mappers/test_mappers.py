@@ -37,16 +37,14 @@ SMALL = [
 
 # (configuration, seed) -> mapper of (record, draw).
 TRAIN = {
-    "grid": lambda cfg, seed=0: DistillMapper.from_config(cfg, crop_size=16, seed=seed),
-    "nouns": lambda cfg, seed=0: RegionTextMapper.from_config(cfg, crop_size=16, seed=seed),
-    "captions": lambda cfg, seed=0: CaptionMapper.from_config(cfg, seed=seed),
-    "sem_seg": lambda cfg, seed=0: SemSegTrainMapper.from_config(
+    "grid": lambda cfg, seed=0: DistillMapper(cfg, crop_size=16, seed=seed),
+    "nouns": lambda cfg, seed=0: RegionTextMapper(cfg, crop_size=16, seed=seed),
+    "captions": lambda cfg, seed=0: CaptionMapper(cfg, seed=seed),
+    "sem_seg": lambda cfg, seed=0: SemSegTrainMapper(
         cfg, seed=seed, num_classes=6, ignore_label=255
     ),
-    "panoptic": lambda cfg, seed=0: PanopticTrainMapper.from_config(
-        cfg, seed=seed, vocabulary=MINI
-    ),
-    "detection": lambda cfg, seed=0: DetectionTrainMapper.from_config(cfg, seed=seed, masks=True),
+    "panoptic": lambda cfg, seed=0: PanopticTrainMapper(cfg, seed=seed, vocabulary=MINI),
+    "detection": lambda cfg, seed=0: DetectionTrainMapper(cfg, seed=seed, masks=True),
 }
 
 
@@ -59,9 +57,9 @@ def regions(cfg):
 TEST = {
     "crops": lambda cfg: ProposalCropMapper(crop_size=16, max_pixels=cfg.INPUT.MAX_PIXELS),
     "regions": regions,
-    "sem_seg": SemSegTestMapper.from_config,
-    "panoptic": PanopticTestMapper.from_config,
-    "detection": DetectionTestMapper.from_config,
+    "sem_seg": SemSegTestMapper,
+    "panoptic": PanopticTestMapper,
+    "detection": DetectionTestMapper,
 }
 
 

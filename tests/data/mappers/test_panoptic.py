@@ -137,22 +137,22 @@ def test_the_config_decides(record):
     words = ["MODEL.MASK_GENERATOR.VARIANT", "caption", "INPUT.FORMAT", "RGB"]
     words += ["INPUT.IMAGE_SIZE", 64, "INPUT.MIN_SCALE", 0.5, "INPUT.MAX_SCALE", 0.5]
     record["captions"] = [["a dog"]]
-    grounded = PanopticTrainMapper.from_config(load_config(None, words), seed=0, vocabulary=MINI)
+    grounded = PanopticTrainMapper(load_config(None, words), seed=0, vocabulary=MINI)
     sample = grounded(record, 0)
     assert sample["words"] == ["a dog"] * 8 and sample["image"].shape == (3, 64, 64)
     assert (sample["image"][:, 32:] == 128).all()
     cfg = load_config(None, [*words, "MODEL.MASK_GENERATOR.VARIANT", "label"])
-    assert "words" not in PanopticTrainMapper.from_config(cfg, seed=0, vocabulary=MINI)(record, 0)
+    assert "words" not in PanopticTrainMapper(cfg, seed=0, vocabulary=MINI)(record, 0)
     with pytest.raises(InputError, match="MIN_SCALE 0.5 and INPUT.MAX_SCALE 0.1"):
         cfg = load_config(None, words + ["INPUT.MAX_SCALE", 0.1])
-        PanopticTrainMapper.from_config(cfg, seed=0, vocabulary=MINI)
+        PanopticTrainMapper(cfg, seed=0, vocabulary=MINI)
 
 
 def test_the_test_mapper_keeps_the_records_entries_and_reads_no_ground_truth(record):
     record["pan_seg_file_name"] = "nowhere.png"
     sizes = ["INPUT.MIN_SIZE_TEST", 80, "INPUT.MAX_SIZE_TEST", 2560, "INPUT.FORMAT", "RGB"]
     cfg = load_config(None, sizes)
-    sample = PanopticTestMapper.from_config(cfg)(record)
+    sample = PanopticTestMapper(cfg)(record)
     assert sample["image"].shape == (3, 80, 96) and sample["image"].dtype == torch.uint8
     assert (sample["height"], sample["width"]) == (40, 48)
     assert {key: sample[key] for key in record} == record
@@ -185,12 +185,12 @@ def test_masks_of_a_folder_come_with_the_sample_at_the_size_of_the_image(record,
     opts = ["INPUT.FORMAT", "RGB", "INPUT.MIN_SIZE_TEST", "80"]
     opts += ["MODEL.MASK_GENERATOR.SOURCE", "masks"]
     cfg = load_config(None, [*opts, "MODEL.MASK_GENERATOR.OUTPUTS", str(tmp_path / "masks")])
-    sample = PanopticTestMapper.from_config(cfg)(record)
+    sample = PanopticTestMapper(cfg)(record)
     assert sample["image"].shape == (3, 80, 96) and sample["given_scores"].tolist() == [1] * 5
     masks = sample["given_masks"]
     assert masks.dtype == torch.bool and masks.shape == (5, 40, 48)
     assert masks.sum((1, 2)).tolist() == [40 * 48 // 6] * 5
-    assert "given_masks" not in PanopticTestMapper.from_config(load_config(None, opts[:4]))(record)
+    assert "given_masks" not in PanopticTestMapper(load_config(None, opts[:4]))(record)
     Image.new("L", (40, 48)).save(tmp_path / "masks/a.png")
     with pytest.raises(InputError, match="a.png: 48 x 40 pixels .* the image has 40 x 48"):
-        PanopticTestMapper.from_config(cfg)(record)
+        PanopticTestMapper(cfg)(record)

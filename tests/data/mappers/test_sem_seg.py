@@ -106,7 +106,7 @@ def test_another_size_of_the_label_map_names_both_files(record, tmp_path):
 
 def test_the_test_mapper_reads_no_ground_truth(record):
     record["sem_seg_file_name"] = "nowhere.png"
-    sample = SemSegTestMapper.from_config(load_config(None, RECIPE))(record)
+    sample = SemSegTestMapper(load_config(None, RECIPE))(record)
     assert sample["image"].shape == (3, 640, 960)
     assert (sample["height"], sample["width"]) == (64, 96)
     assert sample["sem_seg_file_name"] == "nowhere.png"
@@ -122,13 +122,13 @@ def real_records(data_dir, count=4):
 @pytest.mark.parametrize("shape", [(1, 6000, 3), (6000, 1, 3)])
 def test_no_side_of_a_thin_picture_is_rounded_away(tmp_path, shape):
     record = write_pair(tmp_path, *shape[:2])
-    sample = SemSegTestMapper.from_config(load_config(None, RECIPE))(record)
+    sample = SemSegTestMapper(load_config(None, RECIPE))(record)
     assert sorted(sample["image"].shape[1:]) == [1, 2560]
     assert mapper()(record, 0)["image"].shape == (3, SIDE, SIDE)
 
 
 def test_real_pictures_are_resized_as_detectron2_does(data_dir):
-    ours = SemSegTestMapper.from_config(load_config(None, RECIPE))
+    ours = SemSegTestMapper(load_config(None, RECIPE))
     for record in real_records(data_dir):
         image = detectron2_read_image(record["file_name"], "RGB")
         stock = T.AugInput(image)
@@ -141,9 +141,7 @@ def test_real_pictures_are_resized_as_detectron2_does(data_dir):
 def test_real_training_crops_are_pieces_of_detectron2s_resized_picture(data_dir):
     recipe = [*RECIPE, "INPUT.COLOR_AUG_SSD", "False"]
     # The archive's map, 0 to 181, as 182 classes.
-    ours = SemSegTrainMapper.from_config(
-        load_config(None, recipe), seed=3, num_classes=182, ignore_label=255
-    )
+    ours = SemSegTrainMapper(load_config(None, recipe), seed=3, num_classes=182, ignore_label=255)
     for draw, record in enumerate(real_records(data_dir)):
         image = detectron2_read_image(record["file_name"], "RGB")
         labels = np.asarray(Image.open(record["sem_seg_file_name"])).astype("double")

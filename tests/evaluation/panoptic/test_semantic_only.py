@@ -243,7 +243,7 @@ def plain_miou(cfg, name):
     model.load_checkpoint(torch.load(cfg.MODEL.WEIGHTS, weights_only=True)["model"], "random")
     truth = read_semantic_only(name, ("semantic",), "openseg_coco_panoptic_133")
     model.set_vocabulary(truth.vocabulary, truth.seen)
-    mapper, classes = PanopticTestMapper.from_config(cfg), len(truth.vocabulary)
+    mapper, classes = PanopticTestMapper(cfg), len(truth.vocabulary)
     matrix = np.zeros((classes, classes))
     with torch.no_grad():
         for record in sem_seg_records(name):

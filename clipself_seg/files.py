@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import glob
 import json
 import logging
 import math
@@ -119,13 +120,52 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.chmod(0o644)
             os.replace(temporary, target)
     except Exception as error:
-        # Safetensors reports a full disk by an exception of its own.
-        if number := re.search(r"\(os error (\d+)\)", str(error)):
-            code = int(number[1])
+        # Safetensors and torch report a full disk by exceptions of their own; torch raises its in handling Python's.
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        cause = error.__context__ if isinstance(error, RuntimeError) else None
+        if code := int(number[1]) if number else getattr(cause, "errno", None):
             raise OSError(code, os.strerror(code), str(target)) from error
         raise
     finally:
         shutil.rmtree(around, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary folder, which on success takes the place of `path`, and goes if anything fails.
+
+    What killed calls for the same folder have left is removed.
+
+    Raises:
+        OSError: a file cannot be written; names `path` if it is of the temporary folder.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{glob.escape(target.name)}.????????.part"):
+        with contextlib.suppress(FolderInUse):
+            with alone_in(left / "folder"):
+                _put_back(left / "earlier", target)
+            shutil.rmtree(left, ignore_errors=True)
+    around = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
+    made, earlier = around / "folder", around / "earlier"
+    try:
+        with alone_in(made):
+            yield made
+            if target.exists():
+                os.replace(target, earlier)
+            os.replace(made, target)
+    except OSError as error:
+        if error.errno is None or str(around) not in str(error.filename or around):
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from error
+    finally:
+        _put_back(earlier, target)
+        shutil.rmtree(around, ignore_errors=True)
+
+
+def _put_back(earlier: Path, target: Path) -> None:
+    if earlier.exists() and not target.exists():
+        os.replace(earlier, target)
 
 
 @contextlib.contextmanager

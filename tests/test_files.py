@@ -8,15 +8,18 @@ import fcntl
 import gc
 import json
 import os
+import resource
 import shutil
 import signal
 import time
 
 import pytest
+import torch
 
 from clipself_seg.errors import InputError
 from clipself_seg.files import (
     alone_in,
+    atomic_folder,
     atomic_path,
     read_json,
     read_json_lines,
@@ -24,7 +27,8 @@ from clipself_seg.files import (
     require_regular_file,
     write_json,
 )
-from tests.faults import start_python
+from clipself_seg.models.base import save_atomically
+from tests.faults import run_python, start_python
 
 # Locks the folder "out", forks a child that says its number and outlives it, and dies as by `kill -9`.
 DIES = """
@@ -125,6 +129,44 @@ def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path):
     with pytest.raises(OSError) as caught, atomic_path(target):
         (tmp_path / "other").read_text()
     assert caught.value.filename == str(tmp_path / "other") and not any(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_told_where_torch_writes(tmp_path):
+    """Torch closes its archive then, which fails too, by an exception of another kind."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+        with pytest.raises(OSError, match="too large") as caught:
+            save_atomically(tmp_path / "a.pth", {"a": torch.zeros(2**20)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert caught.value.filename == str(tmp_path / "a.pth") and not any(tmp_path.iterdir())
+
+
+def test_a_killed_write_of_a_folder_is_cleared_by_the_next_one_and_a_live_one_is_left(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").touch()
+    code = "import os, sys; from clipself_seg.files import *\nwith atomic_folder(sys.argv[1]) as made:\n"
+    run_python(f"{code} (made / 'x').touch(); os._exit(9)", tmp_path / "a")
+    (left,) = tmp_path.glob(".a.*.part")
+    (tmp_path / "a").rename(left / "earlier")  # killed between the two moves
+    with pytest.raises(ValueError), atomic_folder(tmp_path / "a") as live:
+        assert not left.exists() and (tmp_path / "a" / "old").exists()
+        with atomic_folder(tmp_path / "a") as made:
+            (made / "new").touch()
+        assert live.exists() and [path.name for path in (tmp_path / "a").iterdir()] == ["new"]
+        raise ValueError
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_folder(tmp_path):
+    for name in (None, "inside", "elsewhere"):
+        with pytest.raises(OSError) as caught, atomic_folder(tmp_path / "a") as made:
+            raise OSError(errno.ENOSPC, "No space", str(made / name) if name == "inside" else name)
+        assert caught.value.filename == (
+            "elsewhere" if name == "elsewhere" else str(tmp_path / "a")
+        )
+    assert not any(tmp_path.iterdir())
 
 
 def test_json_comes_back_and_a_line_that_is_none_is_named_by_its_number(tmp_path):

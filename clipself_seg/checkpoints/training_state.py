@@ -51,9 +51,13 @@ class CheckpointFolder:
         """Write a checkpoint atomically and remove the oldest beyond `keep`."""
         path = self.path(iteration)
         write_state(path, tensors, metadata)
+        self.remove_oldest()
+        return path
+
+    def remove_oldest(self) -> None:
+        """Remove the oldest checkpoints beyond `keep`."""
         for old in self.paths()[: -self.keep]:
             old.unlink()
-        return path
 
     def newest(self) -> tuple[dict[str, Tensor], Metadata] | None:
         """Content of the newest checkpoint, None if there is none.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from clipself_seg.clip.linear import stock_linear
 from clipself_seg.clip.model import DenseCLIP
 from clipself_seg.clip.training_free import NONE
 from clipself_seg.errors import InputError, MissingPackage
-from clipself_seg.files import write_json
+from clipself_seg.files import atomic_folder, write_json
 from clipself_seg.provenance import provenance
 
 # The exporter's own, of which torch brings none, and what checks the result.
@@ -88,18 +87,12 @@ def export_onnx(clip: DenseCLIP, folder: str | os.PathLike[str]) -> dict[str, di
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise InputError(f"{folder} is there already: give another folder, or remove it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"
-    ) as around:
-        temporary = Path(around) / "files"
-        temporary.mkdir()
+    with atomic_folder(folder) as temporary:
         differences = {
             DENSE_FILE: _export_dense(clip, temporary / DENSE_FILE),
             TEXT_FILE: _export_text(clip, temporary / TEXT_FILE),
         }
         write_json(temporary / METADATA_FILE, _metadata(clip, differences))
-        temporary.replace(folder)
     return differences
 
 

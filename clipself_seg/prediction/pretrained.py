@@ -19,7 +19,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -44,7 +43,7 @@ from clipself_seg.config.weights import WEIGHTS, fetch_addresses, weights_key
 from clipself_seg.config.yaml_files import lists_for_tuples, read_tree
 from clipself_seg.data.vocabulary import Vocabulary, parse_vocabulary
 from clipself_seg.errors import InputError, in_short, shown
-from clipself_seg.files import atomic_path, read_json, write_json
+from clipself_seg.files import atomic_folder, atomic_path, read_json, write_json
 from clipself_seg.provenance import provenance
 
 logger = logging.getLogger(__name__)
@@ -214,10 +213,9 @@ class Pretrained(abc.ABC):
             OSError: it cannot be written.
         """
         target = Path(folder)
-        _require_free(target, overwrite)
         cfg = self._configuration()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _written_whole(target) as made:
+        with atomic_folder(target) as made:
+            _require_free(target, overwrite)
             _write_parts(self, cfg, made)
             _require_equal(self, load_pretrained(made, device=cfg.MODEL.DEVICE))
             with atomic_path(made / CARD) as temporary:
@@ -656,20 +654,3 @@ def _require_free(target: Path, overwrite: bool) -> None:
         raise InputError(
             f"{target} has {others[0]}, which save_pretrained does not write: give another folder"
         )
-
-
-@contextlib.contextmanager
-def _written_whole(target: Path) -> Iterator[Path]:
-    """A folder to write to, which then takes the name and the place of another one, or goes if anything fails."""
-    around = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
-    made, earlier = around / "folder", around / "earlier"
-    made.mkdir()
-    try:
-        yield made
-        if target.exists():
-            os.replace(target, earlier)
-        os.replace(made, target)
-    finally:
-        if earlier.exists() and not target.exists():
-            os.replace(earlier, target)
-        shutil.rmtree(around, ignore_errors=True)

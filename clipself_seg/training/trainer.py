@@ -394,6 +394,8 @@ class Trainer:
                 f"{self.checkpoints.paths()[-1]} has no loss scale, which this run needs: resume with "
                 "the precision and on a device as it was started"
             ) from None
+        if comm.is_main_process():
+            self.checkpoints.remove_oldest()  # a kill in the last save leaves one
         logging.getLogger(__name__).info("resumed after %d steps", metadata["iteration"])
         return metadata["iteration"]
 

@@ -128,6 +128,7 @@ def test_a_folder_with_files_is_replaced_only_where_that_was_asked_for(saved, tm
     predictor, _ = saved("Predictor")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
+    (tmp_path / ".mine.abcdefgh.part").mkdir()  # of a killed call
     with pytest.raises(InputError, match="has files: give a new folder, or overwrite=True"):
         predictor.save_pretrained(tmp_path / "mine")
     with pytest.raises(InputError, match="thesis.txt, which save_pretrained does not write"):
@@ -141,8 +142,9 @@ def test_a_folder_with_files_is_replaced_only_where_that_was_asked_for(saved, tm
 @pytest.mark.parametrize("broken", ["save_clip", "write_folder_config", "card", "_require_equal"])
 def test_what_breaks_off_leaves_no_folder(saved, tmp_path, monkeypatch, broken):
     monkeypatch.setattr(pretrained, broken, full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as caught:
         saved("Predictor")[0].save_pretrained(tmp_path / "new")
+    assert caught.value.filename == str(tmp_path / "new")
     assert not list(tmp_path.iterdir())
 
 

@@ -108,6 +108,12 @@ def after_a_checkpoint(run: Trainer) -> None:
     checkpoint.Path.unlink = kill_self
 
 
+def after_the_last_checkpoint(run: Trainer) -> None:
+    """The same of the last checkpoint."""
+    unlink = checkpoint.Path.unlink
+    checkpoint.Path.unlink = lambda path: kill_self() if "0004" in path.name else unlink(path)
+
+
 def in_the_last_step(run: Trainer) -> None:
     """Die when everything but the last checkpoint is done."""
     save = run._save
@@ -128,7 +134,8 @@ def killed(folder: Path, death) -> None:
 
 @pytest.mark.parametrize(
     "death",
-    [before_any_checkpoint, in_a_step, in_a_checkpoint, after_a_checkpoint, in_the_last_step],
+    [before_any_checkpoint, in_a_step, in_a_checkpoint, after_a_checkpoint]
+    + [after_the_last_checkpoint, in_the_last_step],
 )
 def test_a_killed_run_that_is_resumed_ends_bit_identical(tmp_path, uninterrupted, death):
     killed(tmp_path, death)
@@ -136,6 +143,7 @@ def test_a_killed_run_that_is_resumed_ends_bit_identical(tmp_path, uninterrupted
     resumed.train(resume=True)
     assert_same(weights(resumed), uninterrupted)
     assert not list((tmp_path / "checkpoints").glob(".*"))
+    assert len(resumed.checkpoints.paths()) == resumed.checkpoints.keep
     lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == list(range(ITERATIONS))
 

@@ -11,6 +11,7 @@ import functools
 import importlib
 import io
 import os
+import re
 import struct
 import threading
 from collections import Counter
@@ -36,6 +37,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF", "JPEG200
 _OPENING = threading.Lock()
 # Brands of files in HEIF: HEVC in pictures and sequences, and the general ones.
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+# Of a PPM, whose header Pillow reads byte by byte, and whose comments it cuts out one by one.
+MOST_HEADER = 1 << 16  # bytes
+MOST_COMMENTS = 1000
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION_TAG = 274
 _ORIENTATIONS = {
@@ -118,15 +122,25 @@ def _check_heif(content: BinaryIO, name: str | os.PathLike[str]) -> None:
 
 
 def check_chunks(content: BinaryIO) -> None:
-    """Refuse a PNG with a chunk that states more bytes than the file has, for which decoders make room.
+    """Refuse a PNG with a chunk that states more bytes than the file has, for which decoders make room, and a PPM of
+    more comments than Pillow is quick with.
 
     Args:
-        content: file, at its beginning; one that is no PNG passes.
+        content: file, at its beginning; one of another format passes.
 
     Raises:
-        SyntaxError: as Pillow does about a broken PNG.
+        SyntaxError: as Pillow does about a broken file.
     """
-    if content.read(len(_PNG)) != _PNG:
+    start = content.read(len(_PNG))
+    if re.match(rb"P[0-6fy]", start):
+        numbers = re.sub(rb"#[^\r\n]*", b"", start + content.read(MOST_HEADER)).split(None, 4)
+        # The kind, the width, the height, and of all but bitmaps the largest value.
+        if len(numbers) < (3 if start[1:2] in b"14" else 4):
+            raise SyntaxError(f"broken PPM file: no size in its first {MOST_HEADER} bytes")
+        blocks = iter(lambda: content.read(1 << 20), b"") if start[1:2] in b"123" else ()
+        if sum(block.count(b"#") for block in blocks) > MOST_COMMENTS:
+            raise SyntaxError(f"more than {MOST_COMMENTS} comments between its pixels")
+    if start != _PNG:
         return
     size = content.seek(0, os.SEEK_END)
     place = len(_PNG)

@@ -41,6 +41,7 @@ CLASS_FILES = {
     "voc20b.json": "voc_20b_prompts",
 }
 NO_TEXT = re.compile("[\ud800-\udfff]")  # bytes of the command line that are no UTF-8
+MOST_LETTERS = 500  # of a name: the time of a tokenizer grows with their square
 NO_CLASS = "invalid_class_id"  # the name in a row of a label file that is none
 LIST_KEYS = {"name", "about", "allow_duplicate_names", "classes"}
 # What a class can say in JSON, and the type it has to have.
@@ -190,14 +191,24 @@ def _synonyms(entry: str | Sequence[str], nested: bool, origin: str) -> tuple[st
         wrong = "is no name and no list of names" if nested else "is no string"
     elif not names or not all(name.strip() for name in names):
         wrong = "has an empty name"
-    elif any(map(NO_TEXT.search, names)):
-        wrong = "is no text in UTF-8"
+    elif wrong := _unusable(names):
+        pass
     else:
         return names
     raise InputError(
         f"{origin} is {reprlib.repr(entry)}, which {wrong}: give a name, with synonyms "
         'as in "dog|puppy"'
     )
+
+
+def _unusable(names: Iterable[str]) -> str:
+    """Why some names cannot be given to a tokenizer; empty if they can."""
+    for name in names:
+        if NO_TEXT.search(name):
+            return "is no text in UTF-8"
+        if len(name) > MOST_LETTERS:
+            return f"has a name of {len(name)} letters, of at most {MOST_LETTERS}"
+    return ""
 
 
 def as_vocabulary(words: Vocabulary | Sequence[str] | str) -> Vocabulary:
@@ -365,9 +376,8 @@ def _parse_class(entry: object, index: int, origin: str) -> VocabularyClass:
         raise InputError(
             f'{origin}: needs "names", a list of one or more words, got {reprlib.repr(names)}'
         )
-    if any(map(NO_TEXT.search, names)):
-        wrong = reprlib.repr(names)
-        raise InputError(f"{origin}: {wrong} is no text that can be written: retype it")
+    if wrong := _unusable(names):
+        raise InputError(f"{origin} is {reprlib.repr(names)}, which {wrong}: correct it")
     if entry.get("index", index) != index:
         raise InputError(f'{origin}: "index" is {entry["index"]}: sort the classes by index')
     fields = {key: value for key, value in entry.items() if key not in ("index", "names")}

@@ -264,6 +264,24 @@ def test_a_png_whose_chunk_is_longer_than_the_file_is_refused_before_room_is_mad
             read(path)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"P6\n#" + b"x" * 3_000_000 + b"\n2 2\n255\n" + bytes(12),
+        b"P5 2 2 " + b"#\n" * 200_000 + b"255\n" + bytes(4),
+        b"P2 2 2 255\n" + b"#x\n" * 200_000 + b"7 " * 4,
+    ],
+)
+def test_a_ppm_of_comments_is_refused_at_once(tmp_path, content, at_most_seconds):
+    (tmp_path / "a.ppm").write_bytes(content)
+    for read in (read_image, lambda path: images.decode_image(path.read_bytes(), "a.ppm")):
+        with pytest.raises(InputError, match="a.ppm cannot be decoded .*(first|comments)"):
+            read(tmp_path / "a.ppm")
+    for kind in (b"P5 2 1 255\n\n\n", b"P2 #\n 2 1 #x\n255\n10 10", b"P4 #a\n2 1\n\n"):
+        (tmp_path / "a.ppm").write_bytes(kind)
+        assert read_image(tmp_path / "a.ppm").shape == (1, 2, 3)
+
+
 def test_errors_of_the_decoder_of_avif_are_named(tmp_path, monkeypatch):
     def decoder(*_, **__):
         raise RuntimeError("Failed to decode image: Not implemented")

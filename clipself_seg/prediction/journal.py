@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple, TextIO, TypedDict, cast
+from typing import Any, NamedTuple, TextIO, TypedDict, cast
 
 from clipself_seg.config.keys import default_config
 from clipself_seg.config.load import flatten
@@ -27,20 +27,18 @@ Json = dict[str, object]
 InputState = dict[str, str | int]
 
 
-# Contribution of an image or a video to the index; JSON, under the names of earlier versions.
-Entry = TypedDict(
-    "Entry",
-    {
-        "size": list[int],  # height and width of an image in pixels
-        "shares": dict[str, float],  # fraction of the pixels of each class
-        "annotations": list[Json],  # of the task's own file in COCO's format
-        "regions": list[Json],  # annotations of coco.json
-        "frames": int,  # number of frames of a video that were taken
-        "every": int,  # one frame of so many was taken
-        "rate": float,  # frames a second of the video
-    },
-    total=False,
-)
+class Entry(TypedDict, total=False):
+    """Contribution of an image or a video to the index; JSON."""
+
+    size: list[int]  # height and width of an image in pixels
+    fractions: dict[
+        str, float
+    ]  # of the pixels of each class; "shares" in journals of earlier versions
+    annotations: list[Json]  # of the task's own file in COCO's format
+    regions: list[Json]  # annotations of coco.json
+    frames: int  # number of frames of a video that were taken
+    every: int  # one frame of so many was taken
+    rate: float  # frames a second of the video
 
 
 class Written(NamedTuple):
@@ -61,6 +59,9 @@ class Line(TypedDict):
     name: str
     input: InputState | None
     files: list[str]
+    contents: (
+        list[list[int | str]] | None
+    )  # of `files`, see `_content`; None in journals of earlier versions
     entry: Entry
 
 
@@ -95,16 +96,16 @@ class Journal:
         """
         path = self.folder / FILE_NAME
         lines = _whole_lines(path) if self.resume else []
-        if not lines or "settings" not in lines[0]:
-            self._file = open(path, "w", encoding="utf-8")
-            self._write({"settings": self.settings, "provenance": provenance})
-            return provenance
-        first, *images = lines
-        require_same(self.folder, cast(Json, first["settings"]), self.settings, ADVICE)
-        self._done = {str(line["name"]): cast(Line, line) for line in images if "name" in line}
-        self._file = open(path, "a", encoding="utf-8")
-        self._file.write("\n")  # behind a line that a killed call left half-written
-        return cast(Json, first["provenance"])
+        match lines:
+            case [{"settings": dict(settings), "provenance": dict(made_by)}, *images]:
+                require_same(self.folder, settings, self.settings, ADVICE)
+                self._done = {line["name"]: line for line in map(_image_line, images) if line}
+                self._file = open(path, "a", encoding="utf-8")
+                self._file.write("\n")  # behind a line that a killed call left half-written
+                return made_by
+        self._file = open(path, "w", encoding="utf-8")
+        self._write({"settings": self.settings, "provenance": provenance})
+        return provenance
 
     def close(self) -> None:
         """Close the file."""
@@ -115,7 +116,7 @@ class Journal:
         """What the images that are done contribute to the index, by name.
 
         An image is done if its file is the same, by path, size and time of the last change, and its results are
-        there.
+        as they were written.
 
         Args:
             images: those to look for.
@@ -124,9 +125,15 @@ class Journal:
         for image in images:
             line = self._done.get(image.name)
             if line is not None and line["input"] == input_state(image.path):
-                if all((self.folder / name).is_file() for name in line["files"]):
+                if self._as_written(line):
                     done[image.name] = line["entry"]
         return done
+
+    def _as_written(self, line: Line) -> bool:
+        files = [self.folder / name for name in line["files"]]
+        if not all(path.is_file() for path in files):
+            return False
+        return line["contents"] in (None, list(map(_content, files)))
 
     def add(self, image: ImageFile, state: InputState | None, written: Written) -> None:
         """Note that an image is done.
@@ -139,7 +146,9 @@ class Journal:
         Raises:
             OSError: the file cannot be written.
         """
-        self._write({"name": image.name, "input": state, **written._asdict()})
+        contents = [_content(self.folder / name) for name in written.files]
+        line = {"name": image.name, "input": state, **written._asdict(), "contents": contents}
+        self._write(line)
 
     def _write(self, line: Mapping[str, object]) -> None:
         assert self._file is not None
@@ -196,13 +205,29 @@ def input_state(path: Path) -> InputState | None:
     }
 
 
-def _whole_lines(path: Path) -> list[Json]:
+def _content(path: Path) -> list[int | str]:
+    """Size in bytes and digest of a file of results."""
+    content = path.read_bytes()
+    return [len(content), hashlib.sha256(content).hexdigest()[:DIGITS]]
+
+
+def _image_line(line: Any) -> Line | None:
+    """A line about an image, under the names of today; None for another."""
+    match line:
+        case {"name": str(), "input": _, "files": [*_], "entry": dict(entry)}:
+            if "shares" in entry:
+                entry["fractions"] = entry.pop("shares")
+            return cast(Line, {"contents": None, **line})
+    return None
+
+
+def _whole_lines(path: Path) -> list[object]:
     """The lines of a journal that are as they were written; none of a file that is not there or no text."""
     try:
         text = read_text(path)
     except InputError:
         return []
-    whole = []
+    whole = list[object]()
     for line in text.splitlines():
         digest, _, content = line.partition(" ")
         if digest == _digest(content):

@@ -259,7 +259,7 @@ class SemanticResults(TaskResults[Segmentation]):
         return result.labels
 
     def _entry(self, source: ImageFile, result: Segmentation) -> Entry:
-        return {"shares": result.fractions()}
+        return {"fractions": result.fractions()}
 
     @functools.cached_property
     def categories(self) -> list[Json]:
@@ -270,15 +270,14 @@ class SemanticResults(TaskResults[Segmentation]):
     def write_index(self, index: Index) -> None:
         super().write_index(index)
         if index.complete:
-            self._warn_of_background_alone([entry["shares"] for _, entry in index.images])
+            self._warn_of_background_alone([entry["fractions"] for _, entry in index.images])
 
     def _index(self, index: Index) -> Json:
-        # It keeps its keys "shares" and "pictures", which readers of earlier files know.
         images = {
-            source.name: {"file": str(source.path), "shares": entry["shares"]}
+            source.name: {"file": str(source.path), "fractions": entry["fractions"]}
             for source, entry in index.images
         }
-        listed = {"provenance": index.provenance, "pictures": images}
+        listed = {"provenance": index.provenance, "images": images}
         return {**self._metadata, **listed, **index.outcome()}
 
     def _warn_of_background_alone(self, fractions: Sequence[Mapping[str, float]]) -> None:

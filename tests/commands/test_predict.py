@@ -42,7 +42,7 @@ def test_results_of_a_folder_can_be_read_back(run, photos, tmp_path, capsys):
     for name, size in (("one", (40, 60)), ("sub/two", (70, 30))):
         labels = read_indices(out / "labels" / f"{name}.png")
         assert labels.shape == size and labels.dtype == np.uint8 and labels.max() <= 3
-        assert sum(content["pictures"][name]["shares"].values()) == pytest.approx(1)
+        assert sum(content["images"][name]["fractions"].values()) == pytest.approx(1)
         with np.load(out / "scores" / f"{name}.npz") as file:
             assert file["scores"].dtype == np.float32 and file["scores"].shape == (4, *size)
             assert (file["scores"].argmax(axis=0) == labels).all()
@@ -98,7 +98,7 @@ def test_bad_pictures_are_named_and_the_others_are_done(run, photos, tmp_path, c
     content = json.loads((tmp_path / "out" / "classes.json").read_text())
     assert run("--vocabulary", "dog, sky", "--input", photos / "broken.jpg") == 2
     failed = {path.rsplit("/", 1)[1] for path in content["failed"]}
-    assert failed == {"broken.jpg", "gone.jpg"} and set(content["pictures"]) == {"one", "sub/two"}
+    assert failed == {"broken.jpg", "gone.jpg"} and set(content["images"]) == {"one", "sub/two"}
 
 
 def test_a_picture_that_no_library_can_take_does_not_stop_the_others(
@@ -117,7 +117,7 @@ def test_a_picture_that_no_library_can_take_does_not_stop_the_others(
     assert "1 of 2 segmented" in said.out
     assert "one.jpg: cannot be processed (RuntimeError: no kernel for this)\n" in said.err
     content = json.loads((tmp_path / "out" / "classes.json").read_text())
-    assert list(content["pictures"]) == ["sub/two"] and content["complete"]
+    assert list(content["images"]) == ["sub/two"] and content["complete"]
     assert list(content["failed"]) == [str(photos / "one.jpg")]
 
 
@@ -287,7 +287,7 @@ def test_an_interrupted_call_goes_on_with_the_same_options_and_no_others(
     assert called.call_count == 1
     assert "2 of 2 segmented" in capsys.readouterr().out
     content = json.loads((tmp_path / "out/classes.json").read_text())
-    assert content["complete"] and list(content["pictures"]) == ["one", "sub/two"]
+    assert content["complete"] and list(content["images"]) == ["one", "sub/two"]
 
 
 def test_formats_that_are_asked_for_are_written_in_place_of_the_others(run, photos, tmp_path):
@@ -310,7 +310,7 @@ def test_an_image_and_a_video_are_done_together(run, photos, tmp_path, capsys):
     assert run(*words, "--save", "labels", "overlays") == 0
     assert "2 of 2 segmented" in capsys.readouterr().out
     content = json.loads((tmp_path / "out/classes.json").read_text())
-    assert list(content["pictures"]) == ["one"] and content["videos"]["walk"]["frames"] == 2
+    assert list(content["images"]) == ["one"] and content["videos"]["walk"]["frames"] == 2
     names = {path.name for path in (tmp_path / "out/labels/walk.mp4").iterdir()}
     assert names == {"000000.png", "000002.png"}
     assert (tmp_path / "out/overlays/walk.mp4").is_file()

@@ -55,7 +55,9 @@ def _write_journal(folder: Path) -> None:
     journal.open({"date": "today"})
     for image in images:
         image.path.write_text("image")
-        journal.add(image, input_state(image.path), Written([image.name], {"shares": {"cat": 1.0}}))
+        journal.add(
+            image, input_state(image.path), Written([image.name], {"fractions": {"cat": 1.0}})
+        )
     journal.close()
 
 

@@ -22,7 +22,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.prediction import loop
 from clipself_seg.prediction.detection import Detections
 from clipself_seg.prediction.files import find_images
-from clipself_seg.prediction.journal import FILE_NAME, Journal, require_same
+from clipself_seg.prediction.journal import FILE_NAME, Journal, _digest, require_same
 from clipself_seg.prediction.loop import predict_files
 from clipself_seg.prediction.panoptic import PanopticSegmentation
 from clipself_seg.prediction.results import DetectionResults, PanopticResults, SemanticResults
@@ -127,7 +127,7 @@ def test_an_interrupted_call_that_goes_on_writes_the_files_of_an_uninterrupted_o
     assert len(first) == 2 and content(out) != content(tmp_path / "whole")
     (index,) = (json.loads(text) for path, text in content(out).items() if path == INDEX[task])
     assert not index.get("info", index)["complete"]
-    assert len(index.get("images") or index["pictures"]) == 2
+    assert len(index["images"]) == 2
     second = predict(task, inputs, out, date=2, resume=True, batch_size=batch_size)
     assert sorted(first + second) == [0, 1, 2, 3, 4]
     assert content(out) == content(tmp_path / "whole")
@@ -202,6 +202,59 @@ def test_what_has_changed_or_is_not_as_it_was_written_is_done_again(inputs, tmp_
     assert predict("semantic", inputs, out, resume=True) == []
 
 
+@pytest.mark.parametrize("task", ["semantic", "panoptic", "boxes"])
+def test_a_result_that_is_not_as_it_was_written_is_made_again(inputs, tmp_path, task):
+    out = tmp_path / "out"
+    predict(task, inputs, out)
+    whole = content(out)
+    empty, flipped = (out / f"overlays/image {number}.png" for number in (0, 4))
+    empty.write_bytes(b"")
+    flipped.write_bytes(flipped.read_bytes()[:-1] + b"x")
+    assert predict(task, inputs, out, resume=True) == [0, 4]
+    assert content(out) == whole
+
+
+def rewrite(journal, change):
+    """Write the lines of a journal anew, as if what `change` makes of them had been written."""
+    lines = [change(json.loads(line.split(" ", 1)[1])) for line in journal.read_text().splitlines()]
+    texts = [json.dumps(line) for line in lines]
+    journal.write_text("".join(f"{_digest(text)} {text}\n" for text in texts))
+
+
+def test_a_journal_of_an_earlier_version_goes_on(inputs, tmp_path):
+    def of_before(line):
+        line.pop("contents", None)
+        if "entry" in line:
+            line["entry"]["shares"] = line["entry"].pop("fractions")
+        return line
+
+    out = tmp_path / "out"
+    predict("semantic", inputs, out)
+    whole = content(out)
+    rewrite(out / FILE_NAME, of_before)
+    (out / "labels/image 0.png").unlink()
+    assert predict("semantic", inputs, out, resume=True) == [0]
+    assert content(out) == whole
+
+
+@pytest.mark.parametrize(
+    "change, done",
+    [
+        (lambda line: {key: line[key] for key in line if key != "provenance"}, 5),
+        (lambda line: line | {"provenance": 3} if "provenance" in line else line, 5),
+        (lambda line: line | {"settings": []} if "settings" in line else line, 5),
+        (lambda line: [line], 5),
+        (lambda line: {key: line[key] for key in line if key != "entry"}, 5),
+        (lambda line: line | {"files": None} if line.get("name") == "image 0" else line, 1),
+    ],
+)
+def test_lines_of_a_journal_that_nobody_wrote_do_not_count(inputs, tmp_path, change, done):
+    out = tmp_path / "out"
+    predict("semantic", inputs, out)
+    rewrite(out / FILE_NAME, change)
+    assert len(predict("semantic", inputs, out, resume=True)) == done
+
+
 def test_other_images_are_added_and_the_index_is_of_those_that_are_named(inputs, tmp_path):
     predict("boxes", inputs / "image 2.png", tmp_path / "out")
     assert predict("boxes", inputs, tmp_path / "out", resume=True) == [0, 1, 3, 4]
@@ -260,7 +313,7 @@ def test_an_image_that_fails_in_a_batch_fails_alone(inputs, tmp_path):
         str(inputs / "image 0.png"): "cannot be processed (RuntimeError: no kernel for this)",
     }
     index = json.loads((tmp_path / "out/classes.json").read_text())
-    assert set(index["pictures"]) == {"image 2", "image 4", "sub/image 1", "sub/image 3"}
+    assert set(index["images"]) == {"image 2", "image 4", "sub/image 1", "sub/image 3"}
 
 
 def test_an_image_whose_results_would_have_too_long_a_name_fails_alone(inputs, tmp_path):

@@ -184,7 +184,7 @@ def test_an_interrupted_call_goes_on_with_the_videos_that_are_not_done(tmp_path)
         content = call(True)
         (tmp_path / "a.mp4").write_bytes(b"no video any more")
         failed = call(True)
-    assert called == ["a", "b", "a"] and content["complete"] and content["pictures"] == {}
+    assert called == ["a", "b", "a"] and content["complete"] and content["images"] == {}
     assert content["videos"]["b"] == {
         "file": str(paths[1]),
         "frames": 3,

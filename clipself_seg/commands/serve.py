@@ -5,8 +5,8 @@
         --tasks semantic --semantic catseg-base
 
 Without options it has the small models that come with the project, which know the generated worlds. It listens on this
-machine alone; --host names another address, where anybody who reaches it may use the models: there is no
-password. Images and words stay in memory, and nothing of them is written. Each model answers one request at a
+machine alone (--host names another address), and answers those who have the token in the address that it prints.
+Images and words stay in memory, and nothing of them is written. Each model answers one request at a
 time, the others wait in order. Needs the extra demo: pip install "clipself_seg[demo]".
 Exit status: 0 after Ctrl-C, 2 if it cannot begin.
 """
@@ -17,6 +17,9 @@ import argparse
 import contextlib
 import math
 import os
+import re
+import resource
+import secrets
 import signal
 import socket
 import sys
@@ -31,6 +34,7 @@ from clipself_seg.errors import InputError, MissingPackage
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import uvicorn
     from fastapi import FastAPI
 
     from clipself_seg.data.vocabulary import Vocabulary
@@ -41,7 +45,9 @@ TASKS = ("semantic", "panoptic", "boxes")
 KINDS = ("a CATSeg or ZeroShotSegmenter", "an OpenPanoptic", "an FViT")
 GRACE = 10  # seconds that requests have to end in
 SCENES = 3  # generated images to begin with
-EVERYWHERE = ("0.0.0.0", "::")
+EVERYWHERE = ("", "0.0.0.0", "::")
+MOST_CONNECTIONS = 64  # that are open at once
+LEAST_TOKEN = 16  # letters
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +65,9 @@ def _options(parser: argparse.ArgumentParser) -> None:
     server = parser.add_argument_group("server")
     value(server, "--host", "address to listen on", LOOPBACK[0])
     value(server, "--port", "0 for any that is free", 8000)
+    names = "further names that the server is called by"
+    value(server, "--allow-host", names, metavar="NAME", count="+")
+    value(server, "--token", 'that every address needs; "" for none (one that is drawn now)')
     value(server, "--max-megabytes", "of a request", 20.0)
     value(server, "--max-megapixels", "of an image", 25.0)
     value(server, "--max-words", "with synonyms", 200)
@@ -83,7 +92,7 @@ def main(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as opened:
         listening = opened.enter_context(_listening(args.host, args.port))
         texts = opened.enter_context(_own_texts())
-        _serve(_app(args, limits, texts), listening, args.host)
+        _serve(_app(args, limits, texts), listening, args.host, args.token)
     return 0
 
 
@@ -111,6 +120,13 @@ def _check(args: argparse.Namespace) -> None:
         typed = (getattr(args, task), getattr(args, f"{task}_config"))
         if task not in args.tasks and typed != (None, None):
             raise InputError(f"--{task} needs {task} among --tasks")
+    if args.token is None:
+        args.token = secrets.token_urlsafe(24)
+    elif args.token == "":
+        if args.host not in LOOPBACK:
+            raise InputError(f'--token "" is for this machine alone: leave out --host {args.host}')
+    elif not re.fullmatch(rf"[\w.~-]{{{LEAST_TOKEN},}}", args.token, re.ASCII):
+        raise InputError(f"--token has to have at least {LEAST_TOKEN} of A-Z, a-z, 0-9 and .~_-")
 
 
 @contextlib.contextmanager
@@ -126,8 +142,8 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
     with listening:
         if host not in LOOPBACK:
             sys.stderr.write(
-                f"warning: whoever reaches {host} may use the models, there is no password: serve behind "
-                "something that asks for one, or leave --host out\n"
+                f"warning: whoever reads along on the way to {host} sees images and token, nothing is encrypted: "
+                "serve behind something that does it (docs/explore.md), or leave --host out\n"
             )
         yield listening
 
@@ -155,11 +171,6 @@ def _app(args: argparse.Namespace, limits: Limits, texts: Path) -> FastAPI:
 
     words = read_words(args.words)
     stuff = None if args.stuff is None else read_words(args.stuff)
-    hosts = (
-        []
-        if args.host in EVERYWHERE
-        else [*LOOPBACK[:2], "[::1]", args.host.lower(), f"[{args.host.lower()}]"]
-    )
     return make_app(
         _answers(args, texts),
         limits,
@@ -170,8 +181,14 @@ def _app(args: argparse.Namespace, limits: Limits, texts: Path) -> FastAPI:
             else _typed(stuff, [True] * len(stuff))
         ),
         examples=_examples(args.images),
-        hosts=hosts,
+        hosts=["localhost", _called(args.host), *(args.allow_host or ())],
+        token=args.token,
     )
+
+
+def _called(host: str) -> str:
+    """What a browser calls an address to listen on."""
+    return socket.gethostname() if host in EVERYWHERE else host
 
 
 def _typed(words: Vocabulary, wanted: Sequence[bool]) -> str:
@@ -225,21 +242,15 @@ def _examples(images: Sequence[str]) -> list[dict[str, str]]:
     return [{"name": name, "jpeg": jpeg_address(p, SHOWN_SIDE)} for name, p in pixels]
 
 
-def _serve(app: FastAPI, listening: socket.socket, host: str) -> None:
+def _serve(app: FastAPI, listening: socket.socket, host: str, token: str) -> None:
     """Answer requests until a signal; those that have begun are ended first."""
     import uvicorn
 
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        server_header=False,
-        date_header=False,
-        ws="none",
-        timeout_graceful_shutdown=GRACE,
-        timeout_keep_alive=5,
-    )
-    named = f"[{host}]" if ":" in host else host
-    sys.stdout.write(f"http://{named}:{listening.getsockname()[1]}/ (Ctrl-C ends it)\n")
+    config = _config(app)
+    named = f"[{host}]" if ":" in _called(host) else _called(host)
+    query = f"?token={token}" if token else ""
+    port = listening.getsockname()[1]
+    sys.stdout.write(f"http://{named}:{port}/{query} (Ctrl-C ends it)\n")
     sys.stdout.flush()
     # uvicorn raises the signal that ended it once more when all is closed.
     before = signal.signal(signal.SIGTERM, lambda *_: None)
@@ -249,3 +260,30 @@ def _serve(app: FastAPI, listening: socket.socket, host: str) -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     sys.stdout.write("ended\n")
+
+
+def _config(app: FastAPI) -> uvicorn.Config:
+    """What the server's library is told, with all its limits."""
+    import uvicorn
+
+    from clipself_seg.explore.server import Connection
+
+    # A quarter of what the process may open: others wait to be taken, and there are models and images.
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_CONNECTIONS if files < 0 else min(MOST_CONNECTIONS, files // 4)
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        loop="asyncio",
+        ws="none",
+        lifespan="off",
+        log_level="error",  # warnings are of requests of others, and as many
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        backlog=most,
+        limit_concurrency=most,
+        h11_max_incomplete_event_size=16384,
+        timeout_graceful_shutdown=GRACE,
+        timeout_keep_alive=5,
+    )

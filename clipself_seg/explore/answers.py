@@ -21,14 +21,14 @@ from torch import nn
 
 from clipself_seg.checkpoints.hashes import invalidate
 from clipself_seg.clip import DenseCLIP
-from clipself_seg.data.images import decode_image, fit_size
+from clipself_seg.data.images import TooManyPixels, decode_image, fit_size
 from clipself_seg.data.vocabulary import (
     Vocabulary,
     available_vocabularies,
     load_vocabulary,
     own_words,
 )
-from clipself_seg.errors import InputError, shown
+from clipself_seg.errors import InputError, MissingPackage, shown
 from clipself_seg.explore.content import Content, PanopticView, jpeg_address
 from clipself_seg.prediction.detection import DetectionPredictor, Detections
 from clipself_seg.prediction.panoptic import (
@@ -89,6 +89,12 @@ def read_request(body: bytes, limits: Limits) -> Asked:
     Raises:
         InputError: it is not of that form, or beyond the limits.
     """
+    # As many values as the brackets and commas, which only words and stuff need more of. Many take long to build.
+    most = 2 * limits.words * (MOST_LETTERS + 2) + len(KEYS)
+    if sum(map(body.count, b"[{,")) > most:
+        raise InputError(
+            "the request has too many brackets and commas: send an image and fewer words"
+        )
     try:
         given = json.loads(body)
     except (ValueError, RecursionError):
@@ -107,13 +113,13 @@ def typed_words(text: str, limits: Limits) -> Vocabulary:
     Raises:
         InputError: no words, too many, too long ones, or one word twice.
     """
+    if len(text) > limits.words * (MOST_LETTERS + 2):
+        raise InputError(f"the words are {len(text)} letters long: give fewer")
     if CONTROL.search(text):
         raise InputError("the words have control characters: type letters alone")
     if text.strip() in available_vocabularies():
         words = load_vocabulary(text.strip())
     else:
-        if len(text) > limits.words * (MOST_LETTERS + 2):
-            raise InputError(f"the words are {len(text)} letters long: give fewer")
         entries = text.replace("\n", ",").split(",")
         words = own_words([entry for entry in entries if entry.strip()], origin="the list of words")
     names = [name for entry in words.classes for name in entry.names]
@@ -140,7 +146,14 @@ def _image(text: str, limits: Limits) -> np.ndarray:
         raise InputError("the image is no base64 of a file") from None
     if not content:
         raise InputError("there is no image: choose one")
-    pixels = decode_image(content, "that was sent", limits.pixels)
+    try:
+        pixels = decode_image(content, "that was sent", limits.pixels)
+    except TooManyPixels:
+        raise InputError(
+            f"the image has more than the {limits.pixels} pixels that are taken here: send a smaller one"
+        ) from None
+    except MissingPackage:
+        raise InputError("the image is a HEIC, which is not read here: send a JPEG") from None
     whole = Image.fromarray(pixels)
     if max(whole.size) <= LARGEST_SIDE:
         return pixels

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hmac
+import ipaddress
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from clipself_seg import __version__
 from clipself_seg.errors import InputError
@@ -92,6 +97,7 @@ logger = logging.getLogger(__name__)
 
 READ_AT_ONCE = 2  # images
 READING_SECONDS = 30  # until a request has to be there
+OPEN_SECONDS = READING_SECONDS + 5  # until a connection without one is closed
 # What each address asks, and of which model it is the turn.
 TASKS = {
     "maps": "maps",
@@ -110,6 +116,9 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
 FAILED = "something went wrong here: the server's log says what"
+ENDS = "the server is stopped: ask again when it runs"
+NO_NAME = "this server is not called by that name (who runs it can add one with --allow-host)"
+NO_TOKEN = "open the whole address that the server printed when it began: its token is missing here, or wrong"
 BUSY = "too many requests wait for this model: try again in a moment"
 
 
@@ -120,7 +129,8 @@ def make_app(
     words: str = "",
     stuff: str = "",
     examples: Sequence[Mapping[str, str]] = (),
-    hosts: Sequence[str] = ("127.0.0.1", "localhost", "[::1]"),
+    hosts: Sequence[str] = ("localhost",),
+    token: str = "",
 ) -> FastAPI:
     """The application.
 
@@ -130,14 +140,15 @@ def make_app(
         words: what stands in the field of words at first.
         stuff: the same of those that are stuff.
         examples: images to begin with, see `content.button_of`; their "jpeg" is the image itself.
-        hosts: names that the server is called by; () for any. Another one is a page of somebody else's, whose
-            name leads here.
+        hosts: names that the server is called by, besides IP addresses. Another one is a page of somebody else's,
+            whose name leads here.
+        token: what every address has to have as ``?token=``; "" for none.
     """
     # No pages about the interface: they load scripts from elsewhere.
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     turns = {name: Turns(limits.waiting, limits.seconds) for name in ("maps", *answers.predictors)}
     page, rule = _page(answers, limits, words=words, stuff=stuff, examples=examples)
-    # Requests whose bodies are in memory, and those whose images are decoded.
+    # Requests that have come whole and are not answered yet, and those whose images are decoded.
     room = asyncio.Semaphore((limits.waiting + 1) * len(turns))
     reading = asyncio.Semaphore(READ_AT_ONCE)
 
@@ -151,10 +162,10 @@ def make_app(
             raise HTTPException(404, "this server has no such model")
         if _media_type(request) != "application/json":
             raise HTTPException(415, "send JSON")
+        body = await _body(request, limits)
         if room.locked():
-            raise HTTPException(503, BUSY)
+            raise Busy
         async with room:
-            body = await _body(request, limits)
             async with reading:
                 asked = await asyncio.to_thread(read_request, body, limits)
             del body
@@ -163,29 +174,116 @@ def make_app(
         return _json(200, said)
 
     _add_errors(app)
-    _add_guard(app, hosts)
+    app.add_middleware(Guard, hosts=hosts, token=token)
     return app
 
 
-def _add_guard(app: FastAPI, hosts: Sequence[str]) -> None:
-    """Answers only to the names of the server, and with headers that keep browsers careful."""
+class Guard:
+    """Lets in who calls the server by its name and has its token; its headers keep browsers careful."""
 
-    @app.middleware("http")
-    async def guarded(
-        request: Request, call_next: Callable[[Request], Awaitable[Response]]
-    ) -> Response:
-        named = re.sub(r":\d+$", "", request.headers.get("host", "").lower())
-        if hosts and named not in hosts:
-            response = _problem(request, 421, "this server is not called by that name")
-        else:
-            try:
-                response = await call_next(request)
-            except Exception as error:
-                logger.error("a request fails", exc_info=error)
-                response = _problem(request, 500, FAILED)
-        for name, value in HEADERS.items():
-            response.headers.setdefault(name, value)
-        return response
+    def __init__(self, app: ASGIApp, hosts: Sequence[str], token: str) -> None:
+        self.app = app
+        self.hosts = {host.lower() for host in hosts}
+        self.token = token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it before its body is read."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        request = Request(scope)
+
+        async def careful(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await (self._refusal(request) or self.app)(scope, receive, careful)
+        except asyncio.CancelledError:  # the server ends, and waits no longer
+            await _problem(request, 503, ENDS)(scope, receive, careful)
+        except Exception as error:
+            logger.error("a request fails", exc_info=error)
+            await _problem(request, 500, FAILED)(scope, receive, careful)
+
+    def _refusal(self, request: Request) -> Response | None:
+        named = re.sub(r":\d+$", "", request.headers.get("host", "").lower()).strip("[]")
+        if named not in self.hosts and not _is_address(named):
+            return _problem(request, 421, NO_NAME)
+        given = request.query_params.get("token", "").encode()
+        if self.token and not hmac.compare_digest(given, self.token):
+            return _problem(request, 401, NO_TOKEN)
+        return None
+
+
+def _is_address(host: str) -> bool:
+    """Whether it is an IP address, which nobody else can make lead here."""
+    try:
+        return bool(ipaddress.ip_address(host))
+    except ValueError:
+        return False
+
+
+class Connection(H11Protocol):
+    """A connection that is closed if no whole request comes or its answer is not taken: uvicorn has no limit for that.
+
+    Where there are as many as uvicorn's limit_concurrency, the one is closed that the server has waited for longest.
+    """
+
+    _end: asyncio.TimerHandle | None = None  # None while a request is answered
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Make room for it."""
+        super().connection_made(transport)
+        self._watch()
+        there: list[Any] = [c for c in self.connections if not c.transport.is_closing()]
+        if self.limit_concurrency is not None and len(there) >= self.limit_concurrency:
+            min((c for c in there if c._end), key=lambda c: c._end.when()).transport.abort()
+
+    def handle_events(self) -> None:
+        """Take what has come."""
+        super().handle_events()
+        self._watch()
+
+    def pause_writing(self) -> None:
+        """Wait for the client to take what is written, but not for ever."""
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        """Write on."""
+        super().resume_writing()
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        """Give the client time to take the answer, and to ask again."""
+        self._watch(stop=True)
+        super().on_response_complete()
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        super().connection_lost(exc)
+        self._watch(stop=True)
+
+    def shutdown(self) -> None:
+        """End it when its request is answered, or at once where none has come whole."""
+        super().shutdown()
+        if self.cycle and self.cycle.more_body:
+            self.transport.abort()
+
+    def _watch(self, stop: bool = False) -> None:
+        cycle = self.cycle
+        answers = cycle and not (
+            cycle.more_body or cycle.response_complete or self.flow.write_paused
+        )
+        if stop or answers:
+            if self._end:
+                self._end.cancel()
+            self._end = None
+        elif self._end is None:
+            self._end = self.loop.call_later(OPEN_SECONDS, self.transport.abort)
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -27,6 +27,9 @@ def packages(monkeypatch):
         (("--max-waiting", "-1"), "--max-waiting has to be 0 or more"),
         (("--port", "65536"), "--port 65536"),
         (("--tasks", "boxes", "--semantic", "catseg-base"), "--semantic needs semantic among"),
+        (("--token", "short"), "--token has to have at least 16 of"),
+        (("--token", "a" * 20 + "&"), "--token has to have at least 16 of"),
+        (("--token", "", "--host", "0.0.0.0"), '--token "" is for this machine alone'),
         (("--host", "no.such.host.invalid"), "cannot listen on no.such.host.invalid"),
     ],
 )
@@ -47,7 +50,18 @@ def test_it_listens_on_this_machine_alone_unless_another_address_is_typed(capsys
         assert own.getsockname()[0] == "127.0.0.1"
     assert capsys.readouterr().err == ""
     with serve._listening("0.0.0.0", 0):
-        assert "there is no password" in capsys.readouterr().err
+        assert "nothing is encrypted" in capsys.readouterr().err
+
+
+def test_a_token_is_drawn_and_stands_in_the_address(monkeypatch, capsys):
+    uvicorn = pytest.importorskip("uvicorn", reason="the extra demo is not installed")
+    monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: None)
+    made = []
+    monkeypatch.setattr(serve, "_app", lambda args, *_: made.append(args.token))
+    assert [serve.main(["--port", "0"]) for _ in range(2)] == [0, 0]
+    assert len(set(made)) == 2 and all(len(token) == 32 for token in made)
+    assert f"/?token={made[1]} (Ctrl-C" in capsys.readouterr().out
+    assert serve.main(["--port", "0", "--token", ""]) == 0 and made[2] == ""
 
 
 def test_images_to_begin_with_are_all_there_and_their_names_can_be_sent(tmp_path):

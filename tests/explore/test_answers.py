@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from clipself_seg.data.vocabulary import own_words
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, MissingPackage
 from clipself_seg.explore import answers
 from clipself_seg.explore.answers import LARGEST_SIDE, Asked, Limits, read_request, typed_words
 from clipself_seg.prediction.detection import Detections
@@ -69,7 +69,10 @@ def test_words_are_never_a_file(tmp_path):
         ({"image": "///"}, "no base64"),
         ({"image": "a\u0301"}, "no base64"),
         ({"image": base64.b64encode(b"<svg>").decode()}, "not an image of"),
-        ({"image": png(np.zeros((2000, 3000, 3), np.uint8))}, "more than the 4000000 pixels"),
+        (
+            {"image": png(np.zeros((2000, 3000, 3), np.uint8))},
+            "4000000 pixels that are taken here: send a smaller",
+        ),
         ({"path": "/etc/passwd"}, "no object of image, words and stuff"),
     ],
 )
@@ -82,6 +85,22 @@ def test_what_cannot_be_used_is_refused(values, message):
 def test_what_is_no_request_is_refused(body):
     with pytest.raises(InputError):
         read_request(body, LIMITS)
+
+
+def test_many_values_are_refused_before_they_are_built(monkeypatch):
+    monkeypatch.setattr(answers.json, "loads", lambda body: pytest.fail("it is read"))
+    for part in (b"[],", b'"a":{},', b"1,"):
+        with pytest.raises(InputError, match="too many brackets and commas"):
+            read_request(b"[" + 1000 * part + b"1]", LIMITS)
+
+
+def test_a_visitor_is_told_of_nothing_to_install(monkeypatch):
+    def missing(*args):
+        raise MissingPackage("pip install pillow-heif")
+
+    monkeypatch.setattr(answers, "decode_image", missing)
+    with pytest.raises(InputError, match="is a HEIC.*: send a JPEG$"):
+        read_request(request(), LIMITS)
 
 
 def test_texts_of_earlier_words_go(tmp_path, monkeypatch):

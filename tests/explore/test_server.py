@@ -1,21 +1,26 @@
-"""The server refuses clearly and gives nothing to pages of others; a model's turns come one at a time, in order."""
+"""The server refuses clearly, waits for nobody long and gives nothing to pages of others; models have turns."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
 import threading
+import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from types import SimpleNamespace
 
 import pytest
 
+from clipself_seg.commands import serve
 from clipself_seg.explore.answers import Limits
 from tests.explore.test_answers import request
 
 testclient = pytest.importorskip("starlette.testclient", reason="the extra demo is not installed")
 pytest.importorskip("httpx", reason="what the test client asks with is not installed")
 pytest.importorskip("fastapi", reason="the extra demo is not installed")
+uvicorn = pytest.importorskip("uvicorn", reason="the extra demo is not installed")
 from clipself_seg.explore import server  # noqa: E402
 from clipself_seg.explore.server import Busy, TooSlow, Turns  # noqa: E402
 
@@ -26,13 +31,17 @@ def names(task, asked):
     return {"said": list(asked.words.names)}
 
 
-def client(say=names, **options):
-    """Asks a server whose models say what they are told."""
+def app(say=names, token="", **options):
+    """A server whose models say what they are told."""
     limits = Limits(**{"size": 5000, "seconds": 20, "waiting": 1, **options})
     stub = SimpleNamespace(predictors={"semantic": None}, answer=say)
-    made = server.make_app(
-        stub, limits, words="</script>\"'<b>", examples=[{"name": "<i>", "jpeg": "data:,"}]
-    )
+    examples = [{"name": "<i>", "jpeg": "data:,"}]
+    return server.make_app(stub, limits, words="</script>\"'<b>", examples=examples, token=token)
+
+
+def client(say=names, **options):
+    """Asks that server."""
+    made = app(say, **options)
     return testclient.TestClient(made, base_url="http://127.0.0.1", raise_server_exceptions=False)
 
 
@@ -96,8 +105,29 @@ def test_a_page_for_people_and_an_address_that_is_escaped():
 
 
 def test_another_name_of_the_server_is_refused():
-    for host, status in (("evil.example", 421), ("localhost:8000", 200), ("[::1]:8000", 200)):
+    own = ("localhost:8000", "[::1]:8000", "192.0.2.7")
+    for host in (*own, "", "evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80"):
+        status = 200 if host in own else 421
         assert client().get("/", headers={"host": host}).status_code == status
+
+
+def test_without_the_token_nothing_is_answered_and_no_body_is_read():
+    def unread():
+        pytest.fail("the body is read")
+        yield b""
+
+    asking = client(token="a" * 20)
+    for query in ("", "?token=", "?token=" + 19 * "a", "?token=%C3%A4", "?tokens=" + 20 * "a"):
+        for path in ("/", "/no/such/page"):
+            answer = asking.get(path + query)
+            assert answer.status_code == 401 and "whole address" in answer.text
+            assert (
+                answer.headers["x-frame-options"] == "DENY" and "set-cookie" not in answer.headers
+            )
+        assert asking.post("/api/maps" + query, headers=JSON, content=unread()).status_code == 401
+    query = "?token=" + 20 * "a"
+    assert asking.get("/" + query).status_code == 200
+    assert asking.post("/api/maps" + query, content=request(), headers=JSON).status_code == 200
 
 
 def test_what_goes_wrong_here_says_nothing_of_it(caplog):
@@ -201,3 +231,112 @@ def test_an_error_of_the_work_is_the_caller_s():
                 await turns.run(lambda: 1 / 0)
 
     asyncio.run(ask())
+
+
+@contextlib.contextmanager
+def running(monkeypatch, made, *, most=64, seconds=60.0):
+    """A real server with the limits of `serve`; yields what connects to it."""
+    monkeypatch.setattr(serve, "MOST_CONNECTIONS", most)
+    monkeypatch.setattr(serve, "GRACE", 1)
+    monkeypatch.setattr(server, "OPEN_SECONDS", seconds)
+    with contextlib.ExitStack() as opened:
+        listening = opened.enter_context(serve._listening("127.0.0.1", 0))
+        here = uvicorn.Server(serve._config(made))
+        thread = threading.Thread(target=here.run, kwargs={"sockets": [listening]})
+        thread.start()
+
+        def connect(data: bytes = b"") -> socket.socket:
+            made = opened.enter_context(socket.create_connection(listening.getsockname(), 10))
+            made.sendall(data)
+            return made
+
+        try:
+            yield connect
+        finally:
+            here.should_exit = True
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+def sent(body: bytes = b"", size: int | None = None, path: str = "/api/maps") -> bytes:
+    """A request as it is on the wire, with a body that may say that more comes."""
+    method, size = "POST" if body else "GET", len(body) if size is None else size
+    head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {size}\r\n\r\n".encode() + body
+
+
+def status(connection: socket.socket) -> bytes:
+    return connection.recv(12)[9:]
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the other end closes it, within seconds; what it sent before is read."""
+    with contextlib.suppress(ConnectionError):
+        while connection.recv(65536):
+            pass
+    return True
+
+
+def test_bodies_that_are_slow_take_nobody_s_room(monkeypatch):
+    with running(monkeypatch, app(waiting=0)) as connect:
+        slow = [connect(sent(b"{", 4000)) for _ in range(9)]
+        time.sleep(0.1)
+        assert status(connect(sent(request()))) == b"200"
+        slow[0].sendall(b"}" * 3999)
+        assert status(slow[0]) == b"400"
+
+
+def test_a_connection_without_a_whole_request_is_closed(monkeypatch):
+    starts = (b"", b"GET / HTTP/1.1\r\nX: ", sent(b"{", 4000), sent(path="/"))
+    with running(monkeypatch, app(), seconds=0.3) as connect:
+        slow = [connect(start) for start in starts]
+        for _ in range(4):  # letters that come one by one change nothing
+            time.sleep(0.05)
+            for connection in slow[1:3]:
+                connection.sendall(b"a")
+        assert all(map(is_closed, slow))
+
+
+def test_a_client_that_takes_no_answer_is_left(monkeypatch):
+    page = len(client().get("/").content)
+    with running(monkeypatch, app(), seconds=0.3) as connect:
+        asking = connect(sent(path="/") * 300)
+        time.sleep(0.8)
+        got = 0
+        with contextlib.suppress(ConnectionError):
+            while part := asking.recv(1 << 20):
+                got += len(part)
+    assert got < 200 * page
+
+
+def test_an_answer_may_take_longer_than_a_request(monkeypatch):
+    with running(monkeypatch, app(lambda *_: {"x": time.sleep(0.4)}), seconds=0.1) as connect:
+        assert status(connect(sent(request()))) == b"200"
+
+
+def test_where_too_many_are_open_the_longest_waited_for_goes_and_the_new_one_is_answered(
+    monkeypatch,
+):
+    with running(monkeypatch, app(), most=4) as connect:
+        slow = []
+        for _ in range(9):
+            slow.append(connect())
+            time.sleep(0.01)
+        assert status(connect(sent(request()))) == b"200"
+        assert all(map(is_closed, slow[:6]))
+        slow[8].sendall(sent(request()))
+        assert status(slow[8]) == b"200"
+
+
+def test_the_end_waits_for_no_open_body_and_tells_who_waits_for_a_model(monkeypatch, capsys):
+    with running(monkeypatch, app()) as connect:
+        connect(sent(b"{", 4000))
+        time.sleep(0.1)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 0.9
+    with ThreadPoolExecutor(1) as pool:
+        with running(monkeypatch, app(lambda *_: {"x": time.sleep(1.5)})) as connect:
+            answer = pool.submit(connect(sent(request())).recv, 9999)
+            time.sleep(0.1)
+    assert answer.result()[9:12] == b"503" and b"the server is stopped" in answer.result()
+    assert "Traceback" not in capsys.readouterr().err

@@ -25,7 +25,8 @@ async function fitted(blob) {
 }
 
 async function ask(task, body) {
-  const answer = await fetch(`/api/${task}`, {
+  // With the token of the page's own address.
+  const answer = await fetch(`/api/${task}${location.search}`, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body,

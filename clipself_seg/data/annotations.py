@@ -26,7 +26,7 @@ import reprlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import UnionType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -639,9 +639,14 @@ def _segmentation(annotation: JsonObject, path: Source) -> list[object] | JsonOb
 
 def _stated_box(annotation: JsonObject, path: Source) -> list[float]:
     box = annotation.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+    if not is_box(box):
         raise _broken(annotation, '"bbox" is not [x, y, width, height] of finite numbers', path)
     return box
+
+
+def is_box(value: object) -> TypeGuard[list[float]]:
+    """Whether a value of a JSON is a list of four numbers, none of them larger than any image."""
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
 
 def _is_number(value: object) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import os
+import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -275,7 +276,9 @@ def check_segmentation(value: Any, height: int, width: int) -> None:
                 raise ValueError("a polygon has too few points")
         case {"counts": str() | list() as counts, "size": [int(), int()] as size}:
             if size != [height, width]:
-                raise ValueError(f"its size {size} is not that of the image, {[height, width]}")
+                raise ValueError(
+                    f"its size {reprlib.repr(size)} is not that of the image, {[height, width]}"
+                )
             runs = np.array(_whole(counts)) if isinstance(counts, list) else _decompress(counts)
             if (runs < 0).any() or runs.sum() != height * width:
                 raise ValueError(f"its runs do not fill the image of {height * width} pixels")

@@ -9,7 +9,6 @@ Legend: K classes of a vocabulary, n detections of an image, H W rows and column
 from __future__ import annotations
 
 import json
-import math
 import os
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from detectron2.structures import BoxMode, Instances
 
-from clipself_seg.data.annotations import category_indices, coco_list, read_coco_json
+from clipself_seg.data.annotations import category_indices, coco_list, is_box, read_coco_json
 from clipself_seg.data.masks import LARGEST_IMAGE, encode_masks, encode_segmentation
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
@@ -204,7 +203,7 @@ def _check_object(
             f"{json_file}: an object of image {image_id} has category {reprlib.repr(category)}, "
             "which is not in the vocabulary: give the data set's own"
         )
-    if not abs(entry["area"]) < LARGEST_IMAGE or (boxes and not _is_box(entry["bbox"])):
+    if not abs(entry["area"]) < LARGEST_IMAGE or (boxes and not is_box(entry["bbox"])):
         raise InputError(
             f'{json_file}: an object of image {image_id} has no "bbox" [x, y, width, height], or no '
             f'"area", of finite numbers: {reprlib.repr(entry)}'
@@ -214,11 +213,6 @@ def _check_object(
             f'{json_file}: the "iscrowd" of an object of image {image_id} is '
             f'{reprlib.repr(entry["iscrowd"])}: it is 0 or 1'
         )
-
-
-def _is_box(values: list[object]) -> bool:
-    finite = (isinstance(value, int | float) and math.isfinite(value) for value in values)
-    return len(values) == 4 and all(finite)
 
 
 def _federated(

@@ -91,6 +91,7 @@ RLE = {"size": [60, 90], "counts": [12]}
         ({"image_id": 7}, 'annotation of image 7, which is not in "images"'),
         ({"image_id": ["a"]}, '"image_id"'),
         ({"bbox": [1, 2, 3]}, r'image 1 has no "bbox" \[x, y, width, height\]'),
+        ({"bbox": [1, 2, 3, 10**400]}, r'image 1 has no "bbox" \[x, y, width, height\]'),
         ({"area": float("nan")}, "of finite numbers"),
         ({"area": 10**400}, "of finite numbers"),
         ({"area": "25"}, '"area"'),
@@ -107,6 +108,10 @@ RLE = {"size": [60, 90], "counts": [12]}
         ({"segmentation": {**RLE, "size": [3, 4]}}, r"image 1 .* RLE of 90 x 60.*size \[3, 4\]"),
         ({"segmentation": {**RLE, "size": ["60", 90]}}, "image 1"),
         ({"segmentation": {"size": [3_000_000_000, 4], "counts": "12100000"}}, "image 1"),
+        (
+            {"segmentation": {**RLE, "size": [10**400, 90]}},
+            r"its size \[1000+\.\.\.0+, 90\] is not",
+        ),
         ({"segmentation": RLE}, "its runs do not fill the image of 5400"),
         ({"segmentation": {**RLE, "counts": ["1"]}}, "image 1"),
         ({"segmentation": {**RLE, "counts": "no"}}, "the mask of an object of image 1"),

@@ -129,7 +129,9 @@ def _check_segment(info: object, source: str) -> None:
             f"{source}: a segment has something else than numbers: {reprlib.repr(info)}"
         )
     if not 0 <= int(number) < 2**24:
-        raise InputError(f"{source}: no three bytes of a PNG hold the id of the segment {info!r}")
+        raise InputError(
+            f"{source}: no three bytes of a PNG hold the id of the segment {reprlib.repr(info)}"
+        )
 
 
 def match_segments(truth: PanopticMap, predicted: PanopticMap) -> ImageMatches:

@@ -25,6 +25,7 @@ SHIPPED = {
     "clipself": "CLIPSelf, patches=mini-clipself",
     "clipself-proposals": "CLIPSelf, proposals=mini-clipself-proposals",
 }
+CLIP_NAME = "open_clip's name of the models (of official names their own, else ViT-Mini-8)"
 PANOPTIC_ONLY = ("stuff", "config_file", "weights", "clip_weights")
 MEGABYTE = 1_000_000
 MANY_BYTES = 200 * MEGABYTE
@@ -43,7 +44,7 @@ def _maps_options(parser: argparse.ArgumentParser) -> None:
     _images(parser)
     models = "files or tags, of a row each"
     value(parser, "--models", models, MODELS, count="+", metavar="[NAME=]WEIGHTS")
-    value(parser, "--clip-name", "open_clip's name of the models", "ViT-Mini-8")
+    value(parser, "--clip-name", CLIP_NAME)
     words = "a heat map for each: class names, a .txt, a .json or a built-in vocabulary"
     value(parser, "--words", words)
     value(parser, "--clusters", "of K-Means, at most", 8)
@@ -113,8 +114,7 @@ def add_model_options(options: Options) -> None:
         metavar="[NAME=]WEIGHTS",
         help=f"files, tags or official names; of those that come with the project {' '.join(SHIPPED)} (these)",
     )
-    names = "open_clip's name of the models (of official names their own, else ViT-Mini-8)"
-    value(options, "--clip-name", names)
+    value(options, "--clip-name", CLIP_NAME)
 
 
 @command(_explore_options)

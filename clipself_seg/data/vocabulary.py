@@ -267,6 +267,8 @@ def own_words(entries: Sequence[str], origin: str = "the vocabulary") -> Vocabul
                 places = f'"{earlier[name.casefold()][:80]}" and in "{entry.strip()[:80]}"'
                 raise InputError(f'{origin} has "{name[:80]}" twice, in {places}: remove one')
             earlier[name.casefold()] = entry.strip()
+            if ";" in name:
+                logger.warning('"%s" is one class: separate classes by commas', name[:80])
     return parse_vocabulary({"name": "custom", "classes": _entries(classes)}, origin)
 
 

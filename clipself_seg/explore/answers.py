@@ -36,6 +36,7 @@ from clipself_seg.prediction.panoptic import (
     PanopticSegmentation,
     panoptic_words,
 )
+from clipself_seg.prediction.predictor import ImagePredictor
 from clipself_seg.prediction.semantic import Predictor, Segmentation
 
 LARGEST_SIDE = 1600  # pixels of an image for the models; a larger one is made smaller
@@ -227,7 +228,7 @@ class Answers:
             [name, f"{100 * fraction:.1f} %", f"{scores[name]:.2f}"]
             for name, fraction in result.fractions().items()
         ]
-        return _answer(result, ("word", "area", "score"), rows)
+        return _answer(predictor, result, ("word", "area", "score"), rows)
 
     def _panoptic(self, asked: Asked) -> Answer:
         predictor = self._with_stuff(asked)
@@ -238,7 +239,7 @@ class Answers:
             kind += "" if predictor.seen[segment.label] else ", unseen"
             area = f"{100 * segment.area / result.ids.size:.1f} %"
             rows.append([segment.name, area, f"{segment.score:.2f}", kind])
-        return _answer(result, ("segment", "area", "score", "kind"), rows)
+        return _answer(predictor, result, ("segment", "area", "score", "kind"), rows)
 
     def _boxes(self, asked: Asked) -> Answer:
         predictor = cast(DetectionPredictor, self.predictors["boxes"])
@@ -253,7 +254,7 @@ class Answers:
             ]
             for box, score, label in zip(result.boxes, result.scores, result.labels)
         ]
-        return _answer(result, ("word", "score", "class", "box in pixels"), rows)
+        return _answer(predictor, result, ("word", "score", "class", "box in pixels"), rows)
 
     def _with_stuff(self, asked: Asked) -> PanopticPredictor:
         predictor = cast(PanopticPredictor, self.predictors["panoptic"])
@@ -285,8 +286,11 @@ def _invalidate_texts(model: nn.Module) -> None:
             invalidate(module.text)
 
 
-def _answer(result: R, columns: Sequence[str], rows: list[list[str]]) -> Answer:
+def _answer(
+    predictor: ImagePredictor[R], result: R, columns: Sequence[str], rows: list[list[str]]
+) -> Answer:
     return {
+        "warning": predictor.warning_of([result.image]),
         "overlay": jpeg_address(_enlarged(result).overlay(sheet=False), OVERLAY_SIDE),
         "columns": columns,
         "rows": rows[:MOST_LISTED],

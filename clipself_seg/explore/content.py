@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from clipself_seg.checkpoints.zoo import MINI_CLIP
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.model import whole_image_features
 from clipself_seg.data.images import fit_size
@@ -27,7 +28,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.panoptic_merge import resize_masks
 from clipself_seg.models.region_reader import check_size
 from clipself_seg.prediction.panoptic import PanopticPredictor
-from clipself_seg.prediction.predictor import image_sample
+from clipself_seg.prediction.predictor import WorldCheck, image_sample
 from clipself_seg.prediction.regions import colours_of
 
 SHOWN_SIDE = 768  # longest side in pixels of an image on the page
@@ -77,6 +78,8 @@ class Content:
         }
         for title, clip in clips.items():
             check_size(self._sides[title], clip)
+        mini = any(clip.name == MINI_CLIP for clip in clips.values())
+        self._world_check = WorldCheck(None) if mini else None
         self._texts = {
             title: TextBank(clip).embed(words).cpu().numpy() for title, clip in clips.items()
         }
@@ -115,6 +118,11 @@ class Content:
             "height": image.shape[0],
             "jpeg": jpeg_address(image, SHOWN_SIDE),
             "maps": [self._map(title, image) for title in self.clips],
+            "warning": (
+                self._world_check.warning_of(self.words.classes, [image])
+                if self._world_check
+                else ""
+            ),
             "panoptic": None if self.panoptic is None else self.panoptic.image(image),
         }
 
@@ -208,6 +216,7 @@ class PanopticView:
         return {
             "rows": rows,
             "columns": columns,
+            "warning": self.predictor.warning_of([image]),
             "queries": len(masks),
             "generator": packed(generated.class_logits.float().cpu().numpy()),
             "clip": packed(clip_logits.float().cpu().numpy()),

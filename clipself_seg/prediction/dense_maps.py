@@ -27,6 +27,7 @@ from clipself_seg.models.region_reader import check_size
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.journal import Written
 from clipself_seg.prediction.loop import Index
+from clipself_seg.prediction.predictor import WorldCheck
 from clipself_seg.provenance import provenance
 from clipself_seg.visualization.dense_maps import (
     colour_segments,
@@ -117,7 +118,10 @@ class DenseMapResults:
         self.side = side
         self.clusters = clusters
         self.smallest = smallest
+        self.vocabulary = words
         self.words = () if words is None else words.names
+        mini = any(clip.name == MINI_CLIP for clip in clips.values())
+        self._world_check = WorldCheck(None) if mini else None
         self._texts = {
             title: (
                 TextBank(clip).embed(words).cpu().numpy()
@@ -134,15 +138,18 @@ class DenseMapResults:
 
     def predict(
         self, images: Sequence[np.ndarray], sources: Sequence[ImageFile] = ()
-    ) -> list[Image.Image]:
-        """The sheet of maps of each image.
+    ) -> list[tuple[Image.Image, str]]:
+        """The sheet of maps of each image, and a warning, if its models do not know such images or words.
 
         Raises:
             InputError: the image has fewer cells than there are clusters.
         """
-        return [self._sheet(image) for image in images]
+        classes = () if self.vocabulary is None else self.vocabulary.classes
+        check = self._world_check
+        warnings = [check.warning_of(classes, [image]) if check else "" for image in images]
+        return [(self._sheet(*each), each[1]) for each in zip(images, warnings)]
 
-    def _sheet(self, image: np.ndarray) -> Image.Image:
+    def _sheet(self, image: np.ndarray, warning: str) -> Image.Image:
         # The tile's size follows that of the model's input, which is whole pixels and cells.
         fitted = fit_size(image.shape[1], image.shape[0], self.side)
         width, height = (self._pixels(side) for side in fitted)
@@ -166,12 +173,13 @@ class DenseMapResults:
             rows.append(row)
             captions.append([_fitted(note, width) for note in notes])
         titles = [_fitted(title, width) for title in ("image", "K-Means", *self.words)]
-        return sheet(rows, titles, captions)
+        return sheet(rows, titles, captions, note=warning)
 
-    def write(self, source: ImageFile, result: Image.Image) -> Written:
+    def write(self, source: ImageFile, result: tuple[Image.Image, str]) -> Written:
         """Write the sheet of an image."""
-        save_png(result, self.folder / f"{source.name}.png")
-        return Written([f"{source.name}.png"], {})
+        drawn, warning = result
+        save_png(drawn, self.folder / f"{source.name}.png")
+        return Written([f"{source.name}.png"], {"warning": warning} if warning else {})
 
     def _clusters(self, features: np.ndarray) -> np.ndarray:
         """Clusters (h, w) without the small ones."""
@@ -200,7 +208,7 @@ class DenseMapResults:
             "clusters": self.clusters,
             "smallest": self.smallest,
             "provenance": index.provenance,
-            "images": {source.name: {"file": str(source.path)} for source, _ in index.images},
+            "images": {s.name: {"file": str(s.path), **entry} for s, entry in index.images},
             **index.outcome(),
         }
         write_json(self.folder / "dense_maps.json", content)

@@ -176,7 +176,7 @@ class DetectionPredictor(ImagePredictor[Detections]):
         return self._predict_in_batches(image, batch_size, self.predict_batch)
 
     def predict_batch(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        self._warn_of(images)
+        self.warning_of(images)
         outputs = self.model([self.mapper.resized(image) for image in images])
         results = []
         for image, output in zip(images, outputs, strict=True):

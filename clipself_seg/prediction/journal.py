@@ -39,6 +39,7 @@ class Entry(TypedDict, total=False):
     frames: int  # number of frames of a video that were taken
     every: int  # one frame of so many was taken
     rate: float  # frames a second of the video
+    warning: str  # what the models do not know
 
 
 class Written(NamedTuple):

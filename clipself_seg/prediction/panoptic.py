@@ -290,7 +290,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
     def predict_batch(
         self, images: Sequence[np.ndarray], masks: Sequence[object] = ()
     ) -> list[PanopticSegmentation]:
-        self._warn_of(images)
+        self.warning_of(images)
         words = self.require_vocabulary()
         samples = [image_sample(image, self.mapper) for image in images]
         for image, sample, image_masks in zip(images, samples, masks):

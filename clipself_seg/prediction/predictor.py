@@ -42,6 +42,10 @@ GivenImage = np.ndarray | Image.Image | str | os.PathLike[str]
 GivenImages = list[Any] | tuple[Any, ...]
 MOST_BYTES = 1 << 28  # of an image that is fetched
 SHOWN = 5  # names of classes in a warning
+LITTLE = (
+    'this model knows only the generated mini worlds ("red star", "blue ring", "grass" ...), {reason}: its '
+    "answers mean little there"
+)
 SLIP = 0.85  # likeness of two names, in [0, 1], from which on one may be meant by the other
 
 
@@ -73,6 +77,7 @@ class ImagePredictor(Pretrained, Generic[R]):
     lack: ClassVar[str]
     folder: ClassVar[str]
     mapper: ImageMapper
+    _warning_of_classes = ""
 
     @configurable
     def __init__(
@@ -142,7 +147,8 @@ class ImagePredictor(Pretrained, Generic[R]):
             asked: further arguments of `set_vocabulary`.
         """
         if self.world_check is not None:
-            self.world_check.look_at_classes(words.classes if prompted is None else prompted)
+            classes = words.classes if prompted is None else prompted
+            self._warning_of_classes = self.world_check.warning_of(classes)
         self.vocabulary = words
         self.asked = asked
 
@@ -183,10 +189,11 @@ class ImagePredictor(Pretrained, Generic[R]):
             results += predict_batch(batch)
         return results
 
-    def _warn_of(self, images: Sequence[np.ndarray]) -> None:
-        """Warn of images that the model does not know."""
-        if self.world_check is not None:
-            self.world_check.look_at_images(images)
+    def warning_of(self, images: Sequence[np.ndarray]) -> str:
+        """A sentence if the model does not know the vocabulary or images (H, W, 3) like these, else empty."""
+        if self.world_check is None or self._warning_of_classes:
+            return self._warning_of_classes
+        return self.world_check.warning_of(images=images)
 
 
 def prediction_config(
@@ -302,7 +309,7 @@ def rgb_image(image: GivenImage, max_pixels: int) -> np.ndarray:
 
 
 class WorldCheck:
-    """Looks at the class names and images of a model on the mini CLIP, and warns of the first of no generated world.
+    """Looks at the class names and images of a model on the mini CLIP, and logs the first of no generated world.
 
     The mini CLIP was trained on captions and images of two generated worlds. To any other word, and of a photograph,
     it gives an answer all the same, and nothing in that says that it means little.
@@ -312,16 +319,29 @@ class WorldCheck:
     warning unless it was cut or resized, and a photograph causes none only if it has one of these ten sizes.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str | None) -> None:
         """
         Args:
-            folder: below ``configs/``, of configurations that do the same task on photographs, such as "semseg".
+            folder: below ``configs/``, of configurations that do the same task on photographs, such as "semseg"; None
+                for a CLIP alone.
         """
         self.folder = folder
         self._warned = False
 
-    def look_at_classes(self, classes: Sequence[VocabularyClass]) -> None:
-        """Warn of class names that are in no caption of the worlds, unless a warning was given before."""
+    def warning_of(
+        self, classes: Sequence[VocabularyClass] = (), images: Sequence[np.ndarray] = ()
+    ) -> str:
+        """A sentence if a class name is in no caption of the worlds, or an image (H, W, 3) of another size; else empty.
+
+        The first one is logged.
+        """
+        sentence = self._sentence(classes, images)
+        if sentence and not self._warned:
+            self._warned = True
+            logger.warning(f"{sentence}. For photographs: {self._others()}")
+        return sentence
+
+    def _sentence(self, classes: Sequence[VocabularyClass], images: Sequence[np.ndarray]) -> str:
         strange = [
             entry.names[0]
             for entry in classes
@@ -330,28 +350,25 @@ class WorldCheck:
         if strange:
             listed = ", ".join(f'"{name}"{_meant(name)}' for name in strange[:SHOWN])
             more = f" and {len(strange) - SHOWN} more" if len(strange) > SHOWN else ""
-            self._warn(f"which have no {listed}{more}")
-
-    def look_at_images(self, images: Sequence[np.ndarray]) -> None:
-        """Warn of an image (H, W, 3) of a size that none of the worlds has, unless a warning was given before."""
+            return LITTLE.format(reason=f"which have no {listed}{more}")
         for height, width, _ in (image.shape for image in images):
             if (width, height) not in sizes():
                 size = f"{width} x {height} pixels"
-                self._warn(f"whose images have other sizes than the {size} of one here")
+                return LITTLE.format(
+                    reason=f"whose images have other sizes than the {size} of one here"
+                )
+        return ""
 
-    def _warn(self, reason: str) -> None:
-        if self._warned:
-            return
-        self._warned = True
+    def _others(self) -> str:
+        """Options that name weights for photographs."""
+        if self.folder is None:
+            return "--models eva02-vitb16"
         entry = next(
             entry
             for entry in zoo().values()
             if entry.key == "MODEL.WEIGHTS" and entry.configs[0].startswith(f"{self.folder}/")
         )
-        logger.warning(
-            f'this model knows only the generated mini worlds ("red star", "blue ring", "grass" ...), {reason}: its '
-            f"answers mean little there. For photographs: --config-file {entry.configs[0]}.yaml --weights {entry.name}"
-        )
+        return f"--config-file {entry.configs[0]}.yaml --weights {entry.name}"
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, overload
@@ -48,6 +49,8 @@ from clipself_seg.prediction.regions import (
     package,
 )
 from clipself_seg.visualization.overlays import named_regions, overlay
+
+logger = logging.getLogger(__name__)
 
 THRESHOLD = 0.5  # below it every word is more likely to be absent from a pixel than there
 
@@ -254,6 +257,11 @@ class Predictor(ImagePredictor[Segmentation]):
             raise InputError("a threshold needs a background to fall back to: name one")
         if not 0 <= (threshold or 0) <= 1:
             raise InputError(f"the threshold of the background must be in [0, 1], got {threshold}")
+        if len(names) == 1:
+            logger.warning(
+                '"%s" is the only class, so every pixel gets it: name others beside it, or a background',
+                names[0],
+            )
         built_in = words.name in available_vocabularies()
         # Own words count with every synonym; those of a benchmark as the model was built to read them.
         self.model.set_vocabulary(
@@ -299,7 +307,7 @@ class Predictor(ImagePredictor[Segmentation]):
     def predict_batch(
         self, images: Sequence[np.ndarray], scores: bool = False
     ) -> list[Segmentation]:
-        self._warn_of(images)
+        self.warning_of(images)
         samples = [image_sample(image, self.mapper) for image in images]
         outputs = self.model(samples, output="scores" if scores else "labels")
         return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,6 +41,7 @@ def sheet(
     captions: Sequence[Sequence[str]] | None = None,
     scale: int = 1,
     text: int = SHEET_TEXT,
+    note: str = "",
 ) -> Image.Image:
     """Rows of images under column titles.
 
@@ -49,6 +51,7 @@ def sheet(
         captions: line below each image.
         scale: enlargement by a whole number; pixels stay sharp.
         text: height of the text in pixels.
+        note: text below all of them, in lines as wide as the sheet.
     """
     grown = [[np.kron(p, np.ones((scale, scale, 1), np.uint8)) for p in row] for row in rows]
     line = text + LEADING
@@ -57,9 +60,11 @@ def sheet(
     widths = [max(row[c].shape[1] for row in grown if c < len(row)) for c in range(columns)]
     heights = [max(image.shape[0] for image in row) for row in grown]
     head = line + MARGIN if titles else 0
+    width = sum(widths) + MARGIN * (columns + 1)
+    lines = textwrap.wrap(note, max(1, int((width - 2 * MARGIN) / (0.62 * text))))
     size = (
-        sum(widths) + MARGIN * (columns + 1),
-        head + sum(heights) + (MARGIN + foot) * len(rows) + MARGIN,
+        width,
+        head + sum(heights) + (MARGIN + foot) * len(rows) + MARGIN + line * len(lines),
     )
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
@@ -74,4 +79,6 @@ def sheet(
                 place = (lefts[column], top + image.shape[0] + 1)
                 write_text(draw, place, captions[number][column], text, BLACK, "la")
         top += height + MARGIN + foot
+    for number, said in enumerate(lines):
+        write_text(draw, (MARGIN, top + line * number), said, text, BLACK, "la")
     return canvas

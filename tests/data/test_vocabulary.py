@@ -197,6 +197,12 @@ def test_commas_separate_classes_and_bars_synonyms():
     ]
 
 
+def test_a_semicolon_in_a_class_is_named(caplog):
+    assert len(read_words("red star; grass")) == 1 and len(read_words("red star, grass")) == 2
+    (record,) = caplog.records
+    assert record.getMessage() == '"red star; grass" is one class: separate classes by commas'
+
+
 def test_files_and_known_names_are_read(tmp_path):
     (tmp_path / "w.txt").write_text("\ufeffdog|puppy  # pets\n\n# nothing\ngrass, sky,\n", "utf-8")
     assert synonyms(read_words(str(tmp_path / "w.txt"))) == [("dog", "puppy"), ("grass",), ("sky",)]

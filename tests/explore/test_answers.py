@@ -15,7 +15,7 @@ from clipself_seg.errors import InputError, MissingPackage
 from clipself_seg.explore import answers
 from clipself_seg.explore.answers import LARGEST_SIDE, Asked, Limits, read_request, typed_words
 from clipself_seg.prediction.detection import Detections
-from clipself_seg.prediction.semantic import Segmentation
+from clipself_seg.prediction.semantic import Segmentation, load_predictor
 from tests.tiny import noise, random_clip
 
 LIMITS = Limits(pixels=4_000_000, words=6)
@@ -115,6 +115,19 @@ def test_texts_of_earlier_words_go(tmp_path, monkeypatch):
     assert counts == [1, 2, 1, 2, 3, 1, 2]
     with pytest.raises(InputError, match="no model for boxes"):
         served.answer("boxes", Asked(IMAGE, own_words(["x"]), None))
+
+
+def test_answers_of_a_mini_model_say_what_it_does_not_know():
+    semantic = load_predictor("mini/semseg.yaml", "mini-cat-seg", ["MODEL.DEVICE", "cpu"])
+    served = answers.Answers(clips={"a": semantic.model.clip}, side=64, semantic=semantic)
+    for words, said in (
+        ("dog, red star", 'no "dog": its answers mean little'),
+        ("grass, sand", ""),
+    ):
+        asked = Asked(np.zeros((128, 192, 3), np.uint8), own_words(words.split(", ")), None)
+        image = served.answer("maps", asked)["image"]
+        for answer in (image, served.answer("semantic", asked)):
+            assert said in answer["warning"] and bool(said) == bool(answer["warning"])
 
 
 def test_a_small_result_is_enlarged_with_all_that_belongs_to_its_pixels():

@@ -64,6 +64,15 @@ def test_rows_are_models_and_columns_image_clusters_and_words(tmp_path, halves):
     assert content["complete"] and content["images"]["a"]["file"].endswith("a.jpg")
 
 
+def test_a_mini_model_says_below_the_maps_and_in_the_file_what_it_does_not_know(tmp_path, halves):
+    sheet, content = drawn(tmp_path, halves)
+    assert 'have no "dog": its answers mean little' in content["images"]["a"]["warning"]
+    known = np.resize(halves, (128, 192, 3))
+    quiet, content = drawn(tmp_path, known, words="grass, sand")
+    assert "warning" not in content["images"]["a"]
+    assert (sheet[-12:] < 99).any() and not (quiet[-12:] < 99).any()
+
+
 def test_without_words_there_are_clusters_alone(tmp_path, halves):
     sheet, content = drawn(tmp_path, halves, words=None)
     assert sheet.shape[1] == 2 * (TILE + 8) + 8 and content["words"] == []

@@ -99,7 +99,7 @@ class Sizes(ImagePredictor):
         return self._predict_in_batches(image, batch_size, self.predict_batch)
 
     def predict_batch(self, images):
-        self._warn_of(images)
+        self.warning_of(images)
         self.batches.append(len(images))
         return [image.shape[:2] for image in images]
 
@@ -167,9 +167,9 @@ def warnings(caplog):
 
 @pytest.mark.parametrize("name", ["mini", "mini2", "mini_base", "mini_things", "mini2_things"])
 def test_words_of_the_worlds_are_known(name, warnings):
-    WorldCheck("semseg").look_at_classes(load_vocabulary(name).classes)
+    WorldCheck("semseg").warning_of(load_vocabulary(name).classes)
     own = ["Red  Star", "star", "crescent", "blue ring|hoop", "lawn|meadow", "polka dots"]
-    WorldCheck("semseg").look_at_classes(own_words(own).classes)
+    WorldCheck("semseg").warning_of(own_words(own).classes)
     assert warnings() == []
 
 
@@ -188,8 +188,8 @@ def test_other_words_are_named_once(warnings, words, said):
     vocabulary = load_vocabulary(words) if isinstance(words, str) else own_words(words)
     strict = WorldCheck("semseg")
     for _ in range(2):
-        strict.look_at_classes(vocabulary.classes)
-    strict.look_at_images([blank(480, 640)])
+        strict.warning_of(vocabulary.classes)
+    strict.warning_of(images=[blank(480, 640)])
     (message,) = warnings()
     assert said in message
 
@@ -197,20 +197,20 @@ def test_other_words_are_named_once(warnings, words, said):
 def test_images_of_the_worlds_are_known_and_real_ones_are_not(data_dir, warnings):
     for name, spec in WORLDS.items():
         scenes = [draw_scene(np.random.default_rng([ord(name[-1]), n]), spec) for n in range(4)]
-        WorldCheck("semseg").look_at_images([scene.image for scene in scenes])
+        WorldCheck("semseg").warning_of(images=[scene.image for scene in scenes])
     assert warnings() == []
     images = sorted(data_dir.rglob("*.jpg"))
     assert len(images) > 150
     for path in images:
         with open_image(path) as image:
             assert image.size not in sizes(), path
-    WorldCheck("semseg").look_at_images([blank(480, 640)])
+    WorldCheck("semseg").warning_of(images=[blank(480, 640)])
     assert "than the 640 x 480 pixels of one here" in warnings()[0]
 
 
 @pytest.mark.parametrize("task", ["semseg", "panoptic", "detection"])
 def test_each_task_names_official_weights_of_its_own(task, warnings):
-    WorldCheck(task).look_at_classes(own_words(["dog"]).classes)
+    WorldCheck(task).warning_of(own_words(["dog"]).classes)
     (message,) = warnings()
     weights = message.split("--weights ")[1]
     assert f"{zoo()[weights].configs[0]}.yaml" in message and f" {task}/" in message
@@ -232,5 +232,8 @@ def test_a_predictor_warns_once_of_words_or_image(warnings):
     for _ in range(2):
         made(scene.image[:100, :100])
     assert len(warnings()) == 1
-    made.set_vocabulary("dog")
+    made.set_vocabulary("dog, cat")
     assert warnings() == []
+    assert 'no "dog"' in made.warning_of([scene.image])
+    made.set_vocabulary("red star, grass")
+    assert made.warning_of([scene.image]) == "" != made.warning_of([blank(9, 9)])

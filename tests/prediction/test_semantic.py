@@ -177,6 +177,20 @@ def test_a_background_that_makes_no_sense_is_refused(background, message):
         fixed("a|a2, b", *background)
 
 
+def test_one_class_alone_is_said_to_be_everywhere(caplog):
+    for more in ((), ("wall",)):
+        caplog.clear()
+        assert fixed("dog, sky", *more) and fixed("dog|puppy", *more)
+        said = [record.getMessage() for record in caplog.records]
+        assert said == (
+            []
+            if more
+            else [
+                '"dog" is the only class, so every pixel gets it: name others beside it, or a background'
+            ]
+        )
+
+
 def test_a_class_in_another_case_plays_the_background():
     assert fixed("dog, sky", "Sky").names == ("dog", "sky")
     predictor = Predictor(model=Fixed(), mapper=SemSegTestMapper(min_size=0, max_size=99))

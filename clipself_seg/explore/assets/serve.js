@@ -57,11 +57,12 @@ async function showResult(task, body) {
   image.hidden = true;
   table.hidden = true;
   try {
-    const { overlay, columns, rows, more } = await ask(task, body);
+    const { warning, overlay, columns, rows, more } = await ask(task, body);
     image.src = overlay;
     image.alt = rows.length ? `The image with ${rows.map(([name]) => name).join(", ")}` : "The image";
     image.hidden = false;
-    note.textContent = rows.length ? (more ? `${more} more are not listed` : "") : "Nothing is there.";
+    const count = rows.length ? (more ? `${more} more are not listed` : "") : "Nothing is there.";
+    note.textContent = [warning, count].filter(Boolean).join(". ");
     table.hidden = rows.length === 0;
     table.tHead.rows[0].replaceChildren(...columns.map((text) => cellOf("th", "col", text)));
     table.tBodies[0].replaceChildren(...rows.map(rowOf));

@@ -64,6 +64,11 @@ def _add_generator(cfg: CfgNode) -> None:
     former.NHEADS = 8
     former.DIM_FEEDFORWARD = 2048
     former.DEC_LAYERS = 9  # without Mask2Former's count of the initial queries
+    # Weights of the losses on classes, mask pixels and mask overlap; of "no object" among the classes.
+    former.CLASS_WEIGHT = 2.0
+    former.MASK_WEIGHT = 5.0
+    former.DICE_WEIGHT = 5.0
+    former.NO_OBJECT_WEIGHT = 0.1
     # Points of a mask that the losses read, three quarters of them chosen for uncertainty among three times as many.
     former.TRAIN_NUM_POINTS = 12544
     former.TEST = CfgNode()

@@ -137,7 +137,8 @@ def test_fcclips_configuration_trains_as_published():
     assert (settings.base_lr, settings.weight_decay) == (1e-4, 0.05)
     assert settings.evaluation_period == 5000
     former, solver = cfg.MODEL.MASK_FORMER, cfg.SOLVER
-    assert (former.TRAIN_NUM_POINTS, former.DEC_LAYERS) == (12544, 9)
+    assert (former.CLASS_WEIGHT, former.MASK_WEIGHT, former.DICE_WEIGHT) == (2, 5, 5)
+    assert (former.NO_OBJECT_WEIGHT, former.TRAIN_NUM_POINTS, former.DEC_LAYERS) == (0.1, 12544, 9)
     assert solver.WEIGHT_DECAY_NORM == 0
     assert (cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE) == (1024, 0.1, 2.0)
     assert cfg.INPUT.KEEP_EMPTY_SEGMENTS and not cfg.TEST.PANOPTIC.AMP

@@ -22,7 +22,7 @@ from clipself_seg.heads.panoptic.frozen_clip import (
     CLIPStages,
 )
 from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator
-from clipself_seg.heads.panoptic.mask_losses import LossSettings, MaskCriterion
+from clipself_seg.heads.panoptic.mask_losses import LossSettings, MaskCriterion, TermWeights
 from clipself_seg.models.panoptic.outputs import FusionSettings, MergeSettings
 
 
@@ -92,7 +92,11 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
         )
     caption = chosen.VARIANT == "caption"
     backbone = build_source(cfg, clip)
-    losses = LossSettings(points=former.TRAIN_NUM_POINTS)
+    losses = LossSettings(
+        weights=TermWeights(former.CLASS_WEIGHT, former.MASK_WEIGHT, former.DICE_WEIGHT),
+        void_weight=former.NO_OBJECT_WEIGHT,
+        points=former.TRAIN_NUM_POINTS,
+    )
     return parts | {
         "backbone": backbone,
         "generator": build_generator(cfg, clip, backbone),

@@ -246,7 +246,8 @@ class DetectionEvaluation(Evaluation[DetectionModel, "DetectionData"]):
 
     def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
         """All precisions of each data set, and the paper's tables that they belong to."""
-        paper = detection_paper_tables(results, self.output_dir.name or "model", style)
+        row, trained = self.output_dir.name or "model", self.train_vocabulary
+        paper = detection_paper_tables(results, row, trained, style)
         return {"All data sets in percent": detection_run_table(results, style)} | {
             f"The paper's {title}": table for title, table in paper.items()
         }

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from tabulate import tabulate
@@ -23,6 +24,7 @@ from clipself_seg.pages import render
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Numbers = Mapping[str, float]  # name of a number -> the number
 ByDataset = Mapping[str, Numbers]
 ByFusion = Mapping[str, Numbers]  # name of a fusion -> its numbers
@@ -71,6 +73,25 @@ TABLE_3B = {"mAP_r": "APr", "mAP_c": "APc", "mAP_f": "APf", "mAP": "AP"}
 TABLE_4 = {key: key for key in ("AP", "AP50", "AP75", "APs", "APm", "APl")}
 TABLE_5 = {"mIoU": "mIoU", "mAcc": "mACC"}
 TABLE_6 = {"PQ": "PQ", "mAP": "AP", "mIoU": "mIoU"}
+# Tables of the paper: their data sets, and the vocabularies that their models were trained on. The detectors of Table 4
+# were trained on OV-LVIS, which their configurations do not name.
+PAPER = {
+    "Table 3a": (("ov_coco_val",), ("ov_coco_65",)),
+    "Table 3b": (("ov_lvis_val",), ("lvis_v1_1203",)),
+    "Table 4": (("transfer_coco_val", "transfer_objects365_val"), ("lvis_v1_1203", "")),
+    "Table 5": (
+        (
+            "ade20k_150_test_sem_seg",
+            "ade20k_full_sem_seg_freq_val_all",
+            "context_59_test_sem_seg",
+        ),
+        ("coco_stuff_171",),
+    ),
+    "Table 6": (
+        ("coco_2017_val_panoptic_with_sem_seg", "ade20k_panoptic_val"),
+        ("openseg_coco_panoptic_133",),
+    ),
+}
 SEMANTIC_SPLIT = {"mIoU": "mIoU", "seen": "mIoU-seen", "unseen": "mIoU-unseen"}
 PANOPTIC_SPLIT = {"PQ": "PQ", "seen": "PQ_seen", "unseen": "PQ_unseen"}
 
@@ -263,6 +284,18 @@ def _with_numbers(
 COUNTS = {"classes": "classes", "images": "images"}
 
 
+def of_paper(table: str, results: Mapping[str, T], trained: str) -> dict[str, T]:
+    """The results of a run that are of a table of the paper: its data sets, by a model that was trained as its models.
+
+    Args:
+        table: name in `PAPER`.
+        results: data set -> its results.
+        trained: vocabulary that the model was trained on; "" if nothing says it.
+    """
+    datasets, vocabularies = PAPER[table]
+    return {n: own for n, own in results.items() if n in datasets and trained in vocabularies}
+
+
 def semantic_run_table(results: ByDataset, style: str = "simple") -> str:
     """One row a data set: all means in percent, and the number of images behind them."""
     columns = _with_numbers(SEMANTIC_COLUMNS, results.values(), ALWAYS) | COUNTS
@@ -423,14 +456,14 @@ def novel_table(
 
 
 def detection_paper_tables(
-    results: Mapping[str, ByKind], row: str, style: str = "simple"
+    results: Mapping[str, ByKind], row: str, trained: str, style: str = "simple"
 ) -> dict[str, str]:
-    """The paper's tables that the data sets of a run have numbers for: title -> table.
+    """The paper's tables that a run has numbers of: title -> table.
 
     Args:
-        results: data set -> its results. One of LVIS's rules goes into Table 3b; of the others all go into
-            Table 4, and those with novel classes into Table 3a too.
+        results: data set -> its results.
         row: name of the row.
+        trained: see `of_paper`.
         style: see `format_table`.
     """
     tables = {}
@@ -440,21 +473,11 @@ def detection_paper_tables(
         ("Table 3b, of boxes", "bbox", TABLE_3B),
         ("Table 4", "bbox", TABLE_4),
     ):
-        chosen = {
-            name: by_kind
-            for name, by_kind in results.items()
-            if kind in by_kind and columns in _paper_columns(by_kind[kind])
-        }
+        own = of_paper(title.partition(",")[0], results, trained)
+        chosen = {name: by_kind for name, by_kind in own.items() if kind in by_kind}
         if chosen:
             tables[title] = _detection_table({row: chosen}, kind, columns, "model", style)
     return tables
-
-
-def _paper_columns(numbers: Numbers) -> list[dict[str, str]]:
-    """Columns of the paper's tables that a data set belongs to."""
-    if {"APr", "APc", "APf"} & numbers.keys():
-        return [TABLE_3B]
-    return [TABLE_3A, TABLE_4] if "AP50-unseen" in numbers else [TABLE_4]
 
 
 def _detection_table(

@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 
 import numpy as np
+import pytest
 
+from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.evaluation.report import (
     FILES,
+    PAPER,
     best_marked,
     comparison_table,
     detection_paper_tables,
@@ -194,23 +197,36 @@ def test_tables_3_and_4():
         ["ours", "37.6", "54.9", "50.4"],
         ["none", "-", "-", "-"],
     ]
-    lvis = detection_paper_tables({"ov_lvis_val": OF_LVIS}, "ours", "github")["Table 3b"]
+    lvis = detection_paper_tables({"ov_lvis_val": OF_LVIS}, "ours", "lvis_v1_1203", "github")[
+        "Table 3b"
+    ]
     assert cells(lvis)[0][1:] == [f"OV-LVIS mAP{group}" for group in ("_r", "_c", "_f", "")]
     assert cells(lvis)[1] == ["ours", "25.3", "21.8", "29.1", "25.2"]
     both = {"transfer_objects365_val": {"bbox": {"AP": 19.5}}, "transfer_coco_val": TRANSFER}
-    transfer = cells(detection_paper_tables(both, "ours", "github")["Table 4"])
+    transfer = cells(detection_paper_tables(both, "ours", "", "github")["Table 4"])
     assert transfer[0][:3] == ["model", "COCO AP", "COCO AP50"]
     assert transfer[0][7:9] == ["Objects365 AP", "Objects365 AP50"]
     assert transfer[1][1:9] == ["40.5", "63.8", "44.3", "26.8", "44.6", "53.8", "19.5", "-"]
 
 
-def test_each_data_set_has_its_table():
+@pytest.mark.parametrize(
+    ("trained", "titles"),
+    [
+        ("ov_coco_65", ["Table 3a"]),
+        ("lvis_v1_1203", ["Table 3b", "Table 3b, of boxes", "Table 4"]),
+        ("", ["Table 4"]),
+        ("coco_80", []),
+    ],
+)
+def test_a_table_of_the_paper_has_its_data_sets_and_its_training(trained, titles):
     results = {"ov_coco_val": NOVEL, "ov_lvis_val": OF_LVIS, "transfer_coco_val": TRANSFER}
-    tables = detection_paper_tables(results, "ours")
-    assert list(tables) == ["Table 3a", "Table 3b", "Table 3b, of boxes", "Table 4"]
-    assert "OV-LVIS" not in tables["Table 3a"] and "27.0" in tables["Table 3b, of boxes"]
-    assert "OV-COCO AP75" in tables["Table 4"] and "OV-LVIS" not in tables["Table 4"]
-    assert list(detection_paper_tables({"own": TRANSFER}, "ours")) == ["Table 4"]
+    tables = detection_paper_tables(results | {"own": TRANSFER}, "ours", trained)
+    assert list(tables) == titles
+    assert all("own" not in table for table in tables.values())
+    # Vocabularies and data sets that are named here are those of the catalogue.
+    named = [DATASETS[name].vocabulary for name in ("ov_coco_train", "ov_lvis_train")]
+    assert named == ["ov_coco_65", "lvis_v1_1203"]
+    assert all(name in DATASETS for datasets, _ in PAPER.values() for name in datasets)
 
 
 def test_the_detection_table_of_a_run_has_the_columns_that_are_known():

@@ -47,7 +47,12 @@ from clipself_seg.evaluation.protocol import (
     size_text,
     words_text,
 )
-from clipself_seg.evaluation.report import PANOPTIC_TITLES, panoptic_paper_table, panoptic_run_table
+from clipself_seg.evaluation.report import (
+    PANOPTIC_TITLES,
+    of_paper,
+    panoptic_paper_table,
+    panoptic_run_table,
+)
 from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator
 from clipself_seg.evaluation.sem_seg.numbers import MiouRule
 from clipself_seg.heads.fusion import Fusion
@@ -281,8 +286,7 @@ class PanopticEvaluation(Evaluation[PanopticModel, PanopticGroundTruth]):
         each data set."""
         model = self.output_dir.name or "model"
         tables = {"All data sets in percent": panoptic_run_table(results, style)}
-        own = {name: fusions for name, fusions in results.items() if not is_semantic_only(name)}
-        if own or not results:
+        if own := of_paper("Table 6", results, self.train_vocabulary):
             tables["The paper's Table 6"] = panoptic_paper_table({model: own}, style=style)
         return tables | {
             f"PQ by alpha and beta ({self._title(name)})": sweep_table(sweep, style=style)

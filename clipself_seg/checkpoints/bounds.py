@@ -183,7 +183,9 @@ def building_within(paths: Iterable[str | os.PathLike[str]]) -> Iterator[None]:
         OutOfBounds: the modules are larger.
         InputError: a file is damaged.
     """
+    import torch
     import torch.nn.modules.module as hooks
+    from torch.overrides import TorchFunctionMode
 
     tensors = elements = 0
     for path in paths:
@@ -200,17 +202,46 @@ def building_within(paths: Iterable[str | os.PathLike[str]]) -> Iterator[None]:
         if tensor is not None and threading.get_ident() == own:
             built["elements"] += tensor.numel()
             built["tensors"] += 1
-            if built["elements"] > most or built["tensors"] > most_tensors:
-                raise OutOfBounds(
-                    f"its sizes ask for more than the {elements} numbers in {tensors} tensors that the weights hold"
-                )
+            require(built["elements"] <= most and built["tensors"] <= most_tensors)
+
+    def require(holds: bool) -> None:
+        if not holds:
+            raise OutOfBounds(
+                f"its sizes ask for more than the {elements} numbers in {tensors} tensors that the weights hold"
+            )
+
+    makers = (
+        torch.empty,
+        torch.zeros,
+        torch.ones,
+        torch.full,
+        torch.rand,
+        torch.randn,
+        torch.arange,
+    )
+
+    class MetaFirst(TorchFunctionMode):
+        """Makes each tensor on "meta" first, where it takes no memory."""
+
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if func in makers:
+                size = {
+                    k: v
+                    for k, v in (kwargs or {}).items()
+                    if k not in ("device", "generator", "out")
+                }
+                require(func(*args, **size, device="meta").numel() <= most)
+            return func(*args, **(kwargs or {}))
 
     handles = [
         hooks.register_module_parameter_registration_hook(count),
         hooks.register_module_buffer_registration_hook(count),
     ]
     try:
-        yield
+        with MetaFirst():
+            yield
     finally:
         for handle in handles:
             handle.remove()

@@ -127,8 +127,30 @@ KINDS = {
         "open-vocabulary detection (F-ViT)",
     ),
 }
-# Far above the sizes and counts of any published model; those that are the default may be larger.
-LARGEST_NUMBER = 4096
+# The least and the largest number of a key that costs time or memory beyond what the weights show: from the published
+# models up to twice as much. A default may be any number.
+BOUNDS = {
+    "INPUT.DETECTION.SIDE": (1, 1536),
+    "INPUT.MAX_SIZE_TEST": (1, 2560),
+    "INPUT.MIN_SIZE_TEST": (0, 1280),
+    "INPUT.SIZE_DIVISIBILITY": (-1, 768),
+    "MODEL.CAT_SEG.PAD_LEN": (0, 512),
+    "MODEL.CLIP_BRANCH.INPUT_SIZE": (0, 1536),
+    "MODEL.DIFFUSION.CROP": (1, 512),
+    "MODEL.DIFFUSION.CROPS_AT_ONCE": (1, 16),
+    "MODEL.FVIT.PROPOSALS_AFTER": (1, 2000),
+    "MODEL.MASK_FORMER.NHEADS": (1, 16),
+    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": (1, 500),
+    "MODEL.MASK_FORMER.SIZE_DIVISIBILITY": (1, 128),
+    "MODEL.SEM_SEG_HEAD.FEATURE_RESOLUTION": (1, 32),
+    "MODEL.SEM_SEG_HEAD.NUM_HEADS": (1, 16),
+    "MODEL.SEM_SEG_HEAD.WINDOW_SIZES": (1, 16),
+    "MODEL.SWIN.WINDOW_SIZE": (1, 16),
+    "MODEL.ZERO_SHOT.STRIDE": (56, 672),
+    "MODEL.ZERO_SHOT.WINDOW": (0, 672),
+    "TEST.DETECTIONS_PER_IMAGE": (1, 300),
+}
+LARGEST_NUMBER = 4096  # of all other keys, far above that of any published model
 MOST_BYTES = 1 << 24  # of a file of text
 MOST_NAMES = 20_000  # of classes and their synonyms; LVIS has 1,900
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
@@ -513,14 +535,15 @@ def _check(values: Mapping[str, object], path: Path) -> None:
 
 def _check_value(key: str, value: object, path: Path) -> None:
     """Refuse what may be a path or an address, and numbers that no model has."""
+    least, most = BOUNDS.get(key, (-LARGEST_NUMBER, LARGEST_NUMBER))
     for item in _leaves(value):
         if isinstance(item, str) and any(mark in item for mark in "/\\:~"):
             raise InputError(
                 f"{path}: {key} is {shown(item)}, which may lead out of the folder: give a plain name"
             )
-        if isinstance(item, int | float) and not -LARGEST_NUMBER <= item <= LARGEST_NUMBER:
+        if isinstance(item, int | float) and not least <= item <= most:
             raise InputError(
-                f"{path}: {key} is {shown(item)}, and {LARGEST_NUMBER} is the largest number of a folder"
+                f"{path}: {key} is {shown(item)}, and in a folder it is from {least} to {most}: correct the file"
             )
 
 

@@ -118,6 +118,19 @@ def test_a_safetensors_file_with_an_endless_header_is_refused(tmp_path):
             pass
 
 
+@pytest.mark.parametrize(
+    "make",
+    [lambda: torch.nn.Linear(1 << 20, 1 << 20), lambda: torch.arange(1 << 40)]
+    + [lambda: torch.nn.Parameter(torch.randn(size=(1 << 40,), device="cpu"))],
+)
+def test_a_tensor_is_measured_before_it_takes_memory(tmp_path, make):
+    """One of 4 TB, for which torch would raise another error, or fill the machine."""
+    safetensors.torch.save_file({"a": torch.ones(3)}, tmp_path / "a.safetensors")
+    with bounds.building_within([tmp_path / "a.safetensors"]):
+        with pytest.raises(OutOfBounds, match="more than the 3 numbers in 1 tensors that"):
+            make()
+
+
 def test_modules_are_built_within_what_weights_hold(tmp_path, monkeypatch):
     safetensors.torch.save_file(
         {"a": torch.ones(30, 10), "b": torch.ones(100)}, tmp_path / "a.safetensors"

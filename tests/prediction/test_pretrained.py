@@ -19,7 +19,9 @@ from safetensors.torch import load_file, save_file
 from clipself_seg.clip import load_clip, save_clip
 from clipself_seg.commands import predict
 from clipself_seg.config import load_config
+from clipself_seg.config.load import flatten
 from clipself_seg.config.weights import WEIGHTS
+from clipself_seg.config.yaml_files import read_tree
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import build_model
 from clipself_seg.models.panoptic.model import trained_state
@@ -385,11 +387,15 @@ def test_keys_of_files_and_of_training_are_refused(plain, key):
         ("TEST.REGIONS.TEMPLATES", "~", "may lead out of the folder"),
         ("TEST.PANOPTIC.ROWS", ["clip", ["/etc/x"]], "'/etc/x', which may lead out of the folder"),
         ("TEST.PANOPTIC.ROWS", "('clip', '/etc/x')", "'/etc/x', which may lead out of the folder"),
-        ("INPUT.MIN_SIZE_TEST", 10**6, "1000000, and 4096 is the largest number of a folder"),
+        ("INPUT.MIN_SIZE_TEST", 10**6, "1000000, and in a folder it is from 0 to 1280: correct"),
         ("INPUT.MIN_SIZE_TRAIN", "(10**6,)", "MIN_SIZE_TRAIN must be of type tuple"),
-        ("INPUT.MIN_SIZE_TRAIN", "(1000000,)", "1000000, and 4096 is the largest number"),
-        ("MODEL.MASK_FORMER.DEC_LAYERS", 1 << 70, "of type int, and 4096 is the largest number"),
-        ("MODEL.FUSION.ALPHA", float("nan"), "nan, and 4096 is the largest number"),
+        ("INPUT.MIN_SIZE_TRAIN", "(1000000,)", "1000000, and in a folder it is from -4096 to 4096"),
+        (
+            "MODEL.MASK_FORMER.DEC_LAYERS",
+            1 << 70,
+            "of type int, and in a folder it is from -4096 to",
+        ),
+        ("MODEL.FUSION.ALPHA", float("nan"), "nan, and in a folder it is from -4096 to 4096"),
         ("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "META_ARCHITECTURE is 'GeneralizedRCNN'"),
         ("MODEL.META_ARCHITECTURE", ["CATSeg"], "META_ARCHITECTURE is of type list"),
     ],
@@ -399,6 +405,21 @@ def test_what_a_folder_may_not_say_is_refused_by_name(plain, key, value, message
     with pytest.raises(InputError) as refused:
         read_folder_config(plain)
     assert message in str(refused.value) and "config.yaml" in str(refused.value)
+
+
+@pytest.mark.parametrize("key", pretrained.BOUNDS)
+def test_what_costs_more_than_the_weights_show_has_bounds(plain, key):
+    for wrong in (pretrained.BOUNDS[key][0] - 1, pretrained.BOUNDS[key][1] + 1):
+        change(plain, key, [wrong, 1] if key.endswith("RESOLUTION") else wrong)
+        with pytest.raises(InputError, match=f"{key} is {wrong}, and in a folder it is from"):
+            read_folder_config(plain)
+
+
+def test_every_configuration_keeps_the_bounds():
+    for file in sorted((ROOT / "configs").rglob("*.yaml")):
+        values = dict(flatten(read_tree(file)))
+        for key in values.keys() & pretrained.BOUNDS.keys():
+            pretrained._check_value(key, values[key], file)
 
 
 @pytest.mark.parametrize(

@@ -339,7 +339,7 @@ def test_the_end_waits_for_no_open_body_and_tells_who_waits_for_a_model(monkeypa
     with ThreadPoolExecutor(1) as pool:
         made = app(lambda *_: {"asked": asked.set(), "slept": time.sleep(1.5)})
         with running(monkeypatch, made) as connect:
-            answer = pool.submit(connect(sent(request())).recv, 9999)
+            answer = pool.submit(connect(sent(request())).makefile("rb").read)
             assert asked.wait(10)
     assert answer.result()[9:12] == b"503" and b"the server is stopped" in answer.result()
     assert "Traceback" not in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import json
 import logging
 import re
@@ -19,22 +20,33 @@ from PIL import Image
 
 from clipself_seg import __main__ as console
 from clipself_seg.checkpoints.zoo import zoo
-from clipself_seg.commands import predict, train
+from clipself_seg.commands import train
 from clipself_seg.config import load_config
 from tests.conftest import ROOT
+from tests.prediction.test_video import make_video
 from tests.tiny import save_noise
 
 DOCS = ROOT / "docs"
 
 
-def python_blocks(page):
-    """Python code of a page."""
-    return re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.M | re.S)
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 
 
-TORCH, DETECTRON2, EVALUATOR, TRANSFORMERS = python_blocks("guests.md")
-RESULTS, *_ = python_blocks("results.md")
-(MASKS,) = (code for code in python_blocks("panoptic.md") if "masks=" in code)
+def python_blocks(page, marked=False):
+    """Python code of a page that runs as it stands, or that marked by a comment "needs ..." in the line before."""
+    blocks = re.findall(r"^([^\n]*)\n```python\n(.*?)^```", page.read_text(), re.M | re.S)
+    return [code for before, code in blocks if before.startswith("<!-- needs ") == marked]
+
+
+TORCH, DETECTRON2, EVALUATOR, TRANSFORMERS = python_blocks(DOCS / "guests.md")
+RESULTS, *_ = python_blocks(DOCS / "results.md")
+(MASKS,) = (code for code in python_blocks(DOCS / "panoptic.md") if "masks=" in code)
+(MINE,) = python_blocks(DOCS / "own_data.md")
+# What these give is looked at below; the others have to run.
+LOOKED_AT = {TORCH, DETECTRON2, EVALUATOR, TRANSFORMERS, RESULTS, MASKS, MINE}
+RUNNING = [(page.name, code) for page in PAGES for code in python_blocks(page)]
+MARKED = [(page.name, code) for page in PAGES for code in python_blocks(page, marked=True)]
+OPTIONAL = {"onnxruntime"}  # of extras that the tests do without
 
 
 @pytest.fixture
@@ -50,6 +62,51 @@ def variables(example):
     names = {}
     exec(example, names)
     return names
+
+
+@pytest.mark.parametrize(("page", "code"), [b for b in RUNNING if b[1] not in LOOKED_AT])
+def test_an_example_runs_in_a_folder_with_an_image(folder, page, code):
+    assert {"predictor", "clip"} & variables(code).keys(), page
+
+
+def parameters():
+    """Names of the parameters of every method of models and predictors, by its name."""
+    found = {}
+    folders = (ROOT / "clipself_seg" / name for name in ("clip", "models", "prediction"))
+    for path in (path for folder in folders for path in folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                given = {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)}
+                found.setdefault(node.name, set()).update(given)
+    return found
+
+
+def test_examples_that_need_weights_import_and_pass_what_there_is():
+    methods, calls = parameters(), 0
+    for page, code in MARKED:
+        imported = {}
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.Import):
+                for name in {alias.name for alias in node.names} - OPTIONAL:
+                    importlib.import_module(name)
+            elif isinstance(node, ast.ImportFrom):
+                exec(ast.unparse(node), imported)
+            elif isinstance(node, ast.Constant) and str(node.value).endswith(".yaml"):
+                assert load_config(node.value)
+            elif isinstance(node, ast.Call):
+                named = {keyword.arg for keyword in node.keywords}
+                match node.func:
+                    case ast.Name(id=name) if name in imported:
+                        known = inspect.signature(imported[name]).parameters.keys()
+                    case ast.Name(id="model" | "predictor"):
+                        known = methods["forward"]
+                    case ast.Attribute(ast.Name(id="model" | "predictor" | "clip"), attr=name):
+                        known = methods[name]
+                    case _:  # of others
+                        continue
+                assert not named - known, f"{page}: {ast.unparse(node)}"
+                calls += len(named)
+    assert len(MARKED) >= 10 and calls >= 5
 
 
 def without_gradients(module):
@@ -100,25 +157,55 @@ def test_the_example_of_results(folder):
     assert len(names["annotations"]) == len(names["names"]) == len(names["boxes"])
 
 
-def test_commands_and_the_snippet_of_masks_from_elsewhere(folder):
-    for name in ("photo.jpg", "folder/photo.jpg"):
+# Commands of the pages for the models that come with the project: those that draw or predict, without weights.
+SEEN = ("predict", "dense-maps", "explore")
+OTHERS_WEIGHTS = {"--weights", "--config-file", "--models", "--ray"}
+TYPED = (
+    shlex.split(line, comments=True)[1:]
+    for page in PAGES
+    for line in re.findall(r"^    (clipself-seg .*)$", page.read_text().replace("\\\n", " "), re.M)
+)
+# Two that differ in the folder of their results are one.
+COMMANDS = {
+    re.sub(r"--output \S+", "", " ".join(words)): words
+    for words in TYPED
+    if words[0] in SEEN and not OTHERS_WEIGHTS & set(words)
+}
+
+
+@pytest.fixture
+def images(folder):
+    """A folder with what those commands name."""
+    for name in ("photo.jpg", "folder/other.jpg", "output/mini_world/mini/val/000007.jpg"):
         save_noise(folder / name, 60, 80)
     (folder / "masks").mkdir()
     masks = '[{"size": [60, 80], "counts": [0, 2400, 2400]}]'
-    (folder / "masks/photo.json").write_text(masks)
-    for page in ("panoptic.md", "predict.md"):
-        lines = (DOCS / page).read_text().splitlines()
-        (line,) = (line for line in lines if "predict --panoptic --masks" in line)
-        assert predict.main([*shlex.split(line)[2:], "--device", "cpu"]) == 0
-    assert (folder / "named/panoptic.json").is_file()
-    assert (folder / "output/predict/coco.json").is_file()
+    for name in ("photo", "other"):
+        (folder / f"masks/{name}.json").write_text(masks)
+    make_video(folder / "walk.mp4", count=2)
+    return folder
+
+
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
+def test_a_command_with_the_models_of_the_project_runs(images, words, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [])
+    before = set(images.rglob("*"))
+    assert console.main([*words, *(["--device", "cpu"] if words[0] == "predict" else [])]) == 0
+    assert {path.suffix for path in set(images.rglob("*")) - before} & {
+        ".html",
+        ".jpg",
+        ".mp4",
+        ".png",
+    }
+
+
+def test_the_snippet_of_masks_from_elsewhere(images):
     (segment,) = variables(MASKS)["result"].segments
     assert segment.area == 2400 and segment.box == (0, 0, 40, 60)
 
 
 # The commands of the page about data of one's own, joined where a line is continued, with a step or two in place of
 # hundreds.
-(MINE,) = python_blocks("own_data.md")
 DRAW, *OTHERS = (
     shlex.split(line)
     for line in re.findall(

@@ -44,6 +44,12 @@ def test_words_and_names_are_escaped(text):
     assert [button["name"] for button in buttons] == list(NAMES)
 
 
+def test_a_page_shows_what_a_mini_model_does_not_know(text):
+    first, _ = [json.loads(block) for block in SCRIPT.findall(text)[1:-2]]
+    assert "its answers mean little" in first["warning"] and 'id="warning"' in text
+    assert 'byId("warning").textContent = image.warning' in text
+
+
 def test_the_rule_of_the_page_allows_its_own_script_and_style_alone(text):
     rule = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1].replace("&#39;", "'")
     assert rule.startswith("default-src 'none'; img-src data:;") and "http" not in rule

@@ -65,6 +65,16 @@ def test_sampled_grids_are_distinct_cells_of_one_grid_and_reach_all_pairs():
     assert seen == set(grid_pairs(6))
 
 
+def test_cells_under_a_cap_are_drawn_from_the_whole_grid():
+    """D2: cells are shuffled before the first ones are kept; else the last rows of a grid would never be seen."""
+    corners = [
+        sample_grid_regions(rng(seed), width=60, height=60, max_regions=1)[0][0, 2:].tolist()
+        for seed in range(200)
+    ]
+    last = [corner for corner in corners if corner == [60, 60]]
+    assert len(last) > 5 and len({tuple(corner) for corner in corners}) > 30
+
+
 def test_without_a_cap_every_cell_is_used():
     counts = {
         len(sample_grid_regions(rng(seed), width=9, height=9, max_regions=0)[0])

@@ -1,4 +1,4 @@
-// Arrays out of text: base64 of gzip of little-endian numbers, as `quantise.py` packs them.
+// Arrays out of text: base64 of gzip of little-endian numbers, as `content.py` packs them.
 
 function requireUnpacking() {
   if ("DecompressionStream" in window) return;

@@ -1,6 +1,6 @@
 // Merges the masks of queries into segments, as `merge_panoptic` of `heads/panoptic/panoptic_merge.py` does.
 
-const MASK_STEPS = 16; // as in quantise.py
+const MASK_STEPS = 16; // as in content.py
 
 // Probability of each value of an int8 mask, in float32; a value v is at v + 128.
 const MASK_PROBABILITIES = Float32Array.from({ length: 256 }, (_, i) => {

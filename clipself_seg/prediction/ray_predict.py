@@ -6,9 +6,11 @@ last how blocks are handed out. Ray may start a block again whose worker died: i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +28,7 @@ from clipself_seg.files import (
     read_json,
     read_text,
     remove_leftovers,
+    require_regular_file,
     write_json,
 )
 from clipself_seg.imports import typed_environment
@@ -41,6 +44,12 @@ Make = Callable[[str], tuple[Results[R], Json]]
 # By its underscore no part, for those that read the folder as one table.
 SETTINGS_FILE = "_settings.json"
 BLOCK = 64  # images of a file
+# Of a Parquet file that a stranger wrote: what it may state whatever its size, and how much more than it has.
+MANY_ROWS = 1 << 18
+MANY_BYTES = 1 << 28
+MOST_TIMES = 16
+MOST_LETTERS = 4096  # of a path
+logger = logging.getLogger(__name__)
 
 
 class Item(NamedTuple):
@@ -96,17 +105,9 @@ def find_items(inputs: Sequence[str], output: str, column: str | None = None) ->
     return items
 
 
-def _table_items(path: str, column: str | None) -> Iterator[Item]:
-    parquet = optional("pyarrow.parquet")
+def _table_items(path: str, column: str | None) -> list[Item]:
     types = optional("pyarrow.types")
-    try:
-        schema = parquet.read_schema(path)
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: correct its name") from None
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path} cannot be read as Parquet ({in_short(error)}): give a whole one"
-        ) from None
+    schema = _open_table(path).schema_arrow
     texts = [f.name for f in schema if types.is_string(f.type) or types.is_large_string(f.type)]
     contents = [f.name for f in schema if types.is_binary(f.type) or types.is_large_binary(f.type)]
     usable = texts + contents
@@ -117,12 +118,65 @@ def _table_items(path: str, column: str | None) -> Iterator[Item]:
             f"{path} has these columns of texts or bytes: {', '.join(usable) or 'none'}; name that of the images: "
             "--column NAME"
         )
-    if column in texts:
-        folder = os.path.dirname(path)
-        values = parquet.read_table(path, columns=[column])[column].to_pylist()
-        return (Item(os.path.join(folder, value or "")) for value in values)
-    rows = range(parquet.read_metadata(path).num_rows)
-    return (Item(f"{path}#{row}", path, column, row) for row in rows)
+    # With one copy of each value: a few bytes can stand for a long path in every row.
+    file = _open_table(path, read_dictionary=[column])
+    _check_extent(file, path)
+    if column in contents:
+        return [Item(f"{path}#{row}", path, column, row) for row in range(file.metadata.num_rows)]
+    with _reading_table(path):
+        return _paths(path, file.read([column])[column].chunks)
+
+
+def _paths(path: str, chunks: Sequence[Any]) -> list[Item]:
+    """The items of a column of paths."""
+    items = list[Item]()
+    for chunk in chunks:
+        chunk.validate(full=True)
+        names = [value or "" for value in chunk.dictionary.to_pylist()]
+        if any(len(name) > MOST_LETTERS for name in names):
+            raise InputError(f"{path} has a path of more than {MOST_LETTERS} letters: correct it")
+        whole = [os.path.join(os.path.dirname(path), name) for name in names]
+        items += [Item("" if i is None else whole[i]) for i in chunk.indices.to_pylist()]
+    return items
+
+
+def _open_table(path: str | Path, **how: object) -> Any:
+    """A Parquet file whose metadata alone is read.
+
+    Raises:
+        InputError: it is missing, no regular file, or no Parquet.
+    """
+    with _reading_table(path):
+        require_regular_file(path)
+        return optional("pyarrow.parquet").ParquetFile(path, page_checksum_verification=True, **how)
+
+
+@contextlib.contextmanager
+def _reading_table(path: str | Path) -> Iterator[None]:
+    """Whatever pyarrow raises becomes an `InputError` that names the file."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: correct its name") from None
+    except InputError:
+        raise
+    except (OSError, ValueError, optional("pyarrow").ArrowException) as error:
+        raise InputError(
+            f"{path} cannot be read as Parquet ({in_short(error)}): give a whole one"
+        ) from None
+
+
+def _check_extent(file: Any, path: str | Path) -> None:
+    """Refuse rows and bytes that a file of its size does not hold, by its metadata."""
+    metadata, size = file.metadata, os.path.getsize(path)
+    # Not by columns: pyarrow ends the process where those of a damaged file do not fit.
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    stated = sum(group.total_byte_size for group in groups)
+    if metadata.num_rows > max(MANY_ROWS, size) or stated > max(MANY_BYTES, MOST_TIMES * size):
+        raise InputError(
+            f"{path} has {size} bytes, and states {metadata.num_rows} rows and {stated} bytes: write it with less "
+            "compression, or give a .txt with a path a line"
+        )
 
 
 def read_item(item: Item, max_pixels: int, tables: dict[str, _Column]) -> np.ndarray:
@@ -141,25 +195,37 @@ def read_item(item: Item, max_pixels: int, tables: dict[str, _Column]) -> np.nda
 
 
 class _Column:
-    """Bytes of a column of a Parquet file, of which one row group is in memory."""
+    """Bytes of a column of a Parquet file, of which one value and one page are in memory."""
 
     def __init__(self, path: str, column: str) -> None:
-        self.file = optional("pyarrow.parquet").ParquetFile(path)
+        self.file = _open_table(path)
+        _check_extent(self.file, path)
+        self.path = path
         self.column = column
-        self._group = range(0)
-        self._values: Any = None
+        self._next = 0
+        self._end = 0
+        self._batches: Iterator[Any] = iter(())
 
     def value(self, row: int) -> bytes:
-        if row not in self._group:
-            begin = 0
-            for index in range(self.file.num_row_groups):
-                end = begin + self.file.metadata.row_group(index).num_rows
-                if row < end:
-                    break
-                begin = end
-            self._group = range(begin, end)
-            self._values = self.file.read_row_group(index, [self.column])[self.column]
-        return self._values[row - self._group.start].as_py() or b""
+        with _reading_table(self.path):
+            if not self._next <= row < self._end:
+                self._begin(row)
+            for batch in self._batches:
+                self._next += 1
+                if self._next > row:
+                    return batch.column(0)[0].as_py() or b""
+            raise ValueError(f"no row {row}")
+
+    def _begin(self, row: int) -> None:
+        """Go to the beginning of the row group that has a row."""
+        begin = end = 0
+        for index in range(self.file.num_row_groups):
+            begin, end = end, end + self.file.metadata.row_group(index).num_rows
+            if row < end:
+                break
+        self._next = begin
+        self._end = end
+        self._batches = self.file.iter_batches(1, row_groups=[index], columns=[self.column])
 
 
 def predict_block(results: Results[R], items: Sequence[Item], batch_size: int) -> list[Row]:
@@ -238,7 +304,7 @@ class Parts:
             provenance: of this call; JSON.
 
         Returns:
-            The blocks whose file is not there.
+            The blocks whose file is not there, or not as it was written.
 
         Raises:
             InputError: the folder has results of other settings or of other images.
@@ -246,8 +312,11 @@ class Parts:
         path = self.folder / SETTINGS_FILE
         asked = {**settings, "images": self._digest(), "images of a block": self.block_size}
         if path.exists():
-            old = read_json(path, "settings")
-            require_same(self.folder, old.get("settings", {}), asked, "give another --output")
+            match read_json(path, "settings"):
+                case {"settings": dict(old)}:
+                    require_same(self.folder, old, asked, "give another --output")
+                case _:
+                    raise InputError(f"{path} has no settings of predict: give another --output")
         else:
             write_json(path, {"settings": asked, "provenance": dict(provenance)})
         return [index for index in range(self.count) if not self._is_whole(index)]
@@ -259,11 +328,22 @@ class Parts:
         return sum(len(table) - table["error"].null_count for table in tables)
 
     def _is_whole(self, index: int) -> bool:
-        try:
-            metadata = optional("pyarrow.parquet").read_metadata(self.path(index))
-        except (OSError, ValueError):  # missing, or damaged since
+        path, names = self.path(index), [item.image for item in self.block(index)]
+        if not path.exists():
             return False
-        return bool(metadata.num_rows == len(self.block(index)))
+        try:
+            file = _open_table(path)
+            _check_extent(file, path)
+            with _reading_table(path):
+                table = file.read()
+                if table.schema == _schema() and table["image"].to_pylist() == names:
+                    return True
+        except InputError as error:
+            logger.debug("%s", error)
+        logger.warning(
+            "%s is not as it was written: its %d images are done again", path, len(names)
+        )
+        return False
 
     def _digest(self) -> str:
         """Digest of the images' names, and of the size and last change of their files."""
@@ -282,7 +362,9 @@ def write_part(path: Path, rows: Sequence[Row]) -> None:
     pyarrow = optional("pyarrow")
     with atomic_path(path) as temporary:
         table = pyarrow.Table.from_pylist(list(rows), schema=_schema())
-        optional("pyarrow.parquet").write_table(table, temporary, compression="zstd")
+        optional("pyarrow.parquet").write_table(
+            table, temporary, compression="zstd", write_page_checksum=True
+        )
 
 
 def _schema() -> Any:

@@ -20,6 +20,7 @@ Formats by where they are read:
     data/shards.py                      shards of images
     evaluation/panoptic/files.py        predictions; evaluation/coco_objects.py: objects with their masks
     mini/writer.py                      manifest of a mini world
+    prediction/                         the journal of a prediction, Ray's parts, Parquet of anybody for --ray
     training/, quickstart/              results.json and metrics.json of earlier runs
 """
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
 from clipself_seg.mini.writer import WorldSize, make_worlds
+from clipself_seg.prediction import ray_predict
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.journal import FILE_NAME, Journal, Written, input_state
+from clipself_seg.prediction.ray_predict import Item, Parts, find_items, read_item
 from clipself_seg.quickstart.chapters import Table, results_of
 from clipself_seg.quickstart.page import plot_losses
 from clipself_seg.quickstart.steps import Run
@@ -75,6 +78,34 @@ def _read_metrics(path: Path) -> None:
     drop_metrics_from(path, 3)
 
 
+def _write_part(folder: Path) -> None:
+    rows = [{"image": name, "scores": [0.5], "class_names": ["cat"]} for name in ("a", "b")]
+    ray_predict.write_part(folder / "part-00000.parquet", rows)
+
+
+def _read_part(path: Path) -> None:
+    Parts(path.parent, [Item("a"), Item("b")], 2).begin({}, {})
+
+
+def _write_table(folder: Path) -> None:
+    import pyarrow.parquet
+
+    table = pyarrow.table(
+        {"file": [f"{number}.png" for number in range(16)], "image": [b"P1 1 1 0"] * 16}
+    )
+    pyarrow.parquet.write_table(table, folder / "a.parquet", row_group_size=5)
+
+
+def _read_table(path: Path) -> None:
+    find_items([str(path)], str(path.parent / "out"), "file")
+
+
+def _read_images(path: Path) -> None:
+    tables = dict[str, object]()
+    for item in find_items([str(path)], str(path.parent / "out"), "image"):
+        read_item(item, 100, tables)
+
+
 RUNS = {
     "results_json": Reader(
         tree(f"{REPEATED.name}/results.json", lambda f: finish(Store(f), REPEATED, RESULTS)),
@@ -101,3 +132,10 @@ RUNS = {
         weight=0.03,
     ),
 }
+# The extra `dev` has pyarrow; an environment of before has not.
+if importlib.util.find_spec("pyarrow") is not None:
+    RUNS |= {
+        "ray_part_parquet": Reader(tree("part-00000.parquet", _write_part), _read_part),
+        "paths_parquet": Reader(tree("a.parquet", _write_table), _read_table),
+        "images_parquet": Reader(tree("a.parquet", _write_table), _read_images),
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -161,6 +162,70 @@ def test_what_is_there_is_not_done_again_and_other_settings_are_refused(tmp_path
     save(tmp_path / "1.png", 21)
     with pytest.raises(InputError, match="images has changed"):
         parts.begin({"weights": "abc"}, {})
+
+
+def test_a_part_that_is_kept_says_what_was_written(tmp_path, pyarrow, caplog):
+    import pyarrow.parquet
+
+    items = [Item(save(tmp_path / f"{i}.png")) for i in range(3)]
+    parts = Parts(tmp_path / "out", items, 3)
+    assert parts.begin({}, {}) == [0]
+    path = parts.path(0)
+    ray_predict.write_part(path, predict_block(Fake(), parts.block(0), 2))
+    content, written = path.read_bytes(), pyarrow.parquet.read_table(path)
+    again = 0
+    for place in range(4, 8 * len(content), 8 * len(content) // 150):
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        caplog.clear()
+        if parts.begin({}, {}) == [0]:
+            again += 1
+            assert "part-00000.parquet is not as it was written: its 3 images" in caplog.text
+        else:
+            assert pyarrow.parquet.read_table(path).equals(written)
+    assert again > 75
+    ray_predict.write_part(path, predict_block(Fake(), items[::-1], 2))  # of other images
+    assert parts.begin({}, {}) == [0]
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"settings": 3}'])
+def test_settings_that_are_none_are_refused(tmp_path, content):
+    (tmp_path / ray_predict.SETTINGS_FILE).write_text(content)
+    with pytest.raises(InputError, match="_settings.json has no settings of predict: give another"):
+        Parts(tmp_path, [], 2).begin({}, {})
+
+
+def test_a_few_bytes_of_parquet_do_not_stand_for_gigabytes(tmp_path, pyarrow, monkeypatch):
+    import pyarrow.parquet
+
+    def repeated(value):
+        return pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 1000, "int32"), [value])
+
+    monkeypatch.setattr(ray_predict, "MANY_BYTES", 1 << 20)
+    path, out = str(tmp_path / "a.parquet"), str(tmp_path / "out")
+    write = functools.partial(pyarrow.parquet.write_table, compression="zstd", store_schema=False)
+    cases = (
+        (pyarrow.nulls(1 << 19, pyarrow.string()), "has .* bytes, and states 524288 rows"),
+        (pyarrow.array(["x" * 3 * 10**6]), "has .* and states 1 rows and 3000... bytes"),
+        (repeated("x" * 10**5), "has a path of more than 4096 letters"),
+    )
+    for values, message in cases:
+        write(pyarrow.table({"file": values}), path)
+        with pytest.raises(InputError, match=f"a.parquet {message}"):
+            find_items([path], out)
+    write(pyarrow.table({"file": repeated(b"x" * 10**5)}), path)
+    memory = pyarrow.default_memory_pool()
+    before = memory.max_memory()
+    rows = predict_block(Fake(), find_items([path], out), 1)
+    assert len(rows) == 1000 and all("is not an image" in str(row["error"]) for row in rows)
+    assert memory.max_memory() < max(before + 1, 5 * 10**7)  # half of what the rows stand for
+
+
+def test_a_table_that_is_a_pipe_is_not_waited_for(tmp_path, pyarrow):
+    os.mkfifo(tmp_path / "b.parquet")
+    with pytest.raises(InputError, match="b.parquet is a pipe or a device"):
+        find_items([str(tmp_path / "b.parquet")], str(tmp_path / "out"))
 
 
 def test_without_ray_the_command_that_brings_it_is_said(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from clipself_seg import __version__
-from clipself_seg.errors import nearest
+from clipself_seg.errors import nearest, report_input_errors
 from clipself_seg.imports import HELP, OPTION
 
 PROGRAM = "clipself-seg"
@@ -137,6 +137,7 @@ def body(entry: Entry) -> Callable[[], int]:
     return getattr(importlib.import_module(f"clipself_seg.commands.{module}"), function)
 
 
+@report_input_errors
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit status, or 2 for a name that is none."""
     words = sys.argv[1:] if arguments is None else arguments

@@ -177,9 +177,13 @@ def alone_in(folder: str | os.PathLike[str]) -> Iterator[None]:
 
     Raises:
         FolderInUse: one is at work there; names it where the system knows its number.
+        InputError: a file is in the way of the folder.
         OSError: the folder cannot be made or opened.
     """
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{folder} is a file or below one: give another folder") from None
     handle = _lockable(Path(folder))
     _locked.add(handle)
     try:

@@ -171,6 +171,12 @@ def test_an_interrupted_command_promises_what_it_keeps(monkeypatch, capsys, name
     assert capsys.readouterr().err == f"interrupted; what is complete stays: {again}\n"
 
 
+def test_an_interruption_while_a_command_is_imported_is_a_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(importlib, "import_module", interrupted)
+    assert console.main(["predict"]) == 130
+    assert capsys.readouterr().err.startswith("interrupted; what is complete stays: ")
+
+
 def test_a_command_says_what_happens_the_next_time(capsys):
     assert report_input_errors(after_interrupt("it goes on at noon")(interrupted))() == 130
     assert "stays: it goes on at noon\n" in capsys.readouterr().err

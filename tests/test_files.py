@@ -45,6 +45,14 @@ with alone_in("out"):
 """
 
 
+def test_a_file_in_place_of_a_folder_is_refused_with_the_way_out(tmp_path):
+    (tmp_path / "a").touch()
+    for folder in (tmp_path / "a", tmp_path / "a" / "b"):
+        with pytest.raises(InputError, match=f"{folder} is a file or below one: give another"):
+            with alone_in(folder):
+                raise AssertionError
+
+
 def test_the_second_is_refused_by_folder_and_number_of_the_first(tmp_path):
     with alone_in(tmp_path / "new"):
         with pytest.raises(InputError, match=rf"new: another process \({os.getpid()}\) is at work"):

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipself_seg.errors import InputError, in_short
+from clipself_seg.files import require_regular_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -156,10 +157,12 @@ def open_safetensors(path: str | os.PathLike[str]) -> Iterator[Any]:
 
     Raises:
         OutOfBounds: the header is too long or names too many tensors.
+        InputError: no regular file.
         SafetensorError, OSError: it is damaged, or cannot be read.
     """
     from safetensors import safe_open
 
+    require_regular_file(path)
     with open(path, "rb") as start:
         length = int.from_bytes(start.read(8), "little")
     if MOST_HEADER_BYTES < length < os.path.getsize(path):

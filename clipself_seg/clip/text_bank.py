@@ -274,7 +274,7 @@ def _from_disk(path: Path, shape: tuple[int, int]) -> Tensor | None:
                 return None
             digest = (file.metadata() or {}).get(DIGEST)
             text: Tensor = file.get_tensor("text")
-    except (SafetensorError, OSError, OutOfBounds):
+    except (SafetensorError, OSError, OutOfBounds, InputError):
         return None
     whole = text.dtype == torch.float32 and digest == _digest(path, text)
     return text if whole and text.isfinite().all() else None

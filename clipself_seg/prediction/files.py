@@ -114,6 +114,10 @@ def _name(images: Sequence[ImageFile]) -> list[ImageFile]:
     counts = Counter(short)
     folders = {str(folder) for image in images for folder in PurePath(image.file_name).parents}
     unclear = {stem for stem in short if counts[stem] > 1 or f"{stem}.png" in folders}
+    # A name with an ending may be that of another image without its own: a.png.jpg beside a.png.
+    whole = {image.file_name: stem for image, stem in zip(images, short)}
+    while more := {stem for stem in short if whole.get(stem) in unclear} - unclear:
+        unclear |= more
     named = [
         dataclasses.replace(image, name=image.file_name if stem in unclear else stem)
         for image, stem in zip(images, short)

@@ -150,7 +150,9 @@ def predict_files(
                     made_by = journal.open(made_by)
                 return _Loop(results, files, journal, batch_size, made_by).predict_all(video)
     except OSError as error:
-        raise InputError(f"results cannot be written below {results.folder}: {error}") from None
+        raise InputError(
+            f"results cannot be written below {results.folder}: {error}: make room, or give another folder"
+        ) from None
 
 
 def _remove_leftovers(folder: Path) -> None:

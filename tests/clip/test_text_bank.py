@@ -332,6 +332,20 @@ def test_an_entry_under_the_key_of_another_or_without_digest_is_made_again(clip,
         assert entry.read_bytes() == whole
 
 
+def test_an_entry_that_is_a_pipe_is_not_waited_for(clip, tmp_path):
+    first = TextBank(clip, "single", cache_dir=tmp_path).embed(["cat"])
+    (entry,) = tmp_path.iterdir()
+    entry.unlink()
+    os.mkfifo(entry)
+    # Somebody writes, so that a reader ends: with what is no entry, and is not replaced either.
+    with open(os.open(entry, os.O_RDWR), "wb") as pipe:
+        pipe.write(bytes(64))
+        pipe.flush()
+        assert torch.equal(TextBank(clip, "single", cache_dir=tmp_path).embed(["cat"]), first)
+        os.set_blocking(pipe.fileno(), False)
+        assert len(os.read(pipe.fileno(), 99)) == 64  # nobody has read
+
+
 def no_home(monkeypatch):
     """A user whom the system does not know, as in many containers."""
     monkeypatch.delenv("HOME")

@@ -240,7 +240,7 @@ def test_bad_input_is_a_line_and_status_2(run, photos, tmp_path, capsys, words, 
 def test_results_that_cannot_be_written_end_it(run, photos, tmp_path, capsys):
     (tmp_path / "out").write_text("a file in the way")
     assert run("--vocabulary", "dog", "--input", photos) == 2
-    assert "results cannot be written below" in capsys.readouterr().err
+    assert "is a file or below one: give another folder" in capsys.readouterr().err
 
 
 def test_two_predictions_do_not_meet_and_leftovers_of_a_killed_one_go(

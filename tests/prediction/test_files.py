@@ -25,6 +25,14 @@ def test_results_of_an_image_are_not_called_like_a_folder_of_others(tmp_path):
     assert named == {"x.jpg", "x.png/y", "z"}
 
 
+def test_images_of_one_folder_have_results_of_different_names(tmp_path):
+    names = ("a.jpg", "a.png", "a.png.jpg", "a.png.jpg.bmp", "b.png.jpg", "c.jpg")
+    for name in names:
+        (tmp_path / name).touch()
+    named = [image.name for image in find_images([tmp_path], tmp_path / "out").images]
+    assert sorted(named) == [*names[:4], "b.png", "c"]
+
+
 def test_an_output_that_is_a_link_to_itself_is_left_to_who_writes(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "a.jpg").touch()

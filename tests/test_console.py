@@ -57,6 +57,33 @@ def test_help_is_quick_because_nothing_heavy_is_imported(program):
     assert all(f"usage: {program} {name}".rstrip() in done.stdout for name in names)
 
 
+def test_wrong_names_and_paths_are_refused_before_torch_is_imported(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    common = ["--input", str(tmp_path / "a.jpg"), "--vocabulary", "dog, cat"]
+    calls = [
+        ["predict", *common, "--weights", "no-such"],
+        ["predict", *common, "--weights", "no/such.pth", "--config-file", "mini/semseg.yaml"],
+        ["predict", *common, "--config-file", "no/such.yaml"],
+        ["predict", "--input", "no/such.jpg", "--vocabulary", "dog, cat"],
+        ["predict", *common[:2], "--vocabulary", "no/such.txt"],
+        ["predict", *common[:2], "--vocabulary", "no_such"],
+        ["train", "--config-file", "no/such.yaml"],
+        ["eval", "--config-file", "no/such.yaml"],
+        ["explore", "no/such.jpg", "--words", "dog, cat"],
+        ["dense-maps", common[1], "--words", "no/such.json"],
+    ]
+    code = (
+        "import sys\n"
+        "from clipself_seg.__main__ import main\n"
+        f"assert [main(words) for words in {calls}] == [2] * {len(calls)}\n"
+        "assert not {'torch', 'detectron2'} & sys.modules.keys()"
+    )
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stderr.splitlines()) >= len(calls) and "Traceback" not in done.stderr
+    assert all("such" in line for line in done.stderr.splitlines() if line.startswith("error: "))
+
+
 def test_train_net_takes_the_whole_command_line():
     code = "import runpy, sys; sys.argv = ['train_net.py', '--no-such-option']; "
     done = run_python(code + CALLS["train_net.py"])

@@ -26,8 +26,8 @@ from clipself_seg.clip.kinds import KINDS, list_architectures, model_configs
 from clipself_seg.clip.text_bank import TEMPLATES
 from clipself_seg.commands import prepare, train
 from clipself_seg.config import load_config
-from clipself_seg.config.yaml_files import find_file, names
 from clipself_seg.imports import OPTION
+from clipself_seg.yaml_files import find_file, names
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "clipself_seg"

@@ -24,7 +24,7 @@ from clipself_seg.checkpoints.download import (
     fetch_bytes,
     is_address,
 )
-from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, Entry, zoo
+from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, Entry, suggestion, zoo
 from clipself_seg.errors import InputError, shown
 from clipself_seg.files import home_expanded, read_json, write_json
 
@@ -34,6 +34,7 @@ HUGGING_FACE = "https://huggingface.co"
 # same CLIP in the layout of transformers.
 FILES = ("open_clip_model.safetensors", "model.safetensors")
 LISTING = "files.json"
+SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".pkl", ".ckpt")
 MOST_LISTED = 1 << 24  # bytes of a listing
 PART = "[A-Za-z0-9]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 logger = logging.getLogger(__name__)
@@ -265,6 +266,17 @@ def locate(weights: str | os.PathLike[str]) -> Path:
     if given in zoo() and not Path(given).exists():
         return fetch(zoo()[given])
     return Path(given)
+
+
+def no_checkpoint(given: str) -> InputError:
+    """The error about a path where no checkpoint is, with the official one that may be meant."""
+    remedy = f"give the path of a .pt or .safetensors file; {suggestion(given)}"
+    if given.startswith(HUB):
+        remedy = (
+            "a name of the Hugging Face hub is fetched only where it is typed as weights: give it there, or "
+            "download the file, and give its path"
+        )
+    return InputError(f"no checkpoint at {given}; {remedy}")
 
 
 def weights_folder() -> Path:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from clipself_seg.checkpoints.bounds import open_safetensors, refusing
 from clipself_seg.checkpoints.dense_feature import DenseFeature, stated_feature
-from clipself_seg.checkpoints.locate import HUB
+from clipself_seg.checkpoints.locate import no_checkpoint
 from clipself_seg.checkpoints.pickles import (
     ScriptObject,
     Unusable,
@@ -27,7 +27,6 @@ from clipself_seg.checkpoints.pickles import (
     read_pickles,
     script_tensors,
 )
-from clipself_seg.checkpoints.zoo import suggestion
 from clipself_seg.errors import InputError, shown
 
 WRAPPERS = ("model", "module", "state_dict")  # in the order in which the official loaders look
@@ -81,17 +80,6 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         # Only OpenAI's own state dicts carry this entry.
         return dataclasses.replace(checkpoint, activation="quick_gelu")
     return checkpoint
-
-
-def no_checkpoint(given: str) -> InputError:
-    """The error about a path where no checkpoint is, with the official one that may be meant."""
-    remedy = f"give the path of a .pt or .safetensors file; {suggestion(given)}"
-    if given.startswith(HUB):
-        remedy = (
-            "a name of the Hugging Face hub is fetched only where it is typed as weights: give it there, or "
-            "download the file, and give its path"
-        )
-    return InputError(f"no checkpoint at {given}; {remedy}")
 
 
 def _is_safetensors(path: Path) -> bool:

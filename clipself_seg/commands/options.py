@@ -1,7 +1,7 @@
 """What a command is: a function of its options, made by `command`, with a help text and a promise for Ctrl-C.
 
 `flag` and `value` add options whose help text names the default; those that several commands have come after them.
-Imports nothing heavy, so that --help is quick.
+Imports nothing heavy, so that --help is quick, and refuses wrong names and paths as quickly (`refuse_early`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
-from clipself_seg.errors import after_interrupt, report_input_errors
+from clipself_seg.errors import InputError, after_interrupt, report_input_errors
 from clipself_seg.imports import HELP, OPTION, take_imports
 
 Options = argparse._ActionsContainer  # a parser, or a group of one
@@ -55,7 +55,9 @@ class Command:
     def _run(self, words: Sequence[str] | None) -> int | None:
         with after_interrupt(self.again):
             typed = take_imports(sys.argv[1:] if words is None else words)
-            return self.body(self.parser().parse_args(typed))
+            args = self.parser().parse_args(typed)
+            refuse_early(args)
+            return self.body(args)
 
 
 def command(
@@ -63,6 +65,32 @@ def command(
 ) -> Callable[[Body], Command]:
     """Decorator that makes a `Command` of a function of the options."""
     return lambda body: Command(body, add_options, text, again)
+
+
+def refuse_early(args: argparse.Namespace) -> None:
+    """Refuse what is misspelt among names and paths before the body imports torch, which takes seconds.
+
+    Raises:
+        InputError: a configuration, inputs or weights that are not there, or class names that cannot be used.
+    """
+    config, weights = getattr(args, "config_file", None), getattr(args, "weights", None)
+    inputs = getattr(args, "input", None) or getattr(args, "images", None)
+    words = getattr(args, "vocabulary", None) or getattr(args, "words", None)
+    if config:
+        from clipself_seg.yaml_files import find_file
+
+        find_file(config)
+    if inputs and not any(map(os.path.exists, inputs)):
+        raise InputError(f"no such file or folder: {', '.join(inputs)}")
+    if words:
+        from clipself_seg.data.vocabulary import read_words
+
+        read_words(words)
+    if weights and not os.path.exists(weights):
+        from clipself_seg.checkpoints.locate import SUFFIXES, is_remote, no_checkpoint
+
+        if not is_remote(weights) and (os.sep in weights or weights.endswith(SUFFIXES)):
+            raise no_checkpoint(weights)
 
 
 def flag(options: Options, name: str, text: str) -> None:

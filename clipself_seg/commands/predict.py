@@ -226,7 +226,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _refuse(args: argparse.Namespace, task: str) -> None:
-    """Raises an error for an option or a format of another task, and for batches of no images."""
+    """Raises an error for an option or a format of another task, batches of no images, and unknown weights."""
     for name in args.save or ():
         if name not in SAVE[task]:
             raise InputError(
@@ -243,6 +243,12 @@ def _refuse(args: argparse.Namespace, task: str) -> None:
                 given = args.semantic or task != "--semantic"
                 why = f"does not go with {task}" if given else f"needs {other}"
                 raise InputError(f"{option} {why}")
+    if args.weights and not (args.config_file or args.opts or Path(args.weights).exists()):
+        from clipself_seg.checkpoints.locate import is_remote, no_checkpoint
+        from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, zoo
+
+        if not is_remote(args.weights) and args.weights not in {*zoo(), *SHIPPED_MODELS}:
+            raise no_checkpoint(args.weights)
     for name in NOT_RAY if args.ray else RAY_ONLY:
         if getattr(args, name):
             why = "does not go with" if args.ray else "needs"

@@ -25,22 +25,22 @@ from clipself_seg.config.reads import GUIDANCE, PUBLISHED, is_read, why_unread
 from clipself_seg.config.retired import CONSTANTS, is_retired
 from clipself_seg.config.shards import refuse_pipes
 from clipself_seg.config.weights import WEIGHTS, refuse_addresses
-from clipself_seg.config.yaml_files import (
+from clipself_seg.config.zero_shot import ZERO_SHOT_CHOICES
+from clipself_seg.errors import InputError, nearest
+from clipself_seg.imports import import_typed_modules
+from clipself_seg.yaml_files import (
     Layer,
     Tree,
     is_typed,
 )
-from clipself_seg.config.yaml_files import leaves as flatten
-from clipself_seg.config.yaml_files import (
+from clipself_seg.yaml_files import leaves as flatten
+from clipself_seg.yaml_files import (
     lists_for_tuples,
     merge_layers,
     read_layers,
     setting_place,
     shipped_name,
 )
-from clipself_seg.config.zero_shot import ZERO_SHOT_CHOICES
-from clipself_seg.errors import InputError, nearest
-from clipself_seg.imports import import_typed_modules
 
 logger = logging.getLogger(__name__)
 

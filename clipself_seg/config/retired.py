@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from clipself_seg.config.yaml_files import lists_for_tuples
 from clipself_seg.errors import InputError, shown
+from clipself_seg.yaml_files import lists_for_tuples
 
 HEAD = "MODEL.SEM_SEG_HEAD."
 # Keys of this project, with the constant that each became.

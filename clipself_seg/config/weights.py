@@ -11,8 +11,7 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from clipself_seg.checkpoints.locate import is_remote, locate
-from clipself_seg.checkpoints.read import no_checkpoint
+from clipself_seg.checkpoints.locate import SUFFIXES, is_remote, locate, no_checkpoint
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.errors import InputError
 
@@ -29,7 +28,6 @@ WEIGHTS = (
 )
 # Architectures that predict and have no weights but those of their CLIP.
 OF_CLIP_ALONE = ("ZeroShotSegmenter",)
-SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".pkl", ".ckpt")
 
 
 def weights_key(architecture: str) -> str:

@@ -24,7 +24,6 @@ from clipself_seg.config import load_config
 from clipself_seg.config.keys import default_config
 from clipself_seg.config.load import MODEL, option_pairs
 from clipself_seg.config.weights import fetch_addresses, weights_key
-from clipself_seg.config.yaml_files import leaves, merge_layers, read_layers
 from clipself_seg.data.images import decode_image, pil_pixels, read_image
 from clipself_seg.data.mappers.samples import Sample, chw
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
@@ -33,6 +32,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.mini.concepts import WORLDS
 from clipself_seg.models.build import build_model
 from clipself_seg.prediction.pretrained import Pretrained
+from clipself_seg.yaml_files import leaves, merge_layers, read_layers
 
 logger = logging.getLogger(__name__)
 

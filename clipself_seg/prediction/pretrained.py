@@ -40,11 +40,11 @@ from clipself_seg.config.keys import CLIP_BACKBONE, default_config
 from clipself_seg.config.load import flatten, load_config, values_and_defaults
 from clipself_seg.config.retired import CONSTANTS
 from clipself_seg.config.weights import WEIGHTS, fetch_addresses, weights_key
-from clipself_seg.config.yaml_files import lists_for_tuples, read_tree
 from clipself_seg.data.vocabulary import Vocabulary, parse_vocabulary
 from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import atomic_folder, atomic_path, read_json, write_json
 from clipself_seg.provenance import provenance
+from clipself_seg.yaml_files import lists_for_tuples, read_tree
 
 logger = logging.getLogger(__name__)
 

@@ -21,12 +21,12 @@ from clipself_seg.checkpoints.zoo import Entry, zoo
 from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.clip.openai import OPENAI_VIT
 from clipself_seg.config import load_config
-from clipself_seg.config.yaml_files import has_tower, names
 from clipself_seg.pages import TEMPLATES
 from clipself_seg.tables.page import markdown_table
 from clipself_seg.tables.recipes import recipe
 from clipself_seg.tables.runs import config_name
 from clipself_seg.tables.table import ROOT, RunOf, Table, read_tables
+from clipself_seg.yaml_files import has_tower, names
 
 FOLDERS = ("distill", "regions", "semseg", "panoptic", "detection")
 RATES = {"B": 52e12, "L": 70e12}

@@ -34,9 +34,9 @@ from typing import Any, TypeVar
 
 import yaml
 
-from clipself_seg.config.yaml_files import CONFIGS
 from clipself_seg.errors import InputError, in_short, nearest, shown
 from clipself_seg.files import read_text
+from clipself_seg.yaml_files import CONFIGS
 
 # The folder that the package is in: a checkout, which has configs/ and train_net.py, or site-packages.
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -33,8 +33,8 @@ from clipself_seg.checkpoints.zoo import (
     zoo,
 )
 from clipself_seg.clip.kinds import list_architectures
-from clipself_seg.config.yaml_files import names
 from clipself_seg.errors import InputError
+from clipself_seg.yaml_files import names
 from tests.weight_server import serving
 
 DATA = b"weights" * 100

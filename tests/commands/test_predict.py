@@ -196,8 +196,12 @@ REFUSED = [
     ("", "no config file none.yaml", {"config": "none.yaml"}),
     ("", "no checkpoint at none.pth", {"weights": "none.pth"}),
     ("", "this is no CAT-Seg checkpoint", {"weights": "mini-fvit"}),
-    # A configuration of another task is said before its weights are looked for.
-    ("", "FViT, which does not", {"config": "mini/detection", "weights": "no.pth", "opts": ()}),
+    # A configuration of another task is said before its weights are fetched.
+    (
+        "",
+        "FViT, which does not",
+        {"config": "mini/detection", "weights": "catseg-base", "opts": ()},
+    ),
     ("--save panoptic", "--save panoptic .* with --semantic, which has overlays, labels"),
     ("--ray --save overlays", "--save does not go with --ray"),
     ("--workers 2", "--workers needs --ray"),

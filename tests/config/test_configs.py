@@ -15,11 +15,11 @@ from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.config import flatten, load_config
 from clipself_seg.config.reads import why_unread
 from clipself_seg.config.weights import WEIGHTS
-from clipself_seg.config.yaml_files import CONFIGS as FOLDER
-from clipself_seg.config.yaml_files import has_tower, names, read_tree
 from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.training import run
+from clipself_seg.yaml_files import CONFIGS as FOLDER
+from clipself_seg.yaml_files import has_tower, names, read_tree
 from tests.tiny import write_tiny_coco
 
 # A task without a tower is nothing to run by itself; an RPN alone needs none.

@@ -29,9 +29,9 @@ from clipself_seg.config.reads import (
     why_unread,
 )
 from clipself_seg.config.retired import CONSTANTS, RETIRED, is_retired
-from clipself_seg.config.yaml_files import find_file, read_tree
 from clipself_seg.errors import InputError
 from clipself_seg.models.cat_seg import config as cat_seg_config
+from clipself_seg.yaml_files import find_file, read_tree
 
 
 def all_keys() -> dict[str, object]:

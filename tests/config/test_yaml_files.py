@@ -6,7 +6,8 @@ import pytest
 from detectron2.utils.file_io import PathManager
 
 from clipself_seg.config import load_config
-from clipself_seg.config.yaml_files import (
+from clipself_seg.errors import InputError
+from clipself_seg.yaml_files import (
     CONFIGS,
     MAX_FILES,
     Layer,
@@ -14,7 +15,6 @@ from clipself_seg.config.yaml_files import (
     merge_layers,
     read_layers,
 )
-from clipself_seg.errors import InputError
 
 
 def write(folder, **contents):

@@ -21,7 +21,6 @@ from clipself_seg.commands import predict
 from clipself_seg.config import load_config
 from clipself_seg.config.load import flatten
 from clipself_seg.config.weights import WEIGHTS
-from clipself_seg.config.yaml_files import read_tree
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import build_model
 from clipself_seg.models.panoptic.model import trained_state
@@ -38,6 +37,7 @@ from clipself_seg.prediction.pretrained import (
     write_folder_config,
 )
 from clipself_seg.prediction.semantic import Predictor, load_predictor
+from clipself_seg.yaml_files import read_tree
 from tests.conftest import ROOT
 from tests.faults import full_disk
 from tests.tiny import noise

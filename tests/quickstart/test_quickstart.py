@@ -12,7 +12,6 @@ from PIL import Image
 
 from clipself_seg.commands import predict, train
 from clipself_seg.commands.quickstart import quickstart as command
-from clipself_seg.config.yaml_files import CONFIGS, find_file
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
 from clipself_seg.quickstart import chapters, quickstart, steps
@@ -21,6 +20,7 @@ from clipself_seg.quickstart.heat_maps import Question
 from clipself_seg.quickstart.steps import AT_ONCE, Run, View, call_together
 from clipself_seg.quickstart.tiles import Row
 from clipself_seg.visualization.boxes import SEEN, UNSEEN
+from clipself_seg.yaml_files import CONFIGS, find_file
 
 
 def python(*lines: str) -> list[str]:

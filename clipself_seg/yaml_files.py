@@ -26,7 +26,7 @@ MAX_DEPTH = 50
 # Keys of a file that somebody wrote: the config.yaml of a run, or of save_pretrained, states more.
 MOST_TYPED = 100
 # The files that come with the package (in a checkout a link to its configs/).
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+CONFIGS = Path(__file__).resolve().parent / "configs"
 NAMES = CONFIGS / "names.yaml"
 TOWERS = CONFIGS / "towers"
 # Sections of a file that are read with one MODEL.META_ARCHITECTURE or MODEL.CLIP.NAME alone: what a tower changes in a

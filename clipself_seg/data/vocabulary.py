@@ -432,7 +432,7 @@ def read_class_json(path: str | Path) -> list[str]:
     return names
 
 
-def seen_by_name(test: Vocabulary, train: Vocabulary) -> np.ndarray:
+def seen_by_plain_spelling(test: Vocabulary, train: Vocabulary) -> np.ndarray:
     """Bool (K,): which of the K classes of `test` have a synonym that `train` has too.
 
     Names are compared in lower case, with hyphens and underscores as spaces. Nothing is understood:
@@ -448,17 +448,17 @@ def seen_in_training(vocabulary: Vocabulary, trained: Vocabulary) -> np.ndarray:
         vocabulary: the K classes.
         trained: the training vocabulary; of one with novel classes, as OV-COCO's, those do not count.
 
-    Names are compared as in `seen_by_name`, for LVIS writes "dining_table" where COCO has "dining table".
+    Names are compared as in `seen_by_plain_spelling`, for LVIS writes "dining_table" where COCO has "dining table".
     """
     shown = tuple(entry for entry in trained.classes if entry.seen is not False)
-    return seen_by_name(vocabulary, replace(trained, classes=shown))
+    return seen_by_plain_spelling(vocabulary, replace(trained, classes=shown))
 
 
 def _plain_names(entry: VocabularyClass) -> set[str]:
     return {" ".join(re.sub("[-_]", " ", name).lower().split()) for name in entry.names}
 
 
-def seen_by_synonym(test: Vocabulary, train: Vocabulary) -> np.ndarray:
+def seen_by_exact_spelling(test: Vocabulary, train: Vocabulary) -> np.ndarray:
     """Bool (K,): which of the K classes of `test` have a synonym that is a string of `train`.
 
     The published rule of panoptic fusion: strings are compared as the files spell them, so case,

@@ -28,7 +28,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.panoptic_merge import resize_masks
 from clipself_seg.models.region_reader import check_size
 from clipself_seg.prediction.panoptic import PanopticPredictor
-from clipself_seg.prediction.predictor import WorldCheck, image_sample
+from clipself_seg.prediction.predictor import WorldCheck
 from clipself_seg.prediction.regions import colours_of
 
 SHOWN_SIDE = 768  # longest side in pixels of an image on the page
@@ -205,7 +205,7 @@ class PanopticView:
     def image(self, image: np.ndarray) -> dict[str, object]:
         """Scores and masks of an image (H, W, 3) uint8, JSON."""
         model = self.predictor.model
-        sample = image_sample(image, self.predictor.mapper)
+        sample = self.predictor.mapper.resized(image)
         generated = model.generate(sample)
         clip_logits, valid = model.clip_scores(sample, generated)
         columns, rows = fit_size(image.shape[1], image.shape[0], MAP_SIDE)

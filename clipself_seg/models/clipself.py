@@ -305,9 +305,9 @@ class CLIPSelf(ModelBase):
 
 
 def _unread_rows(tower: ImageTower, reads: Sequence[str]) -> dict[str, Tensor]:
-    """Query and key rows of the last block's packed matrix and bias that nothing reads, by name.
+    """Query and key rows of the last block's packed matrix and bias that the objective does not read, by name.
 
-    None if it packs none, or attends.
+    Empty where the tower packs none, or where image embeddings are read, for which the last block attends.
     """
     if not isinstance(tower, TransformerTower) or tower.pooled or IMAGE in reads:
         return {}

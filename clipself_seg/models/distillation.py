@@ -6,7 +6,8 @@ read it: crops alone (`CropDistillation`), a sum of terms (`WeightedTerms`) with
 
 A further objective is a class with the members of `Objective`, a line in `OBJECTIVES` and a value of
 ``MODEL.CLIPSELF.TARGET``; the samples that it reads are made by a mapper that `training.tasks.RegionTask` chooses. A
-further term of the target "crops" is a function and a line in `TERMS`.
+further term of the target "crops" is a function, a line in `TERMS` and in `_crops`, a key in ``config/keys.py`` and its
+name in ``config/checks.py``.
 
 Shapes: B images, R regions of all images, n regions of one image, E embedding, h x w cells of the
     dense features, N = h w of them, D width of the tower, S0 side of the CLIP's own images.

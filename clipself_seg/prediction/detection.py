@@ -18,7 +18,6 @@ from typing import Any, overload
 import numpy as np
 from detectron2.config import CfgNode
 
-from clipself_seg.clip.text_bank import check_lengths
 from clipself_seg.data.datasets.records import find_dataset
 from clipself_seg.data.datasets.table import DetectionSet
 from clipself_seg.data.mappers.detection import DetectionTestMapper
@@ -145,8 +144,6 @@ class DetectionPredictor(ImagePredictor[Detections]):
         """
         words = as_vocabulary(words)
         seen = None if self.trained is None else seen_in_training(words, self.trained)
-        names = tuple(entry.names for entry in words.classes)
-        check_lengths(self.model.clip, names, self.model.bank.templates)
         built_in = words.name in available_vocabularies()
         self.model.set_vocabulary(words, seen, all_synonyms=not built_in)
         self.seen = self.model.seen().cpu().numpy()

@@ -35,7 +35,7 @@ from clipself_seg.data.vocabulary import (
     available_vocabularies,
     class_entries,
     load_vocabulary,
-    seen_by_synonym,
+    seen_by_exact_spelling,
 )
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.models import OpenPanoptic
@@ -43,7 +43,6 @@ from clipself_seg.prediction.predictor import (
     GivenImage,
     GivenImages,
     ImagePredictor,
-    image_sample,
     prediction_config,
 )
 from clipself_seg.prediction.regions import MapMasks, Region, RegionResult, Regions, colours_of
@@ -230,7 +229,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
             InputError: as `panoptic_words`.
         """
         words = panoptic_words(words, stuff)
-        seen = seen_by_synonym(words, self.trained)
+        seen = seen_by_exact_spelling(words, self.trained)
         self.model.set_vocabulary(words, seen)
         self.seen = seen
         self._set_classes(words)
@@ -292,7 +291,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
     ) -> list[PanopticSegmentation]:
         self.warning_of(images)
         words = self.require_vocabulary()
-        samples = [image_sample(image, self.mapper) for image in images]
+        samples = [self.mapper.resized(image) for image in images]
         for image, sample, image_masks in zip(images, samples, masks):
             if image_masks is not None:
                 size = (image.shape[0], image.shape[1])

@@ -25,8 +25,6 @@ from clipself_seg.config.keys import default_config
 from clipself_seg.config.load import MODEL, option_pairs
 from clipself_seg.config.weights import fetch_addresses, weights_key
 from clipself_seg.data.images import decode_image, pil_pixels, read_image
-from clipself_seg.data.mappers.samples import Sample, chw
-from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
 from clipself_seg.mini.concepts import WORLDS
@@ -268,12 +266,6 @@ def require_architecture(
             f"MODEL.META_ARCHITECTURE is {architecture}, which {lack}: take a configuration of "
             f"{' or '.join(architectures)}, such as those below {folder}"
         )
-
-
-def image_sample(image: np.ndarray, mapper: SemSegTestMapper) -> Sample:
-    """What a model is given of an image (H, W, 3) uint8 RGB, as the mapper makes it of a file."""
-    resized = mapper.resize.get_transform(image).apply_image(image)
-    return {"image": chw(resized), "height": image.shape[0], "width": image.shape[1]}
 
 
 def rgb_image(image: GivenImage, max_pixels: int) -> np.ndarray:

@@ -36,7 +36,6 @@ from clipself_seg.prediction.predictor import (
     GivenImage,
     GivenImages,
     ImagePredictor,
-    image_sample,
     prediction_config,
 )
 from clipself_seg.prediction.pretrained import load_pretrained
@@ -308,7 +307,7 @@ class Predictor(ImagePredictor[Segmentation]):
         self, images: Sequence[np.ndarray], scores: bool = False
     ) -> list[Segmentation]:
         self.warning_of(images)
-        samples = [image_sample(image, self.mapper) for image in images]
+        samples = [self.mapper.resized(image) for image in images]
         outputs = self.model(samples, output="scores" if scores else "labels")
         return [
             self._segmentation(output, image, scores)

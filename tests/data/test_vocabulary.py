@@ -21,8 +21,8 @@ from clipself_seg.data.vocabulary import (
     read_class_json,
     read_label_file,
     read_words,
-    seen_by_name,
-    seen_by_synonym,
+    seen_by_exact_spelling,
+    seen_by_plain_spelling,
 )
 from clipself_seg.errors import InputError
 
@@ -307,13 +307,13 @@ def test_any_synonym_on_either_side_will_do_letter_by_letter_or_by_words():
     train = Vocabulary.from_names(["Traffic-Light", "wall_brick", "couch|sofa"])
     names = ["traffic light", "Traffic-Light", "wall brick ", "wall", "settee|sofa", "sofas"]
     test = Vocabulary("test", tuple(VocabularyClass(tuple(n.split("|")), 0) for n in names))
-    assert seen_by_name(test, train).tolist() == [True, True, True, False, True, False]
-    assert seen_by_synonym(test, train).tolist() == [False, True, False, False, True, False]
+    assert seen_by_plain_spelling(test, train).tolist() == [True, True, True, False, True, False]
+    assert seen_by_exact_spelling(test, train).tolist() == [False, True, False, False, True, False]
 
 
 def test_ade_against_coco_stuff():
     ade, stuff = load_vocabulary("ade20k_150"), load_vocabulary("coco_stuff_171")
-    seen = seen_by_name(ade, stuff)
+    seen = seen_by_plain_spelling(ade, stuff)
     found = {name for name, known in zip(ade.names, seen) if known}
     assert seen.shape == (150,) and seen.sum() == len(found) == 49
     assert {"person", "tree", "traffic light", "table"} <= found
@@ -331,10 +331,10 @@ SEEN_OF_ADE = """
 
 def test_raw_synonyms_give_the_published_64_classes_of_ade():
     ade, coco = load_vocabulary("openseg_ade20k_150"), load_vocabulary("openseg_coco_panoptic_133")
-    seen = seen_by_synonym(ade, coco)
+    seen = seen_by_exact_spelling(ade, coco)
     assert seen.nonzero()[0].tolist() == [int(word) for word in SEEN_OF_ADE.split()]
     assert (seen & ade.thing).sum() == 44 and (seen & ~ade.thing).sum() == 20
-    assert seen_by_synonym(coco, coco).all()
+    assert seen_by_exact_spelling(coco, coco).all()
 
 
 def test_a_long_name_that_is_there_twice_is_shown_by_its_beginning(tmp_path):

@@ -25,7 +25,6 @@ from clipself_seg.prediction.panoptic import (
     panoptic_words,
     segmentation_of,
 )
-from clipself_seg.prediction.predictor import image_sample
 from clipself_seg.prediction.results import PanopticResults
 from tests.conftest import ROOT
 from tests.panoptic_worlds import panopticapi_quality
@@ -202,7 +201,7 @@ def test_a_real_model_gives_what_it_gives_in_evaluation(real):
     assert real.trained.name == "mini_base" and real.model.classes.things == (0,)
     image = noise(50, 90)
     found = real(image)
-    (output,) = real.model([image_sample(image, real.mapper)])
+    (output,) = real.model([real.mapper.resized(image)])
     assert output.keys() == {"panoptic_seg", "instances", "sem_seg"}
     ids, segments = output["panoptic_seg"]
     assert found.ids.shape == (50, 90) and len(found.segments) == len(segments)

@@ -12,7 +12,6 @@ from clipself_seg.config import load_config
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.prediction.predictor import image_sample
 from clipself_seg.prediction.semantic import Predictor, label_type, load_predictor
 from tests.conftest import ROOT
 from tests.tiny import noise, save_noise
@@ -126,7 +125,7 @@ def test_files_arrays_and_evaluation_see_the_same_pixels(real, tmp_path):
     pixels, path = noise(50, 90), save_noise(tmp_path / "photo.png", 50, 90)
     record = {"file_name": str(path), "image_id": 0, "sem_seg_file_name": ""}
     sample = SemSegTestMapper(load_config("", OPTS))(record)
-    made = image_sample(pixels, real.mapper)
+    made = real.mapper.resized(pixels)
     assert sample["image"].shape == (3, 64, 115) and (made["image"] == sample["image"]).all()
     real.set_vocabulary("dog, grass, sky")
     expected = real.model([sample], output="labels")[0]["sem_seg_labels"].numpy()

@@ -290,7 +290,7 @@ class DetectionTestMapper(ConfigurableMapper):
 
         Returns:
             "file_name", "image_id", "image" uint8 (3, h, w) RGB, "height" and "width" of the image before
-            resizing, in pixels, and "scale" float32 (2,), (w / width, h / height).
+            resizing, in pixels.
 
         Raises:
             InputError: the image cannot be read, or has another size than stated.
@@ -307,5 +307,4 @@ class DetectionTestMapper(ConfigurableMapper):
             "image": chw(resize_image(image, size, self.resize)),
             "height": height,
             "width": width,
-            "scale": torch.tensor([size[1] / width, size[0] / height], dtype=torch.float32),
         }

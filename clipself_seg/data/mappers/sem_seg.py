@@ -217,13 +217,16 @@ class SemSegTestMapper(ConfigurableMapper):
                 size.
         """
         image = read_image(record["file_name"], stated_size(record), self.max_pixels)
-        resized = self.resize.get_transform(image).apply_image(image)
-        height, width = image.shape[:2]
-        sample = {**record, "image": chw(resized), "height": height, "width": width}
+        sample = record | self.resized(image)
         if self.masks is not None:
             name = image_name(record["file_name"])
-            sample |= mask_entries(self.masks.read(name, (height, width)))
+            sample |= mask_entries(self.masks.read(name, image.shape[:2]))
         return sample
+
+    def resized(self, image: np.ndarray) -> Sample:
+        """The sample of an image (H, W, 3) uint8 RGB without a record: what says which one it is, is missing."""
+        resized = self.resize.get_transform(image).apply_image(image)
+        return {"image": chw(resized), "height": image.shape[0], "width": image.shape[1]}
 
 
 def mask_entries(given: GivenMasks) -> Sample:

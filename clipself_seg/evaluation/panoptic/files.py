@@ -17,7 +17,7 @@ import numpy as np
 from clipself_seg.data.annotations import coco_list, read_coco_json
 from clipself_seg.data.masks import read_panoptic_png
 from clipself_seg.data.parallel import run_in_parallel
-from clipself_seg.data.vocabulary import load_vocabulary, seen_by_synonym
+from clipself_seg.data.vocabulary import load_vocabulary, seen_by_exact_spelling
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.coco_objects import Entry
 from clipself_seg.evaluation.evaluator import ImageId
@@ -92,7 +92,7 @@ def read_categories(json_file: str | os.PathLike[str]) -> Categories:
 
 
 def seen_categories(categories: Categories, vocabulary: str, trained: str) -> np.ndarray:
-    """Bool (C,): which classes are seen by the rule of `seen_by_synonym`.
+    """Bool (C,): which classes are seen by the rule of `seen_by_exact_spelling`.
 
     Args:
         categories: classes of the ground truth.
@@ -109,7 +109,7 @@ def seen_categories(categories: Categories, vocabulary: str, trained: str) -> np
             f'vocabulary "{vocabulary}" lacks the categories {missing[:5]} of the ground truth: '
             "give the data set's own"
         )
-    seen = seen_by_synonym(classes, load_vocabulary(trained))
+    seen = seen_by_exact_spelling(classes, load_vocabulary(trained))
     return seen[[classes.dataset_id_to_index[i] for i in categories.ids]]
 
 

@@ -27,7 +27,7 @@ from clipself_seg.data.vocabulary import (
     VocabularyClass,
     load_vocabulary,
     read_label_file,
-    seen_by_synonym,
+    seen_by_exact_spelling,
 )
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.coco_objects import TrueObjects, read_true_instances
@@ -101,7 +101,7 @@ def read_panoptic_ground_truth(
     seen = None
     instances = None
     if train_vocabulary:
-        seen = seen_by_synonym(vocabulary, load_vocabulary(train_vocabulary))
+        seen = seen_by_exact_spelling(vocabulary, load_vocabulary(train_vocabulary))
     if "instances" in measured:
         instances = read_true_instances(
             files.path(files.instances_json), vocabulary, [record["image_id"] for record in records]
@@ -179,7 +179,7 @@ def read_semantic_only(
         vocabulary = _named_by(label_file, vocabulary, files)
     seen = None
     if train_vocabulary:
-        seen = seen_by_synonym(vocabulary, load_vocabulary(train_vocabulary))
+        seen = seen_by_exact_spelling(vocabulary, load_vocabulary(train_vocabulary))
         if counts_all(name, train_vocabulary):
             seen = np.ones(len(vocabulary), dtype=bool)
     records = sem_seg_records(name)

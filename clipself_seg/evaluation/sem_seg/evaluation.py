@@ -28,7 +28,7 @@ from clipself_seg.data.vocabulary import (
     class_list,
     load_vocabulary,
     read_class_json,
-    seen_by_name,
+    seen_by_plain_spelling,
 )
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results, oracle_numbers
@@ -235,7 +235,9 @@ class SemSegEvaluation(Evaluation[SemSegModel, "SemSegData"]):
         names = vocabulary.names[foreground]
         seen = None
         if self.train_vocabulary:
-            seen = seen_by_name(vocabulary, load_vocabulary(self.train_vocabulary))[foreground]
+            seen = seen_by_plain_spelling(vocabulary, load_vocabulary(self.train_vocabulary))[
+                foreground
+            ]
         words: Words = vocabulary
         if self.class_json:
             words = read_dataset_names("TEST_CLASS_JSON", self.class_json, name, len(vocabulary))

@@ -28,13 +28,13 @@ from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.backbone import BackboneTower, build_clip, load_state
 from clipself_seg.clip.model import CLIP_MEAN
 from clipself_seg.clip.runtime import autocast, constant, on_device
-from clipself_seg.clip.text_bank import templates_text
+from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.clip.tower import train_last_blocks
 from clipself_seg.clip.weights import load_strictly, to_layout
 from clipself_seg.config.keys import CLIP_BACKBONE
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Vocabulary, class_names, seen_by_name
+from clipself_seg.data.vocabulary import Vocabulary, class_names, seen_by_plain_spelling
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import fusion_of
 from clipself_seg.heads.fvit.boxes import ROI_RULES, Detected, DetectionRule, Objects
@@ -99,13 +99,14 @@ class OpenVocabulary(ModelBase):
             all_synonyms: whether the mean of all names of a class is its text, or the first alone (official).
 
         Raises:
-            InputError: as `class_names`.
+            InputError: as `class_names`, or a name that CLIP cannot read whole.
             ValueError: `seen` is of another number of classes.
         """
         names = class_names(words, all_synonyms=all_synonyms)
+        check_lengths(self.bank.clip, names, self.bank.templates)
         if seen is None and self.trained_names:
             given = words if isinstance(words, Vocabulary) else Vocabulary.from_names(words)
-            seen = seen_by_name(
+            seen = seen_by_plain_spelling(
                 given, Vocabulary.from_names(["|".join(n) for n in self.trained_names])
             )
         self.give_classes(names, seen)

@@ -33,7 +33,7 @@ from clipself_seg.data.datasets.table import (
     SemSegSet,
     ade_parent,
 )
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, seen_by_synonym
+from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, seen_by_exact_spelling
 from clipself_seg.errors import InputError
 from clipself_seg.mini.writer import WorldSize, make_worlds
 
@@ -394,7 +394,7 @@ def test_things_of_coco_are_numbered_from_0_and_those_of_ade_keep_their_place():
 def test_vocabularies_have_the_published_sizes_and_overlap_with_training(name, sizes):
     train = load_vocabulary(find_dataset(COCO, PanopticSet).vocabulary)
     vocabulary = load_vocabulary(find_dataset(name, PanopticSet).vocabulary)
-    seen, things = seen_by_synonym(vocabulary, train), vocabulary.thing
+    seen, things = seen_by_exact_spelling(vocabulary, train), vocabulary.thing
     texts = sum(len(entry.names) for entry in vocabulary.classes)
     assert sizes == (len(vocabulary), texts, seen.sum(), things.sum(), (seen & things).sum())
     if name == CITYSCAPES:

@@ -278,10 +278,8 @@ def test_real_images_come_out_as_by_a_plain_loop(real_datasets, monkeypatch, mas
 def test_a_test_image_fills_its_longer_side(tmp_path, resize):
     record = record_of(tmp_path, 31, 64, (2, 4, 12, 10))
     sample = DetectionTestMapper(side=48, resize=resize)(record)
-    assert sample.keys() == {"file_name", "image_id", "image", "height", "width", "scale"}
+    assert sample.keys() == {"file_name", "image_id", "image", "height", "width"}
     assert sample["image"].shape == (3, 23, 48) and sample["image"].dtype == torch.uint8
     assert (sample["height"], sample["width"]) == (31, 64)
-    assert sample["scale"].tolist() == np.array([48 / 64, 23 / 31], np.float32).tolist()
-    assert sample["scale"].dtype == torch.float32
     # The first channel says the row, the second one the column.
     assert sample["image"][0, -1].float().mean() > 230 and sample["image"][1, :, 0].max() < 10

@@ -57,11 +57,11 @@ def test_loss_of_vectors_whose_angles_are_known():
 
 def test_average_over_images_gives_each_image_the_same_weight():
     student = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
-    teacher = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])  # distances 1, 0, 0
+    teacher = torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])  # distances 1, 1, 0
     # An image without regions has no weight.
     for sizes in ([1, 2], [1, 0, 2]):
         loss = loss_of(student, teacher, sizes, "images")
-        torch.testing.assert_close(loss, torch.tensor((1 + 0) / 2))
+        torch.testing.assert_close(loss, torch.tensor((1 + 1 / 2) / 2))
 
 
 @pytest.mark.parametrize("average", ["regions", "images"])

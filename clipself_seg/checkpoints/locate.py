@@ -268,6 +268,17 @@ def locate(weights: str | os.PathLike[str]) -> Path:
     return Path(given)
 
 
+def refuse_lost(given: str) -> None:
+    """Refuse weights that can be nothing but a path, if no file is there; names and addresses pass.
+
+    Raises:
+        InputError: names the path, and the official checkpoint that may be meant.
+    """
+    path = not is_remote(given) and (os.sep in given or given.endswith(SUFFIXES))
+    if path and not os.path.exists(given):
+        raise no_checkpoint(given)
+
+
 def no_checkpoint(given: str) -> InputError:
     """The error about a path where no checkpoint is, with the official one that may be meant."""
     remedy = f"give the path of a .pt or .safetensors file; {suggestion(given)}"

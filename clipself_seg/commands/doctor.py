@@ -77,11 +77,12 @@ class Package(NamedTuple):
         return "?"
 
 
+NUMPY = Package("numpy", ("numpy",))
 PACKAGES = (
     Package("torch", ("torch",)),
     Package("torchvision", ("torchvision",)),
     Package("open_clip", ("open_clip_torch",)),
-    Package("numpy", ("numpy",)),
+    NUMPY,
     Package("PIL", ("Pillow",)),
     Package("cv2", ("opencv-python-headless", "opencv-python", "opencv-contrib-python")),
 )
@@ -147,7 +148,7 @@ def _detectron2() -> None:
             importlib.import_module("detectron2.model_zoo")
     except ImportError as error:
         _say(f'  detectron2.model_zoo does not load ({error}): pip install "setuptools<82"')
-    if importlib.util.find_spec("numpy") and metadata.version("numpy").split(".")[0] != "1":
+    if not (NUMPY.version or "1.").startswith("1."):
         _say(
             "  detectron2's SemSegEvaluator reads no label map with numpy 2: give it a sem_seg_loading_fn,",
             "  docs/guests.md (section 3)",

@@ -86,11 +86,10 @@ def refuse_early(args: argparse.Namespace) -> None:
         from clipself_seg.data.vocabulary import read_words
 
         read_words(words)
-    if weights and not os.path.exists(weights):
-        from clipself_seg.checkpoints.locate import SUFFIXES, is_remote, no_checkpoint
+    if weights:
+        from clipself_seg.checkpoints.locate import refuse_lost
 
-        if not is_remote(weights) and (os.sep in weights or weights.endswith(SUFFIXES)):
-            raise no_checkpoint(weights)
+        refuse_lost(weights)
 
 
 def flag(options: Options, name: str, text: str) -> None:

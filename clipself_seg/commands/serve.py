@@ -18,7 +18,6 @@ import contextlib
 import math
 import os
 import re
-import resource
 import secrets
 import signal
 import socket
@@ -30,6 +29,11 @@ from typing import TYPE_CHECKING, Any
 from clipself_seg.commands.explore import add_model_options, heat_models
 from clipself_seg.commands.options import command, value
 from clipself_seg.errors import InputError, MissingPackage
+
+try:
+    import resource
+except ModuleNotFoundError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -269,7 +273,7 @@ def _config(app: FastAPI) -> uvicorn.Config:
     from clipself_seg.explore.server import Connection
 
     # A quarter of what the process may open: others wait to be taken, and there are models and images.
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = -1 if resource is None else resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     most = MOST_CONNECTIONS if files < 0 else min(MOST_CONNECTIONS, files // 4)
     return uvicorn.Config(
         app,

@@ -5,13 +5,11 @@ A file may come from anybody, so an address in it, or a name of the hub, is not 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection
-from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from clipself_seg.checkpoints.locate import SUFFIXES, is_remote, locate, no_checkpoint
+from clipself_seg.checkpoints.locate import is_remote, locate, refuse_lost
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.errors import InputError
 
@@ -85,8 +83,8 @@ def require_weights(cfg: CfgNode) -> None:
         value = _value(cfg, key)
         if value in zoo():
             locate(value)
-        elif (os.sep in value or value.endswith(SUFFIXES)) and not Path(value).exists():
-            raise no_checkpoint(value)
+        else:
+            refuse_lost(value)
 
 
 def _value(cfg: CfgNode, key: str) -> str:

@@ -79,7 +79,7 @@ def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> It
     """
     require_regular_file(path)
     with open(path, "rb") as content:
-        check_chunks(content)
+        check_content(content)
         image = _open(path, content, path)
     with image:
         check_pixels(path, *image.size, max_pixels)
@@ -121,9 +121,9 @@ def _check_heif(content: BinaryIO, name: str | os.PathLike[str]) -> None:
         )
 
 
-def check_chunks(content: BinaryIO) -> None:
-    """Refuse a PNG with a chunk that states more bytes than the file has, for which decoders make room, and a PPM of
-    more comments than Pillow is quick with.
+def check_content(content: BinaryIO) -> None:
+    """Refuse what costs a decoder far more than its size: a PNG with a chunk that states more bytes than the file has,
+    for which decoders make room, and a PPM of more comments than Pillow is quick with.
 
     Args:
         content: file, at its beginning; one of another format passes.
@@ -220,7 +220,7 @@ def decode_image(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.
         InputError: it cannot be decoded, or has more pixels.
     """
     with _naming(name):
-        check_chunks(stream := io.BytesIO(content))
+        check_content(stream := io.BytesIO(content))
         with _open(io.BytesIO(content), stream, name) as file:
             return pil_pixels(file, name, max_pixels)
 

@@ -22,7 +22,7 @@ from pycocotools import mask as rle
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.images import (
     MAX_PIXELS,
-    check_chunks,
+    check_content,
     check_pixels,
     decoding_errors,
     open_image,
@@ -186,7 +186,7 @@ def _decode_quickly(path: str | os.PathLike[str], max_pixels: int) -> np.ndarray
             return None
         width, height = content[16:24].view(">u4").tolist()
         check_pixels(path, width, height, max_pixels)
-        check_chunks(io.BytesIO(content.tobytes()))
+        check_content(io.BytesIO(content.tobytes()))
         pixels = cv2.imdecode(content, AS_STORED)
     except (OSError, SyntaxError, cv2.error):
         return None

@@ -83,7 +83,7 @@ def _open_clip_tokenizer() -> ModuleType:
 
 
 def open_clip_folder() -> Path:
-    """Where open_clip is installed."""
+    """Folder of the installed open_clip."""
     spec = importlib.util.find_spec(OPEN_CLIP)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"No module named {OPEN_CLIP!r}", name=OPEN_CLIP)

@@ -143,7 +143,7 @@ class Step:
 
     @functools.cached_property
     def valid_BN(self) -> Tensor | None:
-        """Cells into which the image reaches, which are no padding alone, by "whole" (1, 4), the box of the image.
+        """Cells (B, N), bool, that the image reaches into; the others are padding alone. "whole" (1, 4) is its box.
 
         None if the samples have no "whole".
         """

@@ -133,7 +133,7 @@ class DenseMapResults:
 
     @functools.cached_property
     def provenance(self) -> Mapping[str, object]:
-        """Where the results come from."""
+        """Commit, versions and weights that the results come from."""
         return provenance()
 
     def predict(

@@ -105,7 +105,7 @@ class TaskResults(abc.ABC, Generic[R]):
 
     @functools.cached_property
     def provenance(self) -> Mapping[str, object]:
-        """Where the results come from."""
+        """Commit, versions and weights that the results come from."""
         return provenance(weights_hash=self.predictor.model.weights_hash())
 
     @functools.cached_property

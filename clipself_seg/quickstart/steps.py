@@ -69,7 +69,7 @@ class View:
     classes: str = ""
 
     def folder(self, output: Path, world: str) -> Path:
-        """Where the results are."""
+        """Folder of the results."""
         names = ("predicted", world, self.mode)
         return output / self.run.folder / "_".join(filter(None, names))
 

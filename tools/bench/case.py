@@ -89,7 +89,7 @@ M = TypeVar("M")
 
 
 def seeded(build: Callable[[], M]) -> M:
-    """What `build` makes of the same random numbers, whenever that is."""
+    """Calls `build` with the same random numbers every time; returns what it returns."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return build()

@@ -88,14 +88,14 @@ def numbers_of(entry: Entry) -> str:
     if not entry.paper:
         return entry.published
     name, _, row = entry.paper.partition("/")
-    (table,) = read_tables([name])
+    (table,) = (table for table in _tables() if table.name == name)
     numbers = table.rows[row].paper
-    pairs = {key: [numbers[k] for k in (key, f"{key}5") if k in numbers] for key in numbers}
-    cells = [
-        f"{table.columns[key].title('real').removesuffix(' Top1')} {'/'.join(map(str, values))}"
-        for key, values in pairs.items()
-        if key.removesuffix("5") not in numbers or not key.endswith("5")
-    ]
+    cells = []
+    for key, number in numbers.items():
+        if key.endswith("5") and key[:-1] in numbers:
+            continue
+        top5 = f"/{numbers[f'{key}5']}" if f"{key}5" in numbers else ""
+        cells.append(f"{table.columns[key].title('real').removesuffix(' Top1')} {number}{top5}")
     return f"Table {name}: {', '.join(cells)}"
 
 

@@ -66,9 +66,8 @@ class Reproduction:
         ]
         return list({run.name: run for run in runs}.values())
 
-    def runnable(self, runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-        """Runs that have to be made and can be, and what the others lack, each thing once."""
-        todo = plan(runs, self.store)
+    def runnable(self, todo: Sequence[Run]) -> tuple[list[Run], list[str]]:
+        """Those of the runs that have to be made that can be, and what the others lack, each thing once."""
         lacking = {run.name for run in todo if any(one.missing for one in run.with_needs())}
         missing = dict.fromkeys(what for run in todo for what in run.missing)
         return [run for run in todo if run.name not in lacking], list(missing)
@@ -84,7 +83,7 @@ class Reproduction:
             InputError: an unknown table, or a table that cannot be used.
         """
         runs = self.wanted(names)
-        todo, missing = self.runnable(runs)
+        todo, missing = self.runnable(plan(runs, self.store))
         _say_what_is_missing(todo, missing)
         self._say_what_is_finished(runs)
         with alone_in(self.store.folder):
@@ -126,9 +125,10 @@ class Reproduction:
         """Print the commands that would run, and what each costs, also of those that lack something."""
         runs = self.wanted(names)
         todo = plan(runs, self.store)
-        able, missing = self.runnable(runs)
+        able, missing = self.runnable(todo)
+        names_of_able = {run.name for run in able}
         for run in todo:
-            lacks = "" if run in able else "   # lacks what is missing"
+            lacks = "" if run.name in names_of_able else "   # lacks what is missing"
             command = command_text(run, self.store.folder, gpus)
             say(f"{self._cost(run.minutes):>20}  {command}{lacks}")
         _say_what_is_missing(todo, missing)

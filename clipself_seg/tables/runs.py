@@ -20,7 +20,7 @@ from clipself_seg.checkpoints.zoo import SHIPPED, SHIPPED_MODELS, SHIPPED_TAGS, 
 from clipself_seg.config.load import load_config, values_and_defaults
 from clipself_seg.config.shards import refuse_pipes
 from clipself_seg.config.weights import WEIGHTS, refuse_addresses
-from clipself_seg.data.datasets.table import DATASETS, MINI
+from clipself_seg.data.datasets.table import DATASETS, MINI, DataSet
 from clipself_seg.errors import InputError
 from clipself_seg.files import read_json
 from clipself_seg.mini.writer import WorldSize, manifest_of
@@ -32,11 +32,8 @@ Values = Mapping[str, Any]
 CHUNK = 1 << 22  # bytes
 
 
-def _data_paths(name: str) -> list[Path]:
-    """Files and folders of a data set; none of one that is drawn (the mini worlds) or registered elsewhere."""
-    files = DATASETS.get(name)
-    if files is None or files.root.variable == MINI.variable:
-        return []
+def _data_paths(files: DataSet) -> list[Path]:
+    """Files and folders that a data set has to have."""
     return [files.path(need.relative) for need in files.needed(("instances", "semantic"))]
 
 
@@ -46,9 +43,9 @@ def missing_data(name: str) -> str:
     "" if all is there, if nobody knows, and of the mini worlds, which are drawn when they are needed.
     """
     files = DATASETS.get(name)
-    missing = [str(path) for path in _data_paths(name) if not path.exists()]
     if files is None or files.root.variable == MINI.variable:
         return ""
+    missing = [str(path) for path in _data_paths(files) if not path.exists()]
     count = 0 if missing else _count_files(files.path(files.images))
     if not missing and count < (files.official_count or 0):
         missing = [f"{count} of {files.official_count} images in {files.path(files.images)}"]
@@ -81,7 +78,7 @@ def fingerprint(name: str) -> object:
     if name not in DATASETS:
         return "registered elsewhere"
     if DATASETS[name].root.variable != MINI.variable:
-        return {path.name: _content(path) for path in _data_paths(name)}
+        return {path.name: _content(path) for path in _data_paths(DATASETS[name])}
     try:
         return read_json(MINI.path / "mini" / "manifest.json")
     except InputError:

@@ -10,6 +10,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.tables import repeat as repeating
 from clipself_seg.tables import reproduce
+from clipself_seg.tables.execution import plan
 from clipself_seg.tables.repeat import repeat, spread_table
 from clipself_seg.tables.reproduce import Reproduction
 from clipself_seg.tables.runs import make_run
@@ -52,7 +53,7 @@ def test_without_docs_the_results_of_the_project_are_read_and_not_written(tables
     (tables / "output").rename(tables / "elsewhere")
     before = {path: path.read_bytes() for path in (tables / "docs").rglob("*.*")}
     alone = reproduction(tables, docs=None)
-    assert before and not alone.runnable(alone.wanted(["9"]))[0]
+    assert before and not plan(alone.wanted(["9"]), alone.store)
     alone.write_page()
     assert "50.0" in (tables / "output" / "page" / "tables.md").read_text()
     assert before == {p: p.read_bytes() for p in (tables / "docs").rglob("*.*")}

@@ -1,0 +1,185 @@
+"""Finds out which model a user means: its task, configuration and weights, by a name, a file or a folder.
+
+Imports neither torch nor Detectron2, so that a wrong name is refused at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from clipself_seg.checkpoints.locate import HUB, SUFFIXES, hub_name, is_remote, no_checkpoint
+from clipself_seg.checkpoints.zoo import MINI_CLIP, SHIPPED_MODELS, SHIPPED_TAGS, Entry, zoo
+from clipself_seg.errors import InputError, nearest
+from clipself_seg.yaml_files import leaves, merge_layers, read_layers
+
+TASKS = ("semantic", "panoptic", "detection")
+MINI = "mini"  # stands for the shipped model of a task, which knows the generated worlds
+# Task -> model where none is named: the best of those whose licence is the most permissive.
+DEFAULTS = {
+    "semantic": "catseg-base",
+    "panoptic": "fcclip-convnext-large",
+    "detection": "fvit-eva02-vitb16-lvis-patches",
+}
+# Shipped model -> its task and configuration; the first of a task is its "mini".
+SHIPPED_CONFIGS = {
+    "mini-cat-seg": ("semantic", "mini/semseg"),
+    "mini-open-panoptic": ("panoptic", "mini/panoptic"),
+    "mini-fvit": ("detection", "mini/detection"),
+}
+FOLDERS = {"semseg": "semantic", "panoptic": "panoptic", "detection": "detection"}
+ARCHITECTURES = {
+    "CATSeg": "semantic",
+    "ZeroShotSegmenter": "semantic",
+    "OpenPanoptic": "panoptic",
+    "FViT": "detection",
+}
+# Of a CLIP alone, which finds masks nowhere: it segments without training.
+WITHOUT_TRAINING = "zero_shot/base"
+MINI_WITHOUT_TRAINING = "mini/zero_shot"
+# Part of a CLIP's name -> tower whose configuration its family needs beside the name.
+FAMILIES = {"SigLIP": "siglip2_vitb16", "PE-Core": "pe_core_vitb16", "TIPSv2": "tipsv2_vitb14"}
+# What a run leaves in its folder, the first that is there.
+OF_RUNS = ("model_final.pth", "clip_final.safetensors")
+CONFIG = "config.yaml"
+# Any of them makes a folder with a configuration one of save_pretrained, and none of a run.
+OF_FOLDERS = ("model.safetensors", "clip.safetensors")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+
+
+class ModelChoice(NamedTuple):
+    """A model that somebody means.
+
+    Attributes:
+        task: one of `TASKS`; empty for a repository of the hub, which has to be fetched to know.
+        config_file: its configuration; empty for a folder of `save_pretrained` and a repository of the hub.
+        weights: its weights, as configurations name them; None for those of the configuration.
+        opts: further keys and values in turn.
+    """
+
+    task: str
+    config_file: str
+    weights: str | None
+    opts: tuple[str, ...] = ()
+
+
+def find_model(
+    model: str | os.PathLike[str] | None = None,
+    task: str | None = None,
+    config_file: str | os.PathLike[str] | None = None,
+) -> ModelChoice:
+    """Find the task, the configuration and the weights of a model.
+
+    Args:
+        model: a name (of the zoo, or "mini" for the shipped model of the task), a file of weights beside which
+            its run's config.yaml lies, the folder of a run or of `save_pretrained`, or a repository of the
+            hub; None for the model in `DEFAULTS`.
+        task: one of `TASKS`; None for that of the model, or semantic.
+        config_file: configuration in place of the one that belongs to the model.
+
+    Raises:
+        InputError: nothing is known by that name, it does another task, or its configuration has to be named.
+    """
+    if task is not None and task not in TASKS:
+        raise InputError(f'no task "{task}": {nearest(task, TASKS)}')
+    named = None if model is None else os.fspath(model)
+    if config_file is not None:
+        choice = _configured(os.fspath(config_file), named)
+    else:
+        choice = _named(DEFAULTS[task or TASKS[0]] if named is None else named, task)
+    if task and choice.task and task != choice.task:
+        raise InputError(
+            f"{named or config_file} does {choice.task}, not {task}: leave out the task, or name another model"
+        )
+    return choice._replace(task=choice.task or task or "")
+
+
+def of_weights(name: str) -> ModelChoice | None:
+    """What a name of the zoo or of a shipped model stands for; None for any other text."""
+    if name in SHIPPED_CONFIGS:
+        return ModelChoice(*SHIPPED_CONFIGS[name], name)
+    if name in SHIPPED_TAGS:
+        return _without_training(MINI_CLIP, name)
+    entry = zoo().get(name)
+    return None if entry is None else _of_entry(entry)
+
+
+def _of_entry(entry: Entry) -> ModelChoice:
+    if entry.key == "MODEL.WEIGHTS":
+        config = entry.configs[0]
+        return ModelChoice(FOLDERS[config.partition("/")[0]], config, entry.name)
+    if entry.key == "MODEL.CLIP.WEIGHTS":
+        return _without_training(entry.model, entry.name)
+    raise InputError(
+        f"{entry.name} is a part of a model ({entry.key}): name a model, such as {DEFAULTS['semantic']}"
+    )
+
+
+def _named(model: str, task: str | None) -> ModelChoice:
+    """The choice of a name, a file or a folder without a configuration of its own."""
+    if model == MINI:
+        shipped = dict(zip(TASKS, SHIPPED_CONFIGS))[task or TASKS[0]]
+        return ModelChoice(*SHIPPED_CONFIGS[shipped], shipped)
+    place = Path(model)
+    if not place.exists():
+        if choice := of_weights(model):
+            return choice
+        if model.startswith(HUB) and not hub_name(model).file:
+            return ModelChoice("", "", model)
+        if HUB_NAME.fullmatch(model) and not model.endswith(SUFFIXES):
+            return ModelChoice("", "", model)
+        if is_remote(model):
+            raise InputError(
+                f"{model[:200]} does not say which model it is of: name its configuration"
+            )
+        raise _unknown(model)
+    folder = place if place.is_dir() else place.parent
+    config = folder / CONFIG
+    if not config.is_file():
+        raise InputError(
+            f"{place} has no {CONFIG} {'in' if place.is_dir() else 'beside'} it: name its configuration"
+        )
+    if place.is_dir():
+        if any((place / file).exists() for file in OF_FOLDERS):
+            return _configured(str(config), model)._replace(config_file="")
+        place = next((place / file for file in OF_RUNS if (place / file).exists()), place)
+        if place.is_dir():
+            raise InputError(f"{place} has no {' and no '.join(OF_RUNS)}: name a file of weights")
+    return _configured(str(config), str(place))
+
+
+def _configured(config_file: str, weights: str | None) -> ModelChoice:
+    """The choice of a configuration; of a distillation's or a region reader's, their CLIP alone."""
+    values = dict(leaves(merge_layers(read_layers(config_file))))
+    architecture = values.get("MODEL.META_ARCHITECTURE", "CLIPSelf")
+    if architecture in ARCHITECTURES:
+        return ModelChoice(ARCHITECTURES[architecture], config_file, weights)
+    if weights is None:
+        raise InputError(
+            f"{config_file} is of {architecture}, which predicts nothing: name the CLIP that it wrote"
+        )
+    return _without_training(values["MODEL.CLIP.NAME"], weights)
+
+
+def _without_training(name: str, weights: str) -> ModelChoice:
+    """Semantic segmentation by a CLIP alone.
+
+    Args:
+        name: open_clip's name of the CLIP.
+        weights: as for `load_clip`.
+    """
+    if name == MINI_CLIP:
+        return ModelChoice("semantic", MINI_WITHOUT_TRAINING, weights)
+    tower = next((f"+{tower}" for part, tower in FAMILIES.items() if part in name), "")
+    return ModelChoice("semantic", f"{WITHOUT_TRAINING}{tower}", weights, ("MODEL.CLIP.NAME", name))
+
+
+def _unknown(model: str) -> InputError:
+    if os.sep in model or model.endswith(SUFFIXES):
+        return no_checkpoint(model)
+    return InputError(
+        f'no model "{model}": {nearest(model, [MINI, *zoo(), *SHIPPED_MODELS, *SHIPPED_TAGS])}; '
+        "clipself-seg weights lists them"
+    )

@@ -1,0 +1,64 @@
+"""Which model a name, a file or a folder means, before anything heavy is imported."""
+
+from pathlib import Path
+
+import pytest
+
+from clipself_seg.checkpoints.choice import DEFAULTS, TASKS, ModelChoice, find_model
+from clipself_seg.errors import InputError
+
+
+def test_without_a_name_each_task_has_a_model_of_photographs():
+    for task in TASKS:
+        assert find_model(None, task) == find_model(DEFAULTS[task])
+    assert find_model().weights == "catseg-base"
+    assert find_model().config_file == "semseg/catseg_cvpr_vitb16"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_mini_is_the_shipped_model_of_the_task(task):
+    assert find_model("mini", task).task == task
+    assert find_model(find_model("mini", task).weights) == find_model("mini", task)
+
+
+def test_a_clip_alone_segments_without_training():
+    assert find_model("mini-clipself") == ModelChoice("semantic", "mini/zero_shot", "mini-clipself")
+    distilled = find_model("clipself-eva02-vitb16-coco-patches")
+    assert distilled.config_file == "zero_shot/base"
+    assert distilled.opts == ("MODEL.CLIP.NAME", "EVA02-B-16")
+    assert find_model("ViT-B-16-SigLIP2:webli").config_file == "zero_shot/base+siglip2_vitb16"
+
+
+def test_a_run_is_read_by_its_own_configuration(tmp_path: Path):
+    (tmp_path / "config.yaml").write_text("MODEL:\n  META_ARCHITECTURE: FViT\n")
+    weights = tmp_path / "model_final.pth"
+    weights.touch()
+    wanted = ModelChoice("detection", str(tmp_path / "config.yaml"), str(weights))
+    assert find_model(weights) == find_model(tmp_path) == wanted
+    text = "MODEL:\n  META_ARCHITECTURE: CLIPSelf\n  CLIP:\n    NAME: ViT-Mini-8\n"
+    (tmp_path / "config.yaml").write_text(text)
+    assert find_model(weights) == ModelChoice("semantic", "mini/zero_shot", str(weights))
+
+
+def test_what_cannot_be_meant_is_refused_in_a_sentence(tmp_path: Path):
+    (tmp_path / "model.pth").touch()
+    for given, says in [
+        (("catseg-bse",), 'did you mean "catseg-base"'),
+        (("catseg-base", "panoptic"), "catseg-base does semantic, not panoptic"),
+        (("catseg-base", "boxes"), 'no task "boxes"'),
+        (("resnet101",), "resnet101 is a part of a model"),
+        (("nowhere/model.pth",), "no checkpoint at nowhere/model.pth"),
+        ((tmp_path / "model.pth",), "has no config.yaml beside it"),
+        ((tmp_path,), "has no config.yaml in it"),
+        ((None, None, "regions/coco_eva02_vitb16"), "is of RegionReader, which predicts nothing"),
+    ]:
+        with pytest.raises(InputError, match=says):
+            find_model(*given)
+
+
+def test_every_model_of_the_zoo_has_a_task():
+    from clipself_seg.checkpoints.zoo import zoo
+
+    for entry in zoo().values():
+        if entry.key in ("MODEL.WEIGHTS", "MODEL.CLIP.WEIGHTS"):
+            assert find_model(entry.name).task in TASKS

@@ -93,11 +93,6 @@ def names() -> list[str]:
     return sorted([*_named(), *(_name(file) for file in files)])
 
 
-def has_tower(name: str) -> bool:
-    """Whether a configuration names its CLIP; a task's file alone leaves that to a tower over it."""
-    return setting_place("MODEL.CLIP.NAME", read_layers(name)) >= 0
-
-
 def shipped_name(path: Path) -> str | None:
     """The name of a configuration that comes with the package; None of any other file, and of a tower."""
     place = path.resolve()

@@ -52,7 +52,6 @@ DETECTRON2_FILES = (
     "training/*.py",
     "prediction/*.py",
     "commands/*.py",
-    "tables/recipes.py",
 )
 
 

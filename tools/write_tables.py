@@ -8,7 +8,7 @@ from tower_tables import configs_table, kinds_table, weights_table
 
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.files import atomic_path
-from clipself_seg.tables.expected import numbers_of
+from recipe_tables import numbers_of
 
 ROOT = Path(__file__).resolve().parent.parent
 

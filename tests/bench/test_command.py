@@ -11,13 +11,13 @@ import torch
 from bench import command, jobs, measure, report
 from bench.accelerator import ACCELERATOR
 from bench.case import Case
+from bench.flops import tower_flops
 from bench.jobs import Job
 from bench.launches import Launches, count_all, count_launches, launches_as_text
 from bench.measure import Run, time_in_turn
 from bench.model_table import model_table
 from bench.workloads import build_runs
 from clipself_seg.clip import load_clip
-from clipself_seg.tables.flops import tower_flops
 
 TINY = ["--model", "ViT-Mini-8", "--size", "64", "--repeats", "1", "--regions", "5"]
 TINY += ["--threads", "1"]

@@ -9,7 +9,15 @@ from bench import case, report
 from bench.case import IMAGE_SIZE, Case
 from bench.cat_seg_workload import SemSegWorkload
 from bench.detection_workload import DetectionWorkload, of_image
-from bench.flops import aggregator_flops, feature_flops, upsample_flops
+from bench.flops import (
+    TowerFlops,
+    aggregator_flops,
+    count_flops,
+    feature_flops,
+    text_flops,
+    tower_flops,
+    upsample_flops,
+)
 from bench.panoptic_workload import PanopticWorkload
 from bench.plain_panoptic import plain_masked_attention
 from bench.pq_workload import DECODED
@@ -17,7 +25,6 @@ from bench.workloads import DenseWorkload, build_runs
 from clipself_seg.clip import load_clip
 from clipself_seg.heads.panoptic.frozen_clip import MaskedAttention
 from clipself_seg.models import FViT
-from clipself_seg.tables.flops import TowerFlops, count_flops, text_flops, tower_flops
 from tests.bench.conftest import (
     detection_case,
     panoptic_runs,

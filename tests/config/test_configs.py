@@ -19,7 +19,8 @@ from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.training import run
 from clipself_seg.yaml_files import CONFIGS as FOLDER
-from clipself_seg.yaml_files import has_tower, names, read_tree
+from clipself_seg.yaml_files import names, read_tree
+from recipe_tables import has_tower
 from tests.tiny import write_tiny_coco
 
 # A task without a tower is nothing to run by itself; an RPN alone needs none.

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.flops import pooling_flops
+from bench.flops import TowerFlops, pooling_flops, tower_flops
 from bench.measure import Run
 from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.clip.linear import stock_linear
@@ -26,7 +26,6 @@ from clipself_seg.data.regions import grid_boxes, relative_boxes
 from clipself_seg.errors import InputError
 from clipself_seg.models.base import ModelBase
 from clipself_seg.models.clipself import check_size
-from clipself_seg.tables.flops import TowerFlops, tower_flops
 from clipself_seg.training.optimizer import gradient_norm
 
 Task = Literal["dense", "distill", "regions", "semseg", "panoptic", "pq", "detection"]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench import plain_cat_seg as plain
 from bench.case import IMAGE_SIZE, Case, Workload
-from bench.flops import aggregator_flops, feature_flops, upsample_flops
+from bench.flops import aggregator_flops, feature_flops, step_flops, text_flops, upsample_flops
 from bench.measure import Run
 from bench.plain_aggregator import aggregate
 from clipself_seg.clip.runtime import autocast
@@ -33,7 +33,6 @@ from clipself_seg.heads.cat_seg.cost_aggregator import (
 from clipself_seg.heads.windows import all_scores, resize
 from clipself_seg.models import CATSeg
 from clipself_seg.models.base import matrices_and_vectors
-from clipself_seg.tables.flops import step_flops, text_flops
 from clipself_seg.training.optimizer import build_adamw
 
 WORDS = "ade20k_847"

@@ -24,7 +24,7 @@ from bench.detection_formulations import (
     our_formulation,
     plain_formulation,
 )
-from bench.flops import pooling_flops
+from bench.flops import count_flops, pooling_flops, tower_flops
 from bench.inputs import (
     KINDS,
     noise,
@@ -46,7 +46,6 @@ from clipself_seg.heads.fvit.pyramid import (
 from clipself_seg.heads.fvit.roi_heads import RoIHeads, TrainingSettings
 from clipself_seg.heads.fvit.rpn import RPN
 from clipself_seg.models.clipself import check_size
-from clipself_seg.tables.flops import count_flops, tower_flops
 
 # Parts that are made of matrix products and convolutions, and those that are not.
 PRODUCTS = ("tower", "neck", "rpn head", "box head", "mask head")

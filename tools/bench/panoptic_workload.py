@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bench import plain_panoptic as plain
 from bench.case import IMAGE_SIZE, Case, PartWorkload, seeded
-from bench.flops import generator_flops, pooling_flops, regions_flops
+from bench.flops import generator_flops, pooling_flops, regions_flops, tower_flops
 from bench.inputs import (
     Scores,
     areas,
@@ -34,7 +34,6 @@ from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator,
 from clipself_seg.heads.panoptic.panoptic_merge import merge_panoptic, resize_masks
 from clipself_seg.heads.panoptic.pixel_decoder import STRIDES
 from clipself_seg.heads.text_scores import class_logits
-from clipself_seg.tables.flops import tower_flops
 
 IMAGE, CANVAS = (1024, 1365), (1024, 1408)  # of an image of 480 x 640 in the official test
 SIZES, CHANNELS = GeneratorSizes(), 512  # ODISE's generator, and its feature maps

@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from bench.flops import TowerFlops, count_flops, step_flops, text_flops, tower_flops
 from clipself_seg.checkpoints.dense_feature import TOKEN
 from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.tower import train_last_blocks
@@ -26,7 +27,6 @@ from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator
 from clipself_seg.models.build import architecture
 from clipself_seg.models.panoptic.config import build_source
-from clipself_seg.tables.flops import TowerFlops, count_flops, step_flops, text_flops, tower_flops
 
 POSITIVE = 4  # one in so many RoIs is trained with a mask
 

@@ -1,10 +1,10 @@
 """The page of what to expect of each recipe: published numbers, hours of GPUs, memory.
 
-    python -m clipself_seg.tables.expected > docs/expected.md
-    python -m clipself_seg.tables.expected --hours > clipself_seg/tables/hours.json     # for reproduce --real
+    python tools/recipe_tables.py > docs/expected.md
+    python tools/recipe_tables.py --hours > clipself_seg/tables/hours.json     # for reproduce --real
 
 Published numbers are those of the tables in configs/tables/ and of the official checkpoints; hours and memory are
-the authors' where they said them, and computed (`benchmark.recipes`) where they did not.
+the authors' where they said them, and computed (`recipe_costs`) where they did not.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from clipself_seg.checkpoints.zoo import Entry, zoo
 from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.clip.openai import OPENAI_VIT
 from clipself_seg.config import load_config
-from clipself_seg.pages import TEMPLATES
 from clipself_seg.tables.page import markdown_table
-from clipself_seg.tables.recipes import recipe
 from clipself_seg.tables.runs import config_name
 from clipself_seg.tables.table import ROOT, RunOf, Table, read_tables
-from clipself_seg.yaml_files import has_tower, names
+from clipself_seg.yaml_files import names, read_layers, setting_place
+from recipe_costs import recipe
 
 FOLDERS = ("distill", "regions", "semseg", "panoptic", "detection")
 RATES = {"B": 52e12, "L": 70e12}
@@ -65,6 +64,11 @@ def recipes() -> list[str]:
     # Older names of what others stand on; and tasks without a tower, which the stock RPN needs none of.
     listed = [name for name in listed if "base" not in Path(name).name.split("_")]
     return [name for name in listed if "rpn" in name or has_tower(name)]
+
+
+def has_tower(name: str) -> bool:
+    """Whether a configuration names its CLIP; a task's file alone leaves that to a tower over it."""
+    return setting_place("MODEL.CLIP.NAME", read_layers(name)) >= 0
 
 
 @functools.cache
@@ -188,7 +192,7 @@ def hours() -> dict[str, float]:
 def page() -> str:
     """The page, in Markdown."""
     base, large = RATES["B"] / 1e12, RATES["L"] / 1e12
-    text = (TEMPLATES / "expected.md").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("expected.md").read_text(encoding="utf-8")
     blocks = [text.format(base=base, large=large, authors=AUTHORS)]
     for folder in FOLDERS:
         names = {

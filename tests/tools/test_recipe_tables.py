@@ -7,17 +7,19 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import recipe_costs
+import recipe_tables
+from bench.flops import tower_flops
 from clipself_seg.clip import load_clip
 from clipself_seg.config import load_config
-from clipself_seg.tables import expected, recipes, runs
-from clipself_seg.tables.flops import tower_flops
+from clipself_seg.tables import runs
 from tests.conftest import ROOT
 
 
-def computed(name: str, *words: str) -> recipes.Recipe | None:
+def computed(name: str, *words: str) -> recipe_costs.Recipe | None:
     """The recipe of a configuration of the mini world, with random weights."""
     cfg = load_config(ROOT / f"configs/mini/{name}.yaml", ["MODEL.CLIP.WEIGHTS", "", *words])
-    return recipes.recipe(cfg, half=False)
+    return recipe_costs.recipe(cfg, half=False)
 
 
 def test_a_distillation_is_student_and_teacher():
@@ -76,7 +78,7 @@ def test_the_peak_is_what_is_alive_at_once():
                 x = layer(x).relu()
             return [x]
 
-        peak = recipes._peak(step, layer.parameters(), half=False)
+        peak = recipe_costs._peak(step, layer.parameters(), half=False)
     # Three results that are kept for the backward pass and their like in passing, of 2 MB each.
     assert 3 * 2e6 < peak < 8 * 2e6 + 4e6
 
@@ -95,7 +97,7 @@ COSTS = {name: cells for name, cells in ROWS if len(cells) > 1}
 
 
 def test_every_recipe_has_a_row():
-    assert list(PUBLISHED) == expected.recipes()
+    assert list(PUBLISHED) == recipe_tables.recipes()
     assert len(PUBLISHED) > 40 and not [name for name in PUBLISHED if "base" in name]
     trained = [n for n in PUBLISHED if not n.startswith("regions") and "transfer" not in n]
     assert set(trained) - set(COSTS) <= {
@@ -107,8 +109,8 @@ def test_every_recipe_has_a_row():
 
 
 def test_published_numbers_are_those_of_the_tables_and_of_the_publishers():
-    here = {name: "<br>".join(expected.published(name)) or "none" for name in PUBLISHED}
-    assert PUBLISHED == here, "python -m clipself_seg.tables.expected > docs/expected.md"
+    here = {name: "<br>".join(recipe_tables.published(name)) or "none" for name in PUBLISHED}
+    assert PUBLISHED == here, "python tools/recipe_tables.py > docs/expected.md"
     original = "Table 3a, ViT-B/16, original CLIP: novel AP50 17.5"
     assert original in here["detection/ov_coco_eva02_vitb16"]
 
@@ -120,7 +122,7 @@ def test_numbers_of_changed_recipes_are_not_in_a_row():
 
 @pytest.mark.heavy
 def test_the_page_is_as_it_is_written():
-    assert expected.page() == PAGE, "python -m clipself_seg.tables.expected > docs/expected.md"
+    assert recipe_tables.page() == PAGE, "python tools/recipe_tables.py > docs/expected.md"
 
 
 def test_the_plan_of_reproduce_has_the_hours_of_the_page():

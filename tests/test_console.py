@@ -71,6 +71,9 @@ def test_wrong_names_and_paths_are_refused_before_torch_is_imported(tmp_path):
         ["eval", "--config-file", "no/such.yaml"],
         ["explore", "no/such.jpg", "--words", "dog, cat"],
         ["dense-maps", common[1], "--words", "no/such.json"],
+        ["predict", *common, "--opts", "MODEL.CLIP.WEIGHTS", "no-such.safetensors"],
+        ["train", "--config-file", "mini/patches.yaml", "MODEL.CLIP.VISUAL_INIT", "no/such"],
+        ["eval", "--sizes", "320", "MODEL.WEIGHTS", common[1], "MODEL.WEIGHTS", "no-such.pth"],
     ]
     code = (
         "import sys\n"

@@ -34,6 +34,17 @@ HUGGING_FACE = "https://huggingface.co"
 # same CLIP in the layout of transformers.
 FILES = ("open_clip_model.safetensors", "model.safetensors")
 LISTING = "files.json"
+# Keys of files that are read into a model, those that most are looked for in first.
+WEIGHTS = (
+    "MODEL.WEIGHTS",
+    "MODEL.CLIP.WEIGHTS",
+    "MODEL.CLIP.VISUAL_INIT",
+    "MODEL.CLIPSELF.STUDENT_WEIGHTS",
+    "MODEL.CLIP_BRANCH.WEIGHTS",
+    "MODEL.CAT_SEG.BACKBONE_WEIGHTS",
+    "MODEL.STOCK_RPN.BACKBONE_WEIGHTS",
+    "MODEL.DIFFUSION.WEIGHTS",
+)
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".pkl", ".ckpt")
 MOST_LISTED = 1 << 24  # bytes of a listing
 PART = "[A-Za-z0-9]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"

@@ -56,7 +56,7 @@ class Command:
         with after_interrupt(self.again):
             typed = take_imports(sys.argv[1:] if words is None else words)
             args = self.parser().parse_args(typed)
-            refuse_early(args)
+            refuse_early(args, typed)
             return self.body(args)
 
 
@@ -67,8 +67,12 @@ def command(
     return lambda body: Command(body, add_options, text, again)
 
 
-def refuse_early(args: argparse.Namespace) -> None:
+def refuse_early(args: argparse.Namespace, typed: Sequence[str]) -> None:
     """Refuse what is misspelt among names and paths before the body imports torch, which takes seconds.
+
+    Args:
+        args: the options.
+        typed: all words, for those that are keys and values of the configuration.
 
     Raises:
         InputError: a configuration, inputs or weights that are not there, or class names that cannot be used.
@@ -86,10 +90,11 @@ def refuse_early(args: argparse.Namespace) -> None:
         from clipself_seg.data.vocabulary import read_words
 
         read_words(words)
-    if weights:
-        from clipself_seg.checkpoints.locate import refuse_lost
+    from clipself_seg.checkpoints.locate import WEIGHTS, refuse_lost
 
-        refuse_lost(weights)
+    pairs = dict(zip(typed, typed[1:]))  # of a key that is typed twice the last value counts
+    for given in (weights, *map(pairs.get, WEIGHTS)):
+        refuse_lost(given or "")
 
 
 def flag(options: Options, name: str, text: str) -> None:

@@ -9,21 +9,10 @@ from collections.abc import Callable, Collection
 
 from detectron2.config import CfgNode
 
-from clipself_seg.checkpoints.locate import is_remote, locate, refuse_lost
+from clipself_seg.checkpoints.locate import WEIGHTS, is_remote, locate, refuse_lost
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.errors import InputError
 
-# Keys of files that are read into a model, those that most are looked for in first.
-WEIGHTS = (
-    "MODEL.WEIGHTS",
-    "MODEL.CLIP.WEIGHTS",
-    "MODEL.CLIP.VISUAL_INIT",
-    "MODEL.CLIPSELF.STUDENT_WEIGHTS",
-    "MODEL.CLIP_BRANCH.WEIGHTS",
-    "MODEL.CAT_SEG.BACKBONE_WEIGHTS",
-    "MODEL.STOCK_RPN.BACKBONE_WEIGHTS",
-    "MODEL.DIFFUSION.WEIGHTS",
-)
 # Architectures that predict and have no weights but those of their CLIP.
 OF_CLIP_ALONE = ("ZeroShotSegmenter",)
 

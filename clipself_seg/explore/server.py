@@ -231,41 +231,17 @@ class Connection(H11Protocol):
     Where there are as many as uvicorn's limit_concurrency, the one is closed that the server has waited for longest.
     """
 
-    _end: asyncio.TimerHandle | None = None  # None while a request is answered
+    _last: object = None  # the newest request when the server last looked
+    _since = 0.0  # when the server began to wait for the client
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Make room for it."""
         super().connection_made(transport)
-        self._watch()
+        self._since = self.loop.time()
+        self._look()
         there: list[Any] = [c for c in self.connections if not c.transport.is_closing()]
         if self.limit_concurrency is not None and len(there) >= self.limit_concurrency:
-            min((c for c in there if c._end), key=lambda c: c._end.when()).transport.abort()
-
-    def handle_events(self) -> None:
-        """Take what has come."""
-        super().handle_events()
-        self._watch()
-
-    def pause_writing(self) -> None:
-        """Wait for the client to take what is written, but not for ever."""
-        super().pause_writing()
-        self._watch()
-
-    def resume_writing(self) -> None:
-        """Write on."""
-        super().resume_writing()
-        self._watch()
-
-    def on_response_complete(self) -> None:
-        """Give the client time to take the answer, and to ask again."""
-        self._watch(stop=True)
-        super().on_response_complete()
-        self._watch()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
-        super().connection_lost(exc)
-        self._watch(stop=True)
+            min((c for c in there if c._waits()), key=lambda c: c._since).transport.abort()
 
     def shutdown(self) -> None:
         """End it when its request is answered, or at once where none has come whole."""
@@ -273,17 +249,20 @@ class Connection(H11Protocol):
         if self.cycle and self.cycle.more_body:
             self.transport.abort()
 
-    def _watch(self, stop: bool = False) -> None:
+    def _waits(self) -> bool:
+        """Whether it is the client's turn: to send the rest of a request, to take an answer, or to ask again."""
         cycle = self.cycle
-        answers = cycle and not (
-            cycle.more_body or cycle.response_complete or self.flow.write_paused
-        )
-        if stop or answers:
-            if self._end:
-                self._end.cancel()
-            self._end = None
-        elif self._end is None:
-            self._end = self.loop.call_later(OPEN_SECONDS, self.transport.abort)
+        return not cycle or cycle.more_body or cycle.response_complete or self.flow.write_paused
+
+    def _look(self) -> None:
+        """Close it if the client has had its time, else look again in about a second."""
+        if not self._waits() or self._last is not self.cycle:
+            self._last = self.cycle
+            self._since = self.loop.time()
+        if self.loop.time() - self._since > OPEN_SECONDS:
+            self.transport.abort()
+        elif not self.transport.is_closing():
+            self.loop.call_later(OPEN_SECONDS / 32, self._look)
 
 
 def _add_errors(app: FastAPI) -> None:

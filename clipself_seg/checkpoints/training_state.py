@@ -75,7 +75,7 @@ class CheckpointFolder:
             raise InputError(f"{error}; delete it to {older}") from None
 
     def newest_run(self) -> tuple[dict[str, Tensor], Metadata] | None:
-        """`newest`, with the metadata that a run writes: "iteration", "scaler" and "run".
+        """`newest`, with the metadata that a run writes: "iteration", "scaler", "run", and "hooks" if they have states.
 
         Raises:
             InputError: as `newest`, or these are other things than a run writes.
@@ -89,6 +89,7 @@ class CheckpointFolder:
         for name, value, valid in (
             ("iteration", iteration, type(iteration) is int and iteration >= 0),
             ("run", run, isinstance(run, dict)),
+            ("hooks", hooks := metadata.get("hooks", {}), isinstance(hooks, dict)),
             ("scaler", scaler, all(type(number) in (int, float) for number in numbers)),
         ):
             if not valid:

@@ -150,8 +150,13 @@ def run(args: argparse.Namespace) -> None:
         setup(cfg)
         if args.eval_only:
             evaluate(cfg, args.resume, args.formats)
-        else:
-            train(cfg, args.resume, args.formats)
+            return
+        hooks = []
+        if cfg.VIS_PERIOD:
+            from clipself_seg.prediction.training_pictures import DrawPredictions
+
+            hooks.append(DrawPredictions(cfg))
+        train(cfg, args.resume, args.formats, hooks)
 
 
 def _configs() -> str:

@@ -71,6 +71,7 @@ CHECKS: tuple[Check, ...] = (
             *("DATALOADER.NUM_WORKERS", "INPUT.REGIONS.MAX_REGIONS", "MODEL.CAT_SEG.PAD_LEN"),
             *("MODEL.ZERO_SHOT.WINDOW", "SOLVER.CHECKPOINT_KEEP", "SOLVER.WARMUP_ITERS"),
             "TEST.EVAL_PERIOD",
+            "VIS_PERIOD",
         ),
     ),
     Check(

@@ -64,7 +64,7 @@ READS: dict[str, tuple[str | When, ...]] = {
         *("SOLVER.WEIGHT_DECAY_NORM", "SOLVER.CLIP_MULTIPLIER"),
         *("MODEL.CAT_SEG.", "MODEL.SEM_SEG_HEAD.", "MODEL.PROMPT_ENSEMBLE_TYPE"),
         *("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", "INPUT.MIN_SIZE_", "INPUT.MAX_SIZE_"),
-        *("INPUT.CROP.", "INPUT.COLOR_AUG_SSD", "INPUT.SIZE_DIVISIBILITY"),
+        *("VIS_PERIOD", "INPUT.CROP.", "INPUT.COLOR_AUG_SSD", "INPUT.SIZE_DIVISIBILITY"),
         "TEST.SLIDING_WINDOW",
         When(
             (*BACKBONE, "MODEL.SWIN.", "SOLVER.BACKBONE_MULTIPLIER"),
@@ -74,7 +74,7 @@ READS: dict[str, tuple[str | When, ...]] = {
     ),
     "OpenPanoptic": (
         *(*CLIP, *PIXELS, "MODEL.MASK_GENERATOR.", "MODEL.MASK_FORMER."),
-        "SOLVER.WEIGHT_DECAY_NORM",
+        *("SOLVER.WEIGHT_DECAY_NORM", "VIS_PERIOD"),
         *("MODEL.CLIP_BRANCH.", "MODEL.FUSION.", "TEST.PANOPTIC.", "TEST.DETECTIONS_PER_IMAGE"),
         *("INPUT.IMAGE_SIZE", "INPUT.MIN_SCALE", "INPUT.MAX_SCALE", "INPUT.KEEP_EMPTY_SEGMENTS"),
         When(("MODEL.PYRAMID.",), "MODEL.MASK_GENERATOR.SOURCE", "pyramid"),
@@ -82,7 +82,7 @@ READS: dict[str, tuple[str | When, ...]] = {
     ),
     "FViT": (
         *(*CLIP, *EXPONENTS, "MODEL.FVIT.", "INPUT.FORMAT", "INPUT.DETECTION.", "TEST.DETECTION."),
-        *("TEST.DETECTIONS_PER_IMAGE", "TEST.TRAIN_VOCABULARY"),
+        *("TEST.DETECTIONS_PER_IMAGE", "TEST.TRAIN_VOCABULARY", "VIS_PERIOD"),
         When(("SOLVER.CLIP_MULTIPLIER",), "MODEL.FVIT.TRAIN_CLIP", True),
     ),
     "StockRPN": (
@@ -97,7 +97,6 @@ READS: dict[str, tuple[str | When, ...]] = {
 _INSTEAD: dict[str, tuple[str, ...]] = {
     "files of older versions are not converted": ("VERSION",),
     "cuDNN's choice of kernels is left to PyTorch": ("CUDNN_BENCHMARK",),
-    "clipself-seg predict draws predictions": ("VIS_PERIOD",),
     "models find their own regions": ("MODEL.LOAD_PROPOSALS",),
     "images are normalised as their CLIP or guidance backbone was trained": ("MODEL.PIXEL_",),
     "MODEL.META_ARCHITECTURE decides": (f"{HEAD}NAME",),

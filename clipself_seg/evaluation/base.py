@@ -83,7 +83,7 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
                 classes and mode again afterwards, so that training goes on.
         """
         results: Results = {}
-        with _classes_kept(model):
+        with classes_kept(model):
             for name in self.datasets:
                 self.protocols[name] = self._protocol(name, model)
                 logger.info("%s", self.notes([name])[0])
@@ -144,7 +144,7 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
 
 
 @contextlib.contextmanager
-def _classes_kept(model: Model) -> Iterator[None]:
+def classes_kept(model: Model) -> Iterator[None]:
     """Restores the classes of a model that keeps them, whatever vocabularies it is given meanwhile.
 
     In the middle of a training they are those of the training vocabulary.

@@ -17,6 +17,7 @@ from typing import Any, overload
 
 import numpy as np
 from detectron2.config import CfgNode
+from torch import nn
 
 from clipself_seg.data.datasets.records import find_dataset
 from clipself_seg.data.datasets.table import DetectionSet
@@ -115,14 +116,14 @@ class DetectionPredictor(ImagePredictor[Detections]):
     seen: np.ndarray = np.zeros(0, bool)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, *, model: nn.Module | None = None) -> dict[str, Any]:
         """Reads what `FViT` and `DetectionTestMapper` do, TEST.TRAIN_VOCABULARY, and, of weights that
         do not know their classes, as the released ones, DATASETS.TRAIN.
 
         Raises:
             InputError: weights that do not fit, or no training vocabulary.
         """
-        common = super().from_config(cfg)
+        common = super().from_config(cfg, model=model)
         trained = _training_vocabulary(cfg, common["model"])
         return common | {"mapper": DetectionTestMapper(cfg), "trained": trained}
 

@@ -24,6 +24,7 @@ from typing import Any, overload
 
 import numpy as np
 from detectron2.config import CfgNode
+from torch import nn
 
 from clipself_seg.data.datasets.records import train_vocabulary_name
 from clipself_seg.data.given_masks import given_masks
@@ -191,7 +192,9 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
     seen: np.ndarray = np.zeros(0, bool)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, *, trained: str | None = None) -> dict[str, Any]:
+    def from_config(
+        cls, cfg: CfgNode, *, trained: str | None = None, model: nn.Module | None = None
+    ) -> dict[str, Any]:
         """Reads what `OpenPanoptic` and `PanopticTestMapper` do, TEST.TRAIN_VOCABULARY and
         DATASETS.TRAIN.
 
@@ -209,7 +212,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
                 "generator, so give another SOURCE and its weights"
             )
         words = load_vocabulary(trained or _trained_on(cfg))
-        return super().from_config(cfg) | {
+        return super().from_config(cfg, model=model) | {
             "mapper": PanopticTestMapper(cfg),
             "trained": words,
         }

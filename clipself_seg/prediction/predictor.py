@@ -100,10 +100,10 @@ class ImagePredictor(Pretrained, Generic[R]):
         self.config = config
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """The configured model with its weights, and what tasks have in common beside it."""
+    def from_config(cls, cfg: CfgNode, *, model: nn.Module | None = None) -> dict[str, Any]:
+        """The model, or the configured one with its weights, and what tasks have in common beside it."""
         return {
-            "model": build_model(cfg),
+            "model": build_model(cfg) if model is None else model,
             "world_check": WorldCheck(cls.folder) if cfg.MODEL.CLIP.NAME == MINI_CLIP else None,
             "config": cfg,
         }

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipself_seg.data.mappers.detection import mask_boxes
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
@@ -180,7 +180,7 @@ class Predictor(ImagePredictor[Segmentation]):
         self._labels = _Labels()
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, *, model: nn.Module | None = None) -> dict[str, Any]:
         """Reads what the model and `SemSegTestMapper` do, and ``TEST.BACKGROUND.THRESHOLD``.
 
         Raises:
@@ -191,7 +191,7 @@ class Predictor(ImagePredictor[Segmentation]):
                 "MODEL.ZERO_SHOT.MASKS is for the images of a data set: leave it empty, or name masks by --panoptic "
                 "--masks"
             )
-        return super().from_config(cfg) | {
+        return super().from_config(cfg, model=model) | {
             "mapper": SemSegTestMapper(cfg),
             "threshold": cfg.TEST.BACKGROUND.THRESHOLD or THRESHOLD,
         }

@@ -12,6 +12,7 @@ from typing import Any, TextIO, cast
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
@@ -29,6 +30,7 @@ from clipself_seg.memory import keep_freed_memory
 from clipself_seg.models.build import architecture, build_model, require_run_feature
 from clipself_seg.models.protocol import Model, TrainableModel
 from clipself_seg.provenance import provenance, write_results
+from clipself_seg.training import HOOKS
 from clipself_seg.training.settings import TrainingSettings
 from clipself_seg.training.tasks import task_of
 from clipself_seg.training.trainer import Trainer
@@ -105,13 +107,16 @@ def _write_config(cfg: CfgNode, suffix: str = "") -> None:
 
 
 @dead_workers_named()
-def train(cfg: CfgNode, resume: bool, formats: Sequence[str] = ()) -> None:
+def train(
+    cfg: CfgNode, resume: bool, formats: Sequence[str] = (), hooks: Sequence[HookBase] = ()
+) -> None:
     """Train to the end, write the result, and evaluate it.
 
     Args:
         cfg: configuration of the run.
         resume: go on from the newest checkpoint in ``OUTPUT_DIR``, if there is one.
         formats: what the tables of the evaluation are written as too, out of `evaluation.report.FILES`.
+        hooks: hooks of Detectron2 beside those of `register_hook`.
 
     Raises:
         InputError: a model that does not train, or ``MODEL.CLIP.ATTENTION``, which is for evaluation.
@@ -133,6 +138,8 @@ def train(cfg: CfgNode, resume: bool, formats: Sequence[str] = ()) -> None:
         evaluate=tf32(False)(evaluation),
         groups=model.optimizer_groups(cfg.SOLVER),
         started=lambda: _write_config(cfg),
+        hooks=[*hooks, *(make(cfg) for make in HOOKS)],
+        vocabulary=data.vocabulary,
     )
     with tf32(True):  # as the official code
         trainer.train(resume)

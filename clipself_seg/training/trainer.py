@@ -13,6 +13,9 @@ from typing import cast
 import numpy as np
 import torch
 import torch.distributed as dist
+from detectron2.engine import HookBase
+from detectron2.engine.hooks import LRScheduler
+from detectron2.engine.train_loop import TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter
 from torch import Tensor, nn
@@ -31,6 +34,7 @@ from clipself_seg.data.annotations import Record
 from clipself_seg.data.loader import DistributedBatchSampler, DrawOrder, train_batches
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.shards import ShardStream
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.models.protocol import Group, TrainableModel
 from clipself_seg.training.metrics import (
@@ -75,10 +79,12 @@ class TrainingStopped(InputError):
     """The loss, a gradient or a trained weight became NaN or infinite."""
 
 
-class Trainer:
+class Trainer(TrainerBase):
     """Trains a model of `clipself_seg.models` on this process's part of every batch.
 
-    Only the first process writes.
+    Only the first process writes. Detectron2's hooks find here what its own trainers have: `iter`, `start_iter`,
+    `max_iter`, `storage`, `model` and `optimizer`. They run in every process, after an evaluation and before the log
+    of their step; the numbers of a step are in the storage when it is logged, or one step later.
     """
 
     def __init__(
@@ -91,6 +97,8 @@ class Trainer:
         evaluate: Callable[[TrainableModel], Results] | None = None,
         groups: list[Group],
         started: Callable[[], None] | None = None,
+        hooks: Sequence[HookBase] = (),
+        vocabulary: Vocabulary | Sequence[str] | None = None,
     ) -> None:
         """
         Args:
@@ -101,7 +109,12 @@ class Trainer:
             evaluate: called with the model before training and after every evaluation period.
             groups: parameter groups of the optimiser, see `TrainableModel.optimizer_groups`.
             started: called before the first step, once nothing speaks against the run.
+            hooks: hooks of Detectron2, called in this order; checkpoints keep their `state_dict()` as JSON.
+            vocabulary: the training vocabulary, for hooks; None where training needs no classes.
         """
+        super().__init__()
+        self.register_hooks(hooks)
+        self.vocabulary = vocabulary
         self.model = model
         self._module = cast(nn.Module, model)
         self.device = next(p.device for _, p in model.named_parameters())
@@ -123,6 +136,19 @@ class Trainer:
         self._skipped = 0
         self._unsettled: _Step | None = None
 
+    def register_hooks(self, hooks: Sequence[HookBase]) -> None:
+        """Add hooks behind those that are there.
+
+        Raises:
+            InputError: one of them sets the learning rate, which the settings do.
+        """
+        if any(isinstance(hook, LRScheduler) for hook in hooks):
+            raise InputError(
+                "the hook LRScheduler has no effect: SOLVER.BASE_LR, SCHEDULE and WARMUP_ITERS set the rate of "
+                "every step; leave the hook out"
+            )
+        super().register_hooks(hooks)
+
     def train(self, resume: bool = False) -> None:
         """Run the remaining steps.
 
@@ -134,7 +160,8 @@ class Trainer:
                 processes do not agree.
             TrainingStopped: the loss, a gradient or a trained weight is not finite.
         """
-        start = self._start(resume)
+        self.iter = self.start_iter = start = self._start(resume)
+        self.max_iter = self.settings.iterations
         self._require_agreement(start)
         if self.started is not None:
             self.started()
@@ -143,17 +170,34 @@ class Trainer:
         self._module.train()
         forward = self._parallel()
         places = self.settings.output_dir, start, self.settings.iterations
-        with EventStorage(start) as storage, metric_writers(*places) as writers:
-            if start == 0:
-                self._evaluate(storage)
+        with EventStorage(start) as self.storage, metric_writers(*places) as writers:
+            try:
+                self.before_train()
+                self._take_steps(forward, zip(steps, batches), writers)
+                self.iter = self.max_iter
+            finally:
+                self.after_train()
+            write_all(writers)
+
+    def _take_steps(
+        self,
+        forward: nn.Module,
+        steps: Iterable[tuple[int, list[Sample]]],
+        writers: Sequence[EventWriter],
+    ) -> None:
+        """Takes the steps with these batches."""
+        storage = self.storage
+        if self.iter == 0:
+            self._evaluate(storage)
+        clock = time.perf_counter()
+        for self.iter, samples in steps:
+            self.before_step()
+            storage.put_scalar("data_time", time.perf_counter() - clock)
+            self._settle(storage)
+            self._step(forward, storage, samples)
+            storage.put_scalar("time", time.perf_counter() - clock)
+            self._after_step(storage, writers)
             clock = time.perf_counter()
-            for storage.iter, samples in zip(steps, batches):
-                storage.put_scalar("data_time", time.perf_counter() - clock)
-                self._settle(storage)
-                self._step(forward, storage, samples)
-                storage.put_scalar("time", time.perf_counter() - clock)
-                self._after_step(storage, writers)
-                clock = time.perf_counter()
 
     def _batches(self, steps: range) -> Iterable[list[Sample]]:
         """This process's part of the batch of each step."""
@@ -180,6 +224,7 @@ class Trainer:
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad()
         losses = self._backward(forward, samples)
+        self.after_backward()
         self.scaler.unscale_(self.optimizer)
         own = losses | {"gradient_norm": self._clip()} | self._unusable()
         mean = self._mean_over_processes(own)
@@ -285,7 +330,7 @@ class Trainer:
             )
 
     def _after_step(self, storage: EventStorage, writers: Sequence[EventWriter]) -> None:
-        """Log, checkpoint and evaluation, when they are due."""
+        """Hooks, and log, checkpoint and evaluation when they are due."""
         done, settings = storage.iter + 1, self.settings
         last = done == settings.iterations
         period = settings.evaluation_period
@@ -294,15 +339,18 @@ class Trainer:
         saving_due = last or done % settings.checkpoint_period == 0
         if logging_due or saving_due:
             self._settle(storage)
-        # Log before the checkpoint: a run that dies between them logs the step again, not never.
-        # The writers take a step's numbers once, so it waits for those of an evaluation.
-        if logging_due and not evaluating:
-            write_all(writers)
-        if saving_due:
-            self._save(done)
         if evaluating:
+            if saving_due:
+                self._save(done)
             self._evaluate(storage)
+        self.after_step()
+        # Log before the checkpoint: a run that dies between them logs the step again, not never.
+        # The writers take a step's numbers once, so they wait for those of an evaluation.
+        if logging_due:
             write_all(writers)
+        # Hooks may have changed their state since the checkpoint before the evaluation.
+        if saving_due and (not evaluating or self._hooks):
+            self._save(done)
 
     def _evaluate(self, storage: EventStorage) -> None:
         if self.evaluate is None or not self.settings.evaluation_period:
@@ -347,7 +395,7 @@ class Trainer:
                 f"and were not saved; the newest checkpoint that is finite: {good}. "
                 "Start anew in another OUTPUT_DIR with a lower SOLVER.BASE_LR"
             )
-        metadata = {"iteration": iteration, "scaler": self.scaler.state_dict()}
+        metadata = {**self.state_dict(), "iteration": iteration, "scaler": self.scaler.state_dict()}
         if isinstance(self.records, ShardStream):
             metadata["shards"] = comm.all_gather(self.records.state(iteration))
         if comm.is_main_process():
@@ -396,6 +444,7 @@ class Trainer:
             ) from None
         if comm.is_main_process():
             self.checkpoints.remove_oldest()  # a kill in the last save leaves one
+        self.load_state_dict(metadata)
         logging.getLogger(__name__).info("resumed after %d steps", metadata["iteration"])
         return metadata["iteration"]
 

@@ -52,7 +52,13 @@ def settings(folder: Path, **changes) -> TrainingSettings:
 
 
 def trainer(
-    folder: Path, mapper=tiny_mapper, evaluate=None, records=None, objective=None, **changes
+    folder: Path,
+    mapper=tiny_mapper,
+    evaluate=None,
+    records=None,
+    objective=None,
+    hooks=(),
+    **changes,
 ) -> Trainer:
     torch.set_num_threads(1)  # OpenMP does not survive the fork of `killed`
     model = tiny_clipself(trainable_blocks=2, sizes=(32, 64), objective=objective)
@@ -64,6 +70,7 @@ def trainer(
         settings=run_settings,
         evaluate=evaluate,
         groups=matrices_and_vectors(model.parameters(), run_settings.weight_decay),
+        hooks=hooks,
     )
 
 

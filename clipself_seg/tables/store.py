@@ -145,8 +145,12 @@ def _is_complete(record: Record) -> bool:
     parts = (record.get("results"), record.get("provenance"))
     if not all(isinstance(part, dict) for part in parts) or "not evaluated" in record["provenance"]:
         return False
+    minutes = record.get("minutes", "")  # None where they are not known
+    if not isinstance(minutes, int | float | None):
+        return False
     numbers = dict(flatten_numbers(record["results"])).values()
+    bounded = (*numbers, minutes or 0)
     try:
-        return any(map(math.isfinite, numbers)) and not any(map(math.isinf, numbers))
+        return any(map(math.isfinite, numbers)) and not any(map(math.isinf, bounded))
     except OverflowError:  # a whole number beyond what a float holds
         return False

@@ -156,13 +156,13 @@ BYTE_MUTATIONS: tuple[Callable[[bytearray, Sequence[bytes], random.Random], byte
 )
 
 
-def _nodes(tree: Any) -> Iterator[tuple[Any, Any]]:
+def nodes(tree: Any) -> Iterator[tuple[Any, Any]]:
     """(container, key) of every value in a tree of dicts and lists."""
     keys = list(tree) if isinstance(tree, dict) else range(len(tree))
     for key in keys:
         yield tree, key
         if isinstance(tree[key], dict | list):
-            yield from _nodes(tree[key])
+            yield from nodes(tree[key])
 
 
 def mutate_tree(tree: Any, raw: Sequence[str], rng: random.Random) -> Any:
@@ -174,8 +174,8 @@ def mutate_tree(tree: Any, raw: Sequence[str], rng: random.Random) -> Any:
         rng: decides everything.
     """
     holder = {"": copy.deepcopy(tree)}
-    nodes = list(_nodes(holder))
-    container, key = rng.choice(nodes)
+    places = list(nodes(holder))
+    container, key = rng.choice(places)
     kind = rng.randrange(8)
     if kind == 0:
         container[key] = RAW.format(rng.randrange(len(raw)))
@@ -186,7 +186,7 @@ def mutate_tree(tree: Any, raw: Sequence[str], rng: random.Random) -> Any:
     elif kind == 3 and isinstance(container, list):
         container[key:key] = [copy.deepcopy(container[key]) for _ in range(rng.choice((1, 2, 50)))]
     elif kind == 4:
-        other, place = rng.choice(nodes)
+        other, place = rng.choice(places)
         container[key] = copy.deepcopy(other[place])
     elif kind == 5 and isinstance(container[key], str):
         container[key] = _mutate_text(container[key], rng)
@@ -234,7 +234,9 @@ def _mutate_lines(data: bytes, donors: Sequence[bytes], rng: random.Random) -> b
     if kind == 0:
         del lines[place]
     elif kind == 1:
-        lines[place] = lines[place] * rng.choice((2, 10_000))
+        lines[place] = lines[place][:1000] * rng.choice(
+            (2, 10_000)
+        )  # that of another damage is long
     elif kind == 2:
         lines[place:place] = [lines[place]]
     elif kind == 3:

@@ -113,7 +113,7 @@ RUNS = {
         "json",
     ),
     "kept_record_json": Reader(
-        tree(f"kept/{REPEATED.name}.json", _write_kept), _read_kept, "json", weight=0.03
+        tree(f"kept/{REPEATED.name}.json", _write_kept), _read_kept, "json", weight=0.3
     ),
     "prediction_journal": Reader(
         tree(FILE_NAME, _write_journal), _read_journal, "json lines", weight=0.5

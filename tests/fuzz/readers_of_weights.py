@@ -1,5 +1,5 @@
-"""Formats of weights, and of tensors that the project writes for itself: training states, cached texts, outputs of
-generators."""
+"""Formats of weights, of folders of `save_pretrained`, and of tensors that the project writes for itself: training
+states, cached texts, outputs of generators."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+import yaml
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
@@ -38,14 +39,25 @@ from clipself_seg.data.generator_outputs import (
 from clipself_seg.heads.diffusion.weights import read_stable_diffusion
 from clipself_seg.models.build import build_model
 from clipself_seg.models.cat_seg.config import build_backbone
+from clipself_seg.prediction.detection import DetectionPredictor
+from clipself_seg.prediction.panoptic import PanopticPredictor
+from clipself_seg.prediction.pretrained import (
+    BOUNDS,
+    CONFIG,
+    LARGEST_NUMBER,
+    MODEL,
+    VOCABULARY,
+    load_pretrained,
+)
+from clipself_seg.prediction.semantic import Predictor
 from clipself_seg.training.settings import TrainingSettings
 from clipself_seg.training.trainer import Trainer
 from tests.checkpoint_files import Bomb, in_layout, save_as, save_tips
 from tests.conftest import ROOT
-from tests.fuzz.mutations import ODD_VALUES, mutate_tree
+from tests.fuzz.mutations import ODD_VALUES, mutate_tree, nodes
 from tests.fuzz.readers import Reader, file, tree
 from tests.small_towers import TIPS, write_tokenizer
-from tests.tiny import random_clip
+from tests.tiny import noise, random_clip
 
 ARCHITECTURE: dict[str, Any] = {
     "embed_dim": 16,
@@ -55,9 +67,13 @@ ARCHITECTURE: dict[str, Any] = {
 ALL_WORDS = {"text_cfg": {**ARCHITECTURE["text_cfg"], "vocab_size": 49408}}
 RESNET = {"vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}}
 TINY, TINY_WITH_WORDS = "ViT-Fuzz", "ViT-Fuzz-Words"
+TINY_WITH_SENTENCES = "ViT-Fuzz-Sentences"
 TINY_RESNET, TINY_TIPS = "RN-Fuzz", "TIPSv2-Fuzz"
 kinds._configs()[TINY] = ARCHITECTURE
 kinds._configs()[TINY_WITH_WORDS] = ARCHITECTURE | ALL_WORDS
+kinds._configs()[TINY_WITH_SENTENCES] = ARCHITECTURE | {
+    "text_cfg": {**ALL_WORDS["text_cfg"], "context_length": 32}
+}
 kinds._configs()[TINY_RESNET] = ARCHITECTURE | RESNET
 kinds._configs()[TINY_TIPS] = TIPS
 
@@ -258,6 +274,56 @@ def _model_reader(kind: str) -> Reader:
     )
 
 
+# Folders of `save_pretrained`, with a prediction of what is read.
+
+CONFIG_NUMBERS = (0, 1, 2, 3, 7, 16, 64, 300, 1000, LARGEST_NUMBER, -1, 0.5)
+PREDICTORS: dict[str, Callable[[CfgNode], Any]] = {
+    "cat_seg": Predictor,
+    "panoptic": PanopticPredictor,
+    "fvit": DetectionPredictor,
+}
+
+
+FOLDER_CONFIGS: dict[str, str] = {}  # of those that were made
+
+
+def _save_folder(kind: str, folder: Path) -> None:
+    cfg = _config(kind, "")
+    cfg.defrost()
+    cfg.MODEL.CLIP.NAME = TINY_WITH_SENTENCES
+    predictor = PREDICTORS[kind](cfg)
+    predictor.set_vocabulary("cat|kitten, grass")
+    predictor.save_pretrained(folder)
+    FOLDER_CONFIGS[kind] = (folder / CONFIG).read_text()
+
+
+def _read_folder(path: Path) -> None:
+    predictor = load_pretrained(path.parent, device="cpu")
+    if predictor.vocabulary is None:
+        predictor.set_vocabulary("cat, grass")
+    predictor(noise(40, 57))
+
+
+def _remade_config(kind: str, rng: random.Random) -> bytes:
+    """A configuration with other numbers, most of which a folder may have."""
+    tree = yaml.safe_load(FOLDER_CONFIGS[kind])
+    numbers = [(node, key) for node, key in nodes(tree) if isinstance(node[key], int | float)]
+    for node, key in rng.sample(numbers, rng.choice((1, 1, 2, 3))):
+        most = [bounds for name, bounds in BOUNDS.items() if name.endswith(f".{key}")]
+        node[key] = rng.choice((*(most[0] if most else ()), *CONFIG_NUMBERS))
+    return yaml.safe_dump(tree).encode()
+
+
+def _folder_reader(kind: str) -> Reader:
+    return Reader(
+        tree(CONFIG, functools.partial(_save_folder, kind)),
+        _read_folder,
+        "yaml",
+        functools.partial(_remade_config, kind),
+        weight=0.9,
+    )
+
+
 @functools.cache
 def _distillation() -> dict[str, Tensor]:
     state = build_model(_config("clipself", "")).state_dict()
@@ -321,6 +387,19 @@ WEIGHTS = {
         "zip",
         lambda rng: saved(odd_tensors(_distillation(), rng)),
         weight=0.5,
+    ),
+    **{f"folder_{kind}_yaml": _folder_reader(kind) for kind in PREDICTORS},
+    "folder_vocabulary_json": Reader(
+        tree(VOCABULARY, functools.partial(_save_folder, "panoptic")),
+        _read_folder,
+        "json",
+        weight=0.9,
+    ),
+    "folder_weights_safetensors": Reader(
+        tree(MODEL, functools.partial(_save_folder, "fvit")),
+        _read_folder,
+        "safetensors",
+        weight=0.9,
     ),
     "weights_stable_diffusion": Reader(
         file("diffusion.safetensors", lambda p: safetensors.torch.save_file(_diffusion(), p)),

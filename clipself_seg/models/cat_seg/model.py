@@ -521,7 +521,8 @@ def _check_version(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) 
         )
     # Detectron2's checkpointer leaves out what has another shape.
     needs = wanted[first].shape[1]
-    has = tensors[first].shape[1] if first in tensors else needs
+    shape = tensors.get(first, wanted[first]).shape
+    has = shape[1] if len(shape) > 1 else needs  # no matrix at all is refused with the other shapes
     if has != needs:
         raise InputError(
             f"this is a CAT-Seg checkpoint with {has} prompts as channels of the cost volume, the "

@@ -19,6 +19,7 @@ DEEPER = f"{CLIP}visual.transformer.resblocks.23.ln_1.weight"
 WRONG = {
     "another depth": ({DEEPER: torch.zeros(1)}, "CLIP with 24 blocks, the model's has 4"),
     "version 1": ({FIRST: torch.zeros(32, 80, 7, 7)}, r"with 80 prompts .* 1: .*catseg_v1_\*"),
+    "no kernels": ({FIRST: torch.zeros(32)}, r"conv1.weight of shape \(32,\), the model needs"),
     "a backbone": (
         {"backbone.stem.weight": torch.zeros(1)},
         "guided by a backbone, the model by CLIP",

@@ -113,10 +113,10 @@ def _table_items(path: str, column: str | None) -> list[Item]:
     usable = texts + contents
     if column is None and len(usable) == 1:
         (column,) = usable
-    if column is None or column not in usable:
+    if column is None or column not in usable or schema.names.count(column) > 1:
         raise InputError(
-            f"{path} has these columns of texts or bytes: {', '.join(usable) or 'none'}; name that of the images: "
-            "--column NAME"
+            f"{path} has these columns of texts or bytes: {', '.join(usable) or 'none'}; name that of the images, a "
+            "name that comes once: --column NAME"
         )
     # With one copy of each value: a few bytes can stand for a long path in every row.
     file = _open_table(path, read_dictionary=[column])

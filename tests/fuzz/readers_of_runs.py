@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import random
 from pathlib import Path
 
 from clipself_seg.mini.writer import WorldSize, make_worlds
@@ -96,6 +97,40 @@ def _write_table(folder: Path) -> None:
     pyarrow.parquet.write_table(table, folder / "a.parquet", row_group_size=5)
 
 
+def _remade_table(rng: random.Random) -> bytes:
+    """Columns of other names, types, values and encodings than anybody reads."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    rows = rng.choice((0, 1, 2, 2, 16, 300))
+    kinds = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary(), pa.int32(), pa.bool_())
+    kinds += (pa.binary(4), pa.list_(pa.string()), pa.struct([("file", pa.string())]))
+    kinds += (pa.timestamp("us"), pa.decimal128(9, 2), pa.null(), pa.float16())
+    odd = ("", "\0", "x" * 5000, "../" * 9, "a.png", "P1 1 1 0", None)
+    names = rng.choices(
+        (*("file", "image") * 3, "error", "", "\0", "file.path"), k=rng.choice((1, 1, 2, 3))
+    )
+    columns = []
+    for _ in names:
+        kind = rng.choice((*kinds[:4] * 3, *kinds))
+        texts = kind in kinds[:4]
+        values = [rng.choice(odd) for _ in range(rows)] if texts else [None] * rows
+        column = pa.array(values, kind)
+        columns.append(column.dictionary_encode() if texts and rng.random() < 0.2 else column)
+    buffer = pa.BufferOutputStream()
+    pa.parquet.write_table(
+        pa.table(columns, names=names),
+        buffer,
+        row_group_size=rng.choice((1, 7, 1000)),
+        compression=rng.choice(("none", "snappy", "gzip", "zstd", "lz4", "brotli")),
+        use_dictionary=rng.random() < 0.5,
+        version=rng.choice(("1.0", "2.6")),
+        data_page_version=rng.choice(("1.0", "2.0")),
+        store_schema=rng.random() < 0.5,
+    )
+    return bytes(buffer.getvalue())
+
+
 def _read_table(path: Path) -> None:
     find_items([str(path)], str(path.parent / "out"), "file")
 
@@ -135,7 +170,11 @@ RUNS = {
 # The extra `dev` has pyarrow; an environment of before has not.
 if importlib.util.find_spec("pyarrow") is not None:
     RUNS |= {
-        "ray_part_parquet": Reader(tree("part-00000.parquet", _write_part), _read_part),
-        "paths_parquet": Reader(tree("a.parquet", _write_table), _read_table),
-        "images_parquet": Reader(tree("a.parquet", _write_table), _read_images),
+        "ray_part_parquet": Reader(
+            tree("part-00000.parquet", _write_part), _read_part, remake=_remade_table
+        ),
+        "paths_parquet": Reader(tree("a.parquet", _write_table), _read_table, remake=_remade_table),
+        "images_parquet": Reader(
+            tree("a.parquet", _write_table), _read_images, remake=_remade_table
+        ),
     }

@@ -128,6 +128,10 @@ def test_tables_have_paths_or_bytes(tmp_path, pyarrow):
     assert [row["width"] for row in rows] == [24, 20, 23]
     with pytest.raises(InputError, match="a.parquet is missing"):
         find_items([str(tmp_path / "a.parquet")], "out")
+    twice = pyarrow.table([["a.png"], [1]], names=["file", "file"])
+    pyarrow.parquet.write_table(twice, tmp_path / "c.parquet")
+    with pytest.raises(InputError, match="c.parquet has .* bytes: file; .* a name that comes once"):
+        find_items([str(tmp_path / "c.parquet")], "out")
     (tmp_path / "b.parquet").write_text("no table")
     with pytest.raises(InputError, match="b.parquet cannot be read as Parquet"):
         find_items([str(tmp_path / "b.parquet")], "out")

@@ -233,7 +233,7 @@ CONFIGS = {
     "fvit": ("detection_original.yaml", f"{WITH_WORDS} MODEL.FVIT.CHANNELS 4"),
     "panoptic": (
         "panoptic_original.yaml",
-        f"{WITH_WORDS} MODEL.CLIP_BRANCH.WEIGHTS '' {FORMER}.DEC_LAYERS 1 {FORMER}.HIDDEN_DIM 32 "
+        f"{WITH_WORDS} MODEL.CLIP_BRANCH.WEIGHTS '' {FORMER}.DEC_LAYERS 1 {FORMER}.HIDDEN_DIM 64 "
         "MODEL.MASK_GENERATOR.ENCODER_LAYERS 1",
     ),
     "clipself": ("patches.yaml", ""),

@@ -1,4 +1,4 @@
-"""What this project does, seen in a minute (`demo`) or measured in twenty (`quickstart`), on the mini world."""
+"""Shows what CLIPSelf does on the mini world: `demo` in a minute, `quickstart` with trainings in twenty."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ def _quickstart_options(parser: argparse.ArgumentParser) -> None:
     worlds = os.environ.get("CLIPSELF_SEG_MINI", "output/mini_world")
     value(parser, "--output", default="output/quickstart")
     value(parser, "--worlds", "folder of the mini worlds", worlds)
-    flag(parser, "--fresh", "forget what earlier calls did")
+    flag(parser, "--fresh", "remove the runs of earlier calls first")
 
 
 @command(_quickstart_options, again=f"{GOES_ON}, unless it says --fresh")
 def quickstart(args: argparse.Namespace) -> None:
-    """See CLIPSelf's claims on the mini world: twenty minutes on two cores.
+    """Train and evaluate every task on the mini world, and write a page: twenty minutes on two cores.
 
         clipself-seg quickstart
 
     1. draws the mini worlds (output/mini_world),
-    2. measures how well the dense features of the shipped mini CLIP recognise regions,
+    2. measures how well the dense features of the mini CLIP recognise regions,
     3. distils it twice for two minutes, from image patches and from proposals, and measures again,
-    4. measures the shipped weights, which were distilled by the same commands for longer,
-    5. trains CAT-Seg on the seen classes twice, on the original CLIP and on CLIPSelf's, and evaluates on all
+    4. measures the shipped weights, which were distilled longer by the same commands,
+    5. trains CAT-Seg on the seen classes, once on the original CLIP and once on CLIPSelf, and evaluates it on all
        classes and on the second world,
-    6. trains a mask generator on the seen classes and lets its masks be named by both CLIPs, by itself, and by
-       both together,
-    7. trains F-ViT, a detector, on the boxes of the seen classes, on the original CLIP and on CLIPSelf's,
-    8. prints the paper's Tables 2, 3, 5 and 6 in miniature and writes output/quickstart/index.html with images.
+    6. trains a mask generator on the seen classes; CLIP, the generator, and both together classify its masks,
+    7. trains F-ViT, a detector, on boxes of the seen classes, once on the original CLIP and once on CLIPSelf,
+    8. prints the paper's Tables 2, 3, 5 and 6 in miniature and writes output/quickstart/index.html.
+
+    Beside the page are a page to click (explore.html), table.md, results.json and pictures/; the runs are in runs/.
+    An interrupted quickstart goes on when it is called again.
 
     On COCO the same commands are (data below $DETECTRON2_DATASETS, see README.md):
         clipself-seg train --config-file configs/regions/coco_openai_vitb16.yaml --eval-only
@@ -54,18 +56,18 @@ def _demo_options(parser: argparse.ArgumentParser) -> None:
 
 @command(_demo_options)
 def demo(args: argparse.Namespace) -> None:
-    """See what the weights that come with the project see: less than a minute on two cores, without training.
+    """Write a page of heat maps and segments of the shipped weights: no training, a minute on two cores.
 
         clipself-seg demo
 
-    Draws a few generated scenes, asks a CLIP for words in them, before and after CLIPSelf, lets both name the
-    segments of a mask generator, and writes a page, with one to click beside it (clipself-seg explore). The page is
-    opened if there is a screen; its path is printed.
+    Compares a CLIP before and after CLIPSelf on a few generated scenes: heat maps of words, and names of segments.
+    Writes output/demo/index.html and a page to click beside it (explore.html), prints the path, and opens the page if
+    there is a screen.
     """
     from clipself_seg.quickstart.quickstart import run_demo
 
     page = run_demo(Path(args.output).absolute())
-    sys.stdout.write(f"\n{page}\n")
+    sys.stdout.write(f"\nPage: {page}\n")
     if not args.no_open and has_screen():
         webbrowser.open(page.as_uri())
 

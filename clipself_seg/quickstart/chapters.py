@@ -61,7 +61,7 @@ class Chapter:
     """Specification of one chapter.
 
     Attributes:
-        name: of its sheets of images, NAME_WORLD.png.
+        name: of its sheets of images.
         heading: said when its runs begin.
         runs: of all tables, in the order in which they begin.
         tables: name in results.json and on the page -> table.
@@ -100,12 +100,13 @@ class Results:
     images: Mapping[str, Sequence[Row]] = field(default_factory=dict)
 
 
-def run_chapter(chapter: Chapter, output: Path, worlds: Path) -> dict[str, Results]:
+def run_chapter(chapter: Chapter, output: Path, pictures: Path, worlds: Path) -> dict[str, Results]:
     """Make what is left of a chapter, and write its sheets of images.
 
     Args:
         chapter: what to do.
-        output: folder for runs and images.
+        output: folder of the runs.
+        pictures: folder for the sheets of images, NAME_WORLD.png.
         worlds: folder of the mini worlds.
 
     Returns:
@@ -118,13 +119,15 @@ def run_chapter(chapter: Chapter, output: Path, worlds: Path) -> dict[str, Resul
     run_together(chapter.runs, output, worlds)
     say(chapter.images_heading)
     images = show_images(chapter, output, worlds)
+    for world, rows in images.items():
+        write_tiles(rows, pictures / f"{chapter.name}_{world}.png")
     return {name: results_of(table, output, images) for name, table in chapter.tables.items()}
 
 
 def show_images(
     chapter: Chapter, output: Path, worlds: Path, names: Sequence[str] = WORLDS
 ) -> dict[str, list[Row]]:
-    """Predict the first images of some worlds with every view, and write NAME_WORLD.png.
+    """Predict the first images of some worlds with every view.
 
     Returns:
         Name of a world -> what the page shows of it.
@@ -138,10 +141,7 @@ def show_images(
         for world in names
     }
     call_together(commands, worlds)
-    rows = {world: chapter.rows(chapter.views, world, output, worlds) for world in names}
-    for world in names:
-        write_tiles(rows[world], output / f"{chapter.name}_{world}.png")
-    return rows
+    return {world: chapter.rows(chapter.views, world, output, worlds) for world in names}
 
 
 def results_of(
@@ -262,14 +262,14 @@ ZERO_SHOT = (
 )
 SEMANTIC = Chapter(
     name="semantic",
-    heading="CAT-Seg, trained on the original CLIP and on CLIPSelf's, and both CLIPs without it",
+    heading="semantic segmentation: CAT-Seg, trained on the original CLIP and on CLIPSelf, and both CLIPs alone",
     runs=(*CAT_SEG, *ZERO_SHOT),
     tables={"semantic": Table((*ZERO_SHOT, *CAT_SEG), semantic_split_table)},
-    images_heading="what CAT-Seg says of images of both worlds",
+    images_heading="CAT-Seg on images of both worlds",
     views=(View("original CLIP", CAT_SEG[0]), View("CLIPSelf", CAT_SEG[1])),
     rows=semantic_rows,
-    note="Mean IoU in % of two CLIPs without any training, and of CAT-Seg on them, trained just now on the seen "
-    "classes of\nmini. mini2 is a world of its own, with other layouts, textures and words.",
+    note="Mean IoU in %. No training: each pixel gets the class whose text embedding is closest. CAT-Seg was trained "
+    "just now\non the seen classes of mini. mini2 is a second world, with other layouts, textures and words.",
 )
 
 GENERATOR = "mini-open-panoptic"
@@ -282,7 +282,7 @@ CLIPSELF = Run("CLIPSelf", "panoptic_shipped_clipself", "panoptic.yaml", WEIGHTS
 OF_MASKS = ("--panoptic",)
 PANOPTIC = Chapter(
     name="panoptic",
-    heading="a mask generator, trained just now, and one that trained for longer; who names their masks?",
+    heading="panoptic segmentation: masks of two generators, classified by CLIP, by the generator, or by both",
     runs=(LIVE_GENERATOR, ORIGINAL, CLIPSELF),
     tables={
         f"panoptic, {name}": Table(
@@ -292,7 +292,7 @@ PANOPTIC = Chapter(
         )
         for name, runs in (("live", (LIVE_GENERATOR,)), ("shipped", (ORIGINAL, CLIPSELF)))
     },
-    images_heading="what the longer trained one says of images of both worlds",
+    images_heading="the shipped generator on images of both worlds",
     # Both CLIPs alone, and the second one fused with the generator; titles as in the tables.
     views=(
         View("original CLIP, CLIP only", ORIGINAL, GENERATOR, OF_MASKS, mode="clip"),
@@ -300,9 +300,8 @@ PANOPTIC = Chapter(
         View("CLIPSelf, fused", CLIPSELF, GENERATOR, OF_MASKS, mode="fused"),
     ),
     rows=panoptic_rows,
-    note="Panoptic quality in % of two mask generators, one trained just now, one for longer, on images "
-    "of the seen classes\nof mini. Their masks are named by CLIP's dense features alone, by the "
-    "generator alone, or by both (fused).",
+    note="Panoptic quality in %. Both generators were trained on the seen classes of mini: one just now, the shipped "
+    "one longer.\nThe class of a mask comes from CLIP only, from the generator only, or from both (fused).",
 )
 
 DETECTOR = "mini-fvit"
@@ -327,15 +326,15 @@ DETECTORS = (
 )
 DETECTION = Chapter(
     name="detection",
-    heading="a detector, trained on the original CLIP and on CLIPSelf's, and one that trained for longer",
+    heading="detection: F-ViT, trained on the original CLIP and on CLIPSelf, and a shipped one that trained longer",
     runs=DETECTORS,
     tables={"detection": Table(DETECTORS, functools.partial(novel_table, first="AP50 of boxes"))},
-    images_heading="the boxes that all three find in images of both worlds",
+    images_heading="the boxes of all three in images of both worlds",
     views=tuple(
         View(run.title, run, "" if run.training else DETECTOR, SHOWN_BOXES, classes="_things")
         for run in DETECTORS
     ),
     rows=detection_rows,
-    note="AP50 of boxes of F-ViT in %, trained on boxes of the seen (base) things of mini alone; novel ones "
-    "were never\nnamed in its training.",
+    note="AP50 of boxes in %. F-ViT was trained on boxes of the seen (base) classes of mini; novel classes were never "
+    "named\nin training.",
 )

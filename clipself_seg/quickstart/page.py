@@ -24,6 +24,7 @@ from clipself_seg.files import atomic_path, read_json_lines
 from clipself_seg.pages import write_page
 from clipself_seg.quickstart.chapters import Results
 from clipself_seg.quickstart.heat_maps import SHOWN, ask, heat_sheet
+from clipself_seg.quickstart.steps import EXPLORE, PICTURES
 from clipself_seg.quickstart.tiles import Row
 from clipself_seg.visualization.dense_maps import (
     colour_segments,
@@ -223,10 +224,10 @@ def write_images_and_page(
     live: Mapping[str, Path],
     chapters: Mapping[str, Results],
 ) -> None:
-    """Write heat_maps.jpg, kmeans.png, regions.png, loss.png and index.html.
+    """Write heat_maps.jpg, kmeans.png, regions.png and loss.png into PICTURES, and index.html.
 
     Args:
-        output: folder for them.
+        output: folder for them; it has EXPLORE, which the page links.
         world: folder of the mini world.
         regions: results of region recognition.
         live: title -> metrics.json of a run, for the loss curves.
@@ -240,10 +241,11 @@ def write_images_and_page(
     questions = ask({title: load_clip(MINI_CLIP, tag) for title, tag in SHOWN.items()})
     clusters = kmeans_rows(clips, scenes, MAPS)
     answers = region_answers(clips, scenes, vocabulary, CROPS)
-    save_jpeg(heat_sheet(questions), output / "heat_maps.jpg")
-    save_png(kmeans_sheet(clusters), output / "kmeans.png")
-    save_png(region_sheet(answers), output / "regions.png")
-    plot_losses(live, output / "loss.png")
+    pictures = output / PICTURES
+    save_jpeg(heat_sheet(questions), pictures / "heat_maps.jpg")
+    save_png(kmeans_sheet(clusters), pictures / "kmeans.png")
+    save_png(region_sheet(answers), pictures / "regions.png")
+    plot_losses(live, pictures / "loss.png")
     write_page(
         output / "index.html",
         "quickstart.html",
@@ -253,5 +255,6 @@ def write_images_and_page(
         questions=questions,
         clusters=clusters,
         answers=answers,
-        losses=read_image(output / "loss.png"),
+        losses=read_image(pictures / "loss.png"),
+        explore=EXPLORE,
     )

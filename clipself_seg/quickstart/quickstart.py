@@ -25,18 +25,18 @@ from clipself_seg.quickstart.chapters import (
     run_chapter,
     show_images,
 )
-from clipself_seg.quickstart.heat_maps import SHOWN, ask, heat_sheet
+from clipself_seg.quickstart.heat_maps import SHOWN, WORLD, ask
 from clipself_seg.quickstart.page import write_images_and_page
 from clipself_seg.quickstart.steps import (
+    EXPLORE,
     IMAGES,
-    PROGRAM,
+    PICTURES,
+    RUNS,
     Run,
-    call_together,
-    first_images,
+    call_explore,
     run_together,
     say,
 )
-from clipself_seg.visualization.overlays import save_jpeg
 
 DATASET = "mini_val_panoptic"
 CHAPTERS = (SEMANTIC, PANOPTIC, DETECTION)
@@ -59,9 +59,8 @@ REGIONS_TABLE = Table(
 )
 REGIONS_NOTE = (
     "Top-1/top-5 mean accuracy on mini_val in %.\n"
-    "Boxes, Thing Masks, Stuff Masks: pooled from the dense features. Image Crops: the image "
-    "embedding of each\nregion's crop, what a region could be recognised with at best; its first "
-    "row is the teacher's."
+    "Boxes, Thing Masks, Stuff Masks: averages of the dense features in a region. Image Crops: the "
+    "image embedding\nof its crop; the first row is what CLIPSelf distils from."
 )
 
 
@@ -71,7 +70,7 @@ def run_quickstart(output: str | Path, worlds: str | Path, fresh: bool = False) 
     Finished and interrupted runs in `output` are gone on with.
 
     Args:
-        output: folder for the runs, results.json, table.md and index.html.
+        output: folder for index.html and explore.html, table.md and results.json, PICTURES and RUNS.
         worlds: folder of the mini worlds; made if need be.
         fresh: forget earlier runs first.
 
@@ -80,7 +79,8 @@ def run_quickstart(output: str | Path, worlds: str | Path, fresh: bool = False) 
     """
     output, worlds = Path(output).absolute(), Path(worlds).absolute()
     with alone_in(output):
-        remove_leftovers(output)
+        for folder in (output, output / PICTURES):
+            remove_leftovers(folder)
         if fresh:
             for path in output.iterdir():  # not the folder, which is locked
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -89,23 +89,25 @@ def run_quickstart(output: str | Path, worlds: str | Path, fresh: bool = False) 
 
 def _run_chapters(output: Path, worlds: Path) -> None:
     begin = time.monotonic()
+    runs = output / RUNS
     say("the mini worlds: scenes with panoptic labels, captions and proposals, in COCO's formats")
     make_worlds(worlds, WorldSize())
-    say("region recognition: CLIP as it is, after distillations just now, and after longer ones")
+    say("region recognition: the original CLIP, CLIPs distilled just now, and the shipped ones")
     # Those that take long begin.
-    run_together(sorted(REGIONS, key=lambda run: not run.training), output, worlds)
-    regions = results_of(REGIONS_TABLE, output)
+    run_together(sorted(REGIONS, key=lambda run: not run.training), runs, worlds)
+    regions = results_of(REGIONS_TABLE, runs)
     results: dict[str, Results] = {}
     for chapter in CHAPTERS:
-        results |= run_chapter(chapter, output, worlds)
+        results |= run_chapter(chapter, runs, output / PICTURES, worlds)
+    call_explore(WORLD, output, worlds)
     say("images")
-    live = {run.title: output / run.folder / "metrics.json" for run in REGIONS if run.training}
-    write_images_and_page(output, worlds / "mini", regions, live, results)
+    live = {run.title: runs / run.folder / "metrics.json" for run in REGIONS if run.training}
+    write_images_and_page(output, worlds / WORLD, regions, live, results)
     seconds = time.monotonic() - begin
     _write_files(output, regions, results, seconds)
     sys.stdout.write(_report(regions, results))
     sys.stdout.write(
-        f"{seconds / 60:.1f} minutes. Images: {output / 'index.html'}; protocols of the numbers: table.md\n"
+        f"{seconds / 60:.1f} minutes. How the numbers were measured: table.md\nPage: {output / 'index.html'}\n"
     )
 
 
@@ -137,17 +139,15 @@ def _report(regions: Results, results: Mapping[str, Results]) -> str:
     return "\n" + "\n\n".join(paragraphs) + "\n"
 
 
-DEMO_WORLD = "mini"
-DEMO_EXPLORE = "explore.html"
 # Only the scenes that are shown, and those that a world needs.
 DEMO_SIZE = WorldSize(train=1, val=IMAGES, base=1)
 
 
 def run_demo(output: Path) -> Path:
-    """Write `heat_maps.jpg`, `panoptic_mini.png`, `explore.html` and `index.html`, the page that has them.
+    """Write a page of heat maps and segments, `index.html`, and a page to click, `explore.html`.
 
     Args:
-        output: folder for them, the scenes and what is predicted of them.
+        output: folder for them, the scenes (`worlds`) and their predictions (RUNS).
 
     Returns:
         The page.
@@ -156,18 +156,13 @@ def run_demo(output: Path) -> Path:
         InputError: a step failed; its command is named. Or another demo is at work there.
     """
     with alone_in(output):
-        say("heat maps: where a CLIP finds a word, as it is and after CLIPSelf")
+        say("heat maps: where a CLIP finds a word, before and after CLIPSelf")
         questions = ask({title: load_clip(MINI_CLIP, tag) for title, tag in SHOWN.items()})
-        save_jpeg(heat_sheet(questions), output / "heat_maps.jpg")
         say("segments of generated scenes, named by both CLIPs")
         worlds = output / "worlds"
         make_worlds(worlds, DEMO_SIZE)
-        segments = show_images(PANOPTIC, output, worlds, (DEMO_WORLD,))[DEMO_WORLD]
-        say("a page to click")
-        images = [str(image) for image in first_images(worlds, DEMO_WORLD)]
-        models = ["--models", "original", "clipself-proposals", "--words", DEMO_WORLD]
-        words = [*PROGRAM, "explore", *images, *models, "-o", str(output / DEMO_EXPLORE)]
-        call_together({"explore": words}, worlds)
+        segments = show_images(PANOPTIC, output / RUNS, worlds, (WORLD,))[WORLD]
+        call_explore(WORLD, output, worlds)
         path = output / "index.html"
-        write_page(path, "demo.html", questions=questions, segments=segments, explore=DEMO_EXPLORE)
+        write_page(path, "demo.html", questions=questions, segments=segments, explore=EXPLORE)
     return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,9 @@ PROGRAM = ("-m", "clipself_seg")
 # What the chapters show: so many images of each world.
 WORLDS, IMAGES = ("mini", "mini2"), 4
 AT_ONCE = 2  # commands of `call_together`
+CHECKPOINTS = "checkpoints"  # folder of a run
+# Below the output folder, beside the pages.
+RUNS, PICTURES, EXPLORE = "runs", "pictures", "explore.html"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +50,11 @@ class Run:
         mode = "--resume" if self.training else "--eval-only"
         words = [*PROGRAM, "train", "--config-file", f"configs/mini/{self.config}", mode]
         return [*words, *self.options, "OUTPUT_DIR", str(output / self.folder)]
+
+    def is_finished(self, output: Path) -> bool:
+        """Whether it has its results, and its checkpoints are gone."""
+        folder = output / self.folder
+        return (folder / "results.json").exists() and not (folder / CHECKPOINTS).exists()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +103,16 @@ def first_images(worlds: Path, world: str) -> list[Path]:
     return sorted((worlds / world / "val").glob("*.jpg"))[:IMAGES]
 
 
+def call_explore(world: str, output: Path, worlds: Path) -> None:
+    """Write EXPLORE, a page to click: the CLIP before and after CLIPSelf on the first images of a world."""
+    say("a page to click")
+    images = [str(image) for image in first_images(worlds, world)]
+    models = ["--models", "original", "clipself-proposals", "--words", world]
+    call_together(
+        {"explore": [*PROGRAM, "explore", *images, *models, "-o", str(output / EXPLORE)]}, worlds
+    )
+
+
 def say(text: str) -> None:
     """A heading on the terminal."""
     sys.stdout.write(f"\n=== {text}\n")
@@ -101,8 +120,11 @@ def say(text: str) -> None:
 
 
 def run_together(runs: Sequence[Run], output: Path, worlds: Path) -> None:
-    """`call_together` of runs."""
-    call_together({run.folder: run.command(output) for run in runs}, worlds)
+    """`call_together` of runs but for trainings that are finished; their checkpoints go, which nobody needs then."""
+    left = [run for run in runs if not (run.training and run.is_finished(output))]
+    call_together({run.folder: run.command(output) for run in left}, worlds)
+    for run in left:
+        shutil.rmtree(output / run.folder / CHECKPOINTS, ignore_errors=True)
 
 
 def call_together(commands: Mapping[str, Sequence[str]], worlds: Path) -> None:

@@ -13,7 +13,7 @@ from clipself_seg.visualization.class_colours import class_colours
 from clipself_seg.visualization.overlays import Entry, entries, readable, save_png
 from clipself_seg.visualization.panels import named_tile, sheet
 
-TEXT = 18  # height in pixels of the names in regions: tiles are shown smaller than they are
+TEXT = 22  # height in pixels of the names in regions: tiles are shown smaller than they are
 MOST_NAMES = 14  # of a legend
 
 

@@ -43,11 +43,13 @@ class Reader(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.tags, self.text, self.sources, self.bold = [], [], [], []
+        self.tags, self.text, self.sources, self.bold, self.sizes = [], [], [], [], []
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.sources += [value for name, value in attrs if name in ("src", "srcset")]
+        if tag == "img":
+            self.sizes.append((dict(attrs).get("width"), dict(attrs).get("height")))
 
     def handle_data(self, data):
         self.text.append(data.strip())
@@ -79,6 +81,7 @@ def read_page():
         clusters=[row],
         answers=answers,
         losses=IMAGE,
+        explore="explore.html",
     )
     reader.feed(html)
     return reader
@@ -89,6 +92,8 @@ def test_names_are_text_in_the_page_and_all_images_are_in_it():
     assert "table" in reader.tags and "script" not in reader.tags
     # Rows of five tables and headings of four; titles and legends of the rows of images, headings of worlds.
     assert reader.text.count(NAME) >= 9 + 2 * 4 + 3
+    # The page does not move while its images are decoded.
+    assert set(reader.sizes) == {("6", "4")}
     assert len(reader.sources) == reader.tags.count("img") >= 8
     assert all(source.startswith("data:image/") for source in reader.sources)
     assert not {"link", "script", "iframe"} & set(reader.tags)

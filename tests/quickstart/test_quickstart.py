@@ -67,6 +67,30 @@ def test_commands_are_the_packages_own_and_need_no_checkout(tmp_path, monkeypatc
     assert (steps.ROOT / "clipself_seg" / "__main__.py").is_file()
 
 
+def test_finished_trainings_keep_no_checkpoints_and_are_not_run_again(tmp_path, monkeypatch):
+    runs = (Run("", "trains", "patches.yaml", training=True), Run("", "evaluates", "regions.yaml"))
+    checkpoints = tmp_path / "trains" / "checkpoints"
+    called: list[list[str]] = []
+
+    def interrupted(commands, worlds):
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        raise InputError("this step failed")
+
+    def finished(commands, worlds):
+        called.append(sorted(commands))
+        assert all("--resume" in words for name, words in commands.items() if name == "trains")
+        (tmp_path / "trains" / "results.json").touch()
+
+    monkeypatch.setattr(steps, "call_together", interrupted)
+    with pytest.raises(InputError):
+        steps.run_together(runs, tmp_path, tmp_path)
+    assert checkpoints.exists()  # to go on from
+    monkeypatch.setattr(steps, "call_together", finished)
+    steps.run_together(runs, tmp_path, tmp_path)
+    steps.run_together(runs, tmp_path, tmp_path)
+    assert called == [["evaluates", "trains"], ["evaluates"]] and not checkpoints.exists()
+
+
 def _annotation(category: int, x: int, **more: float) -> dict:
     return {"id": 1, "image_id": 7, "category_id": category, "bbox": [x, 40, 60, 60]} | more
 
@@ -92,9 +116,8 @@ def test_each_column_has_the_boxes_of_its_run_and_the_truth_knows_what_is_seen(
     for view, entries in zip(DETECTION.views, boxes, strict=True):
         _write(view.folder(tmp_path, "mini") / "detections.json", entries, known)
     monkeypatch.setattr(chapters, "call_together", lambda commands, worlds: None)
-    chapters.show_images(DETECTION, tmp_path, tmp_path / "worlds", ["mini"])
-    picture = np.asarray(Image.open(tmp_path / "detection_mini.png"))
-    columns = np.array_split(picture, 4, axis=1)
+    (row,) = chapters.show_images(DETECTION, tmp_path, tmp_path / "worlds", ["mini"])["mini"]
+    columns = list(row.tiles.values())
     seen, unseen = ([(c == k).all(axis=-1).any() for c in columns] for k in (SEEN, UNSEEN))
     assert seen == [True, False, True, False] and unseen == [True, False, False, True]
 
@@ -132,7 +155,7 @@ def test_a_page_shows_heat_maps_and_segments_of_a_few_scenes(tmp_path, monkeypat
         (root / "mini" / "val" / "000000.jpg").touch()
 
     monkeypatch.setattr(quickstart, "make_worlds", worlds)
-    monkeypatch.setattr(quickstart, "call_together", lambda given, _: commands.append(given))
+    monkeypatch.setattr(steps, "call_together", lambda given, _: commands.append(given))
     monkeypatch.setattr(quickstart, "show_images", segments)
     monkeypatch.setattr(
         quickstart, "ask", lambda clips: [Question("red star", image, {"a": image})]
@@ -143,5 +166,5 @@ def test_a_page_shows_heat_maps_and_segments_of_a_few_scenes(tmp_path, monkeypat
     (words,) = commands[0].values()
     assert words[2:4] == ["explore", str(output / "worlds/mini/val/000000.jpg")]
     assert words[-1] == str(output / "explore.html") and 'href="explore.html"' in html
-    assert calls == [(output / "worlds", 4), (output, output / "worlds", ("mini",))]
-    assert (output / "heat_maps.jpg").is_file()
+    assert calls == [(output / "worlds", 4), (output / "runs", output / "worlds", ("mini",))]
+    assert [path.name for path in output.glob("*.*")] == ["index.html"]

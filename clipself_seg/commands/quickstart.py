@@ -35,7 +35,7 @@ def quickstart(args: argparse.Namespace) -> None:
     7. trains F-ViT, a detector, on boxes of the seen classes, once on the original CLIP and once on CLIPSelf,
     8. prints the paper's Tables 2, 3, 5 and 6 in miniature and writes output/quickstart/index.html.
 
-    Beside the page are a page to click (explore.html), table.md, results.json and pictures/; the runs are in runs/.
+    Beside the page are a page to click (explore.html), table.md, results.json and images/; the runs are in runs/.
     An interrupted quickstart goes on when it is called again.
 
     On COCO the same commands are (data below $DETECTRON2_DATASETS, see README.md):

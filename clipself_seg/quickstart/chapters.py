@@ -100,13 +100,13 @@ class Results:
     images: Mapping[str, Sequence[Row]] = field(default_factory=dict)
 
 
-def run_chapter(chapter: Chapter, output: Path, pictures: Path, worlds: Path) -> dict[str, Results]:
+def run_chapter(chapter: Chapter, output: Path, sheets: Path, worlds: Path) -> dict[str, Results]:
     """Make what is left of a chapter, and write its sheets of images.
 
     Args:
         chapter: what to do.
         output: folder of the runs.
-        pictures: folder for the sheets of images, NAME_WORLD.png.
+        sheets: folder for the sheets of images, NAME_WORLD.png.
         worlds: folder of the mini worlds.
 
     Returns:
@@ -120,7 +120,7 @@ def run_chapter(chapter: Chapter, output: Path, pictures: Path, worlds: Path) ->
     say(chapter.images_heading)
     images = show_images(chapter, output, worlds)
     for world, rows in images.items():
-        write_tiles(rows, pictures / f"{chapter.name}_{world}.png")
+        write_tiles(rows, sheets / f"{chapter.name}_{world}.png")
     return {name: results_of(table, output, images) for name, table in chapter.tables.items()}
 
 

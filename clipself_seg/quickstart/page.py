@@ -24,7 +24,7 @@ from clipself_seg.files import atomic_path, read_json_lines
 from clipself_seg.pages import write_page
 from clipself_seg.quickstart.chapters import Results
 from clipself_seg.quickstart.heat_maps import SHOWN, ask, heat_sheet
-from clipself_seg.quickstart.steps import EXPLORE, PICTURES
+from clipself_seg.quickstart.steps import EXPLORE, SHEETS
 from clipself_seg.quickstart.tiles import Row
 from clipself_seg.visualization.dense_maps import (
     colour_segments,
@@ -224,7 +224,7 @@ def write_images_and_page(
     live: Mapping[str, Path],
     chapters: Mapping[str, Results],
 ) -> None:
-    """Write heat_maps.jpg, kmeans.png, regions.png and loss.png into PICTURES, and index.html.
+    """Write heat_maps.jpg, kmeans.png, regions.png and loss.png into SHEETS, and index.html.
 
     Args:
         output: folder for them; it has EXPLORE, which the page links.
@@ -241,11 +241,11 @@ def write_images_and_page(
     questions = ask({title: load_clip(MINI_CLIP, tag) for title, tag in SHOWN.items()})
     clusters = kmeans_rows(clips, scenes, MAPS)
     answers = region_answers(clips, scenes, vocabulary, CROPS)
-    pictures = output / PICTURES
-    save_jpeg(heat_sheet(questions), pictures / "heat_maps.jpg")
-    save_png(kmeans_sheet(clusters), pictures / "kmeans.png")
-    save_png(region_sheet(answers), pictures / "regions.png")
-    plot_losses(live, pictures / "loss.png")
+    sheets = output / SHEETS
+    save_jpeg(heat_sheet(questions), sheets / "heat_maps.jpg")
+    save_png(kmeans_sheet(clusters), sheets / "kmeans.png")
+    save_png(region_sheet(answers), sheets / "regions.png")
+    plot_losses(live, sheets / "loss.png")
     write_page(
         output / "index.html",
         "quickstart.html",
@@ -255,6 +255,6 @@ def write_images_and_page(
         questions=questions,
         clusters=clusters,
         answers=answers,
-        losses=read_image(pictures / "loss.png"),
+        losses=read_image(sheets / "loss.png"),
         explore=EXPLORE,
     )

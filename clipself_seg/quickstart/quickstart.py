@@ -30,8 +30,8 @@ from clipself_seg.quickstart.page import write_images_and_page
 from clipself_seg.quickstart.steps import (
     EXPLORE,
     IMAGES,
-    PICTURES,
     RUNS,
+    SHEETS,
     Run,
     call_explore,
     run_together,
@@ -70,7 +70,7 @@ def run_quickstart(output: str | Path, worlds: str | Path, fresh: bool = False) 
     Finished and interrupted runs in `output` are gone on with.
 
     Args:
-        output: folder for index.html and explore.html, table.md and results.json, PICTURES and RUNS.
+        output: folder for index.html and explore.html, table.md and results.json, SHEETS and RUNS.
         worlds: folder of the mini worlds; made if need be.
         fresh: forget earlier runs first.
 
@@ -79,7 +79,7 @@ def run_quickstart(output: str | Path, worlds: str | Path, fresh: bool = False) 
     """
     output, worlds = Path(output).absolute(), Path(worlds).absolute()
     with alone_in(output):
-        for folder in (output, output / PICTURES):
+        for folder in (output, output / SHEETS):
             remove_leftovers(folder)
         if fresh:
             for path in output.iterdir():  # not the folder, which is locked
@@ -98,7 +98,7 @@ def _run_chapters(output: Path, worlds: Path) -> None:
     regions = results_of(REGIONS_TABLE, runs)
     results: dict[str, Results] = {}
     for chapter in CHAPTERS:
-        results |= run_chapter(chapter, runs, output / PICTURES, worlds)
+        results |= run_chapter(chapter, runs, output / SHEETS, worlds)
     call_explore(WORLD, output, worlds)
     say("images")
     live = {run.title: runs / run.folder / "metrics.json" for run in REGIONS if run.training}

@@ -24,7 +24,7 @@ WORLDS, IMAGES = ("mini", "mini2"), 4
 AT_ONCE = 2  # commands of `call_together`
 CHECKPOINTS = "checkpoints"  # folder of a run
 # Below the output folder, beside the pages.
-RUNS, PICTURES, EXPLORE = "runs", "pictures", "explore.html"
+RUNS, SHEETS, EXPLORE = "runs", "images", "explore.html"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -137,8 +137,18 @@ STATES = {
     ),
     "open_panoptic": Training("mini/panoptic.yaml", PYRAMID),
 }
-# The kinds of run that tests kill: those above, and one that the baseline is older than.
-KILLED = STATES | {"fvit": Training("mini/detection_original.yaml", DETECTION)}
+# The kinds of run that tests kill: those above, and some that the baseline is older than.
+OBJECTIVES = "MODEL.CLIPSELF.OBJECTIVES."
+CORRELATION = dict.fromkeys(
+    (f"{OBJECTIVES}{name}" for name in ("CONTEXT", "COHERENCE", "SPATIAL")), 1.0
+)
+CORRELATION |= {"MODEL.CLIPSELF.CORRELATION.TEACHER": "original"}
+STUDENT = {"INPUT.REGIONS.STUDENT_SIZE": 64}
+KILLED = STATES | {
+    "correlation": Training("mini/patches.yaml", STUDENT | CORRELATION),
+    "preservation": Training("mini/patches_preserved.yaml", STUDENT),
+    "fvit": Training("mini/detection_original.yaml", DETECTION),
+}
 # First part of a name here -> its MODEL.META_ARCHITECTURE.
 ARCHITECTURES = {"clipself": "CLIPSelf", "cat_seg": "CATSeg", "open_panoptic": "OpenPanoptic"}
 # Name in groups.json -> a run of which only the first step is looked at: the other kinds of parts that train.

@@ -1,18 +1,22 @@
-"""Kills trainings at random moments, resumes them, and compares what they end with, bit for bit.
+"""Kills runs at random moments, starts them again, and compares what they end with, bit for bit.
 
     python -m tests.fuzz.kills --kills 50
     python -m tests.fuzz.kills --kills 3 --task semseg --seed 7 --keep output/kills --json output/kills.json
 
-Small runs of each task train on the mini world: first one that nobody interrupts, then others that end by
-SIGKILL after a time drawn between nothing and what a whole run takes, and go on with --resume until they are
-done; then the next one begins, until there were enough kills. Processes are forked from one that has imported
-everything, so that a start takes a fraction of a second. Of a killed run a loader's worker may live on for
-seconds, beside the run that resumes.
+Small runs of each task train on the mini world, predict for its images, or save a predictor: first one that
+nobody interrupts, then others that end by SIGKILL and start again (with --resume, --skip-existing, or as they
+are) until they are done; then the next one begins, until there were enough kills. Half of the kills come after a
+time drawn between nothing and a little more than a whole run takes, the others before a change to a file that is
+drawn in the same way: a file opened for writing, renamed or removed, a folder made or removed. Processes are
+forked from one that has imported everything, so that a start takes a fraction of a second. Of a killed run a
+loader's worker may live on for seconds, beside the run that resumes. Every second folder of save_pretrained
+replaces one that is there.
 
-A run is compared with the uninterrupted one in its final weights, its checkpoints (weights, moments, step,
-metadata) and its metrics of every step but for the time they took; nothing half-written may be left. The seed
-decides after which times runs are killed, the machine how far they have come. The status is 1 if anything
-differs.
+A training is compared with the uninterrupted one in its final weights, its checkpoints (weights, moments, step,
+metadata) and its metrics of every step but for the time they took, predictions and saved predictors in all
+their files but for dates. Nothing half-written may be left, and no traceback may be printed. At every kill the
+files of results that are there have to be whole, and a saved predictor is there whole or not at all. The seed
+decides when runs are killed, the machine how far they have come. The status is 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -20,8 +24,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import mmap
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -38,18 +44,34 @@ from tqdm import tqdm
 
 import train_net
 from clipself_seg.checkpoints.read import read_checkpoint
+from clipself_seg.commands import predict
 from clipself_seg.files import write_json
+from clipself_seg.prediction.journal import FILE_NAME as JOURNAL
+from clipself_seg.prediction.semantic import load_predictor
 from tests.baseline import runs
 
-# Task -> key of `runs.KILLED` and the file that its training ends with.
+# Task -> key of `runs.KILLED` and the file that its training ends with; "" and "" for what is no training.
+CLIP = "clip_final.safetensors"
 TASKS = {
-    "distill": ("clipself", "clip_final.safetensors"),
+    "distill": ("clipself", CLIP),
+    "correlation": ("correlation", CLIP),
+    "preservation": ("preservation", CLIP),
     "semseg": ("cat_seg", "model_final.pth"),
     "panoptic": ("open_panoptic", "model_final.pth"),
     "detection": ("fvit", "model_final.pth"),
+    "predict": ("", ""),
+    "save_pretrained": ("", ""),
 }
+WORDS = "red star, blue ring, grass"
+SAVED = "overlays labels palette masks coco yolo".split()
 STEPS, PERIOD = 36, 3  # of a run, and from a checkpoint to the next
 POLL = 0.002  # seconds
+BEYOND = (
+    1.25  # the latest kill would come after so much of a whole run: some runs come to their end
+)
+CHANGES = {"os.mkdir", "os.rename", "os.rmdir", "os.remove"}  # events of Python's audit
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT  # flags of its event "open"
+DATE = re.compile(rb"\d{4}-\d\d-\d\dT[\d:]{8}\+00:00")
 
 
 @dataclasses.dataclass
@@ -58,12 +80,16 @@ class Outcome:
 
     Attributes:
         seconds: that the uninterrupted run took.
-        steps: steps logged at each kill.
+        changes: number of changes to files of that run.
+        steps: at each kill, steps logged, images done, or files of a predictor written.
+        before_changes: kills before a change to a file; the others came after a time.
         finished: runs that came to their end.
         different: what differs from the uninterrupted run, or ended otherwise than it should.
     """
 
     seconds: float = 0.0
+    changes: int = 0
+    before_changes: int = 0
     steps: list[int] = dataclasses.field(default_factory=list)
     finished: int = 0
     different: list[str] = dataclasses.field(default_factory=list)
@@ -123,19 +149,19 @@ def killed_runs(
         seed: decides after which times the runs are killed.
         keep: folder for runs that differ.
     """
-    kind, final = TASKS[task]
+    final = TASKS[task][1]
     folder.mkdir(parents=True)
-    outcome = Outcome()
+    outcome, whole, changes = Outcome(), folder / "whole", mmap.mmap(-1, 8)
+    work = work_of(task, clip, steps)
 
-    def begin(output: Path, workers: int) -> int:
-        changes = {"SOLVER__MAX_ITER": steps, "SOLVER__CHECKPOINT_PERIOD": PERIOD}
-        changes |= {"SOLVER__CHECKPOINT_KEEP": 2, "DATALOADER__NUM_WORKERS": workers}
-        command = runs.KILLED[kind].command(clip, output, "--resume", **changes)
-        return start(lambda: train_net.main(command), folder / f"{output.name}.txt")
+    def begin(output: Path, workers: int, before: int = 0) -> int:
+        log = folder / f"{output.name}.txt"
+        return start(lambda: work(output, workers), log, changes, before)
 
     before = time.monotonic()
-    status = end(begin(folder / "whole", workers=0))
+    status = end(begin(whole, workers=0))
     outcome.seconds = time.monotonic() - before
+    outcome.changes = int.from_bytes(changes[:], sys.byteorder)
     if status:
         outcome.different.append(f"the uninterrupted run ended with {status}")
         return outcome
@@ -143,37 +169,84 @@ def killed_runs(
     with tqdm(total=kills, desc=task, unit="kill") as progress:
         while not outcome.different and (len(outcome.steps) < kills or not outcome.finished):
             output = folder / f"killed_{outcome.finished}"
-            left = kills - len(outcome.steps)
-            limit = rng.uniform(0, outcome.seconds) if left else None
-            status = end(begin(output, workers=1), limit)
+            if task == "save_pretrained" and outcome.finished % 2 and not output.exists():
+                if not any(folder.glob(f".{output.name}.*")):
+                    shutil.copytree(whole, output)
+            last, limit = 0, None
+            if len(outcome.steps) < kills and rng.random() < 0.5:
+                limit = rng.uniform(0, BEYOND * outcome.seconds)
+            elif len(outcome.steps) < kills:
+                last = rng.randint(1, 1 + int(BEYOND * outcome.changes))
+            status = end(begin(output, 1, last), limit)
+            log = (folder / f"{output.name}.txt").read_text(errors="replace").strip()
             if status == -signal.SIGKILL:
-                outcome.steps.append(len(logged(output)))
+                outcome.steps.append(done(task, output))
+                outcome.before_changes += bool(last)
+                outcome.different += torn(task, whole, output)
                 progress.update()
-                continue
-            outcome.finished += 1
-            if status:
-                last = (folder / f"{output.name}.txt").read_text().strip().splitlines()[-1:]
-                outcome.different.append(f"{output.name} ended with {status}: {' '.join(last)}")
-            outcome.different += differences(folder / "whole", output, final)
-            if not outcome.different:
-                shutil.rmtree(output)
-            elif keep:
+            else:
+                outcome.finished += 1
+                if status:
+                    said = "".join(log.splitlines()[-1:])
+                    outcome.different.append(f"{output.name} ended with {status}: {said}")
+                outcome.different += differences(whole, output, final)
+            if "Traceback" in log:
+                outcome.different.append(f"{output.name} prints a traceback")
+            if outcome.different and keep:
                 shutil.copytree(folder, keep / task, dirs_exist_ok=True)
+            elif status == 0:
+                shutil.rmtree(output)
     return outcome
 
 
-def start(work: Callable[[], int], log: Path) -> int:
-    """Number of a forked process that works, writes what it says into `log` and ends with the status."""
+def work_of(task: str, clip: Path, steps: int) -> Callable[[Path, int], int]:
+    """What a run does, given its folder and a number of loader workers; gives the status. Args as `killed_runs`."""
+    kind = TASKS[task][0]
+    changes = {"SOLVER__MAX_ITER": steps, "SOLVER__CHECKPOINT_PERIOD": PERIOD}
+    changes |= {"SOLVER__CHECKPOINT_KEEP": 2}
+
+    def train(output: Path, workers: int) -> int:
+        more = changes | {"DATALOADER__NUM_WORKERS": workers}
+        return train_net.main(runs.KILLED[kind].command(clip, output, "--resume", **more))
+
+    def predict_images(output: Path, _: int) -> int:
+        words = ["--vocabulary", WORDS, "--input", str(clip.parent / "mini/val"), "--skip-existing"]
+        words += ["--batch-size", "2", "--scores", "--save", *SAVED, "--device", "cpu"]
+        return predict.main([*words, "--output", str(output)])
+
+    if kind:
+        return train
+    if task == "predict":
+        return predict_images
+    config = runs.CONFIGS / "mini/semseg.yaml"
+    predictor = load_predictor(config, "mini-cat-seg", ("MODEL.DEVICE", "cpu"))
+    predictor.set_vocabulary(WORDS)
+    return lambda output, _: predictor.save_pretrained(output, overwrite=True) or 0
+
+
+def start(
+    work: Callable[[], int], log: Path, changes: mmap.mmap | None = None, last: int = 0
+) -> int:
+    """Number of a forked process that works, adds what it says to `log` and ends with the status.
+
+    Args:
+        work: gives the status.
+        log: file.
+        changes: shared memory, in which the process counts its changes to files.
+        last: number, from 1, of the change before which it ends by SIGKILL; 0: it does not.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
         status = 70
         try:
-            with open(log, "w") as file:
+            with open(log, "a") as file:
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
                 sys.stdout = sys.stderr = file
+                if changes is not None:
+                    count_changes(changes, last)
                 try:
                     status = work()
                 except Exception:
@@ -181,6 +254,22 @@ def start(work: Callable[[], int], log: Path) -> int:
         finally:
             os._exit(status)
     return child
+
+
+def count_changes(changes: mmap.mmap, last: int) -> None:
+    """Count this process's changes to files, and end it before the `last` one; see `start`."""
+    own, counted = os.getpid(), 0
+
+    def count(event: str, args: tuple[Any, ...]) -> None:
+        nonlocal counted
+        changing = event in CHANGES or event == "open" and args[2] & WRITING
+        if changing and os.getpid() == own:  # not in a child that was forked since
+            counted += 1
+            changes[:] = counted.to_bytes(8, sys.byteorder)
+            if counted == last:
+                os.kill(own, signal.SIGKILL)
+
+    sys.addaudithook(count)
 
 
 def end(child: int, seconds: float | None = None) -> int:
@@ -204,17 +293,62 @@ def logged(output: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in runs.NOT_KEPT} for row in rows]
 
 
+def done(task: str, output: Path) -> int:
+    """How far a run has come, see `Outcome.steps`."""
+    if task == "save_pretrained":
+        return len([*output.parent.glob(f".{output.name}.*/folder/*")])
+    if task == "predict":
+        path = output / JOURNAL
+        return path.read_text().count('"input"') if path.exists() else 0
+    return len(logged(output))
+
+
+def torn(task: str, whole: Path, output: Path) -> list[str]:
+    """What is half-written at a kill under the name of a whole file, in words."""
+    if TASKS[task][0] or not output.exists():
+        return []
+    names, there = different_files(whole, output), files(output)
+    if task == "predict":  # which has fewer, and an index of them
+        names = [name for name in names if name in there and not name.endswith(".json")]
+        names = [name for name in names if ".part/" not in name]
+    return [f"{output.name} has a part of {name} after a kill" for name in names]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Name -> content of all files but the journal, without the dates in them."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != JOURNAL]
+    return {str(path.relative_to(folder)): DATE.sub(b"", path.read_bytes()) for path in paths}
+
+
+def different_files(whole: Path, output: Path) -> list[str]:
+    """Names of files that only one of two folders has, or whose content differs."""
+    one, two = files(whole), files(output)
+    return sorted(name for name in one.keys() | two.keys() if one.get(name) != two.get(name))
+
+
 def differences(whole: Path, output: Path, final: str) -> list[str]:
     """What a run that is done has other than the uninterrupted one, in words.
 
     Args:
         whole: folder of the uninterrupted run.
         output: folder of the other one.
-        final: name of the file that the training ends with.
+        final: name of the file that the training ends with; "" for what is no training.
     """
-    different = []
     if not (output / final).exists():
         return [f"{output.name} has no {final}"]
+    different = [f"{output.name} differs in {name}" for name in different_files(whole, output)[:3]]
+    if final:
+        different = different_training(whole, output, final)
+    left = [path.name for path in output.rglob(".*") if path.name != JOURNAL]
+    left += [path.name for path in output.parent.glob(f".{output.name}.*")]
+    if left:
+        different.append(f"{output.name} has half-written files: {', '.join(left[:3])}")
+    return different
+
+
+def different_training(whole: Path, output: Path, final: str) -> list[str]:
+    """What differs in weights, checkpoints and metrics, in words; see `differences`."""
+    different = []
     one, two = (read_checkpoint(folder / final).tensors for folder in (whole, output))
     names = [name for name in one.keys() | two.keys() if not same(one.get(name), two.get(name))]
     if names:
@@ -227,9 +361,6 @@ def differences(whole: Path, output: Path, final: str) -> list[str]:
         different.append(f"checkpoints of {output.name} differ: {sorted(states[1])}")
     if logged(whole) != logged(output):
         different.append(f"metrics of {output.name} differ")
-    left = [path.name for path in output.rglob(".*")]
-    if left:
-        different.append(f"{output.name} has half-written files: {', '.join(left[:3])}")
     return different
 
 
@@ -244,6 +375,7 @@ def table(outcomes: dict[str, Outcome]) -> str:
         [
             task,
             len(outcome.steps),
+            outcome.before_changes,
             sum(steps == 0 for steps in outcome.steps),
             max(outcome.steps, default=0),
             outcome.finished,
@@ -252,8 +384,8 @@ def table(outcomes: dict[str, Outcome]) -> str:
         ]
         for task, outcome in outcomes.items()
     ]
-    titles = ["task", "kills", "before a step was logged", "steps at the last", "runs compared"]
-    return tabulate(rows, [*titles, "differences", "seconds of a run"])
+    titles = ["task", "kills", "before a change to a file", "before the first step", "most steps"]
+    return tabulate(rows, [*titles, "runs compared", "differences", "seconds of a run"])
 
 
 def work_in_one_thread() -> None:

@@ -74,7 +74,7 @@ def test_a_run_that_ends_by_itself_otherwise_than_it_should_is_told(tmp_path, mo
         return bool(end_run(folder)) - 1
 
     monkeypatch.setattr(kills.train_net, "main", train)
-    monkeypatch.setattr(kills, "start", lambda work, log: (log.write_text("why"), call(work))[1])
+    monkeypatch.setattr(kills, "start", lambda work, log, *_: (log.write_text("why"), call(work))[1])
     monkeypatch.setattr(kills, "end", lambda status, seconds=None: status)
     outcome = kills.killed_runs("distill", tmp_path, tmp_path / "runs", 1, 6, 0)
     assert outcome.different[0] == f"killed_0 ended with {status}: why" and outcome.finished == 1

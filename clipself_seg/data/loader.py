@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from traceback import print_exception
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -248,6 +250,15 @@ def batches_of(dataset: Dataset, workers: int, **options: Any) -> Batches:
         pin_memory=torch.cuda.is_initialized(),
         # A generator of its own: by default the loader would draw from torch's global one.
         generator=torch.Generator().manual_seed(0),
+        worker_init_fn=_hide_lost_process,
         **options,
     )
     return Batches(loader)
+
+
+def _hide_lost_process(worker: int) -> None:
+    """Let a worker print no traceback where the process that it reads for was killed while it took a sample."""
+    lost = (ConnectionError, EOFError)
+    sys.excepthook = lambda kind, *of: (
+        None if issubclass(kind, lost) else print_exception(kind, *of)
+    )

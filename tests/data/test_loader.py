@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch.utils.data._utils.pin_memory import pin_memory
@@ -64,6 +66,19 @@ def test_a_loader_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     draws(start=0, stop=2)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_worker_whose_process_was_killed_prints_no_traceback_of_it(capfd):
+    def said(error):
+        def mapper(record):
+            sys.excepthook(type(error), error, None)
+            return record
+
+        list(evaluation_batches(RECORDS[:1], mapper, 1))
+        return capfd.readouterr().err
+
+    assert said(ConnectionResetError()) == said(EOFError()) == ""
+    assert "ValueError: a fault" in said(ValueError("a fault"))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import mmap
 import shutil
 import signal
+import sys
 import time
 
 import pytest
@@ -65,6 +67,37 @@ def test_a_process_ends_with_its_status_or_is_killed(tmp_path, capfd):
     assert kills.end(kills.start(lambda: time.sleep(60), said), seconds=0.01) == -signal.SIGKILL
 
 
+def test_a_process_is_killed_before_the_change_to_a_file_that_is_asked_for(tmp_path):
+    changes = mmap.mmap(-1, 8)
+
+    def write():
+        for name in "abc":
+            (tmp_path / name).write_text(name)
+        return 0
+
+    assert kills.end(kills.start(write, tmp_path / "said.txt", changes)) == 0
+    assert int.from_bytes(changes[:], sys.byteorder) == 3
+    for name in "abc":
+        (tmp_path / name).unlink()
+    assert kills.end(kills.start(write, tmp_path / "said.txt", changes, 3)) == -signal.SIGKILL
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "said.txt"]
+
+
+def test_a_result_that_is_half_written_at_a_kill_is_seen(tmp_path):
+    for folder, length in (("whole", 4), ("killed", 4), ("torn", 2)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.png").write_bytes(bytes(length))
+        (tmp_path / folder / "index.json").write_text(folder)
+    (tmp_path / "whole/b.png").touch()
+
+    def torn(task, name):
+        return kills.torn(task, tmp_path / "whole", tmp_path / name)
+
+    assert not torn("predict", "killed") and not torn("save_pretrained", "absent")
+    assert torn("predict", "torn") == ["torn has a part of a.png after a kill"]
+    assert "killed has a part of b.png after a kill" in torn("save_pretrained", "killed")
+
+
 @pytest.mark.parametrize("status", [2, 70])
 def test_a_run_that_ends_by_itself_otherwise_than_it_should_is_told(tmp_path, monkeypatch, status):
     def train(arguments):
@@ -74,7 +107,9 @@ def test_a_run_that_ends_by_itself_otherwise_than_it_should_is_told(tmp_path, mo
         return bool(end_run(folder)) - 1
 
     monkeypatch.setattr(kills.train_net, "main", train)
-    monkeypatch.setattr(kills, "start", lambda work, log, *_: (log.write_text("why"), call(work))[1])
+    monkeypatch.setattr(
+        kills, "start", lambda work, log, *_: (log.write_text("why"), call(work))[1]
+    )
     monkeypatch.setattr(kills, "end", lambda status, seconds=None: status)
     outcome = kills.killed_runs("distill", tmp_path, tmp_path / "runs", 1, 6, 0)
     assert outcome.different[0] == f"killed_0 ended with {status}: why" and outcome.finished == 1

@@ -40,8 +40,7 @@ TYPED = [
 ]
 TEXTS = {page: page.read_text() for page in [*TYPED, ROOT / "CHANGELOG.md"]}
 MAP = TEXTS[ROOT / "docs" / "architecture.md"]
-README = TEXTS[ROOT / "README.md"]
-README_MAP = README.partition("## Where things are")[2].partition("\n## ")[0]
+INSTALL = TEXTS[ROOT / "docs" / "install.md"]
 TOWERS = TEXTS[ROOT / "docs" / "towers.md"]
 
 
@@ -67,16 +66,15 @@ def exists(name: str) -> bool:
     return there or ("/" not in bare and any(PACKAGE.rglob(bare)))
 
 
-@pytest.mark.parametrize("text", [MAP, README_MAP], ids=["architecture.md", "README.md"])
-def test_files_and_folders_of_a_map_exist(text):
-    named = named_files(text)
-    assert len(named) >= 10 and (text is README_MAP or any("NAME" in name for name in named))
+def test_files_and_folders_of_the_map_exist():
+    named = named_files(MAP)
+    assert len(named) >= 10 and any("NAME" in name for name in named)
     assert [name for name in named if not exists(name.partition("NAME")[0])] == []
 
 
-def test_every_folder_of_the_package_is_in_the_map_of_the_readme():
+def test_every_folder_of_the_package_is_in_the_map():
     folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
-    assert not folders - {span.rstrip("/").split("/")[-1] for span in code_spans(README_MAP)}
+    assert not folders - {span.rstrip("/").split("/")[-1] for span in code_spans(MAP)}
 
 
 def test_identifiers_of_the_map_exist():
@@ -161,7 +159,7 @@ def test_tests_that_are_named_exist():
 def test_every_extra_is_explained():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    rows = README.partition("| extra | brings |")[2].partition("\n\n")[0].splitlines()[2:]
+    rows = INSTALL.partition("| extra | brings |")[2].partition("\n\n")[0].splitlines()[2:]
     named = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
     assert sorted(named) == sorted(setup["options.extras_require"])
 

@@ -1,4 +1,4 @@
-"""Write the generated tables of README.md and docs/towers.md: official checkpoints, kinds of CLIP, their weights."""
+"""Write the generated tables of docs/models.md and docs/towers.md: official checkpoints, kinds of CLIP, their weights."""
 
 import re
 import sys
@@ -6,32 +6,56 @@ from pathlib import Path
 
 from tower_tables import configs_table, kinds_table, weights_table
 
-from clipself_seg.checkpoints.zoo import zoo
+from clipself_seg.checkpoints.zoo import Entry, zoo
 from clipself_seg.files import atomic_path
 from recipe_tables import numbers_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
+# Title of a family -> expression for the names of its weights; a name is of the first that fits.
+FAMILIES = {
+    "CAT-Seg: pixels": "catseg-",
+    "FC-CLIP, OVRCOAT, ODISE: segments": "fcclip-|ovrcoat-|odise-",
+    "F-ViT: boxes": "fvit-",
+    "CLIPSelf's CLIPs": "clipself-",
+    "OpenAI CLIP": "openai-",
+    "EVA-02 CLIP": "(?i)eva02-",
+    "TIPSv2": "tipsv2-",
+    "SigLIP 2": ".*-SigLIP2",
+    "SigLIP": ".*-SigLIP",
+    "PE-Core": "PE-Core-",
+    "LAION, DataComp, DFN, MetaCLIP": ".*:",
+    "Parts of models": "",
+}
+
+
 def zoo_table() -> str:
-    """A row for each official checkpoint."""
-    rows = [
-        "| name | goes with | licence of the weights | published | measured here |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    """A folded table for each family, a row for each official checkpoint."""
+    rows: dict[str, list[str]] = {title: [] for title in FAMILIES}
     for entry in zoo().values():
-        configs = [f"`{config}`" for config in entry.configs]
-        goes_with = ", ".join([*([entry.model] if entry.model else []), *configs[:2]])
-        by_hand = "" if entry.addresses else " (by hand)"
-        rows.append(
-            f"| `{entry.name}`{by_hand} | {goes_with}{', ...' if len(configs) > 2 else ''} | "
-            f"{entry.licence} | {numbers_of(entry) or 'none'} | {entry.measured or 'not run'} |"
-        )
-    return "\n".join(rows) + "\n"
+        title = next(title for title, name in FAMILIES.items() if re.match(name, entry.name))
+        rows[title].append(_row(entry))
+    return "\n".join(
+        f"<details><summary><b>{title}</b> ({len(own)})</summary>\n\n"
+        "| name | licence | may I ship it | published | configurations |\n"
+        "| --- | --- | --- | --- | --- |\n" + "\n".join(own) + "\n\n</details>\n"
+        for title, own in rows.items()
+    )
+
+
+def _row(entry: Entry) -> str:
+    configs = [f"`{config}`" for config in entry.configs]
+    by_hand = "" if entry.addresses else " (by hand)"
+    more = ", ..." if len(configs) > 2 else ""
+    return (
+        f"| `{entry.name}`{by_hand} | {entry.licence} | {entry.may_ship} | "
+        f"{numbers_of(entry) or 'none'} | {', '.join(configs[:2])}{more} |"
+    )
 
 
 PAGES = {
-    "README.md": {"zoo": zoo_table},
+    "docs/models.md": {"zoo": zoo_table},
     "docs/towers.md": {"kinds": kinds_table, "weights": weights_table, "configs": configs_table},
 }
 

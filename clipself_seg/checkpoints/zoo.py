@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ SHIPPED_MODELS = {
 }
 ZOO = Path(__file__).resolve().parent.parent / "zoo.yaml"
 MOST = 4  # names in a message
+# A licence of the weights themselves; that of their repository alone leaves them open.
+OPEN_LICENCE = re.compile(r"(MIT|Apache-2\.0|CC BY 4\.0)(?! \(the repository's\))")
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # an eighth of the time with libyaml
 
 
@@ -74,6 +77,13 @@ class Entry:
         """Whether it is a CLIP that was distilled, and no original one; its name says it."""
         return self.name.startswith("clipself-")
 
+    @property
+    def may_ship(self) -> str:
+        """Answers whether a product may contain these weights: "yes", "no", or "ask" where the licence leaves it open."""
+        if "non-commercial" in self.licence or "-NC" in self.licence:
+            return "no"
+        return "yes" if OPEN_LICENCE.match(self.licence) else "ask"
+
 
 @functools.cache
 def zoo() -> dict[str, Entry]:
@@ -102,7 +112,7 @@ def suggestion(given: str) -> str:
     if given in SHIPPED_TAGS:
         return f'"{given}" is a CLIP that comes with this project: it belongs in MODEL.CLIP.WEIGHTS'
     names = {*zoo(), *SHIPPED_TAGS, *SHIPPED_MODELS}
-    return f"or a name of an official checkpoint or of one of this project (README): {nearest(given, names)}"
+    return f"or a name of an official checkpoint or of one of this project (docs/models.md): {nearest(given, names)}"
 
 
 def official(key: str, config: str | os.PathLike[str]) -> str:

@@ -175,7 +175,7 @@ def _device() -> None:
             f"torch is built for CUDA {built}, and finds no GPU or driver: nvidia-smi says more"
         )
         _say(
-            f"  no GPU: {reason if built else 'torch is built for the CPU alone, see What installs in the README'}"
+            f"  no GPU: {reason if built else 'torch is built for the CPU alone, see docs/install.md'}"
         )
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)
@@ -206,7 +206,7 @@ def _official_weights() -> None:
     here = [entry.name for entry in zoo().values() if (folder / entry.file).exists()]
     _say(
         f"  official ones in {folder} (${VARIABLE}): {', '.join(here) or 'none yet'}",
-        f"  {len(zoo())} have names by which they are fetched, such as --weights catseg-base: README",
+        f"  {len(zoo())} have names by which they are fetched, such as --weights catseg-base: docs/models.md",
         "  (Which checkpoints load); MODEL.WEIGHTS and MODEL.CLIP.WEIGHTS take names and paths",
     )
 

@@ -38,7 +38,7 @@ def quickstart(args: argparse.Namespace) -> None:
     Beside the page are a page to click (explore.html), table.md, results.json and images/; the runs are in runs/.
     An interrupted quickstart goes on when it is called again.
 
-    On COCO the same commands are (data below $DETECTRON2_DATASETS, see README.md):
+    On COCO the same commands are (data below $DETECTRON2_DATASETS, see docs/distillation.md):
         clipself-seg train --config-file configs/regions/coco_openai_vitb16.yaml --eval-only
         clipself-seg train --config-file configs/distill/coco_patches_openai_vitb16.yaml --num-gpus 8
         clipself-seg train --config-file configs/semseg/catseg_token_vitb16.yaml --num-gpus 4

@@ -23,7 +23,7 @@ from clipself_seg.visualization.text import write_text
 
 WORLD = "mini"
 # Number of a scene of the split val, and the class that is looked for.
-ASKED = ((4, "blue square"), (7, "white ring"), (9, "green triangle"), (12, "bricks"))
+ASKED = ((9, "green triangle"), (12, "bricks"))
 # Title of a column -> weights.
 SHOWN = {"original CLIP": "mini", "after CLIPSelf": "mini-clipself-proposals"}
 SIDE = 192  # pixels of the scene's longest side for the CLIPs, which is that of the scene itself

@@ -329,6 +329,13 @@ def test_an_entry_is_complete(entry):
     assert not entry.model or entry.model in list_architectures()
 
 
+def test_whether_weights_may_be_shipped_follows_from_a_licence_of_their_own():
+    answers = {name: zoo()[name].may_ship for name in ("tipsv2-b14", "catseg-base", "odise-label")}
+    assert answers == {"tipsv2-b14": "yes", "catseg-base": "ask", "odise-label": "no"}
+    assert zoo()["openai-vitb16"].may_ship == zoo()["resnet101"].may_ship == "ask"
+    assert zoo()["ViT-B-16-quickgelu:metaclip_400m"].may_ship == "no"
+
+
 def test_names_of_tags_are_tags():
     tags = [entry for entry in ENTRIES if ":" in entry.name]
     assert len(tags) == 51

@@ -1,4 +1,4 @@
-"""Write the generated tables of docs/models.md and docs/towers.md: official checkpoints, kinds of CLIP, their weights."""
+"""Write the generated tables of docs/: official checkpoints (models.md), kinds of CLIP and weights (towers.md)."""
 
 import re
 import sys

@@ -79,7 +79,7 @@ class Entry:
 
     @property
     def may_ship(self) -> str:
-        """Answers whether a product may contain these weights: "yes", "no", or "ask" where the licence leaves it open."""
+        """Answers whether a product may contain them: "yes", "no", or "ask" where the licence leaves it open."""
         if "non-commercial" in self.licence or "-NC" in self.licence:
             return "no"
         return "yes" if OPEN_LICENCE.match(self.licence) else "ask"

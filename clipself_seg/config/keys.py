@@ -152,8 +152,8 @@ def _add_distillation(cfg: CfgNode) -> None:
 
 def _add_objectives(cfg: CfgNode) -> None:
     cfg.MODEL.CLIPSELF.OBJECTIVES = CfgNode()
-    # Weights of what TARGET crops trains for, of which any may be together; 0 leaves one out. docs/distillation.md,
-    # "Objectives beside crops", has their formulas. The first is CLIPSelf itself: regions of the dense features against crops.
+    # Weights of what TARGET crops trains for, of which any may be together; 0 leaves one out. docs/distillation.md has
+    # their formulas (Objectives beside crops). The first is CLIPSelf itself: regions of dense features against crops.
     cfg.MODEL.CLIPSELF.OBJECTIVES.CROPS = 1.0
     # DeCLIP's context: queries of the last block resemble each other as the tokens of CORRELATION.TEACHER do.
     cfg.MODEL.CLIPSELF.OBJECTIVES.CONTEXT = 0.0

@@ -14,7 +14,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 
 from clipself_seg import __main__, imports
-from clipself_seg.clip.backbone import build_clip
+from clipself_seg.clip import load_clip
+from clipself_seg.clip.backbone import CLIPBackbone, build_clip
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
@@ -24,6 +25,7 @@ from tests.conftest import ROOT
 from tests.tiny import small_worlds
 
 FILE = str(ROOT / "docs" / "examples" / "my_backbone.py")
+LAST_BLOCK = FILE.replace("my_backbone", "my_last_block")
 KEY = "MODEL.CLIP.BACKBONE"
 MINE = (KEY, "MyBackbone")
 FROZEN = ("MODEL.SEM_SEG_HEAD.CLIP_FINETUNE", "none")
@@ -35,7 +37,7 @@ def typed(tmp_path_factory):
     """The file as `--import` names it, and small worlds."""
     folder = tmp_path_factory.mktemp("worlds")
     with pytest.MonkeyPatch.context() as patch, small_worlds(folder, 4, 2, 4, seed=5):
-        patch.setenv(imports.VARIABLE, FILE)
+        patch.setenv(imports.VARIABLE, f"{FILE}:{LAST_BLOCK}")
         load_config(None)
         yield
 
@@ -209,10 +211,75 @@ def test_keys_of_clip_backbone_are_refused_beside_another_entry(opts, tmp_path):
 
 def test_shipped_values_of_clip_backbone_give_way_and_a_dumped_file_is_read_again(tmp_path):
     cfg = mini("detection")
-    assert cfg.MODEL.CLIP.WEIGHTS == load_config(None).MODEL.CLIP.WEIGHTS
+    assert (cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.WEIGHTS) == ("", "")
     (tmp_path / "config.yaml").write_text(cfg.dump())
     again = load_config(tmp_path / "config.yaml")
     assert yaml.safe_load(again.dump()) == yaml.safe_load(cfg.dump())
+
+
+COCO = "regions/coco+openai_vitb16"
+
+
+def test_an_entry_that_does_not_say_what_it_reads_is_given_no_clip_by_mistake(small, monkeypatch):
+    def init(self, cfg, input_shape):
+        load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.WEIGHTS or None)
+
+    monkeypatch.setattr(small, "__init__", init)
+    with pytest.raises(InputError, match='unknown CLIP model ""'):
+        build_clip(load_config(COCO, [KEY, "Small"]))
+    monkeypatch.setattr(small, "reads", ("MODEL.CLIP.NAME",), raising=False)
+    assert load_config(COCO, [KEY, "Small"]).MODEL.CLIP.NAME == "ViT-B-16-quickgelu"
+
+
+@pytest.mark.parametrize("config", ["regions", "zero_shot"])
+def test_the_last_block_of_the_configured_clip_is_changed(config, tmp_path):
+    results = []
+    for index, weights in enumerate(("mini", "mini-clipself")):
+        output = tmp_path / str(index)
+        typed = [
+            "--eval-only",
+            "--import",
+            LAST_BLOCK,
+            "--config-file",
+            f"configs/mini/{config}.yaml",
+        ]
+        opts = [KEY, "MyLastBlock", "MODEL.CLIP.WEIGHTS", weights, "OUTPUT_DIR", str(output)]
+        assert train.main([*typed, *opts, "DATALOADER.NUM_WORKERS", "0"]) == 0
+        results.append(numbers(json.loads((output / "results.json").read_text())["results"]))
+    assert results[0] != results[1] and all(map(math.isfinite, results[0]))
+
+
+def test_the_example_changes_dense_features_alone(tmp_path):
+    mine = build_clip(mini("zero_shot", backbone="MyLastBlock"))
+    plain = load_clip("ViT-Mini-8", "mini")
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(mine.encode_image(images), plain.encode_image(images))
+        assert not torch.allclose(mine.encode_dense(images), plain.encode_dense(images), atol=1e-2)
+    with pytest.raises(
+        InputError, match="MODEL.CLIP.DENSE .* MyLastBlock, whose attribute `reads`"
+    ):
+        mini("zero_shot", "MODEL.CLIP.DENSE", "value", backbone="MyLastBlock")
+    predictor = Predictor(mini("zero_shot", backbone="MyLastBlock"))
+    with pytest.raises(InputError, match="MyLastBlock reads MODEL.CLIP.WEIGHTS, of which a folder"):
+        predictor.save_pretrained(tmp_path / "folder")
+
+
+def test_a_clip_backbone_with_another_forward_is_refused_and_one_with_another_clip_used(
+    monkeypatch,
+):
+    def from_config(cls, cfg, input_shape=None):
+        parts = CLIPBackbone.from_config.__func__(cls, cfg, input_shape)
+        parts["clip"].visual.ln_post.weight.data.zero_()
+        return parts
+
+    changed = type("Changed", (CLIPBackbone,), {"from_config": classmethod(from_config)})
+    monkeypatch.setitem(BACKBONE_REGISTRY._obj_map, "Changed", changed)
+    assert load_config(COCO, [KEY, "Changed"]).MODEL.CLIP.NAME == "ViT-B-16-quickgelu"
+    assert not build_clip(mini("regions", backbone="Changed")).visual.ln_post.weight.any()
+    changed.forward = lambda self, images: {}
+    with pytest.raises(InputError, match="Changed is a CLIPBackbone with another forward, which"):
+        build_clip(mini("regions", backbone="Changed"))
 
 
 def test_an_entry_that_nobody_registered_is_named():

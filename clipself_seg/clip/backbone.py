@@ -25,7 +25,7 @@ from clipself_seg.clip.model import DenseCLIP, load_clip
 from clipself_seg.clip.text import TextEncoder, encode_prompts
 from clipself_seg.clip.tower import DENSE, ImageTower, Readouts, train_last_blocks
 from clipself_seg.clip.training_free import refuse_training
-from clipself_seg.config.keys import CLIP_BACKBONE
+from clipself_seg.config.keys import OF_CLIP_BACKBONE
 from clipself_seg.config.weights import refuse_addresses
 from clipself_seg.errors import InputError, last_line, nearest
 
@@ -38,7 +38,8 @@ class VisionLanguageBackbone(Protocol):
     It may have more, which models ask for by name and refuse to go without: ``encode_image`` (B, E) of normalised
     square images, for crops; ``layer_groups``, the parameters of its image side as `ImageTower.layer_groups` has them,
     for whatever trains; ``scale``, the factor of cosines that it was trained with, 100 without; ``text``, the module
-    whose weights decide the embeddings of texts, all of it without.
+    whose weights decide the embeddings of texts, all of it without. Its class may have ``reads``, the keys below
+    ``MODEL.CLIP`` that it reads of the configuration: without, their name and weights are empty there.
 
     Attributes:
         mean: mean of RGB pixels in [0, 1] that is subtracted from an image.
@@ -61,6 +62,8 @@ class VisionLanguageBackbone(Protocol):
 
 
 REQUIRED = ("mean", "std", "image_size", "output_shape", "encode_text")
+# What models do themselves with the `clip` of a CLIPBackbone, so that a subclass cannot do it otherwise.
+FIXED = ("forward", "output_shape", "encode_text")
 
 
 @BACKBONE_REGISTRY.register()
@@ -71,7 +74,11 @@ class CLIPBackbone(Backbone):
     and stride as in `output_shape`. Images must be normalised with CLIP's mean and std
     (``MODEL.PIXEL_MEAN``, ``MODEL.PIXEL_STD``) and padded to `size_divisibility`, as Detectron2's
     meta-architectures do. Its state has no text tower.
+
+    A subclass may change the CLIP that `from_config` loads.
     """
+
+    reads = ("MODEL.CLIP.", *OF_CLIP_BACKBONE)
 
     @configurable
     def __init__(
@@ -188,14 +195,21 @@ def build_clip(cfg: CfgNode, **keys: str) -> DenseCLIP:
     for key, value in keys.items():
         cfg.MODEL.CLIP[key] = value
     name = cfg.MODEL.CLIP.BACKBONE
-    if name == CLIP_BACKBONE:
+    entry = find_entry(name)
+    ours = isinstance(entry, type) and issubclass(entry, CLIPBackbone)
+    if ours:
         # Nothing is normalised before the model does it, and the model says what trains.
         cfg.MODEL.PIXEL_MEAN = []
         cfg.MODEL.PIXEL_STD = []
         cfg.INPUT.FORMAT = "RGB"
         cfg.MODEL.CLIP.OUT_FEATURES = (DENSE,)
         cfg.MODEL.CLIP.TRAINABLE_BLOCKS = 0
-    backbone = find_entry(name)(cfg, ShapeSpec(channels=3))
+        if changed := [m for m in FIXED if getattr(entry, m) is not getattr(CLIPBackbone, m)]:
+            raise InputError(
+                f"MODEL.CLIP.BACKBONE {name} is a CLIPBackbone with another {', '.join(changed)}, which models do not "
+                "call: change the CLIP in from_config, or derive it from Detectron2's Backbone (docs/backbone.md)"
+            )
+    backbone = entry(cfg, ShapeSpec(channels=3))
     return backbone.clip if isinstance(backbone, CLIPBackbone) else _clip_of(name, backbone)
 
 

@@ -21,7 +21,7 @@ from clipself_seg.config.keys import (
     default_config,
 )
 from clipself_seg.config.panoptic import OF_WEIGHTS, PANOPTIC_CHOICES
-from clipself_seg.config.reads import GUIDANCE, PUBLISHED, is_read, why_unread
+from clipself_seg.config.reads import GUIDANCE, PUBLISHED, covers, is_read, why_unread
 from clipself_seg.config.retired import CONSTANTS, is_retired
 from clipself_seg.config.shards import refuse_pipes
 from clipself_seg.config.weights import WEIGHTS, refuse_addresses
@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 ABSENT = object()
 MODEL = "MODEL.META_ARCHITECTURE"
 HEAD = "MODEL.SEM_SEG_HEAD.NAME"
+NAME_AND_WEIGHTS = ("MODEL.CLIP.NAME", "MODEL.CLIP.WEIGHTS")
 # Keys that have a word for nothing: CAT-Seg's own code freezes CLIP for None.
 NONES = {"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE": "none"}
 
@@ -261,31 +262,40 @@ def _check_read(cfg: CfgNode, defaults: Tree, sources: Sources) -> None:
     """Refuse the first key that somebody set, and that nothing reads; what comes with the package passes.
 
     Where nothing names a model, what one of them reads passes. With a backbone of somebody else's, what the package
-    sets for `CLIPBackbone` goes back to its default.
+    sets for `CLIPBackbone` goes back to its default, but name and weights of a CLIP become empty: whoever reads them
+    by mistake gets no other CLIP.
     """
     values = dict(flatten(cfg))
     model = cfg.MODEL.META_ARCHITECTURE if sources.place(MODEL) >= 0 else None
     for key, value in values.items():
-        if lists_for_tuples(value) in (lists_for_tuples(defaults[key]), PUBLISHED.get(key, ABSENT)):
-            continue
         other = _why_unread_by_backbone(key, cfg)
-        reason = other or why_unread(key, values, model)
+        nothing = "" if other and key in NAME_AND_WEIGHTS else defaults[key]
+        passing = (lists_for_tuples(defaults[key]), PUBLISHED.get(key, ABSENT), nothing)
         guidance = key.startswith(GUIDANCE) and sources.published(key)
-        if reason and sources.by_hand(key) and not guidance:
+        given = lists_for_tuples(value) not in passing and sources.by_hand(key) and not guidance
+        if given and (reason := other or why_unread(key, values, model)):
             raise InputError(
                 f"{sources.name(key)}: {key} {_shown(value)} has no effect: {reason}; leave it out"
             )
         if other:
-            cfg.merge_from_list([key, defaults[key]])
+            cfg.merge_from_list([key, nothing])
 
 
 def _why_unread_by_backbone(key: str, cfg: CfgNode) -> str | None:
-    """Why a key of `CLIPBackbone` has no effect, with a backbone of somebody else's."""
+    """Why a key of `CLIPBackbone` has no effect: a backbone of somebody else's, whose `reads` does not name it."""
     backbone = cfg.MODEL.CLIP.BACKBONE
     of_clip = key.startswith("MODEL.CLIP.") and key != "MODEL.CLIP.BACKBONE"
     if backbone == CLIP_BACKBONE or not (of_clip or key in OF_CLIP_BACKBONE):
         return None
-    return f"{CLIP_BACKBONE} alone reads it, and MODEL.CLIP.BACKBONE is {backbone}"
+    from detectron2.modeling import BACKBONE_REGISTRY  # takes a second
+
+    reads = getattr(dict(BACKBONE_REGISTRY).get(backbone), "reads", ())
+    if any(covers(name, key) for name in reads):
+        return None
+    return (
+        f"{CLIP_BACKBONE} alone reads it, and MODEL.CLIP.BACKBONE is {backbone}, whose attribute `reads` does not "
+        "name it"
+    )
 
 
 def _shown(value: object, text_of: Callable[[object], str] = repr) -> str:

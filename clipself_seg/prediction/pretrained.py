@@ -383,6 +383,11 @@ def _folder(source: str) -> Path:
 def _write_parts(predictor: Pretrained, cfg: CfgNode, folder: Path) -> None:
     """Write all files of a folder but the card."""
     model = predictor.model
+    if cfg.MODEL.CLIP.BACKBONE != CLIP_BACKBONE and cfg.MODEL.CLIP.WEIGHTS:
+        raise InputError(
+            f"MODEL.CLIP.BACKBONE {cfg.MODEL.CLIP.BACKBONE} reads MODEL.CLIP.WEIGHTS, of which a folder has no file: "
+            "an entry for folders loads its weights itself"
+        )
     if weights_key(cfg.MODEL.META_ARCHITECTURE) == "MODEL.WEIGHTS":
         _write_weights(model, folder)
     if cfg.MODEL.CLIP.BACKBONE == CLIP_BACKBONE:

@@ -1,6 +1,5 @@
 """A backbone of somebody else's: a small ViT of torch's own layers, with the text tower of a CLIP beside it."""
 
-import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import nn

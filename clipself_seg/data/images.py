@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from clipself_seg.errors import InputError, MissingPackage
+from clipself_seg.errors import InputError, MissingPackage, in_short
 from clipself_seg.files import require_regular_file
 
 MAX_PIXELS = 128_000_000
@@ -269,6 +269,7 @@ def decoding_errors(what: str, missing: str, damaged: str) -> Iterator[None]:
         missing: what to do where it is missing.
         damaged: what to do where it cannot be decoded.
     """
+    what = what if len(what) < 1000 else f"{what[:1000]}..."  # a file names images as it likes
     try:
         yield
     except FileNotFoundError:
@@ -276,7 +277,7 @@ def decoding_errors(what: str, missing: str, damaged: str) -> Iterator[None]:
     except InputError:
         raise
     except DECODING_ERRORS as error:
-        raise InputError(f"{what} cannot be decoded ({error}): {damaged}") from None
+        raise InputError(f"{what} cannot be decoded ({in_short(error)}): {damaged}") from None
 
 
 def _loaded_rgb(image: Image.Image) -> Image.Image:

@@ -75,11 +75,11 @@ def home_expanded(path: str | os.PathLike[str], instead: str) -> Path:
 def naming_path(
     path: str | os.PathLike[str], temporary: str | os.PathLike[str] | None = None
 ) -> Iterator[None]:
-    """Let errors of writing a file name it; a full disk is reported without the name.
+    """Let errors of writing a file or a folder name it; a full disk is reported without the name.
 
     Args:
-        path: file that is written.
-        temporary: file that stands in for it meanwhile.
+        path: what is written.
+        temporary: folder of what stands in for it meanwhile.
 
     Raises:
         OSError: as what is raised inside, but of `path`, unless it names another file.
@@ -87,7 +87,8 @@ def naming_path(
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.filename not in (None, temporary and os.fspath(temporary)):
+        own = error.filename is None or temporary and str(error.filename).startswith(f"{temporary}")
+        if error.errno is None or not own:
             raise
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
@@ -113,7 +114,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = around / "part"
     try:
         temporary.touch()
-        with naming_path(target, temporary):
+        with naming_path(target, around):
             yield temporary
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
@@ -149,15 +150,11 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     around = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
     made, earlier = around / "folder", around / "earlier"
     try:
-        with alone_in(made):
+        with naming_path(target, around), alone_in(made):
             yield made
             if target.exists():
                 os.replace(target, earlier)
             os.replace(made, target)
-    except OSError as error:
-        if error.errno is None or str(around) not in str(error.filename or around):
-            raise
-        raise OSError(error.errno, error.strerror, str(target)) from error
     finally:
         _put_back(earlier, target)
         shutil.rmtree(around, ignore_errors=True)

@@ -213,15 +213,9 @@ def building_within(paths: Iterable[str | os.PathLike[str]]) -> Iterator[None]:
                 f"its sizes ask for more than the {elements} numbers in {tensors} tensors that the weights hold"
             )
 
-    makers = (
-        torch.empty,
-        torch.zeros,
-        torch.ones,
-        torch.full,
-        torch.rand,
-        torch.randn,
-        torch.arange,
-    )
+    names = ("empty", "zeros", "ones", "full", "rand", "randn", "arange")
+    makers = [getattr(torch, name) for name in names]
+    elsewhere = ("device", "generator", "out")
 
     class MetaFirst(TorchFunctionMode):
         """Makes each tensor on "meta" first, where it takes no memory."""
@@ -229,14 +223,11 @@ def building_within(paths: Iterable[str | os.PathLike[str]]) -> Iterator[None]:
         def __torch_function__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
+            kwargs = kwargs or {}
             if func in makers:
-                size = {
-                    k: v
-                    for k, v in (kwargs or {}).items()
-                    if k not in ("device", "generator", "out")
-                }
-                require(func(*args, **size, device="meta").numel() <= most)
-            return func(*args, **(kwargs or {}))
+                sizes = {k: v for k, v in kwargs.items() if k not in elsewhere}
+                require(func(*args, **sizes, device="meta").numel() <= most)
+            return func(*args, **kwargs)
 
     handles = [
         hooks.register_module_parameter_registration_hook(count),

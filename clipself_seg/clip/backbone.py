@@ -23,7 +23,7 @@ from clipself_seg.checkpoints.read import name_problem
 from clipself_seg.clip.kind import LARGEST_SCALE, Architecture, Layout, Sizes, TowerKind
 from clipself_seg.clip.model import DenseCLIP, load_clip
 from clipself_seg.clip.text import TextEncoder, encode_prompts
-from clipself_seg.clip.tower import DENSE, ImageTower, Readouts, train_last_blocks
+from clipself_seg.clip.tower import DENSE, FeatureShape, ImageTower, Readouts, train_last_blocks
 from clipself_seg.clip.training_free import refuse_training
 from clipself_seg.config.keys import OF_CLIP_BACKBONE
 from clipself_seg.config.weights import refuse_addresses
@@ -148,10 +148,7 @@ class CLIPBackbone(Backbone):
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of every feature."""
         shapes = self.tower.feature_shapes()
-        return {
-            name: ShapeSpec(channels=shapes[name][0], stride=shapes[name][1])
-            for name in self.out_features
-        }
+        return {name: ShapeSpec(**shapes[name]._asdict()) for name in self.out_features}
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Embeddings (K, E) of K sentences, of unit length, on the device of the text tower."""
@@ -310,7 +307,7 @@ class BackboneTower(ImageTower):
         super().__init__()
         self.name = name
         self.shapes = {
-            feature: (spec.channels or 0, spec.stride or 0)
+            feature: FeatureShape(spec.channels or 0, spec.stride or 0)
             for feature, spec in backbone.output_shape().items()
         }
         self.embed_dim, self.patch_size = self.shapes[DENSE]
@@ -326,7 +323,7 @@ class BackboneTower(ImageTower):
     @property
     def width(self) -> int:
         """Channels of the widest feature."""
-        return max(channels for channels, _ in self.shapes.values())
+        return max(shape.channels for shape in self.shapes.values())
 
     def train(self, mode: bool = True) -> BackboneTower:
         """Stays in evaluation mode."""
@@ -356,7 +353,7 @@ class BackboneTower(ImageTower):
         features = self.backbone(images)
         return {name: features[name] for name in wanted}
 
-    def feature_shapes(self) -> dict[str, tuple[int, int]]:
+    def feature_shapes(self) -> dict[str, FeatureShape]:
         """Channels and stride in pixels of every feature."""
         return dict(self.shapes)
 

@@ -31,7 +31,7 @@ from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.positions import patch_grid
 from clipself_seg.clip.region_pooling import mask_weights, pool
 from clipself_seg.clip.runtime import run_block
-from clipself_seg.clip.tower import CONVOLUTIONS, DENSE, STEM, ImageTower
+from clipself_seg.clip.tower import CONVOLUTIONS, DENSE, STEM, FeatureShape, ImageTower
 
 STRIDE = 32
 HEAD_EPS = 1e-6  # of all norms but those of the largest model
@@ -135,11 +135,12 @@ class ConvNeXtTower(ImageTower):
         """As `ImageTower.pool_cells`: projected means. No cell is the vector 0, which has an embedding too."""
         return self.project(pool(last_1Dhw[0], mask_weights(cells_Qhw)))
 
-    def feature_shapes(self) -> dict[str, tuple[int, int]]:
+    def feature_shapes(self) -> dict[str, FeatureShape]:
         """Channels and stride in pixels of every feature that `features` can return, by name."""
         width = self.trunk.width
-        stages = {f"block{i}": (width << i, 4 << i) for i in range(len(self.blocks))}
-        return {STEM: (width, 4)} | stages | {DENSE: (self.embed_dim, STRIDE)}
+        stages = {f"block{i}": FeatureShape(width << i, 4 << i) for i in range(len(self.blocks))}
+        ends = {STEM: FeatureShape(width, 4), DENSE: FeatureShape(self.embed_dim, STRIDE)}
+        return stages | ends
 
     def layer_groups(self) -> dict[str, list[nn.Parameter]]:
         """Ordered partition of the parameters: stem, positions (none), block0 .. block3, head."""

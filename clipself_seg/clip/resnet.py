@@ -20,7 +20,7 @@ from clipself_seg.clip.layers import merge_heads, split_heads
 from clipself_seg.clip.linear import linear
 from clipself_seg.clip.openai import STRIDE
 from clipself_seg.clip.positions import patch_grid, resample_positions
-from clipself_seg.clip.tower import CONVOLUTIONS, DENSE, STEM, ImageTower
+from clipself_seg.clip.tower import CONVOLUTIONS, DENSE, STEM, FeatureShape, ImageTower
 from clipself_seg.errors import InputError
 
 
@@ -141,10 +141,11 @@ class ResNetTower(ImageTower, ModifiedResNet):
         values_BNC = linear(cells_BNC, pool.v_proj.weight, pool.v_proj.bias)
         return pool.c_proj(values_BNC).transpose(1, 2).unflatten(2, grid)
 
-    def feature_shapes(self) -> dict[str, tuple[int, int]]:
+    def feature_shapes(self) -> dict[str, FeatureShape]:
         """Channels and stride in pixels of every feature that `features` can return, by name."""
-        stages = {f"block{i}": (4 * self.width << i, 4 << i) for i in range(4)}
-        return {STEM: (self.width, 2)} | stages | {DENSE: (self.embed_dim, STRIDE)}
+        stages = {f"block{i}": FeatureShape(4 * self.width << i, 4 << i) for i in range(4)}
+        ends = {STEM: FeatureShape(self.width, 2), DENSE: FeatureShape(self.embed_dim, STRIDE)}
+        return stages | ends
 
     def layer_groups(self) -> dict[str, list[nn.Parameter]]:
         """Ordered partition of the parameters: stem, positions, block0 .. block3, head."""

@@ -351,7 +351,6 @@ class ClassTexts:
     def _tokenize(self, names: Names) -> Tensor:
         """Tokens of all prompts; those of the last names are kept for the next training step."""
         if self._tokens is None or self._tokens[0] != names:
-            check_lengths(self.clip, names, self.templates)
             flat = [name for synonyms in names for name in synonyms]
             prompts = [p for name in flat for p in class_prompts(name, self.templates, clean=False)]
             self._tokens = names, self.clip.tokenize(prompts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import ClassVar, cast
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,13 @@ from clipself_seg.errors import InputError, nearest
 Run = Callable[..., Tensor]
 """Calls a method of a block with tokens and further arguments, such as `TransformerTower.run`."""
 Grid = tuple[int, int]
+
+
+class FeatureShape(NamedTuple):
+    """Channels of a feature map, and its stride in pixels."""
+
+    channels: int
+    stride: int
 
 
 class HeadGate(nn.Module):
@@ -135,7 +142,7 @@ class ImageTower(nn.Module, abc.ABC):
         """Feature maps of one pass by name: ``dense`` (B, E, h, w), not normalised, and ``block{i}``."""
 
     @abc.abstractmethod
-    def feature_shapes(self) -> dict[str, Grid]:
+    def feature_shapes(self) -> dict[str, FeatureShape]:
         """Channels and stride in pixels of every feature that `features` can return, by name."""
 
     @abc.abstractmethod
@@ -152,7 +159,7 @@ class ImageTower(nn.Module, abc.ABC):
         """Whether every ``block{i}`` has the grid of the dense features, as all blocks of a ViT have."""
         shapes = self.feature_shapes()
         blocks = [shape for name, shape in shapes.items() if name.startswith("block")]
-        return all(stride == shapes[DENSE][1] for _, stride in blocks)
+        return all(shape.stride == shapes[DENSE].stride for shape in blocks)
 
     def description(self) -> str:
         """What the dense features are, in words: the feature, and what else the last block does, if anything."""
@@ -441,12 +448,11 @@ class TransformerTower(ImageTower):
         tokens_BMD, cells = attended_tokens(self.stack[-1], tokens_BLD, attention, grid)
         return as_map(self.project(tokens_BMD), cells)
 
-    def feature_shapes(self) -> dict[str, Grid]:
+    def feature_shapes(self) -> dict[str, FeatureShape]:
         """Channels and stride in pixels of every feature that `features` can return, by name."""
-        width = self.width
-        shapes = {f"block{i}": (width, self.patch_size) for i in range(len(self.blocks))}
-        shapes |= {name: (width, self.patch_size) for name in (QUERIES, KEYS)}
-        return shapes | {DENSE: (self.embed_dim, self.patch_size)}
+        names = [*(f"block{i}" for i in range(len(self.blocks))), QUERIES, KEYS]
+        shapes = dict.fromkeys(names, FeatureShape(self.width, self.patch_size))
+        return shapes | {DENSE: FeatureShape(self.embed_dim, self.patch_size)}
 
     def masked_attention(self, images: Tensor, masks: list[Tensor]) -> Tensor:
         """Region embeddings by masked attention (``v1`` of CLIPSelf's official code).

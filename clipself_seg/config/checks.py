@@ -46,12 +46,14 @@ def _unless_crops(default: float) -> Callable[[Any, Any], bool]:
     return lambda weight, target: weight == default or target == "crops"
 
 
-OBJECTIVES = tuple(
-    f"MODEL.CLIPSELF.OBJECTIVES.{name}"
-    for name in ("CROPS", "CONTEXT", "COHERENCE", "SPATIAL", "WHOLE_IMAGES", "OWN_CROPS")
-)
+WEIGHT = "MODEL.CLIPSELF.OBJECTIVES."
 # Those that need a teacher of correlations.
-CORRELATED = OBJECTIVES[1:4]
+CORRELATED = tuple(f"{WEIGHT}{name}" for name in ("CONTEXT", "COHERENCE", "SPATIAL"))
+# Weight of an objective -> default.
+OBJECTIVES = {
+    f"{WEIGHT}CROPS": 1.0,
+    **dict.fromkeys((*CORRELATED, f"{WEIGHT}WHOLE_IMAGES", f"{WEIGHT}OWN_CROPS"), 0.0),
+}
 
 CHECKS: tuple[Check, ...] = (
     Check(
@@ -149,7 +151,7 @@ RELATIONS: tuple[Relation, ...] = (
             f"{default} but for the target crops",
             _unless_crops(default),
         )
-        for key, default in zip(OBJECTIVES, (1.0, *5 * (0.0,)))
+        for key, default in OBJECTIVES.items()
     ),
     Relation(
         "MODEL.CLIP.ATTENTION",

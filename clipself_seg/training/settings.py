@@ -50,7 +50,7 @@ TOTAL = "SOLVER.MAX_ITER"
 BEFORE_KEYS: Mapping[str, object] = {
     "MODEL.CLIP.BACKBONE": CLIP_BACKBONE,
     "MODEL.CLIP.DENSE": TOKEN,
-    **{name: float(name.endswith(".CROPS")) for name in OBJECTIVES},
+    **OBJECTIVES,
 }
 
 

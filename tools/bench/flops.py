@@ -149,7 +149,7 @@ def upsample_flops(model: CATSeg, views: int) -> int:
     """Bringing the guiding features to the decoder's sizes."""
 
     def run(meta: CATSeg) -> None:
-        width = meta.clip.visual.feature_shapes()[meta.guidance_blocks[0]][0]
+        width = meta.clip.visual.feature_shapes()[meta.guidance_blocks[0]].channels
         x = torch.empty(1, width, *meta.aggregator.sizes.grid, device="meta")
         meta.upsample1(x)
         meta.upsample2(x)

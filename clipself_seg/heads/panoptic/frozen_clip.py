@@ -456,14 +456,14 @@ class CLIPStages(nn.Module):
         """
         super().__init__()
         shapes = clip.visual.feature_shapes()
-        stages = [shapes.get(f"block{i}", (0, 0)) for i in range(len(STRIDES))]
-        if [stride for _, stride in stages] != list(STRIDES.values()):
+        stages = [shapes[f"block{i}"] for i in range(len(STRIDES)) if f"block{i}" in shapes]
+        if [stage.stride for stage in stages] != list(STRIDES.values()):
             raise InputError(
                 "MODEL.MASK_GENERATOR.SOURCE clip reads the stages of a ConvNeXt or a ResNet, MODEL.CLIP.NAME is "
                 f"{clip.name}: take such a CLIP, or SOURCE pyramid for a ViT"
             )
         self._clip = (clip,)  # a tuple, so that CLIP is not registered as a submodule
-        self.channels = {name: wide for name, (wide, _) in zip(STRIDES, stages)}
+        self.channels = {name: stage.channels for name, stage in zip(STRIDES, stages)}
 
     def settings(self) -> dict[str, object]:
         """Settings that decide the maps beside weights and shapes: none."""
@@ -522,7 +522,7 @@ class CLIPPyramid(nn.Module):
         # The smallest power of two that holds a patch: images are enlarged so that 14 pixels become 16.
         self.stride = 1 << (clip.patch_size - 1).bit_length()
         self.block_projections = nn.ModuleList(
-            NormedConv(shapes[name][0], channels, 1) for name in self.names
+            NormedConv(shapes[name].channels, channels, 1) for name in self.names
         )
         self.stem = nn.ModuleList(
             [_down(3, channels // 2), _down(channels // 2, channels), _down(channels, channels)]

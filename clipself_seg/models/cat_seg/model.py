@@ -125,7 +125,7 @@ class CATSeg(ModelBase):
             clip.visual.class_residual = class_residual
         if backbone is None:
             shapes = clip.visual.feature_shapes()
-            widths = [shapes[name][0] for name in self.guidance_blocks]
+            widths = [shapes[name].channels for name in self.guidance_blocks]
             first, second = aggregator.sizes.decoder_guidance
             self.upsample1 = nn.ConvTranspose2d(widths[0], first, 2, stride=2)
             self.upsample2 = nn.ConvTranspose2d(widths[1], second, 4, stride=4)

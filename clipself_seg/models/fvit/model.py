@@ -487,8 +487,8 @@ def pyramid_parts(cfg: CfgNode, clip: DenseCLIP) -> tuple[TapResizers, FeaturePy
     """
     keys, shapes = cfg.MODEL.FVIT, clip.visual.feature_shapes()
     taps = clip.visual.check_names(f"block{index}" for index in keys.BLOCKS)
-    width = shapes[taps[0]][0]
-    if any(shapes[tap][0] != width for tap in taps):
+    width = shapes[taps[0]].channels
+    if any(shapes[tap].channels != width for tap in taps):
         raise InputError(f"F-ViT reads blocks of one width, those of {clip.name} have several")
     return TapResizers(width), PYRAMIDS[keys.PYRAMID](width, keys.CHANNELS)
 

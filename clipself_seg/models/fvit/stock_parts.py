@@ -134,8 +134,7 @@ class FViTBackbone(Backbone):
             name: ShapeSpec(channels=self.neck.channels, stride=patch * factor)
             for name, factor in zip(LEVELS, RELATIVE_STRIDES)
         }
-        width, stride = self.tower.feature_shapes()[DENSE]
-        return shapes | {DENSE: ShapeSpec(channels=width, stride=stride)}
+        return shapes | {DENSE: ShapeSpec(**self.tower.feature_shapes()[DENSE]._asdict())}
 
     @property
     def padding_constraints(self) -> dict[str, int]:

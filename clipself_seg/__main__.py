@@ -49,6 +49,7 @@ COMMANDS = {
     ),
     "quickstart": Entry("quickstart.quickstart", "see CLIPSelf's claims on a generated world"),
     "reproduce": Entry("reproduce.reproduce", "the paper's tables by one command"),
+    "compare": Entry("compare.compare", "finished runs of any task in one table"),
     "export": Entry("export.export", "write ONNX of a CLIP's dense features and texts, checked"),
     "doctor": Entry(
         "doctor.doctor", "what is installed, what is missing, and the command that brings it"
@@ -71,9 +72,6 @@ COMMANDS = {
     "tools panoptic-quality": Entry(
         "compare.panoptic_quality", "PQ of a prediction in COCO's format"
     ),
-    "tools compare-regions": Entry(
-        "compare.compare_regions", "region recognition of several models in one table and picture"
-    ),
     "tools repeat-seeds": Entry("reproduce.repeat_seeds", "mean and spread over several seeds"),
     "tools mini-clip": Entry(
         "mini.mini_clip", "train the CLIP of the generated worlds from scratch"
@@ -83,6 +81,7 @@ COMMANDS = {
 GROUPS = {"data": "data sets", "tools": "once in a while"}
 # Spellings of before, which go on to work.
 RENAMED = {name.removeprefix("tools "): name for name in COMMANDS if name.startswith("tools ")}
+RENAMED |= {"compare-regions": "compare", "tools compare-regions": "compare"}
 MOVED = {"benchmark": "python tools/benchmark.py, in a checkout of the repository"}
 
 

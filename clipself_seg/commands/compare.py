@@ -1,4 +1,4 @@
-"""Numbers of results that exist: `compare_regions` of several runs, `panoptic_quality` of files in COCO's format."""
+"""Numbers of finished work: `compare` of several runs, `panoptic_quality` of files in COCO's format."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ TOLERANCE = 1e-9
 SHOWN = 5  # differences on the terminal
 
 
-def _regions_options(parser: argparse.ArgumentParser) -> None:
+def _runs_options(parser: argparse.ArgumentParser) -> None:
     runs = "OUTPUT_DIR of a run, or a results.json; the name is the folder's"
     value(parser, "runs", runs, count="+", metavar="[NAME=]RUN")
-    value(parser, "--output", default=Path("output/compare_regions"))
+    value(parser, "--output", default=Path("output/compare"))
 
 
-@command(_regions_options)
-def compare_regions(args: argparse.Namespace) -> None:
-    """Region recognition of several models in one table and one picture.
+@command(_runs_options)
+def compare(args: argparse.Namespace) -> None:
+    """Compare finished runs of any task: one table for each data set.
 
-        clipself-seg tools compare-regions original=output/regions/coco_eva02_vitb16 \\
+        clipself-seg compare output/semseg/a output/semseg/b
+        clipself-seg compare original=output/regions/coco_eva02_vitb16 \\
             CLIPSelf=output/distill/coco_patches_eva02_vitb16
 
-    Reads results.json of runs that are finished, evaluations and trainings alike, and evaluates nothing.
-    Writes tables.md, tables.tex (for booktabs) and tables.csv, and for each data set size_curve_NAME.png:
-    a panel for each readout, a curve over the input size for each model.
+    Reads results.json of evaluations and trainings, and evaluates nothing. Prints the tables and, below them,
+    the protocols: what the runs share, and where they differ. Writes tables.md, tables.csv and tables.tex (for
+    booktabs), and for region recognition size_curve_NAME.png: a panel for each readout, a curve over the input
+    size for each model.
     """
-    from clipself_seg.evaluation.regions.comparison import (
+    from clipself_seg.evaluation.comparison import (
         comparison_notes,
         comparison_tables,
         read_comparison,
@@ -42,9 +44,9 @@ def compare_regions(args: argparse.Namespace) -> None:
     write_comparison(comparison, args.output, notes)
     style = "terminal" if sys.stdout.isatty() else "simple"
     for dataset, table in comparison_tables(comparison, style).items():
-        sys.stdout.write(f"{dataset}, top-1/top-5 mean class accuracy in percent:\n{table}\n\n")
+        sys.stdout.write(f"{dataset}, percent:\n{table}\n\n")
     sys.stdout.write("".join(f"{note}\n" for note in notes))
-    sys.stdout.write(f"Tables and curves: {args.output}\n")
+    sys.stdout.write(f"Tables: {args.output}\n")
 
 
 def _quality_options(parser: argparse.ArgumentParser) -> None:

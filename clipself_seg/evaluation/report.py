@@ -242,7 +242,9 @@ def comparison_table(
     datasets = dict.fromkeys(name for results in rows.values() for name in results)
     if sort:
         datasets = dict.fromkeys([name for name in titles if name in datasets] + [*datasets])
-    headings = [f"{titles.get(name, name)} {title}" for name in datasets for title in columns]
+    headings = [
+        f"{titles.get(name, name)} {title}".strip() for name in datasets for title in columns
+    ]
     numbers = [
         best_marked([by_dataset.get(name, {}).get(key) for by_dataset in rows.values()], style)
         for name in datasets
@@ -273,10 +275,10 @@ def lines_table(
     return format_table([*first, *columns], body, style, left=len(first))
 
 
-def _with_numbers(
+def with_numbers(
     columns: Mapping[str, str], every: Iterable[Numbers], always: Sequence[str] = ()
 ) -> dict[str, str]:
-    """The columns of which something has a number, and those that are always there."""
+    """The columns of which something has a number, and those that are always shown."""
     keys = {key for numbers in every for key in numbers}
     return {title: key for title, key in columns.items() if title in always or key in keys}
 
@@ -298,7 +300,7 @@ def of_paper(table: str, results: Mapping[str, T], trained: str) -> dict[str, T]
 
 def semantic_run_table(results: ByDataset, style: str = "simple") -> str:
     """One row a data set: all means in percent, and the number of images behind them."""
-    columns = _with_numbers(SEMANTIC_COLUMNS, results.values(), ALWAYS) | COUNTS
+    columns = with_numbers(SEMANTIC_COLUMNS, results.values(), ALWAYS) | COUNTS
     lines = [((SEMANTIC_TITLES.get(name, name),), numbers) for name, numbers in results.items()]
     return lines_table(lines, columns, ["data set"], style)
 
@@ -369,7 +371,7 @@ def panoptic_run_table(results: Mapping[str, ByFusion], style: str = "simple") -
     ]
     every = [numbers for _, numbers in lines]
     columns = {"alpha": "alpha", "beta": "beta"}
-    columns |= _with_numbers({"void less": "void_discount"} | PANOPTIC_COLUMNS, every)
+    columns |= with_numbers({"void less": "void_discount"} | PANOPTIC_COLUMNS, every)
     return lines_table(lines, columns | {"images": "images"}, ["data set", "scores"], style)
 
 
@@ -438,7 +440,7 @@ def detection_run_table(results: Mapping[str, ByKind], style: str = "simple") ->
         for task, kind in KINDS.items()
         if kind in by_kind
     ]
-    columns = _with_numbers(DETECTION_COLUMNS, [numbers for _, numbers in lines]) | COUNTS
+    columns = with_numbers(DETECTION_COLUMNS, [numbers for _, numbers in lines]) | COUNTS
     return lines_table(lines, columns, ["data set", ""], style)
 
 

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from clipself_seg.commands.compare import compare_regions
+from clipself_seg.commands.compare import compare
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.regions import comparison
-from clipself_seg.evaluation.regions.comparison import (
+from clipself_seg.evaluation import comparison
+from clipself_seg.evaluation.comparison import (
     comparison_notes,
     comparison_tables,
     read_comparison,
@@ -36,9 +36,9 @@ def test_models_and_sizes_share_table_and_picture(tmp_path, runs, capsys, monkey
     monkeypatch.setattr(
         comparison, "plot_size_curve", lambda curves, path: drawn.update({path.name: curves})
     )
-    assert compare_regions([*runs, "--output", str(tmp_path / "out")]) == 0
+    assert compare([*runs, "--output", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    assert "original, 640 px" in said and "\nmini, top-1/top-5" in said
+    assert "original, 640 px" in said and "\nmini, percent" in said
     assert drawn.keys() == {"size_curve_coco.png", "size_curve_mini.png"}
     assert [*map(list, drawn["size_curve_coco.png"].values())] == [[640, 96], [96]]
     lines = (tmp_path / "out/tables.csv").read_text().splitlines()
@@ -58,19 +58,36 @@ def test_models_and_sizes_share_table_and_picture(tmp_path, runs, capsys, monkey
     "results",
     [
         {},
-        {"ade": {"mIoU": 30.0}},
-        {"coco": {"bbox": {"AP": 1.0}}},
+        {"ade": {"images": 30.0}},
+        {"coco": {"bbox": {"AP": 1.0}, "segm": {"AP": None}}},
         {"coco": {}},
         {"coco": {"640": {"boxes.thing.top1": "many"}}},
         {"coco": {"640": {"boxes.thing.top1": float("inf")}}},
         {"coco": {"640": {"boxes.thing.top1": 10**400}}},
         {"coco": {"640": {"images": 3.0}}},
+        {"coco": [1.0]},
     ],
 )
-def test_numbers_of_another_task_are_refused_by_file(tmp_path, results):
+def test_what_has_no_numbers_is_refused_by_file(tmp_path, results):
     run = write_run(tmp_path / "run", results)
-    with pytest.raises(InputError, match=r"run/results\.json has no numbers of region recognition"):
+    with pytest.raises(InputError, match=r"run/results\.json has no numbers"):
         read_comparison([run])
+
+
+def test_each_task_has_its_columns_and_lines(tmp_path):
+    semantic = write_run(tmp_path / "a", {"ade": {"mIoU": 30.0, "mACC": 40.0, "IoU-dog": 1.0}})
+    panoptic = {"coco": {"clip": {"PQ": 1.0}, "fused": {"PQ": 2.0, "alpha": 0.4}, "sweep": [1]}}
+    boxes = {"lvis": {"bbox": {"AP": 3.0, "AP50-unseen": 4.0}}}
+    both = write_run(tmp_path / "b", panoptic | boxes | {"ade": {"mIoU": 31.0}})
+    tables = comparison_tables(read_comparison([semantic, both]), "csv")
+    assert tables == {
+        "ade": "model,mIoU,mAcc\na,30.0,40.0\nb,31.0,-",
+        "coco": "model,,PQ\nb,CLIP only,1.0\nb,fused,2.0",
+        "lvis": "model,AP,novel AP50\nb,3.0,4.0",
+    }
+    regions = write_run(tmp_path / "c", {"ade": {"640": {"boxes.thing.top1": 20.0}}})
+    with pytest.raises(InputError, match="other numbers of ade than the runs before it"):
+        read_comparison([semantic, regions])
 
 
 def test_names_are_given_once(tmp_path, runs):
@@ -80,13 +97,16 @@ def test_names_are_given_once(tmp_path, runs):
         read_comparison([str(tmp_path / "missing")])
 
 
-def test_protocols_that_differ_stand_below_the_tables(tmp_path, runs, capsys):
+def test_protocols_say_what_runs_share_and_where_they_differ(tmp_path, runs, capsys):
     for folder, size in (("original", "64 px"), ("student", "96 px")):
         path = tmp_path / folder / "results.json"
-        content = json.loads(path.read_text()) | {"protocol": {"coco": {"size": size}}}
-        path.write_text(json.dumps(content))
-    notes = ["Protocol of coco (original): size: 64 px", "Protocol of coco (CLIPSelf): size: 96 px"]
+        protocol = {"coco": {"words": "133", "size": size}}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"protocol": protocol}))
+    notes = [
+        "Protocol of coco: words: 133",
+        "Different size of coco: original: 64 px; CLIPSelf: 96 px",
+    ]
     assert comparison_notes(runs) == notes
-    assert compare_regions([*runs, "--output", str(tmp_path / "out")]) == 0
+    assert compare([*runs, "--output", str(tmp_path / "out")]) == 0
     assert "\n".join(notes) in capsys.readouterr().out
     assert all(note in (tmp_path / "out/tables.md").read_text() for note in notes)

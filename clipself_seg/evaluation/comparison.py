@@ -1,0 +1,202 @@
+"""Compares finished runs of any task: one table for each data set, and curves over input sizes (Fig. 1, 3, A1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.coco_objects import KINDS
+from clipself_seg.evaluation.named import by_name
+from clipself_seg.evaluation.protocol import protocol_line
+from clipself_seg.evaluation.regions.report import Results, plot_size_curve, region_table
+from clipself_seg.evaluation.report import (
+    DETECTION_COLUMNS,
+    FILES,
+    FUSION_TITLES,
+    PANOPTIC_COLUMNS,
+    SEMANTIC_COLUMNS,
+    Numbers,
+    comparison_table,
+    fusion_names,
+    with_numbers,
+    write_tables,
+)
+from clipself_seg.provenance import read_results
+
+# Side of the input in pixels -> results of region recognition.
+Curve = dict[int, Results]
+# Scores, boxes or masks that a line is of; empty where a model has one line -> its numbers.
+Lines = dict[str, Numbers]
+# Name of a data set -> name of a model -> its numbers.
+Comparison = dict[str, dict[str, Curve | Lines]]
+
+LARGEST = 1e9  # of numbers in percent and of counts; a JSON may have infinite ones
+TABLE_FILES = {"markdown": ("github", "tables.md"), **FILES}
+OF_PIXELS = PANOPTIC_COLUMNS | SEMANTIC_COLUMNS
+
+
+def read_comparison(runs: Sequence[str]) -> Comparison:
+    """Read the numbers of several runs, in their order.
+
+    Args:
+        runs: folders with a results.json, or such files, with a name before them as in "student=output/a" or
+            without; the name is then that of the folder.
+
+    Raises:
+        InputError: as `evaluation.named.by_name`; a file that is missing or broken, or has no numbers of a task.
+    """
+    comparison: Comparison = {}
+    for name, run in _given(runs).items():
+        path = _results_file(run)
+        results = read_results(path)["results"]
+        if not results:
+            raise InputError(f"{path} has no numbers: name a run that was evaluated")
+        for dataset, content in results.items():
+            lines = _curve(content) or _lines(content)
+            if lines is None:
+                raise InputError(f"{path} has no numbers of a task for {dataset}: leave it out")
+            models = comparison.setdefault(dataset, {})
+            if models and len({_is_curve(lines), *map(_is_curve, models.values())}) > 1:
+                raise InputError(
+                    f"{path} has other numbers of {dataset} than the runs before it: compare tasks apart"
+                )
+            models[name] = lines
+    return comparison
+
+
+def comparison_notes(runs: Sequence[str]) -> list[str]:
+    """Of each data set a line of what the protocols of its runs share, and one for each part in which they differ.
+
+    Args:
+        runs: see `read_comparison`. Those of before there were protocols have none.
+
+    Raises:
+        InputError: as `read_comparison`.
+    """
+    protocols: dict[str, dict[str, Mapping[str, object]]] = {}
+    for name, run in _given(runs).items():
+        for dataset, parts in read_results(_results_file(run))["protocol"].items():
+            protocols.setdefault(dataset, {})[name] = parts
+    return [
+        line for dataset, of_runs in protocols.items() for line in _differences(dataset, of_runs)
+    ]
+
+
+def _differences(dataset: str, protocols: Mapping[str, Mapping[str, object]]) -> list[str]:
+    parts = {part: None for protocol in protocols.values() for part in protocol}
+    shared, lines = dict[str, object](), list[str]()
+    for part in parts:
+        runs_of: dict[object, list[str]] = {}
+        for name, protocol in protocols.items():
+            runs_of.setdefault(protocol.get(part, "-"), []).append(name)
+        if len(runs_of) == 1:
+            (shared[part],) = runs_of
+        else:
+            each = "; ".join(f"{', '.join(names)}: {text}" for text, names in runs_of.items())
+            lines.append(f"Different {part} of {dataset}: {each}")
+    return [f"Protocol of {dataset}: {protocol_line(shared)}"] * bool(shared) + lines
+
+
+def _given(runs: Sequence[str]) -> dict[str, str]:
+    return by_name(
+        runs,
+        "run",
+        "folder",
+        alone=lambda run: Path(run).exists(),
+        name_of=lambda run: _results_file(run).absolute().parent.name,
+    )
+
+
+def _results_file(run: str) -> Path:
+    path = Path(run)
+    return path if path.suffix == ".json" else path / "results.json"
+
+
+def _curve(content: Any) -> Curve | None:
+    """What `RegionEvaluation` writes of a data set; None for anything else."""
+    if (
+        isinstance(content, dict)
+        and content
+        and all(size.isascii() and size.isdigit() and len(size) < 7 for size in content)
+        and all(map(_are_numbers, content.values()))
+        and any(key.endswith(".top1") for numbers in content.values() for key in numbers)
+    ):
+        return {int(size): numbers for size, numbers in content.items()}
+    return None
+
+
+def _lines(content: Any) -> Lines | None:
+    """What evaluations of the other tasks write of a data set; None for anything else."""
+    if not isinstance(content, dict):
+        return None
+    kinds = {task: content[kind] for task, kind in KINDS.items() if kind in content}
+    fusions = {name: content[name] for name in fusion_names(content) if name in FUSION_TITLES}
+    lines = kinds or fusions or {"": content}
+    keys = set(_columns(lines).values())
+    known = all(_are_numbers(numbers) and keys & set(numbers) for numbers in lines.values())
+    return {FUSION_TITLES.get(name, name): lines[name] for name in lines} if known else None
+
+
+def _columns(lines: Lines) -> dict[str, str]:
+    """The columns of a task, which is not region recognition."""
+    return DETECTION_COLUMNS if lines.keys() <= KINDS.keys() else OF_PIXELS
+
+
+def _is_curve(results: Curve | Lines) -> bool:
+    return any(isinstance(key, int) for key in results)
+
+
+def _are_numbers(value: object) -> bool:
+    """Whether something has a number of percent, or a count, by each name."""
+    return isinstance(value, dict) and all(
+        type(number) in (int, float) and abs(number) < LARGEST for number in value.values()
+    )
+
+
+def comparison_tables(comparison: Comparison, style: str = "simple") -> dict[str, str]:
+    """Name of a data set -> table: a row for each model and, where there are several, size, scores, boxes or masks.
+
+    Args:
+        comparison: numbers of the models.
+        style: see `evaluation.report.format_table`.
+    """
+    return {dataset: _table(models, style) for dataset, models in comparison.items()}
+
+
+def _table(models: Mapping[str, Any], style: str) -> str:
+    several = len({key for results in models.values() for key in results}) > 1
+    if any(map(_is_curve, models.values())):
+        rows = {
+            f"{model}, {size} px" if several else model: curve[size]
+            for model, curve in models.items()
+            for size in sorted(curve)
+        }
+        return region_table(rows, style=style)
+    lines = {
+        (model, name) if several else (model,): {"": numbers}
+        for model, own in models.items()
+        for name, numbers in own.items()
+    }
+    columns = _columns({name: {} for own in models.values() for name in own})
+    columns = with_numbers(columns, [line[""] for line in lines.values()])
+    first = ["model", ""] if several else ["model"]
+    return comparison_table(lines, columns, first, style, titles={"": ""})
+
+
+def write_comparison(comparison: Comparison, folder: Path, notes: Sequence[str] = ()) -> None:
+    """Write tables.md, tables.tex and tables.csv, and of regions size_curve_NAME.png for each data set.
+
+    Args:
+        comparison: numbers of the models.
+        folder: made if need be.
+        notes: lines below each table, see `comparison_notes`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for style, name in TABLE_FILES.values():
+        write_tables(folder / name, comparison_tables(comparison, style), style, notes)
+    for dataset, models in comparison.items():
+        curves = {name: own for name, own in models.items() if _is_curve(own)}
+        if curves:
+            plot_size_curve(cast(dict[str, Curve], curves), folder / f"size_curve_{dataset}.png")

@@ -139,10 +139,14 @@ def make_app(
         limits: what a request may ask for.
         words: what stands in the field of words at first.
         stuff: the same of those that are stuff.
-        examples: images to begin with, see `content.button_of`; their "jpeg" is the image itself.
+        examples: images to begin with, see `content.button_of`; their "jpeg" is the image itself. The first one is
+            answered here, and shown when the page opens.
         hosts: names that the server is called by, besides IP addresses. Another one is a page of somebody else's,
             whose name leads here.
         token: what every address has to have as ``?token=``; "" for none.
+
+    Raises:
+        InputError: the words do not fit the limits or a model.
     """
     # No pages about the interface: they load scripts from elsewhere.
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -322,12 +326,20 @@ def _page(
     stuff: str,
     examples: Sequence[Mapping[str, str]],
 ) -> tuple[str, str]:
-    """The page, and the rule (CSP) of what may run and load in it."""
+    """The page with the answers to the first example, and the rule (CSP) of what may run and load in it."""
     values = inlined(SERVER_SCRIPTS)
     rule = f"{values.pop('rule')}; connect-src 'self'; frame-ancestors 'none'"
+    tasks = [task for task, model in TASKS.items() if model in ("maps", *answers.predictors)]
+    first = {}
+    if examples:
+        image = examples[0]["jpeg"].partition(",")[2]
+        body = json.dumps({"image": image, "words": words, "stuff": stuff}).encode()
+        asked = read_request(body, limits)
+        first = {task: answers.answer(task, asked) for task in tasks}
     page = render(
         "serve.html",
         **values,
+        first=first,
         tasks=list(answers.predictors),
         limits=limits._asdict(),
         words=words,

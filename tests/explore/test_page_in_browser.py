@@ -98,8 +98,9 @@ def test_keys_choose_words_and_places(opened):
 
 def test_tab_reaches_every_control(opened):
     opened.run("document.activeElement.blur()")
+    opened.run("document.querySelector('#segments details').open = true")
     reached = []
-    for _ in range(15):
+    for _ in range(18):
         opened.press("Tab")
         reached.append(opened.run("document.activeElement.id || document.activeElement.name"))
     wanted = ["image", "word-search", "sharpness", "word", "first-place", "alpha", "beta"]

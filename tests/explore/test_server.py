@@ -11,10 +11,13 @@ import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from clipself_seg.commands import serve
+from clipself_seg.errors import InputError
 from clipself_seg.explore.answers import Limits
+from clipself_seg.explore.content import jpeg_address
 from tests.explore.test_answers import request
 
 testclient = pytest.importorskip("starlette.testclient", reason="the extra demo is not installed")
@@ -24,6 +27,8 @@ uvicorn = pytest.importorskip("uvicorn", reason="the extra demo is not installed
 from clipself_seg.explore import server  # noqa: E402
 from clipself_seg.explore.server import Busy, TooSlow, Turns  # noqa: E402
 
+WORDS = "</script>\"'<b>"
+EXAMPLES = [{"name": "<i>", "jpeg": jpeg_address(np.zeros((8, 8, 3), np.uint8), 8)}]
 JSON = {"content-type": "application/json"}
 
 
@@ -31,12 +36,11 @@ def names(task, asked):
     return {"said": list(asked.words.names)}
 
 
-def app(say=names, token="", **options):
+def app(say=names, token="", words="", examples=(), **options):
     """A server whose models say what they are told."""
     limits = Limits(**{"size": 5000, "seconds": 20, "waiting": 1, **options})
     stub = SimpleNamespace(predictors={"semantic": None}, answer=say)
-    examples = [{"name": "<i>", "jpeg": "data:,"}]
-    return server.make_app(stub, limits, words="</script>\"'<b>", examples=examples, token=token)
+    return server.make_app(stub, limits, words=words, examples=examples, token=token)
 
 
 def client(say=names, **options):
@@ -46,7 +50,7 @@ def client(say=names, **options):
 
 
 def test_the_page_escapes_and_lets_nothing_from_elsewhere_in():
-    answer = client().get("/")
+    answer = client(words=WORDS, examples=EXAMPLES).get("/")
     assert answer.status_code == 200 and "<b>" not in answer.text and "<i>" not in answer.text
     assert answer.text.count("</script>") == answer.text.count("<script") == 2
     rule = answer.headers["content-security-policy"]
@@ -54,6 +58,19 @@ def test_the_page_escapes_and_lets_nothing_from_elsewhere_in():
     assert "frame-ancestors 'none'" in rule and "unsafe" not in rule and "http" not in rule
     for name, value in server.HEADERS.items():
         assert name == "Content-Security-Policy" or answer.headers[name] == value
+
+
+def test_the_page_opens_with_the_answers_to_the_first_example():
+    asked = []
+    page = client(lambda *given: asked.append(given) or {}, words=WORDS, examples=EXAMPLES).get("/")
+    block = page.text.partition('id="server">')[2].partition("</script>")[0]
+    assert json.loads(block)["first"] == {"maps": {}, "semantic": {}}
+    assert [task for task, _ in asked] == ["maps", "semantic"]
+    assert all(list(one.words.names) == [WORDS] for _, one in asked)
+    with pytest.raises(InputError, match="give 1 at most"):
+        server.make_app(
+            SimpleNamespace(predictors={}), Limits(words=1), words="a, b", examples=EXAMPLES
+        )
 
 
 def test_a_model_answers():

@@ -45,7 +45,7 @@ def asked(browser, address):
     browser.complaints.clear()
     browser.requests.clear()
     browser.call("Page.navigate", url=address)
-    browser.wait("document.querySelector('.example') && document.readyState === 'complete'")
+    browser.wait("document.body.dataset.answered === '1'")
     return browser
 
 
@@ -54,6 +54,15 @@ def answered(browser, act) -> None:
     before = browser.run("document.body.dataset.answered ?? ''")
     act()
     browser.wait(f"(document.body.dataset.answered ?? '') !== {before!r}")
+
+
+def test_the_page_opens_with_an_answer_and_asks_nothing(asked, address):
+    assert asked.requests == [address] and asked.complaints == []
+    assert asked.run("document.getElementById('picture-name').textContent") == "scene 1"
+    drawn = "[...document.querySelectorAll('#panels canvas')].map((c) => c.width > 300)"
+    assert asked.run(drawn) == [True] * 2
+    rows = asked.run("[...document.querySelectorAll('.result tbody')].map((t) => t.rows.length)")
+    assert len(rows) == 3 and all(rows)
 
 
 def test_an_example_is_answered_by_every_model(asked, address):
@@ -84,7 +93,7 @@ def test_one_question_at_a_time_and_what_was_looked_for_among_earlier_words_is_f
     answered(asked, lambda: asked.run(f"{examples}.forEach((example) => example.click())"))
     assert asked.run("document.getElementById('picture-name').textContent") == "scene 1"
     assert asked.run("document.getElementById('word-search').value") == ""
-    assert asked.run("document.body.dataset.answered") == "2"
+    assert asked.run("document.body.dataset.answered") == "3"
     assert not asked.run(f"{examples}.some((example) => example.disabled)")
 
 

@@ -22,7 +22,7 @@ class Explorer {
 
   async show(image) {
     const asked = ++this.state.count;
-    byId("status").textContent = "The features are unpacked ...";
+    byId("status").textContent = "Unpacking the features ...";
     const maps = await Promise.all(image.maps.map(unpackMap));
     const panoptic = await unpackSegments(image.panoptic);
     const picture = byId("picture");
@@ -68,10 +68,10 @@ class Explorer {
 
   statusText() {
     const { words } = this.content;
-    if (this.state.place) return `Bright is alike to the place ${placeText(this.state.place)}.`;
+    if (this.state.place) return `Bright areas match the place ${placeText(this.state.place)}.`;
     const word = `\u201c\u2068${words[this.state.word][0]}\u2069\u201d`;
-    if (words.length === 1) return `Bright is most like ${word}.`;
-    return `Bright is where ${word} is the likeliest of the ${words.length} words.`;
+    if (words.length === 1) return `Bright areas match ${word}.`;
+    return `Bright areas match ${word} best of the ${words.length} words.`;
   }
 
   drawSegments() {

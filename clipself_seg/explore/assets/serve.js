@@ -38,11 +38,17 @@ async function ask(task, body) {
   return value;
 }
 
-async function showMaps(body, tasks, name) {
-  const [maps, view] = await Promise.all([
-    ask("maps", body),
-    tasks.includes("panoptic") ? ask("view", body) : null,
-  ]);
+// `answer` gives the answer to a task, of the server or of the page.
+async function show(answer, tasks, name) {
+  if (tasks.length) byId("results").hidden = false;
+  const asked = Promise.all(tasks.map((task) => showResult(task, answer)));
+  await showMaps(answer, tasks, name);
+  await asked;
+}
+
+async function showMaps(answer, tasks, name) {
+  const wanted = tasks.includes("panoptic") ? ["maps", "view"] : ["maps"];
+  const [maps, view] = await Promise.all(wanted.map(answer));
   const explorer = new Explorer({ ...maps.models, panoptic: view?.model ?? null });
   window.explorer = explorer;
   await explorer.begin();
@@ -50,18 +56,18 @@ async function showMaps(body, tasks, name) {
   await explorer.show({ ...maps.image, name, panoptic: view?.image ?? null });
 }
 
-async function showResult(task, body) {
+async function showResult(task, answer) {
   const part = document.querySelector(`.result[data-task="${task}"]`);
   const [note, image, table] = ["p", "img", "table"].map((kind) => part.querySelector(kind));
-  note.textContent = "The model is at work ...";
+  note.textContent = "The model is running ...";
   image.hidden = true;
   table.hidden = true;
   try {
-    const { warning, overlay, columns, rows, more } = await ask(task, body);
+    const { warning, overlay, columns, rows, more } = await answer(task);
     image.src = overlay;
     image.alt = rows.length ? `The image with ${rows.map(([name]) => name).join(", ")}` : "The image";
     image.hidden = false;
-    const count = rows.length ? (more ? `${more} more are not listed` : "") : "Nothing is there.";
+    const count = rows.length ? (more ? `${more} more are not listed` : "") : "Nothing was found.";
     note.textContent = [warning, count].filter(Boolean).join(". ");
     table.hidden = rows.length === 0;
     table.tHead.rows[0].replaceChildren(...columns.map((text) => cellOf("th", "col", text)));
@@ -93,10 +99,7 @@ async function look(file, name, { tasks, limits }) {
     stuff: byId("typed-stuff")?.value ?? "",
   });
   if (body.length > limits.size) throw new Error(`The image is larger than ${limits.size / 1e6} MB.`);
-  if (tasks.length) byId("results").hidden = false;
-  const asked = Promise.all(tasks.map((task) => showResult(task, body)));
-  await showMaps(body, tasks, name);
-  await asked;
+  await show((task) => ask(task, body), tasks, name);
 }
 
 function serve() {
@@ -106,12 +109,12 @@ function serve() {
   // One question at a time: answers of two would stand side by side as if they were of one image.
   const askers = [byId("look"), byId("file"), ...document.querySelectorAll(".example")];
   const setBusy = (busy) => askers.forEach((control) => (control.disabled = busy));
-  const go = async (file, name) => {
+  const go = async (file, name, work = look(file, name, server)) => {
     last = { file, name };
     setBusy(true);
-    byId("asking").textContent = "The models look at it ...";
+    byId("asking").textContent = "The models are running ...";
     try {
-      await look(file, name, server);
+      await work;
       byId("asking").textContent = "";
     } catch (error) {
       byId("asking").textContent = error.message;
@@ -130,12 +133,14 @@ function serve() {
   byId("file").addEventListener("change", () => {
     if (byId("file").files.length) byId("ask").requestSubmit();
   });
-  for (const button of document.querySelectorAll(".example")) {
-    button.addEventListener("click", () => {
-      const image = button.querySelector("img");
+  for (const image of document.querySelectorAll(".example img")) {
+    const { src, alt } = image;
+    image.parentElement.addEventListener("click", () => {
       byId("file").value = "";
-      go(bytesOf(image.src), image.alt);
+      go(bytesOf(src), alt);
     });
+    // The first one is answered in the page.
+    if (!last) go(bytesOf(src), alt, show((task) => server.first[task], server.tasks, alt));
   }
 }
 

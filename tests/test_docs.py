@@ -196,7 +196,8 @@ def program_of(words: tuple[str, ...]) -> tuple[argparse.ArgumentParser, list[st
         return benchmark.parser(), list(words[words.index("tools/benchmark.py") + 1 :])
     if words[1:2] == ("-m",) and words[2].startswith("tests."):
         return importlib.import_module(words[2]).parser(), list(words[3:])
-    name, rest = split(list(words[1:])) if words[0] == "clipself-seg" else ("", [])
+    own = words[words.index("clipself-seg") + 1 :] if "clipself-seg" in words else ()
+    name, rest = split(list(own))
     if name == "data prepare":
         return (prepare._command(rest[0]).parser(), rest[1:]) if rest else None
     return (body(COMMANDS[name]).parser(), rest) if name else None

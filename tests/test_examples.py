@@ -215,7 +215,7 @@ DRAW, *OTHERS = (
     )
 )
 QUICK = "SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER 1 SOLVER.WARMUP_ITERS 0 SOLVER.CHECKPOINT_PERIOD 1"
-SMALL = {"data": "--train 3 --val 1 --base 1"}
+SMALL = {"data": "--train 3 --val 1 --base 1", "train": QUICK}
 
 
 def run(words, monkeypatch):

@@ -40,6 +40,7 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path):
     html = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert html.startswith("<!doctype html>") and 'name="viewport"' in html
     assert "prefers-color-scheme: dark" in html
+    assert re.search(r"td:first-child \{ position: sticky; left: 0", html)  # names of rows
 
 
 def test_there_is_no_markup_in_code():

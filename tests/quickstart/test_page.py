@@ -44,12 +44,18 @@ class Reader(HTMLParser):
     def __init__(self):
         super().__init__()
         self.tags, self.text, self.sources, self.bold, self.sizes = [], [], [], [], []
+        self.folds = self.open_images = 0
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.sources += [value for name, value in attrs if name in ("src", "srcset")]
         if tag == "img":
             self.sizes.append((dict(attrs).get("width"), dict(attrs).get("height")))
+            self.open_images += not self.folds
+        self.folds += tag == "details"
+
+    def handle_endtag(self, tag):
+        self.folds -= tag == "details"
 
     def handle_data(self, data):
         self.text.append(data.strip())
@@ -57,7 +63,7 @@ class Reader(HTMLParser):
             self.bold.append(data)
 
 
-def read_page():
+def read_page(scenes=1):
     """The page of chapters whose every name is a script."""
     rows = {NAME: {"mini": RESULTS}, "other": {"mini": dict.fromkeys(RESULTS, 0.5)}}
     row = Row({NAME: IMAGE}, [Entry(NAME, (1, 2, 3))])
@@ -65,7 +71,7 @@ def read_page():
     def table(style):
         return semantic_split_table(rows, first=NAME, style=style)
 
-    chapter = Results(table, images={NAME: [row]})
+    chapter = Results(table, images={NAME: scenes * [row]})
     names = ("semantic", "panoptic, live", "panoptic, shipped", "detection")
     answers = [Answers(IMAGE, NAME, {"right": NAME, "wrong": "other"})]
     questions = [Question(NAME, IMAGE, {NAME: IMAGE})]
@@ -78,7 +84,7 @@ def read_page():
         tables={name: chapter.table("html") for name, chapter in results.items()},
         images={name: chapter.images for name, chapter in results.items()},
         questions=questions,
-        clusters=[row],
+        clusters=scenes * [row],
         answers=answers,
         losses=IMAGE,
         explore="explore.html",
@@ -101,6 +107,12 @@ def test_names_are_text_in_the_page_and_all_images_are_in_it():
     assert [text for text in reader.bold if text[0].isdigit()] == 4 * ["1.0", "2.0", "3.0"]
     text = " ".join(reader.text)
     assert f"✓ right: {NAME}" in text and "✗ wrong: other" in text
+
+
+def test_more_scenes_are_folded_and_make_the_page_no_longer():
+    few, many = read_page(2), read_page(5)
+    assert len(many.sources) > len(few.sources) and many.open_images == few.open_images
+    assert few.folds == many.folds == 0
 
 
 @functools.cache

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import importlib
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 P = ParamSpec("P")
 INTERRUPTED = 130  # exit status after Ctrl-C, as of a shell
@@ -23,6 +24,25 @@ class InputError(ValueError):
 
 class MissingPackage(InputError, ModuleNotFoundError):
     """A package that not every use needs is not installed."""
+
+
+def of_extra(module: str, user: str, extra: str) -> Any:
+    """A module of a package that an extra of the wheel brings.
+
+    Args:
+        module: its name.
+        user: what needs it, for the message.
+        extra: such as "demo".
+
+    Raises:
+        MissingPackage: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingPackage(
+            f'{error.name} is not installed, and {user} needs it: pip install "clipself_seg[{extra}]"'
+        ) from None
 
 
 class MissingFiles(InputError):

@@ -7,7 +7,6 @@ features.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import warnings
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from clipself_seg.clip.linear import stock_linear
 from clipself_seg.clip.model import DenseCLIP
 from clipself_seg.clip.training_free import NONE
-from clipself_seg.errors import InputError, MissingPackage
+from clipself_seg.errors import InputError, of_extra
 from clipself_seg.files import atomic_folder, write_json
 from clipself_seg.provenance import provenance
 
@@ -98,12 +97,7 @@ def export_onnx(clip: DenseCLIP, folder: str | os.PathLike[str]) -> dict[str, di
 
 def _require_packages() -> None:
     for name in PACKAGES:
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            raise MissingPackage(
-                f'{error.name} is not installed, and ONNX needs it: pip install "clipself_seg[export]"'
-            ) from None
+        of_extra(name, "ONNX", "export")
 
 
 def _export_dense(clip: DenseCLIP, path: Path) -> dict[str, float]:

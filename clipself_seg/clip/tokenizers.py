@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from clipself_seg.checkpoints.locate import HubName, hub_file, repositories
-from clipself_seg.errors import InputError, MissingPackage, in_short
+from clipself_seg.errors import InputError, in_short, of_extra
 from clipself_seg.files import require_regular_file
 
 OPEN_CLIP = "open_clip"
@@ -180,7 +180,7 @@ def _read(path: Path, added: bool, changed: int) -> tuple[Encode, int]:
 
 
 def _read_json(path: Path, added: bool) -> tuple[Encode, int]:
-    package = _package("tokenizers", path)
+    package = of_extra("tokenizers", str(path), "tokenizers")
     text = path.read_text(encoding="utf-8", errors="replace")
     tokenizer = _checked(path, lambda: package.Tokenizer.from_str(text))
     tokenizer.no_padding()
@@ -193,7 +193,7 @@ def _read_json(path: Path, added: bool) -> tuple[Encode, int]:
 
 
 def _read_model(path: Path) -> tuple[Encode, int]:
-    package = _package("sentencepiece", path)
+    package = of_extra("sentencepiece", str(path), "tokenizers")
     content = path.read_bytes()
     model = _checked(path, lambda: package.SentencePieceProcessor(model_proto=content))
     return (lambda text: list(model.encode(text.lower()))), model.get_piece_size()
@@ -208,13 +208,4 @@ def _checked(path: Path, read: Callable[[], T]) -> T:
             raise
         raise InputError(
             f"{path} is no tokenizer ({in_short(error)}): fetch it again, or give the one of this model"
-        ) from None
-
-
-def _package(name: str, path: Path) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError:
-        raise MissingPackage(
-            f'{name} is not installed, and {path} needs it: pip install "clipself_seg[tokenizers]"'
         ) from None

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipself_seg.commands.explore import add_model_options, heat_models
 from clipself_seg.commands.options import command, value
-from clipself_seg.errors import InputError, MissingPackage
+from clipself_seg.errors import InputError, of_extra
 
 try:
     import resource
@@ -82,7 +82,8 @@ def _options(parser: argparse.ArgumentParser) -> None:
 @command(_options, __doc__)
 def main(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C."""
-    _require_packages()
+    for package in ("fastapi", "uvicorn"):
+        of_extra(package, "serve", "demo")
     _check(args)
     from clipself_seg.explore.answers import Limits
 
@@ -98,16 +99,6 @@ def main(args: argparse.Namespace) -> int:
         texts = opened.enter_context(_own_texts())
         _serve(_app(args, limits, texts), listening, args.host, args.token)
     return 0
-
-
-def _require_packages() -> None:
-    import importlib.util
-
-    for package in ("fastapi", "uvicorn"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingPackage(
-                f'serve needs the package {package}: pip install "clipself_seg[demo]"'
-            )
 
 
 def _check(args: argparse.Namespace) -> None:

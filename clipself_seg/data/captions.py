@@ -29,7 +29,7 @@ from clipself_seg.data.annotations import (
     listed_records,
     read_coco_json,
 )
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, of_extra
 from clipself_seg.files import read_text
 
 logger = logging.getLogger(__name__)
@@ -81,14 +81,8 @@ def nltk_tagger() -> Tagger:
     Raises:
         InputError: the package or its model is not installed; the message says how to get it.
     """
-    try:
-        import nltk
-        from nltk.tokenize import TreebankWordTokenizer
-    except ImportError:
-        raise InputError(
-            "noun phrases of captions need the package nltk: pip install nltk"
-        ) from None
-    separate = TreebankWordTokenizer().tokenize
+    nltk = of_extra("nltk", "the tagger of captions", "captions")
+    separate = nltk.tokenize.TreebankWordTokenizer().tokenize
 
     def tag(caption: str) -> list[tuple[str, str]]:
         return [(word, tag) for word, tag in nltk.pos_tag(separate(caption))]

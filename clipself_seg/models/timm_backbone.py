@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.clip.runtime import constant
-from clipself_seg.errors import InputError, in_short, nearest
+from clipself_seg.errors import InputError, in_short, nearest, of_extra
 
 
 class TimmMaps:
@@ -109,13 +109,7 @@ class TimmMaps:
 
 
 def _timm(key: str) -> Any:
-    try:
-        import timm
-    except ImportError:
-        raise InputError(
-            f'{key} names a backbone of timm: pip install "clipself_seg[timm]"'
-        ) from None
-    return timm
+    return of_extra("timm", f"the backbone of {key}", "timm")
 
 
 def _create(key: str, name: str, pretrained: bool) -> nn.Module:

@@ -84,7 +84,7 @@ def test_nltks_tagger_is_given_separated_words(fresh, monkeypatch):
 
 def test_without_nltk_or_its_model_the_way_to_get_it_is_named(fresh, monkeypatch):
     monkeypatch.setitem(sys.modules, "nltk", None)
-    with pytest.raises(InputError, match="pip install nltk"):
+    with pytest.raises(InputError, match=r"nltk is not installed.*pip install .*captions"):
         nltk_tagger()
 
     def fail(words):

@@ -8,6 +8,7 @@ import configparser
 import fnmatch
 import importlib
 import importlib.util
+import os
 import re
 import shlex
 import textwrap
@@ -26,7 +27,7 @@ from clipself_seg.clip.kinds import KINDS, list_architectures, model_configs
 from clipself_seg.clip.text_bank import TEMPLATES
 from clipself_seg.commands import prepare, train
 from clipself_seg.config import load_config
-from clipself_seg.imports import OPTION
+from clipself_seg.imports import OPTION, VARIABLE
 from clipself_seg.yaml_files import find_file, names
 from tests.conftest import ROOT
 
@@ -223,12 +224,14 @@ def test_a_command_within_a_line_has_options_that_exist(words):
 
 
 @pytest.mark.parametrize("words", CONFIGURED, ids=" ".join)
-def test_the_configuration_of_a_command_and_its_keys_exist(words):
+def test_the_configuration_of_a_command_and_its_keys_exist(words, monkeypatch):
+    imported = [file for option, file in zip(words, words[1:]) if option == OPTION]
+    monkeypatch.setenv(VARIABLE, os.pathsep.join(str(ROOT / file) for file in imported))
     parser, rest = program_of(words)
     args = parser.parse_args(rest)
     if hasattr(args, "sweep"):  # which is moved to the keys
         args = train.parse(rest)
-    assert load_config(args.config_file, args.opts).MODEL.CLIP.NAME
+    assert load_config(args.config_file, args.opts).MODEL.CLIP.BACKBONE
 
 
 def keys(node: CfgNode, prefix: str = "") -> set[str]:

@@ -19,12 +19,14 @@ import torch
 from PIL import Image
 
 from clipself_seg import __main__ as console
+from clipself_seg import training
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
+from clipself_seg.imports import VARIABLE
 from tests.conftest import ROOT
 from tests.prediction.test_video import make_video
-from tests.tiny import save_noise
+from tests.tiny import save_noise, small_worlds
 
 DOCS = ROOT / "docs"
 
@@ -38,12 +40,14 @@ def python_blocks(page, marked=False):
     return [code for before, code in blocks if before.startswith("<!-- needs ") == marked]
 
 
-TORCH, DETECTRON2, EVALUATOR, TRANSFORMERS = python_blocks(DOCS / "guests.md")
+TORCH, TRANSFORMERS = python_blocks(DOCS / "guests.md")
+DETECTRON2, LAZY, LOOP, PREDICTOR, EVALUATOR, HOOKS = python_blocks(DOCS / "detectron2.md")
 RESULTS, *_ = python_blocks(DOCS / "results.md")
 (MASKS,) = (code for code in python_blocks(DOCS / "panoptic.md") if "masks=" in code)
 (MINE,) = python_blocks(DOCS / "own_data.md")
 # What these give is looked at below; the others have to run.
-LOOKED_AT = {TORCH, DETECTRON2, EVALUATOR, TRANSFORMERS, RESULTS, MASKS, MINE}
+LOOKED_AT = {TORCH, TRANSFORMERS, RESULTS, MASKS, MINE}
+LOOKED_AT |= {DETECTRON2, LAZY, LOOP, PREDICTOR, EVALUATOR, HOOKS}
 RUNNING = [(page.name, code) for page in PAGES for code in python_blocks(page)]
 MARKED = [(page.name, code) for page in PAGES for code in python_blocks(page, marked=True)]
 OPTIONAL = {"onnxruntime"}  # of extras that the tests do without
@@ -127,6 +131,28 @@ def test_a_detectron2_head_leaves_no_gradients_in_clip(folder, caplog):
     assert without_gradients(names["model"].backbone)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert all(p.grad is not None for p in names["model"].sem_seg_head.parameters())
+
+
+def test_lazy_parts_and_detectron2s_loop_and_predictor_take_what_is_here(folder):
+    assert {name: s.stride for name, s in variables(LAZY)["shapes"].items()} == {
+        "block2": 8,
+        "dense": 8,
+    }
+    Image.fromarray(np.arange(45 * 62, dtype=np.uint8).reshape(45, 62) % 3).save("photo.png")
+    names = variables(LOOP)
+    assert names["cfg"].is_frozen() and names["trainer"].iter == 2
+    assert variables(PREDICTOR)["labels"].shape == (45, 62)
+
+
+def test_the_hook_of_the_page_reports(folder, monkeypatch, capsys):
+    monkeypatch.setattr(training, "HOOKS", [])
+    monkeypatch.setenv(VARIABLE, "")
+    (folder / "my_hooks.py").write_text(HOOKS)
+    words = ["--import", "my_hooks.py", "--config-file", "mini/semseg", "DATASETS.TEST", "()"]
+    words += ["DATALOADER.NUM_WORKERS", "0", "SOLVER.LOG_PERIOD", "1", "SOLVER.BASE_LR", "1e-4"]
+    with small_worlds(folder, 2, 1, 2):
+        assert train.main([*words, *QUICK.split()]) == 0
+    assert "{'data_time':" in capsys.readouterr().out
 
 
 def test_detectron2s_evaluator_reads_label_maps(folder):
@@ -248,7 +274,7 @@ def test_a_data_set_of_ones_own_is_registered_distilled_trained_and_predicted(fo
 
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-# What a user is meant to import: docs/results.md, docs/guests.md, docs/distillation.md and the generated worlds.
+# What a user is meant to import: docs/results.md, guests.md, detectron2.md, distillation.md and the generated worlds.
 PUBLIC = {
     "clipself_seg.clip",
     "clipself_seg.config",

@@ -151,7 +151,7 @@ def _detectron2() -> None:
     if not (NUMPY.version or "1.").startswith("1."):
         _say(
             "  detectron2's SemSegEvaluator reads no label map with numpy 2: give it a sem_seg_loading_fn,",
-            "  docs/guests.md (section 3)",
+            "  docs/detectron2.md",
         )
 
 

@@ -17,6 +17,7 @@ from clipself_seg.evaluation.report import (
     FUSION_TITLES,
     PANOPTIC_COLUMNS,
     SEMANTIC_COLUMNS,
+    ByDataset,
     Numbers,
     comparison_table,
     fusion_names,
@@ -174,7 +175,7 @@ def _table(models: Mapping[str, Any], style: str) -> str:
             for size in sorted(curve)
         }
         return region_table(rows, style=style)
-    lines = {
+    lines: dict[tuple[str, ...], ByDataset] = {
         (model, name) if several else (model,): {"": numbers}
         for model, own in models.items()
         for name, numbers in own.items()

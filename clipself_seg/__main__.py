@@ -49,6 +49,7 @@ COMMANDS = {
     ),
     "quickstart": Entry("quickstart.quickstart", "see CLIPSelf's claims on a generated world"),
     "reproduce": Entry("reproduce.reproduce", "the paper's tables by one command"),
+    "weights": Entry("weights.main", "official weights by name: list, fetch, check"),
     "compare": Entry("compare.compare", "finished runs of any task in one table"),
     "export": Entry("export.export", "write ONNX of a CLIP's dense features and texts, checked"),
     "doctor": Entry(

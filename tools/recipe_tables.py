@@ -17,13 +17,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from clipself_seg.checkpoints.zoo import Entry, zoo
+from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.clip.openai import OPENAI_VIT
 from clipself_seg.config import load_config
 from clipself_seg.tables.page import markdown_table
 from clipself_seg.tables.runs import config_name
-from clipself_seg.tables.table import ROOT, RunOf, Table, read_tables
+from clipself_seg.tables.table import ROOT, RunOf, Table, published_numbers, read_tables
 from clipself_seg.yaml_files import names, read_layers, setting_place
 from recipe_costs import recipe
 
@@ -79,28 +79,14 @@ def _tables() -> list[Table]:
 def published(name: str) -> list[str]:
     """What was published of a configuration, each with its source; empty if nothing was."""
     tables = [numbers for table in _tables() for numbers in _in_table(table, name)]
-    entries = [(entry.name, numbers_of(entry)) for entry in zoo().values() if name in entry.configs]
+    entries = [
+        (entry.name, published_numbers(entry)) for entry in zoo().values() if name in entry.configs
+    ]
     own = [Published(f"`{entry}`", numbers) for entry, numbers in entries if _is_model(entry, name)]
     once = {one.numbers: one for one in reversed([*tables, *own]) if one.numbers}
     parts = {numbers: set(numbers.split(", ")) for numbers in once}
     whole = [n for n in once if not any(parts[n] < other for other in parts.values())]
     return [str(once[numbers]) for numbers in reversed(whole)]
-
-
-def numbers_of(entry: Entry) -> str:
-    """Published numbers of an official checkpoint in percent; of the paper's, top-5 stands behind top-1."""
-    if not entry.paper:
-        return entry.published
-    name, _, row = entry.paper.partition("/")
-    (table,) = (table for table in _tables() if table.name == name)
-    numbers = table.rows[row].paper
-    cells = []
-    for key, number in numbers.items():
-        if key.endswith("5") and key[:-1] in numbers:
-            continue
-        top5 = f"/{numbers[f'{key}5']}" if f"{key}5" in numbers else ""
-        cells.append(f"{table.columns[key].title('real').removesuffix(' Top1')} {number}{top5}")
-    return f"Table {name}: {', '.join(cells)}"
 
 
 def _is_model(entry: str, name: str) -> bool:

@@ -8,7 +8,7 @@ from tower_tables import configs_table, kinds_table, weights_table
 
 from clipself_seg.checkpoints.zoo import Entry, zoo
 from clipself_seg.files import atomic_path
-from recipe_tables import numbers_of
+from clipself_seg.tables.table import published_numbers
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -50,7 +50,7 @@ def _row(entry: Entry) -> str:
     more = ", ..." if len(configs) > 2 else ""
     return (
         f"| `{entry.name}`{by_hand} | {entry.licence} | {entry.may_ship} | "
-        f"{numbers_of(entry) or 'none'} | {', '.join(configs[:2])}{more} |"
+        f"{published_numbers(entry) or 'none'} | {', '.join(configs[:2])}{more} |"
     )
 
 

@@ -323,10 +323,8 @@ def fetch(entry: Entry) -> Path:
             put it.
     """
     path = weights_folder() / entry.file
-    present = path if path.exists() else _hub_cache(entry)
-    if present is not None:
-        if present.is_file():
-            check_file(present, entry.size, entry.sha256, f"{present}, the file of {entry.name},")
+    if (present := present_file(entry)) is not None:
+        check_entry(present, entry)
         return present
     failed = []
     for address in _addresses(entry):
@@ -346,6 +344,22 @@ def fetch(entry: Entry) -> Path:
         + f": fetch {entry.file}{size} from {origin} and put it into {path.parent} under that name, or set "
         f"{VARIABLE} to the folder or mirror that has it"
     )
+
+
+def present_file(entry: Entry) -> Path | None:
+    """Where the file of an entry is: in the folder of weights or the hub's cache; None if nowhere."""
+    path = weights_folder() / entry.file
+    return path if path.exists() else _hub_cache(entry)
+
+
+def check_entry(path: Path, entry: Entry) -> None:
+    """Refuse a file that is not the one that was published; a folder passes.
+
+    Raises:
+        InputError: another size or hash.
+    """
+    if path.is_file():
+        check_file(path, entry.size, entry.sha256, f"{path}, the file of {entry.name},")
 
 
 def published_file(name: str, repository: str) -> Path:

@@ -26,6 +26,7 @@ ROW.COLUMN, or max(TERM, ...).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -34,6 +35,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from clipself_seg.checkpoints.zoo import Entry
 from clipself_seg.errors import InputError, in_short, nearest, shown
 from clipself_seg.files import read_text
 from clipself_seg.yaml_files import CONFIGS
@@ -363,6 +365,27 @@ def read_tables(names: Iterable[str] = (), folder: Path = FOLDER) -> list[Table]
             raise InputError(f'no table "{name}": {nearest(name, known.values())}')
     wanted = [known[name.lower()] for name in names] or list(known.values())
     return [read_table(folder / f"{name}.yaml") for name in dict.fromkeys(wanted)]
+
+
+@functools.cache
+def _table_of(name: str) -> Table:
+    return read_table(FOLDER / f"{name}.yaml")
+
+
+def published_numbers(entry: Entry) -> str:
+    """Published numbers of an official checkpoint in percent; of the paper's, top-5 stands behind top-1."""
+    if not entry.paper:
+        return entry.published
+    name, _, row = entry.paper.partition("/")
+    table = _table_of(name)
+    numbers = table.rows[row].paper
+    cells = []
+    for key, number in numbers.items():
+        if key.endswith("5") and key[:-1] in numbers:
+            continue
+        top5 = f"/{numbers[f'{key}5']}" if f"{key}5" in numbers else ""
+        cells.append(f"{table.columns[key].title('real').removesuffix(' Top1')} {number}{top5}")
+    return f"Table {name}: {', '.join(cells)}"
 
 
 def read_table(path: Path) -> Table:

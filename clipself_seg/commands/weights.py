@@ -1,0 +1,106 @@
+"""Official weights by name: what they do, whether they may be shipped, and where they are.
+
+    clipself-seg weights                      # all names by task
+    clipself-seg weights --task semantic
+    clipself-seg weights get catseg-base      # fetch before it is needed
+    clipself-seg weights check my_folder      # which files are known, and whole
+
+A name stands wherever a path of weights does, such as --model catseg-base. "by hand" means that the publisher's page
+needs a browser: get says which page, and where to put the file. "may ship" reads the licence that the publisher states:
+ask means that it leaves the question open. Exit status: 0, 1 if a file of check is not the published one, 2 if a name
+is unknown or a file cannot be fetched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from clipself_seg.checkpoints.choice import TASKS
+from clipself_seg.commands.options import command, value
+from clipself_seg.errors import InputError, nearest
+
+ACTIONS = ("list", "get", "check")
+CLIP = "CLIP alone"
+PART = "part of a model"
+WIDTH = 60  # of a cell
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", nargs="?", default="list", choices=ACTIONS, help="(list)")
+    names = "of get: names; of check: a folder (the one that get fills)"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=names)
+    value(parser, "--task", "of list: names of one task", choices=TASKS)
+
+
+@command(_options, __doc__)
+def main(args: argparse.Namespace) -> int:
+    """List, fetch or check."""
+    if args.action == "get":
+        return _get(args.names)
+    return _check(args.names) if args.action == "check" else _list(args.task)
+
+
+def _list(task: str | None) -> int:
+    from tabulate import tabulate
+
+    from clipself_seg.checkpoints.choice import find_model
+    from clipself_seg.checkpoints.locate import present_file, weights_folder
+    from clipself_seg.checkpoints.zoo import zoo
+    from clipself_seg.tables.table import published_numbers
+
+    rows: dict[str, list[list[str]]] = {name: [] for name in (*TASKS, CLIP, PART)}
+    for entry in zoo().values():
+        kind = CLIP if entry.key == "MODEL.CLIP.WEIGHTS" else PART
+        kind = find_model(entry.name).task if entry.key == "MODEL.WEIGHTS" else kind
+        size = f"{entry.size / 1e6:,.0f} MB" if entry.size else "-"
+        here = "yes" if present_file(entry) else "no" if entry.addresses else "by hand"
+        cells = [_cut(entry.licence), entry.may_ship, size, here, _cut(published_numbers(entry))]
+        rows[kind].append([entry.name, *cells])
+    headings = ["name", "licence", "may ship", "size", "here", "published"]
+    for kind, body in rows.items():
+        if task in (None, kind):
+            sys.stdout.write(f"{kind}\n{tabulate(body, headings, 'simple')}\n\n")
+    sys.stdout.write(f"Files are fetched into {weights_folder()}\n")
+    return 0
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= WIDTH else f"{text[: WIDTH - 3]}..."
+
+
+def _get(names: list[str]) -> int:
+    from clipself_seg.checkpoints.locate import fetch
+    from clipself_seg.checkpoints.zoo import zoo
+
+    if not names:
+        raise InputError("weights get needs a name: clipself-seg weights lists them")
+    for name in names:
+        if name not in zoo():
+            raise InputError(f'no official weights "{name}": {nearest(name, zoo())}')
+    for name in names:
+        sys.stdout.write(f"{name}: {fetch(zoo()[name])} ({zoo()[name].licence})\n")
+    return 0
+
+
+def _check(names: list[str]) -> int:
+    from clipself_seg.checkpoints.locate import check_entry, weights_folder
+    from clipself_seg.checkpoints.zoo import zoo
+
+    known = {entry.file: entry for entry in zoo().values()}
+    bad = 0
+    for folder in map(Path, names) if names else [weights_folder()]:
+        if not folder.is_dir():
+            raise InputError(f"no folder {folder}: name one with files of weights")
+        for path in sorted(path for path in folder.iterdir() if path.is_file()):
+            said = "not the file of an official name"
+            if entry := known.get(path.name):
+                try:
+                    check_entry(path, entry)
+                    stated = entry.size or entry.sha256
+                    said = entry.name + ("" if stated else ", of which no size is published")
+                except InputError as error:
+                    bad, said = 1, f"error: {error}"
+            sys.stdout.write(f"{path.name}: {said}\n")
+    return bad

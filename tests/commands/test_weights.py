@@ -1,0 +1,43 @@
+"""The command that lists, fetches and checks official weights."""
+
+from clipself_seg.checkpoints.zoo import zoo
+from clipself_seg.commands.weights import main
+
+
+def test_every_name_is_listed_once_by_task(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    (tmp_path / zoo()["catseg-base"].file).touch()
+    assert main([]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    names = [row[0] for row in rows if row and row[0] in zoo()]
+    assert sorted(names) == sorted(zoo())
+    (row,) = (row for row in rows if row and row[0] == "catseg-base")
+    assert "yes" in row and "MIT" in row and "31.8," in row
+    assert main(["--task", "detection"]) == 0
+    said = capsys.readouterr().out
+    assert "fvit-eva02-vitb16-lvis-patches" in said and "catseg-base" not in said
+
+
+def test_get_says_where_a_file_is_or_what_to_fetch(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    path = tmp_path / zoo()["fcclip-r50"].file
+    assert main(["get", "fcclip-r50"]) == 2
+    assert f"put it into {tmp_path}" in capsys.readouterr().err
+    path.touch()
+    assert main(["get", "fcclip-r50"]) == 0
+    assert str(path) in capsys.readouterr().out
+    assert main(["get", "fclip-r50"]) == 2
+    assert 'did you mean "fcclip-r50"' in capsys.readouterr().err
+    assert main(["get"]) == 2
+
+
+def test_check_names_files_and_refuses_others(tmp_path, capsys):
+    assert main(["check", str(tmp_path / "nowhere")]) == 2
+    (tmp_path / "mine.pth").touch()
+    (tmp_path / zoo()["fcclip-r50"].file).touch()
+    assert main(["check", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "mine.pth: not the file of an official name" in said and "fcclip-r50" in said
+    (tmp_path / zoo()["openai-vitb16"].file).touch()
+    assert main(["check", str(tmp_path)]) == 1
+    assert "has 0 bytes, and the official file has 350837078" in capsys.readouterr().out

@@ -80,11 +80,7 @@ PAPER = {
     "Table 3b": (("ov_lvis_val",), ("lvis_v1_1203",)),
     "Table 4": (("transfer_coco_val", "transfer_objects365_val"), ("lvis_v1_1203", "")),
     "Table 5": (
-        (
-            "ade20k_150_test_sem_seg",
-            "ade20k_full_sem_seg_freq_val_all",
-            "context_59_test_sem_seg",
-        ),
+        ("ade20k_150_test_sem_seg", "ade20k_full_sem_seg_freq_val_all", "context_59_test_sem_seg"),
         ("coco_stuff_171",),
     ),
     "Table 6": (

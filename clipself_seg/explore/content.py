@@ -112,17 +112,14 @@ class Content:
             image: (H, W, 3) uint8 RGB.
             name: what it is called on the page.
         """
+        check = self._world_check
         return {
             "name": name,
             "width": image.shape[1],
             "height": image.shape[0],
             "jpeg": jpeg_address(image, SHOWN_SIDE),
             "maps": [self._map(title, image) for title in self.clips],
-            "warning": (
-                self._world_check.warning_of(self.words.classes, [image])
-                if self._world_check
-                else ""
-            ),
+            "warning": check.warning_of(self.words.classes, [image]) if check else "",
             "panoptic": None if self.panoptic is None else self.panoptic.image(image),
         }
 

@@ -1,7 +1,64 @@
-"""CLIPSelf in Detectron2: dense CLIP features that recognise regions, and what is built on them.
+"""CLIPSelf in Detectron2: dense CLIP features that recognise regions, and open-vocabulary models on them.
 
-Data flows through `data`, `clip`, `heads`, `models` and `evaluation` to `training` and `prediction`;
-docs/architecture.md is the map. Open `clip/model.py` first to use a CLIP, `training/run.py` for what train_net.py does.
+    import clipself_seg
+
+    model = clipself_seg.load("catseg-base")
+    result = model("photo.jpg", "dog|puppy, grass, sky")
+    result.overlay().save("out.png")
+
+The names in `__all__` are public: a version number promises them (docs/python.md). They are imported when they are
+first used, so that ``import clipself_seg`` is quick. docs/architecture.md is the map of everything else.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from clipself_seg.checkpoints.choice import list_models
+    from clipself_seg.clip import TextBank, load_clip, save_clip
+    from clipself_seg.data.vocabulary import Vocabulary
+    from clipself_seg.errors import InputError
+    from clipself_seg.prediction.detection import Detections
+    from clipself_seg.prediction.load import export, load
+    from clipself_seg.prediction.panoptic import PanopticSegmentation
+    from clipself_seg.prediction.semantic import Segmentation
+
 __version__ = "0.1.0"
+__all__ = [
+    "Detections",
+    "InputError",
+    "PanopticSegmentation",
+    "Segmentation",
+    "TextBank",
+    "Vocabulary",
+    "__version__",
+    "export",
+    "list_models",
+    "load",
+    "load_clip",
+    "save_clip",
+]
+# Module -> public names that it has.
+_MODULES = {
+    "checkpoints.choice": ("list_models",),
+    "clip": ("TextBank", "load_clip", "save_clip"),
+    "data.vocabulary": ("Vocabulary",),
+    "errors": ("InputError",),
+    "prediction.detection": ("Detections",),
+    "prediction.load": ("export", "load"),
+    "prediction.panoptic": ("PanopticSegmentation",),
+    "prediction.semantic": ("Segmentation",),
+}
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"clipself_seg.{module}"), name)
+    raise AttributeError(f"module 'clipself_seg' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -20,7 +20,7 @@ from PIL import Image
 
 from clipself_seg import __main__ as console
 from clipself_seg import training
-from clipself_seg.checkpoints.zoo import zoo
+from clipself_seg.checkpoints.choice import find_model
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
 from clipself_seg.imports import VARIABLE
@@ -42,7 +42,7 @@ def python_blocks(page, marked=False):
 
 TORCH, TRANSFORMERS = python_blocks(DOCS / "guests.md")
 DETECTRON2, LAZY, LOOP, PREDICTOR, EVALUATOR, HOOKS = python_blocks(DOCS / "detectron2.md")
-RESULTS, *_ = python_blocks(DOCS / "results.md")
+RESULTS, *_ = python_blocks(DOCS / "python.md")
 (MASKS,) = (code for code in python_blocks(DOCS / "panoptic.md") if "masks=" in code)
 (MINE,) = python_blocks(DOCS / "own_data.md")
 # What these give is looked at below; the others have to run.
@@ -70,7 +70,7 @@ def variables(example):
 
 @pytest.mark.parametrize(("page", "code"), [b for b in RUNNING if b[1] not in LOOKED_AT])
 def test_an_example_runs_in_a_folder_with_an_image(folder, page, code):
-    assert {"predictor", "clip"} & variables(code).keys(), page
+    assert {"model", "clip"} & variables(code).keys(), page
 
 
 def parameters():
@@ -274,15 +274,13 @@ def test_a_data_set_of_ones_own_is_registered_distilled_trained_and_predicted(fo
 
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-# What a user is meant to import: docs/results.md, guests.md, detectron2.md, distillation.md and the generated worlds.
+# What a user is meant to import: docs/python.md, guests.md, detectron2.md, distillation.md and the generated worlds.
 PUBLIC = {
     "clipself_seg.clip",
     "clipself_seg.config",
     "clipself_seg.data.images",
     "clipself_seg.data.vocabulary",
     "clipself_seg.mini.writer",
-    "clipself_seg.prediction.detection",
-    "clipself_seg.prediction.panoptic",
     "clipself_seg.training.run",
 }
 
@@ -317,10 +315,8 @@ def test_a_notebook_says_what_it_needs_and_keeps_small_outputs(path):
 
 def test_the_checkpoints_for_photographs_go_with_the_predictors_of_the_notebook():
     text = source(cells(DOCS / "notebooks/2_own_words.ipynb", "code")[0])
-    pairs = re.findall(r'"([\w/]+)\.yaml" and "([\w-]+)"', text)
-    for (config, name), architecture in zip(pairs, ("OpenPanoptic", "FViT"), strict=True):
-        assert config in zoo()[name].configs
-        assert load_config(config).MODEL.META_ARCHITECTURE == architecture
+    (pair,) = re.findall(r'For photographs: "([\w-]+)" and "([\w-]+)"', text)
+    assert [find_model(name).task for name in pair] == ["panoptic", "detection"]
 
 
 @each_notebook

@@ -36,6 +36,8 @@ ARCHITECTURES = {
     "OpenPanoptic": "panoptic",
     "FViT": "detection",
 }
+# Keys of what predicts; entries of other keys are parts of models.
+OF_MODELS = ("MODEL.WEIGHTS", "MODEL.CLIP.WEIGHTS")
 # Of a CLIP alone, which finds masks nowhere: it segments without training.
 WITHOUT_TRAINING = "zero_shot/base"
 MINI_WITHOUT_TRAINING = "mini/zero_shot"
@@ -106,15 +108,28 @@ def of_weights(name: str) -> ModelChoice | None:
     return None if entry is None else _of_entry(entry)
 
 
+def list_models(task: str | None = None) -> list[str]:
+    """Names that `clipself_seg.load` takes: those of a task, or all.
+
+    A CLIP alone counts as semantic, since it segments without training.
+
+    Args:
+        task: one of `TASKS`; None for all.
+    """
+    parts = {name for name, entry in zoo().items() if entry.key not in OF_MODELS}
+    names = [name for name in (*SHIPPED_CONFIGS, *SHIPPED_TAGS, *zoo()) if name not in parts]
+    return [name for name in names if task in (None, find_model(name).task)]
+
+
 def _of_entry(entry: Entry) -> ModelChoice:
-    if entry.key == "MODEL.WEIGHTS":
-        config = entry.configs[0]
-        return ModelChoice(FOLDERS[config.partition("/")[0]], config, entry.name)
+    if entry.key not in OF_MODELS:
+        raise InputError(
+            f"{entry.name} is a part of a model ({entry.key}): name a model, such as {DEFAULTS['semantic']}"
+        )
     if entry.key == "MODEL.CLIP.WEIGHTS":
         return _without_training(entry.model, entry.name)
-    raise InputError(
-        f"{entry.name} is a part of a model ({entry.key}): name a model, such as {DEFAULTS['semantic']}"
-    )
+    config = entry.configs[0]
+    return ModelChoice(FOLDERS[config.partition("/")[0]], config, entry.name)
 
 
 def _named(model: str, task: str | None) -> ModelChoice:
@@ -153,14 +168,14 @@ def _named(model: str, task: str | None) -> ModelChoice:
 def _configured(config_file: str, weights: str | None) -> ModelChoice:
     """The choice of a configuration; of a distillation's or a region reader's, their CLIP alone."""
     values = dict(leaves(merge_layers(read_layers(config_file))))
-    architecture = values.get("MODEL.META_ARCHITECTURE", "CLIPSelf")
+    architecture = str(values.get("MODEL.META_ARCHITECTURE", "CLIPSelf"))
     if architecture in ARCHITECTURES:
         return ModelChoice(ARCHITECTURES[architecture], config_file, weights)
     if weights is None:
         raise InputError(
             f"{config_file} is of {architecture}, which predicts nothing: name the CLIP that it wrote"
         )
-    return _without_training(values["MODEL.CLIP.NAME"], weights)
+    return _without_training(str(values.get("MODEL.CLIP.NAME", MINI_CLIP)), weights)
 
 
 def _without_training(name: str, weights: str) -> ModelChoice:

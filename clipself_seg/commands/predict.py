@@ -53,6 +53,8 @@ from clipself_seg.commands.options import (
 from clipself_seg.errors import GOES_ON, InputError
 
 if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
     from clipself_seg.data.vocabulary import Vocabulary
     from clipself_seg.prediction.files import InputFiles
     from clipself_seg.prediction.journal import Json
@@ -364,14 +366,13 @@ def predictor_of(
     from clipself_seg.prediction.predictor import prediction_config
     from clipself_seg.prediction.pretrained import is_pretrained, load_pretrained
 
+    if trained is not None:
+        opts = [*opts, "TEST.TRAIN_VOCABULARY", trained]
     if not args.config_file and args.weights and is_pretrained(args.weights):
-        more = [] if trained is None else ["TEST.TRAIN_VOCABULARY", trained]
-        predictor: P = load_pretrained(args.weights, opts=[*opts, *more], kind=kind)
+        predictor: P = load_pretrained(args.weights, opts=opts, kind=kind)
     else:
-        more_arguments = {} if trained is None else {"trained": trained}
-        cfg = prediction_config(*_model(args, default), opts, kind)
-        build: Callable[..., P] = kind  # by `configurable`
-        predictor = build(cfg, **more_arguments)
+        build: Callable[[CfgNode], P] = kind  # by `configurable`
+        predictor = build(prediction_config(*_model(args, default), opts, kind))
     keep_freed_memory(predictor.model.device.type)
     return predictor
 

@@ -211,11 +211,19 @@ def _unusable(names: Iterable[str]) -> str:
     return ""
 
 
-def as_vocabulary(words: Vocabulary | Sequence[str] | str) -> Vocabulary:
-    """The vocabulary that a user gave; `read_words` reads a string, `own_words` a list."""
-    if isinstance(words, Vocabulary):
-        return words
-    return read_words(words) if isinstance(words, str) else own_words(words)
+# Class names as somebody gives them: text or a file (`read_words`), a list, or a vocabulary.
+Words = Vocabulary | Sequence[str] | str | os.PathLike[str]
+
+
+def as_vocabulary(words: Words) -> Vocabulary:
+    """The vocabulary that a user gave; `read_words` reads text and files, `own_words` a list."""
+    words = read_given(words)
+    return words if isinstance(words, Vocabulary) else own_words(words)
+
+
+def read_given(words: Vocabulary | Sequence[Any] | os.PathLike[str]) -> Vocabulary | Sequence[Any]:
+    """Words as they are given, but text and files as `read_words` reads them."""
+    return read_words(os.fspath(words)) if isinstance(words, str | os.PathLike) else words
 
 
 def read_words(text: str) -> Vocabulary:

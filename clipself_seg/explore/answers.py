@@ -291,7 +291,7 @@ def _answer(
 ) -> Answer:
     return {
         "warning": predictor.warning_of([result.image]),
-        "overlay": jpeg_address(_enlarged(result).overlay(sheet=False), OVERLAY_SIDE),
+        "overlay": jpeg_address(np.asarray(_enlarged(result).overlay(sheet=False)), OVERLAY_SIDE),
         "columns": columns,
         "rows": rows[:MOST_LISTED],
         "more": max(0, len(rows) - MOST_LISTED),

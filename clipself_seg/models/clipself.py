@@ -33,7 +33,7 @@ from clipself_seg.clip.tower import (
 )
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.data.vocabulary import Vocabulary, Words
 from clipself_seg.errors import InputError
 from clipself_seg.heads.distillation import Average
 from clipself_seg.models.base import ModelBase, load_model_state, matrices_and_vectors
@@ -190,7 +190,7 @@ class CLIPSelf(ModelBase):
         """Device of the weights."""
         return self.teacher.logit_scale.device
 
-    def set_vocabulary(self, words: Vocabulary | Sequence[str | Sequence[str]]) -> None:
+    def set_vocabulary(self, words: Words | Sequence[Sequence[str]]) -> None:
         """Gives the model the classes that `forward` scores regions against in evaluation."""
         self.reader.set_vocabulary(words)
 

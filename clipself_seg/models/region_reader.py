@@ -23,7 +23,7 @@ from clipself_seg.clip.text_bank import templates_text
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Vocabulary, class_names
+from clipself_seg.data.vocabulary import Vocabulary, Words, class_names, read_given
 from clipself_seg.errors import InputError
 from clipself_seg.models.base import FrozenCLIP
 from clipself_seg.models.protocol import MEAN_OF_NAMES, Outputs, Reading
@@ -115,15 +115,17 @@ class RegionReader(FrozenCLIP):
                 "attention: leave it out, or take a ViT"
             )
 
-    def set_vocabulary(self, words: Vocabulary | Sequence[str | Sequence[str]]) -> None:
+    def set_vocabulary(self, words: Words | Sequence[Sequence[str]]) -> None:
         """Give the classes to choose from; scores have one column for each, in this order.
 
         Args:
-            words: a vocabulary, or for each class its names, "dog|puppy" or a sequence of synonyms.
+            words: text, a file or a built-in name, see `read_words`; a list with the names of each class, "dog|puppy"
+                or a sequence of synonyms; or a vocabulary.
 
         Raises:
             InputError: no class, an empty name, or a class that comes twice.
         """
+        words = read_given(words)
         names = class_names(words, nested=True)
         if not isinstance(words, Vocabulary):
             counts = Counter(", ".join(synonyms) for synonyms in names)

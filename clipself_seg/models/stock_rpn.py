@@ -23,7 +23,7 @@ from clipself_seg.checkpoints.training_state import trained_tensors
 from clipself_seg.clip.runtime import autocast
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Vocabulary, class_names
+from clipself_seg.data.vocabulary import Vocabulary, Words, class_names, read_given
 from clipself_seg.errors import InputError
 from clipself_seg.models.base import (
     ModelBase,
@@ -134,11 +134,9 @@ class StockRPN(ProposalNetwork, ModelBase):
             self.bottom_up.eval()  # its batch norms would go on counting
         return self
 
-    def set_vocabulary(
-        self, words: Vocabulary | Sequence[str], seen: np.ndarray | None = None
-    ) -> None:
+    def set_vocabulary(self, words: Words, seen: np.ndarray | None = None) -> None:
         """Give classes, which change nothing in what is proposed."""
-        self.give_classes(class_names(words), seen)
+        self.give_classes(class_names(read_given(words)), seen)
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
         """Give the classes of the training data."""

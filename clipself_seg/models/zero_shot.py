@@ -33,7 +33,7 @@ from clipself_seg.clip.training_free import (
 )
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Vocabulary, class_names
+from clipself_seg.data.vocabulary import Words, class_names, read_given
 from clipself_seg.errors import InputError
 from clipself_seg.heads.text_scores import class_probabilities, members_of
 from clipself_seg.heads.windows import (
@@ -221,13 +221,12 @@ class ZeroShotSegmenter(FrozenCLIP):
         own = super().weights_hash()
         return own if network is None else f"{own}-{hash_tensors(network.state_dict())}"
 
-    def set_vocabulary(
-        self, words: Vocabulary | Sequence[str], all_synonyms: bool | None = None
-    ) -> None:
+    def set_vocabulary(self, words: Words, all_synonyms: bool | None = None) -> None:
         """Give the classes; scores have one map for each, in this order.
 
         Args:
-            words: a vocabulary, or names; "dog|puppy" and "dog, puppy" are synonyms.
+            words: text, a file or a built-in name, see `read_words`; a list, where "dog|puppy" and "dog, puppy" are
+                synonyms; or a vocabulary.
             all_synonyms: whether all names of a class count, or the first alone; None takes what the model
                 was built with.
 
@@ -236,6 +235,7 @@ class ZeroShotSegmenter(FrozenCLIP):
         """
         if all_synonyms is None:
             all_synonyms = self.synonyms != "first"
+        words = read_given(words)
         names = class_names(words, all_synonyms=all_synonyms)
         check_lengths(self.clip, names, self.bank.templates)
         self.give_classes(names, None)

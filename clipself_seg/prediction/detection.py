@@ -1,8 +1,7 @@
 """Detection in images with your own class names.
 
-    predictor = load_detection_predictor("configs/mini/detection.yaml", "output/mini/detection/model_final.pth")
-    predictor.set_vocabulary("red star, blue ring|hoop")
-    result = predictor("photo.jpg")
+    model = clipself_seg.load("fvit-eva02-vitb16-lvis-patches")
+    result = model("photo.jpg", "dog|puppy, cat")
     result.boxes, result.scores, result.labels
 
 Shapes: H, W pixels of the image as it is meant to be seen, K classes, n detections.
@@ -11,12 +10,12 @@ Shapes: H, W pixels of the image as it is meant to be seen, K classes, n detecti
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
 from detectron2.config import CfgNode
+from PIL import Image
 from torch import nn
 
 from clipself_seg.data.datasets.records import find_dataset
@@ -24,6 +23,7 @@ from clipself_seg.data.datasets.table import DetectionSet
 from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.vocabulary import (
     Vocabulary,
+    Words,
     as_vocabulary,
     available_vocabularies,
     load_vocabulary,
@@ -31,12 +31,7 @@ from clipself_seg.data.vocabulary import (
 )
 from clipself_seg.errors import InputError
 from clipself_seg.models import FViT
-from clipself_seg.prediction.predictor import (
-    GivenImage,
-    GivenImages,
-    ImagePredictor,
-    prediction_config,
-)
+from clipself_seg.prediction.predictor import GivenImage, GivenImages, ImagePredictor
 from clipself_seg.prediction.regions import Region, RegionResult, Regions
 from clipself_seg.visualization.boxes import box_overlay
 
@@ -79,16 +74,15 @@ class Detections(RegionResult):
             else:
                 yield Region(index + 1, label, self.masks[index], instance=True)
 
-    def overlay(self, sheet: bool = True) -> np.ndarray:
-        """The image with boxes, names, scores, and masks if there are any, uint8 RGB.
+    def overlay(self, sheet: bool = True) -> Image.Image:
+        """The image with boxes, names, scores, and masks if there are any.
 
         Args:
             sheet: whether there is a legend below, and a small image is enlarged.
         """
         names = [self.names[label] for label in self.labels]
         seen = self.seen[self.labels]
-        drawn = box_overlay(self.image, self.boxes, self.scores, names, seen, self.masks, sheet)
-        return np.asarray(drawn)
+        return box_overlay(self.image, self.boxes, self.scores, names, seen, self.masks, sheet)
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
         """Entries of COCO's results format: "category_id", "bbox" (x, y, width, height in pixels), "score", and
@@ -131,14 +125,15 @@ class DetectionPredictor(ImagePredictor[Detections]):
     def has_masks(self) -> bool:
         return self.model.has_masks
 
-    def set_vocabulary(self, words: Vocabulary | Sequence[str] | str) -> None:
+    def set_vocabulary(self, words: Words) -> None:
         """Say which classes to look for, until the next call.
 
         Every synonym of your own class names counts (the text embeddings are averaged); a built-in
         vocabulary by the first name of each class, as in evaluation.
 
         Args:
-            words: "dog|puppy, cat", see `read_words`; a list, see `own_words`; or a vocabulary.
+            words: "dog|puppy, cat", a file or a built-in name, see `read_words`; a list, see `own_words`; or a
+                vocabulary.
 
         Raises:
             InputError: no words, an empty one, one word twice, or one that CLIP cannot read whole.
@@ -151,13 +146,17 @@ class DetectionPredictor(ImagePredictor[Detections]):
         self._set_classes(words)
 
     @overload
-    def __call__(self, image: GivenImage, batch_size: int = 1) -> Detections: ...
+    def predict(
+        self, image: GivenImage, words: Words | None = None, *, batch_size: int = 1
+    ) -> Detections: ...
 
     @overload
-    def __call__(self, image: GivenImages, batch_size: int = 1) -> list[Detections]: ...
+    def predict(
+        self, image: GivenImages, words: Words | None = None, *, batch_size: int = 1
+    ) -> list[Detections]: ...
 
-    def __call__(
-        self, image: GivenImage | GivenImages, batch_size: int = 1
+    def predict(
+        self, image: GivenImage | GivenImages, words: Words | None = None, *, batch_size: int = 1
     ) -> Detections | list[Detections]:
         """Detect objects: those with a score above MODEL.FVIT.SCORE_THRESHOLD, and of them the best
         TEST.DETECTIONS_PER_IMAGE.
@@ -165,13 +164,16 @@ class DetectionPredictor(ImagePredictor[Detections]):
         Args:
             image: array (H, W, 3) uint8 RGB, PIL image, path, or http(s) address, see `rgb_image`; or a list or
                 tuple of them.
+            words: set the vocabulary as `set_vocabulary(words)` does; None for the one that is set.
             batch_size: images of a list that one pass of the tower takes. With 1 each result is that of the
                 image alone; more may be faster on a GPU, and round differently.
 
         Raises:
             InputError: an image cannot be read, or is not of that form; of a list its index is named.
         """
-        return self._predict_in_batches(image, batch_size, self.predict_batch)
+        return self._predict_in_batches(image, words, batch_size, self.predict_batch)
+
+    __call__ = predict
 
     def predict_batch(self, images: Sequence[np.ndarray]) -> list[Detections]:
         self.warning_of(images)
@@ -191,27 +193,6 @@ class DetectionPredictor(ImagePredictor[Detections]):
             )
             results.append(result)
         return results
-
-
-def load_detection_predictor(
-    config_file: str | os.PathLike[str],
-    weights: str | os.PathLike[str] | None = None,
-    opts: Sequence[str] = (),
-) -> DetectionPredictor:
-    """A predictor from files.
-
-    Args:
-        config_file: of an `FViT`.
-        weights: a checkpoint, its name or its address, in place of the configured MODEL.WEIGHTS;
-            "random" goes without.
-        opts: further keys and values in turn, such as MODEL.FVIT.SCORE_THRESHOLD, which is low, as
-            evaluation wants it.
-
-    Raises:
-        InputError: an unknown configuration or key, no weights, weights that do not fit, or no
-            training vocabulary.
-    """
-    return DetectionPredictor(prediction_config(config_file, weights, opts, DetectionPredictor))
 
 
 def _training_vocabulary(cfg: CfgNode, model: FViT) -> Vocabulary | None:

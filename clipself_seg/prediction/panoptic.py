@@ -1,15 +1,13 @@
 """Panoptic segmentation of images with your own class names.
 
-    predictor = load_panoptic_predictor("configs/mini/panoptic.yaml", "mini-open-panoptic")
-    predictor.set_vocabulary("red star, blue ring, grass, sky", stuff="grass, sky")
-    result = predictor("photo.jpg")
+    model = clipself_seg.load("fcclip-convnext-large")
+    result = model("photo.jpg", "dog|puppy, person, grass, sky", stuff="grass, sky")
     result.ids, result.segments
 
 Masks that somebody else made, such as SAM's, are named by CLIP alone:
 
-    predictor = load_panoptic_predictor("configs/mini/panoptic_masks.yaml")
-    predictor.set_vocabulary("red star, blue ring, grass, sky", stuff="grass, sky")
-    result = predictor("photo.jpg", masks="masks/photo.json")
+    model = clipself_seg.load(config_file="panoptic/masks_vitb16")
+    result = model("photo.jpg", "dog, grass", stuff="grass", masks="masks/photo.json")
 
 Shapes: H, W pixels of the image as it is meant to be seen, K classes, n segments.
 """
@@ -18,12 +16,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
 from detectron2.config import CfgNode
+from PIL import Image
 from torch import nn
 
 from clipself_seg.data.datasets.records import train_vocabulary_name
@@ -32,6 +30,7 @@ from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.mappers.sem_seg import mask_entries
 from clipself_seg.data.vocabulary import (
     Vocabulary,
+    Words,
     as_vocabulary,
     available_vocabularies,
     class_entries,
@@ -40,12 +39,7 @@ from clipself_seg.data.vocabulary import (
 )
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.models import OpenPanoptic
-from clipself_seg.prediction.predictor import (
-    GivenImage,
-    GivenImages,
-    ImagePredictor,
-    prediction_config,
-)
+from clipself_seg.prediction.predictor import GivenImage, GivenImages, ImagePredictor
 from clipself_seg.prediction.regions import MapMasks, Region, RegionResult, Regions, colours_of
 from clipself_seg.prediction.semantic import label_type
 from clipself_seg.visualization.overlays import colour_ids, panoptic_overlay, segment_colours
@@ -119,16 +113,15 @@ class PanopticSegmentation(RegionResult):
         labels: np.ndarray = np.array([np.iinfo(kind).max, *classes], kind)[self.ids]
         return labels
 
-    def overlay(self, sheet: bool = True) -> np.ndarray:
-        """The image, tinted by segment, with names, uint8 RGB.
+    def overlay(self, sheet: bool = True) -> Image.Image:
+        """The image, tinted by segment, with names.
 
         Args:
             sheet: whether there is a legend below, and a small image is enlarged.
         """
         classes = [segment.label for segment in self.segments]
         colours = colours_of(self.names)
-        drawn = panoptic_overlay(self.image, self.ids - 1, classes, self.names, colours, sheet)
-        return np.asarray(drawn)
+        return panoptic_overlay(self.image, self.ids - 1, classes, self.names, colours, sheet)
 
     def to_coco(
         self, image_id: int = 0, file_name: str | None = None
@@ -192,15 +185,12 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
     seen: np.ndarray = np.zeros(0, bool)
 
     @classmethod
-    def from_config(
-        cls, cfg: CfgNode, *, trained: str | None = None, model: nn.Module | None = None
-    ) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, *, model: nn.Module | None = None) -> dict[str, Any]:
         """Reads what `OpenPanoptic` and `PanopticTestMapper` do, TEST.TRAIN_VOCABULARY and
         DATASETS.TRAIN.
 
         Args:
             cfg: of an `OpenPanoptic`.
-            trained: name or file of the training vocabulary; None: the configured one.
 
         Raises:
             InputError: a model that reads outputs of a generator from the disk, weights that do not fit, or no
@@ -211,17 +201,13 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
                 "MODEL.MASK_GENERATOR.SOURCE disk has masks of a data set only: images need a "
                 "generator, so give another SOURCE and its weights"
             )
-        words = load_vocabulary(trained or _trained_on(cfg))
+        words = load_vocabulary(_trained_on(cfg))
         return super().from_config(cfg, model=model) | {
             "mapper": PanopticTestMapper(cfg),
             "trained": words,
         }
 
-    def set_vocabulary(
-        self,
-        words: Vocabulary | Sequence[str] | str,
-        stuff: Vocabulary | Sequence[str] | str | None = None,
-    ) -> None:
+    def set_vocabulary(self, words: Words, stuff: Words | None = None) -> None:
         """Say which classes to look for, until the next call. Every synonym counts.
 
         Args:
@@ -238,35 +224,47 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
         self._set_classes(words)
 
     @overload
-    def __call__(
-        self, image: GivenImage, batch_size: int = 1, *, masks: object = None
+    def predict(
+        self,
+        image: GivenImage,
+        words: Words | None = None,
+        *,
+        stuff: Words | None = None,
+        masks: object = None,
+        batch_size: int = 1,
     ) -> PanopticSegmentation: ...
 
     @overload
-    def __call__(
+    def predict(
         self,
         image: GivenImages,
-        batch_size: int = 1,
+        words: Words | None = None,
         *,
+        stuff: Words | None = None,
         masks: Sequence[object] | None = None,
+        batch_size: int = 1,
     ) -> list[PanopticSegmentation]: ...
 
-    def __call__(
+    def predict(
         self,
         image: GivenImage | GivenImages,
-        batch_size: int = 1,
+        words: Words | None = None,
         *,
+        stuff: Words | None = None,
         masks: Any = None,
+        batch_size: int = 1,
     ) -> PanopticSegmentation | list[PanopticSegmentation]:
         """Segment an image, or each of a list.
 
         Args:
             image: array (H, W, 3) uint8 RGB, PIL image, path, or http(s) address, see `rgb_image`; or a list or
                 tuple of them.
-            batch_size: images of a list that are read and given to the model at once. It takes them one
-                after another, so that results do not depend on it, and are not made faster by it.
+            words: set the vocabulary as `set_vocabulary(words, stuff)` does; None for the one that is set.
+            stuff: those of the words that are stuff, see `panoptic_words`.
             masks: for a model of MODEL.MASK_GENERATOR.SOURCE masks, and only for it: those of the image, in one of the
                 forms of `given_masks`; of a list of images a list of them.
+            batch_size: images of a list that are read and given to the model at once. It takes them one
+                after another, so that results do not depend on it, and are not made faster by it.
 
         Raises:
             InputError: an image cannot be read, or is not of that form; of a list its index is named. Masks that
@@ -287,7 +285,11 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
         def predict_batch(images: list[np.ndarray]) -> list[PanopticSegmentation]:
             return self.predict_batch(images, list(itertools.islice(remaining, len(images))))
 
-        return self._predict_in_batches(image, batch_size, predict_batch)
+        if words is not None or stuff is not None:
+            words = panoptic_words(self.require_vocabulary() if words is None else words, stuff)
+        return self._predict_in_batches(image, words, batch_size, predict_batch)
+
+    __call__ = predict
 
     def predict_batch(
         self, images: Sequence[np.ndarray], masks: Sequence[object] = ()
@@ -309,38 +311,12 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
         return results
 
 
-def load_panoptic_predictor(
-    config_file: str | os.PathLike[str],
-    weights: str | os.PathLike[str] | None = None,
-    opts: Sequence[str] = (),
-    trained: str | None = None,
-) -> PanopticPredictor:
-    """A predictor from files.
-
-    Args:
-        config_file: of an `OpenPanoptic`.
-        weights: a checkpoint, its name or its address, in place of the configured MODEL.WEIGHTS;
-            "random" goes without.
-        opts: further keys and values in turn, such as MODEL.FUSION.ALPHA.
-        trained: name or file of the training vocabulary; None: the configured one.
-
-    Raises:
-        InputError: an unknown configuration, key or vocabulary, no weights, or weights that do not
-            fit.
-    """
-    return PanopticPredictor(
-        prediction_config(config_file, weights, opts, PanopticPredictor), trained=trained
-    )
-
-
-def panoptic_words(
-    words: Vocabulary | Sequence[str] | str,
-    stuff: Vocabulary | Sequence[str] | str | None = None,
-) -> Vocabulary:
+def panoptic_words(words: Words, stuff: Words | None = None) -> Vocabulary:
     """A vocabulary that tells things from stuff.
 
     Args:
-        words: "dog|puppy, grass", see `read_words`; a list, see `own_words`; or a vocabulary.
+        words: "dog|puppy, grass", a file or a built-in name, see `read_words`; a list, see `own_words`; or a
+            vocabulary.
         stuff: those that are stuff, in the same forms, or "" for none; all others are things.
             None: as the vocabulary says; of one's own words all are things.
 

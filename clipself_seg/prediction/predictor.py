@@ -25,7 +25,7 @@ from clipself_seg.config.keys import default_config
 from clipself_seg.config.load import MODEL, option_pairs
 from clipself_seg.config.weights import fetch_addresses, weights_key
 from clipself_seg.data.images import decode_image, pil_pixels, read_image
-from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
+from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words, as_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.mini.concepts import WORLDS
 from clipself_seg.models.build import build_model
@@ -56,8 +56,8 @@ class ImageMapper(Protocol):
 class ImagePredictor(Pretrained, Generic[R]):
     """The base of predictors: a model whose classes `set_vocabulary` of a subclass gives.
 
-    A call takes an image or a list of them, reads them a batch at a time, and hands the pixels to `predict_batch`;
-    predictions of files (`loop.predict_files`) have pixels already, and call that.
+    A call (or `predict`, which is the same) takes an image or a list of them, reads them a batch at a time, and hands
+    the pixels to `predict_batch`; predictions of files (`loop.predict_files`) have pixels already, and call that.
 
     Attributes:
         model: in evaluation mode; it belongs to the predictor.
@@ -131,8 +131,20 @@ class ImagePredictor(Pretrained, Generic[R]):
             RuntimeError: `set_vocabulary` was not called.
         """
         if self.vocabulary is None:
-            raise RuntimeError("call set_vocabulary before the predictor")
+            raise RuntimeError(
+                'no words: give them, as in model("photo.jpg", "dog, grass"), or call set_vocabulary'
+            )
         return self.vocabulary
+
+    @abc.abstractmethod
+    def set_vocabulary(self, words: Words) -> None:
+        """Say which classes to look for, until the next call."""
+
+    def use_words(self, words: Words) -> None:
+        """Call `set_vocabulary`, unless the same words alone are set already."""
+        vocabulary = as_vocabulary(words)
+        if vocabulary != self.vocabulary or any(value is not None for value in self.asked.values()):
+            self.set_vocabulary(vocabulary)
 
     def _set_classes(
         self, words: Vocabulary, prompted: Sequence[VocabularyClass] | None = None, **asked: object
@@ -157,6 +169,7 @@ class ImagePredictor(Pretrained, Generic[R]):
     def _predict_in_batches(
         self,
         image: GivenImage | GivenImages,
+        words: Words | None,
         batch_size: int,
         predict_batch: Callable[[list[np.ndarray]], list[R]],
     ) -> R | list[R]:
@@ -164,12 +177,15 @@ class ImagePredictor(Pretrained, Generic[R]):
 
         Args:
             image: an image, or a list or tuple of images; they are read a batch at a time.
+            words: as `set_vocabulary` takes them; None for those that are set.
             batch_size: images of a batch, at least 1.
             predict_batch: that of the task with its further arguments.
 
         Raises:
             InputError: an image cannot be used; of a list its index is named.
         """
+        if words is not None:
+            self.use_words(words)
         self.require_vocabulary()
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}: give 1 or more")

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from clipself_seg.data.images import pixel_corners
 from clipself_seg.data.masks import encode_masks
@@ -106,8 +107,8 @@ class RegionResult(abc.ABC):
         """The regions for files, one after the other."""
 
     @abc.abstractmethod
-    def overlay(self, sheet: bool = True) -> np.ndarray:
-        """The image with the regions and their names, uint8 RGB.
+    def overlay(self, sheet: bool = True) -> Image.Image:
+        """The image with the regions and their names.
 
         Args:
             sheet: whether there is a legend below, and a small image is enlarged.

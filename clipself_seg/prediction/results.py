@@ -149,7 +149,7 @@ class TaskResults(abc.ABC, Generic[R]):
     def _image(self, kind: str, result: R) -> Image.Image:
         if kind == "palette":
             return palette_image(self._label_map(result), self.colours)
-        return Image.fromarray(result.overlay() if kind == "overlays" else self._label_map(result))
+        return result.overlay() if kind == "overlays" else Image.fromarray(self._label_map(result))
 
     def _label_map(self, result: R) -> np.ndarray:
         """The class of every pixel, (H, W), of a task that has one."""

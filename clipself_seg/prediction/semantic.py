@@ -1,8 +1,8 @@
 """Semantic segmentation of images with your own class names.
 
-    predictor = load_predictor("configs/semseg/catseg_cvpr_vitb16.yaml", "model_base.pth")
-    predictor.set_vocabulary("dog|puppy, grass, sky", background="background")
-    result = predictor("photo.jpg")
+    model = clipself_seg.load("catseg-base")
+    model.set_vocabulary("dog|puppy, grass, sky", background="background")
+    result = model("photo.jpg")
     result.labels, result.names, result.fractions()
 
 Shapes: H, W pixels of the image as it is meant to be seen, N names.
@@ -20,24 +20,21 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
+from PIL import Image
 from torch import Tensor, nn
 
 from clipself_seg.data.mappers.detection import mask_boxes
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import (
     Vocabulary,
+    Words,
     as_vocabulary,
     available_vocabularies,
     own_words,
 )
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg, ZeroShotSegmenter
-from clipself_seg.prediction.predictor import (
-    GivenImage,
-    GivenImages,
-    ImagePredictor,
-    prediction_config,
-)
+from clipself_seg.prediction.predictor import GivenImage, GivenImages, ImagePredictor
 from clipself_seg.prediction.pretrained import load_pretrained
 from clipself_seg.prediction.regions import (
     MapMasks,
@@ -102,14 +99,14 @@ class Segmentation(RegionResult):
             if label != self.background:
                 yield Region(label, label, self.labels == label, instance=False)
 
-    def overlay(self, sheet: bool = True) -> np.ndarray:
-        """The image, tinted by class, with names, uint8 RGB.
+    def overlay(self, sheet: bool = True) -> Image.Image:
+        """The image, tinted by class, with names.
 
         Args:
             sheet: whether there is a legend below, and a small image is enlarged.
         """
         draw = overlay if sheet else named_regions
-        return np.asarray(draw(self.image, self.labels, self.names, colours_of(self.names)))
+        return draw(self.image, self.labels, self.names, colours_of(self.names))
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
         """Entries of COCO's results format, one a class that is there: "category_id", "segmentation" (run-length
@@ -218,7 +215,7 @@ class Predictor(ImagePredictor[Segmentation]):
 
     def set_vocabulary(
         self,
-        words: Vocabulary | Sequence[str] | str,
+        words: Words,
         background: str | None = None,
         threshold: float | None = None,
     ) -> None:
@@ -228,7 +225,8 @@ class Predictor(ImagePredictor[Segmentation]):
         vocabulary is read as the model's key SYNONYMS says, as in evaluation.
 
         Args:
-            words: "dog|puppy, grass", see `read_words`; a list, see `own_words`; or a vocabulary.
+            words: "dog|puppy, grass", a file or a built-in name, see `read_words`; a list, see `own_words`; or a
+                vocabulary.
             background: name of what is none of the classes; without one every pixel gets the best
                 class. "background|wall|floor" adds words that compete for pixels but are not told
                 apart. A class of that name, in whatever case, plays the background itself.
@@ -272,18 +270,30 @@ class Predictor(ImagePredictor[Segmentation]):
         self._set_classes(words, entries, background=background, threshold=threshold)
 
     @overload
-    def __call__(
-        self, image: GivenImage, scores: bool = False, batch_size: int = 1
+    def predict(
+        self,
+        image: GivenImage,
+        words: Words | None = None,
+        *,
+        scores: bool = False,
+        batch_size: int = 1,
     ) -> Segmentation: ...
 
     @overload
-    def __call__(
-        self, image: GivenImages, scores: bool = False, batch_size: int = 1
+    def predict(
+        self,
+        image: GivenImages,
+        words: Words | None = None,
+        *,
+        scores: bool = False,
+        batch_size: int = 1,
     ) -> list[Segmentation]: ...
 
-    def __call__(
+    def predict(
         self,
         image: GivenImage | GivenImages,
+        words: Words | None = None,
+        *,
         scores: bool = False,
         batch_size: int = 1,
     ) -> Segmentation | list[Segmentation]:
@@ -292,6 +302,7 @@ class Predictor(ImagePredictor[Segmentation]):
         Args:
             image: array (H, W, 3) uint8 RGB, PIL image, path, or http(s) address, see `rgb_image`; or a list or
                 tuple of them.
+            words: set the vocabulary as `set_vocabulary(words)` does; None for the one that is set.
             scores: keep the scores, which take 4 N H W bytes; else memory does not grow with N.
             batch_size: images of a list that are read and given to the model at once. On a CPU it takes them
                 one after another, so that results do not depend on it, and are not made faster by it; on a
@@ -301,7 +312,9 @@ class Predictor(ImagePredictor[Segmentation]):
             InputError: an image cannot be read, or is not of that form; of a list its index is named.
         """
         predict_batch = functools.partial(self.predict_batch, scores=scores)
-        return self._predict_in_batches(image, batch_size, predict_batch)
+        return self._predict_in_batches(image, words, batch_size, predict_batch)
+
+    __call__ = predict
 
     def predict_batch(
         self, images: Sequence[np.ndarray], scores: bool = False
@@ -339,25 +352,6 @@ class Predictor(ImagePredictor[Segmentation]):
             background=labels_of.background,
             image=image,
         )
-
-
-def load_predictor(
-    config_file: str | os.PathLike[str],
-    weights: str | os.PathLike[str] | None = None,
-    opts: Sequence[str] = (),
-) -> Predictor:
-    """A predictor from files.
-
-    Args:
-        config_file: of a `CATSeg`, or a `ZeroShotSegmenter`.
-        weights: a checkpoint, its name or its address, in place of the configured MODEL.WEIGHTS;
-            "random" goes without.
-        opts: further keys and values in turn.
-
-    Raises:
-        InputError: an unknown configuration or key, no weights, or weights that do not fit.
-    """
-    return Predictor(prediction_config(config_file, weights, opts, Predictor))
 
 
 def label_type(count: int) -> type[np.unsignedinteger]:

@@ -171,7 +171,7 @@ def predict_video(
             outputs = results.predict([frame.image for frame in batch])
             for frame, result in zip(batch, outputs, strict=True):
                 if "overlays" in save:
-                    add(result.overlay(sheet=False))
+                    add(np.asarray(result.overlay(sheet=False)))
                 if "labels" in save:
                     image = Image.fromarray(result.labels)
                     save_png(image, labels / f"{frame.number:06d}.png")

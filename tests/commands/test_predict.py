@@ -21,8 +21,9 @@ from clipself_seg.files import alone_in
 from clipself_seg.prediction import predictor as predictors
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.journal import FILE_NAME
+from clipself_seg.prediction.load import load
 from clipself_seg.prediction.results import SemanticResults
-from clipself_seg.prediction.semantic import Predictor, Segmentation, load_predictor
+from clipself_seg.prediction.semantic import Predictor, Segmentation
 from tests.conftest import ROOT
 from tests.prediction.test_detection import OPTS as BOX_OPTS
 from tests.prediction.test_panoptic import CONFIG, SMALL
@@ -172,7 +173,7 @@ def test_a_clip_as_it_is_segments_and_a_folder_of_it_does_too(run, photos, tmp_p
     assert labels["one"].shape == (40, 60)
     with np.load(tmp_path / "out/scores/one.npz") as file:
         assert (file["scores"].argmax(0) == labels["one"]).all()
-    predictor = load_predictor(config, "mini-clipself", keys)
+    predictor = load("mini-clipself", config_file=config, opts=keys)
     predictor.set_vocabulary("dog|puppy, grass", "background")
     predictor.save_pretrained(tmp_path / "saved")
     names = {path.name for path in (tmp_path / "saved").glob("*.safetensors")}

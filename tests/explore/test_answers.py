@@ -15,7 +15,8 @@ from clipself_seg.errors import InputError, MissingPackage
 from clipself_seg.explore import answers
 from clipself_seg.explore.answers import LARGEST_SIDE, Asked, Limits, read_request, typed_words
 from clipself_seg.prediction.detection import Detections
-from clipself_seg.prediction.semantic import Segmentation, load_predictor
+from clipself_seg.prediction.load import load
+from clipself_seg.prediction.semantic import Segmentation
 from tests.tiny import noise, random_clip
 
 LIMITS = Limits(pixels=4_000_000, words=6)
@@ -118,7 +119,7 @@ def test_texts_of_earlier_words_go(tmp_path, monkeypatch):
 
 
 def test_answers_of_a_mini_model_say_what_it_does_not_know():
-    semantic = load_predictor("mini/semseg.yaml", "mini-cat-seg", ["MODEL.DEVICE", "cpu"])
+    semantic = load("mini", device="cpu")
     served = answers.Answers(clips={"a": semantic.model.clip}, side=64, semantic=semantic)
     for words, said in (
         ("dog, red star", 'no "dog": its answers mean little'),

@@ -47,7 +47,7 @@ from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.commands import predict
 from clipself_seg.files import write_json
 from clipself_seg.prediction.journal import FILE_NAME as JOURNAL
-from clipself_seg.prediction.semantic import load_predictor
+from clipself_seg.prediction.load import load
 from tests.baseline import runs
 
 # Task -> key of `runs.KILLED` and the file that its training ends with; "" and "" for what is no training.
@@ -219,7 +219,7 @@ def work_of(task: str, clip: Path, steps: int) -> Callable[[Path, int], int]:
     if task == "predict":
         return predict_images
     config = runs.CONFIGS / "mini/semseg.yaml"
-    predictor = load_predictor(config, "mini-cat-seg", ("MODEL.DEVICE", "cpu"))
+    predictor = load("mini-cat-seg", config_file=config, device="cpu")
     predictor.set_vocabulary(WORDS)
     return lambda output, _: predictor.save_pretrained(output, overwrite=True) or 0
 

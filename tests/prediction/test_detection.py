@@ -23,9 +23,10 @@ from clipself_seg.errors import InputError
 from clipself_seg.heads.fvit.boxes import DetectionRule
 from clipself_seg.heads.fvit.roi_heads import DetectionSettings
 from clipself_seg.models.protocol import Classes
-from clipself_seg.prediction.detection import DetectionPredictor, load_detection_predictor
+from clipself_seg.prediction.detection import DetectionPredictor
 from clipself_seg.prediction.files import find_images
 from clipself_seg.prediction.loop import predict_files
+from clipself_seg.prediction.predictor import prediction_config
 from clipself_seg.prediction.results import DetectionResults
 from tests.models.fvit.test_model import TINY, WORDS, tiny
 from tests.tiny import noise, save_noise
@@ -162,10 +163,14 @@ def test_own_words_count_with_every_synonym_and_built_in_ones_as_configured():
         DetectionPredictor(model=made.model, mapper=made.mapper)(np.zeros((9, 9, 3), np.uint8))
 
 
+def detector(weights, opts):
+    return DetectionPredictor(prediction_config("", weights, opts, DetectionPredictor))
+
+
 @pytest.fixture(scope="module")
 def real():
     """A small FViT with random weights, without masks."""
-    return load_detection_predictor("", "random", OPTS)
+    return detector("random", OPTS)
 
 
 def test_a_real_model_gives_what_it_gives_in_evaluation(real):
@@ -206,12 +211,12 @@ def test_seen_classes_are_those_that_the_weights_name(tmp_path):
     model.setup_training(WORDS)
     model.export(tmp_path / "model_final.pth")
     opts = [*OPTS, "MODEL.FVIT.MASKS", "True"]
-    made = load_detection_predictor("", tmp_path / "model_final.pth", opts)
+    made = detector(tmp_path / "model_final.pth", opts)
     made.set_vocabulary("red sphere, green cone, red star")
     assert made.trained is None and made.seen.tolist() == [True, False, False]
     assert made(np.zeros((20, 30, 3), np.uint8)).masks.shape == (5, 20, 30)
     given = ["TEST.TRAIN_VOCABULARY", "mini_things"]
-    made = load_detection_predictor("", tmp_path / "model_final.pth", [*opts, *given])
+    made = detector(tmp_path / "model_final.pth", [*opts, *given])
     made.set_vocabulary(read_words("red sphere, green star"))
     assert made.seen.tolist() == [False, True]
 
@@ -227,7 +232,7 @@ def test_seen_classes_are_those_that_the_weights_name(tmp_path):
 )
 def test_what_detects_nothing_is_refused(weights, opts, message):
     with pytest.raises(InputError, match=message):
-        load_detection_predictor("", weights, [*OPTS, *opts])
+        detector(weights, [*OPTS, *opts])
 
 
 def test_words_that_clip_cannot_read_whole_are_refused(real):

@@ -18,13 +18,14 @@ from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.files import PanopticFolder, evaluate_files
 from clipself_seg.models.panoptic.outputs import FusionSettings
 from clipself_seg.prediction.files import find_images
+from clipself_seg.prediction.load import load
 from clipself_seg.prediction.loop import predict_files
 from clipself_seg.prediction.panoptic import (
     PanopticPredictor,
-    load_panoptic_predictor,
     panoptic_words,
     segmentation_of,
 )
+from clipself_seg.prediction.predictor import prediction_config
 from clipself_seg.prediction.results import PanopticResults
 from tests.conftest import ROOT
 from tests.panoptic_worlds import panopticapi_quality
@@ -119,7 +120,7 @@ def test_measures_equal_a_plain_loop():
     assert nothing.regions().masks.shape == (0, 3, 4) and nothing.regions().boxes.shape == (0, 4)
     annotation, png = nothing.to_coco(7)
     assert annotation == {"image_id": 7, "file_name": "000000000007.png", "segments_info": []}
-    assert png.shape == (3, 4, 3) and not png.any() and nothing.overlay().dtype == np.uint8
+    assert png.shape == (3, 4, 3) and not png.any() and nothing.overlay().mode == "RGB"
 
 
 def test_words_that_are_not_stuff_are_things_and_the_training_vocabulary_is_seen():
@@ -193,7 +194,7 @@ def test_a_png_has_the_colours_of_the_categories_and_ids_are_those_of_the_vocabu
 @pytest.fixture(scope="module")
 def real():
     """A small OpenPanoptic with random weights."""
-    return load_panoptic_predictor(CONFIG, "random", SMALL)
+    return load("random", config_file=CONFIG, opts=SMALL)
 
 
 def test_a_real_model_gives_what_it_gives_in_evaluation(real):
@@ -214,32 +215,32 @@ def test_a_list_gives_what_each_image_gives(real):
     real.set_vocabulary(WORDS, STUFF)
     images = [noise(height, 60, seed) for seed, height in enumerate((40, 50, 40))]
     for batch_size in (1, 2):
-        listed = real([images[0], Image.fromarray(images[1]), images[2]], batch_size)
+        listed = real([images[0], Image.fromarray(images[1]), images[2]], batch_size=batch_size)
         for one, image in zip(listed, images, strict=True):
             alone = real(image)
             assert (one.ids == alone.ids).all() and one.segments == alone.segments
 
 
 @pytest.mark.parametrize(
-    "config, weights, opts, trained, message",
+    "config, weights, opts, message",
     [
-        (CONFIG, "random", ("MODEL.MASK_GENERATOR.SOURCE", "disk"), None, "need a generator"),
-        (CONFIG, "random", ("MODEL.FUSION.ALPHA", 1.5), None, "ALPHA must be .* got 1.5"),
-        (CONFIG, "random", ("DATASETS.TRAIN", "()"), None, "which classes are seen"),
-        ("mini/semseg", "random", (), None, "CATSeg, which finds no segments.*OpenPanoptic"),
-        (CONFIG, None, (), None, "names no MODEL.WEIGHTS"),
-        (CONFIG, "random", (), "mini_bas", 'no vocabulary "mini_bas"'),
+        (CONFIG, "random", ("MODEL.MASK_GENERATOR.SOURCE", "disk"), "need a generator"),
+        (CONFIG, "random", ("MODEL.FUSION.ALPHA", 1.5), "ALPHA must be .* got 1.5"),
+        (CONFIG, "random", ("DATASETS.TRAIN", "()"), "which classes are seen"),
+        ("mini/semseg", "random", (), "CATSeg, which finds no segments.*OpenPanoptic"),
+        (CONFIG, None, (), "names no MODEL.WEIGHTS"),
+        (CONFIG, "random", ("TEST.TRAIN_VOCABULARY", "mini_bas"), 'no vocabulary "mini_bas"'),
     ],
 )
-def test_what_finds_no_segments_is_refused(config, weights, opts, trained, message):
+def test_what_finds_no_segments_is_refused(config, weights, opts, message):
     with pytest.raises(InputError, match=message):
-        load_panoptic_predictor(config, weights, [*SMALL, *opts], trained)
+        PanopticPredictor(prediction_config(config, weights, [*SMALL, *opts], PanopticPredictor))
 
 
 @pytest.fixture(scope="module")
 def naming():
     """Names masks with a CLIP of random weights, which no generator and so no weights stand beside."""
-    made = load_panoptic_predictor(ROOT / "configs/mini/panoptic_masks.yaml", None, GIVEN)
+    made = load(config_file=ROOT / "configs/mini/panoptic_masks.yaml", opts=GIVEN)
     made.set_vocabulary("red star, blue ring")
     return made
 
@@ -259,7 +260,7 @@ def test_masks_of_somebody_else_get_names(naming, tmp_path):
     ids = halves(50, 60)[0] + 2 * halves(50, 60)[1]
     Image.fromarray(ids.astype(np.uint8)).save(tmp_path / "1.png")
     masks = [halves(40, 60), tmp_path / "1.png", []]
-    listed = naming(images, 2, masks=masks)
+    listed = naming(images, masks=masks, batch_size=2)
     for result, image, given in zip(listed, images, masks, strict=True):
         assert (result.ids == naming(image, masks=given).ids).all()
     for result, image in zip(listed[:2], images):

@@ -13,11 +13,12 @@ from torch import nn
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.config import load_config
 from clipself_seg.data.images import open_image, read_image
-from clipself_seg.data.vocabulary import load_vocabulary, own_words
+from clipself_seg.data.vocabulary import as_vocabulary, load_vocabulary, own_words
 from clipself_seg.errors import InputError
 from clipself_seg.mini.concepts import WORLDS
 from clipself_seg.mini.scenes import draw_scene
 from clipself_seg.prediction import predictor
+from clipself_seg.prediction.load import load
 from clipself_seg.prediction.predictor import (
     ImagePredictor,
     WorldCheck,
@@ -25,7 +26,7 @@ from clipself_seg.prediction.predictor import (
     rgb_image,
     sizes,
 )
-from clipself_seg.prediction.semantic import Predictor, load_predictor
+from clipself_seg.prediction.semantic import Predictor
 from tests.weight_server import serving
 
 LIMIT = 1000
@@ -91,12 +92,14 @@ class Sizes(ImagePredictor):
     def __init__(self):
         super().__init__(model=nn.Dropout().train(), mapper=Mapper())
         self.batches = []
+        self.given = 0
 
-    def set_vocabulary(self, words):
-        self._set_classes(own_words(words))
+    def set_vocabulary(self, words, **asked):
+        self.given += 1
+        self._set_classes(as_vocabulary(words), **asked)
 
-    def __call__(self, image, batch_size=1):
-        return self._predict_in_batches(image, batch_size, self.predict_batch)
+    def __call__(self, image, words=None, *, batch_size=1):
+        return self._predict_in_batches(image, words, batch_size, self.predict_batch)
 
     def predict_batch(self, images):
         self.warning_of(images)
@@ -119,7 +122,7 @@ def test_a_model_is_evaluated_and_needs_a_vocabulary():
     made = Sizes()
     assert not made.model.training and made.config is None
     assert made.names == () == made.category_ids
-    with pytest.raises(RuntimeError, match="set_vocabulary"):
+    with pytest.raises(RuntimeError, match="no words: give them, as in model"):
         made(blank(2, 3))
     made.set_vocabulary(["cat"])
     assert made.names == ("cat",) and made.category_ids == (0,)
@@ -129,18 +132,38 @@ def test_a_model_is_evaluated_and_needs_a_vocabulary():
 def test_a_list_is_read_and_predicted_in_batches_and_keeps_its_order(made, turned):
     given = [blank(height, 5) for height in (1, 2, 3, 4)]
     shapes = [(1, 5), (2, 5), (3, 5), (4, 5), (20, 12)]
-    assert made([*given, turned], 2) == shapes and made.batches == [2, 2, 1]
-    assert made(tuple(given), 1) == shapes[:4]
-    assert made(given[2], 8) == (3, 5)
+    assert made([*given, turned], batch_size=2) == shapes and made.batches == [2, 2, 1]
+    assert made(tuple(given), batch_size=1) == shapes[:4]
+    assert made(given[2], batch_size=8) == (3, 5)
     assert made([]) == []
     with pytest.raises(InputError, match="batch_size is 0"):
-        made(given, 0)
+        made(given, batch_size=0)
+
+
+def test_words_of_a_call_are_set_where_they_are_others(made, tmp_path):
+    file = tmp_path / "words.txt"
+    file.write_text("cat\ndog|puppy\n")
+    for words in (
+        "cat, dog|puppy",
+        ["cat", "dog|puppy"],
+        file,
+        str(file),
+        own_words(["cat", "dog|puppy"]),
+    ):
+        made(blank(2, 3), words)
+        assert made.names == ("cat", "dog") and made.given == 2
+    made(blank(2, 3))
+    made.set_vocabulary("cat, dog|puppy", background="wall")
+    made(blank(2, 3), "cat, dog|puppy")
+    assert made.given == 4 and not made.asked
+    made(blank(2, 3), "mini")
+    assert made.vocabulary.name == "mini"
 
 
 def test_a_bad_entry_of_a_list_is_named_by_its_index(made, turned):
     for bad, reason in (("gone.jpg", "image gone.jpg is missing"), ([blank(2, 2)], "got list")):
         with pytest.raises(InputError, match=f"image 2 of the list: .*{reason}"):
-            made([blank(2, 2), turned, bad], 2)
+            made([blank(2, 2), turned, bad], batch_size=2)
 
 
 def test_a_model_of_another_task_is_named_before_keys_that_it_does_not_read():
@@ -224,7 +247,7 @@ def test_models_on_the_mini_clip_are_checked_and_others_are_not(monkeypatch):
 
 
 def test_a_predictor_warns_once_of_words_or_image(warnings):
-    made = load_predictor("mini/semseg.yaml", "mini-cat-seg", ["MODEL.DEVICE", "cpu"])
+    made = load("mini", device="cpu")
     made.set_vocabulary("red star, grass", background="background")
     scene = draw_scene(np.random.default_rng(0), WORLDS["mini"])
     made(scene.image)

@@ -25,8 +25,9 @@ from clipself_seg.errors import InputError
 from clipself_seg.models.build import build_model
 from clipself_seg.models.panoptic.model import trained_state
 from clipself_seg.prediction import pretrained
-from clipself_seg.prediction.detection import DetectionPredictor, load_detection_predictor
-from clipself_seg.prediction.panoptic import PanopticPredictor, load_panoptic_predictor
+from clipself_seg.prediction.detection import DetectionPredictor
+from clipself_seg.prediction.load import load
+from clipself_seg.prediction.panoptic import PanopticPredictor
 from clipself_seg.prediction.pretrained import (
     FILE_KEYS,
     LEFT_OUT,
@@ -36,7 +37,7 @@ from clipself_seg.prediction.pretrained import (
     read_folder_config,
     write_folder_config,
 )
-from clipself_seg.prediction.semantic import Predictor, load_predictor
+from clipself_seg.prediction.semantic import Predictor
 from clipself_seg.yaml_files import read_tree
 from tests.conftest import ROOT
 from tests.faults import full_disk
@@ -48,14 +49,9 @@ WORDS = "red star, blue ring|hoop, grass"
 CPU = ("MODEL.DEVICE", "cpu")
 # Name of a predictor -> how it is made, and its vocabulary.
 MADE = {
-    "Predictor": (load_predictor, "semseg.yaml", "mini-cat-seg", {"background": "void|wall"}),
-    "PanopticPredictor": (
-        load_panoptic_predictor,
-        "panoptic.yaml",
-        "mini-open-panoptic",
-        {"stuff": "grass"},
-    ),
-    "DetectionPredictor": (load_detection_predictor, "detection.yaml", "mini-fvit", {}),
+    "Predictor": ("semantic", {"background": "void|wall"}),
+    "PanopticPredictor": ("panoptic", {"stuff": "grass"}),
+    "DetectionPredictor": ("detection", {}),
 }
 
 
@@ -66,8 +62,8 @@ def saved(tmp_path_factory):
 
     def get(name):
         if name not in made:
-            load, config, weights, words = MADE[name]
-            predictor = load(MINI / config, weights, CPU)
+            task, words = MADE[name]
+            predictor = load("mini", task=task, device="cpu")
             predictor.set_vocabulary(WORDS, **words)
             folder = tmp_path_factory.mktemp("saved") / name
             predictor.save_pretrained(folder, license="apache-2.0")
@@ -296,7 +292,7 @@ def test_a_tuned_tower_of_a_checkpoint_goes_into_the_folder(tmp_path):
     carried |= {f"frozen_{prefix}{name}": tensor for name, tensor in images.items()}
     generator = trained_state(build_model(load_config(config, opts)))
     torch.save({"model": generator | carried}, tmp_path / "ovrcoat.pth")
-    predictor = load_panoptic_predictor(config, tmp_path / "ovrcoat.pth", opts)
+    predictor = load(tmp_path / "ovrcoat.pth", config_file=config, opts=opts)
     predictor.set_vocabulary(["red star", "grass"])
     predictor.save_pretrained(tmp_path / "folder")
     again = load_pretrained(tmp_path / "folder").model

@@ -12,7 +12,9 @@ from clipself_seg.config import load_config
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.prediction.semantic import Predictor, label_type, load_predictor
+from clipself_seg.prediction.load import load
+from clipself_seg.prediction.predictor import prediction_config
+from clipself_seg.prediction.semantic import Predictor, label_type
 from tests.conftest import ROOT
 from tests.tiny import noise, save_noise
 
@@ -43,7 +45,7 @@ OPTS = [part for pair in SMALL.items() for part in pair]
 @pytest.fixture(scope="module")
 def real():
     """A small CATSeg with random weights."""
-    return load_predictor("", "random", OPTS)
+    return Predictor(prediction_config("", "random", OPTS, Predictor))
 
 
 class Fixed(nn.Module):
@@ -138,7 +140,9 @@ def test_a_list_gives_what_each_image_gives(real):
     images = [noise(height, 60, seed) for seed, height in enumerate((40, 50, 40))]
     real.set_vocabulary("dog, grass, sky", "background", 0.5)
     for batch_size in (1, 2):
-        listed = real([images[0], Image.fromarray(images[1]), images[2]], True, batch_size)
+        listed = real(
+            [images[0], Image.fromarray(images[1]), images[2]], scores=True, batch_size=batch_size
+        )
         for one, image in zip(listed, images, strict=True):
             alone = real(image, scores=True)
             assert (one.labels == alone.labels).all() and (one.scores == alone.scores).all()
@@ -209,18 +213,19 @@ def test_a_class_in_another_case_plays_the_background():
 )
 def test_what_cannot_predict_is_refused(config, weights, opts, message):
     with pytest.raises(InputError, match=message):
-        load_predictor(config, weights, opts)
+        Predictor(prediction_config(config, weights, opts, Predictor))
 
 
 def test_a_model_without_weights_of_its_own_is_given_those_of_its_clip():
     config = ROOT / "configs/mini/zero_shot.yaml"
     keys = ("MODEL.ZERO_SHOT.TEMPLATES", "single", "MODEL.DEVICE", "cpu")
-    made = [load_predictor(config, weights, keys) for weights in (None, "mini", "mini-clipself")]
+    made = [load(name, config_file=config, opts=keys) for name in (None, "mini", "mini-clipself")]
     hashes = [predictor.model.weights_hash() for predictor in made]
     assert hashes[0] == hashes[1] != hashes[2]
     with pytest.raises(InputError, match="names no MODEL.CLIP.WEIGHTS"):
-        load_predictor(config, None, [*keys, "MODEL.CLIP.WEIGHTS", ""])
-    predictor = load_predictor(config, "random", [*keys, "TEST.BACKGROUND.THRESHOLD", "0.2"])
+        load(config_file=config, opts=[*keys, "MODEL.CLIP.WEIGHTS", ""])
+    opts = [*keys, "TEST.BACKGROUND.THRESHOLD", "0.2"]
+    predictor = load("random", config_file=config, opts=opts)
     for background, own in ((None, 0.0), ("other", 0.2), ("other|wall", 0.0)):
         predictor.set_vocabulary("dog|puppy, sky", background)
         assert predictor.threshold == own

@@ -33,7 +33,7 @@ from clipself_seg.clip.text_bank import ClassTexts, check_lengths, templates_tex
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.clip.weights import to_native as clip_names
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Vocabulary, class_names
+from clipself_seg.data.vocabulary import Vocabulary, Words, class_names, read_given
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.attention import COPIES
 from clipself_seg.heads.cat_seg.cost_aggregator import (
@@ -170,13 +170,12 @@ class CATSeg(ModelBase):
         """Side in pixels of the square images that CLIP is given."""
         return self.aggregator.sizes.grid[0] * self.clip.patch_size
 
-    def set_vocabulary(
-        self, words: Vocabulary | Sequence[str], all_synonyms: bool | None = None
-    ) -> None:
+    def set_vocabulary(self, words: Words, all_synonyms: bool | None = None) -> None:
         """Give the classes; scores have one map for each, in this order.
 
         Args:
-            words: a vocabulary, or names; "dog|puppy" and "dog, puppy" are synonyms.
+            words: text, a file or a built-in name, see `read_words`; a list, where "dog|puppy" and "dog, puppy" are
+                synonyms; or a vocabulary.
             all_synonyms: whether all names of a class count, or the first alone; None takes the value
                 that the model was built with.
 
@@ -185,6 +184,7 @@ class CATSeg(ModelBase):
         """
         if all_synonyms is None:
             all_synonyms = self.all_synonyms
+        words = read_given(words)
         names = class_names(words, all_synonyms=all_synonyms, catseg_names=True)
         check_lengths(self.clip, names, self.texts.templates)
         self.give_classes(names, None)

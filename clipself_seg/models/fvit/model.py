@@ -34,7 +34,13 @@ from clipself_seg.clip.weights import load_strictly, to_layout
 from clipself_seg.config.keys import CLIP_BACKBONE
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Vocabulary, class_names, seen_by_plain_spelling
+from clipself_seg.data.vocabulary import (
+    Vocabulary,
+    Words,
+    class_names,
+    read_given,
+    seen_by_plain_spelling,
+)
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import fusion_of
 from clipself_seg.heads.fvit.boxes import ROI_RULES, Detected, DetectionRule, Objects
@@ -86,14 +92,15 @@ class OpenVocabulary(ModelBase):
 
     def set_vocabulary(
         self,
-        words: Vocabulary | Sequence[str],
+        words: Words,
         seen: np.ndarray | None = None,
         all_synonyms: bool = False,
     ) -> None:
         """Give the classes; labels are positions in them.
 
         Args:
-            words: a vocabulary, or names with synonyms, "dog|puppy".
+            words: text, a file or a built-in name, see `read_words`; a list of names with synonyms, "dog|puppy"; or a
+                vocabulary.
             seen: (K,) bool, classes of the training vocabulary. None: those that share a name with the
                 vocabulary that the weights were trained on; all of them if that is not known.
             all_synonyms: whether the mean of all names of a class is its text, or the first alone (official).
@@ -102,6 +109,7 @@ class OpenVocabulary(ModelBase):
             InputError: as `class_names`, or a name that CLIP cannot read whole.
             ValueError: `seen` is of another number of classes.
         """
+        words = read_given(words)
         names = class_names(words, all_synonyms=all_synonyms)
         check_lengths(self.bank.clip, names, self.bank.templates)
         if seen is None and self.trained_names:

@@ -39,7 +39,7 @@ from clipself_seg.data.generator_outputs import (
 )
 from clipself_seg.data.given_masks import MaskFolder, image_name
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Vocabulary, class_names
+from clipself_seg.data.vocabulary import Vocabulary, Words, class_names, read_given
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import Fusion
 from clipself_seg.heads.panoptic.frozen_clip import (
@@ -252,19 +252,19 @@ class OpenPanoptic(ModelBase):
         self.branch_clip.eval()
         return self
 
-    def set_vocabulary(
-        self, words: Vocabulary | Sequence[str], seen: np.ndarray | None = None
-    ) -> None:
+    def set_vocabulary(self, words: Words, seen: np.ndarray | None = None) -> None:
         """Give the classes; labels are positions in them.
 
         Args:
-            words: a vocabulary, or names with synonyms, "dog|puppy". Classes that are not marked as stuff are things.
+            words: text, a file or a built-in name, see `read_words`; a list of names with synonyms, "dog|puppy"; or a
+                vocabulary. Classes that are not marked as stuff are things.
             seen: (K,) bool, classes of the training vocabulary; None stands for all of them.
 
         Raises:
             InputError: as `class_names`.
             ValueError: `seen` is of another number of classes.
         """
+        words = read_given(words)
         names = class_names(words, catseg_names=True)
         stuff: set[int] = set()
         if isinstance(words, Vocabulary):

@@ -1,0 +1,71 @@
+"""`clipself_seg.load`, and the names that a version number promises."""
+
+import pytest
+from PIL import Image
+
+import clipself_seg
+from clipself_seg.checkpoints.choice import TASKS
+from clipself_seg.prediction import load as loading
+from tests.faults import run_python
+from tests.tiny import noise
+
+PUBLIC = {
+    *("load", "load_clip", "save_clip", "export", "list_models", "TextBank", "Vocabulary"),
+    *("Segmentation", "PanopticSegmentation", "Detections", "InputError", "__version__"),
+}
+WORDS = "red star, blue ring, grass"
+
+
+def test_the_public_names_are_these_and_nothing_heavy_is_imported_for_them():
+    assert set(clipself_seg.__all__) == PUBLIC == set(clipself_seg.__dir__())
+    assert all(getattr(clipself_seg, name) for name in PUBLIC)
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        clipself_seg.lod
+    lines = [
+        "import clipself_seg, sys",
+        "assert clipself_seg.InputError and clipself_seg.list_models()",
+        "assert not {'torch', 'detectron2', 'numpy'} & {*sys.modules}",
+    ]
+    done = run_python("\n".join(lines))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_an_image_and_words_give_a_result_with_the_same_members(task):
+    model = clipself_seg.load("mini", task=task, device="cpu")
+    assert type(model) is loading.PREDICTORS[task]
+    image = noise(64, 96)
+    result = model(image, WORDS)
+    assert result.names == ("red star", "blue ring", "grass") and result.image is image
+    assert isinstance(result.overlay(), Image.Image) and result.to_coco() is not None
+    assert len(result.regions().labels) == len(result.regions().boxes)
+    assert model.predict([image], list(model.names))[0].names == result.names
+    assert result.labels.dtype.kind in "iu"
+
+
+def test_stuff_of_a_call_is_that_of_its_words():
+    model = clipself_seg.load("mini-open-panoptic", device="cpu")
+    model(noise(64, 96), WORDS, stuff="grass")
+    assert [entry.isthing for entry in model.vocabulary.classes] == [True, True, False]
+    model(noise(64, 96), stuff="")
+    assert all(entry.isthing for entry in model.vocabulary.classes)
+
+
+def test_a_folder_of_save_pretrained_is_loaded_for_its_task(tmp_path):
+    model = clipself_seg.load(
+        "mini-clipself", opts=["MODEL.ZERO_SHOT.TEMPLATES", "single"], device="cpu"
+    )
+    model.save_pretrained(tmp_path / "saved")
+    again = clipself_seg.load(tmp_path / "saved", device="cpu")
+    assert again.model.weights_hash() == model.model.weights_hash()
+    with pytest.raises(clipself_seg.InputError, match="does semantic, not panoptic"):
+        clipself_seg.load(tmp_path / "saved", task="panoptic")
+
+
+def test_the_names_of_models_are_listed_by_task():
+    names = clipself_seg.list_models()
+    assert sorted(name for task in TASKS for name in clipself_seg.list_models(task)) == sorted(
+        names
+    )
+    assert "mini-fvit" in clipself_seg.list_models("detection")
+    assert "catseg-base" in names and "sd-v1-3" not in names

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
 from clipself_seg.checkpoints.zoo import MINI_CLIP
@@ -25,16 +25,14 @@ from clipself_seg.pages import write_page
 from clipself_seg.quickstart.chapters import Results
 from clipself_seg.quickstart.heat_maps import SHOWN, ask, heat_sheet
 from clipself_seg.quickstart.steps import EXPLORE, SHEETS
-from clipself_seg.quickstart.tiles import Row
+from clipself_seg.quickstart.tiles import Row, write_tiles
 from clipself_seg.visualization.dense_maps import (
     colour_segments,
     enlarge_labels,
     kmeans,
     match_labels,
 )
-from clipself_seg.visualization.overlays import save_jpeg, save_png
-from clipself_seg.visualization.panels import SHEET_TEXT, sheet
-from clipself_seg.visualization.text import write_text
+from clipself_seg.visualization.overlays import save_jpeg
 
 COLUMNS = {
     "original CLIP": "mini",
@@ -47,7 +45,6 @@ CROP = 96  # pixels
 TRAINED_SIDE = 160  # pixels, as in configs/mini: answers are best there
 MAP_SIDE = 192  # a finer grid shows more of the outlines
 ENLARGED = 2  # pixels of a K-Means map for one of the scene
-RIGHT, WRONG = ("\N{CHECK MARK}", (0, 110, 30)), ("\N{BALLOT X}", (175, 0, 0))
 
 
 class Answers(NamedTuple):
@@ -125,12 +122,6 @@ def kmeans_rows(
     return rows
 
 
-def kmeans_sheet(rows: Sequence[Row]) -> Image.Image:
-    """`kmeans_rows` as one image."""
-    tiles = [list(row.tiles.values()) for row in rows]
-    return sheet(tiles, list(rows[0].tiles), text=ENLARGED * SHEET_TEXT)
-
-
 def region_answers(
     clips: Mapping[str, DenseCLIP],
     scenes: Sequence[LabelledImage],
@@ -166,21 +157,6 @@ def _names(
             images = scene.student_input(clip, TRAINED_SIDE)
             read = clip.encode_boxes(images, [torch.from_numpy(boxes).float()])
         yield [vocabulary.names[i] for i in (read @ text.T).argmax(1).tolist()]
-
-
-def region_sheet(answers: Sequence[Answers]) -> Image.Image:
-    """Crops of things, three in a row, and beside each what the models take its box for."""
-    tiles = []
-    for crop, name, given in answers:
-        tile = Image.new("RGB", (212, CROP), "white")
-        draw = ImageDraw.Draw(tile)
-        write_text(draw, (4, 2), name, 13, (0, 0, 0), "la")
-        for line, (title, answer) in enumerate(given.items()):
-            mark, colour = RIGHT if answer == name else WRONG
-            text = f"{mark} {title.split()[-1]}: {answer}"
-            write_text(draw, (4, 25 + 23 * line), text, 13, colour, "la")
-        tiles += [crop, np.asarray(tile)]
-    return sheet([tiles[i : i + 6] for i in range(0, len(tiles), 6)], [])
 
 
 def plot_losses(runs: Mapping[str, Path], path: Path) -> None:
@@ -224,7 +200,7 @@ def write_images_and_page(
     live: Mapping[str, Path],
     chapters: Mapping[str, Results],
 ) -> None:
-    """Write heat_maps.jpg, kmeans.png, regions.png and loss.png into SHEETS, and index.html.
+    """Write heat_maps.jpg, kmeans.png and loss.png into SHEETS, and index.html.
 
     Args:
         output: folder for them; it has EXPLORE, which the page links.
@@ -243,8 +219,7 @@ def write_images_and_page(
     answers = region_answers(clips, scenes, vocabulary, CROPS)
     sheets = output / SHEETS
     save_jpeg(heat_sheet(questions), sheets / "heat_maps.jpg")
-    save_png(kmeans_sheet(clusters), sheets / "kmeans.png")
-    save_png(region_sheet(answers), sheets / "regions.png")
+    write_tiles(clusters, sheets / "kmeans.png")
     plot_losses(live, sheets / "loss.png")
     write_page(
         output / "index.html",

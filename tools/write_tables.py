@@ -38,20 +38,18 @@ def zoo_table() -> str:
         rows[title].append(_row(entry))
     return "\n".join(
         f"<details><summary><b>{title}</b> ({len(own)})</summary>\n\n"
-        "| name | licence | may I ship it | published | configurations |\n"
-        "| --- | --- | --- | --- | --- |\n" + "\n".join(own) + "\n\n</details>\n"
+        "| name | may I ship it: licence | published |\n| --- | --- | --- |\n"
+        + "\n".join(own)
+        + "\n\n</details>\n"
         for title, own in rows.items()
     )
 
 
 def _row(entry: Entry) -> str:
-    configs = [f"`{config}`" for config in entry.configs]
     by_hand = "" if entry.addresses else " (by hand)"
-    more = ", ..." if len(configs) > 2 else ""
-    return (
-        f"| `{entry.name}`{by_hand} | {entry.licence} | {entry.may_ship} | "
-        f"{published_numbers(entry) or 'none'} | {', '.join(configs[:2])}{more} |"
-    )
+    config = f"<br>`{entry.configs[0]}`" if entry.key == "MODEL.WEIGHTS" else ""
+    numbers = published_numbers(entry) or "none"
+    return f"| `{entry.name}`{by_hand}{config} | {entry.may_ship}: {entry.licence} | {numbers} |"
 
 
 PAGES = {

@@ -36,11 +36,17 @@ ARCHITECTURES = {
     "OpenPanoptic": "panoptic",
     "FViT": "detection",
 }
+# Architectures that predict and have no weights but those of their CLIP.
+OF_CLIP_ALONE = ("ZeroShotSegmenter",)
+OF_CLIP = "MODEL.CLIP.WEIGHTS"
 # Keys of what predicts; entries of other keys are parts of models.
-OF_MODELS = ("MODEL.WEIGHTS", "MODEL.CLIP.WEIGHTS")
+OF_MODELS = ("MODEL.WEIGHTS", OF_CLIP)
+DISTILLATION = "distillation"  # a task of training and evaluation, not of prediction
 # Of a CLIP alone, which finds masks nowhere: it segments without training.
 WITHOUT_TRAINING = "zero_shot/base"
 MINI_WITHOUT_TRAINING = "mini/zero_shot"
+RECIPE = "distill/coco_patches"
+MINI_RECIPE = "mini/patches"
 # Part of a CLIP's name -> tower whose configuration its family needs beside the name.
 FAMILIES = {"SigLIP": "siglip2_vitb16", "PE-Core": "pe_core_vitb16", "TIPSv2": "tipsv2_vitb14"}
 # What a run leaves in its folder, the first that is there.
@@ -59,12 +65,14 @@ class ModelChoice(NamedTuple):
         config_file: its configuration; empty for a folder of `save_pretrained` and a repository of the hub.
         weights: its weights, as configurations name them; None for those of the configuration.
         opts: further keys and values in turn.
+        key: key of the configuration that takes the weights.
     """
 
     task: str
     config_file: str
     weights: str | None
     opts: tuple[str, ...] = ()
+    key: str = "MODEL.WEIGHTS"
 
 
 def find_model(
@@ -96,6 +104,31 @@ def find_model(
             f"{named or config_file} does {choice.task}, not {task}: leave out the task, or name another model"
         )
     return choice._replace(task=choice.task or task or "")
+
+
+def find_distillation(model: str | None = None) -> ModelChoice:
+    """Find the recipe that distils a CLIP from image patches, and measures its regions.
+
+    Args:
+        model: a CLIP, as for `find_model`; "mini" for the recipe of the generated world; None for EVA-02's B/16.
+
+    Raises:
+        InputError: as `find_model`; it is no CLIP alone.
+    """
+    if model is None or model == MINI:
+        return ModelChoice(DISTILLATION, MINI_RECIPE if model else f"{RECIPE}_eva02_vitb16", None)
+    choice = find_model(model)
+    if choice.key != OF_CLIP:
+        raise InputError(f"{model} is no CLIP alone: name one, such as openai-vitb16")
+    configs = zoo()[model].configs if model in zoo() else ()
+    named = next((config for config in configs if config.startswith(f"{RECIPE}_")), RECIPE)
+    mini = choice.config_file == MINI_WITHOUT_TRAINING
+    return choice._replace(task=DISTILLATION, config_file=MINI_RECIPE if mini else named)
+
+
+def weights_key(architecture: str) -> str:
+    """Key of the weights that make a model of this ``MODEL.META_ARCHITECTURE`` a trained one."""
+    return OF_CLIP if architecture in OF_CLIP_ALONE else "MODEL.WEIGHTS"
 
 
 def of_weights(name: str) -> ModelChoice | None:
@@ -170,7 +203,8 @@ def _configured(config_file: str, weights: str | None) -> ModelChoice:
     values = dict(leaves(merge_layers(read_layers(config_file))))
     architecture = str(values.get("MODEL.META_ARCHITECTURE", "CLIPSelf"))
     if architecture in ARCHITECTURES:
-        return ModelChoice(ARCHITECTURES[architecture], config_file, weights)
+        key = weights_key(architecture)
+        return ModelChoice(ARCHITECTURES[architecture], config_file, weights, key=key)
     if weights is None:
         raise InputError(
             f"{config_file} is of {architecture}, which predicts nothing: name the CLIP that it wrote"
@@ -186,9 +220,10 @@ def _without_training(name: str, weights: str) -> ModelChoice:
         weights: as for `load_clip`.
     """
     if name == MINI_CLIP:
-        return ModelChoice("semantic", MINI_WITHOUT_TRAINING, weights)
+        return ModelChoice("semantic", MINI_WITHOUT_TRAINING, weights, key=OF_CLIP)
     tower = next((f"+{tower}" for part, tower in FAMILIES.items() if part in name), "")
-    return ModelChoice("semantic", f"{WITHOUT_TRAINING}{tower}", weights, ("MODEL.CLIP.NAME", name))
+    opts = ("MODEL.CLIP.NAME", name)
+    return ModelChoice("semantic", f"{WITHOUT_TRAINING}{tower}", weights, opts, OF_CLIP)
 
 
 def _unknown(model: str) -> InputError:

@@ -17,7 +17,9 @@ CLIP_OF = {"CATSeg": "clip", "FViT": "clip", "OpenPanoptic": "branch_clip"}
 
 
 def _convert_options(parser: argparse.ArgumentParser) -> None:
-    required(parser, "--model", "open_clip's model name, e.g. ViT-B-16")
+    # "--model" is an older spelling; it names weights in other commands.
+    name = "open_clip's model name, e.g. ViT-B-16"
+    parser.add_argument("--clip-name", "--model", required=True, metavar="NAME", help=name)
     required(parser, "--weights", "checkpoint file, or an open_clip tag")
     required(parser, "--output", "file to write: .safetensors or .pt")
     parser.add_argument("--layout", default="official", help="official (default) or open_clip")
@@ -28,8 +30,8 @@ def _convert_options(parser: argparse.ArgumentParser) -> None:
 def convert(args: argparse.Namespace) -> None:
     """Convert a CLIP checkpoint between the published layouts.
 
-        clipself-seg tools convert --model EVA02-B-16 --weights student.safetensors --output student.pt
-        clipself-seg tools convert --model EVA02-B-16 --weights EVA02_CLIP_B_psz16_s8B.pt \\
+        clipself-seg tools convert --clip-name EVA02-B-16 --weights student.safetensors --output student.pt
+        clipself-seg tools convert --clip-name EVA02-B-16 --weights EVA02_CLIP_B_psz16_s8B.pt \\
             --layout open_clip --output eva02_b16_open_clip.pt
 
     Reads everything that `load_clip` reads. Layouts to write:
@@ -41,7 +43,7 @@ def convert(args: argparse.Namespace) -> None:
 
     from clipself_seg.clip import load_clip, save_clip
 
-    clip = load_clip(args.model, args.weights)
+    clip = load_clip(args.clip_name, args.weights)
     dtype = torch.float16 if args.half else torch.float32
     save_clip(clip, args.output, layout=args.layout, dtype=dtype)
     sys.stdout.write(f"{clip.report}\nwritten: {args.output} ({args.layout} layout)\n")

@@ -1,6 +1,8 @@
 """Train and evaluate every model of this project.
 
+    clipself-seg train --task distillation --model openai-vitb16 --num-gpus 8
     clipself-seg train --config-file configs/distill/coco_patches_eva02_vitb16.yaml --num-gpus 8
+    clipself-seg eval --model catseg-base DATASETS.TEST "('ade20k_150_test_sem_seg',)"
     clipself-seg train --config-file configs/regions/coco_eva02_vitb16.yaml --eval-only \\
         --sizes 320 640 1024
 
@@ -23,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipself_seg.checkpoints.choice import DISTILLATION, TASKS, find_distillation, find_model
 from clipself_seg.commands import options
 from clipself_seg.errors import INTERRUPTED, InputError, ended_by, in_short, report_input_errors
 
@@ -42,6 +45,10 @@ def _options(parser: argparse.ArgumentParser) -> None:
     Written out here, because importing Detectron2 takes seconds and ``--help`` should not.
     """
     parser.add_argument("--config-file", default="", metavar="FILE", help="a file below configs/")
+    tasks = (*TASKS, DISTILLATION)
+    options.value(parser, "--task", "whose default configuration is taken", choices=tasks)
+    model = "name or file of weights, with their configuration: what is evaluated, or what training starts from"
+    options.value(parser, "--model", model)
     options.resume(parser)
     options.flag(
         parser,
@@ -81,10 +88,38 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    """Arguments of a command line, ``--sizes`` and ``--sweep`` as part of ``opts``."""
+    """Arguments of a command line, ``--sizes``, ``--sweep``, ``--task`` and ``--model`` as part of ``opts``."""
     args = main.parser().parse_args(words)
-    _sizes_as_keys(args)
+    _options_as_keys(args)
     return args
+
+
+def _options_as_keys(args: argparse.Namespace) -> None:
+    _sizes_as_keys(args)
+    _model_as_keys(args)
+
+
+def _model_as_keys(args: argparse.Namespace) -> None:
+    """Take configuration and weights of ``--task`` and ``--model``; typed keys count more.
+
+    Raises:
+        InputError: as `find_model`; a folder of `save_pretrained`.
+    """
+    if args.task is None and args.model is None:
+        return
+    if args.task == DISTILLATION and not args.config_file:
+        choice = find_distillation(args.model)
+    else:
+        choice = find_model(args.model, args.task, args.config_file or None)
+    if not choice.config_file:
+        raise InputError(
+            f"{args.model} is a folder of save_pretrained, which predicts: give its config.yaml as --config-file, "
+            f"and its file of weights as {choice.key}"
+        )
+    args.config_file = choice.config_file
+    # A training without --model starts from what its configuration names.
+    taken = choice.weights is not None and (args.model is not None or args.eval_only)
+    args.opts = [*choice.opts, *([choice.key, choice.weights] if taken else []), *args.opts]
 
 
 def _sizes_as_keys(args: argparse.Namespace) -> None:
@@ -266,7 +301,7 @@ def check_processes(args: argparse.Namespace) -> None:
 @options.command(_options, __doc__, again=AGAIN)
 def main(args: argparse.Namespace) -> int:
     """Train or evaluate in this process, or start those that do; returns the exit status."""
-    _sizes_as_keys(args)
+    _options_as_keys(args)
     from clipself_seg.training.launchers import place_of, restarted
 
     # What was started anew goes on; with --eval-only the flag would ask for other weights.

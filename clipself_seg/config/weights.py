@@ -13,14 +13,6 @@ from clipself_seg.checkpoints.locate import WEIGHTS, is_remote, locate, refuse_l
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.errors import InputError
 
-# Architectures that predict and have no weights but those of their CLIP.
-OF_CLIP_ALONE = ("ZeroShotSegmenter",)
-
-
-def weights_key(architecture: str) -> str:
-    """Key of the weights that make a model of this ``MODEL.META_ARCHITECTURE`` a trained one."""
-    return "MODEL.CLIP.WEIGHTS" if architecture in OF_CLIP_ALONE else "MODEL.WEIGHTS"
-
 
 def refuse_addresses(
     cfg: CfgNode, keys: Collection[str] = WEIGHTS, source: Callable[..., str] | None = None

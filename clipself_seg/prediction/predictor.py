@@ -18,12 +18,13 @@ from detectron2.config import CfgNode, configurable
 from PIL import Image
 from torch import nn
 
+from clipself_seg.checkpoints.choice import weights_key
 from clipself_seg.checkpoints.download import fetch_bytes, is_address
 from clipself_seg.checkpoints.zoo import MINI_CLIP, official, zoo
 from clipself_seg.config import load_config
 from clipself_seg.config.keys import default_config
 from clipself_seg.config.load import MODEL, option_pairs
-from clipself_seg.config.weights import fetch_addresses, weights_key
+from clipself_seg.config.weights import fetch_addresses
 from clipself_seg.data.images import decode_image, pil_pixels, read_image
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words, as_vocabulary
 from clipself_seg.errors import InputError

@@ -31,6 +31,7 @@ from detectron2.config import CfgNode
 from fvcore.common.config import BASE_KEY
 
 from clipself_seg.checkpoints.bounds import building_within, refusing
+from clipself_seg.checkpoints.choice import weights_key
 from clipself_seg.checkpoints.download import NotFetched, file_sha256
 from clipself_seg.checkpoints.locate import HUB, endpoint, hub_folder, hub_name, repositories
 from clipself_seg.checkpoints.read import STORED_METADATA, read_checkpoint
@@ -39,7 +40,7 @@ from clipself_seg.clip import save_clip
 from clipself_seg.config.keys import CLIP_BACKBONE, default_config
 from clipself_seg.config.load import flatten, load_config, values_and_defaults
 from clipself_seg.config.retired import CONSTANTS
-from clipself_seg.config.weights import WEIGHTS, fetch_addresses, weights_key
+from clipself_seg.config.weights import WEIGHTS, fetch_addresses
 from clipself_seg.data.vocabulary import Vocabulary, parse_vocabulary
 from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import atomic_folder, atomic_path, read_json, write_json

@@ -22,7 +22,9 @@ def test_mini_is_the_shipped_model_of_the_task(task):
 
 
 def test_a_clip_alone_segments_without_training():
-    assert find_model("mini-clipself") == ModelChoice("semantic", "mini/zero_shot", "mini-clipself")
+    key = "MODEL.CLIP.WEIGHTS"
+    mini = ModelChoice("semantic", "mini/zero_shot", "mini-clipself", key=key)
+    assert find_model("mini-clipself") == mini
     distilled = find_model("clipself-eva02-vitb16-coco-patches")
     assert distilled.config_file == "zero_shot/base"
     assert distilled.opts == ("MODEL.CLIP.NAME", "EVA02-B-16")
@@ -37,7 +39,8 @@ def test_a_run_is_read_by_its_own_configuration(tmp_path: Path):
     assert find_model(weights) == find_model(tmp_path) == wanted
     text = "MODEL:\n  META_ARCHITECTURE: CLIPSelf\n  CLIP:\n    NAME: ViT-Mini-8\n"
     (tmp_path / "config.yaml").write_text(text)
-    assert find_model(weights) == ModelChoice("semantic", "mini/zero_shot", str(weights))
+    wanted = ModelChoice("semantic", "mini/zero_shot", str(weights), key="MODEL.CLIP.WEIGHTS")
+    assert find_model(weights) == wanted
 
 
 def test_what_cannot_be_meant_is_refused_in_a_sentence(tmp_path: Path):

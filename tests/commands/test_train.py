@@ -23,6 +23,7 @@ from torch.multiprocessing import ProcessExitedException, get_context, start_pro
 from clipself_seg.checkpoints.zoo import SHIPPED, SHIPPED_MODELS
 from clipself_seg.clip import load_clip
 from clipself_seg.commands import train
+from clipself_seg.config import load_config
 from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.regions.evaluation import RegionEvaluation
@@ -493,3 +494,39 @@ def test_shards_are_refused_where_more_than_images_is_read(tmp_path, shards, cap
     ):
         assert run(folder, shards, **changes) == 2
         assert message in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "config", "opts"),
+    [
+        (["--task", "semantic"], "semseg/catseg_cvpr_vitb16", []),
+        (
+            ["--eval-only", "--model", "catseg-base", "SEED", "1"],
+            "semseg/catseg_cvpr_vitb16",
+            ["MODEL.WEIGHTS", "catseg-base", "SEED", "1"],
+        ),
+        (
+            ["--eval-only", "--model", "mini-clipself"],
+            "mini/zero_shot",
+            ["MODEL.CLIP.WEIGHTS", "mini-clipself"],
+        ),
+        (["--task", "distillation"], "distill/coco_patches_eva02_vitb16", []),
+        (
+            ["--task", "distillation", "--model", "openai-vitb16"],
+            "distill/coco_patches_openai_vitb16",
+            ["MODEL.CLIP.NAME", "ViT-B-16", "MODEL.CLIP.WEIGHTS", "openai-vitb16"],
+        ),
+        (["--task", "distillation", "--model", "mini"], "mini/patches", []),
+    ],
+)
+def test_task_and_model_give_configuration_and_weights(words, config, opts):
+    args = train.parse(words)
+    assert (args.config_file, args.opts) == (config, opts)
+    load_config(args.config_file, args.opts)
+
+
+def test_a_model_of_another_task_is_refused():
+    with pytest.raises(InputError, match="mini-fvit does detection, not semantic"):
+        train.parse(["--task", "semantic", "--model", "mini-fvit"])
+    with pytest.raises(InputError, match="mini-fvit is no CLIP alone"):
+        train.parse(["--task", "distillation", "--model", "mini-fvit"])

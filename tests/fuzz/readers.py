@@ -20,7 +20,7 @@ Formats by where they are read:
     data/shards.py                      shards of images
     evaluation/panoptic/files.py        predictions; evaluation/coco_objects.py: objects with their masks
     mini/writer.py                      manifest of a mini world
-    prediction/                         the journal of a prediction, Ray's parts, Parquet of anybody for --ray
+    prediction/                         folders of save_pretrained, the journal, Ray's parts, Parquet for --ray
     training/, quickstart/              results.json and metrics.json of earlier runs
 """
 

@@ -61,11 +61,10 @@ class Chapter:
     """Specification of one chapter.
 
     Attributes:
-        name: of its sheets of images.
+        name: of its sheets of images, and said when they are predicted.
         heading: said when its runs begin.
         runs: of all tables, in the order in which they begin.
         tables: name in results.json and on the page -> table.
-        images_heading: said when images are predicted.
         views: columns of the images beside the ground truth.
         rows: (views, world, output, worlds) -> rows of images.
         note: said below the tables on the terminal.
@@ -75,7 +74,6 @@ class Chapter:
     heading: str
     runs: tuple[Run, ...]
     tables: Mapping[str, Table]
-    images_heading: str
     views: tuple[View, ...]
     rows: RowsOf
     note: str
@@ -117,7 +115,7 @@ def run_chapter(chapter: Chapter, output: Path, sheets: Path, worlds: Path) -> d
     """
     say(chapter.heading)
     run_together(chapter.runs, output, worlds)
-    say(chapter.images_heading)
+    say(f"{chapter.name}: predictions for images of both worlds")
     images = show_images(chapter, output, worlds)
     for world, rows in images.items():
         write_tiles(rows, sheets / f"{chapter.name}_{world}.png")
@@ -265,7 +263,6 @@ SEMANTIC = Chapter(
     heading="semantic segmentation: CAT-Seg, trained on the original CLIP and on CLIPSelf, and both CLIPs alone",
     runs=(*CAT_SEG, *ZERO_SHOT),
     tables={"semantic": Table((*ZERO_SHOT, *CAT_SEG), semantic_split_table)},
-    images_heading="CAT-Seg on images of both worlds",
     views=(View("original CLIP", CAT_SEG[0]), View("CLIPSelf", CAT_SEG[1])),
     rows=semantic_rows,
     note="Mean IoU in %. No training: each pixel gets the class whose text embedding is closest. CAT-Seg was trained "
@@ -292,7 +289,6 @@ PANOPTIC = Chapter(
         )
         for name, runs in (("live", (LIVE_GENERATOR,)), ("shipped", (ORIGINAL, CLIPSELF)))
     },
-    images_heading="the shipped generator on images of both worlds",
     # Both CLIPs alone, and the second one fused with the generator; titles as in the tables.
     views=(
         View("original CLIP, CLIP only", ORIGINAL, GENERATOR, OF_MASKS, mode="clip"),
@@ -329,7 +325,6 @@ DETECTION = Chapter(
     heading="detection: F-ViT, trained on the original CLIP and on CLIPSelf, and a shipped one that trained longer",
     runs=DETECTORS,
     tables={"detection": Table(DETECTORS, functools.partial(novel_table, first="AP50 of boxes"))},
-    images_heading="the boxes of all three in images of both worlds",
     views=tuple(
         View(run.title, run, "" if run.training else DETECTOR, SHOWN_BOXES, classes="_things")
         for run in DETECTORS

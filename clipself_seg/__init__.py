@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from clipself_seg.prediction.panoptic import PanopticSegmentation
     from clipself_seg.prediction.semantic import Segmentation
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 __all__ = [
     "Detections",
     "InputError",

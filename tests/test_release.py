@@ -1,0 +1,69 @@
+"""A release: one version and one address, an extra with everything, and workflows whose commands there are."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shlex
+import subprocess
+
+import pytest
+import yaml
+
+import clipself_seg
+from clipself_seg.__main__ import COMMANDS
+from setup_steps import PYTHONS
+from tests.conftest import ROOT
+from tests.test_docs import program_of
+
+WORKFLOWS = {path.stem: path.read_text() for path in (ROOT / ".github/workflows").glob("*.yml")}
+CFG = configparser.ConfigParser()
+CFG.read(ROOT / "setup.cfg")
+JOBS = {
+    f"{name}/{job}": steps
+    for name, text in WORKFLOWS.items()
+    for job, steps in yaml.safe_load(text)["jobs"].items()
+}
+RUN = [step["run"] for job in JOBS.values() for step in job["steps"] if "run" in step]
+
+
+def test_version_citation_and_changes_agree():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    changes = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert {citation["version"], changes[-1]} == {"1.0.0"}
+    assert clipself_seg.__version__ in changes
+
+
+def test_the_address_stands_in_one_line():
+    listed = subprocess.run(["git", "grep", "-I", "-l", "OWNER/"], cwd=ROOT, capture_output=True)
+    assert set(listed.stdout.decode().split()) <= {"setup.cfg", "tests/test_release.py"}
+    assert CFG["metadata"]["project_urls"].count("OWNER/") == 1
+
+
+def test_all_is_every_extra_of_a_user():
+    extras = CFG["options.extras_require"]
+    named = re.search(r"clipself_seg\[(.*)\]", extras["all"])
+    assert named and set(named[1].split(",")) == extras.keys() - set(
+        "all dev docs notebooks heic".split()
+    )
+
+
+def test_every_python_of_the_metadata_is_tested():
+    classifiers = re.findall(r"Python :: (3\.\d+)", CFG["metadata"]["classifiers"])
+    for job in ("ci/test", "release/test"):
+        assert JOBS[job]["strategy"]["matrix"]["python"] == [*PYTHONS] == classifiers
+
+
+@pytest.mark.parametrize("line", RUN)
+def test_a_command_of_a_workflow_exists(line):
+    program, *words = shlex.split(line)
+    if program == "clipself-seg":
+        assert words[0] in COMMANDS or words[0] == "install-detectron2"
+        parser, rest = program_of((program, *words)) or (None, [])
+        assert parser is None or parser.parse_args(rest)
+    elif program == "make":
+        assert re.search(rf"^\.PHONY:.* {words[0]}( |$)", (ROOT / "Makefile").read_text(), re.M)
+    elif program == "bash":
+        assert (ROOT / words[0]).is_file()
+    else:
+        assert program in ("python", "test")

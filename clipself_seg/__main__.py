@@ -45,9 +45,11 @@ COMMANDS = {
     ),
     "dense-maps": Entry("explore.dense_maps", "draw what dense features see"),
     "demo": Entry(
-        "quickstart.demo", "see heat maps and segments of the shipped weights, in a minute"
+        "quickstart.demo", "see heat maps and segments of the shipped models, in a minute"
     ),
-    "quickstart": Entry("quickstart.quickstart", "see CLIPSelf's claims on a generated world"),
+    "quickstart": Entry(
+        "quickstart.quickstart", "train and evaluate every task, in twenty minutes"
+    ),
     "reproduce": Entry("reproduce.reproduce", "the paper's tables by one command"),
     "weights": Entry("weights.main", "official weights by name: list, fetch, check"),
     "compare": Entry("compare.compare", "finished runs of any task in one table"),

@@ -225,7 +225,8 @@ def test_a_command_within_a_line_has_options_that_exist(words):
 
 @pytest.mark.parametrize("words", CONFIGURED, ids=" ".join)
 def test_the_configuration_of_a_command_and_its_keys_exist(words, monkeypatch):
-    imported = [file for option, file in zip(words, words[1:]) if option == OPTION]
+    typed = {file for option, file in zip(words, words[1:]) if option == OPTION}
+    imported = typed - NOT_OURS
     monkeypatch.setenv(VARIABLE, os.pathsep.join(str(ROOT / file) for file in imported))
     parser, rest = program_of(words)
     args = parser.parse_args(rest)

@@ -29,6 +29,7 @@ SHIPPED_MODELS = {
 }
 ZOO = Path(__file__).resolve().parent.parent / "zoo.yaml"
 MOST = 4  # names in a message
+SCHEME = "clipself://"  # before a name of the zoo or of a shipped model, where Detectron2 reads MODEL.WEIGHTS
 # A licence of the weights themselves; that of their repository alone leaves them open.
 OPEN_LICENCE = re.compile(r"(MIT|Apache-2\.0|CC BY 4\.0)(?! \(the repository's\))")
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # an eighth of the time with libyaml

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from detectron2.config import CfgNode
 
-from clipself_seg.checkpoints.zoo import zoo
+from clipself_seg.checkpoints.zoo import SCHEME, zoo
 from clipself_seg.config.cat_seg import CAT_SEG_CHOICES
 from clipself_seg.config.checks import CHECKS, RELATIONS
 from clipself_seg.config.detection import DETECTION_CHOICES
@@ -203,7 +203,7 @@ def _take_published_settings(cfg: CfgNode, sources: Sources) -> None:
 
     What somebody wrote counts more, and so does what is set where the weights are, or after them.
     """
-    entry = zoo().get(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
+    entry = zoo().get(cfg.MODEL.WEIGHTS.removeprefix(SCHEME)) if cfg.MODEL.WEIGHTS else None
     if entry is None:
         return
     for key, value in entry.settings:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from detectron2.config import CfgNode
 
 from clipself_seg.checkpoints.locate import WEIGHTS, is_remote, locate, refuse_lost
-from clipself_seg.checkpoints.zoo import zoo
+from clipself_seg.checkpoints.zoo import SCHEME, zoo
 from clipself_seg.errors import InputError
 
 
@@ -72,4 +72,4 @@ def _value(cfg: CfgNode, key: str) -> str:
     """The value of a key, or nothing where a configuration of another project does not have it."""
     for part in key.split("."):
         cfg = getattr(cfg, part, "")
-    return cfg if isinstance(cfg, str) else ""
+    return cfg.removeprefix(SCHEME) if isinstance(cfg, str) else ""

@@ -6,6 +6,7 @@ from clipself_seg.models.cat_seg.model import CATSeg
 from clipself_seg.models.clipself import CLIPSelf
 from clipself_seg.models.fvit.model import FViT
 from clipself_seg.models.panoptic.model import OpenPanoptic
+from clipself_seg.models.paths import ModelHandler
 from clipself_seg.models.region_reader import RegionReader
 from clipself_seg.models.stock_rpn import StockRPN
 from clipself_seg.models.zero_shot import ZeroShotSegmenter
@@ -15,6 +16,7 @@ __all__ = [
     "CLIPSelf",
     "FViT",
     "GuidanceSwin",
+    "ModelHandler",
     "OpenPanoptic",
     "RegionReader",
     "StockRPN",

@@ -17,6 +17,7 @@ from clipself_seg.checkpoints.dense_feature import DenseFeature, feature_of_run,
 from clipself_seg.checkpoints.locate import locate
 from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.checkpoints.training_state import is_training_state, load_training_state
+from clipself_seg.checkpoints.zoo import SCHEME
 from clipself_seg.clip.backbone import configured_feature
 from clipself_seg.config.weights import require_weights
 from clipself_seg.errors import InputError, nearest
@@ -55,7 +56,7 @@ def build_model(cfg: CfgNode) -> Model:
     build: Any = architecture(cfg)  # a Protocol says nothing about how its classes are made
     torch.manual_seed(cfg.SEED)
     model: Model = build(cfg)
-    if weights := cfg.MODEL.WEIGHTS:
+    if weights := cfg.MODEL.WEIGHTS.removeprefix(SCHEME):
         path = locate(weights)
         checkpoint = read_checkpoint(path)
         if is_training_state(checkpoint.tensors):

@@ -1,0 +1,50 @@
+"""``clipself://NAME``: models of the zoo and shipped ones by name, wherever Detectron2's `PathManager` takes a path.
+
+``DetectionCheckpointer(model).load("clipself://catseg-base")``, or ``MODEL.WEIGHTS`` of a `DefaultPredictor`. It
+stands for the name alone, in a file too, so that it leads to no other address than the zoo's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from detectron2.utils.file_io import PathHandler, PathManager
+
+from clipself_seg.checkpoints.choice import ModelChoice, find_model
+from clipself_seg.checkpoints.locate import fetch, weights_folder
+from clipself_seg.checkpoints.zoo import SCHEME, SHIPPED_MODELS, zoo
+from clipself_seg.errors import InputError, nearest
+
+
+class ModelHandler(PathHandler):
+    """Finds the file of a model by its name, and fetches it once."""
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [SCHEME]
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        name = path.removeprefix(SCHEME)
+        official = {one.name: one for one in zoo().values() if one.key == "MODEL.WEIGHTS"}
+        if name not in (known := [*SHIPPED_MODELS, *official]):
+            raise InputError(f'no model "{name[:200]}" for {SCHEME}: {nearest(name, known)}')
+        choice = find_model(name)
+        if choice.task == "detection":
+            raise InputError(
+                f"Detectron2's checkpointer does not read the names in {name}: load it by clipself_seg.load, or "
+                "by build_model of clipself_seg.models.build"
+            )
+        return str(fetch(official[name])) if name in official else _whole(choice)
+
+
+def _whole(choice: ModelChoice) -> str:
+    """A file with all tensors of a shipped model, whose own file has those that training changed."""
+    from clipself_seg.config import load_config
+    from clipself_seg.models.build import build_model
+
+    path = weights_folder() / "detectron2" / f"{choice.weights}.pth"
+    keys = ["MODEL.WEIGHTS", str(choice.weights), "MODEL.DEVICE", "cpu"]
+    build_model(load_config(choice.config_file, keys)).export(path)
+    return str(path)
+
+
+PathManager.register_handler(ModelHandler(), allow_override=True)

@@ -13,6 +13,7 @@ import yaml
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 
+import clipself_seg
 from clipself_seg import __main__, imports
 from clipself_seg.clip import load_clip
 from clipself_seg.clip.backbone import CLIPBackbone, build_clip
@@ -113,11 +114,11 @@ def test_a_folder_names_what_the_caller_has_imported(tmp_path, monkeypatch):
     predictor.set_vocabulary("red star, grass")
     predictor.save_pretrained(tmp_path / "mine")
     assert not (tmp_path / "mine" / "clip.safetensors").exists()
-    assert Predictor.from_pretrained(tmp_path / "mine").model.clip.name == "MyBackbone"
+    assert clipself_seg.load(tmp_path / "mine").model.clip.name == "MyBackbone"
     monkeypatch.delenv(imports.VARIABLE)
     monkeypatch.delitem(BACKBONE_REGISTRY._obj_map, "MyBackbone")
     with pytest.raises(InputError, match=f'{KEY} "MyBackbone" is not in BACKBONE_REGISTRY'):
-        Predictor.from_pretrained(tmp_path / "mine")
+        clipself_seg.load(tmp_path / "mine")
 
 
 class Small(Backbone):

@@ -233,7 +233,7 @@ class DenseCLIP(nn.Module):
 
 def load_clip(
     name: str,
-    weights: str | os.PathLike[str] | None,
+    weights: str | os.PathLike[str] | None = "",
     *,
     dense: DenseFeature | None = None,
     override: bool = False,
@@ -241,10 +241,11 @@ def load_clip(
     """Loads a CLIP in evaluation mode, in float32 on the CPU.
 
     Args:
-        name: open_clip's model name, or ``ViT-Mini-8`` of the mini world.
+        name: name of weights in the zoo, such as ``eva02-vitb16``, or of shipped ones (``mini``, ``mini-clipself``,
+            ``mini-clipself-proposals``). With `weights` it is open_clip's model name, or ``ViT-Mini-8``.
         weights: path of a checkpoint in any published layout; an open_clip tag, a name of the zoo or an
-            address, or ``hf-hub:org/name`` (downloaded); a tag of the shipped weights (``mini``, ``mini-clipself``,
-            ``mini-clipself-proposals``); or None for random weights from torch's current seed.
+            address, or ``hf-hub:org/name`` (downloaded); a tag of the shipped weights; or None for random weights
+            from torch's current seed. Left out, those that `name` names.
         dense: what the dense features are; None for what the weights were distilled for, and token for a CLIP that
             was not distilled.
         override: read weights that were distilled for another dense feature all the same.
@@ -255,6 +256,8 @@ def load_clip(
     """
     if not isinstance(name, str):
         raise InputError(f'{name!r} is no name of a CLIP model; give one such as "ViT-B-16"')
+    if weights == "":
+        name, weights = _named(name)
     architecture = find_architecture(name)
     if weights is None:
         return DenseCLIP(
@@ -263,7 +266,10 @@ def load_clip(
             dense=dense or BY_TOKEN,
         ).eval()
     if not (given := os.fspath(weights)):
-        raise InputError(f'no weights "" for {name}: give a file or a tag, or None for random ones')
+        raise InputError(
+            f"{name} names no weights: give a file or a tag with it, None for random ones, or a name of weights, "
+            "such as eva02-vitb16, alone"
+        )
     checkpoint, published = _locate(architecture, given)
     if dense is None:
         dense = BY_TOKEN if checkpoint.dense == ANY else checkpoint.dense
@@ -285,6 +291,18 @@ def load_clip(
     clip.distilled = checkpoint.dense
     logger.info("%s", clip.report)
     return clip.eval()
+
+
+def _named(name: str) -> tuple[str, str]:
+    """Model and weights of a name that stands for both; no weights for any other."""
+    if name in SHIPPED_TAGS:
+        return MINI_CLIP, name
+    entry = zoo().get(name)
+    if entry is None:
+        return name, ""
+    if not entry.model:
+        raise InputError(f"{name} is no CLIP alone: load it by clipself_seg.load")
+    return entry.model, name
 
 
 def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[str, Any]]:

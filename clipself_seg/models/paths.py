@@ -43,7 +43,8 @@ def _whole(choice: ModelChoice) -> str:
 
     path = weights_folder() / "detectron2" / f"{choice.weights}.pth"
     keys = ["MODEL.WEIGHTS", str(choice.weights), "MODEL.DEVICE", "cpu"]
-    build_model(load_config(choice.config_file, keys)).export(path)
+    model: Any = build_model(load_config(choice.config_file, keys))
+    model.export(path)
     return str(path)
 
 

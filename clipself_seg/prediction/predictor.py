@@ -18,9 +18,9 @@ from detectron2.config import CfgNode, configurable
 from PIL import Image
 from torch import nn
 
-from clipself_seg.checkpoints.choice import weights_key
+from clipself_seg.checkpoints.choice import DEFAULTS, FOLDERS, weights_key
 from clipself_seg.checkpoints.download import fetch_bytes, is_address
-from clipself_seg.checkpoints.zoo import MINI_CLIP, official, zoo
+from clipself_seg.checkpoints.zoo import MINI_CLIP, official
 from clipself_seg.config import load_config
 from clipself_seg.config.keys import default_config
 from clipself_seg.config.load import MODEL, option_pairs
@@ -347,7 +347,8 @@ class WorldCheck:
         sentence = self._sentence(classes, images)
         if sentence and not self._warned:
             self._warned = True
-            logger.warning(f"{sentence}. For photographs: {self._others()}")
+            other = "eva02-vitb16" if self.folder is None else DEFAULTS[FOLDERS[self.folder]]
+            logger.warning(f"{sentence}. For photographs take the model {other}")
         return sentence
 
     def _sentence(self, classes: Sequence[VocabularyClass], images: Sequence[np.ndarray]) -> str:
@@ -367,17 +368,6 @@ class WorldCheck:
                     reason=f"whose images have other sizes than the {size} of one here"
                 )
         return ""
-
-    def _others(self) -> str:
-        """Options that name weights for photographs."""
-        if self.folder is None:
-            return "--models eva02-vitb16"
-        entry = next(
-            entry
-            for entry in zoo().values()
-            if entry.key == "MODEL.WEIGHTS" and entry.configs[0].startswith(f"{self.folder}/")
-        )
-        return f"--config-file {entry.configs[0]}.yaml --weights {entry.name}"
 
 
 @functools.cache

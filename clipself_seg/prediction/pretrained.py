@@ -1,8 +1,8 @@
 """Predictors as folders: written whole, read back bit for bit, and exchanged by the Hugging Face hub.
 
-    predictor.save_pretrained("my_model")
-    predictor = Predictor.from_pretrained("my_model")          # or "org/name" of the hub
-    predictor.push_to_hub("org/name")
+    model.save_pretrained("my_model")
+    model = clipself_seg.load("my_model")          # or "org/name" of the hub
+    model.push_to_hub("org/name")
 
 A folder has weights as safetensors, the configuration, the vocabulary and a model card. Nothing in it is executed,
 nothing outside of it is read: `read_folder_config` says which keys it may have, and which values.
@@ -22,7 +22,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.torch
@@ -49,7 +49,6 @@ from clipself_seg.yaml_files import lists_for_tuples, read_tree
 
 logger = logging.getLogger(__name__)
 
-Own = TypeVar("Own", bound="Pretrained")
 CONFIG = "config.yaml"
 MODEL = "model.safetensors"
 CLIP = "clip.safetensors"
@@ -88,14 +87,14 @@ class Kind(NamedTuple):
     Attributes:
         module: its module below `clipself_seg.prediction`.
         predictor: its class.
-        option: option of predict.
+        name: its name here, see `choice.TASKS`.
         task: task of the hub.
         what: what the model does.
     """
 
     module: str
     predictor: str
-    option: str
+    name: str
     task: str
     what: str
 
@@ -103,7 +102,7 @@ class Kind(NamedTuple):
 SEMANTIC = Kind(
     "semantic",
     "Predictor",
-    "--semantic",
+    "semantic",
     "image-segmentation",
     "open-vocabulary semantic segmentation (CAT-Seg)",
 )
@@ -116,14 +115,14 @@ KINDS = {
     "OpenPanoptic": Kind(
         "panoptic",
         "PanopticPredictor",
-        "--panoptic",
+        "panoptic",
         "image-segmentation",
         "open-vocabulary panoptic segmentation (ODISE's method)",
     ),
     "FViT": Kind(
         "detection",
         "DetectionPredictor",
-        "--boxes",
+        "detection",
         "object-detection",
         "open-vocabulary detection (F-ViT)",
     ),
@@ -167,11 +166,10 @@ A predictor of [clipself_seg](https://arxiv.org/abs/2310.01403) for {what}, on {
 ## Use
 
 ```python
-from clipself_seg.prediction.semantic import Predictor
+import clipself_seg
 
-predictor = Predictor.from_pretrained("org/name")    # this folder, or its name on the hub
-predictor.set_vocabulary("dog|puppy, grass, sky")    # {vocabulary}
-result = predictor("photo.jpg")
+model = clipself_seg.load("org/name")    # this folder, or its name on the hub
+result = model("photo.jpg", "dog|puppy, grass, sky")    # {vocabulary}
 ```
 
 ## Weights
@@ -220,15 +218,19 @@ class Pretrained(abc.ABC):
         """The result of an image (H, W, 3) uint8 RGB."""
 
     def save_pretrained(
-        self, folder: str | os.PathLike[str], *, overwrite: bool = False, license: str = "other"
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        license: str | None = None,
     ) -> None:
-        """Write a folder that `from_pretrained` reads, whole or not at all, and read it back to compare.
+        """Write a folder that `clipself_seg.load` reads, whole or not at all, and read it back to compare.
 
         Args:
             folder: folder that is new or empty.
             overwrite: replace a folder that an earlier call wrote.
-            license: licence of the weights for the model card, such as "apache-2.0"; the weights that these were
-                made of have conditions, too.
+            license: licence of the weights for the model card, such as "apache-2.0"; None for that of the weights
+                that these were made of, where it is known and one, else "other".
 
         Raises:
             InputError: the folder has files, the predictor was made of parts, or its weights are not for
@@ -245,17 +247,6 @@ class Pretrained(abc.ABC):
                 temporary.write_text(card(self, cfg, made, license), encoding="utf-8")
         logger.info("%s written, and read back: equal", target)
 
-    @classmethod
-    def from_pretrained(
-        cls: type[Own], source: str | os.PathLike[str], *, device: str | None = None
-    ) -> Own:
-        """A predictor of a folder or of a repository of the hub, see `load_pretrained`.
-
-        Raises:
-            InputError: as `load_pretrained`; it is of another kind.
-        """
-        return cast(Own, load_pretrained(source, device=device, kind=cls))
-
     def push_to_hub(
         self,
         repository: str,
@@ -263,7 +254,7 @@ class Pretrained(abc.ABC):
         private: bool | None = None,
         revision: str | None = None,
         message: str = "Upload a predictor of clipself_seg",
-        license: str = "other",
+        license: str | None = None,
         token: str | None = None,
     ) -> str:
         """Upload what `save_pretrained` writes to the Hugging Face hub (``HF_ENDPOINT``) in one commit.
@@ -352,10 +343,7 @@ def load_pretrained(
         importlib.import_module(f"clipself_seg.prediction.{own.module}"), own.predictor
     )
     if kind is not None and not issubclass(own_class, kind):
-        raise InputError(
-            f"{source} is of a {own.predictor}, not of a {kind.__name__}: call {own.predictor}.from_pretrained, or "
-            f"predict {own.option}"
-        )
+        raise InputError(f"{source} does {own.name}: leave out the task, or say {own.name}")
     weights = [folder / file for file in (MODEL, CLIP, BRANCH_CLIP) if (folder / file).is_file()]
     with refusing(folder / CONFIG, "configuration of these weights"), building_within(weights):
         predictor = own_class(cfg)
@@ -577,15 +565,17 @@ def _tree(values: Mapping[str, object]) -> dict[str, Any]:
     return tree
 
 
-def card(predictor: Pretrained, cfg: CfgNode, folder: Path, license: str) -> str:
+def card(predictor: Pretrained, cfg: CfgNode, folder: Path, license: str | None) -> str:
     """The card of a predictor, whose folder has all other files and was compared.
 
     Args:
         predictor: predictor that is saved.
         cfg: its configuration.
         folder: folder of its files.
-        license: licence of the weights, of which its owner decides.
+        license: licence of the weights, of which its owner decides; None for that of their origins.
     """
+    origins = _origins(cfg)
+    license = license or _common_licence([licence for _, licence in origins])
     kind = KINDS[cfg.MODEL.META_ARCHITECTURE]
     header = {
         "library_name": "clipself_seg",
@@ -612,7 +602,7 @@ def card(predictor: Pretrained, cfg: CfgNode, folder: Path, license: str) -> str
         what=kind.what,
         clip=f"{model.clip.name} (hash `{model.clip.weights_hash()}`)",
         vocabulary=vocabulary,
-        origins="\n".join(_origins(cfg)),
+        origins="\n".join(f"| {name} | {licence} |" for name, licence in origins),
         license=license,
         files="\n".join(_files(folder)),
         compared=compared,
@@ -620,8 +610,14 @@ def card(predictor: Pretrained, cfg: CfgNode, folder: Path, license: str) -> str
     )
 
 
-def _origins(cfg: CfgNode) -> list[str]:
-    """A row for each weights that the configuration names, without folders of this machine."""
+def _common_licence(licences: Sequence[str]) -> str:
+    """The hub's name of the licence of all, or "other"."""
+    names = {re.split("[ ,]", licence)[0].lower() for licence in licences}
+    return names.pop() if names in ({"apache-2.0"}, {"mit"}) else "other"
+
+
+def _origins(cfg: CfgNode) -> list[tuple[str, str]]:
+    """Name and licence of all weights that the configuration names, without folders of this machine."""
     rows = []
     for key in WEIGHTS:
         value = cfg
@@ -632,8 +628,8 @@ def _origins(cfg: CfgNode) -> list[str]:
             licence = entry.licence if entry else "not known here"
             if value in SHIPPED_MODELS or value in SHIPPED_TAGS:
                 licence = "Apache-2.0, comes with clipself_seg"
-            rows.append(f"| `{key}` {value if entry else Path(value).name} | {licence} |")
-    return rows or ["| random weights | |"]
+            rows.append((f"`{key}` {value if entry else Path(value).name}", licence))
+    return rows or [("random weights", "")]
 
 
 def _files(folder: Path) -> list[str]:

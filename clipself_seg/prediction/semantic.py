@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, overload
 
@@ -35,7 +34,6 @@ from clipself_seg.data.vocabulary import (
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg, ZeroShotSegmenter
 from clipself_seg.prediction.predictor import GivenImage, GivenImages, ImagePredictor
-from clipself_seg.prediction.pretrained import load_pretrained
 from clipself_seg.prediction.regions import (
     MapMasks,
     Region,
@@ -192,11 +190,6 @@ class Predictor(ImagePredictor[Segmentation]):
             "mapper": SemSegTestMapper(cfg),
             "threshold": cfg.TEST.BACKGROUND.THRESHOLD or THRESHOLD,
         }
-
-    @classmethod
-    def from_pretrained(cls, source: str | os.PathLike[str], *, device: str | None = None) -> Any:
-        """A predictor of a folder or of the hub, of whatever kind it is: see `load_pretrained`."""
-        return load_pretrained(source, device=device)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -112,3 +112,14 @@ def test_a_clip_whose_attention_is_split_is_saved_under_the_names_of_files(tmp_p
     split_attention(clip)
     save_clip(clip, tmp_path / "clip.safetensors")
     assert load_clip("ViT-Mini-8", tmp_path / "clip.safetensors").weights_hash() == before
+
+
+def test_a_name_of_weights_alone_is_enough_and_that_of_an_architecture_is_not():
+    by_name, by_both = load_clip("mini-clipself"), load_clip("ViT-Mini-8", "mini-clipself")
+    assert by_name.weights_hash() == by_both.weights_hash()
+    for name, says in [
+        ("ViT-B-16", "ViT-B-16 names no weights: .* None for random"),
+        ("catseg-base", "no CLIP alone: load it by clipself_seg.load"),
+    ]:
+        with pytest.raises(InputError, match=says):
+            load_clip(name)

@@ -25,9 +25,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.models.build import build_model
 from clipself_seg.models.panoptic.model import trained_state
 from clipself_seg.prediction import pretrained
-from clipself_seg.prediction.detection import DetectionPredictor
 from clipself_seg.prediction.load import load
-from clipself_seg.prediction.panoptic import PanopticPredictor
 from clipself_seg.prediction.pretrained import (
     FILE_KEYS,
     LEFT_OUT,
@@ -66,7 +64,7 @@ def saved(tmp_path_factory):
             predictor = load("mini", task=task, device="cpu")
             predictor.set_vocabulary(WORDS, **words)
             folder = tmp_path_factory.mktemp("saved") / name
-            predictor.save_pretrained(folder, license="apache-2.0")
+            predictor.save_pretrained(folder)
             made[name] = predictor, folder
         return made[name]
 
@@ -88,7 +86,7 @@ def folder(saved, tmp_path):
 @pytest.mark.parametrize("name", MADE)
 def test_what_is_read_back_predicts_the_same_bit_for_bit(saved, name):
     predictor, folder = saved(name)
-    again = Predictor.from_pretrained(folder, device="cpu")
+    again = load(folder, device="cpu")
     assert type(again) is type(predictor) and type(again).__name__ == name
     assert again.model.weights_hash() == predictor.model.weights_hash()
     image = noise(70, 90)
@@ -115,11 +113,17 @@ def test_a_folder_holds_what_its_card_says_and_nothing_of_this_machine(saved):
             assert str(ROOT) not in path.read_text() and "output/" not in path.read_text()
 
 
-def test_each_class_refuses_the_folder_of_another(saved):
-    _, folder = saved("Predictor")
-    for kind in (PanopticPredictor, DetectionPredictor):
-        with pytest.raises(InputError, match=f"of a Predictor, not of a {kind.__name__}: .*--sem"):
-            kind.from_pretrained(folder)
+@pytest.mark.parametrize(
+    "licences, common",
+    [
+        (["MIT (the repository's)", "MIT (open_clip docs/PRETRAINED.md)"], "mit"),
+        (["Apache-2.0, comes with clipself_seg"], "apache-2.0"),
+        (["Apache-2.0 (timm)", "not known here"], "other"),
+        (["S-Lab License 1.0, non-commercial"], "other"),
+    ],
+)
+def test_a_card_has_the_licence_of_all_that_the_weights_are_made_of(licences, common):
+    assert pretrained._common_licence(licences) == common
 
 
 def test_a_folder_with_files_is_replaced_only_where_that_was_asked_for(saved, tmp_path):
@@ -231,7 +235,7 @@ def test_a_repository_of_the_hub_is_fetched_once(saved, tmp_path, monkeypatch):
         monkeypatch.setenv("HF_ENDPOINT", server.address)
         served = {f"/org/name/resolve/{commit}/{name}": files[name] for name in files}
         server.files |= served | {"/api/models/org/name/revision/main": listing}
-        names = DetectionPredictor.from_pretrained("org/name").vocabulary.names
+        names = load("org/name").vocabulary.names
         assert names == ("red star", "blue ring", "grass")
         server.files.clear()
         again = load_pretrained("hf-hub:org/name@main")
@@ -268,7 +272,7 @@ def test_predict_takes_a_folder_for_weights(saved, tmp_path, capsys):
     info = json.loads((tmp_path / "out" / "panoptic.json").read_text())["info"]
     assert (info["alpha"], info["beta"], info["trained"]) == (0.35, 0.5, "mini")
     assert predict.main(words) == 2
-    assert "PanopticPredictor.from_pretrained, or predict --panoptic" in capsys.readouterr().err
+    assert "does panoptic: leave out the task" in capsys.readouterr().err
 
 
 def test_a_folder_or_a_repository_is_pretrained_and_a_file_is_not(tmp_path):

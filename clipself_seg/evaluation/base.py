@@ -6,6 +6,7 @@ import abc
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
@@ -43,6 +44,7 @@ class Pass(NamedTuple):
     ask: Callable[[Sequence[Sample]], object]
 
 
+@dataclass(eq=False)
 class Evaluation(abc.ABC, Generic[AnyModel, Data]):
     """Measures a model on DATASETS.TEST, all processes together, one data set after the other.
 
@@ -56,10 +58,11 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
         protocols: name of a data set that was begun -> what its numbers were measured with.
     """
 
-    def __init__(self, datasets: Sequence[str], workers: int, output_dir: Path) -> None:
-        self.datasets = tuple(datasets)
-        self.workers = workers
-        self.output_dir = output_dir
+    datasets: Sequence[str]
+    workers: int
+    output_dir: Path
+
+    def __post_init__(self) -> None:
         self.synonyms = ""
         self.finished: Callable[[Results], None] = lambda results: None
         self.protocols: dict[str, MeasuringProtocol] = {}

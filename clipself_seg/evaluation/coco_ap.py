@@ -16,7 +16,8 @@ import io
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as rle
@@ -31,16 +32,12 @@ from clipself_seg.evaluation.coco_objects import (
     image_detections,
 )
 from clipself_seg.evaluation.evaluator import (
-    EvaluatorSettings,
     ImageEvaluator,
     ImageId,
     Outputs,
     Samples,
     check_predicted_classes,
 )
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 # Value of TEST.DETECTION.LIMITS -> detections of a class in an image: those of AP and of COCO's three
 # recalls. AP is taken at 100, all other numbers at the last one.
@@ -53,25 +50,24 @@ AREAS = ("all", "small", "medium", "large")
 logger = logging.getLogger(__name__)
 
 
+@dataclass(kw_only=True, eq=False)
 class ObjectEvaluator(ImageEvaluator[ImageDetections]):
     """Keeps detections image by image; the main process compares those of all processes.
 
     Attributes:
         boxes: whether boxes are kept.
         masks: whether masks are kept, run-length encoded.
+        ground_truth: objects of the data set; each of its images has to be evaluated.
     """
 
     boxes = True
     masks = False
 
-    def __init__(self, *, ground_truth: TrueObjects, **settings: Unpack[EvaluatorSettings]) -> None:
-        """
-        Args:
-            ground_truth: objects of the data set; each of its images has to be evaluated.
-            settings: of `ImageEvaluator`, but for the images.
-        """
-        super().__init__(image_ids=ground_truth.image_ids, **settings)
-        self.ground_truth = ground_truth
+    ground_truth: TrueObjects
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.image_ids = self.ground_truth.image_ids
 
     def process(self, inputs: Samples, outputs: Outputs) -> None:
         """Keep the detections of a batch.

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 
 from clipself_seg.data.annotations import Record, require_images
 from clipself_seg.data.datasets.records import detection_records, find_dataset
 from clipself_seg.data.datasets.table import DetectionSet
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.detection import DetectionTestMapper
-from clipself_seg.data.mappers.samples import Sample
+from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, seen_in_training
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results
@@ -35,10 +36,7 @@ from clipself_seg.evaluation.coco_objects import (
     read_true_objects,
     write_coco_results,
 )
-from clipself_seg.evaluation.evaluator import (
-    EvaluatorSettings,
-    ImageId,
-)
+from clipself_seg.evaluation.evaluator import ImageId
 from clipself_seg.evaluation.protocol import MeasuringProtocol, seen_text, size_text, words_text
 from clipself_seg.evaluation.report import (
     detection_paper_tables,
@@ -49,36 +47,27 @@ from clipself_seg.evaluation.report import (
 )
 from clipself_seg.models.protocol import DetectionModel, reading_of
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
 logger = logging.getLogger(__name__)
 
 
+@dataclass(kw_only=True, eq=False)
 class DetectionEvaluator(ObjectEvaluator):
-    """Compares boxes, and masks if those are asked for."""
+    """Compares boxes, and masks if those are asked for.
 
-    def __init__(
-        self,
-        *,
-        tasks: Sequence[str] = ("boxes",),
-        limits: str = "detectron2",
-        ground_truth: TrueObjects,
-        **settings: Unpack[EvaluatorSettings],
-    ) -> None:
-        """
-        Args:
-            tasks: what is compared, out of `KINDS`.
-            limits: how many detections COCO's numbers count, out of `LIMITS`.
-            ground_truth: see `ObjectEvaluator`.
-            settings: of `ImageEvaluator`, but for the images. The main process writes
-                `detections_<data set>.json` in COCO's results format, and for each task
-                `<task>_classes_<data set>.csv` into the folder.
-        """
-        super().__init__(ground_truth=ground_truth, **settings)
-        self.tasks = tuple(tasks)
+    The main process writes `detections_<data set>.json` in COCO's results format, and for each task
+    `<task>_classes_<data set>.csv` into the folder.
+
+    Attributes:
+        tasks: what is compared, out of `KINDS`.
+        limits: how many detections COCO's numbers count, out of `LIMITS`.
+    """
+
+    tasks: Sequence[str] = ("boxes",)
+    limits: str = "detectron2"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.masks = "masks" in self.tasks
-        self.limits = limits
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Merge all processes and compare.
@@ -137,42 +126,24 @@ LVIS_TEXT = "LVIS: the best 300 detections of an image, whatever their classes"
 OWN_SPLIT = "of the vocabulary"
 
 
-class DetectionEvaluation(Evaluation[DetectionModel, "DetectionData"]):
-    """Evaluates a detector, all processes together, one data set after the other."""
+class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionData"]):
+    """Evaluates a detector, all processes together, one data set after the other.
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        datasets: Sequence[str],
-        mapper: Callable[[Record], Sample],
-        tasks: Sequence[str],
-        limits: str,
-        train_vocabulary: str,
-        own_split: bool,
-        workers: int,
-        output_dir: Path,
-    ) -> None:
-        """
-        Args:
-            datasets: names of data sets for detection, see `data.datasets.table`.
-            mapper: maps a record to a sample, see `DetectionTestMapper`.
-            tasks: what is measured, "boxes" and "masks".
-            limits: how many detections COCO's numbers count, out of `numbers.LIMITS`.
-            train_vocabulary: name or file of the class list that was trained on; the classes that share a
-                name with its seen ones count as seen. "" splits nothing.
-            own_split: a data set whose vocabulary says itself which classes are seen, as OV-COCO's, is
-                split by that.
-            workers: number of worker processes of each loader.
-            output_dir: folder for detections and tables by class; its name is that of the model in the
-                paper's tables.
-        """
-        super().__init__(datasets, workers, output_dir)
-        self.mapper = mapper
-        self.tasks = tuple(tasks)
-        self.limits = limits
-        self.train_vocabulary = train_vocabulary
-        self.own_split = own_split
+    Attributes:
+        mapper: maps a record to a sample, see `DetectionTestMapper`.
+        tasks: what is measured, "boxes" and "masks".
+        limits: how many detections COCO's numbers count, out of `numbers.LIMITS`.
+        train_vocabulary: name or file of the class list that was trained on; the classes that share a
+            name with its seen ones count as seen. "" splits nothing.
+        own_split: a data set whose vocabulary says itself which classes are seen, as OV-COCO's, is
+            split by that.
+    """
+
+    mapper: Callable[[Record], Sample]
+    tasks: Sequence[str]
+    limits: str
+    train_vocabulary: str
+    own_split: bool
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:

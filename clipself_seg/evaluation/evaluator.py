@@ -6,10 +6,10 @@ Detectron2's `DatasetEvaluator` is their base as well; evaluators that only add 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
@@ -17,9 +17,6 @@ from detectron2.utils import comm
 
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-
-if TYPE_CHECKING:
-    from typing_extensions import Required
 
 Output = Mapping[str, Any]  # of a model for an image: tensors, instances and lists by name
 Outputs = Iterable[Output]
@@ -29,46 +26,30 @@ Kept = TypeVar("Kept")
 Compared = TypeVar("Compared")
 
 
-class EvaluatorSettings(TypedDict, total=False):
-    """Arguments of `ImageEvaluator` that those above it hand on."""
-
-    dataset_name: Required[str]
-    vocabulary: Required[Vocabulary]
-    seen: np.ndarray | None
-    output_dir: str | os.PathLike[str] | None
-
-
+@dataclass(kw_only=True, eq=False)
 class ImageEvaluator(DatasetEvaluator, Generic[Kept]):
     """Keeps what it needs of each image by the image's id, and merges all processes before anything is averaged.
 
     An image that several processes evaluated (a sampler's padding) counts once, and images are
     compared in a fixed order, so the result does not depend on the number of processes.
     Subclasses implement `process`, which fills ``_images``, and `evaluate`.
+
+    Attributes:
+        dataset_name: name of the data set for messages and files.
+        vocabulary: K classes of the data set; it says which are things.
+        image_ids: ids of the data set's images, in the order in which they are compared: each has to be
+            evaluated. None takes the images that come, sorted by id.
+        seen: (K,) bool, classes of the training vocabulary; None splits nothing.
+        output_dir: folder where the main process writes files; None writes nothing.
     """
 
-    def __init__(
-        self,
-        *,
-        dataset_name: str,
-        vocabulary: Vocabulary,
-        image_ids: Sequence[ImageId] | None = None,
-        seen: np.ndarray | None = None,
-        output_dir: str | os.PathLike[str] | None = None,
-    ) -> None:
-        """
-        Args:
-            dataset_name: name of the data set for messages and files.
-            vocabulary: K classes of the data set; it says which are things.
-            image_ids: ids of the data set's images, in the order in which they are compared: each has to be
-                evaluated. None takes the images that come, sorted by id.
-            seen: (K,) bool, classes of the training vocabulary; None splits nothing.
-            output_dir: folder where the main process writes files; None writes nothing.
-        """
-        self.dataset_name = dataset_name
-        self.vocabulary = vocabulary
-        self.image_ids = None if image_ids is None else list(image_ids)
-        self.seen = None if seen is None else np.asarray(seen, dtype=bool)
-        self.output_dir = None if output_dir is None else Path(output_dir)
+    dataset_name: str
+    vocabulary: Vocabulary
+    image_ids: Sequence[ImageId] | None = None
+    seen: np.ndarray | None = None
+    output_dir: Path | None = None
+
+    def __post_init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:

@@ -20,7 +20,7 @@ from PIL import Image
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.images import MAX_PIXELS, read_image
 from clipself_seg.data.mappers.samples import (
-    ConfigurableMapper,
+    Configurable,
     Sample,
     chw,
     image_sample,
@@ -124,7 +124,7 @@ def nearest_indices(length: int, new_length: int, resize: Resize) -> np.ndarray:
     return np.asarray(Image.fromarray(numbers).resize(size, Image.Resampling.NEAREST))[0]
 
 
-class DetectionTrainMapper(ConfigurableMapper):
+class DetectionTrainMapper(Configurable):
     """Mapper from a record and a draw number to an augmented image with its objects.
 
     The image is resized at random, cut to S at most, and flipped in half of the draws. A sample depends on
@@ -257,7 +257,7 @@ def _flipped(objects: Objects, width: int) -> Objects:
     return objects._replace(boxes=boxes, masks=masks)
 
 
-class DetectionTestMapper(ConfigurableMapper):
+class DetectionTestMapper(Configurable):
     """Mapper from a record to the image at the size of evaluation; evaluators read ground truth.
 
     Attributes:

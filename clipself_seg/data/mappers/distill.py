@@ -28,7 +28,7 @@ from clipself_seg.data.images import (
     read_image,
 )
 from clipself_seg.data.mappers.samples import (
-    ConfigurableMapper,
+    Configurable,
     Sample,
     box_tensor,
     chw,
@@ -51,7 +51,7 @@ ASPECTS = (3 / 4, 4 / 3)  # width by height
 ATTEMPTS = 10
 
 
-class DistillMapper(ConfigurableMapper):
+class DistillMapper(Configurable):
     """Mapper from a record and a draw number to the image, its regions, and a crop of each.
 
     The sample depends on the record, the seed and the draw number only, so it is the same
@@ -159,7 +159,7 @@ class DistillMapper(ConfigurableMapper):
         )
 
 
-class RegionTextMapper(ConfigurableMapper):
+class RegionTextMapper(Configurable):
     """Mapper from a record and a draw number to the image, boxes and labels.
 
     Boxes are the first of the record, in its order and of any size, as in the official code.
@@ -236,7 +236,7 @@ class RegionTextMapper(ConfigurableMapper):
         return captions[np.random.default_rng((self.seed, draw)).integers(len(captions))]
 
 
-class CaptionMapper(ConfigurableMapper):
+class CaptionMapper(Configurable):
     """Mapper from a record and a draw number to a random crop of the image and one of its captions.
 
     The crop has 90 to 100 % of the image's area and an aspect of 3:4 to 4:3, and is never flipped. A

@@ -17,7 +17,7 @@ from clipself_seg.data.annotations import Record, category_labels
 from clipself_seg.data.images import MAX_PIXELS, read_image
 from clipself_seg.data.mappers.samples import (
     PADDING,
-    ConfigurableMapper,
+    Configurable,
     Sample,
     image_sample,
     require_rgb,
@@ -40,7 +40,7 @@ class _ResizeScale(T.ResizeScale):
         return at_least_a_pixel(super()._get_resize(image, scale))
 
 
-class PanopticTrainMapper(ConfigurableMapper):
+class PanopticTrainMapper(Configurable):
     """Mapper from a record and a draw number to an augmented square crop and its segments' masks.
 
     The image is flipped in half of the draws, resized by a random factor of the size that fits S, then

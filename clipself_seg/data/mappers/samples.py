@@ -22,10 +22,10 @@ Sample = dict[str, Any]
 PADDING = 128  # value of the pixels around an image: grey
 
 
-class ConfigurableMapper:
-    """Base of mappers: dataclasses of keywords that a configuration makes, too, as Detectron2's: `Mapper(cfg, ...)`.
+class Configurable:
+    """Base of dataclasses of keywords that a configuration makes, too, as Detectron2's mappers: `Mapper(cfg, ...)`.
 
-    A mapper has `from_config`, which reads the configuration and gives the keywords.
+    A class has `from_config`, which reads the configuration and gives the keywords.
     """
 
     if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class ConfigurableMapper:
         def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         dataclass(kw_only=True)(cls)
         cls.__init__ = configurable(cls.__init__)  # type: ignore[method-assign]
 

@@ -23,7 +23,7 @@ from clipself_seg.data.given_masks import GivenMasks, MaskFolder, image_name
 from clipself_seg.data.images import MAX_PIXELS, read_image
 from clipself_seg.data.mappers.samples import (
     PADDING,
-    ConfigurableMapper,
+    Configurable,
     Sample,
     chw,
     image_sample,
@@ -52,7 +52,7 @@ def at_least_a_pixel(transform: T.Transform) -> T.Transform:
     return T.ResizeTransform(transform.h, transform.w, *sides, transform.interp)
 
 
-class SemSegTrainMapper(ConfigurableMapper):
+class SemSegTrainMapper(Configurable):
     """Mapper from a record and a draw number to an augmented square crop with its labels.
 
     The image is resized so that its shorter side has one of `min_sizes`, cropped, changed in colour,
@@ -156,7 +156,7 @@ class SemSegTrainMapper(ConfigurableMapper):
         return F.pad(pixels, missing, value=value).contiguous()
 
 
-class SemSegTestMapper(ConfigurableMapper):
+class SemSegTestMapper(Configurable):
     """Mapper from a record to the image at the size of evaluation, and given masks of it if there are any.
 
     Evaluators read ground truth.

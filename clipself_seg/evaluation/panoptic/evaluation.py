@@ -7,8 +7,9 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
 
 from clipself_seg.data.annotations import Record
@@ -16,11 +17,11 @@ from clipself_seg.data.datasets.records import train_vocabulary_name
 from clipself_seg.data.images import truth_pixels
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
-from clipself_seg.data.mappers.samples import Sample
+from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.masks import read_panoptic_png
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results, oracle_numbers
-from clipself_seg.evaluation.evaluator import EvaluatorSettings, Output, Outputs, Samples
+from clipself_seg.evaluation.evaluator import Output, Outputs, Samples
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.evaluation.panoptic.fusions import (
     Sweep,
@@ -65,66 +66,48 @@ CLASS_PREFIXES = ("PQ-", "SQ-", "RQ-", "IoU-", "ACC-")
 CITYSCAPES_INSTANCES = "instances by Cityscapes' rules"
 
 
-class PanopticEvaluation(Evaluation[PanopticModel, PanopticGroundTruth]):
-    """Evaluates a model that fuses scores, all processes together, one data set after the other."""
+class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundTruth]):
+    """Evaluates a model that fuses scores, all processes together, one data set after the other.
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        datasets: Sequence[str],
-        mapper: Callable[[Record], Sample],
-        fusions: Sequence[str],
-        tasks: Sequence[str],
-        sweep: Sequence[float] = (),
-        void_sweep: Sequence[float] = (),
-        rule: MiouRule,
-        train_vocabulary: str,
-        workers: int,
-        output_dir: Path,
-        boundary: bool = False,
-        oracle: bool = False,
-        label_files: Sequence[str] = (),
-    ) -> None:
-        """
-        Args:
-            datasets: names of data sets, see `data.datasets.table`, for panoptic segmentation or with
-                label maps alone.
-            mapper: maps a record to a sample, see `PanopticTestMapper`.
-            fusions: names of fusions, out of `report.FUSION_TITLES`; "fused" has the exponents of the model.
-            tasks: what is measured, out of `TASKS`; a task for which a data set has no files is left
-                out.
-            sweep: values of alpha and beta, whose grid is evaluated too.
-            void_sweep: weights by which CLIP lowers void, with each of which "fused" is evaluated too.
-            rule: classes that the mean IoU is taken over, see `MiouRule`.
-            train_vocabulary: name of the class list that was trained on, whose classes count as
-                seen; "" splits nothing, and the model takes all classes for seen.
-            workers: number of worker processes of each loader.
-            output_dir: folder for tables by class, in a folder for each fusion, and plots of the
-                sweep.
-            boundary: whether Boundary IoU is measured, too.
-            oracle: whether the model is evaluated once more with the classes alone that are in each image.
-            label_files: for each data set a file of other names for its classes, or ""; () for none at all.
+    Attributes:
+        mapper: maps a record to a sample, see `PanopticTestMapper`.
+        fusions: names of fusions, out of `report.FUSION_TITLES`; "fused" has the exponents of the model.
+        tasks: what is measured, out of `TASKS`; a task for which a data set has no files is left
+            out.
+        sweep: values of alpha and beta, whose grid is evaluated too.
+        void_sweep: weights by which CLIP lowers void, with each of which "fused" is evaluated too.
+        rule: classes that the mean IoU is taken over, see `MiouRule`.
+        train_vocabulary: name of the class list that was trained on, whose classes count as
+            seen; "" splits nothing, and the model takes all classes for seen.
+        boundary: whether Boundary IoU is measured, too.
+        oracle: whether the model is evaluated once more with the classes alone that are in each image.
+        label_files: for each data set a file of other names for its classes, or ""; () for none at all.
 
-        Raises:
-            InputError: another number of label files than data sets.
-        """
-        super().__init__(datasets, workers, output_dir)
-        self.mapper = mapper
-        self.fusions = tuple(fusions)
-        self.tasks = tuple(tasks)
-        self.sweep = tuple(dict.fromkeys(float(value) for value in sweep))
-        self.void_sweep = tuple(dict.fromkeys(float(value) for value in void_sweep))
-        self.rule = rule
-        self.train_vocabulary = train_vocabulary
-        self.boundary = boundary
-        self.oracle = oracle
-        if label_files and len(label_files) != len(datasets):
+    Raises:
+        InputError: another number of label files than data sets.
+    """
+
+    mapper: Callable[[Record], Sample]
+    fusions: Sequence[str]
+    tasks: Sequence[str]
+    sweep: Sequence[float] = ()
+    void_sweep: Sequence[float] = ()
+    rule: MiouRule
+    train_vocabulary: str
+    boundary: bool = False
+    oracle: bool = False
+    label_files: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.sweep = tuple(dict.fromkeys(float(value) for value in self.sweep))
+        self.void_sweep = tuple(dict.fromkeys(float(value) for value in self.void_sweep))
+        if self.label_files and len(self.label_files) != len(self.datasets):
             raise InputError(
-                f"TEST.PANOPTIC.LABEL_FILES has {len(label_files)} entries, DATASETS.TEST {len(datasets)}: give one "
-                'for each, "" for a data set\'s own names'
+                f"TEST.PANOPTIC.LABEL_FILES has {len(self.label_files)} entries, DATASETS.TEST {len(self.datasets)}: "
+                'give one for each, "" for a data set\'s own names'
             )
-        self.label_files = dict(zip(datasets, label_files))
+        self._label_file = dict(zip(self.datasets, self.label_files))
         self._named: dict[str, Fusion] = {}
         self._metadata: dict[str, object] = {}
 
@@ -242,22 +225,16 @@ class PanopticEvaluation(Evaluation[PanopticModel, PanopticGroundTruth]):
     ) -> DatasetEvaluator:
         if task == "panoptic":
             return self._panoptic_evaluator(name, truth, folder)
-        settings: EvaluatorSettings = {
-            "dataset_name": name,
-            "vocabulary": truth.vocabulary,
-            "seen": truth.seen,
-            "output_dir": folder,
-        }
+        settings: dict[str, Any] = dict(dataset_name=name, seen=truth.seen, output_dir=folder)
         if task == "semantic":
             return SemSegAccuracyEvaluator(
-                dataset_name=name,
                 class_names=truth.vocabulary.names,
                 ignore_label=truth.ignore_label,
-                seen=truth.seen,
                 rule=self.rule,
                 boundary=self.boundary and folder is not None,
-                output_dir=folder,
+                **settings,
             )
+        settings["vocabulary"] = truth.vocabulary
         if task == CITYSCAPES_INSTANCES:
             return CityscapesAPEvaluator(image_ids=truth.image_ids, **settings)
         assert truth.instances is not None
@@ -278,7 +255,7 @@ class PanopticEvaluation(Evaluation[PanopticModel, PanopticGroundTruth]):
 
     def _read(self, name: str) -> PanopticGroundTruth:
         read = read_semantic_only if is_semantic_only(name) else read_panoptic_ground_truth
-        words = self.label_files.get(name, "")
+        words = self._label_file.get(name, "")
         return read(name, self.tasks, self.train_vocabulary, words)
 
     def tables(self, results: Results, style: str = "simple") -> dict[str, str]:

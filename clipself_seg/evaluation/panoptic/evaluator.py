@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 from detectron2.utils import comm
@@ -20,9 +20,7 @@ from clipself_seg.data.images import truth_pixels
 from clipself_seg.data.masks import read_panoptic_png
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.evaluator import (
-    EvaluatorSettings,
     ImageEvaluator,
-    ImageId,
     Outputs,
     Samples,
 )
@@ -37,35 +35,27 @@ from clipself_seg.evaluation.panoptic.numbers import (
 )
 from clipself_seg.evaluation.report import percents, quality_table, seen_cells, write_class_csv
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
 logger = logging.getLogger(__name__)
 
 
+@dataclass(kw_only=True, eq=False)
 class PanopticQualityEvaluator(ImageEvaluator[ImageMatches]):
-    """Matches segments image by image, and averages those of all processes."""
+    """Matches segments image by image, and averages those of all processes.
 
-    def __init__(
-        self,
-        *,
-        panoptic_json: str | os.PathLike[str] = "the panoptic JSON",
-        image_ids: Sequence[ImageId] | None = None,
-        **settings: Unpack[EvaluatorSettings],
-    ) -> None:
-        """
-        Args:
-            panoptic_json: file of the ground truth, for messages.
-            image_ids: see `ImageEvaluator`.
-            settings: of `ImageEvaluator`. The main process writes `panoptic_classes_<data set>.csv` into
-                the folder.
+    The main process writes `panoptic_classes_<data set>.csv` into the folder.
 
-        Raises:
-            InputError: the vocabulary has no thing, no stuff or marks neither.
-        """
-        super().__init__(image_ids=image_ids, **settings)
+    Attributes:
+        panoptic_json: file of the ground truth, for messages.
+
+    Raises:
+        InputError: the vocabulary has no thing, no stuff or marks neither.
+    """
+
+    panoptic_json: str | os.PathLike[str] = "the panoptic JSON"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         check_things_and_stuff(self.vocabulary.thing, f'vocabulary "{self.vocabulary.name}"')
-        self.panoptic_json = panoptic_json
 
     def process(self, inputs: Samples, outputs: Outputs) -> None:
         """Match the segments of a batch.

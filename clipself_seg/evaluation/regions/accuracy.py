@@ -13,7 +13,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,12 +23,9 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.evaluator import EvaluatorSettings, ImageEvaluator, Outputs, Samples
+from clipself_seg.evaluation.evaluator import ImageEvaluator, Outputs, Samples
 from clipself_seg.evaluation.regions.report import ABOUT, region_table
 from clipself_seg.files import write_json
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 logger = logging.getLogger(__name__)
 
@@ -62,24 +60,18 @@ class Grouping(NamedTuple):
     chance: float
 
 
+@dataclass(kw_only=True, eq=False)
 class RegionAccuracyEvaluator(ImageEvaluator[tuple[Regions, Grouping | None]]):
-    """Top-1 and top-5 mean class accuracy among ALL classes, by readout and group."""
+    """Top-1 and top-5 mean class accuracy among ALL classes, by readout and group.
 
-    def __init__(
-        self,
-        *,
-        earlier: RegionAccuracyEvaluator | None = None,
-        **settings: Unpack[EvaluatorSettings],
-    ) -> None:
-        """
-        Args:
-            earlier: evaluator that this process has given the same images; what it knows of readouts that
-                are not among the outputs here is taken over.
-            settings: of `ImageEvaluator`. The main process writes `region_accuracy_<data set>.json` into the
-                folder.
-        """
-        super().__init__(**settings)
-        self.earlier = earlier
+    The main process writes `region_accuracy_<data set>.json` into the folder.
+
+    Attributes:
+        earlier: evaluator that this process has given the same images; what it knows of readouts that
+            are not among the outputs here is taken over.
+    """
+
+    earlier: RegionAccuracyEvaluator | None = None
 
     def process(self, inputs: Samples, outputs: Outputs) -> None:
         """Rank the labels of a batch.

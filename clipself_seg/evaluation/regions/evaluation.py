@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 
@@ -18,6 +18,7 @@ from clipself_seg.data.datasets.records import region_records, vocabulary_name
 from clipself_seg.data.images import MAX_PIXELS
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.regions import RegionMapper
+from clipself_seg.data.mappers.samples import Configurable
 from clipself_seg.data.regions import MaskResize
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.evaluation.base import Evaluation, Pass, Results
@@ -35,42 +36,28 @@ from clipself_seg.models.protocol import MixedRegionModel, RegionModel, reading_
 logger = logging.getLogger(__name__)
 
 
-class RegionEvaluation(Evaluation[RegionModel, tuple[Vocabulary, list[Record]]]):
-    """Evaluates models that score regions (`RegionReader`, `CLIPSelf`), all processes together."""
+class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, list[Record]]]):
+    """Evaluates models that score regions (`RegionReader`, `CLIPSelf`), all processes together.
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        datasets: Sequence[str],
-        sizes: Sequence[int],
-        read: Sequence[str],
-        mask_resize: MaskResize,
-        grouping: bool = False,
-        alphas: Sequence[float] = (),
-        workers: int,
-        output_dir: Path,
-        max_pixels: int = MAX_PIXELS,
-    ) -> None:
-        """
-        Args:
-            datasets: names of panoptic data sets, see `data.datasets.table`.
-            sizes: sides in pixels of the square input.
-            read: readouts, out of `clipself_seg.config.READOUTS`.
-            mask_resize: rule by which masks are resized to tokens, see `token_masks`.
-            grouping: whether to measure how dense features group tokens, see `neighbour_purity`.
-            alphas: further fractions of the student in the mixture that a `MixedRegionModel` evaluates.
-            workers: number of worker processes of each loader.
-            output_dir: folder for tables by class, and the curve if there are several sizes.
-            max_pixels: largest number of pixels of an image that is decoded.
-        """
-        super().__init__(datasets, workers, output_dir)
-        self.sizes = tuple(sizes)
-        self.read = tuple(read)
-        self.mask_resize = mask_resize
-        self.grouping = grouping
-        self.alphas = tuple(dict.fromkeys(float(alpha) for alpha in alphas))
-        self.max_pixels = max_pixels
+    Attributes:
+        sizes: sides in pixels of the square input.
+        read: readouts, out of `clipself_seg.config.READOUTS`.
+        mask_resize: rule by which masks are resized to tokens, see `token_masks`.
+        grouping: whether to measure how dense features group tokens, see `neighbour_purity`.
+        alphas: further fractions of the student in the mixture that a `MixedRegionModel` evaluates.
+        max_pixels: largest number of pixels of an image that is decoded.
+    """
+
+    sizes: Sequence[int]
+    read: Sequence[str]
+    mask_resize: MaskResize
+    grouping: bool = False
+    alphas: Sequence[float] = ()
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.alphas = tuple(dict.fromkeys(float(alpha) for alpha in self.alphas))
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.datasets.records import find_dataset, sem_seg_records, vocabulary_name
@@ -20,7 +20,7 @@ from clipself_seg.data.datasets.table import SemSegSet
 from clipself_seg.data.given_masks import image_name
 from clipself_seg.data.images import describe_jpegs
 from clipself_seg.data.loader import evaluation_batches
-from clipself_seg.data.mappers.samples import Sample
+from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.masks import read_labels_of
 from clipself_seg.data.vocabulary import (
@@ -49,54 +49,36 @@ logger = logging.getLogger(__name__)
 Words = Vocabulary | list[str]  # classes that a model is given
 
 
-class SemSegEvaluation(Evaluation[SemSegModel, "SemSegData"]):
-    """Evaluates a model that labels pixels, all processes together, one data set after the other."""
+class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
+    """Evaluates a model that labels pixels, all processes together, one data set after the other.
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        datasets: Sequence[str],
-        mapper: Callable[[Record], Sample],
-        rule: MiouRule,
-        train_vocabulary: str,
-        workers: int,
-        output_dir: Path,
-        class_json: str = "",
-        pooling: Sequence[int] = (),
-        background_words: bool = True,
-        threshold: float = 0.0,
-        boundary: bool = False,
-        oracle: bool = False,
-    ) -> None:
-        """
-        Args:
-            datasets: names of data sets of semantic segmentation, see `data.datasets.table`.
-            mapper: maps a record to a sample, see `SemSegTestMapper`.
-            rule: classes that the mean IoU is taken over, see `MiouRule`.
-            train_vocabulary: name or file of the class list that was trained on, whose classes count
-                as seen; "" splits nothing.
-            workers: number of worker processes of each loader.
-            output_dir: folder for tables by class; its name is that of the model in the paper's table.
-            class_json: file in CAT-Seg's form with a name for each class of the data set, which the
-                model is given instead of the data set's own names; "" for none.
-            pooling: factors by which the classes are pooled before their attention, where windows
-                slide; only a log line depends on them.
-            background_words: whether names of the background compete for pixels, in data sets that have some.
-            threshold: score below which a pixel of these data sets is background; 0 is never.
-            boundary: whether Boundary IoU is measured, too.
-            oracle: whether the model is evaluated once more with the classes alone that are in each image.
-        """
-        super().__init__(datasets, workers, output_dir)
-        self.mapper = mapper
-        self.rule = rule
-        self.train_vocabulary = train_vocabulary
-        self.class_json = class_json
-        self.pooling = tuple(pooling)
-        self.background_words = background_words
-        self.threshold = threshold
-        self.boundary = boundary
-        self.oracle = oracle
+    Attributes:
+        mapper: maps a record to a sample, see `SemSegTestMapper`.
+        rule: classes that the mean IoU is taken over, see `MiouRule`.
+        train_vocabulary: name or file of the class list that was trained on, whose classes count
+            as seen; "" splits nothing.
+        class_json: file in CAT-Seg's form with a name for each class of the data set, which the
+            model is given instead of the data set's own names; "" for none.
+        pooling: factors by which the classes are pooled before their attention, where windows
+            slide; only a log line depends on them.
+        background_words: whether names of the background compete for pixels, in data sets that have some.
+        threshold: score below which a pixel of these data sets is background; 0 is never.
+        boundary: whether Boundary IoU is measured, too.
+        oracle: whether the model is evaluated once more with the classes alone that are in each image.
+    """
+
+    mapper: Callable[[Record], Sample]
+    rule: MiouRule
+    train_vocabulary: str
+    class_json: str = ""
+    pooling: Sequence[int] = ()
+    background_words: bool = True
+    threshold: float = 0.0
+    boundary: bool = False
+    oracle: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._masks: dict[str, object] = {}
 
     @classmethod

@@ -10,8 +10,8 @@ and its boundary IoU, in place of which there is the one of each class.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,46 +37,38 @@ from clipself_seg.evaluation.sem_seg.numbers import (
 logger = logging.getLogger(__name__)
 
 
+@dataclass(kw_only=True, eq=False)
 class SemSegAccuracyEvaluator(DatasetEvaluator):
-    """Counts pixels, and adds up the counts of all processes before anything is divided."""
+    """Counts pixels, and adds up the counts of all processes before anything is divided.
 
-    def __init__(
-        self,
-        *,
-        dataset_name: str,
-        class_names: Sequence[str],
-        ignore_label: int,
-        background: int | None = None,
-        seen: np.ndarray | None = None,
-        rule: MiouRule = "present",
-        boundary: bool = False,
-        output_dir: str | os.PathLike[str] | None = None,
-        threshold: float = 0.0,
-    ) -> None:
-        """
-        Args:
-            dataset_name: name of the data set for messages and the file.
-            class_names: names of the K classes.
-            ignore_label: label of pixels of the label maps that do not count.
-            background: every prediction from this one on becomes this one, which is then the last
-                of the K classes (VOC-20b: 20); None merges nothing.
-            seen: bool (K or fewer,), which of the first classes belong to the training vocabulary;
-                None splits nothing.
-            rule: classes that the mean IoU is taken over, see `MiouRule`.
-            boundary: whether Boundary IoU is measured, too.
-            output_dir: folder where the main process writes `sem_seg_classes_<data set>.csv`; None
-                writes nothing.
-            threshold: score below which a pixel is background, where there is one; 0 is never.
-        """
-        self.dataset_name = dataset_name
-        self.class_names = list(class_names)
-        self.ignore_label = ignore_label
-        self.background = background
-        self.seen = None if seen is None else np.asarray(seen, dtype=bool)
-        self.rule = rule
-        self.boundary = boundary
-        self.output_dir = None if output_dir is None else Path(output_dir)
-        self.threshold = 0.0 if background is None else threshold
+    Attributes:
+        dataset_name: name of the data set for messages and the file.
+        class_names: names of the K classes.
+        ignore_label: label of pixels of the label maps that do not count.
+        background: every prediction from this one on becomes this one, which is then the last
+            of the K classes (VOC-20b: 20); None merges nothing.
+        seen: bool (K or fewer,), which of the first classes belong to the training vocabulary;
+            None splits nothing.
+        rule: classes that the mean IoU is taken over, see `MiouRule`.
+        boundary: whether Boundary IoU is measured, too.
+        output_dir: folder where the main process writes `sem_seg_classes_<data set>.csv`; None
+            writes nothing.
+        threshold: score below which a pixel is background, where there is one; 0 is never.
+    """
+
+    dataset_name: str
+    class_names: Sequence[str]
+    ignore_label: int
+    background: int | None = None
+    seen: np.ndarray | None = None
+    rule: MiouRule = "present"
+    boundary: bool = False
+    output_dir: Path | None = None
+    threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.background is None:
+            self.threshold = 0.0
         self.reset()
 
     def reset(self) -> None:

@@ -1,4 +1,4 @@
-# docker build -t clipself_seg . && docker run --rm -v "$PWD:/data" clipself_seg predict --vocabulary "dog, grass" --input .
+# docker build -t clipself_seg . && docker run --rm -v "$PWD:/data" clipself_seg predict . --words "dog, grass"
 FROM python:3.12-slim
 # Without a GPU; an empty --build-arg PIP_EXTRA_INDEX_URL= takes PyPI's torch, which brings CUDA.
 ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu

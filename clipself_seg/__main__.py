@@ -40,9 +40,7 @@ COMMANDS = {
     "train": Entry("train.main", "distil a CLIP, train CAT-Seg, a mask generator or F-ViT"),
     "eval": Entry("train.main", "evaluate any of them (train --eval-only)", ("--eval-only",)),
     "explore": Entry("explore.explore", "a page of heat maps to click, in one file"),
-    "serve": Entry(
-        "serve.main", "the same page for images and words of now, from a server of your own"
-    ),
+    "serve": Entry("serve.main", "serve a page where visitors give images and words"),
     "dense-maps": Entry("explore.dense_maps", "draw what dense features see"),
     "demo": Entry(
         "quickstart.demo", "see heat maps and segments of the shipped models, in a minute"

@@ -59,21 +59,21 @@ def test_help_is_quick_because_nothing_heavy_is_imported(program):
 
 def test_wrong_names_and_paths_are_refused_before_torch_is_imported(tmp_path):
     (tmp_path / "a.jpg").touch()
-    common = ["--input", str(tmp_path / "a.jpg"), "--vocabulary", "dog, cat"]
+    common = [str(tmp_path / "a.jpg"), "--words", "dog, cat"]
     calls = [
-        ["predict", *common, "--weights", "no-such"],
-        ["predict", *common, "--weights", "no/such.pth", "--config-file", "mini/semseg.yaml"],
+        ["predict", *common, "--model", "no-such"],
+        ["predict", *common, "--model", "no/such.pth", "--config-file", "mini/semseg.yaml"],
         ["predict", *common, "--config-file", "no/such.yaml"],
-        ["predict", "--input", "no/such.jpg", "--vocabulary", "dog, cat"],
-        ["predict", *common[:2], "--vocabulary", "no/such.txt"],
-        ["predict", *common[:2], "--vocabulary", "no_such"],
+        ["predict", "no/such.jpg", "--words", "dog, cat"],
+        ["predict", common[0], "--words", "no/such.txt"],
+        ["predict", common[0], "--words", "no_such"],
         ["train", "--config-file", "no/such.yaml"],
         ["eval", "--config-file", "no/such.yaml"],
         ["explore", "no/such.jpg", "--words", "dog, cat"],
-        ["dense-maps", common[1], "--words", "no/such.json"],
+        ["dense-maps", common[0], "--words", "no/such.json"],
         ["predict", *common, "--opts", "MODEL.CLIP.WEIGHTS", "no-such.safetensors"],
         ["train", "--config-file", "mini/patches.yaml", "MODEL.CLIP.VISUAL_INIT", "no/such"],
-        ["eval", "--sizes", "320", "MODEL.WEIGHTS", common[1], "MODEL.WEIGHTS", "no-such.pth"],
+        ["eval", "--sizes", "320", "MODEL.WEIGHTS", common[0], "MODEL.WEIGHTS", "no-such.pth"],
     ]
     code = (
         "import sys\n"
@@ -164,7 +164,7 @@ def test_without_detectron2_it_is_said_what_brings_it(tmp_path, call, begin):
         f"try: {call}\n"
         "except ModuleNotFoundError as error: print(error, file=sys.stderr)"
     )
-    done = run_python(code, "predict", "--vocabulary", "red star", "--input", tmp_path)
+    done = run_python(code, "predict", tmp_path, "--words", "red star", "--model", "mini")
     brings = "detectron2 is not installed, and this needs it: clipself-seg install-detectron2\n"
     assert done.stderr.endswith(begin + brings)
 

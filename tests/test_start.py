@@ -19,7 +19,7 @@ PREDICTS = """
 import sys
 from clipself_seg.commands.predict import main
 
-assert main(["--vocabulary", "red star, grass", "--input", sys.argv[1], "--output", sys.argv[2]]) == 0
+assert main([sys.argv[1], "--words", "red star, grass", "--model", "mini", "-o", sys.argv[2]]) == 0
 assert "torchvision.ops" in sys.modules
 assert not {"torch._dynamo", "sympy", "open_clip", "transformers", "scipy"} & sys.modules.keys()
 supported = sys.modules["torchvision.ops.roi_align"].is_compile_supported

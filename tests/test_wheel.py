@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from clipself_seg.commands import predict
 from tests.conftest import ROOT
 
 FOLDERS = ("clipself_seg", "configs")
@@ -70,13 +69,6 @@ def test_the_wheel_holds_every_file_of_the_package_and_every_configuration(wheel
     assert wheel == wanted
 
 
-def test_configurations_that_commands_fall_back_on_are_in_the_package(wheel):
-    for config, _ in (predict.SEMANTIC, predict.PANOPTIC):
-        assert f"clipself_seg/{config}" in wheel and (predict.PACKAGE / config).samefile(
-            ROOT / config
-        )
-
-
 DENSE = """
 import sys, torch
 from clipself_seg.clip import TextBank, load_clip
@@ -107,7 +99,7 @@ def test_an_environment_with_the_wheel_alone_walks_the_whole_road(tmp_path_facto
     assert "detectron2 is missing" in attempt([clipself_seg, "doctor"], tmp_path).stdout
     size = ("--train", "2", "--val", "2", "--base", "2")
     run([clipself_seg, "data", "mini-world", "--output", "worlds", *size], tmp_path)
-    predict_words = ("predict", "--vocabulary", "red star, grass", "--input", "worlds/mini/val")
+    predict_words = ("predict", "worlds/mini/val", "--words", "red star, grass", "--model", "mini")
     refused = attempt([clipself_seg, *predict_words], tmp_path)
     assert (refused.returncode, refused.stderr) == (2, f"error: {MISSING}")
 

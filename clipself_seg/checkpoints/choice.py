@@ -23,6 +23,12 @@ DEFAULTS = {
     "panoptic": "fcclip-convnext-large",
     "detection": "fvit-eva02-vitb16-lvis-patches",
 }
+# Why it is that one.
+REASONS = {
+    "semantic": "any use is allowed",
+    "panoptic": "better than ODISE, whose weights are non-commercial",
+    "detection": "every F-ViT is non-commercial",
+}
 # Shipped model -> its task and configuration; the first of a task is its "mini".
 SHIPPED_CONFIGS = {
     "mini-cat-seg": ("semantic", "mini/semseg"),
@@ -74,6 +80,12 @@ class ModelChoice(NamedTuple):
     opts: tuple[str, ...] = ()
     key: str = "MODEL.WEIGHTS"
 
+    @property
+    def clip(self) -> str:
+        """Name of a CLIP alone, as `load_clip` takes it; empty for a model that was trained."""
+        mini = MINI_CLIP if self.config_file == MINI_WITHOUT_TRAINING else ""
+        return dict(zip(self.opts[::2], self.opts[1::2])).get("MODEL.CLIP.NAME", mini)
+
 
 def find_model(
     model: str | os.PathLike[str] | None = None,
@@ -101,7 +113,7 @@ def find_model(
         choice = _named(DEFAULTS[task or TASKS[0]] if named is None else named, task)
     if task and choice.task and task != choice.task:
         raise InputError(
-            f"{named or config_file} does {choice.task}, not {task}: leave out the task, or name another model"
+            f"{config_file or named} does {choice.task}, not {task}: leave out the task, or name another model"
         )
     return choice._replace(task=choice.task or task or "")
 
@@ -152,6 +164,27 @@ def list_models(task: str | None = None) -> list[str]:
     parts = {name for name, entry in zoo().items() if entry.key not in OF_MODELS}
     names = [name for name in (*SHIPPED_CONFIGS, *SHIPPED_TAGS, *zoo()) if name not in parts]
     return [name for name in names if task in (None, find_model(name).task)]
+
+
+def find_clip(weights: str) -> str:
+    """Find the name of a CLIP, as `load_clip` takes it.
+
+    Args:
+        weights: name of a CLIP in the zoo or of a shipped one, or a file or folder of a distillation.
+
+    Raises:
+        InputError: nothing is known by that name, nothing says of which CLIP it is, or it is another model.
+    """
+    if os.path.isfile(weights) and not (Path(weights).parent / CONFIG).is_file():
+        raise InputError(
+            f"{weights} has no {CONFIG} beside it: name its CLIP, --clip-name EVA02-B-16"
+        )
+    choice = of_weights(weights) or find_model(weights)
+    if not choice.clip:
+        raise InputError(
+            f"{weights} is a model for {choice.task or 'a task'}, and no CLIP alone: name a CLIP"
+        )
+    return choice.clip
 
 
 def _of_entry(entry: Entry) -> ModelChoice:

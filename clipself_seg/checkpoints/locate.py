@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import re
+import sys
 import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,7 +48,6 @@ WEIGHTS = (
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".pkl", ".ckpt")
 MOST_LISTED = 1 << 24  # bytes of a listing
 PART = "[A-Za-z0-9]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
-logger = logging.getLogger(__name__)
 
 
 class HubName(NamedTuple):
@@ -178,7 +177,8 @@ def _fetched(name: HubName, file: str, folder: Path, commit: str, listed: Listed
         check_file(path, listed.size, listed.sha256, f"{path}, a file of {name.repository},")
         return path
     place = urllib.parse.quote(f"{name.repository}/resolve/{commit}/{file}")
-    logger.info("fetching %s of %s into %s", file, name.page, path)
+    size = f", {listed.size / 1e6:.0f} MB" if listed.size else ""
+    sys.stderr.write(f"fetching {file}{size} of {name.page} into {path}\n")
     try:
         download(f"{endpoint()}/{place}", path, size=listed.size, sha256=listed.sha256)
     except NotFetched as error:
@@ -328,8 +328,9 @@ def fetch(entry: Entry) -> Path:
         return present
     failed = []
     for address in _addresses(entry):
-        logger.info(
-            "%s: fetching %s into %s; licence: %s", entry.name, address, path, entry.licence
+        size = f", {entry.size / 1e6:.0f} MB" if entry.size else ""
+        sys.stderr.write(
+            f"fetching {entry.name}{size} from {address} into {path}; licence: {entry.licence}\n"
         )
         try:
             download(address, path, size=entry.size, sha256=entry.sha256)

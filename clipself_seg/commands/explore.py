@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipself_seg.commands import options
 from clipself_seg.commands.options import Options, command, flag, value
 from clipself_seg.errors import InputError
 
@@ -18,63 +19,51 @@ if TYPE_CHECKING:
     from clipself_seg.explore.content import Content, PanopticView
     from clipself_seg.prediction.files import ImageFile
 
-MODELS = ("mini", "mini-clipself", "mini-clipself-proposals")
-# Short names of the models that come with the project.
+# The CLIPs that come with the project, by their short names; --model mini has all of them.
 SHIPPED = {
     "original": "original CLIP=mini",
     "clipself": "CLIPSelf, patches=mini-clipself",
     "clipself-proposals": "CLIPSelf, proposals=mini-clipself-proposals",
 }
-CLIP_NAME = "open_clip's name of the models (of official names their own, else ViT-Mini-8)"
-PANOPTIC_ONLY = ("stuff", "config_file", "weights", "clip_weights")
+# Those of photographs; the second has no address that a program can fetch.
+MODELS = ("eva02-vitb16", "clipself-eva02-vitb16-coco-patches")
+PANOPTIC_ONLY = ("stuff", "config_file", "panoptic_model", "clip_weights")
 MEGABYTE = 1_000_000
 MANY_BYTES = 200 * MEGABYTE
 
 
-def _images(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="images, and folders of them")
-
-
-def _size(options: Options) -> None:
-    text = "longest side of the image in pixels for the models (three times that of their crops)"
-    value(options, "--size", text, kind=int)
-
-
 def _maps_options(parser: argparse.ArgumentParser) -> None:
-    _images(parser)
-    models = "files or tags, of a row each"
-    value(parser, "--models", models, MODELS, count="+", metavar="[NAME=]WEIGHTS")
-    value(parser, "--clip-name", CLIP_NAME)
-    words = "a heat map for each: class names, a .txt, a .json or a built-in vocabulary"
-    value(parser, "--words", words)
+    options.images(parser)
+    value(parser, "--words", f"a heat map for each: {options.WORDS}")
+    add_model_options(parser)
     value(parser, "--clusters", "of K-Means, at most", 8)
     smallest = "fraction of the cells below which a cluster is dropped"
     value(parser, "--smallest", smallest, 0.02)
-    _size(parser)
-    value(parser, "--output", default="output/dense_maps")
+    options.output(parser, "output/dense_maps")
 
 
 @command(_maps_options)
 def dense_maps(args: argparse.Namespace) -> int:
     """See what dense features see: K-Means of images, and a heat map for each word, for several CLIPs.
 
-        clipself-seg dense-maps output/mini_world/mini/val/000000.jpg --words "red star, grass"
-        clipself-seg dense-maps photo.jpg folder/ --clip-name EVA02-B-16 --size 1024 --words "dog, kite" \\
-            --models original=merged2b_s8b_b131k \\
+        clipself-seg dense-maps photo.jpg --words "dog, kite" \\
+            --model eva02-vitb16 clipself-eva02-vitb16-coco-patches
+        clipself-seg dense-maps photo.jpg folder/ --size 1024 --words "dog, kite" --model original=eva02-vitb16 \\
             CLIPSelf=output/distill/coco_patches_eva02_vitb16/clip_final.safetensors
+        clipself-seg dense-maps output/mini_world/mini/val/000000.jpg --words "red star, grass" --model mini
 
     Writes a PNG for each image (paper, Fig. 4) with a row for each model: the image, the clusters of its
     dense features, and their cosines with each word, on one scale a row, from black to yellow.
     Exit status: 0, 1 if an image failed and the others were done, 2 if nothing was done.
     """
     from clipself_seg.data.vocabulary import read_words
-    from clipself_seg.prediction.dense_maps import DenseMapResults, load_models
+    from clipself_seg.prediction.dense_maps import DenseMapResults
     from clipself_seg.prediction.files import find_images
     from clipself_seg.prediction.loop import predict_files
 
     files = find_images(args.images, args.output)
     words = None if args.words is None else read_words(args.words)
-    clips = load_models(args.clip_name, args.models)
+    clips = heat_models(args)
     results = DenseMapResults(
         clips=clips,
         folder=args.output,
@@ -90,42 +79,36 @@ def dense_maps(args: argparse.Namespace) -> int:
 
 
 def _explore_options(parser: argparse.ArgumentParser) -> None:
-    _images(parser)
-    default = "output/explore.html"
-    parser.add_argument("-o", "--output", default=default, help=f"({default})")
-    words = "class names, a .txt, a .json or a built-in vocabulary"
-    parser.add_argument("--words", required=True, help=words)
+    options.images(parser)
+    options.output(parser, "output/explore.html", "the page")
+    options.required(parser, "--words", options.WORDS)
     add_model_options(parser)
-    segments = parser.add_argument_group("segments")
-    flag(segments, "--panoptic", "show a panoptic model's, too")
-    value(segments, "--stuff", 'words that are stuff, as --words; "" for none')
-    value(segments, "--config-file", "of an OpenPanoptic (configs/mini/panoptic.yaml)")
-    value(segments, "--weights", "its checkpoint, as of predict (the one that is shipped)")
-    value(segments, "--clip-weights", "of the CLIP that scores masks, as of predict")
+    flag(parser, "--panoptic", "show segments of a panoptic model, too")
+    value(parser, "--stuff", 'words that are stuff, as --words; "" for none')
+    value(parser, "--panoptic-model", "as --model of predict (the default of the task)")
+    value(parser, "--clip-weights", "of the CLIP that scores masks, as of predict")
+    rare = options.group(parser, rare=True)
+    value(rare, "--config-file", "configuration in place of the panoptic model's")
 
 
-def add_model_options(options: Options) -> None:
-    """Add the options that say which models the heat maps are of, and how large images are for them."""
-    _size(options)
-    options.add_argument(
-        "--models",
-        nargs="+",
-        default=list(SHIPPED),
-        metavar="[NAME=]WEIGHTS",
-        help=f"files, tags or official names; of those that come with the project {' '.join(SHIPPED)} (these)",
-    )
-    value(options, "--clip-name", CLIP_NAME)
+def add_model_options(parser: Options) -> None:
+    """Add the options that say which CLIPs the heat maps are of, and how large images are for them."""
+    text = "longest side of the image in pixels for the models (three times that of their crops)"
+    value(parser, "--size", text, kind=int)
+    models = f"{MODELS[0]}, and {MODELS[1]} if it is here; mini: the three of the generated scenes"
+    text = f"CLIPs: names, files, or folders of a distillation ({models})"
+    value(parser, "--model", text, count="+", metavar="[TITLE=]NAME")
+    value(parser, "--clip-name", "open_clip's name, for a file without a configuration beside it")
 
 
 @command(_explore_options)
 def explore(args: argparse.Namespace) -> int:
     """Write a page to click: heat maps of words and of places, for several CLIPs, in one file that needs no server.
 
-        clipself-seg explore output/mini_world/mini/val/000000.jpg --words "red star, blue ring, grass" -o page.html
-        clipself-seg explore folder/ --words "dog|puppy, kite, grass" --models openai-vitb16 eva02-vitb16
-        clipself-seg explore photo.jpg --words "dog, kite" --clip-name EVA02-B-16 --size 1024 \\
-            --models original=eva02-vitb16 CLIPSelf=output/distill/coco_patches_eva02_vitb16/clip_final.safetensors
-        clipself-seg explore folder/ --words "red star, grass" --panoptic --stuff grass
+        clipself-seg explore photo.jpg folder/ --words "dog|puppy, kite, grass" -o page.html
+        clipself-seg explore photo.jpg --words "dog, kite" --size 1024 \\
+            --model original=eva02-vitb16 CLIPSelf=output/distill/coco_patches_eva02_vitb16/clip_final.safetensors
+        clipself-seg explore scenes/ --words "red star, grass" --panoptic --stuff grass --model mini
 
     Everything is computed in the browser from dense features in the file, of 8 bits a number: at most 5 MB an image
     and model for ViT-L/14 at 896 pixels. With --panoptic there are segments too, and sliders that fuse the scores of
@@ -176,28 +159,51 @@ def content_of(args: argparse.Namespace) -> Content:
 
 def heat_models(args: argparse.Namespace) -> dict[str, DenseCLIP]:
     """The CLIPs of the heat maps by title, see `add_model_options`."""
+    models = _default_models() if args.model is None else args.model
+    if models == ["mini"]:
+        models = list(SHIPPED)
     from clipself_seg.prediction.dense_maps import load_models
 
-    return load_models(args.clip_name, list(map(_model, args.models)))
+    return load_models(args.clip_name, list(map(_model, models)))
+
+
+def of_scenes(args: argparse.Namespace) -> bool:
+    """Whether all CLIPs that are named are those of the generated scenes, so that other models are too."""
+    return bool(args.model) and {"mini", *SHIPPED}.issuperset(args.model)
+
+
+def _default_models() -> list[str]:
+    """The CLIPs of photographs that are here or can be fetched; says on the terminal which ones."""
+    from clipself_seg.checkpoints.locate import present_file, weights_folder
+    from clipself_seg.checkpoints.zoo import zoo
+
+    other = zoo()[MODELS[1]]
+    reason = f"fetch {other.file} from {other.pages[-1]} into {weights_folder()} to see CLIPSelf's beside it"
+    if present_file(other):
+        reason = f"and {other.name}, licence {other.licence}"
+    options.say_model(MODELS[0], reason)
+    return list(MODELS[: 2 if present_file(other) else 1])
 
 
 def _model(typed: str) -> str:
     """What was typed as [NAME=]WEIGHTS, with the weights of the short names that come with the project."""
-    name, named, weights = typed.partition("=")
-    if typed in SHIPPED or weights not in SHIPPED:
-        return SHIPPED.get(typed, typed)
-    return f"{name}{named}{SHIPPED[weights].partition('=')[2]}"
+    title, named, weights = typed.rpartition("=")
+    shipped = SHIPPED.get(weights, weights)
+    return f"{title}={shipped.rpartition('=')[2]}" if named else shipped
 
 
 def _panoptic(args: argparse.Namespace) -> PanopticView:
-    from clipself_seg.commands.predict import PANOPTIC, PANOPTIC_KEYS, predictor_of
+    from clipself_seg.commands.predict import KEYS, predictor_of
     from clipself_seg.explore.content import PanopticView
-    from clipself_seg.prediction.panoptic import PanopticPredictor, panoptic_words
+    from clipself_seg.prediction.panoptic import panoptic_words
 
     words = panoptic_words(args.words, args.stuff)
     given = args.clip_weights
-    opts = [] if given is None else [PANOPTIC_KEYS["clip_weights"], given]
-    predictor: PanopticPredictor = predictor_of(args, PANOPTIC, PanopticPredictor, opts)
+    opts = [] if given is None else [KEYS["clip_weights"], given]
+    model = args.panoptic_model
+    if model is None and args.config_file is None:
+        model = "mini" if of_scenes(args) else options.default_model("panoptic").weights
+    predictor = predictor_of(model, "panoptic", args.config_file, opts)
     predictor.set_vocabulary(words)
     return PanopticView(predictor)
 

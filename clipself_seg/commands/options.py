@@ -1,6 +1,7 @@
 """What a command is: a function of its options, made by `command`, with a help text and a promise for Ctrl-C.
 
 `flag` and `value` add options whose help text names the default; those that several commands have come after them.
+A command's --help lists what most calls need and --help-all everything: `group` says which options are which.
 Imports nothing heavy, so that --help is quick, and refuses wrong names and paths as quickly (`refuse_early`).
 """
 
@@ -11,13 +12,33 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from clipself_seg.errors import InputError, after_interrupt, report_input_errors
 from clipself_seg.imports import HELP, OPTION, take_imports
 
+if TYPE_CHECKING:
+    from clipself_seg.checkpoints.choice import ModelChoice
+
 Options = argparse._ActionsContainer  # a parser, or a group of one
 Body = Callable[[argparse.Namespace], int | None]
 AddOptions = Callable[[argparse.ArgumentParser], None]
+# Spellings of before, which every command takes that has the option of today, and which no help lists.
+ALIASES = (
+    ("--vocabulary", "--words"),
+    ("--weights", "--panoptic-model"),
+    ("--weights", "--model"),
+    ("--models", "--model"),
+    ("--model", "--clip-name"),
+    ("--semantic", "--task=semantic"),
+    ("--panoptic", "--task=panoptic"),
+    ("--boxes", "--task=detection"),
+    ("--boxes", "--detection"),
+    ("--boxes-config", "--detection-config"),
+    ("-o", "--output"),
+)
+OF_TASK, RARE = "with --task ", "rarely needed"  # in titles of groups
+WORDS = 'names such as "dog|puppy, grass", a .txt or .json file, or a vocabulary such as ade20k_150'
 
 
 class Command:
@@ -44,8 +65,13 @@ class Command:
             description=self.text,
             epilog=f"{OPTION} MODULE_OR_FILE, with any command: {HELP}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            add_help=False,
         )
+        parser.add_argument("-h", "--help", action=_Help, help="show this")
         self.add_options(parser)
+        if any(group.title and RARE in group.title for group in parser._action_groups):
+            parser.add_argument("--help-all", action=_Help, help="show all options")
+        _add_aliases(parser)
         return parser
 
     def __call__(self, words: Sequence[str] | None = None) -> int:
@@ -58,6 +84,63 @@ class Command:
             args = self.parser().parse_args(typed)
             refuse_early(args, typed)
             return self.body(args)
+
+
+class _Help(argparse.Action):
+    """Prints the help text and ends the program."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given, nargs=0, default=argparse.SUPPRESS)
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, args: argparse.Namespace, *_: object
+    ) -> None:
+        """Hide the options of other tasks and the rare ones but for --help-all, and print the others."""
+        if "--help-all" not in self.option_strings:
+            task = getattr(args, "task", None) or "semantic"
+            for group in parser._action_groups:
+                title = group.title or ""
+                if RARE in title or title.startswith(OF_TASK) and title != f"{OF_TASK}{task}":
+                    for action in group._group_actions:
+                        action.help = argparse.SUPPRESS
+        parser.print_help()
+        parser.exit()
+
+
+def _add_aliases(parser: argparse.ArgumentParser) -> None:
+    known = parser._option_string_actions
+    for old, new in ALIASES:
+        name, _, chosen = new.partition("=")
+        if name in known and old not in known:
+            known[old] = known[name]
+            if chosen:
+                known[old] = argparse._StoreConstAction([old], name[2:], chosen)
+
+
+def group(parser: argparse.ArgumentParser, task: str = "", rare: bool = False) -> Options:
+    """Add a group of options.
+
+    Args:
+        parser: of the command.
+        task: task whose --help lists them; empty for any.
+        rare: whether --help-all alone lists them.
+    """
+    titles = [f"{OF_TASK}{task}"] if task else []
+    return parser.add_argument_group(", ".join([*titles, RARE] if rare else titles))
+
+
+def refuse_other_tasks(parser: Options, args: argparse.Namespace, task: str) -> None:
+    """Refuse options that belong to another task.
+
+    Raises:
+        InputError: names the first of them.
+    """
+    for options in parser._action_groups:
+        other = (options.title or "").partition(OF_TASK)[2].partition(",")[0]
+        for action in options._group_actions if other not in ("", task) else ():
+            if getattr(args, action.dest) is not None:
+                why = f"does not go with --task {task}" if args.task else f"needs --task {other}"
+                raise InputError(f"{action.option_strings[0]} {why}")
 
 
 def command(
@@ -77,9 +160,9 @@ def refuse_early(args: argparse.Namespace, typed: Sequence[str]) -> None:
     Raises:
         InputError: a configuration, inputs or weights that are not there, or class names that cannot be used.
     """
-    config, weights = getattr(args, "config_file", None), getattr(args, "weights", None)
-    inputs = getattr(args, "input", None) or getattr(args, "images", None)
-    words = getattr(args, "vocabulary", None) or getattr(args, "words", None)
+    config, inputs = getattr(args, "config_file", None), getattr(args, "images", None)
+    words = getattr(args, "words", None)
+    weights = getattr(args, "weights", None) or getattr(args, "model", None)
     if config:
         from clipself_seg.yaml_files import find_file
 
@@ -94,7 +177,7 @@ def refuse_early(args: argparse.Namespace, typed: Sequence[str]) -> None:
 
     pairs = dict(zip(typed, typed[1:]))  # of a key that is typed twice the last value counts
     for given in (weights, *map(pairs.get, WEIGHTS)):
-        refuse_lost(given or "")
+        refuse_lost(given if isinstance(given, str) else "")
 
 
 def flag(options: Options, name: str, text: str) -> None:
@@ -144,6 +227,41 @@ def _in_words(default: object) -> str:
 def required(options: Options, name: str, text: str, kind: Callable[[str], object] = str) -> None:
     """Add an option that has to be typed."""
     options.add_argument(name, required=True, type=kind, help=text)
+
+
+def images(options: Options, text: str = "images and folders of them", count: str = "+") -> None:
+    """Add the images that a command reads, which are positional."""
+    options.add_argument("images", nargs=count, action="extend", metavar="IMAGE", help=text)
+
+
+def task(options: Options) -> None:
+    """Add --task; None is that of the model."""
+    text = "semantic, panoptic or detection (what the model does, or semantic)"
+    options.add_argument("--task", help=text)
+
+
+def say_model(name: str, reason: str) -> None:
+    """Say on the terminal which model of the zoo is taken where nobody names one, its licence, and why."""
+    from clipself_seg.checkpoints.zoo import zoo
+
+    licence = zoo()[name].licence
+    sys.stderr.write(
+        f"no --model: {name}, licence {licence}; {reason}. --model mini is for generated scenes\n"
+    )
+
+
+def default_model(task: str | None) -> ModelChoice:
+    """The model of a task where nobody names one, which is said on the terminal."""
+    from clipself_seg.checkpoints.choice import REASONS, find_model
+
+    choice = find_model(None, task)
+    say_model(str(choice.weights), REASONS[choice.task])
+    return choice
+
+
+def output(options: Options, default: str, text: str = "folder for the results") -> None:
+    """Add -o and --output."""
+    options.add_argument("-o", "--output", default=default, help=f"{text} ({default})")
 
 
 def weights(options: Options) -> None:

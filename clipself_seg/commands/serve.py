@@ -1,11 +1,12 @@
-"""Serve a page for images and words of now: heat maps of several CLIPs, semantic and panoptic segments, boxes.
+"""Serve a page where visitors give images and words: heat maps of CLIPs, semantic and panoptic segments, boxes.
 
-    clipself-seg serve
-    clipself-seg serve photo.jpg --words "dog|puppy, kite, grass" --stuff grass --models openai-vitb16 eva02-vitb16 \\
-        --tasks semantic --semantic catseg-base
+    clipself-seg serve photo.jpg --words "dog|puppy, kite, grass" --stuff grass
+    clipself-seg serve photo.jpg --words "dog, grass" --model openai-vitb16 eva02-vitb16 --tasks semantic
+    clipself-seg serve --model mini
 
-Without options it has the small models that come with the project, which know the generated worlds. It listens on this
-machine alone (--host names another address), and answers those who have the token in the address that it prints.
+Without --tasks it has semantic segments, and those of the other tasks whose default model is on this machine.
+--model mini has the small models of all tasks, which are for generated scenes. It listens on this machine alone
+(--host names another address), and answers those who have the token in the address that it prints.
 Images and words stay in memory, and nothing of them is written. Each model answers one request at a
 time, the others wait in order. Needs the extra demo: pip install "clipself_seg[demo]".
 Exit status: 0 after Ctrl-C, 2 if it cannot begin.
@@ -26,8 +27,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from clipself_seg.commands.explore import add_model_options, heat_models
-from clipself_seg.commands.options import command, value
+from clipself_seg.commands.explore import add_model_options, heat_models, of_scenes
+from clipself_seg.commands.options import WORDS, command, default_model, group, images, value
 from clipself_seg.errors import InputError, of_extra
 
 try:
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
     from clipself_seg.explore.answers import Answers, Limits
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-TASKS = ("semantic", "panoptic", "boxes")
-KINDS = ("a CATSeg or ZeroShotSegmenter", "an OpenPanoptic", "an FViT")
+TASKS = ("semantic", "panoptic", "detection")
+COMMON_WORDS = "person, dog, cat, car, tree, grass, sky"
 GRACE = 10  # seconds that requests have to end in
 SCENES = 3  # generated images to begin with
 EVERYWHERE = ("", "0.0.0.0", "::")
@@ -55,20 +56,20 @@ LEAST_TOKEN = 16  # letters
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="*", metavar="IMAGE", help="images to begin with")
-    words = "words to begin with: as of explore (those of the mini world)"
-    parser.add_argument("--words", default="mini", help=words)
+    images(parser, "images to begin with", "*")
+    value(parser, "--words", f"words to begin with ({COMMON_WORDS}): {WORDS}")
     value(parser, "--stuff", "those of them that are stuff, as --words")
     add_model_options(parser)
-    models = parser.add_argument_group("further models")
-    value(models, "--tasks", default=list(TASKS), count="*", choices=TASKS)
-    for task, kind in zip(TASKS, KINDS):
-        text = f"of {kind}, as of predict (the one that is shipped)"
-        value(models, f"--{task}", text, metavar="WEIGHTS")
-        value(models, f"--{task}-config", f"of {kind}", metavar="FILE")
-    server = parser.add_argument_group("server")
-    value(server, "--host", "address to listen on", LOOPBACK[0])
-    value(server, "--port", "0 for any that is free", 8000)
+    tasks = f"{', '.join(TASKS)} (semantic, and those whose default model is on this machine)"
+    value(parser, "--tasks", tasks, count="*", metavar="TASK", kind=_task, choices=TASKS)
+    server = group(parser, rare=True)
+    for task in TASKS:
+        value(
+            parser, f"--{task}", "as --model of predict (the default of the task)", metavar="NAME"
+        )
+        value(server, f"--{task}-config", "configuration in place of the model's", metavar="FILE")
+    value(parser, "--host", "address to listen on", LOOPBACK[0])
+    value(parser, "--port", "0 for any that is free", 8000)
     names = "further names that the server is called by"
     value(server, "--allow-host", names, metavar="NAME", count="+")
     value(server, "--token", 'that every address needs; "" for none (one that is drawn now)')
@@ -77,6 +78,11 @@ def _options(parser: argparse.ArgumentParser) -> None:
     value(server, "--max-words", "with synonyms", 200)
     value(server, "--max-seconds", "of an answer", 120.0)
     value(server, "--max-waiting", "requests for a model", 8)
+
+
+def _task(typed: str) -> str:
+    """A task; boxes is detection, as in calls of before."""
+    return "detection" if typed == "boxes" else typed
 
 
 @command(_options, __doc__)
@@ -113,7 +119,7 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"--port {args.port}: give a number from 0 to 65535")
     for task in TASKS:
         typed = (getattr(args, task), getattr(args, f"{task}_config"))
-        if task not in args.tasks and typed != (None, None):
+        if args.tasks is not None and task not in args.tasks and typed != (None, None):
             raise InputError(f"--{task} needs {task} among --tasks")
     if args.token is None:
         args.token = secrets.token_urlsafe(24)
@@ -164,7 +170,8 @@ def _app(args: argparse.Namespace, limits: Limits, texts: Path) -> FastAPI:
     from clipself_seg.data.vocabulary import read_words
     from clipself_seg.explore.server import make_app
 
-    words = read_words(args.words)
+    mini = of_scenes(args)
+    words = read_words(args.words or ("mini" if mini else COMMON_WORDS))
     stuff = None if args.stuff is None else read_words(args.stuff)
     return make_app(
         _answers(args, texts),
@@ -175,7 +182,7 @@ def _app(args: argparse.Namespace, limits: Limits, texts: Path) -> FastAPI:
             if stuff is None
             else _typed(stuff, [True] * len(stuff))
         ),
-        examples=_examples(args.images),
+        examples=_examples(args.images, scenes=mini),
         hosts=["localhost", _called(args.host), *(args.allow_host or ())],
         token=args.token,
     )
@@ -195,30 +202,29 @@ def _typed(words: Vocabulary, wanted: Sequence[bool]) -> str:
 
 
 def _answers(args: argparse.Namespace, texts: Path) -> Answers:
-    from clipself_seg.commands import predict
+    from clipself_seg.checkpoints.choice import DEFAULTS
+    from clipself_seg.checkpoints.locate import present_file
+    from clipself_seg.checkpoints.zoo import zoo
+    from clipself_seg.commands.predict import KEYS, SCORE_THRESHOLD, predictor_of
     from clipself_seg.explore.answers import Answers
-    from clipself_seg.prediction.detection import DetectionPredictor
-    from clipself_seg.prediction.panoptic import PanopticPredictor
-    from clipself_seg.prediction.semantic import Predictor
 
-    threshold = ["MODEL.FVIT.SCORE_THRESHOLD", str(predict.SCORE_THRESHOLD)]
-    kinds = {
-        "semantic": (predict.SEMANTIC, Predictor, []),
-        "panoptic": (predict.PANOPTIC, PanopticPredictor, []),
-        "boxes": (predict.DETECTION, DetectionPredictor, threshold),
-    }
+    mini = of_scenes(args)
     predictors: dict[str, Any] = {}  # by the names of arguments
-    for task in args.tasks:
-        default, kind, opts = kinds[task]
-        typed = argparse.Namespace(
-            weights=getattr(args, task), config_file=getattr(args, f"{task}_config")
-        )
-        predictors[task] = predict.predictor_of(typed, default, kind, opts)
+    for task, default in DEFAULTS.items():
+        model, config = getattr(args, task), getattr(args, f"{task}_config")
+        wanted = mini or model or config or task == TASKS[0] or present_file(zoo()[default])
+        if not wanted if args.tasks is None else task not in args.tasks:
+            continue
+        if not (model or config):
+            model = "mini" if mini else default_model(task).weights
+        opts = [KEYS["score_threshold"], str(SCORE_THRESHOLD)] if task == "detection" else []
+        name = "boxes" if task == "detection" else task
+        predictors[name] = predictor_of(model, task, config, opts)
     return Answers(clips=heat_models(args), side=args.size, texts=texts, **predictors)
 
 
-def _examples(images: Sequence[str]) -> list[dict[str, str]]:
-    """Images to begin with: those that were named, or generated ones."""
+def _examples(images: Sequence[str], scenes: bool) -> list[dict[str, str]]:
+    """Images to begin with: those that were named, or, for models that know them, generated scenes."""
     import numpy as np
 
     from clipself_seg.data.images import read_image
@@ -231,9 +237,9 @@ def _examples(images: Sequence[str]) -> list[dict[str, str]]:
         named = [os.path.basename(path).encode(errors="replace").decode() for path in images]
         pixels = list(zip(named, map(read_image, images)))
     else:
-        rngs = map(np.random.default_rng, range(SCENES))
-        scenes = [draw_scene(rng, WORLDS["mini"]) for rng in rngs]
-        pixels = [(f"scene {i}", scene.image) for i, scene in enumerate(scenes, 1)]
+        rngs = map(np.random.default_rng, range(SCENES if scenes else 0))
+        drawn = [draw_scene(rng, WORLDS["mini"]) for rng in rngs]
+        pixels = [(f"scene {i}", scene.image) for i, scene in enumerate(drawn, 1)]
     return [{"name": name, "jpeg": jpeg_address(p, SHOWN_SIDE)} for name, p in pixels]
 
 

@@ -31,7 +31,7 @@ def refuse_addresses(
         if is_remote(value := _value(cfg, key)):
             origin = f"{source(key)}: " if source else ""
             raise InputError(
-                f"{origin}{key} is the address {value[:200]}, which is fetched only where it is typed (--weights, "
+                f"{origin}{key} is the address {value[:200]}, which is fetched only where it is typed (--model, "
                 f"{key} on the command line, an argument in Python): fetch it, and name the file"
             )
 

@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from clipself_seg.checkpoints.choice import find_clip
 from clipself_seg.checkpoints.download import is_address
-from clipself_seg.checkpoints.zoo import MINI_CLIP, SHIPPED_TAGS, zoo
+from clipself_seg.checkpoints.zoo import MINI_CLIP, SHIPPED_TAGS
 from clipself_seg.clip import DenseCLIP, TextBank, load_clip
 from clipself_seg.clip.model import whole_image_features
 from clipself_seg.data.images import MAX_PIXELS, fit_size
@@ -51,23 +52,15 @@ def load_models(name: str | None, models: Sequence[str]) -> dict[str, DenseCLIP]
     """CLIPs by title.
 
     Args:
-        name: open_clip's model name of all, or ``ViT-Mini-8``; None: of official weights the one that they are
-            of, else ``ViT-Mini-8``.
+        name: open_clip's model name of all, or ``ViT-Mini-8``; None for that of each, see `find_clip`.
         models: weights as `load_clip` takes them, with a title before them as in "student=a.safetensors"
             or without, which makes them their own title.
 
     Raises:
-        InputError: as `evaluation.named.by_name` and `load_clip`.
+        InputError: as `evaluation.named.by_name`, `find_clip` and `load_clip`.
     """
     weights = by_name(models, "model", "weights", alone=_is_weights)
-    return {
-        title: load_clip(name or _architecture(named), named) for title, named in weights.items()
-    }
-
-
-def _architecture(weights: str) -> str:
-    entry = zoo().get(weights)
-    return entry.model if entry and entry.model else MINI_CLIP
+    return {title: load_clip(name or find_clip(named), named) for title, named in weights.items()}
 
 
 def _is_weights(model: str) -> bool:

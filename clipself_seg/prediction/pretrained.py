@@ -85,16 +85,14 @@ class Kind(NamedTuple):
     """A predictor that folders may be of.
 
     Attributes:
-        module: its module below `clipself_seg.prediction`.
+        module: its module below `clipself_seg.prediction`, which has the name of its task.
         predictor: its class.
-        name: its name here, see `choice.TASKS`.
         task: task of the hub.
         what: what the model does.
     """
 
     module: str
     predictor: str
-    name: str
     task: str
     what: str
 
@@ -102,7 +100,6 @@ class Kind(NamedTuple):
 SEMANTIC = Kind(
     "semantic",
     "Predictor",
-    "semantic",
     "image-segmentation",
     "open-vocabulary semantic segmentation (CAT-Seg)",
 )
@@ -115,14 +112,12 @@ KINDS = {
     "OpenPanoptic": Kind(
         "panoptic",
         "PanopticPredictor",
-        "panoptic",
         "image-segmentation",
         "open-vocabulary panoptic segmentation (ODISE's method)",
     ),
     "FViT": Kind(
         "detection",
         "DetectionPredictor",
-        "detection",
         "object-detection",
         "open-vocabulary detection (F-ViT)",
     ),
@@ -310,12 +305,6 @@ class Pretrained(abc.ABC):
         return self.config
 
 
-def is_pretrained(weights: str | os.PathLike[str]) -> bool:
-    """Whether weights are a folder, or a repository of the hub without a file in it."""
-    given = os.fspath(weights)
-    return Path(given).is_dir() or given.startswith(HUB) and not hub_name(given).file
-
-
 def load_pretrained(
     source: str | os.PathLike[str],
     *,
@@ -343,7 +332,7 @@ def load_pretrained(
         importlib.import_module(f"clipself_seg.prediction.{own.module}"), own.predictor
     )
     if kind is not None and not issubclass(own_class, kind):
-        raise InputError(f"{source} does {own.name}: leave out the task, or say {own.name}")
+        raise InputError(f"{source} does {own.module}: leave out the task, or say {own.module}")
     weights = [folder / file for file in (MODEL, CLIP, BRANCH_CLIP) if (folder / file).is_file()]
     with refusing(folder / CONFIG, "configuration of these weights"), building_within(weights):
         predictor = own_class(cfg)

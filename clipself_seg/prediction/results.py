@@ -15,7 +15,7 @@ import logging
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -287,7 +287,7 @@ class SemanticResults(TaskResults[Segmentation]):
         background = self.predictor.names[number]
         if all(list(of) == [background] for of in fractions):
             logger.warning(
-                "every pixel is %s: no class reaches a score of %g; --threshold lowers it, --scores writes the scores",
+                "every pixel is %s: no class reaches a score of %g: give a lower --threshold or no --background",
                 background,
                 threshold,
             )
@@ -426,6 +426,14 @@ class DetectionResults(TaskResults[Detections]):
             "alpha": model.settings.alpha,
             "beta": model.settings.beta,
         }
+
+
+# By task.
+RESULTS: dict[str, type[TaskResults[Any]]] = {
+    "semantic": SemanticResults,
+    "panoptic": PanopticResults,
+    "detection": DetectionResults,
+}
 
 
 def coco_annotation(region: Region, category_id: object) -> Json:

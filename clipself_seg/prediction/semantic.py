@@ -183,8 +183,8 @@ class Predictor(ImagePredictor[Segmentation]):
         """
         if cfg.MODEL.ZERO_SHOT.MASKS:
             raise InputError(
-                "MODEL.ZERO_SHOT.MASKS is for the images of a data set: leave it empty, or name masks by --panoptic "
-                "--masks"
+                "MODEL.ZERO_SHOT.MASKS is for the images of a data set: leave it empty, or name masks by --task "
+                "panoptic --masks"
             )
         return super().from_config(cfg, model=model) | {
             "mapper": SemSegTestMapper(cfg),

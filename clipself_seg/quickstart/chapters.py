@@ -35,7 +35,7 @@ from clipself_seg.visualization.overlays import readable
 
 VOID = -1
 # Score that a box needs to be shown.
-SHOWN_BOXES = ("--boxes", "--score-threshold", "0.7")
+SHOWN_BOXES = ("--score-threshold", "0.7")
 RowsOf = Callable[[Sequence[View], str, Path, Path], list[Row]]
 
 
@@ -276,7 +276,6 @@ LIVE_GENERATOR = Run("CLIPSelf", "panoptic_live", "panoptic.yaml", FEW_STEPS, tr
 WEIGHTS = ("MODEL.WEIGHTS", GENERATOR)
 ORIGINAL = Run("original CLIP", "panoptic_shipped_original", "panoptic_original.yaml", WEIGHTS)
 CLIPSELF = Run("CLIPSelf", "panoptic_shipped_clipself", "panoptic.yaml", WEIGHTS)
-OF_MASKS = ("--panoptic",)
 PANOPTIC = Chapter(
     name="panoptic",
     heading="panoptic segmentation: masks of two generators, classified by CLIP, by the generator, or by both",
@@ -291,9 +290,9 @@ PANOPTIC = Chapter(
     },
     # Both CLIPs alone, and the second one fused with the generator; titles as in the tables.
     views=(
-        View("original CLIP, CLIP only", ORIGINAL, GENERATOR, OF_MASKS, mode="clip"),
-        View("CLIPSelf, CLIP only", CLIPSELF, GENERATOR, OF_MASKS, mode="clip"),
-        View("CLIPSelf, fused", CLIPSELF, GENERATOR, OF_MASKS, mode="fused"),
+        View("original CLIP, CLIP only", ORIGINAL, GENERATOR, mode="clip"),
+        View("CLIPSelf, CLIP only", CLIPSELF, GENERATOR, mode="clip"),
+        View("CLIPSelf, fused", CLIPSELF, GENERATOR, mode="fused"),
     ),
     rows=panoptic_rows,
     note="Panoptic quality in %. Both generators were trained on the seen classes of mini: one just now, the shipped "

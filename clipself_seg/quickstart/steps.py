@@ -66,7 +66,7 @@ class View:
         run: gives the configuration and the folder.
         weights: tag; "" is what the run has trained.
         options: further words of the command.
-        mode: of ``--panoptic``, part of the folder's name.
+        mode: ``--mode`` of panoptic segmentation, part of the folder's name.
         classes: what follows the world's name in that of its vocabulary.
     """
 
@@ -88,14 +88,13 @@ class View:
 
     def command(self, output: Path, worlds: Path, world: str) -> list[str]:
         """The words to type after ``python``."""
-        words = [*PROGRAM, "predict", "--config-file", f"configs/mini/{self.run.config}"]
-        words += self.options
+        words = [*PROGRAM, "predict", *map(str, first_images(worlds, world))]
+        words += ["--config-file", f"configs/mini/{self.run.config}", *self.options]
         if self.mode:
             words += ["--mode", self.mode]
         weights = self.weights or str(output / self.run.folder / "model_final.pth")
-        words += ["--weights", weights, "--vocabulary", world + self.classes]
-        words += ["--output", str(self.folder(output, world)), "--input"]
-        return words + [str(image) for image in first_images(worlds, world)]
+        words += ["--model", weights, "--words", world + self.classes]
+        return [*words, "--output", str(self.folder(output, world))]
 
 
 def first_images(worlds: Path, world: str) -> list[Path]:
@@ -107,7 +106,7 @@ def call_explore(world: str, output: Path, worlds: Path) -> None:
     """Write EXPLORE, a page to click: the CLIP before and after CLIPSelf on the first images of a world."""
     say("a page to click")
     images = [str(image) for image in first_images(worlds, world)]
-    models = ["--models", "original", "clipself-proposals", "--words", world]
+    models = ["--model", "original", "clipself-proposals", "--words", world]
     call_together(
         {"explore": [*PROGRAM, "explore", *images, *models, "-o", str(output / EXPLORE)]}, worlds
     )

@@ -23,12 +23,12 @@ def photos(tmp_path):
 
 @pytest.fixture
 def run(tmp_path):
-    (tmp_path / "empty.yaml").write_text("VERSION: 2\n")
+    (tmp_path / "empty.yaml").write_text("MODEL: {META_ARCHITECTURE: CATSeg}\n")
 
     def call(*words, weights="random", config=tmp_path / "empty.yaml", opts=OPTS):
-        given = ["--config-file", config, "--weights", weights, "--output", tmp_path / "out"]
+        given = ["--config-file", config, "--model", weights, "-o", tmp_path / "out"]
         opts = ["--opts", *opts]
-        return predict.main([str(word) for word in (*given, *words, *opts)])
+        return predict.main([str(word) for word in (*words, *given, *opts)])
 
     return call
 
@@ -36,6 +36,6 @@ def run(tmp_path):
 @pytest.fixture
 def panoptic(run):
     def call(*words, weights="random", config=CONFIG, opts=SMALL):
-        return run("--panoptic", *words, weights=weights, config=config, opts=opts)
+        return run(*words, "--task", "panoptic", weights=weights, config=config, opts=opts)
 
     return call

@@ -18,7 +18,7 @@ def test_a_page_is_written_and_bad_images_are_named(tmp_path, capsys):
     Image.fromarray(np.full((40, 60, 3), 99, np.uint8)).save(tmp_path / "one.png")
     (tmp_path / "broken.png").write_bytes((tmp_path / "one.png").read_bytes()[:60])
     page = tmp_path / "out" / "page.html"
-    words = ("--words", "dog|puppy, grass", "--models", "original", "--size", 64)
+    words = ("--words", "dog|puppy, grass", "--model", "original", "--size", 64)
     assert run(tmp_path, *words, "-o", page) == 1
     said = capsys.readouterr()
     assert f"1 of 2 images, 1 models: {page}, 0." in said.out
@@ -30,10 +30,13 @@ def test_a_page_is_written_and_bad_images_are_named(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--models", "mini-clipslef"), 'did you mean "mini-clipself"'),
+        (("--model", "mini-clipslef"), 'did you mean "mini-clipself"'),
         (("--stuff", "grass"), "--stuff needs --panoptic"),
-        (("--size", "63"), "take 56 or 64"),
-        (("--panoptic", "--stuff", "water"), 'stuff "water" is not in the vocabulary'),
+        (("--size", "63", "--model", "mini"), "take 56 or 64"),
+        (
+            ("--panoptic", "--stuff", "water", "--model", "mini"),
+            'stuff "water" is not in the vocabulary',
+        ),
     ],
 )
 def test_what_does_not_go_is_said_in_a_sentence(words, message, tmp_path, capsys):
@@ -42,10 +45,26 @@ def test_what_does_not_go_is_said_in_a_sentence(words, message, tmp_path, capsys
     assert run(*typed) == 2 and message in capsys.readouterr().err
 
 
+def test_without_a_model_there_is_the_original_and_clipselfs_where_it_is(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    assert explore._default_models() == ["eva02-vitb16"]
+    file = "eva_vitb16_coco_clipself_patches.pt"
+    said = capsys.readouterr().err
+    assert said.startswith("no --model: eva02-vitb16, licence MIT") and said.count("\n") == 1
+    assert f"fetch {file} from https://" in said and f"into {tmp_path} to see CLIPSelf's" in said
+    (tmp_path / file).touch()
+    assert explore._default_models() == ["eva02-vitb16", "clipself-eva02-vitb16-coco-patches"]
+    assert "non-commercial" in capsys.readouterr().err
+
+
 def test_official_weights_bring_their_model_and_short_names_their_titles(monkeypatch):
     asked = []
     monkeypatch.setattr(dense_maps, "load_clip", lambda *given: asked.append(given))
-    typed = [*map(explore._model, ("original", "my own=original", "eva02-vitb16", "a=b.pt"))]
+    typed = [
+        *map(explore._model, ("original", "my own=original", "eva02-vitb16", "a=mini-clipself"))
+    ]
     titles = ["original CLIP", "my own", "eva02-vitb16", "a"]
     assert list(dense_maps.load_models(None, typed)) == titles
     dense_maps.load_models("ViT-B-16", ["x.pt"])
@@ -53,6 +72,6 @@ def test_official_weights_bring_their_model_and_short_names_their_titles(monkeyp
         ("ViT-Mini-8", "mini"),
         ("ViT-Mini-8", "mini"),
         ("EVA02-B-16", "eva02-vitb16"),
-        ("ViT-Mini-8", "b.pt"),
+        ("ViT-Mini-8", "mini-clipself"),
         ("ViT-B-16", "x.pt"),
     ]

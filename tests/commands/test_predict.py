@@ -14,11 +14,13 @@ import torch
 from PIL import Image
 
 from clipself_seg import memory
+from clipself_seg.checkpoints.choice import DEFAULTS, REASONS
+from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.commands import predict
 from clipself_seg.data.masks import read_indices
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
-from clipself_seg.prediction import predictor as predictors
+from clipself_seg.prediction import load as loader
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.journal import FILE_NAME
 from clipself_seg.prediction.load import load
@@ -32,8 +34,8 @@ from tests.prediction.test_video import make_video
 
 
 def test_results_of_a_folder_can_be_read_back(run, photos, tmp_path, capsys):
-    words = ("--vocabulary", "dog|puppy, grass, sky", "--background", "--scores", "--semantic")
-    assert run(*words, "--input", photos) == 0
+    words = ("--words", "dog|puppy, grass, sky", "--background", "--scores")
+    assert run(photos, *words) == 0
     assert "2 of 2 segmented" in capsys.readouterr().out
     out = tmp_path / "out"
     content = json.loads((out / "classes.json").read_text())
@@ -52,7 +54,7 @@ def test_results_of_a_folder_can_be_read_back(run, photos, tmp_path, capsys):
 
 
 def test_scores_are_written_only_if_asked_for(run, photos, tmp_path):
-    assert run("--vocabulary", "dog", "--input", photos / "one.jpg") == 0
+    assert run(photos / "one.jpg", "--words", "dog") == 0
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"labels", "overlays", "classes.json", FILE_NAME}
     assert (read_indices(tmp_path / "out" / "labels" / "one.png") == 0).all()
@@ -61,11 +63,11 @@ def test_scores_are_written_only_if_asked_for(run, photos, tmp_path):
 def test_freed_memory_is_kept_once_the_weights_are_loaded(monkeypatch):
     done = []
     monkeypatch.setattr(memory, "keep_freed_memory", done.append)
-    monkeypatch.setattr(predictors, "prediction_config", lambda *given: done.append("weights"))
+    monkeypatch.setattr(loader, "prediction_config", lambda *given: done.append("weights"))
     model = mock.Mock(device=torch.device("cpu"))
-    args = predict.main.parser().parse_args(["--vocabulary", "cat", "--input", "a.jpg"])
     kind = mock.Mock(return_value=mock.Mock(model=model))
-    assert predict.predictor_of(args, predict.SEMANTIC, kind, []).model is model
+    monkeypatch.setitem(loader.PREDICTORS, "semantic", kind)
+    assert predict.predictor_of("mini", None, None, []).model is model
     assert done == ["weights", "cpu"]
 
 
@@ -84,7 +86,7 @@ def test_written_scores_tell_classes_apart_as_labels_do(tmp_path):
 
 def test_many_classes_are_written_with_sixteen_bits(run, photos, tmp_path):
     (tmp_path / "words.txt").write_text("\n".join(f"word {i}" for i in range(256)))
-    assert run("--vocabulary", tmp_path / "words.txt", "--input", photos / "one.jpg") == 0
+    assert run(photos / "one.jpg", "--words", tmp_path / "words.txt") == 0
     labels = Image.open(tmp_path / "out" / "labels" / "one.png")
     assert labels.mode.startswith("I")
     assert np.asarray(labels).max() < 256
@@ -92,12 +94,12 @@ def test_many_classes_are_written_with_sixteen_bits(run, photos, tmp_path):
 
 def test_bad_pictures_are_named_and_the_others_are_done(run, photos, tmp_path, capsys):
     (photos / "broken.jpg").write_bytes((photos / "one.jpg").read_bytes()[:300])
-    assert run("--vocabulary", "dog, sky", "--input", photos, tmp_path / "gone.jpg") == 1
+    assert run(photos, tmp_path / "gone.jpg", "--words", "dog, sky") == 1
     said = capsys.readouterr()
     assert "2 of 4 segmented" in said.out
     assert "broken.jpg cannot be decoded" in said.err and "gone.jpg: no such file" in said.err
     content = json.loads((tmp_path / "out" / "classes.json").read_text())
-    assert run("--vocabulary", "dog, sky", "--input", photos / "broken.jpg") == 2
+    assert run(photos / "broken.jpg", "--words", "dog, sky") == 2
     failed = {path.rsplit("/", 1)[1] for path in content["failed"]}
     assert failed == {"broken.jpg", "gone.jpg"} and set(content["images"]) == {"one", "sub/two"}
 
@@ -113,7 +115,7 @@ def test_a_picture_that_no_library_can_take_does_not_stop_the_others(
         return whole(self, images, **options)
 
     monkeypatch.setattr(Predictor, "predict_batch", strange)
-    assert run("--vocabulary", "dog, sky", "--input", photos) == 1
+    assert run(photos, "--words", "dog, sky") == 1
     said = capsys.readouterr()
     assert "1 of 2 segmented" in said.out
     assert "one.jpg: cannot be processed (RuntimeError: no kernel for this)\n" in said.err
@@ -122,14 +124,14 @@ def test_a_picture_that_no_library_can_take_does_not_stop_the_others(
     assert list(content["failed"]) == [str(photos / "one.jpg")]
 
 
-@pytest.mark.parametrize("task", [(), ("--panoptic",)])
+@pytest.mark.parametrize("task", [(), ("--task", "panoptic")])
 def test_pipes_and_large_pictures_are_refused_and_the_others_segmented(
     run, photos, tmp_path, capsys, task
 ):
     os.mkfifo(tmp_path / "pipe.jpg")
     given = {"config": CONFIG, "opts": SMALL} if task else {"opts": OPTS}
     given["opts"] = [*given["opts"], "INPUT.MAX_PIXELS", "2399"]
-    words = ("--vocabulary", "dog, sky", *task, "--input", photos, tmp_path / "pipe.jpg")
+    words = (photos, tmp_path / "pipe.jpg", "--words", "dog, sky", *task)
     assert run(*words, **given) == 1
     said = capsys.readouterr()
     assert "1 of 3 segmented" in said.out and "pipe.jpg: a pipe or a device, no file" in said.err
@@ -141,7 +143,7 @@ def test_pictures_of_a_pixels_height_or_width_are_segmented(run, tmp_path):
     (tmp_path / "in").mkdir()
     for name, shape in (("flat", (1, 6000, 3)), ("thin", (6000, 1, 3))):
         Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / f"in/{name}.png")
-    assert run("--vocabulary", "dog, sky", "--input", tmp_path / "in") == 0
+    assert run(tmp_path / "in", "--words", "dog, sky") == 0
     assert read_indices(tmp_path / "out/labels/flat.png").shape == (1, 6000)
     assert read_indices(tmp_path / "out/labels/thin.png").shape == (6000, 1)
 
@@ -149,21 +151,37 @@ def test_pictures_of_a_pixels_height_or_width_are_segmented(run, tmp_path):
 def test_official_weights_bring_their_configuration(photos, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    words = ["--vocabulary", "dog", "--input", str(photos), "--output", str(tmp_path / "out")]
-    assert predict.main([*words, "--weights", "catseg-base"]) == 2
+    words = [str(photos), "--words", "dog", "--output", str(tmp_path / "out")]
+    assert predict.main([*words, "--model", "catseg-base"]) == 2
     assert "error: weights catseg-base are not on this machine; " in capsys.readouterr().err
     (tmp_path / "model_base.pth").write_bytes(b"no weights")
     with mock.patch.object(Predictor, "__init__", side_effect=InputError("seen")) as made:
-        assert predict.main([*words, "--weights", "catseg-base"]) == 2
+        assert predict.main([*words, "--model", "catseg-base"]) == 2
     cfg = made.call_args.args[0]
     assert cfg.MODEL.WEIGHTS == "catseg-base" and cfg.MODEL.META_ARCHITECTURE == "CATSeg"
+
+
+@pytest.mark.parametrize("task", DEFAULTS)
+def test_without_a_model_the_default_is_said_with_its_licence_and_offline_what_to_fetch(
+    task, photos, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    words = [str(photos), "--words", "dog", "--output", str(tmp_path / "out"), "--task", task]
+    assert predict.main(words) == 2
+    *_, said, error = capsys.readouterr().err.splitlines()
+    entry = zoo()[DEFAULTS[task]]
+    first = f"no --model: {entry.name}, licence {entry.licence}; {REASONS[task]}."
+    lines = [said, *_]
+    assert any(line.startswith(first) for line in lines) and len(lines) <= 2
+    assert f"fetch {entry.file} from " in error and f"into {tmp_path / 'weights'} under" in error
 
 
 def test_a_clip_as_it_is_segments_and_a_folder_of_it_does_too(run, photos, tmp_path):
     config = ROOT / "configs/mini/zero_shot.yaml"
     keys = ("MODEL.ZERO_SHOT.TEMPLATES", "single", "MODEL.DEVICE", "cpu")
     keys += ("TEST.BACKGROUND.THRESHOLD", "0.3")
-    words = ("--vocabulary", "dog|puppy, grass", "--background", "--input", photos)
+    words = (photos, "--words", "dog|puppy, grass", "--background")
     assert run(*words, "--scores", weights="mini-clipself", config=config, opts=keys) == 0
     content = json.loads((tmp_path / "out/classes.json").read_text())
     assert content["prompted"] == [["dog", "puppy"], ["grass"]] and content["threshold"] == 0.3
@@ -186,12 +204,13 @@ def test_a_clip_as_it_is_segments_and_a_folder_of_it_does_too(run, photos, tmp_p
 
 OF_PANOPTIC = ("--stuff", "--clip-weights", "--alpha", "--void-discount", "--masks")
 NO_DEVICE = {"opts": OPTS[: OPTS.index("MODEL.DEVICE")]}
-# Words beside --vocabulary dog, and what is said of them; a task's own configuration, weights or keys are in `HOW`.
+# Words beside --words dog, and what is said of them; a task's own configuration, weights or keys are in `HOW`.
 REFUSED = [
-    ("--vocabulary ''", "empty"),
-    ("--vocabulary 'dog, dog'", '"dog" twice'),
+    ("--words ''", "empty"),
+    ("--words 'dog, dog'", '"dog" twice'),
     ("--device tpu", "MODEL.DEVICE must be .*cpu.*got .?tpu", NO_DEVICE),
     ("--device cuda:77", "--device cuda:77: torch .* CUDA device.*--device cpu", NO_DEVICE),
+    ("--task boxes", 'no task "boxes"'),
     ("--every 0", "--every has to be at least 1, got 0"),
     ("--batch-size 0", "--batch-size has to be at least 1, got 0"),
     ("", "no config file none.yaml", {"config": "none.yaml"}),
@@ -199,44 +218,54 @@ REFUSED = [
     ("", "this is no CAT-Seg checkpoint", {"weights": "mini-fvit"}),
     # A configuration of another task is said before its weights are fetched.
     (
-        "",
-        "FViT, which does not",
+        "--task semantic",
+        "mini/detection does detection, not semantic",
         {"config": "mini/detection", "weights": "catseg-base", "opts": ()},
     ),
-    ("--save panoptic", "--save panoptic .* with --semantic, which has overlays, labels"),
+    ("--save panoptic", "--save panoptic .* with --task semantic, which has overlays, labels"),
     ("--ray --save overlays", "--save does not go with --ray"),
     ("--workers 2", "--workers needs --ray"),
-    *((f"{name} 1", f"{name} needs --panoptic") for name in OF_PANOPTIC),
-    ("--score-threshold 0.5", "--score-threshold needs --boxes"),
-    ("--panoptic --vocabulary ''", "empty"),
-    ("--panoptic --stuff sea", 'stuff "sea" is not in the voc'),
-    ("--panoptic --vocabulary ade20k_150", "does not tell things from stuff"),
-    ("--panoptic --alpha 1.5", r"ALPHA must be in \[0, 1\], got 1.5"),
-    ("--panoptic --mode clap", 'cannot be "clap"; did you mean "clip"'),
-    ("--panoptic --mode clip --beta 1", "belong to the mode fused"),
-    ("--panoptic --scores", "--scores does not go with --panoptic"),
-    ("--panoptic --save masks coco --scores", "--scores does not go with --panoptic"),
-    ("--panoptic --score-threshold 0.5", "--score-threshold does not go with --panoptic"),
-    ("--panoptic --trained no", 'no vocabulary "no"'),
-    ("--panoptic --clip-weights no.pt", "no.pt"),
-    ("--panoptic", "CATSeg, which finds no segments", {"opts": OPTS}),
-    ("--panoptic", "no checkpoint at none.pth", {"weights": "none.pth"}),
-    ("--boxes --vocabulary ''", "empty"),
-    ("--boxes --score-threshold 2", r"must be in \[0, 1\], got 2.0"),
-    ("--boxes --scores", "--scores does not go with --boxes"),
-    ("--boxes --stuff dog", "--stuff does not go with --boxes"),
-    ("--boxes --save coco", "does not go with --boxes, .*detections.json is in COCO's"),
-    ("--boxes", "CATSeg, which detects", {"config": "mini/semseg", "opts": ()}),
-    ("--boxes", "no checkpoint at none.pth", {"weights": "none.pth"}),
+    *((f"{name} 1", f"{name} needs --task panoptic") for name in OF_PANOPTIC),
+    ("--score-threshold 0.5", "--score-threshold needs --task detection"),
+    ("--task panoptic --words ''", "empty"),
+    ("--task panoptic --stuff sea", 'stuff "sea" is not in the voc'),
+    ("--task panoptic --words ade20k_150", "does not tell things from stuff"),
+    ("--task panoptic --alpha 1.5", r"ALPHA must be in \[0, 1\], got 1.5"),
+    ("--task panoptic --mode clap", 'cannot be "clap"; did you mean "clip"'),
+    ("--task panoptic --mode clip --beta 1", "belong to the mode fused"),
+    ("--task panoptic --scores", "--scores does not go with --task panoptic"),
+    ("--task panoptic --save masks coco --scores", "--scores does not go with --task panoptic"),
+    ("--task panoptic --score-threshold 0.5", "--score-threshold does not go with --task panoptic"),
+    ("--task panoptic --trained no", 'no vocabulary "no"'),
+    ("--task panoptic --clip-weights no.pt", "no.pt"),
+    ("--task panoptic", "mini/semseg does semantic, not panoptic", {"config": "mini/semseg"}),
+    ("--task panoptic", "no checkpoint at none.pth", {"weights": "none.pth"}),
+    ("--task detection --words ''", "empty"),
+    ("--task detection --score-threshold 2", r"must be in \[0, 1\], got 2.0"),
+    ("--task detection --scores", "--scores does not go with --task detection"),
+    ("--task detection --stuff dog", "--stuff does not go with --task detection"),
+    (
+        "--task detection --save coco",
+        "does not go with --task detection, .*detections.json is in COCO's",
+    ),
+    (
+        "--task detection",
+        "mini/semseg does semantic, not detection",
+        {"config": "mini/semseg", "opts": ()},
+    ),
+    ("--task detection", "no checkpoint at none.pth", {"weights": "none.pth"}),
 ]
-HOW = {"--panoptic": {"config": CONFIG, "opts": SMALL}, "--boxes": {"opts": BOX_OPTS}}
+HOW = {
+    "--task panoptic": {"config": CONFIG, "opts": SMALL},
+    "--task detection": {"config": "mini/detection", "opts": BOX_OPTS},
+}
 
 
 @pytest.mark.parametrize(("words", "message", "how"), [(*row, {})[:3] for row in REFUSED])
 def test_bad_input_is_a_line_and_status_2(run, photos, tmp_path, capsys, words, message, how):
     typed = shlex.split(words)
-    typed += [] if "--vocabulary" in typed else ["--vocabulary", "dog"]
-    assert run(*typed, "--input", photos, **HOW.get(typed[0], {}) | how) == 2
+    typed += [] if "--words" in typed else ["--words", "dog"]
+    assert run(photos, *typed, **HOW.get(" ".join(typed[:2]), {}) | how) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and re.search(message, error) and error.count("\n") <= 2
     assert not (tmp_path / "out").exists()
@@ -244,7 +273,7 @@ def test_bad_input_is_a_line_and_status_2(run, photos, tmp_path, capsys, words, 
 
 def test_results_that_cannot_be_written_end_it(run, photos, tmp_path, capsys):
     (tmp_path / "out").write_text("a file in the way")
-    assert run("--vocabulary", "dog", "--input", photos) == 2
+    assert run(photos, "--words", "dog") == 2
     assert "is a file or below one: give another folder" in capsys.readouterr().err
 
 
@@ -257,7 +286,7 @@ def test_two_predictions_do_not_meet_and_leftovers_of_a_killed_one_go(
     for path in (*mine, others):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    words = ("--vocabulary", "dog", "--input", photos / "one.jpg")
+    words = (photos / "one.jpg", "--words", "dog")
     with alone_in(out):
         assert run(*words) == 2
         assert f"error: {out}: another process ({os.getpid()})" in capsys.readouterr().err
@@ -277,13 +306,13 @@ def test_an_interrupted_call_goes_on_with_the_same_options_and_no_others(
         images.extend(batch)
         return whole(self, batch, **options)
 
-    words = ("--input", photos, "--vocabulary", "dog, sky")
+    words = (photos, "--words", "dog, sky")
     with monkeypatch.context() as patch:
         patch.setattr(Predictor, "predict_batch", interrupted)
         assert run(*words) == 130
         said = capsys.readouterr().err
         assert "the same command goes on with --skip-existing, and begins anew without" in said
-    for changed in (["--background"], ["--vocabulary", "dog"], ["--scores"]):
+    for changed in (["--background"], ["--words", "dog"], ["--scores"]):
         assert run(*words, *changed, "--skip-existing") == 2
         assert "results of other settings: " in (said := capsys.readouterr().err)
         assert "leave out --skip-existing to begin anew" in said
@@ -296,7 +325,7 @@ def test_an_interrupted_call_goes_on_with_the_same_options_and_no_others(
 
 
 def test_formats_that_are_asked_for_are_written_in_place_of_the_others(run, photos, tmp_path):
-    words = ("--vocabulary", "dog, sky", "--save", "palette", "yolo", "--input", photos / "one.jpg")
+    words = (photos / "one.jpg", "--words", "dog, sky", "--save", "palette", "yolo")
     assert run(*words) == 0
     files = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*")}
     assert files - {FILE_NAME} == {
@@ -309,7 +338,7 @@ def test_formats_that_are_asked_for_are_written_in_place_of_the_others(run, phot
 
 def test_an_image_and_a_video_are_done_together(run, photos, tmp_path, capsys):
     video = make_video(tmp_path / "walk.mp4", count=3)
-    words = ("--vocabulary", "dog, sky", "--input", photos / "one.jpg", video, "--every", "2")
+    words = (photos / "one.jpg", video, "--words", "dog, sky", "--every", "2")
     assert run(*words, "--save", "masks", "labels") == 2
     assert "--save masks does not go with a video, which has overl" in capsys.readouterr().err
     assert run(*words, "--save", "labels", "overlays") == 0

@@ -1,4 +1,4 @@
-"""predict with --panoptic, --masks and --boxes."""
+"""predict for panoptic segmentation, with --masks, and for detection."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tests.prediction.test_video import make_video
 
 def test_panoptic_results_of_a_folder_can_be_read_back(panoptic, photos, tmp_path, capsys):
     (photos / "broken.jpg").write_bytes((photos / "one.jpg").read_bytes()[:300])
-    words = ("--vocabulary", "green ring, blue ring|hoop, grass", "--stuff", "grass")
+    words = ("--words", "green ring, blue ring|hoop, grass", "--stuff", "grass")
     fusion = ("--alpha", "0.2", "--beta", "0.4", "--trained", "mini_base", "--void-discount", "0.5")
-    assert panoptic(*words, *fusion, "--input", photos) == 1
+    assert panoptic(photos, *words, *fusion) == 1
     said = capsys.readouterr()
     assert "2 of 3 segmented" in said.out and "broken.jpg cannot be decoded" in said.err
     assert "taken for" not in said.err
@@ -59,8 +59,8 @@ def masks(tmp_path):
 
 
 def name_masks(photos, masks, out, *words):
-    given = ["--panoptic", "--masks", masks, "--vocabulary", "red star, grass", "--stuff", ""]
-    given += ["--input", photos, "--output", out, "--device", "cpu", *words]
+    given = [photos, "--task", "panoptic", "--masks", masks, "--words", "red star, grass"]
+    given += ["--stuff", "", "--model", "mini", "-o", out, "--device", "cpu", *words]
     return predict.main([str(word) for word in given])
 
 
@@ -82,6 +82,12 @@ def test_masks_of_a_folder_get_names_and_are_merged(photos, masks, tmp_path, cap
     assert "results of other settings: masks has changed" in capsys.readouterr().err
 
 
+def test_masks_are_named_by_any_clip_that_is_named(photos, masks, tmp_path):
+    assert name_masks(photos, masks, tmp_path / "out", "--model", "mini-clipself") == 0
+    results = json.loads((tmp_path / "out/panoptic.json").read_text())
+    assert len(results["annotations"]) == 2
+
+
 def test_an_image_whose_masks_do_not_fit_fails_alone(photos, masks, tmp_path, capsys):
     (masks / "one.json").write_text('[{"size": [60, 40], "counts": [2400]}]')
     assert name_masks(photos, masks, tmp_path / "out", "--batch-size", "2") == 1
@@ -98,7 +104,7 @@ def test_an_image_whose_masks_do_not_fit_fails_alone(photos, masks, tmp_path, ca
         (("--mode", "clip"), "--masks has no scores but CLIP's: leave out --mode"),
         (("--void-discount", "0.5"), "--masks has no scores but CLIP's"),
         (("--ray",), "--masks does not go with --ray"),
-        (("--weights", "mini-open-panoptic"), "of no use with MODEL.MASK_GENERATOR.SOURCE masks"),
+        (("--model", "mini-open-panoptic"), "is a model for panoptic, and no CLIP alone"),
         (("--masks", "gone"), 'no folder of masks "gone"'),
         (("--input", "walk.mp4"), "--masks does not go with a video"),
     ],
@@ -114,16 +120,16 @@ def test_what_masks_do_not_go_with_is_refused(
 
 @pytest.fixture
 def boxes(run):
-    def call(*words, weights="random", opts=BOX_OPTS, **config):
-        return run("--boxes", *words, weights=weights, opts=opts, **config)
+    def call(*words, opts=BOX_OPTS):
+        return run(*words, config="mini/detection", opts=opts)
 
     return call
 
 
 def test_boxes_of_a_folder_can_be_read_back(boxes, photos, tmp_path, capsys):
     (photos / "broken.jpg").write_bytes((photos / "one.jpg").read_bytes()[:300])
-    words = ("--vocabulary", "green ring, blue ring|hoop")
-    assert boxes(*words, "--input", photos) == 1
+    words = ("--words", "green ring, blue ring|hoop")
+    assert boxes(photos, *words) == 1
     said = capsys.readouterr()
     assert "2 of 3 searched for objects" in said.out and "broken.jpg cannot be decoded" in said.err
     out = tmp_path / "out"
@@ -137,13 +143,13 @@ def test_boxes_of_a_folder_can_be_read_back(boxes, photos, tmp_path, capsys):
 
 def test_boxes_of_low_scores_are_left_out_unless_asked_for(boxes, photos, tmp_path):
     opts = BOX_OPTS[: BOX_OPTS.index("MODEL.FVIT.SCORE_THRESHOLD")]
-    assert boxes("--vocabulary", "dog", "--input", photos / "one.jpg", opts=opts) == 0
+    assert boxes(photos / "one.jpg", "--words", "dog", opts=opts) == 0
     content = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert content["info"]["score threshold"] == predict.SCORE_THRESHOLD
 
 
 def test_the_detector_that_comes_with_the_project_finds_boxes(photos, tmp_path):
-    words = ["--boxes", "--vocabulary", "red circle", "--input", str(photos)]
+    words = [str(photos), "--words", "red circle", "--model", "mini-fvit"]
     threshold = ["--score-threshold", "0.0"]
     assert predict.main([*words, *threshold, "--output", str(tmp_path / "out")]) in (0, 1)
     found = json.loads((tmp_path / "out/detections.json").read_text())

@@ -26,7 +26,7 @@ def packages(monkeypatch):
         (("--max-seconds", "nan"), "--max-seconds has to be above 0"),
         (("--max-waiting", "-1"), "--max-waiting has to be 0 or more"),
         (("--port", "65536"), "--port 65536"),
-        (("--tasks", "boxes", "--semantic", "catseg-base"), "--semantic needs semantic among"),
+        (("--tasks", "detection", "--semantic", "catseg-base"), "--semantic needs semantic among"),
         (("--token", "short"), "--token has to have at least 16 of"),
         (("--token", "a" * 20 + "&"), "--token has to have at least 16 of"),
         (("--token", "", "--host", "0.0.0.0"), '--token "" is for this machine alone'),
@@ -69,7 +69,7 @@ def test_images_to_begin_with_are_all_there_and_their_names_can_be_sent(tmp_path
     for path in paths:
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (4, 3)).save(path)
-    names = [example["name"] for example in serve._examples([str(path) for path in paths])]
+    names = [example["name"] for example in serve._examples([str(path) for path in paths], False)]
     assert names == ["1.png", "1.png", "?.png"]
 
 

@@ -137,7 +137,7 @@ def exported(monkeypatch):
 
 def test_a_clip_by_name_and_what_is_said_of_it(exported, capsys, tmp_path):
     out = tmp_path / "onnx"
-    assert run(export, "--clip-name", "ViT-Mini-8", "--weights", "mini", "--output", out) == 0
+    assert run(export, "--model", "mini-clipself", "--output", out) == 0
     ((clip, folder),) = exported
     assert folder == str(out) and clip.report is not None and not clip.training
     said = capsys.readouterr().out
@@ -148,7 +148,7 @@ def test_the_clip_of_a_configuration_is_that_inside_its_trained_model(exported, 
     config = ("--config-file", "configs/mini/semseg.yaml", "--output", tmp_path)
     assert (
         "mini-cat-seg" in zoo.SHIPPED_MODELS
-        and run(export, *config, "--weights", "mini-cat-seg") == 0
+        and run(export, *config, "--model", "mini-cat-seg") == 0
     )
     ((clip, _),) = exported
     assert not clip.training and clip.logit_scale.device.type == "cpu"
@@ -158,15 +158,12 @@ def test_the_clip_of_a_configuration_is_that_inside_its_trained_model(exported, 
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (("--clip-name", "ViT-Mini-8"), "names no weights: give a file or a tag"),
+        (("--clip-name", "ViT-Mini-8"), "no model: name one, such as --model eva02-vitb16"),
         (
-            ("--clip-name", "ViT-Mini-8", "--weights", "mini", "--opts", "SEED", "1"),
-            "give --config-file",
+            ("--model", "mini-clipself", "--opts", "SEED", "1"),
+            "a CLIP alone, without a configuration",
         ),
-        (
-            ("--config-file", "configs/mini/patches.yaml", "--weights", "random"),
-            "is of CLIPSelf: give a configuration of CATSeg, FViT, OpenPanoptic, or the CLIP itself",
-        ),
+        (("--model", "mini-clipslef"), 'did you mean "mini-clipself"'),
     ],
 )
 def test_what_names_no_clip_is_told_in_a_line(exported, words, reason, tmp_path, capsys):
@@ -197,7 +194,7 @@ def test_the_page_is_opened_where_there_is_a_screen(
 def test_images_are_drawn_and_bad_ones_named(tmp_path, capsys):
     Image.fromarray(np.full((40, 60, 3), 99, np.uint8)).save(tmp_path / "one.png")
     (tmp_path / "broken.png").write_bytes((tmp_path / "one.png").read_bytes()[:60])
-    words = [tmp_path / "one.png", tmp_path / "broken.png", "--models", "mini", "--size", 64]
+    words = [tmp_path / "one.png", tmp_path / "broken.png", "--model", "original", "--size", 64]
     words += ["--clusters", 2, "--words", "dog|puppy, grass", "--output", tmp_path / "out"]
     assert run(dense_maps, *words) == 1
     said = capsys.readouterr()

@@ -23,7 +23,7 @@ def address(tmp_path_factory):
         pytest.importorskip(package, reason="the extra demo is not installed")
     folder = tmp_path_factory.mktemp("server")
     home = {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder), "HOME": str(folder)}
-    words = "-m clipself_seg serve --port 0 --models original clipself".split()
+    words = "-m clipself_seg serve --port 0 --model original clipself".split()
     process = subprocess.Popen(
         [sys.executable, *words],
         cwd=folder,

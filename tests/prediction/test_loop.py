@@ -32,7 +32,7 @@ from tests.prediction.test_panoptic import predictor as segmenter
 from tests.tiny import save_noise
 
 NAMES = ("dog", "sky")
-INDEX = {"semantic": "classes.json", "panoptic": "panoptic.json", "boxes": "detections.json"}
+INDEX = {"semantic": "classes.json", "panoptic": "panoptic.json", "detection": "detections.json"}
 
 
 def labeller():
@@ -57,18 +57,18 @@ def labeller():
 
 def made_results(task, folder, files):
     if task == "semantic":
-        save = [*SAVE[f"--{task}"], "scores"]
+        save = [*SAVE[task], "scores"]
         return SemanticResults(predictor=labeller(), folder=folder, images=files.images, save=save)
     kind, predictor = {
         "panoptic": (PanopticResults, segmenter),
-        "boxes": (DetectionResults, detector),
+        "detection": (DetectionResults, detector),
     }[task]
-    made = predictor(masks=True) if task == "boxes" else predictor()
+    made = predictor(masks=True) if task == "detection" else predictor()
     of_one = made.model.forward
     made.model.forward = lambda samples, **options: [
         output for sample in samples for output in of_one([sample], **options)
     ]
-    return kind(predictor=made, folder=folder, images=files.images, save=SAVE[f"--{task}"])
+    return kind(predictor=made, folder=folder, images=files.images, save=SAVE[task])
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +119,7 @@ def content(folder):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
-@pytest.mark.parametrize("task", ["semantic", "panoptic", "boxes"])
+@pytest.mark.parametrize("task", ["semantic", "panoptic", "detection"])
 def test_an_interrupted_call_that_goes_on_writes_the_files_of_an_uninterrupted_one(
     inputs, tmp_path, task, batch_size
 ):
@@ -146,16 +146,19 @@ def test_a_call_that_finds_background_alone_says_how_to_find_more(tmp_path, capl
     results = made_results("semantic", tmp_path / "out", files)
     results.predictor.background, results.predictor.threshold = 1, 0.5
     assert predict_files(results, files) == {}
-    assert ("every pixel is sky: no class reaches a score of 0.5" in caplog.text) == warned
+    assert (
+        "every pixel is sky: no class reaches a score of 0.5: give a lower --threshold"
+        in caplog.text
+    ) == warned
 
 
-@pytest.mark.parametrize("task", ["semantic", "panoptic", "boxes"])
+@pytest.mark.parametrize("task", ["semantic", "panoptic", "detection"])
 def test_formats_of_a_task_agree(inputs, tmp_path, task):
     predict(task, inputs, tmp_path / "out")
     out = tmp_path / "out"
     folders = {path.name for path in out.iterdir() if path.is_dir()}
-    assert folders == {*SAVE[f"--{task}"], *(["scores"] if task == "semantic" else [])} - {"coco"}
-    index = "detections.json" if task == "boxes" else "coco.json"
+    assert folders == {*SAVE[task], *(["scores"] if task == "semantic" else [])} - {"coco"}
+    index = "detections.json" if task == "detection" else "coco.json"
     content = json.loads((out / index).read_text())
     places = {entry["id"]: place for place, entry in enumerate(content["categories"])}
     names = ["image 0", "image 2", "image 4", "sub/image 1", "sub/image 3"]
@@ -171,7 +174,7 @@ def test_formats_of_a_task_agree(inputs, tmp_path, task):
         lines = (out / f"yolo/labels/{name}.txt").read_text().splitlines()
         labels = [places[entry["category_id"]] for entry in listed]
         assert {int(line.split()[0]) for line in lines} <= set(labels)
-        if task == "boxes":
+        if task == "detection":
             continue
         painted = np.full(masks[0].shape, 255)
         for mask, label in zip(masks, labels):
@@ -204,7 +207,7 @@ def test_what_has_changed_or_is_not_as_it_was_written_is_done_again(inputs, tmp_
     assert predict("semantic", inputs, out, resume=True) == []
 
 
-@pytest.mark.parametrize("task", ["semantic", "panoptic", "boxes"])
+@pytest.mark.parametrize("task", ["semantic", "panoptic", "detection"])
 def test_a_result_that_is_not_as_it_was_written_is_made_again(inputs, tmp_path, task):
     out = tmp_path / "out"
     predict(task, inputs, out)
@@ -258,13 +261,13 @@ def test_lines_of_a_journal_that_nobody_wrote_do_not_count(inputs, tmp_path, cha
 
 
 def test_other_images_are_added_and_the_index_is_of_those_that_are_named(inputs, tmp_path):
-    predict("boxes", inputs / "image 2.png", tmp_path / "out")
-    assert predict("boxes", inputs, tmp_path / "out", resume=True) == [0, 1, 3, 4]
+    predict("detection", inputs / "image 2.png", tmp_path / "out")
+    assert predict("detection", inputs, tmp_path / "out", resume=True) == [0, 1, 3, 4]
     detections = json.loads((tmp_path / "out/detections.json").read_text())
     assert [image["id"] for image in detections["images"]] == [1, 2, 3, 4, 5]
     numbers = [(entry["id"], entry["image_id"]) for entry in detections["annotations"]]
     assert numbers == [(number, (number + 1) // 2) for number in range(1, 11)]
-    assert predict("boxes", inputs / "image 0.png", tmp_path / "out", resume=True) == []
+    assert predict("detection", inputs / "image 0.png", tmp_path / "out", resume=True) == []
     detections = json.loads((tmp_path / "out/detections.json").read_text())
     assert [image["file_name"] for image in detections["images"]] == ["image 0.png"]
 

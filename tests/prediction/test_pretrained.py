@@ -30,7 +30,6 @@ from clipself_seg.prediction.pretrained import (
     FILE_KEYS,
     LEFT_OUT,
     MOST_BYTES,
-    is_pretrained,
     load_pretrained,
     read_folder_config,
     write_folder_config,
@@ -266,18 +265,13 @@ def test_a_hub_that_refuses_is_named(saved, monkeypatch):
 def test_predict_takes_a_folder_for_weights(saved, tmp_path, capsys):
     _, folder = saved("PanopticPredictor")
     Image.new("RGB", (160, 200)).save(tmp_path / "one.png")
-    words = ["--input", str(tmp_path / "one.png"), "--output", str(tmp_path / "out")]
-    words += ["--weights", str(folder), "--vocabulary", "red star, grass", "--device", "cpu"]
-    assert predict.main([*words, "--panoptic", "--trained", "mini", "--beta", "0.5"]) == 0
+    words = [str(tmp_path / "one.png"), "--output", str(tmp_path / "out")]
+    words += ["--model", str(folder), "--words", "red star, grass", "--device", "cpu"]
+    assert predict.main([*words, "--trained", "mini", "--beta", "0.5"]) == 0
     info = json.loads((tmp_path / "out" / "panoptic.json").read_text())["info"]
     assert (info["alpha"], info["beta"], info["trained"]) == (0.35, 0.5, "mini")
-    assert predict.main(words) == 2
-    assert "does panoptic: leave out the task" in capsys.readouterr().err
-
-
-def test_a_folder_or_a_repository_is_pretrained_and_a_file_is_not(tmp_path):
-    assert is_pretrained(tmp_path) and is_pretrained("hf-hub:org/name@v1")
-    assert not any(map(is_pretrained, ("hf-hub:org/name:a.pt", tmp_path / "a.pt", "catseg-base")))
+    assert predict.main([*words, "--task", "semantic"]) == 2
+    assert f"{folder} does panoptic, not semantic" in capsys.readouterr().err
 
 
 def test_a_tuned_tower_of_a_checkpoint_goes_into_the_folder(tmp_path):

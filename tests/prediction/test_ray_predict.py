@@ -277,8 +277,15 @@ def test_a_killed_call_goes_on_and_does_nothing_twice(tmp_path, pyarrow):
     for index in range(200):
         save_noise(tmp_path / "in" / f"{index:03d}.png", 40, 48, seed=index)
     (tmp_path / "in" / "bad.png").write_bytes(b"no image")
-    words = ["--ray", "--boxes", "--vocabulary", "red star, blue ring", "--device", "cpu"]
-    words += ["--workers", "1", "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
+    words = [
+        str(tmp_path / "in"),
+        "--ray",
+        "--model",
+        "mini-fvit",
+        "--words",
+        "red star, blue ring",
+    ]
+    words += ["--device", "cpu", "--workers", "1", "--output", str(tmp_path / "out")]
     command = [sys.executable, str(ROOT / "tools" / "predict.py"), *words]
 
     def parts():

@@ -6,7 +6,7 @@
     result = model("photo.jpg", "dog|puppy, grass, sky")
     result.overlay().save("out.png")
 
-The names in `__all__` are public: a version number promises them (docs/python.md). They are imported when they are
+The names in `__all__` are public: a version number promises them (docs/index.md). They are imported when they are
 first used, so that ``import clipself_seg`` is quick. docs/architecture.md is the map of everything else.
 """
 

@@ -1,11 +1,14 @@
 """`clipself_seg.load`, and the names that a version number promises."""
 
+import re
+
 import pytest
 from PIL import Image
 
 import clipself_seg
 from clipself_seg.checkpoints.choice import TASKS
 from clipself_seg.prediction import load as loading
+from tests.conftest import ROOT
 from tests.faults import run_python
 from tests.tiny import noise
 
@@ -19,6 +22,9 @@ WORDS = "red star, blue ring, grass"
 def test_the_public_names_are_these_and_nothing_heavy_is_imported_for_them():
     assert set(clipself_seg.__all__) == PUBLIC == set(clipself_seg.__dir__())
     assert all(getattr(clipself_seg, name) for name in PUBLIC)
+    section = (ROOT / "docs/index.md").read_text().partition("## Public names")[2]
+    named = re.findall(r"^\| (`.*`) \|", section, re.M)
+    assert set(re.findall(r"\w+", " ".join(named))) == PUBLIC
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         clipself_seg.lod
     lines = [

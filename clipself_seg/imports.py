@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clipself_seg.errors import InputError
@@ -61,8 +61,7 @@ def import_typed_modules() -> None:
     Raises:
         InputError: there is no such module or file, or its name is another module's.
     """
-    for named in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
-        module = _of_file(Path(_absolute(named))) if _is_file_name(named) else named
+    for named, module in _typed_modules():
         if module in sys.modules:
             continue
         try:
@@ -73,6 +72,33 @@ def import_typed_modules() -> None:
             raise InputError(
                 f"{OPTION} {named}: there is no such module; give a file, or install it"
             ) from None
+
+
+def typed_sources() -> dict[str, list[Path]]:
+    """Files of the modules of the variable: the module's file, or all Python files of the package that it is in.
+
+    Returns:
+        Name of the module or package -> its files, sorted; none for what is not a file.
+
+    Raises:
+        InputError: as `import_typed_modules`.
+    """
+    sources: dict[str, list[Path]] = {}
+    for _, module in _typed_modules():
+        name = module.partition(".")[0]
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.submodule_search_locations:
+            folders = map(Path, spec.submodule_search_locations)
+            sources[name] = sorted(file for folder in folders for file in folder.rglob("*.py"))
+        elif spec is not None and spec.has_location:
+            sources[name] = [Path(str(spec.origin))]
+    return sources
+
+
+def _typed_modules() -> Iterator[tuple[str, str]]:
+    """What was typed, and the module that it is."""
+    for named in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
+        yield named, _of_file(Path(_absolute(named))) if _is_file_name(named) else named
 
 
 def _is_file_name(named: str) -> bool:

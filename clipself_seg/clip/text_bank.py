@@ -172,7 +172,7 @@ class TextBank:
                 one string is one class. Classes may come twice: their rows are equal.
 
         Raises:
-            InputError: as `class_names`.
+            InputError: as `class_names`, and as `check_lengths`.
         """
         names = class_names([words] if isinstance(words, str) else words, nested=True)
         return self._kept(names, False, lambda: self._compute(names))
@@ -241,6 +241,7 @@ class TextBank:
                 yield
 
     def _compute(self, classes: Names) -> Tensor:
+        check_lengths(self.clip, classes, self.templates)
         names = list(dict.fromkeys(name for synonyms in classes for name in synonyms))
         rows = dict(zip(names, self._encode_names(names)))
         means = [torch.stack([rows[name] for name in synonyms]).mean(0) for synonyms in classes]

@@ -206,7 +206,7 @@ def _official_weights() -> None:
     here = [entry.name for entry in zoo().values() if (folder / entry.file).exists()]
     _say(
         f"  official ones in {folder} (${VARIABLE}): {', '.join(here) or 'none yet'}",
-        f"  {len(zoo())} have names by which they are fetched, such as --weights catseg-base: docs/models.md",
+        f"  {len(zoo())} have names by which they are fetched, such as --model catseg-base: docs/models.md",
         "  (Which checkpoints load); MODEL.WEIGHTS and MODEL.CLIP.WEIGHTS take names and paths",
     )
 
@@ -218,7 +218,6 @@ def _datasets() -> None:
         return
     for line in _dataset_lines():
         _say(f"  {line}")
-    _say("  clipself-seg data check NAME says what is missing, and what to do")
 
 
 def _dataset_lines() -> Iterator[str]:
@@ -230,10 +229,19 @@ def _dataset_lines() -> Iterator[str]:
         folder = os.environ.get(root.variable)
         yield f"${root.variable}: {folder or f'not set, {root.default} is read'}"
     groups: dict[tuple[str, str], list[str]] = {}
-    for finding in check_datasets((), Options(sample=1)):
-        groups.setdefault((finding.state, " ".join(finding.mend.split())), []).append(finding.name)
+    findings = check_datasets((), Options(sample=1))
+    absent = [finding.name for finding in findings if finding.state == "absent"]
+    for finding in findings:
+        if finding.name not in absent:
+            key = finding.state, " ".join(finding.mend.split())
+            groups.setdefault(key, []).append(finding.name)
     for (state, mend), names in groups.items():
         yield f"{state}: {', '.join(names)}" + (f": {mend}" if mend else "")
+    if absent:
+        yield (
+            f"absent: {len(absent)} of {len(findings)}, which training and evaluation need: "
+            "`clipself-seg data check` names each, and says how to get it"
+        )
 
 
 def _no_options(parser: argparse.ArgumentParser) -> None:

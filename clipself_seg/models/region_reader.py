@@ -123,7 +123,7 @@ class RegionReader(FrozenCLIP):
                 or a sequence of synonyms; or a vocabulary.
 
         Raises:
-            InputError: no class, an empty name, or a class that comes twice.
+            InputError: no class, an empty name, a class that comes twice, or a name that CLIP cannot read whole.
         """
         words = read_given(words)
         names = class_names(words, nested=True)

@@ -23,6 +23,7 @@ from clipself_seg.config.weights import WEIGHTS, refuse_addresses
 from clipself_seg.data.datasets.table import DATASETS, MINI, DataSet
 from clipself_seg.errors import InputError
 from clipself_seg.files import read_json
+from clipself_seg.imports import typed_sources
 from clipself_seg.mini.writer import WorldSize, manifest_of
 from clipself_seg.tables.table import ROOT, RunOf, RunSpec
 from clipself_seg.training.tasks import task_of
@@ -131,7 +132,8 @@ class Run:
         needs: key -> run whose result is its value.
         evaluate: whether nothing is trained.
         seed: seed; None if no seed moves the numbers.
-        settings: what `name` follows from: "config" (values that are not the default), "weights" and "data".
+        settings: what `name` follows from: "config" (values that are not the default), "weights" and "data", and the
+            sources of modules that a user imports.
         defaults: default of every key.
         result_file: what a training writes.
         minutes: core-minutes that are expected; 0 if that is not known.
@@ -259,6 +261,11 @@ def make_run(
     settings = _settings(values, defaults, needs, evaluate)
     if prepare:
         settings["prepare"] = list(prepare)
+    if sources := typed_sources():
+        settings["imports"] = {
+            name: _hash([(path.name, _hash_of(path)) for path in files])
+            for name, files in sources.items()
+        }
     here = (missing_data(name) for name in _data_sets(values, evaluate))
     stem = Path(config).stem + ("" if seed is None else f"_seed{seed}")
     return Run(

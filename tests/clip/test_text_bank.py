@@ -19,12 +19,19 @@ from clipself_seg.clip.text_bank import (
     TEMPLATES,
     ClassTexts,
     article,
+    check_lengths,
     class_prompts,
     clean_name,
     default_cache_dir,
 )
 from clipself_seg.data.datasets.table import COCO
-from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
+from clipself_seg.data.vocabulary import (
+    Vocabulary,
+    VocabularyClass,
+    available_vocabularies,
+    class_names,
+    load_vocabulary,
+)
 from clipself_seg.errors import InputError
 from clipself_seg.models.base import matrices_and_vectors
 from clipself_seg.training.optimizer import build_adamw
@@ -289,6 +296,26 @@ def test_empty_vocabulary_and_unknown_templates_are_refused(clip, bank, tmp_path
             bank.embed(nothing)
     with pytest.raises(InputError, match='no prompt templates "vild".*"vild63"'):
         TextBank(clip, "vild", cache_dir=tmp_path)
+
+
+def test_a_name_that_clip_would_cut_is_refused_and_leaves_nothing(bank, tmp_path):
+    with pytest.raises(InputError, match="dog dog.* more than the 77 tokens"):
+        bank.embed(["dog", "dog " * 100])
+    assert not any(tmp_path.rglob("*.safetensors"))
+
+
+def test_shipped_vocabularies_fit_the_shortest_context_in_every_sentence(clip, monkeypatch):
+    monkeypatch.setattr(type(clip), "context_length", 32)  # PE-Core's; OpenAI's is 77
+    shipped = [load_vocabulary(name) for name in available_vocabularies()]
+    names = {
+        n
+        for words in shipped
+        for as_catseg in (False, True)
+        for n in class_names(words, catseg_names=as_catseg)
+    }
+    longest = sorted({name for synonyms in names for name in synonyms}, key=len)[-300:]
+    for templates in TEMPLATES:
+        check_lengths(clip, (tuple(longest),), templates)
 
 
 @pytest.mark.parametrize("wrong", ["", " ", [], 3, None, ["cat", 3], ["cat", ""], b"cat"])

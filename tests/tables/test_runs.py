@@ -77,6 +77,24 @@ def test_every_file_of_weights_counts_by_its_content(tmp_path, key):
     assert names[0] == names[1] != names[2]
 
 
+def test_typed_modules_count_by_the_content_of_all_their_files(tmp_path, monkeypatch):
+    plain = name_of()
+    package, method = tmp_path / "my_package", tmp_path / "my_method.py"
+    package.mkdir()
+    for file in (method, package / "__init__.py", package / "losses.py"):
+        file.write_text("weight = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    names = []
+    for typed, file in ((str(method), method), ("my_package.losses", package / "losses.py")):
+        monkeypatch.setenv("CLIPSELF_SEG_IMPORT", typed)
+        names += [name_of(), name_of()]
+        file.write_text("weight = 0.5\n")
+        names.append(name_of())
+    monkeypatch.delenv("CLIPSELF_SEG_IMPORT")
+    assert names[0] == names[1] and names[3] == names[4] and len({plain, *names}) == 5
+    assert name_of() == plain
+
+
 def test_another_world_gives_another_run(tmp_path, monkeypatch):
     standard = name_of()
     monkeypatch.setenv("CLIPSELF_SEG_MINI", str(tmp_path))

@@ -29,7 +29,7 @@ from clipself_seg.checkpoints.zoo import untrained
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.kinds import signature_of
 from clipself_seg.clip.runtime import autocast, on_device
-from clipself_seg.clip.text_bank import templates_text
+from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.clip.weights import to_native
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.generator_outputs import (
@@ -261,11 +261,13 @@ class OpenPanoptic(ModelBase):
             seen: (K,) bool, classes of the training vocabulary; None stands for all of them.
 
         Raises:
-            InputError: as `class_names`.
+            InputError: as `class_names`, or a name that CLIP cannot read whole.
             ValueError: `seen` is of another number of classes.
         """
         words = read_given(words)
         names = class_names(words, catseg_names=True)
+        for bank in (self.branch_bank, self.generator_bank):
+            check_lengths(bank.clip, names, bank.templates)
         stuff: set[int] = set()
         if isinstance(words, Vocabulary):
             stuff = {i for i, entry in enumerate(words.classes) if entry.isthing is False}

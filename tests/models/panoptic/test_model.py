@@ -158,6 +158,14 @@ def test_words_change_on_a_live_model(model):
         model.set_vocabulary(vocabulary(), np.array([True, False]))
 
 
+@pytest.mark.parametrize("kind", [(), FCCLIP, GIVEN])
+def test_a_name_that_clip_would_cut_is_refused(kind):
+    model = model_of(*kind)
+    with pytest.raises(InputError, match="dog dog.* more than the 77 tokens"):
+        model.set_vocabulary(["dog", "puppy|" + "dog " * 100])
+    assert len(model.names) == 3  # the classes that it had
+
+
 def test_an_exported_model_is_the_same_after_loading(tmp_path):
     model, other = model_of(seed=0), model_of(seed=0)
     for parameter in (p for p in model.parameters() if p.requires_grad):

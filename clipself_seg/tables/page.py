@@ -270,14 +270,17 @@ def _markdown(sections: Sequence[Section], figures: set[str], scale: str) -> str
         if table.name in figures:
             blocks.append(f"![{table.title}]({NAMES[scale]}/{table.name}.png)")
         if section.claims:
-            blocks.append(markdown_table(CLAIM_HEADINGS, _marked(section.claims, "**{}**")))
+            claims = markdown_table(CLAIM_HEADINGS, _marked(section.claims, "**{}**"))
+            blocks.append(_folded("Claims", claims))
         blocks += [f"* {reason}" for reason in section.reasons]
         if section.commands:
             body = [[row, f"`{command}`", *rest] for row, command, *rest in section.commands]
-            blocks.append("<details><summary>Commands</summary>")
-            blocks.append(markdown_table(COMMAND_HEADINGS, body))
-            blocks.append("</details>")
+            blocks.append(_folded("Commands", markdown_table(COMMAND_HEADINGS, body)))
     return "\n\n".join(filter(None, blocks)) + "\n"
+
+
+def _folded(title: str, block: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{block}\n\n</details>"
 
 
 def _slug(title: str) -> str:

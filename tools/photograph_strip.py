@@ -17,12 +17,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 import clipself_seg
+from clipself_seg.data.images import read_image
 from clipself_seg.errors import report_input_errors
 from clipself_seg.visualization.overlays import FAINT, INK, PAPER, save_jpeg
 from clipself_seg.visualization.text import write_text
 
 # Name in skimage.data -> words of things, and of stuff.
-PHOTOGRAPHS = {"cat": ("cat", "blanket"), "coffee": ("cup, spoon, saucer", "table")}
+EXAMPLES = {"cat": ("cat", "blanket"), "coffee": ("cup, spoon, saucer", "table")}
 TASKS = {"pixels": "semantic", "segments": "panoptic", "boxes": "detection"}
 KEYS = {"detection": ("MODEL.FVIT.SCORE_THRESHOLD", "0.5")}  # boxes to look at
 TILE, TEXT, GAP = 320, 22, 10  # pixels
@@ -60,16 +61,16 @@ def strip(rows: list[tuple[str, list[Image.Image]]]) -> Image.Image:
 def main() -> int:
     """Read the command line, predict and write the strip."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("photographs", nargs="*", type=Path)
+    parser.add_argument("images", nargs="*", type=Path)
     parser.add_argument("--words", default="", help="of all photographs, each a thing")
     parser.add_argument("--model", help="for all tasks, such as mini (default: that of each task)")
     parser.add_argument("--output", type=Path, default="output/photographs.jpg")
     args = parser.parse_args()
-    given = [(np.asarray(Image.open(p).convert("RGB")), args.words, "") for p in args.photographs]
+    given = [(read_image(p), args.words, "") for p in args.images]
     if not given:
-        from skimage import data
+        from skimage import data  # scikit-image; no extra brings it
 
-        given = [(getattr(data, name)(), *words) for name, words in PHOTOGRAPHS.items()]
+        given = [(getattr(data, name)(), *words) for name, words in EXAMPLES.items()]
     rows = [(", ".join(filter(None, e[1:])), tiles_of(*e, args.model)) for e in given]
     args.output.parent.mkdir(parents=True, exist_ok=True)
     save_jpeg(strip(rows), args.output)

@@ -19,7 +19,6 @@ import torch
 from PIL import Image
 
 from clipself_seg import __main__ as console
-from clipself_seg import training
 from clipself_seg.checkpoints.choice import find_model
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
@@ -27,6 +26,7 @@ from clipself_seg.imports import VARIABLE
 from tests.conftest import ROOT
 from tests.prediction.test_video import make_video
 from tests.tiny import save_noise, small_worlds
+from tests.training.test_hooks import registered  # noqa: F401  (a fixture)
 
 DOCS = ROOT / "docs"
 
@@ -144,8 +144,8 @@ def test_lazy_parts_and_detectron2s_loop_and_predictor_take_what_is_here(folder)
     assert variables(PREDICTOR)["labels"].shape == (45, 62)
 
 
+@pytest.mark.usefixtures("registered")
 def test_the_hook_of_the_page_reports(folder, monkeypatch, capsys):
-    monkeypatch.setattr(training, "HOOKS", [])
     monkeypatch.setenv(VARIABLE, "")
     (folder / "my_hooks.py").write_text(HOOKS)
     words = ["--import", "my_hooks.py", "--config-file", "mini/semseg", "DATASETS.TEST", "()"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -13,17 +12,7 @@ from detectron2.utils import comm
 
 from clipself_seg.evaluation.base import classes_kept
 from clipself_seg.models.build import architecture
-from clipself_seg.prediction.detection import DetectionPredictor
-from clipself_seg.prediction.panoptic import PanopticPredictor
-from clipself_seg.prediction.predictor import ImagePredictor
-from clipself_seg.prediction.semantic import Predictor
-
-# What `Model.task` says -> its predictor.
-PREDICTORS: dict[str, type[ImagePredictor[Any]]] = {
-    "sem_seg": Predictor,
-    "panoptic": PanopticPredictor,
-    "detection": DetectionPredictor,
-}
+from clipself_seg.prediction.load import PREDICTORS
 
 
 class DrawPredictions(HookBase):
@@ -31,7 +20,7 @@ class DrawPredictions(HookBase):
 
     def __init__(self, cfg: CfgNode) -> None:
         self.cfg = cfg
-        self._predictor = PREDICTORS[architecture(cfg).task()]
+        self._predictor = PREDICTORS[architecture(cfg).task().replace("sem_seg", "semantic")]
 
     def after_step(self) -> None:
         """Draws in the first process, which alone writes to TensorBoard."""

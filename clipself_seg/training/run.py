@@ -12,7 +12,7 @@ from typing import Any, TextIO, cast
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import HookBase
+from detectron2.engine.hooks import CallbackHook, HookBase
 from detectron2.utils import comm
 from torch import nn
 
@@ -129,6 +129,8 @@ def train(
     _leave_out_missing(evaluation, model)
     data = task.training_data(model)
     model.setup_training(data.vocabulary)
+    # Once nothing speaks against the run.
+    written = CallbackHook(before_train=lambda trainer: _write_config(cfg))
     trainer = Trainer(
         model=model,
         records=data.records,
@@ -137,8 +139,7 @@ def train(
         # In the precision of --eval-only and of clipself-seg predict.
         evaluate=tf32(False)(evaluation),
         groups=model.optimizer_groups(cfg.SOLVER),
-        started=lambda: _write_config(cfg),
-        hooks=[*hooks, *(make(cfg) for make in HOOKS)],
+        hooks=[written, *hooks, *(make(cfg) for make in HOOKS)],
         vocabulary=data.vocabulary,
     )
     with tf32(True):  # as the official code

@@ -96,7 +96,6 @@ class Trainer(TrainerBase):
         settings: TrainingSettings,
         evaluate: Callable[[TrainableModel], Results] | None = None,
         groups: list[Group],
-        started: Callable[[], None] | None = None,
         hooks: Sequence[HookBase] = (),
         vocabulary: Vocabulary | Sequence[str] | None = None,
     ) -> None:
@@ -108,11 +107,17 @@ class Trainer(TrainerBase):
             settings: the numbers of the run.
             evaluate: called with the model before training and after every evaluation period.
             groups: parameter groups of the optimiser, see `TrainableModel.optimizer_groups`.
-            started: called before the first step, once nothing speaks against the run.
             hooks: hooks of Detectron2, called in this order; checkpoints keep their `state_dict()` as JSON.
             vocabulary: the training vocabulary, for hooks; None where training needs no classes.
+
+        Raises:
+            InputError: a hook sets the learning rate, which the settings do.
         """
         super().__init__()
+        if any(isinstance(hook, LRScheduler) for hook in hooks):
+            raise InputError(
+                "the hook LRScheduler has no effect: SOLVER sets the rate of every step"
+            )
         self.register_hooks(hooks)
         self.vocabulary = vocabulary
         self.model = model
@@ -122,7 +127,6 @@ class Trainer(TrainerBase):
         self.mapper = mapper
         self.settings = settings
         self.evaluate = evaluate
-        self.started = started
         if not isinstance(records, ShardStream):
             self.order = DrawOrder(
                 num_images=len(records), batch_size=settings.batch_size, seed=settings.seed
@@ -135,19 +139,6 @@ class Trainer(TrainerBase):
         self._run = self._run_metadata()
         self._skipped = 0
         self._unsettled: _Step | None = None
-
-    def register_hooks(self, hooks: Sequence[HookBase]) -> None:
-        """Add hooks behind those that are there.
-
-        Raises:
-            InputError: one of them sets the learning rate, which the settings do.
-        """
-        if any(isinstance(hook, LRScheduler) for hook in hooks):
-            raise InputError(
-                "the hook LRScheduler has no effect: SOLVER.BASE_LR, SCHEDULE and WARMUP_ITERS set the rate of "
-                "every step; leave the hook out"
-            )
-        super().register_hooks(hooks)
 
     def train(self, resume: bool = False) -> None:
         """Run the remaining steps.
@@ -163,41 +154,30 @@ class Trainer(TrainerBase):
         self.iter = self.start_iter = start = self._start(resume)
         self.max_iter = self.settings.iterations
         self._require_agreement(start)
-        if self.started is not None:
-            self.started()
         steps = range(start, self.settings.iterations)
         batches = self._batches(steps)
         self._module.train()
         forward = self._parallel()
         places = self.settings.output_dir, start, self.settings.iterations
-        with EventStorage(start) as self.storage, metric_writers(*places) as writers:
+        with EventStorage(start) as storage, metric_writers(*places) as writers:
+            self.storage = storage
             try:
                 self.before_train()
-                self._take_steps(forward, zip(steps, batches), writers)
+                if start == 0:
+                    self._evaluate(storage)
+                clock = time.perf_counter()
+                for self.iter, samples in zip(steps, batches):
+                    self.before_step()
+                    storage.put_scalar("data_time", time.perf_counter() - clock)
+                    self._settle(storage)
+                    self._step(forward, storage, samples)
+                    storage.put_scalar("time", time.perf_counter() - clock)
+                    self._after_step(storage, writers)
+                    clock = time.perf_counter()
                 self.iter = self.max_iter
             finally:
                 self.after_train()
             write_all(writers)
-
-    def _take_steps(
-        self,
-        forward: nn.Module,
-        steps: Iterable[tuple[int, list[Sample]]],
-        writers: Sequence[EventWriter],
-    ) -> None:
-        """Takes the steps with these batches."""
-        storage = self.storage
-        if self.iter == 0:
-            self._evaluate(storage)
-        clock = time.perf_counter()
-        for self.iter, samples in steps:
-            self.before_step()
-            storage.put_scalar("data_time", time.perf_counter() - clock)
-            self._settle(storage)
-            self._step(forward, storage, samples)
-            storage.put_scalar("time", time.perf_counter() - clock)
-            self._after_step(storage, writers)
-            clock = time.perf_counter()
 
     def _batches(self, steps: range) -> Iterable[list[Sample]]:
         """This process's part of the batch of each step."""
@@ -349,7 +329,7 @@ class Trainer(TrainerBase):
         if logging_due:
             write_all(writers)
         # Hooks may have changed their state since the checkpoint before the evaluation.
-        if saving_due and (not evaluating or self._hooks):
+        if saving_due and (not evaluating or "hooks" in self.state_dict()):
             self._save(done)
 
     def _evaluate(self, storage: EventStorage) -> None:

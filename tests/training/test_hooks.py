@@ -114,7 +114,7 @@ def test_detectron2s_own_hooks_work(tmp_path, uninterrupted):
 
 
 def test_a_scheduler_of_the_rate_is_refused(tmp_path):
-    with pytest.raises(InputError, match="LRScheduler has no effect: SOLVER.BASE_LR"):
+    with pytest.raises(InputError, match="LRScheduler has no effect: SOLVER sets"):
         trainer(tmp_path, hooks=[hooks.LRScheduler()])
 
 
@@ -155,10 +155,17 @@ class Count(HookBase):
 """
 
 
+@pytest.fixture
+def registered():
+    """The registered hooks, none at first and afterwards."""
+    yield training.HOOKS
+    training.HOOKS.clear()
+
+
+@pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize("config", ["semseg", "panoptic", "detection"])
 def test_predictions_are_drawn_by_a_hook_and_change_nothing(config, tmp_path, monkeypatch):
     monkeypatch.setenv(imports.VARIABLE, "")
-    monkeypatch.setattr(training, "HOOKS", training.HOOKS[:0])
     name = f"count_{config}"
     (tmp_path / f"{name}.py").write_text(HOOK)
     typed = ["SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "1", "SOLVER.WARMUP_ITERS", "0"]

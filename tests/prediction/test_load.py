@@ -7,6 +7,7 @@ from PIL import Image
 
 import clipself_seg
 from clipself_seg.checkpoints.choice import TASKS
+from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.prediction import load as loading
 from tests.conftest import ROOT
 from tests.faults import run_python
@@ -47,6 +48,10 @@ def test_an_image_and_words_give_a_result_with_the_same_members(task):
     assert len(result.regions().labels) == len(result.regions().boxes)
     assert model.predict([image], list(model.names))[0].names == result.names
     assert result.labels.dtype.kind in "iu"
+    model.model.set_vocabulary("mini")
+    assert len(model.model.names) == len(load_vocabulary("mini"))
+    with pytest.raises(clipself_seg.InputError, match="2 is no text and no list of words"):
+        model(image, 2)
 
 
 def test_stuff_of_a_call_is_that_of_its_words():
@@ -63,6 +68,8 @@ def test_a_folder_of_save_pretrained_is_loaded_for_its_task(tmp_path):
     )
     model.save_pretrained(tmp_path / "saved")
     again = clipself_seg.load(tmp_path / "saved", device="cpu")
+    again.model.set_vocabulary("dog|puppy, grass")
+    assert again.model.names == (("dog", "puppy"), ("grass",))
     assert again.model.weights_hash() == model.model.weights_hash()
     with pytest.raises(clipself_seg.InputError, match="does semantic, not panoptic"):
         clipself_seg.load(tmp_path / "saved", task="panoptic")

@@ -31,7 +31,7 @@ from detectron2.config import CfgNode
 from fvcore.common.config import BASE_KEY
 
 from clipself_seg.checkpoints.bounds import building_within, refusing
-from clipself_seg.checkpoints.choice import weights_key
+from clipself_seg.checkpoints.choice import HUB_NAME, weights_key
 from clipself_seg.checkpoints.download import NotFetched, file_sha256
 from clipself_seg.checkpoints.locate import HUB, endpoint, hub_folder, hub_name, repositories
 from clipself_seg.checkpoints.read import STORED_METADATA, read_checkpoint
@@ -148,7 +148,6 @@ BOUNDS = {
 LARGEST_NUMBER = 4096  # of all other keys, far above that of any published model
 MOST_BYTES = 1 << 24  # of a file of text
 MOST_NAMES = 20_000  # of classes and their synonyms; LVIS has 1,900
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 CARD_TEMPLATE = """\
 ---
 {header}---

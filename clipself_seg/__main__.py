@@ -152,8 +152,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not name:
         sys.stderr.write(_refusal(words))
         return 2
-    if words[0] in RENAMED:
-        sys.stderr.write(f"{PROGRAM} {words[0]} is {PROGRAM} {name} now\n")
+    if (typed := " ".join(words[: len(words) - len(rest)])) != name:
+        sys.stderr.write(f"{PROGRAM} {typed} is {PROGRAM} {name} now\n")
     entry = COMMANDS[name]
     # As if typed: argparse takes the program's name from here, and results.json the command.
     sys.argv = [f"{PROGRAM} {name}", *entry.words, *rest]

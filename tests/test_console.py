@@ -120,10 +120,10 @@ def test_the_exit_status_is_that_of_the_command(monkeypatch):
 @pytest.mark.parametrize("name", console.RENAMED)
 def test_an_old_spelling_goes_on_to_work_and_names_the_new_one(name, capsys):
     with pytest.raises(SystemExit) as end:
-        console.main([name, "--help"])
-    said = capsys.readouterr()
-    assert end.value.code == 0 and said.out.startswith(f"usage: clipself-seg tools {name} ")
-    assert said.err == f"clipself-seg {name} is clipself-seg tools {name} now\n"
+        console.main([*name.split(), "--help"])
+    said, today = capsys.readouterr(), console.RENAMED[name]
+    assert end.value.code == 0 and said.out.startswith(f"usage: clipself-seg {today} ")
+    assert said.err == f"clipself-seg {name} is clipself-seg {today} now\n"
 
 
 @pytest.mark.parametrize(

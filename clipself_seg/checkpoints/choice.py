@@ -166,8 +166,8 @@ def list_models(task: str | None = None) -> list[str]:
     return [name for name in names if task in (None, find_model(name).task)]
 
 
-def find_clip(weights: str) -> str:
-    """Find the name of a CLIP, as `load_clip` takes it.
+def find_clip(weights: str) -> tuple[str, str]:
+    """Find a CLIP's name and its weights, as `load_clip` takes them.
 
     Args:
         weights: name of a CLIP in the zoo or of a shipped one, or a file or folder of a distillation.
@@ -184,7 +184,7 @@ def find_clip(weights: str) -> str:
         raise InputError(
             f"{weights} is a model for {choice.task or 'a task'}, and no CLIP alone: name a CLIP"
         )
-    return choice.clip
+    return choice.clip, choice.weights or weights
 
 
 def _of_entry(entry: Entry) -> ModelChoice:

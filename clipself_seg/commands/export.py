@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
 
 from clipself_seg.commands.options import command, flag, further_keys, group, required, value
 from clipself_seg.commands.predict import predictor_of
 from clipself_seg.errors import InputError
-
-if TYPE_CHECKING:
-    from clipself_seg.clip import DenseCLIP
 
 
 def _convert_options(parser: argparse.ArgumentParser) -> None:
@@ -73,29 +69,22 @@ def export(args: argparse.Namespace) -> None:
     """
     if not (args.model or args.config_file):
         raise InputError("no model: name one, such as --model eva02-vitb16")
-    from clipself_seg.clip.export import export_onnx
+    from clipself_seg.checkpoints.choice import find_model
+    from clipself_seg.clip import load_clip
+    from clipself_seg.prediction.load import export as write
 
-    for file, differences in export_onnx(_clip(args), args.output).items():
+    model = args.model
+    alone = args.clip_name or (not args.config_file and find_model(model).clip)
+    if alone and (args.opts or args.config_file):
+        raise InputError(
+            f"{model} is a CLIP alone, without a configuration: leave out --config-file and --opts"
+        )
+    if args.clip_name:
+        model = load_clip(args.clip_name, model)
+    elif not alone:
+        opts = [*args.opts, "MODEL.DEVICE", "cpu"]
+        model = predictor_of(model, None, args.config_file, opts)
+    for file, differences in write(model, args.output).items():
         for shape, difference in differences.items():
             sys.stdout.write(f"{file}, {shape}: {difference:.1e} of the largest feature\n")
     sys.stdout.write(f"written: {args.output}\n")
-
-
-def _clip(args: argparse.Namespace) -> DenseCLIP:
-    """The CLIP that was named, or that of a model."""
-    from clipself_seg.checkpoints.choice import find_clip, find_model
-    from clipself_seg.clip import load_clip
-
-    name = args.clip_name
-    if not (name or args.config_file) and find_model(args.model).clip:
-        name = find_clip(args.model)
-    if name and (args.opts or args.config_file):
-        raise InputError(
-            f"{args.model} is a CLIP alone, without a configuration: leave out --config-file and --opts"
-        )
-    if name:
-        return load_clip(name, args.model)
-    opts = [*args.opts, "MODEL.DEVICE", "cpu"]
-    model = predictor_of(args.model, None, args.config_file, opts).model
-    clip: DenseCLIP = getattr(model, "branch_clip", model.clip)
-    return clip

@@ -234,9 +234,8 @@ def images(options: Options, text: str = "images and folders of them", count: st
     options.add_argument("images", nargs=count, action="extend", metavar="IMAGE", help=text)
 
 
-def task(options: Options) -> None:
-    """Add --task; None is that of the model."""
-    text = "semantic, panoptic or detection (what the model does, or semantic)"
+def task(options: Options, text: str = "semantic, panoptic or detection (that of --model)") -> None:
+    """Add --task, which `find_model` checks."""
     options.add_argument("--task", help=text)
 
 

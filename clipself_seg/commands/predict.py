@@ -222,9 +222,9 @@ def _choose_clip(args: argparse.Namespace) -> None:
         options.say_model(CLIP, "a distilled CLIP names masks better")
     if args.model != MINI:
         # The CLIP itself is the branch that names masks.
-        clip = args.model or CLIP
+        name, clip = find_clip(args.model or CLIP)
         locate(clip)
-        keys = ("MODEL.CLIP.NAME", find_clip(clip), "MODEL.CLIP.WEIGHTS", clip)
+        keys = ("MODEL.CLIP.NAME", name, "MODEL.CLIP.WEIGHTS", clip)
         args.opts = [*keys, KEYS["clip_weights"], "", *args.opts]
     mini = args.model == MINI or args.opts[1] == MINI_CLIP
     args.config_file = MINI_MASKS if mini else MASKS

@@ -25,7 +25,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipself_seg.checkpoints.choice import DISTILLATION, TASKS, find_distillation, find_model
 from clipself_seg.commands import options
 from clipself_seg.errors import INTERRUPTED, InputError, ended_by, in_short, report_input_errors
 
@@ -45,8 +44,9 @@ def _options(parser: argparse.ArgumentParser) -> None:
     Written out here, because importing Detectron2 takes seconds and ``--help`` should not.
     """
     parser.add_argument("--config-file", default="", metavar="FILE", help="a file below configs/")
-    tasks = (*TASKS, DISTILLATION)
-    options.value(parser, "--task", "whose default configuration is taken", choices=tasks)
+    options.task(
+        parser, "whose configuration is taken: semantic, panoptic, detection or distillation"
+    )
     model = "name or file of weights, with their configuration: what is evaluated, or what training starts from"
     options.value(parser, "--model", model)
     options.resume(parser)
@@ -107,6 +107,8 @@ def _model_as_keys(args: argparse.Namespace) -> None:
     """
     if args.task is None and args.model is None:
         return
+    from clipself_seg.checkpoints.choice import DISTILLATION, find_distillation, find_model
+
     if args.task == DISTILLATION and not args.config_file:
         choice = find_distillation(args.model)
     else:

@@ -17,8 +17,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from clipself_seg.checkpoints.choice import TASKS
-from clipself_seg.commands.options import command, value
+from clipself_seg.commands.options import command, task
 from clipself_seg.errors import InputError, nearest
 
 ACTIONS = ("list", "get", "check")
@@ -31,7 +30,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", nargs="?", default="list", choices=ACTIONS, help="(list)")
     names = "of get: names; of check: a folder (the one that get fills)"
     parser.add_argument("names", nargs="*", metavar="NAME", help=names)
-    value(parser, "--task", "of list: names of one task", choices=TASKS)
+    task(parser, "of list: semantic, panoptic or detection")
 
 
 @command(_options, __doc__)
@@ -45,11 +44,13 @@ def main(args: argparse.Namespace) -> int:
 def _list(task: str | None) -> int:
     from tabulate import tabulate
 
-    from clipself_seg.checkpoints.choice import find_model
+    from clipself_seg.checkpoints.choice import TASKS, find_model
     from clipself_seg.checkpoints.locate import present_file, weights_folder
     from clipself_seg.checkpoints.zoo import zoo
     from clipself_seg.tables.table import published_numbers
 
+    if task and task not in TASKS:
+        raise InputError(f'no task "{task}": {nearest(task, TASKS)}')
     rows: dict[str, list[list[str]]] = {name: [] for name in (*TASKS, CLIP, PART)}
     for entry in zoo().values():
         kind = CLIP if entry.key == "MODEL.CLIP.WEIGHTS" else PART

@@ -60,7 +60,10 @@ def load_models(name: str | None, models: Sequence[str]) -> dict[str, DenseCLIP]
         InputError: as `evaluation.named.by_name`, `find_clip` and `load_clip`.
     """
     weights = by_name(models, "model", "weights", alone=_is_weights)
-    return {title: load_clip(name or find_clip(named), named) for title, named in weights.items()}
+    return {
+        title: load_clip(*((name, named) if name else find_clip(named)))
+        for title, named in weights.items()
+    }
 
 
 def _is_weights(model: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipself_seg.checkpoints.choice import find_model
-from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.prediction.detection import DetectionPredictor
 from clipself_seg.prediction.panoptic import PanopticPredictor
 from clipself_seg.prediction.predictor import ImagePredictor, prediction_config
@@ -76,7 +76,13 @@ def export(
     """
     from clipself_seg.clip.export import export_onnx
 
-    loaded = load(model, device="cpu") if isinstance(model, str | os.PathLike) else model
+    if isinstance(model, str | os.PathLike):
+        # Features of a CLIP alone are those of `load_clip`, and not what segmentation without training reads.
+        choice = find_model(model)
+        alone = choice.clip
+        loaded = load_clip(alone, choice.weights) if alone else load(model, device="cpu")
+    else:
+        loaded = model
     return export_onnx(copy.deepcopy(clip_of(loaded)).cpu(), folder)
 
 

@@ -39,13 +39,13 @@ def test_a_clip_alone_segments_without_training():
 
 def test_a_clip_is_read_by_its_name_or_by_the_run_that_it_lies_in(tmp_path: Path):
     names = ("mini", "mini-clipself", "eva02-vitb16", "clipself-eva02-vitb16-coco-patches")
-    assert [*map(find_clip, names)] == ["ViT-Mini-8"] * 2 + ["EVA02-B-16"] * 2
+    assert [find_clip(name)[0] for name in names] == ["ViT-Mini-8"] * 2 + ["EVA02-B-16"] * 2
     weights = tmp_path / "clip_final.safetensors"
     weights.touch()
     with pytest.raises(InputError, match="name its CLIP, --clip-name EVA02-B-16"):
         find_clip(str(weights))
     (tmp_path / "config.yaml").write_text("MODEL:\n  CLIP:\n    NAME: ViT-B-16\n")
-    assert find_clip(str(weights)) == find_clip(str(tmp_path)) == "ViT-B-16"
+    assert find_clip(str(weights)) == find_clip(str(tmp_path)) == ("ViT-B-16", str(weights))
     with pytest.raises(InputError, match="catseg-base is a model for semantic, and no CLIP alone"):
         find_clip("catseg-base")
 

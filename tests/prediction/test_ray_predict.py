@@ -286,7 +286,7 @@ def test_a_killed_call_goes_on_and_does_nothing_twice(tmp_path, pyarrow):
         "red star, blue ring",
     ]
     words += ["--device", "cpu", "--workers", "1", "--output", str(tmp_path / "out")]
-    command = [sys.executable, str(ROOT / "tools" / "predict.py"), *words]
+    command = [sys.executable, "-m", "clipself_seg", "predict", *words]
 
     def parts():
         return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("part-*")}

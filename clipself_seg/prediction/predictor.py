@@ -241,7 +241,7 @@ def prediction_config(
     of_clip = key == "MODEL.CLIP.WEIGHTS"
     section = cfg.MODEL.CLIP if of_clip else cfg.MODEL
     if not section.WEIGHTS and cfg.MODEL.MASK_GENERATOR.SOURCE != "masks":
-        trained = "the model_final.pth of train_net.py"
+        trained = "the model_final.pth of `clipself-seg train`"
         if of_clip:
             trained = "open_clip's tag of a CLIP, or the clip_final.safetensors of a distillation"
         names = official(key, config_file or "")

@@ -45,7 +45,7 @@ def asked(browser, address):
     browser.complaints.clear()
     browser.requests.clear()
     browser.call("Page.navigate", url=address)
-    browser.wait("document.body.dataset.answered === '1'")
+    browser.wait("document.body?.dataset.answered === '1'")
     return browser
 
 

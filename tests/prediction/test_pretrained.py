@@ -216,8 +216,8 @@ def test_the_hub_gets_the_files_of_a_folder_in_one_commit(saved, monkeypatch):
 
     api.upload_folder.side_effect = upload
     monkeypatch.setattr("huggingface_hub.HfApi", lambda endpoint, token: api)
+    predictor, _ = saved("Predictor")  # before saving is replaced
     monkeypatch.setattr(Predictor, "save_pretrained", save)
-    predictor, _ = saved("Predictor")
     address = predictor.push_to_hub("org/name", private=True, token="none", license="mit")
     assert address == "org/name/commit/1" and uploaded == [{"config.yaml": "mit"}]
     api.create_repo.assert_called_once_with("org/name", private=True, exist_ok=True)

@@ -7,8 +7,8 @@ last how blocks are handed out. Ray may start a block again whose worker died: i
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
-import importlib
 import json
 import logging
 import os
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from clipself_seg.data.images import decode_image, read_image
 from clipself_seg.data.masks import encode_masks
-from clipself_seg.errors import InputError, MissingPackage, in_short
+from clipself_seg.errors import InputError, in_short, of_extra
 from clipself_seg.files import (
     alone_in,
     atomic_path,
@@ -385,18 +385,8 @@ def _schema() -> Any:
     )
 
 
-def optional(module: str) -> Any:
-    """A module of the extra `ray`.
-
-    Raises:
-        MissingPackage: it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise MissingPackage(
-            f'{error.name} is not installed, and --ray needs it: pip install "clipself_seg[ray]"'
-        ) from None
+optional = functools.partial(of_extra, user="--ray", extra="ray")
+"""Gives a module of the extra `ray`, or raises MissingPackage."""
 
 
 class Workers(NamedTuple):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import abc
 import functools
-import importlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from PIL import Image
 
 from clipself_seg.data.images import pixel_corners
 from clipself_seg.data.masks import encode_masks
-from clipself_seg.errors import MissingPackage
+from clipself_seg.errors import of_extra
 from clipself_seg.evaluation.coco_objects import ImageDetections, coco_results
 from clipself_seg.visualization.class_colours import class_colours
 
@@ -182,11 +181,4 @@ def package(name: str) -> Any:
     Raises:
         MissingPackage: it is not installed.
     """
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:  # it is there, and something that it needs is not
-            raise
-        raise MissingPackage(
-            f"results for {name} need the package {name}: pip install {name}"
-        ) from None
+    return of_extra(name, f"to_{name}", name)

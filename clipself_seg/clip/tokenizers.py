@@ -14,6 +14,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol, TypeVar
@@ -90,19 +91,19 @@ def open_clip_folder() -> Path:
     return Path(spec.origin).parent
 
 
+@dataclass(eq=False)
 class FileTokenizer(Tokenizer):
-    """Token ids of texts by a vocabulary out of a file, filled up with padding behind their end."""
+    """Token ids of texts by a vocabulary out of a file, filled up with padding behind their end.
 
-    def __init__(self, encode: Encode, padding: int = 0, end: int | None = None) -> None:
-        """
-        Args:
-            encode: token ids of a text, with those that the model wants around them.
-            padding: id that shorter texts are filled up with.
-            end: id that longer texts end with, too, where they are cut; None to cut them as they are.
-        """
-        self.encode = encode
-        self.padding = padding
-        self.end = end
+    Attributes:
+        encode: token ids of a text, with those that the model wants around them.
+        padding: id that shorter texts are filled up with.
+        end: id that longer texts end with, too, where they are cut; None to cut them as they are.
+    """
+
+    encode: Encode
+    padding: int = 0
+    end: int | None = None
 
     def __call__(self, texts: Sequence[str], context_length: int) -> Tensor:
         ids_KT = torch.full((len(texts), context_length), self.padding)

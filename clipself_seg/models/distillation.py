@@ -16,9 +16,9 @@ Shapes: B images, R regions of all images, n regions of one image, E embedding, 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -64,50 +64,31 @@ IMAGE = "image"
 READS = (DENSE, QUERIES, KEYS, IMAGE)
 
 
+@dataclass(kw_only=True, eq=False)
 class Step:
     """Computes features of one step's samples, each when it is first asked for, and once.
 
     Towers run in the run's precision; what an objective computes itself is outside of autocast.
 
     Attributes:
-        samples: the samples of this process; which keys they have is for their mapper and the objective.
+        samples: the samples of this process, one at least; which keys they have is for their mapper and the objective.
         images: (B, 3, S', S') the student's input, normalised.
         student: image tower that learns.
         teacher: the original CLIP, frozen.
-        synchronised: whether the loss is that of the samples of all processes.
+        precision: dtype of autocast, or None.
+        average: what losses of regions are averaged over, see `region_mean`.
+        synchronised: whether the loss is that of the samples of all processes; else every process trains by itself.
+        reads: what the objective reads of the student, out of `READS`.
     """
 
-    def __init__(
-        self,
-        *,
-        samples: Sequence[Sample],
-        images: Tensor,
-        student: ImageTower,
-        teacher: DenseCLIP,
-        precision: torch.dtype | None,
-        average: Average,
-        synchronised: bool,
-        reads: Sequence[str] = (DENSE,),
-    ) -> None:
-        """
-        Args:
-            samples: see the attributes; one at least.
-            images: see the attributes.
-            student: see the attributes.
-            teacher: see the attributes.
-            precision: dtype of autocast, or None.
-            average: what losses of regions are averaged over, see `region_mean`.
-            synchronised: see the attributes; else every process trains by itself.
-            reads: what the objective reads of the student, out of `READS`.
-        """
-        self.samples = samples
-        self.images = images
-        self.student = student
-        self.teacher = teacher
-        self._precision = precision
-        self._average = average
-        self.synchronised = synchronised
-        self._features = [name for name in reads if name != IMAGE]
+    samples: Sequence[Sample]
+    images: Tensor
+    student: ImageTower
+    teacher: DenseCLIP
+    precision: torch.dtype | None
+    average: Average
+    synchronised: bool
+    reads: Sequence[str] = (DENSE,)
 
     @property
     def device(self) -> torch.device:
@@ -116,7 +97,7 @@ class Step:
 
     def in_precision(self) -> contextlib.AbstractContextManager:
         """Context in which frozen and learning networks compute: autocast, if the run has it."""
-        return autocast(self.device, self._precision)
+        return autocast(self.device, self.precision)
 
     @functools.cached_property
     def regions_per_image(self) -> list[int]:
@@ -127,7 +108,8 @@ class Step:
     def maps(self) -> dict[str, Tensor]:
         """The student's features (B, E or D, h, w) by name, those of them that the objective reads; of one pass."""
         with self.in_precision():
-            return self.student.features(self.images, self._features)
+            names = [name for name in self.reads if name != IMAGE]
+            return self.student.features(self.images, names)
 
     @functools.cached_property
     def dense_BEhw(self) -> Tensor:
@@ -244,14 +226,14 @@ class Step:
         """
         if comm.get_world_size() == 1 or not self.synchronised:
             return None
-        count = loss_count(self.regions_per_image, self._average)
+        count = loss_count(self.regions_per_image, self.average)
         total = torch.full((), float(count), device=self.device)
         dist.all_reduce(total)
         return total.clamp(min=1) / comm.get_world_size()  # 0 regions have a loss of 0
 
     def region_mean(self, values_R: Tensor) -> Tensor:
         """Mean of a value of each region as ``MODEL.CLIPSELF.LOSS_AVERAGE`` says, over all processes."""
-        return region_mean(values_R, self.regions_per_image, self._average, self.region_count)
+        return region_mean(values_R, self.regions_per_image, self.average, self.region_count)
 
 
 def _reached(box_14: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -357,7 +339,7 @@ def correlation_teacher(name: str) -> CorrelationTeacher | None:
     return Original() if name == "original" else TimmBackbone(name)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class CorrelationSettings:
     """How tokens are compared.
 
@@ -498,6 +480,7 @@ class WeightedTerms:
 TextLoss = Literal["bce", "softmax", "regionclip"]
 
 
+@dataclass(kw_only=True, eq=False)
 class RegionText:
     """Nouns of regions as classes, whose texts the frozen text tower embeds once.
 
@@ -505,31 +488,21 @@ class RegionText:
     "iteration" for the official loss; for RegionCLIP's "crops" uint8 (n, 3, S0, S0), "caption", and "whole"
     (1, 4), the box of the whole image.
     The temperature is the CLIP's own, exp(logit_scale), which does not train.
+
+    Attributes:
+        loss: "bce", the official code's: sigmoids over the nouns of the process's regions, topped up at
+            random to `negatives`; "softmax" over all nouns; "regionclip": RegionCLIP's three losses.
+        negatives: number of nouns that "bce" compares with.
+        templates: prompts around a noun, a name in `text_bank.TEMPLATES`.
+        seed: seed of the nouns that are drawn, together with the iteration.
     """
 
-    reads: tuple[str, ...] = (DENSE,)
-
-    def __init__(
-        self,
-        *,
-        loss: TextLoss = "bce",
-        negatives: int = 100,
-        templates: str = NOUN_TEMPLATES,
-        seed: int = 0,
-    ) -> None:
-        """
-        Args:
-            loss: "bce", the official code's: sigmoids over the nouns of the process's regions, topped up at
-                random to `negatives`; "softmax" over all nouns; "regionclip": RegionCLIP's three losses.
-            negatives: number of nouns that "bce" compares with.
-            templates: prompts around a noun, a name in `text_bank.TEMPLATES`.
-            seed: seed of the nouns that are drawn, together with the iteration.
-        """
-        self.loss = loss
-        self.negatives = negatives
-        self.templates = templates
-        self.seed = seed
-        self.nouns_KE: Tensor | None = None
+    reads: tuple[str, ...] = field(default=(DENSE,), init=False)
+    nouns_KE: Tensor | None = field(default=None, init=False)
+    loss: TextLoss = "bce"
+    negatives: int = 100
+    templates: str = NOUN_TEMPLATES
+    seed: int = 0
 
     def setup_training(
         self, teacher: DenseCLIP, vocabulary: Vocabulary | Sequence[str] | None

@@ -303,7 +303,7 @@ class Part:
         """Take a mapping of mappings, each read by a function."""
         content = self.take(key, dict, None if needed else {})
         sections = {name: Part(f"{self.place}: {key}: {name}", of) for name, of in content.items()}
-        return {name: read(section) for name, section in sections.items()}
+        return {name: section.read(read) for name, section in sections.items()}
 
     def pair(self, key: str, value: object) -> tuple[str, str]:
         """Read an entry of a list: two strings."""
@@ -325,13 +325,15 @@ class Part:
         content = self.take(key, list, [])
         return [Part(f"{self.place}: {key}: {n}", of) for n, of in enumerate(content, 1)]
 
-    def finish(self) -> None:
-        """Refuse keys that were not taken."""
+    def read(self, read: Callable[[Part], T]) -> T:
+        """Take all by a function, and refuse keys that it did not take."""
+        value = read(self)
         for key in self.content:
             if key not in self.known:
                 raise InputError(
                     f"{self.place}: unknown key {shown(key)}; {nearest(key, self.known)}"
                 )
+        return value
 
 
 def _is_text(value: object) -> bool:
@@ -403,7 +405,13 @@ def read_table(path: Path) -> Table:
         raise InputError(
             f"table {path} is not usable YAML ({in_short(error)}): correct it"
         ) from None
-    top = Part(f"table {path}", content)
+    place = f"table {path}"
+    table, further = Part(place, content).read(functools.partial(_table, path.stem))
+    _check_names(table, further, place)
+    return table
+
+
+def _table(stem: str, top: Part) -> tuple[Table, dict[str, Further]]:
     columns = top.each("columns", _column)
     runs = {scale: top.each(scale, _run, needed=False) for scale in SCALES}
     further = top.each("further", _further, needed=False)
@@ -418,7 +426,7 @@ def read_table(path: Path) -> Table:
         for name, row in rows.items()
     }
     table = Table(
-        name=path.stem,
+        name=stem,
         title=top.text("title"),
         about=" ".join(top.text("about", "").split()),
         figure=top.choice("figure", FIGURES),
@@ -426,29 +434,25 @@ def read_table(path: Path) -> Table:
         columns=columns,
         runs=runs,
         rows=rows,
-        claims=tuple(_claim(section) for section in top.listed("claims")),
+        claims=tuple(section.read(_claim) for section in top.listed("claims")),
     )
-    top.finish()
-    _check_names(table, further, top.place)
-    return table
+    return table, further
 
 
 def _column(section: Part) -> Column:
     title = section.take("title", str | dict)
     titles = title if isinstance(title, dict) else dict.fromkeys(SCALES, title)
     paths = {scale: section.text(scale, "") for scale in SCALES}
-    of = section.text("of", "")
-    section.finish()
     return Column(
         titles={scale: str(titles.get(scale, "")) for scale in SCALES},
         paths={scale: path for scale, path in paths.items() if path},
-        of=of,
+        of=section.text("of", ""),
     )
 
 
 def _run(section: Part) -> RunSpec:
     weights = section.mapping("weights")
-    spec = RunSpec(
+    return RunSpec(
         config=section.text("config"),
         options=section.texts("options"),
         weights={key: _weights(f"{section.place}: {key}", of) for key, of in weights.items()},
@@ -456,23 +460,19 @@ def _run(section: Part) -> RunSpec:
         minutes=float(section.take("minutes", int | float, 0)),
         prepare=tuple(section.text("prepare", "").split()),
     )
-    section.finish()
-    return spec
 
 
 def _further(section: Part) -> Further:
-    further = Further(
+    return Further(
         weights=section.text("weights"),
         keep=section.words("keep"),
         rows=section.words("rows"),
         specs={
-            scale: _run(Part(f"{section.place}: {scale}", section.take(scale, dict)))
+            scale: Part(f"{section.place}: {scale}", section.take(scale, dict)).read(_run)
             for scale in SCALES
             if scale in section.content
         },
     )
-    section.finish()
-    return further
 
 
 def _weights(place: str, value: object) -> Weights:
@@ -492,15 +492,13 @@ def _row(section: Part) -> Row:
                 f"{section.place}: paper: {column} cannot be {shown(number)}: give a number"
             )
         paper[column] = float(number)
-    row = Row(
+    return Row(
         title=section.text("title"),
         run=section.text("run", ""),
         paper=paper,
         read=section.texts("read"),
         absent=section.texts("absent"),
     )
-    section.finish()
-    return row
 
 
 def _claim(section: Part) -> Claim:
@@ -512,15 +510,13 @@ def _claim(section: Part) -> Claim:
             f'{section.place}: order cannot be {shown(order)}: give rows with "<" or "<=" between them'
         )
     columns = section.take("columns", list, [])
-    claim = Claim(
+    return Claim(
         says=section.text("says"),
         columns=tuple(map(str, columns)),
         terms=tuple(map(_term, terms)),
         strict=tuple(relation == "<" for relation in relations),
         why=" ".join(section.text("why", "").split()),
     )
-    section.finish()
-    return claim
 
 
 def _term(text: str) -> Term:

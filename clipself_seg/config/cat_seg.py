@@ -25,7 +25,9 @@ def add_cat_seg_keys(cfg: CfgNode) -> None:
     """Add the keys of semantic segmentation to `cfg`."""
     _add_head(cfg)
     _add_switches(cfg)
-    _add_resnet(cfg)
+    # DeepLab's key of the ResNet that guides version 1 (MODEL.BACKBONE.NAME:
+    # build_resnet_deeplab_backbone): "basic" or "deeplab".
+    cfg.MODEL.RESNETS.STEM_TYPE = "deeplab"
     _add_swin(cfg)
     _add_running(cfg)
 
@@ -92,12 +94,6 @@ def _add_switches(cfg: CfgNode) -> None:
     cfg.MODEL.MASK_FORMER = CfgNode()
     # Plain inference pads the image to a multiple of this.
     cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = 32
-
-
-def _add_resnet(cfg: CfgNode) -> None:
-    # DeepLab's key of the ResNet that guides version 1 (MODEL.BACKBONE.NAME:
-    # build_resnet_deeplab_backbone): "basic" or "deeplab".
-    cfg.MODEL.RESNETS.STEM_TYPE = "deeplab"
 
 
 def _add_swin(cfg: CfgNode) -> None:

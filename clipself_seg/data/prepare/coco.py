@@ -27,6 +27,7 @@ from clipself_seg.data.prepare.common import (
     Options,
     Prepared,
     convert_files,
+    known_vocabulary,
     lookup_table,
     preparation,
     require,
@@ -124,18 +125,14 @@ def _convert_panoptic(job: _PanopticJob) -> bool:
     ids = read_panoptic_ids(job.record)
     infos = job.record["segments_info"]
     categories = np.array([info["category_id"] for info in infos], dtype=np.int64)
-    labels = category_labels(categories, _index_of(), job.record["pan_seg_file_name"])
+    index_of = known_vocabulary("coco_panoptic_133").dataset_id_to_index
+    labels = category_labels(categories, index_of, job.record["pan_seg_file_name"])
     # Segment ids sorted, with void, so that a binary search leads from a pixel to its label.
     segment_ids = np.array([0] + [info["id"] for info in infos], dtype=np.int64)
     order = np.argsort(segment_ids)
     positions = np.searchsorted(segment_ids[order], ids)
     save_png(job.target, np.append(IGNORED, labels).astype(np.uint8)[order][positions])
     return True
-
-
-@functools.cache
-def _index_of() -> dict[int, int]:
-    return load_vocabulary("coco_panoptic_133").dataset_id_to_index
 
 
 @preparation("coco_captions", SPLITS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from clipself_seg.data.datasets.table import DataRoot
+from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, atomic_path, remove_leftovers
 
@@ -223,24 +225,23 @@ def convert_files(
         InputError: an error of `convert`; files that are finished stay. Or another process is at work
             on the same folder.
     """
-    with alone_in(jobs[0].target.parent):
-        return _convert_files(convert, jobs, options)
-
-
-def _convert_files(
-    convert: Callable[[Job], bool], jobs: Sequence[Job], options: Options
-) -> Prepared:
     from clipself_seg.data.parallel import run_in_parallel
 
-    for parent in {output.parent for job in jobs for output in job.outputs}:
-        remove_leftovers(parent)
-    todo = [
-        job for job in jobs if options.overwrite or not all(path.exists() for path in job.outputs)
-    ]
     folder = jobs[0].target.parent
-    label = "/".join(folder.parts[-2:])
-    done = run_in_parallel(convert, todo, processes=options.processes, label=label)
+    with alone_in(folder):
+        for parent in {output.parent for job in jobs for output in job.outputs}:
+            remove_leftovers(parent)
+        there = [all(path.exists() for path in job.outputs) for job in jobs]
+        todo = [job for job, kept in zip(jobs, there) if options.overwrite or not kept]
+        label = "/".join(folder.parts[-2:])
+        done = run_in_parallel(convert, todo, processes=options.processes, label=label)
     return Prepared(folder, sum(done), len(jobs) - len(todo), len(done) - sum(done))
+
+
+@functools.cache
+def known_vocabulary(name: str) -> Vocabulary:
+    """A built-in vocabulary, read once in each process."""
+    return load_vocabulary(name)
 
 
 def lookup_table(

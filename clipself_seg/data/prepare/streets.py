@@ -31,6 +31,7 @@ from clipself_seg.data.prepare.common import (
     Options,
     Prepared,
     files_in,
+    known_vocabulary,
     lookup_table,
     preparation,
     require,
@@ -45,10 +46,10 @@ from clipself_seg.data.prepare.panoptic_files import (
     listed_categories,
     prepare_panoptic_split,
 )
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
 
 CITY_SPLITS = ("train", "val")
+CITY_CLASSES = "openseg_cityscapes_19"
 INSTANCES = "_gtFine_instanceIds.png"
 # From this number on, a value of an instance map is an instance.
 FIRST_INSTANCE = 1000
@@ -95,7 +96,9 @@ def _prepare_city_split(options: Options, split: str) -> Prepared:
     files = SplitFiles(
         pngs, pngs.with_suffix(".json"), truth / f"cityscapes_instances_{split}.json"
     )
-    return prepare_panoptic_split(files, jobs, listed_categories(_city_vocabulary()), options)
+    return prepare_panoptic_split(
+        files, jobs, listed_categories(known_vocabulary(CITY_CLASSES)), options
+    )
 
 
 def read_city(instances: Path, labels: Path) -> ImageTruth:
@@ -108,8 +111,8 @@ def read_city(instances: Path, labels: Path) -> ImageTruth:
     Raises:
         InputError: a file is missing or broken, or has values that no map of Cityscapes has.
     """
-    index_of = _city_vocabulary().dataset_id_to_index
-    thing = _city_vocabulary().thing
+    index_of = known_vocabulary(CITY_CLASSES).dataset_id_to_index
+    thing = known_vocabulary(CITY_CLASSES).thing
     values = read_indices(instances, archive=True).astype(np.int32)
     segments = []
     for value in np.unique(values).tolist():
@@ -125,7 +128,7 @@ def read_city(instances: Path, labels: Path) -> ImageTruth:
 def _city_labels(path: Path) -> np.ndarray:
     values = read_indices(path, archive=True)
     _check_city_label(int(values.max()), path)
-    index_of = _city_vocabulary().dataset_id_to_index
+    index_of = known_vocabulary(CITY_CLASSES).dataset_id_to_index
     return lookup_table(index_of, LABEL_IDS, IGNORED, np.uint8)[values]
 
 
@@ -137,13 +140,8 @@ def _check_city_label(label: int, path: Path) -> None:
         )
 
 
-@functools.cache
-def _city_vocabulary() -> Vocabulary:
-    return load_vocabulary("openseg_cityscapes_19")
-
-
 VISTAS_SPLITS = ("training", "validation")
-
+VISTAS_CLASSES = "mapillary_vistas_65"
 UNLABELLED = 65
 Reader = Callable[..., ImageTruth]
 
@@ -174,9 +172,9 @@ def _prepare_vistas_split(options: Options, split: str) -> Prepared:
     for name in ("images", "labels"):
         require(folder / name, VISTAS)
     panoptic = folder / "panoptic/panoptic_2018.json"
-    files = SplitFiles(
-        panoptic.parent, panoptic, folder / "instances_detectron2.json", _is_archived(panoptic)
-    )
+    archived = panoptic.exists() and coco_info(read_coco_json(panoptic)).get("made_of") != MADE_OF
+    instances = folder / "instances_detectron2.json"
+    files = SplitFiles(panoptic.parent, panoptic, instances, archived)
     reads = _archived(folder, files) if files.archived else _unarchived(folder)
     target = folder / "labels_detectron2"
     jobs = [
@@ -193,14 +191,11 @@ def _prepare_vistas_split(options: Options, split: str) -> Prepared:
         )
         for stem, (source, read) in reads.items()
     ]
-    done = prepare_panoptic_split(files, jobs, listed_categories(_vistas_vocabulary()), options)
+    done = prepare_panoptic_split(
+        files, jobs, listed_categories(known_vocabulary(VISTAS_CLASSES)), options
+    )
     origin = "are the archive's" if files.archived else "were made of the instance maps"
     return done._replace(folder=target, notes=(f"panoptic files {origin}: {files.panoptic}",))
-
-
-def _is_archived(json_file: Path) -> bool:
-    """Whether there is a panoptic JSON, and this preparation did not write it."""
-    return json_file.exists() and coco_info(read_coco_json(json_file)).get("made_of") != MADE_OF
 
 
 def _unarchived(folder: Path) -> dict[str, tuple[Path, Reader]]:
@@ -222,7 +217,7 @@ def _archived(folder: Path, files: SplitFiles) -> dict[str, tuple[Path, Reader]]
 
 def _check_version(json_file: Path) -> None:
     """Refuse a panoptic JSON of other classes, such as the 124 of v2.0."""
-    vocabulary = _vistas_vocabulary()
+    vocabulary = known_vocabulary(VISTAS_CLASSES)
     listed = {
         entry.get("id"): bool(entry.get("isthing"))
         for entry in coco_list(read_coco_json(json_file), "categories", json_file)
@@ -247,7 +242,7 @@ def read_vistas(instances: Path, labels: Path) -> ImageTruth:
     Raises:
         InputError: a file is missing or broken, or has values that no map of v1.2 has.
     """
-    thing = _vistas_vocabulary().thing
+    thing = known_vocabulary(VISTAS_CLASSES).thing
     values = read_indices(instances, archive=True).astype(np.int32)
     label_of = values // 256
     _check_vistas_labels(label_of, instances)
@@ -257,7 +252,7 @@ def read_vistas(instances: Path, labels: Path) -> ImageTruth:
     segments = []
     for number in np.unique(ids[ids > 0]).tolist():
         label = (number - 1) // 256
-        category = _vistas_vocabulary().classes[label].dataset_id
+        category = known_vocabulary(VISTAS_CLASSES).classes[label].dataset_id
         segments.append(Segment(number, category, bool(thing[label])))
     return ImageTruth(ids, segments, _vistas_labels(labels))
 
@@ -275,8 +270,8 @@ def read_archived(record: Record, _: Path, labels: Path) -> ImageTruth:
     """
     infos = record["segments_info"]
     categories = np.array([info["category_id"] for info in infos], np.int64)
-    index_of = _vistas_vocabulary().dataset_id_to_index
-    things = _vistas_vocabulary().thing[
+    index_of = known_vocabulary(VISTAS_CLASSES).dataset_id_to_index
+    things = known_vocabulary(VISTAS_CLASSES).thing[
         category_labels(categories, index_of, record["panoptic_json"])
     ]
     segments = [
@@ -298,8 +293,3 @@ def _check_vistas_labels(labels: np.ndarray, path: Path) -> None:
             f"{path} has the label {labels.max()}, where v1.2 has 0 to {UNLABELLED}: take the folders instances and "
             "labels of v1.2"
         )
-
-
-@functools.cache
-def _vistas_vocabulary() -> Vocabulary:
-    return load_vocabulary("mapillary_vistas_65")

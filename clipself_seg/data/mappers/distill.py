@@ -51,7 +51,27 @@ ASPECTS = (3 / 4, 4 / 3)  # width by height
 ATTEMPTS = 10
 
 
-class DistillMapper(Configurable):
+class StudentMapper(Configurable):
+    """Base of the mappers of one image for the student.
+
+    Attributes:
+        student_size: S, side of the student's input in pixels.
+        seed: seed of the run.
+        max_pixels: largest number of pixels of an image that is decoded.
+    """
+
+    student_size: int
+    seed: int
+    max_pixels: int = MAX_PIXELS
+
+    @staticmethod
+    def read_common(cfg: CfgNode, seed: int) -> dict[str, Any]:
+        """The attributes above, of INPUT and the seed."""
+        size = cfg.INPUT.REGIONS.STUDENT_SIZE
+        return dict(student_size=size, seed=seed, max_pixels=cfg.INPUT.MAX_PIXELS)
+
+
+class DistillMapper(StudentMapper):
     """Mapper from a record and a draw number to the image, its regions, and a crop of each.
 
     The sample depends on the record, the seed and the draw number only, so it is the same
@@ -59,40 +79,31 @@ class DistillMapper(Configurable):
 
     Attributes:
         source: "grid" draws cells, "proposals" draws from the record's "proposals", whose "proposal_areas" count.
-        student_size: S, side of the student's input in pixels.
         crop_size: S0, side of the teacher's crops in pixels.
-        seed: seed of the run.
         max_split: largest number of rows or columns of a grid.
         grid_rule: rule for the pairs of rows and columns, see `grid_pairs`.
         max_regions: most regions of an image, 0 for no limit.
         crop_scale: enlargement of the teacher's crops.
-        max_pixels: largest number of pixels of an image that is decoded.
     """
 
     source: Literal["grid", "proposals"]
-    student_size: int
     crop_size: int
-    seed: int
     max_split: int = 6
     grid_rule: GridRule = "aspect"
     max_regions: int = 20
     crop_scale: float = 1.0
-    max_pixels: int = MAX_PIXELS
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, crop_size: int, seed: int) -> dict[str, Any]:
         """Read INPUT.REGIONS and INPUT.MAX_PIXELS; the teacher's input side and the seed come from the caller."""
         regions = cfg.INPUT.REGIONS
-        return dict(
+        return cls.read_common(cfg, seed) | dict(
             source=regions.SOURCE,
-            student_size=regions.STUDENT_SIZE,
             crop_size=crop_size,
-            seed=seed,
             max_split=regions.MAX_SPLIT,
             grid_rule=regions.GRID_PAIRS,
             max_regions=regions.MAX_REGIONS,
             crop_scale=regions.CROP_SCALE,
-            max_pixels=cfg.INPUT.MAX_PIXELS,
         )
 
     def __call__(self, record: Record, draw: int) -> Sample:
@@ -159,38 +170,29 @@ class DistillMapper(Configurable):
         )
 
 
-class RegionTextMapper(Configurable):
+class RegionTextMapper(StudentMapper):
     """Mapper from a record and a draw number to the image, boxes and labels.
 
     Boxes are the first of the record, in its order and of any size, as in the official code.
 
     Attributes:
-        student_size: S, side of the student's input in pixels.
-        seed: seed of the run.
         max_regions: most boxes of an image, 0 for no limit.
         crop_size: S0; None makes neither crops nor captions, which RegionCLIP's losses read.
         crop_scale: enlargement of the crops.
-        max_pixels: largest number of pixels of an image that is decoded.
     """
 
-    student_size: int
-    seed: int
     max_regions: int = 20
     crop_size: int | None = None
     crop_scale: float = 1.0
-    max_pixels: int = MAX_PIXELS
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, crop_size: int, seed: int) -> dict[str, Any]:
         """Read INPUT.REGIONS, INPUT.MAX_PIXELS and MODEL.CLIPSELF.TEXTS.LOSS."""
         regions = cfg.INPUT.REGIONS
-        return dict(
-            student_size=regions.STUDENT_SIZE,
-            seed=seed,
+        return cls.read_common(cfg, seed) | dict(
             max_regions=regions.MAX_REGIONS,
             crop_size=crop_size if cfg.MODEL.CLIPSELF.TEXTS.LOSS == "regionclip" else None,
             crop_scale=regions.CROP_SCALE,
-            max_pixels=cfg.INPUT.MAX_PIXELS,
         )
 
     def __call__(self, record: Record, draw: int) -> Sample:
@@ -236,30 +238,17 @@ class RegionTextMapper(Configurable):
         return captions[np.random.default_rng((self.seed, draw)).integers(len(captions))]
 
 
-class CaptionMapper(Configurable):
+class CaptionMapper(StudentMapper):
     """Mapper from a record and a draw number to a random crop of the image and one of its captions.
 
     The crop has 90 to 100 % of the image's area and an aspect of 3:4 to 4:3, and is never flipped. A
     sample depends on the record, the seed and the draw number only, as `DistillMapper` has it.
-
-    Attributes:
-        student_size: S, side of the student's input in pixels.
-        seed: seed of the run.
-        max_pixels: largest number of pixels of an image that is decoded.
     """
-
-    student_size: int
-    seed: int
-    max_pixels: int = MAX_PIXELS
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, seed: int) -> dict[str, Any]:
         """Read INPUT; the seed comes from the caller."""
-        return dict(
-            student_size=cfg.INPUT.REGIONS.STUDENT_SIZE,
-            seed=seed,
-            max_pixels=cfg.INPUT.MAX_PIXELS,
-        )
+        return cls.read_common(cfg, seed)
 
     def __call__(self, record: Record, draw: int) -> Sample:
         """Make the sample of one draw.
@@ -279,12 +268,9 @@ class CaptionMapper(Configurable):
         captions = record["captions"]
         caption = captions[rng.integers(len(captions))]
         x0, y0, x1, y1 = random_crop(rng, image.shape[1], image.shape[0])
-        return image_sample(record, self._square(image[y0:y1, x0:x1])) | {"caption": caption}
-
-    def _square(self, crop: np.ndarray) -> np.ndarray:
-        """Crop (h, w, 3) stretched to the student's square, (S, S, 3) uint8."""
         size = (self.student_size, self.student_size)
-        return np.asarray(Image.fromarray(crop).resize(size, Image.Resampling.BICUBIC))
+        crop = Image.fromarray(image[y0:y1, x0:x1]).resize(size, Image.Resampling.BICUBIC)
+        return image_sample(record, np.asarray(crop)) | {"caption": caption}
 
 
 def random_crop(rng: np.random.Generator, width: int, height: int) -> tuple[int, int, int, int]:

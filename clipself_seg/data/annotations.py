@@ -252,21 +252,25 @@ def listed_records(
     return large
 
 
-def require_images(name: str, records: Sequence[Record], advice: str) -> None:
-    """Refuse a data set without all images: a run of hours should not end at the last one.
+def require_files(
+    name: str, records: Sequence[Record], advice: str, key: str = "file_name"
+) -> None:
+    """Refuse a data set without all images or other files: a run of hours should not end at the last one.
 
     Args:
         name: name of the data set.
         records: records of its images.
         advice: how to get the files.
+        key: entry of the records that names the files.
 
     Raises:
-        InputError: images are missing; names the first one.
+        InputError: files are missing; names the first one.
     """
-    missing = [r["file_name"] for r in records if not os.path.exists(r["file_name"])]
+    missing = [record[key] for record in records if not os.path.exists(record[key])]
     if missing:
+        kind = "images" if key == "file_name" else "files"
         raise InputError(
-            f'data set "{name}": {len(missing)} of {len(records)} images are missing, such as '
+            f'data set "{name}": {len(missing)} of {len(records)} {kind} are missing, such as '
             f"{missing[0]}; {advice}"
         )
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from detectron2.config import CfgNode
 
-from clipself_seg.data.annotations import Record, require_images
+from clipself_seg.data.annotations import Record, require_files
 from clipself_seg.data.datasets.records import detection_records, find_dataset
 from clipself_seg.data.datasets.table import DetectionSet
 from clipself_seg.data.loader import evaluation_batches
@@ -235,7 +235,7 @@ class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionDat
             {key: value for key, value in record.items() if key != "annotations"}
             for record in detection_records(name)
         ]
-        require_images(name, records, files.root.advice)
+        require_files(name, records, files.root.advice)
         truth = read_true_objects(
             files.path(files.annotations),
             vocabulary,

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.ops import nms
 from tqdm import tqdm
 
-from clipself_seg.data.annotations import Record, listed_records, read_coco_json, require_images
+from clipself_seg.data.annotations import Record, listed_records, read_coco_json, require_files
 from clipself_seg.data.datasets.records import annotated_dataset
 from clipself_seg.data.loader import Batches, dead_workers_named, evaluation_batches
 from clipself_seg.data.mappers.detection import DetectionTestMapper
@@ -180,7 +180,7 @@ def check_writing(
     files = annotated_dataset(dataset)
     source = files.path(files.annotations)
     records = listed_records(read_coco_json(source), source, files.path(files.images))
-    require_images(dataset, records, "restore them: each image needs its proposals")
+    require_files(dataset, records, "restore them: each image needs its proposals")
     return records
 
 

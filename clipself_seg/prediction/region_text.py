@@ -33,7 +33,7 @@ from clipself_seg.data.annotations import (
     proposal_records_of,
     read_coco_json,
     read_region_text,
-    require_images,
+    require_files,
 )
 from clipself_seg.data.captions import (
     ImageCaptions,
@@ -165,7 +165,7 @@ def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
     _check(request, target)
     content = read_coco_json(request.proposals)
     records = proposal_records_of(content, request.proposals, images)
-    require_images(dataset, records, "restore them: each image needs its labels")
+    require_files(dataset, records, "restore them: each image needs its labels")
     captions = _captions(request, records)
     texts = {image_id: image.texts for image_id, image in captions.items()}
     nouns = _nouns(request, captions)

@@ -10,13 +10,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from clipself_seg.data.annotations import Record, coco_info, read_coco_json
+from clipself_seg.data.annotations import Record, coco_info, read_coco_json, require_files
 from clipself_seg.data.datasets.records import find_dataset, panoptic_set_records, sem_seg_records
 from clipself_seg.data.datasets.table import DATASETS, IGNORE_LABEL, PanopticSet, SemSegSet
 from clipself_seg.data.images import describe_jpegs
@@ -136,13 +135,8 @@ def _check_images(
     if files.instance_map_name and "instances" in tasks:
         wanted.append(("instance_map_file_name", ""))
     for key, command in wanted:
-        missing = [record[key] for record in records if not Path(record[key]).exists()]
-        if missing:
-            advice = f"run `{command}`" if command else files.root.advice
-            raise InputError(
-                f'data set "{name}": {len(missing)} of {len(records)} files are missing, such as '
-                f"{missing[0]}; {advice}"
-            )
+        advice = f"run `{command}`" if command else files.root.advice
+        require_files(name, records, advice, key)
 
 
 def is_semantic_only(name: str) -> bool:

@@ -27,7 +27,7 @@ ASKED = ((9, "green triangle"), (12, "bricks"))
 # Title of a column -> weights.
 SHOWN = {"original CLIP": "mini", "after CLIPSelf": "mini-clipself-proposals"}
 SIDE = 192  # pixels of the scene's longest side for the CLIPs, which is that of the scene itself
-TILE = 208  # width in pixels
+TILE = 184  # width in pixels
 TEXT = 23  # height in pixels: can be read where the whole is as wide as a telephone
 GAP = 10
 

@@ -25,7 +25,7 @@ DEFAULTS = {
 }
 # Why it is that one.
 REASONS = {
-    "semantic": "any use is allowed",
+    "semantic": "it downloads by itself, and no term is non-commercial",
     "panoptic": "better than ODISE, whose weights are non-commercial",
     "detection": "every F-ViT is non-commercial",
 }

@@ -230,18 +230,13 @@ def _dataset_lines() -> Iterator[str]:
         yield f"${root.variable}: {folder or f'not set, {root.default} is read'}"
     groups: dict[tuple[str, str], list[str]] = {}
     findings = check_datasets((), Options(sample=1))
-    absent = [finding.name for finding in findings if finding.state == "absent"]
+    absent = "`clipself-seg data check` names each, and says how to get it"
     for finding in findings:
-        if finding.name not in absent:
-            key = finding.state, " ".join(finding.mend.split())
-            groups.setdefault(key, []).append(finding.name)
+        mend = absent if finding.state == "absent" else " ".join(finding.mend.split())
+        groups.setdefault((finding.state, mend), []).append(finding.name)
     for (state, mend), names in groups.items():
-        yield f"{state}: {', '.join(names)}" + (f": {mend}" if mend else "")
-    if absent:
-        yield (
-            f"absent: {len(absent)} of {len(findings)}, which training and evaluation need: "
-            "`clipself-seg data check` names each, and says how to get it"
-        )
+        listed = f"{len(names)} of {len(findings)}" if mend == absent else ", ".join(names)
+        yield f"{state}: {listed}" + (f": {mend}" if mend else "")
 
 
 def _no_options(parser: argparse.ArgumentParser) -> None:

@@ -226,7 +226,7 @@ def test_a_whole_environment_gets_versions_device_data_and_weights(capsys, monke
     assert "\n  detectron2 " in said and "\n  CPU, " in said and "mini-fvit" in said
     assert f"$DETECTRON2_DATASETS: {tmp_path}" in said
     assert said.count("absent:") == 1 and "lvis_v1_train" not in said
-    assert f"of {len(DATASETS)}, which training" in said and "`clipself-seg data check`" in said
+    assert f"of {len(DATASETS)}: `clipself-seg data check` names" in said
 
 
 def test_what_is_missing_is_said_with_the_command_that_brings_it(capsys, monkeypatch, tmp_path):

@@ -82,8 +82,7 @@ def export(args: argparse.Namespace) -> None:
     if args.clip_name:
         model = load_clip(args.clip_name, model)
     elif not alone:
-        opts = [*args.opts, "MODEL.DEVICE", "cpu"]
-        model = predictor_of(model, None, args.config_file, opts)
+        model = predictor_of(model, None, args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
     for file, differences in write(model, args.output).items():
         for shape, difference in differences.items():
             sys.stdout.write(f"{file}, {shape}: {difference:.1e} of the largest feature\n")

@@ -226,8 +226,7 @@ def _choose_clip(args: argparse.Namespace) -> None:
         locate(clip)
         keys = ("MODEL.CLIP.NAME", name, "MODEL.CLIP.WEIGHTS", clip)
         args.opts = [*keys, KEYS["clip_weights"], "", *args.opts]
-    mini = args.model == MINI or args.opts[1] == MINI_CLIP
-    args.config_file = MINI_MASKS if mini else MASKS
+    args.config_file = MINI_MASKS if args.model == MINI or args.opts[1] == MINI_CLIP else MASKS
     args.model = None
 
 

@@ -78,9 +78,8 @@ def export(
 
     if isinstance(model, str | os.PathLike):
         # Features of a CLIP alone are those of `load_clip`, and not what segmentation without training reads.
-        choice = find_model(model)
-        alone = choice.clip
-        loaded = load_clip(alone, choice.weights) if alone else load(model, device="cpu")
+        one = find_model(model)
+        loaded = load_clip(one.clip, one.weights) if one.clip else load(model, device="cpu")
     else:
         loaded = model
     return export_onnx(copy.deepcopy(clip_of(loaded)).cpu(), folder)

@@ -337,13 +337,13 @@ def fetch(entry: Entry) -> Path:
             return path
         except NotFetched as error:
             failed.append(str(error))
-    origin = " or ".join(entry.addresses or entry.pages)
+    said = "; ".join([f"weights {entry.name} are not on this machine", *failed])
+    origins = entry.addresses or [f"{page} with a browser" for page in entry.pages]
+    origin = " or ".join(origin for origin in origins if origin not in said) or "there"
     size = f" ({entry.size} bytes)" if entry.size else ""
     raise NotFetched(
-        f"weights {entry.name} are not on this machine"
-        + "".join(f"; {reason}" for reason in failed)
-        + f": fetch {entry.file}{size} from {origin} and put it into {path.parent} under that name, or set "
-        f"{VARIABLE} to the folder or mirror that has it"
+        f"{said}: fetch them from {origin} and save them as {path}{size}, or set {VARIABLE} to the folder or "
+        "mirror that has them"
     )
 
 

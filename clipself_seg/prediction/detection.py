@@ -89,7 +89,7 @@ class Detections(RegionResult):
         "segmentation" (run-length encoding) where there are masks.
 
         Args:
-            image_id: id of the image in its data set.
+            image_id: id of the image in its data set; every image needs another.
         """
         return self.coco_results(image_id)
 

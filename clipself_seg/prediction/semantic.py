@@ -108,12 +108,15 @@ class Segmentation(RegionResult):
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
         """Entries of COCO's results format, one a class that is there: "category_id", "segmentation" (run-length
-        encoding) as COCO-stuff has it, "bbox" and "score".
+        encoding) as COCO-stuff has it, and "score". With a "bbox", pycocotools' `loadRes` would take its area.
 
         Args:
-            image_id: id of the image in its data set.
+            image_id: id of the image in its data set; every image needs another.
         """
-        return self.coco_results(image_id)
+        entries = self.coco_results(image_id)
+        for entry in entries:
+            del entry["bbox"]
+        return entries
 
     def to_fiftyone(self) -> Any:
         """`fiftyone.Segmentation`; `dict(enumerate(result.names, 1))` are its mask targets, 0 is the background,

@@ -77,15 +77,20 @@ def test_offline_it_says_what_to_fetch_and_where_to_put_it(folder):
         locate("catseg-base")
     said = str(caught.value)
     address = "https://huggingface.co/spaces/hamacojr/CAT-Seg-weights/resolve/main/model_base.pth"
-    assert (
-        f"fetch model_base.pth from {address} and put it into {folder} under that name, or set"
-        in said
-    )
+    assert f": fetch them from {address} and save them as {folder}/model_base.pth, or set" in said
     assert "Connection refused" in said and len(said.splitlines()) == 1
 
 
+def test_an_address_that_fails_is_said_once_in_a_short_sentence(folder):
+    with pytest.raises(InputError) as caught:
+        fetch(entry(f"{NOWHERE}/one.pt"))
+    said = str(caught.value)
+    assert said.count(NOWHERE) == 1 and len(said.split()) < 40
+    assert f": fetch them from there and save them as {folder}/one.pt (700 bytes), or set" in said
+
+
 def test_what_only_a_browser_gets_is_said_to_be_so(folder):
-    with pytest.raises(InputError, match="fetch eva_vitb16_coco_clipself_patches.pt from https://"):
+    with pytest.raises(InputError, match="from https://.* with a browser and save .*_patches.pt"):
         locate("clipself-eva02-vitb16-coco-patches")
     (folder / "eva_vitb16_coco_clipself_patches.pt").write_bytes(DATA)
     assert locate("clipself-eva02-vitb16-coco-patches").is_file()
@@ -116,7 +121,10 @@ def test_a_mirror_stands_in_for_all_addresses(tmp_path, monkeypatch):
         monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", f"{server.address}/")
         assert fetch(entry(f"{NOWHERE}/one.pt")) == tmp_path / "clipself_seg" / "one.pt"
         assert fetch(entry(pages=("https://page",))) == weights_folder() / "one.pt"
-        with pytest.raises(InputError, match=f"{server.address}/two.pt cannot .*status 404"):
+        said = (
+            f"{server.address}/two.pt cannot .*status 404.*: fetch them from {NOWHERE}/two.pt and"
+        )
+        with pytest.raises(InputError, match=said):
             fetch(entry(f"{NOWHERE}/two.pt", file="two.pt"))
     assert [path for path, _ in server.asked] == ["/one.pt", "/two.pt"]
 

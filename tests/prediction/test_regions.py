@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pycocotools import mask as rle
+from pycocotools.coco import COCO
 
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import MissingPackage
@@ -80,11 +81,20 @@ def test_detections_and_classes_are_cocos_results():
         assert [entry["image_id"] for entry in entries] == [42, 42]
         assert [entry["category_id"] for entry in entries] == [18, 193]
         assert [entry["score"] for entry in entries] == [0.75, 0.5]
-        assert entries[0]["bbox"] == [0, 0, 6, 2]
         for label, entry in enumerate(entries):
             assert isinstance(entry["segmentation"]["counts"], str)
             assert np.array_equal(rle.decode(entry["segmentation"]), LABELS == label)
     assert "segmentation" not in detections(masks=False).to_coco()[0]
+    assert detections().to_coco()[0]["bbox"] == [0, 0, 6, 2]
+
+
+def test_the_area_of_a_class_that_pycocotools_loads_is_that_of_its_mask():
+    truth = COCO()
+    truth.dataset = {"images": [{"id": 42}], "categories": [{"id": 18}, {"id": 193}]}
+    truth.createIndex()
+    result = dataclasses.replace(semantic(), labels=np.tri(4, 6, dtype=np.uint8))
+    loaded = truth.loadRes(result.to_coco(image_id=42)).loadAnns([1, 2])
+    assert [entry["area"] for entry in loaded] == [14, 10]  # the boxes have 20 and 16 pixels
 
 
 def test_cocos_results_of_a_map_are_made_one_mask_after_the_other():

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools.coco import COCO
 
 from clipself_seg import __main__ as console
 from clipself_seg.checkpoints.choice import find_model
@@ -42,11 +43,11 @@ def python_blocks(page, marked=False):
 
 TORCH, TRANSFORMERS = python_blocks(DOCS / "guests.md")
 DETECTRON2, LAZY, LOOP, PREDICTOR, EVALUATOR, HOOKS = python_blocks(DOCS / "detectron2.md")
-RESULTS, *_ = python_blocks(DOCS / "python.md")
+RESULTS, _, WHOLE_COCO = python_blocks(DOCS / "python.md")
 (MASKS,) = (code for code in python_blocks(DOCS / "panoptic.md") if "masks=" in code)
 (MINE,) = python_blocks(DOCS / "own_data.md")
 # What these give is looked at below; the others have to run.
-LOOKED_AT = {TORCH, TRANSFORMERS, RESULTS, MASKS, MINE}
+LOOKED_AT = {TORCH, TRANSFORMERS, RESULTS, WHOLE_COCO, MASKS, MINE}
 LOOKED_AT |= {DETECTRON2, LAZY, LOOP, PREDICTOR, EVALUATOR, HOOKS}
 RUNNING = [(page.name, code) for page in PAGES for code in python_blocks(page)]
 MARKED = [(page.name, code) for page in PAGES for code in python_blocks(page, marked=True)]
@@ -181,6 +182,17 @@ def test_the_example_of_results(folder):
     names = variables(RESULTS)
     assert len(names["results"]) == 2 and (folder / "overlay.png").is_file()
     assert len(names["annotations"]) == len(names["names"]) == len(names["boxes"])
+
+
+def test_the_example_of_a_whole_coco_file_is_one(folder):
+    results = variables(WHOLE_COCO)["results"]
+    coco = COCO(folder / "coco.json")
+    assert coco.getImgIds() == [1, 2] and len(coco.loadCats([0, 1, 2])) == 3
+    annotations = coco.loadAnns(coco.getAnnIds(imgIds=[2]))
+    for label, annotation in zip(np.unique(results[1].labels), annotations, strict=True):
+        assert annotation["category_id"] == results[1].category_ids[label]
+        mask = results[1].labels == label
+        assert (coco.annToMask(annotation) == mask).all() and annotation["area"] == mask.sum()
 
 
 # Commands of the pages that draw or predict with the models of the project; test_docs.py parses the others.

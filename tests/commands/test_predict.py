@@ -174,7 +174,8 @@ def test_without_a_model_the_default_is_said_with_its_licence_and_offline_what_t
     first = f"no --model: {entry.name}, licence {entry.licence}; {REASONS[task]}."
     lines = [said, *_]
     assert any(line.startswith(first) for line in lines) and len(lines) <= 2
-    assert f"fetch {entry.file} from " in error and f"into {tmp_path / 'weights'} under" in error
+    assert "fetch them from " in error
+    assert f" and save them as {tmp_path / 'weights' / entry.file}" in error
 
 
 def test_a_clip_as_it_is_segments_and_a_folder_of_it_does_too(run, photos, tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clipself_seg.checkpoints.locate import HUB, SUFFIXES, hub_name, is_remote, no_checkpoint
-from clipself_seg.checkpoints.zoo import MINI_CLIP, SHIPPED_MODELS, SHIPPED_TAGS, Entry, zoo
+from clipself_seg.checkpoints.zoo import MINI_CLIP, SCHEME, SHIPPED_MODELS, SHIPPED_TAGS, Entry, zoo
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.yaml_files import leaves, merge_layers, read_layers
 
@@ -106,7 +106,7 @@ def find_model(
     """
     if task is not None and task not in TASKS:
         raise InputError(f'no task "{task}": {nearest(task, TASKS)}')
-    named = None if model is None else os.fspath(model)
+    named = None if model is None else os.fspath(model).removeprefix(SCHEME)
     if config_file is not None:
         choice = _configured(os.fspath(config_file), named)
     else:

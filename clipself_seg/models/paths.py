@@ -6,6 +6,7 @@ stands for the name alone, in a file too, so that it leads to no other address t
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from detectron2.utils.file_io import PathHandler, PathManager
@@ -14,6 +15,8 @@ from clipself_seg.checkpoints.choice import ModelChoice, find_model
 from clipself_seg.checkpoints.locate import fetch, weights_folder
 from clipself_seg.checkpoints.zoo import SCHEME, SHIPPED_MODELS, zoo
 from clipself_seg.errors import InputError, nearest
+
+logger = logging.getLogger(__name__)
 
 
 class ModelHandler(PathHandler):
@@ -33,7 +36,14 @@ class ModelHandler(PathHandler):
                 f"Detectron2's checkpointer does not read the names in {name}: load it by clipself_seg.load, or "
                 "by build_model of clipself_seg.models.build"
             )
-        return str(fetch(official[name])) if name in official else _whole(choice)
+        if name not in official:
+            return _whole(choice)
+        for key, value in official[name].settings:
+            logger.warning(
+                f"{name} was measured with {key} {value}, which a checkpoint does not set: build the model from "
+                f'load_config("{choice.config_file}", ["MODEL.WEIGHTS", "{path}"])'
+            )
+        return str(fetch(official[name]))
 
 
 def _whole(choice: ModelChoice) -> str:

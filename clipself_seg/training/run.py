@@ -108,7 +108,7 @@ def _write_config(cfg: CfgNode, suffix: str = "") -> None:
 
 @dead_workers_named()
 def train(
-    cfg: CfgNode, resume: bool, formats: Sequence[str] = (), hooks: Sequence[HookBase] = ()
+    cfg: CfgNode, resume: bool = False, formats: Sequence[str] = (), hooks: Sequence[HookBase] = ()
 ) -> None:
     """Train to the end, write the result, and evaluate it.
 

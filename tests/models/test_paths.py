@@ -7,6 +7,7 @@ from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model as plain_model
 from detectron2.utils.file_io import PathManager
 
+from clipself_seg.checkpoints.choice import find_model
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import build_model
@@ -25,6 +26,7 @@ def weights(tmp_path, monkeypatch):
     "config, name", [("mini/semseg", "mini-cat-seg"), ("mini/panoptic", "mini-open-panoptic")]
 )
 def test_detectron2s_checkpointer_and_predictor_take_a_shipped_model_by_its_name(config, name):
+    assert find_model(f"clipself://{name}") == find_model(name)
     ours = build_model(load_config(config, [*CPU, "MODEL.WEIGHTS", name])).state_dict()
     theirs = plain_model(load_config(config, CPU))
     DetectionCheckpointer(theirs).load(f"clipself://{name}")
@@ -34,10 +36,13 @@ def test_detectron2s_checkpointer_and_predictor_take_a_shipped_model_by_its_name
     assert predictor(noise(64, 96)).keys() >= {"sem_seg"}
 
 
-def test_an_official_model_is_its_file_in_the_folder_of_weights(weights):
+def test_an_official_model_is_its_file_and_the_log_says_what_the_file_does_not_set(weights, caplog):
     (weights / "model_base.pth").touch()
     path = PathManager.get_local_path("clipself://catseg-base")
     assert path == str(weights / "model_base.pth")
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert "POOLING_SIZES [1, 1], which a checkpoint does not set" in line
+    assert 'load_config("semseg/catseg_cvpr_vitb16", ["MODEL.WEIGHTS", "clipself://catseg-b' in line
 
 
 def test_no_other_name_is_resolved():

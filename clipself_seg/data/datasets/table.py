@@ -195,7 +195,7 @@ class DataSet:
         if self.root is REGISTERED:
             return self.root.advice
         where = f"set {self.root.variable} (now {self.root.path}), or: {self.root.advice}"
-        if not command:
+        if not command or self.root is MINI:  # drawn, not unpacked
             return where
         archive = self.path(self.archive) if self.archive else "the archive"
         return f"run `{command}` once {archive} is there\nTo get that, {where}"

@@ -441,8 +441,13 @@ def read_state(model: CATSeg, state: Mapping[str, Tensor]) -> tuple[dict[str, Te
     _check_version(tensors, wanted)
     if problem := name_problem(wanted, tensors):
         raise InputError(
-            f"the CAT-Seg checkpoint {problem.what}: {problem.names}; is it one of another CLIP "
-            "(MODEL.CLIP.NAME)? Detectron2's checkpointer leaves out tensors of another shape"
+            f"the CAT-Seg checkpoint {problem.what}: {problem.names}; "
+            + (
+                "is it one of another CLIP (MODEL.CLIP.NAME)? Detectron2's checkpointer leaves out tensors of another "
+                "shape"
+                if "clip.logit_scale" in tensors
+                else "it has only a part of its CLIP: give the name of the model, such as clipself://mini-cat-seg"
+            )
         )
     for name, target in wanted.items():
         tensors[name] = _fitting(name, tensors[name], target)
@@ -511,7 +516,7 @@ def _check_version(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) 
     if depths[0] and depths[0] != depths[1]:
         raise InputError(
             f"this is a CAT-Seg checkpoint of a CLIP with {depths[0]} blocks, the model's has {depths[1]}: "
-            "configs/semseg has *_vitb16 for 12 and *_vitl14_336 for 24"
+            'load_config("semseg/catseg_cvpr_vitb16") has 12, "semseg/catseg_cvpr_vitl14_336" 24'
         )
     first = "aggregator.conv1.weight"
     if not any(name.startswith("aggregator.") for name in tensors):
@@ -528,9 +533,9 @@ def _check_version(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) 
             f"this is a CAT-Seg checkpoint with {has} prompts as channels of the cost volume, the "
             f"model has {needs}: "
             + (
-                "version 1 (80) belongs to configs/semseg/catseg_v1_*"
+                "version 1 (80) belongs to semseg/catseg_v1_r101_vitb16 or semseg/catseg_v1_swinb_vitl14_336"
                 if has > needs
-                else "the CVPR version (1) belongs to configs/semseg/catseg_cvpr_*"
+                else "the CVPR version (1) belongs to semseg/catseg_cvpr_vitb16 or semseg/catseg_cvpr_vitl14_336"
             )
         )
     backbones = [any(n.startswith("backbone.") for n in names) for names in (tensors, wanted)]

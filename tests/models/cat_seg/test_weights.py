@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from clipself_seg.checkpoints.read import read_checkpoint
+from clipself_seg.checkpoints.zoo import SHIPPED_MODELS
 from clipself_seg.clip import load_clip
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg
@@ -17,8 +19,14 @@ DEEPER = f"{CLIP}visual.transformer.resblocks.23.ln_1.weight"
 # What a checkpoint has in place of or besides the model's tensors (None: it lacks them), and what the
 # error says.
 WRONG = {
-    "another depth": ({DEEPER: torch.zeros(1)}, "CLIP with 24 blocks, the model's has 4"),
-    "version 1": ({FIRST: torch.zeros(32, 80, 7, 7)}, r"with 80 prompts .* 1: .*catseg_v1_\*"),
+    "another depth": (
+        {DEEPER: torch.zeros(1)},
+        "CLIP with 24 blocks, the model's has 4.*catseg_cvpr_vitb16",
+    ),
+    "version 1": (
+        {FIRST: torch.zeros(32, 80, 7, 7)},
+        r"with 80 prompts .* 1: .*catseg_v1_r101_vitb16",
+    ),
     "no kernels": ({FIRST: torch.zeros(32)}, r"conv1.weight of shape \(32,\), the model needs"),
     "a backbone": (
         {"backbone.stem.weight": torch.zeros(1)},
@@ -59,7 +67,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(model, changes, message):
 def test_a_checkpoint_of_fewer_prompts_belongs_to_the_later_version():
     ensemble = build("MODEL.PROMPT_ENSEMBLE_TYPE", "imagenet")
     single = changed(to_official(ensemble), {FIRST: torch.zeros(32, 1, 7, 7)})
-    with pytest.raises(InputError, match=r"with 1 prompts .* 80: .*catseg_cvpr_\*"):
+    with pytest.raises(InputError, match=r"with 1 prompts .* 80: .*catseg_cvpr_vitb16"):
         ensemble.load_state_dict(single)
 
 
@@ -68,6 +76,9 @@ def test_a_clip_alone_and_one_without_the_cost_embedding_are_refused(model):
         InputError, match="no CAT-Seg checkpoint: it has no aggregator.*VISUAL_INIT"
     ):
         read_state(model, load_clip("ViT-Mini-8", None).state_dict())
+    shipped = read_checkpoint(SHIPPED_MODELS["mini-cat-seg"]).tensors
+    with pytest.raises(InputError, match="only a part of its CLIP: .* clipself://mini-cat-seg"):
+        model.load_state_dict(shipped)
     with pytest.raises(InputError, match="lacks 1 tensor: aggregator.conv1.weight.*another shape"):
         model.load_state_dict(changed(model.state_dict(), {"aggregator.conv1.weight": None}))
 

@@ -218,6 +218,16 @@ def test_shipped_values_of_clip_backbone_give_way_and_a_dumped_file_is_read_agai
     assert yaml.safe_load(again.dump()) == yaml.safe_load(cfg.dump())
 
 
+def test_shipped_values_that_another_entry_does_not_read_are_said(caplog):
+    mini("semseg", *FROZEN, "MODEL.CLIP.WEIGHTS", "mini-clipself", backbone="MyLastBlock")
+    (said,) = (one.message for one in caplog.records if "reset" in one.message)
+    assert "MODEL.CLIP.VISUAL_INIT 'mini-clipself-proposals'" in said and "CLIP.WEIGHTS" not in said
+    assert "`reads` of MODEL.CLIP.BACKBONE MyLastBlock" in said
+    caplog.clear()
+    load_config(None, MINE)
+    assert not caplog.records  # defaults, which no file sets
+
+
 COCO = "regions/coco+openai_vitb16"
 
 

@@ -329,9 +329,8 @@ def fetch(entry: Entry) -> Path:
     failed = []
     for address in _addresses(entry):
         size = f", {entry.size / 1e6:.0f} MB" if entry.size else ""
-        sys.stderr.write(
-            f"fetching {entry.name}{size} from {address} into {path}; licence: {entry.licence}\n"
-        )
+        licence = f"; licence: {entry.licence}" if entry.licence else ""
+        sys.stderr.write(f"fetching {entry.name}{size} from {address} into {path}{licence}\n")
         try:
             download(address, path, size=entry.size, sha256=entry.sha256)
             return path

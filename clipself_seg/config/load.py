@@ -263,8 +263,9 @@ def _check_read(cfg: CfgNode, defaults: Tree, sources: Sources) -> None:
 
     Where nothing names a model, what one of them reads passes. With a backbone of somebody else's, what the package
     sets for `CLIPBackbone` goes back to its default, but name and weights of a CLIP become empty: whoever reads them
-    by mistake gets no other CLIP.
+    by mistake gets no other CLIP. A warning names them.
     """
+    reset: list[str] = []
     values = dict(flatten(cfg))
     model = cfg.MODEL.META_ARCHITECTURE if sources.place(MODEL) >= 0 else None
     for key, value in values.items():
@@ -278,7 +279,15 @@ def _check_read(cfg: CfgNode, defaults: Tree, sources: Sources) -> None:
                 f"{sources.name(key)}: {key} {_shown(value)} has no effect: {reason}; leave it out"
             )
         if other:
+            if sources.place(key) >= 0 and lists_for_tuples(value) != lists_for_tuples(nothing):
+                reset.append(f"{key} {_shown(value)}")
             cfg.merge_from_list([key, nothing])
+    if reset:
+        reasons = (
+            "%s alone reads such keys, and `reads` of MODEL.CLIP.BACKBONE %s names none of these"
+        )
+        backbone = cfg.MODEL.CLIP.BACKBONE
+        logger.warning(f"reset: %s; {reasons}", ", ".join(reset), CLIP_BACKBONE, backbone)
 
 
 def _why_unread_by_backbone(key: str, cfg: CfgNode) -> str | None:

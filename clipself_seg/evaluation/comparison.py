@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from clipself_seg.errors import InputError
+import yaml
+
+from clipself_seg.checkpoints.locate import WEIGHTS
+from clipself_seg.errors import InputError, shown
 from clipself_seg.evaluation.coco_objects import KINDS
 from clipself_seg.evaluation.named import by_name
 from clipself_seg.evaluation.protocol import protocol_line
@@ -43,14 +47,14 @@ def read_comparison(runs: Sequence[str]) -> Comparison:
 
     Args:
         runs: folders with a results.json, or such files, with a name before them as in "student=output/a" or
-            without; the name is then that of the folder.
+            without; the name is then that of the folder. Runs of other data sets may share a name.
 
     Raises:
-        InputError: as `evaluation.named.by_name`; a file that is missing or broken, or has no numbers of a task.
+        InputError: as `evaluation.named.by_name`; a file that is missing or broken, or has no numbers of a task;
+            numbers of one data set under one name twice.
     """
     comparison: Comparison = {}
-    for name, run in _given(runs).items():
-        path = _results_file(run)
+    for name, path in _given(runs):
         results = read_results(path)["results"]
         if not results:
             raise InputError(f"{path} has no numbers: name a run that was evaluated")
@@ -63,12 +67,18 @@ def read_comparison(runs: Sequence[str]) -> Comparison:
                 raise InputError(
                     f"{path} has other numbers of {dataset} than the runs before it: compare tasks apart"
                 )
+            if name in models:
+                raise InputError(
+                    f'two runs called "{name}" have numbers of {dataset}: give each its own, as NAME=folder'
+                )
             models[name] = lines
     return comparison
 
 
 def comparison_notes(runs: Sequence[str]) -> list[str]:
     """Of each data set a line of what the protocols of its runs share, and one for each part in which they differ.
+
+    The weights of a run are one of these parts.
 
     Args:
         runs: see `read_comparison`. Those of before there were protocols have none.
@@ -77,9 +87,10 @@ def comparison_notes(runs: Sequence[str]) -> list[str]:
         InputError: as `read_comparison`.
     """
     protocols: dict[str, dict[str, Mapping[str, object]]] = {}
-    for name, run in _given(runs).items():
-        for dataset, parts in read_results(_results_file(run))["protocol"].items():
-            protocols.setdefault(dataset, {})[name] = parts
+    for name, path in _given(runs):
+        content = read_results(path)
+        for dataset, parts in content["protocol"].items():
+            protocols.setdefault(dataset, {})[name] = parts | _weights(content["provenance"])
     return [
         line for dataset, of_runs in protocols.items() for line in _differences(dataset, of_runs)
     ]
@@ -100,14 +111,32 @@ def _differences(dataset: str, protocols: Mapping[str, Mapping[str, object]]) ->
     return [f"Protocol of {dataset}: {protocol_line(shared)}"] * bool(shared) + lines
 
 
-def _given(runs: Sequence[str]) -> dict[str, str]:
-    return by_name(
-        runs,
-        "run",
-        "folder",
-        alone=lambda run: Path(run).exists(),
-        name_of=lambda run: _results_file(run).absolute().parent.name,
-    )
+def _weights(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """The files of weights in a run's configuration, and its training steps; where it names none, the hash."""
+    words, config = [], None
+    with contextlib.suppress(yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError):
+        config = yaml.safe_load(str(provenance.get("config")))  # or a command line
+    for key in WEIGHTS:
+        value = config
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if isinstance(value, str) and value:
+            words.append(f"{key} {value[:200]}")
+    if not words and (digits := provenance.get("weights_hash")):
+        words.append(f"hash {shown(digits)}")
+    if words and (steps := provenance.get("iterations")):
+        words.append(f"{shown(steps)} steps")
+    return {"weights": ", ".join(words)} if words else {}
+
+
+def _given(runs: Sequence[str]) -> list[tuple[str, Path]]:
+    """Name and file of each run."""
+    names: dict[str, Any] = {
+        "alone": lambda run: Path(run).exists(),
+        "name_of": lambda run: _results_file(run).absolute().parent.name,
+    }
+    given = [pair for run in runs for pair in by_name([run], "run", "folder", **names).items()]
+    return [(name, _results_file(run)) for name, run in given]
 
 
 def _results_file(run: str) -> Path:

@@ -82,7 +82,7 @@ def run_all(
                 progress.dropped(run, failed[run.name])
             for run in _ready(waiting, running.values())[: at_once - len(running)]:
                 waiting.remove(run)
-                say(f"$ python {shlex.join(run.command(store.folder, gpus))}")
+                say(f"$ clipself-seg {shlex.join(run.command(store.folder, gpus))}")
                 running[pool.submit(_make, run, store, gpus, variables)] = run
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
@@ -141,7 +141,7 @@ def _make(run: Run, store: Store, gpus: int, variables: Mapping[str, str]) -> st
     if store.record(run) is not None and (run.evaluate or store.has_weights(run)):
         return ""  # another process just made it
     folder = store.begin(run)
-    words = run.command(store.folder, gpus)
+    words = ["-m", "clipself_seg", *run.command(store.folder, gpus)]
     with open(folder / CONSOLE, "ab") as console:
         process = subprocess.Popen(
             [sys.executable, *words], cwd=ROOT, env=dict(variables), stdout=console, stderr=console

@@ -140,9 +140,11 @@ class Reproduction:
         self._say_what_is_finished(runs)
 
     def _cost(self, minutes: float) -> str:
-        """What is expected of a run; of evaluations on real data nothing is known."""
+        """What is expected of a run; of most evaluations on real data nothing is known."""
         if self.scale == "mini":
             return f"{minutes:.3g} core-minutes"
+        if 0 < minutes < 60:
+            return f"{minutes:.0f} A100 minutes"
         return f"{minutes / 60:,.0f} A100 hours" if minutes else "hours not known"
 
     def _say_what_is_finished(self, runs: Sequence[Run]) -> None:

@@ -1,4 +1,4 @@
-"""Runs of train_net.py, named after what determines their results: configuration, weights and data.
+"""Runs of ``clipself-seg train`` and ``eval``, named after what determines their results: configuration, weights and data.
 
 Whatever asks for the same run gets the same folder, and another value of any key gives another one: a number is never
 that of other options.
@@ -117,13 +117,11 @@ DIGITS = 12
 NAMED = "named "
 # Hours of one A100 that training a configuration takes, as docs/expected.md explains.
 HOURS: Mapping[str, float] = read_json(Path(__file__).with_name("hours.json"))
-# What is typed after ``python`` to train, in a checkout or where the package is installed.
-TRAIN = ("train_net.py",) if (ROOT / "train_net.py").is_file() else ("-m", "clipself_seg", "train")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """A call of train_net.py with everything that decides its numbers.
+    """A call of ``clipself-seg train`` or ``eval`` with everything that decides its numbers.
 
     Attributes:
         name: of its folder: configuration, seed, and hash of `settings`.
@@ -171,14 +169,14 @@ class Run:
         return bool(self.settings["config"].get("DATASETS.TEST"))
 
     def command(self, folder: Path, gpus: int = 1) -> list[str]:
-        """The words to type after ``python``.
+        """The words to type after ``clipself-seg``.
 
         Args:
             folder: folder of all runs.
             gpus: processes.
         """
-        words = [*TRAIN, "--config-file", self.config]
-        words += ["--eval-only" if self.evaluate else "--resume"]
+        words = ["eval" if self.evaluate else "train", "--config-file", self.config]
+        words += [] if self.evaluate else ["--resume"]
         words += ["--num-gpus", str(gpus)] if gpus > 1 else []
         words += self.options
         for key, run in self.needs.items():

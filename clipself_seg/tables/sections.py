@@ -224,7 +224,7 @@ def _command_cells(title: str, runs: Sequence[Run], store: Store) -> list[str]:
 def command_text(run: Run, folder: Path, gpus: int = 1) -> str:
     """The command of a run, its folders below the project if they are there."""
     words = [word.replace(f"{ROOT}/", "") for word in run.command(folder, gpus)]
-    return " ".join(["python", *(_quoted(word) for word in words)])
+    return " ".join(["clipself-seg", *(_quoted(word) for word in words)])
 
 
 def _quoted(word: str) -> str:

@@ -61,7 +61,7 @@ Weights = str | RunOf  # a name, such as one of the zoo, or what another run mak
 
 @dataclasses.dataclass(frozen=True)
 class RunSpec:
-    """One call of train_net.py.
+    """One call of ``clipself-seg train`` or ``eval``.
 
     Attributes:
         config: file, relative to the project.

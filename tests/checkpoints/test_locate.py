@@ -174,13 +174,14 @@ def test_what_the_hub_has_cached_is_taken(folder, tmp_path, monkeypatch):
     assert published_file("ViT-B-16:laion2b_s34b_b88k", f"{wanted[0]}/") == cached
 
 
-def test_a_tag_that_the_zoo_does_not_have_comes_from_the_hub_too(folder, monkeypatch):
+def test_a_tag_that_the_zoo_does_not_have_comes_from_the_hub_too(folder, monkeypatch, capsys):
     with serving() as server:
         server.files["/timm/x.openai/resolve/main/open_clip_pytorch_model.bin"] = DATA
         monkeypatch.setenv("HF_ENDPOINT", server.address)
         path = published_file("ViT-X:openai", "timm/x.openai/")
     assert path == folder / "ViT-X-openai.safetensors" and path.read_bytes() == DATA
     assert "ViT-X:openai" not in zoo() and module.HUB_FILES[0] in server.asked[0][0]
+    assert "licence" not in capsys.readouterr().err  # nothing says which
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -90,11 +90,37 @@ def test_each_task_has_its_columns_and_lines(tmp_path):
         read_comparison([semantic, regions])
 
 
-def test_names_are_given_once(tmp_path, runs):
-    with pytest.raises(InputError, match='two runs are called "original"'):
-        read_comparison([runs[0], runs[0]])
+def test_a_name_has_one_run_of_each_data_set(tmp_path, runs):
+    boxes = write_run(tmp_path / "boxes", {"lvis": {"bbox": {"AP": 3.0}}})
+    given = read_comparison([runs[0], f"original={boxes}"])
+    assert {dataset: [*models] for dataset, models in given.items()} == {
+        "coco": ["original"],
+        "lvis": ["original"],
+    }
+    with pytest.raises(InputError, match='two runs called "original" have numbers of coco: give'):
+        read_comparison([runs[0], f"original={runs[1].partition('=')[2]}"])
     with pytest.raises(InputError, match="missing"):
         read_comparison([str(tmp_path / "missing")])
+
+
+@pytest.mark.parametrize(
+    "config, given",
+    [
+        ("MODEL:\n  CLIP: {WEIGHTS: mini, VISUAL_INIT: ''}\n", "MODEL.CLIP.WEIGHTS mini, 7 steps"),
+        (None, "hash 'abc', 7 steps"),
+        ("tools: [", "hash 'abc', 7 steps"),
+        ("[" * 9999, "hash 'abc', 7 steps"),
+    ],
+)
+def test_weights_are_part_of_what_is_compared(config, given, tmp_path):
+    origins = {"a": {"config": config, "weights_hash": "abc", "iterations": 7}, "b": {}}
+    runs = [write_run(tmp_path / name, {"ade": {"mIoU": 1.0}}) for name in origins]
+    for run, origin in zip(runs, origins.values()):
+        path = f"{run}/results.json"
+        content = json.loads(open(path).read())
+        content |= {"provenance": origin, "protocol": {"ade": {"words": "9"}}}
+        open(path, "w").write(json.dumps(content))
+    assert comparison_notes(runs)[1:] == [f"Different weights of ade: a: {given}; b: -"]
 
 
 def test_protocols_say_what_runs_share_and_where_they_differ(tmp_path, runs, capsys):

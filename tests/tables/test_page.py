@@ -58,7 +58,7 @@ def test_rows_claims_commands_and_cost(tmp_path):
     original, patches = section.commands
     assert original[2:] == ["any", "abc", "123", "1.5"] and patches[2] == "0 1 2"
     assert patches[1].startswith(
-        "python train_net.py --config-file configs/mini/patches.yaml --resume"
+        "clipself-seg train --config-file configs/mini/patches.yaml --resume"
     )
     assert " OUTPUT_DIR output/reproduce/" in patches[1] and str(tmp_path) not in patches[1]
     assert sum(section.minutes.values()) == 6
@@ -111,7 +111,7 @@ def test_a_row_shows_numbers_and_commands_of_the_run_that_follows_its_own(tmp_pa
     named = [title for row in titles for title in (row, f"{row}, pixels")]
     assert [command[0] for command in section.commands] == named
     training, evaluation = section.commands[3][1].split("; then ")
-    assert "--resume" in training and "configs/mini/zero_shot.yaml --eval-only" in evaluation
+    assert "--resume" in training and "eval --config-file configs/mini/zero_shot.yaml" in evaluation
     assert len(section.minutes) == 4
 
 

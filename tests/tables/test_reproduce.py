@@ -35,13 +35,13 @@ def test_a_table_of_two_rows_from_end_to_end(tables, capsys):
     make_worlds(tables / "worlds", WorldSize(train=2, val=2, base=1), processes=1)
     assert reproduction(tables).run(["9"]) == 0
     said = capsys.readouterr().out
-    assert said.count("$ python train_net.py") == 2 and "[2/2]" in said
+    assert said.count("$ clipself-seg ") == 2 and "[2/2]" in said
     page = (tables / "docs" / "tables.md").read_text()
     assert "not run" not in page and "| no verdict |" in page
     # In another folder what is kept is enough, and nothing runs again.
     (tables / "output").rename(tables / "elsewhere")
     assert reproduction(tables).run([]) == 0
-    assert "$ python" not in capsys.readouterr().out
+    assert "$ " not in capsys.readouterr().out
     assert (tables / "docs" / "tables.md").read_text() == page
 
 
@@ -67,7 +67,7 @@ def test_list_and_dry_run_need_no_data_and_run_nothing(tables, capsys):
     assert "CLIPSelf, patches: 0 of 2 finished, 0.2 core-minutes a seed" in said
     given.dry_run(["9"])
     said = capsys.readouterr().out
-    assert said.count("python train_net.py") == 3 and "3 runs, 0.5 core-minutes" in said
+    assert said.count("clipself-seg ") == 3 and "3 runs, 0.5 core-minutes" in said
     assert "--num-gpus" not in said and "on 2 cores" in said
     given.dry_run(["9"], gpus=4)
     of_gpus = capsys.readouterr().out
@@ -99,7 +99,7 @@ def test_rows_on_real_data_without_files_are_left_out_with_the_way_to_get_them(
     assert reproduction(tables, "real").run([]) == 1
     said = capsys.readouterr().out
     assert said.startswith("missing: coco_2017_val_panoptic: ")
-    assert "https://cocodataset.org" in said and "$ python" not in said
+    assert "https://cocodataset.org" in said and "$ " not in said
     assert "not run" in (tables / "docs" / "tables_real.md").read_text()
 
 
@@ -110,9 +110,12 @@ def test_the_plan_on_real_data_has_hours_and_commands_whatever_is_missing(
     plan = Reproduction(scale="real", seeds=[0], output=tmp_path / "output", docs=tmp_path)
     plan.dry_run(["2"])
     said = capsys.readouterr().out
-    assert said.count("# lacks what is missing") == said.count("python train_net.py") == 3
-    assert "  16 A100 hours  python" in said and "  17 A100 hours  python" in said
-    assert "  hours not known  python" in said and "3 runs, 33 A100 hours\n" in said
+    assert said.count("# lacks what is missing") == said.count("  clipself-seg ") == 3
+    assert (
+        "  16 A100 hours  clipself-seg train" in said
+        and "  17 A100 hours  clipself-seg train" in said
+    )
+    assert "  3 A100 minutes  clipself-seg eval" in said and "3 runs, 33 A100 hours\n" in said
 
 
 def test_a_run_that_fails_is_said_and_the_page_is_written(tables, capsys, monkeypatch):
@@ -181,7 +184,7 @@ def test_what_one_configuration_trained_is_evaluated_under_another(tmp_path, mad
     words = made[1].command(tmp_path)
     weights = words[words.index("MODEL.WEIGHTS") + 1]
     assert weights == str(tmp_path / trained.name / trained.result_file)
-    assert "--eval-only" in words and words[words.index("SEED") + 1] == "1"
+    assert words[0] == "eval" and words[words.index("SEED") + 1] == "1"
 
 
 def test_one_seed_has_no_spread_and_a_failed_run_is_named(tmp_path, monkeypatch):

@@ -116,7 +116,11 @@ def test_a_run_that_needs_another_one_has_its_weights_and_seed(tmp_path):
     clip, itself = detector.with_needs()
     assert itself is detector and clip.name == resolve(specs, "clip", seed=2).name
     words = detector.command(tmp_path)
-    assert words[words.index("SEED") + 1] == "2" and words[3] == "--resume"
+    assert (
+        words[words.index("SEED") + 1] == "2"
+        and words[:2] == ["train", "--config-file"]
+        and words[3] == "--resume"
+    )
     trained = tmp_path / clip.name / "clip_final.safetensors"
     assert words[words.index("MODEL.CLIP.WEIGHTS") + 1] == str(trained)
     assert words[-2:] == ["OUTPUT_DIR", str(tmp_path / detector.name)]
@@ -125,7 +129,7 @@ def test_a_run_that_needs_another_one_has_its_weights_and_seed(tmp_path):
     assert resolve(specs, "read", seed=1).name == resolve(specs, "read", seed=2).name
     assert resolve(specs, "read_it", seed=1).name != resolve(specs, "read_it", seed=2).name
     words = resolve(specs, "read", seed=1).command(tmp_path, gpus=4)
-    assert words[3:6] == ["--eval-only", "--num-gpus", "4"]
+    assert words[0] == "eval" and words[3:5] == ["--num-gpus", "4"]
 
 
 def test_what_is_missing_is_said_with_the_way_to_get_it(tmp_path, monkeypatch):
@@ -251,7 +255,7 @@ def test_a_run_goes_on_under_a_new_key_and_is_kept(tmp_path):
 
 
 # Two steps with a checkpoint after each; what `die` names is killed after the first one, once.
-TRAIN_NET = """
+PROGRAM = """
 import fcntl, json, os, pathlib, sys, time
 words = sys.argv
 folder = pathlib.Path(words[words.index("OUTPUT_DIR") + 1])
@@ -277,7 +281,9 @@ if "bad" in os.environ and os.environ["bad"] in folder.name:
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    (tmp_path / "train_net.py").write_text(TRAIN_NET)
+    (tmp_path / "clipself_seg").mkdir()
+    (tmp_path / "clipself_seg" / "__init__.py").touch()
+    (tmp_path / "clipself_seg" / "__main__.py").write_text(PROGRAM)
     monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(module, "POLL", 0.05)
     (tmp_path / "runs").mkdir()
@@ -302,7 +308,7 @@ def test_what_is_needed_comes_first_and_what_is_finished_is_not_run_again(store,
     assert [name for name, _ in steps(store)] == [clip.name] * 2 + [detector.name] * 2
     assert plan([clip, detector], store) == [] and store.record(clip)["minutes"] > 0
     said = capsys.readouterr().out
-    assert "[1/2]" in said and "minutes left" in said and "$ python train_net.py" in said
+    assert "[1/2]" in said and "minutes left" in said and "$ clipself-seg train" in said
     # Its numbers are known, its weights are lost: they are needed for another run alone.
     (store.folder / clip.name / clip.result_file).unlink()
     assert plan([clip], store) == []
@@ -357,7 +363,7 @@ def test_where_the_system_says_no_processor_time_runs_are_made_all_the_same(stor
 
 def test_results_without_numbers_are_a_failure(store, monkeypatch):
     clip, _ = clip_and_detector()
-    (store.folder.parent / "train_net.py").write_text("")
+    (store.folder.parent / "clipself_seg" / "__main__.py").write_text("")
     assert "no complete, finite numbers" in run_all([clip], store)[clip.name]
     finish(store, clip, {"val": {"x": 1.0}})
     assert json.loads((store.folder / clip.name / "run.json").read_text())["minutes"] >= 1.5

@@ -27,8 +27,8 @@ def compare(args: argparse.Namespace) -> None:
         clipself-seg compare original=output/regions/coco_eva02_vitb16 \\
             CLIPSelf=output/distill/coco_patches_eva02_vitb16
 
-    Reads results.json of evaluations and trainings, and evaluates nothing. Prints the tables and, below them,
-    the protocols: what the runs share, and where they differ. Writes tables.md, tables.csv and tables.tex (for
+    Reads results.json of evaluations and trainings, and evaluates nothing. Runs of different data sets may share a
+    name. Prints the tables and, below them, weights and protocols: what the runs share, and where they differ. Writes tables.md, tables.csv and tables.tex (for
     booktabs), and for region recognition size_curve_NAME.png: a panel for each readout, a curve over the input
     size for each model.
     """

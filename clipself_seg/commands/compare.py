@@ -28,9 +28,9 @@ def compare(args: argparse.Namespace) -> None:
             CLIPSelf=output/distill/coco_patches_eva02_vitb16
 
     Reads results.json of evaluations and trainings, and evaluates nothing. Runs of different data sets may share a
-    name. Prints the tables and, below them, weights and protocols: what the runs share, and where they differ. Writes tables.md, tables.csv and tables.tex (for
-    booktabs), and for region recognition size_curve_NAME.png: a panel for each readout, a curve over the input
-    size for each model.
+    name. Prints the tables and, below them, weights and protocols: what the runs share, and where they differ.
+    Writes tables.md, tables.csv and tables.tex (for booktabs), and for region recognition size_curve_NAME.png: a
+    panel for each readout, a curve over the input size for each model.
     """
     from clipself_seg.evaluation.comparison import (
         comparison_notes,

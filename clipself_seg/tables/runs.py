@@ -1,4 +1,4 @@
-"""Runs of ``clipself-seg train`` and ``eval``, named after what determines their results: configuration, weights and data.
+"""Runs of ``clipself-seg train`` and ``eval``, named after what decides them: configuration, weights and data.
 
 Whatever asks for the same run gets the same folder, and another value of any key gives another one: a number is never
 that of other options.

@@ -222,7 +222,7 @@ def test_shipped_values_that_another_entry_does_not_read_are_said(caplog):
     mini("semseg", *FROZEN, "MODEL.CLIP.WEIGHTS", "mini-clipself", backbone="MyLastBlock")
     (said,) = (one.message for one in caplog.records if "reset" in one.message)
     assert "MODEL.CLIP.VISUAL_INIT 'mini-clipself-proposals'" in said and "CLIP.WEIGHTS" not in said
-    assert "`reads` of MODEL.CLIP.BACKBONE MyLastBlock" in said
+    assert "MODEL.CLIP.BACKBONE is MyLastBlock, whose attribute `reads` does not name it" in said
     caplog.clear()
     load_config(None, MINE)
     assert not caplog.records  # defaults, which no file sets

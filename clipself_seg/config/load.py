@@ -265,7 +265,7 @@ def _check_read(cfg: CfgNode, defaults: Tree, sources: Sources) -> None:
     sets for `CLIPBackbone` goes back to its default, but name and weights of a CLIP become empty: whoever reads them
     by mistake gets no other CLIP. A warning names them.
     """
-    reset: list[str] = []
+    reset = dict[str, str]()
     values = dict(flatten(cfg))
     model = cfg.MODEL.META_ARCHITECTURE if sources.place(MODEL) >= 0 else None
     for key, value in values.items():
@@ -280,14 +280,10 @@ def _check_read(cfg: CfgNode, defaults: Tree, sources: Sources) -> None:
             )
         if other:
             if sources.place(key) >= 0 and lists_for_tuples(value) != lists_for_tuples(nothing):
-                reset.append(f"{key} {_shown(value)}")
+                reset[f"{key} {_shown(value)}"] = other
             cfg.merge_from_list([key, nothing])
-    if reset:
-        reasons = (
-            "%s alone reads such keys, and `reads` of MODEL.CLIP.BACKBONE %s names none of these"
-        )
-        backbone = cfg.MODEL.CLIP.BACKBONE
-        logger.warning(f"reset: %s; {reasons}", ", ".join(reset), CLIP_BACKBONE, backbone)
+    for reason in dict.fromkeys(reset.values()):
+        logger.warning("reset, each since %s: %s", reason, ", ".join(reset))
 
 
 def _why_unread_by_backbone(key: str, cfg: CfgNode) -> str | None:

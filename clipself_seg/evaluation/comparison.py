@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -131,12 +132,12 @@ def _weights(provenance: Mapping[str, Any]) -> dict[str, str]:
 
 def _given(runs: Sequence[str]) -> list[tuple[str, Path]]:
     """Name and file of each run."""
-    names: dict[str, Any] = {
-        "alone": lambda run: Path(run).exists(),
-        "name_of": lambda run: _results_file(run).absolute().parent.name,
-    }
-    given = [pair for run in runs for pair in by_name([run], "run", "folder", **names).items()]
-    return [(name, _results_file(run)) for name, run in given]
+
+    def folder(run: str) -> str:
+        return _results_file(run).absolute().parent.name
+
+    given = (by_name([run], "run", "folder", alone=os.path.exists, name_of=folder) for run in runs)
+    return [(name, _results_file(run)) for one in given for name, run in one.items()]
 
 
 def _results_file(run: str) -> Path:

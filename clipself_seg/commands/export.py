@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from clipself_seg.commands.options import command, flag, further_keys, group, required, value
+from clipself_seg.commands.options import command, flag, further_keys, group, required, task, value
 from clipself_seg.commands.predict import predictor_of
 from clipself_seg.errors import InputError
 
@@ -45,6 +45,7 @@ def convert(args: argparse.Namespace) -> None:
 def _export_options(parser: argparse.ArgumentParser) -> None:
     model = "a CLIP, or a model whose CLIP is meant: a name, a file or a folder of a run"
     value(parser, "--model", model)
+    task(parser)
     value(parser, "--clip-name", "open_clip's name of the CLIP of a file, e.g. EVA02-B-16")
     parser.add_argument("-o", "--output", required=True, help="folder for the files, a new one")
     rare = group(parser, rare=True)
@@ -64,7 +65,8 @@ def export(args: argparse.Namespace) -> None:
     embeddings of unit length out) and export.json (mean, standard deviation, patch size, and what goes in
     and comes out). Each is run by onnxruntime at sizes that were not traced, and compared with torch; if
     they differ by more than 1e-4 of the largest feature, nothing is written.
-    The CLIP of a model is that of a trained CATSeg or FViT, or the CLIP branch of an OpenPanoptic.
+    The CLIP of a model is that of a trained CATSeg or FViT, or the CLIP branch of an OpenPanoptic; --task chooses
+    among those that --model mini stands for.
     Needs: pip install "clipself_seg[export]"
     """
     if not (args.model or args.config_file):
@@ -74,7 +76,7 @@ def export(args: argparse.Namespace) -> None:
     from clipself_seg.prediction.load import export as write
 
     model = args.model
-    alone = args.clip_name or (not args.config_file and find_model(model).clip)
+    alone = args.clip_name or (not args.config_file and find_model(model, args.task).clip)
     if alone and (args.opts or args.config_file):
         raise InputError(
             f"{model} is a CLIP alone, without a configuration: leave out --config-file and --opts"
@@ -82,7 +84,9 @@ def export(args: argparse.Namespace) -> None:
     if args.clip_name:
         model = load_clip(args.clip_name, model)
     elif not alone:
-        model = predictor_of(model, None, args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
+        model = predictor_of(
+            model, args.task, args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"]
+        )
     for file, differences in write(model, args.output).items():
         for shape, difference in differences.items():
             sys.stdout.write(f"{file}, {shape}: {difference:.1e} of the largest feature\n")

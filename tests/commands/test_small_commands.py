@@ -156,9 +156,16 @@ def test_the_clip_of_a_configuration_is_that_inside_its_trained_model(exported, 
     assert any("q_proj_weight" in name for name in clip.state_dict())  # CAT-Seg's own attention
 
 
+def test_the_task_chooses_among_the_models_of_a_name(exported, tmp_path):
+    assert run(export, "--model", "mini", "--task", "panoptic", "--output", tmp_path) == 0
+    ((clip, _),) = exported
+    assert not any("q_proj_weight" in name for name in clip.state_dict())
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
+        (("--model", "mini-fvit", "--task", "panoptic"), "does detection, not panoptic"),
         (("--clip-name", "ViT-Mini-8"), "no model: name one, such as --model eva02-vitb16"),
         (
             ("--model", "mini-clipself", "--opts", "SEED", "1"),

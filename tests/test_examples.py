@@ -42,13 +42,15 @@ def python_blocks(page, marked=False):
 
 
 TORCH, TRANSFORMERS = python_blocks(DOCS / "guests.md")
-DETECTRON2, LAZY, LOOP, PREDICTOR, EVALUATOR, HOOKS, TRAIN = python_blocks(DOCS / "detectron2.md")
+DETECTRON2, LAZY, LOOP, DEFAULT, PREDICTOR, EVALUATOR, HOOKS, TRAIN = python_blocks(
+    DOCS / "detectron2.md"
+)
 RESULTS, _, WHOLE_COCO = python_blocks(DOCS / "python.md")
 (MASKS,) = (code for code in python_blocks(DOCS / "panoptic.md") if "masks=" in code)
 (MINE,) = python_blocks(DOCS / "own_data.md")
 # What these give is looked at below; the others have to run.
 LOOKED_AT = {TORCH, TRANSFORMERS, RESULTS, WHOLE_COCO, MASKS, MINE}
-LOOKED_AT |= {DETECTRON2, LAZY, LOOP, PREDICTOR, EVALUATOR, HOOKS, TRAIN}
+LOOKED_AT |= {DETECTRON2, LAZY, LOOP, DEFAULT, PREDICTOR, EVALUATOR, HOOKS, TRAIN}
 RUNNING = [(page.name, code) for page in PAGES for code in python_blocks(page)]
 MARKED = [(page.name, code) for page in PAGES for code in python_blocks(page, marked=True)]
 OPTIONAL = {"onnxruntime"}  # of extras that the tests do without
@@ -143,6 +145,9 @@ def test_lazy_parts_and_detectron2s_loop_and_predictor_take_what_is_here(folder)
     Image.fromarray(np.arange(45 * 62, dtype=np.uint8).reshape(45, 62) % 3).save("photo.png")
     names = variables(LOOP)
     assert names["cfg"].is_frozen() and names["trainer"].iter == 2
+    assert variables(PREDICTOR)["labels"].shape == (45, 62)
+    assert variables(DEFAULT)["trainer"].iter == 2
+    (folder / "model_final.pth").rename("model.pth")
     assert variables(PREDICTOR)["labels"].shape == (45, 62)
     variables(TRAIN)
     assert (folder / "output/mine/model_final.pth").is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import glob
 import importlib
 import inspect
 import json
@@ -221,7 +222,8 @@ COMMANDS = {
 @pytest.fixture
 def images(folder):
     """A folder with what those commands name."""
-    for name in ("photo.jpg", "folder/other.jpg", "output/mini_world/mini/val/000007.jpg"):
+    scenes = [f"output/mini_world/mini/val/00000{number}.jpg" for number in (0, 2, 7)]
+    for name in ("photo.jpg", "folder/other.jpg", *scenes):
         save_noise(folder / name, 60, 80)
     (folder / "masks").mkdir()
     masks = '[{"size": [60, 80], "counts": [0, 2400, 2400]}]'
@@ -235,6 +237,7 @@ def images(folder):
 def test_a_command_with_the_models_of_the_project_runs(images, words, monkeypatch):
     monkeypatch.setattr(sys, "argv", [])
     before = set(images.rglob("*"))
+    words = [path for word in words for path in glob.glob(word) or [word]]  # as a shell does
     assert console.main([*words, *(["--device", "cpu"] if words[0] == "predict" else [])]) == 0
     assert {path.suffix for path in set(images.rglob("*")) - before} & {
         ".html",

@@ -38,24 +38,24 @@ COMMANDS = {
         "predict.main", "segment images, or detect in them, with your own class names"
     ),
     "train": Entry("train.main", "distil a CLIP, train CAT-Seg, a mask generator or F-ViT"),
-    "eval": Entry("train.main", "evaluate any of them (train --eval-only)", ("--eval-only",)),
-    "explore": Entry("explore.explore", "a page of heat maps to click, in one file"),
+    "eval": Entry("train.main", "evaluate these models (train --eval-only)", ("--eval-only",)),
+    "explore": Entry("explore.explore", "write an interactive page of heat maps, in one file"),
     "serve": Entry("serve.main", "serve a page where visitors give images and words"),
-    "dense-maps": Entry("explore.dense_maps", "draw what dense features see"),
+    "dense-maps": Entry("explore.dense_maps", "draw clusters and heat maps of dense features"),
     "demo": Entry(
         "quickstart.demo", "see heat maps and segments of the shipped models, in a minute"
     ),
     "quickstart": Entry(
         "quickstart.quickstart", "train and evaluate every task, in twenty minutes"
     ),
-    "reproduce": Entry("reproduce.reproduce", "the paper's tables by one command"),
-    "weights": Entry("weights.main", "official weights by name: list, fetch, check"),
-    "compare": Entry("compare.compare", "finished runs of any task in one table"),
+    "reproduce": Entry("reproduce.reproduce", "compute the paper's tables by one command"),
+    "weights": Entry("weights.main", "list, fetch and check official weights"),
+    "compare": Entry("compare.compare", "put finished runs of any task in one table"),
     "export": Entry("export.export", "write ONNX of a CLIP's dense features and texts, checked"),
     "doctor": Entry(
-        "doctor.doctor", "what is installed, what is missing, and the command that brings it"
+        "doctor.doctor", "show what is installed and what is missing, and how to install it"
     ),
-    "install-detectron2": Entry("doctor.install_detectron2", "bring Detectron2, which models need"),
+    "install-detectron2": Entry("doctor.install_detectron2", "install Detectron2 (models need it)"),
     "data check": Entry(
         "check_datasets.main", "which data sets are complete, and what mends the others"
     ),
@@ -79,7 +79,7 @@ COMMANDS = {
     ),
 }
 # Words that a second one follows, and what their commands are about.
-GROUPS = {"data": "data sets", "tools": "once in a while"}
+GROUPS = {"data": "data sets", "tools": "rarely needed"}
 # Spellings of before, which go on to work.
 RENAMED = {name.removeprefix("tools "): name for name in COMMANDS if name.startswith("tools ")}
 RENAMED |= {"compare-regions": "compare", "tools compare-regions": "compare"}
@@ -105,7 +105,7 @@ def usage(group: str = "") -> str:
         [
             f"usage: {PROGRAM} {group or 'COMMAND'} {'COMMAND ' if group else ''}[options]",
             "",
-            "Dense CLIP features that recognise regions, and what is built on them.",
+            "Dense CLIP features that recognise regions, and open-vocabulary models on them.",
             "",
             *(
                 textwrap.fill(f"  {name:{width}}  {text}", WIDTH, subsequent_indent=indent)
@@ -115,7 +115,7 @@ def usage(group: str = "") -> str:
             f"{PROGRAM} COMMAND --help has the options of a command.",
             "A configuration is a file, or the name of one that comes with the package, such as",
             "--config-file semseg/catseg_token_vitb16.yaml.",
-            f"{OPTION} MODULE_OR_FILE, behind any command, names {HELP}.",
+            f"{OPTION} MODULE_OR_FILE, with any command: {HELP}.",
             "",
         ]
     )

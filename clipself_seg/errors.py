@@ -19,7 +19,7 @@ PINNED = ("detectron2", "panopticapi")
 
 
 class InputError(ValueError):
-    """Something that a user gave (file, key, name, value) cannot be used; the message says what to do."""
+    """Error for bad input: a file, key, name or value cannot be used, and the message says what to do."""
 
 
 class MissingPackage(InputError, ModuleNotFoundError):

@@ -17,7 +17,7 @@ from clipself_seg.errors import InputError
 
 OPTION = "--import"
 VARIABLE = "CLIPSELF_SEG_IMPORT"
-HELP = "a module or a file of yours whose import registers backbones, data sets, ... (CLIPSELF_SEG_IMPORT)"
+HELP = "your module or file, which registers backbones, data sets, ... (CLIPSELF_SEG_IMPORT)"
 
 
 def take_imports(words: Sequence[str]) -> list[str]:

@@ -213,7 +213,7 @@ def _named(model: str, task: str | None) -> ModelChoice:
             return ModelChoice("", "", model)
         if is_remote(model):
             raise InputError(
-                f"{model[:200]} does not say which model it is of: name its configuration"
+                f"{model[:200]} does not say which model it belongs to: name its configuration"
             )
         raise _unknown(model)
     folder = place if place.is_dir() else place.parent

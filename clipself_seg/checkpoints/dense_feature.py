@@ -96,8 +96,8 @@ def stated_feature(stored: Mapping[str, object], path: Path) -> DenseFeature:
         return DenseFeature(kind if isinstance(kind, str) else "", count)
     except InputError:
         raise InputError(
-            f"{path}: its dense feature is {shown(kind)} of {shown(blocks)} blocks, which no file of this project "
-            "says; fetch it again"
+            f"{path}: its dense feature is {shown(kind)} of {shown(blocks)} blocks, which is not valid; "
+            "fetch it again"
         ) from None
 
 

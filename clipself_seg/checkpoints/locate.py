@@ -161,7 +161,7 @@ def hub_folder(name: HubName, root: Path, files: Sequence[str]) -> Path:
     commit, listed = _listing(name, folder, ("its files",))
     if files[0] not in listed:
         raise InputError(
-            f"{name.page} has no {files[0]}: it is none of save_pretrained's folders; name a file of it, as in "
+            f"{name.page} has no {files[0]}: it is no folder of save_pretrained; name a file of it, as in "
             f"{HUB}{name.repository}:model.safetensors, and the configuration that it goes with"
         )
     for file in files:

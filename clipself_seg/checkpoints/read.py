@@ -108,7 +108,7 @@ def _with_metadata(checkpoint: Checkpoint, stored: Mapping[str, object]) -> Chec
             f"{path}: activation is {shown(activation)}, neither gelu nor quick_gelu; fetch it again"
         )
     if not isinstance(variant, str):
-        raise InputError(f"{path}: variant is {shown(variant)}, no name; fetch it again")
+        raise InputError(f"{path}: variant is {shown(variant)}, not a name; fetch it again")
     return dataclasses.replace(
         checkpoint,
         activation=activation,

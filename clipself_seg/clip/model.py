@@ -238,7 +238,7 @@ def load_clip(
     dense: DenseFeature | None = None,
     override: bool = False,
 ) -> DenseCLIP:
-    """Loads a CLIP in evaluation mode, in float32 on the CPU.
+    """Load a CLIP in evaluation mode, in float32 on the CPU.
 
     Args:
         name: name of weights in the zoo, such as ``eva02-vitb16``, or of shipped ones (``mini``, ``mini-clipself``,
@@ -355,7 +355,7 @@ def save_clip(
     layout: str = "official",
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Writes a checkpoint that `load_clip` reads, atomically.
+    """Write a checkpoint that `load_clip` reads, atomically.
 
     Args:
         clip: model to write.

@@ -16,7 +16,7 @@ SHOWN = 5  # differences on the terminal
 def _runs_options(parser: argparse.ArgumentParser) -> None:
     runs = "OUTPUT_DIR of a run, or a results.json; the name is the folder's"
     value(parser, "runs", runs, count="+", metavar="[NAME=]RUN")
-    value(parser, "--output", default=Path("output/compare"))
+    value(parser, "--output", "folder for the tables", Path("output/compare"))
 
 
 @command(_runs_options)

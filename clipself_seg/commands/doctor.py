@@ -31,7 +31,7 @@ def _doctor_options(parser: argparse.ArgumentParser) -> None:
 
 @command(_doctor_options)
 def doctor(args: argparse.Namespace) -> int:
-    """What is installed, on which device, which data sets and weights are there, and what brings the rest.
+    """Show what is installed, on which device, which data sets and weights are found, and how to get the rest.
 
         clipself-seg doctor
         clipself-seg doctor --skip-datasets

@@ -44,7 +44,7 @@ def _maps_options(parser: argparse.ArgumentParser) -> None:
 
 @command(_maps_options)
 def dense_maps(args: argparse.Namespace) -> int:
-    """See what dense features see: K-Means of images, and a heat map for each word, for several CLIPs.
+    """Draw dense features: clusters of K-Means, and a heat map for each word, for several CLIPs.
 
         clipself-seg dense-maps photo.jpg --words "dog, kite" \\
             --model eva02-vitb16 clipself-eva02-vitb16-coco-patches
@@ -103,7 +103,7 @@ def add_model_options(parser: Options) -> None:
 
 @command(_explore_options)
 def explore(args: argparse.Namespace) -> int:
-    """Write a page to click: heat maps of words and of places, for several CLIPs, in one file that needs no server.
+    """Write an interactive page: heat maps of words and of places, for several CLIPs, in one file without a server.
 
         clipself-seg explore photo.jpg folder/ --words "dog|puppy, kite, grass" -o page.html
         clipself-seg explore photo.jpg --words "dog, kite" --size 1024 \\

@@ -43,11 +43,11 @@ def convert(args: argparse.Namespace) -> None:
 
 
 def _export_options(parser: argparse.ArgumentParser) -> None:
-    model = "a CLIP, or a model whose CLIP is meant: a name, a file or a folder of a run"
+    model = "a CLIP, or a model whose CLIP is exported: a name, a file or a folder of a run"
     value(parser, "--model", model)
     task(parser)
     value(parser, "--clip-name", "open_clip's name of the CLIP of a file, e.g. EVA02-B-16")
-    parser.add_argument("-o", "--output", required=True, help="folder for the files, a new one")
+    parser.add_argument("-o", "--output", required=True, help="new folder for the files")
     rare = group(parser, rare=True)
     value(rare, "--config-file", "configuration in place of the model's")
     further_keys(rare, "the configuration")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Options = argparse._ActionsContainer  # a parser, or a group of one
 Body = Callable[[argparse.Namespace], int | None]
 AddOptions = Callable[[argparse.ArgumentParser], None]
-# Spellings of before, which every command takes that has the option of today, and which no help lists.
+# Older spellings: every command that has the option takes them, and no help lists them.
 ALIASES = (
     ("--vocabulary", "--words"),
     ("--weights", "--panoptic-model"),
@@ -38,7 +38,7 @@ ALIASES = (
     ("-o", "--output"),
 )
 OF_TASK, RARE = "with --task ", "rarely needed"  # in titles of groups
-WORDS = 'names such as "dog|puppy, grass", a .txt or .json file, or a vocabulary such as ade20k_150'
+WORDS = 'class names such as "dog|puppy, grass", a .txt or .json file, or a built-in vocabulary (ade20k_150)'
 
 
 class Command:
@@ -67,7 +67,7 @@ class Command:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             add_help=False,
         )
-        parser.add_argument("-h", "--help", action=_Help, help="show this")
+        parser.add_argument("-h", "--help", action=_Help, help="show this help")
         self.add_options(parser)
         if any(group.title and RARE in group.title for group in parser._action_groups):
             parser.add_argument("--help-all", action=_Help, help="show all options")
@@ -234,7 +234,7 @@ def images(options: Options, text: str = "images and folders of them", count: st
     options.add_argument("images", nargs=count, action="extend", metavar="IMAGE", help=text)
 
 
-def task(options: Options, text: str = "semantic, panoptic or detection (that of --model)") -> None:
+def task(options: Options, text: str = "semantic, panoptic or detection (the model's)") -> None:
     """Add --task, which `find_model` checks."""
     options.add_argument("--task", help=text)
 
@@ -270,7 +270,7 @@ def weights(options: Options) -> None:
 
 def further_keys(options: Options, of: str = "the config") -> None:
     """Add --opts: keys and values of the configuration, in turn."""
-    options.add_argument("--opts", nargs="*", default=[], help=f"further KEY VALUE of {of}")
+    options.add_argument("--opts", nargs="*", default=[], help=f"KEY VALUE pairs to set in {of}")
 
 
 def keys_at_the_end(options: Options) -> None:

@@ -14,12 +14,12 @@ mini is for generated scenes.
   panoptic   finds a segment for each thing. Classes that are not in --stuff are things, unless a built-in vocabulary
              says otherwise. --masks names masks from elsewhere: masks/photo.json in COCO's run lengths or polygons,
              masks/photo.png with a value for each, or PNGs in masks/photo/.
-  detection  finds boxes, and masks where the model has them. Classes that training has not shown are marked *.
+  detection  finds boxes, and masks where the model has them. Classes that were not seen in training are marked *.
 
 Writes overlays/*.png, labels/*.png (semantic) or panoptic/*.png, and classes.json, panoptic.json or detections.json,
 the last two in COCO's format. --save coco writes the regions of semantic and panoptic in COCO's format, masks a PNG of
 each region, palette label maps as palette PNGs, yolo polygons for YOLO. A video becomes overlays/*.mp4.
-An interrupted call goes on with --skip-existing and its other options as they were.
+To go on with an interrupted call, repeat it with --skip-existing and the same options.
 With --ray the images go to the workers of a Ray cluster, or of this machine, which write Parquet files.
 Exit status: 0, 1 if an image failed and the others were done, 2 if nothing was done.
 """
@@ -78,7 +78,7 @@ SHOWN = 8  # names in a message
 
 def _options(parser: argparse.ArgumentParser) -> None:
     options.images(parser, "images, folders of them, and videos (.mp4 .mov .avi .mkv .webm)", "*")
-    # As in calls of before.
+    # An older spelling.
     parser.add_argument(
         "--input", dest="images", nargs="+", action="extend", help=argparse.SUPPRESS
     )
@@ -97,26 +97,26 @@ def _options(parser: argparse.ArgumentParser) -> None:
     )
     resumed = "go on where an interrupted call with the same settings stopped"
     flag(parser, "--skip-existing", resumed)
-    value(parser, "--batch-size", "images at once", 1)
+    value(parser, "--batch-size", "images per batch", 1)
     value(parser, "--device", '"cpu", "cuda" or "cuda:0" (cuda where there is one)')
     rare = group(parser, rare=True)
     value(rare, "--every", "take one of N frames of a video", 1, metavar="N")
     value(rare, "--config-file", "configuration in place of the model's")
     options.further_keys(rare)
-    flag(rare, "--ray", "over a cluster; inputs may be .txt lists and .parquet files as well")
-    value(rare, "--workers", "models at once with --ray (one a GPU, or else a core)", kind=int)
-    value(rare, "--column", "of .parquet files: paths, or bytes of image files")
+    flag(rare, "--ray", "predict on a Ray cluster; inputs may be .txt lists and .parquet files too")
+    value(rare, "--workers", "models with --ray (one per GPU, else one per core)", kind=int)
+    value(rare, "--column", "column of .parquet files with paths, or with the bytes of image files")
     _semantic_options(parser)
     _panoptic_options(parser)
     boxes = group(parser, "detection")
     # Its default is set where it is read: None tells that nothing was typed.
-    exceeded = f"score that a detection has to exceed, 0 to 1 ({SCORE_THRESHOLD})"
+    exceeded = f"keep detections with a score above this, 0 to 1 ({SCORE_THRESHOLD})"
     value(boxes, "--score-threshold", exceeded, kind=float)
 
 
 def _semantic_options(parser: argparse.ArgumentParser) -> None:
     semantic = group(parser, "semantic")
-    names = "for what is none of the classes (background)"
+    names = "name of the pixels that belong to no class (background)"
     semantic.add_argument(
         "--background", nargs="?", const="background", metavar="NAME|NAME...", help=names
     )
@@ -134,8 +134,8 @@ def _panoptic_options(parser: argparse.ArgumentParser) -> None:
     value(panoptic, "--masks", masks, metavar="FOLDER")
     clip = "file, name or tag of the CLIP that scores masks, such as a distilled one"
     value(panoptic, "--clip-weights", clip)
-    value(panoptic, "--mode", "whose scores count: fused, clip or generator (fused)")
-    trained = "its classes are the seen ones (the vocabulary of DATASETS.TRAIN)"
+    value(panoptic, "--mode", "scores to use: fused, clip or generator (fused)")
+    trained = "vocabulary of the classes seen in training (that of DATASETS.TRAIN)"
     value(rare, "--trained", trained, metavar="VOCABULARY")
     for name, of in (("alpha", "seen classes"), ("beta", "unseen classes")):
         text = f"CLIP's exponent for {of} ({KEYS[name]})"
@@ -264,7 +264,7 @@ def _require_device(name: str) -> None:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if kind == "cuda" and int(number if number.isdecimal() else 0) >= count:
         raise InputError(
-            f"--device {name}: torch {torch.__version__} sees {count} CUDA device(s) here, which count from 0: "
+            f"--device {name}: torch {torch.__version__} sees {count} CUDA device(s) here, numbered from 0: "
             "give another one, or --device cpu"
         )
 
@@ -333,7 +333,7 @@ def _refuse_fusions(args: argparse.Namespace) -> None:
     mode, exponents = args.mode or "fused", (args.alpha, args.beta)
     if args.masks is not None and (args.mode, *exponents, args.void_discount) != (None,) * 4:
         raise InputError(
-            "--masks has no scores but CLIP's: leave out --mode, --alpha, --beta and --void-discount"
+            "--masks uses CLIP's scores only: leave out --mode, --alpha, --beta and --void-discount"
         )
     if mode != "fused" and exponents != (None, None):
         raise InputError(f"--alpha and --beta belong to the mode fused, not {mode}: leave them out")

@@ -37,7 +37,7 @@ def _reproduce_options(parser: argparse.ArgumentParser) -> None:
 
 @command(_reproduce_options, again=GOES_ON)
 def reproduce(args: argparse.Namespace) -> int:
-    """The paper's tables by one command, in miniature or on real data: runs what is missing, and writes the page.
+    """Compute the paper's tables, in miniature or on real data: run what is missing, and write the page.
 
         clipself-seg reproduce                            # all tables on the mini world -> output/reproduce/page
         clipself-seg reproduce --table 1a 2 A1 --seeds 0  # some of them, one seed: numbers, no verdicts

@@ -65,23 +65,23 @@ def _options(parser: argparse.ArgumentParser) -> None:
     server = group(parser, rare=True)
     for task in TASKS:
         value(
-            parser, f"--{task}", "as --model of predict (the default of the task)", metavar="NAME"
+            parser, f"--{task}", f"{task} model, as predict --model (the default)", metavar="NAME"
         )
         value(server, f"--{task}-config", "configuration in place of the model's", metavar="FILE")
     value(parser, "--host", "address to listen on", LOOPBACK[0])
-    value(parser, "--port", "0 for any that is free", 8000)
-    names = "further names that the server is called by"
+    value(parser, "--port", "port to listen on; 0 for any free one", 8000)
+    names = "further host names under which the server answers"
     value(server, "--allow-host", names, metavar="NAME", count="+")
-    value(server, "--token", 'that every address needs; "" for none (one that is drawn now)')
-    value(server, "--max-megabytes", "of a request", 20.0)
-    value(server, "--max-megapixels", "of an image", 25.0)
-    value(server, "--max-words", "with synonyms", 200)
-    value(server, "--max-seconds", "of an answer", 120.0)
-    value(server, "--max-waiting", "requests for a model", 8)
+    value(server, "--token", 'token that each address needs, "" for none (else a random one)')
+    value(server, "--max-megabytes", "largest request", 20.0)
+    value(server, "--max-megapixels", "largest image", 25.0)
+    value(server, "--max-words", "most words of a request, with synonyms", 200)
+    value(server, "--max-seconds", "longest time for an answer", 120.0)
+    value(server, "--max-waiting", "most requests that wait for a model", 8)
 
 
 def _task(typed: str) -> str:
-    """A task; boxes is detection, as in calls of before."""
+    """A task; boxes is detection, as in older calls."""
     return "detection" if typed == "boxes" else typed
 
 

@@ -6,9 +6,9 @@
     clipself-seg train --config-file configs/regions/coco_eva02_vitb16.yaml --eval-only \\
         --sizes 320 640 1024
 
-Writes into OUTPUT_DIR: config.yaml, log.txt, metrics.json, TensorBoard events, checkpoints/, and at
-the end results.json and clip_final.safetensors, which `clipself_seg.clip.load_clip` reads, or of
-CAT-Seg and a mask generator model_final.pth, for MODEL.WEIGHTS.
+Writes into OUTPUT_DIR: config.yaml, log.txt, metrics.json, TensorBoard events and checkpoints/, and at the
+end results.json and the trained weights: clip_final.safetensors of a distillation, model_final.pth of a
+model. --model and `clipself_seg.load` take both.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
     Written out here, because importing Detectron2 takes seconds and ``--help`` should not.
     """
-    parser.add_argument("--config-file", default="", metavar="FILE", help="a file below configs/")
-    options.task(
-        parser, "whose configuration is taken: semantic, panoptic, detection or distillation"
+    parser.add_argument(
+        "--config-file", default="", metavar="FILE", help="a file, or a name below configs/"
     )
-    model = "name or file of weights, with their configuration: what is evaluated, or what training starts from"
+    options.task(parser, "take the configuration of semantic, panoptic, detection or distillation")
+    model = "name or file of the weights to evaluate or to start training from, with their configuration"
     options.value(parser, "--model", model)
     options.resume(parser)
     options.flag(
         parser,
         "--eval-only",
-        "evaluate MODEL.WEIGHTS or, of regions, MODEL.CLIP.WEIGHTS; with --resume the newest checkpoint",
+        "evaluate MODEL.WEIGHTS (regions: MODEL.CLIP.WEIGHTS); with --resume the newest checkpoint",
     )
     parser.add_argument(
         "--sizes",
@@ -77,12 +77,12 @@ def _options(parser: argparse.ArgumentParser) -> None:
         "--num-gpus",
         type=int,
         default=1,
-        help="processes; without GPUs on the CPU; not with torchrun or srun",
+        help="processes, one per GPU; on the CPU without GPUs; leave out with torchrun or srun",
     )
-    parser.add_argument("--num-machines", type=int, default=1)
-    parser.add_argument("--machine-rank", type=int, default=0)
+    parser.add_argument("--num-machines", type=int, default=1, help="number of machines")
+    parser.add_argument("--machine-rank", type=int, default=0, help="from 0")
     parser.add_argument(
-        "--dist-url", default="auto", help="how processes meet, such as tcp://HOST:PORT"
+        "--dist-url", default="auto", help="address where processes meet: tcp://HOST:PORT"
     )
     options.keys_at_the_end(parser)
 
@@ -115,7 +115,7 @@ def _model_as_keys(args: argparse.Namespace) -> None:
         choice = find_model(args.model, args.task, args.config_file or None)
     if not choice.config_file:
         raise InputError(
-            f"{args.model} is a folder of save_pretrained, which predicts: give its config.yaml as --config-file, "
+            f"{args.model} is a folder of save_pretrained, which only predicts: give its config.yaml as --config-file, "
             f"and its file of weights as {choice.key}"
         )
     args.config_file = choice.config_file
@@ -227,7 +227,7 @@ def run_together(args: argparse.Namespace) -> None:
             raise
         # If the other process is of this machine, `main` sees it end, ends this one and says which.
         time.sleep(GRACE)
-        raise InputError(f"another process of this run ended, see what it said; {AGAIN}") from None
+        raise InputError(f"another process of this run ended, see its message; {AGAIN}") from None
 
 
 def worker(args: argparse.Namespace) -> None:
@@ -264,7 +264,7 @@ def join(place: Place, args: argparse.Namespace) -> None:
         dist.init_process_group(backend, store=store, rank=rank, world_size=processes)
     except dist.DistError as error:
         raise InputError(
-            f"process {place.rank + 1} of {place.processes} does not meet the others at {place.address}, "
+            f"process {place.rank + 1} of {place.processes} cannot reach the others at {place.address}, "
             f"port {place.port} ({in_short(error)}): see whether they all started and reach that host"
         ) from None
     comm.create_local_process_group(place.local_processes)

@@ -1,9 +1,9 @@
-"""Official weights by name: what they do, whether they may be shipped, and where they are.
+"""List, fetch and check official weights, with their licences and published numbers.
 
     clipself-seg weights                      # all names by task
     clipself-seg weights --task semantic
     clipself-seg weights get catseg-base      # fetch before it is needed
-    clipself-seg weights check my_folder      # which files are known, and whole
+    clipself-seg weights check my_folder      # which files are the published ones
 
 A name stands wherever a path of weights does, such as --model catseg-base. "by hand" means that the publisher's page
 needs a browser: get says which page, and where to put the file. "may ship" reads the licence that the publisher states:
@@ -27,10 +27,10 @@ WIDTH = 60  # of a cell
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", nargs="?", default="list", choices=ACTIONS, help="(list)")
-    names = "of get: names; of check: a folder (the one that get fills)"
+    parser.add_argument("action", nargs="?", default="list", choices=ACTIONS, help="action (list)")
+    names = "names to get, or the folder to check (the one that get fills)"
     parser.add_argument("names", nargs="*", metavar="NAME", help=names)
-    task(parser, "of list: semantic, panoptic or detection")
+    task(parser, "task to list: semantic, panoptic or detection")
 
 
 @command(_options, __doc__)

@@ -156,7 +156,7 @@ def option_pairs(opts: Sequence[str]) -> dict[str, str]:
         InputError: an odd number of words; names the last one.
     """
     if len(opts) % 2:
-        raise InputError(f'give options as KEY VALUE pairs; "{opts[-1]}" has no partner')
+        raise InputError(f'give options as KEY VALUE pairs; "{opts[-1]}" has no value')
     return dict(zip(opts[::2], opts[1::2]))
 
 

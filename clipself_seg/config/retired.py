@@ -103,7 +103,7 @@ def is_retired(key: str, value: object, source: str) -> bool:
     if plain not in RETIRED[key]:
         now = " or ".join(map(repr, RETIRED[key]))
         raise InputError(
-            f"{source}: {key} is no key any more, its value is {now}, got {shown(value)}; leave it out"
+            f"{source}: {key} is no longer a key, its value is {now}, got {shown(value)}; leave it out"
         )
     return True
 

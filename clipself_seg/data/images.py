@@ -239,7 +239,7 @@ def pil_pixels(image: Image.Image, name: str = "", max_pixels: int = MAX_PIXELS)
     name = name or str(getattr(image, "filename", "") or "of PIL, without a file,")
     if getattr(image, "tile", None) and getattr(image, "fp", None) is None:
         raise InputError(
-            f"image {name} was closed before its pixels were read: give it within its with, or load() it there"
+            f"image {name} was closed before its pixels were read: pass it inside its with block, or call load() there"
         )
     with _naming(name):
         check_pixels(name, *image.size, max_pixels)

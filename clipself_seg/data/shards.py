@@ -161,7 +161,7 @@ def open_shard(shard: str) -> Iterator[IO[bytes]]:
         status = process.wait()
     if status:
         raise InputError(
-            f"the command of the shard {shown(shard)} ended with status {status}: see what it said, and --resume"
+            f"the command of the shard {shown(shard)} ended with status {status}: see its message, and --resume"
         )
 
 

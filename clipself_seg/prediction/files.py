@@ -73,7 +73,7 @@ def find_images(
     for item in map(Path, inputs):
         if item.is_dir():
             if item.resolve() == out:
-                raise InputError(f"{output} is input and output: give another folder for results")
+                raise InputError(f"{output} is both input and output: give another output folder")
             _search(item, out, files)
         elif item.is_file():
             is_video = videos and item.suffix.lower() in VIDEO_ENDINGS
@@ -126,7 +126,7 @@ def _name(images: Sequence[ImageFile]) -> list[ImageFile]:
     if twice:
         paths = [str(image.path) for image in named if image.name == twice[0]]
         raise InputError(
-            f"{' and '.join(paths)} would have results of one name: give the folder that holds "
+            f"{' and '.join(paths)} would write results under the same name: give the folder that holds "
             "both, or another --output for each"
         )
     return named

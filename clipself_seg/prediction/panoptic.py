@@ -70,7 +70,7 @@ class PanopticSegment:
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays are neither equal nor not
 class PanopticSegmentation(RegionResult):
-    """Segmentation of one image.
+    """Panoptic segmentation of one image.
 
     Attributes:
         ids: (H, W) int32, 0 where there is no segment, else the id of one.
@@ -107,7 +107,7 @@ class PanopticSegmentation(RegionResult):
     @property
     def labels(self) -> np.ndarray:
         """The class of every pixel, (H, W), a position in `names`; uint8, or uint16 for more than 255 names, whose
-        highest value means that nothing is there."""
+        highest value means that there is no segment."""
         kind = label_type(len(self.names))
         classes = [segment.label for segment in self.segments]
         labels: np.ndarray = np.array([np.iinfo(kind).max, *classes], kind)[self.ids]
@@ -155,7 +155,7 @@ class PanopticSegmentation(RegionResult):
 
     def painted_ids(self) -> np.ndarray:
         """Pixels of the PNG of the annotation, (H, W, 3) uint8: R + 256 G + 65536 B is the id of a segment there, and
-        looks like its colour on the overlay; black is nothing."""
+        looks like its colour on the overlay; black is no segment."""
         painted: np.ndarray = np.concatenate([np.zeros((1, 3), np.uint8), self._colours()])[
             self.ids
         ]

@@ -290,7 +290,7 @@ class Pretrained(abc.ABC):
         """The configuration, if it and the model can stand in a folder."""
         if self.config is None:
             raise InputError(
-                "this predictor was made of parts: only one of a configuration is saved"
+                "this predictor has no configuration, so it cannot be saved: make it by clipself_seg.load"
             )
         if self.config.MODEL.MASK_GENERATOR.SOURCE == "masks":
             raise InputError(
@@ -461,7 +461,7 @@ def read_folder_config(folder: Path, opts: Sequence[str] = ()) -> CfgNode:
     tree = read_tree(path)
     if BASE_KEY in tree:
         raise InputError(
-            f"{path}: a folder's configuration stands on no other: take {BASE_KEY} out"
+            f"{path}: a folder's configuration may not name another one: remove {BASE_KEY}"
         )
     values = dict(flatten(tree))
     _check(values, path)
@@ -500,7 +500,7 @@ def _check(values: Mapping[str, object], path: Path) -> None:
     defaults = dict(flatten(default_config()))
     for key, value in values.items():
         if not key.startswith(SECTIONS) or key in LEFT_OUT:
-            raise InputError(f"{path}: {key} is no key of a folder of save_pretrained: take it out")
+            raise InputError(f"{path}: {key} is no key of a folder of save_pretrained: remove it")
         if key in FILE_KEYS:
             if value not in ("", FILE_KEYS[key]):
                 raise InputError(

@@ -51,7 +51,7 @@ THRESHOLD = 0.5  # below it every word is more likely to be absent from a pixel 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays are neither equal nor not
 class Segmentation(RegionResult):
-    """Segmentation of one image.
+    """Semantic segmentation of one image.
 
     Attributes:
         labels: (H, W), positions in `names`; uint8, or uint16 for more than 255 names.
@@ -74,7 +74,7 @@ class Segmentation(RegionResult):
     image: np.ndarray = dataclasses.field(repr=False)
 
     def fractions(self) -> dict[str, float]:
-        """Fraction of the pixels of every class that is there, the largest first."""
+        """Fraction of the pixels of each class in the image, the largest first."""
         counts, order = self._counts()
         return {self.names[i]: float(counts[i] / self.labels.size) for i in order}
 
@@ -107,7 +107,7 @@ class Segmentation(RegionResult):
         return draw(self.image, self.labels, self.names, colours_of(self.names))
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
-        """Entries of COCO's results format, one a class that is there: "category_id", "segmentation" (run-length
+        """Entries of COCO's results format, one for each class in the image: "category_id", "segmentation" (run-length
         encoding) as COCO-stuff has it, and "score". With a "bbox", pycocotools' `loadRes` would take its area.
 
         Args:

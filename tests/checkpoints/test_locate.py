@@ -299,7 +299,7 @@ def test_a_folder_has_the_wanted_files_that_there_are(hub, tmp_path):
     with pytest.raises(InputError, match="model.safetensors, a file of org/name, has 699 bytes"):
         hub_folder(NAME, tmp_path, wanted)
     assert len(server.asked) == 3
-    with pytest.raises(InputError, match="has no card.json: it is none of save_pretrained's"):
+    with pytest.raises(InputError, match="has no card.json: it is no folder of save_pretrained"):
         hub_folder(NAME, tmp_path, ["card.json"])
 
 

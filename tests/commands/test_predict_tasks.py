@@ -101,8 +101,8 @@ def test_an_image_whose_masks_do_not_fit_fails_alone(photos, masks, tmp_path, ca
 @pytest.mark.parametrize(
     "words, message",
     [
-        (("--mode", "clip"), "--masks has no scores but CLIP's: leave out --mode"),
-        (("--void-discount", "0.5"), "--masks has no scores but CLIP's"),
+        (("--mode", "clip"), "--masks uses CLIP's scores only: leave out --mode"),
+        (("--void-discount", "0.5"), "--masks uses CLIP's scores only"),
         (("--ray",), "--masks does not go with --ray"),
         (("--model", "mini-open-panoptic"), "is a model for panoptic, and no CLIP alone"),
         (("--masks", "gone"), 'no folder of masks "gone"'),

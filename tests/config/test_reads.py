@@ -253,9 +253,9 @@ def test_a_key_that_is_gone_passes_with_the_value_that_holds_alone(key):
         load_config(None, [key, str(value)])
         assert is_retired(key, tuple(value) if isinstance(value, list) else value, "a file")
     for value in ("another", [1, 2], 7):
-        with pytest.raises(InputError, match=f"^a file: {key} is no key any more, its value is"):
+        with pytest.raises(InputError, match=f"^a file: {key} is no longer a key, its value is"):
             is_retired(key, value, "a file")
-    with pytest.raises(InputError, match=f"^the command line: {key} is no key any more"):
+    with pytest.raises(InputError, match=f"^the command line: {key} is no longer a key"):
         load_config(None, [key, "another"])
 
 

@@ -154,7 +154,7 @@ def test_a_folder_that_reads_back_otherwise_and_a_predictor_of_parts_are_not_sav
 ):
     predictor, _ = saved("Predictor")
     parts = Predictor(model=predictor.model, mapper=predictor.mapper)
-    with pytest.raises(InputError, match="was made of parts"):
+    with pytest.raises(InputError, match="has no configuration, so it cannot be saved"):
         parts.save_pretrained(tmp_path / "new")
     monkeypatch.setattr(pretrained, "_equal", lambda *_: False)
     with pytest.raises(InputError, match="does not predict the same: not saved"):
@@ -374,8 +374,8 @@ def test_keys_of_files_and_of_training_are_refused(plain, key):
 @pytest.mark.parametrize(
     "key, value, message",
     [
-        ("_BASE_", "/etc/hosts", "stands on no other: take _BASE_ out"),
-        ("_BASE_", ["http://a/b.yaml"], "stands on no other: take _BASE_ out"),
+        ("_BASE_", "/etc/hosts", "may not name another one: remove _BASE_"),
+        ("_BASE_", ["http://a/b.yaml"], "may not name another one: remove _BASE_"),
         ("MODEL.CLIP.NAMES", "x", 'unknown key "MODEL.CLIP.NAMES"; did you mean'),
         ("MODEL.CLIP.NAME", "hf-hub:a/b", "may lead out of the folder: give a plain name"),
         ("TEST.REGIONS.TEMPLATES", "~", "may lead out of the folder"),

@@ -190,7 +190,7 @@ def test_what_one_configuration_trained_is_evaluated_under_another(tmp_path, mad
 def test_one_seed_has_no_spread_and_a_failed_run_is_named(tmp_path, monkeypatch):
     for seeds, words, said in (
         ([3, 3], [], "two different seeds"),
-        ([3, 4], ["KEY"], '"KEY" has no partner'),
+        ([3, 4], ["KEY"], '"KEY" has no value'),
         ([3, 4], ["DATASETS.TEST", "()"], f"{CONFIG} evaluates nothing: give DATASETS.TEST"),
     ):
         with pytest.raises(InputError, match=said):

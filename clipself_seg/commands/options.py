@@ -69,8 +69,9 @@ class Command:
         )
         parser.add_argument("-h", "--help", action=_Help, help="show this help")
         self.add_options(parser)
-        if any(group.title and RARE in group.title for group in parser._action_groups):
-            parser.add_argument("--help-all", action=_Help, help="show all options")
+        rare = any(group.title and RARE in group.title for group in parser._action_groups)
+        text = "show all options" if rare else argparse.SUPPRESS
+        parser.add_argument("--help-all", action=_Help, help=text)
         _add_aliases(parser)
         return parser
 

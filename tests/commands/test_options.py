@@ -82,3 +82,7 @@ def test_help_lists_fifteen_options_at_most_and_help_all_the_others(
         every = help_of(capsys, name, "--help-all")
         assert set(few) < set(every) and hidden in every
         assert not {"--vocabulary", "--weights", "--input", "--boxes"} & set(every)
+
+
+def test_a_command_without_rare_options_takes_help_all_too(capsys):
+    assert help_of(capsys, "compare", "--help-all") == help_of(capsys, "compare", "--help")

@@ -104,8 +104,7 @@ def find_model(
     Raises:
         InputError: nothing is known by that name, it does another task, or its configuration has to be named.
     """
-    if task is not None and task not in TASKS:
-        raise InputError(f'no task "{task}": {nearest(task, TASKS)}')
+    require_task(task)
     named = None if model is None else os.fspath(model).removeprefix(SCHEME)
     if config_file is not None:
         choice = _configured(os.fspath(config_file), named)
@@ -116,6 +115,16 @@ def find_model(
             f"{config_file or named} does {choice.task}, not {task}: leave out the task, or name another model"
         )
     return choice._replace(task=choice.task or task or "")
+
+
+def require_task(task: str | None) -> None:
+    """Refuse what is no task; None stands for any.
+
+    Raises:
+        InputError: names the nearest task.
+    """
+    if task is not None and task not in TASKS:
+        raise InputError(f'no task "{task}": {nearest(task, TASKS)}')
 
 
 def find_distillation(model: str | None = None) -> ModelChoice:
@@ -160,7 +169,11 @@ def list_models(task: str | None = None) -> list[str]:
 
     Args:
         task: one of `TASKS`; None for all.
+
+    Raises:
+        InputError: there is no such task.
     """
+    require_task(task)
     parts = {name for name, entry in zoo().items() if entry.key not in OF_MODELS}
     names = [name for name in (*SHIPPED_CONFIGS, *SHIPPED_TAGS, *zoo()) if name not in parts]
     return [name for name in names if task in (None, find_model(name).task)]

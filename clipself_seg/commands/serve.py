@@ -264,7 +264,7 @@ def _serve(app: FastAPI, listening: socket.socket, host: str, token: str) -> Non
 
 
 def _config(app: FastAPI) -> uvicorn.Config:
-    """What the server's library is told, with its limits other than 16 KB of headers and 5 seconds between requests."""
+    """Gives uvicorn its limits; those of headers, 16 KB, and between requests, 5 seconds, are its defaults."""
     import uvicorn
 
     from clipself_seg.explore.server import Connection

@@ -44,13 +44,12 @@ def main(args: argparse.Namespace) -> int:
 def _list(task: str | None) -> int:
     from tabulate import tabulate
 
-    from clipself_seg.checkpoints.choice import TASKS, find_model
+    from clipself_seg.checkpoints.choice import TASKS, find_model, require_task
     from clipself_seg.checkpoints.locate import present_file, weights_folder
     from clipself_seg.checkpoints.zoo import zoo
     from clipself_seg.tables.table import published_numbers
 
-    if task and task not in TASKS:
-        raise InputError(f'no task "{task}": {nearest(task, TASKS)}')
+    require_task(task)
     rows: dict[str, list[list[str]]] = {name: [] for name in (*TASKS, CLIP, PART)}
     for entry in zoo().values():
         kind = CLIP if entry.key == "MODEL.CLIP.WEIGHTS" else PART

@@ -265,7 +265,7 @@ def _check_read(cfg: CfgNode, defaults: Tree, sources: Sources) -> None:
     sets for `CLIPBackbone` goes back to its default, but name and weights of a CLIP become empty: whoever reads them
     by mistake gets no other CLIP. A warning names them.
     """
-    reset = dict[str, str]()
+    reset, why = list[str](), ""
     values = dict(flatten(cfg))
     model = cfg.MODEL.META_ARCHITECTURE if sources.place(MODEL) >= 0 else None
     for key, value in values.items():
@@ -280,10 +280,11 @@ def _check_read(cfg: CfgNode, defaults: Tree, sources: Sources) -> None:
             )
         if other:
             if sources.place(key) >= 0 and lists_for_tuples(value) != lists_for_tuples(nothing):
-                reset[f"{key} {_shown(value)}"] = other
+                reset.append(f"{key} {_shown(value)}")
+                why = other
             cfg.merge_from_list([key, nothing])
-    for reason in dict.fromkeys(reset.values()):
-        logger.warning("reset, each since %s: %s", reason, ", ".join(reset))
+    if reset:
+        logger.warning("reset, each since %s: %s", why, ", ".join(reset))
 
 
 def _why_unread_by_backbone(key: str, cfg: CfgNode) -> str | None:

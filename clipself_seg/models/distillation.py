@@ -125,7 +125,7 @@ class Step:
 
     @functools.cached_property
     def valid_BN(self) -> Tensor | None:
-        """Cells (B, N), bool, that the image reaches into; the others are padding alone. "whole" (1, 4) is its box.
+        """Returns for each cell (B, N), bool, whether "whole" (1, 4), the box of the image, reaches into it.
 
         None if the samples have no "whole".
         """

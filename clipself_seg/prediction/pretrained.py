@@ -31,7 +31,7 @@ from detectron2.config import CfgNode
 from fvcore.common.config import BASE_KEY
 
 from clipself_seg.checkpoints.bounds import building_within, refusing
-from clipself_seg.checkpoints.choice import HUB_NAME, weights_key
+from clipself_seg.checkpoints.choice import CONFIG, HUB_NAME, OF_FOLDERS, weights_key
 from clipself_seg.checkpoints.download import NotFetched, file_sha256
 from clipself_seg.checkpoints.locate import HUB, endpoint, hub_folder, hub_name, repositories
 from clipself_seg.checkpoints.read import STORED_METADATA, read_checkpoint
@@ -49,9 +49,7 @@ from clipself_seg.yaml_files import lists_for_tuples, read_tree
 
 logger = logging.getLogger(__name__)
 
-CONFIG = "config.yaml"
-MODEL = "model.safetensors"
-CLIP = "clip.safetensors"
+MODEL, CLIP = OF_FOLDERS
 BRANCH_CLIP = "clip_branch.safetensors"
 VOCABULARY = "vocabulary.json"
 TRAINED = "trained.json"

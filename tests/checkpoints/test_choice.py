@@ -10,6 +10,7 @@ from clipself_seg.checkpoints.choice import (
     ModelChoice,
     find_clip,
     find_model,
+    list_models,
 )
 from clipself_seg.errors import InputError
 
@@ -84,3 +85,9 @@ def test_every_model_of_the_zoo_has_a_task():
     for entry in zoo().values():
         if entry.key in ("MODEL.WEIGHTS", "MODEL.CLIP.WEIGHTS"):
             assert find_model(entry.name).task in TASKS
+
+
+def test_models_of_no_task_are_not_listed_in_silence():
+    assert "mini-fvit" in list_models("detection")
+    with pytest.raises(InputError, match='no task "boxes"'):
+        list_models("boxes")

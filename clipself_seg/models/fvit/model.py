@@ -262,7 +262,8 @@ class FViT(OpenVocabulary):
             raise InputError(
                 "F-ViT trains on classes: DATASETS.TRAIN has to name detection data sets"
             )
-        seen = None
+        # All of them, whatever classes the weights that are fine-tuned had been trained on.
+        seen = np.ones(len(vocabulary), dtype=bool)
         if isinstance(vocabulary, Vocabulary) and vocabulary.classes[0].seen is not None:
             seen = vocabulary.seen
             if not seen.any():
@@ -271,9 +272,7 @@ class FViT(OpenVocabulary):
                 )
         names = class_names(vocabulary)
         self.set_vocabulary(vocabulary, seen)
-        self.trained_names = tuple(
-            synonyms for i, synonyms in enumerate(names) if seen is None or seen[i]
-        )
+        self.trained_names = tuple(synonyms for i, synonyms in enumerate(names) if seen[i])
 
     def optimizer_groups(self, solver: CfgNode) -> list[Group]:
         """Parameter groups: all with weight decay, norms and biases too, CLIP's tower with its own rate."""

@@ -70,6 +70,14 @@ def step(model, samples) -> dict[str, torch.Tensor]:
     return losses
 
 
+def test_fine_tuning_on_classes_of_ones_own_sees_all_of_them():
+    model = training(tiny())
+    assert model.trained_names == (("red ball", "red sphere"), ("blue box",))
+    model.setup_training(["red ball", "small screw"])  # nothing says that they are seen
+    assert model.seen().tolist() == [True, True]
+    assert model.trained_names == (("red ball",), ("small screw",))
+
+
 @pytest.mark.parametrize("masks", [False, True])
 def test_one_step_trains_all_but_clip(masks):
     model = training(tiny(MASKS=masks, RPN_NORM=masks))

@@ -37,6 +37,7 @@ _UNPACK = "unpack its archive again"
 AS_STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # Characters of a compressed run: five bits each, for numbers below 2^35.
 MOST_CHARACTERS = 7
+LARGEST_VALUE = 65535  # of a label map
 LARGEST_IMAGE = 1 << 31
 """Pixels of an image whose runs pycocotools can count."""
 
@@ -48,6 +49,7 @@ def read_label_map(
     ignore_label: int,
     size: tuple[int, int] | None = None,
     image: str | os.PathLike[str] | None = None,
+    label_values: Mapping[int, int] | None = None,
 ) -> np.ndarray:
     """Read and check the label map of an image, (H, W) int64.
 
@@ -57,10 +59,13 @@ def read_label_map(
         ignore_label: value of pixels without ground truth, the only other one allowed.
         size: (width, height) of the image in pixels, to compare with.
         image: file of the image, for the message.
+        label_values: label by value in the file; pixels of all other values get `ignore_label`. None takes
+            the values themselves as labels, and refuses others.
 
     Raises:
         InputError: the file is missing or corrupt, or has several channels, another size than the
-            image, a label outside the vocabulary, or labels above 255 cut to 8 bits.
+            image, a label outside the vocabulary, or labels above 255 cut to 8 bits; `label_values` has
+            values that no map has, or labels outside the vocabulary.
     """
     # As large as its image it may be.
     limit = MAX_PIXELS if size is None else max(MAX_PIXELS, size[0] * size[1])
@@ -71,8 +76,34 @@ def read_label_map(
             f"label map {path} is {width} x {height}, its image {image or ''} is "
             f"{size[0]} x {size[1]}: prepare the label maps again, or restore the image"
         )
+    if label_values is not None:
+        table = _label_table(label_values, path, num_classes, ignore_label)
+        return table[np.where((labels >= 0) & (labels <= LARGEST_VALUE), labels, LARGEST_VALUE + 1)]
     _check_labels(labels, path, num_classes, ignore_label)
     return labels.astype(np.int64)
+
+
+def _label_table(
+    label_values: Mapping[int, int],
+    path: str | os.PathLike[str],
+    num_classes: int,
+    ignore_label: int,
+) -> np.ndarray:
+    """Label of each value that a map may have, and of all others, (65537,) int64."""
+    table = np.full(LARGEST_VALUE + 2, ignore_label, dtype=np.int64)
+    for value, label in label_values.items():
+        if type(value) is not int or not 0 <= value <= LARGEST_VALUE:
+            raise InputError(
+                f"label map {path}: {value!r} stands for the class {label}, but values of a label map are whole "
+                f"numbers from 0 to {LARGEST_VALUE}: correct it"
+            )
+        if label != ignore_label and not 0 <= label < num_classes:
+            raise InputError(
+                f"label map {path}: the value {value} stands for the class {label}, and classes are numbered from 0 "
+                f"to {num_classes - 1}: correct it"
+            )
+        table[value] = label
+    return table
 
 
 def read_labels_of(
@@ -85,7 +116,8 @@ def read_labels_of(
     """Read and check the label map of a record or sample with `read_label_map`, (H, W) int64.
 
     Args:
-        record: has "sem_seg_file_name" and "file_name", and without `size` "width" and "height" in pixels.
+        record: has "sem_seg_file_name" and "file_name", without `size` "width" and "height" in pixels, and
+            "label_values" where the data set has them.
         num_classes, ignore_label: as in `read_label_map`.
         size: (width, height) of the image in pixels; None takes the record's.
 
@@ -98,6 +130,7 @@ def read_labels_of(
         ignore_label=ignore_label,
         size=size or (int(record["width"]), int(record["height"])),
         image=record["file_name"],
+        label_values=record.get("label_values"),
     )
 
 

@@ -99,6 +99,9 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.classes)
 
+    def __str__(self) -> str:
+        return self.name
+
     @property
     def names(self) -> tuple[str, ...]:
         """The first name of every class."""
@@ -136,6 +139,10 @@ class Vocabulary:
                 f'add "{key}": true or false to every class'
             )
         return np.array(values, dtype=bool)
+
+
+# The vocabulary of a data set, or its name or file, for `load_vocabulary`.
+NamedVocabulary = Vocabulary | str
 
 
 def class_names(
@@ -298,22 +305,27 @@ def available_vocabularies() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
-def class_entries(name: str) -> list[dict[str, Any]]:
+def class_entries(name: NamedVocabulary) -> list[dict[str, Any]]:
     """The classes of a built-in vocabulary as its file has them, without checks and warnings."""
+    if isinstance(name, Vocabulary):
+        return _entries(class_names(name))
     entries: list[dict[str, Any]] = read_json(FOLDER / f"{name}.json", "vocabulary file")["classes"]
     return entries
 
 
-def load_vocabulary(name_or_path: str | Path) -> Vocabulary:
+def load_vocabulary(name_or_path: NamedVocabulary | Path) -> Vocabulary:
     """Read and check a vocabulary.
 
     Args:
         name_or_path: a built-in name (see `available_vocabularies`) or a JSON file: a list of
-            names as for `Vocabulary.from_names`, or an object like the built-in ones.
+            names as for `Vocabulary.from_names`, or an object like the built-in ones. A vocabulary
+            is returned as it is.
 
     Raises:
         InputError: no such vocabulary, or its content cannot be used.
     """
+    if isinstance(name_or_path, Vocabulary):
+        return name_or_path
     path = Path(name_or_path)
     if path.suffix != ".json":
         path = FOLDER / f"{name_or_path}.json"

@@ -17,7 +17,12 @@ from clipself_seg.data.datasets.table import DetectionSet
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.mappers.samples import Configurable, Sample
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, seen_in_training
+from clipself_seg.data.vocabulary import (
+    NamedVocabulary,
+    Vocabulary,
+    load_vocabulary,
+    seen_in_training,
+)
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results
 from clipself_seg.evaluation.coco_ap import (
@@ -133,7 +138,7 @@ class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionDat
         mapper: maps a record to a sample, see `DetectionTestMapper`.
         tasks: what is measured, "boxes" and "masks".
         limits: how many detections COCO's numbers count, out of `numbers.LIMITS`.
-        train_vocabulary: name or file of the class list that was trained on; the classes that share a
+        train_vocabulary: class list, or name or file of it, that was trained on; the classes that share a
             name with its seen ones count as seen. "" splits nothing.
         own_split: a data set whose vocabulary says itself which classes are seen, as OV-COCO's, is
             split by that.
@@ -142,7 +147,7 @@ class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionDat
     mapper: Callable[[Record], Sample]
     tasks: Sequence[str]
     limits: str
-    train_vocabulary: str
+    train_vocabulary: NamedVocabulary
     own_split: bool
 
     @classmethod
@@ -177,7 +182,7 @@ class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionDat
         """Settings that decide the numbers beside weights and configuration, known after `check`."""
         return {
             "evaluator rule": {name: self._rule(data) for name, data in self._known.items()},
-            "train vocabulary": self.train_vocabulary,
+            "train vocabulary": str(self.train_vocabulary),
             "seen classes": {name: data.split for name, data in self._known.items()},
             "names of a class": self.synonyms,
         }
@@ -217,7 +222,7 @@ class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionDat
 
     def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
         """All precisions of each data set, and the paper's tables that they belong to."""
-        row, trained = self.output_dir.name or "model", self.train_vocabulary
+        row, trained = self.output_dir.name or "model", str(self.train_vocabulary)
         paper = detection_paper_tables(results, row, trained, style)
         return {"All data sets in percent": detection_run_table(results, style)} | {
             f"The paper's {title}": table for title, table in paper.items()

@@ -29,6 +29,7 @@ from clipself_seg.data.given_masks import given_masks
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.mappers.sem_seg import mask_entries
 from clipself_seg.data.vocabulary import (
+    NamedVocabulary,
     Vocabulary,
     Words,
     as_vocabulary,
@@ -396,7 +397,7 @@ def segmentation_of(
     )
 
 
-def _trained_on(cfg: CfgNode) -> str:
+def _trained_on(cfg: CfgNode) -> NamedVocabulary:
     """The training vocabulary, by the rule of evaluation."""
     if not (words := train_vocabulary_name(cfg)):
         raise InputError(

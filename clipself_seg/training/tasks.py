@@ -227,7 +227,8 @@ def _shared_vocabulary(
     """The one class list of all training data sets of a kind."""
     lists = {find_dataset(name, kind).vocabulary for name in names}
     if len(lists) != 1:
-        raise InputError(f"DATASETS.TRAIN must share one vocabulary, these have {sorted(lists)}")
+        named = sorted(map(str, lists))
+        raise InputError(f"DATASETS.TRAIN must share one vocabulary, these have {named}")
     return load_vocabulary(lists.pop())
 
 

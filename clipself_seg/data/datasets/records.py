@@ -49,7 +49,7 @@ from clipself_seg.data.datasets.table import (
     PanopticSet,
     SemSegSet,
 )
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.data.vocabulary import NamedVocabulary, Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError, MissingFiles, nearest
 
 logger = logging.getLogger(__name__)
@@ -125,8 +125,8 @@ def registered_metadata(name: str) -> dict[str, Any]:
     return MetadataCatalog.get(name).as_dict()
 
 
-def vocabulary_name(name: str) -> str:
-    """Name or file of the vocabulary of a data set for regions, semantic segmentation or detection.
+def vocabulary_name(name: str) -> NamedVocabulary:
+    """Vocabulary of a data set for regions, semantic segmentation or detection, or the name or file of it.
 
     For a data set of your own it is the entry "vocabulary" of its metadata in Detectron2's catalogue.
 
@@ -138,7 +138,7 @@ def vocabulary_name(name: str) -> str:
         if isinstance(entry, PanopticSet) or not entry.vocabulary:
             raise InputError(f'data set "{name}" has no vocabulary here: {_panoptic_hint(name)}')
         return entry.vocabulary
-    vocabulary: str | None = registered_metadata(name).get("vocabulary")
+    vocabulary: NamedVocabulary | None = registered_metadata(name).get("vocabulary")
     if vocabulary is None:
         raise InputError(
             f'data set "{name}" has no vocabulary: '
@@ -147,8 +147,8 @@ def vocabulary_name(name: str) -> str:
     return vocabulary
 
 
-def train_vocabulary_name(cfg: CfgNode) -> str:
-    """Name of the class list whose classes count as seen by a panoptic model.
+def train_vocabulary_name(cfg: CfgNode) -> NamedVocabulary:
+    """The class list whose classes count as seen by a panoptic model, or its name.
 
     It is TEST.TRAIN_VOCABULARY, else the vocabulary of the first training data set, else "".
     """
@@ -337,7 +337,8 @@ def sem_seg_records(name: str) -> list[Record]:
     """Images and label maps of a data set for semantic segmentation, sorted by file name.
 
     Returns:
-        Records with "file_name", "sem_seg_file_name" and "image_id", the file's stem.
+        Records with "file_name", "sem_seg_file_name" and "image_id", the file's stem, and "label_values" where
+        the data set has them.
 
     Raises:
         InputError: as `find_dataset`; files are missing (the message names the command that prepares them).
@@ -345,6 +346,7 @@ def sem_seg_records(name: str) -> list[Record]:
     entry = _require_files(name, find_dataset(name, SemSegSet))
     if entry.root is not REGISTERED:
         return pair_files(name, entry)
+    values = {} if entry.label_values is None else {"label_values": entry.label_values}
     records: list[Record] = DatasetCatalog.get(name)
     if not records or any("sem_seg_file_name" not in record for record in records):
         raise InputError(
@@ -352,7 +354,7 @@ def sem_seg_records(name: str) -> list[Record]:
             "register a function that gives them, such as Detectron2's load_sem_seg"
         )
     return sorted(
-        ({"image_id": Path(record["file_name"]).stem, **record} for record in records),
+        ({"image_id": Path(record["file_name"]).stem, **record, **values} for record in records),
         key=lambda record: record["file_name"],
     )
 

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from clipself_seg.data.vocabulary import class_entries, load_vocabulary
+from clipself_seg.data.vocabulary import NamedVocabulary, class_entries, load_vocabulary
 from clipself_seg.files import home_expanded
 
 
@@ -141,8 +141,8 @@ class DataSet:
         root: folder of the data set's family, with advice how to get its files.
         images: folder of the images, to which the file names of `annotations` are relative.
         annotations: annotation file, or folder of label maps.
-        vocabulary: name of its vocabulary, for `vocabulary.load_vocabulary`; "" if it has none here. The dataset ids
-            of that are the category ids of an annotation file.
+        vocabulary: its vocabulary, or the name of that, for `vocabulary.load_vocabulary`; "" if it has none here. The
+            dataset ids of that are the category ids of an annotation file.
         panoptic_root: folder of the panoptic PNGs that `annotations` then names; "" if there are none.
         evaluator: Detectron2's evaluator_type; None for a data set that is only trained on.
         official_count: number of images of the official split; None where there is none, or it is not certain.
@@ -162,7 +162,7 @@ class DataSet:
     root: DataRoot
     images: str
     annotations: str
-    vocabulary: str = ""
+    vocabulary: NamedVocabulary = ""
     panoptic_root: str = ""
     evaluator: str | None = None
     official_count: int | None = None
@@ -225,6 +225,8 @@ class SemSegSet(DataSet):
 
     Attributes:
         ignore_label: value of pixels without ground truth.
+        label_values: label by value in the label maps, whose other values are ignored; None where the values are
+            labels.
         background: None, or the label of the background: then the classes of the vocabulary from this index on are
             names for background, evaluation counts a prediction of any of them as background and has
             `background` + 1 classes.
@@ -238,11 +240,13 @@ class SemSegSet(DataSet):
         "ignore_label": "ignore_label",
         "vocabulary": "vocabulary",
         "background": "background",
+        "label_values": "label_values",
     }
     required = ("image_root", "sem_seg_root", "ignore_label", "vocabulary")
     purpose = "semantic segmentation"
 
     ignore_label: int = IGNORE_LABEL
+    label_values: Mapping[int, int] | None = None
     background: int | None = None
     label_suffix: str = ".png"
     images_without_labels: bool = False

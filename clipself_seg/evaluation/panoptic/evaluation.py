@@ -19,6 +19,7 @@ from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.masks import read_panoptic_png
+from clipself_seg.data.vocabulary import NamedVocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results, oracle_numbers
 from clipself_seg.evaluation.evaluator import Output, Outputs, Samples
@@ -77,7 +78,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         sweep: values of alpha and beta, whose grid is evaluated too.
         void_sweep: weights by which CLIP lowers void, with each of which "fused" is evaluated too.
         rule: classes that the mean IoU is taken over, see `MiouRule`.
-        train_vocabulary: name of the class list that was trained on, whose classes count as
+        train_vocabulary: class list, or its name, that was trained on, whose classes count as
             seen; "" splits nothing, and the model takes all classes for seen.
         boundary: whether Boundary IoU is measured, too.
         oracle: whether the model is evaluated once more with the classes alone that are in each image.
@@ -93,7 +94,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
     sweep: Sequence[float] = ()
     void_sweep: Sequence[float] = ()
     rule: MiouRule
-    train_vocabulary: str
+    train_vocabulary: NamedVocabulary
     boundary: bool = False
     oracle: bool = False
     label_files: Sequence[str] = ()
@@ -263,7 +264,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         each data set."""
         model = self.output_dir.name or "model"
         tables = {"All data sets in percent": panoptic_run_table(results, style)}
-        if own := of_paper("Table 6", results, self.train_vocabulary):
+        if own := of_paper("Table 6", results, str(self.train_vocabulary)):
             tables["The paper's Table 6"] = panoptic_paper_table({model: own}, style=style)
         return tables | {
             f"PQ by alpha and beta ({self._title(name)})": sweep_table(sweep, style=style)

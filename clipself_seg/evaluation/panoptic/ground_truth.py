@@ -22,6 +22,7 @@ from clipself_seg.data.images import describe_jpegs
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.masks import read_labels_of
 from clipself_seg.data.vocabulary import (
+    NamedVocabulary,
     Vocabulary,
     VocabularyClass,
     load_vocabulary,
@@ -74,7 +75,7 @@ class PanopticGroundTruth(NamedTuple):
 
 
 def read_panoptic_ground_truth(
-    name: str, tasks: Sequence[str], train_vocabulary: str, label_file: str = ""
+    name: str, tasks: Sequence[str], train_vocabulary: NamedVocabulary, label_file: str = ""
 ) -> PanopticGroundTruth:
     """Reads all of a data set but its images and PNGs, and checks that those are there.
 
@@ -82,7 +83,7 @@ def read_panoptic_ground_truth(
         name: name of the data set, see `data.datasets.table`.
         tasks: what shall be measured; a task for which the data set never has files is left out,
             with a logged reason.
-        train_vocabulary: name of the class list that was trained on, whose classes count as seen; ""
+        train_vocabulary: class list that was trained on, or its name, whose classes count as seen; ""
             splits nothing.
         label_file: file of other names for the classes, see `data.label_files`; "" for the data set's own.
 
@@ -148,14 +149,14 @@ def is_semantic_only(name: str) -> bool:
 
 
 def read_semantic_only(
-    name: str, tasks: Sequence[str], train_vocabulary: str, label_file: str = ""
+    name: str, tasks: Sequence[str], train_vocabulary: NamedVocabulary, label_file: str = ""
 ) -> PanopticGroundTruth:
     """Classes and records of a data set with label maps alone.
 
     Args:
         name: name of the data set, see `data.datasets.table`.
         tasks: what shall be measured; "semantic" has to be among it, and the others are left out.
-        train_vocabulary: name of the class list that was trained on, whose classes count as seen; "" splits nothing.
+        train_vocabulary: class list that was trained on, or its name, whose classes count as seen; "" splits nothing.
         label_file: file of other names for the classes, see `data.label_files`; "" for the data set's own.
 
     Raises:
@@ -190,7 +191,7 @@ def read_semantic_only(
     )
 
 
-def counts_all(name: str, train_vocabulary: str) -> bool:
+def counts_all(name: str, train_vocabulary: NamedVocabulary) -> bool:
     """Whether all classes of a data set count as seen, whatever their names are."""
     return name in ALL_SEEN and train_vocabulary in COCO_LISTS
 

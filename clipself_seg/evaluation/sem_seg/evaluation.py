@@ -24,6 +24,7 @@ from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.masks import read_labels_of
 from clipself_seg.data.vocabulary import (
+    NamedVocabulary,
     Vocabulary,
     class_list,
     load_vocabulary,
@@ -55,7 +56,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
     Attributes:
         mapper: maps a record to a sample, see `SemSegTestMapper`.
         rule: classes that the mean IoU is taken over, see `MiouRule`.
-        train_vocabulary: name or file of the class list that was trained on, whose classes count
+        train_vocabulary: class list that was trained on, or its name or file, whose classes count
             as seen; "" splits nothing.
         class_json: file in CAT-Seg's form with a name for each class of the data set, which the
             model is given instead of the data set's own names; "" for none.
@@ -69,7 +70,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
 
     mapper: Callable[[Record], Sample]
     rule: MiouRule
-    train_vocabulary: str
+    train_vocabulary: NamedVocabulary
     class_json: str = ""
     pooling: Sequence[int] = ()
     background_words: bool = True
@@ -110,7 +111,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         """Settings that decide the numbers beside weights and data, known after `check`."""
         metadata: dict[str, object] = {
             "evaluator rule": self.rule,
-            "train vocabulary": self.train_vocabulary,
+            "train vocabulary": str(self.train_vocabulary),
             "names of a class": self.synonyms,
         }
         if self.threshold or not self.background_words:
@@ -204,7 +205,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
             f'All data sets in percent, rule "{self.rule}"': semantic_run_table(results, style)
         }
         as_there = self.rule == "present" and not self.class_json and set(self.pooling) == {1}
-        if own := of_paper("Table 5", results if as_there else {}, self.train_vocabulary):
+        if own := of_paper("Table 5", results if as_there else {}, str(self.train_vocabulary)):
             model = self.output_dir.name or "model"
             tables["The paper's Table 5"] = semantic_paper_table({model: own}, style=style)
         return tables

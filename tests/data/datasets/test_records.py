@@ -347,6 +347,11 @@ def test_ones_own_semantic_set_works_under_its_name(semantic, catalogue):
     assert (files.path(files.images), files.path(files.annotations)) == (images, labels)
     assert (files.vocabulary, files.ignore_label, files.background) == ("voc_20", 7, None)
     assert [record["image_id"] for record in sem_seg_records("my_scenes")] == ["2", "3"]
+    own = Vocabulary.from_names(["dog|puppy", "grass"])
+    metadata.__dict__["vocabulary"] = own
+    metadata.label_values = {20: 0, 30: 1}
+    assert load_vocabulary(vocabulary_name("my_scenes")) is own
+    assert sem_seg_records("my_scenes")[0]["label_values"] == {20: 0, 30: 1}
     metadata.__dict__["sem_seg_root"] = "nowhere"
     with pytest.raises(InputError, match='"my_scenes": nowhere is missing; correct'):
         sem_seg_records("my_scenes")

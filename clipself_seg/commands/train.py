@@ -49,6 +49,8 @@ def _options(parser: argparse.ArgumentParser) -> None:
     options.task(parser, "take the configuration of semantic, panoptic, detection or distillation")
     model = "name or file of the weights to evaluate or to start training from, with their configuration"
     options.value(parser, "--model", model)
+    data = "your data: a YAML file, a folder or a COCO JSON (docs/own_data.md)"
+    options.value(parser, "--data", data, metavar="PATH")
     options.resume(parser)
     options.flag(
         parser,
@@ -97,6 +99,9 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 def _options_as_keys(args: argparse.Namespace) -> None:
     _sizes_as_keys(args)
     _model_as_keys(args)
+    if args.data is not None:
+        args.opts = [*args.opts, "DATASETS.DATA", os.path.abspath(os.path.expanduser(args.data))]
+        args.data = None
 
 
 def _model_as_keys(args: argparse.Namespace) -> None:
@@ -173,10 +178,14 @@ def _fractions(words: list[str]) -> list[str]:
 
 def run(args: argparse.Namespace) -> None:
     """Does the work of one process."""
-    from clipself_seg.config import load_config
+    from clipself_seg.config.load import Sources, load_config, option_pairs
     from clipself_seg.config.weights import fetch_addresses, require_weights
 
     cfg = fetch_addresses(load_config(args.config_file, args.opts, trains=not args.eval_only))
+    if cfg.DATASETS.DATA:
+        from clipself_seg.training.own_data import with_data
+
+        cfg = with_data(cfg, Sources(args.config_file, option_pairs(args.opts)).by_hand)
     key = "TEST" if args.eval_only else "TRAIN"
     if not args.config_file and not cfg.DATASETS[key]:
         raise InputError(f"give a --config-file, or DATASETS.{key}: {_configs()}")

@@ -126,6 +126,7 @@ CHECKS: tuple[Check, ...] = (
         lambda value: value in ("WarmupCosineLR", "WarmupMultiStepLR"),
         ["SOLVER.LR_SCHEDULER_NAME"],
     ),
+    Check("a path on this machine", lambda value: "://" not in value, ["DATASETS.DATA"]),
     Check("names of data sets", _names, ("DATASETS.TRAIN", "DATASETS.TEST")),
     Check(
         '"cpu", "cuda" or "cuda:" with a number',

@@ -175,6 +175,9 @@ def _add_objectives(cfg: CfgNode) -> None:
 
 
 def _add_input(cfg: CfgNode) -> None:
+    # Your own data: a YAML file, a folder or a COCO JSON (docs/own_data.md), whose data sets take the place of TRAIN
+    # and TEST where those are not set by hand. --data is this key.
+    cfg.DATASETS.DATA = ""
     # Largest number of pixels of an image file: one whose header states more is refused before it is
     # decoded, into 3 bytes a pixel or more. A photograph of 100 megapixels passes.
     cfg.INPUT.MAX_PIXELS = 128_000_000

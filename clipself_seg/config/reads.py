@@ -22,7 +22,14 @@ class When(NamedTuple):
 # What the trainer and the evaluations read, whatever the model.
 ALL: tuple[str | When, ...] = (
     *("MODEL.META_ARCHITECTURE", "MODEL.WEIGHTS", "MODEL.DEVICE", "INPUT.MAX_PIXELS"),
-    *("DATASETS.TRAIN", "DATASETS.TEST", "DATALOADER.NUM_WORKERS", "OUTPUT_DIR", "SEED"),
+    *(
+        "DATASETS.DATA",
+        "DATASETS.TRAIN",
+        "DATASETS.TEST",
+        "DATALOADER.NUM_WORKERS",
+        "OUTPUT_DIR",
+        "SEED",
+    ),
     *("SOLVER.IMS_PER_BATCH", "SOLVER.ACCUMULATE", "SOLVER.MAX_ITER", "TEST.EVAL_PERIOD"),
     *("SOLVER.BASE_LR", "SOLVER.SCHEDULE", "SOLVER.LR_SCHEDULER_NAME", "SOLVER.WARMUP_ITERS"),
     *("SOLVER.WARMUP_FACTOR", "SOLVER.BETAS", "SOLVER.EPS", "SOLVER.WEIGHT_DECAY"),

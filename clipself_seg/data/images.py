@@ -32,6 +32,10 @@ PUBLISHED_QUALITY = 75
 
 # Formats that are read, in Pillow's words. Its others are of no use here, and some are unsafe: it has
 # Ghostscript run what a file of PostScript says. HEIF (.heic) counts where pillow_heif is installed.
+# What a folder is searched for; a file that is named itself may end otherwise.
+ENDINGS = tuple(
+    ".avif .bmp .gif .heic .heif .jp2 .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split()
+)
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF", "JPEG2000", "PPM")
 # Held while Pillow's own limit is lifted.
 _OPENING = threading.Lock()

@@ -20,8 +20,17 @@ from clipself_seg.checkpoints.training_state import is_training_state, load_trai
 from clipself_seg.checkpoints.zoo import SCHEME
 from clipself_seg.clip.backbone import configured_feature
 from clipself_seg.config.weights import require_weights
+from clipself_seg.data.datasets.own import OwnData, register_data
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.models.protocol import Model
+
+# What `Model.task` says -> the task of `register_data`.
+TASK_OF = {
+    "sem_seg": "semantic",
+    "panoptic": "panoptic",
+    "detection": "detection",
+    "regions": "distillation",
+}
 
 
 def architecture(cfg: CfgNode) -> type[Model]:
@@ -41,6 +50,20 @@ def architecture(cfg: CfgNode) -> type[Model]:
             "clipself_seg.models.protocol.Model, by which this project trains and evaluates"
         )
     return classes[name]
+
+
+def registered_data(cfg: CfgNode) -> OwnData | None:
+    """Register ``DATASETS.DATA`` for the task of the configured model; None where the key is empty.
+
+    Raises:
+        InputError: as `register_data`; a task without own data.
+    """
+    if not cfg.DATASETS.DATA:
+        return None
+    task = architecture(cfg).task()
+    if task not in TASK_OF:
+        raise InputError(f"DATASETS.DATA is for the tasks {', '.join(TASK_OF)}, not for {task}")
+    return register_data(cfg.DATASETS.DATA, TASK_OF[task])
 
 
 def build_model(cfg: CfgNode) -> Model:

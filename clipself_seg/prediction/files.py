@@ -8,12 +8,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
+from clipself_seg.data.images import ENDINGS
 from clipself_seg.errors import InputError
 
-# What a folder is searched for; a file that is named itself may end otherwise.
-ENDINGS = tuple(
-    ".avif .bmp .gif .heic .heif .jp2 .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split()
-)
 # Of videos; folders are not searched for them.
 VIDEO_ENDINGS = tuple(".avi .mkv .mov .mp4 .webm".split())
 # What may be waited for without end.

@@ -28,13 +28,14 @@ ELSEWHERE = {
 REFERENCE = {
     "features": (
         "Features and texts",
-        "clip.model clip.text_bank clip.region_pooling clip.tower clip.kinds clip.backbone clip.export",
+        "clip.model clip.text_bank clip.region_pooling clip.tower clip.kinds clip.backbone",
     ),
     "predictors": (
         "Predictors and results",
         "prediction.semantic prediction.panoptic prediction.detection prediction.predictor "
         "prediction.results "
-        "prediction.regions prediction.pretrained prediction.dense_maps",
+        "prediction.regions prediction.pretrained prediction.dense_maps prediction.onnx.graph "
+        "prediction.onnx.towers",
     ),
     "data": (
         "Class names, images, data sets",

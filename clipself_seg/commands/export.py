@@ -1,11 +1,20 @@
-"""A CLIP's weights for other programs: `convert` writes another published layout, `export` ONNX."""
+"""Models for other programs: `convert` writes another published layout, `export` ONNX of a model or a CLIP."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from clipself_seg.commands.options import command, flag, further_keys, group, required, task, value
+from clipself_seg.commands.options import (
+    WORDS,
+    command,
+    flag,
+    further_keys,
+    group,
+    required,
+    task,
+    value,
+)
 from clipself_seg.commands.predict import predictor_of
 from clipself_seg.errors import InputError
 
@@ -43,11 +52,14 @@ def convert(args: argparse.Namespace) -> None:
 
 
 def _export_options(parser: argparse.ArgumentParser) -> None:
-    model = "a CLIP, or a model whose CLIP is exported: a name, a file or a folder of a run"
-    value(parser, "--model", model)
+    value(parser, "--model", "a model, or a CLIP: a name, a file or a folder of a run")
     task(parser)
+    value(parser, "--words", WORDS)
+    output = "file that ends in .onnx; or a new folder for the towers of the model's CLIP"
+    parser.add_argument("-o", "--output", required=True, help=output)
+    flag(parser, "--half", "compute in float16; inputs and outputs stay float32")
+    flag(parser, "--text-tower", "write the text tower too, for class names that are given later")
     value(parser, "--clip-name", "open_clip's name of the CLIP of a file, e.g. EVA02-B-16")
-    parser.add_argument("-o", "--output", required=True, help="new folder for the files")
     rare = group(parser, rare=True)
     value(rare, "--config-file", "configuration in place of the model's")
     further_keys(rare, "the configuration")
@@ -55,39 +67,53 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
 
 @command(_export_options)
 def export(args: argparse.Namespace) -> None:
-    """Write ONNX of a CLIP's dense features and of its text embeddings, for images of any size.
+    """Write ONNX of a model with your class names in one file, or of a CLIP's two towers in a folder.
 
-        clipself-seg export --model eva02-vitb16 --output onnx/
-        clipself-seg export --model output/distill/coco_patches_eva02_vitb16/clip_final.safetensors --output onnx/
-        clipself-seg export --model catseg-base --output onnx/
+        clipself-seg export --task semantic --model catseg-base --words "dog, grass, sky" -o model.onnx
+        clipself-seg export --task detection --model my_run --words "dog, cat" --half -o model.onnx
+        clipself-seg export --model eva02-vitb16 -o onnx/
 
-    Writes dense.onnx (normalised images in, dense features of unit length out), text.onnx (token ids in,
-    embeddings of unit length out) and export.json (mean, standard deviation, patch size, and what goes in
-    and comes out). Each is run by onnxruntime at sizes that were not traced, and compared with torch; if
-    they differ by more than 1e-4 of the largest feature, nothing is written.
-    The CLIP of a model is that of a trained CATSeg or FViT, or the CLIP branch of an OpenPanoptic; --task chooses
-    among those that --model mini stands for.
+    Beside model.onnx are model.json (preprocessing, class names, inputs and outputs) and, where something
+    happens outside of the graph, model.py, which needs numpy, onnxruntime and Pillow.
+    The folder has dense.onnx (normalised images in, dense features out), text.onnx (token ids in,
+    embeddings out) and export.json. The CLIP of a model is that of a trained CATSeg or FViT, or the CLIP
+    branch of an OpenPanoptic; --task chooses among those that --model mini stands for.
+    Each file is run by onnxruntime at sizes that were not traced, and compared with torch; if they differ
+    by more than 1e-4 of the largest value, nothing is written.
     Needs: pip install "clipself_seg[export]"
     """
     if not (args.model or args.config_file):
         raise InputError("no model: name one, such as --model eva02-vitb16")
     from clipself_seg.checkpoints.choice import find_model
-    from clipself_seg.clip import load_clip
-    from clipself_seg.prediction.load import export as write
+    from clipself_seg.prediction.onnx.output import check_request, one_file
 
     model = args.model
-    alone = args.clip_name or (not args.config_file and find_model(model, args.task).clip)
+    of_file = [
+        f"--{name.replace('_', '-')}"
+        for name in ("words", "half", "text_tower")
+        if vars(args)[name]
+    ]
+    if one_file(args.output, of_file):
+        choice = find_model(model, args.task, args.config_file)
+        check_request(choice, args.opts, bool(args.words), args.text_tower)
+        alone = False
+    else:
+        alone = bool(args.clip_name or (not args.config_file and find_model(model, args.task).clip))
     if alone and (args.opts or args.config_file):
         raise InputError(
             f"{model} is a CLIP alone, without a configuration: leave out --config-file and --opts"
         )
-    if args.clip_name:
+    from clipself_seg.clip import load_clip
+    from clipself_seg.prediction.load import export as write
+
+    if alone and args.clip_name:
         model = load_clip(args.clip_name, model)
     elif not alone:
         model = predictor_of(
             model, args.task, args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"]
         )
-    for file, differences in write(model, args.output).items():
+    written = write(model, args.output, args.words, half=args.half, text_tower=args.text_tower)
+    for file, differences in written.items():
         for shape, difference in differences.items():
-            sys.stdout.write(f"{file}, {shape}: {difference:.1e} of the largest feature\n")
+            sys.stdout.write(f"{file}, {shape}: {difference:.1e} of the largest value\n")
     sys.stdout.write(f"written: {args.output}\n")

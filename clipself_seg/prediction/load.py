@@ -1,15 +1,19 @@
-"""`load` makes the predictor of any model by its name, file or folder; `export` writes its CLIP as ONNX."""
+"""`load` makes the predictor of any model by its name, file or folder; `export` writes it, or its CLIP, as ONNX."""
 
 from __future__ import annotations
 
 import copy
+import importlib
 import os
 from collections.abc import Sequence
 from typing import Any
 
-from clipself_seg.checkpoints.choice import find_model
+from clipself_seg.checkpoints.choice import FOLDERS, find_model
 from clipself_seg.clip import DenseCLIP, load_clip
+from clipself_seg.data.vocabulary import Words
+from clipself_seg.errors import InputError
 from clipself_seg.prediction.detection import DetectionPredictor
+from clipself_seg.prediction.onnx.output import NO_NAMES, check_request, one_file, refuse_diffusion
 from clipself_seg.prediction.panoptic import PanopticPredictor
 from clipself_seg.prediction.predictor import ImagePredictor, prediction_config
 from clipself_seg.prediction.pretrained import load_pretrained
@@ -60,29 +64,60 @@ def load(
 
 def export(
     model: str | os.PathLike[str] | ImagePredictor[Any] | DenseCLIP,
-    folder: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    words: Words | None = None,
+    *,
+    task: str | None = None,
+    half: bool = False,
+    text_tower: bool = False,
 ) -> dict[str, dict[str, float]]:
-    """Write ONNX files of a model's CLIP: its dense features, and its text embeddings.
+    """Write ONNX: a model with its class names in one file, or the two towers of a CLIP in a folder.
 
     Args:
-        model: a CLIP, a predictor, or what `load` takes.
-        folder: new folder for the files.
+        model: a predictor, or what `load` takes; for a folder a CLIP, too.
+        path: file that ends in .onnx, beside which a .json and, where needed, a .py say how to use it; or a new
+            folder for the towers of the model's CLIP.
+        words: class names of the file, as `set_vocabulary` takes them; None for those of the predictor.
+        task: as for `load`.
+        half: compute in float16; inputs and outputs stay float32.
+        text_tower: write the text tower beside the file, for class names that are given later.
 
     Returns:
-        Differences of onnxruntime from torch, see `export_onnx`.
+        For each file the differences of onnxruntime from torch, as fractions of the largest value of an output, by
+        the shapes of the inputs.
 
     Raises:
-        InputError: as `load` and `export_onnx`.
+        InputError: as `load`; the path is neither, or a file is there already; there are no class names; the model
+            cannot be exported; or a difference is too large.
     """
-    from clipself_seg.clip.export import export_onnx
-
+    of_file = {"words": words is not None, "half": half, "text_tower": text_tower}
+    file = one_file(path, [name for name, given in of_file.items() if given])
     if isinstance(model, str | os.PathLike):
+        one = find_model(model, task)
+        if file:
+            check_request(one, (), words is not None, text_tower)
         # Features of a CLIP alone are those of `load_clip`, and not what segmentation without training reads.
-        one = find_model(model)
-        loaded = load_clip(one.clip, one.weights) if one.clip else load(model, device="cpu")
+        alone = one.clip and not file
+        loaded = load_clip(one.clip, one.weights) if alone else load(model, task=task, device="cpu")
     else:
-        loaded = model
-    return export_onnx(copy.deepcopy(clip_of(loaded)).cpu(), folder)
+        loaded = copy.deepcopy(model)
+    if file is None:
+        from clipself_seg.prediction.onnx.towers import export_onnx
+
+        return export_onnx(clip_of(loaded).cpu(), path)
+    if isinstance(loaded, DenseCLIP):
+        raise InputError("a CLIP alone has no task: give a predictor, or the name of the CLIP")
+    if loaded.config is not None:
+        refuse_diffusion(loaded.config.MODEL.MASK_GENERATOR.SOURCE)
+    from clipself_seg.prediction.onnx.graph import write_model
+
+    loaded.model.cpu()
+    if words is not None:
+        loaded.set_vocabulary(words)
+    if loaded.vocabulary is None and not text_tower:
+        raise InputError(NO_NAMES)
+    of_task = importlib.import_module(f"clipself_seg.prediction.onnx.{FOLDERS[loaded.folder]}")
+    return write_model(of_task.graph_of(loaded, text_tower), file, half)
 
 
 def clip_of(model: ImagePredictor[Any] | DenseCLIP) -> DenseCLIP:

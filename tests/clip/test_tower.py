@@ -15,11 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from clipself_seg.checkpoints.dense_feature import ANY, GATED, DenseFeature
 from clipself_seg.clip import load_clip, runtime, save_clip
 from clipself_seg.clip.eva import EvaTransformer
-from clipself_seg.clip.export import export_onnx
 from clipself_seg.clip.layers import ResidualBlock, head_gates, scale_heads
 from clipself_seg.clip.openai import VisionTransformer
 from clipself_seg.clip.tower import sum_of_values, train_last_blocks
 from clipself_seg.errors import InputError
+from clipself_seg.prediction.onnx.towers import export_onnx
 
 
 @pytest.fixture(scope="module")

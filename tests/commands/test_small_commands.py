@@ -19,7 +19,6 @@ from PIL import Image
 from clipself_seg import pinned_wheels
 from clipself_seg.checkpoints import zoo
 from clipself_seg.checkpoints.dense_feature import DenseFeature
-from clipself_seg.clip import export as onnx_export
 from clipself_seg.clip import load_clip, save_clip
 from clipself_seg.commands import doctor, precompute
 from clipself_seg.commands.doctor import install_detectron2
@@ -30,6 +29,7 @@ from clipself_seg.commands.quickstart import demo, quickstart
 from clipself_seg.commands.reproduce import repeat_seeds, reproduce
 from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.prediction import generator_outputs
+from clipself_seg.prediction.onnx import towers
 from clipself_seg.quickstart import quickstart as chapters
 from clipself_seg.tables.runs import make_run
 from clipself_seg.tables.store import Store
@@ -132,7 +132,7 @@ def exported(monkeypatch):
         calls.append((clip, folder))
         return {"dense.onnx": {"1x3x64x64": 6.66e-7}}
 
-    monkeypatch.setattr(onnx_export, "export_onnx", keep)
+    monkeypatch.setattr(towers, "export_onnx", keep)
     return calls
 
 
@@ -142,7 +142,7 @@ def test_a_clip_by_name_and_what_is_said_of_it(exported, capsys, tmp_path):
     ((clip, folder),) = exported
     assert folder == str(out) and clip.report is not None and not clip.training
     said = capsys.readouterr().out
-    assert said == f"dense.onnx, 1x3x64x64: 6.7e-07 of the largest feature\nwritten: {out}\n"
+    assert said == f"dense.onnx, 1x3x64x64: 6.7e-07 of the largest value\nwritten: {out}\n"
 
 
 def test_the_clip_of_a_configuration_is_that_inside_its_trained_model(exported, tmp_path):

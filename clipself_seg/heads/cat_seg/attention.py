@@ -91,7 +91,7 @@ def _lean(x: Tensor) -> bool:
 def _attend(qkv_TWM3C: Tensor, heads: int, mask_WMM: Tensor | None) -> Tensor:
     """Softmax attention (T, W, M, C) by torch's fused kernel."""
     q, k, v = qkv_TWM3C.flatten(0, 1).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-    mask = None if mask_WMM is None else mask_WMM.repeat(len(qkv_TWM3C), 1, 1)[:, None]
+    mask = None if mask_WMM is None else mask_WMM.repeat(qkv_TWM3C.shape[0], 1, 1)[:, None]
     attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return attended.transpose(1, 2).reshape(*qkv_TWM3C.shape[:3], -1)
 
@@ -315,7 +315,7 @@ class ClassAggregation(nn.Module):
         classes = guidance_VKG.shape[1]
         padding = self._padding(classes)
         pooled_TnC = self._pool(x_TNC)
-        if len(x_TNC) > classes:
+        if x_TNC.shape[0] > classes:
             # Locations of all views are the batch.
             rows = pooled_TnC.unflatten(0, (-1, classes)).transpose(0, 1)
             refined = layer(rows.flatten(1, 2), contribution_VK3C, padding)

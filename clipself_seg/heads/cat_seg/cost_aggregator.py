@@ -242,7 +242,7 @@ class Groups(NamedTuple):
             in_place: without gradients, write the results of equal shape over `x`, which nobody
                 reads again.
         """
-        groups: Sequence[Tensor] = x.split(self.size or len(x))
+        groups: Sequence[Tensor] = x.split(self.size) if self.size else (x,)
         if torch.is_grad_enabled():
             if self.recompute:
                 parts = [checkpoint(function, group, use_reentrant=False) for group in groups]
@@ -401,7 +401,7 @@ class CostAggregator(nn.Module):
         for layer in self.layers:
             x_TNC = layer(x_TNC, appearance_VNG, text_VKG, groups)
         logits_Thw = self._decode(x_TNC, decoder, groups)
-        parts = logits_Thw.split(len(costs[0]))
+        parts = logits_Thw.split(len(costs[0])) if len(costs) > 1 else (logits_Thw,)
         return [ClassLogits(own, kept) for own, kept in zip(parts, classes)]
 
     def _costs(self, dense_Ehw: Tensor, text_TPE: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:

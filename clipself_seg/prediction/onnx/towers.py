@@ -6,28 +6,23 @@ features.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.export import Dim
 
-from clipself_seg.clip.linear import stock_linear
-from clipself_seg.clip.model import DenseCLIP
+from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.training_free import NONE
-from clipself_seg.errors import InputError, of_extra
+from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_folder, write_json
+from clipself_seg.prediction.onnx.graph import Differences, Graph, export_graph, require_packages
 from clipself_seg.provenance import provenance
 
-# The exporter's own, of which torch brings none, and what checks the result.
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-TOLERANCE = 1e-4  # of the largest absolute feature
 DENSE_FILE = "dense.onnx"
 TEXT_FILE = "text.onnx"
 METADATA_FILE = "export.json"
@@ -60,7 +55,7 @@ class TextGraph(nn.Module):
         return F.normalize(self.text.whole(tokens), dim=-1)
 
 
-def export_onnx(clip: DenseCLIP, folder: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
+def export_onnx(clip: DenseCLIP, folder: str | os.PathLike[str]) -> dict[str, Differences]:
     """Writes ``dense.onnx``, ``text.onnx`` and ``export.json``, if what they compute is what torch does.
 
     Weights of more than onnx keeps in one file (2 GB) go to a ``.data`` file beside it.
@@ -82,75 +77,34 @@ def export_onnx(clip: DenseCLIP, folder: str | os.PathLike[str]) -> dict[str, di
             f"MODEL.CLIP.ATTENTION {clip.visual.attention} is not exported, only what MODEL.CLIP.DENSE names: "
             f"leave it {NONE}"
         )
-    _require_packages()
+    require_packages()
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise InputError(f"{folder} is there already: give another folder, or remove it")
     with atomic_folder(folder) as temporary:
-        differences = {
-            DENSE_FILE: _export_dense(clip, temporary / DENSE_FILE),
-            TEXT_FILE: _export_text(clip, temporary / TEXT_FILE),
-        }
+        graphs = {DENSE_FILE: dense_graph(clip), TEXT_FILE: text_graph(clip)}
+        files = {name: export_graph(graph, temporary / name) for name, graph in graphs.items()}
+        differences = {name: file["differences"] for name, file in files.items()}
         write_json(temporary / METADATA_FILE, _metadata(clip, differences))
     return differences
 
 
-def _require_packages() -> None:
-    for name in PACKAGES:
-        of_extra(name, "ONNX", "export")
-
-
-def _export_dense(clip: DenseCLIP, path: Path) -> dict[str, float]:
+def dense_graph(clip: DenseCLIP) -> Graph:
+    """The image tower, for images of any number and of any sides that the patch divides."""
     patch = clip.patch_size
     rows, columns = TRACED_GRID
     images = torch.zeros(2, 3, patch * rows, patch * columns)
-    sides = {axis: patch * torch.export.Dim(name) for axis, name in ((2, "rows"), (3, "columns"))}
-    graph = DenseGraph(clip)
-    _export(graph, images, path, ("images", "features"), {0: torch.export.Dim("images"), **sides})
-    return _differences(graph, path, _image_batches(clip))
+    sizes = {0: Dim("images"), 2: patch * Dim("rows"), 3: patch * Dim("columns")}
+    checks = ((batch,) for batch in _image_batches(clip))
+    return Graph(DenseGraph(clip), {"images": images}, {"images": sizes}, ("features",), checks)
 
 
-def _export_text(clip: DenseCLIP, path: Path) -> dict[str, float]:
+def text_graph(clip: DenseCLIP) -> Graph:
+    """The text tower, for any number of texts."""
     tokens = clip.tokenize(TEXTS)
-    graph = TextGraph(clip)
-    _export(graph, tokens, path, ("tokens", "embeddings"), {0: torch.export.Dim("texts")})
-    return _differences(graph, path, iter((tokens[:1], tokens[:2], tokens)))
-
-
-def _export(
-    graph: nn.Module, example: Tensor, path: Path, names: tuple[str, str], sizes: dict[int, Any]
-) -> None:
-    """Writes one graph, with names for its input and output and symbols for sizes of the input."""
-    with plain(graph), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of torch's own parts for one another
-        program = torch.onnx.export(
-            graph.eval(),
-            (example,),
-            input_names=[names[0]],
-            output_names=[names[1]],
-            dynamic_shapes=(sizes,),
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    program.save(path, external_data=False)
-
-
-@contextlib.contextmanager
-def plain(graph: nn.Module) -> Iterator[None]:
-    """Lets a graph compute by the plain formulations, which are what is exported.
-
-    Convolutions in place of products, results that overwrite inputs and what is computed again for
-    gradients are made for torch's kernels.
-    """
-    learning = [parameter for parameter in graph.parameters() if parameter.requires_grad]
-    try:
-        graph.requires_grad_(False)
-        with stock_linear(), torch.enable_grad():  # with gradients on nothing is overwritten
-            yield
-    finally:
-        for parameter in learning:
-            parameter.requires_grad_(True)
+    checks = ((part,) for part in (tokens[:1], tokens[:2], tokens))
+    sizes = {"tokens": {0: Dim("texts")}}
+    return Graph(TextGraph(clip), {"tokens": tokens}, sizes, ("embeddings",), checks)
 
 
 def _image_batches(clip: DenseCLIP) -> Iterator[Tensor]:
@@ -167,31 +121,7 @@ def _image_batches(clip: DenseCLIP) -> Iterator[Tensor]:
         yield torch.randn(size, generator=generator)
 
 
-@torch.no_grad()
-def _differences(graph: nn.Module, path: Path, inputs: Iterator[Tensor]) -> dict[str, float]:
-    """Largest difference of the file's outputs from torch's for each input, by its shape."""
-    from onnxruntime import InferenceSession
-
-    session = InferenceSession(path, providers=["CPUExecutionProvider"])
-    differences = {}
-    for given in inputs:
-        wanted = graph(given).numpy()
-        (computed,) = session.run(None, {session.get_inputs()[0].name: given.numpy()})
-        shape = "x".join(map(str, given.shape))
-        if computed.shape != wanted.shape:
-            raise InputError(f"{path.name} gives {computed.shape} for {shape}, not {wanted.shape}")
-        difference = float(np.abs(computed - wanted).max() / np.abs(wanted).max())
-        if not difference <= TOLERANCE:
-            raise InputError(
-                f"{path.name} differs from torch by {difference:.1e} of the largest feature for an input "
-                f"of {shape}, and {TOLERANCE:.0e} is allowed: nothing is written; try another torch or "
-                "onnxruntime"
-            )
-        differences[shape] = difference
-    return differences
-
-
-def _metadata(clip: DenseCLIP, differences: dict[str, dict[str, float]]) -> dict[str, Any]:
+def _metadata(clip: DenseCLIP, differences: dict[str, Differences]) -> dict[str, Any]:
     """Metadata for somebody who has nothing but the two files."""
     return {
         "clip": clip.name,

@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from torch.export import Dim
 
-from clipself_seg.clip import export, load_clip
+from clipself_seg.clip import load_clip
 from clipself_seg.clip.eva import EvaTransformer
 from clipself_seg.clip.openai import VisionTransformer
 from clipself_seg.clip.resnet import ResNetTower
 from clipself_seg.errors import InputError, MissingPackage
+from clipself_seg.prediction.onnx import graph, towers
 from tests.conftest import ROOT
 from tests.small_towers import SMALL, small_towers
 
@@ -34,9 +35,15 @@ def small_clip(request):
     return clip.eval()
 
 
+@pytest.fixture(scope="module")
+def mini():
+    """The shipped CLIP."""
+    return load_clip("mini")
+
+
 def onnx_packages() -> None:
     """Skips a test where one of the packages is not installed."""
-    for name in export.PACKAGES:
+    for name in graph.PACKAGES:
         pytest.importorskip(name, reason=f"{name} is not installed: make test-all brings it")
 
 
@@ -44,9 +51,9 @@ def onnx_packages() -> None:
 @pytest.mark.parametrize("small_clip", ["EVA ViT"], indirect=True)
 def test_what_is_traced_at_one_size_holds_for_others(small_clip):
     sizes = {0: Dim("n"), 2: 8 * Dim("h"), 3: 8 * Dim("w")}
-    graph = export.DenseGraph(small_clip)
-    with export.plain(graph):
-        traced = torch.export.export(graph, (torch.rand(2, 3, 40, 56),), dynamic_shapes=(sizes,))
+    module = towers.DenseGraph(small_clip)
+    with graph.plain(module):
+        traced = torch.export.export(module, (torch.rand(2, 3, 40, 56),), dynamic_shapes=(sizes,))
     assert all(parameter.requires_grad for parameter in small_clip.parameters())
     assert not any(node.meta["val"].is_complex() for node in tensors(traced.graph))
     for shape in ((1, 3, 32, 32), (3, 3, 16, 72)):
@@ -61,39 +68,39 @@ def tensors(graph):
 
 @torch.no_grad()
 def test_texts_that_are_not_cut_off_have_the_same_embeddings(mini):
-    tokens = mini.tokenize(export.TEXTS)
-    torch.testing.assert_close(export.TextGraph(mini)(tokens), mini.encode_text(tokens))
+    tokens = mini.tokenize(towers.TEXTS)
+    torch.testing.assert_close(towers.TextGraph(mini)(tokens), mini.encode_text(tokens))
 
 
 @torch.no_grad()
 def test_texts_are_traced_for_any_number_of_them(mini):
-    tokens, graph = mini.tokenize(export.TEXTS), export.TextGraph(mini)
-    with export.plain(graph):
-        traced = torch.export.export(graph, (tokens,), dynamic_shapes=({0: Dim("texts")},))
+    tokens, module = mini.tokenize(towers.TEXTS), towers.TextGraph(mini)
+    with graph.plain(module):
+        traced = torch.export.export(module, (tokens,), dynamic_shapes=({0: Dim("texts")},))
     many = tokens.repeat(75, 1)  # of more than `runtime.FEWEST_ELEMENTS`
     torch.testing.assert_close(traced.module()(many)[-3:], mini.encode_text(tokens))
 
 
 def test_a_missing_package_is_named_with_what_brings_it(mini, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "PACKAGES", ("no_such_package",))
+    monkeypatch.setattr(graph, "PACKAGES", ("no_such_package",))
     with pytest.raises(
         MissingPackage, match=r'no_such_package .* pip install "clipself_seg\[export\]"'
     ):
-        export.export_onnx(mini, tmp_path / "onnx")
+        towers.export_onnx(mini, tmp_path / "onnx")
     assert not any(tmp_path.iterdir())
 
 
 def test_a_folder_with_something_in_it_is_refused(mini, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "PACKAGES", ())
+    monkeypatch.setattr(graph, "PACKAGES", ())
     (tmp_path / "mine.txt").touch()
     with pytest.raises(InputError, match="is there already: give another folder"):
-        export.export_onnx(mini, tmp_path)
+        towers.export_onnx(mini, tmp_path)
 
 
 @pytest.mark.heavy
 def test_onnxruntime_computes_what_torch_does_at_other_sizes(small_clip, tmp_path):
     onnx_packages()
-    differences = export.export_onnx(small_clip, tmp_path / "onnx")
+    differences = towers.export_onnx(small_clip, tmp_path / "onnx")
     assert list(differences) == ["dense.onnx", "text.onnx"]
     assert "1x3x32x32" in differences["dense.onnx"] and "1x77" in differences["text.onnx"]
     assert all(0 <= d <= 1e-5 for of_file in differences.values() for d in of_file.values())
@@ -114,7 +121,7 @@ def test_onnxruntime_computes_what_torch_does_for_every_other_kind(name, tmp_pat
         clip = load_clip("ViT-Mini-8" if name == "ResNet" else name, None)
         if name == "ResNet":
             clip.visual = ResNetTower(image_size=64, width=8, layers=(1, 1, 1, 1), embed_dim=128)
-        differences = export.export_onnx(clip.eval(), tmp_path / "onnx")
+        differences = towers.export_onnx(clip.eval(), tmp_path / "onnx")
     assert [len(of_file) for of_file in differences.values()] == [4, 3]
     assert all(0 <= d <= 1e-5 for of_file in differences.values() for d in of_file.values())
     metadata = json.loads((tmp_path / "onnx" / "export.json").read_text())
@@ -125,9 +132,11 @@ def test_onnxruntime_computes_what_torch_does_for_every_other_kind(name, tmp_pat
 @pytest.mark.heavy
 def test_what_differs_too_much_is_not_written(mini, tmp_path, monkeypatch):
     onnx_packages()
-    monkeypatch.setattr(export, "TOLERANCE", 0.0)
-    with pytest.raises(InputError, match="dense.onnx differs from torch by .* nothing is written"):
-        export.export_onnx(mini, tmp_path / "onnx")
+    monkeypatch.setattr(graph, "TOLERANCE", 0.0)
+    with pytest.raises(
+        InputError, match="features of dense.onnx differs from torch by .* nothing is written"
+    ):
+        towers.export_onnx(mini, tmp_path / "onnx")
     assert not any(tmp_path.iterdir())
 
 
@@ -138,7 +147,7 @@ def test_the_example_of_the_page_runs_without_torch_and_agrees_with_it(tmp_path,
         r"^```python\n(.*?)^```", (ROOT / "docs" / "export.md").read_text(), re.M | re.S
     )
     clip = load_clip("ViT-Mini-8", "mini-clipself")
-    export.export_onnx(clip, tmp_path / "onnx")
+    towers.export_onnx(clip, tmp_path / "onnx")
     pixels = np.random.default_rng(0).integers(256, size=(45, 62, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)

@@ -1,0 +1,231 @@
+"""What all exports to ONNX have in common: graphs with named inputs and outputs, and the files around them.
+
+A graph is traced for inputs whose sizes vary, and then run by onnxruntime on inputs of other sizes. Nothing is
+written where the results differ from torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from clipself_seg.clip.linear import stock_linear
+from clipself_seg.errors import InputError, of_extra
+from clipself_seg.files import write_json
+
+# The exporter's own, of which torch brings none, and what checks the result.
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+TOLERANCE = 1e-4  # of the largest absolute value of an output
+HALF_TOLERANCE = 0.05  # in float16, of whose 11 bits a deep network loses some
+LARGEST_FILE = 2**31 - 2**20  # bytes of a file of ONNX, which is a message of protobuf
+# Operators that sum many squares, which may be more than float16 holds.
+SUMS = ["LayerNormalization", "GroupNormalization", "InstanceNormalization", "ReduceL2"]
+Differences = dict[str, float]
+
+
+@dataclasses.dataclass
+class Graph:
+    """What becomes a file of ONNX.
+
+    Attributes:
+        module: on the CPU, in float32; takes the inputs in their order, and returns a tensor or a tuple of them.
+        inputs: an example of each input by its name. Its varying sizes differ from those of `checks`, and are 2 or
+            more.
+        sizes: for each input its axes that vary, with a `torch.export.Dim`; its name is that of the size in the file.
+        outputs: names of the outputs.
+        checks: inputs of other sizes, in the order of `inputs`, for the comparison with torch.
+    """
+
+    module: nn.Module
+    inputs: Mapping[str, Tensor]
+    sizes: Mapping[str, Mapping[int, Any]]
+    outputs: tuple[str, ...]
+    checks: Iterable[tuple[Tensor, ...]]
+
+
+@dataclasses.dataclass
+class Export:
+    """A model in one file, and what stands beside it.
+
+    Attributes:
+        graph: of the model.
+        metadata: what the JSON file says of it, besides what is the same of all.
+        script: a file of Python that runs the model without torch; None if the graph does everything.
+        text: the text tower, for class names at run time; None if they are in the graph.
+        tokenizer: content of the text tower's tokenizer.json.
+    """
+
+    graph: Graph
+    metadata: dict[str, Any]
+    script: Path | None = None
+    text: Graph | None = None
+    tokenizer: str | None = None
+
+
+def require_packages() -> None:
+    """Refuse to begin without the packages.
+
+    Raises:
+        MissingPackage: one is not installed.
+    """
+    for name in PACKAGES:
+        of_extra(name, "ONNX", "export")
+
+
+def write_model(export: Export, path: Path, half: bool = False) -> dict[str, Differences]:
+    """Write a model in one file and what stands beside it, all or nothing.
+
+    Args:
+        export: the model.
+        path: file to write, none of whose neighbours of the same stem is there (`output.one_file`).
+        half: compute in float16; inputs and outputs stay float32.
+
+    Returns:
+        Differences of onnxruntime from torch of each file, see `export_graph`.
+
+    Raises:
+        InputError: a package is missing, or a difference is too large.
+        OSError: the files cannot be written.
+    """
+    require_packages()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}.") as around:
+        stem = Path(around) / path.stem
+        graphs = {path.name: export.graph}
+        if export.text is not None:
+            graphs[f"{path.stem}_text.onnx"] = export.text
+        files = {}
+        for name, graph in graphs.items():
+            files[name] = export_graph(graph, stem.with_name(name), half)
+        metadata = export.metadata | {"precision": "float16" if half else "float32", "files": files}
+        write_json(stem.with_suffix(".json"), metadata)
+        if export.script is not None:
+            stem.with_suffix(".py").write_text(export.script.read_text("utf-8"), "utf-8")
+        if export.tokenizer is not None:
+            stem.with_name(f"{path.stem}_tokenizer.json").write_text(export.tokenizer, "utf-8")
+        # The model comes last: where it is, everything is.
+        for made in sorted(Path(around).iterdir(), key=lambda made: made.name == path.name):
+            os.replace(made, path.with_name(made.name))
+    return {name: file["differences"] for name, file in files.items()}
+
+
+def export_graph(graph: Graph, path: Path, half: bool = False) -> dict[str, Any]:
+    """Write one file of ONNX and compare it with torch.
+
+    Weights of more than ONNX keeps in one file (2 GB) go to a ``.data`` file beside it.
+
+    Args:
+        graph: to export.
+        path: file to write.
+        half: in float16.
+
+    Returns:
+        What the metadata say of the file: "opset", names, types and shapes of "inputs" and "outputs", and
+        "differences" of onnxruntime from torch, as fractions of the largest absolute value of an output, by the
+        shapes of the inputs.
+
+    Raises:
+        InputError: a difference is larger than `TOLERANCE`, or for float16 than `HALF_TOLERANCE`.
+    """
+    from onnxruntime import InferenceSession
+
+    with plain(graph.module), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch's own parts for one another
+        program = torch.onnx.export(
+            graph.module.eval(),
+            tuple(graph.inputs.values()),
+            input_names=[*graph.inputs],
+            output_names=[*graph.outputs],
+            dynamic_shapes=tuple(dict(graph.sizes.get(name, {})) for name in graph.inputs),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    program.save(path, external_data=False)
+    if half:
+        _halve(path)
+    session = InferenceSession(path, providers=["CPUExecutionProvider"])
+    return {
+        "opset": program.model.opset_imports[""],
+        "inputs": {one.name: [one.type, one.shape] for one in session.get_inputs()},
+        "outputs": {one.name: [one.type, one.shape] for one in session.get_outputs()},
+        "differences": _differences(graph, session, path.name, half),
+    }
+
+
+@contextlib.contextmanager
+def plain(module: nn.Module) -> Iterator[None]:
+    """Lets a module compute by the plain formulations, which are what is exported.
+
+    Convolutions in place of products, results that overwrite inputs and what is computed again for
+    gradients are made for torch's kernels.
+    """
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        module.requires_grad_(False)
+        with stock_linear(), torch.enable_grad():  # with gradients on nothing is overwritten
+            yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+
+
+def _halve(path: Path) -> None:
+    """Replace a file by the same in float16, but for inputs, outputs and `SUMS`."""
+    import onnx
+    from onnxruntime.transformers import float16
+
+    data = path.with_name(f"{path.name}.data")
+    large = data.exists() and data.stat().st_size > 2 * LARGEST_FILE
+    blocked = [*float16.DEFAULT_OP_BLOCK_LIST, *SUMS]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of numbers that are too small
+        model = float16.convert_float_to_float16(
+            str(path), keep_io_types=True, op_block_list=blocked
+        )
+    data.unlink(missing_ok=True)
+    onnx.save(model, path, save_as_external_data=large, location=data.name)
+
+
+@torch.no_grad()
+def _differences(graph: Graph, session: Any, name: str, half: bool) -> Differences:
+    """Largest difference of the file's outputs from torch's for each input, by its shape."""
+    tolerance = HALF_TOLERANCE if half else TOLERANCE
+    differences = {}
+    for given in graph.checks:
+        wanted = graph.module(*given)
+        arrays = {key: value.numpy() for key, value in zip(graph.inputs, given, strict=True)}
+        computed = session.run(None, arrays)
+        shape = ", ".join("x".join(map(str, value.shape)) for value in given)
+        differences[shape] = 0.0
+        for output, one, other in zip(
+            graph.outputs,
+            (wanted,) if isinstance(wanted, Tensor) else wanted,
+            computed,
+            strict=True,
+        ):
+            one = one.numpy()
+            if one.shape != other.shape:
+                raise InputError(
+                    f"{output} of {name} has {other.shape} for an input of {shape}, not {one.shape}"
+                )
+            scale = max(np.abs(one).max(initial=0), np.finfo(np.float32).tiny)
+            difference = float(np.abs(one - other).max(initial=0) / scale)
+            if not difference <= tolerance:
+                raise InputError(
+                    f"{output} of {name} differs from torch by {difference:.1e} of the largest value for an "
+                    f"input of {shape}, and {tolerance:.0e} is allowed: nothing is written; try another "
+                    "torch or onnxruntime"
+                )
+            differences[shape] = max(differences[shape], difference)
+    return differences

@@ -1,0 +1,174 @@
+"""Semantic segmentation as one file of ONNX: CAT-Seg, or any CLIP without training.
+
+The graph scores the pixels of an image or of a window. The windows of an image are cut and averaged by
+`semantic_numpy.py`, which is written beside it.
+
+Shapes: B images, K classes, P prompts of a class, N names of all classes, E embedding, H x W pixels, h x w cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import Dim
+
+from clipself_seg.clip.text_bank import TEMPLATES
+from clipself_seg.heads.text_scores import class_probabilities
+from clipself_seg.models import CATSeg, ZeroShotSegmenter
+from clipself_seg.prediction.onnx.graph import Export, Graph
+from clipself_seg.prediction.semantic import Predictor
+
+SCRIPT = Path(__file__).with_name("semantic_numpy.py")
+TRACED = (
+    43,
+    57,
+)  # rows and columns of the traced image: odd, so that nothing is taken for a constant
+TEXTS = 3  # traced
+
+
+class ZeroShotGraph(nn.Module):
+    """Images (B, 3, H, W) of RGB in [0, 255] in, probabilities (B, K, H, W) out."""
+
+    text_NE: Tensor | None
+    members_KS: Tensor | None
+
+    def __init__(self, model: ZeroShotSegmenter, text_tower: bool) -> None:
+        """
+        Args:
+            model: the model, with its classes unless they are given later.
+            text_tower: whether the embeddings (K, P, E) of class names are an input; else they are inside.
+        """
+        super().__init__()
+        self.clip = model.clip
+        self.scale = model.scale
+        text_NE, members_KS = (None, None) if text_tower else model._texts()
+        self.register_buffer("text_NE", text_NE)
+        self.register_buffer("members_KS", members_KS)
+
+    def forward(self, images: Tensor, texts: Tensor | None = None) -> Tensor:
+        """As `ZeroShotSegmenter` of one window."""
+        if texts is not None:
+            text_NE = F.normalize(texts.mean(dim=1), dim=-1)
+            members_KS = torch.arange(texts.shape[0])[:, None]
+        else:
+            assert self.text_NE is not None and self.members_KS is not None
+            text_NE, members_KS = self.text_NE, self.members_KS
+        patch = self.clip.patch_size
+        pixels = padded(self.clip.normalise(images / 255), patch)
+        dense_EBhw = self.clip.visual.dense(pixels).transpose(0, 1)
+        cells_KBhw = class_probabilities(dense_EBhw, text_NE, members_KS, self.scale)
+        size = (cells_KBhw.shape[2] * patch, cells_KBhw.shape[3] * patch)
+        scores = bilinear(cells_KBhw.transpose(0, 1), size)
+        return scores[..., : images.shape[2], : images.shape[3]]
+
+
+class CATSegGraph(nn.Module):
+    """Images (1, 3, H, W) of RGB in [0, 255] in, probabilities (1, K, H, W) out.
+
+    Without sliding windows, probabilities are (1, K, 4 h, 4 w), as CAT-Seg takes their sigmoid before it resizes them.
+    """
+
+    text_KPE: Tensor | None
+
+    def __init__(self, model: CATSeg, text_tower: bool) -> None:
+        """
+        Args:
+            model, text_tower: as for `ZeroShotGraph`.
+        """
+        super().__init__()
+        self.model = model
+        model.aggregator.classes_at_once = (
+            0  # groups of classes are for a CPU's cache, and would each be a graph
+        )
+        self.register_buffer("text_KPE", None if text_tower else model.texts.embed(model.names))
+
+    def forward(self, images: Tensor, texts: Tensor | None = None) -> Tensor:
+        """As `CATSeg` of one window, or of a whole image."""
+        model = self.model
+        text_KPE = self.text_KPE if texts is None else texts
+        assert text_KPE is not None
+        inputs = model._inputs(images)
+        if not model.sliding:
+            inputs = padded(inputs[0], divisor := max(1, model.size_divisibility)), padded(
+                inputs[1], divisor
+            )
+        square = bilinear(inputs[0], (model.clip_size, model.clip_size))
+        features = model.clip.visual.features(square, ("dense", *model.guidance_blocks))
+        of_backbone = (
+            square if model.backbone is None else bilinear(inputs[1], model._backbone_size)
+        )
+        (guidance,) = model._guidance(of_backbone, features)
+        logits = model.aggregator(features["dense"][0], guidance, text_KPE)
+        logits_TSS = logits.all_classes(text_KPE.shape[0])[None]
+        size = (images.shape[2], images.shape[3])
+        if model.sliding:
+            return bilinear(logits_TSS, size).sigmoid()
+        return logits_TSS[..., : size[0], : size[1]].sigmoid()
+
+
+def padded(images: Tensor, patch: int) -> Tensor:
+    """Images (B, 3, H, W), padded with 0 below and on the right to multiples of the patch, of sizes without values."""
+    height, width = ((side + patch - 1) // patch * patch for side in images.shape[2:])
+    return F.pad(images, (0, patch - 1, 0, patch - 1))[..., :height, :width]
+
+
+def bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """As `windows.resize`, without a look at the sizes, which have no values here."""
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+
+
+def graph_of(predictor: Predictor, text_tower: bool) -> Export:
+    """The file of a predictor, which belongs to the export: it is changed.
+
+    Args:
+        predictor: on the CPU, in float32, with its class names unless the text tower is exported.
+        text_tower: whether class names are given to the file later; its text tower is written beside it.
+
+    Raises:
+        InputError: the tower reads no tokens.
+    """
+    model = predictor.model
+    module: nn.Module
+    if isinstance(model, ZeroShotSegmenter):
+        module, count, templates, most = (
+            ZeroShotGraph(model, text_tower),
+            2,
+            model.bank.templates,
+            0,
+        )
+    else:
+        assert isinstance(model, CATSeg)
+        module, count, templates = CATSegGraph(model, text_tower), 1, model.texts.templates
+        most = model.aggregator.sizes.pad_len
+    inputs = {"images": torch.rand(count, 3, *TRACED) * 255}
+    sizes: dict[str, dict[int, Any]] = {"images": {2: Dim("H"), 3: Dim("W")}}
+    if count > 1:
+        sizes["images"][0] = Dim("B")
+    if text_tower:
+        inputs["texts"] = torch.randn(TEXTS, len(TEMPLATES[templates]), model.clip.embed_dim)
+        sizes["texts"] = {0: Dim("K", max=most - 1) if most else Dim("K")}
+    checks = _checks(model.clip.image_size, inputs)
+    return Export(Graph(module, inputs, sizes, ("scores",), checks), {}, SCRIPT)
+
+
+def _checks(side: int, inputs: dict[str, Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    """Images and texts of other numbers and sizes than the traced ones: square, wide, and of less than a cell."""
+    generator = torch.Generator().manual_seed(0)
+    many = len(inputs["images"])
+    for count, rows, columns, texts in (
+        (1, side, side, 2),
+        (many, side // 2, side + 9, 5),
+        (1, 5, 7, 1),
+    ):
+        images = torch.rand(count, 3, rows, columns, generator=generator) * 255
+        given = [
+            torch.randn(texts, *value.shape[1:], generator=generator)
+            for name, value in inputs.items()
+            if name == "texts"
+        ]
+        yield images, *given

@@ -16,6 +16,7 @@ from pathlib import Path
 from clipself_seg.errors import InputError
 
 OPTION = "--import"
+OR_IMPORT = f" (or import the module that registers it with {OPTION})"
 VARIABLE = "CLIPSELF_SEG_IMPORT"
 HELP = "your module or file, which registers backbones, data sets, ... (CLIPSELF_SEG_IMPORT)"
 
@@ -106,10 +107,10 @@ def _is_file_name(named: str) -> bool:
 
 
 def _absolute(named: str) -> str:
-    """A module's name as it is, a file by its full path."""
-    if not _is_file_name(named):
+    """A module's name as it is, a file by its full path, also one of this folder without its suffix."""
+    path = Path(named if _is_file_name(named) else f"{named}.py").resolve()
+    if not (_is_file_name(named) or path.is_file()):
         return named
-    path = Path(named).resolve()
     if not path.is_file():
         raise InputError(f"{OPTION} {named}: there is no such file")
     return str(path)

@@ -26,6 +26,7 @@ ARROWS = {
     "checkpoints": set[str](),
     "config": set[str](),
     "register": {"clip"},
+    "extend": {"clip", "evaluation", "models", "training"},
     "visualization": {"data"},
     "training": set(FLOW),
     "prediction": {*FLOW, "mini", "visualization"},
@@ -36,7 +37,7 @@ ARROWS = {
     "tables": {*FLOW, "mini", "training"},
 }
 # The one part that knows all of them, and that no other one imports.
-ARROWS["commands"] = ARROWS.keys() - {"checkpoints", "config", "register"}
+ARROWS["commands"] = ARROWS.keys() - {"checkpoints", "config", "extend", "register"}
 
 # The files that may know detectron2; the rest is tested with torch, open_clip and numpy alone.
 DETECTRON2_FILES = (

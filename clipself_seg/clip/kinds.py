@@ -1,6 +1,7 @@
 """The table of CLIP's kinds, and how a model's name, its config or the tensors of a file find theirs.
 
-To add a kind, write a file with a `TowerKind`, and list it in `KINDS`.
+To add a kind, write a file with a `TowerKind`, and list it in `KINDS`; `extend.register_kind` enters one of somebody
+else's.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from clipself_seg.clip.siglip import SIGLIP
 from clipself_seg.clip.tips import TIPS
 from clipself_seg.clip.tokenizers import OPEN_CLIP, open_clip_folder
 from clipself_seg.errors import InputError, nearest
+from clipself_seg.imports import OR_IMPORT
 
 # A file is of the first kind whose tensors it has: those that have all of another's, and more, stand before it.
 KINDS: dict[str, TowerKind] = {
@@ -50,13 +52,13 @@ def _read_configs(folder: Path) -> dict[str, Config]:
 
 
 @functools.cache
-def _configs() -> dict[str, Config]:
+def known_configs() -> dict[str, Config]:
     return model_configs() | _read_configs(OWN_CONFIGS)
 
 
 def list_architectures() -> list[str]:
     """Names of the models that `load_clip` accepts, sorted."""
-    return sorted(name for name, config in _configs().items() if kind_of(config))
+    return sorted(name for name, config in known_configs().items() if kind_of(config))
 
 
 def find_architecture(name: str) -> Architecture:
@@ -72,9 +74,10 @@ def find_architecture(name: str) -> Architecture:
             f'"{given}" is a model of the Hugging Face hub: give the name of its architecture, such as '
             f'"ViT-B-16", and as its weights "{given}", or open_clip\'s tag of them'
         )
-    config = _configs().get(name)
+    config = known_configs().get(name)
     if config is None:
-        raise InputError(f'unknown CLIP model "{given}"; {nearest(name, list_architectures())}')
+        hint = f"{nearest(name, list_architectures())}{OR_IMPORT}"
+        raise InputError(f'unknown CLIP model "{given}"; {hint}')
     kind = kind_of(config)
     if kind is None:
         raise InputError(

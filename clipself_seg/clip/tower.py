@@ -86,20 +86,20 @@ class Readouts:
 
     Attributes:
         dense_kinds: values of ``MODEL.CLIP.DENSE``.
-        attentions: values of ``MODEL.CLIP.ATTENTION``.
+        attentions: whether ``MODEL.CLIP.ATTENTION`` may name one of `training_free.ATTENTIONS`.
         masked_attention: whether a region's embedding can be had by masked attention.
         compiled: values of ``MODEL.CLIP.COMPILE``.
         pooled_cells: whether there is `ImageTower.pool_cells`.
     """
 
     dense_kinds: tuple[str, ...] = (TOKEN,)
-    attentions: tuple[str, ...] = (NONE,)
+    attentions: bool = False
     masked_attention: bool = True
     compiled: tuple[bool, ...] = (False, True)
     pooled_cells: bool = False
 
 
-VIT = Readouts(dense_kinds=KINDS, attentions=(NONE, *ATTENTIONS))
+VIT = Readouts(dense_kinds=KINDS, attentions=True)
 ATTENTION_POOL = Readouts()
 CONVOLUTIONS = Readouts(masked_attention=False, compiled=(False,), pooled_cells=True)
 
@@ -199,7 +199,8 @@ class ImageTower(nn.Module, abc.ABC):
         Raises:
             InputError: the tower has no such attention, or another dense feature was chosen.
         """
-        self._require("MODEL.CLIP.ATTENTION", name, self.readouts.attentions)
+        known = (NONE, *(ATTENTIONS if self.readouts.attentions else ()))
+        self._require("MODEL.CLIP.ATTENTION", name, known)
         if name != NONE and self.dense_feature != DenseFeature():
             raise InputError(
                 f"MODEL.CLIP.ATTENTION {name} and MODEL.CLIP.DENSE {self.dense_feature} both say what the last "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 
@@ -13,7 +13,7 @@ class Check(NamedTuple):
 
     wanted: str
     holds: Callable[[Any], bool]
-    keys: Sequence[str]
+    keys: Collection[str]
 
 
 class Relation(NamedTuple):
@@ -23,6 +23,10 @@ class Relation(NamedTuple):
     other: str
     wanted: str
     holds: Callable[[Any, Any], bool]
+
+
+def _at_least_0(value: float) -> bool:
+    return 0 <= value < math.inf
 
 
 def _sides(value: Sequence[Any]) -> bool:
@@ -41,9 +45,14 @@ def _decays(value: Sequence[Any]) -> bool:
     return len(value) == 2 and all(isinstance(d, int | float) and 0 <= d < 1 for d in value)
 
 
-def _unless_crops(default: float) -> Callable[[Any, Any], bool]:
-    """Whether a weight is its default, or the target is crops, which it belongs to."""
-    return lambda weight, target: weight == default or target == "crops"
+def of_crops(key: str, default: float) -> Relation:
+    """The relation that a weight is its default, or the target is crops, which it belongs to."""
+    return Relation(
+        key,
+        "MODEL.CLIPSELF.TARGET",
+        f"{default} but for the target crops",
+        lambda weight, target: weight == default or target == "crops",
+    )
 
 
 WEIGHT = "MODEL.CLIPSELF.OBJECTIVES."
@@ -76,11 +85,12 @@ CHECKS: tuple[Check, ...] = (
             "VIS_PERIOD",
         ),
     ),
+    Check("0 or more, and finite", _at_least_0, OBJECTIVES),
     Check(
         "0 or more, and finite",
-        lambda value: 0 <= value < math.inf,
+        _at_least_0,
         (
-            *(*OBJECTIVES, "SOLVER.BACKBONE_MULTIPLIER", "SOLVER.BASE_LR", "SOLVER.EPS"),
+            *("SOLVER.BACKBONE_MULTIPLIER", "SOLVER.BASE_LR", "SOLVER.EPS"),
             *("SOLVER.CLIP_MULTIPLIER", "SOLVER.WEIGHT_DECAY", "SOLVER.WEIGHT_DECAY_NORM"),
         ),
     ),
@@ -135,7 +145,7 @@ CHECKS: tuple[Check, ...] = (
     ),
 )
 
-RELATIONS: tuple[Relation, ...] = (
+RELATIONS: list[Relation] = [
     *(
         Relation(
             key,
@@ -145,15 +155,7 @@ RELATIONS: tuple[Relation, ...] = (
         )
         for key in CORRELATED
     ),
-    *(
-        Relation(
-            key,
-            "MODEL.CLIPSELF.TARGET",
-            f"{default} but for the target crops",
-            _unless_crops(default),
-        )
-        for key, default in OBJECTIVES.items()
-    ),
+    *(of_crops(key, default) for key, default in OBJECTIVES.items()),
     Relation(
         "MODEL.CLIP.ATTENTION",
         "MODEL.CLIP.DENSE",
@@ -196,4 +198,4 @@ RELATIONS: tuple[Relation, ...] = (
         "greater than 0, for gradients are cut to this norm",
         lambda norm, enabled: norm > 0 or not enabled,
     ),
-)
+]

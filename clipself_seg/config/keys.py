@@ -56,6 +56,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "TEST.REGIONS.MASK_RESIZE": ("reference", "exact"),
     "TEST.REGIONS.TEMPLATES": ("vild63", "openai80", "tcl9", "single"),
 }
+# Those of them to which a module of --import adds names of its own, see `clipself_seg.extend`.
+OPEN = ("MODEL.CLIP.ATTENTION",)
+# Keys that such modules register -> default.
+FURTHER: dict[str, object] = {}
 READOUTS = ("boxes", "masks", "crops", "attention_boxes", "attention_masks")
 # What a list may hold, at least one of which it has to name.
 LISTS: dict[str, tuple[str, ...]] = {
@@ -84,6 +88,12 @@ def default_config() -> CfgNode:
     add_panoptic_keys(cfg)
     add_detection_keys(cfg)
     add_numbers_keys(cfg)
+    for key, default in FURTHER.items():
+        *sections, name = key.split(".")
+        node = cfg
+        for section in sections:
+            node = node.setdefault(section, CfgNode())
+        node[name] = default
     return cfg
 
 

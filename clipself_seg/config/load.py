@@ -18,6 +18,7 @@ from clipself_seg.config.keys import (
     CLIP_BACKBONE,
     LISTS,
     OF_CLIP_BACKBONE,
+    OPEN,
     default_config,
 )
 from clipself_seg.config.panoptic import OF_WEIGHTS, PANOPTIC_CHOICES
@@ -27,7 +28,7 @@ from clipself_seg.config.shards import refuse_pipes
 from clipself_seg.config.weights import WEIGHTS, refuse_addresses
 from clipself_seg.config.zero_shot import ZERO_SHOT_CHOICES
 from clipself_seg.errors import InputError, nearest
-from clipself_seg.imports import import_typed_modules
+from clipself_seg.imports import OR_IMPORT, import_typed_modules
 from clipself_seg.yaml_files import (
     Layer,
     Tree,
@@ -166,7 +167,8 @@ def _merge(cfg: CfgNode, values: Tree, sources: Sources) -> None:
         if is_retired(key, value, sources.name(key)):
             continue
         if key not in known:
-            raise InputError(f'{sources.name(key)}: unknown key "{key}"; {nearest(key, known)}')
+            hint = nearest(key, known) + (OR_IMPORT if key.startswith("MODEL.") else "")
+            raise InputError(f'{sources.name(key)}: unknown key "{key}"; {hint}')
         try:
             # YAML and the command line write whole numbers for float keys too.
             cfg.merge_from_list([key, float(value) if isinstance(known[key], float) else value])
@@ -231,7 +233,7 @@ def _check(cfg: CfgNode, sources: Sources) -> None:
     all_choices |= ZERO_SHOT_CHOICES
     for key, choices in all_choices.items():
         if values[key] not in choices:
-            hint = nearest(values[key], choices)
+            hint = nearest(values[key], choices) + (OR_IMPORT if key in OPEN else "")
             raise InputError(f'{sources.name(key)}: {key} cannot be "{values[key]}"; {hint}')
     for key, choices in LISTS.items():
         if not values[key]:

@@ -20,7 +20,7 @@ class When(NamedTuple):
 
 
 # What the trainer and the evaluations read, whatever the model.
-ALL: tuple[str | When, ...] = (
+ALL: list[str | When] = [
     *("MODEL.META_ARCHITECTURE", "MODEL.WEIGHTS", "MODEL.DEVICE", "INPUT.MAX_PIXELS"),
     *(
         "DATASETS.DATA",
@@ -36,7 +36,7 @@ ALL: tuple[str | When, ...] = (
     *("SOLVER.CLIP_GRADIENTS.ENABLED", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "SOLVER.AMP."),
     *("SOLVER.SYNC_GRADIENTS", "SOLVER.CHECKPOINT_", "SOLVER.LOG_PERIOD"),
     When(("SOLVER.STEPS", "SOLVER.GAMMA"), "SOLVER.SCHEDULE", "steps"),
-)
+]
 CLIP = (
     *("MODEL.CLIP.NAME", "MODEL.CLIP.WEIGHTS", "MODEL.CLIP.DENSE", "MODEL.CLIP.DENSE_"),
     *("MODEL.CLIP.ATTENTION", "MODEL.CLIP.REGIONS_SEE_CLASS_TOKEN"),

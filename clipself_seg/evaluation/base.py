@@ -5,18 +5,22 @@ from __future__ import annotations
 import abc
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
+import numpy as np
 from detectron2.evaluation import DatasetEvaluator, inference_context, inference_on_dataset
 from detectron2.utils import comm
 from torch import nn
 
 from clipself_seg.data.loader import Batches
 from clipself_seg.data.mappers.samples import Sample
+from clipself_seg.errors import InputError
 from clipself_seg.evaluation.protocol import MeasuringProtocol, protocol_lines
+from clipself_seg.evaluation.report import format_table
 from clipself_seg.models.protocol import Model, SemSegModel, reading_of
 
 logger = logging.getLogger(__name__)
@@ -28,6 +32,10 @@ Data = TypeVar("Data")
 
 # Beginnings of the numbers that are kept of a pass with oracle words.
 MEASURES = ("PQ", "SQ", "RQ", "AP", "mIoU", "fwIoU", "mACC", "pACC")
+
+
+# Numbers that modules of --import add, see `extend.register_metric`: name -> what computes it.
+METRICS: dict[str, Callable[[Mapping[str, float], np.ndarray | None], float | None]] = {}
 
 
 class Pass(NamedTuple):
@@ -95,6 +103,7 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
                     with inference_context(cast(nn.Module, model)):
                         outputs.append(inference_on_dataset(ask, batches, evaluator))
                 results[name] = self._numbers(name, outputs)
+                add_metrics(results[name], outputs[0].get("confusion"))
                 self.finished(results)
         if results and comm.is_main_process():
             self._report(results)
@@ -140,9 +149,20 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
         """
         return {}
 
+    def all_tables(self, results: Results, style: str = "simple") -> dict[str, str]:
+        """Those of `tables`, and one of the numbers of `METRICS`."""
+        tables = self.tables(results, style)
+        rows = [
+            [place, *(f"{numbers[name]:.2f}" if name in numbers else "-" for name in METRICS)]
+            for place, numbers in innermost(results)
+            if METRICS.keys() & numbers.keys()
+        ]
+        own = {"Registered metrics": format_table(["", *METRICS], rows, style)} if rows else {}
+        return tables | own
+
     def _report(self, results: Results) -> None:
         """Logs tables of all data sets, in the main process."""
-        for title, table in self.tables(results).items():
+        for title, table in self.all_tables(results).items():
             logger.info("%s:\n%s\n%s", title, table, "\n".join(self.notes(results)))
 
 
@@ -158,6 +178,36 @@ def classes_kept(model: Model) -> Iterator[None]:
     finally:
         if before is not None:
             cast(SemSegModel, model).classes = before
+
+
+def innermost(results: Results, place: str = "") -> Iterator[tuple[str, Results]]:
+    """The innermost numbers of nested ones and their place, such as "mini_val_panoptic/fused"; not those of a sweep."""
+    nested = {key: value for key, value in results.items() if isinstance(value, dict)}
+    if not nested:
+        yield place, results
+    for key, value in nested.items():
+        if key != "sweep":
+            yield from innermost(value, f"{place}/{key}".lstrip("/"))
+
+
+def add_metrics(results: Results, confusion: np.ndarray | None) -> None:
+    """Adds those of `METRICS` that are finite to the innermost numbers of a data set.
+
+    Args:
+        results: numbers of a data set.
+        confusion: pixels of true and of predicted classes (K, K), see `sem_seg.numbers.confusion_matrix`; None where
+            the evaluation counts none.
+
+    Raises:
+        InputError: there is a number of this name already.
+    """
+    for _, numbers in innermost(results):
+        values = {name: metric(numbers, confusion) for name, metric in METRICS.items()}
+        if taken := sorted(METRICS.keys() & numbers.keys()):
+            raise InputError(
+                f"the evaluation has a number {taken[0]}: register yours by another name"
+            )
+        numbers |= {k: float(v) for k, v in values.items() if v is not None and math.isfinite(v)}
 
 
 def oracle_numbers(numbers: Mapping[str, float]) -> dict[str, float]:

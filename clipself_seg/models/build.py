@@ -22,6 +22,7 @@ from clipself_seg.clip.backbone import configured_feature
 from clipself_seg.config.weights import require_weights
 from clipself_seg.data.datasets.own import OwnData, register_data
 from clipself_seg.errors import InputError, nearest
+from clipself_seg.imports import OR_IMPORT
 from clipself_seg.models.protocol import Model
 
 # What `Model.task` says -> the task of `register_data`.
@@ -43,7 +44,8 @@ def architecture(cfg: CfgNode) -> type[Model]:
     classes = dict(META_ARCH_REGISTRY)
     if name not in classes:
         known = [known for known, cls in classes.items() if issubclass(cls, Model)]
-        raise InputError(f'unknown MODEL.META_ARCHITECTURE "{name}"; {nearest(name, known)}')
+        hint = f"{nearest(name, known)}{OR_IMPORT}"
+        raise InputError(f'unknown MODEL.META_ARCHITECTURE "{name}"; {hint}')
     if not issubclass(classes[name], Model):
         raise InputError(
             f"MODEL.META_ARCHITECTURE {name} is registered, but has not all members of "

@@ -6,8 +6,8 @@ read it: crops alone (`CropDistillation`), a sum of terms (`WeightedTerms`) with
 
 A further objective is a class with the members of `Objective`, a line in `OBJECTIVES` and a value of
 ``MODEL.CLIPSELF.TARGET``; the samples that it reads are made by a mapper that `training.tasks.RegionTask` chooses. A
-further term of the target "crops" is a function, a line in `TERMS` and in `_crops`, a key in ``config/keys.py`` and its
-name in ``config/checks.py``.
+further term of the target "crops" is a function, a line in `TERMS`, a key in ``config/keys.py`` and its name in
+``config/checks.py``; `extend.register_objective` enters one of somebody else's.
 
 Shapes: B images, R regions of all images, n regions of one image, E embedding, h x w cells of the
     dense features, N = h w of them, D width of the tower, S0 side of the CLIP's own images.
@@ -578,14 +578,7 @@ class CaptionContrast(Objective):
 def _crops(cfg: CfgNode) -> Objective:
     """`CropDistillation`, or a sum of further terms with it, or without it."""
     keys = cfg.MODEL.CLIPSELF.OBJECTIVES
-    weights = {
-        "CROPS": keys.CROPS,
-        "CONTEXT": keys.CONTEXT,
-        "COHERENCE": keys.COHERENCE,
-        "SPATIAL": keys.SPATIAL,
-        "WHOLE_IMAGES": keys.WHOLE_IMAGES,
-        "OWN_CROPS": keys.OWN_CROPS,
-    }
+    weights = {name: keys.get(name, 0.0) for name in TERMS}
     asked = {name for name, weight in weights.items() if weight > 0}
     if not asked:
         raise InputError(

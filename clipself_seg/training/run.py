@@ -265,7 +265,9 @@ def _write_numbers_of(
         logger.info("results written to %s", path)
         for style, name in (FILES[one] for one in formats):
             file = _with_suffix(path.with_name(name), suffix)
-            write_tables(file, evaluation.tables(results, style), style, evaluation.notes(results))
+            write_tables(
+                file, evaluation.all_tables(results, style), style, evaluation.notes(results)
+            )
             logger.info("tables written to %s", file)
 
     evaluation.finished = write

@@ -1,6 +1,7 @@
 """What differs between the tasks of ``train_net.py``: the data of a training, the evaluation, the result's file.
 
-A further task is a class here and a line in `TASKS`; a model belongs to a task by what its `Model.task` says.
+A further task is a class here and a line in `TASKS`, or somebody else's by `extend.register_task`; a model belongs to a
+task by what its `Model.task` says.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTrainMapper
 from clipself_seg.data.shards import ShardStream
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, nearest
 from clipself_seg.evaluation.base import Evaluation
 from clipself_seg.evaluation.detection import DetectionEvaluation
 from clipself_seg.evaluation.panoptic.evaluation import PanopticEvaluation
 from clipself_seg.evaluation.regions.evaluation import RegionEvaluation
 from clipself_seg.evaluation.sem_seg.evaluation import SemSegEvaluation, read_dataset_names
+from clipself_seg.imports import OR_IMPORT
 from clipself_seg.models.build import architecture
 from clipself_seg.models.protocol import (
     DetectionModel,
@@ -251,6 +253,6 @@ def task_of(cfg: CfgNode) -> Task[Any]:
     if name not in TASKS:
         raise InputError(
             f'MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} is of the task "{name}"; '
-            f"there are {', '.join(TASKS)}"
+            f"{nearest(name, TASKS)}{OR_IMPORT}"
         )
     return TASKS[name](cfg)

@@ -17,6 +17,7 @@ from detectron2.projects.deeplab import add_deeplab_config
 import clipself_seg
 from clipself_seg import models
 from clipself_seg.config import add_clipself_seg_config, flatten, load_config
+from clipself_seg.config.checks import WEIGHT
 from clipself_seg.config.load import values_and_defaults
 from clipself_seg.config.reads import (
     ALL,
@@ -31,6 +32,7 @@ from clipself_seg.config.reads import (
 from clipself_seg.config.retired import CONSTANTS, RETIRED, is_retired
 from clipself_seg.errors import InputError
 from clipself_seg.models.cat_seg import config as cat_seg_config
+from clipself_seg.models.distillation import TERMS
 from clipself_seg.yaml_files import find_file, read_tree
 
 
@@ -97,6 +99,7 @@ def test_every_key_of_the_project_is_declared_where_it_is_read():
     assert cat_seg_config.BACKBONE_REGISTRY is BACKBONE_REGISTRY
     for name in ("build_resnet_backbone", "build_resnet_deeplab_backbone"):
         read |= keys_read(inspect.getsource(BACKBONE_REGISTRY.get(name)))
+    read |= {f"{WEIGHT}{name}" for name in TERMS}  # by their names
     own = DEFAULTS.keys() - dict(flatten(get_cfg())).keys()
     counted = {key for key in DEFAULTS if any(is_read(key, model) for model in READS)}
     assert not read - counted - GUESTS and not own & counted - read

@@ -51,6 +51,7 @@ from clipself_seg.data.datasets.table import (
 )
 from clipself_seg.data.vocabulary import NamedVocabulary, Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError, MissingFiles, nearest
+from clipself_seg.imports import OR_IMPORT
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,8 @@ def find_dataset(name: str, kind: type[Kind]) -> Kind:
     fits = {PanopticSet: panoptic, DetectionSet: bool(metadata.get("json_file")) and not panoptic}
     if not fits.get(kind, known_elsewhere):
         known = [other for other, files in DATASETS.items() if isinstance(files, kind)]
-        raise InputError(f'no data set "{name}" for {kind.purpose}: {nearest(name, known)}')
+        hint = f"{nearest(name, known)}{OR_IMPORT}"
+        raise InputError(f'no data set "{name}" for {kind.purpose}: {hint}')
     for key in kind.required:
         if metadata.get(key) in (None, ""):
             raise InputError(
@@ -121,7 +123,8 @@ def registered_metadata(name: str) -> dict[str, Any]:
         InputError: the catalogue has no data set of this name.
     """
     if name not in DatasetCatalog.list():
-        raise InputError(f'unknown data set "{name}": {nearest(name, DatasetCatalog.list())}')
+        hint = f"{nearest(name, DatasetCatalog.list())}{OR_IMPORT}"
+        raise InputError(f'unknown data set "{name}": {hint}')
     return MetadataCatalog.get(name).as_dict()
 
 

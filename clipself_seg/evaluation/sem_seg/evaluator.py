@@ -13,6 +13,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -130,12 +131,12 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         check_predicted_classes(extremes, len(self.class_names), file_name, self.dataset_name)
         return predicted
 
-    def evaluate(self) -> dict[str, dict[str, float]]:
+    def evaluate(self) -> dict[str, Any]:
         """Add up the counts of all processes and divide.
 
         Returns:
             {"sem_seg": numbers of `sem_seg_results`, and of `boundary_results` if those are measured, and
-            "images"}, the same in every process.
+            "images"; "confusion": see `confusion_matrix`}, the same in every process.
 
         Raises:
             InputError: no pixel of the data set is valid (in every process, so that none waits).
@@ -156,7 +157,7 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
             results |= boundary_results(boundary_iou(counts), self.seen)
         if comm.is_main_process():
             self._report(results, numbers)
-        return {"sem_seg": results}
+        return {"sem_seg": results, "confusion": matrix}
 
     def _report(self, results: dict[str, float], numbers: ClassNumbers) -> None:
         table = semantic_run_table({self.dataset_name: results})

@@ -1,0 +1,164 @@
+"""Enters methods of somebody else's in the tables of this project, one function for each kind of method.
+
+    from clipself_seg.extend import register_attention
+
+    @register_attention("mine")
+    def attend(q, k, v, grid): ...
+
+A module that ``--import`` names calls them, and configurations name what it registers (docs/add_your_own.md). Backbones
+and models are entries of Detectron2's ``BACKBONE_REGISTRY`` and ``META_ARCH_REGISTRY``, data sets of its
+``DatasetCatalog``; `register_hook` is of `clipself_seg.training`. Each refuses a name that exists with an `InputError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from clipself_seg.clip import kinds
+from clipself_seg.clip.kind import Config, TowerKind
+from clipself_seg.clip.tower import DENSE
+from clipself_seg.clip.training_free import ATTENTIONS, NONE, Attend, Attention
+from clipself_seg.config import flatten
+from clipself_seg.config.checks import OBJECTIVES, RELATIONS, WEIGHT, of_crops
+from clipself_seg.config.keys import CHOICES, FURTHER, default_config
+from clipself_seg.config.reads import ALL
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.base import METRICS
+from clipself_seg.models.distillation import TERMS, Step, Term
+from clipself_seg.training import register_hook
+from clipself_seg.training.tasks import TASKS
+
+__all__ = [
+    "register_attention",
+    "register_hook",
+    "register_key",
+    "register_kind",
+    "register_metric",
+    "register_objective",
+    "register_task",
+]
+
+AnyTask = TypeVar("AnyTask", bound=Callable[..., Any])
+Metric = Callable[[Mapping[str, float], np.ndarray | None], float | None]
+Value = Callable[[Step], Tensor]
+
+
+def register_attention(name: str, *, keep: bool = False) -> Callable[[Attend], Attend]:
+    """Decorates an attention of a ViT's last block that needs no training, which ``MODEL.CLIP.ATTENTION`` names.
+
+    The function is given queries, keys and values (B, H, L, C) of B images, H heads and L tokens, of which the last
+    h * w are the patches in rows, and the grid (h, w). It returns values (B, H, M, C) of M places, and their grid.
+
+    Args:
+        name: value of the key.
+        keep: whether the block's residual and MLP are kept; the places have to be the patches then.
+    """
+
+    def register(attend: Attend) -> Attend:
+        _enter({NONE: None, **ATTENTIONS}, name, None)
+        ATTENTIONS[name] = Attention(attend, keep)
+        CHOICES["MODEL.CLIP.ATTENTION"] += (name,)
+        return attend
+
+    return register
+
+
+def register_objective(name: str, *, reads: Sequence[str] = (DENSE,)) -> Callable[[Value], Value]:
+    """Decorates a loss of distillation, whose weight is ``MODEL.CLIPSELF.OBJECTIVES.{name}``, 0 by default.
+
+    The function is given a `models.distillation.Step`, and returns a scalar with its gradient, which is logged as
+    ``loss_{name}`` times the weight. Its mean over the processes is the loss of the batch.
+
+    Args:
+        name: last part of the key.
+        reads: what it reads of the student, out of "dense", "queries", "keys" and "image".
+    """
+
+    def register(value: Value) -> Value:
+        key = f"{WEIGHT}{name}"
+        term = Term(f"loss_{name.lower()}", tuple(reads), False, lambda view: value(view.step))
+        _enter(TERMS, name, term)
+        FURTHER[key] = OBJECTIVES[key] = 0.0
+        RELATIONS.append(of_crops(key, 0.0))
+        return value
+
+    return register
+
+
+def register_kind(kind: TowerKind, configs: Mapping[str, Config]) -> TowerKind:
+    """Adds a kind of CLIP's towers, and its models, which ``MODEL.CLIP.NAME`` and `load_clip` name.
+
+    Args:
+        kind: the kind; files are looked at for its tensors before those of the others.
+        configs: name of a model -> its config in open_clip's form.
+
+    Raises:
+        InputError: also of a kind that would take models or files of another one.
+    """
+    known = kinds.known_configs()
+    for name, config in configs.items():
+        _enter(dict(known), name, config)
+    taken = [name for name, config in known.items() if kind.supports(config)]
+    shared = [
+        k.name for k in kinds.KINDS.values() if kind.key_tensors.items() <= k.key_tensors.items()
+    ]
+    if taken or shared:
+        raise InputError(
+            f"the kind {kind.name} would take {' and '.join([*taken, *shared][:3])} from another kind: let `supports` "
+            "refuse other configs, and name a tensor in `key_tensors` that no other kind has"
+        )
+    others = dict(kinds.KINDS)
+    _enter(others, kind.name, kind)
+    kinds.KINDS.clear()
+    kinds.KINDS.update({kind.name: kind} | others)
+    known.update(configs)
+    return kind
+
+
+def register_task(name: str) -> Callable[[AnyTask], AnyTask]:
+    """Decorates a class with the members of `training.tasks.Task`: the data and the evaluation of models of a task.
+
+    Args:
+        name: what `task()` of the models returns.
+    """
+    return lambda task: _enter(TASKS, name, task)
+
+
+def register_metric(name: str) -> Callable[[Metric], Metric]:
+    """Decorates a number of evaluations, which results.json, the printed tables and ``reproduce`` have under its name.
+
+    The function is given the numbers of a data set by the names that results.json has for them (of a size, fusion or
+    kind of objects, where there are several), and of label maps the pixels of each true class (rows) by predicted class
+    (K, K), else None. It returns the number, or None where it does not apply.
+    """
+    return lambda metric: _enter(METRICS, name, metric)
+
+
+def register_key(key: str, default: bool | int | float | str | tuple[Any, ...]) -> None:
+    """Adds a key to all configurations, for whatever of yours reads it; its values have the type of the default.
+
+    Args:
+        key: full name, such as "MODEL.MINE.TEMPERATURE".
+        default: value where nothing sets it.
+    """
+    known = dict(flatten(default_config()))
+    sections = {name.rpartition(".")[0] for name in known}
+    parts = key.split(".")
+    above = {".".join(parts[:end]) for end in range(1, len(parts))}
+    if key in sections or above & known.keys():
+        raise InputError(f"{key} is a section, or in a key that is none: name yours otherwise")
+    _enter(known, key, default)
+    FURTHER[key] = default
+    ALL.append(key)
+
+
+def _enter(table: MutableMapping[str, Any], name: str, value: Any) -> Any:
+    """Adds a value to a table and gives it back; an error if the name is taken."""
+    if name in table:
+        raise InputError(f'there is a "{name}" already: register yours by another name')
+    table[name] = value
+    return value

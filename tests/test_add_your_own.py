@@ -1,0 +1,170 @@
+"""Methods of somebody else's, the files of docs/examples, in the tables of the project."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import META_ARCH_REGISTRY
+
+from clipself_seg import extend, imports
+from clipself_seg.clip import load_clip, save_clip
+from clipself_seg.clip.kinds import KINDS, kind_of, known_configs
+from clipself_seg.clip.training_free import ATTENTIONS
+from clipself_seg.commands import train
+from clipself_seg.config import load_config
+from clipself_seg.config.checks import OBJECTIVES, RELATIONS
+from clipself_seg.config.keys import CHOICES, FURTHER
+from clipself_seg.config.reads import ALL, READS
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.base import METRICS, add_metrics
+from clipself_seg.models.build import build_model
+from clipself_seg.models.distillation import TERMS, build_objective
+from tests.conftest import ROOT
+from tests.tiny import small_worlds
+
+EXAMPLES = ROOT / "docs" / "examples"
+OBJECTIVE = "MODEL.CLIPSELF.OBJECTIVES.RANKS"
+ATTENTION = ("MODEL.CLIP.ATTENTION", "value_value")
+STEPS = ("SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.CHECKPOINT_PERIOD", "2")
+SMALL = ("INPUT.REGIONS.STUDENT_SIZE", "64", "INPUT.REGIONS.MAX_SPLIT", "2", "DATASETS.TEST", "()")
+PIXELS = ("DATASETS.TEST", "('mini_val_sem_seg',)")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def typed(tmp_path_factory):
+    """The files as `--import` names them, and small worlds; afterwards nothing is registered for other tests."""
+    names = ("attention", "head", "metric", "objective", "tower")
+    files = ":".join(str(EXAMPLES / f"my_{name}.py") for name in names)
+    folder = tmp_path_factory.mktemp("worlds")
+    tables = (ATTENTIONS, CHOICES, FURTHER, KINDS, METRICS, OBJECTIVES, READS, TERMS)
+    before = [dict(table) for table in (*tables, known_configs())]
+    lists = [list(ALL), list(RELATIONS)]
+    with pytest.MonkeyPatch.context() as patch, small_worlds(folder, 4, 2, 4, seed=5):
+        patch.setenv(imports.VARIABLE, files)
+        load_config(None)
+        yield
+    for table, content in zip((*tables, known_configs()), before):
+        table.clear()
+        table.update(content)
+    ALL[:], RELATIONS[:] = lists
+    META_ARCH_REGISTRY._obj_map.pop("MyHead")
+    for name in names:
+        del sys.modules[f"my_{name}"]
+
+
+def results_of(folder, config, *words):
+    words = ["--config-file", config, *words, "OUTPUT_DIR", str(folder)]
+    assert train.main(words) == 0
+    return json.loads((folder / "results.json").read_text())["results"]
+
+
+def test_an_attention_and_a_metric_are_evaluated_by_name(tmp_path, caplog):
+    caplog.set_level("INFO")
+    words = ("--eval-only", *PIXELS, *ATTENTION)
+    numbers = results_of(tmp_path, "mini/zero_shot", *words)["mini_val_sem_seg"]
+    seen, unseen = numbers["mIoU-seen"], numbers["mIoU-unseen"]
+    assert numbers["hIoU"] == pytest.approx(2 * seen * unseen / (seen + unseen))
+    ious = [value for name, value in numbers.items() if name.startswith("IoU-")]
+    assert numbers["median-IoU"] == pytest.approx(np.median(ious))
+    assert "Registered metrics" in caplog.text and "attention value_value" in caplog.text
+    plain = build_model(load_config("mini/zero_shot")).clip.visual
+    mine = build_model(load_config("mini/zero_shot", ATTENTION)).clip.visual
+    images = torch.randn(1, 3, 32, 48)
+    assert mine.dense(images).shape == plain.dense(images).shape
+    assert not torch.allclose(mine.dense(images), plain.dense(images), atol=1e-2)
+
+
+def test_a_loss_is_trained_by_its_weight_beside_clipselfs_and_alone(tmp_path):
+    words = ["--config-file", "mini/patches", *SMALL, *STEPS, OBJECTIVE, "0.5"]
+    assert train.main([*words, "OUTPUT_DIR", str(tmp_path)]) == 0
+    logged = (tmp_path / "metrics.json").read_text()
+    assert "loss_ranks" in logged and "loss_clipself" in logged
+    alone = load_config("mini/patches", [OBJECTIVE, "0.5", "MODEL.CLIPSELF.OBJECTIVES.CROPS", "0"])
+    assert build_objective(alone).weights == {"RANKS": 0.5}
+
+
+def test_a_head_is_trained_evaluated_and_has_a_key_of_its_own(tmp_path):
+    mine = ("MODEL.META_ARCHITECTURE", "MyHead", "MODEL.MY_HEAD.SCALE", "20")
+    trained = results_of(tmp_path, "mini/semseg_original", *mine, *STEPS, *PIXELS)
+    words = ("--eval-only", *mine, *PIXELS, "MODEL.WEIGHTS", str(tmp_path / "model_final.pth"))
+    again = results_of(tmp_path / "again", "mini/semseg_original", *words)
+    assert again == trained and np.isfinite(trained["mini_val_sem_seg"]["mIoU"])
+    with pytest.raises(InputError, match="MY_HEAD.SCALE must be of type float"):
+        load_config("mini/semseg_original", [*mine[:2], "MODEL.MY_HEAD.SCALE", "warm"])
+
+
+def test_a_kind_of_tower_is_distilled_and_its_file_is_read(tmp_path):
+    torch.manual_seed(0)
+    clip = load_clip("MyTower-8", None)
+    save_clip(clip, tmp_path / "start.safetensors")
+    named = (
+        "MODEL.CLIP.NAME",
+        "MyTower-8",
+        "MODEL.CLIP.WEIGHTS",
+        str(tmp_path / "start.safetensors"),
+    )
+    words = ["--config-file", "mini/patches", *SMALL, *STEPS, *named]
+    assert train.main([*words, "OUTPUT_DIR", str(tmp_path / "run")]) == 0
+    student = load_clip("MyTower-8", tmp_path / "run" / "clip_final.safetensors")
+    assert student.weights_hash() != clip.weights_hash()
+    assert torch.equal(student.logit_scale, clip.logit_scale)
+    # All other kinds have their models as before.
+    assert kind_of(known_configs()["ViT-Mini-8"]).name == "OpenAI ViT"
+    assert [*KINDS][0] == "MyTower"
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["MODEL.CLIP.ATTENTION", "value_key"], r"did you mean \"value_value\".* it with --import"),
+        ([OBJECTIVE.replace("RANKS", "RANK"), "1"], r"RANKS\"\? \(or import the module that regis"),
+        ([OBJECTIVE, "-1"], "RANKS must be 0 or more"),
+        (
+            [OBJECTIVE, "1", "MODEL.CLIPSELF.TARGET", "captions"],
+            "RANKS must be 0.0 but for the tar",
+        ),
+    ],
+)
+def test_what_nobody_registered_and_wrong_values_are_refused_by_name(words, message):
+    with pytest.raises(InputError, match=message):
+        load_config("mini/patches", words)
+
+
+@pytest.mark.parametrize(
+    "enter, message",
+    [
+        (lambda: extend.register_attention("naclip")(abs), 'there is a "naclip" already'),
+        (lambda: extend.register_attention("none")(abs), 'there is a "none" already'),
+        (lambda: extend.register_objective("CROPS")(abs), 'there is a "CROPS" already'),
+        (lambda: extend.register_metric("hIoU")(abs), 'there is a "hIoU" already'),
+        (lambda: extend.register_task("sem_seg")(abs), 'there is a "sem_seg" already'),
+        (lambda: extend.register_key("SOLVER.BASE_LR", 1.0), 'there is a "SOLVER.BASE_LR" already'),
+        (lambda: extend.register_key("SOLVER.BASE_LR.MINE", 1.0), "in a key that is none"),
+        (lambda: extend.register_key("SOLVER", 1.0), "SOLVER is a section"),
+        (lambda: extend.register_kind(KINDS["EVA ViT"], {}), "would take EVA"),
+        (lambda: extend.register_kind(KINDS["MyTower"], {"ViT-B-16": {}}), '"ViT-B-16" already'),
+    ],
+)
+def test_a_name_that_exists_is_refused(enter, message):
+    before = (len(KINDS), CHOICES["MODEL.CLIP.ATTENTION"], len(known_configs()))
+    with pytest.raises(InputError, match=message):
+        enter()
+    assert before == (len(KINDS), CHOICES["MODEL.CLIP.ATTENTION"], len(known_configs()))
+
+
+def test_a_metric_counts_in_the_innermost_numbers_and_never_takes_a_name(monkeypatch):
+    numbers = {
+        "fused": {"mIoU-seen": 50.0, "mIoU-unseen": 25.0},
+        "clip": {"PQ": 3.0},
+        "sweep": {"1": {}},
+    }
+    add_metrics(numbers, None)
+    assert numbers["fused"]["hIoU"] == pytest.approx(100 / 3) and numbers["clip"] == {"PQ": 3.0}
+    assert numbers["sweep"] == {"1": {}}
+    monkeypatch.setitem(METRICS, "PQ", lambda numbers, confusion: 1.0)
+    with pytest.raises(InputError, match="the evaluation has a number PQ"):
+        add_metrics({"PQ": 3.0}, None)

@@ -18,8 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor
 
-from clipself_seg.clip import kinds
-from clipself_seg.clip.kind import Config, TowerKind
+from clipself_seg.clip.kinds import register_kind
 from clipself_seg.clip.tower import DENSE
 from clipself_seg.clip.training_free import ATTENTIONS, NONE, Attend, Attention
 from clipself_seg.config import flatten
@@ -87,36 +86,6 @@ def register_objective(name: str, *, reads: Sequence[str] = (DENSE,)) -> Callabl
         return value
 
     return register
-
-
-def register_kind(kind: TowerKind, configs: Mapping[str, Config]) -> TowerKind:
-    """Adds a kind of CLIP's towers, and its models, which ``MODEL.CLIP.NAME`` and `load_clip` name.
-
-    Args:
-        kind: the kind; files are looked at for its tensors before those of the others.
-        configs: name of a model -> its config in open_clip's form.
-
-    Raises:
-        InputError: also of a kind that would take models or files of another one.
-    """
-    known = kinds.known_configs()
-    for name, config in configs.items():
-        _enter(dict(known), name, config)
-    taken = [name for name, config in known.items() if kind.supports(config)]
-    shared = [
-        k.name for k in kinds.KINDS.values() if kind.key_tensors.items() <= k.key_tensors.items()
-    ]
-    if taken or shared:
-        raise InputError(
-            f"the kind {kind.name} would take {' and '.join([*taken, *shared][:3])} from another kind: let `supports` "
-            "refuse other configs, and name a tensor in `key_tensors` that no other kind has"
-        )
-    others = dict(kinds.KINDS)
-    _enter(others, kind.name, kind)
-    kinds.KINDS.clear()
-    kinds.KINDS.update({kind.name: kind} | others)
-    known.update(configs)
-    return kind
 
 
 def register_task(name: str) -> Callable[[AnyTask], AnyTask]:

@@ -97,5 +97,5 @@ def small_towers(folder: Path) -> Iterator[tuple[str, ...]]:
         patch.setitem(siglip.SHAPES, "vit_small_siglip", SIGLIP_SHAPE)
         patch.setitem(pe_core.SHAPES, "vit_small_pe_core", PE_SHAPE)
         for name, config in SMALL.items():
-            patch.setitem(kinds.known_configs(), name, config)
+            patch.setitem(kinds._configs(), name, config)
         yield tuple(SMALL)

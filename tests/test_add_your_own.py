@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from clipself_seg import extend, imports
-from clipself_seg.clip import load_clip, save_clip
-from clipself_seg.clip.kinds import KINDS, kind_of, known_configs
+from clipself_seg.clip import kinds, load_clip, save_clip
+from clipself_seg.clip.kinds import KINDS
 from clipself_seg.clip.training_free import ATTENTIONS
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
@@ -41,13 +42,13 @@ def typed(tmp_path_factory):
     files = ":".join(str(EXAMPLES / f"my_{name}.py") for name in names)
     folder = tmp_path_factory.mktemp("worlds")
     tables = (ATTENTIONS, CHOICES, FURTHER, KINDS, METRICS, OBJECTIVES, READS, TERMS)
-    before = [dict(table) for table in (*tables, known_configs())]
+    before = [dict(table) for table in (*tables, kinds._configs())]
     lists = [list(ALL), list(RELATIONS)]
     with pytest.MonkeyPatch.context() as patch, small_worlds(folder, 4, 2, 4, seed=5):
         patch.setenv(imports.VARIABLE, files)
         load_config(None)
         yield
-    for table, content in zip((*tables, known_configs()), before):
+    for table, content in zip((*tables, kinds._configs()), before):
         table.clear()
         table.update(content)
     ALL[:], RELATIONS[:] = lists
@@ -113,7 +114,7 @@ def test_a_kind_of_tower_is_distilled_and_its_file_is_read(tmp_path):
     assert student.weights_hash() != clip.weights_hash()
     assert torch.equal(student.logit_scale, clip.logit_scale)
     # All other kinds have their models as before.
-    assert kind_of(known_configs()["ViT-Mini-8"]).name == "OpenAI ViT"
+    assert kinds.kind_of(kinds._configs()["ViT-Mini-8"]).name == "OpenAI ViT"
     assert [*KINDS][0] == "MyTower"
 
 
@@ -145,15 +146,18 @@ def test_what_nobody_registered_and_wrong_values_are_refused_by_name(words, mess
         (lambda: extend.register_key("SOLVER.BASE_LR", 1.0), 'there is a "SOLVER.BASE_LR" already'),
         (lambda: extend.register_key("SOLVER.BASE_LR.MINE", 1.0), "in a key that is none"),
         (lambda: extend.register_key("SOLVER", 1.0), "SOLVER is a section"),
-        (lambda: extend.register_kind(KINDS["EVA ViT"], {}), "would take EVA"),
-        (lambda: extend.register_kind(KINDS["MyTower"], {"ViT-B-16": {}}), '"ViT-B-16" already'),
+        (
+            lambda: extend.register_kind(replace(KINDS["EVA ViT"], name="Mine"), {}),
+            "would take EVA",
+        ),
+        (lambda: extend.register_kind(KINDS["MyTower"], {"ViT-B-16": {}}), '"MyTower" already'),
     ],
 )
 def test_a_name_that_exists_is_refused(enter, message):
-    before = (len(KINDS), CHOICES["MODEL.CLIP.ATTENTION"], len(known_configs()))
+    before = (len(KINDS), CHOICES["MODEL.CLIP.ATTENTION"], len(kinds._configs()))
     with pytest.raises(InputError, match=message):
         enter()
-    assert before == (len(KINDS), CHOICES["MODEL.CLIP.ATTENTION"], len(known_configs()))
+    assert before == (len(KINDS), CHOICES["MODEL.CLIP.ATTENTION"], len(kinds._configs()))
 
 
 def test_a_metric_counts_in_the_innermost_numbers_and_never_takes_a_name(monkeypatch):

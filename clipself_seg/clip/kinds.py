@@ -1,7 +1,6 @@
 """The table of CLIP's kinds, and how a model's name, its config or the tensors of a file find theirs.
 
-To add a kind, write a file with a `TowerKind`, and list it in `KINDS`; `extend.register_kind` enters one of somebody
-else's.
+To add a kind, write a file with a `TowerKind`, and list it in `KINDS`; `register_kind` enters one of somebody else's.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import functools
 import importlib
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from clipself_seg.checkpoints.locate import HUB
@@ -52,13 +52,13 @@ def _read_configs(folder: Path) -> dict[str, Config]:
 
 
 @functools.cache
-def known_configs() -> dict[str, Config]:
+def _configs() -> dict[str, Config]:
     return model_configs() | _read_configs(OWN_CONFIGS)
 
 
 def list_architectures() -> list[str]:
     """Names of the models that `load_clip` accepts, sorted."""
-    return sorted(name for name, config in known_configs().items() if kind_of(config))
+    return sorted(name for name, config in _configs().items() if kind_of(config))
 
 
 def find_architecture(name: str) -> Architecture:
@@ -74,7 +74,7 @@ def find_architecture(name: str) -> Architecture:
             f'"{given}" is a model of the Hugging Face hub: give the name of its architecture, such as '
             f'"ViT-B-16", and as its weights "{given}", or open_clip\'s tag of them'
         )
-    config = known_configs().get(name)
+    config = _configs().get(name)
     if config is None:
         hint = f"{nearest(name, list_architectures())}{OR_IMPORT}"
         raise InputError(f'unknown CLIP model "{given}"; {hint}')
@@ -93,6 +93,32 @@ def find_architecture(name: str) -> Architecture:
         quick_gelu=config.get("quick_gelu", False),
         logit_bias=config.get("init_logit_bias"),
     )
+
+
+def register_kind(kind: TowerKind, configs: Mapping[str, Config]) -> TowerKind:
+    """Adds a kind of CLIP's towers, and its models, which ``MODEL.CLIP.NAME`` and `load_clip` name.
+
+    Args:
+        kind: the kind; files are looked at for its tensors before those of the others.
+        configs: name of a model -> its config in open_clip's form.
+
+    Raises:
+        InputError: a name that exists, or a kind that would take models or files of another one.
+    """
+    known, others = _configs(), dict(KINDS)
+    if taken := sorted({kind.name} & KINDS.keys() | configs.keys() & known.keys()):
+        raise InputError(f'there is a "{taken[0]}" already: register yours by another name')
+    models = [name for name, config in known.items() if kind.supports(config)]
+    files = [k.name for k in others.values() if kind.key_tensors.items() <= k.key_tensors.items()]
+    if models or files:
+        raise InputError(
+            f"the kind {kind.name} would take {' and '.join([*models, *files][:3])} from another kind: let `supports` "
+            "refuse other configs, and name a tensor in `key_tensors` that no other kind has"
+        )
+    KINDS.clear()
+    KINDS.update({kind.name: kind} | others)
+    known.update(configs)
+    return kind
 
 
 def signature_of(tensors: Tensors) -> Signature | None:

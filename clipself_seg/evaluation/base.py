@@ -98,12 +98,13 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
             for name in self.datasets:
                 self.protocols[name] = self._protocol(name, model)
                 logger.info("%s", self.notes([name])[0])
-                outputs = []
+                outputs, evaluators = [], []
                 for batches, evaluator, ask in self._passes(name, model):
                     with inference_context(cast(nn.Module, model)):
                         outputs.append(inference_on_dataset(ask, batches, evaluator))
+                    evaluators.append(evaluator)
                 results[name] = self._numbers(name, outputs)
-                add_metrics(results[name], outputs[0].get("confusion"))
+                add_metrics(results[name], self._confusion(evaluators[0]))
                 self.finished(results)
         if results and comm.is_main_process():
             self._report(results)
@@ -139,6 +140,10 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
     @abc.abstractmethod
     def _numbers(self, name: str, outputs: list[Results]) -> Results:
         """Numbers of a data set, from what the evaluator of each pass returned."""
+
+    def _confusion(self, evaluator: DatasetEvaluator) -> np.ndarray | None:
+        """Pixels of true by predicted classes that the evaluator of a data set has counted, for metrics; or None."""
+        return None
 
     def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
         """Title -> table of all data sets.

@@ -30,7 +30,7 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTrainMapper
 from clipself_seg.data.shards import ShardStream
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
-from clipself_seg.errors import InputError, nearest
+from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation
 from clipself_seg.evaluation.detection import DetectionEvaluation
 from clipself_seg.evaluation.panoptic.evaluation import PanopticEvaluation
@@ -253,6 +253,6 @@ def task_of(cfg: CfgNode) -> Task[Any]:
     if name not in TASKS:
         raise InputError(
             f'MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} is of the task "{name}"; '
-            f"{nearest(name, TASKS)}{OR_IMPORT}"
+            f"there are {', '.join(TASKS)}{OR_IMPORT}"
         )
     return TASKS[name](cfg)

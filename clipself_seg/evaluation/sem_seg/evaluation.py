@@ -8,11 +8,12 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+from detectron2.evaluation import DatasetEvaluator
 
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.datasets.records import find_dataset, sem_seg_records, vocabulary_name
@@ -198,6 +199,9 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         for numbers in with_oracle:
             results |= oracle_numbers(numbers)
         return results
+
+    def _confusion(self, evaluator: DatasetEvaluator) -> np.ndarray | None:
+        return cast(SemSegAccuracyEvaluator, evaluator).confusion
 
     def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
         """All means of each data set, and the paper's Table 5 of those that were measured as there."""

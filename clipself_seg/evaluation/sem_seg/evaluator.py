@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -55,6 +54,7 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         output_dir: folder where the main process writes `sem_seg_classes_<data set>.csv`; None
             writes nothing.
         threshold: score below which a pixel is background, where there is one; 0 is never.
+        confusion: pixels of all processes, see `confusion_matrix`; after `evaluate`.
     """
 
     dataset_name: str
@@ -66,6 +66,7 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
     boundary: bool = False
     output_dir: Path | None = None
     threshold: float = 0.0
+    confusion: np.ndarray | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if self.background is None:
@@ -131,18 +132,19 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         check_predicted_classes(extremes, len(self.class_names), file_name, self.dataset_name)
         return predicted
 
-    def evaluate(self) -> dict[str, Any]:
+    def evaluate(self) -> dict[str, dict[str, float]]:
         """Add up the counts of all processes and divide.
 
         Returns:
             {"sem_seg": numbers of `sem_seg_results`, and of `boundary_results` if those are measured, and
-            "images"; "confusion": see `confusion_matrix`}, the same in every process.
+            "images"}, the same in every process.
 
         Raises:
             InputError: no pixel of the data set is valid (in every process, so that none waits).
         """
         counted = comm.all_gather((self._matrix, self._images, self._boundary))
         matrix = np.sum([part for part, _, _ in counted], axis=0)
+        self.confusion = matrix
         images = sum(number for _, number, _ in counted)
         if not matrix.any():
             raise InputError(
@@ -157,7 +159,7 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
             results |= boundary_results(boundary_iou(counts), self.seen)
         if comm.is_main_process():
             self._report(results, numbers)
-        return {"sem_seg": results, "confusion": matrix}
+        return {"sem_seg": results}
 
     def _report(self, results: dict[str, float], numbers: ClassNumbers) -> None:
         table = semantic_run_table({self.dataset_name: results})

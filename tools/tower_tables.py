@@ -9,6 +9,7 @@ from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip.kind import Architecture, TowerKind
 from clipself_seg.clip.kinds import KINDS, find_architecture, list_architectures
 from clipself_seg.clip.text_bank import templates_text
+from clipself_seg.clip.training_free import ATTENTIONS, NONE
 
 NOTHING = "nothing stated"
 # Licence of the weights of open_clip's tags by how they begin, as open_clip's docs/PRETRAINED.md and the publishers say
@@ -37,7 +38,8 @@ def kinds_table() -> str:
     ]
     for kind in KINDS.values():
         dense = ", ".join(kind.readouts.dense_kinds)
-        attentions = ", ".join(kind.readouts.attentions)
+        names = (NONE, *ATTENTIONS) if kind.readouts.attentions else (NONE,)
+        attentions = ", ".join(names)
         masked = "yes" if kind.readouts.masked_attention else "no"
         limited = math.isfinite(kind.largest_scale)
         factor = f"its own, at most {kind.largest_scale:g}" if limited else "its own"

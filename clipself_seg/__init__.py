@@ -13,6 +13,8 @@ first used, so that ``import clipself_seg`` is quick. docs/architecture.md is th
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +26,11 @@ if TYPE_CHECKING:
     from clipself_seg.prediction.load import export, load
     from clipself_seg.prediction.panoptic import PanopticSegmentation
     from clipself_seg.prediction.semantic import Segmentation
+
+if (
+    sys.platform == "darwin"
+):  # operators that torch lacks on mps then run on the CPU; torch reads it when imported
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 __version__ = "1.0.0"
 __all__ = [

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from clipself_seg.clip.runtime import constant, full_precision, on_cpu
+from clipself_seg.clip.runtime import QUEUES, constant, full_precision, on_cpu
 from clipself_seg.errors import InputError
 
 MASK_EPS = 1e-12
@@ -55,7 +55,7 @@ def check_regions(
                 f"{kind} of an image must be {wanted} for this image size, got {tuple(tensor.shape)}"
             )
         _check_values(kind, tensor)
-    return [tensor.to(images.device, non_blocking=True) for tensor in regions]
+    return [tensor.to(images.device, non_blocking=QUEUES) for tensor in regions]
 
 
 def _check_values(kind: str, tensor: Tensor) -> None:

@@ -28,6 +28,9 @@ Nested = float | Sequence["Nested"]
 Block = Callable[..., Tensor]
 """A transformer block without randomness, or a method of one."""
 
+QUEUES = not torch.backends.mps.is_available()
+"""Whether a copy to a device may wait in its queue; mps may read the memory when it has other numbers already."""
+
 CHUNK_ELEMENTS = 2**28  # that a chunk makes on a GPU, 1 GiB in float32
 INPUT_KINDS = (
     32  # of a block: with and without gradients, masks, one class or several; torch expects 8
@@ -35,6 +38,11 @@ INPUT_KINDS = (
 FEWEST_ELEMENTS = 2**20  # of a block's input; with fewer the bookkeeping takes longer than it saves
 ATTENTION_PREFIX = "_scaled_dot_product_"  # one operator for each of torch's implementations
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "linear", "convolution"}
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """Type of the most exact numbers of a device: float64, but for mps, which has none wider than float32."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def on_cpu(tensor: Tensor) -> bool:
@@ -99,14 +107,14 @@ def on_device(
     Each is copied by itself: memory of a loader is pinned for a GPU (`data.loader.batches_of`), and what is stacked of
     it on the CPU would not be.
     """
-    return [sample[key].to(device, non_blocking=True) for sample in samples]
+    return [sample[key].to(device, non_blocking=QUEUES) for sample in samples]
 
 
 def send(made: Tensor, device: torch.device) -> Tensor:
     """What Python has just made on the CPU, on a device; pinned first where a GPU would else be waited for."""
     if device.type == "cuda":
         made = made.pin_memory()
-    return made.to(device, non_blocking=True)
+    return made.to(device, non_blocking=QUEUES)
 
 
 def constant(values: Nested, like: Tensor) -> Tensor:
@@ -118,7 +126,7 @@ def constant(values: Nested, like: Tensor) -> Tensor:
         values: numbers, nested as they shall lie; a few, for memory that is not pinned is copied twice.
         like: has the type and the device.
     """
-    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
+    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=QUEUES)
 
 
 def normal_parameter(*size: int, std: float) -> nn.Parameter:

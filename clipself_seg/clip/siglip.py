@@ -43,7 +43,7 @@ from clipself_seg.clip.pooled import (
     write_trunk,
 )
 from clipself_seg.clip.positions import patch_grid, resample_positions
-from clipself_seg.clip.runtime import normal_parameter, run_block
+from clipself_seg.clip.runtime import QUEUES, normal_parameter, run_block
 from clipself_seg.clip.text import TextEncoder
 from clipself_seg.clip.tokenizers import FileTokenizer, Tokenizer, repository_tokenizer
 from clipself_seg.clip.tower import ATTENTION_POOL
@@ -203,7 +203,7 @@ class SiglipText(TextEncoder):
         self.transformer.initialise()
 
     def forward(self, tokens_KT: Tensor, checkpointing: bool = False) -> Tensor:
-        tokens_KT = tokens_KT.to(self.positional_embedding.device, non_blocking=True)
+        tokens_KT = tokens_KT.to(self.positional_embedding.device, non_blocking=QUEUES)
         x_KTD = self.token_embedding(tokens_KT) + self.positional_embedding[: tokens_KT.shape[1]]
         for block in self.blocks:
             x_KTD = run_block(block, x_KTD, checkpointing=checkpointing)

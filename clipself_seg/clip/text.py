@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from clipself_seg.clip.layers import ResidualBlock, Transformer
-from clipself_seg.clip.runtime import chunk_size, normal_parameter, run_block
+from clipself_seg.clip.runtime import QUEUES, chunk_size, normal_parameter, run_block
 from clipself_seg.errors import InputError
 
 BATCH = 256  # prompts encoded together where no gradient is needed
@@ -106,8 +106,8 @@ class TextTower(TextEncoder):
         end_K = tokens_KT.argmax(dim=-1)
         length = int(end_K.max()) + 1 if len(tokens_KT) else 1
         device = self.text_projection.device
-        cut_KT = tokens_KT[:, :length].to(device, non_blocking=True)
-        return self.encode(cut_KT, end_K.to(device, non_blocking=True), checkpointing)
+        cut_KT = tokens_KT[:, :length].to(device, non_blocking=QUEUES)
+        return self.encode(cut_KT, end_K.to(device, non_blocking=QUEUES), checkpointing)
 
     def whole(self, tokens_KT: Tensor) -> Tensor:
         return self.encode(tokens_KT, tokens_KT.argmax(dim=-1))
@@ -180,7 +180,7 @@ def encode_prompts(
     order_K = tower.lengths(tokens_KT).argsort(stable=stable)
     bar = tqdm(order_K.split(size), "texts", leave=False, disable=len(tokens_KT) < MANY)
     encoded_KE = torch.cat([tower(tokens_KT[batch], checkpointing) for batch in bar])
-    return encoded_KE[order_K.argsort().to(encoded_KE.device, non_blocking=True)]
+    return encoded_KE[order_K.argsort().to(encoded_KE.device, non_blocking=QUEUES)]
 
 
 def same_text_tower(tower: nn.Module, other: nn.Module) -> bool:

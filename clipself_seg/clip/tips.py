@@ -40,7 +40,7 @@ from clipself_seg.clip.layers import ResidualBlock, Transformer
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.openai import ResidualTower
 from clipself_seg.clip.positions import patch_grid, resample_positions
-from clipself_seg.clip.runtime import normal_parameter, run_block
+from clipself_seg.clip.runtime import QUEUES, normal_parameter, run_block
 from clipself_seg.clip.text import TextEncoder
 from clipself_seg.clip.tokenizers import Tokenizer, repository_tokenizer
 
@@ -200,7 +200,7 @@ class TipsTextTower(TextEncoder):
         counts_K = self.lengths(tokens_KT)
         length = max(1, int(counts_K.max())) if len(tokens_KT) else 1
         device = self.ln_final.weight.device
-        return self.encode(tokens_KT[:, :length].to(device, non_blocking=True), checkpointing)
+        return self.encode(tokens_KT[:, :length].to(device, non_blocking=QUEUES), checkpointing)
 
     def whole(self, tokens_KT: Tensor) -> Tensor:
         return self.encode(tokens_KT)

@@ -99,6 +99,7 @@ def add_model_options(parser: Options) -> None:
     text = f"CLIPs: names, files, or folders of a distillation ({models})"
     value(parser, "--model", text, count="+", metavar="[TITLE=]NAME")
     value(parser, "--clip-name", "open_clip's name, for a file without a configuration beside it")
+    options.device(parser, "the CPU; other models: cuda where there is one")
 
 
 @command(_explore_options)
@@ -164,7 +165,8 @@ def heat_models(args: argparse.Namespace) -> dict[str, DenseCLIP]:
         models = list(SHIPPED)
     from clipself_seg.prediction.dense_maps import load_models
 
-    return load_models(args.clip_name, list(map(_model, models)))
+    options.take_device(args)
+    return load_models(args.clip_name, list(map(_model, models)), args.device or "cpu")
 
 
 def of_scenes(args: argparse.Namespace) -> bool:
@@ -200,6 +202,7 @@ def _panoptic(args: argparse.Namespace) -> PanopticView:
     words = panoptic_words(args.words, args.stuff)
     given = args.clip_weights
     opts = [] if given is None else [KEYS["clip_weights"], given]
+    opts += [] if args.device is None else [KEYS["device"], args.device]
     model = args.panoptic_model
     if model is None and args.config_file is None:
         model = "mini" if of_scenes(args) else options.default_model("panoptic").weights

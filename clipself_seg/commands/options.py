@@ -281,6 +281,24 @@ def keys_at_the_end(options: Options) -> None:
     )
 
 
+def device(options: Options, default: str = "cuda where there is one") -> None:
+    """Add --device."""
+    value(options, "--device", f'"cpu", "cuda", "cuda:1", "mps" or "auto" ({default})')
+
+
+def take_device(args: argparse.Namespace) -> None:
+    """Make --device, if it was typed, MODEL.DEVICE, the last of `args.opts`.
+
+    Raises:
+        InputError: the device is not on this machine.
+    """
+    if args.device is not None:
+        from clipself_seg.config.device import require_device
+
+        require_device(args.device)
+        args.opts = [*getattr(args, "opts", ()), "MODEL.DEVICE", args.device]
+
+
 def resume(options: Options) -> None:
     """Add --resume of a training."""
     flag(options, "--resume", "go on from the newest checkpoint in OUTPUT_DIR")

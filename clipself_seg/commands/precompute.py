@@ -54,6 +54,7 @@ def _proposals_options(parser: argparse.ArgumentParser) -> None:
     required(parser, "--dataset", "name of the data set with the images")
     required(parser, "--output", "JSON file to write")
     _selection_options(parser)
+    options.device(parser)
     options.further_keys(parser)
 
 
@@ -72,6 +73,7 @@ def proposals(args: argparse.Namespace) -> None:
     """
     from clipself_seg.prediction.predictor import prediction_config
 
+    options.take_device(args)
     _write_proposals(prediction_config(args.config_file, args.weights, args.opts), args)
 
 
@@ -82,6 +84,7 @@ def _rpn_options(parser: argparse.ArgumentParser) -> None:
     options.resume(parser)
     value(parser, "--num-gpus", "processes of the training", "1")
     _selection_options(parser)
+    options.device(parser)
     options.keys_at_the_end(parser)
 
 
@@ -106,6 +109,7 @@ def train_rpn(args: argparse.Namespace) -> int:
     from clipself_seg.prediction.predictor import prediction_config
     from clipself_seg.prediction.proposals import check_writing
 
+    options.take_device(args)
     # What is wrong with the second half is better said before the first.
     cfg = load_config(args.config_file, args.opts)
     check_writing(cfg, args.dataset, args.output, _selection(args), args.overwrite)
@@ -132,6 +136,7 @@ def _region_text_options(parser: argparse.ArgumentParser) -> None:
     value(parser, "--batch", "crops embedded together", 256)
     options.processes(parser, "to tag captions in")
     flag(parser, "--overwrite", "replace a file that is there, and begin anew")
+    options.device(parser)
     options.further_keys(parser)
 
 
@@ -154,7 +159,8 @@ def region_text(args: argparse.Namespace) -> None:
     from clipself_seg.config.weights import fetch_addresses
     from clipself_seg.prediction.region_text import Request, label_proposals
 
-    request = vars(args)
+    options.take_device(args)
+    request = {name: value for name, value in vars(args).items() if name != "device"}
     cfg = fetch_addresses(load_config(request.pop("config_file"), request.pop("opts")))
     sys.stdout.write(f"{label_proposals(cfg, Request(**request))}\n")
 
@@ -165,6 +171,7 @@ def _generator_options(parser: argparse.ArgumentParser) -> None:
     required(parser, "--dataset", "name of a data set, panoptic or semantic")
     required(parser, "--output", "folder for the files")
     flag(parser, "--overwrite", "write what is there already again")
+    options.device(parser)
     options.further_keys(parser)
 
 
@@ -184,6 +191,7 @@ def generator_outputs(args: argparse.Namespace) -> None:
     from clipself_seg.prediction.generator_outputs import write_dataset_outputs
     from clipself_seg.prediction.predictor import prediction_config
 
+    options.take_device(args)
     cfg = prediction_config(args.config_file, args.weights, args.opts)
     done = write_dataset_outputs(cfg, args.dataset, args.output, args.overwrite)
     sys.stdout.write(f"{args.output}: {done.written} written, {done.kept} there already\n")

@@ -98,7 +98,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     resumed = "go on where an interrupted call with the same settings stopped"
     flag(parser, "--skip-existing", resumed)
     value(parser, "--batch-size", "images per batch", 1)
-    value(parser, "--device", '"cpu", "cuda" or "cuda:0" (cuda where there is one)')
+    options.device(parser)
     rare = group(parser, rare=True)
     value(rare, "--every", "take one of N frames of a video", 1, metavar="N")
     value(rare, "--config-file", "configuration in place of the model's")
@@ -164,8 +164,7 @@ def main(args: argparse.Namespace) -> int:
         sys.stderr.write(f"{len(files.others)} file(s) are no images by their endings: {named}\n")
     if files.videos:
         _require_video_formats(video_save, args.masks)
-    if args.device is not None:
-        _require_device(args.device)
+    options.take_device(args)
     results, settings = _make(args, files)
     settings["frames"] = {"every": args.every, "save": sorted(video_save)}
     journal = Journal(args.output, settings, resume=args.skip_existing)
@@ -253,19 +252,6 @@ def _require_video_formats(save: Sequence[str], masks: str | None) -> None:
         raise InputError(
             f"--save {' '.join(others)} does not go with a video, which has {', '.join(OF_VIDEOS)}: "
             "leave it out, or give videos in another call"
-        )
-
-
-def _require_device(name: str) -> None:
-    """Refuse a device that is not there; what is no device at all the configuration refuses."""
-    import torch
-
-    kind, _, number = name.partition(":")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if kind == "cuda" and int(number if number.isdecimal() else 0) >= count:
-        raise InputError(
-            f"--device {name}: torch {torch.__version__} sees {count} CUDA device(s) here, numbered from 0: "
-            "give another one, or --device cpu"
         )
 
 

@@ -218,6 +218,7 @@ def _answers(args: argparse.Namespace, texts: Path) -> Answers:
         if not (model or config):
             model = "mini" if mini else default_model(task).weights
         opts = [KEYS["score_threshold"], str(SCORE_THRESHOLD)] if task == "detection" else []
+        opts += [] if args.device is None else [KEYS["device"], args.device]
         name = "boxes" if task == "detection" else task
         predictors[name] = predictor_of(model, task, config, opts)
     return Answers(clips=heat_models(args), side=args.size, texts=texts, **predictors)

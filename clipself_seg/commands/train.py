@@ -81,11 +81,11 @@ def _options(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="processes, one per GPU; on the CPU without GPUs; leave out with torchrun or srun",
     )
-    parser.add_argument("--num-machines", type=int, default=1, help="number of machines")
-    parser.add_argument("--machine-rank", type=int, default=0, help="from 0")
-    parser.add_argument(
-        "--dist-url", default="auto", help="address where processes meet: tcp://HOST:PORT"
-    )
+    options.device(parser)
+    machines = options.group(parser, rare=True)
+    options.value(machines, "--num-machines", "number of machines", 1)
+    options.value(machines, "--machine-rank", "from 0", 0)
+    options.value(machines, "--dist-url", "address where processes meet: tcp://HOST:PORT", "auto")
     options.keys_at_the_end(parser)
 
 
@@ -102,6 +102,7 @@ def _options_as_keys(args: argparse.Namespace) -> None:
     if args.data is not None:
         args.opts = [*args.opts, "DATASETS.DATA", os.path.abspath(os.path.expanduser(args.data))]
         args.data = None
+    options.take_device(args)
 
 
 def _model_as_keys(args: argparse.Namespace) -> None:

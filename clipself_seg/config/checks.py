@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
+from clipself_seg.config.device import PATTERN, WANTED
+
 
 class Check(NamedTuple):
     """A check of single keys: what their values must be in words, the test of a value, and the keys."""
@@ -139,8 +141,8 @@ CHECKS: tuple[Check, ...] = (
     Check("a path on this machine", lambda value: "://" not in value, ["DATASETS.DATA"]),
     Check("names of data sets", _names, ("DATASETS.TRAIN", "DATASETS.TEST")),
     Check(
-        '"cpu", "cuda" or "cuda:" with a number',
-        lambda value: re.fullmatch(r"cpu|cuda(:\d+)?", value) is not None,
+        WANTED,
+        lambda value: re.fullmatch(PATTERN, value) is not None,
         ["MODEL.DEVICE"],
     ),
 )

@@ -13,6 +13,7 @@ from clipself_seg.checkpoints.zoo import SCHEME, zoo
 from clipself_seg.config.cat_seg import CAT_SEG_CHOICES
 from clipself_seg.config.checks import CHECKS, RELATIONS
 from clipself_seg.config.detection import DETECTION_CHOICES
+from clipself_seg.config.device import chosen_device, is_here
 from clipself_seg.config.keys import (
     CHOICES,
     CLIP_BACKBONE,
@@ -127,12 +128,12 @@ def load_config(
         refuse_pipes(cfg.DATASETS.TRAIN, lambda: sources.name("DATASETS.TRAIN"))
     _check(cfg, sources)
     _check_read(cfg, defaults, sources)
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
+    _choose_device(cfg, sources)
     amp = cfg.SOLVER.AMP
-    if cfg.MODEL.DEVICE == "cpu" and amp.ENABLED and amp.DTYPE == "float16":
+    if cfg.MODEL.DEVICE in ("cpu", "mps") and amp.ENABLED and amp.DTYPE == "float16":
         amp.ENABLED = False
-        logger.warning("float16 is slow on a CPU: SOLVER.AMP.ENABLED is False, all is float32")
+        why = "slow on a CPU" if cfg.MODEL.DEVICE == "cpu" else "not tried on mps"
+        logger.warning("float16 is %s: SOLVER.AMP.ENABLED is False, all is float32", why)
     cfg.freeze()
     return cfg
 
@@ -212,6 +213,16 @@ def _take_published_settings(cfg: CfgNode, sources: Sources) -> None:
         if not sources.by_hand(key) and sources.place(key) < sources.place("MODEL.WEIGHTS"):
             cfg.merge_from_list([key, value])
             logger.info("%s is %s, as in the published numbers of %s", key, value, entry.name)
+
+
+def _choose_device(cfg: CfgNode, sources: Sources) -> None:
+    """Put the device itself for "auto", and the CPU for one that is not here; the default, cuda, needs no word."""
+    device = cfg.MODEL.DEVICE
+    if not is_here(device):
+        if sources.place("MODEL.DEVICE") >= 0:
+            logger.warning("MODEL.DEVICE %s is not on this machine: the CPU computes", device)
+        device = "cpu"
+    cfg.MODEL.DEVICE = chosen_device(device)
 
 
 def _choose_exponents(cfg: CfgNode, sources: Sources) -> None:

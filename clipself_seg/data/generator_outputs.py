@@ -58,7 +58,10 @@ class GeneratorOutput:
 
     def to(self, device: torch.device) -> GeneratorOutput:
         """A copy with its tensors on a device."""
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in TENSORS}
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=device.type != "mps")
+            for name in TENSORS
+        }
         return dataclasses.replace(self, **moved)
 
 

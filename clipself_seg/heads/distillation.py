@@ -23,7 +23,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip.runtime import full_precision
+from clipself_seg.clip.runtime import QUEUES, full_precision
 
 Average = Literal["regions", "images"]
 RANGE_EPS = 1e-10  # SCD's, where a row's largest value is its smallest
@@ -63,7 +63,7 @@ def region_mean(
     if average == "images":
         sizes_B = torch.tensor(regions_per_image)
         sizes_R = sizes_B.repeat_interleave(sizes_B)
-        values_R = values_R / sizes_R.to(values_R.device, non_blocking=True)
+        values_R = values_R / sizes_R.to(values_R.device, non_blocking=QUEUES)
     if count is None:
         count = max(loss_count(regions_per_image, average), 1)
     return values_R.sum() / count
@@ -221,7 +221,7 @@ def info_nce_loss(
     with full_precision(images_BE.device):
         images = F.normalize(images_BE.float(), dim=-1)
         texts = F.normalize(texts_BE.float(), dim=-1)
-        tokens = tokens_BL.to(images.device, non_blocking=True)
+        tokens = tokens_BL.to(images.device, non_blocking=QUEUES)
         if gather:
             images, texts, tokens = (of_all_processes(own) for own in (images, texts, tokens))
         logits_ij = scale.float() * images @ texts.T

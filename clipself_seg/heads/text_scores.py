@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipself_seg.clip.kind import LARGEST_SCALE
-from clipself_seg.clip.runtime import constant, full_precision
+from clipself_seg.clip.runtime import QUEUES, constant, full_precision
 from clipself_seg.data.vocabulary import Names
 
 
@@ -106,7 +106,7 @@ def _best_of_synonyms(logits: Tensor, synonyms: Sequence[int]) -> Tensor:
     if max(synonyms) == 1:
         return logits
     class_of_S = torch.repeat_interleave(torch.tensor(synonyms))
-    class_of_S = class_of_S.to(logits.device, non_blocking=True)
+    class_of_S = class_of_S.to(logits.device, non_blocking=QUEUES)
     best = logits.new_zeros(*logits.shape[:-1], len(synonyms))
     # include_self=False: the zeros of `best` must not beat negative logits.
     return best.scatter_reduce(-1, class_of_S.expand_as(logits), logits, "amax", include_self=False)

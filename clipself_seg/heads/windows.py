@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip.runtime import chunk_size
+from clipself_seg.clip.runtime import QUEUES, chunk_size
 
 AT_ONCE = 4  # classes whose maps are made together on a CPU, in whose cache they stay
 MASKS_AT_ONCE = 16  # masks that are resized together
@@ -74,7 +74,7 @@ class WindowLayout:
         along = torch.zeros(self.canvas)
         for start in self._starts:
             along[start : start + self.size] += 1
-        along = along.to(merged, non_blocking=True)
+        along = along.to(merged, non_blocking=QUEUES)
         times = along[:, None] * along  # windows over each pixel
         whole = resize(probabilities[-1:], self.canvas)[0]
         return merged.mul_(0.5 / times).add_(whole, alpha=0.5)
@@ -143,7 +143,7 @@ class StridedWindows:
             along = torch.zeros(length)
             for start in starts:
                 along[start : start + extent] += 1
-            times.append(along.to(merged, non_blocking=True))
+            times.append(along.to(merged, non_blocking=QUEUES))
         return merged.div_(times[0][:, None] * times[1])
 
     def _starts(self, image_size: tuple[int, int]) -> list[list[int]]:

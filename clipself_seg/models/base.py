@@ -21,7 +21,7 @@ from clipself_seg.checkpoints.pickles import read_numpy_pickle
 from clipself_seg.checkpoints.read import name_problem, read_checkpoint
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.kinds import signature_of
-from clipself_seg.clip.runtime import on_device
+from clipself_seg.clip.runtime import QUEUES, on_device
 from clipself_seg.clip.text_bank import TextBank
 from clipself_seg.clip.weights import to_native
 from clipself_seg.data.mappers.samples import Sample
@@ -88,7 +88,7 @@ class ModelBase(nn.Module):
         """Classes of the training vocabulary, (K,) bool."""
         known = self.classes.seen
         seen = torch.ones(len(self.names)) if known is None else torch.from_numpy(known)
-        return seen.to(self.device, non_blocking=True).bool()
+        return seen.to(self.device, non_blocking=QUEUES).bool()
 
     def after_optimizer_step(self) -> None:
         """Does nothing: the loss reaches every weight of the optimiser."""

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.region_pooling import box_weights, pool
-from clipself_seg.clip.runtime import autocast, on_device, send
+from clipself_seg.clip.runtime import QUEUES, autocast, on_device, send
 from clipself_seg.clip.text_bank import NOUN_TEMPLATES
 from clipself_seg.clip.tower import DENSE, KEYS, QUERIES, ImageTower
 from clipself_seg.data.mappers.samples import Sample
@@ -516,14 +516,14 @@ class RegionText:
         """{"loss_texts": scalar}, or RegionCLIP's {"loss_concepts", "loss_teacher", "loss_image_text"}."""
         assert self.nouns_KE is not None, "call setup_training before the first step"
         labels_R = torch.cat([sample["labels"] for sample in step.samples])
-        on_device_R = labels_R.to(step.device, non_blocking=True)
+        on_device_R = labels_R.to(step.device, non_blocking=QUEUES)
         if self.loss == "regionclip":
             return self._regionclip(step, on_device_R)
         if self.loss == "softmax":
             each_R = noun_cross_entropy(self._logits(step, step.student_RE), on_device_R)
         else:
             # Before the student is asked, which a GPU would have to be done with.
-            nouns_F = self._compared(labels_R, step).to(step.device, non_blocking=True)
+            nouns_F = self._compared(labels_R, step).to(step.device, non_blocking=QUEUES)
             each_R = federated_bce(self._logits(step, step.student_RE), on_device_R, nouns_F)
         return {"loss_texts": step.region_mean(each_R)}
 

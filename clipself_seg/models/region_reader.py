@@ -18,7 +18,7 @@ from torch import Tensor
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.region_pooling import box_weights, mask_weights, pool
-from clipself_seg.clip.runtime import autocast, on_device, send
+from clipself_seg.clip.runtime import QUEUES, autocast, on_device, send
 from clipself_seg.clip.text_bank import templates_text
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.config.load import precision_from_config
@@ -220,7 +220,7 @@ class RegionReader(FrozenCLIP):
         chunks = crops_nchw.split(CROPS_AT_ONCE)
         return torch.cat(
             [
-                self.clip.visual(self.clip.preprocess(c.to(self.device, non_blocking=True)))
+                self.clip.visual(self.clip.preprocess(c.to(self.device, non_blocking=QUEUES)))
                 for c in chunks
             ]
         )

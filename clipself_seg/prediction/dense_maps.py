@@ -19,6 +19,7 @@ from clipself_seg.checkpoints.download import is_address
 from clipself_seg.checkpoints.zoo import MINI_CLIP, SHIPPED_TAGS
 from clipself_seg.clip import DenseCLIP, TextBank, load_clip
 from clipself_seg.clip.model import whole_image_features
+from clipself_seg.config.device import chosen_device
 from clipself_seg.data.images import MAX_PIXELS, fit_size
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
@@ -48,20 +49,23 @@ Enlarge = Callable[[np.ndarray, int, int], np.ndarray]
 SMALLEST_RANGE = 0.01  # of the cosines on a scale
 
 
-def load_models(name: str | None, models: Sequence[str]) -> dict[str, DenseCLIP]:
+def load_models(
+    name: str | None, models: Sequence[str], device: str = "cpu"
+) -> dict[str, DenseCLIP]:
     """CLIPs by title.
 
     Args:
         name: open_clip's model name of all, or ``ViT-Mini-8``; None for that of each, see `find_clip`.
         models: weights as `load_clip` takes them, with a title before them as in "student=a.safetensors"
             or without, which makes them their own title.
+        device: device of all, as MODEL.DEVICE.
 
     Raises:
         InputError: as `evaluation.named.by_name`, `find_clip` and `load_clip`.
     """
     weights = by_name(models, "model", "weights", alone=_is_weights)
     return {
-        title: load_clip(*((name, named) if name else find_clip(named)))
+        title: load_clip(*((name, named) if name else find_clip(named))).to(chosen_device(device))
         for title, named in weights.items()
     }
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.backbone import build_clip
-from clipself_seg.clip.runtime import autocast
+from clipself_seg.clip.runtime import QUEUES, autocast
 from clipself_seg.clip.text_bank import NOUN_TEMPLATES
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.annotations import (
@@ -343,7 +343,7 @@ class Labeller:
     def _embed(self, crops: Tensor) -> Tensor:
         device = self.nouns_KE.device
         with autocast(device, self.precision):
-            return self.clip.visual(self.clip.preprocess(crops.to(device, non_blocking=True)))
+            return self.clip.visual(self.clip.preprocess(crops.to(device, non_blocking=QUEUES)))
 
     def _allowed(self, samples: Sequence[Sample], captions: Captions) -> Tensor | None:
         """(R, K) bool, the nouns that each crop may have; None for all."""

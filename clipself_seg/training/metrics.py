@@ -30,7 +30,7 @@ class HostCopy:
         Args:
             values: (n,) on any device.
         """
-        self._values = values.to("cpu", non_blocking=True)
+        self._values = values.to("cpu", non_blocking=values.is_cuda)
         self._copied: torch.cuda.Event | None = None
         if values.is_cuda:
             self._copied = torch.cuda.Event()

@@ -77,6 +77,8 @@ def setup(cfg: CfgNode) -> None:
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
     setup_logging(folder, comm.get_rank())
+    if cfg.MODEL.DEVICE == "mps" and comm.get_world_size() > 1:
+        raise InputError("mps trains in one process: leave out --num-gpus and torchrun")
     if not torch.cuda.is_available() and comm.get_world_size() > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // comm.get_local_size()))
     logger.info(

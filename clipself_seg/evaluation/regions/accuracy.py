@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from detectron2.utils import comm
 from torch import Tensor
 
+from clipself_seg.clip.runtime import widest
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.evaluator import ImageEvaluator, Outputs, Samples
 from clipself_seg.evaluation.regions.report import ABOUT, region_table
@@ -294,7 +295,7 @@ def neighbour_purity(tokens_NE: Tensor, classes_N: Tensor) -> Grouping:
         cosines_nN = unit_NE[own_n] @ unit_NE.T
         cosines_nN.scatter_(1, own_n[:, None], -torch.inf)  # a token is no neighbour of itself
         nearest_nm = cosines_nN.topk(size - 1, dim=1).indices
-        purities.append(float((classes_N[nearest_nm] == label).double().mean()))
+        purities.append(float((classes_N[nearest_nm] == label).to(widest(classes_N.device)).mean()))
         chances.append((size - 1) / (len(classes_N) - 1))
     if len(labels) < 2 or not purities:
         return Grouping(math.nan, math.nan)

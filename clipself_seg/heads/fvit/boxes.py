@@ -19,7 +19,7 @@ from detectron2.structures import Boxes, pairwise_iou
 from torch import Tensor
 from torchvision.ops import nms
 
-from clipself_seg.clip.runtime import constant
+from clipself_seg.clip.runtime import QUEUES, constant, widest
 
 LARGEST_SCALE = math.log(1000 / 16)
 """Limit of |dw| and |dh|: no box becomes more than 62.5 times larger or smaller."""
@@ -175,7 +175,7 @@ def sample_boxes(
         positive = _choose(sign_n > 0, int(rule.number * rule.positive_fraction), generator)
         negative = _choose(sign_n == NEGATIVE, rule.number - len(positive), generator)
         chosen += [positive, negative]
-    on_device = torch.cat(chosen).to(assigned[0].device, non_blocking=True)
+    on_device = torch.cat(chosen).to(assigned[0].device, non_blocking=QUEUES)
     indices = on_device.split([len(indices) for indices in chosen])
     return [Sampled(*pair) for pair in zip(indices[::2], indices[1::2])]
 
@@ -254,5 +254,6 @@ def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float) -> Tenso
     """
     if not len(boxes):
         return labels
-    shift = labels.double() * (boxes.max().double() - boxes.min().double() + 1)
-    return nms(boxes.double() + shift[:, None], scores.double(), iou)
+    exact = widest(boxes.device)
+    shift = labels.to(exact) * (boxes.max().to(exact) - boxes.min().to(exact) + 1)
+    return nms(boxes.to(exact) + shift[:, None], scores.to(exact), iou)

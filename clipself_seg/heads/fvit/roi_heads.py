@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from clipself_seg.clip.region_pooling import pool, strided_box_weights
-from clipself_seg.clip.runtime import autocast, chunk_size, on_cpu
+from clipself_seg.clip.runtime import QUEUES, autocast, chunk_size, on_cpu
 from clipself_seg.heads.fusion import fuse_detections
 from clipself_seg.heads.fvit.boxes import (
     ROI_RULES,
@@ -140,7 +140,7 @@ class RoIHeads(nn.Module):
         boxes = [rois.boxes for rois in chosen]
         targets = RoITargets(
             labels=torch.cat([rois.labels for rois in chosen]),
-            positive=_positives(chosen).to(boxes[0].device, non_blocking=True),
+            positive=_positives(chosen).to(boxes[0].device, non_blocking=QUEUES),
             boxes=torch.cat(boxes),
             objects=torch.cat([rois.objects for rois in chosen]),
         )

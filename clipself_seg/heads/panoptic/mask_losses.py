@@ -18,7 +18,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip.runtime import full_precision
+from clipself_seg.clip.runtime import QUEUES, full_precision
 from clipself_seg.heads.distillation import of_all_processes
 
 # Indices of queries and of the targets that they are matched with.
@@ -120,7 +120,7 @@ def match_queries(costs: Sequence[Tensor]) -> list[Match]:
         for part, costs_QT in zip(parts, costs)
     ]
     pairs_2n = torch.from_numpy(np.concatenate(solved, axis=1))
-    on_device = pairs_2n.to(costs[0].device, non_blocking=True)
+    on_device = pairs_2n.to(costs[0].device, non_blocking=QUEUES)
     return [(one[0], one[1]) for one in on_device.split([pairs.shape[1] for pairs in solved], 1)]
 
 
@@ -367,7 +367,7 @@ def grounding_loss(
         scores_iqjw = scale.float() * torch.einsum("iqc,jwc->iqjw", queries, words)
         scores_ij = (scores_iqjw.softmax(dim=1) * scores_iqjw).sum(dim=1).mean(dim=-1)
         # Indices: a mask would make Python wait for the GPU.
-        rows = valid.nonzero()[:, 0].to(scores_ij.device, non_blocking=True)
+        rows = valid.nonzero()[:, 0].to(scores_ij.device, non_blocking=QUEUES)
         images = -scores_ij.log_softmax(dim=1).diagonal()[rows]
         captions = -scores_ij.log_softmax(dim=0).diagonal()[rows]
         return 0.5 * (images.mean() + captions.sum() / len(valid))
@@ -383,4 +383,4 @@ def caption_lengths(captions: Sequence[Sequence[str]], device: torch.device) -> 
     own = torch.tensor([len(words) for words in captions])
     if not (dist.is_available() and dist.is_initialized()):
         return own
-    return of_all_processes(own.to(device, non_blocking=True)).cpu()
+    return of_all_processes(own.to(device, non_blocking=QUEUES)).cpu()

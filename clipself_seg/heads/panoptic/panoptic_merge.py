@@ -19,7 +19,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipself_seg.clip.runtime import chunk_size, constant, full_precision, on_cpu
+from clipself_seg.clip.runtime import chunk_size, constant, full_precision, on_cpu, widest
 
 CPU_NUMBERS = 2**18  # numbers that are processed at once, within a core's cache
 CANVAS_NUMBERS = 2**25  # of masks on the canvas at once, on a CPU
@@ -241,7 +241,7 @@ def _pixels_of(winner: Tensor, drawn: Tensor, queries: int) -> tuple[Tensor, Ten
         return won, both
     # A GPU would be waited for, to know the largest number; what is below 0 is not counted.
     won, both = (
-        torch.histc(x.double(), queries, min=0, max=queries).long()
+        torch.histc(x.to(widest(x.device)), queries, min=0, max=queries).long()
         for x in (winner, winner.where(drawn, -1))
     )
     return won, both
@@ -374,7 +374,8 @@ def merge_instances(
     queries = order // num_classes
     height, width = mask_logits.shape[1:]
     masks = mask_logits.new_empty((len(queries), height * width), dtype=torch.bool)
-    inside, area = class_scores.new_zeros(2, len(queries), dtype=torch.float64)
+    exact = widest(class_scores.device)
+    inside, area = class_scores.new_zeros(2, len(queries), dtype=exact)
     for piece, logits in pixel_pieces(mask_logits, queries):
         mask = torch.gt(logits, 0, out=masks[:, piece])
         inside += (logits.sigmoid_() * mask).sum(dim=1)
@@ -396,8 +397,9 @@ def _check(probs: Tensor, mask_logits: Tensor) -> int:
 
 def _with_finite(probs: Tensor, *rows: Tensor) -> list[list[float]]:
     """Numbers of rows (n,) as Python has them, exactly, after a check of finite probabilities, in one transfer."""
-    finite = probs.isfinite().all().double()
-    *numbers, all_finite = torch.cat([*(row.double() for row in rows), finite[None]]).tolist()
+    exact = widest(probs.device)
+    finite = probs.isfinite().all().to(exact)
+    *numbers, all_finite = torch.cat([*(row.to(exact) for row in rows), finite[None]]).tolist()
     if not all_finite:
         raise FloatingPointError("class probabilities are not finite: the weights are at fault")
     parts = iter(numbers)

@@ -28,7 +28,7 @@ from clipself_seg.checkpoints.read import name_problem
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, untrained
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.layers import SplitAttention, split_attention
-from clipself_seg.clip.runtime import autocast, chunk_size, on_device
+from clipself_seg.clip.runtime import QUEUES, autocast, chunk_size, on_device
 from clipself_seg.clip.text_bank import ClassTexts, check_lengths, templates_text
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.clip.weights import to_native as clip_names
@@ -285,7 +285,7 @@ class CATSeg(ModelBase):
         """
         self.require_vocabulary()
         logits = self._window_logits(
-            self._inputs(windows.to(self.device, non_blocking=True).float())
+            self._inputs(windows.to(self.device, non_blocking=QUEUES).float())
         )
         return torch.stack([one.all_classes(len(self.names)) for one in logits])
 
@@ -415,7 +415,7 @@ def _choose_trained(clip: DenseCLIP, finetune: str) -> None:
 
 
 def _channels(values: Sequence[float], like: Tensor) -> Tensor:
-    return torch.tensor(values).to(like.device, non_blocking=True)[:, None, None]
+    return torch.tensor(values).to(like.device, non_blocking=QUEUES)[:, None, None]
 
 
 def read_state(model: CATSeg, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:

@@ -27,7 +27,7 @@ from clipself_seg.checkpoints.zoo import untrained
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.backbone import BackboneTower, build_clip, load_state
 from clipself_seg.clip.model import CLIP_MEAN
-from clipself_seg.clip.runtime import autocast, constant, on_device
+from clipself_seg.clip.runtime import QUEUES, autocast, constant, on_device
 from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.clip.tower import train_last_blocks
 from clipself_seg.clip.weights import load_strictly, to_layout
@@ -312,7 +312,7 @@ class FViT(OpenVocabulary):
         """
         square = torch.zeros(len(samples), 3, self.side, self.side, device=self.device)
         for canvas, sample in zip(square, samples):
-            image = sample["image"].to(self.device, non_blocking=True).float()
+            image = sample["image"].to(self.device, non_blocking=QUEUES).float()
             height, width = image.shape[1:]
             check_fits((height, width), self.side)
             canvas[:, :height, :width] = (image - self.pixel_mean) / self.pixel_std

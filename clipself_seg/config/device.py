@@ -1,0 +1,54 @@
+"""The device that computes: what MODEL.DEVICE and --device name, and what is on this machine."""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+import torch
+
+from clipself_seg.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+PATTERN = r"auto|cpu|mps|cuda(:\d+)?"
+WANTED = '"auto", "cpu", "mps", "cuda" or "cuda:" with a number'
+
+
+def is_here(name: str) -> bool:
+    """Whether this machine, and torch on it, have a device of this name."""
+    kind, _, number = name.partition(":")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        return int(number or 0) < count
+    return kind != "mps" or torch.backends.mps.is_available()
+
+
+def chosen_device(name: str) -> str:
+    """The device itself: for "auto" the first of cuda, mps and cpu that is here."""
+    device = name if name != "auto" else next(filter(is_here, ("cuda", "mps", "cpu")))
+    if device == "mps":
+        _say_mps()
+    return device
+
+
+@functools.cache
+def _say_mps() -> None:
+    """Said once: torch itself names each operator that it lacks, see `clipself_seg/__init__.py`."""
+    logger.warning(
+        "nobody has run this project on mps yet; operators that torch lacks there run on the CPU, which torch says"
+    )
+
+
+def require_device(name: str) -> None:
+    """Refuse a device that was typed and is not on this machine; what is no device the configuration refuses.
+
+    Raises:
+        InputError: names what torch sees.
+    """
+    if name.partition(":")[0] in ("cuda", "mps") and not is_here(name.rstrip(":")):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        raise InputError(
+            f"--device {name}: torch {torch.__version__} sees {count} CUDA device(s) here, numbered from 0, and "
+            f"{'mps' if is_here('mps') else 'no mps'}: give another one, or --device cpu"
+        )

@@ -140,6 +140,7 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check("a path on this machine", lambda value: "://" not in value, ["DATASETS.DATA"]),
     Check("names of data sets", _names, ("DATASETS.TRAIN", "DATASETS.TEST")),
+    Check("paths of files", _names, ["TEST.LABEL_FILES"]),
     Check(
         WANTED,
         lambda value: re.fullmatch(PATTERN, value) is not None,
@@ -193,6 +194,12 @@ RELATIONS: list[Relation] = [
         "TEST.BACKGROUND.WORDS",
         "greater than 0 where no name of the background competes, or nothing is background",
         lambda threshold, words: words or threshold > 0,
+    ),
+    Relation(
+        "TEST.LABEL_FILES",
+        "MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON",
+        "() where another file names the classes",
+        lambda files, names: not files or not names,
     ),
     Relation(
         "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",

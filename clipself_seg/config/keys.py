@@ -237,6 +237,9 @@ def _add_solver(cfg: CfgNode) -> None:
 
 
 def _add_test(cfg: CfgNode) -> None:
+    # Of models that label pixels: for each of DATASETS.TEST a file of other names for its classes, lines ID:NAME,NAME
+    # as in FC-CLIP's lists (*_with_prompt_eng.txt), or "" for its own; () is "" for all.
+    cfg.TEST.LABEL_FILES = ()
     cfg.TEST.REGIONS = CfgNode()
     # Sides in pixels of the square input of region recognition; () is INPUT.REGIONS.STUDENT_SIZE.
     # Paper, Fig. 3.

@@ -147,9 +147,7 @@ def _add_running(cfg: CfgNode) -> None:
     # ROWS: the fusions that one evaluation compares, each a row of its table. TASKS: what it measures.
     panoptic.ROWS = ("clip", "generator", "fused")
     panoptic.TASKS = ("panoptic", "instances", "semantic")
-    # For each of DATASETS.TEST a file of other names for its classes, lines ID:NAME,NAME as in FC-CLIP's lists
-    # (*_with_prompt_eng.txt), or "" for its own; () is "" for all.
-    panoptic.LABEL_FILES = ()
+    panoptic.LABEL_FILES = ()  # an older spelling of TEST.LABEL_FILES
     # Evaluate in SOLVER.AMP's precision as well (official: only in training).
     panoptic.AMP = False
     # Values of alpha and beta whose grid is evaluated too (--sweep); () is none.

@@ -171,6 +171,20 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
             logger.info("%s:\n%s\n%s", title, table, "\n".join(self.notes(results)))
 
 
+def label_file_of(datasets: Sequence[str], files: Sequence[str]) -> dict[str, str]:
+    """TEST.LABEL_FILES by data set; of () each has "".
+
+    Raises:
+        InputError: they are not as many as data sets.
+    """
+    if files and len(files) != len(datasets):
+        raise InputError(
+            f"TEST.LABEL_FILES has {len(files)} entries, DATASETS.TEST {len(datasets)}: "
+            'give one for each, "" for a data set\'s own names'
+        )
+    return dict(zip(datasets, files or [""] * len(datasets)))
+
+
 @contextlib.contextmanager
 def classes_kept(model: Model) -> Iterator[None]:
     """Restores the classes of a model that keeps them, whatever vocabularies it is given meanwhile.

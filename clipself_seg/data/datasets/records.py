@@ -5,8 +5,9 @@ imported, with records and metadata of Detectron2's standard, but for names that
 itself reads the records of the functions here, which have the category ids of the files where those have any.
 
 A data set of your own works under its name if it is registered with Detectron2's `register_coco_instances`,
-`register_coco_panoptic` or `register_coco_panoptic_separated`, or for semantic segmentation with "image_root",
-"sem_seg_root" and "ignore_label" in its metadata; and, but for distillation, with "vocabulary" in its metadata.
+`register_coco_panoptic` or `register_coco_panoptic_separated`, or for semantic segmentation with records that have
+"file_name" and "sem_seg_file_name". Its classes are "vocabulary" in its metadata, else "stuff_classes" or "classes" for
+semantic segmentation and "thing_classes" for detection; distillation needs none.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -37,11 +38,13 @@ from clipself_seg.data.annotations import (
     read_coco_json,
     read_region_text,
     require_base_classes,
+    require_files,
     require_same_classes,
 )
 from clipself_seg.data.captions import caption_records, read_phrases
 from clipself_seg.data.datasets.table import (
     DATASETS,
+    IGNORE_LABEL,
     REGISTERED,
     CocoSet,
     DataSet,
@@ -49,7 +52,13 @@ from clipself_seg.data.datasets.table import (
     PanopticSet,
     SemSegSet,
 )
-from clipself_seg.data.vocabulary import NamedVocabulary, Vocabulary, load_vocabulary
+from clipself_seg.data.vocabulary import (
+    NamedVocabulary,
+    Vocabulary,
+    class_names,
+    load_vocabulary,
+    parse_vocabulary,
+)
 from clipself_seg.errors import InputError, MissingFiles, nearest
 from clipself_seg.imports import OR_IMPORT
 
@@ -75,6 +84,8 @@ def find_dataset(name: str, kind: type[Kind]) -> Kind:
         return entry
     known_elsewhere = entry is None and name in DatasetCatalog.list()
     metadata = MetadataCatalog.get(name).as_dict() if known_elsewhere else {}
+    if classes := registered_classes(name, metadata, kind):
+        metadata["vocabulary"] = classes
     panoptic = bool(metadata.get("panoptic_json"))
     fits = {PanopticSet: panoptic, DetectionSet: bool(metadata.get("json_file")) and not panoptic}
     if not fits.get(kind, known_elsewhere):
@@ -88,7 +99,40 @@ def find_dataset(name: str, kind: type[Kind]) -> Kind:
                 f'set MetadataCatalog.get("{name}").{key}'
             )
     values = {field: metadata.get(key) for key, field in kind.fields.items()}
-    return kind(root=REGISTERED, **{k: v for k, v in values.items() if v not in (None, "")})
+    given = {field: value for field, value in values.items() if value not in (None, "")}
+    labels = set((given.get("label_values") or {}).values())
+    if (
+        given.get("ignore_label") in labels
+    ):  # a value of the maps, such as 0, where classes count from 0, too
+        given["ignore_label"] = next(
+            label for label in (IGNORE_LABEL, 65535) if label not in labels
+        )
+    return kind(root=REGISTERED, **{"images": "", "annotations": ""} | given)
+
+
+def registered_classes(
+    name: str, metadata: Mapping[str, Any], kind: type[DataSet] = SemSegSet
+) -> NamedVocabulary | None:
+    """Classes of a data set in Detectron2's catalogue, by its metadata; None where that has none.
+
+    They are "vocabulary", or the lists of names that Detectron2's own evaluators read. In a semantic data set a class
+    is numbered by its place, in one with boxes by "thing_dataset_id_to_contiguous_id".
+    """
+    keys: tuple[str, ...] = ("stuff_classes", "classes")
+    ids: Mapping[int, int] = {}
+    if kind is not SemSegSet:
+        keys, ids = ("thing_classes",), metadata.get("thing_dataset_id_to_contiguous_id", {})
+    names = next((metadata[key] for key in keys if metadata.get(key)), None)
+    if metadata.get("vocabulary") or not names or kind is PanopticSet:
+        return metadata.get("vocabulary")
+    origin = f'the classes of data set "{name}"'
+    numbers = {index: number for number, index in ids.items()}
+    classes = [
+        {"names": list(synonyms), "dataset_id": numbers.get(index, index)}
+        for index, synonyms in enumerate(class_names(list(names), origin=origin))
+    ]
+    content = {"name": name, "classes": classes, "allow_duplicate_names": True}
+    return parse_vocabulary(content, origin)
 
 
 def find_annotated(name: str) -> DataSet:
@@ -141,7 +185,7 @@ def vocabulary_name(name: str) -> NamedVocabulary:
         if isinstance(entry, PanopticSet) or not entry.vocabulary:
             raise InputError(f'data set "{name}" has no vocabulary here: {_panoptic_hint(name)}')
         return entry.vocabulary
-    vocabulary: NamedVocabulary | None = registered_metadata(name).get("vocabulary")
+    vocabulary = registered_classes(name, registered_metadata(name))
     if vocabulary is None:
         raise InputError(
             f'data set "{name}" has no vocabulary: '
@@ -350,12 +394,17 @@ def sem_seg_records(name: str) -> list[Record]:
     if entry.root is not REGISTERED:
         return pair_files(name, entry)
     values = {} if entry.label_values is None else {"label_values": entry.label_values}
-    records: list[Record] = DatasetCatalog.get(name)
+    try:
+        records: list[Record] = DatasetCatalog.get(name)
+    except OSError as error:
+        raise MissingFiles(f'data set "{name}": {error}; {entry.advice()}') from None
     if not records or any("sem_seg_file_name" not in record for record in records):
         raise InputError(
             f'data set "{name}": its records need "file_name" and "sem_seg_file_name": '
             "register a function that gives them, such as Detectron2's load_sem_seg"
         )
+    for key in ("file_name", "sem_seg_file_name"):
+        require_files(name, records, entry.advice(), key)
     return sorted(
         ({"image_id": Path(record["file_name"]).stem, **record, **values} for record in records),
         key=lambda record: record["file_name"],

@@ -242,7 +242,7 @@ class SemSegSet(DataSet):
         "background": "background",
         "label_values": "label_values",
     }
-    required = ("image_root", "sem_seg_root", "ignore_label", "vocabulary")
+    required = ("vocabulary",)  # the records have whole paths
     purpose = "semantic segmentation"
 
     ignore_label: int = IGNORE_LABEL
@@ -257,7 +257,9 @@ class SemSegSet(DataSet):
         return bool(self.archive)
 
     def needed(self, tasks: Collection[str] = ()) -> list[NeededPath]:
-        return [NeededPath(path, self.prepare) for path in (self.images, self.annotations)]
+        paths = self.images, self.annotations
+        registered = self.root is REGISTERED
+        return [NeededPath(path, self.prepare) for path in paths if path or not registered]
 
     def label_count(self, vocabulary_size: int) -> int:
         """Number of labels that the maps may hold besides `ignore_label`."""

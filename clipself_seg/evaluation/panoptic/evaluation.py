@@ -21,7 +21,7 @@ from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.masks import read_panoptic_png
 from clipself_seg.data.vocabulary import NamedVocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import Evaluation, Pass, Results, oracle_numbers
+from clipself_seg.evaluation.base import Evaluation, Pass, Results, label_file_of, oracle_numbers
 from clipself_seg.evaluation.evaluator import Output, Outputs, Samples
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.evaluation.panoptic.fusions import (
@@ -103,12 +103,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         super().__post_init__()
         self.sweep = tuple(dict.fromkeys(float(value) for value in self.sweep))
         self.void_sweep = tuple(dict.fromkeys(float(value) for value in self.void_sweep))
-        if self.label_files and len(self.label_files) != len(self.datasets):
-            raise InputError(
-                f"TEST.PANOPTIC.LABEL_FILES has {len(self.label_files)} entries, DATASETS.TEST {len(self.datasets)}: "
-                'give one for each, "" for a data set\'s own names'
-            )
-        self._label_file = dict(zip(self.datasets, self.label_files))
+        self._label_file = label_file_of(self.datasets, self.label_files)
         self._named: dict[str, Fusion] = {}
         self._metadata: dict[str, object] = {}
 
@@ -130,7 +125,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
             "output_dir": Path(cfg.OUTPUT_DIR),
             "boundary": cfg.TEST.NUMBERS.BOUNDARY,
             "oracle": cfg.TEST.NUMBERS.ORACLE,
-            "label_files": cfg.TEST.PANOPTIC.LABEL_FILES,
+            "label_files": cfg.TEST.LABEL_FILES or cfg.TEST.PANOPTIC.LABEL_FILES,
         }
 
     def check(self, model: PanopticModel) -> None:

@@ -145,7 +145,8 @@ def is_semantic_only(name: str) -> bool:
     if name in DATASETS or name not in DatasetCatalog.list():
         return isinstance(DATASETS.get(name), SemSegSet)
     metadata = MetadataCatalog.get(name).as_dict()
-    return bool(metadata.get("sem_seg_root")) and not metadata.get("panoptic_json")
+    maps = metadata.get("sem_seg_root") or metadata.get("evaluator_type") == "sem_seg"
+    return bool(maps) and not metadata.get("panoptic_json")
 
 
 def read_semantic_only(

@@ -30,10 +30,17 @@ from clipself_seg.data.vocabulary import (
     class_list,
     load_vocabulary,
     read_class_json,
+    read_label_file,
     seen_by_plain_spelling,
 )
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import Evaluation, Pass, Results, oracle_numbers
+from clipself_seg.evaluation.base import (
+    Evaluation,
+    Pass,
+    Results,
+    label_file_of,
+    oracle_numbers,
+)
 from clipself_seg.evaluation.protocol import (
     MeasuringProtocol,
     beside_text,
@@ -67,6 +74,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         threshold: score below which a pixel of these data sets is background; 0 is never.
         boundary: whether Boundary IoU is measured, too.
         oracle: whether the model is evaluated once more with the classes alone that are in each image.
+        label_files: for each data set a file of other names for its classes, or ""; () for none at all.
     """
 
     mapper: Callable[[Record], Sample]
@@ -78,9 +86,11 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
     threshold: float = 0.0
     boundary: bool = False
     oracle: bool = False
+    label_files: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._label_file = label_file_of(self.datasets, self.label_files)
         self._masks: dict[str, object] = {}
 
     @classmethod
@@ -106,6 +116,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
             "threshold": cfg.TEST.BACKGROUND.THRESHOLD,
             "boundary": cfg.TEST.NUMBERS.BOUNDARY,
             "oracle": cfg.TEST.NUMBERS.ORACLE,
+            "label_files": cfg.TEST.LABEL_FILES,
         }
 
     def metadata(self) -> dict[str, object]:
@@ -217,6 +228,8 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
     def _read(self, name: str) -> SemSegData:
         files = find_dataset(name, SemSegSet)
         vocabulary = load_vocabulary(files.vocabulary)
+        if self._label_file[name]:
+            vocabulary = read_label_file(self._label_file[name], vocabulary)
         # Without a background (None) this keeps all; the background itself is neither seen nor unseen.
         foreground = slice(files.background)
         names = vocabulary.names[foreground]

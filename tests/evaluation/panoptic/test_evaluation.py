@@ -381,7 +381,7 @@ def test_a_label_file_gives_the_classes_other_names_and_decides_which_are_seen(s
     results = evaluation(streets, *options)(model)[CITYSCAPES]["generator"]
     assert model.asked[0][1][5:7] == ("person", "class 6")
     assert (results["PQ"], results["classes"], results["classes_seen"]) == (100, 4, 1)
-    with pytest.raises(InputError, match="LABEL_FILES has 1 entries, DATASETS.TEST 2"):
+    with pytest.raises(InputError, match="TEST.LABEL_FILES has 1 entries, DATASETS.TEST 2"):
         evaluation(streets, "TEST.PANOPTIC.LABEL_FILES", ("a.txt",))
 
 

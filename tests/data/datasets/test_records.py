@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -336,7 +337,11 @@ def test_images_and_label_maps_are_paired_by_name_and_the_rest_is_counted(semant
 
 def test_ones_own_semantic_set_works_under_its_name(semantic, catalogue):
     images, labels = semantic / "train", semantic / "stuffthingmaps/train"
-    pairs = [{"file_name": f"{images}/{n}.jpg", "sem_seg_file_name": f"{n}.png"} for n in "32"]
+    pairs = [{"file_name": f"{images}/{n}.jpg"} for n in "32"]
+    for n, pair in zip("32", pairs):
+        pair["sem_seg_file_name"] = f"{labels}/{n}.png"
+        for path in pair.values():
+            Path(path).touch()
     DatasetCatalog.register("my_scenes", lambda: pairs)
     metadata = MetadataCatalog.get("my_scenes")
     metadata.set(image_root=str(images), sem_seg_root=str(labels), ignore_label=7)

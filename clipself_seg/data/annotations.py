@@ -24,7 +24,7 @@ import os
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import UnionType
 from typing import Any, NamedTuple, TypeGuard
 
@@ -42,6 +42,30 @@ JsonObject = dict[str, Any]
 ImageId = int | str
 Source = str | os.PathLike[str]
 """Path of a file or folder."""
+
+
+class MadeAnnotations(os.PathLike[str]):
+    """Annotations in COCO's format that are made when they are read, in place of a file.
+
+    Args:
+        origin: file or folder that they are made of, for messages.
+        make: gives their content, anew each time.
+    """
+
+    def __init__(self, origin: str, make: Callable[[], JsonObject]) -> None:
+        self.origin = origin
+        self.make = make
+
+    def __fspath__(self) -> str:
+        return self.origin
+
+    def __str__(self) -> str:
+        return self.origin
+
+    def exists(self) -> bool:
+        """Whether that is there."""
+        return os.path.exists(self.origin)
+
 
 # Below this a grid cell or a token has no content; the reference skips such images too.
 MIN_SIDE = 10
@@ -114,8 +138,8 @@ def panoptic_records(
     """Records of all images with panoptic ground truth.
 
     They also have "pan_seg_file_name", "segments_info" with the category ids of the file and, for
-    messages, "panoptic_json". Images without an entry in "annotations" have no ground truth and are
-    left out, with a logged count.
+    messages, "panoptic_json"; where ids in the PNG count as void, "void_segments". Images without an
+    entry in "annotations" have no ground truth and are left out, with a logged count.
 
     Args:
         json_file: file in COCO's panoptic format.
@@ -146,6 +170,9 @@ def panoptic_records(
         record["pan_seg_file_name"] = os.path.join(panoptic_root, annotation["file_name"])
         record["segments_info"] = annotation["segments_info"]
         record["panoptic_json"] = os.fspath(json_file)
+        # A JSON has no tuples: this is of `MadeAnnotations` alone.
+        if isinstance(void := annotation.get("void_segments"), tuple):
+            record["void_segments"] = void
         labelled.append(record)
     if len(labelled) < len(records):
         logger.warning(
@@ -162,6 +189,8 @@ def read_coco_json(path: Source) -> JsonObject:
     Raises:
         InputError: the file is missing, cannot be read or holds no object.
     """
+    if isinstance(path, MadeAnnotations):
+        return path.make()
     content = read_json(path, "annotation file")
     if not isinstance(content, dict):
         raise InputError(f"{path}: not in COCO's format, which is an object with a list of images")

@@ -182,6 +182,18 @@ def truth_pixels(image: Mapping[str, Any]) -> int:
     return max(MAX_PIXELS, int(image.get("height", 0)) * int(image.get("width", 0)))
 
 
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height in pixels by the header, as `read_image` reads the image: upright.
+
+    Raises:
+        InputError: the file is missing, or its header cannot be read.
+    """
+    with _naming(path), open_image(path) as file:
+        width, height = file.size
+        lying = _orientation(file) in (5, 6, 7, 8)
+    return (height, width) if lying else (width, height)
+
+
 def read_image(
     path: str | os.PathLike[str],
     size: tuple[int, int] | None = None,
@@ -291,12 +303,16 @@ def _loaded_rgb(image: Image.Image) -> Image.Image:
 
 def _upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation; a damaged EXIF block counts as none."""
+    method = _ORIENTATIONS.get(_orientation(image))
+    return image if method is None else image.transpose(method)
+
+
+def _orientation(image: Image.Image) -> int:
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
     except DECODING_ERRORS:
-        return image
-    method = _ORIENTATIONS.get(orientation) if isinstance(orientation, int) else None
-    return image if method is None else image.transpose(method)
+        return 0
+    return orientation if isinstance(orientation, int) else 0
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

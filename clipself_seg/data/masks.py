@@ -117,21 +117,45 @@ def read_labels_of(
 
     Args:
         record: has "sem_seg_file_name" and "file_name", without `size` "width" and "height" in pixels, and
-            "label_values" where the data set has them.
+            "label_values" where the data set has them; or "painted", pairs of a segmentation or the id of a panoptic
+            segment and its label.
         num_classes, ignore_label: as in `read_label_map`.
         size: (width, height) of the image in pixels; None takes the record's.
 
     Raises:
         InputError: as `read_label_map`.
     """
+    size = size or (int(record["width"]), int(record["height"]))
+    if "painted" in record:
+        return _painted(record, size, ignore_label)
     return read_label_map(
         record["sem_seg_file_name"],
         num_classes=num_classes,
         ignore_label=ignore_label,
-        size=size or (int(record["width"]), int(record["height"])),
+        size=size,
         image=record["file_name"],
         label_values=record.get("label_values"),
     )
+
+
+def _painted(record: Mapping[str, Any], size: tuple[int, int], ignore_label: int) -> np.ndarray:
+    """A label map that is painted of masks one after the other, or of the segments of a panoptic PNG."""
+    width, height = size
+    labels = np.full((height, width), ignore_label, dtype=np.int64)
+    if str(record["sem_seg_file_name"]).lower().endswith(".png"):
+        path = record["sem_seg_file_name"]
+        ids = read_panoptic_png(path, max(MAX_PIXELS, width * height))
+        if ids.shape != labels.shape:
+            raise InputError(
+                f"panoptic PNG {path} is {ids.shape[1]} x {ids.shape[0]}, its image {record['file_name']} is {width} x "
+                f"{height}: take both from one release"
+            )
+        for segment, label in record["painted"]:
+            labels[ids == segment] = label
+        return labels
+    for segmentation, label in record["painted"]:
+        labels[object_mask(segmentation, height, width, record["file_name"]) > 0] = label
+    return labels
 
 
 def read_indices(
@@ -262,8 +286,24 @@ def read_panoptic_ids(record: Record, max_pixels: int = MAX_PIXELS) -> np.ndarra
     Raises:
         InputError: the PNG cannot be read, or it and the JSON disagree about size or segments.
     """
-    ids = read_panoptic_png(record["pan_seg_file_name"], max_pixels)
+    ids = read_segments(record, max_pixels)
     _check_agreement(ids, record)
+    return ids
+
+
+def read_segments(record: Mapping[str, Any], max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Segment ids of a record's PNG, (H, W) int32, its "void_segments" as void.
+
+    Args:
+        record: record or sample with "pan_seg_file_name".
+        max_pixels: as for `read_panoptic_png`.
+
+    Raises:
+        InputError: as `read_panoptic_png`.
+    """
+    ids = read_panoptic_png(record["pan_seg_file_name"], max_pixels)
+    if void := record.get("void_segments"):
+        ids = np.where(np.isin(ids, void), np.int32(0), ids)
     return ids
 
 

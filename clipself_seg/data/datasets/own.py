@@ -3,7 +3,8 @@
 The YAML file:
 
     path: /data/screws            # relative to this file; default: the file's folder
-    train: images/train           # a folder, a list of images (.txt), a JSON, or {images: ..., masks: ...}
+    train: images/train           # a folder, a list of images (.txt), a COCO JSON, or {images: ...} with masks,
+                                  # annotations (a COCO JSON) or labels (YOLO's text files)
     val: images/val               # missing: every tenth image of train
     names: {3: "dog|puppy", 7: grass}   # value of the label map, category id or YOLO's number -> names; or a list
     ignore: 255
@@ -20,28 +21,43 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from clipself_seg.data.annotations import Record
+from clipself_seg.data.annotations import (
+    JsonObject,
+    MadeAnnotations,
+    Record,
+    category_names,
+    coco_list,
+    image_records,
+    instance_records,
+    panoptic_records,
+    read_coco_json,
+)
+from clipself_seg.data.datasets.records import standard_records
+from clipself_seg.data.datasets.table import DataSet, DetectionSet, PanopticSet
 from clipself_seg.data.images import ENDINGS
 from clipself_seg.data.vocabulary import Vocabulary, class_names, parse_vocabulary
+from clipself_seg.data.yolo import yolo_content
 from clipself_seg.errors import InputError, nearest, shown
 from clipself_seg.files import home_expanded, read_text
 from clipself_seg.yaml_files import read_tree
 
 logger = logging.getLogger(__name__)
 
-TASKS = ("semantic",)
 KEYS = ("path", "train", "val", "names", "ignore", "others", "held_out")
 # Keys of the same files of other programs, which say nothing that is needed here.
 PASSING = ("nc", "roboflow", "test")
 SPLIT_KEYS = ("images", "masks", "annotations", "labels")
 VAL_FOLDERS = ("val", "valid", "validation")
+ROBOFLOW = "_annotations.coco.json"
+NAME_FILES = ("classes.txt", "names.txt", "obj.names")
 # Names of a file that say nothing about the data, so that its folder gives the name.
 PLAIN_NAMES = ("data", "dataset")
 EVERY = 10
@@ -56,14 +72,21 @@ class Split:
     """Where the images of a part of the data are, and their ground truth.
 
     Attributes:
-        images: folder, or list (.txt); None where an annotation file alone says where.
-        truth: folder of label maps or of YOLO's text files, or a JSON; None for the usual places.
+        images: folder, or list (.txt); None where a COCO JSON alone says where.
+        masks: folder of label maps, or of panoptic PNGs.
+        annotations: COCO JSON, or folder of YOLO's text files.
         tenth: None for all images; True for every tenth one, False for all others.
     """
 
-    images: Path | None
-    truth: Path | None = None
+    images: Path | None = None
+    masks: Path | None = None
+    annotations: Path | None = None
     tenth: bool | None = None
+
+    @property
+    def json(self) -> Path | None:
+        """The COCO JSON, if there is one."""
+        return self.annotations if self.annotations and self.annotations.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -76,6 +99,8 @@ class DataFile:
         train: images that are trained on.
         val: images that are evaluated.
         names: names by value of a label map, category id or number of YOLO's; None where it says nothing.
+        things: which of these are things, where a panoptic JSON says so.
+        listed: whether `names` is a list of all classes, so that a larger number of YOLO's is a mistake.
         ignore: value of a label map that stands for no class.
         others: names and files of other data sets that are evaluated too.
         held_out: first names of classes that training does not show.
@@ -86,6 +111,8 @@ class DataFile:
     train: Split
     val: Split
     names: Mapping[int, str] | None = None
+    things: Mapping[int, bool] | None = None
+    listed: bool = False
     ignore: int = SPARE[0]
     others: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
@@ -99,6 +126,9 @@ class DataFile:
             )
         classes = class_names(list(self.names.values()), origin=f'"names" of {self.origin}')
         entries = [{"dataset_id": n, "names": list(c)} for n, c in zip(self.names, classes)]
+        if self.things is not None:
+            for entry, number in zip(entries, self.names):
+                entry["isthing"] = self.things[number]
         whole = parse_vocabulary({"name": self.name, "classes": entries}, str(self.origin))
         firsts = [entry.names[0] for entry in whole.classes]
         for name in self.held_out:
@@ -138,15 +168,18 @@ def register_data(path: str | os.PathLike[str], task: str) -> OwnData:
 
     Args:
         path: YAML file, folder or COCO JSON.
-        task: one of `TASKS`.
+        task: semantic, panoptic, detection or distillation.
 
     Raises:
         InputError: nothing usable is there, or it is not for this task; other data are registered by this name.
     """
-    if task not in TASKS:
-        raise InputError(f'no task "{task}": {nearest(task, TASKS)}')
-    data = read_data(path)
-    train, val = (REGISTER[task](data, part) for part in ("train", "val"))
+    if task not in REGISTER:
+        raise InputError(f'no task "{task}": {nearest(task, REGISTER)}')
+    data = read_data(path, task)
+    train = REGISTER[task](data, "train")
+    if task == "distillation":  # regions are recognised in panoptic data alone
+        return OwnData(train, ())
+    val = REGISTER[task](data, "val")
     return OwnData(train, (val, *(_other(other, data, task) for other in data.others)))
 
 
@@ -161,31 +194,42 @@ def _other(other: str, data: DataFile, task: str) -> str:
             f'{data.origin}: "others" has "{other}", which is no registered data set and no file {place}: '
             f"{nearest(other, known)}"
         )
-    return REGISTER[task](read_data(place), "val")
+    return REGISTER[task](read_data(place, task), "val")
 
 
-def read_data(path: str | os.PathLike[str]) -> DataFile:
+def read_data(path: str | os.PathLike[str], task: str) -> DataFile:
     """Read what says where the data are; no image is opened.
 
+    Args:
+        path: YAML file, folder or COCO JSON.
+        task: decides which ground truth is looked for, and where.
+
     Raises:
-        InputError: no such file, an unknown key, `download`, or values of another type.
+        InputError: no such file, an unknown key, `download`, values of another type; no ground truth of the task.
     """
     place = Path(os.path.abspath(home_expanded(path, "give a whole path")))
-    if place.is_dir():
-        for name in PLAIN_NAMES:
-            for file in (place / f"{name}.yaml", place / f"{name}.yml"):
-                if file.is_file():
-                    return _read_yaml(file)
-        return _read_folder(place)
+    within = [place / f"{name}.{ending}" for name in PLAIN_NAMES for ending in ("yaml", "yml")]
     if not place.exists():
         raise InputError(
             f"data {path}: there is no such file: give a YAML file, a folder or a COCO JSON"
         )
-    if place.suffix.lower() in (".yaml", ".yml"):
-        return _read_yaml(place)
-    if place.suffix.lower() == ".json":
-        return _with_val(DataFile(place, place.parent, Split(None, place), Split(None)))
-    raise InputError(f"data {path}: give a YAML file, a folder or a COCO JSON")
+    if place.is_dir():
+        data = next((_read_yaml(file) for file in within if file.is_file()), None) or _read_folder(
+            place
+        )
+    elif place.suffix.lower() in (".yaml", ".yml"):
+        data = _read_yaml(place)
+    elif place.suffix.lower() == ".json":
+        data = DataFile(place, place.parent, Split(annotations=place), Split())
+    else:
+        raise InputError(f"data {path}: give a YAML file, a folder or a COCO JSON")
+    if task == "distillation":
+        return data
+    if data.val == Split():
+        train = data.train
+        data = replace(data, train=replace(train, tenth=False), val=replace(train, tenth=True))
+    data = replace(data, train=_located(data, data.train, task), val=_located(data, data.val, task))
+    return _named(data, task)
 
 
 def _read_yaml(path: Path) -> DataFile:
@@ -209,25 +253,17 @@ def _read_yaml(path: Path) -> DataFile:
     names = _names(tree["names"], path) if "names" in tree else None
     if names and "ignore" in tree and ignore in names:
         raise InputError(f'{path}: "ignore" is {ignore}, and "names" names it: leave one out')
-    data = DataFile(
+    return DataFile(
         origin=path,
         root=root,
         train=_split(tree["train"], "train", root, path),
-        val=_split(tree["val"], "val", root, path) if tree.get("val") else Split(None),
+        val=_split(tree["val"], "val", root, path) if tree.get("val") else Split(),
         names=names,
+        listed=isinstance(tree.get("names"), list),
         ignore=ignore,
         others=_texts(tree.get("others", []), "others", path),
         held_out=_texts(tree.get("held_out", []), "held_out", path),
     )
-    return _with_val(data)
-
-
-def _with_val(data: DataFile) -> DataFile:
-    """The data with every tenth image of `train` as `val`, if they have none."""
-    if data.val != Split(None):
-        return data
-    train = data.train
-    return replace(data, train=replace(train, tenth=False), val=replace(train, tenth=True))
 
 
 def _text(value: object, key: str, path: Path) -> str:
@@ -267,17 +303,16 @@ def _split(value: object, key: str, root: Path, path: Path) -> Split:
                 hint = nearest(str(part), SPLIT_KEYS)
                 raise InputError(f'{path}: unknown key "{part}" in "{key}": {hint}')
         paths = {p: _existing(one, f"{key}: {p}", root, path) for p, one in value.items()}
-        truth = [paths[part] for part in SPLIT_KEYS[1:] if part in paths]
-        if len(truth) > 1 or not paths:
+        if not paths or {"annotations", "labels"} <= paths.keys():
             raise InputError(
-                f'{path}: "{key}" has {", ".join(value) or "nothing"}: give images, and one of masks, annotations and '
-                "labels"
+                f'{path}: "{key}" has {", ".join(value) or "nothing"}: give images, and their labels'
             )
-        return Split(paths.get("images"), truth[0] if truth else None)
+        truth = paths.get("annotations", paths.get("labels"))
+        if truth and truth.is_dir() and "masks" not in paths and _has(truth, ENDINGS):
+            return Split(paths.get("images"), truth)
+        return Split(paths.get("images"), paths.get("masks"), truth)
     place = _existing(value, key, root, path)
-    if place.suffix.lower() == ".json":
-        return Split(None, place)
-    return Split(place)
+    return Split(annotations=place) if place.suffix.lower() == ".json" else Split(place)
 
 
 def _existing(value: object, key: str, root: Path, path: Path) -> Path:
@@ -288,7 +323,82 @@ def _existing(value: object, key: str, root: Path, path: Path) -> Path:
 
 
 def _read_folder(folder: Path) -> DataFile:
-    raise InputError(f"{folder} has no data.yaml: write one")
+    """A folder without a YAML file: its parts by the usual names."""
+    train = _part_of(folder, ("train", "training"))
+    if train == Split():
+        train = Split(folder / "images" if (folder / "images").is_dir() else folder)
+    lists = [folder / name for name in NAME_FILES if (folder / name).is_file()]
+    names = None
+    if lists:
+        lines = read_text(lists[0], "list of names", "utf-8-sig").splitlines()
+        names = dict(enumerate(line.strip() for line in lines if line.strip()))
+    return DataFile(folder, folder, train, _part_of(folder, VAL_FOLDERS), names, listed=True)
+
+
+def _part_of(folder: Path, names: Iterable[str]) -> Split:
+    for name in names:
+        for images in (folder / name / "images", folder / "images" / name, folder / name):
+            if images.is_dir():
+                json = images / ROBOFLOW
+                return Split(images, annotations=json if json.is_file() else None)
+    return Split()
+
+
+def _has(folder: Path, endings: Iterable[str]) -> bool:
+    return any(path.suffix.lower() in endings for path in _files(folder))
+
+
+def _located(data: DataFile, split: Split, task: str) -> Split:
+    """The part with its ground truth, which is looked for beside the images where nothing says where it is."""
+    if split.json or split.masks or split.annotations:
+        return split
+    assert split.images is not None
+    parts = split.images.parts
+    places = [index for index, part in enumerate(parts) if part.lower() == "images"]
+    for name in ("masks", "labels", "annotations") if places else ():
+        folder = Path(*parts[: places[-1]], name, *parts[places[-1] + 1 :])
+        if folder.is_dir() and task == "semantic" and _has(folder, ENDINGS):
+            return replace(split, masks=folder)
+        if folder.is_dir() and task != "panoptic" and _has(folder, (".txt",)):
+            return replace(split, annotations=folder)
+    raise InputError(f"{data.origin}: where are the labels of {split.images}? {WHERE[task]}")
+
+
+WHERE = {
+    "semantic": "Give {images: ..., masks: ...} with a folder of label maps, or {images: ..., annotations: ...} with a "
+    "COCO JSON",
+    "panoptic": "Give {images: ..., annotations: ..., masks: ...} with a panoptic JSON and the folder of its PNGs",
+    "detection": "Give {images: ..., annotations: ...} with a COCO JSON, or labels: ... with YOLO's text files",
+}
+
+
+def _named(data: DataFile, task: str) -> DataFile:
+    """The data with the classes of their COCO JSON, where they name none, and with its things."""
+    json = data.train.json
+    if json is None or (data.names is not None and task != "panoptic"):
+        return data
+    categories = coco_list(read_coco_json(json), "categories", json)
+    names = category_names({"categories": categories}, json)
+    # Roboflow lists the group of all classes as if it was one.
+    groups = {
+        entry.get("supercategory")
+        for entry in categories
+        if entry.get("name") != entry.get("supercategory")
+    }
+    groups &= {entry["name"] for entry in categories if entry.get("supercategory") == "none"}
+    chosen = data.names or {
+        n: name.replace("|", " ") for n, name in names.items() if name not in groups
+    }
+    if task != "panoptic":
+        return replace(data, names=chosen)
+    things = {entry["id"]: bool(entry.get("isthing")) for entry in categories if "isthing" in entry}
+    for number in chosen:
+        if number not in things:
+            raise InputError(
+                f'{json}: category {number} of "names" is not among its "categories", or lacks "isthing", which says '
+                "whether it is a thing: give a panoptic JSON, or correct the number"
+            )
+    return replace(data, names=chosen, things=things)
 
 
 def image_files(source: Path) -> list[Path]:
@@ -325,7 +435,7 @@ def _files(folder: Path) -> Iterator[Path]:
                 yield Path(place, name)
 
 
-def by_stem(files: Sequence[Path], folder: Path | None) -> dict[str, Path]:
+def _by_stem(files: Sequence[Path], folder: Path | None) -> dict[str, Path]:
     """Files by their path below a folder without its ending, or by their stem where there is no folder.
 
     Raises:
@@ -343,42 +453,29 @@ def by_stem(files: Sequence[Path], folder: Path | None) -> dict[str, Path]:
     return stems
 
 
-def beside(images: Path, names: Sequence[str]) -> Path | None:
-    """The folder of the ground truth of a folder of images by the usual rule: .../images/... -> .../masks/..."""
-    parts = images.parts
-    places = [index for index, part in enumerate(parts) if part.lower() == "images"]
-    for name in names if places else ():
-        folder = Path(*parts[: places[-1]], name, *parts[places[-1] + 1 :])
-        if folder.is_dir():
-            return folder
-    return None
-
-
-def _pairs(data: DataFile, split: Split, maps: Path) -> list[tuple[Path, Path]]:
-    """Images with their label maps, sorted; what lacks the other is left out, and counted in the log.
-
-    Raises:
-        InputError: no pair; two files of one stem.
-    """
+def _with_labels(
+    data: DataFile, split: Split, labels: Path, endings: Iterable[str]
+) -> dict[str, list[Path]]:
+    """Images and their files of labels by name, sorted: [image, labels], or [image] where there are none."""
     assert split.images is not None
     folder = split.images if split.images.is_dir() else None
-    images = by_stem(image_files(split.images), folder)
-    labels = by_stem(
-        [path for path in _files(maps) if path.suffix.lower() in ENDINGS], folder and maps
-    )
-    both = sorted(images.keys() & labels.keys())
+    images = _by_stem(image_files(split.images), folder)
+    files = [path for path in _files(labels) if path.suffix.lower() in endings]
+    labelled = _by_stem(files, folder and labels)
+    both = images.keys() & labelled.keys()
     if not both:
         raise InputError(
-            f"{data.origin}: no image of {split.images} has a label map of its name in {maps}: there are "
-            f"{images[min(images)].name} and {labels[min(labels)].name if labels else 'no map'}"
+            f"{data.origin}: no image of {split.images} has a file of its name in {labels}: there are "
+            f"{images[min(images)].name} and {labelled[min(labelled)].name if labelled else 'no labels'}"
         )
-    lacking = len(images) - len(both), len(labels) - len(both)
-    if any(lacking):
+    if len(both) < max(len(images), len(labelled)):
         logger.warning(
-            "%s: %d images have no label map and %d label maps no image; %d pairs remain",
-            *(data.origin, *lacking, len(both)),
+            "%s: %d images of %s have no labels, and %d files of labels have no image",
+            *(data.origin, len(images) - len(both), split.images, len(labelled) - len(both)),
         )
-    return [(images[stem], labels[stem]) for stem in _part(both, split)]
+    return {
+        s: [images[s], *([labelled[s]] if s in both else [])] for s in _part(sorted(images), split)
+    }
 
 
 def _part(items: Sequence[Any], split: Split) -> Sequence[Any]:
@@ -387,8 +484,76 @@ def _part(items: Sequence[Any], split: Split) -> Sequence[Any]:
     return [item for index, item in enumerate(items) if (index % EVERY == 0) == split.tenth]
 
 
+def _content(data: DataFile, part: str) -> JsonObject:
+    """Images and annotations of a part of the data in COCO's format; those of classes without a name are left out.
+
+    "left_out" counts these by the name that the file has for them.
+    """
+    split: Split = getattr(data, part)
+    source, named = split.annotations, data.vocabulary(training=part == "train").dataset_id_to_index
+    assert source is not None
+    if split.json:
+        content = read_coco_json(source)
+        content["images"] = images = _part(coco_list(content, "images", source), split)
+    else:
+        pairs = _with_labels(data, split, source, (".txt",))
+        content = yolo_content(pairs, data.names or {}, data.listed)
+        images = content["images"]
+    ids = {image["id"] for image in images if isinstance(image.get("id"), int | str)}
+    kept, left_out = list[JsonObject](), Counter[Any]()
+    for annotation in coco_list(content, "annotations", source):
+        if split.tenth is not None and annotation.get("image_id") not in ids:
+            continue  # of the other part
+        if isinstance(segments := annotation.get("segments_info"), list):
+            others = [
+                one
+                for one in segments
+                if isinstance(one, dict) and one.get("category_id") not in named
+            ]
+            annotation["segments_info"] = [one for one in segments if one not in others]
+            annotation["void_segments"] = tuple(one.get("id") for one in others)
+            left_out.update(one.get("category_id") for one in others)
+        elif annotation.get("category_id") not in named:
+            left_out[annotation.get("category_id")] += 1
+            continue
+        elif isinstance(box := annotation.get("bbox"), list) and len(box) == 4:
+            annotation.setdefault("area", box[2] * box[3])
+        kept.append(annotation)
+    if not kept:
+        raise InputError(
+            f'{source}: none of its annotations is of a class of {data.origin}: correct the numbers of "names"'
+        )
+    names = category_names(content, source)
+    content["annotations"] = kept
+    content["left_out"] = {str(names.get(n, n)): count for n, count in left_out.items()}
+    return content
+
+
+def _image_root(split: Split) -> Path:
+    """Folder to which the file names of a COCO JSON are relative: the first of the usual ones that has one."""
+    if split.json is None or (split.images and split.images.is_dir()):
+        assert split.images is not None
+        return split.images
+    images = coco_list(read_coco_json(split.json), "images", split.json)
+    name = str(images[0].get("file_name", ""))
+    folder, part = split.json.parent, split.json.stem.rpartition("_")[2]
+    places = [
+        folder,
+        folder / "images",
+        folder.parent,
+        folder.parent / "images",
+        folder.parent / part,
+    ]
+    places.append(folder.parent / "images" / part)
+    return next((place for place in places if name and (place / name).is_file()), folder)
+
+
 def _register(
-    data: DataFile, part: str, kind: str, records: Callable[[], list[Record]], **metadata: object
+    data: DataFile,
+    part: str,
+    kind: str,
+    records: Callable[[], list[Record]],
+    metadata: Mapping[str, Any],
 ) -> str:
     """Register a part of the data; returns its name."""
     name = f"{data.name}_{part}_{kind}"
@@ -408,32 +573,124 @@ def _register(
 
 def _semantic(data: DataFile, part: str) -> str:
     split: Split = getattr(data, part)
-    if split.images is None:
-        raise InputError(f"{data.origin}: {split.truth} has no label maps: give images and masks")
-    maps = split.truth or beside(split.images, ("masks", "labels", "annotations"))
-    if maps is None or not maps.is_dir():
-        raise InputError(
-            f"{data.origin}: where are the label maps of {split.images}? Give {{images: ..., masks: ...}}"
-        )
     vocabulary = data.vocabulary(training=part == "train")
     return _register(
-        *(data, part, "sem_seg", functools.partial(_semantic_records, data, split, maps)),
-        image_root=str(split.images),
-        sem_seg_root=str(maps),
-        ignore_label=SPARE[len(vocabulary) > SPARE[0]],
-        label_values=vocabulary.dataset_id_to_index,
-        vocabulary=vocabulary,
-        evaluator_type="sem_seg",
-        stuff_classes=list(vocabulary.names),
+        *(data, part, "sem_seg", functools.partial(_semantic_records, data, part)),
+        {
+            "image_root": str(_image_root(split)),
+            "sem_seg_root": str(split.masks or split.annotations),
+            "ignore_label": SPARE[len(vocabulary) > SPARE[0]],
+            "label_values": vocabulary.dataset_id_to_index,
+            "vocabulary": vocabulary,
+            "evaluator_type": "sem_seg",
+            "stuff_classes": list(vocabulary.names),
+        },
     )
 
 
-def _semantic_records(data: DataFile, split: Split, maps: Path) -> list[Record]:
-    return [
-        {"file_name": str(image), "sem_seg_file_name": str(labels), "image_id": image.stem}
-        for image, labels in _pairs(data, split, maps)
-    ]
+def _semantic_records(data: DataFile, part: str) -> list[Record]:
+    """Records with label maps, or with what one is painted of ("painted")."""
+    split: Split = getattr(data, part)
+    if split.masks and not split.json:
+        pairs = _with_labels(data, split, split.masks, ENDINGS).items()
+        return [
+            {"file_name": str(files[0]), "sem_seg_file_name": str(files[1]), "image_id": stem}
+            for stem, files in pairs
+            if len(files) > 1
+        ]
+    index_of = data.vocabulary(training=part == "train").dataset_id_to_index
+    source = MadeAnnotations(str(split.annotations), functools.partial(_content, data, part))
+    root = _image_root(split)
+    content = source.make()
+    if "segments_info" in content["annotations"][0]:
+        records = panoptic_records(source, root, _png_folder(data, split))
+        for record in records:
+            record["sem_seg_file_name"] = record.pop("pan_seg_file_name")
+            record["painted"] = [
+                (s["id"], index_of[s["category_id"]]) for s in record.pop("segments_info")
+            ]
+    else:
+        records = instance_records(content, source, root, index_of, masks=True)
+        for record in records:
+            record["sem_seg_file_name"] = str(source)
+            # The largest first, so that none hides another.
+            objects = sorted(record.pop("annotations"), key=_extent, reverse=True)
+            record["painted"] = [(entry["segmentation"], entry["label"]) for entry in objects]
+    return [record for record in records if record["painted"]]
+
+
+def _extent(entry: Record) -> float:
+    x0, y0, x1, y1 = entry["bbox"]
+    return float((x1 - x0) * (y1 - y0))
+
+
+def _png_folder(data: DataFile, split: Split) -> Path:
+    """Folder of the PNGs of a panoptic JSON: that which is named, or one called as the file."""
+    assert split.json is not None
+    places = [split.masks] if split.masks else [p / split.json.stem for p in split.json.parents[:2]]
+    for place in places:
+        if place.is_dir():
+            return place
+    raise InputError(f"{data.origin}: where are the PNGs of {split.json}? {WHERE['panoptic']}")
+
+
+def _panoptic(data: DataFile, part: str) -> str:
+    split: Split = getattr(data, part)
+    if split.json is None:
+        raise InputError(
+            f"{data.origin}: there is no panoptic JSON of {split.images}: {WHERE['panoptic']}"
+        )
+    pngs = {"panoptic_root": str(_png_folder(data, split)), "evaluator_type": "coco_panoptic_seg"}
+    return _annotated(data, part, "panoptic", "panoptic_json", PanopticSet, pngs)
+
+
+def _detection(data: DataFile, part: str) -> str:
+    if getattr(data, part).annotations is None:
+        raise InputError(f"{data.origin} has label maps, and no boxes: {WHERE['detection']}")
+    return _annotated(data, part, "boxes", "json_file", DetectionSet, {"evaluator_type": "coco"})
+
+
+def _annotated(
+    data: DataFile, part: str, kind: str, key: str, entry: type[DataSet], metadata: dict[str, Any]
+) -> str:
+    """Register a part whose annotations are in COCO's format, or are brought into it."""
+    split: Split = getattr(data, part)
+    vocabulary = data.vocabulary(training=part == "train")
+    make = functools.partial(_content, data, part)
+    records = functools.partial(standard_records, f"{data.name}_{part}_{kind}", entry)
+    return _register(
+        *(data, part, kind, records),
+        {
+            "image_root": str(_image_root(split)),
+            key: MadeAnnotations(str(split.annotations), make),
+            "vocabulary": vocabulary,
+            "thing_classes": list(vocabulary.names),
+            **metadata,
+        },
+    )
+
+
+def _distillation(data: DataFile, part: str) -> str:
+    split: Split = getattr(data, part)
+    source = str(split.json or split.images)
+    annotations = MadeAnnotations(source, functools.partial(_images_alone, split))
+    root = str(_image_root(split))
+    records = functools.partial(image_records, annotations, root)
+    return _register(data, part, "images", records, {"image_root": root, "json_file": annotations})
+
+
+def _images_alone(split: Split) -> JsonObject:
+    if split.json:
+        return {"images": _part(coco_list(read_coco_json(split.json), "images", split.json), split)}
+    assert split.images is not None
+    files = map(str, _part(image_files(split.images), split))
+    return {"images": [{"id": file, "file_name": file} for file in files]}
 
 
 # Task -> what registers the part "train" or "val" of data, and returns its name.
-REGISTER: dict[str, Callable[[DataFile, str], str]] = {"semantic": _semantic}
+REGISTER: dict[str, Callable[[DataFile, str], str]] = {
+    "semantic": _semantic,
+    "panoptic": _panoptic,
+    "detection": _detection,
+    "distillation": _distillation,
+}

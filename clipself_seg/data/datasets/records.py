@@ -559,15 +559,19 @@ def detection_records(name: str, *, training: bool = False, masks: bool = False)
     return kept
 
 
-def standard_records(name: str) -> list[Record]:
-    """Records of a data set of the table in Detectron2's standard, for its tools and the mappers of others.
+def standard_records(name: str, kind: type[DataSet] = DataSet) -> list[Record]:
+    """Records of a data set in Detectron2's standard, for its tools and the mappers of others.
+
+    Args:
+        name: of the table; or of a `kind` that is not in it.
+        kind: PanopticSet or DetectionSet.
 
     Category ids are indices into the vocabulary. Those for distillation and regions have all that their file is for.
 
     Raises:
         InputError: as the function that reads the task's records.
     """
-    match DATASETS[name]:
+    match DATASETS[name] if name in DATASETS else find_dataset(name, kind):
         case SemSegSet():
             return sem_seg_records(name)
         case PanopticSet(vocabulary=vocabulary):

@@ -11,10 +11,11 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
 
+from clipself_seg.data.annotations import MadeAnnotations
 from clipself_seg.data.vocabulary import NamedVocabulary, class_entries, load_vocabulary
 from clipself_seg.files import home_expanded
 
@@ -127,7 +128,7 @@ class NeededPath(NamedTuple):
         key: its entry in the metadata of Detectron2's catalogue.
     """
 
-    relative: str
+    relative: str | MadeAnnotations
     command: str = ""
     task: str = ""
     key: str = ""
@@ -161,7 +162,7 @@ class DataSet:
 
     root: DataRoot
     images: str
-    annotations: str
+    annotations: str | MadeAnnotations
     vocabulary: NamedVocabulary = ""
     panoptic_root: str = ""
     evaluator: str | None = None
@@ -169,8 +170,10 @@ class DataSet:
     prepare: str = ""
     archive: str = ""
 
-    def path(self, relative: str) -> Path:
+    def path(self, relative: str | MadeAnnotations) -> Path:
         """Path on this machine of one of the paths above, with the root that the environment names now."""
+        if isinstance(relative, MadeAnnotations):
+            return cast(Path, relative)  # is used as one: read, asked whether it exists, and named
         return self.root.path / relative
 
     def needed(self, tasks: Collection[str] = ()) -> list[NeededPath]:

@@ -18,7 +18,7 @@ from clipself_seg.data.images import truth_pixels
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.mappers.samples import Configurable, Sample
-from clipself_seg.data.masks import read_panoptic_png
+from clipself_seg.data.masks import read_segments
 from clipself_seg.data.vocabulary import NamedVocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results, label_file_of, oracle_numbers
@@ -358,7 +358,7 @@ class FusionsEvaluator(DatasetEvaluator):
         """
         for sample, output in zip(inputs, outputs, strict=True):
             if self._segments:
-                png = read_panoptic_png(sample["pan_seg_file_name"], truth_pixels(sample))
+                png = read_segments(sample, truth_pixels(sample))
                 sample = {**sample, "pan_seg": png}
             for name, evaluators in self._every.items():
                 for evaluator in evaluators:

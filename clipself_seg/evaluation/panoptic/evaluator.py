@@ -17,7 +17,7 @@ import numpy as np
 from detectron2.utils import comm
 
 from clipself_seg.data.images import truth_pixels
-from clipself_seg.data.masks import read_panoptic_png
+from clipself_seg.data.masks import read_segments
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.evaluator import (
     ImageEvaluator,
@@ -84,7 +84,7 @@ class PanopticQualityEvaluator(ImageEvaluator[ImageMatches]):
             png = sample["pan_seg_file_name"]
             read = sample.get("pan_seg")
             truth = panoptic_map(
-                read_panoptic_png(png, truth_pixels(sample)) if read is None else read,
+                read_segments(sample, truth_pixels(sample)) if read is None else read,
                 sample["segments_info"],
                 self.vocabulary.dataset_id_to_index,
                 f"{png} and the entry of image {sample['image_id']} in {self.panoptic_json}",

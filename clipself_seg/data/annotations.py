@@ -599,7 +599,7 @@ def instance_records(
     image_root: Source,
     index_of: dict[int, int],
     *,
-    masks: bool = False,
+    masks: bool | None = False,
     min_side: int = 1,
 ) -> list[Record]:
     """Records of all images of a file with their objects, in file order; there may be none of them.
@@ -612,7 +612,7 @@ def instance_records(
         path: path of the file, for errors.
         image_root: folder to which file names are relative.
         index_of: index in the vocabulary by category id.
-        masks: whether objects have a "segmentation".
+        masks: whether objects have a "segmentation"; None for those that have one in the file.
         min_side: smallest side in pixels of an image that is not left out.
 
     Returns:
@@ -642,7 +642,7 @@ def instance_records(
             if box is not None:
                 label = index_of[annotation["category_id"]]
                 entry = {"bbox": box, "label": label, "iscrowd": 0}
-                if masks:
+                if masks or (masks is None and annotation.get("segmentation")):
                     entry["segmentation"] = _segmentation(annotation, path)
                 record["annotations"].append(entry)
     return list(records.values())

@@ -515,14 +515,16 @@ def _named(pattern: str, image_id: object) -> str:
     return pattern.replace("{city}", city).replace("{id}", str(image_id))
 
 
-def detection_records(name: str, *, training: bool = False, masks: bool = False) -> list[Record]:
+def detection_records(
+    name: str, *, training: bool = False, masks: bool | None = False
+) -> list[Record]:
     """Records of the images of a data set for detection with their objects, in the order of its file.
 
     Args:
         name: name of the data set.
         training: leave out images with a side below `TRAINING_MIN_SIDE`, and those without an annotation
             of a class; one that has only crowds stays, and has no objects.
-        masks: whether objects have a "segmentation".
+        masks: whether objects have a "segmentation"; None for those that have one in the file.
 
     Returns:
         Records as of `annotations.instance_records`.
@@ -577,7 +579,7 @@ def standard_records(name: str, kind: type[DataSet] = DataSet) -> list[Record]:
         case PanopticSet(vocabulary=vocabulary):
             return _standard_segments(panoptic_set_records(name), load_vocabulary(vocabulary))
         case DetectionSet():
-            records = detection_records(name, masks=True)
+            records = detection_records(name, masks=None)
             for record in records:
                 record["annotations"] = [_standard_object(entry) for entry in record["annotations"]]
             return records
@@ -606,12 +608,13 @@ def _standard_segments(records: list[Record], vocabulary: Vocabulary) -> list[Re
 
 
 def _standard_object(entry: Record) -> Record:
+    mask = {"segmentation": entry["segmentation"]} if "segmentation" in entry else {}
     return {
         "bbox": list(entry["bbox"]),
         "bbox_mode": BoxMode.XYXY_ABS,
         "category_id": entry["label"],
-        "segmentation": entry["segmentation"],
         "iscrowd": 0,
+        **mask,
     }
 
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from clipself_seg.data.datasets.own import register_data
-from clipself_seg.data.datasets.records import find_dataset, sem_seg_records
-from clipself_seg.data.datasets.table import SemSegSet
-from clipself_seg.data.masks import read_labels_of
+from clipself_seg.data.datasets.records import (
+    detection_records,
+    distillation_records,
+    find_dataset,
+    panoptic_set_records,
+    sem_seg_records,
+)
+from clipself_seg.data.datasets.table import DetectionSet, PanopticSet, SemSegSet
+from clipself_seg.data.masks import read_labels_of, read_panoptic_ids, read_segments
 from clipself_seg.errors import InputError
 
 YAML = """
@@ -109,12 +118,11 @@ def test_the_same_path_is_read_again_and_another_of_its_name_is_refused(folder):
         ("val: images/val", 'has no "train"'),
         ("train: images/train", 'has no "names"'),
         (YAML.replace("images/train", "{image: images}"), 'unknown key "image" in "train": did'),
-        (YAML.replace("images/train", "masks/train"), "where are the label maps of .*masks/train"),
+        (YAML.replace("images/train", "masks/train"), "where are the labels of .*masks/train"),
+        (YAML.replace("images/train", "{images: images/train}") + "x: 1", 'unknown key "x"'),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(folder, text, message):
-    import re
-
     said = refused(folder, text)
     assert re.search(message, said) and "screws.yaml" in said
 
@@ -124,7 +132,160 @@ def test_pairs_are_by_name_and_what_lacks_the_other_is_counted(folder, caplog):
     (folder / "masks/train/x.png").write_bytes(b"")
     data = register_data(folder / "screws.yaml", "semantic")
     assert len(sem_seg_records(data.train)) == 10
-    assert "1 images have no label map and 1 label maps no image; 10 pairs remain" in caplog.text
+    said = "1 images of .*train have no labels, and 1 files of labels have no image"
+    assert re.search(said, caplog.text)
     (folder / "images/train/1.png").write_bytes(b"")
     with pytest.raises(InputError, match="1.png and .*1.jpg|1.jpg and .*1.png have one name, 1"):
         DatasetCatalog.get(data.train)
+
+
+CATEGORIES = [
+    {"id": 0, "name": "all", "supercategory": "none"},
+    {"id": 3, "name": "dog", "supercategory": "all", "isthing": 1},
+    {"id": 7, "name": "grass", "supercategory": "all", "isthing": 0},
+]
+SQUARE = [[0, 0, 30, 0, 30, 20, 0, 20]]
+
+
+def write_coco(path, images=12, **changes):
+    """A COCO JSON of images 0.jpg ... of 60 x 40 pixels: a dog of 30 x 20 pixels and grass of the whole image each."""
+    entries = [
+        {"id": n, "file_name": f"{n}.jpg", "width": 60, "height": 40} for n in range(1, images + 1)
+    ]
+    annotations = []
+    for entry in entries:
+        whole = [[0, 0, 60, 0, 60, 40, 0, 40]]
+        for category, mask, box in ((3, SQUARE, [0, 0, 30, 20]), (7, whole, [0, 0, 60, 40])):
+            one = {"image_id": entry["id"], "category_id": category, "bbox": box, "iscrowd": 0}
+            annotations.append(one | {"segmentation": mask, "id": len(annotations) + 1})
+    content = {"images": entries, "annotations": annotations, "categories": CATEGORIES} | changes
+    path.write_text(json.dumps(content))
+    return path
+
+
+def draw_images(folder, count=12):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(1, count + 1):
+        Image.new("RGB", (60, 40)).save(folder / f"{number}.jpg")
+
+
+def test_a_coco_json_alone_trains_boxes_and_painted_label_maps(tmp_path):
+    draw_images(tmp_path / "images")
+    path = write_coco(tmp_path / "parts.json")
+    data = register_data(path, "detection")
+    assert find_dataset(data.train, DetectionSet).vocabulary.names == ("dog", "grass")
+    assert len(DatasetCatalog.get(data.train)) == 10 and len(detection_records(data.test[0])) == 2
+    record = DatasetCatalog.get(data.train)[0]
+    assert record["file_name"] == str(tmp_path / "images/2.jpg")
+    assert [entry["category_id"] for entry in record["annotations"]] == [0, 1]
+    record = sem_seg_records(register_data(path, "semantic").train)[0]
+    labels = read_labels_of(record, num_classes=2, ignore_label=255, size=(60, 40))
+    assert (labels[:20, :30] == 0).all() and (labels[20:] == 1).all()
+
+
+def test_named_categories_alone_are_kept_and_held_out_ones_evaluated_alone(tmp_path):
+    draw_images(tmp_path / "images")
+    write_coco(tmp_path / "a.json")
+    text = (
+        "train: {images: images, annotations: a.json}\nval: {images: images, annotations: a.json}\n"
+    )
+    (tmp_path / "parts.yaml").write_text(
+        text + "names: {3: 'dog|puppy', 7: lawn}\nheld_out: [lawn]"
+    )
+    data = register_data(tmp_path / "parts.yaml", "detection")
+    counts = [
+        len(record["annotations"])
+        for name in (data.train, data.test[0])
+        for record in DatasetCatalog.get(name)[:1]
+    ]
+    assert counts == [1, 2]
+    (tmp_path / "parts.yaml").write_text(text + "names: {4: dog}")
+    data = register_data(tmp_path / "parts.yaml", "detection")
+    with pytest.raises(InputError, match="none of its annotations is of a class of .*parts.yaml"):
+        DatasetCatalog.get(data.train)
+
+
+def test_a_panoptic_json_trains_segments_and_label_maps_and_unnamed_ones_are_void(tmp_path):
+    draw_images(tmp_path / "images")
+    (tmp_path / "panoptic").mkdir()
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[..., 0] = 7
+    pixels[:20, :30, 0] = 3
+    annotations = []
+    for number in range(1, 13):
+        Image.fromarray(pixels).save(tmp_path / f"panoptic/{number}.png")
+        infos = [{"id": n, "category_id": n, "bbox": [0, 0, 60, 40], "area": 6} for n in (3, 7)]
+        entry = {"image_id": number, "file_name": f"{number}.png", "segments_info": infos}
+        annotations.append(entry)
+    path = write_coco(tmp_path / "panoptic.json", annotations=annotations)
+    data = register_data(path, "panoptic")
+    files = find_dataset(data.train, PanopticSet)
+    assert files.vocabulary.thing.tolist() == [True, False]
+    records = panoptic_set_records(data.train)
+    assert len(records) == 10 and set(np.unique(read_panoptic_ids(records[0]))) == {3, 7}
+    assert [s["isthing"] for s in DatasetCatalog.get(data.train)[0]["segments_info"]] == [
+        True,
+        False,
+    ]
+    record = sem_seg_records(register_data(path, "semantic").train)[0]
+    labels = read_labels_of(record, num_classes=2, ignore_label=255, size=(60, 40))
+    assert labels[0, 0] == 0 and labels[30, 50] == 1
+    (tmp_path / "parts.yaml").write_text("train: panoptic.json\nnames: {7: grass}")
+    record, *_ = panoptic_set_records(register_data(tmp_path / "parts.yaml", "panoptic").train)
+    assert (
+        set(np.unique(read_panoptic_ids(record))) == {0, 7} == set(np.unique(read_segments(record)))
+    )
+
+
+@pytest.fixture
+def yolo(tmp_path):
+    """Images and YOLO's text files of two splits, and a file of names."""
+    for split, count in (("train", 3), ("val", 1)):
+        draw_images(tmp_path / f"images/{split}", count)
+        (tmp_path / f"labels/{split}").mkdir(parents=True)
+        for number in range(1, count + 1):
+            text = "1 0.5 0.5 0.5 0.5\n0 0 0 0.5 0 0.5 0.5 0 0.5\n" * (number < 3)
+            (tmp_path / f"labels/{split}/{number}.txt").write_text(text)
+    (tmp_path / "classes.txt").write_text("dog\ngrass\n")
+    return tmp_path
+
+
+def test_a_folder_of_yolos_boxes_and_polygons_needs_no_yaml(yolo):
+    (yolo / "labels/train/3.txt").unlink()
+    data = register_data(yolo, "detection")
+    assert find_dataset(data.train, DetectionSet).vocabulary.names == ("dog", "grass")
+    first, second, empty = DatasetCatalog.get(data.train)
+    box, polygon = first["annotations"]
+    assert (box["category_id"], box["bbox"]) == (1, [15.0, 10.0, 45.0, 30.0])
+    assert (polygon["category_id"], polygon["bbox"]) == (0, [0.0, 0.0, 30.0, 20.0])
+    assert polygon["segmentation"] == [[0.0, 0.0, 30.0, 0.0, 30.0, 20.0, 0.0, 20.0]]
+    assert not empty["annotations"]
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("2 0.5 0.5 0.5 0.5", '1.txt, line 1: class 2, and "names" has 0 to 1'),
+        ("0 0.5 0.5 1.5 0.5", "1.txt, line 1: .* reaches beyond the image"),
+        ("0 30 50 20 20", "1.txt, line 1: .* reaches beyond the image"),
+        ("0 0.5 0.5 nan 0.5", "1.txt, line 1: .* reaches beyond the image"),
+        ("0 0.5 0.5 0.5 0.5 0.9", "1.txt, line 1 has 6 numbers: a box is"),
+        ("dog 0.5 0.5 0.5 0.5", "1.txt, line 1: 'dog 0.5 .* are no numbers"),
+    ],
+)
+def test_a_line_of_yolos_that_cannot_be_is_named(yolo, line, message):
+    (yolo / "labels/train/1.txt").write_text(line)
+    with pytest.raises(InputError, match=message):
+        DatasetCatalog.get(register_data(yolo, "detection").train)
+
+
+def test_images_alone_are_distilled_all_of_them(tmp_path):
+    draw_images(tmp_path / "train2017", 3)
+    data = register_data(tmp_path / "train2017", "distillation")
+    assert data.test == () and len(distillation_records([data.train], "grid")) == 3
+
+
+@pytest.mark.parametrize("task", ["detection", "panoptic"])
+def test_label_maps_alone_are_no_data_for_boxes_and_segments(folder, task):
+    with pytest.raises(InputError, match="where are the labels|no panoptic JSON|no boxes"):
+        register_data(folder / "screws.yaml", task)

@@ -81,6 +81,7 @@ def write_results(
     results: Mapping[str, Any],
     provenance: Mapping[str, Any],
     protocol: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> None:
     """Write `results.json`, atomically: the numbers, where they come from, and what they were measured with.
 
@@ -89,9 +90,10 @@ def write_results(
         results: JSON-serialisable.
         provenance: as `clipself_seg.provenance.provenance` returns it.
         protocol: name of a data set -> its protocol (`evaluation.protocol`), where there is one.
+        **more: further JSON-serialisable content, by its key.
     """
     content = {"results": dict(results), "provenance": dict(provenance)}
-    write_json(path, content | ({} if protocol is None else {"protocol": dict(protocol)}))
+    write_json(path, content | ({} if protocol is None else {"protocol": dict(protocol)}) | more)
 
 
 def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:

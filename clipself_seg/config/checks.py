@@ -114,7 +114,10 @@ CHECKS: tuple[Check, ...] = (
     Check(
         "numbers, each in [0, 1]",
         _fractions,
-        ("TEST.REGIONS.ALPHA_SWEEP", "TEST.PANOPTIC.SWEEP", "TEST.PANOPTIC.VOID_SWEEP"),
+        (
+            *("TEST.REGIONS.ALPHA_SWEEP", "TEST.PANOPTIC.SWEEP", "TEST.PANOPTIC.VOID_SWEEP"),
+            "SOLVER.MIX_WITH_START",
+        ),
     ),
     Check(
         "whole numbers of pixels, each at least 1",
@@ -170,6 +173,12 @@ RELATIONS: list[Relation] = [
         "MODEL.CLIP.DENSE",
         'another than "captions", whose loss reads no dense features: the gate would not learn',
         lambda target, dense: target != "captions" or dense != "gated_multi_value",
+    ),
+    Relation(
+        "SOLVER.MIX_WITH_START",
+        "MODEL.META_ARCHITECTURE",
+        "() for a distillation, whose mixtures with the original TEST.REGIONS.ALPHA_SWEEP evaluates",
+        lambda fractions, model: not fractions or model != "CLIPSelf",
     ),
     Relation(
         "INPUT.DETECTION.MIN_SCALE",

@@ -228,6 +228,9 @@ def _add_solver(cfg: CfgNode) -> None:
     cfg.SOLVER.SYNC_GRADIENTS = True
     # Precision under SOLVER.AMP.ENABLED: "float16" with loss scaling (code), or "bfloat16".
     cfg.SOLVER.AMP.DTYPE = "float16"
+    # Fractions of the trained weights, in [0, 1]: after the training the evaluation is repeated with start + f * (end -
+    # start) for 0, 1 and each of them, where the start is MODEL.WEIGHTS, and the best of them is named and written.
+    cfg.SOLVER.MIX_WITH_START = ()
     # How many of the newest checkpoints stay on disk.
     cfg.SOLVER.CHECKPOINT_KEEP = 2
     # Steps between two lines of the log.

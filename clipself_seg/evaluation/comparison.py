@@ -127,6 +127,8 @@ def _weights(provenance: Mapping[str, Any]) -> dict[str, str]:
         words.append(f"hash {shown(digits)}")
     if words and (steps := provenance.get("iterations")):
         words.append(f"{shown(steps)} steps")
+    if words and (fraction := provenance.get("fraction of the trained weights")) is not None:
+        words.append(f"mixed with the start, {shown(fraction)} of the trained ones")
     return {"weights": ", ".join(words)} if words else {}
 
 

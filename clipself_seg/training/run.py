@@ -6,9 +6,9 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, NamedTuple, TextIO, cast
 
 import torch
 from detectron2.config import CfgNode
@@ -24,6 +24,16 @@ from clipself_seg.clip.training_free import refuse_training
 from clipself_seg.data.loader import dead_workers_named
 from clipself_seg.errors import InputError, MissingFiles
 from clipself_seg.evaluation.base import Evaluation, Results
+from clipself_seg.evaluation.forgetting import (
+    NO_OTHERS,
+    TITLE,
+    Rows,
+    as_json,
+    forgetting_table,
+    knee_of,
+    plot_forgetting,
+    split_of,
+)
 from clipself_seg.evaluation.report import FILES, write_tables
 from clipself_seg.files import alone_in, atomic_path, naming_path, remove_leftovers
 from clipself_seg.memory import keep_freed_memory
@@ -31,6 +41,12 @@ from clipself_seg.models.build import architecture, build_model, require_run_fea
 from clipself_seg.models.protocol import Model, TrainableModel
 from clipself_seg.provenance import provenance, write_results
 from clipself_seg.training import HOOKS
+from clipself_seg.training.mixing import (
+    Mixture,
+    fractions_of,
+    start_of_run,
+    start_of_training,
+)
 from clipself_seg.training.settings import TrainingSettings
 from clipself_seg.training.tasks import task_of
 from clipself_seg.training.trainer import Trainer
@@ -124,6 +140,7 @@ def train(
         InputError: a model that does not train, or ``MODEL.CLIP.ATTENTION``, which is for evaluation.
     """
     refuse_training(cfg.MODEL.CLIP.ATTENTION)
+    fractions = fractions_of(cfg)
     cfg = _trainable(cfg).training_config(cfg)
     model = cast(TrainableModel, _built(cfg))
     task = task_of(cfg)
@@ -131,6 +148,7 @@ def train(
     _leave_out_missing(evaluation, model)
     data = task.training_data(model)
     model.setup_training(data.vocabulary)
+    start = start_of_training(model) if fractions else {}
     # Once nothing speaks against the run.
     written = CallbackHook(before_train=lambda trainer: _write_config(cfg))
     trainer = Trainer(
@@ -150,8 +168,8 @@ def train(
         path = Path(cfg.OUTPUT_DIR) / task.result_file
         model.export(path)
         logger.info("result of the training written to %s", path)
-    _write_numbers_of(evaluation, cfg, model, iterations=cfg.SOLVER.MAX_ITER, formats=formats)
-    evaluation(model)
+    outputs = RunOutputs(Path(cfg.OUTPUT_DIR), cfg.SOLVER.MAX_ITER, formats=formats)
+    _evaluate(evaluation, cfg, model, outputs, Mixture(model, start), fractions)
 
 
 def _leave_out_missing(evaluation: Evaluation[Any, Any], model: Model) -> None:
@@ -195,12 +213,56 @@ def evaluate(cfg: CfgNode, resume: bool, formats: Sequence[str] = ()) -> None:
     evaluation.check(model)
     if not evaluation.datasets:
         raise InputError("nothing to evaluate: DATASETS.TEST is empty")
+    fractions = fractions_of(cfg)
+    start = start_of_training(model) if fractions and resume else {}
     iterations = _load_trained(cfg, model) if resume else None
+    if fractions and not resume:
+        start = start_of_run(cfg, model)
     # What a training wrote about itself stays.
     suffix = "_eval" if _checkpoints(cfg).paths() else ""
     _write_config(cfg, suffix)
-    _write_numbers_of(evaluation, cfg, model, iterations=iterations, suffix=suffix, formats=formats)
-    evaluation(model)
+    outputs = RunOutputs(Path(cfg.OUTPUT_DIR), iterations, suffix, formats)
+    _evaluate(evaluation, cfg, model, outputs, Mixture(model, start), fractions)
+
+
+def _evaluate(
+    evaluation: Evaluation[Any, Any],
+    cfg: CfgNode,
+    model: Model,
+    outputs: RunOutputs,
+    mixture: Mixture,
+    fractions: Sequence[float],
+) -> None:
+    """Evaluate the weights as they are, then mixtures with the start, and write what all of them say."""
+    write = _write_numbers_of(evaluation, cfg, model, outputs)
+    results = evaluation(model)
+    if not fractions or not results:
+        return
+    rows = {1.0: {name: split_of(numbers) for name, numbers in results.items()}}
+    for fraction in fractions[1:]:
+        folder = outputs.file("mixing") / f"{fraction:g}"
+        logger.info("weights at %g between those before (0) and after (1) the training:", fraction)
+        with mixture.at(fraction), evaluation.writing_to(folder):
+            own = RunOutputs(folder, outputs.iterations, fraction=fraction)
+            _write_numbers_of(evaluation, cfg, model, own)
+            mixed = evaluation(model)
+        rows[fraction] = {name: split_of(numbers) for name, numbers in mixed.items()}
+    if comm.is_main_process():
+        write(results, rows)
+        _report_mixtures(rows, outputs)
+        if 0 < (knee := knee_of(rows) or 0) < 1:
+            path = outputs.folder / "model_mixed.pth"
+            with mixture.at(knee):
+                cast(TrainableModel, model).export(path)
+            logger.info("weights of the knee, %g, written to %s", knee, path)
+
+
+def _report_mixtures(rows: Rows, outputs: RunOutputs) -> None:
+    logger.info("%s:\n%s", TITLE, forgetting_table(rows))
+    knee = knee_of(rows)
+    logger.info("%s", NO_OTHERS if knee is None else f"Knee (*), the best harmonic mean: {knee:g}")
+    plot_forgetting(path := outputs.file("mixing.png"), rows)
+    logger.info("drawn in %s", path)
 
 
 def _built(cfg: CfgNode) -> Model:
@@ -235,20 +297,41 @@ def _load_trained(cfg: CfgNode, model: Model) -> int:
     return metadata["iteration"]
 
 
+class RunOutputs(NamedTuple):
+    """Where an evaluation writes what.
+
+    Attributes:
+        folder: folder of the files.
+        iterations: steps behind the weights, where that is known.
+        suffix: end of the files' names before their ending.
+        formats: what tables are written as too, out of `evaluation.report.FILES`.
+        fraction: of the trained weights in those that are evaluated, see `training.mixing`.
+    """
+
+    folder: Path
+    iterations: int | None
+    suffix: str = ""
+    formats: Sequence[str] = ()
+    fraction: float = 1.0
+
+    def file(self, name: str) -> Path:
+        """Path of a file, with the suffix before its ending."""
+        path = self.folder / name
+        return path.with_name(f"{path.stem}{self.suffix}{path.suffix}")
+
+
 def _write_numbers_of(
-    evaluation: Evaluation[Any, Any],
-    cfg: CfgNode,
-    model: Model,
-    *,
-    iterations: int | None,
-    suffix: str = "",
-    formats: Sequence[str] = (),
-) -> None:
-    """Lets an evaluation write its numbers with where they come from, and tables, anew after each data set."""
-    path = _with_suffix(Path(cfg.OUTPUT_DIR) / RESULTS_FILE, suffix)
+    evaluation: Evaluation[Any, Any], cfg: CfgNode, model: Model, outputs: RunOutputs
+) -> Callable[[Results, Rows], None]:
+    """Lets an evaluation write its numbers with where they come from, and tables, anew after each data set.
+
+    Returns:
+        Function that writes them once more, with what is known of mixtures.
+    """
+    path = outputs.file(RESULTS_FILE)
     weights = model.weights_hash() if comm.is_main_process() and evaluation.datasets else ""
 
-    def write(results: Results) -> None:
+    def write(results: Results, rows: Rows | None = None) -> None:
         if not comm.is_main_process():
             return
         metadata = provenance(
@@ -256,28 +339,27 @@ def _write_numbers_of(
             seed=cfg.SEED,
             weights_hash=weights,
             processes=comm.get_world_size(),
-            iterations=iterations,
+            iterations=outputs.iterations,
             **evaluation.metadata(),
         )
+        if outputs.fraction < 1:
+            metadata["fraction of the trained weights"] = outputs.fraction
         # Where a later data set fails, the file says what it lacks.
         if waiting := [name for name in evaluation.datasets if name not in results]:
             metadata["not evaluated"] = waiting
         protocols = {name: one.as_dict() for name, one in evaluation.protocols.items()}
-        write_results(path, results, metadata, protocols)
+        mixing = {"mixing": as_json(rows)} if rows else {}
+        write_results(path, results, metadata, protocols, **mixing)
         logger.info("results written to %s", path)
-        for style, name in (FILES[one] for one in formats):
-            file = _with_suffix(path.with_name(name), suffix)
-            write_tables(
-                file, evaluation.all_tables(results, style), style, evaluation.notes(results)
-            )
-            logger.info("tables written to %s", file)
+        for style, name in (FILES[one] for one in outputs.formats):
+            tables = evaluation.all_tables(results, style)
+            if rows:
+                tables[TITLE] = forgetting_table(rows, style)
+            write_tables(outputs.file(name), tables, style, evaluation.notes(results))
+            logger.info("tables written to %s", outputs.file(name))
 
     evaluation.finished = write
-
-
-def _with_suffix(path: Path, suffix: str) -> Path:
-    """A file beside a path, its name with a suffix before its ending."""
-    return path.with_name(f"{path.stem}{suffix}{path.suffix}")
+    return write
 
 
 class _Terminal(logging.StreamHandler):

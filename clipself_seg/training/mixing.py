@@ -1,0 +1,114 @@
+"""Weights between the start and the end of a training: start + f * (end - start), with f in [0, 1].
+
+What training changed is mixed: parameters, and the statistics of batch norms that train. Whole numbers, such as their
+counters, are those of the start for 0, else those of the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import cast
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor, nn
+
+from clipself_seg.checkpoints.choice import CONFIG
+from clipself_seg.checkpoints.locate import locate
+from clipself_seg.checkpoints.training_state import trained_tensors
+from clipself_seg.checkpoints.zoo import SCHEME
+from clipself_seg.errors import InputError
+from clipself_seg.models.build import build_model
+from clipself_seg.models.protocol import Model
+from clipself_seg.yaml_files import leaves, merge_layers, read_layers
+
+KEY = "SOLVER.MIX_WITH_START"
+Tensors = dict[str, Tensor]
+
+
+def fractions_of(cfg: CfgNode) -> list[float]:
+    """The fractions that are evaluated, 1 first, then 0; [] where nothing asks for mixtures.
+
+    Raises:
+        InputError: the configuration asks for mixtures of a training that has no start.
+    """
+    given = cfg.SOLVER.MIX_WITH_START
+    if given and not cfg.MODEL.WEIGHTS:
+        raise InputError(
+            f"{KEY} {tuple(given)} needs a model to start from, and MODEL.WEIGHTS is empty, so that the head begins "
+            "random: name the weights that the training goes on from, or leave the key out"
+        )
+    return list(dict.fromkeys((1.0, 0.0, *map(float, given)))) if given else []
+
+
+def start_of_training(model: Model) -> Tensors:
+    """Copies, on the CPU, of what a training will change."""
+    trained = trained_tensors(cast(nn.Module, model))
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in trained.items()}
+
+
+def start_of_run(cfg: CfgNode, model: Model) -> Tensors:
+    """What a finished run changed, as it was before, on the CPU.
+
+    The config.yaml beside the file of ``MODEL.WEIGHTS`` says what the run started from.
+
+    Args:
+        cfg: configuration of the evaluation.
+        model: has the weights of the end.
+
+    Raises:
+        InputError: nothing says what the start was, or it is no such model.
+    """
+    path = locate(cfg.MODEL.WEIGHTS.removeprefix(SCHEME))
+    config = path.parent / CONFIG
+    start = ""
+    if config.is_file():
+        start = str(dict(leaves(merge_layers(read_layers(config)))).get("MODEL.WEIGHTS") or "")
+    if not start or locate(start.removeprefix(SCHEME)).resolve() == path.resolve():
+        raise InputError(
+            f"{KEY} mixes the weights of a run with those that it started from, and nothing says what those of {path} "
+            f"are: keep the {CONFIG} of the training, with its MODEL.WEIGHTS, beside the file, or leave the key out"
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = start, "cpu"
+    end = cast(nn.Module, model).state_dict()
+    before = cast(nn.Module, build_model(cfg)).state_dict()
+    return {name: tensor for name, tensor in before.items() if not tensor.equal(end[name].cpu())}
+
+
+class Mixture:
+    """The weights of a model between a start and an end.
+
+    In memory of the CPU there are both, of what differs.
+    """
+
+    def __init__(self, model: Model, start: Mapping[str, Tensor]) -> None:
+        """
+        Args:
+            model: has the weights of the end.
+            start: tensors of the start by their names in the model.
+        """
+        state = cast(nn.Module, model).state_dict()
+        self._tensors = {name: state[name] for name in start}
+        self._start = start
+        self._end = {name: t.to("cpu", copy=True) for name, t in self._tensors.items()}
+
+    @contextlib.contextmanager
+    def at(self, fraction: float) -> Iterator[None]:
+        """Put start + fraction * (end - start) into the model meanwhile, and the end back; 0 and 1 are exact."""
+        self._put(fraction)
+        try:
+            yield
+        finally:
+            self._put(1.0)
+
+    @torch.no_grad()
+    def _put(self, fraction: float) -> None:
+        for name, tensor in self._tensors.items():
+            start, end = self._start[name], self._end[name]
+            if fraction in (0, 1) or not end.is_floating_point():
+                tensor.copy_(end if fraction else start)
+            else:
+                tensor.copy_(torch.lerp(start, end, fraction))

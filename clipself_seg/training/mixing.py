@@ -27,8 +27,12 @@ KEY = "SOLVER.MIX_WITH_START"
 Tensors = dict[str, Tensor]
 
 
-def fractions_of(cfg: CfgNode) -> list[float]:
+def fractions_of(cfg: CfgNode, trains: bool = False) -> list[float]:
     """The fractions that are evaluated, 1 first, then 0; [] where nothing asks for mixtures.
+
+    Args:
+        cfg: configuration. A training on ``DATASETS.DATA`` that has a start is evaluated before and after.
+        trains: whether it is a training.
 
     Raises:
         InputError: the configuration asks for mixtures of a training that has no start.
@@ -39,7 +43,9 @@ def fractions_of(cfg: CfgNode) -> list[float]:
             f"{KEY} {tuple(given)} needs a model to start from, and MODEL.WEIGHTS is empty, so that the head begins "
             "random: name the weights that the training goes on from, or leave the key out"
         )
-    return list(dict.fromkeys((1.0, 0.0, *map(float, given)))) if given else []
+    if not given and not (trains and cfg.DATASETS.DATA and cfg.MODEL.WEIGHTS):
+        return []
+    return list(dict.fromkeys((1.0, 0.0, *map(float, given))))
 
 
 def start_of_training(model: Model) -> Tensors:

@@ -31,6 +31,7 @@ from clipself_seg.evaluation.forgetting import (
     as_json,
     forgetting_table,
     knee_of,
+    means_of,
     plot_forgetting,
     split_of,
 )
@@ -140,7 +141,7 @@ def train(
         InputError: a model that does not train, or ``MODEL.CLIP.ATTENTION``, which is for evaluation.
     """
     refuse_training(cfg.MODEL.CLIP.ATTENTION)
-    fractions = fractions_of(cfg)
+    fractions = fractions_of(cfg, trains=True)
     cfg = _trainable(cfg).training_config(cfg)
     model = cast(TrainableModel, _built(cfg))
     task = task_of(cfg)
@@ -208,20 +209,23 @@ def evaluate(cfg: CfgNode, resume: bool, formats: Sequence[str] = ()) -> None:
         cfg = _trainable(cfg).training_config(cfg)
     else:
         architecture(cfg).require_trained(cfg)
+    fractions = fractions_of(cfg)
     model = _built(cfg)
-    evaluation = task_of(cfg).evaluation()
+    task = task_of(cfg)
+    evaluation = task.evaluation()
     evaluation.check(model)
     if not evaluation.datasets:
         raise InputError("nothing to evaluate: DATASETS.TEST is empty")
-    fractions = fractions_of(cfg)
     start = start_of_training(model) if fractions and resume else {}
     iterations = _load_trained(cfg, model) if resume else None
     if fractions and not resume:
         start = start_of_run(cfg, model)
     # What a training wrote about itself stays.
-    suffix = "_eval" if _checkpoints(cfg).paths() else ""
+    folder = Path(cfg.OUTPUT_DIR)
+    trained = _checkpoints(cfg).paths() or (folder / task.result_file).exists()
+    suffix = "_eval" if trained else ""
     _write_config(cfg, suffix)
-    outputs = RunOutputs(Path(cfg.OUTPUT_DIR), iterations, suffix, formats)
+    outputs = RunOutputs(folder, iterations, suffix, formats)
     _evaluate(evaluation, cfg, model, outputs, Mixture(model, start), fractions)
 
 
@@ -236,9 +240,9 @@ def _evaluate(
     """Evaluate the weights as they are, then mixtures with the start, and write what all of them say."""
     write = _write_numbers_of(evaluation, cfg, model, outputs)
     results = evaluation(model)
-    if not fractions or not results:
-        return
     rows = {1.0: {name: split_of(numbers) for name, numbers in results.items()}}
+    if not fractions or not means_of(rows[1.0]):
+        return
     for fraction in fractions[1:]:
         folder = outputs.file("mixing") / f"{fraction:g}"
         logger.info("weights at %g between those before (0) and after (1) the training:", fraction)

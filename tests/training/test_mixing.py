@@ -200,6 +200,9 @@ def start_model(start):
 
 def test_a_training_without_a_start_has_no_mixtures():
     assert fractions_of(configuration()) == []
+    assert fractions_of(configuration("DATASETS.DATA", "own.yaml"), trains=True) == []
+    data = configuration("DATASETS.DATA", "own.yaml", "MODEL.WEIGHTS", "start.pth")
+    assert fractions_of(data) == [] and fractions_of(data, trains=True) == [1, 0]
     with pytest.raises(InputError, match="needs a model to start from, and MODEL.WEIGHTS is empty"):
         fractions_of(configuration(KEY, "(0.5,)"))
     given = configuration(KEY, "(0.5, 1, 0.25)", "MODEL.WEIGHTS", "start.pth")

@@ -51,7 +51,8 @@ class TwoSets(Evaluation):
 
 def evaluated(cfg, model, fails, **options):
     evaluation = TwoSets(fails)
-    run._write_numbers_of(evaluation, cfg, model, iterations=None, **options)
+    outputs = run.RunOutputs(Path(cfg.OUTPUT_DIR), None, **options)
+    run._write_numbers_of(evaluation, cfg, model, outputs)
     return evaluation(model)
 
 

@@ -104,7 +104,9 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
                         outputs.append(inference_on_dataset(ask, batches, evaluator))
                     evaluators.append(evaluator)
                 results[name] = self._numbers(name, outputs)
-                add_metrics(results[name], self._confusion(evaluators[0]))
+                # An evaluation without a pass, such as a reader of files, counts no pixels.
+                confusion = self._confusion(evaluators[0]) if evaluators else None
+                add_metrics(results[name], confusion)
                 self.finished(results)
         if results and comm.is_main_process():
             self._report(results)

@@ -115,7 +115,8 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
     @contextlib.contextmanager
     def writing_to(self, folder: Path) -> Iterator[None]:
         """Writes files into another folder meanwhile."""
-        before, self.output_dir = self.output_dir, folder
+        before = self.output_dir
+        self.output_dir = folder
         try:
             yield
         finally:

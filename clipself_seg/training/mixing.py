@@ -78,7 +78,8 @@ def start_of_run(cfg: CfgNode, model: Model) -> Tensors:
         )
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = start, "cpu"
+    cfg.MODEL.WEIGHTS = start
+    cfg.MODEL.DEVICE = "cpu"
     end = cast(nn.Module, model).state_dict()
     before = cast(nn.Module, build_model(cfg)).state_dict()
     return {name: tensor for name, tensor in before.items() if not tensor.equal(end[name].cpu())}

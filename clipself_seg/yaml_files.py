@@ -1,8 +1,8 @@
 """Reads the YAML files of a configuration and their ``_BASE_`` files, from this machine's disk alone.
 
 A name that is no file is looked up among those that come with the package: its files, and ``names.yaml``, which says
-what a name stands for; "TASK+TOWER" is a task's file and one of ``towers/`` over it. Detectron2's own reader also takes
-addresses, which it fetches, and falls back to an unsafe YAML loader, which runs code.
+what a name stands for; "TASK+NAME" is a task's file and one of ``towers/`` or ``recipes/`` over it. Detectron2's own
+reader also takes addresses, which it fetches, and falls back to an unsafe YAML loader, which runs code.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ MOST_TYPED = 100
 CONFIGS = Path(__file__).resolve().parent / "configs"
 NAMES = CONFIGS / "names.yaml"
 TOWERS = CONFIGS / "towers"
+RECIPES = CONFIGS / "recipes"  # of fine-tuning; each has a section for every model that it is for
+FRAGMENTS = (TOWERS, RECIPES)  # what "+" lays over a task's file
 # Sections of a file that are read with one MODEL.META_ARCHITECTURE or MODEL.CLIP.NAME alone: what a tower changes in a
 # task, and the paper in a tower.
 SECTIONS_KEY = "_FOR_"
@@ -88,16 +90,22 @@ def find_file(file: str | os.PathLike[str]) -> Path:
 
 def names() -> list[str]:
     """Every name of a configuration that comes with the package, such as "distill/coco_patches_eva02_vitb16"."""
-    others = {NAMES, TOWERS, CONFIGS / "tables"}
+    others = {NAMES, *FRAGMENTS, CONFIGS / "tables"}
     files = [file for file in CONFIGS.rglob("*.yaml") if others.isdisjoint((file, file.parent))]
     return sorted([*_named(), *(_name(file) for file in files)])
 
 
+def recipes() -> list[str]:
+    """Names of the recipes of fine-tuning, such as "low_rank"."""
+    return sorted(file.stem for file in RECIPES.glob("*.yaml"))
+
+
 def shipped_name(path: Path) -> str | None:
-    """The name of a configuration that comes with the package; None of any other file, and of a tower."""
+    """The name of a configuration that comes with the package; None of any other file, and of a tower or recipe."""
     place = path.resolve()
     shipped = place.is_relative_to(CONFIGS.resolve())
-    return _name(path) if shipped and place.parent != TOWERS.resolve() else None
+    fragments = [folder.resolve() for folder in FRAGMENTS]
+    return _name(path) if shipped and place.parent not in fragments else None
 
 
 def is_typed(layer: Layer) -> bool:
@@ -173,11 +181,17 @@ def _find(path: Path) -> Path | None:
     shipped = CONFIGS / f"{name}.yaml"
     if name in _named() or (shipped.is_file() and ".." not in shipped.parts):
         return shipped
-    task, _, tower = path.stem.rpartition("+")
-    if task and (TOWERS / f"{tower}.yaml").is_file():
+    task, _, fragment = path.stem.rpartition("+")
+    if task and _fragment(fragment):
         below = _find(path.with_name(f"{task}.yaml"))
         return below and below.with_name(f"{path.stem}.yaml")
     return None
+
+
+def _fragment(name: str) -> Path | None:
+    """The file of a tower or of a recipe."""
+    files = (folder / f"{name}.yaml" for folder in FRAGMENTS)
+    return next((file for file in files if file.is_file()), None)
 
 
 def _name(path: Path) -> str:
@@ -199,8 +213,8 @@ def _tree(path: Path) -> Tree:
         return read_tree(path)
     name = _name(path)
     if name not in _named():
-        task, _, tower = path.stem.rpartition("+")
-        return {BASE_KEY: [f"{task}.yaml", str(TOWERS / f"{tower}.yaml")]}
+        task, _, fragment = path.stem.rpartition("+")
+        return {BASE_KEY: [f"{task}.yaml", str(_fragment(fragment))]}
     said = _named()[name]
     tree = {BASE_KEY: said} if isinstance(said, str) else dict(said)
     return tree | {BASE_KEY: str(CONFIGS / f"{tree[BASE_KEY]}.yaml")}
@@ -222,6 +236,11 @@ def _with_sections(layers: Sequence[Layer]) -> list[Layer]:
                 f"{path}: {SECTIONS_KEY} has a section for a {' or '.join(SECTIONS_OF)}"
             )
         whole += [Layer(path, tree) for name, tree in sections.items() if name in chosen]
+        if path.parent == RECIPES and not sections.keys() & {*chosen}:
+            raise InputError(
+                f"the recipe {path.stem} is for {' and '.join(sections)}, not for {' with '.join(chosen)}: leave it "
+                f"out, or take another of {', '.join(recipes())}"
+            )
     return whole
 
 

@@ -26,7 +26,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipself_seg.commands import options
-from clipself_seg.errors import INTERRUPTED, InputError, ended_by, in_short, report_input_errors
+from clipself_seg.errors import (
+    INTERRUPTED,
+    InputError,
+    ended_by,
+    in_short,
+    nearest,
+    report_input_errors,
+    shown,
+)
 
 if TYPE_CHECKING:
     from clipself_seg.training.launchers import Place
@@ -51,6 +59,10 @@ def _options(parser: argparse.ArgumentParser) -> None:
     options.value(parser, "--model", model)
     data = "your data: a YAML file, a folder or a COCO JSON (docs/own_data.md)"
     options.value(parser, "--data", data, metavar="PATH")
+    recipe = (
+        "of fine-tuning: aggregation_alone, last_blocks, low_rank or preserved (docs/finetuning.md)"
+    )
+    options.value(parser, "--recipe", recipe, metavar="NAME")
     options.resume(parser)
     options.flag(
         parser,
@@ -103,6 +115,26 @@ def _options_as_keys(args: argparse.Namespace) -> None:
         args.opts = [*args.opts, "DATASETS.DATA", os.path.abspath(os.path.expanduser(args.data))]
         args.data = None
     options.take_device(args)
+    if args.recipe is not None:
+        args.config_file = _with_recipe(args.config_file, args.recipe)
+        args.recipe = None  # another process parses nothing anew
+
+
+def _with_recipe(config_file: str, recipe: str) -> str:
+    """The name of a configuration with a recipe over it.
+
+    Raises:
+        InputError: no such recipe, or nothing that it could be laid over.
+    """
+    from clipself_seg.yaml_files import recipes
+
+    if recipe not in recipes():
+        raise InputError(f"no recipe {shown(recipe)}; {nearest(recipe, recipes())}")
+    if not config_file:
+        raise InputError(
+            "--recipe needs what it is laid over: add --task, --model or --config-file"
+        )
+    return f"{config_file.removesuffix('.yaml')}+{recipe}"
 
 
 def _model_as_keys(args: argparse.Namespace) -> None:

@@ -74,7 +74,12 @@ CHECKS: tuple[Check, ...] = (
             *("INPUT.DETECTION.SIDE", "INPUT.MAX_PIXELS", "INPUT.REGIONS.STUDENT_SIZE"),
             *("INPUT.REGIONS.MAX_SPLIT", "MODEL.CLIP.DENSE_BLOCKS", "MODEL.ZERO_SHOT.STRIDE"),
             *("MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER"),
-            *("SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD", "TEST.DETECTIONS_PER_IMAGE"),
+            *(
+                "MODEL.PRESERVATION.SAMPLE",
+                "SOLVER.CHECKPOINT_PERIOD",
+                "SOLVER.LOG_PERIOD",
+                "TEST.DETECTIONS_PER_IMAGE",
+            ),
         ),
     ),
     Check(
@@ -82,7 +87,12 @@ CHECKS: tuple[Check, ...] = (
         lambda value: value >= 0,
         (
             *("DATALOADER.NUM_WORKERS", "INPUT.REGIONS.MAX_REGIONS", "MODEL.CAT_SEG.PAD_LEN"),
-            *("MODEL.ZERO_SHOT.WINDOW", "SOLVER.CHECKPOINT_KEEP", "SOLVER.WARMUP_ITERS"),
+            *(
+                "MODEL.CLIP.LOW_RANK",
+                "MODEL.ZERO_SHOT.WINDOW",
+                "SOLVER.CHECKPOINT_KEEP",
+                "SOLVER.WARMUP_ITERS",
+            ),
             "TEST.EVAL_PERIOD",
             "VIS_PERIOD",
         ),
@@ -94,6 +104,7 @@ CHECKS: tuple[Check, ...] = (
         (
             *("SOLVER.BACKBONE_MULTIPLIER", "SOLVER.BASE_LR", "SOLVER.EPS"),
             *("SOLVER.CLIP_MULTIPLIER", "SOLVER.WEIGHT_DECAY", "SOLVER.WEIGHT_DECAY_NORM"),
+            "MODEL.PRESERVATION.WEIGHT",
         ),
     ),
     Check(
@@ -179,6 +190,12 @@ RELATIONS: list[Relation] = [
         "MODEL.META_ARCHITECTURE",
         "() for a distillation, whose mixtures with the original TEST.REGIONS.ALPHA_SWEEP evaluates",
         lambda fractions, model: not fractions or model != "CLIPSelf",
+    ),
+    Relation(
+        "MODEL.PRESERVATION.WEIGHT",
+        "MODEL.WEIGHTS",
+        "0 without a start to preserve, MODEL.WEIGHTS or --model",
+        lambda weight, start: not weight or bool(start),
     ),
     Relation(
         "INPUT.DETECTION.MIN_SCALE",

@@ -80,6 +80,7 @@ def default_config() -> CfgNode:
     # MODEL.CLIP; one of a module that --import names has its own weights (docs/backbone.md).
     cfg.MODEL.CLIP.BACKBONE = CLIP_BACKBONE
     _add_distillation(cfg)
+    _add_preservation(cfg)
     _add_input(cfg)
     _add_solver(cfg)
     _add_test(cfg)
@@ -107,8 +108,12 @@ def add_backbone_keys(cfg: CfgNode) -> None:
     # from SEED.
     cfg.MODEL.CLIP.WEIGHTS = "mini"
     # How many of the last transformer blocks (stages of a ResNet) train; -1 is all of them. Paper,
-    # Table 1b. Stem, positions, final norm and projection never do.
+    # Table 1b. Stem, positions, final norm and projection never do in a distillation. CAT-Seg and F-ViT train, of what
+    # CLIP_FINETUNE and TRAIN_CLIP say, that of these blocks alone; for -1 text tower, positions and stem too.
     cfg.MODEL.CLIP.TRAINABLE_BLOCKS = -1
+    # Rank of the updates that the matrices of these blocks train by (LoRA), while all else of the image tower stays; 0
+    # trains the weights themselves. Files hold the sums, under the ordinary names.
+    cfg.MODEL.CLIP.LOW_RANK = 0
     # What the dense features of a ViT are. "token": the last block for each token alone, residual and MLP kept
     # (CLIPSelf). "value": its value and output projection, without residual and MLP (MaskCLIP). "multi_value": the sum
     # of these of the last DENSE_BLOCKS blocks; "gated_multi_value": with a factor for each head and token, one linear
@@ -137,6 +142,18 @@ def add_backbone_keys(cfg: CfgNode) -> None:
     # What MODEL.BACKBONE.NAME: CLIPBackbone gives to a head: "dense" and any of "block0",
     # "block1", ...
     cfg.MODEL.CLIP.OUT_FEATURES = ("dense",)
+
+
+def _add_preservation(cfg: CfgNode) -> None:
+    preservation = cfg.MODEL.PRESERVATION = CfgNode()
+    # Weight of preservation in the fine-tuning of a CAT-Seg or an F-ViT: a frozen copy of MODEL.WEIGHTS sees the same
+    # images, and what it says of things that are not trained stays: CAT-Seg's scores of WORDS, F-ViT's proposals and
+    # their embeddings. 0 is none.
+    preservation.WEIGHT = 0.0
+    # Words of CAT-Seg's preservation, none of which needs labels: a built-in vocabulary, words or a file, as --words
+    # takes them. Those of the training vocabulary are left out, and each step takes SAMPLE of the others.
+    preservation.WORDS = "ade20k_847"
+    preservation.SAMPLE = 16
 
 
 def _add_distillation(cfg: CfgNode) -> None:

@@ -23,6 +23,7 @@ from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.kinds import signature_of
 from clipself_seg.clip.runtime import QUEUES, on_device
 from clipself_seg.clip.text_bank import TextBank
+from clipself_seg.clip.tower import DENSE
 from clipself_seg.clip.weights import to_native
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Names
@@ -41,10 +42,12 @@ class ModelBase(nn.Module):
     Attributes:
         clip: the model's CLIP.
         classes: the classes that `set_vocabulary` gave.
+        tower_features: what the model reads of its image tower.
     """
 
     clip: DenseCLIP
     classes = Classes()
+    tower_features: tuple[str, ...] = (DENSE,)
 
     @classmethod
     def require_trained(cls, cfg: CfgNode) -> None:

@@ -19,10 +19,12 @@ from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.checkpoints.training_state import is_training_state, load_training_state
 from clipself_seg.checkpoints.zoo import SCHEME
 from clipself_seg.clip.backbone import configured_feature
+from clipself_seg.clip.low_rank import has_low_rank, merge_low_rank, train_low_rank
 from clipself_seg.config.weights import require_weights
 from clipself_seg.data.datasets.own import OwnData, register_data
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.imports import OR_IMPORT
+from clipself_seg.models.base import ModelBase
 from clipself_seg.models.protocol import Model
 
 # What `Model.task` says -> the task of `register_data`.
@@ -68,10 +70,14 @@ def registered_data(cfg: CfgNode) -> OwnData | None:
     return register_data(cfg.DATASETS.DATA, TASK_OF[task])
 
 
-def build_model(cfg: CfgNode) -> Model:
+def build_model(cfg: CfgNode, trains: bool = False) -> Model:
     """Builds the configured meta-architecture with ``MODEL.WEIGHTS``, if given, on ``MODEL.DEVICE``.
 
     Weights that no file gives are random and follow from ``SEED``.
+
+    Args:
+        cfg: configuration.
+        trains: whether it gets the low-rank updates of ``MODEL.CLIP.LOW_RANK``, see `merge_low_rank`.
 
     Raises:
         InputError: an unknown meta-architecture or CLIP, or a checkpoint that does not fit, or was trained on another
@@ -85,13 +91,26 @@ def build_model(cfg: CfgNode) -> Model:
         path = locate(weights)
         checkpoint = read_checkpoint(path)
         if is_training_state(checkpoint.tensors):
-            module = cast(nn.Module, model)
+            module = _with_updates(cfg, model)
             check = functools.partial(require_run_feature, cfg, path)
             load_training_state(path, module, model.original_hash, check)
+            if not trains:
+                merge_low_rank(module)
         else:
             _require_feature(cfg, path, checkpoint.dense)
             model.load_checkpoint(checkpoint.tensors, weights)
+    if trains:
+        _with_updates(cfg, model)
     return model.to(cfg.MODEL.DEVICE)
+
+
+def _with_updates(cfg: CfgNode, model: Model) -> nn.Module:
+    """The model, with low-rank updates if ``MODEL.CLIP.LOW_RANK`` asks for them and it has none yet."""
+    module = cast(ModelBase, model)
+    if (rank := cfg.MODEL.CLIP.LOW_RANK) and not has_low_rank(module):
+        count = cfg.MODEL.CLIP.TRAINABLE_BLOCKS
+        train_low_rank(module.clip.visual, rank, count, module.tower_features)
+    return module
 
 
 def require_run_feature(cfg: CfgNode, path: Path, run: Mapping[str, Any]) -> None:

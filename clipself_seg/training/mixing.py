@@ -18,6 +18,7 @@ from clipself_seg.checkpoints.choice import CONFIG
 from clipself_seg.checkpoints.locate import locate
 from clipself_seg.checkpoints.training_state import trained_tensors
 from clipself_seg.checkpoints.zoo import SCHEME
+from clipself_seg.clip.low_rank import matrices_of_updates
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import build_model
 from clipself_seg.models.protocol import Model
@@ -49,8 +50,9 @@ def fractions_of(cfg: CfgNode, trains: bool = False) -> list[float]:
 
 
 def start_of_training(model: Model) -> Tensors:
-    """Copies, on the CPU, of what a training will change."""
-    trained = trained_tensors(cast(nn.Module, model))
+    """Copies, on the CPU, of what a training will change, low-rank updates merged."""
+    module = cast(nn.Module, model)
+    trained = matrices_of_updates(module, trained_tensors(module))
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in trained.items()}
 
 

@@ -20,6 +20,7 @@ from clipself_seg.checkpoints.training_state import (
     CheckpointFolder,
     unpack_model,
 )
+from clipself_seg.clip.low_rank import merge_low_rank
 from clipself_seg.clip.training_free import refuse_training
 from clipself_seg.data.loader import dead_workers_named
 from clipself_seg.errors import InputError, MissingFiles
@@ -143,7 +144,7 @@ def train(
     refuse_training(cfg.MODEL.CLIP.ATTENTION)
     fractions = fractions_of(cfg, trains=True)
     cfg = _trainable(cfg).training_config(cfg)
-    model = cast(TrainableModel, _built(cfg))
+    model = cast(TrainableModel, _built(cfg, trains=True))
     task = task_of(cfg)
     evaluation = task.evaluation()
     _leave_out_missing(evaluation, model)
@@ -165,6 +166,7 @@ def train(
     )
     with tf32(True):  # as the official code
         trainer.train(resume)
+    merge_low_rank(cast(nn.Module, model))
     if comm.is_main_process():
         path = Path(cfg.OUTPUT_DIR) / task.result_file
         model.export(path)
@@ -210,7 +212,7 @@ def evaluate(cfg: CfgNode, resume: bool, formats: Sequence[str] = ()) -> None:
     else:
         architecture(cfg).require_trained(cfg)
     fractions = fractions_of(cfg)
-    model = _built(cfg)
+    model = _built(cfg, trains=resume)
     task = task_of(cfg)
     evaluation = task.evaluation()
     evaluation.check(model)
@@ -269,9 +271,9 @@ def _report_mixtures(rows: Rows, outputs: RunOutputs) -> None:
     logger.info("drawn in %s", path)
 
 
-def _built(cfg: CfgNode) -> Model:
+def _built(cfg: CfgNode, trains: bool) -> Model:
     """The model with its weights, after which freed memory is kept."""
-    model = build_model(cfg)
+    model = build_model(cfg, trains)
     keep_freed_memory(cfg.MODEL.DEVICE)
     return model
 
@@ -298,6 +300,7 @@ def _load_trained(cfg: CfgNode, model: Model) -> int:
     tensors, metadata = state
     require_run_feature(cfg, checkpoints.paths()[-1], metadata["run"])
     unpack_model(tensors, cast(nn.Module, model))
+    merge_low_rank(cast(nn.Module, model))
     return metadata["iteration"]
 
 

@@ -124,7 +124,7 @@ WITHOUT_EFFECT = [
     ("semseg_original", "MODEL.FVIT.MASKS", "True"),
     ("semseg_original", "MODEL.FUSION.ALPHA", "0.9"),
     ("semseg_original", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "150"),
-    ("semseg_original", "MODEL.CLIP.TRAINABLE_BLOCKS", "1"),
+    ("zero_shot", "MODEL.CLIP.TRAINABLE_BLOCKS", "1"),
     ("detection", "INPUT.MIN_SIZE_TEST", "100"),
     ("detection", "TEST.SLIDING_WINDOW", "True"),
     ("detection", "SOLVER.CLIP_MULTIPLIER", "0.5"),

@@ -58,7 +58,7 @@ def evaluated(cfg, model, fails, **options):
 
 def test_freed_memory_is_kept_once_the_model_is_built(monkeypatch):
     done = []
-    monkeypatch.setattr(run, "build_model", lambda cfg: done.append("built"))
+    monkeypatch.setattr(run, "build_model", lambda cfg, trains: done.append("built"))
     monkeypatch.setattr(run, "keep_freed_memory", done.append)
     monkeypatch.setattr(run, "architecture", lambda cfg: types.SimpleNamespace(require_trained=id))
     monkeypatch.setattr(run, "task_of", lambda cfg: done.append("task"))

@@ -399,6 +399,7 @@ COUNTS = {"train": 118287, "val": 5000}
 
 PREPARE = "clipself-seg data prepare"
 WRITE_MINI = "clipself-seg data mini-world"
+WRITE_FADED = "python -m clipself_seg.mini.faded"
 
 
 def _coco(split: str) -> dict[str, DataSet]:
@@ -562,6 +563,18 @@ def _mini_boxes(world: str, split: str, evaluator: str | None = "coco") -> Detec
     return DetectionSet(MINI, f"{world}/{split}", instances, f"{world}_things", evaluator=evaluator)
 
 
+def _faded(split: str, evaluator: str | None) -> dict[str, DataSet]:
+    """Ten classes of mini on photographs of faded colours, which stand for a user's own data."""
+    images, labels = f"faded/{split}", f"faded/stuffthingmaps/{split}"
+    instances, prepare = f"faded/annotations/instances_{split}.json", WRITE_FADED
+    return {
+        f"mini_faded_{split}_sem_seg": SemSegSet(MINI, images, labels, "mini_ten", prepare=prepare),
+        f"mini_faded_{split}_boxes": DetectionSet(
+            *(MINI, images, instances, "mini_ten"), evaluator=evaluator, prepare=prepare
+        ),
+    }
+
+
 DATASETS: dict[str, DataSet] = {
     **_coco("train"),
     **_coco("val"),
@@ -664,4 +677,6 @@ DATASETS: dict[str, DataSet] = {
     "mini_base_boxes": _mini_boxes("mini", "base", None),
     "mini_val_boxes": _mini_boxes("mini", "val"),
     "mini2_val_boxes": _mini_boxes("mini2", "val"),
+    **_faded("train", None),
+    **_faded("val", "coco"),
 }

@@ -117,6 +117,10 @@ class RoIHeads(nn.Module):
         self.bbox_head = BoxHead(embed_dim, channels)
         self.mask_head = MaskHead(channels) if masks else None
 
+    def embed(self, levels: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Class embeddings (sum n, E), unit length, and deltas (sum n, 4) of the boxes (n, 4) of each image."""
+        return self.bbox_head(pool_boxes(levels, self.strides, boxes, SIDE))
+
     def losses(
         self,
         levels: Sequence[Tensor],
@@ -146,7 +150,7 @@ class RoIHeads(nn.Module):
         )
         device = levels[0].device
         with autocast(device, precision):
-            embeddings, deltas = self.bbox_head(pool_boxes(levels, self.strides, boxes, SIDE))
+            embeddings, deltas = self.embed(levels, boxes)
         logits = self.bbox_head.logits(embeddings, text)
         classification, regression = box_losses(
             logits, deltas, targets, seen, self.loss_settings.background_weight
@@ -230,7 +234,7 @@ class RoIHeads(nn.Module):
         """
         settings, device = self.settings, proposals.device
         with autocast(device, precision):
-            embeddings, deltas = self.bbox_head(pool_boxes(levels, self.strides, [proposals], SIDE))
+            embeddings, deltas = self.embed(levels, [proposals])
         detector = self.bbox_head.logits(embeddings, text, settings.temperature)
         clip_logits = self.clip_logits(dense, proposals, text)
         scores = fuse_detections(detector, clip_logits, seen, settings.alpha, settings.beta)

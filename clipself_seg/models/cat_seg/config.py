@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import detectron2.projects.deeplab  # noqa: F401  (registers build_resnet_deeplab_backbone)
 import torch
@@ -253,7 +253,7 @@ def _check_frozen_parts(clip: DenseCLIP, tuned: DenseCLIP, path: str) -> None:
         )
 
 
-def clip_parameters(clip: DenseCLIP, finetune: str) -> list[nn.Parameter]:
+def clip_parameters(clip: DenseCLIP, finetune: str, count: int = -1) -> list[nn.Parameter]:
     """Parameters of CLIP that train, by its structure.
 
     Args:
@@ -261,19 +261,31 @@ def clip_parameters(clip: DenseCLIP, finetune: str) -> list[nn.Parameter]:
         finetune: "attention" is query and value matrices of all blocks of both towers,
             "visual_attention" everything of the image tower's attention and its positions, "full"
             all blocks of both towers, "none" nothing.
+        count: number of the image tower's last blocks that this is limited to, without positions and text tower; -1
+            for no limit.
+
+    Raises:
+        InputError: the tower has fewer blocks.
     """
     if finetune == "none":
         return []
+    depth, everything = clip.visual.depth, count == -1
+    if not -1 <= count <= depth:
+        raise InputError(
+            f"MODEL.CLIP.TRAINABLE_BLOCKS is {count}, the tower has {depth}: -1 is all"
+        )
     groups = clip.visual.layer_groups()
+    first = 0 if everything else depth - count
+    texts = list(clip.text.blocks) if everything else []
     if finetune == "full":
-        parameters = [p for name in groups if name.startswith("block") for p in groups[name]]
-        parameters += [p for block in clip.text.blocks for p in block.parameters()]
+        parameters = [p for i in range(first, depth) for p in groups[f"block{i}"]]
+        parameters += [p for block in texts for p in block.parameters()]
     elif finetune == "visual_attention":
-        attentions = _attentions(clip.visual.blocks)
+        attentions = _attentions([*clip.visual.blocks][first:])
         parameters = [p for attention in attentions for p in attention.parameters()]
-        parameters += groups["positions"]
+        parameters += groups["positions"] if everything else []
     else:
-        attentions = _attentions(clip.visual.blocks) + _attentions(clip.text.blocks)
+        attentions = _attentions([*[*clip.visual.blocks][first:], *texts])
         names = ("q_proj_weight", "v_proj_weight", "q_proj.weight", "v_proj.weight")
         parameters = [p for a in attentions for name, p in a.named_parameters() if name in names]
     if clip.visual.dense_feature.kind == TOKEN:
@@ -284,7 +296,7 @@ def clip_parameters(clip: DenseCLIP, finetune: str) -> list[nn.Parameter]:
     return [parameter for parameter in (*parameters, *gate) if id(parameter) not in unused]
 
 
-def _attentions(blocks: nn.ModuleList) -> list[nn.Module]:
+def _attentions(blocks: Iterable[nn.Module]) -> list[nn.Module]:
     return [block.get_submodule("attn") for block in blocks]
 
 
@@ -309,11 +321,14 @@ def parts_from_config(cfg: CfgNode) -> dict[str, object]:
         "all_synonyms": switches.SYNONYMS == "mean",
         "templates": PROMPT_SETS[cfg.MODEL.PROMPT_ENSEMBLE_TYPE],
         "finetune": cfg.MODEL.SEM_SEG_HEAD.CLIP_FINETUNE,
+        "trainable_blocks": cfg.MODEL.CLIP.TRAINABLE_BLOCKS,
         "sliding": cfg.TEST.SLIDING_WINDOW,
         "size_divisibility": cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
         "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         "mask_ignored": switches.IGNORE_IN_LOSS,
         "precision": precision_from_config(cfg),
+        "preservation": cfg.MODEL.PRESERVATION.WEIGHT,
+        "preserved_words": (cfg.MODEL.PRESERVATION.WORDS, cfg.MODEL.PRESERVATION.SAMPLE),
     }
 
 

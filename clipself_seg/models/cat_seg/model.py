@@ -30,10 +30,10 @@ from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.layers import SplitAttention, split_attention
 from clipself_seg.clip.runtime import QUEUES, autocast, chunk_size, on_device
 from clipself_seg.clip.text_bank import ClassTexts, check_lengths, templates_text
-from clipself_seg.clip.tower import TransformerTower
+from clipself_seg.clip.tower import DENSE, TransformerTower
 from clipself_seg.clip.weights import to_native as clip_names
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Vocabulary, Words, class_names, read_given
+from clipself_seg.data.vocabulary import Names, Vocabulary, Words, class_names, read_given
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.attention import COPIES
 from clipself_seg.heads.cat_seg.cost_aggregator import (
@@ -52,6 +52,12 @@ from clipself_seg.models.cat_seg.config import (
     clip_parameters,
     parts_from_config,
     training_config,
+)
+from clipself_seg.models.preservation import (
+    draw_words,
+    frozen_copy,
+    other_words,
+    score_divergence,
 )
 from clipself_seg.models.protocol import (
     FIRST_NAME,
@@ -89,12 +95,15 @@ class CATSeg(ModelBase):
         all_synonyms: bool = False,
         templates: str = "cat_seg",
         finetune: str = "attention",
+        trainable_blocks: int = -1,
         sliding: bool = False,
         layout: WindowLayout | None = None,
         size_divisibility: int = 32,
         ignore_label: int = 255,
         mask_ignored: bool = False,
         precision: torch.dtype | None = None,
+        preservation: float = 0.0,
+        preserved_words: tuple[Words, int] = ("", 0),
     ) -> None:
         """
         Args:
@@ -108,6 +117,7 @@ class CATSeg(ModelBase):
             all_synonyms: whether all names of a class go into its prompts, or the first alone.
             templates: prompts around a class name, a name in `text_bank.TEMPLATES`.
             finetune: which parameters of CLIP train, see `clip_parameters`.
+            trainable_blocks: number of last blocks of its image tower that they are of; -1 for both towers.
             sliding: whether evaluation slides windows and adds a whole view, or takes the whole
                 image at once.
             layout: sizes of the sliding windows; None is the published layout.
@@ -115,6 +125,8 @@ class CATSeg(ModelBase):
             ignore_label: label of pixels without a class in training.
             mask_ignored: whether these pixels are left out of the loss, see `sigmoid_loss`.
             precision: dtype of autocast, or None.
+            preservation: weight in training of the scores of further words, which stay those of the start.
+            preserved_words: these words, as for `set_vocabulary`, and how many of them a step takes.
         """
         super().__init__()
         self.clip = clip
@@ -129,7 +141,8 @@ class CATSeg(ModelBase):
             first, second = aggregator.sizes.decoder_guidance
             self.upsample1 = nn.ConvTranspose2d(widths[0], first, 2, stride=2)
             self.upsample2 = nn.ConvTranspose2d(widths[1], second, 4, stride=4)
-        _choose_trained(clip, finetune)
+        self.tower_features = (DENSE, *self.guidance_blocks)
+        _choose_trained(clip, finetune, trainable_blocks)
         self.all_synonyms = all_synonyms
         self.sliding = sliding
         self.layout = layout or WindowLayout()
@@ -137,6 +150,9 @@ class CATSeg(ModelBase):
         self.ignore_label = ignore_label
         self.mask_ignored = mask_ignored
         self.precision = precision
+        self.preservation = preservation
+        self.preserved_words = preserved_words
+        self._start: tuple[CATSeg, Names] | None = None
         self.texts = ClassTexts(clip, templates, aggregator.checkpointing)
 
     @classmethod
@@ -228,6 +244,10 @@ class CATSeg(ModelBase):
                 "PAD_LEN above the number of classes or set it to 0"
             )
         self.set_vocabulary(vocabulary)
+        if self.preservation:
+            self._start = *frozen_copy(self.eval()), other_words(
+                self.preserved_words[0], self.names
+            )
 
     def optimizer_groups(self, solver: CfgNode) -> list[Group]:
         """Parameter groups: CLIP and backbone learn at their multiples of ``SOLVER.BASE_LR``; norms and
@@ -269,25 +289,42 @@ class CATSeg(ModelBase):
             return [result for part in parts for result in self._segment(part, output)]
 
     def losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """The loss of a batch of crops of one size, {"loss_sem_seg": scalar}; see `sigmoid_loss`."""
+        """The losses of a batch of crops of one size, scalars by name; see `sigmoid_loss` and `score_divergence`."""
         for sample in samples:
             check_labels(sample["sem_seg"], len(self.names), self.ignore_label)
         windows = torch.stack(on_device(samples, "image", self.device))
         labels = torch.stack(on_device(samples, "sem_seg", self.device))
-        logits = resize(self.window_logits(windows), (labels.shape[1], labels.shape[2]))
-        loss = sigmoid_loss(logits, labels, self.ignore_label, self.mask_ignored)
-        return {"loss_sem_seg": loss}
+        names, count = self.names, len(self.names)
+        if self._start is not None:
+            start, words = self._start
+            names = (*names, *draw_words(words, self.preserved_words[1]))
+        all_logits = self.window_logits(windows, names)
+        logits = resize(all_logits[:, :count], (labels.shape[1], labels.shape[2]))
+        losses = {
+            "loss_sem_seg": sigmoid_loss(logits, labels, self.ignore_label, self.mask_ignored)
+        }
+        if self._start is not None:
+            with torch.no_grad():
+                kept = start.window_logits(windows, names)
+            divergence = score_divergence(all_logits[:, count:], kept[:, count:]).mean()
+            losses["loss_preserved"] = self.preservation * divergence
+        return losses
 
-    def window_logits(self, windows: Tensor) -> Tensor:
+    def window_logits(self, windows: Tensor, names: Names | None = None) -> Tensor:
         """Logits (B, T, 4 h, 4 w) of RGB windows (B, 3, S, S) in 0..255, before the sigmoid.
 
         Classes that a window leaves out have -100.
+
+        Args:
+            windows: RGB.
+            names: names of each class, in place of those that `set_vocabulary` gave.
         """
         self.require_vocabulary()
-        logits = self._window_logits(
-            self._inputs(windows.to(self.device, non_blocking=QUEUES).float())
+        names = self.names if names is None else names
+        inputs = self._inputs(windows.to(self.device, non_blocking=QUEUES).float())
+        return torch.stack(
+            [one.all_classes(len(names)) for one in self._window_logits(inputs, names)]
         )
-        return torch.stack([one.all_classes(len(self.names)) for one in logits])
 
     def _inputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """RGB images (B, 3, H, W) in 0..255, normalised for CLIP, and normalised for the backbone."""
@@ -298,13 +335,15 @@ class CATSeg(ModelBase):
         shift, scale = (_channels(values, images) for values in (IMAGENET_MEAN, IMAGENET_STD))
         return normalised, (images - shift) / scale
 
-    def _window_logits(self, inputs: tuple[Tensor, Tensor]) -> list[ClassLogits]:
+    def _window_logits(
+        self, inputs: tuple[Tensor, Tensor], names: Names | None = None
+    ) -> list[ClassLogits]:
         """Logits of windows (B, 3, S, S), which `_inputs` has normalised for CLIP and for the backbone."""
         windows, for_backbone = inputs
         with autocast(self.device, self.precision):
-            text_TPE = self.texts.embed(self.names)
+            text_TPE = self.texts.embed(self.names if names is None else names)
             resized = resize(windows, self.clip_size)
-            features = self.clip.visual.features(resized, ("dense", *self.guidance_blocks))
+            features = self.clip.visual.features(resized, self.tower_features)
             guidance = self._guidance(for_backbone, features)
             return self.aggregator.of_images(features["dense"], guidance, text_TPE)
 
@@ -377,7 +416,8 @@ class CATSeg(ModelBase):
 
     def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
         """Loads ``MODEL.WEIGHTS``; shipped weights hold what training changed, the rest is the CLIP here."""
-        state = self.state_dict()
+        # Attention is apart where the file has it so, and `read_state` packs it if nothing of it trains here.
+        state = _with_attention_like(dict(self.state_dict()), tensors)
         # Those of another model are left to the check, which says what they are not.
         shipped = source in SHIPPED_MODELS and tensors.keys() <= state.keys()
         self.load_state_dict({**state, **tensors} if shipped else tensors)
@@ -405,12 +445,12 @@ class CATSeg(ModelBase):
         return hash_tensors(frozen)
 
 
-def _choose_trained(clip: DenseCLIP, finetune: str) -> None:
+def _choose_trained(clip: DenseCLIP, finetune: str, trainable_blocks: int) -> None:
     """Freezes all of CLIP but the parameters of `clip_parameters`."""
     if finetune == "attention":
         split_attention(clip)
     clip.requires_grad_(False)
-    for parameter in clip_parameters(clip, finetune):
+    for parameter in clip_parameters(clip, finetune, trainable_blocks):
         parameter.requires_grad_(True)
 
 

@@ -42,6 +42,7 @@ from clipself_seg.data.vocabulary import (
     seen_by_plain_spelling,
 )
 from clipself_seg.errors import InputError
+from clipself_seg.heads.distillation import cosine_distance
 from clipself_seg.heads.fusion import fusion_of
 from clipself_seg.heads.fvit.boxes import ROI_RULES, Detected, DetectionRule, Objects
 from clipself_seg.heads.fvit.pyramid import (
@@ -60,6 +61,7 @@ from clipself_seg.heads.fvit.roi_heads import (
 )
 from clipself_seg.heads.fvit.rpn import RPN, ProposalRule
 from clipself_seg.models.base import ModelBase, by_rate_and_kind, on_host, save_atomically, sizes_of
+from clipself_seg.models.preservation import frozen_copy, score_divergence
 from clipself_seg.models.protocol import FIRST_NAME, Group, Reading
 
 logger = logging.getLogger(__name__)
@@ -141,7 +143,9 @@ class FViT(OpenVocabulary):
         side: int,
         pixels: tuple[Sequence[float], Sequence[float]],
         clip_multiplier: float = 0.0,
+        trainable_blocks: int = -1,
         precisions: tuple[torch.dtype | None, torch.dtype | None] = (None, None),
+        preservation: float = 0.0,
     ) -> None:
         """
         Args:
@@ -155,7 +159,9 @@ class FViT(OpenVocabulary):
             pixels: mean and standard deviation of RGB values in 0..255.
             clip_multiplier: multiple of the base learning rate at which CLIP's image tower learns; 0 keeps
                 it frozen.
+            trainable_blocks: number of its last blocks that learn then; -1 for all, with stem and positions.
             precisions: dtypes of autocast in training and in evaluation, or None.
+            preservation: weight in training of the objects that the start proposes, see `_divergence`.
         """
         super().__init__()
         self.neck = neck
@@ -167,8 +173,12 @@ class FViT(OpenVocabulary):
         self.side = side
         for name, values in zip(("pixel_mean", "pixel_std"), pixels, strict=True):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+        self.tower_features = tuple(self.taps)
         self.clip_multiplier = clip_multiplier
+        self.trainable_blocks = trainable_blocks
         self.precision, self.test_precision = precisions
+        self.preservation = preservation
+        self._start: tuple[FViT] | None = None
         self.bank = TextBank(clip, "vild63")
         if clip_multiplier:
             self.train_tower()
@@ -196,7 +206,9 @@ class FViT(OpenVocabulary):
             "side": cfg.INPUT.DETECTION.SIDE,
             "pixels": _pixels(cfg, clip),
             "clip_multiplier": cfg.SOLVER.CLIP_MULTIPLIER if keys.TRAIN_CLIP else 0.0,
+            "trainable_blocks": cfg.MODEL.CLIP.TRAINABLE_BLOCKS,
             "precisions": (precision, precision if cfg.TEST.DETECTION.AMP else None),
+            "preservation": cfg.MODEL.PRESERVATION.WEIGHT,
         }
 
     @classmethod
@@ -220,10 +232,11 @@ class FViT(OpenVocabulary):
     def train_tower(self) -> None:
         """Lets the image tower learn, but for parameters that no tap depends on."""
         tower = self.clip.visual
-        train_last_blocks(tower, -1, self.taps)
-        groups = tower.layer_groups()
-        for parameter in (*groups["stem"], *groups["positions"]):
-            parameter.requires_grad_(True)
+        train_last_blocks(tower, self.trainable_blocks, self.taps)
+        if self.trainable_blocks == -1:
+            groups = tower.layer_groups()
+            for parameter in (*groups["stem"], *groups["positions"]):
+                parameter.requires_grad_(True)
 
     @property
     def settings(self) -> DetectionSettings:
@@ -273,6 +286,8 @@ class FViT(OpenVocabulary):
         names = class_names(vocabulary)
         self.set_vocabulary(vocabulary, seen)
         self.trained_names = tuple(synonyms for i, synonyms in enumerate(names) if seen[i])
+        if self.preservation:
+            self._start = frozen_copy(self)
 
     def optimizer_groups(self, solver: CfgNode) -> list[Group]:
         """Parameter groups: all with weight decay, norms and biases too, CLIP's tower with its own rate."""
@@ -320,8 +335,9 @@ class FViT(OpenVocabulary):
 
     def losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Losses of RPN, box head and mask head by name, scalars."""
+        images = self.preprocess(samples)
         with autocast(self.device, self.precision):
-            levels, _ = self.features(self.preprocess(samples), dense=False)
+            levels, _ = self.features(images, dense=False)
             logits, deltas = self.rpn_head(levels)
         objects = self._objects(samples)
         proposals = []
@@ -329,10 +345,41 @@ class FViT(OpenVocabulary):
             size, _ = sizes_of(sample)
             proposals.append(self.rpn_head.propose(logits, deltas, index, size)[0])
         classes = self.text(), self.seen()
-        return {
+        losses = {
             **self.rpn_head.losses(logits, deltas, objects),
             **self.roi_head.losses(levels, proposals, objects, *classes, self.precision),
         }
+        if self._start is not None:
+            divergence = self._divergence(*self._start, images, samples, levels, logits)
+            losses["loss_preserved"] = self.preservation * divergence
+        return losses
+
+    def _divergence(
+        self,
+        start: FViT,
+        images: Tensor,
+        samples: Sequence[Sample],
+        levels: Sequence[Tensor],
+        logits: Sequence[Tensor],
+    ) -> Tensor:
+        """How far what is said of the start's proposals is from what the start says, scalar: divergence of
+        objectness, where the start sees objects, and cosine distance of the embeddings of its best proposals.
+        """
+        start.train()  # batch norms as here
+        count = self.roi_head.loss_settings.rois // 4  # as positive RoIs, at most
+        with torch.no_grad(), autocast(self.device, self.precision):
+            kept_levels, _ = start.features(images, dense=False)
+            kept_logits, kept_deltas = start.rpn_head(kept_levels)
+            sizes = enumerate(sizes_of(sample)[0] for sample in samples)
+            propose = start.rpn_head.propose
+            boxes = [propose(kept_logits, kept_deltas, i, size)[0][:count] for i, size in sizes]
+            kept_embeddings, _ = start.roi_head.embed(kept_levels, boxes)
+        with autocast(self.device, self.precision):
+            embeddings, _ = self.roi_head.embed(levels, boxes)
+        own, kept = (torch.cat([x.flatten() for x in maps]) for maps in (logits, kept_logits))
+        seen = kept.float().sigmoid()
+        objectness = (seen * score_divergence(own, kept)).sum() / seen.sum()
+        return objectness + cosine_distance(embeddings, kept_embeddings).mean()
 
     def _objects(self, samples: Sequence[Sample]) -> list[Objects]:
         """The objects of each image, on the device."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import logging
 import math
 import multiprocessing
 import os
@@ -39,6 +40,7 @@ from clipself_seg.errors import (
 if TYPE_CHECKING:
     from clipself_seg.training.launchers import Place
 
+logger = logging.getLogger(__name__)
 SWEEP = tuple(f"{tenth / 10}" for tenth in range(11))
 # What gloo and NCCL say in the others when a process ended.
 LOST_CONNECTION = re.compile("closed by peer|reset by peer|remote process exited|Broken pipe")
@@ -215,10 +217,13 @@ def run(args: argparse.Namespace) -> None:
     from clipself_seg.config.weights import fetch_addresses, require_weights
 
     cfg = fetch_addresses(load_config(args.config_file, args.opts, trains=not args.eval_only))
+    said: list[str] = []
     if cfg.DATASETS.DATA:
         from clipself_seg.training.own_data import with_data
 
-        cfg = with_data(cfg, Sources(args.config_file, option_pairs(args.opts)).by_hand)
+        by_hand = Sources(args.config_file, option_pairs(args.opts)).by_hand
+        trains = not args.eval_only
+        cfg, said = with_data(cfg, by_hand, trains=trains, resume=args.resume)
     key = "TEST" if args.eval_only else "TRAIN"
     if not args.config_file and not cfg.DATASETS[key]:
         raise InputError(f"give a --config-file, or DATASETS.{key}: {_configs()}")
@@ -227,6 +232,8 @@ def run(args: argparse.Namespace) -> None:
 
     with alone_in_output(cfg):
         setup(cfg)
+        for line in said:
+            logger.info(line)
         if args.eval_only:
             evaluate(cfg, args.resume, args.formats)
             return

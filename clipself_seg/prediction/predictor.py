@@ -29,7 +29,7 @@ from clipself_seg.data.images import decode_image, pil_pixels, read_image
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words, as_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.mini.concepts import WORLDS
-from clipself_seg.models.build import build_model
+from clipself_seg.models.build import build_model, registered_data
 from clipself_seg.prediction.pretrained import Pretrained
 from clipself_seg.yaml_files import leaves, merge_layers, read_layers
 
@@ -246,6 +246,10 @@ def prediction_config(
     typed = [] if weights is None else [key, os.fspath(weights)]
     cfg = load_config(config_file, [*opts, *typed])
     cfg = fetch_addresses(cfg)
+    try:
+        registered_data(cfg)
+    except InputError as error:
+        logger.warning("the data of the training are not here, nor are its classes: %s", error)
     of_clip = key == "MODEL.CLIP.WEIGHTS"
     section = cfg.MODEL.CLIP if of_clip else cfg.MODEL
     if not section.WEIGHTS and cfg.MODEL.MASK_GENERATOR.SOURCE != "masks":

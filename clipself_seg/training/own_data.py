@@ -1,33 +1,218 @@
-"""What a training or an evaluation takes from ``DATASETS.DATA``: the data sets of its task."""
+"""What a run takes from ``DATASETS.DATA``: the data sets of its task, and settings that follow from their size.
+
+A recipe of thousands of images and eight GPUs is cut to what is here: `settings_for` says how, from numbers alone.
+"""
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.utils import comm
+from tabulate import tabulate
 
+from clipself_seg.config import flatten
+from clipself_seg.data.datasets.check import check_data
+from clipself_seg.data.datasets.own import OwnData
 from clipself_seg.models.build import registered_data
+from clipself_seg.yaml_files import leaves, read_tree
+
+# Times that a training sees each image.
+EPOCHS = {"CATSeg": 20, "OpenPanoptic": 30, "FViT": 20, "CLIPSelf": 6}
+LEAST_STEPS = 500
+# GiB of weights with their gradients and moments, of an image's step, and of that with MODEL.CLIP.CHECKPOINTING; of
+# towers of size B and L. Computed by tools/recipe_costs.py, times MARGIN for what is not in it.
+MEMORY = {
+    "CATSeg": ((0.9, 2.4, 2.0), (2.4, 3.3, 2.0)),
+    "OpenPanoptic": ((1.2, 4.9, 4.9), (1.5, 5.0, 5.0)),
+    "FViT": ((0.9, 0.32, 0.32), (2.4, 0.6, 0.6)),
+    "CLIPSelf": ((1.8, 1.1, 0.5), (6.1, 3.0, 1.2)),
+}
+MARGIN = 1.5
+GIB = 2**30
+SETTINGS = (
+    *("SOLVER.IMS_PER_BATCH", "MODEL.CLIP.CHECKPOINTING", "SOLVER.MAX_ITER", "SOLVER.WARMUP_ITERS"),
+    *("SOLVER.STEPS", "SOLVER.BASE_LR", "SOLVER.CHECKPOINT_PERIOD", "DATALOADER.NUM_WORKERS"),
+)
 
 
-def with_data(cfg: CfgNode, by_hand: Callable[[str], bool]) -> CfgNode:
+class Machine(NamedTuple):
+    """What a run computes on.
+
+    Attributes:
+        device: MODEL.DEVICE.
+        memory: GiB of a GPU, or of the machine where the device is the CPU.
+        cores: of the CPU.
+        processes: of the run.
+    """
+
+    device: str
+    memory: float
+    cores: int
+    processes: int = 1
+
+    @classmethod
+    def here(cls, device: str) -> Machine:
+        """This machine."""
+        if device.startswith("cuda"):
+            memory = torch.cuda.get_device_properties(torch.device(device)).total_memory
+        else:
+            pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+            memory = pages * os.sysconf("SC_PAGE_SIZE") if pages else 8 * GIB
+        return cls(device, memory / GIB, os.cpu_count() or 1, comm.get_world_size())
+
+
+class Setting(NamedTuple):
+    """A key of the configuration, its value, and why it has it."""
+
+    key: str
+    value: Any
+    reason: str
+
+
+def settings_for(
+    cfg: CfgNode, images: int, machine: Machine, by_hand: Callable[[str], bool] = lambda key: False
+) -> list[Setting]:
+    """Settings of a training that follow from the number of its images, the machine and the recipe.
+
+    Args:
+        cfg: the recipe.
+        images: number of training images.
+        machine: what it runs on.
+        by_hand: whether somebody set a key, whose value then stays.
+    """
+    solver, settings = cfg.SOLVER, dict[str, Setting]()
+
+    def put(key: str, value: Any, reason: str) -> Any:
+        if by_hand(key):
+            value, reason = dict(flatten(cfg))[key], "set by you"
+        settings[key] = Setting(key, value, reason)
+        return value
+
+    batch, why, recompute = _batch(cfg, images, machine)
+    batch = put("SOLVER.IMS_PER_BATCH", batch, why)
+    if recompute:
+        reason = "blocks are computed twice, to need less memory"
+        put("MODEL.CLIP.CHECKPOINTING", True, reason)
+    steps = put("SOLVER.MAX_ITER", *_steps(cfg, images, batch))
+    warmup = min(solver.WARMUP_ITERS, steps // 10)
+    put("SOLVER.WARMUP_ITERS", warmup, "the recipe's, at most a tenth of all steps")
+    if solver.SCHEDULE == "steps" and solver.STEPS:
+        drops = tuple(round(step * steps / solver.MAX_ITER) for step in solver.STEPS)
+        put("SOLVER.STEPS", drops, "the same parts of the training as the recipe's")
+    rate = solver.BASE_LR * batch / solver.IMS_PER_BATCH
+    reason = f"the recipe's {solver.BASE_LR:g} for {solver.IMS_PER_BATCH} images, by the batch"
+    put("SOLVER.BASE_LR", rate, reason if rate != solver.BASE_LR else "the recipe's")
+    period = min(solver.CHECKPOINT_PERIOD, math.ceil(steps / 5))
+    put("SOLVER.CHECKPOINT_PERIOD", period, "five times in the training, or as the recipe says")
+    workers, reason = 0, "the processor trains"
+    if machine.device != "cpu":
+        workers = min(8, max(1, machine.cores // machine.processes - 1))
+        reason = f"{machine.cores} cores for {machine.processes} processes"
+    put("DATALOADER.NUM_WORKERS", workers, reason)
+    return list(settings.values())
+
+
+def _is_mini(cfg: CfgNode) -> bool:
+    """Whether it is a recipe of the mini world, which is made for two cores."""
+    return "Mini" in cfg.MODEL.CLIP.NAME
+
+
+def _batch(cfg: CfgNode, images: int, machine: Machine) -> tuple[int, str, bool]:
+    """Images of a step, why, and whether blocks have to be computed twice."""
+    wanted = cfg.SOLVER.IMS_PER_BATCH
+    recipe, why = wanted, "the recipe's"
+    table = MEMORY.get(cfg.MODEL.META_ARCHITECTURE)
+    recompute = False
+    if table and not _is_mini(cfg):
+        weights, step, twice = table["-L-" in cfg.MODEL.CLIP.NAME or "large" in cfg.MODEL.CLIP.NAME]
+        room = machine.memory / MARGIN - weights
+
+        def fitting(each: float) -> int:
+            return max(1, int(room / each)) * machine.processes
+
+        recompute = fitting(step) < wanted and twice < step
+        if (most := fitting(twice if recompute else step)) < wanted:
+            wanted, why = most, f"as many as {machine.memory:.0f} GiB hold"
+    if images < wanted:
+        wanted, why = images, "as many as there are images"
+    if machine.processes > 1:
+        wanted = max(1, wanted // machine.processes) * machine.processes
+    return wanted, why if wanted != recipe else "the recipe's", recompute
+
+
+def _steps(cfg: CfgNode, images: int, batch: int) -> tuple[int, str]:
+    """Steps of the training, and why so many."""
+    solver = cfg.SOLVER
+    most = math.ceil(solver.MAX_ITER * solver.IMS_PER_BATCH / batch)
+    if _is_mini(cfg):
+        return most, "the mini recipe's images"
+    epochs = EPOCHS.get(cfg.MODEL.META_ARCHITECTURE, 20)
+    steps = math.ceil(epochs * images / batch)
+    if steps >= most:
+        return most, "as many images as in the recipe"
+    if steps < LEAST_STEPS:
+        return min(LEAST_STEPS, most), f"at least, for {images} images are few"
+    return steps, f"{images} images {epochs} times"
+
+
+def with_data(
+    cfg: CfgNode, by_hand: Callable[[str], bool], *, trains: bool = False, resume: bool = False
+) -> tuple[CfgNode, list[str]]:
     """The configuration with the data sets of ``DATASETS.DATA``, which are registered in this process.
 
     Args:
-        cfg: configuration; nothing changes where the key is empty.
-        by_hand: whether somebody set a key, whose value then stays.
+        cfg: configuration with the key.
+        by_hand: whether somebody set a key, whose value then stays. The settings of a training are its recorded ones
+            where nobody set ``DATASETS.DATA`` itself: the configuration is that of a run.
+        trains: whether a training is to follow.
+        resume: take the settings that the run in ``OUTPUT_DIR`` has recorded, if there is one.
+
+    Returns:
+        The configuration, and what is to be said in the log.
 
     Raises:
-        InputError: as `register_data`.
+        InputError: as `register_data` and `check_data`.
     """
     data = registered_data(cfg)
-    if data is None:
-        return cfg
+    assert data is not None
     cfg = cfg.clone()
     cfg.defrost()
     cfg.DATASETS.DATA = os.path.abspath(os.path.expanduser(cfg.DATASETS.DATA))
     for key, names in (("TRAIN", (data.train,)), ("TEST", data.test)):
         if not by_hand(f"DATASETS.{key}"):
             cfg.DATASETS[key] = names
+    said = []
+    if trains:
+        said = check_data([data.train, *data.test[:1]])
+        if by_hand("DATASETS.DATA"):
+            settings = list(_settings(cfg, data, by_hand, resume))
+            for key, value, _ in settings:
+                cfg.merge_from_list([key, value])
+            table = tabulate(settings, ["setting", "value", "because it is"], disable_numparse=True)
+            said.append(
+                f"settings of the training; KEY VALUE at the end of the command changes one\n{table}"
+            )
     cfg.freeze()
-    return cfg
+    return cfg, said
+
+
+def _settings(
+    cfg: CfgNode, data: OwnData, by_hand: Callable[[str], bool], resume: bool
+) -> Iterator[Setting]:
+    recorded = dict[str, Any]()
+    if resume and (path := Path(cfg.OUTPUT_DIR) / "config.yaml").is_file():
+        recorded = dict(leaves(read_tree(path)))
+    images = len(DatasetCatalog.get(data.train))
+    for setting in settings_for(cfg, images, Machine.here(cfg.MODEL.DEVICE), by_hand):
+        key, value, _ = setting
+        if key in recorded and not by_hand(key):
+            value = type(value)(recorded[key])
+            setting = Setting(key, value, "recorded by the run that goes on")
+        yield setting

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import functools
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from clipself_seg.data.annotations import Record, image_records
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from clipself_seg.data.annotations import Record, image_records, require_files
 from clipself_seg.data.datasets.records import (
     IMAGE_SUFFIX,
     detection_records,
@@ -22,6 +26,7 @@ from clipself_seg.data.datasets.records import (
     pair_files,
     panoptic_set_records,
     region_records,
+    sem_seg_records,
     standard_records,
 )
 from clipself_seg.data.datasets.table import (
@@ -33,7 +38,7 @@ from clipself_seg.data.datasets.table import (
     SemSegSet,
 )
 from clipself_seg.data.images import PUBLISHED_QUALITY, describe_jpegs, read_image
-from clipself_seg.data.masks import read_labels_of, read_panoptic_ids
+from clipself_seg.data.masks import read_indices, read_labels_of, read_panoptic_ids
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.data.prepare.ade import ade150_jobs, ade847_jobs
 from clipself_seg.data.prepare.coco import coco_stuff_jobs
@@ -514,3 +519,64 @@ class Plan:
             return isinstance(job, VocJob) and nothing_left(job)
         except InputError:  # a broken map, which the preparation refuses
             return False
+
+
+OWN_SAMPLE = 50
+"""Number of images of data of one's own, evenly spread, that are read before a training."""
+
+
+def check_data(names: Sequence[str]) -> list[str]:
+    """Refuse data of one's own of which an image or label cannot be used, before the first step.
+
+    Args:
+        names: data sets as `own.register_data` registers them.
+
+    Returns:
+        What is to be said: numbers of images and classes, and what has no name and is ignored.
+
+    Raises:
+        InputError: no images; some are missing; one of those that are read is broken, or its labels are.
+    """
+    said = []
+    for name in names:
+        metadata = MetadataCatalog.get(name)
+        values = metadata.get("label_values")
+        records = DatasetCatalog.get(name) if values is None else sem_seg_records(name)
+        if not records:
+            raise InputError(f"{metadata.origin}: {name} has no image with labels: add some")
+        require_files(name, records, f"correct {metadata.origin}")
+        vocabulary = metadata.get("vocabulary") or ()
+        said.append(f"{name}: {len(records)} images, {len(vocabulary)} classes")
+        sample = [
+            records[i] for i in sorted({i * len(records) // OWN_SAMPLE for i in range(OWN_SAMPLE)})
+        ]
+        unnamed = Counter[object]()
+        for record in sample:
+            if problem := check_image(
+                ImageJob(record, len(vocabulary), metadata.get("ignore_label", 255))
+            ).problem:
+                raise InputError(f"{metadata.origin}: {problem}")
+            if values is not None and "painted" not in record:
+                for value, count in zip(
+                    *np.unique(read_indices(record["sem_seg_file_name"]), return_counts=True)
+                ):
+                    if int(value) not in metadata.known_values:
+                        unnamed[int(value)] += int(count)
+        if unnamed:
+            shown = ", ".join(
+                f"{value} ({count} pixels)" for value, count in unnamed.most_common(8)
+            )
+            more = ", ..." if len(unnamed) > 8 else ""
+            said.append(
+                f"{name}: values of label maps without a name, which are ignored, in {len(sample)} maps: {shown}{more}"
+            )
+        source = (
+            metadata.get("panoptic_json") or metadata.get("json_file") or metadata.get("source")
+        )
+        if left_out := source.make().get("left_out") if source is not None else None:
+            shown = ", ".join(f"{label} ({count})" for label, count in list(left_out.items())[:8])
+            more = ", ..." if len(left_out) > 8 else ""
+            said.append(
+                f"{name}: annotations of classes without a name, which are ignored: {shown}{more}"
+            )
+    return said

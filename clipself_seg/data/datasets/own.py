@@ -525,8 +525,14 @@ def _content(data: DataFile, part: str) -> JsonObject:
         )
     names = category_names(content, source)
     content["annotations"] = kept
-    content["left_out"] = {str(names.get(n, n)): count for n, count in left_out.items()}
+    unnamed = {n: count for n, count in left_out.items() if n not in (data.names or ())}
+    content["left_out"] = {str(names.get(n, n)): count for n, count in unnamed.items()}
     return content
+
+
+def _made(data: DataFile, part: str) -> MadeAnnotations:
+    source = getattr(data, part).annotations
+    return MadeAnnotations(str(source), functools.partial(_content, data, part))
 
 
 def _image_root(split: Split) -> Path:
@@ -581,6 +587,8 @@ def _semantic(data: DataFile, part: str) -> str:
             "sem_seg_root": str(split.masks or split.annotations),
             "ignore_label": SPARE[len(vocabulary) > SPARE[0]],
             "label_values": vocabulary.dataset_id_to_index,
+            "known_values": (*(data.names or ()), data.ignore),
+            "source": None if split.masks and not split.json else _made(data, part),
             "vocabulary": vocabulary,
             "evaluator_type": "sem_seg",
             "stuff_classes": list(vocabulary.names),
@@ -599,8 +607,7 @@ def _semantic_records(data: DataFile, part: str) -> list[Record]:
             if len(files) > 1
         ]
     index_of = data.vocabulary(training=part == "train").dataset_id_to_index
-    source = MadeAnnotations(str(split.annotations), functools.partial(_content, data, part))
-    root = _image_root(split)
+    source, root = _made(data, part), _image_root(split)
     content = source.make()
     if "segments_info" in content["annotations"][0]:
         records = panoptic_records(source, root, _png_folder(data, split))
@@ -656,13 +663,12 @@ def _annotated(
     """Register a part whose annotations are in COCO's format, or are brought into it."""
     split: Split = getattr(data, part)
     vocabulary = data.vocabulary(training=part == "train")
-    make = functools.partial(_content, data, part)
     records = functools.partial(standard_records, f"{data.name}_{part}_{kind}", entry)
     return _register(
         *(data, part, kind, records),
         {
             "image_root": str(_image_root(split)),
-            key: MadeAnnotations(str(split.annotations), make),
+            key: _made(data, part),
             "vocabulary": vocabulary,
             "thing_classes": list(vocabulary.names),
             **metadata,

@@ -1,0 +1,107 @@
+"""Settings of a training follow from the number of its images, the machine and the recipe."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from detectron2.data import DatasetCatalog
+
+from clipself_seg.checkpoints.choice import find_model
+from clipself_seg.commands import train as command
+from clipself_seg.config import load_config
+from clipself_seg.data.datasets.check import check_data
+from clipself_seg.data.datasets.own import register_data
+from clipself_seg.errors import InputError
+from clipself_seg.training.own_data import Machine, settings_for
+from clipself_seg.yaml_files import leaves, read_tree
+from tests.data.datasets.test_own import folder  # noqa: F401  a fixture
+
+GPU = Machine("cuda", 24, 16)
+CPU = Machine("cpu", 16, 2)
+SEMANTIC, DETECTION = "semseg/catseg_token_vitb16", "detection/ov_coco_eva02_vitb16"
+pytestmark = pytest.mark.usefixtures("catalogue")
+
+
+def values(config, images, machine, opts=()):
+    cfg = load_config(config, opts)
+    by_hand = set(opts[::2]).__contains__
+    return {s.key.partition(".")[2]: s.value for s in settings_for(cfg, images, machine, by_hand)}
+
+
+def test_few_images_are_seen_often_and_many_as_often_as_the_recipe_says():
+    assert [values(SEMANTIC, n, GPU)["MAX_ITER"] for n in (60, 1000, 10**6)] == [500, 5000, 80000]
+    few = values(SEMANTIC, 60, GPU)
+    assert (few["CHECKPOINT_PERIOD"], few["WARMUP_ITERS"], few["NUM_WORKERS"]) == (100, 0, 8)
+    assert values(DETECTION, 2000, GPU)["WARMUP_ITERS"] <= 500
+
+
+def test_the_batch_fits_memory_images_and_processes_and_the_rate_follows():
+    whole, small = values(DETECTION, 10**5, GPU._replace(memory=800)), values(DETECTION, 10**5, GPU)
+    assert (whole["IMS_PER_BATCH"], whole["BASE_LR"]) == (64, 1e-4)
+    assert small["IMS_PER_BATCH"] < 64
+    assert small["BASE_LR"] == pytest.approx(1e-4 * small["IMS_PER_BATCH"] / 64)
+    assert values(DETECTION, 3, GPU)["IMS_PER_BATCH"] == 3
+    two = values(SEMANTIC, 3, GPU._replace(processes=2))
+    assert two["IMS_PER_BATCH"] == 2
+    assert values("distill/coco_patches_eva02_vitl14_336", 10**4, GPU)["CLIP.CHECKPOINTING"] is True
+
+
+def test_a_mini_recipe_keeps_its_numbers_and_what_is_typed_stays():
+    mini = values("mini/semseg", 60, CPU)
+    assert (mini["IMS_PER_BATCH"], mini["MAX_ITER"], mini["BASE_LR"]) == (4, 200, 1e-3)
+    assert mini["NUM_WORKERS"] == 0
+    typed = values(SEMANTIC, 60, GPU, ("SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "7"))
+    assert (typed["IMS_PER_BATCH"], typed["MAX_ITER"], typed["BASE_LR"]) == (2, 7, 2e-4)
+
+
+def test_values_without_a_name_are_counted_and_broken_files_named_before_a_step(
+    folder,  # noqa: F811
+):
+    data = register_data(folder / "screws.yaml", "semantic")
+    said = check_data([data.train, *data.test])
+    assert said[0] == "own_screws_train_sem_seg: 11 images, 3 classes"
+    assert "without a name, which are ignored, in 11 maps: 200 (72 pixels)" in said[1]
+    (folder / "images/train/1.jpg").write_bytes(b"no image")
+    with pytest.raises(InputError, match="screws.yaml: image .*1.jpg is not an image of"):
+        check_data([data.train])
+    (folder / "list.txt").write_text("images/train/0.jpg\nnowhere/2.jpg\n")
+    (folder / "screws.yaml").write_text(
+        "train: {images: list.txt, masks: masks/train}\nnames: {3: dog}"
+    )
+    with pytest.raises(InputError, match="1 of 1 images are missing, such as .*nowhere/2.jpg"):
+        check_data([register_data(folder / "screws.yaml", "semantic").train])
+
+
+@pytest.fixture
+def trained(folder, tmp_path):  # noqa: F811
+    """Folder of a run of two steps on data of one's own."""
+    opts = ("SOLVER.MAX_ITER", "2", "OUTPUT_DIR", str(tmp_path / "run"))
+    assert command.main(options(folder, *opts)) == 0
+    return tmp_path / "run"
+
+
+def options(folder, *opts):  # noqa: F811
+    return ["--task", "semantic", "--model", "mini", "--data", str(folder / "screws.yaml"), *opts]
+
+
+def test_a_run_records_its_data_and_goes_on_and_is_evaluated_from_its_folder(
+    folder, trained, tmp_path, monkeypatch  # noqa: F811
+):
+    recorded = dict(leaves(read_tree(trained / "config.yaml")))
+    assert recorded["DATASETS.DATA"] == str(folder / "screws.yaml")
+    assert recorded["DATASETS.TRAIN"] == ["own_screws_train_sem_seg"]
+    results = (trained / "results.json").read_text()
+    assert "own_screws_val_sem_seg" in results
+    for name in ("own_screws_train_sem_seg", "own_screws_val_sem_seg"):
+        DatasetCatalog.remove(name)
+    choice = find_model(str(trained / "model_final.pth"))
+    words = ["--eval-only", "--config-file", choice.config_file, "MODEL.WEIGHTS", choice.weights]
+    assert command.main([*words, "OUTPUT_DIR", str(tmp_path / "evaluated")]) == 0
+    assert (tmp_path / "evaluated/results.json").exists()
+    # Another machine would choose others: the recorded ones count.
+    monkeypatch.setattr(Machine, "here", lambda device: Machine("cuda", 24, 16))
+    opts = ("SOLVER.MAX_ITER", "2", "OUTPUT_DIR", str(trained))
+    assert command.main([*options(folder, "--resume"), *opts]) == 0
+    said = (trained / "log.txt").read_text()
+    assert re.search("DATALOADER.NUM_WORKERS +0 +recorded by the run that goes on", said)

@@ -112,16 +112,6 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
             self._report(results)
         return results
 
-    @contextlib.contextmanager
-    def writing_to(self, folder: Path) -> Iterator[None]:
-        """Writes files into another folder meanwhile."""
-        before = self.output_dir
-        self.output_dir = folder
-        try:
-            yield
-        finally:
-            self.output_dir = before
-
     def metadata(self) -> dict[str, object]:
         """Settings that decide the numbers beside weights and configuration, known after `check`."""
         return {}

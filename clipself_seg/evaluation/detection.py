@@ -164,7 +164,8 @@ class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionDat
             "tasks": cfg.TEST.DETECTION.TASKS,
             "limits": cfg.TEST.DETECTION.LIMITS,
             "train_vocabulary": trained,
-            "own_split": not given,
+            # Of a fine-tuning the training vocabulary alone says it.
+            "own_split": not (given or cfg.DATASETS.DATA or cfg.SOLVER.MIX_WITH_START),
             "workers": cfg.DATALOADER.NUM_WORKERS,
             "output_dir": Path(cfg.OUTPUT_DIR),
         }

@@ -32,7 +32,8 @@ NO_OTHERS = (
 )
 
 Split = dict[str, Any]
-Rows = Mapping[float, Mapping[str, Split]]  # fraction -> data set -> its numbers, as of `split_of`
+Row = Mapping[str, Split]  # data set -> its numbers, as of `split_of`
+Rows = Mapping[float, Row]  # fraction -> its row
 
 
 def split_of(numbers: Mapping[str, Any]) -> Split:
@@ -47,19 +48,19 @@ def split_of(numbers: Mapping[str, Any]) -> Split:
         how many have such a number; each only where it is known.
     """
     lines = {key: line for key, line in numbers.items() if isinstance(line, Mapping)}
-    first: Mapping[str, Any] = next(iter(lines.values()), numbers)
-    line = lines.get("fused", lines.get("bbox", first))
-    name = next((name for name in NUMBERS if name in line), "")
-    split: Split = {"number": name}
-    for group, of_line in ((TRAINED, "seen"), (OTHERS, "unseen")):
-        for key, of_group in ((group, name), (f"classes {group}", "classes")):
-            value = line.get(f"{of_group}{NUMBERS.get(name, '')}{of_line}")
-            if value is not None:
-                split[key] = value
-    return split
+    line = lines.get("fused", lines.get("bbox", next(iter(lines.values()), numbers)))
+    number = next((number for number in NUMBERS if number in line), "")
+    sign = NUMBERS.get(number, "")
+    keys = {
+        TRAINED: f"{number}{sign}seen",
+        OTHERS: f"{number}{sign}unseen",
+        f"classes {TRAINED}": f"classes{sign}seen",
+        f"classes {OTHERS}": f"classes{sign}unseen",
+    }
+    return {"number": number} | {key: line[own] for key, own in keys.items() if own in line}
 
 
-def means_of(row: Mapping[str, Split]) -> dict[str, float]:
+def means_of(row: Row) -> dict[str, float]:
     """Means over the data sets that have such classes, and the harmonic mean of both groups if there are both."""
     means = {}
     for group in (TRAINED, OTHERS):
@@ -78,15 +79,16 @@ def knee_of(rows: Rows) -> float | None:
     return max(known, key=lambda fraction: known[fraction]) if known else None
 
 
+def knee_text(rows: Rows) -> str:
+    """The knee in words, or how to measure what is forgotten."""
+    knee = knee_of(rows)
+    return NO_OTHERS if knee is None else f"Knee (*), the best harmonic mean: {knee:g}"
+
+
 def as_json(rows: Rows) -> dict[str, Any]:
     """What `results.json` has under "mixing", see docs/numbers.md."""
-    return {
-        "knee": knee_of(rows),
-        "rows": [
-            {"fraction": fraction, **means_of(rows[fraction]), "data sets": dict(rows[fraction])}
-            for fraction in sorted(rows)
-        ],
-    }
+    lines = [{"fraction": f, **means_of(rows[f]), "data sets": rows[f]} for f in sorted(rows)]
+    return {"knee": knee_of(rows), "rows": lines}
 
 
 def forgetting_table(rows: Rows, style: str = "simple") -> str:
@@ -97,29 +99,23 @@ def forgetting_table(rows: Rows, style: str = "simple") -> str:
         style: see `evaluation.report.format_table`.
     """
     knee, last = knee_of(rows), rows[max(rows)]
-    columns = [
-        (name, group)
-        for name, split in last.items()
-        for group in (TRAINED, OTHERS)
-        if group in split
-    ]
-    headings = [
-        f"{TITLES.get(name, name)} {last[name]['number']}, "
-        f"{cell_text(last[name].get(f'classes {group}'), '.0f')} {group}"
-        for name, group in columns
-    ]
+    groups = [(name, group) for name in last for group in (TRAINED, OTHERS) if group in last[name]]
+    headings = ["weights"]
+    for name, group in groups:
+        classes = cell_text(last[name].get(f"classes {group}"), ".0f")
+        headings.append(f"{TITLES.get(name, name)} {last[name]['number']}, {classes} {group}")
     # Of one data set the means are its own numbers.
     means = [key for key in means_of(last) if key == BALANCE or len(last) > 1]
+    headings += [key if key == BALANCE else f"mean, {key}" for key in means]
     body = []
     for fraction in sorted(rows):
         row, mean = rows[fraction], means_of(rows[fraction])
         word = {0.0: " before", 1.0: " after"}.get(fraction, "") + (
             " *" if fraction == knee else ""
         )
-        cells = [row[name].get(group) for name, group in columns] + [mean.get(k) for k in means]
+        cells = [row[name].get(group) for name, group in groups] + [mean.get(key) for key in means]
         body.append([f"{fraction:g}{word}", *map(cell_text, cells)])
-    above = [key if key == BALANCE else f"mean, {key}" for key in means]
-    return format_table(["weights", *headings, *above], body, style)
+    return format_table(headings, body, style)
 
 
 def plot_forgetting(path: str | os.PathLike[str], rows: Rows) -> None:
@@ -136,11 +132,9 @@ def plot_forgetting(path: str | os.PathLike[str], rows: Rows) -> None:
     FigureCanvasAgg(figure)
     panel = figure.subplots()
     means = {fraction: means_of(rows[fraction]) for fraction in sorted(rows)}
-    for group, marker in ((TRAINED, "o"), (OTHERS, "s"), (BALANCE, "")):
+    for group, line in ((TRAINED, "o-"), (OTHERS, "s-"), (BALANCE, "--")):
         known = {fraction: mean[group] for fraction, mean in means.items() if group in mean}
-        if known:
-            line = "--" if group == BALANCE else "-"
-            panel.plot([*known], [*known.values()], line, marker=marker, label=group)
+        panel.plot([*known], [*known.values()], line, label=group)
     if (knee := knee_of(rows)) is not None:
         panel.axvline(knee, color="grey", linestyle=":", label=f"knee, {knee:g}")
     panel.set_xlabel("weights: 0 before, 1 after the training")

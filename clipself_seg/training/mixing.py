@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import cast
 
-import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
@@ -87,37 +86,25 @@ def start_of_run(cfg: CfgNode, model: Model) -> Tensors:
     return {name: tensor for name, tensor in before.items() if not tensor.equal(end[name].cpu())}
 
 
-class Mixture:
-    """The weights of a model between a start and an end.
+@contextlib.contextmanager
+def mixed(model: Model, start: Mapping[str, Tensor], fraction: float) -> Iterator[None]:
+    """Put start + fraction * (end - start) into a model meanwhile, and then the end back; 0 and 1 are exact.
 
-    In memory of the CPU there are both, of what differs.
+    Args:
+        model: has the weights of the end, of which copies of the tensors in `start` are kept in memory of the CPU.
+        start: tensors of the start by their names in the model.
+        fraction: in [0, 1].
     """
-
-    def __init__(self, model: Model, start: Mapping[str, Tensor]) -> None:
-        """
-        Args:
-            model: has the weights of the end.
-            start: tensors of the start by their names in the model.
-        """
-        state = cast(nn.Module, model).state_dict()
-        self._tensors = {name: state[name] for name in start}
-        self._start = start
-        self._end = {name: t.to("cpu", copy=True) for name, t in self._tensors.items()}
-
-    @contextlib.contextmanager
-    def at(self, fraction: float) -> Iterator[None]:
-        """Put start + fraction * (end - start) into the model meanwhile, and the end back; 0 and 1 are exact."""
-        self._put(fraction)
-        try:
-            yield
-        finally:
-            self._put(1.0)
-
-    @torch.no_grad()
-    def _put(self, fraction: float) -> None:
-        for name, tensor in self._tensors.items():
-            start, end = self._start[name], self._end[name]
-            if fraction in (0, 1) or not end.is_floating_point():
-                tensor.copy_(end if fraction else start)
-            else:
-                tensor.copy_(torch.lerp(start, end, fraction))
+    state = cast(nn.Module, model).state_dict()
+    end = {name: state[name].to("cpu", copy=True) for name in start}
+    whole = fraction in (0, 1)
+    for name, tensor in start.items():
+        if whole or not tensor.is_floating_point():
+            state[name].copy_(end[name] if fraction else tensor)
+        else:
+            state[name].copy_(tensor.lerp(end[name], fraction))
+    try:
+        yield
+    finally:
+        for name, tensor in end.items():
+            state[name].copy_(tensor)

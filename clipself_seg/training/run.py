@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, cast
 
@@ -14,7 +14,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine.hooks import CallbackHook, HookBase
 from detectron2.utils import comm
-from torch import nn
+from torch import Tensor, nn
 
 from clipself_seg.checkpoints.training_state import (
     CheckpointFolder,
@@ -26,12 +26,13 @@ from clipself_seg.data.loader import dead_workers_named
 from clipself_seg.errors import InputError, MissingFiles
 from clipself_seg.evaluation.base import Evaluation, Results
 from clipself_seg.evaluation.forgetting import (
-    NO_OTHERS,
     TITLE,
+    Row,
     Rows,
     as_json,
     forgetting_table,
     knee_of,
+    knee_text,
     means_of,
     plot_forgetting,
     split_of,
@@ -43,12 +44,7 @@ from clipself_seg.models.build import architecture, build_model, require_run_fea
 from clipself_seg.models.protocol import Model, TrainableModel
 from clipself_seg.provenance import provenance, write_results
 from clipself_seg.training import HOOKS
-from clipself_seg.training.mixing import (
-    Mixture,
-    fractions_of,
-    start_of_run,
-    start_of_training,
-)
+from clipself_seg.training.mixing import fractions_of, mixed, start_of_run, start_of_training
 from clipself_seg.training.settings import TrainingSettings
 from clipself_seg.training.tasks import task_of
 from clipself_seg.training.trainer import Trainer
@@ -172,7 +168,7 @@ def train(
         model.export(path)
         logger.info("result of the training written to %s", path)
     outputs = RunOutputs(Path(cfg.OUTPUT_DIR), cfg.SOLVER.MAX_ITER, formats=formats)
-    _evaluate(evaluation, cfg, model, outputs, Mixture(model, start), fractions)
+    _evaluate(evaluation, cfg, model, outputs, start, fractions)
 
 
 def _leave_out_missing(evaluation: Evaluation[Any, Any], model: Model) -> None:
@@ -227,8 +223,8 @@ def evaluate(cfg: CfgNode, resume: bool, formats: Sequence[str] = ()) -> None:
     trained = _checkpoints(cfg).paths() or (folder / task.result_file).exists()
     suffix = "_eval" if trained else ""
     _write_config(cfg, suffix)
-    outputs = RunOutputs(folder, iterations, suffix, formats)
-    _evaluate(evaluation, cfg, model, outputs, Mixture(model, start), fractions)
+    outputs = RunOutputs(folder, iterations, suffix=suffix, formats=formats)
+    _evaluate(evaluation, cfg, model, outputs, start, fractions)
 
 
 def _evaluate(
@@ -236,39 +232,34 @@ def _evaluate(
     cfg: CfgNode,
     model: Model,
     outputs: RunOutputs,
-    mixture: Mixture,
+    start: Mapping[str, Tensor],
     fractions: Sequence[float],
 ) -> None:
     """Evaluate the weights as they are, then mixtures with the start, and write what all of them say."""
     write = _write_numbers_of(evaluation, cfg, model, outputs)
     results = evaluation(model)
-    rows = {1.0: {name: split_of(numbers) for name, numbers in results.items()}}
-    if not fractions or not means_of(rows[1.0]):
-        return
-    for fraction in fractions[1:]:
-        folder = outputs.file("mixing") / f"{fraction:g}"
+    rows: dict[float, Row] = {1.0: {name: split_of(results[name]) for name in results}}
+    folder = evaluation.output_dir
+    for fraction in fractions[1:] if means_of(rows[1.0]) else ():
         logger.info("weights at %g between those before (0) and after (1) the training:", fraction)
-        with mixture.at(fraction), evaluation.writing_to(folder):
-            own = RunOutputs(folder, outputs.iterations, fraction=fraction)
+        own = RunOutputs(outputs.file("mixing") / f"{fraction:g}", outputs.iterations, fraction)
+        evaluation.output_dir = own.folder
+        with mixed(model, start, fraction):
             _write_numbers_of(evaluation, cfg, model, own)
-            mixed = evaluation(model)
-        rows[fraction] = {name: split_of(numbers) for name, numbers in mixed.items()}
-    if comm.is_main_process():
-        write(results, rows)
-        _report_mixtures(rows, outputs)
-        if 0 < (knee := knee_of(rows) or 0) < 1:
-            path = outputs.folder / "model_mixed.pth"
-            with mixture.at(knee):
-                cast(TrainableModel, model).export(path)
-            logger.info("weights of the knee, %g, written to %s", knee, path)
-
-
-def _report_mixtures(rows: Rows, outputs: RunOutputs) -> None:
-    logger.info("%s:\n%s", TITLE, forgetting_table(rows))
-    knee = knee_of(rows)
-    logger.info("%s", NO_OTHERS if knee is None else f"Knee (*), the best harmonic mean: {knee:g}")
-    plot_forgetting(path := outputs.file("mixing.png"), rows)
-    logger.info("drawn in %s", path)
+            numbers = evaluation(model)
+        rows[fraction] = {name: split_of(numbers[name]) for name in numbers}
+    evaluation.output_dir = folder
+    if len(rows) == 1 or not comm.is_main_process():
+        return
+    write(results, rows)
+    logger.info("%s:\n%s\n%s", TITLE, forgetting_table(rows), knee_text(rows))
+    plot_forgetting(outputs.file("mixing.png"), rows)
+    logger.info("drawn in %s", outputs.file("mixing.png"))
+    if 0 < (knee := knee_of(rows) or 0) < 1:
+        path = outputs.folder / "model_mixed.pth"
+        with mixed(model, start, knee):
+            cast(TrainableModel, model).export(path)
+        logger.info("weights of the knee, %g, written to %s", knee, path)
 
 
 def _built(cfg: CfgNode, trains: bool) -> Model:
@@ -310,16 +301,16 @@ class RunOutputs(NamedTuple):
     Attributes:
         folder: folder of the files.
         iterations: steps behind the weights, where that is known.
+        fraction: of the trained weights in those that are evaluated, see `training.mixing`.
         suffix: end of the files' names before their ending.
         formats: what tables are written as too, out of `evaluation.report.FILES`.
-        fraction: of the trained weights in those that are evaluated, see `training.mixing`.
     """
 
     folder: Path
     iterations: int | None
+    fraction: float = 1.0
     suffix: str = ""
     formats: Sequence[str] = ()
-    fraction: float = 1.0
 
     def file(self, name: str) -> Path:
         """Path of a file, with the suffix before its ending."""

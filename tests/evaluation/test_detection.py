@@ -227,6 +227,28 @@ def test_classes_are_seen_by_the_training_vocabulary(datasets):
     assert ours.metadata()["seen classes"]["split"].startswith("those that share a name with")
 
 
+@pytest.mark.parametrize(
+    "key, value", [("DATASETS.DATA", "own"), ("SOLVER.MIX_WITH_START", (0.5,))]
+)
+def test_after_fine_tuning_seen_are_the_classes_of_its_data_whatever_a_data_set_says(
+    datasets, key, value
+):
+    folder, model = datasets
+    own = Vocabulary("own", (VocabularyClass((WORDS.names[1].upper(),), 1),))
+    DatasetCatalog.register("own", lambda: [])
+    MetadataCatalog.get("own").set(
+        json_file="none", image_root="none", vocabulary=own, evaluator_type="coco"
+    )
+    try:
+        options = (key, value, "DATASETS.TRAIN", ("own",), "DATASETS.TEST", ("split",))
+        results = evaluation(folder, *options)(model)["split"]["bbox"]
+    finally:
+        DatasetCatalog.remove("own")
+        MetadataCatalog.remove("own")
+    assert model.asked[-1][1].seen.tolist() == [False, True, False, False]
+    assert results["classes-seen"] <= 1 < results["classes-unseen"]
+
+
 def test_novel_classes_of_a_training_vocabulary_are_not_seen():
     lvis, coco = load_vocabulary("lvis_v1_1203"), load_vocabulary("coco_80")
     seen = dict(zip(coco.names, seen_in_training(coco, lvis)))

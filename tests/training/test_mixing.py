@@ -16,7 +16,7 @@ from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import build_model
 from clipself_seg.training import run
-from clipself_seg.training.mixing import Mixture, fractions_of, start_of_run, start_of_training
+from clipself_seg.training.mixing import fractions_of, mixed, start_of_run, start_of_training
 from clipself_seg.training.tasks import TrainingData
 from tests.conftest import ROOT
 from tests.training.test_run import TwoSets
@@ -79,13 +79,12 @@ def test_mixtures_are_linear_and_their_ends_exact_to_the_bit():
     model = Toy()
     before, start = bits(model), start_of_training(model)
     assert set(start) == set(model.state_dict()) - {"frozen"}
-    mixture = Mixture(trained(model), start)
-    after = bits(model)
-    with mixture.at(0.25):
+    after = bits(trained(model))
+    with mixed(model, start, 0.25):
         assert model.weight.tolist() == [2.0, 1.0, 2.0]
         assert model.norm.running_mean.tolist() == [2.0, 2.0]
         assert model.norm.num_batches_tracked == 7  # a whole number is not mixed
-    with mixture.at(0):
+    with mixed(model, start, 0.0):
         assert model.norm.num_batches_tracked == 0
         assert all(torch.equal(before[name], same) for name, same in bits(model).items())
     assert all(torch.equal(after[name], same) for name, same in bits(model).items())
@@ -94,8 +93,10 @@ def test_mixtures_are_linear_and_their_ends_exact_to_the_bit():
 def evaluated(folder, evaluation, fractions=(1.0, 0.0, 0.5), **outputs):
     cfg = load_config(ROOT / "configs/mini/semseg.yaml", ["OUTPUT_DIR", str(folder)])
     model = Toy()
-    mixture = Mixture(trained(model), start_of_training(Toy())) if fractions else Mixture(model, {})
-    run._evaluate(evaluation, cfg, model, run.RunOutputs(folder, 9, **outputs), mixture, fractions)
+    start = start_of_training(model) if fractions else {}
+    trained(model)
+    outputs = run.RunOutputs(folder, 9, **outputs)
+    run._evaluate(evaluation, cfg, model, outputs, start, fractions)
     return json.loads((folder / "results.json").read_text())
 
 

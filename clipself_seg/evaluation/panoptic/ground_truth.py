@@ -28,6 +28,7 @@ from clipself_seg.data.vocabulary import (
     load_vocabulary,
     read_label_file,
     seen_by_exact_spelling,
+    seen_by_plain_spelling,
 )
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.coco_objects import TrueObjects, read_true_instances
@@ -101,7 +102,7 @@ def read_panoptic_ground_truth(
     seen = None
     instances = None
     if train_vocabulary:
-        seen = seen_by_exact_spelling(vocabulary, load_vocabulary(train_vocabulary))
+        seen = _seen(vocabulary, train_vocabulary)
     if "instances" in measured:
         instances = read_true_instances(
             files.path(files.instances_json), vocabulary, [record["image_id"] for record in records]
@@ -109,6 +110,13 @@ def read_panoptic_ground_truth(
     info = coco_info(read_coco_json(files.path(files.annotations)))
     areas = str(info.get("areas", "published" if files.covered_stuff else ""))
     return PanopticGroundTruth(files, vocabulary, records, seen, measured, instances, areas)
+
+
+def _seen(vocabulary: Vocabulary, trained: NamedVocabulary) -> np.ndarray:
+    """Bool (K,): classes that training shows, by the published rule; of somebody's own classes case does not matter."""
+    own = isinstance(trained, Vocabulary)
+    rule = seen_by_plain_spelling if own else seen_by_exact_spelling
+    return rule(vocabulary, load_vocabulary(trained))
 
 
 def _tasks_with_files(name: str, files: PanopticSet, tasks: Sequence[str]) -> tuple[str, ...]:
@@ -175,7 +183,7 @@ def read_semantic_only(
         vocabulary = _named_by(label_file, vocabulary, files)
     seen = None
     if train_vocabulary:
-        seen = seen_by_exact_spelling(vocabulary, load_vocabulary(train_vocabulary))
+        seen = _seen(vocabulary, train_vocabulary)
         if counts_all(name, train_vocabulary):
             seen = np.ones(len(vocabulary), dtype=bool)
     records = sem_seg_records(name)

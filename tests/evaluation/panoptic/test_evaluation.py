@@ -16,10 +16,11 @@ from clipself_seg.config import load_config
 from clipself_seg.data.generator_outputs import GeneratorOutput, save_output
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.data.prepare.streets import prepare_cityscapes, prepare_vistas
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.evaluation import sweep_fusions, sweep_results
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
+from clipself_seg.evaluation.panoptic.ground_truth import read_panoptic_ground_truth
 from clipself_seg.heads.fusion import Fusion
 from clipself_seg.heads.panoptic.frozen_clip import DensePooling
 from clipself_seg.models import OpenPanoptic
@@ -158,6 +159,13 @@ def test_the_first_training_data_set_says_what_is_seen(datasets):
     options = ("TEST.TRAIN_VOCABULARY", "", "DATASETS.TRAIN", ("two",))
     results = evaluation(datasets, *options)(Spoiler())["one"]["generator"]
     assert results["classes_seen"] == 5 and results["classes_unseen"] == 0
+
+
+def test_classes_of_ones_own_are_known_in_any_case(datasets):
+    names = load_vocabulary(MetadataCatalog.get("one").vocabulary).names
+    own = Vocabulary("own", (VocabularyClass((names[0].upper(), "another"), 1),))
+    truth = read_panoptic_ground_truth("one", ("panoptic",), own)
+    assert truth.seen.tolist() == [True] + [False] * (len(names) - 1)
 
 
 def test_files_and_tables_of_a_run(datasets, caplog):

@@ -37,7 +37,7 @@ def fade(pixels: np.ndarray) -> np.ndarray:
 
 
 def write_faded(root: Path) -> None:
-    """Write the scenes and their labels; the same files for the same world.
+    """Write the scenes and their labels, unless they are there; the same files for the same world.
 
     Args:
         root: folder of both mini worlds, complete.
@@ -46,6 +46,9 @@ def write_faded(root: Path) -> None:
     label_of = np.full(256, VOID, dtype=np.uint8)
     label_of[[names.index(name) for name in ten.names]] = np.arange(len(ten))
     source, target = root / "mini", root / "faded"
+    manifest = source / "manifest.json", target / "manifest.json"
+    if manifest[1].exists() and read_json(manifest[1]) == read_json(manifest[0]):
+        return
     shutil.rmtree(target, ignore_errors=True)
     for split, count in SCENES.items():
         file = f"annotations/instances_{split}.json"
@@ -55,7 +58,10 @@ def write_faded(root: Path) -> None:
             stem = Path(image["file_name"]).stem
             file_name, label_map = Path(split, f"{stem}.jpg"), f"stuffthingmaps/{split}/{stem}.png"
             labels = label_of[read_indices(source / label_map)]
-            contents = {file_name: fade(read_image(source / file_name)), label_map: labels}
+            contents: dict[str | Path, np.ndarray] = {
+                file_name: fade(read_image(source / file_name)),
+                label_map: labels,
+            }
             for name, pixels in contents.items():
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
                 with naming_path(target / name):
@@ -76,6 +82,7 @@ def write_faded(root: Path) -> None:
                 ],
             },
         )
+    write_json(manifest[1], read_json(manifest[0]))
 
 
 if __name__ == "__main__":

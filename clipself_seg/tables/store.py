@@ -109,7 +109,8 @@ class Store:
             return None
         dropped = ("config", "command")
         provenance = {k: v for k, v in written["provenance"].items() if k not in dropped}
-        record = {"results": written["results"], "provenance": provenance, **note}
+        results = written["results"] | _of_mixtures(written)
+        record = {"results": results, "provenance": provenance, **note}
         if written["protocol"]:  # runs of before there were protocols have none
             record["protocol"] = written["protocol"]
         return record if _is_complete(record) else None
@@ -130,6 +131,15 @@ class Store:
             then[key] == run.defaults[key]
             for key in then.keys() & run.defaults.keys() - run.settings["config"].keys()
         )
+
+
+def _of_mixtures(written: Record) -> dict[str, dict[str, float]]:
+    """Numbers of mixtures with the start, of each data set as of one of its own, such as "mini_val_sem_seg@0.75"."""
+    return {
+        f"{name}@{row['fraction']:g}": {k: v for k, v in split.items() if isinstance(v, float)}
+        for row in written.get("mixing", {}).get("rows", ())
+        for name, split in row["data sets"].items()
+    }
 
 
 def _read(path: Path) -> Record | None:

@@ -337,7 +337,7 @@ class FViT(OpenVocabulary):
         """Losses of RPN, box head and mask head by name, scalars."""
         images = self.preprocess(samples)
         with autocast(self.device, self.precision):
-            levels, _ = self.features(images, dense=False)
+            levels, dense = self.features(images, dense=self._start is not None)
             logits, deltas = self.rpn_head(levels)
         objects = self._objects(samples)
         proposals = []
@@ -350,7 +350,8 @@ class FViT(OpenVocabulary):
             **self.roi_head.losses(levels, proposals, objects, *classes, self.precision),
         }
         if self._start is not None:
-            divergence = self._divergence(*self._start, images, samples, levels, logits)
+            outputs = levels, logits, dense
+            divergence = self._divergence(*self._start, images, samples, *outputs)
             losses["loss_preserved"] = self.preservation * divergence
         return losses
 
@@ -361,14 +362,15 @@ class FViT(OpenVocabulary):
         samples: Sequence[Sample],
         levels: Sequence[Tensor],
         logits: Sequence[Tensor],
+        dense: Tensor | None,
     ) -> Tensor:
-        """How far what is said of the start's proposals is from what the start says, scalar: divergence of
-        objectness, where the start sees objects, and cosine distance of the embeddings of its best proposals.
+        """How far the model is from its start, scalar: divergence of objectness, where the start sees objects, and
+        cosine distances of the embeddings of its best proposals and of CLIP's dense features.
         """
         start.train()  # batch norms as here
         count = self.roi_head.loss_settings.rois // 4  # as positive RoIs, at most
         with torch.no_grad(), autocast(self.device, self.precision):
-            kept_levels, _ = start.features(images, dense=False)
+            kept_levels, kept_dense = start.features(images, dense=True)
             kept_logits, kept_deltas = start.rpn_head(kept_levels)
             sizes = enumerate(sizes_of(sample)[0] for sample in samples)
             propose = start.rpn_head.propose
@@ -379,7 +381,9 @@ class FViT(OpenVocabulary):
         own, kept = (torch.cat([x.flatten() for x in maps]) for maps in (logits, kept_logits))
         seen = kept.float().sigmoid()
         objectness = (seen * score_divergence(own, kept)).sum() / seen.sum()
-        return objectness + cosine_distance(embeddings, kept_embeddings).mean()
+        assert dense is not None and kept_dense is not None
+        places = cosine_distance(dense.movedim(1, -1), kept_dense.movedim(1, -1))
+        return objectness + cosine_distance(embeddings, kept_embeddings).mean() + places.mean()
 
     def _objects(self, samples: Sequence[Sample]) -> list[Objects]:
         """The objects of each image, on the device."""

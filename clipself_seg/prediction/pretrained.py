@@ -561,8 +561,8 @@ def card(predictor: Pretrained, cfg: CfgNode, folder: Path, license: str | None)
         folder: folder of its files.
         license: licence of the weights, of which its owner decides; None for that of their origins.
     """
-    origins = _origins(cfg)
-    license = license or _common_licence([licence for _, licence in origins])
+    made_of = origins(cfg)
+    license = license or _common_licence([licence for _, licence in made_of])
     kind = KINDS[cfg.MODEL.META_ARCHITECTURE]
     header = {
         "library_name": "clipself_seg",
@@ -589,7 +589,7 @@ def card(predictor: Pretrained, cfg: CfgNode, folder: Path, license: str | None)
         what=kind.what,
         clip=f"{model.clip.name} (hash `{model.clip.weights_hash()}`)",
         vocabulary=vocabulary,
-        origins="\n".join(f"| {name} | {licence} |" for name, licence in origins),
+        origins="\n".join(f"| {name} | {licence} |" for name, licence in made_of),
         license=license,
         files="\n".join(_files(folder)),
         compared=compared,
@@ -603,7 +603,7 @@ def _common_licence(licences: Sequence[str]) -> str:
     return names.pop() if names in ({"apache-2.0"}, {"mit"}) else "other"
 
 
-def _origins(cfg: CfgNode) -> list[tuple[str, str]]:
+def origins(cfg: CfgNode) -> list[tuple[str, str]]:
     """Name and licence of all weights that the configuration names, without folders of this machine."""
     rows = []
     for key in WEIGHTS:

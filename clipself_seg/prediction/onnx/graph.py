@@ -22,6 +22,9 @@ from torch import Tensor, nn
 from clipself_seg.clip.linear import stock_linear
 from clipself_seg.errors import InputError, of_extra
 from clipself_seg.files import write_json
+from clipself_seg.prediction.predictor import ImagePredictor
+from clipself_seg.prediction.pretrained import origins
+from clipself_seg.provenance import provenance
 
 # The exporter's own, of which torch brings none, and what checks the result.
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -60,16 +63,14 @@ class Export:
     Attributes:
         graph: of the model.
         metadata: what the JSON file says of it, besides what is the same of all.
-        script: a file of Python that runs the model without torch; None if the graph does everything.
         text: the text tower, for class names at run time; None if they are in the graph.
-        tokenizer: content of the text tower's tokenizer.json.
+        beside: contents of further files by what follows the stem in their names, such as ".py".
     """
 
     graph: Graph
     metadata: dict[str, Any]
-    script: Path | None = None
     text: Graph | None = None
-    tokenizer: str | None = None
+    beside: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def require_packages() -> None:
@@ -80,6 +81,19 @@ def require_packages() -> None:
     """
     for name in PACKAGES:
         of_extra(name, "ONNX", "export")
+
+
+def metadata_of(predictor: ImagePredictor[Any]) -> dict[str, Any]:
+    """What the metadata of every task begin with: the model, its class names, its weights and their licences."""
+    model, cfg, vocabulary = predictor.model, predictor.config, predictor.vocabulary
+    return {
+        "model": type(model).__name__,
+        "clip": model.clip.name,
+        "names": [*predictor.names],
+        "synonyms": [entry.names for entry in vocabulary.classes] if vocabulary else [],
+        "weights": [] if cfg is None else [f"{name}: {text}" for name, text in origins(cfg)],
+        "provenance": provenance(weights_hash=model.weights_hash()),
+    }
 
 
 def write_model(export: Export, path: Path, half: bool = False) -> dict[str, Differences]:
@@ -109,10 +123,8 @@ def write_model(export: Export, path: Path, half: bool = False) -> dict[str, Dif
             files[name] = export_graph(graph, stem.with_name(name), half)
         metadata = export.metadata | {"precision": "float16" if half else "float32", "files": files}
         write_json(stem.with_suffix(".json"), metadata)
-        if export.script is not None:
-            stem.with_suffix(".py").write_text(export.script.read_text("utf-8"), "utf-8")
-        if export.tokenizer is not None:
-            stem.with_name(f"{path.stem}_tokenizer.json").write_text(export.tokenizer, "utf-8")
+        for ending, content in export.beside.items():
+            stem.with_name(path.stem + ending).write_text(content, "utf-8")
         # The model comes last: where it is, everything is.
         for made in sorted(Path(around).iterdir(), key=lambda made: made.name == path.name):
             os.replace(made, path.with_name(made.name))

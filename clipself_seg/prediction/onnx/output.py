@@ -12,7 +12,8 @@ from clipself_seg.yaml_files import leaves, merge_layers, read_layers
 
 SUFFIX = ".onnx"
 # Endings of the files that belong to one export, behind its stem.
-ENDINGS = (SUFFIX, ".onnx.data", ".json", ".py", "_text.onnx", "_text.onnx.data", "_tokenizer.json")
+ENDINGS = [SUFFIX, ".onnx.data", ".json", ".py"]
+ENDINGS += ["_text.onnx", "_text.onnx.data", "_tokenizer.json", "_texts.py"]
 NO_NAMES = (
     'no class names: give words such as "dog, grass, sky"; or ask for the text tower, to give them to '
     "the file later; or name a folder, for the two towers of a CLIP"

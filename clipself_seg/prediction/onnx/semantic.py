@@ -18,11 +18,19 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from clipself_seg.clip.text_bank import TEMPLATES
+from clipself_seg.errors import InputError
 from clipself_seg.heads.text_scores import class_probabilities
 from clipself_seg.models import CATSeg, ZeroShotSegmenter
-from clipself_seg.prediction.onnx.graph import Export, Graph
+from clipself_seg.prediction.onnx.graph import Export, Graph, metadata_of
+from clipself_seg.prediction.onnx.towers import text_files, text_graph
 from clipself_seg.prediction.semantic import Predictor
 
+PREPROCESSING = (
+    "RGB, 0 to 255, upright by EXIF, of this size: {rule} (Pillow's bilinear). Mean, deviation and padding are "
+    "in the graph. Windows of `window` pixels, `stride` pixels apart, are scored and averaged (0: the whole image at "
+    "once); on a canvas, to which the image is stretched, their mean is averaged with the whole image's scores. Scores "
+    "are resized bilinearly to the image, and the highest is the class."
+)
 SCRIPT = Path(__file__).with_name("semantic_numpy.py")
 TRACED = (
     43,
@@ -130,30 +138,47 @@ def graph_of(predictor: Predictor, text_tower: bool) -> Export:
         text_tower: whether class names are given to the file later; its text tower is written beside it.
 
     Raises:
-        InputError: the tower reads no tokens.
+        InputError: there is a background, or the text tower has a tokenizer of its own.
     """
-    model = predictor.model
+    if predictor.background is not None:
+        raise InputError(
+            "a background is not exported: set the class names without it, and compare scores with a threshold"
+        )
+    model, mapper = predictor.model, predictor.mapper
     module: nn.Module
     if isinstance(model, ZeroShotSegmenter):
-        module, count, templates, most = (
-            ZeroShotGraph(model, text_tower),
-            2,
-            model.bank.templates,
-            0,
-        )
+        module, count, templates = ZeroShotGraph(model, text_tower), 2, model.bank.templates
+        side, stride, canvas, most = model.windows.size, model.windows.stride, 0, 0
     else:
         assert isinstance(model, CATSeg)
         module, count, templates = CATSegGraph(model, text_tower), 1, model.texts.templates
-        most = model.aggregator.sizes.pad_len
+        layout = model.layout
+        side = layout.size if model.sliding else 0
+        stride, canvas, most = layout.stride, layout.canvas, model.aggregator.sizes.pad_len
+    metadata = metadata_of(predictor) | {
+        "preprocessing": PREPROCESSING.format(rule=mapper.size_rule()),
+        "short_side": mapper.min_size,
+        "long_side": mapper.max_size,
+        "window": side,
+        "stride": stride,
+        "canvas": canvas if side else 0,
+    }
     inputs = {"images": torch.rand(count, 3, *TRACED) * 255}
     sizes: dict[str, dict[int, Any]] = {"images": {2: Dim("H"), 3: Dim("W")}}
+    beside = {".py": SCRIPT.read_text("utf-8")}
     if count > 1:
         sizes["images"][0] = Dim("B")
     if text_tower:
+        beside |= text_files(model.clip)
+        metadata |= {
+            "templates": TEMPLATES[templates],
+            "context_length": model.clip.context_length,
+            "most_words": most - 1 if most else None,
+        }
         inputs["texts"] = torch.randn(TEXTS, len(TEMPLATES[templates]), model.clip.embed_dim)
-        sizes["texts"] = {0: Dim("K", max=most - 1) if most else Dim("K")}
-    checks = _checks(model.clip.image_size, inputs)
-    return Export(Graph(module, inputs, sizes, ("scores",), checks), {}, SCRIPT)
+        sizes["texts"] = {0: Dim("K", max=metadata["most_words"])}
+    graph = Graph(module, inputs, sizes, ("scores",), _checks(model.clip.image_size, inputs))
+    return Export(graph, metadata, text_graph(model.clip) if text_tower else None, beside)
 
 
 def _checks(side: int, inputs: dict[str, Tensor]) -> Iterator[tuple[Tensor, ...]]:

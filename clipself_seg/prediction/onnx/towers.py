@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip.tokenizers import ClipTokenizer
 from clipself_seg.clip.training_free import NONE
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_folder, write_json
@@ -26,6 +27,7 @@ from clipself_seg.provenance import provenance
 DENSE_FILE = "dense.onnx"
 TEXT_FILE = "text.onnx"
 METADATA_FILE = "export.json"
+SCRIPT = Path(__file__).with_name("texts_numpy.py")
 # Grid of the traced images: of no square, so that no position table has it.
 TRACED_GRID = (5, 7)
 TEXTS = ("grass", "a photo of a red star.", "a photo of " + "a very " * 80 + "long text")
@@ -105,6 +107,20 @@ def text_graph(clip: DenseCLIP) -> Graph:
     checks = ((part,) for part in (tokens[:1], tokens[:2], tokens))
     sizes = {"tokens": {0: Dim("texts")}}
     return Graph(TextGraph(clip), {"tokens": tokens}, sizes, ("embeddings",), checks)
+
+
+def text_files(clip: DenseCLIP) -> dict[str, str]:
+    """Files that make embeddings of class names by an exported text tower: "_tokenizer.json" and "_texts.py".
+
+    Raises:
+        InputError: the tower's tokenizer is not CLIP's.
+    """
+    tokenizer = clip.architecture.kind.tokenizer(clip.architecture)
+    if not isinstance(tokenizer, ClipTokenizer):
+        raise InputError(
+            f"{clip.name} has a tokenizer of its own, which is not exported: give the class names now"
+        )
+    return {"_tokenizer.json": tokenizer.to_json(), "_texts.py": SCRIPT.read_text("utf-8")}
 
 
 def _image_batches(clip: DenseCLIP) -> Iterator[Tensor]:

@@ -44,7 +44,7 @@ CHECKS = (
 SIDE_BY_SIDE = ("-n", "auto", "--maxprocesses", "4", "--dist", "worksteal")
 # In place of the choice in setup.cfg, and the extras that tests marked heavy need.
 EVERYTHING = ("-m", "")
-EXTRAS = ".[dev,docs,export,notebooks,ray]"
+EXTRAS = ".[dev,docs,notebooks,ray]"
 # Everything that decides what belongs into the environment.
 DECISIVE = (
     "setup.cfg",

@@ -94,6 +94,11 @@ def export(args: argparse.Namespace) -> None:
         if vars(args)[name]
     ]
     if one_file(args.output, of_file):
+        if args.clip_name:
+            raise InputError(
+                "--clip-name belongs to a folder, for the two towers of a CLIP: name a configuration by "
+                "--config-file, and its CLIP by --opts MODEL.CLIP.NAME"
+            )
         choice = find_model(model, args.task, args.config_file)
         check_request(choice, args.opts, bool(args.words), args.text_tower)
         alone = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import tempfile
 import warnings
@@ -153,6 +154,7 @@ def export_graph(graph: Graph, path: Path, half: bool = False) -> dict[str, Any]
 
     with plain(graph.module), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch's own parts for one another
+        logging.getLogger("onnxscript").setLevel(logging.ERROR)  # of constants that stay as they are
         program = torch.onnx.export(
             graph.module.eval(),
             tuple(graph.inputs.values()),

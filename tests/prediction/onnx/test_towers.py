@@ -41,12 +41,6 @@ def mini():
     return load_clip("mini")
 
 
-def onnx_packages() -> None:
-    """Skips a test where one of the packages is not installed."""
-    for name in graph.PACKAGES:
-        pytest.importorskip(name, reason=f"{name} is not installed: make test-all brings it")
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("small_clip", ["EVA ViT"], indirect=True)
 def test_what_is_traced_at_one_size_holds_for_others(small_clip):
@@ -99,7 +93,6 @@ def test_a_folder_with_something_in_it_is_refused(mini, tmp_path, monkeypatch):
 
 @pytest.mark.heavy
 def test_onnxruntime_computes_what_torch_does_at_other_sizes(small_clip, tmp_path):
-    onnx_packages()
     differences = towers.export_onnx(small_clip, tmp_path / "onnx")
     assert list(differences) == ["dense.onnx", "text.onnx"]
     assert "1x3x32x32" in differences["dense.onnx"] and "1x77" in differences["text.onnx"]
@@ -115,7 +108,6 @@ def test_onnxruntime_computes_what_torch_does_at_other_sizes(small_clip, tmp_pat
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", [*SMALL, "ConvNeXt-Mini-32", "ResNet"])
 def test_onnxruntime_computes_what_torch_does_for_every_other_kind(name, tmp_path):
-    onnx_packages()
     torch.manual_seed(0)
     with small_towers(tmp_path / "weights"):
         clip = load_clip("ViT-Mini-8" if name == "ResNet" else name, None)
@@ -131,7 +123,6 @@ def test_onnxruntime_computes_what_torch_does_for_every_other_kind(name, tmp_pat
 
 @pytest.mark.heavy
 def test_what_differs_too_much_is_not_written(mini, tmp_path, monkeypatch):
-    onnx_packages()
     monkeypatch.setattr(graph, "TOLERANCE", 0.0)
     with pytest.raises(
         InputError, match="features of dense.onnx differs from torch by .* nothing is written"
@@ -142,7 +133,6 @@ def test_what_differs_too_much_is_not_written(mini, tmp_path, monkeypatch):
 
 @pytest.mark.heavy
 def test_the_example_of_the_page_runs_without_torch_and_agrees_with_it(tmp_path, monkeypatch):
-    onnx_packages()
     (example,) = re.findall(
         r"^```python\n(.*?)^```", (ROOT / "docs" / "export.md").read_text(), re.M | re.S
     )

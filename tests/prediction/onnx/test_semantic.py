@@ -1,0 +1,147 @@
+"""Semantic models in one file: the graph is torch's, and the script beside it labels an image as the predictor does."""
+
+from __future__ import annotations
+
+import json
+import runpy
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import clipself_seg
+from clipself_seg.clip.tokenizers import clip_tokenizer
+from clipself_seg.commands.export import export
+from clipself_seg.prediction.onnx import graph
+from tests.tiny import noise
+
+WINDOWS = ("MODEL.ZERO_SHOT.WINDOW", "64", "MODEL.ZERO_SHOT.STRIDE", "24")
+SLIDING = ("TEST.SLIDING_WINDOW", "True")
+WORDS = "red star|blue ring, grass, sand"
+
+
+def labels_of(folder, photo, names=()) -> tuple[np.ndarray, dict]:
+    """Labels of an image by the files of a folder alone, and what the JSON file says."""
+    stem = folder / "model"
+    model = runpy.run_path(f"{stem}.py")["Model"](stem)
+    texts = {}
+    if names:
+        texts["texts"] = runpy.run_path(f"{stem}_texts.py")["Texts"](stem).embed(names)
+    return model.scores(*model.read(photo), **texts).argmax(axis=0), model.meta
+
+
+def photo_in(folder, height=90, width=145):
+    """An image file of smooth noise, of no size of the mini worlds, whose EXIF says that it lies on its side."""
+    small = Image.fromarray(noise(9, 14))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    small.resize((width, height), Image.Resampling.BICUBIC).save(folder / "photo.png", exif=exif)
+    return folder / "photo.png"
+
+
+def test_the_files_of_a_model_label_an_image_as_torch_does(tmp_path):
+    model = clipself_seg.load("mini-clipself", device="cpu", opts=WINDOWS)
+    visual = model.model.clip.visual
+    visual.blocks = visual.blocks[-2:]  # of fewer, the export takes less time
+    model.set_vocabulary(WORDS)
+    differences = model.export(tmp_path / "out" / "model.onnx")["model.onnx"]
+    assert {"1x3x64x64", "2x3x32x73", "1x3x5x7"} == differences.keys()
+    assert max(differences.values()) < 1e-5
+    photo = photo_in(tmp_path)
+    labels, meta = labels_of(tmp_path / "out", photo)
+    assert (labels == model(photo).labels).all() and len(np.unique(labels)) > 1
+    assert meta["synonyms"] == [["red star", "blue ring"], ["grass"], ["sand"]]
+    assert meta["files"]["model.onnx"]["inputs"]["images"][1] == ["B", 3, "H", "W"]
+    assert any("licence" in text.lower() or "apache" in text.lower() for text in meta["weights"])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        f"model.{ending}" for ending in ("json", "onnx", "py")
+    ]
+    with pytest.raises(clipself_seg.InputError, match="is there already"):
+        model.export(tmp_path / "out" / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("--model mini -o model.onnx", "no class names: give words"),
+        ("--model mini -o onnx --words dog", "--words belongs to a model in one file"),
+        ("--model mini -o onnx --half", "--half belongs to a model in one file"),
+        ("--model mini -o model.engine --words dog", "ends in .engine: name a file"),
+        ("--model mini -o m.onnx --words dog --text-tower", "leave it or the words out"),
+        ("--model odise-label -o m.onnx --words dog", "Stable Diffusion is not exported"),
+        (
+            "--model mini -o m.onnx --words dog --clip-name ViT-B-16",
+            "--clip-name belongs to a folder",
+        ),
+    ],
+)
+def test_what_one_file_cannot_be_is_refused_before_torch(
+    tmp_path, monkeypatch, capsys, words, reason
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("clipself_seg.prediction.load.load", None)  # nothing is loaded
+    assert export(words.split()) == 2
+    assert reason in capsys.readouterr().err and not any(tmp_path.iterdir())
+
+
+def test_a_background_has_no_place_in_the_file(tmp_path):
+    model = clipself_seg.load("mini", device="cpu")
+    model.set_vocabulary("red star, grass", background="background")
+    with pytest.raises(clipself_seg.InputError, match="a background is not exported"):
+        model.export(tmp_path / "model.onnx")
+
+
+def test_the_tokenizer_beside_a_text_tower_is_that_of_clip():
+    package = pytest.importorskip("tokenizers")
+    tokenizer = package.Tokenizer.from_str(clip_tokenizer().to_json())
+    tokenizer.enable_truncation(20)
+    tokenizer.enable_padding(length=20, pad_id=0)
+    texts = [
+        "Itap of an  APPLE/pear_tree 123's don't!",
+        "a " * 30,
+        "Straßenbahn café 日本",
+        "",
+        "3D\n",
+    ]
+    ids = [one.ids for one in tokenizer.encode_batch(texts)]
+    assert ids == clip_tokenizer()(texts, 20).tolist()
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("name", "opts"),
+    [
+        ("mini", ()),
+        ("mini", SLIDING),
+        ("mini-clipself", WINDOWS),
+        ("mini", ("MODEL.CLIP.ATTENTION", "naclip")),
+        ("mini-clipself", ("MODEL.CLIP.ATTENTION", "naclip", "MODEL.CLIP.DENSE", "token")),
+    ],
+)
+def test_class_names_given_later_are_labelled_as_by_torch(tmp_path, name, opts):
+    model = clipself_seg.load(name, device="cpu", opts=opts)
+    differences = model.export(tmp_path / "model.onnx", text_tower=True)
+    assert max(value for file in differences.values() for value in file.values()) < graph.TOLERANCE
+    photo = photo_in(tmp_path)
+    for names in (["red star", "grass", "sand"], ["blue ring", "brick"]):
+        labels, meta = labels_of(tmp_path, photo, names)
+        assert (labels == model(photo, ", ".join(names)).labels).mean() > 0.999
+    assert meta["names"] == []
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(("name", "opts"), [("mini", SLIDING), ("mini-clipself", WINDOWS)])
+def test_a_file_in_float16_labels_nearly_alike(tmp_path, name, opts):
+    model = clipself_seg.load(name, device="cpu", opts=opts)
+    model.set_vocabulary("red star, grass, sand")
+    sizes = []
+    for half in (False, True):
+        folder = tmp_path / str(half)
+        clipself_seg.export(model, folder / "model.onnx", half=half)
+        sizes.append((folder / "model.onnx").stat().st_size)
+    assert sizes[1] < 0.6 * sizes[0]
+    photo = photo_in(tmp_path)
+    labels, meta = labels_of(folder, photo)
+    assert (labels == model(photo).labels).mean() > 0.99 and meta["precision"] == "float16"
+    assert meta["files"]["model.onnx"]["inputs"]["images"][0] == "tensor(float)"
+    json.dumps(meta)

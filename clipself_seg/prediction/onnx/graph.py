@@ -45,7 +45,8 @@ class Graph:
         module: on the CPU, in float32; takes the inputs in their order, and returns a tensor or a tuple of them.
         inputs: an example of each input by its name. Its varying sizes differ from those of `checks`, and are 2 or
             more.
-        sizes: for each input its axes that vary, with a `torch.export.Dim`; its name is that of the size in the file.
+        sizes: for each input its axes that vary, each with its name in the file, or with a `torch.export.Dim` where
+            it is no free number.
         outputs: names of the outputs.
         checks: inputs of other sizes, in the order of `inputs`, for the comparison with torch.
     """
@@ -154,17 +155,23 @@ def export_graph(graph: Graph, path: Path, half: bool = False) -> dict[str, Any]
 
     with plain(graph.module), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch's own parts for one another
-        logging.getLogger("onnxscript").setLevel(logging.ERROR)  # of constants that stay as they are
+        logging.getLogger("onnxscript").setLevel(
+            logging.ERROR
+        )  # of constants that stay as they are
         program = torch.onnx.export(
             graph.module.eval(),
             tuple(graph.inputs.values()),
             input_names=[*graph.inputs],
             output_names=[*graph.outputs],
-            dynamic_shapes=tuple(dict(graph.sizes.get(name, {})) for name in graph.inputs),
+            dynamic_shapes=tuple(_dynamic(graph.sizes.get(name, {})) for name in graph.inputs),
             dynamo=True,
             verbose=False,
         )
     assert program is not None
+    for value in program.model.graph.inputs:
+        for axis, size in graph.sizes.get(str(value.name), {}).items():
+            if isinstance(size, str) and value.shape is not None:
+                value.shape[axis] = size
     program.save(path, external_data=False)
     if half:
         _halve(path)
@@ -175,6 +182,12 @@ def export_graph(graph: Graph, path: Path, half: bool = False) -> dict[str, Any]
         "outputs": {one.name: [one.type, one.shape] for one in session.get_outputs()},
         "differences": _differences(graph, session, path.name, half),
     }
+
+
+def _dynamic(sizes: Mapping[int, Any]) -> dict[int, Any]:
+    """What torch takes for sizes; a name alone leaves to torch what it can be."""
+    free = torch.export.Dim.DYNAMIC
+    return {axis: free if isinstance(size, str) else size for axis, size in sizes.items()}
 
 
 @contextlib.contextmanager

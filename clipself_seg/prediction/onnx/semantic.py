@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.export import Dim
 
 from clipself_seg.clip.text_bank import TEMPLATES
 from clipself_seg.errors import InputError
@@ -163,11 +161,13 @@ def graph_of(predictor: Predictor, text_tower: bool) -> Export:
         "stride": stride,
         "canvas": canvas if side else 0,
     }
-    inputs = {"images": torch.rand(count, 3, *TRACED) * 255}
-    sizes: dict[str, dict[int, Any]] = {"images": {2: Dim("H"), 3: Dim("W")}}
+    # Of no whole cells, and of none but for a pixel: for such sizes alone nothing is cut off or padded.
+    unit = max(model.clip.patch_size, 1 if count > 1 else model.size_divisibility)
+    inputs = {"images": torch.rand(count, 3, *(unit * side + unit // 2 for side in TRACED))}
+    sizes = {"images": {2: "H", 3: "W"}}
     beside = {".py": SCRIPT.read_text("utf-8")}
     if count > 1:
-        sizes["images"][0] = Dim("B")
+        sizes["images"][0] = "B"
     if text_tower:
         beside |= text_files(model.clip)
         metadata |= {
@@ -176,7 +176,7 @@ def graph_of(predictor: Predictor, text_tower: bool) -> Export:
             "most_words": most - 1 if most else None,
         }
         inputs["texts"] = torch.randn(TEXTS, len(TEMPLATES[templates]), model.clip.embed_dim)
-        sizes["texts"] = {0: Dim("K", max=metadata["most_words"])}
+        sizes["texts"] = {0: "K"}
     graph = Graph(module, inputs, sizes, ("scores",), _checks(model.clip.image_size, inputs))
     return Export(graph, metadata, text_graph(model.clip) if text_tower else None, beside)
 

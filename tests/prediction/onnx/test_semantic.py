@@ -41,8 +41,7 @@ def photo_in(folder, height=90, width=145):
 
 def test_the_files_of_a_model_label_an_image_as_torch_does(tmp_path):
     model = clipself_seg.load("mini-clipself", device="cpu", opts=WINDOWS)
-    visual = model.model.clip.visual
-    visual.blocks = visual.blocks[-2:]  # of fewer, the export takes less time
+    del model.model.clip.visual.blocks[1:3]  # with fewer, the export takes less time
     model.set_vocabulary(WORDS)
     differences = model.export(tmp_path / "out" / "model.onnx")["model.onnx"]
     assert {"1x3x64x64", "2x3x32x73", "1x3x5x7"} == differences.keys()

@@ -34,6 +34,7 @@ HALF_TOLERANCE = 0.05  # in float16, of whose 11 bits a deep network loses some
 LARGEST_FILE = 2**31 - 2**20  # bytes of a file of ONNX, which is a message of protobuf
 # Operators that sum many squares, which may be more than float16 holds.
 SUMS = ["LayerNormalization", "GroupNormalization", "InstanceNormalization", "ReduceL2"]
+TEMPLATES = Path(__file__).parents[2] / "templates"
 Differences = dict[str, float]
 
 
@@ -83,6 +84,11 @@ def require_packages() -> None:
     """
     for name in PACKAGES:
         of_extra(name, "ONNX", "export")
+
+
+def script(name: str) -> str:
+    """The Python file that is written beside a model: ``templates/onnx_{name}.py.txt``."""
+    return (TEMPLATES / f"onnx_{name}.py.txt").read_text("utf-8")
 
 
 def metadata_of(predictor: ImagePredictor[Any]) -> dict[str, Any]:

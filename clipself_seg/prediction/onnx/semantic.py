@@ -1,7 +1,7 @@
 """Semantic segmentation as one file of ONNX: CAT-Seg, or any CLIP without training.
 
 The graph scores the pixels of an image or of a window. The windows of an image are cut and averaged by
-`semantic_numpy.py`, which is written beside it.
+``templates/onnx_semantic.py.txt``, which is written beside it.
 
 Shapes: B images, K classes, P prompts of a class, N names of all classes, E embedding, H x W pixels, h x w cells.
 """
@@ -9,7 +9,6 @@ Shapes: B images, K classes, P prompts of a class, N names of all classes, E emb
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,7 @@ from clipself_seg.clip.text_bank import TEMPLATES
 from clipself_seg.errors import InputError
 from clipself_seg.heads.text_scores import class_probabilities
 from clipself_seg.models import CATSeg, ZeroShotSegmenter
-from clipself_seg.prediction.onnx.graph import Export, Graph, metadata_of
+from clipself_seg.prediction.onnx.graph import Export, Graph, metadata_of, script
 from clipself_seg.prediction.onnx.towers import text_files, text_graph
 from clipself_seg.prediction.semantic import Predictor
 
@@ -29,7 +28,6 @@ PREPROCESSING = (
     "once); on a canvas, to which the image is stretched, their mean is averaged with the whole image's scores. Scores "
     "are resized bilinearly to the image, and the highest is the class."
 )
-SCRIPT = Path(__file__).with_name("semantic_numpy.py")
 TRACED = (
     43,
     57,
@@ -165,7 +163,7 @@ def graph_of(predictor: Predictor, text_tower: bool) -> Export:
     unit = max(model.clip.patch_size, 1 if count > 1 else model.size_divisibility)
     inputs = {"images": torch.rand(count, 3, *(unit * side + unit // 2 for side in TRACED))}
     sizes = {"images": {2: "H", 3: "W"}}
-    beside = {".py": SCRIPT.read_text("utf-8")}
+    beside = {".py": script("semantic")}
     if count > 1:
         sizes["images"][0] = "B"
     if text_tower:

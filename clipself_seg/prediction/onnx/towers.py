@@ -21,13 +21,18 @@ from clipself_seg.clip.tokenizers import ClipTokenizer
 from clipself_seg.clip.training_free import NONE
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_folder, write_json
-from clipself_seg.prediction.onnx.graph import Differences, Graph, export_graph, require_packages
+from clipself_seg.prediction.onnx.graph import (
+    Differences,
+    Graph,
+    export_graph,
+    require_packages,
+    script,
+)
 from clipself_seg.provenance import provenance
 
 DENSE_FILE = "dense.onnx"
 TEXT_FILE = "text.onnx"
 METADATA_FILE = "export.json"
-SCRIPT = Path(__file__).with_name("texts_numpy.py")
 # Grid of the traced images: of no square, so that no position table has it.
 TRACED_GRID = (5, 7)
 TEXTS = ("grass", "a photo of a red star.", "a photo of " + "a very " * 80 + "long text")
@@ -120,7 +125,7 @@ def text_files(clip: DenseCLIP) -> dict[str, str]:
         raise InputError(
             f"{clip.name} has a tokenizer of its own, which is not exported: give the class names now"
         )
-    return {"_tokenizer.json": tokenizer.to_json(), "_texts.py": SCRIPT.read_text("utf-8")}
+    return {"_tokenizer.json": tokenizer.to_json(), "_texts.py": script("texts")}
 
 
 def _image_batches(clip: DenseCLIP) -> Iterator[Tensor]:

@@ -61,6 +61,7 @@ COMMANDS = {
     ),
     "data prepare": Entry("prepare.by_name", "labels in training layout from archives"),
     "data mini-world": Entry("mini.mini_world", "draw the generated worlds"),
+    "data features": Entry("precompute.features", "write a CLIP's features of images"),
     "data region-text": Entry("precompute.region_text", "give boxes nouns of captions"),
     "data proposals": Entry("precompute.proposals", "write the proposals of a trained RPN"),
     "tools convert": Entry("export.convert", "write a CLIP checkpoint in another published layout"),

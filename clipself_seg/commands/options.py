@@ -281,6 +281,13 @@ def keys_at_the_end(options: Options) -> None:
     )
 
 
+def skip_existing(options: Options) -> None:
+    """Add --skip-existing."""
+    flag(
+        options, "--skip-existing", "go on where an interrupted call with the same settings stopped"
+    )
+
+
 def device(options: Options, default: str = "cuda where there is one") -> None:
     """Add --device."""
     value(options, "--device", f'"cpu", "cuda", "cuda:1", "mps" or "auto" ({default})')

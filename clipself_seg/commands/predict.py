@@ -95,8 +95,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
         help="overlays, labels, panoptic, palette, masks, coco (regions in COCO's format) or yolo (overlays, and "
         "labels or panoptic)",
     )
-    resumed = "go on where an interrupted call with the same settings stopped"
-    flag(parser, "--skip-existing", resumed)
+    options.skip_existing(parser)
     value(parser, "--batch-size", "images per batch", 1)
     options.device(parser)
     rare = group(parser, rare=True)

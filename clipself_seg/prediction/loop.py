@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 R = TypeVar("R")  # what a model says of an image
 
 # Where results of any task are written, below the output folder.
-FOLDERS = ("labels", "masks", "overlays", "palette", "panoptic", "scores", "yolo")
+FOLDERS = ("features", "labels", "masks", "overlays", "palette", "panoptic", "scores", "yolo")
 
 
 class Index(NamedTuple):

@@ -171,6 +171,7 @@ def test_without_detectron2_it_is_said_what_brings_it(tmp_path, call, begin):
 
 # Command -> what is true of it the next time; the others begin anew.
 GOES_ON = {
+    "data features": "the same command goes on with --skip-existing, and begins anew without",
     "data mini-world": "the same command goes on with the next world",
     "data prepare": "the same command goes on, unless it says --overwrite",
     "data region-text": "the same command goes on, unless it says --overwrite",

@@ -57,7 +57,7 @@ def named_files(text: str) -> list[str]:
 
 
 # Modules of other projects, and of a reader.
-NOT_OURS = {"mine.py", "my_hooks.py", "scripts/amg.py"}
+NOT_OURS = {"mine.py", "my_hooks.py", "my_sets.py", "scripts/amg.py"}
 
 
 def exists(name: str) -> bool:

@@ -225,6 +225,8 @@ def images(folder):
     scenes = [f"output/mini_world/mini/val/00000{number}.jpg" for number in (0, 2, 7)]
     for name in ("photo.jpg", "folder/other.jpg", *scenes):
         save_noise(folder / name, 60, 80)
+    page = (DOCS / "labelling_tools.md").read_text()
+    (folder / "words.json").write_text(re.findall(r"^```json\n(.*?)^```", page, re.M | re.S)[0])
     (folder / "masks").mkdir()
     masks = '[{"size": [60, 80], "counts": [0, 2400, 2400]}]'
     for name in ("photo", "other"):

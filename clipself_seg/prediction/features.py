@@ -79,7 +79,9 @@ class FeatureResults:
             "save": sorted(save),
             "boxes": None if boxes is None else file_sha256(Path(boxes)),
         }
-        self._side, self._dtype, self._save = side, dtype, save
+        self._side = side
+        self._dtype = dtype
+        self._save = save
 
     @functools.cached_property
     def provenance(self) -> Mapping[str, object]:

@@ -89,8 +89,7 @@ def attention(
 def _apart(q_BHQC: Tensor, k_BHLC: Tensor) -> bool:
     """Whether heads of their own memory pay."""
     return (
-        not torch.compiler.is_compiling()
-        and not torch.is_grad_enabled()  # the copies would be kept
+        not torch.is_grad_enabled()  # the copies would be kept
         and not is_stock()
         and on_cpu(q_BHQC)
         and min(q_BHQC.shape[2], k_BHLC.shape[2]) >= MANY_TOKENS

@@ -137,7 +137,7 @@ def _axis_weights(start_n: Tensor, end_n: Tensor, cells: int) -> Tensor:
 def mask_weights(masks_nhw: Tensor) -> Tensor:
     """Cell weights (n, h, w) that average over each mask (n, h, w); zeros for an empty mask."""
     masks_nhw = masks_nhw.float()
-    return masks_nhw / (masks_nhw.sum((-2, -1), keepdim=True) + MASK_EPS)
+    return masks_nhw / masks_nhw.sum((-2, -1), keepdim=True).clamp(min=MASK_EPS)
 
 
 def pool(features_Ehw: Tensor, weights_nhw: Tensor) -> Tensor:

@@ -46,8 +46,11 @@ def widest(device: torch.device) -> torch.dtype:
 
 
 def on_cpu(tensor: Tensor) -> bool:
-    """Whether a CPU computes with the tensor, for which values decide what is worth computing."""
-    return tensor.device.type == "cpu"
+    """Whether a CPU computes with the tensor, for which values decide what is worth computing.
+
+    Not while a graph is traced, whose sizes must not depend on values.
+    """
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def chunk_size(device: torch.device, in_cache: int, elements_per_item: int) -> int:

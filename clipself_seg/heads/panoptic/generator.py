@@ -114,7 +114,7 @@ def pool_masks(features_BChw: Tensor, masks_BQhw: Tensor) -> Tensor:
     with full_precision(features_BChw.device):
         inside_BQN = (masks_BQhw.detach() > 0).flatten(2).float()
         sums_BQC = inside_BQN @ features_BChw.float().flatten(2).transpose(1, 2)
-        return sums_BQC / (inside_BQN.sum(dim=-1, keepdim=True) + EPS)
+        return sums_BQC / inside_BQN.sum(dim=-1, keepdim=True).clamp(min=EPS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.clip.linear import Linear
-from clipself_seg.clip.runtime import constant, full_precision
+from clipself_seg.clip.runtime import constant, full_precision, on_cpu
 
 Grids = Sequence[tuple[int, int]]
 POINTS_AT_ONCE = 2**16  # whose places and weights stay within a core's cache
@@ -45,7 +45,7 @@ def sample_levels(
         weights_BLMVP: weights of the samples, which sum to 1 over levels and points.
     """
     arguments = (values_BNC, places_BLMVP2, weights_BLMVP)
-    same = all(x.device.type == "cpu" and x.dtype == values_BNC.dtype for x in arguments)
+    same = all(on_cpu(x) and x.dtype == values_BNC.dtype for x in arguments)
     wide = values_BNC.dtype in (torch.float32, torch.float64)
     with_gradients = torch.is_grad_enabled() and any(x.requires_grad for x in arguments)
     take = summed_rows if same and wide and not with_gradients else summed_samples

@@ -130,6 +130,9 @@ class OpenVocabulary(ModelBase):
 class FViT(OpenVocabulary):
     """Boxes, and masks where the model has a mask head, of the classes that `set_vocabulary` gives."""
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     @configurable
     def __init__(
         self,

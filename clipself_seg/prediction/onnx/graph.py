@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,14 @@ from clipself_seg.provenance import provenance
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-4  # of the largest absolute value of an output
 HALF_TOLERANCE = 0.05  # in float16, of whose 11 bits a deep network loses some
+BY_ROUNDING = 0.05  # largest fraction of detections or queries that rounding may decide about
 LARGEST_FILE = 2**31 - 2**20  # bytes of a file of ONNX, which is a message of protobuf
 # Operators that sum many squares, which may be more than float16 holds.
 SUMS = ["LayerNormalization", "GroupNormalization", "InstanceNormalization", "ReduceL2"]
+PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 TEMPLATES = Path(__file__).parents[2] / "templates"
 Differences = dict[str, float]
+Arrays = Sequence[np.ndarray]
 
 
 @dataclasses.dataclass
@@ -50,6 +53,10 @@ class Graph:
             it is no free number.
         outputs: names of the outputs.
         checks: inputs of other sizes, in the order of `inputs`, for the comparison with torch.
+        translations: operators of torch's that the exporter does not know -> functions of onnxscript.
+        align: makes comparable what rounding decides about in torch's outputs and the file's, such as their order; the
+            third argument is the tolerance.
+        products: in float16 only products and convolutions are computed so, what is made of them is not.
     """
 
     module: nn.Module
@@ -57,6 +64,9 @@ class Graph:
     sizes: Mapping[str, Mapping[int, Any]]
     outputs: tuple[str, ...]
     checks: Iterable[tuple[Tensor, ...]]
+    translations: dict[Any, Any] | None = None
+    align: Callable[[Arrays, Arrays, float], tuple[Arrays, Arrays]] | None = None
+    products: bool = False
 
 
 @dataclasses.dataclass
@@ -170,6 +180,7 @@ def export_graph(graph: Graph, path: Path, half: bool = False) -> dict[str, Any]
             input_names=[*graph.inputs],
             output_names=[*graph.outputs],
             dynamic_shapes=tuple(_dynamic(graph.sizes.get(name, {})) for name in graph.inputs),
+            custom_translation_table=graph.translations,
             dynamo=True,
             verbose=False,
         )
@@ -180,7 +191,7 @@ def export_graph(graph: Graph, path: Path, half: bool = False) -> dict[str, Any]
                 value.shape[axis] = size
     program.save(path, external_data=False)
     if half:
-        _halve(path)
+        _halve(path, graph.products)
     session = InferenceSession(path, providers=["CPUExecutionProvider"])
     return {
         "opset": program.model.opset_imports[""],
@@ -213,14 +224,17 @@ def plain(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _halve(path: Path) -> None:
-    """Replace a file by the same in float16, but for inputs, outputs and `SUMS`."""
+def _halve(path: Path, products: bool) -> None:
+    """Replace a file by the same in float16, but for inputs, outputs and `SUMS`; or its `PRODUCTS` alone."""
     import onnx
     from onnxruntime.transformers import float16
 
     data = path.with_name(f"{path.name}.data")
     large = data.exists() and data.stat().st_size > 2 * LARGEST_FILE
     blocked = [*float16.DEFAULT_OP_BLOCK_LIST, *SUMS]
+    if products:
+        graph = onnx.load(path, load_external_data=False).graph
+        blocked += {node.op_type for node in graph.node} - PRODUCTS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of numbers that are too small
         model = float16.convert_float_to_float16(
@@ -236,18 +250,16 @@ def _differences(graph: Graph, session: Any, name: str, half: bool) -> Differenc
     tolerance = HALF_TOLERANCE if half else TOLERANCE
     differences = {}
     for given in graph.checks:
-        wanted = graph.module(*given)
+        made = graph.module(*given)
+        made = (made,) if isinstance(made, Tensor) else made
+        wanted: Arrays = [one.numpy() for one in made]
         arrays = {key: value.numpy() for key, value in zip(graph.inputs, given, strict=True)}
         computed = session.run(None, arrays)
+        if graph.align is not None:
+            wanted, computed = graph.align(wanted, computed, tolerance)
         shape = ", ".join("x".join(map(str, value.shape)) for value in given)
         differences[shape] = 0.0
-        for output, one, other in zip(
-            graph.outputs,
-            (wanted,) if isinstance(wanted, Tensor) else wanted,
-            computed,
-            strict=True,
-        ):
-            one = one.numpy()
+        for output, one, other in zip(graph.outputs, wanted, computed, strict=True):
             if one.shape != other.shape:
                 raise InputError(
                     f"{output} of {name} has {other.shape} for an input of {shape}, not {one.shape}"

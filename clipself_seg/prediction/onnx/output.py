@@ -88,3 +88,16 @@ def check_request(choice: ModelChoice, opts: Sequence[str], words: bool, text_to
         raise InputError(NO_NAMES)
     values = dict(leaves(merge_layers(read_layers(choice.config_file))))
     refuse_diffusion((values | dict(zip(opts[::2], opts[1::2]))).get(GENERATOR))
+
+
+def refuse_text_tower(asked: bool) -> None:
+    """Refuse class names that are given later, for a task whose file has them inside.
+
+    Raises:
+        InputError: they were asked for.
+    """
+    if asked:
+        raise InputError(
+            "the text tower goes with semantic segmentation: files of detection and panoptic segmentation have their "
+            "class names inside, so give words"
+        )

@@ -1,0 +1,237 @@
+"""Detection as one file of ONNX: F-ViT from an image to boxes, scores and classes, with suppression inside.
+
+No size in the graph depends on values, but for the number of detections at its end: a fixed number of proposals is
+kept, of which those that did not survive score 0, and a box is pooled on all levels, shrunk to a point on those that
+it does not belong to.
+
+Shapes: h x w pixels of the image, n proposals, m detections, K classes. Boxes are XYXY in pixels of the image.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import nms, roi_align
+
+from clipself_seg.clip.tower import DENSE
+from clipself_seg.heads.fusion import fuse_detections
+from clipself_seg.heads.fvit.boxes import decode_boxes
+from clipself_seg.heads.fvit.roi_heads import (
+    DELTA_WEIGHTS,
+    LEVELS,
+    MASK_SIDE,
+    SIDE,
+    pyramid_levels,
+)
+from clipself_seg.heads.fvit.rpn import flatten_predictions
+from clipself_seg.models import FViT
+from clipself_seg.prediction.detection import DetectionPredictor
+from clipself_seg.prediction.onnx.graph import (
+    BY_ROUNDING,
+    Arrays,
+    Export,
+    Graph,
+    metadata_of,
+    script,
+)
+from clipself_seg.prediction.onnx.output import refuse_text_tower
+
+ENDLESS = (math.inf, math.inf)  # size of an image that cuts no box
+NEAR = 0.05  # distance of a pair of detections: of boxes in sides of the square, of scores
+
+
+@torch.library.custom_op("clipself_seg::survivors", mutates_args=())
+def survivors(boxes: Tensor, scores: Tensor, iou: float, threshold: float, most: int) -> Tensor:
+    """Which boxes survive non-maximum suppression within each class, (K, n) bool.
+
+    Args:
+        boxes: (n, 4), one for all classes.
+        scores: (K, n).
+        iou: overlap above which the worse of two boxes of a class goes.
+        threshold: a score has to be above it.
+        most: largest number of survivors of a class.
+    """
+    kept = torch.zeros_like(scores, dtype=torch.bool)
+    for own, row in zip(scores, kept):
+        candidates = (own > threshold).nonzero()[:, 0]
+        row[candidates[nms(boxes[candidates], own[candidates], iou)[:most]]] = True
+    return kept
+
+
+@survivors.register_fake
+def _(boxes: Tensor, scores: Tensor, iou: float, threshold: float, most: int) -> Tensor:
+    return torch.empty_like(scores, dtype=torch.bool)
+
+
+def translations() -> dict[Any, Any]:
+    """What `survivors` becomes: ONNX's suppression, whose list of (image, class, box) marks a table."""
+    import onnxscript
+
+    op: Any = onnxscript.opset18
+
+    def suppression(boxes: Any, scores: Any, iou: float, threshold: float, most: int) -> Any:
+        limits = [most], [iou], [threshold]
+        chosen = op.NonMaxSuppression(op.Unsqueeze(boxes, [0]), op.Unsqueeze(scores, [0]), *limits)
+        places = op.Slice(chosen, [1], [3], [1])
+        marks = op.Expand(op.Constant(value_float=1.0), op.Shape(places, end=1))
+        table = op.ScatterND(op.ConstantOfShape(op.Shape(scores)), places, marks)
+        return op.Greater(table, op.Constant(value_float=0.5))
+
+    return {torch.ops.clipself_seg.survivors.default: suppression}
+
+
+class DetectionGraph(nn.Module):
+    """An image (1, 3, h, w) of RGB in [0, 255] in; boxes (m, 4), scores (m,), classes (m,) out, the best first.
+
+    h and w are at most `FViT.side`. A model with masks gives masks (m, 28, 28) in [0, 1], too, each laid over its box.
+    """
+
+    text: Tensor
+    seen: Tensor
+
+    def __init__(self, model: FViT) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("text", model.text())
+        self.register_buffer("seen", model.seen())
+        with torch.no_grad():
+            levels, _ = model.features(torch.zeros(1, 3, model.side, model.side), dense=False)
+        self.anchors = nn.ParameterList(model.rpn_head.anchors(levels))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """As `FViT` for one image."""
+        model, heads = self.model, self.model.roi_head
+        height, width = images.shape[2:]
+        pixels = (images - model.pixel_mean) / model.pixel_std
+        square = F.pad(pixels, (0, model.side - width, 0, model.side - height))
+        maps = model.clip.visual.features(square, [*model.taps, DENSE])
+        levels = model.neck([maps[name] for name in model.taps], model.backbone)
+        limits = torch.stack(
+            [torch.full((), side, dtype=torch.float32) for side in (width, height)]
+        )
+        proposals, survived = self.propose(levels, limits.repeat(2))
+        embeddings, deltas = heads.bbox_head(self.pool(levels, proposals, SIDE))
+        detector = heads.bbox_head.logits(embeddings, self.text, heads.settings.temperature)
+        clip_logits = heads.clip_logits(F.normalize(maps[DENSE][0], dim=0), proposals, self.text)
+        exponents = heads.settings.alpha, heads.settings.beta
+        scores = fuse_detections(detector, clip_logits, self.seen, *exponents)[:, :-1]
+        boxes = decode_boxes(proposals, deltas, ENDLESS, DELTA_WEIGHTS)
+        boxes = torch.minimum(boxes, limits.repeat(2))
+        return self.select(levels, boxes, scores * survived[:, None])
+
+    def propose(self, levels: Sequence[Tensor], limits: Tensor) -> tuple[Tensor, Tensor]:
+        """Proposals (n, 4), the best first, as `RPN.propose`, and which of them are real, (n,) bool."""
+        rule = self.model.rpn_head.rule
+        boxes, scores = [], []
+        for logits, deltas, anchors in zip(*self.model.rpn_head(levels), self.anchors):
+            level = flatten_predictions(logits, 1)[0, :, 0].sigmoid()
+            best = level.topk(min(rule.before, len(level)))
+            changes = flatten_predictions(deltas, 4)[0][best.indices]
+            own = torch.minimum(decode_boxes(anchors[best.indices], changes, ENDLESS), limits)
+            (kept,) = survivors(own, best.values[None], rule.iou, -1.0, len(own))
+            large = (own[:, 2:] > own[:, :2]).all(dim=1)
+            boxes.append(own)
+            scores.append(torch.where(kept & large, best.values, -1.0))
+        together = torch.cat(scores)
+        best = together.topk(min(rule.after, len(together)))
+        return torch.cat(boxes)[best.indices], best.values >= 0
+
+    def pool(self, levels: Sequence[Tensor], boxes: Tensor, side: int) -> Tensor:
+        """As `pool_boxes` for one image: of four levels, three read a point, which is 0."""
+        numbers = pyramid_levels(boxes)
+        strides = self.model.roi_head.strides
+        pooled = []
+        for number, (level, stride) in enumerate(zip(levels[:LEVELS], strides)):
+            own = torch.where((numbers == number)[:, None], boxes, 0.0)
+            numbered = F.pad(own, (1, 0))  # image 0
+            pooled.append(roi_align(level, numbered, side, 1 / stride, 0, aligned=True))
+        return torch.stack(pooled).sum(dim=0)
+
+    def select(self, levels: Sequence[Tensor], boxes: Tensor, scores: Tensor) -> tuple[Tensor, ...]:
+        """The best detections, as `select_detections`, with masks where there are any."""
+        rule, mask_head = self.model.roi_head.settings.rule, self.model.roi_head.mask_head
+        kept = survivors(boxes, scores.T, rule.iou, rule.threshold, rule.most).T
+        flat = torch.where(kept, scores, 0.0).flatten()
+        best = flat.topk(min(rule.most, len(flat)))
+        above = (best.values > rule.threshold).nonzero()[:, 0]
+        rows, classes = best.indices // scores.shape[1], best.indices % scores.shape[1]
+        outputs = [boxes[rows], best.values, classes]
+        if mask_head is not None:
+            features = self.pool(levels, boxes[rows], MASK_SIDE)
+            outputs.append(mask_head._logits(mask_head.convs(features)).sigmoid())
+        return tuple(output[above] for output in outputs)
+
+
+def graph_of(predictor: DetectionPredictor, text_tower: bool = False) -> Export:
+    """The file of a predictor, which belongs to the export.
+
+    Args:
+        predictor: on the CPU, in float32, with its class names.
+        text_tower: whether class names are to be given to the file later, which is refused.
+
+    Raises:
+        InputError: it is.
+    """
+    refuse_text_tower(text_tower)
+    model, side = predictor.model, predictor.model.side
+    graph = Graph(
+        DetectionGraph(model),
+        {"images": torch.rand(1, 3, side - 1, side // 2) * 255},
+        {"images": {2: "H", 3: "W"}},
+        ("boxes", "scores", "classes", "masks")[: 3 + model.has_masks],
+        _checks(side),
+        translations(),
+        functools.partial(paired, side=side),
+        products=True,
+    )
+    metadata = metadata_of(predictor) | {
+        "preprocessing": f"RGB in [0, 255], {predictor.mapper.size_rule()}; H and W of at most {side}",
+        "results": "boxes (n, 4), x0, y0, x1, y1 in pixels of the resized image, after suppression, the best first; "
+        "scores (n,) in [0, 1]; classes (n,), positions in names; masks (n, 28, 28) in [0, 1], each laid over its box",
+        "side": side,
+        "resize": predictor.mapper.resize,
+    }
+    return Export(graph, metadata, beside={".py": script("detection")})
+
+
+def _checks(side: int) -> Iterator[tuple[Tensor]]:
+    """Images of smooth noise: the whole square, a wide one and a tall one."""
+    generator = torch.Generator().manual_seed(0)
+    for size in ((side, side), (side // 2, side), (side, side // 3)):
+        coarse = torch.rand(1, 3, 8, 8, generator=generator) * 255
+        yield (F.interpolate(coarse, size, mode="bicubic").clamp(0, 255),)
+
+
+def paired(wanted: Arrays, computed: Arrays, tolerance: float, side: int) -> tuple[Arrays, Arrays]:
+    """Results of both in one order: each wanted detection and the nearest one of its class.
+
+    Where scores are equal but for rounding, it decides which detection comes first, or suppresses the other.
+
+    Args:
+        wanted: boxes, scores and classes, and what goes with them.
+        computed: the same.
+        tolerance: fraction of the highest score by which a detection may miss the lowest score without a partner.
+        side: of the square, in pixels.
+
+    Returns:
+        The pairs; or all as they are, where too many have no partner.
+    """
+    distance = np.abs(wanted[0][:, None] - computed[0]).max(axis=-1, initial=0) / side
+    distance = np.maximum(distance, np.abs(wanted[1][:, None] - computed[1]))
+    distance[wanted[2][:, None] != computed[2]] = np.inf
+    scores = np.concatenate([wanted[1], computed[1]])
+    limit = scores.min(initial=np.inf) + tolerance * scores.max(initial=0)
+    for axis, own in enumerate((computed[1], wanted[1])):
+        alone = (distance.min(axis=axis, initial=np.inf) >= NEAR) & (own > limit)
+        if alone.sum() > BY_ROUNDING * len(own):
+            return wanted, computed
+    near = np.flatnonzero(distance.min(axis=1, initial=np.inf) < NEAR)
+    partners = [int(row.argmin()) for row in distance[near]]
+    return [one[near] for one in wanted], [other[partners] for other in computed]

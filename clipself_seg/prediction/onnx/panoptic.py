@@ -1,0 +1,236 @@
+"""Panoptic segmentation as one file of ONNX: from an image to mask logits and fused class scores of the queries.
+
+The graph pads the image to its canvas itself, and resizes by matrices, which need no sizes but values. Masks are merged
+outside, by the script `templates/onnx_panoptic.py.txt`.
+
+Shapes: h x w pixels of the image, H x W of the canvas, Q queries, K classes, S pixels of a side of CLIP's own input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clipself_seg.errors import InputError
+from clipself_seg.heads.fusion import fuse_scores
+from clipself_seg.heads.panoptic.frozen_clip import LAST, BackbonePooling, DensePooling
+from clipself_seg.heads.text_scores import class_logits
+from clipself_seg.models import OpenPanoptic
+from clipself_seg.models.panoptic.outputs import MEAN_COLOUR
+from clipself_seg.prediction.onnx.graph import (
+    BY_ROUNDING,
+    Arrays,
+    Export,
+    Graph,
+    metadata_of,
+    script,
+)
+from clipself_seg.prediction.onnx.output import refuse_text_tower
+from clipself_seg.prediction.panoptic import PanopticPredictor
+
+CUBIC = -0.5  # torch's and Pillow's where they smooth; OpenCV's is -0.75
+Sizes = Sequence[Tensor]  # rows and columns, float64 scalars: rounding decides about pixels
+
+
+class PanopticGraph(nn.Module):
+    """An image (1, 3, h, w) of RGB in [0, 255] in; mask logits (Q, H / 4, W / 4) and scores (Q, K + 1) out."""
+
+    generator_texts: Tensor
+    branch_texts: Tensor
+    seen: Tensor
+    around: Tensor
+
+    def __init__(self, model: OpenPanoptic) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("generator_texts", model.generator_texts())
+        self.register_buffer("branch_texts", model.branch_texts())
+        self.register_buffer("seen", model.seen())
+        grey = model.settings.padding
+        around = model.clip.mean if grey == MEAN_COLOUR else [grey / 255] * 3
+        self.register_buffer("around", torch.tensor(around).view(3, 1, 1))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """As `OpenPanoptic.generate`, and the fusion with `OpenPanoptic.clip_scores`."""
+        model, divisor = self.model, self.model.settings.size_divisibility
+        assert model.backbone is not None and model.generator is not None
+        height, width = images.shape[2:]
+        rows, columns = ((side + divisor - 1) // divisor * divisor for side in (height, width))
+        padding = (0, columns - width, 0, rows - height)
+        pixels = images / 255
+        outside = 1 - F.pad(torch.ones_like(pixels[:, :1]), padding)
+        maps = model.backbone(F.pad(pixels, padding) + self.around * outside)
+        (prediction,) = model.generator(maps)
+        own = model.generator.scores(prediction, self.generator_texts, model.synonyms)
+        masks = prediction.mask_logits[0]
+        fusion, valid = model.fusion.returned(), None
+        clip_logits = torch.zeros_like(own.class_logits[0])
+        if fusion.alpha or fusion.beta or fusion.void_discount:
+            image_size, canvas = _scalars(height, width), _scalars(rows, columns)
+            embeddings, cells = self.read(pixels[0], masks, maps[LAST], image_size, canvas)
+            scale = model.branch.clip.similarity_scale
+            clip_logits = class_logits(embeddings, self.branch_texts, model.synonyms, scale)
+            valid = cells.flatten(1).any(dim=1) if model.fusion.valid_mask else None
+        return masks, fuse_scores(
+            own.class_logits[0],
+            clip_logits,
+            own.void_prob[0],
+            self.seen,
+            fusion.alpha,
+            fusion.beta,
+            valid,
+            fusion.void_discount,
+        )
+
+    def read(
+        self, pixels: Tensor, masks: Tensor, last: Tensor, image_size: Sizes, canvas: Sizes
+    ) -> tuple[Tensor, Tensor]:
+        """Embeddings (Q, E) of the masks, and the cells of CLIP that each makes visible, as `ClipBranch._read`."""
+        branch = self.model.branch
+        if isinstance(branch, BackbonePooling):
+            cells = F.interpolate(masks[None], last.shape[2:], mode="bilinear")[0] > 0
+            return branch.clip.visual.pool_cells(last, cells), cells
+        assert isinstance(branch, DensePooling)
+        side = branch.input_size
+        scale = side / torch.maximum(*image_size)
+        shown = [(own * scale).round().clamp(min=1) for own in image_size]
+        down, right = (_cubic(own, new, side) for own, new in zip(pixels.shape[1:], shown))
+        square = (down @ pixels @ right.T).clamp(0, 1) * _inside((side, side), 1, shown)
+        covered = image_size if branch.align_masks else canvas
+        fractions = [part / all_ * side / new for part, all_, new in zip(covered, canvas, shown)]
+        cells = visible_cells(masks, branch.grid, branch.clip.patch_size, fractions, shown)
+        return branch._readout(branch.clip.normalise(square)[None], cells), cells
+
+
+def visible_cells(
+    masks: Tensor, grid: tuple[int, int], patch: int, fractions: Sizes, shown: Sizes
+) -> Tensor:
+    """`frozen_clip.visible_cells` by "centre_or_any" for sizes that are values."""
+    cells = (_sampled(masks, grid, fractions) > 0) & _inside(grid, patch, shown)
+    empty = ~cells.flatten(1).any(dim=1) & (masks >= 0).flatten(1).any(dim=1)
+    queries = empty.nonzero()[:, 0]
+    size = (grid[0] * patch, grid[1] * patch)
+    fine = _sampled(masks[queries], size, fractions)
+    fine = torch.where(_inside(size, 1, shown), fine, -torch.inf)
+    opened = fine.reshape(-1, grid[0], patch, grid[1], patch).amax(dim=(2, 4)) >= 0
+    return cells.index_copy(0, queries, opened)
+
+
+def _scalars(*sides: int) -> Sizes:
+    """Sizes as values of the graph."""
+    return [torch.full((), side, dtype=torch.float64) for side in sides]
+
+
+def _inside(size: tuple[int, int], step: int, shown: Sizes) -> Tensor:
+    """Which places of `step` pixels have their centres in the rows and columns that show the image, (rows, columns)."""
+    rows, columns = ((torch.arange(n) + 0.5) * step < end for n, end in zip(size, shown))
+    return rows[:, None] & columns
+
+
+def _sampled(maps: Tensor, size: tuple[int, int], fractions: Sizes) -> Tensor:
+    """Bilinear samples (Q, *size) of the top left fractions of maps (Q, m, n); beyond a map its border goes on."""
+    down, right = (
+        _linear((torch.arange(new) + 0.5) * (part * own / new) - 0.5, own)
+        for own, new, part in zip(maps.shape[1:], size, fractions)
+    )
+    return down @ maps @ right.T
+
+
+def _linear(places: Tensor, cells: int) -> Tensor:
+    """Weights (n, cells) that interpolate linearly at n places."""
+    distances = (places.clamp(0, cells - 1)[:, None] - torch.arange(cells)).abs()
+    return (1 - distances).clamp(min=0).float()
+
+
+def _cubic(length: int, new: Tensor, count: int) -> Tensor:
+    """Weights (count, length) of a bicubic resize of `length` pixels to `new`, smoothed where it makes them fewer.
+
+    As torch and Pillow compute them; rows from `new` on mean nothing.
+    """
+    scale = length / new
+    wide = scale.clamp(min=1)
+    centres = (scale * (torch.arange(count) + 0.5))[:, None]
+    first, end = ((centres + side * 2 * wide + 0.5).clamp(min=0).floor() for side in (-1, 1))
+    places = torch.arange(length)
+    x = ((places + 0.5 - centres) / wide).abs()
+    near = ((CUBIC + 2) * x - (CUBIC + 3)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * CUBIC
+    weights = torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+    weights = torch.where((places >= first) & (places < end), weights, 0.0)
+    return (weights / weights.sum(dim=1, keepdim=True).clamp(min=0.1)).float()
+
+
+def graph_of(predictor: PanopticPredictor, text_tower: bool = False) -> Export:
+    """The file of a predictor, which belongs to the export.
+
+    Args:
+        predictor: on the CPU, in float32, with its class names.
+        text_tower: whether class names are to be given to the file later, which is refused.
+
+    Raises:
+        InputError: it is; masks are given to the model; or CLIP reads them by masked attention.
+    """
+    refuse_text_tower(text_tower)
+    model, mapper = predictor.model, predictor.mapper
+    if model.masks_given:
+        raise InputError(
+            "MODEL.MASK_GENERATOR.SOURCE is masks, and the file would make none: take a model with a mask generator"
+        )
+    if not isinstance(model.branch, BackbonePooling | DensePooling):
+        raise InputError(
+            "MODEL.CLIP_BRANCH.KIND masked_attention is not exported: take KIND dense, with the weights of a "
+            "distilled CLIP"
+        )
+    settings, divisor = model.settings, model.settings.size_divisibility
+    fewest = divisor + 1  # on a canvas of one unit a size might be taken for a constant
+    graph = Graph(
+        PanopticGraph(model),
+        {"images": torch.rand(1, 3, 3 * divisor - 7, 4 * divisor - 5) * 255},
+        {"images": {2: "H", 3: "W"}},
+        ("masks", "scores"),
+        _checks(divisor),
+        align=decided,
+        products=True,
+    )
+    metadata = metadata_of(predictor) | {
+        "preprocessing": f"RGB in [0, 255], {mapper.size_rule()}; H and W of {fewest} at least",
+        "results": f"masks (Q, h, w), logits at a quarter of the size of the image, padded at the bottom and right to "
+        f"multiples of {divisor}; scores (Q, K + 1) in [0, 1], in the order of names, void last",
+        "things": list(model.classes.things),
+        "short_side": mapper.min_size,
+        "long_side": mapper.max_size,
+        "size_divisibility": divisor,
+        "overlap_threshold": settings.overlap_threshold,
+    }
+    return Export(graph, metadata, beside={".py": script("panoptic")})
+
+
+def _checks(divisor: int) -> Iterator[tuple[Tensor]]:
+    """Images of smooth noise, with and without padding: square, wide and tall."""
+    generator = torch.Generator().manual_seed(0)
+    for size in (
+        (4 * divisor, 4 * divisor),
+        (2 * divisor + 5, 5 * divisor - 3),
+        (5 * divisor, 2 * divisor),
+    ):
+        coarse = torch.rand(1, 3, 8, 8, generator=generator) * 255
+        yield (F.interpolate(coarse, size, mode="bicubic").clamp(0, 255),)
+
+
+def decided(wanted: Arrays, computed: Arrays, tolerance: float) -> tuple[Arrays, Arrays]:
+    """Results without queries for which rounding decided about a cell, whether it is attended to or is inside a mask.
+
+    Returns:
+        The others of both; or all, where there are too many such queries.
+    """
+    alike = np.ones(len(wanted[0]), bool)
+    for one, other in zip(wanted, computed):
+        differences = np.abs(one - other).reshape(len(one), -1).max(axis=1)
+        alike &= differences <= tolerance * np.abs(one).max()
+    if alike.mean() < 1 - BY_ROUNDING:
+        return wanted, computed
+    return [one[alike] for one in wanted], [other[alike] for other in computed]

@@ -1,0 +1,140 @@
+"""F-ViT as one file of ONNX: the graph detects what the model does, and its script needs no torch."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+import clipself_seg
+from clipself_seg.errors import InputError
+from clipself_seg.prediction.detection import DetectionPredictor
+from clipself_seg.prediction.onnx.detection import DetectionGraph, graph_of, paired
+from clipself_seg.prediction.predictor import prediction_config
+from tests.models.fvit.test_model import WORDS, tiny
+from tests.prediction.onnx.exported import (
+    Session,
+    require_packages,
+    run_without_torch,
+    scene,
+    script_of,
+)
+
+VOCABULARIES = ("red star, blue circle|azure disc", "green square, yellow ring, red heart, cross")
+
+
+@pytest.fixture(scope="module")
+def predictor() -> DetectionPredictor:
+    logging.getLogger("clipself_seg").setLevel(logging.ERROR)
+    return clipself_seg.load("mini", task="detection", device="cpu")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("words", VOCABULARIES)
+def test_the_graph_detects_what_the_model_does(predictor, words):
+    predictor.set_vocabulary(words)
+    graph, count = DetectionGraph(predictor.model), 0
+    for image in (predictor.mapper.resized(scene(seed))["image"] for seed in range(2)):
+        for cut in (image, image[:, :75], image[:, :, :90]):
+            boxes, scores, classes = graph(cut[None].float())
+            expected = predictor.model([{"image": cut}])[0]["instances"]
+            torch.testing.assert_close(boxes, expected.pred_boxes.tensor, atol=1e-3, rtol=0)
+            torch.testing.assert_close(scores, expected.scores, atol=1e-5, rtol=0)
+            assert classes.tolist() == expected.pred_classes.tolist()
+            count += len(boxes)
+    assert count > 20
+
+
+def test_the_script_detects_and_pastes_what_the_predictor_does(tmp_path):
+    model = tiny(MASKS=True, RPN_NORM=True, SCORE_THRESHOLD=0.0)
+    model.set_vocabulary(WORDS)
+    opts = ["MODEL.DEVICE", "cpu", "INPUT.FORMAT", "RGB", "INPUT.DETECTION.SIDE", "64"]
+    cfg = prediction_config("mini/detection", "random", [*opts, "MODEL.FVIT.MASKS", "True"])
+    predictor = DetectionPredictor(**DetectionPredictor.from_config(cfg, model=model))
+    predictor.set_vocabulary("ball, box")
+    image = scene(0)
+    expected = predictor(image)
+    export = graph_of(predictor)
+    script = script_of(export, tmp_path)
+    boxes, scores, classes, masks = script["detect"](Session(export.graph.module), image)
+    np.testing.assert_allclose(boxes, expected.boxes, atol=1e-3)
+    np.testing.assert_allclose(scores, expected.scores, atol=1e-5)
+    np.testing.assert_array_equal(classes, expected.labels)
+    pasted = [script["paste"](*own, *image.shape[:2]) for own in zip(masks, boxes)]
+    assert len(boxes) > 5 and np.mean(np.stack(pasted) != expected.masks) < 1e-3
+
+
+def test_detections_are_compared_in_pairs_where_rounding_decides_their_order():
+    boxes = np.array([[0, 0, 9, 9], [20, 20, 40, 40], [0, 0, 9, 9]], np.float32)
+    wanted = [boxes, np.array([0.8, 0.5, 0.5]), np.array([0, 1, 1])]
+    moved = [array[[0, 2, 1]] for array in wanted]
+    for one, other in zip(*paired(wanted, moved, 1e-4, 64)):
+        np.testing.assert_array_equal(one, other)
+    first = [array[:1] for array in wanted]
+    assert [len(array) for array in paired(wanted, first, 1e-4, 64)[0]] == [1, 1, 1], "at the limit"
+    without_first = [array[1:] for array in wanted]
+    assert [len(array) for array in paired(wanted, without_first, 1e-4, 64)[0]] == [3, 3, 3]
+    nothing = [array[:0] for array in wanted]
+    assert [len(array) for array in paired(nothing, nothing, 1e-4, 64)[0]] == [0, 0, 0]
+
+
+def test_class_names_that_are_given_later_are_refused(predictor):
+    with pytest.raises(InputError, match="detection and panoptic segmentation .* give words"):
+        graph_of(predictor, text_tower=True)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("words", VOCABULARIES)
+def test_onnxruntime_detects_what_the_predictor_does(predictor, words, tmp_path):
+    require_packages()
+    predictor.set_vocabulary(words)
+    (differences,) = predictor.export(tmp_path / "model.onnx").values()
+    assert len(differences) == 3 and all(d <= 1e-5 for d in differences.values())
+    assert json.loads((tmp_path / "model.json").read_text())["names"] == list(predictor.names)
+    expected = predictor(scene(1))
+    printed = run_without_torch(tmp_path / "model.py", scene(1))
+    boxes = [[float(word) for word in line[-4:]] for line in printed]
+    np.testing.assert_allclose(boxes, expected.boxes, atol=0.051)
+    names = [" ".join(line[:-5]) for line in printed]
+    assert names == [predictor.names[label] for label in expected.labels] and names
+
+
+@pytest.mark.heavy
+def test_float16_detects_nearly_the_same(predictor, tmp_path):
+    require_packages()
+    predictor.set_vocabulary(VOCABULARIES[0])
+    (differences,) = predictor.export(tmp_path / "model.onnx", half=True).values()
+    assert all(1e-5 < d <= 0.05 for d in differences.values())
+
+
+@pytest.mark.heavy
+def test_onnxruntime_detects_what_torch_does_with_a_vit_b_16_at_640_pixels(tmp_path):
+    require_packages()
+    opts = ["MODEL.DEVICE", "cpu", "INPUT.DETECTION.SIDE", "640", "MODEL.CLIP.WEIGHTS", ""]
+    cfg = prediction_config("detection/ov_coco+eva02_vitb16", "random", opts)
+    torch.manual_seed(0)
+    large = DetectionPredictor(**DetectionPredictor.from_config(cfg))
+    _spread(large.model)
+    large.set_vocabulary("dog, cat, person|man, car, tree, traffic light")
+    (differences,) = large.export(tmp_path / "model.onnx").values()
+    assert all(d <= 1e-4 for d in differences.values())
+
+
+@torch.no_grad()
+def _spread(model) -> None:
+    """Lets random heads tell boxes apart, as trained ones do: else rounding decides which are the best."""
+    levels, _ = model.features(torch.randn(1, 3, model.side, model.side), dense=False)
+    maps = levels[1]
+    for layer in model.rpn_head.rpn_conv:
+        layer.conv.weight /= layer(maps).std()
+        maps = layer(maps)
+    for layer, spread in ((model.rpn_head.rpn_cls, 2), (model.rpn_head.rpn_reg, 0.3)):
+        layer.weight *= spread / layer(maps).std()
+    head = model.roi_head.bbox_head
+    _, deltas = head(
+        maps[..., :63, :63].unfold(2, 7, 7).unfold(3, 7, 7)[0].flatten(1, 2).transpose(0, 1)
+    )
+    head.fc_reg.weight /= deltas.std()

@@ -1,0 +1,183 @@
+"""Open-vocabulary panoptic models as one file of ONNX: masks and scores are the model's, segments are numpy's."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import clipself_seg
+from clipself_seg.errors import InputError
+from clipself_seg.heads.panoptic import frozen_clip
+from clipself_seg.models.panoptic.outputs import class_probabilities
+from clipself_seg.prediction.onnx.panoptic import PanopticGraph, decided, graph_of, visible_cells
+from clipself_seg.prediction.panoptic import PanopticPredictor
+from clipself_seg.prediction.predictor import prediction_config
+from tests.models.panoptic.small import FCCLIP, GIVEN, NAMED_BY_VIT, model_of, sample
+from tests.prediction.onnx.exported import (
+    Session,
+    require_packages,
+    run_without_torch,
+    scene,
+    script_of,
+)
+
+VOCABULARIES = {"red star, blue circle|azure disc, grass|lawn": "grass", "yellow ring, sand": ""}
+MODELS = {
+    "pyramid": (),
+    "FC-CLIP": FCCLIP,
+    "FC-CLIP, named by a ViT": (*FCCLIP, *NAMED_BY_VIT),
+    "canvas laid over the image": ("MODEL.CLIP_BRANCH.ALIGN_MASKS", "0"),
+    "generator alone": ("MODEL.FUSION.MODE", "generator"),
+    "void discounted": (*FCCLIP, "MODEL.FUSION.VOID_DISCOUNT", "0.5"),
+}
+
+
+@pytest.fixture(scope="module")
+def predictor() -> PanopticPredictor:
+    return clipself_seg.load("mini", task="panoptic", device="cpu")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_graph_gives_the_masks_and_scores_of_the_model(kind):
+    model = model_of(*MODELS[kind])
+    graph = PanopticGraph(model)
+    for size in ((60, 75), (64, 64), (70, 33)):
+        image = sample(*size)
+        masks, scores = graph(image["image"][None].float())
+        generated = model.generate(image)
+        logits, valid = model.clip_scores(image, generated)
+        fusion = model.fusion.returned()
+        expected = class_probabilities(generated, logits, valid, model.seen(), fusion)
+        torch.testing.assert_close(masks, generated.mask_logits)
+        torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)
+
+
+def test_cells_are_visible_by_matrices_as_by_sampling():
+    masks = torch.randn(6, 12, 20, generator=torch.Generator().manual_seed(0)) - 2
+    masks[0], masks[1], masks[2, :3, :4] = -1.0, -1.0, 3.0
+    masks[1, 5, 7] = 0.5  # between the centres of cells
+    fractions, shown = (1.3, 1.1), (49, 58)
+    own = [
+        [torch.tensor(side, dtype=torch.float64) for side in pair] for pair in (fractions, shown)
+    ]
+    cells = visible_cells(masks, (8, 8), 8, *own)
+    expected = frozen_clip.visible_cells(
+        masks, (8, 8), 8, fraction=fractions, shown=shown, binarise="centre_or_any"
+    )
+    assert torch.equal(cells, expected) and not cells[0].any() and cells[1].any()
+
+
+@pytest.mark.parametrize("words", VOCABULARIES)
+def test_the_script_finds_the_segments_of_the_predictor(predictor, words, tmp_path):
+    predictor.set_vocabulary(words, stuff=VOCABULARIES[words])
+    export = graph_of(predictor)
+    script, session, count = script_of(export, tmp_path), Session(export.graph.module), 0
+    for seed in range(3):
+        expected = predictor(scene(seed))
+        ids, segments = script["segment"](session, scene(seed))
+        count += same_segments(ids, segments, expected)
+    assert count > 5
+
+
+def same_segments(ids: np.ndarray, segments: list, expected) -> int:
+    """Compares the segments of a script with those of a predictor, and returns their number."""
+    names = {one["id"]: (one["name"].split("|")[0], one["isthing"]) for one in segments}
+    assert len(segments) == len(expected.segments)
+    for segment in expected.segments:
+        inside = expected.ids == segment.id
+        own, *_ = np.unique(ids[inside])[[0]]
+        assert np.mean((ids == own) != inside) < 1e-4
+        assert names[own] == (segment.name.split("|")[0], segment.isthing)
+    return len(segments)
+
+
+def test_images_are_resized_as_the_mapper_does(predictor, tmp_path):
+    export = graph_of(predictor)
+    for rule in ((64, 100), (0, 100), (32, 40)):
+        predictor.mapper.min_size, predictor.mapper.max_size = rule
+        export.metadata |= {"short_side": rule[0], "long_side": rule[1]}
+        script = script_of(export, tmp_path)
+        for size in ((50, 50), (37, 90), (201, 3)):
+            image = predictor.mapper.resized(np.zeros((*size, 3), np.uint8))["image"]
+            assert script["resized_size"](*size) == tuple(image.shape[1:])
+    predictor.mapper.min_size = 0
+
+
+def test_few_queries_may_differ_where_rounding_decides_about_a_cell():
+    wanted = [np.ones((40, 3, 3)), np.ones((40, 5))]
+    for count, left in ((0, 40), (2, 38), (3, 40)):
+        computed = [array.copy() for array in wanted]
+        computed[0][:count, 1, 2] += 1e-3
+        assert [len(array) for array in decided(wanted, computed, 1e-4)[1]] == [left, left]
+
+
+@pytest.mark.parametrize(
+    ("opts", "said"),
+    [
+        (GIVEN, "SOURCE is masks, and the file would make none"),
+        (
+            ("MODEL.CLIP_BRANCH.KIND", "masked_attention"),
+            "masked_attention is not exported: take KIND dense",
+        ),
+    ],
+)
+def test_what_is_not_exported_is_said(opts, said, predictor):
+    cfg = predictor.config
+    other = PanopticPredictor(**PanopticPredictor.from_config(cfg, model=model_of(*opts)))
+    with pytest.raises(InputError, match=said):
+        graph_of(other)
+    with pytest.raises(InputError, match="give words"):
+        graph_of(other, text_tower=True)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("words", VOCABULARIES)
+def test_onnxruntime_finds_the_segments_of_the_predictor(predictor, words, tmp_path):
+    require_packages()
+    predictor.set_vocabulary(words, stuff=VOCABULARIES[words])
+    (differences,) = predictor.export(tmp_path / "model.onnx").values()
+    assert len(differences) == 3 and all(d <= 1e-5 for d in differences.values())
+    assert json.loads((tmp_path / "model.json").read_text())["names"] == list(predictor.names)
+    printed = run_without_torch(tmp_path / "model.py", scene(1))
+    segments = [
+        {"id": int(line[0]), "name": " ".join(line[1:-3]), "isthing": line[1:-3] != ["grass"]}
+        for line in printed
+    ]
+    ids = np.asarray(Image.open(tmp_path / "photo_segments.png"))
+    assert same_segments(ids, segments, predictor(scene(1)))
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("half", [False, True])
+def test_onnxruntime_computes_an_fc_clip(half, predictor, tmp_path):
+    require_packages()
+    parts = PanopticPredictor.from_config(predictor.config, model=model_of(*FCCLIP))
+    other = PanopticPredictor(**parts)
+    other.set_vocabulary("red star, grass", stuff="grass")
+    (differences,) = other.export(tmp_path / "model.onnx", half=half).values()
+    assert all(d <= (0.05 if half else 1e-5) for d in differences.values())
+
+
+@pytest.mark.heavy
+def test_onnxruntime_computes_an_fc_clip_with_a_convnext_b_at_640_pixels(tmp_path):
+    require_packages()
+    torch.manual_seed(0)
+    opts = ["MODEL.DEVICE", "cpu", "MODEL.CLIP.WEIGHTS", ""]
+    cfg = prediction_config("panoptic/fcclip_convnext_b", "random", opts)
+    large = PanopticPredictor(**PanopticPredictor.from_config(cfg))
+    large.set_vocabulary("dog, cat, person|man, car, tree, grass|lawn, sky", stuff="grass, sky")
+    large.export(tmp_path / "model.onnx")
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    images = np.random.default_rng(0).random((1, 3, 480, 640), np.float32) * 255
+    wanted = Session(PanopticGraph(large.model)).run(None, {"images": images})
+    compared = decided(wanted, session.run(None, {"images": images}), 1e-4)
+    assert all(len(array) >= 0.95 * 250 for array in compared[0])
+    for one, other in zip(*compared):
+        assert np.abs(one - other).max() <= 1e-4 * np.abs(one).max()

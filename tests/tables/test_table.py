@@ -103,7 +103,11 @@ def test_every_run_has_a_configuration_that_loads_and_the_data_that_its_columns_
             "order cannot be '(long){15}\\.\\.\\.'",
         ),
         (FOLLOWED, "- 1", "9.yaml holds no keys"),
-        ("about: For tests.", "about: !!python/object/apply:os.getcwd []", "not a usable YAML file"),
+        (
+            "about: For tests.",
+            "about: !!python/object/apply:os.getcwd []",
+            "not a usable YAML file",
+        ),
         ("of: pixels", "of: pixel", "miou: of, in mini: there is no 'pixel'; did you mean"),
         ("mini: mini_val_sem_seg", "real: mini_val_sem_seg", "of, in real: there is no 'pixels'"),
         ("keep: [MODEL.CLIP.DENSE]", "keep: MODEL", "keep cannot be 'MODEL': correct its type"),

@@ -237,9 +237,9 @@ def _with_sections(layers: Sequence[Layer]) -> list[Layer]:
             )
         whole += [Layer(path, tree) for name, tree in sections.items() if name in chosen]
         if path.parent == RECIPES and not sections.keys() & {*chosen}:
+            model = next(iter(chosen), "a configuration without a model")
             raise InputError(
-                f"the recipe {path.stem} is for {' and '.join(sections)}, not for {' with '.join(chosen)}: leave it "
-                f"out, or take another of {', '.join(recipes())}"
+                f"the recipe {path.stem} is for {' and '.join(sections)}, not for {model}: leave it out"
             )
     return whole
 

@@ -123,15 +123,16 @@ def _options_as_keys(args: argparse.Namespace) -> None:
 
 
 def _with_recipe(config_file: str, recipe: str) -> str:
-    """The name of a configuration with a recipe over it.
+    """The name of a configuration with a recipe over it, or with several that "+" joins.
 
     Raises:
         InputError: no such recipe, or nothing that it could be laid over.
     """
     from clipself_seg.yaml_files import recipes
 
-    if recipe not in recipes():
-        raise InputError(f"no recipe {shown(recipe)}; {nearest(recipe, recipes())}")
+    for name in recipe.split("+"):
+        if name not in recipes():
+            raise InputError(f"no recipe {shown(name)}; {nearest(name, recipes())}")
     if not config_file:
         raise InputError(
             "--recipe needs what it is laid over: add --task, --model or --config-file"

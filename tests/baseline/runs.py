@@ -225,7 +225,7 @@ def surroundings(folder: Path) -> Iterator[Path]:
     try:
         with (
             mock.patch.dict("os.environ", own),
-            mock.patch.object(kinds, "known_configs", lambda: {**configs, TINY: ARCHITECTURE}),
+            mock.patch.object(kinds, "_configs", lambda: {**configs, TINY: ARCHITECTURE}),
         ):
             clip = load_clip(TINY, None)
             for name, parameter in clip.named_parameters():

@@ -54,7 +54,7 @@ LOOKED_AT = {TORCH, TRANSFORMERS, RESULTS, WHOLE_COCO, MASKS, MINE}
 LOOKED_AT |= {DETECTRON2, LAZY, LOOP, DEFAULT, PREDICTOR, EVALUATOR, HOOKS, TRAIN}
 RUNNING = [(page.name, code) for page in PAGES for code in python_blocks(page)]
 MARKED = [(page.name, code) for page in PAGES for code in python_blocks(page, marked=True)]
-OPTIONAL = {"onnxruntime"}  # of extras that the tests do without
+OPTIONAL = {"tokenizers"}  # of extras that the tests do without
 
 
 @pytest.fixture

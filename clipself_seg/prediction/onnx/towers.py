@@ -33,6 +33,7 @@ from clipself_seg.provenance import provenance
 DENSE_FILE = "dense.onnx"
 TEXT_FILE = "text.onnx"
 METADATA_FILE = "export.json"
+TOKENIZER_FILE = "tokenizer.json"
 # Grid of the traced images: of no square, so that no position table has it.
 TRACED_GRID = (5, 7)
 TEXTS = ("grass", "a photo of a red star.", "a photo of " + "a very " * 80 + "long text")
@@ -63,7 +64,7 @@ class TextGraph(nn.Module):
 
 
 def export_onnx(clip: DenseCLIP, folder: str | os.PathLike[str]) -> dict[str, Differences]:
-    """Writes ``dense.onnx``, ``text.onnx`` and ``export.json``, if what they compute is what torch does.
+    """Writes both graphs, the metadata and CLIP's tokenizer, if the graphs compute what torch does.
 
     Weights of more than onnx keeps in one file (2 GB) go to a ``.data`` file beside it.
 
@@ -92,6 +93,8 @@ def export_onnx(clip: DenseCLIP, folder: str | os.PathLike[str]) -> dict[str, Di
         graphs = {DENSE_FILE: dense_graph(clip), TEXT_FILE: text_graph(clip)}
         files = {name: export_graph(graph, temporary / name) for name, graph in graphs.items()}
         differences = {name: file["differences"] for name, file in files.items()}
+        if (tokenizer := tokenizer_of(clip)) is not None:
+            (temporary / TOKENIZER_FILE).write_text(tokenizer.to_json(), encoding="utf-8")
         write_json(temporary / METADATA_FILE, _metadata(clip, differences))
     return differences
 
@@ -114,14 +117,20 @@ def text_graph(clip: DenseCLIP) -> Graph:
     return Graph(TextGraph(clip), {"tokens": tokens}, sizes, ("embeddings",), checks)
 
 
+def tokenizer_of(clip: DenseCLIP) -> ClipTokenizer | None:
+    """CLIP's byte pairs, or None for a tower with a tokenizer of its own."""
+    tokenizer = clip.architecture.kind.tokenizer(clip.architecture)
+    return tokenizer if isinstance(tokenizer, ClipTokenizer) else None
+
+
 def text_files(clip: DenseCLIP) -> dict[str, str]:
     """Files that make embeddings of class names by an exported text tower: "_tokenizer.json" and "_texts.py".
 
     Raises:
         InputError: the tower's tokenizer is not CLIP's.
     """
-    tokenizer = clip.architecture.kind.tokenizer(clip.architecture)
-    if not isinstance(tokenizer, ClipTokenizer):
+    tokenizer = tokenizer_of(clip)
+    if tokenizer is None:
         raise InputError(
             f"{clip.name} has a tokenizer of its own, which is not exported: give the class names now"
         )

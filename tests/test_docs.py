@@ -191,7 +191,7 @@ def program_of(words: tuple[str, ...]) -> tuple[argparse.ArgumentParser, list[st
     if OPTION in words:  # which any command takes
         at = words.index(OPTION)
         words = (*words[:at], *words[at + 2 :])
-    for name in {"train_net.py", "mine.py"} & set(words):  # mine.py: docs/own_data.md
+    for name in {"train_net.py", "mine.py"} & set(words):  # mine.py: docs/own_code.md
         return train.main.parser(), list(words[words.index(name) + 1 :])
     if "tools/benchmark.py" in words:
         return benchmark.parser(), list(words[words.index("tools/benchmark.py") + 1 :])

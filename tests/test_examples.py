@@ -48,7 +48,7 @@ DETECTRON2, LAZY, LOOP, DEFAULT, PREDICTOR, EVALUATOR, HOOKS, TRAIN = python_blo
 )
 RESULTS, _, WHOLE_COCO = python_blocks(DOCS / "python.md")
 (MASKS,) = (code for code in python_blocks(DOCS / "panoptic.md") if "masks=" in code)
-(MINE,) = python_blocks(DOCS / "own_data.md")
+(MINE,) = python_blocks(DOCS / "own_code.md")
 # What these give is looked at below; the others have to run.
 LOOKED_AT = {TORCH, TRANSFORMERS, RESULTS, WHOLE_COCO, MASKS, MINE}
 LOOKED_AT |= {DETECTRON2, LAZY, LOOP, DEFAULT, PREDICTOR, EVALUATOR, HOOKS, TRAIN}
@@ -254,16 +254,14 @@ def test_the_snippet_of_masks_from_elsewhere(images):
     assert segment.area == 2400 and segment.box == (0, 0, 40, 60)
 
 
-# The commands of the page about data of one's own, joined where a line is continued, with a step or two in place of
-# hundreds.
-DRAW, *OTHERS = (
-    shlex.split(line)
-    for line in re.findall(
-        r"^    ((?:python|clipself-seg|cp|tar) .*)$",
-        (DOCS / "own_data.md").read_text().replace("\\\n", " "),
-        re.MULTILINE,
-    )
-)
+def commands(page):
+    """Commands of a page, joined where a line is continued."""
+    text = (DOCS / page).read_text().replace("\\\n", " ")
+    lines = re.findall(r"^    ((?:python|clipself-seg|cp) .*)$", text, re.MULTILINE)
+    return [shlex.split(line) for line in lines]
+
+
+# Of the pages about data of one's own, with a step or two in place of hundreds.
 QUICK = "SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER 1 SOLVER.WARMUP_ITERS 0 SOLVER.CHECKPOINT_PERIOD 1"
 SMALL = {"data": "--train 3 --val 1 --base 1", "train": QUICK}
 
@@ -284,16 +282,37 @@ def run(words, monkeypatch):
 def test_a_data_set_of_ones_own_is_registered_distilled_trained_and_predicted(folder, monkeypatch):
     for name in ("configs", "clipself_seg"):  # as in a checkout
         (folder / name).symlink_to(ROOT / name)
-    run(DRAW, monkeypatch)
+    draw, *others = commands("own_code.md")
+    run(draw, monkeypatch)
     exec(compile(MINE, "mine.py", "exec"), {"__name__": "mine"})
-    assert len(OTHERS) == 9
-    for words in OTHERS:
+    assert len(others) == 5
+    for words in others:
         run(words, monkeypatch)
     mine = folder / "output/mine"
-    assert (mine / "maps/000000.png").is_file() and (mine / "boxes/detections.json").is_file()
     assert "my_val_sem_seg" in (mine / "semseg/results.json").read_text()
     assert "my_val_boxes" in (mine / "detection/results.json").read_text()
     assert "red star" in (mine / "labels/classes.json").read_text()
+
+
+@pytest.mark.usefixtures("catalogue")
+def test_files_of_ones_own_data_are_trained_on_by_one_command_a_task(folder, monkeypatch):
+    blocks = re.findall(
+        r"^```yaml\n# (\S+)\n(.*?)^```", (DOCS / "own_data.md").read_text(), re.M | re.S
+    )
+    for name, text in blocks:
+        (folder / name).write_text(text)
+    monkeypatch.setenv("CLIPSELF_SEG_MINI", "my_data")
+    draw, *others = commands("own_data.md")
+    monkeypatch.setitem(SMALL, "data", "--train 12 --val 1 --base 1")
+    run(draw, monkeypatch)
+    assert len(others) == 6 and [name for name, _ in blocks] == ["scenes.yaml", "screws.yaml"]
+    for words in others:
+        run(words, monkeypatch)
+    mine = folder / "output/mine"
+    assert "own_scenes_val_sem_seg" in (mine / "again/results.json").read_text()
+    assert "own_instances_val_boxes" in (mine / "detection/results.json").read_text()
+    assert "own_panoptic_val_panoptic" in (mine / "panoptic/results.json").read_text()
+    assert (mine / "clip/clip_final.safetensors").is_file()
 
 
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))

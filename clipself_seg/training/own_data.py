@@ -26,6 +26,7 @@ from clipself_seg.yaml_files import leaves, read_tree
 # Times that a training sees each image.
 EPOCHS = {"CATSeg": 20, "OpenPanoptic": 30, "FViT": 20, "CLIPSelf": 6}
 LEAST_STEPS = 500
+LEAST_BATCHES = 4
 # GiB of weights with their gradients and moments, of an image's step, and of that with MODEL.CLIP.CHECKPOINTING; of
 # towers of size B and L. Computed by tools/recipe_costs.py, times MARGIN for what is not in it.
 MEMORY = {
@@ -140,8 +141,8 @@ def _batch(cfg: CfgNode, images: int, machine: Machine) -> tuple[int, str, bool]
         recompute = fitting(step) < wanted and twice < step
         if (most := fitting(twice if recompute else step)) < wanted:
             wanted, why = most, f"as many as {machine.memory:.0f} GiB hold"
-    if images < wanted:
-        wanted, why = images, "as many as there are images"
+    if (few := max(min(images, 2), images // LEAST_BATCHES)) < wanted:
+        wanted, why = few, f"{images} images are {LEAST_BATCHES} batches"
     if machine.processes > 1:
         wanted = max(1, wanted // machine.processes) * machine.processes
     return wanted, why if wanted != recipe else "the recipe's", recompute

@@ -41,7 +41,7 @@ def test_the_batch_fits_memory_images_and_processes_and_the_rate_follows():
     assert (whole["IMS_PER_BATCH"], whole["BASE_LR"]) == (64, 1e-4)
     assert small["IMS_PER_BATCH"] < 64
     assert small["BASE_LR"] == pytest.approx(1e-4 * small["IMS_PER_BATCH"] / 64)
-    assert values(DETECTION, 3, GPU)["IMS_PER_BATCH"] == 3
+    assert [values(DETECTION, n, GPU)["IMS_PER_BATCH"] for n in (1, 3, 60)] == [1, 2, 15]
     two = values(SEMANTIC, 3, GPU._replace(processes=2))
     assert two["IMS_PER_BATCH"] == 2
     assert values("distill/coco_patches_eva02_vitl14_336", 10**4, GPU)["CLIP.CHECKPOINTING"] is True

@@ -22,7 +22,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,11 +37,18 @@ from clipself_seg.data.annotations import (
     coco_list,
     image_records,
     instance_records,
+    is_box,
     panoptic_records,
     read_coco_json,
 )
 from clipself_seg.data.datasets.records import standard_records
-from clipself_seg.data.datasets.table import DataSet, DetectionSet, PanopticSet
+from clipself_seg.data.datasets.table import (
+    CocoSet,
+    DataSet,
+    DetectionSet,
+    PanopticSet,
+    SemSegSet,
+)
 from clipself_seg.data.images import ENDINGS
 from clipself_seg.data.vocabulary import Vocabulary, class_names, parse_vocabulary
 from clipself_seg.data.yolo import yolo_content
@@ -59,7 +66,7 @@ VAL_FOLDERS = ("val", "valid", "validation")
 ROBOFLOW = "_annotations.coco.json"
 NAME_FILES = ("classes.txt", "names.txt", "obj.names")
 # Names of a file that say nothing about the data, so that its folder gives the name.
-PLAIN_NAMES = ("data", "dataset")
+PLAIN_NAMES = ("data", "dataset", "")
 EVERY = 10
 """Every so many images of `train` are `val`, where the data have none."""
 MOST_FILES = 5_000_000
@@ -95,7 +102,6 @@ class DataFile:
 
     Attributes:
         origin: its path.
-        root: folder to which its paths are relative.
         train: images that are trained on.
         val: images that are evaluated.
         names: names by value of a label map, category id or number of YOLO's; None where it says nothing.
@@ -107,7 +113,6 @@ class DataFile:
     """
 
     origin: Path
-    root: Path
     train: Split
     val: Split
     names: Mapping[int, str] | None = None
@@ -146,6 +151,7 @@ class DataFile:
     def name(self) -> str:
         """Name of the data: that of the file, or of its folder."""
         stem = self.origin.stem if self.origin.is_file() else self.origin.name
+        stem = re.sub(r"(^|_)train\d*$", "", stem)
         if stem.lower() in PLAIN_NAMES:
             stem = self.origin.parent.name
         return "own_" + (re.sub(r"\W+", "_", stem).strip("_") or "data")
@@ -173,14 +179,14 @@ def register_data(path: str | os.PathLike[str], task: str) -> OwnData:
     Raises:
         InputError: nothing usable is there, or it is not for this task; other data are registered by this name.
     """
-    if task not in REGISTER:
-        raise InputError(f'no task "{task}": {nearest(task, REGISTER)}')
+    if task not in KINDS:
+        raise InputError(f'no task "{task}": {nearest(task, KINDS)}')
     data = read_data(path, task)
-    train = REGISTER[task](data, "train")
+    train = _register(data, "train", task)
     if task == "distillation":  # regions are recognised in panoptic data alone
         return OwnData(train, ())
-    val = REGISTER[task](data, "val")
-    return OwnData(train, (val, *(_other(other, data, task) for other in data.others)))
+    others = [_other(other, data, task) for other in data.others]
+    return OwnData(train, (_register(data, "val", task), *others))
 
 
 def _other(other: str, data: DataFile, task: str) -> str:
@@ -194,7 +200,7 @@ def _other(other: str, data: DataFile, task: str) -> str:
             f'{data.origin}: "others" has "{other}", which is no registered data set and no file {place}: '
             f"{nearest(other, known)}"
         )
-    return REGISTER[task](read_data(place, task), "val")
+    return _register(read_data(place, task), "val", task)
 
 
 def read_data(path: str | os.PathLike[str], task: str) -> DataFile:
@@ -208,40 +214,33 @@ def read_data(path: str | os.PathLike[str], task: str) -> DataFile:
         InputError: no such file, an unknown key, `download`, values of another type; no ground truth of the task.
     """
     place = Path(os.path.abspath(home_expanded(path, "give a whole path")))
-    within = [place / f"{name}.{ending}" for name in PLAIN_NAMES for ending in ("yaml", "yml")]
-    if not place.exists():
-        raise InputError(
-            f"data {path}: there is no such file: give a YAML file, a folder or a COCO JSON"
-        )
+    kind = place.suffix.lower()
     if place.is_dir():
-        data = next((_read_yaml(file) for file in within if file.is_file()), None) or _read_folder(
-            place
-        )
-    elif place.suffix.lower() in (".yaml", ".yml"):
-        data = _read_yaml(place)
-    elif place.suffix.lower() == ".json":
-        data = DataFile(place, place.parent, Split(annotations=place), Split())
+        names = [f"{name}.{ending}" for name in PLAIN_NAMES[:2] for ending in ("yaml", "yml")]
+        files = [place / name for name in names if (place / name).is_file()]
+        data = _read_yaml(files[0]) if files else _read_folder(place)
+    elif not place.exists() or kind not in (".yaml", ".yml", ".json"):
+        lacks = "is none" if place.exists() else "does not exist"
+        raise InputError(f"data {path}: give a YAML file, a folder or a COCO JSON; this {lacks}")
+    elif kind == ".json":
+        data = DataFile(place, Split(annotations=place), Split())
     else:
-        raise InputError(f"data {path}: give a YAML file, a folder or a COCO JSON")
+        data = _read_yaml(place)
     if task == "distillation":
         return data
-    if data.val == Split():
-        train = data.train
-        data = replace(data, train=replace(train, tenth=False), val=replace(train, tenth=True))
-    data = replace(data, train=_located(data, data.train, task), val=_located(data, data.val, task))
-    return _named(data, task)
+    train, val = data.train, data.val
+    if val == Split():
+        train, val = replace(train, tenth=False), replace(train, tenth=True)
+    train, val = (_located(data, split, task) for split in (train, val))
+    return _named(replace(data, train=train, val=val), task)
 
 
 def _read_yaml(path: Path) -> DataFile:
     tree = read_tree(path)
     if "download" in tree:
-        raise InputError(
-            f'{path} has "download", which is not followed, for nothing in a file is fetched or run: fetch the data '
-            "yourself, and take the key out"
-        )
-    for key in tree:
-        if key not in (*KEYS, *PASSING):
-            raise InputError(f'{path}: unknown key "{key}": {nearest(str(key), KEYS)}')
+        said = "nothing in a file is fetched or run: fetch the data yourself, and take the key out"
+        raise InputError(f'{path} has "download", which is not followed: {said}')
+    _known_keys(tree, (*KEYS, *PASSING), str(path))
     if "train" not in tree:
         raise InputError(f'{path} has no "train": name the folder of its training images')
     root = path.parent / home_expanded(_text(tree.get("path", "."), "path", path), "write it out")
@@ -255,7 +254,6 @@ def _read_yaml(path: Path) -> DataFile:
         raise InputError(f'{path}: "ignore" is {ignore}, and "names" names it: leave one out')
     return DataFile(
         origin=path,
-        root=root,
         train=_split(tree["train"], "train", root, path),
         val=_split(tree["val"], "val", root, path) if tree.get("val") else Split(),
         names=names,
@@ -264,6 +262,12 @@ def _read_yaml(path: Path) -> DataFile:
         others=_texts(tree.get("others", []), "others", path),
         held_out=_texts(tree.get("held_out", []), "held_out", path),
     )
+
+
+def _known_keys(tree: Iterable[object], known: Iterable[str], place: str) -> None:
+    for key in tree:
+        if str(key) not in known:
+            raise InputError(f'{place}: unknown key "{key}": {nearest(str(key), known)}')
 
 
 def _text(value: object, key: str, path: Path) -> str:
@@ -286,28 +290,22 @@ def _names(value: object, path: Path) -> dict[int, str]:
         raise InputError(f'{path}: "names" is {shown(value)}: give {{number: name}}, or a list')
     for number, name in entries.items():
         if type(number) is not int or not 0 <= number < 1 << 31:
-            raise InputError(
-                f'{path}: "names" has {shown(number)} where a number stands: give such as 3: "dog|puppy"'
-            )
+            hint = 'give such as 3: "dog|puppy"'
+            raise InputError(f'{path}: "names" has {shown(number)} where a number stands: {hint}')
         if not isinstance(name, str):
-            raise InputError(
-                f"{path}: the name of {number} is {shown(name)}, and no text: put it in quotation marks"
-            )
+            wrong = f"the name of {number} is {shown(name)}, and no text"
+            raise InputError(f"{path}: {wrong}: put it in quotation marks")
     return entries
 
 
 def _split(value: object, key: str, root: Path, path: Path) -> Split:
     if isinstance(value, dict):
-        for part in value:
-            if part not in SPLIT_KEYS:
-                hint = nearest(str(part), SPLIT_KEYS)
-                raise InputError(f'{path}: unknown key "{part}" in "{key}": {hint}')
+        _known_keys(value, SPLIT_KEYS, f'{path}, "{key}"')
         paths = {p: _existing(one, f"{key}: {p}", root, path) for p, one in value.items()}
-        if not paths or {"annotations", "labels"} <= paths.keys():
-            raise InputError(
-                f'{path}: "{key}" has {", ".join(value) or "nothing"}: give images, and their labels'
-            )
         truth = paths.get("annotations", paths.get("labels"))
+        alone = "images" not in paths and not (truth and truth.is_file())
+        if alone or {"annotations", "labels"} <= paths.keys():
+            raise InputError(f'{path}: "{key}" needs images, and one file or folder of labels')
         if truth and truth.is_dir() and "masks" not in paths and _has(truth, ENDINGS):
             return Split(paths.get("images"), truth)
         return Split(paths.get("images"), paths.get("masks"), truth)
@@ -332,7 +330,7 @@ def _read_folder(folder: Path) -> DataFile:
     if lists:
         lines = read_text(lists[0], "list of names", "utf-8-sig").splitlines()
         names = dict(enumerate(line.strip() for line in lines if line.strip()))
-    return DataFile(folder, folder, train, _part_of(folder, VAL_FOLDERS), names, listed=True)
+    return DataFile(folder, train, _part_of(folder, VAL_FOLDERS), names, listed=True)
 
 
 def _part_of(folder: Path, names: Iterable[str]) -> Split:
@@ -380,24 +378,20 @@ def _named(data: DataFile, task: str) -> DataFile:
     categories = coco_list(read_coco_json(json), "categories", json)
     names = category_names({"categories": categories}, json)
     # Roboflow lists the group of all classes as if it was one.
-    groups = {
-        entry.get("supercategory")
-        for entry in categories
-        if entry.get("name") != entry.get("supercategory")
+    above = [str(entry.get("supercategory")) for entry in categories]
+    groups = {entry["name"] for entry, group in zip(categories, above) if group == "none"} & {
+        *above
     }
-    groups &= {entry["name"] for entry in categories if entry.get("supercategory") == "none"}
-    chosen = data.names or {
-        n: name.replace("|", " ") for n, name in names.items() if name not in groups
-    }
+    known = {n: name.replace("|", " ") for n, name in names.items() if name not in groups}
+    chosen = data.names or known
     if task != "panoptic":
         return replace(data, names=chosen)
     things = {entry["id"]: bool(entry.get("isthing")) for entry in categories if "isthing" in entry}
-    for number in chosen:
-        if number not in things:
-            raise InputError(
-                f'{json}: category {number} of "names" is not among its "categories", or lacks "isthing", which says '
-                "whether it is a thing: give a panoptic JSON, or correct the number"
-            )
+    for number in chosen.keys() - things.keys():
+        raise InputError(
+            f'{json}: category {number} is not among its "categories", or lacks "isthing": give a panoptic JSON, or '
+            "correct the number"
+        )
     return replace(data, names=chosen, things=things)
 
 
@@ -445,10 +439,7 @@ def _by_stem(files: Sequence[Path], folder: Path | None) -> dict[str, Path]:
     for file in files:
         stem = (file.relative_to(folder) if folder else Path(file.name)).with_suffix("").as_posix()
         if stem in stems:
-            raise InputError(
-                f"{stems[stem]} and {file} have one name, {stem}, by which images and their labels are paired: rename "
-                "one"
-            )
+            raise InputError(f"{stems[stem]} and {file} have one name, {stem}: rename one")
         stems[stem] = file
     return stems
 
@@ -499,40 +490,39 @@ def _content(data: DataFile, part: str) -> JsonObject:
         pairs = _with_labels(data, split, source, (".txt",))
         content = yolo_content(pairs, data.names or {}, data.listed)
         images = content["images"]
-    ids = {image["id"] for image in images if isinstance(image.get("id"), int | str)}
-    kept, left_out = list[JsonObject](), Counter[Any]()
+    ids = {_plain(image.get("id")) for image in images}
+    kept, left_out = list[JsonObject](), Counter[object]()
     for annotation in coco_list(content, "annotations", source):
-        if split.tenth is not None and annotation.get("image_id") not in ids:
+        if split.tenth is not None and _plain(annotation.get("image_id")) not in ids:
             continue  # of the other part
         if isinstance(segments := annotation.get("segments_info"), list):
-            others = [
-                one
-                for one in segments
-                if isinstance(one, dict) and one.get("category_id") not in named
-            ]
-            annotation["segments_info"] = [one for one in segments if one not in others]
-            annotation["void_segments"] = tuple(one.get("id") for one in others)
-            left_out.update(one.get("category_id") for one in others)
-        elif annotation.get("category_id") not in named:
-            left_out[annotation.get("category_id")] += 1
+            others = [s for s in segments if isinstance(s, dict) and _category(s) not in named]
+            annotation["segments_info"] = [s for s in segments if s not in others]
+            annotation["void_segments"] = tuple(_plain(s.get("id")) for s in others)
+            left_out.update(map(_category, others))
+        elif (category := _category(annotation)) not in named:
+            left_out[category] += 1
             continue
-        elif isinstance(box := annotation.get("bbox"), list) and len(box) == 4:
+        elif is_box(box := annotation.get("bbox")):
             annotation.setdefault("area", box[2] * box[3])
         kept.append(annotation)
     if not kept:
-        raise InputError(
-            f'{source}: none of its annotations is of a class of {data.origin}: correct the numbers of "names"'
-        )
-    names = category_names(content, source)
+        reason = f"none of its annotations is of a class of {data.origin}"
+        raise InputError(f'{source}: {reason}: correct the numbers of "names"')
+    names: dict[Any, str] = {**category_names(content, source)}
     content["annotations"] = kept
     unnamed = {n: count for n, count in left_out.items() if n not in (data.names or ())}
     content["left_out"] = {str(names.get(n, n)): count for n, count in unnamed.items()}
     return content
 
 
-def _made(data: DataFile, part: str) -> MadeAnnotations:
-    source = getattr(data, part).annotations
-    return MadeAnnotations(str(source), functools.partial(_content, data, part))
+def _plain(value: object) -> object:
+    """A number or a text of a JSON; None for anything else, which whoever reads it refuses."""
+    return value if isinstance(value, int | str) else None
+
+
+def _category(entry: JsonObject) -> object:
+    return _plain(entry.get("category_id"))
 
 
 def _image_root(split: Split) -> Path:
@@ -540,66 +530,71 @@ def _image_root(split: Split) -> Path:
     if split.json is None or (split.images and split.images.is_dir()):
         assert split.images is not None
         return split.images
-    images = coco_list(read_coco_json(split.json), "images", split.json)
-    name = str(images[0].get("file_name", ""))
+    first, *_ = coco_list(read_coco_json(split.json), "images", split.json)
     folder, part = split.json.parent, split.json.stem.rpartition("_")[2]
-    places = [
-        folder,
-        folder / "images",
-        folder.parent,
-        folder.parent / "images",
-        folder.parent / part,
-    ]
-    places.append(folder.parent / "images" / part)
-    return next((place for place in places if name and (place / name).is_file()), folder)
+    near = [folder, folder.parent, folder / "images", folder.parent / "images"]
+    places = [*near, folder.parent / part, folder.parent / "images" / part]
+    return next((p for p in places if (p / str(first.get("file_name"))).is_file()), folder)
 
 
-def _register(
-    data: DataFile,
-    part: str,
-    kind: str,
-    records: Callable[[], list[Record]],
-    metadata: Mapping[str, Any],
-) -> str:
-    """Register a part of the data; returns its name."""
-    name = f"{data.name}_{part}_{kind}"
+# Task -> ending of the names of its data sets, their kind, key of their annotations and evaluator_type.
+KINDS: dict[str, tuple[str, type[DataSet], str, str]] = {
+    "semantic": ("sem_seg", SemSegSet, "source", "sem_seg"),
+    "panoptic": ("panoptic", PanopticSet, "panoptic_json", "coco_panoptic_seg"),
+    "detection": ("boxes", DetectionSet, "json_file", "coco"),
+    "distillation": ("images", CocoSet, "json_file", ""),
+}
+
+
+def _register(data: DataFile, part: str, task: str) -> str:
+    """Register the part "train" or "val" of the data for a task; returns its name."""
+    ending, kind, key, evaluator = KINDS[task]
+    split: Split = getattr(data, part)
+    name, root = f"{data.name}_{part}_{ending}", _image_root(split)
+    metadata: dict[str, Any] = {"origin": str(data.origin), "image_root": str(root)}
+    read: functools.partial[list[Record]]
+    made: MadeAnnotations | None
+    if task == "distillation":
+        source = str(split.json or split.images)
+        made = MadeAnnotations(source, functools.partial(_images_alone, split))
+        read = functools.partial(image_records, made, root)
+    else:
+        vocabulary = data.vocabulary(training=part == "train")
+        classes = list(vocabulary.names)
+        content = functools.partial(_content, data, part)
+        made = MadeAnnotations(str(split.annotations), content) if split.annotations else None
+        metadata |= {"vocabulary": vocabulary, "stuff_classes": classes, "thing_classes": classes}
+        read = functools.partial(standard_records, name, kind)
+        if task == "semantic":
+            read = functools.partial(_semantic_records, data, part, made)
+            metadata |= {
+                "sem_seg_root": str(split.masks or split.annotations),
+                "ignore_label": SPARE[len(vocabulary) > SPARE[0]],
+                "label_values": vocabulary.dataset_id_to_index,
+                "known_values": (*(data.names or ()), data.ignore),
+            }
+        elif made is None or (task == "panoptic" and not split.json):
+            raise InputError(f"{data.origin}: there is no annotation file: {WHERE[task]}")
+        elif task == "panoptic":
+            metadata["panoptic_root"] = str(_png_folder(data, split))
+    metadata |= {key: made, "evaluator_type": evaluator}
     if name in DatasetCatalog.list():
         known = MetadataCatalog.get(name).get("origin")
         if known != str(data.origin):
-            raise InputError(
-                f'{data.origin} would be registered as "{name}", which {known or "another data set"} is: rename the '
-                "file or its folder"
-            )
+            wrong = f'would be registered as "{name}", which {known or "another data set"} is'
+            raise InputError(f"{data.origin} {wrong}: rename the file or its folder")
         DatasetCatalog.remove(name)
         MetadataCatalog.pop(name)
-    DatasetCatalog.register(name, records)
-    MetadataCatalog.get(name).set(origin=str(data.origin), **metadata)
+    DatasetCatalog.register(name, read)
+    MetadataCatalog.get(name).set(**metadata)
     return name
 
 
-def _semantic(data: DataFile, part: str) -> str:
-    split: Split = getattr(data, part)
-    vocabulary = data.vocabulary(training=part == "train")
-    return _register(
-        *(data, part, "sem_seg", functools.partial(_semantic_records, data, part)),
-        {
-            "image_root": str(_image_root(split)),
-            "sem_seg_root": str(split.masks or split.annotations),
-            "ignore_label": SPARE[len(vocabulary) > SPARE[0]],
-            "label_values": vocabulary.dataset_id_to_index,
-            "known_values": (*(data.names or ()), data.ignore),
-            "source": None if split.masks and not split.json else _made(data, part),
-            "vocabulary": vocabulary,
-            "evaluator_type": "sem_seg",
-            "stuff_classes": list(vocabulary.names),
-        },
-    )
-
-
-def _semantic_records(data: DataFile, part: str) -> list[Record]:
+def _semantic_records(data: DataFile, part: str, made: MadeAnnotations | None) -> list[Record]:
     """Records with label maps, or with what one is painted of ("painted")."""
     split: Split = getattr(data, part)
-    if split.masks and not split.json:
+    if made is None:
+        assert split.masks is not None
         pairs = _with_labels(data, split, split.masks, ENDINGS).items()
         return [
             {"file_name": str(files[0]), "sem_seg_file_name": str(files[1]), "image_id": stem}
@@ -607,19 +602,18 @@ def _semantic_records(data: DataFile, part: str) -> list[Record]:
             if len(files) > 1
         ]
     index_of = data.vocabulary(training=part == "train").dataset_id_to_index
-    source, root = _made(data, part), _image_root(split)
-    content = source.make()
+    content, root = made.make(), _image_root(split)
     if "segments_info" in content["annotations"][0]:
-        records = panoptic_records(source, root, _png_folder(data, split))
+        records = panoptic_records(made, root, _png_folder(data, split))
         for record in records:
             record["sem_seg_file_name"] = record.pop("pan_seg_file_name")
             record["painted"] = [
                 (s["id"], index_of[s["category_id"]]) for s in record.pop("segments_info")
             ]
     else:
-        records = instance_records(content, source, root, index_of, masks=True)
+        records = instance_records(content, made, root, index_of, masks=True)
         for record in records:
-            record["sem_seg_file_name"] = str(source)
+            record["sem_seg_file_name"] = str(made)
             # The largest first, so that none hides another.
             objects = sorted(record.pop("annotations"), key=_extent, reverse=True)
             record["painted"] = [(entry["segmentation"], entry["label"]) for entry in objects]
@@ -641,62 +635,9 @@ def _png_folder(data: DataFile, split: Split) -> Path:
     raise InputError(f"{data.origin}: where are the PNGs of {split.json}? {WHERE['panoptic']}")
 
 
-def _panoptic(data: DataFile, part: str) -> str:
-    split: Split = getattr(data, part)
-    if split.json is None:
-        raise InputError(
-            f"{data.origin}: there is no panoptic JSON of {split.images}: {WHERE['panoptic']}"
-        )
-    pngs = {"panoptic_root": str(_png_folder(data, split)), "evaluator_type": "coco_panoptic_seg"}
-    return _annotated(data, part, "panoptic", "panoptic_json", PanopticSet, pngs)
-
-
-def _detection(data: DataFile, part: str) -> str:
-    if getattr(data, part).annotations is None:
-        raise InputError(f"{data.origin} has label maps, and no boxes: {WHERE['detection']}")
-    return _annotated(data, part, "boxes", "json_file", DetectionSet, {"evaluator_type": "coco"})
-
-
-def _annotated(
-    data: DataFile, part: str, kind: str, key: str, entry: type[DataSet], metadata: dict[str, Any]
-) -> str:
-    """Register a part whose annotations are in COCO's format, or are brought into it."""
-    split: Split = getattr(data, part)
-    vocabulary = data.vocabulary(training=part == "train")
-    records = functools.partial(standard_records, f"{data.name}_{part}_{kind}", entry)
-    return _register(
-        *(data, part, kind, records),
-        {
-            "image_root": str(_image_root(split)),
-            key: _made(data, part),
-            "vocabulary": vocabulary,
-            "thing_classes": list(vocabulary.names),
-            **metadata,
-        },
-    )
-
-
-def _distillation(data: DataFile, part: str) -> str:
-    split: Split = getattr(data, part)
-    source = str(split.json or split.images)
-    annotations = MadeAnnotations(source, functools.partial(_images_alone, split))
-    root = str(_image_root(split))
-    records = functools.partial(image_records, annotations, root)
-    return _register(data, part, "images", records, {"image_root": root, "json_file": annotations})
-
-
 def _images_alone(split: Split) -> JsonObject:
     if split.json:
         return {"images": _part(coco_list(read_coco_json(split.json), "images", split.json), split)}
     assert split.images is not None
     files = map(str, _part(image_files(split.images), split))
     return {"images": [{"id": file, "file_name": file} for file in files]}
-
-
-# Task -> what registers the part "train" or "val" of data, and returns its name.
-REGISTER: dict[str, Callable[[DataFile, str], str]] = {
-    "semantic": _semantic,
-    "panoptic": _panoptic,
-    "detection": _detection,
-    "distillation": _distillation,
-}

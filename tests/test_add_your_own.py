@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling import META_ARCH_REGISTRY
 
 from clipself_seg import extend, imports
 from clipself_seg.clip import kinds, load_clip, save_clip
 from clipself_seg.clip.kinds import KINDS
-from clipself_seg.clip.training_free import ATTENTIONS
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
-from clipself_seg.config.checks import OBJECTIVES, RELATIONS
-from clipself_seg.config.keys import CHOICES, FURTHER
-from clipself_seg.config.reads import ALL, READS
+from clipself_seg.config.keys import CHOICES
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import METRICS, add_metrics
 from clipself_seg.models.build import build_model
-from clipself_seg.models.distillation import TERMS, build_objective
+from clipself_seg.models.distillation import build_objective
 from tests.conftest import ROOT
+from tests.registries import NAMES, registries_kept
 from tests.tiny import small_worlds
 
 EXAMPLES = ROOT / "docs" / "examples"
@@ -37,24 +33,13 @@ PIXELS = ("DATASETS.TEST", "('mini_val_sem_seg',)")
 
 @pytest.fixture(scope="module", autouse=True)
 def typed(tmp_path_factory):
-    """The files as `--import` names them, and small worlds; afterwards nothing is registered for other tests."""
-    names = ("attention", "head", "metric", "objective", "tower")
-    files = ":".join(str(EXAMPLES / f"my_{name}.py") for name in names)
-    folder = tmp_path_factory.mktemp("worlds")
-    tables = (ATTENTIONS, CHOICES, FURTHER, KINDS, METRICS, OBJECTIVES, READS, TERMS)
-    before = [dict(table) for table in (*tables, kinds._configs())]
-    lists = [list(ALL), list(RELATIONS)]
-    with pytest.MonkeyPatch.context() as patch, small_worlds(folder, 4, 2, 4, seed=5):
+    """The files as `--import` names them, and small worlds."""
+    files = ":".join(str(EXAMPLES / f"my_{name}.py") for name in NAMES)
+    worlds = small_worlds(tmp_path_factory.mktemp("worlds"), 4, 2, 4, seed=5)
+    with pytest.MonkeyPatch.context() as patch, worlds, registries_kept():
         patch.setenv(imports.VARIABLE, files)
         load_config(None)
         yield
-    for table, content in zip((*tables, kinds._configs()), before):
-        table.clear()
-        table.update(content)
-    ALL[:], RELATIONS[:] = lists
-    META_ARCH_REGISTRY._obj_map.pop("MyHead")
-    for name in names:
-        del sys.modules[f"my_{name}"]
 
 
 def results_of(folder, config, *words):

@@ -65,7 +65,7 @@ REFERENCE = {
     "ground": (
         "Configuration, weights, errors",
         "config.load config.guests checkpoints.read checkpoints.locate checkpoints.zoo "
-        "errors provenance register",
+        "errors extend provenance register",
     ),
 }
 LINK = re.compile(r"(\]\()([^)#\s:]+)(#[^)\s]*)?(\))")

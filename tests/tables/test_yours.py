@@ -20,6 +20,7 @@ from clipself_seg.tables import execution
 from clipself_seg.tables.execution import run_all
 from clipself_seg.tables.reproduce import Reproduction
 from clipself_seg.tables.runs import make_run, resolve
+from clipself_seg.tables.sections import command_text
 from clipself_seg.tables.store import Store
 from clipself_seg.tables.table import read_tables, with_data, with_yours
 from tests.conftest import ROOT
@@ -214,3 +215,12 @@ def test_data_of_yours_take_the_place_of_a_tables_data_sets_and_count_by_their_f
 
 def run_name(table):
     return table.rows["naclip"].run
+
+
+def test_the_command_of_a_run_names_its_modules(typed, tmp_path):
+    typed("my_nothing", "")
+    with_it, without = (
+        command_text(make_run("mini/zero_shot", {}, evaluate=True, imports=imported), tmp_path)
+        for imported in (True, False)
+    )
+    assert with_it.endswith(" --import my_nothing") and "--import" not in without

@@ -1,0 +1,38 @@
+"""Keeps what the files of docs/examples register from other tests of the same process."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from detectron2.modeling import META_ARCH_REGISTRY
+
+from clipself_seg.clip import kinds
+from clipself_seg.clip.training_free import ATTENTIONS
+from clipself_seg.config.checks import OBJECTIVES, RELATIONS
+from clipself_seg.config.keys import CHOICES, FURTHER
+from clipself_seg.config.reads import ALL, READS
+from clipself_seg.evaluation.base import METRICS
+from clipself_seg.models.distillation import TERMS
+
+NAMES = ("attention", "head", "metric", "objective", "tower")  # of the files my_NAME.py
+
+
+@contextlib.contextmanager
+def registries_kept() -> Iterator[None]:
+    """Afterwards nothing is registered that was not before, and the files may be imported again."""
+    tables = (ATTENTIONS, CHOICES, FURTHER, METRICS, OBJECTIVES, READS, TERMS)
+    tables += (kinds.KINDS, kinds._configs())
+    before = [dict(table) for table in tables]
+    lists = [list(ALL), list(RELATIONS)]
+    try:
+        yield
+    finally:
+        for table, content in zip(tables, before):
+            table.clear()
+            table.update(content)
+        ALL[:], RELATIONS[:] = lists
+        META_ARCH_REGISTRY._obj_map.pop("MyHead", None)
+        for name in NAMES:
+            sys.modules.pop(f"my_{name}", None)

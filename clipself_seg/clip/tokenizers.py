@@ -30,7 +30,6 @@ from clipself_seg.files import require_regular_file
 OPEN_CLIP = "open_clip"
 JSON = "tokenizer.json"
 MODEL = "tokenizer.model"
-FLAGS = ("single_word", "lstrip", "rstrip", "normalized")  # of a token in a tokenizer.json
 LARGEST = 1 << 26  # bytes of a file: a vocabulary of 256,000 has 34 million
 Encode = Callable[[str], list[int]]
 T = TypeVar("T")
@@ -65,35 +64,9 @@ class ClipTokenizer(Tokenizer):
 
     def to_json(self) -> str:
         """The same as a ``tokenizer.json``, which the package tokenizers reads without torch."""
-        start, end = (f"<{edge}_of_text>" for edge in ("start", "end"))
-        ids = {token: self._pairs.encoder[token] for token in (start, end)}
-        spaces = {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "}
-        words = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
-        split = {"type": "Split", "pattern": {"Regex": words}, "behavior": "Removed"}
-        to_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-        content = {
-            "added_tokens": [
-                {"id": number, "content": token, "special": True} | dict.fromkeys(FLAGS, False)
-                for token, number in ids.items()
-            ],
-            "normalizer": {"type": "Sequence", "normalizers": [spaces, {"type": "Lowercase"}]},
-            "pre_tokenizer": {
-                "type": "Sequence",
-                "pretokenizers": [split | {"invert": True}, to_bytes | {"use_regex": False}],
-            },
-            "post_processor": {
-                "type": "BertProcessing",
-                "sep": [end, ids[end]],
-                "cls": [start, ids[start]],
-            },
-            "model": {
-                "type": "BPE",
-                "unk_token": end,
-                "end_of_word_suffix": "</w>",
-                "vocab": self._pairs.encoder,
-                "merges": [list(pair) for pair in self._pairs.bpe_ranks],
-            },
-        }
+        content = json.loads(Path(__file__).with_name("byte_pairs.json").read_text("utf-8"))
+        content["model"]["vocab"] = self._pairs.encoder
+        content["model"]["merges"] = [list(pair) for pair in self._pairs.bpe_ranks]
         return json.dumps(content)
 
 

@@ -181,17 +181,12 @@ def graph_of(predictor: Predictor, text_tower: bool) -> Export:
 
 def _checks(side: int, inputs: dict[str, Tensor]) -> Iterator[tuple[Tensor, ...]]:
     """Images and texts of other numbers and sizes than the traced ones: square, wide, and of less than a cell."""
-    generator = torch.Generator().manual_seed(0)
     many = len(inputs["images"])
-    for count, rows, columns, texts in (
+    for count, rows, columns, classes in (
         (1, side, side, 2),
         (many, side // 2, side + 9, 5),
         (1, 5, 7, 1),
     ):
-        images = torch.rand(count, 3, rows, columns, generator=generator) * 255
-        given = [
-            torch.randn(texts, *value.shape[1:], generator=generator)
-            for name, value in inputs.items()
-            if name == "texts"
-        ]
+        images = torch.rand(count, 3, rows, columns) * 255
+        given = [torch.randn(classes, *texts.shape[1:]) for texts in [*inputs.values()][1:]]
         yield images, *given

@@ -41,7 +41,7 @@ def photo_in(folder, height=90, width=145):
 
 def test_the_files_of_a_model_label_an_image_as_torch_does(tmp_path):
     model = clipself_seg.load("mini-clipself", device="cpu", opts=WINDOWS)
-    del model.model.clip.visual.blocks[1:3]  # with fewer, the export takes less time
+    del model.model.clip.visual.blocks[:-1]  # with one, the export takes less time
     model.set_vocabulary(WORDS)
     differences = model.export(tmp_path / "out" / "model.onnx")["model.onnx"]
     assert {"1x3x64x64", "2x3x32x73", "1x3x5x7"} == differences.keys()
@@ -113,7 +113,6 @@ def test_the_tokenizer_beside_a_text_tower_is_that_of_clip():
         ("mini", ()),
         ("mini", SLIDING),
         ("mini-clipself", WINDOWS),
-        ("mini", ("MODEL.CLIP.ATTENTION", "naclip")),
         ("mini-clipself", ("MODEL.CLIP.ATTENTION", "naclip", "MODEL.CLIP.DENSE", "token")),
     ],
 )

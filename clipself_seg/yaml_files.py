@@ -95,9 +95,15 @@ def names() -> list[str]:
     return sorted([*_named(), *(_name(file) for file in files)])
 
 
-def recipes() -> list[str]:
-    """Names of the recipes of fine-tuning, such as "low_rank"."""
-    return sorted(file.stem for file in RECIPES.glob("*.yaml"))
+def require_recipes(wanted: Sequence[str]) -> None:
+    """Refuse what is no recipe of fine-tuning, such as "low_rank" is.
+
+    Raises:
+        InputError: names the nearest recipe.
+    """
+    known = [file.stem for file in RECIPES.glob("*.yaml")]
+    if unknown := [name for name in wanted if name not in known]:
+        raise InputError(f'no recipe "{unknown[0]}"; {nearest(unknown[0], known)}')
 
 
 def shipped_name(path: Path) -> str | None:

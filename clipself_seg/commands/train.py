@@ -27,15 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipself_seg.commands import options
-from clipself_seg.errors import (
-    INTERRUPTED,
-    InputError,
-    ended_by,
-    in_short,
-    nearest,
-    report_input_errors,
-    shown,
-)
+from clipself_seg.errors import INTERRUPTED, InputError, ended_by, in_short, report_input_errors
 
 if TYPE_CHECKING:
     from clipself_seg.training.launchers import Place
@@ -61,9 +53,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     options.value(parser, "--model", model)
     data = "your data: a YAML file, a folder or a COCO JSON (docs/own_data.md)"
     options.value(parser, "--data", data, metavar="PATH")
-    recipe = (
-        "of fine-tuning: aggregation_alone, last_blocks, low_rank or preserved (docs/finetuning.md)"
-    )
+    recipe = "of fine-tuning, such as low_rank (docs/finetuning.md)"
     options.value(parser, "--recipe", recipe, metavar="NAME")
     options.resume(parser)
     options.flag(
@@ -128,15 +118,11 @@ def _with_recipe(config_file: str, recipe: str) -> str:
     Raises:
         InputError: no such recipe, or nothing that it could be laid over.
     """
-    from clipself_seg.yaml_files import recipes
+    from clipself_seg.yaml_files import require_recipes
 
-    for name in recipe.split("+"):
-        if name not in recipes():
-            raise InputError(f"no recipe {shown(name)}; {nearest(name, recipes())}")
+    require_recipes(recipe.split("+"))
     if not config_file:
-        raise InputError(
-            "--recipe needs what it is laid over: add --task, --model or --config-file"
-        )
+        raise InputError("--recipe needs a model: add --task, --model or --config-file")
     return f"{config_file.removesuffix('.yaml')}+{recipe}"
 
 

@@ -74,12 +74,8 @@ CHECKS: tuple[Check, ...] = (
             *("INPUT.DETECTION.SIDE", "INPUT.MAX_PIXELS", "INPUT.REGIONS.STUDENT_SIZE"),
             *("INPUT.REGIONS.MAX_SPLIT", "MODEL.CLIP.DENSE_BLOCKS", "MODEL.ZERO_SHOT.STRIDE"),
             *("MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER"),
-            *(
-                "MODEL.PRESERVATION.SAMPLE",
-                "SOLVER.CHECKPOINT_PERIOD",
-                "SOLVER.LOG_PERIOD",
-                "TEST.DETECTIONS_PER_IMAGE",
-            ),
+            *("SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD", "TEST.DETECTIONS_PER_IMAGE"),
+            "MODEL.PRESERVATION.SAMPLE",
         ),
     ),
     Check(
@@ -87,12 +83,8 @@ CHECKS: tuple[Check, ...] = (
         lambda value: value >= 0,
         (
             *("DATALOADER.NUM_WORKERS", "INPUT.REGIONS.MAX_REGIONS", "MODEL.CAT_SEG.PAD_LEN"),
-            *(
-                "MODEL.CLIP.LOW_RANK",
-                "MODEL.ZERO_SHOT.WINDOW",
-                "SOLVER.CHECKPOINT_KEEP",
-                "SOLVER.WARMUP_ITERS",
-            ),
+            *("MODEL.ZERO_SHOT.WINDOW", "SOLVER.CHECKPOINT_KEEP", "SOLVER.WARMUP_ITERS"),
+            "MODEL.CLIP.LOW_RANK",
             "TEST.EVAL_PERIOD",
             "VIS_PERIOD",
         ),

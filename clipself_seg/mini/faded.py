@@ -36,6 +36,12 @@ def fade(pixels: np.ndarray) -> np.ndarray:
     return (KEPT * pixels + (1 - KEPT) * grey).clip(0, 255).astype(np.uint8)
 
 
+def _save(pixels: np.ndarray, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with naming_path(path):
+        Image.fromarray(pixels).save(path, quality=95)
+
+
 def write_faded(root: Path) -> None:
     """Write the scenes and their labels, unless they are there; the same files for the same world.
 
@@ -52,36 +58,19 @@ def write_faded(root: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     for split, count in SCENES.items():
         file = f"annotations/instances_{split}.json"
-        instances = read_json(source / file)
-        images = sorted(instances["images"], key=lambda image: image["id"])[:count]
+        content, wanted = read_json(source / file), ten.dataset_id_to_index
+        images = sorted(content["images"], key=lambda image: image["id"])[:count]
+        kept = {image["id"] for image in images}
+        objects = [one for one in content["annotations"] if one["image_id"] in kept]
         for image in images:
             stem = Path(image["file_name"]).stem
-            file_name, label_map = Path(split, f"{stem}.jpg"), f"stuffthingmaps/{split}/{stem}.png"
-            labels = label_of[read_indices(source / label_map)]
-            contents: dict[str | Path, np.ndarray] = {
-                file_name: fade(read_image(source / file_name)),
-                label_map: labels,
-            }
-            for name, pixels in contents.items():
-                (target / name).parent.mkdir(parents=True, exist_ok=True)
-                with naming_path(target / name):
-                    Image.fromarray(pixels).save(target / name, quality=95)
-        kept = {image["id"] for image in images}
-        write_json(
-            target / file,
-            instances
-            | {
-                "images": images,
-                "categories": [
-                    c for c in instances["categories"] if c["id"] in ten.dataset_id_to_index
-                ],
-                "annotations": [
-                    one
-                    for one in instances["annotations"]
-                    if one["category_id"] in ten.dataset_id_to_index and one["image_id"] in kept
-                ],
-            },
-        )
+            scene, label_map = f"{split}/{stem}.jpg", f"stuffthingmaps/{split}/{stem}.png"
+            _save(fade(read_image(source / scene)), target / scene)
+            _save(label_of[read_indices(source / label_map)], target / label_map)
+        content["images"] = images
+        content["categories"] = [c for c in content["categories"] if c["id"] in wanted]
+        content["annotations"] = [one for one in objects if one["category_id"] in wanted]
+        write_json(target / file, content)
     write_json(manifest[1], read_json(manifest[0]))
 
 

@@ -310,17 +310,17 @@ class CATSeg(ModelBase):
             losses["loss_preserved"] = self.preservation * divergence
         return losses
 
-    def window_logits(self, windows: Tensor, names: Names | None = None) -> Tensor:
+    def window_logits(self, windows: Tensor, names: Names = ()) -> Tensor:
         """Logits (B, T, 4 h, 4 w) of RGB windows (B, 3, S, S) in 0..255, before the sigmoid.
 
         Classes that a window leaves out have -100.
 
         Args:
             windows: RGB.
-            names: names of each class, in place of those that `set_vocabulary` gave.
+            names: names of each class; () for those that `set_vocabulary` gave.
         """
         self.require_vocabulary()
-        names = self.names if names is None else names
+        names = names or self.names
         inputs = self._inputs(windows.to(self.device, non_blocking=QUEUES).float())
         return torch.stack(
             [one.all_classes(len(names)) for one in self._window_logits(inputs, names)]
@@ -335,13 +335,11 @@ class CATSeg(ModelBase):
         shift, scale = (_channels(values, images) for values in (IMAGENET_MEAN, IMAGENET_STD))
         return normalised, (images - shift) / scale
 
-    def _window_logits(
-        self, inputs: tuple[Tensor, Tensor], names: Names | None = None
-    ) -> list[ClassLogits]:
+    def _window_logits(self, inputs: tuple[Tensor, Tensor], names: Names = ()) -> list[ClassLogits]:
         """Logits of windows (B, 3, S, S), which `_inputs` has normalised for CLIP and for the backbone."""
         windows, for_backbone = inputs
         with autocast(self.device, self.precision):
-            text_TPE = self.texts.embed(self.names if names is None else names)
+            text_TPE = self.texts.embed(names or self.names)
             resized = resize(windows, self.clip_size)
             features = self.clip.visual.features(resized, self.tower_features)
             guidance = self._guidance(for_backbone, features)

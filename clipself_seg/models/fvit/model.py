@@ -66,6 +66,7 @@ from clipself_seg.models.protocol import FIRST_NAME, Group, Reading
 
 logger = logging.getLogger(__name__)
 
+Outputs = tuple[list[Tensor], list[Tensor], Tensor | None]  # levels, objectness, dense features
 BACKGROUND = "background"
 BACKBONE = "backbone."
 CLIP = "clip."
@@ -353,23 +354,17 @@ class FViT(OpenVocabulary):
             **self.roi_head.losses(levels, proposals, objects, *classes, self.precision),
         }
         if self._start is not None:
-            outputs = levels, logits, dense
-            divergence = self._divergence(*self._start, images, samples, *outputs)
+            divergence = self._divergence(*self._start, images, samples, (levels, logits, dense))
             losses["loss_preserved"] = self.preservation * divergence
         return losses
 
     def _divergence(
-        self,
-        start: FViT,
-        images: Tensor,
-        samples: Sequence[Sample],
-        levels: Sequence[Tensor],
-        logits: Sequence[Tensor],
-        dense: Tensor | None,
+        self, start: FViT, images: Tensor, samples: Sequence[Sample], outputs: Outputs
     ) -> Tensor:
         """How far the model is from its start, scalar: divergence of objectness, where the start sees objects, and
         cosine distances of the embeddings of its best proposals and of CLIP's dense features.
         """
+        levels, logits, dense = outputs
         start.train()  # batch norms as here
         count = self.roi_head.loss_settings.rois // 4  # as positive RoIs, at most
         with torch.no_grad(), autocast(self.device, self.precision):

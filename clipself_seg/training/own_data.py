@@ -187,7 +187,8 @@ def with_data(
     cfg.defrost()
     cfg.DATASETS.DATA = os.path.abspath(os.path.expanduser(cfg.DATASETS.DATA))
     for key, names in (("TRAIN", (data.train,)), ("TEST", data.test)):
-        if not by_hand(f"DATASETS.{key}"):
+        # Weights that are evaluated were trained on other data, unless a run has recorded these.
+        if (key == "TEST" or trains or resume) and not by_hand(f"DATASETS.{key}"):
             cfg.DATASETS[key] = names
     said = []
     if trains:

@@ -13,7 +13,7 @@ from clipself_seg.config import load_config
 from clipself_seg.data.datasets.check import check_data
 from clipself_seg.data.datasets.own import register_data
 from clipself_seg.errors import InputError
-from clipself_seg.training.own_data import Machine, settings_for
+from clipself_seg.training.own_data import Machine, settings_for, with_data
 from clipself_seg.yaml_files import leaves, read_tree
 from tests.data.datasets.test_own import folder  # noqa: F401  a fixture
 
@@ -105,3 +105,15 @@ def test_a_run_records_its_data_and_goes_on_and_is_evaluated_from_its_folder(
     assert command.main([*options(folder, "--resume"), *opts]) == 0
     said = (trained / "log.txt").read_text()
     assert re.search("DATALOADER.NUM_WORKERS +0 +recorded by the run that goes on", said)
+
+
+def test_an_evaluation_counts_as_seen_what_its_weights_were_trained_on(folder):  # noqa: F811
+    cfg = load_config("mini/semseg", ["DATASETS.DATA", str(folder / "screws.yaml")])
+
+    def data_of(**how):
+        return with_data(cfg, lambda key: False, **how)[0].DATASETS
+
+    own = ("own_screws_train_sem_seg",)
+    assert data_of().TRAIN == ("mini_train_base_sem_seg",)
+    assert data_of().TEST[0] == "own_screws_val_sem_seg"
+    assert data_of(trains=True).TRAIN == data_of(resume=True).TRAIN == own

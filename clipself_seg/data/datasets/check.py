@@ -10,15 +10,21 @@ from __future__ import annotations
 import functools
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from clipself_seg.data.annotations import Record, image_records, require_files
+from clipself_seg.data.annotations import (
+    JsonObject,
+    Record,
+    image_records,
+    is_box,
+    require_files,
+)
 from clipself_seg.data.datasets.records import (
     IMAGE_SUFFIX,
     detection_records,
@@ -573,10 +579,33 @@ def check_data(names: Sequence[str]) -> list[str]:
         source = (
             metadata.get("panoptic_json") or metadata.get("json_file") or metadata.get("source")
         )
-        if left_out := source.make().get("left_out") if source is not None else None:
+        content = source.make() if source is not None else {}
+        if left_out := content.get("left_out"):
             shown = ", ".join(f"{label} ({count})" for label, count in list(left_out.items())[:8])
             more = ", ..." if len(left_out) > 8 else ""
             said.append(
                 f"{name}: annotations of classes without a name, which are ignored: {shown}{more}"
             )
+        if outside := _outside(content):
+            wrong = f"{len(outside)} boxes lie outside of their images and are left out, such as"
+            first = outside[0]
+            said.append(f"{name}: {wrong} that of annotation {first.get('id')}: {first['bbox']}")
     return said
+
+
+def _outside(content: Mapping[str, Any]) -> list[JsonObject]:
+    """Annotations whose boxes do not overlap their images, of a content that was read without an error."""
+    sizes = {
+        image["id"]: (image.get("width"), image.get("height"))
+        for image in content.get("images", [])
+    }
+    outside = []
+    for annotation in content.get("annotations", []):
+        (width, height), box = sizes.get(annotation.get("image_id"), (None, None)), annotation.get(
+            "bbox"
+        )
+        if width is not None and height is not None and is_box(box):
+            x, y, w, h = box
+            if min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
+                outside.append(annotation)
+    return outside

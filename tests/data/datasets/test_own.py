@@ -10,6 +10,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from clipself_seg.data.datasets.check import check_data
 from clipself_seg.data.datasets.own import register_data
 from clipself_seg.data.datasets.records import (
     detection_records,
@@ -234,6 +235,22 @@ def test_a_panoptic_json_trains_segments_and_label_maps_and_unnamed_ones_are_voi
     record, *_ = panoptic_set_records(register_data(tmp_path / "parts.yaml", "panoptic").train)
     assert (
         set(np.unique(read_panoptic_ids(record))) == {0, 7} == set(np.unique(read_segments(record)))
+    )
+
+
+def test_what_a_json_has_beside_its_images_and_names_is_said(tmp_path):
+    draw_images(tmp_path / "images")
+    path = write_coco(tmp_path / "a.json")
+    content = json.loads(path.read_text())
+    content["annotations"][2]["bbox"] = [70, 0, 9, 9]
+    path.write_text(json.dumps(content))
+    (tmp_path / "parts.yaml").write_text("train: a.json\nval: a.json\nnames: {3: dog}")
+    said = check_data([register_data(tmp_path / "parts.yaml", "detection").train])
+    assert said[0] == "own_parts_train_boxes: 12 images, 1 classes"
+    assert said[1].endswith("annotations of classes without a name, which are ignored: grass (12)")
+    assert (
+        "1 boxes lie outside of their images and are left out, such as that of annotation 3"
+        in said[2]
     )
 
 

@@ -55,6 +55,7 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
     value(parser, "--model", "a model, or a CLIP: a name, a file or a folder of a run")
     task(parser)
     value(parser, "--words", WORDS)
+    value(parser, "--stuff", 'panoptic: those of them that are stuff, as --words; "" for none')
     output = "file that ends in .onnx; or a new folder for the towers of the model's CLIP"
     parser.add_argument("-o", "--output", required=True, help=output)
     flag(parser, "--half", "compute in float16; inputs and outputs stay float32")
@@ -71,10 +72,11 @@ def export(args: argparse.Namespace) -> None:
 
         clipself-seg export --task semantic --model catseg-base --words "dog, grass, sky" -o model.onnx
         clipself-seg export --task detection --model my_run --words "dog, cat" --half -o model.onnx
+        clipself-seg export --task panoptic --model my_run --words "dog, grass" --stuff grass -o model.onnx
         clipself-seg export --model eva02-vitb16 -o onnx/
 
     Beside model.onnx are model.json (preprocessing, class names, inputs and outputs) and, where something
-    happens outside of the graph, model.py, which needs numpy, onnxruntime and Pillow.
+    happens outside of the graph, model.py, which needs numpy, onnxruntime and Pillow (F-ViT: OpenCV, too).
     The folder has dense.onnx (normalised images in, dense features out), text.onnx (token ids in,
     embeddings out) and export.json. The CLIP of a model is that of a trained CATSeg or FViT, or the CLIP
     branch of an OpenPanoptic; --task chooses among those that --model mini stands for.
@@ -90,7 +92,7 @@ def export(args: argparse.Namespace) -> None:
     model = args.model
     of_file = [
         f"--{name.replace('_', '-')}"
-        for name in ("words", "half", "text_tower")
+        for name in ("words", "stuff", "half", "text_tower")
         if vars(args)[name]
     ]
     if one_file(args.output, of_file):
@@ -117,7 +119,8 @@ def export(args: argparse.Namespace) -> None:
         model = predictor_of(
             model, args.task, args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"]
         )
-    written = write(model, args.output, args.words, half=args.half, text_tower=args.text_tower)
+    asked = {"stuff": args.stuff, "half": args.half, "text_tower": args.text_tower}
+    written = write(model, args.output, args.words, **asked)
     for file, differences in written.items():
         for shape, difference in differences.items():
             sys.stdout.write(f"{file}, {shape}: {difference:.1e} of the largest value\n")

@@ -67,6 +67,7 @@ def export(
     path: str | os.PathLike[str],
     words: Words | None = None,
     *,
+    stuff: Words | None = None,
     task: str | None = None,
     half: bool = False,
     text_tower: bool = False,
@@ -78,6 +79,7 @@ def export(
         path: file that ends in .onnx, beside which a .json and, where needed, a .py say how to use it; or a new
             folder for the towers of the model's CLIP.
         words: class names of the file, as `set_vocabulary` takes them; None for those of the predictor.
+        stuff: of panoptic segmentation, those of the class names that are stuff, see `panoptic_words`.
         task: as for `load`.
         half: compute in float16; inputs and outputs stay float32.
         text_tower: write the text tower beside the file, for class names that are given later.
@@ -90,8 +92,13 @@ def export(
         InputError: as `load`; the path is neither, or a file is there already; there are no class names; the model
             cannot be exported; or a difference is too large.
     """
-    of_file = {"words": words is not None, "half": half, "text_tower": text_tower}
-    file = one_file(path, [name for name, given in of_file.items() if given])
+    of_file = {
+        "words": words,
+        "stuff": stuff,
+        "half": half or None,
+        "text_tower": text_tower or None,
+    }
+    file = one_file(path, [name for name, given in of_file.items() if given is not None])
     if isinstance(model, str | os.PathLike):
         one = find_model(model, task)
         if file:
@@ -112,7 +119,13 @@ def export(
     from clipself_seg.prediction.onnx.graph import write_model
 
     loaded.model.cpu()
-    if words is not None:
+    if isinstance(loaded, PanopticPredictor) and words is not None:
+        loaded.set_vocabulary(words, stuff)
+    elif stuff is not None:
+        raise InputError(
+            "stuff is told from things in panoptic segmentation, with words: leave it out, or give words"
+        )
+    elif words is not None:
         loaded.set_vocabulary(words)
     if loaded.vocabulary is None and not text_tower:
         raise InputError(NO_NAMES)

@@ -13,6 +13,7 @@ import clipself_seg
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic import frozen_clip
 from clipself_seg.models.panoptic.outputs import class_probabilities
+from clipself_seg.prediction.onnx import graph as onnx_graph
 from clipself_seg.prediction.onnx.panoptic import PanopticGraph, decided, graph_of, visible_cells
 from clipself_seg.prediction.panoptic import PanopticPredictor
 from clipself_seg.prediction.predictor import prediction_config
@@ -114,6 +115,16 @@ def test_few_queries_may_differ_where_rounding_decides_about_a_cell():
         computed = [array.copy() for array in wanted]
         computed[0][:count, 1, 2] += 1e-3
         assert [len(array) for array in decided(wanted, computed, 1e-4)[1]] == [left, left]
+
+
+def test_stuff_is_given_with_the_class_names(predictor, tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(onnx_graph, "write_model", lambda export, *_: written.append(export))
+    path = tmp_path / "model.onnx"
+    clipself_seg.export(predictor, path, words="grass, red star", stuff="grass")
+    assert written[0].metadata["things"] == [1]
+    with pytest.raises(InputError, match="leave it out, or give words"):
+        clipself_seg.export(predictor, path, stuff="grass")
 
 
 @pytest.mark.parametrize(

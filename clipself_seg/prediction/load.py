@@ -116,6 +116,10 @@ def export(
         raise InputError("a CLIP alone has no task: give a predictor, or the name of the CLIP")
     if loaded.config is not None:
         refuse_diffusion(loaded.config.MODEL.MASK_GENERATOR.SOURCE)
+    if half and isinstance(loaded, PanopticPredictor):
+        raise InputError(
+            "float16 does not hold the sums over an image's cells in panoptic segmentation: leave half out"
+        )
     from clipself_seg.prediction.onnx.graph import write_model
 
     loaded.model.cpu()

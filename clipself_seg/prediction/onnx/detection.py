@@ -230,7 +230,7 @@ def paired(wanted: Arrays, computed: Arrays, tolerance: float, side: int) -> tup
     limit = scores.min(initial=np.inf) + tolerance * scores.max(initial=0)
     for axis, own in enumerate((computed[1], wanted[1])):
         alone = (distance.min(axis=axis, initial=np.inf) >= NEAR) & (own > limit)
-        if alone.sum() > BY_ROUNDING * len(own):
+        if alone.sum() > max(BY_ROUNDING, 4 * tolerance) * len(own):
             return wanted, computed
     near = np.flatnonzero(distance.min(axis=1, initial=np.inf) < NEAR)
     partners = [int(row.argmin()) for row in distance[near]]

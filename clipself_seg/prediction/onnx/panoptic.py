@@ -194,7 +194,6 @@ def graph_of(predictor: PanopticPredictor, text_tower: bool = False) -> Export:
         ("masks", "scores"),
         _checks(divisor),
         align=decided,
-        products=True,
     )
     metadata = metadata_of(predictor) | {
         "preprocessing": f"RGB in [0, 255], {mapper.size_rule()}; H and W of {fewest} at least",

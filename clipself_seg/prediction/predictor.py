@@ -103,9 +103,11 @@ class ImagePredictor(Pretrained, Generic[R]):
     @classmethod
     def from_config(cls, cfg: CfgNode, *, model: nn.Module | None = None) -> dict[str, Any]:
         """The model, or the configured one with its weights, and what tasks have in common beside it."""
+        # What was trained on a user's own data knows more than the generated worlds.
+        mini = cfg.MODEL.CLIP.NAME == MINI_CLIP and not cfg.DATASETS.DATA
         return {
             "model": build_model(cfg) if model is None else model,
-            "world_check": WorldCheck(cls.folder) if cfg.MODEL.CLIP.NAME == MINI_CLIP else None,
+            "world_check": WorldCheck(cls.folder) if mini else None,
             "config": cfg,
         }
 

@@ -20,6 +20,7 @@ from tabulate import tabulate
 from clipself_seg.config import flatten
 from clipself_seg.data.datasets.check import check_data
 from clipself_seg.data.datasets.own import OwnData
+from clipself_seg.errors import InputError
 from clipself_seg.models.build import registered_data
 from clipself_seg.yaml_files import leaves, read_tree
 
@@ -153,7 +154,7 @@ def _steps(cfg: CfgNode, images: int, batch: int) -> tuple[int, str]:
     solver = cfg.SOLVER
     most = math.ceil(solver.MAX_ITER * solver.IMS_PER_BATCH / batch)
     if _is_mini(cfg):
-        return most, "the mini recipe's images"
+        return most, "as many images as in the recipe"
     epochs = EPOCHS.get(cfg.MODEL.META_ARCHITECTURE, 20)
     steps = math.ceil(epochs * images / batch)
     if steps >= most:
@@ -186,7 +187,11 @@ def with_data(
     cfg = cfg.clone()
     cfg.defrost()
     cfg.DATASETS.DATA = os.path.abspath(os.path.expanduser(cfg.DATASETS.DATA))
-    for key, names in (("TRAIN", (data.train,)), ("TEST", data.test)):
+    if trains and not data.train:
+        raise InputError(
+            f'{cfg.DATASETS.DATA} has no "train": name the folder of its training images'
+        )
+    for key, names in (("TRAIN", (data.train,) if data.train else ()), ("TEST", data.test)):
         # Weights that are evaluated were trained on other data, unless a run has recorded these.
         if (key == "TEST" or trains or resume) and not by_hand(f"DATASETS.{key}"):
             cfg.DATASETS[key] = names

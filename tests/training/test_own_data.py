@@ -15,7 +15,7 @@ from clipself_seg.data.datasets.own import register_data
 from clipself_seg.errors import InputError
 from clipself_seg.training.own_data import Machine, settings_for, with_data
 from clipself_seg.yaml_files import leaves, read_tree
-from tests.data.datasets.test_own import folder  # noqa: F401  a fixture
+from tests.data.datasets.test_own import YAML, folder  # noqa: F401  a fixture
 
 GPU = Machine("cuda", 24, 16)
 CPU = Machine("cpu", 16, 2)
@@ -117,3 +117,13 @@ def test_an_evaluation_counts_as_seen_what_its_weights_were_trained_on(folder): 
     assert data_of().TRAIN == ("mini_train_base_sem_seg",)
     assert data_of().TEST[0] == "own_screws_val_sem_seg"
     assert data_of(trains=True).TRAIN == data_of(resume=True).TRAIN == own
+
+
+def test_a_file_without_train_is_evaluated_and_not_trained_on(folder):  # noqa: F811
+    (folder / "val.yaml").write_text(YAML.replace("train: images/train", ""))
+    cfg = load_config("mini/zero_shot", ["DATASETS.DATA", str(folder / "val.yaml")], trains=False)
+    cfg, _ = with_data(cfg, lambda key: key == "DATASETS.DATA")
+    assert cfg.DATASETS.TEST == ("own_val_val_sem_seg",)
+    cfg = load_config("mini/semseg", ["DATASETS.DATA", str(folder / "val.yaml")])
+    with pytest.raises(InputError, match='val.yaml has no "train"'):
+        with_data(cfg, lambda key: key == "DATASETS.DATA", trains=True)

@@ -161,7 +161,7 @@ class OwnData(NamedTuple):
     """Names under which data are registered.
 
     Attributes:
-        train: of the images that are trained on.
+        train: of the images that are trained on; "" where a file has `val` alone.
         test: of the data sets that are evaluated: its own first, then `others`.
     """
 
@@ -182,7 +182,7 @@ def register_data(path: str | os.PathLike[str], task: str) -> OwnData:
     if task not in KINDS:
         raise InputError(f'no task "{task}": {nearest(task, KINDS)}')
     data = read_data(path, task)
-    train = _register(data, "train", task)
+    train = _register(data, "train", task) if data.train != Split() else ""
     if task == "distillation":  # regions are recognised in panoptic data alone
         return OwnData(train, ())
     others = [_other(other, data, task) for other in data.others]
@@ -231,7 +231,9 @@ def read_data(path: str | os.PathLike[str], task: str) -> DataFile:
     train, val = data.train, data.val
     if val == Split():
         train, val = replace(train, tenth=False), replace(train, tenth=True)
-    train, val = (_located(data, split, task) for split in (train, val))
+    if train != Split():
+        train = _located(data, train, task)
+    val = _located(data, val, task)
     return _named(replace(data, train=train, val=val), task)
 
 
@@ -241,7 +243,7 @@ def _read_yaml(path: Path) -> DataFile:
         said = "nothing in a file is fetched or run: fetch the data yourself, and take the key out"
         raise InputError(f'{path} has "download", which is not followed: {said}')
     _known_keys(tree, (*KEYS, *PASSING), str(path))
-    if "train" not in tree:
+    if not (tree.get("train") or tree.get("val")):
         raise InputError(f'{path} has no "train": name the folder of its training images')
     root = path.parent / home_expanded(_text(tree.get("path", "."), "path", path), "write it out")
     if not root.is_dir():
@@ -254,7 +256,7 @@ def _read_yaml(path: Path) -> DataFile:
         raise InputError(f'{path}: "ignore" is {ignore}, and "names" names it: leave one out')
     return DataFile(
         origin=path,
-        train=_split(tree["train"], "train", root, path),
+        train=_split(tree["train"], "train", root, path) if tree.get("train") else Split(),
         val=_split(tree["val"], "val", root, path) if tree.get("val") else Split(),
         names=names,
         listed=isinstance(tree.get("names"), list),
@@ -372,7 +374,7 @@ WHERE = {
 
 def _named(data: DataFile, task: str) -> DataFile:
     """The data with the classes of their COCO JSON, where they name none, and with its things."""
-    json = data.train.json
+    json = data.train.json or data.val.json
     if json is None or (data.names is not None and task != "panoptic"):
         return data
     categories = coco_list(read_coco_json(json), "categories", json)

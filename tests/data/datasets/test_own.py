@@ -87,6 +87,9 @@ def test_others_are_evaluated_too_by_name_and_by_file(folder):
     (folder / "screws.yaml").write_text(YAML + "others: [mini_val_sem_seg, more.yaml]")
     data = register_data(folder / "screws.yaml", "semantic")
     assert data.test[1:] == ("mini_val_sem_seg", "own_more_val_sem_seg")
+    (folder / "more.yaml").write_text(YAML.replace("train: images/train", ""))
+    assert register_data(folder / "screws.yaml", "semantic") == data
+    assert register_data(folder / "more.yaml", "semantic") == ("", data.test[2:])
 
 
 def test_the_same_path_is_read_again_and_another_of_its_name_is_refused(folder):
@@ -116,7 +119,7 @@ def test_the_same_path_is_read_again_and_another_of_its_name_is_refused(folder):
         (YAML + "held_out: [gras]", '"held_out" has \'gras\': did you mean "grass"?'),
         (YAML + "others: [mini_vla_sem_seg]", 'did you mean "mini_val_sem_seg"?'),
         (YAML + "path: nowhere", '"path" .*nowhere is no folder'),
-        ("val: images/val", 'has no "train"'),
+        ("names: {3: dog}", 'has no "train"'),
         ("train: images/train", 'has no "names"'),
         (YAML.replace("images/train", "{image: images}"), '"train": unknown key "image": did'),
         (YAML.replace("images/train", "masks/train"), "where are the labels of .*masks/train"),

@@ -543,7 +543,7 @@ def check_data(names: Sequence[str]) -> list[str]:
     Raises:
         InputError: no images; some are missing; one of those that are read is broken, or its labels are.
     """
-    said = []
+    said, earlier = list[str](), set[str]()
     for name in names:
         metadata = MetadataCatalog.get(name)
         values = metadata.get("label_values")
@@ -553,21 +553,27 @@ def check_data(names: Sequence[str]) -> list[str]:
         require_files(name, records, f"correct {metadata.origin}")
         vocabulary = metadata.get("vocabulary") or ()
         said.append(f"{name}: {len(records)} images, {len(vocabulary)} classes")
+        files = {os.path.abspath(record["file_name"]) for record in records}
+        if both := files & earlier:
+            said.append(f"{name}: {len(both)} of these images are trained on, too")
+        earlier |= files
         sample = [
             records[i] for i in sorted({i * len(records) // OWN_SAMPLE for i in range(OWN_SAMPLE)})
         ]
+        ignored = metadata.get("ignore_label", 255)
+        findings = [check_image(ImageJob(r, len(vocabulary), ignored)) for r in sample]
+        if problem := next((finding.problem for finding in findings if finding.problem), ""):
+            raise InputError(f"{metadata.origin}: {problem}")
+        if all(finding.blank for finding in findings):
+            wrong = f"{name}: none of {len(sample)} label maps has a pixel of a class"
+            raise InputError(f'{metadata.origin}: {wrong}: correct the numbers of "names"')
         unnamed = Counter[object]()
-        for record in sample:
-            if problem := check_image(
-                ImageJob(record, len(vocabulary), metadata.get("ignore_label", 255))
-            ).problem:
-                raise InputError(f"{metadata.origin}: {problem}")
-            if values is not None and "painted" not in record:
-                for value, count in zip(
-                    *np.unique(read_indices(record["sem_seg_file_name"]), return_counts=True)
-                ):
-                    if int(value) not in metadata.known_values:
-                        unnamed[int(value)] += int(count)
+        for path in (
+            [r["sem_seg_file_name"] for r in sample if "painted" not in r] if values else ()
+        ):
+            for value, count in zip(*np.unique(read_indices(path), return_counts=True)):
+                if int(value) not in metadata.known_values:
+                    unnamed[int(value)] += int(count)
         if unnamed:
             shown = ", ".join(
                 f"{value} ({count} pixels)" for value, count in unnamed.most_common(8)

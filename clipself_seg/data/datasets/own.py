@@ -40,6 +40,7 @@ from clipself_seg.data.annotations import (
     is_box,
     panoptic_records,
     read_coco_json,
+    require_same_classes,
 )
 from clipself_seg.data.datasets.records import standard_records
 from clipself_seg.data.datasets.table import (
@@ -70,8 +71,12 @@ PLAIN_NAMES = ("data", "dataset", "")
 EVERY = 10
 """Every so many images of `train` are `val`, where the data have none."""
 MOST_FILES = 5_000_000
+MAPS = (".png", ".tif", ".tiff", ".bmp", ".pgm")
+"""Endings of label maps: of formats that keep each value, as JPEG does not."""
 SPARE = 255, 65535
 """Labels of pixels without ground truth, of maps of 8 and of 16 bits."""
+VOID = -1
+"""Category id of masks whose pixels are ignored."""
 
 
 @dataclass(frozen=True)
@@ -308,7 +313,7 @@ def _split(value: object, key: str, root: Path, path: Path) -> Split:
         alone = "images" not in paths and not (truth and truth.is_file())
         if alone or {"annotations", "labels"} <= paths.keys():
             raise InputError(f'{path}: "{key}" needs images, and one file or folder of labels')
-        if truth and truth.is_dir() and "masks" not in paths and _has(truth, ENDINGS):
+        if truth and truth.is_dir() and "masks" not in paths and _has(truth, MAPS):
             return Split(paths.get("images"), truth)
         return Split(paths.get("images"), paths.get("masks"), truth)
     place = _existing(value, key, root, path)
@@ -316,7 +321,12 @@ def _split(value: object, key: str, root: Path, path: Path) -> Split:
 
 
 def _existing(value: object, key: str, root: Path, path: Path) -> Path:
-    place = root / home_expanded(_text(value, key, path), "write it out")
+    given = _text(value, key, path)
+    place = root / home_expanded(given, "write it out")
+    if not place.exists() and given.startswith(
+        "../"
+    ):  # as Roboflow writes what lies beside its file
+        place = root / given[3:]
     if not place.exists():
         raise InputError(f'{path}: its "{key}" {place} is missing: correct it, or "path"')
     return place
@@ -339,8 +349,7 @@ def _part_of(folder: Path, names: Iterable[str]) -> Split:
     for name in names:
         for images in (folder / name / "images", folder / "images" / name, folder / name):
             if images.is_dir():
-                json = images / ROBOFLOW
-                return Split(images, annotations=json if json.is_file() else None)
+                return Split(images)
     return Split()
 
 
@@ -353,11 +362,13 @@ def _located(data: DataFile, split: Split, task: str) -> Split:
     if split.json or split.masks or split.annotations:
         return split
     assert split.images is not None
+    if (json := split.images / ROBOFLOW).is_file():
+        return replace(split, annotations=json)
     parts = split.images.parts
     places = [index for index, part in enumerate(parts) if part.lower() == "images"]
     for name in ("masks", "labels", "annotations") if places else ():
         folder = Path(*parts[: places[-1]], name, *parts[places[-1] + 1 :])
-        if folder.is_dir() and task == "semantic" and _has(folder, ENDINGS):
+        if folder.is_dir() and task == "semantic" and _has(folder, MAPS):
             return replace(split, masks=folder)
         if folder.is_dir() and task != "panoptic" and _has(folder, (".txt",)):
             return replace(split, annotations=folder)
@@ -380,11 +391,13 @@ def _named(data: DataFile, task: str) -> DataFile:
     categories = coco_list(read_coco_json(json), "categories", json)
     names = category_names({"categories": categories}, json)
     # Roboflow lists the group of all classes as if it was one.
-    above = [str(entry.get("supercategory")) for entry in categories]
-    groups = {entry["name"] for entry, group in zip(categories, above) if group == "none"} & {
-        *above
-    }
-    known = {n: name.replace("|", " ") for n, name in names.items() if name not in groups}
+    groups = {str(entry.get("supercategory")) for entry in categories}
+    group_ids = [
+        entry["id"]
+        for entry in categories
+        if entry.get("supercategory") == "none" and entry["name"] in groups
+    ]
+    known = {n: name.replace("|", " ") for n, name in names.items() if n not in group_ids}
     chosen = data.names or known
     if task != "panoptic":
         return replace(data, names=chosen)
@@ -459,7 +472,8 @@ def _with_labels(
     if not both:
         raise InputError(
             f"{data.origin}: no image of {split.images} has a file of its name in {labels}: there are "
-            f"{images[min(images)].name} and {labelled[min(labelled)].name if labelled else 'no labels'}"
+            f"{images[min(images)].name} and "
+            f"{labelled[min(labelled)].name if labelled else 'no file that ends in ' + ' '.join(endings)}"
         )
     if len(both) < max(len(images), len(labelled)):
         logger.warning(
@@ -474,29 +488,52 @@ def _with_labels(
 def _part(items: Sequence[Any], split: Split) -> Sequence[Any]:
     if split.tenth is None:
         return items
+    if len(items) == 1:
+        raise InputError(
+            f"{split.images or split.json}: one image cannot be both trained and evaluated: give more, or a file with "
+            '"val"'
+        )
     return [item for index, item in enumerate(items) if (index % EVERY == 0) == split.tenth]
+
+
+def _json_images(content: JsonObject, split: Split) -> Sequence[JsonObject]:
+    """Images of a COCO JSON that belong to a part: those of its list, if it has one, and of its tenths."""
+    assert split.json is not None
+    images = coco_list(content, "images", split.json)
+    if split.images and split.images.is_file():
+        root = _image_root(split)
+        by_file = {os.path.abspath(root / str(image.get("file_name"))): image for image in images}
+        listed = [os.path.abspath(file) for file in image_files(split.images)]
+        if lost := [file for file in listed if file not in by_file]:
+            wrong = f"lists {len(lost)} images that {split.json} does not have, such as {lost[0]}"
+            raise InputError(f"{split.images} {wrong}: take them out")
+        images = [by_file[file] for file in listed]
+    return _part(images, split)
 
 
 def _content(data: DataFile, part: str) -> JsonObject:
     """Images and annotations of a part of the data in COCO's format; those of classes without a name are left out.
 
-    "left_out" counts these by the name that the file has for them.
+    "left_out" counts these by the name that the file has for them, "unnamed" has those that are no segments.
     """
     split: Split = getattr(data, part)
     source, named = split.annotations, data.vocabulary(training=part == "train").dataset_id_to_index
     assert source is not None
     if split.json:
         content = read_coco_json(source)
-        content["images"] = images = _part(coco_list(content, "images", source), split)
+        require_same_classes(content, data.vocabulary(), source)
+        images = _json_images(content, split)
+        chosen = {_plain(image.get("id")) for image in images}
+        elsewhere = {_plain(image.get("id")) for image in content["images"]} - chosen
+        content["images"] = images
     else:
         pairs = _with_labels(data, split, source, (".txt",))
-        content = yolo_content(pairs, data.names or {}, data.listed)
-        images = content["images"]
-    ids = {_plain(image.get("id")) for image in images}
-    kept, left_out = list[JsonObject](), Counter[object]()
+        content, elsewhere = yolo_content(pairs, data.names or {}, data.listed), set()
+    kept, unnamed = list[JsonObject](), list[JsonObject]()
+    left_out = Counter[object]()
     for annotation in coco_list(content, "annotations", source):
-        if split.tenth is not None and _plain(annotation.get("image_id")) not in ids:
-            continue  # of the other part
+        if _plain(annotation.get("image_id")) in elsewhere:
+            continue
         if isinstance(segments := annotation.get("segments_info"), list):
             others = [s for s in segments if isinstance(s, dict) and _category(s) not in named]
             annotation["segments_info"] = [s for s in segments if s not in others]
@@ -504,6 +541,7 @@ def _content(data: DataFile, part: str) -> JsonObject:
             left_out.update(map(_category, others))
         elif (category := _category(annotation)) not in named:
             left_out[category] += 1
+            unnamed.append(annotation | {"ignore": 1})
             continue
         elif is_box(box := annotation.get("bbox")):
             annotation.setdefault("area", box[2] * box[3])
@@ -512,10 +550,12 @@ def _content(data: DataFile, part: str) -> JsonObject:
         reason = f"none of its annotations is of a class of {data.origin}"
         raise InputError(f'{source}: {reason}: correct the numbers of "names"')
     names: dict[Any, str] = {**category_names(content, source)}
-    content["annotations"] = kept
-    unnamed = {n: count for n, count in left_out.items() if n not in (data.names or ())}
-    content["left_out"] = {str(names.get(n, n)): count for n, count in unnamed.items()}
-    return content
+    said = {n: count for n, count in left_out.items() if n not in (data.names or ())}
+    return content | {
+        "annotations": kept,
+        "unnamed": unnamed,
+        "left_out": {str(names.get(n, n)): count for n, count in said.items()},
+    }
 
 
 def _plain(value: object) -> object:
@@ -534,8 +574,8 @@ def _image_root(split: Split) -> Path:
         return split.images
     first, *_ = coco_list(read_coco_json(split.json), "images", split.json)
     folder, part = split.json.parent, split.json.stem.rpartition("_")[2]
-    near = [folder, folder.parent, folder / "images", folder.parent / "images"]
-    places = [*near, folder.parent / part, folder.parent / "images" / part]
+    below = ("", "images", part, f"images/{part}")
+    places = [place / name for name in below for place in (folder, folder.parent)]
     return next((p for p in places if (p / str(first.get("file_name"))).is_file()), folder)
 
 
@@ -571,7 +611,7 @@ def _register(data: DataFile, part: str, task: str) -> str:
             read = functools.partial(_semantic_records, data, part, made)
             metadata |= {
                 "sem_seg_root": str(split.masks or split.annotations),
-                "ignore_label": SPARE[len(vocabulary) > SPARE[0]],
+                "ignore_label": _ignored(len(vocabulary)),
                 "label_values": vocabulary.dataset_id_to_index,
                 "known_values": (*(data.names or ()), data.ignore),
             }
@@ -597,7 +637,7 @@ def _semantic_records(data: DataFile, part: str, made: MadeAnnotations | None) -
     split: Split = getattr(data, part)
     if made is None:
         assert split.masks is not None
-        pairs = _with_labels(data, split, split.masks, ENDINGS).items()
+        pairs = _with_labels(data, split, split.masks, MAPS).items()
         return [
             {"file_name": str(files[0]), "sem_seg_file_name": str(files[1]), "image_id": stem}
             for stem, files in pairs
@@ -613,13 +653,28 @@ def _semantic_records(data: DataFile, part: str, made: MadeAnnotations | None) -
                 (s["id"], index_of[s["category_id"]]) for s in record.pop("segments_info")
             ]
     else:
-        records = instance_records(content, made, root, index_of, masks=True)
+        # Pixels of crowds and of classes without a name are ignored, whatever is below them.
+        objects = content["annotations"] + content["unnamed"]
+        for entry in objects:
+            if entry.get("iscrowd") or entry.get("ignore"):
+                entry |= {"category_id": VOID, "iscrowd": 0, "ignore": 0}
+        content["annotations"] = [
+            e for e in objects if e["category_id"] != VOID or e.get("segmentation")
+        ]
+        indices = index_of | {VOID: _ignored(len(index_of))}
+        records = instance_records(content, made, root, indices, masks=True)
         for record in records:
             record["sem_seg_file_name"] = str(made)
             # The largest first, so that none hides another.
             objects = sorted(record.pop("annotations"), key=_extent, reverse=True)
             record["painted"] = [(entry["segmentation"], entry["label"]) for entry in objects]
-    return [record for record in records if record["painted"]]
+    named = {*index_of.values()}
+    return [r for r in records if any(label in named for _, label in r["painted"])]
+
+
+def _ignored(classes: int) -> int:
+    """Label of pixels without ground truth beside so many classes."""
+    return SPARE[classes > SPARE[0]]
 
 
 def _extent(entry: Record) -> float:
@@ -639,7 +694,7 @@ def _png_folder(data: DataFile, split: Split) -> Path:
 
 def _images_alone(split: Split) -> JsonObject:
     if split.json:
-        return {"images": _part(coco_list(read_coco_json(split.json), "images", split.json), split)}
+        return {"images": _json_images(read_coco_json(split.json), split)}
     assert split.images is not None
     files = map(str, _part(image_files(split.images), split))
     return {"images": [{"id": file, "file_name": file} for file in files]}

@@ -309,3 +309,111 @@ def test_images_alone_are_distilled_all_of_them(tmp_path):
 def test_label_maps_alone_are_no_data_for_boxes_and_segments(folder, task):
     with pytest.raises(InputError, match="where are the labels|there is no annotation file"):
         register_data(folder / "screws.yaml", task)
+
+
+def painted(name):
+    """Label map (40, 60) of the first image of a set of 60 x 40 pixels."""
+    files = find_dataset(name, SemSegSet)
+    how = {"num_classes": len(files.vocabulary), "ignore_label": files.ignore_label}
+    return read_labels_of(sem_seg_records(name)[0], size=(60, 40), **how)
+
+
+@pytest.mark.parametrize("how", ["held out", "without a name", "crowd"])
+def test_a_mask_that_is_not_trained_hides_the_larger_one_below_it(tmp_path, how):
+    draw_images(tmp_path / "images")
+    path = write_coco(tmp_path / "a.json")
+    content = json.loads(path.read_text())
+    for entry in content["annotations"][::2] if how == "crowd" else ():
+        entry["iscrowd"] = 1
+    path.write_text(json.dumps(content))
+    names = "{7: grass}" if how == "without a name" else "{3: dog, 7: grass}"
+    held_out = "held_out: [dog]" * (how == "held out")
+    text = f"train: a.json\nval: a.json\nnames: {names}\n{held_out}"
+    (tmp_path / "b.yaml").write_text(text)
+    labels = painted(register_data(tmp_path / "b.yaml", "semantic").train)
+    grass = 1 if how == "crowd" else 0
+    assert (labels[:20, :30] == 255).all() and (labels[20:] == grass).all()
+
+
+def test_a_list_of_images_chooses_those_of_a_coco_json(tmp_path):
+    draw_images(tmp_path / "images")
+    write_coco(tmp_path / "a.json")
+    for name, numbers in (("train", (3, 1)), ("val", (2,))):
+        text = "\n".join(f"images/{number}.jpg" for number in numbers)
+        (tmp_path / f"{name}.txt").write_text(text)
+    text = "{images: train.txt, annotations: a.json}"
+    text = f"train: {text}\nval: {text.replace('train', 'val')}\n"
+    (tmp_path / "parts.yaml").write_text(text)
+    for task in ("detection", "distillation"):
+        data = register_data(tmp_path / "parts.yaml", task)
+        files = [r["file_name"] for r in DatasetCatalog.get(data.train)]
+        assert files == [str(tmp_path / f"images/{number}.jpg") for number in (1, 3)]
+    (tmp_path / "train.txt").write_text("images/13.jpg")
+    with pytest.raises(InputError, match="lists 1 images that .*a.json does not have, such as"):
+        DatasetCatalog.get(register_data(tmp_path / "parts.yaml", "semantic").train)
+
+
+@pytest.mark.parametrize("task", ["detection", "semantic"])
+def test_files_that_number_classes_otherwise_are_refused(tmp_path, task):
+    draw_images(tmp_path / "images")
+    write_coco(tmp_path / "a.json")
+    other = [{"id": 3, "name": "grass"}, {"id": 7, "name": "dog"}]
+    write_coco(tmp_path / "b.json", categories=other)
+    (tmp_path / "parts.yaml").write_text("train: a.json\nval: b.json")
+    data = register_data(tmp_path / "parts.yaml", task)
+    with pytest.raises(InputError, match='b.json: category 3 is "grass", but class 3 .* is "dog"'):
+        DatasetCatalog.get(data.test[0])
+
+
+def test_annotations_of_images_that_are_not_listed_are_refused_without_val_too(tmp_path):
+    draw_images(tmp_path / "images")
+    path = write_coco(tmp_path / "a.json")
+    path.write_text(path.read_text().replace('"image_id": 5', '"image_id": "5"'))
+    with pytest.raises(InputError, match="an annotation of image '5', which is not in"):
+        DatasetCatalog.get(register_data(path, "detection").train)
+
+
+def test_roboflows_exports_are_read_as_they_are(tmp_path, yolo):
+    (yolo / "data.yaml").write_text("train: ../images/train\nval: ../images/val\nnames: [a, b]")
+    assert len(DatasetCatalog.get(register_data(yolo, "detection").train)) == 3
+    draw_images(tmp_path / "export/train")
+    group = {"id": 0, "name": "dog", "supercategory": "none"}
+    one = {"id": 3, "name": "dog", "supercategory": "dog"}
+    write_coco(tmp_path / "export/train/_annotations.coco.json", categories=[group, one])
+    (tmp_path / "export/pets.yaml").write_text("train: train")
+    for path in (tmp_path / "export", tmp_path / "export/pets.yaml"):
+        data = register_data(path, "detection")
+        assert find_dataset(data.train, DetectionSet).vocabulary.names == ("dog",)
+        assert len(DatasetCatalog.get(data.train)[0]["annotations"]) == 1
+
+
+def test_label_maps_of_a_format_that_loses_values_are_no_label_maps(folder):
+    for path in (folder / "masks/train").iterdir():
+        path.rename(path.with_suffix(".jpg"))
+    text = YAML.replace("images/train", "{images: images/train, masks: masks/train}")
+    assert "and no file that ends in .png" in refused(folder, text)
+
+
+def test_images_that_are_trained_and_evaluated_and_maps_without_a_class_are_said(folder):
+    (folder / "screws.yaml").write_text(YAML.replace("images/val", "images/train"))
+    data = register_data(folder / "screws.yaml", "semantic")
+    assert "own_screws_val_sem_seg: 11 of these images are trained on, too" in check_data(
+        [data.train, *data.test]
+    )
+    (folder / "screws.yaml").write_text(YAML.replace("3:", "4:").replace("7:", "8:"))
+    data = register_data(folder / "screws.yaml", "semantic")
+    with pytest.raises(InputError, match="none of 11 label maps has a pixel of a class"):
+        check_data([data.train])
+
+
+def test_one_image_is_too_few_for_both_parts(tmp_path):
+    draw_images(tmp_path / "images", 1)
+    with pytest.raises(InputError, match="one image cannot be both trained and evaluated"):
+        DatasetCatalog.get(register_data(write_coco(tmp_path / "a.json", 1), "detection").train)
+
+
+def test_images_in_a_folder_called_as_their_json_are_found(tmp_path):
+    draw_images(tmp_path / "train")
+    path = write_coco(tmp_path / "instances_train.json")
+    record, *_ = DatasetCatalog.get(register_data(path, "detection").train)
+    assert record["file_name"] == str(tmp_path / "train/2.jpg")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from clipself_seg.clip.tower import DENSE, ImageTower, train_last_blocks
+from clipself_seg.errors import InputError
 
 
 class LowRank(nn.Module):
@@ -48,7 +49,7 @@ def train_low_rank(
         names: features that the loss uses; matrices that none of them depends on get no update.
 
     Raises:
-        InputError: as `train_last_blocks`.
+        InputError: as `train_last_blocks`, or the blocks have no matrix, such as those of a ResNet.
     """
     train_last_blocks(tower, count, names)
     chosen = [
@@ -57,6 +58,11 @@ def train_low_rank(
         for name, parameter in module.named_parameters(recurse=False)
         if parameter.requires_grad and parameter.ndim == 2
     ]
+    if not chosen:
+        raise InputError(
+            "MODEL.CLIP.LOW_RANK updates matrices of the image tower's blocks, and none is trained: set it to 0, or "
+            "MODEL.CLIP.TRAINABLE_BLOCKS to blocks that have matrices"
+        )
     tower.requires_grad_(False)
     for module, name, matrix in chosen:
         update = LowRank(matrix.detach(), rank)

@@ -123,7 +123,7 @@ def _with_recipe(config_file: str, recipe: str) -> str:
     require_recipes(recipe.split("+"))
     if not config_file:
         raise InputError("--recipe needs a model: add --task, --model or --config-file")
-    return f"{config_file.removesuffix('.yaml')}+{recipe}"
+    return f"{config_file.removesuffix('.yaml')}+{recipe}.yaml"
 
 
 def _model_as_keys(args: argparse.Namespace) -> None:

@@ -30,6 +30,10 @@ NO_OTHERS = (
     "No class of DATASETS.TEST was not trained, so nothing is known of what is forgotten: name data sets with other "
     "classes under `others` of the data file, or in DATASETS.TEST."
 )
+NO_NUMBERS = (
+    "No mixture was evaluated: DATASETS.TEST is empty, or nothing says which of its classes were trained, "
+    "DATASETS.TRAIN or TEST.TRAIN_VOCABULARY."
+)
 
 Split = dict[str, Any]
 Row = Mapping[str, Split]  # data set -> its numbers, as of `split_of`

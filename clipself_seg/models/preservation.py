@@ -7,13 +7,22 @@ keeps the scores of further words, F-ViT the objects that it proposes and their 
 from __future__ import annotations
 
 import copy
+import itertools
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.data.vocabulary import Names, Words, class_names, read_given
+from clipself_seg.data.vocabulary import (
+    Names,
+    Vocabulary,
+    class_names,
+    read_words,
+    seen_by_plain_spelling,
+)
+from clipself_seg.errors import InputError
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
@@ -23,16 +32,26 @@ def frozen_copy(model: AnyModel) -> tuple[AnyModel]:
     return (copy.deepcopy(model).requires_grad_(False),)
 
 
-def other_words(words: Words, own: Names) -> Names:
-    """The first names of some classes, without those that share a name with a model's own.
+def other_words(words: str, trained: Vocabulary | Sequence[str]) -> Names:
+    """The first names of some classes, without those that share a name with a class that is trained.
 
     Args:
-        words: as `read_given` takes them.
-        own: names of each class of the model.
+        words: ``MODEL.PRESERVATION.WORDS``, as `read_words` takes them.
+        trained: the training vocabulary, whose names are compared as in `seen_by_plain_spelling`.
+
+    Raises:
+        InputError: as `read_words`, or none is left.
     """
-    known = {name.casefold() for names in own for name in names}
-    names = class_names(read_given(words), all_synonyms=False)
-    return tuple(n for n in names if not known & {name.casefold() for name in n})
+    given = read_words(words)
+    own = trained if isinstance(trained, Vocabulary) else Vocabulary.from_names(trained)
+    names = class_names(given, all_synonyms=False)
+    others = tuple(itertools.compress(names, ~seen_by_plain_spelling(given, own)))
+    if not others:
+        raise InputError(
+            f"MODEL.PRESERVATION.WORDS {words} has no word besides the classes that are trained, so that nothing "
+            "would be preserved: name what is to stay"
+        )
+    return others
 
 
 def draw_words(words: Names, count: int) -> Names:

@@ -26,6 +26,7 @@ from clipself_seg.data.loader import dead_workers_named
 from clipself_seg.errors import InputError, MissingFiles
 from clipself_seg.evaluation.base import Evaluation, Results
 from clipself_seg.evaluation.forgetting import (
+    NO_NUMBERS,
     TITLE,
     Row,
     Rows,
@@ -249,6 +250,8 @@ def _evaluate(
             numbers = evaluation(model)
         rows[fraction] = {name: split_of(numbers[name]) for name in numbers}
     evaluation.output_dir = folder
+    if fractions and len(rows) == 1:
+        logger.warning(NO_NUMBERS)
     if len(rows) == 1 or not comm.is_main_process():
         return
     write(results, rows)

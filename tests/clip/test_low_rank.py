@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from clipself_seg.clip.low_rank import has_low_rank, merge_low_rank, train_low_rank
+from clipself_seg.errors import InputError
 from clipself_seg.models.base import ModelBase
 from tests.tiny import random_clip
 
@@ -59,3 +60,5 @@ def test_updates_are_of_the_last_blocks_alone_where_a_number_of_them_is_given():
     trained = {name for name, p in tower.named_parameters() if p.requires_grad}
     assert trained and all(".resblocks.3." in name for name in trained)
     assert ModelBase.tower_features == ("dense",)
+    with pytest.raises(InputError, match="and none is trained: set it to 0"):
+        train_low_rank(random_clip().visual, 2, count=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import types
 
 import numpy as np
 import pytest
@@ -10,16 +11,18 @@ import torch
 from PIL import Image
 
 from clipself_seg.commands.train import main as train
+from clipself_seg.commands.train import parse
 from clipself_seg.config import load_config
 from clipself_seg.data.datasets.records import detection_records, sem_seg_records
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.mini.faded import write_faded
+from clipself_seg.models import CATSeg
 from clipself_seg.models.build import build_model
 from clipself_seg.models.preservation import other_words, score_divergence
 from clipself_seg.training import run
 from tests.models.fvit.test_model import sample as boxes_sample
-from tests.tiny import small_worlds
+from tests.tiny import random_clip, small_worlds
 
 CLIP = "clip.visual.transformer.resblocks"
 KEPT = ("MODEL.PRESERVATION.WORDS", "grass, sky, red disc", "MODEL.PRESERVATION.SAMPLE", "2")
@@ -63,8 +66,17 @@ def test_each_recipe_trains_its_parameters_of_clip_and_the_head(build):
 def test_a_recipe_is_refused_for_models_that_it_is_not_for():
     with pytest.raises(InputError, match="low_rank is for CATSeg and FViT, not for OpenPanoptic"):
         load_config("mini/panoptic+low_rank")
+    with pytest.raises(InputError, match="LOW_RANK is 8, and the image tower is frozen"):
+        f_vit("low_rank", "MODEL.FVIT.TRAIN_CLIP", "False")
     with pytest.raises(InputError, match="PRESERVATION.WEIGHT must be 0 without a start"):
         load_config("mini/semseg+preserved")
+
+
+def test_a_recipe_lies_over_a_file_whose_name_has_dots(tmp_path):
+    file = tmp_path / "my.v2.yaml"
+    file.write_text("_BASE_: mini/semseg\n")
+    words = ["--config-file", str(file), "--recipe", "low_rank"]
+    assert load_config(parse(words).config_file).MODEL.CLIP.LOW_RANK == 8
 
 
 def test_the_divergence_is_that_of_two_coins():
@@ -74,9 +86,30 @@ def test_the_divergence_is_that_of_two_coins():
     assert score_divergence(torch.tensor(1.5), torch.tensor(1.5)).item() == pytest.approx(0)
 
 
-def test_words_that_are_trained_are_not_preserved():
-    words = "grass, Red Circle, disc|puck, sky"
-    assert other_words(words, (("red circle", "dot"),)) == (("grass",), ("disc",), ("sky",))
+def test_words_that_share_any_name_with_a_trained_class_are_not_preserved():
+    trained = ["red circle|dot", "blue ring"]
+    words = "grass, Red-Circle, spot|dot, disc|puck, sky"
+    assert other_words(words, trained) == (("grass",), ("disc",), ("sky",))
+    with pytest.raises(InputError, match="WORDS dot, Blue ring has no word besides the classes"):
+        other_words("dot, Blue ring", trained)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("a, b, c", "PAD_LEN is 5, DATASETS.TRAIN has 2 classes and .*SAMPLE adds 3"),
+        ("a, " + "1234567" * 20, "more than the 77 tokens that CLIP reads"),
+    ],
+)
+def test_words_that_would_push_classes_out_or_be_cut_are_refused(words, message):
+    model = CATSeg.__new__(CATSeg)  # no more than `setup_training` asks
+    torch.nn.Module.__init__(model)
+    model.clip, model.texts = random_clip(), types.SimpleNamespace(templates="cat_seg")
+    model.aggregator = torch.nn.Module()
+    model.aggregator.sizes = types.SimpleNamespace(pad_len=5)
+    model.preservation, model.preserved_words = 1.0, (words, 9)
+    with pytest.raises(InputError, match=message):
+        model.setup_training(["red circle", "blue ring"])
 
 
 def test_cat_seg_preserves_the_scores_of_other_words():
@@ -106,6 +139,10 @@ def test_f_vit_preserves_what_the_start_proposes():
     with torch.no_grad():
         model.rpn_head.rpn_cls.bias.sub_(1.0)
     assert model([boxes_sample(), boxes_sample(1)])["loss_preserved"] > 0.01
+    model.roi_head.loss_settings = model.roi_head.loss_settings._replace(rois=3)
+    assert model([boxes_sample()])["loss_preserved"].isfinite()
+    model._start[0].rpn_head.propose = lambda *_: (torch.zeros(0, 4), torch.zeros(0))
+    assert model([boxes_sample()])["loss_preserved"].isfinite()
 
 
 def test_low_rank_resumes_exactly_and_its_file_has_ordinary_weights(faded, tmp_path):

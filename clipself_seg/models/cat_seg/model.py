@@ -103,7 +103,7 @@ class CATSeg(ModelBase):
         mask_ignored: bool = False,
         precision: torch.dtype | None = None,
         preservation: float = 0.0,
-        preserved_words: tuple[Words, int] = ("", 0),
+        preserved_words: tuple[str, int] = ("", 0),
     ) -> None:
         """
         Args:
@@ -126,7 +126,7 @@ class CATSeg(ModelBase):
             mask_ignored: whether these pixels are left out of the loss, see `sigmoid_loss`.
             precision: dtype of autocast, or None.
             preservation: weight in training of the scores of further words, which stay those of the start.
-            preserved_words: these words, as for `set_vocabulary`, and how many of them a step takes.
+            preserved_words: these words, as `read_words` takes them, and how many of them a step takes.
         """
         super().__init__()
         self.clip = clip
@@ -230,24 +230,28 @@ class CATSeg(ModelBase):
         """Give the training vocabulary.
 
         Raises:
-            InputError: there is no vocabulary, or it has as many classes as the aggregator pads to.
+            InputError: there is no vocabulary, or it has with the preserved words as many classes as the aggregator
+                pads to; as `other_words`.
         """
         if vocabulary is None:
             raise InputError(
                 "CAT-Seg trains on classes: DATASETS.TRAIN has to name data sets with a vocabulary"
             )
-        pad_len = self.aggregator.sizes.pad_len
-        if 0 < pad_len <= len(vocabulary):
+        others: Names = ()
+        if self.preservation:
+            others = other_words(self.preserved_words[0], vocabulary)
+            check_lengths(self.clip, others, self.texts.templates)
+        pad_len, sample = self.aggregator.sizes.pad_len, min(self.preserved_words[1], len(others))
+        if 0 < pad_len <= len(vocabulary) + sample:
             # No padding is left to learn from, and classes that a window leaves out have no gradient.
+            further = f" and MODEL.PRESERVATION.SAMPLE adds {sample}" if sample else ""
             raise InputError(
-                f"MODEL.CAT_SEG.PAD_LEN is {pad_len}, DATASETS.TRAIN has {len(vocabulary)} classes: raise "
+                f"MODEL.CAT_SEG.PAD_LEN is {pad_len}, DATASETS.TRAIN has {len(vocabulary)} classes{further}: raise "
                 "PAD_LEN above the number of classes or set it to 0"
             )
         self.set_vocabulary(vocabulary)
-        if self.preservation:
-            self._start = *frozen_copy(self.eval()), other_words(
-                self.preserved_words[0], self.names
-            )
+        if others:
+            self._start = *frozen_copy(self.eval()), others
 
     def optimizer_groups(self, solver: CfgNode) -> list[Group]:
         """Parameter groups: CLIP and backbone learn at their multiples of ``SOLVER.BASE_LR``; norms and

@@ -199,6 +199,12 @@ class FViT(OpenVocabulary):
         keys = cfg.MODEL.FVIT
         backbone, neck = pyramid_parts(cfg, clip)
         strides = [clip.patch_size * factor for factor in RELATIVE_STRIDES]
+        clip_multiplier = cfg.SOLVER.CLIP_MULTIPLIER if keys.TRAIN_CLIP else 0.0
+        if cfg.MODEL.CLIP.LOW_RANK and not clip_multiplier:
+            raise InputError(
+                f"MODEL.CLIP.LOW_RANK is {cfg.MODEL.CLIP.LOW_RANK}, and the image tower is frozen: set it to 0, or "
+                "MODEL.FVIT.TRAIN_CLIP to True and SOLVER.CLIP_MULTIPLIER above 0"
+            )
         precision = precision_from_config(cfg)
         return {
             "clip": clip,
@@ -209,7 +215,7 @@ class FViT(OpenVocabulary):
             "blocks": keys.BLOCKS,
             "side": cfg.INPUT.DETECTION.SIDE,
             "pixels": _pixels(cfg, clip),
-            "clip_multiplier": cfg.SOLVER.CLIP_MULTIPLIER if keys.TRAIN_CLIP else 0.0,
+            "clip_multiplier": clip_multiplier,
             "trainable_blocks": cfg.MODEL.CLIP.TRAINABLE_BLOCKS,
             "precisions": (precision, precision if cfg.TEST.DETECTION.AMP else None),
             "preservation": cfg.MODEL.PRESERVATION.WEIGHT,
@@ -366,7 +372,7 @@ class FViT(OpenVocabulary):
         """
         levels, logits, dense = outputs
         start.train()  # batch norms as here
-        count = self.roi_head.loss_settings.rois // 4  # as positive RoIs, at most
+        count = max(1, self.roi_head.loss_settings.rois // 4)  # as positive RoIs, at most
         with torch.no_grad(), autocast(self.device, self.precision):
             kept_levels, kept_dense = start.features(images, dense=True)
             kept_logits, kept_deltas = start.rpn_head(kept_levels)
@@ -381,7 +387,10 @@ class FViT(OpenVocabulary):
         objectness = (seen * score_divergence(own, kept)).sum() / seen.sum()
         assert dense is not None and kept_dense is not None
         places = cosine_distance(dense.movedim(1, -1), kept_dense.movedim(1, -1))
-        return objectness + cosine_distance(embeddings, kept_embeddings).mean() + places.mean()
+        objects = cosine_distance(embeddings, kept_embeddings)
+        if len(objects):  # the mean of none is no number
+            objectness = objectness + objects.mean()
+        return objectness + places.mean()
 
     def _objects(self, samples: Sequence[Sample]) -> list[Objects]:
         """The objects of each image, on the device."""

@@ -37,9 +37,8 @@ def yolo_content(
         width, height = image_size(image)
         images.append({"id": image_id, "file_name": str(image), "width": width, "height": height})
         for path in labels:
-            for number, line in enumerate(
-                read_text(path, "label file", "utf-8-sig").splitlines(), 1
-            ):
+            lines = read_text(path, "label file", "utf-8-sig").splitlines()
+            for number, line in enumerate(lines, 1):
                 if line.strip():
                     entry = _annotation(line.split(), width, height, f"{path}, line {number}")
                     if listed and entry["category_id"] >= len(names):

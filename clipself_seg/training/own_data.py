@@ -38,10 +38,6 @@ MEMORY = {
 }
 MARGIN = 1.5
 GIB = 2**30
-SETTINGS = (
-    *("SOLVER.IMS_PER_BATCH", "MODEL.CLIP.CHECKPOINTING", "SOLVER.MAX_ITER", "SOLVER.WARMUP_ITERS"),
-    *("SOLVER.STEPS", "SOLVER.BASE_LR", "SOLVER.CHECKPOINT_PERIOD", "DATALOADER.NUM_WORKERS"),
-)
 
 
 class Machine(NamedTuple):
@@ -100,8 +96,7 @@ def settings_for(
     batch, why, recompute = _batch(cfg, images, machine)
     batch = put("SOLVER.IMS_PER_BATCH", batch, why)
     if recompute:
-        reason = "blocks are computed twice, to need less memory"
-        put("MODEL.CLIP.CHECKPOINTING", True, reason)
+        put("MODEL.CLIP.CHECKPOINTING", True, "blocks are computed twice, to need less memory")
     steps = put("SOLVER.MAX_ITER", *_steps(cfg, images, batch))
     warmup = min(solver.WARMUP_ITERS, steps // 10)
     put("SOLVER.WARMUP_ITERS", warmup, "the recipe's, at most a tenth of all steps")
@@ -129,9 +124,8 @@ def _is_mini(cfg: CfgNode) -> bool:
 def _batch(cfg: CfgNode, images: int, machine: Machine) -> tuple[int, str, bool]:
     """Images of a step, why, and whether blocks have to be computed twice."""
     wanted = cfg.SOLVER.IMS_PER_BATCH
-    recipe, why = wanted, "the recipe's"
+    recipe, why, recompute = wanted, "the recipe's", False
     table = MEMORY.get(cfg.MODEL.META_ARCHITECTURE)
-    recompute = False
     if table and not _is_mini(cfg):
         weights, step, twice = table["-L-" in cfg.MODEL.CLIP.NAME or "large" in cfg.MODEL.CLIP.NAME]
         room = machine.memory / MARGIN - weights

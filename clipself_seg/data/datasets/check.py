@@ -557,9 +557,8 @@ def check_data(names: Sequence[str]) -> list[str]:
         if both := files & earlier:
             said.append(f"{name}: {len(both)} of these images are trained on, too")
         earlier |= files
-        sample = [
-            records[i] for i in sorted({i * len(records) // OWN_SAMPLE for i in range(OWN_SAMPLE)})
-        ]
+        count = min(OWN_SAMPLE, len(records))
+        sample = [records[i * len(records) // count] for i in range(count)]
         ignored = metadata.get("ignore_label", 255)
         findings = [check_image(ImageJob(r, len(vocabulary), ignored)) for r in sample]
         if problem := next((finding.problem for finding in findings if finding.problem), ""):
@@ -575,23 +574,14 @@ def check_data(names: Sequence[str]) -> list[str]:
                 if int(value) not in metadata.known_values:
                     unnamed[int(value)] += int(count)
         if unnamed:
-            shown = ", ".join(
-                f"{value} ({count} pixels)" for value, count in unnamed.most_common(8)
-            )
-            more = ", ..." if len(unnamed) > 8 else ""
-            said.append(
-                f"{name}: values of label maps without a name, which are ignored, in {len(sample)} maps: {shown}{more}"
-            )
-        source = (
-            metadata.get("panoptic_json") or metadata.get("json_file") or metadata.get("source")
-        )
-        content = source.make() if source is not None else {}
+            wrong = f"values of label maps without a name, which are ignored, in {len(sample)} maps"
+            said.append(f"{name}: {wrong}: {_listed(unnamed, ' pixels')}")
+        keys = ("panoptic_json", "json_file", "source")
+        source = next(filter(None, map(metadata.get, keys)), None)
+        content = source.make() if source else {}
         if left_out := content.get("left_out"):
-            shown = ", ".join(f"{label} ({count})" for label, count in list(left_out.items())[:8])
-            more = ", ..." if len(left_out) > 8 else ""
-            said.append(
-                f"{name}: annotations of classes without a name, which are ignored: {shown}{more}"
-            )
+            wrong = "annotations of classes without a name, which are ignored"
+            said.append(f"{name}: {wrong}: {_listed(left_out)}")
         if outside := _outside(content):
             wrong = f"{len(outside)} boxes lie outside of their images and are left out, such as"
             first = outside[0]
@@ -599,19 +589,20 @@ def check_data(names: Sequence[str]) -> list[str]:
     return said
 
 
+def _listed(counts: Mapping[Any, int], unit: str = "") -> str:
+    most = Counter(counts).most_common(8)
+    listed = [f"{value} ({count}{unit})" for value, count in most]
+    return ", ".join(listed) + ", ..." * (len(counts) > len(most))
+
+
 def _outside(content: Mapping[str, Any]) -> list[JsonObject]:
     """Annotations whose boxes do not overlap their images, of a content that was read without an error."""
-    sizes = {
-        image["id"]: (image.get("width"), image.get("height"))
-        for image in content.get("images", [])
-    }
+    images = {image["id"]: image for image in content.get("images", ())}
     outside = []
-    for annotation in content.get("annotations", []):
-        (width, height), box = sizes.get(annotation.get("image_id"), (None, None)), annotation.get(
-            "bbox"
-        )
-        if width is not None and height is not None and is_box(box):
+    for annotation in content.get("annotations", ()):
+        image, box = images.get(annotation.get("image_id"), {}), annotation.get("bbox")
+        if image.get("width") and image.get("height") and is_box(box):
             x, y, w, h = box
-            if min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
+            if min(x + w, image["width"]) <= max(x, 0) or min(y + h, image["height"]) <= max(y, 0):
                 outside.append(annotation)
     return outside

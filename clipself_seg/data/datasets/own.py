@@ -137,14 +137,12 @@ class DataFile:
         classes = class_names(list(self.names.values()), origin=f'"names" of {self.origin}')
         entries = [{"dataset_id": n, "names": list(c)} for n, c in zip(self.names, classes)]
         if self.things is not None:
-            for entry, number in zip(entries, self.names):
-                entry["isthing"] = self.things[number]
+            entries = [e | {"isthing": self.things[n]} for e, n in zip(entries, self.names)]
         whole = parse_vocabulary({"name": self.name, "classes": entries}, str(self.origin))
         firsts = [entry.names[0] for entry in whole.classes]
-        for name in self.held_out:
-            if name not in firsts:
-                hint = nearest(name, firsts)
-                raise InputError(f'{self.origin}: "held_out" has {shown(name)}: {hint}')
+        for name in sorted({*self.held_out} - {*firsts}):
+            hint = nearest(name, firsts)
+            raise InputError(f'{self.origin}: "held_out" has {shown(name)}: {hint}')
         if not training or not self.held_out:
             return whole
         kept = tuple(entry for entry in whole.classes if entry.names[0] not in self.held_out)
@@ -236,9 +234,7 @@ def read_data(path: str | os.PathLike[str], task: str) -> DataFile:
     train, val = data.train, data.val
     if val == Split():
         train, val = replace(train, tenth=False), replace(train, tenth=True)
-    if train != Split():
-        train = _located(data, train, task)
-    val = _located(data, val, task)
+    train, val = (_located(data, split, task) for split in (train, val))
     return _named(replace(data, train=train, val=val), task)
 
 
@@ -261,8 +257,8 @@ def _read_yaml(path: Path) -> DataFile:
         raise InputError(f'{path}: "ignore" is {ignore}, and "names" names it: leave one out')
     return DataFile(
         origin=path,
-        train=_split(tree["train"], "train", root, path) if tree.get("train") else Split(),
-        val=_split(tree["val"], "val", root, path) if tree.get("val") else Split(),
+        train=_split(tree.get("train"), "train", root, path),
+        val=_split(tree.get("val"), "val", root, path),
         names=names,
         listed=isinstance(tree.get("names"), list),
         ignore=ignore,
@@ -306,6 +302,8 @@ def _names(value: object, path: Path) -> dict[int, str]:
 
 
 def _split(value: object, key: str, root: Path, path: Path) -> Split:
+    if not value:
+        return Split()
     if isinstance(value, dict):
         _known_keys(value, SPLIT_KEYS, f'{path}, "{key}"')
         paths = {p: _existing(one, f"{key}: {p}", root, path) for p, one in value.items()}
@@ -323,10 +321,8 @@ def _split(value: object, key: str, root: Path, path: Path) -> Split:
 def _existing(value: object, key: str, root: Path, path: Path) -> Path:
     given = _text(value, key, path)
     place = root / home_expanded(given, "write it out")
-    if not place.exists() and given.startswith(
-        "../"
-    ):  # as Roboflow writes what lies beside its file
-        place = root / given[3:]
+    if not place.exists() and given.startswith("../"):
+        place = root / given[3:]  # Roboflow writes so what lies beside its file
     if not place.exists():
         raise InputError(f'{path}: its "{key}" {place} is missing: correct it, or "path"')
     return place
@@ -337,11 +333,10 @@ def _read_folder(folder: Path) -> DataFile:
     train = _part_of(folder, ("train", "training"))
     if train == Split():
         train = Split(folder / "images" if (folder / "images").is_dir() else folder)
-    lists = [folder / name for name in NAME_FILES if (folder / name).is_file()]
     names = None
-    if lists:
-        lines = read_text(lists[0], "list of names", "utf-8-sig").splitlines()
-        names = dict(enumerate(line.strip() for line in lines if line.strip()))
+    for file in [folder / name for name in NAME_FILES if (folder / name).is_file()][:1]:
+        text = read_text(file, "list of names", "utf-8-sig").rstrip()
+        names = dict(enumerate(map(str.strip, text.splitlines())))
     return DataFile(folder, train, _part_of(folder, VAL_FOLDERS), names, listed=True)
 
 
@@ -359,9 +354,8 @@ def _has(folder: Path, endings: Iterable[str]) -> bool:
 
 def _located(data: DataFile, split: Split, task: str) -> Split:
     """The part with its ground truth, which is looked for beside the images where nothing says where it is."""
-    if split.json or split.masks or split.annotations:
+    if split.images is None or split.json or split.masks or split.annotations:
         return split
-    assert split.images is not None
     if (json := split.images / ROBOFLOW).is_file():
         return replace(split, annotations=json)
     parts = split.images.parts
@@ -389,16 +383,14 @@ def _named(data: DataFile, task: str) -> DataFile:
     if json is None or (data.names is not None and task != "panoptic"):
         return data
     categories = coco_list(read_coco_json(json), "categories", json)
-    names = category_names({"categories": categories}, json)
+    category_names({"categories": categories}, json)  # refuses what is none
     # Roboflow lists the group of all classes as if it was one.
     groups = {str(entry.get("supercategory")) for entry in categories}
-    group_ids = [
-        entry["id"]
+    chosen = data.names or {
+        entry["id"]: entry["name"].replace("|", " ")
         for entry in categories
-        if entry.get("supercategory") == "none" and entry["name"] in groups
-    ]
-    known = {n: name.replace("|", " ") for n, name in names.items() if n not in group_ids}
-    chosen = data.names or known
+        if entry.get("supercategory") != "none" or entry["name"] not in groups
+    }
     if task != "panoptic":
         return replace(data, names=chosen)
     things = {entry["id"]: bool(entry.get("isthing")) for entry in categories if "isthing" in entry}
@@ -523,14 +515,12 @@ def _content(data: DataFile, part: str) -> JsonObject:
         content = read_coco_json(source)
         require_same_classes(content, data.vocabulary(), source)
         images = _json_images(content, split)
-        chosen = {_plain(image.get("id")) for image in images}
-        elsewhere = {_plain(image.get("id")) for image in content["images"]} - chosen
-        content["images"] = images
+        all_ids, ids = ({_plain(i.get("id")) for i in one} for one in (content["images"], images))
+        content["images"], elsewhere = images, all_ids - ids
     else:
         pairs = _with_labels(data, split, source, (".txt",))
         content, elsewhere = yolo_content(pairs, data.names or {}, data.listed), set()
-    kept, unnamed = list[JsonObject](), list[JsonObject]()
-    left_out = Counter[object]()
+    kept, unnamed, left_out = list[JsonObject](), list[JsonObject](), Counter[object]()
     for annotation in coco_list(content, "annotations", source):
         if _plain(annotation.get("image_id")) in elsewhere:
             continue
@@ -637,11 +627,11 @@ def _semantic_records(data: DataFile, part: str, made: MadeAnnotations | None) -
     split: Split = getattr(data, part)
     if made is None:
         assert split.masks is not None
-        pairs = _with_labels(data, split, split.masks, MAPS).items()
+        pairs = _with_labels(data, split, split.masks, MAPS)
         return [
-            {"file_name": str(files[0]), "sem_seg_file_name": str(files[1]), "image_id": stem}
-            for stem, files in pairs
-            if len(files) > 1
+            {"file_name": str(image), "sem_seg_file_name": str(labels[0]), "image_id": stem}
+            for stem, (image, *labels) in pairs.items()
+            if labels
         ]
     index_of = data.vocabulary(training=part == "train").dataset_id_to_index
     content, root = made.make(), _image_root(split)
@@ -649,9 +639,8 @@ def _semantic_records(data: DataFile, part: str, made: MadeAnnotations | None) -
         records = panoptic_records(made, root, _png_folder(data, split))
         for record in records:
             record["sem_seg_file_name"] = record.pop("pan_seg_file_name")
-            record["painted"] = [
-                (s["id"], index_of[s["category_id"]]) for s in record.pop("segments_info")
-            ]
+            segments = record.pop("segments_info")
+            record["painted"] = [(s["id"], index_of[s["category_id"]]) for s in segments]
     else:
         # Pixels of crowds and of classes without a name are ignored, whatever is below them.
         objects = content["annotations"] + content["unnamed"]
@@ -686,9 +675,8 @@ def _png_folder(data: DataFile, split: Split) -> Path:
     """Folder of the PNGs of a panoptic JSON: that which is named, or one called as the file."""
     assert split.json is not None
     places = [split.masks] if split.masks else [p / split.json.stem for p in split.json.parents[:2]]
-    for place in places:
-        if place.is_dir():
-            return place
+    if folders := [place for place in places if place.is_dir()]:
+        return folders[0]
     raise InputError(f"{data.origin}: where are the PNGs of {split.json}? {WHERE['panoptic']}")
 
 

@@ -101,12 +101,9 @@ def find_dataset(name: str, kind: type[Kind]) -> Kind:
     values = {field: metadata.get(key) for key, field in kind.fields.items()}
     given = {field: value for field, value in values.items() if value not in (None, "")}
     labels = set((given.get("label_values") or {}).values())
-    if (
-        given.get("ignore_label") in labels
-    ):  # a value of the maps, such as 0, where classes count from 0, too
-        given["ignore_label"] = next(
-            label for label in (IGNORE_LABEL, 65535) if label not in labels
-        )
+    if given.get("ignore_label") in labels:
+        # It is a value of the maps, such as 0, where classes count from 0, too.
+        given["ignore_label"] = min({IGNORE_LABEL, 65535} - labels)
     return kind(root=REGISTERED, **{"images": "", "annotations": ""} | given)
 
 

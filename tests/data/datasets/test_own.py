@@ -417,3 +417,9 @@ def test_images_in_a_folder_called_as_their_json_are_found(tmp_path):
     path = write_coco(tmp_path / "instances_train.json")
     record, *_ = DatasetCatalog.get(register_data(path, "detection").train)
     assert record["file_name"] == str(tmp_path / "train/2.jpg")
+
+
+def test_an_empty_line_among_the_names_moves_no_number(yolo):
+    (yolo / "classes.txt").write_text("dog\n\ngrass\n")
+    with pytest.raises(InputError, match="class 1 of .* is '', which has an empty name"):
+        register_data(yolo, "detection")

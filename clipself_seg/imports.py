@@ -96,6 +96,11 @@ def typed_sources() -> dict[str, list[Path]]:
     return sources
 
 
+def typed_names() -> dict[str, str]:
+    """Name of a module of the variable, or of its package -> what was typed for it, of a file its full path."""
+    return {module.partition(".")[0]: named for named, module in _typed_modules()}
+
+
 def _typed_modules() -> Iterator[tuple[str, str]]:
     """What was typed, and the module that it is."""
     for named in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):

@@ -77,7 +77,7 @@ def _errors_of_configurations_alone() -> Iterator[None]:
 
 def _reproduce(args: argparse.Namespace) -> int:
     """Prints, or runs and writes the page; the status is 1 if a run failed or could not be made."""
-    from clipself_seg.tables.reproduce import Reproduction, write_worlds
+    from clipself_seg.tables.reproduce import Reproduction, refuse_other_worlds, write_worlds
     from clipself_seg.tables.table import read_tables
 
     tables = read_tables(args.table)  # before anything is drawn
@@ -97,6 +97,8 @@ def _reproduce(args: argparse.Namespace) -> int:
         output=args.output.absolute(),
         docs=args.docs and args.docs.absolute(),
     )
+    if not (args.real or args.page):
+        refuse_other_worlds()
     if args.list:
         reproduction.list_rows(args.table)
     if args.dry_run:

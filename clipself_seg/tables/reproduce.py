@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clipself_seg.data.datasets.table import MINI
-from clipself_seg.files import alone_in
+from clipself_seg.errors import InputError
+from clipself_seg.files import alone_in, read_json
 from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.tables.claims import LEAST_SEEDS
 from clipself_seg.tables.execution import AT_ONCE, plan, run_all, say
@@ -189,6 +191,22 @@ def _say_what_is_missing(todo: Sequence[Run], missing: Sequence[str]) -> None:
         say(f"missing: {what}")
     for words in dict.fromkeys(words for run in todo for words in run.fetched):
         say(f"fetched unless it is here: {words}")
+
+
+def refuse_other_worlds() -> None:
+    """Refuse worlds of other sizes than the tables are of, which drawing would replace.
+
+    Raises:
+        InputError: such worlds are where the mini worlds are read.
+    """
+    manifest, wanted = MINI.path / "mini" / "manifest.json", dataclasses.asdict(WorldSize())
+    here = read_json(manifest, "file") if manifest.is_file() else wanted
+    if not isinstance(here, dict) or any(here.get(key) != wanted[key] for key in wanted):
+        sizes = ", ".join(f"{key} {value}" for key, value in wanted.items())
+        raise InputError(
+            f"{MINI.path} has mini worlds of other sizes than the tables are of ({sizes}): set {MINI.variable} to "
+            "another folder, or remove them"
+        )
 
 
 def write_worlds() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.protocol import protocol_lines
-from clipself_seg.imports import OPTION
+from clipself_seg.imports import OPTION, typed_names
 from clipself_seg.provenance import protocols_of
 from clipself_seg.tables.claims import FAILS, NOISE, Cells, Values, Verdict, claim_verdicts, overall
 from clipself_seg.tables.runs import Run
@@ -225,7 +225,9 @@ def _command_cells(title: str, runs: Sequence[Run], store: Store) -> list[str]:
 def command_text(run: Run, folder: Path, gpus: int = 1) -> str:
     """The command of a run, its folders below the project if they are there."""
     words = [word.replace(f"{ROOT}/", "") for word in run.command(folder, gpus)]
-    words += [word for name in run.settings.get("imports", ()) for word in (OPTION, name)]
+    typed = typed_names()
+    for name in run.settings.get("imports", ()):
+        words += [OPTION, typed.get(name, name).replace(f"{ROOT}/", "")]
     return " ".join(["clipself-seg", *(_quoted(word) for word in words)])
 
 

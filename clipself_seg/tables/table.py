@@ -387,7 +387,8 @@ def with_data(table: Table, data: str, names: Sequence[str]) -> Table:
     """
     if not table.data:
         raise InputError(
-            f"--data: table {table.name} has data sets of its own; zero_shot and backbone take others"
+            f"--data: table {table.name} has data sets of its own; zero_shot and backbone take others, and a table of "
+            'yours with "data: row"'
         )
     of = "" if table.data == "row" else table.data
     rows = {

@@ -6,13 +6,14 @@ import json
 
 import pytest
 
+from clipself_seg.commands.reproduce import reproduce as reproduce_command
 from clipself_seg.errors import InputError
 from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.tables import repeat as repeating
 from clipself_seg.tables import reproduce
 from clipself_seg.tables.execution import plan
 from clipself_seg.tables.repeat import repeat, spread_table
-from clipself_seg.tables.reproduce import Reproduction
+from clipself_seg.tables.reproduce import Reproduction, refuse_other_worlds
 from clipself_seg.tables.runs import make_run
 from clipself_seg.tables.store import Store
 from tests.tables.worlds import finish, write_table
@@ -213,3 +214,15 @@ def test_a_number_that_is_none_in_one_run_has_no_spread(tmp_path):
     for seed, number in enumerate((1.5, float("nan"))):
         write(tmp_path, seed, PQ=number, AP=1.0)
     assert "nan +- nan" in spread_table(repeat([CONFIG], (0, 1), tmp_path))
+
+
+def test_a_world_of_other_sizes_is_refused_and_not_replaced(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CLIPSELF_SEG_MINI", str(tmp_path))
+    refuse_other_worlds()
+    manifest = tmp_path / "mini" / "manifest.json"
+    manifest.parent.mkdir()
+    manifest.write_text('{"format": 1, "train": 20, "val": 30, "base": 20, "seed": 0}')
+    for option in ([], ["--dry-run"]):
+        assert reproduce_command([*option, "--table", "1a"]) == 2
+        assert "set CLIPSELF_SEG_MINI to another folder" in capsys.readouterr().err
+    assert "30" in manifest.read_text()

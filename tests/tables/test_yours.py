@@ -223,4 +223,4 @@ def test_the_command_of_a_run_names_its_modules(typed, tmp_path):
         command_text(make_run("mini/zero_shot", {}, evaluate=True, imports=imported), tmp_path)
         for imported in (True, False)
     )
-    assert with_it.endswith(" --import my_nothing") and "--import" not in without
+    assert with_it.endswith(f" --import {tmp_path / 'my_nothing.py'}") and "--import" not in without

@@ -350,10 +350,7 @@ class FViT(OpenVocabulary):
             levels, dense = self.features(images, dense=self._start is not None)
             logits, deltas = self.rpn_head(levels)
         objects = self._objects(samples)
-        proposals = []
-        for index, sample in enumerate(samples):
-            size, _ = sizes_of(sample)
-            proposals.append(self.rpn_head.propose(logits, deltas, index, size)[0])
+        proposals = self._proposals(logits, deltas, samples)
         classes = self.text(), self.seen()
         losses = {
             **self.rpn_head.losses(logits, deltas, objects),
@@ -376,9 +373,7 @@ class FViT(OpenVocabulary):
         with torch.no_grad(), autocast(self.device, self.precision):
             kept_levels, kept_dense = start.features(images, dense=True)
             kept_logits, kept_deltas = start.rpn_head(kept_levels)
-            sizes = enumerate(sizes_of(sample)[0] for sample in samples)
-            propose = start.rpn_head.propose
-            boxes = [propose(kept_logits, kept_deltas, i, size)[0][:count] for i, size in sizes]
+            boxes = [x[:count] for x in start._proposals(kept_logits, kept_deltas, samples)]
             kept_embeddings, _ = start.roi_head.embed(kept_levels, boxes)
         with autocast(self.device, self.precision):
             embeddings, _ = self.roi_head.embed(levels, boxes)
@@ -391,6 +386,13 @@ class FViT(OpenVocabulary):
         if len(objects):  # the mean of none is no number
             objectness = objectness + objects.mean()
         return objectness + places.mean()
+
+    def _proposals(
+        self, logits: Sequence[Tensor], deltas: Sequence[Tensor], samples: Sequence[Sample]
+    ) -> list[Tensor]:
+        """Proposals (m, 4) of each image, the best first."""
+        sizes = (sizes_of(sample)[0] for sample in samples)
+        return [self.rpn_head.propose(logits, deltas, i, size)[0] for i, size in enumerate(sizes)]
 
     def _objects(self, samples: Sequence[Sample]) -> list[Objects]:
         """The objects of each image, on the device."""

@@ -1,8 +1,8 @@
 """Detection as one file of ONNX: F-ViT from an image to boxes, scores and classes, with suppression inside.
 
 No size in the graph depends on values, but for the number of detections at its end: a fixed number of proposals is
-kept, of which those that did not survive score 0, and a box is pooled on all levels, shrunk to a point on those that
-it does not belong to.
+kept, of which those that did not survive score 0, and a box is pooled on all levels, on those that it does not belong
+to outside of the image. No box is a point: pooling divides by its samples, of which OpenVINO takes none there.
 
 Shapes: h x w pixels of the image, n proposals, m detections, K classes. Boxes are XYXY in pixels of the image.
 """
@@ -124,7 +124,7 @@ class DetectionGraph(nn.Module):
         scores = fuse_detections(detector, clip_logits, self.seen, *exponents)[:, :-1]
         boxes = decode_boxes(proposals, deltas, ENDLESS, DELTA_WEIGHTS)
         boxes = torch.minimum(boxes, limits.repeat(2))
-        return self.select(levels, boxes, scores * survived[:, None])
+        return self.select(levels, boxes, torch.where(survived[:, None], scores, 0.0))
 
     def propose(self, levels: Sequence[Tensor], limits: Tensor) -> tuple[Tensor, Tensor]:
         """Proposals (n, 4), the best first, as `RPN.propose`, and which of them are real, (n,) bool."""
@@ -144,12 +144,13 @@ class DetectionGraph(nn.Module):
         return torch.cat(boxes)[best.indices], best.values >= 0
 
     def pool(self, levels: Sequence[Tensor], boxes: Tensor, side: int) -> Tensor:
-        """As `pool_boxes` for one image: of four levels, three read a point, which is 0."""
+        """As `pool_boxes` for one image: of four levels, three read what is outside of the map, which is 0."""
         numbers = pyramid_levels(boxes)
         strides = self.model.roi_head.strides
         pooled = []
         for number, (level, stride) in enumerate(zip(levels[:LEVELS], strides)):
-            own = torch.where((numbers == number)[:, None], boxes, 0.0)
+            outside = torch.tensor([-4.0, -4.0, -3.0, -3.0]) * stride
+            own = torch.where((numbers == number)[:, None], boxes, outside)
             numbered = F.pad(own, (1, 0))  # image 0
             pooled.append(roi_align(level, numbered, side, 1 / stride, 0, aligned=True))
         return torch.stack(pooled).sum(dim=0)

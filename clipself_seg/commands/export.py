@@ -76,7 +76,7 @@ def export(args: argparse.Namespace) -> None:
         clipself-seg export --model eva02-vitb16 -o onnx/
 
     Beside model.onnx are model.json (preprocessing, class names, inputs and outputs) and, where something
-    happens outside of the graph, model.py, which needs numpy, onnxruntime and Pillow (F-ViT: OpenCV, too).
+    happens outside of the graph, model.py, which needs numpy, onnxruntime and Pillow.
     The folder has dense.onnx (normalised images in, dense features out), text.onnx (token ids in,
     embeddings out) and export.json. The CLIP of a model is that of a trained CATSeg or FViT, or the CLIP
     branch of an OpenPanoptic; --task chooses among those that --model mini stands for.
@@ -120,6 +120,10 @@ def export(args: argparse.Namespace) -> None:
             model, args.task, args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"]
         )
     asked = {"stuff": args.stuff, "half": args.half, "text_tower": args.text_tower}
+    sys.stdout.write(
+        "tracing, then comparing with torch: a small model takes up to a minute of one processor\n"
+    )
+    sys.stdout.flush()
     written = write(model, args.output, args.words, **asked)
     for file, differences in written.items():
         for shape, difference in differences.items():

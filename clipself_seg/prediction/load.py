@@ -85,8 +85,8 @@ def export(
         text_tower: write the text tower beside the file, for class names that are given later.
 
     Returns:
-        For each file the differences of onnxruntime from torch, as fractions of the largest value of an output, by
-        the shapes of the inputs.
+        Differences of onnxruntime from torch, file name -> shapes of the inputs -> largest absolute difference as a
+        fraction of the largest absolute value of that output: {"model.onnx": {"1x3x64x64": 1.2e-06}}.
 
     Raises:
         InputError: as `load`; the path is neither, or a file is there already; there are no class names; the model

@@ -198,6 +198,7 @@ def graph_of(predictor: DetectionPredictor, text_tower: bool = False) -> Export:
         "scores (n,) in [0, 1]; classes (n,), positions in names; masks (n, 28, 28) in [0, 1], each laid over its box",
         "side": side,
         "resize": predictor.mapper.resize,
+        "lowest_score": model.roi_head.settings.rule.threshold,
     }
     return Export(graph, metadata, beside={".py": script("detection")})
 

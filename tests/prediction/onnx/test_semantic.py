@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import sys
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def photo_in(folder, height=90, width=145):
     return folder / "photo.png"
 
 
-def test_the_files_of_a_model_label_an_image_as_torch_does(tmp_path):
+def test_the_files_of_a_model_label_an_image_as_torch_does(tmp_path, monkeypatch):
     model = clipself_seg.load("mini-clipself", device="cpu", opts=WINDOWS)
     del model.model.clip.visual.blocks[:-1]  # with one, the export takes less time
     model.set_vocabulary(WORDS)
@@ -55,6 +56,14 @@ def test_the_files_of_a_model_label_an_image_as_torch_does(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         f"model.{ending}" for ending in ("json", "onnx", "py")
     ]
+    for arguments, reason in (
+        ([], "give an image"),
+        (["none.jpg"], "cannot read an image.*none.jpg"),
+        ([str(photo), "dog"], "class names are in model.onnx"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["model.py", *arguments])
+        with pytest.raises(SystemExit, match=reason):
+            runpy.run_path(str(tmp_path / "out" / "model.py"), run_name="__main__")
     with pytest.raises(clipself_seg.InputError, match="is there already"):
         model.export(tmp_path / "out" / "model.onnx")
 
@@ -116,7 +125,7 @@ def test_the_tokenizer_beside_a_text_tower_is_that_of_clip():
         ("mini-clipself", ("MODEL.CLIP.ATTENTION", "naclip", "MODEL.CLIP.DENSE", "token")),
     ],
 )
-def test_class_names_given_later_are_labelled_as_by_torch(tmp_path, name, opts):
+def test_class_names_given_later_are_labelled_as_by_torch(tmp_path, monkeypatch, name, opts):
     model = clipself_seg.load(name, device="cpu", opts=opts)
     differences = model.export(tmp_path / "model.onnx", text_tower=True)
     assert max(value for file in differences.values() for value in file.values()) < graph.TOLERANCE
@@ -125,6 +134,9 @@ def test_class_names_given_later_are_labelled_as_by_torch(tmp_path, name, opts):
         labels, meta = labels_of(tmp_path, photo, names)
         assert (labels == model(photo, ", ".join(names)).labels).mean() > 0.999
     assert meta["names"] == []
+    monkeypatch.setattr(sys, "argv", ["model.py", str(photo)])
+    with pytest.raises(SystemExit, match="give class names"):
+        runpy.run_path(str(tmp_path / "model.py"), run_name="__main__")
 
 
 @pytest.mark.heavy

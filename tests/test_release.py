@@ -28,7 +28,7 @@ RUN = [step["run"] for job in JOBS.values() for step in job["steps"] if "run" in
 
 def test_version_citation_and_changes_agree():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    changes = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    changes = re.findall(r"^## (\d\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
     assert citation["version"] == changes[0] == clipself_seg.__version__
 
 

@@ -17,6 +17,7 @@ from detectron2.utils.events import (
 )
 from torch import Tensor
 
+from clipself_seg.clip.runtime import QUEUES
 from clipself_seg.files import atomic_path, naming_path
 
 METRICS_FILE = "metrics.json"
@@ -30,7 +31,7 @@ class HostCopy:
         Args:
             values: (n,) on any device.
         """
-        self._values = values.to("cpu", non_blocking=values.is_cuda)
+        self._values = values.to("cpu", non_blocking=QUEUES)
         self._copied: torch.cuda.Event | None = None
         if values.is_cuda:
             self._copied = torch.cuda.Event()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch.export import Dim
 
 from clipself_seg.checkpoints.dense_feature import DenseFeature
-from clipself_seg.clip import DenseCLIP, export, load_clip, save_clip, siglip
+from clipself_seg.clip import DenseCLIP, load_clip, save_clip, siglip
 from clipself_seg.clip.kinds import KINDS, find_architecture, signature_of
 from clipself_seg.clip.pe_core import PECoreTower, Shape
 from clipself_seg.clip.pooled import LatentPool, read_timm
@@ -19,6 +19,8 @@ from clipself_seg.clip.siglip import canonical, siglips_own
 from clipself_seg.clip.tokenizers import FileTokenizer
 from clipself_seg.clip.tower import train_last_blocks
 from clipself_seg.errors import InputError
+from clipself_seg.prediction.onnx import towers
+from clipself_seg.prediction.onnx.graph import plain
 from tests.small_towers import (
     PE_SHAPE,
     POOLED,
@@ -163,13 +165,13 @@ def test_pairs_are_judged_one_by_one_where_there_is_a_bias(clip):
 @torch.no_grad()
 def test_what_is_traced_for_export_at_one_size_holds_for_others(clip):
     sizes = {0: Dim("n"), 2: 8 * Dim("h"), 3: 8 * Dim("w")}
-    graph = export.DenseGraph(clip)
-    with export.plain(graph):
+    graph = towers.DenseGraph(clip)
+    with plain(graph):
         traced = torch.export.export(graph, (pixels(2, 40, 56),), dynamic_shapes=(sizes,))
     for shape in ((1, 32, 32), (3, 16, 72)):
         images = pixels(*shape)
         torch.testing.assert_close(traced.module()(images), clip.encode_dense(images), **CLOSE)
-    bias = export._metadata(clip, {})["logit_bias"]
+    bias = towers._metadata(clip, {})["logit_bias"]
     assert bias == (None if clip.logit_bias is None else clip.logit_bias.item())
 
 

@@ -258,7 +258,7 @@ def test_without_a_configuration_one_is_asked_for(tmp_path, capsys, flags, key):
         assert train.main([*flags, *words]) == 2
         said = capsys.readouterr().err
         assert f"error: give a --config-file, or DATASETS.{key}: " in said
-        assert "distill, mini, panoptic, regions, semseg" in said and said.count("\n") == 1
+        assert "distill, mini, panoptic, recipes, regions, semseg" in said and said.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

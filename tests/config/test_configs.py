@@ -224,6 +224,7 @@ LOOKED_AT = {
     "TEST.TRAIN_VOCABULARY",
     # By CLIPBackbone, for a head that stands on it.
     *("MODEL.CLIP.OUT_FEATURES", "MODEL.CLIP.TRAINABLE_BLOCKS", "INPUT.FORMAT"),
+    "MODEL.CLIP.LOW_RANK",
 }
 
 

@@ -98,8 +98,15 @@ def test_numbers_out_of_range_are_refused(tmp_path, halves, changes, message):
         drawn(tmp_path, halves, words=None, **changes)
 
 
+class Given(tuple):
+    """What a CLIP would be loaded from, in place of one."""
+
+    def to(self, device):
+        return self
+
+
 def test_models_have_the_title_that_is_given_or_their_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(dense_maps, "load_clip", lambda name, weights: (name, weights))
+    monkeypatch.setattr(dense_maps, "load_clip", lambda *given: Given(given))
     loaded = load_models("ViT-Mini-8", ["original=mini", "mini-clipself", "a=b=c.pt"])
     weights = {"original": "mini", "mini-clipself": "mini-clipself", "a": "b=c.pt"}
     assert loaded == {title: ("ViT-Mini-8", given) for title, given in weights.items()}

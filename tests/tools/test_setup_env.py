@@ -146,7 +146,7 @@ def test_all_tests_are_those_marked_heavy_too(monkeypatch):
     monkeypatch.setattr(setup_env, "test", lambda python, arguments: given.append(arguments) or 0)
     monkeypatch.setattr(setup_steps, "run", lambda *words: installed.append(words[-1]))
     assert setup_env.main(["test-all", "-x"]) == setup_env.main(["test", "-x"]) == 0
-    assert given == [["-m", "", "-x"], ["-x"]] and installed == [".[dev,docs,export,notebooks,ray]"]
+    assert given == [["-m", "", "-x"], ["-x"]] and installed == [".[dev,docs,notebooks,ray]"]
 
 
 @pytest.mark.parametrize(

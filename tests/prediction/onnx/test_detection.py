@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import runpy
 import sys
 
@@ -34,7 +33,6 @@ VOCABULARIES = ("red star, blue circle|azure disc", "green square, yellow ring, 
 
 @pytest.fixture(scope="module")
 def predictor() -> DetectionPredictor:
-    logging.getLogger("clipself_seg").setLevel(logging.ERROR)
     return clipself_seg.load("mini", task="detection", device="cpu")
 
 

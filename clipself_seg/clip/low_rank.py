@@ -8,7 +8,7 @@ are called, as peft does, would miss those.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -40,7 +40,7 @@ class LowRank(nn.Module):
 def train_low_rank(
     tower: ImageTower, rank: int, count: int = -1, names: Iterable[str] = (DENSE,)
 ) -> None:
-    """Makes low-rank updates of the matrices of the last blocks trainable, and freezes all else of the tower.
+    """Adds trainable low-rank updates to the matrices of the last blocks, and freezes all else of the tower.
 
     Args:
         tower: image tower; what it computes stays as it is.
@@ -65,30 +65,11 @@ def train_low_rank(
         )
     tower.requires_grad_(False)
     for module, name, matrix in chosen:
-        update = LowRank(matrix.detach(), rank)
-        parametrize.register_parametrization(module, name, update)
-        matrix.requires_grad_(False)
-
-
-def has_low_rank(model: nn.Module) -> bool:
-    """Whether any matrix of a model has an update."""
-    return any(isinstance(module, LowRank) for module in model.modules())
-
-
-def matrices_of_updates(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a model by name, in place of updates their matrices under the names that they have once merged."""
-    ordinary = {}
-    for name, tensor in tensors.items():
-        owner, is_update, rest = name.partition(".parametrizations.")
-        matrix = rest.partition(".")[0]
-        if is_update:
-            tensor = model.get_parameter(f"{owner}.parametrizations.{matrix}.original")
-        ordinary[f"{owner}.{matrix}" if is_update else name] = tensor
-    return ordinary
+        parametrize.register_parametrization(module, name, LowRank(matrix.detach(), rank))
 
 
 def merge_low_rank(model: nn.Module) -> None:
-    """Puts the sums in the places of their matrices, under the ordinary names; other models stay as they are."""
+    """Puts each sum in the place of its matrix, under the ordinary name; a model without updates stays as it is."""
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):
             for name in list(module.parametrizations):  # type: ignore[arg-type]

@@ -1,8 +1,7 @@
-"""What a training forgets: numbers of the classes that were trained and of all others, for mixtures of the weights
-before and after it.
+"""Tables, JSON and a picture of what a training forgets: numbers of the classes that it trained and of all others.
 
-A mixture is known by its fraction f of the trained weights, start + f * (end - start): 0 is before the training, 1
-after it. Numbers are the means that evaluators take over seen and unseen classes.
+Rows are mixtures of the weights before and after the training, start + f * (end - start), and f is the name of a row: 0
+is before the training, 1 after it. The numbers are means that evaluators take over seen and unseen classes.
 """
 
 from __future__ import annotations
@@ -83,12 +82,6 @@ def knee_of(rows: Rows) -> float | None:
     return max(known, key=lambda fraction: known[fraction]) if known else None
 
 
-def knee_text(rows: Rows) -> str:
-    """The knee in words, or how to measure what is forgotten."""
-    knee = knee_of(rows)
-    return NO_OTHERS if knee is None else f"Knee (*), the best harmonic mean: {knee:g}"
-
-
 def as_json(rows: Rows) -> dict[str, Any]:
     """What `results.json` has under "mixing", see docs/numbers.md."""
     lines = [{"fraction": f, **means_of(rows[f]), "data sets": rows[f]} for f in sorted(rows)]
@@ -129,11 +122,9 @@ def plot_forgetting(path: str | os.PathLike[str], rows: Rows) -> None:
         path: the PNG to write.
         rows: the numbers of each mixture.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
     panel = figure.subplots()
     means = {fraction: means_of(rows[fraction]) for fraction in sorted(rows)}
     for group, line in ((TRAINED, "o-"), (OTHERS, "s-"), (BALANCE, "--")):

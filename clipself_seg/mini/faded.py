@@ -16,30 +16,23 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from clipself_seg.data.images import read_image
 from clipself_seg.data.masks import read_indices
 from clipself_seg.data.vocabulary import load_vocabulary
-from clipself_seg.files import naming_path, read_json, write_json
+from clipself_seg.files import read_json, write_json
+from clipself_seg.mini.writer import VOID, save_pixels
 
 KEPT = 0.35  # of the colours; the rest is grey of the tint
 TINT = np.array([1.1, 0.95, 0.7])
 GREY = np.array([0.299, 0.587, 0.114])
 SCENES = {"train": None, "val": 60}
-VOID = 255
 
 
 def fade(pixels: np.ndarray) -> np.ndarray:
     """RGB pixels (H, W, 3) uint8 with faded colours."""
     grey = (pixels @ GREY)[..., None] * TINT
     return (KEPT * pixels + (1 - KEPT) * grey).clip(0, 255).astype(np.uint8)
-
-
-def _save(pixels: np.ndarray, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with naming_path(path):
-        Image.fromarray(pixels).save(path, quality=95)
 
 
 def write_faded(root: Path) -> None:
@@ -65,8 +58,8 @@ def write_faded(root: Path) -> None:
         for image in images:
             stem = Path(image["file_name"]).stem
             scene, label_map = f"{split}/{stem}.jpg", f"stuffthingmaps/{split}/{stem}.png"
-            _save(fade(read_image(source / scene)), target / scene)
-            _save(label_of[read_indices(source / label_map)], target / label_map)
+            save_pixels(fade(read_image(source / scene)), target / scene, quality=95)
+            save_pixels(label_of[read_indices(source / label_map)], target / label_map)
         content["images"] = images
         content["categories"] = [c for c in content["categories"] if c["id"] in wanted]
         content["annotations"] = [one for one in objects if one["category_id"] in wanted]

@@ -183,14 +183,14 @@ def _write_scene(job: tuple[Path, str, str, int, int]) -> Entry:
     spec = split_spec(WORLDS[world], split)
     scene = scene_of(WORLDS[world], split, index, seed)
     stem = f"{index:06d}"
-    _save(scene.image, folder / split / f"{stem}.jpg", quality=95, subsampling=0)
+    save_pixels(scene.image, folder / split / f"{stem}.jpg", quality=95, subsampling=0)
     ids = scene.segment_map.astype(np.uint32) * ID_STEP
     rgb = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
-    _save(rgb, folder / f"panoptic_{split}" / f"{stem}.png")
+    save_pixels(rgb, folder / f"panoptic_{split}" / f"{stem}.png")
     lookup = np.full(len(scene.segments) + 1, VOID, np.uint8)
     for segment in scene.segments:
         lookup[segment.id] = spec.concepts.index(segment.concept)
-    _save(lookup[scene.segment_map], folder / "stuffthingmaps" / split / f"{stem}.png")
+    save_pixels(lookup[scene.segment_map], folder / "stuffthingmaps" / split / f"{stem}.png")
     height, width = scene.segment_map.shape
     rng = np.random.default_rng([seed, 99, index])
     return {
@@ -202,7 +202,9 @@ def _write_scene(job: tuple[Path, str, str, int, int]) -> Entry:
     }
 
 
-def _save(pixels: np.ndarray, path: Path, **options: Any) -> None:
+def save_pixels(pixels: np.ndarray, path: Path, **options: Any) -> None:
+    """Writes an image or a label map; `options` are those of PIL's ``Image.save``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with naming_path(path):
         Image.fromarray(pixels).save(path, **options)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
-from torch import nn
 
 import clipself_seg.models  # noqa: F401  registers the models of this package
 from clipself_seg.checkpoints.dense_feature import DenseFeature, feature_of_run, require_feature
@@ -19,21 +18,15 @@ from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.checkpoints.training_state import is_training_state, load_training_state
 from clipself_seg.checkpoints.zoo import SCHEME
 from clipself_seg.clip.backbone import configured_feature
-from clipself_seg.clip.low_rank import has_low_rank, merge_low_rank, train_low_rank
+from clipself_seg.clip.low_rank import merge_low_rank, train_low_rank
 from clipself_seg.config.weights import require_weights
-from clipself_seg.data.datasets.own import OwnData, register_data
+from clipself_seg.data.datasets.own import KINDS, OwnData, register_data
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.imports import OR_IMPORT
-from clipself_seg.models.base import ModelBase
 from clipself_seg.models.protocol import Model
 
-# What `Model.task` says -> the task of `register_data`.
-TASK_OF = {
-    "sem_seg": "semantic",
-    "panoptic": "panoptic",
-    "detection": "detection",
-    "regions": "distillation",
-}
+# What `Model.task` says -> the task of `register_data`, where it has another name there.
+OWN_TASKS = {"sem_seg": "semantic", "regions": "distillation"}
 
 
 def architecture(cfg: CfgNode) -> type[Model]:
@@ -65,9 +58,10 @@ def registered_data(cfg: CfgNode) -> OwnData | None:
     if not cfg.DATASETS.DATA:
         return None
     task = architecture(cfg).task()
-    if task not in TASK_OF:
-        raise InputError(f"DATASETS.DATA is for the tasks {', '.join(TASK_OF)}, not for {task}")
-    return register_data(cfg.DATASETS.DATA, TASK_OF[task])
+    task = OWN_TASKS.get(task, task)
+    if task not in KINDS:
+        raise InputError(f"DATASETS.DATA is for the tasks {', '.join(KINDS)}, not for {task}")
+    return register_data(cfg.DATASETS.DATA, task)
 
 
 def build_model(cfg: CfgNode, trains: bool = False) -> Model:
@@ -86,31 +80,25 @@ def build_model(cfg: CfgNode, trains: bool = False) -> Model:
     require_weights(cfg)
     build: Any = architecture(cfg)  # a Protocol says nothing about how its classes are made
     torch.manual_seed(cfg.SEED)
-    model: Model = build(cfg)
-    if weights := cfg.MODEL.WEIGHTS.removeprefix(SCHEME):
+    model: Any = build(cfg)
+    weights, goes_on = cfg.MODEL.WEIGHTS.removeprefix(SCHEME), False
+    if weights:
         path = locate(weights)
         checkpoint = read_checkpoint(path)
-        if is_training_state(checkpoint.tensors):
-            module = _with_updates(cfg, model)
-            check = functools.partial(require_run_feature, cfg, path)
-            load_training_state(path, module, model.original_hash, check)
-            if not trains:
-                merge_low_rank(module)
-        else:
+        goes_on = is_training_state(checkpoint.tensors)
+        if not goes_on:
             _require_feature(cfg, path, checkpoint.dense)
             model.load_checkpoint(checkpoint.tensors, weights)
-    if trains:
-        _with_updates(cfg, model)
+    clip = cfg.MODEL.CLIP
+    if clip.LOW_RANK and (trains or goes_on):
+        tower = model.clip.visual
+        train_low_rank(tower, clip.LOW_RANK, clip.TRAINABLE_BLOCKS, model.tower_features)
+    if goes_on:  # the checkpoint has the updates beside their matrices
+        check = functools.partial(require_run_feature, cfg, path)
+        load_training_state(path, model, model.original_hash, check)
+        if not trains:
+            merge_low_rank(model)
     return model.to(cfg.MODEL.DEVICE)
-
-
-def _with_updates(cfg: CfgNode, model: Model) -> nn.Module:
-    """The model, with low-rank updates if ``MODEL.CLIP.LOW_RANK`` asks for them and it has none yet."""
-    module = cast(ModelBase, model)
-    if (rank := cfg.MODEL.CLIP.LOW_RANK) and not has_low_rank(module):
-        count = cfg.MODEL.CLIP.TRAINABLE_BLOCKS
-        train_low_rank(module.clip.visual, rank, count, module.tower_features)
-    return module
 
 
 def require_run_feature(cfg: CfgNode, path: Path, run: Mapping[str, Any]) -> None:

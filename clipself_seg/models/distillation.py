@@ -1,13 +1,17 @@
-"""Objectives of CLIPSelf's training: what the student learns of a step, and how ``MODEL.CLIPSELF.TARGET`` names it.
+"""Objectives of CLIPSelf's training: the losses of a training step, and the keys that choose them.
 
-First `Step`, the features of student and teacher in one training step, each computed once; then the objectives that
-read it: crops alone (`CropDistillation`), a sum of terms (`WeightedTerms`) with the teachers of its correlations, nouns
-(`RegionText`) and captions (`CaptionContrast`); and last how a configuration names them.
+This file has, in this order:
 
-A further objective is a class with the members of `Objective`, a line in `OBJECTIVES` and a value of
-``MODEL.CLIPSELF.TARGET``; the samples that it reads are made by a mapper that `training.tasks.RegionTask` chooses. A
-further term of the target "crops" is a function, a line in `TERMS`, a key in ``config/keys.py`` and its name in
-``config/checks.py``; `extend.register_objective` enters one of somebody else's.
+* `Step`: features of the student and of the teacher in one training step, each computed once.
+* The objectives, which compute losses from a `Step`: `CropDistillation` (crops alone), `WeightedTerms` (a sum of terms,
+  some of which compare correlations with those of a `CorrelationTeacher`), `RegionText` (nouns) and `CaptionContrast`
+  (captions).
+* The functions that build an objective from a configuration.
+
+To add an objective, write a class with the members of `Objective`, and add a line to `OBJECTIVES` and a value to
+``MODEL.CLIPSELF.TARGET``; `training.tasks.RegionTask` chooses the mapper that makes its samples. To add a term of the
+target "crops", write a function, and add a line to `TERMS`, a key to ``config/keys.py`` and its name to
+``config/checks.py``. A module outside of the package calls `extend.register_objective`.
 
 Shapes: B images, R regions of all images, n regions of one image, E embedding, h x w cells of the
     dense features, N = h w of them, D width of the tower, S0 side of the CLIP's own images.
@@ -59,8 +63,8 @@ from clipself_seg.models.timm_backbone import TimmMaps
 TEACHER = "MODEL.CLIPSELF.CORRELATION.TEACHER"
 CONTEXTS = {"q": (QUERIES,), "qk": (QUERIES, KEYS)}
 IMAGE = "image"
-# What an objective may read of the student: features of one pass over the step's images, and image embeddings, with
-# attention in all blocks.
+# Outputs of the student that an objective may read: features (dense, queries, keys), which one pass over the images of
+# the step computes, and image embeddings, which a second pass with attention in all blocks computes.
 READS = (DENSE, QUERIES, KEYS, IMAGE)
 
 
@@ -68,17 +72,17 @@ READS = (DENSE, QUERIES, KEYS, IMAGE)
 class Step:
     """Computes features of one step's samples, each when it is first asked for, and once.
 
-    Towers run in the run's precision; what an objective computes itself is outside of autocast.
+    Towers run in the precision of the run. Losses are computed outside of autocast.
 
     Attributes:
-        samples: the samples of this process, one at least; which keys they have is for their mapper and the objective.
+        samples: samples of this process, at least one, with the keys that the mapper of the objective gives them.
         images: (B, 3, S', S') the student's input, normalised.
         student: image tower that learns.
         teacher: the original CLIP, frozen.
         precision: dtype of autocast, or None.
-        average: what losses of regions are averaged over, see `region_mean`.
+        average: "regions" or "images", over which losses of regions are averaged, see `region_mean`.
         synchronised: whether the loss is that of the samples of all processes; else every process trains by itself.
-        reads: what the objective reads of the student, out of `READS`.
+        reads: outputs of the student that the objective reads, out of `READS`.
     """
 
     samples: Sequence[Sample]
@@ -106,7 +110,7 @@ class Step:
 
     @functools.cached_property
     def maps(self) -> dict[str, Tensor]:
-        """The student's features (B, E or D, h, w) by name, those of them that the objective reads; of one pass."""
+        """The student's features (B, E or D, h, w) that the objective reads, by name; one pass computes them."""
         with self.in_precision():
             names = [name for name in self.reads if name != IMAGE]
             return self.student.features(self.images, names)
@@ -125,7 +129,7 @@ class Step:
 
     @functools.cached_property
     def valid_BN(self) -> Tensor | None:
-        """Returns for each cell (B, N), bool, whether "whole" (1, 4), the box of the image, reaches into it.
+        """Bool (B, N): whether "whole" (1, 4), the box of the image, reaches into a cell.
 
         None if the samples have no "whole".
         """
@@ -237,7 +241,12 @@ class Step:
 
 
 def _reached(box_14: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Cells (N,) that a box from the top left corner reaches into, by more than rounding; the first one always."""
+    """Bool (N,): cells into which a box at the top left corner reaches, by more than rounding; always the first cell.
+
+    Args:
+        box_14: XYXY in [0, 1] of the padded square, x0 = y0 = 0.
+        grid: rows and columns of cells.
+    """
     _, _, right, bottom = box_14[0]
     rows = torch.arange(grid[0]) < (bottom * grid[0] - 1e-4).clamp(min=0.5)
     columns = torch.arange(grid[1]) < (right * grid[1] - 1e-4).clamp(min=0.5)
@@ -245,11 +254,11 @@ def _reached(box_14: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 class Objective(Protocol):
-    """The interface of training objectives, which have no trainable weights of their own.
+    """The interface of training objectives, which have no trainable weights.
 
     Attributes:
-        reads: what it reads of the student, see `READS`. What none of it depends on, such as query and key
-            of the last block for dense features alone, stays the original's.
+        reads: outputs of the student that it reads, out of `READS`. Weights on which none of them depends do not train,
+            such as query and key of the last block where dense features alone are read.
     """
 
     reads: tuple[str, ...]
@@ -257,11 +266,11 @@ class Objective(Protocol):
     def setup_training(
         self, teacher: DenseCLIP, vocabulary: Vocabulary | Sequence[str] | None
     ) -> None:
-        """Takes what it needs of the classes before the first step; nothing by default.
+        """Prepares the objective before the first step, such as by embedding the classes; by default does nothing.
 
         Args:
             teacher: the original CLIP.
-            vocabulary: what `RegionTask` gives for the target; None where it needs no classes.
+            vocabulary: the classes of the training; None for a target without classes.
         """
         return None
 
@@ -341,12 +350,12 @@ def correlation_teacher(name: str) -> CorrelationTeacher | None:
 
 @dataclass(frozen=True, kw_only=True)
 class CorrelationSettings:
-    """How tokens are compared.
+    """Settings of the terms that compare correlations of tokens.
 
     Attributes:
-        teacher: whose tokens show how places resemble each other; None where no term asks for it.
-        temperature: of the softmaxes of `spatial_correlation_loss`.
-        context: names of the student's features of which the context is the mean similarity.
+        teacher: network whose correlations the student learns; None if no term compares correlations.
+        temperature: temperature of the softmaxes of `spatial_correlation_loss`.
+        context: names of the student's features whose similarities are averaged for the term CONTEXT.
     """
 
     teacher: CorrelationTeacher | None = None
@@ -355,7 +364,7 @@ class CorrelationSettings:
 
 
 class _View:
-    """A step, and what several terms of it have in common, each computed when it is first asked for."""
+    """A step with the tensors that several terms share, each computed when it is first asked for."""
 
     def __init__(self, step: Step, settings: CorrelationSettings) -> None:
         self.step = step
@@ -363,13 +372,13 @@ class _View:
 
     @functools.cached_property
     def target_BNE(self) -> Tensor:
-        """Tokens of the teacher of correlations."""
+        """Tokens (B, N, E) of the teacher of correlations."""
         assert self.settings.teacher is not None, "a term of correlations needs a teacher"
         return _tokens(self.settings.teacher.features(self.step))
 
     @functools.cached_property
     def target_BNN(self) -> Tensor:
-        """Their similarities."""
+        """Cosine similarities (B, N, N) of the teacher's tokens."""
         return cosine_similarities(self.target_BNE)
 
 
@@ -406,13 +415,13 @@ def _own_crops(view: _View) -> Tensor:
 
 
 class Term(NamedTuple):
-    """One objective of a sum.
+    """A term of `WeightedTerms`.
 
     Attributes:
-        loss: name under which it is logged.
-        reads: what it reads of the student; () stands for the features of the context.
+        loss: name under which the term is logged.
+        reads: outputs of the student that it reads, out of `READS`; () for those of `CorrelationSettings.context`.
         correlated: whether it needs a teacher of correlations.
-        value: scalar of this process's samples, without its weight.
+        value: function that computes the term, a scalar without its weight, for the samples of this process.
     """
 
     loss: str
@@ -447,7 +456,7 @@ class WeightedTerms:
         """
         Args:
             weights: names of `TERMS` -> weights, 0 or more.
-            correlation: how tokens are compared; None has no teacher of correlations.
+            correlation: settings of the terms that compare correlations; None has no teacher.
 
         Raises:
             ValueError: no weight is greater than 0, or a term has no teacher of correlations.
@@ -482,7 +491,7 @@ TextLoss = Literal["bce", "softmax", "regionclip"]
 
 @dataclass(kw_only=True, eq=False)
 class RegionText:
-    """Nouns of regions as classes, whose texts the frozen text tower embeds once.
+    """Classification of regions by their nouns, whose texts the frozen text tower embeds once.
 
     Of samples it reads "image", "boxes" (n, 4) XYXY in [0, 1] of the padded square and "labels" int64 (n,);
     "iteration" for the official loss; for RegionCLIP's "crops" uint8 (n, 3, S0, S0), "caption", and "whole"

@@ -161,11 +161,9 @@ def _names(
 
 def plot_losses(runs: Mapping[str, Path], path: Path) -> None:
     """Loss over the steps of the live runs, from their metrics.json."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     # Told apart without their colours, too.
     for (title, metrics), style in zip(runs.items(), itertools.cycle(("-", "--", ":"))):

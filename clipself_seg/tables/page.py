@@ -37,7 +37,6 @@ def write_figure(section: Section, folder: Path) -> bool:
     draw = {"bars": bars, "curve": _curve, "plane": _plane}.get(section.table.figure)
     if draw is None or not section.cells:
         return False
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     # A paper's curve of which no numbers are printed has no panel.
@@ -45,7 +44,6 @@ def write_figure(section: Section, folder: Path) -> bool:
     # The legend of a plane, whose rows are many, is as tall as another figure.
     size = (7, 6.5) if section.table.figure == "plane" else (1 + 4 * len(sides), 3.6)
     figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(sides), squeeze=False)[0]
     handles: dict[str, Artist] = {}
     for panel, side in zip(panels, sides):

@@ -1,7 +1,7 @@
 """Weights between the start and the end of a training: start + f * (end - start), with f in [0, 1].
 
-What training changed is mixed: parameters, and the statistics of batch norms that train. Whole numbers, such as their
-counters, are those of the start for 0, else those of the end.
+All tensors that the training changed are mixed: parameters, and the statistics of batch norms. Integers, such as the
+counters of batch norms, are not: they are those of the start for f = 0, and those of the end for all other f.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.choice import CONFIG
 from clipself_seg.checkpoints.locate import locate
-from clipself_seg.checkpoints.training_state import trained_tensors
 from clipself_seg.checkpoints.zoo import SCHEME
-from clipself_seg.clip.low_rank import matrices_of_updates
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import build_model
 from clipself_seg.models.protocol import Model
@@ -48,42 +46,48 @@ def fractions_of(cfg: CfgNode, trains: bool = False) -> list[float]:
     return list(dict.fromkeys((1.0, 0.0, *map(float, given))))
 
 
-def start_of_training(model: Model) -> Tensors:
-    """Copies, on the CPU, of what a training will change, low-rank updates merged."""
-    module = cast(nn.Module, model)
-    trained = matrices_of_updates(module, trained_tensors(module))
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in trained.items()}
-
-
-def start_of_run(cfg: CfgNode, model: Model) -> Tensors:
-    """What a finished run changed, as it was before, on the CPU.
-
-    The config.yaml beside the file of ``MODEL.WEIGHTS`` says what the run started from.
-
-    Args:
-        cfg: configuration of the evaluation.
-        model: has the weights of the end.
+def start_of_run(cfg: CfgNode) -> str:
+    """The weights that a finished run started from, as the config.yaml beside the file of ``MODEL.WEIGHTS`` has them.
 
     Raises:
-        InputError: nothing says what the start was, or it is no such model.
+        InputError: nothing says what the start was.
     """
     path = locate(cfg.MODEL.WEIGHTS.removeprefix(SCHEME))
     config = path.parent / CONFIG
     start = ""
     if config.is_file():
         start = str(dict(leaves(merge_layers(read_layers(config)))).get("MODEL.WEIGHTS") or "")
-    if not start or locate(start.removeprefix(SCHEME)).resolve() == path.resolve():
+    if not start:
         raise InputError(
             f"{KEY} mixes the weights of a run with those that it started from, and nothing says what those of {path} "
             f"are: keep the {CONFIG} of the training, with its MODEL.WEIGHTS, beside the file, or leave the key out"
         )
+    return start
+
+
+def changed_tensors(cfg: CfgNode, model: Model, start: str) -> Tensors:
+    """The tensors that a training changed, by name, as they were before it, on the CPU.
+
+    Args:
+        cfg: configuration of the training or of the evaluation.
+        model: has the weights after the training, low-rank updates merged.
+        start: weights before it, as ``MODEL.WEIGHTS``.
+
+    Raises:
+        InputError: as `build_model`, or the weights are the same before and after the training.
+    """
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.WEIGHTS = start
-    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = start, "cpu"
     end = cast(nn.Module, model).state_dict()
     before = cast(nn.Module, build_model(cfg)).state_dict()
-    return {name: tensor for name, tensor in before.items() if not tensor.equal(end[name].cpu())}
+    changed = {name: t for name, t in before.items() if not t.equal(end[name].cpu())}
+    if not changed:
+        raise InputError(
+            f"{KEY} mixes the weights after a training with those before it, and {start} has the same as those after "
+            f"it: name the weights of the start in MODEL.WEIGHTS of its {CONFIG}, or leave the key out"
+        )
+    return changed
 
 
 @contextlib.contextmanager

@@ -1,13 +1,14 @@
-"""What a run takes from ``DATASETS.DATA``: the data sets of its task, and settings that follow from their size.
+"""Data sets and settings of a run on ``DATASETS.DATA``.
 
-A recipe of thousands of images and eight GPUs is cut to what is here: `settings_for` says how, from numbers alone.
+Recipes are written for thousands of images and eight GPUs. `settings_for` computes from the number of images and the
+machine which values a training takes in their place.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,17 +20,17 @@ from tabulate import tabulate
 
 from clipself_seg.config import flatten
 from clipself_seg.data.datasets.check import check_data
-from clipself_seg.data.datasets.own import OwnData
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import registered_data
 from clipself_seg.yaml_files import leaves, read_tree
 
-# Times that a training sees each image.
+# MODEL.META_ARCHITECTURE -> times that a training sees each image.
 EPOCHS = {"CATSeg": 20, "OpenPanoptic": 30, "FViT": 20, "CLIPSelf": 6}
 LEAST_STEPS = 500
 LEAST_BATCHES = 4
-# GiB of weights with their gradients and moments, of an image's step, and of that with MODEL.CLIP.CHECKPOINTING; of
-# towers of size B and L. Computed by tools/recipe_costs.py, times MARGIN for what is not in it.
+# MODEL.META_ARCHITECTURE -> for towers of size B and of size L: GiB of the weights with their gradients and moments, of
+# a step for each image, and of such a step with MODEL.CLIP.CHECKPOINTING. tools/recipe_costs.py computes them; MARGIN
+# stands for what CUDA and the allocator add.
 MEMORY = {
     "CATSeg": ((0.9, 2.4, 2.0), (2.4, 3.3, 2.0)),
     "OpenPanoptic": ((1.2, 4.9, 4.9), (1.5, 5.0, 5.0)),
@@ -41,7 +42,7 @@ GIB = 2**30
 
 
 class Machine(NamedTuple):
-    """What a run computes on.
+    """The hardware of a run.
 
     Attributes:
         device: MODEL.DEVICE.
@@ -75,22 +76,29 @@ class Setting(NamedTuple):
 
 
 def settings_for(
-    cfg: CfgNode, images: int, machine: Machine, by_hand: Callable[[str], bool] = lambda key: False
+    cfg: CfgNode,
+    images: int,
+    machine: Machine,
+    by_hand: Callable[[str], bool] = lambda key: False,
+    recorded: Mapping[str, Any] | None = None,
 ) -> list[Setting]:
     """Settings of a training that follow from the number of its images, the machine and the recipe.
 
     Args:
         cfg: the recipe.
         images: number of training images.
-        machine: what it runs on.
-        by_hand: whether somebody set a key, whose value then stays.
+        machine: the hardware of the training.
+        by_hand: whether the user set a key, whose value is then kept.
+        recorded: full keys and values of the run that goes on, which are kept too.
     """
-    solver, settings = cfg.SOLVER, dict[str, Setting]()
+    solver, settings = cfg.SOLVER, list[Setting]()
 
     def put(key: str, value: Any, reason: str) -> Any:
         if by_hand(key):
             value, reason = dict(flatten(cfg))[key], "set by you"
-        settings[key] = Setting(key, value, reason)
+        elif recorded and key in recorded:
+            value, reason = type(value)(recorded[key]), "recorded by the run that goes on"
+        settings.append(Setting(key, value, reason))
         return value
 
     batch, why, recompute = _batch(cfg, images, machine)
@@ -113,7 +121,7 @@ def settings_for(
         workers = min(8, max(1, machine.cores // machine.processes - 1))
         reason = f"{machine.cores} cores for {machine.processes} processes"
     put("DATALOADER.NUM_WORKERS", workers, reason)
-    return list(settings.values())
+    return settings
 
 
 def _is_mini(cfg: CfgNode) -> bool:
@@ -124,7 +132,7 @@ def _is_mini(cfg: CfgNode) -> bool:
 def _batch(cfg: CfgNode, images: int, machine: Machine) -> tuple[int, str, bool]:
     """Images of a step, why, and whether blocks have to be computed twice."""
     wanted = cfg.SOLVER.IMS_PER_BATCH
-    recipe, why, recompute = wanted, "the recipe's", False
+    why, recompute = "the recipe's", False
     table = MEMORY.get(cfg.MODEL.META_ARCHITECTURE)
     if table and not _is_mini(cfg):
         weights, step, twice = table["-L-" in cfg.MODEL.CLIP.NAME or "large" in cfg.MODEL.CLIP.NAME]
@@ -138,20 +146,16 @@ def _batch(cfg: CfgNode, images: int, machine: Machine) -> tuple[int, str, bool]
             wanted, why = most, f"as many as {machine.memory:.0f} GiB hold"
     if (few := max(min(images, 2), images // LEAST_BATCHES)) < wanted:
         wanted, why = few, f"{images} images are {LEAST_BATCHES} batches"
-    if machine.processes > 1:
-        wanted = max(1, wanted // machine.processes) * machine.processes
-    return wanted, why if wanted != recipe else "the recipe's", recompute
+    wanted = max(1, wanted // machine.processes) * machine.processes
+    return wanted, why, recompute
 
 
 def _steps(cfg: CfgNode, images: int, batch: int) -> tuple[int, str]:
     """Steps of the training, and why so many."""
-    solver = cfg.SOLVER
-    most = math.ceil(solver.MAX_ITER * solver.IMS_PER_BATCH / batch)
-    if _is_mini(cfg):
-        return most, "as many images as in the recipe"
+    most = math.ceil(cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / batch)
     epochs = EPOCHS.get(cfg.MODEL.META_ARCHITECTURE, 20)
     steps = math.ceil(epochs * images / batch)
-    if steps >= most:
+    if _is_mini(cfg) or steps >= most:
         return most, "as many images as in the recipe"
     if steps < LEAST_STEPS:
         return min(LEAST_STEPS, most), f"at least, for {images} images are few"
@@ -165,13 +169,13 @@ def with_data(
 
     Args:
         cfg: configuration with the key.
-        by_hand: whether somebody set a key, whose value then stays. The settings of a training are its recorded ones
-            where nobody set ``DATASETS.DATA`` itself: the configuration is that of a run.
+        by_hand: whether the user set a key, whose value is then kept. Where the user did not set ``DATASETS.DATA``,
+            the configuration is that of a run, and all its settings are kept.
         trains: whether a training is to follow.
         resume: take the settings that the run in ``OUTPUT_DIR`` has recorded, if there is one.
 
     Returns:
-        The configuration, and what is to be said in the log.
+        The configuration, and lines for the log.
 
     Raises:
         InputError: as `register_data` and `check_data`.
@@ -193,7 +197,11 @@ def with_data(
     if trains:
         said = check_data([data.train, *data.test[:1]])
         if by_hand("DATASETS.DATA"):
-            settings = list(_settings(cfg, data, by_hand, resume))
+            recorded, file = dict[str, Any](), Path(cfg.OUTPUT_DIR) / "config.yaml"
+            if resume and file.is_file():
+                recorded = dict(leaves(read_tree(file)))
+            images, machine = len(DatasetCatalog.get(data.train)), Machine.here(cfg.MODEL.DEVICE)
+            settings = settings_for(cfg, images, machine, by_hand, recorded)
             for key, value, _ in settings:
                 cfg.merge_from_list([key, value])
             table = tabulate(settings, ["setting", "value", "because it is"], disable_numparse=True)
@@ -202,18 +210,3 @@ def with_data(
             )
     cfg.freeze()
     return cfg, said
-
-
-def _settings(
-    cfg: CfgNode, data: OwnData, by_hand: Callable[[str], bool], resume: bool
-) -> Iterator[Setting]:
-    recorded = dict[str, Any]()
-    if resume and (path := Path(cfg.OUTPUT_DIR) / "config.yaml").is_file():
-        recorded = dict(leaves(read_tree(path)))
-    images = len(DatasetCatalog.get(data.train))
-    for setting in settings_for(cfg, images, Machine.here(cfg.MODEL.DEVICE), by_hand):
-        key, value, _ = setting
-        if key in recorded and not by_hand(key):
-            value = type(value)(recorded[key])
-            setting = Setting(key, value, "recorded by the run that goes on")
-        yield setting

@@ -1,4 +1,4 @@
-"""The work of each process of ``train_net.py``: set up, train or evaluate, write the result."""
+"""A run in one process of ``train_net.py``: set up, train or evaluate, write the result."""
 
 from __future__ import annotations
 
@@ -24,20 +24,8 @@ from clipself_seg.clip.low_rank import merge_low_rank
 from clipself_seg.clip.training_free import refuse_training
 from clipself_seg.data.loader import dead_workers_named
 from clipself_seg.errors import InputError, MissingFiles
+from clipself_seg.evaluation import forgetting
 from clipself_seg.evaluation.base import Evaluation, Results
-from clipself_seg.evaluation.forgetting import (
-    NO_NUMBERS,
-    TITLE,
-    Row,
-    Rows,
-    as_json,
-    forgetting_table,
-    knee_of,
-    knee_text,
-    means_of,
-    plot_forgetting,
-    split_of,
-)
 from clipself_seg.evaluation.report import FILES, write_tables
 from clipself_seg.files import alone_in, atomic_path, naming_path, remove_leftovers
 from clipself_seg.memory import keep_freed_memory
@@ -45,7 +33,7 @@ from clipself_seg.models.build import architecture, build_model, require_run_fea
 from clipself_seg.models.protocol import Model, TrainableModel
 from clipself_seg.provenance import provenance, write_results
 from clipself_seg.training import HOOKS
-from clipself_seg.training.mixing import fractions_of, mixed, start_of_run, start_of_training
+from clipself_seg.training.mixing import changed_tensors, fractions_of, mixed, start_of_run
 from clipself_seg.training.settings import TrainingSettings
 from clipself_seg.training.tasks import task_of
 from clipself_seg.training.trainer import Trainer
@@ -65,8 +53,8 @@ class OutputInUse(InputError):
 def alone_in_output(cfg: CfgNode) -> Iterator[None]:
     """Keep other runs out of ``OUTPUT_DIR``, and remove the half-written files of a killed one.
 
-    The first process takes the lock for all processes of the run. The folders of the runs below it,
-    such as those of several seeds, are their own.
+    The first process takes the lock for all processes of the run. Runs in folders below ``OUTPUT_DIR``, such as those
+    of several seeds, have locks of their own and may go on at the same time.
 
     Raises:
         OutputInUse: in every process of this run.
@@ -132,7 +120,7 @@ def train(
     Args:
         cfg: configuration of the run.
         resume: go on from the newest checkpoint in ``OUTPUT_DIR``, if there is one.
-        formats: what the tables of the evaluation are written as too, out of `evaluation.report.FILES`.
+        formats: further formats of the evaluation's tables, out of `evaluation.report.FILES`.
         hooks: hooks of Detectron2 beside those of `register_hook`.
 
     Raises:
@@ -147,7 +135,6 @@ def train(
     _leave_out_missing(evaluation, model)
     data = task.training_data(model)
     model.setup_training(data.vocabulary)
-    start = start_of_training(model) if fractions else {}
     # Once nothing speaks against the run.
     written = CallbackHook(before_train=lambda trainer: _write_config(cfg))
     trainer = Trainer(
@@ -169,14 +156,15 @@ def train(
         model.export(path)
         logger.info("result of the training written to %s", path)
     outputs = RunOutputs(Path(cfg.OUTPUT_DIR), cfg.SOLVER.MAX_ITER, formats=formats)
+    start = changed_tensors(cfg, model, cfg.MODEL.WEIGHTS) if fractions else {}
     _evaluate(evaluation, cfg, model, outputs, start, fractions)
 
 
 def _leave_out_missing(evaluation: Evaluation[Any, Any], model: Model) -> None:
-    """Keep the data sets that can be evaluated: a training needs none of them.
+    """Take data sets out of an evaluation whose files are missing, and log a warning: a training needs none of them.
 
     Raises:
-        InputError: what would fail late for another reason than files that are not here.
+        InputError: a data set cannot be evaluated for another reason than missing files.
     """
     present, missing = [], []
     for name in evaluation.datasets:
@@ -199,7 +187,7 @@ def evaluate(cfg: CfgNode, resume: bool, formats: Sequence[str] = ()) -> None:
     Args:
         cfg: configuration of the run.
         resume: read the newest training checkpoint in ``OUTPUT_DIR``.
-        formats: what the tables are written as too, out of `evaluation.report.FILES`.
+        formats: further formats of the tables, out of `evaluation.report.FILES`.
 
     Raises:
         InputError: nothing to evaluate, or a model that is not trained.
@@ -215,10 +203,11 @@ def evaluate(cfg: CfgNode, resume: bool, formats: Sequence[str] = ()) -> None:
     evaluation.check(model)
     if not evaluation.datasets:
         raise InputError("nothing to evaluate: DATASETS.TEST is empty")
-    start = start_of_training(model) if fractions and resume else {}
     iterations = _load_trained(cfg, model) if resume else None
-    if fractions and not resume:
-        start = start_of_run(cfg, model)
+    start = dict[str, Tensor]()
+    if fractions:
+        weights = cfg.MODEL.WEIGHTS if resume else start_of_run(cfg)
+        start = changed_tensors(cfg, model, weights)
     # What a training wrote about itself stays.
     folder = Path(cfg.OUTPUT_DIR)
     trained = _checkpoints(cfg).paths() or (folder / task.result_file).exists()
@@ -236,29 +225,42 @@ def _evaluate(
     start: Mapping[str, Tensor],
     fractions: Sequence[float],
 ) -> None:
-    """Evaluate the weights as they are, then mixtures with the start, and write what all of them say."""
+    """Evaluate the weights as they are, then mixtures with the start; write their numbers, tables and the knee.
+
+    Args:
+        evaluation: the evaluation on ``DATASETS.TEST``.
+        cfg: configuration of the run.
+        model: has the weights after the training.
+        outputs: where the files are written.
+        start: the tensors that the training changed, as they were before it, see `changed_tensors`.
+        fractions: as of `fractions_of`.
+    """
     write = _write_numbers_of(evaluation, cfg, model, outputs)
     results = evaluation(model)
-    rows: dict[float, Row] = {1.0: {name: split_of(results[name]) for name in results}}
+    rows = {1.0: {name: forgetting.split_of(results[name]) for name in results}}
     folder = evaluation.output_dir
-    for fraction in fractions[1:] if means_of(rows[1.0]) else ():
+    for fraction in fractions[1:] if forgetting.means_of(rows[1.0]) else ():
         logger.info("weights at %g between those before (0) and after (1) the training:", fraction)
         own = RunOutputs(outputs.file("mixing") / f"{fraction:g}", outputs.iterations, fraction)
         evaluation.output_dir = own.folder
         with mixed(model, start, fraction):
             _write_numbers_of(evaluation, cfg, model, own)
             numbers = evaluation(model)
-        rows[fraction] = {name: split_of(numbers[name]) for name in numbers}
+        rows[fraction] = {name: forgetting.split_of(numbers[name]) for name in numbers}
     evaluation.output_dir = folder
     if fractions and len(rows) == 1:
-        logger.warning(NO_NUMBERS)
+        logger.warning(forgetting.NO_NUMBERS)
     if len(rows) == 1 or not comm.is_main_process():
         return
     write(results, rows)
-    logger.info("%s:\n%s\n%s", TITLE, forgetting_table(rows), knee_text(rows))
-    plot_forgetting(outputs.file("mixing.png"), rows)
+    knee = forgetting.knee_of(rows)
+    best = (
+        f"Knee (*), the best harmonic mean: {knee:g}" if knee is not None else forgetting.NO_OTHERS
+    )
+    logger.info("%s:\n%s\n%s", forgetting.TITLE, forgetting.forgetting_table(rows), best)
+    forgetting.plot_forgetting(outputs.file("mixing.png"), rows)
     logger.info("drawn in %s", outputs.file("mixing.png"))
-    if 0 < (knee := knee_of(rows) or 0) < 1:
+    if knee is not None and 0 < knee < 1:
         path = outputs.folder / "model_mixed.pth"
         with mixed(model, start, knee):
             cast(TrainableModel, model).export(path)
@@ -299,14 +301,14 @@ def _load_trained(cfg: CfgNode, model: Model) -> int:
 
 
 class RunOutputs(NamedTuple):
-    """Where an evaluation writes what.
+    """Files of an evaluation.
 
     Attributes:
         folder: folder of the files.
-        iterations: steps behind the weights, where that is known.
-        fraction: of the trained weights in those that are evaluated, see `training.mixing`.
-        suffix: end of the files' names before their ending.
-        formats: what tables are written as too, out of `evaluation.report.FILES`.
+        iterations: number of training steps of the weights; None where it is not known.
+        fraction: f of the mixture start + f * (end - start) that is evaluated, see `training.mixing`.
+        suffix: end of the files' names before their ending, such as "_eval".
+        formats: further formats of the tables, out of `evaluation.report.FILES`.
     """
 
     folder: Path
@@ -323,16 +325,16 @@ class RunOutputs(NamedTuple):
 
 def _write_numbers_of(
     evaluation: Evaluation[Any, Any], cfg: CfgNode, model: Model, outputs: RunOutputs
-) -> Callable[[Results, Rows], None]:
-    """Lets an evaluation write its numbers with where they come from, and tables, anew after each data set.
+) -> Callable[[Results, forgetting.Rows], None]:
+    """Lets an evaluation write its numbers with their provenance, and its tables, anew after each data set.
 
     Returns:
-        Function that writes them once more, with what is known of mixtures.
+        Function that writes them once more with the rows of the mixtures.
     """
     path = outputs.file(RESULTS_FILE)
     weights = model.weights_hash() if comm.is_main_process() and evaluation.datasets else ""
 
-    def write(results: Results, rows: Rows | None = None) -> None:
+    def write(results: Results, rows: forgetting.Rows | None = None) -> None:
         if not comm.is_main_process():
             return
         metadata = provenance(
@@ -349,13 +351,13 @@ def _write_numbers_of(
         if waiting := [name for name in evaluation.datasets if name not in results]:
             metadata["not evaluated"] = waiting
         protocols = {name: one.as_dict() for name, one in evaluation.protocols.items()}
-        mixing = {"mixing": as_json(rows)} if rows else {}
+        mixing = {"mixing": forgetting.as_json(rows)} if rows else {}
         write_results(path, results, metadata, protocols, **mixing)
         logger.info("results written to %s", path)
         for style, name in (FILES[one] for one in outputs.formats):
             tables = evaluation.all_tables(results, style)
             if rows:
-                tables[TITLE] = forgetting_table(rows, style)
+                tables[forgetting.TITLE] = forgetting.forgetting_table(rows, style)
             write_tables(outputs.file(name), tables, style, evaluation.notes(results))
             logger.info("tables written to %s", outputs.file(name))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import types
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -15,8 +16,8 @@ from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import build_model
-from clipself_seg.training import run
-from clipself_seg.training.mixing import fractions_of, mixed, start_of_run, start_of_training
+from clipself_seg.training import mixing, run
+from clipself_seg.training.mixing import changed_tensors, fractions_of, mixed, start_of_run
 from clipself_seg.training.tasks import TrainingData
 from tests.conftest import ROOT
 from tests.training.test_run import TwoSets
@@ -71,15 +72,21 @@ def trained(model):
     return model
 
 
+def start_of(model):
+    """The tensors in which a toy differs from one that did not train."""
+    with mock.patch.object(mixing, "build_model", lambda cfg: Toy()):
+        return changed_tensors(configuration(), model, "start.pth")
+
+
 def bits(model):
     return {name: t.clone().view(torch.uint8) for name, t in model.state_dict().items() if t.ndim}
 
 
 def test_mixtures_are_linear_and_their_ends_exact_to_the_bit():
     model = Toy()
-    before, start = bits(model), start_of_training(model)
-    assert set(start) == set(model.state_dict()) - {"frozen"}
-    after = bits(trained(model))
+    before = bits(model)
+    after, start = bits(trained(model)), start_of(model)
+    assert {*start} == {"weight", "norm.running_mean", "norm.num_batches_tracked"}
     with mixed(model, start, 0.25):
         assert model.weight.tolist() == [2.0, 1.0, 2.0]
         assert model.norm.running_mean.tolist() == [2.0, 2.0]
@@ -93,8 +100,7 @@ def test_mixtures_are_linear_and_their_ends_exact_to_the_bit():
 def evaluated(folder, evaluation, fractions=(1.0, 0.0, 0.5), **outputs):
     cfg = load_config(ROOT / "configs/mini/semseg.yaml", ["OUTPUT_DIR", str(folder)])
     model = Toy()
-    start = start_of_training(model) if fractions else {}
-    trained(model)
+    start = start_of(trained(model)) if fractions else {}
     outputs = run.RunOutputs(folder, 9, **outputs)
     run._evaluate(evaluation, cfg, model, outputs, start, fractions)
     return json.loads((folder / "results.json").read_text())
@@ -186,14 +192,15 @@ def test_a_resumed_run_and_its_evaluation_have_the_start_of_the_first_one(runs, 
     assert again["1"] == straight["1"] and again["0"] == straight["0"]
     config = tmp_path / "straight/config.yaml"
     cfg = configuration("MODEL.WEIGHTS", end, KEY, "(0.5,)")
-    model = build_model(cfg)
-    for text in (config.read_text().replace(str(runs.start), str(end)), "VERSION: 2\n"):
-        config.write_text(text)
-        with pytest.raises(InputError, match="nothing says what those of .*model_final.pth are"):
-            start_of_run(cfg, model)
+    assert start_of_run(cfg) == str(runs.start)
+    with pytest.raises(InputError, match="model_final.pth has the same as those after it"):
+        changed_tensors(cfg, build_model(cfg), str(end))
+    config.write_text("VERSION: 2\n")
+    with pytest.raises(InputError, match="nothing says what those of .*model_final.pth are"):
+        start_of_run(cfg)
     config.unlink()
     with pytest.raises(InputError, match="keep the config.yaml of the training"):
-        start_of_run(cfg, model)
+        start_of_run(cfg)
 
 
 def start_model(start):

@@ -187,6 +187,9 @@ def register_data(path: str | os.PathLike[str], task: str) -> OwnData:
     data = read_data(path, task)
     train = _register(data, "train", task) if data.train != Split() else ""
     if task == "distillation":  # regions are recognised in panoptic data alone
+        if data.others:
+            wrong = 'a distillation does not evaluate "others": name panoptic data in DATASETS.TEST'
+            logger.warning("%s: %s", data.origin, wrong)
         return OwnData(train, ())
     others = [_other(other, data, task) for other in data.others]
     return OwnData(train, (_register(data, "val", task), *others))

@@ -141,14 +141,12 @@ def plot_sweep(path: str | os.PathLike[str], sweep: Sweep, title: str) -> None:
         sweep: grids of numbers, see the docstring of this module.
         title: heading above all panels.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     shown = [key for key in SWEEP_TITLES if key in sweep]
     width = max(4.0, 1.2 + 0.46 * len(sweep["beta"]))
     height = max(3.0, 1.2 + 0.36 * len(sweep["alpha"]))
     figure = Figure(figsize=(width * len(shown), height), layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize="medium")
     for panel, key in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown):
         _draw_grid(panel, sweep, key)

@@ -148,13 +148,11 @@ def plot_size_curve(
         curves: name of a model -> input size in pixels -> results.
         path: the PNG to write.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     results = [point for curve in curves.values() for point in curve.values()]
     columns = _present(COLUMNS | ATTENTION_COLUMNS, results)
     figure = Figure(figsize=(3.4 * max(1, len(columns)), 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
     # One scale: how much is lost from crops to boxes is seen, too.
     panels = figure.subplots(1, max(1, len(columns)), squeeze=False, sharey=True)[0]
     for panel, (name, key) in zip(panels, columns.items()):

@@ -299,10 +299,14 @@ def test_a_line_of_yolos_that_cannot_be_is_named(yolo, line, message):
         DatasetCatalog.get(register_data(yolo, "detection").train)
 
 
-def test_images_alone_are_distilled_all_of_them(tmp_path):
+def test_images_alone_are_distilled_all_of_them_and_others_are_not_evaluated(tmp_path, caplog):
     draw_images(tmp_path / "train2017", 3)
     data = register_data(tmp_path / "train2017", "distillation")
     assert data.test == () and len(distillation_records([data.train], "grid")) == 3
+    assert not caplog.text
+    (tmp_path / "data.yaml").write_text("train: train2017\nothers: [mini_val_sem_seg]")
+    assert register_data(tmp_path / "data.yaml", "distillation").test == ()
+    assert 'data.yaml: a distillation does not evaluate "others"' in caplog.text
 
 
 @pytest.mark.parametrize("task", ["detection", "panoptic"])

@@ -19,7 +19,14 @@ class Check(NamedTuple):
 
 
 class Relation(NamedTuple):
-    """A check of two keys: both, what the first one's value must be in words, and the test of both values."""
+    """A check of two keys.
+
+    Attributes:
+        key: key whose value a message asks to change.
+        other: the other key.
+        wanted: values that the first key may have, in words.
+        holds: function of both values that returns whether they go together.
+    """
 
     key: str
     other: str

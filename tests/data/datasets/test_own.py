@@ -304,9 +304,9 @@ def test_images_alone_are_distilled_all_of_them_and_others_are_not_evaluated(tmp
     data = register_data(tmp_path / "train2017", "distillation")
     assert data.test == () and len(distillation_records([data.train], "grid")) == 3
     assert not caplog.text
-    (tmp_path / "data.yaml").write_text("train: train2017\nothers: [mini_val_sem_seg]")
-    assert register_data(tmp_path / "data.yaml", "distillation").test == ()
-    assert 'data.yaml: a distillation does not evaluate "others"' in caplog.text
+    (tmp_path / "screws.yaml").write_text("train: train2017\nothers: [mini_val_sem_seg]")
+    assert register_data(tmp_path / "screws.yaml", "distillation").test == ()
+    assert 'screws.yaml: a distillation does not evaluate "others"' in caplog.text
 
 
 @pytest.mark.parametrize("task", ["detection", "panoptic"])

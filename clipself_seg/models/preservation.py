@@ -1,7 +1,8 @@
-"""Preservation in fine-tuning: what a model says of other things than its classes stays what it said at the start.
+"""Preservation in fine-tuning: outputs for classes that are not trained are held at those of the start.
 
-A frozen copy of the model as the training found it (MODEL.WEIGHTS) sees the same images. No labels are needed: CAT-Seg
-keeps the scores of further words, F-ViT the objects that it proposes and their embeddings, which name any class.
+A frozen copy of the model with the weights of the start (MODEL.WEIGHTS) is given the same images, and a loss compares
+the outputs of both. No labels are needed. CAT-Seg compares scores of words that are not trained, F-ViT compares the
+objectness of places, embeddings of proposals, and dense features of CLIP.
 """
 
 from __future__ import annotations
@@ -55,17 +56,20 @@ def other_words(words: str, trained: Vocabulary | Sequence[str]) -> Names:
 
 
 def draw_words(words: Names, count: int) -> Names:
-    """Some of the words, other ones in every step of a training; the draw follows from torch's seed."""
+    """Draws `count` of the words with torch's random generator, at most all of them."""
     order = torch.randperm(len(words))[:count].tolist()
     return tuple(words[index] for index in order)
 
 
 def score_divergence(logits: Tensor, kept: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of the probabilities sigmoid(logits) from those of the start, of each, 0 or more.
+    """Kullback-Leibler divergence of each probability sigmoid(logits) from that of the start, 0 or more.
 
     Args:
-        logits: of any shape.
-        kept: those of the start, of the same shape; they get no gradient.
+        logits: logits of any shape.
+        kept: logits of the start, of the same shape; they get no gradient.
+
+    Returns:
+        A divergence for each logit, float32.
     """
     kept = kept.detach().float()
     probability = kept.sigmoid()

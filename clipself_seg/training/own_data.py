@@ -68,7 +68,7 @@ class Machine(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """A key of the configuration, its value, and why it has it."""
+    """A key of the configuration, its value, and the reason for the value."""
 
     key: str
     value: Any
@@ -125,12 +125,12 @@ def settings_for(
 
 
 def _is_mini(cfg: CfgNode) -> bool:
-    """Whether it is a recipe of the mini world, which is made for two cores."""
+    """Whether the configuration is one of the mini world, which are made for two CPU cores."""
     return "Mini" in cfg.MODEL.CLIP.NAME
 
 
 def _batch(cfg: CfgNode, images: int, machine: Machine) -> tuple[int, str, bool]:
-    """Images of a step, why, and whether blocks have to be computed twice."""
+    """Number of images of a step, the reason for it, and whether MODEL.CLIP.CHECKPOINTING is needed."""
     wanted = cfg.SOLVER.IMS_PER_BATCH
     why, recompute = "the recipe's", False
     table = MEMORY.get(cfg.MODEL.META_ARCHITECTURE)
@@ -151,7 +151,7 @@ def _batch(cfg: CfgNode, images: int, machine: Machine) -> tuple[int, str, bool]
 
 
 def _steps(cfg: CfgNode, images: int, batch: int) -> tuple[int, str]:
-    """Steps of the training, and why so many."""
+    """Number of steps of the training, and the reason for it."""
     most = math.ceil(cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / batch)
     epochs = EPOCHS.get(cfg.MODEL.META_ARCHITECTURE, 20)
     steps = math.ceil(epochs * images / batch)

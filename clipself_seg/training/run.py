@@ -268,7 +268,7 @@ def _evaluate(
 
 
 def _built(cfg: CfgNode, trains: bool) -> Model:
-    """The model with its weights, after which freed memory is kept."""
+    """Builds the model with its weights, and lets the process keep memory that is freed, see `keep_freed_memory`."""
     model = build_model(cfg, trains)
     keep_freed_memory(cfg.MODEL.DEVICE)
     return model
@@ -366,7 +366,7 @@ def _write_numbers_of(
 
 
 class _Terminal(logging.StreamHandler):
-    """Writes to whatever ``sys.stdout`` is at that time, so that it may be redirected."""
+    """Writes to the ``sys.stdout`` of the moment, so that it may be redirected."""
 
     @property
     def stream(self) -> TextIO:
@@ -378,7 +378,7 @@ class _Terminal(logging.StreamHandler):
 
 
 class _File(logging.FileHandler):
-    """A file of log lines; if it cannot be written, the run ends with its name, not with a traceback a line."""
+    """A file of log lines. If a line cannot be written, the run ends with an error that names the file."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         with naming_path(self.baseFilename):
@@ -388,17 +388,17 @@ class _File(logging.FileHandler):
 
 
 def setup_logging(folder: Path, rank: int) -> None:
-    """Send what the project and Detectron2 have to say to the terminal and to a file in `folder`.
+    """Write the log lines of the project and of Detectron2 to the terminal and to a file in `folder`.
 
-    Calling it again moves the lines to the new folder.
+    A second call closes the first file, and further lines go to the file in the new folder.
 
     Args:
-        folder: gets ``log.txt``, or ``log.rank1.txt`` and so on from other processes.
+        folder: folder of the file, ``log.txt`` of the first process and ``log.rank1.txt`` and so on of others.
         rank: number of this process; only the first one writes to the terminal.
 
     Raises:
-        OSError: the file cannot be opened; a line that cannot be written, on a full disk, raises it
-            where it is logged.
+        OSError: the file cannot be opened. Where a line cannot be written later, such as on a full disk, the call that
+            logs it raises.
     """
     name = f"log.rank{rank}.txt" if rank else "log.txt"
     handlers: list[logging.Handler] = [_File(folder / name)]

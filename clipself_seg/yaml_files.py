@@ -95,15 +95,21 @@ def names() -> list[str]:
     return sorted([*_named(), *(_name(file) for file in files)])
 
 
-def require_recipes(wanted: Sequence[str]) -> None:
-    """Refuse what is no recipe of fine-tuning, such as "low_rank" is.
+def with_recipes(file: str, recipes: str) -> str:
+    """The name of a configuration with recipes of fine-tuning over it.
+
+    Args:
+        file: name or path of the configuration.
+        recipes: a recipe, such as "low_rank", or several that "+" joins.
 
     Raises:
-        InputError: names the nearest recipe.
+        InputError: there is no such recipe; names the nearest one.
     """
-    known = [file.stem for file in RECIPES.glob("*.yaml")]
-    if unknown := [name for name in wanted if name not in known]:
-        raise InputError(f'no recipe "{unknown[0]}"; {nearest(unknown[0], known)}')
+    known = [path.stem for path in RECIPES.glob("*.yaml")]
+    for name in recipes.split("+"):
+        if name not in known:
+            raise InputError(f'no recipe "{name}"; {nearest(name, known)}')
+    return f"{file.removesuffix('.yaml')}+{recipes}.yaml"
 
 
 def shipped_name(path: Path) -> str | None:

@@ -108,22 +108,12 @@ def _options_as_keys(args: argparse.Namespace) -> None:
         args.data = None
     options.take_device(args)
     if args.recipe is not None:
-        args.config_file = _with_recipe(args.config_file, args.recipe)
+        from clipself_seg.yaml_files import with_recipes
+
+        if not args.config_file:
+            raise InputError("--recipe needs a model: add --task, --model or --config-file")
+        args.config_file = with_recipes(args.config_file, args.recipe)
         args.recipe = None  # another process parses nothing anew
-
-
-def _with_recipe(config_file: str, recipe: str) -> str:
-    """The name of a configuration with a recipe over it, or with several that "+" joins.
-
-    Raises:
-        InputError: no such recipe, or nothing that it could be laid over.
-    """
-    from clipself_seg.yaml_files import require_recipes
-
-    require_recipes(recipe.split("+"))
-    if not config_file:
-        raise InputError("--recipe needs a model: add --task, --model or --config-file")
-    return f"{config_file.removesuffix('.yaml')}+{recipe}.yaml"
 
 
 def _model_as_keys(args: argparse.Namespace) -> None:

@@ -78,7 +78,8 @@ def changed_tensors(cfg: CfgNode, model: Model, start: str) -> Tensors:
     """
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = start, "cpu"
+    cfg.MODEL.WEIGHTS = start
+    cfg.MODEL.DEVICE = "cpu"
     end = cast(nn.Module, model).state_dict()
     before = cast(nn.Module, build_model(cfg)).state_dict()
     changed = {name: t for name, t in before.items() if not t.equal(end[name].cpu())}

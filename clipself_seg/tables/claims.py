@@ -6,9 +6,9 @@ import dataclasses
 import functools
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from clipself_seg.tables.table import Claim, Table, Term
+from clipself_seg.tables.table import Cell, Claim, Inequality, Table, Term
 
 HOLDS = "holds"
 FAILS = "does not hold"
@@ -16,13 +16,14 @@ NOISE = "within noise"
 FEW_SEEDS = "no verdict"
 NOT_RUN = "not run"
 ABSENT = "not in the {scale} world"
+PRINTED = {True: "holds on the paper's numbers", False: "does not hold on the paper's numbers"}
+UNMEASURED = "not measured"
 LEAST_SEEDS = 3
 CONFIDENCE = 0.95  # of the interval, on both sides, in which the mean difference lies
 
 # Seed -> number; a number that no seed moves is under None.
 Values = Mapping[int | None, float]
-# (row, column) -> its values.
-Cells = Mapping[tuple[str, str], Values]
+Cells = Mapping[Cell, Values]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +32,12 @@ class Verdict:
 
     Attributes:
         text: the inequality in words, such as "original < patches, Boxes".
-        paper: the published numbers, such as "18.2 < 72.1"; "" where the paper prints none.
+        paper: the published numbers, such as "18.2 < 72.1", or "23.1 and 21.8: does not hold"; "" where the paper
+            prints none.
         here: the means here.
         verdict: one of the words above.
         detail: mean difference and its standard error; "" without.
-        rows: rows that it is about.
+        order: the inequality, each cell with its column.
     """
 
     text: str
@@ -43,7 +45,7 @@ class Verdict:
     here: str
     verdict: str
     detail: str
-    rows: tuple[str, ...]
+    order: Inequality
 
 
 def verdict(smaller: Values, larger: Values) -> tuple[str, float, float]:
@@ -99,7 +101,7 @@ def _word(mean: float, least: float) -> str:
 
 
 def claim_verdicts(table: Table, claim: Claim, cells: Cells, scale: str) -> list[Verdict]:
-    """A verdict for every inequality of a claim.
+    """A verdict for every inequality of a claim in every of its columns.
 
     Args:
         table: table of the claim.
@@ -107,87 +109,110 @@ def claim_verdicts(table: Table, claim: Claim, cells: Cells, scale: str) -> list
         cells: what was measured.
         scale: "mini" or "real".
     """
-    return [
-        _judge(table, low, high, strict, cells, scale) for low, high, strict in _inequalities(claim)
+    orders = [
+        Inequality(one.low.in_column(column), one.high.in_column(column), one.strict)
+        for column in claim.columns or ("",)
+        for one in claim.order
     ]
+    return [_judge(table, order, cells, scale) for order in orders]
 
 
-def _inequalities(claim: Claim) -> Iterator[tuple[Term, Term, bool]]:
-    """Pairs of terms with a column each, column by column."""
-    for column in claim.columns or ("",):
-        terms = [
-            Term(tuple((row, own or column) for row, own in term.cells)) for term in claim.terms
-        ]
-        yield from zip(terms, terms[1:], claim.strict)
-
-
-def _judge(table: Table, low: Term, high: Term, strict: bool, cells: Cells, scale: str) -> Verdict:
-    relation = "<" if strict else "<="
-    both = (*low.cells, *high.cells)
-    absent = any(
-        scale in table.rows[row].absent
-        or table.rows[row].path(table.columns[column], scale) is None
-        for row, column in both
-    )
-    smaller, larger = largest(low, cells), largest(high, cells)
-    word, mean, error = verdict(smaller, larger)
-    if not strict and mean == 0 and word == NOISE:
+def _judge(table: Table, order: Inequality, cells: Cells, scale: str) -> Verdict:
+    relation = "<" if order.strict else "<="
+    terms = (order.low, order.high)
+    values = [_values(term, cells) for term in terms]
+    word, mean, error = verdict(*values)
+    if not order.strict and mean == 0 and word == NOISE:
         word = HOLDS
+    published = [paper_number(table, term) for term in terms]
+    there = paper_holds(published, order.strict)
+    rows = [(table.rows[row], column) for row, column in order.cells()]
+    if any(row.cite for row, _ in rows):
+        word, scale = NOT_RUN if there is None else PRINTED[there], "real"
+    elif any(
+        scale in row.absent or row.path(table.columns[column], scale) is None
+        for row, column in rows
+    ):
+        word = ABSENT.format(scale=scale)
     spread = "" if math.isnan(error) else f" ± {error:.1f}"
-    published = [paper_number(table, term) for term in (low, high)]
-    means = [_mean(values) for values in (smaller, larger)]
     return Verdict(
-        text=_text(table, low, high, relation, scale),
-        paper=_compared(published, relation),
-        here=_compared(means, relation) if word == HOLDS else _compared(means, "and"),
-        verdict=ABSENT.format(scale=scale) if absent else word,
+        text=_text(table, order, relation, scale),
+        paper=(
+            f"{_compared(published, 'and')}: {FAILS}"
+            if there is False
+            else _compared(published, relation)
+        ),
+        here=_compared([*map(_mean, values)], relation if word == HOLDS else "and"),
+        verdict=word,
         detail="" if math.isnan(mean) else f"{mean:+.1f}{spread}",
-        rows=tuple(dict.fromkeys(row for row, _ in both)),
+        order=order,
     )
 
 
-def _text(table: Table, low: Term, high: Term, relation: str, scale: str) -> str:
-    columns = list(dict.fromkeys(column for _, column in (*low.cells, *high.cells)))
-    same = len(columns) == 1
+def _text(table: Table, order: Inequality, relation: str, scale: str) -> str:
+    def headings(cells: Sequence[Cell]) -> list[str]:
+        return list(dict.fromkeys(table.columns[column].title(scale) for _, column in cells))
 
-    def of(term: Term) -> str:
+    def of(cells: Sequence[Cell], same: bool) -> str:
+        rows = [table.rows[row] for row, _ in cells]
+        if len(cells) > 1 and all(row.cite for row in rows):
+            return f"best of {len(cells)} other methods"
         words = [
-            table.rows[row].title + ("" if same else f", {_heading(table, column, scale)}")
-            for row, column in term.cells
+            row.title if same else ", ".join((row.title, *headings([cell])))
+            for row, cell in zip(rows, cells)
         ]
         return words[0] if len(words) == 1 else f"best of ({'; '.join(words)})"
 
-    heading = f"{_heading(table, columns[0], scale)}: " if same else ""
-    return f"{heading}{of(low)} {relation} {of(high)}"
+    def term(term: Term) -> str:
+        own = headings((*term.cells, *term.less))
+        parts = (of(cells, same=len(own) == 1) for cells in (term.cells, term.less) if cells)
+        return " minus ".join(parts) + ("" if alone or len(own) > 1 else f", {own[0]}")
+
+    every = headings(order.cells())
+    alone = len(every) == 1
+    return (f"{every[0]}: " if alone else "") + f"{term(order.low)} {relation} {term(order.high)}"
 
 
-def _heading(table: Table, column: str, scale: str) -> str:
-    return table.columns[column].title(scale)
-
-
-def largest(term: Term, cells: Cells) -> Values:
-    """Gives the values of a term, of several cells the largest of each seed; {} unless all of them are there."""
-    values = [cells.get(cell, {}) for cell in term.cells]
-    if not all(values):
+def _values(term: Term, cells: Cells) -> Values:
+    """Gives the values of a term seed by seed; {} unless all of its cells are there."""
+    parts = [[cells.get(cell, {}) for cell in part] for part in (term.cells, term.less) if part]
+    if not all(values for part in parts for values in part):
         return {}
-    return {seed: max(numbers) for seed, numbers in _by_seed(*values).items()}
+    largest = [{seed: max(of) for seed, of in _by_seed(*part).items()} for part in parts]
+    return {seed: number - sum(less) for seed, (number, *less) in _by_seed(*largest).items()}
 
 
 def paper_number(table: Table, term: Term) -> float | None:
-    """Gives the published number of a term, of several the largest; None where one is not published."""
-    numbers = [table.rows[row].paper.get(column) for row, column in term.cells]
-    known = [number for number in numbers if number is not None]
-    return max(known) if len(known) == len(numbers) else None
+    """Gives the published number of a term; None where one is not published.
+
+    Of other methods those count that have a number.
+    """
+    numbers = []
+    for part in filter(None, (term.cells, term.less)):
+        of = [(table.rows[row], table.rows[row].paper.get(column)) for row, column in part]
+        known = [number for _, number in of if number is not None]
+        if not known or any(number is None and not row.cite for row, number in of):
+            return None
+        numbers.append(max(known))
+    return numbers[0] - sum(numbers[1:])
+
+
+def paper_holds(numbers: Sequence[float | None], strict: bool) -> bool | None:
+    """Whether two published numbers are as an inequality says; None where one is not published."""
+    low, high = numbers
+    if low is None or high is None:
+        return None
+    return round(low, 6) < round(high, 6) or (not strict and round(low, 6) == round(high, 6))
 
 
 def overall(verdicts: Sequence[Verdict]) -> str:
     """One word for a claim of several inequalities: the worst one decides."""
     words = [one.verdict for one in verdicts]
     known = [word for word in words if not word.startswith("not in")]
-    for word in (FAILS, NOT_RUN, FEW_SEEDS, NOISE, HOLDS):
+    for word in (FAILS, PRINTED[False], NOT_RUN, FEW_SEEDS, NOISE, HOLDS):
         if word in known:
             return word
-    return words[0]
+    return words[0] if words else UNMEASURED
 
 
 def _mean(values: Values) -> float | None:

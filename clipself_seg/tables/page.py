@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipself_seg.evaluation.report import format_table, write_tables
 from clipself_seg.files import atomic_path
 from clipself_seg.pages import render
-from clipself_seg.tables.claims import ABSENT, FAILS, HOLDS, NOISE
+from clipself_seg.tables.claims import ABSENT, FAILS, FEW_SEEDS, HOLDS, NOISE, PRINTED
 from clipself_seg.tables.sections import CLAIM_HEADINGS, COMMAND_HEADINGS, Section
 
 if TYPE_CHECKING:
@@ -75,13 +75,13 @@ def _columns(section: Section, side: str) -> dict[str, str]:
     return {
         name: column.title(scale)
         for name, column in section.table.columns.items()
-        if any(_numbers(section, row, name, side) for row in section.table.rows)
+        if any(_numbers(section, row, name, side) for row in section.table.own)
     }
 
 
 def _series(section: Section, side: str) -> list[tuple[int, str, list[list[float]]]]:
     """Number, title and numbers in each column of the rows that have any."""
-    rows = enumerate(section.table.rows.items())
+    rows = enumerate(section.table.own.items())
     every = [
         (place, row.title, [_numbers(section, name, c, side) for c in _columns(section, side)])
         for place, (name, row) in rows
@@ -141,7 +141,7 @@ def _curve(panel: Axes, section: Section, side: str) -> None:
 def _plane(panel: Axes, section: Section, side: str) -> None:
     """A line for each row through its pairs of columns, from the first one, which is filled, to the last."""
     table = section.table
-    for number, (name, row) in enumerate(table.rows.items()):
+    for number, (name, row) in enumerate(table.own.items()):
         pairs = [
             [_numbers(section, name, column, side) for column in pair] for pair in table.points
         ]
@@ -180,12 +180,21 @@ ABOUT = {
         "Tables that the paper does not have stand last."
     ),
 }
+OTHERS = "Other methods, with the numbers that the paper prints"
 VERDICTS = (HOLDS, FAILS, NOISE)
+REPEATED = "in another line"
+TOTALS = {
+    "text": "all that the paper's text says",
+    "numbers": "all that its numbers say, and no sentence",
+    "ours": "all that is ours in its tables",
+    "": "all beyond the paper",
+}
 RULE = (
     "Numbers are mean ± standard deviation over seeds. A claim holds if zero lies below the 95 % interval of the mean "
     "of the paired differences (Student's t: 4.3 standard errors of three seeds), does not hold if zero lies above it, "
     "and is within noise in between; fewer than three seeds give no verdict. Where no seed moves a number, the sign "
-    "decides."
+    "decides. What compares with rows of other methods, of which there are the paper's numbers alone, is judged on "
+    "these. An inequality counts once, whichever tables make it: for the paper's text if a sentence says it."
 )
 
 
@@ -232,48 +241,60 @@ def _cost(sections: Sequence[Section], scale: str) -> str:
 
 
 def _summary_headings(scale: str) -> tuple[str, ...]:
-    return ("inequalities of claims", *VERDICTS, "no verdict", ABSENT.format(scale=scale))
+    words = (*VERDICTS, FEW_SEEDS, ABSENT.format(scale=scale), PRINTED[True], PRINTED[False])
+    return ("inequalities of claims", *words, REPEATED)
 
 
 def _summary(sections: Sequence[Section], scale: str) -> list[list[str]]:
-    """A line for each table, and one for all: how many inequalities of its claims have each verdict."""
-    verdicts = [[row[-1] for row in section.claims if not _sums_up(row)] for section in sections]
-    titles = [*(section.table.title for section in sections), "all"]
-    every = [verdict for own in verdicts for verdict in own]
-    absent = ABSENT.format(scale=scale)
+    """A line for each table, and one for all of a source: how many inequalities of its claims have each verdict.
+
+    One that compares the same as another one counts once: where a sentence of the paper makes it, or where it stands
+    first.
+    """
+    words = _summary_headings(scale)[1:]
+    lines = [*(section.table.title for section in sections), *TOTALS.values()]
+    counts = [dict.fromkeys(words, 0) for _ in lines]
+    sources = [*TOTALS]
+    every = [(place, *one) for place, section in enumerate(sections) for one in section.judged]
+    seen: set[Hashable] = set()
+    for place, compared, source, verdict in sorted(every, key=lambda one: sources.index(one[2])):
+        verdict = REPEATED if compared in seen else verdict if verdict in words else FEW_SEEDS
+        seen.add(compared)
+        for line in (place, len(sections) + sources.index(source)):
+            counts[line][verdict] += 1
     return [
-        [title, *(str(number or "") for number in _counts(own, absent))]
-        for title, own in zip(titles, [*verdicts, every])
+        [title, *(str(number or "") for number in own.values())]
+        for title, own in zip(lines, counts)
+        if any(own.values())
     ]
-
-
-def _counts(verdicts: Sequence[str], absent: str) -> list[int]:
-    judged = [verdicts.count(word) for word in VERDICTS]
-    missing = verdicts.count(absent)
-    return [*judged, len(verdicts) - sum(judged) - missing, missing]
 
 
 def _markdown(sections: Sequence[Section], figures: set[str], scale: str) -> str:
     blocks = [f"# {TITLES[scale]}", ABOUT[scale], RULE, _cost(sections, scale)]
-    linked = [
-        [f"[{title}](#{_slug(title)})" if title != "all" else title, *counts]
-        for title, *counts in _summary(sections, scale)
-    ]
+    titles = {
+        section.table.title: f"[{section.table.title}](#{_slug(section.table.title)})"
+        for section in sections
+    }
+    linked = [[titles.get(title, title), *counts] for title, *counts in _summary(sections, scale)]
     blocks.append(markdown_table(_summary_headings(scale), linked))
     for section in sections:
         table = section.table
         blocks.append(f"## {table.title}")
         blocks.append(table.about)
         blocks.append(markdown_table(section.headings, section.body))
+        if section.others:
+            blocks.append(_folded(OTHERS, markdown_table(section.others[0], section.others[1:])))
         if table.name in figures:
             blocks.append(f"![{table.title}]({NAMES[scale]}/{table.name}.png)")
         if section.claims:
             claims = markdown_table(CLAIM_HEADINGS, _marked(section.claims, "**{}**"))
             blocks.append(_folded("Claims", claims))
-        blocks += [f"* {reason}" for reason in section.reasons]
+        blocks.append("\n".join(f"* {reason}" for reason in section.reasons))
         if section.commands:
             body = [[row, f"`{command}`", *rest] for row, command, *rest in section.commands]
-            blocks.append(_folded("Commands", markdown_table(COMMAND_HEADINGS, body)))
+            protocols = "\n".join(f"* {protocol}" for protocol in section.protocols)
+            commands = markdown_table(COMMAND_HEADINGS, body)
+            blocks.append(_folded("Commands and protocols", f"{commands}\n\n{protocols}".strip()))
     return "\n\n".join(filter(None, blocks)) + "\n"
 
 
@@ -313,19 +334,30 @@ def _html(sections: Sequence[Section], figures: set[str], scale: str) -> str:
         claim_headings=CLAIM_HEADINGS,
         command_headings=COMMAND_HEADINGS,
         summary=_summary(sections, scale),
+        others=OTHERS,
         names={section.table.title: section.table.name for section in sections},
         sections=sections,
         figures=figures,
         sums_up=_sums_up,
-        kinds={HOLDS: "right", FAILS: "wrong"},
-        marks={HOLDS: "\N{CHECK MARK} ", FAILS: "\N{BALLOT X} "},
+        kinds={HOLDS: "right", PRINTED[True]: "right", FAILS: "wrong", PRINTED[False]: "wrong"},
+        marks={word: "\N{CHECK MARK} " for word in (HOLDS, PRINTED[True])}
+        | {word: "\N{BALLOT X} " for word in (FAILS, PRINTED[False])},
     )
 
 
 def _write_latex(section: Section, path: Path) -> None:
     style = "latex_booktabs"
-    text = format_table(section.headings, section.body, style, left=len(section.headings))
-    write_tables(path, {section.table.title: text}, style)
+    tables = {section.table.title: (section.headings, section.body)}
+    if section.others:
+        tables[OTHERS] = (section.others[0], section.others[1:])
+    write_tables(
+        path,
+        {
+            title: format_table(head, body, style, left=len(head))
+            for title, (head, body) in tables.items()
+        },
+        style,
+    )
 
 
 def _write_csv(section: Section, path: Path) -> None:

@@ -6,23 +6,38 @@ import dataclasses
 import math
 import shlex
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.protocol import protocol_lines
 from clipself_seg.imports import OPTION, typed_names
 from clipself_seg.provenance import protocols_of
-from clipself_seg.tables.claims import FAILS, NOISE, Cells, Values, Verdict, claim_verdicts, overall
-from clipself_seg.tables.runs import Run
+from clipself_seg.tables.claims import (
+    FAILS,
+    NOISE,
+    UNMEASURED,
+    Cells,
+    Values,
+    Verdict,
+    claim_verdicts,
+    overall,
+)
+from clipself_seg.tables.runs import Run, resolve
 from clipself_seg.tables.store import Record, Store
-from clipself_seg.tables.table import ROOT, Table
+from clipself_seg.tables.table import ROOT, Row, Table, Term
 from clipself_seg.training.metrics import flatten_numbers
 
 # Run of a table -> seed -> the run.
 TableRuns = Mapping[str, Sequence[Run]]
 # Where the page's commands put their runs, wherever those ran.
 RUNS_FOLDER = Path("output/reproduce")
+SOURCES = {"text": "the paper's text", "numbers": "the paper's numbers", "ours": "ours"}
+SAID = {
+    FAILS: "does not hold here",
+    NOISE: "is within noise here",
+    UNMEASURED: "is not measured here",
+}
 CLAIM_HEADINGS = ("claim", "paper", "here", "difference", "verdict")
 COMMAND_HEADINGS = ("row", "command", "seeds", "commit", "weights", "core-minutes a seed")
 
@@ -37,8 +52,11 @@ class Section:
         cells: what was measured.
         headings: headings of the rows' table.
         body: its cells.
+        others: headings, and rows of other methods below them; [] without any.
+        judged: what the claims' inequalities compare (equal if the runs are), whose they are, and their verdicts.
         claims: cells of the claims, below `CLAIM_HEADINGS`.
-        reasons: why claims do not hold, why rows are absent, and the protocols of the numbers.
+        reasons: notes, why claims do not hold, and why rows are absent.
+        protocols: protocols of the numbers.
         commands: cells below `COMMAND_HEADINGS`.
         minutes: core-minutes of the finished runs, by name; None where the system did not say.
     """
@@ -48,8 +66,11 @@ class Section:
     cells: Cells
     headings: list[str]
     body: list[list[str]]
+    others: list[list[str]]
+    judged: list[tuple[Hashable, str, str]]
     claims: list[list[str]]
     reasons: list[str]
+    protocols: list[str]
     commands: list[list[str]]
     minutes: dict[str, float | None]
 
@@ -75,15 +96,20 @@ def make_section(table: Table, scale: str, runs: TableRuns, store: Store) -> Sec
         headings += [f"{column.titles['real']}: paper"] if table.published else []
         headings += [f"{column.title(scale)}: here"] if scale in column.paths else []
     ran = {name for name, own in runs.items() if any(map(store.record, own))}
-    body = [_row_cells(table, name, wide, cells, scale, ran) for name in table.rows]
+    body = [_row_cells(table, name, wide, cells, scale, ran) for name in table.own]
     claims, reasons = _claim_cells(table, verdicts, scale)
     if claims:
         headings.append("claims")
-        for name, cells_of_row in zip(table.rows, body):
+        for name, cells_of_row in zip(table.own, body):
             cells_of_row.append(_verdicts_of(name, verdicts))
+    judged = [
+        (_compared(table, one, scale, runs), claim.source if table.of_paper else "", one.verdict)
+        for claim, own in zip(table.claims, verdicts)
+        for one in own
+    ]
     commands = [
         _command_cells(f"{row.title}, {of}" if of else row.title, runs[run], store)
-        for row in table.rows.values()
+        for row in table.own.values()
         if scale not in row.absent
         for of, run in row.runs().items()
         if run in runs
@@ -94,11 +120,43 @@ def make_section(table: Table, scale: str, runs: TableRuns, store: Store) -> Sec
         cells,
         headings,
         body,
+        _others(table),
+        judged,
         claims,
-        reasons + _absences(table, scale) + _protocols(runs, store),
+        [*table.notes, *reasons, *_absences(table, scale)],
+        _protocols(runs, store),
         commands,
         _minutes(runs, store),
     )
+
+
+def _others(table: Table) -> list[list[str]]:
+    """Headings and cells of other methods' rows, of the columns that the paper prints."""
+    rows = [row for row in table.rows.values() if row.cite]
+    columns = {name: column for name, column in table.columns.items() if _printed(table, name)}
+    headings = ["row", "by", *(column.titles["real"] for column in columns.values())]
+    body = [[row.title, row.cite, *(_paper(row, name) for name in columns)] for row in rows]
+    return [headings, *body] if rows else []
+
+
+def _compared(table: Table, verdict: Verdict, scale: str, runs: TableRuns) -> Hashable:
+    """What an inequality compares, whichever table makes it: runs and paths, of real data for what the scale lacks."""
+
+    def cell(name: str, column: str) -> Hashable:
+        row, path = table.rows[name], table.rows[name].path(table.columns[column], scale)
+        run = row.runs().get(table.columns[column].of, "")
+        if path and run in runs and scale not in row.absent:
+            return runs[run][0].name, path
+        path = row.path(table.columns[column], "real")
+        if path and run in table.runs["real"]:
+            return resolve(table.runs["real"], run, 0).name, path
+        return table.name, name, column
+
+    def cells(term: Term) -> Hashable:
+        parts = (term.cells, term.less)
+        return tuple(frozenset(cell(*of) for of in part) for part in parts)
+
+    return cells(verdict.order.low), cells(verdict.order.high)
 
 
 def measure(table: Table, scale: str, runs: TableRuns, store: Store) -> Cells:
@@ -140,8 +198,11 @@ def find_number(numbers: Mapping[str, float], path: str) -> float | None:
 
 
 def _has_anything(table: Table, column: str, cells: Cells) -> bool:
-    paper = any(column in row.paper for row in table.rows.values())
-    return paper or bool(table.columns[column].paths)
+    return _printed(table, column) or bool(table.columns[column].paths)
+
+
+def _printed(table: Table, column: str) -> bool:
+    return any(column in row.paper for row in table.rows.values())
 
 
 def _absences(table: Table, scale: str) -> list[str]:
@@ -161,11 +222,14 @@ def _row_cells(
     row = table.rows[name]
     words = [row.title]
     for column in columns:
-        paper = row.paper.get(column)
-        words += ["" if paper is None else f"{paper:.1f}"] if table.published else []
+        words += [_paper(row, column)] if table.published else []
         if scale in table.columns[column].paths:
             words.append(_here(table, name, column, cells, scale, ran))
     return words
+
+
+def _paper(row: Row, column: str) -> str:
+    return f"{row.paper[column]:.1f}" if column in row.paper else ""
 
 
 def _here(table: Table, name: str, column: str, cells: Cells, scale: str, ran: set[str]) -> str:
@@ -191,10 +255,11 @@ def _claim_cells(
 ) -> tuple[list[list[str]], list[str]]:
     body, reasons = [], []
     for number, (claim, own) in enumerate(zip(table.claims, verdicts), 1):
-        body.append([f"{number}. {claim.says}", "", "", "", overall(own)])
+        source = SOURCES[claim.source] if table.of_paper else ""
+        body.append([f"{number}. {claim.says}", source, "", "", overall(own)])
         body += [[one.text, one.paper, one.here, one.detail, one.verdict] for one in own]
-        said = {FAILS: "does not hold here", NOISE: "is within noise here"}.get(overall(own))
-        if scale == "mini" and claim.why and said:
+        said = SAID.get(overall(own))
+        if claim.why and said and (scale == "mini" or not own):
             reasons.append(f"Claim {number} {said}: {claim.why}")
     return body, reasons
 
@@ -202,7 +267,8 @@ def _claim_cells(
 def _verdicts_of(row: str, verdicts: Sequence[Sequence[Verdict]]) -> str:
     """The verdict of each claim that is about a row."""
     about = {
-        number: [one for one in own if row in one.rows] for number, own in enumerate(verdicts, 1)
+        number: [one for one in own if row in {name for name, _ in one.order.cells()}]
+        for number, own in enumerate(verdicts, 1)
     }
     return "; ".join(f"{number} {overall(own)}" for number, own in about.items() if own)
 

@@ -8,8 +8,10 @@
       detector: {config: ..., options: {KEY: VALUE}, weights: {MODEL.CLIP.WEIGHTS: {run: patches}}, minutes: 4}
     rows:
       original: {title: original CLIP, run: original, paper: {boxes: 18.2}}
+      vild: {title: ViLD, cite: "Gu, ICLR 2021", paper: {boxes: 18.9}}   # another method's: the paper's numbers alone
     claims:
       - {says: Patches help., columns: [boxes], order: original < patches, why: ...}
+    notes: [What the paper prints twice.]
 
 A path of a number has "/" between the keys of `results.json`, "*" for any one key, and {NAME} for what the
 row's `read` gives for NAME; a row whose `read` lacks it has no number in that column. A column with `of: NAME` has
@@ -20,7 +22,9 @@ numbers of another run, which follows each row's under `further`:
 
 A row may name such runs itself, `runs: {NAME: run}`. A figure "plane" has a line for each row through the pairs of
 columns of `points`. A weight is a name, such as one of the zoo, or {run: NAME}. In `order` a term is a row, ROW.COLUMN,
-or max(TERM, ...).
+max(TERM, ...), or the difference of two of these (A - B), and ";" parts one order from the next. A claim without an
+`order` is one that nothing here measures, and its `why` says so. The `source` of a claim is a sentence of the paper
+("text"), the paper's numbers without a sentence ("numbers"), or this project ("ours").
 
 A run with `yours: True` is of what a user registers: in such a table it alone has the modules of ``--import`` and the
 keys of ``--opts``, and its rows are left out where neither is typed. `data: NAME` says which of a row's runs label
@@ -45,8 +49,15 @@ from clipself_seg.yaml_files import CONFIGS, read_tree
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = (ROOT / "configs" if (ROOT / "configs").is_dir() else CONFIGS) / "tables"
 SCALES = ("mini", "real")
+KINDS = (
+    r"\d",
+    r"A\d",
+    r"fig\w",
+    "",
+)  # how names of tables begin: the paper's, its appendix's, its figures', and others
 FIGURES = ("", "bars", "curve", "plane")
-TERM = re.compile(r"max\(([^()]*)\)|[\w.]+")
+SOURCES = ("text", "numbers", "ours")
+TERM = re.compile(r"{0}(?: - {0})?".format(r"(?:max\([^()]*\)|[\w.]+)"))
 T = TypeVar("T")
 
 
@@ -169,18 +180,20 @@ class Row:
 
     Attributes:
         title: as the page shows it.
-        run: name of its run in each scale that has one.
         paper: column -> published number.
+        cite: author, venue and year of another method's row, which has no run; "" for other rows.
+        run: name of its run in each scale that has one.
         read: what stands for {NAME} in paths.
         absent: scale -> why it has no such row.
         further: what a column is `of` -> name of that run beside its own.
     """
 
     title: str
-    run: str
     paper: Mapping[str, float]
-    read: Mapping[str, str]
-    absent: Mapping[str, str]
+    cite: str = ""
+    run: str = ""
+    read: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
     further: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def runs(self) -> dict[str, str]:
@@ -189,7 +202,7 @@ class Row:
 
     def path(self, column: Column, scale: str) -> str | None:
         """Path of the row's number in `results.json`; None if it has none in this column."""
-        if column.of not in self.runs():
+        if self.cite or column.of not in self.runs():
             return None
         try:
             return column.paths[scale].format_map(self.read)
@@ -197,11 +210,38 @@ class Row:
             return None
 
 
+Cell = tuple[str, str]  # row and column
+
+
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """Cells of which a claim compares the largest: (row, column); "" stands for each column of the claim."""
+    """A number that a claim compares: the largest of some cells, without the largest of others.
 
-    cells: tuple[tuple[str, str], ...]
+    Attributes:
+        cells: cells; a column "" stands for each column of the claim.
+        less: cells whose largest is taken away; () for none.
+    """
+
+    cells: tuple[Cell, ...]
+    less: tuple[Cell, ...] = ()
+
+    def in_column(self, column: str) -> Term:
+        """The term with a column in place of "", which stands for each."""
+        named = ([(row, own or column) for row, own in part] for part in (self.cells, self.less))
+        return Term(*map(tuple, named))
+
+
+@dataclasses.dataclass(frozen=True)
+class Inequality:
+    """Two terms of a claim, the smaller one and the larger one; `strict` is whether equality breaks it."""
+
+    low: Term
+    high: Term
+    strict: bool
+
+    def cells(self) -> list[Cell]:
+        """All cells of its terms."""
+        return [cell for term in (self.low, self.high) for cell in (*term.cells, *term.less)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,20 +251,20 @@ class Claim:
     Attributes:
         says: the claim in words.
         columns: columns in which it is made; () where the terms name theirs.
-        terms: from the smallest to the largest.
-        strict: for each neighbouring pair whether equality breaks it.
-        why: reason why it does not hold in the mini world, where it does not.
+        order: its inequalities; () where nothing here measures it.
+        why: reason why it does not hold in the mini world, where it does not, or why nothing measures it.
+        source: whose it is: one of `SOURCES`.
     """
 
     says: str
     columns: tuple[str, ...]
-    terms: tuple[Term, ...]
-    strict: tuple[bool, ...]
+    order: tuple[Inequality, ...]
     why: str
+    source: str
 
     def rows(self) -> set[str]:
         """Rows that it compares."""
-        return {row for term in self.terms for row, _ in term.cells}
+        return {row for one in self.order for row, _ in one.cells()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +280,8 @@ class Table:
         columns: name -> column.
         runs: scale -> name -> run.
         rows: name -> row.
-        claims: what the paper says about the rows.
+        claims: what is said about the rows.
+        notes: what has to be known of its numbers.
         data: what the columns are `of` that a user's data take the place of, "row" for a row's own run; "" for none.
     """
 
@@ -253,7 +294,18 @@ class Table:
     runs: Mapping[str, Mapping[str, RunSpec]]
     rows: Mapping[str, Row]
     claims: tuple[Claim, ...]
+    notes: tuple[str, ...] = ()
     data: str = ""
+
+    @property
+    def of_paper(self) -> bool:
+        """Whether it is a table or a figure of the paper."""
+        return _kind(self.name) < len(KINDS) - 1
+
+    @property
+    def own(self) -> dict[str, Row]:
+        """Rows that have runs: all but those of other methods."""
+        return {name: row for name, row in self.rows.items() if not row.cite}
 
     @property
     def published(self) -> bool:
@@ -433,12 +485,11 @@ def _with(
 def list_tables(folder: Path = FOLDER) -> list[str]:
     """Names of all tables: those of the paper's text, of its appendix, its figures, and those of this project."""
     names = [path.stem for path in folder.glob("*.yaml")]
+    return sorted(names, key=lambda name: (_kind(name), name))
 
-    def place(name: str) -> tuple[int, str]:
-        kinds = (name[0].isdigit(), name.startswith("A"), name.startswith("fig"), True)
-        return kinds.index(True), name
 
-    return sorted(names, key=place)
+def _kind(name: str) -> int:
+    return next(place for place, kind in enumerate(KINDS) if re.match(kind, name))
 
 
 def read_tables(names: Iterable[str] = (), folder: Path = FOLDER) -> list[Table]:
@@ -537,6 +588,7 @@ def _table(stem: str, top: Part) -> tuple[Table, dict[str, Further]]:
         runs=runs,
         rows=rows,
         claims=tuple(section.read(_claim) for section in top.listed("claims")),
+        notes=tuple(" ".join(note.split()) for note in top.words("notes")),
         data=top.text("data", ""),
     )
     return table, further
@@ -596,10 +648,12 @@ def _row(section: Part) -> Row:
                 f"{section.place}: paper: {column} cannot be {shown(number)}: give a number"
             )
         paper[column] = float(number)
-    return Row(
-        title=section.text("title"),
+    row = Row(title=section.text("title"), paper=paper, cite=section.text("cite", ""))
+    if row.cite:
+        return row  # of the paper alone: what belongs to a run is an unknown key
+    return dataclasses.replace(
+        row,
         run=section.text("run", ""),
-        paper=paper,
         read=section.texts("read"),
         absent=section.texts("absent"),
         further=section.texts("runs"),
@@ -607,27 +661,36 @@ def _row(section: Part) -> Row:
 
 
 def _claim(section: Part) -> Claim:
-    order = section.text("order")
-    words = re.split(r"(<=?)", order)
-    terms, relations = [word.strip() for word in words[::2]], words[1::2]
-    if not relations or not all(TERM.fullmatch(term) for term in terms):
-        raise InputError(
-            f'{section.place}: order cannot be {shown(order)}: give rows with "<" or "<=" between them'
-        )
-    columns = section.take("columns", list, [])
+    order = section.text("order", "")
+    chains = [_chain(section.place, chain) for chain in order.split(";")] if order else []
     return Claim(
         says=section.text("says"),
-        columns=tuple(map(str, columns)),
-        terms=tuple(map(_term, terms)),
-        strict=tuple(relation == "<" for relation in relations),
-        why=" ".join(section.text("why", "").split()),
+        columns=tuple(map(str, section.take("columns", list, []))),
+        order=tuple(one for chain in chains for one in chain),
+        why=" ".join(section.text("why", "" if order else None).split()),
+        source=section.choice("source", SOURCES),
     )
 
 
+def _chain(place: str, order: str) -> list[Inequality]:
+    words = re.split(r"(<=?)", order)
+    terms, relations = [word.strip() for word in words[::2]], words[1::2]
+    if not relations or not all(map(TERM.fullmatch, terms)):
+        raise InputError(
+            f'{place}: order cannot be {shown(order)}: give rows with "<" or "<=" between them'
+        )
+    read = [_term(term) for term in terms]
+    pairs = zip(read, read[1:], relations)
+    return [Inequality(low, high, relation == "<") for low, high, relation in pairs]
+
+
 def _term(text: str) -> Term:
-    words = text.removeprefix("max(").removesuffix(")").split(",")
-    split = [word.strip().partition(".") for word in words]
-    return Term(tuple((row, column) for row, _, column in split))
+    parts = []
+    for part in text.split(" - "):
+        words = part.removeprefix("max(").removesuffix(")").split(",")
+        split = [word.strip().partition(".") for word in words]
+        parts.append(tuple((row, column) for row, _, column in split))
+    return Term(*parts)
 
 
 def _check_names(table: Table, further: Mapping[str, Further], place: str) -> None:
@@ -667,7 +730,7 @@ def _names(
             yield f"rows: {name}: paper", column_name, table.columns
         for scale in shown_row.absent:
             yield f"rows: {name}: absent", scale, SCALES
-        filled = (scale for scale in SCALES if table.runs[scale])
+        filled = (scale for scale in SCALES if table.runs[scale] and not shown_row.cite)
         for scale in (scale for scale in filled if scale not in shown_row.absent):
             yield f"rows: {name}: run of {scale}", shown_row.run, table.runs[scale]
             for key, run in shown_row.further.items():
@@ -677,7 +740,7 @@ def _names(
         where = f"claims: {number}"
         for column_name in claim.columns:
             yield where, column_name, table.columns
-        for row, column_name in (cell for term in claim.terms for cell in term.cells):
+        for row, column_name in (cell for one in claim.order for cell in one.cells()):
             yield where, row, table.rows
             if column_name or not claim.columns:
                 yield where, column_name, table.columns

@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from clipself_seg.errors import InputError
-from clipself_seg.tables.page import _plane, write_figure, write_page
+from clipself_seg.tables.page import _plane, _series, write_figure, write_page
 from clipself_seg.tables.runs import resolve
 from clipself_seg.tables.sections import find_number, make_section
 from clipself_seg.tables.store import Store
-from clipself_seg.tables.table import read_table
-from tests.tables.worlds import FOLLOWED, finish, write_table
+from clipself_seg.tables.table import ROOT, read_table
+from tests.tables.worlds import FOLLOWED, TABLE, finish, write_table
 
 
 def boxes(number):
@@ -45,7 +45,7 @@ def test_rows_claims_commands_and_cost(tmp_path):
         ["CLIPSelf, patches", "72.1", "71.0 ± 1.0", "1 holds"],
     ]
     assert section.claims == [
-        ["1. Patches are better.", "", "", "", "holds"],
+        ["1. Patches are better.", "the paper's text", "", "", "holds"],
         [
             "Boxes: original CLIP < CLIPSelf, patches",
             "18.2 < 72.1",
@@ -54,7 +54,7 @@ def test_rows_claims_commands_and_cost(tmp_path):
             "holds",
         ],
     ]
-    assert section.reasons == []
+    assert section.reasons == [] and [one[1:] for one in section.judged] == [("text", "holds")]
     original, patches = section.commands
     assert original[2:] == ["any", "abc", "123", "1.5"] and patches[2] == "0 1 2"
     assert patches[1].startswith(
@@ -133,7 +133,7 @@ def test_the_protocols_of_the_runs_stand_below_the_table_once_for_each_data_set(
         protocol = {"mini_val_panoptic": {"words": "few", "size": size}}
         path.write_text(json.dumps(content | {"protocol": protocol}))
     section = make_section(table, "mini", runs, Store(tmp_path / "runs", tmp_path / "kept"))
-    assert section.reasons == ["Protocol of mini_val_panoptic: words: few | size: 64 px or 96 px"]
+    assert section.protocols == ["Protocol of mini_val_panoptic: words: few | size: 64 px or 96 px"]
 
 
 NUMBERS = {"original": [20.0], "patches": [10.0, 11.0, 12.0]}
@@ -206,17 +206,52 @@ def test_runs_whose_cost_is_not_known_say_so(tmp_path):
     assert "1 runs, 0 core-minutes without those of 1 runs, whose system does not say" in text
 
 
-def test_the_page_begins_with_the_number_of_each_verdict(tmp_path):
-    sections = [section_of(tmp_path / "a", NUMBERS), section_of(tmp_path / "b", {})]
+def test_the_page_begins_with_the_number_of_each_verdict_and_counts_once_what_repeats(tmp_path):
+    section = section_of(tmp_path, NUMBERS)
+    judged = (
+        [("a", "numbers", "holds"), ("b", "text", "does not hold")],
+        [("a", "text", "holds"), ("c", "", "not run"), ("b", "", "does not hold")],
+    )
+    sections = [dataclasses.replace(section, judged=one) for one in judged]
     lines = write_page(sections, tmp_path / "docs", "mini").read_text().splitlines()
     begin = next(i for i, line in enumerate(lines) if line.startswith("| inequalities of claims |"))
-    counted = [
-        [int(cell.strip() or 0) for cell in lines[begin + 2 + k].split("|")[2:-1]] for k in range(3)
+    headings, _, *counted = (line.split(" | ") for line in lines[begin : begin + 7])
+    assert [dict(zip(headings[1:], map(str.strip, line[1:]))) for line in counted] == [
+        dict.fromkeys(headings[1:], "") | numbers
+        for numbers in (
+            {"does not hold": "1", headings[-1]: "1 |"},
+            {"holds": "1", "no verdict": "1", headings[-1]: "1 |"},
+            {"holds": "1", "does not hold": "1", headings[-1]: "|"},
+            {headings[-1]: "1 |"},
+            {"no verdict": "1", headings[-1]: "1 |"},
+        )
     ]
-    first, second, every = counted
-    assert first[1] >= 1 and first[3:] == [0, 0]
-    assert second[:3] == [0, 0, 0] and second[3] == sum(first)
-    assert every == [one + two for one, two in zip(first, second)]
+
+
+def test_inequalities_of_the_same_runs_are_the_same_in_whichever_table(tmp_path):
+    section = section_of(tmp_path, {})
+    for name in ("8", "7"):
+        table = dataclasses.replace(section.table, name=name)
+        runs = {run: [resolve(table.runs["mini"], run, 0)] for run in table.shown_runs("mini")}
+        assert make_section(table, "mini", runs, Store(tmp_path)).judged == section.judged
+    (here,), (real,) = section.judged, section_of(tmp_path, {}, "real").judged
+    assert here[0] != real[0]
+
+
+def test_rows_of_other_methods_stand_below_the_others_and_in_no_figure(tmp_path):
+    other = 'rows:\n  vild: {title: ViLD, cite: "Gu, ICLR 2021", paper: {boxes: 18.9}}\n'
+    table = read_table(write_table(tmp_path / "tables", TABLE.replace("rows:\n", other)))
+    store = Store(tmp_path / "runs")
+    runs = {name: [resolve(table.runs["mini"], name, 0)] for name in table.shown_runs("mini")}
+    finish(store, runs["original"][0], boxes(20.0))
+    section = make_section(table, "mini", runs, store)
+    assert section.others == [["row", "by", "Boxes"], ["ViLD", "Gu, ICLR 2021", "18.9"]]
+    assert [row[0] for row in section.body] == ["original CLIP", "CLIPSelf, patches"]
+    assert [title for _, title, _ in _series(section, "paper")] == [row[0] for row in section.body]
+    text = write_page([section], tmp_path / "docs", "mini").read_text()
+    assert "<summary>Other methods" in text and "| ViLD | Gu, ICLR 2021 | 18.9 |" in text
+    for name, cell in (("9.tex", "18.9"), ("9.csv", "ViLD,Boxes,18.9"), ("index.html", "ViLD")):
+        assert cell in (tmp_path / "docs/tables" / name).read_text()
 
 
 def test_rows_that_the_world_lacks_are_counted_by_themselves_and_the_summary_links_to_tables(
@@ -238,3 +273,19 @@ def test_a_page_without_runs_has_the_paper_and_no_figure(tmp_path):
     page = write_page([section_of(tmp_path, {})], tmp_path / "docs", "mini")
     assert "not run" in page.read_text() and "![" not in page.read_text()
     assert not (tmp_path / "docs" / "tables" / "9.png").exists()
+
+
+def test_the_readme_has_the_numbers_of_the_page():
+    lines = (ROOT / "docs/tables.md").read_text().splitlines()
+    text, numbers = (
+        [int(cell.strip() or 0) for cell in line.split("|")[2:5]]
+        for line in lines
+        if line.startswith(("| all that the paper's text says |", "| all that its numbers say,"))
+    )
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    holds, fails, noise = text
+    assert f"{sum(text)} inequalities of the paper's text run in miniature" in readme
+    assert f"{holds} hold, {fails} do not, {noise} are within noise." in readme
+    assert (
+        f"Of {sum(numbers)} that its numbers alone make, {numbers[0]}, {numbers[1]} and" in readme
+    )

@@ -15,7 +15,6 @@ from clipself_seg.commands.options import (
     task,
     value,
 )
-from clipself_seg.commands.predict import predictor_of
 from clipself_seg.errors import InputError
 
 
@@ -86,45 +85,27 @@ def export(args: argparse.Namespace) -> None:
     """
     if not (args.model or args.config_file):
         raise InputError("no model: name one, such as --model eva02-vitb16")
-    from clipself_seg.checkpoints.choice import find_model
-    from clipself_seg.prediction.onnx.output import check_request, one_file
+    from clipself_seg.prediction.onnx.output import find_exported, one_file
 
-    model = args.model
-    of_file = [
-        f"--{name.replace('_', '-')}"
-        for name in ("words", "stuff", "half", "text_tower")
-        if vars(args)[name]
-    ]
-    if one_file(args.output, of_file):
-        if args.clip_name:
-            raise InputError(
-                "--clip-name belongs to a folder, for the two towers of a CLIP: name a configuration by "
-                "--config-file, and its CLIP by --opts MODEL.CLIP.NAME"
-            )
-        choice = find_model(model, args.task, args.config_file)
-        check_request(choice, args.opts, bool(args.words), args.text_tower)
-        alone = False
-    else:
-        alone = bool(args.clip_name or (not args.config_file and find_model(model, args.task).clip))
-    if alone and (args.opts or args.config_file):
+    asked = {name: vars(args)[name] for name in ("words", "stuff", "half", "text_tower")}
+    file = one_file(args.output, asked)
+    if not args.clip_name:
+        find_exported(args.model, file, asked, args.task, args.config_file, args.opts)
+    elif file or args.config_file or args.opts:
         raise InputError(
-            f"{model} is a CLIP alone, without a configuration: leave out --config-file and --opts"
+            "--clip-name belongs to a folder, for the two towers of a CLIP without a configuration: leave it out, or "
+            "name a configuration by --config-file, and its CLIP by --opts MODEL.CLIP.NAME"
         )
     from clipself_seg.clip import load_clip
     from clipself_seg.prediction.load import export as write
 
-    if alone and args.clip_name:
-        model = load_clip(args.clip_name, model)
-    elif not alone:
-        model = predictor_of(
-            model, args.task, args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"]
-        )
-    asked = {"stuff": args.stuff, "half": args.half, "text_tower": args.text_tower}
     sys.stdout.write(
         "tracing, then comparing with torch: a small model takes up to a minute of one processor\n"
     )
     sys.stdout.flush()
-    written = write(model, args.output, args.words, **asked)
+    model = load_clip(args.clip_name, args.model) if args.clip_name else args.model
+    how = {"task": args.task, "config_file": args.config_file, "opts": args.opts}
+    written = write(model, args.output, **asked, **how)
     for file, differences in written.items():
         for shape, difference in differences.items():
             sys.stdout.write(f"{file}, {shape}: {difference:.1e} of the largest value\n")

@@ -166,7 +166,7 @@ def panoptic_records(
                 f"{json_file}: image {image_id} has two annotations, of {record['pan_seg_file_name']} "
                 f"and {reprlib.repr(annotation.get('file_name'))}: leave the right one"
             )
-        _check_segments(annotation, image_id, json_file)
+        check_segments(annotation, image_id, json_file)
         record["pan_seg_file_name"] = os.path.join(panoptic_root, annotation["file_name"])
         record["segments_info"] = annotation["segments_info"]
         record["panoptic_json"] = os.fspath(json_file)
@@ -407,7 +407,12 @@ def _xywh(boxes: list[object]) -> np.ndarray | None:
     return numbers if np.isfinite(numbers).all() and (numbers[:, 2:] >= 0).all() else None
 
 
-def _check_segments(annotation: JsonObject, image_id: ImageId, path: Source) -> None:
+def check_segments(annotation: JsonObject, image_id: ImageId, path: Source) -> None:
+    """Refuse an annotation of a panoptic JSON of which an image's segments cannot be read.
+
+    Raises:
+        InputError: it has no file or no segments, or a segment lacks id, category or box.
+    """
     segments = annotation.get("segments_info")
     if not isinstance(segments, list) or not isinstance(annotation.get("file_name"), str):
         raise InputError(
@@ -517,11 +522,16 @@ def category_counts(content: JsonObject, path: Source) -> Counter[int]:
     """
     counts: Counter[int] = Counter()
     for annotation in coco_list(content, "annotations", path):
-        counts[_category_of(annotation, path)] += 1
+        counts[category_of(annotation, path)] += 1
     return counts
 
 
-def _category_of(annotation: JsonObject, path: Source) -> int:
+def category_of(annotation: JsonObject, path: Source) -> int:
+    """Category id of an annotation.
+
+    Raises:
+        InputError: it has none, or no whole number.
+    """
     category = annotation.get("category_id")
     if not isinstance(category, int):
         raise InputError(
@@ -723,7 +733,7 @@ def read_region_text(json_file: Source, image_root: Source) -> RegionText:
     records = proposal_records_of(content, json_file, image_root)
     ids: dict[ImageId, list[int]] = {}
     for annotation in content["annotations"]:
-        category = _category_of(annotation, json_file)
+        category = category_of(annotation, json_file)
         ids.setdefault(annotation["image_id"], []).append(category)
     captions = {image["id"]: image.get("captions", []) for image in content["images"]}
     index_of = {category: index for index, category in enumerate(nouns)}

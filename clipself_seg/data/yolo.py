@@ -14,17 +14,16 @@ from clipself_seg.data.images import image_size
 from clipself_seg.errors import InputError, shown
 from clipself_seg.files import read_text
 
+Pairs = Mapping[str, tuple[Path, Path | None]]
 BEYOND = 0.01
 """How far a corner may lie beyond the image, in fractions of a side: what rounding leaves is cut off."""
 
 
-def yolo_content(
-    pairs: Mapping[str, Sequence[Path]], names: Mapping[int, str], listed: bool
-) -> JsonObject:
+def yolo_content(pairs: Pairs, names: Mapping[int, str], listed: bool) -> JsonObject:
     """Content of an annotation file in COCO's format, with the sizes of the images in their headers.
 
     Args:
-        pairs: id of each image -> its file and, where it has one, the file of its labels.
+        pairs: id of each image -> its file, and the file of its labels or None.
         names: names by number.
         listed: whether there is no class beside these.
 
@@ -33,20 +32,20 @@ def yolo_content(
             is none. Names file and line.
     """
     images, annotations = list[JsonObject](), list[JsonObject]()
-    for image_id, (image, *labels) in pairs.items():
+    for image_id, (image, path) in pairs.items():
         width, height = image_size(image)
         images.append({"id": image_id, "file_name": str(image), "width": width, "height": height})
-        for path in labels:
-            lines = read_text(path, "label file", "utf-8-sig").splitlines()
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    entry = _annotation(line.split(), width, height, f"{path}, line {number}")
-                    if listed and entry["category_id"] >= len(names):
-                        raise InputError(
-                            f'{path}, line {number}: class {entry["category_id"]}, and "names" has 0 to '
-                            f"{len(names) - 1}: add its name, or correct the number"
-                        )
-                    annotations.append(entry | {"id": len(annotations) + 1, "image_id": image_id})
+        text = read_text(path, "label file", "utf-8-sig") if path else ""
+        for number, words in enumerate(map(str.split, text.splitlines()), 1):
+            if words:
+                place = f"{path}, line {number}"
+                entry = _annotation(words, width, height, place)
+                if listed and entry["category_id"] >= len(names):
+                    raise InputError(
+                        f'{place}: class {entry["category_id"]}, and "names" has 0 to {len(names) - 1}: add its name, '
+                        "or correct the number"
+                    )
+                annotations.append(entry | {"id": len(annotations) + 1, "image_id": image_id})
     categories = [{"id": number, "name": name} for number, name in names.items()]
     return {"images": images, "annotations": annotations, "categories": categories}
 

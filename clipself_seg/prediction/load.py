@@ -13,7 +13,7 @@ from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.data.vocabulary import Words
 from clipself_seg.errors import InputError
 from clipself_seg.prediction.detection import DetectionPredictor
-from clipself_seg.prediction.onnx.output import NO_NAMES, check_request, one_file, refuse_diffusion
+from clipself_seg.prediction.onnx.output import NO_NAMES, check_request, find_exported, one_file
 from clipself_seg.prediction.panoptic import PanopticPredictor
 from clipself_seg.prediction.predictor import ImagePredictor, prediction_config
 from clipself_seg.prediction.pretrained import load_pretrained
@@ -63,7 +63,7 @@ def load(
 
 
 def export(
-    model: str | os.PathLike[str] | ImagePredictor[Any] | DenseCLIP,
+    model: str | os.PathLike[str] | ImagePredictor[Any] | DenseCLIP | None,
     path: str | os.PathLike[str],
     words: Words | None = None,
     *,
@@ -71,6 +71,8 @@ def export(
     task: str | None = None,
     half: bool = False,
     text_tower: bool = False,
+    config_file: str | os.PathLike[str] | None = None,
+    opts: Sequence[str] = (),
 ) -> dict[str, dict[str, float]]:
     """Write ONNX: a model with its class names in one file, or the two towers of a CLIP in a folder.
 
@@ -80,7 +82,7 @@ def export(
             folder for the towers of the model's CLIP.
         words: class names of the file, as `set_vocabulary` takes them; None for those of the predictor.
         stuff: of panoptic segmentation, those of the class names that are stuff, see `panoptic_words`.
-        task: as for `load`.
+        task, config_file, opts: as for `load`.
         half: compute in float16; inputs and outputs stay float32.
         text_tower: write the text tower beside the file, for class names that are given later.
 
@@ -92,49 +94,35 @@ def export(
         InputError: as `load`; the path is neither, or a file is there already; there are no class names; the model
             cannot be exported; or a difference is too large.
     """
-    of_file = {
-        "words": words,
-        "stuff": stuff,
-        "half": half or None,
-        "text_tower": text_tower or None,
-    }
-    file = one_file(path, [name for name, given in of_file.items() if given is not None])
-    if isinstance(model, str | os.PathLike):
-        one = find_model(model, task)
-        if file:
-            check_request(one, (), words is not None, text_tower)
-        # Features of a CLIP alone are those of `load_clip`, and not what segmentation without training reads.
-        alone = one.clip and not file
-        loaded = load_clip(one.clip, one.weights) if alone else load(model, task=task, device="cpu")
-    else:
+    asked = {"words": words, "stuff": stuff, "half": half, "text_tower": text_tower}
+    file = one_file(path, asked)
+    loaded: Any
+    if isinstance(model, ImagePredictor | DenseCLIP):
         loaded = copy.deepcopy(model)
+    else:
+        one = find_exported(model, file, asked, task, config_file, opts)
+        if one.clip and not (file or config_file):
+            # Features of a CLIP alone are those of `load_clip`, and not what segmentation without training reads.
+            loaded = load_clip(one.clip, one.weights)
+        else:
+            loaded = load(model, task=task, config_file=config_file, opts=opts, device="cpu")
     if file is None:
         from clipself_seg.prediction.onnx.towers import export_onnx
 
         return export_onnx(clip_of(loaded).cpu(), path)
     if isinstance(loaded, DenseCLIP):
         raise InputError("a CLIP alone has no task: give a predictor, or the name of the CLIP")
-    if loaded.config is not None:
-        refuse_diffusion(loaded.config.MODEL.MASK_GENERATOR.SOURCE)
-    if half and isinstance(loaded, PanopticPredictor):
-        raise InputError(
-            "float16 does not hold the sums over an image's cells in panoptic segmentation: leave half out"
-        )
+    of_task, cfg = FOLDERS[loaded.folder], loaded.config
+    check_request(of_task, cfg and cfg.MODEL.MASK_GENERATOR.SOURCE, asked)
     from clipself_seg.prediction.onnx.graph import write_model
 
     loaded.model.cpu()
-    if isinstance(loaded, PanopticPredictor) and words is not None:
-        loaded.set_vocabulary(words, stuff)
-    elif stuff is not None:
-        raise InputError(
-            "stuff is told from things in panoptic segmentation, with words: leave it out, or give words"
-        )
-    elif words is not None:
-        loaded.set_vocabulary(words)
+    if words is not None:
+        loaded.set_vocabulary(words, *([stuff] if of_task == "panoptic" else []))
     if loaded.vocabulary is None and not text_tower:
         raise InputError(NO_NAMES)
-    of_task = importlib.import_module(f"clipself_seg.prediction.onnx.{FOLDERS[loaded.folder]}")
-    return write_model(of_task.graph_of(loaded, text_tower), file, half)
+    room = importlib.import_module(f"clipself_seg.prediction.onnx.{of_task}")
+    return write_model(room.graph_of(loaded, *([True] if text_tower else [])), file, half)
 
 
 def clip_of(model: ImagePredictor[Any] | DenseCLIP) -> DenseCLIP:

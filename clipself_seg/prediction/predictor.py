@@ -25,6 +25,7 @@ from clipself_seg.config import load_config
 from clipself_seg.config.keys import default_config
 from clipself_seg.config.load import MODEL, option_pairs
 from clipself_seg.config.weights import fetch_addresses
+from clipself_seg.data.datasets.own import forget_files
 from clipself_seg.data.images import decode_image, pil_pixels, read_image
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words, as_vocabulary
 from clipself_seg.errors import InputError
@@ -250,6 +251,7 @@ def prediction_config(
     cfg = fetch_addresses(cfg)
     try:
         registered_data(cfg)
+        forget_files()
     except InputError as error:
         logger.warning("the data of the training are not here, nor are its classes: %s", error)
     of_clip = key == "MODEL.CLIP.WEIGHTS"

@@ -20,6 +20,7 @@ from tabulate import tabulate
 
 from clipself_seg.config import flatten
 from clipself_seg.data.datasets.check import check_data
+from clipself_seg.data.datasets.own import NO_TRAIN
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import registered_data
 from clipself_seg.yaml_files import leaves, read_tree
@@ -186,9 +187,7 @@ def with_data(
     cfg.defrost()
     cfg.DATASETS.DATA = os.path.abspath(os.path.expanduser(cfg.DATASETS.DATA))
     if trains and not data.train:
-        raise InputError(
-            f'{cfg.DATASETS.DATA} has no "train": name the folder of its training images'
-        )
+        raise InputError(f"{cfg.DATASETS.DATA} {NO_TRAIN}")
     for key, names in (("TRAIN", (data.train,) if data.train else ()), ("TEST", data.test)):
         # Weights that are evaluated were trained on other data, unless a run has recorded these.
         if (key == "TEST" or trains or resume) and not by_hand(f"DATASETS.{key}"):

@@ -22,6 +22,7 @@ from clipself_seg.checkpoints.training_state import (
 )
 from clipself_seg.clip.low_rank import merge_low_rank
 from clipself_seg.clip.training_free import refuse_training
+from clipself_seg.data.datasets.own import forget_files
 from clipself_seg.data.loader import dead_workers_named
 from clipself_seg.errors import InputError, MissingFiles
 from clipself_seg.evaluation import forgetting
@@ -134,6 +135,7 @@ def train(
     evaluation = task.evaluation()
     _leave_out_missing(evaluation, model)
     data = task.training_data(model)
+    forget_files()
     model.setup_training(data.vocabulary)
     # Once nothing speaks against the run.
     written = CallbackHook(before_train=lambda trainer: _write_config(cfg))
@@ -201,6 +203,7 @@ def evaluate(cfg: CfgNode, resume: bool, formats: Sequence[str] = ()) -> None:
     task = task_of(cfg)
     evaluation = task.evaluation()
     evaluation.check(model)
+    forget_files()
     if not evaluation.datasets:
         raise InputError("nothing to evaluate: DATASETS.TEST is empty")
     iterations = _load_trained(cfg, model) if resume else None

@@ -62,6 +62,7 @@ def test_values_without_a_name_are_counted_and_broken_files_named_before_a_step(
     said = check_data([data.train, *data.test])
     assert said[0] == "own_screws_train_sem_seg: 11 images, 3 classes"
     assert "without a name, which are ignored, in 11 maps: 200 (72 pixels)" in said[1]
+    assert said[2] == "own_screws_train_sem_seg: 1 of 3 classes have no pixel in 11 maps: sky (9)"
     (folder / "images/train/1.jpg").write_bytes(b"no image")
     with pytest.raises(InputError, match="screws.yaml: image .*1.jpg is not an image of"):
         check_data([data.train])

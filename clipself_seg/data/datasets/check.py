@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -32,7 +32,6 @@ from clipself_seg.data.datasets.records import (
     pair_files,
     panoptic_set_records,
     region_records,
-    sem_seg_records,
     standard_records,
 )
 from clipself_seg.data.datasets.table import (
@@ -546,8 +545,7 @@ def check_data(names: Sequence[str]) -> list[str]:
     said, earlier = list[str](), set[str]()
     for name in names:
         metadata = MetadataCatalog.get(name)
-        values = metadata.get("label_values")
-        records = DatasetCatalog.get(name) if values is None else sem_seg_records(name)
+        records = DatasetCatalog.get(name)
         if not records:
             raise InputError(f"{metadata.origin}: {name} has no image with labels: add some")
         require_files(name, records, f"correct {metadata.origin}")
@@ -558,27 +556,18 @@ def check_data(names: Sequence[str]) -> list[str]:
             said.append(f"{name}: {len(both)} of these images are trained on, too")
         earlier |= files
         count = min(OWN_SAMPLE, len(records))
-        sample = [records[i * len(records) // count] for i in range(count)]
+        values = {"label_values": metadata.get("label_values")}
+        sample = [records[i * len(records) // count] | values for i in range(count)]
         ignored = metadata.get("ignore_label", 255)
         findings = [check_image(ImageJob(r, len(vocabulary), ignored)) for r in sample]
         if problem := next((finding.problem for finding in findings if finding.problem), ""):
             raise InputError(f"{metadata.origin}: {problem}")
         if all(finding.blank for finding in findings):
-            wrong = f"{name}: none of {len(sample)} label maps has a pixel of a class"
+            wrong = f"{name}: none of {count} label maps has a pixel of a class"
             raise InputError(f'{metadata.origin}: {wrong}: correct the numbers of "names"')
-        unnamed = Counter[object]()
-        for path in (
-            [r["sem_seg_file_name"] for r in sample if "painted" not in r] if values else ()
-        ):
-            for value, count in zip(*np.unique(read_indices(path), return_counts=True)):
-                if int(value) not in metadata.known_values:
-                    unnamed[int(value)] += int(count)
-        if unnamed:
-            wrong = f"values of label maps without a name, which are ignored, in {len(sample)} maps"
-            said.append(f"{name}: {wrong}: {_listed(unnamed, ' pixels')}")
-        keys = ("panoptic_json", "json_file", "source")
-        source = next(filter(None, map(metadata.get, keys)), None)
-        content = source.make() if source else {}
+        if values["label_values"] and "painted" not in records[0]:
+            said += [f"{name}: {text}" for text in _values_of(sample, metadata)]
+        content = metadata.source.make() if metadata.get("source") else {}
         if left_out := content.get("left_out"):
             wrong = "annotations of classes without a name, which are ignored"
             said.append(f"{name}: {wrong}: {_listed(left_out)}")
@@ -587,6 +576,22 @@ def check_data(names: Sequence[str]) -> list[str]:
             first = outside[0]
             said.append(f"{name}: {wrong} that of annotation {first.get('id')}: {first['bbox']}")
     return said
+
+
+def _values_of(records: Sequence[Record], metadata: Any) -> Iterator[str]:
+    """What is to be said of the values of label maps: those without a name, and names without a pixel."""
+    pixels = Counter[int]()
+    for record in records:
+        values, counts = np.unique(read_indices(record["sem_seg_file_name"]), return_counts=True)
+        pixels.update(dict(zip(values.tolist(), counts.tolist())))
+    unnamed = {value: pixels[value] for value in pixels.keys() - {*metadata.known_values}}
+    if unnamed:
+        wrong = f"values of label maps without a name, which are ignored, in {len(records)} maps"
+        yield f"{wrong}: {_listed(unnamed, ' pixels')}"
+    classes = metadata.vocabulary.classes
+    if absent := {c.names[0]: c.dataset_id for c in classes if c.dataset_id not in pixels}:
+        wrong = f"{len(absent)} of {len(classes)} classes have no pixel in {len(records)} maps"
+        yield f"{wrong}: {_listed(absent)}"
 
 
 def _listed(counts: Mapping[Any, int], unit: str = "") -> str:

@@ -33,11 +33,15 @@ from clipself_seg.data.annotations import (
     JsonObject,
     MadeAnnotations,
     Record,
+    annotated_image,
     category_names,
+    category_of,
+    check_segments,
     coco_list,
     image_records,
     instance_records,
     is_box,
+    listed_records,
     panoptic_records,
     read_coco_json,
     require_same_classes,
@@ -52,7 +56,7 @@ from clipself_seg.data.datasets.table import (
 )
 from clipself_seg.data.images import ENDINGS
 from clipself_seg.data.vocabulary import Vocabulary, class_names, parse_vocabulary
-from clipself_seg.data.yolo import yolo_content
+from clipself_seg.data.yolo import Pairs, yolo_content
 from clipself_seg.errors import InputError, nearest, shown
 from clipself_seg.files import home_expanded, read_text
 from clipself_seg.yaml_files import read_tree
@@ -66,6 +70,7 @@ SPLIT_KEYS = ("images", "masks", "annotations", "labels")
 VAL_FOLDERS = ("val", "valid", "validation")
 ROBOFLOW = "_annotations.coco.json"
 NAME_FILES = ("classes.txt", "names.txt", "obj.names")
+NO_TRAIN = 'has no "train": name the folder of its training images'
 # Names of a file that say nothing about the data, so that its folder gives the name.
 PLAIN_NAMES = ("data", "dataset", "")
 EVERY = 10
@@ -99,6 +104,17 @@ class Split:
     def json(self) -> Path | None:
         """The COCO JSON, if there is one."""
         return self.annotations if self.annotations and self.annotations.is_file() else None
+
+    def chosen(self, items: Sequence[Any]) -> Sequence[Any]:
+        """Those of its images that belong to it, in their order."""
+        if self.tenth is None:
+            return items
+        if len(items) == 1:
+            raise InputError(
+                f"{self.images or self.json}: one image cannot be both trained and evaluated: give more, or a file "
+                'with "val"'
+            )
+        return [item for index, item in enumerate(items) if (index % EVERY == 0) == self.tenth]
 
 
 @dataclass(frozen=True)
@@ -248,10 +264,8 @@ def _read_yaml(path: Path) -> DataFile:
         raise InputError(f'{path} has "download", which is not followed: {said}')
     _known_keys(tree, (*KEYS, *PASSING), str(path))
     if not (tree.get("train") or tree.get("val")):
-        raise InputError(f'{path} has no "train": name the folder of its training images')
+        raise InputError(f"{path} {NO_TRAIN}")
     root = path.parent / home_expanded(_text(tree.get("path", "."), "path", path), "write it out")
-    if not root.is_dir():
-        raise InputError(f'{path}: its "path" {root} is no folder: correct it')
     ignore = tree.get("ignore", SPARE[0])
     if type(ignore) is not int or not 0 <= ignore <= SPARE[1]:
         raise InputError(f'{path}: "ignore" is {shown(ignore)}: give a value from 0 to {SPARE[1]}')
@@ -385,7 +399,7 @@ def _named(data: DataFile, task: str) -> DataFile:
     json = data.train.json or data.val.json
     if json is None or (data.names is not None and task != "panoptic"):
         return data
-    categories = coco_list(read_coco_json(json), "categories", json)
+    categories = coco_list(_read_json(json), "categories", json)
     category_names({"categories": categories}, json)  # refuses what is none
     # Roboflow lists the group of all classes as if it was one.
     groups = {str(entry.get("supercategory")) for entry in categories}
@@ -403,6 +417,22 @@ def _named(data: DataFile, task: str) -> DataFile:
             "correct the number"
         )
     return replace(data, names=chosen, things=things)
+
+
+def _read_json(path: Path) -> JsonObject:
+    """As `read_coco_json`, once for all who ask before `forget_files`; none of them changes what is in it."""
+    stat = path.stat()
+    return _content_of(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=2)
+def _content_of(path: Path, *_: int) -> JsonObject:
+    return read_coco_json(path)
+
+
+def forget_files() -> None:
+    """Free the memory of COCO JSONs that were read, once nobody needs more of them than records."""
+    _content_of.cache_clear()
 
 
 def image_files(source: Path) -> list[Path]:
@@ -454,110 +484,166 @@ def _by_stem(files: Sequence[Path], folder: Path | None) -> dict[str, Path]:
     return stems
 
 
-def _with_labels(
-    data: DataFile, split: Split, labels: Path, endings: Iterable[str]
-) -> dict[str, list[Path]]:
-    """Images and their files of labels by name, sorted: [image, labels], or [image] where there are none."""
-    assert split.images is not None
-    folder = split.images if split.images.is_dir() else None
-    images = _by_stem(image_files(split.images), folder)
-    files = [path for path in _files(labels) if path.suffix.lower() in endings]
-    labelled = _by_stem(files, folder and labels)
-    both = images.keys() & labelled.keys()
-    if not both:
-        raise InputError(
-            f"{data.origin}: no image of {split.images} has a file of its name in {labels}: there are "
-            f"{images[min(images)].name} and "
-            f"{labelled[min(labelled)].name if labelled else 'no file that ends in ' + ' '.join(endings)}"
-        )
-    if len(both) < max(len(images), len(labelled)):
-        logger.warning(
-            "%s: %d images of %s have no labels, and %d files of labels have no image",
-            *(data.origin, len(images) - len(both), split.images, len(labelled) - len(both)),
-        )
-    return {
-        s: [images[s], *([labelled[s]] if s in both else [])] for s in _part(sorted(images), split)
-    }
+@dataclass(frozen=True)
+class Part:
+    """The images of a split with ground truth for a task.
+
+    Attributes:
+        data: what it is a part of.
+        split: where its files are.
+        root: folder to which the file names of its images are relative.
+        classes: those of its ground truth; what has none of them is ignored.
+    """
+
+    data: DataFile
+    split: Split
+    root: Path
+    classes: Vocabulary
+
+    def pairs(self, labels: Path, endings: Iterable[str]) -> Pairs:
+        """Images by name, sorted, each with its file of labels in a folder, or None where it has none."""
+        source = self.split.images
+        assert source is not None
+        folder = source if source.is_dir() else None
+        images = _by_stem(image_files(source), folder)
+        files = [path for path in _files(labels) if path.suffix.lower() in endings]
+        labelled = _by_stem(files, folder and labels)
+        both = images.keys() & labelled.keys()
+        if not both:
+            other = (
+                labelled[min(labelled)].name
+                if labelled
+                else f"no file that ends in {' '.join(endings)}"
+            )
+            raise InputError(
+                f"{self.data.origin}: no image of {source} has a file of its name in {labels}: there are "
+                f"{images[min(images)].name} and {other}"
+            )
+        if len(both) < max(len(images), len(labelled)):
+            logger.warning(
+                "%s: %d images of %s have no labels, and %d files of labels have no image",
+                *(self.data.origin, len(images) - len(both), source, len(labelled) - len(both)),
+            )
+        chosen = self.split.chosen(sorted(images))
+        return {stem: (images[stem], labelled.get(stem)) for stem in chosen}
+
+    def content(self) -> JsonObject:
+        """Its images and annotations in COCO's format; those of classes without a name are left out.
+
+        "left_out" counts these by the name that the file has for them, "unnamed" has those that are no segments.
+        """
+        source, named = self.split.annotations, self.classes.dataset_id_to_index
+        names = self.data.names or {}
+        assert source is not None
+        if self.split.json:
+            content = _read_json(source)
+            require_same_classes(content, self.data.vocabulary(), source)
+            images = _listed_images(content, self.split, self.root)
+        else:
+            content = yolo_content(self.pairs(source, (".txt",)), names, self.data.listed)
+            images = content["images"]
+        listed = {record["image_id"] for record in listed_records(content, source, self.root, 1)}
+        own = {image["id"] for image in images}
+        kept, unnamed, left_out = list[JsonObject](), list[JsonObject](), Counter[int]()
+        for annotation in coco_list(content, "annotations", source):
+            image_id = annotated_image(annotation, listed, source)
+            if image_id not in own:
+                continue
+            if "segments_info" in annotation:
+                check_segments(annotation, image_id, source)
+                segments = annotation["segments_info"]
+                others = [s for s in segments if s["category_id"] not in named]
+                left_out.update(s["category_id"] for s in others)
+                annotation = annotation | {
+                    "segments_info": [s for s in segments if s["category_id"] in named],
+                    "void_segments": tuple(s["id"] for s in others),
+                }
+            elif (category := category_of(annotation, source)) not in named:
+                left_out[category] += 1
+                unnamed.append(annotation)
+                continue
+            elif is_box(box := annotation.get("bbox")):
+                annotation = {"area": box[2] * box[3]} | annotation
+            kept.append(annotation)
+        if not kept:
+            reason = f"none of its annotations is of a class of {self.data.origin}"
+            raise InputError(f'{source}: {reason}: correct the numbers of "names"')
+        stated = category_names(content, source)
+        said = {str(stated.get(n, n)): count for n, count in left_out.items() if n not in names}
+        parts = {"images": images, "annotations": kept, "unnamed": unnamed, "left_out": said}
+        return content | parts
+
+    def label_maps(self, made: MadeAnnotations | None) -> list[Record]:
+        """Records with label maps, or with what one is painted of ("painted").
+
+        Args:
+            made: of `content`; None where there are label maps.
+        """
+        if made is None:
+            assert self.split.masks is not None
+            return [
+                {"file_name": str(image), "sem_seg_file_name": str(labels), "image_id": stem}
+                for stem, (image, labels) in self.pairs(self.split.masks, MAPS).items()
+                if labels
+            ]
+        index_of, content = self.classes.dataset_id_to_index, made.make()
+        if "segments_info" in content["annotations"][0]:
+            records = panoptic_records(made, self.root, self.png_folder())
+            for record in records:
+                record["sem_seg_file_name"] = record.pop("pan_seg_file_name")
+                segments = record.pop("segments_info")
+                record["painted"] = [(s["id"], index_of[s["category_id"]]) for s in segments]
+        else:
+            # Pixels of crowds and of classes without a name are ignored, whatever is below them.
+            void = {"category_id": VOID, "iscrowd": 0, "ignore": 0}
+            objects = [
+                entry | void if entry.get("iscrowd") or entry.get("ignore") else entry
+                for entry in content["annotations"]
+            ]
+            objects += [entry | void for entry in content["unnamed"]]
+            content["annotations"] = [
+                e for e in objects if e["category_id"] != VOID or e.get("segmentation")
+            ]
+            indices = index_of | {VOID: _ignored(self.classes)}
+            records = instance_records(content, made, self.root, indices, masks=True)
+            for record in records:
+                record["sem_seg_file_name"] = str(made)
+                # The largest first, so that none hides another.
+                objects = sorted(record.pop("annotations"), key=_extent, reverse=True)
+                record["painted"] = [(entry["segmentation"], entry["label"]) for entry in objects]
+        named = {*index_of.values()}
+        return [r for r in records if any(label in named for _, label in r["painted"])]
+
+    def png_folder(self) -> Path:
+        """Folder of the PNGs of a panoptic JSON: that which is named, or one called as the file."""
+        json, masks = self.split.json, self.split.masks
+        assert json is not None
+        places = [masks] if masks else [parent / json.stem for parent in json.parents[:2]]
+        if folders := [place for place in places if place.is_dir()]:
+            return folders[0]
+        raise InputError(f"{self.data.origin}: where are the PNGs of {json}? {WHERE['panoptic']}")
 
 
-def _part(items: Sequence[Any], split: Split) -> Sequence[Any]:
-    if split.tenth is None:
-        return items
-    if len(items) == 1:
-        raise InputError(
-            f"{split.images or split.json}: one image cannot be both trained and evaluated: give more, or a file with "
-            '"val"'
-        )
-    return [item for index, item in enumerate(items) if (index % EVERY == 0) == split.tenth]
-
-
-def _json_images(content: JsonObject, split: Split) -> Sequence[JsonObject]:
-    """Images of a COCO JSON that belong to a part: those of its list, if it has one, and of its tenths."""
+def _listed_images(content: JsonObject, split: Split, root: Path) -> Sequence[JsonObject]:
+    """Images of a COCO JSON that belong to a split: those of its list, if it has one, and of its tenths."""
     assert split.json is not None
     images = coco_list(content, "images", split.json)
     if split.images and split.images.is_file():
-        root = _image_root(split)
         by_file = {os.path.abspath(root / str(image.get("file_name"))): image for image in images}
         listed = [os.path.abspath(file) for file in image_files(split.images)]
         if lost := [file for file in listed if file not in by_file]:
             wrong = f"lists {len(lost)} images that {split.json} does not have, such as {lost[0]}"
             raise InputError(f"{split.images} {wrong}: take them out")
         images = [by_file[file] for file in listed]
-    return _part(images, split)
+    return split.chosen(images)
 
 
-def _content(data: DataFile, part: str) -> JsonObject:
-    """Images and annotations of a part of the data in COCO's format; those of classes without a name are left out.
-
-    "left_out" counts these by the name that the file has for them, "unnamed" has those that are no segments.
-    """
-    split: Split = getattr(data, part)
-    source, named = split.annotations, data.vocabulary(training=part == "train").dataset_id_to_index
-    assert source is not None
+def _images_alone(split: Split, root: Path) -> JsonObject:
     if split.json:
-        content = read_coco_json(source)
-        require_same_classes(content, data.vocabulary(), source)
-        images = _json_images(content, split)
-        all_ids, ids = ({_plain(i.get("id")) for i in one} for one in (content["images"], images))
-        content["images"], elsewhere = images, all_ids - ids
-    else:
-        pairs = _with_labels(data, split, source, (".txt",))
-        content, elsewhere = yolo_content(pairs, data.names or {}, data.listed), set()
-    kept, unnamed, left_out = list[JsonObject](), list[JsonObject](), Counter[object]()
-    for annotation in coco_list(content, "annotations", source):
-        if _plain(annotation.get("image_id")) in elsewhere:
-            continue
-        if isinstance(segments := annotation.get("segments_info"), list):
-            others = [s for s in segments if isinstance(s, dict) and _category(s) not in named]
-            annotation["segments_info"] = [s for s in segments if s not in others]
-            annotation["void_segments"] = tuple(_plain(s.get("id")) for s in others)
-            left_out.update(map(_category, others))
-        elif (category := _category(annotation)) not in named:
-            left_out[category] += 1
-            unnamed.append(annotation | {"ignore": 1})
-            continue
-        elif is_box(box := annotation.get("bbox")):
-            annotation.setdefault("area", box[2] * box[3])
-        kept.append(annotation)
-    if not kept:
-        reason = f"none of its annotations is of a class of {data.origin}"
-        raise InputError(f'{source}: {reason}: correct the numbers of "names"')
-    names: dict[Any, str] = {**category_names(content, source)}
-    said = {n: count for n, count in left_out.items() if n not in (data.names or ())}
-    return content | {
-        "annotations": kept,
-        "unnamed": unnamed,
-        "left_out": {str(names.get(n, n)): count for n, count in said.items()},
-    }
-
-
-def _plain(value: object) -> object:
-    """A number or a text of a JSON; None for anything else, which whoever reads it refuses."""
-    return value if isinstance(value, int | str) else None
-
-
-def _category(entry: JsonObject) -> object:
-    return _plain(entry.get("category_id"))
+        return {"images": _listed_images(_read_json(split.json), split, root)}
+    assert split.images is not None
+    files = map(str, split.chosen(image_files(split.images)))
+    return {"images": [{"id": file, "file_name": file} for file in files]}
 
 
 def _image_root(split: Split) -> Path:
@@ -565,11 +651,21 @@ def _image_root(split: Split) -> Path:
     if split.json is None or (split.images and split.images.is_dir()):
         assert split.images is not None
         return split.images
-    first, *_ = coco_list(read_coco_json(split.json), "images", split.json)
+    first, *_ = coco_list(_read_json(split.json), "images", split.json)
     folder, part = split.json.parent, split.json.stem.rpartition("_")[2]
     below = ("", "images", part, f"images/{part}")
     places = [place / name for name in below for place in (folder, folder.parent)]
     return next((p for p in places if (p / str(first.get("file_name"))).is_file()), folder)
+
+
+def _ignored(classes: Vocabulary) -> int:
+    """Label of pixels without ground truth beside these classes."""
+    return SPARE[len(classes) > SPARE[0]]
+
+
+def _extent(entry: Record) -> float:
+    x0, y0, x1, y1 = entry["bbox"]
+    return float((x1 - x0) * (y1 - y0))
 
 
 # Task -> ending of the names of its data sets, their kind, key of their annotations and evaluator_type.
@@ -581,38 +677,38 @@ KINDS: dict[str, tuple[str, type[DataSet], str, str]] = {
 }
 
 
-def _register(data: DataFile, part: str, task: str) -> str:
-    """Register the part "train" or "val" of the data for a task; returns its name."""
+def _register(data: DataFile, which: str, task: str) -> str:
+    """Register the split "train" or "val" of the data for a task; returns its name."""
     ending, kind, key, evaluator = KINDS[task]
-    split: Split = getattr(data, part)
-    name, root = f"{data.name}_{part}_{ending}", _image_root(split)
+    split: Split = getattr(data, which)
+    name, root = f"{data.name}_{which}_{ending}", _image_root(split)
     metadata: dict[str, Any] = {"origin": str(data.origin), "image_root": str(root)}
     read: functools.partial[list[Record]]
     made: MadeAnnotations | None
     if task == "distillation":
-        source = str(split.json or split.images)
-        made = MadeAnnotations(source, functools.partial(_images_alone, split))
+        alone = functools.partial(_images_alone, split, root)
+        made = MadeAnnotations(str(split.json or split.images), alone)
         read = functools.partial(image_records, made, root)
     else:
-        vocabulary = data.vocabulary(training=part == "train")
-        classes = list(vocabulary.names)
-        content = functools.partial(_content, data, part)
-        made = MadeAnnotations(str(split.annotations), content) if split.annotations else None
-        metadata |= {"vocabulary": vocabulary, "stuff_classes": classes, "thing_classes": classes}
+        part = Part(data, split, root, data.vocabulary(training=which == "train"))
+        classes = list(part.classes.names)
+        metadata |= {"vocabulary": part.classes, "stuff_classes": classes, "thing_classes": classes}
+        source = split.annotations
+        made = MadeAnnotations(str(source), part.content) if source else None
         read = functools.partial(standard_records, name, kind)
         if task == "semantic":
-            read = functools.partial(_semantic_records, data, part, made)
+            read = functools.partial(part.label_maps, made)
             metadata |= {
-                "sem_seg_root": str(split.masks or split.annotations),
-                "ignore_label": _ignored(len(vocabulary)),
-                "label_values": vocabulary.dataset_id_to_index,
+                "sem_seg_root": str(split.masks or source),
+                "ignore_label": _ignored(part.classes),
+                "label_values": part.classes.dataset_id_to_index,
                 "known_values": (*(data.names or ()), data.ignore),
             }
         elif made is None or (task == "panoptic" and not split.json):
             raise InputError(f"{data.origin}: there is no annotation file: {WHERE[task]}")
         elif task == "panoptic":
-            metadata["panoptic_root"] = str(_png_folder(data, split))
-    metadata |= {key: made, "evaluator_type": evaluator}
+            metadata["panoptic_root"] = str(part.png_folder())
+    metadata |= {key: made, "source": made, "evaluator_type": evaluator}
     if name in DatasetCatalog.list():
         known = MetadataCatalog.get(name).get("origin")
         if known != str(data.origin):
@@ -623,69 +719,3 @@ def _register(data: DataFile, part: str, task: str) -> str:
     DatasetCatalog.register(name, read)
     MetadataCatalog.get(name).set(**metadata)
     return name
-
-
-def _semantic_records(data: DataFile, part: str, made: MadeAnnotations | None) -> list[Record]:
-    """Records with label maps, or with what one is painted of ("painted")."""
-    split: Split = getattr(data, part)
-    if made is None:
-        assert split.masks is not None
-        pairs = _with_labels(data, split, split.masks, MAPS)
-        return [
-            {"file_name": str(image), "sem_seg_file_name": str(labels[0]), "image_id": stem}
-            for stem, (image, *labels) in pairs.items()
-            if labels
-        ]
-    index_of = data.vocabulary(training=part == "train").dataset_id_to_index
-    content, root = made.make(), _image_root(split)
-    if "segments_info" in content["annotations"][0]:
-        records = panoptic_records(made, root, _png_folder(data, split))
-        for record in records:
-            record["sem_seg_file_name"] = record.pop("pan_seg_file_name")
-            segments = record.pop("segments_info")
-            record["painted"] = [(s["id"], index_of[s["category_id"]]) for s in segments]
-    else:
-        # Pixels of crowds and of classes without a name are ignored, whatever is below them.
-        objects = content["annotations"] + content["unnamed"]
-        for entry in objects:
-            if entry.get("iscrowd") or entry.get("ignore"):
-                entry |= {"category_id": VOID, "iscrowd": 0, "ignore": 0}
-        content["annotations"] = [
-            e for e in objects if e["category_id"] != VOID or e.get("segmentation")
-        ]
-        indices = index_of | {VOID: _ignored(len(index_of))}
-        records = instance_records(content, made, root, indices, masks=True)
-        for record in records:
-            record["sem_seg_file_name"] = str(made)
-            # The largest first, so that none hides another.
-            objects = sorted(record.pop("annotations"), key=_extent, reverse=True)
-            record["painted"] = [(entry["segmentation"], entry["label"]) for entry in objects]
-    named = {*index_of.values()}
-    return [r for r in records if any(label in named for _, label in r["painted"])]
-
-
-def _ignored(classes: int) -> int:
-    """Label of pixels without ground truth beside so many classes."""
-    return SPARE[classes > SPARE[0]]
-
-
-def _extent(entry: Record) -> float:
-    x0, y0, x1, y1 = entry["bbox"]
-    return float((x1 - x0) * (y1 - y0))
-
-
-def _png_folder(data: DataFile, split: Split) -> Path:
-    """Folder of the PNGs of a panoptic JSON: that which is named, or one called as the file."""
-    assert split.json is not None
-    places = [split.masks] if split.masks else [p / split.json.stem for p in split.json.parents[:2]]
-    if folders := [place for place in places if place.is_dir()]:
-        return folders[0]
-    raise InputError(f"{data.origin}: where are the PNGs of {split.json}? {WHERE['panoptic']}")
-
-
-def _images_alone(split: Split) -> JsonObject:
-    if split.json:
-        return {"images": _json_images(read_coco_json(split.json), split)}
-    assert split.images is not None
-    files = map(str, _part(image_files(split.images), split))
-    return {"images": [{"id": file, "file_name": file} for file in files]}

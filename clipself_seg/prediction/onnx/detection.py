@@ -1,8 +1,9 @@
 """Detection as one file of ONNX: F-ViT from an image to boxes, scores and classes, with suppression inside.
 
-No size in the graph depends on values, but for the number of detections at its end: a fixed number of proposals is
-kept, of which those that did not survive score 0, and a box is pooled on all levels, on those that it does not belong
-to outside of the image. No box is a point: pooling divides by its samples, of which OpenVINO takes none there.
+The number of detections, at the end, is the only size in the graph that depends on values. Before that the number of
+proposals is fixed, and those that suppression removes get the score 0. Each box is pooled on all levels of the pyramid;
+on levels that it does not belong to, a box outside of the image takes its place, for which pooling gives 0. Every
+pooled box has an area, because OpenVINO takes no samples in a box without one and then divides by their number.
 
 Shapes: h x w pixels of the image, n proposals, m detections, K classes. Boxes are XYXY in pixels of the image.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,16 +41,16 @@ from clipself_seg.prediction.onnx.graph import (
     Graph,
     metadata_of,
     script,
+    smooth_images,
 )
-from clipself_seg.prediction.onnx.output import refuse_text_tower
 
-ENDLESS = (math.inf, math.inf)  # size of an image that cuts no box
+ENDLESS = (math.inf, math.inf)  # size of an image, to which boxes are not clipped
 NEAR = 0.05  # distance of a pair of detections: of boxes in sides of the square, of scores
 
 
 @torch.library.custom_op("clipself_seg::survivors", mutates_args=())
 def survivors(boxes: Tensor, scores: Tensor, iou: float, threshold: float, most: int) -> Tensor:
-    """Which boxes survive non-maximum suppression within each class, (K, n) bool.
+    """Which boxes non-maximum suppression keeps in each class, (K, n) bool.
 
     Args:
         boxes: (n, 4), one for all classes.
@@ -144,13 +145,13 @@ class DetectionGraph(nn.Module):
         return torch.cat(boxes)[best.indices], best.values >= 0
 
     def pool(self, levels: Sequence[Tensor], boxes: Tensor, side: int) -> Tensor:
-        """As `pool_boxes` for one image: of four levels, three read what is outside of the map, which is 0."""
+        """As `pool_boxes` for one image: the sum over the levels, of which all but the box's own give 0."""
         numbers = pyramid_levels(boxes)
         strides = self.model.roi_head.strides
         pooled = []
         for number, (level, stride) in enumerate(zip(levels[:LEVELS], strides)):
-            outside = torch.tensor([-4.0, -4.0, -3.0, -3.0]) * stride
-            own = torch.where((numbers == number)[:, None], boxes, outside)
+            elsewhere = torch.tensor([-4.0, -4.0, -3.0, -3.0]) * stride
+            own = torch.where((numbers == number)[:, None], boxes, elsewhere)
             numbered = F.pad(own, (1, 0))  # image 0
             pooled.append(roi_align(level, numbered, side, 1 / stride, 0, aligned=True))
         return torch.stack(pooled).sum(dim=0)
@@ -170,24 +171,19 @@ class DetectionGraph(nn.Module):
         return tuple(output[above] for output in outputs)
 
 
-def graph_of(predictor: DetectionPredictor, text_tower: bool = False) -> Export:
-    """The file of a predictor, which belongs to the export.
+def graph_of(predictor: DetectionPredictor) -> Export:
+    """The graph of a predictor and the files beside it; the export may change the predictor.
 
     Args:
         predictor: on the CPU, in float32, with its class names.
-        text_tower: whether class names are to be given to the file later, which is refused.
-
-    Raises:
-        InputError: it is.
     """
-    refuse_text_tower(text_tower)
     model, side = predictor.model, predictor.model.side
     graph = Graph(
         DetectionGraph(model),
         {"images": torch.rand(1, 3, side - 1, side // 2) * 255},
         {"images": {2: "H", 3: "W"}},
         ("boxes", "scores", "classes", "masks")[: 3 + model.has_masks],
-        _checks(side),
+        smooth_images((side, side), (side // 2, side), (side, side // 3)),
         translations(),
         functools.partial(paired, side=side),
         products=True,
@@ -201,14 +197,6 @@ def graph_of(predictor: DetectionPredictor, text_tower: bool = False) -> Export:
         "lowest_score": model.roi_head.settings.rule.threshold,
     }
     return Export(graph, metadata, beside={".py": script("detection")})
-
-
-def _checks(side: int) -> Iterator[tuple[Tensor]]:
-    """Images of smooth noise: the whole square, a wide one and a tall one."""
-    generator = torch.Generator().manual_seed(0)
-    for size in ((side, side), (side // 2, side), (side, side // 3)):
-        coarse = torch.rand(1, 3, 8, 8, generator=generator) * 255
-        yield (F.interpolate(coarse, size, mode="bicubic").clamp(0, 255),)
 
 
 def paired(wanted: Arrays, computed: Arrays, tolerance: float, side: int) -> tuple[Arrays, Arrays]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from clipself_seg.checkpoints.choice import ModelChoice
+from clipself_seg.checkpoints.choice import ModelChoice, find_model
 from clipself_seg.errors import InputError
 from clipself_seg.yaml_files import leaves, merge_layers, read_layers
 
@@ -21,12 +21,12 @@ NO_NAMES = (
 GENERATOR = "MODEL.MASK_GENERATOR.SOURCE"
 
 
-def one_file(output: str | os.PathLike[str], of_file: Sequence[str] = ()) -> Path | None:
+def one_file(output: str | os.PathLike[str], asked: Mapping[str, object]) -> Path | None:
     """The path of an export with class names, or None where the output is a folder, for the towers of a CLIP.
 
     Args:
         output: path that ends in .onnx, or a folder.
-        of_file: what was asked for that only a file has, such as "words".
+        asked: what only a file has, as for `check_request`.
 
     Raises:
         InputError: another ending, a file that is there already, or something of a file alone for a folder.
@@ -42,23 +42,43 @@ def one_file(output: str | os.PathLike[str], of_file: Sequence[str] = ()) -> Pat
             f"{output} ends in {path.suffix}: name a file that ends in {SUFFIX}, or a new folder for "
             "the two towers of a CLIP"
         )
-    if of_file:
+    if given := [name for name, value in asked.items() if value not in (None, False)]:
         raise InputError(
-            f"{output} is a folder, for the two towers of a CLIP, and {of_file[0]} belongs to a "
+            f"{output} is a folder, for the two towers of a CLIP, and {given[0].replace('_', ' ')} belongs to a "
             f"model in one file: name a file that ends in {SUFFIX}"
         )
     return None
 
 
-def refuse_diffusion(source: object) -> None:
-    """Refuse a model whose masks are made by Stable Diffusion.
+def check_request(task: str, source: object, asked: Mapping[str, object]) -> None:
+    """Refuse what the file of a task cannot have.
 
     Args:
-        source: value of MODEL.MASK_GENERATOR.SOURCE.
+        task: of the model; "" where it is not known yet.
+        source: value of MODEL.MASK_GENERATOR.SOURCE, if the model has it.
+        asked: "words" and "stuff" or None, whether "half", whether "text_tower", see `prediction.load.export`.
 
     Raises:
-        InputError: it is "diffusion".
+        InputError: class names given now and later, or later for another task than semantic segmentation; stuff without
+            panoptic segmentation or class names; panoptic segmentation in float16, or with masks by Stable Diffusion.
     """
+    if asked["text_tower"] and asked["words"]:
+        raise InputError(
+            "the text tower is for class names that are given to the file later: leave it or the words out"
+        )
+    if asked["text_tower"] and task not in ("", "semantic"):
+        raise InputError(
+            "the text tower goes with semantic segmentation: files of detection and panoptic segmentation have their "
+            "class names inside, so give words"
+        )
+    if asked["stuff"] is not None and (task not in ("", "panoptic") or asked["words"] is None):
+        raise InputError(
+            "stuff is told from things in panoptic segmentation, with words: leave it out, or give words"
+        )
+    if asked["half"] and task == "panoptic":
+        raise InputError(
+            "float16 does not hold the sums over an image's cells in panoptic segmentation: leave half out"
+        )
     if source == "diffusion":
         raise InputError(
             f"{GENERATOR} is diffusion, and Stable Diffusion is not exported: take an FC-CLIP, such as "
@@ -66,38 +86,34 @@ def refuse_diffusion(source: object) -> None:
         )
 
 
-def check_request(choice: ModelChoice, opts: Sequence[str], words: bool, text_tower: bool) -> None:
-    """Refuse a model or class names that one file cannot have.
+def find_exported(
+    model: str | os.PathLike[str] | None,
+    file: Path | None,
+    asked: Mapping[str, object],
+    task: str | None = None,
+    config_file: str | os.PathLike[str] | None = None,
+    opts: Sequence[str] = (),
+) -> ModelChoice:
+    """Find a model, and refuse what its file or folder cannot have, before anything is loaded.
 
     Args:
-        choice: model, as `find_model` finds it.
+        model, task, config_file: as for `find_model`.
+        file: of a model with class names; None for the towers of a CLIP.
+        asked: as for `check_request`.
         opts: further keys and values in turn.
-        words: whether there are class names.
-        text_tower: whether the text tower is exported, too, for class names that are given later.
 
     Raises:
-        InputError: no class names, or both; or masks by Stable Diffusion.
+        InputError: as these two; no class names; keys and values for the towers of a CLIP alone.
     """
-    if words and text_tower:
-        raise InputError(
-            "the text tower is for class names that are given to the file later: leave it or the words out"
-        )
-    if not choice.config_file:
-        return  # a folder of save_pretrained or a repository of the hub, which may have class names
-    if not words and not text_tower:
+    choice = find_model(model, task, config_file)
+    if not file:
+        if choice.clip and opts and not config_file:
+            raise InputError(f"{model} is a CLIP alone, without a configuration: leave out --opts")
+        return choice
+    # A folder of save_pretrained or a repository of the hub may have class names, and says what it is when it is read.
+    layers = read_layers(choice.config_file) if choice.config_file else []
+    values = dict(leaves(merge_layers(layers))) | dict(zip(opts[::2], opts[1::2]))
+    check_request(choice.task, values.get(GENERATOR), asked)
+    if choice.config_file and not (asked["words"] or asked["text_tower"]):
         raise InputError(NO_NAMES)
-    values = dict(leaves(merge_layers(read_layers(choice.config_file))))
-    refuse_diffusion((values | dict(zip(opts[::2], opts[1::2]))).get(GENERATOR))
-
-
-def refuse_text_tower(asked: bool) -> None:
-    """Refuse class names that are given later, for a task whose file has them inside.
-
-    Raises:
-        InputError: they were asked for.
-    """
-    if asked:
-        raise InputError(
-            "the text tower goes with semantic segmentation: files of detection and panoptic segmentation have their "
-            "class names inside, so give words"
-        )
+    return choice

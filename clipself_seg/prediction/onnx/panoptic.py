@@ -8,7 +8,7 @@ Shapes: h x w pixels of the image, H x W of the canvas, Q queries, K classes, S 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -28,8 +28,8 @@ from clipself_seg.prediction.onnx.graph import (
     Graph,
     metadata_of,
     script,
+    smooth_images,
 )
-from clipself_seg.prediction.onnx.output import refuse_text_tower
 from clipself_seg.prediction.panoptic import PanopticPredictor
 
 CUBIC = -0.5  # torch's and Pillow's where they smooth; OpenCV's is -0.75
@@ -164,17 +164,15 @@ def _cubic(length: int, new: Tensor, count: int) -> Tensor:
     return (weights / weights.sum(dim=1, keepdim=True).clamp(min=0.1)).float()
 
 
-def graph_of(predictor: PanopticPredictor, text_tower: bool = False) -> Export:
-    """The file of a predictor, which belongs to the export.
+def graph_of(predictor: PanopticPredictor) -> Export:
+    """The graph of a predictor and the files beside it; the export may change the predictor.
 
     Args:
         predictor: on the CPU, in float32, with its class names.
-        text_tower: whether class names are to be given to the file later, which is refused.
 
     Raises:
-        InputError: it is; masks are given to the model; or CLIP reads them by masked attention.
+        InputError: masks are given to the model, or CLIP reads them by masked attention.
     """
-    refuse_text_tower(text_tower)
     model, mapper = predictor.model, predictor.mapper
     if model.masks_given:
         raise InputError(
@@ -192,7 +190,11 @@ def graph_of(predictor: PanopticPredictor, text_tower: bool = False) -> Export:
         {"images": torch.rand(1, 3, 3 * divisor - 7, 4 * divisor - 5) * 255},
         {"images": {2: "H", 3: "W"}},
         ("masks", "scores"),
-        _checks(divisor),
+        smooth_images(
+            (4 * divisor, 4 * divisor),
+            (2 * divisor + 5, 5 * divisor - 3),
+            (5 * divisor, 2 * divisor),
+        ),
         align=decided,
     )
     metadata = metadata_of(predictor) | {
@@ -206,18 +208,6 @@ def graph_of(predictor: PanopticPredictor, text_tower: bool = False) -> Export:
         "overlap_threshold": settings.overlap_threshold,
     }
     return Export(graph, metadata, beside={".py": script("panoptic")})
-
-
-def _checks(divisor: int) -> Iterator[tuple[Tensor]]:
-    """Images of smooth noise, with and without padding: square, wide and tall."""
-    generator = torch.Generator().manual_seed(0)
-    for size in (
-        (4 * divisor, 4 * divisor),
-        (2 * divisor + 5, 5 * divisor - 3),
-        (5 * divisor, 2 * divisor),
-    ):
-        coarse = torch.rand(1, 3, 8, 8, generator=generator) * 255
-        yield (F.interpolate(coarse, size, mode="bicubic").clamp(0, 255),)
 
 
 def decided(wanted: Arrays, computed: Arrays, tolerance: float) -> tuple[Arrays, Arrays]:

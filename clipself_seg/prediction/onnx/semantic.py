@@ -28,11 +28,8 @@ PREPROCESSING = (
     "once); on a canvas, to which the image is stretched, their mean is averaged with the whole image's scores. Scores "
     "are resized bilinearly to the image, and the highest is the class."
 )
-TRACED = (
-    43,
-    57,
-)  # rows and columns of the traced image: odd, so that nothing is taken for a constant
-TEXTS = 3  # traced
+TRACED = (43, 57)  # cells of the traced image: odd numbers, which torch takes for no constants
+TEXTS = 3  # class names of the traced graph
 
 
 class ZeroShotGraph(nn.Module):
@@ -86,9 +83,8 @@ class CATSegGraph(nn.Module):
         """
         super().__init__()
         self.model = model
-        model.aggregator.classes_at_once = (
-            0  # groups of classes are for a CPU's cache, and would each be a graph
-        )
+        # In groups, which fit a CPU's cache, each group of classes would be traced by itself.
+        model.aggregator.classes_at_once = 0
         self.register_buffer("text_KPE", None if text_tower else model.texts.embed(model.names))
 
     def forward(self, images: Tensor, texts: Tensor | None = None) -> Tensor:
@@ -98,15 +94,11 @@ class CATSegGraph(nn.Module):
         assert text_KPE is not None
         inputs = model._inputs(images)
         if not model.sliding:
-            inputs = padded(inputs[0], divisor := max(1, model.size_divisibility)), padded(
-                inputs[1], divisor
-            )
+            inputs = tuple(padded(one, max(1, model.size_divisibility)) for one in inputs)
         square = bilinear(inputs[0], (model.clip_size, model.clip_size))
         features = model.clip.visual.features(square, ("dense", *model.guidance_blocks))
-        of_backbone = (
-            square if model.backbone is None else bilinear(inputs[1], model._backbone_size)
-        )
-        (guidance,) = model._guidance(of_backbone, features)
+        read = square if model.backbone is None else bilinear(inputs[1], model._backbone_size)
+        (guidance,) = model._guidance(read, features)
         logits = model.aggregator(features["dense"][0], guidance, text_KPE)
         logits_TSS = logits.all_classes(text_KPE.shape[0])[None]
         size = (images.shape[2], images.shape[3])
@@ -116,18 +108,21 @@ class CATSegGraph(nn.Module):
 
 
 def padded(images: Tensor, patch: int) -> Tensor:
-    """Images (B, 3, H, W), padded with 0 below and on the right to multiples of the patch, of sizes without values."""
+    """Images (B, 3, H, W), padded with 0 below and on the right to multiples of the patch.
+
+    H and W are symbols while the graph is traced, so that nothing may depend on whether they are multiples already.
+    """
     height, width = ((side + patch - 1) // patch * patch for side in images.shape[2:])
     return F.pad(images, (0, patch - 1, 0, patch - 1))[..., :height, :width]
 
 
 def bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """As `windows.resize`, without a look at the sizes, which have no values here."""
+    """As `windows.resize`, but maps that have the size already are resized too: sizes are symbols here."""
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
-def graph_of(predictor: Predictor, text_tower: bool) -> Export:
-    """The file of a predictor, which belongs to the export: it is changed.
+def graph_of(predictor: Predictor, text_tower: bool = False) -> Export:
+    """The graph of a predictor and the files beside it; the export may change the predictor.
 
     Args:
         predictor: on the CPU, in float32, with its class names unless the text tower is exported.
@@ -159,14 +154,15 @@ def graph_of(predictor: Predictor, text_tower: bool) -> Export:
         "stride": stride,
         "canvas": canvas if side else 0,
     }
-    # Of no whole cells, and of none but for a pixel: for such sizes alone nothing is cut off or padded.
+    # Half a cell more than whole cells: with whole cells the graph would lack the padding.
     unit = max(model.clip.patch_size, 1 if count > 1 else model.size_divisibility)
     inputs = {"images": torch.rand(count, 3, *(unit * side + unit // 2 for side in TRACED))}
     sizes = {"images": {2: "H", 3: "W"}}
-    beside = {".py": script("semantic")}
+    further, beside = {}, {".py": script("semantic")}
     if count > 1:
         sizes["images"][0] = "B"
     if text_tower:
+        further["_text.onnx"] = text_graph(model.clip)
         beside |= text_files(model.clip)
         metadata |= {
             "templates": TEMPLATES[templates],
@@ -176,7 +172,7 @@ def graph_of(predictor: Predictor, text_tower: bool) -> Export:
         inputs["texts"] = torch.randn(TEXTS, len(TEMPLATES[templates]), model.clip.embed_dim)
         sizes["texts"] = {0: "K"}
     graph = Graph(module, inputs, sizes, ("scores",), _checks(model.clip.image_size, inputs))
-    return Export(graph, metadata, text_graph(model.clip) if text_tower else None, beside)
+    return Export(graph, metadata, further, beside)
 
 
 def _checks(side: int, inputs: dict[str, Tensor]) -> Iterator[tuple[Tensor, ...]]:

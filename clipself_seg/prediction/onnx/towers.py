@@ -34,7 +34,7 @@ DENSE_FILE = "dense.onnx"
 TEXT_FILE = "text.onnx"
 METADATA_FILE = "export.json"
 TOKENIZER_FILE = "tokenizer.json"
-# Grid of the traced images: of no square, so that no position table has it.
+# Grid of the traced images. It is not square, so that it is the grid of no table of positions.
 TRACED_GRID = (5, 7)
 TEXTS = ("grass", "a photo of a red star.", "a photo of " + "a very " * 80 + "long text")
 
@@ -59,7 +59,7 @@ class TextGraph(nn.Module):
         self.text = clip.text
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """As `DenseCLIP.encode_text`, but all tokens are computed (`TextEncoder.whole`)."""
+        """As `DenseCLIP.encode_text`, but tokens behind the end of a text are computed too (`TextEncoder.whole`)."""
         return F.normalize(self.text.whole(tokens), dim=-1)
 
 
@@ -100,7 +100,7 @@ def export_onnx(clip: DenseCLIP, folder: str | os.PathLike[str]) -> dict[str, Di
 
 
 def dense_graph(clip: DenseCLIP) -> Graph:
-    """The image tower, for images of any number and of any sides that the patch divides."""
+    """Graph of the image tower, for any number of images and any sides that are multiples of the patch."""
     patch = clip.patch_size
     rows, columns = TRACED_GRID
     images = torch.zeros(2, 3, patch * rows, patch * columns)
@@ -110,7 +110,7 @@ def dense_graph(clip: DenseCLIP) -> Graph:
 
 
 def text_graph(clip: DenseCLIP) -> Graph:
-    """The text tower, for any number of texts."""
+    """Graph of the text tower, for any number of texts."""
     tokens = clip.tokenize(TEXTS)
     checks = ((part,) for part in (tokens[:1], tokens[:2], tokens))
     sizes = {"tokens": {0: Dim("texts")}}
@@ -118,13 +118,13 @@ def text_graph(clip: DenseCLIP) -> Graph:
 
 
 def tokenizer_of(clip: DenseCLIP) -> ClipTokenizer | None:
-    """CLIP's byte pairs, or None for a tower with a tokenizer of its own."""
+    """The tokenizer of a CLIP that has CLIP's byte pairs; None for one that has another tokenizer."""
     tokenizer = clip.architecture.kind.tokenizer(clip.architecture)
     return tokenizer if isinstance(tokenizer, ClipTokenizer) else None
 
 
 def text_files(clip: DenseCLIP) -> dict[str, str]:
-    """Files that make embeddings of class names by an exported text tower: "_tokenizer.json" and "_texts.py".
+    """Contents of the files that turn class names into embeddings by an exported text tower, by their endings.
 
     Raises:
         InputError: the tower's tokenizer is not CLIP's.
@@ -132,13 +132,13 @@ def text_files(clip: DenseCLIP) -> dict[str, str]:
     tokenizer = tokenizer_of(clip)
     if tokenizer is None:
         raise InputError(
-            f"{clip.name} has a tokenizer of its own, which is not exported: give the class names now"
+            f"{clip.name} has another tokenizer than CLIP's, which is not exported: give the class names now"
         )
     return {"_tokenizer.json": tokenizer.to_json(), "_texts.py": script("texts")}
 
 
 def _image_batches(clip: DenseCLIP) -> Iterator[Tensor]:
-    """Yields images of noise, of the position table's own grid, wide, tall, and of a single cell."""
+    """Yields images of noise: of the grid of the table of positions, wide, tall, and of a single cell."""
     side = clip.image_size // clip.patch_size
     generator = torch.Generator().manual_seed(0)
     for count, rows, columns in (
@@ -152,7 +152,7 @@ def _image_batches(clip: DenseCLIP) -> Iterator[Tensor]:
 
 
 def _metadata(clip: DenseCLIP, differences: dict[str, Differences]) -> dict[str, Any]:
-    """Metadata for somebody who has nothing but the two files."""
+    """Metadata that say how to use the two files without this project."""
     return {
         "clip": clip.name,
         "tower": type(clip.visual).__name__,

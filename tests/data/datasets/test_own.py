@@ -10,6 +10,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from clipself_seg.data.datasets import own
 from clipself_seg.data.datasets.check import check_data
 from clipself_seg.data.datasets.own import register_data
 from clipself_seg.data.datasets.records import (
@@ -118,7 +119,10 @@ def test_the_same_path_is_read_again_and_another_of_its_name_is_refused(folder):
         (YAML + "ignore: 7", '"ignore" is 7, and "names" names it'),
         (YAML + "held_out: [gras]", '"held_out" has \'gras\': did you mean "grass"?'),
         (YAML + "others: [mini_vla_sem_seg]", 'did you mean "mini_val_sem_seg"?'),
-        (YAML + "path: nowhere", '"path" .*nowhere is no folder'),
+        (
+            YAML + "path: nowhere",
+            '"train" .*nowhere/images/train is missing: correct it, or "path"',
+        ),
         ("names: {3: dog}", 'has no "train"'),
         ("train: images/train", 'has no "names"'),
         (YAML.replace("images/train", "{image: images}"), '"train": unknown key "image": did'),
@@ -171,6 +175,19 @@ def draw_images(folder, count=12):
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(1, count + 1):
         Image.new("RGB", (60, 40)).save(folder / f"{number}.jpg")
+
+
+def test_a_json_is_read_once_until_its_memory_is_freed(tmp_path, monkeypatch):
+    draw_images(tmp_path / "images")
+    reads, read = [], own.read_coco_json
+    monkeypatch.setattr(own, "read_coco_json", lambda path: reads.append(path) or read(path))
+    path = write_coco(tmp_path / "parts.json")
+    for task in ("semantic", "detection"):
+        data = register_data(path, task)
+        check_data([data.train, *data.test])
+    assert reads == [path]
+    own.forget_files()
+    assert len(DatasetCatalog.get(data.train)) == 10 and reads == [path, path]
 
 
 def test_a_coco_json_alone_trains_boxes_and_painted_label_maps(tmp_path):

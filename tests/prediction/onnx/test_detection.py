@@ -13,7 +13,6 @@ import torch
 
 import clipself_seg
 from clipself_seg.commands.predict import SCORE_THRESHOLD
-from clipself_seg.errors import InputError
 from clipself_seg.heads.fvit.roi_heads import SIDE, pool_boxes
 from clipself_seg.prediction.detection import DetectionPredictor
 from clipself_seg.prediction.onnx import detection
@@ -37,19 +36,17 @@ def predictor() -> DetectionPredictor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("words", VOCABULARIES)
-def test_the_graph_detects_what_the_model_does(predictor, words):
-    predictor.set_vocabulary(words)
-    graph, count = DetectionGraph(predictor.model), 0
-    for image in (predictor.mapper.resized(scene(seed))["image"] for seed in range(2)):
-        for cut in (image, image[:, :75], image[:, :, :90]):
-            boxes, scores, classes = graph(cut[None].float())
-            expected = predictor.model([{"image": cut}])[0]["instances"]
-            torch.testing.assert_close(boxes, expected.pred_boxes.tensor, atol=1e-3, rtol=0)
-            torch.testing.assert_close(scores, expected.scores, atol=1e-5, rtol=0)
-            assert classes.tolist() == expected.pred_classes.tolist()
-            count += len(boxes)
-    assert count > 20
+def test_the_graph_detects_what_the_model_does(predictor):
+    image, count = predictor.mapper.resized(scene(0))["image"], 0
+    for words, cut in zip(VOCABULARIES, (image[:, :75], image[:, :, :90])):
+        predictor.set_vocabulary(words)
+        boxes, scores, classes = DetectionGraph(predictor.model)(cut[None].float())
+        expected = predictor.model([{"image": cut}])[0]["instances"]
+        torch.testing.assert_close(boxes, expected.pred_boxes.tensor, atol=1e-3, rtol=0)
+        torch.testing.assert_close(scores, expected.scores, atol=1e-5, rtol=0)
+        assert classes.tolist() == expected.pred_classes.tolist()
+        count += len(boxes)
+    assert count > 5
 
 
 @torch.no_grad()
@@ -112,11 +109,6 @@ def test_detections_are_compared_in_pairs_where_rounding_decides_their_order():
     assert [len(array) for array in paired(wanted, without_first, 1e-4, 64)[0]] == [3, 3, 3]
     nothing = [array[:0] for array in wanted]
     assert [len(array) for array in paired(nothing, nothing, 1e-4, 64)[0]] == [0, 0, 0]
-
-
-def test_class_names_that_are_given_later_are_refused(predictor):
-    with pytest.raises(InputError, match="detection and panoptic segmentation .* give words"):
-        graph_of(predictor, text_tower=True)
 
 
 @pytest.mark.heavy

@@ -72,10 +72,16 @@ def test_the_files_of_a_model_label_an_image_as_torch_does(tmp_path, monkeypatch
     ("words", "reason"),
     [
         ("--model mini -o model.onnx", "no class names: give words"),
-        ("--model mini -o onnx --words dog", "--words belongs to a model in one file"),
-        ("--model mini -o onnx --half", "--half belongs to a model in one file"),
+        (
+            "--model mini -o onnx --words dog",
+            "onnx is a folder, for the two towers of a CLIP, and words belongs",
+        ),
+        ("--model mini -o onnx --half", "half belongs to a model in one file"),
         ("--model mini -o model.engine --words dog", "ends in .engine: name a file"),
         ("--model mini -o m.onnx --words dog --text-tower", "leave it or the words out"),
+        ("--task detection --model mini -o m.onnx --text-tower", "inside, so give words"),
+        ("--task panoptic --model mini -o m.onnx --words dog --half", "leave half out"),
+        ("--model mini -o m.onnx --words dog --stuff dog", "stuff is told from things in panoptic"),
         ("--model odise-label -o m.onnx --words dog", "Stable Diffusion is not exported"),
         (
             "--model mini -o m.onnx --words dog --clip-name ViT-B-16",

@@ -1,8 +1,8 @@
-"""Builds the CLIP of every model, from the entry of Detectron2's BACKBONE_REGISTRY that ``MODEL.CLIP.BACKBONE`` names.
+"""Builds the CLIP of every model from a backbone in Detectron2's BACKBONE_REGISTRY, see ``MODEL.CLIP.BACKBONE``.
 
-`build_clip` yields the CLIP of the entry. `VisionLanguageBackbone` says what an entry
-offers; `CLIPBackbone` is the project's own, and works under the stock heads of Detectron2, too
-(``MODEL.BACKBONE.NAME: CLIPBackbone``). docs/backbone.md shows one of somebody else's.
+`build_clip` returns that CLIP. `VisionLanguageBackbone` lists the members that a registered backbone needs.
+`CLIPBackbone` is the backbone of this project; Detectron2's stock heads can use it, too
+(``MODEL.BACKBONE.NAME: CLIPBackbone``). docs/backbone.md shows how to register another backbone.
 """
 
 from __future__ import annotations
@@ -33,13 +33,17 @@ logger = logging.getLogger(__name__)
 
 
 class VisionLanguageBackbone(Protocol):
-    """Members that an entry has beside those of Detectron2's `Backbone`, so that all models here work with it.
+    """Members that every model needs of a registered backbone, beside those of Detectron2's `Backbone`.
 
-    It may have more, which models ask for by name and refuse to go without: ``encode_image`` (B, E) of normalised
-    square images, for crops; ``layer_groups``, the parameters of its image side as `ImageTower.layer_groups` has them,
-    for whatever trains; ``scale``, the factor of cosines that it was trained with, 100 without; ``text``, the module
-    whose weights decide the embeddings of texts, all of it without. Its class may have ``reads``, the keys below
-    ``MODEL.CLIP`` that it reads of the configuration: without, their name and weights are empty there.
+    Optional members:
+        ``encode_image``: embeddings (B, E) of normalised square images. Models that read crops refuse a backbone
+            without it.
+        ``layer_groups``: parameters of the image tower, as `ImageTower.layer_groups` returns them. Models that train
+            the tower refuse a backbone without it.
+        ``scale``: factor by which cosines are multiplied before the softmax; 100 where it is missing.
+        ``text``: module whose weights decide the embeddings of texts; the whole backbone where it is missing.
+        ``reads``: keys of `CLIPBackbone` that the backbone reads too, an attribute of the class. Those that it does
+            not list are an error where somebody sets them, and the name and the weights of the CLIP are empty.
 
     Attributes:
         mean: mean of RGB pixels in [0, 1] that is subtracted from an image.
@@ -62,7 +66,7 @@ class VisionLanguageBackbone(Protocol):
 
 
 REQUIRED = ("mean", "std", "image_size", "output_shape", "encode_text")
-# What models do themselves with the `clip` of a CLIPBackbone, so that a subclass cannot do it otherwise.
+# Models do these themselves with the `clip` of a CLIPBackbone, so that a subclass must not override them.
 FIXED = ("forward", "output_shape", "encode_text")
 
 
@@ -178,14 +182,15 @@ def configured_feature(cfg: CfgNode) -> DenseFeature:
 
 
 def build_clip(cfg: CfgNode, **keys: str) -> DenseCLIP:
-    """The CLIP of the entry ``MODEL.CLIP.BACKBONE``, in evaluation mode; what of it trains is left to the model.
+    """The CLIP of the backbone ``MODEL.CLIP.BACKBONE``, in evaluation mode; the model decides which parameters train.
 
     Args:
-        cfg: configuration, which the entry is given; `CLIPBackbone` reads ``MODEL.CLIP``.
-        **keys: other values of keys below ``MODEL.CLIP``, such as the WEIGHTS of a second CLIP.
+        cfg: configuration that the backbone is built from; `CLIPBackbone` reads ``MODEL.CLIP``.
+        **keys: values that replace those of keys below ``MODEL.CLIP``, such as WEIGHTS for a second CLIP.
 
     Raises:
-        InputError: no entry has the name, it lacks something of `VisionLanguageBackbone`, or its own errors.
+        InputError: no backbone is registered by this name, it lacks a member of `VisionLanguageBackbone`, or it raises
+            an error itself.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -211,7 +216,7 @@ def build_clip(cfg: CfgNode, **keys: str) -> DenseCLIP:
 
 
 def find_entry(name: str) -> Callable[[CfgNode, ShapeSpec], nn.Module]:
-    """The entry of BACKBONE_REGISTRY that ``MODEL.CLIP.BACKBONE`` names.
+    """The class or function that BACKBONE_REGISTRY has under the name in ``MODEL.CLIP.BACKBONE``.
 
     Raises:
         InputError: there is none.
@@ -233,7 +238,7 @@ def entries_of(modules: Collection[str]) -> list[str]:
 
 
 def _clip_of(name: str, module: nn.Module) -> DenseCLIP:
-    """A CLIP whose towers are the two sides of a backbone of somebody else's.
+    """A CLIP whose image and text towers are those of a backbone that another module registered.
 
     Raises:
         InputError: names what the backbone lacks.
@@ -286,7 +291,7 @@ def _three(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def load_state(clip: DenseCLIP, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Loads the state of a CLIP of somebody else's backbone, strictly and under its own names.
+    """Loads the state of a CLIP that `_clip_of` made; names and shapes have to be those of its backbone.
 
     Raises:
         InputError: missing, unexpected or misshapen tensors.
@@ -300,7 +305,7 @@ def load_state(clip: DenseCLIP, tensors: Mapping[str, Tensor], source: str) -> N
 
 
 class BackboneTower(ImageTower):
-    """The image side of a backbone of somebody else's; it stays in evaluation mode."""
+    """The image tower of a backbone that another module registered; it stays in evaluation mode."""
 
     readouts = Readouts(masked_attention=False, compiled=(False,))
 

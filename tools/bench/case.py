@@ -1,4 +1,4 @@
-"""A benchmark case, which is the model, images and regions that all tasks share, and the interface of workloads.
+"""`Case` says what a benchmark measures; the workloads below make the model, the images and the regions for it.
 
 Legend: B images, n regions of an image, S side of the image, S0 side of a crop.
 """
@@ -41,20 +41,20 @@ class Case:
     Attributes:
         task: "dense", "distill", "regions", "semseg", "panoptic", "pq" or "detection".
         model: open_clip's name; its weights are random. "pq" has none.
-        size: S, in pixels; "semseg", "panoptic" and "pq" have sizes of their own.
+        size: S, in pixels; "semseg", "panoptic" and "pq" do not read it.
         batch: B.
         precision: "float32", or the lower precision of autocast.
-        compile: whether the tower's blocks are compiled, but in plain formulations.
+        compile: whether the tower's blocks are compiled; those of plain formulations never are.
         regions: n.
-        repeats: timed calls of everything.
-        threads: of torch on the CPU.
+        repeats: number of timed calls of each part.
+        threads: number of torch's threads on the CPU.
         device: "cpu" or "cuda".
-        classes: of the vocabulary: the first of ADE20K's 847, in "panoptic" of COCO's 133 if they do; of
-            "detection" random vectors.
+        classes: number of classes: the first of ADE20K's 847 ("panoptic": of COCO's 133, if there are enough);
+            "detection" takes random vectors.
         training: a training step of "semseg" instead of inference.
-        queries: of "panoptic"; None for ODISE's 100, and FC-CLIP's 250 in the merge.
+        queries: number of queries of "panoptic"; None for ODISE's 100, and for FC-CLIP's 250 in the merge.
         kind: detector of "detection", "ov_coco" or "ov_lvis".
-        only: names of what is measured, each beside its plain formulation; () is everything.
+        only: names of the parts that are measured, each with its plain formulation; () for all.
     """
 
     task: Task
@@ -95,13 +95,13 @@ def seeded(build: Callable[[], M]) -> M:
 
 
 class Recomputed(Protocol):
-    """A module that may compute again in the backward pass what it would keep."""
+    """A module that can recompute activations in the backward pass in place of keeping them."""
 
     checkpointing: bool
 
 
 class Workload:
-    """CLIP and image of a case, made when they are first needed."""
+    """The CLIP and the image of a case, both made at their first use."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
@@ -109,7 +109,7 @@ class Workload:
 
     @functools.cached_property
     def clip(self) -> DenseCLIP:
-        """Random weights."""
+        """The CLIP, with random weights."""
         clip = load_clip(self.case.model, None).to(self.device)
         if self.case.compile:
             clip.visual.compile_blocks()
@@ -123,7 +123,7 @@ class Workload:
 
     @functools.cached_property
     def pixels(self) -> np.ndarray:
-        """uint8 (H, W, 3), noise."""
+        """An image of noise, (H, W, 3) uint8."""
         return np.random.default_rng(0).integers(0, 256, (*IMAGE_SIZE, 3), dtype=np.uint8)
 
     def without_gradients(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -136,7 +136,7 @@ class Workload:
         return run
 
     def with_stock_linear(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """A function that does the same as `without_gradients`, with torch's own linear layers."""
+        """A function that does the same as that of `without_gradients`, with torch's stock linear layers."""
 
         def run(prepared: Any) -> Any:
             with stock_linear():
@@ -170,7 +170,7 @@ class Workload:
         """Runs of a training step, of a plain one, and of one with parts of the model checkpointed."""
 
         def step(formulation: Callable[[], Tensor]) -> float:
-            """As of `Trainer`."""
+            """A training step as `Trainer` makes it; returns the loss."""
             optimizer.zero_grad()
             computed = formulation()
             computed.backward()
@@ -201,7 +201,7 @@ class Workload:
 
 
 class PartWorkload(Workload):
-    """A `Workload` whose parts are made when they are first needed, of the same random numbers at every call."""
+    """A `Workload` whose modules are made at their first use, with the same random numbers in every call."""
 
     def __init__(self, case: Case) -> None:
         """
@@ -214,12 +214,12 @@ class PartWorkload(Workload):
 
     @functools.cached_property
     def clip(self) -> DenseCLIP:
-        """Random weights."""
+        """The CLIP, with random weights."""
         return seeded(lambda: load_clip(self.case.model, None)).to(self.device)
 
 
 class RegionWorkload(Workload):
-    """A `Workload` with square inputs, boxes and crops too, each made when it is first needed."""
+    """A `Workload` that also has square inputs, boxes and crops, each made at its first use."""
 
     def __init__(self, case: Case) -> None:
         """
@@ -242,34 +242,34 @@ class RegionWorkload(Workload):
 
     @functools.cached_property
     def cells(self) -> np.ndarray:
-        """(n, 4) XYXY pixels."""
+        """Cells of a grid over the image, (n, 4) XYXY in pixels."""
         split = math.ceil(math.sqrt(self.case.regions))
         return grid_boxes(split, split, IMAGE_SIZE[1], IMAGE_SIZE[0])[: self.case.regions]
 
     @functools.cached_property
     def boxes(self) -> Tensor:
-        """(n, 4) XYXY in [0, 1] of the padded square."""
+        """The cells in the padded square, (n, 4) XYXY in [0, 1]."""
         return torch.from_numpy(relative_boxes(self.cells, IMAGE_SIZE[1], IMAGE_SIZE[0])).float()
 
     def crops(self, boxes: np.ndarray) -> Tensor:
-        """Boxes (n, 4) in pixels cut out anew, uint8 (n, 3, S0, S0)."""
+        """Crops of boxes (n, 4) in pixels, cut out in each call, (n, 3, S0, S0) uint8."""
         crops = letterbox_crops(self.pixels, boxes, self.clip.image_size)
         return torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
 
     def square(self) -> Tensor:
-        """The image letterboxed anew, uint8 (3, S, S)."""
+        """The letterboxed image, made in each call, (3, S, S) uint8."""
         square = torch.from_numpy(letterbox_image(self.pixels, self.case.size))
         return square.permute(2, 0, 1).contiguous()
 
     @functools.cached_property
     def images(self) -> Tensor:
-        """(B, 3, S, S), normalised."""
+        """A batch of the letterboxed image, normalised, (B, 3, S, S)."""
         squares = self.square().expand(self.case.batch, -1, -1, -1)
         return self.clip.preprocess(squares.to(self.device))
 
 
 class SampledWorkload(RegionWorkload, abc.ABC):
-    """A batch of samples, made in both formulations."""
+    """A `RegionWorkload` whose batch of samples is made in both formulations."""
 
     @abc.abstractmethod
     def _sample(self) -> dict[str, Any]:

@@ -413,17 +413,16 @@ def with_yours(table: Table, options: Mapping[str, str] | None) -> Table:
         table: any.
         options: key -> value, which are the user's; None where nothing is.
     """
-    yours = runs_of_yours(table)
-    given = dict(options or {})
+    yours, given = runs_of_yours(table), dict(options or {})
     rows = dict(table.rows)
     for name, row in table.rows.items():
-        if yours & {*row.runs().values()}:
-            title = ": ".join(filter(None, (row.title, ", ".join(given.values()))))
-            rows[name] = dataclasses.replace(row, title=title)
-            if options is None:
-                del rows[name]
-    claims = tuple(claim for claim in table.claims if claim.rows() <= rows.keys())
-    return dataclasses.replace(table, rows=rows, runs=_with(table, yours, given), claims=claims)
+        if yours.isdisjoint(row.runs().values()):
+            continue
+        title = ": ".join(filter(None, (row.title, ", ".join(given.values()))))
+        rows[name] = dataclasses.replace(row, title=title)
+        if options is None:
+            del rows[name]
+    return _changed(table, rows, yours, given)
 
 
 def with_data(table: Table, data: str, names: Sequence[str]) -> Table:
@@ -456,30 +455,23 @@ def with_data(table: Table, data: str, names: Sequence[str]) -> Table:
         )
         for name in names
     }
-    claims = tuple(
-        dataclasses.replace(claim, columns=tuple(names))
-        for claim in table.claims
-        if claim.columns and claim.rows() <= rows.keys()
-    )
-    runs = _with(table, {row.run for row in rows.values()}, given)
-    return dataclasses.replace(table, rows=rows, runs=runs, columns=columns, claims=claims)
+    claims = [claim for claim in table.claims if claim.columns]
+    claims = [dataclasses.replace(claim, columns=tuple(names)) for claim in claims]
+    table = dataclasses.replace(table, columns=columns, claims=tuple(claims))
+    return _changed(table, rows, {row.run for row in rows.values()}, given)
 
 
-def _with(
-    table: Table, names: Collection[str], options: dict[str, str]
-) -> dict[str, dict[str, RunSpec]]:
-    """The runs of a table, some of them with further options."""
-    return {
-        scale: {
-            name: (
-                dataclasses.replace(spec, options={**spec.options, **options})
-                if name in names
-                else spec
-            )
-            for name, spec in runs.items()
-        }
-        for scale, runs in table.runs.items()
-    }
+def _changed(
+    table: Table, rows: dict[str, Row], names: Collection[str], options: dict[str, str]
+) -> Table:
+    """A table with other rows and the claims about these, some of its runs with further options."""
+    runs = {scale: dict(own) for scale, own in table.runs.items()}
+    for own in runs.values():
+        for name in own.keys() & names:
+            given = {**own[name].options, **options}
+            own[name] = dataclasses.replace(own[name], options=given)
+    claims = tuple(claim for claim in table.claims if claim.rows() <= rows.keys())
+    return dataclasses.replace(table, rows=rows, runs=runs, claims=claims)
 
 
 def list_tables(folder: Path = FOLDER) -> list[str]:

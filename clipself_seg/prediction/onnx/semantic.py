@@ -92,13 +92,17 @@ class CATSegGraph(nn.Module):
         model = self.model
         text_KPE = self.text_KPE if texts is None else texts
         assert text_KPE is not None
-        inputs = model._inputs(images)
+        of_clip, of_backbone = model._inputs(images)
         if not model.sliding:
-            inputs = tuple(padded(one, max(1, model.size_divisibility)) for one in inputs)
-        square = bilinear(inputs[0], (model.clip_size, model.clip_size))
+            divisor = max(1, model.size_divisibility)
+            of_clip, of_backbone = padded(of_clip, divisor), padded(of_backbone, divisor)
+        square = bilinear(of_clip, (model.clip_size, model.clip_size))
         features = model.clip.visual.features(square, ("dense", *model.guidance_blocks))
-        read = square if model.backbone is None else bilinear(inputs[1], model._backbone_size)
-        (guidance,) = model._guidance(read, features)
+        if model.backbone is None:
+            of_backbone = square
+        else:
+            of_backbone = bilinear(of_backbone, model._backbone_size)
+        (guidance,) = model._guidance(of_backbone, features)
         logits = model.aggregator(features["dense"][0], guidance, text_KPE)
         logits_TSS = logits.all_classes(text_KPE.shape[0])[None]
         size = (images.shape[2], images.shape[3])
@@ -158,7 +162,7 @@ def graph_of(predictor: Predictor, text_tower: bool = False) -> Export:
     unit = max(model.clip.patch_size, 1 if count > 1 else model.size_divisibility)
     inputs = {"images": torch.rand(count, 3, *(unit * side + unit // 2 for side in TRACED))}
     sizes = {"images": {2: "H", 3: "W"}}
-    further, beside = {}, {".py": script("semantic")}
+    further, beside = dict[str, Graph](), {".py": script("semantic")}
     if count > 1:
         sizes["images"][0] = "B"
     if text_tower:

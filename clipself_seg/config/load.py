@@ -155,9 +155,13 @@ def option_pairs(opts: Sequence[str]) -> dict[str, str]:
     """Keys and values of the words of a command line.
 
     Raises:
-        InputError: an odd number of words; names the last one.
+        InputError: an odd number of words; names the last one, or an option that stands among them.
     """
     if len(opts) % 2:
+        if option := next((word for word in opts if word.startswith("--")), ""):
+            raise InputError(
+                f"{option} stands behind a KEY VALUE pair: put it before the first one"
+            )
         raise InputError(f'give options as KEY VALUE pairs; "{opts[-1]}" has no value')
     return dict(zip(opts[::2], opts[1::2]))
 

@@ -257,9 +257,9 @@ def _evaluate(
         return
     write(results, rows)
     knee = forgetting.knee_of(rows)
-    best = (
-        f"Knee (*), the best harmonic mean: {knee:g}" if knee is not None else forgetting.NO_OTHERS
-    )
+    best = forgetting.NO_OTHERS if knee is None else f"Knee (*), the best harmonic mean: {knee:g}"
+    if knee in (0, 1):
+        best += f". No mixture is better than the {'end' if knee else 'start'}: none is written"
     logger.info("%s:\n%s\n%s", forgetting.TITLE, forgetting.forgetting_table(rows), best)
     forgetting.plot_forgetting(outputs.file("mixing.png"), rows)
     logger.info("drawn in %s", outputs.file("mixing.png"))

@@ -92,6 +92,7 @@ MODEL, CLIP = "MODEL.META_ARCHITECTURE", "SOLVER.CLIP_GRADIENTS."
         (["SOLVER", "1"], 'unknown key "SOLVER"'),
         (["SEED.X", "1"], 'unknown key "SEED.X"'),
         (["SEED"], '"SEED" has no value'),
+        (["SEED", "1", "--csv"], "--csv stands behind a KEY VALUE pair: put it before the first"),
         (["SEED", "one"], "SEED must be of type int, got 'one'"),
         (["SEED", "-2"], r"SEED must be in \[0, 2\^32\)"),
         (["SEED", "99999999999999999999"], r"SEED must be in \[0, 2\^32\)"),

@@ -128,6 +128,7 @@ def test_without_other_classes_or_a_knee_inside_no_mixed_weights_are_written(tmp
     caplog.set_level("INFO", "clipself_seg")
     content = evaluated(tmp_path, Bend(), fractions=(1.0, 0.0))
     assert content["mixing"]["knee"] == 0
+    assert "Knee (*), the best harmonic mean: 0. No mixture is better than the start" in caplog.text
     own = Bend()
     own._numbers = lambda name, outputs: {"mIoU": 50.0, "mIoU-seen": 20.0}
     content = evaluated(tmp_path, own, fractions=(1.0, 0.0))

@@ -506,6 +506,10 @@ class Part:
         assert source is not None
         folder = source if source.is_dir() else None
         images = _by_stem(image_files(source), folder)
+        if gone := [path for path in images.values() if not path.is_file()]:
+            raise InputError(
+                f"{len(gone)} of {len(images)} images are missing, such as {gone[0]}; correct {source}"
+            )
         files = [path for path in _files(labels) if path.suffix.lower() in endings]
         labelled = _by_stem(files, folder and labels)
         both = images.keys() & labelled.keys()

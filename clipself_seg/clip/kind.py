@@ -178,6 +178,8 @@ class TowerKind:
         positions: tables of positions under native names.
         mean: of RGB pixels in [0, 1], subtracted from an image.
         std: of RGB pixels in [0, 1], by which an image is divided.
+        squash: whether its authors squash whole images into a square, in place of cutting out the middle.
+        filter: by which they resize them, "bicubic" or "bilinear".
         tokenizer: makes what makes token ids of texts.
         templates: name in `text_bank.TEMPLATES` of the sentences that its authors compare images with, as a user who
             has no other reason should take them.
@@ -201,6 +203,8 @@ class TowerKind:
     build_text: Callable[[Architecture, bool], TextEncoder] = clip_text
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
+    squash: bool = False
+    filter: str = "bicubic"
     tokenizer: Callable[[Architecture], Tokenizer] = _clip_tokenizer
     templates: str = "vild63"
     scale: float = 1 / 0.07

@@ -403,6 +403,7 @@ SIGLIP = TowerKind(
     positions={"visual.pos_embed": PositionTable(first=0)},
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
+    squash=True,
     tokenizer=siglip_tokenizer,
     templates="openai80",
     scale=10.0,

@@ -5,6 +5,7 @@ Prompt templates come first, read from ``templates.json``: ``{}`` is the class, 
 - ``vild63``: what ViLD published (Gu et al., 2022), whole sentences made of what begins with an article;
 - ``vild14``: those of ViLD's that FC-CLIP took (arXiv 2308.02487); four of them end without a full stop;
 - ``openai80``: what OpenAI published for zero-shot ImageNet (Radford et al., 2021), in their order;
+- ``imagenet80``: the same, around names as they stand, as OpenAI and open_clip classify whole images;
 - ``tcl9``: the nine of TCL (Cha et al., 2023), which TIPSv2's authors label pixels with: seven of the 80, and two for
   several;
 - ``cat_seg``, ``odise``: the one of CAT-Seg and of ODISE; ``single``, ``bare``: a plain one, and the name alone.
@@ -49,9 +50,10 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         Path(__file__).with_name("templates.json").read_text(encoding="utf-8")
     ).items()
 }
+TEMPLATES["imagenet80"] = TEMPLATES["openai80"]
 NOUN_TEMPLATES = "vild63"  # around nouns of boxes, which a student learns
-# Sets whose authors put a class name in as it stands: CAT-Seg, ODISE and FC-CLIP.
-AS_IT_STANDS = frozenset({"cat_seg", "odise", "bare", "vild14"})
+# Sets whose authors put a class name in as it stands: CAT-Seg, ODISE, FC-CLIP, and OpenAI for whole images.
+AS_IT_STANDS = frozenset({"cat_seg", "odise", "bare", "vild14", "imagenet80"})
 # Part of every key: entries of version 1 may hold low precision, or the rows of other weights.
 VERSION = 2
 DIGEST = "digest"  # in the metadata of an entry; one without it is made again

@@ -54,7 +54,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "MODEL.CLIPSELF.CORRELATION.CONTEXT": ("q", "qk"),
     "SOLVER.AMP.DTYPE": ("float16", "bfloat16"),
     "TEST.REGIONS.MASK_RESIZE": ("reference", "exact"),
-    "TEST.REGIONS.TEMPLATES": ("vild63", "openai80", "tcl9", "single"),
+    "TEST.REGIONS.TEMPLATES": ("vild63", "openai80", "imagenet80", "tcl9", "single"),
 }
 # Those of them to which a module of --import adds names of its own, see `clipself_seg.extend`.
 OPEN = ("MODEL.CLIP.ATTENTION",)
@@ -261,7 +261,8 @@ def _add_test(cfg: CfgNode) -> None:
     # as in FC-CLIP's lists (*_with_prompt_eng.txt), or "" for its own; () is "" for all.
     cfg.TEST.LABEL_FILES = ()
     cfg.TEST.REGIONS = CfgNode()
-    # Sides in pixels of the square input of region recognition; () is INPUT.REGIONS.STUDENT_SIZE.
+    # Sides in pixels of the square input of region recognition; () is INPUT.REGIONS.STUDENT_SIZE, and of whole images
+    # the CLIP's own.
     # Paper, Fig. 3.
     cfg.TEST.REGIONS.SIZES = ()
     # Readouts, which make embeddings of regions: "boxes" and "masks" from the dense features, "crops" from image
@@ -271,7 +272,8 @@ def _add_test(cfg: CfgNode) -> None:
     # How a mask reaches the token grid: "reference" as in the published numbers, "exact" by the
     # covered area.
     cfg.TEST.REGIONS.MASK_RESIZE = "reference"
-    # Sentences around a class name: ViLD's 63, OpenAI's 80, or one.
+    # Sentences around a class name: ViLD's 63; OpenAI's 80, as imagenet80 around names as they stand, "/" and capitals
+    # included, which is how whole images are classified; nine; or one.
     cfg.TEST.REGIONS.TEMPLATES = "vild63"
     # Measure too how the dense features group the places of an image, without any class name: "grouping.purity".
     cfg.TEST.REGIONS.GROUPING = False

@@ -63,6 +63,7 @@ HEAD = "MODEL.SEM_SEG_HEAD."
 
 READS: dict[str, tuple[str | When, ...]] = {
     "RegionReader": (*CLIP, *REGIONS),
+    "ImageClassifier": (*CLIP, "TEST.REGIONS.SIZES", "TEST.REGIONS.TEMPLATES"),
     "CLIPSelf": (
         *(*CLIP, *REGIONS, "MODEL.CLIP.TRAINABLE_BLOCKS", "MODEL.CLIPSELF.", "INPUT.REGIONS."),
         "TEST.REGIONS.ALPHA_SWEEP",

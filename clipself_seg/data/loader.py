@@ -225,11 +225,18 @@ def train_batches(
 
 
 def evaluation_batches(
-    records: Sequence[Record], mapper: Callable[[Record], Sample], workers: int
+    records: Sequence[Record], mapper: Callable[[Record], Sample], workers: int, size: int = 1
 ) -> Batches:
-    """Loader of every image once over all processes, one at a time: their numbers of regions differ."""
+    """Loader of every image once over all processes, one at a time where their numbers of regions differ.
+
+    Args:
+        records: all images.
+        mapper: record -> sample.
+        workers: processes that make samples; 0 for this one.
+        size: number of images of a batch.
+    """
     sampler = InferenceSampler(len(records))
-    return batches_of(MappedRecords(records, mapper), workers, sampler=sampler, batch_size=1)
+    return batches_of(MappedRecords(records, mapper), workers, sampler=sampler, batch_size=size)
 
 
 def batches_of(dataset: Dataset, workers: int, **options: Any) -> Batches:

@@ -180,6 +180,22 @@ def draw_scene(rng: np.random.Generator, spec: WorldSpec) -> Scene:
     return Scene(_finish(rng, image), segment_map, segments)
 
 
+def draw_subject(rng: np.random.Generator, spec: WorldSpec, thing: Concept) -> np.ndarray:
+    """Draw an image of one thing of a world, near the middle and before stuff, uint8 RGB (height, width, 3)."""
+    assert thing.shape is not None and thing.colour is not None
+    width, height = spec.sizes[rng.integers(len(spec.sizes))]
+    image, _, _ = _background(rng, spec, height, width)
+    side = min(height, width)
+    pose = dataclasses.replace(
+        _random_pose(rng, thing.shape, height, width),
+        centre=tuple(rng.normal((width / 2, height / 2), 0.04 * side)),
+        radius=float(rng.uniform(0.2, 0.4)) * side,
+    )
+    alpha = shape_alpha(thing.shape, pose, (height, width))
+    light = surface(thing.shape, pose, (height, width))
+    return _finish(rng, _draw_thing(rng, image, alpha, light, thing.colour))
+
+
 def _label(
     layout: np.ndarray, stuff: list[Concept], masks: list[np.ndarray], things: list[Concept]
 ) -> tuple[np.ndarray, tuple[Segment, ...]]:

@@ -32,6 +32,7 @@ from clipself_seg.clip.tower import (
     train_last_blocks,
 )
 from clipself_seg.config.load import precision_from_config
+from clipself_seg.data.mappers.regions import WholeImageMapper
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, Words
 from clipself_seg.errors import InputError
@@ -197,6 +198,10 @@ class CLIPSelf(ModelBase):
     def reading(self) -> Reading:
         """How it reads names and images, see `RegionReader.reading`."""
         return self.reader.reading()
+
+    def image_mapper(self, size: int, max_pixels: int) -> WholeImageMapper:
+        """Mapper of whole images, see `RegionReader.image_mapper`."""
+        return self.reader.image_mapper(size, max_pixels)
 
     def check_readouts(self, sizes: Sequence[int], readouts: Sequence[str]) -> None:
         """Refuses sizes and readouts that the model does not have, see `RegionReader.check_readouts`."""

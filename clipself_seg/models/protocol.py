@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from clipself_seg.data.annotations import Record
+from clipself_seg.data.mappers.regions import WholeImageMapper
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.heads.fusion import Fusion
@@ -96,8 +97,8 @@ class Model(Protocol):
 
     @classmethod
     def task(cls) -> str:
-        """Name of the model's task, a key of `training.tasks.TASKS`: "regions", "sem_seg", "panoptic" or
-        "detection"."""
+        """Name of the model's task, a key of `training.tasks.TASKS`: "regions", "whole_images", "sem_seg",
+        "panoptic" or "detection"."""
 
     @classmethod
     def require_trained(cls, cfg: CfgNode) -> None:
@@ -180,6 +181,9 @@ class RegionModel(Model, Protocol):
     @property
     def patch_size(self) -> int:
         """Stride in pixels of the model's dense features."""
+
+    def image_mapper(self, size: int, max_pixels: int) -> WholeImageMapper:
+        """Gives the mapper of whole images to squares of `size` pixels, of at most `max_pixels` each."""
 
     def check_readouts(self, sizes: Sequence[int], readouts: Sequence[str]) -> None:
         """Refuse input sizes and readouts that the model does not have.

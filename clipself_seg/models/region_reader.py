@@ -22,6 +22,7 @@ from clipself_seg.clip.runtime import QUEUES, autocast, on_device, send
 from clipself_seg.clip.text_bank import templates_text
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.config.load import precision_from_config
+from clipself_seg.data.mappers.regions import WholeImageMapper
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, Words, class_names, read_given
 from clipself_seg.errors import InputError
@@ -29,6 +30,7 @@ from clipself_seg.models.base import FrozenCLIP
 from clipself_seg.models.protocol import MEAN_OF_NAMES, Outputs, Reading
 
 CROPS_AT_ONCE = 64
+IMAGES = "images"  # the readout of whole images, of data sets that have no regions
 
 
 @META_ARCH_REGISTRY.register()
@@ -94,6 +96,13 @@ class RegionReader(FrozenCLIP):
             features=self.clip.visual.description(),
         )
 
+    def image_mapper(self, size: int, max_pixels: int) -> WholeImageMapper:
+        """Mapper of whole images to squares of a size, as the authors of the tower prepare them."""
+        kind = self.clip.architecture.kind
+        return WholeImageMapper(
+            image_size=size, squash=kind.squash, filter=kind.filter, max_pixels=max_pixels
+        )
+
     def check_readouts(self, sizes: Sequence[int], readouts: Sequence[str]) -> None:
         """Refuse sizes and readouts that `forward` could not work with.
 
@@ -106,7 +115,7 @@ class RegionReader(FrozenCLIP):
         """
         for size in sizes:
             check_size(size, self.clip)
-        if "crops" in readouts:
+        if {"crops", IMAGES} & {*readouts}:
             self.clip.visual.require_images()
         masked = [name for name in readouts if name.startswith("attention")]
         if masked and not isinstance(self.clip.visual, TransformerTower):
@@ -182,7 +191,9 @@ class RegionReader(FrozenCLIP):
         masks = [s["masks"] for s in samples] if masked else []
         embeddings = {}
         for readout in read:
-            if readout == "crops":
+            if readout == IMAGES:
+                embeddings[readout] = _split(self.clip.visual(images), boxes)
+            elif readout == "crops":
                 embeddings[readout] = [self._embed_crops(s["crops"]) for s in samples]
             elif readout == "attention_boxes":
                 embeddings[readout] = _split(self.clip.encode_boxes(images, boxes, True), boxes)
@@ -224,6 +235,16 @@ class RegionReader(FrozenCLIP):
                 for c in chunks
             ]
         )
+
+
+@META_ARCH_REGISTRY.register()
+class ImageClassifier(RegionReader):
+    """Scores whole images, and reads nothing else of them: classification without training."""
+
+    @classmethod
+    def task(cls) -> str:
+        """Returns "whole_images"."""
+        return "whole_images"
 
 
 def _split(rows: Tensor, per_image: Sequence[Tensor]) -> list[Tensor]:

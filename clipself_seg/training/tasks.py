@@ -237,6 +237,7 @@ def _shared_vocabulary(
 # What `Model.task` says -> the task.
 TASKS: dict[str, Callable[[CfgNode], Task[Any]]] = {
     "regions": RegionTask,
+    "whole_images": RegionTask,
     "sem_seg": SemSegTask,
     "panoptic": PanopticTask,
     "detection": DetectionTask,

@@ -42,6 +42,7 @@ def test_lists_have_the_published_lengths_and_no_repetition():
         "vild63": 63,
         "vild14": 14,
         "openai80": 80,
+        "imagenet80": 80,
         "tcl9": 9,
         "single": 1,
         "cat_seg": 1,

@@ -21,7 +21,7 @@ from clipself_seg.training import run
 from clipself_seg.yaml_files import CONFIGS as FOLDER
 from clipself_seg.yaml_files import names, read_tree
 from recipe_tables import has_tower
-from tests.tiny import write_tiny_coco
+from tests.tiny import save_noise, write_tiny_coco
 
 # A task without a tower is nothing to run by itself; an RPN alone needs none.
 CONFIGS = [name for name in names() if "rpn" in name or has_tower(name)]
@@ -56,6 +56,7 @@ def in_small(name: str, folder: Path):
         "FViT": small_detection,
         "StockRPN": small_rpn,
         "ZeroShotSegmenter": small_zero_shot,
+        "ImageClassifier": small_whole_images,
     }
     small = kinds.get(cfg.MODEL.META_ARCHITECTURE, small_distillation)(cfg)
     small = (
@@ -184,6 +185,17 @@ def small_zero_shot(cfg) -> dict[str, object]:
     }
 
 
+def small_whole_images(cfg) -> dict[str, object]:
+    """Two images of two classes, as they are."""
+    for name in ("dog", "cat"):
+        save_noise(Path(os.environ["DETECTRON2_DATASETS"]) / f"imagenet/val/{name}/0.png", 70, 90)
+    return {
+        "MODEL.CLIP.WEIGHTS": "",
+        "DATASETS.TEST": "('imagenet_val',)",
+        "TEST.REGIONS.TEMPLATES": "single",
+    }
+
+
 def small_distillation(cfg) -> dict[str, object]:
     """One step of a distillation, or the regions of one image."""
     target = cfg.MODEL.CLIPSELF.TARGET
@@ -225,6 +237,9 @@ LOOKED_AT = {
     # By CLIPBackbone, for a head that stands on it.
     *("MODEL.CLIP.OUT_FEATURES", "MODEL.CLIP.TRAINABLE_BLOCKS", "INPUT.FORMAT"),
     "MODEL.CLIP.LOW_RANK",
+    # By the evaluation of regions, whatever the data sets are.
+    *("TEST.REGIONS.READ", "TEST.REGIONS.GROUPING", "TEST.REGIONS.MASK_RESIZE"),
+    "INPUT.REGIONS.STUDENT_SIZE",
 }
 
 

@@ -51,6 +51,7 @@ from clipself_seg.data.datasets.table import (
     CocoSet,
     DataSet,
     DetectionSet,
+    ImageSet,
     PanopticSet,
     SemSegSet,
 )
@@ -193,7 +194,7 @@ def register_data(path: str | os.PathLike[str], task: str) -> OwnData:
 
     Args:
         path: YAML file, folder or COCO JSON.
-        task: semantic, panoptic, detection or distillation.
+        task: semantic, panoptic, detection, distillation or whole_images.
 
     Raises:
         InputError: nothing usable is there, or it is not for this task; other data are registered by this name.
@@ -201,6 +202,10 @@ def register_data(path: str | os.PathLike[str], task: str) -> OwnData:
     if task not in KINDS:
         raise InputError(f'no task "{task}": {nearest(task, KINDS)}')
     data = read_data(path, task)
+    if task == "whole_images":  # nothing trains on them
+        whole = Split(data.origin) if data.origin.is_dir() else data.train
+        data = replace(data, val=data.val if data.val.images else whole)
+        return OwnData("", (_register(data, "val", task),))
     train = _register(data, "train", task) if data.train != Split() else ""
     if task == "distillation":  # regions are recognised in panoptic data alone
         if data.others:
@@ -248,7 +253,7 @@ def read_data(path: str | os.PathLike[str], task: str) -> DataFile:
         data = DataFile(place, Split(annotations=place), Split())
     else:
         data = _read_yaml(place)
-    if task == "distillation":
+    if task in ("distillation", "whole_images"):
         return data
     train, val = data.train, data.val
     if val == Split():
@@ -678,6 +683,7 @@ KINDS: dict[str, tuple[str, type[DataSet], str, str]] = {
     "panoptic": ("panoptic", PanopticSet, "panoptic_json", "coco_panoptic_seg"),
     "detection": ("boxes", DetectionSet, "json_file", "coco"),
     "distillation": ("images", CocoSet, "json_file", ""),
+    "whole_images": ("whole_images", ImageSet, "annotations", "whole_images"),
 }
 
 
@@ -693,6 +699,9 @@ def _register(data: DataFile, which: str, task: str) -> str:
         alone = functools.partial(_images_alone, split, root)
         made = MadeAnnotations(str(split.json or split.images), alone)
         read = functools.partial(image_records, made, root)
+    elif task == "whole_images":
+        made, read = None, functools.partial(standard_records, name, kind)
+        metadata |= {"vocabulary": data.vocabulary()} if data.names else {}
     else:
         part = Part(data, split, root, data.vocabulary(training=which == "train"))
         classes = list(part.classes.names)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -49,9 +50,11 @@ from clipself_seg.data.datasets.table import (
     CocoSet,
     DataSet,
     DetectionSet,
+    ImageSet,
     PanopticSet,
     SemSegSet,
 )
+from clipself_seg.data.images import ENDINGS
 from clipself_seg.data.vocabulary import (
     NamedVocabulary,
     Vocabulary,
@@ -558,6 +561,56 @@ def detection_records(
     return kept
 
 
+def is_of_whole_images(name: str) -> bool:
+    """Whether a data set is of whole images, as its evaluator_type in Detectron2's catalogue says."""
+    return MetadataCatalog.get(name).get("evaluator_type") == ImageSet.evaluator
+
+
+def whole_image_records(name: str) -> tuple[Vocabulary, list[Record]]:
+    """Classes and images of a data set with a folder for each class, in the order of the folders.
+
+    Folders are in the order of their names, but "9" comes before "10". Without a vocabulary of the
+    data set's own they name the classes ("_" is a blank); where all are WordNet ids of ImageNet-1k, classes have the
+    names that open_clip has for them.
+
+    Returns:
+        The vocabulary, and records with "file_name", "image_id" (the same path) and "label".
+
+    Raises:
+        InputError: as `find_dataset`; no folder of a class, or one without an image; another number of classes than of
+            folders.
+    """
+    from torchvision.datasets.folder import find_classes, make_dataset
+
+    entry = _require_files(name, find_dataset(name, ImageSet))
+    root = entry.path(entry.images)
+    try:
+        folders, _ = find_classes(root)
+        folders.sort(key=lambda folder: (folder.isdecimal() and int(folder), folder))
+        files = make_dataset(root, {f: label for label, f in enumerate(folders)}, ENDINGS)
+    except FileNotFoundError as error:
+        raise InputError(f"{root} has to have a folder of images for each class: {error}") from None
+    vocabulary = load_vocabulary(entry.vocabulary or _named_after(folders, name))
+    if len(vocabulary) != len(folders):
+        classes = f"{vocabulary.name} has {len(vocabulary)} classes"
+        raise InputError(f"{root} has {len(folders)} folders, {classes}: name each folder once")
+    keys = "file_name", "image_id", "label"
+    return vocabulary, [dict(zip(keys, (file, file, label))) for file, label in files]
+
+
+def _named_after(folders: Sequence[str], name: str) -> Vocabulary:
+    """Classes named as folders, ImageNet's as open_clip names them; two of its names stand for two classes each."""
+    known = dict[str, str]()
+    if all(re.fullmatch("n[0-9]{8}", folder) for folder in folders):
+        from open_clip import IMAGENET_CLASSNAMES
+        from timm.data import ImageNetInfo
+
+        known = dict(zip(ImageNetInfo().label_names(), IMAGENET_CLASSNAMES, strict=True))
+    classes = [{"names": [known.get(f, f.replace("_", " "))]} for f in folders]
+    content = {"name": name, "classes": classes, "allow_duplicate_names": True}
+    return parse_vocabulary(content, f'the classes of data set "{name}"')
+
+
 def standard_records(name: str, kind: type[DataSet] = DataSet) -> list[Record]:
     """Records of a data set in Detectron2's standard, for its tools and the mappers of others.
 
@@ -571,6 +624,8 @@ def standard_records(name: str, kind: type[DataSet] = DataSet) -> list[Record]:
         InputError: as the function that reads the task's records.
     """
     match DATASETS[name] if name in DATASETS else find_dataset(name, kind):
+        case ImageSet():
+            return whole_image_records(name)[1]
         case SemSegSet():
             return sem_seg_records(name)
         case PanopticSet(vocabulary=vocabulary):

@@ -106,8 +106,15 @@ MINI = DataRoot(
     "output/mini_world",
     "`clipself-seg data mini-world` writes the mini worlds",
 )
+IMAGENET = _benchmark(
+    "unpack ILSVRC2012_img_val.tar of https://www.image-net.org, which asks for an account, into imagenet/val "
+    "there, a folder for each WordNet id"
+)
 MINI_REGION_TEXT = MINI._replace(
     advice="clipself-seg data region-text writes it, once `clipself-seg data mini-world` has written the mini worlds"
+)
+MINI_SUBJECTS = MINI._replace(
+    advice="`python -m clipself_seg.mini.subjects output/mini_world` draws it"
 )
 REGISTERED = DataRoot("", "", "correct its registration or restore the files")
 """Root of a data set in Detectron2's catalogue, whose paths are complete."""
@@ -218,6 +225,20 @@ class CocoSet(DataSet):
     """
 
     content: Literal["boxes", "nouns", "captions"] = "boxes"
+
+
+@dataclass(frozen=True)
+class ImageSet(DataSet):
+    """A folder of whole images with a folder for each class (torchvision's ImageFolder), for their classification.
+
+    Without a vocabulary the folders are called after the classes, see `records.whole_image_records`.
+    """
+
+    fields = {"image_root": "images", "vocabulary": "vocabulary"}
+    required = ("image_root",)
+    purpose = "whole images"
+
+    evaluator: str | None = "whole_images"
 
 
 @dataclass(frozen=True)
@@ -677,6 +698,8 @@ DATASETS: dict[str, DataSet] = {
     "mini_base_boxes": _mini_boxes("mini", "base", None),
     "mini_val_boxes": _mini_boxes("mini", "val"),
     "mini2_val_boxes": _mini_boxes("mini2", "val"),
+    "imagenet_val": ImageSet(IMAGENET, "imagenet/val", "", official_count=50000),
+    "mini_val_whole_images": ImageSet(MINI_SUBJECTS, "subjects/val", ""),
     **_faded("train", None),
     **_faded("val", "coco"),
 }

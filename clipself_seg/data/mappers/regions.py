@@ -10,7 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import center_crop, resize
 
 from clipself_seg.data.annotations import Record, category_labels
 from clipself_seg.data.images import MAX_PIXELS, letterbox_crops, letterbox_image, read_image
@@ -84,3 +88,45 @@ class RegionMapper:
         if "crops" in self.read:
             sample["crops"] = chw(letterbox_crops(image, regions.crops, self.crop_size))
         return sample
+
+
+@dataclass(kw_only=True)
+class WholeImageMapper:
+    """Mapper from a record of a whole image to its centre, a square, as open_clip prepares images.
+
+    Images are upright and RGB before they are resized, as everywhere here; open_clip does not turn those that say in
+    their EXIF block that they lie.
+
+    Attributes:
+        image_size: S, side of the square in pixels.
+        squash: whether the whole image becomes the square; else its shorter side becomes S, and what is over at both
+            ends of the longer one is cut off.
+        filter: of Pillow, "bicubic" or "bilinear".
+        max_pixels: largest number of pixels of an image that is decoded.
+    """
+
+    image_size: int
+    squash: bool = False
+    filter: str = "bicubic"
+    max_pixels: int = MAX_PIXELS
+
+    def size_rule(self) -> str:
+        """The size of images in words, for the protocol of an evaluation."""
+        how = "squashed into" if self.squash else "shorter side resized to fit, centre cut to"
+        return f"{how} a square of {self.image_size} px, {self.filter}"
+
+    def __call__(self, record: Record) -> Sample:
+        """Make the sample of one image: "file_name", "image_id", "image" uint8 (3, S, S), and of its one region, the
+        whole, "boxes" (1, 4), "labels" (1,) and "isthing" (1,).
+
+        Raises:
+            InputError: the image is unreadable.
+        """
+        whole = Image.fromarray(read_image(record["file_name"], max_pixels=self.max_pixels))
+        side = self.image_size
+        small = resize(whole, [side] * (1 + self.squash), InterpolationMode(self.filter))
+        return image_sample(record, np.asarray(center_crop(small, [side, side]))) | {
+            "boxes": torch.tensor([[0.0, 0.0, 1.0, 1.0]]),
+            "labels": torch.tensor([record["label"]]),
+            "isthing": torch.tensor([True]),
+        }

@@ -25,7 +25,7 @@ from torch import Tensor
 from clipself_seg.clip.runtime import widest
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.evaluator import ImageEvaluator, Outputs, Samples
-from clipself_seg.evaluation.regions.report import ABOUT, region_table
+from clipself_seg.evaluation.regions.report import WHOLE, about, region_table
 from clipself_seg.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,8 @@ class RegionAccuracyEvaluator(ImageEvaluator[tuple[Regions, Grouping | None]]):
         Returns:
             {"regions": {"boxes.thing.top1": percent, ..., "thing.regions": count, "thing.classes":
             count, ..., "images": count}}, the same in every process. A group without regions has
-            no accuracies. With grouping, "grouping.purity" and "grouping.chance", in percent, too.
+            no accuracies. With grouping, "grouping.purity" and "grouping.chance", in percent, too; of whole images,
+            which count as things, "images.top1" and "images.top5", the percentage of images.
 
         Raises:
             InputError: the data set has no region at all (in every process, so that none waits).
@@ -124,14 +125,18 @@ class RegionAccuracyEvaluator(ImageEvaluator[tuple[Regions, Grouping | None]]):
                 "its panoptic ground truth is blank or all segments are too small"
             )
         results = region_results(regions, len(self.vocabulary)) | {"images": float(len(images))}
+        if WHOLE in regions.ranks:
+            results |= {
+                f"{WHOLE}.top{k}": 100 * float((regions.ranks[WHOLE] < k).mean()) for k in TOP
+            }
         results |= grouping_results(grouping for _, grouping in images if grouping is not None)
         if comm.is_main_process():
             self._report(results, regions)
         return {"regions": results}
 
     def _report(self, results: dict[str, float], regions: Regions) -> None:
-        table = region_table({self.dataset_name: results}, "data set")
-        logger.info("%s:\n%s", ABOUT, table)
+        rows = {self.dataset_name: results}
+        logger.info("%s:\n%s", about(rows), region_table(rows, "data set"))
         if "grouping.purity" in results:
             logger.info(
                 "Grouping: %.1f %% of the nearest tokens of a token are of its class; at random %.1f %%",

@@ -14,10 +14,15 @@ from detectron2.utils import comm
 from torch import nn
 
 from clipself_seg.data.annotations import Record
-from clipself_seg.data.datasets.records import region_records, vocabulary_name
+from clipself_seg.data.datasets.records import (
+    is_of_whole_images,
+    region_records,
+    vocabulary_name,
+    whole_image_records,
+)
 from clipself_seg.data.images import MAX_PIXELS
 from clipself_seg.data.loader import evaluation_batches
-from clipself_seg.data.mappers.regions import RegionMapper
+from clipself_seg.data.mappers.regions import RegionMapper, WholeImageMapper
 from clipself_seg.data.mappers.samples import Configurable
 from clipself_seg.data.regions import MaskResize
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
@@ -25,7 +30,8 @@ from clipself_seg.evaluation.base import Evaluation, Pass, Results
 from clipself_seg.evaluation.protocol import MeasuringProtocol, words_text
 from clipself_seg.evaluation.regions.accuracy import RegionAccuracyEvaluator
 from clipself_seg.evaluation.regions.report import (
-    ABOUT,
+    WHOLE,
+    about,
     mixture_table,
     plot_size_curve,
     region_table,
@@ -34,6 +40,8 @@ from clipself_seg.evaluation.regions.report import (
 from clipself_seg.models.protocol import MixedRegionModel, RegionModel, reading_of
 
 logger = logging.getLogger(__name__)
+
+WHOLE_AT_ONCE = 64  # images of a batch, all of one size and one region each
 
 
 class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, list[Record]]]):
@@ -46,6 +54,7 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
         grouping: whether to measure how dense features group tokens, see `neighbour_purity`.
         alphas: further fractions of the student in the mixture that a `MixedRegionModel` evaluates.
         max_pixels: largest number of pixels of an image that is decoded.
+        whole_sizes: as `sizes`, of data sets of whole images; () is the CLIP's own.
     """
 
     sizes: Sequence[int]
@@ -54,9 +63,11 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
     grouping: bool = False
     alphas: Sequence[float] = ()
     max_pixels: int = MAX_PIXELS
+    whole_sizes: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._read_at: dict[str, Sequence[int]] = {}
         self.alphas = tuple(dict.fromkeys(float(alpha) for alpha in self.alphas))
 
     @classmethod
@@ -65,6 +76,7 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
         return {
             "datasets": cfg.DATASETS.TEST,
             "sizes": cfg.TEST.REGIONS.SIZES or (cfg.INPUT.REGIONS.STUDENT_SIZE,),
+            "whole_sizes": cfg.TEST.REGIONS.SIZES,
             "read": cfg.TEST.REGIONS.READ,
             "mask_resize": cfg.TEST.REGIONS.MASK_RESIZE,
             "grouping": cfg.TEST.REGIONS.GROUPING,
@@ -80,65 +92,77 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
 
     def check(self, model: RegionModel) -> None:
         """Refuse early what would fail late: missing data sets, sizes and readouts that do not fit."""
-        model.check_readouts(self.sizes, self.read)
         super().check(model)
+        for name in self.datasets:
+            model.check_readouts(*self._asked(name, model))
+
+    def _asked(self, name: str, model: RegionModel) -> tuple[Sequence[int], Sequence[str]]:
+        """Sizes of the input and readouts of a data set."""
+        if is_of_whole_images(name):
+            return self.whole_sizes or (model.image_size,), (WHOLE,)
+        return self.sizes, self.read
 
     def _protocol(self, name: str, model: RegionModel) -> MeasuringProtocol:
         vocabulary, _ = self.data(name)
-        sizes = ", ".join(
-            self._mapper(size, self.read, vocabulary, model).size_rule() for size in self.sizes
-        )
+        sizes, read = self._asked(name, model)
+        rules = ", ".join(self._mapper(name, size, read, model).size_rule() for size in sizes)
+        whole = is_of_whole_images(name)
         return MeasuringProtocol.of_model(
             reading_of(model),
             words=words_text(vocabulary.name, len(vocabulary)),
-            background="none, every region has a class",
-            size=f"{sizes}; crops {model.image_size} px",
+            background=f"none, every {'image' if whole else 'region'} has a class",
+            size=rules if whole else f"{rules}; crops {model.image_size} px",
             seen="no split",
-            rule="mean over classes, each among all classes",
+            rule=f"mean over {'images' if whole else 'classes'}, each among all classes",
         )
 
     def _passes(self, name: str, model: RegionModel) -> Iterator[Pass]:
         model.set_vocabulary(self.data(name)[0])
+        sizes = self._read_at[name] = self._asked(name, model)[0]
         folders = [self.output_dir]
-        if len(self.sizes) > 1:
-            folders = [self.output_dir / f"size_{size}" for size in self.sizes]
+        if len(sizes) > 1:
+            folders = [self.output_dir / f"size_{size}" for size in sizes]
         yield from self._sizes(name, model, folders)
         for alpha in self.alphas:
             logger.info("mixture with %g of the student:", alpha)
             with _mixed_by(cast(MixedRegionModel, model), alpha):
-                yield from self._sizes(name, model, [None] * len(self.sizes))
+                yield from self._sizes(name, model, [None] * len(sizes))
 
     def _sizes(
         self, name: str, model: RegionModel, folders: Sequence[Path | None]
     ) -> Iterator[Pass]:
         """A pass for each size of the input, with the folder of its files."""
         vocabulary, records = self.data(name)
-        read = self.read
+        sizes, read = self._asked(name, model)
+        whole = is_of_whole_images(name)
+        grouping = self.grouping and not whole
         # Classes of tokens follow from the masks.
-        needed = ("masks",) if self.grouping else ()
+        needed = ("masks",) if grouping else ()
         earlier = None
-        for size, folder in zip(self.sizes, folders, strict=True):
+        for size, folder in zip(sizes, folders, strict=True):
             evaluator = RegionAccuracyEvaluator(
                 dataset_name=name, vocabulary=vocabulary, output_dir=folder, earlier=earlier
             )
-            mapper = self._mapper(size, (*read, *needed), vocabulary, model)
-            batches = evaluation_batches(records, mapper, self.workers)
-            ask = functools.partial(model, read=read)
-            yield Pass(
-                batches, evaluator, functools.partial(ask, dense=True) if self.grouping else ask
+            mapper = self._mapper(name, size, (*read, *needed), model)
+            batches = evaluation_batches(
+                records, mapper, self.workers, WHOLE_AT_ONCE if whole else 1
             )
+            ask = functools.partial(model, read=read)
+            yield Pass(batches, evaluator, functools.partial(ask, dense=True) if grouping else ask)
             # Crops do not depend on the size of the input: the first pass has encoded them.
-            read = tuple(readout for readout in self.read if readout != "crops")
+            read = tuple(readout for readout in read if readout != "crops")
             earlier = evaluator
 
     def _mapper(
-        self, size: int, read: Sequence[str], vocabulary: Vocabulary, model: RegionModel
-    ) -> RegionMapper:
+        self, name: str, size: int, read: Sequence[str], model: RegionModel
+    ) -> RegionMapper | WholeImageMapper:
+        if is_of_whole_images(name):
+            return model.image_mapper(size, self.max_pixels)
         return RegionMapper(
             image_size=size,
             crop_size=model.image_size,
             stride=model.patch_size,
-            vocabulary=vocabulary,
+            vocabulary=self.data(name)[0],
             read=read,
             mask_resize=self.mask_resize,
             max_pixels=self.max_pixels,
@@ -147,13 +171,14 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
     def _numbers(self, name: str, outputs: list[Results]) -> dict[int, dict[str, float]]:
         """For each side of the input in pixels the accuracies, see `RegionAccuracyEvaluator`, and those of other
         mixtures."""
-        count = len(self.sizes)
-        numbers = {size: output["regions"] for size, output in zip(self.sizes, outputs)}
-        for index, size in enumerate(self.sizes):
+        sizes = self._read_at[name]
+        count = len(sizes)
+        numbers = {size: output["regions"] for size, output in zip(sizes, outputs)}
+        for index, size in enumerate(sizes):
             mixtures = [output["regions"] for output in outputs[count + index :: count]]
             for alpha, mixture in zip(self.alphas, mixtures, strict=True):
                 numbers[size] |= {f"{mixture_prefix(alpha)}{k}": v for k, v in mixture.items()}
-        if len(self.sizes) > 1 and comm.is_main_process():
+        if count > 1 and comm.is_main_process():
             logger.info("Accuracy over the input size on %s:\n%s", name, size_table(numbers))
             plot_size_curve({name: numbers}, self.output_dir / f"size_curve_{name}.png")
         return numbers
@@ -161,14 +186,15 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
     def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
         """A row for each data set; of several sizes a table for each data set, with a row for each size; and those of
         mixtures."""
-        if len(self.sizes) > 1:
-            own = {
-                f"{ABOUT}, over the input size on {name}": size_table(numbers, style)
-                for name, numbers in results.items()
-            }
-        else:
-            rows = {name: numbers[self.sizes[0]] for name, numbers in results.items()}
-            own = {ABOUT: region_table(rows, "data set", style)}
+        own = dict[str, str]()
+        rows = dict[str, dict[str, Results]]()
+        for name, numbers in results.items():
+            title = about(numbers)
+            if len(numbers) > 1:
+                own[f"{title}, over the input size on {name}"] = size_table(numbers, style)
+            else:
+                rows.setdefault(title, {})[name] = next(iter(numbers.values()))
+        own |= {title: region_table(part, "data set", style) for title, part in rows.items()}
         return own | self._mixture_tables(results, style)
 
     def _mixture_tables(self, results: Results, style: str) -> dict[str, str]:
@@ -188,6 +214,8 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
         logger.info("%s", "\n".join(self.notes(results)))
 
     def _read(self, name: str) -> tuple[Vocabulary, list[Record]]:
+        if is_of_whole_images(name):
+            return whole_image_records(name)
         vocabulary = load_vocabulary(vocabulary_name(name))
         return vocabulary, region_records(name, vocabulary)
 

@@ -18,6 +18,9 @@ from clipself_seg.files import atomic_path
 Results = Mapping[str, float]
 
 ABOUT = "Region recognition, top-1 and top-5 mean class accuracy in percent"
+ABOUT_WHOLE = "Whole images, top-1 and top-5 accuracy in percent"
+WHOLE = "images"
+WHOLE_IMAGES = {"Whole Images": WHOLE}
 # Column of the paper's Tables 1 and 2 -> key without its ".top1" or ".top5".
 COLUMNS = {
     "Boxes": "boxes.thing",
@@ -55,7 +58,7 @@ def region_table(rows: Mapping[str, Results], first: str = "model", style: str =
         return _flat_table(rows, columns, first, style)
     if style not in TERMINAL:
         return _pair_table(rows, columns, first, style)
-    tables = [_pair_table(rows, COLUMNS, first, style)]
+    tables = [_pair_table(rows, _columns(rows.values(), {}), first, style)]
     if masked := _present(ATTENTION_COLUMNS, rows.values()):
         short = {title.removesuffix(f" ({MASKED})"): key for title, key in masked.items()}
         tables.append(_pair_table(rows, short, MASKED, style))
@@ -100,8 +103,17 @@ def _width(cells: Sequence[str]) -> int:
     return max(len(re.sub("\033\\[[0-9]*m", "", line)) for line in lines)
 
 
-def _columns(rows: Collection[Results]) -> dict[str, str]:
-    return COLUMNS | _present(ATTENTION_COLUMNS, rows)
+def _columns(
+    rows: Collection[Results], further: Mapping[str, str] = ATTENTION_COLUMNS
+) -> dict[str, str]:
+    """The columns of regions, of whole images where a row has those alone or as well, and further ones."""
+    whole = _present(WHOLE_IMAGES, rows)
+    return (_present(COLUMNS, rows) if whole else COLUMNS) | whole | _present(further, rows)
+
+
+def about(rows: Mapping[str, Results]) -> str:
+    """Title of a table of regions, or of whole images where no row has anything else."""
+    return ABOUT_WHOLE if _columns(rows.values()).keys() == WHOLE_IMAGES.keys() else ABOUT
 
 
 def _present(columns: Mapping[str, str], rows: Collection[Results]) -> dict[str, str]:
@@ -151,7 +163,7 @@ def plot_size_curve(
     from matplotlib.figure import Figure
 
     results = [point for curve in curves.values() for point in curve.values()]
-    columns = _present(COLUMNS | ATTENTION_COLUMNS, results)
+    columns = _present(COLUMNS | WHOLE_IMAGES | ATTENTION_COLUMNS, results)
     figure = Figure(figsize=(3.4 * max(1, len(columns)), 3.2), layout="constrained")
     # One scale: how much is lost from crops to boxes is seen, too.
     panels = figure.subplots(1, max(1, len(columns)), squeeze=False, sharey=True)[0]

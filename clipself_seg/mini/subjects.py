@@ -1,0 +1,41 @@
+"""Whole images of `mini`: one thing each, near the middle and before stuff, for the classification of whole images.
+
+    python -m clipself_seg.mini.subjects output/mini_world
+
+draws {root}/subjects/val/<name of the class>/00.jpg, 20 of each of the 36 things, unless they are there.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from clipself_seg.mini.concepts import WORLDS
+from clipself_seg.mini.scenes import draw_subject
+
+IMAGES = 20  # of each thing
+SEED = 36  # of no split of the worlds
+
+
+def draw_subjects(root: Path, count: int = IMAGES) -> None:
+    """Draw the images; the same ones each time.
+
+    Args:
+        root: folder of the mini worlds.
+        count: images of each thing.
+    """
+    for label, thing in enumerate(WORLDS["mini"].things):
+        folder = root / "subjects" / "val" / thing.names[0].replace(" ", "_")
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            path = folder / f"{number:02d}.jpg"
+            if not path.exists():
+                rng = np.random.default_rng([SEED, label, number])
+                Image.fromarray(draw_subject(rng, WORLDS["mini"], thing)).save(path, quality=95)
+
+
+if __name__ == "__main__":
+    draw_subjects(Path(sys.argv[1]))

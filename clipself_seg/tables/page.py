@@ -14,6 +14,7 @@ from clipself_seg.files import atomic_path
 from clipself_seg.pages import render
 from clipself_seg.tables.claims import ABSENT, FAILS, FEW_SEEDS, HOLDS, NOISE, PRINTED
 from clipself_seg.tables.sections import CLAIM_HEADINGS, COMMAND_HEADINGS, Section
+from clipself_seg.tables.table import Table
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -32,9 +33,7 @@ def write_figure(section: Section, folder: Path) -> bool:
         section: a table with its numbers.
         folder: for the picture.
     """
-    one_column = section.table.figure == "bars" and len(section.table.columns) == 1
-    bars = _bars_of_one_column if one_column else _bars
-    draw = {"bars": bars, "curve": _curve, "plane": _plane}.get(section.table.figure)
+    draw = {"bars": _bars, "curve": _curve, "plane": _plane}.get(section.table.figure)
     if draw is None or not section.cells:
         return False
     from matplotlib.figure import Figure
@@ -50,7 +49,7 @@ def write_figure(section: Section, folder: Path) -> bool:
         draw(panel, section, side)
         panel.set_title(side)
         if section.table.figure != "plane":
-            (panel.set_xlim if one_column else panel.set_ylim)(0)
+            panel.set_ylim(0)
         handles |= {text: handle for handle, text in zip(*panel.get_legend_handles_labels())}
     if handles:
         figure.legend(
@@ -109,18 +108,6 @@ def _bars(panel: Axes, section: Section, side: str) -> None:
         ha="right",
         rotation_mode="anchor",
     )
-
-
-def _bars_of_one_column(panel: Axes, section: Section, side: str) -> None:
-    """As `_bars`, each one beside the title of its row."""
-    series = _series(section, side)
-    for place, (number, _, (values,)) in enumerate(series):
-        colour = COLOURS[number % len(COLOURS)]
-        panel.barh(place, statistics.fmean(values), 0.8, xerr=_spread(values), color=colour)
-    panel.set_yticks(range(len(series)), [title for _, title, _ in series], fontsize="small")
-    (title,) = _columns(section, side).values()
-    panel.set_xlabel(title, fontsize="small")
-    panel.invert_yaxis()
 
 
 def _curve(panel: Axes, section: Section, side: str) -> None:
@@ -182,7 +169,7 @@ ABOUT = {
 }
 OTHERS = "Other methods, with the numbers that the paper prints"
 VERDICTS = (HOLDS, FAILS, NOISE)
-REPEATED = "in another line"
+REPEATED = "counted elsewhere"
 TOTALS = {
     "text": "all that the paper's text says",
     "numbers": "all that its numbers say, and no sentence",
@@ -252,7 +239,7 @@ def _summary(sections: Sequence[Section], scale: str) -> list[list[str]]:
     first.
     """
     words = _summary_headings(scale)[1:]
-    lines = [*(section.table.title for section in sections), *TOTALS.values()]
+    lines = [*(_short(section.table) for section in sections), *TOTALS.values()]
     counts = [dict.fromkeys(words, 0) for _ in lines]
     sources = [*TOTALS]
     every = [(place, *one) for place, section in enumerate(sections) for one in section.judged]
@@ -269,13 +256,19 @@ def _summary(sections: Sequence[Section], scale: str) -> list[list[str]]:
     ]
 
 
+def _short(table: Table) -> str:
+    """The number of a table of the paper, and what another one is about."""
+    number, _, about = table.title.partition(": ")
+    return number if table.of_paper or not about else about
+
+
 def _markdown(sections: Sequence[Section], figures: set[str], scale: str) -> str:
     blocks = [f"# {TITLES[scale]}", ABOUT[scale], RULE, _cost(sections, scale)]
-    titles = {
-        section.table.title: f"[{section.table.title}](#{_slug(section.table.title)})"
-        for section in sections
-    }
-    linked = [[titles.get(title, title), *counts] for title, *counts in _summary(sections, scale)]
+    titles = {_short(section.table): section.table.title for section in sections}
+    linked = [
+        [f"[{short}](#{_slug(titles[short])})" if short in titles else short, *counts]
+        for short, *counts in _summary(sections, scale)
+    ]
     blocks.append(markdown_table(_summary_headings(scale), linked))
     for section in sections:
         table = section.table
@@ -335,7 +328,7 @@ def _html(sections: Sequence[Section], figures: set[str], scale: str) -> str:
         command_headings=COMMAND_HEADINGS,
         summary=_summary(sections, scale),
         others=OTHERS,
-        names={section.table.title: section.table.name for section in sections},
+        names={_short(section.table): section.table.name for section in sections},
         sections=sections,
         figures=figures,
         sums_up=_sums_up,
@@ -347,17 +340,13 @@ def _html(sections: Sequence[Section], figures: set[str], scale: str) -> str:
 
 def _write_latex(section: Section, path: Path) -> None:
     style = "latex_booktabs"
-    tables = {section.table.title: (section.headings, section.body)}
-    if section.others:
-        tables[OTHERS] = (section.others[0], section.others[1:])
-    write_tables(
-        path,
-        {
-            title: format_table(head, body, style, left=len(head))
-            for title, (head, body) in tables.items()
-        },
-        style,
-    )
+    every = {section.table.title: [section.headings, *section.body], OTHERS: section.others}
+    texts = {
+        title: format_table(rows[0], rows[1:], style, left=len(rows[0]))
+        for title, rows in every.items()
+        if rows
+    }
+    write_tables(path, texts, style)
 
 
 def _write_csv(section: Section, path: Path) -> None:

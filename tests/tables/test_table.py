@@ -25,7 +25,7 @@ from clipself_seg.tables.table import FOLDER, SCALES, list_tables, read_table, r
 from tests.tables.worlds import FOLLOWED, TABLE, write_table
 
 TABLES = list_tables()
-PAPER = "1a 1b 1c 2 3a 3b 4 5 6 7 A1 A2 A3 A4 A5 A6 fig1b fig3 fig4 figA1".split()
+PAPER = "1a 1b 1c 2 3a 3b 4 5 6 7 A1 A2 A3 A4 A5 A6 fig1a fig1b fig3 fig4 figA1".split()
 # What is compared here beside them.
 OWN = ["backbone", "dense", "finetuning", "objectives", "void", "zero_shot"]
 

@@ -46,6 +46,9 @@ SEMANTIC_TITLES = {
     "coco_2017_test_stuff_all_sem_seg": "COCO-Stuff",
     "mini_val_sem_seg": "mini",
     "mini2_val_sem_seg": "mini2",
+    "mini_val_large_sem_seg": "mini-253",
+    "mini_val_small_sem_seg": "mini-14",
+    "mini_val_background_sem_seg": "mini-6b",
 }
 PANOPTIC_TITLES = {
     "coco_2017_val_panoptic_with_sem_seg": "COCO",

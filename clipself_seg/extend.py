@@ -20,7 +20,7 @@ from torch import Tensor
 
 from clipself_seg.clip.kinds import register_kind
 from clipself_seg.clip.tower import DENSE
-from clipself_seg.clip.training_free import ATTENTIONS, NONE, Attend, Attention
+from clipself_seg.clip.training_free import ATTENTIONS, NONE, Attend, Attention, Grid
 from clipself_seg.config import flatten
 from clipself_seg.config.checks import OBJECTIVES, RELATIONS, WEIGHT, of_crops
 from clipself_seg.config.keys import CHOICES, FURTHER, default_config
@@ -55,11 +55,26 @@ def register_attention(name: str, *, keep: bool = False) -> Callable[[Attend], A
     Args:
         name: value of the key.
         keep: whether the block's residual and MLP are kept; the places have to be the patches then.
+
+    Raises:
+        InputError: when a ViT uses it, values of another shape; names both shapes.
     """
 
     def register(attend: Attend) -> Attend:
+        def checked(
+            queries: Tensor, keys: Tensor, values: Tensor, grid: Grid
+        ) -> tuple[Tensor, Grid]:
+            attended, cells = attend(queries, keys, values, grid)
+            wanted = (*values.shape[:2], cells[0] * cells[1], values.shape[3])
+            if attended.shape != wanted:
+                raise InputError(
+                    f'attention "{name}" returns {tuple(attended.shape)}: return (B, H, h w, C) without class '
+                    f"token, which is {wanted} for the grid {cells}"
+                )
+            return attended, cells
+
         _enter({NONE: None, **ATTENTIONS}, name, None)
-        ATTENTIONS[name] = Attention(attend, keep)
+        ATTENTIONS[name] = Attention(checked, keep)
         CHOICES["MODEL.CLIP.ATTENTION"] += (name,)
         return attend
 

@@ -120,6 +120,16 @@ def test_what_nobody_registered_and_wrong_values_are_refused_by_name(words, mess
         load_config("mini/patches", words)
 
 
+def test_an_attention_of_another_shape_is_named_with_both_shapes():
+    clip = load_clip("ViT-Mini-8", "mini")
+    with registries_kept():
+        extend.register_attention("all")(lambda queries, keys, values, grid: (values, grid))
+        with pytest.raises(
+            InputError, match=r'"all" returns \(1, \d, 7, .* \(1, \d, 6, .* \(2, 3\)'
+        ):
+            clip.visual.dense_by(torch.zeros(1, 3, 16, 24), extend.ATTENTIONS["all"])
+
+
 @pytest.mark.parametrize(
     "enter, message",
     [

@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -76,7 +77,7 @@ def run_all(
     waiting = [run for run in runs if run.name not in failed]
     running: dict[Future[str], Run] = {}
     progress = _Progress(waiting, at_once)
-    pool = ThreadPoolExecutor(at_once)
+    pool, stopped = ThreadPoolExecutor(at_once), threading.Event()
     try:
         while waiting or running:
             for run in _drop_hopeless(waiting, failed):
@@ -84,7 +85,7 @@ def run_all(
             for run in _ready(waiting, running.values())[: at_once - len(running)]:
                 waiting.remove(run)
                 say(f"$ clipself-seg {shlex.join(run.command(store.folder, gpus))}")
-                running[pool.submit(_make, run, store, gpus, variables)] = run
+                running[pool.submit(_make, run, store, gpus, variables, stopped)] = run
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 run = running.pop(future)
@@ -92,6 +93,7 @@ def run_all(
                     failed[run.name] = problem
                 progress.ended(run, problem)
     finally:
+        stopped.set()
         pool.shutdown(cancel_futures=True)
     return failed
 
@@ -136,9 +138,12 @@ def _drop_hopeless(waiting: list[Run], failed: dict[str, str]) -> list[Run]:
     return dropped
 
 
-def _make(run: Run, store: Store, gpus: int, variables: Mapping[str, str]) -> str:
+def _make(
+    run: Run, store: Store, gpus: int, variables: Mapping[str, str], stopped: threading.Event
+) -> str:
     """Start a run or go on with it; what went wrong, or ""."""
-    _wait_for_others(store.folder / run.name)
+    if not _wait_for_others(store.folder / run.name, stopped):
+        return "not started"
     if store.record(run) is not None and (run.evaluate or store.has_weights(run)):
         return ""  # another process just made it
     folder = store.begin(run)
@@ -168,18 +173,19 @@ def _wait(process: subprocess.Popen[bytes]) -> tuple[int, float | None]:
     return process.returncode, usage.ru_utime + usage.ru_stime
 
 
-def _wait_for_others(folder: Path) -> None:
-    """Wait until no other process is at work in a folder, such as one that outlived a killed call."""
+def _wait_for_others(folder: Path, stopped: threading.Event) -> bool:
+    """Wait until no other process is at work in a folder, such as one that outlived a killed call; False if stopped."""
     said = False
-    while True:
+    while not stopped.is_set():
         try:
             with alone_in(folder):
-                return
+                return True
         except FolderInUse as error:
             if not said:
                 say(f"waiting: {error}")
             said = True
-        time.sleep(POLL)
+        stopped.wait(POLL)
+    return False
 
 
 def _last_line(path: Path) -> str:

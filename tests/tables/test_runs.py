@@ -15,6 +15,7 @@ from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.config.weights import WEIGHTS
 from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.errors import InputError
+from clipself_seg.files import alone_in
 from clipself_seg.tables import execution as module
 from clipself_seg.tables import runs
 from clipself_seg.tables.execution import plan, run_all
@@ -350,6 +351,17 @@ def test_a_killed_call_resumes_after_what_outlived_it(store, capsys):
     assert run_all(plan([clip, detector], store), store) == {}
     assert steps(store) == [[r.name, step] for r in (clip, detector) for step in "01"]
     assert "waiting: " in capsys.readouterr().out
+
+
+def test_an_interrupted_call_that_waits_for_another_starts_nothing(store, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    clip, _ = clip_and_detector()
+    monkeypatch.setattr(module, "wait", interrupt)
+    with alone_in(store.folder / clip.name), pytest.raises(KeyboardInterrupt):
+        run_all([clip], store)
+    assert not (store.folder / "begun").exists()
 
 
 def test_where_the_system_says_no_processor_time_runs_are_made_all_the_same(store, monkeypatch):

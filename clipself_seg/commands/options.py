@@ -36,6 +36,7 @@ ALIASES = (
     ("--boxes", "--detection"),
     ("--boxes-config", "--detection-config"),
     ("-o", "--output"),
+    ("--only", "--table"),
 )
 OF_TASK, RARE = "with --task ", "rarely needed"  # in titles of groups
 WORDS = 'class names such as "dog|puppy, grass", a .txt or .json file, or a built-in vocabulary (ade20k_150)'

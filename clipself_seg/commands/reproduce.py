@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,14 @@ def _reproduce_options(parser: argparse.ArgumentParser) -> None:
     flag(parser, "--list", "print rows and claims, run nothing")
     flag(parser, "--dry-run", "print the commands and their cost, run nothing")
     flag(parser, "--page", "write the page from what is finished, run nothing")
-    flag(parser, "--real", "on real data, not the mini world")
+    flag(parser, "--real", "on real data, not the mini world; prints the plan, runs nothing")
+    flag(parser, "--start", "run the plan of --real")
+    parser.add_argument(
+        "--hours",
+        type=float,
+        default=math.inf,
+        help="hours of GPUs, without GPUs of cores, to spend (as many as all takes)",
+    )
     value(parser, "--num-gpus", "GPUs of each run, one run at a time; 0 is a CPU", 0)
     value(parser, "--output", "folder of the runs", Path("output/reproduce"))
     parser.add_argument(
@@ -51,10 +59,11 @@ def reproduce(args: argparse.Namespace) -> int:
         clipself-seg reproduce --table 1a 2 A1 --seeds 0  # some of them, one seed: numbers, no verdicts
         clipself-seg reproduce --list                     # rows and claims, and what is finished
         clipself-seg reproduce --dry-run                  # commands that would run, and their cost
-        clipself-seg reproduce --real --num-gpus 8        # the same tables on real data
+        clipself-seg reproduce --real                     # the plan on real data: hours, disk, data, weights, licences
+        clipself-seg reproduce --real --table 2 5 --hours 24 --num-gpus 8 --start     # run it, as far as 24 hours pay
         clipself-seg reproduce --table my_table.yaml --import my_method.py   # a table of yours
         clipself-seg reproduce --table backbone --import my_backbone.py      # your row beside kept ones
-        clipself-seg reproduce --table zero_shot --real --data my_data.yaml  # on your images
+        clipself-seg reproduce --table zero_shot --real --data my_data.yaml --start   # on your images
 
     A run's folder follows from its configuration, data and weights: finished ones are not repeated, interrupted ones
     are gone on with, and one run serves several tables.
@@ -80,6 +89,8 @@ def _reproduce(args: argparse.Namespace) -> int:
     from clipself_seg.tables.reproduce import Reproduction, refuse_other_worlds, write_worlds
     from clipself_seg.tables.table import read_tables
 
+    if not args.hours > 0:
+        raise InputError(f"--hours {args.hours:g} pays for nothing: give hours above 0, such as 24")
     tables = read_tables(args.table)  # before anything is drawn
     data = ""
     data_sets: tuple[str, ...] = ()
@@ -101,15 +112,18 @@ def _reproduce(args: argparse.Namespace) -> int:
         refuse_other_worlds()
     if args.list:
         reproduction.list_rows(args.table)
-    if args.dry_run:
-        reproduction.dry_run(args.table, gpus=args.num_gpus)
+    planned = args.real and not (args.start or args.list or args.page)
+    if args.dry_run or planned:
+        reproduction.dry_run(args.table, gpus=args.num_gpus, hours=args.hours)
+    if planned and not args.dry_run:
+        sys.stdout.write("nothing was started: --start runs this\n")
     if args.page:
         reproduction.write_page(args.table)
-    if args.list or args.dry_run or args.page:
+    if args.list or args.dry_run or args.page or planned:
         return 0
     if not args.real:
         write_worlds()
-    return reproduction.run(args.table, gpus=args.num_gpus)
+    return reproduction.run(args.table, gpus=args.num_gpus, hours=args.hours)
 
 
 def _yours(words: Sequence[str], tables: Sequence[Table]) -> dict[str, str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shlex
 import subprocess
@@ -23,6 +24,7 @@ from clipself_seg.tables.table import ROOT
 
 CONSOLE = "console.txt"
 AT_ONCE = 2  # runs on a CPU: neither starting up nor a small model fills several cores
+UNKNOWN = 15  # minutes of an evaluation of which nothing is known, in a budget
 POLL = 2  # seconds between looks at a folder where another process is at work
 
 
@@ -47,12 +49,42 @@ def plan(runs: Iterable[Run], store: Store) -> list[Run]:
     return list(wanted.values())
 
 
+def affordable(
+    runs: Sequence[Run], cells: Mapping[str, int], seeds: Sequence[int], hours: float
+) -> list[Run]:
+    """Runs that a budget pays for, in the order of most cells an hour, and those of a seed before the next seed's.
+
+    Args:
+        runs: as `plan` gives them.
+        cells: name of a run -> numbers of tables that it fills.
+        seeds: seeds in their order.
+        hours: of GPUs, or of cores; a run whose hours are not known counts as `UNKNOWN` minutes.
+    """
+    left, minutes, chosen = {run.name for run in runs}, 60 * hours, list[Run]()
+    while True:
+        candidates: list[tuple[int, float, float, list[Run]]] = []
+        for run in (run for run in runs if run.name in left):
+            group = [one for one in run.with_needs() if one.name in left]
+            group = list({one.name: one for one in group}.values())
+            cost = sum(one.minutes or UNKNOWN for one in group)
+            if (gain := sum(cells.get(one.name, 0) for one in group)) and cost <= minutes:
+                place = 0 if run.seed is None else seeds.index(run.seed)
+                candidates.append((-place, gain / cost, cost, group))
+        if not candidates:
+            return chosen
+        *_, cost, group = max(candidates, key=lambda one: one[:2])
+        chosen += group
+        minutes -= cost
+        left -= {one.name for one in group}
+
+
 def run_all(
     runs: Sequence[Run],
     store: Store,
     *,
     at_once: int = AT_ONCE,
     gpus: int = 0,
+    hours: float = math.inf,
     environment: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Make runs, and say on the terminal how far that is; those whose needs failed are left out.
@@ -62,6 +94,7 @@ def run_all(
         store: where they go.
         at_once: processes side by side, with a thread each.
         gpus: GPUs of each run, one run after the other; 0 for a CPU.
+        hours: of GPUs, or of cores; once they are spent, no further run begins.
         environment: further variables for the runs.
 
     Returns:
@@ -78,8 +111,12 @@ def run_all(
     running: dict[Future[str], Run] = {}
     progress = _Progress(waiting, at_once)
     pool, stopped = ThreadPoolExecutor(at_once), threading.Event()
+    end = progress.begin + 3600 * hours / (gpus or at_once)
     try:
         while waiting or running:
+            if waiting and time.monotonic() > end:
+                say(f"the hours are spent: {len(waiting)} runs are left; the same command goes on")
+                waiting.clear()
             for run in _drop_hopeless(waiting, failed):
                 progress.dropped(run, failed[run.name])
             for run in _ready(waiting, running.values())[: at_once - len(running)]:

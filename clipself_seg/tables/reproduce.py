@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from clipself_seg.data.datasets.table import MINI
+from clipself_seg.data.datasets.table import DATASETS, MINI
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, read_json
 from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.tables.claims import LEAST_SEEDS
-from clipself_seg.tables.execution import AT_ONCE, plan, run_all, say
+from clipself_seg.tables.execution import AT_ONCE, UNKNOWN, affordable, plan, run_all, say
 from clipself_seg.tables.page import NAMES, write_page
-from clipself_seg.tables.runs import Run, resolve
+from clipself_seg.tables.runs import Run, missing_data, resolve
 from clipself_seg.tables.sections import command_text, make_section
 from clipself_seg.tables.store import Store
 from clipself_seg.tables.table import (
@@ -97,12 +99,41 @@ class Reproduction:
         missing = dict.fromkeys(what for run in todo for what in run.missing)
         return [run for run in todo if run.name not in lacking], list(missing)
 
-    def run(self, names: Sequence[str], *, gpus: int = 0) -> int:
+    def within(self, todo: Sequence[Run], names: Sequence[str], hours: float) -> list[Run]:
+        """Those of the runs that a budget pays for, `affordable`; says which tables are whole with them."""
+        if hours == math.inf:
+            return list(todo)
+        cells: Counter[str] = Counter()
+        tables = {table.name: self.runs_of(table, self.seeds) for table in self.read(names)}
+        for table in self.read(names):
+            for row in (row for row in table.own.values() if self.scale not in row.absent):
+                for of, name in row.runs().items():
+                    columns = (one for one in table.columns.values() if one.of == of)
+                    shown = sum(row.path(one, self.scale) is not None for one in columns)
+                    cells.update({run.name: shown for run in tables[table.name].get(name, ())})
+        chosen = affordable(todo, cells, self.seeds, hours)
+        made = {run.name for run in chosen}
+        say(
+            f"{hours:g} hours pay for {len(chosen)} of {len(todo)} runs, in the order of most numbers of tables an "
+            f"hour, seed by seed (a run whose hours are not known counts as {UNKNOWN} minutes):"
+        )
+        for seed in self.seeds:
+            whole = [
+                name
+                for name, runs in tables.items()
+                if (own := [run for of in runs.values() for run in of if run.seed in (None, seed)])
+                and all(run.name in made or self.store.record(run) is not None for run in own)
+            ]
+            say(f"  seed {seed}: {', '.join(whole) or 'no table'} complete")
+        return chosen
+
+    def run(self, names: Sequence[str], *, gpus: int = 0, hours: float = math.inf) -> int:
         """Make what is missing, and write the page; 1 if a run failed or could not be made.
 
         Args:
             names: names of tables, () for all.
             gpus: GPUs of each run; 0 for a CPU.
+            hours: of GPUs, or of cores, that are spent.
 
         Raises:
             InputError: an unknown table, or a table that cannot be used.
@@ -111,8 +142,9 @@ class Reproduction:
         todo, missing = self.runnable(plan(runs, self.store))
         _say_what_is_missing(todo, missing)
         self._say_what_is_finished(runs)
+        todo = self.within(todo, names, hours)
         with alone_in(self.store.folder):
-            failed = run_all(todo, self.store, gpus=gpus)
+            failed = run_all(todo, self.store, gpus=gpus, hours=hours)
             self.store.keep(runs)
         for name, problem in failed.items():
             say(f"failed: {name}: {problem}")
@@ -150,17 +182,26 @@ class Reproduction:
             for claim in table.claims:
                 say(f"  claim: {claim.says}")
 
-    def dry_run(self, names: Sequence[str], *, gpus: int = 0) -> None:
+    def dry_run(self, names: Sequence[str], *, gpus: int = 0, hours: float = math.inf) -> None:
         """Print the commands that would run, and what each costs, also of those that lack something."""
         runs = self.wanted(names)
-        todo = plan(runs, self.store)
+        todo = self.within(plan(runs, self.store), names, hours)
         able, missing = self.runnable(todo)
         names_of_able = {run.name for run in able}
+        shown: dict[str, list[str]] = {}
+        for table in self.read(names):
+            own = (run for of in self.runs_of(table, self.seeds).values() for run in of)
+            for name in dict.fromkeys(one.name for run in own for one in run.with_needs()):
+                shown.setdefault(name, []).append(table.name)
         for run in todo:
-            lacks = "" if run.name in names_of_able else "   # lacks what is missing"
+            lacks = "" if run.name in names_of_able else "; lacks what is missing"
             command = command_text(run, self.store.folder, gpus)
-            say(f"{self._cost(run.minutes):>20}  {command}{lacks}")
+            tables = ", ".join(shown[run.name])
+            say(f"{self._cost(run.minutes):>20}  {command}   # {tables}{lacks}")
         _say_what_is_missing(todo, missing)
+        if self.scale == "real":
+            disk = sum(run.gigabytes for run in todo)
+            say(f"disk: about {disk:,.0f} GB of runs, beside data sets and weights")
         minutes = sum(run.minutes for run in todo)
         cores = f": about {minutes / AT_ONCE:.0f} minutes on {AT_ONCE} cores"
         say(
@@ -189,6 +230,10 @@ class Reproduction:
 def _say_what_is_missing(todo: Sequence[Run], missing: Sequence[str]) -> None:
     for what in missing:
         say(f"missing: {what}")
+    data = dict.fromkeys(name for run in todo for name in run.settings["data"])
+    for root in dict.fromkeys(DATASETS[name].root for name in data if missing_data(name)):
+        size = f"{root.gigabytes:g} GB, unpacked as much again" if root.gigabytes else "not stated"
+        say(f"to download: {root.title}; size: {size}; licence: {root.licence}")
     for words in dict.fromkeys(words for run in todo for words in run.fetched):
         say(f"fetched unless it is here: {words}")
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from clipself_seg.checkpoints.locate import weights_folder
 from clipself_seg.checkpoints.zoo import SHIPPED, SHIPPED_MODELS, SHIPPED_TAGS, zoo
+from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.config.load import load_config, values_and_defaults
 from clipself_seg.config.shards import refuse_pipes
 from clipself_seg.config.weights import WEIGHTS, refuse_addresses
@@ -67,7 +68,22 @@ def missing_weights(name: str) -> list[str]:
     entry, folder = zoo().get(name), weights_folder()
     if entry is None or entry.addresses or (folder / entry.file).exists():
         return []
-    return [f"{name}: get {entry.file} from {' or '.join(entry.pages)}, and put it into {folder}"]
+    how = f"get {entry.file} from {' or '.join(entry.pages)}, and put it into {folder}"
+    return [f"{name}: {how}; licence: {entry.licence}"]
+
+
+def licence(name: str, model: str) -> str:
+    """Licence of the weights behind a name of the zoo, or a tag of open_clip.
+
+    Args:
+        name: value of a key in `WEIGHTS`.
+        model: name of the CLIP; the publisher's files have its plain name.
+    """
+    tag = zoo().get(f"{model}:{name}")
+    plain = model.removesuffix("-quickgelu")
+    same = (one for one in zoo().values() if one.name.startswith(f"{name}-") and one.model == plain)
+    entry = zoo().get(name) or tag or next(same, None)
+    return entry.licence if entry and entry.licence else "not stated"
 
 
 def fingerprint(name: str) -> object:
@@ -118,6 +134,9 @@ DIGITS = 12
 NAMED = "named "
 # Hours of one A100 that training a configuration takes, as docs/expected.md explains.
 HOURS: Mapping[str, float] = read_json(Path(__file__).with_name("hours.json"))
+# On disk, of each number of an image tower that learns as a whole: two states of a training (value and two moments)
+# and the weights of the whole model.
+BYTES = 30
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -157,14 +176,23 @@ class Run:
 
     @property
     def fetched(self) -> list[str]:
-        """Weights that have names and are no files here."""
+        """Weights that have names and are no files here, with their licences."""
         model = self.settings["config"].get("MODEL.CLIP.NAME", "")
         return [
-            f"{key} {name}" + (f" ({model})" if key.startswith("MODEL.CLIP.") else "")
+            f"{key} {name}"
+            + (f" ({model})" if key.startswith("MODEL.CLIP.") else "")
+            + f"; licence: {licence(name, model)}"
             for key, identity in self.settings["weights"].items()
             if identity.startswith(NAMED)
             and not missing_weights(name := identity.removeprefix(NAMED))
         ]
+
+    @property
+    def gigabytes(self) -> float:
+        """What its folder takes, roughly: as if its ViT learnt as a whole; 0 of an evaluation."""
+        name = {**self.defaults, **self.settings["config"]}["MODEL.CLIP.NAME"]
+        width, layers, *_ = find_architecture(name).signature.sizes
+        return 0 if self.evaluate else BYTES * 12 * layers * width**2 / 1e9
 
     @property
     def has_numbers(self) -> bool:

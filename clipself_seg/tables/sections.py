@@ -15,12 +15,14 @@ from clipself_seg.imports import OPTION, typed_names
 from clipself_seg.provenance import protocols_of
 from clipself_seg.tables.claims import (
     FAILS,
+    LEAST_SEEDS,
     NOISE,
     UNMEASURED,
     Cells,
     Values,
     Verdict,
     claim_verdicts,
+    least_errors,
     overall,
 )
 from clipself_seg.tables.runs import Run, resolve
@@ -32,6 +34,7 @@ from clipself_seg.training.metrics import flatten_numbers
 TableRuns = Mapping[str, Sequence[Run]]
 # Where the page's commands put their runs, wherever those ran.
 RUNS_FOLDER = Path("output/reproduce")
+ROUNDED = 0.05  # of a printed number
 SOURCES = {"text": "the paper's text", "numbers": "the paper's numbers", "ours": "ours"}
 SAID = {
     FAILS: "does not hold here",
@@ -39,6 +42,10 @@ SAID = {
     UNMEASURED: "is not measured here",
 }
 CLAIM_HEADINGS = ("claim", "paper", "here", "difference", "verdict")
+COMPARED_HEADINGS = (
+    *("row", "number", "paper", "ours", "difference"),
+    "within run-to-run spread?",
+)
 COMMAND_HEADINGS = ("row", "command", "seeds", "commit", "weights", "core-minutes a seed")
 
 
@@ -98,7 +105,10 @@ def make_section(table: Table, scale: str, runs: TableRuns, store: Store) -> Sec
     ran = {name for name, own in runs.items() if any(map(store.record, own))}
     body = [_row_cells(table, name, wide, cells, scale, ran) for name in table.own]
     claims, reasons = _claim_cells(table, verdicts, scale)
-    if claims:
+    if scale == "real" and table.published:
+        headings = list(COMPARED_HEADINGS)
+        body = _beside_the_paper(table, wide, cells, ran)
+    elif claims:
         headings.append("claims")
         for name, cells_of_row in zip(table.own, body):
             cells_of_row.append(_verdicts_of(name, verdicts))
@@ -226,6 +236,35 @@ def _row_cells(
         if scale in table.columns[column].paths:
             words.append(_here(table, name, column, cells, scale, ran))
     return words
+
+
+def _beside_the_paper(
+    table: Table, columns: Sequence[str], cells: Cells, ran: set[str]
+) -> list[list[str]]:
+    """A line for each number of real data, below `COMPARED_HEADINGS`."""
+    return [
+        [row.title, table.columns[key].titles["real"], _paper(row, key)]
+        + [_here(table, name, key, cells, "real", ran), *spread_cells(row.paper.get(key), values)]
+        for name, row in table.own.items()
+        for key in columns
+        if key in row.paper or row.path(table.columns[key], "real") is not None
+        for values in [cells.get((name, key), {})]
+    ]
+
+
+def spread_cells(paper: float | None, values: Values) -> list[str]:
+    """Difference of a number from the paper's, and whether another run would lie as far with 5 % probability."""
+    if paper is None or not values:
+        return ["", ""]
+    gap = statistics.fmean(values.values()) - paper
+    if set(values) == {None}:
+        within = "yes" if abs(gap) <= ROUNDED else "no seed moves it"
+    elif len(values) < LEAST_SEEDS:
+        within = f"fewer than {LEAST_SEEDS} seeds"
+    else:
+        errors = least_errors(len(values)) * math.sqrt(1 + 1 / len(values))
+        within = "yes" if abs(gap) <= errors * statistics.stdev(values.values()) else "no"
+    return [f"{gap:+.1f}", within]
 
 
 def _paper(row: Row, column: str) -> str:

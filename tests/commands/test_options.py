@@ -39,6 +39,7 @@ SPELLINGS = [
         "--model m --tasks detection --detection w --detection-config c",
     ),
     ("export", "--clip-name n --weights w --output o", "--clip-name n --model w -o o"),
+    ("reproduce", "--only 2 5", "--table 2 5"),
 ]
 LISTED = [
     ("predict", "semantic", "--background", "--stuff"),

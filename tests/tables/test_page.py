@@ -14,7 +14,7 @@ from PIL import Image
 from clipself_seg.errors import InputError
 from clipself_seg.tables.page import _plane, _series, write_figure, write_page
 from clipself_seg.tables.runs import resolve
-from clipself_seg.tables.sections import find_number, make_section
+from clipself_seg.tables.sections import find_number, make_section, spread_cells
 from clipself_seg.tables.store import Store
 from clipself_seg.tables.table import ROOT, read_table
 from tests.tables.worlds import FOLLOWED, TABLE, finish, write_table
@@ -82,7 +82,7 @@ def test_what_was_not_run_or_has_one_seed_says_so(tmp_path):
 
 def test_a_row_that_a_scale_does_not_have_says_so(tmp_path):
     section = section_of(tmp_path, {}, "real")
-    assert section.body[1][2:] == ["-", "1 not in the real world"]
+    assert section.body[1] == ["CLIPSelf, patches", "Boxes", "72.1", "-", "", ""]
     assert section.reasons == ["Not in the real world (for tests). Rows: CLIPSelf, patches"]
     assert len(section.commands) == 1
 
@@ -113,6 +113,16 @@ def test_a_row_shows_numbers_and_commands_of_the_run_that_follows_its_own(tmp_pa
     training, evaluation = section.commands[3][1].split("; then ")
     assert "--resume" in training and "eval --config-file configs/mini/zero_shot.yaml" in evaluation
     assert len(section.minutes) == 4
+
+
+def test_numbers_of_real_data_stand_beside_the_papers_with_their_spread():
+    assert spread_cells(18.2, {None: 18.24}) == ["+0.0", "yes"]
+    assert spread_cells(18.2, {None: 19.2}) == ["+1.0", "no seed moves it"]
+    assert spread_cells(72.1, {0: 72.0, 1: 73.0}) == ["+0.4", "fewer than 3 seeds"]
+    # A standard deviation of 1, and 4.3 times the root of 4/3 of it around 73: 68.03 to 77.97.
+    for paper, word in ((68.0, "no"), (68.1, "yes"), (77.9, "yes"), (78.0, "no")):
+        assert spread_cells(paper, {0: 72.0, 1: 73.0, 2: 74.0})[1] == word
+    assert spread_cells(None, {0: 1.0}) == spread_cells(1.0, {}) == ["", ""]
 
 
 def test_a_path_has_to_fit_one_number():

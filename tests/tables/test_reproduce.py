@@ -111,12 +111,51 @@ def test_the_plan_on_real_data_has_hours_and_commands_whatever_is_missing(
     plan = Reproduction(scale="real", seeds=[0], output=tmp_path / "output", docs=tmp_path)
     plan.dry_run(["2"])
     said = capsys.readouterr().out
-    assert said.count("# lacks what is missing") == said.count("  clipself-seg ") == 3
+    assert said.count("# 2; lacks what is missing") == said.count("  clipself-seg ") == 3
     assert (
         "  16 A100 hours  clipself-seg train" in said
         and "  17 A100 hours  clipself-seg train" in said
     )
     assert "  3 A100 minutes  clipself-seg eval" in said and "3 runs, 33 A100 hours\n" in said
+    assert (
+        "to download: COCO; size: 21.3 GB, unpacked as much again; licence: annotations CC" in said
+    )
+    assert "merged2b_s8b_b131k (EVA02-B-16); licence: MIT" in said and "disk: about 5 GB" in said
+
+
+def test_without_a_go_ahead_the_plan_on_real_data_is_printed_and_nothing_runs(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    words = ["--real", "--only", "1c", "2", "--seeds", "0", "--output", str(tmp_path / "out")]
+    assert reproduce_command(words) == 0
+    said = capsys.readouterr().out
+    assert "$ " not in said and said.endswith("nothing was started: --start runs this\n")
+    # Patches of 1,024 pixels and the original CLIP are of both tables, and stand once.
+    assert said.count("   # 1c, 2; lacks") == 2
+    assert not (tmp_path / "out").exists()
+    assert reproduce_command([*words, "--start"]) == 1
+    assert "missing: coco_2017_train: " in capsys.readouterr().out
+    assert reproduce_command([*words, "--hours", "0"]) == 2
+    assert "--hours 0 pays for nothing" in capsys.readouterr().err
+
+
+def test_a_budget_goes_to_most_numbers_an_hour_and_says_which_tables_are_complete(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    given = Reproduction(scale="real", seeds=[0, 1], output=tmp_path / "out", docs=tmp_path)
+    todo = plan(given.wanted(["1b", "2"]), given.store)
+    within = [run.name for run in given.within(todo, ["1b", "2"], 40)]
+    said = capsys.readouterr().out
+    assert "40 hours pay for 3 of" in said
+    assert "  seed 0: 2 complete\n  seed 1: no table complete\n" in said
+    # The evaluation's six numbers take minutes; patches' have those of both tables.
+    assert [name.split("-")[0] for name in within] == [
+        "coco_eva02_vitb16",
+        "coco_patches_eva02_vitb16_seed0",
+        "coco_proposals_eva02_vitb16_seed0",
+    ]
 
 
 def test_a_run_that_fails_is_said_and_the_page_is_written(tables, capsys, monkeypatch):

@@ -146,7 +146,10 @@ def test_what_is_missing_is_said_with_the_way_to_get_it(tmp_path, monkeypatch):
     (tmp_path / file).write_bytes(b"1")
     assert len(resolve({"eva": spec}, "eva", 0).missing) == 1
     named = make_run("configs/regions/coco_eva02_vitb16.yaml", {}, evaluate=True)
-    assert named.fetched == ["MODEL.CLIP.WEIGHTS merged2b_s8b_b131k (EVA02-B-16)"]
+    (said,) = named.fetched
+    assert said.startswith("MODEL.CLIP.WEIGHTS merged2b_s8b_b131k (EVA02-B-16); licence: MIT (")
+    assert runs.licence("openai", "ViT-B-16-quickgelu") == "MIT (the repository's)"
+    assert runs.licence("nobody's", "ViT-B-16") == "not stated"
 
 
 def test_a_few_images_are_no_data_set(tmp_path, monkeypatch):
@@ -335,6 +338,26 @@ def test_a_failure_is_named_and_the_others_come_to_their_end(store):
     assert list(failed) == [clip.name]
     assert failed[clip.name].startswith("error: the reason (all of it: ")
     assert store.record(other) is not None and store.record(clip) is None
+
+
+def test_a_budget_takes_what_is_needed_too_and_a_later_seed_last():
+    clip, detector = clip_and_detector()  # of 2 and 4 minutes
+    dear = make_run("configs/mini/proposals.yaml", {}, seed=0, minutes=90)
+    later = make_run("configs/mini/patches.yaml", {}, seed=1, minutes=2)
+    cells = {detector.name: 1, dear.name: 99, later.name: 9}
+    todo = [later, clip, detector, dear]
+    assert module.affordable(todo, cells, [0, 1], 2) == [dear, clip, detector, later]
+    assert module.affordable(todo, cells, [0, 1], 1) == [clip, detector, later]
+    assert module.affordable(todo, cells, [0, 1], 0.09) == [later]
+
+
+def test_once_the_hours_are_spent_no_further_run_begins(store, capsys):
+    clip, detector = clip_and_detector()
+    hours = 0.1 / 3600  # of a core; a run takes longer
+    given = {"at_once": 1, "hours": hours, "environment": {"SLEEP": "0.2"}}
+    assert run_all([clip, detector], store, **given) == {}
+    assert "the hours are spent: 1 runs are left" in capsys.readouterr().out
+    assert store.has_weights(clip) and store.record(detector) is None
 
 
 def test_a_killed_call_resumes_after_what_outlived_it(store, capsys):

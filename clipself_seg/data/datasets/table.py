@@ -27,11 +27,17 @@ class DataRoot(NamedTuple):
         variable: environment variable that names the folder.
         default: folder where the variable is not set.
         advice: how to get the files, for messages.
+        title: name of the family.
+        licence: terms of the files as their publisher states them.
+        gigabytes: size of what is fetched; None where nobody states it.
     """
 
     variable: str
     default: str
     advice: str
+    title: str = ""
+    licence: str = "not stated"
+    gigabytes: float | None = None
 
     @property
     def path(self) -> Path:
@@ -56,34 +62,48 @@ def ade_parent(root: Path) -> Path:
     return root / "ade" if prefixed else root
 
 
-def _benchmark(advice: str) -> DataRoot:
-    return DataRoot("DETECTRON2_DATASETS", "datasets", advice)
+def _benchmark(advice: str, *about: Any) -> DataRoot:
+    return DataRoot("DETECTRON2_DATASETS", "datasets", advice, *about)
 
 
-COCO = _benchmark("unpack images and annotations from https://cocodataset.org there")
-LVIS = _benchmark("LVIS v1 is at https://www.lvisdataset.org, its images are COCO's")
+COCO = _benchmark(
+    "unpack images and annotations from https://cocodataset.org there",
+    *("COCO", "annotations CC BY 4.0, images by Flickr's terms", 21.3),
+)
+LVIS = _benchmark(
+    "LVIS v1 is at https://www.lvisdataset.org, its images are COCO's",
+    *("LVIS", "https://www.lvisdataset.org/dataset#license", 0.4),
+)
 PROPOSALS = _benchmark(
     "CLIPSelf's authors give coco_proposals.json, clipself-seg train-rpn writes those of an RPN, and "
-    "any COCO-format JSON with boxes will do"
+    "any COCO-format JSON with boxes will do",
+    "region proposals",
 )
 REGION_TEXT = _benchmark(
     "clipself-seg data region-text writes the nouns of proposals; CLIPSelf's authors give "
-    "coco_pseudo_4764.json, and instances in COCO's format are such a file too"
+    "coco_pseudo_4764.json, and instances in COCO's format are such a file too",
+    "nouns of regions",
 )
 OBJECTS365 = _benchmark(
     "Objects365 v1 (v2 has other classes) is at https://www.objects365.org: objects365_val.json and "
-    "the folder val go to Objects365v1"
+    "the folder val go to Objects365v1",
+    "Objects365",
 )
 COCO_STUFF = _benchmark(
     "train2017.zip and val2017.zip of https://cocodataset.org go to coco-stuff/images, "
     "stuffthingmaps_trainval2017.zip of https://github.com/nightrome/cocostuff to "
-    "coco-stuff/annotations"
+    "coco-stuff/annotations",
+    *("COCO-Stuff", "not stated; images as COCO's", 0.7),
 )
 ADE_150 = AdeRoot(
-    *_benchmark("unpack ADEChallengeData2016.zip of http://sceneparsing.csail.mit.edu there")
+    *_benchmark(
+        "unpack ADEChallengeData2016.zip of http://sceneparsing.csail.mit.edu there",
+        *("ADE20K, 150 classes", "BSD 3-Clause (its card on the Hugging Face hub)"),
+    )
 )
 ADE_847 = _benchmark(
-    "unpack the full data set ADE20K_2021_17_01 of https://ade20k.csail.mit.edu there"
+    "unpack the full data set ADE20K_2021_17_01 of https://ade20k.csail.mit.edu there",
+    *("ADE20K, all classes", "terms that its registration shows"),
 )
 CITYSCAPES = _benchmark(
     "unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of https://www.cityscapes-dataset.com, "
@@ -95,11 +115,13 @@ VISTAS = _benchmark(
 )
 PASCAL_CONTEXT = _benchmark(
     "unpack VOCtrainval_03-May-2010.tar of http://host.robots.ox.ac.uk/pascal/VOC/voc2010 there, "
-    "and PASCAL Context's files into VOCdevkit/VOC2010"
+    "and PASCAL Context's files into VOCdevkit/VOC2010",
+    "PASCAL Context",
 )
 VOC_2012 = _benchmark(
     "unpack VOCtrainval_11-May-2012.tar of http://host.robots.ox.ac.uk/pascal/VOC/voc2012 there, "
-    "and the augmented labels (SBD) as VOCdevkit/VOC2012/SegmentationClassAug"
+    "and the augmented labels (SBD) as VOCdevkit/VOC2012/SegmentationClassAug",
+    *("PASCAL VOC", "not stated", 2.0),
 )
 MINI = DataRoot(
     "CLIPSELF_SEG_MINI",
@@ -108,7 +130,8 @@ MINI = DataRoot(
 )
 IMAGENET = _benchmark(
     "unpack ILSVRC2012_img_val.tar of https://www.image-net.org, which asks for an account, into imagenet/val "
-    "there, a folder for each WordNet id"
+    "there, a folder for each WordNet id",
+    *("ImageNet", "terms that its account shows"),
 )
 MINI_REGION_TEXT = MINI._replace(
     advice="clipself-seg data region-text writes it, once `clipself-seg data mini-world` has written the mini worlds"

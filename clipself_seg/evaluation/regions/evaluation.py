@@ -93,8 +93,9 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
     def check(self, model: RegionModel) -> None:
         """Refuse early what would fail late: missing data sets, sizes and readouts that do not fit."""
         super().check(model)
-        for name in self.datasets:
-            model.check_readouts(*self._asked(name, model))
+        asked = [self._asked(name, model) for name in self.datasets]
+        for sizes, read in asked or [(self.sizes, self.read)]:
+            model.check_readouts(sizes, read)
 
     def _asked(self, name: str, model: RegionModel) -> tuple[Sequence[int], Sequence[str]]:
         """Sizes of the input and readouts of a data set."""

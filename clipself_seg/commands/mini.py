@@ -8,7 +8,7 @@ import os
 import sys
 
 from clipself_seg.commands.options import command, value
-from clipself_seg.errors import GOES_ON
+from clipself_seg.errors import GOES_ON, InputError, nearest
 
 
 def _world_options(parser: argparse.ArgumentParser) -> None:
@@ -38,9 +38,7 @@ def mini_world(args: argparse.Namespace) -> None:
 
 
 def _clip_options(parser: argparse.ArgumentParser) -> None:
-    from clipself_seg.checkpoints.zoo import MINI_CLIPS
-
-    value(parser, "--model", "which of the mini CLIPs", "mini", choices=tuple(MINI_CLIPS))
+    value(parser, "--model", "mini, mini-eva, mini-large, mini-eva-large or mini-resnet", "mini")
     default = "output/mini_clip.safetensors"
     parser.add_argument("--output", default=default, help="file to write")
     value(parser, "--scenes", "scenes to cut crops from", 9000)
@@ -58,6 +56,10 @@ def mini_clip(args: argparse.Namespace) -> None:
     The weights that come with the project were made this way; clipself_seg/mini/CARD.md has the numbers. `mini` learns
     both towers; the others an image tower, which is all that their files hold, for the text tower of `mini`.
     """
+    from clipself_seg.checkpoints.zoo import MINI_CLIPS
+
+    if args.model not in MINI_CLIPS:
+        raise InputError(f'--model: no mini CLIP "{args.model}"; {nearest(args.model, MINI_CLIPS)}')
     import torch
     from tqdm import tqdm
 

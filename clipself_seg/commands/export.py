@@ -106,7 +106,7 @@ def export(args: argparse.Namespace) -> None:
     model = load_clip(args.clip_name, args.model) if args.clip_name else args.model
     how = {"task": args.task, "config_file": args.config_file, "opts": args.opts}
     written = write(model, args.output, **asked, **how)
-    for file, differences in written.items():
+    for name, differences in written.items():
         for shape, difference in differences.items():
-            sys.stdout.write(f"{file}, {shape}: {difference:.1e} of the largest value\n")
+            sys.stdout.write(f"{name}, {shape}: {difference:.1e} of the largest value\n")
     sys.stdout.write(f"written: {args.output}\n")

@@ -97,7 +97,7 @@ def export(
     asked = {"words": words, "stuff": stuff, "half": half, "text_tower": text_tower}
     file = one_file(path, asked)
     loaded: Any
-    if isinstance(model, ImagePredictor | DenseCLIP):
+    if model is not None and not isinstance(model, str | os.PathLike):
         loaded = copy.deepcopy(model)
     else:
         one = find_exported(model, file, asked, task, config_file, opts)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from clipself_seg.files import atomic_path
 from clipself_seg.mini.concepts import WORLDS
 from clipself_seg.mini.scenes import draw_subject
 
@@ -29,12 +30,13 @@ def draw_subjects(root: Path, count: int = IMAGES) -> None:
     """
     for label, thing in enumerate(WORLDS["mini"].things):
         folder = root / "subjects" / "val" / thing.names[0].replace(" ", "_")
-        folder.mkdir(parents=True, exist_ok=True)
         for number in range(count):
             path = folder / f"{number:02d}.jpg"
             if not path.exists():
                 rng = np.random.default_rng([SEED, label, number])
-                Image.fromarray(draw_subject(rng, WORLDS["mini"], thing)).save(path, quality=95)
+                image = Image.fromarray(draw_subject(rng, WORLDS["mini"], thing))
+                with atomic_path(path) as temporary:
+                    image.save(temporary, format="JPEG", quality=95)
 
 
 if __name__ == "__main__":

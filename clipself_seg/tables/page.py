@@ -7,7 +7,7 @@ import re
 import statistics
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clipself_seg.evaluation.report import format_table, write_tables
 from clipself_seg.files import atomic_path
@@ -110,6 +110,16 @@ def _bars(panel: Axes, section: Section, side: str) -> None:
     )
 
 
+def _style(number: int) -> dict[str, Any]:
+    """Colour, line and marker of a line: no two of the first 24 have all three alike."""
+    rounds = number // len(COLOURS)
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "linestyle": LINES[rounds % len(LINES)],
+        "marker": MARKERS[(number + rounds) % len(MARKERS)],
+    }
+
+
 def _curve(panel: Axes, section: Section, side: str) -> None:
     titles = list(_columns(section, side).values())
     for number, title, columns in _series(section, side):
@@ -118,8 +128,7 @@ def _curve(panel: Axes, section: Section, side: str) -> None:
         panel.plot(
             [titles[index] for index in shown],
             means,
-            color=COLOURS[number % len(COLOURS)],
-            marker=MARKERS[number % len(MARKERS)],
+            **_style(number),
             label=title,
         )
     panel.grid(alpha=0.3)
@@ -136,12 +145,9 @@ def _plane(panel: Axes, section: Section, side: str) -> None:
         if not means:
             continue
         across, up = zip(*means)
-        rounds = number // len(COLOURS)
-        colour, line = COLOURS[number % len(COLOURS)], LINES[rounds % len(LINES)]
-        marker = MARKERS[(number + rounds) % len(MARKERS)]
-        (drawn,) = panel.plot(across, up, color=colour, linestyle=line, marker=marker)
+        (drawn,) = panel.plot(across, up, **_style(number))
         drawn.set(markerfacecolor="white", label=row.title)
-        panel.plot(across[:1], up[:1], color=colour, linestyle=line, marker=marker)
+        panel.plot(across[:1], up[:1], **_style(number))
     across_title, up_title = (table.columns[name].title(section.scale) for name in table.points[0])
     panel.set_xlabel(across_title)
     panel.set_ylabel(up_title)

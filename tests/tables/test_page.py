@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from clipself_seg.errors import InputError
-from clipself_seg.tables.page import _plane, _series, write_figure, write_page
+from clipself_seg.tables.page import _plane, _series, _style, write_figure, write_page
 from clipself_seg.tables.runs import resolve
 from clipself_seg.tables.sections import find_number, make_section, spread_cells
 from clipself_seg.tables.store import Store
@@ -299,3 +299,8 @@ def test_the_readme_has_the_numbers_of_the_page():
     assert (
         f"Of {sum(numbers)} that its numbers alone make, {numbers[0]}, {numbers[1]} and" in readme
     )
+
+
+def test_no_two_lines_of_a_figure_look_alike():
+    styles = [tuple(_style(number).values()) for number in range(24)]
+    assert len({*styles}) == 24

@@ -1,4 +1,4 @@
-"""Stand-ins for all data sets in the official layouts: two images of noise, each two things on another class."""
+"""Stand-ins for all data sets in the official layouts: two images of noise, each three things on another class."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from clipself_seg.data.datasets.table import (
 )
 from clipself_seg.data.vocabulary import VocabularyClass, load_vocabulary
 
-WIDTH, HEIGHT = 64, 48
-BOXES = ((8, 4, 24, 20), (36, 20, 20, 24))  # x, y, width, height of two things
+WIDTH, HEIGHT = 128, 96
+# Left, top, width and height of three things: large, medium and small by COCO's areas.
+BOXES = ((2, 1, 100, 94), (10, 10, 40, 40), (106, 4, 20, 20))
 IDS = (139, 285)  # of the images
 KINDS = (
     PanopticSet,
@@ -90,11 +91,16 @@ def _classes(data: DataSet) -> tuple[VocabularyClass, ...]:
 
 
 def _shown(data: DataSet) -> list[VocabularyClass]:
-    """Classes of the two boxes: a seen one and, but for training, one that is not, as far as there are such."""
+    """Classes of the boxes: seen ones and, but for training, one that is not, as far as there are such.
+
+    LVIS's are one of each frequency, the rare ones being those that are not seen.
+    """
     things = [one for one in _classes(data) if one.isthing is not False]
     seen = [one for one in things if one.seen is not False]
     novel = [one for one in things if one.seen is False and data.evaluator]
-    return [seen[0], (novel or seen)[-1]]
+    common = [one for one in seen if one.frequency == "c"]
+    frequent = [one for one in seen if one.frequency == "f"]
+    return [(frequent or seen)[0], (common or seen)[1], (novel or seen)[-1]]
 
 
 def _objects(data: DataSet, things_alone: bool = False) -> dict[str, Any]:

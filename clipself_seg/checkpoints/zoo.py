@@ -117,6 +117,16 @@ def _fields(values: dict[str, Any]) -> dict[str, Any]:
     return whole | {"settings": tuple(whole.get("settings", {}).items())}
 
 
+def entry_of(name: str, clip: str) -> Entry | None:
+    """The entry of weights that a configuration names, by its name or by open_clip's tag; None if there is none.
+
+    Args:
+        name: value of a key in `config.weights.WEIGHTS`.
+        clip: name of the configuration's CLIP, to which a tag belongs.
+    """
+    return zoo().get(name) or zoo().get(f"{clip}:{name}")
+
+
 def suggestion(given: str) -> str:
     """What a message about weights that are not there adds: the entry that somebody may mean.
 

@@ -61,6 +61,7 @@ OPEN = ("MODEL.CLIP.ATTENTION",)
 # Keys that such modules register -> default.
 FURTHER: dict[str, object] = {}
 READOUTS = ("boxes", "masks", "crops", "attention_boxes", "attention_masks")
+WHOLE = "images"  # the readout of data sets of whole images, which have no regions
 # What a list may hold, at least one of which it has to name.
 LISTS: dict[str, tuple[str, ...]] = {
     "TEST.REGIONS.READ": READOUTS,

@@ -21,6 +21,7 @@ from clipself_seg.clip.region_pooling import box_weights, mask_weights, pool
 from clipself_seg.clip.runtime import QUEUES, autocast, on_device, send
 from clipself_seg.clip.text_bank import templates_text
 from clipself_seg.clip.tower import TransformerTower
+from clipself_seg.config import WHOLE
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.regions import WholeImageMapper
 from clipself_seg.data.mappers.samples import Sample
@@ -30,7 +31,6 @@ from clipself_seg.models.base import FrozenCLIP
 from clipself_seg.models.protocol import MEAN_OF_NAMES, Outputs, Reading
 
 CROPS_AT_ONCE = 64
-IMAGES = "images"  # the readout of whole images, of data sets that have no regions
 
 
 @META_ARCH_REGISTRY.register()
@@ -115,7 +115,7 @@ class RegionReader(FrozenCLIP):
         """
         for size in sizes:
             check_size(size, self.clip)
-        if {"crops", IMAGES} & {*readouts}:
+        if {"crops", WHOLE} & {*readouts}:
             self.clip.visual.require_images()
         masked = [name for name in readouts if name.startswith("attention")]
         if masked and not isinstance(self.clip.visual, TransformerTower):
@@ -191,7 +191,7 @@ class RegionReader(FrozenCLIP):
         masks = [s["masks"] for s in samples] if masked else []
         embeddings = {}
         for readout in read:
-            if readout == IMAGES:
+            if readout == WHOLE:
                 embeddings[readout] = _split(self.clip.visual(images), boxes)
             elif readout == "crops":
                 embeddings[readout] = [self._embed_crops(s["crops"]) for s in samples]

@@ -35,7 +35,7 @@ from clipself_seg.checkpoints.choice import CONFIG, HUB_NAME, OF_FOLDERS, weight
 from clipself_seg.checkpoints.download import NotFetched, file_sha256
 from clipself_seg.checkpoints.locate import HUB, endpoint, hub_folder, hub_name, repositories
 from clipself_seg.checkpoints.read import STORED_METADATA, read_checkpoint
-from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, SHIPPED_TAGS, zoo
+from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, SHIPPED_TAGS, entry_of
 from clipself_seg.clip import save_clip
 from clipself_seg.config.keys import CLIP_BACKBONE, default_config
 from clipself_seg.config.load import flatten, load_config, values_and_defaults
@@ -611,7 +611,7 @@ def origins(cfg: CfgNode) -> list[tuple[str, str]]:
         for part in key.split("."):
             value = value[part]
         if value:
-            entry = zoo().get(value) or zoo().get(f"{cfg.MODEL.CLIP.NAME}:{value}")
+            entry = entry_of(value, cfg.MODEL.CLIP.NAME)
             licence = entry.licence if entry else "not known here"
             if value in SHIPPED_MODELS or value in SHIPPED_TAGS:
                 licence = "Apache-2.0, comes with clipself_seg"

@@ -103,9 +103,9 @@ class Reproduction:
         """Those of the runs that a budget pays for, `affordable`; says which tables are whole with them."""
         if hours == math.inf:
             return list(todo)
-        cells: Counter[str] = Counter()
-        tables = {table.name: self.runs_of(table, self.seeds) for table in self.read(names)}
+        cells, tables = Counter[str](), dict[str, dict[str, list[Run]]]()
         for table in self.read(names):
+            tables[table.name] = self.runs_of(table, self.seeds)
             for row in (row for row in table.own.values() if self.scale not in row.absent):
                 for of, name in row.runs().items():
                     columns = (one for one in table.columns.values() if one.of == of)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clipself_seg.checkpoints.locate import weights_folder
-from clipself_seg.checkpoints.zoo import SHIPPED, SHIPPED_MODELS, SHIPPED_TAGS, zoo
+from clipself_seg.checkpoints.zoo import SHIPPED, SHIPPED_MODELS, SHIPPED_TAGS, entry_of, zoo
 from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.config.load import load_config, values_and_defaults
 from clipself_seg.config.shards import refuse_pipes
@@ -79,10 +79,9 @@ def licence(name: str, model: str) -> str:
         name: value of a key in `WEIGHTS`.
         model: name of the CLIP; the publisher's files have its plain name.
     """
-    tag = zoo().get(f"{model}:{name}")
     plain = model.removesuffix("-quickgelu")
     same = (one for one in zoo().values() if one.name.startswith(f"{name}-") and one.model == plain)
-    entry = zoo().get(name) or tag or next(same, None)
+    entry = entry_of(name, model) or next(same, None)
     return entry.licence if entry and entry.licence else "not stated"
 
 

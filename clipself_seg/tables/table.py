@@ -49,12 +49,8 @@ from clipself_seg.yaml_files import CONFIGS, read_tree
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = (ROOT / "configs" if (ROOT / "configs").is_dir() else CONFIGS) / "tables"
 SCALES = ("mini", "real")
-KINDS = (
-    r"\d",
-    r"A\d",
-    r"fig\w",
-    "",
-)  # how names of tables begin: the paper's, its appendix's, its figures', and others
+# How names of tables begin: the paper's, its appendix's, its figures', and others.
+KINDS = (r"\d", r"A\d", r"fig\w", "")
 FIGURES = ("", "bars", "curve", "plane")
 SOURCES = ("text", "numbers", "ours")
 TERM = re.compile(r"{0}(?: - {0})?".format(r"(?:max\([^()]*\)|[\w.]+)"))

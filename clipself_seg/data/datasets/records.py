@@ -94,9 +94,8 @@ def find_dataset(name: str, kind: type[Kind]) -> Kind:
     if not fits.get(kind, known_elsewhere):
         known = [other for other, files in DATASETS.items() if isinstance(files, kind)]
         if name not in DatasetCatalog.list():
-            known += {*DatasetCatalog.list()} - {
-                *DATASETS
-            }  # what a user registered is none of the table's
+            # Those that a user registered are not in the table.
+            known += {*DatasetCatalog.list()} - {*DATASETS}
         hint = f"{nearest(name, known)}{OR_IMPORT}"
         raise InputError(f'no data set "{name}" for {kind.purpose}: {hint}')
     for key in kind.required:

@@ -23,9 +23,10 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from clipself_seg.clip.runtime import widest
+from clipself_seg.config import WHOLE
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.evaluator import ImageEvaluator, Outputs, Samples
-from clipself_seg.evaluation.regions.report import WHOLE, about, region_table
+from clipself_seg.evaluation.regions.report import about, region_table
 from clipself_seg.files import write_json
 
 logger = logging.getLogger(__name__)

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 
+from clipself_seg.config import WHOLE
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.datasets.records import (
     is_of_whole_images,
@@ -30,7 +31,6 @@ from clipself_seg.evaluation.base import Evaluation, Pass, Results
 from clipself_seg.evaluation.protocol import MeasuringProtocol, words_text
 from clipself_seg.evaluation.regions.accuracy import RegionAccuracyEvaluator
 from clipself_seg.evaluation.regions.report import (
-    WHOLE,
     about,
     mixture_table,
     plot_size_curve,

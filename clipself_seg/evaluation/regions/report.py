@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from clipself_seg.config import WHOLE
 from clipself_seg.evaluation.report import best_marked, cell_text, format_table
 from clipself_seg.files import atomic_path
 
@@ -19,7 +20,6 @@ Results = Mapping[str, float]
 
 ABOUT = "Region recognition, top-1 and top-5 mean class accuracy in percent"
 ABOUT_WHOLE = "Whole images, top-1 and top-5 accuracy in percent"
-WHOLE = "images"
 WHOLE_IMAGES = {"Whole Images": WHOLE}
 # Column of the paper's Tables 1 and 2 -> key without its ".top1" or ".top5".
 COLUMNS = {

@@ -1,8 +1,6 @@
-"""The table of data sets: where the files of each lie, how they are read, and how to get them.
+"""The table of data sets, ``datasets.yaml``: where the files of each lie, how they are read, and how to get them.
 
-First the root folders of the families, then what is known of a data set of each kind, then the table. Names and folders
-are those of Detectron2, CAT-Seg, Mask2Former, ODISE and the published detectors' configurations. Files with a command
-in the table are written by it from the official archives.
+First what is known of a root folder, then of a data set of each kind, then the table is read.
 """
 
 from __future__ import annotations
@@ -14,27 +12,31 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
+import yaml
 
+from clipself_seg.checkpoints.zoo import YAML_LOADER
 from clipself_seg.data.annotations import MadeAnnotations
 from clipself_seg.data.vocabulary import NamedVocabulary, class_entries, load_vocabulary
 from clipself_seg.files import home_expanded
+
+TABLE = Path(__file__).resolve().parent.parent.parent / "datasets.yaml"
 
 
 class DataRoot(NamedTuple):
     """Root folder of a family of data sets.
 
     Attributes:
+        advice: how to get the files, for messages.
         variable: environment variable that names the folder.
         default: folder where the variable is not set.
-        advice: how to get the files, for messages.
         title: name of the family.
         licence: terms of the files as their publisher states them.
         gigabytes: size of what is fetched; None where nobody states it.
     """
 
-    variable: str
-    default: str
     advice: str
+    variable: str = "DETECTRON2_DATASETS"
+    default: str = "datasets"
     title: str = ""
     licence: str = "not stated"
     gigabytes: float | None = None
@@ -62,84 +64,7 @@ def ade_parent(root: Path) -> Path:
     return root / "ade" if prefixed else root
 
 
-def _benchmark(advice: str, *about: Any) -> DataRoot:
-    return DataRoot("DETECTRON2_DATASETS", "datasets", advice, *about)
-
-
-COCO = _benchmark(
-    "unpack images and annotations from https://cocodataset.org there",
-    *("COCO", "annotations CC BY 4.0, images by Flickr's terms", 21.3),
-)
-LVIS = _benchmark(
-    "LVIS v1 is at https://www.lvisdataset.org, its images are COCO's",
-    *("LVIS", "https://www.lvisdataset.org/dataset#license", 0.4),
-)
-PROPOSALS = _benchmark(
-    "CLIPSelf's authors give coco_proposals.json, clipself-seg train-rpn writes those of an RPN, and "
-    "any COCO-format JSON with boxes will do",
-    "region proposals",
-)
-REGION_TEXT = _benchmark(
-    "clipself-seg data region-text writes the nouns of proposals; CLIPSelf's authors give "
-    "coco_pseudo_4764.json, and instances in COCO's format are such a file too",
-    "nouns of regions",
-)
-OBJECTS365 = _benchmark(
-    "Objects365 v1 (v2 has other classes) is at https://www.objects365.org: objects365_val.json and "
-    "the folder val go to Objects365v1",
-    "Objects365",
-)
-COCO_STUFF = _benchmark(
-    "train2017.zip and val2017.zip of https://cocodataset.org go to coco-stuff/images, "
-    "stuffthingmaps_trainval2017.zip of https://github.com/nightrome/cocostuff to "
-    "coco-stuff/annotations",
-    *("COCO-Stuff", "not stated; images as COCO's", 0.7),
-)
-ADE_150 = AdeRoot(
-    *_benchmark(
-        "unpack ADEChallengeData2016.zip of http://sceneparsing.csail.mit.edu there",
-        *("ADE20K, 150 classes", "BSD 3-Clause (its card on the Hugging Face hub)"),
-    )
-)
-ADE_847 = _benchmark(
-    "unpack the full data set ADE20K_2021_17_01 of https://ade20k.csail.mit.edu there",
-    *("ADE20K, all classes", "terms that its registration shows"),
-)
-CITYSCAPES = _benchmark(
-    "unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of https://www.cityscapes-dataset.com, "
-    "which asks for an account, into the folder cityscapes there"
-)
-VISTAS = _benchmark(
-    "unpack Mapillary Vistas v1.2 of https://www.mapillary.com/dataset/vistas, which asks for an account, into "
-    "the folder mapillary_vistas there, so that it has training and validation"
-)
-PASCAL_CONTEXT = _benchmark(
-    "unpack VOCtrainval_03-May-2010.tar of http://host.robots.ox.ac.uk/pascal/VOC/voc2010 there, "
-    "and PASCAL Context's files into VOCdevkit/VOC2010",
-    "PASCAL Context",
-)
-VOC_2012 = _benchmark(
-    "unpack VOCtrainval_11-May-2012.tar of http://host.robots.ox.ac.uk/pascal/VOC/voc2012 there, "
-    "and the augmented labels (SBD) as VOCdevkit/VOC2012/SegmentationClassAug",
-    *("PASCAL VOC", "not stated", 2.0),
-)
-MINI = DataRoot(
-    "CLIPSELF_SEG_MINI",
-    "output/mini_world",
-    "`clipself-seg data mini-world` writes the mini worlds",
-)
-IMAGENET = _benchmark(
-    "unpack ILSVRC2012_img_val.tar of https://www.image-net.org, which asks for an account, into imagenet/val "
-    "there, a folder for each WordNet id",
-    *("ImageNet", "terms that its account shows"),
-)
-MINI_REGION_TEXT = MINI._replace(
-    advice="clipself-seg data region-text writes it, once `clipself-seg data mini-world` has written the mini worlds"
-)
-MINI_SUBJECTS = MINI._replace(
-    advice="`python -m clipself_seg.mini.subjects output/mini_world` draws it"
-)
-REGISTERED = DataRoot("", "", "correct its registration or restore the files")
+REGISTERED = DataRoot("correct its registration or restore the files", "", "")
 """Root of a data set in Detectron2's catalogue, whose paths are complete."""
 
 IGNORE_LABEL = 255
@@ -438,308 +363,41 @@ class DetectionSet(DataSet):
         return metadata
 
 
-COUNTS = {"train": 118287, "val": 5000}
-"""Number of images of COCO's splits of 2017."""
-
-PREPARE = "clipself-seg data prepare"
-WRITE_MINI = "clipself-seg data mini-world"
-WRITE_FADED = "python -m clipself_seg.mini.faded"
-
-
-def _coco(split: str) -> dict[str, DataSet]:
-    images, count = f"coco/{split}2017", COUNTS[split]
-    instances, panoptic, captions = (
-        f"coco/annotations/{kind}_{split}2017.json"
-        for kind in ("instances", "panoptic", "panoptic_caption")
-    )
-    pngs = f"coco/panoptic_{split}2017"
-    return {
-        f"coco_2017_{split}": CocoSet(
-            COCO, images, instances, evaluator="coco", official_count=count
-        ),
-        f"coco_2017_{split}_panoptic": CocoSet(
-            *(COCO, images, panoptic, "coco_panoptic_133", pngs),
-            evaluator="coco_panoptic_seg",
-            official_count=count,
-        ),
-        f"coco_2017_{split}_panoptic_with_sem_seg": PanopticSet(
-            *(COCO, images, panoptic, "openseg_coco_panoptic_133", pngs),
-            sem_seg_root=f"coco/panoptic_semseg_{split}2017",
-            instances_json=instances,
-            captions_json=captions,
-            prepare_sem_seg=f"{PREPARE} coco_panoptic_semseg --splits {split}2017",
-            prepare_captions=f"{PREPARE} coco_captions --splits {split}2017",
-            official_count=count,
-        ),
-    }
+KINDS: dict[str, type[DataSet]] = {
+    "regions": CocoSet,
+    "whole_images": ImageSet,
+    "semantic": SemSegSet,
+    "panoptic": PanopticSet,
+    "detection": DetectionSet,
+}
 
 
-def _ov_coco(split: str, file: str, evaluator: str | None) -> DetectionSet:
-    return DetectionSet(
-        *(COCO, f"coco/{split}2017", f"coco/zero-shot/{file}", "ov_coco_65"),
-        evaluator=evaluator,
-        archive=f"coco/annotations/instances_{split}2017.json",
-        prepare=f"{PREPARE} ov_coco --splits {split}2017",
-    )
+def _data_set(about: Mapping[str, Any], words: Mapping[str, Any]) -> DataSet:
+    """A data set of the file, with words in the place of {WORD}."""
+    fields = {key: _filled(value, words) for key, value in about.items()}
+    return KINDS[fields.pop("kind")](**fields | {"root": ROOTS[fields["root"]]})
 
 
-def _coco_stuff(split: str) -> SemSegSet:
-    labels = f"coco-stuff/annotations_detectron2/{split}2017"
-    return SemSegSet(
-        *(COCO_STUFF, f"coco-stuff/images/{split}2017", labels, "coco_stuff_171"),
-        prepare=f"{PREPARE} coco_stuff --splits {split}2017",
-        official_count=COUNTS[split],
-    )
+def _filled(value: Any, words: Mapping[str, Any]) -> Any:
+    """A value of the file with words in the place of {WORD}; one that is {WORD} alone is the word itself."""
+    if not isinstance(value, str):
+        return value
+    for name, word in words.items():
+        if value == (place := f"{{{name}}}"):
+            return word
+        value = value.replace(place, str(word))
+    return value
 
 
-def _context(classes: int, suffix: str, ignore_label: int) -> SemSegSet:
-    labels = f"VOCdevkit/VOC2010/annotations_detectron2/pc{classes}_val"
-    vocabulary = f"pascal_context_{classes}"
-    return SemSegSet(
-        *(PASCAL_CONTEXT, "VOCdevkit/VOC2010/JPEGImages", labels, vocabulary),
-        ignore_label=ignore_label,
-        label_suffix=suffix,
-        prepare=f"{PREPARE} {vocabulary}",
-        images_without_labels=True,
-        official_count=5104,
-    )
-
-
-def _voc(labels: str, vocabulary: str, background: int | None = None) -> SemSegSet:
-    return SemSegSet(
-        *(VOC_2012, "VOCdevkit/VOC2012/JPEGImages", f"VOCdevkit/VOC2012/{labels}/val", vocabulary),
-        background=background,
-        prepare=f"{PREPARE} voc20",
-        images_without_labels=True,
-        official_count=1449,
-    )
-
-
-def _ade(split: str, folder: str, count: int) -> PanopticSet:
-    ade = "ADEChallengeData2016"
-    pngs = f"{ade}/ade20k_panoptic_{split}"
-    return PanopticSet(
-        *(ADE_150, f"{ade}/images/{folder}", f"{pngs}.json", "openseg_ade20k_150", pngs),
-        sem_seg_root=f"{ade}/annotations_detectron2/{folder}",
-        instances_json=f"{ade}/ade20k_instance_{split}.json",
-        prepare=f"{PREPARE} ade20k_panoptic --splits {folder}",
-        prepare_sem_seg=f"{PREPARE} ade150 --splits {folder}",
-        evaluator="ade20k_panoptic_seg",
-        official_count=count,
-        covered_stuff=True,
-    )
-
-
-def _cityscapes(split: str, count: int) -> PanopticSet:
-    images, truth = f"cityscapes/leftImg8bit/{split}", "cityscapes/gtFine"
-    pngs = f"{truth}/cityscapes_panoptic_{split}"
-    command = f"{PREPARE} cityscapes_panoptic --splits {split}"
-    return PanopticSet(
-        *(CITYSCAPES, images, f"{pngs}.json", "openseg_cityscapes_19", pngs),
-        sem_seg_root=f"{truth}/{split}",
-        instances_json=f"{truth}/cityscapes_instances_{split}.json",
-        prepare=command,
-        prepare_sem_seg=command,
-        evaluator="cityscapes_panoptic_seg",
-        official_count=count,
-        # The JSON that cityscapesscripts writes has names that no image has.
-        image_name="{city}/{id}_leftImg8bit.png",
-        label_map_name="{city}/{id}_gtFine_labelTrainIds.png",
-        instance_map_name="{city}/{id}_gtFine_instanceIds.png",
-    )
-
-
-def _vistas(folder: str, count: int) -> PanopticSet:
-    vistas = f"mapillary_vistas/{folder}"
-    pngs = f"{vistas}/panoptic"
-    command = f"{PREPARE} mapillary_vistas --splits {folder}"
-    return PanopticSet(
-        *(VISTAS, f"{vistas}/images", f"{pngs}/panoptic_2018.json", "mapillary_vistas_65", pngs),
-        sem_seg_root=f"{vistas}/labels_detectron2",
-        instances_json=f"{vistas}/instances_detectron2.json",
-        prepare=command,
-        prepare_sem_seg=command,
-        evaluator="mapillary_vistas_panoptic_seg",
-        official_count=count,
-        image_name="{id}.jpg",
-        label_map_name="{id}.png",
-    )
-
-
-def _mini(world: str, split: str) -> dict[str, DataSet]:
-    images, pngs = f"{world}/{split}", f"{world}/panoptic_{split}"
-    instances, panoptic, captions, proposals = (
-        f"{world}/annotations/{kind}_{split}.json"
-        for kind in ("instances", "panoptic", "captions", "proposals")
-    )
-    return {
-        f"{world}_{split}": CocoSet(MINI, images, instances, world, evaluator="coco"),
-        f"{world}_{split}_panoptic": CocoSet(
-            MINI, images, panoptic, world, pngs, evaluator="coco_panoptic_seg"
-        ),
-        f"{world}_{split}_proposals": CocoSet(MINI, images, proposals),
-        f"{world}_{split}_captions": CocoSet(MINI, images, captions, content="captions"),
-        f"{world}_{split}_sem_seg": _mini_sem_seg(world, split, split, world),
-        f"{world}_{split}_panoptic_with_sem_seg": _mini_panoptic(world, split, world),
-    }
-
-
-def _mini_sem_seg(
-    world: str, images: str, labels: str, vocabulary: str, **further: Any
-) -> SemSegSet:
-    folder = f"{world}/stuffthingmaps/{labels}"
-    return SemSegSet(MINI, f"{world}/{images}", folder, vocabulary, prepare=WRITE_MINI, **further)
-
-
-def _mini_panoptic(world: str, split: str, vocabulary: str) -> PanopticSet:
-    panoptic, pngs = f"{world}/annotations/panoptic_{split}.json", f"{world}/panoptic_{split}"
-    return PanopticSet(
-        *(MINI, f"{world}/{split}", panoptic, vocabulary, pngs),
-        sem_seg_root=f"{world}/stuffthingmaps/{split}",
-        instances_json=f"{world}/annotations/instances_{split}.json",
-        captions_json=f"{world}/annotations/captions_{split}.json",
-        prepare=WRITE_MINI,
-        prepare_sem_seg=WRITE_MINI,
-        prepare_captions=WRITE_MINI,
-    )
-
-
-def _mini_boxes(world: str, split: str, evaluator: str | None = "coco") -> DetectionSet:
-    instances = f"{world}/annotations/instances_{split}.json"
-    return DetectionSet(MINI, f"{world}/{split}", instances, f"{world}_things", evaluator=evaluator)
-
-
-def _faded(split: str, evaluator: str | None) -> dict[str, DataSet]:
-    """Ten classes of mini on photographs of faded colours, which stand for a user's own data."""
-    images, labels = f"faded/{split}", f"faded/stuffthingmaps/{split}"
-    instances, prepare = f"faded/annotations/instances_{split}.json", WRITE_FADED
-    return {
-        f"mini_faded_{split}_sem_seg": SemSegSet(MINI, images, labels, "mini_ten", prepare=prepare),
-        f"mini_faded_{split}_boxes": DetectionSet(
-            *(MINI, images, instances, "mini_ten"), evaluator=evaluator, prepare=prepare
-        ),
-    }
-
-
-MINI_SHAPES = 6
-# Class among the shapes and textures of each class of mini: 36 things, six colours of one shape side by side, and 8
-# textures.
-MINI_SMALL = {label: label // 6 if label < 36 else label - 30 for label in range(44)}
-
+_TREE = yaml.load(TABLE.read_text(encoding="utf-8"), Loader=YAML_LOADER)
+ROOTS: dict[str, DataRoot] = {
+    name: (AdeRoot if name == "ADE_150" else DataRoot)(**about)
+    for name, about in _TREE["roots"].items()
+}
+COCO, MINI = ROOTS["COCO"], ROOTS["MINI"]
 DATASETS: dict[str, DataSet] = {
-    **_coco("train"),
-    **_coco("val"),
-    "coco_2017_train_proposals": CocoSet(
-        *(PROPOSALS, "coco/train2017", "coco/annotations/coco_proposals.json"),
-        official_count=COUNTS["train"],
-    ),
-    "coco_2017_train_captions": CocoSet(
-        *(COCO, "coco/train2017", "coco/annotations/captions_train2017.json"),
-        content="captions",
-        official_count=COUNTS["train"],
-    ),
-    "coco_2017_train_region_text": CocoSet(
-        REGION_TEXT, "coco/train2017", "coco/annotations/coco_pseudo_4764.json", content="nouns"
-    ),
-    # The authors published no proposals for LVIS: boxes of a class-agnostic detector of your own.
-    "lvis_v1_train_proposals": CocoSet(
-        PROPOSALS, "coco/", "lvis/lvis_v1_train_proposals.json", official_count=100170
-    ),
-    "lvis_v1_train": CocoSet(
-        *(LVIS, "coco/", "lvis/lvis_v1_train.json", "lvis_v1_1203"),
-        evaluator="lvis",
-        official_count=100170,
-    ),
-    "ov_coco_train": _ov_coco("train", "instances_train2017_seen_2_65_cat.json", None),
-    "ov_coco_val": _ov_coco("val", "instances_val2017_all_2.json", "coco"),
-    "ov_lvis_train": DetectionSet(
-        *(LVIS, "coco/", "lvis/lvis_v1_train_seen_1203_cat.json", "lvis_v1_1203"),
-        evaluator=None,
-        archive="lvis/lvis_v1_train.json",
-        prepare=f"{PREPARE} ov_lvis",
-        from_urls=True,
-        official_count=100170,
-    ),
-    "ov_lvis_val": DetectionSet(
-        *(LVIS, "coco/", "lvis/lvis_v1_val.json", "lvis_v1_1203"),
-        evaluator="lvis",
-        from_urls=True,
-        official_count=19809,
-    ),
-    "transfer_coco_val": DetectionSet(
-        *(COCO, "coco/val2017", "coco/annotations/instances_val2017.json", "coco_80"),
-        official_count=COUNTS["val"],
-    ),
-    "transfer_objects365_val": DetectionSet(
-        *(OBJECTS365, "Objects365v1/val", "Objects365v1/objects365_reorder_val.json"),
-        vocabulary="objects365_v1",
-        archive="Objects365v1/objects365_val.json",
-        prepare=f"{PREPARE} objects365",
-        by_order=True,
-    ),
-    "coco_2017_train_stuff_all_sem_seg": _coco_stuff("train"),
-    "coco_2017_test_stuff_all_sem_seg": _coco_stuff("val"),
-    "ade20k_150_test_sem_seg": SemSegSet(
-        ADE_150,
-        "ADEChallengeData2016/images/validation",
-        "ADEChallengeData2016/annotations_detectron2/validation",
-        "ade20k_150",
-        prepare=f"{PREPARE} ade150",
-        official_count=2000,
-    ),
-    "ade20k_full_sem_seg_freq_val_all": SemSegSet(
-        ADE_847,
-        "ADE20K_2021_17_01/images_detectron2/validation",
-        "ADE20K_2021_17_01/annotations_detectron2/validation",
-        "ade20k_847",
-        ignore_label=65535,
-        label_suffix=".tif",
-        archive="ADE20K_2021_17_01/images/ADE/validation",
-        prepare=f"{PREPARE} ade847",
-        official_count=2000,
-    ),
-    "context_59_test_sem_seg": _context(59, ".png", 255),
-    "context_459_test_sem_seg": _context(459, ".tif", 459),
-    "voc_2012_test_sem_seg": _voc("annotations_detectron2", "voc_20"),
-    "voc_2012_test_background_sem_seg": _voc("annotations_detectron2_bg", "voc_20b_prompts", 20),
-    "ade20k_panoptic_train": _ade("train", "training", 20210),
-    "ade20k_panoptic_val": _ade("val", "validation", 2000),
-    # Detectron2's own name, which its catalogue has already, and Mask2Former's.
-    "cityscapes_fine_panoptic_train": _cityscapes("train", 2975),
-    "cityscapes_fine_panoptic_val": _cityscapes("val", 500),
-    "mapillary_vistas_panoptic_train": _vistas("training", 18000),
-    "mapillary_vistas_panoptic_val": _vistas("validation", 2000),
-    **_mini("mini", "train"),
-    **_mini("mini", "val"),
-    **_mini("mini2", "train"),
-    **_mini("mini2", "val"),
-    "mini_train_region_text": CocoSet(
-        *(MINI_REGION_TEXT, "mini/train", "mini/annotations/region_text_train.json"),
-        content="nouns",
-    ),
-    # Boxes of an RPN, see docs/detection.md; mini_train_proposals has those that the world came with.
-    "mini_train_rpn_proposals": CocoSet(
-        MINI, "mini/train", "mini/annotations/rpn_proposals_train.json"
-    ),
-    # Classes as in ADE20K-847, which are mostly absent; PASCAL Context-59, few; and VOC, objects before a background.
-    "mini_val_large_sem_seg": _mini_sem_seg("mini", "val", "val", "mini_large"),
-    "mini_val_small_sem_seg": _mini_sem_seg(
-        *("mini", "val", "val", "mini_small"), label_values=MINI_SMALL
-    ),
-    "mini_val_background_sem_seg": _mini_sem_seg(
-        *("mini", "val", "val", "mini_small"),
-        label_values={value: min(label, MINI_SHAPES) for value, label in MINI_SMALL.items()},
-        background=MINI_SHAPES,
-    ),
-    # Pixels of unseen classes are ignored, so that training does not show them.
-    "mini_train_base_sem_seg": _mini_sem_seg("mini", "train", "train_base", "mini_base"),
-    # Images that show seen classes only; those of the split val show all.
-    "mini_train_base_panoptic": _mini_panoptic("mini", "base", "mini_base"),
-    "mini_base_boxes": _mini_boxes("mini", "base", None),
-    "mini_val_boxes": _mini_boxes("mini", "val"),
-    "mini2_val_boxes": _mini_boxes("mini2", "val"),
-    "imagenet_val": ImageSet(IMAGENET, "imagenet/val", "", official_count=50000),
-    "mini_val_whole_images": ImageSet(MINI_SUBJECTS, "subjects/val", ""),
-    **_faded("train", None),
-    **_faded("val", "coco"),
+    _filled(name, words): _data_set({"root": family.get("root"), **about}, words)
+    for family in _TREE["families"]
+    for words in family.get("each", [{}])
+    for name, about in family["sets"].items()
 }

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from clipself_seg.data.annotations import coco_info, read_coco_json
-from clipself_seg.data.datasets.table import ADE_150, ADE_847, ade_parent
+from clipself_seg.data.datasets.table import ROOTS, ade_parent
 from clipself_seg.data.images import (
     PUBLISHED_QUALITY,
     decoding_errors,
@@ -112,7 +112,7 @@ def ade150_jobs(root: Path, split: str) -> list[MapJob]:
         InputError: the archive is not there.
     """
     folder = ade_parent(root) / "ADEChallengeData2016"
-    return split_jobs(folder, split, ADE_150)
+    return split_jobs(folder, split, ROOTS["ADE_150"])
 
 
 def _convert_scene(job: MapJob) -> bool:
@@ -159,7 +159,7 @@ def ade847_jobs(root: Path, split: str, quality: int = PUBLISHED_QUALITY) -> lis
         InputError: the archive is not there.
     """
     folder = root / "ADE20K_2021_17_01"
-    sources = files_in(folder / "images/ADE" / split, "ADE_*_seg.png", ADE_847)
+    sources = files_in(folder / "images/ADE" / split, "ADE_*_seg.png", ROOTS["ADE_847"])
     images = folder / "images_detectron2" / split
     labels = folder / "annotations_detectron2" / split
     stems = [source.name.removesuffix("_seg.png") for source in sources]
@@ -262,7 +262,7 @@ def prepare_ade_panoptic(
     What is there already is kept; an interrupted run is completed by the next.
     """
     folder = ade_parent(options.root) / "ADEChallengeData2016"
-    require(folder, ADE_150)
+    require(folder, ROOTS["ADE_150"])
     scene_of = scene_classes(folder)
     areas = CLEAN if clean_areas else PUBLISHED
     return [_prepare_panoptic_split(folder, split, scene_of, areas, options) for split in splits]
@@ -274,8 +274,8 @@ def _prepare_panoptic_split(
     pngs = folder / f"ade20k_panoptic_{SPLITS[name]}"
     instances = folder / f"ade20k_instance_{SPLITS[name]}.json"
     split = SplitFiles(pngs, pngs.with_suffix(".json"), instances, kept=False, areas=areas)
-    semantic = require(folder / "annotations" / name, ADE_150)
-    things = require(folder / "annotations_instance" / name, ADE_150, ARCHIVE)
+    semantic = require(folder / "annotations" / name, ROOTS["ADE_150"])
+    things = require(folder / "annotations_instance" / name, ROOTS["ADE_150"], ARCHIVE)
     jobs = [
         PanopticJob(
             image.stem,
@@ -288,7 +288,7 @@ def _prepare_panoptic_split(
             pngs / f".{areas}" / f"{image.stem}.json",
             options.overwrite,
         )
-        for image in files_in(folder / "images" / name, "*.jpg", ADE_150)
+        for image in files_in(folder / "images" / name, "*.jpg", ROOTS["ADE_150"])
     ]
     if not options.overwrite:
         _check_areas(split)

@@ -19,7 +19,7 @@ from clipself_seg.data.annotations import (
     read_coco_json,
 )
 from clipself_seg.data.captions import add_phrases, nltk_tagger, noun_phrases
-from clipself_seg.data.datasets.table import COCO, COCO_STUFF
+from clipself_seg.data.datasets.table import COCO, ROOTS
 from clipself_seg.data.masks import read_indices, read_panoptic_ids
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.data.prepare.common import (
@@ -66,7 +66,7 @@ def coco_stuff_jobs(root: Path, split: str) -> list[MapJob]:
     Raises:
         InputError: the archive is not there.
     """
-    return split_jobs(root / "coco-stuff", split, COCO_STUFF)
+    return split_jobs(root / "coco-stuff", split, ROOTS["COCO_STUFF"])
 
 
 def _convert_stuff(job: MapJob) -> bool:

@@ -25,7 +25,7 @@ from clipself_seg.data.annotations import (
     listed_records,
     read_coco_json,
 )
-from clipself_seg.data.datasets.table import COCO, LVIS, OBJECTS365, DataRoot
+from clipself_seg.data.datasets.table import COCO, ROOTS, DataRoot
 from clipself_seg.data.prepare.common import Options, Prepared, preparation, require, written_whole
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
@@ -213,7 +213,7 @@ def prepare_ov_lvis(options: Options) -> list[Prepared]:
     """
     folder = options.root / "lvis"
     target = folder / "lvis_v1_train_seen_1203_cat.json"
-    return [rewrite(folder / "lvis_v1_train.json", target, LVIS, drop_rare, options)]
+    return [rewrite(folder / "lvis_v1_train.json", target, ROOTS["LVIS"], drop_rare, options)]
 
 
 def drop_rare(content: JsonObject, source: Path) -> list[Count]:
@@ -244,7 +244,7 @@ def prepare_objects365(options: Options) -> list[Prepared]:
     """
     folder = options.root / "Objects365v1"
     target = folder / "objects365_reorder_val.json"
-    return [rewrite(folder / "objects365_val.json", target, OBJECTS365, reorder, options)]
+    return [rewrite(folder / "objects365_val.json", target, ROOTS["OBJECTS365"], reorder, options)]
 
 
 def reorder(content: JsonObject, source: Path) -> list[Count]:

@@ -17,7 +17,7 @@ import numpy as np
 from pycocotools import mask as rle
 
 from clipself_seg.data.annotations import JsonObject
-from clipself_seg.data.datasets.table import PASCAL_CONTEXT, VOC_2012
+from clipself_seg.data.datasets.table import ROOTS
 from clipself_seg.data.masks import check_segmentation, read_indices
 from clipself_seg.data.prepare.common import (
     Flag,
@@ -103,8 +103,8 @@ def voc20_jobs(root: Path, name: str) -> list[VocJob]:
         InputError: the archive is not there, or its list names no image.
     """
     folder = root / "VOCdevkit/VOC2012"
-    stems = read_stems(require(folder / "ImageSets/Segmentation/val.txt", VOC_2012))
-    source = require(folder / "SegmentationClassAug", VOC_2012)
+    stems = read_stems(require(folder / "ImageSets/Segmentation/val.txt", ROOTS["VOC_2012"]))
+    source = require(folder / "SegmentationClassAug", ROOTS["VOC_2012"])
     target = folder / name / "val"
     return [VocJob(source / f"{s}.png", target / f"{s}.png", FOLDERS[name]) for s in stems]
 
@@ -173,7 +173,7 @@ def context_59_jobs(root: Path) -> list[JsonJob]:
         InputError: the JSON is missing or has another format.
     """
     folder = root / "VOCdevkit/VOC2010"
-    path = require(folder / "trainval_merged.json", PASCAL_CONTEXT, JSON_HINT)
+    path = require(folder / "trainval_merged.json", ROOTS["PASCAL_CONTEXT"], JSON_HINT)
     return _json_jobs(path, folder / "annotations_detectron2/pc59_val")
 
 
@@ -270,8 +270,8 @@ def context_459_jobs(root: Path, list_file: Path | None = None) -> tuple[list[Ma
     folder = root / "VOCdevkit/VOC2010"
     target = folder / "annotations_detectron2/pc459_val"
     path = list_file or folder / "pascalcontext_val.txt"
-    stems = read_stems(require(path, PASCAL_CONTEXT, LIST_HINT))
-    source = require(folder / "trainval", PASCAL_CONTEXT, MAT_HINT)
+    stems = read_stems(require(path, ROOTS["PASCAL_CONTEXT"], LIST_HINT))
+    source = require(folder / "trainval", ROOTS["PASCAL_CONTEXT"], MAT_HINT)
     labelled = [stem for stem in stems if (source / f"{stem}.mat").exists()]
     if not labelled:
         raise InputError(f"{source} has no .mat file of an image in {path}\n{MAT_HINT}")

@@ -25,7 +25,7 @@ from clipself_seg.data.annotations import (
     panoptic_records,
     read_coco_json,
 )
-from clipself_seg.data.datasets.table import CITYSCAPES, VISTAS
+from clipself_seg.data.datasets.table import ROOTS
 from clipself_seg.data.masks import read_indices, read_panoptic_ids
 from clipself_seg.data.prepare.common import (
     Options,
@@ -76,7 +76,7 @@ def _prepare_city_split(options: Options, split: str) -> Prepared:
     truth = options.root / "cityscapes/gtFine"
     pngs = truth / f"cityscapes_panoptic_{split}"
     jobs = []
-    for source in files_in(truth / split, f"*{INSTANCES}", CITYSCAPES):
+    for source in files_in(truth / split, f"*{INSTANCES}", ROOTS["CITYSCAPES"]):
         stem = source.name.removesuffix(INSTANCES)
         city = options.root / "cityscapes/leftImg8bit" / split / source.parent.name
         jobs.append(
@@ -170,7 +170,7 @@ def _prepare_vistas_split(options: Options, split: str) -> Prepared:
             f"{folder}"
         )
     for name in ("images", "labels"):
-        require(folder / name, VISTAS)
+        require(folder / name, ROOTS["VISTAS"])
     panoptic = folder / "panoptic/panoptic_2018.json"
     archived = panoptic.exists() and coco_info(read_coco_json(panoptic)).get("made_of") != MADE_OF
     instances = folder / "instances_detectron2.json"
@@ -199,7 +199,7 @@ def _prepare_vistas_split(options: Options, split: str) -> Prepared:
 
 
 def _unarchived(folder: Path) -> dict[str, tuple[Path, Reader]]:
-    maps = files_in(folder / "instances", "*.png", VISTAS)
+    maps = files_in(folder / "instances", "*.png", ROOTS["VISTAS"])
     return {path.stem: (path, read_vistas) for path in maps}
 
 

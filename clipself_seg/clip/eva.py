@@ -167,9 +167,12 @@ class EvaTransformer(TransformerTower):
         tokens_BLD = torch.cat([first_B1D, patches_BND], dim=1) + positions_LD.to(patches_BND.dtype)
         return tokens_BLD, (rotary_factors(grid, self.head_channels, images.device),), grid
 
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        return self.norm(tokens)
+
     def project(self, tokens: Tensor) -> Tensor:
         """Final norm and projection, (..., D) -> (..., E)."""
-        return self.head(self.norm(tokens))
+        return self.head(self.final_norm(tokens))
 
     def ends(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
         stem = [*self.patch_embed.parameters(), self.cls_token]

@@ -94,9 +94,12 @@ class VisionTransformer(ResidualTower):
         tokens_BLD = torch.cat([first_B1D, patches_BND], dim=1) + positions_LD.to(patches_BND.dtype)
         return self.ln_pre(tokens_BLD), (), grid
 
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        return self.ln_post(tokens)
+
     def project(self, tokens: Tensor) -> Tensor:
         """Post-norm and projection, (..., D) -> (..., E)."""
-        return self.ln_post(tokens) @ self.proj
+        return self.final_norm(tokens) @ self.proj
 
     def ends(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
         stem = [*self.conv1.parameters(), self.class_embedding, *self.ln_pre.parameters()]

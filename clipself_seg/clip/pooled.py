@@ -115,14 +115,17 @@ class PooledTower(TransformerTower):
     def unused_by(self, names: Iterable[str] = (DENSE,)) -> list[nn.Parameter]:
         return []  # all of the last block is read
 
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        return self.norm(tokens)
+
     def project(self, tokens: Tensor) -> Tensor:
         """Final norm, the pool's value path and the head, (..., D) -> (..., E)."""
-        return self.head(self.attn_pool.value_path(self.norm(tokens)))
+        return self.head(self.attn_pool.value_path(self.final_norm(tokens)))
 
     def forward(self, images: Tensor) -> Tensor:
         """Image embeddings (B, E), not normalised, of normalised images (B, 3, H, W)."""
         tokens_BLD, _ = self.final_tokens(images)
-        return self.head(self.attn_pool(self.norm(tokens_BLD))[:, 0])
+        return self.head(self.attn_pool(self.final_norm(tokens_BLD))[:, 0])
 
     def last_features(
         self,
@@ -158,7 +161,7 @@ class PooledTower(TransformerTower):
         allowed_BQL = self.allowed(masks, tokens_BLD, grid, self.region_sees_prefix)
         empty_BQ1 = ~allowed_BQL.any(dim=-1, keepdim=True)
         # A softmax over nothing is not a number: such queries attend to everything, and their result is dropped.
-        pooled_BQD = self.attn_pool(self.norm(tokens_BLD), allowed_BQL | empty_BQ1)
+        pooled_BQD = self.attn_pool(self.final_norm(tokens_BLD), allowed_BQL | empty_BQ1)
         return rows_of_masks(self.head(pooled_BQD).masked_fill(empty_BQ1, 0), masks)
 
     def final_tokens(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:

@@ -136,9 +136,12 @@ class TipsTransformer(ResidualTower):
         first_B2D = first_2D.to(patches_BND.dtype).expand(images.shape[0], -1, -1)
         return torch.cat([first_B2D, patches_BND], dim=1), (), grid
 
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        return self.ln_post(tokens)
+
     def project(self, tokens: Tensor) -> Tensor:
         """Final norm, (..., D) -> (..., D)."""
-        return self.ln_post(tokens)
+        return self.final_norm(tokens)
 
     def image_embeddings(self, images: Tensor) -> dict[str, Tensor]:
         """Both image embeddings (B, D), not normalised: ``class``, which `forward` gives, and ``second_class``.

@@ -236,6 +236,10 @@ class ImageTower(nn.Module, abc.ABC):
             choices = " or ".join(map(str, possible))
             raise InputError(f"{key} is {value}: for {type(self).__name__} it is {choices}")
 
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        """Tokens (..., D) of any block behind the norm that follows the last one; as they are without such a norm."""
+        return tokens
+
     def masked_attention(self, images: Tensor, masks: list[Tensor]) -> Tensor:
         """Region embeddings (sum n, E) by masked attention, not normalised; see `TransformerTower`.
 
@@ -344,6 +348,10 @@ class TransformerTower(ImageTower):
     @abc.abstractmethod
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Grid]:
         """Tokens (B, L, D) before the first block, extra arguments of the blocks and the grid (h, w)."""
+
+    @abc.abstractmethod
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        """The norm behind the last block, (..., D) -> (..., D)."""
 
     @abc.abstractmethod
     def project(self, tokens: Tensor) -> Tensor:

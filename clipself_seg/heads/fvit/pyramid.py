@@ -9,65 +9,14 @@ and g / 4 cells a side and 256 channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.clip.runtime import on_cpu
 from clipself_seg.clip.tower import DENSE, ImageTower
-
-
-class BatchNorm(nn.BatchNorm2d):
-    """Batch norm that trains with the statistics of all processes' batches together, on any device.
-
-    torch's SyncBatchNorm does not train on a CPU. In one process, and in evaluation, it is torch's plain
-    batch norm; with several, counts may differ.
-    """
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Normalised maps (B, C, H, W); B may be 0 in one of several processes."""
-        if not self.training or not _several_processes():
-            return super().forward(maps)
-        values = maps.float()
-        count = _Sum.apply(values.new_full((), float(values.numel() // self.num_features)))
-        mean = _Sum.apply(values.sum((0, 2, 3))) / count
-        centred = values - mean[:, None, None]
-        variance = _Sum.apply((centred * centred).sum((0, 2, 3))) / count
-        self._update(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
-        factor = self.weight * (variance + self.eps).rsqrt()
-        return centred * factor[:, None, None] + self.bias[:, None, None]
-
-    def _update(self, mean: Tensor, variance: Tensor) -> None:
-        assert self.running_mean is not None and self.running_var is not None
-        assert self.num_batches_tracked is not None and self.momentum is not None
-        self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance, self.momentum)
-
-
-class _Sum(torch.autograd.Function):
-    """Sum over all processes; the gradient is the sum of the gradients of all processes."""
-
-    @staticmethod
-    def forward(ctx: Any, own: Tensor) -> Tensor:
-        return _all_reduce(own)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _all_reduce(gradient)
-
-
-def _all_reduce(own: Tensor) -> Tensor:
-    total = own.clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(total)
-    return total
-
-
-def _several_processes() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+from clipself_seg.heads.maps import BatchNorm, double
 
 
 def fold_norm(
@@ -83,24 +32,6 @@ def fold_norm(
     factor = norm.weight * (norm.running_var + norm.eps).rsqrt()
     mean = norm.running_mean if bias is None else norm.running_mean - bias
     return weight * factor.view(-1, *[1] * (weight.dim() - 1)), norm.bias - mean * factor
-
-
-def double(maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Transposed convolution of kernel and stride 2, (B, O, 2 H, 2 W), of maps (B, I, H, W).
-
-    No two cells write to one place, so it is one matrix product; torch's own takes twice as long on a CPU, where alone
-    this one is taken.
-
-    Args:
-        maps: (B, I, H, W).
-        weight: (I, O, 2, 2), as `nn.ConvTranspose2d` has it.
-        bias: (O,)
-    """
-    if not on_cpu(maps):
-        return F.conv_transpose2d(maps, weight, bias, stride=2)
-    product = weight.permute(1, 2, 3, 0).flatten(0, 2)[:, :, None, None]
-    offset = None if bias is None else bias.repeat_interleave(4)
-    return F.pixel_shuffle(F.conv2d(maps, product, offset), 2)
 
 
 class ConvNorm(nn.Module):

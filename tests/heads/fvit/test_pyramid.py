@@ -9,13 +9,12 @@ from torch import nn
 
 from bench.plain_detection import plain_conv
 from clipself_seg.heads.fvit.pyramid import (
-    BatchNorm,
     ConvNorm,
     FeaturePyramid,
     SimpleFeaturePyramid,
     TapResizers,
-    double,
 )
+from clipself_seg.heads.maps import BatchNorm, double
 from tests.two_processes import in_two_processes
 
 

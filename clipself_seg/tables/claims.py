@@ -36,7 +36,7 @@ class Verdict:
             prints none.
         here: the means here.
         verdict: one of the words above.
-        detail: mean difference and its standard error; "" without.
+        detail: mean difference and its standard error, if seeds have one; "" without.
         order: the inequality, each cell with its column.
     """
 
@@ -55,7 +55,8 @@ def verdict(smaller: Values, larger: Values) -> tuple[str, float, float]:
     least are needed, but where no seed moves either number the sign decides.
 
     Returns:
-        The verdict, the mean difference and its standard error; NaN where they are not known.
+        The verdict, the mean difference and its standard error; NaN where they are not known, as the error of a
+        difference that no seed moves.
     """
     if not smaller or not larger:
         return NOT_RUN, math.nan, math.nan
@@ -65,7 +66,7 @@ def verdict(smaller: Values, larger: Values) -> tuple[str, float, float]:
     differences = [high - low for low, high in pairs]
     mean = statistics.fmean(differences)
     if set(smaller) == set(larger) == {None}:
-        return _word(mean, 0.0), mean, 0.0
+        return _word(mean, 0.0), mean, math.nan
     if len(differences) < LEAST_SEEDS:
         return FEW_SEEDS, mean, math.nan
     error = statistics.stdev(differences) / math.sqrt(len(differences))

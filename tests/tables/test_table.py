@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,8 @@ def test_verdict_by_hand(smaller, larger, word):
 def test_mean_and_standard_error_by_hand():
     _, mean, error = verdict({0: 1, 1: 1, 2: 1}, {0: 2, 1: 3, 2: 4})
     assert (mean, error) == (2, pytest.approx(3**-0.5))
+    _, mean, error = verdict({None: 1}, {None: 1.5})  # no seed moves it, so that no error is known
+    assert mean == 0.5 and math.isnan(error)
 
 
 def made_up(claim, sign):

@@ -163,11 +163,11 @@ TITLES = {"mini": "The paper's tables in miniature", "real": "The paper's tables
 COMMANDS = {"mini": "clipself-seg reproduce", "real": "clipself-seg reproduce --real --start"}
 ABOUT = {
     "mini": (
-        "Every table of the CLIPSelf paper with the numbers that it prints and those of the same comparison in the mini "
-        "world: generated scenes of 44 classes and small CLIPs, of which one (mini, of OpenAI's layout) stands for most "
-        "of the paper's. What may be compared with the paper is which row is better, and not the numbers. The second "
-        "world, mini2, has other classes. Figures of the paper that have numbers follow its tables, and tables that it "
-        "does not have stand last."
+        "Every table of the CLIPSelf paper with the numbers that it prints and those of the same comparison in "
+        "the mini world: generated scenes of 44 classes and small CLIPs, of which one (mini, of OpenAI's layout) "
+        "stands for most of the paper's. What may be compared with the paper is which row is better, and not the "
+        "numbers. The second world, mini2, has other classes. Figures of the paper that have numbers follow its "
+        "tables, and tables that it does not have stand last."
     ),
     "real": (
         "Every table of the CLIPSelf paper with the numbers that it prints and those measured here. "
@@ -185,13 +185,14 @@ TOTALS = {
     "": "all beyond the paper",
 }
 RULE = (
-    "Numbers are mean ± standard deviation over seeds; differences are paired by seed, mean ± standard error. A claim "
-    "holds if the 95 % interval of the mean difference (Student's t: 4.3 standard errors to each side with three seeds) "
-    "lies above zero, does not hold if it lies below zero, and is within noise if zero is in it; fewer than three seeds "
-    "give no verdict. Where no seed moves a number, since nothing is trained, the sign decides. What compares with rows "
-    "of other methods, of which there are the paper's numbers alone, holds or does not hold in print. A claim is the "
-    "paper's text's, in our words, or of its numbers alone, or ours. An inequality of the same runs counts once, "
-    "whichever tables make it: for the paper's text if a sentence says it."
+    "Numbers are mean ± standard deviation over seeds; differences are paired by seed, mean ± standard error. A "
+    "claim holds if the 95 % interval of the mean difference (Student's t: 4.3 standard errors to each side with "
+    "three seeds) lies above zero, does not hold if it lies below zero, and is within noise if zero is in it; "
+    "fewer than three seeds give no verdict. Where no seed moves a number, since nothing is trained, the sign "
+    "decides. What compares with rows of other methods, of which there are the paper's numbers alone, holds or "
+    "does not hold in print. A claim is the paper's text's, in our words, or of its numbers alone, or ours. An "
+    "inequality of the same runs counts once, whichever tables make it: for the paper's text if a sentence says "
+    "it."
 )
 
 

@@ -23,6 +23,7 @@ from clipself_seg.clip.tower import ImageTower, train_last_blocks
 from clipself_seg.heads.cat_seg.cost_aggregator import Guidance
 from clipself_seg.heads.panoptic.generator import GeneratorSizes
 from clipself_seg.heads.panoptic.pixel_decoder import ENCODED, FINEST, STRIDES
+from clipself_seg.heads.panoptic.plain_decoder import PlainDecoderSizes
 from clipself_seg.models import CATSeg
 
 
@@ -208,6 +209,41 @@ def generator_flops(sizes: GeneratorSizes, channels: int, canvas: tuple[int, int
         query_decoder += queries * rows + 3 * queries * seen * width + 2 * seen * square
     prediction = queries * (7 * square + 2 * width) + 2 * queries * finest * width
     return 2 * (pixel_decoder + query_decoder + prediction)
+
+
+def plain_decoder_flops(
+    sizes: PlainDecoderSizes,
+    taps: int,
+    cells: int,
+    *,
+    outputs: int,
+    pooled: bool = True,
+    prefix: int = 0,
+    masked: bool = False,
+) -> int:
+    """From taps of the decoder's width to all predictions; a closed formula.
+
+    Args:
+        sizes: of the decoder.
+        taps: number of them.
+        cells: N of the grid.
+        outputs: width E of the embeddings that are compared with texts, or K + 1 of the official classifier.
+        pooled: whether these are embeddings, of queries and of the pixels of their masks.
+        prefix: number of tokens before the patches.
+        masked: whether every block predicts, as in training with masked attention.
+    """
+    width, queries, square = sizes.width, sizes.queries, sizes.width**2
+    tokens = queries + prefix + cells
+    pixels = cells * 4**sizes.doublings
+    fusion = taps * (prefix + cells) * square
+    blocks = sizes.layers * tokens * (4 * square + 2 * width * sizes.hidden + 2 * tokens * width)
+    # Every doubling has four cells in the place of one, each of a square matrix and a 3 x 3 of every channel.
+    enlarged = sum(cells * 4**i for i in range(1, sizes.doublings + 1))
+    prediction = enlarged * (square + 9 * width) + queries * (3 * square + pixels * width)
+    prediction += queries * width * outputs
+    if pooled:
+        prediction += queries * (3 * square + pixels * width)
+    return 2 * (fusion + blocks + (1 + masked * sizes.layers) * prediction)
 
 
 def regions_flops(clip: DenseCLIP, regions: int) -> int:

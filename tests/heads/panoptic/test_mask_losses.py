@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from clipself_seg.heads.panoptic import mask_losses as losses_file
 from clipself_seg.heads.panoptic.mask_losses import (
     LossSettings,
     MaskCriterion,
@@ -26,6 +28,9 @@ from clipself_seg.heads.panoptic.mask_losses import (
     sample_points,
     uncertain_points,
 )
+from tests.conftest import PARITY
+from tests.parity.named_weights import named_input
+from tests.parity.uniform_numbers import draw
 from tests.two_processes import in_two_processes
 
 WEIGHTS = TermWeights(2.0, 5.0, 3.0)
@@ -226,3 +231,74 @@ def test_captions_of_all_processes_compete(tmp_path):
         together = torch.cat([first[name], second[name]]) / 2
         torch.testing.assert_close(together, whole[name])
     assert first["lengths"].tolist() == second["lengths"].tolist() == [0, 0, 3, 3]
+
+
+PMT = json.loads((PARITY / "pmt_loss.json").read_text())
+
+
+def pmt_targets() -> list[MaskTargets]:
+    targets = []
+    for b, n in enumerate(PMT["targets"]):
+        low = named_input(f"{PMT['tag']}:target{b}", (max(n, 1), 12, 16))[:n] > 0.4
+        masks = low.repeat_interleave(8, 1).repeat_interleave(8, 2)
+        if n > 1:
+            masks[1] = False
+            masks[1, -5:, -7:] = True
+        targets.append(MaskTargets((3 * torch.arange(n) + b) % PMT["classes"], masks))
+    return targets
+
+
+def pmt_predictions(targets: list[MaskTargets]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    predictions = []
+    for layer in range(PMT["predictions"]):
+        masks = named_input(f"{PMT['tag']}:masks{layer}", (3, 14, 24, 32)) * 3
+        for b, target in enumerate(targets):
+            for i, mask in enumerate(target.masks):
+                q = (5 * i + 2 * layer + b) % 14
+                small = F.interpolate(mask[None, None].float(), (24, 32), mode="area")[0, 0]
+                masks[b, q] = masks[b, q] * 0.5 + small * 6 - 3
+        classes = named_input(f"{PMT['tag']}:classes{layer}", (3, 14, 8)) * 2
+        predictions.append((classes.requires_grad_(), masks.requires_grad_()))
+    return predictions
+
+
+def test_losses_of_plain_mask_transformers_are_official(monkeypatch):
+    expected = np.load(PARITY / "pmt_loss.npz")
+    targets = pmt_targets()
+    predictions = pmt_predictions(targets)
+    settings = LossSettings(points=PMT["points"])
+    matched: list = []
+    monkeypatch.setattr(losses_file, "match_queries", collecting(matched))
+    # The last prediction's five draws come first here.
+    drawn = draw(monkeypatch, PMT["tag"], [*range(10, 15), *range(10)])
+    losses = MaskCriterion(class_agnostic=False, settings=settings).losses(predictions, targets)
+    assert [list(drawn[number]) for number in range(15)] == PMT["draw_shapes"]
+    total = sum(losses.values())
+    assert total.item() == pytest.approx(expected["total_f64"].item(), rel=1e-5)
+    ours = {"cross_entropy": ("class", 2), "mask": ("mask", 5), "dice": ("dice", 5)}
+    suffixes = {"_block_-2": "_0", "_block_-1": "_1", "": ""}
+    for name, value in zip(expected["loss_names"].tolist(), expected["losses_f64"], strict=True):
+        term, block, number = name.removeprefix("loss_").partition("_block_")
+        own, weight = ours[term]
+        found = losses[f"loss_{own}{suffixes[block + number]}"].item() / weight
+        assert found == pytest.approx(value, rel=1e-5)
+    total.backward()
+    for layer, (classes, masks) in enumerate(predictions):
+        for b in range(3):
+            queries, indices = matched[3 * ((layer + 1) % 3) + b]
+            pairs = expected[f"match{layer}_{b}"]
+            assert set(zip(queries.tolist(), indices.tolist())) == set(zip(*pairs.tolist()))
+        gradient = torch.from_numpy(expected[f"grad_class{layer}"])
+        torch.testing.assert_close(classes.grad, gradient, atol=1e-6, rtol=0)
+        gradient = torch.from_numpy(expected[f"grad_mask{layer}"])
+        torch.testing.assert_close(masks.grad[:, ::2, ::2, ::2], gradient, atol=5e-7, rtol=0)
+
+
+def collecting(matched: list):
+    """`match_queries`, whose results are kept."""
+
+    def match(costs):
+        matched.extend(match_queries(costs))
+        return matched
+
+    return match

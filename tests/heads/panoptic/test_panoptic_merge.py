@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from bench.plain_panoptic import plain_panoptic
+from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.heads.fusion import fuse_scores
 from clipself_seg.heads.panoptic import panoptic_merge
 from clipself_seg.heads.panoptic.panoptic_merge import (
@@ -23,6 +25,8 @@ from clipself_seg.heads.panoptic.panoptic_merge import (
     semantic_labels,
 )
 from tests.conftest import PARITY
+from tests.parity.named_weights import named_input
+from tests.parity.uniform_numbers import uniform
 
 CASE = PARITY / "odise_panoptic_merge.npz"
 THINGS = [0, 2, 3]
@@ -410,3 +414,61 @@ def test_no_query_and_no_pixel_give_the_first_class_and_nothing():
         canvas_labels(probs, masks, (32, 32), (20, 31), (5, 6)), torch.zeros(5, 6).long()
     )
     assert canvas_labels(*random_case((8, 8)), (32, 32), (20, 31), (0, 6)).shape == (0, 6)
+
+
+PMT = json.loads((PARITY / "pmt_inference.json").read_text())
+PMT_THINGS = [0, 1, 2, 3, 4]
+
+
+@pytest.fixture(scope="module")
+def pmt() -> dict[str, np.ndarray]:
+    return dict(np.load(PARITY / "pmt_inference.npz"))
+
+
+@pytest.fixture(scope="module")
+def pmt_queries(pmt) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Class probabilities and masks of three images that the mapper has brought to the official size."""
+    u = uniform(f"{PMT['tag']}:discs", (3, 24, 4))[..., None, None]
+    cells = (torch.arange(24) + 0.5) / 24
+    u0, u1, u2, u3 = u.unbind(2)
+    distance = ((cells[:, None] - u0) ** 2 + (cells - u1) ** 2).sqrt()
+    masks = (10 + 30 * u3) * (0.06 + 0.24 * u2 - distance)
+    v = uniform(f"{PMT['tag']}:labels", (3, 24, 2))
+    wanted = torch.nn.functional.one_hot((9 * v[..., 0]).long(), 9)
+    logits = wanted * (2 + 6 * v[..., 1:]) + 0.3 * named_input(f"{PMT['tag']}:classes", (3, 24, 9))
+    mapper = PanopticTestMapper(min_size=96, max_size=96)
+    queries = []
+    for i, (height, width) in enumerate(PMT["sizes"]):
+        image = 0.5 + 0.25 * named_input(f"{PMT['tag']}:picture{i}", (3, height, width))
+        pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+        resized = mapper.resized(pixels)["image"]
+        size = tuple(resized.shape[1:])
+        padding = (0, 96 - size[1], 0, 96 - size[0])
+        padded = torch.nn.functional.pad(torch.as_tensor(resized), padding)
+        np.testing.assert_array_equal(padded, pmt["padded_pictures"][i])
+        own = resize_masks(masks[i], (96, 96), size, (height, width))
+        queries.append((logits[i].softmax(-1), own))
+    return queries
+
+
+@pytest.mark.parametrize("protocol", PMT["thresholds"])
+def test_segments_of_plain_mask_transformers_are_official(pmt, pmt_queries, protocol):
+    for i, (probs, masks) in enumerate(pmt_queries):
+        ids, segments = merge_panoptic(probs, masks, PMT_THINGS, *PMT["thresholds"][protocol])
+        rows = [(s["id"] - 1, s["category_id"]) for s in segments]
+        assert rows == [tuple(row) for row in pmt[f"panoptic_{protocol}_segments{i}"].tolist()]
+        differ = ids.numpy() - 1 != pmt[f"panoptic_{protocol}_segment{i}"]
+        classes = np.array([8, *(s["category_id"] for s in segments)])[ids.numpy()]
+        differ |= classes != pmt[f"panoptic_{protocol}_class{i}"]
+        assert differ.sum() <= 3
+
+
+def test_instances_of_plain_mask_transformers_are_official(pmt, pmt_queries):
+    for i, (probs, masks) in enumerate(pmt_queries):
+        found = merge_instances(probs, masks, None, PMT["top"])
+        # By falling score, then label, as the case has them.
+        order = np.lexsort((found.pred_classes.numpy(), -found.scores.numpy()))
+        np.testing.assert_allclose(found.scores[order], pmt[f"instance_scores{i}"], atol=1e-6)
+        np.testing.assert_array_equal(found.pred_classes[order], pmt[f"instance_labels{i}"])
+        areas = found.pred_masks[order].sum((1, 2)).numpy()
+        assert np.abs(areas - pmt[f"instance_areas{i}"]).max() <= 3

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import json
-import zlib
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from bench.flops import count_flops, plain_decoder_flops
+from clipself_seg.clip.kind import CLIP_MEAN, CLIP_STD
+from clipself_seg.clip.openai import VisionTransformer
+from clipself_seg.clip.runtime import without_values
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.plain_decoder import (
+    FIRST_BLOCK,
     PlainDecoder,
     PlainDecoderSizes,
     load_released,
+    mask_probabilities,
     rotary_table,
 )
 from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict
+from tests.parity.uniform_numbers import draw
+from tests.two_processes import in_two_processes
 
 CASE = json.loads((PARITY / "pmt_decoder.json").read_text())
 EXPECTED = np.load(PARITY / "pmt_decoder.npz")
 GRID = tuple(CASE["grid"])
 TAPS = [named_input(f"{CASE['tag']}:tap{i}", (2, 61, 64)) for i in range(CASE["taps"])]
-
-
-def uniform(name: str, shape: Sequence[int]) -> Tensor:
-    generator = np.random.Generator(np.random.Philox(zlib.crc32(f"uniform:{name}".encode())))
-    return torch.from_numpy(generator.random(tuple(shape), dtype=np.float32))
 
 
 def close(actual: Tensor, expected: np.ndarray, tolerance: float) -> None:
@@ -104,12 +105,7 @@ def test_predictions_are_official(decoder, variant, monkeypatch):
     if variant == "annealed":
         probs = torch.tensor(CASE["attention_mask_probs"])
         decoder.decoder.attn_mask_probs.copy_(probs)
-        drawn = iter(range(3))
-        monkeypatch.setattr(
-            torch,
-            "rand",
-            lambda size, device: uniform(f"{CASE['tag']}:annealed:{next(drawn)}", size),
-        )
+        draw(monkeypatch, f"{CASE['tag']}:annealed")
     predictions = decoder.decode(TAPS, GRID)
     masks = torch.stack([p.mask_logits for p in predictions])
     classes = torch.stack([p.embeddings for p in predictions])
@@ -167,7 +163,7 @@ RELEASED = {  # width, heads, queries, classes -> trained parameters
 def test_released_decoders_have_these_names_and_numbers(name):
     width, heads, queries, classes, parameters = RELEASED[name]
     sizes = PlainDecoderSizes(width, heads, queries, hidden=width)
-    with torch.device("meta"):
+    with without_values():
         decoder = PlainDecoder(
             channels={f"block{i}": width for i in range(4)}, sizes=sizes, classes=classes
         )
@@ -223,3 +219,217 @@ def test_a_released_decoder_that_does_not_fit_is_refused(change, message):
     change(released)
     with pytest.raises(InputError, match=message):
         load_released(tiny(), released, "a.bin")
+
+
+CLIP = json.loads((PARITY / "pmt_clip.json").read_text())
+
+
+def clip_taps(reading: str) -> list[Tensor]:
+    """Taps of the case's tower and images, the class token first in the official reading."""
+    tower = VisionTransformer(
+        image_size=64,
+        patch_size=8,
+        width=128,
+        layers=4,
+        heads=4,
+        embed_dim=128,
+        quick_gelu=CLIP["quick_gelu"],
+    ).eval()
+    weights = weights_of("pmt_clip", CLIP)
+    of_tower = {n.removeprefix("visual."): t for n, t in weights.items() if n.startswith("visual.")}
+    tower.load_state_dict(of_tower | {"proj": tower.proj})
+    tiles = named_input(f"{CLIP['tag']}:tiles", (2, 3, 4, 4))
+    noise = named_input(f"{CLIP['tag']}:image", (2, 3, 64, 64))
+    low = tiles.repeat_interleave(16, 2).repeat_interleave(16, 3)
+    pixels = ((0.5 + 0.2 * low + 0.12 * noise).clamp(0, 1) * 255).round() / 255
+    mean, std = (torch.tensor(x)[:, None, None] for x in (CLIP_MEAN, CLIP_STD))
+    images = (pixels - mean) / std
+    if reading == "patches":
+        names = [f"block{i}" for i in CLIP["taps"]]
+        maps = tower.features(images, names)
+        return [tower.final_norm(maps[name].flatten(2).transpose(1, 2)) for name in names]
+    tokens, _, _ = tower.embed(images)
+    taps = []
+    for block in tower.stack:
+        tokens = block(tokens)
+        taps.append(tower.final_norm(tokens))
+    return taps
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("reading", ["official", "patches"])
+def test_a_frozen_clip_and_the_decoder_are_official(reading):
+    expected = np.load(PARITY / "pmt_clip.npz")
+    taps = clip_taps(reading)
+    for index, tap in enumerate(taps):
+        close(tap[:, ::3, ::8], expected[f"{reading}_tap{index}"], 2e-5)
+    decoder = official("pmt_clip", CLIP)
+    for variant in ("plain", "masked"):
+        if variant == "masked":
+            masking(decoder)
+        predictions = decoder.decode(taps, (8, 8))
+        masks = torch.stack([p.mask_logits for p in predictions])
+        close(masks[..., ::2, ::2], expected[f"{reading}_{variant}_mask_logits"], 3e-4)
+        classes = torch.stack([p.embeddings for p in predictions])
+        close(classes, expected[f"{reading}_{variant}_class_logits"], 4e-5)
+        assert_packed(masks[-1] > 0, expected[f"{reading}_{variant}_last_masks"])
+
+
+def test_probabilities_of_masks_are_official():
+    case = json.loads((PARITY / "pmt_schedule.json").read_text())
+    assert case["end"][0] == FIRST_BLOCK
+    for step, expected in zip(case["steps"], case["attention_mask_probs"], strict=True):
+        found = mask_probabilities(step, 12 * 7391, 6)
+        assert found == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("total, blocks", [(1, 3), (400, 1), (400, 3), (3000, 2)])
+def test_masks_go_one_block_after_another_in_trainings_of_any_length(total, blocks):
+    probs = np.array([mask_probabilities(step, total, blocks) for step in range(total + 1)])
+    assert (np.diff(probs, axis=0) <= 0).all() and (np.diff(probs, axis=1) >= 0).all()
+    assert (probs[-1] == 0).all() and (probs[total * 5 // 6 :] == 0).all()
+    assert total == 1 or (probs[0] == 1).all()
+
+
+def features(grid: tuple[int, int] = (4, 6), batch: int = 2, **channels: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    wide = channels or {"block0": 16, "block1": 16}
+    return {n: torch.randn(batch, c, *grid, generator=generator) for n, c in wide.items()}
+
+
+TEXTS = torch.nn.functional.normalize(torch.randn(4, 12), dim=1)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_training_reaches_every_parameter(masked):
+    decoder = tiny(masked, block0=16, dense=10)  # another width has a linear layer
+    predictions = decoder(features(block0=16, dense=10), every_layer=True)
+    assert len(predictions) == (3 if masked else 1)
+    loss = torch.zeros(())
+    for prediction in predictions:
+        scores = decoder.scores(prediction, TEXTS, [2, 1, 1])
+        assert scores.class_logits.shape == (2, 5, 3) and scores.void_logits.shape == (2, 5, 4)
+        assert prediction.mask_logits.shape == (2, 5, 8, 12)
+        loss = loss + scores.void_logits.log_softmax(-1)[..., 0].mean()
+        loss = loss + prediction.mask_logits.sigmoid().mean()
+    loss.backward()
+    assert not [n for n, p in decoder.named_parameters() if p.grad is None or not p.grad.any()]
+
+
+@torch.no_grad()
+def test_classes_and_void_are_cosines_in_clips_space():
+    decoder = tiny().eval()
+    (prediction,) = decoder(features())
+    scores = decoder.scores(prediction, TEXTS, [2, 1, 1])
+    with_void = torch.cat([TEXTS, decoder.void_embedding.weight])
+    cosines = torch.cosine_similarity(prediction.embeddings[:, :, None], with_void, dim=-1) / 0.07
+    expected = torch.stack([c.amax(-1) for c in cosines.split([2, 1, 1, 1], -1)], dim=-1)
+    torch.testing.assert_close(scores.void_logits, expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(scores.class_logits, scores.void_logits[..., :-1])
+
+
+@torch.no_grad()
+def test_evaluation_has_no_masks_and_no_random_numbers(monkeypatch):
+    decoder, maps = tiny(masked=True), features()
+    decoder.set_step(40, 100)  # half of the masks would be opened
+    assert not torch.equal(decoder(maps)[0].mask_logits, decoder(maps)[0].mask_logits)
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: pytest.fail("a random number"))
+    decoder.eval()
+    first, second = (decoder(maps, every_layer=True) for _ in range(2))
+    assert len(first) == 1 and torch.equal(first[0].mask_logits, second[0].mask_logits)
+    plain = tiny().eval()
+    plain.load_state_dict(decoder.state_dict())
+    assert torch.equal(plain(maps)[0].mask_logits, first[0].mask_logits)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("grid", [(3, 9), (1, 1), (8, 8)])
+def test_a_grid_of_any_size_and_a_batch_are_decoded(grid):
+    decoder, maps = tiny().eval(), features(grid)
+    (both,) = decoder(maps)
+    assert both.mask_logits.shape == (2, 5, 2 * grid[0], 2 * grid[1])
+    for index in (0, 1):
+        (alone,) = decoder({name: m[index : index + 1] for name, m in maps.items()})
+        torch.testing.assert_close(alone.mask_logits[0], both.mask_logits[index])
+
+
+def test_positions_span_any_grid_alike():
+    coarse, fine = (rotary_table(grid, 8, 3, torch.device("cpu")) for grid in ((2, 2), (6, 2)))
+    assert coarse.shape == (2, 3 + 4, 4)
+    assert torch.equal(coarse[0, :3], torch.ones(3, 4)) and not coarse[1, :3].any()
+    # Row 1 of 6 is centred where row 0 of 2 is.
+    torch.testing.assert_close(coarse[:, 3:5], fine[:, 5:7])
+
+
+@pytest.mark.parametrize("patch, doublings", [(8, 1), (14, 2), (16, 2), (32, 3), (4, 1)])
+def test_masks_have_a_quarter_of_the_stride(patch, doublings):
+    assert PlainDecoderSizes(patch=patch).doublings == doublings
+
+
+@pytest.mark.parametrize(
+    "sizes, channels, words",
+    [
+        (
+            PlainDecoderSizes(width=20, heads=2),
+            {"a": 20},
+            "a width of 20 has to be a multiple of 4",
+        ),
+        (PlainDecoderSizes(width=16, heads=2), {}, "0 taps and 6 blocks"),
+        (PlainDecoderSizes(width=16, heads=2, layers=0), {"a": 16}, "1 taps and 0 blocks"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(sizes, channels, words):
+    with pytest.raises(InputError, match=words):
+        PlainDecoder(channels=channels, sizes=sizes)
+
+
+# Name, cells, G multiply-adds in evaluation and of a forward pass in training; five tokens before the patches.
+COSTS = [
+    ("small", 40**2, 32.4, 73.8),
+    ("base", 40**2, 95.5, 236.0),
+    ("large", 40**2, 154.7, 393.1),
+    ("large", 80**2, 969, 1911),
+    ("large, ADE20K", 32**2, 86.3, 228.3),
+]
+
+
+@pytest.mark.parametrize("name, cells, evaluation, training", COSTS)
+def test_the_formula_of_costs_gives_those_of_the_released_decoders(
+    name, cells, evaluation, training
+):
+    width, heads, queries, classes, _ = RELEASED[name]
+    sizes = PlainDecoderSizes(width, heads, queries, hidden=width)
+    for masked, expected in ((False, evaluation), (True, training)):
+        found = plain_decoder_flops(
+            sizes, 4, cells, outputs=classes + 1, pooled=False, prefix=5, masked=masked
+        )
+        assert found / 2e9 == pytest.approx(expected, abs=0.06 if expected < 900 else 0.6)
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_the_formula_of_costs_is_what_is_counted(classes):
+    decoder = tiny(masked=True, classes=classes)
+    found = plain_decoder_flops(
+        TINY, 2, 24, outputs=classes + 1 if classes else 12, pooled=not classes, masked=True
+    )
+    with torch.no_grad():
+        assert found == count_flops(lambda: decoder(features(batch=1)))
+
+
+def test_two_processes_have_the_gradients_and_statistics_of_one(tmp_path):
+    maps = features(batch=3)
+
+    def work(rank=0, folder=None, whole=False):
+        own = slice(None) if whole else (slice(0, 1), slice(1, 3))[rank]
+        decoder = tiny(masked=True)
+        predictions = decoder({n: m[own] for n, m in maps.items()}, every_layer=True)
+        sum(p.mask_logits.square().sum() + p.embeddings.sum() for p in predictions).backward()
+        gradients = {n: p.grad for n, p in decoder.named_parameters() if p.grad is not None}
+        return gradients, {n: b for n, b in decoder.named_buffers() if "running" in n}
+
+    (first, second), (gradients, statistics) = in_two_processes(work, tmp_path), work(whole=True)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(first[0][name] + second[0][name], gradient, rtol=1e-4, atol=1e-4)
+    for name, wanted in statistics.items():
+        torch.testing.assert_close(first[1][name], wanted)
+        torch.testing.assert_close(second[1][name], wanted)

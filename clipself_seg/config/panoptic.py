@@ -72,6 +72,8 @@ def _add_generator(cfg: CfgNode) -> None:
     # Points of a mask that the losses read, three quarters of them chosen for uncertainty among three times as many.
     former.TRAIN_NUM_POINTS = 12544
     former.TEST = CfgNode()
+    # A query takes part in the panoptic map if the probability of its best class is above this (PMT: 0.8).
+    former.TEST.OBJECT_MASK_THRESHOLD = 0.0
     # A query keeps its pixels of the panoptic map if it wins at least so much of its mask.
     former.TEST.OVERLAP_THRESHOLD = 0.8
     # What is resized to the original image where semantic labels alone are evaluated, as on a data set that has no

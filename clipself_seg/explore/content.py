@@ -194,6 +194,7 @@ class PanopticView:
             "alpha": model.exponents[0],
             "beta": model.exponents[1],
             "voidDiscount": model.void_discount,
+            "objectThreshold": model.settings.object_threshold,
             "overlapThreshold": model.settings.overlap_threshold,
             "weights": model.weights_hash(),
         }

@@ -209,8 +209,8 @@ def test_the_browser_merges_to_the_same_segments(opened, content, exponents, dis
     masks = tensor(view["masks"], "i1", queries, view["rows"], view["columns"]) / MASK_STEPS
     things = [index for index, entry in enumerate(model["classes"]) if entry["thing"]]
     assert len(things) == classes - 2
-    threshold = model["overlapThreshold"]
-    ids, segments = merge_panoptic(probs, masks, things, overlap_threshold=threshold)
+    thresholds = model["objectThreshold"], model["overlapThreshold"]
+    ids, segments = merge_panoptic(probs, masks, things, *thresholds)
 
     merged = opened.run(MERGE % (alpha, beta, discount, 1))
     assert np.abs(np.reshape(merged["probs"], probs.shape) - probs.numpy()).max() < 1e-6

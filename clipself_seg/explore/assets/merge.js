@@ -9,7 +9,7 @@ const MASK_PROBABILITIES = Float32Array.from({ length: 256 }, (_, i) => {
 
 // Segment ids of pixels, 0 for none, and the segments: id (from 1), thing, label, score and area.
 function mergePanoptic(view, probs, classes, thresholds) {
-  const kept = takingPart(view, probs, classes.length);
+  const kept = takingPart(view, probs, classes.length, thresholds.objectThreshold);
   const ids = new Int32Array(view.rows * view.columns);
   if (kept.length === 0) return { ids, segments: [] };
   const contest = contestOf(view, kept);
@@ -23,8 +23,8 @@ function mergePanoptic(view, probs, classes, thresholds) {
   return { ids, segments };
 }
 
-// Queries whose best class is not void, and has some probability.
-function takingPart(view, probs, classes) {
+// Queries whose best class is not void, and has more than some probability.
+function takingPart(view, probs, classes, objectThreshold) {
   const kept = [];
   for (let query = 0; query < view.queries; query++) {
     const row = probs.subarray(query * (classes + 1), (query + 1) * (classes + 1));
@@ -32,7 +32,7 @@ function takingPart(view, probs, classes) {
     for (let i = 1; i <= classes; i++) {
       if (row[i] > row[label]) label = i;
     }
-    if (label !== classes && row[label] > 0) kept.push({ query, label, score: row[label] });
+    if (label !== classes && row[label] > objectThreshold) kept.push({ query, label, score: row[label] });
   }
   return kept;
 }

@@ -73,6 +73,7 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
         "precision": precision,
         "test_precision": precision if cfg.TEST.PANOPTIC.AMP else None,
         "settings": MergeSettings(
+            object_threshold=former.TEST.OBJECT_MASK_THRESHOLD,
             overlap_threshold=former.TEST.OVERLAP_THRESHOLD,
             top_k=cfg.TEST.DETECTIONS_PER_IMAGE,
             size_divisibility=former.SIZE_DIVISIBILITY,

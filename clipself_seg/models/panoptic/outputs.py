@@ -69,6 +69,7 @@ class MergeSettings:
     """Settings by which images are padded, and probabilities and masks become outputs.
 
     Attributes:
+        object_threshold: probability that the best class of a query has to exceed in `merge_panoptic`, in [0, 1].
         overlap_threshold: smallest fraction of its mask that a query has to win in `merge_panoptic`, in [0, 1].
         top_k: number of instances that `merge_instances` keeps.
         size_divisibility: pixels of which the sides of the generator's canvas are multiples.
@@ -76,6 +77,7 @@ class MergeSettings:
         masks_first: masks are resized to the original image, not class scores, also where only "semantic" is asked for.
     """
 
+    object_threshold: float = 0.0
     overlap_threshold: float = 0.8
     top_k: int = 100
     size_divisibility: int = 64
@@ -239,7 +241,7 @@ def make_outputs(
     outputs: Outputs = {}
     if "panoptic" in tasks:
         outputs["panoptic_seg"] = merge_panoptic(
-            probs, masks, things, overlap_threshold=settings.overlap_threshold
+            probs, masks, things, settings.object_threshold, settings.overlap_threshold
         )
     if "instances" in tasks:
         outputs["instances"] = merge_instances(probs, masks, things, settings.top_k)

@@ -205,6 +205,7 @@ def graph_of(predictor: PanopticPredictor) -> Export:
         "short_side": mapper.min_size,
         "long_side": mapper.max_size,
         "size_divisibility": divisor,
+        "object_threshold": settings.object_threshold,
         "overlap_threshold": settings.overlap_threshold,
     }
     return Export(graph, metadata, beside={".py": script("panoptic")})

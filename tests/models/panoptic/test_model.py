@@ -209,6 +209,10 @@ def test_the_branch_may_be_a_distilled_clip_and_nothing_else():
             ("MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", 1.5),
             r"OVERLAP_THRESHOLD must be in \[0, 1\]",
         ),
+        (
+            ("MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD", -0.1),
+            r"OBJECT_MASK_THRESHOLD must be in \[0, 1\]",
+        ),
         (("MODEL.CLIP_BRANCH.ALIGN_MASKS", 7), "ALIGN_MASKS must be 1, 0, or -1"),
         (("TEST.DETECTIONS_PER_IMAGE", -1), "DETECTIONS_PER_IMAGE must be at least 1"),
         (("MODEL.PYRAMID.CHANNELS", 48), "give a multiple of 32"),
@@ -380,6 +384,11 @@ def test_the_better_of_two_given_masks_has_their_pixels_and_the_other_goes_if_li
     loose.set_vocabulary(["red star"])
     ids, segments = loose([given_sample(boxes(inner, outer), (1.0, 0.5))])[0]["panoptic_seg"]
     assert sorted(int((ids == segment["id"]).sum()) for segment in segments) == [100, 300]
+    # Their probabilities are 1 and 0.5.
+    strict = model_of(*GIVEN, "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD", 0.5)
+    strict.set_vocabulary(["red star"])
+    ids, segments = strict([given_sample(boxes(inner, outer), (0.5, 1.0))])[0]["panoptic_seg"]
+    assert [int((ids == segment["id"]).sum()) for segment in segments] == [400]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -40,6 +40,9 @@ class VisionLanguageBackbone(Protocol):
             without it.
         ``layer_groups``: parameters of the image tower, as `ImageTower.layer_groups` returns them. Models that train
             the tower refuse a backbone without it.
+        ``final_norm``: norm of tokens (..., C) behind its last block. Where it is missing, ``block{i}`` are taps of a
+            plain mask decoder as they are.
+        ``heads``: number of heads of its attention; one of 64 channels each where it is missing.
         ``scale``: factor by which cosines are multiplied before the softmax; 100 where it is missing.
         ``text``: module whose weights decide the embeddings of texts; the whole backbone where it is missing.
         ``reads``: keys of `CLIPBackbone` that the backbone reads too, an attribute of the class. Those that it does
@@ -335,6 +338,16 @@ class BackboneTower(ImageTower):
     def width(self) -> int:
         """Channels of the widest feature."""
         return max(shape.channels for shape in self.shapes.values())
+
+    @property
+    def heads(self) -> int:
+        """Number of heads of its attention."""
+        return int(getattr(self.backbone, "heads", max(1, self.width // 64)))
+
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        """Its own norm behind its last block, of tokens (..., C) after any block; without one the tokens."""
+        norm = getattr(self.backbone, "final_norm", None)
+        return tokens if norm is None else norm(tokens)
 
     def train(self, mode: bool = True) -> BackboneTower:
         """Stays in evaluation mode."""

@@ -13,9 +13,11 @@ from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from clipself_seg.checkpoints.dense_feature import KINDS, TOKEN, DenseFeature
 from clipself_seg.clip.layers import ViTBlock, merge_heads
+from clipself_seg.clip.region_pooling import mask_weights, pool
 from clipself_seg.clip.runtime import require_compiler, run_block
 from clipself_seg.clip.training_free import ATTENTIONS, NONE, Attention, attended_tokens
 from clipself_seg.errors import InputError, nearest
@@ -89,19 +91,17 @@ class Readouts:
         attentions: whether ``MODEL.CLIP.ATTENTION`` may name one of `training_free.ATTENTIONS`.
         masked_attention: whether a region's embedding can be had by masked attention.
         compiled: values of ``MODEL.CLIP.COMPILE``.
-        pooled_cells: whether there is `ImageTower.pool_cells`.
     """
 
     dense_kinds: tuple[str, ...] = (TOKEN,)
     attentions: bool = False
     masked_attention: bool = True
     compiled: tuple[bool, ...] = (False, True)
-    pooled_cells: bool = False
 
 
 VIT = Readouts(dense_kinds=KINDS, attentions=True)
 ATTENTION_POOL = Readouts()
-CONVOLUTIONS = Readouts(masked_attention=False, compiled=(False,), pooled_cells=True)
+CONVOLUTIONS = Readouts(masked_attention=False, compiled=(False,))
 
 
 class ImageTower(nn.Module, abc.ABC):
@@ -248,20 +248,31 @@ class ImageTower(nn.Module, abc.ABC):
         """
         raise InputError(f"{type(self).__name__} has no class token: masked attention needs a ViT")
 
-    def pool_cells(self, last_1Dhw: Tensor, cells_Qhw: Tensor) -> Tensor:
-        """Embeddings (Q, E), not normalised, of cells of the last stage, pooled as the tower pools all of an image's.
+    @property
+    def pooled_map(self) -> str:
+        """Name of the feature whose cells `pool_cells` pools: dense features, or the last stage of convolutions."""
+        return DENSE if self.plain else f"block{self.depth - 1}"
+
+    def pool_cells(self, map_1Chw: Tensor, cells_Qhw: Tensor) -> Tensor:
+        """Embeddings (Q, E), not normalised, of sets of cells of `pooled_map`.
+
+        Those of a ViT, whose class token has read all cells before, are means of dense features of unit length, as
+        `DenseCLIP.encode_masks` has them; towers of convolutions pool as they pool all of an image's cells.
 
         Args:
-            last_1Dhw: the last ``block{i}`` of one image.
+            map_1Chw: the feature `pooled_map` of one image.
             cells_Qhw: boolean; a set may be empty, and has one and the same embedding then.
+        """
+        return pool(F.normalize(map_1Chw[0], dim=0), mask_weights(cells_Qhw))
+
+    @property
+    def heads(self) -> int:
+        """Number of heads of the last block's attention.
 
         Raises:
-            InputError: the tower is a ViT, whose class token has read all cells before.
+            InputError: the tower is no ViT.
         """
-        raise InputError(
-            f"{type(self).__name__} does not pool its last block: MODEL.CLIP_BRANCH.KIND backbone needs a ConvNeXt "
-            "or a ResNet"
-        )
+        raise InputError(f"{type(self).__name__} has no attention with heads: take a ViT")
 
     def dense(self, images: Tensor) -> Tensor:
         """Dense features (B, E, h, w), not normalised, of normalised images (B, 3, H, W)."""
@@ -356,6 +367,10 @@ class TransformerTower(ImageTower):
     @abc.abstractmethod
     def project(self, tokens: Tensor) -> Tensor:
         """Final norm and projection, (..., D) -> (..., E)."""
+
+    @property
+    def heads(self) -> int:
+        return self.stack[-1].attn.heads
 
     def forward(self, images: Tensor) -> Tensor:
         """Image embeddings (B, E), not normalised, of normalised images (B, 3, H, W).

@@ -155,6 +155,7 @@ CHECKS: tuple[Check, ...] = (
     Check("a path on this machine", lambda value: "://" not in value, ["DATASETS.DATA"]),
     Check("names of data sets", _names, ("DATASETS.TRAIN", "DATASETS.TEST")),
     Check("paths of files", _names, ["TEST.LABEL_FILES"]),
+    Check("names of features", _names, ["MODEL.PLAIN_DECODER.TAPS"]),
     Check(
         WANTED,
         lambda value: re.fullmatch(PATTERN, value) is not None,
@@ -184,6 +185,25 @@ RELATIONS: list[Relation] = [
         "MODEL.CLIP.DENSE",
         'another than "captions", whose loss reads no dense features: the gate would not learn',
         lambda target, dense: target != "captions" or dense != "gated_multi_value",
+    ),
+    Relation(
+        "MODEL.MASK_GENERATOR.SOURCE",
+        "MODEL.MASK_GENERATOR.KIND",
+        "blocks for the kind plain, and for that alone, or disk or masks",
+        lambda source, kind: source in ("disk", "masks")
+        or (source == "blocks") == (kind == "plain"),
+    ),
+    Relation(
+        "MODEL.MASK_GENERATOR.VARIANT",
+        "MODEL.MASK_GENERATOR.KIND",
+        "fcclip for the kind plain",
+        lambda variant, kind: variant == "fcclip" or kind != "plain",
+    ),
+    Relation(
+        "MODEL.MASK_FORMER.DIM_FEEDFORWARD",
+        "MODEL.MASK_GENERATOR.KIND",
+        "greater than 0, or 0 for the kind plain",
+        lambda width, kind: width > 0 or (width == 0 and kind == "plain"),
     ),
     Relation(
         "SOLVER.MIX_WITH_START",

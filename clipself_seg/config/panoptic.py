@@ -11,7 +11,8 @@ from detectron2.config import CfgNode
 
 # What a key may be, where that is a short list.
 PANOPTIC_CHOICES: dict[str, tuple[str, ...]] = {
-    "MODEL.MASK_GENERATOR.SOURCE": ("pyramid", "diffusion", "clip", "disk", "masks"),
+    "MODEL.MASK_GENERATOR.KIND": ("mask2former", "plain"),
+    "MODEL.MASK_GENERATOR.SOURCE": ("pyramid", "diffusion", "clip", "blocks", "disk", "masks"),
     "MODEL.MASK_GENERATOR.VARIANT": ("caption", "label", "fcclip"),
     "MODEL.CLIP_BRANCH.KIND": ("dense", "masked_attention", "backbone"),
     "MODEL.CLIP_BRANCH.TEMPLATES": ("odise", "vild14", "vild63", "openai80", "tcl9"),
@@ -40,9 +41,12 @@ def add_panoptic_keys(cfg: CfgNode) -> None:
 
 def _add_generator(cfg: CfgNode) -> None:
     generator = cfg.MODEL.MASK_GENERATOR = CfgNode()
+    # Pixel decoder and query decoder of "mask2former" (official), or a "plain" decoder on blocks of a frozen ViT (PMT),
+    # which needs SOURCE "blocks" and VARIANT "fcclip".
+    generator.KIND = "mask2former"
     # Features of the generator: a "pyramid" on CLIP's blocks, Stable "diffusion" (official), the stages of a
-    # convolutional "clip" (FC-CLIP), or no generator at all but its outputs, read from "disk", or "masks" that anybody
-    # made, which CLIP names.
+    # convolutional "clip" (FC-CLIP), the "blocks" of a ViT as they are, or no generator at all but its outputs, read
+    # from "disk", or "masks" that anybody made, which CLIP names.
     generator.SOURCE = "pyramid"
     # How classes and void are scored. ODISE compares at the generator's width: "caption" has a classifier for void,
     # "label" a text. "fcclip" compares in CLIP's space, and void is a vector there.
@@ -58,7 +62,8 @@ def _add_generator(cfg: CfgNode) -> None:
     # of each image, in the forms of data/given_masks.py.
     generator.OUTPUTS = ""
     former = cfg.MODEL.MASK_FORMER
-    # Mask2Former's keys, of the query decoder: queries, width, attention heads and width of the MLPs.
+    # Mask2Former's keys, of the query decoder: queries, width, attention heads and width of the MLPs. A plain decoder
+    # has width and heads of its tower; 0 as DIM_FEEDFORWARD is that width, too.
     former.NUM_OBJECT_QUERIES = 100
     former.HIDDEN_DIM = 256
     former.NHEADS = 8
@@ -88,6 +93,12 @@ def _add_sources(cfg: CfgNode) -> None:
     pyramid.BLOCKS = ()
     # Channels of its maps.
     pyramid.CHANNELS = 256
+    plain = cfg.MODEL.PLAIN_DECODER = CfgNode()
+    # Features of the ViT that a plain decoder reads: "block0" to the last, or "dense". () is the blocks at the ends of
+    # its four quarters, of which the last is CLIPSelf's value path.
+    plain.TAPS = ()
+    # In training queries attend inside their masks, less and less until none does (PMT); a step costs twice as much.
+    plain.MASKED_ATTENTION = False
     diffusion = cfg.MODEL.DIFFUSION = CfgNode()
     # Stable Diffusion v1-3: a CompVis checkpoint (.safetensors, or .ckpt of tensors only) or a folder of
     # diffusers; "random-small" for tests.
@@ -100,8 +111,9 @@ def _add_sources(cfg: CfgNode) -> None:
 
 def _add_scores(cfg: CfgNode) -> None:
     branch = cfg.MODEL.CLIP_BRANCH = CfgNode()
-    # How CLIP reads a mask: "dense" pools dense features (CLIPSelf), "masked_attention" is official, "backbone" pools
-    # the last stage of SOURCE clip before it is projected (FC-CLIP), which reads the image once for masks and names.
+    # How CLIP reads a mask: "dense" pools dense features (CLIPSelf), "masked_attention" is official, "backbone" reads
+    # the image once for masks and names: the last stage of SOURCE clip before it is projected (FC-CLIP), or the dense
+    # features of the pass that gave SOURCE blocks.
     branch.KIND = "dense"
     # A CLIP for this alone, such as a distilled one; "" is MODEL.CLIP.WEIGHTS.
     branch.WEIGHTS = ""

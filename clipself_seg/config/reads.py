@@ -60,6 +60,7 @@ BACKBONE = ("MODEL.BACKBONE.", "MODEL.RESNETS.")
 MIXED = ("SOLVER.MIX_WITH_START",)
 EXPONENTS = ("MODEL.FUSION.ALPHA", "MODEL.FUSION.BETA", "MODEL.FUSION.MODE")
 HEAD = "MODEL.SEM_SEG_HEAD."
+GENERATOR, FORMER = "MODEL.MASK_GENERATOR.", "MODEL.MASK_FORMER."
 
 READS: dict[str, tuple[str | When, ...]] = {
     "RegionReader": (*CLIP, *REGIONS),
@@ -84,8 +85,21 @@ READS: dict[str, tuple[str | When, ...]] = {
         ),
     ),
     "OpenPanoptic": (
-        *(*CLIP, *PIXELS, *MIXED, "MODEL.MASK_GENERATOR.", "MODEL.MASK_FORMER."),
-        *("SOLVER.WEIGHT_DECAY_NORM", "VIS_PERIOD"),
+        *(*CLIP, *PIXELS, *MIXED, "VIS_PERIOD"),
+        *(f"{GENERATOR}{name}" for name in ("KIND", "SOURCE", "VARIANT", "PADDING", "OUTPUTS")),
+        *(f"{FORMER}{name}" for name in ("NUM_OBJECT_QUERIES", "DIM_FEEDFORWARD", "DEC_LAYERS")),
+        *(f"{FORMER}{name}" for name in ("CLASS_WEIGHT", "MASK_WEIGHT", "DICE_WEIGHT")),
+        *(f"{FORMER}{name}" for name in ("NO_OBJECT_WEIGHT", "TRAIN_NUM_POINTS", "TEST.")),
+        f"{FORMER}SIZE_DIVISIBILITY",
+        When(
+            (
+                *(f"{GENERATOR}ENCODER_", f"{GENERATOR}POINTS", f"{FORMER}HIDDEN_DIM"),
+                *(f"{FORMER}NHEADS", "SOLVER.WEIGHT_DECAY_NORM"),
+            ),
+            f"{GENERATOR}KIND",
+            "mask2former",
+        ),
+        When(("MODEL.PLAIN_DECODER.",), f"{GENERATOR}KIND", "plain"),
         *("MODEL.CLIP_BRANCH.", "MODEL.FUSION.", "TEST.PANOPTIC.", "TEST.DETECTIONS_PER_IMAGE"),
         *("INPUT.IMAGE_SIZE", "INPUT.MIN_SCALE", "INPUT.MAX_SCALE", "INPUT.KEEP_EMPTY_SEGMENTS"),
         When(("MODEL.PYRAMID.",), "MODEL.MASK_GENERATOR.SOURCE", "pyramid"),

@@ -171,6 +171,19 @@ class TrainableModel(Model, Protocol):
         """Writes the result of a training to a file, atomically."""
 
 
+@runtime_checkable
+class SteppedModel(Protocol):
+    """A model of which something depends on how far its training is, such as a probability that is annealed."""
+
+    def before_optimizer_step(self, step: int, steps: int) -> None:
+        """Says how far it is; called before the forward passes of every step of the optimiser, a resumed run's too.
+
+        Args:
+            step: number of steps that are done.
+            steps: number of steps of the whole training.
+        """
+
+
 class RegionModel(Model, Protocol):
     """A model that scores regions of images against its classes."""
 

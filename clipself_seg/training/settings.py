@@ -45,7 +45,8 @@ FREE_KEYS = (
     "TEST.",
     "VIS_PERIOD",
 )
-# Steps of a run. Under a schedule of steps the rate of a step does not depend on how many follow, and it may go on.
+# Steps of a run. Under a schedule of steps the rate of a step does not depend on how many follow, and it may go on,
+# unless masked attention is annealed in shares of them.
 TOTAL = "SOLVER.MAX_ITER"
 # What a run did whose checkpoint is older than a key that decides what is learnt.
 BEFORE_KEYS: Mapping[str, object] = {
@@ -96,7 +97,8 @@ class TrainingSettings:
     def from_config(cls, cfg: CfgNode) -> TrainingSettings:
         """Reads ``SOLVER``, ``DATALOADER``, ``TEST.EVAL_PERIOD``, ``SEED`` and ``OUTPUT_DIR``."""
         solver = cfg.SOLVER
-        free = (*FREE_KEYS, TOTAL) if solver.SCHEDULE == "steps" else FREE_KEYS
+        open_ended = solver.SCHEDULE == "steps" and not cfg.MODEL.PLAIN_DECODER.MASKED_ATTENTION
+        free = (*FREE_KEYS, TOTAL) if open_ended else FREE_KEYS
         return cls(
             output_dir=Path(cfg.OUTPUT_DIR),
             seed=cfg.SEED,

@@ -36,7 +36,7 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.shards import ShardStream
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.models.protocol import Group, TrainableModel
+from clipself_seg.models.protocol import Group, SteppedModel, TrainableModel
 from clipself_seg.training.metrics import (
     HostCopy,
     flatten_numbers,
@@ -203,6 +203,8 @@ class Trainer(TrainerBase):
         rate = settings.rate(iteration)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad()
+        if isinstance(self.model, SteppedModel):
+            self.model.before_optimizer_step(iteration, settings.iterations)
         losses = self._backward(forward, samples)
         self.after_backward()
         self.scaler.unscale_(self.optimizer)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from clipself_seg.checkpoints.training_state import trained_parameters
+from clipself_seg.checkpoints.training_state import trained_parameters, trained_tensors
 from clipself_seg.config import load_config
+from clipself_seg.errors import InputError
+from clipself_seg.models import OpenPanoptic
 from clipself_seg.training.settings import TrainingSettings
 from clipself_seg.training.trainer import Trainer
 from tests.conftest import ROOT
 from tests.models.panoptic.small import (
     CONFIG,
     FCCLIP,
+    MASKED,
     SMALL,
     model_of,
     sample,
@@ -30,20 +33,22 @@ def mapper(record, draw):
     return training_samples(2)[(draw + record["image_id"]) % 2] | record
 
 
-def train(folder, opts, resume=False):
-    cfg = load_config(CONFIG, [*SMALL, *RUN, *opts, "OUTPUT_DIR", str(folder)])
+def train(folder, opts, resume=False, kind=OpenPanoptic):
+    cfg = load_config(CONFIG, [*SMALL, *map(str, (*RUN, *opts)), "OUTPUT_DIR", str(folder)])
     model = model_of(*RUN, *opts).train()
+    model.__class__ = kind
     settings = TrainingSettings.from_config(cfg)
     groups = model.optimizer_groups(cfg.SOLVER)
     run = Trainer(model=model, records=RECORDS, mapper=mapper, settings=settings, groups=groups)
     run.train(resume)
-    return {name: p.detach().clone() for name, p in trained_parameters(model).items()}
+    return {name: p.detach().clone() for name, p in trained_tensors(model).items()}
 
 
 VARIANTS = {
     "label": ("MODEL.MASK_GENERATOR.VARIANT", "label"),
     "caption": ("MODEL.MASK_GENERATOR.VARIANT", "caption"),
     "fcclip": FCCLIP,
+    "plain": MASKED,
 }
 
 
@@ -59,7 +64,8 @@ def test_two_processes_without_unused_parameters_share_their_gradients(tmp_path,
     assert all(value.isfinite().all() for value in first.values())
 
 
-@pytest.mark.parametrize("variant", ["label", "fcclip"])
+# The plain decoder's second block keeps queries inside their masks at random where the run is broken.
+@pytest.mark.parametrize("variant", ["label", "fcclip", "plain"])
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, variant):
     opts = VARIANTS[variant]
     straight = train(tmp_path / "straight", opts)
@@ -74,6 +80,24 @@ def test_a_finished_run_of_a_schedule_of_steps_goes_on_as_if_it_had_been_longer(
     train(tmp_path / "short", ("SOLVER.MAX_ITER", "2"))
     longer = train(tmp_path / "short", (), resume=True)
     assert all(torch.equal(longer[name], straight[name]) for name in straight)
+
+
+def test_masked_attention_ends_with_the_steps_of_the_optimiser_and_a_run_keeps_their_number(
+    tmp_path,
+):
+    told = []
+
+    class Watched(OpenPanoptic):
+        def before_optimizer_step(self, step, steps):
+            super().before_optimizer_step(step, steps)
+            told.append((step, steps, self.generator.decoder.attn_mask_probs.tolist()))
+
+    train(tmp_path, (*MASKED, "SOLVER.ACCUMULATE", 2), kind=Watched)
+    assert [one[:2] for one in told] == [(step, 4) for step in range(4)]
+    kept = [probability for _, _, (_, probability) in told]
+    assert kept[:2] == [1, 1] and 0 < kept[2] < 1 and kept[3] == 0
+    with pytest.raises(InputError, match="SOLVER.MAX_ITER was 4, is 6"):
+        train(tmp_path, (*MASKED, "SOLVER.MAX_ITER", "6"), resume=True)
 
 
 def test_fcclips_clip_is_frozen_void_learns_and_embeddings_do_not_decay():

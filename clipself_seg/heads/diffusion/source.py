@@ -144,9 +144,11 @@ class DiffusionFeatures(nn.Module):
     Attributes:
         channels: number of channels of each map by its name.
         frozen_prefixes: prefixes of state entries that a checkpoint does not hold.
+        branch_map: "", for no map of it is CLIP's own.
     """
 
     frozen_prefixes: tuple[str, ...] = ("stable_diffusion.",)
+    branch_map = ""
 
     def __init__(
         self,

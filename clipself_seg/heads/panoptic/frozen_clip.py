@@ -6,7 +6,8 @@ A branch gives each mask an embedding, which is compared with the texts. There a
 
 Maps without a diffusion model come from `CLIPStages`, the stages of a convolutional CLIP (FC-CLIP, arXiv 2308.02487),
 or from `CLIPPyramid` on a ViT: the features of its blocks are semantic but on one coarse grid; a few convolutions on
-the image add details (ViTDet, arXiv 2203.16527; ViT-Adapter, arXiv 2205.08534).
+the image add details (ViTDet, arXiv 2203.16527; ViT-Adapter, arXiv 2205.08534). `CLIPTaps` gives those blocks as they
+are, for a plain mask decoder (PMT, arXiv 2603.25398).
 
 Shapes: B images, Q queries, S texts, K classes, E embedding width, C channels, D those of CLIP's last stage, h x w
     cells of CLIP's grid, m x n pixels of a mask, H x W pixels of an image or canvas.
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.runtime import chunk_size, constant, on_cpu
+from clipself_seg.clip.tower import DENSE, KEYS, QUERIES, ImageTower
 from clipself_seg.data.images import fit_size
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.pixel_decoder import GROUPS, STRIDES, NormedConv
@@ -136,7 +138,7 @@ class ClipBranch(abc.ABC):
 
     Attributes:
         clip: frozen CLIP; its text tower is not used.
-        reads_backbone: whether the last map of a generator's frozen backbone serves it, where that is its CLIP.
+        reads_backbone: whether a map of a generator's frozen backbone serves it, where that is its CLIP.
         choices: names of the attributes that decide the scores beside weights and vocabulary.
     """
 
@@ -171,7 +173,7 @@ class ClipBranch(abc.ABC):
             synonyms: number of texts of each class.
             canvas: rows and columns in pixels that the masks cover: the image with its padding at
                 the right and bottom. None: the image itself.
-            backbone_map: last map (1, D, h, w) of CLIP over the canvas, where it is there already and is read.
+            backbone_map: map (1, C, h, w) of CLIP over the canvas that is pooled, where it is there already.
 
         Returns:
             Class logits (Q, K), the largest scaled cosine among a class's synonyms; and (Q,) bool,
@@ -371,21 +373,22 @@ class DensePooling(SquareBranch):
 class BackbonePooling(ClipBranch):
     """CLIP's own pool over the visible cells of its last stage, on the generator's canvas (FC-CLIP).
 
-    Where CLIP is the generator's backbone its map is read as it is: there is no second pass. It needs a ConvNeXt or a
-    ResNet. A mask without a visible cell has an embedding, the same for all such masks, and is not valid.
+    A ViT has its dense features pooled. Where CLIP is the generator's backbone its map is read as it is: there is no
+    second pass. A mask without a visible cell has an embedding, the same for all such masks, and is not valid.
     """
 
     reads_backbone = True
     choices = ("binarise",)
 
-    def __init__(self, clip: DenseCLIP, *, binarise: str = "centre") -> None:
+    def __init__(self, clip: DenseCLIP, *, binarise: str = "") -> None:
         """
         Args:
-            clip: frozen CLIP with a ConvNeXt or a ResNet.
-            binarise: rule that opens a cell for a mask, one of those of `visible_cells`; "centre" is official.
+            clip: frozen CLIP.
+            binarise: rule that opens a cell for a mask, one of those of `visible_cells`; "" is FC-CLIP's "centre" for
+                convolutions, and that of `DensePooling` for a ViT.
         """
         self.clip = clip
-        self.binarise = binarise
+        self.binarise = binarise or (DensePooling.binarise if clip.visual.plain else "centre")
 
     def size_text(self) -> str:
         """In words, at what size CLIP reads an image."""
@@ -400,8 +403,8 @@ class BackbonePooling(ClipBranch):
     ) -> tuple[Tensor, Tensor]:
         """As `ClipBranch._read`; without a backbone's map CLIP reads the image, padded with its mean colour."""
         if backbone_map is None:
-            backbone_map = self._last_map(image, canvas)
-        patch = self.clip.patch_size
+            backbone_map = self._pooled_map(image, canvas)
+        patch = cell_side(self.clip)
         grid = (backbone_map.shape[2], backbone_map.shape[3])
         cells_Qhw = visible_cells(
             mask_logits,
@@ -413,14 +416,15 @@ class BackbonePooling(ClipBranch):
         )
         return self.clip.visual.pool_cells(backbone_map, cells_Qhw), cells_Qhw
 
-    def _last_map(self, image: Tensor, canvas: tuple[int, int]) -> Tensor:
-        """Last map (1, D, h, w) of CLIP over the canvas that masks cover."""
-        height, width = (side + -side % self.clip.patch_size for side in canvas)
+    def _pooled_map(self, image: Tensor, canvas: tuple[int, int]) -> Tensor:
+        """The map (1, C, h, w) of CLIP that is pooled, over the canvas that masks cover."""
+        side = cell_side(self.clip)
+        height, width = (length + -length % side for length in canvas)
         padding = (0, width - image.shape[2], 0, height - image.shape[1])
         pixels = F.pad(self.clip.normalise(image.float())[None], padding)
         tower = self.clip.visual
-        name = f"block{tower.depth - 1}"
-        return tower.features(pixels, [name])[name]
+        name = tower.pooled_map
+        return tower.features(on_grid(self.clip, pixels), [name])[name]
 
 
 # Names of the branches in a configuration.
@@ -434,6 +438,25 @@ CLIP_BRANCHES: dict[str, type[ClipBranch]] = {
 LAST = "s5"
 
 
+def cell_side(clip: DenseCLIP) -> int:
+    """Side in pixels of a cell of a canvas: the smallest power of two that holds a patch."""
+    return 1 << (clip.patch_size - 1).bit_length()
+
+
+def on_grid(clip: DenseCLIP, pixels: Tensor) -> Tensor:
+    """Pixels (B, 3, H, W) so that a cell of `cell_side` is a patch: 16 pixels become 14; others stay as they are.
+
+    Args:
+        clip: gives the patch.
+        pixels: normalised; H and W are multiples of `cell_side`.
+    """
+    side, patch = cell_side(clip), clip.patch_size
+    if side == patch:
+        return pixels
+    size = [length * patch // side for length in pixels.shape[2:]]
+    return F.interpolate(pixels, size, mode="bilinear", align_corners=False)
+
+
 class CLIPStages(nn.Module):
     """Maps of strides 4, 8, 16 and 32, as they leave CLIP's stages, without a parameter of its own.
 
@@ -442,9 +465,11 @@ class CLIPStages(nn.Module):
     Attributes:
         channels: number of channels of each map by its name.
         frozen_prefixes: prefixes of state entries that a checkpoint does not hold.
+        branch_map: name of the map that `BackbonePooling` pools.
     """
 
     frozen_prefixes: tuple[str, ...] = ()
+    branch_map = LAST
 
     def __init__(self, clip: DenseCLIP) -> None:
         """
@@ -482,6 +507,81 @@ class CLIPStages(nn.Module):
         return {names[block]: features[block] for block in names}
 
 
+def ends_of_quarters(depth: int) -> list[str]:
+    """Names of the blocks after a quarter, a half and three quarters of a tower, and of the last one."""
+    return [f"block{depth * part // 4 - 1}" for part in (1, 2, 3, 4)]
+
+
+class CLIPTaps(nn.Module):
+    """Features of one pass of a frozen ViT, without a parameter: what its blocks give, behind its own final norm.
+
+    The last block is that of `TransformerTower.features`: CLIPSelf's value path, where the tower has no pool. CLIP is
+    used but not registered as a submodule.
+
+    Attributes:
+        channels: number of channels of each tap by its name.
+        frozen_prefixes: prefixes of state entries that a checkpoint does not hold.
+        branch_map: name of the map that `BackbonePooling` pools, "" if it is not kept.
+        stride: side in pixels of a cell.
+        width: channels of the blocks.
+    """
+
+    frozen_prefixes: tuple[str, ...] = ()
+
+    def __init__(self, clip: DenseCLIP, *, taps: Sequence[str] = (), named: bool = False) -> None:
+        """
+        Args:
+            clip: frozen CLIP with a ViT.
+            taps: names of features, ``block{i}`` or ``dense``; () is the ends of the four quarters of the blocks.
+            named: whether ``dense`` is kept beside the taps, for a CLIP branch that names masks by it.
+
+        Raises:
+            InputError: the image tower is no ViT, or has no such feature; a tap is there twice.
+        """
+        super().__init__()
+        tower = clip.visual
+        if not tower.plain:
+            raise InputError(
+                f"MODEL.MASK_GENERATOR.SOURCE blocks needs a ViT, whose blocks have one grid, and {clip.name} is none"
+            )
+        names = tower.check_names(taps or ends_of_quarters(tower.depth))
+        shapes = tower.feature_shapes()
+        self.channels = {name: shapes[name].channels for name in names}
+        if len(self.channels) < len(names) or not {QUERIES, KEYS}.isdisjoint(names):
+            raise InputError(
+                f"MODEL.PLAIN_DECODER.TAPS is {', '.join(names)}: give block0 to block{tower.depth - 1} or dense, "
+                "each once"
+            )
+        self._clip = (clip,)  # a tuple, so that CLIP is not registered as a submodule
+        self.branch_map = DENSE if named else ""
+        self.stride = cell_side(clip)
+        blocks = [shapes[name].channels for name in shapes if name.startswith("block")]
+        self.width = max(blocks, default=shapes[DENSE].channels)
+
+    def settings(self) -> dict[str, object]:
+        """Settings that decide the maps beside weights and shapes."""
+        return {"taps": list(self.channels)}
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Taps (B, channels, H / stride, W / stride) by name of RGB images, and `branch_map` if it is kept.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], H and W multiples of the stride.
+        """
+        (clip,) = self._clip
+        tower = clip.visual
+        wanted = dict.fromkeys([*self.channels, *([self.branch_map] if self.branch_map else [])])
+        maps = tower.features(on_grid(clip, clip.normalise(images)), wanted)
+        return {
+            name: maps[name] if name == DENSE else _normed(tower, maps[name]) for name in wanted
+        }
+
+
+def _normed(tower: ImageTower, map_BDhw: Tensor) -> Tensor:
+    return tower.final_norm(map_BDhw.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 class CLIPPyramid(nn.Module):
     """Maps of strides 4, 8, 16 and 32 from some blocks of CLIP and from the image.
 
@@ -490,9 +590,11 @@ class CLIPPyramid(nn.Module):
     Attributes:
         channels: number of channels of each map by its name.
         frozen_prefixes: prefixes of state entries that a checkpoint does not hold.
+        branch_map: "", for no map of it is CLIP's own.
     """
 
     frozen_prefixes: tuple[str, ...] = ()
+    branch_map = ""
 
     def __init__(self, clip: DenseCLIP, *, blocks: Sequence[int] = (), channels: int = 256) -> None:
         """
@@ -514,13 +616,12 @@ class CLIPPyramid(nn.Module):
         if channels < GROUPS or channels % GROUPS:
             raise InputError(f"MODEL.PYRAMID.CHANNELS is {channels}: give a multiple of {GROUPS}")
         depth = tower.depth
-        blocks = blocks or [depth * part // 4 - 1 for part in (1, 2, 3, 4)]
+        names = [f"block{i}" for i in blocks] or ends_of_quarters(depth)
         self._clip = (clip,)  # a tuple, so that CLIP is not registered as a submodule
-        self.names = tower.check_names(f"block{i}" for i in blocks)
+        self.names = tower.check_names(names)
         shapes = tower.feature_shapes()
         self.channels = dict.fromkeys(STRIDES, channels)
-        # The smallest power of two that holds a patch: images are enlarged so that 14 pixels become 16.
-        self.stride = 1 << (clip.patch_size - 1).bit_length()
+        self.stride = cell_side(clip)
         self.block_projections = nn.ModuleList(
             NormedConv(shapes[name].channels, channels, 1) for name in self.names
         )
@@ -557,12 +658,8 @@ class CLIPPyramid(nn.Module):
     def _cells(self, images: Tensor) -> Tensor:
         """Sum of the projections of all blocks, (B, C, H / self.stride, W / self.stride)."""
         (clip,) = self._clip
-        side_h, side_w = (side * clip.patch_size // self.stride for side in images.shape[2:])
-        pixels = clip.normalise(images)
-        if clip.patch_size != self.stride:
-            pixels = F.interpolate(pixels, (side_h, side_w), mode="bilinear", align_corners=False)
         with torch.no_grad():
-            features = clip.visual.features(pixels, self.names)
+            features = clip.visual.features(on_grid(clip, clip.normalise(images)), self.names)
         parts = [p(features[name]) for p, name in zip(self.block_projections, self.names)]
         return F.relu(torch.stack(parts).sum(dim=0))
 

@@ -20,9 +20,11 @@ from clipself_seg.heads.panoptic.frozen_clip import (
     ClipBranch,
     CLIPPyramid,
     CLIPStages,
+    CLIPTaps,
 )
 from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator
 from clipself_seg.heads.panoptic.mask_losses import LossSettings, MaskCriterion, TermWeights
+from clipself_seg.heads.panoptic.plain_decoder import PlainDecoder, PlainDecoderSizes
 from clipself_seg.models.panoptic.outputs import FusionSettings, MergeSettings
 
 
@@ -32,22 +34,24 @@ class FeatureSource(Protocol):
     Attributes:
         channels: of each map, by name.
         frozen_prefixes: beginnings of the names of tensors that do not train.
+        branch_map: name of the map that a CLIP branch on the backbone pools, "" if there is none.
     """
 
     channels: dict[str, int]
     frozen_prefixes: tuple[str, ...]
+    branch_map: str
 
     def settings(self) -> dict[str, object]:
         """Settings that decide the features beside the weights."""
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """Feature maps s2 to s5 of images (B, 3, H, W) in [0, 1]."""
+        """Feature maps by name of images (B, 3, H, W) in [0, 1]: s2 to s5, or the taps of a plain decoder."""
 
 
 def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
     """Builds the arguments of `OpenPanoptic`.
 
-    Reads ``MODEL.{CLIP, MASK_GENERATOR, MASK_FORMER, PYRAMID, DIFFUSION, CLIP_BRANCH, FUSION}``,
+    Reads ``MODEL.{CLIP, MASK_GENERATOR, MASK_FORMER, PLAIN_DECODER, PYRAMID, DIFFUSION, CLIP_BRANCH, FUSION}``,
     ``TEST.DETECTIONS_PER_IMAGE``, ``TEST.PANOPTIC.AMP`` and ``SOLVER.AMP``.
 
     Raises:
@@ -93,6 +97,7 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
         )
     caption = chosen.VARIANT == "caption"
     backbone = build_source(cfg, clip)
+    build = build_plain_decoder if chosen.KIND == "plain" else build_generator
     losses = LossSettings(
         weights=TermWeights(former.CLASS_WEIGHT, former.MASK_WEIGHT, former.DICE_WEIGHT),
         void_weight=former.NO_OBJECT_WEIGHT,
@@ -100,7 +105,7 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
     )
     return parts | {
         "backbone": backbone,
-        "generator": build_generator(cfg, clip, backbone),
+        "generator": build(cfg, clip, backbone),
         "criterion": MaskCriterion(class_agnostic=caption, settings=losses),
         "grounding_weight": 1.0 if caption else 0.0,
     }
@@ -133,7 +138,7 @@ def build_branch(cfg: CfgNode, clip: DenseCLIP) -> ClipBranch:
     if keys.ALIGN_MASKS >= 0:
         chosen["align_masks"] = bool(keys.ALIGN_MASKS)
     if keys.KIND == "backbone":
-        _require_backbone_alone(cfg, clip, chosen)
+        _require_backbone_alone(cfg, chosen)
     named_by = _branch_clip(cfg, clip)
     if keys.KIND == "masked_attention" and not named_by.visual.readouts.masked_attention:
         raise InputError(
@@ -169,7 +174,7 @@ def _branch_clip(cfg: CfgNode, clip: DenseCLIP) -> DenseCLIP:
     return branch_clip
 
 
-def _require_backbone_alone(cfg: CfgNode, clip: DenseCLIP, chosen: Iterable[str]) -> None:
+def _require_backbone_alone(cfg: CfgNode, chosen: Iterable[str]) -> None:
     """Refuse settings of a second pass, and of a CLIP of the branch's own beside the backbone's."""
     for name in chosen:
         raise InputError(
@@ -183,17 +188,15 @@ def _require_backbone_alone(cfg: CfgNode, clip: DenseCLIP, chosen: Iterable[str]
                 f"MODEL.CLIP_BRANCH.{key} is {value}, and KIND backbone reads the features of MODEL.CLIP.{key}: leave "
                 "it empty, or take another KIND"
             )
-    if not clip.visual.readouts.pooled_cells:
-        raise InputError(
-            f"MODEL.CLIP_BRANCH.KIND backbone needs a ConvNeXt or a ResNet, MODEL.CLIP.NAME is {clip.name}: take "
-            "KIND dense"
-        )
 
 
 def build_source(cfg: CfgNode, clip: DenseCLIP) -> FeatureSource:
     """Builds the source of the mask generator's features."""
     if cfg.MODEL.MASK_GENERATOR.SOURCE == "clip":
         return CLIPStages(clip)
+    if cfg.MODEL.MASK_GENERATOR.SOURCE == "blocks":
+        named = cfg.MODEL.CLIP_BRANCH.KIND == "backbone"
+        return CLIPTaps(clip, taps=cfg.MODEL.PLAIN_DECODER.TAPS, named=named)
     if cfg.MODEL.MASK_GENERATOR.SOURCE == "pyramid":
         pyramid = cfg.MODEL.PYRAMID
         return CLIPPyramid(clip, blocks=pyramid.BLOCKS, channels=pyramid.CHANNELS)
@@ -239,4 +242,33 @@ def build_generator(cfg: CfgNode, clip: DenseCLIP, backbone: FeatureSource) -> M
         text_width=clip.embed_dim,
         null_text=null_text,
         sizes=sizes,
+    )
+
+
+def build_plain_decoder(cfg: CfgNode, clip: DenseCLIP, taps: FeatureSource) -> PlainDecoder:
+    """Builds the plain mask decoder on taps of a ViT, as wide as its blocks and with as many heads.
+
+    Args:
+        cfg: configuration; ``MODEL.PLAIN_DECODER``, and numbers of ``MODEL.MASK_FORMER`` are read.
+        clip: CLIP whose ViT it is, and with whose texts masks are compared.
+        taps: source of the features, a `CLIPTaps`.
+
+    Raises:
+        InputError: the width does not fit the heads.
+    """
+    former = cfg.MODEL.MASK_FORMER
+    assert isinstance(taps, CLIPTaps), "the configuration is checked"
+    sizes = PlainDecoderSizes(
+        width=taps.width,
+        heads=clip.visual.heads,
+        queries=former.NUM_OBJECT_QUERIES,
+        layers=former.DEC_LAYERS,
+        hidden=former.DIM_FEEDFORWARD or taps.width,
+        patch=taps.stride,
+    )
+    return PlainDecoder(
+        channels=taps.channels,
+        text_width=clip.embed_dim,
+        sizes=sizes,
+        masked_attention=cfg.MODEL.PLAIN_DECODER.MASKED_ATTENTION,
     )

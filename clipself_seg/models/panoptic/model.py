@@ -43,10 +43,10 @@ from clipself_seg.data.vocabulary import Vocabulary, Words, class_names, read_gi
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import Fusion
 from clipself_seg.heads.panoptic.frozen_clip import (
-    LAST,
     BackbonePooling,
     ClipBranch,
     CLIPStages,
+    CLIPTaps,
     MaskedAttention,
 )
 from clipself_seg.heads.panoptic.generator import MaskGenerator, QueryPrediction
@@ -57,6 +57,7 @@ from clipself_seg.heads.panoptic.mask_losses import (
     grounding_loss,
 )
 from clipself_seg.heads.panoptic.panoptic_merge import resize_masks
+from clipself_seg.heads.panoptic.plain_decoder import PlainDecoder
 from clipself_seg.heads.text_scores import only_classes
 from clipself_seg.models.base import (
     ModelBase,
@@ -110,11 +111,13 @@ OF_CLIP = ("text_proj", "null_embed", "clip_project", "time_embed_project", "voi
 OF_STAGES = ("pixel_decoder.input_proj", "pixel_decoder.adapter_1", "class_embed.layers.2")
 GENERATOR = "generator."
 CLIP = "backbone.clip_model."
-# First part of a name -> the variant and the source that have it.
+# First part of a name -> the kind, the variant and the source that have it.
+KINDS = {"sem_seg_head.predictor.query_feat": "mask2former", "decoder.q.": "plain"}
 VARIANTS = {"word_head": "caption", "category_head": "label", "void_embedding": "fcclip"}
 SOURCES = {
     "backbone.feature_projections": "diffusion",
     "backbone.block_projections": "pyramid",
+    "bn.": "blocks",
     CLIP: "clip",
 }
 # The frozen copies, which no output depends on.
@@ -140,7 +143,7 @@ class OpenPanoptic(ModelBase):
         clip: DenseCLIP,
         branch: ClipBranch,
         backbone: FeatureSource | None = None,
-        generator: MaskGenerator | None = None,
+        generator: MaskGenerator | PlainDecoder | None = None,
         criterion: MaskCriterion | None = None,
         outputs: str = "",
         masks_given: bool = False,
@@ -155,7 +158,7 @@ class OpenPanoptic(ModelBase):
         Args:
             clip: CLIP with both towers, frozen; embeds the texts, and gives the features of a pyramid.
             branch: CLIP branch that scores masks, with a CLIP of its own or with `clip`.
-            backbone: turns images in [0, 1] into maps s2, s3, s4, s5; has `channels` and `frozen_prefixes`.
+            backbone: turns images in [0, 1] into the maps that the generator reads.
             generator: turns the maps into masks.
             criterion: losses of the generator; None for a model that does not train.
             outputs: folder of generator outputs (`outputs.save_output`), in place of backbone and generator.
@@ -223,7 +226,7 @@ class OpenPanoptic(ModelBase):
     @property
     def branch_on_backbone(self) -> bool:
         """Whether the CLIP branch reads the map of the generator's backbone, which is then not computed twice."""
-        return self.branch.reads_backbone and isinstance(self.backbone, CLIPStages)
+        return self.branch.reads_backbone and bool(self.backbone and self.backbone.branch_map)
 
     @property
     def exponents(self) -> tuple[float, float]:
@@ -292,7 +295,11 @@ class OpenPanoptic(ModelBase):
 
     def optimizer_groups(self, solver: CfgNode) -> list[Group]:
         """Parameter groups: norms and biases without weight decay, all others with it; FC-CLIP's are Detectron2's,
-        which decay biases, and norms and embeddings by keys of their own."""
+        which decay biases, and norms and embeddings by keys of their own; of a plain decoder everything decays (PMT).
+        """
+        if isinstance(self.generator, PlainDecoder):
+            trained = [p for p in self.parameters() if p.requires_grad]
+            return [{"params": trained, "weight_decay": solver.WEIGHT_DECAY}]
         if self.generator is None or self.generator.variant != "fcclip":
             return norms_and_biases_apart(self, solver.WEIGHT_DECAY)
         return by_rate_and_kind(
@@ -302,6 +309,11 @@ class OpenPanoptic(ModelBase):
             norm_decay=solver.WEIGHT_DECAY_NORM,
             embedding_decay=0.0,
         )
+
+    def before_optimizer_step(self, step: int, steps: int) -> None:
+        """As `SteppedModel`: masked attention of a plain decoder is annealed."""
+        if isinstance(self.generator, PlainDecoder):
+            self.generator.set_step(step, steps)
 
     def evaluation_metadata(self, records: Mapping[str, Sequence[Record]]) -> dict[str, object]:
         """Settings that decide the numbers beside weights and configuration: those of the CLIP branch, and
@@ -353,7 +365,9 @@ class OpenPanoptic(ModelBase):
             return [self._segment(sample, fusions) for sample in samples]
 
     def losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """Losses of every decoder layer by name: `MaskCriterion.losses`, and the caption model's grounding loss.
+        """Losses of every prediction by name: `MaskCriterion.losses`, and the caption model's grounding loss.
+
+        Mask2Former's decoder predicts before and behind each layer, a plain one too with masked attention, else once.
 
         Args:
             samples: of training, see `forward`.
@@ -370,12 +384,12 @@ class OpenPanoptic(ModelBase):
             logits = self._void_logits(self.generator, predictions)
             pairs = [(void, p.mask_logits) for void, p in zip(logits, predictions)]
             losses = self.criterion.losses(pairs, targets)
-            if self.grounding_weight:
+            if self.grounding_weight and isinstance(self.generator, MaskGenerator):
                 losses |= self._grounding(self.generator, predictions, samples)
         return losses
 
     def _void_logits(
-        self, generator: MaskGenerator, predictions: Sequence[QueryPrediction]
+        self, generator: MaskGenerator | PlainDecoder, predictions: Sequence[QueryPrediction]
     ) -> list[Tensor]:
         """Of each layer `GeneratorScores.void_logits`, for which the caption model needs no class logits."""
         own = [p.object_logits for p in predictions if p.object_logits is not None]
@@ -434,7 +448,7 @@ class OpenPanoptic(ModelBase):
             scores.void_prob[0],
             (canvas.shape[2], canvas.shape[3]),
             (height, width),
-            maps[LAST] if self.branch_on_backbone else None,
+            maps[self.backbone.branch_map] if self.branch_on_backbone else None,
         )
 
     def _segment(self, sample: Sample, fusions: Mapping[str, Fusion] | None) -> Outputs:
@@ -573,6 +587,8 @@ class OpenPanoptic(ModelBase):
         if isinstance(self.branch, MaskedAttention):
             return "masked attention"
         if isinstance(self.branch, BackbonePooling):
+            if self.branch.clip.visual.plain:
+                return f"{self.branch.clip.visual.description()}, of the generator's pass"
             return "the backbone's last stage, pooled as CLIP pools it"
         return self.branch.clip.visual.description()
 
@@ -673,9 +689,13 @@ def full_state(model: OpenPanoptic, state: Mapping[str, Tensor]) -> dict[str, Te
                 f"the panoptic checkpoint has {name} of shape {tuple(read[name].shape)}, the model needs "
                 f"{tuple(target.shape)}: "
                 + (
-                    "MODEL.CLIP.NAME gives the size"
-                    if any(part in name for part in of_clip)
-                    else "MODEL.MASK_FORMER and MODEL.PYRAMID give the sizes"
+                    "MODEL.CLIP.NAME gives the width, MODEL.MASK_FORMER the other sizes"
+                    if isinstance(model.backbone, CLIPTaps)
+                    else (
+                        "MODEL.CLIP.NAME gives the size"
+                        if any(part in name for part in of_clip)
+                        else "MODEL.MASK_FORMER and MODEL.PYRAMID give the sizes"
+                    )
                 )
             )
     _check_numbers({n: t for n, t in read.items() if wanted[n].is_floating_point()})
@@ -700,13 +720,13 @@ def _check_kind(model: OpenPanoptic, given: Mapping[str, Tensor]) -> None:
         raise InputError(
             f"MODEL.WEIGHTS is of no use with MODEL.MASK_GENERATOR.SOURCE {model.source}: leave it empty"
         )
-    if not any(name.startswith("sem_seg_head.predictor.query_feat") for name in given):
+    if not any(name.startswith(tuple(KINDS)) for name in given):
         raise InputError(
             "this is no panoptic checkpoint: it has no mask generator; a CLIP belongs in "
             "MODEL.CLIP.WEIGHTS or MODEL.CLIP_BRANCH.WEIGHTS"
         )
     own = [*trained_state(model), *([CLIP] if isinstance(model.backbone, CLIPStages) else [])]
-    for table, key in ((VARIANTS, "VARIANT"), (SOURCES, "SOURCE")):
+    for table, key in ((KINDS, "KIND"), (VARIANTS, "VARIANT"), (SOURCES, "SOURCE")):
         has, needs = (
             {k for p, k in table.items() if any(n.startswith(p) for n in names)}
             for names in (given, own)

@@ -24,6 +24,12 @@ FCCLIP += ("MODEL.MASK_GENERATOR.PADDING", "-1", "MODEL.CLIP_BRANCH.KIND", "back
 NAMED_BY_VIT = ("MODEL.CLIP_BRANCH.KIND", "dense", "MODEL.CLIP_BRANCH.INPUT_SIZE", "64")
 NAMED_BY_VIT += ("MODEL.CLIP_BRANCH.NAME", "ViT-Mini-8")
 NAMED_BY_VIT += ("MODEL.CLIP_BRANCH.WEIGHTS", "mini-clipself")
+# A plain decoder on the blocks of the mini CLIP, whose dense features of the same pass name its masks.
+PLAIN = ("MODEL.MASK_GENERATOR.KIND", "plain", "MODEL.MASK_GENERATOR.SOURCE", "blocks")
+PLAIN += ("MODEL.MASK_GENERATOR.VARIANT", "fcclip", "MODEL.MASK_FORMER.DIM_FEEDFORWARD", "0")
+PLAIN += ("MODEL.MASK_FORMER.DEC_LAYERS", "2", "MODEL.CLIP_BRANCH.INPUT_SIZE", "0")
+PLAIN += ("MODEL.CLIP_BRANCH.KIND", "backbone")
+MASKED = (*PLAIN, "MODEL.PLAIN_DECODER.MASKED_ATTENTION", "True")
 # Masks that are given with the image.
 GIVEN = ("MODEL.MASK_GENERATOR.SOURCE", "masks", "MODEL.FUSION.MODE", "clip")
 THING, STUFF = ("red star", "blue ring"), ("grass", "lawn")

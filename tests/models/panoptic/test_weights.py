@@ -334,7 +334,6 @@ def test_a_checkpoint_of_another_clip_is_refused_by_its_name(official, clip_file
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"MODEL.CLIP.NAME": "ViT-Mini-8"}, "needs a ConvNeXt or a ResNet, MODEL.CLIP.NAME is ViT"),
         ({"MODEL.CLIP_BRANCH.INPUT_SIZE": 64}, "INPUT_SIZE is set, and KIND backbone"),
         ({"MODEL.CLIP_BRANCH.WEIGHTS": "mine.pt"}, "KIND backbone reads the features of"),
         (

@@ -1,0 +1,216 @@
+"""OpenPanoptic with a plain decoder: taps and names of one pass of a frozen tower, what trains, and its weights."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from clipself_seg.checkpoints.training_state import trained_parameters
+from clipself_seg.clip import DenseCLIP, load_clip
+from clipself_seg.clip.kinds import find_architecture
+from clipself_seg.clip.tower import ImageTower
+from clipself_seg.config import load_config
+from clipself_seg.errors import InputError
+from clipself_seg.heads.panoptic.frozen_clip import CLIPTaps
+from clipself_seg.heads.panoptic.plain_decoder import PlainDecoderSizes
+from clipself_seg.models.panoptic.config import build_plain_decoder, build_source
+from clipself_seg.models.panoptic.model import trained_state
+from tests.models.panoptic.small import (
+    CONFIG,
+    FCCLIP,
+    MASKED,
+    PLAIN,
+    SMALL,
+    model_of,
+    sample,
+    training_samples,
+)
+
+BLOCKS = ["block0", "block1", "block2", "block3"]
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return model_of(*PLAIN)
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Towers that were asked for features, one for each time."""
+    asked, own = [], ImageTower.check_names
+    monkeypatch.setattr(ImageTower, "check_names", lambda *a: asked.append(a[0]) or own(*a))
+    return asked
+
+
+def test_masks_and_names_of_an_image_are_one_pass_of_the_tower(plain, passes):
+    (outputs,) = plain([sample()])
+    assert passes == [plain.clip.visual] and outputs["sem_seg"].shape == (3, 40, 50)
+    two = model_of(*PLAIN, "MODEL.CLIP_BRANCH.KIND", "dense")
+    passes.clear()
+    two([sample()])
+    assert len(passes) == 2
+
+
+def test_names_are_means_of_dense_features_inside_the_masks(plain):
+    one = sample(64, 96)
+    generated = plain.generate(one)
+    logits, valid = plain.clip_scores(one, generated)
+    masks = 5 * torch.randn(4, 8, 12, generator=torch.Generator().manual_seed(0))
+    image = one["image"].float() / 255
+    found, _ = plain.branch.embed(image, masks, (64, 96), generated.backbone_map)
+    wanted = plain.clip.encode_masks(plain.clip.normalise(image)[None], [masks > 0])
+    torch.testing.assert_close(F.normalize(found, dim=-1), wanted)
+    # Without a generator, whose outputs may come from a disk, CLIP reads the canvas itself.
+    again, same = plain.branch.score(
+        image, generated.mask_logits, plain.branch_texts(), plain.synonyms, (64, 96)
+    )
+    torch.testing.assert_close(again, logits)
+    assert torch.equal(valid, same)
+    assert "of the generator's pass" in plain.reading().features
+
+
+def test_a_canvas_of_any_shape_has_masks_of_a_quarter_of_the_stride(plain):
+    shapes = [plain.generate(sample(*size)).mask_logits.shape for size in ((30, 90), (130, 64))]
+    # Patches of 8 pixels are doubled once, as PMT has it.
+    assert shapes == [(7, 8, 24), (7, 40, 16)]
+
+
+@pytest.mark.parametrize("name", ["ViT-Mini-8", "EVA-Mini-8"])
+def test_taps_are_blocks_behind_the_towers_own_norm_and_have_no_parameter(name):
+    clip = load_clip(name, None)
+    source, images = CLIPTaps(clip, named=True), torch.rand(2, 3, 64, 96)
+    assert list(source.channels) == BLOCKS and not list(source.state_dict())
+    maps = source(images)
+    features = clip.visual.features(clip.normalise(images), [*BLOCKS, "dense"])
+    norm = clip.visual.ln_post if name.startswith("ViT") else clip.visual.norm
+    for block in BLOCKS:
+        wanted = F.layer_norm(
+            features[block].movedim(1, -1), (128,), norm.weight, norm.bias, norm.eps
+        )
+        torch.testing.assert_close(maps[block], wanted.movedim(-1, 1))
+    assert torch.equal(maps["dense"], features["dense"])
+    assert not any(one.requires_grad for one in maps.values())
+    assert list(CLIPTaps(clip, taps=("block2", "dense"))(images)) == ["block2", "dense"]
+
+
+@pytest.mark.parametrize(
+    ("name", "taps", "words"),
+    [
+        ("ConvNeXt-Mini-32", (), "SOURCE blocks needs a ViT"),
+        ("ViT-Mini-8", ("block9",), 'no feature "block9"'),
+        ("ViT-Mini-8", ("keys",), "give block0 to block3 or dense, each once"),
+        ("ViT-Mini-8", ("block1", "block1"), "TAPS is block1, block1"),
+    ],
+)
+def test_features_that_are_no_taps_are_refused(name, taps, words):
+    with pytest.raises(InputError, match=words):
+        CLIPTaps(load_clip(name, None), taps=taps)
+
+
+def test_a_patch_of_14_has_cells_of_16_pixels():
+    clip = load_clip("ViT-Mini-8", None)
+    clip.visual.patch_size = 7  # as 14 is to 16
+    sizes = []
+    zeros = torch.zeros(1, 128, 8, 12)
+    clip.visual.features = lambda x, names: sizes.append(tuple(x.shape)) or dict.fromkeys(
+        names, zeros
+    )
+    assert CLIPTaps(clip).stride == 8
+    CLIPTaps(clip)(torch.rand(1, 3, 64, 96))
+    assert sizes == [(1, 3, 56, 84)]
+
+
+@pytest.mark.parametrize(
+    ("opts", "predictions"),
+    [(PLAIN, 1), (MASKED, 3), ((*PLAIN, "MODEL.PLAIN_DECODER.TAPS", "('dense',)"), 1)],
+)
+def test_all_but_the_tower_trains_and_decays(opts, predictions):
+    model = model_of(*opts).train()
+    losses = model(training_samples())
+    assert len(losses) == 3 * predictions
+    sum(losses.values()).backward()
+    trained = trained_parameters(model)
+    assert {name.split(".")[0] for name in trained} == {"generator"}
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in trained.values())
+    solver = load_config(CONFIG, [*SMALL, *map(str, opts)]).SOLVER
+    (group,) = model.optimizer_groups(solver)
+    assert {id(p) for p in group["params"]} == {id(p) for p in trained.values()}
+    assert group["weight_decay"] == solver.WEIGHT_DECAY > 0
+
+
+def test_nothing_is_random_in_evaluation_in_the_middle_of_the_annealing():
+    model = model_of(*MASKED)
+    model.before_optimizer_step(50, 100)
+    assert 0 < model.generator.decoder.attn_mask_probs[1] < 1
+    first, second = (model([sample()])[0]["sem_seg"] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_an_exported_model_is_the_same_after_loading(tmp_path, caplog):
+    first, second = model_of(*PLAIN), model_of(*PLAIN, seed=1)
+    second.clip.load_state_dict(first.clip.state_dict())
+    first.generator.bn[0].running_mean.add_(1)
+    names = set(trained_state(first))
+    assert {"bn.0.running_var", "decoder.q.weight", "void_embedding.weight"} <= names
+    assert all(name.startswith(("bn.", "decoder.", "void_embedding.")) for name in names)
+    first.export(tmp_path / "model.pth")
+    saved = torch.load(tmp_path / "model.pth", weights_only=True)["model"]
+    with caplog.at_level(logging.INFO):
+        second.load_state_dict(saved)
+    assert f"{len(names)} loaded, 0 missing, 0 unexpected" in caplog.text
+    one, other = (model([sample()])[0]["sem_seg"] for model in (first, second))
+    assert torch.equal(one, other) and second.exponents == first.exponents
+    wider = model_of(*PLAIN, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 5)
+    wider.clip.load_state_dict(first.clip.state_dict())
+    with pytest.raises(InputError, match="MODEL.CLIP.NAME gives the width, MODEL.MASK_FORMER"):
+        wider.load_state_dict(saved)
+    with pytest.raises(
+        InputError, match="was trained on weights .* give the former as MODEL.CLIP.W"
+    ):
+        model_of(*PLAIN, seed=2).load_state_dict(saved)
+    with pytest.raises(
+        InputError, match="KIND plain, the model's is mask2former: set MODEL.MASK_G"
+    ):
+        model_of(*FCCLIP).load_state_dict(saved)
+
+
+@pytest.mark.parametrize(
+    ("opts", "words"),
+    [
+        (("MODEL.MASK_GENERATOR.KIND", "plain"), "SOURCE must be blocks for the kind plain"),
+        (("MODEL.MASK_GENERATOR.SOURCE", "blocks"), "SOURCE must be blocks for the kind plain"),
+        ((*PLAIN, "MODEL.MASK_GENERATOR.VARIANT", "label"), "VARIANT must be fcclip"),
+        (("MODEL.MASK_FORMER.DIM_FEEDFORWARD", "0"), "must be greater than 0, or 0 for the kind"),
+        ((*PLAIN, "MODEL.MASK_FORMER.HIDDEN_DIM", "32"), "reads it with .*KIND mask2former alone"),
+        (("MODEL.PLAIN_DECODER.MASKED_ATTENTION", "True"), "reads it with .*KIND plain alone"),
+        ((*PLAIN, "MODEL.PLAIN_DECODER.TAPS", "(1, 2)"), "must be names of features"),
+        (
+            (*PLAIN, "MODEL.CLIP_BRANCH.WEIGHTS", "mini-clipself"),
+            "reads the features of MODEL.CLIP",
+        ),
+    ],
+)
+def test_keys_that_do_not_fit_a_plain_decoder_are_refused(opts, words):
+    with pytest.raises(InputError, match=words):
+        model_of(*opts)
+
+
+TOWERS = ("openai_vitb16", "openai_vitl14_336", "eva02_vitb16", "eva02_vitl14_336")
+TOWERS += ("siglip2_vitb16", "pe_core_vitb16", "tipsv2_vitb14")
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_the_recipe_takes_a_tower_and_has_the_width_heads_and_squares_of_it(tower):
+    cfg = load_config(f"panoptic/plain+{tower}")
+    sizes = find_architecture(cfg.MODEL.CLIP.NAME).signature.sizes
+    with torch.device("meta"):
+        clip = DenseCLIP(architecture=find_architecture(cfg.MODEL.CLIP.NAME), quick_gelu=False)
+        taps = build_source(cfg, clip)
+        decoder = build_plain_decoder(cfg, clip, taps)
+    quarter = sizes.layers // 4
+    assert list(taps.channels) == [f"block{quarter * part - 1}" for part in (1, 2, 3, 4)]
+    assert decoder.sizes == PlainDecoderSizes(sizes.width, sizes.width // 64, 200, 6, sizes.width)
+    assert cfg.INPUT.IMAGE_SIZE == cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY == 640

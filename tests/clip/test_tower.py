@@ -20,6 +20,7 @@ from clipself_seg.clip.openai import VisionTransformer
 from clipself_seg.clip.tower import sum_of_values, train_last_blocks
 from clipself_seg.errors import InputError
 from clipself_seg.prediction.onnx.towers import export_onnx
+from tests.small_towers import small_towers
 
 
 @pytest.fixture(scope="module")
@@ -490,3 +491,20 @@ def test_under_autocast_the_sum_has_the_precision_of_the_tokens():
         with torch.autocast("cpu", torch.bfloat16):
             rounded = F.normalize(tower.dense(images).float(), dim=1)
     assert (exact * rounded).sum(1).min() > 0.999
+
+
+@torch.no_grad()
+def test_the_final_norm_of_every_tower_is_the_one_in_front_of_its_head(tmp_path):
+    with small_towers(tmp_path) as names:
+        towers = [openai_tower(), eva_tower(), *(load_clip(n, None).visual for n in names)]
+    for tower in towers:
+        weight, bias = tower.ends()[2][:2]
+        weight.normal_()
+        bias.normal_()
+        tokens = 3 * torch.randn(2, 5, tower.width) + 1
+        expected = F.layer_norm(tokens, (tower.width,), weight, bias)
+        torch.testing.assert_close(tower.final_norm(tokens), expected, atol=1e-4, rtol=1e-4)
+        # The head reads nothing else.
+        torch.testing.assert_close(
+            tower.project(5 * tokens + 2), tower.project(tokens), atol=1e-3, rtol=1e-3
+        )

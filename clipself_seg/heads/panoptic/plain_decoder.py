@@ -44,6 +44,7 @@ from clipself_seg.heads.text_scores import class_logits, similarity_scale
 ROTARY_BASE = 100.0
 DOUBLING_EPS = 1e-6
 POWER = 0.9  # of the probability's decline
+RELEASED = "network."  # beginning of all names in PMT's files
 # Beginnings of the names that PMT's decoders do not have.
 OWN: tuple[str, ...] = ("void_embedding.", "decoder.mask_pooling_proj.", "decoder.class_embed.")
 OWN += ("decoder.logit_scale", "decoder.inputs.")
@@ -460,21 +461,23 @@ def _declining(step: int, begin: int, end: int) -> float:
     return 1.0 if step < begin else ((end - step) / (end - begin)) ** POWER
 
 
-def load_released(decoder: PlainDecoder, tensors: Mapping[str, Tensor], source: str) -> str:
-    """Loads a decoder that PMT's authors released, and returns what was loaded in words.
+def released_state(
+    decoder: PlainDecoder, tensors: Mapping[str, Tensor], source: str
+) -> tuple[dict[str, Tensor], str]:
+    """State of a decoder with the tensors of one that PMT's authors released, and in words what was read.
 
     All must fit. Their classifier is left out where the decoder compares with texts; what does that then stays as it
     is, and has to be trained.
 
     Args:
         decoder: of the released sizes.
-        tensors: of the file, with or without ``network.``.
+        tensors: of the file, with or without `RELEASED`.
         source: the file, for messages.
 
     Raises:
         InputError: missing, unexpected or misshapen tensors.
     """
-    given = {name.removeprefix("network."): tensor for name, tensor in tensors.items()}
+    given = {name.removeprefix(RELEASED): tensor for name, tensor in tensors.items()}
     own = decoder.state_dict()
     wanted = {name: tensor for name, tensor in own.items() if not name.startswith(OWN)}
     unread = {name for name in given if name.startswith("decoder.class_head.")} - wanted.keys()
@@ -487,11 +490,10 @@ def load_released(decoder: PlainDecoder, tensors: Mapping[str, Tensor], source: 
                 f"{source} has {name} of shape {tuple(read[name].shape)}, the decoder needs {tuple(tensor.shape)}: "
                 "give it the sizes of the file"
             )
-    decoder.load_state_dict(own | read)
     report = f"plain decoder <- {source}: {len(read)} loaded, 0 missing, 0 unexpected"
     if unread:
         report += (
             f"; {len(unread)} of a classifier of fixed classes left out, {len(own) - len(read)} of the head that "
             "compares with texts have to be trained"
         )
-    return report
+    return own | read, report

@@ -205,7 +205,10 @@ def evaluate(cfg: CfgNode, resume: bool, formats: Sequence[str] = ()) -> None:
     evaluation.check(model)
     forget_files()
     if not evaluation.datasets:
-        raise InputError("nothing to evaluate: DATASETS.TEST is empty")
+        alone = (
+            ": name panoptic data there, --data has images to train on" if cfg.DATASETS.DATA else ""
+        )
+        raise InputError(f"nothing to evaluate: DATASETS.TEST is empty{alone}")
     iterations = _load_trained(cfg, model) if resume else None
     start = dict[str, Tensor]()
     if fractions:

@@ -27,6 +27,7 @@ from clipself_seg.data.mappers.regions import RegionMapper, WholeImageMapper
 from clipself_seg.data.mappers.samples import Configurable
 from clipself_seg.data.regions import MaskResize
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results
 from clipself_seg.evaluation.protocol import MeasuringProtocol, words_text
 from clipself_seg.evaluation.regions.accuracy import RegionAccuracyEvaluator
@@ -101,6 +102,11 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
         """Sizes of the input and readouts of a data set."""
         if is_of_whole_images(name):
             return self.whole_sizes or (model.image_size,), (WHOLE,)
+        if model.task() == "whole_images":
+            raise InputError(
+                f'DATASETS.TEST has "{name}", which has regions, and {type(model).__name__} reads whole images: take '
+                "MODEL.META_ARCHITECTURE RegionReader, which reads both"
+            )
         return self.sizes, self.read
 
     def _protocol(self, name: str, model: RegionModel) -> MeasuringProtocol:

@@ -27,8 +27,10 @@ from clipself_seg.errors import InputError
 from clipself_seg.mini.concepts import WORLDS
 from clipself_seg.mini.subjects import draw_subjects
 from clipself_seg.models.build import build_model, registered_data
+from clipself_seg.training.own_data import with_data
+from clipself_seg.training.run import evaluate
 from clipself_seg.training.tasks import task_of
-from tests.tiny import noise, save_noise
+from tests.tiny import noise, save_noise, write_tiny_coco
 
 SIZES = [(70, 90), (301, 64), (64, 64), (33, 200), (97, 41)]
 
@@ -44,8 +46,8 @@ def folder(tmp_path):
     return tmp_path / tmp_path.name
 
 
-def evaluated(*options: object):
-    cfg = load_config("whole_images/imagenet", ["DATALOADER.NUM_WORKERS", "0", *map(str, options)])
+def evaluated(*options: object, config: str = "whole_images/imagenet"):
+    cfg = load_config(config, ["DATALOADER.NUM_WORKERS", "0", *map(str, options)])
     data = registered_data(cfg)
     if data is not None:
         cfg = cfg.clone()
@@ -163,6 +165,26 @@ def test_what_cannot_be_classified_is_refused_in_a_sentence(folder, tmp_path):
         evaluated(*mini, "DATASETS.DATA", folder)
     with pytest.raises(InputError, match="gull has to have a folder of images for each class"):
         evaluated(*mini, "DATASETS.DATA", folder / "gull")
+
+
+def test_a_reader_of_regions_reads_whole_images_too_and_a_classifier_refuses_regions(
+    folder, tmp_path, monkeypatch
+):
+    write_tiny_coco(tmp_path / "datasets", images=1)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
+    name = register_data(folder, "whole_images").test[0]
+    words = ["MODEL.CLIP.WEIGHTS", "mini", "TEST.REGIONS.TEMPLATES", "single", "OUTPUT_DIR"]
+    words += [tmp_path, "DATASETS.TEST", (name, "coco_2017_val_panoptic")]
+    reader = ["TEST.REGIONS.READ", ("boxes",), "TEST.REGIONS.SIZES", (64,)]
+    results, _ = evaluated(*words, *reader, config="mini/regions")
+    assert [("boxes.thing.top1" in numbers[64]) for numbers in results.values()] == [False, True]
+    alone, _ = evaluated(*words[:-1], (name,), config="mini/whole_images")
+    assert results[name] == alone[name]
+    with pytest.raises(InputError, match='"coco_2017_val_panoptic", which has regions, and Image'):
+        evaluated(*words, config="mini/whole_images")
+    cfg = load_config("mini/regions", ["DATASETS.DATA", str(folder), *map(str, words[:-2])])
+    with pytest.raises(InputError, match="name panoptic data there, --data has images to train on"):
+        evaluate(with_data(cfg, lambda key: key != "DATASETS.TEST")[0], resume=False)
 
 
 def test_subjects_of_mini_are_the_same_each_time_and_have_their_classs_name(tmp_path):

@@ -490,7 +490,7 @@ def released_state(
                 f"{source} has {name} of shape {tuple(read[name].shape)}, the decoder needs {tuple(tensor.shape)}: "
                 "give it the sizes of the file"
             )
-    report = f"plain decoder <- {source}: {len(read)} loaded, 0 missing, 0 unexpected"
+    report = f"{source} -> plain decoder: {len(read)} loaded, 0 missing, 0 unexpected"
     if unread:
         report += (
             f"; {len(unread)} of a classifier of fixed classes left out, {len(own) - len(read)} of the head that "

@@ -57,7 +57,7 @@ from clipself_seg.heads.panoptic.mask_losses import (
     grounding_loss,
 )
 from clipself_seg.heads.panoptic.panoptic_merge import resize_masks
-from clipself_seg.heads.panoptic.plain_decoder import PlainDecoder
+from clipself_seg.heads.panoptic.plain_decoder import RELEASED, PlainDecoder, released_state
 from clipself_seg.heads.text_scores import only_classes
 from clipself_seg.models.base import (
     ModelBase,
@@ -661,11 +661,15 @@ def full_state(model: OpenPanoptic, state: Mapping[str, Tensor]) -> dict[str, Te
     Args:
         model: an `OpenPanoptic`.
         state: tensors of a checkpoint under official names, with or without ``module.``, or those of
-            ``model.state_dict()``.
+            ``model.state_dict()``; or a decoder that PMT's authors released, whose words have to be trained.
 
     Raises:
         InputError: missing, unexpected or misshapen tensors; another variant or source; another CLIP.
     """
+    if isinstance(model.generator, PlainDecoder) and any(n.startswith(RELEASED) for n in state):
+        decoder, report = released_state(model.generator, state, "the released decoder")
+        logger.warning(report)
+        return model.state_dict() | {GENERATOR + name: t for name, t in decoder.items()}
     given = {name.removeprefix("module."): value for name, value in state.items()}
     given = {name.removeprefix(GENERATOR): value for name, value in given.items()}
     wanted = trained_state(model)

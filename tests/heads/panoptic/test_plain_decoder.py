@@ -188,7 +188,7 @@ def tiny(masked: bool = False, classes: int = 0, **channels: int) -> PlainDecode
 def test_a_released_decoder_is_read_with_a_report():
     released = {f"network.{name}": t + 1 for name, t in tiny(classes=3).state_dict().items()}
     state, report = released_state(tiny(classes=3), released, "a.bin")
-    assert report == f"plain decoder <- a.bin: {len(released)} loaded, 0 missing, 0 unexpected"
+    assert report == f"a.bin -> plain decoder: {len(released)} loaded, 0 missing, 0 unexpected"
     assert {f"network.{name}": tensor for name, tensor in state.items()} == released
     decoder = tiny()
     state, report = released_state(decoder, released, "a.bin")

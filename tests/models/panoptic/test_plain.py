@@ -15,7 +15,7 @@ from clipself_seg.clip.tower import ImageTower
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.frozen_clip import CLIPTaps
-from clipself_seg.heads.panoptic.plain_decoder import PlainDecoderSizes
+from clipself_seg.heads.panoptic.plain_decoder import PlainDecoder, PlainDecoderSizes
 from clipself_seg.models.panoptic.config import build_plain_decoder, build_source
 from clipself_seg.models.panoptic.model import trained_state
 from tests.models.panoptic.small import (
@@ -147,6 +147,18 @@ def test_nothing_is_random_in_evaluation_in_the_middle_of_the_annealing():
     assert 0 < model.generator.decoder.attn_mask_probs[1] < 1
     first, second = (model([sample()])[0]["sem_seg"] for _ in range(2))
     assert torch.equal(first, second)
+
+
+def test_a_decoder_that_pmt_released_starts_a_training(caplog):
+    own = model_of(*PLAIN)
+    sizes = own.generator.sizes
+    released = PlainDecoder(channels=own.backbone.channels, sizes=sizes, classes=7).state_dict()
+    own.load_state_dict({f"network.{name}": tensor for name, tensor in released.items()})
+    loaded = own.generator.state_dict()
+    assert all(torch.equal(loaded[n], t) for n, t in released.items() if "class_head" not in n)
+    assert "2 of a classifier of fixed classes left out" in caplog.text
+    with pytest.raises(InputError, match="the released decoder lacks 1 tensor"):
+        own.load_state_dict({f"network.{n}": t for n, t in released.items() if n != "bn.0.bias"})
 
 
 def test_an_exported_model_is_the_same_after_loading(tmp_path, caplog):

@@ -18,16 +18,25 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from bench.flops import TowerFlops, count_flops, step_flops, text_flops, tower_flops
+from bench.flops import (
+    TowerFlops,
+    count_flops,
+    plain_decoder_flops,
+    step_flops,
+    text_flops,
+    tower_flops,
+)
 from clipself_seg.checkpoints.dense_feature import TOKEN
 from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.tower import train_last_blocks
 from clipself_seg.data.regions import grid_pairs
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator
+from clipself_seg.heads.panoptic.plain_decoder import PlainDecoder
 from clipself_seg.models.build import architecture
-from clipself_seg.models.panoptic.config import build_source
+from clipself_seg.models.panoptic.config import build_plain_decoder, build_source
 
+FORWARD_AND_BACKWARD = 3  # as many operations as a forward pass where all inputs have gradients
 POSITIVE = 4  # one in so many RoIs is trained with a mask
 
 
@@ -162,11 +171,15 @@ def _generator(cfg: CfgNode, half: bool) -> tuple[int, int, int]:
     with FakeTensorMode(allow_non_fake_inputs=True):
         clip = build_clip(cfg).requires_grad_(False)
         source: Any = build_source(cfg, clip)
-        shape: dict[str, Any] = {"channels": source.channels, "text_width": clip.embed_dim}
-        if cfg.MODEL.MASK_GENERATOR.VARIANT == "fcclip":
-            queries = cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
-            shape |= {"variant": "fcclip", "sizes": GeneratorSizes(queries=queries)}
-        generator = MaskGenerator(**shape)
+        generator: MaskGenerator | PlainDecoder
+        if cfg.MODEL.MASK_GENERATOR.KIND == "plain":
+            generator = build_plain_decoder(cfg, clip, source)
+        else:
+            shape: dict[str, Any] = {"channels": source.channels, "text_width": clip.embed_dim}
+            if cfg.MODEL.MASK_GENERATOR.VARIANT == "fcclip":
+                queries = cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
+                shape |= {"variant": "fcclip", "sizes": GeneratorSizes(queries=queries)}
+            generator = MaskGenerator(**shape)
         parameters = [*clip.parameters(), *source.parameters(), *generator.parameters()]
 
         def step() -> list[Tensor]:
@@ -175,6 +188,17 @@ def _generator(cfg: CfgNode, half: bool) -> tuple[int, int, int]:
             return [value for value in outputs if value is not None]
 
         peak = _peak(step, parameters, half)
+        if isinstance(generator, PlainDecoder):
+            # By formula: torch takes the gradient of a depthwise convolution for that of a dense one.
+            tower = count_flops(lambda: source(torch.zeros(1, 3, side, side)))
+            own = plain_decoder_flops(
+                generator.sizes,
+                len(source.channels),
+                (side // source.stride) ** 2,
+                outputs=clip.embed_dim,
+                masked=generator.masked_attention,
+            )
+            return tower + FORWARD_AND_BACKWARD * own, _weights(parameters), peak
         return _flops(step), _weights(parameters), peak
 
 

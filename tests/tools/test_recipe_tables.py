@@ -64,6 +64,14 @@ def test_heads_on_a_frozen_clip_are_computed(name):
     assert made.flops > 0 and made.step > 0 and made.weights > 0
 
 
+def test_a_plain_decoder_predicts_once_or_before_every_block_too():
+    key = "MODEL.PLAIN_DECODER.MASKED_ATTENTION"
+    once, often = computed("panoptic_plain"), computed("panoptic_plain", key, "True")
+    # The tower is not trained, and the three blocks are computed once.
+    assert once.flops < often.flops < 4 * once.flops and once.step < often.step
+    assert once.weights == often.weights
+
+
 def test_what_only_evaluates_has_no_recipe():
     assert computed("regions", "DATASETS.TRAIN", "()") is None
 

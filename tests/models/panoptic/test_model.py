@@ -335,7 +335,12 @@ def test_training_without_targets_is_finite():
     sum(losses.values()).backward()
 
 
-KINDS = ("dense", "masked_attention")
+KINDS = {
+    "dense": (),
+    "masked_attention": (),
+    # The dense features of a ViT, of the image at its own size.
+    "backbone": ("MODEL.CLIP_BRANCH.INPUT_SIZE", 0),
+}
 
 
 def given_sample(masks, scores=None):
@@ -354,7 +359,7 @@ def boxes(*corners):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_given_masks_are_drawn_as_they_are_and_named_by_clip_alone(kind):
-    model = model_of(*GIVEN, "MODEL.CLIP_BRANCH.KIND", kind)
+    model = model_of(*GIVEN, "MODEL.CLIP_BRANCH.KIND", kind, *KINDS[kind])
     model.set_vocabulary(["red star", "blue ring", "grass"])  # all are things
     masks = boxes((0, 0, 20, 25), (20, 0, 40, 25), (5, 30, 9, 36))
     one = given_sample(masks, [0.5, 1.0, 1.0])
@@ -393,7 +398,7 @@ def test_the_better_of_two_given_masks_has_their_pixels_and_the_other_goes_if_li
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_image_without_given_masks_has_no_segments(kind):
-    model = model_of(*GIVEN, "MODEL.CLIP_BRANCH.KIND", kind)
+    model = model_of(*GIVEN, "MODEL.CLIP_BRANCH.KIND", kind, *KINDS[kind])
     (outputs,) = model([given_sample(boxes())])
     ids, segments = outputs["panoptic_seg"]
     assert not ids.any() and segments == [] and len(outputs["instances"]) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
+from clipself_seg.checkpoints.training_state import pack, read_state, unpack, write_state
 from clipself_seg.checkpoints.zoo import MINI_CLIP, MINI_CLIPS
 from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.data.parallel import run_in_parallel
+from clipself_seg.errors import InputError
 from clipself_seg.mini.concepts import WORLDS, Concept
 from clipself_seg.mini.crops import (
     Crop,
@@ -25,6 +28,7 @@ from clipself_seg.mini.crops import (
 )
 from clipself_seg.mini.scenes import draw_scene
 
+SAVED_EVERY = 200  # steps
 Key = tuple[tuple[str | None, str | None, str | None], ...]
 
 
@@ -196,12 +200,31 @@ def _thaw_batch_norms(module: nn.Module) -> None:
 
 
 def train(
-    clip: DenseCLIP, crops: Sequence[Crop], settings: TrainSettings
+    clip: DenseCLIP, crops: Sequence[Crop], settings: TrainSettings, state: Path | None = None
 ) -> Iterator[tuple[int, float]]:
-    """Train a CLIP in place and yield (step, loss) after every step."""
+    """Train a CLIP in place and yield (step, loss) after every step.
+
+    Args:
+        clip: as of `untrained_clip`.
+        crops: crops of `settings`.
+        settings: what decides the weights.
+        state: file of an interrupted training, which goes on; written every `SAVED_EVERY` steps. None begins anew.
+
+    Raises:
+        InputError: the file is damaged, or of other settings.
+    """
     optimiser = _optimiser(clip, settings)
+    metadata, done = {"model": clip.name, **dataclasses.asdict(settings)}, 0
+    if state is not None and state.is_file():
+        tensors, written = read_state(state)
+        done = written.pop("done", 0)
+        if written != metadata:
+            raise InputError(f"{state} is of a training with other settings: remove it")
+        unpack(tensors, clip, optimiser)
     clip.train()
     for step, (pixels, texts, targets) in enumerate(_batches(crops, settings)):
+        if step < done:
+            continue
         for group in optimiser.param_groups:
             group["lr"] = learning_rate_at(step, settings)
         images = clip.preprocess(torch.from_numpy(pixels).permute(0, 3, 1, 2))
@@ -213,4 +236,6 @@ def train(
         optimiser.step()
         with torch.no_grad():
             clip.logit_scale.clamp_(0, math.log(100))
+        if state is not None and (step + 1) % SAVED_EVERY == 0:
+            write_state(state, pack(clip, optimiser), {**metadata, "done": step + 1})
         yield step, float(loss.detach())

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import re
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 import clipself_seg.mini
+from clipself_seg.__main__ import main
 from clipself_seg.checkpoints.dense_feature import ANY
 from clipself_seg.checkpoints.hashes import hash_tensors
-from clipself_seg.checkpoints.zoo import MINI_CLIPS
+from clipself_seg.checkpoints.zoo import MINI_CLIPS, SHIPPED, SHIPPED_TAGS
 from clipself_seg.clip import load_clip, save_clip
 from clipself_seg.data.images import letterbox_crops
+from clipself_seg.errors import InputError
 from clipself_seg.mini import train_clip
 from clipself_seg.mini.concepts import WORLDS
 from clipself_seg.mini.scenes import draw_scene
@@ -69,3 +74,33 @@ def test_a_resnet_is_trained_with_batch_norms_for_texts_that_stay(mini, tmp_path
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(read.encode_image(images), clip.eval().encode_image(images))
+
+
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_clip, "SAVED_EVERY", 1)
+    crops = train_clip.render_crops(scenes=1, side=64, seed=3, processes=1)
+    settings, state = TrainSettings(steps=3, warmup=1, batch=2), tmp_path / "state"
+    clips = [train_clip.untrained_clip("mini-resnet", 0) for _ in range(3)]
+    whole = list(train_clip.train(clips[0], crops, settings))
+    list(itertools.islice(train_clip.train(clips[1], crops, settings, state), 2))
+    assert list(train_clip.train(clips[2], crops, settings, state)) == whole[2:]
+    assert hash_tensors(clips[2].state_dict()) == hash_tensors(clips[0].state_dict())
+    other = dataclasses.replace(settings, seed=1)
+    with pytest.raises(InputError, match="state is of a training with other settings: remove it"):
+        next(train_clip.train(clips[2], crops, other, state))
+
+
+@pytest.mark.parametrize(("tag", "flag"), [("mini-eva", []), ("mini-resnet", ["--image-tower"])])
+def test_the_command_writes_what_load_clip_reads(tag, flag, mini, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_clip, "run_in_parallel", lambda of, jobs, **_: list(map(of, jobs)))
+    monkeypatch.setattr("clipself_seg.memory.keep_freed_memory", lambda: None)
+    path = tmp_path / "new" / "clip.safetensors"
+    words = ["--model", tag, "--scenes", "1", "--steps", "1", "--output", str(path), *flag]
+    assert main(["tools", "mini-clip", *words]) == 0
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    if flag:
+        shipped = safetensors.torch.load_file(SHIPPED / f"{SHIPPED_TAGS[tag][-1]}.safetensors")
+        assert safetensors.torch.load_file(path).keys() == shipped.keys()
+    else:
+        clip = load_clip(MINI_CLIPS[tag], path)
+        assert hash_tensors(clip.text.state_dict()) == hash_tensors(mini.text.state_dict())

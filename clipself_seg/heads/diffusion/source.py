@@ -21,6 +21,7 @@ from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.runtime import normal_parameter
 from clipself_seg.errors import InputError
 from clipself_seg.heads.diffusion.stable_diffusion import TOKENS, StableDiffusion
+from clipself_seg.heads.panoptic.frozen_clip import FeatureSource
 from clipself_seg.heads.panoptic.pixel_decoder import STRIDES, NormedConv
 from clipself_seg.heads.windows import StridedWindows
 
@@ -135,20 +136,14 @@ def project_taps(
     return {name: maps[name] for name in STRIDES}
 
 
-class DiffusionFeatures(nn.Module):
+class DiffusionFeatures(FeatureSource):
     """Maps of strides 4, 8, 16 and 32 from the crops of a canvas, in training as in evaluation.
 
     The captioner (``feature_extractor``) and the projections train, under the names of ODISE's
-    checkpoints below ``backbone.``. CLIP is used but not registered as a submodule.
-
-    Attributes:
-        channels: number of channels of each map by its name.
-        frozen_prefixes: prefixes of state entries that a checkpoint does not hold.
-        branch_map: "", for no map of it is CLIP's own.
+    checkpoints below ``backbone.``.
     """
 
     frozen_prefixes: tuple[str, ...] = ("stable_diffusion.",)
-    branch_map = ""
 
     def __init__(
         self,
@@ -169,7 +164,7 @@ class DiffusionFeatures(nn.Module):
         Raises:
             InputError: `crop` or `crops_at_once` is not usable.
         """
-        super().__init__()
+        super().__init__(clip)
         if crop < DIVISIBILITY or crop % DIVISIBILITY:
             raise InputError(
                 f"MODEL.DIFFUSION.CROP is {crop}: give a multiple of {DIVISIBILITY} pixels"
@@ -179,7 +174,6 @@ class DiffusionFeatures(nn.Module):
         self.crop = crop
         self.crops_at_once = crops_at_once
         self.channels = dict.fromkeys(STRIDES, WIDTH)
-        self._clip = (clip,)  # a tuple, so that CLIP is not registered as a submodule
         self.feature_extractor = ImplicitCaptioner(
             clip_width=clip.embed_dim,
             text_width=stable_diffusion.text_width,
@@ -229,8 +223,7 @@ class DiffusionFeatures(nn.Module):
         size = (self.crop, self.crop)
         if side != self.crop:
             crops = F.interpolate(crops, size, mode="bicubic", align_corners=False)
-        (clip,) = self._clip
-        image_BE = embed_crops(clip, crops)
+        image_BE = embed_crops(self.clip, crops)
         prompt, time = self.feature_extractor(image_BE, self.stable_diffusion.empty_prompt)
         taps = self.stable_diffusion(crops, prompt, time)
         return project_taps(self.feature_projections, taps, side)

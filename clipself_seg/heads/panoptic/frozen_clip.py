@@ -16,7 +16,7 @@ Shapes: B images, Q queries, S texts, K classes, E embedding width, C channels, 
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -457,18 +457,54 @@ def on_grid(clip: DenseCLIP, pixels: Tensor) -> Tensor:
     return F.interpolate(pixels, size, mode="bilinear", align_corners=False)
 
 
-class CLIPStages(nn.Module):
-    """Maps of strides 4, 8, 16 and 32, as they leave CLIP's stages, without a parameter of its own.
+class FeatureSource(nn.Module):
+    """What makes the feature maps of a mask generator: s2 to s5, or the taps of a plain decoder.
 
-    CLIP is used but not registered as a submodule: it is frozen, and runs once for masks and for their names.
+    CLIP is used but not registered as a submodule: it is frozen.
 
     Attributes:
+        clip: frozen CLIP.
         channels: number of channels of each map by its name.
         frozen_prefixes: prefixes of state entries that a checkpoint does not hold.
-        branch_map: name of the map that `BackbonePooling` pools.
+        branch_map: name of the map that `BackbonePooling` pools, "" if no map is CLIP's own.
     """
 
+    channels: dict[str, int]
     frozen_prefixes: tuple[str, ...] = ()
+    branch_map = ""
+
+    def __init__(self, clip: DenseCLIP) -> None:
+        super().__init__()
+        self._clip = (clip,)  # a tuple, so that CLIP is not registered as a submodule
+
+    @property
+    def clip(self) -> DenseCLIP:
+        """CLIP, whose parameters are not those of the source."""
+        return self._clip[0]
+
+    def settings(self) -> dict[str, object]:
+        """Settings that decide the maps beside weights and shapes."""
+        return {}
+
+    @torch.no_grad()
+    def _read(self, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+        """Features by name of one pass of CLIP over images (B, 3, H, W) in [0, 1], a cell to `cell_side` pixels."""
+        return self.clip.visual.features(on_grid(self.clip, self.clip.normalise(images)), names)
+
+
+def _require_vit(clip: DenseCLIP, source: str) -> None:
+    if not clip.visual.plain:
+        raise InputError(
+            f"MODEL.MASK_GENERATOR.SOURCE {source} needs a ViT, whose blocks have one grid, and {clip.name} is none"
+        )
+
+
+class CLIPStages(FeatureSource):
+    """Maps of strides 4, 8, 16 and 32, as they leave CLIP's stages, without a parameter of its own.
+
+    CLIP runs once for masks and for their names.
+    """
+
     branch_map = LAST
 
     def __init__(self, clip: DenseCLIP) -> None:
@@ -479,7 +515,7 @@ class CLIPStages(nn.Module):
         Raises:
             InputError: the image tower has no stages of these strides.
         """
-        super().__init__()
+        super().__init__(clip)
         shapes = clip.visual.feature_shapes()
         stages = [shapes[f"block{i}"] for i in range(len(STRIDES)) if f"block{i}" in shapes]
         if [stage.stride for stage in stages] != list(STRIDES.values()):
@@ -487,23 +523,16 @@ class CLIPStages(nn.Module):
                 "MODEL.MASK_GENERATOR.SOURCE clip reads the stages of a ConvNeXt or a ResNet, MODEL.CLIP.NAME is "
                 f"{clip.name}: take such a CLIP, or SOURCE pyramid for a ViT"
             )
-        self._clip = (clip,)  # a tuple, so that CLIP is not registered as a submodule
         self.channels = {name: stage.channels for name, stage in zip(STRIDES, stages)}
 
-    def settings(self) -> dict[str, object]:
-        """Settings that decide the maps beside weights and shapes: none."""
-        return {}
-
-    @torch.no_grad()
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Maps s2, s3, s4, s5 (B, channels, H / stride, W / stride) of RGB images.
 
         Args:
             images: (B, 3, H, W) in [0, 1], H and W multiples of 32.
         """
-        (clip,) = self._clip
         names = {f"block{i}": name for i, name in enumerate(STRIDES)}
-        features = clip.visual.features(clip.normalise(images), names)
+        features = self._read(images, names)
         return {names[block]: features[block] for block in names}
 
 
@@ -512,21 +541,15 @@ def ends_of_quarters(depth: int) -> list[str]:
     return [f"block{depth * part // 4 - 1}" for part in (1, 2, 3, 4)]
 
 
-class CLIPTaps(nn.Module):
+class CLIPTaps(FeatureSource):
     """Features of one pass of a frozen ViT, without a parameter: what its blocks give, behind its own final norm.
 
-    The last block is that of `TransformerTower.features`: CLIPSelf's value path, where the tower has no pool. CLIP is
-    used but not registered as a submodule.
+    The last block is that of `TransformerTower.features`: CLIPSelf's value path, where the tower has no pool.
 
     Attributes:
-        channels: number of channels of each tap by its name.
-        frozen_prefixes: prefixes of state entries that a checkpoint does not hold.
-        branch_map: name of the map that `BackbonePooling` pools, "" if it is not kept.
         stride: side in pixels of a cell.
         width: channels of the blocks.
     """
-
-    frozen_prefixes: tuple[str, ...] = ()
 
     def __init__(self, clip: DenseCLIP, *, taps: Sequence[str] = (), named: bool = False) -> None:
         """
@@ -538,12 +561,9 @@ class CLIPTaps(nn.Module):
         Raises:
             InputError: the image tower is no ViT, or has no such feature; a tap is there twice.
         """
-        super().__init__()
+        super().__init__(clip)
+        _require_vit(clip, "blocks")
         tower = clip.visual
-        if not tower.plain:
-            raise InputError(
-                f"MODEL.MASK_GENERATOR.SOURCE blocks needs a ViT, whose blocks have one grid, and {clip.name} is none"
-            )
         names = tower.check_names(taps or ends_of_quarters(tower.depth))
         shapes = tower.feature_shapes()
         self.channels = {name: shapes[name].channels for name in names}
@@ -552,7 +572,6 @@ class CLIPTaps(nn.Module):
                 f"MODEL.PLAIN_DECODER.TAPS is {', '.join(names)}: give block0 to block{tower.depth - 1} or dense, "
                 "each once"
             )
-        self._clip = (clip,)  # a tuple, so that CLIP is not registered as a submodule
         self.branch_map = DENSE if named else ""
         self.stride = cell_side(clip)
         blocks = [shapes[name].channels for name in shapes if name.startswith("block")]
@@ -569,10 +588,8 @@ class CLIPTaps(nn.Module):
         Args:
             images: (B, 3, H, W) in [0, 1], H and W multiples of the stride.
         """
-        (clip,) = self._clip
-        tower = clip.visual
         wanted = dict.fromkeys([*self.channels, *([self.branch_map] if self.branch_map else [])])
-        maps = tower.features(on_grid(clip, clip.normalise(images)), wanted)
+        maps, tower = self._read(images, wanted), self.clip.visual
         return {
             name: maps[name] if name == DENSE else _normed(tower, maps[name]) for name in wanted
         }
@@ -582,19 +599,8 @@ def _normed(tower: ImageTower, map_BDhw: Tensor) -> Tensor:
     return tower.final_norm(map_BDhw.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class CLIPPyramid(nn.Module):
-    """Maps of strides 4, 8, 16 and 32 from some blocks of CLIP and from the image.
-
-    CLIP is used but not registered as a submodule: it stays frozen, and all parameters here train.
-
-    Attributes:
-        channels: number of channels of each map by its name.
-        frozen_prefixes: prefixes of state entries that a checkpoint does not hold.
-        branch_map: "", for no map of it is CLIP's own.
-    """
-
-    frozen_prefixes: tuple[str, ...] = ()
-    branch_map = ""
+class CLIPPyramid(FeatureSource):
+    """Maps of strides 4, 8, 16 and 32 from some blocks of CLIP and from the image; all parameters train."""
 
     def __init__(self, clip: DenseCLIP, *, blocks: Sequence[int] = (), channels: int = 256) -> None:
         """
@@ -607,17 +613,12 @@ class CLIPPyramid(nn.Module):
         Raises:
             InputError: the image tower is no ViT, or has no such block; C is no multiple of 32.
         """
-        super().__init__()
+        super().__init__(clip)
+        _require_vit(clip, "pyramid")
         tower = clip.visual
-        if not tower.plain:
-            raise InputError(
-                f"a pyramid needs a ViT, whose blocks have one grid, and {clip.name} is none"
-            )
         if channels < GROUPS or channels % GROUPS:
             raise InputError(f"MODEL.PYRAMID.CHANNELS is {channels}: give a multiple of {GROUPS}")
-        depth = tower.depth
-        names = [f"block{i}" for i in blocks] or ends_of_quarters(depth)
-        self._clip = (clip,)  # a tuple, so that CLIP is not registered as a submodule
+        names = [f"block{i}" for i in blocks] or ends_of_quarters(tower.depth)
         self.names = tower.check_names(names)
         shapes = tower.feature_shapes()
         self.channels = dict.fromkeys(STRIDES, channels)
@@ -657,9 +658,7 @@ class CLIPPyramid(nn.Module):
 
     def _cells(self, images: Tensor) -> Tensor:
         """Sum of the projections of all blocks, (B, C, H / self.stride, W / self.stride)."""
-        (clip,) = self._clip
-        with torch.no_grad():
-            features = clip.visual.features(on_grid(clip, clip.normalise(images)), self.names)
+        features = self._read(images, self.names)
         parts = [p(features[name]) for p, name in zip(self.block_projections, self.names)]
         return F.relu(torch.stack(parts).sum(dim=0))
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 import torch
 from detectron2.config import CfgNode
-from torch import Tensor
 
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import build_clip
@@ -21,31 +19,12 @@ from clipself_seg.heads.panoptic.frozen_clip import (
     CLIPPyramid,
     CLIPStages,
     CLIPTaps,
+    FeatureSource,
 )
 from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator
 from clipself_seg.heads.panoptic.mask_losses import LossSettings, MaskCriterion, TermWeights
 from clipself_seg.heads.panoptic.plain_decoder import PlainDecoder, PlainDecoderSizes
 from clipself_seg.models.panoptic.outputs import FusionSettings, MergeSettings
-
-
-class FeatureSource(Protocol):
-    """An nn.Module that makes the feature maps of a mask generator.
-
-    Attributes:
-        channels: of each map, by name.
-        frozen_prefixes: beginnings of the names of tensors that do not train.
-        branch_map: name of the map that a CLIP branch on the backbone pools, "" if there is none.
-    """
-
-    channels: dict[str, int]
-    frozen_prefixes: tuple[str, ...]
-    branch_map: str
-
-    def settings(self) -> dict[str, object]:
-        """Settings that decide the features beside the weights."""
-
-    def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """Feature maps by name of images (B, 3, H, W) in [0, 1]: s2 to s5, or the taps of a plain decoder."""
 
 
 def panoptic_parts(cfg: CfgNode) -> dict[str, object]:

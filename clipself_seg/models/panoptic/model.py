@@ -47,6 +47,7 @@ from clipself_seg.heads.panoptic.frozen_clip import (
     ClipBranch,
     CLIPStages,
     CLIPTaps,
+    FeatureSource,
     MaskedAttention,
 )
 from clipself_seg.heads.panoptic.generator import MaskGenerator, QueryPrediction
@@ -67,7 +68,7 @@ from clipself_seg.models.base import (
     save_atomically,
     sizes_of,
 )
-from clipself_seg.models.panoptic.config import FeatureSource, panoptic_parts
+from clipself_seg.models.panoptic.config import panoptic_parts
 from clipself_seg.models.panoptic.outputs import (
     NO_MASKS,
     FusionSettings,

@@ -218,7 +218,7 @@ def test_the_branch_may_be_a_distilled_clip_and_nothing_else():
         (("MODEL.PYRAMID.CHANNELS", 48), "give a multiple of 32"),
         (("MODEL.PYRAMID.BLOCKS", (9,)), 'no feature "block9"'),
         (("MODEL.MASK_GENERATOR.SOURCE", "disk"), "OUTPUTS is empty"),
-        (("MODEL.CLIP.NAME", "RN50"), "a pyramid needs a ViT"),
+        (("MODEL.CLIP.NAME", "RN50"), "SOURCE pyramid needs a ViT"),
         (("MODEL.CLIP_BRANCH.KIND", "pooled"), 'cannot be "pooled"'),
         (("MODEL.FUSION.VOID_DISCOUNT", 1.5), r"VOID_DISCOUNT must be in \[0, 1\], got 1.5"),
         (GIVEN[:2], "MODEL.FUSION.MODE is fused: .* set it to clip"),

@@ -32,6 +32,8 @@ from clipself_seg.heads.text_scores import class_logits
 
 BINARISATIONS = ("any", "centre", "centre_or_any")
 MASKS_AT_ONCE = 16  # masks whose logits are in memory at CLIP's full input size, on a CPU
+# A value of MODEL.MASK_GENERATOR.PADDING: the mean colour of CLIP, which is 0 once it is normalised.
+MEAN_COLOUR = -1
 CELLS = 64  # cells a side in CLIPSelf's evaluation of masks
 
 
@@ -380,15 +382,17 @@ class BackbonePooling(ClipBranch):
     reads_backbone = True
     choices = ("binarise",)
 
-    def __init__(self, clip: DenseCLIP, *, binarise: str = "") -> None:
+    def __init__(self, clip: DenseCLIP, *, binarise: str = "", padding: int = MEAN_COLOUR) -> None:
         """
         Args:
             clip: frozen CLIP.
             binarise: rule that opens a cell for a mask, one of those of `visible_cells`; "" is FC-CLIP's "centre" for
                 convolutions, and that of `DensePooling` for a ViT.
+            padding: grey value, 0 to 255, of the generator's canvas around an image, or `MEAN_COLOUR`.
         """
         self.clip = clip
         self.binarise = binarise or (DensePooling.binarise if clip.visual.plain else "centre")
+        self.padding = padding
 
     def size_text(self) -> str:
         """In words, at what size CLIP reads an image."""
@@ -401,7 +405,7 @@ class BackbonePooling(ClipBranch):
         canvas: tuple[int, int],
         backbone_map: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """As `ClipBranch._read`; without a backbone's map CLIP reads the image, padded with its mean colour."""
+        """As `ClipBranch._read`; without a backbone's map CLIP reads the image, padded as the generator's canvas is."""
         if backbone_map is None:
             backbone_map = self._pooled_map(image, canvas)
         patch = cell_side(self.clip)
@@ -420,8 +424,12 @@ class BackbonePooling(ClipBranch):
         """The map (1, C, h, w) of CLIP that is pooled, over the canvas that masks cover."""
         side = cell_side(self.clip)
         height, width = (length + -length % side for length in canvas)
-        padding = (0, width - image.shape[2], 0, height - image.shape[1])
-        pixels = F.pad(self.clip.normalise(image.float())[None], padding)
+        sides = (0, width - image.shape[2], 0, height - image.shape[1])
+        pixels = image.float()[None]
+        if self.padding == MEAN_COLOUR:
+            pixels = F.pad(self.clip.normalise(pixels), sides)
+        else:
+            pixels = self.clip.normalise(F.pad(pixels, sides, value=self.padding / 255))
         tower = self.clip.visual
         name = tower.pooled_map
         return tower.features(on_grid(self.clip, pixels), [name])[name]

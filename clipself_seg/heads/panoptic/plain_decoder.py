@@ -45,6 +45,7 @@ ROTARY_BASE = 100.0
 DOUBLING_EPS = 1e-6
 POWER = 0.9  # of the probability's decline
 RELEASED = "network."  # beginning of all names in PMT's files
+CLASSIFIER = "decoder.class_head."  # of fixed classes, which they have
 # Beginnings of the names that PMT's decoders do not have.
 OWN: tuple[str, ...] = ("void_embedding.", "decoder.mask_pooling_proj.", "decoder.class_embed.")
 OWN += ("decoder.logit_scale", "decoder.inputs.")
@@ -461,6 +462,11 @@ def _declining(step: int, begin: int, end: int) -> float:
     return 1.0 if step < begin else ((end - step) / (end - begin)) ** POWER
 
 
+def is_released(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether tensors are those of a decoder that PMT's authors released, by the names of its classifier."""
+    return any(name.removeprefix(RELEASED).startswith(CLASSIFIER) for name in tensors)
+
+
 def released_state(
     decoder: PlainDecoder, tensors: Mapping[str, Tensor], source: str
 ) -> tuple[dict[str, Tensor], str]:
@@ -475,12 +481,12 @@ def released_state(
         source: the file, for messages.
 
     Raises:
-        InputError: missing, unexpected or misshapen tensors.
+        InputError: missing, unexpected or misshapen tensors, or no finite numbers.
     """
     given = {name.removeprefix(RELEASED): tensor for name, tensor in tensors.items()}
     own = decoder.state_dict()
     wanted = {name: tensor for name, tensor in own.items() if not name.startswith(OWN)}
-    unread = {name for name in given if name.startswith("decoder.class_head.")} - wanted.keys()
+    unread = {name for name in given if name.startswith(CLASSIFIER)} - wanted.keys()
     read = {name: tensor for name, tensor in given.items() if name not in unread}
     if problem := name_problem(wanted, read):
         raise InputError(f"{source} {problem.what} of a plain decoder: {problem.names}")
@@ -489,6 +495,13 @@ def released_state(
             raise InputError(
                 f"{source} has {name} of shape {tuple(read[name].shape)}, the decoder needs {tuple(tensor.shape)}: "
                 "give it the sizes of the file"
+            )
+        if (
+            not read[name].isfinite().all()
+            or read[name].dtype.is_floating_point < tensor.is_floating_point()
+        ):
+            raise InputError(
+                f"{source} has no finite floating-point numbers in {name}: fetch it again"
             )
     report = f"{source} -> plain decoder: {len(read)} loaded, 0 missing, 0 unexpected"
     if unread:

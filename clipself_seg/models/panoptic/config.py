@@ -118,6 +118,7 @@ def build_branch(cfg: CfgNode, clip: DenseCLIP) -> ClipBranch:
         chosen["align_masks"] = bool(keys.ALIGN_MASKS)
     if keys.KIND == "backbone":
         _require_backbone_alone(cfg, chosen)
+        chosen["padding"] = cfg.MODEL.MASK_GENERATOR.PADDING
     named_by = _branch_clip(cfg, clip)
     if keys.KIND == "masked_attention" and not named_by.visual.readouts.masked_attention:
         raise InputError(

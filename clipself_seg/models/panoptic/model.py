@@ -58,7 +58,12 @@ from clipself_seg.heads.panoptic.mask_losses import (
     grounding_loss,
 )
 from clipself_seg.heads.panoptic.panoptic_merge import resize_masks
-from clipself_seg.heads.panoptic.plain_decoder import RELEASED, PlainDecoder, released_state
+from clipself_seg.heads.panoptic.plain_decoder import (
+    RELEASED,
+    PlainDecoder,
+    is_released,
+    released_state,
+)
 from clipself_seg.heads.text_scores import only_classes
 from clipself_seg.models.base import (
     ModelBase,
@@ -92,13 +97,15 @@ logger = logging.getLogger(__name__)
 # of the CLIP branch.
 GENERATOR_TEMPLATES = {"caption": "odise", "label": "bare"}
 
-# Entries with the hash of what was frozen in training (bytes of its hexadecimal digits), and the key that
-# gives other weights.
+# Entries with the hash of what was frozen in training (bytes of its hexadecimal digits), and with the names of a plain
+# decoder's taps, for tensors of other taps have the same names and shapes; and the key that gives others.
 CLIP_HASH = "clip_hash"
 SOURCE_HASH = "feature_source_hash"
+TAPS = "feature_taps"
 KEYS = {
     CLIP_HASH: "MODEL.CLIP.WEIGHTS (a distilled CLIP belongs in MODEL.CLIP_BRANCH.WEIGHTS)",
     SOURCE_HASH: "MODEL.DIFFUSION.WEIGHTS",
+    TAPS: "MODEL.PLAIN_DECODER.TAPS",
 }
 # Entry with alpha and beta, of which official checkpoints have none.
 EXPONENTS = "fusion_exponents"
@@ -194,6 +201,8 @@ class OpenPanoptic(ModelBase):
         self.test_precision = test_precision
         self.branch_bank = TextBank(branch.clip, branch_templates)
         self.generator_bank = self._generator_bank(branch_templates)
+        # Void of a released plain decoder, as random as all that compares its masks with texts.
+        self._untrained: Tensor | None = None
 
     def _generator_bank(self, branch_templates: str) -> TextBank:
         """Texts of the generator; where it reads those of the CLIP branch they are encoded once."""
@@ -293,6 +302,7 @@ class OpenPanoptic(ModelBase):
                 "OpenPanoptic trains on classes: DATASETS.TRAIN has to name panoptic data sets"
             )
         self.set_vocabulary(vocabulary)
+        self._untrained = None
 
     def optimizer_groups(self, solver: CfgNode) -> list[Group]:
         """Parameter groups: norms and biases without weight decay, all others with it; FC-CLIP's are Detectron2's,
@@ -431,6 +441,11 @@ class OpenPanoptic(ModelBase):
         height, width = sample["image"].shape[1:]
         if self.masks_given:
             raise InputError(NO_MASKS)
+        if self._untrained is not None and torch.equal(self._untrained, self._void()):
+            raise InputError(
+                "MODEL.WEIGHTS is a decoder of fixed classes: what compares its masks with words is random, and has to "
+                "be trained"
+            )
         if self.backbone is None or self.generator is None:
             identity = {"image_id": sample["image_id"], "file_name": sample["file_name"]}
             output = read_output(
@@ -503,6 +518,7 @@ class OpenPanoptic(ModelBase):
                 generator that was trained on another CLIP; exponents out of [0, 1].
         """
         loaded = super().load_state_dict(full_state(self, state_dict), assign=assign)
+        self._untrained = self._void() if is_released(state_dict) else None
         carried = carried_exponents(state_dict)
         own = {name: carried[name] for name in self.fusion.of_weights if name in carried}
         if own:
@@ -511,6 +527,11 @@ class OpenPanoptic(ModelBase):
             alpha, beta = exponents["alpha"], exponents["beta"]
             self.fusion = dataclasses.replace(self.fusion, alpha=alpha, beta=beta)
         return loaded
+
+    def _void(self) -> Tensor:
+        """A copy of the void vector of a plain decoder."""
+        assert isinstance(self.generator, PlainDecoder), "others refuse a released decoder"
+        return self.generator.void_embedding.weight.detach().cpu().clone()
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Writes the weights that are not frozen under ODISE's names, and the exponents, atomically."""
@@ -623,12 +644,18 @@ def frozen_hashes(model: OpenPanoptic) -> dict[str, str]:
     return hashes
 
 
+def _taps(model: OpenPanoptic) -> dict[str, str]:
+    return (
+        {TAPS: ", ".join(model.backbone.channels)} if isinstance(model.backbone, CLIPTaps) else {}
+    )
+
+
 def own_checkpoint(model: OpenPanoptic) -> dict[str, Tensor]:
-    """`trained_state` on the CPU, the hashes of the model's CLIP and frozen feature source, and its exponents."""
+    """`trained_state` on the CPU, hashes of the model's CLIP and frozen feature source, its taps and its exponents."""
     state = on_host(trained_state(model))
     hashes = {
-        entry: torch.tensor(list(digits.encode()), dtype=torch.uint8)
-        for entry, digits in frozen_hashes(model).items()
+        entry: torch.tensor(list(text.encode()), dtype=torch.uint8)
+        for entry, text in (frozen_hashes(model) | _taps(model)).items()
     }
     # In float64, as a configuration has them: 0.35 stays 0.35.
     return state | hashes | {EXPONENTS: torch.tensor(model.exponents, dtype=torch.float64)}
@@ -667,12 +694,13 @@ def full_state(model: OpenPanoptic, state: Mapping[str, Tensor]) -> dict[str, Te
     Raises:
         InputError: missing, unexpected or misshapen tensors; another variant or source; another CLIP.
     """
-    if isinstance(model.generator, PlainDecoder) and any(n.startswith(RELEASED) for n in state):
+    if isinstance(model.generator, PlainDecoder) and is_released(state):
         decoder, report = released_state(model.generator, state, "the released decoder")
         logger.warning(report)
         return model.state_dict() | {GENERATOR + name: t for name, t in decoder.items()}
-    given = {name.removeprefix("module."): value for name, value in state.items()}
-    given = {name.removeprefix(GENERATOR): value for name, value in given.items()}
+    given = dict(state)
+    for beginning in ("module.", GENERATOR, RELEASED):
+        given = {name.removeprefix(beginning): value for name, value in given.items()}
     wanted = trained_state(model)
     frozen = _frozen_names(model)
     _check_kind(model, given)
@@ -744,21 +772,22 @@ def _check_kind(model: OpenPanoptic, given: Mapping[str, Tensor]) -> None:
 
 
 def _check_hashes(model: OpenPanoptic, given: Mapping[str, Tensor]) -> None:
-    for entry, own in frozen_hashes(model).items():
-        if entry in given and (trained_on := _digits(entry, given[entry])) != own:
+    for entry, own in (frozen_hashes(model) | _taps(model)).items():
+        if entry in given and (trained_on := _text(entry, given[entry])) != own:
+            what = "taps" if entry == TAPS else "weights"
             raise InputError(
-                f"the panoptic checkpoint was trained on weights {trained_on}, the model has {own}: give "
+                f"the panoptic checkpoint was trained on {what} {trained_on}, the model has {own}: give "
                 f"the former as {KEYS[entry]}"
             )
 
 
-def _digits(entry: str, tensor: Tensor) -> str:
-    """The hash in an entry, which is stored as the bytes of its digits."""
+def _text(entry: str, tensor: Tensor) -> str:
+    """The hash or the names in an entry, which is stored as bytes of ASCII."""
     if tensor.dtype == torch.uint8 and tensor.dim() == 1:
         with contextlib.suppress(UnicodeDecodeError):
             return bytes(tensor.tolist()).decode("ascii")
     raise InputError(
-        f"{entry} of the panoptic checkpoint, {str(tensor.dtype)[6:]} {tuple(tensor.shape)}, is no hash: "
+        f"{entry} of the panoptic checkpoint, {str(tensor.dtype)[6:]} {tuple(tensor.shape)}, is no text: "
         "fetch the file again"
     )
 

@@ -23,6 +23,7 @@ from clipself_seg.heads.fusion import (
     fusion_of,
     name_masks,
 )
+from clipself_seg.heads.panoptic.frozen_clip import MEAN_COLOUR
 from clipself_seg.heads.panoptic.panoptic_merge import (
     canvas_labels,
     merge_instances,
@@ -58,10 +59,6 @@ class FusionSettings:
     def returned(self, tasks: tuple[str, ...] = TASKS) -> Fusion:
         """The fusion that a model returns by its mode, for some tasks."""
         return fusion_of(self.mode, self.alpha, self.beta, tasks, self.void_discount)
-
-
-# A value of MODEL.MASK_GENERATOR.PADDING.
-MEAN_COLOUR = -1
 
 
 @dataclasses.dataclass(frozen=True)

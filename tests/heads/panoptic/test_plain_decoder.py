@@ -202,6 +202,10 @@ def test_a_released_decoder_is_read_with_a_report():
     "change, message",
     [
         (lambda t: t.pop("bn.1.bias"), "a.bin lacks 1 tensor of a plain decoder: bn.1.bias"),
+        (
+            lambda t: t["bn.0.running_var"].fill_(torch.nan),
+            "a.bin has no finite floating-point numbers in bn.0.running_var",
+        ),
         (lambda t: t.update(other=torch.ones(1)), "a.bin has 1 unexpected tensor .*: other"),
         (
             lambda t: t.update({"decoder.q.weight": torch.ones(7, 16)}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import pytest
@@ -27,6 +28,7 @@ from tests.models.panoptic.small import (
     model_of,
     sample,
     training_samples,
+    vocabulary,
 )
 
 BLOCKS = ["block0", "block1", "block2", "block3"]
@@ -63,13 +65,18 @@ def test_names_are_means_of_dense_features_inside_the_masks(plain):
     found, _ = plain.branch.embed(image, masks, (64, 96), generated.backbone_map)
     wanted = plain.clip.encode_masks(plain.clip.normalise(image)[None], [masks > 0])
     torch.testing.assert_close(F.normalize(found, dim=-1), wanted)
-    # Without a generator, whose outputs may come from a disk, CLIP reads the canvas itself.
-    again, same = plain.branch.score(
-        image, generated.mask_logits, plain.branch_texts(), plain.synonyms, (64, 96)
-    )
-    torch.testing.assert_close(again, logits)
-    assert torch.equal(valid, same)
+    assert valid.all() and logits.shape == (7, 3)
     assert "of the generator's pass" in plain.reading().features
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(64, 96), (33, 75)])
+def test_outputs_from_a_disk_are_named_as_those_of_the_pass_padding_and_all(plain, size):
+    one = sample(*size)
+    generated = plain.generate(one)
+    from_disk = dataclasses.replace(generated, backbone_map=None)
+    for found, again in zip(plain.clip_scores(one, generated), plain.clip_scores(one, from_disk)):
+        torch.testing.assert_close(again, found)
 
 
 def test_a_canvas_of_any_shape_has_masks_of_a_quarter_of_the_stride(plain):
@@ -157,6 +164,12 @@ def test_a_decoder_that_pmt_released_starts_a_training(caplog):
     loaded = own.generator.state_dict()
     assert all(torch.equal(loaded[n], t) for n, t in released.items() if "class_head" not in n)
     assert "2 of a classifier of fixed classes left out" in caplog.text
+    with pytest.raises(InputError, match="what compares its masks with words is random, and"):
+        own([sample()])
+    own.setup_training(vocabulary())  # which may evaluate before its first step
+    own([sample()])
+    with pytest.raises(InputError, match="KIND plain, the model's is mask2former"):
+        model_of(*FCCLIP).load_state_dict({f"network.{n}": t for n, t in released.items()})
     with pytest.raises(InputError, match="the released decoder lacks 1 tensor"):
         own.load_state_dict({f"network.{n}": t for n, t in released.items() if n != "bn.0.bias"})
 
@@ -175,6 +188,11 @@ def test_an_exported_model_is_the_same_after_loading(tmp_path, caplog):
     assert f"{len(names)} loaded, 0 missing, 0 unexpected" in caplog.text
     one, other = (model([sample()])[0]["sem_seg"] for model in (first, second))
     assert torch.equal(one, other) and second.exponents == first.exponents
+    order = str(tuple(reversed(BLOCKS)))
+    turned = model_of(*PLAIN, "MODEL.PLAIN_DECODER.TAPS", order)
+    turned.clip.load_state_dict(first.clip.state_dict())
+    with pytest.raises(InputError, match="trained on taps block0, .* the model has block3, .*TAPS"):
+        turned.load_state_dict(saved)
     wider = model_of(*PLAIN, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 5)
     wider.clip.load_state_dict(first.clip.state_dict())
     with pytest.raises(InputError, match="MODEL.CLIP.NAME gives the width, MODEL.MASK_FORMER"):
@@ -196,6 +214,7 @@ def test_an_exported_model_is_the_same_after_loading(tmp_path, caplog):
         (("MODEL.MASK_GENERATOR.SOURCE", "blocks"), "SOURCE must be blocks for the kind plain"),
         ((*PLAIN, "MODEL.MASK_GENERATOR.VARIANT", "label"), "VARIANT must be fcclip"),
         (("MODEL.MASK_FORMER.DIM_FEEDFORWARD", "0"), "must be greater than 0, or 0 for the kind"),
+        ((*PLAIN, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "0"), "must be at least 1, got 0"),
         ((*PLAIN, "MODEL.MASK_FORMER.HIDDEN_DIM", "32"), "reads it with .*KIND mask2former alone"),
         (("MODEL.PLAIN_DECODER.MASKED_ATTENTION", "True"), "reads it with .*KIND plain alone"),
         ((*PLAIN, "MODEL.PLAIN_DECODER.TAPS", "(1, 2)"), "must be names of features"),

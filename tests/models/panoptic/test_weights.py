@@ -62,7 +62,7 @@ WRONG = {
     ),
     "bytes that are no digits": (
         {CLIP_HASH: torch.full((12,), 255, dtype=torch.uint8)},
-        r"clip_hash of the panoptic checkpoint, uint8 \(12,\), is no hash",
+        r"clip_hash of the panoptic checkpoint, uint8 \(12,\), is no text",
     ),
     "exponents that are none": (
         {EXPONENTS: torch.tensor([0.35, 1.5])},

@@ -468,11 +468,27 @@ class OpenPanoptic(ModelBase):
         )
 
     def _segment(self, sample: Sample, fusions: Mapping[str, Fusion] | None) -> Outputs:
-        generated: GeneratorOutput | UnnamedMasks
         if self.masks_given:
-            generated = UnnamedMasks.of_sample(sample, self.device)
-        else:
-            generated = self.generate(sample)
+            return self.name_masks(sample, UnnamedMasks.of_sample(sample, self.device), fusions)
+        return self.name_masks(sample, self.generate(sample), fusions)
+
+    @torch.no_grad()
+    def name_masks(
+        self,
+        sample: Sample,
+        generated: GeneratorOutput | UnnamedMasks,
+        fusions: Mapping[str, Fusion] | None = None,
+    ) -> Outputs:
+        """What `forward` gives for an image whose masks are there already, for the current vocabulary.
+
+        With `generate` the features of an image (`GeneratorOutput.backbone_map`), masks, names and segments come from
+        one pass, where CLIP branch and generator share a tower.
+
+        Args:
+            sample: of the image, a sample of evaluation, see `forward`.
+            generated: its masks, as `generate` gives them, or given ones.
+            fusions: as `forward` takes them.
+        """
         returned = self.fusion.returned()
         clip_logits = generated.mask_logits.new_zeros(
             len(generated.mask_logits), len(self.names), dtype=torch.float32
@@ -610,7 +626,8 @@ class OpenPanoptic(ModelBase):
             return "masked attention"
         if isinstance(self.branch, BackbonePooling):
             if self.branch.clip.visual.plain:
-                return f"{self.branch.clip.visual.description()}, of the generator's pass"
+                where = "pass" if self.branch_on_backbone else "canvas"
+                return f"{self.branch.clip.visual.description()}, of the generator's {where}"
             return "the backbone's last stage, pooled as CLIP pools it"
         return self.branch.clip.visual.description()
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import fuse_scores
-from clipself_seg.heads.panoptic.frozen_clip import LAST, BackbonePooling, DensePooling
+from clipself_seg.heads.panoptic.frozen_clip import BackbonePooling, DensePooling, cell_side
 from clipself_seg.heads.text_scores import class_logits
 from clipself_seg.models import OpenPanoptic
 from clipself_seg.models.panoptic.outputs import MEAN_COLOUR
@@ -37,7 +37,13 @@ Sizes = Sequence[Tensor]  # rows and columns, float64 scalars: rounding decides 
 
 
 class PanopticGraph(nn.Module):
-    """An image (1, 3, h, w) of RGB in [0, 255] in; mask logits (Q, H / 4, W / 4) and scores (Q, K + 1) out."""
+    """An image (1, 3, h, w) of RGB in [0, 255] in; mask logits (Q, H / 4, W / 4) and scores (Q, K + 1) out.
+
+    Where one pass of a ViT gives masks and names, its dense features (E, rows, columns) of the canvas come out, too.
+
+    Attributes:
+        gives_features: whether they do.
+    """
 
     generator_texts: Tensor
     branch_texts: Tensor
@@ -47,6 +53,7 @@ class PanopticGraph(nn.Module):
     def __init__(self, model: OpenPanoptic) -> None:
         super().__init__()
         self.model = model
+        self.gives_features = model.branch_on_backbone and model.clip.visual.plain
         self.register_buffer("generator_texts", model.generator_texts())
         self.register_buffer("branch_texts", model.branch_texts())
         self.register_buffer("seen", model.seen())
@@ -54,7 +61,7 @@ class PanopticGraph(nn.Module):
         around = model.clip.mean if grey == MEAN_COLOUR else [grey / 255] * 3
         self.register_buffer("around", torch.tensor(around).view(3, 1, 1))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """As `OpenPanoptic.generate`, and the fusion with `OpenPanoptic.clip_scores`."""
         model, divisor = self.model, self.model.settings.size_divisibility
         assert model.backbone is not None and model.generator is not None
@@ -71,11 +78,16 @@ class PanopticGraph(nn.Module):
         clip_logits = torch.zeros_like(own.class_logits[0])
         if fusion.alpha or fusion.beta or fusion.void_discount:
             image_size, canvas = _scalars(height, width), _scalars(rows, columns)
-            embeddings, cells = self.read(pixels[0], masks, maps[LAST], image_size, canvas)
+            pooled = None
+            if model.branch_on_backbone:
+                pooled = maps[model.backbone.branch_map]
+            elif isinstance(model.branch, BackbonePooling):
+                pooled = model.branch._pooled_map(pixels[0], (rows, columns))
+            embeddings, cells = self.read(pixels[0], masks, pooled, image_size, canvas)
             scale = model.branch.clip.similarity_scale
             clip_logits = class_logits(embeddings, self.branch_texts, model.synonyms, scale)
             valid = cells.flatten(1).any(dim=1) if model.fusion.valid_mask else None
-        return masks, fuse_scores(
+        scores = fuse_scores(
             own.class_logits[0],
             clip_logits,
             own.void_prob[0],
@@ -85,15 +97,28 @@ class PanopticGraph(nn.Module):
             valid,
             fusion.void_discount,
         )
+        features = [maps[model.backbone.branch_map][0]] if self.gives_features else []
+        return masks, scores, *features
 
     def read(
-        self, pixels: Tensor, masks: Tensor, last: Tensor, image_size: Sizes, canvas: Sizes
+        self,
+        pixels: Tensor,
+        masks: Tensor,
+        pooled: Tensor | None,
+        image_size: Sizes,
+        canvas: Sizes,
     ) -> tuple[Tensor, Tensor]:
         """Embeddings (Q, E) of the masks, and the cells of CLIP that each makes visible, as `ClipBranch._read`."""
         branch = self.model.branch
         if isinstance(branch, BackbonePooling):
-            cells = F.interpolate(masks[None], last.shape[2:], mode="bilinear")[0] > 0
-            return branch.clip.visual.pool_cells(last, cells), cells
+            assert pooled is not None
+            grid = (pooled.shape[2], pooled.shape[3])
+            if branch.binarise == "centre":
+                cells = F.interpolate(masks[None], grid, mode="bilinear")[0] > 0
+            else:
+                whole = _scalars(1, 1)
+                cells = visible_cells(masks, grid, cell_side(branch.clip), whole, canvas)
+            return branch.clip.visual.pool_cells(pooled, cells), cells
         assert isinstance(branch, DensePooling)
         side = branch.input_size
         scale = side / torch.maximum(*image_size)
@@ -185,11 +210,13 @@ def graph_of(predictor: PanopticPredictor) -> Export:
         )
     settings, divisor = model.settings, model.settings.size_divisibility
     fewest = divisor + 1  # on a canvas of one unit a size might be taken for a constant
+    module = PanopticGraph(model)
+    features = ("features",) if module.gives_features else ()
     graph = Graph(
-        PanopticGraph(model),
+        module,
         {"images": torch.rand(1, 3, 3 * divisor - 7, 4 * divisor - 5) * 255},
         {"images": {2: "H", 3: "W"}},
-        ("masks", "scores"),
+        ("masks", "scores", *features),
         smooth_images(
             (4 * divisor, 4 * divisor),
             (2 * divisor + 5, 5 * divisor - 3),
@@ -200,7 +227,8 @@ def graph_of(predictor: PanopticPredictor) -> Export:
     metadata = metadata_of(predictor) | {
         "preprocessing": f"RGB in [0, 255], {mapper.size_rule()}; H and W of {fewest} at least",
         "results": f"masks (Q, h, w), logits at a quarter of the size of the image, padded at the bottom and right to "
-        f"multiples of {divisor}; scores (Q, K + 1) in [0, 1], in the order of names, void last",
+        f"multiples of {divisor}; scores (Q, K + 1) in [0, 1], in the order of names, void last"
+        + ("; features (E, h, w), CLIP's dense features of the same pass" if features else ""),
         "things": list(model.classes.things),
         "short_side": mapper.min_size,
         "long_side": mapper.max_size,
@@ -214,13 +242,19 @@ def graph_of(predictor: PanopticPredictor) -> Export:
 def decided(wanted: Arrays, computed: Arrays, tolerance: float) -> tuple[Arrays, Arrays]:
     """Results without queries for which rounding decided about a cell, whether it is attended to or is inside a mask.
 
+    Args:
+        wanted: masks and scores, and features as they are.
+        computed: the same.
+        tolerance: largest difference of a query, as a fraction of the largest value.
+
     Returns:
         The others of both; or all, where there are too many such queries.
     """
     alike = np.ones(len(wanted[0]), bool)
-    for one, other in zip(wanted, computed):
+    for one, other in zip(wanted[:2], computed[:2]):
         differences = np.abs(one - other).reshape(len(one), -1).max(axis=1)
         alike &= differences <= tolerance * np.abs(one).max()
     if alike.mean() < 1 - BY_ROUNDING:
         return wanted, computed
-    return [one[alike] for one in wanted], [other[alike] for other in computed]
+    first, second = ([one[alike] for one in both[:2]] + [*both[2:]] for both in (wanted, computed))
+    return first, second

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from clipself_seg.checkpoints.training_state import trained_parameters
 from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.clip.kinds import find_architecture
-from clipself_seg.clip.tower import ImageTower
+from clipself_seg.clip.openai import VisionTransformer
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.frozen_clip import CLIPTaps
@@ -41,15 +41,22 @@ def plain():
 
 @pytest.fixture
 def passes(monkeypatch):
-    """Towers that were asked for features, one for each time."""
-    asked, own = [], ImageTower.check_names
-    monkeypatch.setattr(ImageTower, "check_names", lambda *a: asked.append(a[0]) or own(*a))
-    return asked
+    """Towers whose stem reads an image, one for each time."""
+    read, own = [], VisionTransformer.embed
+    monkeypatch.setattr(VisionTransformer, "embed", lambda *a: read.append(a[0]) or own(*a))
+    return read
 
 
-def test_masks_and_names_of_an_image_are_one_pass_of_the_tower(plain, passes):
+def test_features_masks_names_and_segments_of_an_image_are_one_pass_of_the_tower(plain, passes):
     (outputs,) = plain([sample()])
     assert passes == [plain.clip.visual] and outputs["sem_seg"].shape == (3, 40, 50)
+    passes.clear()
+    generated = plain.generate(sample())
+    named = plain.name_masks(sample(), generated)
+    assert passes == [plain.clip.visual]
+    assert generated.backbone_map.shape == (1, plain.clip.embed_dim, 8, 12)
+    assert torch.equal(named["sem_seg"], outputs["sem_seg"]) and named.keys() == outputs.keys()
+    assert torch.equal(named["panoptic_seg"][0], outputs["panoptic_seg"][0])
     two = model_of(*PLAIN, "MODEL.CLIP_BRANCH.KIND", "dense")
     passes.clear()
     two([sample()])

@@ -26,8 +26,9 @@ class Session:
         self.module = module.eval()
 
     @torch.no_grad()
-    def run(self, _, inputs) -> list[np.ndarray]:
-        return [output.numpy() for output in self.module(torch.from_numpy(inputs["images"]))]
+    def run(self, names, inputs) -> list[np.ndarray]:
+        outputs = self.module(torch.from_numpy(inputs["images"]))
+        return [output.numpy() for output in outputs[: len(names) if names else None]]
 
 
 def scene(seed: int) -> np.ndarray:

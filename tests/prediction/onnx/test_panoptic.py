@@ -17,7 +17,7 @@ from clipself_seg.prediction.onnx import graph as onnx_graph
 from clipself_seg.prediction.onnx.panoptic import PanopticGraph, decided, graph_of, visible_cells
 from clipself_seg.prediction.panoptic import PanopticPredictor
 from clipself_seg.prediction.predictor import prediction_config
-from tests.models.panoptic.small import FCCLIP, GIVEN, NAMED_BY_VIT, model_of, sample
+from tests.models.panoptic.small import FCCLIP, GIVEN, NAMED_BY_VIT, PLAIN, model_of, sample
 from tests.prediction.onnx.exported import (
     Session,
     require_packages,
@@ -34,6 +34,9 @@ MODELS = {
     "canvas laid over the image": ("MODEL.CLIP_BRANCH.ALIGN_MASKS", "0"),
     "generator alone": ("MODEL.FUSION.MODE", "generator"),
     "void discounted": (*FCCLIP, "MODEL.FUSION.VOID_DISCOUNT", "0.5"),
+    "one pass": PLAIN,
+    "plain decoder, named by a second pass": (*PLAIN, *NAMED_BY_VIT[:4]),
+    "pyramid, named on its canvas": PLAIN[-4:],
 }
 
 
@@ -49,13 +52,16 @@ def test_the_graph_gives_the_masks_and_scores_of_the_model(kind):
     graph = PanopticGraph(model)
     for size in ((60, 75), (64, 64)):
         image = sample(*size)
-        masks, scores = graph(image["image"][None].float())
+        masks, scores, *features = graph(image["image"][None].float())
         generated = model.generate(image)
         logits, valid = model.clip_scores(image, generated)
         fusion = model.fusion.returned()
         expected = class_probabilities(generated, logits, valid, model.seen(), fusion)
         torch.testing.assert_close(masks, generated.mask_logits)
         torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)
+        assert len(features) == (kind == "one pass")
+        for own in features:
+            torch.testing.assert_close(own, generated.backbone_map[0])
 
 
 def test_cells_are_visible_by_matrices_as_by_sampling():
@@ -168,9 +174,10 @@ def test_onnxruntime_finds_the_segments_of_the_predictor(predictor, words, tmp_p
 
 
 @pytest.mark.heavy
-def test_onnxruntime_computes_an_fc_clip(predictor, tmp_path):
+@pytest.mark.parametrize("opts", [FCCLIP, PLAIN])
+def test_onnxruntime_computes_masks_and_names_of_one_pass(opts, predictor, tmp_path):
     require_packages()
-    parts = PanopticPredictor.from_config(predictor.config, model=model_of(*FCCLIP))
+    parts = PanopticPredictor.from_config(predictor.config, model=model_of(*opts))
     other = PanopticPredictor(**parts)
     other.set_vocabulary("red star, grass", stuff="grass")
     (differences,) = other.export(tmp_path / "model.onnx").values()

@@ -47,7 +47,7 @@ REFERENCE = {
         "heads.fusion heads.distillation heads.text_scores heads.windows "
         "heads.cat_seg.cost_aggregator "
         "heads.panoptic.frozen_clip heads.panoptic.panoptic_merge "
-        "heads.panoptic.generator "
+        "heads.panoptic.generator heads.panoptic.plain_decoder "
         "heads.fvit.boxes heads.fvit.pyramid heads.fvit.rpn heads.fvit.roi_heads",
     ),
     "models": (

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+
 import pytest
 import torch
 
-from bench import case, report
+from bench import case, panoptic_workload, report
 from bench.case import IMAGE_SIZE, Case
 from bench.cat_seg_workload import SemSegWorkload
 from bench.detection_workload import DetectionWorkload, of_image
@@ -14,6 +17,9 @@ from bench.flops import (
     aggregator_flops,
     count_flops,
     feature_flops,
+    generator_flops,
+    plain_decoder_flops,
+    pooling_flops,
     text_flops,
     tower_flops,
     upsample_flops,
@@ -24,6 +30,7 @@ from bench.pq_workload import DECODED
 from bench.workloads import DenseWorkload, build_runs
 from clipself_seg.clip import load_clip
 from clipself_seg.heads.panoptic.frozen_clip import MaskedAttention
+from clipself_seg.heads.panoptic.plain_decoder import PlainDecoderSizes
 from clipself_seg.models import FViT
 from tests.bench.conftest import (
     detection_case,
@@ -341,3 +348,23 @@ def test_operation_counts_of_a_training_step_are_those_of_torch(small_cat_seg):
 def test_operation_counts_of_the_generator_are_those_of_torch(small_panoptic):
     generator = panoptic_runs()["generator"]
     assert count_flops(lambda: generator.call(None)) == generator.flops
+
+
+def test_operations_of_panoptic_systems_are_those_of_their_parts(small_panoptic):
+    runs = panoptic_runs(size=64)
+    clip = load_clip("ViT-Mini-8", None)
+    dense, cells = tower_flops(clip.visual, 64, 64).dense, 8 * 8
+    named = pooling_flops(cells, clip.embed_dim, 12)
+    sizes = PlainDecoderSizes(width=128, heads=4, queries=12, hidden=128, patch=8)
+    own = plain_decoder_flops(sizes, 4, cells, outputs=clip.embed_dim)
+    assert runs["one pass: decoder"].flops == own
+    assert runs["one pass"].flops == dense + own + named
+    sizes = dataclasses.replace(panoptic_workload.SIZES, queries=12)
+    other = generator_flops(sizes, 256, (64, 64))
+    assert runs["two passes: decoder"].flops == other
+    assert runs["two passes"].flops > 2 * dense + other + named
+    for name in ("one pass", "two passes"):
+        assert result(runs, name).shape == (12, clip.embed_dim)
+        decoder = runs[f"{name}: decoder"]
+        decoder.call(None)  # its maps are made once
+        assert count_flops(functools.partial(decoder.call, None)) == decoder.flops

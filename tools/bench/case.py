@@ -41,7 +41,7 @@ class Case:
     Attributes:
         task: "dense", "distill", "regions", "semseg", "panoptic", "pq" or "detection".
         model: open_clip's name; its weights are random. "pq" has none.
-        size: S, in pixels; "semseg", "panoptic" and "pq" do not read it.
+        size: S, in pixels; "semseg" and "pq" do not read it, "panoptic" for its two systems alone.
         batch: B.
         precision: "float32", or the lower precision of autocast.
         compile: whether the tower's blocks are compiled; those of plain formulations never are.

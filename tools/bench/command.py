@@ -9,6 +9,7 @@
     python tools/benchmark.py semseg --model ViT-B-16-quickgelu --classes 847 --only image --repeats 1
     python tools/benchmark.py semseg --model ViT-B-16-quickgelu --training
     python tools/benchmark.py panoptic --repeats 3
+    python tools/benchmark.py panoptic --model ViT-B-16 --size 640 --only "one pass" "two passes"
     python tools/benchmark.py pq --threads 1
     python tools/benchmark.py semseg --model ViT-B-16-quickgelu --only image --launches
     python tools/benchmark.py detection --kind ov_lvis --repeats 3
@@ -39,7 +40,9 @@ generator predicts masks and pooled embeddings ten times, plain masked attention
 for keys too and a boolean mask, plain dense pooling a copy of the map for each mask, plain fusion loops
 over classes and multiplies probabilities, plain masks are all resized at once, the plain merge is a loop
 over queries. "image" and "large image" are plain forwards at the input sizes of the two CLIP branches.
-Memory of the merge is what it needs beside the masks, which have the size of the canvas.
+"one pass" finds and names masks by a plain decoder on a frozen ViT, "two passes" by a pyramid, ODISE's generator and
+dense features of 64 x 64 cells, for a square of --size pixels; "one pass: decoder" and "two passes: decoder" are the
+decoders alone. Memory of the merge is what it needs beside the masks, which have the size of the canvas.
 
 "pq" is panoptic quality of --batch made-up images in one process, beside panopticapi's: in memory from
 what a model gives (panopticapi has it written as PNGs, as by Detectron2's evaluator), and from files.
@@ -53,7 +56,8 @@ are given.
 
 --launches times nothing: it counts the operations that a GPU would be asked for, on a CPU whose tensors say that they
 lie on one, so that nothing is divided for a CPU's cache. Counted is what reads or writes values on the device, copies
-to it included, and not what makes views or memory; a GPU runs a kernel or a few for each.
+to it included, and not what makes views or memory; a GPU runs a kernel or a few for each. Beside them are the
+operations of matrix products that the task needs, where they are counted.
 """
 
 from __future__ import annotations

@@ -40,6 +40,8 @@ WITHOUT_KERNEL = {
     "aten.new_empty_strided",
 }
 
+HEADER = ["operations of a GPU", "ours", "plain", "GFLOP of products"]
+
 
 class Launches(Accelerator):
     """Context that counts; `operations` has the number of each by its name, such as "aten.add"."""
@@ -99,8 +101,8 @@ def count_launches(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
         report: called with the progress.
 
     Returns:
-        "case", "launches" (by name of a run: "all", and "operations" by their names, most frequent first) and
-        "provenance".
+        "case", "launches" (by name of a run: "all", "operations" by their names, most frequent first, and "flops",
+        0 where they are not counted) and "provenance".
 
     Raises:
         InputError: the model or its size do not fit, nothing is called as in `only`, or the precision is not float32.
@@ -120,7 +122,8 @@ def count_launches(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
             with Launches() as counted:
                 run.call(given)
             operations = dict(counted.operations.most_common())
-            launches[name] = {"all": counted.operations.total(), "operations": operations}
+            total = counted.operations.total()
+            launches[name] = {"all": total, "operations": operations, "flops": run.flops}
     return {
         "case": dataclasses.asdict(case),
         "launches": launches,
@@ -156,10 +159,13 @@ def launches_as_text(results: Mapping[str, Any]) -> str:
         return "\n\n".join(map(launches_as_text, results["jobs"].values()))
     launches = results["launches"]
     rows = [
-        [name, numbers["all"], launches.get(f"plain {name}", {}).get("all")]
+        [
+            name,
+            numbers["all"],
+            launches.get(f"plain {name}", {}).get("all"),
+            numbers["flops"] / 1e9 or None,
+        ]
         for name, numbers in launches.items()
         if name.removeprefix("plain ") not in launches or not name.startswith("plain ")
     ]
-    return "\n".join(
-        [headline(results["case"]), "", tabulate(rows, ["operations of a GPU", "ours", "plain"])]
-    )
+    return "\n".join([headline(results["case"]), "", tabulate(rows, HEADER, floatfmt=".1f")])

@@ -1,5 +1,8 @@
 """Benchmark workloads of panoptic segmentation: mask generator, CLIP branches, fusion, masks, merge.
 
+Two systems read an image and give masks with their embeddings: one frozen ViT with a plain decoder (`OnePass`), and the
+same ViT with a pyramid and Mask2Former's decoder, whose masks are named by a second pass (`TwoPasses`).
+
 Legend: Q queries, K classes, S texts, E embedding, C width of the generator, h x w pixels of stride 4,
     H W rows and columns of the canvas.
 """
@@ -8,16 +11,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench import plain_panoptic as plain
 from bench.case import IMAGE_SIZE, Case, PartWorkload, seeded
-from bench.flops import generator_flops, pooling_flops, regions_flops, tower_flops
+from bench.flops import (
+    count_flops,
+    generator_flops,
+    plain_decoder_flops,
+    pooling_flops,
+    regions_flops,
+    tower_flops,
+)
 from bench.inputs import (
     Scores,
     areas,
@@ -25,14 +36,24 @@ from bench.inputs import (
     random_scores,
 )
 from bench.measure import Run
+from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip.runtime import without_values
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import fuse_scores
-from clipself_seg.heads.panoptic.frozen_clip import CELLS, DensePooling, MaskedAttention
+from clipself_seg.heads.panoptic.frozen_clip import (
+    CELLS,
+    BackbonePooling,
+    CLIPPyramid,
+    CLIPTaps,
+    DensePooling,
+    MaskedAttention,
+)
 from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator, QueryPrediction
 from clipself_seg.heads.panoptic.panoptic_merge import merge_panoptic, resize_masks
 from clipself_seg.heads.panoptic.pixel_decoder import STRIDES
+from clipself_seg.heads.panoptic.plain_decoder import PlainDecoder, PlainDecoderSizes
 from clipself_seg.heads.text_scores import class_logits
 
 IMAGE, CANVAS = (1024, 1365), (1024, 1408)  # of an image of 480 x 640 in the official test
@@ -41,6 +62,77 @@ QUERIES, MERGED = 100, 250  # ODISE's; FC-CLIP's, for the merge
 WORDS = ("openseg_coco_panoptic_133", "ade20k_847")  # the first that has as many classes
 ALPHA, BETA = 0.35, 0.65
 BRANCHES = {"masked attention": "image", "dense pooling": "large image"}  # beside a plain forward
+
+
+class OnePass(nn.Module):
+    """Masks of a plain decoder on a frozen ViT, which the dense features of the same pass name."""
+
+    def __init__(self, clip: DenseCLIP, sizes: GeneratorSizes) -> None:
+        """Of `sizes` the number of queries is read; the others are those of PMT on the ViT."""
+        super().__init__()
+        self.source = CLIPTaps(clip, named=True)
+        own = PlainDecoderSizes(
+            width=self.source.width,
+            heads=clip.visual.heads,
+            queries=sizes.queries,
+            hidden=self.source.width,
+            patch=self.source.stride,
+        )
+        self.decoder = PlainDecoder(
+            channels=self.source.channels, text_width=clip.embed_dim, sizes=own
+        )
+        self.branch = BackbonePooling(clip)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Embeddings (Q, E) of the masks of an image (3, S, S) in [0, 1]."""
+        maps = self.source(image[None])
+        masks = self.decoder(maps)[-1].mask_logits[0]
+        return self.branch.embed(image, masks, backbone_map=maps[self.source.branch_map])[0]
+
+    def decoder_flops(self, side: int) -> int:
+        """Operations of the decoder for a square canvas of some pixels a side."""
+        sizes, cells = self.decoder.sizes, (side // self.source.stride) ** 2
+        width = self.branch.clip.embed_dim
+        return plain_decoder_flops(sizes, len(self.decoder.names), cells, outputs=width)
+
+    def naming_flops(self, side: int) -> int:
+        """Operations that turn masks into embeddings, behind the first pass."""
+        cells = (side // self.source.stride) ** 2
+        return pooling_flops(cells, self.branch.clip.embed_dim, self.decoder.sizes.queries)
+
+
+class TwoPasses(nn.Module):
+    """Masks of Mask2Former's decoder on a pyramid of a frozen ViT, which names them in a second pass."""
+
+    def __init__(self, clip: DenseCLIP, sizes: GeneratorSizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.source = CLIPPyramid(clip)
+        self.decoder = MaskGenerator(
+            channels=self.source.channels, text_width=clip.embed_dim, sizes=sizes
+        )
+        self.branch = DensePooling(clip)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Embeddings (Q, E) of the masks of an image (3, S, S) in [0, 1]."""
+        masks = self.decoder(self.source(image[None]))[-1].mask_logits[0]
+        return self.branch.embed(image, masks)[0]
+
+    def decoder_flops(self, side: int) -> int:
+        """Operations of the decoder for a square canvas of some pixels a side."""
+        return generator_flops(self.sizes, self.source.channels["s2"], (side, side))
+
+    def naming_flops(self, side: int) -> int:
+        """Operations that turn masks into embeddings, behind the first pass; `side` is of no account."""
+        clip, own = self.branch.clip, self.branch.input_size
+        image = torch.zeros(1, 3, own, own, device="meta")
+        dense = count_flops(lambda: clip.visual.dense(image))
+        return dense + pooling_flops(
+            math.prod(self.branch.grid), clip.embed_dim, self.sizes.queries
+        )
+
+
+SYSTEMS = {"one pass": OnePass, "two passes": TwoPasses}
 
 
 class PanopticWorkload(PartWorkload):
@@ -74,6 +166,7 @@ class PanopticWorkload(PartWorkload):
             **self.pair("generator", self._generate, self._plain_generate, generator, **memory),
             **attention,
             **self._dense_runs(),
+            **(self._system_runs() if self.outline.visual.plain else {}),
             **self.pair("fusion", self._fuse, self._plain_fuse, setup=lambda: self.scores),
             **self.pair(
                 "masks", self._resize, self._plain_resize, setup=lambda: self.masks, **memory
@@ -113,6 +206,39 @@ class PanopticWorkload(PartWorkload):
             **self.pair("dense pooling", self._pool, self._plain_pool, flops, memory=True),
             **({"large image": self._embed(DensePooling, side)} if self._is_transformer else {}),
         }
+
+    def _system_runs(self) -> dict[str, Run]:
+        """Each system whole, and its decoder on maps that are given, for a square canvas of the case's size."""
+        runs: dict[str, Run] = {}
+        side = self.case.size
+        for name, kind in SYSTEMS.items():
+            with without_values():
+                outlined = kind(self.outline, self._sizes).eval().requires_grad_(False)
+                image = torch.zeros(1, 3, side, side)
+            source = count_flops(functools.partial(outlined.source, image))
+            decoder, names = outlined.decoder_flops(side), outlined.naming_flops(side)
+            made = functools.cache(functools.partial(self._system, kind))
+            runs[name] = Run(
+                self.without_gradients(lambda _, made=made: made()(self._canvas)),
+                source + decoder + names,
+                memory=True,
+            )
+            maps = functools.cache(lambda made=made: made().source(self._canvas[None]))
+            runs[f"{name}: decoder"] = Run(
+                self.without_gradients(lambda _, made=made, maps=maps: made().decoder(maps())[-1]),
+                decoder,
+            )
+        return runs
+
+    def _system(self, kind: type[OnePass] | type[TwoPasses]) -> OnePass | TwoPasses:
+        made = seeded(lambda: kind(self.clip, self._sizes))
+        return made.eval().requires_grad_(False).to(self.device)
+
+    @functools.cached_property
+    def _canvas(self) -> Tensor:
+        """The image as a square of the case's size, (3, S, S) in [0, 1]."""
+        size = (self.case.size, self.case.size)
+        return F.interpolate(self.image[None], size, mode="bilinear", align_corners=False)[0]
 
     def _embed(self, kind: type[MaskedAttention] | type[DensePooling], side: int) -> Run:
         """A plain forward of what a branch reads; preparing the image counts too."""

@@ -429,6 +429,7 @@ class OpenPanoptic(ModelBase):
             for suffix, loss in zip(suffixes, losses)
         }
 
+    @torch.no_grad()
     def generate(self, sample: Sample) -> GeneratorOutput:
         """Masks of an image and the generator's scores of them, for the current vocabulary.
 

@@ -132,7 +132,8 @@ class TwoPasses(nn.Module):
         )
 
 
-SYSTEMS = {"one pass": OnePass, "two passes": TwoPasses}
+System = OnePass | TwoPasses
+SYSTEMS: dict[str, type[System]] = {"one pass": OnePass, "two passes": TwoPasses}
 
 
 class PanopticWorkload(PartWorkload):
@@ -217,22 +218,23 @@ class PanopticWorkload(PartWorkload):
                 image = torch.zeros(1, 3, side, side)
             source = count_flops(functools.partial(outlined.source, image))
             decoder, names = outlined.decoder_flops(side), outlined.naming_flops(side)
+            total = source + decoder + names
             made = functools.cache(functools.partial(self._system, kind))
-            runs[name] = Run(
-                self.without_gradients(lambda _, made=made: made()(self._canvas)),
-                source + decoder + names,
-                memory=True,
-            )
-            maps = functools.cache(lambda made=made: made().source(self._canvas[None]))
-            runs[f"{name}: decoder"] = Run(
-                self.without_gradients(lambda _, made=made, maps=maps: made().decoder(maps())[-1]),
-                decoder,
-            )
+            whole, part = self._whole_and_part(made)
+            runs[name] = Run(self.without_gradients(whole), total, memory=True)
+            runs[f"{name}: decoder"] = Run(self.without_gradients(part), decoder)
         return runs
 
-    def _system(self, kind: type[OnePass] | type[TwoPasses]) -> OnePass | TwoPasses:
+    def _system(self, kind: type[System]) -> System:
         made = seeded(lambda: kind(self.clip, self._sizes))
         return made.eval().requires_grad_(False).to(self.device)
+
+    def _whole_and_part(
+        self, made: Callable[[], System]
+    ) -> tuple[Callable[[None], Tensor], Callable[[None], QueryPrediction]]:
+        """Calls of a system, and of its decoder, whose maps are made once."""
+        maps = functools.cache(lambda: made().source(self._canvas[None]))
+        return lambda _: made()(self._canvas), lambda _: made().decoder(maps())[-1]
 
     @functools.cached_property
     def _canvas(self) -> Tensor:

@@ -181,6 +181,7 @@ GOES_ON = {
     "quickstart": "the same command goes on, unless it says --fresh",
     "reproduce": "the same command goes on",
     "tools generator-outputs": "the same command goes on, unless it says --overwrite",
+    "tools mini-clip": "the same command goes on",
     "tools repeat-seeds": "the same command goes on",
     "tools train-rpn": "the training goes on with --resume, the proposals are written anew",
     "train": "a training goes on with --resume, an evaluation begins anew",

@@ -345,7 +345,7 @@ class BackboneTower(ImageTower):
         return int(getattr(self.backbone, "heads", max(1, self.width // 64)))
 
     def final_norm(self, tokens: Tensor) -> Tensor:
-        """Its own norm behind its last block, of tokens (..., C) after any block; without one the tokens."""
+        """Tokens (..., C) of any block behind the backbone's final norm; as they are where it has none."""
         norm = getattr(self.backbone, "final_norm", None)
         return tokens if norm is None else norm(tokens)
 
@@ -447,7 +447,7 @@ class TextNumbers:
 
 
 class BackboneText(TextEncoder):
-    """The text side of a backbone of somebody else's, whose sentences `TextNumbers` numbers; it never trains."""
+    """Embeds sentences by their numbers (`TextNumbers`) with a backbone of another module; it never trains."""
 
     context_length = 1
     stored = False  # the code that encodes is another's, and changes

@@ -133,6 +133,24 @@ def _resample(logits_Qmn: Tensor, size: tuple[int, int], fraction: tuple[float, 
     )[0]
 
 
+def pad_image(
+    image: Tensor, sides: tuple[int, int, int, int], padding: int, mean: Sequence[float]
+) -> Tensor:
+    """An image with a colour around it.
+
+    Args:
+        image: (1, 3, h, w), RGB in [0, 1].
+        sides: pixels to add on the left, right, top and bottom.
+        padding: grey value, 0 to 255, of what is added; or `MEAN_COLOUR`, so that it is normalised to exactly 0.
+        mean: of CLIP's pixels in [0, 1].
+    """
+    if padding != MEAN_COLOUR:
+        return F.pad(image, sides, value=padding / 255)
+    around = constant(list(mean), image)[:, None, None]
+    outside = F.pad(torch.zeros_like(image[:, :1]), sides, value=1).bool()
+    return torch.where(outside, around, F.pad(image, sides))
+
+
 class ClipBranch(abc.ABC):
     """Computes class logits from an image and mask logits; subclasses implement the readout.
 
@@ -407,7 +425,7 @@ class BackbonePooling(ClipBranch):
     ) -> tuple[Tensor, Tensor]:
         """As `ClipBranch._read`; without a backbone's map CLIP reads the image, padded as the generator's canvas is."""
         if backbone_map is None:
-            backbone_map = self._pooled_map(image, canvas)
+            backbone_map = self.pooled_map(image, canvas)
         patch = cell_side(self.clip)
         grid = (backbone_map.shape[2], backbone_map.shape[3])
         cells_Qhw = visible_cells(
@@ -420,17 +438,13 @@ class BackbonePooling(ClipBranch):
         )
         return self.clip.visual.pool_cells(backbone_map, cells_Qhw), cells_Qhw
 
-    def _pooled_map(self, image: Tensor, canvas: tuple[int, int]) -> Tensor:
+    def pooled_map(self, image: Tensor, canvas: tuple[int, int]) -> Tensor:
         """The map (1, C, h, w) of CLIP that is pooled, over the canvas that masks cover."""
         side = cell_side(self.clip)
         height, width = (length + -length % side for length in canvas)
         sides = (0, width - image.shape[2], 0, height - image.shape[1])
-        pixels = image.float()[None]
-        if self.padding == MEAN_COLOUR:
-            pixels = F.pad(self.clip.normalise(pixels), sides)
-        else:
-            pixels = self.clip.normalise(F.pad(pixels, sides, value=self.padding / 255))
-        tower = self.clip.visual
+        padded = pad_image(image.float()[None], sides, self.padding, self.clip.mean)
+        pixels, tower = self.clip.normalise(padded), self.clip.visual
         name = tower.pooled_map
         return tower.features(on_grid(self.clip, pixels), [name])[name]
 

@@ -496,10 +496,8 @@ def released_state(
                 f"{source} has {name} of shape {tuple(read[name].shape)}, the decoder needs {tuple(tensor.shape)}: "
                 "give it the sizes of the file"
             )
-        if (
-            not read[name].isfinite().all()
-            or read[name].dtype.is_floating_point < tensor.is_floating_point()
-        ):
+        integers = tensor.is_floating_point() and not read[name].is_floating_point()
+        if integers or not read[name].isfinite().all():
             raise InputError(
                 f"{source} has no finite floating-point numbers in {name}: fetch it again"
             )

@@ -663,9 +663,9 @@ def frozen_hashes(model: OpenPanoptic) -> dict[str, str]:
 
 
 def _taps(model: OpenPanoptic) -> dict[str, str]:
-    return (
-        {TAPS: ", ".join(model.backbone.channels)} if isinstance(model.backbone, CLIPTaps) else {}
-    )
+    if not isinstance(model.backbone, CLIPTaps):
+        return {}
+    return {TAPS: ", ".join(model.backbone.channels)}
 
 
 def own_checkpoint(model: OpenPanoptic) -> dict[str, Tensor]:
@@ -733,21 +733,11 @@ def full_state(model: OpenPanoptic, state: Mapping[str, Tensor]) -> dict[str, Te
     }
     if problem := name_problem(wanted, read):
         raise InputError(f"the panoptic checkpoint {problem.what}: {problem.names}")
-    of_clip = OF_CLIP + (OF_STAGES if isinstance(model.backbone, CLIPStages) else ())
     for name, target in wanted.items():
         if read[name].shape != target.shape:
             raise InputError(
                 f"the panoptic checkpoint has {name} of shape {tuple(read[name].shape)}, the model needs "
-                f"{tuple(target.shape)}: "
-                + (
-                    "MODEL.CLIP.NAME gives the width, MODEL.MASK_FORMER the other sizes"
-                    if isinstance(model.backbone, CLIPTaps)
-                    else (
-                        "MODEL.CLIP.NAME gives the size"
-                        if any(part in name for part in of_clip)
-                        else "MODEL.MASK_FORMER and MODEL.PYRAMID give the sizes"
-                    )
-                )
+                f"{tuple(target.shape)}: {_keys_of_size(model, name)}"
             )
     _check_numbers({n: t for n, t in read.items() if wanted[n].is_floating_point()})
     logger.info(
@@ -763,6 +753,16 @@ def full_state(model: OpenPanoptic, state: Mapping[str, Tensor]) -> dict[str, Te
     for name, value in read.items():
         complete[name if name in complete else GENERATOR + name] = value
     return complete | taken
+
+
+def _keys_of_size(model: OpenPanoptic, name: str) -> str:
+    """Says which keys give the size of a tensor."""
+    if isinstance(model.backbone, CLIPTaps):
+        return "MODEL.CLIP.NAME gives the width, MODEL.MASK_FORMER the other sizes"
+    of_clip = OF_CLIP + (OF_STAGES if isinstance(model.backbone, CLIPStages) else ())
+    if any(part in name for part in of_clip):
+        return "MODEL.CLIP.NAME gives the size"
+    return "MODEL.MASK_FORMER and MODEL.PYRAMID give the sizes"
 
 
 def _check_kind(model: OpenPanoptic, given: Mapping[str, Tensor]) -> None:

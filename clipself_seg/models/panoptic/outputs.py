@@ -9,10 +9,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip.runtime import constant, on_device
+from clipself_seg.clip.runtime import on_device
 from clipself_seg.data.generator_outputs import GeneratorOutput
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.errors import InputError
@@ -23,7 +22,7 @@ from clipself_seg.heads.fusion import (
     fusion_of,
     name_masks,
 )
-from clipself_seg.heads.panoptic.frozen_clip import MEAN_COLOUR
+from clipself_seg.heads.panoptic.frozen_clip import pad_image
 from clipself_seg.heads.panoptic.panoptic_merge import (
     canvas_labels,
     merge_instances,
@@ -135,17 +134,12 @@ def padded_canvas(image: Tensor, settings: MergeSettings, mean: Sequence[float])
     Args:
         image: (3, h, w), RGB in 0..255.
         settings: sides of the canvas and what is around the image.
-        mean: of CLIP's pixels in [0, 1]; with `MEAN_COLOUR` what is around the image is normalised to exactly 0.
+        mean: of CLIP's pixels in [0, 1].
     """
     height, width = image.shape[1:]
     divisor = settings.size_divisibility
-    padding = (0, -width % divisor, 0, -height % divisor)
-    if settings.padding != MEAN_COLOUR:
-        return F.pad(image.float()[None], padding, value=settings.padding) / 255
-    pixels = image.float()[None] / 255
-    around = constant(list(mean), pixels)[:, None, None]
-    outside = F.pad(torch.zeros_like(pixels[:, :1]), padding, value=1).bool()
-    return torch.where(outside, around, F.pad(pixels, padding))
+    sides = (0, -width % divisor, 0, -height % divisor)
+    return pad_image(image.float()[None] / 255, sides, settings.padding, mean)
 
 
 def class_probabilities(

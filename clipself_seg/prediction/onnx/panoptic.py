@@ -17,10 +17,14 @@ from torch.nn import functional as F
 
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import fuse_scores
-from clipself_seg.heads.panoptic.frozen_clip import BackbonePooling, DensePooling, cell_side
+from clipself_seg.heads.panoptic.frozen_clip import (
+    MEAN_COLOUR,
+    BackbonePooling,
+    DensePooling,
+    cell_side,
+)
 from clipself_seg.heads.text_scores import class_logits
 from clipself_seg.models import OpenPanoptic
-from clipself_seg.models.panoptic.outputs import MEAN_COLOUR
 from clipself_seg.prediction.onnx.graph import (
     BY_ROUNDING,
     Arrays,
@@ -82,7 +86,7 @@ class PanopticGraph(nn.Module):
             if model.branch_on_backbone:
                 pooled = maps[model.backbone.branch_map]
             elif isinstance(model.branch, BackbonePooling):
-                pooled = model.branch._pooled_map(pixels[0], (rows, columns))
+                pooled = model.branch.pooled_map(pixels[0], (rows, columns))
             embeddings, cells = self.read(pixels[0], masks, pooled, image_size, canvas)
             scale = model.branch.clip.similarity_scale
             clip_logits = class_logits(embeddings, self.branch_texts, model.synonyms, scale)
@@ -190,7 +194,7 @@ def _cubic(length: int, new: Tensor, count: int) -> Tensor:
 
 
 def graph_of(predictor: PanopticPredictor) -> Export:
-    """The graph of a predictor and the files beside it; the export may change the predictor.
+    """Makes the graph of a predictor and the files beside it; the export may change the predictor.
 
     Args:
         predictor: on the CPU, in float32, with its class names.

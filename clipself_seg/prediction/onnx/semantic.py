@@ -126,7 +126,7 @@ def bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def graph_of(predictor: Predictor, text_tower: bool = False) -> Export:
-    """The graph of a predictor and the files beside it; the export may change the predictor.
+    """Makes the graph of a predictor and the files beside it; the export may change the predictor.
 
     Args:
         predictor: on the CPU, in float32, with its class names unless the text tower is exported.

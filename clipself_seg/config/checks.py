@@ -237,6 +237,24 @@ RELATIONS: list[Relation] = [
         lambda whose, masks: whose == "clip" or bool(masks),
     ),
     Relation(
+        "TEST.AUG.ENABLED",
+        "TEST.AUG.FLIP",
+        "False without FLIP, for nothing else is averaged",
+        lambda enabled, flip: flip or not enabled,
+    ),
+    Relation(
+        "TEST.AUG.ENABLED",
+        "MODEL.ZERO_SHOT.MASKS",
+        "False with masks, whose labels are votes and no scores",
+        lambda enabled, masks: not (enabled and masks),
+    ),
+    Relation(
+        "TEST.AUG.ENABLED",
+        "MODEL.FUSION.MODE",
+        "False for the generator alone, since CLIP's scores of masks are what is averaged",
+        lambda enabled, mode: not enabled or mode != "generator",
+    ),
+    Relation(
         "TEST.BACKGROUND.THRESHOLD",
         "TEST.BACKGROUND.WORDS",
         "greater than 0 where no name of the background competes, or nothing is background",

@@ -258,6 +258,9 @@ def _add_solver(cfg: CfgNode) -> None:
 
 
 def _add_test(cfg: CfgNode) -> None:
+    # Detectron2's keys: whether the scores of an image and of its mirrored version (AUG.FLIP) are averaged. Of panoptic
+    # segmentation CLIP's scores of masks are, for masks of two passes are not the same ones.
+    cfg.TEST.AUG.ENABLED = False
     # Of models that label pixels: for each of DATASETS.TEST a file of other names for its classes, lines ID:NAME,NAME
     # as in FC-CLIP's lists (*_with_prompt_eng.txt), or "" for its own; () is "" for all.
     cfg.TEST.LABEL_FILES = ()

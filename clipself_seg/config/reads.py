@@ -49,6 +49,7 @@ REGIONS = (
 PIXELS = (
     *("INPUT.FORMAT", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"),
     *("TEST.TRAIN_VOCABULARY", "TEST.MIOU_RULE", "TEST.NUMBERS.", "TEST.LABEL_FILES"),
+    *("TEST.AUG.ENABLED", "TEST.AUG.FLIP"),
 )
 LABELS = (
     *PIXELS,
@@ -161,7 +162,9 @@ _INSTEAD: dict[str, tuple[str, ...]] = {
         "SOLVER.REFERENCE_WORLD_SIZE",
     ),
     "results are written to results.json and not judged": ("TEST.EXPECTED_RESULTS",),
-    "images are evaluated once, neither flipped nor resized to several sizes": ("TEST.AUG.",),
+    "images are evaluated at one size, TEST.AUG.ENABLED averages an image and its mirrored version": (
+        *("TEST.AUG.MIN_SIZES", "TEST.AUG.MAX_SIZE"),
+    ),
     "the statistics of batch norms are not measured again": ("TEST.PRECISE_BN.",),
 }
 INSTEAD = {name: sentence for sentence, names in _INSTEAD.items() for name in names}

@@ -278,8 +278,29 @@ def mask_cells(
     return torch.cat(parts, dim=1)
 
 
+def mirrored_mean(
+    parts: Iterable[Part], mirrored: Iterable[Part], size: tuple[int, int]
+) -> Iterator[Part]:
+    """Class indices and the mean of two maps (k, H, W), of an image and of its mirrored version.
+
+    A mirrored image gives exactly the mirrored mean, since only sums of two numbers change their order.
+
+    Args:
+        parts: class indices and maps of the image.
+        mirrored: those of the mirrored image, of the same classes in the same parts.
+        size: (H, W) that the maps are resized to before they are averaged.
+    """
+    for (classes, maps), (_, others) in zip(parts, mirrored, strict=True):
+        own, other = (resize(one[None], size)[0] for one in (maps, others))
+        yield classes, (own + other.flip(-1)) / 2
+
+
 def segmentation(
-    parts: Iterable[Part], size: tuple[int, int], count: int, output: str
+    parts: Iterable[Part],
+    size: tuple[int, int],
+    count: int,
+    output: str,
+    mirrored: Iterable[Part] | None = None,
 ) -> dict[str, Tensor]:
     """The result of an image, under Detectron2's names.
 
@@ -288,10 +309,13 @@ def segmentation(
         size: (H, W) that the maps are resized to.
         count: number of classes.
         output: "scores" or "labels".
+        mirrored: parts of the mirrored image, whose maps are averaged with the others, see `mirrored_mean`.
 
     Returns:
         {"sem_seg": (count, H, W)}, or for labels {"sem_seg_labels": (H, W) int64, "sem_seg_best": their scores}.
     """
+    if mirrored is not None:
+        parts = mirrored_mean(parts, mirrored, size)
     if output == "scores":
         return {"sem_seg": all_scores(parts, size, count)}
     if output != "labels":

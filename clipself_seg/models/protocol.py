@@ -53,6 +53,9 @@ class Classes(NamedTuple):
     seen: np.ndarray | None = None
 
 
+MIRRORED = "the image and its mirrored version, averaged"
+
+
 class Reading(NamedTuple):
     """How a model reads class names and images, in words, for the protocol line of its tables.
 

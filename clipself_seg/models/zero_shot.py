@@ -44,7 +44,7 @@ from clipself_seg.heads.windows import (
     window_parts,
 )
 from clipself_seg.models.base import FrozenCLIP, given_masks, sizes_of
-from clipself_seg.models.protocol import SYNONYM_TEXTS, Reading
+from clipself_seg.models.protocol import MIRRORED, SYNONYM_TEXTS, Reading
 from clipself_seg.models.timm_backbone import TimmMaps
 
 OWN = "clip"  # value of MODEL.ZERO_SHOT.CORRELATION for CLIP's own features
@@ -152,6 +152,7 @@ class ZeroShotSegmenter(FrozenCLIP):
         ignore_label: int = 255,
         precision: torch.dtype | None = None,
         masks: DenseInMasks | None = None,
+        flip: bool = False,
     ) -> None:
         """
         Args:
@@ -164,6 +165,7 @@ class ZeroShotSegmenter(FrozenCLIP):
             ignore_label: see the attribute.
             precision: dtype of autocast, or None.
             masks: makes dense features within the masks that samples bring; None for CLIP's own.
+            flip: whether the probabilities of an image and of its mirrored version are averaged; without masks.
 
         Raises:
             InputError: a side of the windows that is no multiple of the patch.
@@ -174,6 +176,7 @@ class ZeroShotSegmenter(FrozenCLIP):
         self.windows = windows or StridedWindows()
         self.ignore_label = ignore_label
         self.masks = masks
+        self.flip = flip
         if self.windows.size % clip.patch_size:
             below = max(self.windows.size // clip.patch_size, 1) * clip.patch_size
             raise InputError(
@@ -183,7 +186,7 @@ class ZeroShotSegmenter(FrozenCLIP):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
-        """Reads ``MODEL.{CLIP, ZERO_SHOT, SEM_SEG_HEAD.IGNORE_VALUE}`` and ``SOLVER.AMP``."""
+        """Reads ``MODEL.{CLIP, ZERO_SHOT, SEM_SEG_HEAD.IGNORE_VALUE}``, ``SOLVER.AMP`` and ``TEST.AUG``."""
         given = cfg.MODEL.ZERO_SHOT
         clip = build_clip(cfg)
         return {
@@ -195,6 +198,7 @@ class ZeroShotSegmenter(FrozenCLIP):
             "windows": StridedWindows(given.WINDOW, given.STRIDE),
             "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
             "precision": precision_from_config(cfg),
+            "flip": cfg.TEST.AUG.ENABLED,
         }
 
     @classmethod
@@ -213,6 +217,7 @@ class ZeroShotSegmenter(FrozenCLIP):
                 self.masks.text(self.clip.visual) if self.masks else self.clip.visual.description()
             ),
             scale=f"{self.scale:g}",
+            size=MIRRORED if self.flip else "",
         )
 
     def weights_hash(self) -> str:
@@ -266,7 +271,9 @@ class ZeroShotSegmenter(FrozenCLIP):
         results = []
         for sample, image in zip(samples, on_device(samples, "image", self.device)):
             if self.masks is None:
-                results.append(self._result(sample, self._window_cells(image, *texts), output))
+                images = [image, image.flip(-1)] if self.flip else [image]
+                cells = [self._window_cells(one, *texts) for one in images]
+                results.append(self._result(sample, cells, output))
             else:
                 results.append(self._in_masks(sample, image, texts, output))
         return results
@@ -334,16 +341,19 @@ class ZeroShotSegmenter(FrozenCLIP):
                 self.clip.visual, window, normalised_window, cells_nhw, precision
             )
             probabilities.append(class_probabilities(dense_Ehw, *texts, self.scale))
-        result = self._result(sample, torch.stack(probabilities), output, FINER)
+        result = self._result(sample, [torch.stack(probabilities)], output, FINER)
         own = (result["sem_seg_labels"], result["sem_seg_best"])
         labels, best = vote_in_masks(*own, masks_nHW, len(self.names))
         return {"sem_seg_labels": labels, "sem_seg_best": best}
 
     def _result(
-        self, sample: Sample, cells_VKhw: Tensor, output: str, finer: int = 1
+        self, sample: Sample, cells: Sequence[Tensor], output: str, finer: int = 1
     ) -> dict[str, Tensor]:
-        """Labels or scores of an image, of whose patches a side has `finer` cells."""
+        """Labels or scores of an image from its cells (V, K, h, w), and those of the mirrored image if there are any.
+
+        A side of a patch has `finer` cells.
+        """
         image_size, size = sizes_of(sample)
         patch = self.clip.patch_size // finer
-        parts = window_parts(cells_VKhw, self.windows, patch, image_size, size)
-        return segmentation(parts, size, len(self.names), output)
+        parts = [window_parts(one, self.windows, patch, image_size, size) for one in cells]
+        return segmentation(parts[0], size, len(self.names), output, *parts[1:])

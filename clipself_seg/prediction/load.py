@@ -113,6 +113,8 @@ def export(
     if isinstance(loaded, DenseCLIP):
         raise InputError("a CLIP alone has no task: give a predictor, or the name of the CLIP")
     of_task, cfg = FOLDERS[loaded.folder], loaded.config
+    if cfg and cfg.TEST.AUG.ENABLED:
+        raise InputError("a file of ONNX has no mirrored image: set TEST.AUG.ENABLED to False")
     check_request(of_task, cfg and cfg.MODEL.MASK_GENERATOR.SOURCE, asked)
     from clipself_seg.prediction.onnx.graph import write_model
 

@@ -1,4 +1,7 @@
-"""Predicts for image files in batches that are read ahead; what becomes of the outputs is each task's own."""
+"""Predicts for image files: a batch is read and one is written while the model works on that between them.
+
+What becomes of the outputs is each task's own.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ import errno
 import logging
 import os
 import sys
+import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -113,25 +117,60 @@ class _Batch(NamedTuple):
     pixels: list[Future[np.ndarray]]
 
 
+class _Written(NamedTuple):
+    """An image that the model is done with, whose results are being written.
+
+    Attributes:
+        source: its file.
+        state: of the file, from before it was read.
+        written: its results, sooner or later, or what is wrong with it.
+    """
+
+    source: ImageFile
+    state: InputState | None
+    written: Future[Written] | Future[np.ndarray]
+
+
+class Pace(NamedTuple):
+    """How fast a call was.
+
+    Attributes:
+        images: number of images that the model got.
+        seconds: from the first image that was read to the last that was written.
+        waited: fraction of them in which the model had no image to work on, in [0, 1].
+    """
+
+    images: int
+    seconds: float
+    waited: float
+
+    def __str__(self) -> str:
+        rate = self.images / max(self.seconds, 1e-9)
+        return f"{rate:.3g} images a second; the model waited {self.waited:.0%} of the time"
+
+
 def predict_files(
     results: Results[R],
     files: InputFiles,
     journal: Journal | None = None,
     batch_size: int = 1,
     video: VideoWriter | None = None,
+    report: Callable[[Pace], None] | None = None,
 ) -> dict[str, str]:
-    """Predict for images; one that cannot be read or processed is reported at once, and the others are done.
+    """Predict for images; one that cannot be read or processed is reported, and the others are done.
 
-    The index is written before the first image and, interrupted or not, after the last. With a journal that
-    resumes it is that of a call that nobody interrupted, byte for byte: a batch has the images that it had, so
-    that it is predicted again if one of them is not done.
+    A batch is read, the model works on the one before it, and the one before that is written, at the same time; what
+    is done is noted in the order of the images. The index is written before the first image and, interrupted or not,
+    after the last. With a journal that resumes it is that of a call that nobody interrupted, byte for byte: a batch
+    has the images that it had, so that it is predicted again if one of them is not done.
 
     Args:
         results: predicts and writes; what is there of the same names is replaced.
         files: what `find_images` returned.
         journal: keeps which images are done; None: nobody goes on.
-        batch_size: images that the model gets at once; at most twice as many are in memory.
+        batch_size: images that the model gets at once; at most three times as many are in memory.
         video: predicts for each of the videos; where there are none it is not needed.
+        report: called with the pace at the end, unless no image was left to do.
 
     Returns:
         Input -> what is wrong, of those without results.
@@ -148,7 +187,9 @@ def predict_files(
                 if journal is not None:
                     opened.callback(journal.close)
                     made_by = journal.open(made_by)
-                return _Loop(results, files, journal, batch_size, made_by).predict_all(video)
+                return _Loop(results, files, journal, batch_size, made_by).predict_all(
+                    video, report
+                )
     except OSError as error:
         raise InputError(
             f"results cannot be written below {results.folder}: {error}: make room, or give another folder"
@@ -182,8 +223,13 @@ class _Loop(Generic[R]):
         self.made_by = made_by
         self.failed = dict(files.failed)
         self.done = {} if journal is None else journal.entries([*files.images, *files.videos])
+        self.threads = min(batch_size, os.cpu_count() or 1)
+        self.writing = deque[_Written]()
+        self.busy = 0.0  # seconds in which the model worked
 
-    def predict_all(self, video: VideoWriter | None) -> dict[str, str]:
+    def predict_all(
+        self, video: VideoWriter | None, report: Callable[[Pace], None] | None
+    ) -> dict[str, str]:
         """Predict for all that is not done; returns what failed."""
         complete = False
         self._write_index(complete)
@@ -193,18 +239,26 @@ class _Loop(Generic[R]):
         left = sum(map(len, waiting))
         bar = tqdm(desc="images", unit="image", total=len(self.images))
         bar.update(len(self.images) - left)
+        started = time.perf_counter()
         try:
             with contextlib.ExitStack() as opened:
                 opened.enter_context(logging_redirect_tqdm())  # warnings stand above the bar
                 opened.enter_context(bar)
-                ahead = _read_ahead(waiting, self.results.max_pixels)
+                ahead = _read_ahead(waiting, self.results.max_pixels, self.threads)
                 batches = opened.enter_context(contextlib.closing(ahead))
+                writers = opened.enter_context(ThreadPoolExecutor(self.threads))
+                # Of an interrupted call as well: what is predicted is written, and noted.
+                opened.callback(self._note_written, bar)
                 for batch in batches:
-                    self._predict_batch(batch)
-                    bar.update(len(batch.sources))
-            for source in self.videos:
-                if video is not None and source.name not in self.done:
-                    self._predict_video(source, video)
+                    self._predict_batch(batch, writers)
+                    self._note_written(bar, all_but=len(batch.sources))
+                self._note_written(bar)
+                if report is not None and left:
+                    seconds = time.perf_counter() - started
+                    report(Pace(left, seconds, max(0.0, 1 - self.busy / max(seconds, 1e-9))))
+                for source in self.videos:
+                    if video is not None and source.name not in self.done:
+                        self._predict_video(source, video)
             complete = True
         finally:
             self._write_index(complete)
@@ -216,19 +270,37 @@ class _Loop(Generic[R]):
         batches = [self.images[i : i + size] for i in range(0, len(self.images), size)]
         return [batch for batch in batches if any(image.name not in self.done for image in batch)]
 
-    def _predict_batch(self, batch: _Batch) -> None:
-        """Predict for a batch and write the results; an image that fails does not take the others with it."""
+    def _predict_batch(self, batch: _Batch, writers: ThreadPoolExecutor) -> None:
+        """Predict for a batch and have the results written; an image that fails does not take the others with it."""
         images = dict[int, np.ndarray]()
         for place, pixels in enumerate(batch.pixels):
-            with self._failing_alone(batch.sources[place]):
+            if pixels.exception() is None:
                 images[place] = pixels.result()
-        for place, outcome in predict_each(self.results, images, batch.sources).items():
+            else:
+                self.writing.append(_Written(batch.sources[place], None, pixels))
+        started = time.perf_counter()
+        outcomes = predict_each(self.results, images, batch.sources)
+        self.busy += time.perf_counter() - started
+        for place, outcome in outcomes.items():
             source = batch.sources[place]
-            with self._failing_alone(source):
-                if isinstance(outcome, Exception):
-                    raise outcome
-                self._record(source, batch.states[place], self.results.write(source, outcome))
+            written = writers.submit(self._write, source, outcome)
+            self.writing.append(_Written(source, batch.states[place], written))
         batch.pixels.clear()  # the pixels go before those of a further batch come
+
+    def _write(self, source: ImageFile, outcome: R | Exception) -> Written:
+        if isinstance(outcome, Exception):
+            raise outcome
+        return self.results.write(source, outcome)
+
+    def _note_written(self, bar: tqdm, all_but: int = 0) -> None:
+        """Wait until images are written, in their order, and note that they are done, but for the last `all_but`."""
+        while len(self.writing) > all_but:
+            source, state, written = self.writing.popleft()
+            with self._failing_alone(source):
+                result = written.result()
+                assert isinstance(result, Written), "of pixels there is an error"
+                self._record(source, state, result)
+            bar.update()
 
     def _predict_video(self, source: ImageFile, video: VideoWriter) -> None:
         with self._failing_alone(source):
@@ -289,10 +361,10 @@ def predict_each(
 
 
 def _read_ahead(
-    batches: Sequence[Sequence[ImageFile]], max_pixels: int
+    batches: Sequence[Sequence[ImageFile]], max_pixels: int, threads: int
 ) -> Generator[_Batch, None, None]:
-    """Batches whose images are read in a thread: one batch while the model works on that before it."""
-    with ThreadPoolExecutor(1) as reader:
+    """Batches whose images are read in threads: one batch while the model works on that before it."""
+    with ThreadPoolExecutor(threads) as reader:
         try:
             ahead = deque[_Batch]()
             for sources in batches:

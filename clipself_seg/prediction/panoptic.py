@@ -264,8 +264,9 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
             stuff: those of the words that are stuff, see `panoptic_words`.
             masks: for a model of MODEL.MASK_GENERATOR.SOURCE masks, and only for it: those of the image, in one of the
                 forms of `given_masks`; of a list of images a list of them.
-            batch_size: images of a list that are read and given to the model at once. It takes them one
-                after another, so that results do not depend on it, and are not made faster by it.
+            batch_size: images of a list that are read and given to the model at once. On a CPU it takes them
+                one after another, so that results do not depend on it, and are not made faster by it; on a
+                GPU those of one size after padding together, on which the last digits may depend.
 
         Raises:
             InputError: an image cannot be read, or is not of that form; of a list its index is named. Masks that

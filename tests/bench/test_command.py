@@ -35,6 +35,12 @@ def test_a_quality_benchmark_prints_both(quick_peak, capsys):
         assert text.count(name) == 3  # ours, the plain one, and how they compare
 
 
+def test_a_folder_is_predicted_at_once_and_in_turn(quick_peak, capsys):
+    assert command.main(["folder", *TINY, "--batch", "2"]) == 0
+    said = capsys.readouterr()
+    assert said.out.count("folder") == 4 and "of the time" in said.err
+
+
 def test_all_jobs_share_what_is_asked_for(monkeypatch, tmp_path, capsys):
     given = []
     monkeypatch.setattr(jobs, "run_all", lambda *args: given.append(args) or {"rows": []})

@@ -37,6 +37,7 @@ from clipself_seg.heads.cat_seg.cost_aggregator import (
     ClassLogits,
     CostAggregator,
     Guidance,
+    kept_classes,
     sliding_probabilities,
 )
 from clipself_seg.heads.fvit import roi_heads
@@ -98,7 +99,9 @@ def aggregator_of(dense):
 def labels_of_windows(logits):
     layout = WindowLayout(size=12, overlap=0.5, canvas=18)
     views = [ClassLogits(logits + number, None) for number in range(5)]
-    return best_class(sliding_probabilities(views, 7, layout, (9, 14)), (9, 14))
+    return best_class(
+        sliding_probabilities(views, kept_classes(views, 7), layout, (9, 14)), (9, 14)
+    )
 
 
 def cells_of(binarise, logits):

@@ -99,7 +99,11 @@ MODEL, CLIP = "MODEL.META_ARCHITECTURE", "SOLVER.CLIP_GRADIENTS."
         (["SOLVER.LR_SCHEDULER_NAME", "WarmupPolyLR"], "LR_SCHEDULER_NAME must be .Warmup"),
         (["SOLVER.BASE_LR_END", "1e-5"], "BASE_LR_END .* the cosine ends at 0"),
         (["SOLVER.OPTIMIZER", "SGD"], "OPTIMIZER is no longer a key, its value is .ADAMW"),
-        (["TEST.AUG.ENABLED", "True"], "TEST.AUG.ENABLED True has no effect"),
+        (["TEST.AUG.ENABLED", "True", MODEL, "FViT"], "AUG.ENABLED True has no effect: FViT does"),
+        (
+            ["TEST.AUG.ENABLED", "True", "TEST.AUG.FLIP", "False", MODEL, "CATSeg"],
+            "ENABLED must be False without FLIP",
+        ),
         (["INPUT.DATASET_MAPPER_NAME", "lsj"], "DATASET_MAPPER_NAME is no longer a key"),
         (["MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "0"], "TRAIN_NUM_POINTS must be at least 1"),
         (["TEST.PANOPTIC.SWEEP", "(0.5,)", MODEL, "CLIPSelf"], "SWEEP .* CLIPSelf .* OpenPanoptic"),

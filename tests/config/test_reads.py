@@ -220,7 +220,7 @@ def test_published_values_pass(key, value):
         ("SOLVER.NESTEROV", "True", "the optimiser is AdamW"),
         ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler", "each epoch takes the images"),
         ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "150", "the vocabulary decides"),
-        ("TEST.AUG.ENABLED", "True", "neither flipped nor resized"),
+        ("TEST.AUG.MIN_SIZES", "(100,)", "images are evaluated at one size"),
         ("VERSION", "1", "files of older versions are not converted"),
     ],
 )

@@ -48,7 +48,7 @@ def boxes(with_masks):
 
 
 # Classes that no view keeps are not resized: which they are is asked for once.
-CLASSES = {"heads/cat_seg/cost_aggregator.py sliding_probabilities": 1}
+CLASSES = {"heads/cat_seg/cost_aggregator.py kept_classes": 1}
 
 
 def merges(count):

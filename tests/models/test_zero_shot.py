@@ -71,6 +71,18 @@ def naive_scores(model, sample, words, size):
     return F.interpolate((sums / times)[None], size, mode="bilinear")[0]
 
 
+@pytest.mark.parametrize("output", ["labels", "scores"])
+def test_a_flipped_image_gives_exactly_the_flipped_result_and_another_without_flips(output):
+    model, one = tiny(flip=True), sample(height=50, width=70)
+    model.set_vocabulary(WORDS)
+    mirrored = {**one, "image": one["image"].flip(-1)}
+    (own,), (other,) = model([one], output=output), model([mirrored], output=output)
+    assert all(torch.equal(own[name].flip(-1), other[name]) for name in own)
+    model.flip = False
+    (own,), (other,) = model([one], output=output), model([mirrored], output=output)
+    assert not any(torch.equal(own[name].flip(-1), other[name]) for name in own)
+
+
 def test_calls_and_sizes_that_cannot_be_are_refused():
     model = tiny()
     with pytest.raises(RuntimeError, match="call set_vocabulary"):

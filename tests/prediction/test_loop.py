@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -357,3 +358,64 @@ def test_images_are_read_ahead_in_a_thread_and_no_further_than_a_batch(
     results.predict = model
     assert predict_files(results, files) == {}
     assert len(read) == 5 and max(most) <= 1 and threading.main_thread() not in read
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_batch_is_written_while_the_model_works_on_the_next_one_and_no_later(
+    inputs, tmp_path, batch_size
+):
+    files = find_images([inputs], tmp_path / "out")
+    results = made_results("semantic", tmp_path / "out", files)
+    predicted, written, most = [], [], []
+    goes_on = {batch_size: threading.Event()}
+    model, write = results.predict, results.write
+
+    def counted(images, sources):
+        most.append(len(predicted) - len(written))
+        predicted.extend(sources)
+        if len(predicted) > batch_size:
+            goes_on[batch_size].set()
+        return model(images, sources)
+
+    def waiting(source, result):
+        assert goes_on[batch_size].wait(60), "the model did not go on"
+        written.append(source)
+        return write(source, result)
+
+    results.predict, results.write = counted, waiting
+    paces = []
+    assert predict_files(results, files, batch_size=batch_size, report=paces.append) == {}
+    assert len(written) == 5 and max(most) <= batch_size
+    (pace,) = paces
+    assert pace.images == 5 and 0 <= pace.waited <= 1 and pace.seconds > 0
+    assert re.fullmatch(r"\S+ images a second; the model waited \d+% of the time", str(pace))
+
+
+def test_a_disk_that_is_full_ends_the_call_which_goes_on_later(inputs, tmp_path):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    predict("semantic", inputs, whole)
+    files = find_images([inputs], out)
+    results = made_results("semantic", out, files)
+    results.provenance = {"date": 1}
+    write = results.write
+
+    def full(source, result):
+        if source.name == "image 4":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(source, result)
+
+    results.write = full
+    with pytest.raises(InputError, match="results cannot be written below .*No space left"):
+        predict_files(results, files, Journal(out, {"words": list(NAMES)}, False))
+    names = [json.loads(line.split(" ", 1)[1]) for line in (out / FILE_NAME).open()][1:]
+    assert [line["name"] for line in names][:2] == ["image 0", "image 2"]
+    assert 4 in predict("semantic", inputs, out, date=2, resume=True)
+    assert content(out) == content(whole)
+
+
+def test_nothing_is_said_of_the_pace_of_a_call_with_nothing_to_do(inputs, tmp_path):
+    predict("semantic", inputs, tmp_path / "out")
+    files = find_images([inputs], tmp_path / "out")
+    results = made_results("semantic", tmp_path / "out", files)
+    journal = Journal(tmp_path / "out", {"words": list(NAMES)}, True)
+    assert predict_files(results, files, journal, report=lambda _: pytest.fail("said")) == {}

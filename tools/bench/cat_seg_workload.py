@@ -28,6 +28,7 @@ from clipself_seg.heads.cat_seg.cost_aggregator import (
     ClassLogits,
     CostAggregator,
     Guidance,
+    kept_classes,
     sliding_probabilities,
 )
 from clipself_seg.heads.windows import all_scores, resize
@@ -177,7 +178,8 @@ class SemSegWorkload(Workload):
         return torch.stack([v.all_classes(self.case.classes) for v in self._view_logits])
 
     def _merge(self, views: list[ClassLogits]) -> Tensor:
-        parts = sliding_probabilities(views, self.case.classes, self.model.layout, IMAGE_SIZE)
+        kept = kept_classes(views, self.case.classes)
+        parts = sliding_probabilities(views, kept, self.model.layout, IMAGE_SIZE)
         return all_scores(parts, IMAGE_SIZE, self.case.classes)
 
     def _plain_merge(self, logits: Tensor) -> Tensor:

@@ -14,6 +14,7 @@
     python tools/benchmark.py semseg --model ViT-B-16-quickgelu --only image --launches
     python tools/benchmark.py detection --kind ov_lvis --repeats 3
     python tools/benchmark.py detection --kind ov_coco --only image "behind the tower"
+    python tools/benchmark.py folder --batch 200 --repeats 1
 
 "all" is every job of the project at its official sizes in one run, one line each beside its plain
 formulation (about half an hour on two cores with --repeats 1; --only takes the first words of lines);
@@ -54,6 +55,10 @@ samples CLIP's regions by RoIAlign, suppresses all candidates class by class, an
 image (Detectron2 does so on a GPU; on a CPU it keeps to the box, as here). "behind the tower" is an image whose taps
 are given.
 
+"folder" is `predict` on --batch JPEGs of COCO's size: a CLIP labels their pixels without training, and reading, model
+and writing overlap; images/s are in the table, and how long the model waited is said after each call. Plain is one
+image after the other: read, labelled, written.
+
 --launches times nothing: it counts the operations that a GPU would be asked for, on a CPU whose tensors say that they
 lie on one, so that nothing is divided for a CPU's cache. Counted is what reads or writes values on the device, copies
 to it included, and not what makes views or memory; a GPU runs a kernel or a few for each. Beside them are the
@@ -83,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    tasks = ["all", "model", "dense", "distill", "regions", "semseg", "panoptic", "pq", "detection"]
+    tasks = "all model dense distill regions semseg panoptic pq detection folder".split()
     options.add_argument("task", choices=tasks)
     options.add_argument(
         "--model",
@@ -91,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
         f"{DETECTION_MODEL})",
     )
     options.add_argument("--size", type=int, help="side in pixels (1024; of ov_coco 640)")
-    options.add_argument("--batch", type=int, help="images (1; of pq 20)")
+    options.add_argument("--batch", type=int, help="images (1; of pq and folder 20)")
     options.add_argument(
         "--precision", choices=["float32", "bfloat16", "float16"], default="float32"
     )
@@ -194,7 +199,7 @@ def _case(args: dict[str, Any]) -> Case:
     task = args["task"]
     detector = KINDS[args["kind"]] if task == "detection" else None
     if args["batch"] is None:
-        args["batch"] = 20 if task == "pq" else 1
+        args["batch"] = 20 if task in ("pq", "folder") else 1
     if args["size"] is None:
         args["size"] = detector.side if detector else 1024
     if args["classes"] is None:

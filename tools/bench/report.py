@@ -191,8 +191,8 @@ def _extent(case: Mapping[str, Any]) -> str:
         return f"{queries} queries, {merged} in the merge, {case['classes']} classes"
     if case["task"] == "detection":
         return f"{case['kind']}, {case['size']} px, {case['classes']} classes"
-    if case["task"] == "pq":
-        return "pairs of 480 x 640 pixels"
+    if case["task"] in ("pq", "folder"):
+        return f"{'pairs' if case['task'] == 'pq' else 'images'} of 480 x 640 pixels"
     if case["task"] != "semseg":
         return f"{case['size']} px"
     return f"{case['classes']} classes, {'training' if case['training'] else 'sliding windows'}"

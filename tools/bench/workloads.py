@@ -20,6 +20,7 @@ from bench import plain
 from bench.case import IMAGE_SIZE, Case, RegionWorkload, SampledWorkload
 from bench.cat_seg_workload import SemSegWorkload
 from bench.detection_workload import DetectionWorkload
+from bench.folder_workload import FolderWorkload
 from bench.measure import Run
 from bench.panoptic_workload import PanopticWorkload
 from bench.pq_workload import PQWorkload
@@ -212,6 +213,7 @@ TASKS: dict[str, Callable[[Case], Timed]] = {
     "panoptic": PanopticWorkload,
     "pq": PQWorkload,
     "detection": DetectionWorkload,
+    "folder": FolderWorkload,
 }
 
 

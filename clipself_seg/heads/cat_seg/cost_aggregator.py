@@ -461,8 +461,18 @@ def _conv(channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(channels, out_channels, 3, padding=1), nn.ReLU())
 
 
+def kept_classes(views: Sequence[ClassLogits], count: int) -> Tensor:
+    """Indices, ascending, of the classes out of `count` that any of the views keeps."""
+    if any(view.classes is None for view in views):
+        return torch.arange(count, device=views[0].logits.device)
+    if len(views) == 1 and views[0].classes is not None:
+        return views[0].classes
+    # A GPU is waited for here, which costs less than the maps of classes that no view keeps.
+    return torch.cat([view.classes for view in views if view.classes is not None]).unique()
+
+
 def plain_probabilities(
-    whole: ClassLogits, count: int, image_size: tuple[int, int], size: tuple[int, int]
+    whole: ClassLogits, kept: Tensor, image_size: tuple[int, int], size: tuple[int, int]
 ) -> Iterator[Part]:
     """Probabilities at the size of the logits, cut to that of the image where it is smaller.
 
@@ -471,48 +481,33 @@ def plain_probabilities(
 
     Args:
         whole: logits of the whole padded image.
-        count: T.
+        kept: indices of the classes that get maps, see `kept_classes`.
         image_size: rows and columns of the image without padding.
         size: rows and columns that the caller resizes the maps to, on which their number in memory depends.
     """
-    classes = _indices(whole, count)
-    together = chunk_size(
-        classes.device, AT_ONCE, 4 * max(whole.logits[0].numel(), math.prod(size))
-    )
+    together = chunk_size(kept.device, AT_ONCE, 4 * max(whole.logits[0].numel(), math.prod(size)))
     rows, columns = image_size
-    for part, logits in zip(classes.split(together), whole.logits.split(together)):
-        yield part, logits[:, :rows, :columns].float().sigmoid()
+    for part in kept.split(together):
+        yield part, _of_classes(whole, part)[:, :rows, :columns].float().sigmoid()
 
 
 def sliding_probabilities(
-    views: Sequence[ClassLogits], count: int, layout: WindowLayout, size: tuple[int, int]
+    views: Sequence[ClassLogits], kept: Tensor, layout: WindowLayout, size: tuple[int, int]
 ) -> Iterator[Part]:
     """Probabilities on the canvas of the windows.
 
-    A class that a view leaves out has probability 0 there. A class that all views leave out is in no
-    part.
+    A class that a view leaves out has probability 0 there.
 
     Args:
         views: logits of each of `WindowLayout.views`.
-        count: T.
+        kept: indices of the classes that get maps, see `kept_classes`.
         layout: positions of the windows.
         size: rows and columns that the caller resizes the maps to, on which their number in memory depends.
     """
-    if any(view.classes is None for view in views):
-        kept = torch.arange(count, device=views[0].logits.device)
-    else:
-        # A GPU is waited for here, which costs less than the maps of classes that no view keeps.
-        kept = torch.cat([_indices(view, count) for view in views]).unique()
     numbers = 2 * (len(views) * layout.size**2 + layout.canvas**2 + math.prod(size))
     for part in kept.split(chunk_size(kept.device, AT_ONCE, numbers)):
         logits = torch.stack([_of_classes(view, part) for view in views])
         yield part, layout.merge(logits.float())
-
-
-def _indices(view: ClassLogits, count: int) -> Tensor:
-    if view.classes is None:
-        return torch.arange(count, device=view.logits.device)
-    return view.classes
 
 
 def _of_classes(view: ClassLogits, wanted: Tensor) -> Tensor:

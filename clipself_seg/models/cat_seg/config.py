@@ -329,6 +329,7 @@ def parts_from_config(cfg: CfgNode) -> dict[str, object]:
         "precision": precision_from_config(cfg),
         "preservation": cfg.MODEL.PRESERVATION.WEIGHT,
         "preserved_words": (cfg.MODEL.PRESERVATION.WORDS, cfg.MODEL.PRESERVATION.SAMPLE),
+        "flip": cfg.TEST.AUG.ENABLED,
     }
 
 

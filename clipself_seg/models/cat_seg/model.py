@@ -41,6 +41,7 @@ from clipself_seg.heads.cat_seg.cost_aggregator import (
     CostAggregator,
     Guidance,
     check_labels,
+    kept_classes,
     plain_probabilities,
     sigmoid_loss,
     sliding_probabilities,
@@ -62,6 +63,7 @@ from clipself_seg.models.preservation import (
 from clipself_seg.models.protocol import (
     FIRST_NAME,
     MEAN_OF_NAMES,
+    MIRRORED,
     Group,
     Reading,
 )
@@ -104,6 +106,7 @@ class CATSeg(ModelBase):
         precision: torch.dtype | None = None,
         preservation: float = 0.0,
         preserved_words: tuple[str, int] = ("", 0),
+        flip: bool = False,
     ) -> None:
         """
         Args:
@@ -127,6 +130,7 @@ class CATSeg(ModelBase):
             precision: dtype of autocast, or None.
             preservation: weight in training of the scores of further words, which stay those of the start.
             preserved_words: these words, as `read_words` takes them, and how many of them a step takes.
+            flip: whether evaluation averages the probabilities of an image and of its mirrored version.
         """
         super().__init__()
         self.clip = clip
@@ -152,6 +156,7 @@ class CATSeg(ModelBase):
         self.precision = precision
         self.preservation = preservation
         self.preserved_words = preserved_words
+        self.flip = flip
         self._start: tuple[CATSeg, Names] | None = None
         self.texts = ClassTexts(clip, templates, aggregator.checkpointing)
 
@@ -223,7 +228,8 @@ class CATSeg(ModelBase):
             templates_text(self.texts.templates),
             windows if self.sliding else "none",
             features=self.clip.visual.description(),
-            size=f"read at {self.clip_size} x {self.clip_size} px",
+            size=f"read at {self.clip_size} x {self.clip_size} px"
+            + (f"; {MIRRORED}" if self.flip else ""),
         )
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
@@ -378,19 +384,27 @@ class CATSeg(ModelBase):
 
     def _segment(self, samples: Sequence[Sample], output: str) -> list[dict[str, Tensor]]:
         """Results of images whose views pass CLIP together."""
-        inputs = [self._views(image) for image in on_device(samples, "image", self.device)]
+        images = on_device(samples, "image", self.device)
+        passes = [self._logits_of_views(images)]
+        if self.flip:
+            passes.append(self._logits_of_views([image.flip(-1) for image in images]))
+        return [
+            self._result(sample, views, output)
+            for sample, *views in zip(samples, *passes, strict=True)
+        ]
+
+    def _logits_of_views(self, images: Sequence[Tensor]) -> list[list[ClassLogits]]:
+        """Of each image the logits of its views, which pass CLIP together."""
+        inputs = [self._views(image) for image in images]
         if len(inputs) == 1:
-            return [self._result(samples[0], self._window_logits(inputs[0]), output)]
+            return [self._window_logits(inputs[0])]
         # Views of whole images have sizes of their own.
         windows = torch.cat([resize(views, self.clip_size) for views, _ in inputs])
         for_backbone = windows
         if self.backbone is not None:
             for_backbone = torch.cat([resize(views, self._backbone_size) for _, views in inputs])
         logits = iter(self._window_logits((windows, for_backbone)))
-        return [
-            self._result(sample, list(itertools.islice(logits, len(views))), output)
-            for sample, (views, _) in zip(samples, inputs)
-        ]
+        return [list(itertools.islice(logits, len(views))) for views, _ in inputs]
 
     def _views(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The windows of an image, or the whole one with padding, normalised as by `_inputs`."""
@@ -406,15 +420,16 @@ class CATSeg(ModelBase):
         return windows, for_backbone
 
     def _result(
-        self, sample: Sample, views: Sequence[ClassLogits], output: str
+        self, sample: Sample, passes: Sequence[Sequence[ClassLogits]], output: str
     ) -> dict[str, Tensor]:
-        """Labels or scores of an image from the logits of its views."""
+        """Labels or scores of an image from the logits of its views, and of those of the mirrored image, if any."""
         image_size, size = sizes_of(sample)
+        kept = kept_classes([view for views in passes for view in views], len(self.names))
         if self.sliding:
-            parts = sliding_probabilities(views, len(self.names), self.layout, size)
+            parts = [sliding_probabilities(views, kept, self.layout, size) for views in passes]
         else:
-            parts = plain_probabilities(views[0], len(self.names), image_size, size)
-        return segmentation(parts, size, len(self.names), output)
+            parts = [plain_probabilities(views[0], kept, image_size, size) for views in passes]
+        return segmentation(parts[0], size, len(self.names), output, *parts[1:])
 
     def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
         """Loads ``MODEL.WEIGHTS``; shipped weights hold what training changed, the rest is the CLIP here."""

@@ -31,7 +31,7 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
     """Builds the arguments of `OpenPanoptic`.
 
     Reads ``MODEL.{CLIP, MASK_GENERATOR, MASK_FORMER, PLAIN_DECODER, PYRAMID, DIFFUSION, CLIP_BRANCH, FUSION}``,
-    ``TEST.DETECTIONS_PER_IMAGE``, ``TEST.PANOPTIC.AMP`` and ``SOLVER.AMP``.
+    ``TEST.{DETECTIONS_PER_IMAGE, PANOPTIC.AMP, AUG}`` and ``SOLVER.AMP``.
 
     Raises:
         InputError: values that do not fit each other.
@@ -55,6 +55,7 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
         ),
         "precision": precision,
         "test_precision": precision if cfg.TEST.PANOPTIC.AMP else None,
+        "flip": cfg.TEST.AUG.ENABLED,
         "settings": MergeSettings(
             object_threshold=former.TEST.OBJECT_MASK_THRESHOLD,
             overlap_threshold=former.TEST.OVERLAP_THRESHOLD,

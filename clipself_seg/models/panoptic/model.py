@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -28,7 +29,7 @@ from clipself_seg.checkpoints.read import name_problem
 from clipself_seg.checkpoints.zoo import untrained
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.kinds import signature_of
-from clipself_seg.clip.runtime import autocast, on_device
+from clipself_seg.clip.runtime import autocast, chunk_size, on_device
 from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.clip.weights import to_native
 from clipself_seg.data.annotations import Record
@@ -82,10 +83,13 @@ from clipself_seg.models.panoptic.outputs import (
     class_probabilities,
     make_labelled_outputs,
     make_outputs,
+    mirrored_masks,
     padded_canvas,
+    padded_size,
 )
 from clipself_seg.models.protocol import (
     BEST_OF_NAMES,
+    MIRRORED,
     Group,
     Outputs,
     Reading,
@@ -132,6 +136,8 @@ SOURCES = {
 TWINS: tuple[str, ...] = ("frozen_backbone.", "backbone_t.")
 # MAFT+: texts that attend to the image.
 ATTENDING_TEXTS = "cdt."
+# Numbers of the generator's maps that are in memory at once, for a pixel of its canvas: a map of stride 4 has 16.
+NUMBERS_OF_PIXEL = 64
 # Largest difference of weights that were stored in half precision once.
 ROUNDING = 2e-3
 
@@ -161,6 +167,7 @@ class OpenPanoptic(ModelBase):
         settings: MergeSettings | None = None,
         precision: torch.dtype | None = None,
         test_precision: torch.dtype | None = None,
+        flip: bool = False,
     ) -> None:
         """
         Args:
@@ -178,6 +185,7 @@ class OpenPanoptic(ModelBase):
             settings: settings by which images are padded and outputs are made.
             precision: dtype of autocast in training, or None.
             test_precision: dtype of autocast in evaluation, or None.
+            flip: whether CLIP's scores of masks are the mean of those in the image and in its mirrored version.
 
         Raises:
             InputError: neither a generator nor its outputs.
@@ -199,6 +207,7 @@ class OpenPanoptic(ModelBase):
         self.settings = settings or MergeSettings()
         self.precision = precision
         self.test_precision = test_precision
+        self.flip = flip
         self.branch_bank = TextBank(branch.clip, branch_templates)
         self.generator_bank = self._generator_bank(branch_templates)
         # Void of a released plain decoder, as random as all that compares its masks with texts.
@@ -373,7 +382,33 @@ class OpenPanoptic(ModelBase):
         if self.training:
             return self.losses(samples)
         with torch.no_grad():
-            return [self._segment(sample, fusions) for sample in samples]
+            outputs = dict[int, Outputs]()
+            for places in self._places_together(samples):
+                together = [samples[place] for place in places]
+                for place, masks in zip(places, self._masks(together), strict=True):
+                    outputs[place] = self.name_masks(samples[place], masks, fusions)
+            return [outputs[place] for place in range(len(samples))]
+
+    def _places_together(self, samples: Sequence[Sample]) -> list[list[int]]:
+        """Positions of samples that pass the generator together: of one canvas, and as many as memory allows."""
+        if self.generator is None:
+            return [[place] for place in range(len(samples))]
+        of_size = dict[tuple[int, int], list[int]]()
+        for place, sample in enumerate(samples):
+            canvas = padded_size(sample["image"], self.settings)
+            of_size.setdefault(canvas, []).append(place)
+        groups = list[list[int]]()
+        for canvas, places in of_size.items():
+            count = chunk_size(self.device, 1, NUMBERS_OF_PIXEL * math.prod(canvas))
+            groups += [places[start : start + count] for start in range(0, len(places), count)]
+        return groups
+
+    def _masks(self, samples: Sequence[Sample]) -> Sequence[GeneratorOutput | UnnamedMasks]:
+        if self.masks_given:
+            return [UnnamedMasks.of_sample(sample, self.device) for sample in samples]
+        if len(samples) == 1:
+            return [self.generate(samples[0])]
+        return self._generate(samples)
 
     def losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Losses of every prediction by name: `MaskCriterion.losses`, and the caption model's grounding loss.
@@ -442,36 +477,40 @@ class OpenPanoptic(ModelBase):
         height, width = sample["image"].shape[1:]
         if self.masks_given:
             raise InputError(NO_MASKS)
-        if self._untrained is not None and torch.equal(self._untrained, self._void()):
-            raise InputError(
-                "MODEL.WEIGHTS is a decoder of fixed classes: what compares its masks with words is random, and has to "
-                "be trained"
-            )
         if self.backbone is None or self.generator is None:
             identity = {"image_id": sample["image_id"], "file_name": sample["file_name"]}
             output = read_output(
                 self.outputs, **identity, image_size=(height, width), names=self.names
             )
             return output.to(self.device)
-        (image,) = on_device([sample], "image", self.device)
-        canvas = padded_canvas(image, self.settings, self.clip.mean)
+        return self._generate([sample])[0]
+
+    def _generate(self, samples: Sequence[Sample]) -> list[GeneratorOutput]:
+        """What the generator makes of images that have one canvas; raises as `generate`."""
+        if self._untrained is not None and torch.equal(self._untrained, self._void()):
+            raise InputError(
+                "MODEL.WEIGHTS is a decoder of fixed classes: what compares its masks with words is random, and has to "
+                "be trained"
+            )
+        assert self.backbone is not None and self.generator is not None
+        images = on_device(samples, "image", self.device)
+        canvas = torch.cat([padded_canvas(one, self.settings, self.clip.mean) for one in images])
         with autocast(self.device, self.test_precision):
             maps = self.backbone(canvas)
             (prediction,) = self.generator(maps)
             scores = self.generator.scores(prediction, self.generator_texts(), self.synonyms)
-        return GeneratorOutput(
-            prediction.mask_logits[0].float(),
-            scores.class_logits[0].float(),
-            scores.void_prob[0],
-            (canvas.shape[2], canvas.shape[3]),
-            (height, width),
-            maps[self.backbone.branch_map] if self.branch_on_backbone else None,
-        )
-
-    def _segment(self, sample: Sample, fusions: Mapping[str, Fusion] | None) -> Outputs:
-        if self.masks_given:
-            return self.name_masks(sample, UnnamedMasks.of_sample(sample, self.device), fusions)
-        return self.name_masks(sample, self.generate(sample), fusions)
+        branch_map = maps[self.backbone.branch_map] if self.branch_on_backbone else None
+        return [
+            GeneratorOutput(
+                prediction.mask_logits[place].float(),
+                scores.class_logits[place].float(),
+                scores.void_prob[place],
+                (canvas.shape[2], canvas.shape[3]),
+                (image.shape[1], image.shape[2]),
+                None if branch_map is None else branch_map[place : place + 1],
+            )
+            for place, image in enumerate(images)
+        ]
 
     @torch.no_grad()
     def name_masks(
@@ -579,23 +618,27 @@ class OpenPanoptic(ModelBase):
     ) -> tuple[Tensor, Tensor]:
         """CLIP's class logits (Q, K) of the generated masks, and (Q,) bool, True for masks that it can see.
 
+        With `flip` the logits of a mask are the mean of those in the image and, mirrored with it, in its mirrored
+        version; those of one where it can be seen in that alone.
+
         Args:
             sample: a sample of evaluation, see `forward`.
             generated: masks of its image, as `generate` gives them, or given ones.
         """
         # Masks of the image alone may have another resolution than the model's input.
-        whole = generated.canvas == generated.image_size
+        canvas = None if generated.canvas == generated.image_size else generated.canvas
         (image,) = on_device([sample], "image", self.device)
-        texts = self.branch_texts()
+        pixels = image.float() / 255
+        texts, synonyms = self.branch_texts(), self.synonyms
+        masks, own_map = generated.mask_logits, generated.backbone_map
         with autocast(self.device, self.test_precision):
-            return self.branch.score(
-                image.float() / 255,
-                generated.mask_logits,
-                texts,
-                self.synonyms,
-                None if whole else generated.canvas,
-                generated.backbone_map,
-            )
+            logits, valid = self.branch.score(pixels, masks, texts, synonyms, canvas, own_map)
+            if not self.flip:
+                return logits, valid
+            masks = mirrored_masks(masks, generated.canvas, generated.image_size)
+            others, seen = self.branch.score(pixels.flip(-1), masks, texts, synonyms, canvas)
+        mean = torch.where((valid & seen)[:, None], (logits + others) / 2, logits)
+        return torch.where((seen & ~valid)[:, None], others, mean), valid | seen
 
     def reading(self) -> Reading:
         """How it reads names and images, for the protocol of its numbers."""
@@ -613,7 +656,8 @@ class OpenPanoptic(ModelBase):
             background=void,
             features=self._features_text(),
             scale=f"{self.branch.clip.similarity_scale.item():.4g}",
-            size=f"CLIP reads {self.branch.size_text()}{self._order_text()}",
+            size=f"CLIP reads {self.branch.size_text()}{self._order_text()}"
+            + (f"; of CLIP's scores {MIRRORED}" if self.flip else ""),
         )
 
     def _order_text(self) -> str:

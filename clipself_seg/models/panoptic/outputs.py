@@ -6,12 +6,14 @@ Shapes: Q queries, K classes, H x W pixels of the result.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip.runtime import on_device
+from clipself_seg.clip.runtime import constant, on_device
 from clipself_seg.data.generator_outputs import GeneratorOutput
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.errors import InputError
@@ -128,6 +130,33 @@ class UnnamedMasks:
         """No map of a backbone: there was no generator."""
 
 
+def padded_size(image: Tensor, settings: MergeSettings) -> tuple[int, int]:
+    """Rows and columns of the canvas of an image (3, h, w)."""
+    divisor = settings.size_divisibility
+    return image.shape[1] + -image.shape[1] % divisor, image.shape[2] + -image.shape[2] % divisor
+
+
+def mirrored_masks(
+    mask_logits: Tensor, canvas: tuple[int, int], image_size: tuple[int, int]
+) -> Tensor:
+    """Masks (Q, m, n) of the mirrored image, which lies at the top left of the canvas as the image does.
+
+    Args:
+        mask_logits: (Q, m, n) over the canvas.
+        canvas: rows and columns that the masks cover.
+        image_size: those of the image.
+    """
+    if canvas[1] == image_size[1]:
+        return mask_logits.flip(-1)
+    fraction = image_size[1] / canvas[1]
+    # A column x in [-1, 1] is that of the other side of the image; what lies beyond the image stays.
+    theta = constant([[[-1, 0, 2 * fraction - 2], [0, 1, 0]]], mask_logits)
+    points = F.affine_grid(theta, [1, 1, *mask_logits.shape[1:]], align_corners=False)
+    flipped = F.grid_sample(mask_logits[None], points, padding_mode="border", align_corners=False)
+    columns = math.ceil(fraction * mask_logits.shape[2])
+    return torch.cat([flipped[0][..., :columns], mask_logits[..., columns:]], dim=-1)
+
+
 def padded_canvas(image: Tensor, settings: MergeSettings, mean: Sequence[float]) -> Tensor:
     """The canvas (1, 3, H, W), RGB in [0, 1], of an image at its top left.
 
@@ -136,9 +165,8 @@ def padded_canvas(image: Tensor, settings: MergeSettings, mean: Sequence[float])
         settings: sides of the canvas and what is around the image.
         mean: of CLIP's pixels in [0, 1].
     """
-    height, width = image.shape[1:]
-    divisor = settings.size_divisibility
-    sides = (0, -width % divisor, 0, -height % divisor)
+    height, width = padded_size(image, settings)
+    sides = (0, width - image.shape[2], 0, height - image.shape[1])
     return pad_image(image.float()[None] / 255, sides, settings.padding, mean)
 
 

@@ -150,6 +150,22 @@ def test_a_second_call_gives_the_same_and_inputs_stay(pooling):
     assert torch.equal(scores["sem_seg"], again["sem_seg"])
 
 
+@pytest.mark.parametrize(("sliding", "pad_len"), [(True, 5), (False, 5), (False, 12)])
+@torch.no_grad()
+def test_a_flipped_image_gives_exactly_the_flipped_result_and_another_without_flips(
+    sliding, pad_len
+):
+    model = tiny_model(sizes={"pad_len": pad_len}, sliding=sliding, flip=True)
+    image = windows(1, 70)[0].to(torch.uint8)
+    samples = [{"image": one, "height": 30, "width": 41} for one in (image, image.flip(-1))]
+    for output in ("labels", "scores"):
+        own, other = (model([one], output=output)[0] for one in samples)
+        assert all(torch.equal(own[name].flip(-1), other[name]) for name in own)
+    model.flip = False
+    own, other = (model([one])[0]["sem_seg"] for one in samples)
+    assert not torch.equal(own.flip(-1), other)
+
+
 def labels_of(count, ignored=255):
     labels = torch.randint(len(WORDS), (count, SIDE, SIDE))
     labels[:, 5:30, 20:50] = ignored

@@ -24,13 +24,14 @@ from clipself_seg.heads.panoptic.panoptic_merge import (
     resize_masks,
 )
 from clipself_seg.models.panoptic.model import own_checkpoint, trained_state
-from clipself_seg.models.panoptic.outputs import UnnamedMasks
+from clipself_seg.models.panoptic.outputs import UnnamedMasks, mirrored_masks
 from tests.conftest import ROOT
 from tests.models.panoptic.small import (
     CONFIG,
     FCCLIP,
     GIVEN,
     NAMED_BY_VIT,
+    PLAIN,
     SMALL,
     model_of,
     sample,
@@ -145,6 +146,48 @@ def test_an_image_is_segmented_alike_alone_and_in_a_list(model):
     together, alone = model(pair), [model([one])[0] for one in pair]
     for left, right in zip(together, alone):
         assert torch.equal(left["panoptic_seg"][0], right["panoptic_seg"][0])
+
+
+@pytest.mark.parametrize("kind", [(), FCCLIP, PLAIN])
+def test_images_of_one_canvas_pass_the_generator_together_where_memory_allows(kind, monkeypatch):
+    model = model_of(*kind)
+    samples = [sample(seed=0), sample(40, 80, seed=1), sample(100, 75, seed=2), sample(seed=3)]
+    alone = [model.generate(one) for one in samples]
+    assert model._places_together(samples) == [[0], [1], [3], [2]]  # on a CPU
+    monkeypatch.setattr("clipself_seg.models.panoptic.model.chunk_size", lambda *_: 2)
+    assert model._places_together(samples) == [[0, 1], [3], [2]]
+    for own, expected in zip(model._generate(samples[:2]), alone):
+        assert own.image_size == expected.image_size and own.canvas == expected.canvas
+        for name in ("mask_logits", "class_logits", "void_prob", "backbone_map"):
+            of_both = getattr(own, name), getattr(expected, name)
+            if of_both[0] is not None or of_both[1] is not None:
+                torch.testing.assert_close(*of_both, atol=1e-4, rtol=1e-4)
+    together, (last,) = model(samples), model(samples[3:])
+    assert torch.equal(together[3]["panoptic_seg"][0], last["panoptic_seg"][0])
+
+
+@pytest.mark.parametrize("kind", ["dense", "masked_attention", "backbone"])
+def test_a_flipped_image_with_flipped_masks_gives_exactly_the_flipped_segments(kind):
+    model = model_of(*GIVEN, "MODEL.CLIP_BRANCH.KIND", kind, *KINDS[kind], "TEST.AUG.ENABLED", True)
+    one = given_sample(boxes((0, 0, 20, 25), (20, 10, 40, 50), (5, 30, 15, 45)))
+    mirrored = {name: one[name].flip(-1) for name in ("image", "given_masks")}
+    (own,), (other,) = model([one]), model([one | mirrored])
+    assert torch.equal(own["sem_seg"].flip(-1), other["sem_seg"])
+    assert torch.equal(own["panoptic_seg"][0].flip(-1), other["panoptic_seg"][0])
+    assert "mirrored" in model.reading().size
+    model.flip = False
+    (own,), (other,) = model([one]), model([one | mirrored])
+    assert not torch.equal(own["sem_seg"].flip(-1), other["sem_seg"])
+
+
+def test_masks_of_the_mirrored_image_lie_where_it_does_on_the_canvas():
+    places = torch.arange(24.0).expand(2, 16, 24)
+    own = mirrored_masks(places, (64, 96), (60, 75))
+    # 75 of 96 pixels are 18.75 of 24 columns: the middle of column x lies at 18.75 - (x + 0.5).
+    expected = (17.75 - torch.arange(19.0)).clamp(min=0)
+    torch.testing.assert_close(own[0, 0, :19], expected, atol=1e-4, rtol=0)
+    assert torch.equal(own[..., 19:], places[..., 19:])
+    assert torch.equal(mirrored_masks(places, (64, 96), (60, 96)), places.flip(-1))
 
 
 def test_words_change_on_a_live_model(model):

@@ -20,12 +20,12 @@ from clipself_seg.data.datasets.records import (
     sem_seg_records,
 )
 from clipself_seg.data.datasets.table import DATASETS, TASKS, PanopticSet, SemSegSet
-from clipself_seg.data.masks import read_label_map
+from clipself_seg.data.masks import read_label_map, read_labels_of
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, write_json
 from clipself_seg.mini import writer
-from clipself_seg.mini.concepts import WORLDS
+from clipself_seg.mini.concepts import COLOURS, WORLDS
 from clipself_seg.mini.crops import (
     COLOURLESS,
     leave_out_colours,
@@ -36,6 +36,7 @@ from clipself_seg.mini.crops import (
 from clipself_seg.mini.scenes import Scene, Segment
 from clipself_seg.mini.shapes import MARK_PERIOD, MARKS, MAX_TILT, Pose, shape_alpha, surface
 from clipself_seg.mini.writer import WorldSize, make_worlds, scene_of, split_spec
+from tests.archives import save
 
 SHAPE_SIZE = (96, 128)
 SHAPES = sorted({thing.shape for spec in WORLDS.values() for thing in spec.things})
@@ -247,6 +248,48 @@ def test_base_labels_are_the_seen_classes_and_void(root):
             seen = index != writer.VOID and words.classes[index].seen
             expected = base.names.index(words.names[index]) if seen else writer.VOID
             assert (ours[labels == index] == expected).all()
+
+
+def test_of_the_large_vocabulary_only_the_first_classes_are_in_the_scenes():
+    names = load_vocabulary("mini_large").names
+    first, second = (load_vocabulary(world) for world in WORLDS)
+    assert len(set(names)) == len(names) == 253 and names[:44] == first.names
+    # None is another name of what the scenes show, and all words are the CLIP's.
+    shown = {word for entry in WORLDS["mini"].concepts for word in entry.names}
+    others = {word for entry in second.classes for word in entry.names} - shown
+    synonyms = {f"{colour} disc" for colour in COLOURS} | {"lawn", "sea", "brick wall"}
+    assert others & synonyms == synonyms and synonyms.isdisjoint(names)
+    assert len(others & set(names)) == 12 + 5
+    combined = [name.split() for name in names if name not in shown | others]
+    textures = {entry.texture for entry in WORLDS["mini"].stuff}
+    for colour, texture, *shape in combined:
+        assert colour in COLOURS and texture in textures and [colour, *shape] != [colour, texture]
+        assert not shape or f"{colour} {shape[0]}" in first.names
+    assert [len(words) for words in combined].count(2) == 6 * 8
+    assert [len(words) for words in combined].count(3) == 6 * 8 * 6 / 2
+
+
+def test_the_small_vocabulary_has_shapes_and_textures_and_the_background_is_the_textures(
+    worlds_root,
+):
+    # Red and white circle, red square, white cross, grass, cloth, void.
+    save(worlds_root / "mini/stuffthingmaps/val/0.png", [[0, 5, 6, 35, 36, 43, 255]])
+    save(worlds_root / "mini/val/0.jpg", np.zeros((1, 7, 3)))
+    expected = {
+        "large": ([0, 5, 6, 35, 36, 43, 255], "red circle, white circle, red square, white cross"),
+        "small": ([0, 0, 1, 5, 6, 13, 255], "circle, circle, square, cross, grass, cloth"),
+        "background": ([0, 0, 1, 5, 6, 6, 255], "circle, circle, square, cross"),
+    }
+    for kind, (labels, names) in expected.items():
+        entry = find_dataset(f"mini_val_{kind}_sem_seg", SemSegSet)
+        words = load_vocabulary(entry.vocabulary)
+        (record,) = sem_seg_records(f"mini_val_{kind}_sem_seg")
+        count = entry.label_count(len(words))
+        read = read_labels_of(
+            record, num_classes=count, ignore_label=entry.ignore_label, size=(7, 1)
+        )
+        assert read.tolist() == [labels]
+        assert [words.names[label] for label in labels[: names.count(",") + 1]] == names.split(", ")
 
 
 def test_the_base_split_shows_seen_classes_only_and_in_their_own_vocabulary(root):

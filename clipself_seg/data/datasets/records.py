@@ -390,7 +390,6 @@ def sem_seg_records(name: str) -> list[Record]:
     entry = _require_files(name, find_dataset(name, SemSegSet))
     if entry.root is not REGISTERED:
         return pair_files(name, entry)
-    values = {} if entry.label_values is None else {"label_values": entry.label_values}
     try:
         records: list[Record] = DatasetCatalog.get(name)
     except OSError as error:
@@ -403,7 +402,10 @@ def sem_seg_records(name: str) -> list[Record]:
     for key in ("file_name", "sem_seg_file_name"):
         require_files(name, records, entry.advice(), key)
     return sorted(
-        ({"image_id": Path(record["file_name"]).stem, **record, **values} for record in records),
+        (
+            {"image_id": Path(record["file_name"]).stem, **record, **_values_of(entry)}
+            for record in records
+        ),
         key=lambda record: record["file_name"],
     )
 
@@ -418,7 +420,7 @@ def pair_files(name: str, entry: SemSegSet) -> list[Record]:
         entry: its entry in the table.
 
     Returns:
-        Records with "file_name", "sem_seg_file_name" and "image_id", the file's stem.
+        Records as of `sem_seg_records`.
 
     Raises:
         InputError: no image has a map; the message names the command to run.
@@ -441,8 +443,14 @@ def pair_files(name: str, entry: SemSegSet) -> list[Record]:
         )
     return [
         {"file_name": images[stem], "sem_seg_file_name": labels[stem], "image_id": stem}
+        | _values_of(entry)
         for stem in both
     ]
+
+
+def _values_of(entry: SemSegSet) -> Record:
+    """What a record says of the values of its label map, where they are not labels."""
+    return {} if entry.label_values is None else {"label_values": entry.label_values}
 
 
 def files_by_stem(entry: SemSegSet) -> tuple[dict[str, str], dict[str, str]]:

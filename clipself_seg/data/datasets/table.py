@@ -11,7 +11,7 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple, cast
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -540,9 +540,11 @@ def _mini(world: str, split: str) -> dict[str, DataSet]:
     }
 
 
-def _mini_sem_seg(world: str, images: str, labels: str, vocabulary: str) -> SemSegSet:
+def _mini_sem_seg(
+    world: str, images: str, labels: str, vocabulary: str, **further: Any
+) -> SemSegSet:
     folder = f"{world}/stuffthingmaps/{labels}"
-    return SemSegSet(MINI, f"{world}/{images}", folder, vocabulary, prepare=WRITE_MINI)
+    return SemSegSet(MINI, f"{world}/{images}", folder, vocabulary, prepare=WRITE_MINI, **further)
 
 
 def _mini_panoptic(world: str, split: str, vocabulary: str) -> PanopticSet:
@@ -574,6 +576,11 @@ def _faded(split: str, evaluator: str | None) -> dict[str, DataSet]:
         ),
     }
 
+
+MINI_SHAPES = 6
+# Class among the shapes and textures of each class of mini: 36 things, six colours of one shape side by side, and 8
+# textures.
+MINI_SMALL = {label: label // 6 if label < 36 else label - 30 for label in range(44)}
 
 DATASETS: dict[str, DataSet] = {
     **_coco("train"),
@@ -669,6 +676,16 @@ DATASETS: dict[str, DataSet] = {
     # Boxes of an RPN, see docs/detection.md; mini_train_proposals has those that the world came with.
     "mini_train_rpn_proposals": CocoSet(
         MINI, "mini/train", "mini/annotations/rpn_proposals_train.json"
+    ),
+    # Classes as in ADE20K-847, which are mostly absent; PASCAL Context-59, few; and VOC, objects before a background.
+    "mini_val_large_sem_seg": _mini_sem_seg("mini", "val", "val", "mini_large"),
+    "mini_val_small_sem_seg": _mini_sem_seg(
+        *("mini", "val", "val", "mini_small"), label_values=MINI_SMALL
+    ),
+    "mini_val_background_sem_seg": _mini_sem_seg(
+        *("mini", "val", "val", "mini_small"),
+        label_values={value: min(label, MINI_SHAPES) for value, label in MINI_SMALL.items()},
+        background=MINI_SHAPES,
     ),
     # Pixels of unseen classes are ignored, so that training does not show them.
     "mini_train_base_sem_seg": _mini_sem_seg("mini", "train", "train_base", "mini_base"),

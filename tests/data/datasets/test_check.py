@@ -341,7 +341,7 @@ def test_a_mini_world_is_written_as_a_whole(worlds_root):
     for stem in "ab":
         save(worlds_root / f"mini/val/{stem}.jpg", np.zeros((*SIZE, 3), np.uint8))
         save(worlds_root / f"mini/stuffthingmaps/val/{stem}.png", np.zeros(SIZE, np.uint8))
-    assert check("mini_val_sem_seg").fine
+    assert check("mini_val_sem_seg").fine and check("mini_val_small_sem_seg").fine
     (worlds_root / "mini/stuffthingmaps/val/b.png").unlink()
     finding = check("mini_val_sem_seg")
     assert finding.notes == ("1 images without label map",)

@@ -294,7 +294,11 @@ SEM_SEG_NAMES = {
     "context_459_test_sem_seg": ("VOCdevkit/VOC2010", 459, 459),
     "voc_2012_test_sem_seg": ("VOCdevkit/VOC2012", 20, 255),
     "voc_2012_test_background_sem_seg": ("VOCdevkit/VOC2012", 21, 255),
+    "mini_val_large_sem_seg": ("mini", 253, 255),
+    "mini_val_small_sem_seg": ("mini", 14, 255),
+    "mini_val_background_sem_seg": ("mini", 7, 255),
 }
+BACKGROUND = {"voc_2012_test_background_sem_seg": 20, "mini_val_background_sem_seg": 6}
 
 
 @pytest.mark.parametrize("name", SEM_SEG_NAMES)
@@ -305,9 +309,10 @@ def test_semantic_sets_are_in_detectron2s_catalogue_with_their_classes(name):
     assert len(metadata.stuff_classes) == labels
     assert files.label_count(len(load_vocabulary(files.vocabulary))) == labels
     assert metadata.ignore_label == files.ignore_label == ignore_label
-    background = name == "voc_2012_test_background_sem_seg"
+    background = name in BACKGROUND
     assert metadata.evaluator_type == ("sem_seg_background" if background else "sem_seg")
-    assert files.background == (20 if background else None)
+    assert (metadata.stuff_classes[-1] == "background") is background
+    assert files.background == BACKGROUND.get(name)
     assert vocabulary_name(name) == files.vocabulary
 
 

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clipself_seg.checkpoints.locate import HUB, SUFFIXES, hub_name, is_remote, no_checkpoint
-from clipself_seg.checkpoints.zoo import MINI_CLIP, SCHEME, SHIPPED_MODELS, SHIPPED_TAGS, Entry, zoo
+from clipself_seg.checkpoints.zoo import (
+    MINI_CLIP,
+    MINI_CLIPS,
+    SCHEME,
+    SHIPPED_MODELS,
+    SHIPPED_TAGS,
+    Entry,
+    shipped_model,
+    zoo,
+)
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.yaml_files import leaves, merge_layers, read_layers
 
@@ -157,7 +166,7 @@ def of_weights(name: str) -> ModelChoice | None:
     if name in SHIPPED_CONFIGS:
         return ModelChoice(*SHIPPED_CONFIGS[name], name)
     if name in SHIPPED_TAGS:
-        return _without_training(MINI_CLIP, name)
+        return _without_training(shipped_model(name), name)
     entry = zoo().get(name)
     return None if entry is None else _of_entry(entry)
 
@@ -265,11 +274,10 @@ def _without_training(name: str, weights: str) -> ModelChoice:
         name: open_clip's name of the CLIP.
         weights: as for `load_clip`.
     """
-    if name == MINI_CLIP:
-        return ModelChoice("semantic", MINI_WITHOUT_TRAINING, weights, key=OF_CLIP)
     tower = next((f"+{tower}" for part, tower in FAMILIES.items() if part in name), "")
-    opts = ("MODEL.CLIP.NAME", name)
-    return ModelChoice("semantic", f"{WITHOUT_TRAINING}{tower}", weights, opts, OF_CLIP)
+    config = MINI_WITHOUT_TRAINING if name in MINI_CLIPS.values() else f"{WITHOUT_TRAINING}{tower}"
+    opts = () if name == MINI_CLIP else ("MODEL.CLIP.NAME", name)
+    return ModelChoice("semantic", config, weights, opts, OF_CLIP)
 
 
 def _unknown(model: str) -> InputError:

@@ -14,12 +14,24 @@ import yaml
 from clipself_seg.errors import InputError, nearest
 
 SHIPPED = Path(__file__).parent.parent / "mini" / "weights"
-MINI_CLIP = "ViT-Mini-8"  # architecture of the CLIP that knows the generated worlds
-# Tags of the weights that come with the project: files laid over one another, the later ones win.
+MINI_CLIP = "ViT-Mini-8"  # architecture of the first CLIP that knows the generated worlds
+# Tag -> architecture of the CLIPs that know them, which have one text tower.
+MINI_CLIPS = {
+    "mini": MINI_CLIP,
+    "mini-eva": "EVA-Mini-8",
+    "mini-large": "ViT-Mini-L-8",
+    "mini-eva-large": "EVA-Mini-L-8",
+    "mini-resnet": "RN-Mini",
+}
+# Tags of the weights that come with the project: the file with the text tower and, last, that of the image tower.
 SHIPPED_TAGS = {
     "mini": ("vit_mini_8",),
     "mini-clipself": ("vit_mini_8", "vit_mini_8_clipself"),
     "mini-clipself-proposals": ("vit_mini_8", "vit_mini_8_clipself_proposals"),
+    "mini-eva": ("vit_mini_8", "eva_mini_8"),
+    "mini-large": ("vit_mini_8", "vit_mini_l_8"),
+    "mini-eva-large": ("vit_mini_8", "eva_mini_l_8"),
+    "mini-resnet": ("vit_mini_8", "rn_mini"),
 }
 # Tag for MODEL.WEIGHTS -> file.
 SHIPPED_MODELS = {
@@ -33,6 +45,11 @@ SCHEME = "clipself://"  # before a name of the zoo or of a shipped model, where 
 # A licence of the weights themselves; that of their repository alone leaves them open.
 OPEN_LICENCE = re.compile(r"(MIT|Apache-2\.0|CC BY 4\.0)(?! \(the repository's\))")
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # an eighth of the time with libyaml
+
+
+def shipped_model(tag: str) -> str:
+    """Name of the model whose weights a tag of `SHIPPED_TAGS` stands for."""
+    return MINI_CLIPS.get(tag, MINI_CLIP)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -34,6 +34,9 @@ SHAPES = {  # timm name -> width, layers, heads, patch
     "eva02_base_patch16_clip_224": (768, 12, 12, 16),
     "eva02_large_patch14_clip_224": (1024, 24, 16, 14),
     "eva02_large_patch14_clip_336": (1024, 24, 16, 14),
+    # The project's own, which timm does not have.
+    "eva02_mini_patch8_clip_64": (128, 4, 4, 8),
+    "eva02_mini_large_patch8_clip_64": (96, 8, 3, 8),
 }
 
 

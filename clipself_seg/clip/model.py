@@ -24,7 +24,7 @@ from clipself_seg.checkpoints.dense_feature import ANY, BY_TOKEN, DenseFeature, 
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.locate import is_remote, locate, published_file
 from clipself_seg.checkpoints.read import STORED_METADATA, VARIANT, Checkpoint, read_checkpoint
-from clipself_seg.checkpoints.zoo import MINI_CLIP, SHIPPED, SHIPPED_TAGS, zoo
+from clipself_seg.checkpoints.zoo import MINI_CLIPS, SHIPPED, SHIPPED_TAGS, shipped_model, zoo
 from clipself_seg.clip import region_pooling
 from clipself_seg.clip.kind import CLIP_MEAN, CLIP_STD, Architecture
 from clipself_seg.clip.kinds import find_architecture
@@ -242,7 +242,7 @@ def load_clip(
 
     Args:
         name: name of weights in the zoo, such as ``eva02-vitb16``, or of shipped ones (``mini``, ``mini-clipself``,
-            ``mini-clipself-proposals``). With `weights` it is open_clip's model name, or ``ViT-Mini-8``.
+            ``mini-clipself-proposals``, ``mini-eva``). With `weights` it is open_clip's model name, or ``ViT-Mini-8``.
         weights: path of a checkpoint in any published layout; an open_clip tag, a name of the zoo or an
             address, or ``hf-hub:org/name`` (downloaded); a tag of the shipped weights; or None for random weights
             from torch's current seed. Left out, those that `name` names.
@@ -296,7 +296,7 @@ def load_clip(
 def _named(name: str) -> tuple[str, str]:
     """Model and weights of a name that stands for both; no weights for any other."""
     if name in SHIPPED_TAGS:
-        return MINI_CLIP, name
+        return shipped_model(name), name
     entry = zoo().get(name)
     if entry is None:
         return name, ""
@@ -309,10 +309,11 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
     """The checkpoint of a path, name, address or tag, and open_clip's settings of it if it is its tag."""
     if weights in SHIPPED_TAGS:
         layers = [read_checkpoint(SHIPPED / f"{s}.safetensors") for s in SHIPPED_TAGS[weights]]
-        merged = {k: v for layer in layers for k, v in layer.tensors.items()}
-        last = layers[-1]
-        whole = dataclasses.replace(layers[0], path=last.path, tensors=merged, dense=last.dense)
-        return (whole if len(layers) > 1 else _original(whole)), {}
+        first, last = layers[0], layers[-1]
+        rest = {k: v for k, v in first.tensors.items() if not k.startswith("visual.")}
+        tensors = rest | last.tensors
+        whole = dataclasses.replace(first, path=last.path, tensors=tensors, dense=last.dense)
+        return (_original(whole) if weights in MINI_CLIPS else whole), {}
     weights = weights.removeprefix(f"{architecture.name}:")  # the zoo's names of open_clip's tags
     if os.sep in weights:  # no tag, for which open_clip would be imported
         return read_checkpoint(locate(weights)), {}
@@ -334,7 +335,7 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
             return read_checkpoint(weights), {}
     published = open_clip.get_pretrained_cfg(architecture.name, weights)
     if not published:
-        shipped = SHIPPED_TAGS if architecture.name == MINI_CLIP else ()
+        shipped = [tag for tag in SHIPPED_TAGS if shipped_model(tag) == architecture.name]
         names = [entry.name for entry in zoo().values() if entry.model == architecture.name]
         raise InputError(
             f'no weights "{weights}" for {architecture.name}: neither a file nor a tag; '
@@ -354,6 +355,7 @@ def save_clip(
     path: str | os.PathLike[str],
     layout: str = "official",
     dtype: torch.dtype = torch.float32,
+    part: str = "",
 ) -> None:
     """Write a checkpoint that `load_clip` reads, atomically.
 
@@ -362,6 +364,7 @@ def save_clip(
         path: path of the file: ``.safetensors``, or ``.pt`` for the wrapped form of CLIPSelf's code.
         layout: ``official`` (OpenAI's, EVA's and CLIPSelf's names) or ``open_clip``.
         dtype: precision of the stored weights.
+        part: ``visual.`` for the image tower alone, as the files are that are laid over `mini`.
 
     Raises:
         InputError: the layout or the suffix is unknown.
@@ -370,6 +373,7 @@ def save_clip(
     native = {
         name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
         for name, tensor in packed_matrices(clip.state_dict()).items()
+        if name.startswith(part)
     }
     tensors = to_layout(native, clip.architecture.kind, layout)
     metadata = {

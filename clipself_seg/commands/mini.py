@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 
@@ -37,38 +38,44 @@ def mini_world(args: argparse.Namespace) -> None:
 
 
 def _clip_options(parser: argparse.ArgumentParser) -> None:
+    from clipself_seg.checkpoints.zoo import MINI_CLIPS
+
+    value(parser, "--model", "which of the mini CLIPs", "mini", choices=tuple(MINI_CLIPS))
     default = "output/mini_clip.safetensors"
     parser.add_argument("--output", default=default, help="file to write")
     value(parser, "--scenes", "scenes to cut crops from", 9000)
-    value(parser, "--steps", "steps of 128 crops", 3300)
+    value(parser, "--steps", "steps (those of the shipped weights)", kind=int)
     parser.add_argument("--seed", type=int, default=0, help="decides scenes, captions and weights")
 
 
 @command(_clip_options)
 def mini_clip(args: argparse.Namespace) -> None:
-    """Train the mini CLIP from scratch on image-caption pairs of the mini worlds (about twenty minutes on two cores).
+    """Train a mini CLIP from scratch on image-caption pairs of the mini worlds (about twenty minutes on two cores).
 
         clipself-seg tools mini-clip --output output/mini_clip.safetensors
+        clipself-seg tools mini-clip --model mini-eva --output output/eva_mini.safetensors
 
-    The weights that come with the project (tag `mini`) were made this way; clipself_seg/mini/CARD.md has the numbers.
+    The weights that come with the project were made this way; clipself_seg/mini/CARD.md has the numbers. `mini` learns
+    both towers; the others an image tower, which is all that their files hold, for the text tower of `mini`.
     """
     import torch
     from tqdm import tqdm
 
-    from clipself_seg.checkpoints.zoo import MINI_CLIP
-    from clipself_seg.clip import load_clip, save_clip
+    from clipself_seg.clip import save_clip
     from clipself_seg.memory import keep_freed_memory
     from clipself_seg.mini import train_clip
 
-    settings = train_clip.TrainSettings(scenes=args.scenes, steps=args.steps, seed=args.seed)
+    recipe = train_clip.RECIPES[args.model]
+    steps = recipe.steps if args.steps is None else args.steps
+    settings = dataclasses.replace(recipe, scenes=args.scenes, steps=steps, seed=args.seed)
     keep_freed_memory()
-    torch.manual_seed(settings.seed)
-    clip = load_clip(MINI_CLIP, None)
+    clip = train_clip.untrained_clip(args.model, settings.seed)
     crops = train_clip.render_crops(
         scenes=settings.scenes, side=clip.image_size, seed=settings.seed
     )
     with tqdm(train_clip.train(clip, crops, settings), "train", settings.steps) as progress:
         for _, loss in progress:
             progress.set_postfix(loss=f"{loss:.3f}")
-    save_clip(clip, args.output, dtype=torch.float16)
+    part = "" if args.model == "mini" else "visual."
+    save_clip(clip, args.output, dtype=torch.float16, part=part)
     sys.stdout.write(f"{args.output}: weights {clip.weights_hash()}\n")

@@ -214,7 +214,7 @@ def _choose_clip(args: argparse.Namespace) -> None:
     """Put the configuration of --masks for the CLIP that --model names."""
     from clipself_seg.checkpoints.choice import MINI, find_clip
     from clipself_seg.checkpoints.locate import locate
-    from clipself_seg.checkpoints.zoo import MINI_CLIP
+    from clipself_seg.checkpoints.zoo import MINI_CLIPS
 
     if args.model is None:
         options.say_model(CLIP, "a distilled CLIP names masks better")
@@ -224,7 +224,8 @@ def _choose_clip(args: argparse.Namespace) -> None:
         locate(clip)
         keys = ("MODEL.CLIP.NAME", name, "MODEL.CLIP.WEIGHTS", clip)
         args.opts = [*keys, KEYS["clip_weights"], "", *args.opts]
-    args.config_file = MINI_MASKS if args.model == MINI or args.opts[1] == MINI_CLIP else MASKS
+    mini = args.model == MINI or args.opts[1] in MINI_CLIPS.values()
+    args.config_file = MINI_MASKS if mini else MASKS
     args.model = None
 
 

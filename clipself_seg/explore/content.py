@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from clipself_seg.checkpoints.zoo import MINI_CLIP
+from clipself_seg.checkpoints.zoo import MINI_CLIPS
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.model import whole_image_features
 from clipself_seg.data.images import fit_size
@@ -78,7 +78,7 @@ class Content:
         }
         for title, clip in clips.items():
             check_size(self._sides[title], clip)
-        mini = any(clip.name == MINI_CLIP for clip in clips.values())
+        mini = any(clip.name in MINI_CLIPS.values() for clip in clips.values())
         self._world_check = WorldCheck(None) if mini else None
         self._texts = {
             title: TextBank(clip).embed(words).cpu().numpy() for title, clip in clips.items()

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import FrozenBatchNorm2d
 
-from clipself_seg.clip import DenseCLIP
+from clipself_seg.checkpoints.zoo import MINI_CLIP, MINI_CLIPS
+from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.mini.concepts import WORLDS, Concept
 from clipself_seg.mini.crops import (
@@ -47,6 +49,13 @@ class TrainSettings:
     weight_decay: float = 0.1
     warmup: int = 150
     seed: int = 0
+
+
+# Tag -> settings of the weights that come with the project. An image tower alone learns with less.
+RECIPES = dict.fromkeys(MINI_CLIPS, TrainSettings(steps=2400, batch=64)) | {
+    "mini": TrainSettings(),
+    "mini-resnet": TrainSettings(steps=3600, batch=64),
+}
 
 
 def _render(job: tuple[int, range, int]) -> list[Crop]:
@@ -156,6 +165,33 @@ def _batches(
         if rng.random() < 0.5:
             pixels = pixels[:, :, ::-1].copy()
         yield pixels, *caption_batch(rng, batch)
+
+
+def untrained_clip(tag: str, seed: int) -> DenseCLIP:
+    """A CLIP of the mini worlds with random weights, in `mini`'s case of both towers.
+
+    The others have the text tower and the scale of `mini`, both frozen, so that all of them read the same texts.
+
+    Args:
+        tag: one of `MINI_CLIPS`.
+        seed: decides the weights.
+    """
+    torch.manual_seed(seed)
+    clip = load_clip(MINI_CLIPS[tag], None)
+    if clip.name != MINI_CLIP:
+        mini = load_clip(MINI_CLIP, "mini").requires_grad_(False)
+        clip.text, clip.logit_scale = mini.text, mini.logit_scale
+        _thaw_batch_norms(clip.visual)
+    return clip
+
+
+def _thaw_batch_norms(module: nn.Module) -> None:
+    """Puts batch norms that learn in the place of those that are frozen, as nobody trains a ResNet without."""
+    for name, child in module.named_children():
+        if isinstance(child, FrozenBatchNorm2d):
+            setattr(module, name, nn.BatchNorm2d(len(child.weight), eps=child.eps))
+        else:
+            _thaw_batch_norms(child)
 
 
 def train(

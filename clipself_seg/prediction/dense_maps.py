@@ -16,7 +16,7 @@ from PIL import Image
 
 from clipself_seg.checkpoints.choice import find_clip
 from clipself_seg.checkpoints.download import is_address
-from clipself_seg.checkpoints.zoo import MINI_CLIP, SHIPPED_TAGS
+from clipself_seg.checkpoints.zoo import MINI_CLIPS, SHIPPED_TAGS
 from clipself_seg.clip import DenseCLIP, TextBank, load_clip
 from clipself_seg.clip.model import whole_image_features
 from clipself_seg.config.device import chosen_device
@@ -120,7 +120,7 @@ class DenseMapResults:
         self.smallest = smallest
         self.vocabulary = words
         self.words = () if words is None else words.names
-        mini = any(clip.name == MINI_CLIP for clip in clips.values())
+        mini = any(clip.name in MINI_CLIPS.values() for clip in clips.values())
         self._world_check = WorldCheck(None) if mini else None
         self._texts = {
             title: (

@@ -20,7 +20,7 @@ from torch import nn
 
 from clipself_seg.checkpoints.choice import DEFAULTS, FOLDERS, weights_key
 from clipself_seg.checkpoints.download import fetch_bytes, is_address
-from clipself_seg.checkpoints.zoo import MINI_CLIP, official
+from clipself_seg.checkpoints.zoo import MINI_CLIPS, official
 from clipself_seg.config import load_config
 from clipself_seg.config.keys import default_config
 from clipself_seg.config.load import MODEL, option_pairs
@@ -105,7 +105,7 @@ class ImagePredictor(Pretrained, Generic[R]):
     def from_config(cls, cfg: CfgNode, *, model: nn.Module | None = None) -> dict[str, Any]:
         """The model, or the configured one with its weights, and what tasks have in common beside it."""
         # What was trained on a user's own data knows more than the generated worlds.
-        mini = cfg.MODEL.CLIP.NAME == MINI_CLIP and not cfg.DATASETS.DATA
+        mini = cfg.MODEL.CLIP.NAME in MINI_CLIPS.values() and not cfg.DATASETS.DATA
         return {
             "model": build_model(cfg) if model is None else model,
             "world_check": WorldCheck(cls.folder) if mini else None,

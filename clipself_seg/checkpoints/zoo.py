@@ -30,6 +30,8 @@ SHIPPED_TAGS = {
     "mini-clipself-proposals": ("vit_mini_8", "vit_mini_8_clipself_proposals"),
     "mini-eva": ("vit_mini_8", "eva_mini_8"),
     "mini-large": ("vit_mini_8", "vit_mini_l_8"),
+    "mini-eva-large": ("vit_mini_8", "eva_mini_l_8"),
+    "mini-resnet": ("vit_mini_8", "rn_mini"),
 }
 # Tag for MODEL.WEIGHTS -> file.
 SHIPPED_MODELS = {

@@ -8,7 +8,7 @@ offers; `CLIPBackbone` is the project's own, and works under the stock heads of 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol, cast
 
 import torch
@@ -224,6 +224,12 @@ def find_entry(name: str) -> Callable[[CfgNode, ShapeSpec], nn.Module]:
             f"{nearest(name, entries)}"
         )
     return cast(Callable[[CfgNode, ShapeSpec], nn.Module], entries[name])
+
+
+def entries_of(modules: Collection[str]) -> list[str]:
+    """Names of the entries of BACKBONE_REGISTRY that modules or packages of these names have registered."""
+    entries = dict(BACKBONE_REGISTRY).items()
+    return [name for name, entry in entries if entry.__module__.partition(".")[0] in modules]
 
 
 def _clip_of(name: str, module: nn.Module) -> DenseCLIP:

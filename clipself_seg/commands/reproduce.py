@@ -5,20 +5,26 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clipself_seg.commands.options import command, flag, further_keys, value
-from clipself_seg.errors import GOES_ON
+from clipself_seg.errors import GOES_ON, InputError
+
+if TYPE_CHECKING:
+    from clipself_seg.tables.table import Table
 
 SEEDS = [0, 1, 2]
+KEY = "MODEL.CLIP.BACKBONE"
 NUMBERS = ["/mIoU", "/mIoU-seen", "/mIoU-unseen"]
 
 
 def _reproduce_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--table", nargs="+", default=[], metavar="NAME", help="names below configs/tables (all)"
+    value(
+        parser, "--table", "tables by name, or files of yours (all)", [], count="+", metavar="NAME"
     )
     value(parser, "--seeds", default=SEEDS, kind=int, count="+")
     flag(parser, "--list", "print rows and claims, run nothing")
@@ -33,6 +39,8 @@ def _reproduce_options(parser: argparse.ArgumentParser) -> None:
         help="folder of the page and of what is kept of the runs, the only results that count then (page/ below "
         "--output, beside the results that come with the project)",
     )
+    further_keys(parser, "the rows of what --import registers")
+    value(parser, "--data", "your labelled images, for tables that need no others", metavar="PATH")
 
 
 @command(_reproduce_options, again=GOES_ON)
@@ -44,6 +52,9 @@ def reproduce(args: argparse.Namespace) -> int:
         clipself-seg reproduce --list                     # rows and claims, and what is finished
         clipself-seg reproduce --dry-run                  # commands that would run, and their cost
         clipself-seg reproduce --real --num-gpus 8        # the same tables on real data
+        clipself-seg reproduce --table my_table.yaml --import my_method.py   # a table of yours
+        clipself-seg reproduce --table backbone --import my_backbone.py      # your row beside kept ones
+        clipself-seg reproduce --table zero_shot --real --data my_data.yaml  # on your images
 
     A run's folder follows from its configuration, data and weights: finished ones are not repeated, interrupted ones
     are gone on with, and one run serves several tables.
@@ -69,8 +80,18 @@ def _reproduce(args: argparse.Namespace) -> int:
     from clipself_seg.tables.reproduce import Reproduction, write_worlds
     from clipself_seg.tables.table import read_tables
 
-    read_tables(args.table)  # before anything is drawn
+    tables = read_tables(args.table)  # before anything is drawn
+    data = ""
+    data_sets: tuple[str, ...] = ()
+    if args.data:
+        from clipself_seg.data.datasets.own import register_data
+
+        data = os.path.abspath(os.path.expanduser(args.data))
+        data_sets = register_data(data, "semantic").test
     reproduction = Reproduction(
+        yours=_yours(args.opts, tables),
+        data=data,
+        data_sets=data_sets,
         scale="real" if args.real else "mini",
         seeds=args.seeds,
         output=args.output.absolute(),
@@ -81,12 +102,43 @@ def _reproduce(args: argparse.Namespace) -> int:
     if args.dry_run:
         reproduction.dry_run(args.table, gpus=args.num_gpus)
     if args.page:
-        reproduction.write_page()
+        reproduction.write_page(args.table)
     if args.list or args.dry_run or args.page:
         return 0
     if not args.real:
         write_worlds()
     return reproduction.run(args.table, gpus=args.num_gpus)
+
+
+def _yours(words: Sequence[str], tables: Sequence[Table]) -> dict[str, str] | None:
+    """Keys and values of the rows of what ``--import`` registers, its one backbone among them; None without any.
+
+    Raises:
+        InputError: keys for tables without such rows; several backbones, or nothing that is the user's.
+    """
+    from clipself_seg.clip.backbone import entries_of
+    from clipself_seg.config.load import option_pairs
+    from clipself_seg.imports import import_typed_modules, typed_sources
+    from clipself_seg.tables.table import runs_of_yours
+
+    options = option_pairs(words)
+    rows = any(map(runs_of_yours, tables))
+    if options and not rows:
+        raise InputError("--opts: no table here has a row of yours; --table backbone has one")
+    import_typed_modules()
+    modules = typed_sources()
+    if rows and modules and KEY not in options:
+        entries = entries_of(modules)
+        if len(entries) > 1:
+            raise InputError(f"--import registers {' and '.join(entries)}: type --opts {KEY} NAME")
+        if entries:
+            options[KEY] = entries[0]
+            sys.stdout.write(f"{KEY} {entries[0]}, which --import registers\n")
+        elif not options and "backbone" in [table.name for table in tables]:
+            raise InputError(
+                "--import registers no backbone: say what is yours, such as --opts KEY VALUE"
+            )
+    return options if options or modules else None
 
 
 def _seeds_options(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from clipself_seg.data.datasets.table import COCO, MINI
 from clipself_seg.errors import ended_by
 from clipself_seg.files import FolderInUse, alone_in
+from clipself_seg.imports import VARIABLE
 from clipself_seg.tables.runs import Run
 from clipself_seg.tables.store import Store
 from clipself_seg.tables.table import ROOT
@@ -142,6 +143,8 @@ def _make(run: Run, store: Store, gpus: int, variables: Mapping[str, str]) -> st
         return ""  # another process just made it
     folder = store.begin(run)
     words = ["-m", "clipself_seg", *run.command(store.folder, gpus)]
+    if not run.imports:
+        variables = {key: value for key, value in variables.items() if key != VARIABLE}
     with open(folder / CONSOLE, "ab") as console:
         process = subprocess.Popen(
             [sys.executable, *words], cwd=ROOT, env=dict(variables), stdout=console, stderr=console

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clipself_seg.data.datasets.table import MINI
@@ -14,7 +14,15 @@ from clipself_seg.tables.page import NAMES, write_page
 from clipself_seg.tables.runs import Run, resolve
 from clipself_seg.tables.sections import command_text, make_section
 from clipself_seg.tables.store import Store
-from clipself_seg.tables.table import FOLDER, ROOT, Table, read_tables
+from clipself_seg.tables.table import (
+    FOLDER,
+    ROOT,
+    Table,
+    is_file,
+    read_tables,
+    with_data,
+    with_yours,
+)
 
 SHIPPED_DOCS = ROOT / "docs"  # of a checkout; the wheel brings no results
 
@@ -29,6 +37,9 @@ class Reproduction:
         docs: folder of the page, and of what is kept of finished runs. None: ``page`` below the runs, and what the
             project brings of finished runs counts, too.
         tables: folder of the tables.
+        yours: key -> value, of the rows of what the user registers; None where nothing is registered.
+        data: the user's data for tables that can be made on other data sets; "" for their own.
+        data_sets: names under which these data are registered.
     """
 
     def __init__(
@@ -39,13 +50,26 @@ class Reproduction:
         output: Path,
         docs: Path | None,
         tables: Path = FOLDER,
+        yours: Mapping[str, str] | None = None,
+        data: str = "",
+        data_sets: Sequence[str] = (),
     ) -> None:
         self.scale = scale
         self.seeds = list(dict.fromkeys(seeds))
         self.docs = docs or output / "page"
         self.tables = tables
+        self.yours = yours
+        self.data = data
+        self.data_sets = data_sets
         kept = [self.docs, *([] if docs else [SHIPPED_DOCS])]
         self.store = Store(output, *(folder / NAMES[scale] / "runs" for folder in kept))
+
+    def read(self, names: Sequence[str]) -> list[Table]:
+        """Some tables, () for all, with what is the user's."""
+        tables = [with_yours(table, self.yours) for table in read_tables(names, self.tables)]
+        if not self.data:
+            return tables
+        return [with_data(table, self.data, self.data_sets) for table in tables]
 
     def runs_of(self, table: Table, seeds: Sequence[int]) -> dict[str, list[Run]]:
         """The runs that rows of a table show: name -> a run for each seed, or one that no seed moves."""
@@ -57,10 +81,9 @@ class Reproduction:
 
     def wanted(self, names: Sequence[str]) -> list[Run]:
         """All runs of some tables (() for all), each once."""
-        tables = read_tables(names, self.tables)
         runs = [
             run
-            for table in tables
+            for table in self.read(names)
             for own in self.runs_of(table, self.seeds).values()
             for run in own
         ]
@@ -91,21 +114,25 @@ class Reproduction:
             self.store.keep(runs)
         for name, problem in failed.items():
             say(f"failed: {name}: {problem}")
-        self.write_page()
+        self.write_page(names)
         return 1 if failed or missing else 0
 
-    def write_page(self) -> None:
-        """Write the page of all tables from the runs of `seeds`, and of seeds 0 to 2, that are finished."""
+    def write_page(self, names: Sequence[str] = ()) -> None:
+        """Write the page of all tables from the runs of `seeds`, and of seeds 0 to 2, that are finished.
+
+        Where something is the user's it is that of `names` alone: other tables have other runs.
+        """
+        alone = self.yours is not None or self.data or any(map(is_file, names))
         seeds = sorted({*self.seeds, *range(LEAST_SEEDS)})
         sections = [
             make_section(table, self.scale, self.runs_of(table, seeds), self.store)
-            for table in read_tables((), self.tables)
+            for table in self.read(names if alone else ())
         ]
         say(f"{write_page(sections, self.docs, self.scale)}")
 
     def list_rows(self, names: Sequence[str]) -> None:
         """Print rows and claims of some tables, and which runs are finished."""
-        for table in read_tables(names, self.tables):
+        for table in self.read(names):
             runs = self.runs_of(table, self.seeds)
             say(f"\n{table.name}: {table.title}")
             for row in table.rows.values():

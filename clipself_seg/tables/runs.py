@@ -20,8 +20,9 @@ from clipself_seg.checkpoints.zoo import SHIPPED, SHIPPED_MODELS, SHIPPED_TAGS, 
 from clipself_seg.config.load import load_config, values_and_defaults
 from clipself_seg.config.shards import refuse_pipes
 from clipself_seg.config.weights import WEIGHTS, refuse_addresses
+from clipself_seg.data.datasets.records import sem_seg_records
 from clipself_seg.data.datasets.table import DATASETS, MINI, DataSet
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, shown
 from clipself_seg.files import read_json
 from clipself_seg.imports import typed_sources
 from clipself_seg.mini.writer import WorldSize, manifest_of
@@ -137,6 +138,7 @@ class Run:
         minutes: core-minutes that are expected; 0 if that is not known.
         missing: what has to be there before, and is not, with the way to get it.
         prepare: words after ``python`` that write its data, {mini} for the folder of the mini worlds.
+        imports: whether it has the modules of ``--import``.
     """
 
     name: str
@@ -151,6 +153,7 @@ class Run:
     minutes: float
     missing: tuple[str, ...]
     prepare: tuple[str, ...]
+    imports: bool = True
 
     @property
     def fetched(self) -> list[str]:
@@ -223,6 +226,7 @@ def resolve(specs: Mapping[str, RunSpec], name: str, seed: int) -> Run:
         or (0 if spec.evaluate else 60 * HOURS.get(config_name(spec.config), 0)),
         missing=missing,
         prepare=spec.prepare,
+        imports=spec.yours or not any(other.yours for other in specs.values()),
     )
 
 
@@ -236,6 +240,7 @@ def make_run(
     minutes: float = 0.0,
     missing: Sequence[str] = (),
     prepare: tuple[str, ...] = (),
+    imports: bool = True,
 ) -> Run:
     """A run with its name.
 
@@ -248,18 +253,22 @@ def make_run(
         minutes: core-minutes that are expected.
         missing: what is known to be missing.
         prepare: words that write its data.
+        imports: whether it has the modules of ``--import``, which count then.
 
     Raises:
-        InputError: as `load_config`.
+        InputError: as `load_config`; a word that a command line takes for an option.
     """
     needs = needs or {}
     seeded = dict(options) if seed is None else {**options, "SEED": str(seed)}
     words = tuple(word for pair in seeded.items() for word in pair)
+    for word in (config, *words, *needs):
+        if word.startswith("--"):
+            raise InputError(f"a run of a table has {shown(word)}: give keys and values alone")
     values, defaults, result_file = _values(config, words)
     settings = _settings(values, defaults, needs, evaluate)
     if prepare:
         settings["prepare"] = list(prepare)
-    if sources := typed_sources():
+    if imports and (sources := typed_sources()):
         settings["imports"] = {
             name: _hash([(path.name, _hash_of(path)) for path in files])
             for name, files in sources.items()
@@ -279,6 +288,7 @@ def make_run(
         minutes=minutes,
         missing=(*missing, *filter(None, here)),
         prepare=prepare,
+        imports=imports,
     )
 
 
@@ -286,7 +296,8 @@ def _settings(
     values: Values, defaults: Values, needs: Mapping[str, Run], evaluate: bool
 ) -> dict[str, object]:
     """What decides a run: values of keys that are not the default, content of weights, and data."""
-    return {
+    own = {"files": _own_files(values)} if values["DATASETS.DATA"] else {}
+    return own | {
         "config": {
             key: value
             for key, value in values.items()
@@ -300,6 +311,15 @@ def _settings(
         "data": {name: fingerprint(name) for name in _data_sets(values, evaluate)},
         "evaluate": evaluate,
     }
+
+
+def _own_files(values: Values) -> str:
+    """Hash of the names, sizes and times of a user's data, and of what describes them."""
+    names = [name for name in values["DATASETS.TEST"] if name not in DATASETS]
+    records = [record for name in names for record in sem_seg_records(name)]
+    files = [record[key] for record in records for key in ("file_name", "sem_seg_file_name")]
+    stats = [(path, os.stat(path)) for path in (*files, values["DATASETS.DATA"])]
+    return _hash([(path, one.st_size, one.st_mtime_ns) for path, one in stats])
 
 
 @functools.lru_cache(maxsize=None)

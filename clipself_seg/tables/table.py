@@ -18,9 +18,13 @@ numbers of another run, which follows each row's under `further`:
     further:                       # NAME -> a run on the weights of each row's run (of those in `rows`, if it has that)
       zero-shot: {weights: MODEL.CLIP.WEIGHTS, keep: [MODEL.CLIP.DENSE], mini: {config: ..., evaluate: True}}
 
-A figure "plane" has a line for each row through the pairs of columns of `points`. A weight is a tag of
-weights that come with the project, {run: NAME}, or {file: NAME, from: where to get it}. In `order` a term is a row,
-ROW.COLUMN, or max(TERM, ...).
+A row may name such runs itself, `runs: {NAME: run}`. A figure "plane" has a line for each row through the pairs of
+columns of `points`. A weight is a name, such as one of the zoo, or {run: NAME}. In `order` a term is a row, ROW.COLUMN,
+or max(TERM, ...).
+
+A run with `yours: True` is of what a user registers: in such a table it alone has the modules of ``--import`` and the
+keys of ``--opts``, and its rows are left out where neither is typed. `data: NAME` says which of a row's runs label
+pixels and take other data sets (``--data``); "row" is its own.
 """
 
 from __future__ import annotations
@@ -28,17 +32,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar
 
-import yaml
-
 from clipself_seg.checkpoints.zoo import Entry
-from clipself_seg.errors import InputError, in_short, nearest, shown
-from clipself_seg.files import read_text
-from clipself_seg.yaml_files import CONFIGS
+from clipself_seg.errors import InputError, nearest, shown
+from clipself_seg.yaml_files import CONFIGS, read_tree
 
 # The folder that the package is in: a checkout, which has configs/ and train_net.py, or site-packages.
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -70,6 +71,7 @@ class RunSpec:
         evaluate: whether nothing is trained.
         minutes: core-minutes that are expected; 0 if that is not known.
         prepare: words after ``python`` that write its data, {mini} for the folder of the mini worlds.
+        yours: whether it is of what a user registers.
     """
 
     config: str
@@ -78,6 +80,7 @@ class RunSpec:
     evaluate: bool
     minutes: float
     prepare: tuple[str, ...] = ()
+    yours: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +173,7 @@ class Row:
         paper: column -> published number.
         read: what stands for {NAME} in paths.
         absent: scale -> why it has no such row.
-        further: names of the runs that follow its own.
+        further: what a column is `of` -> name of that run beside its own.
     """
 
     title: str
@@ -178,11 +181,11 @@ class Row:
     paper: Mapping[str, float]
     read: Mapping[str, str]
     absent: Mapping[str, str]
-    further: tuple[str, ...] = ()
+    further: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def runs(self) -> dict[str, str]:
         """What a column is `of` -> name of that run."""
-        return {"": self.run} | {name: further_name(self.run, name) for name in self.further}
+        return {"": self.run, **self.further}
 
     def path(self, column: Column, scale: str) -> str | None:
         """Path of the row's number in `results.json`; None if it has none in this column."""
@@ -219,6 +222,10 @@ class Claim:
     strict: tuple[bool, ...]
     why: str
 
+    def rows(self) -> set[str]:
+        """Rows that it compares."""
+        return {row for term in self.terms for row, _ in term.cells}
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -234,6 +241,7 @@ class Table:
         runs: scale -> name -> run.
         rows: name -> row.
         claims: what the paper says about the rows.
+        data: what the columns are `of` that a user's data take the place of, "row" for a row's own run; "" for none.
     """
 
     name: str
@@ -245,6 +253,7 @@ class Table:
     runs: Mapping[str, Mapping[str, RunSpec]]
     rows: Mapping[str, Row]
     claims: tuple[Claim, ...]
+    data: str = ""
 
     @property
     def published(self) -> bool:
@@ -340,6 +349,86 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
+def runs_of_yours(table: Table) -> set[str]:
+    """Names of the runs of what a user registers."""
+    return {name for runs in table.runs.values() for name, spec in runs.items() if spec.yours}
+
+
+def with_yours(table: Table, options: Mapping[str, str] | None) -> Table:
+    """A table whose rows of what a user registers have it, or without these rows.
+
+    Args:
+        table: any.
+        options: key -> value, which are the user's; None where nothing is.
+    """
+    yours = runs_of_yours(table)
+    given = dict(options or {})
+    rows = dict(table.rows)
+    for name, row in table.rows.items():
+        if yours & {*row.runs().values()}:
+            title = ": ".join(filter(None, (row.title, ", ".join(given.values()))))
+            rows[name] = dataclasses.replace(row, title=title)
+            if options is None:
+                del rows[name]
+    claims = tuple(claim for claim in table.claims if claim.rows() <= rows.keys())
+    return dataclasses.replace(table, rows=rows, runs=_with(table, yours, given), claims=claims)
+
+
+def with_data(table: Table, data: str, names: Sequence[str]) -> Table:
+    """A table whose runs that label pixels do so on other data sets, each of which is a column.
+
+    Args:
+        table: any.
+        data: value of ``DATASETS.DATA``.
+        names: names under which it is registered.
+
+    Raises:
+        InputError: no run of the table can.
+    """
+    if not table.data:
+        raise InputError(
+            f"--data: table {table.name} has data sets of its own; zero_shot and backbone take others"
+        )
+    of = "" if table.data == "row" else table.data
+    rows = {
+        key: dataclasses.replace(row, run=row.runs()[of], further={}, paper={})
+        for key, row in table.rows.items()
+        if of in row.runs()
+    }
+    given = {"DATASETS.DATA": data, "DATASETS.TEST": repr(tuple(names))}
+    columns = {
+        name: Column(
+            titles=dict.fromkeys(SCALES, f"{name.removesuffix('_sem_seg')} mIoU"),
+            paths=dict.fromkeys(SCALES, f"{name}/mIoU"),
+        )
+        for name in names
+    }
+    claims = tuple(
+        dataclasses.replace(claim, columns=tuple(names))
+        for claim in table.claims
+        if claim.columns and claim.rows() <= rows.keys()
+    )
+    runs = _with(table, {row.run for row in rows.values()}, given)
+    return dataclasses.replace(table, rows=rows, runs=runs, columns=columns, claims=claims)
+
+
+def _with(
+    table: Table, names: Collection[str], options: dict[str, str]
+) -> dict[str, dict[str, RunSpec]]:
+    """The runs of a table, some of them with further options."""
+    return {
+        scale: {
+            name: (
+                dataclasses.replace(spec, options={**spec.options, **options})
+                if name in names
+                else spec
+            )
+            for name, spec in runs.items()
+        }
+        for scale, runs in table.runs.items()
+    }
+
+
 def list_tables(folder: Path = FOLDER) -> list[str]:
     """Names of all tables: those of the paper's text, of its appendix, its figures, and those of this project."""
     names = [path.stem for path in folder.glob("*.yaml")]
@@ -355,18 +444,38 @@ def read_tables(names: Iterable[str] = (), folder: Path = FOLDER) -> list[Table]
     """Some tables, or all.
 
     Args:
-        names: names of tables, in any case; () for all.
+        names: names of tables, in any case, or files of a user's (.yaml); () for all.
         folder: folder of the files.
 
     Raises:
-        InputError: an unknown name, or as `read_table`.
+        InputError: an unknown name, or as `read_table`; a user's table by the name of another one, or with `prepare`.
     """
-    known = {name.lower(): name for name in list_tables(folder)}
+    known = {name.lower(): folder / f"{name}.yaml" for name in list_tables(folder)}
+    files = []
     for name in names:
-        if name.lower() not in known:
-            raise InputError(f'no table "{name}": {nearest(name, known.values())}')
-    wanted = [known[name.lower()] for name in names] or list(known.values())
-    return [read_table(folder / f"{name}.yaml") for name in dict.fromkeys(wanted)]
+        if is_file(name):
+            files.append(Path(name))
+            if files[-1].stem.lower() in known:
+                raise InputError(f"{name}: there is a table of this name already: rename the file")
+        elif name.lower() in known:
+            files.append(known[name.lower()])
+        else:
+            hint = nearest(name, list_tables(folder))
+            raise InputError(f'no table "{name}": {hint} (or give the file of yours, NAME.yaml)')
+    tables = {file: read_table(file) for file in files or known.values()}
+    for file, table in tables.items():
+        specs = [spec for runs in table.runs.values() for spec in runs.values()]
+        if file.parent != folder and any(spec.prepare for spec in specs):
+            raise InputError(
+                f"table {file}: a run has `prepare`, which tables of the project alone may have: a table of yours "
+                "starts trainings and evaluations, and nothing else"
+            )
+    return list(tables.values())
+
+
+def is_file(name: str) -> bool:
+    """Whether the name of a table is that of a file."""
+    return name.endswith((".yaml", ".yml"))
 
 
 @functools.cache
@@ -397,16 +506,10 @@ def read_table(path: Path) -> Table:
         InputError: no usable YAML, unknown or missing keys, values of another type, and names of runs,
             rows and columns that are not there; names the file and the place.
     """
-    try:
-        content = yaml.safe_load(read_text(path, "table"))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"table {path} is not usable YAML ({in_short(error)}): correct it"
-        ) from None
+    if not path.is_file():
+        raise InputError(f"no table {path}: there is no such file")
     place = f"table {path}"
-    table, further = Part(place, content).read(functools.partial(_table, path.stem))
+    table, further = Part(place, read_tree(path)).read(functools.partial(_table, path.stem))
     _check_names(table, further, place)
     return table
 
@@ -419,12 +522,10 @@ def _table(stem: str, top: Part) -> tuple[Table, dict[str, Further]]:
     for scale in SCALES:
         shown = [(name, row.run) for name, row in rows.items() if scale not in row.absent]
         runs[scale] = with_further(runs[scale], further, shown, scale)
-    rows = {
-        name: dataclasses.replace(
-            row, further=tuple(key for key, one in further.items() if name in (one.rows or (name,)))
-        )
-        for name, row in rows.items()
-    }
+    for name, row in rows.items():
+        follow = [key for key, one in further.items() if name in (one.rows or (name,))]
+        own = {key: further_name(row.run, key) for key in follow}
+        rows[name] = dataclasses.replace(row, further={**own, **row.further})
     table = Table(
         name=stem,
         title=top.text("title"),
@@ -435,6 +536,7 @@ def _table(stem: str, top: Part) -> tuple[Table, dict[str, Further]]:
         runs=runs,
         rows=rows,
         claims=tuple(section.read(_claim) for section in top.listed("claims")),
+        data=top.text("data", ""),
     )
     return table, further
 
@@ -459,6 +561,7 @@ def _run(section: Part) -> RunSpec:
         evaluate=section.take("evaluate", bool, False),
         minutes=float(section.take("minutes", int | float, 0)),
         prepare=tuple(section.text("prepare", "").split()),
+        yours=section.take("yours", bool, False),
     )
 
 
@@ -498,6 +601,7 @@ def _row(section: Part) -> Row:
         paper=paper,
         read=section.texts("read"),
         absent=section.texts("absent"),
+        further=section.texts("runs"),
     )
 
 
@@ -540,9 +644,10 @@ def _names(
     table: Table, further: Mapping[str, Further]
 ) -> Iterator[tuple[str, str, Collection[str]]]:
     """Every name of a run, row or column in a table: where it stands, the name, and those that there are."""
+    named = [key for row in table.rows.values() for key in row.further if key not in further]
     for name, column in table.columns.items():
         for scale in column.paths if column.of else ():
-            there = [key for key, one in further.items() if scale in one.specs]
+            there = [*named, *(key for key, one in further.items() if scale in one.specs)]
             yield f"columns: {name}: of, in {scale}", column.of, there
     for name in (name for pair in table.points for name in pair):
         yield "points", name, table.columns
@@ -563,6 +668,9 @@ def _names(
             yield f"rows: {name}: absent", scale, SCALES
         for scale in (scale for scale in SCALES if scale not in shown_row.absent):
             yield f"rows: {name}: run of {scale}", shown_row.run, table.runs[scale]
+            for key, run in shown_row.further.items():
+                if key not in further:
+                    yield f"rows: {name}: runs: {key}, of {scale}", run, table.runs[scale]
     for number, claim in enumerate(table.claims, 1):
         where = f"claims: {number}"
         for column_name in claim.columns:

@@ -666,7 +666,8 @@ def _names(
             yield f"rows: {name}: paper", column_name, table.columns
         for scale in shown_row.absent:
             yield f"rows: {name}: absent", scale, SCALES
-        for scale in (scale for scale in SCALES if scale not in shown_row.absent):
+        there = (scale for scale in SCALES if table.runs[scale])
+        for scale in (scale for scale in there if scale not in shown_row.absent):
             yield f"rows: {name}: run of {scale}", shown_row.run, table.runs[scale]
             for key, run in shown_row.further.items():
                 if key not in further:

@@ -23,7 +23,7 @@ from tests.tables.worlds import FOLLOWED, TABLE, write_table
 TABLES = list_tables()
 PAPER = "1a 1b 1c 2 3a 3b 4 5 6 7 A1 A2 A3 A4 A5 A6 fig3 figA1".split()
 # What is compared here beside them.
-OWN = ["dense", "objectives", "void", "zero_shot"]
+OWN = ["backbone", "dense", "objectives", "void", "zero_shot"]
 
 
 def test_every_table_of_the_paper_is_there_and_in_its_order_before_those_of_this_project():
@@ -94,14 +94,14 @@ def test_every_run_has_a_configuration_that_loads_and_the_data_that_its_columns_
         ("columns: [boxes], ", "", "claims: 1: there is no ''"),
         ("evaluate: True", "weights: {A: {run: patches}}", "weights of a run above"),
         ("evaluate: True", "weights: {A: 3}", "original: A cannot be 3: give a name"),
-        ("title: ", "title: [", "is not usable YAML"),
+        ("title: ", "title: [", "is not a usable YAML file"),
         (
             "order: original < patches",
             f"order: {'long' * 99}",
             "order cannot be '(long){15}\\.\\.\\.'",
         ),
-        (FOLLOWED, "- 1", "must be a mapping with names as keys, got of type list"),
-        ("about: For tests.", "about: !!python/object/apply:os.getcwd []", "not usable YAML"),
+        (FOLLOWED, "- 1", "9.yaml holds no keys"),
+        ("about: For tests.", "about: !!python/object/apply:os.getcwd []", "not a usable YAML file"),
         ("of: pixels", "of: pixel", "miou: of, in mini: there is no 'pixel'; did you mean"),
         ("mini: mini_val_sem_seg", "real: mini_val_sem_seg", "of, in real: there is no 'pixels'"),
         ("keep: [MODEL.CLIP.DENSE]", "keep: MODEL", "keep cannot be 'MODEL': correct its type"),

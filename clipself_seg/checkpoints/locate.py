@@ -252,6 +252,12 @@ def _cached(repository: str, file: str, revision: str = "main") -> Path | None:
     return Path(cached) if isinstance(cached, str) else None
 
 
+def cached_folder(name: HubName, files: Sequence[str]) -> Path | None:
+    """The folder of a repository where other programs that use the hub have it; None unless it has all of the files."""
+    paths = [_cached(name.repository, file, name.revision) for file in files]
+    return paths[0].parent if all(paths) and paths[0] else None
+
+
 VARIABLE = "CLIPSELF_SEG_WEIGHTS"
 # What open_clip asks a repository of the hub for.
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")

@@ -188,6 +188,7 @@ def _settle(args: argparse.Namespace) -> str:
     """The task; refuses options that do not go with it, and fetches the model, before torch is imported."""
     from clipself_seg.checkpoints.choice import TASKS, find_model
     from clipself_seg.checkpoints.locate import locate
+    from clipself_seg.checkpoints.mask_models import mask_model_folder
 
     if not args.images:
         raise InputError("no images: name them before the options, as in predict photo.jpg --words")
@@ -199,6 +200,8 @@ def _settle(args: argparse.Namespace) -> str:
             why = "does not go with" if args.ray else "needs"
             raise InputError(f"--{name.replace('_', '-')} {why} --ray")
     choice = None
+    if args.masks is not None:
+        args.masks = str(mask_model_folder(args.masks))
     if args.masks is not None and args.config_file is None:
         _choose_clip(args)
     elif args.model is None and args.config_file is None:
@@ -253,10 +256,11 @@ def _over_ray(args: argparse.Namespace) -> int:
 
 def _require_video_formats(save: Sequence[str], masks: str | None) -> None:
     """Refuse formats that nobody has for videos, and masks of them."""
+    from clipself_seg.checkpoints.mask_models import has_mask_model
     from clipself_seg.prediction.video import OF_VIDEOS
 
-    if masks is not None:
-        raise InputError("--masks does not go with a video: give its frames as images")
+    if masks is not None and not has_mask_model(masks):
+        raise InputError("--masks FOLDER does not go with a video: give its frames as images")
     if others := [name for name in save if name not in OF_VIDEOS]:
         raise InputError(
             f"--save {' '.join(others)} does not go with a video, which has {', '.join(OF_VIDEOS)}: "

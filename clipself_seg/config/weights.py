@@ -10,29 +10,35 @@ from collections.abc import Callable, Collection
 from detectron2.config import CfgNode
 
 from clipself_seg.checkpoints.locate import WEIGHTS, is_remote, locate, refuse_lost
+from clipself_seg.checkpoints.mask_models import is_mask_model_name, mask_model_folder
 from clipself_seg.checkpoints.zoo import SCHEME, zoo
 from clipself_seg.errors import InputError
 
+MASKS, OF_MASKS = "MODEL.MASK_GENERATOR.OUTPUTS", "MODEL.MASK_GENERATOR.SOURCE"
+# Keys whose values may be fetched, where somebody typed them.
+FETCHED = (*WEIGHTS, MASKS)
+
 
 def refuse_addresses(
-    cfg: CfgNode, keys: Collection[str] = WEIGHTS, source: Callable[..., str] | None = None
+    cfg: CfgNode, keys: Collection[str] = FETCHED, source: Callable[..., str] | None = None
 ) -> None:
-    """Refuse weights that are an address, or a name of the hub.
+    """Refuse weights that are an address, or a name of the hub, and masks of a model by its name.
 
     Args:
         cfg: any configuration.
-        keys: those of `WEIGHTS` that are looked at.
+        keys: those of `FETCHED` that are looked at.
         source: says what set a key, for the message.
 
     Raises:
         InputError: names the key.
     """
     for key in keys:
-        if is_remote(value := _value(cfg, key)):
+        if _is_fetched(cfg, key):
             origin = f"{source(key)}: " if source else ""
+            what, option = ("name", "--masks") if key == MASKS else ("address", "--model")
             raise InputError(
-                f"{origin}{key} is the address {value[:200]}, which is fetched only where it is typed (--model, "
-                f"{key} on the command line, an argument in Python): fetch it, and name the file"
+                f"{origin}{key} is the {what} {_value(cfg, key)[:200]}, which is fetched only where it is typed "
+                f"({option}, {key} on the command line, an argument in Python): fetch it, and name the file"
             )
 
 
@@ -42,7 +48,9 @@ def fetch_addresses(cfg: CfgNode) -> CfgNode:
     Raises:
         InputError: one cannot be fetched.
     """
-    files = {key: str(locate(_value(cfg, key))) for key in WEIGHTS if is_remote(_value(cfg, key))}
+    fetch = {MASKS: mask_model_folder}
+    keys = [key for key in FETCHED if _is_fetched(cfg, key)]
+    files = {key: str(fetch.get(key, locate)(_value(cfg, key))) for key in keys}
     if files:
         cfg = cfg.clone()
         cfg.defrost()
@@ -66,6 +74,13 @@ def require_weights(cfg: CfgNode) -> None:
             locate(value)
         else:
             refuse_lost(value)
+
+
+def _is_fetched(cfg: CfgNode, key: str) -> bool:
+    value = _value(cfg, key)
+    if key == MASKS:
+        return _value(cfg, OF_MASKS) == "masks" and is_mask_model_name(value)
+    return is_remote(value)
 
 
 def _value(cfg: CfgNode, key: str) -> str:

@@ -13,12 +13,14 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
+from clipself_seg.checkpoints.mask_models import has_mask_model
 from clipself_seg.data.annotations import Record, category_labels
 from clipself_seg.data.images import MAX_PIXELS, read_image
 from clipself_seg.data.mappers.samples import (
     PADDING,
     Configurable,
     Sample,
+    chw,
     image_sample,
     require_rgb,
     seeded,
@@ -158,10 +160,27 @@ class PanopticTrainMapper(Configurable):
 
 
 class PanopticTestMapper(SemSegTestMapper):
-    """`SemSegTestMapper` that adds given masks where MODEL.MASK_GENERATOR.SOURCE is ``masks``."""
+    """`SemSegTestMapper` that adds given masks where MODEL.MASK_GENERATOR.SOURCE is ``masks``.
+
+    Attributes:
+        original: whether samples have the image at its own size too, as "original", for a model that finds its masks.
+    """
+
+    original: bool = False
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Read what `SemSegTestMapper` does, and MODEL.MASK_GENERATOR."""
+        generator = cfg.MODEL.MASK_GENERATOR
+        original = generator.SOURCE == "masks" and has_mask_model(generator.OUTPUTS)
+        return super().from_config(cfg) | {"original": original}
 
     @staticmethod
     def mask_folder(cfg: CfgNode) -> str:
         """MODEL.MASK_GENERATOR.OUTPUTS, where these are masks."""
         generator = cfg.MODEL.MASK_GENERATOR
-        return generator.OUTPUTS if generator.SOURCE == "masks" else ""
+        given = generator.SOURCE == "masks" and not has_mask_model(generator.OUTPUTS)
+        return generator.OUTPUTS if given else ""
+
+    def resized(self, image: np.ndarray) -> Sample:
+        return super().resized(image) | ({"original": chw(image)} if self.original else {})

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from detectron2.config import CfgNode
 
+from clipself_seg.checkpoints.mask_models import has_mask_model
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.text import same_text_tower
@@ -24,6 +25,7 @@ from clipself_seg.heads.panoptic.frozen_clip import (
 from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator
 from clipself_seg.heads.panoptic.mask_losses import LossSettings, MaskCriterion, TermWeights
 from clipself_seg.heads.panoptic.plain_decoder import PlainDecoder, PlainDecoderSizes
+from clipself_seg.models.panoptic.mask_models import load_mask_model
 from clipself_seg.models.panoptic.outputs import FusionSettings, MergeSettings
 
 
@@ -69,7 +71,8 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
         return parts | {"outputs": chosen.OUTPUTS}
     if chosen.SOURCE == "masks":
         _require_clip_alone(cfg)
-        return parts | {"outputs": chosen.OUTPUTS, "masks_given": True}
+        found = load_mask_model(chosen.OUTPUTS) if has_mask_model(chosen.OUTPUTS) else None
+        return parts | {"outputs": chosen.OUTPUTS, "masks_given": True, "mask_model": found}
     if former.SIZE_DIVISIBILITY < 1 or former.SIZE_DIVISIBILITY % 32:
         raise InputError(
             f"MODEL.MASK_FORMER.SIZE_DIVISIBILITY is {former.SIZE_DIVISIBILITY}, a mask generator needs a "

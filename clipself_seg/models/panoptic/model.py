@@ -40,6 +40,7 @@ from clipself_seg.data.generator_outputs import (
 )
 from clipself_seg.data.given_masks import MaskFolder, image_name
 from clipself_seg.data.mappers.samples import Sample
+from clipself_seg.data.mappers.sem_seg import mask_entries
 from clipself_seg.data.vocabulary import Vocabulary, Words, class_names, read_given
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import Fusion
@@ -75,6 +76,7 @@ from clipself_seg.models.base import (
     sizes_of,
 )
 from clipself_seg.models.panoptic.config import panoptic_parts
+from clipself_seg.models.panoptic.mask_models import OtherMasks
 from clipself_seg.models.panoptic.outputs import (
     NO_MASKS,
     FusionSettings,
@@ -161,6 +163,7 @@ class OpenPanoptic(ModelBase):
         criterion: MaskCriterion | None = None,
         outputs: str = "",
         masks_given: bool = False,
+        mask_model: OtherMasks | None = None,
         branch_templates: str = "odise",
         fusion: FusionSettings | None = None,
         grounding_weight: float = 0.0,
@@ -179,6 +182,7 @@ class OpenPanoptic(ModelBase):
             outputs: folder of generator outputs (`outputs.save_output`), in place of backbone and generator.
             masks_given: whether samples bring masks, which CLIP names, in place of a generator; `outputs` is then the
                 folder that they are from, or "".
+            mask_model: finds the masks of samples that bring none.
             branch_templates: prompts of the CLIP branch, a name in `text_bank.TEMPLATES`.
             fusion: whose scores are returned, and how both are fused.
             grounding_weight: weight of the caption model's grounding loss, 0 for none.
@@ -202,6 +206,7 @@ class OpenPanoptic(ModelBase):
         self.criterion = criterion
         self.outputs = outputs
         self.masks_given = masks_given
+        self.mask_model = mask_model
         self.fusion = fusion or FusionSettings()
         self.grounding_weight = grounding_weight
         self.settings = settings or MergeSettings()
@@ -346,7 +351,9 @@ class OpenPanoptic(ModelBase):
             InputError: an image has no generator output, or no masks.
         """
         metadata: dict[str, object] = {"CLIP branch": self.branch.settings()}
-        if self.masks_given and records:
+        if self.mask_model is not None:
+            metadata["masks found"] = self.mask_model.settings()
+        elif self.masks_given and records:
             folder = MaskFolder(self.outputs)
             metadata["masks given"] = {
                 name: folder.check(name, [image_name(record["file_name"]) for record in own])
@@ -368,7 +375,8 @@ class OpenPanoptic(ModelBase):
             samples: for each image "image" (3, h, w) RGB in 0..255. In training all of one size, with "labels" (T,) and
                 "masks" (T, h, w), and for grounding "words", noun phrases. In evaluation "height" and
                 "width" of the result, by default those of the image; with `outputs` "image_id" and "file_name"; with
-                `masks_given` "given_masks" (Q, H, W) bool at the size of the result, and "given_scores" (Q,); and
+                `masks_given` "given_masks" (Q, H, W) bool at the size of the result, and "given_scores" (Q,), or with
+                `mask_model` "original" (3, H, W) uint8, the image at that size; and
                 "classes" if those alone are to be told apart (oracle words), indices in [0, K).
             fusions: in evaluation, name -> fusion; all are made from one pass of generator and CLIP. None
                 makes one with the model's own alpha and beta.
@@ -405,10 +413,17 @@ class OpenPanoptic(ModelBase):
 
     def _masks(self, samples: Sequence[Sample]) -> Sequence[GeneratorOutput | UnnamedMasks]:
         if self.masks_given:
-            return [UnnamedMasks.of_sample(sample, self.device) for sample in samples]
+            return [self._unnamed(sample) for sample in samples]
         if len(samples) == 1:
             return [self.generate(samples[0])]
         return self._generate(samples)
+
+    def _unnamed(self, sample: Sample) -> UnnamedMasks:
+        """The masks that a sample brings, or those that the mask model finds."""
+        if self.mask_model is not None and "given_masks" not in sample:
+            (original,) = on_device([sample], "original", self.device)
+            sample = sample | mask_entries(self.mask_model(original))
+        return UnnamedMasks.of_sample(sample, self.device)
 
     def losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Losses of every prediction by name: `MaskCriterion.losses`, and the caption model's grounding loss.

@@ -88,7 +88,7 @@ class MergeSettings:
 INSIDE = 20
 NO_MASKS = (
     "MODEL.MASK_GENERATOR.SOURCE is masks, so that the model makes none: pass masks=... with the image, or name a "
-    "folder (predict --masks, MODEL.MASK_GENERATOR.OUTPUTS)"
+    "folder or a model such as sam2 (predict --masks, MODEL.MASK_GENERATOR.OUTPUTS)"
 )
 
 

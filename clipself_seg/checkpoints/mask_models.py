@@ -1,0 +1,106 @@
+"""Models of other projects that find masks, by what a user types: their repositories, licences and folders.
+
+    sam2, sam3, eomt, mask2former     a repository of the hub, see `MASK_MODELS`
+    facebook/sam2.1-hiera-tiny        another one of these families
+    hf-hub:org/name@revision          any other one
+    ./sam2                            a folder: of a model if it has config.json and model.safetensors, else of masks
+
+Only what somebody typed is fetched (`config.weights`), and only safetensors and settings.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from clipself_seg.checkpoints.locate import (
+    HUB,
+    HUGGING_FACE,
+    cached_folder,
+    hub_folder,
+    hub_name,
+    repositories,
+)
+from clipself_seg.errors import InputError
+
+
+class MaskModel(NamedTuple):
+    """A family of models that find masks.
+
+    Attributes:
+        repository: of the hub, of the one that the family's name stands for.
+        family: what the repositories of the family begin with.
+        licence: as the publisher states it.
+        gated: whether the hub gives its files only to those who accepted the licence.
+    """
+
+    repository: str
+    family: str
+    licence: str
+    gated: bool = False
+
+
+MASK_MODELS = {
+    "sam2": MaskModel("facebook/sam2.1-hiera-large", "facebook/sam2", "Apache-2.0"),
+    "sam3": MaskModel("facebook/sam3", "facebook/sam3", "SAM License", gated=True),
+    "eomt": MaskModel("tue-mps/coco_panoptic_eomt_large_640", "tue-mps/coco_", "MIT"),
+    "mask2former": MaskModel(
+        "facebook/mask2former-swin-large-coco-panoptic",
+        "facebook/mask2former-",
+        "MIT for most of its repository, nothing stated about the weights",
+    ),
+}
+MODEL_CONFIG, MODEL_WEIGHTS = NEEDED = ("config.json", "model.safetensors")
+# Settings of the images, by newer and older versions of transformers.
+IMAGE_SETTINGS = ("preprocessor_config.json", "processor_config.json")
+
+
+def is_mask_model_name(given: str) -> bool:
+    """Whether a text names a model that is fetched: one of `MASK_MODELS`, of their families, or ``hf-hub:...``.
+
+    What is there as a path is one, unless it is a name of `MASK_MODELS` (./sam2 is the folder).
+    """
+    families = tuple(model.family for model in MASK_MODELS.values())
+    if given in MASK_MODELS or given.startswith(HUB):
+        return True
+    return given.startswith(families) and not os.path.exists(given)
+
+
+def has_mask_model(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder has a model, and not masks."""
+    return all(Path(folder, file).is_file() for file in NEEDED)
+
+
+def mask_model_folder(given: str) -> Path:
+    """The folder of a model that is named, fetched if need be; its licence is said before. A path stays as it is.
+
+    Raises:
+        InputError: it cannot be fetched, is gated, or has no safetensors; says what to do.
+    """
+    if not is_mask_model_name(given):
+        return Path(given)
+    known = MASK_MODELS.get(given)
+    name = hub_name(HUB + (known.repository if known else given.removeprefix(HUB)))
+    if name.file:
+        raise InputError(f"{given} names a file: name the repository, {HUB}{name.repository}")
+    page = f"{HUGGING_FACE}/{name.repository}"
+    families = (m for m in MASK_MODELS.values() if name.repository.startswith(m.family))
+    model = known or next(families, MaskModel(name.repository, "", f"see {page}"))
+    folder = name.folder(repositories())
+    if has_mask_model(folder) or (cached := cached_folder(name, NEEDED)) is None:
+        cached = folder
+    if not has_mask_model(cached):
+        sys.stderr.write(f"masks of {name.repository}; its licence: {model.licence}\n")
+        if model.gated:
+            raise InputError(
+                f"{name.repository} is gated ({model.licence}) and not on this machine: accept its licence at {page}, "
+                f"then run `hf download {name.repository} {' '.join((*NEEDED, IMAGE_SETTINGS[1]))}` and this again, "
+                f"or put these files into {folder}"
+            )
+    if cached == folder:
+        hub_folder(name, repositories(), (*NEEDED, *IMAGE_SETTINGS))
+    if not has_mask_model(cached):
+        raise InputError(f"{page} has no {MODEL_WEIGHTS}: name a repository that has safetensors")
+    return cached

@@ -88,19 +88,18 @@ def mask_model_folder(given: str) -> Path:
     page = f"{HUGGING_FACE}/{name.repository}"
     families = (m for m in MASK_MODELS.values() if name.repository.startswith(m.family))
     model = known or next(families, MaskModel(name.repository, "", f"see {page}"))
-    folder = name.folder(repositories())
-    if has_mask_model(folder) or (cached := cached_folder(name, NEEDED)) is None:
-        cached = folder
-    if not has_mask_model(cached):
-        sys.stderr.write(f"masks of {name.repository}; its licence: {model.licence}\n")
-        if model.gated:
-            raise InputError(
-                f"{name.repository} is gated ({model.licence}) and not on this machine: accept its licence at {page}, "
-                f"then run `hf download {name.repository} {' '.join((*NEEDED, IMAGE_SETTINGS[1]))}` and this again, "
-                f"or put these files into {folder}"
-            )
-    if cached == folder:
-        hub_folder(name, repositories(), (*NEEDED, *IMAGE_SETTINGS))
-    if not has_mask_model(cached):
+    folder = cached_folder(name, NEEDED) or name.folder(repositories())
+    if has_mask_model(folder):
+        return folder
+    sys.stderr.write(f"masks of {name.repository}; its licence: {model.licence}\n")
+    if model.gated:
+        raise InputError(
+            f"{name.repository} is gated ({model.licence}) and not on this machine: accept its licence at {page}, then "
+            f"run `hf download {name.repository} {' '.join((*NEEDED, IMAGE_SETTINGS[1]))}` and this again, or put "
+            f"these files into {folder}"
+        )
+    # Weights last: what is interrupted has none, and goes on.
+    hub_folder(name, repositories(), (MODEL_CONFIG, *IMAGE_SETTINGS, MODEL_WEIGHTS))
+    if not has_mask_model(folder):
         raise InputError(f"{page} has no {MODEL_WEIGHTS}: name a repository that has safetensors")
-    return cached
+    return folder

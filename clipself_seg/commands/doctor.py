@@ -111,6 +111,7 @@ FURTHER = (
     *_of_extra("captions", "nouns of captions", "nltk"),
     *_of_extra("heic", "images in HEIC and HEIF", "pillow_heif"),
     *_of_extra("export", "ONNX", "onnx", "onnxscript", "onnxruntime"),
+    *_of_extra("masks", "masks of SAM, EoMT and Mask2Former", "transformers"),
     *_of_extra("ray", "predict --ray", "ray", "pyarrow"),
     *_of_extra("demo", "serve", "fastapi", "uvicorn"),
     *_of_extra("supervision", "results as its types, from Python", "supervision"),

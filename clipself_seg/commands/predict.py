@@ -12,8 +12,9 @@ mini is for generated scenes.
   semantic   gives every pixel its best class. With --background it is background where no class scores at least
              --threshold; "--background background|wall|floor" adds names that compete for pixels, all background.
   panoptic   finds a segment for each thing. Classes that are not in --stuff are things, unless a built-in vocabulary
-             says otherwise. --masks names masks from elsewhere: masks/photo.json in COCO's run lengths or polygons,
-             masks/photo.png with a value for each, or PNGs in masks/photo/.
+             says otherwise. --masks names masks from elsewhere: those of sam2, sam3, eomt or mask2former (the extra
+             masks), or of a folder: masks/photo.json in COCO's run lengths or polygons, masks/photo.png with a value
+             for each, or PNGs in masks/photo/. A folder with config.json and model.safetensors is such a model.
   detection  finds boxes, and masks where the model has them. Classes that were not seen in training are marked *.
 
 Writes overlays/*.png, labels/*.png (semantic) or panoptic/*.png, and classes.json, panoptic.json or detections.json,
@@ -33,6 +34,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from clipself_seg.checkpoints.mask_models import MASK_MODELS
 from clipself_seg.commands import options
 from clipself_seg.commands.options import command, flag, group, value
 from clipself_seg.errors import GOES_ON, InputError
@@ -129,8 +131,8 @@ def _semantic_options(parser: argparse.ArgumentParser) -> None:
 def _panoptic_options(parser: argparse.ArgumentParser) -> None:
     panoptic, rare = group(parser, "panoptic"), group(parser, "panoptic", rare=True)
     value(panoptic, "--stuff", 'classes that are stuff, as --words; "" for none')
-    masks = "folder of masks made elsewhere, which get names: NAME.json, NAME.png, or PNGs in NAME/"
-    value(panoptic, "--masks", masks, metavar="FOLDER")
+    masks = "masks made elsewhere, which get names: of a folder (NAME.json, NAME.png, or PNGs in NAME/), or of a model"
+    value(panoptic, "--masks", f"{masks}: {', '.join(MASK_MODELS)}", metavar="FOLDER|MODEL")
     clip = "file, name or tag of the CLIP that scores masks, such as a distilled one"
     value(panoptic, "--clip-weights", clip)
     value(panoptic, "--mode", "scores to use: fused, clip or generator (fused)")
@@ -319,6 +321,8 @@ def _make(args: argparse.Namespace, files: InputFiles) -> tuple[TaskResults[Any]
             _say_kinds(words)
         if masks := predictor.mapper.masks:
             settings["masks"] = masks.digest([one.name for one in files.images])
+        if finder := predictor.model.mask_model:
+            settings["masks"] = finder.settings()
         fusion = predictor.model.fusion.returned()
         settings["exponents"] = [fusion.alpha, fusion.beta]
     for key, (content, _) in values_and_defaults(predictor.config).items():

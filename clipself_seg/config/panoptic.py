@@ -59,7 +59,8 @@ def _add_generator(cfg: CfgNode) -> None:
     # what padding after normalising is (FC-CLIP). Training pads with 128 whatever stands here; official is black.
     generator.PADDING = 0
     # Folder that clipself-seg tools generator-outputs wrote, for SOURCE "disk"; for SOURCE "masks" one with the masks
-    # of each image, in the forms of data/given_masks.py.
+    # of each image, in the forms of data/given_masks.py, or a model that finds them: sam2, sam3, eomt, mask2former, a
+    # repository of the hub, or a folder of one (checkpoints/mask_models.py). Names count only where they are typed.
     generator.OUTPUTS = ""
     former = cfg.MODEL.MASK_FORMER
     # Mask2Former's keys, of the query decoder: queries, width, attention heads and width of the MLPs. A plain decoder

@@ -28,6 +28,7 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools import mask as rle
 
+from clipself_seg.checkpoints.mask_models import MASK_MODELS
 from clipself_seg.data.images import MAX_PIXELS, decoding_errors, open_image
 from clipself_seg.data.masks import encode_segmentation, read_indices, read_panoptic_png
 from clipself_seg.errors import InputError, in_short, shown
@@ -297,7 +298,8 @@ class MaskFolder:
         if not os.fspath(folder) or not self.folder.is_dir():
             raise InputError(
                 f'no folder of masks "{folder}": give one that has {FORMS} for each image (predict --masks, '
-                "MODEL.MASK_GENERATOR.OUTPUTS, MODEL.ZERO_SHOT.MASKS)"
+                "MODEL.MASK_GENERATOR.OUTPUTS, MODEL.ZERO_SHOT.MASKS), or to the first two a model: "
+                f"{', '.join(MASK_MODELS)}"
             )
 
     def path(self, name: str) -> Path | None:

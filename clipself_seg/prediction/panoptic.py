@@ -9,6 +9,8 @@ Masks that somebody else made, such as SAM's, are named by CLIP alone:
     model = clipself_seg.load(config_file="panoptic/masks_vitb16")
     result = model("photo.jpg", "dog, grass", stuff="grass", masks="masks/photo.json")
 
+With opts=["MODEL.MASK_GENERATOR.OUTPUTS", "sam2"] for `load` the masks are SAM 2's, and no argument.
+
 Shapes: H, W pixels of the image as it is meant to be seen, K classes, n segments.
 """
 
@@ -263,7 +265,8 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
             words: set the vocabulary as `set_vocabulary(words, stuff)` does; None for the one that is set.
             stuff: those of the words that are stuff, see `panoptic_words`.
             masks: for a model of MODEL.MASK_GENERATOR.SOURCE masks, and only for it: those of the image, in one of the
-                forms of `given_masks`; of a list of images a list of them.
+                forms of `given_masks`; of a list of images a list of them. None where MODEL.MASK_GENERATOR.OUTPUTS
+                is a model that finds them.
             batch_size: images of a list that are read and given to the model at once. On a CPU it takes them
                 one after another, so that results do not depend on it, and are not made faster by it; on a
                 GPU those of one size after padding together, on which the last digits may depend.

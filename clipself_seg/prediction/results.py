@@ -374,6 +374,7 @@ class PanopticResults(TaskResults[PanopticSegmentation]):
             "alpha": fusion.alpha,
             "beta": fusion.beta,
             **({"void_discount": fusion.void_discount} if fusion.void_discount else {}),
+            **({"masks": model.mask_model.settings()} if model.mask_model else {}),
         }
 
 

@@ -9,8 +9,12 @@ import pytest
 from PIL import Image
 
 from clipself_seg.commands import predict
+from clipself_seg.data.images import read_image
+from clipself_seg.data.mappers.samples import chw
 from clipself_seg.data.masks import read_panoptic_png
+from clipself_seg.models.panoptic.mask_models import load_mask_model
 from clipself_seg.prediction.panoptic import panoptic_words
+from tests.mask_models import save_mask_model
 from tests.prediction.test_detection import OPTS as BOX_OPTS
 from tests.prediction.test_video import make_video
 
@@ -106,7 +110,7 @@ def test_an_image_whose_masks_do_not_fit_fails_alone(photos, masks, tmp_path, ca
         (("--ray",), "--masks does not go with --ray"),
         (("--model", "mini-open-panoptic"), "is a model for panoptic, and no CLIP alone"),
         (("--masks", "gone"), 'no folder of masks "gone"'),
-        (("--input", "walk.mp4"), "--masks does not go with a video"),
+        (("--input", "walk.mp4"), "--masks FOLDER does not go with a video"),
     ],
 )
 def test_what_masks_do_not_go_with_is_refused(
@@ -115,6 +119,68 @@ def test_what_masks_do_not_go_with_is_refused(
     monkeypatch.chdir(tmp_path)
     make_video(tmp_path / "walk.mp4", count=1)
     assert name_masks(photos, masks, tmp_path / "out", *words) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["sam2", "eomt"])
+def test_masks_of_a_model_are_named_on_photographs_as_those_of_a_folder(data_dir, tmp_path, kind):
+    photos = sorted((data_dir / "coco/val2017").glob("*.jpg"))[:2]
+    model = save_mask_model(kind, tmp_path / "model")
+    find, masks = load_mask_model(model), tmp_path / "masks"
+    for photo in photos:
+        pixels, scores = find(chw(read_image(photo)))
+        (masks / photo.stem).mkdir(parents=True)
+        for number, mask in enumerate(pixels):
+            Image.fromarray(mask).save(masks / photo.stem / f"{number}.png")
+        rows = "".join(f"{number},{score!r}\n" for number, score in enumerate(scores.tolist()))
+        (masks / photo.stem / "metadata.csv").write_text(f"id,score\n{rows}")
+    save = ("--save", "panoptic", "--batch-size", "2", "--input")
+    for given in (model, masks):
+        assert name_masks(photos[0], given, tmp_path / given.name / "out", *save, photos[1]) == 0
+    found, given = (
+        json.loads((folder / "out/panoptic.json").read_text()) for folder in (model, masks)
+    )
+    assert found["annotations"] == given["annotations"]
+    assert all(entry["segments_info"] for entry in found["annotations"])
+    for photo in photos:
+        png = f"out/panoptic/{photo.stem}.png"
+        assert (model / png).read_bytes() == (masks / png).read_bytes()
+    assert found["info"]["masks"]["model"].lower().startswith(kind) and "masks" not in given["info"]
+
+
+def test_a_model_finds_the_masks_of_frames_and_goes_on_after_an_interruption(
+    photos, tmp_path, capsys
+):
+    model = save_mask_model("eomt", tmp_path / "model")
+    make_video(tmp_path / "walk.mp4", count=2)
+    words = ("--save", "overlays", "--input", tmp_path / "walk.mp4")
+    assert name_masks(photos, model, tmp_path / "out", *words) == 0
+    assert (tmp_path / "out/overlays/walk.mp4").is_file()
+    (tmp_path / "out/overlays/one.png").unlink()
+    assert name_masks(photos, model, tmp_path / "out", *words, "--skip-existing") == 0
+    assert (tmp_path / "out/overlays/one.png").is_file()
+    capsys.readouterr()
+    assert name_masks(photos, model, tmp_path / "out", "--ray") == 2
+    assert "--masks does not go with --ray" in capsys.readouterr().err
+    save_mask_model("mask2former", model)
+    assert name_masks(photos, model, tmp_path / "out", *words, "--skip-existing") == 2
+    assert "results of other settings: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("sam3", "facebook/sam3 is gated (SAM License)"),
+        ("sam2", "masks of facebook/sam2.1-hiera-large; its licence: Apache-2.0"),
+        ("sam-2", "or to the first two a model: sam2, sam3, eomt, mask2former"),
+    ],
+)
+def test_a_model_that_is_not_here_is_named_with_its_licence(
+    photos, tmp_path, monkeypatch, capsys, name, message
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    assert name_masks(photos, name, tmp_path / "out") == 2
     assert message in capsys.readouterr().err
 
 

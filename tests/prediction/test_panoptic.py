@@ -28,6 +28,7 @@ from clipself_seg.prediction.panoptic import (
 from clipself_seg.prediction.predictor import prediction_config
 from clipself_seg.prediction.results import PanopticResults
 from tests.conftest import ROOT
+from tests.mask_models import save_mask_model
 from tests.panoptic_worlds import panopticapi_quality
 from tests.tiny import noise, save_noise
 
@@ -41,7 +42,7 @@ class Quarters(nn.Module):
     """Finds the classes 0, 0, 1 and nothing in the quarters of an image, in this order."""
 
     device, alpha, beta = torch.device("cpu"), 0.35, 0.65
-    fusion, masks_given = FusionSettings(), False
+    fusion, masks_given, mask_model = FusionSettings(), False, None
 
     def set_vocabulary(self, words, seen):
         self.words, self.seen = words, seen
@@ -268,6 +269,19 @@ def test_masks_of_somebody_else_get_names(naming, tmp_path):
         assert own == {tuple(mask.ravel()) for mask in halves(*image.shape[:2])}
         assert all(0 < segment.score <= 1 for segment in result.segments)
     assert listed[2].segments == () and not listed[2].ids.any()
+
+
+def test_a_model_finds_the_masks_of_images_that_bring_none(tmp_path):
+    found = [*GIVEN, "MODEL.MASK_GENERATOR.OUTPUTS", save_mask_model("eomt", tmp_path)]
+    predictor = load(config_file="mini/panoptic_masks.yaml", opts=[str(word) for word in found])
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    given = halves(40, 60)
+    own, other, again = predictor([image] * 3, "red star, grass", masks=[None, given, None])
+    assert own.segments and (own.ids == again.ids).all() and own.segments == again.segments
+    assert ((other.ids > 0) == given.any(0)).all() and not (other.ids == own.ids).all()
+    before = predictor.model.weights_hash()
+    predictor.model.mask_model.network.query.weight.mul_(2)
+    assert predictor.model.weights_hash() != before
 
 
 def test_masks_are_given_where_they_are_needed_and_nowhere_else(naming, real, tmp_path):

@@ -1,7 +1,7 @@
 """Masks of an image by models of transformers', without their classes: SAM 2 and 3, EoMT, Mask2Former.
 
-**SAM 2, and the tracker of SAM 3**, are asked at the points of a grid, as by SAM's automatic generator: each point gives
-three masks. One stays if the IoU that the model predicts for it and its stability are high; of masks whose boxes
+**SAM 2, and the tracker of SAM 3**, are asked at the points of a grid, as by SAM's automatic generator: each point
+gives three masks. One stays if the IoU that the model predicts for it and its stability are high; of masks whose boxes
 overlap much the one of the highest predicted IoU stays, which is its score. Stability and boxes are those of the masks
 at the model's resolution. **EoMT and Mask2Former** give a mask for each query, with a score of 1 less the probability
 of "no object"; it stays from one half on, whatever its class.
@@ -13,10 +13,9 @@ Shapes: n masks, H x W pixels of the image, h x w of the model's masks.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,32 +38,27 @@ LEAST_IOU = 0.8  # predicted, of a mask that stays; these are SAM 2's
 LEAST_STABILITY = 0.95  # fraction of a mask's pixels that stay with a threshold higher by 2 logits
 MOST_BOX_IOU = 0.7
 MOST_VOID = 0.5
-MOST_SIDE = 4096  # pixels of an image as a model takes it
+MOST_SIZE = 1 << 16  # whole number in the settings of a model
+MOST_SIDE = 1 << 12  # of an image in pixels, as a model takes it
 # What settings may not have: each would fetch or run something beside the weights.
-REFUSED = ("auto_map", "backbone", "use_timm_backbone", "use_pretrained_backbone")
+REFUSED: tuple[str, ...] = ("auto_map", "backbone", "use_timm_backbone", "use_pretrained_backbone")
 REFUSED += ("quantization_config", "fusion_config", "attn_implementation")
 REFUSED += ("experts_implementation", "per_layer_config")
 TYPES = ("dtype", "torch_dtype")  # everything here is float32
+WHOLE = {"do_pad": False}
+PADDED = {"do_pad": True, "do_split_image": False}
 
 
-class FoundMasks(NamedTuple):
-    """What a model finds in an image.
+def masks_at_points(network: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Masks of SAM 2 or of SAM 3's tracker at the points of a grid.
 
-    Attributes:
-        logits: (n, h, w) over the canvas, positive inside.
-        scores: (n,) in [0, 1].
-        canvas: rows and columns that the masks cover.
-        image: rows and columns of the image at the top left of the canvas.
+    Args:
+        network: the model.
+        pixels: (1, 3, H, W) of the processor.
+
+    Returns:
+        Logits (n, h, w), positive inside, and scores (n,) in [0, 1].
     """
-
-    logits: Tensor
-    scores: Tensor
-    canvas: tuple[int, int]
-    image: tuple[int, int]
-
-
-def masks_at_points(network: Any, pixels: Tensor, inside: tuple[int, int]) -> FoundMasks:
-    """Masks of SAM 2 or SAM 3's tracker at the points of a grid of `pixels` (1, 3, H, W), all of them the image."""
     from torchvision.ops import masks_to_boxes, nms
 
     maps = network.get_image_embeddings(pixels)
@@ -80,24 +74,16 @@ def masks_at_points(network: Any, pixels: Tensor, inside: tuple[int, int]) -> Fo
         logits.append(masks[stable])
         scores.append(iou[iou >= LEAST_IOU][stable])
     masks, iou = torch.cat(logits), torch.cat(scores)
-    shape = (masks.shape[1], masks.shape[2])
     best = nms(masks_to_boxes(masks > 0), iou, MOST_BOX_IOU)
-    return FoundMasks(masks[best], iou[best].clamp(0, 1), shape, shape)
+    return masks[best], iou[best].clamp(0, 1)
 
 
-def masks_of_queries(network: Any, pixels: Tensor, inside: tuple[int, int]) -> FoundMasks:
-    """Masks of the queries of EoMT or Mask2Former that are an object or stuff of any class.
-
-    Args:
-        network: the model.
-        pixels: (1, 3, H, W), the image at the top left.
-        inside: rows and columns of the image.
-    """
+def masks_of_queries(network: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Masks of the queries of EoMT or Mask2Former that are an object or stuff of any class, as `masks_at_points`."""
     said = network(pixel_values=pixels)
-    found = 1 - said.class_queries_logits[0].softmax(-1)[:, -1]
-    kept = found >= 1 - MOST_VOID
-    canvas = (pixels.shape[2], pixels.shape[3])
-    return FoundMasks(said.masks_queries_logits[0][kept], found[kept], canvas, inside)
+    scores = 1 - said.class_queries_logits[0].softmax(-1)[:, -1]
+    kept = scores >= 1 - MOST_VOID
+    return said.masks_queries_logits[0][kept], scores[kept]
 
 
 class Kind(NamedTuple):
@@ -106,35 +92,26 @@ class Kind(NamedTuple):
     Attributes:
         network: name of the class of the model.
         processor: name of the class that resizes and normalises images.
-        ask: gives the masks of an image of some size.
+        ask: gives logits and scores of masks.
         options: further arguments of the processor.
     """
 
     network: str
     processor: str
-    ask: Callable[[Any, Tensor, tuple[int, int]], FoundMasks]
-    options: dict[str, object] = {}
+    ask: Callable[[Any, Tensor], tuple[Tensor, Tensor]]
+    options: Mapping[str, bool] = WHOLE
 
 
 SAM2 = Kind("Sam2Model", "Sam2ImageProcessor", masks_at_points)
 SAM3 = Kind("Sam3TrackerModel", "Sam3ImageProcessor", masks_at_points)
-# Value of "model_type" -> kind; the first models of a file of SAM's are those of videos.
+FORMER = "Mask2FormerForUniversalSegmentation"
+# Value of "model_type" -> kind; the hub's files of SAM's are those of models of videos, which have the others inside.
 KINDS = {
-    "sam2": SAM2,
-    "sam2_video": SAM2,
-    "sam3_tracker": SAM3,
-    "sam3_video": SAM3,
-    "eomt": Kind(
-        "EomtForUniversalSegmentation",
-        "EomtImageProcessor",
-        masks_of_queries,
-        {"do_split_image": False, "do_pad": True},
-    ),
-    "mask2former": Kind(
-        "Mask2FormerForUniversalSegmentation", "Mask2FormerImageProcessor", masks_of_queries
-    ),
+    **{"sam2": SAM2, "sam2_video": SAM2, "sam3_tracker": SAM3, "sam3_video": SAM3},
+    "eomt": Kind("EomtForUniversalSegmentation", "EomtImageProcessor", masks_of_queries, PADDED),
+    "mask2former": Kind(FORMER, "Mask2FormerImageProcessor", masks_of_queries),
 }
-PARTS = tuple(name.partition("_")[0] for name in KINDS) + ("swin",)
+PARTS = (*(name.partition("_")[0] for name in KINDS), "swin")
 
 
 class OtherMasks(nn.Module):
@@ -157,53 +134,51 @@ class OtherMasks(nn.Module):
         """The masks of an image (3, H, W) uint8 RGB with their scores, the best first.
 
         Of more than are read from a file (`data.given_masks`) the best stay, and a warning says so.
+
+        Raises:
+            InputError: the image is too narrow, or the settings of images are none.
         """
         size = (image.shape[1], image.shape[2])
-        device = next(self.network.parameters()).device
         options = {"input_data_format": "channels_first", "return_tensors": "pt"}
         try:
             inputs = self.processor([image], **options, **self.kind.options)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
             raise InputError(
-                f"{self.kind.network} takes no image of {size[0]} x {size[1]} pixels ({in_short(error)}): cut it"
+                f"{self.kind.network} takes no image of {size[0]} x {size[1]} pixels ({in_short(error)}): cut it, or "
+                "see its settings"
             ) from None
-        pixels = inputs["pixel_values"].to(device)
-        found = self.kind.ask(self.network, pixels, self._inside(inputs, size))
+        pixels = inputs["pixel_values"].to(next(self.network.parameters()).device)
+        logits_nhw, scores_n = self.kind.ask(self.network, pixels)
         most = min(MOST_MASKS, MOST_BYTES // (size[0] * size[1]))
-        if len(found.scores) > most:
-            logger.warning("of %d masks the best %d stay", len(found.scores), most)
-        order = found.scores.argsort(descending=True, stable=True)[:most]
+        if len(logits_nhw) > most:
+            logger.warning("of %d masks the best %d stay", len(logits_nhw), most)
+        order = scores_n.argsort(descending=True, stable=True)[:most]
+        canvas, inside = self._covered(logits_nhw, pixels, size)
         masks, scores = np.empty((len(order), *size), bool), list[float]()
-        for logits, score in zip(found.logits[order], found.scores[order].tolist()):
-            pixels = resize_masks(logits[None], found.canvas, found.image, size)[0] > 0
-            if pixels.any():
-                masks[len(scores)] = pixels.cpu().numpy()
+        for logits, score in zip(logits_nhw[order], scores_n[order].tolist()):
+            drawn = resize_masks(logits[None], canvas, inside, size)[0] > 0
+            if drawn.any():
+                masks[len(scores)] = drawn.cpu().numpy()
                 scores.append(score)
         return GivenMasks(masks[: len(scores)], np.array(scores, np.float32))
 
-    def _inside(self, inputs: Any, size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of what a processor made of an image, without padding."""
-        if "pixel_mask" in inputs:
-            inside = inputs["pixel_mask"][0].bool()
-            return int(inside.any(1).sum()), int(inside.any(0).sum())
+    def _covered(self, logits: Tensor, pixels: Tensor, size: tuple[int, int]) -> Any:
+        """Rows and columns of the canvas that masks cover, and of the image at its top left."""
         if self.kind.ask is masks_at_points:
-            return size  # not read
+            return logits.shape[1:], logits.shape[1:]
+        canvas = tuple(pixels.shape[2:])
+        if not self.kind.options["do_pad"]:
+            return canvas, canvas
         from transformers.image_transforms import get_size_with_aspect_ratio
 
         sides = self.processor.size
-        rows, columns = get_size_with_aspect_ratio(size, sides.shortest_edge, sides.longest_edge)
-        return rows, columns
+        return canvas, get_size_with_aspect_ratio(size, sides.shortest_edge, sides.longest_edge)
 
     def settings(self) -> dict[str, object]:
-        """What decides the masks beside the weights; JSON."""
+        """What decides the masks beside weights and version of this project; JSON."""
         import transformers
 
-        settings: dict[str, object] = {"transformers": transformers.__version__}
-        settings["model"] = self.kind.network
-        if self.kind.ask is masks_of_queries:
-            return settings | {"most void": MOST_VOID}
-        rule = {"points": POINTS**2, "least IoU": LEAST_IOU, "least stability": LEAST_STABILITY}
-        return settings | rule | {"most IoU of boxes": MOST_BOX_IOU}
+        return {"model": self.kind.network, "transformers": transformers.__version__}
 
 
 def load_mask_model(folder: str | os.PathLike[str]) -> OtherMasks:
@@ -220,16 +195,18 @@ def load_mask_model(folder: str | os.PathLike[str]) -> OtherMasks:
     """
     transformers = of_extra("transformers", "masks of other models", "masks")
     path, weights = Path(folder, MODEL_CONFIG), Path(folder, MODEL_WEIGHTS)
-    content = _settings(path)
-    if (kind := KINDS.get(str(content.get("model_type")))) is None:
-        raise InputError(
-            f'{path}: its "model_type" is {shown(content.get("model_type"))}, masks come from {", ".join(KINDS)}'
-        )
+    with refusing(path, "settings of a model"):
+        content = read_json(path, "settings")
+        name = content.get("model_type")
+        if (kind := KINDS.get(str(name))) is None:
+            raise InputError(
+                f'{path}: its "model_type" is {shown(name)}, masks come from {", ".join(KINDS)}'
+            )
+        # Of SAM 3 the tracker alone, whose settings are a part of the file's.
+        config = _cleaned(content.get("tracker_config", content), path, MOST_SIZE)
     network, processor = getattr(transformers, kind.network), getattr(transformers, kind.processor)
-    # Of SAM 3 the tracker alone, whose settings are a part of the file's.
-    config = _cleaned(content.get("tracker_config", content), path)
     with refusing(weights, f"weights of its {MODEL_CONFIG}"), building_within([weights]):
-        with _quiet(transformers), open_safetensors(weights) as file:
+        with open_safetensors(weights) as file:
             loaded, said = network.from_pretrained(
                 None,
                 config=network.config_class.from_dict(config),
@@ -242,36 +219,13 @@ def load_mask_model(folder: str | os.PathLike[str]) -> OtherMasks:
     images = next((p for n in IMAGE_SETTINGS if (p := Path(folder, n)).is_file()), None)
     if images is None:
         raise InputError(f"{folder} has no {' and no '.join(IMAGE_SETTINGS)}: fetch them too")
-    settings = _settings(images)
-    settings = _cleaned(settings.get("image_processor", settings), images, MOST_SIDE)
     with refusing(images, "settings of images"):
-        made = processor.from_dict(settings)
-    return OtherMasks(kind, loaded, made)
+        content = read_json(images, "settings")
+        content = _cleaned(content.get("image_processor", content), images, MOST_SIDE)
+        return OtherMasks(kind, loaded, processor.from_dict(content))
 
 
-@contextlib.contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Keep transformers' bars and reports of loading from the terminal."""
-    log = transformers.utils.logging
-    level, bar = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.set_verbosity(level)
-        if bar:
-            log.enable_progress_bar()
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    content = read_json(path, "settings")
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is {shown(content)}, no settings: fetch it again")
-    return content
-
-
-def _cleaned(value: Any, path: Path, most: float = float("inf")) -> Any:
+def _cleaned(value: Any, path: Path, most: int) -> Any:
     """Settings without private ones and types of numbers.
 
     Args:

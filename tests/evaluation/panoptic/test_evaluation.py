@@ -14,6 +14,9 @@ from clipself_seg.clip import load_clip
 from clipself_seg.commands.train import main
 from clipself_seg.config import load_config
 from clipself_seg.data.generator_outputs import GeneratorOutput, save_output
+from clipself_seg.data.images import read_image
+from clipself_seg.data.mappers.samples import chw
+from clipself_seg.data.masks import encode_masks
 from clipself_seg.data.prepare.common import Options
 from clipself_seg.data.prepare.streets import prepare_cityscapes, prepare_vistas
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
@@ -25,8 +28,10 @@ from clipself_seg.heads.fusion import Fusion
 from clipself_seg.heads.panoptic.frozen_clip import DensePooling
 from clipself_seg.models import OpenPanoptic
 from clipself_seg.models.build import build_model
+from clipself_seg.models.panoptic.mask_models import load_mask_model
 from tests.archives import CITY, write_city_image, write_vistas_image
 from tests.conftest import ROOT
+from tests.mask_models import save_mask_model
 from tests.spoiled_panoptic import CLASSES, SIZE, Spoiler, evaluation, register
 from tests.two_processes import in_two_processes
 
@@ -126,7 +131,7 @@ def test_masks_without_class_scores_are_evaluated_with_clips_alone(datasets):
             evaluation(datasets, *source, *options)
     model = Spoiler()
     model.branch, model.masks_given = DensePooling(load_clip("ViT-Mini-8", None)), True
-    model.outputs = str(datasets / "one/segments")
+    model.outputs, model.mask_model = str(datasets / "one/segments"), None
     model.evaluation_metadata = lambda records: OpenPanoptic.evaluation_metadata(model, records)
     run = evaluation(datasets, *source, "TEST.PANOPTIC.ROWS", ("clip",))
     run.check(model)
@@ -206,6 +211,7 @@ def test_metadata_say_what_the_configuration_leaves_open(datasets):
         save_output(datasets / "outputs", blank, names=(("any",),) * 5, **provenance)
     run, model = evaluation(datasets), Spoiler()
     model.outputs, model.masks_given = str(datasets / "outputs"), False
+    model.mask_model = None
     model.branch = DensePooling(load_clip("ViT-Mini-8", None))
     model.evaluation_metadata = lambda records: OpenPanoptic.evaluation_metadata(model, records)
     run.check(model)
@@ -391,6 +397,31 @@ def test_a_label_file_gives_the_classes_other_names_and_decides_which_are_seen(s
     assert (results["PQ"], results["classes"], results["classes_seen"]) == (100, 4, 1)
     with pytest.raises(InputError, match="TEST.LABEL_FILES has 1 entries, DATASETS.TEST 2"):
         evaluation(streets, "TEST.PANOPTIC.LABEL_FILES", ("a.txt",))
+
+
+def test_a_model_that_finds_masks_is_evaluated_with_our_names_as_a_folder_of_its_masks(
+    streets, tmp_path
+):
+    prepare_cityscapes(Options(streets), ["val"])
+    model = save_mask_model("eomt", tmp_path / "model")
+    find, masks = load_mask_model(model), tmp_path / "masks"
+    for path in (streets / "cityscapes/leftImg8bit/val").rglob("*.png"):
+        found = find(chw(read_image(path)))
+        lengths = [one | {"counts": one["counts"].decode()} for one in encode_masks(found.masks)]
+        scored = zip(lengths, found.scores.tolist(), strict=True)
+        entries = [{"segmentation": one, "score": score} for one, score in scored]
+        masks.mkdir(exist_ok=True)
+        (masks / f"{path.stem}.json").write_text(json.dumps(entries))
+    results = {}
+    for given in (model, masks):
+        words = ["MODEL.MASK_GENERATOR.OUTPUTS", str(given), "DATALOADER.NUM_WORKERS", "0"]
+        words += ["OUTPUT_DIR", str(given / "run"), "DATASETS.TEST", f"('{CITYSCAPES}',)"]
+        words += ["MODEL.CLIP_BRANCH.TEMPLATES", "odise"]
+        assert main(["--config-file", "mini/panoptic_masks", "--eval-only", *words]) == 0
+        results[given] = json.loads((given / "run/results.json").read_text())
+    assert results[model]["results"] == results[masks]["results"]
+    assert results[model]["results"][CITYSCAPES]["clip"]["images"] == 2
+    assert results[model]["provenance"]["masks found"]["model"].startswith("Eomt")
 
 
 SMALL = {

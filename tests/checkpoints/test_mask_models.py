@@ -1,0 +1,96 @@
+"""Names of models that find masks: what they stand for, licence and gate before anything is fetched."""
+
+from __future__ import annotations
+
+import pytest
+
+from clipself_seg.checkpoints.mask_models import (
+    MASK_MODELS,
+    has_mask_model,
+    is_mask_model_name,
+    mask_model_folder,
+)
+from clipself_seg.config import load_config
+from clipself_seg.config.weights import fetch_addresses, refuse_addresses
+from clipself_seg.errors import InputError
+from tests.checkpoints import test_locate
+
+hub = test_locate.hub
+
+FILES = {"config.json": b"{}", "model.safetensors": b"of masks", "README.md": b"no"}
+KEY = "MODEL.MASK_GENERATOR.OUTPUTS"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_name_is_no_path_and_a_path_no_name(folder):
+    (folder / "sam2").mkdir()
+    (folder / "facebook/sam2.1").mkdir(parents=True)
+    for name in (*MASK_MODELS, "facebook/sam2.1-hiera-tiny", "hf-hub:a/b"):
+        assert is_mask_model_name(name)
+    for path in ("./sam2", "facebook/sam2.1", "masks/train", "", str(folder)):
+        assert not is_mask_model_name(path)
+        assert str(mask_model_folder(path or ".")) == (path.removeprefix("./") or ".")
+    assert not has_mask_model(folder / "sam2")
+
+
+def test_the_licence_is_said_and_settings_and_safetensors_alone_are_fetched(hub, capsys):
+    server = hub(FILES)
+    place = mask_model_folder("hf-hub:org/name")
+    assert has_mask_model(place) and not (place / "README.md").exists()
+    said = capsys.readouterr().err
+    assert said.startswith("masks of org/name; its licence: see https://huggingface.co/org/name\n")
+    assert "fetching config.json" in said
+    assert not [path for path, _ in server.asked if path.endswith("README.md")]
+    count = len(server.asked)
+    assert mask_model_folder("hf-hub:org/name") == place and len(server.asked) == count > 0
+    assert "licence" not in capsys.readouterr().err
+
+
+def test_what_has_no_safetensors_is_refused(hub):
+    hub({"config.json": b"{}", "pytorch_model.bin": b"a pickle"})
+    with pytest.raises(
+        InputError, match="has no model.safetensors: name a repository that has saf"
+    ):
+        mask_model_folder("hf-hub:org/name")
+    with pytest.raises(InputError, match="names a file: name the repository, hf-hub:a/b"):
+        mask_model_folder("hf-hub:a/b:model.safetensors")
+
+
+def test_a_gated_model_is_not_asked_for_and_taken_from_where_it_was_fetched(
+    hub, folder, monkeypatch, capsys
+):
+    server = hub({})
+    with pytest.raises(
+        InputError, match="gated .SAM License.*hf download facebook/sam3 config.json"
+    ):
+        mask_model_folder("sam3")
+    assert not server.asked and "its licence: SAM License" in capsys.readouterr().err
+    for name, data in FILES.items():
+        (folder / name).write_bytes(data)
+    there = lambda repository, file, revision: str(folder / file)  # noqa: E731
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", there)
+    assert mask_model_folder("sam3") == folder and not server.asked
+
+
+def test_names_in_files_are_refused_and_typed_ones_fetched(hub, folder):
+    base = "_BASE_: mini/panoptic_masks.yaml\nMODEL:\n  MASK_GENERATOR:\n    OUTPUTS: "
+    server = hub(FILES)
+    for name in ("sam2", "hf-hub:org/name"):
+        (folder / "own.yaml").write_text(f"{base}{name}\n")
+        with pytest.raises(
+            InputError, match=f"own.yaml: {KEY} is the name {name}, which is fetched"
+        ):
+            load_config(folder / "own.yaml")
+    cfg = load_config(folder / "own.yaml", [KEY, "hf-hub:org/name"])
+    with pytest.raises(InputError, match="fetched only where it is typed"):
+        refuse_addresses(cfg)
+    assert not server.asked
+    fetched = fetch_addresses(cfg)
+    assert has_mask_model(fetched.MODEL.MASK_GENERATOR.OUTPUTS)
+    refuse_addresses(fetched)

@@ -19,6 +19,7 @@ Shapes: K classes, P prompts of a class, E embedding.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -37,10 +38,12 @@ from clipself_seg.checkpoints.hashes import (
     weights_hash,
     weights_state,
 )
+from clipself_seg.clip.examples import ReadRegions, dense_regions, with_examples
 from clipself_seg.clip.model import DenseCLIP
 from clipself_seg.clip.runtime import autocast_dtype, full_precision
 from clipself_seg.clip.text import encode_prompts
-from clipself_seg.data.vocabulary import Names, Vocabulary, class_names
+from clipself_seg.data.examples import ClassExamples
+from clipself_seg.data.vocabulary import Names, Vocabulary, class_names, examples_of
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.files import atomic_path, home_expanded, remove_leftovers
 
@@ -58,6 +61,7 @@ AS_IT_STANDS = frozenset({"cat_seg", "odise", "bare", "vild14", "imagenet80"})
 VERSION = 2
 DIGEST = "digest"  # in the metadata of an entry; one without it is made again
 DAY = 24 * 3600  # seconds
+OTHER = (("background",),)  # a word that is always among those that examples are compared with
 KEPT = 8  # vocabularies whose embeddings `ClassTexts` keeps for one state of the weights
 
 
@@ -137,6 +141,50 @@ class KeptTexts:
         return self._texts[asked]
 
 
+class MixedTexts:
+    """Text embeddings with which examples are mixed, see `clip.examples`, kept in memory.
+
+    Attributes:
+        read: how regions of an image become embeddings.
+    """
+
+    def __init__(self, clip: DenseCLIP) -> None:
+        """
+        Args:
+            clip: of which a region is the mean of its dense features, unless `read` says otherwise.
+        """
+        self.read: ReadRegions = functools.partial(dense_regions, clip)
+        self._clip = clip
+        self._kept = KeptTexts(KEPT)
+
+    def get(
+        self,
+        names: Names,
+        examples: tuple[ClassExamples, ...],
+        text_KPE: Tensor,
+        others: Callable[[], Tensor],
+    ) -> Tensor:
+        """Unit vectors (K, P, E).
+
+        Args:
+            names: of each class.
+            examples: of some classes, which share a name with them.
+            text_KPE: unit length.
+            others: gives embeddings (N, E) of `OTHER`.
+        """
+        by_name = {name: one for one in examples for name in one.names}
+        given = [next(filter(None, map(by_name.get, own)), None) for own in names]
+        if not any(given):
+            return text_KPE
+
+        def mix() -> Tensor:
+            with torch.inference_mode(False):
+                return with_examples(text_KPE, others(), given, self._clip, self.read)
+
+        state = text_KPE.device, autocast_dtype(text_KPE.device), weights_state(self._clip)
+        return self._kept.get(state, (names, examples), mix)
+
+
 class TextBank:
     """Class embeddings of a CLIP's text tower: prompts encoded, normalised, averaged, normalised.
 
@@ -163,20 +211,31 @@ class TextBank:
         self.clip = clip
         self.templates = templates
         self.cache_dir = Path(cache_dir) if cache_dir is not None else default_cache_dir() / "text"
+        self.mixed = MixedTexts(clip)
         self._memory = KeptTexts()
         self._joined = KeptTexts(most=1)
 
-    def embed(self, words: Vocabulary | str | Sequence[str | Sequence[str]]) -> Tensor:
+    def embed(
+        self,
+        words: Vocabulary | str | Sequence[str | Sequence[str]],
+        examples: tuple[ClassExamples, ...] = (),
+    ) -> Tensor:
         """Unit vectors (K, E) on the model's device; a class with synonyms gets the mean of theirs.
 
         Args:
             words: a vocabulary, or for each class its names, "dog|puppy" or a sequence of synonyms;
                 one string is one class. Classes may come twice: their rows are equal.
+            examples: of classes that have these names; a vocabulary has its own.
 
         Raises:
             InputError: as `class_names`, and as `check_lengths`.
         """
         names = class_names([words] if isinstance(words, str) else words, nested=True)
+        examples = (*examples, *examples_of(words))
+        text_KPE = self._unit(names)[:, None]
+        return self.mixed.get(names, examples, text_KPE, lambda: self._unit(OTHER))[:, 0]
+
+    def _unit(self, names: Names) -> Tensor:
         return self._kept(names, False, lambda: self._compute(names))
 
     def embed_raw(self, names: Sequence[str], keep: bool = True) -> Tensor:
@@ -199,19 +258,22 @@ class TextBank:
         """Forget all texts, after a write to the text tower that torch does not count (`hashes.invalidate`)."""
         invalidate(self.clip.text.owner)
 
-    def embed_joined(self, parts: Sequence[Names]) -> Tensor:
+    def embed_joined(
+        self, parts: Sequence[Names], examples: tuple[ClassExamples, ...] = ()
+    ) -> Tensor:
         """Unit vectors of several sets of classes behind one another; the same tensor as long as these are asked for.
 
         Args:
             parts: names of each class, as `class_names` gives them, which are not looked at anew.
+            examples: of classes that have these names.
         """
 
         def join() -> Tensor:
             with torch.inference_mode(False):  # an inference tensor could not be trained on later
-                return torch.cat([self.embed(names) for names in parts])
+                return torch.cat([self.embed(names, examples) for names in parts])
 
         state = weights_state(self.clip.text.owner), self._device
-        return self._joined.get(state, tuple(parts), join)
+        return self._joined.get(state, (tuple(parts), examples), join)
 
     @property
     def _device(self) -> torch.device:
@@ -314,17 +376,22 @@ class ClassTexts:
         self.clip = clip
         self.templates = templates
         self.checkpointing = checkpointing
+        self.mixed = MixedTexts(clip)
         self._tokens: tuple[Names, Tensor] | None = None
         self._kept = KeptTexts(KEPT)
 
-    def embed(self, names: Names) -> Tensor:
-        """Unit vectors (T, P, E), one for each class and template.
+    def embed(self, names: Names, examples: tuple[ClassExamples, ...] = ()) -> Tensor:
+        """Unit vectors (T, P, E), one for each class and template, mixed with examples of classes of these names.
 
         Synonyms are averaged and the mean is made unit again. With gradients enabled and a text
         tower that trains, everything is encoded anew; else once for the same names and weights.
         """
         if torch.is_grad_enabled() and any(p.requires_grad for p in self.clip.text.parameters()):
             return self._encode(names)
+        text_TPE = self._encoded(names)
+        return self.mixed.get(names, examples, text_TPE, lambda: self._encoded(OTHER).mean(1))
+
+    def _encoded(self, names: Names) -> Tensor:
         state = self._device, autocast_dtype(self._device), weights_state(self.clip.text.owner)
         return self._kept.get(state, names, torch.no_grad()(lambda: self._encode(names)))
 

@@ -93,7 +93,7 @@ CHECKS: tuple[Check, ...] = (
             *("DATALOADER.NUM_WORKERS", "INPUT.REGIONS.MAX_REGIONS", "MODEL.CAT_SEG.PAD_LEN"),
             *("MODEL.ZERO_SHOT.WINDOW", "SOLVER.CHECKPOINT_KEEP", "SOLVER.WARMUP_ITERS"),
             "MODEL.CLIP.LOW_RANK",
-            "TEST.EVAL_PERIOD",
+            *("TEST.EVAL_PERIOD", "TEST.EXAMPLES.NUMBER"),
             "VIS_PERIOD",
         ),
     ),
@@ -113,6 +113,7 @@ CHECKS: tuple[Check, ...] = (
         ("INPUT.DETECTION.MIN_SCALE", "INPUT.DETECTION.MAX_SCALE", "MODEL.ZERO_SHOT.SCALE"),
     ),
     Check("greater than 0", lambda value: value > 0, ["INPUT.REGIONS.CROP_SCALE"]),
+    Check("in (0, 1]", lambda value: 0 < value <= 1, ["TEST.EXAMPLES.WEIGHT"]),
     Check(
         "in [0, 1]",
         lambda value: 0 <= value <= 1,
@@ -154,7 +155,9 @@ CHECKS: tuple[Check, ...] = (
         ["SOLVER.LR_SCHEDULER_NAME"],
     ),
     Check("a path on this machine", lambda value: "://" not in value, ["DATASETS.DATA"]),
-    Check("names of data sets", _names, ("DATASETS.TRAIN", "DATASETS.TEST")),
+    Check(
+        "names of data sets", _names, ("DATASETS.TRAIN", "DATASETS.TEST", "TEST.EXAMPLES.DATASETS")
+    ),
     Check("paths of files", _names, ["TEST.LABEL_FILES"]),
     Check("names of features", _names, ["MODEL.PLAIN_DECODER.TAPS"]),
     Check(

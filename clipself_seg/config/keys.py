@@ -264,6 +264,14 @@ def _add_test(cfg: CfgNode) -> None:
     # Of models that label pixels: for each of DATASETS.TEST a file of other names for its classes, lines ID:NAME,NAME
     # as in FC-CLIP's lists (*_with_prompt_eng.txt), or "" for its own; () is "" for all.
     cfg.TEST.LABEL_FILES = ()
+    cfg.TEST.EXAMPLES = CfgNode()
+    # Regions of images that the evaluation gives for each unseen class (docs/predict.md, "Examples"), drawn by SEED; 0
+    # for words alone.
+    cfg.TEST.EXAMPLES.NUMBER = 0
+    # For each of DATASETS.TEST the data set with label maps that they are drawn from, such as mini_train_sem_seg.
+    cfg.TEST.EXAMPLES.DATASETS = ()
+    # Weight of the examples beside the word, in (0, 1]; 1 leaves the word out.
+    cfg.TEST.EXAMPLES.WEIGHT = 0.75
     cfg.TEST.REGIONS = CfgNode()
     # Sides in pixels of the square input of region recognition; () is INPUT.REGIONS.STUDENT_SIZE, and of whole images
     # the CLIP's own.

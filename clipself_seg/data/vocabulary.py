@@ -17,12 +17,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.files import read_json, read_text
+
+if TYPE_CHECKING:
+    from clipself_seg.data.examples import ClassExamples
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +87,7 @@ class Vocabulary:
     name: str
     classes: tuple[VocabularyClass, ...]
     about: str = ""
+    examples: tuple[ClassExamples, ...] = ()
 
     @classmethod
     def from_names(cls, names: Sequence[str], name: str = "custom") -> Vocabulary:
@@ -95,6 +99,46 @@ class Vocabulary:
         origin = f'vocabulary "{name}"'
         classes = _entries(class_names(names, origin=origin))
         return parse_vocabulary({"name": name, "classes": classes}, origin)
+
+    def with_examples(
+        self, examples: Mapping[str, Sequence[Any]], weight: float | None = None
+    ) -> Vocabulary:
+        """This vocabulary with regions of images that stand for classes too; only a call gives them, never a file.
+
+        Args:
+            examples: name -> examples, each in a form of `data.examples.as_example`, such as "ref.jpg#120,40,80,80" or
+                (array, mask). The name of a class mixes them with its word. Another one, with synonyms as in
+                "dog|puppy", is a further class, which they alone stand for.
+            weight: of the examples beside a word, above 0; 1 leaves the word out, None is 0.75.
+
+        Raises:
+            InputError: an example cannot be read, a class has none, or a weight that is none.
+        """
+        from clipself_seg.data.examples import WEIGHT, ClassExamples, as_example
+
+        if weight is not None and not 0 < weight <= 1:
+            raise InputError(f"the weight of examples is {weight}: give one above 0, at most 1")
+        found = {example.names: example for example in self.examples}
+        classes = list(self.classes)
+        for name, given in examples.items():
+            own = own_words([name], f'the example "{name}"').classes[0]
+            known = {_plain_name(one) for one in own.names}
+            entry = next(
+                (c for c in classes if not known.isdisjoint(map(_plain_name, c.names))), None
+            )
+            if entry is None:
+                number = 1 + max((c.dataset_id for c in classes), default=-1)
+                classes.append(entry := replace(own, dataset_id=number))
+            if isinstance(given, str) or not given:
+                raise InputError(
+                    f'"{name}" needs a list of examples, such as ["ref.jpg#120,40,80,80"]'
+                )
+            names = (*entry.names, *(set(_names_of(entry, True)) - {*entry.names}))
+            own_weight = 1.0 if entry not in self.classes else WEIGHT if weight is None else weight
+            before = found.get(names, ClassExamples(names, (), own_weight))
+            read = (*before.examples, *map(as_example, given))
+            found[names] = before._replace(examples=tuple(dict.fromkeys(read)))
+        return replace(self, classes=tuple(classes), examples=tuple(found.values()))
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -180,6 +224,11 @@ def class_names(
         for index, entry in enumerate(entries)
     )
     return names if all_synonyms else tuple(synonyms[:1] for synonyms in names)
+
+
+def examples_of(words: object) -> tuple[ClassExamples, ...]:
+    """The examples of a vocabulary; other words have none."""
+    return words.examples if isinstance(words, Vocabulary) else ()
 
 
 def _names_of(entry: VocabularyClass, catseg_names: bool) -> tuple[str, ...]:
@@ -477,7 +526,11 @@ def seen_in_training(vocabulary: Vocabulary, trained: Vocabulary) -> np.ndarray:
 
 
 def _plain_names(entry: VocabularyClass) -> set[str]:
-    return {" ".join(re.sub("[-_]", " ", name).lower().split()) for name in entry.names}
+    return set(map(_plain_name, entry.names))
+
+
+def _plain_name(name: str) -> str:
+    return " ".join(re.sub("[-_]", " ", name).lower().split())
 
 
 def seen_by_exact_spelling(test: Vocabulary, train: Vocabulary) -> np.ndarray:

@@ -25,6 +25,7 @@ from clipself_seg.clip.runtime import QUEUES, on_device
 from clipself_seg.clip.text_bank import TextBank
 from clipself_seg.clip.tower import DENSE
 from clipself_seg.clip.weights import to_native
+from clipself_seg.data.examples import ClassExamples
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Names
 from clipself_seg.errors import InputError, last_line
@@ -69,7 +70,11 @@ class ModelBase(nn.Module):
         return self.classes.names
 
     def give_classes(
-        self, names: Names, seen: np.ndarray | None, things: tuple[int, ...] = ()
+        self,
+        names: Names,
+        seen: np.ndarray | None,
+        things: tuple[int, ...] = (),
+        examples: tuple[ClassExamples, ...] = (),
     ) -> None:
         """Sets the classes, see `Classes`.
 
@@ -78,9 +83,8 @@ class ModelBase(nn.Module):
         """
         if seen is not None and len(seen) != len(names):
             raise ValueError(f"seen has {len(seen)} classes, there are {len(names)}")
-        self.classes = Classes(
-            names, things, None if seen is None else np.asarray(seen, dtype=bool)
-        )
+        known = None if seen is None else np.asarray(seen, dtype=bool)
+        self.classes = Classes(names, things, known, examples)
 
     def require_vocabulary(self) -> None:
         """Refuses a call before `set_vocabulary`."""

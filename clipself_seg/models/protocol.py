@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from clipself_seg.data.annotations import Record
+from clipself_seg.data.examples import ClassExamples
 from clipself_seg.data.mappers.regions import WholeImageMapper
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
@@ -46,11 +47,13 @@ class Classes(NamedTuple):
         names: for each class the names (synonyms) that go into its prompts.
         things: indices of the classes that are things, for panoptic models.
         seen: (K,) bool, classes of the training vocabulary; None stands for all of them.
+        examples: of the classes that have some.
     """
 
     names: tuple[tuple[str, ...], ...] = ()
     things: tuple[int, ...] = ()
     seen: np.ndarray | None = None
+    examples: tuple[ClassExamples, ...] = ()
 
 
 MIRRORED = "the image and its mirrored version, averaged"

@@ -25,7 +25,7 @@ from clipself_seg.config import WHOLE
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.regions import WholeImageMapper
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Vocabulary, Words, class_names, read_given
+from clipself_seg.data.vocabulary import Vocabulary, Words, class_names, examples_of, read_given
 from clipself_seg.errors import InputError
 from clipself_seg.models.base import FrozenCLIP
 from clipself_seg.models.protocol import MEAN_OF_NAMES, Outputs, Reading
@@ -144,7 +144,7 @@ class RegionReader(FrozenCLIP):
                     f"the vocabulary has {', '.join(twice)} more than once, which scores cannot tell "
                     "apart; name each class once"
                 )
-        self.text_KE = self.bank.embed(names)
+        self.text_KE = self.bank.embed(names, examples_of(words))
 
     @torch.no_grad()
     def forward(

@@ -33,7 +33,7 @@ from clipself_seg.clip.training_free import (
 )
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Words, class_names, read_given
+from clipself_seg.data.vocabulary import Words, class_names, examples_of, read_given
 from clipself_seg.errors import InputError
 from clipself_seg.heads.text_scores import class_probabilities, members_of
 from clipself_seg.heads.windows import (
@@ -243,7 +243,7 @@ class ZeroShotSegmenter(FrozenCLIP):
         words = read_given(words)
         names = class_names(words, all_synonyms=all_synonyms)
         check_lengths(self.clip, names, self.bank.templates)
-        self.give_classes(names, None)
+        self.give_classes(names, None, examples=examples_of(words))
 
     @torch.no_grad()
     def forward(
@@ -280,12 +280,13 @@ class ZeroShotSegmenter(FrozenCLIP):
 
     def _texts(self) -> tuple[Tensor, Tensor]:
         """Embeddings (N, E) of all that compete, and of each class (K, S) which of them are its own."""
+        examples = self.classes.examples
         if self.synonyms == "mean":
             # A class is one embedding, as if it had one name.
             members_KS = members_of(tuple(synonyms[:1] for synonyms in self.names))
-            return self.bank.embed(self.names), send(members_KS, self.device)
+            return self.bank.embed(self.names, examples), send(members_KS, self.device)
         alone = tuple((name,) for synonyms in self.names for name in synonyms)
-        return self.bank.embed(alone), send(members_of(self.names), self.device)
+        return self.bank.embed(alone, examples), send(members_of(self.names), self.device)
 
     def _window_cells(self, image_3HW: Tensor, text_NE: Tensor, members_KS: Tensor) -> Tensor:
         """Probabilities (V, K, h, w) of every cell of every window.

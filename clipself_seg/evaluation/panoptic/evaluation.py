@@ -23,6 +23,7 @@ from clipself_seg.data.vocabulary import NamedVocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results, label_file_of, oracle_numbers
 from clipself_seg.evaluation.evaluator import Output, Outputs, Samples
+from clipself_seg.evaluation.examples import NO_EXAMPLES, DrawnExamples
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.evaluation.panoptic.fusions import (
     Sweep,
@@ -98,6 +99,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
     boundary: bool = False
     oracle: bool = False
     label_files: Sequence[str] = ()
+    examples: DrawnExamples = NO_EXAMPLES
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,6 +123,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
             "void_sweep": cfg.TEST.PANOPTIC.VOID_SWEEP,
             "rule": cfg.TEST.MIOU_RULE,
             "train_vocabulary": train_vocabulary_name(cfg),
+            "examples": DrawnExamples.from_config(cfg),
             "workers": cfg.DATALOADER.NUM_WORKERS,
             "output_dir": Path(cfg.OUTPUT_DIR),
             "boundary": cfg.TEST.NUMBERS.BOUNDARY,
@@ -157,7 +160,8 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
             seen = f"all, since {self.train_vocabulary} has them in its words"
         return MeasuringProtocol.of_model(
             reading,
-            words=words_text(truth.vocabulary.name, len(truth.vocabulary)),
+            words=words_text(truth.vocabulary.name, len(truth.vocabulary))
+            + self.examples.text(name),
             size=size_text(self.mapper, reading.size),
             seen=seen_text(truth.seen, seen),
             rule=f"mIoU over classes by rule {self.rule}" if "semantic" in truth.tasks else "",
@@ -167,7 +171,8 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
     def _passes(self, name: str, model: PanopticModel) -> Iterator[Pass]:
         truth = self.data(name)
         batches = functools.partial(evaluation_batches, truth.records, self.mapper, self.workers)
-        model.set_vocabulary(truth.vocabulary, seen=truth.seen)
+        words = self.examples.added(name, truth.vocabulary, truth.seen)
+        model.set_vocabulary(words, seen=truth.seen)
         voids = (model.void_discount, self.void_sweep)
         named = named_fusions(self.fusions, *model.exponents, truth.tasks, *voids)
         self._named = named

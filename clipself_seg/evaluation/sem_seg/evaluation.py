@@ -41,6 +41,7 @@ from clipself_seg.evaluation.base import (
     label_file_of,
     oracle_numbers,
 )
+from clipself_seg.evaluation.examples import NO_EXAMPLES, DrawnExamples
 from clipself_seg.evaluation.protocol import (
     MeasuringProtocol,
     beside_text,
@@ -75,6 +76,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         boundary: whether Boundary IoU is measured, too.
         oracle: whether the model is evaluated once more with the classes alone that are in each image.
         label_files: for each data set a file of other names for its classes, or ""; () for none at all.
+        examples: of unseen classes.
     """
 
     mapper: Callable[[Record], Sample]
@@ -87,6 +89,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
     boundary: bool = False
     oracle: bool = False
     label_files: Sequence[str] = ()
+    examples: DrawnExamples = NO_EXAMPLES
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,6 +120,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
             "boundary": cfg.TEST.NUMBERS.BOUNDARY,
             "oracle": cfg.TEST.NUMBERS.ORACLE,
             "label_files": cfg.TEST.LABEL_FILES,
+            "examples": DrawnExamples.from_config(cfg),
         }
 
     def metadata(self) -> dict[str, object]:
@@ -163,7 +167,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         rule = f"a name in {self.train_vocabulary}"
         return MeasuringProtocol.of_model(
             reading,
-            words=words_text(words, len(vocabulary)),
+            words=words_text(words, len(vocabulary)) + self.examples.text(name),
             background=background,
             size=size_text(self.mapper, reading.size),
             seen=seen_text(data.seen, rule),
@@ -245,6 +249,8 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
             words = some_classes(words, range(files.background))
         records = sem_seg_records(name)
         written = describe_jpegs(r["file_name"] for r in records) if files.prepares_images else ""
+        if isinstance(words, Vocabulary):
+            words = self.examples.added(name, words, seen)
         return SemSegData(
             vocabulary=words,
             records=records,

@@ -33,7 +33,14 @@ from clipself_seg.clip.text_bank import ClassTexts, check_lengths, templates_tex
 from clipself_seg.clip.tower import DENSE, TransformerTower
 from clipself_seg.clip.weights import to_native as clip_names
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Names, Vocabulary, Words, class_names, read_given
+from clipself_seg.data.vocabulary import (
+    Names,
+    Vocabulary,
+    Words,
+    class_names,
+    examples_of,
+    read_given,
+)
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.attention import COPIES
 from clipself_seg.heads.cat_seg.cost_aggregator import (
@@ -208,7 +215,7 @@ class CATSeg(ModelBase):
         words = read_given(words)
         names = class_names(words, all_synonyms=all_synonyms, catseg_names=True)
         check_lengths(self.clip, names, self.texts.templates)
-        self.give_classes(names, None)
+        self.give_classes(names, None, examples=examples_of(words))
         # CLIP's tokens are the same where case and spaces alone differ.
         read = (", ".join(" ".join(n.casefold().split()) for n in names) for names in self.names)
         twice = sorted(name for name, count in Counter(read).items() if count > 1)
@@ -349,7 +356,7 @@ class CATSeg(ModelBase):
         """Logits of windows (B, 3, S, S), which `_inputs` has normalised for CLIP and for the backbone."""
         windows, for_backbone = inputs
         with autocast(self.device, self.precision):
-            text_TPE = self.texts.embed(names or self.names)
+            text_TPE = self.texts.embed(names or self.names, self.classes.examples)
             resized = resize(windows, self.clip_size)
             features = self.clip.visual.features(resized, self.tower_features)
             guidance = self._guidance(for_backbone, features)

@@ -38,6 +38,7 @@ from clipself_seg.data.vocabulary import (
     Vocabulary,
     Words,
     class_names,
+    examples_of,
     read_given,
     seen_by_plain_spelling,
 )
@@ -120,11 +121,11 @@ class OpenVocabulary(ModelBase):
             seen = seen_by_plain_spelling(
                 given, Vocabulary.from_names(["|".join(n) for n in self.trained_names])
             )
-        self.give_classes(names, seen)
+        self.give_classes(names, seen, examples=examples_of(words))
 
     def text(self) -> Tensor:
         """Unit text embeddings (K + 1, E) of the classes, and of the word "background"."""
-        return self.bank.embed_joined((self.names, ((BACKGROUND,),)))
+        return self.bank.embed_joined((self.names, ((BACKGROUND,),)), self.classes.examples)
 
 
 @META_ARCH_REGISTRY.register()

@@ -41,7 +41,7 @@ from clipself_seg.data.generator_outputs import (
 from clipself_seg.data.given_masks import MaskFolder, image_name
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.mappers.sem_seg import mask_entries
-from clipself_seg.data.vocabulary import Vocabulary, Words, class_names, read_given
+from clipself_seg.data.vocabulary import Vocabulary, Words, class_names, examples_of, read_given
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import Fusion
 from clipself_seg.heads.panoptic.frozen_clip import (
@@ -214,6 +214,7 @@ class OpenPanoptic(ModelBase):
         self.test_precision = test_precision
         self.flip = flip
         self.branch_bank = TextBank(branch.clip, branch_templates)
+        self.branch_bank.mixed.read = self._read_regions
         self.generator_bank = self._generator_bank(branch_templates)
         # Void of a released plain decoder, as random as all that compares its masks with texts.
         self._untrained: Tensor | None = None
@@ -298,7 +299,8 @@ class OpenPanoptic(ModelBase):
         stuff: set[int] = set()
         if isinstance(words, Vocabulary):
             stuff = {i for i, entry in enumerate(words.classes) if entry.isthing is False}
-        self.give_classes(names, seen, tuple(i for i in range(len(names)) if i not in stuff))
+        things = tuple(i for i in range(len(names)) if i not in stuff)
+        self.give_classes(names, seen, things, examples_of(words))
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
         """Give the training vocabulary.
@@ -626,7 +628,13 @@ class OpenPanoptic(ModelBase):
 
     def branch_texts(self) -> Tensor:
         """Embeddings (S, E), unit length, of all names of all classes for the CLIP branch."""
-        return self.branch_bank.embed([(name,) for names in self.names for name in names])
+        names = [(name,) for names in self.names for name in names]
+        return self.branch_bank.embed(names, self.classes.examples)
+
+    def _read_regions(self, image: Tensor, masks: Tensor) -> Tensor:
+        """Embeddings (n, E) of regions of an example's image as CLIP reads those of any image."""
+        regions, visible = self.branch.embed(image, masks)
+        return regions * visible[:, None]
 
     def clip_scores(
         self, sample: Sample, generated: GeneratorOutput | UnnamedMasks

@@ -85,7 +85,10 @@ class CATSegGraph(nn.Module):
         self.model = model
         # In groups, which fit a CPU's cache, each group of classes would be traced by itself.
         model.aggregator.classes_at_once = 0
-        self.register_buffer("text_KPE", None if text_tower else model.texts.embed(model.names))
+        self.register_buffer(
+            "text_KPE",
+            None if text_tower else model.texts.embed(model.names, model.classes.examples),
+        )
 
     def forward(self, images: Tensor, texts: Tensor | None = None) -> Tensor:
         """As `CATSeg` of one window, or of a whole image."""

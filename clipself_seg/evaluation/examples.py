@@ -1,0 +1,117 @@
+"""Examples of unseen classes, drawn from the label maps of a training set by a seed."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from detectron2.config import CfgNode
+
+from clipself_seg.data.datasets.records import find_dataset, sem_seg_records
+from clipself_seg.data.datasets.table import SemSegSet
+from clipself_seg.data.examples import Example, as_example
+from clipself_seg.data.images import image_size
+from clipself_seg.data.masks import read_labels_of
+from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+LEAST_AREA = 1e-3  # of a region, as a fraction of its image
+
+
+class DrawnExamples(NamedTuple):
+    """Which examples an evaluation gives to the unseen classes.
+
+    Attributes:
+        sources: name of an evaluated data set -> that of the training set, which has label maps.
+        number: examples of each class; 0 for none.
+        weight: of the examples beside the word, see `clip.examples`.
+        seed: of the order in which images are looked through.
+    """
+
+    sources: dict[str, str]
+    number: int
+    weight: float
+    seed: int
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> DrawnExamples:
+        """Reads ``TEST.EXAMPLES``, ``DATASETS.TEST`` and ``SEED``.
+
+        Raises:
+            InputError: not every evaluated data set has one that examples are drawn from.
+        """
+        keys = cfg.TEST.EXAMPLES
+        if keys.NUMBER and len(keys.DATASETS) != len(cfg.DATASETS.TEST):
+            raise InputError(
+                f"TEST.EXAMPLES.DATASETS has {len(keys.DATASETS)} entries, DATASETS.TEST {len(cfg.DATASETS.TEST)}: "
+                "name for each a data set with label maps"
+            )
+        sources = dict(zip(cfg.DATASETS.TEST, keys.DATASETS)) if keys.NUMBER else {}
+        return cls(sources, keys.NUMBER, keys.WEIGHT, cfg.SEED)
+
+    def text(self, name: str) -> str:
+        """What stands behind the words of a data set in the protocol of its numbers."""
+        if not (source := self.sources.get(name)):
+            return ""
+        weight = f"weight {self.weight:g}" if self.weight < 1 else "without the word"
+        return f", with {self.number} examples of each unseen class from {source} (seed {self.seed}, {weight})"
+
+    def added(self, name: str, words: Vocabulary, seen: np.ndarray | None) -> Vocabulary:
+        """The vocabulary of a data set with the examples of its unseen classes; without any, as it is.
+
+        Args:
+            name: of the data set.
+            words: its classes.
+            seen: bool, which of its first classes are seen; None for no such split.
+        """
+        source = self.sources.get(name)
+        if not source or seen is None:
+            return words
+        unseen = [entry.names[0] for entry, known in zip(words.classes, seen) if not known]
+        return words.with_examples(self._draw(source, unseen), self.weight) if unseen else words
+
+    def _draw(self, source: str, names: Sequence[str]) -> dict[str, list[Example]]:
+        files = find_dataset(source, SemSegSet)
+        vocabulary = load_vocabulary(files.vocabulary)
+        wanted = {i: n for i, n in enumerate(vocabulary.names) if n in names}
+        drawn: dict[str, list[Example]] = {name: [] for name in wanted.values()}
+        records = sem_seg_records(source)
+        random.Random(self.seed).shuffle(records)
+        for record in records:
+            labels = read_labels_of(
+                record,
+                num_classes=len(vocabulary),
+                ignore_label=files.ignore_label,
+                size=image_size(record["file_name"]),
+            )
+            for index in wanted.keys() & set(np.unique(labels).tolist()):
+                if len(drawn[wanted[index]]) < self.number:
+                    region = _largest_region(labels == index)
+                    if region.mean() >= LEAST_AREA:
+                        example = as_example((record["file_name"], region))
+                        drawn[wanted[index]].append(example)
+            if all(len(examples) == self.number for examples in drawn.values()):
+                break
+        for name in names:
+            if len(drawn.get(name, ())) < self.number:
+                count = len(drawn.get(name, ()))
+                logger.warning(
+                    '%s has %d examples of "%s", not %d', source, count, name, self.number
+                )
+        return {name: examples for name, examples in drawn.items() if examples}
+
+
+NO_EXAMPLES = DrawnExamples({}, 0, 1.0, 0)
+
+
+def _largest_region(mask: np.ndarray) -> np.ndarray:
+    """The largest connected part of a mask."""
+    _, parts, numbers, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    largest: np.ndarray = parts == 1 + numbers[1:, cv2.CC_STAT_AREA].argmax()
+    return largest

@@ -384,9 +384,11 @@ class ClassTexts:
         """Unit vectors (T, P, E), one for each class and template, mixed with examples of classes of these names.
 
         Synonyms are averaged and the mean is made unit again. With gradients enabled and a text
-        tower that trains, everything is encoded anew; else once for the same names and weights.
+        tower that trains, everything is encoded anew; else, and where there are examples, once for the same names and
+        weights.
         """
-        if torch.is_grad_enabled() and any(p.requires_grad for p in self.clip.text.parameters()):
+        trains = any(p.requires_grad for p in self.clip.text.parameters())
+        if torch.is_grad_enabled() and trains and not examples:
             return self._encode(names)
         text_TPE = self._encoded(names)
         return self.mixed.get(names, examples, text_TPE, lambda: self._encoded(OTHER).mean(1))

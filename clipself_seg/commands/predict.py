@@ -4,6 +4,7 @@
     clipself-seg predict photo.jpg --task panoptic --words "dog, grass, sky" --stuff "grass, sky"
     clipself-seg predict photo.jpg --task detection --words "dog, kite"
     clipself-seg predict photo.jpg --model clipself-eva02-vitb16-coco-patches --words "dog, grass, sky"
+    clipself-seg predict photo.jpg --task panoptic --words "nut, table" --example "screw=ref.jpg#120,40,80,80"
     clipself-seg predict scene.jpg --model mini --words "red star, blue ring, grass"
 
 Commas separate classes, bars synonyms. Without --model the default of the task is fetched once: catseg-base,
@@ -84,7 +85,15 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input", dest="images", nargs="+", action="extend", help=argparse.SUPPRESS
     )
-    options.required(parser, "--words", options.WORDS)
+    value(parser, "--words", options.WORDS)
+    parser.add_argument(
+        "--example",
+        action="append",
+        default=[],
+        metavar="NAME=IMAGE#REGION",
+        help="region of an image that stands for a class, beside its word or alone; a box x,y,w,h, a polygon x,y,x,y,"
+        "x,y or a file of masks; give several for one name or more",
+    )
     options.task(parser)
     model = "a name (clipself-seg weights), a file or folder of a run or of save_pretrained, or org/name of the hub"
     value(parser, "--model", f"{model} (the default of the task; mini: for generated scenes)")
@@ -217,11 +226,28 @@ def _settle(args: argparse.Namespace) -> str:
                 f"--save {name} does not go with --task {chosen}, which has {', '.join(SAVE[chosen])}"
                 + ("; detections.json is in COCO's format" if name == "coco" else "")
             )
+    args.vocabulary = _vocabulary(args)
     _refuse_fusions(args)
     if choice.weights and choice.config_file:
         locate(choice.weights)
     args.task = chosen
     return chosen
+
+
+def _vocabulary(args: argparse.Namespace) -> Vocabulary:
+    """The words, and the examples of theirs and of further classes."""
+    from clipself_seg.data.examples import read_example
+    from clipself_seg.data.vocabulary import Vocabulary, read_words
+
+    if args.words is None and not args.example:
+        raise InputError(
+            'no words: give --words "dog, grass", or --example "screw=ref.jpg#120,40,80,80"'
+        )
+    words = Vocabulary("custom", ()) if args.words is None else read_words(args.words)
+    examples: dict[str, list[str]] = {}
+    for name, example in map(read_example, args.example):
+        examples.setdefault(name, []).append(example)
+    return words.with_examples(examples) if examples else words
 
 
 def _choose_clip(args: argparse.Namespace) -> None:
@@ -287,12 +313,13 @@ def _make(args: argparse.Namespace, files: InputFiles) -> tuple[TaskResults[Any]
     from clipself_seg import __version__
     from clipself_seg.config.load import values_and_defaults
     from clipself_seg.config.weights import WEIGHTS
-    from clipself_seg.data.vocabulary import read_words
     from clipself_seg.prediction.panoptic import panoptic_words
     from clipself_seg.prediction.results import RESULTS
 
     is_panoptic = args.task == "panoptic"
-    words = panoptic_words(args.words, args.stuff) if is_panoptic else read_words(args.words)
+    words = args.vocabulary
+    if is_panoptic:
+        words = panoptic_words(words, args.stuff)
     opts: list[Any] = [KEYS["score_threshold"], SCORE_THRESHOLD] if args.task == "detection" else []
     opts += [*args.opts, *(() if args.masks is None else OF_MASKS)]
     for name, key in KEYS.items():
@@ -311,6 +338,11 @@ def _make(args: argparse.Namespace, files: InputFiles) -> tuple[TaskResults[Any]
         "save": sorted(args.save),
         "vocabulary": [dataclasses.asdict(entry) for entry in words.classes],
     }
+    if words.examples:
+        settings["examples"] = [
+            [one.names[0], one.weight, *(example.digest for example in one.examples)]
+            for one in words.examples
+        ]
     if args.task == "semantic":
         settings |= {"background": args.background, "threshold": predictor.threshold}
         settings["scores"] = "scores" in save

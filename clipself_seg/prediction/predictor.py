@@ -169,7 +169,9 @@ class ImagePredictor(Pretrained, Generic[R]):
             asked: further arguments of `set_vocabulary`.
         """
         if self.world_check is not None:
+            alone = {one.names[0] for one in words.examples if one.weight == 1}
             classes = words.classes if prompted is None else prompted
+            classes = [entry for entry in classes if entry.names[0] not in alone]
             self._warning_of_classes = self.world_check.warning_of(classes)
         self.vocabulary = words
         self.asked = asked

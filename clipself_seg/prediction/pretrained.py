@@ -41,7 +41,7 @@ from clipself_seg.config.keys import CLIP_BACKBONE, default_config
 from clipself_seg.config.load import flatten, load_config, values_and_defaults
 from clipself_seg.config.retired import CONSTANTS
 from clipself_seg.config.weights import WEIGHTS, fetch_addresses
-from clipself_seg.data.vocabulary import Vocabulary, parse_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary, examples_of, parse_vocabulary
 from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import atomic_folder, atomic_path, read_json, write_json
 from clipself_seg.provenance import provenance
@@ -231,6 +231,10 @@ class Pretrained(abc.ABC):
             OSError: it cannot be written.
         """
         target = Path(folder)
+        if examples_of(self.vocabulary):
+            raise InputError(
+                "a folder has words alone: set_vocabulary without examples before save_pretrained"
+            )
         cfg = self._configuration()
         with atomic_folder(target) as made:
             _require_free(target, overwrite)

@@ -258,7 +258,8 @@ class Predictor(ImagePredictor[Segmentation]):
         built_in = words.name in available_vocabularies()
         # Own words count with every synonym; those of a benchmark as the model was built to read them.
         self.model.set_vocabulary(
-            Vocabulary(words.name, tuple(entries)), all_synonyms=None if built_in else True
+            dataclasses.replace(words, classes=tuple(entries)),
+            all_synonyms=None if built_in else True,
         )
         extra = [place] * (len(entries) - len(words))
         of_class = torch.tensor([*range(len(words)), *extra], device=self.model.device)

@@ -1,0 +1,113 @@
+"""Examples of classes: regions of images that somebody types or passes, and that no file can name."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipself_seg.data.examples import LARGEST_SIDE, as_example, read_example
+from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, read_words
+from clipself_seg.errors import InputError
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def path(tmp_path, pixels):
+    Image.fromarray(pixels).save(tmp_path / "a=b#c.png")
+    return str(tmp_path / "a=b#c.png")
+
+
+def test_a_region_is_a_box_a_polygon_a_mask_or_the_whole_image(tmp_path, path, pixels):
+    inside = np.zeros((60, 80), bool)
+    inside[20:50, 10:50] = True
+    Image.fromarray(inside.astype(np.uint8)).save(tmp_path / "mask.png")
+    box = as_example(f"{path}#10,20,40,30")
+    assert (box.image == pixels).all() and (box.mask == inside).all()
+    forms = [f"{path}#10,20,10,50,50,50,50,20", f"{path}#{tmp_path / 'mask.png'}", (pixels, inside)]
+    forms += [(Image.fromarray(pixels), [10, 20, 40, 30]), (path, (9.5 + 0.5, 20, 40, 30))]
+    assert {as_example(form) for form in forms} == {box}
+    assert as_example(path).mask.all() and as_example(path) != box
+    assert as_example((pixels[::-1], [10, 20, 40, 30])) != box
+
+
+def test_of_a_large_image_the_surroundings_are_kept(pixels):
+    image = np.tile(pixels, (40, 40, 1))
+    small = as_example((image, [1000, 700, 30, 20]))
+    assert small.mask.shape == (120, 120) and small.mask.sum() == 600
+    assert as_example((image, [0, 0, 1, 1])).mask.shape == (4, 4)
+    assert max(as_example((image, None)).mask.shape) == LARGEST_SIDE
+
+
+@pytest.mark.parametrize(
+    "region, said",
+    [
+        ("100,20,40,30", "no pixel"),
+        ("10,20,0,30", "no pixel"),
+        ("nan,nan,nan,nan", "no pixel"),
+        ("1,2,3", "no box x,y,w,h"),
+        ("1,2,3,4,5", "no box x,y,w,h"),
+        ("inf,2,3,4,5,6", "no box x,y,w,h"),
+        ("none.png", "none.png"),
+    ],
+)
+def test_a_region_that_is_none_is_refused(path, region, said):
+    with pytest.raises(InputError, match=said):
+        as_example(f"{path}#{region}")
+
+
+def test_an_example_that_is_none_is_refused(tmp_path, pixels):
+    (tmp_path / "text.jpg").write_text("no image")
+    forms = [str(tmp_path / "text.jpg"), "none.jpg#1,2,3,4", 3, (pixels[..., 0], None), ("", None)]
+    for form in [*forms, (pixels.astype(float), [1, 2, 3, 4])]:
+        with pytest.raises(InputError):
+            as_example(form)
+    for text in ("ref.jpg", "=ref.jpg", "screw=", ""):
+        with pytest.raises(InputError, match="NAME=IMAGE#REGION"):
+            read_example(text)
+    assert read_example("screw = a=b.jpg#1,2,3,4") == ("screw", "a=b.jpg#1,2,3,4")
+
+
+def test_a_name_of_the_words_is_mixed_with_them_and_another_one_is_a_class(path):
+    words = read_words("dog|puppy, grass")
+    box, other = f"{path}#10,20,40,30", f"{path}#1,2,30,30"
+    given = words.with_examples({"Puppy": [box], "screw|bolt": [box, other, box]})
+    assert given.names == ("dog", "grass", "screw") and given != words
+    assert [entry.dataset_id for entry in given.classes] == [0, 1, 2]
+    mixed, alone = given.examples
+    assert mixed.names == ("dog", "puppy") and mixed.weight == 0.75 and len(mixed.examples) == 1
+    assert alone.names == ("screw", "bolt") and alone.weight == 1 and len(alone.examples) == 2
+    more = given.with_examples({"bolt": [path]})
+    assert len(more.classes) == 3 and len(more.examples[1].examples) == 3
+    assert more.examples[1].weight == 1
+    assert words.with_examples({"dog": [box]}, weight=0.5).examples[0].weight == 0.5
+    assert given == words.with_examples({"puppy": [box], "screw|bolt": [box, other]})
+    alone = Vocabulary("custom", ()).with_examples({"screw": [box]})
+    assert alone.names == ("screw",) and alone.classes[0].dataset_id == 0
+
+
+@pytest.mark.parametrize(
+    "examples, weight",
+    [({"dog": []}, None), ({"dog": "a.jpg"}, None), ({"": [3]}, None), ({}, 0), ({}, 2)],
+)
+def test_examples_that_are_none_are_refused(examples, weight):
+    with pytest.raises(InputError):
+        read_words("dog, grass").with_examples(examples, weight)
+
+
+def test_no_vocabulary_file_has_examples(tmp_path, path):
+    text = f"screw={path}#10,20,40,30"
+    (tmp_path / "words.txt").write_text(text.partition("#")[0])
+    words = read_words(str(tmp_path / "words.txt"))
+    assert words.names == (text.partition("#")[0],) and not words.examples
+    content = {"classes": [{"names": ["screw"]}], "examples": [["screw", [text]]]}
+    for wrong in (content, {"classes": [{"names": ["screw"], "examples": [text]}]}):
+        (tmp_path / "words.json").write_text(json.dumps(wrong))
+        with pytest.raises(InputError, match='unknown key "examples"'):
+            load_vocabulary(tmp_path / "words.json")

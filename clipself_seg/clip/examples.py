@@ -32,7 +32,7 @@ from clipself_seg.errors import InputError
 PLACES = 8  # of a reference image, in a row and in a column
 SIDE = 2  # longest side of the image that is read, as a multiple of CLIP's own
 MOSTLY = 0.25  # of a pixel that belongs to a region
-LEAST = 0.1  # distance of an example from a plain image
+LEAST = 0.02  # distance of an example from a plain image
 # From an image (3, H, W) in [0, 1] and masks (n, H, W), positive inside, to embeddings (n, E); 0 where a mask has none.
 ReadRegions = Callable[[Tensor, Tensor], Tensor]
 

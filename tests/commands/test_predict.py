@@ -325,6 +325,46 @@ def test_an_interrupted_call_goes_on_with_the_same_options_and_no_others(
     assert content["complete"] and list(content["images"]) == ["one", "sub/two"]
 
 
+def test_examples_stand_for_classes_and_the_journal_knows_them_by_their_content(
+    run, photos, tmp_path, capsys
+):
+    reference = photos / "sub/two.png"
+    (tmp_path / "same.png").write_bytes(reference.read_bytes())
+
+    def call(path, box, *words):
+        examples = ("--example", f"screw={path}#{box}", "--example", f"screw={reference}")
+        return run(photos / "one.jpg", *examples, *words)
+
+    words = ("--words", "dog, sky", "--skip-existing")
+    assert call(reference, "5,5,20,20", *words) == 0
+    content = json.loads((tmp_path / "out/classes.json").read_text())
+    assert content["names"] == {"0": "dog", "1": "sky", "2": "screw"}
+    with mock.patch.object(Predictor, "predict_batch", autospec=True) as called:
+        assert call(tmp_path / "same.png", "5,5,20,20", *words) == 0
+    assert called.call_count == 0
+    capsys.readouterr()
+    for changed in ((reference, "5,5,20,21", *words), (photos / "one.jpg", "5,5,20,20", *words)):
+        assert call(*changed) == 2
+        assert "results of other settings: examples" in capsys.readouterr().err
+    assert call(reference, "5,5,20,20") == 0
+    content = json.loads((tmp_path / "out/classes.json").read_text())
+    assert content["names"] == {"0": "screw"}
+
+
+def test_an_example_that_is_none_or_no_words_at_all_are_refused_at_once(run, photos, capsys):
+    wrong = {
+        (): "no words: give --words",
+        ("--example", "screw"): "not of the form NAME=IMAGE#REGION",
+        ("--example", "screw=none.jpg#1,2,3,4"): "none.jpg",
+        ("--example", f"screw={photos / 'one.jpg'}#900,2,3,4"): "has no pixel in the region",
+    }
+    with mock.patch.object(predict, "predictor_of") as made:
+        for words, said in wrong.items():
+            assert run(photos, *words) == 2
+            assert said in capsys.readouterr().err
+    assert not made.called
+
+
 def test_formats_that_are_asked_for_are_written_in_place_of_the_others(run, photos, tmp_path):
     words = (photos / "one.jpg", "--words", "dog, sky", "--save", "palette", "yolo")
     assert run(*words) == 0

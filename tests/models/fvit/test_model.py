@@ -193,7 +193,7 @@ def test_texts_are_asked_for_once_for_a_vocabulary_and_a_state_of_the_text_tower
     model = tiny()
     asked = []
     embed = model.bank.embed
-    monkeypatch.setattr(model.bank, "embed", lambda names: asked.append(names) or embed(names))
+    monkeypatch.setattr(model.bank, "embed", lambda names, _: asked.append(names) or embed(names))
     model.set_vocabulary(["red ball", "blue box"])
     with torch.inference_mode():
         first = model.text()

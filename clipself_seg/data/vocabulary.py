@@ -118,7 +118,7 @@ class Vocabulary:
 
         if weight is not None and not 0 < weight <= 1:
             raise InputError(f"the weight of examples is {weight}: give one above 0, at most 1")
-        found = {example.names: example for example in self.examples}
+        kept = {example.names: example for example in self.examples}
         classes = list(self.classes)
         for name, given in examples.items():
             own = own_words([name], f'the example "{name}"').classes[0]
@@ -135,10 +135,10 @@ class Vocabulary:
                 )
             names = (*entry.names, *(set(_names_of(entry, True)) - {*entry.names}))
             own_weight = 1.0 if entry not in self.classes else WEIGHT if weight is None else weight
-            before = found.get(names, ClassExamples(names, (), own_weight))
+            before = kept.get(names, ClassExamples(names, (), own_weight))
             read = (*before.examples, *map(as_example, given))
-            found[names] = before._replace(examples=tuple(dict.fromkeys(read)))
-        return replace(self, classes=tuple(classes), examples=tuple(found.values()))
+            kept[names] = before._replace(examples=tuple(dict.fromkeys(read)))
+        return replace(self, classes=tuple(classes), examples=tuple(kept.values()))
 
     def __len__(self) -> int:
         return len(self.classes)

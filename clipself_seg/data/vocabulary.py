@@ -133,7 +133,7 @@ class Vocabulary:
                 raise InputError(
                     f'"{name}" needs a list of examples, such as ["ref.jpg#120,40,80,80"]'
                 )
-            names = (*entry.names, *(set(_names_of(entry, True)) - {*entry.names}))
+            names = tuple(dict.fromkeys((*entry.names, *_names_of(entry, True))))
             own_weight = 1.0 if entry not in self.classes else WEIGHT if weight is None else weight
             before = kept.get(names, ClassExamples(names, (), own_weight))
             read = (*before.examples, *map(as_example, given))

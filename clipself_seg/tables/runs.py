@@ -243,6 +243,7 @@ def resolve(specs: Mapping[str, RunSpec], name: str, seed: int) -> Run:
                 options[key] = source
                 missing += missing_weights(source)
     moved = not spec.evaluate or any(run.seed is not None for run in needs.values())
+    moved |= bool(int(options.get("TEST.EXAMPLES.NUMBER", 0)))  # which are drawn
     return make_run(
         spec.config,
         options,
@@ -380,7 +381,9 @@ def _config_file(config: str) -> Path:
 
 
 def _data_sets(values: Values, evaluate: bool) -> list[str]:
-    return sorted({*([] if evaluate else values["DATASETS.TRAIN"]), *values["DATASETS.TEST"]})
+    trained = [] if evaluate else values["DATASETS.TRAIN"]
+    drawn = values["TEST.EXAMPLES.DATASETS"] if values["TEST.EXAMPLES.NUMBER"] else []
+    return sorted({*trained, *drawn, *values["DATASETS.TEST"]})
 
 
 def _identity(value: str) -> str:

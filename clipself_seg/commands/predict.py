@@ -35,7 +35,6 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from clipself_seg.checkpoints.mask_models import MASK_MODELS
 from clipself_seg.commands import options
 from clipself_seg.commands.options import command, flag, group, value
 from clipself_seg.errors import GOES_ON, InputError
@@ -140,8 +139,8 @@ def _semantic_options(parser: argparse.ArgumentParser) -> None:
 def _panoptic_options(parser: argparse.ArgumentParser) -> None:
     panoptic, rare = group(parser, "panoptic"), group(parser, "panoptic", rare=True)
     value(panoptic, "--stuff", 'classes that are stuff, as --words; "" for none')
-    masks = "masks made elsewhere, which get names: of a folder (NAME.json, NAME.png, or PNGs in NAME/), or of a model"
-    value(panoptic, "--masks", f"{masks}: {', '.join(MASK_MODELS)}", metavar="FOLDER|MODEL")
+    masks = "masks that get names: of a folder (NAME.json, NAME.png, PNGs in NAME/), or sam2, sam3, eomt, mask2former"
+    value(panoptic, "--masks", masks, metavar="FOLDER|MODEL")
     clip = "file, name or tag of the CLIP that scores masks, such as a distilled one"
     value(panoptic, "--clip-weights", clip)
     value(panoptic, "--mode", "scores to use: fused, clip or generator (fused)")

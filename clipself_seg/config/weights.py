@@ -77,10 +77,9 @@ def require_weights(cfg: CfgNode) -> None:
 
 
 def _is_fetched(cfg: CfgNode, key: str) -> bool:
-    value = _value(cfg, key)
     if key == MASKS:
-        return _value(cfg, OF_MASKS) == "masks" and is_mask_model_name(value)
-    return is_remote(value)
+        return _value(cfg, OF_MASKS) == "masks" and is_mask_model_name(_value(cfg, key))
+    return is_remote(_value(cfg, key))
 
 
 def _value(cfg: CfgNode, key: str) -> str:

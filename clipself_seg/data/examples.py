@@ -136,7 +136,7 @@ def _numbers(region: Any) -> list[float] | None:
     try:
         parts = region.split(",") if isinstance(region, str) else region
         return [float(part) for part in parts]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

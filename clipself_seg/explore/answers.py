@@ -43,7 +43,9 @@ LARGEST_SIDE = 1600  # pixels of an image for the models; a larger one is made s
 MOST_LETTERS = 60  # of a word
 # But for tabs and ends of lines. Messages with words of visitors stand in the terminal, which would obey them.
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-KEYS = {"image", "words", "stuff"}
+KEYS = {"image", "words", "stuff", "examples"}
+MOST_EXAMPLES = 10  # of a request, each with an image
+VALUES = 20  # brackets and commas of an example, at most
 OVERLAY_SIDE = 1024  # longest side in pixels of an overlay on the page
 LEAST_SIDE = 640  # pixels of the longest side that an overlay should have
 MOST_TEXTS = 50  # vocabularies whose embeddings a model keeps
@@ -85,13 +87,15 @@ class Asked(NamedTuple):
 
 
 def read_request(body: bytes, limits: Limits) -> Asked:
-    """Read a request: a JSON object of "image" (base64 of a file), "words" and "stuff" (text).
+    """Read a request: a JSON object of "image" (base64 of a file), "words" and "stuff" (text), and "examples".
+
+    An example is an object of "name", "image" and "box": x, y, width and height as fractions of the image.
 
     Raises:
         InputError: it is not of that form, or beyond the limits.
     """
     # As many values as the brackets and commas, which only words and stuff need more of. Many take long to build.
-    most = 2 * limits.words * (MOST_LETTERS + 2) + len(KEYS)
+    most = 2 * limits.words * (MOST_LETTERS + 2) + len(KEYS) + VALUES * MOST_EXAMPLES
     if sum(map(body.count, b"[{,")) > most:
         raise InputError(
             "the request has too many brackets and commas: send an image and fewer words"
@@ -101,9 +105,10 @@ def read_request(body: bytes, limits: Limits) -> Asked:
     except (ValueError, RecursionError):
         raise InputError("the request is no JSON: send image, words and stuff") from None
     if not isinstance(given, dict) or not given.keys() <= KEYS:
-        raise InputError("the request is no object of image, words and stuff")
+        raise InputError("the request is no object of image, words, stuff and examples")
     stuff = _text(given, "stuff")
     words = typed_words(_text(given, "words"), limits)
+    words = _with_examples(words, given.get("examples", []), limits)
     image = _image(_text(given, "image"), limits)
     return Asked(image, words, typed_words(stuff, limits) if stuff.strip() else None)
 
@@ -131,6 +136,26 @@ def typed_words(text: str, limits: Limits) -> Vocabulary:
             f'the word "{long[:20]}..." has more than {MOST_LETTERS} letters: shorten it'
         )
     return words
+
+
+def _with_examples(words: Vocabulary, given: object, limits: Limits) -> Vocabulary:
+    """The words with boxes of images that were drawn, see `Vocabulary.with_examples`."""
+    if not isinstance(given, list) or len(given) > MOST_EXAMPLES:
+        raise InputError(f"examples are no list, or more than {MOST_EXAMPLES}: draw fewer boxes")
+    examples: dict[str, list[tuple[np.ndarray, list[float]]]] = {}
+    for one in given:
+        match one:
+            case {"name": str(name), "image": str(image), "box": [*box]} if len(box) == 4:
+                (entry,) = typed_words(name.replace(",", " ") + ",", limits).classes[:1]
+                pixels = _image(image, limits)
+                if not all(isinstance(side, int | float) and 0 <= side <= 1 for side in box):
+                    raise InputError("the box of an example is no list of four numbers in [0, 1]")
+                sides = pixels.shape[1::-1] * 2
+                region = [side * length for side, length in zip(box, sides)]
+                examples.setdefault("|".join(entry.names), []).append((pixels, region))
+            case _:
+                raise InputError("an example is no object of name, image and box")
+    return words.with_examples(examples)
 
 
 def _text(given: Mapping[str, object], key: str) -> str:

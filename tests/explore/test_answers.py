@@ -36,12 +36,19 @@ def request(**values) -> bytes:
     return json.dumps({"image": png(IMAGE), "words": "dog|puppy, grass", **values}).encode()
 
 
+BOX = {"name": "screw, bolt", "image": png(noise(40, 60)), "box": [0.5, 0.25, 0.25, 0.5]}
+
+
 def test_an_image_and_words_are_read():
     asked = read_request(request(image=png(noise(7, 9)), stuff="grass"), LIMITS)
     assert (asked.image == noise(7, 9)).all()
     assert [entry.names for entry in asked.words.classes] == [("dog", "puppy"), ("grass",)]
     assert asked.stuff.names == ("grass",)
     assert read_request(request(), LIMITS).stuff is None
+    examples = [BOX, BOX, BOX | {"name": "a|A dog"}]
+    words = read_request(request(examples=examples), LIMITS).words
+    assert words.names[-1] == "a" and {len(one.examples) for one in words.examples} == {1}
+    assert words.examples[0].examples[0].mask.sum() == 15 * 20
     large = read_request(request(image=png(np.zeros((500, 2000, 3), np.uint8))), LIMITS)
     assert large.image.shape == (LARGEST_SIDE // 4, LARGEST_SIDE, 3)
 
@@ -74,7 +81,15 @@ def test_words_are_never_a_file(tmp_path):
             {"image": png(np.zeros((2000, 3000, 3), np.uint8))},
             "4000000 pixels that are taken here: send a smaller",
         ),
-        ({"path": "/etc/passwd"}, "no object of image, words and stuff"),
+        ({"examples": 3}, "examples are no list"),
+        ({"examples": [{}] * 11}, "more than 10"),
+        ({"examples": [{"name": "a", "image": "../secret.png"}]}, "no object of name, image and"),
+        ({"examples": [{"name": "a", "image": "a.png", "box": [0, 0, 1, 1]}]}, "no base64"),
+        ({"examples": [BOX | {"box": [0, 0, 1, 10**400]}]}, "four numbers in"),
+        ({"examples": [BOX | {"box": [0, 0, float("nan"), 1]}]}, "four numbers in"),
+        ({"examples": [BOX | {"box": [1, 1, 1, 1]}]}, "has no pixel in the region"),
+        ({"examples": [BOX | {"name": " , "}]}, "the list of words is empty"),
+        ({"path": "/etc/passwd"}, "no object of image, words, stuff and examples"),
     ],
 )
 def test_what_cannot_be_used_is_refused(values, message):

@@ -114,3 +114,24 @@ def test_an_upload_and_words_of_now_are_text_whatever_they_are(asked, tmp_path):
     asked.run("document.getElementById('typed-words').value = 'red star, red star'")
     answered(asked, lambda: asked.click("#look"))
     assert "twice" in asked.run("document.getElementById('asking').textContent")
+
+
+def test_a_box_that_is_drawn_gives_what_looks_like_it_a_name_until_it_is_removed(asked):
+    asked.run("document.querySelector('#first-place').scrollIntoView({block: 'center'})")
+    box = "document.querySelector('#first-place').getBoundingClientRect()"
+    left, top, width, height = asked.run(
+        f"(({{left, top, width, height}}) => [left, top, width, height])({box})"
+    )
+    word = asked.run("document.querySelector('.word-button input:checked') !== null")
+    for kind, at in (("mousePressed", 0.2), ("mouseMoved", 0.5), ("mouseReleased", 0.5)):
+        place = {"x": left + at * width, "y": top + at * height, "button": "left"}
+        asked.call("Input.dispatchMouseEvent", type=kind, buttons=1, clickCount=1, **place)
+    assert asked.run("document.querySelector('.word-button input:checked') !== null") == word
+    asked.run("document.getElementById('example-name').value = 'part 17'")
+    answered(asked, lambda: asked.click("#add-example"))
+    shown = "[...document.querySelectorAll('.word-button')].map((b) => b.textContent)"
+    assert asked.run(shown)[-1] == "part 17" and asked.complaints == []
+    assert asked.run("document.getElementById('asking').textContent") == ""
+    asked.click("#examples button")
+    answered(asked, lambda: asked.click("#look"))
+    assert "part 17" not in asked.run(shown)

@@ -1,6 +1,7 @@
 // Sends an image and words to the server, and shows what comes back.
 
 const SIDE_OF_UPLOAD = 1600; // a larger image is made smaller before it is sent, as the server would
+const LEAST_DRAG = 6; // pixels, below which it is a click
 
 async function encoded(blob) {
   const address = await new Promise((resolve, reject) => {
@@ -91,12 +92,91 @@ function cellOf(kind, scope, text) {
   return cell;
 }
 
-async function look(file, name, { tasks, limits }) {
+// Boxes that are drawn with the mouse in the image or a map, as fractions of it.
+function listenForBoxes(drawn) {
+  let from = null;
+  let box = null;
+  const fraction = (at, start, length) => Math.min(1, Math.max(0, (at - start) / length));
+  document.addEventListener("pointerdown", (event) => {
+    const place = event.target.closest?.(".place");
+    if (place && event.button === 0 && event.pointerType !== "touch") from = { place, x: event.clientX, y: event.clientY };
+  });
+  document.addEventListener("dragstart", (event) => event.target.closest?.(".place") && event.preventDefault());
+  document.addEventListener("pointermove", (event) => {
+    if (!from || (!box && Math.hypot(event.clientX - from.x, event.clientY - from.y) < LEAST_DRAG)) return;
+    const { left, top, width, height } = from.place.getBoundingClientRect();
+    const [xs, ys] = [[from.x, event.clientX].map((x) => fraction(x, left, width)), [from.y, event.clientY].map((y) => fraction(y, top, height))];
+    box = [Math.min(...xs), Math.min(...ys), Math.abs(xs[0] - xs[1]), Math.abs(ys[0] - ys[1])];
+    let shown = document.querySelector(".drawn");
+    if (shown?.parentElement !== from.place) {
+      shown?.remove();
+      shown = document.createElement("span");
+      shown.className = "drawn";
+      from.place.append(shown);
+    }
+    ["left", "top", "width", "height"].forEach((side, index) => (shown.style[side] = `${100 * box[index]}%`));
+  });
+  document.addEventListener("pointerup", () => {
+    if (box) {
+      // The click that follows chooses no place.
+      const swallow = (event) => event.stopPropagation();
+      document.addEventListener("click", swallow, { capture: true, once: true });
+      setTimeout(() => document.removeEventListener("click", swallow, true));
+      drawn(box);
+    }
+    from = box = null;
+  });
+}
+
+// The examples that were drawn, and the controls that add and remove them.
+function makeExamples(image) {
+  const examples = [];
+  let box = null;
+  listenForBoxes((drawn) => {
+    box = drawn;
+    byId("example").hidden = false;
+    byId("example-name").focus();
+  });
+  const list = () => {
+    byId("examples").replaceChildren(...examples.map((example) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.dir = "auto";
+      button.textContent = `\u2715 ${example.name}`;
+      button.title = "Remove this example";
+      button.onclick = () => {
+        examples.splice(examples.indexOf(example), 1);
+        list();
+      };
+      return button;
+    }));
+  };
+  const add = async () => {
+    const name = byId("example-name").value.trim();
+    if (!name || !box || !image()) return;
+    examples.push({ name, image: await encoded(await fitted(image())), box });
+    box = null;
+    byId("example").hidden = true;
+    document.querySelector(".drawn")?.remove();
+    list();
+    byId("ask").requestSubmit();
+  };
+  byId("add-example").onclick = add;
+  byId("example-name").onkeydown = (event) => {
+    if (event.key !== "Enter") return;
+    event.preventDefault();
+    add();
+  };
+  return examples;
+}
+
+async function look(file, name, { tasks, limits }, examples) {
   const image = await encoded(await fitted(file));
   const body = JSON.stringify({
     image,
     words: byId("typed-words").value,
     stuff: byId("typed-stuff")?.value ?? "",
+    examples,
   });
   if (body.length > limits.size) throw new Error(`The image is larger than ${limits.size / 1e6} MB.`);
   await show((task) => ask(task, body), tasks, name);
@@ -106,10 +186,11 @@ function serve() {
   requireUnpacking();
   const server = JSON.parse(byId("server").textContent);
   let last = null;
+  const examples = makeExamples(() => last?.file);
   // One question at a time: answers of two would stand side by side as if they were of one image.
   const askers = [byId("look"), byId("file"), ...document.querySelectorAll(".example")];
   const setBusy = (busy) => askers.forEach((control) => (control.disabled = busy));
-  const go = async (file, name, work = look(file, name, server)) => {
+  const go = async (file, name, work = look(file, name, server, examples)) => {
     last = { file, name };
     setBusy(true);
     byId("asking").textContent = "The models are running ...";

@@ -56,7 +56,7 @@ class Spoiler(nn.Module):
 
     def spoil(self, sample, truth, fusion):
         alpha, beta, tasks, _ = fusion
-        names, _, seen = self.classes
+        names, seen = self.classes.names, self.classes.seen
         kept, labels = [], np.zeros(truth.shape, dtype=np.int64)
         for info in sample["segments_info"]:
             label = self.words.dataset_id_to_index[info["category_id"]]

@@ -74,7 +74,7 @@ SAVED = {"semantic": 2, "panoptic": 2, "detection": 1}
 INDIFFERENT = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "INPUT.MAX_PIXELS")
 # Options of --ray, and those that do not go with it.
 RAY_ONLY = ("workers", "column")
-NOT_RAY = ("save", "scores", "skip_existing", "masks")
+NOT_RAY = ("save", "scores", "skip_existing", "masks", "absent")
 SHOWN = 8  # names in a message
 
 
@@ -105,6 +105,8 @@ def _options(parser: argparse.ArgumentParser) -> None:
         help="overlays, labels, panoptic, palette, masks, coco (regions in COCO's format) or yolo (overlays, and "
         "labels or panoptic)",
     )
+    words = "words that are not in an image: drop them there, or only mark them in the JSON"
+    value(parser, "--absent", words, choices=("drop", "mark"))
     options.skip_existing(parser)
     value(parser, "--batch-size", "images per batch", 1)
     options.device(parser)
@@ -112,6 +114,12 @@ def _options(parser: argparse.ArgumentParser) -> None:
     value(rare, "--every", "take one of N frames of a video", 1, metavar="N")
     value(rare, "--config-file", "configuration in place of the model's")
     options.further_keys(rare)
+    above = "presence from which on a word is there, in standard deviations (1.5, uncalibrated)"
+    value(rare, "--absent-threshold", above, kind=float)
+    known = (
+        'JSON of words in images of yours, {"photo.jpg": ["dog"]}, which calibrates that threshold'
+    )
+    value(rare, "--absent-calibration", known, metavar="FILE")
     flag(rare, "--ray", "predict on a Ray cluster; inputs may be .txt lists and .parquet files too")
     value(rare, "--workers", "models with --ray (one per GPU, else one per core)", kind=int)
     value(rare, "--column", "column of .parquet files with paths, or with the bytes of image files")
@@ -227,6 +235,7 @@ def _settle(args: argparse.Namespace) -> str:
             )
     args.vocabulary = _vocabulary(args)
     _refuse_fusions(args)
+    _refuse_absent(args, chosen)
     if choice.weights and choice.config_file:
         locate(choice.weights)
     args.task = chosen
@@ -327,6 +336,9 @@ def _make(args: argparse.Namespace, files: InputFiles) -> tuple[TaskResults[Any]
     predictor = predictor_of(args.model, args.task, args.config_file, opts)
     of_background = (args.background, args.threshold) if args.task == "semantic" else ()
     predictor.set_vocabulary(words, *of_background)
+    if args.absent:
+        images = args.absent_calibration
+        predictor.set_absent(args.absent, args.absent_threshold, images=images)
     save = [*args.save, *(["scores"] if args.scores else [])]
     results = RESULTS[args.task](
         predictor=predictor, folder=args.output, images=files.images, save=save
@@ -347,6 +359,8 @@ def _make(args: argparse.Namespace, files: InputFiles) -> tuple[TaskResults[Any]
         settings["scores"] = "scores" in save
     else:
         settings["seen"] = predictor.seen.tolist()
+    if args.absent:
+        settings["absent"] = [args.absent, predictor.presence_threshold]
     if is_panoptic:
         if args.stuff is None:
             _say_kinds(words)
@@ -371,6 +385,19 @@ def _refuse_fusions(args: argparse.Namespace) -> None:
         )
     if mode != "fused" and exponents != (None, None):
         raise InputError(f"--alpha and --beta belong to the mode fused, not {mode}: leave them out")
+
+
+def _refuse_absent(args: argparse.Namespace, task: str) -> None:
+    """Raises an error for options of absent words that do not go together, or not with the task."""
+    for option in ("absent_threshold", "absent_calibration"):
+        if getattr(args, option) is not None and not args.absent:
+            raise InputError(f"--{option.replace('_', '-')} needs --absent drop or --absent mark")
+    if args.absent_threshold is not None and args.absent_calibration is not None:
+        raise InputError("--absent-calibration finds the threshold: leave out --absent-threshold")
+    if args.absent == "drop" and task == "semantic" and args.background is None:
+        raise InputError(
+            "--absent drop needs --background: pixels of an image without any of the words are its"
+        )
 
 
 def _say_kinds(words: Vocabulary) -> None:

@@ -296,26 +296,28 @@ def mirrored_mean(
 
 
 def segmentation(
-    parts: Iterable[Part],
+    passes: Sequence[Iterable[Part]],
     size: tuple[int, int],
     count: int,
     output: str,
-    mirrored: Iterable[Part] | None = None,
+    classes: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The result of an image, under Detectron2's names.
 
     Args:
-        parts: class indices and maps, of at least one class.
+        passes: parts of the image, class indices and maps of at least one class; and those of the mirrored image, if
+            they are to be averaged, see `mirrored_mean`.
         size: (H, W) that the maps are resized to.
         count: number of classes.
         output: "scores" or "labels".
-        mirrored: parts of the mirrored image, whose maps are averaged with the others, see `mirrored_mean`.
+        classes: classes that the indices of the parts stand for; None: themselves.
 
     Returns:
         {"sem_seg": (count, H, W)}, or for labels {"sem_seg_labels": (H, W) int64, "sem_seg_best": their scores}.
     """
-    if mirrored is not None:
-        parts = mirrored_mean(parts, mirrored, size)
+    parts = passes[0] if len(passes) == 1 else mirrored_mean(passes[0], passes[1], size)
+    if classes is not None:
+        parts = ((classes[own], maps) for own, maps in parts)
     if output == "scores":
         return {"sem_seg": all_scores(parts, size, count)}
     if output != "labels":

@@ -21,7 +21,7 @@ from clipself_seg.checkpoints.pickles import read_numpy_pickle
 from clipself_seg.checkpoints.read import name_problem, read_checkpoint
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.kinds import signature_of
-from clipself_seg.clip.runtime import QUEUES, on_device
+from clipself_seg.clip.runtime import QUEUES, on_device, send
 from clipself_seg.clip.text_bank import TextBank
 from clipself_seg.clip.tower import DENSE
 from clipself_seg.clip.weights import to_native
@@ -272,6 +272,11 @@ def sizes_of(sample: Sample) -> tuple[tuple[int, int], tuple[int, int]]:
     """Rows and columns of the image of a sample, and of the original image."""
     height, width = sample["image"].shape[1:]
     return (height, width), (sample.get("height", height), sample.get("width", width))
+
+
+def chosen_classes(sample: Sample, device: torch.device) -> Tensor | None:
+    """The classes (k,) int64 of a sample that are to be told apart, on a device; None where all of them are."""
+    return send(torch.tensor(sample["classes"]), device) if "classes" in sample else None
 
 
 def given_masks(sample: Sample, device: torch.device, remedy: str) -> Tensor:

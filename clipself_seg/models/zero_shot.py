@@ -43,7 +43,7 @@ from clipself_seg.heads.windows import (
     vote_in_masks,
     window_parts,
 )
-from clipself_seg.models.base import FrozenCLIP, given_masks, sizes_of
+from clipself_seg.models.base import FrozenCLIP, chosen_classes, given_masks, sizes_of
 from clipself_seg.models.protocol import MIRRORED, SYNONYM_TEXTS, Reading
 from clipself_seg.models.timm_backbone import TimmMaps
 
@@ -253,7 +253,7 @@ class ZeroShotSegmenter(FrozenCLIP):
 
         Args:
             samples: for each image "image" (3, H, W) RGB in 0..255, and "height" and "width" of the result, by
-                default the image's.
+                default the image's; without masks "classes" if those alone are to be told apart, indices in [0, K).
             output: "scores" for (K, height, width) probabilities, or "labels" for the best class of every
                 pixel alone, in memory that does not grow with all maps of all classes. With masks there are labels
                 alone, since the last step is a vote on them, and samples have "given_masks" (n, height, width) bool.
@@ -272,7 +272,8 @@ class ZeroShotSegmenter(FrozenCLIP):
         for sample, image in zip(samples, on_device(samples, "image", self.device)):
             if self.masks is None:
                 images = [image, image.flip(-1)] if self.flip else [image]
-                cells = [self._window_cells(one, *texts) for one in images]
+                own = _texts_of(texts, sample)
+                cells = [self._window_cells(one, *own) for one in images]
                 results.append(self._result(sample, cells, output))
             else:
                 results.append(self._in_masks(sample, image, texts, output))
@@ -357,4 +358,15 @@ class ZeroShotSegmenter(FrozenCLIP):
         image_size, size = sizes_of(sample)
         patch = self.clip.patch_size // finer
         parts = [window_parts(one, self.windows, patch, image_size, size) for one in cells]
-        return segmentation(parts[0], size, len(self.names), output, *parts[1:])
+        classes = chosen_classes(sample, self.device)
+        return segmentation(parts, size, len(self.names), output, classes)
+
+
+def _texts_of(texts: tuple[Tensor, Tensor], sample: Sample) -> tuple[Tensor, Tensor]:
+    """The texts of the classes of a sample alone, see `ZeroShotSegmenter._texts`."""
+    text_NE, members_KS = texts
+    classes = chosen_classes(sample, text_NE.device)
+    if classes is None:
+        return texts
+    rows, members = members_KS[classes].unique(return_inverse=True)
+    return text_NE[rows], members

@@ -10,7 +10,7 @@ Shapes: H, W pixels of the image as it is meant to be seen, K classes, n detecti
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -49,6 +49,8 @@ class Detections(RegionResult):
         names: of the K classes.
         category_ids: those of the vocabulary, of the K classes.
         seen: (K,) bool, which of the classes training has shown.
+        presence: name of each word -> its presence in the image, see `prediction.presence`; None: nobody asked.
+        absent: the words below the threshold of `set_absent`.
         image: (H, W, 3) uint8 RGB, in which they were detected.
     """
 
@@ -60,6 +62,8 @@ class Detections(RegionResult):
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
     seen: np.ndarray
+    presence: Mapping[str, float] | None = None
+    absent: tuple[str, ...] = ()
     image: np.ndarray = dataclasses.field(repr=False)
 
     def streamed_regions(self) -> Regions:
@@ -177,10 +181,14 @@ class DetectionPredictor(ImagePredictor[Detections]):
 
     def predict_batch(self, images: Sequence[np.ndarray]) -> list[Detections]:
         self.warning_of(images)
-        outputs = self.model([self.mapper.resized(image) for image in images])
+        samples = [self.mapper.resized(image) for image in images]
+        looks = self._look(images, samples)
+        outputs = self.model(samples)
         results = []
-        for image, output in zip(images, outputs, strict=True):
+        for image, output, look in zip(images, outputs, looks, strict=True):
             instances = output["instances"].to("cpu")
+            if self.absent == "drop" and look is not None and look.gone.all():
+                instances = instances[:0]
             result = Detections(
                 boxes=instances.pred_boxes.tensor.float().numpy(),
                 scores=instances.scores.float().numpy(),
@@ -191,7 +199,7 @@ class DetectionPredictor(ImagePredictor[Detections]):
                 seen=self.seen,
                 image=image,
             )
-            results.append(result)
+            results.append(self._looked(result, look))
         return results
 
 

@@ -39,6 +39,8 @@ class Entry(TypedDict, total=False):
     frames: int  # number of frames of a video that were taken
     every: int  # one frame of so many was taken
     rate: float  # frames a second of the video
+    presence: dict[str, float]  # of each word in the image, in standard deviations
+    absent: list[str]  # the words that are not in it
     warning: str  # what the models do not know
 
 

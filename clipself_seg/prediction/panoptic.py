@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from PIL import Image
 from torch import nn
@@ -80,6 +81,8 @@ class PanopticSegmentation(RegionResult):
         segments: n, the largest first; their ids are 1 ... n.
         names: of the K classes.
         category_ids: those of the vocabulary, of the K classes.
+        presence: name of each word -> its presence in the image, see `prediction.presence`; None: nobody asked.
+        absent: the words below the threshold of `set_absent`.
         image: (H, W, 3) uint8 RGB, what was segmented.
     """
 
@@ -88,6 +91,8 @@ class PanopticSegmentation(RegionResult):
     _: dataclasses.KW_ONLY
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
+    presence: Mapping[str, float] | None = None
+    absent: tuple[str, ...] = ()
     image: np.ndarray = dataclasses.field(repr=False)
 
     def streamed_regions(self) -> Regions:
@@ -308,11 +313,17 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
                 sample |= mask_entries(given_masks(image_masks, size))
         # Instances and class maps, which nobody asks for here, cost time and memory.
         fusion = self.model.fusion.returned(("panoptic",))
+        looks = self._look(images, samples)
+        for sample in samples:
+            sample["void_competes"] = True
         outputs = self.model(samples, fusions={"own": fusion})
         results = []
-        for image, output in zip(images, outputs, strict=True):
+        for image, output, look in zip(images, outputs, looks, strict=True):
             ids, segments = output["fusions"]["own"]["panoptic_seg"]
-            results.append(segmentation_of(ids.cpu().numpy(), segments, words, image))
+            if self.absent == "drop" and look is not None and look.gone.all():
+                ids, segments = torch.zeros_like(ids), []
+            result = segmentation_of(ids.cpu().numpy(), segments, words, image)
+            results.append(self._looked(result, look))
         return results
 
 

@@ -6,12 +6,14 @@ At the end stands `WorldCheck`: it warns where a model of the generated mini wor
 from __future__ import annotations
 
 import abc
+import dataclasses
 import difflib
 import functools
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 from detectron2.config import CfgNode, configurable
@@ -28,9 +30,10 @@ from clipself_seg.config.weights import fetch_addresses
 from clipself_seg.data.datasets.own import forget_files
 from clipself_seg.data.images import decode_image, pil_pixels, read_image
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words, as_vocabulary
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, nearest
 from clipself_seg.mini.concepts import WORLDS
 from clipself_seg.models.build import build_model, registered_data
+from clipself_seg.prediction.presence import THRESHOLD, WHAT, Presence, calibrated_threshold
 from clipself_seg.prediction.pretrained import Pretrained
 from clipself_seg.yaml_files import leaves, merge_layers, read_layers
 
@@ -55,6 +58,18 @@ class ImageMapper(Protocol):
     max_pixels: int
 
 
+class Look(NamedTuple):
+    """Which words are in an image.
+
+    Attributes:
+        scores: presence (K,) of each.
+        gone: (K,) bool, those that are absent.
+    """
+
+    scores: np.ndarray
+    gone: np.ndarray
+
+
 class ImagePredictor(Pretrained, Generic[R]):
     """The base of predictors: a model whose classes `set_vocabulary` of a subclass gives.
 
@@ -68,6 +83,7 @@ class ImagePredictor(Pretrained, Generic[R]):
             the model's weights name its classes.
         seen: (K,) bool, which of the classes training has shown; None of a task that does not tell.
         world_check: warns of class names and images that the mini models do not know; None is silent.
+        absent, presence_threshold, calibrated: what `set_absent` was given, and whether images gave the threshold.
         architectures: values of MODEL.META_ARCHITECTURE of the models that do the task.
         lack: what others do not do, such as "does not label pixels".
         folder: folder of configurations of the task, below configs/.
@@ -77,6 +93,10 @@ class ImagePredictor(Pretrained, Generic[R]):
     lack: ClassVar[str]
     folder: ClassVar[str]
     mapper: ImageMapper
+    absent: str | None = None
+    presence_threshold = THRESHOLD
+    calibrated = False
+    _presence: Presence | None = None
     _warning_of_classes = ""
 
     @configurable
@@ -175,6 +195,80 @@ class ImagePredictor(Pretrained, Generic[R]):
             self._warning_of_classes = self.world_check.warning_of(classes)
         self.vocabulary = words
         self.asked = asked
+        self._presence = None
+
+    def set_absent(
+        self,
+        what: str | None,
+        threshold: float | None = None,
+        *,
+        images: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Say what becomes of words that are not in an image, until the next call; see `prediction.presence`.
+
+        Args:
+            what: "drop" leaves an image's absent words out, as if they had not been given: they win nothing; only then
+                the words of a background compete, and its threshold or void decides. "mark" changes nothing but
+                "presence" and "absent" of results, which "drop" has too. None asks nothing.
+            threshold: presence from which on a word is there, in standard deviations; None is 1.5, which no image of
+                yours has calibrated.
+            images: JSON that says which words are in which of your images, from which the threshold is calibrated, see
+                `calibrated_threshold`; needs a vocabulary.
+
+        Raises:
+            InputError: another `what`, a threshold that is no number, or as `calibrated_threshold`.
+        """
+        if what not in (None, *WHAT):
+            raise InputError(f'no "{what}" for absent words; {nearest(str(what), WHAT)}')
+        if threshold is not None and not (images is None and math.isfinite(threshold)):
+            raise InputError(
+                f"the threshold of presence is {threshold}: give a finite number, or images in its place"
+            )
+        self.absent = what
+        self.calibrated = images is not None
+        self.presence_threshold = THRESHOLD if threshold is None else threshold
+        if images is not None:
+            words, most = self.require_vocabulary(), self.mapper.max_pixels
+            path = os.fspath(images)
+            self.presence_threshold = calibrated_threshold(self._present(), words, path, most)
+
+    def _present(self) -> Presence:
+        if self._presence is None:
+            clip = getattr(self.model, "branch_clip", None) or self.model.clip
+            self._presence = Presence(clip, self.require_vocabulary())
+        return self._presence
+
+    def _look(
+        self, images: Sequence[np.ndarray], samples: Sequence[Any], always: Sequence[int] = ()
+    ) -> list[Look | None]:
+        """What is in each image (H, W, 3), if somebody asked; a sample gets the "classes" that are not dropped.
+
+        Args:
+            images: as for `predict_batch`.
+            samples: what the model is given of them.
+            always: classes of the model that are never absent.
+        """
+        if self.absent is None:
+            return [None] * len(images)
+        looks = list[Look | None]()
+        for image, sample in zip(images, samples):
+            scores = self._present().scores(image)
+            gone = scores < self.presence_threshold
+            gone[[k for k in always if k < len(gone)]] = False
+            looks.append(Look(scores, gone))
+            kept = {*np.flatnonzero(~gone).tolist(), *always}
+            if self.absent == "drop" and kept:
+                sample["classes"] = sorted(kept)
+        return looks
+
+    def _looked(self, result: R, look: Look | None) -> R:
+        """A result with the presence of each word."""
+        if look is None:
+            return result
+        names = self.require_vocabulary().names
+        presence = dict(zip(names, look.scores.tolist()))
+        absent = tuple(name for name, gone in zip(names, look.gone) if gone)
+        return dataclasses.replace(cast(Any, result), presence=presence, absent=absent)
 
     @abc.abstractmethod
     def predict_batch(self, images: Sequence[np.ndarray]) -> list[R]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,11 +90,15 @@ class RegionResult(abc.ABC):
     Attributes:
         names: of the K classes.
         category_ids: those of the vocabulary, of the K classes.
+        presence: name of each word -> its presence in the image, see `prediction.presence`; None: nobody asked.
+        absent: the words below the threshold of `set_absent`.
         image: (H, W, 3) uint8 RGB.
     """
 
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
+    presence: Mapping[str, float] | None
+    absent: tuple[str, ...]
     image: np.ndarray
 
     @abc.abstractmethod

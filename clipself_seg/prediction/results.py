@@ -142,6 +142,9 @@ class TaskResults(abc.ABC, Generic[R]):
                 save_png(self._image(kind, result), self.folder / files[-1])
         entry = self._entry(source, result)
         entry["size"] = list(result.image.shape[:2])
+        if result.presence is not None:
+            entry["presence"] = dict(result.presence)
+            entry["absent"] = list(result.absent)
         if any(kind in self.save for kind in OF_REGIONS):
             files += self._write_regions(source.name, result, entry)
         return Written(files, entry)
@@ -201,8 +204,17 @@ class TaskResults(abc.ABC, Generic[R]):
 
     def _index(self, index: Index) -> Json:
         """Content of the task's JSON: COCO's format, with the metadata as "info"."""
-        info = {**self._metadata, "provenance": index.provenance, **index.outcome()}
+        info = {**self._metadata, **self._asked, "provenance": index.provenance, **index.outcome()}
         return self._coco(index, "annotations", info)
+
+    @property
+    def _asked(self) -> Json:
+        """What was asked of absent words."""
+        predictor = self.predictor
+        if predictor.absent is None:
+            return {}
+        threshold = {"threshold": predictor.presence_threshold, "calibrated": predictor.calibrated}
+        return {"absent words": {"what": predictor.absent, **threshold}}
 
     def _coco(self, index: Index, key: Literal["annotations", "regions"], info: Json) -> Json:
         """Images and annotations, each with its number and the id of its image, in COCO's format."""
@@ -210,7 +222,7 @@ class TaskResults(abc.ABC, Generic[R]):
         for source, entry in index.images:
             number, (height, width) = self._ids[source.name], entry["size"]
             size = {"width": width, "height": height}
-            images.append({"id": number, "file_name": source.file_name} | size)
+            images.append({"id": number, "file_name": source.file_name} | size | _looked(entry))
             for annotation in entry[key]:
                 # Keys keep the order that they have in files of earlier versions.
                 first = {} if "image_id" in annotation else {"image_id": number}
@@ -275,10 +287,11 @@ class SemanticResults(TaskResults[Segmentation]):
     def _index(self, index: Index) -> Json:
         images = {
             source.name: {"file": str(source.path), "fractions": entry["fractions"]}
+            | _looked(entry)
             for source, entry in index.images
         }
         listed = {"provenance": index.provenance, "images": images}
-        return {**self._metadata, **listed, **index.outcome()}
+        return {**self._metadata, **self._asked, **listed, **index.outcome()}
 
     def _warn_of_background_alone(self, fractions: Sequence[Mapping[str, float]]) -> None:
         number, threshold = self.predictor.background, self.predictor.threshold
@@ -435,6 +448,11 @@ RESULTS: dict[str, type[TaskResults[Any]]] = {
     "panoptic": PanopticResults,
     "detection": DetectionResults,
 }
+
+
+def _looked(entry: Entry) -> Json:
+    """Which words are in an image, where somebody asked."""
+    return {key: entry[key] for key in ("presence", "absent") if key in entry}
 
 
 def coco_annotation(region: Region, category_id: object) -> Json:

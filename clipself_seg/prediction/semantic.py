@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -33,7 +33,7 @@ from clipself_seg.data.vocabulary import (
 )
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg, ZeroShotSegmenter
-from clipself_seg.prediction.predictor import GivenImage, GivenImages, ImagePredictor
+from clipself_seg.prediction.predictor import GivenImage, GivenImages, ImagePredictor, Look
 from clipself_seg.prediction.regions import (
     MapMasks,
     Region,
@@ -61,6 +61,8 @@ class Segmentation(RegionResult):
         class_scores: (N,) in [0, 1], mean score of the pixels of each name; 0 where it has none.
         category_ids: those of the vocabulary, of each name but a background that is none of its classes.
         background: position of the background in `names`, or None.
+        presence: name of each word -> its presence in the image, see `prediction.presence`; None: nobody asked.
+        absent: the words below the threshold of `set_absent`.
         image: (H, W, 3) uint8 RGB, what was segmented.
     """
 
@@ -71,6 +73,8 @@ class Segmentation(RegionResult):
     class_scores: np.ndarray
     category_ids: tuple[int, ...]
     background: int | None
+    presence: Mapping[str, float] | None = None
+    absent: tuple[str, ...] = ()
     image: np.ndarray = dataclasses.field(repr=False)
 
     def fractions(self) -> dict[str, float]:
@@ -318,14 +322,21 @@ class Predictor(ImagePredictor[Segmentation]):
     ) -> list[Segmentation]:
         self.warning_of(images)
         samples = [self.mapper.resized(image) for image in images]
+        place, of_class = self.background, self._labels.of_class.tolist()
+        if self.absent == "drop" and place is None:
+            raise InputError(
+                "absent words are dropped, and pixels of none are the background's: name one, as in background"
+            )
+        always = [k for k, label in enumerate(of_class) if label == place]
+        looks = self._look(images, samples, always)
         outputs = self.model(samples, output="scores" if scores else "labels")
         return [
-            self._segmentation(output, image, scores)
-            for output, image in zip(outputs, images, strict=True)
+            self._looked(self._segmentation(output, image, scores, look), look)
+            for output, image, look in zip(outputs, images, looks, strict=True)
         ]
 
     def _segmentation(
-        self, outputs: dict[str, Tensor], image: np.ndarray, scores: bool
+        self, outputs: dict[str, Tensor], image: np.ndarray, scores: bool, look: Look | None
     ) -> Segmentation:
         labels_of = self._labels
         maps = None
@@ -336,6 +347,10 @@ class Predictor(ImagePredictor[Segmentation]):
             labels = _label_map(outputs, labels_of)
             best = outputs["sem_seg_best"].clamp(min=labels_of.threshold)
         count = len(labels_of.names)
+        if self.absent == "drop" and look is not None and labels_of.background is not None:
+            # Of an image without any word, which the model was asked for all.
+            gone = torch.from_numpy(np.append(look.gone, False)).to(labels.device)
+            labels = labels.masked_fill(gone[labels], labels_of.background)
         positions = labels.cpu().numpy().astype(label_type(count))
         flat = positions.ravel()
         pixels = np.bincount(flat, minlength=count)

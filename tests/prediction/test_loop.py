@@ -48,7 +48,7 @@ def labeller():
             for image, labels, own in zip(images, maps, values)
         ]
 
-    made = mock.Mock(names=NAMES, category_ids=(5, 7), background=None, threshold=0.0)
+    made = mock.Mock(names=NAMES, category_ids=(5, 7), background=None, threshold=0.0, absent=None)
     made.predict_batch.side_effect = predict_batch
     made.model = mock.Mock(names=[(name,) for name in NAMES])
     made.model.weights_hash.return_value = "none"

@@ -62,7 +62,10 @@ class Plain(TaskResults):
 def results(folder, save, count=2):
     """Results of an image whose file is sub/a.jpg, or a.jpg."""
     predictor = types.SimpleNamespace(
-        names=("name",) * count, mapper=types.SimpleNamespace(max_pixels=1), has_masks=True
+        names=("name",) * count,
+        mapper=types.SimpleNamespace(max_pixels=1),
+        has_masks=True,
+        absent=None,
     )
     sources = [ImageFile(folder / "5.jpg", "sub/a.jpg", "sub/a")]
     return Plain(predictor=predictor, folder=folder, images=sources, save=save)
@@ -70,7 +73,7 @@ def results(folder, save, count=2):
 
 def write(made, numbered, name="sub/a"):
     image = np.zeros((10, 20, 3), np.uint8)
-    result = types.SimpleNamespace(image=image, numbered=lambda: iter(numbered))
+    result = types.SimpleNamespace(image=image, numbered=lambda: iter(numbered), presence=None)
     return made.write(ImageFile(made.folder / "5.jpg", "sub/a.jpg", name), result)
 
 

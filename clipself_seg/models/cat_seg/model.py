@@ -54,7 +54,14 @@ from clipself_seg.heads.cat_seg.cost_aggregator import (
     sliding_probabilities,
 )
 from clipself_seg.heads.windows import WindowLayout, resize, segmentation
-from clipself_seg.models.base import ModelBase, by_rate_and_kind, on_host, save_atomically, sizes_of
+from clipself_seg.models.base import (
+    ModelBase,
+    by_rate_and_kind,
+    chosen_classes,
+    on_host,
+    save_atomically,
+    sizes_of,
+)
 from clipself_seg.models.cat_seg.config import (
     GUIDES,
     clip_parameters,
@@ -288,7 +295,8 @@ class CATSeg(ModelBase):
 
         Args:
             samples: for each image "image" (3, h, w) RGB in 0..255; in training "sem_seg" (S, S)
-                labels; in evaluation "height" and "width" of the result, by default the image's.
+                labels; in evaluation "height" and "width" of the result, by default the image's, and "classes" if
+                those alone are to be told apart, indices in [0, T).
             output: in evaluation, "scores" for (T, height, width) probabilities, or "labels" for the
                 best class of every pixel alone, in memory that does not grow with the classes.
 
@@ -302,6 +310,8 @@ class CATSeg(ModelBase):
             return self.losses(samples)
         with torch.no_grad():
             together = chunk_size(self.device, 1, self._elements_per_image)
+            if any("classes" in sample for sample in samples):
+                together = 1
             parts = (samples[i : i + together] for i in range(0, len(samples), together))
             return [result for part in parts for result in self._segment(part, output)]
 
@@ -352,11 +362,14 @@ class CATSeg(ModelBase):
         shift, scale = (_channels(values, images) for values in (IMAGENET_MEAN, IMAGENET_STD))
         return normalised, (images - shift) / scale
 
-    def _window_logits(self, inputs: tuple[Tensor, Tensor], names: Names = ()) -> list[ClassLogits]:
+    def _window_logits(
+        self, inputs: tuple[Tensor, Tensor], names: Names = (), classes: Tensor | None = None
+    ) -> list[ClassLogits]:
         """Logits of windows (B, 3, S, S), which `_inputs` has normalised for CLIP and for the backbone."""
         windows, for_backbone = inputs
         with autocast(self.device, self.precision):
             text_TPE = self.texts.embed(names or self.names, self.classes.examples)
+            text_TPE = text_TPE if classes is None else text_TPE[classes]
             resized = resize(windows, self.clip_size)
             features = self.clip.visual.features(resized, self.tower_features)
             guidance = self._guidance(for_backbone, features)
@@ -392,19 +405,22 @@ class CATSeg(ModelBase):
     def _segment(self, samples: Sequence[Sample], output: str) -> list[dict[str, Tensor]]:
         """Results of images whose views pass CLIP together."""
         images = on_device(samples, "image", self.device)
-        passes = [self._logits_of_views(images)]
+        classes = chosen_classes(samples[0], self.device)
+        passes = [self._logits_of_views(images, classes)]
         if self.flip:
-            passes.append(self._logits_of_views([image.flip(-1) for image in images]))
+            passes.append(self._logits_of_views([image.flip(-1) for image in images], classes))
         return [
             self._result(sample, views, output)
             for sample, *views in zip(samples, *passes, strict=True)
         ]
 
-    def _logits_of_views(self, images: Sequence[Tensor]) -> list[list[ClassLogits]]:
-        """Of each image the logits of its views, which pass CLIP together."""
+    def _logits_of_views(
+        self, images: Sequence[Tensor], classes: Tensor | None
+    ) -> list[list[ClassLogits]]:
+        """Of each image the logits of its views, which pass CLIP together; of one image of some classes alone."""
         inputs = [self._views(image) for image in images]
         if len(inputs) == 1:
-            return [self._window_logits(inputs[0])]
+            return [self._window_logits(inputs[0], classes=classes)]
         # Views of whole images have sizes of their own.
         windows = torch.cat([resize(views, self.clip_size) for views, _ in inputs])
         for_backbone = windows
@@ -431,12 +447,14 @@ class CATSeg(ModelBase):
     ) -> dict[str, Tensor]:
         """Labels or scores of an image from the logits of its views, and of those of the mirrored image, if any."""
         image_size, size = sizes_of(sample)
-        kept = kept_classes([view for views in passes for view in views], len(self.names))
+        chosen = chosen_classes(sample, self.device)
+        count = len(self.names) if chosen is None else len(chosen)
+        kept = kept_classes([view for views in passes for view in views], count)
         if self.sliding:
             parts = [sliding_probabilities(views, kept, self.layout, size) for views in passes]
         else:
             parts = [plain_probabilities(views[0], kept, image_size, size) for views in passes]
-        return segmentation(parts[0], size, len(self.names), output, *parts[1:])
+        return segmentation(parts, size, len(self.names), output, chosen)
 
     def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
         """Loads ``MODEL.WEIGHTS``; shipped weights hold what training changed, the rest is the CLIP here."""

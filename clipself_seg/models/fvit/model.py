@@ -61,7 +61,14 @@ from clipself_seg.heads.fvit.roi_heads import (
     paste_masks,
 )
 from clipself_seg.heads.fvit.rpn import RPN, ProposalRule
-from clipself_seg.models.base import ModelBase, by_rate_and_kind, on_host, save_atomically, sizes_of
+from clipself_seg.models.base import (
+    ModelBase,
+    by_rate_and_kind,
+    chosen_classes,
+    on_host,
+    save_atomically,
+    sizes_of,
+)
 from clipself_seg.models.preservation import frozen_copy, score_divergence
 from clipself_seg.models.protocol import FIRST_NAME, Group, Reading
 
@@ -312,7 +319,8 @@ class FViT(OpenVocabulary):
             samples: for each image "image" (3, h, w) RGB in 0..255, h and w at most `side`. In training
                 "boxes" (k, 4), "labels" (k,), for a model with masks "masks" (k, h, w), and "draw", the
                 number that random choices follow from. In evaluation "height" and "width" of the original
-                image, by default those of the image itself.
+                image, by default those of the image itself, and "classes" if those alone are to be found, indices
+                in [0, K).
 
         Returns:
             Losses by name; or for each image "instances", Detectron2's: "pred_boxes", "scores",
@@ -408,16 +416,22 @@ class FViT(OpenVocabulary):
             levels, dense = self.features(self.preprocess(samples), dense=True)
             logits, deltas = self.rpn_head(levels)
         assert dense is not None
-        classes = self.text(), self.seen()
+        text, seen = self.text(), self.seen()
         outputs = []
         for index, sample in enumerate(samples):
             size, original = sizes_of(sample)
             boxes, _ = self.rpn_head.propose(logits, deltas, index, size)
             scale = _scale(size, original, boxes)
             maps = [level[index : index + 1] for level in levels], dense[index]
+            chosen = chosen_classes(sample, self.device)
+            classes = (text, seen)
+            if chosen is not None:
+                classes = (torch.cat([text[chosen], text[-1:]]), seen[chosen])
             detected, masks = self.roi_head.detect(
                 *maps, boxes, size, scale, *classes, self.test_precision
             )
+            if chosen is not None:
+                detected = detected._replace(labels=chosen[detected.labels])
             instances = as_instances(detected, original)
             if masks is not None:
                 instances.pred_masks = paste_masks(masks, detected.boxes, original)

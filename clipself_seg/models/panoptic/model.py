@@ -43,7 +43,7 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.mappers.sem_seg import mask_entries
 from clipself_seg.data.vocabulary import Vocabulary, Words, class_names, examples_of, read_given
 from clipself_seg.errors import InputError
-from clipself_seg.heads.fusion import Fusion
+from clipself_seg.heads.fusion import Fusion, remaining_void
 from clipself_seg.heads.panoptic.frozen_clip import (
     BackbonePooling,
     ClipBranch,
@@ -378,8 +378,9 @@ class OpenPanoptic(ModelBase):
                 "masks" (T, h, w), and for grounding "words", noun phrases. In evaluation "height" and
                 "width" of the result, by default those of the image; with `outputs` "image_id" and "file_name"; with
                 `masks_given` "given_masks" (Q, H, W) bool at the size of the result, and "given_scores" (Q,), or with
-                `mask_model` "original" (3, H, W) uint8, the image at that size; and
-                "classes" if those alone are to be told apart (oracle words), indices in [0, K).
+                `mask_model` "original" (3, H, W) uint8, the image at that size; and "classes" if those alone are to be
+                told apart (oracle words), indices in [0, K), with "void_competes" if void is to be what it is without
+                the others, too.
             fusions: in evaluation, name -> fusion; all are made from one pass of generator and CLIP. None
                 makes one with the model's own alpha and beta.
 
@@ -563,8 +564,17 @@ class OpenPanoptic(ModelBase):
         if "classes" in sample:
             clip_logits = only_classes(clip_logits, sample["classes"])
             if isinstance(generated, GeneratorOutput):
-                logits = only_classes(generated.class_logits, sample["classes"])
-                generated = dataclasses.replace(generated, class_logits=logits)
+                every, logits = generated.class_logits, only_classes(
+                    generated.class_logits, sample["classes"]
+                )
+                void = generated.void_prob
+                if (
+                    "void_competes" in sample
+                    and self.generator
+                    and self.generator.variant != "caption"
+                ):
+                    void = remaining_void(void, every, logits)
+                generated = dataclasses.replace(generated, class_logits=logits, void_prob=void)
         if fusions:
             probs = {
                 name: (fusion, class_probabilities(generated, clip_logits, valid, seen, fusion))

@@ -1,0 +1,32 @@
+"""Words that are found where they are not are counted, before and after they are dropped."""
+
+from __future__ import annotations
+
+import absent_words
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipself_seg.mini.concepts import WORLDS
+from clipself_seg.mini.scenes import draw_scene
+
+
+def test_counts_of_scenes_of_formulas_and_of_images(monkeypatch, tmp_path, capsys):
+    scene = draw_scene(np.random.default_rng(0), WORLDS["mini"])
+    ids = [1 + WORLDS["mini"].concepts.index(s.concept) for s in scene.segments]
+    monkeypatch.setattr(
+        absent_words, "scenes_of", lambda *_: [absent_words.Scene(scene.image, ids)]
+    )
+    model = "without training, CLIPSelf"
+    monkeypatch.setattr(absent_words, "MODELS", {model: absent_words.MODELS[model]})
+    rows = absent_words.rows_of_worlds(1)
+    every, dropped, calibrated = rows[:3]
+    assert every[:3] == ["mini", model, "all words"] and every[5] == 100
+    assert every[4] > dropped[4] >= calibrated[4]
+    absent_words.main(["--formulas"])
+    assert "best region" in capsys.readouterr().out
+    Image.fromarray(scene.image).save(tmp_path / "a.png")
+    absent_words.main(["--images", str(tmp_path), "--words", "3"])
+    assert capsys.readouterr().out.count(model) == 1
+    assert absent_words.area(np.array([3.0, 1.0, 2.0]), np.array([True, False, True])) == 1
+    assert absent_words.area(np.array([1.0, 1.0]), np.array([True, False])) == pytest.approx(0.5)

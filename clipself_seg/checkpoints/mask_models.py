@@ -74,13 +74,11 @@ def has_mask_model(folder: str | os.PathLike[str]) -> bool:
 
 
 def mask_model_folder(given: str) -> Path:
-    """The folder of a model that is named, fetched if need be; its licence is said before. A path stays as it is.
+    """The folder of a model that is named, see `is_mask_model_name`, fetched if need be; its licence is said before.
 
     Raises:
         InputError: it cannot be fetched, is gated, or has no safetensors; says what to do.
     """
-    if not is_mask_model_name(given):
-        return Path(given)
     known = MASK_MODELS.get(given)
     name = hub_name(HUB + (known.repository if known else given.removeprefix(HUB)))
     if name.file:

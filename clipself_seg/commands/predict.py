@@ -206,7 +206,7 @@ def _settle(args: argparse.Namespace) -> str:
     """The task; refuses options that do not go with it, and fetches the model, before torch is imported."""
     from clipself_seg.checkpoints.choice import TASKS, find_model
     from clipself_seg.checkpoints.locate import locate
-    from clipself_seg.checkpoints.mask_models import mask_model_folder
+    from clipself_seg.checkpoints.mask_models import is_mask_model_name, mask_model_folder
 
     if not args.images:
         raise InputError("no images: name them before the options, as in predict photo.jpg --words")
@@ -218,7 +218,7 @@ def _settle(args: argparse.Namespace) -> str:
             why = "does not go with" if args.ray else "needs"
             raise InputError(f"--{name.replace('_', '-')} {why} --ray")
     choice = None
-    if args.masks is not None:
+    if args.masks is not None and is_mask_model_name(args.masks):
         args.masks = str(mask_model_folder(args.masks))
     if args.masks is not None and args.config_file is None:
         _choose_clip(args)

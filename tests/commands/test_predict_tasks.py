@@ -166,6 +166,13 @@ def test_a_model_finds_the_masks_of_frames_and_goes_on_after_an_interruption(
     assert "results of other settings: " in capsys.readouterr().err
 
 
+def test_a_folder_may_be_called_as_a_model(photos, masks, tmp_path, monkeypatch, capsys):
+    masks.rename(tmp_path / "sam2")
+    monkeypatch.chdir(tmp_path)
+    assert name_masks(photos, "./sam2", tmp_path / "out") == 0
+    assert "licence" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "name, message",
     [

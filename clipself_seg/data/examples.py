@@ -76,28 +76,38 @@ def as_example(given: Any) -> Example:
     Raises:
         InputError: the image or the masks cannot be read, or the region has no pixel of the image.
     """
-    if isinstance(given, Example):
-        return given
-    image, region = given if isinstance(given, tuple) else _split(given)
+    match given:
+        case Example():
+            return given
+        case str() | os.PathLike():
+            path, mark, of_path = os.fspath(given).rpartition("#")
+            whole = not mark or Path(given).exists()
+            image, region = (given, None) if whole else (path, of_path)
+        case (image, region):
+            pass
+        case _:
+            raise InputError(
+                f"an example is a path, or a pair of an image and a region, got {shown(given)}"
+            )
     pixels = _pixels(image)
+    height, width = pixels.shape[:2]
     origin = f"the example {image}" if isinstance(image, str | os.PathLike) else "the example"
-    mask = _mask(region, (pixels.shape[0], pixels.shape[1]), origin)
+    mask = _mask(region, (height, width), origin)
     if not mask.any():
         raise InputError(
-            f"{origin} has no pixel in the region {region}, of an image of {pixels.shape[1]} x {pixels.shape[0]}"
+            f"{origin} has no pixel in the region {region}, of an image of {width} x {height}"
         )
     window = _window(mask)
-    return _made(pixels[window], mask[window])
-
-
-def _split(given: Any) -> tuple[str, str | None]:
-    if not isinstance(given, str | os.PathLike):
-        raise InputError(
-            f"an example is a path, or a pair of an image and a region, got {shown(given)}"
-        )
-    text = os.fspath(given)
-    image, mark, region = text.rpartition("#")
-    return (image, region) if mark and not Path(text).exists() else (text, None)
+    pixels, mask = pixels[window], mask[window]
+    if max(mask.shape) > LARGEST_SIDE:
+        size = fit_size(mask.shape[1], mask.shape[0], LARGEST_SIDE)
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+        covered = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+        mask = np.asarray(covered > 0)
+    # Copies: the whole image is not kept, and what a caller does to it stays with the caller.
+    pixels, mask = np.array(pixels, order="C"), np.array(mask, order="C")
+    content = f"{mask.shape}".encode() + pixels.tobytes() + np.packbits(mask).tobytes()
+    return Example(hashlib.blake2b(content, digest_size=16).hexdigest(), pixels, mask)
 
 
 def _pixels(image: Any) -> np.ndarray:
@@ -118,8 +128,9 @@ def _mask(region: Any, size: tuple[int, int], origin: str) -> np.ndarray:
     if isinstance(region, np.ndarray) and region.ndim == 2:
         region = region[None]
     elif (numbers := _numbers(region)) is not None:
-        if len(numbers) == 4:
-            return _box(numbers, size)
+        if len(numbers) == 4 and min(numbers[2:]) > 0:
+            x, y, width, height = numbers
+            numbers = [x, y, x + width, y, x + width, y + height, x, y + height]
         if len(numbers) < 6 or len(numbers) % 2 or not np.isfinite(numbers).all():
             raise InputError(
                 f"the region {region} of {origin} is no box x,y,w,h and no polygon x,y,x,y,x,y"
@@ -140,16 +151,6 @@ def _numbers(region: Any) -> list[float] | None:
         return None
 
 
-def _box(numbers: list[float], size: tuple[int, int]) -> np.ndarray:
-    x, y, width, height = np.clip(np.nan_to_num(numbers), -1e6, 1e6)
-    mask = np.zeros(size, bool)
-    rows = slice(max(0, int(np.floor(y))), max(0, int(np.ceil(y + height))))
-    columns = slice(max(0, int(np.floor(x))), max(0, int(np.ceil(x + width))))
-    if min(width, height) > 0:
-        mask[rows, columns] = True
-    return mask
-
-
 def _window(mask: np.ndarray) -> tuple[slice, slice]:
     """Rows and columns around a region."""
     spans = [np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0)]
@@ -160,15 +161,3 @@ def _window(mask: np.ndarray) -> tuple[slice, slice]:
         start = min(max(start, 0), max(length - side, 0))
         window.append(slice(start, start + side))
     return window[0], window[1]
-
-
-def _made(image: np.ndarray, mask: np.ndarray) -> Example:
-    height, width = mask.shape
-    if max(height, width) > LARGEST_SIDE:
-        size = fit_size(width, height, LARGEST_SIDE)
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        mask = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
-    content = hashlib.blake2b(f"{mask.shape}".encode(), digest_size=16)
-    content.update(np.ascontiguousarray(image).tobytes())
-    content.update(np.packbits(mask).tobytes())
-    return Example(content.hexdigest(), np.array(image), np.array(mask))

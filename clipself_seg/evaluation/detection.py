@@ -42,7 +42,7 @@ from clipself_seg.evaluation.coco_objects import (
     write_coco_results,
 )
 from clipself_seg.evaluation.evaluator import ImageId
-from clipself_seg.evaluation.examples import NO_EXAMPLES, DrawnExamples
+from clipself_seg.evaluation.examples import DrawnExamples
 from clipself_seg.evaluation.protocol import MeasuringProtocol, seen_text, size_text, words_text
 from clipself_seg.evaluation.report import (
     detection_paper_tables,
@@ -150,7 +150,7 @@ class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionDat
     limits: str
     train_vocabulary: NamedVocabulary
     own_split: bool
-    examples: DrawnExamples = NO_EXAMPLES
+    examples: DrawnExamples = DrawnExamples()
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import cv2
@@ -34,10 +35,10 @@ class DrawnExamples(NamedTuple):
         seed: of the order in which images are looked through.
     """
 
-    sources: dict[str, str]
-    number: int
-    weight: float
-    seed: int
+    sources: Mapping[str, str] = MappingProxyType({})
+    number: int = 0
+    weight: float = 1.0
+    seed: int = 0
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> DrawnExamples:
@@ -99,15 +100,11 @@ class DrawnExamples(NamedTuple):
             if all(len(examples) == self.number for examples in drawn.values()):
                 break
         for name in names:
-            if len(drawn.get(name, ())) < self.number:
-                count = len(drawn.get(name, ()))
+            if (count := len(drawn.get(name, ()))) < self.number:
                 logger.warning(
                     '%s has %d examples of "%s", not %d', source, count, name, self.number
                 )
         return {name: examples for name, examples in drawn.items() if examples}
-
-
-NO_EXAMPLES = DrawnExamples({}, 0, 1.0, 0)
 
 
 def _largest_region(mask: np.ndarray) -> np.ndarray:

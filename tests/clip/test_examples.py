@@ -15,7 +15,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.mini.concepts import WORLDS
 from clipself_seg.mini.writer import scene_of
 
-WORDS = "lawn, sea, brick wall, marble, polka dots, leaves, road, purple star, red heart"
+WORDS = "lawn, sea, marble, road, red heart"
 
 
 def scenes(split, count):
@@ -45,7 +45,7 @@ def test_an_example_alone_finds_its_class_in_other_images_and_leaves_others_to_t
     model = clipself_seg.load("mini-clipself")
     words = read_words(WORDS).with_examples({"part 17": examples})
     found = []
-    for image, mask in scenes("val", 4):
+    for image, mask in scenes("val", 3):
         labelled = model(image, words).labels == len(words) - 1
         found.append((labelled & mask).sum() / (labelled | mask).sum())
     assert np.mean(found) > 0.35
@@ -63,8 +63,8 @@ def test_classes_without_examples_keep_their_embedding_and_others_are_between_wo
     }
     plain = bank.embed(words)
     for embedded in rows.values():
-        assert (embedded[[0, *range(2, 9)]] == plain[[0, *range(2, 9)]]).all()
-        torch.testing.assert_close(embedded.norm(dim=1), torch.ones(9))
+        assert (embedded[[0, 2, 3, 4]] == plain[[0, 2, 3, 4]]).all()
+        torch.testing.assert_close(embedded.norm(dim=1), torch.ones(5))
     to_word = [float(rows[weight][1] @ plain[1]) for weight in (0.25, 0.75, 1.0)]
     assert 1 > to_word[0] > to_word[1] > to_word[2]
 

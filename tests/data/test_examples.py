@@ -49,8 +49,8 @@ def test_of_a_large_image_the_surroundings_are_kept(pixels):
     "region, said",
     [
         ("100,20,40,30", "no pixel"),
-        ("10,20,0,30", "no pixel"),
-        ("nan,nan,nan,nan", "no pixel"),
+        ("10,20,0,30", "no box x,y,w,h"),
+        ("nan,nan,nan,nan", "no box x,y,w,h"),
         ("1,2,3", "no box x,y,w,h"),
         ("1,2,3,4,5", "no box x,y,w,h"),
         ("inf,2,3,4,5,6", "no box x,y,w,h"),
@@ -64,7 +64,14 @@ def test_a_region_that_is_none_is_refused(path, region, said):
 
 def test_an_example_that_is_none_is_refused(tmp_path, pixels):
     (tmp_path / "text.jpg").write_text("no image")
-    forms = [str(tmp_path / "text.jpg"), "none.jpg#1,2,3,4", 3, (pixels[..., 0], None), ("", None)]
+    forms = [
+        str(tmp_path / "text.jpg"),
+        "none.jpg#1,2,3,4",
+        3,
+        ("a", None, 3),
+        (pixels[..., 0], None),
+        ("", None),
+    ]
     for form in [*forms, (pixels.astype(float), [1, 2, 3, 4])]:
         with pytest.raises(InputError):
             as_example(form)

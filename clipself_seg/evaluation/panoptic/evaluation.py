@@ -23,7 +23,7 @@ from clipself_seg.data.vocabulary import NamedVocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results, label_file_of, oracle_numbers
 from clipself_seg.evaluation.evaluator import Output, Outputs, Samples
-from clipself_seg.evaluation.examples import NO_EXAMPLES, DrawnExamples
+from clipself_seg.evaluation.examples import DrawnExamples
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.evaluation.panoptic.fusions import (
     Sweep,
@@ -99,7 +99,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
     boundary: bool = False
     oracle: bool = False
     label_files: Sequence[str] = ()
-    examples: DrawnExamples = NO_EXAMPLES
+    examples: DrawnExamples = DrawnExamples()
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -41,7 +41,7 @@ from clipself_seg.evaluation.base import (
     label_file_of,
     oracle_numbers,
 )
-from clipself_seg.evaluation.examples import NO_EXAMPLES, DrawnExamples
+from clipself_seg.evaluation.examples import DrawnExamples
 from clipself_seg.evaluation.protocol import (
     MeasuringProtocol,
     beside_text,
@@ -89,7 +89,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
     boundary: bool = False
     oracle: bool = False
     label_files: Sequence[str] = ()
-    examples: DrawnExamples = NO_EXAMPLES
+    examples: DrawnExamples = DrawnExamples()
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -103,7 +103,7 @@ def as_example(given: Any) -> Example:
         size = fit_size(mask.shape[1], mask.shape[0], LARGEST_SIDE)
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
         covered = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-        mask = np.asarray(covered > 0)
+        mask = np.greater(covered, 0)
     # Copies: the whole image is not kept, and what a caller does to it stays with the caller.
     pixels, mask = np.array(pixels, order="C"), np.array(mask, order="C")
     content = f"{mask.shape}".encode() + pixels.tobytes() + np.packbits(mask).tobytes()
@@ -138,8 +138,7 @@ def _mask(region: Any, size: tuple[int, int], origin: str) -> np.ndarray:
         region = [[numbers]]
     from clipself_seg.data.given_masks import given_masks
 
-    masks: np.ndarray = given_masks(region, size).masks.any(axis=0)
-    return masks
+    return np.logical_or.reduce(given_masks(region, size).masks, axis=0)  # no masks cover nothing
 
 
 def _numbers(region: Any) -> list[float] | None:

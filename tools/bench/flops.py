@@ -113,7 +113,7 @@ def step_flops(model: CATSeg, batch: int) -> int:
     """Forward and backward pass of a batch, without the texts'."""
     meta = on_meta(model)
     text = texts_on_meta(meta).requires_grad_()
-    meta.texts.embed = lambda names: text  # type: ignore[method-assign]
+    meta.texts.embed = lambda names, examples=(): text  # type: ignore[method-assign]
     side = meta.layout.size
     samples = [
         {

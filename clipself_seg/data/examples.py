@@ -130,7 +130,11 @@ def _mask(region: Any, size: tuple[int, int], origin: str) -> np.ndarray:
     elif (numbers := _numbers(region)) is not None:
         if len(numbers) == 4 and min(numbers[2:]) > 0:
             x, y, width, height = numbers
-            numbers = [x, y, x + width, y, x + width, y + height, x, y + height]
+            (left, right), (top, bottom) = (
+                [min(max(side, 0), length) for side in sides]
+                for sides, length in zip(((x, x + width), (y, y + height)), size[::-1])
+            )
+            numbers = [left, top, right, top, right, bottom, left, bottom]
         if len(numbers) < 6 or len(numbers) % 2 or not np.isfinite(numbers).all():
             raise InputError(
                 f"the region {region} of {origin} is no box x,y,w,h and no polygon x,y,x,y,x,y"

@@ -130,7 +130,7 @@ def _cat_seg(cfg: CfgNode, half: bool) -> tuple[int, int, int]:
     side, sizes = cfg.INPUT.CROP.SIZE[0], model.aggregator.sizes
     with FakeTensorMode(allow_non_fake_inputs=True):
         text = torch.zeros(len(model.names), sizes.prompts, sizes.text, requires_grad=True)
-        model.texts.embed = lambda names: text
+        model.texts.embed = lambda names, examples=(): text
         parameters = list(model.parameters())
         window = torch.zeros(1, 3, side, side)
         peak = _peak(lambda: [model.window_logits(window)], parameters, half)

@@ -151,7 +151,7 @@ def _panoptic_options(parser: argparse.ArgumentParser) -> None:
     value(panoptic, "--masks", masks, metavar="FOLDER|MODEL")
     clip = "file, name or tag of the CLIP that scores masks, such as a distilled one"
     value(panoptic, "--clip-weights", clip)
-    value(panoptic, "--mode", "scores to use: fused, clip or generator (fused)")
+    value(rare, "--mode", "scores to use: fused, clip or generator (fused)")
     trained = "vocabulary of the classes seen in training (that of DATASETS.TRAIN)"
     value(rare, "--trained", trained, metavar="VOCABULARY")
     for name, of in (("alpha", "seen classes"), ("beta", "unseen classes")):

@@ -28,7 +28,16 @@ from tests.tables.worlds import FOLLOWED, TABLE, write_table
 TABLES = list_tables()
 PAPER = "1a 1b 1c 2 3a 3b 4 5 6 7 A1 A2 A3 A4 A5 A6 fig1a fig1b fig3 fig4 figA1".split()
 # What is compared here beside them.
-OWN = ["backbone", "dense", "examples", "finetuning", "objectives", "one_tower", "void", "zero_shot"]
+OWN = [
+    "backbone",
+    "dense",
+    "examples",
+    "finetuning",
+    "objectives",
+    "one_tower",
+    "void",
+    "zero_shot",
+]
 
 
 def test_every_table_of_the_paper_is_there_and_in_its_order_before_those_of_this_project():

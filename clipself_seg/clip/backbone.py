@@ -345,7 +345,7 @@ class BackboneTower(ImageTower):
         return int(getattr(self.backbone, "heads", max(1, self.width // 64)))
 
     def final_norm(self, tokens: Tensor) -> Tensor:
-        """Tokens (..., C) of any block behind the backbone's final norm; as they are where it has none."""
+        """Apply the backbone's final norm to tokens (..., C) of any block. Without one they stay as they are."""
         norm = getattr(self.backbone, "final_norm", None)
         return tokens if norm is None else norm(tokens)
 

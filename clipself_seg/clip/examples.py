@@ -38,13 +38,11 @@ ReadRegions = Callable[[Tensor, Tensor], Tensor]
 
 
 def dense_regions(clip: DenseCLIP, image: Tensor, masks: Tensor) -> Tensor:
-    """Means (n, E) of dense features in the masks, see `ReadRegions`."""
+    """Embeddings (n, E) of the masks by CLIP's dense features, see `ReadRegions`."""
     patch = clip.patch_size
-    padded = F.pad(clip.normalise(image), (0, -image.shape[2] % patch, 0, -image.shape[1] % patch))
-    dense_Ehw = clip.encode_dense(padded[None])[0].float()
-    inside = F.pad((masks > 0).float(), (0, -image.shape[2] % patch, 0, -image.shape[1] % patch))
-    weights_nhw = F.interpolate(inside[:, None], dense_Ehw.shape[1:], mode="area")[:, 0]
-    return weights_nhw.flatten(1) @ dense_Ehw.flatten(1).T
+    sides = (0, -image.shape[2] % patch, 0, -image.shape[1] % patch)
+    cells_nhw = F.avg_pool2d(F.pad((masks > 0).float(), sides), patch)
+    return clip.encode_masks(F.pad(clip.normalise(image), sides)[None], [cells_nhw])
 
 
 @torch.no_grad()

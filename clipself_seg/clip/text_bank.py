@@ -172,6 +172,8 @@ class MixedTexts:
             text_KPE: unit length.
             others: gives embeddings (N, E) of `OTHER`.
         """
+        if not examples:
+            return text_KPE
         by_name = {name: one for one in examples for name in one.names}
         given = [next(filter(None, map(by_name.get, own)), None) for own in names]
         if not any(given):
@@ -387,9 +389,9 @@ class ClassTexts:
         tower that trains, everything is encoded anew; else, and where there are examples, once for the same names and
         weights.
         """
-        trains = any(p.requires_grad for p in self.clip.text.parameters())
-        if torch.is_grad_enabled() and trains and not examples:
-            return self._encode(names)
+        if torch.is_grad_enabled() and not examples:
+            if any(p.requires_grad for p in self.clip.text.parameters()):
+                return self._encode(names)
         text_TPE = self._encoded(names)
         return self.mixed.get(names, examples, text_TPE, lambda: self._encoded(OTHER).mean(1))
 

@@ -491,7 +491,7 @@ TextLoss = Literal["bce", "softmax", "regionclip"]
 
 @dataclass(kw_only=True, eq=False)
 class RegionText:
-    """Classifies regions by their nouns, whose texts the frozen text tower embeds once.
+    """Classify regions by their nouns. The frozen text tower embeds the nouns once.
 
     Of samples it reads "image", "boxes" (n, 4) XYXY in [0, 1] of the padded square and "labels" int64 (n,);
     "iteration" for the official loss; for RegionCLIP's "crops" uint8 (n, 3, S0, S0), "caption", and "whole"

@@ -187,7 +187,7 @@ class DetectionPredictor(ImagePredictor[Detections]):
         results = []
         for image, output, look in zip(images, outputs, looks, strict=True):
             instances = output["instances"].to("cpu")
-            if self.absent == "drop" and look is not None and look.gone.all():
+            if self._drops_all(look):
                 instances = instances[:0]
             result = Detections(
                 boxes=instances.pred_boxes.tensor.float().numpy(),

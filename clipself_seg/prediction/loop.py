@@ -128,7 +128,7 @@ class _Written(NamedTuple):
 
     source: ImageFile
     state: InputState | None
-    written: Future[Written] | Future[np.ndarray]
+    written: Future[Written]
 
 
 class Pace(NamedTuple):
@@ -273,15 +273,16 @@ class _Loop(Generic[R]):
     def _predict_batch(self, batch: _Batch, writers: ThreadPoolExecutor) -> None:
         """Predict for a batch and have the results written; an image that fails does not take the others with it."""
         images = dict[int, np.ndarray]()
+        unread = dict[int, R | Exception]()
         for place, pixels in enumerate(batch.pixels):
-            if pixels.exception() is None:
+            try:
                 images[place] = pixels.result()
-            else:
-                self.writing.append(_Written(batch.sources[place], None, pixels))
+            except Exception as error:
+                unread[place] = error
         started = time.perf_counter()
-        outcomes = predict_each(self.results, images, batch.sources)
+        predicted = predict_each(self.results, images, batch.sources)
         self.busy += time.perf_counter() - started
-        for place, outcome in outcomes.items():
+        for place, outcome in (unread | predicted).items():
             source = batch.sources[place]
             written = writers.submit(self._write, source, outcome)
             self.writing.append(_Written(source, batch.states[place], written))
@@ -297,9 +298,7 @@ class _Loop(Generic[R]):
         while len(self.writing) > all_but:
             source, state, written = self.writing.popleft()
             with self._failing_alone(source):
-                result = written.result()
-                assert isinstance(result, Written), "of pixels there is an error"
-                self._record(source, state, result)
+                self._record(source, state, written.result())
             bar.update()
 
     def _predict_video(self, source: ImageFile, video: VideoWriter) -> None:

@@ -320,7 +320,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
         results = []
         for image, output, look in zip(images, outputs, looks, strict=True):
             ids, segments = output["fusions"]["own"]["panoptic_seg"]
-            if self.absent == "drop" and look is not None and look.gone.all():
+            if self._drops_all(look):
                 ids, segments = torch.zeros_like(ids), []
             result = segmentation_of(ids.cpu().numpy(), segments, words, image)
             results.append(self._looked(result, look))

@@ -230,9 +230,10 @@ class ImagePredictor(Pretrained, Generic[R]):
         if images is not None:
             words, most = self.require_vocabulary(), self.mapper.max_pixels
             path = os.fspath(images)
-            self.presence_threshold = calibrated_threshold(self._present(), words, path, most)
+            self.presence_threshold = calibrated_threshold(self.presence(), words, path, most)
 
-    def _present(self) -> Presence:
+    def presence(self) -> Presence:
+        """Scores the presence of the words that are set."""
         if self._presence is None:
             clip = getattr(self.model, "branch_clip", None) or self.model.clip
             self._presence = Presence(clip, self.require_vocabulary())
@@ -252,7 +253,7 @@ class ImagePredictor(Pretrained, Generic[R]):
             return [None] * len(images)
         looks = list[Look | None]()
         for image, sample in zip(images, samples):
-            scores = self._present().scores(image)
+            scores = self.presence().scores(image)
             gone = scores < self.presence_threshold
             gone[[k for k in always if k < len(gone)]] = False
             looks.append(Look(scores, gone))
@@ -260,6 +261,10 @@ class ImagePredictor(Pretrained, Generic[R]):
             if self.absent == "drop" and kept:
                 sample["classes"] = sorted(kept)
         return looks
+
+    def _drops_all(self, look: Look | None) -> bool:
+        """Whether no word is left for an image; the model was asked for all of them then."""
+        return self.absent == "drop" and look is not None and bool(look.gone.all())
 
     def _looked(self, result: R, look: Look | None) -> R:
         """A result with the presence of each word."""

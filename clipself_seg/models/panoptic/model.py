@@ -564,17 +564,7 @@ class OpenPanoptic(ModelBase):
         if "classes" in sample:
             clip_logits = only_classes(clip_logits, sample["classes"])
             if isinstance(generated, GeneratorOutput):
-                every, logits = generated.class_logits, only_classes(
-                    generated.class_logits, sample["classes"]
-                )
-                void = generated.void_prob
-                if (
-                    "void_competes" in sample
-                    and self.generator
-                    and self.generator.variant != "caption"
-                ):
-                    void = remaining_void(void, every, logits)
-                generated = dataclasses.replace(generated, class_logits=logits, void_prob=void)
+                generated = self._only_classes(generated, sample)
         if fusions:
             probs = {
                 name: (fusion, class_probabilities(generated, clip_logits, valid, seen, fusion))
@@ -585,6 +575,16 @@ class OpenPanoptic(ModelBase):
         returned_probs = class_probabilities(generated, clip_logits, valid, seen, returned)
         masks = resize_masks(generated.mask_logits, generated.canvas, generated.image_size, size)
         return make_outputs(returned_probs, masks, things, self.settings)
+
+    def _only_classes(self, generated: GeneratorOutput, sample: Sample) -> GeneratorOutput:
+        """What the generator says of the "classes" of a sample alone, see `forward`."""
+        logits = only_classes(generated.class_logits, sample["classes"])
+        void = generated.void_prob
+        # Void of ODISE's generator does not compete with the classes.
+        competes = self.generator is not None and self.generator.variant != "caption"
+        if competes and "void_competes" in sample:
+            void = remaining_void(void, generated.class_logits, logits)
+        return dataclasses.replace(generated, class_logits=logits, void_prob=void)
 
     def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
         """Loads ``MODEL.WEIGHTS``, see `load_state_dict`."""

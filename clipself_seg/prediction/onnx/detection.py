@@ -172,7 +172,7 @@ class DetectionGraph(nn.Module):
 
 
 def graph_of(predictor: DetectionPredictor) -> Export:
-    """Makes the graph of a predictor and the files beside it; the export may change the predictor.
+    """Make the graph of a predictor and the files beside it. The export may change the predictor.
 
     Args:
         predictor: on the CPU, in float32, with its class names.

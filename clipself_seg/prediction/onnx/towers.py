@@ -118,7 +118,7 @@ def text_graph(clip: DenseCLIP) -> Graph:
 
 
 def tokenizer_of(clip: DenseCLIP) -> ClipTokenizer | None:
-    """Finds the tokenizer of a CLIP that has CLIP's byte pairs; None for a CLIP with another tokenizer."""
+    """Find the tokenizer of a CLIP with CLIP's byte pairs. Return None for a CLIP with another tokenizer."""
     tokenizer = clip.architecture.kind.tokenizer(clip.architecture)
     return tokenizer if isinstance(tokenizer, ClipTokenizer) else None
 

@@ -170,8 +170,6 @@ def main(args: argparse.Namespace) -> int:
     args.save = list(dict.fromkeys(args.save or SAVE[chosen][: SAVED[chosen]]))
     if args.ray:
         return _over_ray(args)
-    from tqdm import tqdm
-
     from clipself_seg.prediction.files import find_images
     from clipself_seg.prediction.journal import Journal
     from clipself_seg.prediction.loop import predict_files
@@ -188,14 +186,7 @@ def main(args: argparse.Namespace) -> int:
     settings["frames"] = {"every": args.every, "save": sorted(video_save)}
     journal = Journal(args.output, settings, resume=args.skip_existing)
     video = functools.partial(predict_video, results, save=video_save, every=args.every)
-    failed = predict_files(
-        results,
-        files,
-        journal,
-        args.batch_size,
-        video,
-        lambda pace: tqdm.write(f"{pace}", sys.stderr),
-    )
+    failed = predict_files(results, files, journal, args.batch_size, video)
     total = len(files.images) + len(files.videos) + len(files.failed)
     done = "searched for objects" if chosen == "detection" else "segmented"
     sys.stdout.write(f"{total - len(failed)} of {total} {done}, in {args.output}\n")

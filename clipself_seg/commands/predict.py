@@ -209,8 +209,14 @@ def _settle(args: argparse.Namespace) -> str:
             why = "does not go with" if args.ray else "needs"
             raise InputError(f"--{name.replace('_', '-')} {why} --ray")
     choice = None
-    if args.masks is not None and is_mask_model_name(args.masks):
-        args.masks = str(mask_model_folder(args.masks))
+    if args.task in TASKS:
+        options.refuse_other_tasks(main.parser(), args, args.task)
+    if args.masks is not None:
+        from clipself_seg.data.given_masks import MaskFolder
+
+        if is_mask_model_name(args.masks):
+            args.masks = str(mask_model_folder(args.masks))
+        MaskFolder(args.masks)  # refuses what is no folder
     if args.masks is not None and args.config_file is None:
         _choose_clip(args)
     elif args.model is None and args.config_file is None:

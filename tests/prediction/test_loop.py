@@ -301,6 +301,12 @@ def test_keys_of_the_configuration_that_have_gone_or_come_since_change_nothing(c
         require_same("out", old, new, "")
 
 
+def test_of_several_changed_settings_the_one_that_stands_first_is_named():
+    old, new = {"vocabulary": ["a"], "seen": [True]}, {"vocabulary": ["b"], "seen": [False]}
+    with pytest.raises(InputError, match="vocabulary has changed"):
+        require_same("out", old, new, "")
+
+
 def test_an_image_that_fails_in_a_batch_fails_alone(inputs, tmp_path):
     (inputs / "broken.png").write_bytes(b"no image")
     files = find_images([inputs], tmp_path / "out")

@@ -52,6 +52,7 @@ MASKS, MINI_MASKS, CLIP = "panoptic/masks+openai_vitb16", "mini/panoptic_masks",
 # Option -> key of the configuration that it sets.
 KEYS = {
     "device": "MODEL.DEVICE",
+    "precision": "TEST.PRECISION",
     "score_threshold": "MODEL.FVIT.SCORE_THRESHOLD",
     "trained": "TEST.TRAIN_VOCABULARY",
     "clip_weights": "MODEL.CLIP_BRANCH.WEIGHTS",
@@ -111,6 +112,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     value(parser, "--batch-size", "images per batch", 1)
     options.device(parser)
     rare = group(parser, rare=True)
+    options.precision(rare)
     value(rare, "--every", "take one of N frames of a video", 1, metavar="N")
     value(rare, "--config-file", "configuration in place of the model's")
     options.further_keys(rare)

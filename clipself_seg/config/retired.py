@@ -50,6 +50,8 @@ CONSTANTS: dict[str, object] = {
     "INPUT.REGIONS.MIN_AREA": 64.0,
     "INPUT.REGIONS.MAX_AREA": 1048576.0,
     "SOLVER.WEIGHT_DECAY_EMBED": 0.0,
+    "TEST.PANOPTIC.AMP": False,
+    "TEST.DETECTION.AMP": False,
     "TEST.WINDOW.SIZE": 384,
     "TEST.WINDOW.OVERLAP": 0.333,
     "TEST.WINDOW.CANVAS": 640,
@@ -82,6 +84,10 @@ NEVER_READ: dict[str, tuple[object, ...]] = {
     f"{HEAD}PROJECT_FEATURES": (["res2"],),
     f"{HEAD}USE_DEPTHWISE_SEPARABLE_CONV": (False,),
 }
+# What does now what a key did.
+INSTEAD = dict.fromkeys(
+    ("TEST.PANOPTIC.AMP", "TEST.DETECTION.AMP"), "give TEST.PRECISION bfloat16 or float16 instead"
+)
 RETIRED = {key: (constant,) for key, constant in CONSTANTS.items()} | NEVER_READ
 
 
@@ -102,7 +108,8 @@ def is_retired(key: str, value: object, source: str) -> bool:
     if plain not in RETIRED[key]:
         now = " or ".join(map(repr, RETIRED[key]))
         raise InputError(
-            f"{source}: {key} is no longer a key, its value is {now}, got {shown(value)}; leave it out"
+            f"{source}: {key} is no longer a key, its value is {now}, got {shown(value)}; "
+            + INSTEAD.get(key, "leave it out")
         )
     return True
 

@@ -118,6 +118,7 @@ class CATSeg(ModelBase):
         ignore_label: int = 255,
         mask_ignored: bool = False,
         precision: torch.dtype | None = None,
+        test_precision: torch.dtype | None = None,
         preservation: float = 0.0,
         preserved_words: tuple[str, int] = ("", 0),
         flip: bool = False,
@@ -141,7 +142,8 @@ class CATSeg(ModelBase):
             size_divisibility: pixels to multiples of which plain evaluation pads the image.
             ignore_label: label of pixels without a class in training.
             mask_ignored: whether these pixels are left out of the loss, see `sigmoid_loss`.
-            precision: dtype of autocast, or None.
+            precision: dtype of autocast in training, or None.
+            test_precision: dtype of autocast in evaluation, or None.
             preservation: weight in training of the scores of further words, which stay those of the start.
             preserved_words: these words, as `read_words` takes them, and how many of them a step takes.
             flip: whether evaluation averages the probabilities of an image and of its mirrored version.
@@ -168,6 +170,7 @@ class CATSeg(ModelBase):
         self.ignore_label = ignore_label
         self.mask_ignored = mask_ignored
         self.precision = precision
+        self.test_precision = test_precision
         self.preservation = preservation
         self.preserved_words = preserved_words
         self.flip = flip
@@ -337,7 +340,7 @@ class CATSeg(ModelBase):
         return losses
 
     def window_logits(self, windows: Tensor, names: Names = ()) -> Tensor:
-        """Logits (B, T, 4 h, 4 w) of RGB windows (B, 3, S, S) in 0..255, before the sigmoid.
+        """Logits (B, T, 4 h, 4 w) of RGB windows (B, 3, S, S) in 0..255, before the sigmoid, in training's precision.
 
         Classes that a window leaves out have -100.
 
@@ -349,7 +352,10 @@ class CATSeg(ModelBase):
         names = names or self.names
         inputs = self._inputs(windows.to(self.device, non_blocking=QUEUES).float())
         return torch.stack(
-            [one.all_classes(len(names)) for one in self._window_logits(inputs, names)]
+            [
+                one.all_classes(len(names))
+                for one in self._window_logits(inputs, self.precision, names)
+            ]
         )
 
     def _inputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -362,11 +368,15 @@ class CATSeg(ModelBase):
         return normalised, (images - shift) / scale
 
     def _window_logits(
-        self, inputs: tuple[Tensor, Tensor], names: Names = (), classes: Tensor | None = None
+        self,
+        inputs: tuple[Tensor, Tensor],
+        precision: torch.dtype | None,
+        names: Names = (),
+        classes: Tensor | None = None,
     ) -> list[ClassLogits]:
         """Logits of windows (B, 3, S, S), which `_inputs` has normalised for CLIP and for the backbone."""
         windows, for_backbone = inputs
-        with autocast(self.device, self.precision):
+        with autocast(self.device, precision):
             text_TPE = self.texts.embed(names or self.names, self.classes.examples)
             text_TPE = text_TPE if classes is None else text_TPE[classes]
             resized = resize(windows, self.clip_size)
@@ -419,13 +429,13 @@ class CATSeg(ModelBase):
         """Of each image the logits of its views, which pass CLIP together; of one image of some classes alone."""
         inputs = [self._views(image) for image in images]
         if len(inputs) == 1:
-            return [self._window_logits(inputs[0], classes=classes)]
+            return [self._window_logits(inputs[0], self.test_precision, classes=classes)]
         # Views of whole images have sizes of their own.
         windows = torch.cat([resize(views, self.clip_size) for views, _ in inputs])
         for_backbone = windows
         if self.backbone is not None:
             for_backbone = torch.cat([resize(views, self._backbone_size) for _, views in inputs])
-        logits = iter(self._window_logits((windows, for_backbone)))
+        logits = iter(self._window_logits((windows, for_backbone), self.test_precision))
         return [list(itertools.islice(logits, len(views))) for views, _ in inputs]
 
     def _views(self, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -58,8 +58,7 @@ def patch_tokens(patches: nn.Conv2d, images: Tensor) -> Tensor:
 
     Without gradients in float32, autocast or not: their precision is that of the sum of all blocks.
     """
-    learns = torch.is_grad_enabled()
-    with contextlib.nullcontext() if learns else full_precision(images.device):
+    with contextlib.nullcontext() if torch.is_grad_enabled() else full_precision(images.device):
         return patches(images).flatten(2).transpose(1, 2)
 
 

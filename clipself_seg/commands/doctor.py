@@ -172,9 +172,7 @@ def _device() -> None:
         f"  linear layers by {'convolutions' if convolution else 'matrix products'}: {reason}",
     )
     pays = {True: "has", False: "lacks", None: "may lack"}[bfloat16_pays()]
-    _say(
-        f"  --precision bfloat16: this processor {pays} instructions for it, with which it is quicker"
-    )
+    _say(f"  --precision bfloat16 is quicker with instructions for it, which this processor {pays}")
     if not torch.cuda.is_available():
         built = torch.version.cuda
         reason = (

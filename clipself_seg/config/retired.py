@@ -84,10 +84,6 @@ NEVER_READ: dict[str, tuple[object, ...]] = {
     f"{HEAD}PROJECT_FEATURES": (["res2"],),
     f"{HEAD}USE_DEPTHWISE_SEPARABLE_CONV": (False,),
 }
-# What does now what a key did.
-INSTEAD = dict.fromkeys(
-    ("TEST.PANOPTIC.AMP", "TEST.DETECTION.AMP"), "give TEST.PRECISION bfloat16 or float16 instead"
-)
 RETIRED = {key: (constant,) for key, constant in CONSTANTS.items()} | NEVER_READ
 
 
@@ -107,9 +103,9 @@ def is_retired(key: str, value: object, source: str) -> bool:
     plain = _decoded(value)
     if plain not in RETIRED[key]:
         now = " or ".join(map(repr, RETIRED[key]))
+        hint = "give TEST.PRECISION bfloat16 or float16" if key.endswith(".AMP") else "leave it out"
         raise InputError(
-            f"{source}: {key} is no longer a key, its value is {now}, got {shown(value)}; "
-            + INSTEAD.get(key, "leave it out")
+            f"{source}: {key} is no longer a key, its value is {now}, got {shown(value)}; {hint}"
         )
     return True
 

@@ -105,12 +105,9 @@ def export(
             # Features of a CLIP alone are those of `load_clip`, and not what segmentation without training reads.
             loaded = load_clip(one.clip, one.weights)
         else:
-            own = [
-                "TEST.PRECISION",
-                "float32",
-                *opts,
-            ]  # a run's own may be float16, which needs a GPU
-            loaded = load(model, task=task, config_file=config_file, opts=own, device="cpu")
+            # The model's own may be float16, which needs a GPU.
+            opts = ["TEST.PRECISION", "float32", *opts]
+            loaded = load(model, task=task, config_file=config_file, opts=opts, device="cpu")
     if file is None:
         from clipself_seg.prediction.onnx.towers import export_onnx
 
@@ -129,9 +126,8 @@ def export(
     if loaded.vocabulary is None and not text_tower:
         raise InputError(NO_NAMES)
     room = importlib.import_module(f"clipself_seg.prediction.onnx.{of_task}")
-    return write_model(
-        room.graph_of(loaded, *([True] if text_tower else [])), file, precision == "float16"
-    )
+    graph = room.graph_of(loaded, *([True] if text_tower else []))
+    return write_model(graph, file, half=precision != "float32")
 
 
 def clip_of(model: ImagePredictor[Any] | DenseCLIP) -> DenseCLIP:

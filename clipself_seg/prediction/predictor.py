@@ -170,11 +170,7 @@ class ImagePredictor(Pretrained, Generic[R]):
             self.set_vocabulary(vocabulary)
 
     def export(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        precision: str = "float32",
-        text_tower: bool = False,
+        self, path: str | os.PathLike[str], *, precision: str = "float32", text_tower: bool = False
     ) -> dict[str, dict[str, float]]:
         """Write the model with its present class names as one file of ONNX, see `clipself_seg.export`."""
         from clipself_seg.prediction.load import export

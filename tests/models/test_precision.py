@@ -72,13 +72,14 @@ def test_regions_agree():
         torch.testing.assert_close(scores, found[2][name], atol=0.01, rtol=0)
 
 
-def test_a_training_and_its_start_keep_the_precision_of_training():
+def test_the_start_that_a_training_preserves_is_in_the_precision_of_training():
     opts = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "mini-cat-seg", *LOW]
     model = CATSeg(load_config("mini/semseg", opts)).eval()
     window = torch.from_numpy(SCENE).permute(2, 0, 1)[None, :, :64, :64]
     model.set_vocabulary("red star, grass")
-    low = model._logits_of_views([window[0]], None)[0][0].logits
-    assert model.window_logits(window).dtype == torch.float32 and low.dtype == torch.bfloat16
+    assert model.window_logits(window).dtype == torch.float32
+    model.precision = torch.bfloat16
+    assert model.window_logits(window).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("device", ["cpu", "mps"])

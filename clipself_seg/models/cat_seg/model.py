@@ -351,12 +351,9 @@ class CATSeg(ModelBase):
         self.require_vocabulary()
         names = names or self.names
         inputs = self._inputs(windows.to(self.device, non_blocking=QUEUES).float())
-        return torch.stack(
-            [
-                one.all_classes(len(names))
-                for one in self._window_logits(inputs, self.precision, names)
-            ]
-        )
+        with autocast(self.device, self.precision):
+            logits = self._window_logits(inputs, names)
+        return torch.stack([one.all_classes(len(names)) for one in logits])
 
     def _inputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """RGB images (B, 3, H, W) in 0..255, normalised for CLIP, and normalised for the backbone."""
@@ -368,21 +365,16 @@ class CATSeg(ModelBase):
         return normalised, (images - shift) / scale
 
     def _window_logits(
-        self,
-        inputs: tuple[Tensor, Tensor],
-        precision: torch.dtype | None,
-        names: Names = (),
-        classes: Tensor | None = None,
+        self, inputs: tuple[Tensor, Tensor], names: Names = (), classes: Tensor | None = None
     ) -> list[ClassLogits]:
         """Logits of windows (B, 3, S, S), which `_inputs` has normalised for CLIP and for the backbone."""
         windows, for_backbone = inputs
-        with autocast(self.device, precision):
-            text_TPE = self.texts.embed(names or self.names, self.classes.examples)
-            text_TPE = text_TPE if classes is None else text_TPE[classes]
-            resized = resize(windows, self.clip_size)
-            features = self.clip.visual.features(resized, self.tower_features)
-            guidance = self._guidance(for_backbone, features)
-            return self.aggregator.of_images(features["dense"], guidance, text_TPE)
+        text_TPE = self.texts.embed(names or self.names, self.classes.examples)
+        text_TPE = text_TPE if classes is None else text_TPE[classes]
+        resized = resize(windows, self.clip_size)
+        features = self.clip.visual.features(resized, self.tower_features)
+        guidance = self._guidance(for_backbone, features)
+        return self.aggregator.of_images(features["dense"], guidance, text_TPE)
 
     @property
     def _backbone_size(self) -> tuple[int, int]:
@@ -415,9 +407,10 @@ class CATSeg(ModelBase):
         """Results of images whose views pass CLIP together."""
         images = on_device(samples, "image", self.device)
         classes = chosen_classes(samples[0], self.device)
-        passes = [self._logits_of_views(images, classes)]
-        if self.flip:
-            passes.append(self._logits_of_views([image.flip(-1) for image in images], classes))
+        with autocast(self.device, self.test_precision):
+            passes = [self._logits_of_views(images, classes)]
+            if self.flip:
+                passes.append(self._logits_of_views([image.flip(-1) for image in images], classes))
         return [
             self._result(sample, views, output)
             for sample, *views in zip(samples, *passes, strict=True)
@@ -429,13 +422,13 @@ class CATSeg(ModelBase):
         """Of each image the logits of its views, which pass CLIP together; of one image of some classes alone."""
         inputs = [self._views(image) for image in images]
         if len(inputs) == 1:
-            return [self._window_logits(inputs[0], self.test_precision, classes=classes)]
+            return [self._window_logits(inputs[0], classes=classes)]
         # Views of whole images have sizes of their own.
         windows = torch.cat([resize(views, self.clip_size) for views, _ in inputs])
         for_backbone = windows
         if self.backbone is not None:
             for_backbone = torch.cat([resize(views, self._backbone_size) for _, views in inputs])
-        logits = iter(self._window_logits((windows, for_backbone), self.test_precision))
+        logits = iter(self._window_logits((windows, for_backbone)))
         return [list(itertools.islice(logits, len(views))) for views, _ in inputs]
 
     def _views(self, image: Tensor) -> tuple[Tensor, Tensor]:

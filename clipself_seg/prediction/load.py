@@ -127,7 +127,7 @@ def export(
         raise InputError(NO_NAMES)
     room = importlib.import_module(f"clipself_seg.prediction.onnx.{of_task}")
     graph = room.graph_of(loaded, *([True] if text_tower else []))
-    return write_model(graph, file, half=precision != "float32")
+    return write_model(graph, file, precision != "float32")
 
 
 def clip_of(model: ImagePredictor[Any] | DenseCLIP) -> DenseCLIP:

@@ -188,7 +188,6 @@ class _Loop(Generic[R]):
         self.made_by = made_by
         self.failed = dict(files.failed)
         self.done = {} if journal is None else journal.entries([*files.images, *files.videos])
-        self.threads = min(batch_size, os.cpu_count() or 1)
         self.writing = deque[_Pending]()
         self.written = 0  # images
         self.busy = 0.0  # seconds in which the model worked
@@ -207,9 +206,8 @@ class _Loop(Generic[R]):
             with contextlib.ExitStack() as opened:
                 opened.enter_context(logging_redirect_tqdm())  # warnings stand above the bar
                 opened.enter_context(bar)
-                workers = ThreadPoolExecutor(
-                    2 * self.threads
-                )  # for a batch to read and one to write
+                # For a batch to read and one to write.
+                workers = ThreadPoolExecutor(2 * min(self.batch_size, os.cpu_count() or 1))
                 opened.callback(workers.shutdown, cancel_futures=True)
                 # Of an interrupted call as well: what is predicted is written, and noted.
                 opened.callback(self._note_written, bar)
@@ -258,8 +256,9 @@ class _Loop(Generic[R]):
             except Exception as error:
                 outcomes[place] = error
         started = time.perf_counter()
-        outcomes |= predict_each(self.results, images, [read.source for read in batch])
+        predicted = predict_each(self.results, images, [read.source for read in batch])
         self.busy += time.perf_counter() - started
+        outcomes |= predicted
         for place, (source, state, _) in enumerate(batch):
             written = workers.submit(self._write, source, outcomes[place])
             # In place of the pixels, which go before those of a further batch come.

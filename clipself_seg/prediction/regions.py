@@ -8,7 +8,6 @@ Shapes: n regions, K classes, H, W pixels of the image.
 from __future__ import annotations
 
 import abc
-import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -85,7 +84,6 @@ class MapMasks(Sequence[np.ndarray]):
         return self.numbers == self.values[:, None, None]
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)  # arrays are neither equal nor not
 class RegionResult(abc.ABC):
     """The base of predictions for one image, as regions that other packages read.
 
@@ -99,9 +97,9 @@ class RegionResult(abc.ABC):
 
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
-    presence: Mapping[str, float] | None = None
-    absent: tuple[str, ...] = ()
-    image: np.ndarray = dataclasses.field(repr=False)
+    presence: Mapping[str, float] | None
+    absent: tuple[str, ...]
+    image: np.ndarray
 
     @abc.abstractmethod
     def streamed_regions(self) -> Regions:

@@ -60,7 +60,7 @@ def write_figure(section: Section, folder: Path) -> bool:
     if handles:
         # The figure is as wide as its legend at least, and higher by it.
         texts = [textwrap.fill(text, 60) for text in handles]
-        place = {"loc": "outside lower center", "ncols": 2, "fontsize": "small"}
+        place: dict[str, Any] = {"loc": "outside lower center", "ncols": 2, "fontsize": "small"}
         box = figure.legend([*handles.values()], texts, **place).get_window_extent()
         width, height = max(width, box.width / DPI + 0.2), height + box.height / DPI
     figure.set_size_inches(width, height)
@@ -107,7 +107,7 @@ def _bars(panel: Axes, section: Section, side: str) -> None:
         means = [statistics.fmean(columns[index]) for index in shown]
         spreads = [_spread(columns[index]) for index in shown]
         rounds, colour = divmod(number, len(COLOURS))
-        look = {"color": COLOURS[colour], "hatch": HATCHES[rounds % len(HATCHES)]}
+        look: dict[str, Any] = {"color": COLOURS[colour], "hatch": HATCHES[rounds % len(HATCHES)]}
         panel.bar(middles, means, width, yerr=spreads, edgecolor="white", lw=0, **look, label=title)
     titles = _columns(section, side).values()
     panel.set_xticks(

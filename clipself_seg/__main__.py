@@ -45,9 +45,7 @@ COMMANDS = {
     "demo": Entry(
         "quickstart.demo", "see heat maps and segments of the shipped models, in a minute"
     ),
-    "quickstart": Entry(
-        "quickstart.quickstart", "train and evaluate every task, in twenty minutes"
-    ),
+    "quickstart": Entry("quickstart.quickstart", "train and evaluate every task, in six minutes"),
     "reproduce": Entry("reproduce.reproduce", "compute the paper's tables by one command"),
     "weights": Entry("weights.main", "list, fetch and check official weights"),
     "compare": Entry("compare.compare", "put finished runs of any task in one table"),

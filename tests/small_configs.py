@@ -27,18 +27,15 @@ def small_values(cfg: CfgNode, clip: str = "ViT-Mini-8") -> dict[str, object]:
         "ImageClassifier": small_whole_images,
     }
     small = kinds.get(cfg.MODEL.META_ARCHITECTURE, small_distillation)(cfg)
-    small = (
-        {"MODEL.CLIP.NAME": clip}
-        | small
-        | {"DATALOADER.NUM_WORKERS": 0, "SOLVER.IMS_PER_BATCH": 2, "SOLVER.MAX_ITER": 1}
-    )
+    small = {"MODEL.CLIP.NAME": clip, "SOLVER.IMS_PER_BATCH": 2} | small
+    small |= {"DATALOADER.NUM_WORKERS": 0, "SOLVER.MAX_ITER": 1}
     values = dict(flatten(cfg)) | small
     model = cfg.MODEL.META_ARCHITECTURE
     return {key: value for key, value in small.items() if why_unread(key, values, model) is None}
 
 
 def small_cat_seg(cfg) -> dict[str, object]:
-    """One step on two images of the small COCO-Stuff; the head as it is, but for CLIP's widths."""
+    """One step on an image of the small COCO-Stuff, for many classes; the head as it is, but for CLIP's widths."""
     guided = cfg.MODEL.CAT_SEG.GUIDANCE == "clip"
     head = "MODEL.SEM_SEG_HEAD."
     changes = {
@@ -51,6 +48,7 @@ def small_cat_seg(cfg) -> dict[str, object]:
         "INPUT.SIZE_DIVISIBILITY": 128,
         "INPUT.MIN_SIZE_TRAIN": (128,),
         "INPUT.CROP.SIZE": [128, 128],
+        "SOLVER.IMS_PER_BATCH": 1,
         "DATASETS.TRAIN": "('coco_2017_train_stuff_all_sem_seg',)",
         "DATASETS.TEST": "()",
     }

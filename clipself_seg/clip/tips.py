@@ -43,6 +43,7 @@ from clipself_seg.clip.positions import patch_grid, resample_positions
 from clipself_seg.clip.runtime import QUEUES, normal_parameter, run_block
 from clipself_seg.clip.text import TextEncoder
 from clipself_seg.clip.tokenizers import Tokenizer, repository_tokenizer
+from clipself_seg.clip.tower import patch_tokens
 
 logger = logging.getLogger(__name__)
 PADDING = 0  # id of what fills up a text
@@ -127,7 +128,7 @@ class TipsTransformer(ResidualTower):
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
         """Tokens (B, L, D) before the first block, no extra arguments, and the grid (h, w)."""
         grid = patch_grid(images, self.patch_size)
-        patches_BND = self.conv1(images).flatten(2).transpose(1, 2)
+        patches_BND = patch_tokens(self.conv1, images)
         positions_LD = resample_positions(
             self.positional_embedding, grid, antialias=POSITIONS.antialias, mode=POSITIONS.mode
         )

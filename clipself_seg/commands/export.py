@@ -57,7 +57,8 @@ def _export_options(parser: argparse.ArgumentParser) -> None:
     value(parser, "--stuff", 'panoptic: those of them that are stuff, as --words; "" for none')
     output = "file that ends in .onnx; or a new folder for the towers of the model's CLIP"
     parser.add_argument("-o", "--output", required=True, help=output)
-    flag(parser, "--half", "compute in float16; inputs and outputs stay float32")
+    precision = "of the file: float32, or float16 for GPUs; inputs and outputs stay float32"
+    value(parser, "--precision", precision, "float32")
     flag(parser, "--text-tower", "write the text tower too, for class names that are given later")
     value(parser, "--clip-name", "open_clip's name of the CLIP of a file, e.g. EVA02-B-16")
     rare = group(parser, rare=True)
@@ -70,7 +71,7 @@ def export(args: argparse.Namespace) -> None:
     """Write ONNX of a model with your class names in one file, or of a CLIP's two towers in a folder.
 
         clipself-seg export --task semantic --model catseg-base --words "dog, grass, sky" -o model.onnx
-        clipself-seg export --task detection --model my_run --words "dog, cat" --half -o model.onnx
+        clipself-seg export --task detection --model my_run --words "dog, cat" --precision float16 -o model.onnx
         clipself-seg export --task panoptic --model my_run --words "dog, grass" --stuff grass -o model.onnx
         clipself-seg export --model eva02-vitb16 -o onnx/
 
@@ -87,7 +88,7 @@ def export(args: argparse.Namespace) -> None:
         raise InputError("no model: name one, such as --model eva02-vitb16")
     from clipself_seg.prediction.onnx.output import find_exported, one_file
 
-    asked = {name: vars(args)[name] for name in ("words", "stuff", "half", "text_tower")}
+    asked = {name: vars(args)[name] for name in ("words", "stuff", "precision", "text_tower")}
     file = one_file(args.output, asked)
     if not args.clip_name:
         find_exported(args.model, file, asked, args.task, args.config_file, args.opts)

@@ -294,12 +294,20 @@ def device(options: Options, default: str = "cuda where there is one") -> None:
     value(options, "--device", f'"cpu", "cuda", "cuda:1", "mps" or "auto" ({default})')
 
 
+def precision(options: Options) -> None:
+    """Add --precision of evaluation and prediction, see `take_device`."""
+    text = "of evaluation: float32, bfloat16, or float16 on a GPU (TEST.PRECISION: float32)"
+    value(options, "--precision", text, choices=("float32", "bfloat16", "float16"))
+
+
 def take_device(args: argparse.Namespace) -> None:
-    """Make --device, if it was typed, MODEL.DEVICE, the last of `args.opts`.
+    """Make --device and --precision, if they were typed, MODEL.DEVICE and TEST.PRECISION, the last of `args.opts`.
 
     Raises:
         InputError: the device is not on this machine.
     """
+    if getattr(args, "precision", None) is not None:
+        args.opts = [*getattr(args, "opts", ()), "TEST.PRECISION", args.precision]
     if args.device is not None:
         from clipself_seg.config.device import require_device
 

@@ -52,6 +52,7 @@ MASKS, MINI_MASKS, CLIP = "panoptic/masks+openai_vitb16", "mini/panoptic_masks",
 # Option -> key of the configuration that it sets.
 KEYS = {
     "device": "MODEL.DEVICE",
+    "precision": "TEST.PRECISION",
     "score_threshold": "MODEL.FVIT.SCORE_THRESHOLD",
     "trained": "TEST.TRAIN_VOCABULARY",
     "clip_weights": "MODEL.CLIP_BRANCH.WEIGHTS",
@@ -111,6 +112,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     value(parser, "--batch-size", "images per batch", 1)
     options.device(parser)
     rare = group(parser, rare=True)
+    options.precision(rare)
     value(rare, "--every", "take one of N frames of a video", 1, metavar="N")
     value(rare, "--config-file", "configuration in place of the model's")
     options.further_keys(rare)
@@ -170,8 +172,6 @@ def main(args: argparse.Namespace) -> int:
     args.save = list(dict.fromkeys(args.save or SAVE[chosen][: SAVED[chosen]]))
     if args.ray:
         return _over_ray(args)
-    from tqdm import tqdm
-
     from clipself_seg.prediction.files import find_images
     from clipself_seg.prediction.journal import Journal
     from clipself_seg.prediction.loop import predict_files
@@ -188,14 +188,7 @@ def main(args: argparse.Namespace) -> int:
     settings["frames"] = {"every": args.every, "save": sorted(video_save)}
     journal = Journal(args.output, settings, resume=args.skip_existing)
     video = functools.partial(predict_video, results, save=video_save, every=args.every)
-    failed = predict_files(
-        results,
-        files,
-        journal,
-        args.batch_size,
-        video,
-        lambda pace: tqdm.write(f"{pace}", sys.stderr),
-    )
+    failed = predict_files(results, files, journal, args.batch_size, video)
     total = len(files.images) + len(files.videos) + len(files.failed)
     done = "searched for objects" if chosen == "detection" else "segmented"
     sys.stdout.write(f"{total - len(failed)} of {total} {done}, in {args.output}\n")
@@ -218,8 +211,14 @@ def _settle(args: argparse.Namespace) -> str:
             why = "does not go with" if args.ray else "needs"
             raise InputError(f"--{name.replace('_', '-')} {why} --ray")
     choice = None
-    if args.masks is not None and is_mask_model_name(args.masks):
-        args.masks = str(mask_model_folder(args.masks))
+    if args.task in TASKS:
+        options.refuse_other_tasks(main.parser(), args, args.task)
+    if args.masks is not None:
+        from clipself_seg.data.given_masks import MaskFolder
+
+        if is_mask_model_name(args.masks):
+            args.masks = str(mask_model_folder(args.masks))
+        MaskFolder(args.masks)  # refuses what is no folder
     if args.masks is not None and args.config_file is None:
         _choose_clip(args)
     elif args.model is None and args.config_file is None:

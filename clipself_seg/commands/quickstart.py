@@ -1,4 +1,4 @@
-"""Shows what CLIPSelf does on the mini world: `demo` in a minute, `quickstart` with trainings in twenty."""
+"""Shows what CLIPSelf does on the mini world: `demo` in a minute, `quickstart` with trainings in six."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from clipself_seg.errors import GOES_ON
 
 
 def _quickstart_options(parser: argparse.ArgumentParser) -> None:
-    worlds = os.environ.get("CLIPSELF_SEG_MINI", "output/mini_world")
     value(parser, "--output", default="output/quickstart")
-    value(parser, "--worlds", "folder of the mini worlds", worlds)
+    flag(parser, "--full", "train longer, on twice the scenes: twenty minutes")
     flag(parser, "--fresh", "remove the runs of earlier calls first")
 
 
 @command(_quickstart_options, again=f"{GOES_ON}, unless it says --fresh")
 def quickstart(args: argparse.Namespace) -> None:
-    """Train and evaluate every task on the mini world, and write a page: twenty minutes on two cores.
+    """Train and evaluate every task on the mini world, and write a page: six minutes on two cores.
 
         clipself-seg quickstart
 
-    1. draws the mini worlds (output/mini_world),
+    1. draws the mini worlds (output/quickstart/worlds),
     2. measures how well the dense features of the mini CLIP recognise regions,
-    3. distils it twice for two minutes, from image patches and from proposals, and measures again,
+    3. distils it twice for a minute, from image patches and from proposals, and measures again,
     4. measures the shipped weights, which were distilled longer by the same commands,
     5. trains CAT-Seg on the seen classes, once on the original CLIP and once on CLIPSelf, and evaluates it on all
        classes and on the second world,
@@ -36,7 +35,8 @@ def quickstart(args: argparse.Namespace) -> None:
     8. prints the paper's Tables 2, 3, 5 and 6 in miniature and writes output/quickstart/index.html.
 
     Beside the page are a page to click (explore.html), table.md, results.json and images/; the runs are in runs/.
-    An interrupted quickstart goes on when it is called again.
+    An interrupted quickstart goes on when it is called again. With --full the trainings are three to four times as
+    long, and each world has 200 scenes to measure on instead of 100: docs/quickstart.md has its tables.
 
     On COCO the same commands are (data below $DETECTRON2_DATASETS, see docs/distillation.md):
         clipself-seg train --config-file configs/regions/coco_openai_vitb16.yaml --eval-only
@@ -46,7 +46,7 @@ def quickstart(args: argparse.Namespace) -> None:
     """
     from clipself_seg.quickstart.quickstart import run_quickstart
 
-    run_quickstart(args.output, args.worlds, args.fresh)
+    run_quickstart(args.output, args.fresh, args.full)
 
 
 def _demo_options(parser: argparse.ArgumentParser) -> None:

@@ -86,6 +86,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
         help="processes, one per GPU; on the CPU without GPUs; leave out with torchrun or srun",
     )
     options.device(parser)
+    options.precision(parser)
     machines = options.group(parser, rare=True)
     options.value(machines, "--num-machines", "number of machines", 1)
     options.value(machines, "--machine-rank", "from 0", 0)

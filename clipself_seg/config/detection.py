@@ -79,5 +79,3 @@ def _add_test(cfg: CfgNode) -> None:
     # Detections that COCO's numbers count, of a class in an image: 100 as "detectron2", or AP at 100 and all
     # other numbers at 300 as "mmdetection" (official). LVIS's rules count 300 of an image.
     detection.LIMITS = "detectron2"
-    # Evaluate in SOLVER.AMP's precision as well (official: yes, in float16).
-    detection.AMP = False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
+from pathlib import Path
 
 import torch
 
@@ -38,6 +40,14 @@ def _say_mps() -> None:
     logger.warning(
         "nobody has run this project on mps yet; operators that torch lacks there run on the CPU, which torch says"
     )
+
+
+def bfloat16_pays() -> bool | None:
+    """Whether the processor multiplies bfloat16 by instructions of its own; None where the system does not say."""
+    with contextlib.suppress(OSError):
+        named = Path("/proc/cpuinfo").read_text(errors="replace").split()
+        return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(named)
+    return None
 
 
 def require_device(name: str) -> None:

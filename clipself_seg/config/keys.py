@@ -53,6 +53,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "MODEL.CLIPSELF.LOSS_AVERAGE": ("regions", "images"),
     "MODEL.CLIPSELF.CORRELATION.CONTEXT": ("q", "qk"),
     "SOLVER.AMP.DTYPE": ("float16", "bfloat16"),
+    "TEST.PRECISION": ("float32", "bfloat16", "float16"),
     "TEST.REGIONS.MASK_RESIZE": ("reference", "exact"),
     "TEST.REGIONS.TEMPLATES": ("vild63", "openai80", "imagenet80", "tcl9", "single"),
 }
@@ -244,7 +245,7 @@ def _add_solver(cfg: CfgNode) -> None:
     # trains its own replica on its own part of the batch, and the first one's is evaluated and
     # saved.
     cfg.SOLVER.SYNC_GRADIENTS = True
-    # Precision under SOLVER.AMP.ENABLED: "float16" with loss scaling (code), or "bfloat16".
+    # Precision of training under SOLVER.AMP.ENABLED: "float16" with loss scaling (code), or "bfloat16".
     cfg.SOLVER.AMP.DTYPE = "float16"
     # Fractions of the trained weights, in [0, 1]: after the training the evaluation is repeated with start + f * (end -
     # start) for 0, 1 and each of them, where the start is MODEL.WEIGHTS, and the best of them is named and written.
@@ -258,6 +259,9 @@ def _add_solver(cfg: CfgNode) -> None:
 
 
 def _add_test(cfg: CfgNode) -> None:
+    # Of products and convolutions in evaluation and prediction: "float32", "bfloat16", or "float16" on a GPU. Softmax,
+    # norms, fusion and merging stay in float32. SOLVER.AMP is of training alone. Official detection has float16.
+    cfg.TEST.PRECISION = "float32"
     # Detectron2's keys: whether the scores of an image and of its mirrored version (AUG.FLIP) are averaged. Of panoptic
     # segmentation CLIP's scores of masks are, for masks of two passes are not the same ones.
     cfg.TEST.AUG.ENABLED = False

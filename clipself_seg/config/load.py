@@ -13,7 +13,7 @@ from clipself_seg.checkpoints.zoo import SCHEME, zoo
 from clipself_seg.config.cat_seg import CAT_SEG_CHOICES
 from clipself_seg.config.checks import CHECKS, RELATIONS
 from clipself_seg.config.detection import DETECTION_CHOICES
-from clipself_seg.config.device import chosen_device, is_here
+from clipself_seg.config.device import bfloat16_pays, chosen_device, is_here
 from clipself_seg.config.keys import (
     CHOICES,
     CLIP_BACKBONE,
@@ -134,6 +134,9 @@ def load_config(
         amp.ENABLED = False
         why = "slow on a CPU" if cfg.MODEL.DEVICE == "cpu" else "not tried on mps"
         logger.warning("float16 is %s: SOLVER.AMP.ENABLED is False, all is float32", why)
+    if not trains and amp.ENABLED and "SOLVER.AMP.ENABLED" in typed:
+        logger.warning("SOLVER.AMP is of training alone, TEST.PRECISION of what follows")
+    _check_precision(cfg, sources)
     cfg.freeze()
     return cfg
 
@@ -327,6 +330,23 @@ def _shown(value: object, text_of: Callable[[object], str] = repr) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
+def _check_precision(cfg: CfgNode, sources: Sources) -> None:
+    """Refuse float16 without a GPU, and say where bfloat16 gains nothing."""
+    device, precision = cfg.MODEL.DEVICE, cfg.TEST.PRECISION
+    if precision == "float16" and not device.startswith("cuda"):
+        raise InputError(
+            f"{sources.name('TEST.PRECISION')}: TEST.PRECISION float16 needs a GPU, and MODEL.DEVICE is {device}: take "
+            "bfloat16, or float32"
+        )
+    if precision == "bfloat16" and device == "cpu" and bfloat16_pays() is False:
+        logger.warning("this processor has no instructions for bfloat16: float32 is as quick")
+
+
+def evaluation_precision(cfg: CfgNode) -> torch.dtype | None:
+    """Reads ``TEST.PRECISION``; None is float32."""
+    return None if cfg.TEST.PRECISION == "float32" else getattr(torch, cfg.TEST.PRECISION)
+
+
 def precision_from_config(cfg: CfgNode) -> torch.dtype | None:
-    """Reads ``SOLVER.AMP``."""
+    """Reads ``SOLVER.AMP``, the precision of training; None is float32."""
     return getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None

@@ -163,8 +163,6 @@ def _add_running(cfg: CfgNode) -> None:
     panoptic.ROWS = ("clip", "generator", "fused")
     panoptic.TASKS = ("panoptic", "instances", "semantic")
     panoptic.LABEL_FILES = ()  # an older spelling of TEST.LABEL_FILES
-    # Evaluate in SOLVER.AMP's precision as well (official: only in training).
-    panoptic.AMP = False
     # Values of alpha and beta whose grid is evaluated too (--sweep); () is none.
     panoptic.SWEEP = ()
     # Values of MODEL.FUSION.VOID_DISCOUNT, each of which is one more row of the table, of fused scores; () is none.

@@ -6,6 +6,7 @@ model's task count as the model. A model of another project declares its own: ``
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
@@ -40,7 +41,7 @@ ALL: list[str | When] = [
 CLIP = (
     *("MODEL.CLIP.NAME", "MODEL.CLIP.WEIGHTS", "MODEL.CLIP.DENSE", "MODEL.CLIP.DENSE_"),
     *("MODEL.CLIP.ATTENTION", "MODEL.CLIP.REGIONS_SEE_CLASS_TOKEN"),
-    *("MODEL.CLIP.CHECKPOINTING", "MODEL.CLIP.COMPILE", "MODEL.CLIP.BACKBONE"),
+    *("MODEL.CLIP.CHECKPOINTING", "MODEL.CLIP.COMPILE", "MODEL.CLIP.BACKBONE", "TEST.PRECISION"),
 )
 REGIONS = (
     *("INPUT.REGIONS.STUDENT_SIZE", "TEST.REGIONS.SIZES", "TEST.REGIONS.READ"),
@@ -202,10 +203,15 @@ def is_read(key: str, architecture: str) -> bool:
     """
     if architecture not in READS and key.startswith(("MODEL.", "INPUT.")):
         return True
+    read = any(covers(name, key) for name in _names_of(architecture))
+    return read and _instead(key, architecture) is None
+
+
+@functools.cache
+def _names_of(architecture: str) -> frozenset[str]:
     readers = [READS[model] for model in READS if model in (architecture, *OWN_KEYS)]
     # A guest's backbone reads all keys of CLIP.
-    names = _names([*ALL, "MODEL.CLIP.", *itertools.chain(*readers)])
-    return any(covers(name, key) for name in names) and _instead(key, architecture) is None
+    return frozenset(_names([*ALL, "MODEL.CLIP.", *itertools.chain(*readers)]))
 
 
 def why_unread(key: str, values: Mapping[str, object], model: str | None) -> str | None:

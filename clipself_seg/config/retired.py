@@ -50,6 +50,8 @@ CONSTANTS: dict[str, object] = {
     "INPUT.REGIONS.MIN_AREA": 64.0,
     "INPUT.REGIONS.MAX_AREA": 1048576.0,
     "SOLVER.WEIGHT_DECAY_EMBED": 0.0,
+    "TEST.PANOPTIC.AMP": False,
+    "TEST.DETECTION.AMP": False,
     "TEST.WINDOW.SIZE": 384,
     "TEST.WINDOW.OVERLAP": 0.333,
     "TEST.WINDOW.CANVAS": 640,
@@ -101,8 +103,9 @@ def is_retired(key: str, value: object, source: str) -> bool:
     plain = _decoded(value)
     if plain not in RETIRED[key]:
         now = " or ".join(map(repr, RETIRED[key]))
+        hint = "give TEST.PRECISION bfloat16 or float16" if key.endswith(".AMP") else "leave it out"
         raise InputError(
-            f"{source}: {key} is no longer a key, its value is {now}, got {shown(value)}; leave it out"
+            f"{source}: {key} is no longer a key, its value is {now}, got {shown(value)}; {hint}"
         )
     return True
 

@@ -298,8 +298,8 @@ class MaskFolder:
         if not os.fspath(folder) or not self.folder.is_dir():
             raise InputError(
                 f'no folder of masks "{folder}": give one that has {FORMS} for each image (predict --masks, '
-                "MODEL.MASK_GENERATOR.OUTPUTS, MODEL.ZERO_SHOT.MASKS), or to the first two a model: "
-                f"{', '.join(MASK_MODELS)}"
+                "MODEL.MASK_GENERATOR.OUTPUTS, MODEL.ZERO_SHOT.MASKS). The first two also take a model that finds "
+                f"masks: {', '.join(MASK_MODELS)} or hf-hub:org/name"
             )
 
     def path(self, name: str) -> Path | None:

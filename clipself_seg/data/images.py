@@ -111,7 +111,10 @@ def _open(
 
 @functools.cache
 def _register_decoders() -> None:
-    Image.init()
+    Image.preinit()  # BMP, GIF, JPEG, PNG and PPM; Image.init adds thirty formats that nobody reads here
+    for plugin in ("Avif", "Jpeg2K", "Tiff", "WebP"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(f"PIL.{plugin}ImagePlugin")
     with contextlib.suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
 

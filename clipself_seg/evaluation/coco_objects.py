@@ -13,7 +13,7 @@ import os
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import UnionType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from detectron2.structures import BoxMode, Instances
@@ -22,8 +22,10 @@ from clipself_seg.data.annotations import category_indices, coco_list, is_box, r
 from clipself_seg.data.masks import LARGEST_IMAGE, encode_masks, encode_segmentation
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.evaluator import ImageId
 from clipself_seg.files import atomic_path
+
+if TYPE_CHECKING:
+    from clipself_seg.evaluation.evaluator import ImageId
 
 # Name of a task, in TEST.DETECTION.TASKS -> its name in pycocotools, and in results.
 KINDS = {"boxes": "bbox", "masks": "segm"}

@@ -31,7 +31,7 @@ from clipself_seg.clip.tower import (
     TransformerTower,
     train_last_blocks,
 )
-from clipself_seg.config.load import precision_from_config
+from clipself_seg.config.load import evaluation_precision, precision_from_config
 from clipself_seg.data.mappers.regions import WholeImageMapper
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, Words
@@ -77,6 +77,7 @@ class CLIPSelf(ModelBase):
         seed: int = 0,
         sync_gradients: bool = True,
         precision: torch.dtype | None = None,
+        test_precision: torch.dtype | None = None,
         read: Sequence[str] = ("boxes", "masks", "crops"),
         templates: str = "vild63",
     ) -> None:
@@ -92,7 +93,8 @@ class CLIPSelf(ModelBase):
                 keeps the input as it is.
             seed: seed of that draw, together with the iteration.
             sync_gradients: whether the loss is averaged over the regions of all processes (D5).
-            precision: dtype of autocast, or None.
+            precision: dtype of autocast in training, or None.
+            test_precision: dtype of autocast in evaluation, or None.
             read: readouts in evaluation, out of `clipself_seg.config.READOUTS`.
             templates: prompts around a class name, a name in `text_bank.TEMPLATES`.
         """
@@ -120,12 +122,13 @@ class CLIPSelf(ModelBase):
         self.loss_average = loss_average
         self.sync_gradients = sync_gradients
         self.precision = precision
-        self.reader = RegionReader(clip=clip, read=read, templates=templates, precision=precision)
+        self.reader = RegionReader(clip=clip, read=read, templates=templates)
+        self.reader.precision = test_precision
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
-        """Reads ``MODEL.CLIP``, ``MODEL.CLIPSELF``, ``INPUT.REGIONS``, ``TEST.REGIONS``,
-        ``SOLVER`` and ``SEED``."""
+        """Reads ``MODEL.CLIP``, ``MODEL.CLIPSELF``, ``INPUT.REGIONS``, ``TEST.{REGIONS,
+        PRECISION}``, ``SOLVER`` and ``SEED``."""
         clip = build_clip(cfg)
         check_size(cfg.INPUT.REGIONS.STUDENT_SIZE, clip)
         start = cfg.MODEL.CLIPSELF.STUDENT_WEIGHTS
@@ -141,6 +144,7 @@ class CLIPSelf(ModelBase):
             "seed": cfg.SEED,
             "sync_gradients": cfg.SOLVER.SYNC_GRADIENTS,
             "precision": precision_from_config(cfg),
+            "test_precision": evaluation_precision(cfg),
             "read": cfg.TEST.REGIONS.READ,
             "templates": cfg.TEST.REGIONS.TEMPLATES,
         }

@@ -22,7 +22,7 @@ from clipself_seg.clip.runtime import QUEUES, autocast, on_device, send
 from clipself_seg.clip.text_bank import templates_text
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.config import WHOLE
-from clipself_seg.config.load import precision_from_config
+from clipself_seg.config.load import evaluation_precision
 from clipself_seg.data.mappers.regions import WholeImageMapper
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, Words, class_names, examples_of, read_given
@@ -65,12 +65,12 @@ class RegionReader(FrozenCLIP):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
-        """Reads ``MODEL.CLIP``, ``TEST.REGIONS.{READ, TEMPLATES}`` and ``SOLVER.AMP``."""
+        """Reads ``MODEL.CLIP``, ``TEST.REGIONS.{READ, TEMPLATES}`` and ``TEST.PRECISION``."""
         return {
             "clip": build_clip(cfg),
             "read": cfg.TEST.REGIONS.READ,
             "templates": cfg.TEST.REGIONS.TEMPLATES,
-            "precision": precision_from_config(cfg),
+            "precision": evaluation_precision(cfg),
         }
 
     @classmethod

@@ -31,7 +31,7 @@ from clipself_seg.clip.training_free import (
     mask_class_tokens,
     with_class_tokens,
 )
-from clipself_seg.config.load import precision_from_config
+from clipself_seg.config.load import evaluation_precision
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Words, class_names, examples_of, read_given
 from clipself_seg.errors import InputError
@@ -186,7 +186,7 @@ class ZeroShotSegmenter(FrozenCLIP):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
-        """Reads ``MODEL.{CLIP, ZERO_SHOT, SEM_SEG_HEAD.IGNORE_VALUE}``, ``SOLVER.AMP`` and ``TEST.AUG``."""
+        """Reads ``MODEL.{CLIP, ZERO_SHOT, SEM_SEG_HEAD.IGNORE_VALUE}``, ``TEST.{PRECISION, AUG}``."""
         given = cfg.MODEL.ZERO_SHOT
         clip = build_clip(cfg)
         return {
@@ -197,7 +197,7 @@ class ZeroShotSegmenter(FrozenCLIP):
             "scale": given.SCALE,
             "windows": StridedWindows(given.WINDOW, given.STRIDE),
             "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
-            "precision": precision_from_config(cfg),
+            "precision": evaluation_precision(cfg),
             "flip": cfg.TEST.AUG.ENABLED,
         }
 

@@ -175,7 +175,7 @@ def require_same(
         InputError: names the first setting that differs, with both values if they are short.
     """
     new = json.loads(json.dumps(new))
-    for key in sorted(old.keys() | new.keys()):
+    for key in {**old, **new}:
         before, now = old.get(key), new.get(key)
         if before == now or _of_another_version(key, old, new):
             continue

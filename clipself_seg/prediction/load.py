@@ -69,7 +69,7 @@ def export(
     *,
     stuff: Words | None = None,
     task: str | None = None,
-    half: bool = False,
+    precision: str = "float32",
     text_tower: bool = False,
     config_file: str | os.PathLike[str] | None = None,
     opts: Sequence[str] = (),
@@ -83,7 +83,7 @@ def export(
         words: class names of the file, as `set_vocabulary` takes them; None for those of the predictor.
         stuff: of panoptic segmentation, those of the class names that are stuff, see `panoptic_words`.
         task, config_file, opts: as for `load`.
-        half: compute in float16; inputs and outputs stay float32.
+        precision: of the file, "float32" or "float16"; inputs and outputs stay float32. TEST.PRECISION has no effect.
         text_tower: write the text tower beside the file, for class names that are given later.
 
     Returns:
@@ -94,7 +94,7 @@ def export(
         InputError: as `load`; the path is neither, or a file is there already; there are no class names; the model
             cannot be exported; or a difference is too large.
     """
-    asked = {"words": words, "stuff": stuff, "half": half, "text_tower": text_tower}
+    asked = {"words": words, "stuff": stuff, "precision": precision, "text_tower": text_tower}
     file = one_file(path, asked)
     loaded: Any
     if model is not None and not isinstance(model, str | os.PathLike):
@@ -105,6 +105,8 @@ def export(
             # Features of a CLIP alone are those of `load_clip`, and not what segmentation without training reads.
             loaded = load_clip(one.clip, one.weights)
         else:
+            # The model's own may be float16, which needs a GPU.
+            opts = ["TEST.PRECISION", "float32", *opts]
             loaded = load(model, task=task, config_file=config_file, opts=opts, device="cpu")
     if file is None:
         from clipself_seg.prediction.onnx.towers import export_onnx
@@ -124,7 +126,8 @@ def export(
     if loaded.vocabulary is None and not text_tower:
         raise InputError(NO_NAMES)
     room = importlib.import_module(f"clipself_seg.prediction.onnx.{of_task}")
-    return write_model(room.graph_of(loaded, *([True] if text_tower else [])), file, half)
+    graph = room.graph_of(loaded, *([True] if text_tower else []))
+    return write_model(graph, file, precision != "float32")
 
 
 def clip_of(model: ImagePredictor[Any] | DenseCLIP) -> DenseCLIP:

@@ -12,10 +12,10 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -103,50 +103,18 @@ class VideoWriter(Protocol):
         """Predict for a video."""
 
 
-class _Batch(NamedTuple):
-    """Images that the model gets at once, while the next ones are read.
-
-    Attributes:
-        sources: their files.
-        states: of the files, from before they were read.
-        pixels: of each, sooner or later.
-    """
-
-    sources: Sequence[ImageFile]
-    states: Sequence[InputState | None]
-    pixels: list[Future[np.ndarray]]
-
-
-class _Written(NamedTuple):
-    """An image that the model is done with, whose results are being written.
+class _Pending(NamedTuple):
+    """An image that is being read, or whose results are being written.
 
     Attributes:
         source: its file.
         state: of the file, from before it was read.
-        written: its results, sooner or later, or what is wrong with it.
+        future: its pixels, or its results; or what is wrong with it.
     """
 
     source: ImageFile
     state: InputState | None
-    written: Future[Written]
-
-
-class Pace(NamedTuple):
-    """How fast a call was.
-
-    Attributes:
-        images: number of images that the model got.
-        seconds: from the first image that was read to the last that was written.
-        waited: fraction of them in which the model had no image to work on, in [0, 1].
-    """
-
-    images: int
-    seconds: float
-    waited: float
-
-    def __str__(self) -> str:
-        rate = self.images / max(self.seconds, 1e-9)
-        return f"{rate:.3g} images a second; the model waited {self.waited:.0%} of the time"
+    future: Future[Any]
 
 
 def predict_files(
@@ -155,14 +123,14 @@ def predict_files(
     journal: Journal | None = None,
     batch_size: int = 1,
     video: VideoWriter | None = None,
-    report: Callable[[Pace], None] | None = None,
 ) -> dict[str, str]:
     """Predict for images; one that cannot be read or processed is reported, and the others are done.
 
     A batch is read, the model works on the one before it, and the one before that is written, at the same time; what
-    is done is noted in the order of the images. The index is written before the first image and, interrupted or not,
-    after the last. With a journal that resumes it is that of a call that nobody interrupted, byte for byte: a batch
-    has the images that it had, so that it is predicted again if one of them is not done.
+    is done is noted in the order of the images, and at the end the terminal has the pace. The index is written before
+    the first image and, interrupted or not, after the last. With a journal that resumes it is that of a call that
+    nobody interrupted, byte for byte: a batch has the images that it had, so that it is predicted again if one of
+    them is not done.
 
     Args:
         results: predicts and writes; what is there of the same names is replaced.
@@ -170,7 +138,6 @@ def predict_files(
         journal: keeps which images are done; None: nobody goes on.
         batch_size: images that the model gets at once; at most three times as many are in memory.
         video: predicts for each of the videos; where there are none it is not needed.
-        report: called with the pace at the end, unless no image was left to do.
 
     Returns:
         Input -> what is wrong, of those without results.
@@ -187,9 +154,7 @@ def predict_files(
                 if journal is not None:
                     opened.callback(journal.close)
                     made_by = journal.open(made_by)
-                return _Loop(results, files, journal, batch_size, made_by).predict_all(
-                    video, report
-                )
+                return _Loop(results, files, journal, batch_size, made_by).predict_all(video)
     except OSError as error:
         raise InputError(
             f"results cannot be written below {results.folder}: {error}: make room, or give another folder"
@@ -223,39 +188,35 @@ class _Loop(Generic[R]):
         self.made_by = made_by
         self.failed = dict(files.failed)
         self.done = {} if journal is None else journal.entries([*files.images, *files.videos])
-        self.threads = min(batch_size, os.cpu_count() or 1)
-        self.writing = deque[_Written]()
+        self.writing = deque[_Pending]()
+        self.written = 0  # images
         self.busy = 0.0  # seconds in which the model worked
 
-    def predict_all(
-        self, video: VideoWriter | None, report: Callable[[Pace], None] | None
-    ) -> dict[str, str]:
+    def predict_all(self, video: VideoWriter | None) -> dict[str, str]:
         """Predict for all that is not done; returns what failed."""
         complete = False
         self._write_index(complete)
         for path, reason in self.failed.items():
             complain(path, reason)
         waiting = self._waiting()
-        left = sum(map(len, waiting))
         bar = tqdm(desc="images", unit="image", total=len(self.images))
-        bar.update(len(self.images) - left)
+        bar.update(len(self.images) - sum(map(len, waiting)))
         started = time.perf_counter()
         try:
             with contextlib.ExitStack() as opened:
                 opened.enter_context(logging_redirect_tqdm())  # warnings stand above the bar
                 opened.enter_context(bar)
-                ahead = _read_ahead(waiting, self.results.max_pixels, self.threads)
-                batches = opened.enter_context(contextlib.closing(ahead))
-                writers = opened.enter_context(ThreadPoolExecutor(self.threads))
+                # For a batch to read and one to write.
+                workers = ThreadPoolExecutor(2 * min(self.batch_size, os.cpu_count() or 1))
+                opened.callback(workers.shutdown, cancel_futures=True)
                 # Of an interrupted call as well: what is predicted is written, and noted.
                 opened.callback(self._note_written, bar)
-                for batch in batches:
-                    self._predict_batch(batch, writers)
-                    self._note_written(bar, all_but=len(batch.sources))
+                for batch in self._read_ahead(waiting, workers):
+                    self._predict_batch(batch, workers)
+                    self._note_written(bar, all_but=len(batch))
                 self._note_written(bar)
-                if report is not None and left:
-                    seconds = time.perf_counter() - started
-                    report(Pace(left, seconds, max(0.0, 1 - self.busy / max(seconds, 1e-9))))
+                if self.written:
+                    self._say_pace(time.perf_counter() - started)
                 for source in self.videos:
                     if video is not None and source.name not in self.done:
                         self._predict_video(source, video)
@@ -270,23 +231,39 @@ class _Loop(Generic[R]):
         batches = [self.images[i : i + size] for i in range(0, len(self.images), size)]
         return [batch for batch in batches if any(image.name not in self.done for image in batch)]
 
-    def _predict_batch(self, batch: _Batch, writers: ThreadPoolExecutor) -> None:
+    def _read_ahead(
+        self, batches: Sequence[Sequence[ImageFile]], workers: ThreadPoolExecutor
+    ) -> Iterator[list[_Pending]]:
+        """Batches whose images are being read: one batch while the model works on that before it."""
+        ahead = deque[list[_Pending]]()
+        for sources in batches:
+            ahead.append([])
+            for source in sources:
+                state, most = input_state(source.path), self.results.max_pixels
+                pixels = workers.submit(read_image, source.path, max_pixels=most)
+                ahead[-1].append(_Pending(source, state, pixels))
+            if len(ahead) > 1:
+                yield ahead.popleft()
+        yield from ahead
+
+    def _predict_batch(self, batch: list[_Pending], workers: ThreadPoolExecutor) -> None:
         """Predict for a batch and have the results written; an image that fails does not take the others with it."""
         images = dict[int, np.ndarray]()
-        unread = dict[int, R | Exception]()
-        for place, pixels in enumerate(batch.pixels):
+        outcomes = dict[int, R | Exception]()
+        for place, read in enumerate(batch):
             try:
-                images[place] = pixels.result()
+                images[place] = read.future.result()
             except Exception as error:
-                unread[place] = error
+                outcomes[place] = error
         started = time.perf_counter()
-        predicted = predict_each(self.results, images, batch.sources)
+        predicted = predict_each(self.results, images, [read.source for read in batch])
         self.busy += time.perf_counter() - started
-        for place, outcome in (unread | predicted).items():
-            source = batch.sources[place]
-            written = writers.submit(self._write, source, outcome)
-            self.writing.append(_Written(source, batch.states[place], written))
-        batch.pixels.clear()  # the pixels go before those of a further batch come
+        outcomes |= predicted
+        for place, (source, state, _) in enumerate(batch):
+            written = workers.submit(self._write, source, outcomes[place])
+            # In place of the pixels, which go before those of a further batch come.
+            batch[place] = _Pending(source, state, written)
+        self.writing += batch
 
     def _write(self, source: ImageFile, outcome: R | Exception) -> Written:
         if isinstance(outcome, Exception):
@@ -299,7 +276,14 @@ class _Loop(Generic[R]):
             source, state, written = self.writing.popleft()
             with self._failing_alone(source):
                 self._record(source, state, written.result())
+                self.written += 1
             bar.update()
+
+    def _say_pace(self, seconds: float) -> None:
+        pace, waited = self.written / seconds, 1 - self.busy / seconds
+        tqdm.write(
+            f"{pace:.3g} images a second; the model waited {waited:.0%} of the time", sys.stderr
+        )
 
     def _predict_video(self, source: ImageFile, video: VideoWriter) -> None:
         with self._failing_alone(source):
@@ -357,27 +341,6 @@ def predict_each(
         except Exception as error:
             outcomes[place] = error
     return outcomes
-
-
-def _read_ahead(
-    batches: Sequence[Sequence[ImageFile]], max_pixels: int, threads: int
-) -> Generator[_Batch, None, None]:
-    """Batches whose images are read in threads: one batch while the model works on that before it."""
-    with ThreadPoolExecutor(threads) as reader:
-        try:
-            ahead = deque[_Batch]()
-            for sources in batches:
-                states = [input_state(source.path) for source in sources]
-                pixels = [
-                    reader.submit(read_image, source.path, max_pixels=max_pixels)
-                    for source in sources
-                ]
-                ahead.append(_Batch(sources, states, pixels))
-                if len(ahead) > 1:
-                    yield ahead.popleft()
-            yield from ahead
-        finally:
-            reader.shutdown(cancel_futures=True)
 
 
 def reason_of(error: Exception) -> str:

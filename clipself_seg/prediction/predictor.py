@@ -171,12 +171,12 @@ class ImagePredictor(Pretrained, Generic[R]):
             self.set_vocabulary(vocabulary)
 
     def export(
-        self, path: str | os.PathLike[str], *, half: bool = False, text_tower: bool = False
+        self, path: str | os.PathLike[str], *, precision: str = "float32", text_tower: bool = False
     ) -> dict[str, dict[str, float]]:
         """Write the model with its present class names as one file of ONNX, see `clipself_seg.export`."""
         from clipself_seg.prediction.load import export
 
-        return export(self, path, half=half, text_tower=text_tower)
+        return export(self, path, precision=precision, text_tower=text_tower)
 
     def _set_classes(
         self, words: Vocabulary, prompted: Sequence[VocabularyClass] | None = None, **asked: object

@@ -77,7 +77,7 @@ LEFT_OUT = {
 LEFT_OUT |= {f"MODEL.SEM_SEG_HEAD.{name}_CLASS_JSON" for name in ("TRAIN", "TEST")}
 LEFT_OUT -= FILE_KEYS.keys()
 # Decides no prediction, and is allowed since folders of earlier versions have it.
-NOT_WRITTEN = {*LEFT_OUT, "TEST.EVAL_PERIOD"}
+NOT_WRITTEN = {*LEFT_OUT, "TEST.EVAL_PERIOD", "SOLVER.AMP.ENABLED", "SOLVER.AMP.DTYPE"}
 
 
 class Kind(NamedTuple):

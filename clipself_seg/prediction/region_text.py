@@ -26,7 +26,7 @@ from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.runtime import QUEUES, autocast
 from clipself_seg.clip.text_bank import NOUN_TEMPLATES
-from clipself_seg.config.load import precision_from_config
+from clipself_seg.config.load import evaluation_precision
 from clipself_seg.data.annotations import (
     Record,
     RegionText,
@@ -270,7 +270,7 @@ class Labeller:
         """
         self.clip = clip
         self.request = request
-        self.precision = precision_from_config(cfg)
+        self.precision = evaluation_precision(cfg)
         self.workers = cfg.DATALOADER.NUM_WORKERS
         self.mapper = ProposalCropMapper(
             crop_size=clip.image_size,

@@ -22,13 +22,15 @@ from clipself_seg.quickstart.chapters import (
     Results,
     Table,
     results_of,
-    run_chapter,
+    show_chapter,
     show_images,
 )
 from clipself_seg.quickstart.heat_maps import SHOWN, WORLD, ask
 from clipself_seg.quickstart.page import write_images_and_page
 from clipself_seg.quickstart.steps import (
+    DRAWN,
     EXPLORE,
+    FULL_RUNS,
     IMAGES,
     RUNS,
     SHEETS,
@@ -40,16 +42,19 @@ from clipself_seg.quickstart.steps import (
 
 DATASET = "mini_val_panoptic"
 CHAPTERS = (SEMANTIC, PANOPTIC, DETECTION)
+# Of a quickstart that is not a full one. Scenes of one number are the same in every size.
+FEW_SCENES = WorldSize(train=200, val=100, base=400)
 
 
 def _evaluation(title: str, tag: str) -> Run:
     return Run(title, tag, "regions.yaml", ("MODEL.CLIP.WEIGHTS", tag))
 
 
+SHORT = ("SOLVER.MAX_ITER", "100")
 REGIONS = (
     _evaluation("original CLIP", "mini"),
-    Run("+ CLIPSelf, patches, live", "patches_live", "patches.yaml", training=True),
-    Run("+ CLIPSelf, proposals, live", "proposals_live", "proposals.yaml", training=True),
+    Run("+ CLIPSelf, patches, live", "patches_live", "patches.yaml", training=True, short=SHORT),
+    Run("+ CLIPSelf, proposals, live", "proposals_live", "proposals.yaml", (), True, SHORT),
     _evaluation("+ CLIPSelf, patches, shipped", "mini-clipself"),
     _evaluation("+ CLIPSelf, proposals, shipped", "mini-clipself-proposals"),
 )
@@ -64,41 +69,46 @@ REGIONS_NOTE = (
 )
 
 
-def run_quickstart(output: str | Path, worlds: str | Path, fresh: bool = False) -> None:
+def run_quickstart(output: str | Path, fresh: bool = False, full: bool = False) -> None:
     """Run every step, print the table, write table and images.
 
-    Finished and interrupted runs in `output` are gone on with.
+    Finished and interrupted runs in `output` are gone on with; those of a full quickstart are apart from the others.
 
     Args:
-        output: folder for index.html and explore.html, table.md and results.json, SHEETS and RUNS.
-        worlds: folder of the mini worlds; made if need be.
+        output: folder for index.html and explore.html, table.md and results.json, SHEETS, DRAWN, and RUNS or FULL_RUNS.
         fresh: forget earlier runs first.
+        full: longer trainings, and twice the scenes.
 
     Raises:
         InputError: a step failed; its command is named. Or another quickstart is at work there.
     """
-    output, worlds = Path(output).absolute(), Path(worlds).absolute()
+    output = Path(output).absolute()
     with alone_in(output):
         for folder in (output, output / SHEETS):
             remove_leftovers(folder)
         if fresh:
             for path in output.iterdir():  # not the folder, which is locked
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        _run_chapters(output, worlds)
+        _run_chapters(output, full)
 
 
-def _run_chapters(output: Path, worlds: Path) -> None:
+def _run_chapters(output: Path, full: bool) -> None:
     begin = time.monotonic()
-    runs = output / RUNS
+    runs, worlds = output / (FULL_RUNS if full else RUNS), output / DRAWN
     say("the mini worlds: scenes with panoptic labels, captions and proposals, in COCO's formats")
-    make_worlds(worlds, WorldSize())
+    make_worlds(worlds, WorldSize() if full else FEW_SCENES)
     say("region recognition: the original CLIP, CLIPs distilled just now, and the shipped ones")
+    every = [*REGIONS]
+    for chapter in CHAPTERS:
+        say(chapter.heading)
+        every += chapter.runs
     # Those that take long begin.
-    run_together(sorted(REGIONS, key=lambda run: not run.training), runs, worlds)
+    every.sort(key=lambda run: not run.training)
+    run_together(every if full else [run.shortened() for run in every], runs, worlds)
     regions = results_of(REGIONS_TABLE, runs)
     results: dict[str, Results] = {}
     for chapter in CHAPTERS:
-        results |= run_chapter(chapter, runs, output / SHEETS, worlds)
+        results |= show_chapter(chapter, runs, output / SHEETS, worlds)
     call_explore(WORLD, output, worlds)
     say("images")
     live = {run.title: runs / run.folder / "metrics.json" for run in REGIONS if run.training}
@@ -159,7 +169,7 @@ def run_demo(output: Path) -> Path:
         say("heat maps: where a CLIP finds a word, before and after CLIPSelf")
         questions = ask({title: load_clip(MINI_CLIP, tag) for title, tag in SHOWN.items()})
         say("segments of generated scenes, named by both CLIPs")
-        worlds = output / "worlds"
+        worlds = output / DRAWN
         make_worlds(worlds, DEMO_SIZE)
         segments = show_images(PANOPTIC, output / RUNS, worlds, (WORLD,))[WORLD]
         call_explore(WORLD, output, worlds)

@@ -25,6 +25,7 @@ AT_ONCE = 2  # commands of `call_together`
 CHECKPOINTS = "checkpoints"  # folder of a run
 # Below the output folder, beside the pages.
 RUNS, SHEETS, EXPLORE = "runs", "images", "explore.html"
+FULL_RUNS, DRAWN = "runs_full", "worlds"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Run:
         config: file below configs/mini.
         options: further words of the command.
         training: whether the run trains (else it evaluates).
+        short: what stands in place of `options` unless the quickstart is a full one; () changes nothing.
     """
 
     title: str
@@ -44,6 +46,11 @@ class Run:
     config: str
     options: tuple[str, ...] = ()
     training: bool = False
+    short: tuple[str, ...] = ()
+
+    def shortened(self) -> Run:
+        """The same run for whoever waits."""
+        return dataclasses.replace(self, options=self.short or self.options)
 
     def command(self, output: Path) -> list[str]:
         """The words to type after ``python``."""
@@ -65,17 +72,13 @@ class View:
         title: of the column of images.
         run: gives the configuration and the folder.
         weights: tag; "" is what the run has trained.
-        options: further words of the command.
         mode: ``--mode`` of panoptic segmentation, part of the folder's name.
-        classes: what follows the world's name in that of its vocabulary.
     """
 
     title: str
     run: Run
     weights: str = ""
-    options: tuple[str, ...] = ()
     mode: str = ""
-    classes: str = ""
 
     def folder(self, output: Path, world: str) -> Path:
         """Folder of the results."""
@@ -89,11 +92,11 @@ class View:
     def command(self, output: Path, worlds: Path, world: str) -> list[str]:
         """The words to type after ``python``."""
         words = [*PROGRAM, "predict", *map(str, first_images(worlds, world))]
-        words += ["--config-file", f"configs/mini/{self.run.config}", *self.options]
+        words += ["--config-file", f"configs/mini/{self.run.config}"]
         if self.mode:
             words += ["--mode", self.mode]
         weights = self.weights or str(output / self.run.folder / "model_final.pth")
-        words += ["--model", weights, "--words", world + self.classes]
+        words += ["--model", weights, "--words", world]
         return [*words, "--output", str(self.folder(output, world))]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import statistics
+import textwrap
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 MARKERS = "osD^vPX*"
 LINES = ("-", "--", ":")
+HATCHES = ("", "///", "...")
+DPI = 100
 
 
 def write_figure(section: Section, folder: Path) -> bool:
@@ -40,23 +43,30 @@ def write_figure(section: Section, folder: Path) -> bool:
 
     # A paper's curve of which no numbers are printed has no panel.
     sides = [side for side in ("paper", "here") if _columns(section, side)]
-    # The legend of a plane, whose rows are many, is as tall as another figure.
-    size = (7, 6.5) if section.table.figure == "plane" else (1 + 4 * len(sides), 3.6)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(layout="constrained", dpi=DPI)
     panels = figure.subplots(1, len(sides), squeeze=False)[0]
     handles: dict[str, Artist] = {}
     for panel, side in zip(panels, sides):
         draw(panel, section, side)
-        panel.set_title(side)
+        if len(sides) > 1:
+            panel.set_title(side)
         if section.table.figure != "plane":
             panel.set_ylim(0)
         handles |= {text: handle for handle, text in zip(*panel.get_legend_handles_labels())}
+    if section.table.figure == "plane":
+        width, height = 7.0, 5.0
+    else:
+        bars = max(len(_columns(section, side)) * len(_series(section, side)) for side in sides)
+        width, height = 1 + max(4.0, 0.1 * bars) * len(sides), 3.0
     if handles:
-        figure.legend(
-            [*handles.values()], [*handles], loc="outside lower center", ncols=2, fontsize="small"
-        )
+        # The figure is as wide as its legend at least, and higher by it.
+        texts = [textwrap.fill(text, 60) for text in handles]
+        place: dict[str, Any] = {"loc": "outside lower center", "ncols": 2, "fontsize": "small"}
+        box = figure.legend([*handles.values()], texts, **place).get_window_extent()
+        width, height = max(width, box.width / DPI + 0.2), height + box.height / DPI
+    figure.set_size_inches(width, height)
     with atomic_path(folder / f"{section.table.name}.png") as temporary:
-        figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
+        figure.savefig(temporary, format="png", metadata={"Software": None})
     return True
 
 
@@ -97,8 +107,9 @@ def _bars(panel: Axes, section: Section, side: str) -> None:
         middles = [index + (place - (len(series) - 1) / 2) * width for index in shown]
         means = [statistics.fmean(columns[index]) for index in shown]
         spreads = [_spread(columns[index]) for index in shown]
-        colour = COLOURS[number % len(COLOURS)]
-        panel.bar(middles, means, width, yerr=spreads, color=colour, label=title)
+        rounds, colour = divmod(number, len(COLOURS))
+        look: dict[str, Any] = {"color": COLOURS[colour], "hatch": HATCHES[rounds % len(HATCHES)]}
+        panel.bar(middles, means, width, yerr=spreads, edgecolor="white", lw=0, **look, label=title)
     titles = _columns(section, side).values()
     panel.set_xticks(
         range(len(titles)),

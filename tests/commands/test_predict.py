@@ -213,6 +213,7 @@ REFUSED = [
     ("--device cuda:77", "--device cuda:77: torch .* CUDA device.*--device cpu", NO_DEVICE),
     ("--task boxes", 'no task "boxes"'),
     ("--every 0", "--every has to be at least 1, got 0"),
+    ("--precision float16", "TEST.PRECISION float16 needs a GPU, and MODEL.DEVICE is cpu"),
     ("--batch-size 0", "--batch-size has to be at least 1, got 0"),
     ("", "no config file none.yaml", {"config": "none.yaml"}),
     ("", "no checkpoint at none.pth", {"weights": "none.pth"}),

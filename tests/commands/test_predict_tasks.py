@@ -110,6 +110,8 @@ def test_an_image_whose_masks_do_not_fit_fails_alone(photos, masks, tmp_path, ca
         (("--ray",), "--masks does not go with --ray"),
         (("--model", "mini-open-panoptic"), "is a model for panoptic, and no CLIP alone"),
         (("--masks", "gone"), 'no folder of masks "gone"'),
+        (("--masks", ""), 'no folder of masks ""'),
+        (("--task", "semantic"), " does not go with --task semantic"),
         (("--input", "walk.mp4"), "--masks FOLDER does not go with a video"),
     ],
 )
@@ -178,7 +180,7 @@ def test_a_folder_may_be_called_as_a_model(photos, masks, tmp_path, monkeypatch,
     [
         ("sam3", "facebook/sam3 is gated (SAM License)"),
         ("sam2", "masks of facebook/sam2.1-hiera-large; its licence: Apache-2.0"),
-        ("sam-2", "or to the first two a model: sam2, sam3, eomt, mask2former"),
+        ("sam-2", "a model that finds masks: sam2, sam3, eomt, mask2former or hf-hub:org/name"),
     ],
 )
 def test_a_model_that_is_not_here_is_named_with_its_licence(

@@ -114,13 +114,13 @@ def test_generator_outputs_are_written_with_the_options_of_the_command(
     assert capsys.readouterr().out == f"{tmp_path}: 2 written, 3 there already\n"
 
 
-@pytest.mark.parametrize("fresh", [False, True])
-def test_the_quickstart_is_told_its_folders(tmp_path, monkeypatch, fresh):
+@pytest.mark.parametrize(("fresh", "full"), [(False, True), (True, False)])
+def test_the_quickstart_is_told_its_folder_and_its_length(tmp_path, monkeypatch, fresh, full):
     told = []
     monkeypatch.setattr(chapters, "run_quickstart", lambda *given: told.append(given))
-    monkeypatch.setenv("CLIPSELF_SEG_MINI", "worlds of mine")
-    assert run(quickstart, "--output", tmp_path, *(["--fresh"] if fresh else [])) == 0
-    assert told == [(str(tmp_path), "worlds of mine", fresh)]
+    words = ["--fresh"] * fresh + ["--full"] * full
+    assert run(quickstart, "--output", tmp_path, *words) == 0
+    assert told == [(str(tmp_path), fresh, full)]
 
 
 @pytest.fixture
@@ -235,7 +235,7 @@ def test_a_whole_environment_gets_versions_device_data_and_weights(capsys, monke
     assert run(doctor.doctor) == 0
     said = capsys.readouterr().out
     assert "\n  detectron2 " in said and "\n  CPU, " in said and "mini-fvit" in said
-    assert f"$DETECTRON2_DATASETS: {tmp_path}" in said
+    assert f"$DETECTRON2_DATASETS: {tmp_path}" in said and "which this processor " in said
     assert said.count("absent:") == 1 and "lvis_v1_train" not in said
     assert f"of {len(DATASETS)}: `clipself-seg data check` names" in said
 

@@ -98,6 +98,11 @@ def test_formats_of_tables_are_those_that_are_asked_for():
     assert train.parse(["SEED", "1"]).formats == []
 
 
+def test_precision_is_a_key():
+    args = train.parse(["--eval-only", "--precision", "bfloat16", "TEST.PRECISION", "float16"])
+    assert args.opts[-2:] == ["TEST.PRECISION", "bfloat16"]
+
+
 def test_sizes_may_stand_before_keys():
     args = train.parse(["--eval-only", "--sizes", "320", "640", "SEED", "1"])
     assert args.opts == ["SEED", "1", "TEST.REGIONS.SIZES", "(320, 640,)"]

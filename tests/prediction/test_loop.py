@@ -301,6 +301,12 @@ def test_keys_of_the_configuration_that_have_gone_or_come_since_change_nothing(c
         require_same("out", old, new, "")
 
 
+def test_of_several_changed_settings_the_one_that_stands_first_is_named():
+    old, new = {"vocabulary": ["a"], "seen": [True]}, {"vocabulary": ["b"], "seen": [False]}
+    with pytest.raises(InputError, match="vocabulary has changed"):
+        require_same("out", old, new, "")
+
+
 def test_an_image_that_fails_in_a_batch_fails_alone(inputs, tmp_path):
     (inputs / "broken.png").write_bytes(b"no image")
     files = find_images([inputs], tmp_path / "out")
@@ -362,7 +368,7 @@ def test_images_are_read_ahead_in_a_thread_and_no_further_than_a_batch(
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_a_batch_is_written_while_the_model_works_on_the_next_one_and_no_later(
-    inputs, tmp_path, batch_size
+    inputs, tmp_path, batch_size, capsys
 ):
     files = find_images([inputs], tmp_path / "out")
     results = made_results("semantic", tmp_path / "out", files)
@@ -383,12 +389,11 @@ def test_a_batch_is_written_while_the_model_works_on_the_next_one_and_no_later(
         return write(source, result)
 
     results.predict, results.write = counted, waiting
-    paces = []
-    assert predict_files(results, files, batch_size=batch_size, report=paces.append) == {}
+    assert predict_files(results, files, batch_size=batch_size) == {}
     assert len(written) == 5 and max(most) <= batch_size
-    (pace,) = paces
-    assert pace.images == 5 and 0 <= pace.waited <= 1 and pace.seconds > 0
-    assert re.fullmatch(r"\S+ images a second; the model waited \d+% of the time", str(pace))
+    said = re.findall(r"([\d.]+) images a second; the model waited (\d+)%", capsys.readouterr().err)
+    ((pace, waited),) = said
+    assert float(pace) > 0 and int(waited) <= 100
 
 
 def test_a_disk_that_is_full_ends_the_call_which_goes_on_later(inputs, tmp_path):
@@ -413,9 +418,22 @@ def test_a_disk_that_is_full_ends_the_call_which_goes_on_later(inputs, tmp_path)
     assert content(out) == content(whole)
 
 
-def test_nothing_is_said_of_the_pace_of_a_call_with_nothing_to_do(inputs, tmp_path):
+def test_nothing_is_said_of_the_pace_where_no_image_was_left_or_none_could_be_read(
+    inputs, tmp_path, capsys
+):
     predict("semantic", inputs, tmp_path / "out")
+    (inputs / "broken.png").write_bytes(b"no image")
     files = find_images([inputs], tmp_path / "out")
     results = made_results("semantic", tmp_path / "out", files)
     journal = Journal(tmp_path / "out", {"words": list(NAMES)}, True)
-    assert predict_files(results, files, journal, report=lambda _: pytest.fail("said")) == {}
+    capsys.readouterr()
+    assert set(predict_files(results, files, journal)) == {str(inputs / "broken.png")}
+    assert "a second;" not in capsys.readouterr().err
+
+
+def test_failures_are_said_in_the_order_of_the_images(inputs, tmp_path):
+    (inputs / "image 2.png").write_bytes(b"no image")
+    files = find_images([inputs], tmp_path / "out")
+    results = made_results("semantic", tmp_path / "out", files)
+    results.predict = lambda images, sources: 1 / 0
+    assert list(predict_files(results, files, batch_size=5)) == [str(i.path) for i in files.images]

@@ -12,6 +12,8 @@ from PIL import Image
 
 from clipself_seg.commands import predict, train
 from clipself_seg.commands.quickstart import quickstart as command
+from clipself_seg.config import load_config
+from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
 from clipself_seg.quickstart import chapters, quickstart, steps
@@ -93,27 +95,25 @@ def _annotation(category: int, x: int, **more: float) -> dict:
     return {"id": 1, "image_id": 7, "category_id": category, "bbox": [x, 40, 60, 60]} | more
 
 
-def _write(path, annotations, categories) -> None:
+def _write(path, content) -> None:
     path.parent.mkdir(parents=True)
-    images = [{"id": 7, "file_name": "a/000007.jpg", "height": 300, "width": 500}]
-    content = {"images": images, "annotations": annotations, "categories": categories}
     path.write_text(json.dumps(content))
 
 
-def test_each_column_has_the_boxes_of_its_run_and_the_truth_knows_what_is_seen(
-    tmp_path, monkeypatch
-):
+def test_each_column_has_the_sure_boxes_of_its_run_and_the_truth_knows_what_is_seen(tmp_path):
     image = tmp_path / "worlds/mini/val/000007.jpg"
     image.parent.mkdir(parents=True)
     Image.new("RGB", (500, 300), (128, 128, 128)).save(image)
-    categories = [{"id": 1, "name": "red star"}, {"id": 2, "name": "blue ring"}]
-    truth = tmp_path / "worlds/mini/annotations/instances_val.json"
-    _write(truth, [_annotation(1, 10), _annotation(2, 400)], categories)
-    known = [{**c, "seen": c["id"] == 1} for c in categories]
-    boxes = ([], [_annotation(1, 10, score=0.9)], [_annotation(2, 9, score=1)])
-    for view, entries in zip(DETECTION.views, boxes, strict=True):
-        _write(view.folder(tmp_path, "mini") / "detections.json", entries, known)
-    monkeypatch.setattr(chapters, "call_together", lambda commands, worlds: None)
+    classes = load_vocabulary("mini_things").classes
+    known, new = (next(c.dataset_id for c in classes if c.seen is seen) for seen in (True, False))
+    images = [{"id": 7, "file_name": "a/000007.jpg", "height": 300, "width": 500}]
+    true = [_annotation(known, 10), _annotation(new, 400)]
+    categories = [{"id": c.dataset_id, "name": c.names[0]} for c in classes]
+    content = {"images": images, "annotations": true, "categories": categories}
+    _write(tmp_path / "worlds/mini/annotations/instances_val.json", content)
+    boxes = ([_annotation(new, 9, score=0.6)], [_annotation(known, 10, score=0.9)])
+    for run, entries in zip(DETECTION.runs, (*boxes, [_annotation(new, 9, score=1)]), strict=True):
+        _write(tmp_path / run.folder / "detections_mini_val_boxes.json", entries)
     (row,) = chapters.show_images(DETECTION, tmp_path, tmp_path / "worlds", ["mini"])["mini"]
     columns = list(row.tiles.values())
     seen, unseen = ([(c == k).all(axis=-1).any() for c in columns] for k in (SEEN, UNSEEN))
@@ -126,12 +126,39 @@ def test_two_quickstarts_do_not_meet_and_a_fresh_one_forgets_the_earlier(tmp_pat
     (tmp_path / "patches_live").mkdir()
     (tmp_path / "index.html").touch()
     with alone_in(tmp_path), pytest.raises(InputError, match="another process"):
-        quickstart.run_quickstart(tmp_path, tmp_path / "worlds", fresh=True)
+        quickstart.run_quickstart(tmp_path, fresh=True)
     assert len(list(tmp_path.iterdir())) == 2 and not called
-    quickstart.run_quickstart(tmp_path, tmp_path / "worlds")
+    quickstart.run_quickstart(tmp_path)
     assert len(list(tmp_path.iterdir())) == 2 and len(called) == 1
-    quickstart.run_quickstart(tmp_path, tmp_path / "worlds", fresh=True)
+    quickstart.run_quickstart(tmp_path, fresh=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_quickstart_trains_longer_on_more_scenes_and_takes_no_short_run_for_its_own(
+    tmp_path, monkeypatch
+):
+    scenes, shown, folders = [], [], set()
+
+    def stop(runs, output, worlds):
+        training = [run.training for run in runs]
+        assert training == sorted(training, reverse=True)  # the long ones begin
+        folders.add(output)
+        solvers = {
+            run.folder: load_config(f"mini/{run.config}", list(run.options)).SOLVER for run in runs
+        }
+        shown.append({name: s.MAX_ITER * s.IMS_PER_BATCH for name, s in solvers.items()})
+        raise InputError("enough")
+
+    monkeypatch.setattr(quickstart, "make_worlds", lambda root, size: scenes.append(size.val))
+    monkeypatch.setattr(quickstart, "run_together", stop)
+    for full in (False, True):
+        with pytest.raises(InputError, match="enough"):
+            quickstart.run_quickstart(tmp_path, full=full)
+    short, long = shown
+    trained = {"patches_live", "proposals_live", "semseg_original", "semseg_clipself"}
+    trained |= {"panoptic_live", "detection_original", "detection_clipself"}
+    assert {name for name in long if short[name] < long[name] / 2} == trained
+    assert scenes == [100, 200] and len(folders) == 2 and short.keys() == long.keys()
 
 
 def test_the_help_names_what_every_chapter_trains():

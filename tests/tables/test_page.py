@@ -165,6 +165,39 @@ def test_a_table_without_published_numbers_has_one_panel(tmp_path):
     assert here[0] < both[0] and here[1] == both[1]
 
 
+@pytest.mark.parametrize("kind", ["bars", "curve"])
+def test_a_legend_lies_within_its_figure_and_leaves_the_panels_their_height(
+    tmp_path, monkeypatch, kind
+):
+    section = section_of(tmp_path / "runs", NUMBERS)
+    boxes = []
+
+    def save(figure, *_, **__):
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        boxes.append((figure.bbox, legend.get_window_extent(), figure.axes[0].bbox.height))
+
+    monkeypatch.setattr(Figure, "savefig", save)
+    for words in (1, 20):
+        rows = {
+            f"{name} {copy}": dataclasses.replace(row, title=f"{copy} " + "long " * words)
+            for name, row in section.table.rows.items()
+            for copy in range(words)
+        }
+        cells = {
+            (row, column): numbers
+            for (name, column), numbers in section.cells.items()
+            for row in rows
+            if row.startswith(name)
+        }
+        table = dataclasses.replace(section.table, figure=kind, rows=rows)
+        write_figure(dataclasses.replace(section, table=table, cells=cells), tmp_path)
+    for figure, legend, _ in boxes:
+        assert figure.x0 <= legend.x0 and legend.x1 <= figure.x1
+        assert figure.y0 <= legend.y0 and legend.y1 <= figure.y1
+    assert boxes[1][2] == pytest.approx(boxes[0][2], rel=0.1)
+
+
 def test_a_row_has_its_colour_whichever_others_are_measured(tmp_path):
     second = tuple(bytes.fromhex("E69F00"))
     for name, numbers in (("all", NUMBERS), ("one", {"patches": [10.0]})):

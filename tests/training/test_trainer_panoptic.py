@@ -18,7 +18,6 @@ from tests.models.panoptic.small import (
     MASKED,
     SMALL,
     model_of,
-    sample,
     training_samples,
 )
 from tests.training.test_trainer_data_parallel import gradients
@@ -144,15 +143,6 @@ def test_half_precision_changes_the_losses_little():
     assert not torch.equal(*found)
 
 
-def test_evaluation_is_in_full_precision_unless_it_is_asked_for():
-    half = ("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "bfloat16")
-    plain, same, other = (
-        model_of(*opts)([sample()])[0]["sem_seg"]
-        for opts in ((), half, (*half, "TEST.PANOPTIC.AMP", True))
-    )
-    assert torch.equal(plain, same) and not torch.equal(plain, other)
-
-
 def test_fcclips_configuration_trains_as_published():
     cfg = load_config(ROOT / "configs/panoptic/fcclip_convnext_large.yaml")
     settings = TrainingSettings.from_config(cfg)
@@ -165,5 +155,5 @@ def test_fcclips_configuration_trains_as_published():
     assert (former.NO_OBJECT_WEIGHT, former.TRAIN_NUM_POINTS, former.DEC_LAYERS) == (0.1, 12544, 9)
     assert solver.WEIGHT_DECAY_NORM == 0
     assert (cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE) == (1024, 0.1, 2.0)
-    assert cfg.INPUT.KEEP_EMPTY_SEGMENTS and not cfg.TEST.PANOPTIC.AMP
+    assert cfg.INPUT.KEEP_EMPTY_SEGMENTS and cfg.TEST.PRECISION == "float32"
     assert cfg.DATASETS.TRAIN == ("coco_2017_train_panoptic_with_sem_seg",)

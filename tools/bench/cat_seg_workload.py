@@ -75,6 +75,7 @@ class SemSegWorkload(Workload):
             class_residual=not self.clip.visual.pooled,
             sliding=True,
             precision=self.precision,
+            test_precision=self.precision,
         )
         if case.compile:
             self.model.aggregator.compile_blocks()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import sys
 import tempfile
 from pathlib import Path
 
@@ -65,10 +64,7 @@ class FolderWorkload:
 
     def _overlapping(self, results: SemanticResults) -> None:
         files = dataclasses.replace(self.files, failed={})
-        predict_files(results, files, batch_size=TOGETHER, report=self._say)
-
-    def _say(self, pace: object) -> None:
-        sys.stderr.write(f"folder: {pace}\n")
+        predict_files(results, files, batch_size=TOGETHER)
 
     def _in_turn(self, results: SemanticResults) -> None:
         for image in self.files.images:

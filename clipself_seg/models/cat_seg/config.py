@@ -20,7 +20,7 @@ from clipself_seg.clip.text_bank import TEMPLATES
 from clipself_seg.clip.tower import GATE, TransformerTower
 from clipself_seg.clip.training_free import NONE
 from clipself_seg.config.keys import CLIP_BACKBONE
-from clipself_seg.config.load import precision_from_config
+from clipself_seg.config.load import evaluation_precision, precision_from_config
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes, CostAggregator
 from clipself_seg.models.base import load_backbone
@@ -327,6 +327,7 @@ def parts_from_config(cfg: CfgNode) -> dict[str, object]:
         "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         "mask_ignored": switches.IGNORE_IN_LOSS,
         "precision": precision_from_config(cfg),
+        "test_precision": evaluation_precision(cfg),
         "preservation": cfg.MODEL.PRESERVATION.WEIGHT,
         "preserved_words": (cfg.MODEL.PRESERVATION.WORDS, cfg.MODEL.PRESERVATION.SAMPLE),
         "flip": cfg.TEST.AUG.ENABLED,

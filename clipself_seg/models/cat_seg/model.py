@@ -118,6 +118,7 @@ class CATSeg(ModelBase):
         ignore_label: int = 255,
         mask_ignored: bool = False,
         precision: torch.dtype | None = None,
+        test_precision: torch.dtype | None = None,
         preservation: float = 0.0,
         preserved_words: tuple[str, int] = ("", 0),
         flip: bool = False,
@@ -141,7 +142,8 @@ class CATSeg(ModelBase):
             size_divisibility: pixels to multiples of which plain evaluation pads the image.
             ignore_label: label of pixels without a class in training.
             mask_ignored: whether these pixels are left out of the loss, see `sigmoid_loss`.
-            precision: dtype of autocast, or None.
+            precision: dtype of autocast in training, or None.
+            test_precision: dtype of autocast in evaluation, or None.
             preservation: weight in training of the scores of further words, which stay those of the start.
             preserved_words: these words, as `read_words` takes them, and how many of them a step takes.
             flip: whether evaluation averages the probabilities of an image and of its mirrored version.
@@ -168,6 +170,7 @@ class CATSeg(ModelBase):
         self.ignore_label = ignore_label
         self.mask_ignored = mask_ignored
         self.precision = precision
+        self.test_precision = test_precision
         self.preservation = preservation
         self.preserved_words = preserved_words
         self.flip = flip
@@ -338,7 +341,7 @@ class CATSeg(ModelBase):
         return losses
 
     def window_logits(self, windows: Tensor, names: Names = ()) -> Tensor:
-        """Logits (B, T, 4 h, 4 w) of RGB windows (B, 3, S, S) in 0..255, before the sigmoid.
+        """Logits (B, T, 4 h, 4 w) of RGB windows (B, 3, S, S) in 0..255, before the sigmoid, in training's precision.
 
         Classes that a window leaves out have -100.
 
@@ -349,9 +352,9 @@ class CATSeg(ModelBase):
         self.require_vocabulary()
         names = names or self.names
         inputs = self._inputs(windows.to(self.device, non_blocking=QUEUES).float())
-        return torch.stack(
-            [one.all_classes(len(names)) for one in self._window_logits(inputs, names)]
-        )
+        with autocast(self.device, self.precision):
+            logits = self._window_logits(inputs, names)
+        return torch.stack([one.all_classes(len(names)) for one in logits])
 
     def _inputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """RGB images (B, 3, H, W) in 0..255, normalised for CLIP, and normalised for the backbone."""
@@ -367,13 +370,12 @@ class CATSeg(ModelBase):
     ) -> list[ClassLogits]:
         """Logits of windows (B, 3, S, S), which `_inputs` has normalised for CLIP and for the backbone."""
         windows, for_backbone = inputs
-        with autocast(self.device, self.precision):
-            text_TPE = self.texts.embed(names or self.names, self.classes.examples)
-            text_TPE = text_TPE if classes is None else text_TPE[classes]
-            resized = resize(windows, self.clip_size)
-            features = self.clip.visual.features(resized, self.tower_features)
-            guidance = self._guidance(for_backbone, features)
-            return self.aggregator.of_images(features["dense"], guidance, text_TPE)
+        text_TPE = self.texts.embed(names or self.names, self.classes.examples)
+        text_TPE = text_TPE if classes is None else text_TPE[classes]
+        resized = resize(windows, self.clip_size)
+        features = self.clip.visual.features(resized, self.tower_features)
+        guidance = self._guidance(for_backbone, features)
+        return self.aggregator.of_images(features["dense"], guidance, text_TPE)
 
     @property
     def _backbone_size(self) -> tuple[int, int]:
@@ -406,9 +408,10 @@ class CATSeg(ModelBase):
         """Results of images whose views pass CLIP together."""
         images = on_device(samples, "image", self.device)
         classes = chosen_classes(samples[0], self.device)
-        passes = [self._logits_of_views(images, classes)]
-        if self.flip:
-            passes.append(self._logits_of_views([image.flip(-1) for image in images], classes))
+        with autocast(self.device, self.test_precision):
+            passes = [self._logits_of_views(images, classes)]
+            if self.flip:
+                passes.append(self._logits_of_views([image.flip(-1) for image in images], classes))
         return [
             self._result(sample, views, output)
             for sample, *views in zip(samples, *passes, strict=True)

@@ -32,7 +32,7 @@ from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.clip.tower import train_last_blocks
 from clipself_seg.clip.weights import load_strictly, to_layout
 from clipself_seg.config.keys import CLIP_BACKBONE
-from clipself_seg.config.load import precision_from_config
+from clipself_seg.config.load import evaluation_precision, precision_from_config
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import (
     Vocabulary,
@@ -198,7 +198,7 @@ class FViT(OpenVocabulary):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
         """Reads ``MODEL.{CLIP, FVIT, FUSION}``, ``INPUT.DETECTION.SIDE``, ``TEST.DETECTIONS_PER_IMAGE``,
-        ``TEST.DETECTION.AMP``, ``SOLVER.{AMP, CLIP_MULTIPLIER}`` and ``SEED``.
+        ``TEST.PRECISION``, ``SOLVER.{AMP, CLIP_MULTIPLIER}`` and ``SEED``.
 
         Raises:
             InputError: the tower is no ViT, or values do not fit each other.
@@ -213,7 +213,6 @@ class FViT(OpenVocabulary):
                 f"MODEL.CLIP.LOW_RANK is {cfg.MODEL.CLIP.LOW_RANK}, and the image tower is frozen: set it to 0, or "
                 "MODEL.FVIT.TRAIN_CLIP to True and SOLVER.CLIP_MULTIPLIER above 0"
             )
-        precision = precision_from_config(cfg)
         return {
             "clip": clip,
             "backbone": backbone,
@@ -225,7 +224,7 @@ class FViT(OpenVocabulary):
             "pixels": _pixels(cfg, clip),
             "clip_multiplier": clip_multiplier,
             "trainable_blocks": cfg.MODEL.CLIP.TRAINABLE_BLOCKS,
-            "precisions": (precision, precision if cfg.TEST.DETECTION.AMP else None),
+            "precisions": (precision_from_config(cfg), evaluation_precision(cfg)),
             "preservation": cfg.MODEL.PRESERVATION.WEIGHT,
         }
 

@@ -11,7 +11,7 @@ from clipself_seg.checkpoints.mask_models import has_mask_model
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.text import same_text_tower
-from clipself_seg.config.load import precision_from_config
+from clipself_seg.config.load import evaluation_precision, precision_from_config
 from clipself_seg.config.panoptic import OF_WEIGHTS
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.frozen_clip import (
@@ -33,7 +33,7 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
     """Builds the arguments of `OpenPanoptic`.
 
     Reads ``MODEL.{CLIP, MASK_GENERATOR, MASK_FORMER, PLAIN_DECODER, PYRAMID, DIFFUSION, CLIP_BRANCH, FUSION}``,
-    ``TEST.{DETECTIONS_PER_IMAGE, PANOPTIC.AMP, AUG}`` and ``SOLVER.AMP``.
+    ``TEST.{DETECTIONS_PER_IMAGE, PRECISION, AUG}`` and ``SOLVER.AMP``.
 
     Raises:
         InputError: values that do not fit each other.
@@ -42,7 +42,6 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
     chosen = cfg.MODEL.MASK_GENERATOR
     former = cfg.MODEL.MASK_FORMER
     fusion = cfg.MODEL.FUSION
-    precision = precision_from_config(cfg)
     parts: dict[str, object] = {
         "clip": clip,
         "branch": build_branch(cfg, clip),
@@ -55,8 +54,8 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
             fusion.VALID_MASK,
             fusion.VOID_DISCOUNT,
         ),
-        "precision": precision,
-        "test_precision": precision if cfg.TEST.PANOPTIC.AMP else None,
+        "precision": precision_from_config(cfg),
+        "test_precision": evaluation_precision(cfg),
         "flip": cfg.TEST.AUG.ENABLED,
         "settings": MergeSettings(
             object_threshold=former.TEST.OBJECT_MASK_THRESHOLD,

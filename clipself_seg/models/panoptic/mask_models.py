@@ -13,6 +13,8 @@ Shapes: n masks, H x W pixels of the image, h x w of the model's masks.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -164,9 +166,8 @@ class OtherMasks(nn.Module):
 
     def _covered(self, logits: Tensor, pixels: Tensor, size: tuple[int, int]) -> Any:
         """Rows and columns of the canvas that masks cover, and of the image at its top left."""
-        if self.kind.ask is masks_at_points:
-            return logits.shape[1:], logits.shape[1:]
-        canvas = tuple(pixels.shape[2:])
+        covered = logits if self.kind.ask is masks_at_points else pixels
+        canvas = tuple(covered.shape[-2:])
         if not self.kind.options["do_pad"]:
             return canvas, canvas
         from transformers.image_transforms import get_size_with_aspect_ratio
@@ -193,7 +194,7 @@ def load_mask_model(folder: str | os.PathLike[str]) -> OtherMasks:
         InputError: a model of another kind, of settings that would fetch or run more, or larger than its weights;
             weights that are damaged or missing; transformers is not installed.
     """
-    transformers = of_extra("transformers", "masks of other models", "masks")
+    transformers = of_extra("transformers", "a model that finds masks", "masks")
     path, weights = Path(folder, MODEL_CONFIG), Path(folder, MODEL_WEIGHTS)
     with refusing(path, "settings of a model"):
         content = read_json(path, "settings")
@@ -206,7 +207,8 @@ def load_mask_model(folder: str | os.PathLike[str]) -> OtherMasks:
         config = _cleaned(content.get("tracker_config", content), path, MOST_SIZE)
     network, processor = getattr(transformers, kind.network), getattr(transformers, kind.processor)
     with refusing(weights, f"weights of its {MODEL_CONFIG}"), building_within([weights]):
-        with open_safetensors(weights) as file:
+        # Their progress bar is of no use: it runs on the settings' tensors in memory.
+        with open_safetensors(weights) as file, contextlib.redirect_stderr(io.StringIO()):
             loaded, said = network.from_pretrained(
                 None,
                 config=network.config_class.from_dict(config),

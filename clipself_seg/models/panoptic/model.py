@@ -85,7 +85,6 @@ from clipself_seg.models.panoptic.outputs import (
     class_probabilities,
     make_labelled_outputs,
     make_outputs,
-    mirrored_masks,
     padded_canvas,
     padded_size,
 )
@@ -404,22 +403,19 @@ class OpenPanoptic(ModelBase):
         """Positions of samples that pass the generator together: of one canvas, and as many as memory allows."""
         if self.generator is None:
             return [[place] for place in range(len(samples))]
-        of_size = dict[tuple[int, int], list[int]]()
-        for place, sample in enumerate(samples):
-            canvas = padded_size(sample["image"], self.settings)
-            of_size.setdefault(canvas, []).append(place)
+        sizes = [padded_size(sample["image"], self.settings) for sample in samples]
         groups = list[list[int]]()
-        for canvas, places in of_size.items():
+        for canvas in dict.fromkeys(sizes):
+            places = [place for place, size in enumerate(sizes) if size == canvas]
             count = chunk_size(self.device, 1, NUMBERS_OF_PIXEL * math.prod(canvas))
             groups += [places[start : start + count] for start in range(0, len(places), count)]
         return groups
 
     def _masks(self, samples: Sequence[Sample]) -> Sequence[GeneratorOutput | UnnamedMasks]:
-        if self.masks_given:
-            return [self._unnamed(sample) for sample in samples]
-        if len(samples) == 1:
-            return [self.generate(samples[0])]
-        return self._generate(samples)
+        if self.generator is not None:
+            return self._generate(samples)
+        one = self._unnamed if self.masks_given else self.generate
+        return [one(sample) for sample in samples]
 
     def _unnamed(self, sample: Sample) -> UnnamedMasks:
         """The masks that a sample brings, or those that the mask model finds."""
@@ -668,8 +664,10 @@ class OpenPanoptic(ModelBase):
             logits, valid = self.branch.score(pixels, masks, texts, synonyms, canvas, own_map)
             if not self.flip:
                 return logits, valid
-            masks = mirrored_masks(masks, generated.canvas, generated.image_size)
-            others, seen = self.branch.score(pixels.flip(-1), masks, texts, synonyms, canvas)
+            if canvas:  # without the padding, which would be at the left
+                masks = resize_masks(masks, canvas, generated.image_size, generated.image_size)
+            mirrored = pixels.flip(-1), masks.flip(-1)
+            others, seen = self.branch.score(*mirrored, texts, synonyms)
         mean = torch.where((valid & seen)[:, None], (logits + others) / 2, logits)
         return torch.where((seen & ~valid)[:, None], others, mean), valid | seen
 

@@ -6,14 +6,12 @@ Shapes: Q queries, K classes, H x W pixels of the result.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip.runtime import constant, on_device
+from clipself_seg.clip.runtime import on_device
 from clipself_seg.data.generator_outputs import GeneratorOutput
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.errors import InputError
@@ -134,27 +132,6 @@ def padded_size(image: Tensor, settings: MergeSettings) -> tuple[int, int]:
     """Rows and columns of the canvas of an image (3, h, w)."""
     divisor = settings.size_divisibility
     return image.shape[1] + -image.shape[1] % divisor, image.shape[2] + -image.shape[2] % divisor
-
-
-def mirrored_masks(
-    mask_logits: Tensor, canvas: tuple[int, int], image_size: tuple[int, int]
-) -> Tensor:
-    """Masks (Q, m, n) of the mirrored image, which lies at the top left of the canvas as the image does.
-
-    Args:
-        mask_logits: (Q, m, n) over the canvas.
-        canvas: rows and columns that the masks cover.
-        image_size: those of the image.
-    """
-    if canvas[1] == image_size[1]:
-        return mask_logits.flip(-1)
-    fraction = image_size[1] / canvas[1]
-    # A column x in [-1, 1] is that of the other side of the image; what lies beyond the image stays.
-    theta = constant([[[-1, 0, 2 * fraction - 2], [0, 1, 0]]], mask_logits)
-    points = F.affine_grid(theta, [1, 1, *mask_logits.shape[1:]], align_corners=False)
-    flipped = F.grid_sample(mask_logits[None], points, padding_mode="border", align_corners=False)
-    columns = math.ceil(fraction * mask_logits.shape[2])
-    return torch.cat([flipped[0][..., :columns], mask_logits[..., columns:]], dim=-1)
 
 
 def padded_canvas(image: Tensor, settings: MergeSettings, mean: Sequence[float]) -> Tensor:

@@ -18,6 +18,7 @@ NO_NAMES = (
     'no class names: give words such as "dog, grass, sky"; or ask for the text tower, to give them to '
     "the file later; or name a folder, for the two towers of a CLIP"
 )
+FLOAT32 = "float32"
 GENERATOR = "MODEL.MASK_GENERATOR.SOURCE"
 
 
@@ -42,7 +43,7 @@ def one_file(output: str | os.PathLike[str], asked: Mapping[str, object]) -> Pat
             f"{output} ends in {path.suffix}: name a file that ends in {SUFFIX}, or a new folder for "
             "the two towers of a CLIP"
         )
-    if given := [name for name, value in asked.items() if value not in (None, False)]:
+    if given := [name for name, value in asked.items() if value not in (None, False, FLOAT32)]:
         raise InputError(
             f"{output} is a folder, for the two towers of a CLIP, and {given[0].replace('_', ' ')} belongs to a "
             f"model in one file: name a file that ends in {SUFFIX}"
@@ -56,12 +57,18 @@ def check_request(task: str, source: object, asked: Mapping[str, object]) -> Non
     Args:
         task: of the model; "" where it is not known yet.
         source: value of MODEL.MASK_GENERATOR.SOURCE, if the model has it.
-        asked: "words" and "stuff" or None, whether "half", whether "text_tower", see `prediction.load.export`.
+        asked: "words" and "stuff" or None, "precision", whether "text_tower", see `prediction.load.export`.
 
     Raises:
         InputError: class names given now and later, or later for another task than semantic segmentation; stuff without
-            panoptic segmentation or class names; panoptic segmentation in float16, or with masks by Stable Diffusion.
+            panoptic segmentation or class names; another precision than float32 and float16; panoptic segmentation in
+            float16, or with masks by Stable Diffusion.
     """
+    if (precision := asked["precision"]) not in (FLOAT32, "float16"):
+        raise InputError(
+            f"a file of ONNX is in float32 or float16, not in {precision}, in which onnxruntime computes nothing on a "
+            "CPU: TensorRT and OpenVINO compute a file of float32 in bfloat16"
+        )
     if asked["text_tower"] and asked["words"]:
         raise InputError(
             "the text tower is for class names that are given to the file later: leave it or the words out"
@@ -75,9 +82,9 @@ def check_request(task: str, source: object, asked: Mapping[str, object]) -> Non
         raise InputError(
             "stuff is told from things in panoptic segmentation, with words: leave it out, or give words"
         )
-    if asked["half"] and task == "panoptic":
+    if precision != FLOAT32 and task == "panoptic":
         raise InputError(
-            "float16 does not hold the sums over an image's cells in panoptic segmentation: leave half out"
+            "float16 does not hold the sums over an image's cells in panoptic segmentation: take float32"
         )
     if source == "diffusion":
         raise InputError(

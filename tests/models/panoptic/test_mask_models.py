@@ -182,6 +182,16 @@ def test_settings_that_fetch_run_or_ask_for_more_are_refused(eomt, file, changes
         load_mask_model(eomt)
 
 
+def test_nothing_is_said_of_tensors_that_are_there(eomt, capsys):
+    logs = pytest.importorskip("transformers").utils.logging
+    logs.enable_progress_bar()
+    try:
+        load_mask_model(eomt)
+    finally:
+        logs.disable_progress_bar()
+    assert not capsys.readouterr().err
+
+
 def test_other_files_are_refused(eomt):
     with pytest.raises(
         InputError, match="EomtForUniversalSegmentation takes no image of 1 x 300 pi"

@@ -24,7 +24,7 @@ from clipself_seg.heads.panoptic.panoptic_merge import (
     resize_masks,
 )
 from clipself_seg.models.panoptic.model import own_checkpoint, trained_state
-from clipself_seg.models.panoptic.outputs import UnnamedMasks, mirrored_masks
+from clipself_seg.models.panoptic.outputs import UnnamedMasks
 from tests.conftest import ROOT
 from tests.models.panoptic.small import (
     CONFIG,
@@ -180,14 +180,21 @@ def test_a_flipped_image_with_flipped_masks_gives_exactly_the_flipped_segments(k
     assert not torch.equal(own["sem_seg"].flip(-1), other["sem_seg"])
 
 
-def test_masks_of_the_mirrored_image_lie_where_it_does_on_the_canvas():
-    places = torch.arange(24.0).expand(2, 16, 24)
-    own = mirrored_masks(places, (64, 96), (60, 75))
-    # 75 of 96 pixels are 18.75 of 24 columns: the middle of column x lies at 18.75 - (x + 0.5).
-    expected = (17.75 - torch.arange(19.0)).clamp(min=0)
-    torch.testing.assert_close(own[0, 0, :19], expected, atol=1e-4, rtol=0)
-    assert torch.equal(own[..., 19:], places[..., 19:])
-    assert torch.equal(mirrored_masks(places, (64, 96), (60, 96)), places.flip(-1))
+def test_masks_on_a_padded_canvas_are_mirrored_with_the_image(monkeypatch):
+    model = model_of("TEST.AUG.ENABLED", True)
+    one = sample(40, 75)
+    generated = model.generate(one)
+    assert generated.canvas[1] > generated.image_size[1] == 75
+    shown = []
+    score = type(model.branch).score
+    monkeypatch.setattr(
+        type(model.branch), "score", lambda *args: shown.append(args[1:]) or score(*args)
+    )
+    model.clip_scores(one, generated)
+    (image, masks, *_), (mirrored, others, *_) = shown
+    assert torch.equal(mirrored, image.flip(-1)) and len(shown[1]) == 4, "of no canvas"
+    on_image = resize_masks(masks, generated.canvas, (40, 75), (40, 75))
+    assert torch.equal(others.flip(-1), on_image)
 
 
 def test_words_change_on_a_live_model(model):

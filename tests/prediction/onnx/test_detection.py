@@ -132,7 +132,7 @@ def test_onnxruntime_detects_what_the_predictor_does(predictor, words, tmp_path)
 def test_float16_detects_nearly_the_same(predictor, tmp_path):
     require_packages()
     predictor.set_vocabulary(VOCABULARIES[0])
-    (differences,) = predictor.export(tmp_path / "model.onnx", half=True).values()
+    (differences,) = predictor.export(tmp_path / "model.onnx", precision="float16").values()
     assert all(1e-5 < d <= 0.05 for d in differences.values())
 
 

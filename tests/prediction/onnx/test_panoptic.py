@@ -132,7 +132,7 @@ def test_stuff_goes_with_the_class_names_and_what_a_panoptic_file_cannot_be_is_r
     assert written[0].metadata["things"] == [1]
     for asked, said in (
         ({"stuff": "grass"}, "leave it out, or give words"),
-        ({"words": "grass", "half": True}, "leave half out"),
+        ({"words": "grass", "precision": "float16"}, "take float32"),
         ({"text_tower": True}, "have their class names inside, so give words"),
     ):
         with pytest.raises(InputError, match=said):

@@ -76,11 +76,15 @@ def test_the_files_of_a_model_label_an_image_as_torch_does(tmp_path, monkeypatch
             "--model mini -o onnx --words dog",
             "onnx is a folder, for the two towers of a CLIP, and words belongs",
         ),
-        ("--model mini -o onnx --half", "half belongs to a model in one file"),
+        ("--model mini -o onnx --precision float16", "precision belongs to a model in one file"),
         ("--model mini -o model.engine --words dog", "ends in .engine: name a file"),
         ("--model mini -o m.onnx --words dog --text-tower", "leave it or the words out"),
         ("--task detection --model mini -o m.onnx --text-tower", "inside, so give words"),
-        ("--task panoptic --model mini -o m.onnx --words dog --half", "leave half out"),
+        ("--task panoptic --model mini -o m.onnx --words dog --precision float16", "take float32"),
+        (
+            "--model mini -o m.onnx --words dog --precision bfloat16",
+            "in float32 or float16, not in bfloat16",
+        ),
         ("--model mini -o m.onnx --words dog --stuff dog", "stuff is told from things in panoptic"),
         ("--model odise-label -o m.onnx --words dog", "Stable Diffusion is not exported"),
         (
@@ -151,9 +155,9 @@ def test_a_file_in_float16_labels_nearly_alike(tmp_path, name, opts):
     model = clipself_seg.load(name, device="cpu", opts=opts)
     model.set_vocabulary("red star, grass, sand")
     sizes = []
-    for half in (False, True):
-        folder = tmp_path / str(half)
-        clipself_seg.export(model, folder / "model.onnx", half=half)
+    for precision in ("float32", "float16"):
+        folder = tmp_path / precision
+        clipself_seg.export(model, folder / "model.onnx", precision=precision)
         sizes.append((folder / "model.onnx").stat().st_size)
     assert sizes[1] < 0.6 * sizes[0]
     photo = photo_in(tmp_path)

@@ -1,0 +1,125 @@
+"""TEST.PRECISION bfloat16 and float32 agree, in every task; SOLVER.AMP is of training alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import clipself_seg
+from clipself_seg.config import load_config
+from clipself_seg.config.device import bfloat16_pays
+from clipself_seg.errors import InputError
+from clipself_seg.mini.concepts import WORLDS
+from clipself_seg.mini.scenes import draw_scene
+from clipself_seg.models import CLIPSelf
+from clipself_seg.models.cat_seg.model import CATSeg
+
+SCENE = draw_scene(np.random.default_rng(3), WORLDS["mini"]).image
+TRAINING = ["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "bfloat16"]
+LOW = ["TEST.PRECISION", "bfloat16"]
+
+
+def results(task, model):
+    """Of the scene in float32, in float32 with SOLVER.AMP, and in bfloat16."""
+    for opts in ([], TRAINING, LOW):
+        predictor = clipself_seg.load(model, task=task, device="cpu", opts=opts)
+        yield predictor(SCENE, "mini")
+
+
+@pytest.mark.parametrize("model", ["mini", "mini-clipself"])
+def test_labels_agree(model):
+    exact, trained_low, low = results("semantic", model)
+    assert (exact.class_scores == trained_low.class_scores).all()
+    assert (exact.class_scores != low.class_scores).any()
+    assert (exact.labels == trained_low.labels).all() and (exact.labels == low.labels).mean() > 0.99
+    np.testing.assert_allclose(low.class_scores, exact.class_scores, atol=0.05)
+
+
+def test_segments_agree():
+    exact, trained_low, low = results("panoptic", "mini")
+    assert (exact.ids == trained_low.ids).all() and (exact.ids == low.ids).mean() > 0.99
+    assert [s.name for s in exact.segments] == [s.name for s in low.segments]
+    scores = [[s.score for s in result.segments] for result in (exact, trained_low, low)]
+    assert scores[0] == scores[1] != scores[2]
+    np.testing.assert_allclose(scores[2], scores[0], atol=0.05)
+
+
+def test_detections_agree():
+    exact, trained_low, low = results("detection", "mini")
+    assert (exact.boxes == trained_low.boxes).all()
+    assert (exact.scores[:5] != low.scores[:5]).any()
+    # Close scores may change places, so each certain one is looked for.
+    for box, label, score in zip(exact.boxes, exact.labels, exact.scores):
+        near = (low.labels == label) & (np.abs(low.boxes - box).max(axis=1) < 3)
+        assert score < 0.3 or np.abs(low.scores[near] - score).min() < 0.05
+    assert exact.scores[0] > 0.3
+
+
+def test_regions_agree():
+    image = torch.from_numpy(SCENE[:96, :96]).permute(2, 0, 1)
+    boxes = torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.2, 0.3, 0.9, 1.0]])
+    sample = {"image": image, "boxes": boxes, "crops": image[None, :, :64, :64].repeat(2, 1, 1, 1)}
+    found = []
+    for opts in ([], TRAINING, LOW):
+        model = CLIPSelf(load_config("mini/distillation", ["MODEL.DEVICE", "cpu", *opts])).eval()
+        model.reader.set_vocabulary("mini")
+        (output,) = model([sample], read=("boxes", "crops"))
+        found.append(output["scores"])
+    for name, scores in found[0].items():
+        assert scores.dtype == found[2][name].dtype == torch.float32
+        assert torch.equal(scores, found[1][name]) and not torch.equal(scores, found[2][name])
+        torch.testing.assert_close(scores, found[2][name], atol=0.01, rtol=0)
+
+
+def test_the_start_that_a_training_preserves_is_in_the_precision_of_training():
+    opts = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "mini-cat-seg", *LOW]
+    model = CATSeg(load_config("mini/semseg", opts)).eval()
+    window = torch.from_numpy(SCENE).permute(2, 0, 1)[None, :, :64, :64]
+    model.set_vocabulary("red star, grass")
+    assert model.window_logits(window).dtype == torch.float32
+    model.precision = torch.bfloat16
+    assert model.window_logits(window).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_float16_without_a_gpu_is_refused(monkeypatch, device):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    opts = ["MODEL.DEVICE", device, "TEST.PRECISION", "float16"]
+    with pytest.raises(InputError, match=f"MODEL.DEVICE is {device}: take bfloat16, or float32"):
+        load_config(None, opts)
+
+
+def test_what_gains_nothing_or_has_no_effect_is_said(monkeypatch, caplog):
+    load_config(None, ["MODEL.DEVICE", "cpu", *TRAINING], trains=True)
+    assert not caplog.text
+    load_config(None, ["MODEL.DEVICE", "cpu", *TRAINING])
+    assert "SOLVER.AMP is of training alone, TEST.PRECISION of what follows" in caplog.text
+    for known, said in ((True, 0), (None, 0), (False, 1)):
+        monkeypatch.setattr("clipself_seg.config.load.bfloat16_pays", lambda known=known: known)
+        load_config(None, ["MODEL.DEVICE", "cpu", *LOW])
+        assert caplog.text.count("no instructions for bfloat16: float32 is as quick") == said
+
+
+@pytest.mark.parametrize(
+    ("flags", "pays"),
+    [("fma avx2 avx512f", False), ("avx512_bf16", True), ("Features : fp asimd bf16", True)],
+)
+def test_the_processor_says_whether_bfloat16_pays(monkeypatch, flags, pays):
+    monkeypatch.setattr("pathlib.Path.read_text", lambda *_, **__: f"flags : sse {flags} end\n")
+    assert bfloat16_pays() is pays
+
+
+def test_a_system_that_says_nothing_of_the_processor_is_not_judged(monkeypatch):
+    def missing(*_, **__):
+        raise FileNotFoundError
+
+    monkeypatch.setattr("pathlib.Path.read_text", missing)
+    assert bfloat16_pays() is None
+
+
+@pytest.mark.parametrize("key", ["TEST.PANOPTIC.AMP", "TEST.DETECTION.AMP"])
+def test_retired_keys_name_the_one_that_took_their_place(key):
+    assert load_config(None, [key, "False"]).TEST.PRECISION == "float32"
+    with pytest.raises(InputError, match=f"{key} is no longer a key.*give TEST.PRECISION bfloat16"):
+        load_config(None, [key, "True"])

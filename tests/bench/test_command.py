@@ -220,6 +220,15 @@ def test_the_plain_formulation_has_the_allocator_as_torch_finds_it(monkeypatch):
     assert said == [*once, "keep, cpu", "x", *once[1:]]  # "x" finds its memory when it is timed
 
 
+def test_the_plain_formulation_has_our_allocator_if_asked(monkeypatch):
+    said = []
+    monkeypatch.setattr(measure, "keep_freed_memory", lambda device: said.append("keep"))
+    monkeypatch.setattr(measure, "hand_back_freed_memory", lambda: said.append("hand back"))
+    runs = {name: Run(lambda _, name=name: said.append(name)) for name in ("x", "plain x")}
+    time_in_turn(runs, torch.device("cpu"), 1, lambda line: None, "ours")
+    assert said == ["keep", *2 * ["x", "plain x"]]
+
+
 def test_runs_of_one_formulation_keep_their_memory_between_them(monkeypatch):
     said = []
     monkeypatch.setattr(measure, "keep_freed_memory", lambda device: said.append("keep"))

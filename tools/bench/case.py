@@ -48,6 +48,7 @@ class Case:
         regions: n.
         repeats: number of timed calls of each part.
         threads: number of torch's threads on the CPU.
+        plain_allocator: of plain formulations: "torch", as torch finds it, or "ours", which keeps freed memory.
         device: "cpu" or "cuda".
         classes: number of classes: the first of ADE20K's 847 ("panoptic": of COCO's 133, if there are enough);
             "detection" takes random vectors.
@@ -66,6 +67,7 @@ class Case:
     regions: int = 13
     repeats: int = 5
     threads: int = 2
+    plain_allocator: Literal["torch", "ours"] = "torch"
     device: str = "cpu"
     classes: int = 150
     training: bool = False

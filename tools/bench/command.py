@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from bench.case import Case
 
 START = time.perf_counter()
+COMMON = ("repeats", "threads", "device", "precision", "plain_allocator")
 MODEL, PANOPTIC_MODEL, DETECTION_MODEL = "ViT-B-16", "ViT-L-14-336-quickgelu", "EVA02-B-16"
 
 
@@ -135,6 +136,12 @@ def parser() -> argparse.ArgumentParser:
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
     options.add_argument("--threads", type=int, default=cores, help=f"of torch ({cores})")
+    options.add_argument(
+        "--plain-allocator",
+        choices=["torch", "ours"],
+        default="torch",
+        help="of plain formulations: as torch finds it (torch), or what keeps freed memory here (ours)",
+    )
     options.add_argument("--device", choices=["cpu", "cuda"], help="(a GPU if there is one)")
     options.add_argument("--json", help="file for all figures, with where they come from")
     return options
@@ -166,7 +173,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise InputError(f"{named}: model prints a table and measures nothing to write")
         sys.stdout.write(model_table(args["model"] or MODEL, args["size"] or 1024, depth) + "\n")
         return
-    common = {key: args[key] for key in ("repeats", "threads", "device", "precision")}
+    common = {key: args[key] for key in COMMON}
     if launches:
         from bench import launches as counting
 

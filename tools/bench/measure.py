@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from clipself_seg.clip.linear import linear
+from clipself_seg.clip.linear import as_convolution
 from clipself_seg.errors import InputError
 from clipself_seg.memory import hand_back_freed_memory, keep_freed_memory
 
@@ -51,7 +51,7 @@ class Peaks(NamedTuple):
 
     Attributes:
         torch: of torch's own products.
-        best: of those and the project's by way of oneDNN, whichever is faster.
+        best: of those and, in float32 on a CPU, the products of oneDNN's convolutions, whichever are faster.
     """
 
     torch: float
@@ -60,7 +60,9 @@ class Peaks(NamedTuple):
 
 def matmul_peaks(dtype: torch.dtype, device: torch.device, repeats: int) -> Peaks:
     """The best of `repeats` calls for each of `PEAK_SHAPES`."""
-    rates = dict.fromkeys((F.linear, linear), 0.0)
+    rates: dict[Callable[..., torch.Tensor], float] = {F.linear: 0.0}
+    if device.type == "cpu" and dtype == torch.float32:
+        rates[as_convolution] = 0.0
     for rows, inner, columns in PEAK_SHAPES:
         a = torch.randn(rows, inner, device=device).to(dtype)
         b = torch.randn(columns, inner, device=device).to(dtype)
@@ -83,20 +85,25 @@ def time_run(run: Run, device: torch.device) -> float:
     return seconds
 
 
-def set_allocator(name: str, device: torch.device) -> None:
-    """Sets the allocator as training and prediction have it, for plain formulations as torch finds it."""
-    if _is_plain(name):
-        hand_back_freed_memory()
-    else:
+def set_allocator(keep: bool, device: torch.device) -> None:
+    """Sets the allocator as training and prediction have it, or as torch finds it."""
+    if keep:
         keep_freed_memory(device.type)
+    else:
+        hand_back_freed_memory()
 
 
-def _is_plain(name: str) -> bool:
-    return name.startswith("plain ")
+def keeps_memory(name: str, plain_allocator: str) -> bool:
+    """Whether a run keeps freed memory: every one of ours, plain ones where their allocator is "ours"."""
+    return plain_allocator == "ours" or not name.startswith("plain ")
 
 
 def time_in_turn(
-    runs: Mapping[str, Run], device: torch.device, repeats: int, report: Callable[[str], None]
+    runs: Mapping[str, Run],
+    device: torch.device,
+    repeats: int,
+    report: Callable[[str], None],
+    plain_allocator: str = "torch",
 ) -> dict[str, list[float]]:
     """Seconds of every run, `repeats` times in turn, so that a slow moment of the machine hits all.
 
@@ -108,16 +115,17 @@ def time_in_turn(
         device: to wait for.
         repeats: rounds.
         report: called with the progress.
+        plain_allocator: of plain formulations, see `Case`.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     before = None
     for turn in range(repeats + 1):
         for name, run in runs.items():
-            plain = _is_plain(name)
-            if plain != before:  # setting it hands back what is free
-                set_allocator(name, device)
-                before = plain
-                if turn and not plain and device.type == "cpu":
+            keep = keeps_memory(name, plain_allocator)
+            if keep != before:  # setting it hands back what is free
+                set_allocator(keep, device)
+                before = keep
+                if turn and keep and device.type == "cpu":
                     time_run(run, device)
             seconds = time_run(run, device)
             report(f"round {turn}/{repeats}  {name}: {seconds:.3f} s{'' if turn else ' (warm-up)'}")
@@ -133,7 +141,7 @@ def peak_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: str)
 
     Args:
         build: importable; makes the runs of a case in the new process.
-        case: with `device` and `threads`; can be pickled.
+        case: with `device`, `threads` and `plain_allocator`; can be pickled.
         name: name of the run.
 
     Raises:
@@ -154,7 +162,7 @@ def _measure_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: 
     device = torch.device(case.device)
     before = _resident_peak()
     run = build(case)[name]
-    set_allocator(name, device)
+    set_allocator(keeps_memory(name, case.plain_allocator), device)
     for _ in range(run.calls):
         time_run(run, device)
     if device.type == "cuda":

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -134,6 +137,32 @@ def time_in_turn(
     return times
 
 
+@contextlib.contextmanager
+def watched(device: torch.device) -> Iterator[dict[str, Any]]:
+    """Measures what is done in the context.
+
+    Yields:
+        Filled when the context is left: "seconds", "memory_bytes" (on a GPU torch's most, on the CPU that of the
+        process so far) and "waits": FILE:LINE -> how often Python waited for a GPU there, as far as torch sees it.
+    """
+    gpu, figures = device.type == "cuda", dict[str, Any]()
+    with warnings.catch_warnings(record=gpu) as caught:
+        if gpu:
+            warnings.simplefilter("always")
+            torch.cuda.reset_peak_memory_stats(device)
+            torch.cuda.set_sync_debug_mode("warn")
+        _synchronise(device)
+        start = time.perf_counter()
+        yield figures
+        _synchronise(device)
+        figures["seconds"] = time.perf_counter() - start
+        if gpu:
+            torch.cuda.set_sync_debug_mode("default")
+    waits = [w for w in caught or () if "called a synchronizing" in str(w.message)]
+    figures["waits"] = Counter(f"{Path(w.filename).name}:{w.lineno}" for w in waits)
+    figures["memory_bytes"] = torch.cuda.max_memory_allocated(device) if gpu else _resident_peak()
+
+
 def peak_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: str) -> int:
     """Bytes that a process of its own needs at most for the calls of a run: weights, but not what is given.
 
@@ -160,14 +189,13 @@ def peak_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: str)
 def _measure_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: str) -> int:
     torch.set_num_threads(case.threads)
     device = torch.device(case.device)
-    before = _resident_peak()
+    before = 0 if device.type == "cuda" else _resident_peak()
     run = build(case)[name]
     set_allocator(keeps_memory(name, case.plain_allocator), device)
-    for _ in range(run.calls):
-        time_run(run, device)
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) - run.given
-    return _resident_peak() - before - run.given
+    with watched(device) as seen:
+        for _ in range(run.calls):
+            time_run(run, device)
+    return int(seen["memory_bytes"]) - before - run.given
 
 
 def _resident_peak() -> int:

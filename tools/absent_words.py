@@ -1,25 +1,28 @@
 """Counts words that are found where they are not, before and after `--absent drop`; docs/predict.md has the table.
 
-    python tools/absent_words.py --scenes 60
+    python tools/absent_words.py --scenes 20
     python tools/absent_words.py --formulas --scenes 80
     python tools/absent_words.py --images photos/ --words 20
 
-Scenes of both generated worlds ($CLIPSELF_SEG_MINI) are read by the models that come with the project, with all words
-of their world (F-ViT: its things); which of them are in a scene is known. A word is found if it has a pixel, a segment
-or a box. Printed are, of an image, the absent words that are found and the fraction of the present ones that are.
-Scenes are counted in all rows; as many further ones calibrate the threshold of the last.
+Scenes of both generated worlds ($CLIPSELF_SEG_MINI), drawn by each seed, are read by the models that come with the
+project, with all words of their world (F-ViT: its things); which of them are in a scene is known. A word is found if it
+has a pixel, a segment or a box. Printed are, of an image, the absent words that are found and the present ones that
+are, in percent: mean and standard deviation over the seeds. The same scenes are counted in all rows of a seed; as many
+further ones calibrate the threshold of the last.
 --formulas compares scores of presence by the area under the ROC curve: that of a random present word against a random
 absent one, for the original CLIP of the generated worlds and for its student.
-With --images the words are names of LVIS, drawn at random for each image, and nobody knows which are there: counts
+With --images the words are names of LVIS, drawn by each seed for each image, and nobody knows which are there: counts
 without a claim.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
+import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -58,25 +61,17 @@ class Scene(NamedTuple):
     ids: Sequence[int]
 
 
-class Counts(NamedTuple):
-    """Of an image on average: absent words that are found, and the fraction of the present ones that are found."""
-
-    false: float
-    kept: float
-
-
-def scenes_of(world: str, first: int, count: int) -> list[Scene]:
-    """Validation scenes of a world."""
+def scenes_of(world: str, count: int, seed: int) -> list[Scene]:
+    """Validation scenes of a world, drawn by a seed."""
     folder = Path(os.environ.get("CLIPSELF_SEG_MINI", "output/mini_world")) / world
     content = json.loads((folder / "annotations/panoptic_val.json").read_text(encoding="utf-8"))
     files = {image["id"]: image["file_name"] for image in content["images"]}
-    chosen = content["annotations"][first : first + count]
     return [
         Scene(
             read_image(folder / "val" / files[entry["image_id"]]),
             [segment["category_id"] for segment in entry["segments_info"]],
         )
-        for entry in chosen
+        for entry in random.Random(seed).sample(content["annotations"], count)
     ]
 
 
@@ -86,15 +81,15 @@ def give_words(model: Any, words: Vocabulary) -> None:
     model.set_vocabulary(words, *of_background)
 
 
-def counts(model: Any, scenes: Sequence[Scene], words: Vocabulary) -> Counts:
-    """What a model finds in scenes, as it is set."""
+def counts(model: Any, scenes: Sequence[Scene], words: Vocabulary) -> tuple[float, float]:
+    """Of an image on average: absent words that a model finds, and present ones, in percent."""
     false, kept = [], []
     for image, ids in scenes:
         predicted = set(model(image).regions().labels.tolist())
         there = {k for k, entry in enumerate(words.classes) if entry.dataset_id in ids}
         false.append(len(predicted - there))
-        kept.append(len(predicted & there) / max(1, len(there)))
-    return Counts(float(np.mean(false)), float(np.mean(kept)))
+        kept.append(100 * len(predicted & there) / max(1, len(there)))
+    return float(np.mean(false)), float(np.mean(kept))
 
 
 def calibrated(model: Any, scenes: Sequence[Scene], words: Vocabulary) -> float:
@@ -104,22 +99,34 @@ def calibrated(model: Any, scenes: Sequence[Scene], words: Vocabulary) -> float:
     return best_threshold(scores, np.concatenate(there))
 
 
-def rows_of_worlds(count: int) -> list[list[object]]:
-    """Rows of the table: world, model, what was asked, threshold, absent words found, present words found."""
+def rows_of_worlds(count: int, seeds: int) -> list[list[object]]:
+    """Rows of the table: world, model, what was asked, absent words found, present words found in percent."""
     rows = list[list[object]]()
-    for world in ("mini", "mini2"):
-        scenes, further = (scenes_of(world, first, count) for first in (0, count))
-        for name, make in MODELS.items():
-            model = make()
-            words = load_vocabulary(f"{world}_things" if name == "F-ViT" else world)
-            give_words(model, words)
-            own = calibrated(model, further, words)
-            for asked, threshold in (("all words", None), ("drop", THRESHOLD), ("calibrated", own)):
+    for world, (name, make) in itertools.product(("mini", "mini2"), MODELS.items()):
+        model = make()
+        words = load_vocabulary(f"{world}_things" if name == "F-ViT" else world)
+        give_words(model, words)
+        matches: dict[str, list[tuple[float, float]]] = {
+            "all words": [],
+            "drop": [],
+            "calibrated": [],
+        }
+        for seed in range(seeds):
+            scenes = scenes_of(world, 2 * count, seed)
+            thresholds = THRESHOLD, calibrated(model, scenes[count:], words)
+            for numbers, threshold in zip(matches.values(), (None, *thresholds)):
                 model.set_absent("drop" if threshold else None, threshold)
-                numbers = counts(model, scenes, words)
-                rows.append([world, name, asked, threshold, numbers.false, 100 * numbers.kept])
-                sys.stderr.write(f"{rows[-1]}\n")
+                numbers.append(counts(model, scenes[:count], words))
+        for asked, numbers in matches.items():
+            rows.append([world, name, asked, *map(spread, zip(*numbers))])
+            sys.stderr.write(f"{rows[-1]}\n")
     return rows
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and, of several values, their standard deviation."""
+    mean = f"{statistics.mean(values):.1f}"
+    return f"{mean} \u00b1 {statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
 def rows_of_formulas(count: int) -> list[list[object]]:
@@ -131,7 +138,7 @@ def rows_of_formulas(count: int) -> list[list[object]]:
             words = load_vocabulary(world)
             text_KE = TextBank(clip, "single").embed(words)
             scores, there = list[np.ndarray](), list[np.ndarray]()
-            for image, ids in scenes_of(world, 0, count):
+            for image, ids in scenes_of(world, count, 0):
                 scores.append(formulas(clip, image, text_KE))
                 there.append(np.isin([entry.dataset_id for entry in words.classes], ids))
             present = np.concatenate(there)
@@ -165,21 +172,25 @@ def area(scores: np.ndarray, present: np.ndarray) -> float:
     return (ranks[present].sum() - count * (count + 1) / 2) / (count * (len(scores) - count))
 
 
-def rows_of_images(folder: str, count: int) -> list[list[object]]:
+def rows_of_images(folder: str, count: int, seeds: int) -> list[list[object]]:
     """Words found in an image on average, of random ones: all, and those that are left."""
-    names = [entry.names[0] for entry in load_vocabulary("lvis_v1_1203").classes]
+    names = load_vocabulary("lvis_v1_1203").names
     files = find_images([folder], "output").images
     rows = list[list[object]]()
     for name, make in MODELS.items():
-        model, numbers = make(), {"all words": list[int](), "drop": list[int]()}
-        for number, file in enumerate(files):
-            drawn = random.Random(number).sample(names, count)
-            give_words(model, Vocabulary.from_names(drawn))
-            for asked in numbers:
-                model.set_absent(None if asked == "all words" else "drop")
-                labels = model(file.path).regions().labels
-                numbers[asked].append(len(set(labels.tolist())))
-        rows.append([name, len(files), *(float(np.mean(own)) for own in numbers.values())])
+        model, means = make(), list[tuple[float, float]]()
+        for seed in range(seeds):
+            matches = list[tuple[int, int]]()
+            for number, file in enumerate(files):
+                drawn = random.Random(f"{seed} {number}").sample(names, count)
+                give_words(model, Vocabulary.from_names(drawn))
+                labels = list[np.ndarray]()
+                for what in (None, "drop"):
+                    model.set_absent(what)
+                    labels.append(np.unique(model(file.path).regions().labels))
+                matches.append((len(labels[0]), len(labels[1])))
+            means.append(tuple(np.mean(matches, axis=0)))
+        rows.append([name, len(files), *map(spread, zip(*means))])
         sys.stderr.write(f"{rows[-1]}\n")
     return rows
 
@@ -189,19 +200,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--scenes", type=int, default=60, help="of each world (60)")
+    parser.add_argument("--scenes", type=int, default=20, help="of each world and seed (20)")
+    parser.add_argument("--seeds", type=int, default=3, help="draws of scenes, or of words (3)")
     parser.add_argument("--formulas", action="store_true", help="compare scores of presence")
     parser.add_argument("--images", help="folder of photographs in place of scenes")
     parser.add_argument("--words", type=int, default=20, help="of a photograph (20)")
     args = parser.parse_args(arguments)
     if args.images:
-        rows = rows_of_images(args.images, args.words)
+        rows = rows_of_images(args.images, args.words, args.seeds)
         heads = ["model", "images", "found of all words", "found after drop"]
     elif args.formulas:
         rows, heads = rows_of_formulas(args.scenes), ["CLIP", "world", *FORMULAS]
     else:
-        rows = rows_of_worlds(args.scenes)
-        heads = ["world", "model", "asked", "threshold", "absent words found", "present words, %"]
+        rows = rows_of_worlds(args.scenes, args.seeds)
+        heads = ["world", "model", "asked", "absent words found", "present words found, %"]
     text = tabulate(rows, heads, tablefmt="github", floatfmt=".2f", missingval="")
     sys.stdout.write(f"{text}\n")
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -100,13 +99,10 @@ def _reading(
     example: Example, side: int, device: torch.device, read: ReadRegions
 ) -> tuple[Tensor, Tensor]:
     """Embeddings of an example (E,) and of places of its image (n, E), unit length."""
-    height, width = example.mask.shape
+    height, width, _ = example.pixels.shape
     columns, rows = fit_size(width, height, side)
-    stacked = np.concatenate([example.image, 255 * example.mask[..., None].astype(np.uint8)], -1)
-    pixels = torch.from_numpy(stacked).permute(2, 0, 1)[None].float().to(device) / 255
-    resized = F.interpolate(
-        pixels, (rows, columns), mode="bilinear", align_corners=False, antialias=True
-    )
+    pixels = torch.from_numpy(example.pixels).permute(2, 0, 1)[None].float().to(device) / 255
+    resized = F.interpolate(pixels, (rows, columns), mode="bilinear", antialias=True)
     places = torch.eye(PLACES**2, device=device).unflatten(1, (PLACES, PLACES))
     masks = torch.cat([resized[0, 3:] - MOSTLY, F.interpolate(places[None], (rows, columns))[0]])
     embeddings = F.normalize(read(resized[0, :3], masks), dim=-1)

@@ -11,13 +11,14 @@ one head.
 from __future__ import annotations
 
 import abc
+import contextlib
 from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip.linear import Linear, is_stock, linear
+from clipself_seg.clip.linear import Linear, is_stock, linear, products_by_onednn
 from clipself_seg.clip.positions import rotate
 from clipself_seg.clip.runtime import chunk_size, on_cpu
 
@@ -72,7 +73,7 @@ def attention(
     """Softmax attention of torch, (B, H, Q, C).
 
     Heads are slices of the tokens' channels, and rows that far apart share few places of a CPU's cache: with many
-    tokens the heads are copied apart first. The result is the same to the last bit.
+    tokens the heads are copied apart first, with the same bits, and oneDNN multiplies where it has wider instructions.
 
     Args:
         q_BHQC: queries.
@@ -81,17 +82,21 @@ def attention(
         mask: boolean, True where a query may attend to a key, or what is added to the scores; it broadcasts.
         causal: whether a token attends to itself and earlier ones alone.
     """
-    if _apart(q_BHQC, k_BHLC):
+    apart = _apart(q_BHQC, k_BHLC)
+    if apart:
         q_BHQC, k_BHLC, v_BHLC = (x.contiguous() for x in (q_BHQC, k_BHLC, v_BHLC))
-    return F.scaled_dot_product_attention(q_BHQC, k_BHLC, v_BHLC, attn_mask=mask, is_causal=causal)
+    with products_by_onednn() if apart else contextlib.nullcontext():
+        return F.scaled_dot_product_attention(
+            q_BHQC, k_BHLC, v_BHLC, attn_mask=mask, is_causal=causal
+        )
 
 
 def _apart(q_BHQC: Tensor, k_BHLC: Tensor) -> bool:
     """Whether heads of their own memory pay."""
     return (
         not torch.is_grad_enabled()  # the copies would be kept
+        and on_cpu(q_BHQC)  # before what no compiler reads
         and not is_stock()
-        and on_cpu(q_BHQC)
         and min(q_BHQC.shape[2], k_BHLC.shape[2]) >= MANY_TOKENS
     )
 

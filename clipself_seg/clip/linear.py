@@ -1,11 +1,15 @@
-"""Linear layers that use the widest vector instructions of a CPU.
+"""Products that use the widest vector instructions of a CPU: linear layers, and attention over many tokens.
 
 torch computes float32 matrix products with MKL, which is limited to AVX2 on processors that are not
 Intel's, and convolutions with oneDNN, which uses AVX-512 wherever it exists. A linear layer is a 1 x 1
 convolution of an image of one column, without a change of layout: the same sums, up to twice as fast
-where MKL is held back. Elsewhere nothing is gained, and on processors without AVX-512 some numbers of rows take
-three times as long, so that torch's own is taken there. What decides is the processor, not a stopwatch: the same
-machine always gives the same bits.
+where MKL is held back. With one thread torch gives a 1 x 1 convolution to MKL all the same, but not a dilated one:
+a dilation along the one column changes nothing else, and the bits are those of several threads. Elsewhere nothing is
+gained, and on processors without AVX-512 some numbers of rows take three times as long, so that torch's own is taken
+there. What decides is the processor, not a stopwatch: the same machine always gives the same bits.
+
+torch's kernel of attention asks oneDNN for its products where float32 may be computed in bfloat16. A processor with
+AVX-512 and without AMX has no faster way in bfloat16, and oneDNN computes them in float32 (`products_by_onednn`).
 
 Shapes: R rows, I input and O output channels.
 """
@@ -16,6 +20,8 @@ import contextlib
 import functools
 import os
 import platform
+import re
+import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -29,19 +35,25 @@ from clipself_seg.errors import InputError, shown
 
 VARIABLE = "CLIPSELF_SEG_LINEAR"
 CHOICES = ("auto", "torch", "convolution")
-FEWEST_ROWS = 64  # with fewer, converting the weight to oneDNN's layout costs more than it saves
+# With fewer, converting the weight to oneDNN's layout costs more than it saves; MKL with one thread does not wait.
+FEWEST_ROWS, FEWEST_ROWS_ALONE = 64, 256
+FEWEST_NUMBERS = 20480  # of the rows; up to these torch gives no convolution to oneDNN
 LARGEST_WEIGHT = (
     2**18
-)  # number of weights up to which oneDNN computes their gradient faster than MKL
+)  # number of weights up to which oneDNN computes their gradient as fast as MKL
+FULL_WIDTH = 26  # family of AMD's processors (Zen 5) from which 512 bits are one step, and no weight is too large
+ROWS_TOGETHER = 16  # of a weight's gradient: oneDNN takes twice as long for numbers of rows that 4 does not divide
+DILATION = (1, 2)
 # Arguments of a convolution without stride, padding and the like.
 PLAIN: dict[str, Any] = {
     "stride": [1, 1],
     "padding": [0, 0],
-    "dilation": [1, 1],
+    "dilation": [*DILATION],
     "transposed": False,
     "output_padding": [0, 0],
     "groups": 1,
 }
+LARGEST_ERROR = 2e-6  # of attention by oneDNN, relative: float32 has 5e-7, bfloat16 2e-3
 
 _stock: ContextVar[bool] = ContextVar("stock", default=False)
 
@@ -74,16 +86,30 @@ def choice() -> Choice:
         return Choice(False, "this torch has no MKL beside oneDNN")
     if "AVX512" not in torch.backends.cpu.get_cpu_capability():
         return Choice(False, "this processor has no AVX-512")
-    if _is_intel():
+    if "GenuineIntel" in _processor():
         return Choice(False, "MKL uses AVX-512 on Intel's processors")
     return Choice(True, "MKL does without AVX-512 on processors that are not Intel's")
 
 
-def _is_intel() -> bool:
+@functools.cache
+def _processor() -> str:
+    """What the system says about its processor, on Linux with family and flags."""
     known = platform.processor()
     with contextlib.suppress(OSError):
         known += Path("/proc/cpuinfo").read_text(errors="replace")
-    return "GenuineIntel" in known
+    return known
+
+
+def amd_family() -> int:
+    """Family of AMD's processors that this one is of (Zen 4 is 25, Zen 5 is 26); 0 where the system does not say."""
+    match = re.search(r"AuthenticAMD\ncpu family\s*: (\d+)", _processor())
+    return int(match[1]) if match else 0
+
+
+@functools.cache
+def largest_weight() -> int:
+    """Number of weights up to which oneDNN computes their gradient on this machine."""
+    return 2**62 if amd_family() >= FULL_WIDTH else LARGEST_WEIGHT
 
 
 @contextlib.contextmanager
@@ -117,8 +143,67 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if torch.is_grad_enabled():
         rows_RO = _Product.apply(rows_RI, weight, bias)
     else:
-        rows_RO = _product(rows_RI, weight, bias)
+        rows_RO = as_convolution(rows_RI, weight, bias)
     return rows_RO.view(*x.shape[:-1], -1)
+
+
+class _Products:
+    """torch's setting, which all threads share, and how many of them want it changed."""
+
+    lock = threading.Lock()
+    inside = 0
+    before = ""
+
+
+@contextlib.contextmanager
+def products_by_onednn() -> Iterator[None]:
+    """Lets oneDNN compute torch's float32 products inside the context, where `onednn_is_exact`; else does nothing.
+
+    torch has one setting for all threads. Products that another thread computes meanwhile are oneDNN's too: in float32,
+    with other last digits. The setting comes back when the last thread has left.
+    """
+    if is_stock() or not onednn_is_exact():
+        yield
+        return
+    setting = _setting()
+    with _Products.lock:
+        if not _Products.inside:
+            _Products.before = setting.fp32_precision
+            setting.fp32_precision = "bf16"
+        _Products.inside += 1
+    try:
+        yield
+    finally:
+        with _Products.lock:
+            _Products.inside -= 1
+            if not _Products.inside:
+                setting.fp32_precision = _Products.before
+
+
+def _setting() -> Any:
+    """torch's setting for float32 products on a CPU, which torch's types do not know; None before 2.9."""
+    return getattr(torch.backends.mkldnn, "matmul", None)
+
+
+@functools.cache
+def onednn_is_exact() -> bool:
+    """Whether this machine gains by `products_by_onednn`, and its attention is then exact to `LARGEST_ERROR`.
+
+    Never with AMX, which would compute in bfloat16, nor with a torch (before 2.9) that has no setting for CPUs alone.
+    """
+    setting = _setting()
+    if setting is None or not choice().convolution or "amx_bf16" in _processor():
+        return False
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        q, k, v = torch.randn(3, 1, 1, 512, 64, generator=torch.Generator().manual_seed(0))
+        exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
+        before = setting.fp32_precision
+        try:
+            setting.fp32_precision = "bf16"
+            error = F.scaled_dot_product_attention(q, k, v) - exact
+        finally:
+            setting.fp32_precision = before
+        return bool(error.norm() <= LARGEST_ERROR * exact.norm())
 
 
 def _pays(x: Tensor, weight: Tensor) -> bool:
@@ -128,10 +213,15 @@ def _pays(x: Tensor, weight: Tensor) -> bool:
         and not is_stock()  # before the rows: an exported graph must not depend on their number
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and x.numel() >= FEWEST_ROWS * x.shape[-1]
+        and x.numel() > FEWEST_NUMBERS
+        and x.numel() >= _fewest_rows() * x.shape[-1]
         and choice().convolution
         and not torch.is_autocast_enabled("cpu")
     )
+
+
+def _fewest_rows() -> int:
+    return FEWEST_ROWS if torch.get_num_threads() > 1 else FEWEST_ROWS_ALONE
 
 
 def _as_image(rows: Tensor) -> Tensor:
@@ -144,8 +234,10 @@ def _as_rows(image: Tensor) -> Tensor:
     return image[0, :, :, 0].T
 
 
-def _product(rows_RI: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return _as_rows(F.conv2d(_as_image(rows_RI), weight[:, :, None, None], bias)).contiguous()
+def as_convolution(rows_RI: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear` of rows (R, I) by oneDNN's convolution."""
+    image = F.conv2d(_as_image(rows_RI), weight[:, :, None, None], bias, dilation=DILATION)
+    return _as_rows(image).contiguous()
 
 
 class _Product(torch.autograd.Function):
@@ -154,7 +246,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(rows, weight)
-        product = _product(rows, weight, bias)
+        product = as_convolution(rows, weight, bias)
         # Autograd must not take the result for a view, which callers could not change in place.
         return torch.ops.aten._unsafe_view(product, product.shape)
 
@@ -164,17 +256,31 @@ class _Product(torch.autograd.Function):
         rows, weight = ctx.saved_tensors
         wants_rows, wants_weight, wants_bias = ctx.needs_input_grad
         gradient = gradient.contiguous()
-        by_mkl = wants_weight and weight.numel() > LARGEST_WEIGHT
-        of_rows, of_weight, _ = torch.ops.aten.convolution_backward(
-            _as_image(gradient),
-            _as_image(rows),
-            weight[:, :, None, None],
-            None,
-            **PLAIN,
-            output_mask=[wants_rows, wants_weight and not by_mkl, False],
-        )
         return (
-            _as_rows(of_rows) if wants_rows else None,
-            gradient.T @ rows if by_mkl else of_weight[:, :, 0, 0] if wants_weight else None,
+            _backward(gradient, rows, weight, 0) if wants_rows else None,
+            _of_weight(gradient, rows, weight) if wants_weight else None,
             gradient.sum(dim=0) if wants_bias else None,
         )
+
+
+def _of_weight(gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
+    """Gradient (O, I) of the weight."""
+    if weight.numel() > largest_weight():
+        return gradient.T @ rows
+    whole = len(rows) // ROWS_TOGETHER * ROWS_TOGETHER
+    result = _backward(gradient[:whole], rows[:whole], weight, 1)
+    return result.addmm_(gradient[whole:].T, rows[whole:])
+
+
+def _backward(gradient: Tensor, rows: Tensor, weight: Tensor, number: int) -> Tensor:
+    """Gradient of the rows (number 0) or of the weight (number 1), as a matrix."""
+    wanted = [number == 0, number == 1, False]
+    image = torch.ops.aten.convolution_backward(
+        _as_image(gradient),
+        _as_image(rows),
+        weight[:, :, None, None],
+        None,
+        **PLAIN,
+        output_mask=wanted,
+    )[number]
+    return image[:, :, 0, 0] if number else _as_rows(image)

@@ -116,12 +116,9 @@ def _options(parser: argparse.ArgumentParser) -> None:
     value(rare, "--every", "take one of N frames of a video", 1, metavar="N")
     value(rare, "--config-file", "configuration in place of the model's")
     options.further_keys(rare)
-    above = "presence from which on a word is there, in standard deviations (1.5, uncalibrated)"
-    value(rare, "--absent-threshold", above, kind=float)
-    known = (
-        'JSON of words in images of yours, {"photo.jpg": ["dog"]}, which calibrates that threshold'
-    )
-    value(rare, "--absent-calibration", known, metavar="FILE")
+    above = "presence from which on a word is there, in standard deviations (1.5, uncalibrated); or a JSON of words in "
+    known = 'images of yours, {"photo.jpg": ["dog"]}, which calibrates it'
+    value(rare, "--absent-threshold", above + known, metavar="NUMBER|FILE", kind=_number_or_file)
     flag(rare, "--ray", "predict on a Ray cluster; inputs may be .txt lists and .parquet files too")
     value(rare, "--workers", "models with --ray (one per GPU, else one per core)", kind=int)
     value(rare, "--column", "column of .parquet files with paths, or with the bytes of image files")
@@ -251,10 +248,9 @@ def _vocabulary(args: argparse.Namespace) -> Vocabulary:
             'no words: give --words "dog, grass", or --example "screw=ref.jpg#120,40,80,80"'
         )
     words = Vocabulary("custom", ()) if args.words is None else read_words(args.words)
-    examples: dict[str, list[str]] = {}
     for name, example in map(read_example, args.example):
-        examples.setdefault(name, []).append(example)
-    return words.with_examples(examples) if examples else words
+        words = words.with_examples({name: [example]})
+    return words
 
 
 def _choose_clip(args: argparse.Namespace) -> None:
@@ -335,9 +331,7 @@ def _make(args: argparse.Namespace, files: InputFiles) -> tuple[TaskResults[Any]
     predictor = predictor_of(args.model, args.task, args.config_file, opts)
     of_background = (args.background, args.threshold) if args.task == "semantic" else ()
     predictor.set_vocabulary(words, *of_background)
-    if args.absent:
-        images = args.absent_calibration
-        predictor.set_absent(args.absent, args.absent_threshold, images=images)
+    predictor.set_absent(args.absent, args.absent_threshold)
     save = [*args.save, *(["scores"] if args.scores else [])]
     results = RESULTS[args.task](
         predictor=predictor, folder=args.output, images=files.images, save=save
@@ -358,8 +352,8 @@ def _make(args: argparse.Namespace, files: InputFiles) -> tuple[TaskResults[Any]
         settings["scores"] = "scores" in save
     else:
         settings["seen"] = predictor.seen.tolist()
-    if args.absent:
-        settings["absent"] = [args.absent, predictor.presence_threshold]
+    if predictor.absent:
+        settings["absent"] = [args.absent, predictor.absent.threshold]
     if is_panoptic:
         if args.stuff is None:
             _say_kinds(words)
@@ -375,6 +369,13 @@ def _make(args: argparse.Namespace, files: InputFiles) -> tuple[TaskResults[Any]
     return results, settings
 
 
+def _number_or_file(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def _refuse_fusions(args: argparse.Namespace) -> None:
     """Raises an error for options of scores that the mode, or masks without scores, do not have."""
     mode, exponents = args.mode or "fused", (args.alpha, args.beta)
@@ -388,11 +389,8 @@ def _refuse_fusions(args: argparse.Namespace) -> None:
 
 def _refuse_absent(args: argparse.Namespace, task: str) -> None:
     """Raises an error for options of absent words that do not go together, or not with the task."""
-    for option in ("absent_threshold", "absent_calibration"):
-        if getattr(args, option) is not None and not args.absent:
-            raise InputError(f"--{option.replace('_', '-')} needs --absent drop or --absent mark")
-    if args.absent_threshold is not None and args.absent_calibration is not None:
-        raise InputError("--absent-calibration finds the threshold: leave out --absent-threshold")
+    if args.absent_threshold is not None and not args.absent:
+        raise InputError("--absent-threshold needs --absent drop or --absent mark")
     if args.absent == "drop" and task == "semantic" and args.background is None:
         raise InputError(
             "--absent drop needs --background: pixels of an image without any of the words are its"

@@ -20,8 +20,8 @@ from clipself_seg.errors import InputError, shown
 
 SURROUNDINGS = 4  # side of what is kept of an image, as a multiple of the longer side of the region
 LARGEST_SIDE = 1024  # pixels of what is kept
-WEIGHT = 0.75  # of the examples of a class that has a word too, see `clip.examples`
 FORM = '"screw=ref.jpg#120,40,80,80"'
+NO_NUMBERS = "no box x,y,w,h with sides above 0, and no polygon x,y,x,y,x,y"
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,12 @@ class Example:
 
     Attributes:
         digest: of pixels and region, by which examples are equal.
-        image: (H, W, 3) uint8 RGB, the image or the part of it around the region.
-        mask: (H, W) bool, the region, at least one pixel.
+        pixels: (H, W, 4) uint8, RGB of the image or of the part of it around the region, and the region: 255 inside, at
+            least in part of a pixel, and 0 outside.
     """
 
     digest: str
-    image: np.ndarray = field(compare=False, repr=False)
-    mask: np.ndarray = field(compare=False, repr=False)
+    pixels: np.ndarray = field(compare=False, repr=False)
 
 
 class ClassExamples(NamedTuple):
@@ -89,60 +88,53 @@ def as_example(given: Any) -> Example:
             raise InputError(
                 f"an example is a path, or a pair of an image and a region, got {shown(given)}"
             )
-    pixels = _pixels(image)
-    height, width = pixels.shape[:2]
-    origin = f"the example {image}" if isinstance(image, str | os.PathLike) else "the example"
-    mask = _mask(region, (height, width), origin)
+    rgb = _rgb(image)
+    height, width = rgb.shape[:2]
+    mask = _mask(region, (height, width))
     if not mask.any():
-        raise InputError(
-            f"{origin} has no pixel in the region {region}, of an image of {width} x {height}"
-        )
-    window = _window(mask)
-    pixels, mask = pixels[window], mask[window]
-    if max(mask.shape) > LARGEST_SIDE:
-        size = fit_size(mask.shape[1], mask.shape[0], LARGEST_SIDE)
+        raise InputError(f"an image of {width} x {height} has no pixel in the region {region}")
+    # A copy: the whole image is not kept, and what a caller does to it stays with the caller.
+    pixels = np.dstack([rgb, 255 * mask.astype(np.uint8)])[_window(mask)].copy()
+    if max(pixels.shape) > LARGEST_SIDE:
+        size = fit_size(pixels.shape[1], pixels.shape[0], LARGEST_SIDE)
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-        covered = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-        mask = np.greater(covered, 0)
-    # Copies: the whole image is not kept, and what a caller does to it stays with the caller.
-    pixels, mask = np.array(pixels, order="C"), np.array(mask, order="C")
-    content = f"{mask.shape}".encode() + pixels.tobytes() + np.packbits(mask).tobytes()
-    return Example(hashlib.blake2b(content, digest_size=16).hexdigest(), pixels, mask)
+    content = f"{pixels.shape}".encode() + pixels.tobytes()
+    return Example(hashlib.blake2b(content, digest_size=16).hexdigest(), pixels)
 
 
-def _pixels(image: Any) -> np.ndarray:
+def _rgb(image: Any) -> np.ndarray:
     if isinstance(image, str | os.PathLike):
         return read_image(image)
-    pixels = pil_pixels(image, max_pixels=MAX_PIXELS) if isinstance(image, Image.Image) else image
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[2:] != (3,):
+    rgb = pil_pixels(image, max_pixels=MAX_PIXELS) if isinstance(image, Image.Image) else image
+    if not isinstance(rgb, np.ndarray) or rgb.dtype != np.uint8 or rgb.shape[2:] != (3,):
         raise InputError(
             f"the image of an example is a path, a PIL image or uint8 of shape (height, width, 3), got {shown(image)}"
         )
-    return pixels
+    return rgb
 
 
-def _mask(region: Any, size: tuple[int, int], origin: str) -> np.ndarray:
+def _mask(region: Any, size: tuple[int, int]) -> np.ndarray:
     """The pixels (H, W) of a region."""
     if region is None:
         return np.ones(size, bool)
-    if isinstance(region, np.ndarray) and region.ndim == 2:
-        region = region[None]
-    elif (numbers := _numbers(region)) is not None:
-        if len(numbers) == 4 and min(numbers[2:]) > 0:
-            x, y, width, height = numbers
-            (left, right), (top, bottom) = (
-                [min(max(side, 0), length) for side in sides]
-                for sides, length in zip(((x, x + width), (y, y + height)), size[::-1])
-            )
-            numbers = [left, top, right, top, right, bottom, left, bottom]
-        if len(numbers) < 6 or len(numbers) % 2 or not np.isfinite(numbers).all():
-            raise InputError(
-                f"the region {region} of {origin} is no box x,y,w,h and no polygon x,y,x,y,x,y"
-            )
-        region = [[numbers]]
+    numbers = _numbers(region)
+    if numbers is None and isinstance(region, str) and not (region and Path(region).exists()):
+        raise InputError(f'the region "{region}" is no file of masks, and {NO_NUMBERS}')
+    if numbers is None:
+        single = isinstance(region, np.ndarray) and region.ndim == 2
+        masks = region[None] if single else region
+    elif np.isfinite(numbers).all() and len(numbers) == 4 and min(numbers[2:]) > 0:
+        x, y, width, height = numbers
+        mask = np.zeros(size, bool)
+        mask[_pixels_of(y, height), _pixels_of(x, width)] = True
+        return mask
+    elif np.isfinite(numbers).all() and len(numbers) >= 6 and len(numbers) % 2 == 0:
+        masks = [[numbers]]
+    else:
+        raise InputError(f"the region {region} is {NO_NUMBERS}")
     from clipself_seg.data.given_masks import given_masks
 
-    return np.logical_or.reduce(given_masks(region, size).masks, axis=0)  # no masks cover nothing
+    return np.logical_or.reduce(given_masks(masks, size).masks, axis=0)  # no masks cover nothing
 
 
 def _numbers(region: Any) -> list[float] | None:
@@ -152,6 +144,10 @@ def _numbers(region: Any) -> list[float] | None:
         return [float(part) for part in parts]
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def _pixels_of(start: float, length: float) -> slice:
+    return slice(max(0, round(start)), max(0, round(start + length)))
 
 
 def _window(mask: np.ndarray) -> tuple[slice, slice]:

@@ -101,7 +101,7 @@ class Vocabulary:
         return parse_vocabulary({"name": name, "classes": classes}, origin)
 
     def with_examples(
-        self, examples: Mapping[str, Sequence[Any]], weight: float | None = None
+        self, examples: Mapping[str, Sequence[Any]], weight: float = 0.75
     ) -> Vocabulary:
         """This vocabulary with regions of images that stand for classes too; only a call gives them, never a file.
 
@@ -109,36 +109,42 @@ class Vocabulary:
             examples: name -> examples, each in a form of `data.examples.as_example`, such as "ref.jpg#120,40,80,80" or
                 (array, mask). The name of a class mixes them with its word. Another one, with synonyms as in
                 "dog|puppy", is a further class, which they alone stand for.
-            weight: of the examples beside a word, above 0; 1 leaves the word out, None is 0.75.
+            weight: of the examples beside a word, above 0; 1 leaves the word out.
 
         Raises:
             InputError: an example cannot be read, a class has none, or a weight that is none.
         """
-        from clipself_seg.data.examples import WEIGHT, ClassExamples, as_example
+        from clipself_seg.data.examples import ClassExamples, as_example
 
-        if weight is not None and not 0 < weight <= 1:
+        if not 0 < weight <= 1:
             raise InputError(f"the weight of examples is {weight}: give one above 0, at most 1")
         kept = {example.names: example for example in self.examples}
         classes = list(self.classes)
         for name, given in examples.items():
             own = own_words([name], f'the example "{name}"').classes[0]
-            known = {_plain_name(one) for one in own.names}
-            entry = next(
-                (c for c in classes if not known.isdisjoint(map(_plain_name, c.names))), None
-            )
-            if entry is None:
-                number = 1 + max((c.dataset_id for c in classes), default=-1)
-                classes.append(entry := replace(own, dataset_id=number))
             if isinstance(given, str) or not given:
                 raise InputError(
                     f'"{name}" needs a list of examples, such as ["ref.jpg#120,40,80,80"]'
                 )
+            entry = next((c for c in classes if _plain_names(c) & _plain_names(own)), None)
+            if entry is None:
+                number = 1 + max((c.dataset_id for c in classes), default=-1)
+                classes.append(entry := replace(own, dataset_id=number))
             names = tuple(dict.fromkeys((*entry.names, *_names_of(entry, True))))
-            own_weight = 1.0 if entry not in self.classes else WEIGHT if weight is None else weight
+            own_weight = weight if entry in self.classes else 1.0
             before = kept.get(names, ClassExamples(names, (), own_weight))
-            read = (*before.examples, *map(as_example, given))
+            try:
+                read = (*before.examples, *map(as_example, given))
+            except InputError as error:
+                raise InputError(f'an example of "{name}": {error}') from None
             kept[names] = before._replace(examples=tuple(dict.fromkeys(read)))
         return replace(self, classes=tuple(classes), examples=tuple(kept.values()))
+
+    @property
+    def worded(self) -> list[VocabularyClass]:
+        """The classes whose words count: all but those of examples alone."""
+        alone = {one.names[0] for one in self.examples if one.weight == 1}
+        return [entry for entry in self.classes if entry.names[0] not in alone]
 
     def __len__(self) -> int:
         return len(self.classes)

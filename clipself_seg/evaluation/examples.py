@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import NamedTuple
 
 import cv2
@@ -35,7 +34,7 @@ class DrawnExamples(NamedTuple):
         seed: of the order in which images are looked through.
     """
 
-    sources: Mapping[str, str] = MappingProxyType({})
+    sources: Mapping[str, str] = {}
     number: int = 0
     weight: float = 1.0
     seed: int = 0
@@ -78,33 +77,30 @@ class DrawnExamples(NamedTuple):
         return words.with_examples(self._draw(source, unseen), self.weight) if unseen else words
 
     def _draw(self, source: str, names: Sequence[str]) -> dict[str, list[Example]]:
-        files = find_dataset(source, SemSegSet)
-        vocabulary = load_vocabulary(files.vocabulary)
-        wanted = {i: n for i, n in enumerate(vocabulary.names) if n in names}
-        drawn: dict[str, list[Example]] = {name: [] for name in wanted.values()}
+        entry = find_dataset(source, SemSegSet)
+        classes = load_vocabulary(entry.vocabulary).names
+        drawn = {k: list[Example]() for k, name in enumerate(classes) if name in names}
         records = sem_seg_records(source)
         random.Random(self.seed).shuffle(records)
         for record in records:
-            labels = read_labels_of(
-                record,
-                num_classes=len(vocabulary),
-                ignore_label=files.ignore_label,
-                size=image_size(record["file_name"]),
-            )
-            for index in wanted.keys() & set(np.unique(labels).tolist()):
-                if len(drawn[wanted[index]]) < self.number:
-                    region = _largest_region(labels == index)
-                    if region.mean() >= LEAST_AREA:
-                        example = as_example((record["file_name"], region))
-                        drawn[wanted[index]].append(example)
-            if all(len(examples) == self.number for examples in drawn.values()):
+            wanted = {k for k, examples in drawn.items() if len(examples) < self.number}
+            if not wanted:
                 break
+            size = image_size(record["file_name"])
+            labels = read_labels_of(
+                record, num_classes=len(classes), ignore_label=entry.ignore_label, size=size
+            )
+            for k in wanted.intersection(np.unique(labels).tolist()):
+                region = _largest_region(labels == k)
+                if region.mean() >= LEAST_AREA:
+                    drawn[k].append(as_example((record["file_name"], region)))
+        matches = {classes[k]: examples for k, examples in drawn.items() if examples}
         for name in names:
-            if (count := len(drawn.get(name, ()))) < self.number:
+            if (count := len(matches.get(name, ()))) < self.number:
                 logger.warning(
                     '%s has %d examples of "%s", not %d', source, count, name, self.number
                 )
-        return {name: examples for name, examples in drawn.items() if examples}
+        return matches
 
 
 def _largest_region(mask: np.ndarray) -> np.ndarray:

@@ -142,20 +142,18 @@ def _with_examples(words: Vocabulary, given: object, limits: Limits) -> Vocabula
     """The words with boxes of images that were drawn, see `Vocabulary.with_examples`."""
     if not isinstance(given, list) or len(given) > MOST_EXAMPLES:
         raise InputError(f"examples are no list, or more than {MOST_EXAMPLES}: draw fewer boxes")
-    examples: dict[str, list[tuple[np.ndarray, list[float]]]] = {}
     for one in given:
         match one:
             case {"name": str(name), "image": str(image), "box": [*box]} if len(box) == 4:
-                (entry,) = typed_words(name.replace(",", " ") + ",", limits).classes[:1]
+                (entry,) = typed_words(" ".join(re.split(r"[,\s]+", name)) + ",", limits).classes
                 pixels = _image(image, limits)
                 if not all(isinstance(side, int | float) and 0 <= side <= 1 for side in box):
                     raise InputError("the box of an example is no list of four numbers in [0, 1]")
-                sides = pixels.shape[1::-1] * 2
-                region = [side * length for side, length in zip(box, sides)]
-                examples.setdefault("|".join(entry.names), []).append((pixels, region))
+                region = np.multiply(box, pixels.shape[1::-1] * 2)
+                words = words.with_examples({"|".join(entry.names): [(pixels, region)]})
             case _:
                 raise InputError("an example is no object of name, image and box")
-    return words.with_examples(examples)
+    return words
 
 
 def _text(given: Mapping[str, object], key: str) -> str:

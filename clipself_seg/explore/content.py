@@ -119,7 +119,7 @@ class Content:
             "height": image.shape[0],
             "jpeg": jpeg_address(image, SHOWN_SIDE),
             "maps": [self._map(title, image) for title in self.clips],
-            "warning": check.warning_of(self.words.classes, [image]) if check else "",
+            "warning": check.warning_of(self.words.worded, [image]) if check else "",
             "panoptic": None if self.panoptic is None else self.panoptic.image(image),
         }
 

@@ -272,8 +272,11 @@ class ZeroShotSegmenter(FrozenCLIP):
         for sample, image in zip(samples, on_device(samples, "image", self.device)):
             if self.masks is None:
                 images = [image, image.flip(-1)] if self.flip else [image]
-                own = _texts_of(texts, sample)
-                cells = [self._window_cells(one, *own) for one in images]
+                text_NE, members_KS = texts
+                if (classes := chosen_classes(sample, self.device)) is not None:
+                    rows, members_KS = members_KS[classes].unique(return_inverse=True)
+                    text_NE = text_NE[rows]
+                cells = [self._window_cells(one, text_NE, members_KS) for one in images]
                 results.append(self._result(sample, cells, output))
             else:
                 results.append(self._in_masks(sample, image, texts, output))
@@ -360,13 +363,3 @@ class ZeroShotSegmenter(FrozenCLIP):
         parts = [window_parts(one, self.windows, patch, image_size, size) for one in cells]
         classes = chosen_classes(sample, self.device)
         return segmentation(parts, size, len(self.names), output, classes)
-
-
-def _texts_of(texts: tuple[Tensor, Tensor], sample: Sample) -> tuple[Tensor, Tensor]:
-    """The texts of the classes of a sample alone, see `ZeroShotSegmenter._texts`."""
-    text_NE, members_KS = texts
-    classes = chosen_classes(sample, text_NE.device)
-    if classes is None:
-        return texts
-    rows, members = members_KS[classes].unique(return_inverse=True)
-    return text_NE[rows], members

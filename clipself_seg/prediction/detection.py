@@ -10,7 +10,7 @@ Shapes: H, W pixels of the image as it is meant to be seen, K classes, n detecti
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -46,12 +46,7 @@ class Detections(RegionResult):
             their own.
         labels: (n,) int64, positions in the vocabulary.
         masks: (n, H, W) bool, or None for a model without masks.
-        names: of the K classes.
-        category_ids: those of the vocabulary, of the K classes.
         seen: (K,) bool, which of the classes training has shown.
-        presence: name of each word -> its presence in the image, see `prediction.presence`; None: nobody asked.
-        absent: the words below the threshold of `set_absent`.
-        image: (H, W, 3) uint8 RGB, in which they were detected.
     """
 
     boxes: np.ndarray
@@ -59,12 +54,7 @@ class Detections(RegionResult):
     labels: np.ndarray
     masks: np.ndarray | None = None
     _: dataclasses.KW_ONLY
-    names: tuple[str, ...]
-    category_ids: tuple[int, ...]
     seen: np.ndarray
-    presence: Mapping[str, float] | None = None
-    absent: tuple[str, ...] = ()
-    image: np.ndarray = dataclasses.field(repr=False)
 
     def streamed_regions(self) -> Regions:
         """The detections in the form that all results have in common."""
@@ -187,9 +177,9 @@ class DetectionPredictor(ImagePredictor[Detections]):
         results = []
         for image, output, look in zip(images, outputs, looks, strict=True):
             instances = output["instances"].to("cpu")
-            if self._drops_all(look):
+            if look.nothing:
                 instances = instances[:0]
-            result = Detections(
+            detections = Detections(
                 boxes=instances.pred_boxes.tensor.float().numpy(),
                 scores=instances.scores.float().numpy(),
                 labels=instances.pred_classes.numpy(),
@@ -197,9 +187,11 @@ class DetectionPredictor(ImagePredictor[Detections]):
                 names=self.names,
                 category_ids=self.category_ids,
                 seen=self.seen,
+                presence=look.presence,
+                absent=look.absent,
                 image=image,
             )
-            results.append(self._looked(result, look))
+            results.append(detections)
         return results
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -79,21 +79,10 @@ class PanopticSegmentation(RegionResult):
     Attributes:
         ids: (H, W) int32, 0 where there is no segment, else the id of one.
         segments: n, the largest first; their ids are 1 ... n.
-        names: of the K classes.
-        category_ids: those of the vocabulary, of the K classes.
-        presence: name of each word -> its presence in the image, see `prediction.presence`; None: nobody asked.
-        absent: the words below the threshold of `set_absent`.
-        image: (H, W, 3) uint8 RGB, what was segmented.
     """
 
     ids: np.ndarray
     segments: tuple[PanopticSegment, ...]
-    _: dataclasses.KW_ONLY
-    names: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    presence: Mapping[str, float] | None = None
-    absent: tuple[str, ...] = ()
-    image: np.ndarray = dataclasses.field(repr=False)
 
     def streamed_regions(self) -> Regions:
         """The segments with their masks."""
@@ -314,16 +303,15 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
         # Instances and class maps, which nobody asks for here, cost time and memory.
         fusion = self.model.fusion.returned(("panoptic",))
         looks = self._look(images, samples)
-        for sample in samples:
-            sample["void_competes"] = True
         outputs = self.model(samples, fusions={"own": fusion})
         results = []
         for image, output, look in zip(images, outputs, looks, strict=True):
             ids, segments = output["fusions"]["own"]["panoptic_seg"]
-            if self._drops_all(look):
+            if look.nothing:
                 ids, segments = torch.zeros_like(ids), []
             result = segmentation_of(ids.cpu().numpy(), segments, words, image)
-            results.append(self._looked(result, look))
+            looked = dataclasses.replace(result, presence=look.presence, absent=look.absent)
+            results.append(looked)
         return results
 
 

@@ -6,14 +6,13 @@ At the end stands `WorldCheck`: it warns where a model of the generated mini wor
 from __future__ import annotations
 
 import abc
-import dataclasses
 import difflib
 import functools
 import logging
 import math
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from detectron2.config import CfgNode, configurable
@@ -33,7 +32,7 @@ from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words, as_
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.mini.concepts import WORLDS
 from clipself_seg.models.build import build_model, registered_data
-from clipself_seg.prediction.presence import THRESHOLD, WHAT, Presence, calibrated_threshold
+from clipself_seg.prediction.presence import THRESHOLD, WHAT, Absent, Presence, calibrated_threshold
 from clipself_seg.prediction.pretrained import Pretrained
 from clipself_seg.yaml_files import leaves, merge_layers, read_layers
 
@@ -62,12 +61,14 @@ class Look(NamedTuple):
     """Which words are in an image.
 
     Attributes:
-        scores: presence (K,) of each.
-        gone: (K,) bool, those that are absent.
+        presence: name of each word -> its score; None: nobody asked.
+        absent: the words that are not there.
+        nothing: whether they are to be dropped, and no word is left; the model is asked for all of them then.
     """
 
-    scores: np.ndarray
-    gone: np.ndarray
+    presence: Mapping[str, float] | None = None
+    absent: tuple[str, ...] = ()
+    nothing: bool = False
 
 
 class ImagePredictor(Pretrained, Generic[R]):
@@ -83,7 +84,7 @@ class ImagePredictor(Pretrained, Generic[R]):
             the model's weights name its classes.
         seen: (K,) bool, which of the classes training has shown; None of a task that does not tell.
         world_check: warns of class names and images that the mini models do not know; None is silent.
-        absent, presence_threshold, calibrated: what `set_absent` was given, and whether images gave the threshold.
+        absent: what `set_absent` was given; None if nothing.
         architectures: values of MODEL.META_ARCHITECTURE of the models that do the task.
         lack: what others do not do, such as "does not label pixels".
         folder: folder of configurations of the task, below configs/.
@@ -93,9 +94,7 @@ class ImagePredictor(Pretrained, Generic[R]):
     lack: ClassVar[str]
     folder: ClassVar[str]
     mapper: ImageMapper
-    absent: str | None = None
-    presence_threshold = THRESHOLD
-    calibrated = False
+    absent: Absent | None = None
     _presence: Presence | None = None
     _warning_of_classes = ""
 
@@ -179,30 +178,23 @@ class ImagePredictor(Pretrained, Generic[R]):
         return export(self, path, precision=precision, text_tower=text_tower)
 
     def _set_classes(
-        self, words: Vocabulary, prompted: Sequence[VocabularyClass] | None = None, **asked: object
+        self, words: Vocabulary, further: Sequence[VocabularyClass] = (), **asked: object
     ) -> None:
         """Keep what the model has been given.
 
         Args:
             words: the vocabulary.
-            prompted: the classes of the model, if they are not those of the vocabulary.
+            further: classes of the model beside those of the vocabulary.
             asked: further arguments of `set_vocabulary`.
         """
         if self.world_check is not None:
-            alone = {one.names[0] for one in words.examples if one.weight == 1}
-            classes = words.classes if prompted is None else prompted
-            classes = [entry for entry in classes if entry.names[0] not in alone]
-            self._warning_of_classes = self.world_check.warning_of(classes)
+            self._warning_of_classes = self.world_check.warning_of([*words.worded, *further])
         self.vocabulary = words
         self.asked = asked
         self._presence = None
 
     def set_absent(
-        self,
-        what: str | None,
-        threshold: float | None = None,
-        *,
-        images: str | os.PathLike[str] | None = None,
+        self, what: str | None, threshold: float | str | os.PathLike[str] | None = None
     ) -> None:
         """Say what becomes of words that are not in an image, until the next call; see `prediction.presence`.
 
@@ -211,26 +203,23 @@ class ImagePredictor(Pretrained, Generic[R]):
                 the words of a background compete, and its threshold or void decides. "mark" changes nothing but
                 "presence" and "absent" of results, which "drop" has too. None asks nothing.
             threshold: presence from which on a word is there, in standard deviations; None is 1.5, which no image of
-                yours has calibrated.
-            images: JSON that says which words are in which of your images, from which the threshold is calibrated, see
-                `calibrated_threshold`; needs a vocabulary.
+                yours has calibrated. Or a JSON that says which words are in which of your images, from which it is
+                calibrated, see `calibrated_threshold`; needs a vocabulary.
 
         Raises:
-            InputError: another `what`, a threshold that is no number, or as `calibrated_threshold`.
+            InputError: another `what`, a threshold that is no finite number, or as `calibrated_threshold`.
         """
         if what not in (None, *WHAT):
             raise InputError(f'no "{what}" for absent words; {nearest(str(what), WHAT)}')
-        if threshold is not None and not (images is None and math.isfinite(threshold)):
-            raise InputError(
-                f"the threshold of presence is {threshold}: give a finite number, or images in its place"
-            )
-        self.absent = what
-        self.calibrated = images is not None
-        self.presence_threshold = THRESHOLD if threshold is None else threshold
-        if images is not None:
+        calibrated = isinstance(threshold, str | os.PathLike)
+        if isinstance(threshold, str | os.PathLike):
             words, most = self.require_vocabulary(), self.mapper.max_pixels
-            path = os.fspath(images)
-            self.presence_threshold = calibrated_threshold(self.presence(), words, path, most)
+            threshold = calibrated_threshold(self.presence(), words, threshold, most)
+        elif threshold is None:
+            threshold = THRESHOLD
+        elif not math.isfinite(threshold):
+            raise InputError(f"the threshold of presence is {threshold}: give a finite number")
+        self.absent = None if what is None else Absent(what, threshold, calibrated)
 
     def presence(self) -> Presence:
         """Scores the presence of the words that are set."""
@@ -241,7 +230,7 @@ class ImagePredictor(Pretrained, Generic[R]):
 
     def _look(
         self, images: Sequence[np.ndarray], samples: Sequence[Any], always: Sequence[int] = ()
-    ) -> list[Look | None]:
+    ) -> list[Look]:
         """What is in each image (H, W, 3), if somebody asked; a sample gets the "classes" that are not dropped.
 
         Args:
@@ -250,30 +239,17 @@ class ImagePredictor(Pretrained, Generic[R]):
             always: classes of the model that are never absent.
         """
         if self.absent is None:
-            return [None] * len(images)
-        looks = list[Look | None]()
+            return [Look()] * len(images)
+        names, looks = self.require_vocabulary().names, list[Look]()
         for image, sample in zip(images, samples):
             scores = self.presence().scores(image)
-            gone = scores < self.presence_threshold
-            gone[[k for k in always if k < len(gone)]] = False
-            looks.append(Look(scores, gone))
-            kept = {*np.flatnonzero(~gone).tolist(), *always}
-            if self.absent == "drop" and kept:
-                sample["classes"] = sorted(kept)
+            kept = sorted({*np.flatnonzero(scores >= self.absent.threshold).tolist(), *always})
+            absent = tuple(name for k, name in enumerate(names) if k not in kept)
+            drops = self.absent.what == "drop"
+            looks.append(Look(dict(zip(names, scores.tolist())), absent, drops and not kept))
+            if drops and kept:
+                sample |= {"classes": kept, "void_competes": True}
         return looks
-
-    def _drops_all(self, look: Look | None) -> bool:
-        """Whether no word is left for an image; the model was asked for all of them then."""
-        return self.absent == "drop" and look is not None and bool(look.gone.all())
-
-    def _looked(self, result: R, look: Look | None) -> R:
-        """A result with the presence of each word."""
-        if look is None:
-            return result
-        names = self.require_vocabulary().names
-        presence = dict(zip(names, look.scores.tolist()))
-        absent = tuple(name for name, gone in zip(names, look.gone) if gone)
-        return dataclasses.replace(cast(Any, result), presence=presence, absent=absent)
 
     @abc.abstractmethod
     def predict_batch(self, images: Sequence[np.ndarray]) -> list[R]:

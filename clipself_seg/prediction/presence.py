@@ -11,7 +11,9 @@ Shapes: K classes, E embedding, h x w cells.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +32,20 @@ THRESHOLD = 1.5  # of a presence, where nothing was calibrated
 NEAR = 3  # side in cells of a region
 SIZE = 3  # sides of CLIP's own images that the longest side of an image has
 WHAT = ("drop", "mark")
+
+
+class Absent(NamedTuple):
+    """What becomes of words that are not in an image.
+
+    Attributes:
+        what: "drop" or "mark".
+        threshold: presence from which on a word is there.
+        calibrated: whether images gave the threshold.
+    """
+
+    what: str
+    threshold: float
+    calibrated: bool
 
 
 class Presence:
@@ -61,7 +77,7 @@ class Presence:
 
 
 def calibrated_threshold(
-    presence: Presence, vocabulary: Vocabulary, path: str | Path, max_pixels: int
+    presence: Presence, vocabulary: Vocabulary, path: str | os.PathLike[str], max_pixels: int
 ) -> float:
     """The presence that best divides the words that are in somebody's images from those that are not (highest F1).
 
@@ -77,23 +93,22 @@ def calibrated_threshold(
             image, or none in any.
     """
     given = read_json(path, "file of words in images")
-    wrong = f'{path} is not like {{"photo.jpg": ["dog", "grass"]}}'
     if not isinstance(given, dict) or not all(isinstance(own, list) for own in given.values()):
-        raise InputError(wrong)
+        raise InputError(f'{path} is not like {{"photo.jpg": ["dog", "grass"]}}')
     place = {n.casefold(): k for k, entry in enumerate(vocabulary.classes) for n in entry.names}
-    scores, there = list[np.ndarray](), list[np.ndarray]()
-    for name, words in given.items():
-        unknown = [w for w in words if not isinstance(w, str) or w.casefold() not in place]
-        if unknown:
-            raise InputError(f"{path}, {name}: {unknown[0]!r} is none of the words: correct it")
-        there.append(np.isin(np.arange(len(vocabulary)), [place[w.casefold()] for w in words]))
+    there, scores = np.zeros((len(given), len(vocabulary)), bool), list[np.ndarray]()
+    for row, (name, words) in zip(there, given.items()):
+        for word in words:
+            if not isinstance(word, str) or word.casefold() not in place:
+                raise InputError(f"{path}, {name}: {word!r} is none of the words: correct it")
+            row[place[word.casefold()]] = True
         image = read_image(Path(path).parent / name, max_pixels=max_pixels)
         scores.append(presence.scores(image))
-    if not given or np.all(there) or not np.any(there):
+    if there.all() or not there.any():
         raise InputError(
             f"{path} has to name images in which some words are, and some are not: give further images or words"
         )
-    return best_threshold(np.concatenate(scores), np.concatenate(there))
+    return best_threshold(np.concatenate(scores), there.ravel())
 
 
 def best_threshold(scores: np.ndarray, there: np.ndarray) -> float:

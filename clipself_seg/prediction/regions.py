@@ -8,6 +8,7 @@ Shapes: n regions, K classes, H, W pixels of the image.
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -84,6 +85,7 @@ class MapMasks(Sequence[np.ndarray]):
         return self.numbers == self.values[:, None, None]
 
 
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)  # arrays are neither equal nor not
 class RegionResult(abc.ABC):
     """The base of predictions for one image, as regions that other packages read.
 
@@ -97,9 +99,9 @@ class RegionResult(abc.ABC):
 
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
-    presence: Mapping[str, float] | None
-    absent: tuple[str, ...]
-    image: np.ndarray
+    presence: Mapping[str, float] | None = None
+    absent: tuple[str, ...] = ()
+    image: np.ndarray = dataclasses.field(repr=False)
 
     @abc.abstractmethod
     def streamed_regions(self) -> Regions:

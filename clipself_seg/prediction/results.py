@@ -204,17 +204,14 @@ class TaskResults(abc.ABC, Generic[R]):
 
     def _index(self, index: Index) -> Json:
         """Content of the task's JSON: COCO's format, with the metadata as "info"."""
-        info = {**self._metadata, **self._asked, "provenance": index.provenance, **index.outcome()}
+        info = {**self._asked, "provenance": index.provenance, **index.outcome()}
         return self._coco(index, "annotations", info)
 
     @property
     def _asked(self) -> Json:
-        """What was asked of absent words."""
-        predictor = self.predictor
-        if predictor.absent is None:
-            return {}
-        threshold = {"threshold": predictor.presence_threshold, "calibrated": predictor.calibrated}
-        return {"absent words": {"what": predictor.absent, **threshold}}
+        """The metadata, and what was asked of absent words."""
+        absent = self.predictor.absent
+        return self._metadata | ({"absent words": absent._asdict()} if absent else {})
 
     def _coco(self, index: Index, key: Literal["annotations", "regions"], info: Json) -> Json:
         """Images and annotations, each with its number and the id of its image, in COCO's format."""
@@ -282,7 +279,7 @@ class SemanticResults(TaskResults[Segmentation]):
     def write_index(self, index: Index) -> None:
         super().write_index(index)
         if index.complete:
-            self._warn_of_background_alone([entry["fractions"] for _, entry in index.images])
+            self._warn_of_background_alone([entry for _, entry in index.images])
 
     def _index(self, index: Index) -> Json:
         images = {
@@ -291,19 +288,19 @@ class SemanticResults(TaskResults[Segmentation]):
             for source, entry in index.images
         }
         listed = {"provenance": index.provenance, "images": images}
-        return {**self._metadata, **self._asked, **listed, **index.outcome()}
+        return {**self._asked, **listed, **index.outcome()}
 
-    def _warn_of_background_alone(self, fractions: Sequence[Mapping[str, float]]) -> None:
+    def _warn_of_background_alone(self, entries: Sequence[Entry]) -> None:
         number, threshold = self.predictor.background, self.predictor.threshold
-        if number is None or not threshold or not fractions:
+        absent = self.predictor.absent
+        if number is None or not (threshold or absent) or not entries:
             return
         background = self.predictor.names[number]
-        if all(list(of) == [background] for of in fractions):
-            logger.warning(
-                "every pixel is %s: no class reaches a score of %g: give a lower --threshold or no --background",
-                background,
-                threshold,
-            )
+        if all(list(entry["fractions"]) == [background] for entry in entries):
+            why = f"no class reaches a score of {threshold:g}: give a lower --threshold or no --background"
+            if absent and all(len(entry["absent"]) == len(entry["presence"]) for entry in entries):
+                why = "all words are absent from all images: give a lower --absent-threshold"
+            logger.warning("every pixel is %s: %s", background, why)
 
     @functools.cached_property
     def _metadata(self) -> Json:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -55,27 +55,18 @@ class Segmentation(RegionResult):
 
     Attributes:
         labels: (H, W), positions in `names`; uint8, or uint16 for more than 255 names.
-        names: of the classes, the background among them.
         scores: (N, H, W) float32 in [0, 1] if they were asked for; `labels` is where they are
             highest. CAT-Seg's are probabilities by themselves, so that they do not add up to 1.
         class_scores: (N,) in [0, 1], mean score of the pixels of each name; 0 where it has none.
-        category_ids: those of the vocabulary, of each name but a background that is none of its classes.
-        background: position of the background in `names`, or None.
-        presence: name of each word -> its presence in the image, see `prediction.presence`; None: nobody asked.
-        absent: the words below the threshold of `set_absent`.
-        image: (H, W, 3) uint8 RGB, what was segmented.
+        background: position of the background in `names`, or None. A name that is none of the vocabulary's classes
+            has no entry in `category_ids`.
     """
 
     labels: np.ndarray
-    names: tuple[str, ...]
     scores: np.ndarray | None = None
     _: dataclasses.KW_ONLY
     class_scores: np.ndarray
-    category_ids: tuple[int, ...]
     background: int | None
-    presence: Mapping[str, float] | None = None
-    absent: tuple[str, ...] = ()
-    image: np.ndarray = dataclasses.field(repr=False)
 
     def fractions(self) -> dict[str, float]:
         """Fraction of the pixels of each class in the image, the largest first."""
@@ -268,7 +259,7 @@ class Predictor(ImagePredictor[Segmentation]):
         extra = [place] * (len(entries) - len(words))
         of_class = torch.tensor([*range(len(words)), *extra], device=self.model.device)
         self._labels = _Labels(tuple(names), of_class, place, threshold or 0.0)
-        self._set_classes(words, entries, background=background, threshold=threshold)
+        self._set_classes(words, entries[len(words) :], background=background, threshold=threshold)
 
     @overload
     def predict(
@@ -323,7 +314,7 @@ class Predictor(ImagePredictor[Segmentation]):
         self.warning_of(images)
         samples = [self.mapper.resized(image) for image in images]
         place, of_class = self.background, self._labels.of_class.tolist()
-        if self.absent == "drop" and place is None:
+        if self.absent and self.absent.what == "drop" and place is None:
             raise InputError(
                 "absent words are dropped, and pixels of none are the background's: name one, as in background"
             )
@@ -331,12 +322,12 @@ class Predictor(ImagePredictor[Segmentation]):
         looks = self._look(images, samples, always)
         outputs = self.model(samples, output="scores" if scores else "labels")
         return [
-            self._looked(self._segmentation(output, image, scores, look), look)
+            self._segmentation(output, image, scores, look)
             for output, image, look in zip(outputs, images, looks, strict=True)
         ]
 
     def _segmentation(
-        self, outputs: dict[str, Tensor], image: np.ndarray, scores: bool, look: Look | None
+        self, outputs: dict[str, Tensor], image: np.ndarray, scores: bool, look: Look
     ) -> Segmentation:
         labels_of = self._labels
         maps = None
@@ -347,10 +338,8 @@ class Predictor(ImagePredictor[Segmentation]):
             labels = _label_map(outputs, labels_of)
             best = outputs["sem_seg_best"].clamp(min=labels_of.threshold)
         count = len(labels_of.names)
-        if self.absent == "drop" and look is not None and labels_of.background is not None:
-            # Of an image without any word, which the model was asked for all.
-            gone = torch.from_numpy(np.append(look.gone, False)).to(labels.device)
-            labels = labels.masked_fill(gone[labels], labels_of.background)
+        if look.nothing and labels_of.background is not None:
+            labels = torch.full_like(labels, labels_of.background)
         positions = labels.cpu().numpy().astype(label_type(count))
         flat = positions.ravel()
         pixels = np.bincount(flat, minlength=count)
@@ -362,6 +351,8 @@ class Predictor(ImagePredictor[Segmentation]):
             class_scores=sums / np.maximum(pixels, 1),
             category_ids=self.category_ids,
             background=labels_of.background,
+            presence=look.presence,
+            absent=look.absent,
             image=image,
         )
 

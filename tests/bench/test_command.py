@@ -111,10 +111,11 @@ def test_launches_are_counted_in_place_of_times(tmp_path, monkeypatch, capsys):
         ("model --model ViT-Mini-8 --size 65", "multiple of 8"),
         ("dense --model ViT-Mini-8 --size 60", "60"),
         ("dense --repeats 0", "repeats 0"),
+        ("dense --pieces 0", "pieces 0"),
+        ("dense --small", "--small is for first-hour, not for dense"),
         ("dense --launches --precision bfloat16", "not in bfloat16"),
         ("semseg --model ViT-Mini-8 --classes 848", "847"),
         ("semseg --model ConvNeXt-Mini-32", "--model ConvNeXt-Mini-32: CAT-Seg needs a ViT"),
-        ("panoptic --model ViT-Mini-8 --classes 848", "847"),
         ("panoptic --queries 0", "queries 0"),
         ("panoptic --model ViT-Mini-9", "ViT-Mini-8"),
         ("detection --model RN50", "--model is RN50"),
@@ -218,6 +219,15 @@ def test_the_plain_formulation_has_the_allocator_as_torch_finds_it(monkeypatch):
     time_in_turn(runs, torch.device("cpu"), 1, lambda line: None)
     once = ["keep, cpu", "x", "hand back", "plain x"]
     assert said == [*once, "keep, cpu", "x", *once[1:]]  # "x" finds its memory when it is timed
+
+
+def test_the_plain_formulation_has_our_allocator_if_asked(monkeypatch):
+    said = []
+    monkeypatch.setattr(measure, "keep_freed_memory", lambda device: said.append("keep"))
+    monkeypatch.setattr(measure, "hand_back_freed_memory", lambda: said.append("hand back"))
+    runs = {name: Run(lambda _, name=name: said.append(name)) for name in ("x", "plain x")}
+    time_in_turn(runs, torch.device("cpu"), 1, lambda line: None, "ours")
+    assert said == ["keep", *2 * ["x", "plain x"]]
 
 
 def test_runs_of_one_formulation_keep_their_memory_between_them(monkeypatch):

@@ -81,7 +81,7 @@ def test_a_class_of_examples_alone_does_not_depend_on_its_name_much_nor_on_their
 
 
 def test_one_class_and_an_example_that_fills_its_image_have_an_embedding(clip, examples):
-    image, mask = examples[0].image, examples[0].mask
+    image, mask = examples[0].pixels[..., :3], examples[0].pixels[..., 3]
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     crop = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     for given in (crop, crop[:1, :1], np.tile(crop, (1, 20, 1))):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
 from clipself_seg.clip import layers
@@ -22,7 +24,7 @@ from clipself_seg.clip.positions import (
 from clipself_seg.errors import InputError
 
 
-def tensors(rows=(3, 50), inputs=48, outputs=80, bias=True):
+def tensors(rows=(3, 150), inputs=324, outputs=80, bias=True):
     x, weight = torch.randn(*rows, inputs), torch.randn(outputs, inputs)
     return x, weight, torch.randn(outputs) if bias else None
 
@@ -36,13 +38,13 @@ def convolution(monkeypatch):
 @pytest.fixture
 def products(monkeypatch):
     """The products that oneDNN computed."""
-    taken, original = [], module._product
-    monkeypatch.setattr(module, "_product", lambda *args: taken.append(1) or original(*args))
+    taken, original = [], module.as_convolution
+    monkeypatch.setattr(module, "as_convolution", lambda *args: taken.append(1) or original(*args))
     return taken
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("rows", [(64,), (3, 50), (2, 5, 20)])
+@pytest.mark.parametrize("rows", [(260,), (3, 150), (2, 13, 20)])
 def test_values_are_those_of_torch(rows, bias, products):
     x, weight, shift = tensors(rows, bias=bias)
     result = linear(x, weight, shift)
@@ -57,7 +59,7 @@ def test_gradients_are_those_of_torch(trained, large, monkeypatch):
     parts = dict(zip("xwb", tensors()))
     for name in trained:
         parts[name].requires_grad_()
-    gradient = torch.randn(3, 50, 80)
+    gradient = torch.randn(3, 150, 80)
     wanted = [parts[name] for name in trained]
     result = torch.autograd.grad(linear(*parts.values()), wanted, gradient)
     expected = torch.autograd.grad(F.linear(*parts.values()), wanted, gradient)
@@ -65,8 +67,8 @@ def test_gradients_are_those_of_torch(trained, large, monkeypatch):
 
 
 def test_gradients_without_a_bias_of_transposed_and_expanded_tensors():
-    x = torch.randn(48, 100).requires_grad_()
-    weight = torch.randn(80, 96).requires_grad_()
+    x = torch.randn(96, 270).requires_grad_()
+    weight = torch.randn(80, 192).requires_grad_()
 
     def outcome(function):
         y = function(x.T, weight[:, ::2])
@@ -77,7 +79,7 @@ def test_gradients_without_a_bias_of_transposed_and_expanded_tensors():
 
 def test_results_may_be_changed_in_place_and_made_again_in_the_backward_pass():
     x, weight, bias = tensors()
-    layer = Linear(48, 80)
+    layer = Linear(324, 80)
     with torch.no_grad():
         layer.weight.copy_(weight)
 
@@ -92,7 +94,9 @@ def test_results_may_be_changed_in_place_and_made_again_in_the_backward_pass():
 
 @pytest.mark.parametrize("case", ["few rows", "no rows", "float64", "autocast", "stock"])
 def test_torch_s_own_is_taken_where_it_is_right(case, products):
-    x, weight, bias = tensors((10,) if case == "few rows" else (0,) if case == "no rows" else (90,))
+    x, weight, bias = tensors(
+        (70,) if case == "few rows" else (0,) if case == "no rows" else (300,)
+    )
     if case == "float64":
         x, weight, bias = x.double(), weight.double(), bias.double()
     with torch.autocast("cpu", torch.bfloat16, enabled=case == "autocast"):
@@ -109,16 +113,20 @@ CHOICE = module.choice.__wrapped__
 
 
 @pytest.mark.parametrize(
-    ("capability", "intel", "expected"),
-    [("AVX512", False, True), ("AVX512", True, False), ("AVX2", False, False)],
+    ("capability", "vendor", "expected"),
+    [
+        ("AVX512", "AuthenticAMD", True),
+        ("AVX512", "GenuineIntel", False),
+        ("AVX2", "AuthenticAMD", False),
+    ],
 )
 def test_convolutions_are_taken_only_where_mkl_is_held_back(
-    capability, intel, expected, monkeypatch
+    capability, vendor, expected, monkeypatch
 ):
     monkeypatch.delenv(module.VARIABLE, raising=False)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-    monkeypatch.setattr(module, "_is_intel", lambda: intel)
+    monkeypatch.setattr(module, "_processor", lambda: f"vendor_id\t: {vendor}\n")
     assert CHOICE().convolution == expected and CHOICE().reason
 
 
@@ -129,6 +137,103 @@ def test_the_variable_decides_and_is_checked(monkeypatch):
     monkeypatch.setenv(module.VARIABLE, "fast")
     with pytest.raises(InputError, match="CLIPSELF_SEG_LINEAR is .fast.: it is one of auto, torch"):
         CHOICE()
+
+
+@pytest.mark.parametrize("family", [23, 25, 26, 27, None])
+def test_gradients_of_large_weights_go_by_the_family_of_the_processor(family, monkeypatch):
+    text = "" if family is None else f"vendor_id\t: AuthenticAMD\ncpu family\t: {family}\nmodel\t"
+    monkeypatch.setattr(module, "_processor", lambda: text)
+    largest = module.largest_weight.__wrapped__()
+    assert largest > 2**24 if family in (26, 27) else largest == LARGEST_WEIGHT
+
+
+@pytest.mark.skipif(not CHOICE().convolution, reason="this machine takes torch's own products")
+def test_one_thread_gives_the_bits_of_two(products):
+    """Where oneDNN computes, which one thread leaves for a convolution without a dilation."""
+    x, weight, bias = tensors((300,))
+    results, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            with profile(activities=[ProfilerActivity.CPU]) as profiled:
+                results.append(linear(x, weight, bias))
+            assert "aten::mkldnn_convolution" in {event.key for event in profiled.key_averages()}
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*results) and len(products) == 2
+
+
+setting = module._setting
+
+
+with_setting = pytest.mark.skipif(setting() is None, reason="this torch has no such setting")
+
+
+@with_setting
+@pytest.mark.parametrize("exact", [True, False])
+def test_attention_over_many_tokens_is_exact_to_its_error(exact, monkeypatch):
+    """By oneDNN where the machine has it in float32; both within the error that is stated."""
+    if exact and not module.onednn_is_exact():
+        pytest.skip("this processor computes them otherwise")
+    monkeypatch.setattr(module, "onednn_is_exact", lambda: exact)
+    q, k, v = torch.randn(3, 1, 2, layers.MANY_TOKENS, 64)
+    with torch.no_grad():
+        result = layers.attention(q, k, v)
+    expected = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
+    assert (result - expected).norm() < module.LARGEST_ERROR * expected.norm()
+
+
+def test_attention_without_gradients_is_one_graph_for_a_compiler(monkeypatch):
+    monkeypatch.setattr(layers, "MANY_TOKENS", 5)
+    q, k, v = torch.randn(3, 1, 2, 6, 4)
+    with torch.no_grad():
+        compiled = torch.compile(layers.attention, fullgraph=True, backend="eager")(q, k, v)
+        torch.testing.assert_close(compiled, layers.attention(q, k, v))
+
+
+@with_setting
+def test_an_attention_that_is_not_exact_is_refused(monkeypatch):
+    check = module.onednn_is_exact.__wrapped__
+    monkeypatch.setattr(module, "_processor", lambda: "flags\t: avx512f amx_bf16")
+    assert not check()
+    monkeypatch.setattr(module, "_processor", lambda: "flags\t: avx512f")
+    fused = F.scaled_dot_product_attention
+
+    def rounded(*inputs):
+        if setting().fp32_precision == "bf16" and inputs[0].dtype == torch.float32:
+            inputs = [x.bfloat16() for x in inputs]
+        return fused(*inputs)
+
+    before = setting().fp32_precision
+    monkeypatch.setattr(F, "scaled_dot_product_attention", rounded)
+    assert not check()
+    monkeypatch.setattr(module, "choice", lambda: Choice(False, "test"))
+    assert not check() and setting().fp32_precision == before
+
+
+@with_setting
+def test_the_setting_of_products_comes_back_when_the_last_thread_has_left(monkeypatch):
+    monkeypatch.setattr(module, "onednn_is_exact", lambda: True)
+    before = setting().fp32_precision
+    with stock_linear(), module.products_by_onednn():
+        assert setting().fp32_precision == before
+    entered, leave = threading.Event(), threading.Event()
+
+    def other():
+        with module.products_by_onednn():
+            entered.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    with pytest.raises(RuntimeError, match="stop"):
+        with module.products_by_onednn():
+            thread.start()
+            assert entered.wait(10)
+            raise RuntimeError("stop")
+    assert setting().fp32_precision == "bf16"
+    leave.set()
+    thread.join()
+    assert setting().fp32_precision == before
 
 
 def test_quick_gelu_is_the_same_with_and_without_gradients(monkeypatch, two_threads):
@@ -145,6 +250,7 @@ def test_quick_gelu_is_the_same_with_and_without_gradients(monkeypatch, two_thre
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_of_heads_copied_apart_has_the_same_bits(monkeypatch, masked):
+    monkeypatch.setattr(module, "onednn_is_exact", lambda: False)
     torch.manual_seed(0)
     tokens, heads = 70, 3
     q, k, v = (

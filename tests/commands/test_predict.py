@@ -76,7 +76,7 @@ def test_written_scores_tell_classes_apart_as_labels_do(tmp_path):
     scores[1] += np.float32(1e-6)
     more = {"class_scores": scores.mean(axis=(1, 2)), "category_ids": (0, 1), "background": None}
     image = np.zeros((1, 2, 3), np.uint8)
-    found = Segmentation(np.ones((1, 2), np.uint8), ("a", "b"), scores, image=image, **more)
+    found = Segmentation(np.ones((1, 2), np.uint8), scores, names=("a", "b"), image=image, **more)
     predictor = mock.Mock(names=found.names, category_ids=(0, 1))
     results = SemanticResults(predictor=predictor, folder=tmp_path, save=["labels", "scores"])
     results.write(ImageFile(tmp_path / "x.png", "x.png", "x"), found)

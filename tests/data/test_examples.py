@@ -29,20 +29,21 @@ def test_a_region_is_a_box_a_polygon_a_mask_or_the_whole_image(tmp_path, path, p
     inside[20:50, 10:50] = True
     Image.fromarray(inside.astype(np.uint8)).save(tmp_path / "mask.png")
     box = as_example(f"{path}#10,20,40,30")
-    assert (box.image == pixels).all() and (box.mask == inside).all()
+    assert (box.pixels == np.dstack([pixels, 255 * inside])).all()
     forms = [f"{path}#10,20,10,50,50,50,50,20", f"{path}#{tmp_path / 'mask.png'}", (pixels, inside)]
     forms += [(Image.fromarray(pixels), [10, 20, 40, 30]), (path, (9.5 + 0.5, 20, 40, 30))]
     assert {as_example(form) for form in forms} == {box}
-    assert as_example(path).mask.all() and as_example(path) != box
+    assert as_example(path).pixels[..., 3].all() and as_example(path) != box
+    assert as_example(f"{path}#-5,-5,95.4,90") == as_example(path)  # cut at the border
     assert as_example((pixels[::-1], [10, 20, 40, 30])) != box
 
 
 def test_of_a_large_image_the_surroundings_are_kept(pixels):
     image = np.tile(pixels, (40, 40, 1))
     small = as_example((image, [1000, 700, 30, 20]))
-    assert small.mask.shape == (120, 120) and small.mask.sum() == 600
-    assert as_example((image, [0, 0, 1, 1])).mask.shape == (4, 4)
-    assert max(as_example((image, None)).mask.shape) == LARGEST_SIDE
+    assert small.pixels.shape == (120, 120, 4) and (small.pixels[..., 3] > 0).sum() == 600
+    assert as_example((image, [0, 0, 1, 1])).pixels.shape == (4, 4, 4)
+    assert max(as_example((image, None)).pixels.shape) == LARGEST_SIDE
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,9 @@ def test_of_a_large_image_the_surroundings_are_kept(pixels):
         ("1,2,3", "no box x,y,w,h"),
         ("1,2,3,4,5", "no box x,y,w,h"),
         ("inf,2,3,4,5,6", "no box x,y,w,h"),
-        ("none.png", "none.png"),
+        ("none.png", '"none.png" is no file of masks, and no box'),
+        ("10 20 40 30", '"10 20 40 30" is no file of masks, and no box'),
+        ("", '"" is no file of masks'),
     ],
 )
 def test_a_region_that_is_none_is_refused(path, region, said):
@@ -87,6 +90,7 @@ def test_a_name_of_the_words_is_mixed_with_them_and_another_one_is_a_class(path)
     given = words.with_examples({"Puppy": [box], "screw|bolt": [box, other, box]})
     assert given.names == ("dog", "grass", "screw") and given != words
     assert [entry.dataset_id for entry in given.classes] == [0, 1, 2]
+    assert [entry.names for entry in given.worded] == [("dog", "puppy"), ("grass",)]
     mixed, alone = given.examples
     assert mixed.names == ("dog", "puppy") and mixed.weight == 0.75 and len(mixed.examples) == 1
     assert alone.names == ("screw", "bolt") and alone.weight == 1 and len(alone.examples) == 2
@@ -100,11 +104,18 @@ def test_a_name_of_the_words_is_mixed_with_them_and_another_one_is_a_class(path)
 
 
 @pytest.mark.parametrize(
-    "examples, weight",
-    [({"dog": []}, None), ({"dog": "a.jpg"}, None), ({"": [3]}, None), ({}, 0), ({}, 2)],
+    "examples, weight, said",
+    [
+        ({"dog": []}, 1, "needs a list"),
+        ({"dog": "a.jpg"}, 1, "needs a list"),
+        ({"": [3]}, 1, "is empty"),
+        ({}, 0, "weight"),
+        ({}, 2, "weight"),
+        ({"dog": ["none.jpg#1,2,3,4"]}, 1, 'an example of "dog": image none.jpg is missing'),
+    ],
 )
-def test_examples_that_are_none_are_refused(examples, weight):
-    with pytest.raises(InputError):
+def test_examples_that_are_none_are_refused(examples, weight, said):
+    with pytest.raises(InputError, match=said):
         read_words("dog, grass").with_examples(examples, weight)
 
 

@@ -48,7 +48,7 @@ def test_an_image_and_words_are_read():
     examples = [BOX, BOX, BOX | {"name": "a|A dog"}]
     words = read_request(request(examples=examples), LIMITS).words
     assert words.names[-1] == "a" and {len(one.examples) for one in words.examples} == {1}
-    assert words.examples[0].examples[0].mask.sum() == 15 * 20
+    assert words.examples[0].examples[0].pixels[..., 3].astype(bool).sum() == 15 * 20
     large = read_request(request(image=png(np.zeros((500, 2000, 3), np.uint8))), LIMITS)
     assert large.image.shape == (LARGEST_SIDE // 4, LARGEST_SIDE, 3)
 
@@ -150,7 +150,7 @@ def test_a_small_result_is_enlarged_with_all_that_belongs_to_its_pixels():
     labels = np.zeros((40, 60), np.uint8)
     labels[:, 30:] = 1
     more = {"class_scores": np.ones(2), "category_ids": (0, 1), "background": None, "image": IMAGE}
-    result = Segmentation(labels, ("a", "b"), **more)
+    result = Segmentation(labels, names=("a", "b"), **more)
     large = answers._enlarged(result)
     assert large.image.shape == (400, 600, 3) and large.fractions() == result.fractions()
     boxes, scores = np.array([[1, 2, 3, 4]], np.float32), np.ones(1, np.float32)

@@ -44,7 +44,7 @@ def labeller():
         values = [np.stack([labels == n for n in range(2)]).astype(np.float32) for labels in maps]
         more = {"class_scores": np.ones(2), "category_ids": (0, 1), "background": None}
         return [
-            Segmentation(labels, NAMES, own, image=image, **more)
+            Segmentation(labels, own, names=NAMES, image=image, **more)
             for image, labels, own in zip(images, maps, values)
         ]
 

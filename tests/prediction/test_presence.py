@@ -107,11 +107,12 @@ def test_pixels_without_a_word_need_a_background(capsys, tmp_path):
         model(scene().image)
     with pytest.raises(InputError, match='no "drip" for absent words; did you mean "drop"'):
         model.set_absent("drip")
-    with pytest.raises(InputError, match="give a finite number, or images"):
+    with pytest.raises(InputError, match="is nan: give a finite number"):
         model.set_absent("drop", float("nan"))
     for words, message in (
         (["--absent", "drop"], "--absent drop needs --background"),
         (["--absent-threshold", "1"], "--absent-threshold needs --absent drop"),
+        (["--absent", "mark", "--absent-threshold", "high"], "file of words in images high"),
         (["--absent", "mark", "--ray"], "--absent does not go with --ray"),
     ):
         image = tmp_path / "a.png"
@@ -144,7 +145,7 @@ def test_the_threshold_is_calibrated_from_images_whose_words_are_known(tmp_path,
             calibrated_threshold(presence, words, path, 10**6)
     path.write_text(json.dumps({"a.png": ["grass"]}))
     call = [str(tmp_path / "a.png"), "--model", "mini-clipself", "--words", WORDS]
-    call += ["--absent", "mark", "--absent-calibration", str(path), "--output", str(tmp_path / "o")]
+    call += ["--absent", "mark", "--absent-threshold", str(path), "--output", str(tmp_path / "o")]
     assert predict(call) == 0
     index = json.loads((tmp_path / "o/classes.json").read_text())
     assert index["absent words"]["what"] == "mark" and index["absent words"]["calibrated"]
@@ -158,3 +159,11 @@ def test_the_threshold_is_calibrated_from_images_whose_words_are_known(tmp_path,
     }
     below = index["absent words"]["threshold"]
     assert entry["absent"] == [n for n, score in entry["presence"].items() if score < below]
+
+
+def test_images_without_any_word_are_told_from_those_with_low_scores(tmp_path, caplog):
+    Image.fromarray(scene().image).save(tmp_path / "a.png")
+    call = [str(tmp_path / "a.png"), "--model", "mini-clipself", "--words", WORDS, "--background"]
+    call += ["--absent", "drop", "--absent-threshold", "99", "--output", str(tmp_path / "o")]
+    assert predict(call) == 0
+    assert "absent from all images: give a lower --absent-threshold" in caplog.text

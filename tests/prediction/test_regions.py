@@ -29,7 +29,7 @@ WORDS = Vocabulary.from_names(["dog", "grass"])
 def semantic():
     return Segmentation(
         LABELS,
-        ("dog", "grass", "none"),
+        names=("dog", "grass", "none"),
         class_scores=np.array([0.75, 0.5, 0.25]),
         category_ids=(18, 193),
         background=2,
@@ -101,7 +101,7 @@ def test_cocos_results_of_a_map_are_made_one_mask_after_the_other():
     labels = np.arange(40, dtype=np.uint8).repeat(5000).reshape(400, 500)
     result = Segmentation(
         labels,
-        tuple(map(str, range(40))),
+        names=tuple(map(str, range(40))),
         class_scores=np.ones(40),
         category_ids=range(40),
         background=None,

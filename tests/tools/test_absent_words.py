@@ -15,18 +15,19 @@ def test_counts_of_scenes_of_formulas_and_of_images(monkeypatch, tmp_path, capsy
     scene = draw_scene(np.random.default_rng(0), WORLDS["mini"])
     ids = [1 + WORLDS["mini"].concepts.index(s.concept) for s in scene.segments]
     monkeypatch.setattr(
-        absent_words, "scenes_of", lambda *_: [absent_words.Scene(scene.image, ids)]
+        absent_words, "scenes_of", lambda _, n, seed: [absent_words.Scene(scene.image, ids)] * n
     )
     model = "without training, CLIPSelf"
     monkeypatch.setattr(absent_words, "MODELS", {model: absent_words.MODELS[model]})
-    rows = absent_words.rows_of_worlds(1)
+    rows = absent_words.rows_of_worlds(1, 1)
     every, dropped, calibrated = rows[:3]
-    assert every[:3] == ["mini", model, "all words"] and every[5] == 100
-    assert every[4] > dropped[4] >= calibrated[4]
-    absent_words.main(["--formulas"])
+    assert every[:3] == ["mini", model, "all words"] and every[4] == "100.0"
+    assert float(every[3]) > float(dropped[3]) >= float(calibrated[3])
+    assert absent_words.spread([1.0, 2.0, 3.0]) == "2.0 \u00b1 1.0"
+    absent_words.main(["--formulas", "--scenes", "1"])
     assert "best region" in capsys.readouterr().out
     Image.fromarray(scene.image).save(tmp_path / "a.png")
-    absent_words.main(["--images", str(tmp_path), "--words", "3"])
+    absent_words.main(["--images", str(tmp_path), "--words", "3", "--seeds", "1"])
     assert capsys.readouterr().out.count(model) == 1
     assert absent_words.area(np.array([3.0, 1.0, 2.0]), np.array([True, False, True])) == 1
     assert absent_words.area(np.array([1.0, 1.0]), np.array([True, False])) == pytest.approx(0.5)

@@ -48,12 +48,13 @@ class Case:
         regions: n.
         repeats: number of timed calls of each part.
         threads: number of torch's threads on the CPU.
+        plain_allocator: of plain formulations: "torch", as torch finds it, or "ours", which keeps freed memory.
         device: "cpu" or "cuda".
-        classes: number of classes: the first of ADE20K's 847 ("panoptic": of COCO's 133, if there are enough);
-            "detection" takes random vectors.
+        classes: number of classes: the first of ADE20K's 847; "panoptic" and "detection" take random vectors.
         training: a training step of "semseg" instead of inference.
         queries: number of queries of "panoptic"; None for ODISE's 100, and for FC-CLIP's 250 in the merge.
         kind: detector of "detection", "ov_coco" or "ov_lvis".
+        pieces: elements that a piece of work makes at once on a GPU; None for `clip.runtime.CHUNK_ELEMENTS`.
         only: names of the parts that are measured, each with its plain formulation; () for all.
     """
 
@@ -66,15 +67,17 @@ class Case:
     regions: int = 13
     repeats: int = 5
     threads: int = 2
+    plain_allocator: Literal["torch", "ours"] = "torch"
     device: str = "cpu"
     classes: int = 150
     training: bool = False
     queries: int | None = None
     kind: Kind = "ov_lvis"
+    pieces: int | None = None
     only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("size", "batch", "regions", "repeats", "threads", "classes", "queries"):
+        for name in "size batch regions repeats threads classes queries pieces".split():
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name} {value} measures nothing; at least 1")

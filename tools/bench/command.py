@@ -15,6 +15,7 @@
     python tools/benchmark.py detection --kind ov_lvis --repeats 3
     python tools/benchmark.py detection --kind ov_coco --only image "behind the tower"
     python tools/benchmark.py folder --batch 200 --repeats 1
+    python tools/benchmark.py first-hour --json output/first_hour.json
 
 "all" is every job of the project at its official sizes in one run, one line each beside its plain
 formulation (about half an hour on two cores with --repeats 1; --only takes the first words of lines);
@@ -38,9 +39,8 @@ random grids and their crops: images/s of a worker process of a distillation.
 
 Panoptic segmentation has ODISE's sizes: an image of 1024 x 1365 on a canvas of 1024 x 1408. The plain
 generator predicts masks and pooled embeddings ten times, plain masked attention has mask tokens
-for keys too and a boolean mask, plain dense pooling a copy of the map for each mask, plain fusion loops
-over classes and multiplies probabilities, plain masks are all resized at once, the plain merge is a loop
-over queries. "image" and "large image" are plain forwards at the input sizes of the two CLIP branches.
+for keys too and a boolean mask, plain dense pooling a copy of the map for each mask, the plain merge is a loop over
+queries. "image" and "large image" are plain forwards at the input sizes of the two CLIP branches.
 "one pass" finds and names masks by a plain decoder on a frozen ViT, "two passes" by a pyramid, ODISE's generator and
 dense features of 64 x 64 cells, for a square of --size pixels; "one pass: decoder" and "two passes: decoder" are the
 decoders alone. Memory of the merge is what it needs beside the masks, which have the size of the canvas.
@@ -58,6 +58,10 @@ are given.
 "folder" is `predict` on --batch JPEGs of COCO's size: a CLIP labels their pixels without training, and reading, model
 and writing overlap; images/s are in the table, and how long the model waited is said after each call. Plain is one
 image after the other: read, labelled, written.
+
+"first-hour" is for a machine with a GPU: tests on it, steps and images of all tasks in each precision, waits, sizes of
+pieces, two processes, loaders. What it takes is in first_hour.yaml. --json is output/first_hour.json if it is not
+given, a page (.md) lies beside it; a second call goes on where the first one ended. --only takes first words of steps.
 
 --launches times nothing: it counts the operations that a GPU would be asked for, on a CPU whose tensors say that they
 lie on one, so that nothing is divided for a CPU's cache. Counted is what reads or writes values on the device, copies
@@ -80,6 +84,7 @@ if TYPE_CHECKING:
     from bench.case import Case
 
 START = time.perf_counter()
+COMMON = ("repeats", "threads", "device", "precision", "plain_allocator")
 MODEL, PANOPTIC_MODEL, DETECTION_MODEL = "ViT-B-16", "ViT-L-14-336-quickgelu", "EVA02-B-16"
 
 
@@ -88,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    tasks = "all model dense distill regions semseg panoptic pq detection folder".split()
+    tasks = "all model dense distill regions semseg panoptic pq detection folder first-hour".split()
     options.add_argument("task", choices=tasks)
     options.add_argument(
         "--model",
@@ -99,11 +104,6 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--batch", type=int, help="images (1; of pq and folder 20)")
     options.add_argument(
         "--precision", choices=["float32", "bfloat16", "float16"], default="float32"
-    )
-    options.add_argument(
-        "--compile",
-        action="store_true",
-        help="blocks of the image tower by torch.compile, as MODEL.CLIP.COMPILE, in the warm-up",
     )
     options.add_argument("--regions", type=int, default=13, help="of each image (13)")
     options.add_argument(
@@ -116,7 +116,6 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--queries", type=int, help="of panoptic (100; 250 in the merge)")
     options.add_argument("--depth", type=int, default=2, help="of the modules in model's table (2)")
-    options.add_argument("--training", action="store_true", help="a training step of semseg")
     options.add_argument(
         "--only",
         nargs="+",
@@ -124,17 +123,27 @@ def parser() -> argparse.ArgumentParser:
         default=(),
         help="rows of the table to measure, each beside its plain formulation (everything)",
     )
-    options.add_argument(
-        "--launches",
-        action="store_true",
-        help="operations that a GPU would launch, in place of times",
-    )
+    for flag, said in {
+        "--training": "a training step of semseg",
+        "--compile": "blocks of the image tower by torch.compile, as MODEL.CLIP.COMPILE, in the warm-up",
+        "--launches": "operations that a GPU would launch, in place of times",
+        "--small": "first-hour as small as can be, to see that it works",
+    }.items():
+        options.add_argument(flag, action="store_true", help=said)
+    pieces = "elements that a piece of work makes at once on a GPU (2**28, 1 GiB in float32)"
+    options.add_argument("--pieces", type=int, metavar="ELEMENTS", help=pieces)
     options.add_argument("--repeats", type=int, default=5, help="timed calls of everything (5)")
     # macOS and Windows do not say which cores are this process's.
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
     options.add_argument("--threads", type=int, default=cores, help=f"of torch ({cores})")
+    options.add_argument(
+        "--plain-allocator",
+        choices=["torch", "ours"],
+        default="torch",
+        help="of plain formulations: as torch finds it (torch), or what keeps freed memory here (ours)",
+    )
     options.add_argument("--device", choices=["cpu", "cuda"], help="(a GPU if there is one)")
     options.add_argument("--json", help="file for all figures, with where they come from")
     return options
@@ -150,7 +159,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, print, and write if asked to."""
     args = vars(parser().parse_args(arguments))
     task, path, depth = args["task"], args.pop("json"), args.pop("depth")
-    launches = args.pop("launches")
+    launches, small = args.pop("launches"), args.pop("small")
+    if small and task != "first-hour":
+        raise InputError(f"--small is for first-hour, not for {task}")
     if args["compile"] and (launches or task in ("all", "model")):
         raise InputError(f"--compile times one task: not {'--launches' if launches else task}")
     import torch
@@ -166,7 +177,13 @@ def main(arguments: list[str] | None = None) -> None:
             raise InputError(f"{named}: model prints a table and measures nothing to write")
         sys.stdout.write(model_table(args["model"] or MODEL, args["size"] or 1024, depth) + "\n")
         return
-    common = {key: args[key] for key in ("repeats", "threads", "device", "precision")}
+    if task == "first-hour":
+        from bench.first_hour import first_hour
+
+        path = Path(path or "output/first_hour.json")
+        sys.stdout.write(first_hour(path, args | {"small": small}, say))
+        return
+    common = {key: args[key] for key in COMMON}
     if launches:
         from bench import launches as counting
 

@@ -1,6 +1,6 @@
 """Synthetic detectors, and inputs of panoptic segmentation and detection, the same at every call.
 
-Legend: Q queries, S texts, C width of the generator, E embedding of CLIP, h x w coarse cells, n boxes, K classes.
+Legend: E embedding of CLIP, h x w coarse cells, n boxes, K classes.
 """
 
 from __future__ import annotations
@@ -17,27 +17,6 @@ from clipself_seg.heads.fvit.rpn import ProposalRule
 
 COARSE = (64, 88)  # of masks before they are made large
 SMALLEST, LARGEST = 16.0, 512.0  # sides of boxes, evenly spread in their logarithm
-
-
-class Scores(NamedTuple):
-    """What fusion starts from: embeddings of queries and of texts, from generator and CLIP, and void."""
-
-    query_QC: Tensor
-    query_text_SC: Tensor
-    region_QE: Tensor
-    region_text_SE: Tensor
-    void_Q: Tensor
-
-
-def random_scores(queries: int, texts: int, width: int, clip_width: int) -> Scores:
-    """Q, S, C and E in this order."""
-    return Scores(
-        noise(queries, width),
-        noise(texts, width, seed=1),
-        noise(queries, clip_width, seed=2),
-        noise(texts, clip_width, seed=3),
-        noise(queries).sigmoid(),
-    )
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

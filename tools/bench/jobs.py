@@ -88,7 +88,7 @@ def run_all(
     """Measure all jobs, one after the other.
 
     Args:
-        common: fields of every job's `Case`: "repeats", "threads", "device", "precision".
+        common: fields of every job's `Case`: "repeats", "threads", "device", "precision", "plain_allocator".
         only: labels of jobs, or the first words of some; () is all.
         report: called with the progress.
 
@@ -176,5 +176,8 @@ def table(results: Mapping[str, Any]) -> str:
         f"{case['precision']}, {case['device']}; matmul peak {min(peaks):.0f} to {max(peaks):.0f} "
         f"GFLOP/s; linear layers: {first['linear_layers']}; commit {first['provenance']['commit']}"
     )
-    note = "time, memory: ours over the plain formulation, in the same run"
+    note = (
+        "time, memory: ours over the plain formulation, in the same run; the plain one has "
+        + {"torch": "torch's own allocator setting", "ours": "ours"}[case["plain_allocator"]]
+    )
     return "\n".join([machine, "", tabulate(lines, heads, floatfmt=formats), "", note])

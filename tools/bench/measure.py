@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from clipself_seg.clip.linear import linear
+from clipself_seg.clip.linear import as_convolution
 from clipself_seg.errors import InputError
 from clipself_seg.memory import hand_back_freed_memory, keep_freed_memory
 
@@ -51,7 +54,7 @@ class Peaks(NamedTuple):
 
     Attributes:
         torch: of torch's own products.
-        best: of those and the project's by way of oneDNN, whichever is faster.
+        best: of those and, in float32 on a CPU, the products of oneDNN's convolutions, whichever are faster.
     """
 
     torch: float
@@ -60,7 +63,9 @@ class Peaks(NamedTuple):
 
 def matmul_peaks(dtype: torch.dtype, device: torch.device, repeats: int) -> Peaks:
     """The best of `repeats` calls for each of `PEAK_SHAPES`."""
-    rates = dict.fromkeys((F.linear, linear), 0.0)
+    rates: dict[Callable[..., torch.Tensor], float] = {F.linear: 0.0}
+    if device.type == "cpu" and dtype == torch.float32:
+        rates[as_convolution] = 0.0
     for rows, inner, columns in PEAK_SHAPES:
         a = torch.randn(rows, inner, device=device).to(dtype)
         b = torch.randn(columns, inner, device=device).to(dtype)
@@ -83,20 +88,25 @@ def time_run(run: Run, device: torch.device) -> float:
     return seconds
 
 
-def set_allocator(name: str, device: torch.device) -> None:
-    """Sets the allocator as training and prediction have it, for plain formulations as torch finds it."""
-    if _is_plain(name):
-        hand_back_freed_memory()
-    else:
+def set_allocator(keep: bool, device: torch.device) -> None:
+    """Sets the allocator as training and prediction have it, or as torch finds it."""
+    if keep:
         keep_freed_memory(device.type)
+    else:
+        hand_back_freed_memory()
 
 
-def _is_plain(name: str) -> bool:
-    return name.startswith("plain ")
+def keeps_memory(name: str, plain_allocator: str) -> bool:
+    """Whether a run keeps freed memory: every one of ours, plain ones where their allocator is "ours"."""
+    return plain_allocator == "ours" or not name.startswith("plain ")
 
 
 def time_in_turn(
-    runs: Mapping[str, Run], device: torch.device, repeats: int, report: Callable[[str], None]
+    runs: Mapping[str, Run],
+    device: torch.device,
+    repeats: int,
+    report: Callable[[str], None],
+    plain_allocator: str = "torch",
 ) -> dict[str, list[float]]:
     """Seconds of every run, `repeats` times in turn, so that a slow moment of the machine hits all.
 
@@ -108,22 +118,49 @@ def time_in_turn(
         device: to wait for.
         repeats: rounds.
         report: called with the progress.
+        plain_allocator: of plain formulations, see `Case`.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     before = None
     for turn in range(repeats + 1):
         for name, run in runs.items():
-            plain = _is_plain(name)
-            if plain != before:  # setting it hands back what is free
-                set_allocator(name, device)
-                before = plain
-                if turn and not plain and device.type == "cpu":
+            keep = keeps_memory(name, plain_allocator)
+            if keep != before:  # setting it hands back what is free
+                set_allocator(keep, device)
+                before = keep
+                if turn and keep and device.type == "cpu":
                     time_run(run, device)
             seconds = time_run(run, device)
             report(f"round {turn}/{repeats}  {name}: {seconds:.3f} s{'' if turn else ' (warm-up)'}")
             if turn:
                 times[name].append(seconds)
     return times
+
+
+@contextlib.contextmanager
+def watched(device: torch.device) -> Iterator[dict[str, Any]]:
+    """Measures what is done in the context.
+
+    Yields:
+        Filled when the context is left: "seconds", "memory_bytes" (on a GPU torch's most, on the CPU that of the
+        process so far) and "waits": FILE:LINE -> how often Python waited for a GPU there, as far as torch sees it.
+    """
+    gpu, figures = device.type == "cuda", dict[str, Any]()
+    with warnings.catch_warnings(record=gpu) as caught:
+        if gpu:
+            warnings.simplefilter("always")
+            torch.cuda.reset_peak_memory_stats(device)
+            torch.cuda.set_sync_debug_mode("warn")
+        _synchronise(device)
+        start = time.perf_counter()
+        yield figures
+        _synchronise(device)
+        figures["seconds"] = time.perf_counter() - start
+        if gpu:
+            torch.cuda.set_sync_debug_mode("default")
+    waits = [w for w in caught or () if "called a synchronizing" in str(w.message)]
+    figures["waits"] = Counter(f"{Path(w.filename).name}:{w.lineno}" for w in waits)
+    figures["memory_bytes"] = torch.cuda.max_memory_allocated(device) if gpu else _resident_peak()
 
 
 def peak_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: str) -> int:
@@ -133,7 +170,7 @@ def peak_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: str)
 
     Args:
         build: importable; makes the runs of a case in the new process.
-        case: with `device` and `threads`; can be pickled.
+        case: with `device`, `threads` and `plain_allocator`; can be pickled.
         name: name of the run.
 
     Raises:
@@ -152,14 +189,13 @@ def peak_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: str)
 def _measure_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: str) -> int:
     torch.set_num_threads(case.threads)
     device = torch.device(case.device)
-    before = _resident_peak()
+    before = 0 if device.type == "cuda" else _resident_peak()
     run = build(case)[name]
-    set_allocator(name, device)
-    for _ in range(run.calls):
-        time_run(run, device)
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) - run.given
-    return _resident_peak() - before - run.given
+    set_allocator(keeps_memory(name, case.plain_allocator), device)
+    with watched(device) as seen:
+        for _ in range(run.calls):
+            time_run(run, device)
+    return int(seen["memory_bytes"]) - before - run.given
 
 
 def _resident_peak() -> int:

@@ -1,9 +1,9 @@
-"""Benchmark workloads of panoptic segmentation: mask generator, CLIP branches, fusion, masks, merge.
+"""Benchmark workloads of panoptic segmentation: mask generator, CLIP branches, merge.
 
 Two systems read an image and give masks with their embeddings: one frozen ViT with a plain decoder (`OnePass`), and the
 same ViT with a pyramid and Mask2Former's decoder, whose masks are named by a second pass (`TwoPasses`).
 
-Legend: Q queries, K classes, S texts, E embedding, C width of the generator, h x w pixels of stride 4,
+Legend: Q queries, K classes, E embedding, C width of the generator, h x w pixels of stride 4,
     H W rows and columns of the canvas.
 """
 
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import plain_panoptic as plain
-from bench.case import IMAGE_SIZE, Case, PartWorkload, seeded
+from bench.case import PartWorkload, seeded
 from bench.flops import (
     count_flops,
     generator_flops,
@@ -29,19 +29,11 @@ from bench.flops import (
     regions_flops,
     tower_flops,
 )
-from bench.inputs import (
-    Scores,
-    areas,
-    noise,
-    random_scores,
-)
+from bench.inputs import areas, noise
 from bench.measure import Run
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.runtime import without_values
 from clipself_seg.clip.tower import TransformerTower
-from clipself_seg.data.vocabulary import load_vocabulary
-from clipself_seg.errors import InputError
-from clipself_seg.heads.fusion import fuse_scores
 from clipself_seg.heads.panoptic.frozen_clip import (
     CELLS,
     BackbonePooling,
@@ -51,16 +43,13 @@ from clipself_seg.heads.panoptic.frozen_clip import (
     MaskedAttention,
 )
 from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator, QueryPrediction
-from clipself_seg.heads.panoptic.panoptic_merge import merge_panoptic, resize_masks
+from clipself_seg.heads.panoptic.panoptic_merge import merge_panoptic
 from clipself_seg.heads.panoptic.pixel_decoder import STRIDES
 from clipself_seg.heads.panoptic.plain_decoder import PlainDecoder, PlainDecoderSizes
-from clipself_seg.heads.text_scores import class_logits
 
 IMAGE, CANVAS = (1024, 1365), (1024, 1408)  # of an image of 480 x 640 in the official test
 SIZES, CHANNELS = GeneratorSizes(), 512  # ODISE's generator, and its feature maps
 QUERIES, MERGED = 100, 250  # ODISE's; FC-CLIP's, for the merge
-WORDS = ("openseg_coco_panoptic_133", "ade20k_847")  # the first that has as many classes
-ALPHA, BETA = 0.35, 0.65
 BRANCHES = {"masked attention": "image", "dense pooling": "large image"}  # beside a plain forward
 
 
@@ -139,19 +128,6 @@ SYSTEMS: dict[str, type[System]] = {"one pass": OnePass, "two passes": TwoPasses
 class PanopticWorkload(PartWorkload):
     """ODISE's sizes with random weights and feature maps, and masks that divide the image."""
 
-    def __init__(self, case: Case) -> None:
-        """
-        Raises:
-            InputError: unknown model, or more classes than there are words.
-        """
-        super().__init__(case)
-        vocabulary = next((v for v in map(load_vocabulary, WORDS) if len(v) >= case.classes), None)
-        if vocabulary is None:
-            most = len(load_vocabulary(WORDS[-1]))
-            raise InputError(f"--classes {case.classes}: the words are ADE20K's, at most {most}")
-        self.synonyms = [len(entry.names) for entry in vocabulary.classes[: case.classes]]
-        self.things = range(case.classes * 3 // 5)  # things first, as in COCO
-
     @property
     def queries(self) -> int:
         """Q, but in the merge."""
@@ -168,10 +144,6 @@ class PanopticWorkload(PartWorkload):
             **attention,
             **self._dense_runs(),
             **(self._system_runs() if self.outline.visual.plain else {}),
-            **self.pair("fusion", self._fuse, self._plain_fuse, setup=lambda: self.scores),
-            **self.pair(
-                "masks", self._resize, self._plain_resize, setup=lambda: self.masks, **memory
-            ),
             **self.pair(
                 "merge",
                 self._merge,
@@ -309,47 +281,19 @@ class PanopticWorkload(PartWorkload):
         return plain.plain_dense_pooling(DensePooling(self.clip), self.image, self.masks, CANVAS)
 
     @functools.cached_property
-    def scores(self) -> Scores:
-        """Random scores of the queries."""
-        scores = random_scores(
-            self.queries, sum(self.synonyms), SIZES.width, self.outline.embed_dim
-        )
-        return Scores(*(part.to(self.device) for part in scores))
-
-    @property
-    def _seen(self) -> Tensor:
-        return torch.arange(self.case.classes, device=self.device) % 2 == 0
-
-    def _fuse(self, scores: Scores) -> Tensor:
-        return self._fused(scores, class_logits, fuse_scores)
-
-    def _plain_fuse(self, scores: Scores) -> Tensor:
-        return self._fused(scores, plain.plain_class_logits, plain.plain_fusion)
-
-    def _fused(
-        self, scores: Scores, logits: Callable[..., Tensor], fuse: Callable[..., Tensor]
-    ) -> Tensor:
-        scale = scores.void_Q.new_tensor(1 / 0.07)
-        ours = logits(scores.query_QC, scores.query_text_SC, self.synonyms, scale)
-        theirs = logits(scores.region_QE, scores.region_text_SE, self.synonyms, scale)
-        return fuse(ours, theirs, scores.void_Q, self._seen, ALPHA, BETA)
-
-    def _resize(self, masks: Tensor) -> Tensor:
-        return resize_masks(masks, CANVAS, IMAGE, IMAGE_SIZE)
-
-    def _plain_resize(self, masks: Tensor) -> Tensor:
-        return plain.plain_masks(masks, CANVAS, IMAGE, IMAGE_SIZE)
-
-    @functools.cached_property
     def probs(self) -> Tensor:
         """Probabilities (Q, K + 1) for the merge: most queries are kept."""
         return noise(self._merged, self.case.classes + 1).softmax(dim=1).to(self.device)
 
+    @property
+    def _things(self) -> range:
+        return range(self.case.classes * 3 // 5)  # first, as in COCO
+
     def _merge(self, masks: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
-        return merge_panoptic(self.probs, masks, self.things)
+        return merge_panoptic(self.probs, masks, self._things)
 
     def _plain_merge(self, masks: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
-        return plain.plain_panoptic(self.probs, masks, self.things)
+        return plain.plain_panoptic(self.probs, masks, self._things)
 
 
 def over_image(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

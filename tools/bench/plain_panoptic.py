@@ -1,16 +1,15 @@
 """Plain reference formulation of open-vocabulary panoptic segmentation, with all queries at once.
 
 The generator says ten times what its queries think, CLIP's mask tokens are keys as well as queries,
-the best synonym is looked for class by class, all masks have the size of the canvas at once, and
-outputs are made query by query.
+and outputs are made query by query.
 
-Shapes: B images, Q queries, S texts, K classes, C width of the generator, E embedding, L tokens,
-    R = L + Q rows, D width of CLIP, N cells, h x w pixels of stride 4, H W rows and columns of the output.
+Shapes: B images, Q queries, K classes, C width of the generator, E embedding, L tokens, R = L + Q rows,
+    D width of CLIP, N cells, h x w pixels of stride 4, H W rows and columns of the output.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -137,70 +136,6 @@ def plain_dense_pooling(
     cells = torch.where(empty_Q11, touched, centred)
     dense = plain.dense_features(branch.clip.visual, branch.clip_input(image)[None])[0]
     return F.normalize(plain.pool_masks(dense, cells), dim=-1)
-
-
-def plain_class_logits(
-    embeddings_QE: Tensor, text_SE: Tensor, synonyms: Sequence[int], scale: Tensor
-) -> Tensor:
-    """What `class_logits` gives, (Q, K), class by class.
-
-    Args:
-        embeddings_QE: of any length.
-        text_SE: the synonyms of a class one after another.
-        synonyms: how many texts each class has.
-        scale: a scalar.
-    """
-    logits = scale * F.normalize(embeddings_QE, dim=-1) @ F.normalize(text_SE, dim=-1).T
-    best = []
-    for label, count in enumerate(synonyms):
-        first = sum(synonyms[:label])
-        best.append(logits[:, first : first + count].max(dim=-1).values)
-    return torch.stack(best, dim=-1)
-
-
-def plain_fusion(
-    generator_logits: Tensor,
-    clip_logits: Tensor,
-    void_prob: Tensor,
-    seen: Tensor,
-    alpha: float,
-    beta: float,
-) -> Tensor:
-    """What `fuse_scores` gives, (Q, K + 1), from probabilities; NaN where one of them is 0.
-
-    Args:
-        generator_logits: (Q, K).
-        clip_logits: (Q, K).
-        void_prob: (Q,).
-        seen: (K,) bool.
-        alpha: CLIP's exponent for seen classes.
-        beta: exponent of CLIP's scores of all other classes.
-    """
-    ours, theirs = generator_logits.softmax(dim=-1), clip_logits.softmax(dim=-1)
-    of_seen = (ours ** (1 - alpha) * theirs**alpha).log() * seen
-    of_others = (ours ** (1 - beta) * theirs**beta).log() * ~seen
-    real = (of_seen + of_others).softmax(dim=-1)
-    probs = torch.cat([real * (1 - void_prob[:, None]), void_prob[:, None]], dim=-1)
-    return (probs + 1e-8).log().softmax(dim=-1)
-
-
-def plain_masks(
-    mask_logits: Tensor,
-    canvas: tuple[int, int],
-    image_size: tuple[int, int],
-    output_size: tuple[int, int],
-) -> Tensor:
-    """What `resize_masks` gives, (Q, H, W), all masks at once.
-
-    Args:
-        mask_logits: (Q, h, w).
-        canvas: (rows, columns) of the padded input.
-        image_size: (rows, columns) of the image on it.
-        output_size: (H, W).
-    """
-    how: dict[str, Any] = {"mode": "bilinear", "align_corners": False}
-    on_canvas = F.interpolate(mask_logits[None], canvas, **how)
-    return F.interpolate(on_canvas[..., : image_size[0], : image_size[1]], output_size, **how)[0]
 
 
 def plain_panoptic(

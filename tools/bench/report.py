@@ -22,7 +22,7 @@ from bench.measure import (
 from bench.panoptic_workload import MERGED, QUERIES, over_image
 from bench.pq_workload import over_decoding
 from bench.workloads import build_runs
-from clipself_seg.clip.linear import choice
+from clipself_seg.clip.linear import amd_family, choice, onednn_is_exact
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.provenance import provenance
 
@@ -45,8 +45,9 @@ def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
 
     Returns:
         "case", "peak_flops" (operations a second of the best matrix product), "torch_peak_flops" (of
-        torch's own), "instructions" (the widest that torch uses on this CPU), "linear_layers" (why they
-        are computed as they are), "runs" (by name: "seconds", their median; "all_seconds"; "images_per_second";
+        torch's own), "instructions" (the widest that torch uses on this CPU, and AMD's family of it), "linear_layers"
+        (why they are computed as they are, and whether long attention is oneDNN's), "runs" (by name: "seconds", their
+        median; "all_seconds"; "images_per_second";
         "flops_per_second", "peak_fraction" and "torch_peak_fraction" where operations are counted;
         "memory_bytes" where it is measured), "gains"
         (by name: "speed" and "memory", plain over ours), for "distill" "step_overhead", for training
@@ -64,7 +65,7 @@ def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
     runs = chosen_runs(build_runs(case), case.only)
     report("matrix products, for the peak")
     before = matmul_peaks(dtype, device, case.repeats)
-    seconds = time_in_turn(runs, device, case.repeats, report)
+    seconds = time_in_turn(runs, device, case.repeats, report, case.plain_allocator)
     after = matmul_peaks(dtype, device, case.repeats)
     peaks = Peaks(*map(max, before, after))
     figures = {name: _figures(case, runs[name], taken, peaks) for name, taken in seconds.items()}
@@ -77,12 +78,21 @@ def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
         "case": dataclasses.asdict(case),
         "peak_flops": peaks.best,
         "torch_peak_flops": peaks.torch,
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "linear_layers": choice().reason if device.type == "cpu" else "of the GPU",
+        "instructions": _instructions(),
+        "linear_layers": _products() if device.type == "cpu" else "of the GPU",
         "runs": figures,
         **_comparisons(case, figures),
         "provenance": provenance(seed=0),
     }
+
+
+def _instructions() -> str:
+    family = amd_family()
+    return torch.backends.cpu.get_cpu_capability() + f" of AMD's family {family}" * bool(family)
+
+
+def _products() -> str:
+    return choice().reason + "; long attention by oneDNN" * onednn_is_exact()
 
 
 def chosen_runs(runs: Mapping[str, Run], only: Sequence[str]) -> Mapping[str, Run]:

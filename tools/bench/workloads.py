@@ -25,6 +25,7 @@ from bench.measure import Run
 from bench.panoptic_workload import PanopticWorkload
 from bench.pq_workload import PQWorkload
 from bench.shards import image_like_pixels, write_shard
+from clipself_seg.clip import runtime
 from clipself_seg.clip.linear import stock_linear
 from clipself_seg.clip.runtime import autocast
 from clipself_seg.data.mappers.distill import DistillMapper
@@ -226,4 +227,5 @@ def build_runs(case: Case) -> Mapping[str, Run]:
         InputError: unknown model, or a size that its patch does not divide.
     """
     torch.manual_seed(0)
+    runtime.CHUNK_ELEMENTS = case.pieces or runtime.CHUNK_ELEMENTS
     return TASKS[case.task](case).runs()

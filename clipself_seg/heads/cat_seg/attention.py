@@ -77,15 +77,7 @@ class WindowAttention(GuidedProjections):
         """
         qkv = self.of_tokens(y_TWMC)
         qkv.unflatten(0, (len(guidance_VWM3C), -1)).add_(guidance_VWM3C[:, None])
-        attend = _attend_by_head if _lean(qkv) else _attend
-        return self.proj(attend(qkv, self.heads, mask_WMM))
-
-
-def _lean(x: Tensor) -> bool:
-    """Whether memory is small without a fused kernel: no gradients, and the few classes of a CPU."""
-    return (
-        x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    )
+        return self.proj(_attend(qkv, self.heads, mask_WMM))
 
 
 def _attend(qkv_TWM3C: Tensor, heads: int, mask_WMM: Tensor | None) -> Tensor:
@@ -94,22 +86,6 @@ def _attend(qkv_TWM3C: Tensor, heads: int, mask_WMM: Tensor | None) -> Tensor:
     mask = None if mask_WMM is None else mask_WMM.repeat(qkv_TWM3C.shape[0], 1, 1)[:, None]
     attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return attended.transpose(1, 2).reshape(*qkv_TWM3C.shape[:3], -1)
-
-
-def _attend_by_head(qkv_TWM3C: Tensor, heads: int, mask_WMM: Tensor | None) -> Tensor:
-    """Softmax attention (T, W, M, C) one head at a time: small score matrices are faster on a CPU."""
-    classes, windows, cells, width = qkv_TWM3C.shape
-    attended = qkv_TWM3C.new_empty(classes, windows, cells, width // 3)
-    parts = qkv_TWM3C.flatten(0, 1).unflatten(-1, (3, heads, -1))
-    scale = parts.shape[-1] ** -0.5
-    for head, attended_TWMc in enumerate(attended.unflatten(-1, (heads, -1)).unbind(3)):
-        q, k, v = parts[:, :, :, head].unbind(2)
-        # With beta 0 the first argument is not read: a product with a scale, without another pass.
-        scores = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=scale)
-        if mask_WMM is not None:
-            scores.unflatten(0, (classes, windows)).add_(mask_WMM)
-        attended_TWMc.copy_((scores.softmax(dim=-1) @ v).unflatten(0, (classes, windows)))
-    return attended
 
 
 class MLP(nn.Module):

@@ -312,9 +312,8 @@ class CATSeg(ModelBase):
         if self.training:
             return self.losses(samples)
         with torch.no_grad():
-            together = chunk_size(self.device, 1, self._elements_per_image)
-            if any("classes" in sample for sample in samples):
-                together = 1
+            alone = any("classes" in sample for sample in samples)
+            together = 1 if alone else chunk_size(self.device, 1, self._elements_per_image)
             parts = (samples[i : i + together] for i in range(0, len(samples), together))
             return [result for part in parts for result in self._segment(part, output)]
 

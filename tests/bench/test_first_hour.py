@@ -1,0 +1,182 @@
+"""A GPU's first hour: its steps, what stays of them whatever happens, and the tests' way to another device."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import warnings
+
+import pytest
+import torch
+
+from bench import command, first_hour, measure
+from bench.accelerator import ACCELERATOR, Accelerator
+from clipself_seg import training
+from clipself_seg.config import load_config
+from tests import on_device
+from tests.training.test_trainer import trainer
+
+PYTHON = shlex.quote(sys.executable)
+
+
+def step(label, code, file, **more):
+    words = f"{PYTHON} -c {shlex.quote(code)} {file}"
+    return {"label": label, "command": words, "file": file, "like": "", **more}
+
+
+@pytest.fixture
+def hour(tmp_path, monkeypatch):
+    """The command on three steps: one that writes figures, one that fails, one that is compared with the first."""
+    writes = "import json, sys; json.dump({'loss': %s, 'runs': {'step': {'seconds': 2, 'waits': {'a.py:3': 4}}}}, "
+    writes += "open(sys.argv[1], 'w'))"
+    planned = [
+        step("good", writes % 2.0, tmp_path / "work/good/figures.json"),
+        step("bad", "raise SystemExit('CUDA out of memory')", tmp_path / "work/bad/figures.json"),
+        step("near", writes % 2.01, tmp_path / "work/near/f.json", like="good", tolerance=0.1),
+    ]
+    monkeypatch.setattr(first_hour, "steps", lambda *how: planned)
+    path = tmp_path / "hour.json"
+    words = ["first-hour", "--device", "cpu", "--json", str(path)]
+    return path, lambda *more: command.main([*words, *more])
+
+
+def test_a_step_that_fails_is_written_down_and_the_others_go_on(hour, capsys):
+    path, run = hour
+    assert run() == 0
+    steps, page = json.loads(path.read_text())["steps"], path.with_suffix(".md").read_text()
+    assert steps["bad"]["error"] == "status 1: CUDA out of memory" and "error" not in steps["near"]
+    assert steps["near"]["loss_off"] == pytest.approx(0.005)
+    said = capsys.readouterr()
+    assert said.out == page and "step 2 of 3: bad" in said.err
+    for part in ("CUDA out of memory", "good: step", "a.py:3", "0.005"):
+        assert part in page
+
+
+def test_a_second_call_takes_what_failed_and_no_other_machine_goes_on(hour, capsys):
+    path, run = hour
+    assert run("--only", "good") == 0 and run() == 0
+    said = capsys.readouterr().err
+    assert said.count("step 1 of 3") == said.count("step 2 of 3") == 1
+    assert run() == 0 and capsys.readouterr().err.count("step") == 1
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"device": "cuda"}))
+    assert run() == 2 and "move it away" in capsys.readouterr().err
+
+
+def test_an_interrupted_hour_keeps_what_was_measured(hour, monkeypatch, capsys):
+    path, run = hour
+    take = first_hour.take
+
+    def interrupted(step, like):
+        if step["label"] == "bad":
+            raise KeyboardInterrupt
+        return take(step, like)
+
+    monkeypatch.setattr(first_hour, "take", interrupted)
+    assert run() == 130 and "the same command goes on" in capsys.readouterr().err
+    assert (
+        list(json.loads(path.read_text())["steps"]) == ["good"] and path.with_suffix(".md").exists()
+    )
+
+
+def test_a_step_that_does_not_end_is_ended_with_what_it_started(tmp_path, monkeypatch):
+    monkeypatch.setattr(first_hour, "LIMIT", 1)
+    child = f"import subprocess, time; subprocess.Popen(['sleep', '{60 * 60}']); time.sleep(60)"
+    figures = first_hour.take(step("slow", child, tmp_path / "work/slow/figures.json"), {})
+    assert figures["error"].startswith("status -9") and figures["took"] < 30
+
+
+@pytest.mark.parametrize(("device", "small"), [("cuda", False), ("cpu", True)])
+def test_steps_are_commands_that_are_understood(device, small, tmp_path, worlds_root):
+    planned = list(first_hour.steps(tmp_path, device, small, 1))
+    assert len({step["label"] for step in planned}) == len(planned)
+    assert len({step["file"] for step in planned}) == len(planned)
+    labels = [step["label"] for step in planned]
+    for step in planned:
+        assert step["like"] in ["", *labels] or (small and step["like"].endswith("on the CPU"))
+        words = shlex.split(step["command"])
+        if "tools/benchmark.py" in words:
+            command.parser().parse_args(words[words.index("tools/benchmark.py") + 1 :])
+        elif "train" in words and not step["label"].endswith(("TF32", "CPU")):
+            own = words[words.index("--config-file") + 1 :]
+            cfg = load_config(own[0], own[3:])
+            assert cfg.MODEL.CLIP.WEIGHTS in ("", "random") and device in own
+
+
+def test_waits_are_counted_by_their_places(monkeypatch):
+    modes = []
+    for name in ("reset_peak_memory_stats", "synchronize"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    with measure.watched(torch.device("cuda")) as seen:
+        for text in ("called a synchronizing CUDA operation", "another warning"):
+            for _ in range(2):
+                warnings.warn(text, stacklevel=1)
+    ((place, times),) = seen["waits"].items()
+    assert place.startswith("test_first_hour.py:") and times == 2 and seen["memory_bytes"] == 7
+    assert modes == ["warn", "default"] and seen["seconds"] > 0
+
+
+def test_steps_images_and_waiting_for_samples_are_watched(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "HOOKS", [])
+    from bench.watch import Watch
+
+    opts = ["OUTPUT_DIR", str(tmp_path), "MODEL.DEVICE", "cpu", "SOLVER.AMP.ENABLED", True]
+    cfg = load_config("mini/patches", [*opts, "SOLVER.AMP.DTYPE", "bfloat16"])
+    run = trainer(tmp_path, hooks=[Watch(cfg)], iterations=3)
+    run.train()
+    dtypes = []
+    run.model.forward = lambda: dtypes.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
+    run.model.eval()()
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["runs"].keys() == {"waiting for samples", "step", "image"}
+    assert figures["runs"]["step"]["seconds"] > 0 and figures["runs"]["step"]["waits"] == {}
+    first = json.loads((tmp_path / "metrics.json").read_text().splitlines()[0])
+    assert figures["loss"] == pytest.approx(first["loss_clipself"]) and dtypes == [torch.bfloat16]
+
+
+def test_tests_run_on_another_device_with_the_numbers_of_the_cpu(monkeypatch):
+    monkeypatch.setattr(on_device, "DEVICE", ACCELERATOR)
+    torch.manual_seed(0)
+    wanted = [torch.randn(2), torch.empty(3).normal_(), torch.rand_like(torch.ones(2))]
+    torch.manual_seed(0)
+    with Accelerator(), on_device.OnDevice():
+        drawn = [torch.randn(2), torch.empty(3).normal_(), torch.rand_like(torch.ones(2))]
+        assert all(tensor.device == ACCELERATOR for tensor in drawn)
+        learnt = torch.ones(2, requires_grad=True)
+        assert learnt.is_leaf and learnt.requires_grad
+        assert torch.ones(2, device="cpu").device.type == "cpu"
+        assert all(map(torch.equal, on_device.moved(drawn, "cpu"), wanted))
+        assert torch.arange(2).numpy().tolist() == [0, 1]
+
+
+def test_how_much_of_a_tolerance_is_used_is_kept(monkeypatch):
+    monkeypatch.setattr(on_device, "FIGURES", {"tolerance_used": 0.0})
+    for away in (0.5, 0.25):
+        on_device.compare(
+            torch.testing.assert_close, torch.tensor(away), torch.tensor(0.0), atol=1, rtol=0
+        )
+    assert on_device.FIGURES["tolerance_used"] == 0.5
+    assert "test_how_much" in on_device.FIGURES["most_used_by"]
+    with pytest.raises(AssertionError):
+        on_device.compare(
+            torch.testing.assert_close, torch.tensor(3.0), torch.tensor(0.0), atol=1, rtol=0
+        )
+    assert on_device.FIGURES["tolerance_used"] == 3
+
+
+@pytest.mark.heavy
+def test_the_whole_hour_in_small_on_the_cpu(tmp_path, capsys):
+    path = tmp_path / "hour.json"
+    words = ["first-hour", "--device", "cpu", "--small", "--threads", "1", "--json", str(path)]
+    assert command.main(words) == 0
+    hour = json.loads(path.read_text())
+    assert not {label: of["error"] for label, of in hour["steps"].items() if "error" in of}
+    assert hour["steps"]["tests/heads/test_fusion.py"]["failed"] == {}
+    trained = [of["runs"] for of in hour["steps"].values() if "loss" in of]
+    assert len(trained) == 11 and all({"step", "image"} <= runs.keys() for runs in trained)
+    assert hour["steps"]["distillation, two processes"]["loss_off"] < 1e-3
+    capsys.readouterr()
+    assert command.main(words) == 0 and "step" not in capsys.readouterr().err

@@ -331,7 +331,7 @@ def _shown(value: object, text_of: Callable[[object], str] = repr) -> str:
 
 
 def _check_precision(cfg: CfgNode, sources: Sources) -> None:
-    """Refuse float16 without a GPU, and say where bfloat16 gains nothing."""
+    """Refuse float16 without a GPU, and say where bfloat16 costs time."""
     device, precision = cfg.MODEL.DEVICE, cfg.TEST.PRECISION
     if precision == "float16" and not device.startswith("cuda"):
         raise InputError(
@@ -339,7 +339,7 @@ def _check_precision(cfg: CfgNode, sources: Sources) -> None:
             "bfloat16, or float32"
         )
     if precision == "bfloat16" and device == "cpu" and bfloat16_pays() is False:
-        logger.warning("this processor has no instructions for bfloat16: float32 is as quick")
+        logger.warning("this processor has no instructions for bfloat16: float32 is quicker")
 
 
 def evaluation_precision(cfg: CfgNode) -> torch.dtype | None:

@@ -90,7 +90,7 @@ def test_float16_without_a_gpu_is_refused(monkeypatch, device):
         load_config(None, opts)
 
 
-def test_what_gains_nothing_or_has_no_effect_is_said(monkeypatch, caplog):
+def test_what_costs_time_or_has_no_effect_is_said(monkeypatch, caplog):
     load_config(None, ["MODEL.DEVICE", "cpu", *TRAINING], trains=True)
     assert not caplog.text
     load_config(None, ["MODEL.DEVICE", "cpu", *TRAINING])
@@ -98,7 +98,7 @@ def test_what_gains_nothing_or_has_no_effect_is_said(monkeypatch, caplog):
     for known, said in ((True, 0), (None, 0), (False, 1)):
         monkeypatch.setattr("clipself_seg.config.load.bfloat16_pays", lambda known=known: known)
         load_config(None, ["MODEL.DEVICE", "cpu", *LOW])
-        assert caplog.text.count("no instructions for bfloat16: float32 is as quick") == said
+        assert caplog.text.count("no instructions for bfloat16: float32 is quicker") == said
 
 
 @pytest.mark.parametrize(

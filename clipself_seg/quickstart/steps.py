@@ -148,7 +148,8 @@ def call_together(commands: Mapping[str, Sequence[str]], worlds: Path) -> None:
     environment |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     environment["TQDM_MININTERVAL"] = "10"  # seconds: a bar's every state is a line here
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        codes = pool.map(lambda name: _follow(name, commands[name], environment), commands)
+        # Ctrl-C, which reaches these commands too, cancels those that wait.
+        codes = [*pool.map(lambda name: _follow(name, commands[name], environment), commands)]
     for (name, words), code in zip(commands.items(), codes):
         if code < 0:
             raise InputError(f"this step {ended_by(code)}: python {shlex.join(words)}")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +49,24 @@ def test_a_command_that_fails_is_named_and_the_others_come_to_their_end(tmp_path
     with pytest.raises(InputError, match=r"this step failed: python -c (.|\n)*after \[bad\]"):
         call_together(commands, tmp_path)
     assert done.exists()
+
+
+def test_ctrl_c_starts_no_further_command(tmp_path, monkeypatch):
+    started = []
+
+    def follow(name, words, environment):
+        started.append(name)
+        time.sleep(0.1)  # until the others wait
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.2)
+        return 0
+
+    monkeypatch.setattr(steps, "AT_ONCE", 1)
+    monkeypatch.setattr(steps, "_follow", follow)
+    with pytest.raises(KeyboardInterrupt):
+        call_together({name: python("") for name in "abc"}, tmp_path)
+    time.sleep(0.3)
+    assert started == ["a"]
 
 
 def test_a_command_that_the_system_ends_is_named_with_the_reason(tmp_path):

@@ -269,7 +269,8 @@ def _of_weight(gradient: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
         return gradient.T @ rows
     whole = len(rows) // ROWS_TOGETHER * ROWS_TOGETHER
     result = _backward(gradient[:whole], rows[:whole], weight, 1)
-    return result.addmm_(gradient[whole:].T, rows[whole:])
+    # Not in place: torch's counter of operations does not know "addmm_".
+    return torch.addmm(result, gradient[whole:].T, rows[whole:])
 
 
 def _backward(gradient: Tensor, rows: Tensor, weight: Tensor, number: int) -> Tensor:

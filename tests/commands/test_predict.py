@@ -203,7 +203,7 @@ def test_a_clip_as_it_is_segments_and_a_folder_of_it_does_too(run, photos, tmp_p
         assert (again(photos / path).labels == labels[name]).all()
 
 
-OF_PANOPTIC = ("--stuff", "--clip-weights", "--alpha", "--void-discount", "--masks")
+OF_PANOPTIC = ("--stuff", "--clip-weights", "--alpha", "--void-discount")
 NO_DEVICE = {"opts": OPTS[: OPTS.index("MODEL.DEVICE")]}
 # Words beside --words dog, and what is said of them; a task's own configuration, weights or keys are in `HOW`.
 REFUSED = [
@@ -228,6 +228,7 @@ REFUSED = [
     ("--ray --save overlays", "--save does not go with --ray"),
     ("--workers 2", "--workers needs --ray"),
     *((f"{name} 1", f"{name} needs --task panoptic") for name in OF_PANOPTIC),
+    ("--masks .", "--masks needs --task panoptic"),
     ("--score-threshold 0.5", "--score-threshold needs --task detection"),
     ("--task panoptic --words ''", "empty"),
     ("--task panoptic --stuff sea", 'stuff "sea" is not in the voc'),

@@ -412,10 +412,11 @@ class OpenPanoptic(ModelBase):
         return groups
 
     def _masks(self, samples: Sequence[Sample]) -> Sequence[GeneratorOutput | UnnamedMasks]:
-        if self.generator is not None:
-            return self._generate(samples)
-        one = self._unnamed if self.masks_given else self.generate
-        return [one(sample) for sample in samples]
+        if self.masks_given:
+            return [self._unnamed(sample) for sample in samples]
+        if len(samples) == 1:
+            return [self.generate(samples[0])]
+        return self._generate(samples)
 
     def _unnamed(self, sample: Sample) -> UnnamedMasks:
         """The masks that a sample brings, or those that the mask model finds."""

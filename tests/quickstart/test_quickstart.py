@@ -63,8 +63,13 @@ def test_ctrl_c_starts_no_further_command(tmp_path, monkeypatch):
 
     monkeypatch.setattr(steps, "AT_ONCE", 1)
     monkeypatch.setattr(steps, "_follow", follow)
-    with pytest.raises(KeyboardInterrupt):
-        call_together({name: python("") for name in "abc"}, tmp_path)
+    # torch's launcher, which another test calls, leaves its own behind.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            call_together({name: python("") for name in "abc"}, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
     time.sleep(0.3)
     assert started == ["a"]
 

@@ -56,7 +56,7 @@ def test_ctrl_c_starts_no_further_command(tmp_path, monkeypatch):
 
     def follow(name, words, environment):
         started.append(name)
-        time.sleep(0.1)  # until the others wait
+        time.sleep(0.5)  # until the others wait
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         time.sleep(0.2)
         return 0

@@ -34,12 +34,17 @@ def _git(root: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
+def cpu_info() -> str:
+    """What Linux says about its processor, with family and flags; "" on other systems."""
+    try:
+        return Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
 def _processor() -> str:
     """What the CPU is called; `platform` has no name for it on most Linux systems."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
+    lines = cpu_info().splitlines()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, "") or platform.processor() or platform.machine()
 

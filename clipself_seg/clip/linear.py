@@ -24,7 +24,6 @@ import re
 import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.errors import InputError, shown
+from clipself_seg.provenance import cpu_info
 
 VARIABLE = "CLIPSELF_SEG_LINEAR"
 CHOICES = ("auto", "torch", "convolution")
@@ -94,10 +94,7 @@ def choice() -> Choice:
 @functools.cache
 def _processor() -> str:
     """What the system says about its processor, on Linux with family and flags."""
-    known = platform.processor()
-    with contextlib.suppress(OSError):
-        known += Path("/proc/cpuinfo").read_text(errors="replace")
-    return known
+    return platform.processor() + cpu_info()
 
 
 def amd_family() -> int:

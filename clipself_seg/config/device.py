@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
-from pathlib import Path
 
 import torch
 
 from clipself_seg.errors import InputError
+from clipself_seg.provenance import cpu_info
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +43,8 @@ def _say_mps() -> None:
 
 def bfloat16_pays() -> bool | None:
     """Whether the processor multiplies bfloat16 by instructions of its own; None where the system does not say."""
-    with contextlib.suppress(OSError):
-        named = Path("/proc/cpuinfo").read_text(errors="replace").split()
-        return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(named)
-    return None
+    said = cpu_info()
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(said.split()) if said else None
 
 
 def require_device(name: str) -> None:

@@ -122,8 +122,9 @@ class CLIPSelf(ModelBase):
         self.loss_average = loss_average
         self.sync_gradients = sync_gradients
         self.precision = precision
-        self.reader = RegionReader(clip=clip, read=read, templates=templates)
-        self.reader.precision = test_precision
+        self.reader = RegionReader(
+            clip=clip, read=read, templates=templates, precision=test_precision
+        )
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:

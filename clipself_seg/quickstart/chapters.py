@@ -284,9 +284,14 @@ SEMANTIC = Chapter(
 GENERATOR = "mini-open-panoptic"
 # The table has no other numbers.
 QUALITY = ("TEST.PANOPTIC.TASKS", "('panoptic',)")
-# Options, that it trains, and options of a short quickstart.
-LEARNS = (*QUALITY, "SOLVER.MAX_ITER", "400"), True, (*QUALITY, "SOLVER.MAX_ITER", "160")
-LIVE_GENERATOR = Run("CLIPSelf", "panoptic_live", "panoptic.yaml", *LEARNS)
+LIVE_GENERATOR = Run(
+    "CLIPSelf",
+    "panoptic_live",
+    "panoptic.yaml",
+    options=(*QUALITY, "SOLVER.MAX_ITER", "400"),
+    training=True,
+    short=(*QUALITY, "SOLVER.MAX_ITER", "160"),
+)
 WEIGHTS = (*QUALITY, "MODEL.WEIGHTS", GENERATOR)
 ORIGINAL = Run("original CLIP", "panoptic_shipped_original", "panoptic_original.yaml", WEIGHTS)
 CLIPSELF = Run("CLIPSelf", "panoptic_shipped_clipself", "panoptic.yaml", WEIGHTS)
@@ -314,11 +319,18 @@ PANOPTIC = Chapter(
 )
 
 DETECTOR = "mini-fvit"
+STEPS = ("SOLVER.MAX_ITER", "240")
 FEW_STEPS = ("SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "150")
-TRAINED = ("SOLVER.MAX_ITER", "240"), True, FEW_STEPS
 DETECTORS = (
-    Run("F-ViT, original CLIP, live", "detection_original", "detection_original.yaml", *TRAINED),
-    Run("F-ViT, CLIPSelf, live", "detection_clipself", "detection.yaml", *TRAINED),
+    Run(
+        "F-ViT, original CLIP, live",
+        "detection_original",
+        "detection_original.yaml",
+        STEPS,
+        True,
+        FEW_STEPS,
+    ),
+    Run("F-ViT, CLIPSelf, live", "detection_clipself", "detection.yaml", STEPS, True, FEW_STEPS),
     Run(
         "F-ViT, CLIPSelf, shipped",
         "detection_shipped",

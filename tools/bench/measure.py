@@ -110,8 +110,8 @@ def time_in_turn(
 ) -> dict[str, list[float]]:
     """Seconds of every run, `repeats` times in turn, so that a slow moment of the machine hits all.
 
-    A run that keeps freed memory is called once more where a plain one has handed it back: what is timed is a later
-    step of a long run, not the pages that the system clears for a first one.
+    A run that keeps freed memory is called once more if a plain one has handed memory back since its last call: what is
+    timed is a later step of a long run, not the pages that the system clears for a first one.
 
     Args:
         runs: by name; each is called once before to warm up.
@@ -121,17 +121,20 @@ def time_in_turn(
         plain_allocator: of plain formulations, see `Case`.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
-    before = None
+    before, behind = None, set(runs)  # runs whose memory was handed back
     for turn in range(repeats + 1):
         for name, run in runs.items():
             keep = keeps_memory(name, plain_allocator)
             if keep != before:  # setting it hands back what is free
                 set_allocator(keep, device)
-                before = keep
-                if turn and keep and device.type == "cpu":
-                    time_run(run, device)
+                before, behind = keep, set(runs)
+            if turn and keep and name in behind and device.type == "cpu":
+                time_run(run, device)
+            behind.discard(name)
             seconds = time_run(run, device)
-            report(f"round {turn}/{repeats}  {name}: {seconds:.3f} s{'' if turn else ' (warm-up)'}")
+            report(
+                f"round {turn}/{repeats}  {name}: {seconds:.3f} s{'' if turn else ' (warm-up)'}"
+            )
             if turn:
                 times[name].append(seconds)
     return times
@@ -160,7 +163,9 @@ def watched(device: torch.device) -> Iterator[dict[str, Any]]:
             torch.cuda.set_sync_debug_mode("default")
     waits = [w for w in caught or () if "called a synchronizing" in str(w.message)]
     figures["waits"] = Counter(f"{Path(w.filename).name}:{w.lineno}" for w in waits)
-    figures["memory_bytes"] = torch.cuda.max_memory_allocated(device) if gpu else _resident_peak()
+    figures["memory_bytes"] = (
+        torch.cuda.max_memory_allocated(device) if gpu else _resident_peak()
+    )
 
 
 def peak_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: str) -> int:
@@ -186,7 +191,9 @@ def peak_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: str)
             ) from None
 
 
-def _measure_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: str) -> int:
+def _measure_memory(
+    build: Callable[[Any], Mapping[str, Run]], case: Any, name: str
+) -> int:
     torch.set_num_threads(case.threads)
     device = torch.device(case.device)
     before = 0 if device.type == "cuda" else _resident_peak()
@@ -202,7 +209,9 @@ def _resident_peak() -> int:
     """Bytes; Linux's ``VmHWM`` where it exists, since ``ru_maxrss`` starts with the parent's peak."""
     status = Path("/proc/self/status")
     if status.exists():
-        line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
+        line = next(
+            row for row in status.read_text().splitlines() if row.startswith("VmHWM")
+        )
         return int(line.split()[1]) * 1024
     try:
         import resource

@@ -43,22 +43,10 @@ def test_a_folder_is_predicted_at_once_and_in_turn(quick_peak, capsys):
 
 def test_all_jobs_share_what_is_asked_for(monkeypatch, tmp_path, capsys):
     given = []
-    monkeypatch.setattr(
-        jobs, "run_all", lambda *args: given.append(args) or {"rows": []}
-    )
+    monkeypatch.setattr(jobs, "run_all", lambda *args: given.append(args) or {"rows": []})
     monkeypatch.setattr(jobs, "table", lambda results: "the table")
     path = tmp_path / "all.json"
-    words = [
-        "all",
-        "--repeats",
-        "2",
-        "--threads",
-        "1",
-        "--only",
-        "dense",
-        "--json",
-        str(path),
-    ]
+    words = ["all", "--repeats", "2", "--threads", "1", "--only", "dense", "--json", str(path)]
     assert command.main(words) == 0
     (common, only, _), text = given[0], capsys.readouterr().out
     assert common["repeats"] == 2 and common["threads"] == 1 and only == ["dense"]
@@ -78,13 +66,9 @@ def test_all_jobs_share_what_is_asked_for(monkeypatch, tmp_path, capsys):
         ("detection", "behind the tower", ["--classes", "9"]),
     ],
 )
-def test_prints_a_table_and_writes_the_figures(
-    task, name, more, tmp_path, monkeypatch, capsys
-):
+def test_prints_a_table_and_writes_the_figures(task, name, more, tmp_path, monkeypatch, capsys):
     path = tmp_path / "figures.json"
-    if (
-        task != "dense"
-    ):  # one task is enough to see that processes of their own are measured
+    if task != "dense":  # one task is enough to see that processes of their own are measured
         monkeypatch.setattr(report, "peak_memory", lambda build, case, name: 2**20)
     assert command.main([task, *TINY, *more, "--json", str(path)]) == 0
     figures, text = json.loads(path.read_text()), capsys.readouterr().out
@@ -93,21 +77,14 @@ def test_prints_a_table_and_writes_the_figures(
     for run in (name, f"plain {name}"):
         assert run in text
         numbers = figures["runs"][run]
-        assert {
-            "seconds",
-            "all_seconds",
-            "images_per_second",
-            "peak_fraction",
-        } <= numbers.keys()
+        assert {"seconds", "all_seconds", "images_per_second", "peak_fraction"} <= numbers.keys()
         assert numbers["memory_bytes"] >= 2**20
     assert {"speed", "memory"} <= figures["gains"][name].keys()
     assert ("step_overhead" in figures) == (task == "distill")
     assert ("over_image" in figures) == (task == "panoptic")
     assert ("x a plain image forward" in text) == (task == "panoptic")
     assert ("of_image" in figures) == (task == "detection")
-    assert ("memory beyond the tower, of the plain one: 100.0 %" in text) == (
-        task == "detection"
-    )
+    assert ("memory beyond the tower, of the plain one: 100.0 %" in text) == (task == "detection")
     assert ("checkpointing_memory" in figures) == (name == "step")
     assert "% of peak" in text and "plain / ours" in text
 
@@ -138,10 +115,7 @@ def test_launches_are_counted_in_place_of_times(tmp_path, monkeypatch, capsys):
         ("dense --small", "--small is for first-hour, not for dense"),
         ("dense --launches --precision bfloat16", "not in bfloat16"),
         ("semseg --model ViT-Mini-8 --classes 848", "847"),
-        (
-            "semseg --model ConvNeXt-Mini-32",
-            "--model ConvNeXt-Mini-32: CAT-Seg needs a ViT",
-        ),
+        ("semseg --model ConvNeXt-Mini-32", "--model ConvNeXt-Mini-32: CAT-Seg needs a ViT"),
         ("panoptic --queries 0", "queries 0"),
         ("panoptic --model ViT-Mini-9", "ViT-Mini-8"),
         ("detection --model RN50", "--model is RN50"),
@@ -150,9 +124,7 @@ def test_launches_are_counted_in_place_of_times(tmp_path, monkeypatch, capsys):
         ("all --only CATSeg", '"CATSeg" begins no job'),
     ],
 )
-def test_what_cannot_be_measured_is_refused(
-    words, named, tmp_path, monkeypatch, capsys
-):
+def test_what_cannot_be_measured_is_refused(words, named, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert command.main([word.replace("_", " ") for word in words.split()]) == 2
     assert re.search(named, capsys.readouterr().err) and not list(tmp_path.iterdir())
@@ -176,40 +148,26 @@ def test_every_row_is_measured_somewhere_beside_a_plain_one():
 @small_models
 def test_ratios_are_ours_over_plain_and_the_two_parts_of_odise_are_added(monkeypatch):
     bytes_ = {"step": 6, "plain step": 8, "checkpointed step": 2}
-    monkeypatch.setattr(
-        report, "peak_memory", lambda build, case, name: bytes_.get(name, 2**30)
-    )
-    chosen = [
-        small(job) for job in jobs.JOBS if job.given["task"] in ("distill", "panoptic")
-    ]
+    monkeypatch.setattr(report, "peak_memory", lambda build, case, name: bytes_.get(name, 2**30))
+    chosen = [small(job) for job in jobs.JOBS if job.given["task"] in ("distill", "panoptic")]
     monkeypatch.setattr(jobs, "JOBS", chosen)
     results = jobs.run_all(COMMON, (), lambda line: None)
     rows = {row["row"]: row for row in results["rows"]}
-    assert (
-        rows["step"]["memory"] == 0.75 and rows["checkpointed step"]["memory"] == 0.25
-    )
-    assert (
-        rows["step"]["time"] == rows["step"]["seconds"] / rows["step"]["plain_seconds"]
-    )
+    assert rows["step"]["memory"] == 0.75 and rows["checkpointed step"]["memory"] == 0.25
+    assert rows["step"]["time"] == rows["step"]["seconds"] / rows["step"]["plain_seconds"]
     assert rows["checkpointed step"]["plain_seconds"] == rows["step"]["plain_seconds"]
-    both, parts = rows["generator and masked attention"], [
-        rows[name] for name in jobs.GENERATOR
-    ]
+    both, parts = rows["generator and masked attention"], [rows[name] for name in jobs.GENERATOR]
     assert both["seconds"] == sum(part["seconds"] for part in parts)
     assert both["plain_seconds"] == sum(part["plain_seconds"] for part in parts)
     text = jobs.table(results)
     assert all(row["row"] in text for row in results["rows"])
-    assert (
-        "GFLOP/s" in text and results["jobs"][chosen[0].label]["instructions"] in text
-    )
+    assert "GFLOP/s" in text and results["jobs"][chosen[0].label]["instructions"] in text
 
 
 def test_jobs_are_chosen_by_their_first_words(monkeypatch):
     measured = []
     monkeypatch.setattr(
-        jobs,
-        "run_benchmark",
-        lambda case, report: measured.append(case) or {"runs": {}},
+        jobs, "run_benchmark", lambda case, report: measured.append(case) or {"runs": {}}
     )
     monkeypatch.setattr(jobs, "_rows", lambda job, runs: [])
     jobs.run_all(COMMON, ["CAT-Seg ViT-B/16, 20", "panoptic"], lambda line: None)
@@ -228,12 +186,7 @@ def test_what_reads_or_writes_values_is_counted_and_views_and_memory_are_not():
 
 
 SMALL = {"model": "ViT-Mini-8", "size": 64, "regions": 2, "classes": 2, "threads": 1}
-ROWS = {
-    "dense": "dense",
-    "distill": "checkpointed step",
-    "regions": "scores",
-    "semseg": "texts",
-}
+ROWS = {"dense": "dense", "distill": "checkpointed step", "regions": "scores", "semseg": "texts"}
 ROWS |= {"panoptic": "merge", "detection": "roi pooling"}
 
 
@@ -241,9 +194,7 @@ ROWS |= {"panoptic": "merge", "detection": "roi pooling"}
 @pytest.mark.parametrize("task", ROWS)
 def test_every_task_is_counted(task):
     name = ROWS[task]
-    results = count_launches(
-        Case(task, only=(name,), queries=3, **SMALL), lambda line: None
-    )
+    results = count_launches(Case(task, only=(name,), queries=3, **SMALL), lambda line: None)
     text = launches_as_text(results)
     assert results["case"]["device"] == "cpu" and text.startswith(task)
     numbers = results["launches"][name]
@@ -262,16 +213,9 @@ def test_all_jobs_are_counted_one_after_the_other(monkeypatch):
 
 def test_the_plain_formulation_has_the_allocator_as_torch_finds_it(monkeypatch):
     said = []
-    monkeypatch.setattr(
-        measure, "keep_freed_memory", lambda device: said.append(f"keep, {device}")
-    )
-    monkeypatch.setattr(
-        measure, "hand_back_freed_memory", lambda: said.append("hand back")
-    )
-    runs = {
-        name: Run(lambda _, name=name: said.append(name))
-        for name in ("x", "plain x", "y")
-    }
+    monkeypatch.setattr(measure, "keep_freed_memory", lambda device: said.append(f"keep, {device}"))
+    monkeypatch.setattr(measure, "hand_back_freed_memory", lambda: said.append("hand back"))
+    runs = {name: Run(lambda _, name=name: said.append(name)) for name in ("x", "plain x", "y")}
     time_in_turn(runs, torch.device("cpu"), 1, lambda line: None)
     plain = ["hand back", "plain x", "keep, cpu", "y"]
     # "x" and "y" find their memory when they are timed.
@@ -280,24 +224,16 @@ def test_the_plain_formulation_has_the_allocator_as_torch_finds_it(monkeypatch):
 
 def test_the_plain_formulation_has_our_allocator_if_asked(monkeypatch):
     said = []
-    monkeypatch.setattr(
-        measure, "keep_freed_memory", lambda device: said.append("keep")
-    )
-    monkeypatch.setattr(
-        measure, "hand_back_freed_memory", lambda: said.append("hand back")
-    )
-    runs = {
-        name: Run(lambda _, name=name: said.append(name)) for name in ("x", "plain x")
-    }
+    monkeypatch.setattr(measure, "keep_freed_memory", lambda device: said.append("keep"))
+    monkeypatch.setattr(measure, "hand_back_freed_memory", lambda: said.append("hand back"))
+    runs = {name: Run(lambda _, name=name: said.append(name)) for name in ("x", "plain x")}
     time_in_turn(runs, torch.device("cpu"), 1, lambda line: None, "ours")
     assert said == ["keep", *2 * ["x", "plain x"]]
 
 
 def test_runs_of_one_formulation_keep_their_memory_between_them(monkeypatch):
     said = []
-    monkeypatch.setattr(
-        measure, "keep_freed_memory", lambda device: said.append("keep")
-    )
+    monkeypatch.setattr(measure, "keep_freed_memory", lambda device: said.append("keep"))
     runs = {name: Run(lambda _, name=name: said.append(name)) for name in ("x", "y")}
     time_in_turn(runs, torch.device("cpu"), 2, lambda line: None)
     assert said == ["keep", *3 * ["x", "y"]]

@@ -132,9 +132,7 @@ def time_in_turn(
                 time_run(run, device)
             behind.discard(name)
             seconds = time_run(run, device)
-            report(
-                f"round {turn}/{repeats}  {name}: {seconds:.3f} s{'' if turn else ' (warm-up)'}"
-            )
+            report(f"round {turn}/{repeats}  {name}: {seconds:.3f} s{'' if turn else ' (warm-up)'}")
             if turn:
                 times[name].append(seconds)
     return times
@@ -163,9 +161,7 @@ def watched(device: torch.device) -> Iterator[dict[str, Any]]:
             torch.cuda.set_sync_debug_mode("default")
     waits = [w for w in caught or () if "called a synchronizing" in str(w.message)]
     figures["waits"] = Counter(f"{Path(w.filename).name}:{w.lineno}" for w in waits)
-    figures["memory_bytes"] = (
-        torch.cuda.max_memory_allocated(device) if gpu else _resident_peak()
-    )
+    figures["memory_bytes"] = torch.cuda.max_memory_allocated(device) if gpu else _resident_peak()
 
 
 def peak_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: str) -> int:
@@ -191,9 +187,7 @@ def peak_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: str)
             ) from None
 
 
-def _measure_memory(
-    build: Callable[[Any], Mapping[str, Run]], case: Any, name: str
-) -> int:
+def _measure_memory(build: Callable[[Any], Mapping[str, Run]], case: Any, name: str) -> int:
     torch.set_num_threads(case.threads)
     device = torch.device(case.device)
     before = 0 if device.type == "cuda" else _resident_peak()
@@ -209,9 +203,7 @@ def _resident_peak() -> int:
     """Bytes; Linux's ``VmHWM`` where it exists, since ``ru_maxrss`` starts with the parent's peak."""
     status = Path("/proc/self/status")
     if status.exists():
-        line = next(
-            row for row in status.read_text().splitlines() if row.startswith("VmHWM")
-        )
+        line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     try:
         import resource

@@ -6,11 +6,13 @@ torchvision itself.
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import sys
 import types
 
 from clipself_seg.errors import MissingPackage, not_installed
+from clipself_seg.memory import no_collection
 
 _DYNAMO_UTILS = "torch._dynamo.utils"
 
@@ -49,4 +51,9 @@ class _Deferred(types.ModuleType):
 
 if importlib.util.find_spec("detectron2") is None:
     raise MissingPackage(not_installed("detectron2"))
-import_torchvision()
+with no_collection():
+    import_torchvision()
+    if "clipself_seg.commands" in sys.modules:
+        # A command keeps these modules to its end, where Python would search them three more times. A program of a
+        # user, who may let go of something that is there now, is left alone.
+        gc.freeze()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 import glob
 import json
 import logging
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from clipself_seg.errors import InputError, in_short
+from clipself_seg.memory import no_collection
 
 try:
     import fcntl
@@ -325,25 +325,13 @@ def read_json_lines(path: str | os.PathLike[str], what: str = "file") -> list[An
 
 def _parse(text: str, origin: str) -> Any:
     try:
-        with _no_collection():
+        with no_collection():
             return json.loads(text)
     except RecursionError:
         reason = "its brackets are nested too deeply"
     except ValueError as error:  # no JSON, or a number of thousands of digits
         reason = in_short(error)
     raise InputError(f"{origin} cannot be read as JSON ({reason}): give a whole one")
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Lets Python's search for unreachable cycles wait: two fifths of the time of a large JSON, which has none."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -1,9 +1,12 @@
-"""Setting of the memory allocator for long runs on the CPU."""
+"""Setting of the memory allocator for long runs on the CPU, and a rest for Python's garbage collector."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import gc
 import sys
+from collections.abc import Iterator
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
@@ -37,3 +40,15 @@ def _set_thresholds(mmap: int, trim: int) -> None:
         malloc_trim(0)
         mallopt(M_MMAP_THRESHOLD, mmap)
         mallopt(M_TRIM_THRESHOLD, trim)
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """Lets Python's search for unreachable cycles wait, for much that has none: a large JSON, modules."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

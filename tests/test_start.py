@@ -1,8 +1,11 @@
-"""A command's start: torchvision without torch's compiler, of which nothing stays, and freed memory that is kept."""
+"""A command's start: torchvision without torch's compiler, of which nothing stays, modules in which Python searches no
+garbage, and freed memory that is kept."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
+import runpy
 import sys
 import types
 
@@ -10,17 +13,18 @@ import pytest
 import torch._dynamo.utils
 from PIL import Image
 
-from clipself_seg import memory
+from clipself_seg import detectron2_needed, memory
 from clipself_seg.detectron2_needed import import_torchvision
 from tests.faults import run_python
 
 UTILS = "torch._dynamo.utils"
 PREDICTS = """
-import sys
+import gc, sys
 from clipself_seg.commands.predict import main
 
 assert main([sys.argv[1], "--words", "red star, grass", "--model", "mini", "-o", sys.argv[2]]) == 0
 assert "torchvision.ops" in sys.modules
+assert gc.isenabled() and gc.get_freeze_count() > 100_000
 assert not {"torch._dynamo", "sympy", "open_clip", "transformers", "scipy"} & sys.modules.keys()
 supported = sys.modules["torchvision.ops.roi_align"].is_compile_supported
 asked = supported("cpu")
@@ -35,6 +39,18 @@ def test_a_prediction_imports_no_compiler_and_roi_align_still_asks_it(tmp_path):
     Image.new("RGB", (64, 64), "red").save(image)
     done = run_python(PREDICTS, image, tmp_path / "out")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("of_a_command", [True, False])
+def test_a_program_that_is_no_command_keeps_its_garbage_collector(monkeypatch, of_a_command):
+    frozen = []
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(gc.isenabled()))
+    monkeypatch.setitem(sys.modules, "clipself_seg.commands", types.ModuleType("commands"))
+    if not of_a_command:
+        monkeypatch.delitem(sys.modules, "clipself_seg.commands")
+    runpy.run_path(detectron2_needed.__file__)
+    # Before Python may search once more.
+    assert frozen == [False] * of_a_command
 
 
 @pytest.fixture

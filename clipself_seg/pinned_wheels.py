@@ -97,7 +97,9 @@ def unpack_wheel(wheel: Path, package: str, site: Path) -> None:
 
 
 def install(pin: Pin, python: object, site: Path, run: Callable[..., None]) -> None:
-    """Fetch a wheel, whose hash pip compares, and unpack it.
+    """Fetch a wheel, whose hash pip compares, unpack it, and compile its modules, as pip does.
+
+    Otherwise they are compiled at each start where Python may not write: an image, PYTHONDONTWRITEBYTECODE.
 
     Args:
         pin: entry of `PINS`.
@@ -110,3 +112,4 @@ def install(pin: Pin, python: object, site: Path, run: Callable[..., None]) -> N
         requirement.write_text("%s==%s --hash=sha256:%s\n" % (pin.project, pin.version, pin.sha256))
         run(python, *DOWNLOAD.split(), "--dest", folder, "--requirement", requirement)
         unpack_wheel(next(Path(folder).glob("*.whl")), pin.package, site)
+    run(python, "-Wignore", "-m", "compileall", "-q", site / pin.package)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import yaml
 from fvcore.common.config import BASE_KEY
 
+from clipself_seg.checkpoints.zoo import YAML_LOADER
 from clipself_seg.errors import InputError, nearest
 
 Tree = dict[str, Any]  # keys and values of a file, nested
@@ -216,7 +217,8 @@ def _name(path: Path) -> str:
 @functools.cache
 def _named() -> Tree:
     """Content of ``names.yaml``: name -> name of one that it equals, or what a file of that name would say."""
-    return read_tree(NAMES)
+    tree: Tree = yaml.load(NAMES.read_text(encoding="utf-8"), Loader=YAML_LOADER)
+    return tree
 
 
 def _tree(path: Path) -> Tree:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+
 import open_clip
 import pytest
+import timm
 import torch
 
-from clipself_seg.clip import DenseCLIP, load_clip, save_clip
+from clipself_seg.clip import DenseCLIP, eva, kinds, load_clip, save_clip
 from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.clip.layers import split_attention
 from clipself_seg.errors import InputError
@@ -16,8 +20,30 @@ MINI = "ViT-Mini-8"
 NAMES = ["ViT-B-32-quickgelu", "EVA02-B-16", "RN50"]
 
 
+@pytest.fixture
+def shallow(monkeypatch):
+    """Gives an open_clip model's name to one that differs by its depth: two blocks in each tower."""
+
+    def changed(name):
+        config = copy.deepcopy(open_clip.get_model_config(name))
+        vision = config["vision_cfg"]
+        config["text_cfg"]["layers"] = 2
+        if eva_name := vision.get("timm_model_name"):
+            width, _, *rest = eva.SHAPES[eva_name]
+            monkeypatch.setitem(eva.SHAPES, eva_name, (width, 2, *rest))
+            monkeypatch.setattr(timm, "create_model", functools.partial(timm.create_model, depth=2))
+        else:
+            vision["layers"] = [1, 2, 1, 1] if isinstance(vision["layers"], list) else 2
+        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, f"shallow-{name}", config)
+        monkeypatch.setitem(kinds._configs(), f"shallow-{name}", config)
+        return f"shallow-{name}"
+
+    return changed
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_image_and_text_embeddings_equal_open_clip(name, tmp_path):
+def test_image_and_text_embeddings_equal_open_clip(name, shallow, tmp_path):
+    name = shallow(name)
     torch.manual_seed(0)
     theirs = open_clip.create_model(name).eval()
     torch.save(theirs.state_dict(), tmp_path / "open_clip.pt")

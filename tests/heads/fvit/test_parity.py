@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import math
@@ -84,7 +85,7 @@ def test_rpn(case):
 
 
 @torch.no_grad()
-def test_scores_and_detections(case):
+def test_scores_and_detections(case, monkeypatch):
     wanted, content = official.expected(case), official.about(case)
     heads, levels, text = parts(case).roi_head, official.levels(case), official.text(case)
     head = heads.bbox_head
@@ -107,6 +108,11 @@ def test_scores_and_detections(case):
     seen, exponents = official.seen(case), (content["alpha"], content["beta"])
     close(fuse_detections(detector, clip_logits, seen, *exponents), wanted["fused_scores"], 3e-6)
     size, scale = content["img_shape"], torch.tensor(content["scale_factor_wh"] * 2)
+    if heads.mask_head is not None:  # test_masks has its numbers
+        none = torch.zeros(1, 28, 28)
+        monkeypatch.setattr(
+            heads.mask_head, "forward", lambda features: none.repeat(len(features), 1, 1)
+        )
     detected, masks = heads.detect(levels, dense, proposals, size, scale, text, seen)
     assert official.same_detections(detected, wanted, "det", 0.01, 1e-4)
     if masks is not None:
@@ -127,8 +133,7 @@ def test_scores_and_detections(case):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("paste", [paste_masks, paste_masks_in_image])
-def test_masks(paste):
+def test_masks():
     case = "fvit_lvis_b16"
     wanted, content = official.expected(case), official.about(case)
     boxes = wanted["det_boxes"][:, :4].float()
@@ -137,11 +142,12 @@ def test_masks(paste):
     logits = parts(case).roi_head.mask_head(features)
     close(logits[:12], wanted["mask_logits"], 1e-5)
     rows, columns = content["ori_shape"]
-    masks = paste(logits.sigmoid(), boxes, (rows, columns), 0.5)
-    areas = masks.flatten(1).sum(1)
-    assert (areas - wanted["mask_areas"]).abs().max() <= 2
     bits = np.unpackbits(wanted["mask_bits"].numpy(), axis=1).reshape(12, rows, columns)
-    assert (masks[:12].numpy() != bits).sum(axis=(1, 2)).max() <= 2
+    for paste in (paste_masks, paste_masks_in_image):
+        masks = paste(logits.sigmoid(), boxes, (rows, columns), 0.5)
+        areas = masks.flatten(1).sum(1)
+        assert (areas - wanted["mask_areas"]).abs().max() <= 2
+        assert (masks[:12].numpy() != bits).sum(axis=(1, 2)).max() <= 2
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -191,7 +197,7 @@ def test_losses_and_gradients(name, monkeypatch):
     case = f"fvit_{name}_train"
     about, wanted = official.about(case), official.expected(case)
     source = about["weights_of"]
-    model, seen = official.parts(source).train(), official.seen(source)
+    model, seen = copy.deepcopy(parts(source)).train(), official.seen(source)
     for module in (rpn, roi_heads):
         monkeypatch.setattr(module, "sample_boxes", first_and_evenly_spread)
     objects = objects_of(about, official.about(source)["padded"])

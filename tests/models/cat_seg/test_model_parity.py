@@ -51,7 +51,7 @@ def window() -> torch.Tensor:
 def prepare(model: CATSeg, case: str, weights: dict[str, torch.Tensor]):
     content, expected = reference(case)
     factors = content.get("weight_multipliers", {})
-    model.load_state_dict({n: t * factors.get(n, 1) for n, t in weights.items()})
+    model.load_state_dict(weights | {n: weights[n] * factor for n, factor in factors.items()})
     for layer, pooling in zip(model.aggregator.layers, content["pooling"]):
         layer.attention.pooling = pooling
     model.set_vocabulary(content["class_names"])

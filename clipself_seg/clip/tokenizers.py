@@ -30,6 +30,7 @@ from clipself_seg.files import require_regular_file
 OPEN_CLIP = "open_clip"
 JSON = "tokenizer.json"
 MODEL = "tokenizer.model"
+WORDS = 1 << 16  # that are kept with their ids
 LARGEST = 1 << 26  # bytes of a file: a vocabulary of 256,000 has 34 million
 Encode = Callable[[str], list[int]]
 T = TypeVar("T")
@@ -54,13 +55,22 @@ class ClipTokenizer(Tokenizer):
         module = _open_clip_tokenizer()
         # The module makes one for itself, which takes a while.
         self._pairs = getattr(module, "_tokenizer", None) or module.SimpleTokenizer()
+        self._word = functools.lru_cache(WORDS)(self._pairs.encode)
+        self._filled = FileTokenizer(self._encode, end=self._pairs.eot_token_id)
 
     def __call__(self, texts: Sequence[str], context_length: int) -> Tensor:
-        ids: Tensor = self._pairs(list(texts), context_length)
-        return ids
+        return self._filled(texts, context_length)
 
     def count(self, text: str) -> int:
-        return len(self._pairs.encode(text)) + 2
+        return self._filled.count(text)
+
+    def _encode(self, text: str) -> list[int]:
+        """As open_clip does; words of which nothing has to be mended are kept, since sentences share most of them."""
+        if text.isascii() and text.isprintable() and "&" not in text:  # & begins an entity of HTML
+            ids = [index for word in text.split() for index in self._word(word)]
+        else:
+            ids = self._pairs.encode(text)
+        return [self._pairs.sot_token_id, *ids, self._pairs.eot_token_id]
 
     def to_json(self) -> str:
         """The same as a ``tokenizer.json``, which the package tokenizers reads without torch."""

@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+from random import Random
 
 import open_clip
 import pytest
@@ -40,6 +41,19 @@ def test_both_are_what_open_clip_gives_and_it_stays_away():
     assert heavy == []
     assert tokens == open_clip.tokenize(TEXTS, context_length=len(tokens[0])).tolist()
     assert configs == {name: open_clip.get_model_config(name) for name in open_clip.list_models()}
+
+
+def test_words_that_are_kept_are_what_open_clip_makes_of_whole_texts():
+    letters = [*map(chr, range(128)), "é", "\x85", "\u3000", "fi", "&amp;", "<end_of_text>", "'LL", " "]
+    random = Random(0)
+    texts = ["".join(random.choices(letters, k=random.randrange(40))) for _ in range(2000)]
+    texts += ["".join(random.choices(letters[32:127], k=random.randrange(40))) for _ in range(2000)]
+    texts += ["&amp;amp;amp;amp;lt; <b"]  # < keeps open_clip from looking into a text for good
+    ours = tokenizers.clip_tokenizer()
+    assert ours(texts, 16).tolist() == open_clip.tokenize(texts, context_length=16).tolist()
+    assert [ours.count(text) for text in texts[:50]] == [
+        len(open_clip.tokenizer._tokenizer.encode(text)) + 2 for text in texts[:50]
+    ]
 
 
 def test_a_model_that_was_added_to_open_clip_is_known(monkeypatch):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import functools
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from tests.conftest import ROOT
@@ -56,15 +56,17 @@ DETECTRON2_FILES = (
 )
 
 
-def imports(path: Path) -> Iterator[tuple[int, str]]:
+@functools.cache
+def imports(path: Path) -> list[tuple[int, str]]:
     """Line and dotted name of everything that a file imports, wherever in the file."""
+    found: list[tuple[int, str]] = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
+            found += ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: relative import"
-            for alias in node.names:
-                yield node.lineno, f"{node.module}.{alias.name}"
+            found += ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+    return found
 
 
 def part_of(path: Path) -> str:
@@ -72,11 +74,13 @@ def part_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def package_imports() -> Iterator[tuple[str, str, str]]:
+def package_imports() -> list[tuple[str, str, str]]:
     """(place, importing part, imported dotted name) for every import in the package."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for line, name in imports(path):
-            yield f"{path.relative_to(ROOT)}:{line}", part_of(path), name
+    return [
+        (f"{path.relative_to(ROOT)}:{line}", part_of(path), name)
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for line, name in imports(path)
+    ]
 
 
 def test_every_part_of_the_package_has_its_place():

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 
 CODE = [
@@ -25,7 +27,10 @@ def place(path: Path, node: ast.AST) -> str:
     return f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
 
 
-TREES = {path: ast.parse(path.read_text()) for path in CODE}
+@pytest.fixture(scope="module")
+def trees() -> dict[Path, ast.Module]:
+    """The code, parsed; of no use to other tests, which its many objects would slow down."""
+    return {path: ast.parse(path.read_text()) for path in CODE}
 
 
 def public(body: list[ast.stmt]) -> Iterator[Definition]:
@@ -45,9 +50,9 @@ def unannotated(function: Function) -> list[str]:
     return missing + ([] if function.returns else ["return"])
 
 
-def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+def calls(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
     """Every call in a file with the dotted name of what is called, as far as it is written out."""
-    for node in ast.walk(TREES.get(path) or ast.parse(path.read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             yield ast.unparse(node.func), node
 
@@ -59,10 +64,10 @@ def documented_methods(trees: list[ast.Module]) -> set[str]:
     return {method.name for method in methods if ast.get_docstring(method)}
 
 
-def test_everything_public_has_a_docstring_but_for_overrides():
-    explained = documented_methods(list(TREES.values()))
+def test_everything_public_has_a_docstring_but_for_overrides(trees):
+    explained = documented_methods(list(trees.values()))
     wrong = []
-    for path, tree in TREES.items():
+    for path, tree in trees.items():
         nodes = [tree, *public(tree.body)] if path.name != "__init__.py" else [tree]
         overrides = {
             method
@@ -79,9 +84,9 @@ def test_everything_public_has_a_docstring_but_for_overrides():
     assert not wrong, "\n".join(wrong)
 
 
-def test_every_public_signature_is_annotated():
+def test_every_public_signature_is_annotated(trees):
     wrong = []
-    for path, tree in TREES.items():
+    for path, tree in trees.items():
         for node in public(tree.body):
             missing = [] if isinstance(node, ast.ClassDef) else unannotated(node)
             if missing:
@@ -111,19 +116,19 @@ def words_of(identifier: str) -> set[str]:
     return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", identifier)}
 
 
-def test_identifiers_keep_the_glossary():
+def test_identifiers_keep_the_glossary(trees):
     assert words_of("_pictureFolder") == {"picture", "folder"} and words_of("SHARES_OF") & NOT_SAID
     wrong = []
-    for path, tree in TREES.items():
+    for path, tree in trees.items():
         for node, name in identifiers(tree):
             if words_of(name) & NOT_SAID and not name.endswith("NotFoundError"):
                 wrong.append(f"{place(path, node)} {name}")
     assert not wrong, "\n".join(wrong)
 
 
-def test_attributes_are_set_one_a_line():
+def test_attributes_are_set_one_a_line(trees):
     wrong = []
-    for path, tree in TREES.items():
+    for path, tree in trees.items():
         for node in ast.walk(tree):
             match node:
                 case ast.Assign(targets=[ast.Tuple(elts=targets)], value=ast.Tuple()):
@@ -132,10 +137,10 @@ def test_attributes_are_set_one_a_line():
     assert not wrong, "\n".join(wrong)
 
 
-def test_forbidden_calls():
+def test_forbidden_calls(trees):
     wrong = []
-    for path in CODE:
-        for name, node in calls(path):
+    for path, tree in trees.items():
+        for name, node in calls(tree):
             if name in ("Image.open", "cv2.imread") and path.name != "images.py":
                 wrong.append(f"{place(path, node)} {name}: data/images.py has open_image")
             if name.split(".")[-1] == "cuda" or name in ("print", "breakpoint", "eval", "exec"):
@@ -143,12 +148,12 @@ def test_forbidden_calls():
     assert not wrong, "\n".join(wrong)
 
 
-def test_nothing_loads_a_pickle_that_may_run_code():
+def test_nothing_loads_a_pickle_that_may_run_code(trees):
     wrong = []
     for path in [*CODE, *TESTS]:
-        if "torch.load" not in path.read_text():
+        if "torch.load" not in (text := path.read_text()):
             continue
-        for name, node in calls(path):
+        for name, node in calls(trees.get(path) or ast.parse(text)):
             safe = any(
                 k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords
             )
@@ -169,11 +174,11 @@ def test_no_paths_of_one_machine_and_no_open_ends():
     assert not wrong, wrong
 
 
-def test_nothing_public_is_left_unused():
+def test_nothing_public_is_left_unused(trees):
     texts = [path.read_text() for path in [*CODE, *TESTS, ROOT / "README.md"] if path.exists()]
     mentions = Counter(re.findall(r"\w+", "\n".join(texts)))
     wrong = []
-    for path, tree in TREES.items():
+    for path, tree in trees.items():
         for node in tree.body:
             defines = isinstance(node, Definition)
             # What is registered by a decorator is found by its name in a config.

@@ -57,12 +57,12 @@ def numbers(results):
 @pytest.mark.parametrize(
     "config, words",
     [
-        ("regions", ("--eval-only",)),
-        ("zero_shot", ("--eval-only",)),
+        ("regions", ("--eval-only", "TEST.REGIONS.TEMPLATES", "single")),
+        ("zero_shot", ("--eval-only", "MODEL.ZERO_SHOT.TEMPLATES", "single")),
         ("semseg", (*STEPS, *FROZEN)),
-        ("panoptic", STEPS),
+        ("panoptic", (*STEPS, "MODEL.CLIP_BRANCH.TEMPLATES", "vild14")),
         ("detection", STEPS),
-        ("patches", STEPS),
+        ("patches", (*STEPS, "TEST.REGIONS.TEMPLATES", "single")),
     ],
 )
 def test_each_task_runs_by_the_key(config, words, tmp_path):

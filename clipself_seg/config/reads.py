@@ -196,6 +196,7 @@ def covers(name: str, key: str) -> bool:
     return key.startswith(name) if name[-1] in "._" else key == name
 
 
+@functools.cache
 def is_read(key: str, architecture: str) -> bool:
     """Whether a key decides anything in this project, with this model or with another one.
 

@@ -36,6 +36,7 @@ SPLITS = ("train", "val")  # of each world
 BASE = "base"
 VOID = 255
 ID_STEP = 263  # panoptic ids need the second channel, so that reading only the first one fails
+FEW = 100  # scenes, which are drawn sooner than a second process has started
 JITTERED = 3  # proposals around each thing
 RANDOM = 4  # proposals of a scene at random places
 
@@ -78,6 +79,7 @@ def make_worlds(root: str | Path, size: WorldSize, processes: int = 2) -> bool:
         root: folder for `mini` and `mini2`; a world of another seed, size or format is replaced.
         size: number of scenes of each world.
         processes: number of processes to draw in; it does not change the result.
+            A split of `FEW` scenes is drawn in this one.
 
     Returns:
         Whether anything was written.
@@ -174,6 +176,7 @@ def _write_split(
     count = getattr(size, split)
     jobs = [(folder, spec.name, split, index, size.seed) for index in range(count)]
     label = f"draw {spec.name}/{split}"
+    processes = processes if count > FEW else 1
     entries = run_in_parallel(_write_scene, jobs, processes=processes, label=label)
     _write_annotations(folder / "annotations", split_spec(spec, split), split, entries)
 

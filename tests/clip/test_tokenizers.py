@@ -44,7 +44,17 @@ def test_both_are_what_open_clip_gives_and_it_stays_away():
 
 
 def test_words_that_are_kept_are_what_open_clip_makes_of_whole_texts():
-    letters = [*map(chr, range(128)), "é", "\x85", "\u3000", "fi", "&amp;", "<end_of_text>", "'LL", " "]
+    letters = [
+        *map(chr, range(128)),
+        "é",
+        "\x85",
+        "\u3000",
+        "fi",
+        "&amp;",
+        "<end_of_text>",
+        "'LL",
+        " ",
+    ]
     random = Random(0)
     texts = ["".join(random.choices(letters, k=random.randrange(40))) for _ in range(2000)]
     texts += ["".join(random.choices(letters[32:127], k=random.randrange(40))) for _ in range(2000)]

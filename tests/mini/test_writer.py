@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
+from clipself_seg.data import parallel
 from clipself_seg.data.captions import noun_phrases
 from clipself_seg.data.datasets.records import (
     distillation_records,
@@ -150,15 +152,25 @@ def files(folder):
     return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_the_seed_decides_every_byte_whatever_the_number_of_processes(tmp_path):
-    size = WorldSize(train=3, val=1, seed=5, base=1)  # one scene starts no process
-    for processes in (1, 2):
-        make_worlds(tmp_path / str(processes), size, processes=processes)
+def test_the_seed_decides_every_byte_whatever_the_number_of_processes(tmp_path, monkeypatch):
+    size = WorldSize(train=3, val=1, seed=5, base=1)
+    monkeypatch.setattr(writer, "WORLDS", {"mini": WORLDS["mini"]})
+    monkeypatch.setattr(writer, "FEW", 2)
+    make_worlds(tmp_path / "2", size)
+    monkeypatch.setattr(parallel.multiprocessing, "get_context", None)  # starts no process
+    make_worlds(tmp_path / "1", size, processes=1)
     assert files(tmp_path / "1") == files(tmp_path / "2")
 
 
+def test_few_scenes_start_no_process(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel.multiprocessing, "get_context", None)
+    assert make_worlds(tmp_path, SIZE, processes=2)
+    assert files(tmp_path) == files(root)
+
+
 def test_a_complete_world_is_kept_and_another_size_or_half_a_world_is_replaced(root, tmp_path):
-    assert make_worlds(tmp_path, SIZE, processes=1) and not make_worlds(tmp_path, SIZE)
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    assert not make_worlds(tmp_path, SIZE)
     (tmp_path / "mini" / "manifest.json").unlink()
     (tmp_path / ".mini2.part").mkdir()
     assert make_worlds(tmp_path, SIZE, processes=1)
@@ -313,7 +325,7 @@ def test_the_base_split_shows_seen_classes_only_and_in_their_own_vocabulary(root
 
 
 def test_a_world_of_an_older_format_is_drawn_anew(root, tmp_path):
-    make_worlds(tmp_path, SIZE, processes=1)
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
     manifest = tmp_path / "mini" / "manifest.json"
     write_json(manifest, json.loads(manifest.read_text()) | {"format": writer.FORMAT - 1})
     (tmp_path / "mini/train/000000.jpg").write_bytes(b"old")

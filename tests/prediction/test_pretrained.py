@@ -5,6 +5,8 @@ The configuration of a folder of anybody's has files beside it, plain values, an
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import shutil
 from unittest import mock
@@ -302,20 +304,31 @@ def test_a_tuned_tower_of_a_checkpoint_goes_into_the_folder(tmp_path):
 CONFIG_FILES = {"MODEL.WEIGHTS": "model.safetensors", "MODEL.CLIP.WEIGHTS": "clip.safetensors"}
 
 
-@pytest.fixture
-def plain(tmp_path):
-    """A folder with the configuration of a panoptic model, and files of weights without content."""
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The configuration of a panoptic model, as a folder has it."""
+    path = tmp_path_factory.mktemp("written") / "config.yaml"
     opts = ["MODEL.FUSION.ALPHA", "0.25", "INPUT.MAX_PIXELS", "999999999", "MODEL.DEVICE", "cpu"]
     cfg = load_config(ROOT / "configs/mini/panoptic.yaml", opts)
-    write_folder_config(cfg, tmp_path / "config.yaml", "ViT-Mini-8", CONFIG_FILES)
+    write_folder_config(cfg, path, "ViT-Mini-8", CONFIG_FILES)
+    return path.read_text()
+
+
+@pytest.fixture
+def plain(written, tmp_path):
+    """A folder with it, and files of weights without content."""
+    (tmp_path / "config.yaml").write_text(written)
     for file in FILE_KEYS.values():
         (tmp_path / file).touch()
     return tmp_path
 
 
+parsed = functools.cache(yaml.safe_load)
+
+
 def change(plain, key, value):
     """Sets a key in the folder's file."""
-    tree = yaml.safe_load((plain / "config.yaml").read_text())
+    tree = copy.deepcopy(parsed((plain / "config.yaml").read_text()))
     *sections, name = key.split(".")
     node = tree
     for section in sections:

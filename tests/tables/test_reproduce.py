@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import types
 
 import pytest
 
 from clipself_seg.commands.reproduce import reproduce as reproduce_command
 from clipself_seg.errors import InputError
 from clipself_seg.mini.writer import WorldSize, make_worlds
+from clipself_seg.tables import execution
 from clipself_seg.tables import repeat as repeating
 from clipself_seg.tables import reproduce
 from clipself_seg.tables.execution import plan
@@ -16,6 +19,7 @@ from clipself_seg.tables.repeat import repeat, spread_table
 from clipself_seg.tables.reproduce import Reproduction, refuse_other_worlds
 from clipself_seg.tables.runs import make_run
 from clipself_seg.tables.store import Store
+from tests.tables.test_every_command import Forked
 from tests.tables.worlds import finish, write_table
 
 
@@ -32,7 +36,11 @@ def reproduction(folder, scale="mini", seeds=(0,), docs="docs"):
     return Reproduction(scale=scale, seeds=seeds, tables=folder / "tables", **where)
 
 
-def test_a_table_of_two_rows_from_end_to_end(tables, capsys):
+def test_a_table_of_two_rows_from_end_to_end(tables, capsys, monkeypatch):
+    def start(words, **how):  # the training, by an interpreter of its own
+        return (Forked if "eval" in words else subprocess.Popen)(words, **how)
+
+    monkeypatch.setattr(execution, "subprocess", types.SimpleNamespace(Popen=start))
     make_worlds(tables / "worlds", WorldSize(train=2, val=2, base=1), processes=1)
     assert reproduction(tables).run(["9"]) == 0
     said = capsys.readouterr().out

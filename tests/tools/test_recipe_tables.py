@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -16,6 +18,7 @@ from clipself_seg.tables import runs
 from tests.conftest import ROOT
 
 
+@functools.cache
 def computed(name: str, *words: str) -> recipe_costs.Recipe | None:
     """The recipe of a configuration of the mini world, with random weights."""
     cfg = load_config(ROOT / f"configs/mini/{name}.yaml", ["MODEL.CLIP.WEIGHTS", "", *words])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+from multiprocessing import forkserver, set_forkserver_preload
 
 import pytest
 import torch
@@ -150,7 +152,18 @@ def test_a_run_killed_and_resumed_writes_the_same_clip_as_one_that_was_not(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_two_processes_train_and_evaluate_like_one(tmp_path, datasets):
+@pytest.fixture
+def served(datasets, monkeypatch):
+    """New processes as strange to this one as spawned ones, of a server that imports for all: imports take longest."""
+    set_forkserver_preload(["clipself_seg.training.run", "detectron2.engine"])
+    start = functools.partial(start_processes, start_method="forkserver")
+    monkeypatch.setattr(torch.multiprocessing, "start_processes", start)
+    yield
+    forkserver._forkserver._stop()
+
+
+@pytest.mark.usefixtures("served")
+def test_two_processes_train_and_evaluate_like_one(tmp_path):
     tested = {"DATASETS__TEST": "('coco_2017_val_panoptic',)", "TEST__EVAL_PERIOD": 1}
     assert train.main(words(tmp_path / "two", "--num-gpus", "2", **tested)) == 0
     assert train.main(words(tmp_path / "one", **tested)) == 0

@@ -53,6 +53,12 @@ MASK_MODELS = {
     ),
 }
 MODEL_CONFIG, MODEL_WEIGHTS = NEEDED = ("config.json", "model.safetensors")
+# Further weights that transformers writes, in shards or as pickles.
+OTHER_WEIGHTS = (
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 # Settings of the images, by newer and older versions of transformers.
 IMAGE_SETTINGS = ("preprocessor_config.json", "processor_config.json")
 
@@ -69,8 +75,21 @@ def is_mask_model_name(given: str) -> bool:
 
 
 def has_mask_model(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder has a model, and not masks."""
-    return all(Path(folder, file).is_file() for file in NEEDED)
+    """Whether a folder has a model, and not masks.
+
+    Raises:
+        InputError: it has one whose weights are in shards or a pickle.
+    """
+    config, weights = (Path(folder, file) for file in NEEDED)
+    if not config.is_file() or weights.is_file():
+        return config.is_file()
+    for name in OTHER_WEIGHTS:
+        if Path(folder, name).is_file():
+            raise InputError(
+                f"{folder} has a model in {name}, and only a whole {MODEL_WEIGHTS} is read: save it anew by "
+                'transformers\' save_pretrained, with max_shard_size="100GB"'
+            )
+    return False
 
 
 def mask_model_folder(given: str) -> Path:

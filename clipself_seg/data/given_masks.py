@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools import mask as rle
 
-from clipself_seg.checkpoints.mask_models import MASK_MODELS
+from clipself_seg.checkpoints.mask_models import MASK_MODELS, has_mask_model
 from clipself_seg.data.images import MAX_PIXELS, decoding_errors, open_image
 from clipself_seg.data.masks import encode_segmentation, read_indices, read_panoptic_png
 from clipself_seg.errors import InputError, in_short, shown
@@ -292,7 +292,7 @@ class MaskFolder:
             folder: it has for each image NAME one of the forms above.
 
         Raises:
-            InputError: it is no folder.
+            InputError: it is no folder, or has a model in shards or a pickle.
         """
         self.folder = Path(folder)
         if not os.fspath(folder) or not self.folder.is_dir():
@@ -301,6 +301,7 @@ class MaskFolder:
                 "MODEL.MASK_GENERATOR.OUTPUTS, MODEL.ZERO_SHOT.MASKS). The first two also take a model that finds "
                 f"masks: {', '.join(MASK_MODELS)} or hf-hub:org/name"
             )
+        has_mask_model(folder)  # refuses one that is not read
 
     def path(self, name: str) -> Path | None:
         """File or folder of an image; None if there is none.

@@ -268,7 +268,7 @@ def pil_pixels(image: Image.Image, name: str = "", max_pixels: int = MAX_PIXELS)
 @contextlib.contextmanager
 def _naming(name: str | os.PathLike[str]) -> Iterator[None]:
     """`decoding_errors` of an image, and a sentence about a file that is none."""
-    away = "leave it out of the list that names it"
+    away = "leave it out"
     with decoding_errors(
         f"image {name}", f"restore it, or {away}", f"replace it by a whole copy, or {away}"
     ):

@@ -18,6 +18,7 @@ from clipself_seg.prediction.panoptic import PanopticPredictor
 from clipself_seg.prediction.predictor import ImagePredictor, prediction_config
 from clipself_seg.prediction.pretrained import load_pretrained
 from clipself_seg.prediction.semantic import Predictor
+from clipself_seg.yaml_files import leaves
 
 PREDICTORS: dict[str, type[ImagePredictor[Any]]] = {
     "semantic": Predictor,
@@ -115,9 +116,7 @@ def export(
     if isinstance(loaded, DenseCLIP):
         raise InputError("a CLIP alone has no task: give a predictor, or the name of the CLIP")
     of_task, cfg = FOLDERS[loaded.folder], loaded.config
-    if cfg and cfg.TEST.AUG.ENABLED:
-        raise InputError("a file of ONNX has no mirrored image: set TEST.AUG.ENABLED to False")
-    check_request(of_task, cfg and cfg.MODEL.MASK_GENERATOR.SOURCE, asked)
+    check_request(of_task, dict(leaves(cfg or {})), asked)
     from clipself_seg.prediction.onnx.graph import write_model
 
     loaded.model.cpu()

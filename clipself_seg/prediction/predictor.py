@@ -12,6 +12,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -217,7 +218,7 @@ class ImagePredictor(Pretrained, Generic[R]):
             threshold = calibrated_threshold(self.presence(), words, threshold, most)
         elif threshold is None:
             threshold = THRESHOLD
-        elif not math.isfinite(threshold):
+        elif not isinstance(threshold, Real) or not math.isfinite(threshold):
             raise InputError(f"the threshold of presence is {threshold}: give a finite number")
         self.absent = None if what is None else Absent(what, threshold, calibrated)
 

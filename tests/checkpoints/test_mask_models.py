@@ -12,6 +12,7 @@ from clipself_seg.checkpoints.mask_models import (
 )
 from clipself_seg.config import load_config
 from clipself_seg.config.weights import fetch_addresses, refuse_addresses
+from clipself_seg.data.given_masks import MaskFolder
 from clipself_seg.errors import InputError
 from tests.checkpoints import test_locate
 
@@ -36,6 +37,16 @@ def test_a_name_is_no_path_and_a_path_no_name(folder):
     for path in ("./sam2", "facebook/sam2.1", "masks/train", "", str(folder)):
         assert not is_mask_model_name(path)
     assert not has_mask_model(folder / "sam2")
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors.index.json", "pytorch_model.bin"])
+def test_a_model_in_shards_or_a_pickle_is_refused_and_no_folder_of_masks(folder, weights):
+    for name in ("config.json", weights):
+        (folder / name).write_text("{}")
+    with pytest.raises(InputError, match=f"model in {weights}, and only a whole model.safetensors"):
+        MaskFolder(folder)
+    (folder / "model.safetensors").write_text("")
+    assert has_mask_model(folder)
 
 
 def test_the_licence_is_said_and_settings_and_safetensors_alone_are_fetched(hub, capsys):

@@ -111,7 +111,8 @@ def test_a_name_of_the_words_is_mixed_with_them_and_another_one_is_a_class(path)
         ({"": [3]}, 1, "is empty"),
         ({}, 0, "weight"),
         ({}, 2, "weight"),
-        ({"dog": ["none.jpg#1,2,3,4"]}, 1, 'an example of "dog": image none.jpg is missing'),
+        (["a.jpg"], 1, "are of names, as in .*got .'a.jpg'"),
+        ({"dog": ["none.jpg#1,2,3,4"]}, 1, "dog.: image none.jpg is missing: .* or leave it out$"),
     ],
 )
 def test_examples_that_are_none_are_refused(examples, weight, said):

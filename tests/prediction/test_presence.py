@@ -107,8 +107,9 @@ def test_pixels_without_a_word_need_a_background(capsys, tmp_path):
         model(scene().image)
     with pytest.raises(InputError, match='no "drip" for absent words; did you mean "drop"'):
         model.set_absent("drip")
-    with pytest.raises(InputError, match="is nan: give a finite number"):
-        model.set_absent("drop", float("nan"))
+    for threshold in (float("nan"), {"dog": 1}):
+        with pytest.raises(InputError, match="is (nan|{'dog': 1}): give a finite number"):
+            model.set_absent("drop", threshold)
     for words, message in (
         (["--absent", "drop"], "--absent drop needs --background"),
         (["--absent-threshold", "1"], "--absent-threshold needs --absent drop"),

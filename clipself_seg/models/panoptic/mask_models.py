@@ -17,7 +17,7 @@ import contextlib
 import io
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -192,7 +192,7 @@ def load_mask_model(folder: str | os.PathLike[str]) -> OtherMasks:
 
     Raises:
         InputError: a model of another kind, of settings that would fetch or run more, or larger than its weights;
-            weights that are damaged or missing; transformers is not installed.
+            weights that are damaged or missing; settings of images of another family; transformers is not installed.
     """
     transformers = of_extra("transformers", "a model that finds masks", "masks")
     path, weights = Path(folder, MODEL_CONFIG), Path(folder, MODEL_WEIGHTS)
@@ -207,8 +207,8 @@ def load_mask_model(folder: str | os.PathLike[str]) -> OtherMasks:
         config = _cleaned(content.get("tracker_config", content), path, MOST_SIZE)
     network, processor = getattr(transformers, kind.network), getattr(transformers, kind.processor)
     with refusing(weights, f"weights of its {MODEL_CONFIG}"), building_within([weights]):
-        # Their progress bar is of no use: it runs on the settings' tensors in memory.
-        with open_safetensors(weights) as file, contextlib.redirect_stderr(io.StringIO()):
+        # Their progress bar is of no use: it runs on the settings' tensors in memory. Of missing tensors we speak.
+        with open_safetensors(weights) as file, contextlib.redirect_stderr(io.StringIO()), _quiet():
             loaded, said = network.from_pretrained(
                 None,
                 config=network.config_class.from_dict(config),
@@ -224,7 +224,23 @@ def load_mask_model(folder: str | os.PathLike[str]) -> OtherMasks:
     with refusing(images, "settings of images"):
         content = read_json(images, "settings")
         content = _cleaned(content.get("image_processor", content), images, MOST_SIDE)
+        stated = str(content.get("image_processor_type", kind.processor))
+        if not stated.startswith(kind.processor[:4]):  # classes of a family begin alike
+            raise InputError(f"{images} is of {stated}: fetch that of {name}, of {kind.processor}")
         return OtherMasks(kind, loaded, processor.from_dict(content))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps transformers from writing a table of tensors that the weights lack."""
+    from transformers.utils import logging as their
+
+    before = their.get_verbosity()
+    their.set_verbosity_error()
+    try:
+        yield
+    finally:
+        their.set_verbosity(before)
 
 
 def _cleaned(value: Any, path: Path, most: int) -> Any:

@@ -20,6 +20,7 @@ NO_NAMES = (
 )
 FLOAT32 = "float32"
 GENERATOR = "MODEL.MASK_GENERATOR.SOURCE"
+FLIP = "TEST.AUG.ENABLED"
 
 
 def one_file(output: str | os.PathLike[str], asked: Mapping[str, object]) -> Path | None:
@@ -51,18 +52,18 @@ def one_file(output: str | os.PathLike[str], asked: Mapping[str, object]) -> Pat
     return None
 
 
-def check_request(task: str, source: object, asked: Mapping[str, object]) -> None:
+def check_request(task: str, values: Mapping[str, object], asked: Mapping[str, object]) -> None:
     """Refuse what the file of a task cannot have.
 
     Args:
         task: of the model; "" where it is not known yet.
-        source: value of MODEL.MASK_GENERATOR.SOURCE, if the model has it.
+        values: of the configuration, as far as they are known.
         asked: "words" and "stuff" or None, "precision", whether "text_tower", see `prediction.load.export`.
 
     Raises:
         InputError: class names given now and later, or later for another task than semantic segmentation; stuff without
             panoptic segmentation or class names; another precision than float32 and float16; panoptic segmentation in
-            float16, or with masks by Stable Diffusion.
+            float16, or with masks by Stable Diffusion; a mirrored image.
     """
     if (precision := asked["precision"]) not in (FLOAT32, "float16"):
         raise InputError(
@@ -86,7 +87,9 @@ def check_request(task: str, source: object, asked: Mapping[str, object]) -> Non
         raise InputError(
             "float16 does not hold the sums over an image's cells in panoptic segmentation: take float32"
         )
-    if source == "diffusion":
+    if str(values.get(FLIP)) == "True":  # of opts it is text
+        raise InputError(f"a file of ONNX has no mirrored image: set {FLIP} to False")
+    if values.get(GENERATOR) == "diffusion":
         raise InputError(
             f"{GENERATOR} is diffusion, and Stable Diffusion is not exported: take an FC-CLIP, such as "
             "--model fcclip-convnext-large"
@@ -120,7 +123,7 @@ def find_exported(
     # A folder of save_pretrained or a repository of the hub may have class names, and says what it is when it is read.
     layers = read_layers(choice.config_file) if choice.config_file else []
     values = dict(leaves(merge_layers(layers))) | dict(zip(opts[::2], opts[1::2]))
-    check_request(choice.task, values.get(GENERATOR), asked)
+    check_request(choice.task, values, asked)
     if choice.config_file and not (asked["words"] or asked["text_tower"]):
         raise InputError(NO_NAMES)
     return choice

@@ -173,13 +173,24 @@ def test_of_more_masks_than_are_read_the_best_stay(folders, monkeypatch, caplog)
         ("config.json", {"hidden_size": 64}, "no weights of its config.json"),
         ("preprocessor_config.json", {"size": {"longest_edge": 1 << 20}}, "has the number 1048576"),
         ("preprocessor_config.json", {"auto_map": {"A": "a--b.C"}}, 'sets "auto_map"'),
+        (
+            "preprocessor_config.json",
+            {"image_processor_type": "CLIPImage"},
+            "is of CLIPImage: fetch",
+        ),
     ],
 )
-def test_settings_that_fetch_run_or_ask_for_more_are_refused(eomt, file, changes, message):
+def test_settings_that_fetch_run_or_ask_for_more_are_refused(eomt, file, changes, message, caplog):
     content = json.loads((eomt / file).read_text())
     (eomt / file).write_text(json.dumps(content | changes))
-    with pytest.raises(InputError, match=message):
-        load_mask_model(eomt)
+    theirs = logging.getLogger("transformers")
+    theirs.addHandler(caplog.handler)  # they do not propagate
+    try:
+        with pytest.raises(InputError, match=message):
+            load_mask_model(eomt)
+    finally:
+        theirs.removeHandler(caplog.handler)
+    assert "LOAD REPORT" not in caplog.text
 
 
 def test_nothing_is_said_of_tensors_that_are_there(eomt, capsys):

@@ -87,6 +87,7 @@ def test_the_files_of_a_model_label_an_image_as_torch_does(tmp_path, monkeypatch
         ),
         ("--model mini -o m.onnx --words dog --stuff dog", "stuff is told from things in panoptic"),
         ("--model odise-label -o m.onnx --words dog", "Stable Diffusion is not exported"),
+        ("--model mini -o m.onnx --words dog --opts TEST.AUG.ENABLED True", "no mirrored image"),
         (
             "--model mini -o m.onnx --words dog --clip-name ViT-B-16",
             "--clip-name belongs to a folder",
@@ -99,7 +100,8 @@ def test_what_one_file_cannot_be_is_refused_before_torch(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("clipself_seg.prediction.load.load", None)  # nothing is loaded
     assert export(words.split()) == 2
-    assert reason in capsys.readouterr().err and not any(tmp_path.iterdir())
+    said = capsys.readouterr()
+    assert reason in said.err and not said.out and not any(tmp_path.iterdir())
 
 
 def test_a_background_has_no_place_in_the_file(tmp_path):

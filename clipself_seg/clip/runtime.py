@@ -1,9 +1,9 @@
 """How tensors are computed: how many at once, in which precision, compiled or not, and what is kept for gradients.
 
-In this order: sizes of chunks (`chunk_size`), precision (`full_precision`, `autocast`), tensors that are copied or made
-without waiting (`on_device`, `send`, `constant`) or without values (`without_values`), and the call of a transformer
-block (`run_block`), which may be compiled, and keeps for the backward pass its input, the results of its matrix
-products, or everything.
+In this order: sizes of chunks (`chunk_size`), precision (`full_precision`, `in_own_precision`, `autocast`), tensors
+that are copied or made without waiting (`on_device`, `send`, `constant`) or without values (`without_values`), and the
+call of a transformer block (`run_block`), which may be compiled, and keeps for the backward pass its input, the results
+of its matrix products, or everything.
 """
 
 from __future__ import annotations
@@ -85,6 +85,18 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return None
     return torch.get_autocast_dtype(kind)
+
+
+def in_own_precision(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
+    """What a layer gives in the precision of its weights, autocast or not; with gradients in that of the run.
+
+    For what bfloat16's 8 bits are too coarse for in evaluation: terms of the sum of all blocks, and the scores of
+    classes, whose differences decide.
+    """
+    if torch.is_grad_enabled():
+        return layer(x)
+    with full_precision(x.device):
+        return layer(x.to(layer.weight.dtype))
 
 
 def autocast(

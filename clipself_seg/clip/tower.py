@@ -7,7 +7,6 @@ Shapes: B images, L = P + N tokens, P those before the patches' (1 for most towe
 from __future__ import annotations
 
 import abc
-import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, NamedTuple, cast
@@ -19,7 +18,7 @@ from torch.nn import functional as F
 from clipself_seg.checkpoints.dense_feature import KINDS, TOKEN, DenseFeature
 from clipself_seg.clip.layers import ViTBlock, merge_heads
 from clipself_seg.clip.region_pooling import mask_weights, pool
-from clipself_seg.clip.runtime import full_precision, require_compiler, run_block
+from clipself_seg.clip.runtime import in_own_precision, require_compiler, run_block
 from clipself_seg.clip.training_free import ATTENTIONS, NONE, Attention, attended_tokens
 from clipself_seg.errors import InputError, nearest
 
@@ -54,12 +53,8 @@ def call(method: Run, tokens: Tensor, *others: Tensor) -> Tensor:
 
 
 def patch_tokens(patches: nn.Conv2d, images: Tensor) -> Tensor:
-    """Tokens (B, N, D) of an image's patches.
-
-    Without gradients in float32, autocast or not: their precision is that of the sum of all blocks.
-    """
-    with contextlib.nullcontext() if torch.is_grad_enabled() else full_precision(images.device):
-        return patches(images).flatten(2).transpose(1, 2)
+    """Tokens (B, N, D) of an image's patches; their precision is that of the sum of all blocks."""
+    return in_own_precision(patches, images).flatten(2).transpose(1, 2)
 
 
 def sum_of_values(

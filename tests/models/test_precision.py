@@ -36,6 +36,24 @@ def test_labels_agree(model):
     np.testing.assert_allclose(low.class_scores, exact.class_scores, atol=0.05)
 
 
+def test_what_is_added_up_and_compared_stays_in_float32():
+    """8 bits would round CAT-Seg's sum anew at each block, and let the logits of close classes tie."""
+    opts = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "mini-cat-seg", *LOW]
+    model = CATSeg(load_config("mini/semseg", opts)).eval()
+    model.set_vocabulary("red star, grass")
+    aggregator, tower = model.aggregator, model.clip.visual
+    first, last = (
+        layer.swin_block.block_2 for layer in (aggregator.layers[0], aggregator.layers[-1])
+    )
+    parts = [tower.blocks[-2], first, last, aggregator.layers[-1].attention, aggregator.head]
+    types = []
+    for part in (*parts, first.mlp, aggregator.decoder2):
+        part.register_forward_hook(lambda module, inputs, output: types.append(output.dtype))
+    with torch.no_grad():
+        model([{"image": torch.from_numpy(SCENE).permute(2, 0, 1), "height": 64, "width": 64}])
+    assert types.count(torch.bfloat16) == 2 and types.count(torch.float32) == len(parts), types
+
+
 def test_segments_agree():
     exact, trained_low, low = results("panoptic", "mini")
     assert (exact.ids == trained_low.ids).all() and (exact.ids == low.ids).mean() > 0.99

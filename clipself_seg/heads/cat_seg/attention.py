@@ -83,7 +83,7 @@ class WindowAttention(GuidedProjections):
 def _attend(qkv_TWM3C: Tensor, heads: int, mask_WMM: Tensor | None) -> Tensor:
     """Softmax attention (T, W, M, C) by torch's fused kernel."""
     q, k, v = qkv_TWM3C.flatten(0, 1).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-    mask = None if mask_WMM is None else mask_WMM.repeat(qkv_TWM3C.shape[0], 1, 1)[:, None]
+    mask = None if mask_WMM is None else mask_WMM.to(q).repeat(qkv_TWM3C.shape[0], 1, 1)[:, None]
     attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return attended.transpose(1, 2).reshape(*qkv_TWM3C.shape[:3], -1)
 
@@ -154,10 +154,10 @@ class SwinBlock(nn.Module):
             contribution_VWM3C: result of `guidance_contribution`.
         """
         y_TWMC = self.norm1(x_TNC)[:, self.order].unflatten(1, self.windows)
-        mask = None if self.mask is None else self.mask.to(x_TNC.dtype)
-        attended_TNC = self.attn(y_TWMC, contribution_VWM3C, mask).flatten(1, 2)
-        x_TNC = attended_TNC[:, self.back].add_(x_TNC)
-        return self.mlp(self.norm2(x_TNC)).add_(x_TNC)
+        attended_TNC = self.attn(y_TWMC, contribution_VWM3C, self.mask).flatten(1, 2)
+        # Sums are in the precision of the input, as in a tower; autocast's products have less of it.
+        x_TNC = attended_TNC[:, self.back].to(x_TNC.dtype).add_(x_TNC)
+        return self.mlp(self.norm2(x_TNC)).to(x_TNC.dtype).add_(x_TNC)
 
 
 class SpatialAggregation(nn.Module):
@@ -323,7 +323,7 @@ class ClassAggregation(nn.Module):
         qkv.unflatten(0, (len(contribution_VK3C), -1)).add_(contribution_VK3C[:, None])
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (n, H, T, c)
         x_nKC = x_nKC + linear_attention(q, k, v, padding).transpose(1, 2).flatten(2)
-        return self.MLP(self.norm2(x_nKC)).add_(x_nKC).transpose(0, 1)
+        return self.MLP(self.norm2(x_nKC)).to(x_nKC.dtype).add_(x_nKC).transpose(0, 1)
 
     def _padding(self, classes: int) -> tuple[Tensor, Tensor, int] | None:
         """Key and value (H, 1, c) of a padding token and the number of such tokens; None for none."""

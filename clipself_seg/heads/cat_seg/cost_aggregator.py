@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from clipself_seg.clip.runtime import chunk_size, require_compiler
+from clipself_seg.clip.runtime import chunk_size, in_own_precision, require_compiler
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.attention import COPIES, ClassAggregation, SpatialAggregation
 from clipself_seg.heads.text_scores import cosine_cost
@@ -430,7 +430,7 @@ class CostAggregator(nn.Module):
 
     def _embed(self, cost_TPhw: Tensor) -> Tensor:
         """(T, P, h, w) -> (T, N, C)"""
-        return self.conv1(cost_TPhw).flatten(2).transpose(1, 2).contiguous()
+        return in_own_precision(self.conv1, cost_TPhw).flatten(2).transpose(1, 2).contiguous()
 
     def _decode(self, x_TNC: Tensor, guidance: Sequence[Tensor], groups: Groups) -> Tensor:
         """Logits (T, 4 h, 4 w)."""
@@ -447,7 +447,7 @@ class CostAggregator(nn.Module):
             x_TChw = x_TNC.transpose(1, 2).unflatten(2, self.sizes.grid)
             for block, corner_weight, contribution in steps:
                 x_TChw = block(x_TChw, corner_weight, contribution)
-            return self.head(x_TChw)[:, 0]
+            return in_own_precision(self.head, x_TChw)[:, 0]
 
         return groups.apply(decode, x_TNC)
 

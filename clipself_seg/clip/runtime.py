@@ -87,16 +87,16 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     return torch.get_autocast_dtype(kind)
 
 
-def in_own_precision(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
+def in_own_precision(layer: nn.Module, x: Tensor) -> Tensor:
     """What a layer gives in the precision of its weights, autocast or not; with gradients in that of the run.
 
-    For what bfloat16's 8 bits are too coarse for in evaluation: terms of the sum of all blocks, and the scores of
-    classes, whose differences decide.
+    For what 8 bits are too coarse for in evaluation: the sum of all blocks, scores, whose differences decide, and
+    coordinates.
     """
     if torch.is_grad_enabled():
         return layer(x)
     with full_precision(x.device):
-        return layer(x.to(layer.weight.dtype))
+        return layer(x.to(next(layer.parameters()).dtype))
 
 
 def autocast(

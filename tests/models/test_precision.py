@@ -14,6 +14,7 @@ from clipself_seg.mini.concepts import WORLDS
 from clipself_seg.mini.scenes import draw_scene
 from clipself_seg.models import CLIPSelf
 from clipself_seg.models.cat_seg.model import CATSeg
+from clipself_seg.models.fvit.model import FViT
 
 SCENE = draw_scene(np.random.default_rng(3), WORLDS["mini"]).image
 TRAINING = ["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "bfloat16"]
@@ -36,22 +37,44 @@ def test_labels_agree(model):
     np.testing.assert_allclose(low.class_scores, exact.class_scores, atol=0.05)
 
 
-def test_what_is_added_up_and_compared_stays_in_float32():
-    """8 bits would round CAT-Seg's sum anew at each block, and let the logits of close classes tie."""
+def types_of(parts, model, sample):
+    """Type of the result of each part of a model that sees a sample, once for each call."""
+    types = []
+    keep = lambda module, inputs, output: types.append(output.dtype)  # noqa: E731
+    hooks = [part.register_forward_hook(keep) for part in parts]
+    with torch.no_grad():
+        model([sample])
+    for hook in hooks:
+        hook.remove()
+    return types
+
+
+PART = torch.from_numpy(SCENE[:128, :128]).permute(2, 0, 1)
+IMAGE = {"image": PART, "height": 128, "width": 128}
+
+
+def test_what_cat_seg_adds_up_and_compares_stays_in_float32():
+    """8 bits would round the sum anew at each block, and let the logits of close classes tie."""
     opts = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "mini-cat-seg", *LOW]
     model = CATSeg(load_config("mini/semseg", opts)).eval()
     model.set_vocabulary("red star, grass")
-    aggregator, tower = model.aggregator, model.clip.visual
-    first, last = (
-        layer.swin_block.block_2 for layer in (aggregator.layers[0], aggregator.layers[-1])
-    )
-    parts = [tower.blocks[-2], first, last, aggregator.layers[-1].attention, aggregator.head]
-    types = []
-    for part in (*parts, first.mlp, aggregator.decoder2):
-        part.register_forward_hook(lambda module, inputs, output: types.append(output.dtype))
-    with torch.no_grad():
-        model([{"image": torch.from_numpy(SCENE).permute(2, 0, 1), "height": 64, "width": 64}])
-    assert types.count(torch.bfloat16) == 2 and types.count(torch.float32) == len(parts), types
+    aggregator = model.aggregator
+    blocks = [layer.swin_block.block_2 for layer in aggregator.layers]
+    exact = [*blocks, *(layer.attention for layer in aggregator.layers), aggregator.head]
+    assert set(types_of(exact, model, IMAGE)) == {torch.float32}
+    assert set(types_of([blocks[0].mlp, aggregator.decoder2], model, IMAGE)) == {torch.bfloat16}
+
+
+def test_scores_and_coordinates_of_a_detector_stay_in_float32():
+    """8 bits would let the best of the anchors tie, and move a box by the 256th part of its way."""
+    opts = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "mini-fvit", *LOW]
+    model = FViT(load_config("mini/detection", opts)).eval()
+    model.set_vocabulary("red star, blue ring")
+    rpn, box = model.rpn_head, model.roi_head.bbox_head
+    exact = [rpn.rpn_cls, rpn.rpn_reg, box.cls_fcs[0], box.fc_reg]
+    assert set(types_of(exact, model, IMAGE)) == {torch.float32}
+    rest = [rpn.rpn_conv, box.shared_convs, box.shared_fcs[1], box.reg_fcs[0]]
+    assert set(types_of(rest, model, IMAGE)) == {torch.bfloat16}
 
 
 def test_segments_agree():

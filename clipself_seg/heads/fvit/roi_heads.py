@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from clipself_seg.clip.region_pooling import pool, strided_box_weights
-from clipself_seg.clip.runtime import QUEUES, autocast, chunk_size, on_cpu
+from clipself_seg.clip.runtime import QUEUES, autocast, chunk_size, in_own_precision, on_cpu
 from clipself_seg.heads.fusion import fuse_detections
 from clipself_seg.heads.fvit.boxes import (
     ROI_RULES,
@@ -318,8 +318,8 @@ class BoxHead(nn.Module):
         hidden = hidden.flatten(1)
         for layer in self.shared_fcs:
             hidden = F.relu(layer(hidden))
-        classes = F.relu(self.cls_fcs[0](hidden)).float()
-        deltas = self.fc_reg(F.relu(self.reg_fcs[0](hidden)))
+        classes = F.relu(in_own_precision(self.cls_fcs[0], hidden)).float()
+        deltas = in_own_precision(self.fc_reg, F.relu(self.reg_fcs[0](hidden)))
         return F.normalize(classes, dim=1, eps=EPS), deltas.float()
 
     def logits(self, embeddings: Tensor, text: Tensor, temperature: float | None = None) -> Tensor:

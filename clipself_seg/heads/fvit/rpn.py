@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
+from clipself_seg.clip.runtime import in_own_precision
 from clipself_seg.heads.fvit.boxes import (
     RPN_RULE,
     RPN_SAMPLING,
@@ -90,8 +91,8 @@ class RPN(nn.Module):
         logits, deltas = [], []
         for level in levels:  # one after the other in memory too
             hidden = self.rpn_conv(level)
-            logits.append(self.rpn_cls(hidden))
-            deltas.append(self.rpn_reg(hidden))
+            logits.append(in_own_precision(self.rpn_cls, hidden))
+            deltas.append(in_own_precision(self.rpn_reg, hidden))
         return logits, deltas
 
     @torch.no_grad()

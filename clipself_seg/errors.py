@@ -92,13 +92,9 @@ def ended_by(status: int) -> str:
 def nearest(name: str, choices: Iterable[str]) -> str:
     """A hint such as ``did you mean "ViT-B-16"?``, or a list of choices when nothing is close."""
     names = sorted(set(choices))
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    if not close:
-        lowered = {candidate.lower(): candidate for candidate in names}
-        matches = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.5)
-        close = [lowered[match] for match in matches]
-    if close:
-        return f'did you mean "{close[0]}"?'
+    lowered = {candidate.lower(): candidate for candidate in names}
+    if close := difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.5):
+        return f'did you mean "{lowered[close[0]]}"?'
     shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     return f"choose from: {shown}"
 

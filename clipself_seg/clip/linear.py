@@ -207,6 +207,9 @@ def _pays(x: Tensor, weight: Tensor) -> bool:
     """Whether the convolution is possible and faster."""
     return (
         not torch.compiler.is_compiling()  # first: compilers have products of their own
+        # Neither torch.func nor a tracer, such as fvcore's that counts operations, looks into `_Product`.
+        and not torch._C._are_functorch_transforms_active()
+        and not torch.jit.is_tracing()
         and not is_stock()  # before the rows: an exported graph must not depend on their number
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
@@ -248,7 +251,6 @@ class _Product(torch.autograd.Function):
         return torch.ops.aten._unsafe_view(product, product.shape)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         rows, weight = ctx.saved_tensors
         wants_rows, wants_weight, wants_bias = ctx.needs_input_grad

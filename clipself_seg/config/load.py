@@ -160,11 +160,11 @@ def option_pairs(opts: Sequence[str]) -> dict[str, str]:
     Raises:
         InputError: an odd number of words; names the last one, or an option that stands among them.
     """
-    if len(opts) % 2:
-        if option := next((word for word in opts if word.startswith("--")), ""):
-            raise InputError(
-                f"{option} stands behind a KEY VALUE pair: put it before the first one"
-            )
+    odd = len(opts) % 2
+    keys = opts if odd else opts[::2]
+    if option := next((word for word in keys if str(word).startswith("--")), ""):
+        raise InputError(f"{option} stands behind a KEY VALUE pair: put it before the first one")
+    if odd:
         raise InputError(f'give options as KEY VALUE pairs; "{opts[-1]}" has no value')
     return dict(zip(opts[::2], opts[1::2]))
 

@@ -29,6 +29,7 @@ class MeasuringProtocol:
         seen: which classes count as seen, and how many.
         features: what CLIP's embedding of a place or of a region is.
         scale: factor of the cosines before a softmax.
+        precision: lower one that the model computes in; "" for float32.
         rule: rule of the means, where there are several.
         beside: what is measured beside the published numbers.
     """
@@ -42,6 +43,7 @@ class MeasuringProtocol:
     seen: str
     features: str = ""
     scale: str = ""
+    precision: str = ""
     rule: str = ""
     beside: str = ""
 
@@ -54,7 +56,8 @@ class MeasuringProtocol:
             stated: the parts that the evaluation states; they count before the model's.
         """
         names = ("synonyms", "templates", "background", "windows", "features", "scale")
-        return cls(**{name: getattr(reading, name) for name in names} | stated)
+        precision = str(reading.precision or "").removeprefix("torch.")
+        return cls(precision=precision, **{name: getattr(reading, name) for name in names} | stated)
 
     def as_dict(self) -> dict[str, str]:
         """The parts that say something, for results.json."""

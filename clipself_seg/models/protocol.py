@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
@@ -70,6 +71,7 @@ class Reading(NamedTuple):
         features: what CLIP's embedding of a place or of a region is, see `ImageTower.description`.
         scale: factor of the cosines before a softmax; "" where none stands before the scores.
         size: what becomes of the size that the mapper gives to images; "" if it stays.
+        precision: lower precision that it computes in; None for float32.
     """
 
     synonyms: str
@@ -79,6 +81,7 @@ class Reading(NamedTuple):
     features: str = "not stated by the model"
     scale: str = ""
     size: str = ""
+    precision: torch.dtype | None = None
 
 
 @runtime_checkable

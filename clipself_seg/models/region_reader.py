@@ -94,6 +94,7 @@ class RegionReader(FrozenCLIP):
             MEAN_OF_NAMES,
             templates_text(self.bank.templates),
             features=self.clip.visual.description(),
+            precision=self.precision,
         )
 
     def image_mapper(self, size: int, max_pixels: int) -> WholeImageMapper:

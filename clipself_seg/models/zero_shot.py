@@ -218,6 +218,7 @@ class ZeroShotSegmenter(FrozenCLIP):
             ),
             scale=f"{self.scale:g}",
             size=MIRRORED if self.flip else "",
+            precision=self.precision,
         )
 
     def weights_hash(self) -> str:

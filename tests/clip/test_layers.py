@@ -55,7 +55,7 @@ def test_values_are_those_of_torch(rows, bias, products):
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("trained", ["xwb", "x", "w", "b", "xb", "wb", "xw"])
 def test_gradients_are_those_of_torch(trained, large, monkeypatch):
-    monkeypatch.setattr(module, "LARGEST_WEIGHT", 0 if large else LARGEST_WEIGHT)
+    monkeypatch.setattr(module, "largest_weight", lambda: 0 if large else LARGEST_WEIGHT)
     parts = dict(zip("xwb", tensors()))
     for name in trained:
         parts[name].requires_grad_()
@@ -64,6 +64,21 @@ def test_gradients_are_those_of_torch(trained, large, monkeypatch):
     result = torch.autograd.grad(linear(*parts.values()), wanted, gradient)
     expected = torch.autograd.grad(F.linear(*parts.values()), wanted, gradient)
     torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-5)
+
+
+def test_gradients_of_gradients_and_those_of_torch_func_are_those_of_torch():
+    x, *others = [part.requires_grad_() for part in tensors()]
+
+    def twice(function):
+        (first,) = torch.autograd.grad(function(x, *others).square().sum(), x, create_graph=True)
+        return torch.autograd.grad(first.square().mean(), (x, others[0]))
+
+    def by_func(function):
+        return torch.func.grad(lambda x: function(x, *others).square().mean())(x)
+
+    torch.testing.assert_close(twice(linear), twice(F.linear), rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(by_func(linear), by_func(F.linear))
+    assert "PythonOp" not in str(torch.jit.trace(linear, (x, *others), check_trace=False).graph)
 
 
 def test_gradients_without_a_bias_of_transposed_and_expanded_tensors():

@@ -92,6 +92,8 @@ MODEL, CLIP = "MODEL.META_ARCHITECTURE", "SOLVER.CLIP_GRADIENTS."
         (["SOLVER", "1"], 'unknown key "SOLVER"'),
         (["SEED.X", "1"], 'unknown key "SEED.X"'),
         (["SEED"], '"SEED" has no value'),
+        (["TEST.PRECISION", "BFloat16"], 'cannot be "BFloat16"; did you mean "bfloat16"?'),
+        (["SEED", "1", "--precision", "bfloat16"], "--precision stands behind a KEY VALUE pair"),
         (["SEED", "1", "--csv"], "--csv stands behind a KEY VALUE pair: put it before the first"),
         (["SEED", "one"], "SEED must be of type int, got 'one'"),
         (["SEED", "-2"], r"SEED must be in \[0, 2\^32\)"),

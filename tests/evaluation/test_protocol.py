@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from clipself_seg.evaluation.protocol import (
     MeasuringProtocol,
@@ -11,6 +12,7 @@ from clipself_seg.evaluation.protocol import (
     size_text,
     words_text,
 )
+from clipself_seg.models.protocol import Reading
 
 
 def protocol(**changes):
@@ -33,6 +35,13 @@ def test_a_line_has_every_part_that_says_something():
     )
     assert protocol().line() == line
     assert protocol(beside="ORACLE").line() == f"{line} | beside: ORACLE"
+
+
+def test_a_lower_precision_is_named():
+    stated = {"words": "w", "size": "s", "seen": "n"}
+    line = MeasuringProtocol.of_model(Reading("a", "b"), **stated).line()
+    low = MeasuringProtocol.of_model(Reading("a", "b", precision=torch.bfloat16), **stated).line()
+    assert low == f"{line} | precision: bfloat16"
 
 
 def test_data_sets_of_one_protocol_share_a_line():

@@ -25,6 +25,7 @@ def results(task, model):
     """Of the scene in float32, in float32 with SOLVER.AMP, and in bfloat16."""
     for opts in ([], TRAINING, LOW):
         predictor = clipself_seg.load(model, task=task, device="cpu", opts=opts)
+        assert predictor.model.reading().precision == (torch.bfloat16 if opts is LOW else None)
         yield predictor(SCENE, "mini")
 
 
@@ -105,6 +106,7 @@ def test_regions_agree():
     for opts in ([], TRAINING, LOW):
         model = CLIPSelf(load_config("mini/distillation", ["MODEL.DEVICE", "cpu", *opts])).eval()
         model.reader.set_vocabulary("mini")
+        assert model.reader.reading().precision == (torch.bfloat16 if opts is LOW else None)
         (output,) = model([sample], read=("boxes", "crops"))
         found.append(output["scores"])
     for name, scores in found[0].items():

@@ -247,6 +247,7 @@ class CATSeg(ModelBase):
             features=self.clip.visual.description(),
             size=f"read at {self.clip_size} x {self.clip_size} px"
             + (f"; {MIRRORED}" if self.flip else ""),
+            precision=self.test_precision,
         )
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:

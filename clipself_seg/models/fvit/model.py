@@ -280,6 +280,7 @@ class FViT(OpenVocabulary):
             features=self.clip.visual.description(),
             scale=f"{self.settings.clip_temperature:g}",
             size=f"padded to {self.side} x {self.side} px",
+            precision=self.test_precision,
         )
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:

@@ -690,6 +690,7 @@ class OpenPanoptic(ModelBase):
             scale=f"{self.branch.clip.similarity_scale.item():.4g}",
             size=f"CLIP reads {self.branch.size_text()}{self._order_text()}"
             + (f"; of CLIP's scores {MIRRORED}" if self.flip else ""),
+            precision=self.test_precision,
         )
 
     def _order_text(self) -> str:

@@ -54,6 +54,7 @@ def test_all_jobs_share_what_is_asked_for(monkeypatch, tmp_path, capsys):
 
 
 @small_models
+@pytest.mark.usefixtures("served")
 @pytest.mark.parametrize(
     ("task", "name", "more"),
     [

@@ -252,6 +252,7 @@ def test_a_broken_png_is_not_read_in_part(tmp_path):
             read_panoptic_png(tmp_path / "a.png")
 
 
+@pytest.mark.usefixtures("served")
 def test_several_processes_give_what_one_gives(tmp_path):
     sides = random_sides(tmp_path, 3)
     one, two = (evaluate_files(*sides, processes)[0] for processes in (1, 2))

@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,11 @@ import torch
 from bench import command, first_hour, measure
 from bench.accelerator import ACCELERATOR, Accelerator
 from clipself_seg import training
+from clipself_seg.clip import load_clip
+from clipself_seg.clip.runtime import without_values
 from clipself_seg.config import load_config
+from clipself_seg.config.load import evaluation_precision, precision_from_config
+from clipself_seg.models import CLIPSelf
 from tests import on_device
 from tests.training.test_trainer import trainer
 
@@ -49,7 +54,7 @@ def test_a_step_that_fails_is_written_down_and_the_others_go_on(hour, capsys):
     assert steps["near"]["loss_off"] == pytest.approx(0.005)
     said = capsys.readouterr()
     assert said.out == page and "step 2 of 3: bad" in said.err
-    for part in ("CUDA out of memory", "good: step", "a.py:3", "0.005"):
+    for part in ("CUDA out of memory", "good: step", "a.py:3", "0.005", "3 of 3 steps", "# bad\n"):
         assert part in page
 
 
@@ -84,7 +89,41 @@ def test_a_step_that_does_not_end_is_ended_with_what_it_started(tmp_path, monkey
     monkeypatch.setattr(first_hour, "LIMIT", 1)
     child = f"import subprocess, time; subprocess.Popen(['sleep', '{60 * 60}']); time.sleep(60)"
     figures = first_hour.take(step("slow", child, tmp_path / "work/slow/figures.json"), {})
-    assert figures["error"].startswith("status -9") and figures["took"] < 30
+    assert figures["error"].startswith("not done after 0.01") and figures["took"] < 30
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        "Traceback (most recent call last):\n  File\ntorch.OutOfMemoryError: {}\n[rank0]:[W1129] late\n",
+        "-- Process 1 terminated with the following error:\n[rank1]: RuntimeError: {}\n\n",
+        "InductorError: {}\n\nSet TORCHDYNAMO_VERBOSE=1 for the internal stack trace\n",
+        "ValueError: earlier\nerror: {}\nException ignored in: <function f>\n",
+        "no error has a name\n{}\n\n",
+    ],
+)
+def test_the_reason_of_a_failed_step_is_its_last_error(log):
+    assert first_hour.reason(log.format("why it is")).endswith("why it is")
+
+
+def test_one_error_of_many_tests_and_a_loss_that_is_off_are_a_line_each():
+    tests = {"passed": 1, "failed": {f"test_{n}": "a | b" for n in range(3)}}
+    off = {"loss": 2.0, "loss_off": 0.5, "loss_may_be_off": 0.1}
+    taken = {"tests": tests, "training": off}
+    hour = {"device": "cuda", "small": False, "machine": "a GPU", "planned": 5}
+    hour["provenance"] = {"device": "H", "date": "today"}
+    hour["steps"] = {label: of | {"commit": "c", "command": "x"} for label, of in taken.items()}
+    page = first_hour.page(hour)
+    assert "2 of 5 steps were taken; 3 are left" in page
+    assert page.count("a \\| b") == page.count("test_0 and 2 more") == 1
+    assert "| training: loss" in page and "0.5 off, 0.1 allowed" in page
+
+
+def test_without_a_gpu_the_cpu_is_not_taken_for_one(hour, monkeypatch, capsys):
+    path, _ = hour
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert command.main(["first-hour", "--json", str(path)]) == 2
+    assert "--device cpu takes the steps without" in capsys.readouterr().err and not path.exists()
 
 
 @pytest.mark.parametrize(("device", "small"), [("cuda", False), ("cpu", True)])
@@ -100,8 +139,14 @@ def test_steps_are_commands_that_are_understood(device, small, tmp_path, worlds_
             command.parser().parse_args(words[words.index("tools/benchmark.py") + 1 :])
         elif "train" in words and not step["label"].endswith(("TF32", "CPU")):
             own = words[words.index("--config-file") + 1 :]
-            cfg = load_config(own[0], own[3:])
+            cfg = load_config(own[0], own[3:], trains=True)
             assert cfg.MODEL.CLIP.WEIGHTS in ("", "random") and device in own
+            assert evaluation_precision(cfg) == precision_from_config(cfg)
+            low = step["label"].endswith(("bfloat16", "compiled"))
+            assert evaluation_precision(cfg) == (torch.bfloat16 if low else None)
+            with without_values():
+                visual = load_clip(cfg.MODEL.CLIP.NAME, None).visual
+            assert cfg.MODEL.CLIP.COMPILE in visual.readouts.compiled
 
 
 def test_waits_are_counted_by_their_places(monkeypatch):
@@ -115,7 +160,9 @@ def test_waits_are_counted_by_their_places(monkeypatch):
             for _ in range(2):
                 warnings.warn(text, stacklevel=1)
     ((place, times),) = seen["waits"].items()
-    assert place.startswith("test_first_hour.py:") and times == 2 and seen["memory_bytes"] == 7
+    assert (
+        place.startswith("bench/test_first_hour.py:") and times == 2 and seen["memory_bytes"] == 7
+    )
     assert modes == ["warn", "default"] and seen["seconds"] > 0
 
 
@@ -123,18 +170,48 @@ def test_steps_images_and_waiting_for_samples_are_watched(tmp_path, monkeypatch)
     monkeypatch.setattr(training, "HOOKS", [])
     from bench.watch import Watch
 
-    opts = ["OUTPUT_DIR", str(tmp_path), "MODEL.DEVICE", "cpu", "SOLVER.AMP.ENABLED", True]
-    cfg = load_config("mini/patches", [*opts, "SOLVER.AMP.DTYPE", "bfloat16"])
-    run = trainer(tmp_path, hooks=[Watch(cfg)], iterations=3)
+    def evaluate(model):  # before the first step, too
+        model.eval()()
+        model.train()
+        return {}
+
+    cfg = load_config("mini/patches", ["OUTPUT_DIR", str(tmp_path), "MODEL.DEVICE", "cpu"])
+    run = trainer(
+        tmp_path, evaluate=evaluate, hooks=[Watch(cfg)], iterations=3, evaluation_period=2
+    )
+    step = run.model.forward
+    run.model.forward = lambda *samples: step(*samples) if samples else None
     run.train()
-    dtypes = []
-    run.model.forward = lambda: dtypes.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
     run.model.eval()()
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["runs"].keys() == {"waiting for samples", "step", "image"}
     assert figures["runs"]["step"]["seconds"] > 0 and figures["runs"]["step"]["waits"] == {}
     first = json.loads((tmp_path / "metrics.json").read_text().splitlines()[0])
-    assert figures["loss"] == pytest.approx(first["loss_clipself"]) and dtypes == [torch.bfloat16]
+    assert figures["loss"] == pytest.approx(first["loss_clipself"])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_images_of_a_step_are_in_its_precision(precision, tmp_path, worlds_root, monkeypatch):
+    monkeypatch.setattr(training, "HOOKS", [])
+    from bench.watch import Watch
+
+    planned = first_hour.steps(tmp_path, "cpu", True, 1)
+    (step,) = (step for step in planned if step["label"] == f"distillation, {precision}")
+    words = shlex.split(step["command"])
+    file, _, _, *opts = words[words.index("--config-file") + 1 :]
+    cfg = load_config(file, opts, trains=True)
+    model = CLIPSelf(cfg).eval()
+    model.reader.set_vocabulary("mini")
+    hook = Watch(cfg)
+    hook.trainer = SimpleNamespace(model=model)
+    hook.before_train()
+    seen = []
+    for module in model.modules():
+        module.register_forward_hook(lambda *call: seen.append(getattr(call[-1], "dtype", None)))
+    sample = {"image": torch.zeros(3, 64, 64, dtype=torch.uint8), "boxes": torch.rand(1, 4)}
+    model([sample], read=("boxes",))
+    assert seen and (torch.bfloat16 in seen) == (precision == "bfloat16")
+    assert hook.figures["runs"].keys() == {"image"}
 
 
 def test_tests_run_on_another_device_with_the_numbers_of_the_cpu(monkeypatch):

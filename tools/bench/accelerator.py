@@ -23,6 +23,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 # Of the device types that torch has, this one needs no driver, and autograd runs it on the calling thread.
 ACCELERATOR = torch.device("lazy")
+COPIES = {"aten._to_copy.default", "aten.copy_.default"}
+INDEXED = {"aten.index.Tensor"}
+INDEX_PUTS = {"aten.index_put.default", "aten.index_put_.default"}
+INDEX_PUTS |= {"aten._index_put_impl_.default", "aten._unsafe_index_put.default"}
 Context = TypeVar("Context", bound="Accelerator")
 
 
@@ -59,6 +63,16 @@ class OnAccelerator(Tensor):
     def __format__(self, specification: str) -> str:
         return format(self.item() if self.dim() == 0 else repr(self), specification)
 
+    @property
+    def data(self) -> Tensor:
+        """The numbers, which change unseen by gradients; `nn.Module.double` assigns others."""
+        return OnAccelerator(self.on_cpu.data)
+
+    @data.setter
+    def data(self, values: OnAccelerator) -> None:
+        Tensor.data.__set__(self, values)  # type: ignore[attr-defined]
+        self.on_cpu = values.on_cpu
+
     def tolist(self) -> Any:
         """As for tensors of a GPU: a copy, then the list."""
         return self.cpu().tolist()
@@ -76,7 +90,7 @@ def wanted_there(kwargs: Mapping[str, Any]) -> bool:
 
 
 class Accelerator(TorchDispatchMode):
-    """Context in which tensors on `ACCELERATOR` are made and compute."""
+    """Context in which tensors on `ACCELERATOR` are made and compute, with none of another device, as on a GPU."""
 
     def watch(
         self, operation: Any, args: Any, kwargs: Mapping[str, Any], given: Sequence[Tensor]
@@ -113,6 +127,7 @@ class Accelerator(TorchDispatchMode):
         computed_there = any(isinstance(tensor, OnAccelerator) for tensor in given)
         if computed_there or wanted_there(kwargs):
             self.watch(operation, args, kwargs, given)
+            _refuse_mixed_devices(operation, args, given)
         if kwargs.get("device") is not None:
             computed_there = wanted_there(kwargs)
             if computed_there:
@@ -142,6 +157,17 @@ def _known_to_torch() -> Iterator[None]:
         delattr(torch, ACCELERATOR.type)
         torch_optimizer._get_fused_kernels_supported_devices = devices
         torch._C._set_only_lift_cpu_tensors(before)
+
+
+def _refuse_mixed_devices(operation: Any, args: Any, given: Sequence[Tensor]) -> None:
+    """As on a GPU, where only single values and indices may lie on the CPU."""
+    name = str(operation)
+    indexed = name in INDEXED | INDEX_PUTS and args[0].device.type != "cpu"
+    if name in COPIES or indexed:
+        return
+    kinds = {tensor.device.type for tensor in given if tensor.dim() or tensor.device.type != "cpu"}
+    if len(kinds) > 1:
+        raise RuntimeError(f"{operation}: tensors on two devices")
 
 
 def _wrapper(known: Mapping[int, OnAccelerator]) -> Callable[[Any], Any]:

@@ -168,7 +168,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     from clipself_seg.files import write_json
 
-    args["device"] = args["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+    gpu = torch.cuda.is_available() or task == "first-hour"
+    args["device"] = args["device"] or ("cuda" if gpu else "cpu")
     if task == "model":
         from bench.model_table import model_table
 

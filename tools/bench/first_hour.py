@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -17,27 +18,54 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from tabulate import tabulate
+from torch.utils.collect_env import get_nvidia_driver_version
+from torch.utils.collect_env import run as run_command
 
-from clipself_seg.errors import InputError, after_interrupt
+from clipself_seg.errors import InputError, after_interrupt, ended_by
 from clipself_seg.files import atomic_path, read_json, write_json
 from clipself_seg.provenance import provenance
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 LIMIT = 1200  # seconds of a step
-# Figures of a command that are kept, by the tables of the page that show them; the first decides which rows there are.
-TABLES = {
-    "Tests": ("passed", "tolerance_used", "most_used_by"),
-    "Loss of the first step": ("loss", "loss_off", "loss_may_be_off"),
-    "Time and memory": ("seconds", "first_seconds", "GiB"),
+# Tables of the page: what is said below the title, and the figures with their columns; the first decides which rows
+# there are.
+TABLES: dict[str, tuple[str, dict[str, str]]] = {
+    "Tests": (
+        "Tests of a folder with their tensors on the device, in float32 without TF32. Used is the largest difference "
+        "as a fraction of what the test allows.",
+        {
+            "passed": "passed",
+            "skipped": "skipped",
+            "tolerance_used": "used of a tolerance",
+            "most_used_by": "by",
+        },
+    ),
+    "Loss of the first step": (
+        "Mean of two images, random weights. Off is the distance, as a fraction, from the same step on the CPU; of "
+        "panoptic segmentation from float32 on the device, and of two processes from one.",
+        {"loss": "loss", "loss_off": "off", "loss_may_be_off": "allowed"},
+    ),
+    "Time and memory": (
+        "Seconds are the median of those after the first, which warms up. A step has two images, as large as the "
+        "configuration says; an image is one pass of the evaluation; waiting is from the end of a step to the samples "
+        "of the next. Of other rows, sizes stand in the command, and plain is the formulation of docs/performance.md, "
+        "section 2. Memory is the most that torch had allocated on the GPU, or the process on a CPU.",
+        {"seconds": "s", "first_seconds": "first, s", "GiB": "GiB"},
+    ),
 }
-KEPT = ("runs", "failed", *TABLES["Tests"], "loss")
+KEPT = ("runs", "failed", *TABLES["Tests"][1], "loss")
+ERROR = re.compile(
+    r"(?:\[rank\d+\]: )?(error: .*|(?!Exception ignored)[\w.]*(?:Error|Exception)\b.*)"
+)
 
 
 def steps(folder: Path, device: str, small: bool, threads: int) -> Iterator[dict[str, Any]]:
@@ -64,6 +92,8 @@ def steps(folder: Path, device: str, small: bool, threads: int) -> Iterator[dict
         lists = [[(kind, *item) for item in plan["lists"][kind].items()] for kind in step["each"]]
         for chosen in itertools.product(*lists):
             own: dict[str, Any] = {**values, "label": ", ".join(name for _, name, _ in chosen)}
+            if own["label"] in step.get("without", ()):
+                continue
             for kind, name, known in chosen:
                 own |= {kind: name, **known}
             own["config"] = smaller.get(own.get("config"), own.get("config"))
@@ -85,15 +115,21 @@ def first_hour(path: Path, how: Mapping[str, Any], report: Callable[[str], None]
         The page.
 
     Raises:
-        InputError: the JSON is of another machine, device or size.
+        InputError: the JSON is of another machine, device or size; there is no GPU.
     """
+    if how["device"] == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "torch sees no GPU here (clipself-seg doctor says more): --device cpu takes the steps without"
+        )
     path = path.absolute()
-    hour = {key: how[key] for key in ("device", "small")} | {"provenance": provenance(seed=0)}
+    hour = {key: how[key] for key in ("device", "small")}
+    hour |= {"machine": machine(), "provenance": provenance(seed=0)}
     known = read_json(path) if path.exists() else hour | {"steps": {}}
     if _origin(known) != _origin(hour):
         raise InputError(f"{path} is of {_origin(known)}, this is {_origin(hour)}: move it away")
     taken = hour["steps"] = known["steps"]
     planned = list(steps(path.with_suffix(""), how["device"], how["small"], how["threads"]))
+    hour["planned"] = len(planned)
     for number, step in enumerate(planned, 1):
         label = step["label"]
         done = label in taken and "error" not in taken[label]
@@ -102,12 +138,28 @@ def first_hour(path: Path, how: Mapping[str, Any], report: Callable[[str], None]
         report(f"step {number} of {len(planned)}: {label}")
         with after_interrupt("the same command goes on"):
             taken[label] = take(step, taken.get(step["like"], {}))
-        taken[label]["commit"] = hour["provenance"]["commit"]  # the next call may be of another one
+        # The next call may be of another commit, and the page of another folder.
+        taken[label]["commit"] = hour["provenance"]["commit"]
+        command = step["command"].replace(sys.executable, "python")
+        taken[label]["command"] = command.replace(str(path.parent), path.parent.name)
         report(taken[label].get("error") or f"done in {taken[label]['took']:.0f} s")
         write_json(path, hour)
         with atomic_path(path.with_suffix(".md")) as temporary:
             temporary.write_text(page(hour))
     return page(hour)
+
+
+def machine() -> str:
+    """What the figures depend on."""
+    parts = [f"torch {torch.__version__}", f"Python {platform.python_version()}"]
+    parts.append(f"{os.cpu_count()} cores")
+    if torch.cuda.is_available():
+        seen = torch.cuda.get_device_properties()
+        parts.append(f"{torch.cuda.device_count()} GPU(s) of {seen.total_memory / 2**30:.1f} GiB")
+        parts.append(f"compute capability {seen.major}.{seen.minor}, CUDA {torch.version.cuda}")
+        parts.append(f"cuDNN {torch.backends.cudnn.version()}")
+        parts.append(f"driver {get_nvidia_driver_version(run_command)}")
+    return ", ".join(parts)
 
 
 def _origin(hour: Mapping[str, Any]) -> str:
@@ -131,12 +183,13 @@ def take(step: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
     paths = [str(ROOT), str(ROOT / "tools"), os.environ.get("PYTHONPATH", "")]
     how: dict[str, Any] = {"cwd": ROOT, "stderr": subprocess.STDOUT, "start_new_session": True}
     how["env"] = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    log = Path(f"{folder}.log")
+    log, late = Path(f"{folder}.log"), ""
     with log.open("w") as written:
         process = subprocess.Popen(shlex.split(step["command"]), stdout=written, **how)
         try:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(LIMIT)
+            process.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            late = f"not done after {LIMIT / 60:g} minutes"
         finally:  # whatever it has started too
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -145,36 +198,64 @@ def take(step: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
     figures = {key: said[key] for key in KEPT if key in said}
     figures["took"] = time.perf_counter() - start
     if status:
-        lines = log.read_text(errors="replace").splitlines()
-        last = next(filter(str.strip, reversed(lines)), "")
-        figures["error"] = f"status {status}: {last[:300]}"
+        ended = late or (ended_by(status) if status < 0 else f"status {status}")
+        figures["error"] = f"{ended}: {reason(log.read_text(errors='replace'))}"
     if "loss" in figures and "loss" in like:
         figures["loss_off"] = abs(figures["loss"] / like["loss"] - 1)
         figures["loss_may_be_off"] = step["tolerance"]
     return figures
 
 
+def reason(log: str) -> str:
+    """The line of a log that says why the command failed: its last error, or else its last line."""
+    lines = [line for line in log.splitlines() if line.strip()]
+    errors = [match[1] for match in map(ERROR.match, lines) if match]
+    return (errors or lines or [""])[-1][:300]
+
+
 def page(hour: Mapping[str, Any]) -> str:
     """The figures of an hour in Markdown."""
-    taken, known = hour["steps"], hour["provenance"]
+    taken = hour["steps"]
     shown = dict(taken)
     for label, figures in taken.items():
         for name, run in figures.get("runs", {}).items():
             shown[f"{label}: {name}"] = run | {"GiB": run.get("memory_bytes", 0) / 2**30 or None}
-    tables: dict[str, Sequence[Any]] = {
-        title: [
-            ("", *keys),
-            *((row, *map(of.get, keys)) for row, of in shown.items() if keys[0] in of),
+    tables = [(title, said, [("", *columns.values())]) for title, (said, columns) in TABLES.items()]
+    for (_, columns), (_, _, rows) in zip(TABLES.values(), tables):
+        rows += [
+            (row, *map(of.get, columns)) for row, of in shown.items() if next(iter(columns)) in of
         ]
-        for title, keys in TABLES.items()
-    }
     waits = [(row, *wait) for row, of in shown.items() for wait in of.get("waits", {}).items()]
-    failed = [(row, of["error"]) for row, of in taken.items() if "error" in of]
-    failed += [pair for of in taken.values() for pair in of.get("failed", {}).items()]
-    tables |= {"Waits": [("", "place", "times"), *waits], "Failed": [("", "error"), *failed]}
+    said = "Places at which Python waited for the GPU, in the last of those steps and images, as far as torch sees it."
+    tables.append(("Waits", said, [("", "place", "times"), *waits]))
+    failed = {label: of["error"] for label, of in taken.items() if "error" in of}
+    for label, of in taken.items():
+        if of.get("loss_off", 0) > of.get("loss_may_be_off", 0):
+            failed[f"{label}: loss"] = (
+                f"{of['loss_off']:.2g} off, {of['loss_may_be_off']:g} allowed"
+            )
+    together = defaultdict[str, list[str]](list)
+    for of in taken.values():
+        for test, error in of.get("failed", {}).items():
+            together[error].append(test)
+    for error, tests in together.items():
+        failed[tests[0] + f" and {len(tests) - 1} more" * (len(tests) > 1)] = error
+    left = hour["planned"] - len(taken)
+    said = f"{len(taken)} of {hour['planned']} steps were taken; {left} are left."
+    said += " The same command goes on, and tries again what failed. Logs lie in the folder of its name."
+    tables.insert(0, ("Failed", said, [("", "error"), *failed.items()]))
     commits = ", ".join(sorted({of["commit"] for of in taken.values()}))
-    lines = [f"# First hour: {_origin(hour)}", ""]
-    lines += [f"torch {known['torch']}, {known['date']}, commit {commits}"]
-    for title, rows in tables.items():
-        lines += ["", f"## {title}", "", tabulate(rows, "firstrow", "pipe", floatfmt=".4g")]
-    return "\n".join(lines) + "\n"
+    lines = [f"# First hour: {_origin(hour)}", "", hour["machine"], ""]
+    lines += [f"{hour['provenance']['date']}, commit {commits}"]
+    for title, said, rows in tables:
+        cells = [[_cell(value) for value in row] for row in rows]
+        lines += ["", f"## {title}", "", said]
+        if len(rows) > 1:
+            lines += ["", tabulate(cells, "firstrow", "pipe", floatfmt=".4g")]
+    lines += ["", "## Commands", "", "<details>", ""]
+    lines += [f"    # {label}\n    {of['command']}" for label, of in taken.items()]
+    return "\n".join([*lines, "", "</details>"]) + "\n"
+
+
+def _cell(value: Any) -> Any:
+    return value.replace("|", "\\|") if isinstance(value, str) else value

@@ -144,7 +144,7 @@ def watched(device: torch.device) -> Iterator[dict[str, Any]]:
 
     Yields:
         Filled when the context is left: "seconds", "memory_bytes" (on a GPU torch's most, on the CPU that of the
-        process so far) and "waits": FILE:LINE -> how often Python waited for a GPU there, as far as torch sees it.
+        process so far) and "waits": FOLDER/FILE:LINE -> how often Python waited for a GPU there, as torch sees it.
     """
     gpu, figures = device.type == "cuda", dict[str, Any]()
     with warnings.catch_warnings(record=gpu) as caught:
@@ -160,7 +160,9 @@ def watched(device: torch.device) -> Iterator[dict[str, Any]]:
         if gpu:
             torch.cuda.set_sync_debug_mode("default")
     waits = [w for w in caught or () if "called a synchronizing" in str(w.message)]
-    figures["waits"] = Counter(f"{Path(w.filename).name}:{w.lineno}" for w in waits)
+    figures["waits"] = Counter(
+        "/".join(Path(w.filename).parts[-2:]) + f":{w.lineno}" for w in waits
+    )
     figures["memory_bytes"] = torch.cuda.max_memory_allocated(device) if gpu else _resident_peak()
 
 

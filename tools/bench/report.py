@@ -71,6 +71,7 @@ def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
     figures = {name: _figures(case, runs[name], taken, peaks) for name, taken in seconds.items()}
     measured = {name: run.memory for name, run in runs.items()}
     del runs
+    torch.cuda.empty_cache()  # for the processes that measure memory
     for name in (name for name in figures if measured[name]):
         report(f"memory of a process of its own: {name}")
         figures[name]["memory_bytes"] = peak_memory(build_runs, case, name)

@@ -19,19 +19,15 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from bench.measure import watched
-from clipself_seg.clip.runtime import autocast
 from clipself_seg.files import write_json
 from clipself_seg.training import register_hook
-from clipself_seg.training.run import tf32
 
 
 @register_hook
 class Watch(HookBase):
-    """Seconds, memory and waits of steps, of images in their precision, and of the loader; the first one warms up."""
+    """Seconds, memory and waits of steps, of images and of the loader; the first of each warms up."""
 
     def __init__(self, cfg: CfgNode) -> None:
-        amp = cfg.SOLVER.AMP
-        self.precision = getattr(torch, amp.DTYPE) if amp.ENABLED else None
         self.device = torch.device(cfg.MODEL.DEVICE)
         self.folder = Path(cfg.OUTPUT_DIR)
         self.seconds: dict[str, list[float]] = defaultdict(list)
@@ -41,14 +37,13 @@ class Watch(HookBase):
     def before_train(self) -> None:
         """Watch the first samples, and images later on."""
         model: Any = self.trainer.model
-        model.register_forward_pre_hook(lambda *_: None if model.training else self._image())
+        model.register_forward_pre_hook(lambda *_: None if model.training else self._begin())
         model.register_forward_hook(lambda *_: None if model.training else self._done("image"))
         self._begin()
 
     def before_step(self) -> None:
         """The samples are there."""
         self._done("waiting for samples")
-        self._begin()
 
     def after_step(self) -> None:
         """The step is done."""
@@ -56,15 +51,9 @@ class Watch(HookBase):
         loss = sum(value for name, (value, _) in latest if name.startswith("loss"))
         self.figures.setdefault("loss", loss)
         self._done("step")
-        self._begin()
-
-    def _image(self) -> None:
-        self._begin()
-        self.opened.enter_context(autocast(self.device, self.precision))
 
     def _begin(self) -> None:
         self.opened.close()
-        self.opened.enter_context(tf32(True))
         self.watched = self.opened.enter_context(watched(self.device))
 
     def _done(self, name: str) -> None:
@@ -75,3 +64,4 @@ class Watch(HookBase):
         self.figures["runs"][name] = seconds | self.watched
         if comm.is_main_process():
             write_json(self.folder / "figures.json", self.figures)
+        self._begin()

@@ -69,7 +69,8 @@ class OnAccelerator(Tensor):
         return OnAccelerator(self.on_cpu.data)
 
     @data.setter
-    def data(self, values: OnAccelerator) -> None:
+    def data(self, values: Tensor) -> None:
+        assert isinstance(values, OnAccelerator)
         Tensor.data.__set__(self, values)  # type: ignore[attr-defined]
         self.on_cpu = values.on_cpu
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
@@ -11,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from multiprocessing import forkserver, set_forkserver_preload
+from multiprocessing import set_forkserver_preload
 
 import pytest
 import torch
@@ -152,18 +151,9 @@ def test_a_run_killed_and_resumed_writes_the_same_clip_as_one_that_was_not(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-@pytest.fixture
-def served(datasets, monkeypatch):
-    """New processes as strange to this one as spawned ones, of a server that imports for all: imports take longest."""
-    set_forkserver_preload(["clipself_seg.training.run", "detectron2.engine"])
-    start = functools.partial(start_processes, start_method="forkserver")
-    monkeypatch.setattr(torch.multiprocessing, "start_processes", start)
-    yield
-    forkserver._forkserver._stop()
-
-
 @pytest.mark.usefixtures("served")
-def test_two_processes_train_and_evaluate_like_one(tmp_path):
+def test_two_processes_train_and_evaluate_like_one(tmp_path, datasets):
+    set_forkserver_preload(["clipself_seg.training.run", "detectron2.engine"])
     tested = {"DATASETS__TEST": "('coco_2017_val_panoptic',)", "TEST__EVAL_PERIOD": 1}
     assert train.main(words(tmp_path / "two", "--num-gpus", "2", **tested)) == 0
     assert train.main(words(tmp_path / "one", **tested)) == 0

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from clipself_seg.memory import keep_freed_memory
+
 ROOT = Path(__file__).resolve().parent.parent
 PARITY = ROOT / "tests" / "parity"
 BASELINE = ROOT / "tests" / "baseline"
@@ -23,6 +25,7 @@ if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)) > 1:
     THREADS = 1
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 torch.set_num_threads(THREADS)
+keep_freed_memory()  # the system takes longer to hand out pages than small models to compute
 
 
 @pytest.hookimpl(wrapper=True)

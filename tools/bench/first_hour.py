@@ -150,7 +150,7 @@ def first_hour(path: Path, how: Mapping[str, Any], report: Callable[[str], None]
 
 
 def machine() -> str:
-    """What the figures depend on."""
+    """Names the software, the cores and the GPUs, on which the figures depend."""
     parts = [f"torch {torch.__version__}", f"Python {platform.python_version()}"]
     parts.append(f"{os.cpu_count()} cores")
     if torch.cuda.is_available():

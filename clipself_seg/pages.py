@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from clipself_seg.files import atomic_path
+from clipself_seg.files import write_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -50,9 +50,7 @@ def write_page(path: str | os.PathLike[str], template: str, **values: Any) -> No
         template: name of a file in `templates/`.
         values: what the template shows.
     """
-    text = render(template, **values)
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, render(template, **values))
 
 
 def image_address(image: np.ndarray | Image.Image) -> str:

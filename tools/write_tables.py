@@ -7,7 +7,7 @@ from pathlib import Path
 from tower_tables import configs_table, kinds_table, weights_table
 
 from clipself_seg.checkpoints.zoo import Entry, zoo
-from clipself_seg.files import atomic_path
+from clipself_seg.files import write_text
 from clipself_seg.tables.table import published_numbers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,8 +68,7 @@ def main() -> int:
             text, count = between.subn(new, text)
             if not count:
                 return 1
-        with atomic_path(ROOT / page) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(ROOT / page, text)
     return 0
 
 

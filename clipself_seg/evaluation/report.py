@@ -19,7 +19,7 @@ import numpy as np
 from tabulate import tabulate
 
 from clipself_seg.evaluation.coco_objects import KINDS
-from clipself_seg.files import atomic_path
+from clipself_seg.files import atomic_path, write_text
 from clipself_seg.pages import render
 
 logger = logging.getLogger(__name__)
@@ -180,8 +180,7 @@ def write_tables(
         below = "".join(f"{_line(note, style, '{}')}\n" for note in notes)
         between = "\n" if below and style == "github" else ""
         blocks.append(f"{heading}\n{table}\n{between}{below}")
-    with atomic_path(path) as temporary:
-        temporary.write_text("\n".join(blocks), encoding="utf-8")
+    write_text(path, "\n".join(blocks))
 
 
 def _line(text: str, style: str, markdown: str) -> str:

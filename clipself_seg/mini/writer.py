@@ -26,10 +26,11 @@ from clipself_seg.data.captions import add_phrases, noun_phrases
 from clipself_seg.data.masks import read_indices
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.errors import InputError
-from clipself_seg.files import alone_in, atomic_path, naming_path, read_json, write_json
+from clipself_seg.files import alone_in, naming_path, read_json, write_json
 from clipself_seg.mini.concepts import WORLDS, WorldSpec
 from clipself_seg.mini.crops import choose_mentions, tag_caption, write_caption
 from clipself_seg.mini.scenes import Scene, draw_scene
+from clipself_seg.visualization.overlays import save_png
 
 FORMAT = 6  # raise it when the same seed gives other files
 SPLITS = ("train", "val")  # of each world
@@ -225,9 +226,8 @@ def _write_base_maps(folder: Path, spec: WorldSpec) -> None:
     maps = folder / "stuffthingmaps"
     lookup = base_classes(spec)
     for path in sorted((maps / "train").glob("*.png")):
-        with atomic_path(maps / "train_base" / path.name) as temporary:
-            labels = Image.fromarray(lookup[read_indices(path)])
-            labels.save(temporary, format="PNG")
+        labels = Image.fromarray(lookup[read_indices(path)])
+        save_png(labels, maps / "train_base" / path.name)
 
 
 def _segment_entry(scene: Scene, segment: Any) -> Entry:

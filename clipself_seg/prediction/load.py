@@ -54,13 +54,11 @@ def load(
     """
     choice = find_model(model, task, config_file)
     given = [*choice.opts, *opts, *([] if device is None else ["MODEL.DEVICE", device])]
-    kind = PREDICTORS.get(choice.task)
     if not choice.config_file:
         assert choice.weights is not None
-        return load_pretrained(choice.weights, opts=given, kind=kind)
-    cfg = prediction_config(choice.config_file, choice.weights, given, kind)
+        return load_pretrained(choice.weights, opts=given, task=choice.task or None)
     build: Any = PREDICTORS[choice.task]  # by `configurable`
-    return build(cfg)
+    return build(prediction_config(choice.config_file, choice.weights, given, build))
 
 
 def export(

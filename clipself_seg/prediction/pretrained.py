@@ -14,7 +14,6 @@ import abc
 import ast
 import contextlib
 import dataclasses
-import importlib
 import json
 import logging
 import os
@@ -22,7 +21,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -31,7 +30,13 @@ from detectron2.config import CfgNode
 from fvcore.common.config import BASE_KEY
 
 from clipself_seg.checkpoints.bounds import building_within, refusing
-from clipself_seg.checkpoints.choice import CONFIG, HUB_NAME, OF_FOLDERS, weights_key
+from clipself_seg.checkpoints.choice import (
+    ARCHITECTURES,
+    CONFIG,
+    HUB_NAME,
+    OF_FOLDERS,
+    weights_key,
+)
 from clipself_seg.checkpoints.download import NotFetched, file_sha256
 from clipself_seg.checkpoints.locate import HUB, endpoint, hub_folder, hub_name, repositories
 from clipself_seg.checkpoints.read import STORED_METADATA, read_checkpoint
@@ -43,7 +48,8 @@ from clipself_seg.config.retired import CONSTANTS
 from clipself_seg.config.weights import WEIGHTS, fetch_addresses
 from clipself_seg.data.vocabulary import Vocabulary, examples_of, parse_vocabulary
 from clipself_seg.errors import InputError, in_short, shown
-from clipself_seg.files import atomic_folder, atomic_path, read_json, write_json
+from clipself_seg.files import atomic_folder, atomic_path, read_json, write_json, write_text
+from clipself_seg.pages import TEMPLATES
 from clipself_seg.provenance import provenance
 from clipself_seg.yaml_files import lists_for_tuples, read_tree
 
@@ -80,46 +86,12 @@ LEFT_OUT -= FILE_KEYS.keys()
 NOT_WRITTEN = {*LEFT_OUT, "TEST.EVAL_PERIOD", "SOLVER.AMP.ENABLED", "SOLVER.AMP.DTYPE"}
 
 
-class Kind(NamedTuple):
-    """A predictor that folders may be of.
-
-    Attributes:
-        module: its module below `clipself_seg.prediction`, which has the name of its task.
-        predictor: its class.
-        task: task of the hub.
-        what: what the model does.
-    """
-
-    module: str
-    predictor: str
-    task: str
-    what: str
-
-
-SEMANTIC = Kind(
-    "semantic",
-    "Predictor",
-    "image-segmentation",
-    "open-vocabulary semantic segmentation (CAT-Seg)",
-)
-# By MODEL.META_ARCHITECTURE.
-KINDS = {
-    "CATSeg": SEMANTIC,
-    "ZeroShotSegmenter": SEMANTIC._replace(
-        what="open-vocabulary semantic segmentation by CLIP as it is, without training"
-    ),
-    "OpenPanoptic": Kind(
-        "panoptic",
-        "PanopticPredictor",
-        "image-segmentation",
-        "open-vocabulary panoptic segmentation (ODISE's method)",
-    ),
-    "FViT": Kind(
-        "detection",
-        "DetectionPredictor",
-        "object-detection",
-        "open-vocabulary detection (F-ViT)",
-    ),
+# MODEL.META_ARCHITECTURE -> what such a model does.
+PURPOSES = {
+    "CATSeg": "open-vocabulary semantic segmentation (CAT-Seg)",
+    "ZeroShotSegmenter": "open-vocabulary semantic segmentation by CLIP as it is, without training",
+    "OpenPanoptic": "open-vocabulary panoptic segmentation (ODISE's method)",
+    "FViT": "open-vocabulary detection (F-ViT)",
 }
 # The least and the largest number of a key that costs time or memory beyond what the weights show: from the published
 # models up to twice as much. A default may be any number.
@@ -147,45 +119,6 @@ BOUNDS = {
 LARGEST_NUMBER = 4096  # of all other keys, far above that of any published model
 MOST_BYTES = 1 << 24  # of a file of text
 MOST_NAMES = 20_000  # of classes and their synonyms; LVIS has 1,900
-CARD_TEMPLATE = """\
----
-{header}---
-
-{title}
-{underline}
-
-A predictor of [clipself_seg](https://arxiv.org/abs/2310.01403) for {what}, on {clip}.
-
-## Use
-
-```python
-import clipself_seg
-
-model = clipself_seg.load("org/name")    # this folder, or its name on the hub
-result = model("photo.jpg", "dog|puppy, grass, sky")    # {vocabulary}
-```
-
-## Weights
-
-| made of | licence as stated by its publisher |
-| --- | --- |
-{origins}
-
-Weights that are made of others go under their conditions, too. Stated for these: {license}.
-
-| file | bytes | sha256 |
-| --- | ---: | --- |
-{files}
-
-## Parity
-
-When this folder was saved it was read back: {compared}. The numbers of the
-official models that clipself_seg is compared with are those of `tests/parity` at the commit below.
-
-## Provenance
-
-{made}. All values of its configuration are in `config.yaml`.
-"""
 
 
 class Pretrained(abc.ABC):
@@ -240,8 +173,7 @@ class Pretrained(abc.ABC):
             _require_free(target, overwrite)
             _write_parts(self, cfg, made)
             _require_equal(self, load_pretrained(made, device=cfg.MODEL.DEVICE))
-            with atomic_path(made / CARD) as temporary:
-                temporary.write_text(card(self, cfg, made, license), encoding="utf-8")
+            write_text(made / CARD, card(self, cfg, made, license))
         logger.info("%s written, and read back: equal", target)
 
     def push_to_hub(
@@ -312,7 +244,7 @@ def load_pretrained(
     *,
     device: str | None = None,
     opts: Sequence[str] = (),
-    kind: type[Pretrained] | None = None,
+    task: str | None = None,
 ) -> Any:
     """The predictor of a folder, with its vocabulary if that was set; its architecture decides the class.
 
@@ -321,23 +253,23 @@ def load_pretrained(
             behind it where it is not the main one, which is fetched once.
         device: "cpu" or "cuda"; None is a GPU if there is one.
         opts: further keys and values in turn.
-        kind: class that the predictor has to be of; None for any.
+        task: the only one that the predictor may do; None for any.
 
     Raises:
         InputError: no such folder or repository, a file is missing, damaged or unsafe, the configuration asks for what
-            a folder may not, or the predictor is of another class.
+            a folder may not, or the predictor does another task.
     """
     folder = _folder(os.fspath(source))
     cfg = read_folder_config(folder, opts if device is None else [*opts, "MODEL.DEVICE", device])
-    own = KINDS[cfg.MODEL.META_ARCHITECTURE]
-    own_class = getattr(
-        importlib.import_module(f"clipself_seg.prediction.{own.module}"), own.predictor
-    )
-    if kind is not None and not issubclass(own_class, kind):
-        raise InputError(f"{source} does {own.module}: leave out the task, or say {own.module}")
+    from clipself_seg.prediction.load import PREDICTORS
+
+    own = ARCHITECTURES[cfg.MODEL.META_ARCHITECTURE]
+    if task not in (None, own):
+        raise InputError(f"{source} does {own}: leave out the task, or say {own}")
+    build: Any = PREDICTORS[own]  # by `configurable`
     weights = [folder / file for file in (MODEL, CLIP, BRANCH_CLIP) if (folder / file).is_file()]
     with refusing(folder / CONFIG, "configuration of these weights"), building_within(weights):
-        predictor = own_class(cfg)
+        predictor = build(cfg)
     if (folder / VOCABULARY).exists():
         predictor.set_vocabulary(**_read_vocabulary(folder / VOCABULARY))
     return predictor
@@ -381,8 +313,7 @@ def _write_parts(predictor: Pretrained, cfg: CfgNode, folder: Path) -> None:
         words = {"words": _content(predictor.vocabulary)}
         write_json(folder / VOCABULARY, {**words, **predictor.asked, **seen})
     files = {key: file for key, file in FILE_KEYS.items() if (folder / file).exists()}
-    with atomic_path(folder / CONFIG) as temporary:
-        write_folder_config(cfg, temporary, model.clip.name, files)
+    write_folder_config(cfg, folder / CONFIG, model.clip.name, files)
 
 
 def _write_weights(model: Any, folder: Path) -> None:
@@ -446,7 +377,7 @@ def write_folder_config(cfg: CfgNode, path: Path, clip_name: str, files: Mapping
         of_clip = {"MODEL.CLIP.NAME": clip_name, "MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED": ""}
         values |= dict.fromkeys(FILE_KEYS, "") | of_clip
     values |= files
-    path.write_text(yaml.safe_dump(_tree(values), sort_keys=True), encoding="utf-8")
+    write_text(path, yaml.safe_dump(_tree(values), sort_keys=True))
 
 
 def read_folder_config(folder: Path, opts: Sequence[str] = ()) -> CfgNode:
@@ -512,9 +443,9 @@ def _check(values: Mapping[str, object], path: Path) -> None:
         elif value != lists_for_tuples(defaults.get(key)):
             _check_value(key, value, path)
     kind = values.get("MODEL.META_ARCHITECTURE")
-    if kind not in [*KINDS]:
+    if kind not in [*PURPOSES]:
         raise InputError(
-            f"{path}: MODEL.META_ARCHITECTURE is {shown(kind)}, and one of {', '.join(KINDS)} predicts"
+            f"{path}: MODEL.META_ARCHITECTURE is {shown(kind)}, and one of {', '.join(PURPOSES)} predicts"
         )
 
 
@@ -567,11 +498,11 @@ def card(predictor: Pretrained, cfg: CfgNode, folder: Path, license: str | None)
     """
     made_of = origins(cfg)
     license = license or _common_licence([licence for _, licence in made_of])
-    kind = KINDS[cfg.MODEL.META_ARCHITECTURE]
+    task = ARCHITECTURES[cfg.MODEL.META_ARCHITECTURE]
     header = {
         "library_name": "clipself_seg",
         "license": license,
-        "pipeline_tag": kind.task,
+        "pipeline_tag": "object-detection" if task == "detection" else "image-segmentation",
         "tags": ["clipself_seg", "open-vocabulary", "clip", cfg.MODEL.META_ARCHITECTURE.lower()],
     }
     model = predictor.model
@@ -586,18 +517,22 @@ def card(predictor: Pretrained, cfg: CfgNode, folder: Path, license: str | None)
     made = ", ".join(
         f"{key} {record[key]}" for key in ("version", "commit", "python", "torch", "date")
     )
-    return CARD_TEMPLATE.format(
-        header=yaml.safe_dump(header, sort_keys=True),
-        title=title,
-        underline="=" * len(title),
-        what=kind.what,
-        clip=f"{model.clip.name} (hash `{model.clip.weights_hash()}`)",
-        vocabulary=vocabulary,
-        origins="\n".join(f"| {name} | {licence} |" for name, licence in made_of),
-        license=license,
-        files="\n".join(_files(folder)),
-        compared=compared,
-        made=f"Written by clipself_seg, {made}",
+    return (
+        (TEMPLATES / "model_card.md.txt")
+        .read_text("utf-8")
+        .format(
+            header=yaml.safe_dump(header, sort_keys=True),
+            title=title,
+            underline="=" * len(title),
+            what=PURPOSES[cfg.MODEL.META_ARCHITECTURE],
+            clip=f"{model.clip.name} (hash `{model.clip.weights_hash()}`)",
+            vocabulary=vocabulary,
+            origins="\n".join(f"| {name} | {licence} |" for name, licence in made_of),
+            license=license,
+            files="\n".join(_files(folder)),
+            compared=compared,
+            made=f"Written by clipself_seg, {made}",
+        )
     )
 
 

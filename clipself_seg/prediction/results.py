@@ -25,7 +25,7 @@ from PIL import Image
 from clipself_seg.data.mappers.detection import mask_boxes
 from clipself_seg.data.masks import encode_masks
 from clipself_seg.errors import InputError
-from clipself_seg.files import atomic_path, write_json
+from clipself_seg.files import atomic_path, write_json, write_text
 from clipself_seg.prediction.detection import DetectionPredictor, Detections
 from clipself_seg.prediction.files import ImageFile, image_ids
 from clipself_seg.prediction.journal import Entry, Json, Written
@@ -172,7 +172,7 @@ class TaskResults(abc.ABC, Generic[R]):
                 lines += yolo_lines(region, *result.image.shape[:2])
         if "yolo" in self.save:
             files.append(f"yolo/labels/{name}.txt")
-            _write_text(self.folder / files[-1], "".join(f"{line}\n" for line in lines))
+            write_text(self.folder / files[-1], "".join(f"{line}\n" for line in lines))
         if "coco" in self.save:
             entry["regions"] = annotations
         return files
@@ -196,7 +196,7 @@ class TaskResults(abc.ABC, Generic[R]):
             names = {label: entry["name"] for label, entry in enumerate(self.categories)}
             content = {"train": "images", "val": "images", "names": names}
             text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
-            _write_text(self.folder / "yolo/data.yaml", text)
+            write_text(self.folder / "yolo/data.yaml", text)
         if "coco" in self.save:
             info: Json = {"provenance": index.provenance}
             write_json(self.folder / "coco.json", self._coco(index, "regions", info))
@@ -547,8 +547,3 @@ def safe_name(name: str) -> str:
         "_" if char in FORBIDDEN or not char.isprintable() else char for char in whole
     ).strip(" .")
     return text.encode()[:MOST_BYTES].decode(errors="ignore") or "_"
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

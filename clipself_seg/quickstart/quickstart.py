@@ -12,7 +12,7 @@ from clipself_seg.checkpoints.zoo import MINI_CLIP
 from clipself_seg.clip import load_clip
 from clipself_seg.evaluation.protocol import protocol_lines
 from clipself_seg.evaluation.regions.report import region_table
-from clipself_seg.files import alone_in, atomic_path, remove_leftovers, write_json
+from clipself_seg.files import alone_in, remove_leftovers, write_json, write_text
 from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.pages import write_page
 from clipself_seg.quickstart.chapters import (
@@ -135,8 +135,7 @@ def _write_files(
     write_json(output / "results.json", rows | about)
     tables = [table.table("github") for table in (regions, *results.values())]
     lines = (line for protocol in protocols.values() for line in protocol_lines(protocol))
-    with atomic_path(output / "table.md") as temporary:
-        temporary.write_text("\n\n".join([*tables, *dict.fromkeys(lines)]) + "\n")
+    write_text(output / "table.md", "\n\n".join([*tables, *dict.fromkeys(lines)]) + "\n")
 
 
 def _report(regions: Results, results: Mapping[str, Results]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipself_seg.evaluation.report import format_table, write_tables
-from clipself_seg.files import atomic_path
+from clipself_seg.files import atomic_path, write_text
 from clipself_seg.pages import render
 from clipself_seg.tables.claims import ABSENT, FAILS, FEW_SEEDS, HOLDS, NOISE, PRINTED
 from clipself_seg.tables.sections import CLAIM_HEADINGS, COMMAND_HEADINGS, Section
@@ -231,8 +231,7 @@ def write_page(sections: Sequence[Section], folder: Path, scale: str) -> Path:
         parts / "index.html": _html(sections, figures, scale),
     }
     for path, text in pages.items():
-        with atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(path, text)
     return markdown
 
 

@@ -18,7 +18,7 @@ from detectron2.utils.events import (
 from torch import Tensor
 
 from clipself_seg.clip.runtime import QUEUES
-from clipself_seg.files import atomic_path, naming_path
+from clipself_seg.files import naming_path, write_text
 
 METRICS_FILE = "metrics.json"
 
@@ -102,8 +102,7 @@ def drop_metrics_from(path: Path, start: int) -> None:
         with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
             if json.loads(line)["iteration"] < start:
                 kept.append(line + "\n")
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(kept))
+    write_text(path, "".join(kept))
 
 
 def flatten_numbers(results: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, float]]:

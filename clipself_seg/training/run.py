@@ -28,7 +28,7 @@ from clipself_seg.errors import InputError, MissingFiles
 from clipself_seg.evaluation import forgetting
 from clipself_seg.evaluation.base import Evaluation, Results
 from clipself_seg.evaluation.report import FILES, write_tables
-from clipself_seg.files import alone_in, atomic_path, naming_path, remove_leftovers
+from clipself_seg.files import alone_in, naming_path, remove_leftovers, write_text
 from clipself_seg.memory import keep_freed_memory
 from clipself_seg.models.build import architecture, build_model, require_run_feature
 from clipself_seg.models.protocol import Model, TrainableModel
@@ -108,8 +108,7 @@ def tf32(allowed: bool) -> Iterator[None]:
 def _write_config(cfg: CfgNode, suffix: str = "") -> None:
     """Writes the full configuration into OUTPUT_DIR."""
     if comm.is_main_process():
-        with atomic_path(Path(cfg.OUTPUT_DIR) / f"config{suffix}.yaml") as temporary:
-            temporary.write_text(cfg.dump())
+        write_text(Path(cfg.OUTPUT_DIR) / f"config{suffix}.yaml", cfg.dump())
 
 
 @dead_workers_named()

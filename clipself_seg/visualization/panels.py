@@ -39,7 +39,6 @@ def sheet(
     rows: Sequence[Sequence[np.ndarray]],
     titles: Sequence[str],
     captions: Sequence[Sequence[str]] | None = None,
-    scale: int = 1,
     text: int = SHEET_TEXT,
     note: str = "",
 ) -> Image.Image:
@@ -49,16 +48,14 @@ def sheet(
         rows: images (H, W, 3) uint8; each column is as wide as its widest image.
         titles: title of each column, or none at all.
         captions: line below each image.
-        scale: enlargement by a whole number; pixels stay sharp.
         text: height of the text in pixels.
         note: text below all of them, in lines as wide as the sheet.
     """
-    grown = [[np.kron(p, np.ones((scale, scale, 1), np.uint8)) for p in row] for row in rows]
     line = text + LEADING
     foot = line if captions else 0
-    columns = max(len(row) for row in grown)
-    widths = [max(row[c].shape[1] for row in grown if c < len(row)) for c in range(columns)]
-    heights = [max(image.shape[0] for image in row) for row in grown]
+    columns = max(len(row) for row in rows)
+    widths = [max(row[c].shape[1] for row in rows if c < len(row)) for c in range(columns)]
+    heights = [max(image.shape[0] for image in row) for row in rows]
     head = line + MARGIN if titles else 0
     width = sum(widths) + MARGIN * (columns + 1)
     lines = textwrap.wrap(note, max(1, int((width - 2 * MARGIN) / (0.62 * text))))
@@ -72,7 +69,7 @@ def sheet(
     for left, title in zip(lefts, titles):
         write_text(draw, (left, MARGIN), title, text, BLACK, "la")
     top = head + MARGIN
-    for number, (row, height) in enumerate(zip(grown, heights)):
+    for number, (row, height) in enumerate(zip(rows, heights)):
         for column, image in enumerate(row):
             canvas.paste(Image.fromarray(image), (lefts[column], top))
             if captions:

@@ -30,7 +30,7 @@ from torch.utils.collect_env import get_nvidia_driver_version
 from torch.utils.collect_env import run as run_command
 
 from clipself_seg.errors import InputError, after_interrupt, ended_by
-from clipself_seg.files import atomic_path, read_json, write_json
+from clipself_seg.files import read_json, write_json, write_text
 from clipself_seg.provenance import provenance
 
 HERE = Path(__file__).resolve().parent
@@ -144,8 +144,7 @@ def first_hour(path: Path, how: Mapping[str, Any], report: Callable[[str], None]
         taken[label]["command"] = command.replace(str(path.parent), path.parent.name)
         report(taken[label].get("error") or f"done in {taken[label]['took']:.0f} s")
         write_json(path, hour)
-        with atomic_path(path.with_suffix(".md")) as temporary:
-            temporary.write_text(page(hour))
+        write_text(path.with_suffix(".md"), page(hour))
     return page(hour)
 
 

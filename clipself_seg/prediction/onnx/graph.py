@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from clipself_seg.clip.linear import stock_linear
 from clipself_seg.errors import InputError, of_extra
 from clipself_seg.files import write_json
+from clipself_seg.pages import TEMPLATES
 from clipself_seg.prediction.predictor import ImagePredictor
 from clipself_seg.prediction.pretrained import origins
 from clipself_seg.provenance import provenance
@@ -36,7 +37,6 @@ LARGEST_FILE = 2**31 - 2**20  # bytes of a file of ONNX, which is a message of p
 # Operators that sum many squares, which may be more than float16 holds.
 SUMS = ["LayerNormalization", "GroupNormalization", "InstanceNormalization", "ReduceL2"]
 PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-TEMPLATES = Path(__file__).parents[2] / "templates"
 Differences = dict[str, float]
 Arrays = Sequence[np.ndarray]
 

@@ -87,7 +87,9 @@ def image_records(json_file: Source, image_root: Source) -> list[Record]:
     return listed_records(read_coco_json(json_file), json_file, image_root)
 
 
-def proposal_records(json_file: Source, image_root: Source) -> list[Record]:
+def proposal_records(
+    json_file: Source, image_root: Source, content: JsonObject | None = None
+) -> list[Record]:
     """Records of all images with "proposals": (n, 4) float32 XYXY pixels, in file order, n may be 0.
 
     "proposal_areas" (n,) float64 are width times height as the file has them: corners that are rounded to float32 give
@@ -97,29 +99,13 @@ def proposal_records(json_file: Source, image_root: Source) -> list[Record]:
         json_file: file in COCO's instances format. Of the annotations only "image_id" and "bbox"
             (XYWH) are read.
         image_root: folder to which file names are relative.
+        content: content of the file where it is read already, see `read_coco_json`.
 
     Raises:
         InputError: as `image_records`; no annotations; a box that is not four finite numbers with
             width and height of at least 0; a box of an image that is not listed.
     """
-    return proposal_records_of(read_coco_json(json_file), json_file, image_root)
-
-
-def proposal_records_of(
-    content: JsonObject,
-    json_file: Source,
-    image_root: Source,
-) -> list[Record]:
-    """`proposal_records` of a file that is read already.
-
-    Args:
-        content: content of the file, see `read_coco_json`.
-        json_file: path of the file, for errors.
-        image_root: folder to which file names are relative.
-
-    Raises:
-        InputError: as `proposal_records`.
-    """
+    content = read_coco_json(json_file) if content is None else content
     records = listed_records(content, json_file, image_root)
     listed = {image["id"] for image in content["images"]}
     annotations = coco_list(content, "annotations", json_file)
@@ -383,28 +369,15 @@ def _boxes_by_image(
 
 
 def _xyxy(boxes_xywh: list[Any], image_id: ImageId, path: Source) -> np.ndarray:
-    boxes = _xywh(boxes_xywh)
-    if boxes is None:
-        wrong = next((box for box in boxes_xywh if _xywh([box]) is None), boxes_xywh)
-        raise InputError(
-            f'{path}: image {image_id} has the "bbox" {reprlib.repr(wrong)}, which is not '
-            "[x, y, width, height] with finite numbers and sides of at least 0"
-        )
+    for box in boxes_xywh:
+        if not is_box(box) or min(box[2:]) < 0:
+            raise InputError(
+                f'{path}: image {image_id} has the "bbox" {reprlib.repr(box)}, which is not '
+                "[x, y, width, height] with finite numbers and sides of at least 0"
+            )
+    boxes = np.array(boxes_xywh, dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     return boxes.astype(np.float32)
-
-
-def _xywh(boxes: list[object]) -> np.ndarray | None:
-    """Boxes (n, 4) float64, of whatever JSON has in their place; None for anything else than boxes."""
-    try:
-        given = np.array(boxes).reshape(len(boxes), 4)
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        return None
-    # Text would be taken for numbers, if it looks like them.
-    if given.size and given.dtype.kind not in "iuf":
-        return None
-    numbers = given.astype(np.float64)
-    return numbers if np.isfinite(numbers).all() and (numbers[:, 2:] >= 0).all() else None
 
 
 def check_segments(annotation: JsonObject, image_id: ImageId, path: Source) -> None:
@@ -730,7 +703,7 @@ def read_region_text(json_file: Source, image_root: Source) -> RegionText:
     """
     content = read_coco_json(json_file)
     nouns = _nouns(content, json_file)
-    records = proposal_records_of(content, json_file, image_root)
+    records = proposal_records(json_file, image_root, content)
     ids: dict[ImageId, list[int]] = {}
     for annotation in content["annotations"]:
         category = category_of(annotation, json_file)

@@ -19,7 +19,6 @@ import csv
 import hashlib
 import json
 import os
-import reprlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ from pycocotools import mask as rle
 
 from clipself_seg.checkpoints.mask_models import MASK_MODELS, has_mask_model
 from clipself_seg.data.images import MAX_PIXELS, decoding_errors, open_image
-from clipself_seg.data.masks import encode_segmentation, read_indices, read_panoptic_png
+from clipself_seg.data.masks import read_indices, read_panoptic_png, run_lengths
 from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import read_json, read_text
 
@@ -155,13 +154,7 @@ def _pixels(value: object, size: tuple[int, int], place: str) -> np.ndarray:
         return value != 0
     if isinstance(value, dict) and isinstance(value.get("counts"), bytes):  # pycocotools' own
         value = {**value, "counts": value["counts"].decode("latin-1")}
-    try:
-        pixels: np.ndarray = rle.decode(encode_segmentation(value, *size))
-    except ValueError as error:
-        raise InputError(
-            f"{place} is no mask of an image of {size[0]} x {size[1]} (height x width): {in_short(error)}, in "
-            f"{reprlib.repr(value)}; correct it, or leave it out"
-        ) from None
+    pixels: np.ndarray = rle.decode(run_lengths(value, *size, place))
     return pixels
 
 

@@ -27,7 +27,7 @@ from clipself_seg.data.images import (
     decoding_errors,
     open_image,
 )
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, in_short
 from clipself_seg.files import require_regular_file
 
 Rle = dict[str, Any]
@@ -386,6 +386,27 @@ def encode_segmentation(value: Any, height: int, width: int) -> Rle:
     return dict(value)
 
 
+def run_lengths(value: Any, height: int, width: int, source: str) -> Rle:
+    """What `encode_segmentation` gives, with an error that names the mask.
+
+    Args:
+        value: as of `check_segmentation`.
+        height: rows of the image in pixels.
+        width: columns of the image in pixels.
+        source: what the mask is called, with its file.
+
+    Raises:
+        InputError: it is no mask of the image.
+    """
+    try:
+        return encode_segmentation(value, height, width)
+    except ValueError as error:
+        raise InputError(
+            f"{source} is no mask of an image of {height} x {width} (height x width): {in_short(error)}, in "
+            f"{reprlib.repr(value)}; correct it, or leave it out"
+        ) from None
+
+
 def object_mask(
     segmentation: object, height: int, width: int, image: str | os.PathLike[str]
 ) -> np.ndarray:
@@ -400,13 +421,8 @@ def object_mask(
     Raises:
         InputError: it is none of these, or an RLE of another size.
     """
-    try:
-        mask: np.ndarray = rle.decode(encode_segmentation(segmentation, height, width))
-    except ValueError as error:
-        raise InputError(
-            f"image {image}: the mask of an object is not made of polygons or an RLE of "
-            f"{width} x {height} pixels ({error}): correct it in the annotation file"
-        ) from None
+    source = f"the segmentation of an object of image {image}"
+    mask: np.ndarray = rle.decode(run_lengths(segmentation, height, width, source))
     return mask
 
 

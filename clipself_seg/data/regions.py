@@ -25,7 +25,7 @@ GridRule = Literal["aspect", "all"]
 MaskResize = Literal["reference", "exact"]
 
 MAX_SEGMENTS = 100
-MIN_BOX_AREA = 8**2
+MIN_BOX_AREA = 8**2  # square pixels of the original image
 MAX_BOX_AREA = 1024**2
 
 
@@ -124,13 +124,11 @@ def sample_proposal_regions(
     height: int,
     areas: np.ndarray | None = None,
     max_regions: int = 20,
-    min_area: float = 8**2,
-    max_area: float = 1024**2,
     crop_scale: float = 1.5,
 ) -> Regions:
     """Draw some of the proposals of an image, in the reference's order of steps.
 
-    Shuffle, keep the first `max_regions`, and only then drop boxes by area (those are not
+    Shuffle, keep the first `max_regions`, and only then drop boxes by area, see `of_usable_area` (those are not
     replaced). If none is left, the one region is the top left quarter by quarter of the image,
     not enlarged.
 
@@ -141,14 +139,12 @@ def sample_proposal_regions(
         height: height of the image in pixels.
         areas: areas of the boxes as their file states them, (N,); None takes those of the corners.
         max_regions: most regions of an image; 0 keeps all.
-        min_area: smallest box area that is kept, in square pixels of the original image.
-        max_area: largest box area that is kept, in square pixels of the original image.
         crop_scale: enlargement of the teacher's crop; the student's box stays as it is.
     """
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     areas = box_areas(boxes) if areas is None else np.asarray(areas)
     chosen = rng.permutation(len(boxes))[: max_regions or None]
-    boxes = boxes[chosen][within(areas[chosen], min_area, max_area)]
+    boxes = boxes[chosen][of_usable_area(areas[chosen])]
     if len(boxes) == 0:
         quarter = np.array([[0.0, 0.0, width / 4, height / 4]])
         return Regions(quarter, quarter)
@@ -160,9 +156,9 @@ def box_areas(boxes: np.ndarray) -> np.ndarray:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-def within(areas: np.ndarray, min_area: float, max_area: float) -> np.ndarray:
-    """Whether each area is from `min_area` to `max_area` inclusive, (n,) bool."""
-    return (areas >= min_area) & (areas <= max_area)
+def of_usable_area(areas: np.ndarray) -> np.ndarray:
+    """Whether each area is from `MIN_BOX_AREA` to `MAX_BOX_AREA` inclusive, (n,) bool."""
+    return (areas >= MIN_BOX_AREA) & (areas <= MAX_BOX_AREA)
 
 
 class Segments(NamedTuple):
@@ -212,7 +208,7 @@ def read_segments(
         boxes=np.array([_box(info, ids, thing_ids) for info in infos]).reshape(-1, 4),
     )
     _check_boxes(segments, record)
-    keep = within(box_areas(segments.boxes), MIN_BOX_AREA, MAX_BOX_AREA)
+    keep = of_usable_area(box_areas(segments.boxes))
     return Segments(ids, *(values[keep] for values in segments[1:]))
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from detectron2.structures import BoxMode, Instances
 
 from clipself_seg.data.annotations import category_indices, coco_list, is_box, read_coco_json
-from clipself_seg.data.masks import LARGEST_IMAGE, encode_masks, encode_segmentation
+from clipself_seg.data.masks import LARGEST_IMAGE, encode_masks, run_lengths
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
@@ -123,7 +123,8 @@ def read_true_objects(
         if masks:
             image = images[entry["image_id"]]
             size = image["height"], image["width"]
-            true_object["segmentation"] = _run_lengths(entry, size, json_file)
+            source = f"{json_file}: the segmentation of an object of image {entry['image_id']}"
+            true_object["segmentation"] = run_lengths(entry["segmentation"], *size, source)
         by_image = objects[index_of[entry["category_id"]]]
         by_image.setdefault(number, []).append(true_object)
     if not last_id:
@@ -236,17 +237,6 @@ def _federated(
                 by_class[index_of[category]].add(number)
         lists.append([frozenset(numbers) for numbers in by_class])
     return Federated(*lists)
-
-
-def _run_lengths(entry: Entry, size: tuple[int, int], json_file: Source) -> Entry:
-    """Compressed run lengths of a mask as COCO's files have it: polygons, or run lengths of either kind."""
-    try:
-        return encode_segmentation(entry["segmentation"], *size)
-    except ValueError as error:
-        raise InputError(
-            f"{json_file}: the mask of an object of image {entry['image_id']} is not made of polygons or "
-            f"an RLE of {size[1]} x {size[0]} pixels ({error}): correct it or take it out"
-        ) from None
 
 
 class ImageDetections(NamedTuple):

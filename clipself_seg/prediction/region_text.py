@@ -30,7 +30,7 @@ from clipself_seg.config.load import evaluation_precision
 from clipself_seg.data.annotations import (
     Record,
     RegionText,
-    proposal_records_of,
+    proposal_records,
     read_coco_json,
     read_region_text,
     require_files,
@@ -164,7 +164,7 @@ def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
     target = Path(request.output or annotations)
     _check(request, target)
     content = read_coco_json(request.proposals)
-    records = proposal_records_of(content, request.proposals, images)
+    records = proposal_records(request.proposals, images, content)
     require_files(dataset, records, "restore them: each image needs its labels")
     captions = _captions(request, records)
     texts = {image_id: image.texts for image_id, image in captions.items()}

@@ -227,5 +227,5 @@ def test_masks_of_all_kinds_have_the_pixels_of_the_object():
     "segmentation", [[[1, 2, 3, 4, 5]], [3], {"counts": [48]}, {"size": [6, 8], "counts": [47]}]
 )
 def test_a_broken_mask_is_named(segmentation):
-    with pytest.raises(InputError, match="image a.jpg: the mask .* of 8 x 6 pixels"):
+    with pytest.raises(InputError, match="an object of image a.jpg is no mask of .* 6 x 8 "):
         object_mask(segmentation, 6, 8, "a.jpg")

@@ -105,7 +105,7 @@ RLE = {"size": [60, 90], "counts": [12]}
         ({"segmentation": [[1, 2, 3]]}, "a polygon is x and y in turn"),
         ({"segmentation": [[1, 2, 1e9, 3, 4, 5]]}, "a point of a polygon is far from the image"),
         ({"segmentation": [[10**400, 0, 5, 0, 5, 5]]}, "image 1"),
-        ({"segmentation": {**RLE, "size": [3, 4]}}, r"image 1 .* RLE of 90 x 60.*size \[3, 4\]"),
+        ({"segmentation": {**RLE, "size": [3, 4]}}, r"image 1 .* of 60 x 90 .*size \[3, 4\]"),
         ({"segmentation": {**RLE, "size": ["60", 90]}}, "image 1"),
         ({"segmentation": {"size": [3_000_000_000, 4], "counts": "12100000"}}, "image 1"),
         (
@@ -114,7 +114,7 @@ RLE = {"size": [60, 90], "counts": [12]}
         ),
         ({"segmentation": RLE}, "its runs do not fill the image of 5400"),
         ({"segmentation": {**RLE, "counts": ["1"]}}, "image 1"),
-        ({"segmentation": {**RLE, "counts": "no"}}, "the mask of an object of image 1"),
+        ({"segmentation": {**RLE, "counts": "no"}}, "the segmentation of an object of image 1"),
     ],
 )
 def test_objects_that_do_not_fit_name_file_and_value(tmp_path, change, said):

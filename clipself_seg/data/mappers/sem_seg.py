@@ -66,7 +66,6 @@ class SemSegTrainMapper(Configurable):
         max_size: largest length of the longer side in pixels, which takes precedence.
         sampling: "choice" draws one of `min_sizes`, "range" a length between the two of them.
         crop: type and size (height, width) of Detectron2's random crop; None does not crop.
-        max_category_area: fraction of a crop that one class may cover; 10 crops are tried.
         change_colours: whether brightness, contrast, saturation and hue change, as in SSD.
         pad_to: S; a larger image is cut. -1 leaves the size as it is.
         max_pixels: largest number of pixels of an image that is decoded.
@@ -79,7 +78,6 @@ class SemSegTrainMapper(Configurable):
     max_size: int
     sampling: str = "choice"
     crop: tuple[str, Sequence[float]] | None = None
-    max_category_area: float = 1.0
     change_colours: bool = False
     pad_to: int = -1
     max_pixels: int = MAX_PIXELS
@@ -89,8 +87,7 @@ class SemSegTrainMapper(Configurable):
             ResizeShortestEdge(list(self.min_sizes), self.max_size, self.sampling)
         ]
         if self.crop is not None:
-            limits = self.max_category_area, self.ignore_label
-            self._augmentations.append(T.RandomCrop_CategoryAreaConstraint(*self.crop, *limits))
+            self._augmentations.append(T.RandomCrop(*self.crop))
         if self.change_colours:
             self._augmentations.append(ColorAugSSDTransform(img_format="RGB"))
         self._augmentations.append(T.RandomFlip())

@@ -18,7 +18,7 @@ from pycocotools import mask as rle
 
 from clipself_seg.data.annotations import JsonObject
 from clipself_seg.data.datasets.table import ROOTS
-from clipself_seg.data.masks import check_segmentation, read_indices
+from clipself_seg.data.masks import read_indices, run_lengths
 from clipself_seg.data.prepare.common import (
     Flag,
     MapJob,
@@ -214,25 +214,10 @@ def _below(limit: int, value: object) -> int:
 def _convert_segments(job: JsonJob) -> bool:
     painted = np.zeros(job.size, np.uint16)
     for category, segment in job.segments:
-        painted[_mask(job, segment)] = category
+        source = f"{job.source}: a segment of {job.target.stem}"
+        painted[rle.decode(run_lengths(segment, *job.size, source)) > 0] = category
     save_png(job.target, _context_table()[painted])
     return True
-
-
-def _mask(job: JsonJob, segment: object) -> np.ndarray:
-    """Mask of a segment, (H, W) bool."""
-    stem = job.target.stem
-    try:
-        if not isinstance(segment, dict):
-            raise ValueError("it has no runs")
-        check_segmentation(segment, *job.size)
-    except ValueError as error:
-        raise InputError(
-            f"{job.source}: a segment of {stem} is not an RLE of the image ({error})\n{JSON_HINT}"
-        ) from None
-    if isinstance(segment["counts"], list):
-        segment = rle.frPyObjects(segment, *segment["size"])
-    return rle.decode(segment).astype(bool)
 
 
 @functools.cache

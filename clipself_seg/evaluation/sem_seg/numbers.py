@@ -142,9 +142,9 @@ def _mean_percent(values: np.ndarray) -> float:
     return 100 * float(np.sum(values) / len(values))
 
 
-def boundary_width(height: int, width: int, dilation: float = DILATION) -> int:
+def boundary_width(height: int, width: int) -> int:
     """Width of the band in pixels, at least 1."""
-    return max(1, round(dilation * math.hypot(height, width)))
+    return max(1, round(DILATION * math.hypot(height, width)))
 
 
 def boundary_pixels(labels: np.ndarray, width: int) -> np.ndarray:
@@ -178,11 +178,7 @@ def _constant(rows: np.ndarray, width: int) -> np.ndarray:
 
 
 def boundary_counts(
-    predicted: np.ndarray,
-    truth: np.ndarray,
-    num_classes: int,
-    ignore_label: int,
-    dilation: float = DILATION,
+    predicted: np.ndarray, truth: np.ndarray, num_classes: int, ignore_label: int
 ) -> np.ndarray:
     """Numbers of boundary pixels of each class, int64 (3, K): common, of the truth, and of the prediction.
 
@@ -193,9 +189,8 @@ def boundary_counts(
         truth: (H, W) integers in [0, K), or `ignore_label`.
         num_classes: number of classes, K.
         ignore_label: label of pixels that do not count.
-        dilation: width of the band, as a fraction of the diagonal.
     """
-    width = boundary_width(truth.shape[0], truth.shape[1], dilation)
+    width = boundary_width(*truth.shape)
     valid = truth != ignore_label
     true_labels = np.where(valid, truth.astype(np.int64), -1)
     labels = np.where(valid, predicted.astype(np.int64), -1)

@@ -84,20 +84,6 @@ def test_labels_of_16_bits_keep_their_values(tmp_path):
     assert sem_seg.dtype == torch.int32 and sem_seg.unique().tolist() == [846, 65535]
 
 
-def test_a_single_class_may_be_kept_from_filling_the_crop(tmp_path):
-    labels = np.zeros((SIDE, 400), np.uint8)
-    labels[:, 200:216] = 1
-    record = write_pair(tmp_path, SIDE, 400, labels)
-    both = {
-        area: sum(
-            len(mapper(max_category_area=area)(record, d)["sem_seg"].unique()) == 2
-            for d in range(20)
-        )
-        for area in (1.0, 0.9)
-    }
-    assert both[0.9] > both[1.0] + 4
-
-
 def test_another_size_of_the_label_map_names_both_files(record, tmp_path):
     Image.fromarray(np.zeros((10, 20), np.uint8)).save(tmp_path / "labels.png")
     with pytest.raises(InputError, match="labels.png is 20 x 10, its image .*a.png is 96 x 64"):

@@ -152,9 +152,9 @@ def test_a_json_that_is_another_file_says_where_the_right_one_is(folder, tmp_pat
 @pytest.mark.parametrize(
     "spoilt, words",
     [
-        ([[1, 2, 3, 4, 5, 6]], "is not an RLE"),
-        ({"size": [3, 3], "counts": [9]}, "is not an RLE of the image .its size"),
-        ({"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH, 9]}, "is not an RLE of the image"),
+        (7, "is no mask"),
+        ({"size": [3, 3], "counts": [9]}, "is no mask of an image of .* its size"),
+        ({"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH, 9]}, "is no mask of an image of"),
     ],
 )
 def test_segments_that_do_not_fit_are_named(folder, tmp_path, spoilt, words):

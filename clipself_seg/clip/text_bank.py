@@ -62,7 +62,7 @@ VERSION = 2
 DIGEST = "digest"  # in the metadata of an entry; one without it is made again
 DAY = 24 * 3600  # seconds
 OTHER = (("background",),)  # a word that is always among those that examples are compared with
-KEPT = 8  # vocabularies whose embeddings `ClassTexts` keeps for one state of the weights
+KEPT = 8  # vocabularies whose embeddings are in memory for one state of the weights
 
 
 def clean_name(name: str) -> str:
@@ -111,10 +111,10 @@ class KeptTexts:
     A tensor that comes twice is the same one.
     """
 
-    def __init__(self, most: int = 0) -> None:
+    def __init__(self, most: int = KEPT) -> None:
         """
         Args:
-            most: number of tensors that are kept, of which the oldest goes first; 0 for all.
+            most: number of tensors that are kept, of which the oldest goes first.
         """
         self._most = most
         self._state: object = None
@@ -135,7 +135,7 @@ class KeptTexts:
             self._state = state
             self._texts = {}
         if asked not in self._texts:
-            while self._most and len(self._texts) >= self._most:
+            while len(self._texts) >= self._most:
                 del self._texts[next(iter(self._texts))]
             self._texts[asked] = compute()
         return self._texts[asked]
@@ -155,7 +155,7 @@ class MixedTexts:
         """
         self.read: ReadRegions = functools.partial(dense_regions, clip)
         self._clip = clip
-        self._kept = KeptTexts(KEPT)
+        self._kept = KeptTexts()
 
     def get(
         self,
@@ -190,8 +190,8 @@ class MixedTexts:
 class TextBank:
     """Class embeddings of a CLIP's text tower: prompts encoded, normalised, averaged, normalised.
 
-    Embeddings are kept in memory for one state of the text tower's weights, and on disk under a key
-    made of weights and sentences: names, templates or weights that change never meet a stale
+    Embeddings of `KEPT` vocabularies are kept in memory for one state of the text tower's weights, and those of all
+    on disk under a key made of weights and sentences: names, templates or weights that change never meet a stale
     embedding (writes that torch does not count need `invalidate`). What is kept is the same whoever
     asks first: encoded without autocast, inference mode and gradients.
     """
@@ -380,7 +380,7 @@ class ClassTexts:
         self.checkpointing = checkpointing
         self.mixed = MixedTexts(clip)
         self._tokens: tuple[Names, Tensor] | None = None
-        self._kept = KeptTexts(KEPT)
+        self._kept = KeptTexts()
 
     def embed(self, names: Names, examples: tuple[ClassExamples, ...] = ()) -> Tensor:
         """Unit vectors (T, P, E), one for each class and template, mixed with examples of classes of these names.

@@ -259,6 +259,21 @@ def test_disk_cache_is_used(clip, bank, tmp_path, monkeypatch):
         assert torch.equal(again.embed(["cat"]), first)
 
 
+def test_memory_holds_the_last_few_vocabularies(bank, monkeypatch):
+    for number in range(text_bank.KEPT + 1):
+        bank.embed([f"word {number}"])
+    read = []
+    original = text_bank._from_disk
+    monkeypatch.setattr(
+        text_bank, "_from_disk", lambda *given: read.append(given) or original(*given)
+    )
+    bank.embed([f"word {text_bank.KEPT}"])
+    bank.embed(["word 1"])
+    assert not read
+    bank.embed(["word 0"])
+    assert len(read) == 1
+
+
 def test_half_written_entries_of_killed_processes_go_after_a_day(bank, tmp_path):
     left = tmp_path / ".a.safetensors.x.part"
     left.touch()

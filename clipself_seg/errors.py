@@ -99,6 +99,22 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f"choose from: {shown}"
 
 
+def check_keys(content: Iterable[object], known: Iterable[str], origin: str) -> None:
+    """Refuse a key of a file that nothing reads.
+
+    Args:
+        content: its keys.
+        known: those that there are.
+        origin: what a message calls the file, or the part of it.
+
+    Raises:
+        InputError: names the first one, and the nearest of those that there are.
+    """
+    for key in map(str, content):
+        if key not in known:
+            raise InputError(f'{origin}: unknown key "{key}": {nearest(key, known)}')
+
+
 @contextlib.contextmanager
 def after_interrupt(again: str) -> Iterator[None]:
     """Let Ctrl-C end a command with what the same command does the next time.

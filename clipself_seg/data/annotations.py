@@ -24,7 +24,7 @@ import os
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import UnionType
 from typing import Any, NamedTuple, TypeGuard
 
@@ -214,17 +214,23 @@ def coco_list(
     values = content.get(key)
     if not isinstance(values, list) or not values:
         raise InputError(f'{path}: no "{key}" in it: give a file in COCO\'s format that lists them')
+    _check_entries(values, f'"{key}"', path, fields or {})
+    return values
+
+
+def _check_entries(
+    values: list[JsonObject], where: str, path: Source, fields: Mapping[str, type | UnionType]
+) -> None:
     for value in values:
         if not isinstance(value, dict):
             shown = reprlib.repr(value)
-            raise InputError(f'{path}: {shown} among its "{key}" is no object: fetch it again')
-        for field, types in (fields or {}).items():
+            raise InputError(f"{path}: {shown} among its {where} is no object: fetch it again")
+        for field, types in fields.items():
             if not isinstance(value.get(field), types):
                 raise InputError(
-                    f'{path}: {reprlib.repr(value)} among its "{key}" has no "{field}", or of another type: '
+                    f'{path}: {reprlib.repr(value)} among its {where} has no "{field}", or of another type: '
                     "give a file in COCO's format"
                 )
-    return values
 
 
 def listed_records(
@@ -290,7 +296,7 @@ def require_files(
         )
 
 
-def annotated_image(annotation: JsonObject, listed: set[ImageId], path: Source) -> ImageId:
+def annotated_image(annotation: JsonObject, listed: Collection[ImageId], path: Source) -> ImageId:
     """Id of the image that an annotation belongs to.
 
     Args:
@@ -392,20 +398,8 @@ def check_segments(annotation: JsonObject, image_id: ImageId, path: Source) -> N
             f'{path}: the annotation of image {image_id} needs "file_name" and "segments_info": '
             "give a panoptic JSON"
         )
-    for segment in segments:
-        if not isinstance(segment, dict):
-            raise InputError(
-                f'{path}: {reprlib.repr(segment)} among the "segments_info" of image {image_id} is no '
-                "object: fetch it again"
-            )
-        missing = {"id", "category_id", "bbox"} - segment.keys()
-        if missing:
-            raise InputError(f"{path}: a segment of image {image_id} lacks {sorted(missing)}")
-        if not all(isinstance(segment[key], int) for key in ("id", "category_id")):
-            raise InputError(
-                f'{path}: a segment of image {image_id} needs whole numbers as "id" and '
-                f'"category_id", got {reprlib.repr(segment)}'
-            )
+    fields = {"id": int, "category_id": int, "bbox": list}
+    _check_entries(segments, f'"segments_info" of image {image_id}', path, fields)
     _xyxy([segment["bbox"] for segment in segments], image_id, path)
 
 

@@ -138,16 +138,10 @@ def caption_records(
     records = listed_records(content, json_file, image_root)
     listed = {image["id"] for image in content["images"]}
     captions: dict[ImageId, list[str]] = {}
-    for annotation in coco_list(content, "annotations", json_file):
+    for annotation in coco_list(content, "annotations", json_file, {"caption": str}):
         image_id = annotated_image(annotation, listed, json_file)
-        caption = annotation.get("caption")
-        if not isinstance(caption, str):
-            raise InputError(
-                f'{json_file}: an annotation of image {image_id} has no text as "caption", got '
-                f"{reprlib.repr(annotation)}: give a file of captions, such as captions_train2017.json"
-            )
-        if caption.strip():
-            captions.setdefault(image_id, []).append(caption.strip())
+        if caption := annotation["caption"].strip():
+            captions.setdefault(image_id, []).append(caption)
     described = [
         record | {"captions": captions[record["image_id"]]}
         for record in records

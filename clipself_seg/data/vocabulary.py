@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipself_seg.errors import InputError, nearest
+from clipself_seg.errors import InputError, check_keys, nearest
 from clipself_seg.files import read_json, read_text
 
 if TYPE_CHECKING:
@@ -411,7 +411,7 @@ def parse_vocabulary(content: object, origin: str) -> Vocabulary:
             f'{origin}: expected a list of names, or an object with a list "classes" of '
             '{"names": [...], ...}'
         )
-    _check_keys(content, LIST_KEYS, origin)
+    check_keys(content, LIST_KEYS, origin)
     for key in ("name", "about"):
         if not isinstance(content.get(key, ""), str):
             raise InputError(f'{origin}: "{key}" has to be text, got {reprlib.repr(content[key])}')
@@ -446,7 +446,7 @@ def _parse_class(entry: object, index: int, origin: str) -> VocabularyClass:
         raise InputError(
             f'{origin}: expected an object like {{"names": ["dog"]}}, got {reprlib.repr(entry)}'
         )
-    _check_keys(entry, CLASS_KEYS, origin)
+    check_keys(entry, CLASS_KEYS, origin)
     for key, value in entry.items():
         if type(value) is not CLASS_KEYS[key]:
             wanted = CLASS_KEYS[key].__name__
@@ -468,12 +468,6 @@ def _parse_class(entry: object, index: int, origin: str) -> VocabularyClass:
     # A list without numbers of its own counts its classes.
     fields.setdefault("dataset_id", index)
     return VocabularyClass(names=tuple(names), **fields)
-
-
-def _check_keys(content: Mapping[str, object], known: Iterable[str], origin: str) -> None:
-    for key in content:
-        if key not in known:
-            raise InputError(f'{origin}: unknown key "{key}": {nearest(key, known)}')
 
 
 def _repeated(values: Iterable[str]) -> list[str]:

@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from detectron2.structures import BoxMode, Instances
 
-from clipself_seg.data.annotations import category_indices, coco_list, is_box, read_coco_json
+from clipself_seg.data.annotations import (
+    annotated_image,
+    category_indices,
+    coco_list,
+    is_box,
+    read_coco_json,
+)
 from clipself_seg.data.masks import LARGEST_IMAGE, encode_masks, run_lengths
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
@@ -196,11 +202,7 @@ def _check_object(
     index_of: Mapping[int, int],
     json_file: Source,
 ) -> None:
-    image_id, category = entry["image_id"], entry["category_id"]
-    if image_id not in images:
-        raise InputError(
-            f'{json_file}: annotation of image {reprlib.repr(image_id)}, which is not in "images"'
-        )
+    image_id, category = annotated_image(entry, images, json_file), entry["category_id"]
     if category not in index_of:
         raise InputError(
             f"{json_file}: an object of image {image_id} has category {reprlib.repr(category)}, "

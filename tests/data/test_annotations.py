@@ -101,9 +101,9 @@ BAD_BOXES = [
     (BOX | {"image_id": [7]}, "image [7]"),
 ]
 BAD_SEGMENTS = [
-    (3, '3 among the "segm'),
+    (3, '3 among its "segm'),
     ({"id": 1, "bbox": [0, 0, 1, 1]}, "category_id"),
-    (SEGMENT | {"id": [5]}, "whole numbers"),
+    (SEGMENT | {"id": [5]}, '"segments_info" of image 7 has no "id", or of'),
     (SEGMENT | {"bbox": "x"}, "bbox"),
     (SEGMENT | {"bbox": ["0", "0", "3", "3"]}, "image 7 has the \"bbox\" ['0', '0', '3', '3']"),
 ]

@@ -38,7 +38,6 @@ from clipself_seg.data.prepare.ade import (
     prepare_ade150,
     prepare_ade847,
     prepare_ade_panoptic,
-    scene_classes,
 )
 from clipself_seg.data.prepare.coco import prepare_coco_stuff
 from clipself_seg.data.prepare.common import Options
@@ -329,9 +328,6 @@ def _write_archives(root: Path) -> None:
     save(root / ADE / "images/validation/a.jpg", THINGS)
     save(root / ADE / "annotations/validation/a.png", INDICES)
     save(root / ADE / "annotations_instance/validation/a.png", THINGS)
-    scenes = scene_classes(root / ADE)
-    rows = [f"{number}\t{scene + 1}\tx" for number, scene in enumerate(scenes.tolist(), 1)]
-    _write(root / ADE / "categoryMapping.txt", "\n".join(["instance\tscene\tname", *rows]))
     save(root / ADE_FULL / "ADE_val_1.jpg", THINGS)
     save(root / ADE_FULL / "ADE_val_1_seg.png", THINGS)
     write_city_image(root)
@@ -387,11 +383,6 @@ VOC_LIST = f"{VOC_2012}/ImageSets/Segmentation/val.txt"
 ARCHIVES = {
     "ade150_png": _archive(f"{ADE}/annotations/validation/a.png", prepare_ade150, "png"),
     "ade_instances_png": _archive(ADE_THINGS, prepare_ade_panoptic, "png", "validation"),
-    "ade_mapping_txt": Reader(
-        tree(f"{ADE}/categoryMapping.txt", _write_archives),
-        lambda path: scene_classes(path.parent),
-        "lines",
-    ),
     "ade847_png": _archive(f"{ADE_FULL}/ADE_val_1_seg.png", prepare_ade847, "png"),
     "cityscapes_png": _archive(CITY, prepare_cityscapes, "png", "val"),
     "vistas_png": _archive(VISTAS, prepare_vistas, "png", "validation"),

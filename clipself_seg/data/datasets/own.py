@@ -58,7 +58,7 @@ from clipself_seg.data.datasets.table import (
 from clipself_seg.data.images import ENDINGS
 from clipself_seg.data.vocabulary import Vocabulary, class_names, parse_vocabulary
 from clipself_seg.data.yolo import Pairs, yolo_content
-from clipself_seg.errors import InputError, nearest, shown
+from clipself_seg.errors import InputError, check_keys, nearest, shown
 from clipself_seg.files import home_expanded, read_text
 from clipself_seg.yaml_files import read_tree
 
@@ -267,7 +267,7 @@ def _read_yaml(path: Path) -> DataFile:
     if "download" in tree:
         said = "nothing in a file is fetched or run: fetch the data yourself, and take the key out"
         raise InputError(f'{path} has "download", which is not followed: {said}')
-    _known_keys(tree, (*KEYS, *PASSING), str(path))
+    check_keys(tree, (*KEYS, *PASSING), str(path))
     if not (tree.get("train") or tree.get("val")):
         raise InputError(f"{path} {NO_TRAIN}")
     root = path.parent / home_expanded(_text(tree.get("path", "."), "path", path), "write it out")
@@ -287,12 +287,6 @@ def _read_yaml(path: Path) -> DataFile:
         others=_texts(tree.get("others", []), "others", path),
         held_out=_texts(tree.get("held_out", []), "held_out", path),
     )
-
-
-def _known_keys(tree: Iterable[object], known: Iterable[str], place: str) -> None:
-    for key in tree:
-        if str(key) not in known:
-            raise InputError(f'{place}: unknown key "{key}": {nearest(str(key), known)}')
 
 
 def _text(value: object, key: str, path: Path) -> str:
@@ -327,7 +321,7 @@ def _split(value: object, key: str, root: Path, path: Path) -> Split:
     if not value:
         return Split()
     if isinstance(value, dict):
-        _known_keys(value, SPLIT_KEYS, f'{path}, "{key}"')
+        check_keys(value, SPLIT_KEYS, f'{path}, "{key}"')
         paths = {p: _existing(one, f"{key}: {p}", root, path) for p, one in value.items()}
         truth = paths.get("annotations", paths.get("labels"))
         alone = "images" not in paths and not (truth and truth.is_file())

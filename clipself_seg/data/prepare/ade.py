@@ -228,7 +228,6 @@ def _full_table() -> np.ndarray:
 
 # Panoptic files of the 150 classes.
 VOCABULARY = "openseg_ade20k_150"
-MAPPING_FILES = ("categoryMapping.txt", "ade20k_instance_catid_mapping.txt")
 ARCHIVE = (
     "The instance maps are an archive of their own: unpack annotations_instance.tar of "
     "http://sceneparsing.csail.mit.edu/data/ChallengeData2017 beside the folder annotations"
@@ -263,7 +262,7 @@ def prepare_ade_panoptic(
     """
     folder = ade_parent(options.root) / "ADEChallengeData2016"
     require(folder, ROOTS["ADE_150"])
-    scene_of = scene_classes(folder)
+    scene_of = scene_classes()
     areas = CLEAN if clean_areas else PUBLISHED
     return [_prepare_panoptic_split(folder, split, scene_of, areas, options) for split in splits]
 
@@ -362,43 +361,9 @@ class InstanceMap(NamedTuple):
     classes: dict[int, int]
 
 
-def scene_classes(folder: Path) -> np.ndarray:
-    """Index among the 150 classes of each of the 100 instance classes, int64 (100,).
-
-    Args:
-        folder: folder of the archive. A file there that maps instance classes to scene classes, as
-            the challenge provides it, has to agree.
-
-    Raises:
-        InputError: such a file cannot be read or disagrees.
-    """
-    expected = np.flatnonzero(load_vocabulary(VOCABULARY).thing)
-    for parent in (folder, folder / "annotations_instance"):
-        for name in MAPPING_FILES:
-            if (parent / name).exists():
-                _check_mapping(parent / name, expected)
-    return expected
-
-
-def _check_mapping(path: Path, expected: np.ndarray) -> None:
-    """Check a file of rows "instance class, scene class, ...", counted from 1, below a header line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()[1:]
-        rows = (line.split()[:2] for line in lines if line.strip())
-        scenes = {int(instance): int(scene) for instance, scene in rows}
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path} is not a table of instance and scene classes ({error}): fetch it again, "
-            "or remove it"
-        ) from None
-    wanted = {number: index + 1 for number, index in enumerate(expected.tolist(), 1)}
-    wrong = sorted(n for n in scenes.keys() | wanted.keys() if scenes.get(n) != wanted.get(n))
-    if wrong:
-        raise InputError(
-            f"{path} maps the instance class {wrong[0]} to {scenes.get(wrong[0])}, but "
-            f"{wanted.get(wrong[0])} is the thing with that number among the 150 classes: "
-            "fetch it again, or remove it"
-        )
+def scene_classes() -> np.ndarray:
+    """Index among the 150 classes of each of the challenge's 100 instance classes, int64 (100,)."""
+    return np.flatnonzero(load_vocabulary(VOCABULARY).thing)
 
 
 def read_instance_map(path: str | os.PathLike[str], scene_of: np.ndarray) -> InstanceMap:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
-import reprlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -84,13 +83,9 @@ def _stuff_table() -> np.ndarray:
     return lookup_table({number - 1: i for number, i in index_of.items()}, 256, 255, np.uint8)
 
 
-class _PanopticJob(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _PanopticJob(MapJob):
     record: Record
-    target: Path
-
-    @property
-    def outputs(self) -> tuple[Path, ...]:
-        return (self.target,)
 
 
 @preparation("coco_panoptic_semseg", SPLITS)
@@ -114,9 +109,11 @@ def _panoptic_split(options: Options, split: str) -> Prepared:
     json_file = require(folder / f"annotations/panoptic_{split}.json", COCO)
     pngs = require(folder / f"panoptic_{split}", COCO)
     target = folder / f"panoptic_semseg_{split}"
+    records = panoptic_records(json_file, folder / split, pngs)
+    sources = [Path(record["pan_seg_file_name"]) for record in records]
     jobs = [
-        _PanopticJob(record, target / f"{Path(record['pan_seg_file_name']).stem}.png")
-        for record in panoptic_records(json_file, folder / split, pngs)
+        _PanopticJob(source, target / f"{source.stem}.png", record)
+        for source, record in zip(sources, records)
     ]
     return convert_files(_convert_panoptic, jobs, options)
 
@@ -154,16 +151,10 @@ def _captions_split(options: Options, split: str) -> Prepared:
     folder = options.root / "coco/annotations"
     target = folder / f"panoptic_caption_{split}.json"
     source = folder / f"captions_{split}.json"
-    entries = coco_list(read_coco_json(require(source, COCO)), "annotations", source)
+    fields = {"image_id": int | str, "caption": str}
+    entries = coco_list(read_coco_json(require(source, COCO)), "annotations", source, fields)
     if target.exists() and not options.overwrite:
         return Prepared(target, 0, len(entries), 0)
-    for entry in entries:
-        known = isinstance(entry.get("image_id"), int | str)
-        if not known or not isinstance(entry.get("caption"), str):
-            raise InputError(
-                f'{source}: a caption needs "image_id", a number or text, and "caption", text; got '
-                f"{reprlib.repr(entry)}"
-            )
     nltk_tagger()  # refuses here what would fail in every process
     captions = [entry["caption"] for entry in entries]
     jobs = [

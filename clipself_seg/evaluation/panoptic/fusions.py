@@ -120,17 +120,16 @@ def sweep_table(sweep: Sweep, style: str = "simple") -> str:
 
 def best_cell(grid: Grid) -> tuple[int, int] | None:
     """Row and column of the highest number, of equal ones the first; None if there is no number."""
-    # Negated positions: max takes the smallest row, then the smallest column, of equal numbers.
-    cells = [
-        (value, -row, -column)
-        for row, values in enumerate(grid)
-        for column, value in enumerate(values)
-        if value is not None
-    ]
-    if not cells:
+    values = _as_array(grid)
+    if np.isnan(values).all():
         return None
-    _, row, column = max(cells)
-    return -row, -column
+    row, column = np.unravel_index(np.nanargmax(values), values.shape)
+    return int(row), int(column)
+
+
+def _as_array(grid: Grid) -> np.ndarray:
+    """Numbers (alpha, beta), NaN for None."""
+    return np.array(grid, dtype=float)
 
 
 def plot_sweep(path: str | os.PathLike[str], sweep: Sweep, title: str) -> None:
@@ -157,8 +156,7 @@ def plot_sweep(path: str | os.PathLike[str], sweep: Sweep, title: str) -> None:
 def _draw_grid(panel: Any, sweep: Sweep, key: str) -> None:
     from matplotlib.patches import Rectangle
 
-    nan = float("nan")
-    grid = [[nan if value is None else value for value in values] for values in sweep[key]]
+    grid = _as_array(sweep[key])
     # Alpha grows upwards, as on any axis.
     image = panel.imshow(grid, cmap="viridis", aspect="auto", origin="lower")
     panel.set_title(SWEEP_TITLES[key], fontsize="small")

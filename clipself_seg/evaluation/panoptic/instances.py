@@ -199,16 +199,9 @@ def cityscapes_precision(images: Sequence[ImageOverlaps], classes: int) -> np.nd
 def _of_class(image: ImageOverlaps, label: int) -> ImageOverlaps:
     truth = image.truth_classes == label
     predicted = image.classes == label
-    return ImageOverlaps(
-        image.truth_classes[truth],
-        image.truth_areas[truth],
-        image.truth_groups[truth],
-        image.classes[predicted],
-        image.scores[predicted],
-        image.areas[predicted],
-        image.void[predicted],
-        image.both[predicted][:, truth],
-    )
+    parts = [values[truth] for values in image[:3]]
+    parts += [values[predicted] for values in image[3:7]]
+    return ImageOverlaps(*parts, image.both[predicted][:, truth])
 
 
 def _average_precision(images: Sequence[ImageOverlaps], threshold: float) -> float:

@@ -201,7 +201,8 @@ def _of_class(image: ImageOverlaps, label: int) -> ImageOverlaps:
     predicted = image.classes == label
     parts = [values[truth] for values in image[:3]]
     parts += [values[predicted] for values in image[3:7]]
-    return ImageOverlaps(*parts, image.both[predicted][:, truth])
+    parts.append(image.both[predicted][:, truth])
+    return ImageOverlaps(*parts)
 
 
 def _average_precision(images: Sequence[ImageOverlaps], threshold: float) -> float:

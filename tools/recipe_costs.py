@@ -18,14 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from bench.flops import (
-    TowerFlops,
-    count_flops,
-    plain_decoder_flops,
-    step_flops,
-    text_flops,
-    tower_flops,
-)
+from bench.flops import TowerFlops, count_flops, step_flops, text_flops, tower_flops
 from clipself_seg.checkpoints.dense_feature import TOKEN
 from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.tower import train_last_blocks
@@ -189,15 +182,10 @@ def _generator(cfg: CfgNode, half: bool) -> tuple[int, int, int]:
 
         peak = _peak(step, parameters, half)
         if isinstance(generator, PlainDecoder):
-            # By formula: torch takes the gradient of a depthwise convolution for that of a dense one.
+            # Not by `_flops`: torch takes the gradient of a depthwise convolution for that of a dense one.
+            maps = source(torch.zeros(1, 3, side, side))
             tower = count_flops(lambda: source(torch.zeros(1, 3, side, side)))
-            own = plain_decoder_flops(
-                generator.sizes,
-                len(source.channels),
-                (side // source.stride) ** 2,
-                outputs=clip.embed_dim,
-                masked=generator.masked_attention,
-            )
+            own = count_flops(lambda: generator(maps))
             return tower + FORWARD_AND_BACKWARD * own, _weights(parameters), peak
         return _flops(step), _weights(parameters), peak
 

@@ -7,7 +7,7 @@ Legend: D width of the tower, C channels of the pyramid, E embedding, K classes,
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -50,7 +50,7 @@ from clipself_seg.models.clipself import check_size
 # Parts that are made of matrix products and convolutions, and those that are not.
 PRODUCTS = ("tower", "neck", "rpn head", "box head", "mask head")
 OTHERS = ("proposals", "roi pooling", "clip scores", "detections", "pasting")
-BEHIND, IMAGE = "behind the tower", "image"
+BEHIND = "behind the tower"  # all but the tower
 SPREAD = 50 / 512**0.5  # of a detector's logits: its temperature times cosines of random vectors
 
 
@@ -99,7 +99,7 @@ class DetectionWorkload(PartWorkload):
             "tower": Part(lambda _, images: self._tower(images), lambda: self.images, tower),
             **parts,
             BEHIND: Part(self._detect, lambda: self.maps, behind),
-            IMAGE: Part(
+            "image": Part(
                 lambda pieces, images: self._detect(pieces, self._tower(images)),
                 lambda: self.images,
                 tower + behind,
@@ -265,24 +265,3 @@ class DetectionWorkload(PartWorkload):
         size = (self.counts[0], self.case.classes + 1)
         logits = [SPREAD * noise(*size, seed=seed).to(self.device) for seed in (0, 1)]
         return Scored(self.boxes[0], *logits)
-
-
-def of_image(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """What is neither tower nor product in the time of all parts; time of an image, and memory of what is
-    behind the tower, as multiples of the plain formulation's.
-
-    Each where all that it is made of is measured.
-    """
-    results: dict[str, float] = {}
-    if figures.keys() >= {*PRODUCTS[:-1], *OTHERS[:-1]}:
-        seconds = {
-            name: figures[name]["seconds"] for name in (*PRODUCTS, *OTHERS) if name in figures
-        }
-        others = sum(seconds[name] for name in OTHERS if name in seconds)
-        results["others"] = others / sum(seconds.values())
-    if IMAGE in figures:
-        results["time"] = figures[IMAGE]["seconds"] / figures[f"plain {IMAGE}"]["seconds"]
-    if BEHIND in figures:
-        memory = [figures[name]["memory_bytes"] for name in (BEHIND, f"plain {BEHIND}")]
-        results["memory"] = memory[0] / memory[1]
-    return results

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from tabulate import tabulate
 from torch.utils.collect_env import get_nvidia_driver_version
 from torch.utils.collect_env import run as run_command
 
-from clipself_seg.errors import InputError, after_interrupt, ended_by
+from clipself_seg.errors import GOES_ON, InputError, after_interrupt, ended_by
 from clipself_seg.files import read_json, write_json, write_text
 from clipself_seg.provenance import provenance
 
@@ -62,6 +62,7 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
         {"seconds": "s", "first_seconds": "first, s", "GiB": "GiB"},
     ),
 }
+WAITS = "Places at which Python waited for the GPU, in the last of those steps and images, as far as torch sees it."
 KEPT = ("runs", "failed", *TABLES["Tests"][1], "loss")
 ERROR = re.compile(
     r"(?:\[rank\d+\]: )?(error: .*|(?!Exception ignored)[\w.]*(?:Error|Exception)\b.*)"
@@ -122,21 +123,21 @@ def first_hour(path: Path, how: Mapping[str, Any], report: Callable[[str], None]
             "torch sees no GPU here (clipself-seg doctor says more): --device cpu takes the steps without"
         )
     path = path.absolute()
-    hour = {key: how[key] for key in ("device", "small")}
+    planned = list(steps(path.with_suffix(""), how["device"], how["small"], how["threads"]))
+    hour: dict[str, Any] = {"device": how["device"], "small": how["small"]}
     hour |= {"machine": machine(), "provenance": provenance(seed=0)}
-    known = read_json(path) if path.exists() else hour | {"steps": {}}
+    hour |= {"planned": len(planned), "steps": {}}
+    known = read_json(path) if path.exists() else hour
     if _origin(known) != _origin(hour):
         raise InputError(f"{path} is of {_origin(known)}, this is {_origin(hour)}: move it away")
     taken = hour["steps"] = known["steps"]
-    planned = list(steps(path.with_suffix(""), how["device"], how["small"], how["threads"]))
-    hour["planned"] = len(planned)
     for number, step in enumerate(planned, 1):
         label = step["label"]
         done = label in taken and "error" not in taken[label]
         if done or not label.startswith(tuple(how["only"] or [""])):
             continue
         report(f"step {number} of {len(planned)}: {label}")
-        with after_interrupt("the same command goes on"):
+        with after_interrupt(GOES_ON):
             taken[label] = take(step, taken.get(step["like"], {}))
         # The next call may be of another commit, and the page of another folder.
         taken[label]["commit"] = hour["provenance"]["commit"]
@@ -150,15 +151,17 @@ def first_hour(path: Path, how: Mapping[str, Any], report: Callable[[str], None]
 
 def machine() -> str:
     """Names the software, the cores and the GPUs, on which the figures depend."""
-    parts = [f"torch {torch.__version__}", f"Python {platform.python_version()}"]
-    parts.append(f"{os.cpu_count()} cores")
-    if torch.cuda.is_available():
-        seen = torch.cuda.get_device_properties()
-        parts.append(f"{torch.cuda.device_count()} GPU(s) of {seen.total_memory / 2**30:.1f} GiB")
-        parts.append(f"compute capability {seen.major}.{seen.minor}, CUDA {torch.version.cuda}")
-        parts.append(f"cuDNN {torch.backends.cudnn.version()}")
-        parts.append(f"driver {get_nvidia_driver_version(run_command)}")
-    return ", ".join(parts)
+    software = (
+        f"torch {torch.__version__}, Python {platform.python_version()}, {os.cpu_count()} cores"
+    )
+    if not torch.cuda.is_available():
+        return software
+    seen = torch.cuda.get_device_properties()
+    return (
+        f"{software}, {torch.cuda.device_count()} GPU(s) of {seen.total_memory / 2**30:.1f} GiB, compute capability "
+        f"{seen.major}.{seen.minor}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}, driver "
+        f"{get_nvidia_driver_version(run_command)}"
+    )
 
 
 def _origin(hour: Mapping[str, Any]) -> str:
@@ -219,42 +222,44 @@ def page(hour: Mapping[str, Any]) -> str:
     for label, figures in taken.items():
         for name, run in figures.get("runs", {}).items():
             shown[f"{label}: {name}"] = run | {"GiB": run.get("memory_bytes", 0) / 2**30 or None}
-    tables = [(title, said, [("", *columns.values())]) for title, (said, columns) in TABLES.items()]
-    for (_, columns), (_, _, rows) in zip(TABLES.values(), tables):
-        rows += [
-            (row, *map(of.get, columns)) for row, of in shown.items() if next(iter(columns)) in of
-        ]
-    waits = [(row, *wait) for row, of in shown.items() for wait in of.get("waits", {}).items()]
-    said = "Places at which Python waited for the GPU, in the last of those steps and images, as far as torch sees it."
-    tables.append(("Waits", said, [("", "place", "times"), *waits]))
-    failed = {label: of["error"] for label, of in taken.items() if "error" in of}
-    for label, of in taken.items():
-        if of.get("loss_off", 0) > of.get("loss_may_be_off", 0):
-            failed[f"{label}: loss"] = (
-                f"{of['loss_off']:.2g} off, {of['loss_may_be_off']:g} allowed"
-            )
-    together = defaultdict[str, list[str]](list)
-    for of in taken.values():
-        for test, error in of.get("failed", {}).items():
-            together[error].append(test)
-    for error, tests in together.items():
-        failed[tests[0] + f" and {len(tests) - 1} more" * (len(tests) > 1)] = error
     left = hour["planned"] - len(taken)
     said = f"{len(taken)} of {hour['planned']} steps were taken; {left} are left."
     said += " The same command goes on, and tries again what failed. Logs lie in the folder of its name."
-    tables.insert(0, ("Failed", said, [("", "error"), *failed.items()]))
     commits = ", ".join(sorted({of["commit"] for of in taken.values()}))
-    lines = [f"# First hour: {_origin(hour)}", "", hour["machine"], ""]
-    lines += [f"{hour['provenance']['date']}, commit {commits}"]
-    for title, said, rows in tables:
-        cells = [[_cell(value) for value in row] for row in rows]
-        lines += ["", f"## {title}", "", said]
-        if len(rows) > 1:
-            lines += ["", tabulate(cells, "firstrow", "pipe", floatfmt=".4g")]
-    lines += ["", "## Commands", "", "<details>", ""]
-    lines += [f"    # {label}\n    {of['command']}" for label, of in taken.items()]
-    return "\n".join([*lines, "", "</details>"]) + "\n"
+    blocks = [f"# First hour: {_origin(hour)}", hour["machine"]]
+    blocks.append(f"{hour['provenance']['date']}, commit {commits}")
+    blocks += _section("Failed", said, ["", "error"], _failures(taken))
+    for title, (said, columns) in TABLES.items():
+        first = next(iter(columns))
+        rows = [(row, *map(of.get, columns)) for row, of in shown.items() if first in of]
+        blocks += _section(title, said, ["", *columns.values()], rows)
+    waits = [(row, *wait) for row, of in shown.items() for wait in of.get("waits", {}).items()]
+    blocks += _section("Waits", WAITS, ["", "place", "times"], waits)
+    commands = [f"    # {label}\n    {of['command']}" for label, of in taken.items()]
+    blocks += ["## Commands", "<details>", "\n".join(commands), "</details>"]
+    return "\n\n".join(blocks) + "\n"
 
 
-def _cell(value: Any) -> Any:
-    return value.replace("|", "\\|") if isinstance(value, str) else value
+def _failures(taken: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Steps that failed, losses that are off, and tests that failed, those of one error together."""
+    failed = [(label, of["error"]) for label, of in taken.items() if "error" in of]
+    failed += [
+        (f"{label}: loss", f"{of['loss_off']:.2g} off, {of['loss_may_be_off']:g} allowed")
+        for label, of in taken.items()
+        if of.get("loss_off", 0) > of.get("loss_may_be_off", 0)
+    ]
+    tests = defaultdict[str, list[str]](list)
+    for of in taken.values():
+        for test, error in of.get("failed", {}).items():
+            tests[error].append(test)
+    more = {error: f" and {len(own) - 1} more" * (len(own) > 1) for error, own in tests.items()}
+    return [*failed, *((own[0] + more[error], error) for error, own in tests.items())]
+
+
+def _section(
+    title: str, said: str, headings: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> list[str]:
+    """Blocks of Markdown: a heading, what is said below it, and a table if it has rows."""
+    cells = [[v.replace("|", "\\|") if isinstance(v, str) else v for v in row] for row in rows]
+    table = [tabulate(cells, headings, "pipe", floatfmt=".4g")] if rows else []
+    return [f"## {title}", said, *table]

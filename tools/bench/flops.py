@@ -21,9 +21,6 @@ from clipself_seg.clip.text import TextTower, texts_at_once
 from clipself_seg.clip.text_bank import TEMPLATES
 from clipself_seg.clip.tower import ImageTower, train_last_blocks
 from clipself_seg.heads.cat_seg.cost_aggregator import Guidance
-from clipself_seg.heads.panoptic.generator import GeneratorSizes
-from clipself_seg.heads.panoptic.pixel_decoder import ENCODED, FINEST, STRIDES
-from clipself_seg.heads.panoptic.plain_decoder import PlainDecoderSizes
 from clipself_seg.models import CATSeg
 
 
@@ -182,68 +179,6 @@ def _count(model: CATSeg, function: Callable[[CATSeg], object]) -> int:
 
 def _windows(model: CATSeg) -> Tensor:
     return torch.empty(1, 3, model.clip_size, model.clip_size, device="meta")
-
-
-def generator_flops(sizes: GeneratorSizes, channels: int, canvas: tuple[int, int]) -> int:
-    """From feature maps to one prediction of the caption model; a closed formula.
-
-    Args:
-        sizes: of the generator.
-        channels: of the feature maps.
-        canvas: rows and columns in pixels.
-    """
-    cells = {name: canvas[0] // s * (canvas[1] // s) for name, s in STRIDES.items()}
-    encoded, finest = sum(cells[name] for name in ENCODED), cells[FINEST]
-    width, queries = sizes.width, sizes.queries
-    square = width**2
-    samples = sizes.heads * len(ENCODED) * sizes.points
-    # Value and output, two offsets and a weight for each sample, and the MLP.
-    encoder = 2 * square + 3 * width * samples + 2 * width * sizes.encoder_hidden
-    pixel_decoder = encoded * (channels * width + sizes.encoder_layers * encoder)
-    pixel_decoder += finest * (channels * width + 10 * square)
-    query_decoder = 0
-    for layer in range(sizes.decoder_layers):
-        seen = cells[ENCODED[layer % len(ENCODED)]]
-        # Nine square matrices: three of the mask embedding, two and four of the attentions.
-        rows = 9 * square + 2 * width * sizes.decoder_hidden + 2 * queries * width
-        query_decoder += queries * rows + 3 * queries * seen * width + 2 * seen * square
-    prediction = queries * (7 * square + 2 * width) + 2 * queries * finest * width
-    return 2 * (pixel_decoder + query_decoder + prediction)
-
-
-def plain_decoder_flops(
-    sizes: PlainDecoderSizes,
-    taps: int,
-    cells: int,
-    *,
-    outputs: int,
-    pooled: bool = True,
-    prefix: int = 0,
-    masked: bool = False,
-) -> int:
-    """From taps of the decoder's width to all predictions; a closed formula.
-
-    Args:
-        sizes: of the decoder.
-        taps: number of them.
-        cells: N of the grid.
-        outputs: width E of the embeddings that are compared with texts, or K + 1 of the official classifier.
-        pooled: whether these are embeddings, of queries and of the pixels of their masks.
-        prefix: number of tokens before the patches.
-        masked: whether every block predicts, as in training with masked attention.
-    """
-    width, queries, square = sizes.width, sizes.queries, sizes.width**2
-    tokens = queries + prefix + cells
-    pixels = cells * 4**sizes.doublings
-    fusion = taps * (prefix + cells) * square
-    blocks = sizes.layers * tokens * (4 * square + 2 * width * sizes.hidden + 2 * tokens * width)
-    # Every doubling has four cells in the place of one, each of a square matrix and a 3 x 3 of every channel.
-    enlarged = sum(cells * 4**i for i in range(1, sizes.doublings + 1))
-    prediction = enlarged * (square + 9 * width) + queries * (3 * square + pixels * width)
-    prediction += queries * width * outputs
-    if pooled:
-        prediction += queries * (3 * square + pixels * width)
-    return 2 * (fusion + blocks + (1 + masked * sizes.layers) * prediction)
 
 
 def regions_flops(clip: DenseCLIP, regions: int) -> int:

@@ -49,31 +49,22 @@ class Run(NamedTuple):
     calls: int = 1
 
 
-class Peaks(NamedTuple):
-    """Operations per second of the fastest large matrix product.
+def matmul_peak(dtype: torch.dtype, device: torch.device, repeats: int) -> float:
+    """Operations per second of the fastest large matrix product: the best of all calls for `PEAK_SHAPES`.
 
-    Attributes:
-        torch: of torch's own products.
-        best: of those and, in float32 on a CPU, the products of oneDNN's convolutions, whichever are faster.
+    Of torch's own products and, in float32 on a CPU, those of oneDNN's convolutions, whichever are faster.
     """
-
-    torch: float
-    best: float
-
-
-def matmul_peaks(dtype: torch.dtype, device: torch.device, repeats: int) -> Peaks:
-    """The best of `repeats` calls for each of `PEAK_SHAPES`."""
-    rates: dict[Callable[..., torch.Tensor], float] = {F.linear: 0.0}
-    if device.type == "cpu" and dtype == torch.float32:
-        rates[as_convolution] = 0.0
+    of_convolutions = device.type == "cpu" and dtype == torch.float32
+    products = [F.linear, as_convolution] if of_convolutions else [F.linear]
+    peak = 0.0
     for rows, inner, columns in PEAK_SHAPES:
         a = torch.randn(rows, inner, device=device).to(dtype)
         b = torch.randn(columns, inner, device=device).to(dtype)
-        for product in rates:
+        for product in products:
             run = Run(lambda _, f=product, a=a, b=b: f(a, b))  # type: ignore[misc]
             seconds = min(time_run(run, device) for _ in range(repeats + 1))
-            rates[product] = max(rates[product], 2 * rows * inner * columns / seconds)
-    return Peaks(rates[F.linear], max(rates.values()))
+            peak = max(peak, 2 * rows * inner * columns / seconds)
+    return peak
 
 
 def time_run(run: Run, device: torch.device) -> float:

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,14 +20,7 @@ from torch import Tensor, nn
 
 from bench import plain_panoptic as plain
 from bench.case import PartWorkload, seeded
-from bench.flops import (
-    count_flops,
-    generator_flops,
-    plain_decoder_flops,
-    pooling_flops,
-    regions_flops,
-    tower_flops,
-)
+from bench.flops import count_flops, pooling_flops, regions_flops, tower_flops
 from bench.inputs import areas, noise
 from bench.measure import Run
 from clipself_seg.clip import DenseCLIP
@@ -50,7 +42,6 @@ from clipself_seg.heads.panoptic.plain_decoder import PlainDecoder, PlainDecoder
 IMAGE, CANVAS = (1024, 1365), (1024, 1408)  # of an image of 480 x 640 in the official test
 SIZES, CHANNELS = GeneratorSizes(), 512  # ODISE's generator, and its feature maps
 QUERIES, MERGED = 100, 250  # ODISE's; FC-CLIP's, for the merge
-BRANCHES = {"masked attention": "image", "dense pooling": "large image"}  # beside a plain forward
 
 
 class OnePass(nn.Module):
@@ -78,24 +69,12 @@ class OnePass(nn.Module):
         masks = self.decoder(maps)[-1].mask_logits[0]
         return self.branch.embed(image, masks, backbone_map=maps[self.source.branch_map])[0]
 
-    def decoder_flops(self, side: int) -> int:
-        """Operations of the decoder for a square canvas of some pixels a side."""
-        sizes, cells = self.decoder.sizes, (side // self.source.stride) ** 2
-        width = self.branch.clip.embed_dim
-        return plain_decoder_flops(sizes, len(self.decoder.names), cells, outputs=width)
-
-    def naming_flops(self, side: int) -> int:
-        """Operations that turn masks into embeddings, behind the first pass."""
-        cells = (side // self.source.stride) ** 2
-        return pooling_flops(cells, self.branch.clip.embed_dim, self.decoder.sizes.queries)
-
 
 class TwoPasses(nn.Module):
     """Masks of Mask2Former's decoder on a pyramid of a frozen ViT, which names them in a second pass."""
 
     def __init__(self, clip: DenseCLIP, sizes: GeneratorSizes) -> None:
         super().__init__()
-        self.sizes = sizes
         self.source = CLIPPyramid(clip)
         self.decoder = MaskGenerator(
             channels=self.source.channels, text_width=clip.embed_dim, sizes=sizes
@@ -106,19 +85,6 @@ class TwoPasses(nn.Module):
         """Embeddings (Q, E) of the masks of an image (3, S, S) in [0, 1]."""
         masks = self.decoder(self.source(image[None]))[-1].mask_logits[0]
         return self.branch.embed(image, masks)[0]
-
-    def decoder_flops(self, side: int) -> int:
-        """Operations of the decoder for a square canvas of some pixels a side."""
-        return generator_flops(self.sizes, self.source.channels["s2"], (side, side))
-
-    def naming_flops(self, side: int) -> int:
-        """Operations that turn masks into embeddings, behind the first pass; `side` is of no account."""
-        clip, own = self.branch.clip, self.branch.input_size
-        image = torch.zeros(1, 3, own, own, device="meta")
-        dense = count_flops(lambda: clip.visual.dense(image))
-        return dense + pooling_flops(
-            math.prod(self.branch.grid), clip.embed_dim, self.sizes.queries
-        )
 
 
 System = OnePass | TwoPasses
@@ -135,7 +101,9 @@ class PanopticWorkload(PartWorkload):
 
     def runs(self) -> dict[str, Run]:
         """Timed runs by name; "image" and "large image" are plain forwards of the branches' input sizes."""
-        generator = generator_flops(self._sizes, CHANNELS, CANVAS)
+        with without_values():
+            outlined, maps = self._new_generator(), self._maps(torch.zeros)
+            generator = count_flops(lambda: outlined(maps))
         attention = self._attention_runs() if self._is_transformer else {}
         given = 4 * self._merged * CANVAS[0] * CANVAS[1]
         memory: dict[str, Any] = {"memory": True}
@@ -187,10 +155,10 @@ class PanopticWorkload(PartWorkload):
         for name, kind in SYSTEMS.items():
             with without_values():
                 outlined = kind(self.outline, self._sizes).eval().requires_grad_(False)
-                image = torch.zeros(1, 3, side, side)
-            source = count_flops(functools.partial(outlined.source, image))
-            decoder, names = outlined.decoder_flops(side), outlined.naming_flops(side)
-            total = source + decoder + names
+                image = torch.zeros(3, side, side)
+                total = count_flops(functools.partial(outlined, image))
+                maps = outlined.source(image[None])
+                decoder = count_flops(functools.partial(outlined.decoder, maps))
             made = functools.cache(functools.partial(self._system, kind))
             whole, part = self._whole_and_part(made)
             runs[name] = Run(self.without_gradients(whole), total, memory=True)
@@ -236,14 +204,16 @@ class PanopticWorkload(PartWorkload):
         """Random weights."""
         return seeded(self._new_generator).to(self.device)
 
+    def _maps(self, make: Callable[..., Tensor]) -> dict[str, Tensor]:
+        """Maps (1, channels, H / stride, W / stride), made by a function of their sizes."""
+        rows, columns = CANVAS
+        sizes = {name: (rows // stride, columns // stride) for name, stride in STRIDES.items()}
+        return {name: make(1, CHANNELS, *size) for name, size in sizes.items()}
+
     @functools.cached_property
     def features(self) -> dict[str, Tensor]:
-        """Random maps (1, channels, H / stride, W / stride)."""
-        rows, columns = CANVAS
-        return {
-            name: noise(1, CHANNELS, rows // stride, columns // stride).to(self.device)
-            for name, stride in STRIDES.items()
-        }
+        """Random maps."""
+        return self._maps(lambda *size: noise(*size).to(self.device))
 
     def _generate(self, _: None) -> QueryPrediction:
         return self.generator(self.features)[-1]
@@ -294,12 +264,3 @@ class PanopticWorkload(PartWorkload):
 
     def _plain_merge(self, masks: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
         return plain.plain_panoptic(self.probs, masks, self._things)
-
-
-def over_image(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Time of each CLIP branch as a multiple of a plain forward at its input size."""
-    return {
-        branch: figures[branch]["seconds"] / figures[image]["seconds"]
-        for branch, image in BRANCHES.items()
-        if branch in figures and image in figures
-    }

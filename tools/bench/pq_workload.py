@@ -10,7 +10,6 @@ import functools
 import io
 import json
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -166,14 +165,6 @@ class PQWorkload:
         with contextlib.redirect_stdout(io.StringIO()):
             quality = pq_compute_single_core(0, pairs, truth_folder, folder, categories)
         return 100 * float(quality.pq_average(categories, isthing=None)[0]["pq"])
-
-
-def over_decoding(figures: Mapping[str, dict[str, Any]]) -> float | None:
-    """Time of the panoptic quality of files over that of decoding their PNGs; None if one was not measured."""
-    if not figures.keys() >= {"PQ of files", DECODED}:
-        return None
-    seconds: float = figures["PQ of files"]["seconds"]
-    return seconds / figures[DECODED]["seconds"]
 
 
 def random_pair(seed: int, words: Vocabulary) -> tuple[Side, Side]:

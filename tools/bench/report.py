@@ -11,29 +11,38 @@ import torch
 from tabulate import tabulate
 
 from bench.case import Case
-from bench.detection_workload import of_image
-from bench.measure import (
-    Peaks,
-    Run,
-    matmul_peaks,
-    peak_memory,
-    time_in_turn,
-)
-from bench.panoptic_workload import MERGED, QUERIES, over_image
-from bench.pq_workload import over_decoding
+from bench.detection_workload import OTHERS, PRODUCTS
+from bench.measure import Run, matmul_peak, peak_memory, time_in_turn
+from bench.panoptic_workload import MERGED, QUERIES
+from bench.pq_workload import DECODED
 from bench.workloads import build_runs
 from clipself_seg.clip.linear import amd_family, choice, onednn_is_exact
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.provenance import provenance
 
-PARTS = ["student forward", "student backward", "teacher forward"]
 CHECKPOINTED = "checkpointed step"
 GIB = 2**30
-OF_IMAGE = {
-    "others": "neither tower nor convolutions and linear layers, of all parts",
-    "time": "time of an image, of the plain one",
-    "memory": "memory beyond the tower, of the plain one",
+# What is said of times -> runs whose times are added, and those by whose sum they are divided.
+RATIOS = {
+    "step over the sum of its three parts": (
+        ("step",),
+        ("student forward", "student backward", "teacher forward"),
+    ),
+    "masked attention over a plain image forward at its input size": (
+        ("masked attention",),
+        ("image",),
+    ),
+    "dense pooling over a plain image forward at its input size": (
+        ("dense pooling",),
+        ("large image",),
+    ),
+    "from files, over the decoding of their PNGs": (("PQ of files",), (DECODED,)),
+    "neither tower nor convolutions and linear layers, of all parts": (
+        OTHERS,
+        (*PRODUCTS, *OTHERS),
+    ),
 }
+OF_MASKS = {PRODUCTS[-1], OTHERS[-1]}  # which not every detector has
 
 
 def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
@@ -44,16 +53,12 @@ def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
         report: called with the progress.
 
     Returns:
-        "case", "peak_flops" (operations a second of the best matrix product), "torch_peak_flops" (of
-        torch's own), "instructions" (the widest that torch uses on this CPU, and AMD's family of it), "linear_layers"
-        (why they are computed as they are, and whether long attention is oneDNN's), "runs" (by name: "seconds", their
-        median; "all_seconds"; "images_per_second";
-        "flops_per_second", "peak_fraction" and "torch_peak_fraction" where operations are counted;
-        "memory_bytes" where it is measured), "gains"
-        (by name: "speed" and "memory", plain over ours), for "distill" "step_overhead", for training
-        steps "checkpointing_memory", for "panoptic" "over_image" (by CLIP branch: its time over that of
-        a plain forward), for "pq" "over_decoding" (see `over_decoding`), for "detection" "of_image" (see
-        `of_image`), and "provenance".
+        "case", "peak_flops" (operations a second of the best matrix product), "instructions" (the widest that torch
+        uses on this CPU, and AMD's family of it), "linear_layers" (why they are computed as they are, and whether long
+        attention is oneDNN's), "runs" (by name: "seconds", their median; "all_seconds"; "images_per_second";
+        "flops_per_second" and "peak_fraction" where operations are counted; "memory_bytes" where it is measured),
+        "gains" (by name: "speed" and "memory", plain over ours), "ratios" (those of `RATIOS` that are measured) and
+        "provenance".
 
     Raises:
         InputError: the model, its size or the memory do not fit, or nothing is called as in `only`.
@@ -64,11 +69,10 @@ def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
     report("building the model")
     runs = chosen_runs(build_runs(case), case.only)
     report("matrix products, for the peak")
-    before = matmul_peaks(dtype, device, case.repeats)
+    before = matmul_peak(dtype, device, case.repeats)
     seconds = time_in_turn(runs, device, case.repeats, report, case.plain_allocator)
-    after = matmul_peaks(dtype, device, case.repeats)
-    peaks = Peaks(*map(max, before, after))
-    figures = {name: _figures(case, runs[name], taken, peaks) for name, taken in seconds.items()}
+    peak = max(before, matmul_peak(dtype, device, case.repeats))
+    figures = {name: _figures(case, runs[name], taken, peak) for name, taken in seconds.items()}
     measured = {name: run.memory for name, run in runs.items()}
     del runs
     torch.cuda.empty_cache()  # for the processes that measure memory
@@ -77,12 +81,12 @@ def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
         figures[name]["memory_bytes"] = peak_memory(build_runs, case, name)
     return {
         "case": dataclasses.asdict(case),
-        "peak_flops": peaks.best,
-        "torch_peak_flops": peaks.torch,
+        "peak_flops": peak,
         "instructions": _instructions(),
         "linear_layers": _products() if device.type == "cpu" else "of the GPU",
         "runs": figures,
-        **_comparisons(case, figures),
+        "gains": _gains(figures),
+        "ratios": ratios(figures),
         "provenance": provenance(seed=0),
     }
 
@@ -105,44 +109,37 @@ def chosen_runs(runs: Mapping[str, Run], only: Sequence[str]) -> Mapping[str, Ru
     return {name: run for name, run in runs.items() if name in chosen}
 
 
-def _figures(case: Case, run: Run, seconds: list[float], peaks: Peaks) -> dict[str, Any]:
+def _figures(case: Case, run: Run, seconds: list[float], peak: float) -> dict[str, Any]:
     median = statistics.median(seconds)
     figures: dict[str, Any] = {"seconds": median, "all_seconds": seconds}
     figures["images_per_second"] = case.batch / median
     if run.flops:
         figures["flops_per_second"] = run.flops / median
-        figures["peak_fraction"] = run.flops / median / peaks.best
-        figures["torch_peak_fraction"] = run.flops / median / peaks.torch
+        figures["peak_fraction"] = run.flops / median / peak
     return figures
 
 
-def _comparisons(case: Case, figures: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def _gains(figures: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
     gains: dict[str, dict[str, float]] = {}
-    pairs = [name for name in figures if f"plain {name}" in figures]
-    for name in pairs:
+    for name in (name for name in figures if f"plain {name}" in figures):
         ours, plain = figures[name], figures[f"plain {name}"]
         gains[name] = {"speed": plain["seconds"] / ours["seconds"]}
         if "memory_bytes" in ours:
             gains[name]["memory"] = plain["memory_bytes"] / ours["memory_bytes"]
-    summary: dict[str, Any] = {"gains": gains}
-    if "samples" in figures:  # what follows each other, rather than parts of a whole
-        total = sum(figures[name]["seconds"] for name in pairs)
-        plain_total = sum(figures[f"plain {name}"]["seconds"] for name in pairs)
-        gains["all together"] = {"speed": plain_total / total}
-    if figures.keys() >= {"step", *PARTS}:
-        parts = sum(figures[name]["seconds"] for name in PARTS)
-        summary["step_overhead"] = figures["step"]["seconds"] / parts - 1
-    if case.task == "panoptic":
-        summary["over_image"] = over_image(figures)
-    if case.task == "pq":
-        summary["over_decoding"] = over_decoding(figures)
-    if case.task == "detection":
-        summary["of_image"] = of_image(figures)
-    if figures.keys() >= {"step", CHECKPOINTED}:
-        summary["checkpointing_memory"] = (
-            figures[CHECKPOINTED]["memory_bytes"] / figures["step"]["memory_bytes"]
-        )
-    return summary
+    return gains
+
+
+def ratios(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Those of `RATIOS` whose runs are measured."""
+    results: dict[str, float] = {}
+    for said, parts in RATIOS.items():
+        if figures.keys() >= {*parts[0], *parts[1]} - OF_MASKS:
+            above, below = (
+                sum(figures[name]["seconds"] for name in names if name in figures)
+                for names in parts
+            )
+            results[said] = above / below
+    return results
 
 
 def as_text(results: Mapping[str, Any]) -> str:
@@ -155,38 +152,26 @@ def as_text(results: Mapping[str, Any]) -> str:
             numbers["images_per_second"],
             _scaled(numbers.get("flops_per_second"), 1e-9),
             _scaled(numbers.get("peak_fraction"), 100),
-            _scaled(numbers.get("torch_peak_fraction"), 100),
             _scaled(numbers.get("memory_bytes"), 1 / GIB),
         ]
         for name, numbers in runs.items()
     ]
-    heads = ["", "ms", "images/s", "GFLOP/s", "% of peak", "% of torch's", "peak GiB"]
+    heads = ["", "ms", "images/s", "GFLOP/s", "% of peak", "peak GiB"]
     gains = [
         [name, numbers["speed"], numbers.get("memory")]
         for name, numbers in results["gains"].items()
     ]
     lines = [
         f"{headline(case)}, {case['threads']} threads, {case['device']}; "
-        f"matmul peak {results['peak_flops'] / 1e9:.0f} GFLOP/s, torch's own "
-        f"{results['torch_peak_flops'] / 1e9:.0f}",
+        f"matmul peak {results['peak_flops'] / 1e9:.0f} GFLOP/s",
         f"{results['provenance']['device']}, {results['instructions']}; linear layers: {results['linear_layers']}",
         "",
-        tabulate(rows, heads, floatfmt=["", ".1f", ".3f", ".1f", ".1f", ".1f", ".2f"]),
+        tabulate(rows, heads, floatfmt=["", ".1f", ".3f", ".1f", ".1f", ".2f"]),
         "",
         tabulate(gains, ["plain / ours", "time", "memory"], floatfmt=["", ".2f", ".2f"]),
     ]
-    if "step_overhead" in results:
-        overhead = 100 * results["step_overhead"]
-        lines += ["", f"step over the sum of its three parts: {overhead:+.1f} %"]
-    for branch, times in results.get("over_image", {}).items():
-        lines += ["", f"{branch}: {times:.3f} x a plain image forward at its input size"]
-    if results.get("over_decoding"):
-        lines += ["", f"from files: {results['over_decoding']:.2f} x the decoding of their PNGs"]
-    for name, fraction in results.get("of_image", {}).items():
-        lines += ["", f"{OF_IMAGE[name]}: {100 * fraction:.1f} %"]
-    if "checkpointing_memory" in results:
-        percent = 100 * results["checkpointing_memory"]
-        lines += ["", f"peak memory with checkpointing: {percent:.1f} % of that without"]
+    for said, ratio in results["ratios"].items():
+        lines += ["", f"{said}: {ratio:.3f}"]
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.flops import count_flops, plain_decoder_flops
+from bench.flops import count_flops
 from clipself_seg.clip.kind import CLIP_MEAN, CLIP_STD
 from clipself_seg.clip.openai import VisionTransformer
 from clipself_seg.clip.runtime import without_values
@@ -382,37 +383,40 @@ def test_sizes_that_do_not_fit_are_refused(sizes, channels, words):
         PlainDecoder(channels=channels, sizes=sizes)
 
 
-# Name, cells, G multiply-adds in evaluation and of a forward pass in training; five tokens before the patches.
+# Name, side of the grid, G multiply-adds in evaluation and of a forward pass in training; five tokens before patches.
 COSTS = [
-    ("small", 40**2, 32.4, 73.8),
-    ("base", 40**2, 95.5, 236.0),
-    ("large", 40**2, 154.7, 393.1),
-    ("large", 80**2, 969, 1911),
-    ("large, ADE20K", 32**2, 86.3, 228.3),
+    ("small", 40, 32.4, 73.8),
+    ("base", 40, 95.5, 236.0),
+    ("large", 40, 154.7, 393.1),
+    ("large", 80, 969, 1911),
+    ("large, ADE20K", 32, 86.3, 228.3),
 ]
 
 
-@pytest.mark.parametrize("name, cells, evaluation, training", COSTS)
-def test_the_formula_of_costs_gives_those_of_the_released_decoders(
-    name, cells, evaluation, training
-):
+@torch.no_grad()
+@pytest.mark.parametrize("name, side, evaluation, training", COSTS)
+def test_costs_are_those_of_the_released_decoders(name, side, evaluation, training):
     width, heads, queries, classes, _ = RELEASED[name]
     sizes = PlainDecoderSizes(width, heads, queries, hidden=width)
-    for masked, expected in ((False, evaluation), (True, training)):
-        found = plain_decoder_flops(
-            sizes, 4, cells, outputs=classes + 1, pooled=False, prefix=5, masked=masked
+    channels = {f"tap{i}": width for i in range(4)}
+    with without_values():
+        decoder = PlainDecoder(
+            channels=channels, sizes=sizes, masked_attention=True, classes=classes
         )
-        assert found / 2e9 == pytest.approx(expected, abs=0.06 if expected < 900 else 0.6)
+        taps = [torch.zeros(1, 5 + side**2, width) for _ in channels]
+        for trains, expected in ((False, evaluation), (True, training)):
+            decoder.train(trains)
+            found = count_flops(lambda: decoder.decode(taps, (side, side)))
+            assert found / 2e9 == pytest.approx(expected, abs=0.06 if expected < 900 else 0.6)
 
 
-@pytest.mark.parametrize("classes", [0, 3])
-def test_the_formula_of_costs_is_what_is_counted(classes):
-    decoder = tiny(masked=True, classes=classes)
-    found = plain_decoder_flops(
-        TINY, 2, 24, outputs=classes + 1 if classes else 12, pooled=not classes, masked=True
-    )
-    with torch.no_grad():
-        assert found == count_flops(lambda: decoder(features(batch=1)))
+@torch.no_grad()
+def test_texts_in_place_of_classes_cost_the_pooling_of_masks():
+    maps, decoders = features(batch=1), [tiny(classes=count).eval() for count in (0, 3)]
+    texts, classes = (count_flops(functools.partial(decoder, maps)) for decoder in decoders)
+    # Of a query the sum over its mask, 24 cells of 2 x 2 pixels, a layer of it, and an MLP in place of a classifier.
+    own = 4 * 24 * 16 + 16**2 + 2 * 16**2 + 16 * 12
+    assert texts - classes == 2 * 5 * (own - 16 * 4)
 
 
 def test_two_processes_have_the_gradients_and_statistics_of_one(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 from detectron2.config import CfgNode, get_cfg
 from yacs.config import CfgNode as AnyNode
 
-from clipself_seg.config.keys import add_backbone_keys, default_config
+from clipself_seg.config.keys import add_backbone_keys, default_config, set_key
 from clipself_seg.config.load import flatten
 from clipself_seg.errors import InputError
 
@@ -42,7 +42,7 @@ def add_clipself_seg_config(cfg: CfgNode) -> None:
     for key, default in own.items():
         _, value = _there(cfg, key)
         if value is ABSENT or (key in stock and value == stock[key] and not again):
-            _set(cfg, key, default)
+            set_key(cfg, key, default)
 
 
 def add_clip_backbone_config(cfg: CfgNode) -> None:
@@ -60,7 +60,7 @@ def add_clip_backbone_config(cfg: CfgNode) -> None:
     _refuse_collisions(cfg, own, "rename yours")
     for key, default in own.items():
         if _there(cfg, key)[1] is ABSENT:
-            _set(cfg, key, default)
+            set_key(cfg, key, default)
 
 
 def _there(cfg: CfgNode, key: str) -> tuple[str, Any]:
@@ -102,14 +102,3 @@ def _same_type(value: Any, default: Any) -> bool:
     if isinstance(default, float):
         return type(value) is int
     return isinstance(value, list | tuple) and isinstance(default, list | tuple)
-
-
-def _set(cfg: CfgNode, key: str, value: Any) -> None:
-    """Set a key, and make the sections around it that are missing."""
-    *sections, name = key.split(".")
-    node = cfg
-    for section in sections:
-        if section not in node:
-            setattr(node, section, CfgNode())
-        node = node[section]
-    setattr(node, name, value)

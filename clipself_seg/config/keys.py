@@ -92,12 +92,18 @@ def default_config() -> CfgNode:
     add_detection_keys(cfg)
     add_numbers_keys(cfg)
     for key, default in FURTHER.items():
-        *sections, name = key.split(".")
-        node = cfg
-        for section in sections:
-            node = node.setdefault(section, CfgNode())
-        node[name] = default
+        set_key(cfg, key, default)
     return cfg
+
+
+def set_key(cfg: CfgNode, key: str, value: object) -> None:
+    """Set a key, such as "MODEL.CLIP.NAME", and make the sections around it that are missing."""
+    *sections, name = key.split(".")
+    for section in sections:
+        if section not in cfg:
+            setattr(cfg, section, CfgNode())
+        cfg = cfg[section]
+    setattr(cfg, name, value)
 
 
 def add_backbone_keys(cfg: CfgNode) -> None:

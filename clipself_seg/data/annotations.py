@@ -545,22 +545,6 @@ def require_base_classes(
     )
 
 
-def names_from_urls(content: JsonObject, path: Source) -> None:
-    """Set the file names of a file of LVIS, such as "val2017/000000000139.jpg", from its "coco_url".
-
-    Raises:
-        InputError: an image has none, so that its folder is not known.
-    """
-    for image in coco_list(content, "images", path):
-        url = image.get("coco_url")
-        if not isinstance(url, str) or url.count("/") < 2:
-            raise InputError(
-                f'{path}: image {reprlib.repr(image.get("id"))} has no "coco_url", which says whether '
-                "it is in train2017 or val2017: give a file of LVIS v1, which has it"
-            )
-        image["file_name"] = "/".join(url.split("/")[-2:])
-
-
 def annotated_ids(content: JsonObject, index_of: dict[int, int], path: Source) -> set[object]:
     """Ids of the images with an annotation of a class of the vocabulary, be it a crowd or one that is skipped."""
     return {

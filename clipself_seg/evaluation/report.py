@@ -303,17 +303,14 @@ def semantic_run_table(results: ByDataset, style: str = "simple") -> str:
     return lines_table(lines, columns, ["data set"], style)
 
 
-def semantic_paper_table(
-    rows: Mapping[str, ByDataset], first: str = "model", style: str = "simple"
-) -> str:
+def semantic_paper_table(rows: Mapping[str, ByDataset], style: str = "simple") -> str:
     """The paper's Table 5: one row a model; mIoU and mAcc in percent of each data set.
 
     Args:
         rows: name of the row -> data set -> results.
-        first: heading of the first column.
         style: see `format_table`.
     """
-    return comparison_table(_one_cell(rows), TABLE_5, [first], style, titles=SEMANTIC_TITLES)
+    return comparison_table(_one_cell(rows), TABLE_5, ["model"], style, titles=SEMANTIC_TITLES)
 
 
 def semantic_split_table(
@@ -374,13 +371,12 @@ def panoptic_run_table(results: Mapping[str, ByFusion], style: str = "simple") -
 
 
 def panoptic_paper_table(
-    models: Mapping[str, Mapping[str, ByFusion]], first: str = "model", style: str = "simple"
+    models: Mapping[str, Mapping[str, ByFusion]], style: str = "simple"
 ) -> str:
     """The paper's Table 6: a line for each model and fusion; PQ, mAP and mIoU in percent.
 
     Args:
         models: name of a model -> data set -> fusion -> numbers.
-        first: heading of the first column.
         style: see `format_table`.
     """
     rows: dict[tuple[str, ...], dict[str, Numbers]] = {}
@@ -390,7 +386,7 @@ def panoptic_paper_table(
             rows[model, FUSION_TITLES.get(fusion, fusion)] = {
                 dataset: fusions.get(fusion, {}) for dataset, fusions in results.items()
             }
-    return comparison_table(rows, TABLE_6, [first, "scores"], style, titles=PANOPTIC_TITLES)
+    return comparison_table(rows, TABLE_6, ["model", "scores"], style, titles=PANOPTIC_TITLES)
 
 
 def panoptic_split_table(

@@ -15,7 +15,6 @@ from clipself_seg.data.annotations import (
     category_labels,
     image_records,
     instance_records,
-    names_from_urls,
     panoptic_records,
     proposal_records,
     read_region_text,
@@ -312,13 +311,11 @@ def test_annotations_of_other_than_base_classes_are_named_and_counted():
 def test_names_of_lvis_follow_from_its_urls():
     content = content_of()
     content["images"][0] = {"id": 1, "coco_url": URL, "width": 100, "height": 80}
-    names_from_urls(content, "lvis.json")
     (record,) = instance_records(content, "lvis.json", "coco/", INDEX_OF)
     assert record["file_name"] == "coco/train2017/000000391895.jpg"
-    for broken in ({}, {"coco_url": 4}, {"coco_url": "a.jpg"}):
-        content["images"][0] = {"id": 1, "file_name": "a.jpg", **broken}
-        with pytest.raises(InputError, match='lvis.json: image 1 has no "coco_url"'):
-            names_from_urls(content, "lvis.json")
+    content["images"][0] = {"id": 1, "width": 100, "height": 80}
+    with pytest.raises(InputError, match='lvis.json: an image needs .* "file_name" .or "coco_url"'):
+        instance_records(content, "lvis.json", "coco/", INDEX_OF)
 
 
 SHELVES = Vocabulary.from_names(["shelf / rack", "tissue"])

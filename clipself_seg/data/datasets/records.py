@@ -33,7 +33,6 @@ from clipself_seg.data.annotations import (
     category_labels,
     image_records,
     instance_records,
-    names_from_urls,
     panoptic_records,
     proposal_records,
     read_coco_json,
@@ -548,8 +547,6 @@ def detection_records(
     path = entry.path(entry.annotations)
     vocabulary = load_vocabulary(entry.vocabulary)
     content = read_coco_json(path)
-    if entry.from_urls:
-        names_from_urls(content, path)
     if entry.root is REGISTERED:
         require_same_classes(content, vocabulary, path)
     index_of = category_indices(content, vocabulary, path, entry.by_order)

@@ -333,7 +333,6 @@ class DetectionSet(DataSet):
     One that is only trained on may annotate base classes alone.
 
     Attributes:
-        from_urls: whether file names follow from "coco_url", as in LVIS.
         by_order: whether the classes are the categories of the file by ascending id, see
             `annotations.category_indices`.
     """
@@ -348,7 +347,6 @@ class DetectionSet(DataSet):
     purpose = "detection"
 
     evaluator: str | None = "coco"
-    from_urls: bool = False
     by_order: bool = False
 
     def metadata(self) -> dict[str, object]:

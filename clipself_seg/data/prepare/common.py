@@ -19,7 +19,7 @@ import numpy as np
 from clipself_seg.data.datasets.table import DataRoot
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.files import alone_in, atomic_path, remove_leftovers
+from clipself_seg.files import alone_in, atomic_path, read_text, remove_leftovers
 
 LONGEST_NAME = 200
 """Characters of a file's name; file systems have room for 255 bytes, and endings are added."""
@@ -295,10 +295,7 @@ def read_stems(path: Path) -> list[str]:
     Raises:
         InputError: the file cannot be read, or names no image.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"list {path} cannot be read: {error}") from None
+    lines = read_text(path, "list").splitlines()
     stems = [line.split()[0].removesuffix(".jpg") for line in lines if line.strip()]
     if not stems:
         raise InputError(f"list {path} names no image")

@@ -160,11 +160,7 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check("paths of files", _names, ["TEST.LABEL_FILES"]),
     Check("names of features", _names, ["MODEL.PLAIN_DECODER.TAPS"]),
-    Check(
-        WANTED,
-        lambda value: re.fullmatch(PATTERN, value) is not None,
-        ["MODEL.DEVICE"],
-    ),
+    Check(WANTED, lambda value: re.fullmatch(PATTERN, value) is not None, ["MODEL.DEVICE"]),
 )
 
 RELATIONS: list[Relation] = [

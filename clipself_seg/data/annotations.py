@@ -116,11 +116,7 @@ def proposal_records(
     return records
 
 
-def panoptic_records(
-    json_file: Source,
-    image_root: Source,
-    panoptic_root: Source,
-) -> list[Record]:
+def panoptic_records(json_file: Source, image_root: Source, panoptic_root: Source) -> list[Record]:
     """Records of all images with panoptic ground truth.
 
     They also have "pan_seg_file_name", "segments_info" with the category ids of the file and, for
@@ -234,10 +230,7 @@ def _check_entries(
 
 
 def listed_records(
-    content: JsonObject,
-    path: Source,
-    image_root: Source,
-    min_side: int = MIN_SIDE,
+    content: JsonObject, path: Source, image_root: Source, min_side: int = MIN_SIDE
 ) -> list[Record]:
     """Records of the images that an annotation file lists.
 
@@ -337,11 +330,7 @@ def category_labels(
     return np.array([index_of[category] for category in category_ids.tolist()], dtype=np.int64)
 
 
-def _image_record(
-    image: JsonObject,
-    path: Source,
-    image_root: Source,
-) -> Record:
+def _image_record(image: JsonObject, path: Source, image_root: Source) -> Record:
     name = image.get("file_name") or "/".join(str(image.get("coco_url") or "").split("/")[-2:])
     if not name or not isinstance(name, str) or not isinstance(image.get("id"), int | str):
         raise InputError(
@@ -509,11 +498,7 @@ def category_of(annotation: JsonObject, path: Source) -> int:
 
 
 def require_base_classes(
-    content: JsonObject,
-    index_of: dict[int, int],
-    vocabulary: Vocabulary,
-    path: Source,
-    remedy: str,
+    content: JsonObject, index_of: dict[int, int], vocabulary: Vocabulary, path: Source, remedy: str
 ) -> None:
     """Refuse a file for training that annotates anything else than base classes.
 

@@ -198,9 +198,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def read_image(
-    path: str | os.PathLike[str],
-    size: tuple[int, int] | None = None,
-    max_pixels: int = MAX_PIXELS,
+    path: str | os.PathLike[str], size: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
     """Read an image as uint8 RGB, (H, W, 3).
 

@@ -151,13 +151,8 @@ def read_true_instances(
     """Reads the true instance masks of the images of a panoptic data set, which are of things alone.
 
     Raises:
-        InputError: as `read_true_objects`; no class of the vocabulary is a thing, or an instance is of stuff.
+        InputError: as `read_true_objects`; an instance is of stuff.
     """
-    if not vocabulary.thing.any():
-        raise InputError(
-            f'vocabulary "{vocabulary.name}": none of the {len(vocabulary)} classes is thing: '
-            'set "isthing" of each; stuff has no instances'
-        )
     truth = read_true_objects(json_file, vocabulary, image_ids, boxes=False, masks=True)
     for entry, by_image in zip(vocabulary.classes, truth.objects):
         if by_image and not entry.isthing:

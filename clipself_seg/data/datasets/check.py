@@ -18,13 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from clipself_seg.data.annotations import (
-    JsonObject,
-    Record,
-    image_records,
-    is_box,
-    require_files,
-)
+from clipself_seg.data.annotations import JsonObject, Record, image_records, is_box, require_files
 from clipself_seg.data.datasets.records import (
     IMAGE_SUFFIX,
     detection_records,

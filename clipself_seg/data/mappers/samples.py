@@ -64,11 +64,7 @@ def require_rgb(channels: str) -> None:
 
 def image_sample(record: Record, image: np.ndarray) -> Sample:
     """What every sample has: which image it is, and its pixels (H, W, 3) as "image" (3, H, W)."""
-    return {
-        "file_name": record["file_name"],
-        "image_id": record["image_id"],
-        "image": chw(image),
-    }
+    return {"file_name": record["file_name"], "image_id": record["image_id"], "image": chw(image)}
 
 
 def stated_size(record: Record) -> tuple[int, int] | None:

@@ -43,7 +43,6 @@ from clipself_seg.data.prepare.common import (
     save_png,
     save_tiff,
     split_jobs,
-    written_whole,
 )
 from clipself_seg.data.prepare.panoptic_files import (
     Category,
@@ -57,6 +56,7 @@ from clipself_seg.data.prepare.panoptic_files import (
 )
 from clipself_seg.data.vocabulary import class_entries, load_vocabulary
 from clipself_seg.errors import InputError
+from clipself_seg.files import atomic_path
 
 SPLITS = {"training": "train", "validation": "val"}
 """Name of a split in the published panoptic files, by its folder in the archives."""
@@ -189,7 +189,7 @@ def _convert_full(job: FullJob) -> bool:
         size = (round(width * scale), round(height * scale))
         image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
         labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
-    with written_whole(job.image_target) as temporary:
+    with atomic_path(job.image_target) as temporary:
         temporary.write_bytes(encode_jpeg(image, job.quality))
     save_tiff(job.target, labels)
     return True

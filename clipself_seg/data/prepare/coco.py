@@ -32,10 +32,10 @@ from clipself_seg.data.prepare.common import (
     require,
     save_png,
     split_jobs,
-    written_whole,
 )
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
+from clipself_seg.files import atomic_path
 
 SPLITS = ("train2017", "val2017")
 IGNORED = 255
@@ -164,7 +164,7 @@ def _captions_split(options: Options, split: str) -> Prepared:
     label = f"captions_{split}"
     done = run_in_parallel(_phrases, jobs, processes=options.processes, label=label)
     phrases = [listed for part in done for listed in part]
-    with written_whole(target) as temporary:
+    with atomic_path(target) as temporary:
         temporary.write_text(json.dumps({"annotations": add_phrases(entries, phrases)}))
     return Prepared(target, len(entries), 0, 0)
 

@@ -7,10 +7,8 @@ help text of `clipself-seg data prepare NAME`.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -266,27 +264,8 @@ def save_tiff(path: Path, values: np.ndarray) -> None:
 def _save(path: Path, values: np.ndarray, **options: str) -> None:
     from PIL import Image
 
-    with written_whole(path) as temporary:
+    with atomic_path(path) as temporary:
         Image.fromarray(values).save(temporary, **options)
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """`files.atomic_path` with failures of the file system as errors that say what to do.
-
-    Raises:
-        InputError: there is no space or no permission, or the file system fails otherwise.
-    """
-    try:
-        with atomic_path(path) as temporary:
-            yield temporary
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "make room" if full else "correct that"
-        raise InputError(
-            f"{path} cannot be written ({error.strerror or error}): {remedy} and run this again; "
-            "what is finished stays"
-        ) from None
 
 
 def read_stems(path: Path) -> list[str]:

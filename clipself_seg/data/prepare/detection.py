@@ -26,10 +26,10 @@ from clipself_seg.data.annotations import (
     read_coco_json,
 )
 from clipself_seg.data.datasets.table import COCO, ROOTS, DataRoot
-from clipself_seg.data.prepare.common import Options, Prepared, preparation, require, written_whole
+from clipself_seg.data.prepare.common import Options, Prepared, preparation, require
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.files import alone_in, remove_leftovers
+from clipself_seg.files import alone_in, atomic_path, remove_leftovers
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def _write(path: Path, content: JsonObject) -> None:
     total = sum(len(value) for value in content.values() if isinstance(value, list))
     with (
         tqdm(total=total, desc=path.name, unit="entry") as progress,
-        written_whole(path) as temporary,
+        atomic_path(path) as temporary,
         temporary.open("w", encoding="utf-8") as file,
     ):
         for number, (key, value) in enumerate(content.items()):

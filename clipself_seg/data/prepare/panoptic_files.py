@@ -19,16 +19,10 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from clipself_seg.data.images import decoding_errors, open_image
-from clipself_seg.data.prepare.common import (
-    Options,
-    Prepared,
-    convert_files,
-    save_png,
-    written_whole,
-)
+from clipself_seg.data.prepare.common import Options, Prepared, convert_files, save_png
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.files import read_json
+from clipself_seg.files import atomic_path, read_json
 
 Category = dict[str, object]
 Entries = dict[str, Any]
@@ -124,10 +118,7 @@ class SplitFiles(NamedTuple):
 
 
 def prepare_panoptic_split(
-    split: SplitFiles,
-    jobs: Sequence[PanopticJob],
-    categories: Sequence[Category],
-    options: Options,
+    split: SplitFiles, jobs: Sequence[PanopticJob], categories: Sequence[Category], options: Options
 ) -> Prepared:
     """Convert the images of a split and write its JSONs. Panoptic files that are there stay, unless files
     are written again and are not the archive's.
@@ -168,7 +159,7 @@ def convert_image(job: PanopticJob) -> bool:
         if values is not None:
             check_size(job.image, path, values)
     if job.overwrite or not job.target.exists():
-        with written_whole(job.target) as temporary:
+        with atomic_path(job.target) as temporary:
             rgb = truth.ids.view(np.uint8).reshape(*truth.ids.shape, 4)[..., :3]
             Image.fromarray(np.ascontiguousarray(rgb)).save(temporary, format="PNG")
     if job.label_map is not None and truth.labels is not None:
@@ -178,7 +169,7 @@ def convert_image(job: PanopticJob) -> bool:
 
 
 def _write_json(path: Path, content: object) -> None:
-    with written_whole(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content))
 
 

@@ -19,11 +19,7 @@ from detectron2.utils import comm
 from clipself_seg.data.images import truth_pixels
 from clipself_seg.data.masks import read_segments
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.evaluator import (
-    ImageEvaluator,
-    Outputs,
-    Samples,
-)
+from clipself_seg.evaluation.evaluator import ImageEvaluator, Outputs, Samples
 from clipself_seg.evaluation.panoptic.files import check_things_and_stuff
 from clipself_seg.evaluation.panoptic.numbers import (
     ClassQuality,

@@ -107,8 +107,8 @@ def panoptic_map(
                 f"which is not among the {len(index_of)} classes: give those of the data set"
             )
     listed = [info["id"] for info in segments]
-    if len(set(listed)) < len(listed) or 0 in listed:
-        raise InputError(f"{source}: ids have to be unique and above 0, got {sorted(listed)[:9]}")
+    if len(set(listed)) < len(listed):
+        raise InputError(f"{source}: ids have to be unique, got {sorted(listed)[:9]}")
     return PanopticMap(
         ids=ids,
         segment_ids=np.array(listed, dtype=np.int64),
@@ -120,17 +120,15 @@ def panoptic_map(
 
 
 def _check_segment(info: object, source: str) -> None:
-    if not isinstance(info, dict | Mapping) or not {"id", "category_id"} <= info.keys():
-        raise InputError(f'{source}: a segment lacks "id" or "category_id": {reprlib.repr(info)}')
-    area, number, category = info.get("area", -1), info["id"], info["category_id"]
-    numbers = isinstance(area, REAL) and abs(cast(float, area)) < 2**63
-    if not numbers or not (isinstance(number, INTEGRAL) and isinstance(category, INTEGRAL)):
+    entries: Mapping[str, Any] = info if isinstance(info, dict | Mapping) else {}
+    area, number = entries.get("area", -1), entries.get("id")
+    are_numbers = isinstance(area, REAL) and isinstance(number, INTEGRAL)
+    are_numbers = are_numbers and isinstance(entries.get("category_id"), INTEGRAL)
+    # Three bytes of a PNG hold an id.
+    if not are_numbers or not (abs(area) < 2**63 and 0 < cast(int, number) < 2**24):
         raise InputError(
-            f"{source}: a segment has something else than numbers: {reprlib.repr(info)}"
-        )
-    if not 0 <= int(number) < 2**24:
-        raise InputError(
-            f"{source}: no three bytes of a PNG hold the id of the segment {reprlib.repr(info)}"
+            f'{source}: a segment has an "id" from 1 to {2**24 - 1}, a "category_id" and no "area" but a number, '
+            f"got {reprlib.repr(info)}"
         )
 
 

@@ -34,13 +34,7 @@ from clipself_seg.data.vocabulary import (
     seen_by_plain_spelling,
 )
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import (
-    Evaluation,
-    Pass,
-    Results,
-    label_file_of,
-    oracle_numbers,
-)
+from clipself_seg.evaluation.base import Evaluation, Pass, Results, label_file_of, oracle_numbers
 from clipself_seg.evaluation.examples import DrawnExamples
 from clipself_seg.evaluation.protocol import (
     MeasuringProtocol,

@@ -265,7 +265,7 @@ def test_real_maps_come_back_from_the_panoptic_files(data_dir, datasets_root):
 
 def test_an_interrupted_run_is_completed_and_a_whole_one_is_kept(folder, monkeypatch):
     write_image(folder, "ADE_val_00000002", SEMANTIC, CLASSES, NUMBERS)
-    write, calls = panoptic_files.written_whole, []
+    write, calls = panoptic_files.atomic_path, []
 
     def dying(path):
         calls.append(path)
@@ -273,11 +273,11 @@ def test_an_interrupted_run_is_completed_and_a_whole_one_is_kept(folder, monkeyp
             raise KeyboardInterrupt
         return write(path)
 
-    monkeypatch.setattr(panoptic_files, "written_whole", dying)
+    monkeypatch.setattr(panoptic_files, "atomic_path", dying)
     with pytest.raises(KeyboardInterrupt):
         prepare(folder)
     assert not (folder / "ade20k_panoptic_val.json").exists()
-    monkeypatch.setattr(panoptic_files, "written_whole", write)
+    monkeypatch.setattr(panoptic_files, "atomic_path", write)
     assert prepare(folder)[1:4] == (1, 1, 0)
     assert len(read(folder, "panoptic")["annotations"]) == 2
     before = (folder / "ade20k_panoptic_val.json").stat()

@@ -31,11 +31,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import rankdata
+from scipy.stats import mannwhitneyu
 from tabulate import tabulate
 
 from clipself_seg.clip import DenseCLIP, TextBank, load_clip
 from clipself_seg.clip.model import whole_image_features
+from clipself_seg.commands.options import flag, value
 from clipself_seg.data.images import read_image
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.heads.text_scores import cosine_cost
@@ -167,9 +168,8 @@ def formulas(clip: DenseCLIP, image: np.ndarray, text_KE: torch.Tensor) -> np.nd
 
 def area(scores: np.ndarray, present: np.ndarray) -> float:
     """How often a present word scores higher than an absent one, in [0, 1]."""
-    ranks = rankdata(scores)
-    count = int(present.sum())
-    return (ranks[present].sum() - count * (count + 1) / 2) / (count * (len(scores) - count))
+    high, low = scores[present], scores[~present]
+    return mannwhitneyu(high, low).statistic / (len(high) * len(low))
 
 
 def rows_of_images(folder: str, count: int, seeds: int) -> list[list[object]]:
@@ -200,11 +200,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--scenes", type=int, default=20, help="of each world and seed (20)")
-    parser.add_argument("--seeds", type=int, default=3, help="draws of scenes, or of words (3)")
-    parser.add_argument("--formulas", action="store_true", help="compare scores of presence")
-    parser.add_argument("--images", help="folder of photographs in place of scenes")
-    parser.add_argument("--words", type=int, default=20, help="of a photograph (20)")
+    value(parser, "--scenes", "of each world and seed", 20)
+    value(parser, "--seeds", "draws of scenes, or of words", 3)
+    flag(parser, "--formulas", "compare scores of presence")
+    value(parser, "--images", "folder of photographs in place of scenes")
+    value(parser, "--words", "of a photograph", 20)
     args = parser.parse_args(arguments)
     if args.images:
         rows = rows_of_images(args.images, args.words, args.seeds)

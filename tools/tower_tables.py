@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterable
 
 from clipself_seg.checkpoints.zoo import zoo
-from clipself_seg.clip.kind import Architecture, TowerKind
+from clipself_seg.clip.kind import Architecture
 from clipself_seg.clip.kinds import KINDS, find_architecture, list_architectures
 from clipself_seg.clip.text_bank import templates_text
 from clipself_seg.clip.training_free import ATTENTIONS, NONE
+from clipself_seg.tables.page import markdown_table
 
 NOTHING = "nothing stated"
 # Licence of the weights of open_clip's tags by how they begin, as open_clip's docs/PRETRAINED.md and the publishers say
@@ -31,11 +32,7 @@ FAMILIES = {
 
 def kinds_table() -> str:
     """A row for each kind: pixels, texts, and what can be read of an image."""
-    rows = [
-        "| kind | pixels, mean; std | sentences | `MODEL.CLIP.DENSE` | `MODEL.CLIP.ATTENTION` | masked attention | "
-        "factor of cosines in panoptic models |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     for kind in KINDS.values():
         dense = ", ".join(kind.readouts.dense_kinds)
         names = (NONE, *ATTENTIONS) if kind.readouts.attentions else (NONE,)
@@ -43,49 +40,55 @@ def kinds_table() -> str:
         masked = "yes" if kind.readouts.masked_attention else "no"
         limited = math.isfinite(kind.largest_scale)
         factor = f"its own, at most {kind.largest_scale:g}" if limited else "its own"
-        rows.append(
-            f"| {kind.name} | {_numbers(kind.mean)}; {_numbers(kind.std)} | {templates_text(kind.templates)} | "
-            f"{dense} | {attentions} | {masked} | {factor} |"
+        pixels, sentences = f"{_numbers(kind.mean)}; {_numbers(kind.std)}", templates_text(
+            kind.templates
         )
-    return "\n".join(rows) + "\n"
+        rows.append([kind.name, pixels, sentences, dense, attentions, masked, factor])
+    heads = [
+        "kind",
+        "pixels, mean; std",
+        "sentences",
+        "`MODEL.CLIP.DENSE`",
+        "`MODEL.CLIP.ATTENTION`",
+    ]
+    heads += ["masked attention", "factor of cosines in panoptic models"]
+    return markdown_table(heads, rows) + "\n"
 
 
 def weights_table() -> str:
     """A row for each model and licence of its weights, by kind; models without published weights are left out."""
     rows = [
-        "| model | kind | side, patch, E | tokens of a text | weights | licence of the weights |",
-        "| --- | --- | --- | --- | --- | --- |",
+        [*_about(architecture), _names(names), licence]
+        for architecture in _by_kind()
+        for licence, names in _weights(architecture).items()
     ]
-    for kind in KINDS.values():
-        for architecture in _of_kind(kind):
-            for licence, names in _weights(architecture).items():
-                rows.append(f"| {_about(architecture)} | {_names(names)} | {licence} |")
-    return "\n".join(rows) + "\n"
+    heads = ["model", "kind", "side, patch, E", "tokens of a text", "weights"]
+    return markdown_table([*heads, "licence of the weights"], rows) + "\n"
 
 
 def configs_table() -> str:
     """A row for each model that configurations of the project name, by kind, as the zoo lists them."""
-    rows = ["| model | configurations |", "| --- | --- |"]
-    for kind in KINDS.values():
-        for architecture in _of_kind(kind):
-            named = [c for e in zoo().values() if e.model == architecture.name for c in e.configs]
-            if named:
-                rows.append(f"| `{architecture.name}` | {_names(dict.fromkeys(named))} |")
-    return "\n".join(rows) + "\n"
+    rows = []
+    for name in (architecture.name for architecture in _by_kind()):
+        named = dict.fromkeys(c for e in zoo().values() if e.model == name for c in e.configs)
+        if named:
+            rows.append([f"`{name}`", _names(named)])
+    return markdown_table(["model", "configurations"], rows) + "\n"
 
 
-def _of_kind(kind: TowerKind) -> list[Architecture]:
-    architectures = map(find_architecture, list_architectures())
-    return [own for own in architectures if own.kind is kind]
+def _by_kind() -> list[Architecture]:
+    architectures, kinds = map(find_architecture, list_architectures()), [*KINDS.values()]
+    return sorted(architectures, key=lambda own: kinds.index(own.kind))
 
 
-def _about(architecture: Architecture) -> str:
+def _about(architecture: Architecture) -> list[str]:
     _, _, patch_size, embed_dim = architecture.kind.sizes(architecture)
     side = architecture.vision.get("image_size", 224)
     tokens = architecture.text["context_length"]
     repository = architecture.text.get("hf_tokenizer_name")
     by = f", `{repository}`" if repository else ""
-    return f"`{architecture.name}` | {architecture.kind.name} | {side}, {patch_size}, {embed_dim} | {tokens}{by}"
+    sizes = f"{side}, {patch_size}, {embed_dim}"
+    return [f"`{architecture.name}`", architecture.kind.name, sizes, f"{tokens}{by}"]
 
 
 def _weights(architecture: Architecture) -> dict[str, list[str]]:

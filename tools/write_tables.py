@@ -8,6 +8,7 @@ from tower_tables import configs_table, kinds_table, weights_table
 
 from clipself_seg.checkpoints.zoo import Entry, zoo
 from clipself_seg.files import write_text
+from clipself_seg.tables.page import markdown_table
 from clipself_seg.tables.table import published_numbers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,24 +33,22 @@ FAMILIES = {
 
 def zoo_table() -> str:
     """A folded table for each family, a row for each official checkpoint."""
-    rows: dict[str, list[str]] = {title: [] for title in FAMILIES}
+    rows: dict[str, list[list[str]]] = {title: [] for title in FAMILIES}
     for entry in zoo().values():
         title = next(title for title, name in FAMILIES.items() if re.match(name, entry.name))
         rows[title].append(_row(entry))
+    heads = ["name", "may I ship it: licence", "published"]
     return "\n".join(
-        f"<details><summary><b>{title}</b> ({len(own)})</summary>\n\n"
-        "| name | may I ship it: licence | published |\n| --- | --- | --- |\n"
-        + "\n".join(own)
-        + "\n\n</details>\n"
+        f"<details><summary><b>{title}</b> ({len(own)})</summary>\n\n{markdown_table(heads, own)}\n\n</details>\n"
         for title, own in rows.items()
     )
 
 
-def _row(entry: Entry) -> str:
+def _row(entry: Entry) -> list[str]:
     by_hand = "" if entry.addresses else " (by hand)"
     config = f"<br>`{entry.configs[0]}`" if entry.key == "MODEL.WEIGHTS" else ""
     numbers = published_numbers(entry) or "none"
-    return f"| `{entry.name}`{by_hand}{config} | {entry.may_ship}: {entry.licence} | {numbers} |"
+    return [f"`{entry.name}`{by_hand}{config}", f"{entry.may_ship}: {entry.licence}", numbers]
 
 
 PAGES = {

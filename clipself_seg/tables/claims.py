@@ -58,8 +58,6 @@ def verdict(smaller: Values, larger: Values) -> tuple[str, float, float]:
         The verdict, the mean difference and its standard error; NaN where they are not known, as the error of a
         difference that no seed moves.
     """
-    if not smaller or not larger:
-        return NOT_RUN, math.nan, math.nan
     pairs = _by_seed(smaller, larger).values()
     if not pairs:
         return NOT_RUN, math.nan, math.nan

@@ -96,7 +96,7 @@ def make_section(table: Table, scale: str, runs: TableRuns, store: Store) -> Sec
     """
     cells = measure(table, scale, runs, store)
     verdicts = [claim_verdicts(table, claim, cells, scale) for claim in table.claims]
-    wide = [name for name in table.columns if _has_anything(table, name, cells)]
+    wide = list(table.columns)
     headings = ["row"]
     for name in wide:
         column = table.columns[name]
@@ -205,10 +205,6 @@ def find_number(numbers: Mapping[str, float], path: str) -> float | None:
             f"the path {path} fits {' and '.join(fitting)}: name one of them in the table"
         )
     return numbers[fitting[0]] if fitting else None
-
-
-def _has_anything(table: Table, column: str, cells: Cells) -> bool:
-    return _printed(table, column) or bool(table.columns[column].paths)
 
 
 def _printed(table: Table, column: str) -> bool:

@@ -42,7 +42,7 @@ from types import UnionType
 from typing import Any, TypeVar
 
 from clipself_seg.checkpoints.zoo import Entry
-from clipself_seg.errors import InputError, nearest, shown
+from clipself_seg.errors import InputError, check_keys, nearest, shown
 from clipself_seg.yaml_files import CONFIGS, read_tree
 
 # The folder that the package is in: a checkout, which has configs/ and train_net.py, or site-packages.
@@ -385,11 +385,7 @@ class Part:
     def read(self, read: Callable[[Part], T]) -> T:
         """Take all by a function, and refuse keys that it did not take."""
         value = read(self)
-        for key in self.content:
-            if key not in self.known:
-                raise InputError(
-                    f"{self.place}: unknown key {shown(key)}; {nearest(key, self.known)}"
-                )
+        check_keys(self.content, self.known, self.place)
         return value
 
 

@@ -49,7 +49,7 @@ def test_all_jobs_share_what_is_asked_for(monkeypatch, tmp_path, capsys):
     words = ["all", "--repeats", "2", "--threads", "1", "--only", "dense", "--json", str(path)]
     assert command.main(words) == 0
     (common, only, _), text = given[0], capsys.readouterr().out
-    assert common["repeats"] == 2 and common["threads"] == 1 and only == ["dense"]
+    assert common["repeats"] == 2 and common["threads"] == 1 and only == ("dense",)
     assert text == "the table\n" and json.loads(path.read_text()) == {"rows": []}
 
 

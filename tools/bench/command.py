@@ -78,6 +78,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipself_seg.commands.options import flag, value
 from clipself_seg.errors import InputError, report_input_errors
 
 if TYPE_CHECKING:
@@ -94,58 +95,38 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     tasks = "all model dense distill regions semseg panoptic pq detection folder first-hour".split()
-    options.add_argument("task", choices=tasks)
-    options.add_argument(
-        "--model",
-        help=f"open_clip's name ({MODEL}; of panoptic ODISE's, {PANOPTIC_MODEL}; of detection "
-        f"{DETECTION_MODEL})",
-    )
-    options.add_argument("--size", type=int, help="side in pixels (1024; of ov_coco 640)")
-    options.add_argument("--batch", type=int, help="images (1; of pq and folder 20)")
-    options.add_argument(
-        "--precision", choices=["float32", "bfloat16", "float16"], default="float32"
-    )
-    options.add_argument("--regions", type=int, default=13, help="of each image (13)")
-    options.add_argument(
-        "--classes",
-        type=int,
-        help="of semseg (150; 171 in training), panoptic (133) or detection (1203; of ov_coco 65)",
-    )
-    options.add_argument(
-        "--kind", choices=["ov_coco", "ov_lvis"], default="ov_lvis", help="of detection (ov_lvis)"
-    )
-    options.add_argument("--queries", type=int, help="of panoptic (100; 250 in the merge)")
-    options.add_argument("--depth", type=int, default=2, help="of the modules in model's table (2)")
-    options.add_argument(
-        "--only",
-        nargs="+",
-        metavar="NAME",
-        default=(),
-        help="rows of the table to measure, each beside its plain formulation (everything)",
-    )
-    for flag, said in {
-        "--training": "a training step of semseg",
-        "--compile": "blocks of the image tower by torch.compile, as MODEL.CLIP.COMPILE, in the warm-up",
-        "--launches": "operations that a GPU would launch, in place of times",
-        "--small": "first-hour as small as can be, to see that it works",
-    }.items():
-        options.add_argument(flag, action="store_true", help=said)
+    value(options, "task", choices=tasks)
+    models = f"{MODEL}; of panoptic ODISE's, {PANOPTIC_MODEL}; of detection {DETECTION_MODEL}"
+    value(options, "--model", f"open_clip's name ({models})")
+    value(options, "--size", "side in pixels (1024; of ov_coco 640)", kind=int)
+    value(options, "--batch", "images (1; of pq and folder 20)", kind=int)
+    precisions = ["float32", "bfloat16", "float16"]
+    value(options, "--precision", "of autocast", "float32", choices=precisions)
+    value(options, "--regions", "of each image", 13)
+    classes = "of semseg (150; 171 in training), panoptic (133) or detection (1203; of ov_coco 65)"
+    value(options, "--classes", classes, kind=int)
+    value(options, "--kind", "of detection", "ov_lvis", choices=["ov_coco", "ov_lvis"])
+    value(options, "--queries", "of panoptic (100; 250 in the merge)", kind=int)
+    value(options, "--depth", "of the modules in model's table", 2)
+    only = "rows of the table to measure, each beside its plain formulation (everything)"
+    value(options, "--only", only, count="+", metavar="NAME")
+    flag(options, "--training", "a training step of semseg")
+    compiled = "blocks of the image tower by torch.compile, as MODEL.CLIP.COMPILE, in the warm-up"
+    flag(options, "--compile", compiled)
+    flag(options, "--launches", "operations that a GPU would launch, in place of times")
+    flag(options, "--small", "first-hour as small as can be, to see that it works")
     pieces = "elements that a piece of work makes at once on a GPU (2**28, 1 GiB in float32)"
-    options.add_argument("--pieces", type=int, metavar="ELEMENTS", help=pieces)
-    options.add_argument("--repeats", type=int, default=5, help="timed calls of everything (5)")
+    value(options, "--pieces", pieces, kind=int, metavar="ELEMENTS")
+    value(options, "--repeats", "timed calls of everything", 5)
     # macOS and Windows do not say which cores are this process's.
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    options.add_argument("--threads", type=int, default=cores, help=f"of torch ({cores})")
-    options.add_argument(
-        "--plain-allocator",
-        choices=["torch", "ours"],
-        default="torch",
-        help="of plain formulations: as torch finds it (torch), or what keeps freed memory here (ours)",
-    )
-    options.add_argument("--device", choices=["cpu", "cuda"], help="(a GPU if there is one)")
-    options.add_argument("--json", help="file for all figures, with where they come from")
+    value(options, "--threads", "of torch", cores)
+    allocator = "of plain formulations: as torch finds it, or ours, which keeps freed memory"
+    value(options, "--plain-allocator", allocator, "torch", choices=["torch", "ours"])
+    value(options, "--device", "(a GPU if there is one)", choices=["cpu", "cuda"])
+    value(options, "--json", "file for all figures, with where they come from")
     return options
 
 
@@ -160,6 +141,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = vars(parser().parse_args(arguments))
     task, path, depth = args["task"], args.pop("json"), args.pop("depth")
     launches, small = args.pop("launches"), args.pop("small")
+    args["only"] = tuple(args["only"] or ())
     if small and task != "first-hour":
         raise InputError(f"--small is for first-hour, not for {task}")
     if args["compile"] and (launches or task in ("all", "model")):
@@ -225,4 +207,4 @@ def _case(args: dict[str, Any]) -> Case:
         args["classes"] = detector.classes if detector else others
     models = {"panoptic": PANOPTIC_MODEL, "detection": DETECTION_MODEL, "pq": "no model"}
     args["model"] = args["model"] or models.get(task, MODEL)
-    return Case(**args | {"only": tuple(args["only"])})
+    return Case(**args)

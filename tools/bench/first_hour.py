@@ -36,34 +36,14 @@ from clipself_seg.provenance import provenance
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 LIMIT = 1200  # seconds of a step
-# Tables of the page: what is said below the title, and the figures with their columns; the first decides which rows
-# there are.
-TABLES: dict[str, tuple[str, dict[str, str]]] = {
-    "Tests": (
-        "Tests of a folder with their tensors on the device, in float32 without TF32. Used is the largest difference "
-        "as a fraction of what the test allows.",
-        {
-            "passed": "passed",
-            "skipped": "skipped",
-            "tolerance_used": "used of a tolerance",
-            "most_used_by": "by",
-        },
-    ),
-    "Loss of the first step": (
-        "Mean of two images, random weights. Off is the distance, as a fraction, from the same step on the CPU; of "
-        "panoptic segmentation from float32 on the device, and of two processes from one.",
-        {"loss": "loss", "loss_off": "off", "loss_may_be_off": "allowed"},
-    ),
-    "Time and memory": (
-        "Seconds are the median of those after the first, which warms up. A step has two images, as large as the "
-        "configuration says; an image is one pass of the evaluation; waiting is from the end of a step to the samples "
-        "of the next. Of other rows, sizes stand in the command, and plain is the formulation of docs/performance.md, "
-        "section 2. Memory is the most that torch had allocated on the GPU, or the process on a CPU.",
-        {"seconds": "s", "first_seconds": "first, s", "GiB": "GiB"},
-    ),
+# Tables of the page, and their columns: figure -> heading; the first decides which rows there are.
+COLUMNS = {
+    "tests": {"passed": "passed", "skipped": "skipped"}
+    | {"tolerance_used": "used of a tolerance", "most_used_by": "by"},
+    "losses": {"loss": "loss", "loss_off": "off", "loss_may_be_off": "allowed"},
+    "times": {"seconds": "s", "first_seconds": "first, s", "GiB": "GiB"},
 }
-WAITS = "Places at which Python waited for the GPU, in the last of those steps and images, as far as torch sees it."
-KEPT = ("runs", "failed", *TABLES["Tests"][1], "loss")
+KEPT = ("runs", "failed", "loss", *COLUMNS["tests"])
 ERROR = re.compile(
     r"(?:\[rank\d+\]: )?(error: .*|(?!Exception ignored)[\w.]*(?:Error|Exception)\b.*)"
 )
@@ -216,28 +196,28 @@ def reason(log: str) -> str:
 
 
 def page(hour: Mapping[str, Any]) -> str:
-    """The figures of an hour in Markdown."""
+    """The figures of an hour in Markdown: first_hour.md, filled in."""
     taken = hour["steps"]
     shown = dict(taken)
     for label, figures in taken.items():
         for name, run in figures.get("runs", {}).items():
             shown[f"{label}: {name}"] = run | {"GiB": run.get("memory_bytes", 0) / 2**30 or None}
-    left = hour["planned"] - len(taken)
-    said = f"{len(taken)} of {hour['planned']} steps were taken; {left} are left."
-    said += " The same command goes on, and tries again what failed. Logs lie in the folder of its name."
-    commits = ", ".join(sorted({of["commit"] for of in taken.values()}))
-    blocks = [f"# First hour: {_origin(hour)}", hour["machine"]]
-    blocks.append(f"{hour['provenance']['date']}, commit {commits}")
-    blocks += _section("Failed", said, ["", "error"], _failures(taken))
-    for title, (said, columns) in TABLES.items():
+    waits = [(row, *wait) for row, of in shown.items() for wait in of.get("waits", {}).items()]
+    commands = [f"    # {label}\n    {of['command']}" for label, of in taken.items()]
+    said = {
+        "origin": _origin(hour),
+        "commits": ", ".join(sorted({of["commit"] for of in taken.values()})),
+        "taken": len(taken),
+        "left": hour["planned"] - len(taken),
+        "failed": _table(_failures(taken), "error"),
+        "waits": _table(waits, "place", "times"),
+        "commands": "\n".join(commands),
+    }
+    for name, columns in COLUMNS.items():
         first = next(iter(columns))
         rows = [(row, *map(of.get, columns)) for row, of in shown.items() if first in of]
-        blocks += _section(title, said, ["", *columns.values()], rows)
-    waits = [(row, *wait) for row, of in shown.items() for wait in of.get("waits", {}).items()]
-    blocks += _section("Waits", WAITS, ["", "place", "times"], waits)
-    commands = [f"    # {label}\n    {of['command']}" for label, of in taken.items()]
-    blocks += ["## Commands", "<details>", "\n".join(commands), "</details>"]
-    return "\n\n".join(blocks) + "\n"
+        said[name] = _table(rows, *columns.values())
+    return (HERE / "first_hour.md").read_text().format(**hour, **said)
 
 
 def _failures(taken: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -256,10 +236,6 @@ def _failures(taken: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [*failed, *((own[0] + more[error], error) for error, own in tests.items())]
 
 
-def _section(
-    title: str, said: str, headings: Sequence[str], rows: Sequence[Sequence[Any]]
-) -> list[str]:
-    """Blocks of Markdown: a heading, what is said below it, and a table if it has rows."""
+def _table(rows: Sequence[Sequence[Any]], *headings: str) -> str:
     cells = [[v.replace("|", "\\|") if isinstance(v, str) else v for v in row] for row in rows]
-    table = [tabulate(cells, headings, "pipe", floatfmt=".4g")] if rows else []
-    return [f"## {title}", said, *table]
+    return tabulate(cells, ["", *headings], "pipe", floatfmt=".4g") if rows else ""

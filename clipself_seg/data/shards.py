@@ -18,6 +18,7 @@ import logging
 import os
 import re
 import subprocess
+import tarfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
@@ -573,7 +574,7 @@ def members(source: Bytes) -> Iterator[Member]:
                 raise DamagedTar(f"it has a header of {own_size} bytes, or too many in a row")
             content = source.read(own_size)
             if kind == LONG_NAME:
-                name = _text(content.rstrip(b"\0"))
+                name = _printable(content.rstrip(b"\0").decode("utf-8", "replace"))
             elif kind == PAX:
                 name, size = _of_pax(content, name, size)
             source.skip_to(_rounded(start + own_size))
@@ -588,28 +589,15 @@ def members(source: Bytes) -> Iterator[Member]:
 
 def _parse(header: bytes) -> tuple[str, int, bytes]:
     """Name, size and kind of what follows a header."""
-    if len(header) < TAR_BLOCK:
-        raise DamagedTar("it ends in the middle of a header")
-    unsigned = sum(header[:148]) + 8 * ord(" ") + sum(header[156:])
-    if _number(header[148:156]) != unsigned:
-        raise DamagedTar("a header has the wrong checksum: it is no tar file, or a compressed one")
-    name = header[:100].partition(b"\0")[0]
-    prefix = header[345:500].partition(b"\0")[0] if header[257:263] == b"ustar\0" else b""
-    return (
-        _text(prefix + b"/" + name if prefix else name),
-        _number(header[124:136]),
-        header[156:157],
-    )
-
-
-def _number(field: bytes) -> int:
-    """A number of a header: octal digits, or GNU's bytes for large ones."""
-    if field[:1] == b"\x80":
-        return int.from_bytes(field[1:], "big")
-    text = field.strip(b" \0")
-    if not re.fullmatch(rb"[0-7]*", text):
+    try:
+        info = tarfile.TarInfo.frombuf(header, "utf-8", "replace")
+    except tarfile.HeaderError as error:
+        raise DamagedTar(
+            f"a header cannot be read ({error}): it is cut off, no tar file, or compressed"
+        ) from None
+    if info.size < 0:
         raise DamagedTar("a header has no number where one should be")
-    return int(text or b"0", 8)
+    return _printable(info.name), info.size, info.type
 
 
 def _of_pax(content: bytes, name: str | None, size: int | None) -> tuple[str | None, int | None]:
@@ -621,7 +609,7 @@ def _of_pax(content: bytes, name: str | None, size: int | None) -> tuple[str | N
             raise DamagedTar("a pax header cannot be read")
         value = content[match.end() : place + int(match[1]) - 1]
         if match[2] == b"path":
-            name = _text(value)
+            name = _printable(value.decode("utf-8", "replace"))
         elif match[2] == b"size":
             if not re.fullmatch(rb"[0-9]{1,18}", value):
                 raise DamagedTar("a pax header has no number where one should be")
@@ -630,10 +618,9 @@ def _of_pax(content: bytes, name: str | None, size: int | None) -> tuple[str | N
     return name, size
 
 
-def _text(name: bytes) -> str:
+def _printable(name: str) -> str:
     """A name for logs too: what cannot be printed is replaced."""
-    text = name.decode("utf-8", "replace")
-    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+    return name if name.isprintable() else "".join(c if c.isprintable() else "?" for c in name)
 
 
 def _rounded(place: int) -> int:

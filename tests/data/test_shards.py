@@ -90,7 +90,7 @@ def test_what_ends_too_early_gives_what_is_whole_first():
     for kind in (io.BytesIO, Pipe):
         for end in (1536 + 512 + 100, 1536 + 100):
             names = []
-            with pytest.raises(DamagedTar, match="in the middle of a"):
+            with pytest.raises(DamagedTar, match="in the middle of a file|truncated header"):
                 for member in members(Bytes(kind(data[:end]))):
                     names.append(member.name)
             assert names[0] == "1.jpg"
@@ -111,9 +111,9 @@ def header(**fields):
 @pytest.mark.parametrize(
     "data, message",
     [
-        (b"x" * 600, "wrong checksum|no number"),
-        (b"\x1f\x8b" + b"\1" * 600, "wrong checksum|no number"),
-        (header()[:300], "in the middle of a header"),
+        (b"x" * 600, "bad checksum|invalid header"),
+        (b"\x1f\x8b" + b"\1" * 600, "bad checksum|invalid header"),
+        (header()[:300], "truncated header"),
         (header(size=b"-1"), "no number where one should be"),
         (header(size=b"77777777777"), "ends after 512 bytes"),
         (header(size=b"\x80" + b"\xff" * 11), "ends after 512 bytes"),

@@ -279,7 +279,7 @@ def read_tree(path: Path) -> Tree:
         InputError: it is no YAML of plain values, holds no keys, or values without end.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER)
     except RecursionError:
         raise InputError(f"{path}: brackets in it are too deep; take them out") from None
     except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:

@@ -13,6 +13,9 @@ differ, the default is the code, whose numbers the paper prints, and D1 to D5 na
 
 from __future__ import annotations
 
+import functools
+import pickle
+
 from detectron2.config import CfgNode, get_cfg
 
 from clipself_seg.checkpoints.dense_feature import KINDS
@@ -74,6 +77,15 @@ LISTS: dict[str, tuple[str, ...]] = {
 
 def default_config() -> CfgNode:
     """Detectron2's configuration with the project's keys, and its defaults of Detectron2's keys that differ here."""
+    cfg: CfgNode = pickle.loads(_defaults())
+    for key, default in FURTHER.items():
+        set_key(cfg, key, default)
+    return cfg
+
+
+@functools.cache
+def _defaults() -> bytes:
+    """Those of no module of --import, pickled: every configuration begins as a copy, and copying nodes is slow."""
     cfg = get_cfg()
     # A class of clipself_seg.models: "CLIPSelf" trains, "RegionReader" evaluates a CLIP as it is.
     cfg.MODEL.META_ARCHITECTURE = "CLIPSelf"
@@ -91,9 +103,7 @@ def default_config() -> CfgNode:
     add_panoptic_keys(cfg)
     add_detection_keys(cfg)
     add_numbers_keys(cfg)
-    for key, default in FURTHER.items():
-        set_key(cfg, key, default)
-    return cfg
+    return pickle.dumps(cfg)
 
 
 def set_key(cfg: CfgNode, key: str, value: object) -> None:

@@ -25,6 +25,8 @@ if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)) > 1:
     THREADS = 1
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 torch.set_num_threads(THREADS)
+# No test compares distributed tensors, whose import takes half a second in every worker.
+torch.testing._comparison._HAS_DTENSOR = False  # type: ignore[attr-defined]
 keep_freed_memory()  # the system takes longer to hand out pages than small models to compute
 
 

@@ -35,7 +35,7 @@ def small_values(cfg: CfgNode, clip: str = "ViT-Mini-8") -> dict[str, object]:
 
 
 def small_cat_seg(cfg) -> dict[str, object]:
-    """One step on an image of the small COCO-Stuff, for many classes; the head as it is, but for CLIP's widths."""
+    """One step on an image of the small COCO-Stuff, for many classes; the head as it is, but for its inputs' widths."""
     guided = cfg.MODEL.CAT_SEG.GUIDANCE == "clip"
     head = "MODEL.SEM_SEG_HEAD."
     changes = {
@@ -43,11 +43,11 @@ def small_cat_seg(cfg) -> dict[str, object]:
         "MODEL.CLIP.VISUAL_INIT": "",
         "MODEL.PROMPT_ENSEMBLE_TYPE": "plain",
         f"{head}TEXT_GUIDANCE_DIM": 128,
-        f"{head}FEATURE_RESOLUTION": [8, 8],
-        f"{head}WINDOW_SIZES": 4,
-        "INPUT.SIZE_DIVISIBILITY": 128,
-        "INPUT.MIN_SIZE_TRAIN": (128,),
-        "INPUT.CROP.SIZE": [128, 128],
+        f"{head}FEATURE_RESOLUTION": [4, 4],
+        f"{head}WINDOW_SIZES": 2,
+        "INPUT.SIZE_DIVISIBILITY": 64,
+        "INPUT.MIN_SIZE_TRAIN": (64,),
+        "INPUT.CROP.SIZE": [64, 64],
         "SOLVER.IMS_PER_BATCH": 1,
         "DATASETS.TRAIN": "('coco_2017_train_stuff_all_sem_seg',)",
         "DATASETS.TEST": "()",
@@ -56,7 +56,16 @@ def small_cat_seg(cfg) -> dict[str, object]:
         changes["MODEL.CAT_SEG.RESIDUAL"] = "token"
     if guided:
         return changes | {f"{head}APPEARANCE_GUIDANCE_DIM": 128}
-    return changes | {"MODEL.CAT_SEG.BACKBONE_WEIGHTS": "random"}
+    width = 32  # of the backbone's first map
+    if cfg.MODEL.BACKBONE.NAME == "GuidanceSwin":
+        changes["MODEL.SWIN.EMBED_DIM"] = width
+    else:
+        changes |= {"MODEL.RESNETS.WIDTH_PER_GROUP": 8, "MODEL.RESNETS.RES2_OUT_CHANNELS": width}
+    return changes | {
+        "MODEL.CAT_SEG.BACKBONE_WEIGHTS": "random",
+        f"{head}APPEARANCE_GUIDANCE_DIM": 4 * width,
+        f"{head}DECODER_GUIDANCE_DIMS": [2 * width, width],
+    }
 
 
 def small_panoptic(cfg) -> dict[str, object]:

@@ -84,7 +84,7 @@ def test_query_and_key_of_the_last_block_stay_as_they_were_and_its_value_does_no
 
 
 def test_query_and_key_of_the_last_block_of_eva_do_not_train():
-    model = tiny_clipself("EVA02-B-16")
+    model = tiny_clipself("EVA-Mini-8")
     last = model.student.blocks[-1].attn
     assert not last.q_proj.weight.requires_grad and not last.k_proj.weight.requires_grad
     assert not last.q_bias.requires_grad and last.v_proj.weight.requires_grad

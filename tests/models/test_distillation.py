@@ -310,7 +310,7 @@ def test_all_that_trains_gets_a_gradient_in_a_tower_with_matrices_of_its_own():
     objective = WeightedTerms(
         {"CROPS": 1.0, "CONTEXT": 1.0}, CorrelationSettings(teacher=Original())
     )
-    model = tiny_clipself("EVA02-B-16", objective=objective, trainable_blocks=1)
+    model = tiny_clipself("EVA-Mini-8", objective=objective, trainable_blocks=1)
     sum(model(weighted_samples(1)).values()).backward()
     for name, parameter in model.student.named_parameters():
         assert parameter.requires_grad == (parameter.grad is not None), name

@@ -18,7 +18,7 @@ from clipself_seg.models import CATSeg
 from clipself_seg.models.cat_seg.model import to_official
 from tests.conftest import PARITY, ROOT
 from tests.heads.cat_seg.test_cost_aggregator import wave
-from tests.parity.named_weights import named_input, named_state_dict
+from tests.parity.named_weights import named_input, named_state_dict, without_numbers
 
 
 def reference(case: str) -> tuple[dict, dict[str, torch.Tensor]]:
@@ -38,7 +38,8 @@ def weights() -> dict[str, torch.Tensor]:
 def model(weights, tmp_path_factory) -> CATSeg:
     path = tmp_path_factory.mktemp("cat_seg") / "model_final.pth"
     torch.save({"model": weights, "iteration": 79999}, path)
-    built = build_model(load_config(ROOT / "configs/semseg/catseg_cvpr_vitb16.yaml"))
+    with without_numbers():
+        built = build_model(load_config(ROOT / "configs/semseg/catseg_cvpr_vitb16.yaml"))
     DetectionCheckpointer(built).load(str(path))
     path.unlink()
     return built

@@ -156,12 +156,7 @@ def panoptic_records(json_file: Source, image_root: Source, panoptic_root: Sourc
         if isinstance(void := annotation.get("void_segments"), tuple):
             record["void_segments"] = void
         labelled.append(record)
-    if len(labelled) < len(records):
-        logger.warning(
-            "%s: %d images have no panoptic annotation and are left out",
-            json_file,
-            len(records) - len(labelled),
-        )
+    log_left_out(json_file, list(records.values()), labelled, "no panoptic annotation")
     return labelled
 
 
@@ -255,15 +250,30 @@ def listed_records(
     ]
     if not large:
         raise InputError(f"{path}: every image has a side below {min_side} pixels")
-    if len(large) < len(records):
-        logger.warning(
-            "%s: %d of %d images have a side below %d pixels and are left out",
-            path,
-            len(records) - len(large),
-            len(records),
-            min_side,
-        )
+    log_left_out(path, records, large, f"a side below {min_side} pixels")
     return large
+
+
+def log_left_out(
+    path: Source,
+    every: Sequence[Record],
+    kept: Sequence[Record],
+    why: str,
+    level: int = logging.WARNING,
+) -> None:
+    """Log how many images of a file are left out, if any are.
+
+    Args:
+        path: path of the file.
+        every: records of all its images.
+        kept: records of those that are not left out.
+        why: what the others have.
+        level: of the log.
+    """
+    if count := len(every) - len(kept):
+        logger.log(
+            level, "%s: %d of %d images have %s and are left out", path, count, len(every), why
+        )
 
 
 def require_files(
@@ -678,9 +688,7 @@ def read_region_text(json_file: Source, image_root: Source) -> RegionText:
         image_id = record["image_id"]
         record["labels"] = category_labels(np.array(ids[image_id]), index_of, json_file)
         record["captions"] = _texts(captions[image_id], image_id, json_file)
-    if len(labelled) < len(records):
-        left = len(records) - len(labelled)
-        logger.info("%s: %d images have no box and are left out", json_file, left)
+    log_left_out(json_file, records, labelled, "no box", logging.INFO)
     return RegionText(labelled, tuple(nouns.values()))
 
 

@@ -12,7 +12,6 @@ phrase ("large dog on a beach"). Nouns are a list, the most frequent ones, or th
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import re
 import reprlib
@@ -27,12 +26,11 @@ from clipself_seg.data.annotations import (
     annotated_image,
     coco_list,
     listed_records,
+    log_left_out,
     read_coco_json,
 )
 from clipself_seg.errors import InputError, of_extra
 from clipself_seg.files import read_text
-
-logger = logging.getLogger(__name__)
 
 Tagger = Callable[[str], list[tuple[str, str]]]
 """Function from a caption to its words, each with its tag."""
@@ -149,9 +147,7 @@ def caption_records(
     ]
     if not described:
         raise InputError(f"{json_file}: no image has a caption: give a file that has captions")
-    if len(described) < len(records):
-        without = len(records) - len(described)
-        logger.warning("%s: %d images have no caption and are left out", json_file, without)
+    log_left_out(json_file, records, described, "no caption")
     return described
 
 

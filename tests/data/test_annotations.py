@@ -74,7 +74,7 @@ def test_proposals_are_grouped_by_image_as_corners_with_the_areas_of_the_file(wr
 def test_panoptic_records_keep_the_files_own_category_ids(write, caplog):
     (record,) = panoptic_records(write({"images": IMAGES, "annotations": [PNG]}), "root", "png")
     assert record["pan_seg_file_name"] == "png/a.png" and record["segments_info"] == [SEGMENT]
-    assert "1 images have no panoptic annotation" in caplog.text
+    assert "1 of 2 images have no panoptic annotation" in caplog.text
 
 
 DEEP_BOX = json.loads("[" * 400 + "]" * 400)
@@ -174,7 +174,7 @@ def test_labels_number_the_categories_by_id_and_boxes_keep_the_order_of_the_file
     assert records[1]["proposals"].tolist() == [[0, 0, 2, 2], [1, 1, 1, 4]]
     assert records[1]["labels"].tolist() == [0, 1] and records[0]["labels"].dtype == np.int64
     assert [record["captions"] for record in records] == [["a dog on grass"], []]
-    assert "1 images have no box and are left out" in caplog.text
+    assert "1 of 3 images have no box and are left out" in caplog.text
 
 
 @pytest.mark.parametrize(

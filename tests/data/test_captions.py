@@ -170,7 +170,7 @@ def test_records_have_all_captions_of_their_image_and_images_without_are_left_ou
     captions = [{"image_id": 2, "caption": text} for text in ("A dog. \n", " ", "Grass")]
     (record,) = caption_records(write_captions(tmp_path / "c.json", *captions), "train")
     assert record == {"file_name": "train/2.jpg", "image_id": 2, "captions": ["A dog.", "Grass"]}
-    assert "1 images have no caption and are left out" in caplog.text
+    assert "1 of 2 images have no caption and are left out" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from clipself_seg.data.annotations import (
     category_labels,
     image_records,
     instance_records,
+    log_left_out,
     panoptic_records,
     proposal_records,
     read_coco_json,
@@ -562,10 +563,7 @@ def detection_records(
         return records
     annotated = annotated_ids(content, index_of, path)
     kept = [record for record in records if record["image_id"] in annotated]
-    if len(kept) < len(records):
-        logger.info(
-            "%s: %d images have no annotation and are left out", path, len(records) - len(kept)
-        )
+    log_left_out(path, records, kept, "no annotation", logging.INFO)
     return kept
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 from detectron2.config import CfgNode
-from tower_tables import configs_table, weights_table
 from write_tables import PAGES as TABLES
+from write_tables import configs_table, weights_table
 
 import setup_env
 from bench import command as benchmark

@@ -1,19 +1,23 @@
 """Write the generated tables of docs/: official checkpoints (models.md), kinds of CLIP and weights (towers.md)."""
 
+from __future__ import annotations
+
+import math
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-from tower_tables import configs_table, kinds_table, weights_table
-
 from clipself_seg.checkpoints.zoo import Entry, zoo
+from clipself_seg.clip.kind import Architecture
+from clipself_seg.clip.kinds import KINDS, find_architecture, list_architectures
+from clipself_seg.clip.text_bank import templates_text
+from clipself_seg.clip.training_free import ATTENTIONS, NONE
 from clipself_seg.files import write_text
 from clipself_seg.tables.page import markdown_table
 from clipself_seg.tables.table import published_numbers
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
 # Title of a family -> expression for the names of its weights; a name is of the first that fits.
 FAMILIES = {
     "CAT-Seg: pixels": "catseg-",
@@ -28,6 +32,16 @@ FAMILIES = {
     "PE-Core": "PE-Core-",
     "LAION, DataComp, DFN, MetaCLIP": ".*:",
     "Parts of models": "",
+}
+# Licence of the weights of open_clip's tags by how they begin, as open_clip's docs/PRETRAINED.md and the publishers say
+# by family; a line of the zoo goes before it. They state nothing of laion, datacomp, commonpool, yfcc15m and cc12m.
+LICENCES = {
+    "openai": "MIT (the repository's)",
+    "metaclip": "CC-BY-NC",
+    "dfn": "Apple's own",
+    "merged": "MIT",
+    "webli": "Apache-2.0",
+    "meta": "Apache-2.0",
 }
 
 
@@ -49,6 +63,89 @@ def _row(entry: Entry) -> list[str]:
     config = f"<br>`{entry.configs[0]}`" if entry.key == "MODEL.WEIGHTS" else ""
     numbers = published_numbers(entry) or "none"
     return [f"`{entry.name}`{by_hand}{config}", f"{entry.may_ship}: {entry.licence}", numbers]
+
+
+def kinds_table() -> str:
+    """A row for each kind: pixels, texts, and what can be read of an image."""
+    rows = []
+    for kind in KINDS.values():
+        dense = ", ".join(kind.readouts.dense_kinds)
+        names = (NONE, *ATTENTIONS) if kind.readouts.attentions else (NONE,)
+        attentions = ", ".join(names)
+        masked = "yes" if kind.readouts.masked_attention else "no"
+        limited = math.isfinite(kind.largest_scale)
+        factor = f"its own, at most {kind.largest_scale:g}" if limited else "its own"
+        pixels = f"{_numbers(kind.mean)}; {_numbers(kind.std)}"
+        sentences = templates_text(kind.templates)
+        rows.append([kind.name, pixels, sentences, dense, attentions, masked, factor])
+    readouts = ["`MODEL.CLIP.DENSE`", "`MODEL.CLIP.ATTENTION`", "masked attention"]
+    heads = ["kind", "pixels, mean; std", "sentences", *readouts]
+    return markdown_table([*heads, "factor of cosines in panoptic models"], rows) + "\n"
+
+
+def weights_table() -> str:
+    """A row for each model and licence of its weights, by kind; models without published weights are left out."""
+    rows = [
+        [*_about(architecture), _names(names), licence]
+        for architecture in _by_kind()
+        for licence, names in _weights(architecture).items()
+    ]
+    heads = ["model", "kind", "side, patch, E", "tokens of a text", "weights"]
+    return markdown_table([*heads, "licence of the weights"], rows) + "\n"
+
+
+def configs_table() -> str:
+    """A row for each model that configurations of the project name, by kind, as the zoo lists them."""
+    rows = []
+    for name in (architecture.name for architecture in _by_kind()):
+        named = dict.fromkeys(c for e in zoo().values() if e.model == name for c in e.configs)
+        if named:
+            rows.append([f"`{name}`", _names(named)])
+    return markdown_table(["model", "configurations"], rows) + "\n"
+
+
+def _by_kind() -> list[Architecture]:
+    architectures, kinds = map(find_architecture, list_architectures()), [*KINDS.values()]
+    return sorted(architectures, key=lambda own: kinds.index(own.kind))
+
+
+def _about(architecture: Architecture) -> list[str]:
+    _, _, patch_size, embed_dim = architecture.kind.sizes(architecture)
+    side = architecture.vision.get("image_size", 224)
+    tokens = architecture.text["context_length"]
+    repository = architecture.text.get("hf_tokenizer_name")
+    by = f", `{repository}`" if repository else ""
+    sizes = f"{side}, {patch_size}, {embed_dim}"
+    return [f"`{architecture.name}`", architecture.kind.name, sizes, f"{tokens}{by}"]
+
+
+def _weights(architecture: Architecture) -> dict[str, list[str]]:
+    """Names of a model's weights by their licence."""
+    import open_clip
+
+    name, known = architecture.name, zoo()
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    named = {tag: _licence(tag, f"{name}:{tag}") for tag in tags}
+    named |= {e.name: e.licence for e in known.values() if e.model == name and ":" not in e.name}
+    by_licence: dict[str, list[str]] = {}
+    for weights, licence in named.items():
+        by_licence.setdefault(licence, []).append(weights)
+    return by_licence
+
+
+def _licence(tag: str, name: str) -> str:
+    if name in zoo():
+        return zoo()[name].licence
+    stated = (text for start, text in LICENCES.items() if tag.startswith(start))
+    return next(stated, "nothing stated")
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in dict.fromkeys(values))
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 PAGES = {

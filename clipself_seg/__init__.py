@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from clipself_seg.prediction.panoptic import PanopticSegmentation
     from clipself_seg.prediction.semantic import Segmentation
 
-if (
-    sys.platform == "darwin"
-):  # operators that torch lacks on mps then run on the CPU; torch reads it when imported
+# Operators that torch lacks on mps then run on the CPU; torch reads it when imported.
+if sys.platform == "darwin":
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 __version__ = "1.0.0"

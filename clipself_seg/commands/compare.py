@@ -59,12 +59,8 @@ def _quality_options(parser: argparse.ArgumentParser) -> None:
             metavar=("JSON", "FOLDER"),
             help=f"panoptic JSON of the {what} and the folder of its PNGs",
         )
-    parser.add_argument(
-        "--split",
-        nargs=2,
-        metavar=("VOCABULARY", "TRAINED"),
-        help="names or files of the class lists that tell seen from unseen classes",
-    )
+    split = "names or files of the class lists that tell seen from unseen classes"
+    value(parser, "--split", split, count=2, metavar=("VOCABULARY", "TRAINED"))
     flag(parser, "--check", "compare all numbers with those of panopticapi itself")
     value(parser, "--json", "file for the numbers", kind=Path)
     value(parser, "--csv", "file for the numbers of each class", kind=Path)

@@ -22,7 +22,7 @@ def _convert_options(parser: argparse.ArgumentParser) -> None:
     required(parser, "--clip-name", "open_clip's model name, e.g. ViT-B-16")
     required(parser, "--weights", "checkpoint file, or an open_clip tag")
     required(parser, "--output", "file to write: .safetensors or .pt")
-    parser.add_argument("--layout", default="official", help="official (default) or open_clip")
+    value(parser, "--layout", "official or open_clip", "official")
     flag(parser, "--half", "store the weights in float16")
 
 

@@ -40,11 +40,10 @@ def mini_world(args: argparse.Namespace) -> None:
 
 def _clip_options(parser: argparse.ArgumentParser) -> None:
     value(parser, "--model", "mini, mini-eva, mini-large, mini-eva-large or mini-resnet", "mini")
-    default = "output/mini_clip.safetensors"
-    parser.add_argument("--output", default=default, help="file to write")
+    value(parser, "--output", "file to write", "output/mini_clip.safetensors")
     value(parser, "--scenes", "scenes to cut crops from", 9000)
     value(parser, "--steps", "steps (those of the shipped weights)", kind=int)
-    parser.add_argument("--seed", type=int, default=0, help="decides scenes, captions and weights")
+    value(parser, "--seed", "decides scenes, captions and weights", 0)
     flag(parser, "--image-tower", "write it alone, as the files are that come with the project")
 
 

@@ -194,8 +194,8 @@ def value(
     default: object = None,
     *,
     kind: Callable[[str], object] | None = None,
-    count: str | None = None,
-    metavar: str | None = None,
+    count: str | int | None = None,
+    metavar: str | tuple[str, ...] | None = None,
     choices: Iterable[str] | None = None,
 ) -> None:
     """Add an option with a value, or a positional argument.
@@ -206,13 +206,13 @@ def value(
         text: help text, without the default, which is put at its end.
         default: value where nothing is typed.
         kind: what makes a value of a word; the type of the default unless it is None or a list.
-        count: "+" or "*" for several values.
+        count: "+" or "*" for several values, or their number.
         metavar: what stands for the value in the help text.
         choices: the words that may be typed.
     """
     if kind is None:
         kind = type(default) if isinstance(default, (int, float, os.PathLike)) else str
-    if default is not None:
+    if default not in (None, "", []):
         text = f"{text} ({_in_words(default)})".lstrip()
     options.add_argument(
         name, default=default, type=kind, nargs=count, metavar=metavar, choices=choices, help=text
@@ -226,9 +226,9 @@ def _in_words(default: object) -> str:
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
-def required(options: Options, name: str, text: str, kind: Callable[[str], object] = str) -> None:
+def required(options: Options, name: str, text: str) -> None:
     """Add an option that has to be typed."""
-    options.add_argument(name, required=True, type=kind, help=text)
+    options.add_argument(name, required=True, help=text)
 
 
 def images(options: Options, text: str = "images and folders of them", count: str = "+") -> None:

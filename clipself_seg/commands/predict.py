@@ -98,14 +98,11 @@ def _options(parser: argparse.ArgumentParser) -> None:
     model = "a name (clipself-seg weights), a file or folder of a run or of save_pretrained, or org/name of the hub"
     value(parser, "--model", f"{model} (the default of the task; mini: for generated scenes)")
     options.output(parser, "output/predict")
-    parser.add_argument(
-        "--save",
-        nargs="+",
-        metavar="FORMAT",
-        choices=sorted({name for names in SAVE.values() for name in names}),
-        help="overlays, labels, panoptic, palette, masks, coco (regions in COCO's format) or yolo (overlays, and "
-        "labels or panoptic)",
+    formats = dict.fromkeys(name for names in SAVE.values() for name in names)
+    save = (
+        f"{', '.join(formats)}; coco is regions in COCO's format (overlays, and labels or panoptic)"
     )
+    value(parser, "--save", save, count="+", metavar="FORMAT", choices=formats)
     words = "words that are not in an image: drop them there, or only mark them in the JSON"
     value(parser, "--absent", words, choices=("drop", "mark"))
     options.skip_existing(parser)

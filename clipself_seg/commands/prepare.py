@@ -12,30 +12,20 @@ import importlib
 import inspect
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from clipself_seg.commands.options import Command, flag, processes, value
 from clipself_seg.data.prepare import CONTENTS
 from clipself_seg.errors import GOES_ON, InputError, nearest, report_input_errors
 from clipself_seg.files import home_expanded
 
-if TYPE_CHECKING:
-    from clipself_seg.data.prepare.common import Preparation
-
-
-def _declared(data_set: str) -> Preparation:
-    """What a module declares of a data set."""
-    for module, names in CONTENTS.items():
-        if data_set in names:
-            importlib.import_module(f"clipself_seg.data.prepare.{module}")
-    from clipself_seg.data.prepare.common import PREPARATIONS
-
-    return PREPARATIONS[data_set]
-
 
 def _command(data_set: str) -> Command:
     """The command of one data set of `CONTENTS`."""
-    prepare, splits, flags = _declared(data_set)
+    module = next(module for module, names in CONTENTS.items() if data_set in names)
+    importlib.import_module(f"clipself_seg.data.prepare.{module}")
+    from clipself_seg.data.prepare.common import PREPARATIONS
+
+    prepare, splits, flags = PREPARATIONS[data_set]
     defaults = {p.name: p.default for p in inspect.signature(prepare).parameters.values()}
 
     def add_options(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +40,7 @@ def _command(data_set: str) -> Command:
             if own.kind is bool:
                 flag(parser, own.name, own.text)
             else:
-                parser.add_argument(own.name, type=own.kind, help=own.text)
+                value(parser, own.name, own.text, kind=own.kind)
         parser.set_defaults(**{own.dest: defaults[own.parameter] for own in flags})
 
     def body(args: argparse.Namespace) -> None:

@@ -24,29 +24,18 @@ NUMBERS = ["/mIoU", "/mIoU-seen", "/mIoU-unseen"]
 
 
 def _reproduce_options(parser: argparse.ArgumentParser) -> None:
-    value(
-        parser, "--table", "tables by name, or files of yours (all)", [], count="+", metavar="NAME"
-    )
+    value(parser, "--table", "tables by name, or your files (all)", [], count="+", metavar="NAME")
     value(parser, "--seeds", default=SEEDS, kind=int, count="+")
     flag(parser, "--list", "print rows and claims, run nothing")
     flag(parser, "--dry-run", "print the commands and their cost, run nothing")
     flag(parser, "--page", "write the page from what is finished, run nothing")
     flag(parser, "--real", "on real data, not the mini world; prints the plan, runs nothing")
     flag(parser, "--start", "run the plan of --real")
-    parser.add_argument(
-        "--hours",
-        type=float,
-        default=math.inf,
-        help="hours of GPUs, without GPUs of cores, to spend (as many as all takes)",
-    )
+    value(parser, "--hours", "hours of GPUs, without GPUs of cores, to spend", math.inf)
     value(parser, "--num-gpus", "GPUs of each run, one run at a time; 0 is a CPU", 0)
     value(parser, "--output", "folder of the runs", Path("output/reproduce"))
-    parser.add_argument(
-        "--docs",
-        type=Path,
-        help="folder of the page and of what is kept of the runs, the only results that count then (page/ below "
-        "--output, beside the results that come with the project)",
-    )
+    docs = "folder of the page and of results, which alone count then (page/ below --output, and the project's results)"
+    value(parser, "--docs", docs, kind=Path)
     further_keys(parser, "the rows of what --import registers")
     value(parser, "--data", "your labelled images, for tables that need no others", metavar="PATH")
 
@@ -161,16 +150,9 @@ def _seeds_options(parser: argparse.ArgumentParser) -> None:
     value(parser, "configs", "files below configs/", count="+")
     value(parser, "--seeds", default=SEEDS, kind=int, count="+")
     value(parser, "--output", default=Path("output/seeds"))
-    parser.add_argument(
-        "--show", nargs="+", default=NUMBERS, help="ends of the names of the numbers to print"
-    )
-    parser.add_argument(
-        "--evaluate",
-        nargs="+",
-        default=[],
-        metavar="CONFIG",
-        help="files under which what the first configuration trained is evaluated too",
-    )
+    value(parser, "--show", "ends of the names of the numbers to print", NUMBERS, count="+")
+    evaluate = "files under which what the first configuration trained is evaluated too"
+    value(parser, "--evaluate", evaluate, [], count="+", metavar="CONFIG")
     further_keys(parser, "every run")
 
 

@@ -45,9 +45,8 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
     Written out here, because importing Detectron2 takes seconds and ``--help`` should not.
     """
-    parser.add_argument(
-        "--config-file", default="", metavar="FILE", help="a file, or a name below configs/"
-    )
+    config = "a file, or a name below configs/"
+    options.value(parser, "--config-file", config, "", metavar="FILE")
     options.task(parser, "take the configuration of semantic, panoptic, detection or distillation")
     model = "name or file of the weights to evaluate or to start training from, with their configuration"
     options.value(parser, "--model", model)
@@ -56,18 +55,12 @@ def _options(parser: argparse.ArgumentParser) -> None:
     recipe = "of fine-tuning, such as low_rank (docs/finetuning.md)"
     options.value(parser, "--recipe", recipe, metavar="NAME")
     options.resume(parser)
-    options.flag(
-        parser,
-        "--eval-only",
-        "evaluate MODEL.WEIGHTS (regions: MODEL.CLIP.WEIGHTS); with --resume the newest checkpoint",
+    evaluate = (
+        "evaluate MODEL.WEIGHTS (regions: MODEL.CLIP.WEIGHTS); with --resume the newest checkpoint"
     )
-    parser.add_argument(
-        "--sizes",
-        nargs="+",
-        default=[],
-        metavar="PIXELS",
-        help="evaluate at each of these input sizes and draw the curve (TEST.REGIONS.SIZES)",
-    )
+    options.flag(parser, "--eval-only", evaluate)
+    sizes = "evaluate at each of these input sizes and draw the curve (TEST.REGIONS.SIZES)"
+    options.value(parser, "--sizes", sizes, [], count="+", metavar="PIXELS")
     sweep = "panoptic: evaluate every pair of these as alpha and beta too (0 0.1 ... 1)"
     options.value(parser, "--sweep", sweep, count="*", metavar="EXPONENT")
     for name, file in (("latex", "tables.tex (booktabs)"), ("csv", "tables.csv")):
@@ -79,12 +72,8 @@ def _options(parser: argparse.ArgumentParser) -> None:
             default=[],
             help=f"write the tables of the evaluation beside results.json too, as {file}",
         )
-    parser.add_argument(
-        "--num-gpus",
-        type=int,
-        default=1,
-        help="processes, one per GPU; on the CPU without GPUs; leave out with torchrun or srun",
-    )
+    processes = "processes, one per GPU; on the CPU without GPUs; leave out with torchrun or srun"
+    options.value(parser, "--num-gpus", processes, 1)
     options.device(parser)
     options.precision(parser)
     machines = options.group(parser, rare=True)

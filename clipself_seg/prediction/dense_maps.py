@@ -5,7 +5,6 @@ Shapes: E channels, h x w cells of the features, K words, H x W pixels of a tile
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -115,6 +114,7 @@ class DenseMapResults:
         self.clips = clips
         self.folder = Path(folder)
         self.max_pixels = MAX_PIXELS
+        self.provenance: Mapping[str, object] = provenance()
         self.side = side
         self.clusters = clusters
         self.smallest = smallest
@@ -130,11 +130,6 @@ class DenseMapResults:
             )
             for title, clip in clips.items()
         }
-
-    @functools.cached_property
-    def provenance(self) -> Mapping[str, object]:
-        """Commit, versions and weights that the results come from."""
-        return provenance()
 
     def predict(
         self, images: Sequence[np.ndarray], sources: Sequence[ImageFile] = ()

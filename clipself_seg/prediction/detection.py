@@ -96,9 +96,7 @@ class DetectionPredictor(ImagePredictor[Detections]):
             checkpoint.
     """
 
-    architectures = ("FViT",)
-    lack = "detects nothing"
-    folder = "detection"
+    task = "detection"
     model: FViT
     mapper: DetectionTestMapper
     seen: np.ndarray = np.zeros(0, bool)

@@ -5,7 +5,6 @@ Shapes: E channels, h x w cells of an image, n boxes.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,8 +17,7 @@ from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.model import whole_image_features
 from clipself_seg.data.annotations import proposal_records
 from clipself_seg.data.images import MAX_PIXELS, letterbox_crops, letterbox_image
-from clipself_seg.data.mappers.samples import chw, stated_size
-from clipself_seg.data.regions import relative_boxes
+from clipself_seg.data.mappers.samples import box_tensor, chw, stated_size
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path, write_json
 from clipself_seg.models.region_reader import check_size
@@ -79,14 +77,10 @@ class FeatureResults:
             "save": sorted(save),
             "boxes": None if boxes is None else file_sha256(Path(boxes)),
         }
+        self.provenance: Mapping[str, object] = provenance()
         self._side = side
         self._dtype = dtype
         self._save = save
-
-    @functools.cached_property
-    def provenance(self) -> Mapping[str, object]:
-        """Commit and versions that the results come from."""
-        return provenance()
 
     @torch.inference_mode()
     def predict(
@@ -113,7 +107,7 @@ class FeatureResults:
         }
         if self.boxes is not None:
             exact["boxes"] = boxes = self._boxes(source, width, height)
-            relative = torch.from_numpy(relative_boxes(boxes, width, height)).float()
+            relative = box_tensor(boxes, width, height)
             square = self._pixels(letterbox_image(image, self._side)[None])
             features["box_embeddings"] = clip.encode_boxes(square, [relative]).cpu().numpy()
         return {name: array.astype(self._dtype) for name, array in features.items()} | exact

@@ -31,9 +31,8 @@ class Entry(TypedDict, total=False):
     """Contribution of an image or a video to the index; JSON."""
 
     size: list[int]  # height and width of an image in pixels
-    fractions: dict[
-        str, float
-    ]  # of the pixels of each class; "shares" in journals of earlier versions
+    # Of the pixels of each class; "shares" in journals of earlier versions.
+    fractions: dict[str, float]
     annotations: list[Json]  # of the task's own file in COCO's format
     regions: list[Json]  # annotations of coco.json
     frames: int  # number of frames of a video that were taken
@@ -62,9 +61,8 @@ class Line(TypedDict):
     name: str
     input: InputState | None
     files: list[str]
-    contents: (
-        list[list[int | str]] | None
-    )  # of `files`, see `_content`; None in journals of earlier versions
+    # Of `files`, see `_content`; None in journals of earlier versions.
+    contents: list[list[int | str]] | None
     entry: Entry
 
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from clipself_seg.checkpoints.choice import FOLDERS, find_model
+from clipself_seg.checkpoints.choice import find_model
 from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.data.vocabulary import Words
 from clipself_seg.errors import InputError
@@ -58,7 +58,7 @@ def load(
         assert choice.weights is not None
         return load_pretrained(choice.weights, opts=given, task=choice.task or None)
     build: Any = PREDICTORS[choice.task]  # by `configurable`
-    return build(prediction_config(choice.config_file, choice.weights, given, build))
+    return build(prediction_config(choice.config_file, choice.weights, given, choice.task))
 
 
 def export(
@@ -113,7 +113,7 @@ def export(
         return export_onnx(clip_of(loaded).cpu(), path)
     if isinstance(loaded, DenseCLIP):
         raise InputError("a CLIP alone has no task: give a predictor, or the name of the CLIP")
-    of_task, cfg = FOLDERS[loaded.folder], loaded.config
+    of_task, cfg = loaded.task, loaded.config
     check_request(of_task, dict(leaves(cfg or {})), asked)
     from clipself_seg.prediction.onnx.graph import write_model
 

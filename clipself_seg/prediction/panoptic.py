@@ -173,9 +173,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
         vocabulary: the vocabulary, which tells things from stuff; None before `set_vocabulary`.
     """
 
-    architectures = ("OpenPanoptic",)
-    lack = "finds no segments"
-    folder = "panoptic"
+    task = "panoptic"
     model: OpenPanoptic
     mapper: PanopticTestMapper
     trained: Vocabulary

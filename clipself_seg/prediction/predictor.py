@@ -20,7 +20,7 @@ from detectron2.config import CfgNode, configurable
 from PIL import Image
 from torch import nn
 
-from clipself_seg.checkpoints.choice import DEFAULTS, FOLDERS, weights_key
+from clipself_seg.checkpoints.choice import ARCHITECTURES, DEFAULTS, FOLDERS, weights_key
 from clipself_seg.checkpoints.download import fetch_bytes, is_address
 from clipself_seg.checkpoints.zoo import MINI_CLIPS, official
 from clipself_seg.config import load_config
@@ -86,14 +86,10 @@ class ImagePredictor(Pretrained, Generic[R]):
         seen: (K,) bool, which of the classes training has shown; None of a task that does not tell.
         world_check: warns of class names and images that the mini models do not know; None is silent.
         absent: what `set_absent` was given; None if nothing.
-        architectures: values of MODEL.META_ARCHITECTURE of the models that do the task.
-        lack: what others do not do, such as "does not label pixels".
-        folder: folder of configurations of the task, below configs/.
+        task: "semantic", "panoptic" or "detection".
     """
 
-    architectures: ClassVar[tuple[str, ...]]
-    lack: ClassVar[str]
-    folder: ClassVar[str]
+    task: ClassVar[str]
     mapper: ImageMapper
     absent: Absent | None = None
     _presence: Presence | None = None
@@ -128,7 +124,7 @@ class ImagePredictor(Pretrained, Generic[R]):
         mini = cfg.MODEL.CLIP.NAME in MINI_CLIPS.values() and not cfg.DATASETS.DATA
         return {
             "model": build_model(cfg) if model is None else model,
-            "world_check": WorldCheck(cls.folder) if mini else None,
+            "world_check": WorldCheck(cls.task) if mini else None,
             "config": cfg,
         }
 
@@ -304,7 +300,7 @@ def prediction_config(
     config_file: str | os.PathLike[str],
     weights: str | os.PathLike[str] | None = None,
     opts: Sequence[str] = (),
-    kind: type[ImagePredictor[Any]] | None = None,
+    task: str | None = None,
 ) -> CfgNode:
     """The configuration of a model that is trained already.
 
@@ -313,16 +309,18 @@ def prediction_config(
         weights: a checkpoint, its name or its address, in place of the configured MODEL.WEIGHTS, or
             MODEL.CLIP.WEIGHTS where a model has no others (`weights_key`); "random" goes without.
         opts: further keys and values in turn.
-        kind: predictor that the model has to be one of.
+        task: what the model has to do; None for whatever it does.
 
     Raises:
-        InputError: an unknown configuration or key, a model of another kind, or no weights where any are needed.
+        InputError: an unknown configuration or key, a model of another task, or no weights where any are needed.
     """
     architecture = _architecture(config_file, opts)
-    if kind is not None:
+    if task is not None:
         # Before the other keys are read: a model of another task refuses those of this one.
-        folder = f"configs/{kind.folder}"
-        require_architecture(architecture, kind.architectures, kind.lack, folder)
+        able = [name for name, of_task in ARCHITECTURES.items() if of_task == task]
+        folder = next(folder for folder, of_task in FOLDERS.items() if of_task == task)
+        lack = f"does not do the task {task}"
+        require_architecture(architecture, able, lack, f"configs/{folder}")
     key = weights_key(architecture)
     typed = [] if weights is None else [key, os.fspath(weights)]
     cfg = load_config(config_file, [*opts, *typed])
@@ -366,7 +364,7 @@ def require_architecture(
     Args:
         architecture: value of MODEL.META_ARCHITECTURE.
         architectures: values of which it has to be one.
-        lack: what another one does not do, such as "does not label pixels".
+        lack: what another one does not do, such as "has no mask generator".
         folder: of configurations that do.
 
     Raises:
@@ -422,13 +420,12 @@ class WorldCheck:
     warning unless it was cut or resized, and a photograph causes none only if it has one of these ten sizes.
     """
 
-    def __init__(self, folder: str | None) -> None:
+    def __init__(self, task: str | None) -> None:
         """
         Args:
-            folder: below ``configs/``, of configurations that do the same task on photographs, such as "semseg"; None
-                for a CLIP alone.
+            task: of the model; None for a CLIP alone.
         """
-        self.folder = folder
+        self.task = task
         self._warned = False
 
     def warning_of(
@@ -441,7 +438,7 @@ class WorldCheck:
         sentence = self._sentence(classes, images)
         if sentence and not self._warned:
             self._warned = True
-            other = "eva02-vitb16" if self.folder is None else DEFAULTS[FOLDERS[self.folder]]
+            other = "eva02-vitb16" if self.task is None else DEFAULTS[self.task]
             logger.warning(f"{sentence}. For photographs take the model {other}")
         return sentence
 

@@ -146,9 +146,7 @@ class _Labels(NamedTuple):
 class Predictor(ImagePredictor[Segmentation]):
     """A model with a vocabulary; calling it with an image gives a `Segmentation`."""
 
-    architectures = ("CATSeg", "ZeroShotSegmenter")
-    lack = "does not label pixels"
-    folder = "semseg"
+    task = "semantic"
     model: CATSeg | ZeroShotSegmenter
     mapper: SemSegTestMapper
 

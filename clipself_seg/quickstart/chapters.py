@@ -16,8 +16,8 @@ import numpy as np
 
 from clipself_seg.data.annotations import Record, read_coco_json
 from clipself_seg.data.images import read_image
-from clipself_seg.data.masks import read_indices, read_panoptic_png
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, seen_in_training
+from clipself_seg.data.masks import read_indices
+from clipself_seg.data.vocabulary import load_vocabulary, seen_in_training
 from clipself_seg.evaluation.report import novel_table, panoptic_split_table, semantic_split_table
 from clipself_seg.files import read_json
 from clipself_seg.provenance import read_results
@@ -33,7 +33,6 @@ from clipself_seg.quickstart.tiles import Row, label_rows, write_tiles
 from clipself_seg.visualization.boxes import box_overlay
 from clipself_seg.visualization.overlays import readable
 
-VOID = -1
 # Score that a box needs to be shown.
 SHOWN_BOXES = 0.7
 RowsOf = Callable[[Sequence[View], str, Path, Path], list[Row]]
@@ -155,8 +154,8 @@ def results_of(
     )
 
 
-def semantic_rows(views: Sequence[View], world: str, output: Path, worlds: Path) -> list[Row]:
-    """Images, their label maps, and those that every view gives."""
+def class_rows(views: Sequence[View], world: str, output: Path, worlds: Path) -> list[Row]:
+    """Images, the class of every pixel, and what every view says of it."""
     images = first_images(worlds, world)
     folders = {"ground truth": worlds / world / "stuffthingmaps" / "val"}
     folders |= {view.title: view.folder(output, world) / "labels" for view in views}
@@ -165,43 +164,6 @@ def semantic_rows(views: Sequence[View], world: str, output: Path, worlds: Path)
         for title, folder in folders.items()
     }
     return label_rows(load_vocabulary(world), [read_image(image) for image in images], columns)
-
-
-def panoptic_rows(views: Sequence[View], world: str, output: Path, worlds: Path) -> list[Row]:
-    """Images, and the classes of true segments and of those that every view gives."""
-    vocabulary = load_vocabulary(world)
-    images = first_images(worlds, world)
-    stems = [image.stem for image in images]
-    truth = worlds / world / "annotations" / "panoptic_val.json", worlds / world / "panoptic_val"
-    columns = {"ground truth": class_maps(*truth, vocabulary, stems)}
-    for view in views:
-        folder = view.folder(output, world)
-        file = folder / "panoptic.json"
-        columns[view.title] = class_maps(file, folder / "panoptic", vocabulary, stems)
-    return label_rows(vocabulary, [read_image(image) for image in images], columns)
-
-
-def class_maps(
-    json_file: Path, folder: Path, vocabulary: Vocabulary, stems: Iterable[str]
-) -> list[np.ndarray]:
-    """Class of every pixel of some panoptic PNGs, (H, W) of each, -1 where no segment is.
-
-    Args:
-        json_file: in COCO's panoptic format.
-        folder: of its PNGs.
-        vocabulary: of its categories.
-        stems: of the PNGs.
-    """
-    entries = {Path(e["file_name"]).stem: e for e in read_coco_json(json_file)["annotations"]}
-    maps = []
-    for entry in (entries[stem] for stem in stems):
-        ids = read_panoptic_png(folder / entry["file_name"])
-        labels = np.full(ids.shape, VOID)
-        for segment in entry["segments_info"]:
-            index = vocabulary.dataset_id_to_index[segment["category_id"]]
-            labels[ids == segment["id"]] = index
-        maps.append(labels)
-    return maps
 
 
 def detection_rows(_: Sequence[View], world: str, output: Path, worlds: Path) -> list[Row]:
@@ -276,7 +238,7 @@ SEMANTIC = Chapter(
     runs=(*CAT_SEG, *ZERO_SHOT),
     tables={"semantic": Table((*ZERO_SHOT, *CAT_SEG), semantic_split_table)},
     views=(View("original CLIP", CAT_SEG[0]), View("CLIPSelf", CAT_SEG[1])),
-    rows=semantic_rows,
+    rows=class_rows,
     note="Mean IoU in %. No training: each pixel gets the class whose text embedding is closest. CAT-Seg was trained "
     "just now\non the seen classes of mini. mini2 is a second world, with other layouts, textures and words.",
 )
@@ -313,7 +275,7 @@ PANOPTIC = Chapter(
         View("CLIPSelf, CLIP only", CLIPSELF, GENERATOR, mode="clip"),
         View("CLIPSelf, fused", CLIPSELF, GENERATOR, mode="fused"),
     ),
-    rows=panoptic_rows,
+    rows=class_rows,
     note="Panoptic quality in %. Both generators were trained on the seen classes of mini: one just now, the shipped "
     "one longer.\nThe class of a mask comes from CLIP only, from the generator only, or from both (fused).",
 )

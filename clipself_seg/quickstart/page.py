@@ -10,20 +10,22 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from clipself_seg.checkpoints.zoo import MINI_CLIP
 from clipself_seg.clip import DenseCLIP, TextBank, load_clip
 from clipself_seg.clip.model import whole_image_features
-from clipself_seg.data.annotations import Record, panoptic_records
 from clipself_seg.data.images import letterbox_crops, letterbox_image, read_image
-from clipself_seg.data.regions import Segments, enlarge_boxes, read_segments, relative_boxes
+from clipself_seg.data.mappers.samples import box_tensor, chw
+from clipself_seg.data.regions import enlarge_boxes
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path, read_json_lines
+from clipself_seg.mini.concepts import WORLDS
+from clipself_seg.mini.scenes import Scene
+from clipself_seg.mini.writer import scene_of
 from clipself_seg.pages import write_page
 from clipself_seg.quickstart.chapters import Results
-from clipself_seg.quickstart.heat_maps import SHOWN, ask, heat_sheet
+from clipself_seg.quickstart.heat_maps import SHOWN, WORLD, ask, heat_sheet
 from clipself_seg.quickstart.steps import EXPLORE, SHEETS
 from clipself_seg.quickstart.tiles import Row, write_tiles
 from clipself_seg.visualization.dense_maps import (
@@ -39,7 +41,7 @@ COLUMNS = {
     "CLIPSelf patches": "mini-clipself",
     "CLIPSelf proposals": "mini-clipself-proposals",
 }
-# How many scenes are read, how many K-Means maps and crops of things of them are shown.
+# How many scenes are drawn, how many K-Means maps and crops of things of them are shown.
 SCENES, MAPS, CROPS = 11, 5, 12
 CROP = 96  # pixels
 TRAINED_SIDE = 160  # pixels, as in configs/mini: answers are best there
@@ -61,43 +63,7 @@ class Answers(NamedTuple):
     given: Mapping[str, str]
 
 
-class LabelledImage:
-    """A validation image with its segments.
-
-    Attributes:
-        image: (H, W, 3) uint8 RGB.
-        segments: of the image.
-        labels: class of each segment, a position in the vocabulary.
-        things: positions of the things among the segments.
-    """
-
-    def __init__(self, record: Record, vocabulary: Vocabulary) -> None:
-        """
-        Args:
-            record: of `data.annotations.panoptic_records`.
-            vocabulary: of the segments.
-        """
-        things = frozenset(c.dataset_id for c in vocabulary.classes if c.isthing)
-        self.image = read_image(record["file_name"])
-        self.segments: Segments = read_segments(record, things)
-        index_of = vocabulary.dataset_id_to_index
-        self.labels = np.array([index_of[c] for c in self.segments.category_ids.tolist()])
-        self.things = np.flatnonzero(vocabulary.thing[self.labels])
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height in pixels."""
-        return self.image.shape[1], self.image.shape[0]
-
-    def student_input(self, clip: DenseCLIP, side: int) -> Tensor:
-        """Normalised padded square (1, 3, side, side)."""
-        square = letterbox_image(self.image, side).transpose(2, 0, 1).copy()
-        return clip.preprocess(torch.from_numpy(square)[None])
-
-
-def kmeans_rows(
-    clips: Mapping[str, DenseCLIP], scenes: Sequence[LabelledImage], most: int
-) -> list[Row]:
+def kmeans_rows(clips: Mapping[str, DenseCLIP], scenes: Sequence[Scene], most: int) -> list[Row]:
     """Scene, ground truth, and K-Means of each model's dense features with k = number of segments.
 
     Args:
@@ -105,17 +71,17 @@ def kmeans_rows(
         scenes: those that are wider than high are shown, so that all columns are of one shape.
         most: number of rows.
     """
-    wide = [scene for scene in scenes if scene.size[0] > scene.size[1]]
+    wide = [scene for scene in scenes if scene.image.shape[1] > scene.image.shape[0]]
     rows = []
     for scene in wide[:most]:
-        width, height = (ENLARGED * side for side in scene.size)
-        ids = np.searchsorted(np.unique(scene.segments.ids), scene.segments.ids)
+        height, width = (ENLARGED * side for side in scene.segment_map.shape)
+        ids = np.searchsorted(np.unique(scene.segment_map), scene.segment_map)
         ids = ids.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
         image = Image.fromarray(scene.image).resize((width, height), Image.Resampling.BICUBIC)
         tiles = {"image": np.asarray(image), "ground truth": colour_segments(ids)}
         for title, clip in clips.items():
             features = whole_image_features(clip, scene.image, MAP_SIDE)
-            labels = kmeans(features, clusters=len(scene.segments.segment_ids))
+            labels = kmeans(features, clusters=len(scene.segments))
             large = enlarge_labels(labels, height, width)
             tiles[title] = colour_segments(match_labels(large, ids))
         rows.append(Row(tiles))
@@ -124,7 +90,7 @@ def kmeans_rows(
 
 def region_answers(
     clips: Mapping[str, DenseCLIP],
-    scenes: Sequence[LabelledImage],
+    scenes: Sequence[Scene],
     vocabulary: Vocabulary,
     most: int,
 ) -> list[Answers]:
@@ -138,24 +104,26 @@ def region_answers(
     """
     answers = []
     for scene in scenes:
-        boxes = scene.segments.boxes[scene.things]
-        crops = letterbox_crops(scene.image, enlarge_boxes(boxes, 1.5, *scene.size), CROP)
-        given = zip(*_names(clips, scene, vocabulary))
-        for crop, label, names in zip(crops, scene.labels[scene.things], given):
-            answers.append(Answers(crop, vocabulary.names[label], dict(zip(clips, names))))
+        things = [segment for segment in scene.segments if segment.concept.isthing]
+        boxes = np.array([thing.box for thing in things], float)
+        around = enlarge_boxes(boxes, 1.5, *scene.image.shape[1::-1])
+        crops = letterbox_crops(scene.image, around, CROP)
+        given = zip(*_names(clips, scene.image, boxes, vocabulary))
+        for crop, thing, names in zip(crops, things, given):
+            answers.append(Answers(crop, thing.concept.names[0], dict(zip(clips, names))))
     return answers[:most]
 
 
 def _names(
-    clips: Mapping[str, DenseCLIP], scene: LabelledImage, vocabulary: Vocabulary
+    clips: Mapping[str, DenseCLIP], image: np.ndarray, boxes: np.ndarray, vocabulary: Vocabulary
 ) -> Iterator[list[str]]:
-    """Of each model, the class of each thing."""
-    boxes = relative_boxes(scene.segments.boxes[scene.things], *scene.size)
+    """Of each model, the class of each box."""
+    relative = box_tensor(boxes, image.shape[1], image.shape[0])
+    square = chw(letterbox_image(image, TRAINED_SIDE)[None])
     for clip in clips.values():
         text = TextBank(clip).embed(vocabulary)
         with torch.no_grad():
-            images = scene.student_input(clip, TRAINED_SIDE)
-            read = clip.encode_boxes(images, [torch.from_numpy(boxes).float()])
+            read = clip.encode_boxes(clip.preprocess(square), [relative])
         yield [vocabulary.names[i] for i in (read @ text.T).argmax(1).tolist()]
 
 
@@ -193,7 +161,6 @@ def _losses(path: Path) -> list[tuple[float, float]]:
 
 def write_images_and_page(
     output: Path,
-    world: Path,
     regions: Results,
     live: Mapping[str, Path],
     chapters: Mapping[str, Results],
@@ -202,16 +169,13 @@ def write_images_and_page(
 
     Args:
         output: folder for them; it has EXPLORE, which the page links.
-        world: folder of the mini world.
         regions: results of region recognition.
         live: title -> metrics.json of a run, for the loss curves.
         chapters: results of the chapters' tables, "semantic", "panoptic, live", "panoptic, shipped" and "detection".
     """
-    annotations = world / "annotations" / "panoptic_val.json"
-    records = panoptic_records(str(annotations), str(world / "val"), str(world / "panoptic_val"))
-    vocabulary = load_vocabulary("mini")
+    vocabulary = load_vocabulary(WORLD)
     clips = {title: load_clip(MINI_CLIP, tag) for title, tag in COLUMNS.items()}
-    scenes = [LabelledImage(record, vocabulary) for record in records[:SCENES]]
+    scenes = [scene_of(WORLDS[WORLD], "val", number, seed=0) for number in range(SCENES)]
     questions = ask({title: load_clip(MINI_CLIP, tag) for title, tag in SHOWN.items()})
     clusters = kmeans_rows(clips, scenes, MAPS)
     answers = region_answers(clips, scenes, vocabulary, CROPS)

@@ -112,7 +112,7 @@ def _run_chapters(output: Path, full: bool) -> None:
     call_explore(WORLD, output, worlds)
     say("images")
     live = {run.title: runs / run.folder / "metrics.json" for run in REGIONS if run.training}
-    write_images_and_page(output, worlds / WORLD, regions, live, results)
+    write_images_and_page(output, regions, live, results)
     seconds = time.monotonic() - begin
     _write_files(output, regions, results, seconds)
     sys.stdout.write(_report(regions, results))

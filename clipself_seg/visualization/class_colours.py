@@ -69,9 +69,8 @@ def class_colours(names: Sequence[str]) -> np.ndarray:
     """
     keys = [name.strip().casefold() for name in names]
     rgb, lab = _candidates()
-    away = np.full(
-        len(lab), np.inf
-    )  # weighted distance of each candidate from the nearest colour in use
+    # Weighted distance of each candidate from the nearest colour in use.
+    away = np.full(len(lab), np.inf)
     colours: dict[str, np.ndarray] = {}
     for key in sorted(set(keys), key=_turn):
         if not away.any():  # every candidate is in use: from here on colours come again

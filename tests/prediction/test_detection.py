@@ -164,7 +164,7 @@ def test_own_words_count_with_every_synonym_and_built_in_ones_as_configured():
 
 
 def detector(weights, opts):
-    return DetectionPredictor(prediction_config("", weights, opts, DetectionPredictor))
+    return DetectionPredictor(prediction_config("", weights, opts, "detection"))
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +224,11 @@ def test_seen_classes_are_those_that_the_weights_name(tmp_path):
 @pytest.mark.parametrize(
     "weights, opts, message",
     [
-        ("random", ("MODEL.META_ARCHITECTURE", "CATSeg"), "CATSeg, which detects nothing.*FViT"),
+        (
+            "random",
+            ("MODEL.META_ARCHITECTURE", "CATSeg"),
+            "CATSeg, which does not do the task detection.*FViT",
+        ),
         ("random", ("MODEL.FVIT.SCORE_THRESHOLD", "1.5"), "SCORE_THRESHOLD must be .* got 1.5"),
         ("random", ("DATASETS.TRAIN", "()"), "say which classes are seen"),
         (None, (), "names no MODEL.WEIGHTS"),

@@ -228,14 +228,14 @@ def test_a_list_gives_what_each_image_gives(real):
         (CONFIG, "random", ("MODEL.MASK_GENERATOR.SOURCE", "disk"), "need a generator"),
         (CONFIG, "random", ("MODEL.FUSION.ALPHA", 1.5), "ALPHA must be .* got 1.5"),
         (CONFIG, "random", ("DATASETS.TRAIN", "()"), "which classes are seen"),
-        ("mini/semseg", "random", (), "CATSeg, which finds no segments.*OpenPanoptic"),
+        ("mini/semseg", "random", (), "CATSeg, which does not do the task panoptic.*OpenPanoptic"),
         (CONFIG, None, (), "names no MODEL.WEIGHTS"),
         (CONFIG, "random", ("TEST.TRAIN_VOCABULARY", "mini_bas"), 'no vocabulary "mini_bas"'),
     ],
 )
 def test_what_finds_no_segments_is_refused(config, weights, opts, message):
     with pytest.raises(InputError, match=message):
-        PanopticPredictor(prediction_config(config, weights, [*SMALL, *opts], PanopticPredictor))
+        PanopticPredictor(prediction_config(config, weights, [*SMALL, *opts], "panoptic"))
 
 
 @pytest.fixture(scope="module")

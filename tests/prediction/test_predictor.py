@@ -168,11 +168,13 @@ def test_a_bad_entry_of_a_list_is_named_by_its_index(made, turned):
 
 def test_a_model_of_another_task_is_named_before_keys_that_it_does_not_read():
     for opts in ([], ["TEST.BACKGROUND.THRESHOLD", "0.5"]):
-        with pytest.raises(InputError, match="FViT, which does not label pixels.*configs/semseg"):
-            prediction_config("mini/detection.yaml", None, opts, Predictor)
+        with pytest.raises(
+            InputError, match="FViT, which does not do the task semantic.*configs/semseg"
+        ):
+            prediction_config("mini/detection.yaml", None, opts, "semantic")
     typed = ["MODEL.META_ARCHITECTURE", "FViT", "TEST.BACKGROUND.THRESHOLD", "0.5"]
-    with pytest.raises(InputError, match="FViT, which does not label pixels"):
-        prediction_config("mini/semseg.yaml", "random", typed, Predictor)
+    with pytest.raises(InputError, match="FViT, which does not do the task semantic"):
+        prediction_config("mini/semseg.yaml", "random", typed, "semantic")
 
 
 @pytest.fixture
@@ -190,9 +192,9 @@ def warnings(caplog):
 
 @pytest.mark.parametrize("name", ["mini", "mini2", "mini_base", "mini_things", "mini2_things"])
 def test_words_of_the_worlds_are_known(name, warnings):
-    WorldCheck("semseg").warning_of(load_vocabulary(name).classes)
+    WorldCheck("semantic").warning_of(load_vocabulary(name).classes)
     own = ["Red  Star", "star", "crescent", "blue ring|hoop", "lawn|meadow", "polka dots"]
-    WorldCheck("semseg").warning_of(own_words(own).classes)
+    WorldCheck("semantic").warning_of(own_words(own).classes)
     assert warnings() == []
 
 
@@ -209,7 +211,7 @@ def test_words_of_the_worlds_are_known(name, warnings):
 )
 def test_other_words_are_named_once(warnings, words, said):
     vocabulary = load_vocabulary(words) if isinstance(words, str) else own_words(words)
-    strict = WorldCheck("semseg")
+    strict = WorldCheck("semantic")
     for _ in range(2):
         strict.warning_of(vocabulary.classes)
     strict.warning_of(images=[blank(480, 640)])
@@ -220,20 +222,22 @@ def test_other_words_are_named_once(warnings, words, said):
 def test_images_of_the_worlds_are_known_and_real_ones_are_not(data_dir, warnings):
     for name, spec in WORLDS.items():
         scenes = [draw_scene(np.random.default_rng([ord(name[-1]), n]), spec) for n in range(4)]
-        WorldCheck("semseg").warning_of(images=[scene.image for scene in scenes])
+        WorldCheck("semantic").warning_of(images=[scene.image for scene in scenes])
     assert warnings() == []
     images = sorted(data_dir.rglob("*.jpg"))
     assert len(images) > 150
     for path in images:
         with open_image(path) as image:
             assert image.size not in sizes(), path
-    WorldCheck("semseg").warning_of(images=[blank(480, 640)])
+    WorldCheck("semantic").warning_of(images=[blank(480, 640)])
     assert "than the 640 x 480 pixels of one here" in warnings()[0]
 
 
-@pytest.mark.parametrize("folder", ["semseg", "panoptic", "detection"])
-def test_each_task_names_official_weights_of_its_own(folder, warnings):
-    WorldCheck(folder).warning_of(own_words(["dog"]).classes)
+@pytest.mark.parametrize(
+    "task, folder", [("semantic", "semseg"), ("panoptic", "panoptic"), ("detection", "detection")]
+)
+def test_each_task_names_official_weights_of_its_own(task, folder, warnings):
+    WorldCheck(task).warning_of(own_words(["dog"]).classes)
     (message,) = warnings()
     weights = message.split("For photographs take the model ")[1]
     assert zoo()[weights].configs[0].startswith(f"{folder}/")

@@ -45,7 +45,7 @@ OPTS = [part for pair in SMALL.items() for part in pair]
 @pytest.fixture(scope="module")
 def real():
     """A small CATSeg with random weights."""
-    return Predictor(prediction_config("", "random", OPTS, Predictor))
+    return Predictor(prediction_config("", "random", OPTS, "semantic"))
 
 
 class Fixed(nn.Module):
@@ -208,12 +208,12 @@ def test_a_class_in_another_case_plays_the_background():
         ("", None, OPTS, "names no MODEL.WEIGHTS"),
         ("semseg/catseg_cvpr_vitb16", None, (), "names no MODEL.WEIGHTS: .*: catseg-base"),
         ("", "none.pth", OPTS, "no checkpoint at"),
-        ("mini/patches", "random", (), "CLIPSelf, which does not label pixels"),
+        ("mini/patches", "random", (), "CLIPSelf, which does not do the task semantic"),
     ],
 )
 def test_what_cannot_predict_is_refused(config, weights, opts, message):
     with pytest.raises(InputError, match=message):
-        Predictor(prediction_config(config, weights, opts, Predictor))
+        Predictor(prediction_config(config, weights, opts, "semantic"))
 
 
 def test_a_model_without_weights_of_its_own_is_given_those_of_its_clip():

@@ -16,13 +16,13 @@ from clipself_seg.errors import InputError
 from clipself_seg.evaluation.regions.report import region_table
 from clipself_seg.evaluation.report import semantic_split_table
 from clipself_seg.mini.concepts import WORLDS
+from clipself_seg.mini.scenes import Scene, Segment
 from clipself_seg.mini.writer import scene_of
 from clipself_seg.pages import render
 from clipself_seg.quickstart.chapters import Results
 from clipself_seg.quickstart.heat_maps import ASKED, SHOWN, Question, ask, heat_sheet
 from clipself_seg.quickstart.page import (
     Answers,
-    LabelledImage,
     kmeans_rows,
     plot_losses,
     region_answers,
@@ -118,25 +118,19 @@ def clips():
     return {"CLIPSelf proposals": load_clip("ViT-Mini-8", "mini-clipself-proposals")}
 
 
-class Scene:
-    """A labelled image of two halves, both of them things."""
-
-    def __init__(self, width, height):
-        self.image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-        self.size = width, height
-        self.labels = np.array([0, 1])
-        self.things = np.array([0, 1])
-        self.segments = self
-        self.ids = np.where(np.arange(width) < width // 2, 7, 300)[None].repeat(height, 0)
-        self.segment_ids = np.array([7, 300])
-        self.boxes = np.array([[0, 0, width // 2, height], [width // 2, 0, width, height]], float)
-
-    def student_input(self, clip, side):
-        return LabelledImage.student_input(self, clip, side)
+def halves_of(width, height):
+    """A scene of two halves, both of them things."""
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    middle = width // 2
+    segment_map = np.where(np.arange(width) < middle, 1, 2)[None].repeat(height, 0)
+    boxes = (0, 0, middle, height), (middle, 0, width, height)
+    things = enumerate(zip(WORLDS["mini"].things, boxes), 1)
+    segments = [Segment(n, thing, box, middle * height) for n, (thing, box) in things]
+    return Scene(image, segment_map.astype(np.uint8), tuple(segments))
 
 
 def test_kmeans_shows_scenes_of_one_orientation_enlarged():
-    scenes = [Scene(48, 64), Scene(64, 48), Scene(72, 48), Scene(80, 48)]
+    scenes = [halves_of(*size) for size in ((48, 64), (64, 48), (72, 48), (80, 48))]
     rows = kmeans_rows(clips(), scenes, 2)
     assert [row.tiles["image"].shape for row in rows] == [(96, 128, 3), (96, 144, 3)]
     assert list(rows[0].tiles) == ["image", "ground truth", "CLIPSelf proposals"]
@@ -145,11 +139,11 @@ def test_kmeans_shows_scenes_of_one_orientation_enlarged():
 
 def test_every_thing_has_an_answer_of_every_model():
     vocabulary = load_vocabulary("mini")
-    answers = region_answers(clips(), [Scene(64, 48)], vocabulary, 5)
+    answers = region_answers(clips(), [halves_of(64, 48)], vocabulary, 5)
     assert [name for _, name, _ in answers] == list(vocabulary.names[:2])
     assert all(set(given) == set(clips()) for _, _, given in answers)
     assert set(answers[0].given.values()) <= set(vocabulary.names)
-    assert region_answers(clips(), [Scene(64, 48)], vocabulary, 1)[0].name == answers[0].name
+    assert region_answers(clips(), [halves_of(64, 48)], vocabulary, 1)[0].name == answers[0].name
 
 
 HUGE = f'{{"iteration": 1, "loss_clipself": {10**400}}}'

@@ -19,18 +19,13 @@ from clipself_seg.files import read_json, write_json
 def git_commit() -> str:
     """Commit of this checkout, with ``+dirty`` for uncommitted changes; ``unknown`` outside git."""
     root = Path(__file__).resolve().parent.parent
+    # Without tags, which are no hashes.
+    describe = "describe --always --exclude=* --abbrev=12 --dirty=+dirty".split()
     try:
-        commit = _git(root, "rev-parse", "--short=12", "HEAD")
-        dirty = _git(root, "status", "--porcelain", "--untracked-files=no")
+        words = ["git", "-C", str(root), *describe]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return commit + ("+dirty" if dirty else "")
-
-
-def _git(root: Path, *words: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
-    )
     return done.stdout.strip()
 
 

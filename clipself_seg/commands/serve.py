@@ -209,7 +209,7 @@ def _answers(args: argparse.Namespace, texts: Path) -> Answers:
     from clipself_seg.explore.answers import Answers
 
     mini = of_scenes(args)
-    predictors: dict[str, Any] = {}  # by the names of arguments
+    predictors: dict[str, Any] = {}
     for task, default in DEFAULTS.items():
         model, config = getattr(args, task), getattr(args, f"{task}_config")
         wanted = mini or model or config or task == TASKS[0] or present_file(zoo()[default])
@@ -221,7 +221,7 @@ def _answers(args: argparse.Namespace, texts: Path) -> Answers:
         opts += [] if args.device is None else [KEYS["device"], args.device]
         name = "boxes" if task == "detection" else task
         predictors[name] = predictor_of(model, task, config, opts)
-    return Answers(clips=heat_models(args), side=args.size, texts=texts, **predictors)
+    return Answers(clips=heat_models(args), side=args.size, texts=texts, predictors=predictors)
 
 
 def _examples(images: Sequence[str], scenes: bool) -> list[dict[str, str]]:

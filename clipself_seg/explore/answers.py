@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -193,24 +193,19 @@ class Answers:
         *,
         clips: Mapping[str, DenseCLIP],
         side: int | None = None,
-        semantic: Predictor | None = None,
-        panoptic: PanopticPredictor | None = None,
-        boxes: DetectionPredictor | None = None,
+        predictors: Mapping[str, Any] | None = None,
         texts: Path | None = None,
     ) -> None:
         """
         Args:
             clips: models of the heat maps by title.
             side: see `Content`.
-            semantic: names every pixel; None: not asked for.
-            panoptic: finds segments; None: not asked for.
-            boxes: finds boxes; None: not asked for.
+            predictors: those of "semantic", "panoptic" and "boxes" that may be asked.
             texts: folder of this server alone in which text embeddings are kept, emptied from time to time.
         """
         self.clips = clips
         self.side = side
-        predictors = {"semantic": semantic, "panoptic": panoptic, "boxes": boxes}
-        self.predictors = {name: made for name, made in predictors.items() if made is not None}
+        self.predictors = predictors or {}
         self.texts = texts
         self._asked = dict.fromkeys(("maps", *self.predictors), 0)
 
@@ -243,7 +238,7 @@ class Answers:
         return {"model": view.model(), "image": view.image(asked.image)}
 
     def _semantic(self, asked: Asked) -> Answer:
-        predictor = cast(Predictor, self.predictors["semantic"])
+        predictor: Predictor = self.predictors["semantic"]
         predictor.set_vocabulary(asked.words)
         result = predictor(asked.image)
         scores = dict(zip(result.names, result.class_scores))
@@ -265,7 +260,7 @@ class Answers:
         return _answer(predictor, result, ("segment", "area", "score", "kind"), rows)
 
     def _boxes(self, asked: Asked) -> Answer:
-        predictor = cast(DetectionPredictor, self.predictors["boxes"])
+        predictor: DetectionPredictor = self.predictors["boxes"]
         predictor.set_vocabulary(asked.words)
         result = predictor(asked.image)
         rows = [
@@ -280,7 +275,7 @@ class Answers:
         return _answer(predictor, result, ("word", "score", "class", "box in pixels"), rows)
 
     def _with_stuff(self, asked: Asked) -> PanopticPredictor:
-        predictor = cast(PanopticPredictor, self.predictors["panoptic"])
+        predictor: PanopticPredictor = self.predictors["panoptic"]
         if asked.stuff is None and asked.words.classes[0].isthing is not None:
             predictor.set_vocabulary(asked.words)
         else:

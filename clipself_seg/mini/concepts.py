@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (222, 38, 38),
@@ -69,14 +68,12 @@ class WorldSpec:
 
     Attributes:
         name: name of the world, of its folder and of its vocabulary.
-        about: description of the world in its vocabulary file.
         layout: "bands" (wavy horizontal or vertical bands of stuff) or "patchwork" (Voronoi cells).
         concepts: all classes, things first, in dataset-id order.
         sizes: (width, height) in pixels that a scene may have.
     """
 
     name: str
-    about: str
     layout: str
     concepts: tuple[Concept, ...]
     sizes: tuple[tuple[int, int], ...]
@@ -90,20 +87,6 @@ class WorldSpec:
     def stuff(self) -> tuple[Concept, ...]:
         """Uncountable classes."""
         return tuple(concept for concept in self.concepts if not concept.isthing)
-
-    def vocabulary(self) -> dict[str, Any]:
-        """Content of the world's vocabulary file."""
-        classes = [
-            {
-                "index": index,
-                "dataset_id": concept.dataset_id,
-                "names": list(concept.names),
-                "isthing": concept.isthing,
-                "seen": concept.seen,
-            }
-            for index, concept in enumerate(self.concepts)
-        ]
-        return {"name": self.name, "about": self.about, "classes": classes}
 
 
 def _things(shapes: tuple[str, ...], first_id: int, unseen: bool) -> list[Concept]:
@@ -136,7 +119,6 @@ def _mini() -> WorldSpec:
     ]
     return WorldSpec(
         name="mini",
-        about="Mini world: 6 colours x 6 shapes as things (24 seen, 12 unseen) and 8 textures as stuff",
         layout="bands",
         concepts=tuple(concepts),
         sizes=((192, 144), (192, 128), (144, 192), (200, 150), (176, 160), (132, 176)),
@@ -154,7 +136,6 @@ def _mini2(mini: WorldSpec) -> WorldSpec:
         concepts.append(dataclasses.replace(concept, names=concept.names[::-1], seen=seen))
     return WorldSpec(
         name="mini2",
-        about="Second mini world: other layouts, textures and words; seen = a word equals a seen word of mini",
         layout="patchwork",
         concepts=tuple(concepts),
         sizes=((208, 144), (160, 200), (184, 138), (168, 148)),

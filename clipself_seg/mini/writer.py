@@ -14,7 +14,6 @@ labels are indices into mini_base.
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from clipself_seg.data.captions import add_phrases, noun_phrases
 from clipself_seg.data.masks import read_indices
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.errors import InputError
-from clipself_seg.files import alone_in, naming_path, read_json, write_json
+from clipself_seg.files import alone_in, atomic_folder, naming_path, read_json, write_json
 from clipself_seg.mini.concepts import WORLDS, WorldSpec
 from clipself_seg.mini.crops import choose_mentions, tag_caption, write_caption
 from clipself_seg.mini.scenes import Scene, draw_scene
@@ -89,20 +88,14 @@ def make_worlds(root: str | Path, size: WorldSize, processes: int = 2) -> bool:
         InputError: another process writes worlds there.
     """
     root, worlds = Path(root), WORLDS.values()
-    partial = [_partial(spec, root) for spec in worlds]
-    if all(_is_there(spec, root, size) for spec in worlds) and not any(map(Path.exists, partial)):
+    if all(_is_there(spec, root, size) for spec in worlds):
         return False
     with alone_in(root):
-        for left_over in partial:  # of a call that was killed
-            shutil.rmtree(left_over, ignore_errors=True)
         missing = [spec for spec in worlds if not _is_there(spec, root, size)]
         for spec in missing:
-            _write_world(spec, root, size, processes)
+            with atomic_folder(root / spec.name) as folder:
+                _write_world(spec, folder, size, processes)
     return bool(missing)
-
-
-def _partial(spec: WorldSpec, root: Path) -> Path:
-    return root / f".{spec.name}.part"
 
 
 def manifest_of(size: WorldSize) -> dict[str, Any]:
@@ -116,16 +109,13 @@ def _is_there(spec: WorldSpec, root: Path, size: WorldSize) -> bool:
     return _read_manifest(target) == manifest_of(size) and _is_whole(spec, target, size)
 
 
-def _write_world(spec: WorldSpec, root: Path, size: WorldSize, processes: int) -> None:
-    target, partial = root / spec.name, _partial(spec, root)
+def _write_world(spec: WorldSpec, folder: Path, size: WorldSize, processes: int) -> None:
     for split in SPLITS:
-        _write_split(partial, spec, split, size, processes)
+        _write_split(folder, spec, split, size, processes)
     if spec.name == "mini":  # and what it has besides for training on seen classes only
-        _write_base_maps(partial, spec)
-        _write_split(partial, spec, BASE, size, processes)
-    write_json(partial / "manifest.json", manifest_of(size))
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+        _write_base_maps(folder, spec)
+        _write_split(folder, spec, BASE, size, processes)
+    write_json(folder / "manifest.json", manifest_of(size))
 
 
 def _read_manifest(folder: Path) -> Any:
@@ -172,7 +162,6 @@ def _write_split(
     folder: Path, spec: WorldSpec, split: str, size: WorldSize, processes: int
 ) -> None:
     for name in (split, f"panoptic_{split}", f"stuffthingmaps/{split}"):
-        shutil.rmtree(folder / name, ignore_errors=True)  # of an interrupted call
         (folder / name).mkdir(parents=True)
     count = getattr(size, split)
     jobs = [(folder, spec.name, split, index, size.seed) for index in range(count)]

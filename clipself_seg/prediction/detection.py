@@ -63,10 +63,8 @@ class Detections(RegionResult):
     def numbered(self) -> Iterator[Region]:
         """The detections, counted from 1, with masks or else with boxes."""
         for index, label in enumerate(self.labels.tolist()):
-            if self.masks is None:
-                yield Region(index + 1, label, None, instance=True, box=self.boxes[index])
-            else:
-                yield Region(index + 1, label, self.masks[index], instance=True)
+            mask = None if self.masks is None else self.masks[index]
+            yield Region(index + 1, label, mask, instance=True, box=self.boxes[index])
 
     def overlay(self, sheet: bool = True) -> Image.Image:
         """The image with boxes, names, scores, and masks if there are any.

@@ -1,6 +1,7 @@
 """A journal of the images that are done, from which an interrupted prediction goes on.
 
-A line for each image, behind one for the settings; each has a digest, and a line that is not as it was written
+A line for each image, behind one for the settings: its name, its file's state ("input"), the "files" of its results
+with their "contents", and its "entry" of the index. Each has a digest, and a line that is not as it was written
 does not count. Whatever else goes on where it was interrupted compares its settings by `require_same`, too.
 """
 
@@ -11,7 +12,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO, TypedDict, cast
+from typing import Any, NamedTuple, TextIO, TypedDict
 
 from clipself_seg.config.keys import default_config
 from clipself_seg.config.load import flatten
@@ -55,17 +56,6 @@ class Written(NamedTuple):
     entry: Entry
 
 
-class Line(TypedDict):
-    """A line of the journal: an image that is done."""
-
-    name: str
-    input: InputState | None
-    files: list[str]
-    # Of `files`, see `_content`; None in journals of earlier versions.
-    contents: list[list[int | str]] | None
-    entry: Entry
-
-
 class Journal:
     """The file of an output folder that says which images are done, by which settings."""
 
@@ -79,7 +69,7 @@ class Journal:
         self.folder = Path(folder)
         self.settings = settings
         self.resume = resume
-        self._done: dict[str, Line] = {}
+        self._done: dict[str, dict[str, Any]] = {}
         self._file: TextIO | None = None
 
     def open(self, provenance: Mapping[str, object]) -> Mapping[str, object]:
@@ -130,7 +120,7 @@ class Journal:
                     done[image.name] = line["entry"]
         return done
 
-    def _as_written(self, line: Line) -> bool:
+    def _as_written(self, line: Mapping[str, Any]) -> bool:
         files = [self.folder / name for name in line["files"]]
         if not all(path.is_file() for path in files):
             return False
@@ -212,13 +202,13 @@ def _content(path: Path) -> list[int | str]:
     return [len(content), hashlib.sha256(content).hexdigest()[:DIGITS]]
 
 
-def _image_line(line: Any) -> Line | None:
-    """A line about an image, under the names of today; None for another."""
+def _image_line(line: Any) -> dict[str, Any] | None:
+    """A line about an image, under the names of today; None for another. Earlier versions noted no "contents"."""
     match line:
         case {"name": str(), "input": _, "files": [*_], "entry": dict(entry)}:
             if "shares" in entry:
                 entry["fractions"] = entry.pop("shares")
-            return cast(Line, {"contents": None, **line})
+            return {"contents": None, **line}
     return None
 
 

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -37,6 +37,8 @@ from clipself_seg.prediction.journal import (
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R")  # what a model says of an image
+# Predicts for a video and writes the results, see `video.predict_video`: (source, batch_size=...).
+VideoWriter = Callable[..., Written]
 
 # Where results of any task are written, below the output folder.
 FOLDERS = ("features", "labels", "masks", "overlays", "palette", "panoptic", "scores", "yolo")
@@ -70,19 +72,17 @@ class Index(NamedTuple):
 
 
 class Results(Protocol[R]):
-    """Segments images, or detects in them, and writes the results."""
+    """Segments images, or detects in them, and writes the results.
 
-    @property
-    def folder(self) -> Path:
-        """Folder below which results are written."""
+    Attributes:
+        folder: folder below which results are written.
+        max_pixels: largest number of pixels of an image that is decoded.
+        provenance: where the results come from; JSON.
+    """
 
-    @property
-    def max_pixels(self) -> int:
-        """Largest number of pixels of an image that is decoded."""
-
-    @property
-    def provenance(self) -> Mapping[str, object]:
-        """Where the results come from; JSON."""
+    folder: Path
+    max_pixels: int
+    provenance: Mapping[str, object]
 
     def predict(
         self, images: Sequence[np.ndarray], sources: Sequence[ImageFile] = ()
@@ -94,13 +94,6 @@ class Results(Protocol[R]):
 
     def write_index(self, index: Index) -> None:
         """Write the file that explains the others."""
-
-
-class VideoWriter(Protocol):
-    """Predicts for a video and writes the results, see `video.predict_video`."""
-
-    def __call__(self, source: ImageFile, *, batch_size: int) -> Written:
-        """Predict for a video."""
 
 
 class _Pending(NamedTuple):

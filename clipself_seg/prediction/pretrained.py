@@ -544,12 +544,9 @@ def _common_licence(licences: Sequence[str]) -> str:
 
 def origins(cfg: CfgNode) -> list[tuple[str, str]]:
     """Name and licence of all weights that the configuration names, without folders of this machine."""
-    rows = []
+    rows, values = [], dict(flatten(cfg))
     for key in WEIGHTS:
-        value = cfg
-        for part in key.split("."):
-            value = value[part]
-        if value:
+        if value := values[key]:
             entry = entry_of(value, cfg.MODEL.CLIP.NAME)
             licence = entry.licence if entry else "not known here"
             if value in SHIPPED_MODELS or value in SHIPPED_TAGS:

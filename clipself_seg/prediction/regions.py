@@ -52,7 +52,7 @@ class Region(NamedTuple):
         label: of its class, in [0, K).
         mask: (H, W) bool, or None for a box alone.
         instance: whether it is one object, however many parts it has.
-        box: (4,) XYXY in pixels, of a region without a mask.
+        box: (4,) XYXY in pixels, where there may be no mask.
     """
 
     number: int

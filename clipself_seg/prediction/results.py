@@ -123,11 +123,11 @@ class TaskResults(abc.ABC, Generic[R]):
     def _metadata(self) -> Json:
         """Entries of the index about the model and its classes."""
 
-    @abc.abstractmethod
     def predict(
         self, images: Sequence[np.ndarray], sources: Sequence[ImageFile] = ()
     ) -> Sequence[R]:
         """The result of each image; `sources` are the files of images."""
+        return self.predictor.predict_batch(images)
 
     @abc.abstractmethod
     def _entry(self, source: ImageFile, result: R) -> Entry:
@@ -403,11 +403,6 @@ class DetectionResults(TaskResults[Detections]):
     save = ("overlays",)
     predictor: DetectionPredictor
 
-    def predict(
-        self, images: Sequence[np.ndarray], sources: Sequence[ImageFile] = ()
-    ) -> list[Detections]:
-        return self.predictor.predict_batch(images)
-
     def _entry(self, source: ImageFile, result: Detections) -> Entry:
         if result.masks is None:
             areas = np.prod(result.boxes[:, 2:] - result.boxes[:, :2], axis=1)
@@ -476,11 +471,11 @@ def yolo_lines(region: Region, height: int, width: int) -> list[str]:
         width: of the image in pixels.
     """
     size = np.array([width, height])
-    if region.box is not None:
+    if region.mask is None:
+        assert region.box is not None
         corner, opposite = region.box[:2].astype(np.float64), region.box[2:].astype(np.float64)
         shapes = [np.array([(corner + opposite) / 2, opposite - corner])]
     else:
-        assert region.mask is not None
         shapes = mask_polygons(region.mask)
         if region.instance and shapes:
             shapes = [joined_polygon(shapes)]

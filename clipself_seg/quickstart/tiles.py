@@ -10,9 +10,16 @@ import numpy as np
 
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.visualization.class_colours import class_colours
-from clipself_seg.visualization.overlays import Entry, entries, readable, save_png
-from clipself_seg.visualization.panels import named_tile, sheet
+from clipself_seg.visualization.overlays import (
+    Entry,
+    entries,
+    named_regions,
+    readable,
+    save_png,
+)
+from clipself_seg.visualization.panels import sheet
 
+OPACITY = 0.75  # of label maps, which are shown beside the image
 TEXT = 22  # height in pixels of the names in regions: tiles are shown smaller than they are
 MOST_NAMES = 14  # of a legend
 
@@ -46,9 +53,9 @@ def label_rows(
     for number, image in enumerate(images):
         maps = [labels[number] for labels in columns.values()]
         large, *large_maps = readable(image, *maps)
-        tiles = [named_tile(large, labels, names, colours, TEXT) for labels in large_maps]
+        drawn = (named_regions(large, m, names, colours, OPACITY, TEXT) for m in large_maps)
         legend = entries(np.stack(maps), names, colours, most=MOST_NAMES, percentages=False)
-        rows.append(Row({"image": large} | dict(zip(columns, tiles)), legend))
+        rows.append(Row({"image": large} | dict(zip(columns, map(np.asarray, drawn))), legend))
     return rows
 
 

@@ -17,33 +17,18 @@ HEAT = 0.7  # opacity of heat maps
 
 
 def kmeans(features: np.ndarray, clusters: int, seed: int = 0) -> np.ndarray:
-    """Spherical K-Means of unit-length features, (h, w) int64 in [0, clusters).
-
-    The start is spread-out locations (k-means++) that `seed` decides. A cluster that loses all its
-    locations takes the one that fits its own cluster worst.
+    """K-Means of features, (h, w) int64 in [0, clusters), each with a location at least.
 
     Args:
         features: features of unit length at each location, (E, h, w), without padding.
         clusters: k, at most h * w.
-        seed: seed of the start.
+        seed: decides the start, which is spread-out locations (k-means++).
     """
-    height, width = features.shape[1:]
-    points = features.reshape(len(features), -1).T.astype(np.float64)
-    centres = _spread_out(points, clusters, np.random.default_rng(seed))
-    labels = np.full(len(points), -1)
-    for _ in range(ITERATIONS):
-        similarity = points @ centres.T
-        previous = labels
-        labels = similarity.argmax(1)
-        for cluster in np.setdiff1d(np.arange(clusters), labels):
-            worst = similarity[np.arange(len(points)), labels].argmin()
-            labels[worst] = cluster
-            similarity[worst] = np.inf
-        if (labels == previous).all():
-            break
-        sums = np.stack([points[labels == cluster].sum(0) for cluster in range(clusters)])
-        centres = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
-    return labels.reshape(height, width)
+    points = features.reshape(len(features), -1).T.astype(np.float32)
+    cv2.setRNGSeed(seed)
+    stop = (cv2.TERM_CRITERIA_MAX_ITER, ITERATIONS, 0)
+    _, labels, _ = cv2.kmeans(points, clusters, None, stop, 1, cv2.KMEANS_PP_CENTERS)
+    return labels.reshape(features.shape[1:]).astype(np.int64)
 
 
 def discard_small_clusters(labels: np.ndarray, features: np.ndarray, fraction: float) -> np.ndarray:
@@ -65,17 +50,6 @@ def discard_small_clusters(labels: np.ndarray, features: np.ndarray, fraction: f
     centres = np.stack([points[labels.ravel() == cluster].mean(0) for cluster in kept])
     nearest = (points @ centres.T).argmax(1).reshape(labels.shape)
     return np.where(np.isin(labels, kept), np.searchsorted(kept, labels), nearest)
-
-
-def _spread_out(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Points drawn one by one, each with a probability that grows with its distance from the others."""
-    chosen = [int(rng.integers(len(points)))]
-    distance = np.full(len(points), np.inf)
-    while len(chosen) < count:
-        distance = np.minimum(distance, (1 - points @ points[chosen[-1]]).clip(0))
-        weights = distance if distance.sum() > 0 else np.ones(len(points))
-        chosen.append(int(rng.choice(len(points), p=weights / weights.sum())))
-    return points[chosen]
 
 
 def match_labels(labels: np.ndarray, reference: np.ndarray) -> np.ndarray:

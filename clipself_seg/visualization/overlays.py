@@ -129,11 +129,22 @@ def overlay(
 
 
 def named_regions(
-    image: np.ndarray, labels: np.ndarray, names: Sequence[str], colours: np.ndarray
+    image: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    colours: np.ndarray,
+    opacity: float = OPACITY,
+    unit: int | None = None,
 ) -> Image.Image:
-    """Tinted image with names in its regions, of the image's own size; the arguments are those of `overlay`."""
-    painted = Image.fromarray(paint(image, labels, colours))
-    write_names(painted, place_names(labels, names, text_size(labels)))
+    """Tinted image with names in its regions, of the image's own size.
+
+    Args:
+        image, labels, names, colours: as for `overlay`.
+        opacity: of the tint, 0 to 1.
+        unit: height of the text in pixels; None for `text_size`.
+    """
+    painted = Image.fromarray(paint(image, labels, colours, opacity))
+    write_names(painted, place_names(labels, names, unit or text_size(labels)))
     return painted
 
 

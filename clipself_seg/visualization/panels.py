@@ -8,31 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from clipself_seg.visualization.overlays import paint
-from clipself_seg.visualization.text import place_names, write_names, write_text
+from clipself_seg.visualization.text import write_text
 
-OPACITY = 0.75  # of label maps, which are shown beside the image
 MARGIN = 8  # pixels around the images of a sheet
 SHEET_TEXT = 13  # height of the text of a sheet in pixels
 BLACK = (0, 0, 0)
 LEADING = 5  # pixels between the lines of a sheet
-
-
-def named_tile(
-    image: np.ndarray, labels: np.ndarray, names: Sequence[str], colours: np.ndarray, unit: int
-) -> np.ndarray:
-    """Image under the colours of a label map, with names in the regions that have room, (H, W, 3) uint8.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        labels: (H, W) integers.
-        names: names of the K classes.
-        colours: colours of the classes, (K, 3) uint8.
-        unit: height of the text in pixels.
-    """
-    tile = Image.fromarray(paint(image, labels, colours, OPACITY))
-    write_names(tile, place_names(labels, names, unit))
-    return np.asarray(tile)
 
 
 def sheet(

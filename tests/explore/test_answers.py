@@ -135,7 +135,9 @@ def test_texts_of_earlier_words_go(tmp_path, monkeypatch):
 
 def test_answers_of_a_mini_model_say_what_it_does_not_know():
     semantic = load("mini", device="cpu")
-    served = answers.Answers(clips={"a": semantic.model.clip}, side=64, semantic=semantic)
+    served = answers.Answers(
+        clips={"a": semantic.model.clip}, side=64, predictors={"semantic": semantic}
+    )
     for words, said in (
         ("dog, red star", 'no "dog": its answers mean little'),
         ("grass, sand", ""),

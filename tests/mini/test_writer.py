@@ -172,7 +172,6 @@ def test_a_complete_world_is_kept_and_another_size_or_half_a_world_is_replaced(r
     shutil.copytree(root, tmp_path, dirs_exist_ok=True)
     assert not make_worlds(tmp_path, SIZE)
     (tmp_path / "mini" / "manifest.json").unlink()
-    (tmp_path / ".mini2.part").mkdir()
     assert make_worlds(tmp_path, SIZE, processes=1)
     (tmp_path / "mini2" / "panoptic_val" / "000000.png").unlink()
     assert make_worlds(tmp_path, SIZE, processes=1)
@@ -180,13 +179,13 @@ def test_a_complete_world_is_kept_and_another_size_or_half_a_world_is_replaced(r
 
 
 def test_what_a_killed_call_left_is_removed_and_two_calls_do_not_meet(root, tmp_path):
-    for world in WORLDS:
-        (tmp_path / world).symlink_to(root / world)
-    (tmp_path / ".mini.part/train").mkdir(parents=True)
+    (tmp_path / "mini").symlink_to(root / "mini")
+    left = tmp_path / ".mini2.abcdefgh.part"
+    (left / "folder/train").mkdir(parents=True)
     with alone_in(tmp_path), pytest.raises(InputError, match="another process"):
         make_worlds(tmp_path, SIZE)
-    assert (tmp_path / ".mini.part/train").exists()
-    assert not make_worlds(tmp_path, SIZE) and not (tmp_path / ".mini.part").exists()
+    assert left.exists()
+    assert make_worlds(tmp_path, SIZE, processes=1) and not left.exists()
     with alone_in(tmp_path):
         assert not make_worlds(tmp_path, SIZE)  # complete: nothing to write
 

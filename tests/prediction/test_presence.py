@@ -38,7 +38,7 @@ def scene(seed=0):
 
 def asked(model, present, words=WORDS, what="drop", background="background"):
     """Set a model's words, of which those at the places in `present` are said to be in every image."""
-    of_background = (background, 0.0) if model.folder == "semseg" and background else ()
+    of_background = (background, 0.0) if model.task == "semantic" and background else ()
     model.set_vocabulary(words, *of_background)
     scores = np.full(len(model.vocabulary), -1, np.float32)
     scores[list(present)] = 2

@@ -78,7 +78,7 @@ def scenes_of(world: str, count: int, seed: int) -> list[Scene]:
 
 def give_words(model: Any, words: Vocabulary) -> None:
     """Set words; of a model that labels pixels with a background, which none of them gets but from dropped words."""
-    of_background = ("background", 0.0) if model.folder == "semseg" else ()
+    of_background = ("background", 0.0) if model.task == "semantic" else ()
     model.set_vocabulary(words, *of_background)
 
 

@@ -72,17 +72,19 @@ class Index(NamedTuple):
 
 
 class Results(Protocol[R]):
-    """Segments images, or detects in them, and writes the results.
+    """Segments images, or detects in them, and writes the results."""
 
-    Attributes:
-        folder: folder below which results are written.
-        max_pixels: largest number of pixels of an image that is decoded.
-        provenance: where the results come from; JSON.
-    """
+    @property
+    def folder(self) -> Path:
+        """Folder below which results are written."""
 
-    folder: Path
-    max_pixels: int
-    provenance: Mapping[str, object]
+    @property
+    def max_pixels(self) -> int:
+        """Largest number of pixels of an image that is decoded."""
+
+    @property
+    def provenance(self) -> Mapping[str, object]:
+        """Where the results come from; JSON."""
 
     def predict(
         self, images: Sequence[np.ndarray], sources: Sequence[ImageFile] = ()

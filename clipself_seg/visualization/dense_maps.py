@@ -27,7 +27,8 @@ def kmeans(features: np.ndarray, clusters: int, seed: int = 0) -> np.ndarray:
     points = features.reshape(len(features), -1).T.astype(np.float32)
     cv2.setRNGSeed(seed)
     stop = (cv2.TERM_CRITERIA_MAX_ITER, ITERATIONS, 0)
-    _, labels, _ = cv2.kmeans(points, clusters, None, stop, 1, cv2.KMEANS_PP_CENTERS)
+    labels: np.ndarray = np.zeros((len(points), 1), np.int32)
+    _, labels, _ = cv2.kmeans(points, clusters, labels, stop, 1, cv2.KMEANS_PP_CENTERS)
     return labels.reshape(features.shape[1:]).astype(np.int64)
 
 

@@ -85,7 +85,7 @@ def test_dropped_words_are_as_if_they_had_not_been_given_and_marked_ones_change_
     assert marked.absent == dropped.absent
     nothing = asked(model, [])(image)
     assert regions_of(nothing) == [] and len(nothing.absent) == 5
-    if model.folder == "semseg":
+    if model.task == "semantic":
         assert (nothing.labels == nothing.background).all() and nothing.class_scores[-1] >= 0
 
 

@@ -30,6 +30,7 @@ from clipself_seg.config.weights import refuse_addresses
 from clipself_seg.errors import InputError, last_line, nearest
 
 logger = logging.getLogger(__name__)
+Pixels = tuple[float, ...]
 
 
 class VisionLanguageBackbone(Protocol):
@@ -167,14 +168,20 @@ class CLIPBackbone(Backbone):
         return self.tower.patch_size
 
 
+def other_pixels(section: CfgNode, clip: DenseCLIP) -> list[tuple[str, Pixels, Pixels]]:
+    """Those of PIXEL_MEAN and PIXEL_STD of a section that a CLIP was not trained with: key, value, and CLIP's."""
+    others = []
+    for key, values in (("PIXEL_MEAN", clip.mean), ("PIXEL_STD", clip.std)):
+        given, wanted = tuple(section[key]), tuple(round(255 * value, 3) for value in values)
+        if any(abs(a - b) > 0.5 for a, b in zip(given, wanted)):
+            others.append((key, given, wanted))
+    return others
+
+
 def _warn_of_other_pixels(cfg: CfgNode, clip: DenseCLIP) -> None:
     """Warns of pixels that CLIP was not trained with: Detectron2's defaults are BGR and ImageNet's mean."""
-    wanted = {"PIXEL_MEAN": clip.mean, "PIXEL_STD": clip.std}
-    for key, values in wanted.items():
-        given = list(cfg.MODEL[key])
-        needed = [round(255 * value, 3) for value in values]
-        if any(abs(a - b) > 0.5 for a, b in zip(given, needed)):
-            logger.warning("MODEL.%s is %s, this CLIP was trained with %s", key, given, needed)
+    for key, given, wanted in other_pixels(cfg.MODEL, clip):
+        logger.warning("MODEL.%s is %s, this CLIP was trained with %s", key, given, wanted)
     if cfg.INPUT.FORMAT != "RGB":
         logger.warning("INPUT.FORMAT is %s, CLIP needs RGB", cfg.INPUT.FORMAT)
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -490,9 +491,14 @@ class ResidualBlock(ViTBlock):
 class Transformer(nn.Module):
     """Stack of blocks under the parameter names of checkpoints (``transformer.resblocks.i``)."""
 
-    def __init__(self, blocks: Iterable[ResidualBlock]) -> None:
+    def __init__(self, layers: int, **sizes: Any) -> None:
+        """
+        Args:
+            layers: number of blocks.
+            sizes: arguments of `ResidualBlock`.
+        """
         super().__init__()
-        self.resblocks = nn.ModuleList(blocks)
+        self.resblocks = nn.ModuleList(ResidualBlock(**sizes) for _ in range(layers))
 
     def initialise(self) -> None:
         """Applies OpenAI's initialisation for training from scratch."""

@@ -111,6 +111,24 @@ class DenseCLIP(nn.Module):
         """Factor of cosines where regions are compared with classes, at most `TowerKind.largest_scale`; a scalar."""
         return self.logit_scale.exp().clamp(max=self.architecture.kind.largest_scale)
 
+    def check_side(self, side: int, what: str = "input side") -> None:
+        """Refuse a side of the input that the patch does not divide, before anything is read or trained.
+
+        Args:
+            side: in pixels.
+            what: the side or its key, for the message.
+
+        Raises:
+            InputError: names the two nearest sides that work.
+        """
+        patch = self.patch_size
+        if side < patch or side % patch:
+            below = max(side // patch, 1) * patch
+            raise InputError(
+                f"{what} {side} is not a multiple of the patch of {self.name}, {patch} pixels; take "
+                f"{below} or {below + patch}"
+            )
+
     def preprocess(self, images: Tensor) -> Tensor:
         """Normalised images, float32, of uint8 RGB images (B, 3, H, W) on any device."""
         return self.normalise(images.float() / 255)

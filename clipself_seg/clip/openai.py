@@ -20,7 +20,7 @@ from clipself_seg.clip.kind import (
     has_clip_text,
     vit_sizes,
 )
-from clipself_seg.clip.layers import ResidualBlock, Transformer
+from clipself_seg.clip.layers import Transformer
 from clipself_seg.clip.positions import patch_grid, resample_positions
 from clipself_seg.clip.runtime import normal_parameter
 from clipself_seg.clip.tower import CONVOLUTIONS, ImageTower, TransformerTower, patch_tokens
@@ -70,16 +70,12 @@ class VisionTransformer(ResidualTower):
         self.positional_embedding = normal_parameter(1 + grid**2, width, std=width**-0.5)
         self.ln_pre = nn.LayerNorm(width)
         self.transformer = Transformer(
-            [
-                ResidualBlock(
-                    width=width,
-                    heads=heads,
-                    mlp_ratio=mlp_ratio,
-                    quick_gelu=quick_gelu,
-                    layer_scale=layer_scale,
-                )
-                for _ in range(layers)
-            ]
+            layers,
+            width=width,
+            heads=heads,
+            mlp_ratio=mlp_ratio,
+            quick_gelu=quick_gelu,
+            layer_scale=layer_scale,
         )
         self.ln_post = nn.LayerNorm(width)
         self.proj = normal_parameter(width, embed_dim, std=width**-0.5)

@@ -9,7 +9,6 @@ Shapes: B images, L = P + N tokens, P = 1 or 0 for the class token, D width, E e
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from typing import NamedTuple
 
@@ -20,7 +19,6 @@ from clipself_seg.clip.eva import PatchEmbed
 from clipself_seg.clip.kind import (
     Architecture,
     Config,
-    Layout,
     PositionTable,
     Sizes,
     TowerKind,
@@ -29,7 +27,7 @@ from clipself_seg.clip.kind import (
 )
 from clipself_seg.clip.layers import ResidualBlock, initialise_blocks
 from clipself_seg.clip.linear import Linear
-from clipself_seg.clip.pooled import LatentPool, PooledTower, read_timm, read_trunk, write_trunk
+from clipself_seg.clip.pooled import LatentPool, PooledTower, trunk_layouts
 from clipself_seg.clip.positions import Rotary, patch_grid, resample_positions, rotary_factors
 from clipself_seg.clip.runtime import normal_parameter
 from clipself_seg.clip.tower import ATTENTION_POOL
@@ -164,15 +162,7 @@ PE_CORE = TowerKind(
     build_image=_build,
     key_tensors=_KEYS | {"visual.cls_token": 3},
     read_sizes=vit_sizes("visual.patch_embed.proj.weight", "blocks", "visual.head.weight"),
-    layouts={
-        "open_clip": Layout(
-            marks=tuple(f"visual.trunk.{mark}" for mark in MARKS),
-            read=functools.partial(read_trunk, scalars=SCALARS),
-            write=write_trunk,
-        ),
-        "official": Layout(write=write_trunk),
-        "timm": Layout(marks=MARKS, read=functools.partial(read_timm, scalars=SCALARS)),
-    },
+    layouts=trunk_layouts(MARKS, SCALARS),
     positions={"visual.pos_embed": PositionTable()},
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),

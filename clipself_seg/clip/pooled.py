@@ -15,13 +15,14 @@ Shapes: B images, L = P + N tokens, P before the patches', Q regions, D width, E
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip.kind import TRUNK, replace
+from clipself_seg.clip.kind import TRUNK, Layout, replace
 from clipself_seg.clip.layers import TwoLayers, merge_heads, split_heads
 from clipself_seg.clip.linear import Linear, linear
 from clipself_seg.clip.runtime import normal_parameter
@@ -178,6 +179,22 @@ class PooledTower(TransformerTower):
     @abc.abstractmethod
     def stem_parameters(self) -> list[nn.Parameter]:
         """Parameters of what stands before positions and blocks."""
+
+
+def trunk_layouts(marks: Sequence[str], scalars: Mapping[str, float]) -> dict[str, Layout]:
+    """Layouts of open_clip's files, with timm's image tower below ``visual.trunk.``, and of timm's.
+
+    Args:
+        marks: names that are in each of timm's files and, together, in no other's.
+        scalars: logit scale and bias before training, as for `alone`.
+    """
+    in_trunk = tuple(f"{TRUNK}{mark}" for mark in marks)
+    read = functools.partial(read_trunk, scalars=scalars)
+    return {
+        "open_clip": Layout(write_trunk, in_trunk, read),
+        "official": Layout(write_trunk),
+        "timm": Layout(None, tuple(marks), functools.partial(read_timm, scalars=scalars)),
+    }
 
 
 def read_trunk(tensors: Mapping[str, Tensor], scalars: Mapping[str, float]) -> dict[str, Tensor]:

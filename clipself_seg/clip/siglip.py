@@ -34,14 +34,7 @@ from clipself_seg.clip.kind import (
 )
 from clipself_seg.clip.layers import ResidualBlock, Transformer, initialise_blocks
 from clipself_seg.clip.linear import Linear
-from clipself_seg.clip.pooled import (
-    LatentPool,
-    PooledTower,
-    alone,
-    read_timm,
-    read_trunk,
-    write_trunk,
-)
+from clipself_seg.clip.pooled import LatentPool, PooledTower, alone, trunk_layouts
 from clipself_seg.clip.positions import patch_grid, resample_positions
 from clipself_seg.clip.runtime import QUEUES, normal_parameter, run_block
 from clipself_seg.clip.text import TextEncoder
@@ -185,17 +178,12 @@ class SiglipText(TextEncoder):
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.positional_embedding = normal_parameter(context_length, width, std=0.01)
         self.transformer = Transformer(
-            [
-                ResidualBlock(
-                    width=width,
-                    heads=heads,
-                    mlp_ratio=mlp_ratio,
-                    quick_gelu=False,
-                    eps=EPS,
-                    approximate=approximate,
-                )
-                for _ in range(layers)
-            ]
+            layers,
+            width=width,
+            heads=heads,
+            mlp_ratio=mlp_ratio,
+            eps=EPS,
+            approximate=approximate,
         )
         self.ln_final = nn.LayerNorm(width, eps=EPS)
         self.text_projection = None if projection == "none" else Linear(width, embed_dim)
@@ -376,7 +364,6 @@ VARIANTS = {
 }
 SCALE = 10.0
 SCALARS = {"logit_scale": math.log(SCALE), "logit_bias": -10.0}  # before training
-LATENT = "attn_pool.latent"
 KERNEL = "visual.patch_embed.proj.weight"
 SIGLIP = TowerKind(
     name="SigLIP ViT",
@@ -387,13 +374,7 @@ SIGLIP = TowerKind(
     key_tensors={"visual.attn_pool.latent": 3, "visual.patch_embed.proj.weight": 4},
     read_sizes=vit_sizes(KERNEL, "blocks", KERNEL),
     layouts={
-        "open_clip": Layout(
-            marks=(f"visual.trunk.{LATENT}",),
-            read=functools.partial(read_trunk, scalars=SCALARS),
-            write=write_trunk,
-        ),
-        "official": Layout(write=write_trunk),
-        "timm": Layout(marks=(LATENT,), read=functools.partial(read_timm, scalars=SCALARS)),
+        **trunk_layouts(["attn_pool.latent"], SCALARS),
         "transformers": Layout(
             marks=("vision_model.head.probe",),
             read=functools.partial(read_siglip, scalars=SCALARS),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from clipself_seg.clip.layers import ResidualBlock, Transformer
+from clipself_seg.clip.layers import Transformer
 from clipself_seg.clip.runtime import QUEUES, chunk_size, normal_parameter, run_block
 from clipself_seg.errors import InputError
 
@@ -85,10 +85,7 @@ class TextTower(TextEncoder):
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.positional_embedding = normal_parameter(context_length, width, std=0.01)
         self.transformer = Transformer(
-            [
-                ResidualBlock(width=width, heads=heads, mlp_ratio=mlp_ratio, quick_gelu=quick_gelu)
-                for _ in range(layers)
-            ]
+            layers, width=width, heads=heads, mlp_ratio=mlp_ratio, quick_gelu=quick_gelu
         )
         self.ln_final = nn.LayerNorm(width)
         self.text_projection = normal_parameter(width, embed_dim, std=width**-0.5)

@@ -32,12 +32,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from clipself_seg.checkpoints.bounds import OutOfBounds, open_safetensors
-from clipself_seg.checkpoints.hashes import (
-    hash_tensors,
-    invalidate,
-    weights_hash,
-    weights_state,
-)
+from clipself_seg.checkpoints.hashes import hash_tensors, invalidate, weights_hash, weights_state
 from clipself_seg.clip.examples import ReadRegions, dense_regions, with_examples
 from clipself_seg.clip.model import DenseCLIP
 from clipself_seg.clip.runtime import autocast_dtype, full_precision

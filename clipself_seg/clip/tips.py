@@ -36,7 +36,7 @@ from clipself_seg.clip.kind import (
     stacked,
     vit_sizes,
 )
-from clipself_seg.clip.layers import ResidualBlock, Transformer
+from clipself_seg.clip.layers import Transformer
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.openai import ResidualTower
 from clipself_seg.clip.positions import patch_grid, resample_positions
@@ -110,14 +110,12 @@ class TipsTransformer(ResidualTower):
         self.register_embedding = normal_parameter(width, std=0.02)
         self.positional_embedding = normal_parameter(1 + grid**2, width, std=0.02)
         self.transformer = Transformer(
-            ResidualBlock(
-                width=width,
-                heads=heads,
-                mlp_ratio=mlp_ratio(width, hidden),
-                layer_scale=1.0,
-                eps=NORM_EPS,
-            )
-            for _ in range(layers)
+            layers,
+            width=width,
+            heads=heads,
+            mlp_ratio=mlp_ratio(width, hidden),
+            layer_scale=1.0,
+            eps=NORM_EPS,
         )
         self.ln_post = nn.LayerNorm(width, eps=NORM_EPS)
         self.transformer.initialise()
@@ -186,10 +184,9 @@ class TipsTextTower(TextEncoder):
         self.context_length = context_length
         self.token_embedding = nn.Embedding(vocab_size, width)
         ratio = mlp_ratio(width, hidden)
-        blocks = [ResidualBlock(width=width, heads=heads, mlp_ratio=ratio) for _ in range(layers)]
-        for block in blocks:
-            block.mlp.gelu = nn.ReLU()
-        self.transformer = Transformer(blocks)
+        self.transformer = Transformer(layers, width=width, heads=heads, mlp_ratio=ratio)
+        for block in self.blocks:
+            block.get_submodule("mlp").gelu = nn.ReLU()
         self.ln_final = nn.LayerNorm(width)
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         self.transformer.initialise()

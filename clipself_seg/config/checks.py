@@ -72,6 +72,7 @@ OBJECTIVES = {
     f"{WEIGHT}CROPS": 1.0,
     **dict.fromkeys((*CORRELATED, f"{WEIGHT}WHOLE_IMAGES", f"{WEIGHT}OWN_CROPS"), 0.0),
 }
+HEAD = "MODEL.SEM_SEG_HEAD."
 
 CHECKS: tuple[Check, ...] = (
     Check(
@@ -83,7 +84,10 @@ CHECKS: tuple[Check, ...] = (
             *("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "MODEL.MASK_FORMER.DEC_LAYERS"),
             *("MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER"),
             *("SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD", "TEST.DETECTIONS_PER_IMAGE"),
-            "MODEL.PRESERVATION.SAMPLE",
+            *("MODEL.PRESERVATION.SAMPLE", "MODEL.DIFFUSION.CROPS_AT_ONCE"),
+            *(f"{HEAD}HIDDEN_DIMS", f"{HEAD}NUM_HEADS", f"{HEAD}WINDOW_SIZES"),
+            *(f"{HEAD}APPEARANCE_GUIDANCE_DIM", f"{HEAD}APPEARANCE_GUIDANCE_PROJ_DIM"),
+            f"{HEAD}TEXT_GUIDANCE_PROJ_DIM",
         ),
     ),
     Check(
@@ -130,6 +134,15 @@ CHECKS: tuple[Check, ...] = (
         (
             *("TEST.REGIONS.ALPHA_SWEEP", "TEST.PANOPTIC.SWEEP", "TEST.PANOPTIC.VOID_SWEEP"),
             "SOLVER.MIX_WITH_START",
+        ),
+    ),
+    Check("whole numbers, each at least 1", _sides, [f"{HEAD}POOLING_SIZES"]),
+    Check(
+        "two whole numbers, each at least 1",
+        lambda value: len(value) == 2 and _sides(value),
+        (
+            *(f"{HEAD}FEATURE_RESOLUTION", f"{HEAD}DECODER_DIMS"),
+            *(f"{HEAD}DECODER_GUIDANCE_DIMS", f"{HEAD}DECODER_GUIDANCE_PROJ_DIMS"),
         ),
     ),
     Check(

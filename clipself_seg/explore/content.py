@@ -26,7 +26,6 @@ from clipself_seg.data.images import fit_size
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.panoptic_merge import resize_masks
-from clipself_seg.models.region_reader import check_size
 from clipself_seg.prediction.panoptic import PanopticPredictor
 from clipself_seg.prediction.predictor import WorldCheck
 from clipself_seg.prediction.regions import colours_of
@@ -77,7 +76,7 @@ class Content:
             title: 3 * clip.image_size if side is None else side for title, clip in clips.items()
         }
         for title, clip in clips.items():
-            check_size(self._sides[title], clip)
+            clip.check_side(self._sides[title])
         mini = any(clip.name in MINI_CLIPS.values() for clip in clips.values())
         self._world_check = WorldCheck(None) if mini else None
         self._texts = {

@@ -46,7 +46,7 @@ from clipself_seg.models.distillation import (
     build_objective,
 )
 from clipself_seg.models.protocol import Group, Outputs, Reading
-from clipself_seg.models.region_reader import RegionReader, check_size
+from clipself_seg.models.region_reader import RegionReader
 
 
 @META_ARCH_REGISTRY.register()
@@ -102,7 +102,7 @@ class CLIPSelf(ModelBase):
         if trainable_blocks == 0:
             raise InputError("MODEL.CLIP.TRAINABLE_BLOCKS 0 trains nothing; -1 trains every block")
         for size in sizes:
-            check_size(size, clip)
+            clip.check_side(size)
         self.teacher = clip.eval().requires_grad_(False)
         self.student: ImageTower = copy.deepcopy(clip.visual) if student is None else student
         self.objective: Objective = CropDistillation() if objective is None else objective
@@ -131,7 +131,7 @@ class CLIPSelf(ModelBase):
         """Reads ``MODEL.CLIP``, ``MODEL.CLIPSELF``, ``INPUT.REGIONS``, ``TEST.{REGIONS,
         PRECISION}``, ``SOLVER`` and ``SEED``."""
         clip = build_clip(cfg)
-        check_size(cfg.INPUT.REGIONS.STUDENT_SIZE, clip)
+        clip.check_side(cfg.INPUT.REGIONS.STUDENT_SIZE)
         start = cfg.MODEL.CLIPSELF.STUDENT_WEIGHTS
         student = build_clip(cfg, WEIGHTS=start).visual if start else None
         return {

@@ -449,24 +449,15 @@ class WeightedTerms:
     """
 
     def __init__(
-        self,
-        weights: Mapping[str, float],
-        correlation: CorrelationSettings | None = None,
+        self, weights: Mapping[str, float], correlation: CorrelationSettings | None = None
     ) -> None:
         """
         Args:
-            weights: names of `TERMS` -> weights, 0 or more.
-            correlation: settings of the terms that compare correlations; None has no teacher.
-
-        Raises:
-            ValueError: no weight is greater than 0, or a term has no teacher of correlations.
+            weights: names of `TERMS` -> weights, 0 or more, one of them greater.
+            correlation: settings of the terms that compare correlations, which need a teacher; None has none.
         """
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
         self.correlation = correlation = correlation or CorrelationSettings()
-        if not self.weights:
-            raise ValueError("no objective has a weight greater than 0")
-        if correlation.teacher is None and any(TERMS[name].correlated for name in self.weights):
-            raise ValueError(f"{', '.join(self.weights)} need a teacher of correlations")
         reads = [name for term in self.weights for name in TERMS[term].reads or correlation.context]
         self.reads = tuple(dict.fromkeys(reads))
 

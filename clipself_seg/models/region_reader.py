@@ -115,7 +115,7 @@ class RegionReader(FrozenCLIP):
             InputError: a side that the patch does not divide, or masked attention without a class token.
         """
         for size in sizes:
-            check_size(size, self.clip)
+            self.clip.check_side(size)
         if {"crops", WHOLE} & {*readouts}:
             self.clip.visual.require_images()
         masked = [name for name in readouts if name.startswith("attention")]
@@ -250,17 +250,3 @@ class ImageClassifier(RegionReader):
 
 def _split(rows: Tensor, per_image: Sequence[Tensor]) -> list[Tensor]:
     return list(rows.split([len(regions) for regions in per_image]))
-
-
-def check_size(size: int, clip: DenseCLIP) -> None:
-    """Refuse an input side that the patch does not divide, before anything is read or trained.
-
-    Raises:
-        InputError: names the two nearest sides that work.
-    """
-    if size < clip.patch_size or size % clip.patch_size:
-        below = max(size // clip.patch_size, 1) * clip.patch_size
-        raise InputError(
-            f"input side {size} is not a multiple of the patch of {clip.name}, {clip.patch_size} "
-            f"pixels; take {below} or {below + clip.patch_size}"
-        )

@@ -177,12 +177,8 @@ class ZeroShotSegmenter(FrozenCLIP):
         self.ignore_label = ignore_label
         self.masks = masks
         self.flip = flip
-        if self.windows.size % clip.patch_size:
-            below = max(self.windows.size // clip.patch_size, 1) * clip.patch_size
-            raise InputError(
-                f"MODEL.ZERO_SHOT.WINDOW must be a multiple of the patch of {clip.name}, {clip.patch_size} pixels, "
-                f"it is {self.windows.size}: take {below} or {below + clip.patch_size}"
-            )
+        if self.windows.size:
+            clip.check_side(self.windows.size, "MODEL.ZERO_SHOT.WINDOW")
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:

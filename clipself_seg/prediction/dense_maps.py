@@ -24,7 +24,6 @@ from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.named import by_name
 from clipself_seg.files import write_json
-from clipself_seg.models.region_reader import check_size
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.journal import Written
 from clipself_seg.prediction.loop import Index
@@ -110,7 +109,7 @@ class DenseMapResults:
         if not 0 <= smallest <= 1:
             raise InputError(f"{smallest} is no fraction of the cells: give a number from 0 to 1")
         for clip in clips.values():
-            check_size(side, clip)
+            clip.check_side(side)
         self.clips = clips
         self.folder = Path(folder)
         self.max_pixels = MAX_PIXELS

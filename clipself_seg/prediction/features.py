@@ -20,7 +20,6 @@ from clipself_seg.data.images import MAX_PIXELS, letterbox_crops, letterbox_imag
 from clipself_seg.data.mappers.samples import box_tensor, chw, stated_size
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path, write_json
-from clipself_seg.models.region_reader import check_size
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.journal import Json, Written
 from clipself_seg.prediction.loop import Index
@@ -61,7 +60,7 @@ class FeatureResults:
         Raises:
             InputError: the patch of the model does not divide `side`; as `proposal_records`.
         """
-        check_size(side, clip)
+        clip.check_side(side)
         self.clip = clip.eval()
         self.folder = Path(folder)
         self.max_pixels = MAX_PIXELS

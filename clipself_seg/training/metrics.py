@@ -9,12 +9,7 @@ from pathlib import Path
 
 import torch
 from detectron2.utils import comm
-from detectron2.utils.events import (
-    CommonMetricPrinter,
-    EventWriter,
-    JSONWriter,
-    TensorboardXWriter,
-)
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
 from torch import Tensor
 
 from clipself_seg.clip.runtime import QUEUES

@@ -16,10 +16,7 @@ from detectron2.engine.hooks import CallbackHook, HookBase
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from clipself_seg.checkpoints.training_state import (
-    CheckpointFolder,
-    unpack_model,
-)
+from clipself_seg.checkpoints.training_state import CheckpointFolder, unpack_model
 from clipself_seg.clip.low_rank import merge_low_rank
 from clipself_seg.clip.training_free import refuse_training
 from clipself_seg.data.datasets.own import forget_files

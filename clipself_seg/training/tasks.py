@@ -87,7 +87,9 @@ class Task(Protocol[Learner]):
 
 
 class ConfiguredTask:
-    """Base class of all tasks."""
+    """Base class of all tasks; the result is a checkpoint for MODEL.WEIGHTS."""
+
+    result_file = "model_final.pth"
 
     def __init__(self, cfg: CfgNode) -> None:
         self.cfg = cfg
@@ -147,9 +149,7 @@ class RegionTask(ConfiguredTask):
 
 
 class SemSegTask(ConfiguredTask):
-    """Semantic segmentation; the result is a checkpoint for MODEL.WEIGHTS."""
-
-    result_file = "model_final.pth"
+    """Semantic segmentation."""
 
     def evaluation(self) -> SemSegEvaluation:
         """Mean IoU and its like."""
@@ -179,9 +179,7 @@ class SemSegTask(ConfiguredTask):
 
 
 class PanopticTask(ConfiguredTask):
-    """Panoptic segmentation; the result is a checkpoint for MODEL.WEIGHTS."""
-
-    result_file = "model_final.pth"
+    """Panoptic segmentation."""
 
     def evaluation(self) -> PanopticEvaluation:
         """PQ, mAP and mIoU."""
@@ -198,9 +196,7 @@ class PanopticTask(ConfiguredTask):
 
 
 class DetectionTask(ConfiguredTask):
-    """Detection; the result is a checkpoint for MODEL.WEIGHTS."""
-
-    result_file = "model_final.pth"
+    """Detection."""
 
     def evaluation(self) -> DetectionEvaluation:
         """AP of boxes and masks."""

@@ -18,7 +18,7 @@ from bench.launches import Launches
 from clipself_seg.clip import layers, load_clip, runtime
 from clipself_seg.clip.eva import EvaBlock, EvaTransformer
 from clipself_seg.clip.kinds import find_architecture
-from clipself_seg.clip.layers import QuickGELU, ResidualBlock, Transformer
+from clipself_seg.clip.layers import QuickGELU, Transformer
 from clipself_seg.clip.model import DenseCLIP
 from clipself_seg.clip.positions import rotary_factors
 from clipself_seg.clip.resnet import ResNetTower
@@ -221,7 +221,7 @@ ALL, SELECTED, INPUT = "all", "selected", "input"
 def block_and_others(request):
     torch.manual_seed(0)
     if request.param == "OpenAI":
-        transformer = Transformer([ResidualBlock(width=64, heads=2, quick_gelu=True)])
+        transformer = Transformer(1, width=64, heads=2, quick_gelu=True)
         transformer.initialise()
         return transformer.resblocks[0], ()
     return EvaBlock(width=64, heads=2, hidden=176), (

@@ -108,6 +108,7 @@ MODEL, CLIP = "MODEL.META_ARCHITECTURE", "SOLVER.CLIP_GRADIENTS."
         ),
         (["INPUT.DATASET_MAPPER_NAME", "lsj"], "DATASET_MAPPER_NAME is no longer a key"),
         (["MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "0"], "TRAIN_NUM_POINTS must be at least 1"),
+        (["MODEL.DIFFUSION.CROPS_AT_ONCE", "0"], "CROPS_AT_ONCE must be at least 1, got 0"),
         (["TEST.PANOPTIC.SWEEP", "(0.5,)", MODEL, "CLIPSelf"], "SWEEP .* CLIPSelf .* OpenPanoptic"),
         (["SOLVER.BASE_LR", "fast"], "SOLVER.BASE_LR must be of type float"),
         (["DATASETS.TRAIN", "mini_train"], "DATASETS.TRAIN must be of type tuple, such as"),

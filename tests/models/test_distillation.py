@@ -339,15 +339,6 @@ def test_no_regions_and_no_box_of_the_image_are_no_trouble():
     assert all(loss.isfinite() for loss in losses.values())
 
 
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [({}, "no objective"), ({"CROPS": 0.0}, "no objective"), ({"SPATIAL": 1.0}, "need a teacher")],
-)
-def test_sums_of_nothing_and_correlations_without_a_teacher_are_refused(weights, message):
-    with pytest.raises(ValueError, match=message):
-        WeightedTerms(weights)
-
-
 def tiny_step(model, count=2):
     return step_of(model, tiny_samples(count))
 

@@ -92,7 +92,7 @@ def test_calls_and_sizes_that_cannot_be_are_refused():
     model.set_vocabulary(WORDS)
     with pytest.raises(ValueError, match='no output "maps": choose from scores, labels'):
         model([sample()], output="maps")
-    with pytest.raises(InputError, match="WINDOW must be a multiple .* it is 60: take 56"):
+    with pytest.raises(InputError, match="WINDOW 60 is not a multiple .*; take 56 or 64"):
         tiny(windows=StridedWindows(60, 20))
 
 

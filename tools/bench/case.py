@@ -25,7 +25,6 @@ from clipself_seg.data.images import letterbox_crops, letterbox_image
 from clipself_seg.data.regions import grid_boxes, relative_boxes
 from clipself_seg.errors import InputError
 from clipself_seg.models.base import ModelBase
-from clipself_seg.models.clipself import check_size
 from clipself_seg.training.optimizer import gradient_norm
 
 Task = Literal["dense", "distill", "regions", "semseg", "panoptic", "pq", "detection", "folder"]
@@ -230,7 +229,7 @@ class RegionWorkload(Workload):
             InputError: unknown model, or a size that its patch does not divide.
         """
         super().__init__(case)
-        check_size(case.size, self.clip)
+        self.clip.check_side(case.size)
         self.tokens = case.size // self.clip.patch_size
 
     @property

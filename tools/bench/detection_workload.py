@@ -45,7 +45,6 @@ from clipself_seg.heads.fvit.pyramid import (
 )
 from clipself_seg.heads.fvit.roi_heads import RoIHeads, TrainingSettings
 from clipself_seg.heads.fvit.rpn import RPN
-from clipself_seg.models.clipself import check_size
 
 # Parts that are made of matrix products and convolutions, and those that are not.
 PRODUCTS = ("tower", "neck", "rpn head", "box head", "mask head")
@@ -81,7 +80,7 @@ class DetectionWorkload(PartWorkload):
         visual = self.outline.visual
         if not isinstance(visual, TransformerTower):
             raise InputError(f"F-ViT needs a ViT, --model is {case.model}")
-        check_size(case.size, self.outline)
+        self.outline.check_side(case.size)
         self.width = visual.width
         self.cells = case.size // visual.patch_size
         self.image_size = (case.size * IMAGE_SIZE[0] // IMAGE_SIZE[1], case.size)

@@ -162,15 +162,13 @@ class DiffusionFeatures(FeatureSource):
                 memory.
 
         Raises:
-            InputError: `crop` or `crops_at_once` is not usable.
+            InputError: `crop` is not usable.
         """
         super().__init__(clip)
         if crop < DIVISIBILITY or crop % DIVISIBILITY:
             raise InputError(
                 f"MODEL.DIFFUSION.CROP is {crop}: give a multiple of {DIVISIBILITY} pixels"
             )
-        if crops_at_once < 1:
-            raise InputError(f"MODEL.DIFFUSION.CROPS_AT_ONCE is {crops_at_once}: give 1 or more")
         self.crop = crop
         self.crops_at_once = crops_at_once
         self.channels = dict.fromkeys(STRIDES, WIDTH)

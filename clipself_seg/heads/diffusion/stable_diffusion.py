@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.errors import InputError
+from clipself_seg.errors import of_extra
 
 TOKENS = 77  # of a prompt
 SCALE = 0.18215  # factor of latents, so that they have about unit variance
@@ -83,16 +83,8 @@ def build_vae(sizes: StableDiffusionSizes) -> Any:
 
 
 def _diffusers() -> Any:
-    """The package diffusers, or an `InputError` if it is not installed."""
     # Imported here, since it takes seconds and only this source needs it.
-    try:
-        import diffusers
-    except ImportError as error:
-        raise InputError(
-            f"features of Stable Diffusion need the package diffusers ({error}): "
-            'pip install ".[diffusion]"'
-        ) from None
-    return diffusers
+    return of_extra("diffusers", "MODEL.MASK_GENERATOR.SOURCE diffusion", "diffusion")
 
 
 class StableDiffusion(nn.Module):

@@ -141,19 +141,12 @@ class RoIHeads(nn.Module):
             precision: dtype of autocast, or None.
         """
         chosen = self.sample_rois(proposals, objects, len(seen))
-        boxes = [rois.boxes for rois in chosen]
-        targets = RoITargets(
-            labels=torch.cat([rois.labels for rois in chosen]),
-            positive=_positives(chosen).to(boxes[0].device, non_blocking=QUEUES),
-            boxes=torch.cat(boxes),
-            objects=torch.cat([rois.objects for rois in chosen]),
-        )
         device = levels[0].device
         with autocast(device, precision):
-            embeddings, deltas = self.embed(levels, boxes)
+            embeddings, deltas = self.embed(levels, [rois.boxes for rois in chosen])
         logits = self.bbox_head.logits(embeddings, text)
         classification, regression = box_losses(
-            logits, deltas, targets, seen, self.loss_settings.background_weight
+            logits, deltas, chosen, seen, self.loss_settings.background_weight
         )
         losses = {"loss_cls": classification, "loss_bbox": regression}
         if self.mask_head is None:
@@ -260,9 +253,9 @@ class SampledRoIs(NamedTuple):
 
     Attributes:
         boxes: (n, 4).
-        labels: (n,) class of each.
+        labels: (n,) class of each, K for background.
         numbers: (n,) number of the object of each from 1, or 0.
-        objects: (n, 4) boxes of the objects.
+        objects: (n, 4) boxes of the objects; rows of negatives do not matter.
         positives: number of RoIs that have an object.
     """
 
@@ -334,40 +327,31 @@ class BoxHead(nn.Module):
         return scale * (embeddings @ text.T)
 
 
-class RoITargets(NamedTuple):
-    """Targets of the losses for the sampled RoIs of a batch, positives of an image before its negatives.
-
-    Attributes:
-        labels: (n,) class of each, K for background.
-        positive: (p,) int64, which of them have an object, ascending.
-        boxes: (n, 4) the RoIs.
-        objects: (n, 4) the boxes of their objects; rows of negatives do not matter.
-    """
-
-    labels: Tensor
-    positive: Tensor
-    boxes: Tensor
-    objects: Tensor
-
-
 def box_losses(
-    logits: Tensor, deltas: Tensor, targets: RoITargets, trained: Tensor, background_weight: float
+    logits: Tensor,
+    deltas: Tensor,
+    chosen: Sequence[SampledRoIs],
+    trained: Tensor,
+    background_weight: float,
 ) -> tuple[Tensor, Tensor]:
     """Classification and box loss, both divided by the number of RoIs, scalars.
 
     Args:
         logits: (n, K + 1).
         deltas: (n, 4).
-        targets: of the n RoIs.
+        chosen: the n RoIs, of each image.
         trained: (K,) bool, classes that training shows; the others leave the softmax.
         background_weight: weight of RoIs without an object.
     """
     columns = torch.cat([trained, trained.new_ones(1)])
     masked = logits.float().masked_fill(~columns, -torch.inf)
-    negative_log = F.cross_entropy(masked, targets.labels, reduction="none")
-    positive = targets.positive
+    labels = torch.cat([rois.labels for rois in chosen])
+    negative_log = F.cross_entropy(masked, labels, reduction="none")
+    positive = _positives(chosen).to(deltas.device, non_blocking=QUEUES)
     weights = torch.full_like(negative_log, background_weight).index_fill(0, positive, 1.0)
-    wanted = encode_boxes(targets.boxes[positive], targets.objects[positive], DELTA_WEIGHTS)
+    boxes = torch.cat([rois.boxes[: rois.positives] for rois in chosen])
+    objects = torch.cat([rois.objects[: rois.positives] for rois in chosen])
+    wanted = encode_boxes(boxes, objects, DELTA_WEIGHTS)
     distance = (deltas[positive] - wanted).abs().sum()
     count = max(len(logits), 1)
     return (weights * negative_log).sum() / count, distance / count

@@ -269,11 +269,7 @@ class SquareBranch(ClipBranch):
         assert choices.keys() <= set(self.choices), choices
         for name, value in choices.items():
             setattr(self, name, value)
-        if self.input_size < 1 or self.input_size % clip.patch_size:
-            raise InputError(
-                f"CLIP branch: an input of {self.input_size} pixels is no multiple of the patch of "
-                f"{clip.name}, {clip.patch_size}"
-            )
+        clip.check_side(self.input_size, "MODEL.CLIP_BRANCH.INPUT_SIZE")
 
     @abc.abstractmethod
     def _own_size(self) -> int:

@@ -355,7 +355,7 @@ class PlainDecoder(nn.Module):
                 texts.
 
         Raises:
-            InputError: the width does not fit the heads, or there is no tap or block.
+            InputError: the width does not fit the heads.
         """
         super().__init__()
         self.sizes = sizes = sizes or PlainDecoderSizes()
@@ -363,10 +363,6 @@ class PlainDecoder(nn.Module):
             raise InputError(
                 f"plain decoder: a width of {sizes.width} has to be a multiple of 4 channels for each of "
                 f"the {sizes.heads} heads"
-            )
-        if not channels or sizes.layers < 1:
-            raise InputError(
-                f"plain decoder: {len(channels)} taps and {sizes.layers} blocks: give one of each at least"
             )
         self.masked_attention = masked_attention
         self.names = list(channels)

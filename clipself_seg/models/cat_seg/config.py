@@ -29,21 +29,6 @@ from clipself_seg.models.base import load_backbone
 DEFAULT_WEIGHTS = "mini"
 # Prompt sets by the names of CAT-Seg's MODEL.PROMPT_ENSEMBLE_TYPE.
 PROMPT_SETS = {"single": "cat_seg", "imagenet": "openai80", "plain": "single"}
-# Keys below MODEL.SEM_SEG_HEAD that have one number, and that have a pair.
-SINGLE = (
-    "HIDDEN_DIMS",
-    "NUM_HEADS",
-    "WINDOW_SIZES",
-    "APPEARANCE_GUIDANCE_DIM",
-    "APPEARANCE_GUIDANCE_PROJ_DIM",
-    "TEXT_GUIDANCE_PROJ_DIM",
-)
-PAIRS = (
-    "FEATURE_RESOLUTION",
-    "DECODER_DIMS",
-    "DECODER_GUIDANCE_DIMS",
-    "DECODER_GUIDANCE_PROJ_DIMS",
-)
 
 
 def aggregator_sizes(cfg: CfgNode, clip: DenseCLIP, guidance: Sequence[int]) -> AggregatorSizes:
@@ -58,7 +43,6 @@ def aggregator_sizes(cfg: CfgNode, clip: DenseCLIP, guidance: Sequence[int]) -> 
         InputError: numbers that do not fit the CLIP, the guidance or one another.
     """
     head = cfg.MODEL.SEM_SEG_HEAD
-    _check_lengths(head)
     _check_values(head, clip)
     appearance, *decoder = guidance
     _check(
@@ -92,21 +76,6 @@ def _check(head: CfgNode, key: str, wanted: str, holds: bool) -> None:
     """Refuses a key below ``MODEL.SEM_SEG_HEAD`` that does not have one of the values `wanted`, in words."""
     if not holds:
         raise InputError(f"MODEL.SEM_SEG_HEAD.{key} must be {wanted}, it is {head[key]}")
-
-
-def _positive(sizes: Sequence[int]) -> bool:
-    return all(isinstance(size, int) and size >= 1 for size in sizes)
-
-
-def _check_lengths(head: CfgNode) -> None:
-    """Checks that every key has as many positive numbers as needed, on which the other checks rely."""
-    for key in SINGLE:
-        _check(head, key, "at least 1", _positive([head[key]]))
-    for key in PAIRS:
-        pair = len(head[key]) == 2 and _positive(head[key])
-        _check(head, key, "two whole numbers, each at least 1", pair)
-    each = "whole numbers, each at least 1"
-    _check(head, "POOLING_SIZES", each, _positive(head.POOLING_SIZES))
 
 
 def _check_values(head: CfgNode, clip: DenseCLIP) -> None:
@@ -348,10 +317,7 @@ def _guidance_channels(clip: DenseCLIP, backbone: Backbone | None) -> list[int]:
 
 
 def _guidance_blocks(cfg: CfgNode, depth: int) -> tuple[int, int]:
-    blocks = tuple(cfg.MODEL.CAT_SEG.GUIDANCE_BLOCKS) or (
-        depth // 3 - 1,
-        2 * depth // 3 - 1,
-    )
+    blocks = tuple(cfg.MODEL.CAT_SEG.GUIDANCE_BLOCKS) or (depth // 3 - 1, 2 * depth // 3 - 1)
     if len(blocks) != 2 or not all(0 <= block < depth for block in blocks):
         raise InputError(
             f"MODEL.CAT_SEG.GUIDANCE_BLOCKS must be two of the {depth} blocks, got {blocks}"

@@ -68,19 +68,8 @@ from clipself_seg.models.cat_seg.config import (
     parts_from_config,
     training_config,
 )
-from clipself_seg.models.preservation import (
-    draw_words,
-    frozen_copy,
-    other_words,
-    score_divergence,
-)
-from clipself_seg.models.protocol import (
-    FIRST_NAME,
-    MEAN_OF_NAMES,
-    MIRRORED,
-    Group,
-    Reading,
-)
+from clipself_seg.models.preservation import draw_words, frozen_copy, other_words, score_divergence
+from clipself_seg.models.protocol import FIRST_NAME, MEAN_OF_NAMES, MIRRORED, Group, Reading
 
 logger = logging.getLogger(__name__)
 

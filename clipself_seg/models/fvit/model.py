@@ -25,7 +25,7 @@ from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.read import Checkpoint, name_problem
 from clipself_seg.checkpoints.zoo import untrained
 from clipself_seg.clip import DenseCLIP, TextBank
-from clipself_seg.clip.backbone import BackboneTower, build_clip, load_state
+from clipself_seg.clip.backbone import BackboneTower, build_clip, load_state, other_pixels
 from clipself_seg.clip.model import CLIP_MEAN
 from clipself_seg.clip.runtime import QUEUES, autocast, constant, on_device
 from clipself_seg.clip.text_bank import check_lengths, templates_text
@@ -530,11 +530,7 @@ def vit_from_config(cfg: CfgNode) -> DenseCLIP:
         raise InputError(f"F-ViT needs a ViT, whose blocks have one grid, and {clip.name} is none")
     if len(blocks) != 4:
         raise InputError(f"MODEL.FVIT.BLOCKS is {tuple(blocks)}: give four blocks")
-    if side < 1 or side % clip.patch_size:
-        raise InputError(
-            f"INPUT.DETECTION.SIDE is {side}, which the patch of {clip.name}, {clip.patch_size}, "
-            "does not divide"
-        )
+    clip.check_side(side, "INPUT.DETECTION.SIDE")
     return clip
 
 
@@ -551,13 +547,10 @@ def _pixels(cfg: CfgNode, clip: DenseCLIP) -> tuple[tuple[float, ...], tuple[flo
     pixels = tuple(cfg.MODEL.FVIT.PIXEL_MEAN), tuple(cfg.MODEL.FVIT.PIXEL_STD)
     if clip.architecture.kind.mean == CLIP_MEAN:
         return pixels
-    for key, values in (("PIXEL_MEAN", clip.mean), ("PIXEL_STD", clip.std)):
-        wanted = tuple(round(255 * value, 3) for value in values)
-        given = tuple(cfg.MODEL.FVIT[key])
-        if any(abs(a - b) > 0.5 for a, b in zip(given, wanted, strict=True)):
-            raise InputError(
-                f"MODEL.FVIT.{key} is {given}, and {clip.name} was trained with {wanted}: give that"
-            )
+    for key, given, wanted in other_pixels(cfg.MODEL.FVIT, clip):
+        raise InputError(
+            f"MODEL.FVIT.{key} is {given}, and {clip.name} was trained with {wanted}: give that"
+        )
     return pixels
 
 

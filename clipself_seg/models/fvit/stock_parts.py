@@ -193,12 +193,7 @@ class FViTROIHeads(OpenVocabulary):
     """F-ViT's box head, and mask head where it has one, whose classes are texts of CLIP."""
 
     @configurable
-    def __init__(
-        self,
-        *,
-        clip: DenseCLIP,
-        roi_head: RoIHeads,
-    ) -> None:
+    def __init__(self, *, clip: DenseCLIP, roi_head: RoIHeads) -> None:
         """
         Args:
             clip: CLIP, of which only the text tower is asked: the backbone has the other one.

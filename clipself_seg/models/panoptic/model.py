@@ -33,11 +33,7 @@ from clipself_seg.clip.runtime import autocast, chunk_size, on_device
 from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.clip.weights import to_native
 from clipself_seg.data.annotations import Record
-from clipself_seg.data.generator_outputs import (
-    GeneratorOutput,
-    check_outputs,
-    read_output,
-)
+from clipself_seg.data.generator_outputs import GeneratorOutput, check_outputs, read_output
 from clipself_seg.data.given_masks import MaskFolder, image_name
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.mappers.sem_seg import mask_entries
@@ -88,13 +84,7 @@ from clipself_seg.models.panoptic.outputs import (
     padded_canvas,
     padded_size,
 )
-from clipself_seg.models.protocol import (
-    BEST_OF_NAMES,
-    MIRRORED,
-    Group,
-    Outputs,
-    Reading,
-)
+from clipself_seg.models.protocol import BEST_OF_NAMES, MIRRORED, Group, Outputs, Reading
 
 logger = logging.getLogger(__name__)
 

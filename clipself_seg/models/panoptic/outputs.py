@@ -15,13 +15,7 @@ from clipself_seg.clip.runtime import on_device
 from clipself_seg.data.generator_outputs import GeneratorOutput
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.errors import InputError
-from clipself_seg.heads.fusion import (
-    TASKS,
-    Fusion,
-    fuse_scores,
-    fusion_of,
-    name_masks,
-)
+from clipself_seg.heads.fusion import TASKS, Fusion, fuse_scores, fusion_of, name_masks
 from clipself_seg.heads.panoptic.frozen_clip import pad_image
 from clipself_seg.heads.panoptic.panoptic_merge import (
     canvas_labels,

@@ -214,12 +214,8 @@ def test_totals_with_the_mask_generator_are_odises(official, variant, total):
 def test_sizes_that_do_not_work_are_refused(small, clip):
     with pytest.raises(InputError, match="64x100 pixels: pad to multiples of 64"):
         small(torch.rand(1, 3, 64, 100))
-    for key, arguments in (
-        ("MODEL.DIFFUSION.CROP is 100", {"crop": 100}),
-        ("MODEL.DIFFUSION.CROPS_AT_ONCE is 0", {"crops_at_once": 0}),
-    ):
-        with pytest.raises(InputError, match=key):
-            DiffusionFeatures(clip=clip, stable_diffusion=small.stable_diffusion, **arguments)
+    with pytest.raises(InputError, match="MODEL.DIFFUSION.CROP is 100"):
+        DiffusionFeatures(clip=clip, stable_diffusion=small.stable_diffusion, crop=100)
 
 
 def test_nothing_imports_diffusers_before_it_is_needed():

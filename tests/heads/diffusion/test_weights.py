@@ -148,7 +148,7 @@ def test_random_weights_are_the_same_every_time_and_leave_the_seed_alone(origina
 
 def test_without_diffusers_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(InputError, match=r'pip install "\.\[diffusion\]"'):
+    with pytest.raises(InputError, match=r'pip install "clipself_seg\[diffusion\]"'):
         build_unet(SMALL)
 
 

@@ -243,7 +243,9 @@ def test_padded_aspect_lays_masks_where_the_image_is(mini):
 
 
 def test_a_size_that_the_patch_does_not_divide_is_refused(mini):
-    with pytest.raises(InputError, match="an input of 100 pixels is no multiple of the patch"):
+    with pytest.raises(
+        InputError, match="INPUT_SIZE 100 is not a multiple of the patch of .*; take"
+    ):
         DensePooling(mini, input_size=100)
 
 

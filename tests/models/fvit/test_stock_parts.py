@@ -121,9 +121,7 @@ def test_what_does_not_fit_is_refused():
         model([sample() | {"image": torch.zeros(3, 65, 10)}])
     with pytest.raises(InputError, match="FViTBackbone is frozen, FViT is not"):
         stock(MODEL__FVIT__TRAIN_CLIP=True)
-    with pytest.raises(
-        InputError, match="SIDE is 60, which the patch of ViT-Mini-8, 8, does not div"
-    ):
+    with pytest.raises(InputError, match="SIDE 60 is not a multiple .*; take 56 or 64"):
         stock(INPUT__DETECTION__SIDE=60)
     with pytest.raises(InputError, match="gives no p2, .*: set MODEL.BACKBONE.NAME to FViTB"):
         stock(MODEL__BACKBONE__NAME="CLIPBackbone")

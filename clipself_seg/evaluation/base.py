@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
+from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator, inference_context, inference_on_dataset
 from detectron2.utils import comm
 from torch import nn
@@ -75,6 +76,15 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
         self.finished: Callable[[Results], None] = lambda results: None
         self.protocols: dict[str, MeasuringProtocol] = {}
         self._known: dict[str, Data] = {}
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
+        """Reads what every evaluation has: ``DATASETS.TEST``, ``DATALOADER`` and ``OUTPUT_DIR``."""
+        return {
+            "datasets": cfg.DATASETS.TEST,
+            "workers": cfg.DATALOADER.NUM_WORKERS,
+            "output_dir": Path(cfg.OUTPUT_DIR),
+        }
 
     def check(self, model: AnyModel) -> None:
         """Refuse early what would fail late.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -154,14 +153,12 @@ class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionDat
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
-        """Reads ``DATASETS``, ``TEST.{DETECTION, TRAIN_VOCABULARY}``, ``INPUT``, ``DATALOADER``
-        and ``OUTPUT_DIR``."""
+        """Reads ``DATASETS``, ``TEST.{DETECTION, TRAIN_VOCABULARY}`` and ``INPUT`` too."""
         given = cfg.TEST.TRAIN_VOCABULARY
         trained = given
         if not trained and cfg.DATASETS.TRAIN:
             trained = find_dataset(cfg.DATASETS.TRAIN[0], DetectionSet).vocabulary
-        return {
-            "datasets": cfg.DATASETS.TEST,
+        return super().from_config(cfg) | {
             "mapper": DetectionTestMapper(cfg),
             "tasks": cfg.TEST.DETECTION.TASKS,
             "limits": cfg.TEST.DETECTION.LIMITS,
@@ -169,8 +166,6 @@ class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionDat
             "examples": DrawnExamples.from_config(cfg),
             # Of a fine-tuning the training vocabulary alone says it.
             "own_split": not (given or cfg.DATASETS.DATA or cfg.SOLVER.MIX_WITH_START),
-            "workers": cfg.DATALOADER.NUM_WORKERS,
-            "output_dir": Path(cfg.OUTPUT_DIR),
         }
 
     def check(self, model: DetectionModel) -> None:

@@ -111,11 +111,9 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
-        """Reads ``DATASETS``, ``TEST.{PANOPTIC, MIOU_RULE, TRAIN_VOCABULARY}``,
-        ``INPUT``, ``DATALOADER`` and ``OUTPUT_DIR``."""
+        """Reads ``DATASETS``, ``TEST.{PANOPTIC, MIOU_RULE, TRAIN_VOCABULARY}`` and ``INPUT`` too."""
         _require_clip_alone(cfg)
-        return {
-            "datasets": cfg.DATASETS.TEST,
+        return super().from_config(cfg) | {
             "mapper": PanopticTestMapper(cfg),
             "fusions": cfg.TEST.PANOPTIC.ROWS,
             "tasks": cfg.TEST.PANOPTIC.TASKS,
@@ -124,8 +122,6 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
             "rule": cfg.TEST.MIOU_RULE,
             "train_vocabulary": train_vocabulary_name(cfg),
             "examples": DrawnExamples.from_config(cfg),
-            "workers": cfg.DATALOADER.NUM_WORKERS,
-            "output_dir": Path(cfg.OUTPUT_DIR),
             "boundary": cfg.TEST.NUMBERS.BOUNDARY,
             "oracle": cfg.TEST.NUMBERS.ORACLE,
             "label_files": cfg.TEST.LABEL_FILES or cfg.TEST.PANOPTIC.LABEL_FILES,

@@ -73,17 +73,14 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
-        """Reads ``DATASETS.TEST``, ``TEST.REGIONS``, ``INPUT.MAX_PIXELS``, ``DATALOADER`` and ``OUTPUT_DIR``."""
-        return {
-            "datasets": cfg.DATASETS.TEST,
+        """Reads ``TEST.REGIONS`` and ``INPUT.MAX_PIXELS`` too."""
+        return super().from_config(cfg) | {
             "sizes": cfg.TEST.REGIONS.SIZES or (cfg.INPUT.REGIONS.STUDENT_SIZE,),
             "whole_sizes": cfg.TEST.REGIONS.SIZES,
             "read": cfg.TEST.REGIONS.READ,
             "mask_resize": cfg.TEST.REGIONS.MASK_RESIZE,
             "grouping": cfg.TEST.REGIONS.GROUPING,
             "alphas": cfg.TEST.REGIONS.ALPHA_SWEEP,
-            "workers": cfg.DATALOADER.NUM_WORKERS,
-            "output_dir": Path(cfg.OUTPUT_DIR),
             "max_pixels": cfg.INPUT.MAX_PIXELS,
         }
 

@@ -92,21 +92,18 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
-        """Reads ``DATASETS``, ``TEST``, ``INPUT``, ``DATALOADER``, ``OUTPUT_DIR``, and of
-        ``MODEL.SEM_SEG_HEAD`` ``TEST_CLASS_JSON`` and ``POOLING_SIZES``."""
+        """Reads ``DATASETS``, ``TEST`` and ``INPUT`` too, and of ``MODEL.SEM_SEG_HEAD`` ``TEST_CLASS_JSON`` and
+        ``POOLING_SIZES``."""
         trained = cfg.TEST.TRAIN_VOCABULARY
         class_json = cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON
         if not trained and class_json:
             trained = class_list(class_json)
         elif not trained and cfg.DATASETS.TRAIN:
             trained = vocabulary_name(cfg.DATASETS.TRAIN[0])
-        return {
-            "datasets": cfg.DATASETS.TEST,
+        return super().from_config(cfg) | {
             "mapper": SemSegTestMapper(cfg),
             "rule": cfg.TEST.MIOU_RULE,
             "train_vocabulary": trained,
-            "workers": cfg.DATALOADER.NUM_WORKERS,
-            "output_dir": Path(cfg.OUTPUT_DIR),
             "class_json": cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON,
             "pooling": cfg.MODEL.SEM_SEG_HEAD.POOLING_SIZES if cfg.TEST.SLIDING_WINDOW else (),
             "background_words": cfg.TEST.BACKGROUND.WORDS,

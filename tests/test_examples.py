@@ -262,7 +262,7 @@ def commands(page):
 
 
 # Of the pages about data of one's own, with a step or two in place of hundreds.
-QUICK = "SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER 1 SOLVER.WARMUP_ITERS 0 SOLVER.CHECKPOINT_PERIOD 1"
+QUICK = "SOLVER.IMS_PER_BATCH 1 SOLVER.MAX_ITER 1 SOLVER.WARMUP_ITERS 0 SOLVER.CHECKPOINT_PERIOD 1"
 SMALL = {"data": "--train 3 --val 1 --base 1", "train": QUICK}
 
 

@@ -242,8 +242,11 @@ def test_an_entry_that_does_not_say_what_it_reads_is_given_no_clip_by_mistake(sm
     assert load_config(COCO, [KEY, "Small"]).MODEL.CLIP.NAME == "ViT-B-16-quickgelu"
 
 
-@pytest.mark.parametrize("config", ["regions", "zero_shot"])
-def test_the_last_block_of_the_configured_clip_is_changed(config, tmp_path):
+@pytest.mark.parametrize(
+    "config, templates",
+    [("regions", "TEST.REGIONS.TEMPLATES"), ("zero_shot", "MODEL.ZERO_SHOT.TEMPLATES")],
+)
+def test_the_last_block_of_the_configured_clip_is_changed(config, templates, tmp_path):
     results = []
     for index, weights in enumerate(("mini", "mini-clipself")):
         output = tmp_path / str(index)
@@ -255,6 +258,7 @@ def test_the_last_block_of_the_configured_clip_is_changed(config, tmp_path):
             f"configs/mini/{config}.yaml",
         ]
         opts = [KEY, "MyLastBlock", "MODEL.CLIP.WEIGHTS", weights, "OUTPUT_DIR", str(output)]
+        opts += [templates, "single"]
         assert train.main([*typed, *opts, "DATALOADER.NUM_WORKERS", "0"]) == 0
         results.append(numbers(json.loads((output / "results.json").read_text())["results"]))
     assert results[0] != results[1] and all(map(math.isfinite, results[0]))

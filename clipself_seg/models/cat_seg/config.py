@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import detectron2.projects.deeplab  # noqa: F401  (registers build_resnet_deeplab_backbone)
-import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
@@ -15,7 +14,7 @@ from clipself_seg.checkpoints.dense_feature import TOKEN
 from clipself_seg.checkpoints.zoo import official
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import build_clip
-from clipself_seg.clip.text import same_text_tower
+from clipself_seg.clip.text import nearly_equal, same_text_tower
 from clipself_seg.clip.text_bank import TEMPLATES
 from clipself_seg.clip.tower import GATE, TransformerTower
 from clipself_seg.clip.training_free import NONE
@@ -210,7 +209,7 @@ def _check_frozen_parts(clip: DenseCLIP, tuned: DenseCLIP, path: str) -> None:
         if group.startswith("block") or group == GATE:
             continue
         for own, other in zip(parameters, others[group]):
-            if not torch.allclose(own, other, atol=2e-3, rtol=2e-3):
+            if not nearly_equal(own, other):
                 raise InputError(
                     f"MODEL.CLIP.VISUAL_INIT {path}: its {group} is not that of MODEL.CLIP.WEIGHTS; "
                     "take the image tower that was distilled from these weights"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 import pickle
@@ -70,10 +71,21 @@ REFUSED = [
 
 
 def build(*opts: str) -> CATSeg:
-    torch.manual_seed(0)
-    model = build_model(load_config(MINI, [*SMALL, *opts])).eval()
+    model, drawn = (plain if not opts else built)(*opts)
+    torch.set_rng_state(drawn)
+    model = copy.deepcopy(model)
     model.set_vocabulary(["cat", "dog"])
     return model
+
+
+def built(*opts: str) -> tuple[CATSeg, torch.Tensor]:
+    """A model without classes, and the state of torch's generator after it."""
+    torch.manual_seed(0)
+    model = build_model(load_config(MINI, [*SMALL, *opts])).eval()
+    return model, torch.get_rng_state()
+
+
+plain = functools.cache(built)  # of no options, which many tests copy
 
 
 @pytest.fixture(scope="module")

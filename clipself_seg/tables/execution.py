@@ -82,28 +82,24 @@ def run_all(
     runs: Sequence[Run],
     store: Store,
     *,
-    at_once: int = AT_ONCE,
     gpus: int = 0,
     hours: float = math.inf,
-    environment: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Make runs, and say on the terminal how far that is; those whose needs failed are left out.
 
     Args:
         runs: as `plan` gives them.
         store: where they go.
-        at_once: processes side by side, with a thread each.
-        gpus: GPUs of each run, one run after the other; 0 for a CPU.
+        gpus: GPUs of each run, one run after the other; 0 for a CPU, where `AT_ONCE` run side by side.
         hours: of GPUs, or of cores; once they are spent, no further run begins.
-        environment: further variables for the runs.
 
     Returns:
         Name of a run that failed -> what happened.
     """
-    at_once = 1 if gpus else at_once
+    at_once = 1 if gpus else AT_ONCE
     # Runs work in the project's folder, and read the data that are read here.
     roots = {root.variable: str(root.path.absolute()) for root in (MINI, COCO)}
-    variables = {**os.environ, **roots, **(environment or {})}
+    variables = {**os.environ, **roots}
     if not gpus:
         variables |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     failed = _prepare(runs, store, variables)

@@ -18,15 +18,7 @@ from clipself_seg.tables.page import NAMES, write_page
 from clipself_seg.tables.runs import Run, missing_data, resolve
 from clipself_seg.tables.sections import command_text, make_section
 from clipself_seg.tables.store import Store
-from clipself_seg.tables.table import (
-    FOLDER,
-    ROOT,
-    Table,
-    is_file,
-    read_tables,
-    with_data,
-    with_yours,
-)
+from clipself_seg.tables.table import ROOT, Table, is_file, read_tables, with_data, with_yours
 
 SHIPPED_DOCS = ROOT / "docs"  # of a checkout; the wheel brings no results
 
@@ -40,7 +32,6 @@ class Reproduction:
         output: folder of the runs.
         docs: folder of the page, and of what is kept of finished runs. None: ``page`` below the runs, and what the
             project brings of finished runs counts, too.
-        tables: folder of the tables.
         yours: key -> value, of the rows of what the user registers; None where nothing is registered.
         data: the user's data for tables that can be made on other data sets; "" for their own.
         data_sets: names under which these data are registered.
@@ -53,7 +44,6 @@ class Reproduction:
         seeds: Sequence[int],
         output: Path,
         docs: Path | None,
-        tables: Path = FOLDER,
         yours: Mapping[str, str] | None = None,
         data: str = "",
         data_sets: Sequence[str] = (),
@@ -61,7 +51,6 @@ class Reproduction:
         self.scale = scale
         self.seeds = list(dict.fromkeys(seeds))
         self.docs = docs or output / "page"
-        self.tables = tables
         self.yours = yours
         self.data = data
         self.data_sets = data_sets
@@ -70,7 +59,7 @@ class Reproduction:
 
     def read(self, names: Sequence[str]) -> list[Table]:
         """Some tables, () for all, with what is the user's."""
-        tables = [with_yours(table, self.yours) for table in read_tables(names, self.tables)]
+        tables = [with_yours(table, self.yours) for table in read_tables(names)]
         if not self.data:
             return tables
         return [with_data(table, self.data, self.data_sets) for table in tables]

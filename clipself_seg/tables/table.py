@@ -466,9 +466,9 @@ def _changed(
     return dataclasses.replace(table, rows=rows, runs=runs, claims=claims)
 
 
-def list_tables(folder: Path = FOLDER) -> list[str]:
+def list_tables() -> list[str]:
     """Names of all tables: those of the paper's text, of its appendix, its figures, and those of this project."""
-    names = [path.stem for path in folder.glob("*.yaml")]
+    names = [path.stem for path in FOLDER.glob("*.yaml")]
     return sorted(names, key=lambda name: (_kind(name), name))
 
 
@@ -476,17 +476,16 @@ def _kind(name: str) -> int:
     return next(place for place, kind in enumerate(KINDS) if re.match(kind, name))
 
 
-def read_tables(names: Iterable[str] = (), folder: Path = FOLDER) -> list[Table]:
+def read_tables(names: Iterable[str] = ()) -> list[Table]:
     """Some tables, or all.
 
     Args:
         names: names of tables, in any case, or files of a user's (.yaml); () for all.
-        folder: folder of the files.
 
     Raises:
         InputError: an unknown name, or as `read_table`; a user's table by the name of another one, or with `prepare`.
     """
-    known = {name.lower(): folder / f"{name}.yaml" for name in list_tables(folder)}
+    known = {name.lower(): FOLDER / f"{name}.yaml" for name in list_tables()}
     files = []
     for name in names:
         if is_file(name):
@@ -496,12 +495,12 @@ def read_tables(names: Iterable[str] = (), folder: Path = FOLDER) -> list[Table]
         elif name.lower() in known:
             files.append(known[name.lower()])
         else:
-            hint = nearest(name, list_tables(folder))
+            hint = nearest(name, list_tables())
             raise InputError(f'no table "{name}": {hint} (or give the file of yours, NAME.yaml)')
     tables = {file: read_table(file) for file in files or known.values()}
     for file, table in tables.items():
         specs = [spec for runs in table.runs.values() for spec in runs.values()]
-        if file.parent != folder and any(spec.prepare for spec in specs):
+        if file.parent != FOLDER and any(spec.prepare for spec in specs):
             raise InputError(
                 f"table {file}: a run has `prepare`, which tables of the project alone may have: a table of yours "
                 "starts trainings and evaluations, and nothing else"

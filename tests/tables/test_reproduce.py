@@ -13,7 +13,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.tables import execution
 from clipself_seg.tables import repeat as repeating
-from clipself_seg.tables import reproduce
+from clipself_seg.tables import reproduce, table
 from clipself_seg.tables.execution import plan
 from clipself_seg.tables.repeat import repeat, spread_table
 from clipself_seg.tables.reproduce import Reproduction, refuse_other_worlds
@@ -28,12 +28,13 @@ def tables(tmp_path, monkeypatch):
     """A folder with one table, and a world of two scenes."""
     monkeypatch.setenv("CLIPSELF_SEG_MINI", str(tmp_path / "worlds"))
     write_table(tmp_path / "tables")
+    monkeypatch.setattr(table, "FOLDER", tmp_path / "tables")
     return tmp_path
 
 
 def reproduction(folder, scale="mini", seeds=(0,), docs="docs"):
     where = {"output": folder / "output", "docs": docs and folder / docs}
-    return Reproduction(scale=scale, seeds=seeds, tables=folder / "tables", **where)
+    return Reproduction(scale=scale, seeds=seeds, **where)
 
 
 def test_a_table_of_two_rows_from_end_to_end(tables, capsys, monkeypatch):
@@ -81,8 +82,7 @@ def test_list_and_dry_run_need_no_data_and_run_nothing(tables, capsys):
     given.dry_run(["9"], gpus=4)
     of_gpus = capsys.readouterr().out
     assert "--num-gpus 4" in of_gpus and "cores" not in of_gpus
-    (table,) = reproduce.read_tables(["9"], tables / "tables")
-    patches, _ = given.runs_of(table, [0, 1])["patches"]
+    patches, _ = given.runs_of(*reproduce.read_tables(["9"]), [0, 1])["patches"]
     finish(given.store, patches, {"mini_val_panoptic": {"64": {"boxes.thing.top1": 1.0}}})
     assert "finished" not in said
     given.dry_run(["9"])
@@ -93,8 +93,7 @@ def test_list_and_dry_run_need_no_data_and_run_nothing(tables, capsys):
 
 def test_the_page_shows_every_seed_that_is_there(tables):
     given = reproduction(tables, seeds=(5,))
-    (table,) = reproduce.read_tables(["9"], tables / "tables")
-    for run in given.runs_of(table, [0, 1, 2, 5])["patches"]:
+    for run in given.runs_of(*reproduce.read_tables(["9"]), [0, 1, 2, 5])["patches"]:
         boxes = {"boxes.thing.top1": 1.0 * run.seed}
         finish(given.store, run, {"mini_val_panoptic": {"64": boxes}})
     given.write_page()

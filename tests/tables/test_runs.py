@@ -331,10 +331,11 @@ def test_a_run_that_was_killed_goes_on(store):
     assert steps(store) == [[r.name, step] for r in (clip, detector) for step in "01"]
 
 
-def test_a_failure_is_named_and_the_others_come_to_their_end(store):
+def test_a_failure_is_named_and_the_others_come_to_their_end(store, monkeypatch):
     clip, _ = clip_and_detector()
     other = make_run("configs/mini/proposals.yaml", {}, seed=0)
-    failed = run_all([clip, other], store, environment={"bad": clip.name})
+    monkeypatch.setenv("bad", clip.name)
+    failed = run_all([clip, other], store)
     assert list(failed) == [clip.name]
     assert failed[clip.name].startswith("error: the reason (all of it: ")
     assert store.record(other) is not None and store.record(clip) is None
@@ -351,22 +352,23 @@ def test_a_budget_takes_what_is_needed_too_and_a_later_seed_last():
     assert module.affordable(todo, cells, [0, 1], 0.09) == [later]
 
 
-def test_once_the_hours_are_spent_no_further_run_begins(store, capsys):
+def test_once_the_hours_are_spent_no_further_run_begins(store, capsys, monkeypatch):
     clip, detector = clip_and_detector()
-    hours = 0.1 / 3600  # of a core; a run takes longer
-    given = {"at_once": 1, "hours": hours, "environment": {"SLEEP": "0.2"}}
-    assert run_all([clip, detector], store, **given) == {}
+    hours = 0.2 / 3600  # of two cores; a run takes longer
+    monkeypatch.setenv("SLEEP", "0.2")
+    assert run_all([clip, detector], store, hours=hours) == {}
     assert "the hours are spent: 1 runs are left" in capsys.readouterr().out
     assert store.has_weights(clip) and store.record(detector) is None
 
 
-def test_a_killed_call_resumes_after_what_outlived_it(store, capsys):
+def test_a_killed_call_resumes_after_what_outlived_it(store, capsys, monkeypatch):
     clip, detector = clip_and_detector()
-    slow = {"environment": {"SLEEP": "0.4"}}
     child = multiprocessing.get_context("fork").Process(
-        target=run_all, args=([clip, detector], store), kwargs=slow
+        target=run_all, args=([clip, detector], store)
     )
-    child.start()
+    with monkeypatch.context() as slow:
+        slow.setenv("SLEEP", "0.4")
+        child.start()
     while not (store.folder / "begun").exists():
         time.sleep(0.02)
     os.kill(child.pid, signal.SIGKILL)

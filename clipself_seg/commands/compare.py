@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from clipself_seg.commands.options import command, flag, processes, value
+from clipself_seg.commands.options import command, flag, processes, required, value
 
 # Percent. Sums are taken in another order, which may change last digits.
 TOLERANCE = 1e-9
@@ -51,14 +51,8 @@ def compare(args: argparse.Namespace) -> None:
 
 def _quality_options(parser: argparse.ArgumentParser) -> None:
     for side, what in (("truth", "ground truth"), ("prediction", "prediction")):
-        parser.add_argument(
-            f"--{side}",
-            nargs=2,
-            type=Path,
-            required=True,
-            metavar=("JSON", "FOLDER"),
-            help=f"panoptic JSON of the {what} and the folder of its PNGs",
-        )
+        text = f"panoptic JSON of the {what} and the folder of its PNGs"
+        required(parser, f"--{side}", text, nargs=2, type=Path, metavar=("JSON", "FOLDER"))
     split = "names or files of the class lists that tell seen from unseen classes"
     value(parser, "--split", split, count=2, metavar=("VOCABULARY", "TRAINED"))
     flag(parser, "--check", "compare all numbers with those of panopticapi itself")

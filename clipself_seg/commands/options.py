@@ -226,9 +226,9 @@ def _in_words(default: object) -> str:
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
-def required(options: Options, name: str, text: str) -> None:
-    """Add an option that has to be typed."""
-    options.add_argument(name, required=True, help=text)
+def required(options: Options, name: str, text: str, **how: Any) -> None:
+    """Add an option that has to be typed; `how` is argparse's."""
+    options.add_argument(name, required=True, help=text, **how)
 
 
 def images(options: Options, text: str = "images and folders of them", count: str = "+") -> None:

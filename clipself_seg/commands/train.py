@@ -64,14 +64,8 @@ def _options(parser: argparse.ArgumentParser) -> None:
     sweep = "panoptic: evaluate every pair of these as alpha and beta too (0 0.1 ... 1)"
     options.value(parser, "--sweep", sweep, count="*", metavar="EXPONENT")
     for name, file in (("latex", "tables.tex (booktabs)"), ("csv", "tables.csv")):
-        parser.add_argument(
-            f"--{name}",
-            action="append_const",
-            const=name,
-            dest="formats",
-            default=[],
-            help=f"write the tables of the evaluation beside results.json too, as {file}",
-        )
+        text = f"write the tables of the evaluation beside results.json too, as {file}"
+        options.flag(parser, f"--{name}", text)
     processes = "processes, one per GPU; on the CPU without GPUs; leave out with torchrun or srun"
     options.value(parser, "--num-gpus", processes, 1)
     options.device(parser)
@@ -91,6 +85,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _options_as_keys(args: argparse.Namespace) -> None:
+    args.formats = [name for name in ("csv", "latex") if getattr(args, name)]
     _sizes_as_keys(args)
     _model_as_keys(args)
     if args.data is not None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.bounds import open_safetensors
 from clipself_seg.checkpoints.hashes import hash_tensors
-from clipself_seg.checkpoints.read import parse_metadata
+from clipself_seg.checkpoints.read import is_finite, parse_metadata
 from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import atomic_path, remove_leftovers
 
@@ -157,7 +157,7 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
 
 def all_finite(tensors: Mapping[str, Tensor]) -> bool:
     """Whether no tensor holds NaN or an infinite number."""
-    return all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+    return all(map(is_finite, tensors.values()))
 
 
 def pack(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.dense_feature import ANY, DenseFeature
-from clipself_seg.checkpoints.read import Checkpoint, name_problem
+from clipself_seg.checkpoints.read import Checkpoint, is_finite, name_problem
 from clipself_seg.clip.kind import Architecture, Layout, PositionTable, TowerKind, common_names
 from clipself_seg.clip.kinds import (
     KINDS,
@@ -168,7 +168,7 @@ def load_strictly(
                 f"{checkpoint.path}: {name} is {tuple(tensor.shape)}, the model needs {tuple(target.shape)}; "
                 "is it a checkpoint of this model?"
             )
-        if not tensors[name].isfinite().all():
+        if not is_finite(tensors[name]):
             raise InputError(
                 f"{checkpoint.path}: {name} has NaN or infinite numbers; take a checkpoint from before "
                 "its training failed, or fetch it again"

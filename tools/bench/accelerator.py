@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 # Of the device types that torch has, this one needs no driver, and autograd runs it on the calling thread.
 ACCELERATOR = torch.device("lazy")
@@ -117,8 +117,16 @@ class Accelerator(TorchDispatchMode):
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        kwargs = dict(kwargs or {})
-        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        given: list[Tensor] = []
+
+        def collected(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                given.append(value)
+            return value.on_cpu if isinstance(value, OnAccelerator) else value
+
+        kwargs = kwargs or {}
+        host_args = _each(collected, args)
+        host_kwargs = {name: _each(collected, value) for name, value in kwargs.items()}
         computed_there = any(isinstance(tensor, OnAccelerator) for tensor in given)
         if computed_there or wanted_there(kwargs):
             self.watch(operation, args, kwargs, given)
@@ -126,12 +134,19 @@ class Accelerator(TorchDispatchMode):
         if kwargs.get("device") is not None:
             computed_there = wanted_there(kwargs)
             if computed_there:
-                kwargs["device"] = torch.device("cpu")
-            kwargs.pop("pin_memory", None)
-        outputs = operation(*on_host(args), **on_host(kwargs))
+                host_kwargs["device"] = torch.device("cpu")
+            host_kwargs.pop("pin_memory", None)
+        outputs = operation(*host_args, **host_kwargs)
         # What works in place gives back what it was given.
         known = {id(t.on_cpu): t for t in given if isinstance(t, OnAccelerator)}
-        return tree_map(_wrapper(known), outputs) if computed_there else outputs
+        return _each(_wrapper(known), outputs) if computed_there else outputs
+
+
+def _each(function: Callable[[Any], Any], values: Any) -> Any:
+    """Values as operations take and give them, nested lists and tuples at most: `tree_map` takes much longer."""
+    if isinstance(values, (list, tuple)):
+        return type(values)([_each(function, value) for value in values])
+    return function(values)
 
 
 @contextlib.contextmanager
@@ -156,12 +171,12 @@ def _known_to_torch() -> Iterator[None]:
 
 def _refuse_mixed_devices(operation: Any, args: Any, given: Sequence[Tensor]) -> None:
     """As on a GPU, where only single values and indices may lie on the CPU."""
+    kinds = {tensor.device.type for tensor in given if tensor.dim() or tensor.device.type != "cpu"}
+    if len(kinds) < 2:
+        return
     name = str(operation)
     indexed = name in INDEXED | INDEX_PUTS and args[0].device.type != "cpu"
-    if name in COPIES or indexed:
-        return
-    kinds = {tensor.device.type for tensor in given if tensor.dim() or tensor.device.type != "cpu"}
-    if len(kinds) > 1:
+    if name not in COPIES and not indexed:
         raise RuntimeError(f"{operation}: tensors on two devices")
 
 

@@ -6,6 +6,7 @@ import gc
 import logging
 import multiprocessing
 import os
+import sys
 from collections.abc import Generator, Iterator
 from multiprocessing import forkserver
 from pathlib import Path
@@ -27,6 +28,8 @@ if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)) > 1:
 torch.set_num_threads(THREADS)
 # No test compares distributed tensors, whose import takes half a second in every worker.
 torch.testing._comparison._HAS_DTENSOR = False  # type: ignore[attr-defined]
+# Without a GPU torch.manual_seed keeps the stack of each call for one that may come, in a millisecond.
+SEED = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
 keep_freed_memory()  # the system takes longer to hand out pages than small models to compute
 
 
@@ -111,7 +114,7 @@ def clean_state() -> Iterator[None]:
     """Seed every test alike, and undo what it did to the global state of torch; log lines of a run end with it."""
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     generator = torch.get_rng_state()
-    torch.manual_seed(0)
+    SEED(0)
     yield
     for name in ("clipself_seg", "detectron2"):
         logging.getLogger(name).handlers.clear()
@@ -126,6 +129,9 @@ def clean_state() -> Iterator[None]:
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """New processes as strange to this one as spawned ones, of a server that imports for all: imports take longest."""
     multiprocessing.set_forkserver_preload(["clipself_seg.evaluation.panoptic.files"])
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join(sys.path)
+    )  # of which the server is not told else
     context = multiprocessing.get_context("forkserver")
     monkeypatch.setattr(multiprocessing, "get_context", lambda _: context)
     yield

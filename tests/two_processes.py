@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # optimisers import it, and each forked process would for itself
 import torch.distributed as dist
 import torch.multiprocessing as mp
 

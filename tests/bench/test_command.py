@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from multiprocessing import set_forkserver_preload
 
 import pytest
 import torch
@@ -69,6 +70,7 @@ def test_all_jobs_share_what_is_asked_for(monkeypatch, tmp_path, capsys):
 )
 def test_prints_a_table_and_writes_the_figures(task, name, more, tmp_path, monkeypatch, capsys):
     path = tmp_path / "figures.json"
+    set_forkserver_preload(["bench.report"])
     if task != "dense":  # one task is enough to see that processes of their own are measured
         monkeypatch.setattr(report, "peak_memory", lambda build, case, name: 2**20)
     assert command.main([task, *TINY, *more, "--json", str(path)]) == 0

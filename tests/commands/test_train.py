@@ -153,7 +153,7 @@ def test_a_run_killed_and_resumed_writes_the_same_clip_as_one_that_was_not(
 
 @pytest.mark.usefixtures("served")
 def test_two_processes_train_and_evaluate_like_one(tmp_path, datasets):
-    set_forkserver_preload(["clipself_seg.training.run", "detectron2.engine"])
+    set_forkserver_preload(["clipself_seg.training.run", "detectron2.engine", "torch._dynamo"])
     tested = {"DATASETS__TEST": "('coco_2017_val_panoptic',)", "TEST__EVAL_PERIOD": 1}
     assert train.main(words(tmp_path / "two", "--num-gpus", "2", **tested)) == 0
     assert train.main(words(tmp_path / "one", **tested)) == 0

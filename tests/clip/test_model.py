@@ -22,12 +22,12 @@ NAMES = ["ViT-B-32-quickgelu", "EVA02-B-16", "RN50"]
 
 @pytest.fixture
 def shallow(monkeypatch):
-    """Gives an open_clip model's name to one that differs by its depth: two blocks in each tower."""
+    """Gives an open_clip model's name to one with two blocks in each tower and few channels of texts."""
 
     def changed(name):
         config = copy.deepcopy(open_clip.get_model_config(name))
         vision = config["vision_cfg"]
-        config["text_cfg"]["layers"] = 2
+        config["text_cfg"] |= {"layers": 2, "width": 64, "heads": 2}
         if eva_name := vision.get("timm_model_name"):
             width, _, *rest = eva.SHAPES[eva_name]
             monkeypatch.setitem(eva.SHAPES, eva_name, (width, 2, *rest))

@@ -468,14 +468,6 @@ def test_the_entry_stands_in_the_metadata_beside_the_others(mini, tmp_path):
         assert '"dense_feature": "any"' in file.metadata()["facts"]
 
 
-def test_an_export_says_and_computes_the_chosen_feature(tmp_path):
-    pytest.importorskip("onnxruntime")
-    clip = load_clip(MINI, "mini", dense=DenseFeature(GATED, 3))
-    nn.init.normal_(clip.visual.dense_gate.weight, std=0.1)
-    export_onnx(clip, tmp_path / "onnx")  # compares with torch
-    assert '"dense_feature": "gated_multi_value"' in (tmp_path / "onnx/export.json").read_text()
-
-
 def test_an_attention_without_training_is_not_exported(tmp_path):
     clip = load_clip(MINI, "mini")
     clip.visual.choose_attention("naclip")

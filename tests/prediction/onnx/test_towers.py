@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 from torch.export import Dim
 
+from clipself_seg.checkpoints.dense_feature import GATED, DenseFeature
 from clipself_seg.clip import load_clip
 from clipself_seg.clip.eva import EvaTransformer
 from clipself_seg.clip.openai import VisionTransformer
@@ -73,6 +75,16 @@ def test_texts_are_traced_for_any_number_of_them(mini):
         traced = torch.export.export(module, (tokens,), dynamic_shapes=({0: Dim("texts")},))
     many = tokens.repeat(75, 1)  # of more than `runtime.FEWEST_ELEMENTS`
     torch.testing.assert_close(traced.module()(many)[-3:], mini.encode_text(tokens))
+
+
+def test_an_export_says_and_computes_the_chosen_feature(tmp_path):
+    pytest.importorskip("onnxruntime")
+    clip = load_clip("ViT-Mini-8", "mini", dense=DenseFeature(GATED, 2))
+    nn.init.normal_(clip.visual.dense_gate.weight, std=0.1)
+    # With the gate's blocks alone, and one for texts, the export takes less time.
+    del clip.visual.blocks[:-2], clip.text.blocks[1:]
+    towers.export_onnx(clip, tmp_path / "onnx")  # compares with torch
+    assert '"dense_feature": "gated_multi_value"' in (tmp_path / "onnx/export.json").read_text()
 
 
 def test_a_missing_package_is_named_with_what_brings_it(mini, tmp_path, monkeypatch):

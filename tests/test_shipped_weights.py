@@ -16,8 +16,8 @@ TAGS = ("mini", "mini-clipself", "mini-clipself-proposals")
 
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory):
-    """Folder of worlds of 20 scenes."""
-    with small_worlds(tmp_path_factory.mktemp("shipped"), train=1, val=20, base=1, seed=11) as root:
+    """Folder of worlds of 12 scenes."""
+    with small_worlds(tmp_path_factory.mktemp("shipped"), train=1, val=12, base=1, seed=11) as root:
         yield root
 
 

@@ -14,14 +14,14 @@ from clipself_seg.heads.windows import WindowLayout
 from clipself_seg.models import CATSeg
 
 WORDS = ("cat", "dog", "wild grass", "sky", "red apple", "road", "old brick wall")
-SIDE = 64  # of a window, 8 x 8 cells
+SIDE = 32  # of a window, 4 x 4 cells
 SIZES = AggregatorSizes(
     text=128,
     appearance=128,
     decoder_guidance=(24, 16),
     hidden=32,
-    grid=(8, 8),
-    window=4,
+    grid=(4, 4),
+    window=2,
     pooling=(1, 1),
     text_projected=16,
     appearance_projected=24,
@@ -39,7 +39,8 @@ CASES = {
     "pooled, the best classes": {"pooling": (2, 2), "pad_len": 5},
     "prompts as channels": {"prompts": 3},
     "prompts as channels, the best classes": {"prompts": 3, "pad_len": 5},
-    "one window": {"window": 8},
+    "one window": {"window": 4},
+    "as many cells as CLIP has positions": {"grid": (8, 8), "window": 4},
     "pooled in one of two layers": {"pooling": (2, 1)},
     "one layer": {"pooling": (1,)},
 }
@@ -76,7 +77,7 @@ def tiny_model(*, classes_at_once=0, sizes=None, words=WORDS, **how) -> CATSeg:
         aggregator=CostAggregator(sizes, classes_at_once),
         guidance_blocks=(0, 1),
         templates="three" if sizes.prompts == 3 else "cat_seg",
-        layout=WindowLayout(size=SIDE, canvas=106),
+        layout=WindowLayout(size=SIDE, canvas=53),
         **how,
     )
     for name, part in model.named_children():
@@ -106,7 +107,7 @@ def test_logits_of_windows(case):
     images = windows()
     expected = plain_logits(model, images)
     assert expected.std() > 0.01
-    left_out = (expected == LEFT_OUT).sum() // (4 * 8) ** 2
+    left_out = (expected == LEFT_OUT).sum() // (4 * 4) ** 2
     assert left_out == (4 if CASES[case].get("pad_len") == 5 else 0)
     close(model.window_logits(images), expected)
 
@@ -115,7 +116,7 @@ def test_logits_of_windows(case):
 @torch.no_grad()
 def test_logits_with_both_residuals_and_another_size_than_clip_s(residual):
     model = tiny_model(class_residual=residual)
-    images = windows(side=48)
+    images = windows(side=24)
     close(model.window_logits(images), plain_logits(model, images))
 
 
@@ -124,7 +125,7 @@ def test_the_plain_formulation_keeps_its_parts_apart():
     """What is compared here depends on padding, text guidance, residual and pooling."""
     images = windows(1)
     base = plain_logits(tiny_model(), images)
-    for change in ({"pad_len": 0}, {"pooling": (2, 2)}, {"window": 8}):
+    for change in ({"pad_len": 0}, {"pooling": (2, 2)}, {"window": 4}):
         assert (plain_logits(tiny_model(sizes=change), images) - base).abs().max() > 1e-4, change
     assert (plain_logits(tiny_model(class_residual=False), images) - base).abs().max() > 1e-4
 
@@ -156,7 +157,7 @@ def test_a_flipped_image_gives_exactly_the_flipped_result_and_another_without_fl
     sliding, pad_len
 ):
     model = tiny_model(sizes={"pad_len": pad_len}, sliding=sliding, flip=True)
-    image = windows(1, 70)[0].to(torch.uint8)
+    image = windows(1, 35)[0].to(torch.uint8)
     samples = [{"image": one, "height": 30, "width": 41} for one in (image, image.flip(-1))]
     for output in ("labels", "scores"):
         own, other = (model([one], output=output)[0] for one in samples)
@@ -168,7 +169,7 @@ def test_a_flipped_image_gives_exactly_the_flipped_result_and_another_without_fl
 
 def labels_of(count, ignored=255):
     labels = torch.randint(len(WORDS), (count, SIDE, SIDE))
-    labels[:, 5:30, 20:50] = ignored
+    labels[:, 2:15, 10:25] = ignored
     return labels
 
 
@@ -209,10 +210,10 @@ def test_loss_is_that_of_one_hot_targets(mask_ignored, ignored):
 
 def two_images():
     """Two images, tall and wide, and the sizes that are asked for."""
-    tall, wide = torch.randint(256, (3, 90, 70)), torch.randint(256, (3, 50, 123))
+    tall, wide = torch.randint(256, (3, 45, 35)), torch.randint(256, (3, 25, 62))
     return [
         {"image": tall.to(torch.uint8)},
-        {"image": wide.to(torch.uint8), "height": 77, "width": 200},
+        {"image": wide.to(torch.uint8), "height": 38, "width": 100},
     ]
 
 

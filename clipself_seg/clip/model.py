@@ -92,6 +92,11 @@ class DenseCLIP(nn.Module):
         self.report: LoadReport | None = None
 
     @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.logit_scale.device
+
+    @property
     def image_size(self) -> int:
         """Side in pixels of the square images of `encode_image`."""
         return self.visual.image_size
@@ -428,7 +433,7 @@ def whole_image_features(clip: DenseCLIP, image: np.ndarray, side: int) -> np.nd
             last row or column of cells may be partly padding.
     """
     square = letterbox_image(image, side).transpose(2, 0, 1).copy()
-    images = clip.preprocess(torch.from_numpy(square)[None].to(clip.logit_scale.device))
+    images = clip.preprocess(torch.from_numpy(square)[None].to(clip.device))
     with torch.no_grad():
         dense: np.ndarray = clip.encode_dense(images)[0].cpu().numpy()
     fitted = fit_size(image.shape[1], image.shape[0], side)

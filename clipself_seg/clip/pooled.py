@@ -29,6 +29,7 @@ from clipself_seg.clip.runtime import normal_parameter
 from clipself_seg.clip.tower import (
     ATTENTION_POOL,
     DENSE,
+    Grid,
     TransformerTower,
     as_map,
     attention_parts,
@@ -129,11 +130,7 @@ class PooledTower(TransformerTower):
         return self.head(self.attn_pool(self.final_norm(tokens_BLD))[:, 0])
 
     def last_features(
-        self,
-        wanted: list[str],
-        inputs_BLD: list[Tensor],
-        extras: tuple[Tensor, ...],
-        grid: tuple[int, int],
+        self, wanted: list[str], inputs_BLD: list[Tensor], extras: tuple[Tensor, ...], grid: Grid
     ) -> dict[str, Tensor]:
         tokens_BLD = inputs_BLD[-1]
         maps = attention_parts(self.stack[-1], tokens_BLD[:, self.prefix :], grid, wanted)

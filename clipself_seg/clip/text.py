@@ -180,12 +180,26 @@ def encode_prompts(
     return encoded_KE[order_K.argsort().to(encoded_KE.device, non_blocking=QUEUES)]
 
 
-def same_text_tower(tower: nn.Module, other: nn.Module) -> bool:
-    """Whether two text towers of one architecture have the same weights, but for their rounding, or one has none."""
+def require_text_tower(tower: nn.Module, other: nn.Module, source: str) -> None:
+    """Refuses a text tower that is not ``MODEL.CLIP.WEIGHTS``'s, which distillation leaves alone.
+
+    Args:
+        tower: of ``MODEL.CLIP.WEIGHTS``.
+        other: of the same architecture; either may be a `NoTextTower`, which is the other's too.
+        source: key and value that name the weights of `other`, for the message.
+
+    Raises:
+        InputError: their weights differ by more than rounding.
+    """
     if isinstance(tower, NoTextTower) or isinstance(other, NoTextTower):
-        return True
+        return
     theirs = other.state_dict()
-    return all(nearly_equal(tensor, theirs[name]) for name, tensor in tower.state_dict().items())
+    for name, tensor in tower.state_dict().items():
+        if not nearly_equal(tensor, theirs[name]):
+            raise InputError(
+                f"{source}: its text tower is not that of MODEL.CLIP.WEIGHTS; take a CLIP that was "
+                "distilled from these weights"
+            )
 
 
 def nearly_equal(tensor: Tensor, other: Tensor) -> bool:

@@ -269,12 +269,8 @@ class TextBank:
             with torch.inference_mode(False):  # an inference tensor could not be trained on later
                 return torch.cat([self.embed(names, examples) for names in parts])
 
-        state = weights_state(self.clip.text.owner), self._device
+        state = weights_state(self.clip.text.owner), self.clip.device
         return self._joined.get(state, (tuple(parts), examples), join)
-
-    @property
-    def _device(self) -> torch.device:
-        return self.clip.logit_scale.device
 
     def _kept(self, names: Names, raw: bool, compute: Callable[[], Tensor]) -> Tensor:
         """From memory, else from disk, else computed now."""
@@ -287,18 +283,18 @@ class TextBank:
                 text = compute() if stored is None else stored
                 if path is not None and stored is None:
                     _to_disk(path, text)
-                return text.to(self._device)
+                return text.to(self.clip.device)
 
         asked = TEMPLATES[self.templates], names, raw
         state = weights_state(self.clip.text.owner)
         # A copy: what a caller does to it stays with the caller.
-        return self._memory.get(state, asked, read).to(self._device, copy=True)
+        return self._memory.get(state, asked, read).to(self.clip.device, copy=True)
 
     @contextlib.contextmanager
     def _whoever_asks(self) -> Iterator[None]:
         """Nothing of the caller's modes: low precision or inference tensors would reach the next one."""
         with torch.inference_mode(False), torch.no_grad():
-            with full_precision(self._device):
+            with full_precision(self.clip.device):
                 yield
 
     def _compute(self, classes: Names) -> Tensor:
@@ -391,16 +387,16 @@ class ClassTexts:
         return self.mixed.get(names, examples, text_TPE, lambda: self._encoded(OTHER).mean(1))
 
     def _encoded(self, names: Names) -> Tensor:
-        state = self._device, autocast_dtype(self._device), weights_state(self.clip.text.owner)
+        state = (
+            self.clip.device,
+            autocast_dtype(self.clip.device),
+            weights_state(self.clip.text.owner),
+        )
         return self._kept.get(state, names, torch.no_grad()(lambda: self._encode(names)))
 
     def invalidate(self) -> None:
         """Forget all texts, after a write to the text tower that torch does not count (`hashes.invalidate`)."""
         invalidate(self.clip.text.owner)
-
-    @property
-    def _device(self) -> torch.device:
-        return self.clip.logit_scale.device
 
     def _encode(self, names: Names) -> Tensor:
         # Published and shipped numbers are those of the order that torch's faster sorting gives.

@@ -420,11 +420,7 @@ class TransformerTower(ImageTower):
         return maps | (self.last_features(wanted, inputs_BLD, extras, grid) if stop == last else {})
 
     def last_features(
-        self,
-        wanted: list[str],
-        inputs_BLD: list[Tensor],
-        extras: tuple[Tensor, ...],
-        grid: Grid,
+        self, wanted: list[str], inputs_BLD: list[Tensor], extras: tuple[Tensor, ...], grid: Grid
     ) -> dict[str, Tensor]:
         """Those features that are wanted of the last block: its own, its queries and keys, and ``dense``.
 

@@ -62,7 +62,7 @@ class ModelBase(nn.Module):
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        return self.clip.logit_scale.device
+        return self.clip.device
 
     @property
     def names(self) -> Names:

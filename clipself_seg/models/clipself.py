@@ -194,7 +194,7 @@ class CLIPSelf(ModelBase):
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        return self.teacher.logit_scale.device
+        return self.teacher.device
 
     def set_vocabulary(self, words: Words | Sequence[Sequence[str]]) -> None:
         """Gives the model the classes that `forward` scores regions against in evaluation."""

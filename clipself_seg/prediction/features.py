@@ -113,7 +113,7 @@ class FeatureResults:
 
     def _pixels(self, images: np.ndarray) -> Tensor:
         """Normalised images of (B, H, W, 3) uint8, on the model's device."""
-        return self.clip.preprocess(chw(images).to(self.clip.logit_scale.device))
+        return self.clip.preprocess(chw(images).to(self.clip.device))
 
     def _boxes(self, source: ImageFile, width: int, height: int) -> np.ndarray:
         record = self._records.get(source.file_name)

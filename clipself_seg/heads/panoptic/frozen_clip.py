@@ -30,7 +30,6 @@ from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.pixel_decoder import GROUPS, STRIDES, NormedConv
 from clipself_seg.heads.text_scores import class_logits
 
-BINARISATIONS = ("any", "centre", "centre_or_any")
 MASKS_AT_ONCE = 16  # masks whose logits are in memory at CLIP's full input size, on a CPU
 # A value of MODEL.MASK_GENERATOR.PADDING: the mean colour of CLIP, which is 0 once it is normalised.
 MEAN_COLOUR = -1

@@ -225,6 +225,7 @@ class TokenDecoder(nn.Module):
         """
         super().__init__()
         width = sizes.width
+        self.head_channels = width // sizes.heads
         self.inputs = nn.ModuleList(
             nn.Identity() if wide == width else Linear(wide, width) for wide in channels
         )
@@ -271,9 +272,8 @@ class TokenDecoder(nn.Module):
             grid: rows and columns (h, w) of the patches.
             masked: whether queries attend inside their masks, as `attn_mask_probs` says.
         """
-        queries, head_channels = len(self.q.weight), self._head_channels()
-        first = queries + tokens_BTD.shape[1] - grid[0] * grid[1]
-        rotary = rotary_table(grid, head_channels, first, tokens_BTD.device)
+        first = len(self.q.weight) + tokens_BTD.shape[1] - grid[0] * grid[1]
+        rotary = rotary_table(grid, self.head_channels, first, tokens_BTD.device)
         start_BQD = self.q.weight.to(tokens_BTD.dtype).expand(len(tokens_BTD), -1, -1)
         x_BLD = torch.cat([start_BQD, tokens_BTD], dim=1)
         predictions = []
@@ -284,12 +284,6 @@ class TokenDecoder(nn.Module):
                 allowed_BQL = self._allowed(predictions[-1].mask_logits, grid, first, probability)
             x_BLD = block(x_BLD, rotary, allowed_BQL)
         return [*predictions, self._predict(x_BLD, grid)]
-
-    def _head_channels(self) -> int:
-        (width,) = self.decoder_norm.normalized_shape
-        block = self.blocks[0]
-        assert isinstance(block, Block)
-        return width // block.attention.heads
 
     @torch.no_grad()
     def _allowed(self, mask_logits: Tensor, grid: Grid, first: int, probability: Tensor) -> Tensor:

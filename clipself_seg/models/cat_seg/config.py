@@ -14,7 +14,7 @@ from clipself_seg.checkpoints.dense_feature import TOKEN
 from clipself_seg.checkpoints.zoo import official
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import build_clip
-from clipself_seg.clip.text import nearly_equal, same_text_tower
+from clipself_seg.clip.text import nearly_equal, require_text_tower
 from clipself_seg.clip.text_bank import TEMPLATES
 from clipself_seg.clip.tower import GATE, TransformerTower
 from clipself_seg.clip.training_free import NONE
@@ -214,11 +214,7 @@ def _check_frozen_parts(clip: DenseCLIP, tuned: DenseCLIP, path: str) -> None:
                     f"MODEL.CLIP.VISUAL_INIT {path}: its {group} is not that of MODEL.CLIP.WEIGHTS; "
                     "take the image tower that was distilled from these weights"
                 )
-    if not same_text_tower(clip.text, tuned.text):
-        raise InputError(
-            f"MODEL.CLIP.VISUAL_INIT {path}: its text tower is not that of MODEL.CLIP.WEIGHTS; take a "
-            "CLIP that was distilled from these weights"
-        )
+    require_text_tower(clip.text, tuned.text, f"MODEL.CLIP.VISUAL_INIT {path}")
 
 
 def clip_parameters(clip: DenseCLIP, finetune: str, count: int = -1) -> list[nn.Parameter]:

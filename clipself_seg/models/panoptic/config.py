@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from clipself_seg.checkpoints.mask_models import has_mask_model
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import build_clip
-from clipself_seg.clip.text import same_text_tower
+from clipself_seg.clip.text import require_text_tower
 from clipself_seg.config.load import evaluation_precision, precision_from_config
 from clipself_seg.config.panoptic import OF_WEIGHTS
 from clipself_seg.errors import InputError
@@ -148,11 +148,7 @@ def _branch_clip(cfg: CfgNode, clip: DenseCLIP) -> DenseCLIP:
     if other:
         return branch_clip
     # Distillation leaves the text tower alone: one serves both.
-    if not same_text_tower(branch_clip.text, clip.text):
-        raise InputError(
-            f"MODEL.CLIP_BRANCH.WEIGHTS {weights}: its text tower is not that of MODEL.CLIP.WEIGHTS; take a CLIP that "
-            "was distilled from these weights"
-        )
+    require_text_tower(clip.text, branch_clip.text, f"MODEL.CLIP_BRANCH.WEIGHTS {weights}")
     branch_clip.text = clip.text
     return branch_clip
 

@@ -165,6 +165,7 @@ def test_pairs_are_judged_one_by_one_where_there_is_a_bias(clip):
 @torch.no_grad()
 def test_what_is_traced_for_export_at_one_size_holds_for_others(clip):
     sizes = {0: Dim("n"), 2: 8 * Dim("h"), 3: 8 * Dim("w")}
+    del clip.visual.blocks[1:-1]  # with the first and the last it takes less time
     graph = towers.DenseGraph(clip)
     with plain(graph):
         traced = torch.export.export(graph, (pixels(2, 40, 56),), dynamic_shapes=(sizes,))

@@ -35,6 +35,7 @@ from clipself_seg.data.vocabulary import (
 from clipself_seg.errors import InputError
 from clipself_seg.models.base import matrices_and_vectors
 from clipself_seg.training.optimizer import build_adamw
+from tests.tiny import random_clip
 
 
 def test_lists_have_the_published_lengths_and_no_repetition():
@@ -114,8 +115,7 @@ def test_braces_in_a_name_are_kept():
 
 @pytest.fixture
 def clip():
-    torch.manual_seed(2)
-    return load_clip("ViT-Mini-8", None)
+    return random_clip(seed=2)
 
 
 @pytest.fixture
@@ -426,8 +426,7 @@ PROMPT = "A photo of a cat in the scene"
 
 @pytest.fixture
 def texts():
-    torch.manual_seed(2)
-    return ClassTexts(load_clip("ViT-Mini-8", None), "cat_seg")
+    return ClassTexts(random_clip(seed=2), "cat_seg")
 
 
 @pytest.fixture

@@ -173,7 +173,13 @@ def registered():
     training.HOOKS.clear()
 
 
-@pytest.mark.usefixtures("registered")
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    with small_worlds(tmp_path_factory.mktemp("world"), 2, 1, 2, seed=5):
+        yield
+
+
+@pytest.mark.usefixtures("registered", "world")
 @pytest.mark.parametrize("config", ["semseg", "panoptic", "detection"])
 def test_predictions_are_drawn_by_a_hook_and_change_nothing(config, tmp_path, monkeypatch):
     monkeypatch.setenv(imports.VARIABLE, "")
@@ -182,11 +188,10 @@ def test_predictions_are_drawn_by_a_hook_and_change_nothing(config, tmp_path, mo
     typed = ["SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "1", "SOLVER.WARMUP_ITERS", "0"]
     typed += ["DATALOADER.NUM_WORKERS", "0", "DATASETS.TEST", "()", "SOLVER.CHECKPOINT_PERIOD", "2"]
     command = ["--config-file", str(ROOT / f"configs/mini/{config}.yaml"), *typed]
-    with small_worlds(tmp_path, 2, 1, 2, seed=5):
-        assert train.main([*command, "OUTPUT_DIR", str(tmp_path / "plain")]) == 0
-        drawn = tmp_path / "drawn"
-        mine = ["--import", str(tmp_path / f"{name}.py")]
-        assert train.main([*mine, *command, "OUTPUT_DIR", str(drawn), "VIS_PERIOD", "1"]) == 0
+    assert train.main([*command, "OUTPUT_DIR", str(tmp_path / "plain")]) == 0
+    drawn = tmp_path / "drawn"
+    mine = ["--import", str(tmp_path / f"{name}.py")]
+    assert train.main([*mine, *command, "OUTPUT_DIR", str(drawn), "VIS_PERIOD", "1"]) == 0
     final = [path / "model_final.pth" for path in (tmp_path / "plain", drawn)]
     assert final[0].read_bytes() == final[1].read_bytes()
     events = EventAccumulator(str(drawn), {"images": 0}).Reload()

@@ -64,6 +64,7 @@ from clipself_seg.prediction.journal import Json, require_same
 from clipself_seg.prediction.predictor import require_architecture
 from clipself_seg.prediction.proposals import CocoStream
 from clipself_seg.provenance import provenance
+from clipself_seg.yaml_files import dump_config
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +186,7 @@ def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
         remove_leftovers(shards.folder)
         labels = labeller.label(records, texts, shards)
         counts = None if truth is None else _agreement(records, labels, nouns, request, truth)
-        made_by = provenance(config=cfg.dump(), weights_hash=labeller.clip.weights_hash())
+        made_by = provenance(config=dump_config(cfg), weights_hash=labeller.clip.weights_hash())
         info = {**made_by, **settings, "threshold": request.threshold}
         labelled = list(zip(records, labels, strict=True))
         done = _write(target, info, content, labelled, nouns, texts, request.threshold)

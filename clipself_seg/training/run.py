@@ -35,6 +35,7 @@ from clipself_seg.training.mixing import changed_tensors, fractions_of, mixed, s
 from clipself_seg.training.settings import TrainingSettings
 from clipself_seg.training.tasks import task_of
 from clipself_seg.training.trainer import Trainer
+from clipself_seg.yaml_files import dump_config
 
 RESULTS_FILE = "results.json"
 logger = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ def tf32(allowed: bool) -> Iterator[None]:
 def _write_config(cfg: CfgNode, suffix: str = "") -> None:
     """Writes the full configuration into OUTPUT_DIR."""
     if comm.is_main_process():
-        write_text(Path(cfg.OUTPUT_DIR) / f"config{suffix}.yaml", cfg.dump())
+        write_text(Path(cfg.OUTPUT_DIR) / f"config{suffix}.yaml", dump_config(cfg))
 
 
 @dead_workers_named()
@@ -340,7 +341,7 @@ def _write_numbers_of(
         if not comm.is_main_process():
             return
         metadata = provenance(
-            config=cfg.dump(),
+            config=dump_config(cfg),
             seed=cfg.SEED,
             weights_hash=weights,
             processes=comm.get_world_size(),

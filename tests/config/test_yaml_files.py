@@ -11,6 +11,7 @@ from clipself_seg.yaml_files import (
     CONFIGS,
     MAX_FILES,
     Layer,
+    dump_config,
     find_file,
     merge_layers,
     read_layers,
@@ -184,3 +185,11 @@ def test_a_name_that_is_nowhere_gets_the_nearest_of_the_package(name, near, tmp_
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=f'no config file {name}.*did you mean "{near}"'):
         find_file(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["mini/panoptic", "detection/base_ov_lvis", "semseg/catseg_cvpr_vitb16"]
+)
+def test_a_dump_is_that_of_detectron2s_method(name):
+    cfg = load_config(name, ["OUTPUT_DIR", "'my: folder\u00e9 #1'", "DATASETS.TEST", "()"])
+    assert dump_config(cfg) == cfg.dump()

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipself_seg.checkpoints.bounds import open_safetensors, refusing
 from clipself_seg.checkpoints.dense_feature import DenseFeature, stated_feature
@@ -27,7 +27,7 @@ from clipself_seg.checkpoints.pickles import (
     read_pickles,
     script_tensors,
 )
-from clipself_seg.errors import InputError, shown
+from clipself_seg.errors import InputError, last_line, shown
 
 WRAPPERS = ("model", "module", "state_dict")  # in the order in which the official loaders look
 STORED_METADATA = "facts"  # key of the JSON that `save_clip` puts into a safetensors file
@@ -232,3 +232,17 @@ def is_finite(tensor: Tensor) -> bool:
     Its smallest and largest number say so in a thirtieth of the time of a look at each.
     """
     return not tensor.numel() or all(end.isfinite() for end in tensor.aminmax())
+
+
+def load_tensors(
+    module: nn.Module, tensors: Mapping[str, Tensor], origin: str, whose: str = "the model"
+) -> list[str]:
+    """Loads tensors into a module, and returns the names of those that it has and they lack.
+
+    Raises:
+        InputError: one has another shape; names the origin.
+    """
+    try:
+        return list(module.load_state_dict(tensors, strict=False).missing_keys)
+    except RuntimeError as error:  # of torch, several lines long
+        raise InputError(f"{origin} does not fit {whose}: {last_line(error)}") from None

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipself_seg.checkpoints.dense_feature import DenseFeature
-from clipself_seg.checkpoints.read import name_problem
+from clipself_seg.checkpoints.read import load_tensors, name_problem
 from clipself_seg.clip.kind import LARGEST_SCALE, Architecture, Layout, Sizes, TowerKind
 from clipself_seg.clip.model import DenseCLIP, load_clip
 from clipself_seg.clip.text import TextEncoder, encode_prompts
@@ -27,7 +27,7 @@ from clipself_seg.clip.tower import DENSE, FeatureShape, ImageTower, Readouts, t
 from clipself_seg.clip.training_free import refuse_training
 from clipself_seg.config.keys import OF_CLIP_BACKBONE
 from clipself_seg.config.weights import refuse_addresses
-from clipself_seg.errors import InputError, last_line, nearest
+from clipself_seg.errors import InputError, nearest
 
 logger = logging.getLogger(__name__)
 Pixels = tuple[float, ...]
@@ -308,10 +308,7 @@ def load_state(clip: DenseCLIP, tensors: Mapping[str, Tensor], source: str) -> N
     """
     if problem := name_problem(clip.state_dict(), tensors):
         raise InputError(f"{source} {problem.what} of {clip.name} ({problem.names})")
-    try:
-        clip.load_state_dict(tensors)
-    except RuntimeError as error:  # of torch, several lines long
-        raise InputError(f"{source} does not fit {clip.name}: {last_line(error)}") from None
+    load_tensors(clip, tensors, source, clip.name)
 
 
 class BackboneTower(ImageTower):

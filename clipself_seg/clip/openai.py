@@ -102,13 +102,10 @@ class VisionTransformer(ResidualTower):
         return stem, [self.positional_embedding], [*self.ln_post.parameters(), self.proj]
 
 
-def _supports(config: Config) -> bool:
+def _supports(stages: bool, config: Config) -> bool:
     vision = config["vision_cfg"]
-    return (
-        has_clip_text(config)
-        and not set(vision) - VISION_KEYS
-        and not isinstance(vision.get("layers"), list)
-    )
+    staged = isinstance(vision.get("layers"), list)
+    return staged == stages and has_clip_text(config) and not set(vision) - VISION_KEYS
 
 
 def _sizes(architecture: Architecture) -> Sizes:
@@ -135,7 +132,7 @@ def _build(architecture: Architecture, quick_gelu: bool) -> VisionTransformer:
 
 OPENAI_VIT = TowerKind(
     name="OpenAI ViT",
-    supports=_supports,
+    supports=lambda config: _supports(False, config),
     sizes=_sizes,
     build_image=_build,
     key_tensors={"visual.class_embedding": 1, "visual.proj": 2, "visual.conv1.weight": 4},
@@ -161,15 +158,6 @@ def _build_resnet(architecture: Architecture, quick_gelu: bool) -> ImageTower:
     )
 
 
-def _supports_resnet(config: Config) -> bool:
-    vision = config["vision_cfg"]
-    return (
-        has_clip_text(config)
-        and not set(vision) - VISION_KEYS
-        and isinstance(vision.get("layers"), list)
-    )
-
-
 def _sizes_resnet(architecture: Architecture) -> Sizes:
     vision = architecture.vision
     return Sizes(vision["width"], sum(vision["layers"]), STRIDE, architecture.embed_dim)
@@ -183,7 +171,7 @@ def _read_sizes_resnet(tensors: Tensors) -> Sizes:
 
 RESNET = TowerKind(
     name="ResNet",
-    supports=_supports_resnet,
+    supports=lambda config: _supports(True, config),
     sizes=_sizes_resnet,
     build_image=_build_resnet,
     key_tensors={

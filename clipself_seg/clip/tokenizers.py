@@ -48,7 +48,34 @@ class Tokenizer(Protocol):
         ...
 
 
-class ClipTokenizer(Tokenizer):
+@dataclass(eq=False)
+class FileTokenizer(Tokenizer):
+    """Token ids of texts by a vocabulary out of a file, filled up with padding behind their end.
+
+    Attributes:
+        encode: token ids of a text, with those that the model wants around them.
+        padding: id that shorter texts are filled up with.
+        end: id that longer texts end with, too, where they are cut; None to cut them as they are.
+    """
+
+    encode: Encode
+    padding: int = 0
+    end: int | None = None
+
+    def __call__(self, texts: Sequence[str], context_length: int) -> Tensor:
+        ids_KT = torch.full((len(texts), context_length), self.padding)
+        for row_T, text in zip(ids_KT, texts):
+            ids = self.encode(text)[:context_length]
+            row_T[: len(ids)] = torch.tensor(ids, dtype=torch.long)
+            if self.end is not None and len(ids) == context_length:
+                row_T[-1] = self.end
+        return ids_KT
+
+    def count(self, text: str) -> int:
+        return len(self.encode(text))
+
+
+class ClipTokenizer(FileTokenizer):
     """CLIP's byte pairs, with a start and an end token: open_clip's `SimpleTokenizer`."""
 
     def __init__(self) -> None:
@@ -56,13 +83,7 @@ class ClipTokenizer(Tokenizer):
         # The module makes one for itself, which takes a while.
         self._pairs = getattr(module, "_tokenizer", None) or module.SimpleTokenizer()
         self._word = functools.lru_cache(WORDS)(self._pairs.encode)
-        self._filled = FileTokenizer(self._encode, end=self._pairs.eot_token_id)
-
-    def __call__(self, texts: Sequence[str], context_length: int) -> Tensor:
-        return self._filled(texts, context_length)
-
-    def count(self, text: str) -> int:
-        return self._filled.count(text)
+        super().__init__(self._encode, end=self._pairs.eot_token_id)
 
     def _encode(self, text: str) -> list[int]:
         """As open_clip does; words of which nothing has to be mended are kept, since sentences share most of them."""
@@ -107,33 +128,6 @@ def open_clip_folder() -> Path:
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"No module named {OPEN_CLIP!r}", name=OPEN_CLIP)
     return Path(spec.origin).parent
-
-
-@dataclass(eq=False)
-class FileTokenizer(Tokenizer):
-    """Token ids of texts by a vocabulary out of a file, filled up with padding behind their end.
-
-    Attributes:
-        encode: token ids of a text, with those that the model wants around them.
-        padding: id that shorter texts are filled up with.
-        end: id that longer texts end with, too, where they are cut; None to cut them as they are.
-    """
-
-    encode: Encode
-    padding: int = 0
-    end: int | None = None
-
-    def __call__(self, texts: Sequence[str], context_length: int) -> Tensor:
-        ids_KT = torch.full((len(texts), context_length), self.padding)
-        for row_T, text in zip(ids_KT, texts):
-            ids = self.encode(text)[:context_length]
-            row_T[: len(ids)] = torch.tensor(ids, dtype=torch.long)
-            if self.end is not None and len(ids) == context_length:
-                row_T[-1] = self.end
-        return ids_KT
-
-    def count(self, text: str) -> int:
-        return len(self.encode(text))
 
 
 def repository_tokenizer(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.locate import locate
 from clipself_seg.checkpoints.pickles import read_numpy_pickle
-from clipself_seg.checkpoints.read import name_problem, read_checkpoint
+from clipself_seg.checkpoints.read import load_tensors, name_problem, read_checkpoint
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.kinds import signature_of
 from clipself_seg.clip.runtime import QUEUES, on_device, send
@@ -28,7 +28,7 @@ from clipself_seg.clip.weights import to_native
 from clipself_seg.data.examples import ClassExamples
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Names
-from clipself_seg.errors import InputError, last_line
+from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
 from clipself_seg.models.protocol import Classes, Group
 
@@ -104,6 +104,10 @@ class ModelBase(nn.Module):
         """Hash of all weights."""
         return hash_tensors(self.state_dict())
 
+    def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
+        """Loads ``MODEL.WEIGHTS`` of a model that needs no other weights than a CLIP's; see `load_model_state`."""
+        load_model_state(self, tensors, source)
+
 
 class FrozenCLIP(ModelBase):
     """A model whose weights are those of one frozen CLIP, ``MODEL.CLIP.WEIGHTS``.
@@ -134,10 +138,6 @@ class FrozenCLIP(ModelBase):
     def original_hash(self) -> str:
         """Hash of all weights: none of them trains."""
         return self.weights_hash()
-
-    def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
-        """Loads ``MODEL.WEIGHTS``, which none of this project's commands writes; see `load_model_state`."""
-        load_model_state(self, tensors, source)
 
 
 def _trained(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
@@ -206,20 +206,6 @@ def by_rate_and_kind(
         {"params": parameters, "lr_multiplier": rate, "weight_decay": decay}
         for (rate, decay), parameters in groups.items()
     ]
-
-
-def load_tensors(
-    module: nn.Module, tensors: Mapping[str, Tensor], origin: str, whose: str = "the model"
-) -> list[str]:
-    """Loads tensors into a module, and returns the names of those that it has and they lack.
-
-    Raises:
-        InputError: one has another shape; names the origin.
-    """
-    try:
-        return list(module.load_state_dict(tensors, strict=False).missing_keys)
-    except RuntimeError as error:  # of torch, several lines long
-        raise InputError(f"{origin} does not fit {whose}: {last_line(error)}") from None
 
 
 def load_model_state(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -297,6 +283,11 @@ def given_masks(sample: Sample, device: torch.device, remedy: str) -> Tensor:
 def on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors as a file has them: on the CPU, contiguous and without gradients."""
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def as_bytes(text: str) -> Tensor:
+    """A text as a tensor of bytes, for a checkpoint."""
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
 
 def save_atomically(path: str | os.PathLike[str], content: Mapping[str, object]) -> None:

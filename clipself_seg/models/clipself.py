@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, Words
 from clipself_seg.errors import InputError
 from clipself_seg.heads.distillation import Average
-from clipself_seg.models.base import ModelBase, load_model_state, matrices_and_vectors
+from clipself_seg.models.base import ModelBase, matrices_and_vectors
 from clipself_seg.models.distillation import (
     IMAGE,
     CropDistillation,
@@ -292,10 +292,6 @@ class CLIPSelf(ModelBase):
     def weights_hash(self) -> str:
         """Hash of the weights that are evaluated and exported."""
         return self.ensembled_clip().weights_hash()
-
-    def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
-        """Loads ``MODEL.WEIGHTS``, in which teacher and student both are; see `load_model_state`."""
-        load_model_state(self, tensors, source)
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
         """Gives the objective the classes that it needs, see `Objective.setup_training`."""

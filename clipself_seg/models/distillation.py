@@ -348,33 +348,18 @@ def correlation_teacher(name: str) -> CorrelationTeacher | None:
     return Original() if name == "original" else TimmBackbone(name)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CorrelationSettings:
-    """Settings of the terms that compare correlations of tokens.
-
-    Attributes:
-        teacher: network whose correlations the student learns; None if no term compares correlations.
-        temperature: temperature of the softmaxes of `spatial_correlation_loss`.
-        context: names of the student's features whose similarities are averaged for the term CONTEXT.
-    """
-
-    teacher: CorrelationTeacher | None = None
-    temperature: float = 0.2
-    context: Sequence[str] = (QUERIES,)
-
-
 class _View:
     """A step with the tensors that several terms share, each computed when it is first asked for."""
 
-    def __init__(self, step: Step, settings: CorrelationSettings) -> None:
+    def __init__(self, step: Step, terms: WeightedTerms) -> None:
         self.step = step
-        self.settings = settings
+        self.terms = terms
 
     @functools.cached_property
     def target_BNE(self) -> Tensor:
         """Tokens (B, N, E) of the teacher of correlations."""
-        assert self.settings.teacher is not None, "a term of correlations needs a teacher"
-        return _tokens(self.settings.teacher.features(self.step))
+        assert self.terms.teacher is not None, "a term of correlations needs a teacher"
+        return _tokens(self.terms.teacher.features(self.step))
 
     @functools.cached_property
     def target_BNN(self) -> Tensor:
@@ -387,7 +372,7 @@ def _tokens(maps_BDhw: Tensor) -> Tensor:
 
 
 def _context(view: _View) -> Tensor:
-    step, names = view.step, view.settings.context
+    step, names = view.step, view.terms.context
     similarities = [cosine_similarities(_tokens(step.maps[name])) for name in names]
     mean_BNN = sum(similarities[1:], similarities[0]) / len(similarities)
     return context_loss(mean_BNN, view.target_BNN, step.valid_BN).mean()
@@ -400,9 +385,9 @@ def _coherence(view: _View) -> Tensor:
 
 
 def _spatial(view: _View) -> Tensor:
-    step, temperature = view.step, view.settings.temperature
+    step = view.step
     own_BNE = _tokens(step.dense_BEhw)
-    return spatial_correlation_loss(own_BNE, view.target_BNE, temperature, step.valid_BN).mean()
+    return spatial_correlation_loss(own_BNE, view.target_BNE, valid_BN=step.valid_BN).mean()
 
 
 def _whole_images(view: _View) -> Tensor:
@@ -419,7 +404,7 @@ class Term(NamedTuple):
 
     Attributes:
         loss: name under which the term is logged.
-        reads: outputs of the student that it reads, out of `READS`; () for those of `CorrelationSettings.context`.
+        reads: outputs of the student that it reads, out of `READS`; () for those of `WeightedTerms.context`.
         correlated: whether it needs a teacher of correlations.
         value: function that computes the term, a scalar without its weight, for the samples of this process.
     """
@@ -449,28 +434,33 @@ class WeightedTerms:
     """
 
     def __init__(
-        self, weights: Mapping[str, float], correlation: CorrelationSettings | None = None
+        self,
+        weights: Mapping[str, float],
+        teacher: CorrelationTeacher | None = None,
+        context: Sequence[str] = (QUERIES,),
     ) -> None:
         """
         Args:
             weights: names of `TERMS` -> weights, 0 or more, one of them greater.
-            correlation: settings of the terms that compare correlations, which need a teacher; None has none.
+            teacher: network whose correlations the student learns; None if no term compares correlations.
+            context: names of the student's features whose similarities are averaged for the term CONTEXT.
         """
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
-        self.correlation = correlation = correlation or CorrelationSettings()
-        reads = [name for term in self.weights for name in TERMS[term].reads or correlation.context]
+        self.teacher = teacher
+        self.context = context
+        reads = [name for term in self.weights for name in TERMS[term].reads or context]
         self.reads = tuple(dict.fromkeys(reads))
 
     def setup_training(
         self, teacher: DenseCLIP, vocabulary: Vocabulary | Sequence[str] | None
     ) -> None:
         """Loads the teacher of correlations; it needs no classes."""
-        if self.correlation.teacher is not None:
-            self.correlation.teacher.setup(teacher.logit_scale.device)
+        if self.teacher is not None:
+            self.teacher.setup(teacher.logit_scale.device)
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """The weighted terms, each under its own name."""
-        view = _View(step, self.correlation)
+        view = _View(step, self)
         return {
             TERMS[name].loss: weight * TERMS[name].value(view)
             for name, weight in self.weights.items()
@@ -598,11 +588,8 @@ def _crops(cfg: CfgNode) -> Objective:
         )
     if weights == {name: float(name == "CROPS") for name in weights}:
         return CropDistillation()
-    settings = CorrelationSettings(
-        teacher=correlation_teacher(correlation.TEACHER),
-        context=CONTEXTS[correlation.CONTEXT],
-    )
-    return WeightedTerms(weights, settings)
+    teacher = correlation_teacher(correlation.TEACHER)
+    return WeightedTerms(weights, teacher, CONTEXTS[correlation.CONTEXT])
 
 
 def _texts(cfg: CfgNode) -> RegionText:

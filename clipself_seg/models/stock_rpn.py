@@ -18,7 +18,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from clipself_seg.checkpoints.hashes import hash_tensors
-from clipself_seg.checkpoints.read import name_problem
+from clipself_seg.checkpoints.read import load_tensors, name_problem
 from clipself_seg.checkpoints.training_state import trained_tensors
 from clipself_seg.clip.runtime import autocast
 from clipself_seg.config.load import precision_from_config
@@ -29,7 +29,6 @@ from clipself_seg.models.base import (
     ModelBase,
     by_rate_and_kind,
     load_backbone,
-    load_tensors,
     on_host,
     save_atomically,
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
 from pathlib import Path
 
@@ -24,7 +26,6 @@ from clipself_seg.models.distillation import (
     OBJECTIVES,
     TERMS,
     CaptionContrast,
-    CorrelationSettings,
     CropDistillation,
     Original,
     RegionText,
@@ -73,7 +74,11 @@ def test_weights_of_a_configuration_are_those_of_its_terms():
     assert isinstance(made, WeightedTerms)
     assert made.weights == {name: n / 2 for n, name in enumerate(TERMS) if n}
     assert made.reads == ("queries", "keys", "dense", "image")
-    assert isinstance(made.correlation.teacher, Original) and made.correlation.temperature == 0.2
+    assert isinstance(made.teacher, Original)
+    assert (
+        inspect.signature(correlation.spatial_correlation_loss).parameters["temperature"].default
+        == 0.2
+    )
 
 
 @pytest.mark.parametrize(
@@ -192,8 +197,8 @@ def weighted_samples(count=2):
 
 def weighted(context="q", how=None, **weights):
     """A tiny CLIPSelf whose student, in its own weights, is no longer its teacher."""
-    settings = CorrelationSettings(teacher=Original(), context=CONTEXTS[context])
-    model = tiny_clipself(objective=WeightedTerms(weights, settings), **(how or {}))
+    objective = WeightedTerms(weights, Original(), CONTEXTS[context])
+    model = tiny_clipself(objective=objective, **(how or {}))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.student.parameters():
@@ -307,9 +312,7 @@ def test_only_what_a_term_reads_learns_whatever_weight_decay_would_do(terms):
 
 
 def test_all_that_trains_gets_a_gradient_in_a_tower_with_matrices_of_its_own():
-    objective = WeightedTerms(
-        {"CROPS": 1.0, "CONTEXT": 1.0}, CorrelationSettings(teacher=Original())
-    )
+    objective = WeightedTerms({"CROPS": 1.0, "CONTEXT": 1.0}, Original())
     model = tiny_clipself("EVA-Mini-8", objective=objective, trainable_blocks=1)
     sum(model(weighted_samples(1)).values()).backward()
     for name, parameter in model.student.named_parameters():
@@ -321,12 +324,12 @@ def test_all_that_trains_gets_a_gradient_in_a_tower_with_matrices_of_its_own():
 def test_towers_without_queries_of_a_last_block_refuse_the_context_when_the_model_is_built():
     clip = random_clip()
     clip.visual = ResNetTower(image_size=64, width=8, layers=(1, 1, 1, 1), embed_dim=128)
-    settings = CorrelationSettings(teacher=Original(), context=CONTEXTS["qk"])
+    terms = functools.partial(WeightedTerms, teacher=Original(), context=CONTEXTS["qk"])
     with pytest.raises(
         InputError, match="no queries or keys of a last block, which .*CONTEXT compares: leave it 0"
     ):
-        CLIPSelf(clip=clip, objective=WeightedTerms({"CROPS": 1.0, "CONTEXT": 1.0}, settings))
-    CLIPSelf(clip=clip, objective=WeightedTerms({"CROPS": 1.0, "SPATIAL": 1.0}, settings))
+        CLIPSelf(clip=clip, objective=terms({"CROPS": 1.0, "CONTEXT": 1.0}))
+    CLIPSelf(clip=clip, objective=terms({"CROPS": 1.0, "SPATIAL": 1.0}))
 
 
 def test_no_regions_and_no_box_of_the_image_are_no_trouble():
@@ -404,15 +407,15 @@ def test_a_backbone_of_one_size_is_refused_before_training(monkeypatch):
 
 
 def test_only_the_student_learns_from_a_backbone_which_no_checkpoint_has():
-    settings = CorrelationSettings(teacher=TimmBackbone("test_vit", pretrained=False))
-    objective = WeightedTerms({"COHERENCE": 1.0, "SPATIAL": 1.0, "CROPS": 1.0}, settings)
+    teacher = TimmBackbone("test_vit", pretrained=False)
+    objective = WeightedTerms({"COHERENCE": 1.0, "SPATIAL": 1.0, "CROPS": 1.0}, teacher)
     model = tiny_clipself(objective=objective)
     before = set(model.state_dict())
     model.setup_training(None)
     losses = model(tiny_samples(2))
     sum(losses.values()).backward()
     assert set(model.state_dict()) == before
-    network = settings.teacher._network
+    network = teacher._network
     assert all(p.grad is None and not p.requires_grad for p in network.parameters())
     assert not any(module.training for module in network.modules())
 

@@ -19,7 +19,6 @@ from clipself_seg.models.base import matrices_and_vectors
 from clipself_seg.models.distillation import (
     CONTEXTS,
     TERMS,
-    CorrelationSettings,
     Original,
     WeightedTerms,
 )
@@ -331,9 +330,7 @@ def test_loss_scaling_survives_resume(tmp_path):
 
 
 def every_objective() -> WeightedTerms:
-    return WeightedTerms(
-        dict.fromkeys(TERMS, 0.5), CorrelationSettings(teacher=Original(), context=CONTEXTS["qk"])
-    )
+    return WeightedTerms(dict.fromkeys(TERMS, 0.5), Original(), CONTEXTS["qk"])
 
 
 def test_a_run_with_every_objective_resumes_bit_identical(tmp_path):

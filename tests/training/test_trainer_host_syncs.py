@@ -9,7 +9,6 @@ from clipself_seg.models import CLIPSelf
 from clipself_seg.models.distillation import (
     CONTEXTS,
     TERMS,
-    CorrelationSettings,
     Original,
     TimmBackbone,
     WeightedTerms,
@@ -34,8 +33,9 @@ def crops(**how):
 
 
 def all_terms(teacher):
-    settings = CorrelationSettings(teacher=teacher, context=CONTEXTS["qk"])
-    model = tiny_clipself(objective=WeightedTerms(dict.fromkeys(TERMS, 1.0), settings))
+    model = tiny_clipself(
+        objective=WeightedTerms(dict.fromkeys(TERMS, 1.0), teacher, CONTEXTS["qk"])
+    )
     model = on_accelerator(model)
     with HostSyncs():
         model.setup_training(None)

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipself_seg.clip.layers import TwoLayers
 from clipself_seg.clip.linear import Linear, linear
 from clipself_seg.clip.runtime import chunk_size, compiled, full_precision
 from clipself_seg.heads.text_scores import at_least_float32
@@ -88,19 +89,6 @@ def _attend(qkv_TWM3C: Tensor, heads: int, mask_WMM: Tensor | None) -> Tensor:
     return attended.transpose(1, 2).reshape(*qkv_TWM3C.shape[:3], -1)
 
 
-class MLP(nn.Module):
-    """Two linear layers with GELU between them; the hidden one has 4 C channels."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.fc1 = Linear(width, 4 * width)
-        self.fc2 = Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., C)"""
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
 class SwinBlock(nn.Module):
     """Window attention and MLP, each behind a norm and with a residual.
 
@@ -134,7 +122,7 @@ class SwinBlock(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.attn = WindowAttention(width=width, guidance_width=guidance_width, heads=heads)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = MLP(width)
+        self.mlp = TwoLayers(width=width, hidden=4 * width)
         order_WM = window_order(grid, window, shift)
         self.windows = tuple(order_WM.shape)
         self.register_buffer("order", order_WM.flatten(), persistent=False)

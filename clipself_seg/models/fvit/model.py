@@ -63,6 +63,7 @@ from clipself_seg.heads.fvit.roi_heads import (
 from clipself_seg.heads.fvit.rpn import RPN, ProposalRule
 from clipself_seg.models.base import (
     ModelBase,
+    as_bytes,
     by_rate_and_kind,
     chosen_classes,
     on_host,
@@ -507,7 +508,7 @@ class FViT(OpenVocabulary):
         official = to_layout(clip, self.clip.architecture.kind)
         state = {f"{BACKBONE}{name}": tensor for name, tensor in official.items()}
         state |= {n: t for n, t in own.items() if not n.startswith(CLIP)}
-        state[NAMES] = _as_bytes(json.dumps([list(names) for names in self.trained_names]))
+        state[NAMES] = as_bytes(json.dumps([list(names) for names in self.trained_names]))
         dense = self.clip.visual.dense_feature.entries_but_of_token()
         save_atomically(path, {"state_dict": state, **dense})
 
@@ -667,14 +668,10 @@ def _load_clip(model: FViT, given: Mapping[str, Tensor], source: str) -> None:
 def _check_clip(model: FViT, stored: Tensor, source: str) -> None:
     """Refuse another CLIP than a checkpoint without one was trained on."""
     own = model.clip.weights_hash()
-    if not torch.equal(stored, _as_bytes(own)):
+    if not torch.equal(stored, as_bytes(own)):
         raise InputError(
             f"{source} was trained on another CLIP than the one of MODEL.CLIP.WEIGHTS, {own}: give the former"
         )
-
-
-def _as_bytes(text: str) -> Tensor:
-    return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
 
 def _read_names(stored: Tensor, source: str) -> tuple[tuple[str, ...], ...]:

@@ -65,6 +65,7 @@ from clipself_seg.heads.panoptic.plain_decoder import (
 from clipself_seg.heads.text_scores import only_classes
 from clipself_seg.models.base import (
     ModelBase,
+    as_bytes,
     by_rate_and_kind,
     norms_and_biases_apart,
     on_host,
@@ -738,10 +739,7 @@ def _taps(model: OpenPanoptic) -> dict[str, str]:
 def own_checkpoint(model: OpenPanoptic) -> dict[str, Tensor]:
     """`trained_state` on the CPU, hashes of the model's CLIP and frozen feature source, its taps and its exponents."""
     state = on_host(trained_state(model))
-    hashes = {
-        entry: torch.tensor(list(text.encode()), dtype=torch.uint8)
-        for entry, text in (frozen_hashes(model) | _taps(model)).items()
-    }
+    hashes = {name: as_bytes(t) for name, t in (frozen_hashes(model) | _taps(model)).items()}
     # In float64, as a configuration has them: 0.35 stays 0.35.
     return state | hashes | {EXPONENTS: torch.tensor(model.exponents, dtype=torch.float64)}
 

@@ -111,8 +111,8 @@ class Workload:
 
     @functools.cached_property
     def clip(self) -> DenseCLIP:
-        """The CLIP, with random weights."""
-        clip = load_clip(self.case.model, None).to(self.device)
+        """The CLIP, with the same random weights in every call."""
+        clip = seeded(lambda: load_clip(self.case.model, None)).to(self.device)
         if self.case.compile:
             clip.visual.compile_blocks()
         return clip
@@ -213,11 +213,6 @@ class PartWorkload(Workload):
         super().__init__(case)
         with without_values():  # of the operations only shapes are needed
             self.outline = load_clip(case.model, None).requires_grad_(False)
-
-    @functools.cached_property
-    def clip(self) -> DenseCLIP:
-        """The CLIP, with random weights."""
-        return seeded(lambda: load_clip(self.case.model, None)).to(self.device)
 
 
 class RegionWorkload(Workload):

@@ -10,14 +10,13 @@ from pathlib import Path
 
 from bench.case import IMAGE_SIZE, Case
 from bench.measure import Run
-from bench.shards import image_like_pixels
+from bench.shards import QUALITY, image_like_pixels
 from clipself_seg.data.images import encode_jpeg, read_image
 from clipself_seg.prediction.files import InputFiles, find_images
 from clipself_seg.prediction.load import load
 from clipself_seg.prediction.loop import predict_files
 from clipself_seg.prediction.results import SemanticResults
 
-QUALITY = 88
 WORDS = "cat, dog, grass, sky"
 TOGETHER = 4  # images per batch
 SIDE = 448  # in pixels, the shorter one that the CLIP reads

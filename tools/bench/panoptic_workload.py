@@ -20,7 +20,13 @@ from torch import Tensor, nn
 
 from bench import plain_panoptic as plain
 from bench.case import PartWorkload, seeded
-from bench.flops import count_flops, pooling_flops, regions_flops, tower_flops
+from bench.flops import (
+    count_flops,
+    flops_of_modules,
+    pooling_flops,
+    regions_flops,
+    tower_flops,
+)
 from bench.inputs import areas, noise
 from bench.measure import Run
 from clipself_seg.clip import DenseCLIP
@@ -156,9 +162,8 @@ class PanopticWorkload(PartWorkload):
             with without_values():
                 outlined = kind(self.outline, self._sizes).eval().requires_grad_(False)
                 image = torch.zeros(3, side, side)
-                total = count_flops(functools.partial(outlined, image))
-                maps = outlined.source(image[None])
-                decoder = count_flops(functools.partial(outlined.decoder, maps))
+                flops = flops_of_modules(functools.partial(outlined, image))
+            total, decoder = flops["Global"], flops[f"{kind.__name__}.decoder"]
             made = functools.cache(functools.partial(self._system, kind))
             whole, part = self._whole_and_part(made)
             runs[name] = Run(self.without_gradients(whole), total, memory=True)

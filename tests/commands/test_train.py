@@ -303,7 +303,7 @@ FIRST_CHECKPOINT = "iteration_0000002.safetensors"
         ({"SOLVER__IMS_PER_BATCH": 16}, "SOLVER.IMS_PER_BATCH"),
         ({"TEST__REGIONS__SIZES": "(100,)"}, "take 96 or 104"),
         (
-            {"MODEL__CLIP__NAME": "RN50", "TEST__REGIONS__READ": "('attention_boxes',)"},
+            {"MODEL__CLIP__NAME": "RN-Mini", "TEST__REGIONS__READ": "('attention_boxes',)"},
             "class token",
         ),
         ({"MODEL__WEIGHTS": CLIP_FILE}, "is a CLIP, which CLIPSelf takes as MODEL.CLIP.WEIGHTS"),

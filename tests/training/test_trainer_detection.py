@@ -21,6 +21,7 @@ RUN = {
     "SOLVER.CHECKPOINT_PERIOD": 2,
     "SOLVER.IMS_PER_BATCH": 2,
     "SOLVER.WARMUP_ITERS": 1,
+    "DATALOADER.NUM_WORKERS": 0,
 }
 RECORDS = [{"file_name": f"{index}.jpg", "image_id": index} for index in range(4)]
 

@@ -89,6 +89,15 @@ def test_a_plain_decoder_learns_on_24_gb_in_so_many_passes(tower, masked, passes
     assert 2 * made.memory(images // passes) < 24e9 < 2 * made.memory(images)
 
 
+def test_costs_are_not_of_what_is_fastest_on_this_cpu(monkeypatch):
+    monkeypatch.setattr(recipe_costs, "_computed", {})
+    monkeypatch.setattr("clipself_seg.clip.layers.MANY_TOKENS", 1)
+    # It computes, which tensors without values cannot.
+    monkeypatch.setattr("clipself_seg.clip.linear.onednn_is_exact", None)
+    cfg = load_config("mini/panoptic_plain", ["MODEL.CLIP.WEIGHTS", ""])
+    assert recipe_costs.recipe(cfg, half=False) == computed("panoptic_plain")
+
+
 def test_what_only_evaluates_has_no_recipe():
     assert computed("regions", "DATASETS.TRAIN", "()") is None
 

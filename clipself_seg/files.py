@@ -110,7 +110,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     # In a folder of its own: safetensors writes to a temporary file beside the one that it is given.
     # Not with the whole name, which may be as long as the file system allows.
     prefix = f".{target.name[:NAME_PART]}."
-    around = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix, suffix=".part"))
+    with naming_path(target, target.parent / prefix):
+        around = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix, suffix=".part"))
     temporary = around / "part"
     try:
         temporary.touch()
@@ -124,7 +125,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         # Safetensors and torch report a full disk by exceptions of their own; torch raises its in handling Python's.
         number = re.search(r"\(os error (\d+)\)", str(error))
         cause = error.__context__ if isinstance(error, RuntimeError) else None
-        if code := int(number[1]) if number else getattr(cause, "errno", None):
+        code = int(number[1]) if number else getattr(cause, "errno", None)
+        if str(error).startswith(
+            "encoder error"
+        ):  # Pillow's of a TIFF, without the system's number
+            code = errno.EIO
+        if code:
             raise OSError(code, os.strerror(code), str(target)) from error
         raise
     finally:

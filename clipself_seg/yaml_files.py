@@ -282,7 +282,11 @@ def read_tree(path: Path) -> Tree:
         InputError: it is no YAML of plain values, holds no keys, or values without end.
     """
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER)
+        text = path.read_text(encoding="utf-8")
+        try:
+            tree = yaml.load(text, Loader=YAML_LOADER)
+        except yaml.YAMLError:
+            tree = yaml.safe_load(text)  # its errors show the line and the character
     except RecursionError:
         raise InputError(f"{path}: brackets in it are too deep; take them out") from None
     except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:

@@ -13,9 +13,11 @@ import shutil
 import signal
 import time
 
+import numpy as np
 import pytest
 import torch
 
+from clipself_seg.data.prepare.common import save_tiff
 from clipself_seg.errors import InputError
 from clipself_seg.files import (
     alone_in,
@@ -139,16 +141,33 @@ def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path):
     assert caught.value.filename == str(tmp_path / "other") and not any(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_told_where_torch_writes(tmp_path):
-    """Torch closes its archive then, which fails too, by an exception of another kind."""
+@pytest.mark.parametrize(
+    "save, value, message",
+    [
+        # Torch closes its archive then, which fails too, by an exception of another kind.
+        (save_atomically, {"a": torch.zeros(2**20)}, "too large"),
+        (save_tiff, np.random.default_rng(0).integers(0, 9999, (400, 400), np.uint16), "Input/out"),
+    ],
+)
+def test_a_full_disk_is_told_where_libraries_write(save, value, message, tmp_path):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
-        with pytest.raises(OSError, match="too large") as caught:
-            save_atomically(tmp_path / "a.pth", {"a": torch.zeros(2**20)})
+        with pytest.raises(OSError, match=message) as caught:
+            save(tmp_path / "a", value)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert caught.value.filename == str(tmp_path / "a.pth") and not any(tmp_path.iterdir())
+    assert caught.value.filename == str(tmp_path / "a") and not any(tmp_path.iterdir())
+
+
+def test_a_folder_that_may_not_be_written_is_told_with_the_name_of_the_file(tmp_path, monkeypatch):
+    def mkdtemp(dir, prefix, suffix):
+        raise OSError(errno.EROFS, "Read-only file system", f"{dir}/{prefix}x{suffix}")
+
+    monkeypatch.setattr("tempfile.mkdtemp", mkdtemp)
+    with pytest.raises(OSError) as caught, atomic_path(tmp_path / "a.txt"):
+        pass
+    assert caught.value.filename == str(tmp_path / "a.txt")
 
 
 def test_a_killed_write_of_a_folder_is_cleared_by_the_next_one_and_a_live_one_is_left(tmp_path):

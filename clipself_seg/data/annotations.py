@@ -218,9 +218,10 @@ def _check_entries(
             raise InputError(f"{path}: {shown} among its {where} is no object: fetch it again")
         for field, types in fields.items():
             if not isinstance(value.get(field), types):
+                kind = getattr(types, "__name__", types)
                 raise InputError(
-                    f'{path}: {reprlib.repr(value)} among its {where} has no "{field}", or of another type: '
-                    "give a file in COCO's format"
+                    f'{path}: {reprlib.repr(value)} among its {where} has no "{field}", or of another type '
+                    f"than {kind}: give a file that has it, in COCO's format"
                 )
 
 

@@ -18,7 +18,6 @@ import logging
 import os
 import re
 import subprocess
-import tarfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
@@ -589,15 +588,26 @@ def members(source: Bytes) -> Iterator[Member]:
 
 def _parse(header: bytes) -> tuple[str, int, bytes]:
     """Name, size and kind of what follows a header."""
-    try:
-        info = tarfile.TarInfo.frombuf(header, "utf-8", "replace")
-    except tarfile.HeaderError as error:
+    # Not by tarfile, which takes thrice the time, and GNU's times of access for folders of the name.
+    unsigned = sum(header[:148]) + 8 * ord(" ") + sum(header[156:])
+    if len(header) < TAR_BLOCK or _number(header[148:156]) != unsigned:
         raise DamagedTar(
-            f"a header cannot be read ({error}): it is cut off, no tar file, or compressed"
-        ) from None
-    if info.size < 0:
+            "a header is cut off or has the wrong checksum: it is no whole tar file, or compressed"
+        )
+    name, prefix = (field.partition(b"\0")[0] for field in (header[:100], header[345:500]))
+    if prefix and header[257:263] == b"ustar\0":
+        name = prefix + b"/" + name
+    return _printable(name.decode("utf-8", "replace")), _number(header[124:136]), header[156:157]
+
+
+def _number(field: bytes) -> int:
+    """A number of a header: octal digits, or GNU's bytes for large ones."""
+    if field[:1] == b"\x80":
+        return int.from_bytes(field[1:], "big")
+    text = field.strip(b" \0")
+    if not re.fullmatch(rb"[0-7]*", text):
         raise DamagedTar("a header has no number where one should be")
-    return _printable(info.name), info.size, info.type
+    return int(text or b"0", 8)
 
 
 def _of_pax(content: bytes, name: str | None, size: int | None) -> tuple[str | None, int | None]:

@@ -30,7 +30,6 @@ from clipself_seg.evaluation.report import (
     write_tables,
 )
 from clipself_seg.provenance import read_results
-from clipself_seg.yaml_files import leaves
 
 # Side of the input in pixels -> results of region recognition.
 Curve = dict[int, Results]
@@ -115,11 +114,14 @@ def _differences(dataset: str, protocols: Mapping[str, Mapping[str, object]]) ->
 
 def _weights(provenance: Mapping[str, Any]) -> dict[str, str]:
     """The files of weights in a run's configuration, and its training steps; where it names none, the hash."""
-    words, config = list[str](), dict[str, object]()
+    words, config = [], None
     with contextlib.suppress(yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError):
-        config = dict(leaves(yaml.safe_load(str(provenance.get("config")))))  # or a command line
+        config = yaml.safe_load(str(provenance.get("config")))  # or a command line
     for key in WEIGHTS:
-        if isinstance(value := config.get(key), str) and value:
+        value = config  # not by `leaves`: a hostile file has more than memory holds
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if isinstance(value, str) and value:
             words.append(f"{key} {value[:200]}")
     if not words and (digits := provenance.get("weights_hash")):
         words.append(f"hash {shown(digits)}")

@@ -176,6 +176,10 @@ def test_a_wrong_option_is_refused_in_one_line(opts, message):
     [
         ("SOLVER: {BASE_LRS: 1}", 'run.yaml: unknown key "SOLVER.BASE_LRS"; did you mean'),
         ("SOLVER: [1", "not a usable YAML file"),
+        (
+            "SOLVER:\n\tBASE_LR: 1",
+            r"character '.t' that cannot start any token .* line 2, column 1",
+        ),
         ("", "not a usable YAML file|holds no keys"),
         ("- 1", "not a usable YAML file|holds no keys"),
         ("_BASE_: none.yaml", "_BASE_ .*none.yaml is missing"),

@@ -66,10 +66,7 @@ def test_no_address_is_fetched(tmp_path, monkeypatch, address):
             "run.yaml: SOLVER is a section, and a value in its _BASE_",
         ),
         ({"run": "MODEL: {PIXEL_MEAN: " + "[" * 60 + "]" * 60 + "}"}, "run.yaml: brackets .* deep"),
-        (
-            {"run": "MODEL: {PIXEL_MEAN: " + "[" * 1500},
-            "run.yaml.*(brackets .* deep|nesting depth)",
-        ),
+        ({"run": "MODEL: {PIXEL_MEAN: " + "[" * 1500}, "run.yaml: brackets .* deep"),
         ({"run": "MODEL: {PIXEL_MEAN: &a [*a]}"}, "run.yaml: brackets .* deep"),
     ],
 )

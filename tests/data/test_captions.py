@@ -176,7 +176,10 @@ def test_records_have_all_captions_of_their_image_and_images_without_are_left_ou
 @pytest.mark.parametrize(
     ("annotation", "message"),
     [
-        ({"image_id": 1, "bbox": [0, 0, 1, 1]}, 'has no "caption", or of another'),
+        (
+            {"image_id": 1, "bbox": [0, 0, 1, 1]},
+            'has no "caption", or of another type than str: give',
+        ),
         ({"image_id": 1, "caption": ["a dog"]}, 'has no "caption"'),
         ({"image_id": 9, "caption": "a dog"}, 'image 9, which is not in "images"'),
         ({"image_id": 1, "caption": ""}, "no image has a caption"),

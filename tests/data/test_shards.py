@@ -90,7 +90,7 @@ def test_what_ends_too_early_gives_what_is_whole_first():
     for kind in (io.BytesIO, Pipe):
         for end in (1536 + 512 + 100, 1536 + 100):
             names = []
-            with pytest.raises(DamagedTar, match="in the middle of a file|truncated header"):
+            with pytest.raises(DamagedTar, match="in the middle of a file|is cut off"):
                 for member in members(Bytes(kind(data[:end]))):
                     names.append(member.name)
             assert names[0] == "1.jpg"
@@ -99,7 +99,7 @@ def test_what_ends_too_early_gives_what_is_whole_first():
 def header(**fields):
     """One header of tarfile's with some fields replaced, and the right checksum."""
     data = bytearray(tar([("1.jpg", b"")])[:512])
-    places = {"size": (124, 12), "kind": (156, 1)}
+    places = {"size": (124, 12), "kind": (156, 1), "magic": (257, 8), "after": (345, 24)}
     for name, value in fields.items():
         start, length = places[name]
         data[start : start + length] = value.ljust(length, b"\0")
@@ -108,12 +108,18 @@ def header(**fields):
     return bytes(data)
 
 
+def test_gnus_times_of_access_are_no_folder_of_a_name():
+    times = b"14500000000\0" * 2
+    assert contents(header(magic=b"ustar  \0", after=times)) == [("1.jpg", b"")]
+    assert contents(header(after=b"folder")) == [("folder/1.jpg", b"")]
+
+
 @pytest.mark.parametrize(
     "data, message",
     [
-        (b"x" * 600, "bad checksum|invalid header"),
-        (b"\x1f\x8b" + b"\1" * 600, "bad checksum|invalid header"),
-        (header()[:300], "truncated header"),
+        (b"x" * 600, "wrong checksum|no number"),
+        (b"\x1f\x8b" + b"\1" * 600, "wrong checksum|no number"),
+        (header()[:300], "a header is cut off"),
         (header(size=b"-1"), "no number where one should be"),
         (header(size=b"77777777777"), "ends after 512 bytes"),
         (header(size=b"\x80" + b"\xff" * 11), "ends after 512 bytes"),

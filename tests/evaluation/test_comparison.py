@@ -103,6 +103,12 @@ def test_a_name_has_one_run_of_each_data_set(tmp_path, runs):
         read_comparison([str(tmp_path / "missing")])
 
 
+# Of more values than memory holds.
+LAUGHS = "MODEL: {CLIP: {WEIGHTS: mini}}\na0: &a0 {x: 1, y: 2}\n" + "\n".join(
+    f"a{n}: &a{n} {{x: *a{n - 1}, y: *a{n - 1}}}" for n in range(1, 99)
+)
+
+
 @pytest.mark.parametrize(
     "config, given",
     [
@@ -110,6 +116,7 @@ def test_a_name_has_one_run_of_each_data_set(tmp_path, runs):
         (None, "hash 'abc', 7 steps"),
         ("tools: [", "hash 'abc', 7 steps"),
         ("[" * 9999, "hash 'abc', 7 steps"),
+        (LAUGHS, "MODEL.CLIP.WEIGHTS mini, 7 steps"),
     ],
 )
 def test_weights_are_part_of_what_is_compared(config, given, tmp_path):

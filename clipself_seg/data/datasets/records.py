@@ -31,6 +31,7 @@ from clipself_seg.data.annotations import (
     annotated_ids,
     category_indices,
     category_labels,
+    coco_list,
     image_records,
     instance_records,
     log_left_out,
@@ -47,6 +48,7 @@ from clipself_seg.data.datasets.table import (
     DATASETS,
     IGNORE_LABEL,
     REGISTERED,
+    ROOTS,
     CocoSet,
     DataSet,
     DetectionSet,
@@ -548,6 +550,12 @@ def detection_records(
     path = entry.path(entry.annotations)
     vocabulary = load_vocabulary(entry.vocabulary)
     content = read_coco_json(path)
+    if entry.root is ROOTS["LVIS"]:
+        for image in coco_list(content, "images", path):
+            if image.get(
+                "coco_url"
+            ):  # says train2017 or val2017, which a "file_name" of others does not
+                image.pop("file_name", None)
     if entry.root is REGISTERED:
         require_same_classes(content, vocabulary, path)
     index_of = category_indices(content, vocabulary, path, entry.by_order)

@@ -122,13 +122,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.chmod(0o644)
             os.replace(temporary, target)
     except Exception as error:
-        # Safetensors and torch report a full disk by exceptions of their own; torch raises its in handling Python's.
+        # Safetensors, torch and Pillow report a full disk by exceptions of their own; torch raises its in handling
+        # Python's, and Pillow's of a TIFF does not say the system's number.
         number = re.search(r"\(os error (\d+)\)", str(error))
         cause = error.__context__ if isinstance(error, RuntimeError) else None
         code = int(number[1]) if number else getattr(cause, "errno", None)
-        if str(error).startswith(
-            "encoder error"
-        ):  # Pillow's of a TIFF, without the system's number
+        if str(error).startswith("encoder error"):
             code = errno.EIO
         if code:
             raise OSError(code, os.strerror(code), str(target)) from error

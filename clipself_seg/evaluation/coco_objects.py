@@ -151,14 +151,14 @@ def read_true_instances(
     """Reads the true instance masks of the images of a panoptic data set, which are of things alone.
 
     Raises:
-        InputError: as `read_true_objects`; an instance is of stuff.
+        InputError: as `read_true_objects`; an instance is of stuff, or the vocabulary does not say what is.
     """
     truth = read_true_objects(json_file, vocabulary, image_ids, boxes=False, masks=True)
-    for entry, by_image in zip(vocabulary.classes, truth.objects):
-        if by_image and not entry.isthing:
+    for entry, thing, by_image in zip(vocabulary.classes, vocabulary.thing, truth.objects):
+        if by_image and not thing:
             raise InputError(
                 f"{json_file}: instances have category {entry.dataset_id}, which is no thing of vocabulary "
-                f'"{vocabulary.name}": give those of the data set'
+                f'"{vocabulary.name}": give those of the data set, or set its "isthing"'
             )
     return truth
 

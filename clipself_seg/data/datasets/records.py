@@ -551,10 +551,9 @@ def detection_records(
     vocabulary = load_vocabulary(entry.vocabulary)
     content = read_coco_json(path)
     if entry.root is ROOTS["LVIS"]:
+        # Its URLs say train2017 or val2017, which a "file_name" that others added does not.
         for image in coco_list(content, "images", path):
-            if image.get(
-                "coco_url"
-            ):  # says train2017 or val2017, which a "file_name" of others does not
+            if image.get("coco_url"):
                 image.pop("file_name", None)
     if entry.root is REGISTERED:
         require_same_classes(content, vocabulary, path)

@@ -127,8 +127,8 @@ def _check_segment(info: object, source: str) -> None:
     # Three bytes of a PNG hold an id.
     if not are_numbers or not (abs(area) < 2**63 and 0 < cast(int, number) < 2**24):
         raise InputError(
-            f'{source}: a segment has an "id" from 1 to {2**24 - 1}, a "category_id" and no "area" but a number, '
-            f"got {reprlib.repr(info)}"
+            f'{source}: a segment has whole numbers as "id", from 1 to {2**24 - 1}, and "category_id", and no "area" '
+            f"but a number, got {reprlib.repr(info)}"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -150,6 +151,9 @@ def test_instances_are_of_things(tmp_path):
     entry = rle_annotation(1, "a", 20, box_mask(0, 0, 5, 5))
     with pytest.raises(InputError, match="instances.json.*category 20, which is no thing of"):
         evaluator(write_instances(tmp_path, [entry]))
+    silent = Vocabulary("silent", tuple(replace(one, isthing=None) for one in WORDS.classes))
+    with pytest.raises(InputError, match='"silent" does not say "isthing" of "cat": add'):
+        evaluator(tmp_path / "instances.json", vocabulary=silent)
 
 
 def test_hand_computed_precision(tmp_path):

@@ -18,7 +18,7 @@ from clipself_seg.checkpoints.dense_feature import (
     require_feature,
     stated_feature,
 )
-from clipself_seg.checkpoints.read import name_problem, read_checkpoint
+from clipself_seg.checkpoints.read import is_finite, name_problem, read_checkpoint
 from clipself_seg.errors import InputError
 from tests.checkpoint_files import KINDS, Bomb, save_as
 
@@ -270,3 +270,12 @@ def test_a_run_from_before_there_was_a_choice_is_of_token():
     assert feature_of_run(keys, HERE) == DenseFeature("multi_value", 2)
     with pytest.raises(InputError, match="its dense feature is"):
         feature_of_run(keys | {"MODEL.CLIP.DENSE_BLOCKS": [2]}, HERE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64, torch.int64])
+def test_what_is_not_finite_is_found_in_every_type(dtype):
+    assert is_finite(torch.arange(9).to(dtype)) and is_finite(torch.zeros(0, dtype=dtype))
+    for number in (float("nan"), float("inf"), -float("inf")):
+        values = torch.arange(9.0)
+        values[3] = number
+        assert dtype == torch.int64 or not is_finite(values.to(dtype))

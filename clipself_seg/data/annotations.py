@@ -376,7 +376,7 @@ def _boxes_by_image(
 
 def _xyxy(boxes_xywh: list[Any], image_id: ImageId, path: Source) -> np.ndarray:
     for box in boxes_xywh:
-        if not is_box(box) or min(box[2:]) < 0:
+        if not is_box(box) or box[2] < 0 or box[3] < 0:
             raise InputError(
                 f'{path}: image {image_id} has the "bbox" {reprlib.repr(box)}, which is not '
                 "[x, y, width, height] with finite numbers and sides of at least 0"

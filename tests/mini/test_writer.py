@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import multiprocessing
 import shutil
 
 import numpy as np
@@ -153,12 +152,11 @@ def files(folder):
     return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+@pytest.mark.usefixtures("served")
 def test_the_seed_decides_every_byte_whatever_the_number_of_processes(tmp_path, monkeypatch):
     size = WorldSize(train=3, val=1, seed=5, base=1)
     monkeypatch.setattr(writer, "WORLDS", {"mini": WORLDS["mini"]})
     monkeypatch.setattr(writer, "FEW", 2)
-    forked = multiprocessing.get_context("fork")  # tests/data/test_parallel.py spawns
-    monkeypatch.setattr(parallel.multiprocessing, "get_context", lambda method: forked)
     make_worlds(tmp_path / "2", size)
     monkeypatch.setattr(parallel.multiprocessing, "get_context", None)  # starts no process
     make_worlds(tmp_path / "1", size, processes=1)

@@ -35,13 +35,17 @@ def of_extra(module: str, user: str, extra: str) -> Any:
         extra: such as "demo".
 
     Raises:
-        MissingPackage: it is not installed.
+        MissingPackage: it is not installed, or does not go with another package.
     """
     try:
         return importlib.import_module(module)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
+        lacks = isinstance(error, ModuleNotFoundError)
+        why = (
+            f"{error.name} is not installed" if lacks else f"{module} cannot be imported ({error})"
+        )
         raise MissingPackage(
-            f'{error.name} is not installed, and {user} needs it: pip install "clipself_seg[{extra}]"'
+            f'{why}, and {user} needs it: pip install "clipself_seg[{extra}]"'
         ) from None
 
 

@@ -5,6 +5,8 @@ The ResNets' tower is in `resnet.py`, which imports open_clip: that takes second
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, nn
 
@@ -132,7 +134,7 @@ def _build(architecture: Architecture, quick_gelu: bool) -> VisionTransformer:
 
 OPENAI_VIT = TowerKind(
     name="OpenAI ViT",
-    supports=lambda config: _supports(False, config),
+    supports=functools.partial(_supports, False),
     sizes=_sizes,
     build_image=_build,
     key_tensors={"visual.class_embedding": 1, "visual.proj": 2, "visual.conv1.weight": 4},
@@ -171,7 +173,7 @@ def _read_sizes_resnet(tensors: Tensors) -> Sizes:
 
 RESNET = TowerKind(
     name="ResNet",
-    supports=lambda config: _supports(True, config),
+    supports=functools.partial(_supports, True),
     sizes=_sizes_resnet,
     build_image=_build_resnet,
     key_tensors={

@@ -146,9 +146,15 @@ def test_random_weights_are_the_same_every_time_and_leave_the_seed_alone(origina
     assert torch.equal(again.noise, original.noise)
 
 
-def test_without_diffusers_the_error_says_how_to_install_it(monkeypatch):
+def test_without_diffusers_the_error_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(InputError, match=r'pip install "clipself_seg\[diffusion\]"'):
+        build_unet(SMALL)
+    # One that another package has become too new for.
+    (tmp_path / "diffusers.py").write_text("from json import cached_download\n")
+    monkeypatch.delitem(sys.modules, "diffusers")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"cannot import name 'cached_download'.*pip install"):
         build_unet(SMALL)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import importlib
 import importlib.util
 import os
@@ -55,12 +54,14 @@ class Package(NamedTuple):
 
     Attributes:
         module: its name in Python.
-        mend: command that brings it.
+        projects: names that pip may know it by.
+        mend: command that brings it; "" is pip with the first of the names.
         needed_for: what does not go without it; "" is everything.
     """
 
     module: str
-    mend: str
+    projects: tuple[str, ...]
+    mend: str = ""
     needed_for: str = ""
 
     @property
@@ -68,32 +69,42 @@ class Package(NamedTuple):
         """As pip knows it, "?" where pip does not; None if it cannot be imported."""
         if not is_there(self.module):
             return None
-        projects = _projects().get(self.module)
-        return metadata.version(projects[0]) if projects else "?"
+        for project in self.projects:
+            try:
+                return metadata.version(project)
+            except metadata.PackageNotFoundError:
+                continue
+        return "?"
 
 
-_projects = functools.cache(metadata.packages_distributions)
-NUMPY = Package("numpy", "pip install numpy")
+NUMPY = Package("numpy", ("numpy",))
 PACKAGES = (
-    Package("torch", "pip install torch"),
-    Package("torchvision", "pip install torchvision"),
-    Package("open_clip", "pip install open_clip_torch"),
+    Package("torch", ("torch",)),
+    Package("torchvision", ("torchvision",)),
+    Package("open_clip", ("open_clip_torch",)),
     NUMPY,
-    Package("PIL", "pip install Pillow"),
-    Package("cv2", "pip install opencv-python-headless"),
+    Package("PIL", ("Pillow",)),
+    Package("cv2", ("opencv-python-headless", "opencv-python", "opencv-contrib-python")),
 )
 
 
 def _of_extra(extra: str, needed_for: str, *names: str) -> list[Package]:
     """Packages that an extra of the wheel brings."""
     mend = f'pip install "clipself_seg[{extra}]"'
-    return [Package(name, mend, needed_for) for name in names]
+    return [Package(name, (name,), mend, needed_for) for name in names]
 
 
 # What the wheel does not ask for: nothing of it is needed for dense features, texts and regions.
 FURTHER = (
-    Package("detectron2", DETECTRON2, "models, data sets, training and prediction"),
-    Package("panopticapi", DETECTRON2, "panoptic-quality --check"),
+    Package(
+        "detectron2",
+        ("detectron2", "sal-detectron2"),
+        DETECTRON2,
+        "models, data sets, training and prediction",
+    ),
+    Package(
+        "panopticapi", ("panopticapi", "panopticapi-lite"), DETECTRON2, "panoptic-quality --check"
+    ),
     *_of_extra("diffusion", "ODISE's diffusion features", "diffusers"),
     *_of_extra("tokenizers", "texts of SigLIP and TIPSv2", "tokenizers"),
     *_of_extra("tokenizers", "texts of these towers by a tokenizer.model", "sentencepiece"),
@@ -123,7 +134,8 @@ def _versions() -> bool:
     for package in PACKAGES + FURTHER:
         purpose = f" (for {package.needed_for})" if package.needed_for else ""
         if package.version is None:
-            _say(f"  {package.module} is missing{purpose}: {package.mend}")
+            mend = package.mend or f"pip install {package.projects[0]}"
+            _say(f"  {package.module} is missing{purpose}: {mend}")
         else:
             _say(f"  {package.module} {package.version}")
     return all(package.version for package in (*PACKAGES, FURTHER[0]))

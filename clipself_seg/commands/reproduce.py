@@ -31,7 +31,9 @@ def _reproduce_options(parser: argparse.ArgumentParser) -> None:
     flag(parser, "--page", "write the page from what is finished, run nothing")
     flag(parser, "--real", "on real data, not the mini world; prints the plan, runs nothing")
     flag(parser, "--start", "run the plan of --real")
-    value(parser, "--hours", "hours of GPUs, without GPUs of cores, to spend", math.inf)
+    hours = "hours of GPUs, without GPUs of cores, to spend (as many as all takes)"
+    value(parser, "--hours", hours, kind=float)
+    parser.set_defaults(hours=math.inf)
     value(parser, "--num-gpus", "GPUs of each run, one run at a time; 0 is a CPU", 0)
     value(parser, "--output", "folder of the runs", Path("output/reproduce"))
     docs = "folder of the page and of results, which alone count then (page/ below --output, and the project's results)"

@@ -24,6 +24,8 @@ def kmeans(features: np.ndarray, clusters: int, seed: int = 0) -> np.ndarray:
         clusters: k, at most h * w.
         seed: decides the start, which is spread-out locations (k-means++).
     """
+    if clusters == 1:  # OpenCV takes a single row, as of an image of one cell, for a column
+        return np.zeros(features.shape[1:], np.int64)
     points = features.reshape(len(features), -1).T.astype(np.float32)
     cv2.setRNGSeed(seed)
     stop = (cv2.TERM_CRITERIA_MAX_ITER, ITERATIONS, 0)

@@ -39,6 +39,10 @@ def test_every_cluster_has_a_location_even_among_equal_features():
     assert set(labels.ravel()) == {0, 1, 2, 3}
 
 
+def test_an_image_of_one_cell_is_one_cluster():
+    assert (kmeans(np.ones((4, 1, 1)) / 2, clusters=1) == np.zeros((1, 1))).all()
+
+
 def test_small_clusters_go_to_the_nearest_large_one():
     features, truth = three_bands(noise=0.0)
     strange = np.where(truth == 2, 3, truth)

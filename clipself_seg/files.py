@@ -143,9 +143,11 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     What killed calls for the same folder have left is removed.
 
     Raises:
-        OSError: a file cannot be written; names `path` if it is of the temporary folder.
+        OSError: `path` is no folder, or a file cannot be written; names `path` if it is of the temporary folder.
     """
     target = Path(path)
+    if target.exists() and not target.is_dir():
+        raise OSError(errno.ENOTDIR, "is no folder that could be replaced", str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     for left in target.parent.glob(f".{glob.escape(target.name)}.????????.part"):
         with contextlib.suppress(FolderInUse):

@@ -186,6 +186,14 @@ def test_a_killed_write_of_a_folder_is_cleared_by_the_next_one_and_a_live_one_is
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_a_folder_takes_the_place_of_no_file(tmp_path):
+    (tmp_path / "a").write_text("mine")
+    with pytest.raises(OSError, match="no folder that could be replaced"):
+        with atomic_folder(tmp_path / "a"):
+            pass
+    assert (tmp_path / "a").read_text() == "mine"
+
+
 def test_a_full_disk_is_told_with_the_name_of_the_folder(tmp_path):
     for name in (None, "inside", "elsewhere"):
         with pytest.raises(OSError) as caught, atomic_folder(tmp_path / "a") as made:

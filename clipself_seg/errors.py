@@ -116,7 +116,7 @@ def check_keys(content: Iterable[object], known: Iterable[str], origin: str) -> 
     """
     for key in map(str, content):
         if key not in known:
-            raise InputError(f'{origin}: unknown key "{key}": {nearest(key, known)}')
+            raise InputError(f"{origin}: unknown key {shown(key)}: {nearest(key, known)}")
 
 
 @contextlib.contextmanager

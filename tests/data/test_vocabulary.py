@@ -137,7 +137,12 @@ def test_masks_follow_the_order_of_the_classes(write):
         ('["dog", ', "cannot be read as JSON"),
         ('{"classes": [' + "[" * 500 + "]" * 501 + "}", "class 0: "),
         ({"name": ["own"], "classes": [{"names": ["a"]}]}, '"name" has to be text'),
-        ({"classes": [{"names": ["a"]}], "abuot": ""}, 'unknown key "abuot": did you mean "about"'),
+        (
+            {"classes": [{"names": ["a"]}], "abuot": ""},
+            "unknown key 'abuot': did you mean \"about\"",
+        ),
+        ({"classes": [{"names": ["a"]}], "\n\x1b": ""}, r"unknown key '\n\x1b'"),
+        ({"classes": [{"names": ["a"]}], "long" * 999: ""}, f"unknown key '{'long' * 15}...'"),
         ({"classes": [{"names": ["a"], "isthings": True}]}, 'did you mean "isthing"'),
         ({"classes": ["dog"]}, "class 0: expected an object"),
         ({"classes": [{"names": "dog"}]}, '"names" has to be of type list'),

@@ -110,7 +110,7 @@ def test_the_same_path_is_read_again_and_another_of_its_name_is_refused(folder):
     "text, message",
     [
         (YAML + "download: https://x.org/a.zip", 'has "download", which is not followed'),
-        (YAML + "nmaes: [a]", 'unknown key "nmaes": did you mean "names"?'),
+        (YAML + "nmaes: [a]", "unknown key 'nmaes': did you mean \"names\"?"),
         (YAML.replace("images/val", "images/vla"), "images/vla is missing"),
         (YAML.replace("images/val", "https://x.org"), "give a path on this machine"),
         (YAML.replace("3:", "a:"), "\"names\" has 'a' where a number stands"),
@@ -125,9 +125,9 @@ def test_the_same_path_is_read_again_and_another_of_its_name_is_refused(folder):
         ),
         ("names: {3: dog}", 'has no "train"'),
         ("train: images/train", 'has no "names"'),
-        (YAML.replace("images/train", "{image: images}"), '"train": unknown key "image": did'),
+        (YAML.replace("images/train", "{image: images}"), "\"train\": unknown key 'image': did"),
         (YAML.replace("images/train", "masks/train"), "where are the labels of .*masks/train"),
-        (YAML.replace("images/train", "{images: images/train}") + "x: 1", 'unknown key "x"'),
+        (YAML.replace("images/train", "{images: images/train}") + "x: 1", "unknown key 'x'"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(folder, text, message):

@@ -53,7 +53,7 @@ if importlib.util.find_spec("detectron2") is None:
     raise MissingPackage(not_installed("detectron2"))
 with no_collection():
     import_torchvision()
-    if "clipself_seg.commands" in sys.modules:
+    if "clipself_seg.commands" in sys.modules and "triton" not in sys.modules:
         # A command keeps these modules to its end, where Python would search them three more times. A program of a
-        # user, who may let go of something that is there now, is left alone.
+        # user, who may let go of something that is there now, is left alone. Triton reports what is not collected.
         gc.freeze()

@@ -41,16 +41,21 @@ def test_a_prediction_imports_no_compiler_and_roi_align_still_asks_it(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("of_a_command", [True, False])
-def test_a_program_that_is_no_command_keeps_its_garbage_collector(monkeypatch, of_a_command):
+@pytest.mark.parametrize("of_a_command, triton", [(True, False), (False, False), (True, True)])
+def test_what_is_no_command_or_has_triton_keeps_its_garbage_collector(
+    monkeypatch, of_a_command, triton
+):
     frozen = []
+    monkeypatch.setitem(sys.modules, "triton", types.ModuleType("triton"))
+    if not triton:
+        monkeypatch.delitem(sys.modules, "triton")
     monkeypatch.setattr(gc, "freeze", lambda: frozen.append(gc.isenabled()))
     monkeypatch.setitem(sys.modules, "clipself_seg.commands", types.ModuleType("commands"))
     if not of_a_command:
         monkeypatch.delitem(sys.modules, "clipself_seg.commands")
     runpy.run_path(detectron2_needed.__file__)
     # Before Python may search once more.
-    assert frozen == [False] * of_a_command
+    assert frozen == [False] * (of_a_command and not triton)
 
 
 @pytest.fixture

@@ -169,7 +169,11 @@ class CLIPBackbone(Backbone):
 
 
 def other_pixels(section: CfgNode, clip: DenseCLIP) -> list[tuple[str, Pixels, Pixels]]:
-    """Those of PIXEL_MEAN and PIXEL_STD of a section that a CLIP was not trained with: key, value, and CLIP's."""
+    """Compares PIXEL_MEAN and PIXEL_STD of a section with a CLIP's.
+
+    Returns:
+        Key, value and CLIP's value of each that differs by more than 0.5.
+    """
     others = []
     for key, values in (("PIXEL_MEAN", clip.mean), ("PIXEL_STD", clip.std)):
         given, wanted = tuple(section[key]), tuple(round(255 * value, 3) for value in values)

@@ -387,11 +387,8 @@ class ClassTexts:
         return self.mixed.get(names, examples, text_TPE, lambda: self._encoded(OTHER).mean(1))
 
     def _encoded(self, names: Names) -> Tensor:
-        state = (
-            self.clip.device,
-            autocast_dtype(self.clip.device),
-            weights_state(self.clip.text.owner),
-        )
+        device = self.clip.device
+        state = device, autocast_dtype(device), weights_state(self.clip.text.owner)
         return self._kept.get(state, names, torch.no_grad()(lambda: self._encode(names)))
 
     def invalidate(self) -> None:

@@ -349,7 +349,7 @@ def correlation_teacher(name: str) -> CorrelationTeacher | None:
 
 
 class _View:
-    """A step with the tensors that several terms share, each computed when it is first asked for."""
+    """Holds a step, and computes the tensors that several of its terms share, each once."""
 
     def __init__(self, step: Step, terms: WeightedTerms) -> None:
         self.step = step
@@ -456,7 +456,7 @@ class WeightedTerms:
     ) -> None:
         """Loads the teacher of correlations; it needs no classes."""
         if self.teacher is not None:
-            self.teacher.setup(teacher.logit_scale.device)
+            self.teacher.setup(teacher.device)
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """The weighted terms, each under its own name."""

@@ -517,22 +517,19 @@ def card(predictor: Pretrained, cfg: CfgNode, folder: Path, license: str | None)
     made = ", ".join(
         f"{key} {record[key]}" for key in ("version", "commit", "python", "torch", "date")
     )
-    return (
-        (TEMPLATES / "model_card.md.txt")
-        .read_text("utf-8")
-        .format(
-            header=yaml.safe_dump(header, sort_keys=True),
-            title=title,
-            underline="=" * len(title),
-            what=PURPOSES[cfg.MODEL.META_ARCHITECTURE],
-            clip=f"{model.clip.name} (hash `{model.clip.weights_hash()}`)",
-            vocabulary=vocabulary,
-            origins="\n".join(f"| {name} | {licence} |" for name, licence in made_of),
-            license=license,
-            files="\n".join(_files(folder)),
-            compared=compared,
-            made=f"Written by clipself_seg, {made}",
-        )
+    template = (TEMPLATES / "model_card.md.txt").read_text("utf-8")
+    return template.format(
+        header=yaml.safe_dump(header, sort_keys=True),
+        title=title,
+        underline="=" * len(title),
+        what=PURPOSES[cfg.MODEL.META_ARCHITECTURE],
+        clip=f"{model.clip.name} (hash `{model.clip.weights_hash()}`)",
+        vocabulary=vocabulary,
+        origins="\n".join(f"| {name} | {licence} |" for name, licence in made_of),
+        license=license,
+        files="\n".join(_files(folder)),
+        compared=compared,
+        made=f"Written by clipself_seg, {made}",
     )
 
 

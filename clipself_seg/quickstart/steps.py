@@ -92,13 +92,8 @@ class View:
     def command(self, output: Path, worlds: Path, world: str) -> list[str]:
         """The words to type after ``python``."""
         words = [*PROGRAM, "predict", *map(str, first_images(worlds, world))]
-        words += [
-            "--config-file",
-            f"configs/mini/{self.run.config}",
-            "--save",
-            "overlays",
-            "labels",
-        ]
+        words += ["--config-file", f"configs/mini/{self.run.config}"]
+        words += ["--save", "overlays", "labels"]
         if self.mode:
             words += ["--mode", self.mode]
         weights = self.weights or str(output / self.run.folder / "model_final.pth")

@@ -96,18 +96,16 @@ def make_section(table: Table, scale: str, runs: TableRuns, store: Store) -> Sec
     """
     cells = measure(table, scale, runs, store)
     verdicts = [claim_verdicts(table, claim, cells, scale) for claim in table.claims]
-    wide = list(table.columns)
     headings = ["row"]
-    for name in wide:
-        column = table.columns[name]
+    for column in table.columns.values():
         headings += [f"{column.titles['real']}: paper"] if table.published else []
         headings += [f"{column.title(scale)}: here"] if scale in column.paths else []
     ran = {name for name, own in runs.items() if any(map(store.record, own))}
-    body = [_row_cells(table, name, wide, cells, scale, ran) for name in table.own]
+    body = [_row_cells(table, name, cells, scale, ran) for name in table.own]
     claims, reasons = _claim_cells(table, verdicts, scale)
     if scale == "real" and table.published:
         headings = list(COMPARED_HEADINGS)
-        body = _beside_the_paper(table, wide, cells, ran)
+        body = _beside_the_paper(table, cells, ran)
     elif claims:
         headings.append("claims")
         for name, cells_of_row in zip(table.own, body):
@@ -222,27 +220,23 @@ def _absences(table: Table, scale: str) -> list[str]:
     ]
 
 
-def _row_cells(
-    table: Table, name: str, columns: Iterable[str], cells: Cells, scale: str, ran: set[str]
-) -> list[str]:
+def _row_cells(table: Table, name: str, cells: Cells, scale: str, ran: set[str]) -> list[str]:
     row = table.rows[name]
     words = [row.title]
-    for column in columns:
+    for column in table.columns:
         words += [_paper(row, column)] if table.published else []
         if scale in table.columns[column].paths:
             words.append(_here(table, name, column, cells, scale, ran))
     return words
 
 
-def _beside_the_paper(
-    table: Table, columns: Sequence[str], cells: Cells, ran: set[str]
-) -> list[list[str]]:
+def _beside_the_paper(table: Table, cells: Cells, ran: set[str]) -> list[list[str]]:
     """A line for each number of real data, below `COMPARED_HEADINGS`."""
     return [
         [row.title, table.columns[key].titles["real"], _paper(row, key)]
         + [_here(table, name, key, cells, "real", ran), *spread_cells(row.paper.get(key), values)]
         for name, row in table.own.items()
-        for key in columns
+        for key in table.columns
         if key in row.paper or row.path(table.columns[key], "real") is not None
         for values in [cells.get((name, key), {})]
     ]

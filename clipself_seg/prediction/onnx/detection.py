@@ -72,7 +72,7 @@ def _(boxes: Tensor, scores: Tensor, iou: float, threshold: float, most: int) ->
 
 
 def translations() -> dict[Any, Any]:
-    """What `survivors` becomes: ONNX's suppression, whose list of (image, class, box) marks a table."""
+    """Translates `survivors` into ONNX's suppression, and marks its list of (image, class, box) in a table."""
     import onnxscript
 
     op: Any = onnxscript.opset18
@@ -89,7 +89,7 @@ def translations() -> dict[Any, Any]:
 
 
 class DetectionGraph(nn.Module):
-    """An image (1, 3, h, w) of RGB in [0, 255] in; boxes (m, 4), scores (m,), classes (m,) out, the best first.
+    """Finds boxes (m, 4), scores (m,) and classes (m,) in an image (1, 3, h, w) of RGB in [0, 255], the best first.
 
     h and w are at most `FViT.side`. A model with masks gives masks (m, 28, 28) in [0, 1], too, each laid over its box.
     """

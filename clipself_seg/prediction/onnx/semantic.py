@@ -33,7 +33,7 @@ TEXTS = 3  # class names of the traced graph
 
 
 class ZeroShotGraph(nn.Module):
-    """Images (B, 3, H, W) of RGB in [0, 255] in, probabilities (B, K, H, W) out."""
+    """Computes probabilities (B, K, H, W) of images (B, 3, H, W) of RGB in [0, 255]."""
 
     text_NE: Tensor | None
     members_KS: Tensor | None
@@ -69,7 +69,7 @@ class ZeroShotGraph(nn.Module):
 
 
 class CATSegGraph(nn.Module):
-    """Images (1, 3, H, W) of RGB in [0, 255] in, probabilities (1, K, H, W) out.
+    """Computes probabilities (1, K, H, W) of an image (1, 3, H, W) of RGB in [0, 255].
 
     Without sliding windows, probabilities are (1, K, 4 h, 4 w), as CAT-Seg takes their sigmoid before it resizes them.
     """

@@ -40,7 +40,7 @@ TEXTS = ("grass", "a photo of a red star.", "a photo of " + "a very " * 80 + "lo
 
 
 class DenseGraph(nn.Module):
-    """Normalised images (B, 3, H, W) in, dense features (B, E, h, w) of unit length out."""
+    """Computes dense features (B, E, h, w) of unit length of normalised images (B, 3, H, W)."""
 
     def __init__(self, clip: DenseCLIP) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class DenseGraph(nn.Module):
 
 
 class TextGraph(nn.Module):
-    """Token ids (K, T) in, text embeddings (K, E) of unit length out."""
+    """Computes text embeddings (K, E) of unit length of token ids (K, T)."""
 
     def __init__(self, clip: DenseCLIP) -> None:
         super().__init__()

@@ -78,7 +78,8 @@ def read_label_map(
         )
     if label_values is not None:
         table = _label_table(label_values, path, num_classes, ignore_label)
-        labels = labels.astype(np.int64)  # uint8 has no room for the value that stands for all others
+        # uint8 has no room for LARGEST_VALUE + 1, and NumPy 2.5 refuses it there.
+        labels = labels.astype(np.int64)
         return table[np.where((labels >= 0) & (labels <= LARGEST_VALUE), labels, LARGEST_VALUE + 1)]
     _check_labels(labels, path, num_classes, ignore_label)
     return labels.astype(np.int64)

@@ -22,8 +22,6 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-from clipself_seg.errors import InputError
-
 Nested = float | Sequence["Nested"]
 Block = Callable[..., Tensor]
 """A transformer block without randomness, or a method of one."""
@@ -32,9 +30,8 @@ QUEUES = not torch.backends.mps.is_available()
 """Whether a copy to a device may wait in its queue; mps may read the memory when it has other numbers already."""
 
 CHUNK_ELEMENTS = 2**28  # that a chunk makes on a GPU, 1 GiB in float32
-INPUT_KINDS = (
-    32  # of a block: with and without gradients, masks, one class or several; torch expects 8
-)
+# Of a block: with and without gradients, masks, one class or several; torch expects 8.
+INPUT_KINDS = 32
 FEWEST_ELEMENTS = 2**20  # of a block's input; with fewer the bookkeeping takes longer than it saves
 ATTENTION_PREFIX = "_scaled_dot_product_"  # one operator for each of torch's implementations
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "linear", "convolution"}
@@ -172,16 +169,8 @@ class _NothingDrawn(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def require_compiler() -> None:
-    """Refuse a torch that would compile every block anew, and let one compile as many kinds of inputs as there are.
-
-    Raises:
-        InputError: torch is older than 2.5.
-    """
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 5):
-        raise InputError(
-            f"MODEL.CLIP.COMPILE needs torch 2.5 or later, here is {torch.__version__}: leave it False"
-        )
+def allow_kinds_of_inputs() -> None:
+    """Let torch compile a block for as many kinds of inputs as there are."""
     limit = torch._dynamo.config.cache_size_limit
     torch._dynamo.config.cache_size_limit = max(INPUT_KINDS, limit)
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from clipself_seg.checkpoints.dense_feature import KINDS, TOKEN, DenseFeature
 from clipself_seg.clip.layers import ViTBlock, merge_heads
 from clipself_seg.clip.region_pooling import mask_weights, pool
-from clipself_seg.clip.runtime import in_own_precision, require_compiler, run_block
+from clipself_seg.clip.runtime import allow_kinds_of_inputs, in_own_precision, run_block
 from clipself_seg.clip.training_free import ATTENTIONS, NONE, Attention, attended_tokens
 from clipself_seg.errors import InputError, nearest
 
@@ -225,10 +225,10 @@ class ImageTower(nn.Module, abc.ABC):
         """Has blocks compiled from now on, each when it is first called with inputs of a kind; see `runtime.compiled`.
 
         Raises:
-            InputError: the tower is no ViT, or torch is too old.
+            InputError: the tower is no ViT.
         """
         self._require("MODEL.CLIP.COMPILE", True, self.readouts.compiled)
-        require_compiler()
+        allow_kinds_of_inputs()
         self.compiling = True
 
     def _require(self, key: str, value: object, possible: Sequence[object]) -> None:

@@ -154,8 +154,8 @@ def add_backbone_keys(cfg: CfgNode) -> None:
     # time, equal gradients.
     cfg.MODEL.CLIP.CHECKPOINTING = False
     # Compile the blocks of a ViT, and those of CAT-Seg's aggregator, by torch.compile, in the first steps and again for
-    # images of another kind of size: a minute or two, for less time a step. Numbers change in their last digits. It
-    # needs torch 2.5, and a C++ compiler on a CPU.
+    # images of another kind of size: a minute or two, for less time a step. Numbers change in their last digits. A CPU
+    # needs a C++ compiler for it.
     cfg.MODEL.CLIP.COMPILE = False
     # What MODEL.BACKBONE.NAME: CLIPBackbone gives to a head: "dense" and any of "block0",
     # "block1", ...

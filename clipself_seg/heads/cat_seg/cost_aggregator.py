@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from clipself_seg.clip.runtime import chunk_size, in_own_precision, require_compiler
+from clipself_seg.clip.runtime import allow_kinds_of_inputs, chunk_size, in_own_precision
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.attention import COPIES, ClassAggregation, SpatialAggregation
 from clipself_seg.heads.text_scores import cosine_cost
@@ -342,12 +342,8 @@ class CostAggregator(nn.Module):
         self.layers = nn.ModuleList(AggregatorLayer(sizes, p) for p in sizes.pooling)
 
     def compile_blocks(self) -> None:
-        """Has the attention blocks over space and over classes compiled; the decoder's convolutions are as they are.
-
-        Raises:
-            InputError: torch is too old.
-        """
-        require_compiler()
+        """Has the attention blocks over space and over classes compiled; the decoder's convolutions are as they are."""
+        allow_kinds_of_inputs()
         for module in self.modules():
             if isinstance(module, SpatialAggregation | ClassAggregation):
                 module.compiling = True

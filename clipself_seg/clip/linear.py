@@ -38,9 +38,8 @@ CHOICES = ("auto", "torch", "convolution")
 # With fewer, converting the weight to oneDNN's layout costs more than it saves; MKL with one thread does not wait.
 FEWEST_ROWS, FEWEST_ROWS_ALONE = 64, 256
 FEWEST_NUMBERS = 20480  # of the rows; up to these torch gives no convolution to oneDNN
-LARGEST_WEIGHT = (
-    2**18
-)  # number of weights up to which oneDNN computes their gradient as fast as MKL
+# Number of weights up to which oneDNN computes their gradient as fast as MKL.
+LARGEST_WEIGHT = 2**18
 FULL_WIDTH = 26  # family of AMD's processors (Zen 5) from which 512 bits are one step, and no weight is too large
 ROWS_TOGETHER = 16  # of a weight's gradient: oneDNN takes twice as long for numbers of rows that 4 does not divide
 DILATION = (1, 2)

@@ -200,9 +200,8 @@ class SiglipText(TextEncoder):
 
 
 END = 1  # id of the token that ends a text
-GEMMA = (
-    256_000  # ids of SigLIP 2's vocabulary, which pads with 0; SigLIP's own pad with the end token
-)
+# Ids of SigLIP 2's vocabulary, which pads with 0; SigLIP's own pad with the end token.
+GEMMA = 256_000
 
 
 def siglips_own(pieces: FileTokenizer) -> FileTokenizer:

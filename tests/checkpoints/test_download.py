@@ -236,9 +236,8 @@ def test_a_small_file_is_fetched_whole_or_not_at_all():
         server.breaks = [70]
         with pytest.raises(NotFetched, match="broke off after 70 bytes .* it begins anew"):
             fetch_bytes(address, 5000, "an image")
-        server.headers["Content-Length"] = (
-            "none"  # then the end of the connection is that of the file
-        )
+        # Then the end of the connection is that of the file.
+        server.headers["Content-Length"] = "none"
         with pytest.raises(InputError, match="more than 4999 bytes"):
             fetch_bytes(address, 4999, "an image")
         server.redirects["/a.jpg"] = "file:///etc/hostname"

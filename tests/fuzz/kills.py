@@ -66,9 +66,8 @@ WORDS = "red star, blue ring, grass"
 SAVED = "overlays labels palette masks coco yolo".split()
 STEPS, PERIOD = 36, 3  # of a run, and from a checkpoint to the next
 POLL = 0.002  # seconds
-BEYOND = (
-    1.25  # the latest kill would come after so much of a whole run: some runs come to their end
-)
+# The latest kill would come after so much of a whole run: some runs come to their end.
+BEYOND = 1.25
 CHANGES = {"os.mkdir", "os.rename", "os.rmdir", "os.remove"}  # events of Python's audit
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT  # flags of its event "open"
 DATE = re.compile(rb"\d{4}-\d\d-\d\dT[\d:]{8}\+00:00")

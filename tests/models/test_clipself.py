@@ -223,9 +223,8 @@ def test_student_starts_from_given_weights_and_only_as_a_student_of_the_same_cli
 def test_a_student_whose_attention_was_trained_goes_on_only_with_what_trains_it(part):
     preserved = tiny_clipself()
     with torch.no_grad():
-        getattr(preserved.student.blocks[-1].attn, part)[0].add_(
-            1
-        )  # a query's, which preservation trains
+        # A query's, which preservation trains.
+        getattr(preserved.student.blocks[-1].attn, part)[0].add_(1)
     expected = copy.deepcopy(preserved.student)
     with pytest.raises(InputError, match=f"queries of the last block's {part} does not train"):
         tiny_clipself(student=preserved.student)

@@ -16,9 +16,8 @@ from tests.conftest import BASELINE
 KINDS = tuple(runs.STATES)
 GROUPS = json.loads((BASELINE / "groups.json").read_text())
 RTOL = 1e-4  # CPUs add in other orders; on one machine the numbers are equal
-RTOL_LABELS = (
-    1e-3  # of CAT-Seg, whose labels torch resizes since, to pixels that lie half a pixel away
-)
+# Of CAT-Seg, whose labels torch resizes since, to pixels that lie half a pixel away.
+RTOL_LABELS = 1e-3
 
 STATE = f"iteration_{runs.SAVED:07d}.safetensors"
 

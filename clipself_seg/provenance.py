@@ -49,6 +49,7 @@ def provenance(
     config: str | None = None,
     seed: int | None = None,
     weights_hash: str | None = None,
+    device: str = "cuda",
     **more: Any,
 ) -> dict[str, Any]:
     """Metadata to store beside a result.
@@ -57,10 +58,12 @@ def provenance(
         config: the configuration as YAML text, or the command line of a tool.
         seed: the seed of the run.
         weights_hash: `DenseCLIP.weights_hash()` of the evaluated model.
+        device: that computed, as MODEL.DEVICE names it; a GPU that is not here counts as the CPU.
         **more: further JSON-serialisable metadata.
     """
     import torch
 
+    on_gpu = device.startswith("cuda") and torch.cuda.is_available()
     return {
         "version": __version__,
         "commit": git_commit(),
@@ -68,7 +71,7 @@ def provenance(
         "command": " ".join(sys.argv),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
         "seed": seed,
         "weights_hash": weights_hash,
         "config": config,

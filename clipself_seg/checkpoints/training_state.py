@@ -282,7 +282,8 @@ def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Name -> tensor of everything that training changes: parameters, and statistics of batch norms that train."""
     tensors: dict[str, Tensor] = dict(trained_parameters(model))
     for prefix, module in model.named_modules():
-        if isinstance(module, nn.BatchNorm2d) and module.weight.requires_grad:
+        norm = isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)
+        if norm and module.weight.requires_grad:
             tensors |= {f"{prefix}.{name}": b for name, b in module.named_buffers()}
     return tensors
 

@@ -32,7 +32,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
 from clipself_seg.models.protocol import Classes, Group
 
-NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d, nn.SyncBatchNorm)
 # A Swin for classification has no norms between its stages; they start as what changes nothing.
 OUTPUT_NORM = re.compile(r"norm\d\.(weight|bias)")
 

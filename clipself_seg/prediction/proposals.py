@@ -123,9 +123,10 @@ def write_dataset_proposals(
     records = check_writing(cfg, dataset, path, selection, overwrite)
     mapper = DetectionTestMapper(cfg)
     model = cast(ProposingModel, build_model(cfg).eval())
+    origin = {"seed": cfg.SEED, "weights_hash": model.weights_hash(), "device": cfg.MODEL.DEVICE}
     info = {
         "description": f"proposals of each image of {dataset}: {selection._asdict()}",
-        **provenance(config=dump_config(cfg), seed=cfg.SEED, weights_hash=model.weights_hash()),
+        **provenance(config=dump_config(cfg), **origin),
     }
     files = annotated_dataset(dataset)
     folder = str(files.path(files.images))

@@ -28,9 +28,8 @@ class HostCopy:
         """
         self._values = values.to("cpu", non_blocking=QUEUES)
         self._copied: torch.cuda.Event | None = None
-        if values.is_cuda:
-            self._copied = torch.cuda.Event()
-            self._copied.record()
+        if values.is_cuda:  # perhaps of another GPU than the current one
+            self._copied = torch.cuda.current_stream(values.device).record_event()
 
     def numbers(self) -> list[float]:
         """The numbers; waits for what the device was given before the copy, not for what came after it."""

@@ -344,6 +344,7 @@ def _write_numbers_of(
             config=dump_config(cfg),
             seed=cfg.SEED,
             weights_hash=weights,
+            device=cfg.MODEL.DEVICE,
             processes=comm.get_world_size(),
             iterations=outputs.iterations,
             **evaluation.metadata(),

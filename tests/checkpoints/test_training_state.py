@@ -16,6 +16,7 @@ from clipself_seg.checkpoints.training_state import (
     pack,
     read_state,
     trained_parameters,
+    trained_tensors,
     unpack,
     unpack_model,
     write_state,
@@ -88,6 +89,13 @@ def test_a_checkpoint_holds_what_trains_and_nothing_else(tmp_path):
     kept = f"resblocks.{last - 1}.", f"resblocks.{last}."
     assert all(any(block in name for block in kept) for name in pack(model, optimizer))
     assert len(pack(model, optimizer)) == 4 * len(trained_parameters(model))
+
+
+@pytest.mark.parametrize("norm", [torch.nn.BatchNorm2d, torch.nn.SyncBatchNorm])
+def test_statistics_of_a_norm_that_trains_are_a_part_of_a_checkpoint(norm):
+    """MODEL.RESNETS.NORM is BN or SyncBN."""
+    assert len(trained_tensors(norm(2))) == 5
+    assert not trained_tensors(norm(2).requires_grad_(False))
 
 
 def test_the_newest_few_are_kept(tmp_path):

@@ -37,6 +37,7 @@ def test_groups_of_clipself_hold_the_student_blocks_once():
 
 def test_kinds_have_decays_of_their_own_and_parts_rates_of_their_own():
     parts = {"norms": nn.Sequential(nn.LayerNorm(3), nn.GroupNorm(1, 3), nn.BatchNorm2d(3))}
+    parts["norms"].append(nn.SyncBatchNorm(3))
     parts |= {"table": nn.Embedding(2, 3), "slow": nn.Linear(3, 3), "fast": nn.Linear(3, 3)}
     model = nn.ModuleDict(parts)
     groups = by_rate_and_kind(

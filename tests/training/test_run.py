@@ -67,6 +67,20 @@ def test_freed_memory_is_kept_once_the_model_is_built(monkeypatch):
     assert done == ["built", "cpu", "task"]
 
 
+def test_results_name_the_device_that_computed(tmp_path, monkeypatch):
+    model = types.SimpleNamespace(weights_hash=lambda: "")
+    cfg = load_config("", ["OUTPUT_DIR", str(tmp_path), "MODEL.DEVICE", "cpu"])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", str)
+    named = []
+    for device in ("cpu", "cuda:1"):
+        cfg = cfg.clone()
+        cfg.merge_from_list(["MODEL.DEVICE", device])
+        evaluated(cfg, model, fails=False)
+        named.append(json.loads((tmp_path / "results.json").read_text())["provenance"]["device"])
+    assert named[1] == "cuda:1" and "cuda" not in named[0]
+
+
 def test_numbers_of_finished_data_sets_are_kept_when_a_later_one_fails(tmp_path):
     cfg = load_config(ROOT / "configs/mini/semseg.yaml", ["OUTPUT_DIR", str(tmp_path)])
     model = types.SimpleNamespace(weights_hash=lambda: "none")

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from clipself_seg.models.distillation import (
     Original,
     WeightedTerms,
 )
-from clipself_seg.training.metrics import drop_metrics_from
+from clipself_seg.training.metrics import HostCopy, drop_metrics_from
 from clipself_seg.training.settings import FREE_KEYS, TrainingSettings
 from clipself_seg.training.trainer import Trainer, TrainingStopped
 from tests.tiny import tiny_clipself, tiny_mapper, tiny_record
@@ -389,3 +390,17 @@ def test_settings_cover_the_keys_that_decide_what_is_learnt():
     assert {"SOLVER.BASE_LR", "INPUT.REGIONS.MAX_SPLIT", "MODEL.CLIP.NAME", "SEED"} <= set(shared)
     assert not {"OUTPUT_DIR", "MODEL.CLIP.WEIGHTS", "TEST.EVAL_PERIOD"} & set(shared)
     assert dataclasses.is_dataclass(TrainingSettings)
+
+
+def test_numbers_wait_for_the_gpu_that_has_them(monkeypatch):
+    """With MODEL.DEVICE cuda:1 another GPU is the current one, whose stream knows nothing of the copy."""
+    second, waited = torch.device("cuda", 1), []
+
+    def stream(device=None):
+        event = SimpleNamespace(synchronize=lambda: waited.append(device))
+        return SimpleNamespace(record_event=lambda: event)
+
+    monkeypatch.setattr(torch.cuda, "current_stream", stream)
+    copied = torch.tensor([2.0])
+    values = SimpleNamespace(is_cuda=True, device=second, to=lambda *_, **__: copied)
+    assert HostCopy(values).numbers() == [2.0] and waited == [second]

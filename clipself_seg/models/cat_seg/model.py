@@ -192,6 +192,15 @@ class CATSeg(ModelBase):
         """The configuration with the weights that training starts from, see `config.training_config`."""
         return training_config(cfg)
 
+    def train(self, mode: bool = True) -> CATSeg:
+        """Switches the training mode as in every module; a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if self.backbone is not None and not any(
+            p.requires_grad for p in self.backbone.parameters()
+        ):
+            self.backbone.eval()  # its batch norms would go on counting
+        return self
+
     @property
     def clip_size(self) -> int:
         """Side in pixels of the square images that CLIP is given."""

@@ -474,6 +474,13 @@ def test_version_1_segments_with_each_backbone():
         torch.testing.assert_close([r["sem_seg"] for r in model(samples)], apart, atol=1e-5, rtol=0)
 
 
+def test_a_frozen_guidance_backbone_stays_in_evaluation_mode():
+    """Its batch norms would count, and no checkpoint has the statistics of what does not train."""
+    for multiplier in ("0.0", "0.1"):
+        model = build(*SWIN, "SOLVER.BACKBONE_MULTIPLIER", multiplier).train()
+        assert model.aggregator.training and model.backbone.training == (multiplier == "0.1")
+
+
 @torch.no_grad()
 def test_padding_is_zero_for_both_inputs_of_version_1():
     """After the normalisation of each: CLIP's mean is not zero for a backbone of ImageNet's."""

@@ -279,20 +279,19 @@ def remove_leftovers(folder: str | os.PathLike[str], age: float = 0) -> None:
                 path.unlink()
 
 
-def read_text(path: str | os.PathLike[str], what: str = "file", encoding: str = "utf-8") -> str:
-    """Content of a text file.
+def read_text(path: str | os.PathLike[str], what: str = "file") -> str:
+    """Content of a text file in UTF-8, without the mark that some editors put in front.
 
     Args:
         path: file.
         what: what it is, for messages, such as "vocabulary file".
-        encoding: "utf-8", or "utf-8-sig" where editors may have put a mark in front.
 
     Raises:
         InputError: it is missing, no regular file, or no text.
     """
     try:
         require_regular_file(path)
-        return Path(path).read_text(encoding=encoding)
+        return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{what} {path} is missing: restore it, or correct its name") from None
     except InputError:

@@ -207,6 +207,8 @@ def test_a_full_disk_is_told_with_the_name_of_the_folder(tmp_path):
 def test_json_comes_back_and_a_line_that_is_none_is_named_by_its_number(tmp_path):
     write_json(tmp_path / "a.json", {"é": [1, None]})
     assert read_json(tmp_path / "a.json") == {"é": [1, None]}
+    (tmp_path / "a.json").write_text('{"é": 1}', "utf-8-sig")  # as some editors write it
+    assert read_json(tmp_path / "a.json") == {"é": 1}
     (tmp_path / "a.json").write_text('{"a": 1}\n[2]\n')
     assert read_json_lines(tmp_path / "a.json") == [{"a": 1}, [2]]
     (tmp_path / "a.json").write_text("1\n" + "[" * 99_999)

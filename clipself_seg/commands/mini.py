@@ -10,10 +10,11 @@ from pathlib import Path
 
 from clipself_seg.commands.options import command, flag, value
 from clipself_seg.errors import GOES_ON, InputError, nearest
+from clipself_seg.files import home_expanded
 
 
 def _world_options(parser: argparse.ArgumentParser) -> None:
-    folder = os.environ.get("CLIPSELF_SEG_MINI", "output/mini_world")
+    folder = os.environ.get("CLIPSELF_SEG_MINI") or "output/mini_world"
     value(parser, "--output", "folder of both worlds", folder)
     value(parser, "--train", "training scenes of each world", 400)
     value(parser, "--val", "validation scenes of each world", 200)
@@ -34,7 +35,7 @@ def mini_world(args: argparse.Namespace) -> None:
     from clipself_seg.mini.writer import WorldSize, make_worlds
 
     size = WorldSize(args.train, args.val, args.seed, args.base)
-    written = make_worlds(args.output, size)
+    written = make_worlds(home_expanded(args.output, "give --output without ~"), size)
     sys.stdout.write(f"{args.output}: {'written' if written else 'complete already'}\n")
 
 

@@ -356,7 +356,7 @@ def _image_record(image: JsonObject, path: Source, image_root: Source) -> Record
                 f"{path}: image {image['id']} has {reprlib.repr(sides)}: give whole numbers of pixels, "
                 "or leave both out"
             )
-        record |= sides
+        record |= {side: int(value) for side, value in sides.items()}
     return record
 
 

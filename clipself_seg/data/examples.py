@@ -117,7 +117,8 @@ def _mask(region: Any, size: tuple[int, int]) -> np.ndarray:
     """The pixels (H, W) of a region."""
     if region is None:
         return np.ones(size, bool)
-    numbers = _numbers(region)
+    # Before NumPy 2.4 a mask of one column is a sequence of numbers, too.
+    numbers = None if getattr(region, "ndim", 1) > 1 else _numbers(region)
     if numbers is None and isinstance(region, str) and not (region and Path(region).exists()):
         raise InputError(f'the region "{region}" is no file of masks, and {NO_NUMBERS}')
     if numbers is None:

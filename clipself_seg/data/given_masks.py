@@ -168,7 +168,7 @@ def _score(entry: Mapping[str, object], place: str) -> float:
             raise InputError(
                 f'{place} has the "{key}" {shown(entry[key])}: give a number in [0, 1]'
             )
-        return min(float(value), 1.0)
+        return float(min(value, 1))
     return 1.0
 
 

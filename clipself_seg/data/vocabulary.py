@@ -348,7 +348,7 @@ def own_words(entries: Sequence[str], origin: str = "the vocabulary") -> Vocabul
 
 
 def _read_text(path: Path) -> list[str]:
-    text = read_text(path, "vocabulary file", "utf-8-sig")
+    text = read_text(path, "vocabulary file")
     lines = (line.split("#")[0].strip().rstrip(",") for line in text.splitlines())
     return [word for line in lines if line for word in line.split(",")]
 
@@ -385,7 +385,7 @@ def load_vocabulary(name_or_path: NamedVocabulary | Path) -> Vocabulary:
     if isinstance(name_or_path, Vocabulary):
         return name_or_path
     path = Path(name_or_path)
-    if path.suffix != ".json":
+    if path.suffix.lower() != ".json":
         path = FOLDER / f"{name_or_path}.json"
         if not path.exists():
             hint = nearest(str(name_or_path), available_vocabularies())
@@ -589,7 +589,7 @@ def read_label_file(path: str | os.PathLike[str], vocabulary: Vocabulary) -> Voc
 def _rows(path: str | os.PathLike[str]) -> dict[int, tuple[str, ...]]:
     """The names of each number, in the order of the file."""
     rows: dict[int, tuple[str, ...]] = {}
-    text = read_text(Path(path), "label file", "utf-8-sig")
+    text = read_text(Path(path), "label file")
     for line_number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue

@@ -35,7 +35,7 @@ def yolo_content(pairs: Pairs, names: Mapping[int, str], listed: bool) -> JsonOb
     for image_id, (image, path) in pairs.items():
         width, height = image_size(image)
         images.append({"id": image_id, "file_name": str(image), "width": width, "height": height})
-        text = read_text(path, "label file", "utf-8-sig") if path else ""
+        text = read_text(path, "label file") if path else ""
         for number, words in enumerate(map(str.split, text.splitlines()), 1):
             if words:
                 place = f"{path}, line {number}"

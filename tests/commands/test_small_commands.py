@@ -72,11 +72,15 @@ def test_unknown_layout_is_one_line_and_status_2(tmp_path, capsys):
     )
 
 
-def test_worlds_are_written_once(tmp_path, capsys):
-    words = ("--output", tmp_path, "--train", 1, "--val", 1, "--base", 1)
+def test_worlds_are_written_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ("--output", "~/worlds", "--train", 1, "--val", 1, "--base", 1)
     assert run(mini_world, *words) == 0 == run(mini_world, *words)
     said = capsys.readouterr().out.splitlines()
     assert said[0].endswith("written") and said[1].endswith("complete already")
+    assert (tmp_path / "worlds/mini/manifest.json").is_file()  # where the data sets are read
+    monkeypatch.setenv("CLIPSELF_SEG_MINI", "")
+    assert mini_world.parser().parse_args([]).output == "output/mini_world"
 
 
 def test_a_mini_clip_is_trained_and_saved(tmp_path):

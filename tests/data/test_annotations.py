@@ -55,6 +55,8 @@ def test_images_without_annotations_are_listed_and_tiny_ones_left_out(write, cap
     ]
     assert "1 of 4 images have a side below 10 pixels" in caplog.text
     assert "width" not in image_records(write({"images": [{"id": 1, "coco_url": URL}]}), "")[0]
+    (record,) = image_records(write({"images": [IMAGES[0] | {"width": 40.0}]}), "root")
+    assert isinstance(record["width"], int)  # of arrays, too
 
 
 def test_proposals_are_grouped_by_image_as_corners_with_the_areas_of_the_file(write):

@@ -36,6 +36,8 @@ def test_a_region_is_a_box_a_polygon_a_mask_or_the_whole_image(tmp_path, path, p
     assert as_example(path).pixels[..., 3].all() and as_example(path) != box
     assert as_example(f"{path}#-5,-5,95.4,90") == as_example(path)  # cut at the border
     assert as_example((pixels[::-1], [10, 20, 40, 30])) != box
+    column = np.array([[True], [False], [False], [True]])  # numbers of a box, by NumPy before 2.4
+    assert (as_example((pixels[:4, :1], column)).pixels[..., 3] == 255 * column).all()
 
 
 def test_of_a_large_image_the_surroundings_are_kept(pixels):

@@ -61,8 +61,9 @@ def test_json_of_run_lengths_and_polygons_gives_the_masks(tmp_path, form, bare):
 
 def test_scores_are_the_files_an_estimate_is_cut_at_1_and_without_it_is_1(tmp_path):
     keys = ({"score": 0.25}, {"predicted_iou": 1.02}, {"score": 0, "predicted_iou": 0.9}, {})
+    keys += ({"predicted_iou": 10**400},)
     entries = [{"segmentation": runs(MASKS[0]), **key} for key in keys]
-    assert read_masks(write(tmp_path, entries), SIZE).scores.tolist() == [0.25, 1, 0, 1]
+    assert read_masks(write(tmp_path, entries), SIZE).scores.tolist() == [0.25, 1, 0, 1, 1]
 
 
 @pytest.mark.parametrize("kind", ["indices", "16 bits", "rgb"])
@@ -88,7 +89,7 @@ def write_folder(folder, *, table=""):
 
 def test_a_folder_has_a_png_for_each_mask_and_scores_in_a_table(tmp_path):
     table = "id,area,predicted_iou,stability_score\n10,15,0.5,0.9\n2,9,1.5,0.8\n"
-    masks, scores = read_masks(write_folder(tmp_path, table=table), SIZE)
+    masks, scores = read_masks(write_folder(tmp_path, table=f"\ufeff{table}"), SIZE)
     assert (masks == MASKS).all() and scores.tolist() == [1, 0.5]
     (tmp_path / "a/metadata.csv").unlink()
     assert read_masks(tmp_path / "a", SIZE).scores.tolist() == [1, 1]

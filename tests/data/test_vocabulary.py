@@ -211,8 +211,9 @@ def test_a_semicolon_in_a_class_is_named(caplog):
 def test_files_and_known_names_are_read(tmp_path):
     (tmp_path / "w.txt").write_text("\ufeffdog|puppy  # pets\n\n# nothing\ngrass, sky,\n", "utf-8")
     assert synonyms(read_words(str(tmp_path / "w.txt"))) == [("dog", "puppy"), ("grass",), ("sky",)]
-    (tmp_path / "w.json").write_text(json.dumps(["dog|puppy", "sky"]))
-    assert synonyms(read_words(str(tmp_path / "w.json"))) == [("dog", "puppy"), ("sky",)]
+    for name in ("w.json", "W2.JSON"):
+        (tmp_path / name).write_text(json.dumps(["dog|puppy", "sky"]))
+        assert synonyms(read_words(str(tmp_path / name))) == [("dog", "puppy"), ("sky",)]
     assert read_words("voc_20") == load_vocabulary("voc_20")
 
 

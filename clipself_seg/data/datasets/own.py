@@ -351,7 +351,7 @@ def _read_folder(folder: Path) -> DataFile:
         train = Split(folder / "images" if (folder / "images").is_dir() else folder)
     names = None
     for file in [folder / name for name in NAME_FILES if (folder / name).is_file()][:1]:
-        text = read_text(file, "list of names", "utf-8-sig").rstrip()
+        text = read_text(file, "list of names").rstrip()
         names = dict(enumerate(map(str.strip, text.splitlines())))
     return DataFile(folder, train, _part_of(folder, VAL_FOLDERS), names, listed=True)
 
@@ -447,7 +447,7 @@ def image_files(source: Path) -> list[Path]:
         files = [path for path in _files(source) if path.suffix.lower() in ENDINGS]
         missing = f"{source} has no image: an image ends in {' '.join(ENDINGS)}"
     else:
-        lines = map(str.strip, read_text(source, "list of images", "utf-8-sig").splitlines())
+        lines = map(str.strip, read_text(source, "list of images").splitlines())
         files = [source.parent / line for line in lines if line and "\0" not in line]
         missing = f"{source} lists no image: give a path a line"
     if not files:

@@ -598,7 +598,7 @@ def whole_image_records(name: str) -> tuple[Vocabulary, list[Record]]:
     entry = _require_files(name, find_dataset(name, ImageSet))
     root = entry.path(entry.images)
     try:
-        folders, _ = find_classes(root)
+        folders = [name for name in find_classes(root)[0] if not name.startswith(".")]
         folders.sort(key=lambda folder: (folder.isdecimal() and int(folder), folder))
         files = make_dataset(root, {f: label for label, f in enumerate(folders)}, ENDINGS)
     except FileNotFoundError as error:
@@ -608,7 +608,8 @@ def whole_image_records(name: str) -> tuple[Vocabulary, list[Record]]:
         classes = f"{vocabulary.name} has {len(vocabulary)} classes"
         raise InputError(f"{root} has {len(folders)} folders, {classes}: name each folder once")
     keys = "file_name", "image_id", "label"
-    return vocabulary, [dict(zip(keys, (file, file, label))) for file, label in files]
+    shown = (one for one in files if not os.path.basename(one[0]).startswith("."))
+    return vocabulary, [dict(zip(keys, (file, file, label))) for file, label in shown]
 
 
 def _named_after(folders: Sequence[str], name: str) -> Vocabulary:

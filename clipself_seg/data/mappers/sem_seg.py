@@ -138,7 +138,7 @@ class SemSegTrainMapper(Configurable):
         augmented = T.AugInput(image, sem_seg=labels.astype(np.float64))
         with seeded(self.seed, draw):
             T.AugmentationList(self._augmentations)(augmented)
-        narrow = max(self.num_classes - 1, self.ignore_label) <= 255
+        narrow = self.num_classes <= 256 and 0 <= self.ignore_label <= 255
         sem_seg = torch.from_numpy(augmented.sem_seg.astype(np.uint8 if narrow else np.int32))
         sample = image_sample(record, augmented.image)
         padded = self._pad(sample["image"], PADDING)

@@ -84,6 +84,12 @@ def test_labels_of_16_bits_keep_their_values(tmp_path):
     assert sem_seg.dtype == torch.int32 and sem_seg.unique().tolist() == [846, 65535]
 
 
+def test_an_ignored_label_below_0_is_kept(record):
+    values = {0: 0}
+    sem_seg = mapper(ignore_label=-1, pad_to=64)(record | {"label_values": values}, 0)["sem_seg"]
+    assert sem_seg.unique().tolist() == [-1, 0]
+
+
 def test_another_size_of_the_label_map_names_both_files(record, tmp_path):
     Image.fromarray(np.zeros((10, 20), np.uint8)).save(tmp_path / "labels.png")
     with pytest.raises(InputError, match="labels.png is 20 x 10, its image .*a.png is 96 x 64"):

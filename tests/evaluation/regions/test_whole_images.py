@@ -130,6 +130,8 @@ def test_imagenets_folders_have_open_clips_names_and_sentences(tmp_path):
 def test_names_of_ones_own_follow_the_order_of_the_folders_and_numbers_count(tmp_path):
     for name in ("10", "9", "0"):
         save_noise(tmp_path / name / "0.png", 9, 9)
+    (tmp_path / "0/._0.png").write_text("of macOS")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
     (tmp_path / "classes.txt").write_text("zero\nnine\nten\n")
     name = register_data(tmp_path, "whole_images").test[0]
     vocabulary, records = whole_image_records(name)

@@ -1,0 +1,18 @@
+"""What is written of the origin of results."""
+
+from __future__ import annotations
+
+import subprocess
+
+from clipself_seg import provenance
+
+
+def test_an_installed_package_has_no_commit_of_the_project_around_it(tmp_path, monkeypatch):
+    user = ("-c", "user.name=somebody", "-c", "user.email=somebody@example.com")
+    for words in (("init", "-q"), (*user, "commit", "-q", "--allow-empty", "-m", "theirs")):
+        subprocess.run(["git", "-C", tmp_path, *words], check=True)
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "site/clipself_seg/provenance.py"))
+    (tmp_path / "site/clipself_seg").mkdir(parents=True)
+    assert provenance.git_commit() == "unknown"
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "clipself_seg/provenance.py"))
+    assert len(provenance.git_commit().removesuffix("+dirty")) == 12

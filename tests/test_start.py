@@ -8,6 +8,7 @@ import gc
 import runpy
 import sys
 import types
+import warnings
 
 import pytest
 import torch._dynamo.utils
@@ -56,6 +57,17 @@ def test_what_is_no_command_or_has_triton_keeps_its_garbage_collector(
     runpy.run_path(detectron2_needed.__file__)
     # Before Python may search once more.
     assert frozen == [False] * (of_a_command and not triton)
+
+
+def test_what_torch_says_of_detectron2s_scripts_is_not_told_to_users(monkeypatch):
+    monkeypatch.setattr(gc, "freeze", lambda: None)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.resetwarnings()
+        runpy.run_path(detectron2_needed.__file__)
+        warnings.warn("`torch.jit.script` is deprecated. Please switch to ...", FutureWarning, 2)
+        assert not said
+        warnings.warn("another", FutureWarning, 2)
+        assert len(said) == 1
 
 
 @pytest.fixture

@@ -624,7 +624,8 @@ def _segmentation(annotation: JsonObject, path: Source) -> list[object] | JsonOb
     segmentation = annotation.get("segmentation")
     if segmentation and isinstance(segmentation, list | dict):
         return segmentation
-    raise _broken(annotation, '"segmentation" is no list of polygons and no RLE', path)
+    wrong = '"segmentation" is no list of polygons and no RLE, and a box is no mask'
+    raise _broken(annotation, wrong, path)
 
 
 def _stated_box(annotation: JsonObject, path: Source) -> list[float]:

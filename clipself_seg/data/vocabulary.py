@@ -433,7 +433,7 @@ def parse_vocabulary(content: object, origin: str) -> Vocabulary:
         message = f"{origin}: first names used more than once: "
         if not content.get("allow_duplicate_names"):
             raise InputError(
-                f"{message}{_shorten(names)}: put another synonym first, or set "
+                f"{message}{_shorten(names)}: rename one, or put another synonym first; a vocabulary file may set "
                 '"allow_duplicate_names": true'
             )
         logger.warning(message + ", ".join(names))

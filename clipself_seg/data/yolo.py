@@ -54,11 +54,11 @@ def _annotation(words: Sequence[str], width: int, height: int, place: str) -> Js
     try:
         category, values = int(words[0]), [float(word) for word in words[1:]]
     except ValueError:
-        raise InputError(f"{place}: {shown(' '.join(words))} are no numbers: correct it") from None
+        category, values = -1, []
     if category < 0 or len(values) not in (4, *range(6, 1 << 20, 2)):
         raise InputError(
-            f"{place} has {len(words)} numbers: a box is `class cx cy width height`, a polygon `class x1 y1 x2 y2 x3 "
-            "y3 ...`"
+            f"{place}: {shown(' '.join(words))} is no box, `class cx cy width height`, and no polygon, `class x1 y1 x2 "
+            "y2 x3 y3 ...`, whose class is a whole number from 0 on: correct it"
         )
     xs, ys = values[::2], values[1::2]
     if len(values) == 4:

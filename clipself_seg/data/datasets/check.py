@@ -305,7 +305,11 @@ def _absent(finding: Finding, entry: DataSet, missing: Sequence[NeededPath]) -> 
     commands = [need.command for need in missing if need.command]
     steps = [entry.root.advice] * bool(gone) + commands
     finding = finding._replace(missing=len(missing), notes=(note,), mend=_steps(steps))
-    if entry.annotations in gone or (gone and entry.annotations in lacking):
+    if (
+        not entry.annotations
+        or entry.annotations in gone
+        or (gone and entry.annotations in lacking)
+    ):
         return finding._replace(state="absent")
     return finding._replace(state="incomplete" if gone else "unprepared")
 

@@ -148,7 +148,7 @@ class DataFile:
         """Its classes; with `training` those that training shows."""
         if self.names is None:
             raise InputError(
-                f'{self.origin} has no "names": say which value of the label maps is which class, such as '
+                f'{self.origin} has no "names": say which number of the labels is which class, such as '
                 'names: {3: "dog|puppy", 7: grass}'
             )
         classes = class_names(list(self.names.values()), origin=f'"names" of {self.origin}')

@@ -381,7 +381,7 @@ def test_a_panoptic_set_is_complete_without_captions_which_are_a_note(prepared_c
     assert finding.fine and finding.mend == ""
     assert check(COCO, sample=2).read == 2
     assert check("coco_2017_val_panoptic").state == check("coco_2017_val").state == "complete"
-    assert check("lvis_v1_train").state == "absent"
+    assert check("lvis_v1_train").state == check("imagenet_val").state == "absent"
 
 
 def test_what_is_missing_of_the_archive_is_told_from_no_archive(coco):

@@ -19,9 +19,8 @@ from clipself_seg.files import read_json, write_json
 def git_commit() -> str:
     """Commit of this checkout, with ``+dirty`` for uncommitted changes; ``unknown`` outside git."""
     root = Path(__file__).resolve().parent.parent
-    if not (
-        root / ".git"
-    ).exists():  # git would look above it, and find a project that has this package in its folder
+    # Git would look above it, and find a project that has this package in its environment.
+    if not (root / ".git").exists():
         return "unknown"
     # Without tags, which are no hashes.
     describe = "describe --always --exclude=* --abbrev=12 --dirty=+dirty".split()

@@ -20,12 +20,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import random
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +35,7 @@ from tabulate import tabulate
 from clipself_seg.clip import DenseCLIP, TextBank, load_clip
 from clipself_seg.clip.model import whole_image_features
 from clipself_seg.commands.options import flag, value
+from clipself_seg.data.datasets.table import MINI
 from clipself_seg.data.images import read_image
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.heads.text_scores import cosine_cost
@@ -64,7 +63,7 @@ class Scene(NamedTuple):
 
 def scenes_of(world: str, count: int, seed: int) -> list[Scene]:
     """Validation scenes of a world, drawn by a seed."""
-    folder = Path(os.environ.get("CLIPSELF_SEG_MINI", "output/mini_world")) / world
+    folder = MINI.path / world
     content = json.loads((folder / "annotations/panoptic_val.json").read_text(encoding="utf-8"))
     files = {image["id"]: image["file_name"] for image in content["images"]}
     return [

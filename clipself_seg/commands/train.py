@@ -139,7 +139,8 @@ def _sizes_as_keys(args: argparse.Namespace) -> None:
     if args.sizes:
         opts += ["TEST.REGIONS.SIZES", f"({', '.join(_sides(words or args.sizes))},)"]
     if args.sweep is not None:
-        words = list(itertools.takewhile(lambda word: not _is_key(word), args.sweep))
+        # Keys begin with a section, in capital letters.
+        words = list(itertools.takewhile(lambda word: not re.match("[A-Z]", word), args.sweep))
         opts = args.sweep[len(words) :] + opts
         opts += ["TEST.PANOPTIC.SWEEP", f"({', '.join(_fractions(words) or SWEEP)},)"]
     args.opts = opts
@@ -153,11 +154,6 @@ def _sides(words: list[str]) -> list[str]:
                 f'--sizes takes whole numbers of pixels, such as --sizes 320 640, got "{word}"'
             )
     return [side for word in words for side in word.split(",") if side]
-
-
-def _is_key(word: str) -> bool:
-    """Whether a word is a configuration key: sections have capital letters."""
-    return re.match("[A-Z]", word) is not None
 
 
 def _fractions(words: list[str]) -> list[str]:

@@ -63,7 +63,7 @@ class MadeAnnotations(os.PathLike[str]):
         return self.origin
 
     def exists(self) -> bool:
-        """Whether that is there."""
+        """Whether the file or folder is there."""
         return os.path.exists(self.origin)
 
 

@@ -29,6 +29,7 @@ from clipself_seg.data.annotations import (
     log_left_out,
     read_coco_json,
 )
+from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.errors import InputError, of_extra
 from clipself_seg.files import read_text
 
@@ -49,6 +50,7 @@ JOINED = re.compile(f"{CHUNK}(?:P+D*{CHUNK})+")
 OF_PHOTOGRAPHY = {"photo", "picture", "image", "view", "close", "background"}
 # Endings of plurals and those of their singulars, the longest first.
 PLURALS = (("ies", "y"), ("es", ""), ("s", ""))
+CAPTIONS_AT_ONCE = 1000  # captions of a job of the tagger
 # What no noun goes across.
 _BREAK = re.compile(r"[^\w\s'’-]+")
 
@@ -94,6 +96,34 @@ def nltk_tagger() -> Tagger:
             "(averaged_perceptron_tagger before NLTK 3.9)"
         ) from None
     return tag
+
+
+def tagged_captions(
+    read: Callable[[str, Tagger], list[str]], captions: Sequence[str], processes: int, label: str
+) -> list[list[str]]:
+    """What a function reads in each caption with `nltk_tagger`, in order, with a progress bar.
+
+    Args:
+        read: function of a module, such as `noun_phrases`.
+        captions: sentences.
+        processes: number of processes to work in.
+        label: title of the progress bar.
+
+    Raises:
+        InputError: as `nltk_tagger`.
+    """
+    nltk_tagger()  # refuses here what would fail in every process
+    starts = range(0, len(captions), CAPTIONS_AT_ONCE)
+    jobs = [(read, captions[start : start + CAPTIONS_AT_ONCE]) for start in starts]
+    done = run_in_parallel(_read_tagged, jobs, processes=processes, label=label)
+    return [words for job in done for words in job]
+
+
+def _read_tagged(
+    job: tuple[Callable[[str, Tagger], list[str]], Sequence[str]],
+) -> list[list[str]]:
+    read, captions = job
+    return [read(caption, nltk_tagger()) for caption in captions]
 
 
 def read_phrases(path: str | os.PathLike[str]) -> dict[ImageId, list[list[str]]]:

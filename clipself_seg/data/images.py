@@ -299,16 +299,12 @@ def decoding_errors(what: str, missing: str, damaged: str) -> Iterator[None]:
 
 def _loaded_rgb(image: Image.Image) -> Image.Image:
     image.load()
-    return _to_rgb(_upright(image))
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; a damaged EXIF block counts as none."""
     method = _ORIENTATIONS.get(_orientation(image))
-    return image if method is None else image.transpose(method)
+    return _to_rgb(image if method is None else image.transpose(method))
 
 
 def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; 0, which is none, of a damaged EXIF block."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
     except DECODING_ERRORS:

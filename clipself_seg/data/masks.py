@@ -475,6 +475,19 @@ def _decompress(text: str) -> np.ndarray:
     return runs
 
 
+def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Smallest box around a mask (H, W) bool that is not empty: its first column and row, and those behind its last."""
+    columns = np.flatnonzero(mask.any(axis=0))
+    rows = np.flatnonzero(mask.any(axis=1))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def mask_as_json(mask: np.ndarray) -> Rle:
+    """COCO's run-length encoding of a mask (H, W) bool with "counts" as text, which JSON takes."""
+    code = _encode_mask(mask)
+    return {"size": code["size"], "counts": code["counts"].decode("ascii")}
+
+
 def encode_masks(masks: Iterable[np.ndarray]) -> list[Rle]:
     """COCO's run-length encoding of each mask: "size" [H, W] and "counts" (bytes).
 

@@ -529,11 +529,7 @@ def seen_in_training(vocabulary: Vocabulary, trained: Vocabulary) -> np.ndarray:
 
 
 def _plain_names(entry: VocabularyClass) -> set[str]:
-    return set(map(_plain_name, entry.names))
-
-
-def _plain_name(name: str) -> str:
-    return " ".join(re.sub("[-_]", " ", name).lower().split())
+    return {" ".join(re.sub("[-_]", " ", name).lower().split()) for name in entry.names}
 
 
 def seen_by_exact_spelling(test: Vocabulary, train: Vocabulary) -> np.ndarray:

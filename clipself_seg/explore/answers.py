@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, TypeVar
 import cv2
 import numpy as np
 from PIL import Image
-from torch import nn
 
 from clipself_seg.checkpoints.hashes import invalidate
 from clipself_seg.clip import DenseCLIP
@@ -291,17 +290,12 @@ class Answers:
         if self._asked[task] % MOST_TEXTS:
             return
         models = list(self.clips.values()) if task == "maps" else [self.predictors[task].model]
-        for model in models:
-            _invalidate_texts(model)
+        for module in (module for model in models for module in model.modules()):
+            if isinstance(module, DenseCLIP):
+                invalidate(module.text)
         if self.texts is not None:
             for path in self.texts.glob("text/*.safetensors"):
                 path.unlink(missing_ok=True)
-
-
-def _invalidate_texts(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, DenseCLIP):
-            invalidate(module.text)
 
 
 def _answer(

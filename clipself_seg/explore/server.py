@@ -164,7 +164,8 @@ def make_app(
     async def answer(task: str, request: Request) -> Response:
         if TASKS.get(task) not in turns:
             raise HTTPException(404, "this server has no such model")
-        if _media_type(request) != "application/json":
+        media_type = request.headers.get("content-type", "").partition(";")[0]
+        if media_type.strip().lower() != "application/json":
             raise HTTPException(415, "send JSON")
         body = await _body(request, limits)
         if room.locked():
@@ -312,10 +313,6 @@ async def _body(request: Request, limits: Limits) -> bytes:
         raise HTTPException(408, "the request did not come in time: send it again") from None
     except ClientDisconnect:  # a page that was closed, which is no failure here
         raise HTTPException(400, "the request ended before its end") from None
-
-
-def _media_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _page(

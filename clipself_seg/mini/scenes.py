@@ -7,6 +7,7 @@ import dataclasses
 import cv2
 import numpy as np
 
+from clipself_seg.data.masks import tight_box
 from clipself_seg.mini.concepts import COLOURS, Concept, WorldSpec
 from clipself_seg.mini.shapes import MAX_TILT, Pose, shape_alpha, surface
 from clipself_seg.mini.textures import TEXTURES, pixel_grid, smooth_noise
@@ -51,13 +52,6 @@ class Scene:
     image: np.ndarray
     segment_map: np.ndarray
     segments: tuple[Segment, ...]
-
-
-def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Smallest (x0, y0, x1, y1) with exclusive end around a non-empty boolean mask."""
-    rows = np.flatnonzero(mask.any(1))
-    columns = np.flatnonzero(mask.any(0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def _bands(rng: np.random.Generator, height: int, width: int, count: int) -> np.ndarray:

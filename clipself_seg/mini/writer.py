@@ -19,10 +19,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as rle
 
 from clipself_seg.data.captions import add_phrases, noun_phrases
-from clipself_seg.data.masks import read_indices
+from clipself_seg.data.masks import mask_as_json, read_indices
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, atomic_folder, naming_path, read_json, write_json
@@ -221,8 +220,6 @@ def _write_base_maps(folder: Path, spec: WorldSpec) -> None:
 
 def _segment_entry(scene: Scene, segment: Any) -> Entry:
     x0, y0, x1, y1 = segment.box
-    mask = np.asfortranarray(scene.segment_map == segment.id, dtype=np.uint8)
-    coded = rle.encode(mask)
     return {
         "id": segment.id * ID_STEP,
         "category_id": segment.concept.dataset_id,
@@ -230,7 +227,7 @@ def _segment_entry(scene: Scene, segment: Any) -> Entry:
         "area": segment.area,
         "iscrowd": 0,
         "isthing": segment.concept.isthing,
-        "segmentation": {"size": coded["size"], "counts": coded["counts"].decode()},
+        "segmentation": mask_as_json(scene.segment_map == segment.id),
     }
 
 

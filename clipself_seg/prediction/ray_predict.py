@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from clipself_seg.data.images import decode_image, read_image
-from clipself_seg.data.masks import encode_masks
+from clipself_seg.data.masks import mask_as_json
 from clipself_seg.errors import InputError, in_short, of_extra
 from clipself_seg.files import (
     alone_in,
@@ -258,10 +258,7 @@ def _row(result: RegionResult) -> Row:
     """What a row has of a result; boxes are COCO's (x, y, width, height), masks COCO's compressed RLE."""
     regions = result.streamed_regions()
     height, width = result.image.shape[:2]
-    masks = None
-    if regions.masks is not None:
-        encoded = encode_masks(regions.masks)
-        masks = [{"size": [height, width], "counts": mask["counts"].decode()} for mask in encoded]
+    masks = None if regions.masks is None else [*map(mask_as_json, regions.masks)]
     return {
         "height": height,
         "width": width,
@@ -437,7 +434,6 @@ def predict_over_ray(
     output: str,
     workers: Workers,
     column: str | None = None,
-    block_size: int = BLOCK,
 ) -> tuple[int, int]:
     """Predict the blocks that are not there yet.
 
@@ -450,7 +446,6 @@ def predict_over_ray(
         output: folder of the results.
         workers: who predicts.
         column: see `find_items`.
-        block_size: images of a file.
 
     Returns:
         Number of images with an error in place of results, and of all.
@@ -463,7 +458,7 @@ def predict_over_ray(
     data = optional("ray.data")
     if workers.number is not None and workers.number < 1:
         raise InputError(f"{workers.number} workers: give 1 or more")
-    parts = Parts(os.path.abspath(output), find_items(inputs, output, column), block_size)
+    parts = Parts(os.path.abspath(output), find_items(inputs, output, column), BLOCK)
     results, settings = make("cpu")
     with alone_in(parts.folder):
         remove_leftovers(parts.folder)

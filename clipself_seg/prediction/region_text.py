@@ -40,16 +40,15 @@ from clipself_seg.data.captions import (
     NounsOfCaptions,
     frequent_nouns,
     head_nouns,
-    nltk_tagger,
     read_captions,
     read_nouns,
     single_phrases,
+    tagged_captions,
 )
 from clipself_seg.data.datasets.records import region_text_files
 from clipself_seg.data.loader import dead_workers_named, evaluation_batches
 from clipself_seg.data.mappers.distill import ProposalCropMapper
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.regions.pseudo_labels import Agreement, LabelledBoxes, agreement
 from clipself_seg.files import (
@@ -74,7 +73,6 @@ Captions = Mapping[ImageId, Sequence[str]]
 ImageLabels = list[tuple[int, float]]
 DIGITS = 4  # of a score, after the point
 IMAGES_AT_ONCE = 1000  # images of a shard: what an interruption loses at most
-CAPTIONS_AT_ONCE = 1000  # captions of a job of the tagger
 
 
 class Request(NamedTuple):
@@ -235,21 +233,13 @@ def _nouns(request: Request, captions: Mapping[ImageId, ImageCaptions]) -> list[
             else:
                 listed.append(single_phrases(phrases))
     if untagged:
-        nltk_tagger()  # refuses here what would fail in every process
-        starts = range(0, len(untagged), CAPTIONS_AT_ONCE)
-        jobs = [untagged[start : start + CAPTIONS_AT_ONCE] for start in starts]
-        processes = request.processes
-        done = run_in_parallel(_head_nouns, jobs, processes=processes, label="nouns of captions")
-        listed += [nouns for job in done for nouns in job]
+        label = "nouns of captions"
+        listed += tagged_captions(head_nouns, untagged, request.processes, label)
     if not (nouns := frequent_nouns(listed, request.top)):
         raise InputError(
             f"{request.captions}: no caption has a noun: give captions, or --nouns FILE"
         )
     return nouns
-
-
-def _head_nouns(captions: list[str]) -> list[list[str]]:
-    return [head_nouns(caption, nltk_tagger()) for caption in captions]
 
 
 class Labeller:

@@ -23,7 +23,7 @@ import yaml
 from PIL import Image
 
 from clipself_seg.data.mappers.detection import mask_boxes
-from clipself_seg.data.masks import encode_masks
+from clipself_seg.data.masks import mask_as_json
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path, write_json, write_text
 from clipself_seg.prediction.detection import DetectionPredictor, Detections
@@ -450,11 +450,10 @@ def _looked(entry: Entry) -> Json:
 def coco_annotation(region: Region, category_id: object) -> Json:
     """COCO's annotation of a region that has a mask, with its run-length encoding."""
     assert region.mask is not None
-    (code,) = encode_masks(region.mask[None])
     left, top, right, bottom = mask_boxes(region.mask[None])[0].astype(int).tolist()
     return {
         "category_id": category_id,
-        "segmentation": {"size": code["size"], "counts": code["counts"].decode("ascii")},
+        "segmentation": mask_as_json(region.mask),
         "area": int(region.mask.sum()),
         "bbox": [left, top, right - left, bottom - top],
         "iscrowd": 0,
@@ -530,7 +529,7 @@ def palette_image(labels: np.ndarray, colours: np.ndarray) -> Image.Image:
     table = np.zeros((256, 3), np.uint8)
     table[VOID] = VOID_COLOUR
     table[: len(colours)] = colours
-    image = Image.fromarray(labels.astype(np.uint8), "L")
+    image = Image.fromarray(labels.astype(np.uint8))
     image.putpalette(table.tobytes())
     return image
 

@@ -141,7 +141,8 @@ def make_section(table: Table, scale: str, runs: TableRuns, store: Store) -> Sec
 def _others(table: Table) -> list[list[str]]:
     """Headings and cells of other methods' rows, of the columns that the paper prints."""
     rows = [row for row in table.rows.values() if row.cite]
-    columns = {name: column for name, column in table.columns.items() if _printed(table, name)}
+    printed = {name for row in table.rows.values() for name in row.paper}
+    columns = {name: column for name, column in table.columns.items() if name in printed}
     headings = ["row", "by", *(column.titles["real"] for column in columns.values())]
     body = [[row.title, row.cite, *(_paper(row, name) for name in columns)] for row in rows]
     return [headings, *body] if rows else []
@@ -203,10 +204,6 @@ def find_number(numbers: Mapping[str, float], path: str) -> float | None:
             f"the path {path} fits {' and '.join(fitting)}: name one of them in the table"
         )
     return numbers[fitting[0]] if fitting else None
-
-
-def _printed(table: Table, column: str) -> bool:
-    return any(column in row.paper for row in table.rows.values())
 
 
 def _absences(table: Table, scale: str) -> list[str]:

@@ -21,7 +21,7 @@ from clipself_seg.clip.runtime import autocast
 from clipself_seg.clip.text_bank import ClassTexts
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import read_class_json
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.cost_aggregator import (
     AggregatorSizes,
@@ -36,7 +36,7 @@ from clipself_seg.models import CATSeg
 from clipself_seg.models.base import matrices_and_vectors
 from clipself_seg.training.optimizer import build_adamw
 
-WORDS = "ade20k_847"
+WORDS = "ade847.json"  # in CAT-Seg's form, without a warning of names that stand twice
 SIZES = AggregatorSizes()
 
 
@@ -54,11 +54,10 @@ class SemSegWorkload(Workload):
                 f"--model {case.model}: CAT-Seg needs a ViT, of whose blocks two guide its decoder; give one, such as "
                 "ViT-B-16-quickgelu"
             )
-        vocabulary = load_vocabulary(WORDS)
-        if case.classes > len(vocabulary):
+        names = read_class_json(WORDS)
+        if case.classes > len(names):
             raise InputError(
-                f"--classes {case.classes}: the words are ADE20K's, of which there are "
-                f"{len(vocabulary)}"
+                f"--classes {case.classes}: the words are ADE20K's, of which there are {len(names)}"
             )
         width = self.clip.embed_dim
         sizes = dataclasses.replace(
@@ -80,8 +79,7 @@ class SemSegWorkload(Workload):
         if case.compile:
             self.model.aggregator.compile_blocks()
         self.model.to(self.device).train(case.training)
-        classes = vocabulary.classes[: case.classes]
-        self.model.set_vocabulary(dataclasses.replace(vocabulary, classes=classes))
+        self.model.set_vocabulary(names[: case.classes])
 
     def runs(self) -> dict[str, Run]:
         """Timed runs by name; texts are encoded anew in "image", as for a first image, and in "step"."""

@@ -41,7 +41,7 @@ from clipself_seg.data.masks import read_indices, read_labels_of, read_panoptic_
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.data.prepare.ade import ade150_jobs, ade847_jobs
 from clipself_seg.data.prepare.coco import coco_stuff_jobs
-from clipself_seg.data.prepare.common import SourcedJob
+from clipself_seg.data.prepare.common import FileJob
 from clipself_seg.data.prepare.pascal import (
     VocJob,
     context_59_jobs,
@@ -465,7 +465,7 @@ def _mend_label_maps(
 
 
 # Dry runs of preparations, by data set.
-_JOBS: dict[str, Callable[[Path], Sequence[SourcedJob]]] = {
+_JOBS: dict[str, Callable[[Path], Sequence[FileJob]]] = {
     "coco_2017_train_stuff_all_sem_seg": functools.partial(coco_stuff_jobs, split="train2017"),
     "coco_2017_test_stuff_all_sem_seg": functools.partial(coco_stuff_jobs, split="val2017"),
     "ade20k_150_test_sem_seg": functools.partial(ade150_jobs, split="validation"),
@@ -492,7 +492,7 @@ class Plan:
     root: Path
 
     @functools.cached_property
-    def _listed(self) -> tuple[dict[str, SourcedJob], str]:
+    def _listed(self) -> tuple[dict[str, FileJob], str]:
         """Jobs by stem, and a message if the archive cannot be listed."""
         try:
             jobs = _JOBS[self.name](self.root) if self.name in _JOBS else ()

@@ -27,7 +27,7 @@ from clipself_seg.data.mappers.samples import (
     require_rgb,
     stated_size,
 )
-from clipself_seg.data.masks import object_mask
+from clipself_seg.data.masks import object_mask, tight_box
 
 Resize = Literal["opencv", "pillow"]
 
@@ -243,10 +243,8 @@ def mask_boxes(masks: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     """Smallest boxes (n, 4) float32 around masks (n, h, w), 0, 0, 0, 0 around one without pixels."""
     boxes = np.zeros((len(masks), 4), np.float32)
     for box, mask in zip(boxes, masks):
-        columns = np.flatnonzero(mask.any(axis=0))
-        rows = np.flatnonzero(mask.any(axis=1))
-        if len(rows):
-            box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+        if mask.any():
+            box[:] = tight_box(mask)
     return boxes
 
 

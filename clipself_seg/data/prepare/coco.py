@@ -17,10 +17,9 @@ from clipself_seg.data.annotations import (
     panoptic_records,
     read_coco_json,
 )
-from clipself_seg.data.captions import add_phrases, nltk_tagger, noun_phrases
+from clipself_seg.data.captions import add_phrases, noun_phrases, tagged_captions
 from clipself_seg.data.datasets.table import COCO, ROOTS
 from clipself_seg.data.masks import read_indices, read_panoptic_ids
-from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.data.prepare.common import (
     MapJob,
     Options,
@@ -39,8 +38,6 @@ from clipself_seg.files import atomic_path
 
 SPLITS = ("train2017", "val2017")
 IGNORED = 255
-CAPTIONS_AT_ONCE = 1000
-"""Number of captions of a job."""
 
 
 @preparation("coco_stuff", SPLITS)
@@ -155,19 +152,9 @@ def _captions_split(options: Options, split: str) -> Prepared:
     entries = coco_list(read_coco_json(require(source, COCO)), "annotations", source, fields)
     if target.exists() and not options.overwrite:
         return Prepared(target, 0, len(entries), 0)
-    nltk_tagger()  # refuses here what would fail in every process
     captions = [entry["caption"] for entry in entries]
-    jobs = [
-        captions[start : start + CAPTIONS_AT_ONCE]
-        for start in range(0, len(captions), CAPTIONS_AT_ONCE)
-    ]
     label = f"captions_{split}"
-    done = run_in_parallel(_phrases, jobs, processes=options.processes, label=label)
-    phrases = [listed for part in done for listed in part]
+    phrases = tagged_captions(noun_phrases, captions, options.processes, label)
     with atomic_path(target) as temporary:
         temporary.write_text(json.dumps({"annotations": add_phrases(entries, phrases)}))
     return Prepared(target, len(entries), 0, 0)
-
-
-def _phrases(captions: list[str]) -> list[list[str]]:
-    return [noun_phrases(caption, nltk_tagger()) for caption in captions]

@@ -125,10 +125,6 @@ class FileJob(Protocol):
     def outputs(self) -> tuple[Path, ...]:
         """Paths of all files that it writes, in the order of writing."""
 
-
-class SourcedJob(FileJob, Protocol):
-    """One label map to write from files that can be listed before."""
-
     @property
     def sources(self) -> tuple[Path, ...]:
         """Paths of all files that it reads."""

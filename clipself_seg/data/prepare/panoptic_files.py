@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as rle
 
 from clipself_seg.data.images import decoding_errors, open_image
+from clipself_seg.data.masks import mask_as_json, tight_box
 from clipself_seg.data.prepare.common import Options, Prepared, convert_files, save_png
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
@@ -182,9 +182,7 @@ def _entries(job: PanopticJob, truth: ImageTruth) -> Entries:
         entry = segment_entry(mask, segment)
         segments.append({"id": segment.id, **entry})
         if segment.isthing:
-            coded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
-            segmentation = {"size": coded["size"], "counts": coded["counts"].decode()}
-            instances.append({**entry, "segmentation": segmentation})
+            instances.append({**entry, "segmentation": mask_as_json(mask)})
     image = {"id": job.image_id, "file_name": job.file_name, "width": width, "height": height}
     return {"image": image, "segments": segments, "instances": instances}
 
@@ -217,13 +215,11 @@ def segment_entry(mask: np.ndarray, segment: Segment) -> dict[str, object]:
         mask: mask of the segment, (H, W) bool, not empty.
         segment: the segment.
     """
-    columns = np.flatnonzero(mask.any(axis=0))
-    rows = np.flatnonzero(mask.any(axis=1))
-    box = [columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]]
+    x0, y0, x1, y1 = tight_box(mask)
     return {
         "category_id": segment.category,
         "area": int(mask.sum()),
-        "bbox": [int(value) for value in box],
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
         "iscrowd": int(segment.iscrowd),
     }
 

@@ -21,7 +21,6 @@ from torch import Tensor
 from clipself_seg.clip.kinds import register_kind
 from clipself_seg.clip.tower import DENSE
 from clipself_seg.clip.training_free import ATTENTIONS, NONE, Attend, Attention, Grid
-from clipself_seg.config import flatten
 from clipself_seg.config.checks import OBJECTIVES, RELATIONS, WEIGHT, of_crops
 from clipself_seg.config.keys import CHOICES, FURTHER, default_config
 from clipself_seg.config.reads import ALL
@@ -30,6 +29,7 @@ from clipself_seg.evaluation.base import METRICS
 from clipself_seg.models.distillation import TERMS, Step, Term
 from clipself_seg.training import register_hook
 from clipself_seg.training.tasks import TASKS
+from clipself_seg.yaml_files import leaves
 
 __all__ = [
     "register_attention",
@@ -129,7 +129,7 @@ def register_key(key: str, default: bool | int | float | str | tuple[Any, ...]) 
         key: full name, such as "MODEL.MINE.TEMPERATURE".
         default: value where nothing sets it.
     """
-    known = dict(flatten(default_config()))
+    known = dict(leaves(default_config()))
     sections = {name.rpartition(".")[0] for name in known}
     parts = key.split(".")
     above = {".".join(parts[:end]) for end in range(1, len(parts))}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from clipself_seg.config import flatten
 from clipself_seg.config.reads import why_unread
+from clipself_seg.yaml_files import leaves
 from tests.tiny import save_noise
 
 
@@ -29,7 +29,7 @@ def small_values(cfg: CfgNode, clip: str = "ViT-Mini-8") -> dict[str, object]:
     small = kinds.get(cfg.MODEL.META_ARCHITECTURE, small_distillation)(cfg)
     small = {"MODEL.CLIP.NAME": clip, "SOLVER.IMS_PER_BATCH": 2} | small
     small |= {"DATALOADER.NUM_WORKERS": 0, "SOLVER.MAX_ITER": 1}
-    values = dict(flatten(cfg)) | small
+    values = dict(leaves(cfg)) | small
     model = cfg.MODEL.META_ARCHITECTURE
     return {key: value for key, value in small.items() if why_unread(key, values, model) is None}
 

@@ -1,7 +1,7 @@
 """Reading a file of weights of any supported format without executing anything that is in it.
 
 `read_checkpoint` gives a `Checkpoint`: the tensors, and what the file says about itself. `name_problem` compares names
-of tensors with those that a model needs, `is_finite` looks for NaN.
+of tensors with those that a model needs, `is_finite` looks for NaN, `nearly_equal` compares weights.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.bounds import open_safetensors, refusing
@@ -233,6 +234,11 @@ def is_finite(tensor: Tensor) -> bool:
     """
     ends = tensor.aminmax() if tensor.numel() and tensor.is_floating_point() else [tensor]
     return all(bool(end.isfinite().all()) for end in ends)
+
+
+def nearly_equal(tensor: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal but for the rounding of half precision; most are equal, which takes less to see."""
+    return torch.equal(tensor, other) or torch.allclose(tensor, other, atol=2e-3, rtol=2e-3)
 
 
 def load_tensors(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from clipself_seg.checkpoints.read import nearly_equal
 from clipself_seg.clip.layers import Transformer
 from clipself_seg.clip.runtime import QUEUES, chunk_size, normal_parameter, run_block
 from clipself_seg.errors import InputError
@@ -200,8 +201,3 @@ def require_text_tower(tower: nn.Module, other: nn.Module, source: str) -> None:
                 f"{source}: its text tower is not that of MODEL.CLIP.WEIGHTS; take a CLIP that was "
                 "distilled from these weights"
             )
-
-
-def nearly_equal(tensor: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are equal but for the rounding of half precision; most are equal, which takes less to see."""
-    return torch.equal(tensor, other) or torch.allclose(tensor, other, atol=2e-3, rtol=2e-3)

@@ -162,25 +162,19 @@ def cosines(features_BEhw: Tensor) -> Tensor:
     return unit_BEM.transpose(1, 2) @ unit_BEM
 
 
-def proxy_weights(
-    similarities_BMM: Tensor, shift: float = PROXY_SHIFT, scale: float = PROXY_SCALE
-) -> Tensor:
+def proxy_weights(similarities_BMM: Tensor) -> Tensor:
     """ProxyCLIP's weights (B, M, M): softmax of ``scale * (c - shift * mean(c))``, negative entries excluded.
 
     The mean is that of an image's whole matrix. A place always attends to itself, so that no row is empty.
 
     Args:
         similarities_BMM: cosines c.
-        shift: see above.
-        scale: see above.
     """
-    shifted = scale * (similarities_BMM - shift * _mean(similarities_BMM))
+    shifted = PROXY_SCALE * (similarities_BMM - PROXY_SHIFT * _mean(similarities_BMM))
     return _softmax_within(shifted, shifted >= 0)
 
 
-def masked_weights(
-    similarities_BMM: Tensor, masks_BKM: Tensor, scale: float = MASKED_SCALE
-) -> Tensor:
+def masked_weights(similarities_BMM: Tensor, masks_BKM: Tensor) -> Tensor:
     """CorrCLIP's weights (B, M, M): softmax of ``scale * c`` over the places that share a mask.
 
     A place without a mask attends where c is above its mean over the image's matrix; every place to itself.
@@ -188,15 +182,13 @@ def masked_weights(
     Args:
         similarities_BMM: cosines c.
         masks_BKM: boolean masks.
-        scale: see above.
     """
     masks = masks_BKM.to(similarities_BMM.dtype)
     shared_BMM = masks.transpose(1, 2) @ masks > 0
     covered_BM1 = masks_BKM.any(dim=1)[..., None]
     similar_BMM = similarities_BMM > _mean(similarities_BMM)
-    return _softmax_within(
-        scale * similarities_BMM, torch.where(covered_BM1, shared_BMM, similar_BMM)
-    )
+    allowed_BMM = torch.where(covered_BM1, shared_BMM, similar_BMM)
+    return _softmax_within(MASKED_SCALE * similarities_BMM, allowed_BMM)
 
 
 def _mean(matrices_BMM: Tensor) -> Tensor:
@@ -294,19 +286,16 @@ def mask_class_tokens(tower: TransformerTower, image: Tensor, masks_Khw: Tensor)
     return tokens_KE * coarse_Khw.flatten(1).any(dim=1)[:, None]
 
 
-def with_class_tokens(
-    dense_Ehw: Tensor, tokens_KE: Tensor, masks_Khw: Tensor, weight: float = CLASS_WEIGHT
-) -> Tensor:
-    """Features (E, h', w') of unit length, and `weight` times the mean class token of the masks of each place.
+def with_class_tokens(dense_Ehw: Tensor, tokens_KE: Tensor, masks_Khw: Tensor) -> Tensor:
+    """Features (E, h', w') of unit length, and `CLASS_WEIGHT` times the mean class token of the masks of each place.
 
     Args:
         dense_Ehw: features of places, of any length.
         tokens_KE: class tokens of the masks, of any length.
         masks_Khw: boolean masks, which may overlap and leave places out.
-        weight: see above.
     """
     members_Khw = masks_Khw.to(dense_Ehw.dtype)
     fractions_Khw = members_Khw / members_Khw.sum(dim=0).clamp(min=1)
     unit_KE = F.normalize(tokens_KE.to(dense_Ehw.dtype), dim=1)
     added_Ehw = torch.einsum("ke,khw->ehw", unit_KE, fractions_Khw)
-    return F.normalize(dense_Ehw, dim=0) + weight * added_Ehw
+    return F.normalize(dense_Ehw, dim=0) + CLASS_WEIGHT * added_Ehw

@@ -7,13 +7,12 @@ adds them to configurations of other projects.
 from clipself_seg import detectron2_needed  # noqa: F401  (says what to do where it is missing)
 from clipself_seg.config.guests import add_clip_backbone_config, add_clipself_seg_config
 from clipself_seg.config.keys import READOUTS, WHOLE
-from clipself_seg.config.load import flatten, load_config
+from clipself_seg.config.load import load_config
 
 __all__ = [
     "READOUTS",
     "WHOLE",
     "add_clip_backbone_config",
     "add_clipself_seg_config",
-    "flatten",
     "load_config",
 ]

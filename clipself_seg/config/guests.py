@@ -9,8 +9,8 @@ from detectron2.config import CfgNode, get_cfg
 from yacs.config import CfgNode as AnyNode
 
 from clipself_seg.config.keys import add_backbone_keys, default_config, set_key
-from clipself_seg.config.load import flatten
 from clipself_seg.errors import InputError
+from clipself_seg.yaml_files import leaves
 
 ABSENT = object()  # the value of a key that is not there
 REMEDY = "rename yours, or call add_clip_backbone_config, which needs MODEL.CLIP alone"
@@ -31,10 +31,10 @@ def add_clipself_seg_config(cfg: CfgNode) -> None:
         InputError: a value stands where a section has to be, or the other way round, or a value is of
             another type. `cfg` is then as it was.
     """
-    stock = dict(flatten(get_cfg()))
+    stock = dict(leaves(get_cfg()))
     own = {
         key: default
-        for key, default in flatten(default_config())
+        for key, default in leaves(default_config())
         if key not in stock or stock[key] != default
     }
     _refuse_collisions(cfg, own, REMEDY)
@@ -56,7 +56,7 @@ def add_clip_backbone_config(cfg: CfgNode) -> None:
     """
     keys = CfgNode({"MODEL": CfgNode()})
     add_backbone_keys(keys)
-    own = dict(flatten(keys))
+    own = dict(leaves(keys))
     _refuse_collisions(cfg, own, "rename yours")
     for key, default in own.items():
         if _there(cfg, key)[1] is ABSENT:

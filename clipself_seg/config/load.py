@@ -34,9 +34,7 @@ from clipself_seg.yaml_files import (
     Layer,
     Tree,
     is_typed,
-)
-from clipself_seg.yaml_files import leaves as flatten
-from clipself_seg.yaml_files import (
+    leaves,
     lists_for_tuples,
     merge_layers,
     read_layers,
@@ -91,7 +89,7 @@ class Sources:
         """Whether one of CAT-Seg's files sets a key; they say that they are."""
         if key in self.typed or (place := self.place(key)) < 0:
             return False
-        return dict(flatten(self.layers[place].tree)).get(HEAD) == "CATSegHead"
+        return dict(leaves(self.layers[place].tree)).get(HEAD) == "CATSegHead"
 
 
 def load_config(
@@ -111,12 +109,12 @@ def load_config(
     """
     import_typed_modules()
     cfg = default_config()
-    defaults = dict(flatten(cfg))
+    defaults = dict(leaves(cfg))
     typed = option_pairs(opts)
     sources = Sources(path, typed)
     if output := _output_dir(sources.layers):
         cfg.OUTPUT_DIR = output
-    tree = dict(flatten(merge_layers(sources.layers)))
+    tree = dict(leaves(merge_layers(sources.layers)))
     _merge(cfg, tree | typed, sources)
     if not trains:
         _take_published_settings(cfg, sources)
@@ -146,10 +144,10 @@ def values_and_defaults(cfg: CfgNode) -> dict[str, tuple[object, object]]:
 
     So what an earlier version wrote compares as it was. Lists for tuples, as in JSON.
     """
-    defaults = dict(flatten(default_config()))
+    defaults = dict(leaves(default_config()))
     return {key: (value, value) for key, value in CONSTANTS.items()} | {
         key: (lists_for_tuples(value), lists_for_tuples(defaults.get(key)))
-        for key, value in flatten(cfg)
+        for key, value in leaves(cfg)
         if is_read(key, cfg.MODEL.META_ARCHITECTURE)
     }
 
@@ -170,7 +168,7 @@ def option_pairs(opts: Sequence[str]) -> dict[str, str]:
 
 
 def _merge(cfg: CfgNode, values: Tree, sources: Sources) -> None:
-    known = dict(flatten(cfg))
+    known = dict(leaves(cfg))
     for key, value in values.items():
         if is_retired(key, value, sources.name(key)):
             continue
@@ -192,7 +190,7 @@ def _merge(cfg: CfgNode, values: Tree, sources: Sources) -> None:
 
 def _fill_nones(cfg: CfgNode, known: Tree, sources: Sources) -> None:
     """Refuse None, which Detectron2 takes for any type, where a key has no word for it."""
-    for key, value in flatten(cfg):
+    for key, value in leaves(cfg):
         if value is None and known[key] is not None:
             if key not in NONES:
                 raise InputError(
@@ -246,7 +244,7 @@ def _choose_exponents(cfg: CfgNode, sources: Sources) -> None:
 
 
 def _check(cfg: CfgNode, sources: Sources) -> None:
-    values = dict(flatten(cfg))
+    values = dict(leaves(cfg))
     all_choices = CHOICES | CAT_SEG_CHOICES | PANOPTIC_CHOICES | DETECTION_CHOICES
     all_choices |= ZERO_SHOT_CHOICES
     for key, choices in all_choices.items():
@@ -286,7 +284,7 @@ def _check_read(cfg: CfgNode, defaults: Tree, sources: Sources) -> None:
     by mistake gets no other CLIP. A warning names them.
     """
     reset, why = list[str](), ""
-    values = dict(flatten(cfg))
+    values = dict(leaves(cfg))
     model = cfg.MODEL.META_ARCHITECTURE if sources.place(MODEL) >= 0 else None
     for key, value in values.items():
         other = _why_unread_by_backbone(key, cfg)

@@ -226,7 +226,11 @@ def _check_entries(
 
 
 def listed_records(
-    content: JsonObject, path: Source, image_root: Source, min_side: int = MIN_SIDE
+    content: JsonObject,
+    path: Source,
+    image_root: Source,
+    min_side: int = MIN_SIDE,
+    by_url: bool = False,
 ) -> list[Record]:
     """Records of the images that an annotation file lists.
 
@@ -235,12 +239,14 @@ def listed_records(
         path: path of the file, for errors.
         image_root: folder to which file names are relative.
         min_side: smallest side in pixels of an image that is not left out.
+        by_url: folder and name are those of the "coco_url", where an image has one; else of the "file_name", where it
+            has that.
 
     Raises:
         InputError: no images, repeated image ids, no image of at least `min_side` pixels a side.
     """
     images = coco_list(content, "images", path)
-    records = [_image_record(image, path, image_root) for image in images]
+    records = [_image_record(image, path, image_root, by_url) for image in images]
     counts = Counter(record["image_id"] for record in records)
     if len(counts) < len(records):
         image_id = counts.most_common(1)[0][0]
@@ -341,8 +347,9 @@ def category_labels(
     return np.array([index_of[category] for category in category_ids.tolist()], dtype=np.int64)
 
 
-def _image_record(image: JsonObject, path: Source, image_root: Source) -> Record:
-    name = image.get("file_name") or "/".join(str(image.get("coco_url") or "").split("/")[-2:])
+def _image_record(image: JsonObject, path: Source, image_root: Source, by_url: bool) -> Record:
+    url = "/".join(str(image.get("coco_url") or "").split("/")[-2:])
+    name = (by_url and url) or image.get("file_name") or url
     if not name or not isinstance(name, str) or not isinstance(image.get("id"), int | str):
         raise InputError(
             f'{path}: an image needs "id", a number or text, and "file_name" (or "coco_url"), text; '
@@ -558,6 +565,7 @@ def instance_records(
     *,
     masks: bool | None = False,
     min_side: int = 1,
+    by_url: bool = False,
 ) -> list[Record]:
     """Records of all images of a file with their objects, in file order; there may be none of them.
 
@@ -571,6 +579,7 @@ def instance_records(
         index_of: index in the vocabulary by category id.
         masks: whether objects have a "segmentation"; None for those that have one in the file.
         min_side: smallest side in pixels of an image that is not left out.
+        by_url: see `listed_records`.
 
     Returns:
         Records with "file_name", "image_id", "height", "width" and "annotations": dictionaries of
@@ -582,7 +591,8 @@ def instance_records(
             does not have; an annotation that is broken, or of an image that is not listed.
     """
     category_labels(np.array(list(category_counts(content, path))), index_of, path)
-    records = {r["image_id"]: r for r in listed_records(content, path, image_root, min_side)}
+    listed_images = listed_records(content, path, image_root, min_side, by_url)
+    records = {record["image_id"]: record for record in listed_images}
     for record in records.values():
         if "height" not in record:
             raise InputError(

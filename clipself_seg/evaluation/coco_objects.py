@@ -104,7 +104,8 @@ def read_true_objects(
             something; images that are not in it; a category that is not in the vocabulary.
     """
     content = read_coco_json(json_file)
-    images = _images_by_id(content, json_file)
+    stated = {"id": int | str, "height": int, "width": int}
+    images = {image["id"]: image for image in coco_list(content, "images", json_file, stated)}
     order = _image_order(images, image_ids, json_file)
     index_of = category_indices(content, vocabulary, json_file, by_order)
     category_of = {index: category for category, index in index_of.items()}
@@ -161,12 +162,6 @@ def read_true_instances(
                 f'"{vocabulary.name}": give those of the data set, or set its "isthing"'
             )
     return truth
-
-
-def _images_by_id(content: Entry, json_file: Source) -> dict[ImageId, Entry]:
-    """Image id -> entry with "height" and "width" in pixels, in the order of a file."""
-    fields = {"id": int | str, "height": int, "width": int}
-    return {image["id"]: image for image in coco_list(content, "images", json_file, fields)}
 
 
 def _image_order(

@@ -27,6 +27,7 @@ from clipself_seg.clip.runtime import QUEUES, full_precision
 
 Average = Literal["regions", "images"]
 RANGE_EPS = 1e-10  # SCD's, where a row's largest value is its smallest
+TEMPERATURE = 0.2  # of SCD's softmaxes
 
 
 def cosine_distance(student_RE: Tensor, teacher_RE: Tensor) -> Tensor:
@@ -127,10 +128,7 @@ def context_loss(student_BNN: Tensor, target_BNN: Tensor, valid_BN: Tensor | Non
 
 
 def spatial_correlation_loss(
-    student_BND: Tensor,
-    target_BNE: Tensor,
-    temperature: float = 0.2,
-    valid_BN: Tensor | None = None,
+    student_BND: Tensor, target_BNE: Tensor, valid_BN: Tensor | None = None
 ) -> Tensor:
     """Cross entropy of how tokens attend to each other (spatial correlation distillation, SCD of R-SC), (B,).
 
@@ -141,32 +139,31 @@ def spatial_correlation_loss(
     Args:
         student_BND: the student's tokens, of any length.
         target_BNE: the frozen teacher's tokens, which get no gradient.
-        temperature: of both softmaxes, greater than 0.
         valid_BN: boolean, tokens that count.
     """
     with full_precision(student_BND.device):
         unit_BND = _unit(student_BND)
         student_BNN = unit_BND @ unit_BND.detach().mT
         target_BNN = cosine_similarities(target_BNE.detach())
-    log_own_BNN = _row_logits(student_BNN, temperature, valid_BN).log_softmax(2)
-    chances_BNN = _row_logits(target_BNN, temperature, valid_BN).softmax(2)
+    log_own_BNN = _row_logits(student_BNN, valid_BN).log_softmax(2)
+    chances_BNN = _row_logits(target_BNN, valid_BN).softmax(2)
     if valid_BN is not None:
         # Their logarithm is minus infinity, their chance 0.
         log_own_BNN = log_own_BNN.masked_fill(~valid_BN[:, None, :], 0)
     return _token_mean(-(chances_BNN * log_own_BNN).sum(2), valid_BN)
 
 
-def _row_logits(similarities_BNN: Tensor, temperature: float, valid_BN: Tensor | None) -> Tensor:
-    """Rows scaled to [0, 1] / temperature; minus infinity in columns that do not count."""
+def _row_logits(similarities_BNN: Tensor, valid_BN: Tensor | None) -> Tensor:
+    """Rows scaled to [0, 1] / `TEMPERATURE`; minus infinity in columns that do not count."""
     if valid_BN is None:
         least_BN1 = similarities_BNN.amin(2, keepdim=True)
         most_BN1 = similarities_BNN.amax(2, keepdim=True)
-        return (similarities_BNN - least_BN1) / (most_BN1 - least_BN1 + RANGE_EPS) / temperature
+        return (similarities_BNN - least_BN1) / (most_BN1 - least_BN1 + RANGE_EPS) / TEMPERATURE
     left_out_B1N = ~valid_BN[:, None, :]
     least_BN1 = similarities_BNN.masked_fill(left_out_B1N, torch.inf).amin(2, keepdim=True)
     most_BN1 = similarities_BNN.masked_fill(left_out_B1N, -torch.inf).amax(2, keepdim=True)
     scaled_BNN = (similarities_BNN - least_BN1) / (most_BN1 - least_BN1 + RANGE_EPS)
-    return (scaled_BNN / temperature).masked_fill(left_out_B1N, -torch.inf)
+    return (scaled_BNN / TEMPERATURE).masked_fill(left_out_B1N, -torch.inf)
 
 
 def _unit(tokens_BND: Tensor) -> Tensor:

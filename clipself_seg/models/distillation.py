@@ -387,7 +387,7 @@ def _coherence(view: _View) -> Tensor:
 def _spatial(view: _View) -> Tensor:
     step = view.step
     own_BNE = _tokens(step.dense_BEhw)
-    return spatial_correlation_loss(own_BNE, view.target_BNE, valid_BN=step.valid_BN).mean()
+    return spatial_correlation_loss(own_BNE, view.target_BNE, step.valid_BN).mean()
 
 
 def _whole_images(view: _View) -> Tensor:
@@ -444,8 +444,16 @@ class WeightedTerms:
             weights: names of `TERMS` -> weights, 0 or more, one of them greater.
             teacher: network whose correlations the student learns; None if no term compares correlations.
             context: names of the student's features whose similarities are averaged for the term CONTEXT.
+
+        Raises:
+            InputError: no weight is greater than 0.
         """
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
+        if not self.weights:
+            raise InputError(
+                "every weight of MODEL.CLIPSELF.OBJECTIVES is 0: give one of "
+                f"{', '.join(TERMS)} a greater one, such as CROPS 1.0"
+            )
         self.teacher = teacher
         self.context = context
         reads = [name for term in self.weights for name in TERMS[term].reads or context]
@@ -570,11 +578,6 @@ def _crops(cfg: CfgNode) -> Objective:
     keys = cfg.MODEL.CLIPSELF.OBJECTIVES
     weights = {name: keys.get(name, 0.0) for name in TERMS}
     asked = {name for name, weight in weights.items() if weight > 0}
-    if not asked:
-        raise InputError(
-            "every weight of MODEL.CLIPSELF.OBJECTIVES is 0: give one of "
-            f"{', '.join(weights)} a greater one, such as CROPS 1.0"
-        )
     if asked == {"CONTEXT"}:
         raise InputError(
             "MODEL.CLIPSELF.OBJECTIVES.CONTEXT trains queries alone, of which no readout is made: give CROPS or "

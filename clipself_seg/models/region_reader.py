@@ -168,7 +168,9 @@ class RegionReader(FrozenCLIP):
         read = self.read if read is None else read
         with autocast(self.text_KE.device, self.precision):
             images = self.clip.preprocess(torch.stack(on_device(samples, "image", self.device)))
-            dense_BEhw = self._dense(images) if dense or {"boxes", "masks"} & set(read) else None
+            dense_BEhw = None
+            if dense or {"boxes", "masks"} & set(read):
+                dense_BEhw = F.normalize(self.clip.visual.dense(images).float(), dim=1)
             embeddings = self._embeddings(samples, read, images, dense_BEhw)
         outputs: list[Outputs] = [
             {"scores": {name: rows[index] @ self.text_KE.T for name, rows in embeddings.items()}}
@@ -206,10 +208,6 @@ class RegionReader(FrozenCLIP):
             readout: [F.normalize(rows.float(), dim=-1) for rows in embeddings[readout]]
             for readout in read
         }
-
-    def _dense(self, images: Tensor) -> Tensor:
-        """Dense features (B, E, h, w) of length 1, float32."""
-        return F.normalize(self.clip.visual.dense(images).float(), dim=1)
 
     def _pooled(
         self, dense_BEhw: Tensor, boxes: Sequence[Tensor], masks: Sequence[Tensor]

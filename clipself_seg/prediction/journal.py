@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO, TypedDict
 
 from clipself_seg.config.keys import default_config
-from clipself_seg.config.load import flatten
 from clipself_seg.errors import InputError, shown
 from clipself_seg.files import read_text
 from clipself_seg.prediction.files import ImageFile
+from clipself_seg.yaml_files import leaves
 
 FILE_NAME = ".predict.jsonl"
 DIGITS = 16  # of a digest
@@ -179,7 +179,7 @@ def _of_another_version(key: str, old: Mapping[str, object], new: Mapping[str, o
         return "." in key
     if key in old:
         return False
-    defaults = dict(flatten(default_config()))
+    defaults = dict(leaves(default_config()))
     return key in defaults and new[key] == json.loads(json.dumps(defaults[key]))
 
 

@@ -43,7 +43,7 @@ from clipself_seg.checkpoints.read import STORED_METADATA, read_checkpoint
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, SHIPPED_TAGS, entry_of
 from clipself_seg.clip import save_clip
 from clipself_seg.config.keys import CLIP_BACKBONE, default_config
-from clipself_seg.config.load import flatten, load_config, values_and_defaults
+from clipself_seg.config.load import load_config, values_and_defaults
 from clipself_seg.config.retired import CONSTANTS
 from clipself_seg.config.weights import WEIGHTS, fetch_addresses
 from clipself_seg.data.vocabulary import Vocabulary, examples_of, parse_vocabulary
@@ -51,7 +51,7 @@ from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import atomic_folder, atomic_path, read_json, write_json, write_text
 from clipself_seg.pages import TEMPLATES
 from clipself_seg.provenance import provenance
-from clipself_seg.yaml_files import lists_for_tuples, read_tree
+from clipself_seg.yaml_files import leaves, lists_for_tuples, read_tree
 
 logger = logging.getLogger(__name__)
 
@@ -397,7 +397,7 @@ def read_folder_config(folder: Path, opts: Sequence[str] = ()) -> CfgNode:
         raise InputError(
             f"{path}: a folder's configuration may not name another one: remove {BASE_KEY}"
         )
-    values = dict(flatten(tree))
+    values = dict(leaves(tree))
     _check(values, path)
     paths = list[str]()
     for key, file in FILE_KEYS.items():
@@ -431,7 +431,7 @@ def require_text(path: Path) -> None:
 
 def _check(values: Mapping[str, object], path: Path) -> None:
     """Refuse keys and values that a folder may not have; keys that nobody knows `load_config` refuses."""
-    defaults = dict(flatten(default_config()))
+    defaults = dict(leaves(default_config()))
     for key, value in values.items():
         if not key.startswith(SECTIONS) or key in LEFT_OUT:
             raise InputError(f"{path}: {key} is no key of a folder of save_pretrained: remove it")
@@ -541,7 +541,7 @@ def _common_licence(licences: Sequence[str]) -> str:
 
 def origins(cfg: CfgNode) -> list[tuple[str, str]]:
     """Name and licence of all weights that the configuration names, without folders of this machine."""
-    rows, values = [], dict(flatten(cfg))
+    rows, values = [], dict(leaves(cfg))
     for key in WEIGHTS:
         if value := values[key]:
             entry = entry_of(value, cfg.MODEL.CLIP.NAME)

@@ -677,10 +677,16 @@ def _term(text: str) -> Term:
 
 
 def _check_names(table: Table, further: Mapping[str, Further], place: str) -> None:
-    """Refuse names of runs, rows and columns that the table does not have."""
+    """Refuse names of runs, rows and columns that the table does not have, and columns without a number."""
     for where, name, known in _names(table, further):
         if name not in known:
             raise InputError(f"{place}: {where}: there is no {shown(name)}; {nearest(name, known)}")
+    for name, column in table.columns.items():
+        if not column.paths and not any(name in row.paper for row in table.rows.values()):
+            raise InputError(
+                f"{place}: columns: {name} has no number: give it a path under mini or real, or its numbers under "
+                "`paper` of the rows, or leave it out"
+            )
     if table.figure == "plane" and not table.points:
         raise InputError(
             f'{place}: figure "plane" needs points: give pairs of columns, [across, up]'

@@ -18,7 +18,6 @@ from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 from tabulate import tabulate
 
-from clipself_seg.config import flatten
 from clipself_seg.data.datasets.check import check_data
 from clipself_seg.data.datasets.own import NO_TRAIN
 from clipself_seg.errors import InputError
@@ -96,7 +95,7 @@ def settings_for(
 
     def put(key: str, value: Any, reason: str) -> Any:
         if by_hand(key):
-            value, reason = dict(flatten(cfg))[key], "set by you"
+            value, reason = dict(leaves(cfg))[key], "set by you"
         elif recorded and key in recorded:
             value, reason = type(value)(recorded[key]), "recorded by the run that goes on"
         settings.append(Setting(key, value, reason))

@@ -10,12 +10,12 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 from clipself_seg.checkpoints.dense_feature import TOKEN
-from clipself_seg.config import flatten
 from clipself_seg.config.checks import OBJECTIVES
 from clipself_seg.config.keys import CLIP_BACKBONE
 from clipself_seg.config.retired import CONSTANTS
 from clipself_seg.errors import InputError
 from clipself_seg.training.optimizer import learning_rate, stepped_rate
+from clipself_seg.yaml_files import leaves
 
 # Keys that a resumed run may change, by prefix: they do not decide what is learnt. The weights'
 # file is known by the hash of its content.
@@ -75,7 +75,6 @@ class TrainingSettings:
     iterations: int
     base_lr: float
     warmup: int
-    weight_decay: float
     betas: tuple[float, float]
     eps: float
     clip_norm: float | None = None
@@ -106,7 +105,6 @@ class TrainingSettings:
             iterations=solver.MAX_ITER,
             base_lr=solver.BASE_LR,
             warmup=solver.WARMUP_ITERS,
-            weight_decay=solver.WEIGHT_DECAY,
             betas=(float(solver.BETAS[0]), float(solver.BETAS[1])),
             eps=solver.EPS,
             clip_norm=(solver.CLIP_GRADIENTS.CLIP_VALUE if solver.CLIP_GRADIENTS.ENABLED else None),
@@ -122,7 +120,7 @@ class TrainingSettings:
             gamma=solver.GAMMA,
             warmup_factor=solver.WARMUP_FACTOR,
             warmup_within=solver.LR_SCHEDULER_NAME == "WarmupCosineLR",
-            shared={k: v for k, v in flatten(cfg) if not k.startswith(free)},
+            shared={k: v for k, v in leaves(cfg) if not k.startswith(free)},
         )
 
     def rate(self, step: int) -> float:

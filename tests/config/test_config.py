@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from clipself_seg import config
-from clipself_seg.config import flatten, load_config
+from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
+from clipself_seg.yaml_files import leaves
 from tests.conftest import ROOT
 
 
@@ -217,7 +218,7 @@ def test_cat_segs_none_freezes_clip_however_it_is_written(tmp_path, written):
     ],
 )
 def test_values_at_the_edge_are_taken(opts):
-    cfg = dict(flatten(load_config(None, opts)))
+    cfg = dict(leaves(load_config(None, opts)))
     assert [cfg[key] for key in opts[::2]] == [float(value) for value in opts[1::2]]
 
 

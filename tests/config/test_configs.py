@@ -11,14 +11,14 @@ from detectron2.config import CfgNode
 
 from clipself_seg.checkpoints.zoo import SHIPPED_TAGS, zoo
 from clipself_seg.clip.kinds import find_architecture
-from clipself_seg.config import flatten, load_config
+from clipself_seg.config import load_config
 from clipself_seg.config.reads import why_unread
 from clipself_seg.config.weights import WEIGHTS
 from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.training import run
 from clipself_seg.yaml_files import CONFIGS as FOLDER
-from clipself_seg.yaml_files import names, read_tree
+from clipself_seg.yaml_files import leaves, names, read_tree
 from recipe_tables import has_tower
 from tests.small_configs import small_values
 from tests.tiny import write_tiny_coco
@@ -123,7 +123,7 @@ def test_config_takes_a_step_or_reads_an_image(name, tmp_path, tiny_coco, monkey
         assert (tmp_path / run.RESULTS_FILE).exists()
     assert len(keys_read) > 20
     # Whoever types one of these is not told that it has no effect.
-    values = dict(flatten(cfg))
+    values = dict(leaves(cfg))
     unread = {
         key for key in keys_read - LOOKED_AT if why_unread(key, values, cfg.MODEL.META_ARCHITECTURE)
     }
@@ -152,9 +152,9 @@ def test_every_name_says_what_it_said_before_there_were_towers(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     carried = json.loads(CARRIED.read_text())
     assert set(carried) <= set(names())
-    defaults = dict(flatten(load_config(None)))
+    defaults = dict(leaves(load_config(None)))
     for name, values in carried.items():
-        cfg = json.loads(json.dumps(dict(flatten(load_config(f"configs/{name}.yaml")))))
+        cfg = json.loads(json.dumps(dict(leaves(load_config(f"configs/{name}.yaml")))))
         assert cfg.pop("OUTPUT_DIR") == values.pop("OUTPUT_DIR", f"output/{name}")
         known = {key: value for key, value in values.items() if key in defaults}
         assert known == {k: v for k, v in cfg.items() if json.dumps(v) != json.dumps(defaults[k])}

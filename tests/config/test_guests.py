@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from detectron2.config import CfgNode, get_cfg
 
-from clipself_seg.config import add_clip_backbone_config, add_clipself_seg_config, flatten
+from clipself_seg.config import add_clip_backbone_config, add_clipself_seg_config
 from clipself_seg.config.keys import default_config
 from clipself_seg.errors import InputError
+from clipself_seg.yaml_files import leaves
 
-STOCK = dict(flatten(get_cfg()))
-BACKBONE = {key for key in dict(flatten(default_config())) if key.startswith("MODEL.CLIP.")}
+STOCK = dict(leaves(get_cfg()))
+BACKBONE = {key for key in dict(leaves(default_config())) if key.startswith("MODEL.CLIP.")}
 BACKBONE -= {"MODEL.CLIP.VISUAL_INIT", "MODEL.CLIP.BACKBONE"}  # CAT-Seg's; the name of the entry
 
 
@@ -60,7 +61,7 @@ def keys_of(*functions):
     cfg = get_cfg()
     for function in functions:
         function(cfg)
-    return dict(flatten(cfg))
+    return dict(leaves(cfg))
 
 
 def set_by(theirs):
@@ -74,18 +75,18 @@ each_project = pytest.mark.parametrize("theirs", [like_mask2former, like_cat_seg
 @each_project
 def test_what_another_project_set_before_stays(theirs):
     both = keys_of(theirs, add_clipself_seg_config)
-    assert both == dict(flatten(default_config())) | set_by(theirs)
+    assert both == dict(leaves(default_config())) | set_by(theirs)
 
 
 @each_project
 def test_what_another_project_sets_afterwards_stays_at_a_second_call(theirs):
     assert set_by(theirs).items() <= keys_of(add_clipself_seg_config, theirs).items()
     again = keys_of(add_clipself_seg_config, theirs, add_clipself_seg_config)
-    assert again == dict(flatten(default_config())) | set_by(theirs)
+    assert again == dict(leaves(default_config())) | set_by(theirs)
 
 
 def test_alone_it_is_the_projects_own_configuration():
-    assert keys_of(add_clipself_seg_config) == dict(flatten(default_config()))
+    assert keys_of(add_clipself_seg_config) == dict(leaves(default_config()))
 
 
 def test_a_second_call_changes_nothing():
@@ -93,9 +94,9 @@ def test_a_second_call_changes_nothing():
     add_clipself_seg_config(cfg)
     cfg.MODEL.META_ARCHITECTURE = STOCK["MODEL.META_ARCHITECTURE"]
     cfg.SOLVER.BASE_LR = STOCK["SOLVER.BASE_LR"]
-    before = dict(flatten(cfg))
+    before = dict(leaves(cfg))
     add_clipself_seg_config(cfg)
-    assert dict(flatten(cfg)) == before
+    assert dict(leaves(cfg)) == before
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,7 @@ def test_the_backbones_keys_are_all_that_is_added_for_the_backbone(theirs):
     before, after = keys_of(theirs), keys_of(theirs, add_clip_backbone_config)
     assert after.keys() - before.keys() == BACKBONE and before.items() <= after.items()
     assert keys_of(add_clip_backbone_config, theirs) == after
-    assert all(after[key] == dict(flatten(default_config()))[key] for key in BACKBONE)
+    assert all(after[key] == dict(leaves(default_config()))[key] for key in BACKBONE)
 
 
 def test_keys_of_the_backbone_that_are_there_stay():
@@ -142,7 +143,7 @@ def test_keys_of_the_backbone_that_are_there_stay():
 
 
 def test_both_functions_in_either_order_make_one_configuration():
-    whole = dict(flatten(default_config()))
+    whole = dict(leaves(default_config()))
     assert keys_of(add_clip_backbone_config, add_clipself_seg_config) == whole
     assert keys_of(add_clipself_seg_config, add_clip_backbone_config) == whole
 

@@ -16,7 +16,7 @@ from detectron2.projects.deeplab import add_deeplab_config
 
 import clipself_seg
 from clipself_seg import models
-from clipself_seg.config import add_clipself_seg_config, flatten, load_config
+from clipself_seg.config import add_clipself_seg_config, load_config
 from clipself_seg.config.checks import WEIGHT
 from clipself_seg.config.load import values_and_defaults
 from clipself_seg.config.reads import (
@@ -33,13 +33,13 @@ from clipself_seg.config.retired import CONSTANTS, RETIRED, is_retired
 from clipself_seg.errors import InputError
 from clipself_seg.models.cat_seg import config as cat_seg_config
 from clipself_seg.models.distillation import TERMS
-from clipself_seg.yaml_files import find_file, read_tree
+from clipself_seg.yaml_files import find_file, leaves, read_tree
 
 
 def all_keys() -> dict[str, object]:
     cfg = get_cfg()
     add_clipself_seg_config(cfg)
-    return dict(flatten(cfg))
+    return dict(leaves(cfg))
 
 
 ARCHITECTURE = "MODEL.META_ARCHITECTURE"
@@ -100,7 +100,7 @@ def test_every_key_of_the_project_is_declared_where_it_is_read():
     for name in ("build_resnet_backbone", "build_resnet_deeplab_backbone"):
         read |= keys_read(inspect.getsource(BACKBONE_REGISTRY.get(name)))
     read |= {f"{WEIGHT}{name}" for name in TERMS}  # by their names
-    own = DEFAULTS.keys() - dict(flatten(get_cfg())).keys()
+    own = DEFAULTS.keys() - dict(leaves(get_cfg())).keys()
     counted = {key for key in DEFAULTS if any(is_read(key, model) for model in READS)}
     assert not read - counted - GUESTS and not own & counted - read
     assert not own - counted - {key for key in own if any(covers(n, key) for n in INSTEAD)}
@@ -167,8 +167,8 @@ def test_what_the_model_does_not_read_is_refused_by_name(config, key, value, tmp
     cfg.defrost()
     cfg.merge_from_list([key, value])
     (tmp_path / "config.yaml").write_text(cfg.dump())
-    again = dict(flatten(load_config(tmp_path / "config.yaml")))
-    assert json.dumps(again) == json.dumps(dict(flatten(cfg)))
+    again = dict(leaves(load_config(tmp_path / "config.yaml")))
+    assert json.dumps(again) == json.dumps(dict(leaves(cfg)))
 
 
 def test_what_comes_with_the_package_passes_also_from_another_checkout(tmp_path):
@@ -231,7 +231,7 @@ def test_the_message_says_what_happens_instead(key, value, instead):
 
 def test_defaults_pass_as_a_run_has_written_them(tmp_path):
     (tmp_path / "config.yaml").write_text(load_config(None).dump())
-    assert dict(flatten(load_config(tmp_path / "config.yaml"))).keys() == DEFAULTS.keys()
+    assert dict(leaves(load_config(tmp_path / "config.yaml"))).keys() == DEFAULTS.keys()
 
 
 def test_the_configuration_of_an_earlier_run_loads_again(tmp_path):

@@ -441,7 +441,6 @@ def _train(output: Path, resume: bool) -> None:
         iterations=2,
         base_lr=0.1,
         warmup=0,
-        weight_decay=0.0,
         betas=(0.9, 0.999),
         eps=1e-8,
         checkpoint_period=1,

@@ -121,14 +121,10 @@ def of_matrices(loss):
     return lambda student, target, valid=None: loss(*matrices(student, target), valid)
 
 
-def scd(student, target, valid=None):
-    return spatial_correlation_loss(student, target, 0.2, valid)
-
-
 LOSSES = {
     "coherence": of_matrices(coherence_loss),
     "context": of_matrices(context_loss),
-    "spatial correlation": scd,
+    "spatial correlation": spatial_correlation_loss,
 }
 each_loss = pytest.mark.parametrize("name", LOSSES)
 
@@ -154,7 +150,7 @@ def test_spatial_correlation_by_hand():
     target = torch.tensor([[E1, (-1.0, 4.0)]])
     own = 1 / (1 + math.exp(-5))  # softmax of 1 / 0.2 and 0
     entropy = -own * math.log(own) - (1 - own) * math.log(1 - own)
-    torch.testing.assert_close(scd(student, target), torch.tensor([entropy]))
+    torch.testing.assert_close(spatial_correlation_loss(student, target), torch.tensor([entropy]))
     # A teacher whose three tokens have nothing in common, a student whose first two are equal.
     apart = torch.eye(3)[None]
     weight = 1 / (math.exp(5) + 2)  # chance of each other token
@@ -162,7 +158,7 @@ def test_spatial_correlation_by_hand():
     first -= weight * math.log(1 / (2 * math.exp(5) + 1))
     last = -math.exp(5) * weight * math.log(math.exp(5) * weight) - 2 * weight * math.log(weight)
     expected = torch.tensor([(2 * first + last) / 3])
-    torch.testing.assert_close(scd(STUDENT, apart), expected)
+    torch.testing.assert_close(spatial_correlation_loss(STUDENT, apart), expected)
 
 
 def naive(name, student, target):
@@ -225,7 +221,7 @@ def test_spatial_correlation_holds_the_second_of_two_tokens_still():
 
     assert torch.autograd.gradcheck(of_the_first, student)
     (expected,) = torch.autograd.grad(of_the_first(student).sum(), student)
-    (actual,) = torch.autograd.grad(scd(student, target).sum(), student)
+    (actual,) = torch.autograd.grad(spatial_correlation_loss(student, target).sum(), student)
     torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-9)
 
 

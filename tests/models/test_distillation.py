@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import sys
 from pathlib import Path
 
@@ -75,10 +74,7 @@ def test_weights_of_a_configuration_are_those_of_its_terms():
     assert made.weights == {name: n / 2 for n, name in enumerate(TERMS) if n}
     assert made.reads == ("queries", "keys", "dense", "image")
     assert isinstance(made.teacher, Original)
-    assert (
-        inspect.signature(correlation.spatial_correlation_loss).parameters["temperature"].default
-        == 0.2
-    )
+    assert correlation.TEMPERATURE == 0.2
 
 
 @pytest.mark.parametrize(
@@ -104,6 +100,12 @@ def test_weights_that_do_not_go_together_are_refused_in_one_line(opts, message):
     with pytest.raises(InputError, match=message) as caught:
         objective(*words)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("weights", [{}, {"CROPS": 0.0}])
+def test_terms_without_a_weight_are_refused(weights):
+    with pytest.raises(InputError, match="every weight .* is 0: give one of CROPS, CONTEXT, "):
+        WeightedTerms(weights)
 
 
 def step_of(model, samples):

@@ -21,7 +21,6 @@ from safetensors.torch import load_file, save_file
 from clipself_seg.clip import load_clip, save_clip
 from clipself_seg.commands import predict
 from clipself_seg.config import load_config
-from clipself_seg.config.load import flatten
 from clipself_seg.config.weights import WEIGHTS
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import build_model
@@ -37,7 +36,7 @@ from clipself_seg.prediction.pretrained import (
     write_folder_config,
 )
 from clipself_seg.prediction.semantic import Predictor
-from clipself_seg.yaml_files import read_tree
+from clipself_seg.yaml_files import leaves, read_tree
 from tests.conftest import ROOT
 from tests.faults import full_disk
 from tests.tiny import noise
@@ -424,7 +423,7 @@ def test_what_costs_more_than_the_weights_show_has_bounds(plain, key):
 
 def test_every_configuration_keeps_the_bounds():
     for file in sorted((ROOT / "configs").rglob("*.yaml")):
-        values = dict(flatten(read_tree(file)))
+        values = dict(leaves(read_tree(file)))
         for key in values.keys() & pretrained.BOUNDS.keys():
             pretrained._check_value(key, values[key], file)
 

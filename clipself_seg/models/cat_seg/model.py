@@ -102,7 +102,6 @@ class CATSeg(ModelBase):
         finetune: str = "attention",
         trainable_blocks: int = -1,
         sliding: bool = False,
-        layout: WindowLayout | None = None,
         size_divisibility: int = 32,
         ignore_label: int = 255,
         mask_ignored: bool = False,
@@ -127,7 +126,6 @@ class CATSeg(ModelBase):
             trainable_blocks: number of last blocks of its image tower that they are of; -1 for both towers.
             sliding: whether evaluation slides windows and adds a whole view, or takes the whole
                 image at once.
-            layout: sizes of the sliding windows; None is the published layout.
             size_divisibility: pixels to multiples of which plain evaluation pads the image.
             ignore_label: label of pixels without a class in training.
             mask_ignored: whether these pixels are left out of the loss, see `sigmoid_loss`.
@@ -154,7 +152,7 @@ class CATSeg(ModelBase):
         _choose_trained(clip, finetune, trainable_blocks)
         self.all_synonyms = all_synonyms
         self.sliding = sliding
-        self.layout = layout or WindowLayout()
+        self.layout = WindowLayout()
         self.size_divisibility = size_divisibility
         self.ignore_label = ignore_label
         self.mask_ignored = mask_ignored

@@ -25,7 +25,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
 from clipself_seg.checkpoints.hashes import hash_tensors
-from clipself_seg.checkpoints.read import name_problem
+from clipself_seg.checkpoints.read import name_problem, nearly_equal
 from clipself_seg.checkpoints.zoo import untrained
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.kinds import signature_of
@@ -130,8 +130,6 @@ TWINS: tuple[str, ...] = ("frozen_backbone.", "backbone_t.")
 ATTENDING_TEXTS = "cdt."
 # Numbers of the generator's maps that are in memory at once, for a pixel of its canvas: a map of stride 4 has 16.
 NUMBERS_OF_PIXEL = 64
-# Largest difference of weights that were stored in half precision once.
-ROUNDING = 2e-3
 
 
 @META_ARCH_REGISTRY.register()
@@ -972,11 +970,7 @@ def _check_model(clip: DenseCLIP, own: Mapping[str, Tensor], carried: Mapping[st
 def _require_equal(
     clip: DenseCLIP, own: Mapping[str, Tensor], carried: Mapping[str, Tensor]
 ) -> None:
-    other = [
-        name
-        for name, tensor in carried.items()
-        if not torch.allclose(tensor.to(own[name]), own[name], atol=ROUNDING, rtol=ROUNDING)
-    ]
+    other = [n for n, tensor in carried.items() if not nearly_equal(tensor.to(own[n]), own[n])]
     if other:
         raise InputError(
             f"MODEL.CLIP.WEIGHTS is not the {clip.name} that the panoptic checkpoint was trained on: {len(other)} "

@@ -14,7 +14,7 @@ import yaml
 from detectron2.modeling import build_model
 
 from clipself_seg.clip import load_clip, runtime, save_clip
-from clipself_seg.config import flatten, load_config
+from clipself_seg.config import load_config
 from clipself_seg.config.retired import RETIRED
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
@@ -22,6 +22,7 @@ from clipself_seg.models import CATSeg
 from clipself_seg.models.build import build_model as build_with_weights
 from clipself_seg.models.cat_seg.config import build_backbone
 from clipself_seg.models.cat_seg.model import to_official
+from clipself_seg.yaml_files import leaves
 from tests.conftest import ROOT
 
 MINI = ROOT / "configs/mini/semseg.yaml"
@@ -549,7 +550,7 @@ VERSION: 2
 def test_cat_segs_own_files_merge_and_minus_one_is_the_default_seed(tmp_path):
     (tmp_path / "vitl_336.yaml").write_text(CAT_SEG_FILE)
     cfg = load_config(tmp_path / "vitl_336.yaml")
-    written = dict(flatten(yaml.safe_load(CAT_SEG_FILE)))
-    assert written.keys() <= {*dict(flatten(cfg)), *RETIRED}
+    written = dict(leaves(yaml.safe_load(CAT_SEG_FILE)))
+    assert written.keys() <= {*dict(leaves(cfg)), *RETIRED}
     assert cfg.SEED == load_config(None).SEED
     assert cfg.MODEL.SEM_SEG_HEAD.TEXT_GUIDANCE_DIM == 768

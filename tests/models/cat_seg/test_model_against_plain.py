@@ -77,9 +77,9 @@ def tiny_model(*, classes_at_once=0, sizes=None, words=WORDS, **how) -> CATSeg:
         aggregator=CostAggregator(sizes, classes_at_once),
         guidance_blocks=(0, 1),
         templates="three" if sizes.prompts == 3 else "cat_seg",
-        layout=WindowLayout(size=SIDE, canvas=53),
         **how,
     )
+    model.layout = WindowLayout(size=SIDE, canvas=53)
     for name, part in model.named_children():
         if name != "clip":  # shared by all
             scramble(part)

@@ -150,10 +150,10 @@ def check_content(content: BinaryIO) -> None:
     if start != _PNG:
         return
     size = content.seek(0, os.SEEK_END)
-    place = len(_PNG)
-    while place < size:
+    place, kind = len(_PNG), b""
+    while place < size and kind != b"IEND":  # what some programs leave behind it is no chunk
         content.seek(place)
-        length = int.from_bytes(content.read(4), "big")
+        length, kind = int.from_bytes(content.read(4), "big"), content.read(4)
         if length > size:
             raise SyntaxError(f"broken PNG file: a chunk of {length} bytes, the file has {size}")
         place += 12 + length  # with length, name and checksum

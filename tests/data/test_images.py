@@ -270,6 +270,14 @@ def test_a_png_whose_chunk_is_longer_than_the_file_is_refused_before_room_is_mad
             read(path)
 
 
+def test_what_follows_the_end_of_a_png_does_not_count(tmp_path):
+    path, pixels = tmp_path / "cropped.png", noise(9, 8)
+    Image.fromarray(pixels).save(path)
+    path.write_bytes(path.read_bytes() + 60 * b"\xff")  # of the image before it was cropped
+    assert (read_image(path) == pixels).all()
+    assert (read_panoptic_png(path) == pixels @ [1, 256, 65536]).all()
+
+
 @pytest.mark.parametrize(
     "content",
     [

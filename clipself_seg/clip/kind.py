@@ -9,6 +9,7 @@ modules here: ``visual.*``, ``text.*``, ``logit_scale``.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -140,7 +141,7 @@ def count_blocks(tensors: Tensors, stack: str) -> int:
 
 
 def vit_sizes(kernel: str, stack: str, embedding: str, axis: int = 0) -> Callable[[Tensors], Sizes]:
-    """What reads the sizes of a ViT from a file's tensors.
+    """What reads the sizes of a ViT from a file's tensors, as an object that can be pickled.
 
     Args:
         kernel: name of the patch convolution's weight, whose rows are the width.
@@ -148,13 +149,13 @@ def vit_sizes(kernel: str, stack: str, embedding: str, axis: int = 0) -> Callabl
         embedding: name of the tensor that is E long on an axis.
         axis: that axis.
     """
+    return functools.partial(_vit_sizes, kernel, stack, embedding, axis)
 
-    def read(tensors: Tensors) -> Sizes:
-        shape = tensors[kernel].shape
-        embed_dim = tensors[embedding].shape[axis]
-        return Sizes(shape[0], count_blocks(tensors, stack), shape[-1], embed_dim)
 
-    return read
+def _vit_sizes(kernel: str, stack: str, embedding: str, axis: int, tensors: Tensors) -> Sizes:
+    shape = tensors[kernel].shape
+    embed_dim = tensors[embedding].shape[axis]
+    return Sizes(shape[0], count_blocks(tensors, stack), shape[-1], embed_dim)
 
 
 def _clip_tokenizer(architecture: Architecture) -> Tokenizer:

@@ -9,6 +9,7 @@ Shapes: B images, L = P + N tokens, P = 1 or 0 for the class token, D width, E e
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
@@ -157,7 +158,7 @@ _KEYS = {
 }
 PE_CORE = TowerKind(
     name="PE-Core ViT",
-    supports=lambda config: _supports(True, config),
+    supports=functools.partial(_supports, True),
     sizes=_sizes,
     build_image=_build,
     key_tensors=_KEYS | {"visual.cls_token": 3},
@@ -176,7 +177,7 @@ PE_CORE = TowerKind(
 PE_CORE_G = dataclasses.replace(
     PE_CORE,
     name="PE-Core ViT without class token",
-    supports=lambda config: _supports(False, config),
+    supports=functools.partial(_supports, False),
     key_tensors=_KEYS,
     positions={"visual.pos_embed": PositionTable(first=0)},
 )

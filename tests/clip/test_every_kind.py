@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 
 import pytest
 import torch
@@ -74,6 +75,12 @@ def test_checkpointing_changes_no_gradient(clip, read):
 def test_layer_groups_are_a_partition_of_the_parameters(clip):
     grouped = [id(p) for group in clip.visual.layer_groups().values() for p in group]
     assert sorted(grouped) == sorted(id(p) for p in clip.visual.parameters())
+
+
+def test_a_clip_can_be_sent_to_another_process(clip):
+    again = pickle.loads(pickle.dumps(clip))
+    assert again.architecture.signature == clip.architecture.signature
+    assert all(map(torch.equal, again.state_dict().values(), clip.state_dict().values()))
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-
 import pytest
 import torch
 
@@ -59,14 +57,6 @@ def test_weights_of_the_hub_are_fetched_by_name(tmp_path, monkeypatch):
     save_clip(clip, tmp_path / "hub" / "org--name" / "v1" / "model.safetensors")
     fetched = load_clip("ViT-Mini-8", "hf-hub:org/name@v1")
     assert fetched.weights_hash() == clip.weights_hash()
-
-
-@pytest.mark.parametrize("name", ["RN-Mini", "ConvNeXt-Mini-32"])
-def test_a_clip_of_convolutions_can_be_sent_to_another_process(name):
-    clip = load_clip(name, None)
-    again = pickle.loads(pickle.dumps(clip))
-    assert again.architecture.signature == clip.architecture.signature
-    assert all(map(torch.equal, again.state_dict().values(), clip.state_dict().values()))
 
 
 def test_a_resnet_without_the_tensor_of_its_width_is_no_image_tower():

@@ -12,6 +12,7 @@ import warnings
 
 import pytest
 import torch._dynamo.utils
+import torchvision  # noqa: F401  (what a test takes away comes back)
 from PIL import Image
 
 from clipself_seg import detectron2_needed, memory
@@ -30,6 +31,7 @@ assert not {"torch._dynamo", "sympy", "open_clip", "transformers", "scipy"} & sy
 supported = sys.modules["torchvision.ops.roi_align"].is_compile_supported
 asked = supported("cpu")
 import torch._dynamo.utils
+import torchvision  # noqa: F401  (what a test takes away comes back)
 assert asked == torch._dynamo.utils.is_compile_supported("cpu")
 assert torch._dynamo.utils.__file__
 """

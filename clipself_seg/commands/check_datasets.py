@@ -34,6 +34,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
 @command(_options, __doc__)
 def main(args: argparse.Namespace) -> int:
     """Check, and print the findings."""
+    from clipself_seg import detectron2_needed  # noqa: F401  (says what to do where it is missing)
     from clipself_seg.data.datasets.check import Options, check_datasets
     from clipself_seg.files import write_json
 

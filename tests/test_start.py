@@ -31,7 +31,6 @@ assert not {"torch._dynamo", "sympy", "open_clip", "transformers", "scipy"} & sy
 supported = sys.modules["torchvision.ops.roi_align"].is_compile_supported
 asked = supported("cpu")
 import torch._dynamo.utils
-import torchvision  # noqa: F401  (what a test takes away comes back)
 assert asked == torch._dynamo.utils.is_compile_supported("cpu")
 assert torch._dynamo.utils.__file__
 """

@@ -330,8 +330,10 @@ def own_words(entries: Sequence[str], origin: str = "the vocabulary") -> Vocabul
     Raises:
         InputError: as `class_names`, or one word twice.
     """
-    if not isinstance(entries, Iterable):
-        raise InputError(f'{entries!r} is no text and no list of words: give such as "dog, grass"')
+    if isinstance(entries, Mapping) or not isinstance(entries, Iterable):
+        raise InputError(
+            f'{reprlib.repr(entries)} is no text and no list of words: give such as "dog, grass"'
+        )
     if not isinstance(entries, str):
         entries = list(entries)  # a generator could be read but once
     classes = class_names(entries, origin=origin)

@@ -51,8 +51,9 @@ def test_an_image_and_words_give_a_result_with_the_same_members(task):
     assert result.labels.dtype.kind in "iu"
     model.model.set_vocabulary("mini")
     assert len(model.model.names) == len(load_vocabulary("mini"))
-    with pytest.raises(clipself_seg.InputError, match="2 is no text and no list of words"):
-        model(image, 2)
+    for words in (2, {"red star": ["star"]}):
+        with pytest.raises(clipself_seg.InputError, match=r"[2}] is no text and no list of words"):
+            model(image, words)
 
 
 def test_stuff_of_a_call_is_that_of_its_words():

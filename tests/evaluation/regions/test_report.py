@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
+import sys
 
 from matplotlib.figure import Figure
 from PIL import Image
@@ -15,7 +17,7 @@ from clipself_seg.evaluation.regions.report import (
     region_table,
     size_table,
 )
-from clipself_seg.provenance import read_results, write_results
+from clipself_seg.provenance import provenance, read_results, write_results
 
 RESULTS = {"boxes.thing.top1": 72.14, "boxes.thing.top5": 91.3, "images": 5000.0}
 RESULTS |= {"masks.thing.top1": 74.4, "masks.thing.top5": 91.8}
@@ -68,6 +70,12 @@ def test_masked_attention_has_columns_only_if_it_was_read():
 def test_sizes_come_in_order():
     rows = cells(size_table({1024: RESULTS, 320: RESULTS}, style="github"))
     assert [row[0] for row in rows] == ["input size", rows[1][0], "320", "1024"]
+
+
+def test_a_recorded_command_can_be_typed_again(monkeypatch):
+    typed = ["clipself-seg", "predict", "my photo.jpg", "--words", "red star, grass|lawn"]
+    monkeypatch.setattr(sys, "argv", typed)
+    assert shlex.split(provenance()["command"]) == typed
 
 
 def test_results_carry_their_provenance(tmp_path):

@@ -22,6 +22,7 @@ from clipself_seg.data.images import (
     describe_jpegs,
     encode_jpeg,
     fit_size,
+    image_size,
     jpeg_quality,
     letterbox_crops,
     letterbox_image,
@@ -47,6 +48,10 @@ def test_exif_orientation_is_applied_as_detectron2_does(tmp_path, orientation):
     Image.fromarray(noise(5, 8)).save(path, exif=exif)
     image = read_image(path)
     assert image.shape == ((5, 8, 3) if orientation <= 4 else (8, 5, 3))
+    Image.fromarray(noise(5, 8)).save(path.with_suffix(".tif"), exif=exif)
+    np.testing.assert_array_equal(read_image(path.with_suffix(".tif")), image)
+    for file in (path, path.with_suffix(".tif")):
+        assert image_size(file) == image.shape[1::-1]
     np.testing.assert_array_equal(image, detectron2_read_image(str(path), "RGB"))
 
 

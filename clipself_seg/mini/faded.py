@@ -1,6 +1,6 @@
 """Ten classes of `mini` as a user's own data: images whose colours have faded, labels of these classes alone.
 
-    python -m clipself_seg.mini.faded output/mini_world
+    python -m clipself_seg.mini.faded [output/mini_world]
 
 writes beside `mini`, for what a fine-tuning gains and forgets (docs/finetuning.md):
 
@@ -17,9 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
+from clipself_seg.data.datasets.table import MINI
 from clipself_seg.data.images import read_image
 from clipself_seg.data.masks import read_indices
 from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.errors import report_input_errors
 from clipself_seg.files import read_json, write_json
 from clipself_seg.mini.writer import VOID, save_pixels
 
@@ -68,4 +70,5 @@ def write_faded(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_faded(Path(sys.argv[1]))
+    root = Path(sys.argv[1]) if sys.argv[1:] else MINI.path
+    sys.exit(report_input_errors(write_faded)(root))

@@ -1,6 +1,6 @@
 """Whole images of `mini`: one thing each, near the middle and before stuff, for the classification of whole images.
 
-    python -m clipself_seg.mini.subjects output/mini_world
+    python -m clipself_seg.mini.subjects [output/mini_world]
 
 draws {root}/subjects/val/<name of the class>/00.jpg, 20 of each of the 36 things, unless they are there.
 """
@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from clipself_seg.data.datasets.table import MINI
+from clipself_seg.errors import report_input_errors
 from clipself_seg.files import atomic_path
 from clipself_seg.mini.concepts import WORLDS
 from clipself_seg.mini.scenes import draw_subject
@@ -40,4 +42,5 @@ def draw_subjects(root: Path, count: int = IMAGES) -> None:
 
 
 if __name__ == "__main__":
-    draw_subjects(Path(sys.argv[1]))
+    root = Path(sys.argv[1]) if sys.argv[1:] else MINI.path
+    sys.exit(report_input_errors(draw_subjects)(root))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import runpy
+import sys
 import types
 
 import numpy as np
@@ -16,6 +18,7 @@ from clipself_seg.config import load_config
 from clipself_seg.data.datasets.records import detection_records, sem_seg_records
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
+from clipself_seg.mini import faded as faded_module
 from clipself_seg.mini.faded import write_faded
 from clipself_seg.models import CATSeg
 from clipself_seg.models.build import build_model
@@ -197,3 +200,14 @@ def test_the_faded_photographs_have_labels_of_ten_classes_alone(faded):
     assert labels[labels != 255].max() < 10 <= len(load_vocabulary("mini_ten"))
     assert detection_records("mini_faded_train_boxes", training=True, masks=False)
     assert len(sem_seg_records("mini_faded_val_sem_seg")) == 1
+
+
+def test_without_a_folder_the_faded_scenes_are_of_the_worlds_that_the_environment_names(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("CLIPSELF_SEG_MINI", str(tmp_path / "mine"))
+    monkeypatch.setattr(sys, "argv", ["faded"])
+    with pytest.raises(SystemExit, match="^2$"):
+        runpy.run_path(faded_module.__file__, run_name="__main__")
+    missing = f"{tmp_path}/mine/mini/annotations/instances_train.json is missing"
+    assert missing in capsys.readouterr().err

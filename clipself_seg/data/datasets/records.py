@@ -98,6 +98,10 @@ def find_dataset(name: str, kind: type[Kind]) -> Kind:
             # Those that a user registered are not in the table.
             known += {*DatasetCatalog.list()} - {*DATASETS}
         hint = f"{nearest(name, known)}{OR_IMPORT}"
+        if known_elsewhere:
+            hint = (
+                "register_coco_instances or register_coco_panoptic has to name its annotation file"
+            )
         raise InputError(f'no data set "{name}" for {kind.purpose}: {hint}')
     for key in kind.required:
         if metadata.get(key) in (None, ""):
@@ -398,12 +402,12 @@ def sem_seg_records(name: str) -> list[Record]:
     if entry.root is not REGISTERED:
         return pair_files(name, entry)
     try:
-        records: list[Record] = DatasetCatalog.get(name)
+        records: list[Record] = list(DatasetCatalog.get(name))
     except OSError as error:
         raise MissingFiles(f'data set "{name}": {error}; {entry.advice()}') from None
     if not records or any("sem_seg_file_name" not in record for record in records):
         raise InputError(
-            f'data set "{name}": its records need "file_name" and "sem_seg_file_name": '
+            f'data set "{name}": its {len(records)} records need "file_name" and "sem_seg_file_name": '
             "register a function that gives them, such as Detectron2's load_sem_seg"
         )
     for key in ("file_name", "sem_seg_file_name"):

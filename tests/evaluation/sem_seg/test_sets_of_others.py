@@ -122,6 +122,10 @@ def test_files_that_are_not_there_are_named_before_the_first_image(stub, catalog
     MetadataCatalog.get("d").stuff_classes = CLASSES
     with pytest.raises(InputError, match='data set "d": .*no.txt.*; correct its registration'):
         sem_seg_records("d")
+    DatasetCatalog.register("e", lambda: iter([]))
+    MetadataCatalog.get("e").stuff_classes = CLASSES
+    with pytest.raises(InputError, match='data set "e": its 0 records need "file_name"'):
+        sem_seg_records("e")
 
 
 def test_boxes_of_others_have_the_classes_of_detectron2s_own_entries(tmp_path, catalogue):
@@ -135,3 +139,7 @@ def test_boxes_of_others_have_the_classes_of_detectron2s_own_entries(tmp_path, c
     ]
     with pytest.raises(InputError, match='"pets" has no vocabulary'):
         vocabulary_name("pets")
+    DatasetCatalog.register("dicts", list)
+    MetadataCatalog.get("dicts").thing_classes = ["cat"]
+    with pytest.raises(InputError, match='"dicts" for detection: register_coco_instances'):
+        find_dataset("dicts", DetectionSet)

@@ -77,12 +77,11 @@ class Package(NamedTuple):
         return "?"
 
 
-NUMPY = Package("numpy", ("numpy",))
 PACKAGES = (
     Package("torch", ("torch",)),
     Package("torchvision", ("torchvision",)),
     Package("open_clip", ("open_clip_torch",)),
-    NUMPY,
+    Package("numpy", ("numpy",)),
     Package("PIL", ("Pillow",)),
     Package("cv2", ("opencv-python-headless", "opencv-python", "opencv-contrib-python")),
 )
@@ -149,11 +148,10 @@ def _detectron2() -> None:
             importlib.import_module("detectron2.model_zoo")
     except ImportError as error:
         _say(f'  detectron2.model_zoo does not load ({error}): pip install "setuptools<82"')
-    if not (NUMPY.version or "1.").startswith("1."):
-        _say(
-            "  detectron2's SemSegEvaluator reads no label map with numpy 2: give it a sem_seg_loading_fn,",
-            "  docs/detectron2.md",
-        )
+    _say(
+        "  detectron2's SemSegEvaluator reads no label map with numpy 2: give it a sem_seg_loading_fn,",
+        "  docs/detectron2.md",
+    )
 
 
 def _device() -> None:

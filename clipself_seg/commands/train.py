@@ -331,7 +331,7 @@ def main(args: argparse.Namespace) -> int:
     except ProcessExitedException as error:
         if error.exit_code < 0:
             raise InputError(
-                f"process {error.error_index + 1} of {args.num_gpus} on this machine (pid {error.error_pid}) "
+                f"process {error.error_index + 1} of {args.num_gpus} on this machine "
                 f"{ended_by(error.exit_code)}; the others were ended too; {AGAIN}"
             ) from None
         if error.exit_code == INTERRUPTED:

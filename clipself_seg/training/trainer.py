@@ -427,4 +427,4 @@ class Trainer(TrainerBase):
 
 
 def _step_seed(seed: int, iteration: int, rank: int) -> int:
-    return int(np.random.SeedSequence((seed, iteration, rank)).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence((seed, iteration, rank)).generate_state(1, np.uint64)[0]) >> 1

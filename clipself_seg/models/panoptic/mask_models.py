@@ -265,7 +265,8 @@ def _cleaned(value: Any, path: Path, most: int) -> Any:
             raise InputError(
                 f'{path} sets "{key}", which may fetch or run something: take it out, or another model'
             )
-    if not str(part := value.get("model_type", PARTS[0])).startswith(PARTS):
+    # Before 5.19, transformers wrote "" for the parts of SAM that have no file of their own.
+    if not str(part := value.get("model_type") or PARTS[0]).startswith(PARTS):
         raise InputError(f'{path} has a part of "model_type" {shown(part)}, which none has here')
     kept = {k: v for k, v in value.items() if not k.startswith("_") and k not in TYPES}
     return {key: _cleaned(part, path, most) for key, part in kept.items()}

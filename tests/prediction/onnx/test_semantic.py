@@ -13,6 +13,8 @@ from PIL import Image
 import clipself_seg
 from clipself_seg.clip.tokenizers import clip_tokenizer
 from clipself_seg.commands.export import export
+from clipself_seg.data.images import read_image
+from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.prediction.onnx import graph
 from tests.tiny import noise
 
@@ -38,6 +40,17 @@ def photo_in(folder, height=90, width=145):
     exif[0x0112] = 6
     small.resize((width, height), Image.Resampling.BICUBIC).save(folder / "photo.png", exif=exif)
     return folder / "photo.png"
+
+
+@pytest.mark.parametrize("short, long", [(0, 20), (20, 1000), (40, 50)])
+def test_the_script_gives_an_image_the_size_that_the_mapper_gives_it(tmp_path, short, long):
+    path = str(graph.TEMPLATES / "onnx_semantic.py.txt")
+    cls = runpy.run_path(path)["Model"]
+    model = cls.__new__(cls)
+    model.meta = {"short_side": short, "long_side": long}
+    photo = photo_in(tmp_path, 30, 47)
+    resized = SemSegTestMapper(min_size=short, max_size=long).resized(read_image(photo))["image"]
+    assert (model.read(photo)[0] == resized.numpy()).all()
 
 
 def test_the_files_of_a_model_label_an_image_as_torch_does(tmp_path, monkeypatch):

@@ -20,7 +20,9 @@ from clipself_seg.tables.sections import command_text, make_section
 from clipself_seg.tables.store import Store
 from clipself_seg.tables.table import ROOT, Table, is_file, read_tables, with_data, with_yours
 
-SHIPPED_DOCS = ROOT / "docs"  # of a checkout; the wheel brings no results
+_DOCS = ROOT / "docs", Path("docs").absolute()
+# Of a checkout, from which the package is imported, or in which the command runs; the wheel brings no results.
+SHIPPED_DOCS = next((docs for docs in _DOCS if (docs / "tables/runs").is_dir()), _DOCS[0])
 
 
 class Reproduction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import types
 
@@ -67,6 +68,15 @@ def test_without_docs_the_results_of_the_project_are_read_and_not_written(tables
     alone.write_page()
     assert "50.0" in (tables / "output" / "page" / "tables.md").read_text()
     assert before == {p: p.read_bytes() for p in (tables / "docs").rglob("*.*")}
+
+
+@pytest.mark.parametrize("place", ["of the package", "where the command runs"])
+def test_results_of_the_project_are_those_of_a_clone(place, tmp_path, monkeypatch):
+    (tmp_path / place / "docs/tables/runs").mkdir(parents=True)
+    (tmp_path / "where the command runs").mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path / "where the command runs")
+    monkeypatch.setattr(table, "ROOT", tmp_path / "of the package")
+    assert runpy.run_path(reproduce.__file__)["SHIPPED_DOCS"] == tmp_path / place / "docs"
 
 
 def test_list_and_dry_run_need_no_data_and_run_nothing(tables, capsys):

@@ -214,7 +214,7 @@ def _of_entry(entry: Entry) -> ModelChoice:
         raise InputError(
             f"{entry.name} is a part of a model ({entry.key}): name a model, such as {DEFAULTS['semantic']}"
         )
-    if entry.key == "MODEL.CLIP.WEIGHTS":
+    if entry.key == OF_CLIP:
         return _without_training(entry.model, entry.name)
     config = entry.configs[0]
     return ModelChoice(FOLDERS[config.partition("/")[0]], config, entry.name)

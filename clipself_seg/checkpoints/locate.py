@@ -28,11 +28,14 @@ from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, Entry, suggestion, zoo
 from clipself_seg.errors import InputError, shown
 from clipself_seg.files import home_expanded, read_json, write_json
 
+VARIABLE = "CLIPSELF_SEG_WEIGHTS"
 HUB = "hf-hub:"
 HUGGING_FACE = "https://huggingface.co"
 # What is looked for where no file is named. Open_clip's comes first: beside it ``model.safetensors`` is often the
 # same CLIP in the layout of transformers.
 FILES = ("open_clip_model.safetensors", "model.safetensors")
+# What open_clip asks a repository of the hub for.
+HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 LISTING = "files.json"
 # Keys of files that are read into a model, those that most are looked for in first.
 WEIGHTS = (
@@ -256,11 +259,6 @@ def cached_folder(name: HubName, files: Sequence[str]) -> Path | None:
     """The folder of a repository where other programs that use the hub have it; None unless it has all of the files."""
     paths = [_cached(name.repository, file, name.revision) for file in files]
     return paths[0].parent if all(paths) and paths[0] else None
-
-
-VARIABLE = "CLIPSELF_SEG_WEIGHTS"
-# What open_clip asks a repository of the hub for.
-HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 def locate(weights: str | os.PathLike[str]) -> Path:

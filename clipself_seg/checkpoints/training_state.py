@@ -18,12 +18,13 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from clipself_seg.checkpoints.bounds import open_safetensors
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.read import is_finite, parse_metadata
 from clipself_seg.errors import InputError, in_short, shown
-from clipself_seg.files import atomic_path, remove_leftovers
+from clipself_seg.files import atomic_path
 
 Metadata = dict[str, Any]
 NAME = re.compile(r"iteration_(\d+)\.safetensors")
@@ -106,10 +107,6 @@ class CheckpointFolder:
                 if all_finite(read_state(path)[0]):
                     return path
         return None
-
-    def remove_leftovers(self) -> None:
-        """Remove the half-written files of a killed run."""
-        remove_leftovers(self.folder)
 
 
 def iteration_of(path: Path) -> int:
@@ -279,11 +276,10 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Name -> tensor of everything that training changes: parameters, and statistics of batch norms that train."""
+    """Name -> tensor of everything that training changes: parameters, and statistics of norms that do not stay."""
     tensors: dict[str, Tensor] = dict(trained_parameters(model))
     for prefix, module in model.named_modules():
-        norm = isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)
-        if norm and module.weight.requires_grad:
+        if isinstance(module, _NormBase) and (module.weight is None or module.weight.requires_grad):
             tensors |= {f"{prefix}.{name}": b for name, b in module.named_buffers()}
     return tensors
 

@@ -11,7 +11,11 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from clipself_seg.data.annotations import Record, require_files
-from clipself_seg.data.datasets.records import detection_records, find_dataset
+from clipself_seg.data.datasets.records import (
+    detection_records,
+    find_dataset,
+    train_vocabulary_name,
+)
 from clipself_seg.data.datasets.table import DetectionSet
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.detection import DetectionTestMapper
@@ -155,14 +159,11 @@ class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionDat
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
         """Reads ``DATASETS``, ``TEST.{DETECTION, TRAIN_VOCABULARY}`` and ``INPUT`` too."""
         given = cfg.TEST.TRAIN_VOCABULARY
-        trained = given
-        if not trained and cfg.DATASETS.TRAIN:
-            trained = find_dataset(cfg.DATASETS.TRAIN[0], DetectionSet).vocabulary
         return super().from_config(cfg) | {
             "mapper": DetectionTestMapper(cfg),
             "tasks": cfg.TEST.DETECTION.TASKS,
             "limits": cfg.TEST.DETECTION.LIMITS,
-            "train_vocabulary": trained,
+            "train_vocabulary": train_vocabulary_name(cfg, DetectionSet),
             "examples": DrawnExamples.from_config(cfg),
             # Of a fine-tuning the training vocabulary alone says it.
             "own_split": not (given or cfg.DATASETS.DATA or cfg.SOLVER.MIX_WITH_START),

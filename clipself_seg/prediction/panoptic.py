@@ -28,6 +28,7 @@ from PIL import Image
 from torch import nn
 
 from clipself_seg.data.datasets.records import train_vocabulary_name
+from clipself_seg.data.datasets.table import PanopticSet
 from clipself_seg.data.given_masks import given_masks
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.mappers.sem_seg import mask_entries
@@ -400,7 +401,7 @@ def segmentation_of(
 
 def _trained_on(cfg: CfgNode) -> NamedVocabulary:
     """The training vocabulary, by the rule of evaluation."""
-    if not (words := train_vocabulary_name(cfg)):
+    if not (words := train_vocabulary_name(cfg, PanopticSet)):
         raise InputError(
             "DATASETS.TRAIN is empty: which classes are seen? Name the training vocabulary, such as "
             "openseg_coco_panoptic_133 (TEST.TRAIN_VOCABULARY)"

@@ -70,7 +70,6 @@ def alone_in_output(cfg: CfgNode) -> Iterator[None]:
             raise OutputInUse(refused)
         if comm.is_main_process():
             remove_leftovers(folder)
-            _checkpoints(cfg).remove_leftovers()
         yield
 
 

@@ -36,6 +36,7 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.shards import ShardStream
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
+from clipself_seg.files import remove_leftovers
 from clipself_seg.models.protocol import Group, SteppedModel, TrainableModel
 from clipself_seg.training.metrics import HostCopy, flatten_numbers, metric_writers, write_all
 from clipself_seg.training.optimizer import (
@@ -402,7 +403,7 @@ class Trainer(TrainerBase):
                 "add --resume to go on with it, or choose another OUTPUT_DIR"
             )
         if comm.is_main_process():
-            self.checkpoints.remove_leftovers()
+            remove_leftovers(self.checkpoints.folder)
         state = self.checkpoints.newest_run()
         comm.synchronize()
         if state is None:

@@ -202,15 +202,17 @@ def vocabulary_name(name: str) -> NamedVocabulary:
     return vocabulary
 
 
-def train_vocabulary_name(cfg: CfgNode) -> NamedVocabulary:
-    """The class list whose classes count as seen by a panoptic model, or its name.
+def train_vocabulary_name(
+    cfg: CfgNode, kind: type[PanopticSet] | type[DetectionSet]
+) -> NamedVocabulary:
+    """The class list whose classes count as seen by a model that trains on data sets of a kind, or its name.
 
     It is TEST.TRAIN_VOCABULARY, else the vocabulary of the first training data set, else "".
     """
     stated: str = cfg.TEST.TRAIN_VOCABULARY
     if stated or not cfg.DATASETS.TRAIN:
         return stated
-    return find_dataset(cfg.DATASETS.TRAIN[0], PanopticSet).vocabulary
+    return find_dataset(cfg.DATASETS.TRAIN[0], kind).vocabulary
 
 
 def _panoptic_hint(name: str) -> str:

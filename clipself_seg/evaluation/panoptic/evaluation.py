@@ -14,6 +14,7 @@ from detectron2.evaluation import DatasetEvaluator
 
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.datasets.records import train_vocabulary_name
+from clipself_seg.data.datasets.table import PanopticSet
 from clipself_seg.data.images import truth_pixels
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
@@ -120,7 +121,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
             "sweep": cfg.TEST.PANOPTIC.SWEEP,
             "void_sweep": cfg.TEST.PANOPTIC.VOID_SWEEP,
             "rule": cfg.TEST.MIOU_RULE,
-            "train_vocabulary": train_vocabulary_name(cfg),
+            "train_vocabulary": train_vocabulary_name(cfg, PanopticSet),
             "examples": DrawnExamples.from_config(cfg),
             "boundary": cfg.TEST.NUMBERS.BOUNDARY,
             "oracle": cfg.TEST.NUMBERS.ORACLE,

@@ -451,9 +451,6 @@ CLIP_BRANCHES: dict[str, type[ClipBranch]] = {
 }
 
 
-LAST = "s5"
-
-
 def cell_side(clip: DenseCLIP) -> int:
     """Side in pixels of a cell of a canvas: the smallest power of two that holds a patch."""
     return 1 << (clip.patch_size - 1).bit_length()
@@ -521,7 +518,7 @@ class CLIPStages(FeatureSource):
     CLIP runs once for masks and for their names.
     """
 
-    branch_map = LAST
+    branch_map = "s5"
 
     def __init__(self, clip: DenseCLIP) -> None:
         """

@@ -28,7 +28,7 @@ from clipself_seg.checkpoints.read import name_problem
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, untrained
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.layers import SplitAttention, split_attention
-from clipself_seg.clip.runtime import QUEUES, autocast, chunk_size, on_device
+from clipself_seg.clip.runtime import QUEUES, autocast, chunk_size, constant, on_device
 from clipself_seg.clip.text_bank import ClassTexts, check_lengths, templates_text
 from clipself_seg.clip.tower import DENSE, TransformerTower
 from clipself_seg.clip.weights import to_native as clip_names
@@ -79,7 +79,6 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 CLIP = "sem_seg_head.predictor.clip_model."
 AGGREGATOR = "sem_seg_head.predictor.transformer."
 BLOCK = re.compile(r"clip\.visual\.(?:transformer\.resblocks|blocks)\.(\d+)\.")
-MASK = re.compile(r"attn_mask$")
 PACKED = "in_proj_weight"
 MATRICES = SplitAttention.MATRICES
 
@@ -354,11 +353,11 @@ class CATSeg(ModelBase):
 
     def _inputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """RGB images (B, 3, H, W) in 0..255, normalised for CLIP, and normalised for the backbone."""
-        mean, std = (_channels(values, images) for values in (self.clip.mean, self.clip.std))
+        mean, std = (constant(v, images)[:, None, None] for v in (self.clip.mean, self.clip.std))
         normalised = (images - 255 * mean) / (255 * std)
         if self.backbone is None:
             return normalised, normalised
-        shift, scale = (_channels(values, images) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        shift, scale = (constant(v, images)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
         return normalised, (images - shift) / scale
 
     def _window_logits(
@@ -495,10 +494,6 @@ def _choose_trained(clip: DenseCLIP, finetune: str, trainable_blocks: int) -> No
         parameter.requires_grad_(True)
 
 
-def _channels(values: Sequence[float], like: Tensor) -> Tensor:
-    return torch.tensor(values).to(like.device, non_blocking=QUEUES)[:, None, None]
-
-
 def read_state(model: CATSeg, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     """Reads the tensors of `model` from a state dict under CAT-Seg's names or those of this project.
 
@@ -567,7 +562,7 @@ def _from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     clip = {n.removeprefix(CLIP): t for n, t in state.items() if n.startswith(CLIP)}
     tensors = {f"clip.{name}": tensor for name, tensor in clip_names(clip).items()}
     for name, tensor in state.items():
-        if name.startswith(CLIP) or MASK.search(name):
+        if name.startswith(CLIP) or name.endswith("attn_mask"):
             continue
         if name.startswith(AGGREGATOR):
             name = f"aggregator.{name.removeprefix(AGGREGATOR)}"

@@ -18,7 +18,7 @@
     python tools/benchmark.py first-hour --json output/first_hour.json
 
 "all" is every job of the project at its official sizes in one run, one line each beside its plain
-formulation (about half an hour on two cores with --repeats 1; --only takes the first words of lines);
+formulation (most of an hour on two cores with --repeats 1; --only takes the first words of lines);
 "model" prints fvcore's table of parameters and operations by module.
 
 Weights are random and images are noise: neither changes the time. Everything is timed in turn in one

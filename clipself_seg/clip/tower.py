@@ -47,11 +47,6 @@ class HeadGate(nn.Module):
         return self.weight, self.bias
 
 
-def call(method: Run, tokens: Tensor, *others: Tensor) -> Tensor:
-    """Calls a method of a block, with nothing around it."""
-    return method(tokens, *others)
-
-
 def patch_tokens(patches: nn.Conv2d, images: Tensor) -> Tensor:
     """Tokens (B, N, D) of an image's patches; their precision is that of the sum of all blocks."""
     return in_own_precision(patches, images).flatten(2).transpose(1, 2)
@@ -60,8 +55,8 @@ def patch_tokens(patches: nn.Conv2d, images: Tensor) -> Tensor:
 def sum_of_values(
     blocks: Sequence[ViTBlock],
     inputs_BND: Sequence[Tensor],
-    gate: tuple[Tensor, ...] = (),
-    run: Run = call,
+    gate: tuple[Tensor, ...],
+    run: Run,
 ) -> Tensor:
     """Sum of what some blocks' values add to their tokens, (B, N, D), before the final norm.
 
@@ -69,7 +64,7 @@ def sum_of_values(
         blocks: blocks with the method `values`, one at least.
         inputs_BND: tokens before each of them, of the places that are read.
         gate: weight and bias of the gate; () for none.
-        run: how a block is called.
+        run: calls the method of a block, see `Run`.
     """
     total: Tensor | None = None
     for block, tokens_BND in zip(blocks, inputs_BND, strict=True):

@@ -327,7 +327,7 @@ class FusionsEvaluator(DatasetEvaluator):
         self,
         *,
         fusions: Mapping[str, Mapping[str, DatasetEvaluator]],
-        quiet: Mapping[str, PanopticQualityEvaluator] | None = None,
+        quiet: Mapping[str, PanopticQualityEvaluator],
     ) -> None:
         """
         Args:
@@ -335,14 +335,12 @@ class FusionsEvaluator(DatasetEvaluator):
             quiet: evaluators of fusions that are too many for tables and files of their own.
         """
         self.fusions = fusions
-        self.quiet = quiet or {}
+        self.quiet = quiet
         self._every = {
             **{name: list(by_task.values()) for name, by_task in fusions.items()},
-            **{name: [evaluator] for name, evaluator in self.quiet.items()},
+            **{name: [evaluator] for name, evaluator in quiet.items()},
         }
-        self._segments = bool(self.quiet) or any(
-            "panoptic" in by_task for by_task in fusions.values()
-        )
+        self._segments = bool(quiet) or any("panoptic" in by_task for by_task in fusions.values())
 
     def reset(self) -> None:
         """Forget all images."""

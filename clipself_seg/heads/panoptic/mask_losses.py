@@ -170,15 +170,15 @@ class RandomPoints:
 class MaskCriterion:
     """Matches queries with targets and computes classification, mask and dice loss of every layer."""
 
-    def __init__(self, *, class_agnostic: bool, settings: LossSettings | None = None) -> None:
+    def __init__(self, *, class_agnostic: bool, settings: LossSettings) -> None:
         """
         Args:
             class_agnostic: whether the classification is between object and void only (the caption
                 model).
-            settings: weights and numbers of points; None for ODISE's.
+            settings: weights and numbers of points.
         """
         self.class_agnostic = class_agnostic
-        self.settings = settings or LossSettings()
+        self.settings = settings
 
     def losses(
         self, predictions: Sequence[tuple[Tensor, Tensor]], targets: Sequence[MaskTargets]

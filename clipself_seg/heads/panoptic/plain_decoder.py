@@ -334,7 +334,7 @@ class PlainDecoder(nn.Module):
         *,
         channels: Mapping[str, int],
         text_width: int = 512,
-        sizes: PlainDecoderSizes | None = None,
+        sizes: PlainDecoderSizes,
         masked_attention: bool = False,
         classes: int = 0,
     ) -> None:
@@ -343,7 +343,7 @@ class PlainDecoder(nn.Module):
             channels: channels of each tap by name. Those of another width than the decoder's, such as ``dense``, have a
                 linear layer to it.
             text_width: width E of CLIP's text embeddings.
-            sizes: widths and depths; None for those of PMT on a ViT-B/16.
+            sizes: widths and depths.
             masked_attention: whether queries attend inside their masks in training, where every block then predicts.
             classes: number K of classes of PMT's own classifier in place of texts, for its released decoders; 0 for
                 texts.
@@ -352,7 +352,7 @@ class PlainDecoder(nn.Module):
             InputError: the width does not fit the heads.
         """
         super().__init__()
-        self.sizes = sizes = sizes or PlainDecoderSizes()
+        self.sizes = sizes
         if sizes.width % (4 * sizes.heads):
             raise InputError(
                 f"plain decoder: a width of {sizes.width} has to be a multiple of 4 channels for each of "

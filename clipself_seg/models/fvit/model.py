@@ -75,7 +75,7 @@ from clipself_seg.models.protocol import FIRST_NAME, Group, Reading
 
 logger = logging.getLogger(__name__)
 
-Outputs = tuple[list[Tensor], list[Tensor], Tensor | None]  # levels, objectness, dense features
+Maps = tuple[list[Tensor], list[Tensor], Tensor | None]  # levels, objectness, dense features
 BACKGROUND = "background"
 BACKBONE = "backbone."
 CLIP = "clip."
@@ -372,7 +372,7 @@ class FViT(OpenVocabulary):
         return losses
 
     def _divergence(
-        self, start: FViT, images: Tensor, samples: Sequence[Sample], outputs: Outputs
+        self, start: FViT, images: Tensor, samples: Sequence[Sample], outputs: Maps
     ) -> Tensor:
         """How far the model is from its start, scalar: divergence of objectness, where the start sees objects, and
         cosine distances of the embeddings of its best proposals and of CLIP's dense features.

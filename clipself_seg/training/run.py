@@ -78,10 +78,8 @@ def setup(cfg: CfgNode) -> None:
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
     setup_logging(folder, comm.get_rank())
-    if cfg.MODEL.DEVICE == "mps" and comm.get_world_size() > 1:
-        raise InputError("mps trains in one process: leave out --num-gpus and torchrun")
-    if not torch.cuda.is_available() and comm.get_world_size() > 1:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // comm.get_local_size()))
+    if comm.get_world_size() > 1:
+        _share_machine(cfg.MODEL.DEVICE)
     logger.info(
         "%s on %s, %d process(es), output in %s",
         cfg.MODEL.META_ARCHITECTURE,
@@ -89,6 +87,23 @@ def setup(cfg: CfgNode) -> None:
         comm.get_world_size(),
         folder,
     )
+
+
+def _share_machine(device: str) -> None:
+    """Share the cores among this machine's processes where the CPU computes; each has a GPU of its own elsewhere.
+
+    Raises:
+        InputError: another device than the processes communicate through.
+    """
+    if device == "mps":
+        raise InputError("mps trains in one process: leave out --num-gpus and torchrun")
+    if not torch.cuda.is_available():
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // comm.get_local_size()))
+    elif device != "cuda":
+        raise InputError(
+            f"MODEL.DEVICE {device}: several processes have a GPU each, and communicate through it. Take cuda; or for "
+            "the CPU, hide the GPUs with CUDA_VISIBLE_DEVICES=-1"
+        )
 
 
 @contextlib.contextmanager

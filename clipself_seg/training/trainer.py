@@ -340,11 +340,9 @@ class Trainer(TrainerBase):
         """What is called for the losses: the model, or a wrapper that averages its gradients."""
         if comm.get_world_size() == 1 or not self.settings.sync_gradients:
             return self._module
-        devices = [self.device] if self.device.type == "cuda" else None
+        # Without device_ids, by which it would move whole samples to the GPU, tensor by tensor, and wait for each.
         # As views of what is sent, gradients are there once and not twice.
-        wrapper = DistributedDataParallel(
-            self._module, device_ids=devices, gradient_as_bucket_view=True
-        )
+        wrapper = DistributedDataParallel(self._module, gradient_as_bucket_view=True)
         # Without batch norms that train, no buffer changes, and none has to be sent with every forward.
         changing = len(trained_tensors(self._module)) > len(trained_parameters(self._module))
         wrapper.broadcast_buffers = changing

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import types
 from pathlib import Path
 
 import pytest
+import torch
+from detectron2.utils import comm
 
 from clipself_seg.checkpoints.training_state import trained_tensors
 from clipself_seg.config import load_config
@@ -54,6 +57,29 @@ def evaluated(cfg, model, fails, **options):
     outputs = run.RunOutputs(Path(cfg.OUTPUT_DIR), None, **options)
     run._write_numbers_of(evaluation, cfg, model, outputs)
     return evaluation(model)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "said"),
+    [
+        ("cpu", True, "MODEL.DEVICE cpu: several processes have a GPU each"),
+        ("cuda:1", True, "Take cuda"),
+        ("mps", False, "mps trains in one process"),
+        ("cuda", True, ""),
+        ("cpu", False, ""),
+    ],
+)
+def test_several_processes_need_a_device_each(device, gpus, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(comm, "get_local_size", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    monkeypatch.setattr(run, "setup_logging", lambda *_: None)
+    cfg = load_config("mini/semseg", ["OUTPUT_DIR", str(tmp_path)])
+    cfg.defrost()
+    cfg.MODEL.DEVICE = device
+    with pytest.raises(InputError, match=said) if said else contextlib.nullcontext():
+        run.setup(cfg)
 
 
 def test_freed_memory_is_kept_once_the_model_is_built(monkeypatch):

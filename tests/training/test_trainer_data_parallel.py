@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
 from clipself_seg.checkpoints.training_state import trained_parameters
@@ -107,6 +108,18 @@ def test_gradients_are_views_of_what_is_sent_and_buffers_are_sent_where_they_cha
     first, second = in_two_processes(work, tmp_path)
     assert first["storages"] == second["storages"] == 1
     assert second["mean"][0] == (0 if norm_trains else 1)
+
+
+def test_samples_stay_where_the_loader_put_them(tmp_path, monkeypatch):
+    run = trainer(tmp_path)
+    run.device, given = torch.device("cuda", 1), {}
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(
+        "clipself_seg.training.trainer.DistributedDataParallel",
+        lambda module, **how: given.update(how) or module,
+    )
+    run._parallel()
+    assert given and given.get("device_ids") is None  # with them it moves what it is given
 
 
 def shard_mapper(record, draw):

@@ -62,6 +62,8 @@ def mini_clip(args: argparse.Namespace) -> None:
 
     if args.model not in MINI_CLIPS:
         raise InputError(f'--model: no mini CLIP "{args.model}"; {nearest(args.model, MINI_CLIPS)}')
+    if args.scenes < 1 or args.seed < 0:
+        raise InputError("a mini CLIP needs --scenes of 1 or more, and a --seed of 0 or more")
     import torch
     from tqdm import tqdm
 

@@ -80,6 +80,7 @@ CHECKS: tuple[Check, ...] = (
         lambda value: value >= 1,
         (
             *("INPUT.DETECTION.SIDE", "INPUT.MAX_PIXELS", "INPUT.REGIONS.STUDENT_SIZE"),
+            *("INPUT.IMAGE_SIZE", "INPUT.MAX_SIZE_TEST", "INPUT.MAX_SIZE_TRAIN"),
             *("INPUT.REGIONS.MAX_SPLIT", "MODEL.CLIP.DENSE_BLOCKS", "MODEL.ZERO_SHOT.STRIDE"),
             *("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "MODEL.MASK_FORMER.DEC_LAYERS"),
             *("MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER"),
@@ -96,9 +97,8 @@ CHECKS: tuple[Check, ...] = (
         (
             *("DATALOADER.NUM_WORKERS", "INPUT.REGIONS.MAX_REGIONS", "MODEL.CAT_SEG.PAD_LEN"),
             *("MODEL.ZERO_SHOT.WINDOW", "SOLVER.CHECKPOINT_KEEP", "SOLVER.WARMUP_ITERS"),
-            "MODEL.CLIP.LOW_RANK",
+            *("INPUT.MIN_SIZE_TEST", "MODEL.CLIP.LOW_RANK", "VIS_PERIOD"),
             *("TEST.EVAL_PERIOD", "TEST.EXAMPLES.NUMBER"),
-            "VIS_PERIOD",
         ),
     ),
     Check("0 or more, and finite", _at_least_0, OBJECTIVES),

@@ -216,7 +216,7 @@ class ImagePredictor(Pretrained, Generic[R]):
             threshold = THRESHOLD
         elif not isinstance(threshold, Real) or not math.isfinite(threshold):
             raise InputError(f"the threshold of presence is {threshold}: give a finite number")
-        self.absent = None if what is None else Absent(what, threshold, calibrated)
+        self.absent = None if what is None else Absent(what, float(threshold), calibrated)
 
     def presence(self) -> Presence:
         """Scores the presence of the words that are set."""

@@ -233,7 +233,7 @@ class TaskResults(abc.ABC, Generic[R]):
         }
 
     def _id(self, number: int, key: str) -> Json:
-        """Key of an annotation that says its number."""
+        """What numbers an annotation: its "id"."""
         return {"id": number}
 
 

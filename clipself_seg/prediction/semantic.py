@@ -128,10 +128,10 @@ class Segmentation(RegionResult):
 
 
 class _Labels(NamedTuple):
-    """From the model's classes to labels.
+    """How the scores of the model's classes become those of the labels.
 
     Attributes:
-        names: N.
+        names: of the N labels.
         of_class: label of every class of the model.
         background: label, or None.
         threshold: score that the background has everywhere.

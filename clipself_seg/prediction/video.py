@@ -43,7 +43,7 @@ class FrameResult(Protocol):
 
     @property
     def labels(self) -> np.ndarray:
-        """(H, W), where label maps are written."""
+        """Label of every pixel, (H, W); only where a task writes label maps."""
 
     def overlay(self, sheet: bool = True) -> np.ndarray:
         """The frame with names, (H, W, 3) uint8, and below it a legend with `sheet`."""

@@ -87,6 +87,8 @@ def test_a_mini_clip_is_trained_and_saved(tmp_path):
     path = tmp_path / "clip.safetensors"
     assert run(mini_clip, "--output", path, "--scenes", 4, "--steps", 1) == 0
     assert load_clip("ViT-Mini-8", path).image_size == 64
+    for option, number in (("--scenes", 0), ("--seed", -1)):
+        assert run(mini_clip, "--output", tmp_path / "no.safetensors", option, number) == 2
 
 
 def test_numbers_of_finished_runs_are_printed_with_their_spread(tmp_path, capsys):

@@ -126,6 +126,8 @@ MODEL, CLIP = "MODEL.META_ARCHITECTURE", "SOLVER.CLIP_GRADIENTS."
         (["DATALOADER.NUM_WORKERS", "-1"], "NUM_WORKERS must be 0 or more, got -1"),
         (["INPUT.REGIONS.MAX_REGIONS", "-1"], "MAX_REGIONS must be 0 or more"),
         (["SOLVER.WARMUP_ITERS", "-1"], "WARMUP_ITERS must be 0 or more"),
+        (["INPUT.MIN_SIZE_TEST", "-3"], "MIN_SIZE_TEST must be 0 or more, got -3"),
+        (["INPUT.MAX_SIZE_TEST", "0"], "MAX_SIZE_TEST must be at least 1, got 0"),
         (["INPUT.REGIONS.CROP_SCALE", "0"], "CROP_SCALE must be greater than 0"),
         (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE must be .*, got 'gpu'"),
         (["MODEL", "x", "MODEL.CLIP.NAME", "y"], 'unknown key "MODEL"'),

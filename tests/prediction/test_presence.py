@@ -110,6 +110,8 @@ def test_pixels_without_a_word_need_a_background(capsys, tmp_path):
     for threshold in (float("nan"), {"dog": 1}):
         with pytest.raises(InputError, match="is (nan|{'dog': 1}): give a finite number"):
             model.set_absent("drop", threshold)
+    model.set_absent("drop", np.float32(0.5))  # results are JSON
+    assert json.loads(json.dumps(model.absent._asdict()))["threshold"] == 0.5
     for words, message in (
         (["--absent", "drop"], "--absent drop needs --background"),
         (["--absent-threshold", "1"], "--absent-threshold needs --absent drop"),

@@ -79,7 +79,7 @@ def setup(cfg: CfgNode) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     setup_logging(folder, comm.get_rank())
     if comm.get_world_size() > 1:
-        _share_machine(cfg.MODEL.DEVICE)
+        _divide_cores(cfg.MODEL.DEVICE)
     logger.info(
         "%s on %s, %d process(es), output in %s",
         cfg.MODEL.META_ARCHITECTURE,
@@ -89,7 +89,7 @@ def setup(cfg: CfgNode) -> None:
     )
 
 
-def _share_machine(device: str) -> None:
+def _divide_cores(device: str) -> None:
     """Share the cores among this machine's processes where the CPU computes; each has a GPU of its own elsewhere.
 
     Raises:

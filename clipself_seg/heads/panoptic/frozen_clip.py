@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.clip import DenseCLIP
-from clipself_seg.clip.runtime import chunk_size, constant, on_cpu
+from clipself_seg.clip.runtime import chunk_size, constant, full_precision, on_cpu
 from clipself_seg.clip.tower import DENSE, KEYS, QUERIES, ImageTower
 from clipself_seg.data.images import fit_size
 from clipself_seg.errors import InputError
@@ -126,7 +126,8 @@ def _resample(logits_Qmn: Tensor, size: tuple[int, int], fraction: tuple[float, 
     down, right = fraction
     # Maps [-1, 1] of the output to [-1, 2 * fraction - 1] of the map: the same top left corner.
     theta = constant([[[right, 0, right - 1], [0, down, down - 1]]], logits)
-    points = F.affine_grid(theta, [1, 1, *size], align_corners=False)
+    with full_precision(logits.device):  # 8 bits are too coarse for places
+        points = F.affine_grid(theta, [1, 1, *size], align_corners=False)
     return F.grid_sample(
         logits[None], points, mode="bilinear", padding_mode="border", align_corners=False
     )[0]

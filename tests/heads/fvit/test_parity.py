@@ -144,7 +144,7 @@ def test_masks():
     rows, columns = content["ori_shape"]
     bits = np.unpackbits(wanted["mask_bits"].numpy(), axis=1).reshape(12, rows, columns)
     for paste in (paste_masks, paste_masks_in_image):
-        masks = paste(logits.sigmoid(), boxes, (rows, columns), 0.5)
+        masks = paste(logits.sigmoid(), boxes, (rows, columns))
         areas = masks.flatten(1).sum(1)
         assert (areas - wanted["mask_areas"]).abs().max() <= 2
         assert (masks[:12].numpy() != bits).sum(axis=(1, 2)).max() <= 2

@@ -75,6 +75,13 @@ def test_a_fraction_of_the_map_is_that_part_cut_out():
     assert torch.equal(whole, visible_cells(part, GRID, PATCH)[:, :-1, :-1])
 
 
+def test_a_fraction_of_the_map_is_the_same_under_autocast():
+    masks, fraction = smooth(9, 96, 128), (1.37, 1.13)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = visible_cells(masks, GRID, PATCH, fraction=fraction)
+    assert torch.equal(low, visible_cells(masks, GRID, PATCH, fraction=fraction))
+
+
 def test_small_masks_fall_back_to_any_touched_cell_and_the_others_do_not():
     masks = torch.full((3, 30, 42), -4.0)
     masks[0, 6:8, 6:8] = 4  # in the corner of cell (1, 1), away from its centre

@@ -355,6 +355,10 @@ class Trainer(TrainerBase):
             metadata["training shards"] = len(self.records.shards)
         else:
             metadata["training images"] = len(self.records)
+        if isinstance(self.vocabulary, Vocabulary):
+            # A file of the user's data may name others than before.
+            names = ("|".join(entry.names) for entry in self.vocabulary.classes)
+            metadata["training classes"] = ", ".join(names)
         if not self.settings.sync_gradients:
             # The replica that is kept sees the first process's part of each batch.
             metadata["processes"] = comm.get_world_size()

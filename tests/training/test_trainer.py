@@ -15,6 +15,7 @@ import torch
 
 from clipself_seg.checkpoints import training_state as checkpoint
 from clipself_seg.checkpoints.training_state import trained_parameters
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.models.base import matrices_and_vectors
 from clipself_seg.models.distillation import (
@@ -57,6 +58,7 @@ def trainer(
     records=None,
     objective=None,
     hooks=(),
+    vocabulary=None,
     **changes,
 ) -> Trainer:
     torch.set_num_threads(1)  # OpenMP does not survive the fork of `killed`
@@ -70,6 +72,7 @@ def trainer(
         evaluate=evaluate,
         groups=matrices_and_vectors(model.parameters(), 0.1),
         hooks=hooks,
+        vocabulary=vocabulary,
     )
 
 
@@ -186,9 +189,11 @@ def test_an_output_folder_with_checkpoints_needs_resume(tmp_path):
 
 
 def test_resume_under_another_configuration_or_data_is_refused(tmp_path):
-    trainer(tmp_path).train()
+    trainer(tmp_path, vocabulary=Vocabulary.from_names(["dog|puppy", "sea"])).train()
     with pytest.raises(InputError, match="SOLVER.BASE_LR was 0.01, is 0.02"):
         trainer(tmp_path, shared={"SOLVER.BASE_LR": 2e-2}).train(resume=True)
+    with pytest.raises(InputError, match=r"training classes was 'dog\|puppy, sea', is 'dog, sea'"):
+        trainer(tmp_path, vocabulary=Vocabulary.from_names(["dog", "sea"])).train(resume=True)
     other = trainer(tmp_path)
     other._run["original weights"] = "another"
     with pytest.raises(InputError, match="original weights was '[0-9a-f]{12}', is 'another'"):

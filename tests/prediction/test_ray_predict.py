@@ -188,7 +188,7 @@ def test_a_part_that_is_kept_says_what_was_written(tmp_path, pyarrow, caplog):
             assert "part-00000.parquet is not as it was written: its 3 images" in caplog.text
         else:
             assert pyarrow.parquet.read_table(path).equals(written)
-    assert again > 75
+    assert again > 70
     ray_predict.write_part(path, predict_block(Fake(), items[::-1], 2))  # of other images
     assert parts.begin({}, {}) == [0]
 

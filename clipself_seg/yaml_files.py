@@ -293,7 +293,7 @@ def read_tree(path: Path) -> Tree:
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not a usable YAML file: {reason}") from None
     if not isinstance(tree, dict):
-        raise InputError(f"{path} holds no keys")
+        raise InputError(f"{path} holds no keys: give a YAML file of lines `KEY: value`")
     _check_extent(tree, path)
     bases = tree.get(BASE_KEY, [])
     listed = bases if isinstance(bases, list) else [bases]

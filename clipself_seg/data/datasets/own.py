@@ -650,15 +650,16 @@ def _images_alone(split: Split, root: Path) -> JsonObject:
 
 
 def _image_root(split: Split) -> Path:
-    """Folder to which the file names of a COCO JSON are relative: the first of the usual ones that has one."""
+    """Folder to which the file names of a COCO JSON are relative: the first of the usual ones that has some."""
     if split.json is None or (split.images and split.images.is_dir()):
         assert split.images is not None
         return split.images
-    first, *_ = coco_list(_read_json(split.json), "images", split.json)
+    first = coco_list(_read_json(split.json), "images", split.json)[:50]
     folder, part = split.json.parent, split.json.stem.rpartition("_")[2]
     below = ("", "images", part, f"images/{part}")
     places = [place / name for name in below for place in (folder, folder.parent)]
-    return next((p for p in places if (p / str(first.get("file_name"))).is_file()), folder)
+    roots = (p for one in first for p in places if (p / str(one.get("file_name"))).is_file())
+    return next(roots, folder)
 
 
 def _ignored(classes: Vocabulary) -> int:

@@ -202,6 +202,9 @@ def test_a_coco_json_alone_trains_boxes_and_painted_label_maps(tmp_path):
     record = sem_seg_records(register_data(path, "semantic").train)[0]
     labels = read_labels_of(record, num_classes=2, ignore_label=255, size=(60, 40))
     assert (labels[:20, :30] == 0).all() and (labels[20:] == 1).all()
+    (tmp_path / "images/1.jpg").unlink()
+    record = DatasetCatalog.get(register_data(path, "detection").train)[0]
+    assert record["file_name"] == str(tmp_path / "images/2.jpg")  # the first image is missing
 
 
 def test_named_categories_alone_are_kept_and_held_out_ones_evaluated_alone(tmp_path):

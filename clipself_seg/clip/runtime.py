@@ -1,9 +1,9 @@
 """How tensors are computed: how many at once, in which precision, compiled or not, and what is kept for gradients.
 
-In this order: sizes of chunks (`chunk_size`), precision (`full_precision`, `in_own_precision`, `autocast`), tensors
-that are copied or made without waiting (`on_device`, `send`, `constant`) or without values (`without_values`), and the
-call of a transformer block (`run_block`), which may be compiled, and keeps for the backward pass its input, the results
-of its matrix products, or everything.
+In this order: sizes of chunks (`chunk_size`), precision (`full_precision`, `tf32`, `in_own_precision`, `autocast`),
+tensors that are copied or made without waiting (`on_device`, `send`, `constant`) or without values (`without_values`),
+and the call of a transformer block (`run_block`), which may be compiled, and keeps for the backward pass its input, the
+results of its matrix products, or everything.
 """
 
 from __future__ import annotations
@@ -76,12 +76,24 @@ def full_precision(device: torch.device) -> contextlib.AbstractContextManager[ob
     return contextlib.nullcontext()
 
 
-def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """The lower precision that autocast computes in at the moment, None where it is off or does not exist."""
+@contextlib.contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Whether a GPU may round the factors of matrix products to TF32; no effect on the CPU."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def lower_precision(device: torch.device) -> tuple[torch.dtype | None, bool]:
+    """What products are computed in at the moment: autocast's type, None where it is off, and whether in TF32."""
     kind = device.type
+    rounded = kind == "cuda" and torch.backends.cuda.matmul.allow_tf32
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
-        return None
-    return torch.get_autocast_dtype(kind)
+        return None, rounded
+    return torch.get_autocast_dtype(kind), rounded
 
 
 def in_own_precision(layer: nn.Module, x: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from clipself_seg.checkpoints.bounds import OutOfBounds, open_safetensors
 from clipself_seg.checkpoints.hashes import hash_tensors, invalidate, weights_hash, weights_state
 from clipself_seg.clip.examples import ReadRegions, dense_regions, with_examples
 from clipself_seg.clip.model import DenseCLIP
-from clipself_seg.clip.runtime import autocast_dtype, full_precision
+from clipself_seg.clip.runtime import full_precision, lower_precision, tf32
 from clipself_seg.clip.text import encode_prompts
 from clipself_seg.data.examples import ClassExamples
 from clipself_seg.data.vocabulary import Names, Vocabulary, class_names, examples_of
@@ -178,7 +178,7 @@ class MixedTexts:
             with torch.inference_mode(False):
                 return with_examples(text_KPE, others(), given, self._clip, self.read)
 
-        state = text_KPE.device, autocast_dtype(text_KPE.device), weights_state(self._clip)
+        state = text_KPE.device, lower_precision(text_KPE.device), weights_state(self._clip)
         return self._kept.get(state, (names, examples), mix)
 
 
@@ -294,7 +294,7 @@ class TextBank:
     def _whoever_asks(self) -> Iterator[None]:
         """Nothing of the caller's modes: low precision or inference tensors would reach the next one."""
         with torch.inference_mode(False), torch.no_grad():
-            with full_precision(self.clip.device):
+            with full_precision(self.clip.device), tf32(False):
                 yield
 
     def _compute(self, classes: Names) -> Tensor:
@@ -388,7 +388,7 @@ class ClassTexts:
 
     def _encoded(self, names: Names) -> Tensor:
         device = self.clip.device
-        state = device, autocast_dtype(device), weights_state(self.clip.text.owner)
+        state = device, lower_precision(device), weights_state(self.clip.text.owner)
         return self._kept.get(state, names, torch.no_grad()(lambda: self._encode(names)))
 
     def invalidate(self) -> None:

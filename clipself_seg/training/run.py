@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.training_state import CheckpointFolder, unpack_model
 from clipself_seg.clip.low_rank import merge_low_rank
+from clipself_seg.clip.runtime import tf32
 from clipself_seg.clip.training_free import refuse_training
 from clipself_seg.data.datasets.own import forget_files
 from clipself_seg.data.loader import dead_workers_named
@@ -104,17 +105,6 @@ def _divide_cores(device: str) -> None:
             f"MODEL.DEVICE {device}: several processes have a GPU each, and communicate through it. Take cuda; or for "
             "the CPU, hide the GPUs with CUDA_VISIBLE_DEVICES=-1"
         )
-
-
-@contextlib.contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    """Whether a GPU may round the factors of matrix products to TF32; no effect on the CPU."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _write_config(cfg: CfgNode, suffix: str = "") -> None:

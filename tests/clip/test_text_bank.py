@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from clipself_seg.checkpoints import hashes
 from clipself_seg.clip import DenseCLIP, TextBank, load_clip, text, text_bank
+from clipself_seg.clip.runtime import lower_precision, tf32
 from clipself_seg.clip.text import BATCH, encode_prompts
 from clipself_seg.clip.text_bank import (
     TEMPLATES,
@@ -227,6 +228,18 @@ def test_what_is_kept_does_not_depend_on_the_modes_of_who_asks_first(clip, tmp_p
     found = bank.embed(["cat"])
     expected = TextBank(clip, "single", cache_dir=tmp_path / "other").embed(["cat"])
     assert torch.equal(found, expected) and not found.is_inference()
+
+
+def test_what_is_kept_is_not_rounded_to_tf32_in_a_training(clip, tmp_path, monkeypatch):
+    bank = TextBank(clip, "single", cache_dir=tmp_path)
+    rounded, encode = [], bank._encode
+    allowed = lambda: torch.backends.cuda.matmul.allow_tf32  # noqa: E731
+    monkeypatch.setattr(bank, "_encode", lambda names: rounded.append(allowed()) or encode(names))
+    with tf32(True):
+        bank.embed(["cat"])
+        bank.embed_raw(["cat"], keep=False)  # of one step
+        assert allowed()
+    assert rounded == [False, True]
 
 
 def test_a_clip_that_was_loaded_in_inference_mode_has_embeddings_too(clip, bank, tmp_path):
@@ -495,6 +508,20 @@ def test_texts_under_autocast_and_without_are_kept_apart(texts, asked):
         rough = texts.embed(CAT)
         assert texts.embed(CAT) is rough and not torch.equal(rough, exact)
     assert torch.equal(texts.embed(CAT), exact)
+
+
+def test_texts_in_tf32_and_without_are_kept_apart(texts, monkeypatch):
+    assert lower_precision(torch.device("cpu")) == lower_precision(torch.device("cuda"))
+    with tf32(True):
+        assert lower_precision(torch.device("cuda")) == (None, True)
+    monkeypatch.setattr(
+        text_bank, "lower_precision", lambda device: torch.backends.cuda.matmul.allow_tf32
+    )
+    with torch.no_grad():
+        exact = texts.embed(CAT)
+        with tf32(True):
+            rounded = texts.embed(CAT)
+            assert rounded is not exact and texts.embed(CAT) is rounded
 
 
 def test_prompts_come_back_in_their_order_from_batches_of_like_length(texts):

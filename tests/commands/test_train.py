@@ -22,6 +22,7 @@ from torch.multiprocessing import ProcessExitedException, get_context, start_pro
 
 from clipself_seg.checkpoints.zoo import SHIPPED, SHIPPED_MODELS
 from clipself_seg.clip import load_clip
+from clipself_seg.clip.runtime import tf32
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
 from clipself_seg.data.mappers.distill import DistillMapper
@@ -29,7 +30,6 @@ from clipself_seg.errors import InputError
 from clipself_seg.evaluation.regions.evaluation import RegionEvaluation
 from clipself_seg.files import alone_in
 from clipself_seg.models import CLIPSelf
-from clipself_seg.training.run import tf32
 from clipself_seg.training.trainer import Trainer
 from tests.conftest import ROOT
 from tests.shards import encoded, samples, write_shard, write_shards

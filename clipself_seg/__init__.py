@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 # Operators that torch lacks on mps then run on the CPU; torch reads it when imported.
 if sys.platform == "darwin":
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+
+# Detectron2 and fvcore call it where they are imported, of which torch from 2.15 on warns everybody. A process that
+# another one spawns imports them before any module that needs them here.
+warnings.filterwarnings("ignore", r"`torch\.jit\.script` is", FutureWarning, append=True)
 
 __version__ = "1.0.0"
 __all__ = [

@@ -10,7 +10,6 @@ import gc
 import importlib.util
 import sys
 import types
-import warnings
 
 from clipself_seg.errors import MissingPackage, not_installed
 from clipself_seg.memory import no_collection
@@ -52,8 +51,6 @@ class _Deferred(types.ModuleType):
 
 if importlib.util.find_spec("detectron2") is None:
     raise MissingPackage(not_installed("detectron2"))
-# Detectron2 and fvcore call it where they are imported, of which torch from 2.15 on warns everybody.
-warnings.filterwarnings("ignore", r"`torch\.jit\.script` is", FutureWarning, append=True)
 with no_collection():
     import_torchvision()
     if "clipself_seg.commands" in sys.modules and "triton" not in sys.modules:

@@ -15,6 +15,7 @@ import torch._dynamo.utils
 import torchvision  # noqa: F401  (what a test takes away comes back)
 from PIL import Image
 
+import clipself_seg
 from clipself_seg import detectron2_needed, memory
 from clipself_seg.detectron2_needed import import_torchvision
 from tests.faults import run_python
@@ -60,11 +61,10 @@ def test_what_is_no_command_or_has_triton_keeps_its_garbage_collector(
     assert frozen == [False] * (of_a_command and not triton)
 
 
-def test_what_torch_says_of_detectron2s_scripts_is_not_told_to_users(monkeypatch):
-    monkeypatch.setattr(gc, "freeze", lambda: None)
+def test_what_torch_says_of_detectron2s_scripts_is_not_told_to_users():
     with warnings.catch_warnings(record=True) as said:
         warnings.resetwarnings()
-        runpy.run_path(detectron2_needed.__file__)
+        runpy.run_path(clipself_seg.__file__)
         warnings.warn("`torch.jit.script` is deprecated. Please switch to ...", FutureWarning, 2)
         assert not said
         warnings.warn("another", FutureWarning, 2)

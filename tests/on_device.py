@@ -4,10 +4,10 @@
 
 "lazy" is the simulated GPU of tools/bench/accelerator.py, which computes on the CPU and takes the ways of a GPU.
 What a test makes and names no device for lies there, and so do parameters and buffers; what the code under test makes
-so lies on the CPU, as it does with a GPU. Tolerances are those of the tests, in float32 without TF32. After each test
-the file that CLIPSELF_SEG_TEST_REPORT names gets "passed" and "skipped" (their numbers), "failed" (test -> first line
-of its error), "tolerance_used" (the largest difference as a multiple of what is allowed) and "most_used_by", the test
-that it was in.
+so lies on the CPU, as it does with a GPU. Tests marked "cpu" ask for the ways of a CPU, and are left out. Tolerances
+are those of the tests, in float32 without TF32. After each test the file that CLIPSELF_SEG_TEST_REPORT names gets
+"passed" and "skipped" (their numbers), "failed" (test -> first line of its error), "tolerance_used" (the largest
+difference as a multiple of what is allowed) and "most_used_by", the test that it was in.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import _pytest
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -37,7 +40,8 @@ REPORT = os.environ.get("CLIPSELF_SEG_TEST_REPORT")
 MAKERS = _device_constructors()
 FILLED = {Tensor.normal_, Tensor.uniform_, Tensor.random_, Tensor.bernoulli_}
 TESTS = str(Path(__file__).parent)
-BETWEEN = (str(Path(torch.__file__).parent), __file__, accelerator.__file__)
+LIBRARIES = [str(Path(module.__file__).parent) for module in (torch, np, _pytest)]
+BETWEEN = (*LIBRARIES, __file__, accelerator.__file__)
 DRAWN = FILLED | {torch.rand_like, torch.randn_like, torch.randint_like}
 
 
@@ -161,6 +165,19 @@ def on_device(request: pytest.FixtureRequest) -> Iterator[None]:
         move_constants(request.session.items)
         stack.enter_context(OnDevice())
         yield
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before anybody imports the function by its name."""
+    write = safetensors.torch.save_file
+    safetensors.torch.save_file = lambda o, *a, **how: write(moved(o, "cpu"), *a, **how)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what only a CPU does."""
+    left_out = [item for item in items if item.get_closest_marker("cpu")]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -76,21 +76,30 @@ def full_precision(device: torch.device) -> contextlib.AbstractContextManager[ob
     return contextlib.nullcontext()
 
 
+def _tf32() -> tuple[str, bool | str]:
+    """Name and value of torch's setting; it refuses the older name, which compilers read, once the newer is used."""
+    try:
+        return "allow_tf32", torch.backends.cuda.matmul.allow_tf32
+    except RuntimeError:
+        return "fp32_precision", torch.backends.cuda.matmul.fp32_precision
+
+
 @contextlib.contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
     """Whether a GPU may round the factors of matrix products to TF32; no effect on the CPU."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = allowed
+    name, before = _tf32()
+    wanted = allowed if name == "allow_tf32" else "tf32" if allowed else "ieee"
+    setattr(torch.backends.cuda.matmul, name, wanted)
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        setattr(torch.backends.cuda.matmul, name, before)
 
 
-def lower_precision(device: torch.device) -> tuple[torch.dtype | None, bool]:
-    """What products are computed in at the moment: autocast's type, None where it is off, and whether in TF32."""
+def lower_precision(device: torch.device) -> tuple[torch.dtype | None, bool | str]:
+    """What products are computed in at the moment: autocast's type, None where it is off, and torch's TF32 setting."""
     kind = device.type
-    rounded = kind == "cuda" and torch.backends.cuda.matmul.allow_tf32
+    rounded = kind == "cuda" and _tf32()[1]
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return None, rounded
     return torch.get_autocast_dtype(kind), rounded

@@ -8,6 +8,7 @@ import sys
 import warnings
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -227,6 +228,8 @@ def test_tests_run_on_another_device_with_the_numbers_of_the_cpu(monkeypatch):
         assert torch.ones(2, device="cpu").device.type == "cpu"
         assert all(map(torch.equal, on_device.moved(drawn, "cpu"), wanted))
         assert torch.arange(2).numpy().tolist() == [0, 1]
+        assert np.array_equal(torch.arange(2), [0, 1]) and torch.tensor(0.5) == pytest.approx(0.5)
+        assert torch.equal(torch.ones(2) @ torch.eye(2), torch.ones(2))
 
 
 def test_how_much_of_a_tolerance_is_used_is_kept(monkeypatch):

@@ -45,6 +45,7 @@ def products(monkeypatch):
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [(260,), (3, 150), (2, 13, 20)])
+@pytest.mark.cpu
 def test_values_are_those_of_torch(rows, bias, products):
     x, weight, shift = tensors(rows, bias=bias)
     result = linear(x, weight, shift)
@@ -163,6 +164,7 @@ def test_gradients_of_large_weights_go_by_the_family_of_the_processor(family, mo
 
 
 @pytest.mark.skipif(not CHOICE().convolution, reason="this machine takes torch's own products")
+@pytest.mark.cpu
 def test_one_thread_gives_the_bits_of_two(products):
     """Where oneDNN computes, which one thread leaves for a convolution without a dilation."""
     x, weight, bias = tensors((300,))
@@ -264,6 +266,7 @@ def test_quick_gelu_is_the_same_with_and_without_gradients(monkeypatch, two_thre
 
 
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.cpu
 def test_attention_of_heads_copied_apart_has_the_same_bits(monkeypatch, masked):
     monkeypatch.setattr(module, "onednn_is_exact", lambda: False)
     torch.manual_seed(0)
@@ -359,17 +362,17 @@ def test_size_that_the_patch_does_not_divide_is_refused_with_the_nearest(size):
 
 def test_rotary_factors_that_inference_made_serve_training():
     _rotary_table.cache_clear()
-    with torch.inference_mode():
-        rotary_factors((2, 3), 8, torch.device("cpu"))
     queries = torch.randn(1, 1, 7, 8, requires_grad=True)
-    rotate(queries, rotary_factors((2, 3), 8, torch.device("cpu"))).sum().backward()
+    with torch.inference_mode():
+        rotary_factors((2, 3), 8, queries.device)
+    rotate(queries, rotary_factors((2, 3), 8, queries.device)).sum().backward()
     assert queries.grad is not None
 
 
 def test_rotation_is_the_complex_product_to_the_bit_and_rounds_once():
     grid, queries = (3, 5), torch.randn(2, 2, 16, 8)
-    factors = rotary_factors(grid, 8, torch.device("cpu"))
-    assert factors is rotary_factors(grid, 8, torch.device("cpu"))
+    factors = rotary_factors(grid, 8, queries.device)
+    assert factors is rotary_factors(grid, 8, queries.device)
     pairs = torch.view_as_complex(queries.unflatten(-1, (-1, 2)))
     product = torch.view_as_real(pairs * torch.view_as_complex(factors)).flatten(-2)
     assert torch.equal(rotate(queries, factors), product)
@@ -378,8 +381,8 @@ def test_rotation_is_the_complex_product_to_the_bit_and_rounds_once():
 
 
 def test_compilers_are_given_the_same_rotation_without_complex_numbers(monkeypatch):
-    factors = rotary_factors((3, 5), 8, torch.device("cpu"))
     queries = torch.randn(2, 2, 16, 8)
+    factors = rotary_factors((3, 5), 8, queries.device)
     wanted = rotate(queries, factors)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     monkeypatch.delattr(torch, "view_as_complex")

@@ -53,7 +53,9 @@ def test_image_and_text_embeddings_equal_open_clip(name, shallow, tmp_path):
     with torch.no_grad():
         actual, expected = ours.encode_image(images), theirs.encode_image(images, normalize=True)
         torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
-        actual, expected = ours.encode_text(tokens), theirs.encode_text(tokens, normalize=True)
+        actual, expected = ours.encode_text(tokens), theirs.encode_text(
+            tokens.to(ours.device), True
+        )
         torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
     save_clip(ours, tmp_path / "back.pt", layout="open_clip")
     back = torch.load(tmp_path / "back.pt", weights_only=True)["state_dict"]

@@ -25,8 +25,10 @@ from clipself_seg.clip.resnet import ResNetTower
 from clipself_seg.clip.runtime import (
     autocast,
     chunk_size,
+    lower_precision,
     normal_parameter,
     run_block,
+    tf32,
     without_values,
 )
 from clipself_seg.errors import InputError
@@ -172,6 +174,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
+@pytest.mark.cpu
 def test_a_gpu_computes_at_once_what_a_cpu_computes_in_pieces(case, monkeypatch):
     compute, shape, (module, name), most = CASES[case]
     values = torch.randn(shape, generator=torch.Generator().manual_seed(3))
@@ -194,6 +197,20 @@ def test_memory_bounds_what_a_gpu_computes_at_once(monkeypatch):
         class_aggregation_of(torch.ones(5, 36, 16).to(ACCELERATOR))
     assert counted.operations["aten.native_layer_norm"] == 3  # one of them for the padding
     assert in_two.operations["aten.native_layer_norm"] == 5
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="older than torch 2.9")
+def test_torchs_newer_name_of_the_tf32_setting_is_left_as_it_was():
+    setting, cuda = torch.backends.cuda.matmul, torch.device("cuda")
+    before = setting.fp32_precision
+    try:
+        setting.fp32_precision = "tf32"
+        with tf32(False):
+            assert setting.fp32_precision == "ieee" and lower_precision(cuda) == (None, False)
+        assert setting.fp32_precision == "tf32" and lower_precision(cuda) == (None, "tf32")
+    finally:
+        setting.fp32_precision = before
+    assert setting.allow_tf32 is False  # both names agree again
 
 
 def test_numbers_are_normal_ones_times_their_deviation():
@@ -225,7 +242,7 @@ def block_and_others(request):
         transformer.initialise()
         return transformer.resblocks[0], ()
     return EvaBlock(width=64, heads=2, hidden=176), (
-        rotary_factors((7, 9), 32, torch.device("cpu")),
+        rotary_factors((7, 9), 32, torch.empty(0).device),
     )
 
 

@@ -73,6 +73,7 @@ def naive(cells, windows, patch, image_size):
 
 
 @pytest.mark.parametrize("image_size", [(9, 13), (6, 6), (3, 10)])
+@pytest.mark.cpu
 def test_parts_are_those_of_loops_over_windows_and_classes(image_size):
     windows, patch = StridedWindows(6, 3), 2
     count = len(windows.corners(image_size))
@@ -103,6 +104,7 @@ class Largest(TorchDispatchMode):
         return made
 
 
+@pytest.mark.cpu
 def test_labels_of_many_classes_need_no_maps_of_all():
     windows, size = StridedWindows(16, 16), (32, 32)
     cells = torch.rand(4, 847, 2, 2)

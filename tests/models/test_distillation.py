@@ -190,11 +190,13 @@ def test_all_of_the_last_block_learns_and_the_text_tower_nothing():
 
 
 # The images fill three quarters of their squares: 6 of 8 rows of cells.
-WHOLE = torch.tensor([[0.0, 0.0, 1.0, 0.75]])
+def whole():
+    """The box of an image, on the CPU as a loader gives it."""
+    return torch.tensor([[0.0, 0.0, 1.0, 0.75]], device="cpu")
 
 
 def weighted_samples(count=2):
-    return [sample | {"whole": WHOLE} for sample in tiny_samples(count)]
+    return [sample | {"whole": whole()} for sample in tiny_samples(count)]
 
 
 def weighted(context="q", how=None, **weights):
@@ -351,7 +353,7 @@ def tiny_step(model, count=2):
 def backbone(name="test_vit"):
     torch.manual_seed(0)
     teacher = TimmBackbone(name, pretrained=False)
-    teacher.setup(torch.device("cpu"))
+    teacher.setup(torch.empty(0).device)
     return teacher
 
 
@@ -448,8 +450,8 @@ def text_samples(count=4):
     samples = [tiny_samples(4)[index] for index in order]
     for sample, caption in zip(samples, NOUN_CAPTIONS):
         generator = torch.Generator().manual_seed(sample["image_id"])
-        sample["labels"] = torch.randint(5, (len(sample["boxes"]),), generator=generator)
-        sample |= {"caption": caption, "whole": torch.tensor([[0.0, 0.0, 1.0, 0.75]])}
+        labels = torch.randint(5, (len(sample["boxes"]),), generator=generator, device="cpu")
+        sample |= {"labels": labels, "caption": caption, "whole": whole()}
     return samples
 
 

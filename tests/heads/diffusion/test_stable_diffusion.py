@@ -87,7 +87,7 @@ def test_one_step_of_the_official_noise_schedule_and_a_decoder_on_clean_latents(
     )
     latents = 0.18215 * small.vae.encode(2 * crops - 1).latent_dist.mean
     noise = F.interpolate(shared_noise(), (8, 8), mode="bicubic")
-    noisy = schedule.add_noise(latents, noise, torch.tensor([0]))
+    noisy = schedule.add_noise(latents, noise.to(latents.device), torch.tensor([0]))
     taps = small(crops, prompt, time)
     equal(taps[2:6], unet_taps(small.unet, noisy, prompt, time))
     equal(taps[6:], decoder_taps(small.vae, latents / 0.18215))

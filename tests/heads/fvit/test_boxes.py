@@ -128,6 +128,7 @@ def test_proposals_stay_in_the_image_and_are_suppressed_within_their_level():
     assert len(boxes) == 0
 
 
+@pytest.mark.cpu
 def test_proposals_on_a_gpu_are_those_of_the_cpu():
     anchors = make_anchors([(24, 24), (12, 12)], (4, 8))
     logits = [torch.randn(len(level)) for level in anchors]

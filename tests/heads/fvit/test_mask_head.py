@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.layers.mask_ops import paste_masks_in_image
@@ -13,6 +14,7 @@ from clipself_seg.heads.fvit.roi_heads import MaskHead, mask_targets, paste_mask
 SIZE = (90, 120)
 
 
+@pytest.mark.cpu
 def test_few_rois_at_a_time_have_the_logits_of_all(monkeypatch):
     torch.manual_seed(0)
     head = MaskHead(8).eval()
@@ -92,6 +94,7 @@ def test_pasted_masks_are_those_of_the_whole_image_and_detectron2s():
     assert paste_masks(probs[:0], boxes[:0], SIZE).shape == (0, *SIZE)
 
 
+@pytest.mark.cpu
 def test_nothing_outside_of_a_box_is_read(monkeypatch):
     sizes = []
     sample = F.grid_sample

@@ -56,6 +56,7 @@ def test_one_process_and_evaluation_are_torchs_own():
     assert torch.equal(own.eval()(maps), plain.eval()(maps))
 
 
+@pytest.mark.cpu
 def test_in_evaluation_the_norm_is_part_of_the_convolution(monkeypatch):
     torch.manual_seed(0)
     conv = ConvNorm(3, 5, 3).train()

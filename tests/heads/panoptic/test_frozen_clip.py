@@ -99,6 +99,7 @@ def test_padding_is_never_visible(binarise):
     assert cells[0].any(dim=1).tolist() == [True, True, True, False]
 
 
+@pytest.mark.cpu
 def test_masks_without_a_positive_logit_are_not_resampled(monkeypatch):
     resampled = []
     monkeypatch.setattr(

@@ -388,6 +388,7 @@ def test_of_equal_classes_the_first_wins_within_and_between_groups(numbers, monk
     assert not canvas_labels(torch.full((2, 5), 0.2), logits, (1, 2), (1, 2), (1, 2)).any()
 
 
+@pytest.mark.cpu
 def test_memory_holds_some_classes_at_a_time(monkeypatch):
     """847 classes, of which sixteen are resized together."""
     image, output = (20, 30), (45, 60)

@@ -28,7 +28,9 @@ def pixel(grid_map: torch.Tensor, x: float, y: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("at_once", [level_samples.POINTS_AT_ONCE, 20])  # 20: a query at once
-@pytest.mark.parametrize("sample", [summed_samples, summed_rows])
+@pytest.mark.parametrize(
+    "sample", [summed_samples, pytest.param(summed_rows, marks=pytest.mark.cpu)]
+)
 def test_samples_equal_a_loop(sample, at_once, monkeypatch):
     monkeypatch.setattr(level_samples, "POINTS_AT_ONCE", at_once)
     batch, queries, heads, points, width = 2, 3, 2, 4, 6
@@ -55,6 +57,7 @@ def inputs(*shape, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("place", [-1e30, -0.2, 0.0, 1.0, 1.2, math.inf])
+@pytest.mark.cpu
 def test_points_on_and_beyond_the_border_are_the_same_in_both(place):
     values, places, weights = inputs(1, 2, 2, 2, 3)
     for axes in ((0,), (1,), (0, 1)):
@@ -66,6 +69,7 @@ def test_points_on_and_beyond_the_border_are_the_same_in_both(place):
         assert place in (0.0, 1.0) or -0.5 < place < 1.5 or not rows.any()
 
 
+@pytest.mark.cpu
 def test_weights_that_are_not_numbers_stay_so():
     values, places, weights = inputs(1, 2, 2, 2, 3)
     places[0, 0], weights[0, 0] = math.nan, math.nan
@@ -73,6 +77,7 @@ def test_weights_that_are_not_numbers_stay_so():
     assert rows[0, 0].isnan().all() and rows[0, 1].isfinite().all()
 
 
+@pytest.mark.cpu
 def test_rows_are_taken_only_without_gradients_and_no_queries_give_no_sums(monkeypatch):
     taken = []
     original = level_samples.summed_rows

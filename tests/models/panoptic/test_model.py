@@ -149,6 +149,7 @@ def test_an_image_is_segmented_alike_alone_and_in_a_list(model):
 
 
 @pytest.mark.parametrize("kind", [(), FCCLIP, PLAIN])
+@pytest.mark.cpu
 def test_images_of_one_canvas_pass_the_generator_together_where_memory_allows(kind, monkeypatch):
     model = model_of(*kind)
     samples = [sample(seed=0), sample(40, 80, seed=1), sample(100, 75, seed=2), sample(seed=3)]

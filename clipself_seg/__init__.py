@@ -35,6 +35,8 @@ if sys.platform == "darwin":
 # Detectron2 and fvcore call it where they are imported, of which torch from 2.15 on warns everybody. A process that
 # another one spawns imports them before any module that needs them here.
 warnings.filterwarnings("ignore", r"`torch\.jit\.script` is", FutureWarning, append=True)
+# Detectron2 reads a text of a configuration as Python first; from 3.12 on Python warns of such as runs/2in1.
+warnings.filterwarnings("ignore", "invalid decimal literal", Warning, "<unknown>", append=True)
 
 __version__ = "1.0.0"
 __all__ = [

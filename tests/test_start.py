@@ -13,6 +13,7 @@ import warnings
 import pytest
 import torch._dynamo.utils
 import torchvision  # noqa: F401  (what a test takes away comes back)
+from detectron2.config import CfgNode
 from PIL import Image
 
 import clipself_seg
@@ -61,11 +62,12 @@ def test_what_is_no_command_or_has_triton_keeps_its_garbage_collector(
     assert frozen == [False] * (of_a_command and not triton)
 
 
-def test_what_torch_says_of_detectron2s_scripts_is_not_told_to_users():
+def test_what_torch_and_python_say_of_detectron2s_ways_is_not_told_to_users():
     with warnings.catch_warnings(record=True) as said:
         warnings.resetwarnings()
         runpy.run_path(clipself_seg.__file__)
         warnings.warn("`torch.jit.script` is deprecated. Please switch to ...", FutureWarning, 2)
+        assert CfgNode._decode_cfg_value("runs/2in1") == "runs/2in1"
         assert not said
         warnings.warn("another", FutureWarning, 2)
         assert len(said) == 1

@@ -284,6 +284,6 @@ def _unknown(model: str) -> InputError:
     if os.sep in model or model.endswith(SUFFIXES):
         return no_checkpoint(model)
     return InputError(
-        f'no model "{model}": {nearest(model, [MINI, *zoo(), *SHIPPED_MODELS, *SHIPPED_TAGS])}; '
-        "clipself-seg weights lists them"
+        f'no model "{model}": {nearest(model, [MINI, *zoo(), *SHIPPED_MODELS, *SHIPPED_TAGS])} '
+        "(clipself-seg weights lists them)"
     )

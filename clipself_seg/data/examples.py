@@ -92,7 +92,8 @@ def as_example(given: Any) -> Example:
     height, width = rgb.shape[:2]
     mask = _mask(region, (height, width))
     if not mask.any():
-        raise InputError(f"an image of {width} x {height} has no pixel in the region {region}")
+        where = "its mask" if isinstance(region, np.ndarray) else f"the region {region}"
+        raise InputError(f"an image of {width} x {height} has no pixel in {where}")
     # A copy: the whole image is not kept, and what a caller does to it stays with the caller.
     pixels = np.dstack([rgb, 255 * mask.astype(np.uint8)])[_window(mask)].copy()
     if max(pixels.shape) > LARGEST_SIDE:

@@ -67,6 +67,12 @@ def test_a_region_that_is_none_is_refused(path, region, said):
         as_example(f"{path}#{region}")
 
 
+def test_an_empty_mask_is_refused_without_its_numbers():
+    image = np.zeros((20, 30, 3), np.uint8)
+    with pytest.raises(InputError, match="an image of 30 x 20 has no pixel in its mask$"):
+        as_example((image, np.zeros((20, 30), bool)))
+
+
 def test_an_example_that_is_none_is_refused(tmp_path, pixels):
     (tmp_path / "text.jpg").write_text("no image")
     forms = [

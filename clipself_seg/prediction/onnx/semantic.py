@@ -120,7 +120,7 @@ def padded(images: Tensor, patch: int) -> Tensor:
     H and W are symbols while the graph is traced, so that nothing may depend on whether they are multiples already.
     """
     height, width = ((side + patch - 1) // patch * patch for side in images.shape[2:])
-    return F.pad(images, (0, patch - 1, 0, patch - 1))[..., :height, :width]
+    return F.pad(images, (0, width - images.shape[3], 0, height - images.shape[2]))
 
 
 def bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from clipself_seg.checkpoints.locate import HUB
+from clipself_seg.checkpoints.locate import HUB, SUFFIXES
 from clipself_seg.clip.convnext import CONVNEXT
 from clipself_seg.clip.eva import EVA
 from clipself_seg.clip.kind import Architecture, Config, Signature, Tensors, TowerKind
@@ -75,6 +75,10 @@ def find_architecture(name: str) -> Architecture:
             f'"ViT-B-16", and as its weights "{given}", or open_clip\'s tag of them'
         )
     config = _configs().get(name)
+    if config is None and given.endswith(SUFFIXES):
+        raise InputError(
+            f'"{given}" is a file: give the name of its model, such as "ViT-B-16", before it'
+        )
     if config is None:
         hint = f"{nearest(name, list_architectures())}{OR_IMPORT}"
         raise InputError(f'unknown CLIP model "{given}"; {hint}')

@@ -92,7 +92,7 @@ def as_example(given: Any) -> Example:
     height, width = rgb.shape[:2]
     mask = _mask(region, (height, width))
     if not mask.any():
-        where = "its mask" if isinstance(region, np.ndarray) else f"the region {region}"
+        where = "the region" if isinstance(region, np.ndarray) else f"the region {region}"
         raise InputError(f"an image of {width} x {height} has no pixel in {where}")
     # A copy: the whole image is not kept, and what a caller does to it stays with the caller.
     pixels = np.dstack([rgb, 255 * mask.astype(np.uint8)])[_window(mask)].copy()

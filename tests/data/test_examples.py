@@ -69,7 +69,7 @@ def test_a_region_that_is_none_is_refused(path, region, said):
 
 def test_an_empty_mask_is_refused_without_its_numbers():
     image = np.zeros((20, 30, 3), np.uint8)
-    with pytest.raises(InputError, match="an image of 30 x 20 has no pixel in its mask$"):
+    with pytest.raises(InputError, match="an image of 30 x 20 has no pixel in the region$"):
         as_example((image, np.zeros((20, 30), bool)))
 
 

@@ -355,9 +355,8 @@ def _again(entry: DataSet, command: str) -> str:
     """What replaces files that a command writes, or those of the archive where there is none."""
     if not command:
         return entry.root.advice
-    if (
-        entry.official_count is None and not entry.archive
-    ):  # a mini world, which is written as a whole
+    # A mini world is written as a whole.
+    if entry.official_count is None and not entry.archive:
         return f"delete {entry.path(entry.images).parent}, then {command}"
     return f"{command} --overwrite"
 

@@ -82,18 +82,15 @@ def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> It
         OSError, SyntaxError, ...: as Pillow, see `DECODING_ERRORS`.
     """
     require_regular_file(path)
-    with open(path, "rb") as content:
-        check_content(content)
-        image = _open(path, content, path)
-    with image:
+    # By its content: a file that it opens itself Pillow maps into memory, and one that lies it mixes up then.
+    with open(path, "rb") as content, _open(content, path) as image:
         check_pixels(path, *image.size, max_pixels)
         yield image
 
 
-def _open(
-    source: str | os.PathLike[str] | BinaryIO, content: BinaryIO, name: str | os.PathLike[str]
-) -> Image.Image:
-    """The image of a source whose content is at hand, too; the name is for messages."""
+def _open(content: BinaryIO, name: str | os.PathLike[str]) -> Image.Image:
+    """The image of what a file contains; the name is for messages."""
+    check_content(content)
     _register_decoders()
     formats = [name for name in FORMATS if name in Image.OPEN]
     # Pillow's own limit, which no key moves, does not say how large the image is.
@@ -101,7 +98,7 @@ def _open(
         limit = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
         try:
-            return Image.open(source, formats=formats)
+            return Image.open(content, formats=formats)
         except UnidentifiedImageError:
             _check_heif(content, name)
             raise
@@ -239,8 +236,7 @@ def decode_image(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.
         InputError: it cannot be decoded, or has more pixels.
     """
     with _naming(name):
-        check_content(stream := io.BytesIO(content))
-        with _open(io.BytesIO(content), stream, name) as file:
+        with _open(io.BytesIO(content), name) as file:
             return pil_pixels(file, name, max_pixels)
 
 

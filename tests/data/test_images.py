@@ -53,6 +53,9 @@ def test_exif_orientation_is_applied_as_detectron2_does(tmp_path, orientation):
     for file in (path, path.with_suffix(".tif")):
         assert image_size(file) == image.shape[1::-1]
     np.testing.assert_array_equal(image, detectron2_read_image(str(path), "RGB"))
+    grey = tmp_path / "grey.tif"  # which Pillow would map into memory
+    Image.fromarray(noise(5, 8)[..., 0]).save(grey, exif=exif)
+    np.testing.assert_array_equal(read_image(grey), np.repeat(image[..., :1], 3, axis=2))
 
 
 def test_grey_becomes_three_equal_channels_of_the_high_byte(tmp_path):

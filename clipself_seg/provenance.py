@@ -67,12 +67,15 @@ def provenance(
     """
     import torch
 
+    program, *words = sys.argv
+    if os.path.exists(program):  # else it is two words, such as clipself-seg predict
+        program = shlex.quote(program)
     on_gpu = device.startswith("cuda") and torch.cuda.is_available()
     return {
         "version": __version__,
         "commit": git_commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join(sys.argv),
+        "command": f"{program} {shlex.join(words)}".rstrip(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),

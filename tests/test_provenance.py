@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 
 from clipself_seg import provenance
 
@@ -16,3 +17,12 @@ def test_an_installed_package_has_no_commit_of_the_project_around_it(tmp_path, m
     assert provenance.git_commit() == "unknown"
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "clipself_seg/provenance.py"))
     assert len(provenance.git_commit().removesuffix("+dirty")) == 12
+
+
+def test_a_recorded_command_can_be_typed_again(tmp_path, monkeypatch):
+    words = ["--words", "red star, grass"]
+    monkeypatch.setattr(sys, "argv", ["clipself-seg predict", *words])
+    assert provenance.provenance()["command"] == "clipself-seg predict --words 'red star, grass'"
+    (script := tmp_path / "my train_net.py").touch()
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    assert provenance.provenance()["command"] == f"'{script}'"

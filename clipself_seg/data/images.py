@@ -101,7 +101,7 @@ def _open(content: BinaryIO, name: str | os.PathLike[str]) -> Image.Image:
             return Image.open(content, formats=formats)
         except UnidentifiedImageError:
             _check_heif(content, name)
-            raise
+            raise UnidentifiedImageError(f"cannot identify image file '{name}'") from None
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 

@@ -604,10 +604,18 @@ def whole_image_records(name: str) -> tuple[Vocabulary, list[Record]]:
 
     entry = _require_files(name, find_dataset(name, ImageSet))
     root = entry.path(entry.images)
+
+    def counts(file: str) -> bool:
+        hidden = any(part.startswith(".") for part in Path(file).relative_to(root).parts)
+        return file.lower().endswith(ENDINGS) and not hidden
+
     try:
         folders = [name for name in find_classes(root)[0] if not name.startswith(".")]
         folders.sort(key=lambda folder: (folder.isdecimal() and int(folder), folder))
-        files = make_dataset(root, {f: label for label, f in enumerate(folders)}, ENDINGS)
+        if not folders:
+            raise FileNotFoundError("its folders are all hidden")
+        label_of = {folder: label for label, folder in enumerate(folders)}
+        files = make_dataset(root, label_of, is_valid_file=counts)
     except FileNotFoundError as error:
         raise InputError(f"{root} has to have a folder of images for each class: {error}") from None
     vocabulary = load_vocabulary(entry.vocabulary or _named_after(folders, name))
@@ -615,8 +623,7 @@ def whole_image_records(name: str) -> tuple[Vocabulary, list[Record]]:
         classes = f"{vocabulary.name} has {len(vocabulary)} classes"
         raise InputError(f"{root} has {len(folders)} folders, {classes}: name each folder once")
     keys = "file_name", "image_id", "label"
-    shown = (one for one in files if not os.path.basename(one[0]).startswith("."))
-    return vocabulary, [dict(zip(keys, (file, file, label))) for file, label in shown]
+    return vocabulary, [dict(zip(keys, (file, file, label))) for file, label in files]
 
 
 def _named_after(folders: Sequence[str], name: str) -> Vocabulary:

@@ -131,13 +131,14 @@ def test_names_of_ones_own_follow_the_order_of_the_folders_and_numbers_count(tmp
     for name in ("10", "9", "0"):
         save_noise(tmp_path / name / "0.png", 9, 9)
     (tmp_path / "0/._0.png").write_text("of macOS")
-    (tmp_path / ".ipynb_checkpoints").mkdir()
+    for place in (tmp_path, tmp_path / "0"):
+        save_noise(place / ".ipynb_checkpoints/0.png", 9, 9)
     (tmp_path / "classes.txt").write_text("zero\nnine\nten\n")
     name = register_data(tmp_path, "whole_images").test[0]
     vocabulary, records = whole_image_records(name)
     assert vocabulary.names == ("zero", "nine", "ten")
-    found = {Path(record["file_name"]).parent.name: record["label"] for record in records}
-    assert found == {"0": 0, "9": 1, "10": 2}
+    found = [(Path(record["file_name"]).parent.name, record["label"]) for record in records]
+    assert sorted(found) == [("0", 0), ("10", 2), ("9", 1)]
     (tmp_path / "classes.txt").write_text("zero\nnine\n")
     with pytest.raises(InputError, match="has 3 folders, .* has 2 classes"):
         whole_image_records(register_data(tmp_path, "whole_images").test[0])
@@ -167,6 +168,13 @@ def test_what_cannot_be_classified_is_refused_in_a_sentence(folder, tmp_path):
         evaluated(*mini, "DATASETS.DATA", folder)
     with pytest.raises(InputError, match="gull has to have a folder of images for each class"):
         evaluated(*mini, "DATASETS.DATA", folder / "gull")
+    for hidden, why in (
+        (".ipynb_checkpoints/0.png", "its folders are all hidden"),
+        ("a/._0.png", "no valid file"),
+    ):
+        save_noise(folder / "gull" / hidden, 9, 9)
+        with pytest.raises(InputError, match=f"gull has to have a folder .*: .*{why}"):
+            evaluated(*mini, "DATASETS.DATA", folder / "gull")
 
 
 def test_a_reader_of_regions_reads_whole_images_too_and_a_classifier_refuses_regions(

@@ -216,7 +216,7 @@ def unpack_model(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
     """Put back the trained tensors only, as evaluation needs them.
 
     Raises:
-        InputError: other parameters or shapes than the model trains.
+        InputError: other parameters or shapes than the model trains, or no statistics of its norms.
     """
     for name, tensor in _check_tensors(tensors, trained_tensors(model)).items():
         tensor.copy_(tensors[f"model/{name}"])
@@ -228,6 +228,12 @@ def _check_tensors(
     """The model's own tensors, if a checkpoint has these and no others."""
     stored = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
     kinds = {name: (value.shape, value.dtype) for name, value in stored.items()}
+    lacking = sorted(trained.keys() - kinds.keys())
+    if lacking and not any(isinstance(trained[name], nn.Parameter) for name in lacking):
+        raise InputError(
+            f"the checkpoint lacks statistics of norms, such as {lacking[0]}, which older versions did not keep of "
+            "SyncBN: start a new run in another OUTPUT_DIR"
+        )
     if kinds != {name: (p.shape, p.dtype) for name, p in trained.items()}:
         raise InputError(
             "the checkpoint holds other trained parameters than this model: "

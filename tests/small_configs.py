@@ -76,8 +76,8 @@ def small_panoptic(cfg) -> dict[str, object]:
     convolutional = cfg.MODEL.MASK_GENERATOR.SOURCE == "clip"
     # A CLIP of another architecture that names masks has weights.
     other = bool(cfg.MODEL.CLIP_BRANCH.NAME)
-    return {
-        "MODEL.CLIP.NAME": "ConvNeXt-Mini-32" if convolutional else "ViT-Mini-8",
+    named = {"MODEL.CLIP.NAME": "ConvNeXt-Mini-32"} if convolutional else {}
+    return named | {
         "MODEL.CLIP.WEIGHTS": "",
         "MODEL.CLIP_BRANCH.TEMPLATES": "odise",
         "MODEL.CLIP_BRANCH.NAME": "ViT-Mini-8" if other else "",

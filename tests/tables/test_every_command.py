@@ -83,6 +83,8 @@ class Small:
         kind = next(kind for kind in CLIPS if cfg.MODEL.CLIP.NAME.startswith(kind))
         small = small_values(cfg, CLIPS[kind]) | {"MODEL.CLIP.WEIGHTS": self.clip(CLIPS[kind])}
         small |= EVALUATED.get(cfg.MODEL.META_ARCHITECTURE, {})
+        if cfg.MODEL.CLIP_BRANCH.KIND == "backbone":  # masks are named on the generator's canvas
+            small.pop("MODEL.CLIP_BRANCH.INPUT_SIZE", None)
         options = dict(zip(run.options[::2], run.options[1::2]))
         for key, value in small.items():
             if not key.startswith("DATASETS.") and key not in run.needs:

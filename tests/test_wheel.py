@@ -111,7 +111,7 @@ def test_an_environment_with_the_wheel_alone_walks_the_whole_road(tmp_path_facto
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["provenance"]["command"].startswith("clipself-seg eval ")
     run([clipself_seg, "doctor"], tmp_path)
-    planned = run(
-        [clipself_seg, "reproduce", "--dry-run", "--table", "2", "--seeds", "0"], tmp_path
-    )
-    assert "python -m clipself_seg train --config-file configs/mini/" in planned.stdout
+    (elsewhere := tmp_path / "elsewhere").mkdir()  # tables are of larger worlds than these
+    dry_run = ("reproduce", "--dry-run", "--table", "2", "--seeds", "0")
+    planned = run([clipself_seg, *dry_run], elsewhere)
+    assert "clipself-seg train --config-file configs/mini/" in planned.stdout

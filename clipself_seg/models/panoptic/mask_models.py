@@ -265,7 +265,7 @@ def _cleaned(value: Any, path: Path, most: int) -> Any:
             raise InputError(
                 f'{path} sets "{key}", which may fetch or run something: take it out, or another model'
             )
-    # Before 5.19, transformers wrote "" for the parts of SAM that have no file of their own.
+    # transformers 5.18 and older write "" for the parts of SAM that have no file of their own.
     if not str(part := value.get("model_type") or PARTS[0]).startswith(PARTS):
         raise InputError(f'{path} has a part of "model_type" {shown(part)}, which none has here')
     kept = {k: v for k, v in value.items() if not k.startswith("_") and k not in TYPES}

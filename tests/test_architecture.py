@@ -29,15 +29,22 @@ ARROWS = {
     "extend": {"clip", "evaluation", "models", "training"},
     "visualization": {"data"},
     "training": set(FLOW),
-    "prediction": {*FLOW, "mini", "visualization"},
+    "prediction": {*FLOW, "visualization"},
     # Shows what predictors and dense features say: the one part beside the commands that knows prediction.
     "explore": {*FLOW, "prediction", "visualization"},
-    "mini": {*FLOW, "visualization"},
-    "quickstart": {*FLOW, "mini", "visualization"},
-    "tables": {*FLOW, "mini", "training"},
 }
 # The one part that knows all of them, and that no other one imports.
 ARROWS["commands"] = ARROWS.keys() - {"checkpoints", "config", "extend", "register"}
+
+# The laboratory's rooms, and what each may import of the others; of the package they may import everything.
+LAB = ROOT / "tools/lab"
+LAB_ARROWS = {
+    "prepare": set[str](),
+    "mini": set[str](),
+    "precompute": set[str](),
+    "tables": {"mini", "prepare"},
+    "quickstart": {"mini", "tables"},
+}
 
 # The files that may know detectron2; the rest is tested with torch, open_clip and numpy alone.
 DETECTRON2_FILES = (
@@ -69,16 +76,16 @@ def imports(path: Path) -> list[tuple[int, str]]:
     return found
 
 
-def part_of(path: Path) -> str:
-    """The part of the package that a file belongs to: its folder, or the module itself."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def part_of(path: Path, package: Path = PACKAGE) -> str:
+    """The part of a package that a file belongs to: its folder, or the module itself."""
+    return path.relative_to(package).parts[0].removesuffix(".py")
 
 
-def package_imports() -> list[tuple[str, str, str]]:
-    """(place, importing part, imported dotted name) for every import in the package."""
+def package_imports(package: Path = PACKAGE) -> list[tuple[str, str, str]]:
+    """(place, importing part, imported dotted name) for every import in a package."""
     return [
-        (f"{path.relative_to(ROOT)}:{line}", part_of(path), name)
-        for path in sorted(PACKAGE.rglob("*.py"))
+        (f"{path.relative_to(ROOT)}:{line}", part_of(path, package), name)
+        for path in sorted(package.rglob("*.py"))
         for line, name in imports(path)
     ]
 
@@ -101,11 +108,25 @@ def test_imports_follow_the_arrows():
     assert not wrong, "\n".join(wrong)
 
 
-def test_nobody_imports_the_commands():
-    tools = {path.stem for path in (ROOT / "tools").glob("*.py")}
-    commands = {"train_net", "tools", "tests"} | tools
-    wrong = [place for place, _, name in package_imports() if name.split(".")[0] in commands]
+def test_nothing_of_the_package_imports_the_tools():
+    tools = {path.stem for path in (ROOT / "tools").iterdir()}
+    outside = {"train_net", "tools", "tests"} | tools
+    assert {"lab", "bench", "reproduce"} <= outside
+    wrong = [place for place, _, name in package_imports() if name.split(".")[0] in outside]
     assert not wrong, wrong
+
+
+def test_the_laboratory_imports_downwards():
+    rooms = {path.name for path in LAB.iterdir() if path.is_dir() and path.name[0] != "_"}
+    assert rooms == LAB_ARROWS.keys()
+    scripts = {path.stem for path in (ROOT / "tools").glob("*.py")}
+    wrong = []
+    for place, room, name in package_imports(LAB):
+        words = name.split(".")
+        of_lab = words[0] == "lab" and words[1] in LAB_ARROWS
+        if words[0] in scripts or of_lab and words[1] not in {room} | LAB_ARROWS.get(room, set()):
+            wrong.append(f"{place}: {room} imports {name}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_only_marked_files_know_detectron2():

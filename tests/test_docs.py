@@ -19,13 +19,14 @@ from detectron2.config import CfgNode
 from write_tables import PAGES as TABLES
 from write_tables import configs_table, weights_table
 
+import prepare
 import setup_env
 from bench import command as benchmark
 from clipself_seg.__main__ import COMMANDS, body, split
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip.kinds import KINDS, list_architectures, model_configs
 from clipself_seg.clip.text_bank import TEMPLATES
-from clipself_seg.commands import prepare, train
+from clipself_seg.commands import train
 from clipself_seg.config import load_config
 from clipself_seg.imports import OPTION, VARIABLE
 from clipself_seg.yaml_files import find_file, names

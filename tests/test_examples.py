@@ -323,7 +323,7 @@ PUBLIC = {
     "clipself_seg.config",
     "clipself_seg.data.images",
     "clipself_seg.data.vocabulary",
-    "clipself_seg.mini.writer",
+    "lab.mini.writer",
     "clipself_seg.training.run",
 }
 

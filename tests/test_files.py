@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 
-from clipself_seg.data.prepare.common import save_tiff
 from clipself_seg.errors import InputError
 from clipself_seg.files import (
     alone_in,
@@ -30,6 +29,7 @@ from clipself_seg.files import (
     write_json,
 )
 from clipself_seg.models.base import save_atomically
+from lab.prepare.common import save_tiff
 from tests.faults import run_python, start_python
 
 # Locks the folder "out", forks a child that says its number and outlives it, and dies as by `kill -9`.

@@ -17,11 +17,11 @@ from clipself_seg.commands import train
 from clipself_seg.config import load_config
 from clipself_seg.data.images import read_image
 from clipself_seg.data.masks import read_indices
-from clipself_seg.data.prepare.coco import prepare_coco_panoptic_semseg
-from clipself_seg.data.prepare.common import Options
-from clipself_seg.data.prepare.detection import prepare_ov_coco
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.evaluation.sem_seg.numbers import class_numbers, confusion_matrix
+from lab.prepare.coco import prepare_coco_panoptic_semseg
+from lab.prepare.common import Options
+from lab.prepare.detection import prepare_ov_coco
 from tests.conftest import ROOT
 from tests.tiny import random_clip
 

@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 from clipself_seg.clip import DenseCLIP, load_clip
-from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.models import CLIPSelf
 from clipself_seg.models.base import matrices_and_vectors
 from clipself_seg.training.optimizer import build_adamw
+from lab.mini.writer import WorldSize, make_worlds
 
 SIDE = 64  # of student inputs and of crops alike
 WORDS = ("cat", "dog", "grass")

@@ -21,10 +21,10 @@ from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.clip.openai import OPENAI_VIT
 from clipself_seg.config import load_config
-from clipself_seg.tables.page import markdown_table
-from clipself_seg.tables.runs import config_name
-from clipself_seg.tables.table import ROOT, RunOf, Table, published_numbers, read_tables
 from clipself_seg.yaml_files import names, read_layers, setting_place
+from lab.tables.page import markdown_table
+from lab.tables.runs import config_name
+from lab.tables.table import ROOT, RunOf, Table, published_numbers, read_tables
 from recipe_costs import recipe
 
 FOLDERS = ("distill", "regions", "semseg", "panoptic", "detection")

@@ -14,8 +14,8 @@ from clipself_seg.clip.kinds import KINDS, find_architecture, list_architectures
 from clipself_seg.clip.text_bank import templates_text
 from clipself_seg.clip.training_free import ATTENTIONS, NONE
 from clipself_seg.files import write_text
-from clipself_seg.tables.page import markdown_table
-from clipself_seg.tables.table import published_numbers
+from lab.tables.page import markdown_table
+from lab.tables.table import published_numbers
 
 ROOT = Path(__file__).resolve().parent.parent
 # Title of a family -> expression for the names of its weights; a name is of the first that fits.

@@ -24,7 +24,7 @@ from torch.optim.optimizer import (
 
 import train_net
 from clipself_seg.clip import kinds, load_clip, save_clip
-from clipself_seg.mini.writer import WorldSize, make_worlds
+from lab.mini.writer import WorldSize, make_worlds
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "configs"
 WORLD = WorldSize(train=4, val=6, base=4, seed=5)

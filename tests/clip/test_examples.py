@@ -12,8 +12,8 @@ from clipself_seg.clip.text_bank import ClassTexts
 from clipself_seg.data.examples import as_example
 from clipself_seg.data.vocabulary import Vocabulary, class_names, read_words
 from clipself_seg.errors import InputError
-from clipself_seg.mini.concepts import WORLDS
-from clipself_seg.mini.writer import scene_of
+from lab.mini.concepts import WORLDS
+from lab.mini.writer import scene_of
 
 WORDS = "lawn, sea, marble, road, red heart"
 

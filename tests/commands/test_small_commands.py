@@ -16,24 +16,25 @@ import torch
 from detectron2 import model_zoo
 from PIL import Image
 
+import precompute
 from clipself_seg import pinned_wheels
 from clipself_seg.checkpoints import zoo
 from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.clip import load_clip, save_clip
-from clipself_seg.commands import doctor, precompute
+from clipself_seg.commands import doctor
 from clipself_seg.commands.doctor import install_detectron2
 from clipself_seg.commands.explore import dense_maps
 from clipself_seg.commands.export import convert, export
-from clipself_seg.commands.mini import mini_clip, mini_world
-from clipself_seg.commands.quickstart import demo, quickstart
-from clipself_seg.commands.reproduce import repeat_seeds, reproduce
 from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.prediction import generator_outputs
 from clipself_seg.prediction.onnx import towers
-from clipself_seg.quickstart import quickstart as chapters
-from clipself_seg.tables.runs import make_run
-from clipself_seg.tables.store import Store
-from tests.tables.worlds import finish
+from lab.quickstart import quickstart as chapters
+from lab.tables.runs import make_run
+from lab.tables.store import Store
+from mini import mini_clip, mini_world
+from quickstart import demo, quickstart
+from reproduce import repeat_seeds, reproduce
+from tests.lab.tables.worlds import finish
 
 
 def run(command, *words) -> int:
@@ -198,7 +199,7 @@ def test_the_page_is_opened_where_there_is_a_screen(
 ):
     pages = []
     monkeypatch.setattr(
-        "clipself_seg.quickstart.quickstart.run_demo", lambda output: output / "index.html"
+        "lab.quickstart.quickstart.run_demo", lambda output: output / "index.html"
     )
     monkeypatch.setattr(webbrowser, "open", pages.append)
     monkeypatch.setattr(sys, "platform", "linux")
@@ -230,7 +231,7 @@ def test_wrong_models_are_told_in_a_sentence(tmp_path, capsys):
 
 def test_an_unknown_table_ends_it_before_the_worlds_are_drawn(tmp_path, capsys, monkeypatch):
     drawn = []
-    monkeypatch.setattr("clipself_seg.tables.reproduce.write_worlds", lambda: drawn.append(1))
+    monkeypatch.setattr("lab.tables.reproduce.write_worlds", lambda: drawn.append(1))
     assert run(reproduce, "--table", 99, "--output", tmp_path / "runs") == 2
     assert capsys.readouterr().err.startswith('error: no table "99": ')
     assert drawn == [] and list(tmp_path.iterdir()) == []

@@ -10,8 +10,8 @@ import pytest
 from clipself_seg.commands import explore
 from clipself_seg.explore.content import Content
 from clipself_seg.explore.page import write_page
-from clipself_seg.mini.concepts import WORLDS
-from clipself_seg.mini.scenes import draw_scene
+from lab.mini.concepts import WORLDS
+from lab.mini.scenes import draw_scene
 from tests.explore.browser import Browser, chromium
 
 # Words and names of files that a page has to escape, and a word from right to left.

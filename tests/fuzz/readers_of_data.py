@@ -34,19 +34,6 @@ from clipself_seg.data.mappers.distill import DistillMapper, RegionTextMapper
 from clipself_seg.data.mappers.panoptic import PanopticTrainMapper
 from clipself_seg.data.mappers.regions import RegionMapper
 from clipself_seg.data.masks import encode_masks, read_label_map
-from clipself_seg.data.prepare.ade import (
-    prepare_ade150,
-    prepare_ade847,
-    prepare_ade_panoptic,
-)
-from clipself_seg.data.prepare.coco import prepare_coco_stuff
-from clipself_seg.data.prepare.common import Options
-from clipself_seg.data.prepare.pascal import (
-    prepare_pascal_context_59,
-    prepare_pascal_context_459,
-    prepare_voc20,
-)
-from clipself_seg.data.prepare.streets import prepare_cityscapes, prepare_vistas
 from clipself_seg.data.shards import Bytes, DamagedTar, ShardStream, members
 from clipself_seg.data.vocabulary import (
     as_vocabulary,
@@ -61,6 +48,19 @@ from clipself_seg.evaluation.coco_objects import (
     read_true_objects,
 )
 from clipself_seg.evaluation.panoptic.files import PanopticFolder, evaluate_files
+from lab.prepare.ade import (
+    prepare_ade150,
+    prepare_ade847,
+    prepare_ade_panoptic,
+)
+from lab.prepare.coco import prepare_coco_stuff
+from lab.prepare.common import Options
+from lab.prepare.pascal import (
+    prepare_pascal_context_59,
+    prepare_pascal_context_459,
+    prepare_voc20,
+)
+from lab.prepare.streets import prepare_cityscapes, prepare_vistas
 from tests.archives import save, write_city_image, write_vistas_image
 from tests.conftest import ROOT
 from tests.detection_worlds import WORDS as TOYS

@@ -7,22 +7,22 @@ import json
 import random
 from pathlib import Path
 
-from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.prediction import ray_predict
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.journal import FILE_NAME, Journal, Written, input_state
 from clipself_seg.prediction.ray_predict import Item, Parts, find_items, read_item
-from clipself_seg.quickstart.chapters import Table, results_of
-from clipself_seg.quickstart.page import plot_losses
-from clipself_seg.quickstart.steps import Run
-from clipself_seg.tables.page import write_page
-from clipself_seg.tables.runs import make_run
-from clipself_seg.tables.sections import make_section
-from clipself_seg.tables.store import Store
-from clipself_seg.tables.table import read_table, read_tables
 from clipself_seg.training.metrics import drop_metrics_from
+from lab.mini.writer import WorldSize, make_worlds
+from lab.quickstart.chapters import Table, results_of
+from lab.quickstart.page import plot_losses
+from lab.quickstart.steps import Run
+from lab.tables.page import write_page
+from lab.tables.runs import make_run
+from lab.tables.sections import make_section
+from lab.tables.store import Store
+from lab.tables.table import read_table, read_tables
 from tests.fuzz.readers import Reader, text, tree
-from tests.tables.worlds import TABLE, finish
+from tests.lab.tables.worlds import TABLE, finish
 
 RESULTS = {"mini_val": {"boxes": {"top1": 1.5, "top5": 2}}}
 REPEATED = make_run("configs/mini/patches.yaml", {}, seed=0)

@@ -10,11 +10,11 @@ import clipself_seg
 from clipself_seg.config import load_config
 from clipself_seg.config.device import bfloat16_pays
 from clipself_seg.errors import InputError
-from clipself_seg.mini.concepts import WORLDS
-from clipself_seg.mini.scenes import draw_scene
 from clipself_seg.models import CLIPSelf
 from clipself_seg.models.cat_seg.model import CATSeg
 from clipself_seg.models.fvit.model import FViT
+from lab.mini.concepts import WORLDS
+from lab.mini.scenes import draw_scene
 
 SCENE = draw_scene(np.random.default_rng(3), WORLDS["mini"]).image
 TRAINING = ["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "bfloat16"]

@@ -18,12 +18,12 @@ from clipself_seg.config import load_config
 from clipself_seg.data.datasets.records import detection_records, sem_seg_records
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.mini import faded as faded_module
-from clipself_seg.mini.faded import write_faded
 from clipself_seg.models import CATSeg
 from clipself_seg.models.build import build_model
 from clipself_seg.models.preservation import other_words, score_divergence
 from clipself_seg.training import run
+from lab.mini import faded as faded_module
+from lab.mini.faded import write_faded
 from tests.models.fvit.test_model import sample as boxes_sample
 from tests.tiny import random_clip, small_worlds
 

@@ -17,14 +17,14 @@ from clipself_seg.checkpoints.zoo import SHIPPED
 from clipself_seg.clip import load_clip
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
-from clipself_seg.data.prepare.common import Options
-from clipself_seg.data.prepare.pascal import prepare_voc20
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.sem_seg.evaluation import SemSegEvaluation
 from clipself_seg.heads.windows import StridedWindows
 from clipself_seg.models import ZeroShotSegmenter
 from clipself_seg.models.protocol import Model, TrainableModel
 from clipself_seg.models.zero_shot import DenseInMasks
+from lab.prepare.common import Options
+from lab.prepare.pascal import prepare_voc20
 from tests.conftest import ROOT
 from tests.small_towers import POOLED, small_towers
 from tests.tiny import random_clip, save_noise

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from clipself_seg.commands import precompute
+import precompute
 from clipself_seg.config import load_config
 from clipself_seg.data.datasets.records import panoptic_set_records
 from clipself_seg.data.generator_outputs import GeneratorOutput

@@ -15,8 +15,6 @@ from clipself_seg.config import load_config
 from clipself_seg.data.images import open_image, read_image
 from clipself_seg.data.vocabulary import as_vocabulary, load_vocabulary, own_words
 from clipself_seg.errors import InputError
-from clipself_seg.mini.concepts import WORLDS
-from clipself_seg.mini.scenes import draw_scene
 from clipself_seg.prediction import predictor
 from clipself_seg.prediction.load import load
 from clipself_seg.prediction.predictor import (
@@ -27,6 +25,8 @@ from clipself_seg.prediction.predictor import (
     sizes,
 )
 from clipself_seg.prediction.semantic import Predictor
+from lab.mini.concepts import WORLDS
+from lab.mini.scenes import draw_scene
 from tests.weight_server import serving
 
 LIMIT = 1000

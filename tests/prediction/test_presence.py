@@ -13,8 +13,6 @@ from clipself_seg.clip import load_clip
 from clipself_seg.commands.predict import main as predict
 from clipself_seg.data.vocabulary import as_vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.mini.concepts import WORLDS
-from clipself_seg.mini.scenes import draw_scene
 from clipself_seg.prediction.load import load
 from clipself_seg.prediction.presence import (
     THRESHOLD,
@@ -22,6 +20,8 @@ from clipself_seg.prediction.presence import (
     best_threshold,
     calibrated_threshold,
 )
+from lab.mini.concepts import WORLDS
+from lab.mini.scenes import draw_scene
 
 WORDS = "red star, blue ring|hoop, grass, brick wall, green triangle"
 MODELS = {

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipself_seg.mini.concepts import WORLDS
-from clipself_seg.mini.scenes import draw_scene
+from lab.mini.concepts import WORLDS
+from lab.mini.scenes import draw_scene
 
 
 def test_counts_of_scenes_of_formulas_and_of_images(monkeypatch, tmp_path, capsys):

@@ -14,7 +14,7 @@ import recipe_tables
 from bench.flops import tower_flops
 from clipself_seg.clip import load_clip
 from clipself_seg.config import load_config
-from clipself_seg.tables import runs
+from lab.tables import runs
 from tests.conftest import ROOT
 
 

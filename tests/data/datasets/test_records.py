@@ -36,7 +36,7 @@ from clipself_seg.data.datasets.table import (
 )
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, seen_by_exact_spelling
 from clipself_seg.errors import InputError
-from clipself_seg.mini.writer import WorldSize, make_worlds
+from lab.mini.writer import WorldSize, make_worlds
 
 COCO, ADE = "coco_2017_val_panoptic_with_sem_seg", "ade20k_panoptic_val"
 CITYSCAPES, VISTAS = "cityscapes_fine_panoptic_val", "mapillary_vistas_panoptic_val"

@@ -17,8 +17,6 @@ from clipself_seg.data.generator_outputs import GeneratorOutput, save_output
 from clipself_seg.data.images import read_image
 from clipself_seg.data.mappers.samples import chw
 from clipself_seg.data.masks import encode_masks
-from clipself_seg.data.prepare.common import Options
-from clipself_seg.data.prepare.streets import prepare_cityscapes, prepare_vistas
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.evaluation import sweep_fusions, sweep_results
@@ -29,6 +27,8 @@ from clipself_seg.heads.panoptic.frozen_clip import DensePooling
 from clipself_seg.models import OpenPanoptic
 from clipself_seg.models.build import build_model
 from clipself_seg.models.panoptic.mask_models import load_mask_model
+from lab.prepare.common import Options
+from lab.prepare.streets import prepare_cityscapes, prepare_vistas
 from tests.archives import CITY, write_city_image, write_vistas_image
 from tests.conftest import ROOT
 from tests.mask_models import save_mask_model

@@ -18,8 +18,6 @@ from clipself_seg.data.datasets.records import find_dataset, sem_seg_records
 from clipself_seg.data.datasets.table import SemSegSet
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.masks import read_label_map
-from clipself_seg.data.prepare.common import Options
-from clipself_seg.data.prepare.pascal import prepare_voc20
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.ground_truth import is_semantic_only, read_semantic_only
@@ -28,6 +26,8 @@ from clipself_seg.models.panoptic.model import OpenPanoptic
 from clipself_seg.models.panoptic.outputs import class_probabilities
 from clipself_seg.models.protocol import Classes
 from clipself_seg.prediction.generator_outputs import write_dataset_outputs
+from lab.prepare.common import Options
+from lab.prepare.pascal import prepare_voc20
 from tests.conftest import ROOT
 from tests.evaluation.panoptic.test_evaluation import SMALL
 from tests.heads.panoptic.test_panoptic_merge import plain_scores

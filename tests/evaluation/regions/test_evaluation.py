@@ -13,10 +13,10 @@ from clipself_seg.config import load_config
 from clipself_seg.data.datasets.records import vocabulary_name
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.evaluation.regions.evaluation import RegionEvaluation
-from clipself_seg.mini.writer import WorldSize, make_worlds
 from clipself_seg.models import CLIPSelf, RegionReader
 from clipself_seg.models.build import build_model
-from clipself_seg.tables.table import FOLDER, read_table
+from lab.mini.writer import WorldSize, make_worlds
+from lab.tables.table import FOLDER, read_table
 from tests.conftest import ROOT
 from tests.tiny import write_tiny_coco
 

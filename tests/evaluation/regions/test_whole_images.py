@@ -24,12 +24,12 @@ from clipself_seg.data.datasets.own import register_data
 from clipself_seg.data.datasets.records import whole_image_records
 from clipself_seg.data.mappers.regions import WholeImageMapper
 from clipself_seg.errors import InputError
-from clipself_seg.mini.concepts import WORLDS
-from clipself_seg.mini.subjects import draw_subjects
 from clipself_seg.models.build import build_model, registered_data
 from clipself_seg.training.own_data import with_data
 from clipself_seg.training.run import evaluate
 from clipself_seg.training.tasks import task_of
+from lab.mini.concepts import WORLDS
+from lab.mini.subjects import draw_subjects
 from tests.tiny import noise, save_noise, write_tiny_coco
 
 SIZES = [(70, 90), (301, 64), (64, 64), (33, 200), (97, 41)]

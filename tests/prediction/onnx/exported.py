@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from clipself_seg.mini.concepts import WORLDS
-from clipself_seg.mini.scenes import draw_scene
 from clipself_seg.prediction.onnx.graph import PACKAGES
+from lab.mini.concepts import WORLDS
+from lab.mini.scenes import draw_scene
 
 
 class Session:

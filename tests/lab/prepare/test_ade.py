@@ -1,0 +1,354 @@
+"""ADE20K: every pixel by the hand formula on real files, panoptic files by hand and by their properties."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.ndimage
+from PIL import Image
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+
+from clipself_seg.data.datasets.records import panoptic_set_records, sem_seg_records
+from clipself_seg.data.images import jpeg_quality
+from clipself_seg.data.masks import read_panoptic_ids, read_panoptic_png
+from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.panoptic.files import PanopticFolder, evaluate_files
+from lab.prepare import panoptic_files
+from lab.prepare.ade import (
+    prepare_ade150,
+    prepare_ade847,
+    prepare_ade_panoptic,
+    scene_classes,
+)
+from lab.prepare.common import Options
+from tests.archives import check_registered, pixels, save
+
+
+def test_ade150(copy, tmp_path):
+    folder = copy("ADEChallengeData2016")
+    (done,) = prepare_ade150(Options(tmp_path))
+    assert done[1:4] == (17, 0, 0) and str(done).endswith("17 written, 0 there already")
+    for path in (folder / "annotations/validation").iterdir():
+        before = pixels(path)
+        after = pixels(folder / "annotations_detectron2/validation" / path.name)
+        assert after.tolist() == [[v - 1 if v else 255 for v in row] for row in before.tolist()]
+    check_registered("ade20k_150_test_sem_seg", 17)
+
+
+def test_ade847(copy, tmp_path):
+    folder = copy("ADE20K_2021_17_01")
+    with pytest.raises(InputError, match="images/ADE/validation is missing"):
+        prepare_ade847(Options(tmp_path))
+    (done,) = prepare_ade847(Options(tmp_path), ["training"])
+    assert done[1:4] == (1, 0, 0)
+    source = next(folder.rglob("*_seg.png"))
+    rgb, stem = pixels(source).astype(int), source.name.removesuffix("_seg.png")
+    labels = Image.open(folder / f"annotations_detectron2/training/{stem}.tif")
+    image = Image.open(folder / f"images_detectron2/training/{stem}.jpg")
+    height, width = rgb.shape[:2]
+    assert image.size == labels.size == shrunk(width, height)
+    assert labels.mode == "I;16"
+    # Pillow's default, as published; OpenCV's would have 210 kB.
+    path = Path(image.filename)
+    assert jpeg_quality(path) == 75 and 85_000 < path.stat().st_size < 105_000
+    prepare_ade847(Options(tmp_path, overwrite=True), ["training"], quality=95)
+    assert jpeg_quality(path) == 95
+    index_of = load_vocabulary("ade20k_847").dataset_id_to_index
+    object_ids = rgb[..., 0] // 10 * 256 + rgb[..., 1]
+    whole = np.full((height, width), 65535)
+    for number in np.unique(object_ids).tolist():
+        whole[object_ids == number] = index_of.get(number, 65535)
+    after = np.asarray(labels)
+    if labels.size == (width, height):
+        assert (after == whole).all()
+    assert set(np.unique(after)) <= set(np.unique(whole)) and len(np.unique(after)) >= 13
+
+
+def shrunk(width, height):
+    scale = min(1, 512 / min(width, height))
+    return round(width * scale), round(height * scale)
+
+
+def write_ade_image(root, width, height):
+    """A validation image whose left half is class 0 (wall), its right half an unknown object."""
+    folder = root / "ADE20K_2021_17_01/images/ADE/validation/urban/street"
+    folder.mkdir(parents=True)
+    rgb = np.zeros((height, width, 3), np.uint8)
+    number = load_vocabulary("ade20k_847").classes[0].dataset_id
+    rgb[:, : width // 2] = number // 256 * 10 + 3, number % 256, 77
+    Image.fromarray(rgb).save(folder / "ADE_val_00000001_seg.png")
+    Image.fromarray(rgb).save(folder / "ADE_val_00000001.jpg", quality=98)
+
+
+@pytest.mark.parametrize("size, expected", [((600, 1200), (512, 1024)), ((512, 700), (512, 700))])
+def test_large_ade_pictures_are_reduced_with_their_labels(size, expected, datasets_root):
+    write_ade_image(datasets_root, *size)
+    prepare_ade847(Options(datasets_root))
+    (record,) = sem_seg_records("ade20k_full_sem_seg_freq_val_all")
+    assert Image.open(record["file_name"]).size == expected
+    labels = pixels(record["sem_seg_file_name"])
+    assert labels.dtype == np.uint16 and labels.shape[::-1] == expected
+    assert (labels[:, : expected[0] // 2] == 0).all()
+    assert (labels[:, expected[0] // 2 :] == 65535).all()
+
+
+def test_maps_that_are_not_the_archives_are_refused(copy, tmp_path):
+    folder = copy("ADEChallengeData2016") / "annotations/validation"
+    path = sorted(folder.iterdir())[0]
+    Image.fromarray(np.full((2, 2), 151, np.uint8)).save(path)
+    with pytest.raises(InputError, match=f"{path.name} is not one of the challenge's maps"):
+        prepare_ade150(Options(tmp_path))
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match=f"{path.name} cannot be decoded .*unpack its archive"):
+        prepare_ade150(Options(tmp_path))
+
+
+VOCABULARY = load_vocabulary("openseg_ade20k_150")
+THINGS = [index for index, entry in enumerate(VOCABULARY.classes) if entry.isthing]
+WALL, SKY, BED, DOOR = 0, 2, 7, 14  # among the 150 classes
+OTHER = 0  # of the archive's maps, which count from 1
+
+
+def write_image(folder, stem, semantic, classes, numbers, split="validation"):
+    """Of class indices with -1 for "other", and of the things' class indices and numbers."""
+    semantic, classes, numbers = (np.asarray(values) for values in (semantic, classes, numbers))
+    save(folder / f"images/{split}/{stem}.jpg", np.zeros((*semantic.shape, 3)))
+    save(folder / f"annotations/{split}/{stem}.png", semantic + 1)
+    red = np.zeros(numbers.shape, int)
+    for number in np.unique(numbers[numbers > 0]):
+        red[numbers == number] = [THINGS.index(c) + 1 for c in classes[numbers == number]]
+    rgb = np.stack([red, numbers, np.zeros_like(red)], axis=-1)
+    save(folder / f"annotations_instance/{split}/{stem}.png", rgb)
+
+
+# Wall above, sky in the middle row, "other" in a corner. A bed covers the sky and a piece of wall,
+# a door lies on the wall; the map calls one of the door's pixels "other".
+SEMANTIC = [[0, 0, 0, 0], [0, 0, 0, -1], [2, 2, -1, -1]]
+NUMBERS = [[0, 0, 9, 9], [4, 0, 0, 0], [4, 4, 0, 0]]
+CLASSES = [[0, 0, DOOR, DOOR], [BED, 0, 0, 0], [BED, BED, 0, 0]]
+
+
+@pytest.fixture
+def folder(datasets_root):
+    place = datasets_root / "ADEChallengeData2016"
+    write_image(place, "ADE_val_00000001", SEMANTIC, CLASSES, NUMBERS)
+    return place
+
+
+def prepare(folder, clean=False, **options):
+    (done,) = prepare_ade_panoptic(Options(folder.parent, **options), ["validation"], clean)
+    return done
+
+
+def read(folder, name):
+    return json.loads((folder / f"ade20k_{name}_val.json").read_text())
+
+
+def test_the_published_rule_by_hand(folder):
+    assert prepare(folder)[1:4] == (1, 0, 0)
+    content = read(folder, "panoptic")
+    stem = "ADE_val_00000001"
+    image = {"id": stem, "file_name": f"{stem}.jpg", "width": 4, "height": 3}
+    assert content["images"] == [image]
+    assert [category["id"] for category in content["categories"]] == list(range(150))
+    assert [c["id"] for c in content["categories"] if c["isthing"] == 1] == THINGS
+    assert len({tuple(category["color"]) for category in content["categories"]}) == 150
+    (entry,) = content["annotations"]
+    assert entry["image_id"] == stem and entry["file_name"] == f"{stem}.png"
+    # Stuff by class with the area before pasting, then things by number.
+    expected = [
+        (WALL, 7, [0, 0, 4, 2]),
+        (SKY, 2, [0, 2, 2, 1]),
+        (BED, 3, [0, 1, 2, 2]),
+        (DOOR, 2, [2, 0, 2, 1]),
+    ]
+    infos = entry["segments_info"]
+    assert [(i["category_id"], i["area"], i["bbox"]) for i in infos] == expected
+    assert all(info["iscrowd"] == 0 for info in infos)
+    wall, sky, bed, door = (info["id"] for info in infos)
+    ids = read_panoptic_png(folder / f"ade20k_panoptic_val/{stem}.png")
+    assert ids.tolist() == [[wall, wall, door, door], [bed, wall, wall, 0], [bed, bed, 0, 0]]
+    assert sky not in ids and len({wall, sky, bed, door, 0}) == 5
+    assert not list(folder.rglob("ade20k_panoptic_val/.*"))
+
+
+def test_clean_areas_are_those_of_the_png(folder):
+    prepare(folder, clean=True)
+    (entry,) = read(folder, "panoptic")["annotations"]
+    infos = [(i["category_id"], i["area"], i["bbox"]) for i in entry["segments_info"]]
+    assert infos == [(WALL, 4, [0, 0, 3, 2]), (BED, 3, [0, 1, 2, 2]), (DOOR, 2, [2, 0, 2, 1])]
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_instances_are_the_things_with_their_masks(folder, clean):
+    prepare(folder, clean)
+    api = COCO(str(folder / "ade20k_instance_val.json"))
+    assert sorted(api.cats) == THINGS and api.cats[BED]["name"] == VOCABULARY.names[BED]
+    found = api.loadAnns(api.getAnnIds(imgIds=["ADE_val_00000001"]))
+    assert [(a["category_id"], a["area"], a["id"]) for a in found] == [(BED, 3, 1), (DOOR, 2, 2)]
+    for annotation, number in zip(found, (4, 9)):
+        mask = rle.decode({**annotation["segmentation"]}).astype(bool)
+        assert (mask == (np.array(NUMBERS) == number)).all()
+
+
+def test_the_registered_set_reads_them_covered_stuff_included(folder):
+    larger = (np.kron(values, np.ones((4, 4), int)) for values in (SEMANTIC, CLASSES, NUMBERS))
+    write_image(folder, "ADE_val_00000001", *larger)
+    prepare(folder)
+    prepare_ade150(Options(folder.parent))
+    (record,) = panoptic_set_records("ade20k_panoptic_val", ["panoptic", "instances", "semantic"])
+    assert record["covered_stuff"] and len(record["segments_info"]) == 4
+    assert read_panoptic_ids(record).shape == (12, 16)
+    assert record["image_id"] == "ADE_val_00000001" and record["width"] == 16
+
+
+@pytest.mark.parametrize("clean, ious", [(True, [1, 1, 1]), (False, [4 / 7, 1, 1])])
+def test_a_perfect_prediction_of_published_files_loses_what_things_cover(folder, clean, ious):
+    """Of the wall 4 pixels are left of the 7 stated, and nothing of the sky, which is missed."""
+    prepare(folder, clean)
+    truth = PanopticFolder(folder / "ade20k_panoptic_val.json", folder / "ade20k_panoptic_val")
+    content = json.loads(truth.json.read_text())
+    (entry,) = content["annotations"]
+    infos = entry["segments_info"]
+    entry["segments_info"] = [info for info in infos if info["category_id"] != SKY]
+    predicted = truth._replace(json=folder / "predicted.json")
+    predicted.json.write_text(json.dumps(content))
+    quality, images = evaluate_files(truth, predicted)
+    classes = [WALL, BED, DOOR]
+    assert images == 1 and quality.tp[classes].tolist() == [1, 1, 1] and quality.tp.sum() == 3
+    np.testing.assert_allclose(quality.iou_sum[classes], ious)
+    assert quality.fn.sum() == quality.fn[SKY] == (0 if clean else 1) and quality.fp.sum() == 0
+
+
+def real_things(labels):
+    """Each connected piece of a thing class as a thing of its own."""
+    classes, numbers = np.zeros_like(labels), np.zeros_like(labels)
+    for index in THINGS:
+        pieces, count = scipy.ndimage.label(labels == index)
+        for piece in range(1, count + 1):
+            numbers[pieces == piece] = min(numbers.max() + 1, 255)
+            classes[pieces == piece] = index
+    # More pieces than a byte counts share the last number, of one class.
+    classes[numbers == 255] = classes[numbers == 255].max(initial=0)
+    return classes, numbers
+
+
+def test_real_maps_come_back_from_the_panoptic_files(data_dir, datasets_root):
+    folder = datasets_root / "ADEChallengeData2016"
+    sources = sorted((data_dir / "ADEChallengeData2016/annotations/validation").glob("*.png"))[:5]
+    for source in sources:
+        labels = np.asarray(Image.open(source)).astype(int) - 1
+        write_image(folder, source.stem, labels, *real_things(labels))
+    entries = {}
+    for clean in (False, True):
+        prepare(folder, clean, overwrite=clean)
+        entries[clean] = read(folder, "panoptic")["annotations"]
+    # No thing lies on stuff here, so that both ways of counting agree.
+    assert entries[False] == entries[True] and len(entries[True]) == 5
+    for entry, source in zip(entries[True], sources, strict=True):
+        ids = read_panoptic_png(folder / "ade20k_panoptic_val" / entry["file_name"])
+        labels = np.asarray(Image.open(source)).astype(int) - 1
+        painted = np.full(labels.shape, -1)
+        for info in entry["segments_info"]:
+            mask = ids == info["id"]
+            x, y, width, height = info["bbox"]
+            assert mask.sum() == info["area"] == mask[y : y + height, x : x + width].sum()
+            painted[mask] = info["category_id"]
+        assert (painted == labels).all() and len(entry["segments_info"]) > 2
+
+
+def test_an_interrupted_run_is_completed_and_a_whole_one_is_kept(folder, monkeypatch):
+    write_image(folder, "ADE_val_00000002", SEMANTIC, CLASSES, NUMBERS)
+    write, calls = panoptic_files.atomic_path, []
+
+    def dying(path):
+        calls.append(path)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return write(path)
+
+    monkeypatch.setattr(panoptic_files, "atomic_path", dying)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(folder)
+    assert not (folder / "ade20k_panoptic_val.json").exists()
+    monkeypatch.setattr(panoptic_files, "atomic_path", write)
+    assert prepare(folder)[1:4] == (1, 1, 0)
+    assert len(read(folder, "panoptic")["annotations"]) == 2
+    before = (folder / "ade20k_panoptic_val.json").stat()
+    assert prepare(folder)[1:4] == (0, 2, 0)
+    assert (folder / "ade20k_panoptic_val.json").stat() == before
+    assert prepare(folder, overwrite=True)[1:4] == (2, 0, 0)
+
+
+def test_the_two_ways_to_count_areas_are_not_mixed_up(folder):
+    prepare(folder)
+    with pytest.raises(InputError, match="with published areas of stuff, and clean .*--overwrite"):
+        prepare(folder, clean=True)
+    prepare(folder, clean=True, overwrite=True)
+    with pytest.raises(InputError, match="with clean areas of stuff, and published .*--overwrite"):
+        prepare(folder)
+
+
+def test_the_mapping_is_the_challenges(shared_dir):
+    reference = shared_dir / "reference/vocabularies/ade20k_instance_100.json"
+    rows = json.loads(reference.read_text())["rows"]
+    assert rows == [[number, index + 1] for number, index in enumerate(scene_classes(), 1)]
+    assert scene_classes().tolist() == THINGS
+
+
+@pytest.mark.parametrize(
+    "pixel, words",
+    [
+        ((101, 9, 0), "thing 9 has the class 101, where a thing has one of 1 to 100"),
+        ((0, 9, 0), "thing 9 has the class "),
+        ((5, 4, 0), "thing 4 has the class "),
+    ],
+)
+def test_instance_maps_that_are_not_the_archives_are_refused(folder, pixel, words):
+    path = folder / "annotations_instance/validation/ADE_val_00000001.png"
+    rgb = np.array(Image.open(path))
+    rgb[0, 2] = pixel
+    save(path, rgb)
+    with pytest.raises(InputError, match=f"ADE_val_00000001.png: {words}"):
+        prepare(folder)
+
+
+def test_files_that_are_missing_or_do_not_belong_together_are_named(folder):
+    things = folder / "annotations_instance/validation/ADE_val_00000001.png"
+    save(things, np.zeros((3, 5, 3)))
+    with pytest.raises(InputError, match="_instance/.* is 5 x 3, its image .* is 4 x 3"):
+        prepare(folder)
+    save(things, np.zeros((3, 4)))
+    with pytest.raises(InputError, match="has pixels of type L, not RGB"):
+        prepare(folder)
+    things.unlink()
+    with pytest.raises(InputError, match="00000001.png is missing.*\n.*annotations_instance.tar"):
+        prepare(folder)
+    shutil.rmtree(folder / "annotations_instance")
+    with pytest.raises(InputError, match="validation is missing.*\n.*annotations_instance.tar"):
+        prepare(folder)
+    save(folder / "annotations_instance/validation/x.png", [[0]])
+    save(folder / "annotations/validation/ADE_val_00000001.png", np.full((3, 4), 151))
+    with pytest.raises(InputError, match="is not one of the challenge's maps"):
+        prepare(folder)
+
+
+def test_a_picture_of_other_alone_has_no_segments(folder):
+    nothing = np.full((3, 4), -1), np.zeros((3, 4), int), np.zeros((3, 4), int)
+    write_image(folder, "ADE_val_00000001", *nothing)
+    prepare(folder)
+    assert read(folder, "panoptic")["annotations"][0]["segments_info"] == []
+    assert read(folder, "instance")["annotations"] == []
+
+
+def test_odises_folder_is_found(folder, tmp_path):
+    (tmp_path / "ade").mkdir()
+    folder.rename(tmp_path / "ade/ADEChallengeData2016")
+    (done,) = prepare_ade_panoptic(Options(tmp_path), ["validation"])
+    assert done.folder == tmp_path / "ade/ADEChallengeData2016/ade20k_panoptic_val"

@@ -1,0 +1,215 @@
+"""The quickstart's page: tables and images in one file, in which names are text, whatever they are."""
+
+from __future__ import annotations
+
+import functools
+from html.parser import HTMLParser
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipself_seg.clip import load_clip
+from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.regions.report import region_table
+from clipself_seg.evaluation.report import semantic_split_table
+from clipself_seg.pages import render
+from clipself_seg.visualization.overlays import Entry
+from lab.mini.concepts import WORLDS
+from lab.mini.scenes import Scene, Segment
+from lab.mini.writer import scene_of
+from lab.quickstart.chapters import Results
+from lab.quickstart.heat_maps import ASKED, SHOWN, Question, ask, heat_sheet
+from lab.quickstart.page import (
+    Answers,
+    kmeans_rows,
+    plot_losses,
+    region_answers,
+)
+from lab.quickstart.tiles import Row, label_rows, write_tiles
+from tests.conftest import ROOT
+
+NAME = "<script>alert('a & b')</script>"
+IMAGE = np.zeros((4, 6, 3), np.uint8)
+RESULTS = {"mIoU": 1.0, "mIoU-seen": 2.0, "mIoU-unseen": 3.0}
+
+
+class Reader(HTMLParser):
+    """Tags, attributes and text of a page, as a browser sees them."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.text, self.sources, self.bold, self.sizes = [], [], [], [], []
+        self.folds = self.open_images = 0
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attrs if name in ("src", "srcset")]
+        if tag == "img":
+            self.sizes.append((dict(attrs).get("width"), dict(attrs).get("height")))
+            self.open_images += not self.folds
+        self.folds += tag == "details"
+
+    def handle_endtag(self, tag):
+        self.folds -= tag == "details"
+
+    def handle_data(self, data):
+        self.text.append(data.strip())
+        if self.tags[-1:] == ["b"]:
+            self.bold.append(data)
+
+
+def read_page(scenes=1):
+    """The page of chapters whose every name is a script."""
+    rows = {NAME: {"mini": RESULTS}, "other": {"mini": dict.fromkeys(RESULTS, 0.5)}}
+    row = Row({NAME: IMAGE}, [Entry(NAME, (1, 2, 3))])
+
+    def table(style):
+        return semantic_split_table(rows, first=NAME, style=style)
+
+    chapter = Results(table, images={NAME: scenes * [row]})
+    names = ("semantic", "panoptic, live", "panoptic, shipped", "detection")
+    answers = [Answers(IMAGE, NAME, {"right": NAME, "wrong": "other"})]
+    questions = [Question(NAME, IMAGE, {NAME: IMAGE})]
+    reader = Reader()
+    regions = Results(lambda style: region_table({NAME: {}}, style=style))
+    results = dict.fromkeys(names, chapter)
+    html = render(
+        "quickstart.html",
+        regions=regions.table("html"),
+        tables={name: chapter.table("html") for name, chapter in results.items()},
+        images={name: chapter.images for name, chapter in results.items()},
+        questions=questions,
+        clusters=scenes * [row],
+        answers=answers,
+        losses=IMAGE,
+        explore="explore.html",
+    )
+    reader.feed(html)
+    return reader
+
+
+def test_names_are_text_in_the_page_and_all_images_are_in_it():
+    reader = read_page()
+    assert "table" in reader.tags and "script" not in reader.tags
+    # Rows of five tables and headings of four; titles and legends of the rows of images, headings of worlds.
+    assert reader.text.count(NAME) >= 9 + 2 * 4 + 3
+    # The page does not move while its images are decoded.
+    assert set(reader.sizes) == {("6", "4")}
+    assert len(reader.sources) == reader.tags.count("img") >= 8
+    assert all(source.startswith("data:image/") for source in reader.sources)
+    assert not {"link", "script", "iframe"} & set(reader.tags)
+    # The best of a column is bold, and answers are marked beside their colour.
+    assert [text for text in reader.bold if text[0].isdigit()] == 4 * ["1.0", "2.0", "3.0"]
+    text = " ".join(reader.text)
+    assert f"✓ right: {NAME}" in text and "✗ wrong: other" in text
+
+
+def test_more_scenes_are_folded_and_make_the_page_no_longer():
+    few, many = read_page(2), read_page(5)
+    assert len(many.sources) > len(few.sources) and many.open_images == few.open_images
+    assert few.folds == many.folds == 0
+
+
+@functools.cache
+def clips():
+    return {"CLIPSelf proposals": load_clip("ViT-Mini-8", "mini-clipself-proposals")}
+
+
+def halves_of(width, height):
+    """A scene of two halves, both of them things."""
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    middle = width // 2
+    segment_map = np.where(np.arange(width) < middle, 1, 2)[None].repeat(height, 0)
+    boxes = (0, 0, middle, height), (middle, 0, width, height)
+    things = enumerate(zip(WORLDS["mini"].things, boxes), 1)
+    segments = [Segment(n, thing, box, middle * height) for n, (thing, box) in things]
+    return Scene(image, segment_map.astype(np.uint8), tuple(segments))
+
+
+def test_kmeans_shows_scenes_of_one_orientation_enlarged():
+    scenes = [halves_of(*size) for size in ((48, 64), (64, 48), (72, 48), (80, 48))]
+    rows = kmeans_rows(clips(), scenes, 2)
+    assert [row.tiles["image"].shape for row in rows] == [(96, 128, 3), (96, 144, 3)]
+    assert list(rows[0].tiles) == ["image", "ground truth", "CLIPSelf proposals"]
+    assert {tile.shape for tile in rows[0].tiles.values()} == {(96, 128, 3)}
+
+
+def test_every_thing_has_an_answer_of_every_model():
+    vocabulary = load_vocabulary("mini")
+    answers = region_answers(clips(), [halves_of(64, 48)], vocabulary, 5)
+    assert [name for _, name, _ in answers] == list(vocabulary.names[:2])
+    assert all(set(given) == set(clips()) for _, _, given in answers)
+    assert set(answers[0].given.values()) <= set(vocabulary.names)
+    assert region_answers(clips(), [halves_of(64, 48)], vocabulary, 1)[0].name == answers[0].name
+
+
+HUGE = f'{{"iteration": 1, "loss_clipself": {10**400}}}'
+
+
+@pytest.mark.parametrize("line", ["3", "{}", "{", HUGE, HUGE.replace("1,", '"1",', 1)])
+def test_metrics_without_losses_are_named(tmp_path, line):
+    (tmp_path / "metrics.json").write_text(line)
+    with pytest.raises(InputError, match="metrics.json "):
+        plot_losses({"run": tmp_path / "metrics.json"}, tmp_path / "loss.png")
+
+
+def halves(vocabulary, first, second):
+    """An image of 130 x 100 pixels, and a label map of two halves."""
+    image = np.full((100, 130, 3), 120, np.uint8)
+    names = list(vocabulary.names)
+    labels = np.full((100, 130), names.index(first))
+    labels[50:] = -1 if second is None else names.index(second)
+    return image, labels
+
+
+def test_tiles_have_names_and_a_legend_of_all_classes():
+    vocabulary = load_vocabulary("mini")
+    image, truth = halves(vocabulary, "grass", "sand")
+    _, said = halves(vocabulary, "water", None)
+    (row,) = label_rows(vocabulary, [image], {"ground truth": [truth], "model": [said]})
+    assert list(row.tiles) == ["image", "ground truth", "model"]
+    assert {tile.shape for tile in row.tiles.values()} == {(300, 390, 3)}
+    assert {entry.name for entry in row.legend} == {"grass", "sand", "water", "no label"}
+    # White letters in either half, and in the half that has a label.
+    white = [(row.tiles[t] == 255).all(-1) for t in ("ground truth", "model")]
+    assert all(half.sum() > 30 for half in (white[0][:140], white[0][160:], white[1][:140]))
+    assert white[1][160:].sum() == 0
+
+
+def test_tiles_are_written_as_one_image_with_titles(tmp_path):
+    image = np.zeros((30, 40, 3), np.uint8)
+    write_tiles([Row({"a": image, "b": image}), Row({"a": image, "b": image})], tmp_path / "a.png")
+    written = np.asarray(Image.open(tmp_path / "a.png"))
+    assert written.shape[1] == 2 * (40 + 8) + 8 and (written == 0).all(-1).sum() > 4 * 30 * 40
+
+
+@functools.cache
+def questions():
+    return ask({title: load_clip("ViT-Mini-8", tag) for title, tag in SHOWN.items()})
+
+
+def test_the_picture_of_the_readme_is_reproduced():
+    drawn = heat_sheet(questions())
+    kept = cv2.imread(str(ROOT / "docs" / "pictures" / "heat_maps.jpg"))[..., ::-1].astype(int)
+    assert kept.shape == (drawn.height, drawn.width, 3)
+    # What JPEG loses, and how processors round.
+    assert np.abs(np.asarray(drawn).astype(int) - kept).mean() < 3
+
+
+def test_words_are_bright_in_their_segments_after_clipself():
+    gained = []
+    for (number, name), question in zip(ASKED, questions()):
+        scene = scene_of(WORLDS["mini"], "val", number, seed=0)
+        (segment,) = (s for s in scene.segments if s.concept.names[0] == name)
+        height, width = question.image.shape[:2]
+        mask = (scene.segment_map == segment.id).astype(np.uint8)
+        inside = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
+        # Red of the colours of heat grows with the probability.
+        heat = [image[..., 0].astype(float) for image in question.maps.values()]
+        contrast = [image[inside == 1].mean() - image[inside == 0].mean() for image in heat]
+        gained.append(contrast[1] - contrast[0])
+        assert question.name == name
+    assert min(gained) > 20

@@ -1,0 +1,506 @@
+"""Labels proposals with nouns by CLIP's embeddings of their crops, for region-text training (CLIPSelf, A.4).
+
+Labels are kept in shards of a thousand images, from which an interrupted run goes on, and joined in the end.
+
+Shapes: R proposals of some images, K nouns, E embedding width, S0 side of a crop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, cast
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor
+from tqdm import tqdm
+
+from clipself_seg.clip import DenseCLIP, TextBank
+from clipself_seg.clip.backbone import build_clip
+from clipself_seg.clip.runtime import QUEUES, autocast
+from clipself_seg.clip.text_bank import NOUN_TEMPLATES
+from clipself_seg.config.load import evaluation_precision
+from clipself_seg.data.annotations import (
+    Record,
+    RegionText,
+    proposal_records,
+    read_coco_json,
+    read_region_text,
+    require_files,
+)
+from clipself_seg.data.captions import (
+    ImageCaptions,
+    NounsOfCaptions,
+    frequent_nouns,
+    head_nouns,
+    read_captions,
+    read_nouns,
+    single_phrases,
+    tagged_captions,
+)
+from clipself_seg.data.datasets.records import region_text_files
+from clipself_seg.data.loader import dead_workers_named, evaluation_batches
+from clipself_seg.data.mappers.distill import ProposalCropMapper
+from clipself_seg.data.mappers.samples import Sample
+from clipself_seg.errors import InputError
+from clipself_seg.files import (
+    alone_in,
+    atomic_path,
+    read_json,
+    remove_leftovers,
+    write_json,
+)
+from clipself_seg.heads.distillation import noun_logits, pseudo_labels
+from clipself_seg.prediction.journal import Json, require_same
+from clipself_seg.prediction.predictor import require_architecture
+from clipself_seg.provenance import provenance
+from clipself_seg.yaml_files import dump_config
+from lab.precompute.proposals import CocoStream
+from lab.precompute.pseudo_labels import Agreement, LabelledBoxes, agreement
+
+logger = logging.getLogger(__name__)
+
+ImageId = int | str
+Captions = Mapping[ImageId, Sequence[str]]
+# Index of the noun, -1 for none, and its score in [0, 1], for each proposal of an image.
+ImageLabels = list[tuple[int, float]]
+DIGITS = 4  # of a score, after the point
+IMAGES_AT_ONCE = 1000  # images of a shard: what an interruption loses at most
+
+
+class Request(NamedTuple):
+    """The settings of a labelling of proposals.
+
+    Attributes:
+        proposals: file of boxes in COCO's format, such as `prediction.proposals` writes.
+        captions: file of captions in COCO's format; None needs `nouns` and `candidates` "pool".
+        nouns: file with a noun a line; None takes the `top` most frequent nouns of the captions.
+        top: see `nouns`.
+        candidates: "image" gives a box one of the nouns in its image's captions, "pool" any.
+        threshold: a box is kept if the probability of its noun among all nouns is above, in [0, 1].
+        output: file to write; None for that of DATASETS.TRAIN.
+        instances: ground truth in COCO's format to compare the labels with, or None.
+        batch: number of crops that are embedded together.
+        processes: to tag captions in, where they have no phrases.
+        overwrite: replace a file that is there, and begin an interrupted run anew.
+    """
+
+    proposals: str
+    captions: str | None = None
+    nouns: str | None = None
+    top: int = 4764
+    candidates: Literal["image", "pool"] = "image"
+    threshold: float = 0.1
+    output: str | None = None
+    instances: str | None = None
+    batch: int = 256
+    processes: int = 1
+    overwrite: bool = False
+
+
+class Labelled(NamedTuple):
+    """Counts of a file of labelled proposals.
+
+    Attributes:
+        path: the file.
+        images: images with proposals or without.
+        empty: images of which no proposal is kept.
+        proposals: proposals of all images.
+        kept: proposals that are kept.
+        nouns: nouns of the list.
+        used: nouns that some kept proposal has.
+        agreement: with ground truth, where that was given.
+    """
+
+    path: Path
+    images: int
+    empty: int
+    proposals: int
+    kept: int
+    nouns: int
+    used: int
+    agreement: Agreement | None = None
+
+    def __str__(self) -> str:
+        """Lines for the terminal."""
+        fraction = 100 * self.kept / self.proposals if self.proposals else 0
+        lines = [
+            f"{self.path}: {self.kept} of {self.proposals} proposals are kept ({fraction:.1f} %) with "
+            f"{self.used} of {self.nouns} nouns; {self.empty} of {self.images} images have none"
+        ]
+        return "\n    ".join([*lines, *([str(self.agreement)] if self.agreement else [])])
+
+
+def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
+    """Write a file of proposals with their nouns, with a progress bar; an interrupted run goes on.
+
+    Args:
+        cfg: of a `CLIPSelf`: its CLIP embeds crops and nouns, DATASETS.TRAIN names the data set.
+        request: see `Request`.
+
+    Raises:
+        InputError: a value that cannot be; a file that is there already; files that are missing or broken;
+            captions of other images, where a box takes a noun of its own image's; an interrupted run with
+            other settings; another process at work in the folder.
+        OSError: the file cannot be written.
+    """
+    require_architecture(
+        cfg.MODEL.META_ARCHITECTURE, ("CLIPSelf",), "trains on no nouns", "configs/distill"
+    )
+    if len(cfg.DATASETS.TRAIN) != 1:
+        raise InputError(
+            f"DATASETS.TRAIN is {tuple(cfg.DATASETS.TRAIN)}: give the one data set whose images are labelled"
+        )
+    (dataset,) = cfg.DATASETS.TRAIN
+    annotations, images = region_text_files(dataset)
+    target = Path(request.output or annotations)
+    _check(request, target)
+    content = read_coco_json(request.proposals)
+    records = proposal_records(request.proposals, images, content)
+    require_files(dataset, records, "restore them: each image needs its labels")
+    captions = _captions(request, records)
+    texts = {image_id: image.texts for image_id, image in captions.items()}
+    nouns = _nouns(request, captions)
+    truth = None
+    if request.instances:
+        truth = read_region_text(request.instances, "")
+    torch.manual_seed(cfg.SEED)  # of a CLIP without weights
+    labeller = Labeller(cfg, build_clip(cfg).to(cfg.MODEL.DEVICE).eval(), nouns, request)
+    with alone_in(target.parent):
+        remove_leftovers(target.parent)
+        settings = labeller.settings | {"proposals": _digest(records)}
+        if request.candidates == "image":
+            settings["captions"] = _hash([[str(key), listed] for key, listed in texts.items()])
+        shards = LabelShards(target.with_name(f"{target.name}.parts"), settings)
+        if request.overwrite:
+            shards.clear()
+        remove_leftovers(shards.folder)
+        labels = labeller.label(records, texts, shards)
+        counts = None if truth is None else _agreement(records, labels, nouns, request, truth)
+        made_by = provenance(config=dump_config(cfg), weights_hash=labeller.clip.weights_hash())
+        info = {**made_by, **settings, "threshold": request.threshold}
+        labelled = list(zip(records, labels, strict=True))
+        done = _write(target, info, content, labelled, nouns, texts, request.threshold)
+        shards.clear()
+    return done._replace(agreement=counts)
+
+
+def _check(request: Request, target: Path) -> None:
+    if target.exists() and not request.overwrite:
+        raise InputError(f"{target} is there already: give another --output, or --overwrite")
+    for name in ("top", "batch", "processes"):
+        if getattr(request, name) < 1:
+            raise InputError(f"--{name} {getattr(request, name)}: give 1 or more")
+    if not 0 <= request.threshold <= 1:
+        raise InputError(f"--threshold {request.threshold}: give a probability, from 0 to 1")
+    if request.captions is None and (request.nouns is None or request.candidates == "image"):
+        raise InputError(
+            "--captions is missing: nouns come from captions; without any, give a list (--nouns FILE) "
+            "that all boxes may take (--candidates pool)"
+        )
+
+
+def _captions(request: Request, records: Sequence[Record]) -> dict[ImageId, ImageCaptions]:
+    if request.captions is None:
+        return {}
+    captions = read_captions(request.captions)
+    without = sum(record["image_id"] not in captions for record in records)
+    if without == len(records) and request.candidates == "image":
+        raise InputError(
+            f"{request.captions} has no caption of any image of {request.proposals}: give the captions of "
+            "these images, whose ids they name, or let all boxes take any noun (--candidates pool)"
+        )
+    logger.info("%s: %d of %d images have no caption", request.captions, without, len(records))
+    return captions
+
+
+def _nouns(request: Request, captions: Mapping[ImageId, ImageCaptions]) -> list[str]:
+    """The listed nouns, or the most frequent ones of the captions, which are tagged where they have no phrases."""
+    if request.nouns is not None:
+        return read_nouns(request.nouns)
+    listed, untagged = [], []
+    for image in captions.values():
+        for text, phrases in zip(image.texts, image.phrases):
+            if phrases is None:
+                untagged.append(text)
+            else:
+                listed.append(single_phrases(phrases))
+    if untagged:
+        label = "nouns of captions"
+        listed += tagged_captions(head_nouns, untagged, request.processes, label)
+    if not (nouns := frequent_nouns(listed, request.top)):
+        raise InputError(
+            f"{request.captions}: no caption has a noun: give captions, or --nouns FILE"
+        )
+    return nouns
+
+
+class Labeller:
+    """Labels crops by CLIP's embeddings of them and of the nouns.
+
+    Attributes:
+        settings: what labels depend on besides the boxes; JSON.
+    """
+
+    def __init__(
+        self, cfg: CfgNode, clip: DenseCLIP, nouns: Sequence[str], request: Request
+    ) -> None:
+        """
+        Args:
+            cfg: as for `label_proposals`.
+            clip: the model, in evaluation mode.
+            nouns: K.
+            request: see `Request`.
+        """
+        self.clip = clip
+        self.request = request
+        self.precision = evaluation_precision(cfg)
+        self.workers = cfg.DATALOADER.NUM_WORKERS
+        self.mapper = ProposalCropMapper(
+            crop_size=clip.image_size,
+            crop_scale=cfg.INPUT.REGIONS.CROP_SCALE,
+            max_pixels=cfg.INPUT.MAX_PIXELS,
+        )
+        self.settings: Json = {
+            "weights": clip.weights_hash(),
+            "nouns": _hash(list(nouns)),
+            "templates": NOUN_TEMPLATES,
+            "candidates": request.candidates,
+            "crop_scale": cfg.INPUT.REGIONS.CROP_SCALE,
+            "precision": str(self.precision or torch.float32),
+        }
+        self.nouns_KE = TextBank(clip, NOUN_TEMPLATES).embed(nouns)
+        self.find = NounsOfCaptions(nouns)
+
+    @dead_workers_named()
+    def label(
+        self, records: Sequence[Record], captions: Captions, shards: LabelShards
+    ) -> list[ImageLabels]:
+        """Labels of the proposals of each image, in their order; those of `shards` are not made again."""
+        labels: list[ImageLabels] = []
+        with tqdm(total=len(records), desc="images", unit="image") as bar:
+            for number, start in enumerate(range(0, len(records), IMAGES_AT_ONCE)):
+                shard = records[start : start + IMAGES_AT_ONCE]
+                ids = [record["image_id"] for record in shard]
+                made = shards.read(number, ids)
+                if made is None:
+                    made = []
+                    for image_labels in self._label_shard(shard, captions):
+                        made.append(image_labels)
+                        bar.update()
+                    shards.write(number, ids, made)
+                else:
+                    bar.update(len(shard))
+                labels += made
+        return labels
+
+    def _label_shard(self, records: Sequence[Record], captions: Captions) -> Iterator[ImageLabels]:
+        """Crops of several images are embedded together; a shard begins with a batch of its own."""
+        waiting: list[Sample] = []
+        for (sample,) in evaluation_batches(records, self.mapper, self.workers):
+            waiting.append(sample)
+            if sum(len(other["crops"]) for other in waiting) >= self.request.batch:
+                yield from self._label_samples(waiting, captions)
+                waiting = []
+        if waiting:
+            yield from self._label_samples(waiting, captions)
+
+    @torch.no_grad()
+    def _label_samples(
+        self, samples: Sequence[Sample], captions: Captions
+    ) -> Iterator[ImageLabels]:
+        crops = torch.cat([sample["crops"] for sample in samples])
+        allowed_RK = self._allowed(samples, captions)
+        labels: ImageLabels = []
+        for start in range(0, len(crops), self.request.batch):
+            rows = slice(start, start + self.request.batch)
+            regions_RE = self._embed(crops[rows])
+            logits_RK = noun_logits(regions_RE, self.nouns_KE, self.clip.logit_scale.exp())
+            allowed = None if allowed_RK is None else allowed_RK[rows].to(logits_RK.device)
+            numbers_R, scores_R = pseudo_labels(logits_RK, allowed)
+            labels += zip(numbers_R.tolist(), scores_R.tolist())
+        for sample in samples:
+            count = len(sample["crops"])
+            yield labels[:count]
+            labels = labels[count:]
+
+    def _embed(self, crops: Tensor) -> Tensor:
+        device = self.nouns_KE.device
+        with autocast(device, self.precision):
+            return self.clip.visual(self.clip.preprocess(crops.to(device, non_blocking=QUEUES)))
+
+    def _allowed(self, samples: Sequence[Sample], captions: Captions) -> Tensor | None:
+        """(R, K) bool, the nouns that each crop may have; None for all."""
+        if self.request.candidates == "pool":
+            return None
+        rows = []
+        for sample in samples:
+            row = torch.zeros(len(self.nouns_KE), dtype=torch.bool)
+            row[self.find(captions.get(sample["image_id"], []))] = True
+            rows.append(row.expand(len(sample["crops"]), -1))
+        return torch.cat(rows)
+
+
+class LabelShards:
+    """A folder of shards, each written whole or not at all: the labels of some images, and what they depend on."""
+
+    def __init__(self, folder: Path, settings: Json) -> None:
+        """
+        Args:
+            folder: for the shards alone; made with the first of them.
+            settings: what the labels depend on; JSON.
+        """
+        self.folder = folder
+        self.settings = settings
+
+    def read(self, number: int, image_ids: Sequence[ImageId]) -> list[ImageLabels] | None:
+        """Labels of each image of a shard; None where they are not there, or their file is damaged.
+
+        Args:
+            number: of the shard, from 0.
+            image_ids: the images of the shard.
+
+        Raises:
+            InputError: they were made with other settings.
+        """
+        try:
+            content = read_json(self._path(number))
+            settings, ids = dict(content["settings"]), content["image_ids"]
+            labels: list[ImageLabels] = [
+                [(int(noun), float(score)) for noun, score in image] for image in content["labels"]
+            ]
+        except (InputError, KeyError, TypeError, ValueError):
+            return None
+        advice = "finish that run with its own command, or begin anew with --overwrite"
+        require_same(self.folder, settings, self.settings, advice)
+        return labels if ids == list(image_ids) and len(labels) == len(ids) else None
+
+    def write(
+        self, number: int, image_ids: Sequence[ImageId], labels: Sequence[ImageLabels]
+    ) -> None:
+        """Write the labels of the images of a shard, in the same order.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        content = {"settings": self.settings, "image_ids": list(image_ids), "labels": list(labels)}
+        write_json(self._path(number), content)
+
+    def clear(self) -> None:
+        """Remove the folder and all shards."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.json"
+
+
+def _write(
+    path: Path,
+    info: Json,
+    content: Json,
+    labelled: Sequence[tuple[Record, ImageLabels]],
+    nouns: Sequence[str],
+    captions: Captions,
+    threshold: float,
+) -> Labelled:
+    """Write the proposals whose score is above the threshold, those of an image by falling score, atomically.
+
+    Args:
+        path: the file.
+        info: what it says of itself.
+        content: of the file of proposals.
+        labelled: its images, and the labels of the proposals of each.
+        nouns: what labels number; the id of a category is its label and 1.
+        captions: they are written where an image has some.
+        threshold: see `Request`.
+
+    Raises:
+        InputError: no proposal is above the threshold.
+        OSError: the file cannot be written.
+    """
+    images = {image["id"]: image for image in cast(list[Record], content["images"])}
+    boxes: dict[ImageId, list[Record]] = {}
+    for annotation in cast(list[Record], content["annotations"]):
+        boxes.setdefault(annotation["image_id"], []).append(annotation)
+    categories = [{"id": number, "name": noun} for number, noun in enumerate(nouns, 1)]
+    listed, empty, used = list[Json](), 0, set[object]()
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        stream = CocoStream(file, info, categories)
+        for record, labels in labelled:
+            image_id = record["image_id"]
+            before = stream.count
+            for annotation in _annotations(boxes.get(image_id, []), labels, threshold):
+                stream.add(annotation)
+                used.add(annotation["category_id"])
+            empty += stream.count == before
+            texts = captions.get(image_id)
+            listed.append(images[image_id] | ({} if texts is None else {"captions": texts}))
+        if not stream.count:
+            raise InputError(
+                f"no proposal has a noun with a probability above --threshold {threshold}: lower it"
+            )
+        stream.finish(listed)
+    proposals = sum(len(labels) for _, labels in labelled)
+    return Labelled(path, len(labelled), empty, proposals, stream.count, len(nouns), len(used))
+
+
+def _annotations(boxes: Sequence[Record], labels: ImageLabels, threshold: float) -> Iterator[Json]:
+    for box, (label, score) in sorted(zip(boxes, labels), key=lambda pair: -pair[1][1]):
+        if label < 0 or score <= threshold:
+            continue
+        x, y, width, height = box["bbox"]
+        objectness = {"objectness": box["score"]} if "score" in box else {}
+        yield {
+            "image_id": box["image_id"],
+            "category_id": label + 1,
+            "bbox": [x, y, width, height],
+            "area": round(width * height, 2),
+            "iscrowd": 0,
+            "score": round(score, DIGITS),
+            **objectness,
+        }
+
+
+def _agreement(
+    records: Sequence[Record],
+    labels: Sequence[ImageLabels],
+    nouns: Sequence[str],
+    request: Request,
+    truth: RegionText,
+) -> Agreement:
+    objects = {record["image_id"]: record for record in truth.records}
+    images = []
+    for record, image_labels in zip(records, labels, strict=True):
+        if (true := objects.get(record["image_id"])) is None:
+            continue
+        kept = [label >= 0 and score > request.threshold for label, score in image_labels]
+        boxes = LabelledBoxes(
+            boxes=record["proposals"],
+            names=[nouns[label] if label >= 0 else "" for label, _ in image_labels],
+            kept=np.array(kept, bool),
+            objects=true["proposals"],
+            object_names=[truth.nouns[index] for index in true["labels"]],
+        )
+        images.append(boxes)
+    return agreement(images)
+
+
+def _hash(value: object) -> str:
+    return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
+
+
+def _digest(records: Sequence[Record]) -> str:
+    """Hash of the images and their proposals."""
+    digest = hashlib.blake2b(digest_size=16)
+    for record in records:
+        name = os.path.basename(record["file_name"])
+        digest.update(json.dumps([record["image_id"], name]).encode())
+        digest.update(np.ascontiguousarray(record["proposals"]).tobytes())
+    return digest.hexdigest()

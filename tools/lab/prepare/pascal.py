@@ -1,0 +1,347 @@
+"""PASCAL VOC 2012 with and without background, and PASCAL Context: 59 classes of its JSON, all 459 of .mat files."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import os
+import reprlib
+import struct
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from pycocotools import mask as rle
+
+from clipself_seg.data.annotations import JsonObject
+from clipself_seg.data.datasets.table import ROOTS
+from clipself_seg.data.masks import read_indices, run_lengths
+from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.errors import InputError
+from clipself_seg.files import read_json
+from lab.prepare.common import (
+    Flag,
+    MapJob,
+    Options,
+    Prepared,
+    convert_files,
+    lookup_table,
+    preparation,
+    read_stems,
+    require,
+    save_png,
+    save_tiff,
+)
+
+VOC_CLASSES = 20
+VOID = 255
+FOLDERS = {"annotations_detectron2": VOID, "annotations_detectron2_bg": VOC_CLASSES}
+"""Label of background by folder of the label maps."""
+CONTEXT_CLASSES = 459
+MAX_SIDE = 8192  # pixels, far above the archive's 500
+JSON_HINT = (
+    "trainval_merged.json is the annotation file of the PASCAL in Detail challenge, "
+    "https://sites.google.com/view/pasd"
+)
+MAT_HINT = (
+    "The folder trainval with one .mat an image is in the archive of PASCAL Context's 459 classes, "
+    "https://www.cs.stanford.edu/~roozbeh/pascal-context"
+)
+LIST_HINT = (
+    "It is the list of the 5104 validation images, one name a line, that CAT-Seg's repository has "
+    "in its folder datasets; another list, such as ImageSets/Main/val.txt, is given by --list"
+)
+# Of MATLAB 5 files: kinds of elements, types of data -> NumPy's, and bytes of the header.
+MATRIX = 14
+COMPRESSED = 15
+NUMBERS = {
+    1: "i1",
+    2: "u1",
+    3: "i2",
+    4: "u2",
+    5: "i4",
+    6: "u4",
+    7: "f4",
+    9: "f8",
+    12: "i8",
+    13: "u8",
+}
+HEADER = 128
+LARGEST = 8 * 8192**2 + 1024  # bytes of an unpacked array, far above any image of the archive
+
+
+@dataclasses.dataclass(frozen=True)
+class VocJob(MapJob):
+    """One label map to write, and the label of background in it."""
+
+    background: int
+
+
+@preparation("voc20")
+def prepare_voc20(options: Options) -> list[Prepared]:
+    """Label maps of PASCAL VOC 2012: VOC-20 without background, and VOC-20b with it.
+
+        clipself-seg data prepare voc20
+        clipself-seg data prepare voc20 --root /data/datasets --processes 8
+
+    Reads VOCdevkit/VOC2012/SegmentationClassAug for the names in ImageSets/Segmentation/val.txt and
+    writes annotations_detectron2/val and annotations_detectron2_bg/val.
+    What is there already is kept; an interrupted run is completed by the next.
+    """
+    return [
+        convert_files(_convert_voc, voc20_jobs(options.root, name), options) for name in FOLDERS
+    ]
+
+
+def voc20_jobs(root: Path, name: str) -> list[VocJob]:
+    """Jobs of `prepare_voc20` for one of `FOLDERS`.
+
+    Raises:
+        InputError: the archive is not there, or its list names no image.
+    """
+    folder = root / "VOCdevkit/VOC2012"
+    stems = read_stems(require(folder / "ImageSets/Segmentation/val.txt", ROOTS["VOC_2012"]))
+    source = require(folder / "SegmentationClassAug", ROOTS["VOC_2012"])
+    target = folder / name / "val"
+    return [VocJob(source / f"{s}.png", target / f"{s}.png", FOLDERS[name]) for s in stems]
+
+
+def nothing_left(job: VocJob) -> bool:
+    """Whether the preparation leaves an image out, because it shows nothing but background.
+
+    Raises:
+        InputError: the archive's map is broken or missing.
+    """
+    return job.background == VOID and bool((_labels(job) == VOID).all())
+
+
+def _convert_voc(job: VocJob) -> bool:
+    labels = _labels(job)
+    if job.background == VOID and (labels == VOID).all():
+        return False
+    save_png(job.target, labels)
+    return True
+
+
+def _labels(job: VocJob) -> np.ndarray:
+    """Labels that are written for an image, (H, W) uint8."""
+    values = read_indices(job.source, archive=True)
+    strange = np.unique(values[(values > VOC_CLASSES) & (values != VOID)])
+    if values.dtype != np.uint8 or len(strange):
+        raise InputError(
+            f"{job.source} is not a map of VOC, whose values are 0 to {VOC_CLASSES} and {VOID} "
+            f"(found {strange[:5].tolist()} in {values.dtype}): unpack it again"
+        )
+    index_of = {0: job.background} | {number + 1: number for number in range(VOC_CLASSES)}
+    return lookup_table(index_of, 256, VOID, np.uint8)[values]
+
+
+@dataclasses.dataclass(frozen=True)
+class JsonJob(MapJob):
+    """One label map to paint from segments of the JSON, its source.
+
+    Attributes:
+        size: (height, width) in pixels.
+        segments: (category id, RLE) of each segment.
+    """
+
+    size: tuple[int, int]
+    segments: list[tuple[int, JsonObject]]
+
+
+@preparation("pascal_context_59")
+def prepare_pascal_context_59(options: Options) -> list[Prepared]:
+    """Label maps of PASCAL Context's 59 frequent classes.
+
+        clipself-seg data prepare pascal_context_59
+        clipself-seg data prepare pascal_context_59 --root /data/datasets --processes 8
+
+    Reads VOCdevkit/VOC2010/trainval_merged.json and writes annotations_detectron2/pc59_val beside it.
+    The JSON is read whole, which takes some gigabytes of memory.
+    What is there already is kept; an interrupted run is completed by the next.
+    """
+    return [convert_files(_convert_segments, context_59_jobs(options.root), options)]
+
+
+def context_59_jobs(root: Path) -> list[JsonJob]:
+    """Jobs of `prepare_pascal_context_59`.
+
+    Raises:
+        InputError: the JSON is missing or has another format.
+    """
+    folder = root / "VOCdevkit/VOC2010"
+    path = require(folder / "trainval_merged.json", ROOTS["PASCAL_CONTEXT"], JSON_HINT)
+    return _json_jobs(path, folder / "annotations_detectron2/pc59_val")
+
+
+def _json_jobs(path: Path, target: Path) -> list[JsonJob]:
+    try:
+        content = read_json(path, "annotation file")
+        images = [image for image in content["images"] if image["phase"] == "val"]
+        wanted = {image["image_id"] for image in images}
+        segments = defaultdict(list)
+        for entry in content["annos_segmentation"]:
+            if entry["image_id"] in wanted:
+                category = _below(1 << 16, entry["category_id"])
+                segments[entry["image_id"]].append((category, entry["segmentation"]))
+        jobs = [
+            JsonJob(
+                path,
+                target / f"{Path(image['file_name']).stem}.png",
+                (_below(MAX_SIDE, image["height"]), _below(MAX_SIDE, image["width"])),
+                segments[image["image_id"]],
+            )
+            for image in images
+        ]
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path} is not the file it should be ({type(error).__name__}: {error})\n{JSON_HINT}"
+        ) from None
+    if not jobs:
+        raise InputError(f'{path} has no image of phase "val"\n{JSON_HINT}')
+    return jobs
+
+
+def _below(limit: int, value: object) -> int:
+    if type(value) is not int or not 0 <= value < limit:
+        raise ValueError(f"{reprlib.repr(value)} is no whole number below {limit}")
+    return value
+
+
+def _convert_segments(job: JsonJob) -> bool:
+    painted = np.zeros(job.size, np.uint16)
+    for category, segment in job.segments:
+        source = f"{job.source}: a segment of {job.target.stem}"
+        painted[rle.decode(run_lengths(segment, *job.size, source)) > 0] = category
+    save_png(job.target, _context_table()[painted])
+    return True
+
+
+@functools.cache
+def _context_table() -> np.ndarray:
+    # Values of the map are numbers among the 459 classes; background, 0, and the others are ignored.
+    index_of = load_vocabulary("pascal_context_59").dataset_id_to_index
+    return lookup_table(index_of, 1 << 16, 255, np.uint8)
+
+
+@preparation(
+    "pascal_context_459",
+    flags=(Flag("list_file", "--list", "file with names of images, instead of that one", Path),),
+)
+def prepare_pascal_context_459(options: Options, list_file: Path | None = None) -> list[Prepared]:
+    """Label maps of all 459 classes of PASCAL Context.
+
+        clipself-seg data prepare pascal_context_459
+        clipself-seg data prepare pascal_context_459 --root /data/datasets --processes 8
+
+    Reads VOCdevkit/VOC2010/trainval/*.mat for the names in VOCdevkit/VOC2010/pascalcontext_val.txt
+    and writes annotations_detectron2/pc459_val beside them.
+    What is there already is kept; an interrupted run is completed by the next.
+    """
+    jobs, left_out = context_459_jobs(options.root, list_file)
+    done = convert_files(_convert_mat, jobs, options)
+    return [done._replace(left_out=done.left_out + left_out)]
+
+
+def context_459_jobs(root: Path, list_file: Path | None = None) -> tuple[list[MapJob], int]:
+    """Jobs of `prepare_pascal_context_459`, and the number of images that it leaves out.
+
+    Raises:
+        InputError: list or archive are missing.
+    """
+    folder = root / "VOCdevkit/VOC2010"
+    target = folder / "annotations_detectron2/pc459_val"
+    path = list_file or folder / "pascalcontext_val.txt"
+    stems = read_stems(require(path, ROOTS["PASCAL_CONTEXT"], LIST_HINT))
+    source = require(folder / "trainval", ROOTS["PASCAL_CONTEXT"], MAT_HINT)
+    labelled = [stem for stem in stems if (source / f"{stem}.mat").exists()]
+    if not labelled:
+        raise InputError(f"{source} has no .mat file of an image in {path}\n{MAT_HINT}")
+    jobs = [MapJob(source / f"{stem}.mat", target / f"{stem}.tif") for stem in labelled]
+    return jobs, len(stems) - len(labelled)
+
+
+def _convert_mat(job: MapJob) -> bool:
+    values = _read_mat(job.source)
+    if values.ndim != 2 or values.min() < 1 or values.max() > CONTEXT_CLASSES:
+        raise InputError(
+            f"{job.source}: LabelMap has the shape {values.shape} and values from {values.min()} "
+            f"to {values.max()}, where 1 to {CONTEXT_CLASSES} are expected\n{MAT_HINT}"
+        )
+    save_tiff(job.target, (values.astype(np.int64) - 1).astype(np.uint16))
+    return True
+
+
+def _read_mat(path: Path) -> np.ndarray:
+    try:
+        return read_mat_array(path, "LabelMap")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read as a .mat file with a LabelMap ({error}): unpack it again"
+        ) from None
+
+
+def read_mat_array(path: str | os.PathLike[str], name: str) -> np.ndarray:
+    """A numeric array of a file.
+
+    Args:
+        path: the file.
+        name: name of the array.
+
+    Raises:
+        ValueError: it is no MATLAB 5 file, is damaged, or has no numeric array of this name.
+        OSError: it cannot be read.
+    """
+    content = Path(path).read_bytes()
+    order = {b"IM": "<", b"MI": ">"}.get(content[HEADER - 2 : HEADER])
+    if not content.startswith(b"MATLAB 5.0 MAT-file") or order is None:
+        raise ValueError("it is no MATLAB 5 file")
+    try:
+        for kind, data in _elements(content[HEADER:], order):
+            if kind == COMPRESSED:
+                kind, data = next(_elements(_unpack(data), order))
+            if kind == MATRIX:
+                _, shape, title, numbers, *_ = _elements(data, order)
+                if title[1] == name.encode():
+                    return _array(shape, numbers, order)
+    except (zlib.error, struct.error, StopIteration) as error:
+        raise ValueError(f"it is damaged ({error})") from None
+    raise ValueError(f"it has no array {name}")
+
+
+def _elements(content: bytes, order: str) -> Iterator[tuple[int, bytes]]:
+    """Types and data of the elements one after the other."""
+    position = 0
+    while position < len(content):
+        kind, size = struct.unpack_from(f"{order}II", content, position)
+        start = position + 8
+        if kind >> 16:  # small: two bytes of size, two of type, and the data in the tag itself
+            kind, size, start = kind & 0xFFFF, kind >> 16, position + 4
+        data = content[start : start + size]
+        if len(data) < size or (start == position + 4 and size > 4):
+            raise ValueError("an element is longer than the file")
+        yield kind, data
+        # Compressed elements are not padded.
+        end = start + size
+        position = end if kind == COMPRESSED else max(position + 8, end + -end % 8)
+
+
+def _unpack(data: bytes) -> bytes:
+    unpacker = zlib.decompressobj()
+    unpacked = unpacker.decompress(data, LARGEST)
+    if unpacker.unconsumed_tail:
+        raise ValueError("it unpacks to more than an image has")
+    return unpacked
+
+
+def _array(shape: tuple[int, bytes], numbers: tuple[int, bytes], order: str) -> np.ndarray:
+    sides = np.frombuffer(shape[1], f"{order}i4").tolist()
+    if numbers[0] not in NUMBERS or min(sides, default=0) < 1:
+        raise ValueError("its array is not of numbers, or empty")
+    values = np.frombuffer(numbers[1], order + NUMBERS[numbers[0]])
+    if math.prod(sides) != len(values):
+        raise ValueError(f"it has {len(values)} numbers for an array of {sides}")
+    return values.reshape(sides, order="F").astype(values.dtype.newbyteorder("="))

@@ -1,0 +1,31 @@
+"""What the scripts in tools/ share: a script has several commands, which its first word names."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+
+from clipself_seg.errors import InputError, nearest, report_input_errors
+
+
+@report_input_errors
+def run_named(about: str, commands: Mapping[str, Callable[[list[str]], int]]) -> int:
+    """Run the command that the first word of ``sys.argv`` names, with the words behind it.
+
+    Args:
+        about: first line of the help text.
+        commands: name -> what it calls with its words, and which returns the exit status.
+
+    Raises:
+        InputError: the first word names none.
+    """
+    program, words = sys.argv[0], sys.argv[1:]
+    if words[:1] in ([], ["-h"], ["--help"]):
+        lines = [f"usage: {program} COMMAND [options]", "", about, ""]
+        lines += [f"  {name}" for name in commands]
+        sys.stdout.write("\n".join([*lines, "", f"{program} COMMAND --help has its options.", ""]))
+        return 0 if words else 2
+    if words[0] not in commands:
+        raise InputError(f'no command "{words[0]}"; {nearest(words[0], commands)}')
+    sys.argv = [f"{program} {words[0]}", *words[1:]]
+    return commands[words[0]](words[1:])

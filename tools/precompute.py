@@ -1,0 +1,261 @@
+#!/usr/bin/env python3
+"""What a model computes once over a data set, for later runs to read: proposals, nouns of boxes, a generator's outputs.
+
+`features` writes those of a CLIP for images; `proposals` writes those of a trained RPN, and `train_rpn` trains one
+first; `region_text` gives boxes nouns of captions; `generator_outputs` keeps the masks of a generator.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipself_seg.commands import options, train
+from clipself_seg.commands.options import command, flag, required, value
+from clipself_seg.errors import GOES_ON, InputError
+from lab.scripts import run_named
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+    from lab.precompute.proposals import ProposalSelection
+
+RPN_CONFIG = "configs/mini/detection_original.yaml"
+REPLACE = "replace a file that is there already"
+
+
+def _features_options(parser: argparse.ArgumentParser) -> None:
+    options.images(parser)
+    value(parser, "--model", "name, file or folder of a CLIP", "eva02-vitb16", metavar="CLIP")
+    options.output(parser, "output/features")
+    kinds = "dense features, and an embedding of the whole image"
+    value(parser, "--save", kinds, ["dense"], count="+", choices=("dense", "image"))
+    value(parser, "--boxes", "JSON in COCO's format, whose boxes get embeddings", metavar="FILE")
+    size = "longest side of the image in pixels for dense features (three times that of its crops)"
+    value(parser, "--size", size, kind=int)
+    types = ("float16", "float32")
+    value(parser, "--dtype", "numbers in the files", "float16", choices=types)
+    options.skip_existing(parser)
+    options.device(parser)
+
+
+@command(_features_options, again=f"{GOES_ON} with --skip-existing, and begins anew without")
+def features(args: argparse.Namespace) -> int:
+    """Write features of images to disk: dense features, embeddings of whole images, and of boxes.
+
+        clipself-seg data features photos/ --model clipself-eva02-vitb16-coco-patches -o features
+        clipself-seg data features photos/ --save image --dtype float32
+        clipself-seg data features photos/ --boxes instances.json --size 1024
+        clipself-seg data features scene.jpg --model mini-clipself
+
+    Writes features/NAME.npz for each image and features.json. numpy.load reads "dense" (E, h, w), "image" (E,),
+    "boxes" (n, 4) in pixels and "box_embeddings" (n, E), of unit length; "size" is height and width of the image, and
+    "cell" the side of a cell in its pixels. Texts of the same space: clipself_seg.TextBank.
+    Exit status: 0, 1 if an image failed and the others were done, 2 if nothing was done.
+    """
+    from clipself_seg.prediction.files import find_images
+
+    files = find_images(args.images, args.output)
+    options.take_device(args)
+    from clipself_seg.config.device import is_here
+    from clipself_seg.prediction.dense_maps import load_models
+    from clipself_seg.prediction.features import FeatureResults
+    from clipself_seg.prediction.journal import Journal
+    from clipself_seg.prediction.loop import predict_files
+
+    device = args.device or ("cuda" if is_here("cuda") else "cpu")
+    (clip,) = load_models(None, [args.model], device).values()
+    results = FeatureResults(
+        clip=clip,
+        folder=args.output,
+        side=args.size or 3 * clip.image_size,
+        dtype=args.dtype,
+        save=args.save,
+        boxes=args.boxes,
+    )
+    journal = Journal(args.output, results.settings, resume=args.skip_existing)
+    failed = predict_files(results, files, journal)
+    total = len(files.images) + len(files.failed)
+    sys.stdout.write(f"features of {total - len(failed)} of {total} images, in {args.output}\n")
+    return 2 if len(failed) == total else 1 if failed else 0
+
+
+def _selection_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what says which proposals are written, and whether over a file."""
+    value(parser, "--score", "lowest score of a proposal, 0 to 1", 0.5)
+    value(parser, "--min-side", "smallest width and height in pixels", 8.0)
+    value(parser, "--nms", "overlap above which the worse of two goes", 0.5)
+    value(parser, "--per-image", "most proposals of an image, the best", 50)
+    flag(parser, "--overwrite", REPLACE)
+
+
+def _selection(args: argparse.Namespace) -> ProposalSelection:
+    from lab.precompute.proposals import ProposalSelection
+
+    return ProposalSelection(args.score, args.min_side, args.nms, args.per_image)
+
+
+def _write_proposals(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Writes the proposals, and says how many they are."""
+    from lab.precompute.proposals import write_dataset_proposals
+
+    done = write_dataset_proposals(cfg, args.dataset, args.output, _selection(args), args.overwrite)
+    sys.stdout.write(f"{args.output}: {done.boxes} proposals of {done.images} images\n")
+
+
+def _proposals_options(parser: argparse.ArgumentParser) -> None:
+    required(parser, "--config-file", "of an FViT or a StockRPN")
+    options.weights(parser)
+    required(parser, "--dataset", "name of the data set with the images")
+    required(parser, "--output", "JSON file to write")
+    _selection_options(parser)
+    options.device(parser)
+    options.further_keys(parser)
+
+
+@command(_proposals_options)
+def proposals(args: argparse.Namespace) -> None:
+    """Write the proposals of a trained RPN for the images of a data set, for CLIPSelf with proposals.
+
+        clipself-seg data proposals --config-file configs/detection/ov_coco_eva02_vitb16.yaml \\
+            --weights output/detection/ov_coco_eva02_vitb16/model_final.pth \\
+            --dataset coco_2017_train --output datasets/coco/annotations/coco_proposals.json
+        clipself-seg train --config-file configs/distill/coco_proposals_eva02_vitb16.yaml
+
+    The second line distils on them: coco/annotations/coco_proposals.json below $DETECTRON2_DATASETS is the
+    place that it reads. The detector should be trained on base classes alone, and on the original CLIP.
+    clipself-seg tools train-rpn trains and writes in one.
+    """
+    from clipself_seg.prediction.predictor import prediction_config
+
+    options.take_device(args)
+    _write_proposals(prediction_config(args.config_file, args.weights, args.opts), args)
+
+
+def _rpn_options(parser: argparse.ArgumentParser) -> None:
+    value(parser, "--config-file", "of an FViT or a StockRPN", RPN_CONFIG)
+    value(parser, "--dataset", "name of the data set with the images", "mini_train")
+    required(parser, "--output", "JSON file to write")
+    options.resume(parser)
+    value(parser, "--num-gpus", "processes of the training", "1")
+    _selection_options(parser)
+    options.device(parser)
+    options.keys_at_the_end(parser)
+
+
+@command(_rpn_options, again="the training goes on with --resume, the proposals are written anew")
+def train_rpn(args: argparse.Namespace) -> int:
+    """Train an RPN on base classes and write its proposals, which CLIPSelf with proposals distils on.
+
+        clipself-seg tools train-rpn --output output/mini_world/mini/annotations/rpn_proposals_train.json
+        clipself-seg tools train-rpn --config-file configs/detection/ov_coco_openai_vitb16.yaml --num-gpus 8 \\
+            --dataset coco_2017_train --output datasets/coco/annotations/coco_proposals.json
+        clipself-seg tools train-rpn --config-file configs/detection/rpn_r50_ov_coco.yaml --num-gpus 8 \\
+            --dataset coco_2017_train --output datasets/coco/annotations/coco_proposals.json \\
+            MODEL.STOCK_RPN.BACKBONE_WEIGHTS R-50.pkl
+
+    The first line is for the mini world, the second takes the RPN of an F-ViT on the original CLIP, the third
+    Detectron2's R50-FPN. Each is clipself-seg train, which writes into OUTPUT_DIR, and then clipself-seg data
+    proposals.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise InputError("start train-rpn without torchrun: --num-gpus starts the processes")
+    from clipself_seg.config import load_config
+    from clipself_seg.prediction.predictor import prediction_config
+    from lab.precompute.proposals import check_writing
+
+    options.take_device(args)
+    # What is wrong with the second half is better said before the first.
+    cfg = load_config(args.config_file, args.opts)
+    check_writing(cfg, args.dataset, args.output, _selection(args), args.overwrite)
+    words = ["--config-file", args.config_file, "--num-gpus", args.num_gpus]
+    status = train.main([*words, *(["--resume"] if args.resume else []), *args.opts])
+    if not status:
+        weights = Path(cfg.OUTPUT_DIR) / "model_final.pth"
+        _write_proposals(prediction_config(args.config_file, weights, args.opts), args)
+    return status
+
+
+def _region_text_options(parser: argparse.ArgumentParser) -> None:
+    required(parser, "--config-file", "with MODEL.CLIP and DATASETS.TRAIN, of region-text")
+    required(parser, "--proposals", "boxes, in COCO's format")
+    value(parser, "--captions", "of the images, in COCO's format")
+    value(parser, "--nouns", "text file with a noun a line")
+    value(parser, "--top", "number of nouns, if there is no list", 4764)
+    candidates = "nouns that a box may have: those in its image's captions, or all"
+    value(parser, "--candidates", candidates, "image", choices=("image", "pool"))
+    value(parser, "--threshold", "least probability of a noun", 0.1)
+    value(parser, "--output", "JSON file to write (that of DATASETS.TRAIN)")
+    instances = "ground truth in COCO's format, to print how many boxes are right"
+    value(parser, "--instances", instances)
+    value(parser, "--batch", "crops embedded together", 256)
+    options.processes(parser, "to tag captions in")
+    flag(parser, "--overwrite", "replace a file that is there, and begin anew")
+    options.device(parser)
+    options.further_keys(parser)
+
+
+@command(_region_text_options, again=f"{GOES_ON}, unless it says --overwrite")
+def region_text(args: argparse.Namespace) -> None:
+    """Give the boxes of a data set nouns of captions, for region-text training (CLIPSelf's Table 7).
+
+        clipself-seg data region-text --config-file configs/distill/coco_region_text_eva02_vitb16.yaml \\
+            --proposals datasets/coco/annotations/coco_proposals.json \\
+            --captions datasets/coco/annotations/captions_train2017.json --nouns coco_nouns_4764.txt
+        clipself-seg train --config-file configs/distill/coco_region_text_eva02_vitb16.yaml
+
+    A box is kept with the noun whose text is nearest to CLIP's embedding of its crop, if its probability among
+    all nouns is above --threshold. The second line trains on them: what is written by default is the file of
+    DATASETS.TRAIN. Without --nouns they are the --top most frequent nouns of the captions, found with the
+    package nltk; captions that have "phrases" already need none, and their phrases are taken as they are, with
+    adjectives. An interrupted call goes on with the same command.
+    """
+    from clipself_seg.config import load_config
+    from clipself_seg.config.weights import fetch_addresses
+    from lab.precompute.region_text import Request, label_proposals
+
+    options.take_device(args)
+    request = {name: value for name, value in vars(args).items() if name != "device"}
+    cfg = fetch_addresses(load_config(request.pop("config_file"), request.pop("opts")))
+    sys.stdout.write(f"{label_proposals(cfg, Request(**request))}\n")
+
+
+def _generator_options(parser: argparse.ArgumentParser) -> None:
+    required(parser, "--config-file", "of an OpenPanoptic")
+    options.weights(parser)
+    required(parser, "--dataset", "name of a data set, panoptic or semantic")
+    required(parser, "--output", "folder for the files")
+    flag(parser, "--overwrite", "write what is there already again")
+    options.device(parser)
+    options.further_keys(parser)
+
+
+@command(_generator_options, again=f"{GOES_ON}, unless it says --overwrite")
+def generator_outputs(args: argparse.Namespace) -> None:
+    """Run the mask generator over a data set once, and keep its outputs for every image.
+
+        clipself-seg tools generator-outputs --config-file configs/mini/panoptic.yaml \\
+            --weights mini-open-panoptic --dataset mini_val_panoptic_with_sem_seg --output outputs/mini_val
+        clipself-seg train --config-file configs/mini/panoptic.yaml --eval-only MODEL.WEIGHTS "" \\
+            MODEL.MASK_GENERATOR.SOURCE disk MODEL.MASK_GENERATOR.OUTPUTS outputs/mini_val \\
+            DATASETS.TEST "('mini_val_panoptic_with_sem_seg',)"
+
+    The second line compares a CLIP branch or exponents on them without the generator. Files that are
+    there are kept, so that an interrupted run goes on; those of other weights or class names are refused.
+    """
+    from clipself_seg.prediction.generator_outputs import write_dataset_outputs
+    from clipself_seg.prediction.predictor import prediction_config
+
+    options.take_device(args)
+    cfg = prediction_config(args.config_file, args.weights, args.opts)
+    done = write_dataset_outputs(cfg, args.dataset, args.output, args.overwrite)
+    sys.stdout.write(f"{args.output}: {done.written} written, {done.kept} there already\n")
+
+
+COMMANDS = {"proposals": proposals, "train-rpn": train_rpn, "region-text": region_text}
+
+if __name__ == "__main__":
+    sys.exit(run_named("What a model computes once over a data set, for later runs to read.", COMMANDS))

@@ -29,11 +29,11 @@ ARROWS = {
     "extend": {"clip", "evaluation", "models", "training"},
     "visualization": {"data"},
     "training": set(FLOW),
-    "prediction": {*FLOW, "mini", "visualization"},
+    "prediction": {*FLOW, "visualization"},
     # Shows what predictors and dense features say: the one part beside the commands that knows prediction.
     "explore": {*FLOW, "prediction", "visualization"},
     "mini": {*FLOW, "visualization"},
-    "quickstart": {*FLOW, "mini", "visualization"},
+    "quickstart": {*FLOW, "explore", "mini", "visualization"},
     "tables": {*FLOW, "mini", "training"},
 }
 # The one part that knows all of them, and that no other one imports.

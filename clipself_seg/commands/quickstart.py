@@ -1,12 +1,8 @@
-"""Shows what CLIPSelf does on the mini world: `demo` in a minute, `quickstart` with trainings in six."""
+"""Shows what CLIPSelf does on the mini world, with trainings, in six minutes."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-import webbrowser
-from pathlib import Path
 
 from clipself_seg.commands.options import command, flag, value
 from clipself_seg.errors import GOES_ON
@@ -47,32 +43,3 @@ def quickstart(args: argparse.Namespace) -> None:
     from clipself_seg.quickstart.quickstart import run_quickstart
 
     run_quickstart(args.output, args.fresh, args.full)
-
-
-def _demo_options(parser: argparse.ArgumentParser) -> None:
-    value(parser, "--output", default="output/demo")
-    flag(parser, "--no-open", "print the page's path only")
-
-
-@command(_demo_options)
-def demo(args: argparse.Namespace) -> None:
-    """Write a page of heat maps and segments of the shipped weights: no training, a minute on two cores.
-
-        clipself-seg demo
-
-    Compares a CLIP before and after CLIPSelf on a few generated scenes: heat maps of words, and names of segments.
-    Writes output/demo/index.html and a page to click beside it (explore.html), prints the path, and opens the page if
-    there is a screen.
-    """
-    from clipself_seg.quickstart.quickstart import run_demo
-
-    page = run_demo(Path(args.output).absolute())
-    sys.stdout.write(f"\nPage: {page}\n")
-    if not args.no_open and has_screen():
-        webbrowser.open(page.as_uri())
-
-
-def has_screen() -> bool:
-    """Whether a browser would have somewhere to show a page; in a terminal's browser it would fill the terminal."""
-    screens = ("DISPLAY", "WAYLAND_DISPLAY")
-    return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in screens)

@@ -70,5 +70,5 @@ def write_faded(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    root = Path(sys.argv[1]) if sys.argv[1:] else MINI.path
+    root = Path(sys.argv[1]) if sys.argv[1:] else MINI.drawn
     sys.exit(report_input_errors(write_faded)(root))

@@ -42,5 +42,5 @@ def draw_subjects(root: Path, count: int = IMAGES) -> None:
 
 
 if __name__ == "__main__":
-    root = Path(sys.argv[1]) if sys.argv[1:] else MINI.path
+    root = Path(sys.argv[1]) if sys.argv[1:] else MINI.drawn
     sys.exit(report_input_errors(draw_subjects)(root))

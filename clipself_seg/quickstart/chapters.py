@@ -29,9 +29,9 @@ from clipself_seg.quickstart.steps import (
     first_images,
     say,
 )
-from clipself_seg.quickstart.tiles import Row, label_rows, write_tiles
 from clipself_seg.visualization.boxes import box_overlay
 from clipself_seg.visualization.overlays import readable
+from clipself_seg.visualization.tiles import Row, label_rows, write_tiles
 
 # Score that a box needs to be shown.
 SHOWN_BOXES = 0.7

@@ -19,15 +19,15 @@ from clipself_seg.data.mappers.samples import box_tensor, chw
 from clipself_seg.data.regions import enlarge_boxes
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
+from clipself_seg.explore.demo import SHOWN, WORLD, ask
 from clipself_seg.files import atomic_path, read_json_lines
 from clipself_seg.mini.concepts import WORLDS
 from clipself_seg.mini.scenes import Scene
 from clipself_seg.mini.writer import scene_of
 from clipself_seg.pages import write_page
 from clipself_seg.quickstart.chapters import Results
-from clipself_seg.quickstart.heat_maps import SHOWN, WORLD, ask, heat_sheet
+from clipself_seg.quickstart.heat_maps import heat_sheet
 from clipself_seg.quickstart.steps import EXPLORE, SHEETS
-from clipself_seg.quickstart.tiles import Row, write_tiles
 from clipself_seg.visualization.dense_maps import (
     colour_segments,
     enlarge_labels,
@@ -35,6 +35,7 @@ from clipself_seg.visualization.dense_maps import (
     match_labels,
 )
 from clipself_seg.visualization.overlays import save_jpeg
+from clipself_seg.visualization.tiles import Row, write_tiles
 
 COLUMNS = {
     "original CLIP": "mini",

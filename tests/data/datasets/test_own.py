@@ -11,8 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from clipself_seg.data.datasets import own
-from clipself_seg.data.datasets.check import check_data
-from clipself_seg.data.datasets.own import register_data
+from clipself_seg.data.datasets.own import check_data, register_data
 from clipself_seg.data.datasets.records import (
     detection_records,
     distillation_records,

@@ -42,9 +42,7 @@ COMMANDS = {
     "explore": Entry("explore.explore", "write an interactive page of heat maps, in one file"),
     "serve": Entry("serve.main", "serve a page where visitors give images and words"),
     "dense-maps": Entry("explore.dense_maps", "draw clusters and heat maps of dense features"),
-    "demo": Entry(
-        "quickstart.demo", "see heat maps and segments of the shipped models, in a minute"
-    ),
+    "demo": Entry("demo.demo", "see heat maps and segments of the shipped models, in a minute"),
     "quickstart": Entry("quickstart.quickstart", "train and evaluate every task, in six minutes"),
     "reproduce": Entry("reproduce.reproduce", "compute the paper's tables by one command"),
     "weights": Entry("weights.main", "list, fetch and check official weights"),

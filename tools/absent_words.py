@@ -63,7 +63,7 @@ class Scene(NamedTuple):
 
 def scenes_of(world: str, count: int, seed: int) -> list[Scene]:
     """Validation scenes of a world, drawn by a seed."""
-    folder = MINI.path / world
+    folder = MINI.drawn / world
     content = json.loads((folder / "annotations/panoptic_val.json").read_text(encoding="utf-8"))
     files = {image["id"]: image["file_name"] for image in content["images"]}
     return [

@@ -123,7 +123,7 @@ def faded(args: argparse.Namespace) -> None:
 def _root(args: argparse.Namespace) -> Path:
     from clipself_seg.data.datasets.table import MINI
 
-    return Path(args.root) if args.root else MINI.path
+    return Path(args.root) if args.root else MINI.drawn
 
 
 COMMANDS = {"world": mini_world, "clip": mini_clip, "subjects": subjects, "faded": faded}

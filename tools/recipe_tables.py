@@ -24,7 +24,6 @@ from clipself_seg.config import load_config
 from clipself_seg.yaml_files import names, read_layers, setting_place
 from lab.tables.page import markdown_table
 from lab.tables.runs import config_name
-from lab.tables.table import ROOT, RunOf, Table, published_numbers, read_tables
 from recipe_costs import recipe
 
 FOLDERS = ("distill", "regions", "semseg", "panoptic", "detection")
@@ -79,9 +78,7 @@ def _tables() -> list[Table]:
 def published(name: str) -> list[str]:
     """What was published of a configuration, each with its source; empty if nothing was."""
     tables = [numbers for table in _tables() for numbers in _in_table(table, name)]
-    entries = [
-        (entry.name, published_numbers(entry)) for entry in zoo().values() if name in entry.configs
-    ]
+    entries = [(one.name, one.published) for one in zoo().values() if name in one.configs]
     own = [Published(f"`{entry}`", numbers) for entry, numbers in entries if _is_model(entry, name)]
     once = {one.numbers: one for one in reversed([*tables, *own]) if one.numbers}
     parts = {numbers: set(numbers.split(", ")) for numbers in once}

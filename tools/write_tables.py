@@ -15,7 +15,6 @@ from clipself_seg.clip.text_bank import templates_text
 from clipself_seg.clip.training_free import ATTENTIONS, NONE
 from clipself_seg.files import write_text
 from lab.tables.page import markdown_table
-from lab.tables.table import published_numbers
 
 ROOT = Path(__file__).resolve().parent.parent
 # Title of a family -> expression for the names of its weights; a name is of the first that fits.
@@ -61,7 +60,7 @@ def zoo_table() -> str:
 def _row(entry: Entry) -> list[str]:
     by_hand = "" if entry.addresses else " (by hand)"
     config = f"<br>`{entry.configs[0]}`" if entry.key == "MODEL.WEIGHTS" else ""
-    numbers = published_numbers(entry) or "none"
+    numbers = entry.published or "none"
     return [f"`{entry.name}`{by_hand}{config}", f"{entry.may_ship}: {entry.licence}", numbers]
 
 

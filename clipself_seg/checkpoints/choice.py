@@ -19,6 +19,7 @@ from clipself_seg.checkpoints.zoo import (
     SHIPPED_TAGS,
     Entry,
     shipped_model,
+    shipped_tags,
     zoo,
 )
 from clipself_seg.errors import InputError, nearest
@@ -184,7 +185,7 @@ def list_models(task: str | None = None) -> list[str]:
     """
     require_task(task)
     parts = {name for name, entry in zoo().items() if entry.key not in OF_MODELS}
-    names = [name for name in (*SHIPPED_CONFIGS, *SHIPPED_TAGS, *zoo()) if name not in parts]
+    names = [name for name in (*SHIPPED_CONFIGS, *shipped_tags(), *zoo()) if name not in parts]
     return [name for name in names if task in (None, find_model(name).task)]
 
 
@@ -284,6 +285,6 @@ def _unknown(model: str) -> InputError:
     if os.sep in model or model.endswith(SUFFIXES):
         return no_checkpoint(model)
     return InputError(
-        f'no model "{model}": {nearest(model, [MINI, *zoo(), *SHIPPED_MODELS, *SHIPPED_TAGS])} '
+        f'no model "{model}": {nearest(model, [MINI, *zoo(), *SHIPPED_MODELS, *shipped_tags()])} '
         "(clipself-seg weights lists them)"
     )

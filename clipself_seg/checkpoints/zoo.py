@@ -24,6 +24,7 @@ MINI_CLIPS = {
     "mini-resnet": "RN-Mini",
 }
 # Tags of the weights that come with the project: the file with the text tower and, last, that of the image tower.
+# A wheel has those of `IN_WHEEL` alone (setup.cfg), a clone of the repository all.
 SHIPPED_TAGS = {
     "mini": ("vit_mini_8",),
     "mini-clipself": ("vit_mini_8", "vit_mini_8_clipself"),
@@ -33,6 +34,7 @@ SHIPPED_TAGS = {
     "mini-eva-large": ("vit_mini_8", "eva_mini_l_8"),
     "mini-resnet": ("vit_mini_8", "rn_mini"),
 }
+IN_WHEEL = ("mini", "mini-clipself", "mini-clipself-proposals")
 # Tag for MODEL.WEIGHTS -> file.
 SHIPPED_MODELS = {
     "mini-cat-seg": SHIPPED / "cat_seg_mini.safetensors",
@@ -52,6 +54,30 @@ def shipped_model(tag: str) -> str:
     return MINI_CLIPS.get(tag, MINI_CLIP)
 
 
+def shipped_files(tag: str) -> list[Path]:
+    """Files of a tag of `SHIPPED_TAGS`, last that of the image tower.
+
+    Raises:
+        InputError: they are not here, as in a wheel.
+    """
+    files = [SHIPPED / f"{stem}.safetensors" for stem in SHIPPED_TAGS[tag]]
+    if lost := [path for path in files if not path.is_file()]:
+        raise InputError(
+            f"{lost[-1]} of the weights {tag} is not here: a wheel has {', '.join(IN_WHEEL)} alone, the others lie in "
+            "clipself_seg/mini/weights of a clone of the repository"
+        )
+    return files
+
+
+def shipped_tags() -> list[str]:
+    """Tags of `SHIPPED_TAGS` whose files are here."""
+    return [
+        tag
+        for tag, stems in SHIPPED_TAGS.items()
+        if all((SHIPPED / f"{stem}.safetensors").is_file() for stem in stems)
+    ]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry:
     """A checkpoint that others published, as the head of ``zoo.yaml`` explains.
@@ -68,8 +94,7 @@ class Entry:
         model: name of the CLIP; empty for what is none.
         configs: files that it goes with, such as "semseg/catseg_cvpr_vitb16".
         settings: keys and values, other than the files', that the published numbers were measured with.
-        published: numbers at their source; empty where nobody prints any, and where `paper` names them.
-        paper: table and row of ``configs/tables/`` with the CLIPSelf paper's numbers, such as "2/patches".
+        published: numbers at their source; empty where nobody prints any.
         measured: numbers of this project with this file; empty where it was not run.
         source: where its address and numbers were read.
     """
@@ -86,7 +111,6 @@ class Entry:
     configs: tuple[str, ...] = ()
     settings: tuple[tuple[str, object], ...] = ()
     published: str = ""
-    paper: str = ""
     measured: str = ""
     source: str = ""
 

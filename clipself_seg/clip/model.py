@@ -24,7 +24,14 @@ from clipself_seg.checkpoints.dense_feature import ANY, BY_TOKEN, DenseFeature, 
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.locate import is_remote, locate, published_file
 from clipself_seg.checkpoints.read import STORED_METADATA, VARIANT, Checkpoint, read_checkpoint
-from clipself_seg.checkpoints.zoo import MINI_CLIPS, SHIPPED, SHIPPED_TAGS, shipped_model, zoo
+from clipself_seg.checkpoints.zoo import (
+    MINI_CLIPS,
+    SHIPPED_TAGS,
+    shipped_files,
+    shipped_model,
+    shipped_tags,
+    zoo,
+)
 from clipself_seg.clip import region_pooling
 from clipself_seg.clip.kind import CLIP_MEAN, CLIP_STD, Architecture
 from clipself_seg.clip.kinds import find_architecture
@@ -331,7 +338,7 @@ def _named(name: str) -> tuple[str, str]:
 def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[str, Any]]:
     """The checkpoint of a path, name, address or tag, and open_clip's settings of it if it is its tag."""
     if weights in SHIPPED_TAGS:
-        layers = [read_checkpoint(SHIPPED / f"{s}.safetensors") for s in SHIPPED_TAGS[weights]]
+        layers = [read_checkpoint(path) for path in shipped_files(weights)]
         first, last = layers[0], layers[-1]
         rest = {k: v for k, v in first.tensors.items() if not k.startswith("visual.")}
         tensors = rest | last.tensors
@@ -358,7 +365,7 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
             return read_checkpoint(weights), {}
     published = open_clip.get_pretrained_cfg(architecture.name, weights)
     if not published:
-        shipped = [tag for tag in SHIPPED_TAGS if shipped_model(tag) == architecture.name]
+        shipped = [tag for tag in shipped_tags() if shipped_model(tag) == architecture.name]
         names = [entry.name for entry in zoo().values() if entry.model == architecture.name]
         raise InputError(
             f'no weights "{weights}" for {architecture.name}: neither a file nor a tag; '

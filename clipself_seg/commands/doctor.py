@@ -186,17 +186,16 @@ def _device() -> None:
 
 
 def _weights() -> None:
-    from clipself_seg.checkpoints.zoo import SHIPPED, SHIPPED_MODELS, SHIPPED_TAGS
+    from clipself_seg.checkpoints.zoo import IN_WHEEL, SHIPPED_MODELS, shipped_tags
 
-    wanted = [SHIPPED / f"{name}.safetensors" for names in SHIPPED_TAGS.values() for name in names]
+    here = shipped_tags()
+    missing = [tag for tag in IN_WHEEL if tag not in here]
+    missing += [tag for tag, path in SHIPPED_MODELS.items() if not path.exists()]
     _say("", "Weights")
-    missing = sorted(
-        {str(path) for path in (*wanted, *SHIPPED_MODELS.values()) if not path.exists()}
-    )
     if missing:
         _say(f"  {', '.join(missing)}: missing, install clipself_seg again")
     else:
-        _say(f"  that come with the package: {', '.join([*SHIPPED_TAGS, *SHIPPED_MODELS])}")
+        _say(f"  that come with the package: {', '.join([*here, *SHIPPED_MODELS])}")
     _official_weights()
 
 
@@ -224,22 +223,15 @@ def _datasets() -> None:
 
 
 def _dataset_lines() -> Iterator[str]:
-    """Which data sets are in which state, and the folders that are read."""
-    from clipself_seg.data.datasets.check import Options, check_datasets
-    from clipself_seg.data.datasets.table import COCO, MINI
+    """Which data sets have their files, and the folders that are read."""
+    from clipself_seg.data.datasets.table import COCO, DATASETS, MINI
 
     for root in (COCO, MINI):
-        folder = os.environ.get(root.variable)
-        yield f"${root.variable}: {folder or f'not set, {root.default} is read'}"
-    groups: dict[tuple[str, str], list[str]] = {}
-    findings = check_datasets((), Options(sample=1))
-    absent = "`clipself-seg data check` names each, and says how to get it"
-    for finding in findings:
-        mend = absent if finding.state == "absent" else " ".join(finding.mend.split())
-        groups.setdefault((finding.state, mend), []).append(finding.name)
-    for (state, mend), names in groups.items():
-        listed = f"{len(names)} of {len(findings)}" if mend == absent else ", ".join(names)
-        yield f"{state}: {listed}" + (f": {mend}" if mend else "")
+        folder = os.environ.get(root.variable) or f"not set, {root.shipped or root.path} is read"
+        yield f"${root.variable}: {folder}"
+    here = [name for name, entry in DATASETS.items() if not entry.missing()]
+    yield f"with their files: {', '.join(here) or 'none'}"
+    yield f"{len(DATASETS) - len(here)} of {len(DATASETS)} are without: docs/install.md says how to get them"
 
 
 def _no_options(parser: argparse.ArgumentParser) -> None:

@@ -226,22 +226,18 @@ def _answers(args: argparse.Namespace, texts: Path) -> Answers:
 
 def _examples(images: Sequence[str], scenes: bool) -> list[dict[str, str]]:
     """Images to begin with: those that were named, or, for models that know them, generated scenes."""
-    import numpy as np
-
+    from clipself_seg.data.datasets.table import SHIPPED_WORLD
     from clipself_seg.data.images import read_image
     from clipself_seg.explore.content import SHOWN_SIDE, jpeg_address
-    from clipself_seg.mini.concepts import WORLDS
-    from clipself_seg.mini.scenes import draw_scene
 
-    if images:
-        # Names that are no UTF-8 could not be sent.
-        named = [os.path.basename(path).encode(errors="replace").decode() for path in images]
-        pixels = list(zip(named, map(read_image, images)))
-    else:
-        rngs = map(np.random.default_rng, range(SCENES if scenes else 0))
-        drawn = [draw_scene(rng, WORLDS["mini"]) for rng in rngs]
-        pixels = [(f"scene {i}", scene.image) for i, scene in enumerate(drawn, 1)]
-    return [{"name": name, "jpeg": jpeg_address(p, SHOWN_SIDE)} for name, p in pixels]
+    # Names that are no UTF-8 could not be sent.
+    files = [(os.path.basename(path).encode(errors="replace").decode(), path) for path in images]
+    if scenes and not images:
+        folder = SHIPPED_WORLD / "mini" / "val"
+        files = [(f"scene {i + 1}", str(folder / f"{i:06d}.jpg")) for i in range(SCENES)]
+    return [
+        {"name": name, "jpeg": jpeg_address(read_image(path), SHOWN_SIDE)} for name, path in files
+    ]
 
 
 def _serve(app: FastAPI, listening: socket.socket, host: str, token: str) -> None:

@@ -46,8 +46,7 @@ def _list(task: str | None) -> int:
 
     from clipself_seg.checkpoints.choice import TASKS, find_model, require_task
     from clipself_seg.checkpoints.locate import present_file, weights_folder
-    from clipself_seg.checkpoints.zoo import zoo
-    from clipself_seg.tables.table import published_numbers
+    from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, shipped_tags, zoo
 
     require_task(task)
     rows: dict[str, list[list[str]]] = {name: [] for name in (*TASKS, CLIP, PART)}
@@ -56,12 +55,13 @@ def _list(task: str | None) -> int:
         kind = find_model(entry.name).task if entry.key == "MODEL.WEIGHTS" else kind
         size = f"{entry.size / 1e6:,.0f} MB" if entry.size else "-"
         here = "yes" if present_file(entry) else "no" if entry.addresses else "by hand"
-        cells = [_cut(entry.licence), entry.may_ship, size, here, _cut(published_numbers(entry))]
+        cells = [_cut(entry.licence), entry.may_ship, size, here, _cut(entry.published)]
         rows[kind].append([entry.name, *cells])
     headings = ["name", "licence", "may ship", "size", "here", "published"]
     for kind, body in rows.items():
         if task in (None, kind):
             sys.stdout.write(f"{kind}\n{tabulate(body, headings, 'simple')}\n\n")
+    sys.stdout.write(f"With the package: {', '.join([*shipped_tags(), *SHIPPED_MODELS])}\n")
     sys.stdout.write(f"Files are fetched into {weights_folder()}\n")
     return 0
 

@@ -29,9 +29,14 @@ from clipself_seg.config.load import MODEL, option_pairs
 from clipself_seg.config.weights import fetch_addresses
 from clipself_seg.data.datasets.own import forget_files
 from clipself_seg.data.images import decode_image, pil_pixels, read_image
-from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words, as_vocabulary
+from clipself_seg.data.vocabulary import (
+    Vocabulary,
+    VocabularyClass,
+    Words,
+    as_vocabulary,
+    load_vocabulary,
+)
 from clipself_seg.errors import InputError, nearest
-from clipself_seg.mini.concepts import WORLDS
 from clipself_seg.models.build import build_model, registered_data
 from clipself_seg.prediction.presence import THRESHOLD, WHAT, Absent, Presence, calibrated_threshold
 from clipself_seg.prediction.pretrained import Pretrained
@@ -49,6 +54,12 @@ LITTLE = (
     'this model knows only the generated mini worlds ("red star", "blue ring", "grass" ...), {reason}: its '
     "answers mean little there"
 )
+WORLDS = ("mini", "mini2")
+SIZES = frozenset(
+    [(192, 144), (192, 128), (144, 192), (200, 150), (176, 160), (132, 176)]
+    + [(208, 144), (160, 200), (184, 138), (168, 148)]
+)
+"""Width and height in pixels that images of the worlds have."""
 SLIP = 0.85  # likeness of two names, in [0, 1], from which on one may be meant by the other
 
 
@@ -453,7 +464,7 @@ class WorldCheck:
             more = f" and {len(strange) - SHOWN} more" if len(strange) > SHOWN else ""
             return LITTLE.format(reason=f"which have no {listed}{more}")
         for height, width, _ in (image.shape for image in images):
-            if (width, height) not in sizes():
+            if (width, height) not in SIZES:
                 size = f"{width} x {height} pixels"
                 return LITTLE.format(
                     reason=f"whose images have other sizes than the {size} of one here"
@@ -463,16 +474,11 @@ class WorldCheck:
 
 @functools.cache
 def known_names() -> frozenset[str]:
-    """Names of the classes of all worlds, and of their shapes, as captions have them."""
-    concepts = [concept for world in WORLDS.values() for concept in world.concepts]
-    plain = [concept.without_colour() for concept in concepts]
-    return frozenset(name for concept in (*concepts, *plain) for name in concept.names)
-
-
-@functools.cache
-def sizes() -> frozenset[tuple[int, int]]:
-    """Width and height in pixels that images of the worlds have."""
-    return frozenset(size for world in WORLDS.values() for size in world.sizes)
+    """Names of the classes of both worlds, and of their shapes, as captions have them."""
+    classes = [entry for world in WORLDS for entry in load_vocabulary(world).classes]
+    names = {name for entry in classes for name in entry.names}
+    things = {name for entry in classes if entry.isthing for name in entry.names}
+    return frozenset(names | {name.partition(" ")[2] for name in things})  # without the colour
 
 
 def _meant(name: str) -> str:

@@ -21,6 +21,7 @@ from clipself_seg.clip.low_rank import merge_low_rank
 from clipself_seg.clip.runtime import tf32
 from clipself_seg.clip.training_free import refuse_training
 from clipself_seg.data.datasets.own import forget_files
+from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.data.loader import dead_workers_named
 from clipself_seg.errors import InputError, MissingFiles
 from clipself_seg.evaluation import forgetting
@@ -355,6 +356,9 @@ def _write_numbers_of(
         )
         if outputs.fraction < 1:
             metadata["fraction of the trained weights"] = outputs.fraction
+        roots = (DATASETS[name].root for name in evaluation.datasets if name in DATASETS)
+        if shipped := next((root.shipped for root in roots if root.shipped), ""):
+            metadata["mini worlds"] = shipped
         # Where a later data set fails, the file says what it lacks.
         if waiting := [name for name in evaluation.datasets if name not in results]:
             metadata["not evaluated"] = waiting

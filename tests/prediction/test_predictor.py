@@ -18,11 +18,11 @@ from clipself_seg.errors import InputError
 from clipself_seg.prediction import predictor
 from clipself_seg.prediction.load import load
 from clipself_seg.prediction.predictor import (
+    SIZES,
     ImagePredictor,
     WorldCheck,
     prediction_config,
     rgb_image,
-    sizes,
 )
 from clipself_seg.prediction.semantic import Predictor
 from lab.mini.concepts import WORLDS
@@ -228,7 +228,7 @@ def test_images_of_the_worlds_are_known_and_real_ones_are_not(data_dir, warnings
     assert len(images) > 150
     for path in images:
         with open_image(path) as image:
-            assert image.size not in sizes(), path
+            assert image.size not in SIZES, path
     WorldCheck("semantic").warning_of(images=[blank(480, 640)])
     assert "than the 640 x 480 pixels of one here" in warnings()[0]
 

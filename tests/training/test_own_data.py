@@ -10,11 +10,10 @@ from detectron2.data import DatasetCatalog
 from clipself_seg.checkpoints.choice import find_model
 from clipself_seg.commands import train as command
 from clipself_seg.config import load_config
-from clipself_seg.data.datasets.own import register_data
+from clipself_seg.data.datasets.own import check_data, register_data
 from clipself_seg.errors import InputError
 from clipself_seg.training.own_data import Machine, settings_for, with_data
 from clipself_seg.yaml_files import leaves, read_tree
-from lab.prepare.check import check_data
 from tests.data.datasets.test_own import YAML, folder  # noqa: F401  a fixture
 
 GPU = Machine("cuda", 24, 16)

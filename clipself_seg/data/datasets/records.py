@@ -233,7 +233,14 @@ def _require_files(name: str, entry: Kind, tasks: Collection[str] = ()) -> Kind:
             raise MissingFiles(
                 f'data set "{name}": {path} is missing; {entry.advice(need.command)}'
             )
+    if entry.root.shipped:
+        _log_once(f"data: {entry.root.shipped}, are read")
     return entry
+
+
+@functools.cache
+def _log_once(text: str) -> None:
+    logger.info(text)
 
 
 def annotated_dataset(name: str) -> DataSet:

@@ -5,6 +5,7 @@ First what is known of a root folder, then of a data set of each kind, then the 
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -17,9 +18,12 @@ import yaml
 from clipself_seg.checkpoints.zoo import YAML_LOADER
 from clipself_seg.data.annotations import MadeAnnotations
 from clipself_seg.data.vocabulary import NamedVocabulary, class_entries, load_vocabulary
-from clipself_seg.files import home_expanded
+from clipself_seg.files import home_expanded, read_json
 
-TABLE = Path(__file__).resolve().parent.parent.parent / "datasets.yaml"
+PACKAGE = Path(__file__).resolve().parent.parent.parent
+TABLE = PACKAGE / "datasets.yaml"
+SHIPPED_WORLD = PACKAGE / "mini" / "world"
+"""Folder of the small mini worlds that come with the package."""
 
 
 class DataRoot(NamedTuple):
@@ -47,6 +51,11 @@ class DataRoot(NamedTuple):
         folder = os.environ.get(self.variable) or self.default
         return home_expanded(folder, f"set {self.variable} to a path without ~")
 
+    @property
+    def shipped(self) -> str:
+        """What is read in place of data of one's own, where that comes with the package; else empty."""
+        return ""
+
 
 class AdeRoot(DataRoot):
     """Root folder of ADE20K's 150 classes, or ODISE's folder `ade` in it if they are only there."""
@@ -62,6 +71,35 @@ def ade_parent(root: Path) -> Path:
     name = "ADEChallengeData2016"
     prefixed = not (root / name).exists() and (root / "ade" / name).exists()
     return root / "ade" if prefixed else root
+
+
+class MiniRoot(DataRoot):
+    """Root folder of the mini worlds: of those that were drawn, else of the small ones that come with the package."""
+
+    @property
+    def drawn(self) -> Path:
+        """Folder of the worlds that are drawn, whether or not it has any yet."""
+        return super().path
+
+    @property
+    def path(self) -> Path:
+        named = os.environ.get(self.variable) or (self.drawn / "mini").is_dir()
+        return self.drawn if named else SHIPPED_WORLD
+
+    @property
+    def shipped(self) -> str:
+        return _shipped_worlds() if self.path == SHIPPED_WORLD else ""
+
+
+@functools.cache
+def _shipped_worlds() -> str:
+    """The worlds that come with the package, with their numbers of scenes."""
+    worlds = []
+    for manifest in sorted(SHIPPED_WORLD.glob("*/manifest.json")):
+        counts = read_json(manifest)
+        parts = [f"{counts[split]} {split}" for split in ("train", "val", "base") if counts[split]]
+        worlds.append(f"{manifest.parent.name} ({', '.join(parts)})")
+    return f"the small worlds that come with the package, scenes of {' and '.join(worlds)}"
 
 
 REGISTERED = DataRoot("correct its registration or restore the files", "", "")
@@ -387,12 +425,12 @@ def _filled(value: Any, words: Mapping[str, Any]) -> Any:
     return value
 
 
+ROOT_KINDS = {"ADE_150": AdeRoot, "MINI": MiniRoot, "MINI_REGION_TEXT": MiniRoot}
 _TREE = yaml.load(TABLE.read_text(encoding="utf-8"), Loader=YAML_LOADER)
 ROOTS: dict[str, DataRoot] = {
-    name: (AdeRoot if name == "ADE_150" else DataRoot)(**about)
-    for name, about in _TREE["roots"].items()
+    name: ROOT_KINDS.get(name, DataRoot)(**about) for name, about in _TREE["roots"].items()
 }
-COCO, MINI = ROOTS["COCO"], ROOTS["MINI"]
+COCO, MINI = ROOTS["COCO"], cast(MiniRoot, ROOTS["MINI"])
 DATASETS: dict[str, DataSet] = {
     _filled(name, words): _data_set({"root": family.get("root"), **about}, words)
     for family in _TREE["families"]

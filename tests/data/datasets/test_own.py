@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from clipself_seg.data.datasets import own
-from clipself_seg.data.datasets.own import register_data
+from clipself_seg.data.datasets.own import check_data, register_data
 from clipself_seg.data.datasets.records import (
     detection_records,
     distillation_records,
@@ -22,7 +22,6 @@ from clipself_seg.data.datasets.records import (
 from clipself_seg.data.datasets.table import DetectionSet, PanopticSet, SemSegSet
 from clipself_seg.data.masks import read_labels_of, read_panoptic_ids, read_segments
 from clipself_seg.errors import InputError
-from lab.prepare.check import check_data
 
 YAML = """
 train: images/train

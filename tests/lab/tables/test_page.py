@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from clipself_seg.errors import InputError
+from lab import ROOT
 from lab.tables.page import _plane, _series, _style, write_figure, write_page
 from lab.tables.runs import resolve
 from lab.tables.sections import find_number, make_section, spread_cells
 from lab.tables.store import Store
-from lab.tables.table import ROOT, read_table
+from lab.tables.table import read_table
 from tests.lab.tables.worlds import FOLLOWED, TABLE, finish, write_table
 
 

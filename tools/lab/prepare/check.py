@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import functools
 import os
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
-
-from clipself_seg.data.annotations import JsonObject, Record, image_records, is_box, require_files
+from clipself_seg.data.annotations import Record, image_records
+from clipself_seg.data.datasets.own import FileFinding, ImageJob, check_image
 from clipself_seg.data.datasets.records import (
     IMAGE_SUFFIX,
     detection_records,
@@ -36,8 +33,7 @@ from clipself_seg.data.datasets.table import (
     PanopticSet,
     SemSegSet,
 )
-from clipself_seg.data.images import PUBLISHED_QUALITY, describe_jpegs, read_image
-from clipself_seg.data.masks import read_indices, read_labels_of, read_panoptic_ids
+from clipself_seg.data.images import PUBLISHED_QUALITY, describe_jpegs
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.data.vocabulary import class_entries, load_vocabulary
 from clipself_seg.errors import InputError, nearest
@@ -140,58 +136,6 @@ def check_datasets(names: Sequence[str], options: Options) -> list[Finding]:
         else:
             findings.append(_check_annotated(name, entry, options))
     return findings
-
-
-class FileFinding(NamedTuple):
-    """Result of the check of an image and its ground truth.
-
-    Attributes:
-        problem: message of the error; "" if the files are in order.
-        file: the file that it is about, by its entry in a record; "" if the files are in order.
-        blank: whether no pixel has a label.
-        image_id: id of the image.
-    """
-
-    problem: str
-    file: str = ""
-    blank: bool = False
-    image_id: int | str = ""
-
-
-class ImageJob(NamedTuple):
-    """A record of an image, with the labels that its label map may hold, if it has one."""
-
-    record: Record
-    label_count: int = 0
-    ignore_label: int = 255
-
-
-def check_image(job: ImageJob) -> FileFinding:
-    """Read an image, and its panoptic PNG and label map if it has them."""
-    record = job.record
-    size = (record["width"], record["height"]) if "width" in record else None
-    blank = False
-    file = "pan_seg_file_name"
-    try:
-        if file in record:
-            ids = read_panoptic_ids(record)
-            size = (ids.shape[1], ids.shape[0])
-            blank = not ids.any()
-        file = "file_name"
-        image = read_image(record["file_name"], size)
-        file = "sem_seg_file_name"
-        if file in record:
-            labels = read_labels_of(
-                record,
-                num_classes=job.label_count,
-                ignore_label=job.ignore_label,
-                size=(image.shape[1], image.shape[0]),
-            )
-            if "pan_seg_file_name" not in record:
-                blank = bool((labels == job.ignore_label).all())
-    except InputError as error:
-        return FileFinding(str(error), file, image_id=record["image_id"])
-    return FileFinding("", blank=blank, image_id=record["image_id"])
 
 
 def _read_files(name: str, jobs: Sequence[ImageJob], options: Options) -> list[FileFinding]:
@@ -521,90 +465,3 @@ class Plan:
             return isinstance(job, VocJob) and nothing_left(job)
         except InputError:  # a broken map, which the preparation refuses
             return False
-
-
-OWN_SAMPLE = 50
-"""Number of images of data of one's own, evenly spread, that are read before a training."""
-
-
-def check_data(names: Sequence[str]) -> list[str]:
-    """Refuse data of one's own of which an image or label cannot be used, before the first step.
-
-    Args:
-        names: data sets as `own.register_data` registers them.
-
-    Returns:
-        What is to be said: numbers of images and classes, and what has no name and is ignored.
-
-    Raises:
-        InputError: no images; some are missing; one of those that are read is broken, or its labels are.
-    """
-    said, earlier = list[str](), set[str]()
-    for name in names:
-        metadata = MetadataCatalog.get(name)
-        records = DatasetCatalog.get(name)
-        if not records:
-            raise InputError(f"{metadata.origin}: {name} has no image with labels: add some")
-        require_files(name, records, f"correct {metadata.origin}")
-        vocabulary = metadata.get("vocabulary") or ()
-        said.append(f"{name}: {len(records)} images, {len(vocabulary)} classes")
-        files = {os.path.abspath(record["file_name"]) for record in records}
-        if both := files & earlier:
-            said.append(f"{name}: {len(both)} of these images are trained on, too")
-        earlier |= files
-        count = min(OWN_SAMPLE, len(records))
-        values = {"label_values": metadata.get("label_values")}
-        sample = [records[i * len(records) // count] | values for i in range(count)]
-        ignored = metadata.get("ignore_label", 255)
-        findings = [check_image(ImageJob(r, len(vocabulary), ignored)) for r in sample]
-        if problem := next((finding.problem for finding in findings if finding.problem), ""):
-            raise InputError(f"{metadata.origin}: {problem}")
-        if all(finding.blank for finding in findings):
-            wrong = f"{name}: none of {count} label maps has a pixel of a class"
-            raise InputError(f'{metadata.origin}: {wrong}: correct the numbers of "names"')
-        if values["label_values"] and "painted" not in records[0]:
-            said += [f"{name}: {text}" for text in _values_of(sample, metadata)]
-        content = metadata.source.make() if metadata.get("source") else {}
-        if left_out := content.get("left_out"):
-            wrong = "annotations of classes without a name, which are ignored"
-            said.append(f"{name}: {wrong}: {_listed(left_out)}")
-        if outside := _outside(content):
-            wrong = f"{len(outside)} boxes lie outside of their images and are left out, such as"
-            first = outside[0]
-            said.append(f"{name}: {wrong} that of annotation {first.get('id')}: {first['bbox']}")
-    return said
-
-
-def _values_of(records: Sequence[Record], metadata: Any) -> Iterator[str]:
-    """What is to be said of the values of label maps: those without a name, and names without a pixel."""
-    pixels = Counter[int]()
-    for record in records:
-        values, counts = np.unique(read_indices(record["sem_seg_file_name"]), return_counts=True)
-        pixels.update(dict(zip(values.tolist(), counts.tolist())))
-    unnamed = {value: pixels[value] for value in pixels.keys() - {*metadata.known_values}}
-    if unnamed:
-        wrong = f"values of label maps without a name, which are ignored, in {len(records)} maps"
-        yield f"{wrong}: {_listed(unnamed, ' pixels')}"
-    classes = metadata.vocabulary.classes
-    if absent := {c.names[0]: c.dataset_id for c in classes if c.dataset_id not in pixels}:
-        wrong = f"{len(absent)} of {len(classes)} classes have no pixel in {len(records)} maps"
-        yield f"{wrong}: {_listed(absent)}"
-
-
-def _listed(counts: Mapping[Any, int], unit: str = "") -> str:
-    most = Counter(counts).most_common(8)
-    listed = [f"{value} ({count}{unit})" for value, count in most]
-    return ", ".join(listed) + ", ..." * (len(counts) > len(most))
-
-
-def _outside(content: Mapping[str, Any]) -> list[JsonObject]:
-    """Annotations whose boxes do not overlap their images, of a content that was read without an error."""
-    images = {image["id"]: image for image in content.get("images", ())}
-    outside = []
-    for annotation in content.get("annotations", ()):
-        image, box = images.get(annotation.get("image_id"), {}), annotation.get("bbox")
-        if image.get("width") and image.get("height") and is_box(box):
-            x, y, w, h = box
-            if min(x + w, image["width"]) <= max(x, 0) or min(y + h, image["height"]) <= max(y, 0):
-                outside.append(annotation)
-    return outside

@@ -23,6 +23,7 @@ from clipself_seg.files import read_json
 from clipself_seg.provenance import read_results
 from clipself_seg.visualization.boxes import box_overlay
 from clipself_seg.visualization.overlays import readable
+from clipself_seg.visualization.tiles import Row, label_rows, write_tiles
 from lab.quickstart.steps import (
     WORLDS,
     Run,
@@ -31,7 +32,6 @@ from lab.quickstart.steps import (
     first_images,
     say,
 )
-from lab.quickstart.tiles import Row, label_rows, write_tiles
 
 # Score that a box needs to be shown.
 SHOWN_BOXES = 0.7

@@ -19,6 +19,7 @@ from clipself_seg.data.mappers.samples import box_tensor, chw
 from clipself_seg.data.regions import enlarge_boxes
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
+from clipself_seg.explore.demo import SHOWN, WORLD, ask
 from clipself_seg.files import atomic_path, read_json_lines
 from clipself_seg.pages import write_page
 from clipself_seg.visualization.dense_maps import (
@@ -28,13 +29,13 @@ from clipself_seg.visualization.dense_maps import (
     match_labels,
 )
 from clipself_seg.visualization.overlays import save_jpeg
+from clipself_seg.visualization.tiles import Row, write_tiles
 from lab.mini.concepts import WORLDS
 from lab.mini.scenes import Scene
 from lab.mini.writer import scene_of
 from lab.quickstart.chapters import Results
-from lab.quickstart.heat_maps import SHOWN, WORLD, ask, heat_sheet
+from lab.quickstart.heat_maps import heat_sheet
 from lab.quickstart.steps import EXPLORE, SHEETS
-from lab.quickstart.tiles import Row, write_tiles
 
 COLUMNS = {
     "original CLIP": "mini",

@@ -1,4 +1,4 @@
-"""The quickstart: worlds, regions, the chapters, their tables and page; and the demo, which trains nothing."""
+"""The quickstart: worlds, regions, the chapters, their tables and page."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from clipself_seg.checkpoints.zoo import MINI_CLIP
-from clipself_seg.clip import load_clip
 from clipself_seg.evaluation.protocol import protocol_lines
 from clipself_seg.evaluation.regions.report import region_table
+from clipself_seg.explore.demo import WORLD
 from clipself_seg.files import alone_in, remove_leftovers, write_json, write_text
-from clipself_seg.pages import write_page
 from lab.mini.writer import WorldSize, make_worlds
 from lab.quickstart.chapters import (
     DETECTION,
@@ -23,15 +21,11 @@ from lab.quickstart.chapters import (
     Table,
     results_of,
     show_chapter,
-    show_images,
 )
-from lab.quickstart.heat_maps import SHOWN, WORLD, ask
 from lab.quickstart.page import write_images_and_page
 from lab.quickstart.steps import (
     DRAWN,
-    EXPLORE,
     FULL_RUNS,
-    IMAGES,
     RUNS,
     SHEETS,
     Run,
@@ -146,32 +140,3 @@ def _report(regions: Results, results: Mapping[str, Results]) -> str:
         paragraphs += [results[name].table(style) for name in chapter.tables]
         paragraphs.append(chapter.note)
     return "\n" + "\n\n".join(paragraphs) + "\n"
-
-
-# Only the scenes that are shown, and those that a world needs.
-DEMO_SIZE = WorldSize(train=1, val=IMAGES, base=1)
-
-
-def run_demo(output: Path) -> Path:
-    """Write a page of heat maps and segments, `index.html`, and a page to click, `explore.html`.
-
-    Args:
-        output: folder for them, the scenes (`worlds`) and their predictions (RUNS).
-
-    Returns:
-        The page.
-
-    Raises:
-        InputError: a step failed; its command is named. Or another demo is at work there.
-    """
-    with alone_in(output):
-        say("heat maps: where a CLIP finds a word, before and after CLIPSelf")
-        questions = ask({title: load_clip(MINI_CLIP, tag) for title, tag in SHOWN.items()})
-        say("segments of generated scenes, named by both CLIPs")
-        worlds = output / DRAWN
-        make_worlds(worlds, DEMO_SIZE)
-        segments = show_images(PANOPTIC, output / RUNS, worlds, (WORLD,))[WORLD]
-        call_explore(WORLD, output, worlds)
-        path = output / "index.html"
-        write_page(path, "demo.html", questions=questions, segments=segments, explore=EXPLORE)
-    return path

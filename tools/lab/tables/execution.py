@@ -98,7 +98,8 @@ def run_all(
     """
     at_once = 1 if gpus else AT_ONCE
     # Runs work in the project's folder, and read the data that are read here.
-    roots = {root.variable: str(root.path.absolute()) for root in (MINI, COCO)}
+    folders = {MINI.variable: MINI.drawn, COCO.variable: COCO.path}
+    roots = {variable: str(folder.absolute()) for variable, folder in folders.items()}
     variables = {**os.environ, **roots}
     if not gpus:
         variables |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -135,7 +136,7 @@ def _prepare(runs: Sequence[Run], store: Store, variables: Mapping[str, str]) ->
     """Write the data that runs need of their own, each once; the runs for which that failed."""
     failed: dict[str, str] = {}
     for prepare in dict.fromkeys(run.prepare for run in runs if run.prepare):
-        words = [word.format(mini=MINI.path.absolute()) for word in prepare]
+        words = [word.format(mini=MINI.drawn.absolute()) for word in prepare]
         say(f"$ python {shlex.join(words)}")
         store.folder.mkdir(parents=True, exist_ok=True)
         log = store.folder / CONSOLE

@@ -236,18 +236,18 @@ def refuse_other_worlds() -> None:
     Raises:
         InputError: such worlds are where the mini worlds are read.
     """
-    manifest, wanted = MINI.path / "mini" / "manifest.json", dataclasses.asdict(WorldSize())
+    manifest, wanted = MINI.drawn / "mini" / "manifest.json", dataclasses.asdict(WorldSize())
     here = read_json(manifest, "file") if manifest.is_file() else wanted
     if not isinstance(here, dict) or any(here.get(key) != wanted[key] for key in wanted):
         sizes = ", ".join(f"{key} {value}" for key, value in wanted.items())
         raise InputError(
-            f"{MINI.path} has mini worlds of other sizes than the tables are of ({sizes}): set {MINI.variable} to "
+            f"{MINI.drawn} has mini worlds of other sizes than the tables are of ({sizes}): set {MINI.variable} to "
             "another folder, or remove them"
         )
 
 
 def write_worlds() -> None:
     """Draw the mini worlds where they are read, if they are not there."""
-    folder = MINI.path
+    folder = MINI.drawn
     if make_worlds(folder, WorldSize()):
         say(f"the mini worlds are in {folder}")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clipself_seg.checkpoints.locate import weights_folder
-from clipself_seg.checkpoints.zoo import SHIPPED, SHIPPED_MODELS, SHIPPED_TAGS, entry_of, zoo
+from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, SHIPPED_TAGS, entry_of, shipped_files, zoo
 from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.config.load import load_config, values_and_defaults
 from clipself_seg.config.shards import refuse_pipes
@@ -98,7 +98,7 @@ def fingerprint(name: str) -> object:
     if DATASETS[name].root.variable != MINI.variable:
         return {path.name: _content(path) for path in _data_paths(DATASETS[name])}
     try:
-        return read_json(MINI.path / "mini" / "manifest.json")
+        return read_json(MINI.drawn / "mini" / "manifest.json")
     except InputError:
         return manifest_of(WorldSize())
 
@@ -390,7 +390,7 @@ def _data_sets(values: Values, evaluate: bool) -> list[str]:
 def _identity(value: str) -> str:
     """What stands in for the value of a key in `FILE_KEYS`: hashes of files, and the name of anything else."""
     if value in SHIPPED_TAGS:
-        return "+".join(_hash_of(SHIPPED / f"{stem}.safetensors") for stem in SHIPPED_TAGS[value])
+        return "+".join(_hash_of(path) for path in shipped_files(value))
     path = SHIPPED_MODELS.get(value, ROOT / value)
     return _hash_of(path) if path.is_file() else f"{NAMED}{value}"
 

@@ -41,7 +41,6 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar
 
-from clipself_seg.checkpoints.zoo import Entry
 from clipself_seg.errors import InputError, check_keys, nearest, shown
 from clipself_seg.yaml_files import read_tree
 from lab import ROOT
@@ -510,27 +509,6 @@ def read_tables(names: Iterable[str] = ()) -> list[Table]:
 def is_file(name: str) -> bool:
     """Whether the name of a table is that of a file."""
     return name.endswith((".yaml", ".yml"))
-
-
-@functools.cache
-def _table_of(name: str) -> Table:
-    return read_table(FOLDER / f"{name}.yaml")
-
-
-def published_numbers(entry: Entry) -> str:
-    """Published numbers of an official checkpoint in percent; of the paper's, top-5 stands behind top-1."""
-    if not entry.paper:
-        return entry.published
-    name, _, row = entry.paper.partition("/")
-    table = _table_of(name)
-    numbers = table.rows[row].paper
-    cells = []
-    for key, number in numbers.items():
-        if key.endswith("5") and key[:-1] in numbers:
-            continue
-        top5 = f"/{numbers[f'{key}5']}" if f"{key}5" in numbers else ""
-        cells.append(f"{table.columns[key].title('real').removesuffix(' Top1')} {number}{top5}")
-    return f"Table {name}: {', '.join(cells)}"
 
 
 def read_table(path: Path) -> Table:

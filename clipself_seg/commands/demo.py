@@ -1,0 +1,73 @@
+"""Shows what CLIPSelf does on the shipped mini world, without a training."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import webbrowser
+from pathlib import Path
+
+from clipself_seg.commands.options import command, flag, value
+
+EXPLORE = "explore.html"
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    value(parser, "--output", default="output/demo")
+    flag(parser, "--no-open", "print the page's path only")
+
+
+@command(_options)
+def demo(args: argparse.Namespace) -> None:
+    """Write a page of heat maps and segments of the shipped weights: no training, a minute on two cores.
+
+        clipself-seg demo
+
+    Compares a CLIP before and after CLIPSelf on a few generated scenes: heat maps of words, and names of segments.
+    Writes output/demo/index.html and a page to click beside it (explore.html), prints the path, and opens the page if
+    there is a screen.
+    """
+    from clipself_seg.files import alone_in
+
+    folder = Path(args.output).absolute()
+    with alone_in(folder):
+        page = write_demo(folder)
+    sys.stdout.write(f"\nPage: {page}\n")
+    if not args.no_open and has_screen():
+        webbrowser.open(page.as_uri())
+
+
+def write_demo(folder: Path) -> Path:
+    """Write the page, `index.html`, and a page to click, `explore.html`; returns the first.
+
+    Args:
+        folder: folder for both.
+    """
+    from clipself_seg.checkpoints.zoo import MINI_CLIP
+    from clipself_seg.clip import load_clip
+    from clipself_seg.commands.explore import explore
+    from clipself_seg.explore.demo import SHOWN, WORLD, ask, segment_rows, shown_scenes
+    from clipself_seg.pages import write_page
+
+    _say("heat maps: where a CLIP finds a word, before and after CLIPSelf")
+    questions = ask({title: load_clip(MINI_CLIP, tag) for title, tag in SHOWN.items()})
+    _say("segments of generated scenes, named by both CLIPs")
+    segments = segment_rows()
+    _say("a page to click")
+    models = ["--model", "original", "clipself-proposals", "--words", WORLD]
+    explore([*map(str, shown_scenes()), *models, "--output", str(folder / EXPLORE)])
+    path = folder / "index.html"
+    write_page(path, "demo.html", questions=questions, segments=segments, explore=EXPLORE)
+    return path
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"\n=== {text}\n")
+    sys.stdout.flush()
+
+
+def has_screen() -> bool:
+    """Whether a browser would have somewhere to show a page; in a terminal's browser it would fill the terminal."""
+    screens = ("DISPLAY", "WAYLAND_DISPLAY")
+    return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in screens)

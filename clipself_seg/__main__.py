@@ -43,8 +43,6 @@ COMMANDS = {
     "serve": Entry("serve.main", "serve a page where visitors give images and words"),
     "dense-maps": Entry("explore.dense_maps", "draw clusters and heat maps of dense features"),
     "demo": Entry("demo.demo", "see heat maps and segments of the shipped models, in a minute"),
-    "quickstart": Entry("quickstart.quickstart", "train and evaluate every task, in six minutes"),
-    "reproduce": Entry("reproduce.reproduce", "compute the paper's tables by one command"),
     "weights": Entry("weights.main", "list, fetch and check official weights"),
     "compare": Entry("compare.compare", "put finished runs of any task in one table"),
     "export": Entry("export.export", "write ONNX of a CLIP's dense features and texts, checked"),
@@ -52,35 +50,27 @@ COMMANDS = {
         "doctor.doctor", "show what is installed and what is missing, and how to install it"
     ),
     "install-detectron2": Entry("doctor.install_detectron2", "install Detectron2 (models need it)"),
-    "data check": Entry(
-        "check_datasets.main", "which data sets are complete, and what mends the others"
-    ),
-    "data prepare": Entry("prepare.by_name", "labels in training layout from archives"),
-    "data mini-world": Entry("mini.mini_world", "draw the generated worlds"),
-    "data features": Entry("precompute.features", "write a CLIP's features of images"),
-    "data region-text": Entry("precompute.region_text", "give boxes nouns of captions"),
-    "data proposals": Entry("precompute.proposals", "write the proposals of a trained RPN"),
     "tools convert": Entry("export.convert", "write a CLIP checkpoint in another published layout"),
-    "tools train-rpn": Entry(
-        "precompute.train_rpn", "train an RPN on base classes and write its proposals"
-    ),
-    "tools generator-outputs": Entry(
-        "precompute.generator_outputs", "keep a mask generator's outputs"
-    ),
     "tools panoptic-quality": Entry(
         "compare.panoptic_quality", "PQ of a prediction in COCO's format"
     ),
-    "tools repeat-seeds": Entry("reproduce.repeat_seeds", "mean and spread over several seeds"),
-    "tools mini-clip": Entry(
-        "mini.mini_clip", "train the CLIP of the generated worlds from scratch"
-    ),
 }
 # Words that a second one follows, and what their commands are about.
-GROUPS = {"data": "data sets", "tools": "rarely needed"}
-# Spellings of before, which go on to work.
-RENAMED = {name.removeprefix("tools "): name for name in COMMANDS if name.startswith("tools ")}
-RENAMED |= {"compare-regions": "compare", "tools compare-regions": "compare"}
-MOVED = {"benchmark": "python tools/benchmark.py, in a checkout of the repository"}
+GROUPS = {"tools": "rarely needed"}
+# Commands that need the repository -> where they are in a clone of it.
+MOVED = {
+    "quickstart": "tools/quickstart.py",
+    "reproduce": "tools/reproduce.py",
+    "benchmark": "tools/benchmark.py",
+    "data check": "tools/check_datasets.py",
+    "data prepare": "tools/prepare.py",
+    "data mini-world": "tools/mini.py world",
+    "data region-text": "tools/precompute.py region-text",
+    "data proposals": "tools/precompute.py proposals",
+    "tools train-rpn": "tools/precompute.py train-rpn",
+    "tools repeat-seeds": "tools/repeat_seeds.py",
+    "tools mini-clip": "tools/mini.py clip",
+}
 
 
 def commands_of(group: str) -> dict[str, Entry]:
@@ -122,7 +112,6 @@ def split(words: list[str]) -> tuple[str, list[str]]:
     """Splits words into the name of a command, of one or two words, and the rest; the name of none is ""."""
     for count in (2, 1):
         name = " ".join(words[:count])
-        name = RENAMED.get(name, name)
         if name in COMMANDS:
             return name, words[count:]
     return "", words
@@ -149,8 +138,6 @@ def main(arguments: list[str] | None = None) -> int:
     if not name:
         sys.stderr.write(_refusal(words))
         return 2
-    if (typed := " ".join(words[: len(words) - len(rest)])) != name:
-        sys.stderr.write(f"{PROGRAM} {typed} is {PROGRAM} {name} now\n")
     entry = COMMANDS[name]
     # As if typed: argparse takes the program's name from here, and results.json the command.
     sys.argv = [f"{PROGRAM} {name}", *entry.words, *rest]
@@ -161,12 +148,12 @@ def _refusal(words: list[str]) -> str:
     """What is said of words that name no command."""
     if not words:
         return usage()
-    if words[0] in MOVED:
-        return f"error: {words[0]} is no part of the package: {MOVED[words[0]]}\n"
+    for name in (words[0], " ".join(words[:2])):
+        if name in MOVED:
+            return f"error: {name} needs a clone of the repository: python {MOVED[name]} there\n"
     if words[0] in GROUPS:
         return f"error: {words[0]} is followed by one of: {', '.join(commands_of(words[0]))}\n"
-    names = [*COMMANDS, *RENAMED]
-    return f'error: no command "{words[0]}"; {nearest(words[0], names)} ({PROGRAM} --help)\n'
+    return f'error: no command "{words[0]}"; {nearest(words[0], COMMANDS)} ({PROGRAM} --help)\n'
 
 
 if __name__ == "__main__":

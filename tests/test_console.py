@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from clipself_seg import __main__ as console
-from clipself_seg.commands import mini, prepare, train
+from clipself_seg.commands import demo, train
 from clipself_seg.commands.options import Command
 from clipself_seg.errors import after_interrupt, report_input_errors, shown
 from tests.conftest import ROOT
@@ -113,42 +113,30 @@ def test_eval_is_training_without_training(monkeypatch):
 
 
 def test_the_exit_status_is_that_of_the_command(monkeypatch):
-    monkeypatch.setattr(mini, "mini_world", lambda: 7)
-    assert console.main(["data", "mini-world"]) == 7
+    monkeypatch.setattr(demo, "demo", lambda: 7)
+    assert console.main(["demo"]) == 7
 
 
-@pytest.mark.parametrize("name", console.RENAMED)
-def test_an_old_spelling_goes_on_to_work_and_names_the_new_one(name, capsys):
-    with pytest.raises(SystemExit) as end:
-        console.main([*name.split(), "--help"])
-    said, today = capsys.readouterr(), console.RENAMED[name]
-    assert end.value.code == 0 and said.out.startswith(f"usage: clipself-seg {today} ")
-    assert said.err == f"clipself-seg {name} is clipself-seg {today} now\n"
+@pytest.mark.parametrize("name", console.MOVED)
+def test_a_command_that_moved_is_said_to_be_in_a_clone(name, capsys):
+    script = console.MOVED[name]
+    assert (ROOT / script.split()[0]).is_file()
+    assert console.main([*name.split(), "--help"]) == 2
+    said = capsys.readouterr().err
+    assert said == f"error: {name} needs a clone of the repository: python {script} there\n"
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["predcit"], '"predcit"; did you mean "predict"'),
-        (["data"], "one of: check, prepare, mini-world"),
+        (["tools"], "one of: convert, panoptic-quality"),
         ([], "usage: clipself-seg COMMAND"),
-        (["benchmark", "all"], "python tools/benchmark.py"),
-        (["data", "prepare", "ade15"], '"ade15" to prepare; did you mean "ade150"'),
-        (["data", "prepare"], ""),
     ],
 )
 def test_names_that_are_none_are_refused_with_the_nearest(words, message, capsys):
     assert console.main(words) == 2
     assert message in capsys.readouterr().err
-
-
-def test_a_data_set_is_prepared_by_its_name(capsys):
-    with pytest.raises(SystemExit):
-        console.main(["data", "prepare", "voc20", "--help"])
-    assert capsys.readouterr().out.startswith("usage: clipself-seg data prepare voc20 ")
-    assert prepare.by_name(["--help"]) == 0
-    listed = capsys.readouterr().out
-    assert all(f"\n  {name} " in listed for names in prepare.CONTENTS.values() for name in names)
 
 
 @pytest.mark.parametrize(
@@ -171,19 +159,9 @@ def test_without_detectron2_it_is_said_what_brings_it(tmp_path, call, begin):
 
 # Command -> what is true of it the next time; the others begin anew.
 GOES_ON = {
-    "data features": "the same command goes on with --skip-existing, and begins anew without",
-    "data mini-world": "the same command goes on with the next world",
-    "data prepare": "the same command goes on, unless it says --overwrite",
-    "data region-text": "the same command goes on, unless it says --overwrite",
     "eval": "a training goes on with --resume, an evaluation begins anew",
     "install-detectron2": "the same command goes on with what is missing",
     "predict": "the same command goes on with --skip-existing, and begins anew without",
-    "quickstart": "the same command goes on, unless it says --fresh",
-    "reproduce": "the same command goes on",
-    "tools generator-outputs": "the same command goes on, unless it says --overwrite",
-    "tools mini-clip": "the same command goes on",
-    "tools repeat-seeds": "the same command goes on",
-    "tools train-rpn": "the training goes on with --resume, the proposals are written anew",
     "train": "a training goes on with --resume, an evaluation begins anew",
 }
 
@@ -195,8 +173,6 @@ def interrupted(*_, **__):
 @pytest.mark.parametrize("name", console.COMMANDS)
 def test_an_interrupted_command_promises_what_it_keeps(monkeypatch, capsys, name):
     command = console.body(console.COMMANDS[name])
-    if name == "data prepare":
-        command = prepare._command("voc20")
     monkeypatch.setattr(command, "parser", interrupted)
     assert command([]) == 130
     again = GOES_ON.get(name, "the same command begins anew")

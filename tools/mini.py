@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draw the mini worlds and what else is generated beside them, or train their CLIP from scratch.
 
-    python tools/mini.py world [--output output/mini_world]
+python tools/mini.py world [--output output/mini_world]
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _beside_options(parser: argparse.ArgumentParser) -> None:
 def subjects(args: argparse.Namespace) -> None:
     """Draw whole images of one thing each, 20 of each of the 36 things of `mini`, unless they are there.
 
-        python tools/mini.py subjects [output/mini_world]
+    python tools/mini.py subjects [output/mini_world]
     """
     from lab.mini.subjects import draw_subjects
 
@@ -113,7 +113,7 @@ def subjects(args: argparse.Namespace) -> None:
 def faded(args: argparse.Namespace) -> None:
     """Write ten classes of `mini` as a user's own data, in images whose colours have faded (docs/finetuning.md).
 
-        python tools/mini.py faded [output/mini_world]
+    python tools/mini.py faded [output/mini_world]
     """
     from lab.mini.faded import write_faded
 

@@ -258,4 +258,6 @@ def generator_outputs(args: argparse.Namespace) -> None:
 COMMANDS = {"proposals": proposals, "train-rpn": train_rpn, "region-text": region_text}
 
 if __name__ == "__main__":
-    sys.exit(run_named("What a model computes once over a data set, for later runs to read.", COMMANDS))
+    sys.exit(
+        run_named("What a model computes once over a data set, for later runs to read.", COMMANDS)
+    )

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Label maps, annotation files and captions in training layout, made from the archives of data sets.
 
-    clipself-seg data prepare NAME
+    python tools/prepare.py NAME
 
-Each module of `data.prepare` declares what it prepares; the command line of a data set is made of its declaration.
+Each module of `lab.prepare` declares what it prepares; the command line of a data set is made of its declaration.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def by_name(arguments: list[str] | None = None) -> int:
     names = {name: text for of_module in CONTENTS.values() for name, text in of_module.items()}
     if words[:1] in ([], ["-h"], ["--help"]):
         width = max(map(len, names))
-        lines = ["usage: clipself-seg data prepare NAME [options]", ""]
+        lines = [f"usage: {os.path.basename(sys.argv[0])} NAME [options]", ""]
         lines += [f"  {name:{width}}  {text}" for name, text in names.items()]
         sys.stdout.write("\n".join([*lines, ""]))
         return 0 if words else 2

@@ -1,7 +1,7 @@
 """The page of what to expect of each recipe: published numbers, hours of GPUs, memory.
 
     python tools/recipe_tables.py > docs/expected.md
-    python tools/recipe_tables.py --hours > clipself_seg/tables/hours.json     # for reproduce --real
+    python tools/recipe_tables.py --hours > tools/lab/tables/hours.json     # for reproduce --real
 
 Published numbers are those of the tables in configs/tables/ and of the official checkpoints; hours and memory are
 the authors' where they said them, and computed (`recipe_costs`) where they did not.
@@ -22,8 +22,10 @@ from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.clip.openai import OPENAI_VIT
 from clipself_seg.config import load_config
 from clipself_seg.yaml_files import names, read_layers, setting_place
+from lab import ROOT
 from lab.tables.page import markdown_table
 from lab.tables.runs import config_name
+from lab.tables.table import RunOf, Table, read_tables
 from recipe_costs import recipe
 
 FOLDERS = ("distill", "regions", "semseg", "panoptic", "detection")

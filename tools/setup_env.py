@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Make the virtual environment if need be, then run one of the project's commands in it.
 
-    python3 tools/setup_env.py [setup | demo | quickstart | test | test-all | lint | docs] [options] [arguments]
+    python3 tools/setup_env.py [setup | demo | quickstart | tables | test | test-all | lint | docs] [arguments]
 
 setup       the environment only (the default)
 demo        what the weights that come with the project see, in a minute: clipself-seg demo
-quickstart  the main job on the mini world: clipself-seg quickstart
+quickstart  every task on the mini world, in six minutes: tools/quickstart.py
+tables      the paper's tables in miniature: tools/reproduce.py (--table 3a: one)
 test        lint and the tests, some side by side; further arguments go to pytest (-n 0: one by one)
 test-all    the same, with those marked heavy, such as the wheel in an environment of its own, and
             with the extras that they need
@@ -42,6 +43,12 @@ CHECKS = (
 # A worker a core; each holds up to 2 GB, so few where there are many cores. Tests that share what a
 # module sets up stay together for as long as no worker is idle. A later -n takes precedence.
 SIDE_BY_SIDE = ("-n", "auto", "--maxprocesses", "4", "--dist", "worksteal")
+# What the commands that show something run.
+SHOWN = {
+    "demo": ("-m", "clipself_seg", "demo"),
+    "quickstart": ("tools/quickstart.py",),
+    "tables": ("tools/reproduce.py",),
+}
 # In place of the choice in setup.cfg, and the extras that tests marked heavy need.
 EVERYTHING = ("-m", "")
 EXTRAS = ".[dev,docs,notebooks,ray]"
@@ -151,9 +158,8 @@ def docs(python: Path) -> int:
 
 
 def show(python: Path, command: str, arguments: Sequence[str]) -> int:
-    """`demo` or `quickstart` of clipself-seg."""
-    words = [str(python), "-m", "clipself_seg", command, *arguments]
-    return subprocess.call(words, cwd=str(ROOT))
+    """Run one of `SHOWN`."""
+    return subprocess.call([str(python), *SHOWN[command], *arguments], cwd=str(ROOT))
 
 
 def parse(words: Optional[Sequence[str]]) -> Tuple[argparse.Namespace, List[str]]:
@@ -164,7 +170,7 @@ def parse(words: Optional[Sequence[str]]) -> Tuple[argparse.Namespace, List[str]
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    choices = ("setup", "demo", "quickstart", "test", "test-all", "lint", "docs")
+    choices = ("setup", *SHOWN, "test", "test-all", "lint", "docs")
     parser.add_argument("command", nargs="?", choices=choices, default="setup", metavar="command")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="default: .venv here")
     parser.add_argument("--python", help="interpreter for a new environment (default: this one)")
@@ -172,7 +178,7 @@ def parse(words: Optional[Sequence[str]]) -> Tuple[argparse.Namespace, List[str]
     parser.add_argument("--detectron2", choices=("wheel", "source"), default="wheel", help=source)
     parser.add_argument("--force", action="store_true", help="all steps, even if complete")
     options, rest = parser.parse_known_args(words)
-    if rest and options.command not in ("test", "test-all", "quickstart", "demo"):
+    if rest and options.command not in ("test", "test-all", *SHOWN):
         parser.error("%s takes no argument %s" % (options.command, rest[0]))
     return options, rest
 
@@ -200,7 +206,7 @@ def main(words: Optional[Sequence[str]] = None) -> int:
         return docs(python)
     if options.command in ("test", "test-all"):
         return test(python, rest if options.command == "test" else [*EVERYTHING, *rest])
-    if options.command in ("quickstart", "demo"):
+    if options.command in SHOWN:
         return show(python, options.command, rest)
     say("to use it: . %s" % (venv / "bin" / "activate"))
     return 0

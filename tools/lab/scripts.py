@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 
@@ -19,7 +20,7 @@ def run_named(about: str, commands: Mapping[str, Callable[[list[str]], int]]) ->
     Raises:
         InputError: the first word names none.
     """
-    program, words = sys.argv[0], sys.argv[1:]
+    program, words = os.path.basename(sys.argv[0]), sys.argv[1:]
     if words[:1] in ([], ["-h"], ["--help"]):
         lines = [f"usage: {program} COMMAND [options]", "", about, ""]
         lines += [f"  {name}" for name in commands]

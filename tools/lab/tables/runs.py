@@ -130,6 +130,10 @@ INDIFFERENT = (
     "SOLVER.CHECKPOINT_PERIOD",
     "SOLVER.CHECKPOINT_KEEP",
 )
+# Words that write a run's data -> those that its name follows from, as the records of docs/tables/runs have them.
+RECORDED = {
+    ("tools/mini.py", name): ("-m", f"clipself_seg.mini.{name}") for name in ("faded", "subjects")
+}
 DIGITS = 12
 NAMED = "named "
 # Hours of one A100 that training a configuration takes, as docs/expected.md explains.
@@ -296,7 +300,7 @@ def make_run(
     values, defaults, result_file = _values(config, words)
     settings = _settings(values, defaults, needs, evaluate)
     if prepare:
-        settings["prepare"] = list(prepare)
+        settings["prepare"] = [*RECORDED.get(prepare[:2], prepare[:2]), *prepare[2:]]
     if imports and (sources := typed_sources()):
         settings["imports"] = {
             name: _hash([(path.name, _hash_of(path)) for path in files])

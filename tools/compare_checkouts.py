@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from safetensors.numpy import load_file
 
 SHIPPED = "MODEL.WEIGHTS"
@@ -119,7 +118,7 @@ def content(path: Path) -> Any:
     if path.suffix == ".json":
         return json.loads(path.read_text())
     if path.suffix == ".png" and "overlays" not in path.parts:
-        return np.asarray(Image.open(path))
+        return path.read_bytes()
     if path.suffix == ".safetensors":
         return load_file(path)
     return None

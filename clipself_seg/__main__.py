@@ -59,7 +59,6 @@ COMMANDS = {
     ),
     "data prepare": Entry("prepare.by_name", "labels in training layout from archives"),
     "data mini-world": Entry("mini.mini_world", "draw the generated worlds"),
-    "data features": Entry("precompute.features", "write a CLIP's features of images"),
     "data region-text": Entry("precompute.region_text", "give boxes nouns of captions"),
     "data proposals": Entry("precompute.proposals", "write the proposals of a trained RPN"),
     "tools convert": Entry("export.convert", "write a CLIP checkpoint in another published layout"),
@@ -79,9 +78,6 @@ COMMANDS = {
 }
 # Words that a second one follows, and what their commands are about.
 GROUPS = {"data": "data sets", "tools": "rarely needed"}
-# Spellings of before, which go on to work.
-RENAMED = {name.removeprefix("tools "): name for name in COMMANDS if name.startswith("tools ")}
-RENAMED |= {"compare-regions": "compare", "tools compare-regions": "compare"}
 MOVED = {"benchmark": "python tools/benchmark.py, in a checkout of the repository"}
 
 
@@ -113,7 +109,7 @@ def usage(group: str = "") -> str:
             "",
             f"{PROGRAM} COMMAND --help has the options of a command.",
             "A configuration is a file, or the name of one that comes with the package, such as",
-            "--config-file semseg/catseg_token_vitb16.yaml.",
+            "--config-file semseg/catseg_token+openai_vitb16.yaml.",
             f"{OPTION} MODULE_OR_FILE, with any command: {HELP}.",
             "",
         ]
@@ -124,7 +120,6 @@ def split(words: list[str]) -> tuple[str, list[str]]:
     """Splits words into the name of a command, of one or two words, and the rest; the name of none is ""."""
     for count in (2, 1):
         name = " ".join(words[:count])
-        name = RENAMED.get(name, name)
         if name in COMMANDS:
             return name, words[count:]
     return "", words
@@ -151,8 +146,6 @@ def main(arguments: list[str] | None = None) -> int:
     if not name:
         sys.stderr.write(_refusal(words))
         return 2
-    if (typed := " ".join(words[: len(words) - len(rest)])) != name:
-        sys.stderr.write(f"{PROGRAM} {typed} is {PROGRAM} {name} now\n")
     entry = COMMANDS[name]
     # As if typed: argparse takes the program's name from here, and results.json the command.
     sys.argv = [f"{PROGRAM} {name}", *entry.words, *rest]
@@ -167,8 +160,7 @@ def _refusal(words: list[str]) -> str:
         return f"error: {words[0]} is no part of the package: {MOVED[words[0]]}\n"
     if words[0] in GROUPS:
         return f"error: {words[0]} is followed by one of: {', '.join(commands_of(words[0]))}\n"
-    names = [*COMMANDS, *RENAMED]
-    return f'error: no command "{words[0]}"; {nearest(words[0], names)} ({PROGRAM} --help)\n'
+    return f'error: no command "{words[0]}"; {nearest(words[0], COMMANDS)} ({PROGRAM} --help)\n'
 
 
 if __name__ == "__main__":

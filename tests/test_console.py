@@ -117,15 +117,6 @@ def test_the_exit_status_is_that_of_the_command(monkeypatch):
     assert console.main(["data", "mini-world"]) == 7
 
 
-@pytest.mark.parametrize("name", console.RENAMED)
-def test_an_old_spelling_goes_on_to_work_and_names_the_new_one(name, capsys):
-    with pytest.raises(SystemExit) as end:
-        console.main([*name.split(), "--help"])
-    said, today = capsys.readouterr(), console.RENAMED[name]
-    assert end.value.code == 0 and said.out.startswith(f"usage: clipself-seg {today} ")
-    assert said.err == f"clipself-seg {name} is clipself-seg {today} now\n"
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -171,7 +162,6 @@ def test_without_detectron2_it_is_said_what_brings_it(tmp_path, call, begin):
 
 # Command -> what is true of it the next time; the others begin anew.
 GOES_ON = {
-    "data features": "the same command goes on with --skip-existing, and begins anew without",
     "data mini-world": "the same command goes on with the next world",
     "data prepare": "the same command goes on, unless it says --overwrite",
     "data region-text": "the same command goes on, unless it says --overwrite",

@@ -515,10 +515,10 @@ def test_shards_are_refused_where_more_than_images_is_read(tmp_path, shards, cap
 @pytest.mark.parametrize(
     ("words", "config", "opts"),
     [
-        (["--task", "semantic"], "semseg/catseg_cvpr_vitb16", []),
+        (["--task", "semantic"], "semseg/catseg+openai_vitb16", []),
         (
             ["--eval-only", "--model", "catseg-base", "SEED", "1"],
-            "semseg/catseg_cvpr_vitb16",
+            "semseg/catseg+openai_vitb16",
             ["MODEL.WEIGHTS", "catseg-base", "SEED", "1"],
         ),
         (
@@ -526,10 +526,10 @@ def test_shards_are_refused_where_more_than_images_is_read(tmp_path, shards, cap
             "mini/zero_shot",
             ["MODEL.CLIP.WEIGHTS", "mini-clipself"],
         ),
-        (["--task", "distillation"], "distill/coco_patches_eva02_vitb16", []),
+        (["--task", "distillation"], "distill/coco_patches+eva02_vitb16", []),
         (
             ["--task", "distillation", "--model", "openai-vitb16"],
-            "distill/coco_patches_openai_vitb16",
+            "distill/coco_patches+openai_vitb16",
             ["MODEL.CLIP.NAME", "ViT-B-16", "MODEL.CLIP.WEIGHTS", "openai-vitb16"],
         ),
         (["--task", "distillation", "--model", "mini"], "mini/patches", []),

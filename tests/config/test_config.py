@@ -26,7 +26,7 @@ def test_exponents_that_are_set_later_than_their_source_win(tmp_path):
         (tmp_path / "run.yaml").write_text(text)
         return load_config(tmp_path / "run.yaml", opts).MODEL.FUSION.SOURCE
 
-    base = f"_BASE_: {ROOT / 'configs/mini/base_panoptic.yaml'}\n"
+    base = f"_BASE_: {ROOT / 'configs/mini/panoptic_original.yaml'}\n"
     own = "MODEL: {META_ARCHITECTURE: OpenPanoptic, FUSION: {ALPHA: 0.2}}\n"
     assert source(base) == source("MODEL: {META_ARCHITECTURE: OpenPanoptic}") == "weights"
     assert source(own) == source(base + own) == "weights_beta"
@@ -39,7 +39,7 @@ def test_exponents_that_are_set_later_than_their_source_win(tmp_path):
 
 def test_a_name_of_the_zoo_has_the_settings_of_its_published_numbers_but_not_in_training(tmp_path):
     key, name = "MODEL.SEM_SEG_HEAD.POOLING_SIZES", ["MODEL.WEIGHTS", "catseg-base"]
-    config = "configs/semseg/catseg_cvpr_vitb16.yaml"
+    config = "configs/semseg/catseg+openai_vitb16.yaml"
     file = tmp_path / "own.yaml"
 
     def pooling(*opts, path=config, **kwargs):

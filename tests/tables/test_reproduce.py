@@ -169,7 +169,7 @@ def test_a_budget_goes_to_most_numbers_an_hour_and_says_which_tables_are_complet
     assert "  seed 0: 2 complete\n  seed 1: no table complete\n" in said
     # The evaluation's six numbers take minutes; patches' have those of both tables.
     assert [name.split("-")[0] for name in within] == [
-        "coco_eva02_vitb16",
+        "coco+eva02_vitb16",
         "coco_patches_eva02_vitb16_seed0",
         "coco_proposals_eva02_vitb16_seed0",
     ]

@@ -87,12 +87,6 @@ def test_masks_of_a_folder_get_names_and_are_merged(photos, masks, tmp_path, cap
     assert "results of other settings: masks has changed" in capsys.readouterr().err
 
 
-def test_masks_are_named_by_any_clip_that_is_named(photos, masks, tmp_path):
-    assert name_masks(photos, masks, tmp_path / "out", "--model", "mini-clipself") == 0
-    results = json.loads((tmp_path / "out/panoptic.json").read_text())
-    assert len(results["annotations"]) == 2
-
-
 def test_an_image_whose_masks_do_not_fit_fails_alone(photos, masks, tmp_path, capsys):
     (masks / "one.json").write_text('[{"size": [60, 40], "counts": [2400]}]')
     assert name_masks(photos, masks, tmp_path / "out", "--batch-size", "2") == 1
@@ -107,11 +101,9 @@ def test_an_image_whose_masks_do_not_fit_fails_alone(photos, masks, tmp_path, ca
     "words, message",
     [
         (("--mode", "clip"), "--masks uses CLIP's scores only: leave out --mode"),
-        (("--void-discount", "0.5"), "--masks uses CLIP's scores only"),
         (("--ray",), "--masks does not go with --ray"),
         (("--model", "mini-open-panoptic"), "is a model for panoptic, and no CLIP alone"),
         (("--masks", "gone"), 'no folder of masks "gone"'),
-        (("--masks", ""), 'no folder of masks ""'),
         (("--task", "semantic"), " does not go with --task semantic"),
     ],
 )
@@ -185,7 +177,6 @@ def test_a_folder_may_be_called_as_a_model(photos, masks, tmp_path, monkeypatch,
     [
         ("sam3", "facebook/sam3 is gated (SAM License)"),
         ("sam2", "masks of facebook/sam2.1-hiera-large; its licence: Apache-2.0"),
-        ("sam-2", "a model that finds masks: sam2, sam3, eomt, mask2former or hf-hub:org/name"),
     ],
 )
 def test_a_model_that_is_not_here_is_named_with_its_licence(
@@ -225,11 +216,3 @@ def test_boxes_of_low_scores_are_left_out_unless_asked_for(boxes, photos, tmp_pa
     assert boxes(photos / "one.jpg", "--words", "dog", opts=opts) == 0
     content = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert content["info"]["score threshold"] == predict.SCORE_THRESHOLD
-
-
-def test_the_detector_that_comes_with_the_project_finds_boxes(photos, tmp_path):
-    words = [str(photos), "--words", "red circle", "--model", "mini-fvit"]
-    threshold = ["--score-threshold", "0.0"]
-    assert predict.main([*words, *threshold, "--output", str(tmp_path / "out")]) in (0, 1)
-    found = json.loads((tmp_path / "out/detections.json").read_text())
-    assert len(found["annotations"]) > 0

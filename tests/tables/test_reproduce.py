@@ -144,7 +144,7 @@ def test_without_a_go_ahead_the_plan_on_real_data_is_printed_and_nothing_runs(
     tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    words = ["--real", "--only", "1c", "2", "--seeds", "0", "--output", str(tmp_path / "out")]
+    words = ["--real", "--table", "1c", "2", "--seeds", "0", "--output", str(tmp_path / "out")]
     assert reproduce_command(words) == 0
     said = capsys.readouterr().out
     assert "$ " not in said and said.endswith("nothing was started: --start runs this\n")

@@ -101,7 +101,7 @@ def usage(group: str = "") -> str:
             "",
             f"{PROGRAM} COMMAND --help has the options of a command.",
             "A configuration is a file, or the name of one that comes with the package, such as",
-            "--config-file semseg/catseg_token_vitb16.yaml.",
+            "--config-file semseg/catseg_token+openai_vitb16.yaml.",
             f"{OPTION} MODULE_OR_FILE, with any command: {HELP}.",
             "",
         ]

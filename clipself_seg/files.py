@@ -271,12 +271,8 @@ def remove_leftovers(folder: str | os.PathLike[str], age: float = 0) -> None:
     newest = time.time() - age if age else math.inf
     for path in Path(folder).glob(".*.*.part"):
         with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_mtime > newest:
-                continue
-            if path.is_dir():
+            if path.is_dir() and path.stat().st_mtime <= newest:
                 shutil.rmtree(path)
-            else:  # of an earlier version
-                path.unlink()
 
 
 def read_text(path: str | os.PathLike[str], what: str = "file") -> str:

@@ -75,7 +75,7 @@ def find_file(file: str | os.PathLike[str]) -> Path:
     """Finds the file of a name, on disk or else among those that come with the package.
 
     Args:
-        file: such as "semseg/catseg_token_vitb16.yaml", with or without "configs/" before it.
+        file: such as "semseg/catseg_token+openai_vitb16.yaml", with or without "configs/" before it.
 
     Returns:
         Its path; of a name that is no file, that which it would have below `CONFIGS`.
@@ -88,15 +88,21 @@ def find_file(file: str | os.PathLike[str]) -> Path:
         return place
     folder = str(path).removesuffix(".yaml").removesuffix(_name(path))
     near = [str(place) for place in sorted(path.parent.glob("*.yaml"))]
-    near += [f"{folder}{name}.yaml" for name in names()]
+    near += [f"{folder}{name}.yaml" for name in (*names(), *_on_towers())]
     raise InputError(f"no config file {path}; {nearest(str(path), near)}")
 
 
 def names() -> list[str]:
-    """Every name of a configuration that comes with the package, such as "distill/coco_patches_eva02_vitb16"."""
+    """Every name of a configuration that comes with the package, such as "distill/coco_patches", without "+"."""
     others = {NAMES, *FRAGMENTS, CONFIGS / "tables"}
     files = [file for file in CONFIGS.rglob("*.yaml") if others.isdisjoint((file, file.parent))]
     return sorted([*_named(), *(_name(file) for file in files)])
+
+
+def _on_towers() -> Iterator[str]:
+    """Every name with every tower over it, such as "distill/coco_patches+eva02_vitb16"."""
+    towers = [path.stem for path in TOWERS.glob("*.yaml")]
+    return (f"{name}+{tower}" for name in names() for tower in towers)
 
 
 def with_recipes(file: str, recipes: str) -> str:
@@ -219,7 +225,7 @@ def _name(path: Path) -> str:
 
 @functools.cache
 def _named() -> Tree:
-    """Content of ``names.yaml``: name -> name of one that it equals, or what a file of that name would say."""
+    """Content of ``names.yaml``: name -> what a file of that name would say."""
     tree: Tree = yaml.load(NAMES.read_text(encoding="utf-8"), Loader=YAML_LOADER)
     return tree
 
@@ -232,8 +238,7 @@ def _tree(path: Path) -> Tree:
     if name not in _named():
         task, _, fragment = path.stem.rpartition("+")
         return {BASE_KEY: [f"{task}.yaml", str(_fragment(fragment))]}
-    said = _named()[name]
-    tree = {BASE_KEY: said} if isinstance(said, str) else dict(said)
+    tree: Tree = _named()[name]
     return tree | {BASE_KEY: str(CONFIGS / f"{tree[BASE_KEY]}.yaml")}
 
 

@@ -183,7 +183,6 @@ def small_distillation(cfg) -> dict[str, object]:
         "MODEL.CLIP.WEIGHTS": "",
         "MODEL.CLIP.TRAINABLE_BLOCKS": min(cfg.MODEL.CLIP.TRAINABLE_BLOCKS, 3),
         "INPUT.REGIONS.STUDENT_SIZE": 64,
-        "INPUT.REGIONS.MULTISCALE": "(64, 128)" if cfg.INPUT.REGIONS.MULTISCALE else "()",
         "DATASETS.TRAIN": f"('{train}',)",
         # Reading regions takes longer than a step and is the other files' job.
         "DATASETS.TEST": "()" if trains else "('coco_2017_val_panoptic',)",

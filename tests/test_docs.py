@@ -102,8 +102,8 @@ def test_identifiers_of_the_map_are_in_the_files_that_stand_beside_them():
 
 def test_configurations_of_fcclip_and_its_successors_that_a_page_names_exist():
     spans = {span for page in PAGES for span in code_spans(TEXTS[page])}
-    named = {span for span in spans if re.fullmatch(r"(fcclip|ovrcoat)_\w+", span)}
-    assert len(named) >= 10 and not named - {name.removeprefix("panoptic/") for name in names()}
+    named = {span for span in spans if re.fullmatch(r"(fcclip[_+]|ovrcoat_)\w+", span)}
+    assert len(named) >= 10 and all(find_file(f"panoptic/{name}") for name in named)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -141,7 +141,7 @@ def test_links_lead_to_files_and_headings(page):
 
 @pytest.mark.parametrize("page", TYPED, ids=lambda page: page.name)
 def test_files_that_are_named_exist(page):
-    named = re.findall(r"`((?:configs|tools|tests|clipself_seg|docs)/[\w./*-]+)`", TEXTS[page])
+    named = re.findall(r"`((?:configs|tools|tests|clipself_seg|docs)/[\w./*+-]+)`", TEXTS[page])
     for name in named:
         there = fnmatch.filter(names(), name.removeprefix("configs/")) or any(ROOT.glob(name))
         assert there or (page.parent / name).exists() or find_file(name), name

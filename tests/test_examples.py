@@ -42,7 +42,7 @@ def python_blocks(page, marked=False):
     return [code for before, code in blocks if before.startswith("<!-- needs ") == marked]
 
 
-TORCH, TRANSFORMERS = python_blocks(DOCS / "guests.md")
+TORCH, FOLDER, TRANSFORMERS = python_blocks(DOCS / "guests.md")
 DETECTRON2, LAZY, LOOP, DEFAULT, PREDICTOR, EVALUATOR, HOOKS, TRAIN = python_blocks(
     DOCS / "detectron2.md"
 )
@@ -50,7 +50,7 @@ RESULTS, _, WHOLE_COCO = python_blocks(DOCS / "python.md")
 (MASKS,) = (code for code in python_blocks(DOCS / "panoptic.md") if "masks=" in code)
 (MINE,) = python_blocks(DOCS / "own_code.md")
 # What these give is looked at below; the others have to run.
-LOOKED_AT = {TORCH, TRANSFORMERS, RESULTS, WHOLE_COCO, MASKS, MINE}
+LOOKED_AT = {TORCH, FOLDER, TRANSFORMERS, RESULTS, WHOLE_COCO, MASKS, MINE}
 LOOKED_AT |= {DETECTRON2, LAZY, LOOP, DEFAULT, PREDICTOR, EVALUATOR, HOOKS, TRAIN}
 RUNNING = [(page.name, code) for page in PAGES for code in python_blocks(page)]
 MARKED = [(page.name, code) for page in PAGES for code in python_blocks(page, marked=True)]
@@ -127,6 +127,15 @@ def test_plain_torch_leaves_no_gradients_in_clip(folder):
     assert names["labels"].shape == (15, 20)  # 45 x 62 pixels are 116 x 160
     assert not names["dense"].requires_grad and not names["classes"].requires_grad
     assert without_gradients(names["clip"]) and names["head"].weight.grad is not None
+
+
+def test_features_of_a_folder_are_in_cells_and_boxes_of_the_image(folder):
+    names = variables(FOLDER)
+    saved = np.load(folder / "features/photo.npz")
+    size = names["clip"].embed_dim
+    assert saved["dense"].shape == (size, 15, 20) and saved["of_boxes"].shape == (2, size)
+    assert saved["cell"] == pytest.approx(62 / 20) and names["at_pixel"].shape == (size,)
+    assert np.linalg.norm(saved["dense"].astype(np.float32), axis=0) == pytest.approx(1, abs=1e-2)
 
 
 def test_a_detectron2_head_leaves_no_gradients_in_clip(folder, caplog):

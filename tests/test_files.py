@@ -102,8 +102,8 @@ def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog)
 def test_leftovers_are_removed_and_nothing_else(tmp_path):
     with atomic_path(tmp_path / "whole.txt") as temporary:
         young = shutil.copytree(temporary.parent, tmp_path / ".young.x1.part")
-        old = tmp_path / ".of an earlier version.x1.part"
-        old.touch()
+        old = tmp_path / ".old.x1.part"
+        old.mkdir()
     (tmp_path / ".a world.part").mkdir()
     (tmp_path / "own.x.part").touch()
     day = time.time() - 24 * 3600

@@ -94,7 +94,7 @@ def test_cat_seg_reaches_a_mean_iou_of_ninety(data_dir):
     assert count >= 4
     torch.manual_seed(0)
     opts = [word for pair in SEM_SEG_KEYS.items() for word in pair]
-    model = build_model(load_config(ROOT / "configs/mini/base_semseg.yaml", opts)).train()
+    model = build_model(load_config(ROOT / "configs/mini/semseg_original.yaml", opts)).train()
     model.clip.load_state_dict(load_clip("ViT-Mini-8", None).state_dict())  # knows nothing
     model.set_vocabulary(load_vocabulary("mini").names[-count:])
     samples = [{"image": i, "sem_seg": s} for i, s in zip(images, labels)]
@@ -197,7 +197,7 @@ DETECTION_KEYS = COMMON_KEYS | {
 
 def test_a_detector_reaches_an_ap50_of_eighty(few_images, tmp_path):
     prepare_ov_coco(few_images("instances", smallest_object, count=3))
-    config = str(ROOT / "configs/detection/ov_coco_eva02_vitb16.yaml")
+    config = str(ROOT / "configs/detection/ov_coco+eva02_vitb16.yaml")
     content = trained(tmp_path / "run", DETECTION_KEYS, "--config-file", config)
     numbers = content["results"]["ov_coco_val"]["bbox"]
     assert numbers["AP50-seen"] >= 80, numbers
@@ -249,7 +249,7 @@ FCCLIP_KEYS = PANOPTIC_KEYS | {
 
 def test_a_pyramid_reaches_a_panoptic_quality_of_eighty(few_images, tmp_path):
     prepare_coco_panoptic_semseg(few_images("panoptic", smallest_segment))
-    config = str(ROOT / "configs/panoptic/pyramid_vitb16.yaml")
+    config = str(ROOT / "configs/panoptic/pyramid+openai_vitb16.yaml")
     content = trained(tmp_path / "run", PYRAMID_KEYS, "--config-file", config)
     numbers = content["results"][PANOPTIC_SET]["fused"]
     assert numbers["PQ"] >= 80 and numbers["mIoU"] >= 80, numbers
@@ -260,7 +260,7 @@ def test_losses_of_fcclip_fall_and_its_panoptic_quality_rises(few_images, tmp_pa
     weights, output = tmp_path / "random.safetensors", tmp_path / "run"
     clip = random_clip("ConvNeXt-Mini-32")
     save_clip(clip, weights)
-    config = str(ROOT / "configs/panoptic/fcclip_convnext_large.yaml")
+    config = str(ROOT / "configs/panoptic/fcclip+convnext_large.yaml")
     keys = FCCLIP_KEYS | {"MODEL.CLIP.WEIGHTS": weights}
     numbers = trained(output, keys, "--config-file", config)["results"][PANOPTIC_SET]["fused"]
     lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]

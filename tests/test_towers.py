@@ -153,7 +153,7 @@ def test_cat_seg_trains_on_it_and_labels(name):
 def test_panoptic_masks_are_named_by_it(name, kind):
     opts = ("MODEL.CLIP_BRANCH.INPUT_SIZE", 56, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 5)
     opts += ("MODEL.CLIP_BRANCH.KIND", kind, "MODEL.CLIP_BRANCH.TEMPLATES", "odise")
-    model = built(ROOT / "configs/mini/base_panoptic.yaml", name, *opts).eval()
+    model = built(ROOT / "configs/mini/panoptic_original.yaml", name, *opts).eval()
     entries = [VocabularyClass((word,), i, isthing=i < 2) for i, word in enumerate(WORDS)]
     model.set_vocabulary(Vocabulary("tiny", tuple(entries)), np.array([True, False, True]))
     outputs = model([{"image": noise(3, 60, 75), "height": 40, "width": 50}])[0]

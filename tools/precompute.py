@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What a model computes once over a data set, for later runs to read: proposals, nouns of boxes, a generator's outputs.
 
-`features` writes those of a CLIP for images; `proposals` writes those of a trained RPN, and `train_rpn` trains one
-first; `region_text` gives boxes nouns of captions; `generator_outputs` keeps the masks of a generator.
+`proposals` writes those of a trained RPN, and `train_rpn` trains one first; `region_text` gives boxes nouns of
+captions; `generator_outputs` keeps the masks of a generator.
 """
 
 from __future__ import annotations
@@ -25,62 +25,6 @@ if TYPE_CHECKING:
 
 RPN_CONFIG = "configs/mini/detection_original.yaml"
 REPLACE = "replace a file that is there already"
-
-
-def _features_options(parser: argparse.ArgumentParser) -> None:
-    options.images(parser)
-    value(parser, "--model", "name, file or folder of a CLIP", "eva02-vitb16", metavar="CLIP")
-    options.output(parser, "output/features")
-    kinds = "dense features, and an embedding of the whole image"
-    value(parser, "--save", kinds, ["dense"], count="+", choices=("dense", "image"))
-    value(parser, "--boxes", "JSON in COCO's format, whose boxes get embeddings", metavar="FILE")
-    size = "longest side of the image in pixels for dense features (three times that of its crops)"
-    value(parser, "--size", size, kind=int)
-    types = ("float16", "float32")
-    value(parser, "--dtype", "numbers in the files", "float16", choices=types)
-    options.skip_existing(parser)
-    options.device(parser)
-
-
-@command(_features_options, again=f"{GOES_ON} with --skip-existing, and begins anew without")
-def features(args: argparse.Namespace) -> int:
-    """Write features of images to disk: dense features, embeddings of whole images, and of boxes.
-
-        clipself-seg data features photos/ --model clipself-eva02-vitb16-coco-patches -o features
-        clipself-seg data features photos/ --save image --dtype float32
-        clipself-seg data features photos/ --boxes instances.json --size 1024
-        clipself-seg data features scene.jpg --model mini-clipself
-
-    Writes features/NAME.npz for each image and features.json. numpy.load reads "dense" (E, h, w), "image" (E,),
-    "boxes" (n, 4) in pixels and "box_embeddings" (n, E), of unit length; "size" is height and width of the image, and
-    "cell" the side of a cell in its pixels. Texts of the same space: clipself_seg.TextBank.
-    Exit status: 0, 1 if an image failed and the others were done, 2 if nothing was done.
-    """
-    from clipself_seg.prediction.files import find_images
-
-    files = find_images(args.images, args.output)
-    options.take_device(args)
-    from clipself_seg.config.device import is_here
-    from clipself_seg.prediction.dense_maps import load_models
-    from clipself_seg.prediction.features import FeatureResults
-    from clipself_seg.prediction.journal import Journal
-    from clipself_seg.prediction.loop import predict_files
-
-    device = args.device or ("cuda" if is_here("cuda") else "cpu")
-    (clip,) = load_models(None, [args.model], device).values()
-    results = FeatureResults(
-        clip=clip,
-        folder=args.output,
-        side=args.size or 3 * clip.image_size,
-        dtype=args.dtype,
-        save=args.save,
-        boxes=args.boxes,
-    )
-    journal = Journal(args.output, results.settings, resume=args.skip_existing)
-    failed = predict_files(results, files, journal)
-    total = len(files.images) + len(files.failed)
-    sys.stdout.write(f"features of {total - len(failed)} of {total} images, in {args.output}\n")
-    return 2 if len(failed) == total else 1 if failed else 0
 
 
 def _selection_options(parser: argparse.ArgumentParser) -> None:
@@ -120,10 +64,10 @@ def _proposals_options(parser: argparse.ArgumentParser) -> None:
 def proposals(args: argparse.Namespace) -> None:
     """Write the proposals of a trained RPN for the images of a data set, for CLIPSelf with proposals.
 
-        clipself-seg data proposals --config-file configs/detection/ov_coco_eva02_vitb16.yaml \\
-            --weights output/detection/ov_coco_eva02_vitb16/model_final.pth \\
+        clipself-seg data proposals --config-file configs/detection/ov_coco+eva02_vitb16.yaml \\
+            --weights output/detection/ov_coco+eva02_vitb16/model_final.pth \\
             --dataset coco_2017_train --output datasets/coco/annotations/coco_proposals.json
-        clipself-seg train --config-file configs/distill/coco_proposals_eva02_vitb16.yaml
+        clipself-seg train --config-file configs/distill/coco_proposals+eva02_vitb16.yaml
 
     The second line distils on them: coco/annotations/coco_proposals.json below $DETECTRON2_DATASETS is the
     place that it reads. The detector should be trained on base classes alone, and on the original CLIP.
@@ -151,7 +95,7 @@ def train_rpn(args: argparse.Namespace) -> int:
     """Train an RPN on base classes and write its proposals, which CLIPSelf with proposals distils on.
 
         clipself-seg tools train-rpn --output output/mini_world/mini/annotations/rpn_proposals_train.json
-        clipself-seg tools train-rpn --config-file configs/detection/ov_coco_openai_vitb16.yaml --num-gpus 8 \\
+        clipself-seg tools train-rpn --config-file configs/detection/ov_coco+openai_vitb16.yaml --num-gpus 8 \\
             --dataset coco_2017_train --output datasets/coco/annotations/coco_proposals.json
         clipself-seg tools train-rpn --config-file configs/detection/rpn_r50_ov_coco.yaml --num-gpus 8 \\
             --dataset coco_2017_train --output datasets/coco/annotations/coco_proposals.json \\
@@ -202,10 +146,10 @@ def _region_text_options(parser: argparse.ArgumentParser) -> None:
 def region_text(args: argparse.Namespace) -> None:
     """Give the boxes of a data set nouns of captions, for region-text training (CLIPSelf's Table 7).
 
-        clipself-seg data region-text --config-file configs/distill/coco_region_text_eva02_vitb16.yaml \\
+        clipself-seg data region-text --config-file configs/distill/coco_region_text+eva02_vitb16.yaml \\
             --proposals datasets/coco/annotations/coco_proposals.json \\
             --captions datasets/coco/annotations/captions_train2017.json --nouns coco_nouns_4764.txt
-        clipself-seg train --config-file configs/distill/coco_region_text_eva02_vitb16.yaml
+        clipself-seg train --config-file configs/distill/coco_region_text+eva02_vitb16.yaml
 
     A box is kept with the noun whose text is nearest to CLIP's embedding of its crop, if its probability among
     all nouns is above --threshold. The second line trains on them: what is written by default is the file of

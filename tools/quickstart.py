@@ -37,10 +37,10 @@ def quickstart(args: argparse.Namespace) -> None:
     long, and each world has 200 scenes to measure on instead of 100: docs/quickstart.md has its tables.
 
     On COCO the same commands are (data below $DETECTRON2_DATASETS, see docs/distillation.md):
-        clipself-seg train --config-file configs/regions/coco_openai_vitb16.yaml --eval-only
-        clipself-seg train --config-file configs/distill/coco_patches_openai_vitb16.yaml --num-gpus 8
-        clipself-seg train --config-file configs/semseg/catseg_token_vitb16.yaml --num-gpus 4
-        clipself-seg train --config-file configs/panoptic/pyramid_vitb16.yaml --num-gpus 8
+        clipself-seg train --config-file configs/regions/coco+openai_vitb16.yaml --eval-only
+        clipself-seg train --config-file configs/distill/coco_patches+openai_vitb16.yaml --num-gpus 8
+        clipself-seg train --config-file configs/semseg/catseg_token+openai_vitb16.yaml --num-gpus 4
+        clipself-seg train --config-file configs/panoptic/pyramid+openai_vitb16.yaml --num-gpus 8
     """
     from lab.quickstart.quickstart import run_quickstart
 

@@ -40,11 +40,36 @@ MODELS: dict[str, str | tuple[str, ...]] = {
     "semseg": "catseg",
     "panoptic": ("odise", "fcclip", "ovrcoat"),
 }
+EACH_TOWER = (
+    "eva02_vitb16 eva02_vitl14_336 openai_vitb16 openai_vitl14_336 pe_core_vitb16 siglip2_vitb16 "
+    "tipsv2_vitb14"
+)
+ON_TOWERS = {
+    "distill/coco_captions": "eva02_vitb16",
+    "distill/coco_patches": f"{EACH_TOWER} eva02_vitb16+paper",
+    "distill/coco_proposals": "eva02_vitb16 eva02_vitl14_336",
+    "distill/coco_region_text": "eva02_vitb16 eva02_vitl14_336",
+    "distill/lvis_patches": "eva02_vitb16 eva02_vitl14_336",
+    "distill/lvis_proposals": "eva02_vitb16 eva02_vitl14_336",
+    "regions/coco": f"{EACH_TOWER} openai_rn50x4",
+    "semseg/catseg": "openai_vitb16 openai_vitl14_336 pe_core_vitb16 siglip2_vitb16 tipsv2_vitb14",
+    "semseg/catseg_token": "openai_vitb16 openai_vitl14_336",
+    "panoptic/fcclip": (
+        "convnext_large convnext_b openai_rn50 openai_rn101 openai_rn50x4 openai_rn50x16 "
+        "openai_rn50x64"
+    ),
+    "panoptic/masks": "openai_vitb16",
+    "panoptic/plain": EACH_TOWER,
+    "panoptic/pyramid": "openai_vitb16 openai_vitl14_336 pe_core_vitb16 siglip2_vitb16 tipsv2_vitb14",
+    "detection/ov_coco": EACH_TOWER,
+    "detection/ov_lvis": "eva02_vitb16",
+}
+"""Tasks, and the towers on which each has a row."""
 HOURS_SAID = {
-    "distill/coco_patches_eva02_vitb16": "authors: 2 h on 8",
-    "distill/coco_proposals_eva02_vitb16": "authors: 2 h on 8",
-    "distill/coco_patches_eva02_vitl14_336": "authors: 6 h on 8",
-    "distill/coco_proposals_eva02_vitl14_336": "authors: 6 h on 8",
+    "distill/coco_patches+eva02_vitb16": "authors: 2 h on 8",
+    "distill/coco_proposals+eva02_vitb16": "authors: 2 h on 8",
+    "distill/coco_patches+eva02_vitl14_336": "authors: 6 h on 8",
+    "distill/coco_proposals+eva02_vitl14_336": "authors: 6 h on 8",
 }
 """Hours of GPUs that somebody measured."""
 
@@ -60,10 +85,11 @@ class Published(NamedTuple):
 
 
 def recipes() -> list[str]:
-    """Configurations that have a row, such as "distill/coco_patches_eva02_vitb16", in the page's order."""
-    listed = [name for folder in FOLDERS for name in names() if name.startswith(f"{folder}/")]
-    # Older names of what others stand on; and tasks without a tower, which the stock RPN needs none of.
-    listed = [name for name in listed if "base" not in Path(name).name.split("_")]
+    """Configurations that have a row, such as "distill/coco_patches+eva02_vitb16", in the page's order."""
+    pairs = [f"{task}+{tower}" for task, towers in ON_TOWERS.items() for tower in towers.split()]
+    known = sorted([*pairs, *names()])
+    listed = [name for folder in FOLDERS for name in known if name.startswith(f"{folder}/")]
+    # Tasks without a tower are nothing to run; the stock RPN needs none.
     return [name for name in listed if "rpn" in name or has_tower(name)]
 
 

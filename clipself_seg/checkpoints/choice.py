@@ -147,12 +147,12 @@ def find_distillation(model: str | None = None) -> ModelChoice:
         InputError: as `find_model`; it is no CLIP alone.
     """
     if model is None or model == MINI:
-        return ModelChoice(DISTILLATION, MINI_RECIPE if model else f"{RECIPE}_eva02_vitb16", None)
+        return ModelChoice(DISTILLATION, MINI_RECIPE if model else f"{RECIPE}+eva02_vitb16", None)
     choice = find_model(model)
     if choice.key != OF_CLIP:
         raise InputError(f"{model} is no CLIP alone: name one, such as openai-vitb16")
     configs = zoo()[model].configs if model in zoo() else ()
-    named = next((config for config in configs if config.startswith(f"{RECIPE}_")), RECIPE)
+    named = next((config for config in configs if config.startswith(f"{RECIPE}+")), RECIPE)
     mini = choice.config_file == MINI_WITHOUT_TRAINING
     return choice._replace(task=DISTILLATION, config_file=MINI_RECIPE if mini else named)
 

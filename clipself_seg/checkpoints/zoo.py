@@ -92,7 +92,7 @@ class Entry:
         licence: of the weights.
         key: configuration key that takes it.
         model: name of the CLIP; empty for what is none.
-        configs: files that it goes with, such as "semseg/catseg_cvpr_vitb16".
+        configs: files that it goes with, such as "semseg/catseg+openai_vitb16".
         settings: keys and values, other than the files', that the published numbers were measured with.
         published: numbers at their source; empty where nobody prints any.
         measured: numbers of this project with this file; empty where it was not run.

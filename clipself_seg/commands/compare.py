@@ -24,8 +24,8 @@ def compare(args: argparse.Namespace) -> None:
     """Compare finished runs of any task: one table for each data set.
 
         clipself-seg compare output/semseg/a output/semseg/b
-        clipself-seg compare original=output/regions/coco_eva02_vitb16 \\
-            CLIPSelf=output/distill/coco_patches_eva02_vitb16
+        clipself-seg compare original=output/regions/coco+eva02_vitb16 \\
+            CLIPSelf=output/distill/coco_patches+eva02_vitb16
 
     Reads results.json of evaluations and trainings, and evaluates nothing. Runs of different data sets may share a
     name. Prints the tables and, below them, weights and protocols: what the runs share, and where they differ.

@@ -49,7 +49,7 @@ def dense_maps(args: argparse.Namespace) -> int:
         clipself-seg dense-maps photo.jpg --words "dog, kite" \\
             --model eva02-vitb16 clipself-eva02-vitb16-coco-patches
         clipself-seg dense-maps photo.jpg folder/ --size 1024 --words "dog, kite" --model original=eva02-vitb16 \\
-            CLIPSelf=output/distill/coco_patches_eva02_vitb16/clip_final.safetensors
+            CLIPSelf=output/distill/coco_patches+eva02_vitb16/clip_final.safetensors
         clipself-seg dense-maps output/mini_world/mini/val/000000.jpg --words "red star, grass" --model mini
 
     Writes a PNG for each image (paper, Fig. 4) with a row for each model: the image, the clusters of its
@@ -108,7 +108,7 @@ def explore(args: argparse.Namespace) -> int:
 
         clipself-seg explore photo.jpg folder/ --words "dog|puppy, kite, grass" -o page.html
         clipself-seg explore photo.jpg --words "dog, kite" --size 1024 \\
-            --model original=eva02-vitb16 CLIPSelf=output/distill/coco_patches_eva02_vitb16/clip_final.safetensors
+            --model original=eva02-vitb16 CLIPSelf=output/distill/coco_patches+eva02_vitb16/clip_final.safetensors
         clipself-seg explore scenes/ --words "red star, grass" --panoptic --stuff grass --model mini
 
     Everything is computed in the browser from dense features in the file, of 8 bits a number: at most 5 MB an image

@@ -23,21 +23,6 @@ if TYPE_CHECKING:
 Options = argparse._ActionsContainer  # a parser, or a group of one
 Body = Callable[[argparse.Namespace], int | None]
 AddOptions = Callable[[argparse.ArgumentParser], None]
-# Older spellings: every command that has the option takes them, and no help lists them.
-ALIASES = (
-    ("--vocabulary", "--words"),
-    ("--weights", "--panoptic-model"),
-    ("--weights", "--model"),
-    ("--models", "--model"),
-    ("--model", "--clip-name"),
-    ("--semantic", "--task=semantic"),
-    ("--panoptic", "--task=panoptic"),
-    ("--boxes", "--task=detection"),
-    ("--boxes", "--detection"),
-    ("--boxes-config", "--detection-config"),
-    ("-o", "--output"),
-    ("--only", "--table"),
-)
 OF_TASK, RARE = "with --task ", "rarely needed"  # in titles of groups
 WORDS = 'class names such as "dog|puppy, grass", a .txt or .json file, or a built-in vocabulary (ade20k_150)'
 
@@ -73,7 +58,6 @@ class Command:
         rare = any(group.title and RARE in group.title for group in parser._action_groups)
         text = "show all options" if rare else argparse.SUPPRESS
         parser.add_argument("--help-all", action=_Help, help=text)
-        _add_aliases(parser)
         return parser
 
     def __call__(self, words: Sequence[str] | None = None) -> int:
@@ -107,16 +91,6 @@ class _Help(argparse.Action):
                         action.help = argparse.SUPPRESS
         parser.print_help()
         parser.exit()
-
-
-def _add_aliases(parser: argparse.ArgumentParser) -> None:
-    known = parser._option_string_actions
-    for old, new in ALIASES:
-        name, _, chosen = new.partition("=")
-        if name in known and old not in known:
-            known[old] = known[name]
-            if chosen:
-                known[old] = argparse._StoreConstAction([old], name[2:], chosen)
 
 
 def group(parser: argparse.ArgumentParser, task: str = "", rare: bool = False) -> Options:

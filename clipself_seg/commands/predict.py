@@ -81,10 +81,6 @@ SHOWN = 8  # names in a message
 
 def _options(parser: argparse.ArgumentParser) -> None:
     options.images(parser, "images, folders of them, and videos (.mp4 .mov .avi .mkv .webm)", "*")
-    # An older spelling.
-    parser.add_argument(
-        "--input", dest="images", nargs="+", action="extend", help=argparse.SUPPRESS
-    )
     value(parser, "--words", options.WORDS)
     parser.add_argument(
         "--example",

@@ -61,7 +61,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     value(parser, "--stuff", "those of them that are stuff, as --words")
     add_model_options(parser)
     tasks = f"{', '.join(TASKS)} (semantic, and those whose default model is on this machine)"
-    value(parser, "--tasks", tasks, count="*", metavar="TASK", kind=_task, choices=TASKS)
+    value(parser, "--tasks", tasks, count="*", metavar="TASK", choices=TASKS)
     server = group(parser, rare=True)
     for task in TASKS:
         value(
@@ -78,11 +78,6 @@ def _options(parser: argparse.ArgumentParser) -> None:
     value(server, "--max-words", "most words of a request, with synonyms", 200)
     value(server, "--max-seconds", "longest time for an answer", 120.0)
     value(server, "--max-waiting", "most requests that wait for a model", 8)
-
-
-def _task(typed: str) -> str:
-    """A task; boxes is detection, as in older calls."""
-    return "detection" if typed == "boxes" else typed
 
 
 @command(_options, __doc__)

@@ -1,9 +1,9 @@
 """Train and evaluate every model of this project.
 
     clipself-seg train --task distillation --model openai-vitb16 --num-gpus 8
-    clipself-seg train --config-file configs/distill/coco_patches_eva02_vitb16.yaml --num-gpus 8
+    clipself-seg train --config-file configs/distill/coco_patches+eva02_vitb16.yaml --num-gpus 8
     clipself-seg eval --model catseg-base DATASETS.TEST "('ade20k_150_test_sem_seg',)"
-    clipself-seg train --config-file configs/regions/coco_eva02_vitb16.yaml --eval-only \\
+    clipself-seg train --config-file configs/regions/coco+eva02_vitb16.yaml --eval-only \\
         --sizes 320 640 1024
 
 Writes into OUTPUT_DIR: config.yaml, log.txt, metrics.json, TensorBoard events and checkpoints/, and at the

@@ -20,6 +20,31 @@ CAT_SEG_CHOICES: dict[str, tuple[str, ...]] = {
     "TEST.MIOU_RULE": ("present", "union"),
 }
 
+HEAD = "MODEL.SEM_SEG_HEAD."
+# Keys of CAT-Seg's own files that nothing reads here, with the values that those files have, which pass.
+CAT_SEG_UNREAD: dict[str, list[object]] = {
+    f"{HEAD}ATTENTION_TYPE": ["linear"],
+    f"{HEAD}NUM_LAYERS": [2],  # POOLING_SIZES has a number for each layer
+    f"{HEAD}PROMPT_DEPTH": [0],
+    f"{HEAD}PROMPT_LENGTH": [0],
+    f"{HEAD}TRAIN_CLASS_INDEXES": [""],
+    f"{HEAD}TEST_CLASS_INDEXES": [""],
+    "MODEL.CLIP_PIXEL_MEAN": [[122.7709383, 116.7460125, 104.09373615]],
+    "MODEL.CLIP_PIXEL_STD": [[68.5005327, 66.6321579, 70.3231630]],
+    "MODEL.PROMPT_ENSEMBLE": [False],
+    "MODEL.SWIN.APE": [False],
+    "MODEL.SWIN.DROP_PATH_RATE": [0.3],
+    "MODEL.SWIN.PATCH_NORM": [True],
+    "MODEL.SWIN.PRETRAIN_IMG_SIZE": [224, 384],
+    "DATASETS.VAL_ALL": [["coco_2017_val_all_stuff_sem_seg"]],
+    "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": [1.0],
+    "INPUT.DATASET_MAPPER_NAME": ["mask_former_semantic"],
+    "SOLVER.OPTIMIZER": ["ADAMW"],
+    "SOLVER.POLY_LR_POWER": [0.9],
+    "SOLVER.POLY_LR_CONSTANT_ENDING": [0.0],
+    "SOLVER.WEIGHT_DECAY_EMBED": [0.0],
+}
+
 
 def add_cat_seg_keys(cfg: CfgNode) -> None:
     """Add the keys of semantic segmentation to `cfg`."""

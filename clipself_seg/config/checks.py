@@ -148,7 +148,7 @@ CHECKS: tuple[Check, ...] = (
     Check(
         "whole numbers of pixels, each at least 1",
         _sides,
-        ("INPUT.REGIONS.MULTISCALE", "TEST.REGIONS.SIZES"),
+        ("TEST.REGIONS.SIZES",),
     ),
     Check(
         "1, 0, or -1 for the kind's own",

@@ -243,9 +243,6 @@ def _add_input(cfg: CfgNode) -> None:
     # Enlargement of the teacher's crop about the centre of the region: 1 for grids, 1.5 for
     # proposals in the code.
     cfg.INPUT.REGIONS.CROP_SCALE = 1.0
-    # Each step resizes its images to one of these sides, drawn from SEED and the iteration; ()
-    # keeps STUDENT_SIZE.
-    cfg.INPUT.REGIONS.MULTISCALE = ()
 
 
 def _add_solver(cfg: CfgNode) -> None:
@@ -270,7 +267,7 @@ def _add_solver(cfg: CfgNode) -> None:
     cfg.SOLVER.CHECKPOINT_KEEP = 2
     # Steps between two lines of the log.
     cfg.SOLVER.LOG_PERIOD = 20
-    # Seed of random weights, of the order of the images, and of their grids and sizes.
+    # Seed of random weights, of the order of the images, and of their grids.
     cfg.SEED = 0
 
 

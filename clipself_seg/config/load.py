@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ import torch
 from detectron2.config import CfgNode
 
 from clipself_seg.checkpoints.zoo import SCHEME, zoo
-from clipself_seg.config.cat_seg import CAT_SEG_CHOICES
+from clipself_seg.config.cat_seg import CAT_SEG_CHOICES, CAT_SEG_UNREAD
 from clipself_seg.config.checks import CHECKS, RELATIONS
 from clipself_seg.config.detection import DETECTION_CHOICES
 from clipself_seg.config.device import bfloat16_pays, chosen_device, is_here
@@ -24,7 +25,6 @@ from clipself_seg.config.keys import (
 )
 from clipself_seg.config.panoptic import OF_WEIGHTS, PANOPTIC_CHOICES
 from clipself_seg.config.reads import GUIDANCE, PUBLISHED, covers, is_read, why_unread
-from clipself_seg.config.retired import CONSTANTS, is_retired
 from clipself_seg.config.shards import refuse_pipes
 from clipself_seg.config.weights import FETCHED, refuse_addresses
 from clipself_seg.config.zero_shot import ZERO_SHOT_CHOICES
@@ -140,12 +140,9 @@ def load_config(
 
 
 def values_and_defaults(cfg: CfgNode) -> dict[str, tuple[object, object]]:
-    """Value and default of every key that may decide something, and of those that became constants since.
-
-    So what an earlier version wrote compares as it was. Lists for tuples, as in JSON.
-    """
+    """Value and default of every key that may decide something, with lists for tuples, as in JSON."""
     defaults = dict(leaves(default_config()))
-    return {key: (value, value) for key, value in CONSTANTS.items()} | {
+    return {
         key: (lists_for_tuples(value), lists_for_tuples(defaults.get(key)))
         for key, value in leaves(cfg)
         if is_read(key, cfg.MODEL.META_ARCHITECTURE)
@@ -170,7 +167,8 @@ def option_pairs(opts: Sequence[str]) -> dict[str, str]:
 def _merge(cfg: CfgNode, values: Tree, sources: Sources) -> None:
     known = dict(leaves(cfg))
     for key, value in values.items():
-        if is_retired(key, value, sources.name(key)):
+        if key in CAT_SEG_UNREAD:
+            _check_unread(key, value, sources)
             continue
         if key not in known:
             hint = nearest(key, known) + (OR_IMPORT if key.startswith("MODEL.") else "")
@@ -186,6 +184,21 @@ def _merge(cfg: CfgNode, values: Tree, sources: Sources) -> None:
                 f"{sources.name(key)}: {key} must be of type {wanted}{hint}, got {_shown(value)}"
             ) from None
     _fill_nones(cfg, known, sources)
+
+
+def _check_unread(key: str, value: object, sources: Sources) -> None:
+    """Refuse another value of a key of CAT-Seg's files than theirs."""
+    if isinstance(value, str):
+        with contextlib.suppress(
+            RecursionError, MemoryError
+        ):  # brackets that are nested too deeply
+            value = CfgNode._decode_cfg_value(value)
+    if lists_for_tuples(value) not in CAT_SEG_UNREAD[key]:
+        passing = " or ".join(map(repr, CAT_SEG_UNREAD[key]))
+        raise InputError(
+            f"{sources.name(key)}: {key} {_shown(value)} has no effect: nothing reads it, and {passing} of CAT-Seg's "
+            "files alone passes; leave it out"
+        )
 
 
 def _fill_nones(cfg: CfgNode, known: Tree, sources: Sources) -> None:

@@ -11,10 +11,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
@@ -73,8 +71,6 @@ class CLIPSelf(ModelBase):
         trainable_blocks: int = -1,
         alpha: float = 1.0,
         loss_average: Average = "regions",
-        sizes: Sequence[int] = (),
-        seed: int = 0,
         sync_gradients: bool = True,
         precision: torch.dtype | None = None,
         test_precision: torch.dtype | None = None,
@@ -89,9 +85,6 @@ class CLIPSelf(ModelBase):
             trainable_blocks: number of last blocks that train, -1 for all; see `train_last_blocks`.
             alpha: weight of the student in the mixture that is evaluated and exported, in [0, 1] (D4).
             loss_average: what losses of regions are averaged over, see `region_mean` (D3).
-            sizes: sides in pixels of the student's input, of which one is drawn for each step; ()
-                keeps the input as it is.
-            seed: seed of that draw, together with the iteration.
             sync_gradients: whether the loss is averaged over the regions of all processes (D5).
             precision: dtype of autocast in training, or None.
             test_precision: dtype of autocast in evaluation, or None.
@@ -101,8 +94,6 @@ class CLIPSelf(ModelBase):
         super().__init__()
         if trainable_blocks == 0:
             raise InputError("MODEL.CLIP.TRAINABLE_BLOCKS 0 trains nothing; -1 trains every block")
-        for size in sizes:
-            clip.check_side(size)
         self.teacher = clip.eval().requires_grad_(False)
         self.student: ImageTower = copy.deepcopy(clip.visual) if student is None else student
         self.objective: Objective = CropDistillation() if objective is None else objective
@@ -117,8 +108,6 @@ class CLIPSelf(ModelBase):
         train_last_blocks(self.student, trainable_blocks, features, attention=attention)
         self._check_frozen_parts()
         self.alpha = alpha
-        self.sizes = tuple(sizes)
-        self.seed = seed
         self.loss_average = loss_average
         self.sync_gradients = sync_gradients
         self.precision = precision
@@ -129,7 +118,7 @@ class CLIPSelf(ModelBase):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
         """Reads ``MODEL.CLIP``, ``MODEL.CLIPSELF``, ``INPUT.REGIONS``, ``TEST.{REGIONS,
-        PRECISION}``, ``SOLVER`` and ``SEED``."""
+        PRECISION}`` and ``SOLVER``."""
         clip = build_clip(cfg)
         clip.check_side(cfg.INPUT.REGIONS.STUDENT_SIZE)
         start = cfg.MODEL.CLIPSELF.STUDENT_WEIGHTS
@@ -141,8 +130,6 @@ class CLIPSelf(ModelBase):
             "trainable_blocks": cfg.MODEL.CLIP.TRAINABLE_BLOCKS,
             "alpha": cfg.MODEL.CLIPSELF.ALPHA,
             "loss_average": cfg.MODEL.CLIPSELF.LOSS_AVERAGE,
-            "sizes": cfg.INPUT.REGIONS.MULTISCALE,
-            "seed": cfg.SEED,
             "sync_gradients": cfg.SOLVER.SYNC_GRADIENTS,
             "precision": precision_from_config(cfg),
             "test_precision": evaluation_precision(cfg),
@@ -239,12 +226,11 @@ class CLIPSelf(ModelBase):
         """Losses of the objective for some images, with their weight.
 
         Args:
-            samples: for each image "image" uint8 (3, S, S), what the objective reads besides, and
-                "iteration" if the input has several sizes.
+            samples: for each image "image" uint8 (3, S, S), and what the objective reads besides.
         """
         step = Step(
             samples=samples,
-            images=self._student_images(samples),
+            images=self.teacher.preprocess(torch.stack(on_device(samples, "image", self.device))),
             student=self.student,
             teacher=self.teacher,
             precision=self.precision,
@@ -253,15 +239,6 @@ class CLIPSelf(ModelBase):
             reads=self.objective.reads,
         )
         return self.objective.losses(step)
-
-    def _student_images(self, samples: Sequence[Sample]) -> Tensor:
-        """Normalised images (B, 3, S', S') at the size of this iteration."""
-        images = self.teacher.preprocess(torch.stack(on_device(samples, "image", self.device)))
-        if not self.sizes:
-            return images
-        rng = np.random.default_rng((self.seed, samples[0]["iteration"]))
-        side = self.sizes[rng.integers(len(self.sizes))]
-        return F.interpolate(images, (side, side), mode="bilinear", align_corners=False)
 
     @torch.no_grad()
     def after_optimizer_step(self) -> None:

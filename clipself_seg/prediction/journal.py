@@ -14,11 +14,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, TypedDict
 
-from clipself_seg.config.keys import default_config
 from clipself_seg.errors import InputError, shown
 from clipself_seg.files import read_text
 from clipself_seg.prediction.files import ImageFile
-from clipself_seg.yaml_files import leaves
 
 FILE_NAME = ".predict.jsonl"
 DIGITS = 16  # of a digest
@@ -32,8 +30,7 @@ class Entry(TypedDict, total=False):
     """Contribution of an image or a video to the index; JSON."""
 
     size: list[int]  # height and width of an image in pixels
-    # Of the pixels of each class; "shares" in journals of earlier versions.
-    fractions: dict[str, float]
+    fractions: dict[str, float]  # of the pixels of each class
     annotations: list[Json]  # of the task's own file in COCO's format
     regions: list[Json]  # annotations of coco.json
     frames: int  # number of frames of a video that were taken
@@ -124,7 +121,7 @@ class Journal:
         files = [self.folder / name for name in line["files"]]
         if not all(path.is_file() for path in files):
             return False
-        return line["contents"] in (None, list(map(_content, files)))
+        return line["contents"] == list(map(_content, files))
 
     def add(self, image: ImageFile, state: InputState | None, written: Written) -> None:
         """Note that an image is done.
@@ -165,22 +162,12 @@ def require_same(
     new = json.loads(json.dumps(new))
     for key in {**old, **new}:
         before, now = old.get(key), new.get(key)
-        if before == now or _of_another_version(key, old, new):
+        if before == now:
             continue
         values = "" if isinstance(before, list | dict) else f" ({shown(before)}, now {shown(now)})"
         raise InputError(
             f"{folder} has results of other settings: {key} has changed{values}: {advice}"
         )
-
-
-def _of_another_version(key: str, old: Mapping[str, object], new: Mapping[str, object]) -> bool:
-    """Whether a key of the configuration is gone since, or has come since and has its default."""
-    if key not in new:
-        return "." in key
-    if key in old:
-        return False
-    defaults = dict(leaves(default_config()))
-    return key in defaults and new[key] == json.loads(json.dumps(defaults[key]))
 
 
 def input_state(path: Path) -> InputState | None:
@@ -203,12 +190,10 @@ def _content(path: Path) -> list[int | str]:
 
 
 def _image_line(line: Any) -> dict[str, Any] | None:
-    """A line about an image, under the names of today; None for another. Earlier versions noted no "contents"."""
+    """A line about an image; None for another."""
     match line:
-        case {"name": str(), "input": _, "files": [*_], "entry": dict(entry)}:
-            if "shares" in entry:
-                entry["fractions"] = entry.pop("shares")
-            return {"contents": None, **line}
+        case {"name": str(), "input": _, "files": [*_], "entry": dict(), "contents": [*_]}:
+            return dict(line)
     return None
 
 

@@ -6,7 +6,7 @@
 
 Masks that somebody else made, such as SAM's, are named by CLIP alone:
 
-    model = clipself_seg.load(config_file="panoptic/masks_vitb16")
+    model = clipself_seg.load(config_file="panoptic/masks+openai_vitb16")
     result = model("photo.jpg", "dog, grass", stuff="grass", masks="masks/photo.json")
 
 With opts=["MODEL.MASK_GENERATOR.OUTPUTS", "sam2"] for `load` the masks are SAM 2's, and no argument.
@@ -272,7 +272,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
         if masks is not None and not self.model.masks_given:
             raise InputError(
                 "masks are given to a model that generates its own: take MODEL.MASK_GENERATOR.SOURCE masks, as "
-                "configs/panoptic/masks_vitb16.yaml has it"
+                "configs/panoptic/masks+openai_vitb16.yaml has it"
             )
         if masks is not None and listed is not None and len(masks) != len(listed):
             raise InputError(

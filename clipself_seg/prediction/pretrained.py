@@ -44,7 +44,6 @@ from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, SHIPPED_TAGS, entry_of
 from clipself_seg.clip import save_clip
 from clipself_seg.config.keys import CLIP_BACKBONE, default_config
 from clipself_seg.config.load import load_config, values_and_defaults
-from clipself_seg.config.retired import CONSTANTS
 from clipself_seg.config.weights import WEIGHTS, fetch_addresses
 from clipself_seg.data.vocabulary import Vocabulary, examples_of, parse_vocabulary
 from clipself_seg.errors import InputError, in_short, shown
@@ -70,7 +69,7 @@ FILE_KEYS = {
     "TEST.TRAIN_VOCABULARY": TRAINED,
 }
 # What decides a prediction: the rest is training's, the machine's, or a file of its own.
-SECTIONS = ("MODEL.", "INPUT.", "TEST.", "SOLVER.AMP.")
+SECTIONS = ("MODEL.", "INPUT.", "TEST.")
 LEFT_OUT = {
     *WEIGHTS,
     "MODEL.DEVICE",
@@ -78,13 +77,10 @@ LEFT_OUT = {
     "MODEL.ZERO_SHOT.MASKS",
     "INPUT.MAX_PIXELS",
     "TEST.LABEL_FILES",
-    "TEST.PANOPTIC.LABEL_FILES",
+    "TEST.EVAL_PERIOD",
 }
 LEFT_OUT |= {f"MODEL.SEM_SEG_HEAD.{name}_CLASS_JSON" for name in ("TRAIN", "TEST")}
 LEFT_OUT -= FILE_KEYS.keys()
-# Decides no prediction, and is allowed since folders of earlier versions have it.
-NOT_WRITTEN = {*LEFT_OUT, "TEST.EVAL_PERIOD", "SOLVER.AMP.ENABLED", "SOLVER.AMP.DTYPE"}
-
 
 # MODEL.META_ARCHITECTURE -> what such a model does.
 PURPOSES = {
@@ -370,7 +366,7 @@ def write_folder_config(cfg: CfgNode, path: Path, clip_name: str, files: Mapping
     values = {
         key: value
         for key, (value, _) in values_and_defaults(cfg).items()
-        if key.startswith(SECTIONS) and key not in (*NOT_WRITTEN, *CONSTANTS)
+        if key.startswith(SECTIONS) and key not in LEFT_OUT
     }
     values = {key: value for key, value in values.items() if key not in FILE_KEYS}
     if cfg.MODEL.CLIP.BACKBONE == CLIP_BACKBONE:

@@ -221,7 +221,6 @@ class TaskResults(abc.ABC, Generic[R]):
             size = {"width": width, "height": height}
             images.append({"id": number, "file_name": source.file_name} | size | _looked(entry))
             for annotation in entry[key]:
-                # Keys keep the order that they have in files of earlier versions.
                 first = {} if "image_id" in annotation else {"image_id": number}
                 last = {"image_id": number}
                 annotations.append(self._id(len(annotations) + 1, key) | first | annotation | last)

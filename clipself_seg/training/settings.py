@@ -9,10 +9,6 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from clipself_seg.checkpoints.dense_feature import TOKEN
-from clipself_seg.config.checks import OBJECTIVES
-from clipself_seg.config.keys import CLIP_BACKBONE
-from clipself_seg.config.retired import CONSTANTS
 from clipself_seg.errors import InputError
 from clipself_seg.training.optimizer import learning_rate, stepped_rate
 from clipself_seg.yaml_files import leaves
@@ -48,12 +44,6 @@ FREE_KEYS = (
 # Steps of a run. Under a schedule of steps the rate of a step does not depend on how many follow, and it may go on,
 # unless masked attention is annealed in shares of them.
 TOTAL = "SOLVER.MAX_ITER"
-# What a run did whose checkpoint is older than a key that decides what is learnt.
-BEFORE_KEYS: Mapping[str, object] = {
-    "MODEL.CLIP.BACKBONE": CLIP_BACKBONE,
-    "MODEL.CLIP.DENSE": TOKEN,
-    **OBJECTIVES,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,14 +138,12 @@ def check_same_run(stored: Mapping[str, object], current: Mapping[str, object]) 
 
     Args:
         stored: metadata of the checkpoint, as it came back from JSON.
-        current: metadata of this run. Entries that only one of the two has are not compared, but for `BEFORE_KEYS`,
-            of which a checkpoint without them says what they were, and keys that are constants now.
+        current: metadata of this run. Entries that only one of the two has are not compared.
 
     Raises:
         InputError: names what differs, with both values.
     """
-    here = json.loads(json.dumps({**CONSTANTS, **current}))
-    stored = {**BEFORE_KEYS, **stored}
+    here = json.loads(json.dumps(current))
     differing = [
         f"{name} was {stored[name]!r:.200}, is {here[name]!r:.200}"
         for name in sorted(here.keys() & stored.keys())

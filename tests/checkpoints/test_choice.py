@@ -19,7 +19,7 @@ def test_without_a_name_each_task_has_a_model_of_photographs():
     for task in TASKS:
         assert find_model(None, task) == find_model(DEFAULTS[task])
     assert find_model().weights == "catseg-base"
-    assert find_model().config_file == "semseg/catseg_cvpr_vitb16"
+    assert find_model().config_file == "semseg/catseg+openai_vitb16"
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -73,7 +73,7 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence(tmp_path: Path):
         (("nowhere/model.pth",), "no checkpoint at nowhere/model.pth"),
         ((tmp_path / "model.pth",), "has no config.yaml beside it"),
         ((tmp_path,), "has no config.yaml in it"),
-        ((None, None, "regions/coco_eva02_vitb16"), "is of RegionReader, which predicts nothing"),
+        ((None, None, "regions/coco+eva02_vitb16"), "is of RegionReader, which predicts nothing"),
     ]:
         with pytest.raises(InputError, match=says):
             find_model(*given)

@@ -34,7 +34,7 @@ from clipself_seg.checkpoints.zoo import (
 )
 from clipself_seg.clip.kinds import list_architectures
 from clipself_seg.errors import InputError
-from clipself_seg.yaml_files import names
+from clipself_seg.yaml_files import find_file
 from tests.weight_server import serving
 
 DATA = b"weights" * 100
@@ -334,7 +334,7 @@ def test_an_entry_is_complete(entry):
     assert all(a.startswith("https://") and "/blob/" not in a for a in entry.addresses)
     assert entry.licence and entry.source
     assert re.fullmatch("([0-9a-f]{8,64})?", entry.sha256) and entry.size != 0
-    assert set(entry.configs) <= set(names())
+    assert all(map(find_file, entry.configs))
     assert not entry.model or entry.model in list_architectures()
 
 
@@ -364,8 +364,8 @@ def test_a_missing_file_of_an_official_name_is_called_by_its_name():
 
 
 def test_configurations_know_their_official_checkpoints():
-    assert official("MODEL.WEIGHTS", "configs/semseg/catseg_cvpr_vitb16.yaml") == "catseg-base"
-    assert official("MODEL.WEIGHTS", "a/catseg_cvpr_vitb16.yaml") == ""
+    assert official("MODEL.WEIGHTS", "configs/semseg/catseg+openai_vitb16.yaml") == "catseg-base"
+    assert official("MODEL.WEIGHTS", "a/catseg+openai_vitb16.yaml") == ""
     assert official("MODEL.WEIGHTS", "") == ""
     assert official("MODEL.WEIGHTS", "semseg/").startswith("catseg-base, catseg-large, catseg-v1-")
     assert official("MODEL.WEIGHTS", "detection/").endswith(", ...")

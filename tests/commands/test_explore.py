@@ -33,7 +33,6 @@ def test_a_page_is_written_and_bad_images_are_named(tmp_path, capsys):
     [
         (("--model", "mini-clipslef"), 'did you mean "mini-clipself"'),
         (("--stuff", "grass"), "--stuff needs --panoptic"),
-        (("--size", "63", "--model", "mini"), "take 56 or 64"),
         (
             ("--panoptic", "--stuff", "water", "--model", "mini"),
             'stuff "water" is not in the vocabulary',

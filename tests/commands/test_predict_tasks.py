@@ -63,8 +63,9 @@ def masks(tmp_path):
 
 
 def name_masks(photos, masks, out, *words):
-    given = [photos, "--task", "panoptic", "--masks", masks, "--words", "red star, grass"]
-    given += ["--stuff", "", "--model", "mini", "-o", out, "--device", "cpu", *words]
+    given = ["--task", "panoptic", "--masks", masks, "--words", "red star, grass", "--stuff", ""]
+    given += ["--model", "mini", "-o", out, "--device", "cpu", *words]
+    given = [*(photos if isinstance(photos, list) else [photos]), *given]
     return predict.main([str(word) for word in given])
 
 
@@ -86,12 +87,6 @@ def test_masks_of_a_folder_get_names_and_are_merged(photos, masks, tmp_path, cap
     assert "results of other settings: masks has changed" in capsys.readouterr().err
 
 
-def test_masks_are_named_by_any_clip_that_is_named(photos, masks, tmp_path):
-    assert name_masks(photos, masks, tmp_path / "out", "--model", "mini-clipself") == 0
-    results = json.loads((tmp_path / "out/panoptic.json").read_text())
-    assert len(results["annotations"]) == 2
-
-
 def test_an_image_whose_masks_do_not_fit_fails_alone(photos, masks, tmp_path, capsys):
     (masks / "one.json").write_text('[{"size": [60, 40], "counts": [2400]}]')
     assert name_masks(photos, masks, tmp_path / "out", "--batch-size", "2") == 1
@@ -106,22 +101,24 @@ def test_an_image_whose_masks_do_not_fit_fails_alone(photos, masks, tmp_path, ca
     "words, message",
     [
         (("--mode", "clip"), "--masks uses CLIP's scores only: leave out --mode"),
-        (("--void-discount", "0.5"), "--masks uses CLIP's scores only"),
         (("--ray",), "--masks does not go with --ray"),
         (("--model", "mini-open-panoptic"), "is a model for panoptic, and no CLIP alone"),
         (("--masks", "gone"), 'no folder of masks "gone"'),
-        (("--masks", ""), 'no folder of masks ""'),
         (("--task", "semantic"), " does not go with --task semantic"),
-        (("--input", "walk.mp4"), "--masks FOLDER does not go with a video"),
     ],
 )
 def test_what_masks_do_not_go_with_is_refused(
     photos, masks, tmp_path, monkeypatch, capsys, words, message
 ):
     monkeypatch.chdir(tmp_path)
-    make_video(tmp_path / "walk.mp4", count=1)
     assert name_masks(photos, masks, tmp_path / "out", *words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_video_has_no_folder_of_masks(masks, tmp_path, capsys):
+    make_video(tmp_path / "walk.mp4", count=1)
+    assert name_masks(tmp_path / "walk.mp4", masks, tmp_path / "out") == 2
+    assert "--masks FOLDER does not go with a video" in capsys.readouterr().err
 
 
 def test_masks_of_a_model_are_named_on_photographs_as_those_of_a_folder(data_dir, tmp_path):
@@ -135,9 +132,9 @@ def test_masks_of_a_model_are_named_on_photographs_as_those_of_a_folder(data_dir
             Image.fromarray(mask).save(masks / photo.stem / f"{number}.png")
         rows = "".join(f"{number},{score!r}\n" for number, score in enumerate(scores.tolist()))
         (masks / photo.stem / "metadata.csv").write_text(f"id,score\n{rows}")
-    save = ("--save", "panoptic", "--batch-size", "2", "--input")
+    save = ("--save", "panoptic", "--batch-size", "2")
     for given in (model, masks):
-        assert name_masks(photos[0], given, tmp_path / given.name / "out", *save, photos[1]) == 0
+        assert name_masks(photos, given, tmp_path / given.name / "out", *save) == 0
     found, given = (
         json.loads((folder / "out/panoptic.json").read_text()) for folder in (model, masks)
     )
@@ -154,17 +151,17 @@ def test_a_model_finds_the_masks_of_frames_and_goes_on_after_an_interruption(
 ):
     model = save_mask_model("eomt", tmp_path / "model")
     make_video(tmp_path / "walk.mp4", count=2)
-    words = ("--save", "overlays", "--input", tmp_path / "walk.mp4")
-    assert name_masks(photos, model, tmp_path / "out", *words) == 0
+    inputs, words = [photos, tmp_path / "walk.mp4"], ("--save", "overlays")
+    assert name_masks(inputs, model, tmp_path / "out", *words) == 0
     assert (tmp_path / "out/overlays/walk.mp4").is_file()
     (tmp_path / "out/overlays/one.png").unlink()
-    assert name_masks(photos, model, tmp_path / "out", *words, "--skip-existing") == 0
+    assert name_masks(inputs, model, tmp_path / "out", *words, "--skip-existing") == 0
     assert (tmp_path / "out/overlays/one.png").is_file()
     capsys.readouterr()
     assert name_masks(photos, model, tmp_path / "out", "--ray") == 2
     assert "--masks does not go with --ray" in capsys.readouterr().err
     save_mask_model("mask2former", model)
-    assert name_masks(photos, model, tmp_path / "out", *words, "--skip-existing") == 2
+    assert name_masks(inputs, model, tmp_path / "out", *words, "--skip-existing") == 2
     assert "results of other settings: " in capsys.readouterr().err
 
 
@@ -180,7 +177,6 @@ def test_a_folder_may_be_called_as_a_model(photos, masks, tmp_path, monkeypatch,
     [
         ("sam3", "facebook/sam3 is gated (SAM License)"),
         ("sam2", "masks of facebook/sam2.1-hiera-large; its licence: Apache-2.0"),
-        ("sam-2", "a model that finds masks: sam2, sam3, eomt, mask2former or hf-hub:org/name"),
     ],
 )
 def test_a_model_that_is_not_here_is_named_with_its_licence(
@@ -220,11 +216,3 @@ def test_boxes_of_low_scores_are_left_out_unless_asked_for(boxes, photos, tmp_pa
     assert boxes(photos / "one.jpg", "--words", "dog", opts=opts) == 0
     content = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert content["info"]["score threshold"] == predict.SCORE_THRESHOLD
-
-
-def test_the_detector_that_comes_with_the_project_finds_boxes(photos, tmp_path):
-    words = [str(photos), "--words", "red circle", "--model", "mini-fvit"]
-    threshold = ["--score-threshold", "0.0"]
-    assert predict.main([*words, *threshold, "--output", str(tmp_path / "out")]) in (0, 1)
-    found = json.loads((tmp_path / "out/detections.json").read_text())
-    assert len(found["annotations"]) > 0

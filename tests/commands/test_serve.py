@@ -22,13 +22,10 @@ def packages(monkeypatch):
     ("words", "message"),
     [
         (("--max-words", "0"), "--max-words has to be above 0"),
-        (("--max-megabytes", "inf"), "--max-megabytes has to be above 0 and finite, got inf"),
-        (("--max-seconds", "nan"), "--max-seconds has to be above 0"),
         (("--max-waiting", "-1"), "--max-waiting has to be 0 or more"),
         (("--port", "65536"), "--port 65536"),
         (("--tasks", "detection", "--semantic", "catseg-base"), "--semantic needs semantic among"),
         (("--token", "short"), "--token has to have at least 16 of"),
-        (("--token", "a" * 20 + "&"), "--token has to have at least 16 of"),
         (("--token", "", "--host", "0.0.0.0"), '--token "" is for this machine alone'),
         (("--host", "no.such.host.invalid"), "cannot listen on no.such.host.invalid"),
     ],

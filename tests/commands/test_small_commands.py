@@ -44,7 +44,7 @@ def run(command, *words) -> int:
 def test_converted_student_has_the_official_wrapper_and_the_same_weights(tmp_path):
     clip = load_clip("ViT-Mini-8", None)
     save_clip(clip, tmp_path / "student.safetensors")
-    words = ("--model", "ViT-Mini-8", "--weights", tmp_path / "student.safetensors")
+    words = ("--clip-name", "ViT-Mini-8", "--weights", tmp_path / "student.safetensors")
     assert run(convert, *words, "--output", tmp_path / "official.pt") == 0
     content = torch.load(tmp_path / "official.pt", weights_only=True)
     assert {"epoch", "name", "state_dict"} <= content.keys()
@@ -56,7 +56,7 @@ def test_the_dense_feature_of_the_weights_is_kept_and_said(tmp_path, capsys):
     clip = load_clip("ViT-Mini-8", "mini", dense=DenseFeature("multi_value", 2))
     clip.distilled = clip.visual.dense_feature
     save_clip(clip, tmp_path / "student.safetensors")
-    words = ("--model", "ViT-Mini-8", "--weights", tmp_path / "student.safetensors")
+    words = ("--clip-name", "ViT-Mini-8", "--weights", tmp_path / "student.safetensors")
     assert run(convert, *words, "--output", tmp_path / "official.pt") == 0
     said = capsys.readouterr().out
     assert "dense feature multi_value of 2 blocks" in said.splitlines()[0]
@@ -65,7 +65,7 @@ def test_the_dense_feature_of_the_weights_is_kept_and_said(tmp_path, capsys):
 
 
 def test_unknown_layout_is_one_line_and_status_2(tmp_path, capsys):
-    words = ("--model", "ViT-Mini-8", "--weights", "mini", "--layout", "openclip")
+    words = ("--clip-name", "ViT-Mini-8", "--weights", "mini", "--layout", "openclip")
     assert run(convert, *words, "--output", tmp_path / "x.pt") == 2
     assert (
         capsys.readouterr().err
@@ -198,9 +198,7 @@ def test_the_page_is_opened_where_there_is_a_screen(
     tmp_path, monkeypatch, capsys, screen, words, opened
 ):
     pages = []
-    monkeypatch.setattr(
-        "lab.quickstart.quickstart.run_demo", lambda output: output / "index.html"
-    )
+    monkeypatch.setattr("lab.quickstart.quickstart.run_demo", lambda output: output / "index.html")
     monkeypatch.setattr(webbrowser, "open", pages.append)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("DISPLAY", screen)
@@ -220,13 +218,6 @@ def test_images_are_drawn_and_bad_ones_named(tmp_path, capsys):
     assert "1 of 2 drawn" in said.out and "broken.png cannot be decoded" in said.err
     written = {path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".lock"}
     assert written == {"one.png", "dense_maps.json"}
-
-
-def test_wrong_models_are_told_in_a_sentence(tmp_path, capsys):
-    Image.new("RGB", (40, 60)).save(tmp_path / "one.png")
-    words = (tmp_path / "one.png", "--models", "mini-clipslef", "--output", tmp_path / "o")
-    assert run(dense_maps, *words) == 2
-    assert 'did you mean "mini-clipself"' in capsys.readouterr().err
 
 
 def test_an_unknown_table_ends_it_before_the_worlds_are_drawn(tmp_path, capsys, monkeypatch):

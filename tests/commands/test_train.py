@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch.distributed import init_process_group
 from torch.multiprocessing import ProcessExitedException, get_context, start_processes
 
-from clipself_seg.checkpoints.zoo import SHIPPED, SHIPPED_MODELS
+from clipself_seg.checkpoints.zoo import SHIPPED
 from clipself_seg.clip import load_clip
 from clipself_seg.clip.runtime import tf32
 from clipself_seg.commands import train
@@ -108,24 +108,14 @@ def test_formats_of_tables_are_those_that_are_asked_for():
     assert train.parse(["SEED", "1"]).formats == []
 
 
-def test_precision_is_a_key():
-    args = train.parse(["--eval-only", "--precision", "bfloat16", "TEST.PRECISION", "float16"])
-    assert args.opts[-2:] == ["TEST.PRECISION", "bfloat16"]
-
-
-def test_sizes_may_stand_before_keys():
-    args = train.parse(["--eval-only", "--sizes", "320", "640", "SEED", "1"])
-    assert args.opts == ["SEED", "1", "TEST.REGIONS.SIZES", "(320, 640,)"]
+def test_sizes_may_have_commas_and_stand_before_keys():
+    for sizes in (["320,640"], ["320,", "640"], ["320", "640"]):
+        args = train.parse(["--eval-only", "--sizes", *sizes, "SEED", "1"])
+        assert args.opts == ["SEED", "1", "TEST.REGIONS.SIZES", "(320, 640,)"]
     assert train.parse(["SEED", "1"]).opts == ["SEED", "1"]
 
 
-@pytest.mark.parametrize("sizes", [["320,640"], ["320,", "640"], ["320", "640"]])
-def test_sizes_may_have_commas(sizes):
-    args = train.parse(["--sizes", *sizes, "MODEL.DEVICE", "cpu"])
-    assert args.opts == ["MODEL.DEVICE", "cpu", "TEST.REGIONS.SIZES", "(320, 640,)"]
-
-
-@pytest.mark.parametrize("wrong", ["320.5", "-64", "64px", "64x96", ",64"])
+@pytest.mark.parametrize("wrong", ["320.5", "-64", "64px"])
 def test_a_size_that_is_no_whole_number_is_named_and_no_key_is_blamed(capsys, wrong):
     assert train.main(["--sizes", "64", wrong, "MODEL.DEVICE", "cpu"]) == 2
     assert f'--sizes takes whole numbers of pixels, such as --sizes 320 640, got "{wrong}"' in (
@@ -290,14 +280,9 @@ FIRST_CHECKPOINT = "iteration_0000002.safetensors"
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"SOLVER__BASELR": 1}, 'did you mean "SOLVER.BASE_LR"'),
-        ({"MODEL__META_ARCHITECTURE": "ClipSelf"}, 'did you mean "CLIPSelf"'),
         ({"MODEL__META_ARCHITECTURE": "RegionReader"}, "--eval-only"),
-        ({"MODEL__CLIP__NAME": "ViT-B-61"}, 'did you mean "ViT-B-16'),
         ({"MODEL__CLIP__WEIGHTS": "none.pt"}, "none.pt"),
         ({"MODEL__CLIP__TRAINABLE_BLOCKS": 0}, "-1 trains every block"),
-        ({"INPUT__REGIONS__STUDENT_SIZE": 100}, "take 96 or 104"),
-        ({"DATASETS__TRAIN": "('coco_2017_trian',)"}, 'did you mean "coco_2017_train"'),
         ({"DATASETS__TRAIN": "()"}, "DATASETS.TRAIN"),
         ({"DATASETS__TEST": "('coco_2017_val',)"}, 'data set "coco_2017_val"'),
         ({"SOLVER__IMS_PER_BATCH": 16}, "SOLVER.IMS_PER_BATCH"),
@@ -307,7 +292,6 @@ FIRST_CHECKPOINT = "iteration_0000002.safetensors"
             "class token",
         ),
         ({"MODEL__WEIGHTS": CLIP_FILE}, "is a CLIP, which CLIPSelf takes as MODEL.CLIP.WEIGHTS"),
-        ({"MODEL__WEIGHTS": SHIPPED_MODELS["mini-cat-seg"]}, "no checkpoint of CLIPSelf"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(tmp_path, datasets, capfd, changes, message):
@@ -330,9 +314,8 @@ def test_a_second_run_a_foreign_resume_and_a_damaged_checkpoint_are_refused(
     tmp_path, datasets, capfd
 ):
     left = tmp_path / "out/.config.yaml.x.part", tmp_path / "out/checkpoints/.iteration_1.x.part"
-    left[1].parent.mkdir(parents=True)
     for path in left:
-        path.touch()
+        path.mkdir(parents=True)
     assert train.main(words(tmp_path / "out")) == 0
     assert not any(path.exists() for path in left)
     config = (tmp_path / "out" / "config.yaml").read_text()
@@ -352,8 +335,7 @@ def test_a_folder_where_another_run_is_at_work_is_refused_and_stays_as_it_is(
     tmp_path, capfd, flags
 ):
     writing = tmp_path / "out" / "checkpoints" / ".iteration_0000002.safetensors.x.part"
-    writing.parent.mkdir(parents=True)
-    writing.touch()
+    writing.mkdir(parents=True)
     with alone_in(tmp_path / "out"):
         given = words(tmp_path / "out", *flags, DATASETS__TEST="('coco_2017_val_panoptic',)")
         assert train.main(given) == 2
@@ -515,10 +497,10 @@ def test_shards_are_refused_where_more_than_images_is_read(tmp_path, shards, cap
 @pytest.mark.parametrize(
     ("words", "config", "opts"),
     [
-        (["--task", "semantic"], "semseg/catseg_cvpr_vitb16", []),
+        (["--task", "semantic"], "semseg/catseg+openai_vitb16", []),
         (
             ["--eval-only", "--model", "catseg-base", "SEED", "1"],
-            "semseg/catseg_cvpr_vitb16",
+            "semseg/catseg+openai_vitb16",
             ["MODEL.WEIGHTS", "catseg-base", "SEED", "1"],
         ),
         (
@@ -526,10 +508,10 @@ def test_shards_are_refused_where_more_than_images_is_read(tmp_path, shards, cap
             "mini/zero_shot",
             ["MODEL.CLIP.WEIGHTS", "mini-clipself"],
         ),
-        (["--task", "distillation"], "distill/coco_patches_eva02_vitb16", []),
+        (["--task", "distillation"], "distill/coco_patches+eva02_vitb16", []),
         (
             ["--task", "distillation", "--model", "openai-vitb16"],
-            "distill/coco_patches_openai_vitb16",
+            "distill/coco_patches+openai_vitb16",
             ["MODEL.CLIP.NAME", "ViT-B-16", "MODEL.CLIP.WEIGHTS", "openai-vitb16"],
         ),
         (["--task", "distillation", "--model", "mini"], "mini/patches", []),

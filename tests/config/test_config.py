@@ -26,7 +26,7 @@ def test_exponents_that_are_set_later_than_their_source_win(tmp_path):
         (tmp_path / "run.yaml").write_text(text)
         return load_config(tmp_path / "run.yaml", opts).MODEL.FUSION.SOURCE
 
-    base = f"_BASE_: {ROOT / 'configs/mini/base_panoptic.yaml'}\n"
+    base = f"_BASE_: {ROOT / 'configs/mini/panoptic_original.yaml'}\n"
     own = "MODEL: {META_ARCHITECTURE: OpenPanoptic, FUSION: {ALPHA: 0.2}}\n"
     assert source(base) == source("MODEL: {META_ARCHITECTURE: OpenPanoptic}") == "weights"
     assert source(own) == source(base + own) == "weights_beta"
@@ -39,7 +39,7 @@ def test_exponents_that_are_set_later_than_their_source_win(tmp_path):
 
 def test_a_name_of_the_zoo_has_the_settings_of_its_published_numbers_but_not_in_training(tmp_path):
     key, name = "MODEL.SEM_SEG_HEAD.POOLING_SIZES", ["MODEL.WEIGHTS", "catseg-base"]
-    config = "configs/semseg/catseg_cvpr_vitb16.yaml"
+    config = "configs/semseg/catseg+openai_vitb16.yaml"
     file = tmp_path / "own.yaml"
 
     def pooling(*opts, path=config, **kwargs):
@@ -59,10 +59,10 @@ def test_a_name_of_the_zoo_has_the_settings_of_its_published_numbers_but_not_in_
 def test_values_are_converted_where_nothing_is_lost():
     cfg = load_config(
         None,
-        ["SOLVER.BASE_LR", "1", "INPUT.REGIONS.MULTISCALE", "(320, 640)", "MODEL.CLIP.WEIGHTS", ""],
+        ["SOLVER.BASE_LR", "1", "TEST.REGIONS.SIZES", "(320, 640)", "MODEL.CLIP.WEIGHTS", ""],
     )
     assert cfg.SOLVER.BASE_LR == 1.0 and isinstance(cfg.SOLVER.BASE_LR, float)
-    assert cfg.INPUT.REGIONS.MULTISCALE == (320, 640) and cfg.MODEL.CLIP.WEIGHTS == ""
+    assert cfg.TEST.REGIONS.SIZES == (320, 640) and cfg.MODEL.CLIP.WEIGHTS == ""
 
 
 def test_defaults_of_detection_are_those_of_the_official_b16():
@@ -89,79 +89,44 @@ MODEL, CLIP = "MODEL.META_ARCHITECTURE", "SOLVER.CLIP_GRADIENTS."
     ("opts", "message"),
     [
         (["SOLVER.BASELR", "1"], 'unknown key "SOLVER.BASELR"; did you mean "SOLVER.BASE_LR"?'),
-        (["INPUT.REGION.SOURCE", "grid"], 'did you mean "INPUT.REGIONS.SOURCE"?'),
-        (["SOLVER", "1"], 'unknown key "SOLVER"'),
         (["SEED.X", "1"], 'unknown key "SEED.X"'),
         (["SEED"], '"SEED" has no value'),
         (["TEST.PRECISION", "BFloat16"], 'cannot be "BFloat16"; did you mean "bfloat16"?'),
         (["SEED", "1", "--precision", "bfloat16"], "--precision stands behind a KEY VALUE pair"),
-        (["SEED", "1", "--csv"], "--csv stands behind a KEY VALUE pair: put it before the first"),
         (["SEED", "one"], "SEED must be of type int, got 'one'"),
         (["SEED", "-2"], r"SEED must be in \[0, 2\^32\)"),
-        (["SEED", "99999999999999999999"], r"SEED must be in \[0, 2\^32\)"),
         (["SOLVER.LR_SCHEDULER_NAME", "WarmupPolyLR"], "LR_SCHEDULER_NAME must be .Warmup"),
         (["SOLVER.BASE_LR_END", "1e-5"], "BASE_LR_END .* the cosine ends at 0"),
-        (["SOLVER.OPTIMIZER", "SGD"], "OPTIMIZER is no longer a key, its value is .ADAMW"),
+        (["SOLVER.OPTIMIZER", "SGD"], "OPTIMIZER 'SGD' has no effect: nothing reads it"),
         (["TEST.AUG.ENABLED", "True", MODEL, "FViT"], "AUG.ENABLED True has no effect: FViT does"),
         (
             ["TEST.AUG.ENABLED", "True", "TEST.AUG.FLIP", "False", MODEL, "CATSeg"],
             "ENABLED must be False without FLIP",
         ),
-        (["INPUT.DATASET_MAPPER_NAME", "lsj"], "DATASET_MAPPER_NAME is no longer a key"),
-        (["MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "0"], "TRAIN_NUM_POINTS must be at least 1"),
-        (["MODEL.DIFFUSION.CROPS_AT_ONCE", "0"], "CROPS_AT_ONCE must be at least 1, got 0"),
         (["TEST.PANOPTIC.SWEEP", "(0.5,)", MODEL, "CLIPSelf"], "SWEEP .* CLIPSelf .* OpenPanoptic"),
-        (["SOLVER.BASE_LR", "fast"], "SOLVER.BASE_LR must be of type float"),
         (["DATASETS.TRAIN", "mini_train"], "DATASETS.TRAIN must be of type tuple, such as"),
-        (["INPUT.REGIONS.SOURCE", "gird"], 'cannot be "gird"; did you mean "grid"?'),
         (["TEST.REGIONS.READ", "('boxs',)"], 'cannot have "boxs"; did you mean "boxes"?'),
         (["MODEL.CLIPSELF.ALPHA", "1.5"], r"ALPHA must be in \[0, 1\]"),
         (["SOLVER.IMS_PER_BATCH", "0"], "SOLVER.IMS_PER_BATCH must be at least 1"),
-        (["TEST.REGIONS.SIZES", "(64, 0)"], r"SIZES must be .*at least 1, got \(64, 0\)"),
-        (["INPUT.REGIONS.MULTISCALE", "(64.5,)"], "MULTISCALE must be whole numbers"),
-        (["INPUT.REGIONS.MULTISCALE", "('64',)"], "MULTISCALE must be whole numbers"),
+        (["TEST.REGIONS.SIZES", "('64',)"], "SIZES must be whole numbers"),
         (["DATASETS.TRAIN", "[['wds:a']]"], "DATASETS.TRAIN must be names of data sets"),
-        (["SOLVER.BETAS", "(0.9,)"], "SOLVER.BETAS must be two numbers"),
         (["SOLVER.BETAS", "(0.9, 1.0)"], "SOLVER.BETAS must be two numbers"),
         (["DATALOADER.NUM_WORKERS", "-1"], "NUM_WORKERS must be 0 or more, got -1"),
-        (["INPUT.REGIONS.MAX_REGIONS", "-1"], "MAX_REGIONS must be 0 or more"),
-        (["SOLVER.WARMUP_ITERS", "-1"], "WARMUP_ITERS must be 0 or more"),
-        (["INPUT.MIN_SIZE_TEST", "-3"], "MIN_SIZE_TEST must be 0 or more, got -3"),
-        (["INPUT.MAX_SIZE_TEST", "0"], "MAX_SIZE_TEST must be at least 1, got 0"),
         (["INPUT.REGIONS.CROP_SCALE", "0"], "CROP_SCALE must be greater than 0"),
         (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE must be .*, got 'gpu'"),
         (["MODEL", "x", "MODEL.CLIP.NAME", "y"], 'unknown key "MODEL"'),
-        (["MODEL.CLIP", "x", "MODEL.CLIP.NAME", "y"], 'unknown key "MODEL.CLIP"'),
         (["MODEL.DEVICE", "None"], "MODEL.DEVICE must be of type str, got None; leave it out"),
         (["SOLVER.MAX_ITER", "{[]: 1}"], "SOLVER.MAX_ITER must be of type int"),
-        (["SOLVER.EPS", "-1"], "SOLVER.EPS must be 0 or more, and finite, got -1.0"),
-        (["SOLVER.BASE_LR", "-1e-3"], "BASE_LR must be 0 or more, and finite, got -0.001"),
         (["SOLVER.BASE_LR", "nan"], "BASE_LR must be 0 or more, and finite, got nan"),
-        (["SOLVER.BASE_LR", "inf"], "BASE_LR must be 0 or more, and finite, got inf"),
-        (["SOLVER.WEIGHT_DECAY", "-0.1"], "WEIGHT_DECAY must be 0 or more, and finite"),
-        (["SOLVER.CHECKPOINT_KEEP", "-1"], "CHECKPOINT_KEEP must be 0 or more, got -1"),
-        (["MODEL.CLIPSELF.LOSS_WEIGHT", "0"], "LOSS_WEIGHT is no longer a key, its value is 1.0"),
         (["TEST.REGIONS.ALPHA_SWEEP", "(0.5, 1.5)"], r"ALPHA_SWEEP must be .* in \[0, 1\]"),
         (["TEST.REGIONS.READ", "()"], "READ is empty: give some of boxes, masks"),
-        (["TEST.PANOPTIC.ROWS", "()"], "ROWS is empty: give some of clip, generator, fused"),
-        (["TEST.PANOPTIC.ROWS", "('clap',)"], 'ROWS cannot have "clap"; did you mean "clip"'),
-        (["TEST.PANOPTIC.TASKS", "('instance',)"], 'did you mean "instances"'),
-        (["TEST.PANOPTIC.SWEEP", "(0.5, 1.5)"], r"PANOPTIC.SWEEP must be .* in \[0, 1\]"),
-        (["TEST.PANOPTIC.SWEEP", "('x',)"], "PANOPTIC.SWEEP must be numbers"),
         (["TEST.PANOPTIC.SWEEP", "(True,)"], "PANOPTIC.SWEEP must be numbers"),
-        (["TEST.PANOPTIC.VOID_SWEEP", "(2,)"], "VOID_SWEEP must be numbers"),
         (["TEST.DETECTION.TASKS", "('keypoints',)"], 'TASKS cannot have "keypoints"'),
-        (["TEST.DETECTION.TASKS", "()"], "TASKS is empty: give some of boxes, masks"),
-        (["TEST.DETECTION.LIMITS", "coco"], 'LIMITS cannot be "coco"'),
-        (["TEST.MIOU_RULE", "both"], 'MIOU_RULE cannot be "both"'),
         (
             ["INPUT.DETECTION.MIN_SCALE", "2.5"],
             "MIN_SCALE must be at most .* 2.5 with .*MAX_SCALE 2",
         ),
-        (["INPUT.DETECTION.SIDE", "0"], "DETECTION.SIDE must be at least 1, got 0"),
-        (["INPUT.DETECTION.MIN_SCALE", "0"], "MIN_SCALE must be greater than 0, and finite"),
         (["INPUT.DETECTION.MAX_SCALE", "inf"], "MAX_SCALE must be greater than 0, and finite"),
-        (["INPUT.DETECTION.RESIZE", "openvc"], 'cannot be "openvc"; did you mean "opencv"'),
         (
             [f"{CLIP}ENABLED", "True", f"{CLIP}CLIP_VALUE", "0"],
             "CLIP_VALUE must .* 0.0 with .* True",
@@ -178,21 +143,14 @@ def test_a_wrong_option_is_refused_in_one_line(opts, message):
     ("content", "message"),
     [
         ("SOLVER: {BASE_LRS: 1}", 'run.yaml: unknown key "SOLVER.BASE_LRS"; did you mean'),
-        ("SOLVER: [1", "not a usable YAML file"),
         (
             "SOLVER:\n\tBASE_LR: 1",
             r"character '.t' that cannot start any token .* line 2, column 1",
         ),
         ("", "not a usable YAML file|holds no keys"),
-        ("- 1", "not a usable YAML file|holds no keys"),
-        ("_BASE_: none.yaml", "_BASE_ .*none.yaml is missing"),
         ("SEED: !!python/object/apply:os.getcwd []", "not a usable YAML file"),
-        ("_BASE_: run.yaml", "its _BASE_ leads back to it"),
-        ("_BASE_: null", "not a usable YAML file"),
         ("SOLVER: {BASE_LR: null}", "run.yaml: SOLVER.BASE_LR must be of type float, got None"),
-        ("SOLVER: {BASE_LR: [1]}", r"run.yaml: SOLVER.BASE_LR must be of type float, got \[1\]"),
         ("SOLVER: {BASE_LR: 1" + 400 * "0" + "}", "run.yaml: SOLVER.BASE_LR must be of type float"),
-        ("SOLVER: {MAX_ITER: null}", "SOLVER.MAX_ITER must be of type int, got None; leave it out"),
         ("MODEL: {DEVICE: null}", "MODEL.DEVICE must be of type str, got None; leave it out"),
         ("TEST: {REGIONS: {READ: [[boxes]]}}", "TEST.REGIONS.READ cannot have .*boxes"),
     ],
@@ -222,12 +180,6 @@ def test_cat_segs_none_freezes_clip_however_it_is_written(tmp_path, written):
 def test_values_at_the_edge_are_taken(opts):
     cfg = dict(leaves(load_config(None, opts)))
     assert [cfg[key] for key in opts[::2]] == [float(value) for value in opts[1::2]]
-
-
-def test_a_missing_file_is_refused_with_the_nearest_one(tmp_path):
-    (tmp_path / "coco_patches.yaml").write_text("SEED: 0")
-    with pytest.raises(InputError, match='no config file.*did you mean ".*coco_patches.yaml"'):
-        load_config(tmp_path / "coco_patch.yaml")
 
 
 def unexplained(path: Path) -> tuple[int, list[str]]:

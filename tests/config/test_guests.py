@@ -85,10 +85,6 @@ def test_what_another_project_sets_afterwards_stays_at_a_second_call(theirs):
     assert again == dict(leaves(default_config())) | set_by(theirs)
 
 
-def test_alone_it_is_the_projects_own_configuration():
-    assert keys_of(add_clipself_seg_config) == dict(leaves(default_config()))
-
-
 def test_a_second_call_changes_nothing():
     cfg = get_cfg()
     add_clipself_seg_config(cfg)
@@ -104,9 +100,7 @@ def test_a_second_call_changes_nothing():
     [
         ("CLIP", "ViT-B/16", "MODEL.CLIP is 'ViT-B/16', here a section"),
         ("FUSION", {"ALPHA": "learned"}, "MODEL.FUSION.ALPHA is 'learned', here 0.35"),
-        ("FUSION", {"BETA": True}, "MODEL.FUSION.BETA is True, here 0.65"),
         ("FVIT", {"BLOCKS": 11}, r"MODEL.FVIT.BLOCKS is 11, here \(3, 5, 7, 11\)"),
-        ("SWIN", {"EMBED_DIM": {}}, "MODEL.SWIN.EMBED_DIM is a section, here 96"),
     ],
 )
 def test_another_meaning_of_a_name_is_refused_and_nothing_is_changed(section, value, message):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import functools
 import inspect
 import json
 from pathlib import Path
@@ -12,13 +11,12 @@ import pytest
 import yaml
 from detectron2.config import get_cfg
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
-from detectron2.projects.deeplab import add_deeplab_config
 
 import clipself_seg
 from clipself_seg import models
 from clipself_seg.config import add_clipself_seg_config, load_config
+from clipself_seg.config.cat_seg import CAT_SEG_UNREAD
 from clipself_seg.config.checks import WEIGHT
-from clipself_seg.config.load import values_and_defaults
 from clipself_seg.config.reads import (
     ALL,
     INSTEAD,
@@ -29,7 +27,6 @@ from clipself_seg.config.reads import (
     is_read,
     why_unread,
 )
-from clipself_seg.config.retired import CONSTANTS, RETIRED, is_retired
 from clipself_seg.errors import InputError
 from clipself_seg.models.cat_seg import config as cat_seg_config
 from clipself_seg.models.distillation import TERMS
@@ -118,27 +115,16 @@ def test_every_declared_name_is_of_a_key_and_every_model_declares():
 # Shipped configuration, and what does nothing with it; at least two of every model.
 WITHOUT_EFFECT = [
     ("semseg_original", "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"),
-    ("semseg_original", "MODEL.SWIN.EMBED_DIM", "64"),
     ("semseg_original", "SOLVER.STEPS", "(10, 20)"),
-    ("semseg_original", "TEST.DETECTIONS_PER_IMAGE", "7"),
     ("semseg_original", "MODEL.FVIT.MASKS", "True"),
-    ("semseg_original", "MODEL.FUSION.ALPHA", "0.9"),
     ("semseg_original", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "150"),
     ("zero_shot", "MODEL.CLIP.TRAINABLE_BLOCKS", "1"),
     ("detection", "INPUT.MIN_SIZE_TEST", "100"),
-    ("detection", "TEST.SLIDING_WINDOW", "True"),
     ("detection", "SOLVER.CLIP_MULTIPLIER", "0.5"),
-    ("detection", "MODEL.FUSION.SOURCE", "config"),
-    ("panoptic", "MODEL.SEM_SEG_HEAD.HIDDEN_DIMS", "64"),
     ("panoptic", "INPUT.DETECTION.SIDE", "64"),
-    ("panoptic", "MODEL.DIFFUSION.CROP", "64"),
-    ("patches", "MODEL.CAT_SEG.GUIDANCE", "backbone"),
     ("regions", "INPUT.REGIONS.MAX_SPLIT", "3"),
-    ("regions", "TEST.REGIONS.ALPHA_SWEEP", "(0.5,)"),
     ("zero_shot", "TEST.SLIDING_WINDOW", "True"),
-    ("zero_shot", "INPUT.REGIONS.STUDENT_SIZE", "64"),
     ("rpn_r18", "MODEL.MASK_ON", "True"),
-    ("rpn_r18", "TEST.REGIONS.SIZES", "(64,)"),
 ]
 
 
@@ -217,11 +203,8 @@ def test_published_values_pass(key, value):
     ("key", "value", "instead"),
     [
         ("SOLVER.CLIP_GRADIENTS.NORM_TYPE", "1.0", "Euclidean norm over all"),
-        ("SOLVER.NESTEROV", "True", "the optimiser is AdamW"),
-        ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler", "each epoch takes the images"),
         ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "150", "the vocabulary decides"),
         ("TEST.AUG.MIN_SIZES", "(100,)", "images are evaluated at one size"),
-        ("VERSION", "1", "files of older versions are not converted"),
     ],
 )
 def test_the_message_says_what_happens_instead(key, value, instead):
@@ -234,37 +217,13 @@ def test_defaults_pass_as_a_run_has_written_them(tmp_path):
     assert dict(leaves(load_config(tmp_path / "config.yaml"))).keys() == DEFAULTS.keys()
 
 
-def test_the_configuration_of_an_earlier_run_loads_again(tmp_path):
-    cfg = get_cfg()
-    add_deeplab_config(cfg)
-    add_clipself_seg_config(cfg)
-    path = tmp_path / "config.yaml"
-    tree = yaml.safe_load(cfg.dump())
-    for key, (value, *_) in RETIRED.items():
-        *sections, name = key.split(".")
-        functools.reduce(lambda node, section: node.setdefault(section, {}), sections, tree)[
-            name
-        ] = value
-    path.write_text(yaml.safe_dump(tree))
-    assert load_config(path).MODEL.META_ARCHITECTURE == cfg.MODEL.META_ARCHITECTURE
-
-
-@pytest.mark.parametrize("key", RETIRED)
-def test_a_key_that_is_gone_passes_with_the_value_that_holds_alone(key):
+@pytest.mark.parametrize("key", CAT_SEG_UNREAD)
+def test_an_unread_key_of_cat_segs_files_passes_with_their_value_alone(key):
     assert key not in DEFAULTS
-    for value in RETIRED[key]:
+    for value in CAT_SEG_UNREAD[key]:
         load_config(None, [key, str(value)])
-        assert is_retired(key, tuple(value) if isinstance(value, list) else value, "a file")
-    for value in ("another", [1, 2], 7):
-        with pytest.raises(InputError, match=f"^a file: {key} is no longer a key, its value is"):
-            is_retired(key, value, "a file")
-    with pytest.raises(InputError, match=f"^the command line: {key} is no longer a key"):
+    with pytest.raises(InputError, match=f"^the command line: {key} 'another' has no effect: "):
         load_config(None, [key, "another"])
-
-
-def test_what_became_constant_counts_as_it_did():
-    both = values_and_defaults(load_config(None))
-    assert CONSTANTS.items() <= {key: value for key, (value, _) in both.items()}.items()
 
 
 def test_numbers_of_pixels_are_refused_for_models_of_regions_and_boxes():

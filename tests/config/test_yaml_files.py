@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from detectron2.utils.file_io import PathManager
 
@@ -128,7 +130,7 @@ def test_a_file_on_disk_comes_before_the_one_of_the_package(name, tmp_path, monk
     assert [layer.tree for layer in read_layers(name)] == [{"SEED": 3}]
 
 
-@pytest.mark.parametrize("file", [*NAMES, "semseg/base.yaml", "configs/semseg/base", "semseg/base"])
+@pytest.mark.parametrize("file", [*NAMES, "configs/semseg/catseg", "semseg/catseg"])
 def test_a_name_is_resolved_wherever_it_is_written(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     expected = load_config("semseg/catseg").DATASETS.TEST
@@ -138,7 +140,7 @@ def test_a_name_is_resolved_wherever_it_is_written(file, tmp_path, monkeypatch):
 
 def test_a_file_of_ones_own_takes_a_tower_in_a_list_or_by_its_name(tmp_path):
     run = write(tmp_path, run="_BASE_: [distill/coco_patches, towers/openai_vitl14_336]\nSEED: 1")
-    shipped = load_config("distill/coco_patches_openai_vitl14_336")
+    shipped = load_config("distill/coco_patches+openai_vitl14_336")
     cfg = load_config(run)
     assert (cfg.MODEL, cfg.INPUT) == (shipped.MODEL, shipped.INPUT)
     assert cfg.INPUT.REGIONS.STUDENT_SIZE == 672 and cfg.OUTPUT_DIR == "output/distill/coco_patches"
@@ -157,8 +159,8 @@ def test_sections_are_those_of_the_architecture_that_the_files_name(tmp_path):
 
 
 def test_the_folder_of_a_run_is_that_of_the_configuration_it_stands_on(tmp_path):
-    run = write(tmp_path, run="_BASE_: distill/coco_patches_eva02_vitb16", alone="SEED: 1")
-    assert load_config(run).OUTPUT_DIR == "output/distill/coco_patches_eva02_vitb16"
+    run = write(tmp_path, run="_BASE_: distill/coco_patches+eva02_vitb16", alone="SEED: 1")
+    assert load_config(run).OUTPUT_DIR == "output/distill/coco_patches+eva02_vitb16"
     assert load_config(tmp_path / "alone.yaml").OUTPUT_DIR == load_config(None).OUTPUT_DIR
     assert load_config(run, ["OUTPUT_DIR", "here"]).OUTPUT_DIR == "here"
 
@@ -174,18 +176,24 @@ def test_other_files_of_the_package_are_no_configurations(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("name", "near"),
     [
-        ("semseg/bse.yaml", "semseg/base.yaml"),
-        ("configs/semseg/catseg_tken_vitb16.yaml", "configs/semseg/catseg_token_vitb16.yaml"),
+        ("semseg/catsg.yaml", "semseg/catseg.yaml"),
+        ("zero_shot/voc21", "zero_shot/voc_21.yaml"),
+        (
+            "configs/distill/coco_patches_eva02_vitb16.yaml",
+            "configs/distill/coco_patches+eva02_vitb16.yaml",
+        ),
     ],
 )
 def test_a_name_that_is_nowhere_gets_the_nearest_of_the_package(name, near, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=f'no config file {name}.*did you mean "{near}"'):
+    with pytest.raises(
+        InputError, match=f'no config file {name}.*did you mean "{re.escape(near)}"'
+    ):
         find_file(name)
 
 
 @pytest.mark.parametrize(
-    "name", ["mini/panoptic", "detection/base_ov_lvis", "semseg/catseg_cvpr_vitb16"]
+    "name", ["mini/panoptic", "detection/ov_lvis+eva02_vitb16", "semseg/catseg+openai_vitb16"]
 )
 def test_a_dump_is_that_of_detectron2s_method(name):
     cfg = load_config(name, ["OUTPUT_DIR", "'my: folder\u00e9 #1'", "DATASETS.TEST", "()"])

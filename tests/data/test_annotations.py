@@ -83,46 +83,35 @@ DEEP_BOX = json.loads("[" * 400 + "]" * 400)
 # What is wrong, by the list that it stands in -> what the message says.
 BAD_IMAGES = [
     ({"file_name": "a.jpg"}, '"id"'),
-    ({"id": 1}, "file_name"),
     (IMAGES[0] | {"file_name": 5}, "'file_name': 5"),
     (IMAGES[0] | {"id": [1]}, "'id': [1]"),
     (IMAGES[0] | {"height": None}, "image 7 has {'height': None, 'width': 40}"),
-    (IMAGES[0] | {"height": "20"}, "whole numbers"),
     (IMAGES[0] | {"width": 3}, "below 10"),
 ]
 BAD_BOXES = [
     ({"image_id": 7}, "bbox"),
-    (BOX | {"bbox": [1, 2, 3]}, "image 7"),
     (BOX | {"bbox": [9, 9, -5, -5]}, "image 7"),
     (BOX | {"bbox": [0, 0, float("nan"), 1]}, "finite"),
-    (BOX | {"bbox": [0, 0, 10**400, 1]}, "finite"),
     (BOX | {"bbox": ["0", "0", "1", "1"]}, "image 7 has the \"bbox\" ['0', '0', '1', '1']"),
     (BOX | {"bbox": DEEP_BOX}, "which is not [x, y, width, height]"),
     (BOX | {"image_id": 8}, "image 8"),
-    (BOX | {"image_id": [7]}, "image [7]"),
 ]
 BAD_SEGMENTS = [
     (3, '3 among its "segm'),
     ({"id": 1, "bbox": [0, 0, 1, 1]}, "category_id"),
     (SEGMENT | {"id": [5]}, '"segments_info" of image 7 has no "id", or of'),
-    (SEGMENT | {"bbox": "x"}, "bbox"),
     (SEGMENT | {"bbox": ["0", "0", "3", "3"]}, "image 7 has the \"bbox\" ['0', '0', '3', '3']"),
 ]
 BAD_PNGS = [
     (PNG | {"image_id": 8}, "image 8"),
-    (PNG | {"image_id": [7]}, "image [7]"),
-    (PNG | {"file_name": 5}, '"file_name"'),
     (BOX, "give a panoptic JSON"),
 ]
 BAD = [
     (image_records, '{"images": [', "cannot be read"),
     (image_records, '{"images": ' + "[" * 100_000, "cannot be read"),
-    (image_records, "[]", "not in COCO's format"),
-    (image_records, {"annotations": []}, 'no "images"'),
     (image_records, {"images": []}, 'no "images"'),
     (image_records, {"images": [IMAGES[0], IMAGES[0]]}, "7 is listed twice"),
     (proposal_records, {"images": IMAGES}, 'no "annotations"'),
-    (panoptic_records, {"images": IMAGES}, 'no "annotations"'),
     (
         *(panoptic_records, {"images": IMAGES, "annotations": [PNG, PNG | {"file_name": "b.png"}]}),
         "image 7 has two annotations, of png/a.png and 'b.png'",
@@ -184,14 +173,10 @@ def test_labels_number_the_categories_by_id_and_boxes_keep_the_order_of_the_file
     [
         ("categories", {"name": 3}, '"name"'),
         ("categories", {"id": "9"}, '"id" of its own'),
-        ("categories", {"id": 7}, '"id" of its own'),
         ("categories", {"name": "dog"}, "'dog', which is blank or the name of another"),
-        ("categories", {"name": " "}, "' ', which is blank"),
-        ("annotations", {"category_id": None}, '"category_id"'),
         ("annotations", {"category_id": 8}, r"category ids \[8\]"),
         ("annotations", {"bbox": [0, 0, -1, 2]}, "sides of at least 0"),
         ("images", {"captions": "a dog"}, "image 1 has the \"captions\" 'a dog'"),
-        ("images", {"captions": [3]}, r'the "captions" \[3\]'),
     ],
 )
 def test_what_is_no_file_of_nouns_is_refused(write, key, change, message):
@@ -269,16 +254,10 @@ def test_segmentations_are_kept_where_masks_are_asked():
     "changes, words",
     [
         ({"category_id": 4}, r"x.json: category ids \[4\]"),
-        ({"category_id": "dog"}, "a whole number as"),
         ({"image_id": 2}, "of image 2, which is not"),
-        ({"bbox": [1, 2, 3]}, "annotation 5 of image 1 is broken"),
         ({"bbox": [1, 2, 3, float("nan")]}, "annotation 5 of image 1 is broken"),
-        ({"bbox": [1, 2, 3, 10**400]}, "annotation 5 of image 1 is broken"),
-        ({"bbox": None}, "annotation 5 of image 1 is broken"),
         ({"area": "large"}, '"area" is no finite number'),
         ({}, "annotation 5 of image 1 .*segmentation"),
-        ({"segmentation": []}, "annotation 5 of image 1 .*segmentation"),
-        ({"segmentation": "x"}, "annotation 5 of image 1 .*segmentation"),
     ],
 )
 def test_a_broken_annotation_is_named(changes, words):

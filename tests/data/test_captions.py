@@ -35,12 +35,10 @@ def phrases(text):
         ("A/DT dog/NN", ["dog"]),
         # Articles, numbers and possessives before a phrase are not part of it.
         ("Two/CD Large/JJ dogs/NNS and/CC her/PRP$ cat/NN", ["large dogs", "cat"]),
-        ("a/DT big/JJ red/JJ fire/NN truck/NN ./.", ["big red fire truck"]),
         # The last phrase does not need a full stop.
         ("a/DT dog/NN on/IN wet/JJ grass/NN", ["dog", "wet grass", "dog on wet grass"]),
         # No noun, no phrase; an adjective without one is none either.
         ("it/PRP is/VBZ red/JJ ./.", []),
-        ("", []),
         # Prepositions make longer phrases, in which articles stay.
         (
             "a/DT man/NN on/IN a/DT surf/NN board/NN in/IN water/NN",
@@ -50,7 +48,6 @@ def phrases(text):
             "grass/NN in/IN front/IN of/IN a/DT wall/NN",
             ["grass", "wall", "grass in front of a wall"],
         ),
-        ("dogs/NNS run/VBP on/IN grass/NN", ["dogs", "grass"]),
         ("a/DT dog/NN by/IN ./.", ["dog"]),
         # Twice the same is once.
         ("a/DT dog/NN and/CC the/DT Dog/NN", ["dog"]),
@@ -144,8 +141,6 @@ def test_nltk_itself_tags_the_words_of_a_caption(fresh, trained_tagger):
         {"image_id": [3], "phrases": ["a dog"]},
         {"image_id": 3, "phrases": ["a dog", 7]},
         {"image_id": 3, "phrases": "a dog"},
-        {"caption": "A dog.", "image_id": 3},
-        {"phrases": ["a dog"]},
     ],
 )
 def test_phrases_are_lists_of_texts_by_image(tmp_path, wrong):

@@ -53,12 +53,8 @@ def test_of_a_large_image_the_surroundings_are_kept(pixels):
     [
         ("100,20,40,30", "no pixel"),
         ("10,20,0,30", "no box x,y,w,h"),
-        ("nan,nan,nan,nan", "no box x,y,w,h"),
         ("1,2,3", "no box x,y,w,h"),
-        ("1,2,3,4,5", "no box x,y,w,h"),
-        ("inf,2,3,4,5,6", "no box x,y,w,h"),
         ("none.png", '"none.png" is no file of masks, and no box'),
-        ("10 20 40 30", '"10 20 40 30" is no file of masks, and no box'),
         ("", '"" is no file of masks'),
     ],
 )
@@ -116,9 +112,7 @@ def test_a_name_of_the_words_is_mixed_with_them_and_another_one_is_a_class(path)
     [
         ({"dog": []}, 1, "needs a list"),
         ({"dog": "a.jpg"}, 1, "needs a list"),
-        ({"": [3]}, 1, "is empty"),
         ({}, 0, "weight"),
-        ({}, 2, "weight"),
         (["a.jpg"], 1, "are of names, as in .*got .'a.jpg'"),
         ({"dog": ["none.jpg#1,2,3,4"]}, 1, "dog.: image none.jpg is missing: .* or leave it out$"),
     ],

@@ -128,20 +128,12 @@ def test_masks_from_memory_are_arrays_annotations_or_paths(tmp_path):
         ([3], "a.json: mask 0 is no mask .* neither polygons nor an RLE, in 3"),
         ([runs(MASKS[0]), {"size": [6, 9], "counts": [3]}], "mask 1 .* do not fill the image"),
         ([{"size": [9, 6], "counts": [54]}], r"its size \[9, 6\] is not that of the image"),
-        ([{"size": [6, 9], "counts": [-1, 55]}], "do not fill"),
-        ([{"size": [6, 9], "counts": [1 << 40]}], "a run is no whole number of pixels"),
-        ([{"size": [6, 9], "counts": "\x00\x7f"}], "no text of an RLE"),
-        ([{"size": [6, 9], "counts": "é"}], "mask 0 is no mask"),
-        ([{"size": [6, 9], "counts": "oooooooooo0"}], "a run is too long"),
-        ([{"segmentation": [[0, 0, 1e9, 0, 5, 5]]}], "far from the image"),
         ([{"segmentation": None}], "neither polygons nor an RLE"),
         (
             [{"image_id": 7, "segmentation": runs(MASKS[0])}, {"image_id": 8, "segmentation": []}],
             'mask 0 has the "image_id" 7 and mask 1 8: give the masks of one image alone',
         ),
         ([{"segmentation": runs(MASKS[0]), "score": 1.5}], 'mask 0 has the "score" 1.5'),
-        ([{"segmentation": runs(MASKS[0]), "score": "1"}], "has the \"score\" '1'"),
-        ([{"segmentation": runs(MASKS[0]), "predicted_iou": -1}], '"predicted_iou" -1'),
     ],
 )
 def test_malformed_json_is_refused_by_file_and_mask(tmp_path, content, message):

@@ -209,7 +209,7 @@ def work_of(task: str, clip: Path, steps: int) -> Callable[[Path, int], int]:
         return train_net.main(runs.KILLED[kind].command(clip, output, "--resume", **more))
 
     def predict_images(output: Path, _: int) -> int:
-        words = ["--vocabulary", WORDS, "--input", str(clip.parent / "mini/val"), "--skip-existing"]
+        words = [str(clip.parent / "mini/val"), "--words", WORDS, "--skip-existing"]
         words += ["--batch-size", "2", "--scores", "--save", *SAVED, "--device", "cpu"]
         return predict.main([*words, "--output", str(output)])
 

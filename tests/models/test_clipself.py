@@ -166,21 +166,11 @@ def test_a_step_with_compiled_towers_is_the_same_step(monkeypatch):
     runtime._compiled_function.cache_clear()
 
 
-def test_student_size_is_drawn_anew_for_each_iteration_and_only_then():
-    model = tiny_clipself(sizes=(32, 64, 128))
-    seen = {}
-    for iteration in [*range(12), *range(12)]:
-        samples = [sample | {"iteration": iteration} for sample in tiny_samples(1)]
-        side = model._student_images(samples).shape[-1]
-        assert seen.setdefault(iteration, side) == side
-    assert set(seen.values()) == {32, 64, 128}
-
-
 @pytest.mark.parametrize("size", [4, 60, 100])
 def test_a_size_that_the_patch_does_not_divide_is_refused_with_one_that_works(size):
     below = max(size // 8, 1) * 8
     with pytest.raises(InputError, match=f"{size}.*take {below} or {below + 8}"):
-        tiny_clipself(sizes=(size,))
+        tiny_clipself().teacher.check_side(size)
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])

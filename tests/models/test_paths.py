@@ -42,7 +42,9 @@ def test_an_official_model_is_its_file_and_the_log_says_what_the_file_does_not_s
     assert path == str(weights / "model_base.pth")
     (line,) = (record.getMessage() for record in caplog.records)
     assert "POOLING_SIZES [1, 1], which a checkpoint does not set" in line
-    assert 'load_config("semseg/catseg_cvpr_vitb16", ["MODEL.WEIGHTS", "clipself://catseg-b' in line
+    assert (
+        'load_config("semseg/catseg+openai_vitb16", ["MODEL.WEIGHTS", "clipself://catseg-b' in line
+    )
 
 
 def test_no_other_name_is_resolved():

@@ -159,10 +159,3 @@ def test_a_system_that_says_nothing_of_the_processor_is_not_judged(monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.read_text", missing)
     assert bfloat16_pays() is None
-
-
-@pytest.mark.parametrize("key", ["TEST.PANOPTIC.AMP", "TEST.DETECTION.AMP"])
-def test_retired_keys_name_the_one_that_took_their_place(key):
-    assert load_config(None, [key, "False"]).TEST.PRECISION == "float32"
-    with pytest.raises(InputError, match=f"{key} is no longer a key.*give TEST.PRECISION bfloat16"):
-        load_config(None, [key, "True"])

@@ -32,7 +32,7 @@ from tests.tiny import random_clip, save_noise
 WORDS = ("cat", "dog|puppy|hound", "grass|lawn")
 MINI = ROOT / "configs/mini/zero_shot.yaml"
 WITH_MASKS = ROOT / "configs/mini/zero_shot_masks.yaml"
-PLAIN = ROOT / "configs/zero_shot/openai_vitb16.yaml"
+PLAIN = ROOT / "configs/zero_shot/base+openai_vitb16.yaml"
 CAT_SEG = ROOT / "configs/mini/semseg.yaml"
 RANDOM = ("MODEL.CLIP.WEIGHTS", "", "MODEL.ZERO_SHOT.TEMPLATES", "single")
 

@@ -175,7 +175,7 @@ def test_what_is_there_is_kept_and_what_is_missing_or_damaged_is_made(tmp_path, 
 
 def test_two_writers_do_not_meet_and_leftovers_of_a_killed_one_go(tmp_path, made):
     left = tmp_path / ".1003.safetensors.x.part"
-    left.touch()
+    left.mkdir()
     with alone_in(tmp_path), pytest.raises(InputError, match="another process"):
         write(tmp_path, Blank())
     assert left.exists() and not made

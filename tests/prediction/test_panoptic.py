@@ -32,7 +32,7 @@ from tests.mask_models import save_mask_model
 from tests.panoptic_worlds import panopticapi_quality
 from tests.tiny import noise, save_noise
 
-CONFIG = ROOT / "configs/mini/base_panoptic.yaml"
+CONFIG = ROOT / "configs/mini/panoptic_original.yaml"
 SMALL = ("MODEL.CLIP.WEIGHTS", "", "MODEL.CLIP_BRANCH.INPUT_SIZE", "64", "MODEL.DEVICE", "cpu")
 SMALL += ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "7", "MODEL.CLIP_BRANCH.TEMPLATES", "odise")
 WORDS, STUFF = "red star, grass|lawn, sky", "Lawn, sky"

@@ -358,14 +358,6 @@ def test_weights_that_are_missing_are_named(plain, key):
         read_folder_config(plain)
 
 
-def test_a_folder_of_before_a_key_was_retired_is_read(plain):
-    change(plain, "TEST.NUMBERS.GAP", False)
-    read_folder_config(plain)
-    change(plain, "TEST.NUMBERS.GAP", True)
-    with pytest.raises(InputError, match="TEST.NUMBERS.GAP"):
-        read_folder_config(plain)
-
-
 @pytest.mark.parametrize("value", ["/etc/passwd", "../a.pt", "mini", "hf-hub:a/b", "http://a/b", 3])
 @pytest.mark.parametrize("key", FILE_KEYS)
 def test_a_folder_names_no_file_but_its_own(plain, key, value):

@@ -206,7 +206,7 @@ def test_a_class_in_another_case_plays_the_background():
     [
         ("none.yaml", "random", (), "no config file"),
         ("", None, OPTS, "names no MODEL.WEIGHTS"),
-        ("semseg/catseg_cvpr_vitb16", None, (), "names no MODEL.WEIGHTS: .*: catseg-base"),
+        ("semseg/catseg+openai_vitb16", None, (), "names no MODEL.WEIGHTS: .*: catseg-base"),
         ("", "none.pth", OPTS, "no checkpoint at"),
         ("mini/patches", "random", (), "CLIPSelf, which does not do the task semantic"),
     ],

@@ -18,7 +18,7 @@ from tests.data.datasets.test_own import YAML, folder  # noqa: F401  a fixture
 
 GPU = Machine("cuda", 24, 16)
 CPU = Machine("cpu", 16, 2)
-SEMANTIC, DETECTION = "semseg/catseg_token_vitb16", "detection/ov_coco_eva02_vitb16"
+SEMANTIC, DETECTION = "semseg/catseg_token+openai_vitb16", "detection/ov_coco+eva02_vitb16"
 pytestmark = pytest.mark.usefixtures("catalogue")
 
 
@@ -43,7 +43,7 @@ def test_the_batch_fits_memory_images_and_processes_and_the_rate_follows():
     assert [values(DETECTION, n, GPU)["IMS_PER_BATCH"] for n in (1, 3, 60)] == [1, 2, 15]
     two = values(SEMANTIC, 3, GPU._replace(processes=2))
     assert two["IMS_PER_BATCH"] == 2
-    assert values("distill/coco_patches_eva02_vitl14_336", 10**4, GPU)["CLIP.CHECKPOINTING"] is True
+    assert values("distill/coco_patches+eva02_vitl14_336", 10**4, GPU)["CLIP.CHECKPOINTING"] is True
 
 
 def test_a_mini_recipe_keeps_its_numbers_and_what_is_typed_stays():

@@ -14,7 +14,6 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from clipself_seg.config import load_config
-from clipself_seg.config.retired import CONSTANTS
 from clipself_seg.errors import InputError
 from clipself_seg.models.base import matrices_and_vectors
 from clipself_seg.training.metrics import METRICS_FILE, metric_writers, write_all
@@ -26,35 +25,13 @@ from clipself_seg.training.optimizer import (
     set_learning_rate,
     stepped_rate,
 )
-from clipself_seg.training.settings import BEFORE_KEYS, TrainingSettings, check_same_run
-from clipself_seg.yaml_files import leaves
+from clipself_seg.training.settings import TrainingSettings, check_same_run
 
 
 def test_a_difference_as_long_as_a_page_is_one_sentence():
     with pytest.raises(InputError, match="cannot resume: a was 'xxx.*, is 1. Restore") as caught:
         check_same_run({"a": "x" * 5000}, {"a": 1})
     assert len(str(caught.value)) < 500
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("MODEL.CLIP.DENSE", "value"), ("MODEL.CLIPSELF.OBJECTIVES.SPATIAL", 0.1)],
-)
-def test_a_checkpoint_from_before_a_key_goes_on_as_it_began(key, value):
-    now = json.loads(json.dumps(dict(leaves(load_config(None)))))
-    assert {name: now[name] for name in BEFORE_KEYS} == BEFORE_KEYS
-    old = {name: of_run for name, of_run in now.items() if name not in BEFORE_KEYS}
-    check_same_run(old, now)
-    with pytest.raises(InputError, match=f"{key} was {BEFORE_KEYS[key]!r}, is {value!r}. Restore"):
-        check_same_run(old, now | {key: value})
-    check_same_run(old | {key: value}, now | {key: value})
-
-
-@pytest.mark.parametrize("key, constant", CONSTANTS.items())
-def test_a_run_with_another_value_of_what_is_a_constant_now_does_not_go_on(key, constant):
-    check_same_run({key: json.loads(json.dumps(constant))}, {})
-    with pytest.raises(InputError, match=key):
-        check_same_run({key: "another"}, {})
 
 
 def test_warmup_is_linear_from_its_first_step():

@@ -28,7 +28,7 @@ def test_class_names_of_another_data_set_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     key = "MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON"
     with pytest.raises(InputError, match=f"{key} datasets/ade847.json has 847 names.* 171"):
-        training_data("catseg_cvpr_vitb16.yaml", key, "datasets/ade847.json")
+        training_data("catseg+openai_vitb16.yaml", key, "datasets/ade847.json")
 
 
 def test_an_architecture_of_somebody_else_trains_and_evaluates_by_its_task():

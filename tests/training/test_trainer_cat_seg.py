@@ -20,7 +20,7 @@ SMALL += ("SOLVER.CHECKPOINT_PERIOD", "2", "SOLVER.IMS_PER_BATCH", "4")
 
 
 def configuration(*opts):
-    return load_config(ROOT / "configs/mini/base_semseg.yaml", [*SMALL, *map(str, opts)])
+    return load_config(ROOT / "configs/mini/semseg_original.yaml", [*SMALL, *map(str, opts)])
 
 
 def model_of(cfg):

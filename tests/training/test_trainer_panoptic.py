@@ -143,7 +143,7 @@ def test_half_precision_changes_the_losses_little():
 
 
 def test_fcclips_configuration_trains_as_published():
-    cfg = load_config(ROOT / "configs/panoptic/fcclip_convnext_large.yaml")
+    cfg = load_config(ROOT / "configs/panoptic/fcclip+convnext_large.yaml")
     settings = TrainingSettings.from_config(cfg)
     assert (settings.iterations, settings.warmup, settings.batch_size) == (368750, 0, 16)
     assert (settings.drops, settings.gamma, settings.clip_norm) == ((327778, 355092), 0.1, 0.01)

@@ -125,7 +125,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
             "examples": DrawnExamples.from_config(cfg),
             "boundary": cfg.TEST.NUMBERS.BOUNDARY,
             "oracle": cfg.TEST.NUMBERS.ORACLE,
-            "label_files": cfg.TEST.LABEL_FILES or cfg.TEST.PANOPTIC.LABEL_FILES,
+            "label_files": cfg.TEST.LABEL_FILES,
         }
 
     def check(self, model: PanopticModel) -> None:

@@ -592,7 +592,7 @@ def _check_version(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) 
     if depths[0] and depths[0] != depths[1]:
         raise InputError(
             f"this is a CAT-Seg checkpoint of a CLIP with {depths[0]} blocks, the model's has {depths[1]}: "
-            'load_config("semseg/catseg_cvpr_vitb16") has 12, "semseg/catseg_cvpr_vitl14_336" 24'
+            'load_config("semseg/catseg+openai_vitb16") has 12, "semseg/catseg+openai_vitl14_336" 24'
         )
     first = "aggregator.conv1.weight"
     if not any(name.startswith("aggregator.") for name in tensors):
@@ -611,7 +611,7 @@ def _check_version(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) 
             + (
                 "version 1 (80) belongs to semseg/catseg_v1_r101_vitb16 or semseg/catseg_v1_swinb_vitl14_336"
                 if has > needs
-                else "the CVPR version (1) belongs to semseg/catseg_cvpr_vitb16 or semseg/catseg_cvpr_vitl14_336"
+                else "the CVPR version (1) belongs to semseg/catseg+openai_vitb16 or semseg/catseg+openai_vitl14_336"
             )
         )
     backbones = [any(n.startswith("backbone.") for n in names) for names in (tensors, wanted)]

@@ -390,13 +390,13 @@ def test_a_label_file_gives_the_classes_other_names_and_decides_which_are_seen(s
     lines[5] = "5:person,pole"
     path = streets / "words.txt"
     path.write_text("\n".join(lines))
-    options = ("DATASETS.TEST", (CITYSCAPES,), "TEST.PANOPTIC.LABEL_FILES", (str(path),), *TRAINED)
+    options = ("DATASETS.TEST", (CITYSCAPES,), "TEST.LABEL_FILES", (str(path),), *TRAINED)
     model = Spoiler()
     results = evaluation(streets, *options)(model)[CITYSCAPES]["generator"]
     assert model.asked[0][1][5:7] == ("person", "class 6")
     assert (results["PQ"], results["classes"], results["classes_seen"]) == (100, 4, 1)
     with pytest.raises(InputError, match="TEST.LABEL_FILES has 1 entries, DATASETS.TEST 2"):
-        evaluation(streets, "TEST.PANOPTIC.LABEL_FILES", ("a.txt",))
+        evaluation(streets, "TEST.LABEL_FILES", ("a.txt",))
 
 
 def test_a_model_that_finds_masks_is_evaluated_with_our_names_as_a_folder_of_its_masks(

@@ -155,7 +155,7 @@ def test_a_label_file_names_the_classes_wherever_its_background_stands(root):
     lines = ["0:background,wall", *(f"{i}:{name},{name}s" for i, name in enumerate(names, 1))]
     path = root / "words.txt"
     path.write_text("\n".join(lines))
-    own = evaluator_of(root, PAS21, "TEST.PANOPTIC.LABEL_FILES", (str(path),))
+    own = evaluator_of(root, PAS21, "TEST.LABEL_FILES", (str(path),))
     model = Reader()
     assert own(model)[PAS21]["fused"]["mIoU"] == 100
     given = model.asked[0][0].names

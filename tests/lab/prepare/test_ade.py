@@ -307,7 +307,6 @@ def test_the_mapping_is_the_challenges(shared_dir):
     [
         ((101, 9, 0), "thing 9 has the class 101, where a thing has one of 1 to 100"),
         ((0, 9, 0), "thing 9 has the class "),
-        ((5, 4, 0), "thing 4 has the class "),
     ],
 )
 def test_instance_maps_that_are_not_the_archives_are_refused(folder, pixel, words):
@@ -345,10 +344,3 @@ def test_a_picture_of_other_alone_has_no_segments(folder):
     prepare(folder)
     assert read(folder, "panoptic")["annotations"][0]["segments_info"] == []
     assert read(folder, "instance")["annotations"] == []
-
-
-def test_odises_folder_is_found(folder, tmp_path):
-    (tmp_path / "ade").mkdir()
-    folder.rename(tmp_path / "ade/ADEChallengeData2016")
-    (done,) = prepare_ade_panoptic(Options(tmp_path), ["validation"])
-    assert done.folder == tmp_path / "ade/ADEChallengeData2016/ade20k_panoptic_val"

@@ -136,17 +136,6 @@ def test_every_caption_keeps_its_place_and_gets_its_phrases(captioned):
     assert any(found[IMAGE])
 
 
-def test_what_is_there_is_kept_until_it_is_to_be_overwritten(captioned):
-    path = prepared_captions(captioned).folder
-    before = path.read_bytes()
-    path.write_bytes(b"mine")
-    assert prepared_captions(captioned)[1:4] == (0, 5, 0) and path.read_bytes() == b"mine"
-    assert (
-        prepared_captions(captioned, overwrite=True)[1:4] == (5, 0, 0)
-        and path.read_bytes() == before
-    )
-
-
 def test_records_have_the_phrases_of_their_captions(captioned, data_dir):
     path = prepared_captions(captioned).folder
     shutil.rmtree(captioned / "coco")
@@ -159,10 +148,3 @@ def test_records_have_the_phrases_of_their_captions(captioned, data_dir):
     path.write_text(json.dumps({"annotations": entries}))
     records = panoptic_set_records(name, ["captions"])
     assert [record["captions"] for record in records] == [[], [["toilet"], []], [], [], []]
-
-
-def test_a_file_that_is_not_captions_is_named(captioned):
-    path = captioned / "coco/annotations/captions_val2017.json"
-    path.write_text(json.dumps({"annotations": [{"image_id": 1, "bbox": []}]}))
-    with pytest.raises(InputError, match='captions_val2017.json: .* has no "caption"'):
-        prepared_captions(captioned)

@@ -78,7 +78,7 @@ def test_what_is_there_is_kept_until_it_is_to_be_overwritten(job, tmp_path):
     assert (
         rewrite(*job, Options(tmp_path))[1:] == (0, 1, 0, ()) and job.target.read_text() == "mine"
     )
-    (job.target.parent / ".target.json.x.part").write_text("half of one")
+    (job.target.parent / ".target.json.x.part").mkdir()
     rewrite(*job, Options(tmp_path, overwrite=True))
     assert [path.name for path in job.target.parent.iterdir()] == ["target.json"]
     assert json.loads(job.target.read_text())["version"] == 3
@@ -150,9 +150,7 @@ def test_what_is_written_is_read_and_its_counts_are_printed(coco):
     "key, change, message",
     [
         ("categories", {"name": "aeroplane"}, 'category 1 is "aeroplane" where COCO has "person"'),
-        ("annotations", {"image_id": [1]}, "an annotation "),
         ("annotations", {"image_id": 3}, "an annotation "),
-        ("annotations", {"category_id": [1]}, "an annotation "),
         ("annotations", {"category_id": None}, "an annotation "),
     ],
 )

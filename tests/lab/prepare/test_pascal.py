@@ -154,7 +154,6 @@ def test_a_json_that_is_another_file_says_where_the_right_one_is(folder, tmp_pat
     [
         (7, "is no mask"),
         ({"size": [3, 3], "counts": [9]}, "is no mask of an image of .* its size"),
-        ({"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH, 9]}, "is no mask of an image of"),
     ],
 )
 def test_segments_that_do_not_fit_are_named(folder, tmp_path, spoilt, words):
@@ -173,10 +172,7 @@ def test_segments_that_do_not_fit_are_named(folder, tmp_path, spoilt, words):
     [
         ("images", "height", "24"),
         ("images", "width", 10**9),
-        ("images", "width", True),
-        ("annos_segmentation", "category_id", "2"),
         ("annos_segmentation", "category_id", 10**6),
-        ("annos_segmentation", "image_id", [1]),
     ],
 )
 def test_values_of_other_types_and_sizes_are_refused(folder, tmp_path, part, key, value):

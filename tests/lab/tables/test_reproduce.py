@@ -144,7 +144,7 @@ def test_without_a_go_ahead_the_plan_on_real_data_is_printed_and_nothing_runs(
     tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    words = ["--real", "--only", "1c", "2", "--seeds", "0", "--output", str(tmp_path / "out")]
+    words = ["--real", "--table", "1c", "2", "--seeds", "0", "--output", str(tmp_path / "out")]
     assert reproduce_command(words) == 0
     said = capsys.readouterr().out
     assert "$ " not in said and said.endswith("nothing was started: --start runs this\n")
@@ -169,7 +169,7 @@ def test_a_budget_goes_to_most_numbers_an_hour_and_says_which_tables_are_complet
     assert "  seed 0: 2 complete\n  seed 1: no table complete\n" in said
     # The evaluation's six numbers take minutes; patches' have those of both tables.
     assert [name.split("-")[0] for name in within] == [
-        "coco_eva02_vitb16",
+        "coco+eva02_vitb16",
         "coco_patches_eva02_vitb16_seed0",
         "coco_proposals_eva02_vitb16_seed0",
     ]

@@ -138,14 +138,14 @@ def test_what_is_missing_is_said_with_the_way_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
     by_hand = "clipself-eva02-vitb16-coco-patches"
     weights = {"MODEL.CLIP.WEIGHTS": by_hand}
-    spec = RunSpec("configs/regions/coco_eva02_vitb16.yaml", {}, weights, True, 0)
+    spec = RunSpec("configs/regions/coco+eva02_vitb16.yaml", {}, weights, True, 0)
     run = resolve({"eva": spec}, "eva", 0)
     file = zoo()[by_hand].file
     assert file in run.missing[0] and str(tmp_path) in run.missing[0]
     assert "panoptic_val2017" in run.missing[1] and "https://cocodataset.org" in run.missing[1]
     (tmp_path / file).write_bytes(b"1")
     assert len(resolve({"eva": spec}, "eva", 0).missing) == 1
-    named = make_run("configs/regions/coco_eva02_vitb16.yaml", {}, evaluate=True)
+    named = make_run("configs/regions/coco+eva02_vitb16.yaml", {}, evaluate=True)
     (said,) = named.fetched
     assert said.startswith("MODEL.CLIP.WEIGHTS merged2b_s8b_b131k (EVA02-B-16); licence: MIT (")
     assert runs.licence("openai", "ViT-B-16-quickgelu") == "MIT (the repository's)"

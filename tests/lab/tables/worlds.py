@@ -28,7 +28,7 @@ mini:
     options: {<<: *small, SOLVER.MAX_ITER: 1, SOLVER.IMS_PER_BATCH: 2}
     minutes: 0.2
 real:
-  original: {config: configs/regions/coco_eva02_vitb16.yaml, evaluate: True}
+  original: {config: configs/regions/coco+eva02_vitb16.yaml, evaluate: True}
 rows:
   original: {title: original CLIP, run: original, paper: {boxes: 18.2}}
   patches: {title: "CLIPSelf, patches", run: patches, paper: {boxes: 72.1}, absent: {real: for tests}}

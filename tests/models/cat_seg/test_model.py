@@ -15,7 +15,7 @@ from detectron2.modeling import build_model
 
 from clipself_seg.clip import load_clip, runtime, save_clip
 from clipself_seg.config import load_config
-from clipself_seg.config.retired import RETIRED
+from clipself_seg.config.cat_seg import CAT_SEG_UNREAD
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg
@@ -280,7 +280,7 @@ def test_what_trains_and_how_fast():
 
 
 def test_training_without_weights_starts_from_openai():
-    cfg = load_config(ROOT / "configs/semseg/catseg_cvpr_vitb16.yaml")
+    cfg = load_config(ROOT / "configs/semseg/catseg+openai_vitb16.yaml")
     assert CATSeg.training_config(cfg).MODEL.CLIP.WEIGHTS == "openai"
     random = load_config(MINI, ["MODEL.CLIP.WEIGHTS", "random"])
     assert CATSeg.training_config(random).MODEL.CLIP.WEIGHTS == ""
@@ -551,6 +551,6 @@ def test_cat_segs_own_files_merge_and_minus_one_is_the_default_seed(tmp_path):
     (tmp_path / "vitl_336.yaml").write_text(CAT_SEG_FILE)
     cfg = load_config(tmp_path / "vitl_336.yaml")
     written = dict(leaves(yaml.safe_load(CAT_SEG_FILE)))
-    assert written.keys() <= {*dict(leaves(cfg)), *RETIRED}
+    assert written.keys() <= {*dict(leaves(cfg)), *CAT_SEG_UNREAD}
     assert cfg.SEED == load_config(None).SEED
     assert cfg.MODEL.SEM_SEG_HEAD.TEXT_GUIDANCE_DIM == 768

@@ -39,7 +39,7 @@ def model(weights, tmp_path_factory) -> CATSeg:
     path = tmp_path_factory.mktemp("cat_seg") / "model_final.pth"
     torch.save({"model": weights, "iteration": 79999}, path)
     with without_numbers():
-        built = build_model(load_config(ROOT / "configs/semseg/catseg_cvpr_vitb16.yaml"))
+        built = build_model(load_config(ROOT / "configs/semseg/catseg+openai_vitb16.yaml"))
     DetectionCheckpointer(built).load(str(path))
     path.unlink()
     return built
@@ -162,7 +162,7 @@ def test_the_export_has_the_official_keys_and_loads_again(model, weights, tmp_pa
 
 @pytest.mark.parametrize(
     "preset, keys, trained",
-    [("cvpr_vitl14_336", 652, 64_487_424), ("cvpr_vitb16", 484, 20_447_232)],
+    [("openai_vitl14_336", 652, 64_487_424), ("openai_vitb16", 484, 20_447_232)],
 )
 def test_names_and_sizes_of_the_official_models(preset, keys, trained):
     with torch.device("meta"):
@@ -174,7 +174,7 @@ def test_names_and_sizes_of_the_official_models(preset, keys, trained):
 
 
 def build_meta(preset: str) -> CATSeg:
-    return CATSeg(load_config(ROOT / f"configs/semseg/catseg_{preset}.yaml"))
+    return CATSeg(load_config(ROOT / f"configs/semseg/catseg+{preset}.yaml"))
 
 
 def fill_official(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -21,7 +21,7 @@ DEEPER = f"{CLIP}visual.transformer.resblocks.23.ln_1.weight"
 WRONG = {
     "another depth": (
         {DEEPER: torch.zeros(1)},
-        "CLIP with 24 blocks, the model's has 4.*catseg_cvpr_vitb16",
+        r"CLIP with 24 blocks, the model's has 4.*catseg\+openai_vitb16",
     ),
     "version 1": (
         {FIRST: torch.zeros(32, 80, 7, 7)},
@@ -67,7 +67,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(model, changes, message):
 def test_a_checkpoint_of_fewer_prompts_belongs_to_the_later_version():
     ensemble = build("MODEL.PROMPT_ENSEMBLE_TYPE", "imagenet")
     single = changed(to_official(ensemble), {FIRST: torch.zeros(32, 1, 7, 7)})
-    with pytest.raises(InputError, match=r"with 1 prompts .* 80: .*catseg_cvpr_vitb16"):
+    with pytest.raises(InputError, match=r"with 1 prompts .* 80: .*catseg\+openai_vitb16"):
         ensemble.load_state_dict(single)
 
 

@@ -11,7 +11,7 @@ from clipself_seg.config import load_config
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from tests.conftest import ROOT
 
-CONFIG = ROOT / "configs/mini/base_panoptic.yaml"
+CONFIG = ROOT / "configs/mini/panoptic_original.yaml"
 SMALL = ("MODEL.CLIP.WEIGHTS", "", "MODEL.CLIP_BRANCH.INPUT_SIZE", "64", "SEED", "1")
 SMALL += ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "7", "MODEL.CLIP_BRANCH.TEMPLATES", "odise")
 SMALL += ("MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "64")

@@ -153,7 +153,7 @@ def small(tmp_path_factory):
     flat = [str(part) for pair in opts.items() for part in pair]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clip_build, "_configs", lambda: configs)
-        model = build_model(load_config(ROOT / "configs/panoptic/fcclip_base.yaml", flat))
+        model = build_model(load_config(ROOT / "configs/panoptic/fcclip+convnext_large.yaml", flat))
     path.unlink()
     listed = [name.split(",") for name in case["classes"]]
     entries = [

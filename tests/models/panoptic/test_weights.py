@@ -83,7 +83,7 @@ WRONG = {
 def build(*opts: str, seed: int = 0) -> OpenPanoptic:
     torch.manual_seed(seed)
     small = ("MODEL.CLIP.WEIGHTS", "", "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "7")
-    return build_model(load_config(ROOT / "configs/mini/base_panoptic.yaml", [*small, *opts]))
+    return build_model(load_config(ROOT / "configs/mini/panoptic_original.yaml", [*small, *opts]))
 
 
 @pytest.fixture(scope="module")

@@ -189,7 +189,7 @@ def test_onnxruntime_computes_an_fc_clip_with_a_convnext_b_at_640_pixels(tmp_pat
     require_packages()
     torch.manual_seed(0)
     opts = ["MODEL.DEVICE", "cpu", "MODEL.CLIP.WEIGHTS", ""]
-    cfg = prediction_config("panoptic/fcclip_convnext_b", "random", opts)
+    cfg = prediction_config("panoptic/fcclip+convnext_b", "random", opts)
     large = PanopticPredictor(**PanopticPredictor.from_config(cfg))
     large.set_vocabulary("dog, cat, person|man, car, tree, grass|lawn, sky", stuff="grass, sky")
     large.export(tmp_path / "model.onnx")

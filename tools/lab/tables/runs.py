@@ -370,7 +370,7 @@ def _values(
 
 
 def config_name(config: str) -> str:
-    """Name of a configuration of the project, such as "distill/coco_patches_eva02_vitb16"."""
+    """Name of a configuration of the project, such as "distill/coco_patches+eva02_vitb16"."""
     return Path(config).with_suffix("").as_posix().removeprefix("configs/")
 
 

@@ -116,6 +116,10 @@ def _add_scores(cfg: CfgNode) -> None:
     # the image once for masks and names: the last stage of SOURCE clip before it is projected (FC-CLIP), or the dense
     # features of the pass that gave SOURCE blocks.
     branch.KIND = "dense"
+    # Entry of BACKBONE_REGISTRY whose features and texts name masks: so a backbone names the masks of a generator that
+    # was trained on another one. It is given the two keys below as its MODEL.CLIP.NAME and WEIGHTS. "" is
+    # MODEL.CLIP.BACKBONE.
+    branch.BACKBONE = ""
     # A CLIP for this alone, such as a distilled one; "" is MODEL.CLIP.WEIGHTS.
     branch.WEIGHTS = ""
     # Its architecture, where it is another one than MODEL.CLIP.NAME, with a text tower of its own: so a distilled ViT

@@ -66,9 +66,6 @@ COMMANDS = {
     "tools train-rpn": Entry(
         "precompute.train_rpn", "train an RPN on base classes and write its proposals"
     ),
-    "tools generator-outputs": Entry(
-        "precompute.generator_outputs", "keep a mask generator's outputs"
-    ),
     "tools panoptic-quality": Entry(
         "compare.panoptic_quality", "PQ of a prediction in COCO's format"
     ),

@@ -180,7 +180,6 @@ GOES_ON = {
     "predict": "the same command goes on with --skip-existing, and begins anew without",
     "quickstart": "the same command goes on, unless it says --fresh",
     "reproduce": "the same command goes on",
-    "tools generator-outputs": "the same command goes on, unless it says --overwrite",
     "tools mini-clip": "the same command goes on",
     "tools repeat-seeds": "the same command goes on",
     "tools train-rpn": "the training goes on with --resume, the proposals are written anew",

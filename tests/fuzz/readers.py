@@ -9,7 +9,6 @@ Formats by where they are read:
     checkpoints/training_state.py       training states, from which a run is resumed
     clip/text_bank.py                   entries of the text cache
     clip/tokenizers.py                  tokenizer.json
-    data/generator_outputs.py           outputs of a mask generator
     config/load.py                      YAML configurations
     data/vocabulary.py                  vocabularies (.txt, .json), CAT-Seg's class lists
     data/annotations.py                 COCO's and LVIS's instances, proposals, panoptic, nouns

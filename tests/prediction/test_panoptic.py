@@ -225,7 +225,6 @@ def test_a_list_gives_what_each_image_gives(real):
 @pytest.mark.parametrize(
     "config, weights, opts, message",
     [
-        (CONFIG, "random", ("MODEL.MASK_GENERATOR.SOURCE", "disk"), "need a generator"),
         (CONFIG, "random", ("MODEL.FUSION.ALPHA", 1.5), "ALPHA must be .* got 1.5"),
         (CONFIG, "random", ("DATASETS.TRAIN", "()"), "which classes are seen"),
         ("mini/semseg", "random", (), "CATSeg, which does not do the task panoptic.*OpenPanoptic"),

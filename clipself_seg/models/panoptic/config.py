@@ -68,12 +68,14 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
             masks_first=former.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
         ),
     }
-    if chosen.SOURCE == "disk":
-        return parts | {"outputs": chosen.OUTPUTS}
     if chosen.SOURCE == "masks":
         _require_clip_alone(cfg)
         finder = load_mask_model(chosen.OUTPUTS) if has_mask_model(chosen.OUTPUTS) else None
-        return parts | {"outputs": chosen.OUTPUTS, "masks_given": True, "mask_model": finder}
+        return parts | {
+            "masks_given": True,
+            "masks_folder": chosen.OUTPUTS,
+            "mask_model": finder,
+        }
     if former.SIZE_DIVISIBILITY < 1 or former.SIZE_DIVISIBILITY % 32:
         raise InputError(
             f"MODEL.MASK_FORMER.SIZE_DIVISIBILITY is {former.SIZE_DIVISIBILITY}, a mask generator needs a "

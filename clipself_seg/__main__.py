@@ -67,7 +67,7 @@ COMMANDS = {
         "precompute.train_rpn", "train an RPN on base classes and write its proposals"
     ),
     "tools panoptic-quality": Entry(
-        "compare.panoptic_quality", "PQ of a prediction in COCO's format"
+        "panoptic_quality.main", "PQ of a prediction in COCO's format, by panopticapi"
     ),
     "tools repeat-seeds": Entry("reproduce.repeat_seeds", "mean and spread over several seeds"),
     "tools mini-clip": Entry(

@@ -17,7 +17,7 @@ Formats by where they are read:
     data/given_masks.py                 masks of anybody: JSON, PNG, tables of scores
     data/prepare/                       archives: label maps, instance maps, tables, lists, JSON, .mat
     data/shards.py                      shards of images
-    evaluation/panoptic/files.py        predictions; evaluation/coco_objects.py: objects with their masks
+    commands/panoptic_quality.py        predictions; evaluation/coco_objects.py: objects with their masks
     mini/writer.py                      manifest of a mini world
     prediction/                         folders of save_pretrained, the journal, Ray's parts, Parquet for --ray
     training/, quickstart/              results.json and metrics.json of earlier runs

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from clipself_seg.commands.options import command, processes, required, value
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, in_short, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -137,7 +137,7 @@ def evaluate_files(
     if missing := [image for image in wanted if image not in given]:
         raise InputError(
             f"{predicted.json} has no prediction for {len(missing)} of {len(wanted)} images of {truth.json}, such as "
-            f"{missing[:3]}: give an entry for each, under the same id, and one without segments too"
+            f"{shown(missing[0])}: give an entry for each, under the same id, and one without segments too"
         )
     pairs = [(entry, given[image]) for image, entry in wanted.items()]
     job = functools.partial(_statistics, truth, predicted, {number: {} for number in ids})
@@ -170,22 +170,29 @@ def _statistics(
     from clipself_seg.evaluation.panoptic.numbers import panoptic_map
 
     index_of = {number: index for index, number in enumerate(categories)}
+    image, sizes = shown(pair[0]["image_id"]), []
     for side, entry in zip((truth, predicted), pair):
         png = side.folder / entry["file_name"]
-        source = f"{png} and the entry of image {entry['image_id']} in {side.json}"
-        panoptic_map(read_panoptic_png(png), entry["segments_info"], index_of, source)
+        source = f"{png} and the entry of image {image} in {side.json}"
+        drawn = panoptic_map(read_panoptic_png(png), entry["segments_info"], index_of, source)
+        sizes.append("{1} x {0}".format(*drawn.ids.shape))
+    if sizes[0] != sizes[1]:
+        raise InputError(
+            f"image {image} has {sizes[1]} pixels in {predicted.folder}, and {sizes[0]} in {truth.folder}: give "
+            "predictions of the images' own size"
+        )
     silence = io.StringIO()
     try:
         with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
             counted = pq_compute_single_core(0, [pair], truth.folder, predicted.folder, categories)
-    except (KeyError, ValueError) as error:
+    except KeyError as error:
         raise InputError(
-            f"panopticapi refuses image {pair[0]['image_id']} of {truth.json} or {predicted.json} "
-            f"({type(error).__name__}: {error}): take map and list from one release or run"
+            f"panopticapi refuses image {image} of {truth.json} or {predicted.json} "
+            f"(KeyError: {in_short(error)}): take map and list from one release or run"
         ) from None
     if not all(0 <= one.iou <= one.tp for one in counted.pq_per_cat.values()):
         raise InputError(
-            f'{truth.json}: an "area" of image {pair[0]["image_id"]} is below the number of its pixels: take map and '
-            "list from one release"
+            f'{truth.json}: an "area" of image {image} is below the number of its pixels: take map and list from one '
+            "release"
         )
     return counted

@@ -52,7 +52,7 @@ COMMANDS = {
     "install-detectron2": Entry("doctor.install_detectron2", "install Detectron2 (models need it)"),
     "tools convert": Entry("export.convert", "write a CLIP checkpoint in another published layout"),
     "tools panoptic-quality": Entry(
-        "compare.panoptic_quality", "PQ of a prediction in COCO's format"
+        "panoptic_quality.main", "PQ of a prediction in COCO's format, by panopticapi"
     ),
 }
 # Words that a second one follows, and what their commands are about.

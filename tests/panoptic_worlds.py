@@ -10,8 +10,9 @@ import numpy as np
 from panopticapi.evaluation import pq_compute_single_core
 from PIL import Image
 
-from clipself_seg.evaluation.panoptic.files import PanopticFolder
-from clipself_seg.evaluation.panoptic.numbers import panoptic_map
+from clipself_seg.commands.panoptic_quality import Side
+from clipself_seg.data.masks import read_panoptic_png
+from clipself_seg.evaluation.panoptic.numbers import match_segments, panoptic_map, panoptic_quality
 
 CATEGORIES = [
     {"id": 7 * i + 2, "name": f"class{i}", "isthing": int(i < 3), "color": [0, 0, 0]}
@@ -34,7 +35,7 @@ def write_side(folder, images):
         annotations.append(entry)
     content = {"annotations": annotations, "categories": CATEGORIES}
     (folder / "side.json").write_text(json.dumps(content))
-    return PanopticFolder(folder / "side.json", folder / "png")
+    return Side(folder / "side.json", folder / "png")
 
 
 def random_image(rng, crowds=0.3, size=(24, 31)):
@@ -79,13 +80,37 @@ def random_sides(folder, seed, images=12):
     return truth, predicted
 
 
-def panopticapi_quality(truth, predicted):
-    """(PQStat, {group: numbers}) of panopticapi, in one process."""
+def annotated_pairs(truth, predicted):
+    """Content of the ground truth, and the entries of each of its images on both sides."""
     content = json.loads(truth.json.read_text())
     given = {
         entry["image_id"]: entry for entry in json.loads(predicted.json.read_text())["annotations"]
     }
-    pairs = [(entry, given[entry["image_id"]]) for entry in content["annotations"]]
+    return content, [(entry, given[entry["image_id"]]) for entry in content["annotations"]]
+
+
+def own_quality(truth, predicted):
+    """The project's quality of the classes of files, which it evaluates in memory."""
+    content, pairs = annotated_pairs(truth, predicted)
+    index_of = {entry["id"]: index for index, entry in enumerate(content["categories"])}
+    matches = []
+    for pair in pairs:
+        maps = [
+            panoptic_map(
+                read_panoptic_png(side.folder / entry["file_name"]),
+                entry["segments_info"],
+                index_of,
+                str(side.json),
+            )
+            for side, entry in zip((truth, predicted), pair)
+        ]
+        matches.append(match_segments(*maps))
+    return panoptic_quality(matches, len(index_of))
+
+
+def panopticapi_quality(truth, predicted):
+    """(PQStat, {group: numbers}) of panopticapi, in one process."""
+    content, pairs = annotated_pairs(truth, predicted)
     categories = {entry["id"]: entry for entry in content["categories"]}
     with contextlib.redirect_stdout(io.StringIO()):
         stat = pq_compute_single_core(0, pairs, truth.folder, predicted.folder, categories)

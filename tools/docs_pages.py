@@ -39,7 +39,7 @@ REFERENCE = {
     ),
     "data": (
         "Class names, images, data sets",
-        "data.vocabulary data.images data.regions data.generator_outputs data.datasets.table "
+        "data.vocabulary data.images data.regions data.datasets.table "
         "data.datasets.records data.shards",
     ),
     "heads": (

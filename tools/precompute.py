@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What a model computes once over a data set, for later runs to read: proposals, nouns of boxes, a generator's outputs.
+"""Compute once over a data set what later runs read: proposals, and nouns of boxes.
 
 `proposals` writes those of a trained RPN, and `train_rpn` trains one first; `region_text` gives boxes nouns of
-captions; `generator_outputs` keeps the masks of a generator.
+captions.
 """
 
 from __future__ import annotations
@@ -165,38 +165,6 @@ def region_text(args: argparse.Namespace) -> None:
     request = {name: value for name, value in vars(args).items() if name != "device"}
     cfg = fetch_addresses(load_config(request.pop("config_file"), request.pop("opts")))
     sys.stdout.write(f"{label_proposals(cfg, Request(**request))}\n")
-
-
-def _generator_options(parser: argparse.ArgumentParser) -> None:
-    required(parser, "--config-file", "of an OpenPanoptic")
-    options.weights(parser)
-    required(parser, "--dataset", "name of a data set, panoptic or semantic")
-    required(parser, "--output", "folder for the files")
-    flag(parser, "--overwrite", "write what is there already again")
-    options.device(parser)
-    options.further_keys(parser)
-
-
-@command(_generator_options, again=f"{GOES_ON}, unless it says --overwrite")
-def generator_outputs(args: argparse.Namespace) -> None:
-    """Run the mask generator over a data set once, and keep its outputs for every image.
-
-        clipself-seg tools generator-outputs --config-file configs/mini/panoptic.yaml \\
-            --weights mini-open-panoptic --dataset mini_val_panoptic_with_sem_seg --output outputs/mini_val
-        clipself-seg train --config-file configs/mini/panoptic.yaml --eval-only MODEL.WEIGHTS "" \\
-            MODEL.MASK_GENERATOR.SOURCE disk MODEL.MASK_GENERATOR.OUTPUTS outputs/mini_val \\
-            DATASETS.TEST "('mini_val_panoptic_with_sem_seg',)"
-
-    The second line compares a CLIP branch or exponents on them without the generator. Files that are
-    there are kept, so that an interrupted run goes on; those of other weights or class names are refused.
-    """
-    from clipself_seg.prediction.generator_outputs import write_dataset_outputs
-    from clipself_seg.prediction.predictor import prediction_config
-
-    options.take_device(args)
-    cfg = prediction_config(args.config_file, args.weights, args.opts)
-    done = write_dataset_outputs(cfg, args.dataset, args.output, args.overwrite)
-    sys.stdout.write(f"{args.output}: {done.written} written, {done.kept} there already\n")
 
 
 COMMANDS = {"proposals": proposals, "train-rpn": train_rpn, "region-text": region_text}

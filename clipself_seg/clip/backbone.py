@@ -200,7 +200,7 @@ def build_clip(cfg: CfgNode, **keys: str) -> DenseCLIP:
 
     Args:
         cfg: configuration that the backbone is built from; `CLIPBackbone` reads ``MODEL.CLIP``.
-        **keys: values that replace those of keys below ``MODEL.CLIP``, such as WEIGHTS for a second CLIP.
+        **keys: values that replace those of keys below ``MODEL.CLIP``, such as BACKBONE and WEIGHTS for a second CLIP.
 
     Raises:
         InputError: no backbone is registered by this name, it lacks a member of `VisionLanguageBackbone`, or it raises
@@ -222,15 +222,21 @@ def build_clip(cfg: CfgNode, **keys: str) -> DenseCLIP:
         cfg.MODEL.CLIP.TRAINABLE_BLOCKS = 0
         if changed := [m for m in FIXED if getattr(entry, m) is not getattr(CLIPBackbone, m)]:
             raise InputError(
-                f"MODEL.CLIP.BACKBONE {name} is a CLIPBackbone with another {', '.join(changed)}, which models do not "
+                f"the backbone {name} is a CLIPBackbone with another {', '.join(changed)}, which models do not "
                 "call: change the CLIP in from_config, or derive it from Detectron2's Backbone (docs/backbone.md)"
             )
     backbone = entry(cfg, ShapeSpec(channels=3))
     return backbone.clip if isinstance(backbone, CLIPBackbone) else _clip_of(name, backbone)
 
 
-def find_entry(name: str) -> Callable[[CfgNode, ShapeSpec], nn.Module]:
-    """The class or function that BACKBONE_REGISTRY has under the name in ``MODEL.CLIP.BACKBONE``.
+def find_entry(
+    name: str, key: str = "MODEL.CLIP.BACKBONE"
+) -> Callable[[CfgNode, ShapeSpec], nn.Module]:
+    """The class or function that BACKBONE_REGISTRY has under a name.
+
+    Args:
+        name: of the entry.
+        key: that names it, for the message.
 
     Raises:
         InputError: there is none.
@@ -238,7 +244,7 @@ def find_entry(name: str) -> Callable[[CfgNode, ShapeSpec], nn.Module]:
     entries = dict(BACKBONE_REGISTRY)
     if name not in entries:
         raise InputError(
-            f'MODEL.CLIP.BACKBONE "{name}" is not in BACKBONE_REGISTRY: import the module that registers it, which '
+            f'{key} "{name}" is not in BACKBONE_REGISTRY: import the module that registers it, which '
             "--import does on a command line; "
             f"{nearest(name, entries)}"
         )
@@ -260,21 +266,21 @@ def _clip_of(name: str, module: nn.Module) -> DenseCLIP:
     lacks = [member for member in REQUIRED if not hasattr(module, member)]
     if lacks:
         raise InputError(
-            f"MODEL.CLIP.BACKBONE {name} has no {', '.join(lacks)}: docs/backbone.md says what a backbone offers "
+            f"the backbone {name} has no {', '.join(lacks)}: docs/backbone.md says what a backbone offers "
             "that sees images and reads texts"
         )
     backbone = cast(VisionLanguageBackbone, module)
     shapes = backbone.output_shape()
     if DENSE not in shapes or not shapes[DENSE].channels or not shapes[DENSE].stride:
         raise InputError(
-            f'MODEL.CLIP.BACKBONE {name} gives {", ".join(shapes)}, and no "{DENSE}" of some channels and stride: '
+            f'the backbone {name} gives {", ".join(shapes)}, and no "{DENSE}" of some channels and stride: '
             "models compare that with texts"
         )
     with torch.no_grad():
         width = backbone.encode_text(["a"]).shape[1]
     if width != shapes[DENSE].channels:
         raise InputError(
-            f"MODEL.CLIP.BACKBONE {name} has texts of {width} numbers, and dense features of {shapes[DENSE].channels}"
+            f"the backbone {name} has texts of {width} numbers, and dense features of {shapes[DENSE].channels}"
         )
     tower, texts = BackboneTower(name, backbone), TextNumbers()
     kind = TowerKind(
@@ -412,7 +418,7 @@ class BackboneTower(ImageTower):
         wanted = list(names)
         if lacks := [name for name in wanted if name not in self.shapes]:
             raise InputError(
-                f"MODEL.CLIP.BACKBONE {self.name} gives {', '.join(self.shapes)}, and no {', '.join(lacks)}, which "
+                f"the backbone {self.name} gives {', '.join(self.shapes)}, and no {', '.join(lacks)}, which "
                 f"{'is' if len(lacks) == 1 else 'are'} to be read"
             )
         return wanted
@@ -420,13 +426,13 @@ class BackboneTower(ImageTower):
     def masked_attention(self, images: Tensor, masks: list[Tensor]) -> Tensor:
         """Refuses: there is no class token to copy."""
         raise InputError(
-            f"MODEL.CLIP.BACKBONE {self.name} has no masked attention: pool its dense features"
+            f"the backbone {self.name} has no masked attention: pool its dense features"
         )
 
     def _optional(self, member: str, what: str) -> Callable[..., object]:
         method = getattr(self.backbone, member, None)
         if method is None:
-            raise InputError(f"MODEL.CLIP.BACKBONE {self.name} has no {member}, {what}")
+            raise InputError(f"the backbone {self.name} has no {member}, {what}")
         return cast(Callable[..., object], method)
 
 
@@ -492,6 +498,4 @@ class BackboneText(TextEncoder):
 
     def whole(self, tokens_KT: Tensor) -> Tensor:
         """Refuses: sentences are no tensors, which a graph could be given."""
-        raise InputError(
-            f"MODEL.CLIP.BACKBONE {self.name} reads sentences, which no exported graph does"
-        )
+        raise InputError(f"the backbone {self.name} reads sentences, which no exported graph does")

@@ -255,22 +255,19 @@ class TextBank:
         """Forget all texts, after a write to the text tower that torch does not count (`hashes.invalidate`)."""
         invalidate(self.clip.text.owner)
 
-    def embed_joined(
-        self, parts: Sequence[Names], examples: tuple[ClassExamples, ...] = ()
-    ) -> Tensor:
+    def embed_joined(self, parts: Sequence[Names]) -> Tensor:
         """Unit vectors of several sets of classes behind one another; the same tensor as long as these are asked for.
 
         Args:
             parts: names of each class, as `class_names` gives them, which are not looked at anew.
-            examples: of classes that have these names.
         """
 
         def join() -> Tensor:
             with torch.inference_mode(False):  # an inference tensor could not be trained on later
-                return torch.cat([self.embed(names, examples) for names in parts])
+                return torch.cat([self.embed(names) for names in parts])
 
         state = weights_state(self.clip.text.owner), self.clip.device
-        return self._joined.get(state, (tuple(parts), examples), join)
+        return self._joined.get(state, tuple(parts), join)
 
     def _kept(self, names: Names, raw: bool, compute: Callable[[], Tensor]) -> Tensor:
         """From memory, else from disk, else computed now."""

@@ -222,6 +222,11 @@ def _settle(args: argparse.Namespace) -> str:
                 f"--save {name} does not go with --task {chosen}, which has {', '.join(SAVE[chosen])}"
                 + ("; detections.json is in COCO's format" if name == "coco" else "")
             )
+    if args.example and chosen == "detection":
+        raise InputError(
+            "--example does not go with --task detection, whose boxes get worse with examples (docs/detection.md): "
+            "give --words"
+        )
     args.vocabulary = _vocabulary(args)
     _refuse_fusions(args)
     _refuse_absent(args, chosen)

@@ -202,9 +202,8 @@ RELATIONS: list[Relation] = [
     Relation(
         "MODEL.MASK_GENERATOR.SOURCE",
         "MODEL.MASK_GENERATOR.KIND",
-        "blocks for the kind plain, and for that alone, or disk or masks",
-        lambda source, kind: source in ("disk", "masks")
-        or (source == "blocks") == (kind == "plain"),
+        "blocks for the kind plain, and for that alone, or masks",
+        lambda source, kind: source == "masks" or (source == "blocks") == (kind == "plain"),
     ),
     Relation(
         "MODEL.MASK_GENERATOR.VARIANT",

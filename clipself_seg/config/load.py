@@ -24,7 +24,7 @@ from clipself_seg.config.keys import (
     default_config,
 )
 from clipself_seg.config.panoptic import OF_WEIGHTS, PANOPTIC_CHOICES
-from clipself_seg.config.reads import GUIDANCE, PUBLISHED, covers, is_read, why_unread
+from clipself_seg.config.reads import GUIDANCE, PUBLISHED, backbone_reads, is_read, why_unread
 from clipself_seg.config.shards import refuse_pipes
 from clipself_seg.config.weights import FETCHED, refuse_addresses
 from clipself_seg.config.zero_shot import ZERO_SHOT_CHOICES
@@ -48,6 +48,7 @@ ABSENT = object()
 MODEL = "MODEL.META_ARCHITECTURE"
 HEAD = "MODEL.SEM_SEG_HEAD.NAME"
 NAME_AND_WEIGHTS = ("MODEL.CLIP.NAME", "MODEL.CLIP.WEIGHTS")
+NAME_AND_WEIGHTS_OF_BRANCH = ("MODEL.CLIP_BRANCH.NAME", "MODEL.CLIP_BRANCH.WEIGHTS")
 # Keys that have a word for nothing: CAT-Seg's own code freezes CLIP for None.
 NONES = {"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE": "none"}
 
@@ -319,19 +320,26 @@ def _check_read(cfg: CfgNode, defaults: Tree, sources: Sources) -> None:
 
 
 def _why_unread_by_backbone(key: str, cfg: CfgNode) -> str | None:
-    """Why a key of `CLIPBackbone` has no effect: a backbone of somebody else's, whose `reads` does not name it."""
-    backbone = cfg.MODEL.CLIP.BACKBONE
-    of_clip = key.startswith("MODEL.CLIP.") and key != "MODEL.CLIP.BACKBONE"
-    if backbone == CLIP_BACKBONE or not (of_clip or key in OF_CLIP_BACKBONE):
-        return None
-    from detectron2.modeling import BACKBONE_REGISTRY  # takes a second
+    """Why a key of `CLIPBackbone` has no effect: a backbone of somebody else's, whose `reads` does not name it.
 
-    reads = getattr(dict(BACKBONE_REGISTRY).get(backbone), "reads", ())
-    if any(covers(name, key) for name in reads):
+    The CLIP branch's own backbone reads what it is given as ``MODEL.CLIP``: name and weights of the branch, and all
+    other keys as they are.
+    """
+    of_clip = key.startswith("MODEL.CLIP.") and key != "MODEL.CLIP.BACKBONE"
+    if not (of_clip or key in OF_CLIP_BACKBONE):
+        return None
+    own, branch = cfg.MODEL.CLIP.BACKBONE, cfg.MODEL.CLIP_BRANCH.BACKBONE
+    where, backbone, name = "MODEL.CLIP.BACKBONE", own, key
+    if branch and key in NAME_AND_WEIGHTS_OF_BRANCH:
+        where, backbone = "MODEL.CLIP_BRANCH.BACKBONE", branch
+        name = key.replace("CLIP_BRANCH", "CLIP")
+    elif branch and of_clip and key not in NAME_AND_WEIGHTS and backbone_reads(branch, key):
+        return None
+    if backbone_reads(backbone, name):
         return None
     return (
-        f"{CLIP_BACKBONE} alone reads it, and MODEL.CLIP.BACKBONE is {backbone}, whose attribute `reads` does not "
-        "name it"
+        f"{CLIP_BACKBONE} alone reads it, and {where} is {backbone}, whose attribute `reads` does not name "
+        f"{'it' if name == key else name}"
     )
 
 

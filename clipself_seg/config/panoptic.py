@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 # What a key may be, where that is a short list.
 PANOPTIC_CHOICES: dict[str, tuple[str, ...]] = {
     "MODEL.MASK_GENERATOR.KIND": ("mask2former", "plain"),
-    "MODEL.MASK_GENERATOR.SOURCE": ("pyramid", "diffusion", "clip", "blocks", "disk", "masks"),
+    "MODEL.MASK_GENERATOR.SOURCE": ("pyramid", "diffusion", "clip", "blocks", "masks"),
     "MODEL.MASK_GENERATOR.VARIANT": ("caption", "label", "fcclip"),
     "MODEL.CLIP_BRANCH.KIND": ("dense", "masked_attention", "backbone"),
     "MODEL.CLIP_BRANCH.TEMPLATES": ("odise", "vild14", "vild63", "openai80", "tcl9"),
@@ -45,8 +45,8 @@ def _add_generator(cfg: CfgNode) -> None:
     # which needs SOURCE "blocks" and VARIANT "fcclip".
     generator.KIND = "mask2former"
     # Features of the generator: a "pyramid" on CLIP's blocks, Stable "diffusion" (official), the stages of a
-    # convolutional "clip" (FC-CLIP), the "blocks" of a ViT as they are, or no generator at all but its outputs, read
-    # from "disk", or "masks" that anybody made, which CLIP names.
+    # convolutional "clip" (FC-CLIP), the "blocks" of a ViT as they are, or no generator at all but "masks" that anybody
+    # made, which CLIP names.
     generator.SOURCE = "pyramid"
     # How classes and void are scored. ODISE compares at the generator's width: "caption" has a classifier for void,
     # "label" a text. "fcclip" compares in CLIP's space, and void is a vector there.
@@ -58,9 +58,9 @@ def _add_generator(cfg: CfgNode) -> None:
     # Grey value, 0 to 255, of the canvas around an image in evaluation, or -1 for the mean colour of CLIP, which is
     # what padding after normalising is (FC-CLIP). Training pads with 128 whatever stands here; official is black.
     generator.PADDING = 0
-    # Folder that clipself-seg tools generator-outputs wrote, for SOURCE "disk"; for SOURCE "masks" one with the masks
-    # of each image, in the forms of data/given_masks.py, or a model that finds them: sam2, sam3, eomt, mask2former, a
-    # repository of the hub, or a folder of one (checkpoints/mask_models.py). Names count only where they are typed.
+    # For SOURCE "masks", a folder with the masks of each image, in the forms of data/given_masks.py, or a model that
+    # finds them: sam2, sam3, eomt, mask2former, a repository of the hub, or a folder of one
+    # (checkpoints/mask_models.py). Names count only where they are typed.
     generator.OUTPUTS = ""
     former = cfg.MODEL.MASK_FORMER
     # Mask2Former's keys, of the query decoder: queries, width, attention heads and width of the MLPs. A plain decoder
@@ -116,6 +116,10 @@ def _add_scores(cfg: CfgNode) -> None:
     # the image once for masks and names: the last stage of SOURCE clip before it is projected (FC-CLIP), or the dense
     # features of the pass that gave SOURCE blocks.
     branch.KIND = "dense"
+    # Entry of BACKBONE_REGISTRY whose features and texts name masks: so a backbone names the masks of a generator that
+    # was trained on another one. It is given the two keys below as its MODEL.CLIP.NAME and WEIGHTS. "" is
+    # MODEL.CLIP.BACKBONE.
+    branch.BACKBONE = ""
     # A CLIP for this alone, such as a distilled one; "" is MODEL.CLIP.WEIGHTS.
     branch.WEIGHTS = ""
     # Its architecture, where it is another one than MODEL.CLIP.NAME, with a text tower of its own: so a distilled ViT

@@ -11,6 +11,8 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from clipself_seg.config.keys import CLIP_BACKBONE
+
 
 class When(NamedTuple):
     """Names of keys that are read with one value of another key alone."""
@@ -111,7 +113,6 @@ READS: dict[str, tuple[str | When, ...]] = {
     "FViT": (
         *(*CLIP, *EXPONENTS, "MODEL.FVIT.", "INPUT.FORMAT", "INPUT.DETECTION.", "TEST.DETECTION."),
         *(*MIXED, "TEST.DETECTIONS_PER_IMAGE", "TEST.TRAIN_VOCABULARY", "VIS_PERIOD"),
-        "TEST.EXAMPLES.",
         When((*FINETUNED, "SOLVER.CLIP_MULTIPLIER"), "MODEL.FVIT.TRAIN_CLIP", True),
         "MODEL.PRESERVATION.WEIGHT",
     ),
@@ -194,6 +195,17 @@ OWN_KEYS = [model for model in READS if model != "StockRPN"]
 def covers(name: str, key: str) -> bool:
     """Whether a name of a key, or of the beginning of several, stands for a key."""
     return key.startswith(name) if name[-1] in "._" else key == name
+
+
+def backbone_reads(backbone: str, key: str) -> bool:
+    """Whether a key of `CLIPBackbone` has an effect on an entry of Detectron2's BACKBONE_REGISTRY: on itself, and on
+    one whose attribute `reads` names the key."""
+    if backbone == CLIP_BACKBONE:
+        return True
+    from detectron2.modeling import BACKBONE_REGISTRY  # takes a second
+
+    reads = getattr(dict(BACKBONE_REGISTRY).get(backbone), "reads", ())
+    return any(covers(name, key) for name in reads)
 
 
 @functools.cache

@@ -45,7 +45,6 @@ from clipself_seg.evaluation.coco_objects import (
     write_coco_results,
 )
 from clipself_seg.evaluation.evaluator import ImageId
-from clipself_seg.evaluation.examples import DrawnExamples
 from clipself_seg.evaluation.protocol import MeasuringProtocol, seen_text, size_text, words_text
 from clipself_seg.evaluation.report import (
     detection_paper_tables,
@@ -153,7 +152,6 @@ class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionDat
     limits: str
     train_vocabulary: NamedVocabulary
     own_split: bool
-    examples: DrawnExamples = DrawnExamples()
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
@@ -164,7 +162,6 @@ class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionDat
             "tasks": cfg.TEST.DETECTION.TASKS,
             "limits": cfg.TEST.DETECTION.LIMITS,
             "train_vocabulary": train_vocabulary_name(cfg, DetectionSet),
-            "examples": DrawnExamples.from_config(cfg),
             # Of a fine-tuning the training vocabulary alone says it.
             "own_split": not (given or cfg.DATASETS.DATA or cfg.SOLVER.MIX_WITH_START),
         }
@@ -195,7 +192,7 @@ class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionDat
         reading = reading_of(model)
         return MeasuringProtocol.of_model(
             reading,
-            words=words_text(data.vocabulary.name, len(data.vocabulary)) + self.examples.text(name),
+            words=words_text(data.vocabulary.name, len(data.vocabulary)),
             size=size_text(self.mapper, reading.size),
             seen=seen_text(data.seen, data.split),
             rule=self._rule(data),
@@ -203,8 +200,7 @@ class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionDat
 
     def _passes(self, name: str, model: DetectionModel) -> Iterator[Pass]:
         data = self.data(name)
-        words = self.examples.added(name, data.vocabulary, data.seen)
-        model.set_vocabulary(words, seen=data.seen)
+        model.set_vocabulary(data.vocabulary, seen=data.seen)
         evaluator = DetectionEvaluator(
             dataset_name=name,
             vocabulary=data.vocabulary,

@@ -260,7 +260,8 @@ class Answers:
 
     def _boxes(self, asked: Asked) -> Answer:
         predictor: DetectionPredictor = self.predictors["boxes"]
-        predictor.set_vocabulary(asked.words)
+        words = dataclasses.replace(asked.words, classes=tuple(asked.words.worded), examples=())
+        predictor.set_vocabulary(words)
         result = predictor(asked.image)
         rows = [
             [
@@ -271,7 +272,11 @@ class Answers:
             ]
             for box, score, label in zip(result.boxes, result.scores, result.labels)
         ]
-        return _answer(predictor, result, ("word", "score", "class", "box in pixels"), rows)
+        answer = _answer(predictor, result, ("word", "score", "class", "box in pixels"), rows)
+        if asked.words.examples:
+            said = filter(None, (answer["warning"], "boxes are found by words, without examples"))
+            answer["warning"] = ". ".join(map(str, said))
+        return answer
 
     def _with_stuff(self, asked: Asked) -> PanopticPredictor:
         predictor: PanopticPredictor = self.predictors["panoptic"]

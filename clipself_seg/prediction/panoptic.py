@@ -189,14 +189,8 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
             cfg: of an `OpenPanoptic`.
 
         Raises:
-            InputError: a model that reads outputs of a generator from the disk, weights that do not fit, or no
-                training vocabulary.
+            InputError: weights that do not fit, or no training vocabulary.
         """
-        if cfg.MODEL.MASK_GENERATOR.SOURCE == "disk":
-            raise InputError(
-                "MODEL.MASK_GENERATOR.SOURCE disk has masks of a data set only: images need a "
-                "generator, so give another SOURCE and its weights"
-            )
         words = load_vocabulary(_trained_on(cfg))
         return super().from_config(cfg, model=model) | {
             "mapper": PanopticTestMapper(cfg),

@@ -291,16 +291,21 @@ def _folder(source: str) -> Path:
 def _write_parts(predictor: Pretrained, cfg: CfgNode, folder: Path) -> None:
     """Write all files of a folder but the card."""
     model = predictor.model
-    if cfg.MODEL.CLIP.BACKBONE != CLIP_BACKBONE and cfg.MODEL.CLIP.WEIGHTS:
-        raise InputError(
-            f"MODEL.CLIP.BACKBONE {cfg.MODEL.CLIP.BACKBONE} reads MODEL.CLIP.WEIGHTS, of which a folder has no file: "
-            "an entry for folders loads its weights itself"
-        )
+    branch_backbone = cfg.MODEL.CLIP_BRANCH.BACKBONE or cfg.MODEL.CLIP.BACKBONE
+    for section, backbone in (("CLIP", cfg.MODEL.CLIP.BACKBONE), ("CLIP_BRANCH", branch_backbone)):
+        if backbone != CLIP_BACKBONE and cfg.MODEL[section].WEIGHTS:
+            raise InputError(
+                f"{backbone} reads MODEL.{section}.WEIGHTS, of which a folder has no file: an entry for folders loads "
+                "its weights itself"
+            )
     if weights_key(cfg.MODEL.META_ARCHITECTURE) == "MODEL.WEIGHTS":
         _write_weights(model, folder)
     if cfg.MODEL.CLIP.BACKBONE == CLIP_BACKBONE:
         save_clip(model.clip, folder / CLIP)
-    if getattr(model, "branch_clip", model.clip) is not model.clip:
+    if (
+        branch_backbone == CLIP_BACKBONE
+        and getattr(model, "branch_clip", model.clip) is not model.clip
+    ):
         save_clip(model.branch_clip, folder / BRANCH_CLIP)
     if predictor.trained is not None:
         write_json(folder / TRAINED, _content(predictor.trained))

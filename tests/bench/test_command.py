@@ -32,8 +32,7 @@ small_models = pytest.mark.usefixtures(
 def test_a_quality_benchmark_prints_both(quick_peak, capsys):
     assert command.main(["pq", "--batch", "1", "--repeats", "1", "--threads", "1"]) == 0
     text = capsys.readouterr().out
-    for name in ("PQ in memory", "PQ of files"):
-        assert text.count(name) == 3  # ours, the plain one, and how they compare
+    assert text.count("PQ in memory") == 3  # ours, the plain one, and how they compare
 
 
 def test_a_folder_is_predicted_at_once_and_in_turn(quick_peak, capsys):
@@ -120,7 +119,7 @@ def test_launches_are_counted_in_place_of_times(tmp_path, monkeypatch, capsys):
         ("panoptic --model ViT-Mini-9", "ViT-Mini-8"),
         ("detection --model RN50", "--model is RN50"),
         ("detection --model ViT-Mini-8 --size 60", "60"),
-        ("pq --only PQ_of_file", 'did you mean "PQ of files"'),
+        ("pq --only PQ_in_memor", 'did you mean "PQ in memory"'),
         ("all --only CATSeg", '"CATSeg" begins no job'),
     ],
 )

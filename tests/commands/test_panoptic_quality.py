@@ -1,16 +1,27 @@
-"""panoptic_quality: the table, the files and the status."""
+"""tools panoptic-quality: the table, the files and the status; the numbers are panopticapi's."""
 
 from __future__ import annotations
 
 import csv
 import json
+import shutil
 
-import panopticapi.evaluation
+import numpy as np
 import pytest
+from PIL import Image
 
-from clipself_seg.commands.compare import panoptic_quality
-from clipself_seg.evaluation.panoptic import numbers
-from tests.panoptic_worlds import random_sides
+from clipself_seg.commands.panoptic_quality import Side, evaluate_files, main, read_classes
+from clipself_seg.errors import InputError
+from tests.panoptic_worlds import (
+    CATEGORIES,
+    own_quality,
+    panopticapi_quality,
+    random_sides,
+    save_ids,
+    write_side,
+)
+
+IDS = [entry["id"] for entry in CATEGORIES]
 
 
 @pytest.fixture
@@ -20,7 +31,7 @@ def run(data_dir):
 
     def call(*words):
         given = ("--truth", *truth, "--processes", 1, *words)
-        return panoptic_quality([str(word) for word in given])
+        return main([str(word) for word in given])
 
     return call
 
@@ -29,19 +40,10 @@ def test_table_json_and_csv_of_a_spoilt_prediction(run, data_dir, tmp_path, caps
     words = "openseg_coco_panoptic_133"
     files = ("--json", tmp_path / "pq.json", "--csv", tmp_path / "pq.csv")
     case = data_dir / "pq_case"
-    status = run(
-        "--check",
-        "--prediction",
-        case / "pred.json",
-        case / "pred",
-        "--split",
-        words,
-        words,
-        *files,
-    )
+    prediction = (case / "pred.json", case / "pred")
+    assert run("--prediction", *prediction, "--split", words, words, *files) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert status == 0 and lines[-2] == "50 images"
-    assert lines[-1].startswith("panopticapi gives the same")
+    assert lines[-1] == "50 images" and lines[-2].startswith("Protocol: words: categories of ")
     rows = [line.split() for line in lines]
     assert ["all", "38.8", "59.0", "48.6", "112"] in rows
     assert ["unseen", "-", "-", "-", "0"] in rows
@@ -50,70 +52,104 @@ def test_table_json_and_csv_of_a_spoilt_prediction(run, data_dir, tmp_path, caps
     assert results["PQ-person"] > 0 and "PQ-airplane" not in results
     with open(tmp_path / "pq.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 133
+    assert run("--prediction", *prediction, "--split", "mini", words) == 2
+    assert 'vocabulary "mini" lacks the categories' in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("served")
+def test_the_numbers_are_panopticapis_by_any_number_of_processes(tmp_path):
+    sides = random_sides(tmp_path, 3)
+    (one, images), (two, _) = (evaluate_files(*sides, IDS, count) for count in (1, 2))
+    np.testing.assert_equal(one, two)
+    stat, _ = panopticapi_quality(*sides)
+    assert images == 12 and one.tp.tolist() == [stat[number].tp for number in IDS]
+    np.testing.assert_allclose(one, own_quality(*sides), rtol=1e-14)
+
+
+def test_missing_images_are_counted_and_further_ones_left_out(tmp_path):
+    ids = np.full((4, 5), 1)
+    segments = [{"id": 1, "category_id": 2, "area": 20, "iscrowd": 0}]
+    both = write_side(tmp_path / "both", [("a", ids, segments), ("b", ids, segments)])
+    short = write_side(tmp_path / "short", [("a", ids, segments)])
+    with pytest.raises(InputError, match=r"short/side.json has no prediction for 1 of 2.* as 'b'"):
+        evaluate_files(both, short, IDS)
+    quality, images = evaluate_files(short, both, IDS)
+    assert images == 1 and quality.pq[0] == 1
+
+
+def change_area(truth, predicted):
+    content = json.loads(truth.json.read_text())
+    content["annotations"][0]["segments_info"][0] |= {"area": 1, "iscrowd": 0}
+    truth.json.write_text(json.dumps(content))
+    for name in ("json", "folder"):  # a prediction that is the truth
+        copy = shutil.copyfile if name == "json" else shutil.copytree
+        target = getattr(predicted, name)
+        target.unlink() if name == "json" else shutil.rmtree(target)
+        copy(getattr(truth, name), target)
+
+
+def lose_crowds(truth, predicted):
+    content = json.loads(truth.json.read_text())
+    for info in content["annotations"][0]["segments_info"]:
+        del info["iscrowd"]
+    truth.json.write_text(json.dumps(content))
+
+
+# What becomes of an image's files -> what the error says.
+SPOILT = {
+    "png/image_0.png is missing": lambda truth, predicted: shutil.rmtree(predicted.folder),
+    "panopticapi refuses image 'image_0' .*KeyError.*presented in PNG and not": (
+        lambda truth, predicted: save_ids(
+            predicted.folder / "image_0.png", np.full((24, 31), 70001)
+        )
+    ),
+    "image 'image_0' has 31 x 23 pixels in .*predicted/png, and 31 x 24 in": (
+        lambda truth, predicted: Image.open(predicted.folder / "image_0.png")
+        .crop((0, 0, 31, 23))
+        .save(predicted.folder / "image_0.png")
+    ),
+    "panopticapi refuses image 'image_0' .*'iscrowd'": lose_crowds,
+    "an \"area\" of image 'image_0' is below the number of its pixels": change_area,
+    "a panoptic PNG has RGB pixels": (
+        lambda truth, predicted: Image.new("L", (31, 24)).save(predicted.folder / "image_0.png")
+    ),
+    "image_0.png cannot be decoded": (
+        # What Pillow would give to Ghostscript.
+        lambda truth, predicted: (predicted.folder / "image_0.png").write_bytes(
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 31 24\n"
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("said", SPOILT)
+def test_files_that_disagree_are_named(tmp_path, said):
+    sides = random_sides(tmp_path, 0, images=1)
+    SPOILT[said](*sides)
+    with pytest.raises(InputError, match=said):
+        evaluate_files(*sides, IDS)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"categories": [{"id": 1, "name": "x"}]}, '"categories" has no "isthing"'),
+        ({"categories": CATEGORIES + CATEGORIES[:1]}, "listed twice"),
+        ({"annotations": [{"image_id": 1}]}, '"annotations" has no "file_name"'),
+        ({"annotations": []}, 'no "annotations" in it'),
+    ],
+)
+def test_a_json_that_is_no_panoptic_ground_truth_is_refused(tmp_path, change, said):
+    truth, predicted = random_sides(tmp_path, 0, images=1)
+    truth.json.write_text(json.dumps(json.loads(truth.json.read_text()) | change))
+    with pytest.raises(InputError, match=said):
+        evaluate_files(truth, predicted, [entry["id"] for entry in read_classes(truth.json)])
 
 
 def test_missing_predictions_are_one_line_and_status_2(run, data_dir, tmp_path, capsys):
     content = json.loads((data_dir / "pq_case/pred.json").read_text())
     short = tmp_path / "short.json"
     short.write_text(json.dumps({"annotations": content["annotations"][1:]}))
-    assert run("--prediction", short, data_dir / "pq_case/pred") == 2
+    assert run("--prediction", *Side(short, data_dir / "pq_case/pred")) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and "no prediction for 1 of 50 images" in said
-
-
-def compare(sides):
-    truth, predicted = sides
-    words = ("--truth", *truth, "--prediction", *predicted, "--processes", "1", "--check")
-    return panoptic_quality([str(word) for word in words])
-
-
-def test_a_check_has_panopticapi_evaluate_the_files(tmp_path, monkeypatch, capsys):
-    sides = random_sides(tmp_path, 0)
-    asked = []
-    whole = panopticapi.evaluation.pq_compute_single_core
-
-    def theirs(number, pairs, *rest):
-        asked.extend(pairs)
-        return whole(number, pairs, *rest)
-
-    monkeypatch.setattr(panopticapi.evaluation, "pq_compute_single_core", theirs)
-    assert compare(sides) == 0 and len(asked) == 12
-    # 6 classes and 3 groups, PQ, SQ and RQ of each, and the number of classes of a group.
-    assert capsys.readouterr().out.splitlines()[-1] == "panopticapi gives the same 30 numbers"
-
-
-def test_a_number_that_is_not_panopticapis_is_named_and_status_1(tmp_path, monkeypatch, capsys):
-    sides = random_sides(tmp_path, 0)
-    exact = numbers.panoptic_results
-
-    def wrong(*given):
-        results = exact(*given)
-        return {**results, "PQ_st": results["PQ_st"] + 1e-6}
-
-    monkeypatch.setattr(numbers, "panoptic_results", wrong)
-    assert compare(sides) == 1
-    title, line = capsys.readouterr().out.splitlines()[-2:]
-    assert title == "1 of 30 numbers differ:" and line.startswith("PQ_st: ")
-
-
-def test_a_check_of_classes_that_are_nowhere_compares_the_others(tmp_path, capsys):
-    truth, predicted = random_sides(tmp_path, 0, images=1)
-    for side in (truth, predicted):
-        content = json.loads(side.json.read_text())
-        for info in content["annotations"][0]["segments_info"]:
-            info |= {"category_id": content["categories"][0]["id"], "iscrowd": 0}
-        side.json.write_text(json.dumps(content))
-    assert compare((truth, predicted)) == 0
-    # A class, all and things; of stuff that there is none.
-    assert capsys.readouterr().out.splitlines()[-1] == "panopticapi gives the same 12 numbers"
-
-
-def test_files_that_only_panopticapi_refuses_are_status_2(tmp_path, capsys):
-    truth, predicted = random_sides(tmp_path, 0)
-    content = json.loads(truth.json.read_text())
-    for info in content["annotations"][0]["segments_info"]:
-        del info["iscrowd"]
-    truth.json.write_text(json.dumps(content))
-    assert compare((truth, predicted)) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("error: panopticapi refuses image image_0") and "iscrowd" in said

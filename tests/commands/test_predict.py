@@ -324,6 +324,10 @@ def test_an_example_that_is_none_or_no_words_at_all_are_refused_at_once(run, pho
         for words, said in wrong.items():
             assert run(photos, *words) == 2
             assert said in capsys.readouterr().err
+        image = str(photos / "one.jpg")
+        words = ("--model", "mini-fvit", "--words", "dog", "--example", f"dog={image}")
+        assert predict.main([image, *words]) == 2
+        assert "--example does not go with --task detection" in capsys.readouterr().err
     assert not made.called
 
 

@@ -16,7 +16,6 @@ import torch
 from detectron2 import model_zoo
 from PIL import Image
 
-import precompute
 from clipself_seg import pinned_wheels
 from clipself_seg.checkpoints import zoo
 from clipself_seg.checkpoints.dense_feature import DenseFeature
@@ -26,7 +25,6 @@ from clipself_seg.commands.doctor import install_detectron2
 from clipself_seg.commands.explore import dense_maps
 from clipself_seg.commands.export import convert, export
 from clipself_seg.data.datasets.table import DATASETS
-from clipself_seg.prediction import generator_outputs
 from clipself_seg.prediction.onnx import towers
 from lab.quickstart import quickstart as chapters
 from lab.tables.runs import make_run
@@ -102,23 +100,6 @@ def test_numbers_of_finished_runs_are_printed_with_their_spread(tmp_path, capsys
     assert "12.00 +- 2.83" in said and "mACC" not in said
     assert said.splitlines()[-1] == str(tmp_path / "seeds.json")
     assert run(repeat_seeds, "configs/mini/semseg.yaml", "--seeds", 3) == 2
-
-
-def test_generator_outputs_are_written_with_the_options_of_the_command(
-    tmp_path, monkeypatch, capsys
-):
-    def write(cfg, dataset, folder, overwrite):
-        assert (cfg.MODEL.WEIGHTS, cfg.SEED, dataset, overwrite) == (str(weights), 7, "val", True)
-        return generator_outputs.Written(2, 3)
-
-    monkeypatch.setattr(generator_outputs, "write_dataset_outputs", write)
-    weights = tmp_path / "w.pth"
-    weights.touch()
-    (tmp_path / "empty.yaml").write_text("VERSION: 2\n")
-    words = ("--config-file", tmp_path / "empty.yaml", "--weights", weights, "--dataset", "val")
-    words += ("--output", tmp_path, "--overwrite", "--opts", "SEED", 7)
-    assert run(precompute.generator_outputs, *words) == 0
-    assert capsys.readouterr().out == f"{tmp_path}: 2 written, 3 there already\n"
 
 
 @pytest.mark.parametrize(("fresh", "full"), [(False, True), (True, False)])

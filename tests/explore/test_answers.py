@@ -161,3 +161,14 @@ def test_a_small_result_is_enlarged_with_all_that_belongs_to_its_pixels():
     large = answers._enlarged(found)
     assert large.boxes.tolist() == [[10, 20, 30, 40]] and large.masks.shape == (1, 400, 600)
     assert large.labels.tolist() == [0] and large.masks.mean() == 0.5
+
+
+def test_a_detector_is_asked_for_the_words_alone_and_says_so():
+    served = answers.Answers(
+        clips={"a": random_clip()}, side=64, predictors={"boxes": load("mini-fvit", device="cpu")}
+    )
+    words = read_request(request(words="red star, grass"), LIMITS).words
+    given = read_request(request(words="red star, grass", examples=[BOX]), LIMITS).words
+    plain, asked = (served.answer("boxes", Asked(noise(128, 192), w, None)) for w in (words, given))
+    assert asked.pop("warning").endswith("boxes are found by words, without examples")
+    assert "examples" not in plain.pop("warning") and asked == plain

@@ -9,7 +9,6 @@ Formats by where they are read:
     checkpoints/training_state.py       training states, from which a run is resumed
     clip/text_bank.py                   entries of the text cache
     clip/tokenizers.py                  tokenizer.json
-    data/generator_outputs.py           outputs of a mask generator
     config/load.py                      YAML configurations
     data/vocabulary.py                  vocabularies (.txt, .json), CAT-Seg's class lists
     data/annotations.py                 COCO's and LVIS's instances, proposals, panoptic, nouns
@@ -18,7 +17,7 @@ Formats by where they are read:
     data/given_masks.py                 masks of anybody: JSON, PNG, tables of scores
     data/prepare/                       archives: label maps, instance maps, tables, lists, JSON, .mat
     data/shards.py                      shards of images
-    evaluation/panoptic/files.py        predictions; evaluation/coco_objects.py: objects with their masks
+    commands/panoptic_quality.py        predictions; evaluation/coco_objects.py: objects with their masks
     mini/writer.py                      manifest of a mini world
     prediction/                         folders of save_pretrained, the journal, Ray's parts, Parquet for --ray
     training/, quickstart/              results.json and metrics.json of earlier runs

@@ -16,6 +16,7 @@ import scipy.io
 from PIL import Image
 from pycocotools import mask as rle
 
+from clipself_seg.commands.panoptic_quality import Side, evaluate_files, read_classes
 from clipself_seg.config import load_config
 from clipself_seg.data.annotations import (
     category_indices,
@@ -47,7 +48,6 @@ from clipself_seg.evaluation.coco_objects import (
     read_true_instances,
     read_true_objects,
 )
-from clipself_seg.evaluation.panoptic.files import PanopticFolder, evaluate_files
 from lab.prepare.ade import (
     prepare_ade150,
     prepare_ade847,
@@ -137,8 +137,9 @@ def _read_captions(path: Path) -> None:
 def _compare(path: Path) -> None:
     """The panoptic quality of predictions and the truth, of which the file is one."""
     coco = path.parents[1]
-    truth = PanopticFolder(coco / TRUE, coco / "panoptic_train2017")
-    evaluate_files(truth, PanopticFolder(coco / PREDICTED, coco / "panoptic_val2017"))
+    truth = Side(coco / TRUE, coco / "panoptic_train2017")
+    ids = [entry["id"] for entry in read_classes(truth.json)]
+    evaluate_files(truth, Side(coco / PREDICTED, coco / "panoptic_val2017"), ids)
 
 
 def _make_objects(folder: Path) -> Path:

@@ -1,5 +1,5 @@
 """Formats of weights, of folders of `save_pretrained`, and of tensors that the project writes for itself: training
-states, cached texts, outputs of generators."""
+states, cached texts."""
 
 from __future__ import annotations
 
@@ -30,12 +30,6 @@ from clipself_seg.clip import DenseCLIP, TextBank, kinds, load_clip
 from clipself_seg.clip.model import save_clip
 from clipself_seg.clip.tokenizers import read_tokenizer
 from clipself_seg.config import load_config
-from clipself_seg.data.generator_outputs import (
-    GeneratorOutput,
-    check_outputs,
-    read_output,
-    save_output,
-)
 from clipself_seg.heads.diffusion.weights import read_stable_diffusion
 from clipself_seg.models.build import build_model
 from clipself_seg.models.cat_seg.config import build_backbone
@@ -481,7 +475,7 @@ def _remade_training_state(rng: random.Random) -> bytes:
         return (Path(folder) / "state.safetensors").read_bytes()
 
 
-# The text cache, and outputs of a mask generator.
+# The text cache.
 
 NAMES = (("cat", "kitten"), ("dog",))
 
@@ -508,20 +502,6 @@ def _read_text(path: Path) -> None:
     assert torch.equal(text, expected), "embeddings of a damaged entry of the cache are used"
 
 
-def _write_output(folder: Path) -> None:
-    output = GeneratorOutput(
-        torch.zeros(3, 8, 8), torch.zeros(3, 2), torch.full((3,), 0.5), (32, 32), (30, 32)
-    )
-    save_output(
-        folder, output, image_id=1, file_name="1.jpg", names=NAMES, weights="x", settings={"a": 1}
-    )
-
-
-def _read_output(path: Path) -> None:
-    check_outputs(path.parent, "mini_val", [1])
-    read_output(path.parent, image_id=1, file_name="1.jpg", image_size=(30, 32), names=NAMES)
-
-
 STATES = {
     "training_state": Reader(
         _make_training_state,
@@ -530,5 +510,4 @@ STATES = {
         _remade_training_state,
     ),
     "text_cache": Reader(_make_text, _read_text, "safetensors"),
-    "generator_output": Reader(tree("1.safetensors", _write_output), _read_output, "safetensors"),
 }

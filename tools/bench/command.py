@@ -45,9 +45,8 @@ queries. "image" and "large image" are plain forwards at the input sizes of the 
 dense features of 64 x 64 cells, for a square of --size pixels; "one pass: decoder" and "two passes: decoder" are the
 decoders alone. Memory of the merge is what it needs beside the masks, which have the size of the canvas.
 
-"pq" is panoptic quality of --batch made-up images in one process, beside panopticapi's: in memory from
-what a model gives (panopticapi has it written as PNGs, as by Detectron2's evaluator), and from files.
-"PNGs of files" is the decoding of both PNGs alone.
+"pq" is panoptic quality of --batch made-up images in one process, from what a model gives, beside panopticapi's, which
+has it written as PNGs, as by Detectron2's evaluator.
 
 Detection has the sizes of F-ViT's two detectors, one image, boxes of all sizes and random vectors for texts. The
 plain detector resizes taps at the tower's width before its lateral convolutions, has batch norms of their own,

@@ -1,4 +1,4 @@
-"""Benchmark workload of panoptic quality, in memory during a run and from files, beside panopticapi's.
+"""Benchmark workload of panoptic quality, in memory during a run, beside panopticapi's.
 
 Legend: H W rows and columns of an image.
 """
@@ -8,12 +8,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import json
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -23,15 +21,11 @@ from bench.case import IMAGE_SIZE, Case
 from bench.measure import Run
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
-from clipself_seg.evaluation.panoptic.files import PanopticFolder, evaluate_files
-from clipself_seg.evaluation.panoptic.numbers import panoptic_results
-from clipself_seg.files import write_json
 
 WORDS = "openseg_coco_panoptic_133"
 # At most so many segments, and cells of the noise that places them and of that which frays them: with
 # this weight a PNG is about as large, and changes from pixel to pixel as often, as COCO's.
 SEGMENTS, PLACES, FRAYS, WEIGHT = 12, (3, 4), (30, 40), 0.05
-DECODED = "PNGs of files"
 
 
 class Side(NamedTuple):
@@ -52,18 +46,14 @@ class PQWorkload:
         self.folder = Path(self._temporary.name)
 
     def runs(self) -> dict[str, Run]:
-        """Timed runs by name; all but `DECODED` give the panoptic quality of the same images, in percent.
+        """Timed runs by name, which give the panoptic quality of the same images, in percent.
 
         "PQ in memory" starts from predictions as a model gives them, and the PNGs of the truth;
-        panopticapi's needs PNGs of the predictions as well, which Detectron2 writes. `DECODED` reads the
-        pixels of both files by OpenCV, below which none of files can be.
+        panopticapi's needs PNGs of the predictions as well, which Detectron2 writes.
         """
         return {
             "PQ in memory": Run(self._in_memory, setup=lambda: self.predicted),
             "plain PQ in memory": Run(self._plain_in_memory, setup=lambda: self.predicted),
-            "PQ of files": Run(self._of_files, setup=lambda: self.files),
-            "plain PQ of files": Run(self._plain_of_files, setup=lambda: self.files),
-            DECODED: Run(self._decoded, setup=lambda: self.files),
         }
 
     @functools.cached_property
@@ -74,7 +64,7 @@ class PQWorkload:
     @functools.cached_property
     def samples(self) -> list[dict[str, Any]]:
         """The truth as a mapper gives it; its PNGs are on the disk."""
-        folder = self.files[0].folder
+        folder = self.truth
         return [
             {
                 "image_id": number,
@@ -101,19 +91,13 @@ class PQWorkload:
         ]
 
     @functools.cached_property
-    def files(self) -> tuple[PanopticFolder, PanopticFolder]:
-        """Truth and predictions, written."""
-        truth, predicted = zip(*self.pairs)
-        return self._write("truth", truth), self._write("predicted", predicted)
-
-    def _write(self, name: str, sides: tuple[Side, ...]) -> PanopticFolder:
-        side = PanopticFolder(self.folder / f"{name}.json", self.folder / name)
-        side.folder.mkdir(exist_ok=True)
-        for number, (ids, _) in enumerate(sides):
-            _save_png(side.folder / f"{number}.png", ids)
-        entries = [_entry(number, segments) for number, (_, segments) in enumerate(sides)]
-        write_json(side.json, {"annotations": entries, "categories": self._categories})
-        return side
+    def truth(self) -> Path:
+        """Folder of the PNGs of the truth, written."""
+        folder = self.folder / "truth"
+        folder.mkdir()
+        for number, (side, _) in enumerate(self.pairs):
+            _save_png(folder / f"{number}.png", side.ids)
+        return folder
 
     @functools.cached_property
     def _categories(self) -> list[dict[str, Any]]:
@@ -139,21 +123,7 @@ class PQWorkload:
             own = [s | {"category_id": category} for s, category in zip(segments, ids_of)]
             entries.append(_entry(number, own))
         truth = [_entry(sample["image_id"], sample["segments_info"]) for sample in self.samples]
-        return self._panopticapi(truth, self.files[0].folder, entries, folder)
-
-    def _of_files(self, files: tuple[PanopticFolder, PanopticFolder]) -> float:
-        quality, _ = evaluate_files(*files)
-        return panoptic_results(quality, self.words.names, self.words.thing)["PQ"]
-
-    def _decoded(self, files: tuple[PanopticFolder, PanopticFolder]) -> None:
-        for number in range(self.case.batch):
-            for side in files:
-                content = np.fromfile(side.folder / f"{number}.png", dtype=np.uint8)
-                cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
-
-    def _plain_of_files(self, files: tuple[PanopticFolder, PanopticFolder]) -> float:
-        truth, entries = (json.loads(side.json.read_text())["annotations"] for side in files)
-        return self._panopticapi(truth, files[0].folder, entries, files[1].folder)
+        return self._panopticapi(truth, self.truth, entries, folder)
 
     def _panopticapi(
         self, truth: list[Any], truth_folder: Path, predicted: list[Any], folder: Path

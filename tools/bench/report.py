@@ -14,7 +14,6 @@ from bench.case import Case
 from bench.detection_workload import OTHERS, PRODUCTS
 from bench.measure import Run, matmul_peak, peak_memory, time_in_turn
 from bench.panoptic_workload import MERGED, QUERIES
-from bench.pq_workload import DECODED
 from bench.workloads import build_runs
 from clipself_seg.clip.linear import amd_family, choice, onednn_is_exact
 from clipself_seg.errors import InputError, nearest
@@ -36,7 +35,6 @@ RATIOS = {
         ("dense pooling",),
         ("large image",),
     ),
-    "from files, over the decoding of their PNGs": (("PQ of files",), (DECODED,)),
     "neither tower nor convolutions and linear layers, of all parts": (
         OTHERS,
         (*PRODUCTS, *OTHERS),

@@ -20,7 +20,6 @@ from clipself_seg.data.images import truth_pixels
 from clipself_seg.data.masks import read_segments
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.evaluator import ImageEvaluator, Outputs, Samples
-from clipself_seg.evaluation.panoptic.files import check_things_and_stuff
 from clipself_seg.evaluation.panoptic.numbers import (
     ClassQuality,
     ImageMatches,
@@ -51,7 +50,13 @@ class PanopticQualityEvaluator(ImageEvaluator[ImageMatches]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_things_and_stuff(self.vocabulary.thing, f'vocabulary "{self.vocabulary.name}"')
+        things = self.vocabulary.thing
+        for kind, missing in (("thing", not things.any()), ("stuff", things.all())):
+            if missing:
+                raise InputError(
+                    f'vocabulary "{self.vocabulary.name}": none of the {len(things)} classes is {kind}: set "isthing" '
+                    "of each; without both kinds it is not a panoptic data set"
+                )
 
     def process(self, inputs: Samples, outputs: Outputs) -> None:
         """Match the segments of a batch.

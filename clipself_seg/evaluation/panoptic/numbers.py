@@ -16,6 +16,7 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.evaluator import equal_runs
@@ -246,7 +247,12 @@ def panoptic_quality(images: Iterable[ImageMatches], num_classes: int) -> ClassQ
     tp, fn, fp = (
         np.bincount(classes, minlength=num_classes) for classes in (matched, missed, false)
     )
-    iou_sum = np.bincount(matched, ious, num_classes)
+    return class_quality(tp, fp, fn, np.bincount(matched, ious, num_classes))
+
+
+def class_quality(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike, iou_sum: ArrayLike) -> ClassQuality:
+    """Quality of every class by what was counted, each (C,) as in `ClassQuality`."""
+    tp, fp, fn, iou_sum = map(np.asarray, (tp, fp, fn, iou_sum))
     weight = tp + 0.5 * fp + 0.5 * fn
     counted = weight > 0
     pq, rq = (_divide(part, weight, counted) for part in (iou_sum, tp))

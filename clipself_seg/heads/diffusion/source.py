@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.runtime import normal_parameter
 from clipself_seg.errors import InputError
@@ -181,11 +180,6 @@ class DiffusionFeatures(FeatureSource):
             nn.Sequential(Bottleneck(count)) for count in stable_diffusion.tap_channels
         )
         self.stable_diffusion = stable_diffusion
-
-    def settings(self) -> dict[str, object]:
-        """Settings that decide the maps beside the weights: crop, no smoothing, and a hash of the noise."""
-        noise = hash_tensors({"noise": self.stable_diffusion.noise})
-        return {"crop": self.crop, "antialias": False, "noise": noise}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Maps s2, s3, s4, s5 (B, 512, H / stride, W / stride) of RGB images.

@@ -496,10 +496,6 @@ class FeatureSource(nn.Module):
         """CLIP, whose parameters are not those of the source."""
         return self._clip[0]
 
-    def settings(self) -> dict[str, object]:
-        """Settings that decide the maps beside weights and shapes."""
-        return {}
-
     @torch.no_grad()
     def _read(self, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         """Features by name of one pass of CLIP over images (B, 3, H, W) in [0, 1], a cell to `cell_side` pixels."""
@@ -591,10 +587,6 @@ class CLIPTaps(FeatureSource):
         blocks = [shapes[name].channels for name in shapes if name.startswith("block")]
         self.width = max(blocks, default=shapes[DENSE].channels)
 
-    def settings(self) -> dict[str, object]:
-        """Settings that decide the maps beside weights and shapes."""
-        return {"taps": list(self.channels)}
-
     @torch.no_grad()
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Taps (B, channels, H / stride, W / stride) by name of RGB images, and `branch_map` if it is kept.
@@ -647,10 +639,6 @@ class CLIPPyramid(FeatureSource):
             {name: _up(channels, self.stride // stride) for name, stride in STRIDES.items()}
         )
         self.outputs = nn.ModuleDict({name: NormedConv(channels, channels, 3) for name in STRIDES})
-
-    def settings(self) -> dict[str, object]:
-        """Settings that decide the maps beside weights and shapes."""
-        return {"blocks": list(self.names)}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Maps s2, s3, s4, s5 (B, C, H / stride, W / stride) of RGB images.

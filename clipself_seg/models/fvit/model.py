@@ -118,10 +118,15 @@ class OpenVocabulary(ModelBase):
             all_synonyms: whether the mean of all names of a class is its text, or the first alone (official).
 
         Raises:
-            InputError: as `class_names`, or a name that CLIP cannot read whole.
+            InputError: as `class_names`, a name that CLIP cannot read whole, or classes with examples.
             ValueError: `seen` is of another number of classes.
         """
         words = read_given(words)
+        if examples_of(words):
+            raise InputError(
+                "F-ViT finds words alone, for examples make its boxes worse (docs/detection.md): give the words "
+                "without examples"
+            )
         names = class_names(words, all_synonyms=all_synonyms)
         check_lengths(self.bank.clip, names, self.bank.templates)
         if seen is None and self.trained_names:
@@ -129,11 +134,11 @@ class OpenVocabulary(ModelBase):
             seen = seen_by_plain_spelling(
                 given, Vocabulary.from_names(["|".join(n) for n in self.trained_names])
             )
-        self.give_classes(names, seen, examples=examples_of(words))
+        self.give_classes(names, seen)
 
     def text(self) -> Tensor:
         """Unit text embeddings (K + 1, E) of the classes, and of the word "background"."""
-        return self.bank.embed_joined((self.names, ((BACKGROUND,),)), self.classes.examples)
+        return self.bank.embed_joined((self.names, ((BACKGROUND,),)))
 
 
 @META_ARCH_REGISTRY.register()

@@ -9,10 +9,12 @@ from detectron2.config import CfgNode
 
 from clipself_seg.checkpoints.mask_models import has_mask_model
 from clipself_seg.clip import DenseCLIP
-from clipself_seg.clip.backbone import build_clip
+from clipself_seg.clip.backbone import build_clip, find_entry
 from clipself_seg.clip.text import require_text_tower
+from clipself_seg.config.keys import CLIP_BACKBONE
 from clipself_seg.config.load import evaluation_precision, precision_from_config
 from clipself_seg.config.panoptic import OF_WEIGHTS
+from clipself_seg.config.reads import backbone_reads
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.frozen_clip import (
     CLIP_BRANCHES,
@@ -66,12 +68,14 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
             masks_first=former.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
         ),
     }
-    if chosen.SOURCE == "disk":
-        return parts | {"outputs": chosen.OUTPUTS}
     if chosen.SOURCE == "masks":
         _require_clip_alone(cfg)
         finder = load_mask_model(chosen.OUTPUTS) if has_mask_model(chosen.OUTPUTS) else None
-        return parts | {"outputs": chosen.OUTPUTS, "masks_given": True, "mask_model": finder}
+        return parts | {
+            "masks_given": True,
+            "masks_folder": chosen.OUTPUTS,
+            "mask_model": finder,
+        }
     if former.SIZE_DIVISIBILITY < 1 or former.SIZE_DIVISIBILITY % 32:
         raise InputError(
             f"MODEL.MASK_FORMER.SIZE_DIVISIBILITY is {former.SIZE_DIVISIBILITY}, a mask generator needs a "
@@ -111,7 +115,7 @@ def build_branch(cfg: CfgNode, clip: DenseCLIP) -> ClipBranch:
 
     Raises:
         InputError: ``MODEL.CLIP_BRANCH.WEIGHTS`` has another text tower than ``MODEL.CLIP.WEIGHTS``, or is missing
-            where ``MODEL.CLIP_BRANCH.NAME`` is another architecture.
+            where ``MODEL.CLIP_BRANCH.NAME`` is another architecture; or as `build_clip`.
     """
     keys = cfg.MODEL.CLIP_BRANCH
     chosen: dict[str, int | bool] = {}
@@ -134,22 +138,32 @@ def build_branch(cfg: CfgNode, clip: DenseCLIP) -> ClipBranch:
 
 def _branch_clip(cfg: CfgNode, clip: DenseCLIP) -> DenseCLIP:
     """The CLIP that names masks: `clip` itself, one of its architecture with its text tower, or another one."""
-    keys = cfg.MODEL.CLIP_BRANCH
-    name, weights = keys.NAME or cfg.MODEL.CLIP.NAME, keys.WEIGHTS
-    other = name != cfg.MODEL.CLIP.NAME
-    if other and not weights:
+    keys, own = cfg.MODEL.CLIP_BRANCH, cfg.MODEL.CLIP
+    backbone = keys.BACKBONE or own.BACKBONE
+    values = {"NAME": keys.NAME or own.NAME, "WEIGHTS": keys.WEIGHTS or own.WEIGHTS}
+    if (backbone, values) == (own.BACKBONE, {key: own[key] for key in values}):
+        return clip
+    find_entry(backbone, "MODEL.CLIP_BRANCH.BACKBONE")
+    if values["NAME"] != own.NAME and not keys.WEIGHTS:
         raise InputError(
-            f"MODEL.CLIP_BRANCH.NAME is {name}, and MODEL.CLIP_BRANCH.WEIGHTS is empty: give its weights, such as "
+            f"MODEL.CLIP_BRANCH.NAME is {keys.NAME}, and MODEL.CLIP_BRANCH.WEIGHTS is empty: give its weights, such as "
             "those of a distilled CLIP, or leave NAME empty"
         )
-    if not other and weights in ("", cfg.MODEL.CLIP.WEIGHTS):
-        return clip
-    branch_clip = build_clip(cfg, NAME=name, WEIGHTS=weights)
-    if other:
-        return branch_clip
-    # Distillation leaves the text tower alone: one serves both.
-    require_text_tower(clip.text, branch_clip.text, f"MODEL.CLIP_BRANCH.WEIGHTS {weights}")
-    branch_clip.text = clip.text
+    for key, value in values.items():
+        if not backbone_reads(backbone, f"MODEL.CLIP.{key}"):
+            values[key] = ""
+        elif not value:
+            raise InputError(
+                f"MODEL.CLIP_BRANCH.{key} is empty, as is MODEL.CLIP.{key}, and the backbone {backbone} of the CLIP "
+                "branch reads it: give that of the CLIP that names masks"
+            )
+    branch_clip = build_clip(cfg, BACKBONE=backbone, **values)
+    if backbone == own.BACKBONE == CLIP_BACKBONE and values["NAME"] == own.NAME:
+        # Distillation leaves the text tower alone: one serves both.
+        require_text_tower(
+            clip.text, branch_clip.text, f"MODEL.CLIP_BRANCH.WEIGHTS {values['WEIGHTS']}"
+        )
+        branch_clip.text = clip.text
     return branch_clip
 
 
@@ -160,7 +174,7 @@ def _require_backbone_alone(cfg: CfgNode, chosen: Iterable[str]) -> None:
             f"MODEL.CLIP_BRANCH.{name.upper()} is set, and KIND backbone reads the generator's canvas as it is: "
             "leave it at its default"
         )
-    for key in ("NAME", "WEIGHTS"):
+    for key in ("BACKBONE", "NAME", "WEIGHTS"):
         value = cfg.MODEL.CLIP_BRANCH[key]
         if value and value != cfg.MODEL.CLIP[key]:
             raise InputError(

@@ -33,7 +33,6 @@ from clipself_seg.clip.runtime import autocast, chunk_size, on_device
 from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.clip.weights import to_native
 from clipself_seg.data.annotations import Record
-from clipself_seg.data.generator_outputs import GeneratorOutput, check_outputs, read_output
 from clipself_seg.data.given_masks import MaskFolder, image_name
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.mappers.sem_seg import mask_entries
@@ -77,6 +76,7 @@ from clipself_seg.models.panoptic.mask_models import OtherMasks
 from clipself_seg.models.panoptic.outputs import (
     NO_MASKS,
     FusionSettings,
+    GeneratorOutput,
     MergeSettings,
     UnnamedMasks,
     class_probabilities,
@@ -149,8 +149,8 @@ class OpenPanoptic(ModelBase):
         backbone: FeatureSource | None = None,
         generator: MaskGenerator | PlainDecoder | None = None,
         criterion: MaskCriterion | None = None,
-        outputs: str = "",
         masks_given: bool = False,
+        masks_folder: str = "",
         mask_model: OtherMasks | None = None,
         branch_templates: str = "odise",
         fusion: FusionSettings | None = None,
@@ -167,9 +167,8 @@ class OpenPanoptic(ModelBase):
             backbone: turns images in [0, 1] into the maps that the generator reads.
             generator: turns the maps into masks.
             criterion: losses of the generator; None for a model that does not train.
-            outputs: folder of generator outputs (`outputs.save_output`), in place of backbone and generator.
-            masks_given: whether samples bring masks, which CLIP names, in place of a generator; `outputs` is then the
-                folder that they are from, or "".
+            masks_given: whether samples bring masks, which CLIP names, in place of a generator.
+            masks_folder: folder that these masks are from, or "".
             mask_model: finds the masks of samples that bring none.
             branch_templates: prompts of the CLIP branch, a name in `text_bank.TEMPLATES`.
             fusion: whose scores are returned, and how both are fused.
@@ -178,13 +177,9 @@ class OpenPanoptic(ModelBase):
             precision: dtype of autocast in training, or None.
             test_precision: dtype of autocast in evaluation, or None.
             flip: whether CLIP's scores of masks are the mean of those in the image and in its mirrored version.
-
-        Raises:
-            InputError: neither a generator nor its outputs.
         """
         super().__init__()
-        if generator is None and not outputs and not masks_given:
-            raise InputError("MODEL.MASK_GENERATOR.OUTPUTS is empty: SOURCE disk reads it")
+        assert (generator is None) == masks_given, "masks are generated, or given"
         self.clip = clip.eval().requires_grad_(False)
         self.branch = branch
         # Registered, so that it moves to the model's device; it may be `clip` itself.
@@ -192,8 +187,8 @@ class OpenPanoptic(ModelBase):
         self.backbone = backbone
         self.generator = generator
         self.criterion = criterion
-        self.outputs = outputs
         self.masks_given = masks_given
+        self.masks_folder = masks_folder
         self.mask_model = mask_model
         self.fusion = fusion or FusionSettings()
         self.grounding_weight = grounding_weight
@@ -228,7 +223,7 @@ class OpenPanoptic(ModelBase):
     @classmethod
     def require_trained(cls, cfg: CfgNode) -> None:
         """Refuse a random mask generator, which is evaluated as slowly as a trained one."""
-        if not cfg.MODEL.WEIGHTS and cfg.MODEL.MASK_GENERATOR.SOURCE not in ("disk", "masks"):
+        if not cfg.MODEL.WEIGHTS and cfg.MODEL.MASK_GENERATOR.SOURCE != "masks":
             raise untrained(
                 "mask generator",
                 folder="panoptic/",
@@ -255,11 +250,6 @@ class OpenPanoptic(ModelBase):
     def needs_captions(self) -> bool:
         """Whether training needs the noun phrases of captions."""
         return self.generator is not None and self.generator.variant == "caption"
-
-    @property
-    def source(self) -> str:
-        """Source of the masks where there is no generator, as MODEL.MASK_GENERATOR.SOURCE has it."""
-        return "masks" if self.masks_given else "disk"
 
     def train(self, mode: bool = True) -> OpenPanoptic:
         """Switches the training mode as in every module; the frozen CLIPs stay in evaluation mode."""
@@ -294,13 +284,10 @@ class OpenPanoptic(ModelBase):
         """Give the training vocabulary.
 
         Raises:
-            InputError: the generator's outputs come from disk, there are no classes, or the caption model
-                would learn no class names.
+            InputError: the masks are given, there are no classes, or the caption model would learn no class names.
         """
         if self.generator is None:
-            raise InputError(
-                f"MODEL.MASK_GENERATOR.SOURCE {self.source} does not train: add --eval-only"
-            )
+            raise InputError("MODEL.MASK_GENERATOR.SOURCE masks does not train: add --eval-only")
         if vocabulary is None:
             raise InputError(
                 "OpenPanoptic trains on classes: DATASETS.TRAIN has to name panoptic data sets"
@@ -331,27 +318,22 @@ class OpenPanoptic(ModelBase):
             self.generator.set_step(step, steps)
 
     def evaluation_metadata(self, records: Mapping[str, Sequence[Record]]) -> dict[str, object]:
-        """Settings that decide the numbers beside weights and configuration: those of the CLIP branch, and
-        the provenance of the generator outputs on disk.
+        """Settings that decide the numbers beside weights and configuration: those of the CLIP branch, and whose
+        masks it names where these are given.
 
         Args:
-            records: name of a data set -> its records, with "image_id".
+            records: name of a data set -> its records.
 
         Raises:
-            InputError: an image has no generator output, or no masks.
+            InputError: an image has no masks.
         """
         metadata: dict[str, object] = {"CLIP branch": self.branch.settings()}
         if self.mask_model is not None:
             metadata["masks found"] = self.mask_model.settings()
         elif self.masks_given and records:
-            folder = MaskFolder(self.outputs)
+            folder = MaskFolder(self.masks_folder)
             metadata["masks given"] = {
                 name: folder.check(name, [image_name(record["file_name"]) for record in own])
-                for name, own in records.items()
-            }
-        elif self.outputs and records:
-            metadata["generator on disk"] = {
-                name: check_outputs(self.outputs, name, [record["image_id"] for record in own])
                 for name, own in records.items()
             }
         return metadata
@@ -364,7 +346,7 @@ class OpenPanoptic(ModelBase):
         Args:
             samples: for each image "image" (3, h, w) RGB in 0..255. In training all of one size, with "labels" (T,) and
                 "masks" (T, h, w), and for grounding "words", noun phrases. In evaluation "height" and
-                "width" of the result, by default those of the image; with `outputs` "image_id" and "file_name"; with
+                "width" of the result, by default those of the image; with
                 `masks_given` "given_masks" (Q, H, W) bool at the size of the result, and "given_scores" (Q,), or with
                 `mask_model` "original" (3, H, W) uint8, the image at that size; and "classes" if those alone are to be
                 told apart (oracle words), indices in [0, K), with "void_competes" if void is to be what it is without
@@ -476,17 +458,10 @@ class OpenPanoptic(ModelBase):
             sample: a sample of evaluation, see `forward`.
 
         Raises:
-            InputError: generator outputs are missing or do not fit; or masks are given, and nothing generates them.
+            InputError: masks are given, and nothing generates them.
         """
-        height, width = sample["image"].shape[1:]
         if self.masks_given:
             raise InputError(NO_MASKS)
-        if self.backbone is None or self.generator is None:
-            identity = {"image_id": sample["image_id"], "file_name": sample["file_name"]}
-            output = read_output(
-                self.outputs, **identity, image_size=(height, width), names=self.names
-            )
-            return output.to(self.device)
         return self._generate([sample])[0]
 
     def _generate(self, samples: Sequence[Sample]) -> list[GeneratorOutput]:
@@ -832,7 +807,7 @@ def _check_kind(model: OpenPanoptic, given: Mapping[str, Tensor]) -> None:
     """Refuses a checkpoint of another kind of panoptic model, or of no panoptic model, by its kind."""
     if model.generator is None:
         raise InputError(
-            f"MODEL.WEIGHTS is of no use with MODEL.MASK_GENERATOR.SOURCE {model.source}: leave it empty"
+            "MODEL.WEIGHTS is of no use with MODEL.MASK_GENERATOR.SOURCE masks: leave it empty"
         )
     if not any(name.startswith(tuple(KINDS)) for name in given):
         raise InputError(

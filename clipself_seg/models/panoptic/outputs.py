@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from clipself_seg.clip.runtime import on_device
-from clipself_seg.data.generator_outputs import GeneratorOutput
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import TASKS, Fusion, fuse_scores, fusion_of, name_masks
@@ -82,6 +81,28 @@ NO_MASKS = (
     "MODEL.MASK_GENERATOR.SOURCE is masks, so that the model makes none: pass masks=... with the image, or name a "
     "folder or a model such as sam2 (predict --masks, MODEL.MASK_GENERATOR.OUTPUTS)"
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorOutput:
+    """Masks of an image with the generator's class logits and void probabilities.
+
+    Attributes:
+        mask_logits: (Q, m, n) over the canvas, positive inside a mask.
+        class_logits: (Q, K), without void.
+        void_prob: probability of void, (Q,) in [0, 1].
+        canvas: rows and columns in pixels that the masks cover, padding included.
+        image_size: rows and columns in pixels of the resized image at the top left of the canvas.
+        backbone_map: last map (1, D, h, w) of the frozen CLIP over the canvas that was the generator's backbone, for a
+            CLIP branch that reads it.
+    """
+
+    mask_logits: Tensor
+    class_logits: Tensor
+    void_prob: Tensor
+    canvas: tuple[int, int]
+    image_size: tuple[int, int]
+    backbone_map: Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from clipself_seg.clip import load_clip
 from clipself_seg.commands.train import main
 from clipself_seg.config import load_config
-from clipself_seg.data.generator_outputs import GeneratorOutput, save_output
 from clipself_seg.data.images import read_image
 from clipself_seg.data.mappers.samples import chw
 from clipself_seg.data.masks import encode_masks
@@ -32,7 +31,7 @@ from lab.prepare.streets import prepare_cityscapes, prepare_vistas
 from tests.archives import CITY, write_city_image, write_vistas_image
 from tests.conftest import ROOT
 from tests.mask_models import save_mask_model
-from tests.spoiled_panoptic import CLASSES, SIZE, Spoiler, evaluation, register
+from tests.spoiled_panoptic import CLASSES, Spoiler, evaluation, register
 from tests.two_processes import in_two_processes
 
 COCO = "coco_2017_val_panoptic_with_sem_seg"
@@ -131,7 +130,7 @@ def test_masks_without_class_scores_are_evaluated_with_clips_alone(datasets):
             evaluation(datasets, *source, *options)
     model = Spoiler()
     model.branch, model.masks_given = DensePooling(load_clip("ViT-Mini-8", None)), True
-    model.outputs, model.mask_model = str(datasets / "one/segments"), None
+    model.masks_folder, model.mask_model = str(datasets / "one/segments"), None
     model.evaluation_metadata = lambda records: OpenPanoptic.evaluation_metadata(model, records)
     run = evaluation(datasets, *source, "TEST.PANOPTIC.ROWS", ("clip",))
     run.check(model)
@@ -205,13 +204,8 @@ def test_a_data_set_that_never_has_files_for_a_task_goes_without(datasets, caplo
 def test_metadata_say_what_the_configuration_leaves_open(datasets):
     path = datasets / "one/panoptic.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"info": {"areas": "clean"}}))
-    blank = GeneratorOutput(torch.zeros(1, 2, 2), torch.zeros(1, 5), torch.zeros(1), SIZE, SIZE)
-    for image in [f"one_{i}" for i in range(5)] + [f"two_{i}" for i in range(3)]:
-        provenance = {"image_id": image, "file_name": f"{image}.png", "weights": image[:3]}
-        save_output(datasets / "outputs", blank, names=(("any",),) * 5, **provenance)
     run, model = evaluation(datasets), Spoiler()
-    model.outputs, model.masks_given = str(datasets / "outputs"), False
-    model.mask_model = None
+    model.masks_given, model.mask_model = False, None
     model.branch = DensePooling(load_clip("ViT-Mini-8", None))
     model.evaluation_metadata = lambda records: OpenPanoptic.evaluation_metadata(model, records)
     run.check(model)
@@ -220,10 +214,6 @@ def test_metadata_say_what_the_configuration_leaves_open(datasets):
         "CLIP branch": {"kind": "DensePooling", "input_size": 512, "aspect": "pad"}
         | {"align_masks": True, "binarise": "centre_or_any"}
         | {"interpolation": "bicubic", "antialias": True},
-        "generator on disk": {
-            "one": {"weights": "one", "settings": "{}"},
-            "two": {"weights": "two", "settings": "{}"},
-        },
         "areas": {"one": "clean"},
     }
 

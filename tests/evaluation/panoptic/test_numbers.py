@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from clipself_seg.commands.panoptic_quality import Side, read_classes
 from clipself_seg.data.masks import read_panoptic_png
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.panoptic.files import (
-    PanopticFolder,
-    evaluate_files,
-    panopticapi_results,
-    read_categories,
-    seen_categories,
-)
 from clipself_seg.evaluation.panoptic.numbers import (
     match_segments,
     panoptic_map,
@@ -27,10 +20,10 @@ from clipself_seg.evaluation.panoptic.numbers import (
 )
 from tests.panoptic_worlds import (
     CATEGORIES,
+    own_quality,
     panopticapi_quality,
     random_sides,
     save_ids,
-    write_side,
 )
 
 THING, OTHER, STUFF = 2, 9, 23
@@ -38,49 +31,55 @@ INDEX_OF = {entry["id"]: index for index, entry in enumerate(CATEGORIES)}
 ISTHING = np.array([entry["isthing"] == 1 for entry in CATEGORIES])
 
 
+def results_of(quality, classes):
+    """All numbers of classes as a panoptic JSON lists them."""
+    isthing = np.array([entry["isthing"] == 1 for entry in classes])
+    return panoptic_results(quality, [entry["name"] for entry in classes], isthing)
+
+
 def assert_panopticapis(truth, predicted):
     """Every number, per class and averaged."""
-    quality, images = evaluate_files(truth, predicted)
+    quality = own_quality(truth, predicted)
     stat, groups = panopticapi_quality(truth, predicted)
-    categories = read_categories(truth.json)
-    for index, category in enumerate(categories.ids):
+    classes = read_classes(truth.json)
+    for index, category in enumerate(entry["id"] for entry in classes):
         theirs = stat[category]
         ours = [getattr(quality, key)[index] for key in ("tp", "fp", "fn", "iou_sum")]
         assert ours == [theirs.tp, theirs.fp, theirs.fn, theirs.iou], category
-    results = panoptic_results(quality, categories.names, categories.isthing)
+    results = results_of(quality, classes)
     for suffix, expected in groups.items():
         for key in ("pq", "sq", "rq"):
             assert results[f"{key.upper()}{suffix}"] == 100 * expected[key]
         assert results[f"classes{suffix}"] == expected["n"]
     in_range = [value for value in results.values() if not math.isnan(value)]
     assert min(in_range) >= 0 and all(results[key] <= 100 for key in ("PQ", "SQ", "RQ"))
-    return quality, results, images
+    return quality, results
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_random_images_with_crowds_void_and_wrong_areas(tmp_path, seed):
-    quality, results, images = assert_panopticapis(*random_sides(tmp_path, seed))
-    assert images == 12 and quality.tp.sum() > 5 < quality.fp.sum() and 0 < results["PQ"] < 100
+    quality, results = assert_panopticapis(*random_sides(tmp_path, seed))
+    assert quality.tp.sum() > 5 < quality.fp.sum() and 0 < results["PQ"] < 100
 
 
 @pytest.fixture
 def val(data_dir):
-    return PanopticFolder(
+    return Side(
         data_dir / "coco/annotations/panoptic_val2017.json", data_dir / "coco/panoptic_val2017"
     )
 
 
 def test_a_spoilt_prediction_of_real_images(data_dir, val):
     folder = data_dir / "pq_case"
-    predicted = PanopticFolder(folder / "pred.json", folder / "pred")
-    quality, results, _ = assert_panopticapis(val, predicted)
+    predicted = Side(folder / "pred.json", folder / "pred")
+    quality, results = assert_panopticapis(val, predicted)
     expected = json.loads((folder / "expected.json").read_text())
     for suffix, group in (("", "All"), ("_th", "Things"), ("_st", "Stuff")):
         for key in ("pq", "sq", "rq"):
             assert results[f"{key.upper()}{suffix}"] == 100 * expected["groups"][group][key]
     # Its sums over images were taken in another order.
-    for category, numbers in zip(read_categories(val.json).ids, zip(*quality)):
-        row = expected["per_class"][str(category)]
+    for category, numbers in zip(read_classes(val.json), zip(*quality)):
+        row = expected["per_class"][str(category["id"])]
         keys = ("pq", "sq", "rq", "tp", "fp", "fn", "iou_sum")
         np.testing.assert_allclose(
             np.nan_to_num(numbers), [row[key] for key in keys], rtol=0, atol=1e-12
@@ -88,9 +87,8 @@ def test_a_spoilt_prediction_of_real_images(data_dir, val):
 
 
 def test_ground_truth_against_itself_is_100(val):
-    quality, _ = evaluate_files(val, val)
-    categories = read_categories(val.json)
-    results = panoptic_results(quality, categories.names, categories.isthing)
+    quality = own_quality(val, val)
+    results = results_of(quality, read_classes(val.json))
     assert {results[f"{key}{s}"] for key in ("PQ", "SQ", "RQ") for s in ("", "_th", "_st")} == {100}
     assert results["classes"] == 104 and not quality.fp.any() and not quality.fn.any()
 
@@ -250,77 +248,3 @@ def test_a_broken_png_is_not_read_in_part(tmp_path):
         (tmp_path / "a.png").write_bytes(content)
         with pytest.raises(InputError, match="a.png cannot be decoded"):
             read_panoptic_png(tmp_path / "a.png")
-
-
-@pytest.mark.usefixtures("served")
-def test_several_processes_give_what_one_gives(tmp_path):
-    sides = random_sides(tmp_path, 3)
-    one, two = (evaluate_files(*sides, processes)[0] for processes in (1, 2))
-    np.testing.assert_equal(one, two)
-    assert panopticapi_results(*sides, 2) == pytest.approx(panopticapi_results(*sides), abs=1e-9)
-
-
-def test_missing_images_are_counted_and_further_ones_left_out(tmp_path, caplog):
-    ids, segments = np.full((4, 5), 1), [segment(1, THING, 20)]
-    truth = write_side(tmp_path / "true", [("a", ids, segments), ("b", ids, segments)])
-    predicted = write_side(tmp_path / "short", [("a", ids, segments)])
-    with pytest.raises(InputError, match=r"short/side.json has no prediction for 1 of 2.*\['b'\]"):
-        evaluate_files(truth, predicted)
-    content = json.loads(truth.json.read_text())
-    for number, annotation in enumerate(content["annotations"]):
-        annotation["image_id"] = str(number)
-    numbered = truth._replace(json=tmp_path / "numbered.json")
-    numbered.json.write_text(json.dumps(content))
-    for annotation in content["annotations"]:
-        annotation["image_id"] = int(annotation["image_id"])
-    truth.json.write_text(json.dumps(content))
-    with pytest.raises(InputError, match="image ids as int, .*numbered.json as str"):
-        evaluate_files(numbered, truth)
-    truth = write_side(tmp_path / "true", [("a", ids, segments), ("b", ids, segments)])
-    quality, images = evaluate_files(predicted, truth)
-    assert images == 1 and quality.pq[0] == 1
-    assert "1 images are not in" in caplog.text
-
-
-def test_png_and_json_on_the_disk_are_both_named(tmp_path):
-    truth, predicted = random_sides(tmp_path, 0, images=1)
-    save_ids(predicted.folder / "image_0.png", np.full((24, 31), 70001))
-    with pytest.raises(InputError) as error:
-        evaluate_files(truth, predicted)
-    assert str(predicted.folder / "image_0.png") in str(error.value)
-    assert f"image image_0 in {predicted.json}" in str(error.value)
-    shutil.rmtree(predicted.folder)
-    with pytest.raises(InputError, match="image_0.png is missing"):
-        evaluate_files(truth, predicted)
-
-
-@pytest.mark.parametrize(
-    "change, said",
-    [
-        ({"categories": CATEGORIES[:3]}, "none of the 3 classes is stuff"),
-        ({"categories": CATEGORIES[3:]}, "none of the 3 classes is thing"),
-        ({"categories": [{"id": 1, "name": "x"}]}, '"categories" has no "isthing"'),
-        ({"categories": CATEGORIES + CATEGORIES[:1]}, "listed twice"),
-        ({"annotations": [{"image_id": 1}]}, '"annotations" has no "file_name"'),
-        ({"annotations": []}, 'no "annotations" in it'),
-        ({"annotations": [3]}, '3 among its "annotations" is no object'),
-        ({"categories": [{"id": 1, "name": "x", "isthing": "1"}]}, '"categories" has no "isthing"'),
-        (
-            {"annotations": [{"image_id": 1, "file_name": None, "segments_info": []}]},
-            '"annotations" has no "file_name"',
-        ),
-    ],
-)
-def test_a_json_that_is_no_panoptic_ground_truth_is_refused(tmp_path, change, said):
-    truth, predicted = random_sides(tmp_path, 0, images=1)
-    truth.json.write_text(json.dumps(json.loads(truth.json.read_text()) | change))
-    with pytest.raises(InputError, match=said):
-        evaluate_files(truth, predicted)
-
-
-def test_seen_categories_come_from_the_vocabulary_under_the_same_ids(val):
-    categories = read_categories(val.json)
-    words = "openseg_coco_panoptic_133"
-    assert seen_categories(categories, words, words).all()
-    with pytest.raises(InputError, match='vocabulary "mini" lacks the categories'):
-        seen_categories(categories, "mini", words)

@@ -13,12 +13,12 @@ from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
+from clipself_seg.commands.panoptic_quality import Side
 from clipself_seg.data.datasets.records import panoptic_set_records, sem_seg_records
 from clipself_seg.data.images import jpeg_quality
 from clipself_seg.data.masks import read_panoptic_ids, read_panoptic_png
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.panoptic.files import PanopticFolder, evaluate_files
 from lab.prepare import panoptic_files
 from lab.prepare.ade import (
     prepare_ade150,
@@ -28,6 +28,7 @@ from lab.prepare.ade import (
 )
 from lab.prepare.common import Options
 from tests.archives import check_registered, pixels, save
+from tests.panoptic_worlds import own_quality
 
 
 def test_ade150(copy, tmp_path):
@@ -212,16 +213,16 @@ def test_the_registered_set_reads_them_covered_stuff_included(folder):
 def test_a_perfect_prediction_of_published_files_loses_what_things_cover(folder, clean, ious):
     """Of the wall 4 pixels are left of the 7 stated, and nothing of the sky, which is missed."""
     prepare(folder, clean)
-    truth = PanopticFolder(folder / "ade20k_panoptic_val.json", folder / "ade20k_panoptic_val")
+    truth = Side(folder / "ade20k_panoptic_val.json", folder / "ade20k_panoptic_val")
     content = json.loads(truth.json.read_text())
     (entry,) = content["annotations"]
     infos = entry["segments_info"]
     entry["segments_info"] = [info for info in infos if info["category_id"] != SKY]
     predicted = truth._replace(json=folder / "predicted.json")
     predicted.json.write_text(json.dumps(content))
-    quality, images = evaluate_files(truth, predicted)
+    quality = own_quality(truth, predicted)
     classes = [WALL, BED, DOOR]
-    assert images == 1 and quality.tp[classes].tolist() == [1, 1, 1] and quality.tp.sum() == 3
+    assert quality.tp[classes].tolist() == [1, 1, 1] and quality.tp.sum() == 3
     np.testing.assert_allclose(quality.iou_sum[classes], ious)
     assert quality.fn.sum() == quality.fn[SKY] == (0 if clean else 1) and quality.fp.sum() == 0
 

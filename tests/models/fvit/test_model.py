@@ -193,7 +193,7 @@ def test_texts_are_asked_for_once_for_a_vocabulary_and_a_state_of_the_text_tower
     model = tiny()
     asked = []
     embed = model.bank.embed
-    monkeypatch.setattr(model.bank, "embed", lambda names, _: asked.append(names) or embed(names))
+    monkeypatch.setattr(model.bank, "embed", lambda names: asked.append(names) or embed(names))
     model.set_vocabulary(["red ball", "blue box"])
     with torch.inference_mode():
         first = model.text()
@@ -254,6 +254,9 @@ REFUSED = {
         [sample() | {"image": torch.zeros(3, 65, 10)}]
     ),
     "no seen class": lambda: tiny().setup_training(Vocabulary("new", WORDS.classes[2:])),
+    "F-ViT finds words alone": lambda: tiny().set_vocabulary(
+        WORDS.with_examples({"red ball": [(np.zeros((8, 8, 3), np.uint8), None)]})
+    ),
     "has to name detection data sets": lambda: tiny().setup_training(None),
     "MODEL.FVIT.MASKS and RPN_NORM": lambda: tiny(MASKS=True).load_checkpoint(exported(), "a.pth"),
     "MODEL.FVIT.CHANNELS give the sizes": lambda: tiny(CHANNELS=16).load_checkpoint(

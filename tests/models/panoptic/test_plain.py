@@ -78,11 +78,11 @@ def test_names_are_means_of_dense_features_inside_the_masks(plain):
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(64, 96), (33, 75)])
-def test_outputs_from_a_disk_are_named_as_those_of_the_pass_padding_and_all(plain, size):
+def test_without_the_map_of_the_pass_masks_are_named_as_with_it_padding_and_all(plain, size):
     one = sample(*size)
     generated = plain.generate(one)
-    from_disk = dataclasses.replace(generated, backbone_map=None)
-    for found, again in zip(plain.clip_scores(one, generated), plain.clip_scores(one, from_disk)):
+    alone = dataclasses.replace(generated, backbone_map=None)
+    for found, again in zip(plain.clip_scores(one, generated), plain.clip_scores(one, alone)):
         torch.testing.assert_close(again, found)
 
 

@@ -124,10 +124,11 @@ def test_an_attention_of_another_shape_is_named_with_both_shapes():
     clip = load_clip("ViT-Mini-8", "mini")
     with registries_kept():
         extend.register_attention("all")(lambda queries, keys, values, grid: (values, grid))
+        clip.visual.choose_attention("all")
         with pytest.raises(
             InputError, match=r'"all" returns \(1, \d, 7, .* \(1, \d, 6, .* \(2, 3\)'
         ):
-            clip.visual.dense_by(torch.zeros(1, 3, 16, 24), extend.ATTENTIONS["all"])
+            clip.visual.dense(torch.zeros(1, 3, 16, 24))
 
 
 @pytest.mark.parametrize(

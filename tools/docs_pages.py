@@ -53,8 +53,7 @@ REFERENCE = {
     "models": (
         "Models",
         "models.build models.protocol models.clipself models.region_reader models.cat_seg.model "
-        "models.zero_shot models.panoptic.model models.fvit.model models.fvit.stock_parts "
-        "models.distillation",
+        "models.zero_shot models.panoptic.model models.fvit.model models.distillation",
     ),
     "training": (
         "Training and evaluation",

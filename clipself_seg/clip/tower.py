@@ -19,7 +19,7 @@ from clipself_seg.checkpoints.dense_feature import KINDS, TOKEN, DenseFeature
 from clipself_seg.clip.layers import ViTBlock, merge_heads
 from clipself_seg.clip.region_pooling import mask_weights, pool
 from clipself_seg.clip.runtime import allow_kinds_of_inputs, in_own_precision, run_block
-from clipself_seg.clip.training_free import ATTENTIONS, NONE, Attention, attended_tokens
+from clipself_seg.clip.training_free import ATTENTIONS, NONE, attended_tokens
 from clipself_seg.errors import InputError, nearest
 
 Run = Callable[..., Tensor]
@@ -437,36 +437,15 @@ class TransformerTower(ImageTower):
         if DENSE not in wanted:
             return maps
         if self.attention != NONE:
-            return maps | {DENSE: self._attended(inputs_BLD[-1], ATTENTIONS[self.attention], grid)}
+            tokens_BMD, cells = attended_tokens(
+                block, inputs_BLD[-1], ATTENTIONS[self.attention], grid
+            )
+            return maps | {DENSE: as_map(self.project(tokens_BMD), cells)}
         if not by_value_path:
             gate = () if self.dense_gate is None else self.dense_gate()
             blocks = self.stack[-len(patches_BND) :]
             tokens_BND = sum_of_values(blocks, patches_BND, gate, self.run)
         return maps | {DENSE: as_map(self.project(tokens_BND), grid)}
-
-    def dense_by(self, images: Tensor, attention: Attention) -> Tensor:
-        """Dense features by any attention of the last block, such as `training_free.by_proxy` makes of other features.
-
-        Args:
-            images: (B, 3, H, W), normalised.
-            attention: what stands in the place of the last block's own.
-
-        Returns:
-            (B, E, h', w'), not normalised, on the attention's grid.
-
-        Raises:
-            InputError: the embedding is made by an attention pool behind the last block.
-        """
-        if self.pooled:
-            raise InputError(
-                f"{type(self).__name__} has an attention pool: no other attention makes its features"
-            )
-        tokens_BLD, _, grid = self.before_last(images)
-        return self._attended(tokens_BLD, attention, grid)
-
-    def _attended(self, tokens_BLD: Tensor, attention: Attention, grid: Grid) -> Tensor:
-        tokens_BMD, cells = attended_tokens(self.stack[-1], tokens_BLD, attention, grid)
-        return as_map(self.project(tokens_BMD), cells)
 
     def feature_shapes(self) -> dict[str, FeatureShape]:
         """Channels and stride in pixels of every feature that `features` can return, by name."""

@@ -242,22 +242,10 @@ RELATIONS: list[Relation] = [
         lambda stride, window: window <= 16 * stride <= 16 * window or window == 0,
     ),
     Relation(
-        "MODEL.ZERO_SHOT.CORRELATION",
-        "MODEL.ZERO_SHOT.MASKS",
-        '"clip" where there are no masks, for nothing else asks how alike places are',
-        lambda whose, masks: whose == "clip" or bool(masks),
-    ),
-    Relation(
         "TEST.AUG.ENABLED",
         "TEST.AUG.FLIP",
         "False without FLIP, for nothing else is averaged",
         lambda enabled, flip: flip or not enabled,
-    ),
-    Relation(
-        "TEST.AUG.ENABLED",
-        "MODEL.ZERO_SHOT.MASKS",
-        "False with masks, whose labels are votes and no scores",
-        lambda enabled, masks: not (enabled and masks),
     ),
     Relation(
         "TEST.AUG.ENABLED",

@@ -30,8 +30,6 @@ def add_numbers_keys(cfg: CfgNode) -> None:
     numbers = cfg.TEST.NUMBERS = CfgNode()
     # IoU of the pixels near the edge of their class alone (Boundary IoU).
     numbers.BOUNDARY = False
-    # Measure once more with the classes alone that are in each image ("oracle words").
-    numbers.ORACLE = False
 
 
 CLIP_BACKBONE = "CLIPBackbone"  # MODEL.CLIP.BACKBONE of the project's own entry

@@ -29,9 +29,3 @@ def add_zero_shot_keys(cfg: CfgNode) -> None:
     cfg.MODEL.ZERO_SHOT.WINDOW = 336
     # Pixels from one window to the next, from a sixteenth of WINDOW to WINDOW.
     cfg.MODEL.ZERO_SHOT.STRIDE = 112
-    # Folder with the masks of each image, in the forms of data/given_masks.py, for CorrCLIP's form: places attend
-    # within masks alone, and each mask gets the class of most of its pixels. "" goes without masks. For evaluation.
-    cfg.MODEL.ZERO_SHOT.MASKS = ""
-    # Whose features say there how alike places are: "clip", its own of MODEL.CLIP.DENSE, or a backbone of timm by name,
-    # such as vit_base_patch16_224.dino, whose weights timm fetches.
-    cfg.MODEL.ZERO_SHOT.CORRELATION = "clip"

@@ -291,8 +291,8 @@ class MaskFolder:
         if not os.fspath(folder) or not self.folder.is_dir():
             raise InputError(
                 f'no folder of masks "{folder}": give one that has {FORMS} for each image (predict --masks, '
-                "MODEL.MASK_GENERATOR.OUTPUTS, MODEL.ZERO_SHOT.MASKS). The first two also take a model that finds "
-                f"masks: {', '.join(MASK_MODELS)} or hf-hub:org/name"
+                "MODEL.MASK_GENERATOR.OUTPUTS), or a model that finds masks: "
+                f"{', '.join(MASK_MODELS)} or hf-hub:org/name"
             )
         has_mask_model(folder)  # refuses one that is not read
 

@@ -31,10 +31,6 @@ Results = dict[Any, Any]
 AnyModel = TypeVar("AnyModel", bound=Model)
 Data = TypeVar("Data")
 
-# Beginnings of the numbers that are kept of a pass with oracle words.
-MEASURES = ("PQ", "SQ", "RQ", "AP", "mIoU", "fwIoU", "mACC", "pACC")
-
-
 # Numbers that modules of --import add, see `extend.register_metric`: name -> what computes it.
 METRICS: dict[str, Callable[[Mapping[str, float], np.ndarray | None], float | None]] = {}
 
@@ -239,9 +235,3 @@ def add_metrics(results: Results, confusion: np.ndarray | None) -> None:
                 f"the evaluation has a number {taken[0]}: register yours by another name"
             )
         numbers |= {k: float(v) for k, v in values.items() if v is not None and math.isfinite(v)}
-
-
-def oracle_numbers(numbers: Mapping[str, float]) -> dict[str, float]:
-    """The means of a pass in which the model is given the classes of each image alone, under names of their own."""
-    means = {key: value for key, value in numbers.items() if key.startswith(MEASURES)}
-    return {f"oracle-{key}": value for key, value in means.items()}

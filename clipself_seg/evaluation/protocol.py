@@ -104,9 +104,9 @@ def size_text(mapper: object, of_model: str) -> str:
     return f"{stated}; {of_model}" if of_model else stated
 
 
-def beside_text(boundary: bool, oracle: bool) -> str:
+def beside_text(boundary: bool) -> str:
     """The keys of ``TEST.NUMBERS`` that are on, for the protocol."""
-    return ", ".join(key for key, on in (("BOUNDARY", boundary), ("ORACLE", oracle)) if on)
+    return "BOUNDARY" if boundary else ""
 
 
 def words_text(name: str, count: int) -> str:

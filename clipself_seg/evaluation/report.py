@@ -104,7 +104,6 @@ SEMANTIC_COLUMNS = {
     "seen mIoU": "mIoU-seen",
     "unseen mIoU": "mIoU-unseen",
     "boundary mIoU": "Boundary-mIoU",
-    "oracle mIoU": "oracle-mIoU",
 }
 ALWAYS = ("mIoU", "mAcc", "fwIoU", "pAcc")
 PANOPTIC_COLUMNS = {
@@ -123,8 +122,6 @@ PANOPTIC_COLUMNS = {
     "seen mIoU": "mIoU-seen",
     "unseen mIoU": "mIoU-unseen",
     "boundary mIoU": "Boundary-mIoU",
-    "oracle PQ": "oracle-PQ",
-    "oracle mIoU": "oracle-mIoU",
 }
 DETECTION_COLUMNS = TABLE_4 | {
     "APr": "APr",

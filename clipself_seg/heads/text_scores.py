@@ -119,9 +119,7 @@ def only_classes(logits_QK: Tensor, classes: Sequence[int]) -> Tensor:
 
     Args:
         logits_QK: class logits.
-        classes: indices in [0, K); none leaves all classes.
+        classes: indices in [0, K), at least one.
     """
-    if not len(classes):
-        return logits_QK
     kept = constant(list(classes), logits_QK).long()
     return torch.full_like(logits_QK, -torch.inf).index_copy(1, kept, logits_QK[:, kept])

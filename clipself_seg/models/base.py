@@ -22,7 +22,7 @@ from clipself_seg.checkpoints.pickles import read_numpy_pickle
 from clipself_seg.checkpoints.read import load_tensors, name_problem, read_checkpoint
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.kinds import signature_of
-from clipself_seg.clip.runtime import QUEUES, on_device, send
+from clipself_seg.clip.runtime import QUEUES, send
 from clipself_seg.clip.text_bank import TextBank
 from clipself_seg.clip.tower import DENSE
 from clipself_seg.clip.weights import to_native
@@ -264,21 +264,6 @@ def sizes_of(sample: Sample) -> tuple[tuple[int, int], tuple[int, int]]:
 def chosen_classes(sample: Sample, device: torch.device) -> Tensor | None:
     """The classes (k,) int64 of a sample that are to be told apart, on a device; None where all of them are."""
     return send(torch.tensor(sample["classes"]), device) if "classes" in sample else None
-
-
-def given_masks(sample: Sample, device: torch.device, remedy: str) -> Tensor:
-    """The masks (n, H, W) that came with the image of a sample, on a device.
-
-    Raises:
-        InputError: it has none, for which `remedy` says the way out, or of another size than the original image.
-    """
-    if "given_masks" not in sample:
-        raise InputError(remedy)
-    (masks_nHW,) = on_device([sample], "given_masks", device)
-    _, size = sizes_of(sample)
-    if tuple(masks_nHW.shape[1:]) != size:
-        raise InputError(f"masks of {tuple(masks_nHW.shape[1:])} pixels, the image has {size}")
-    return masks_nHW
 
 
 def on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -60,7 +60,6 @@ from clipself_seg.heads.distillation import (
 )
 from clipself_seg.models.timm_backbone import TimmMaps
 
-TEACHER = "MODEL.CLIPSELF.CORRELATION.TEACHER"
 CONTEXTS = {"q": (QUERIES,), "qk": (QUERIES, KEYS)}
 IMAGE = "image"
 # Outputs of the student that an objective may read: features (dense, queries, keys), which one pass over the images of
@@ -327,10 +326,6 @@ class Original:
 
 class TimmBackbone(TimmMaps):
     """A backbone of timm, see `TimmMaps`, on the student's grid."""
-
-    def __init__(self, name: str, pretrained: bool = True) -> None:
-        """As `TimmMaps`."""
-        super().__init__(name, pretrained, key=TEACHER, others="none nor original")
 
     def features(self, step: Step) -> Tensor:
         """Its features (B, D, h, w) on the student's grid, float32, without gradient."""

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from clipself_seg.clip.runtime import constant
 from clipself_seg.errors import InputError, in_short, nearest, of_extra
 
+KEY = "MODEL.CLIPSELF.CORRELATION.TEACHER"
+
 
 class TimmMaps:
     """A backbone of timm, by the feature map of its last block after the final norm, such as DINOv2's or PE-Spatial's.
@@ -19,25 +21,22 @@ class TimmMaps:
     Images are resized so that its grid is the one that is asked for, and normalised as its weights want them.
     """
 
-    def __init__(self, name: str, pretrained: bool = True, *, key: str, others: str) -> None:
+    def __init__(self, name: str, pretrained: bool = True) -> None:
         """
         Args:
             name: architecture of timm, with or without ".tag" of its weights.
             pretrained: False is random weights, from torch's current seed.
-            key: configuration key that names it, for messages.
-            others: what else the key may say, for messages.
 
         Raises:
             InputError: timm is not there, or has no such architecture.
         """
         self.name = name
         self.pretrained = pretrained
-        self.key = key
         self._network: Any = None
-        timm = _timm(key)
+        timm = _timm()
         if not timm.is_model(name):
             raise InputError(
-                f'{key} "{name}" is neither {others} nor a model of timm; '
+                f'{KEY} "{name}" is neither none nor original nor a model of timm; '
                 f"{nearest(name.partition('.')[0], timm.list_models())}"
             )
 
@@ -47,7 +46,7 @@ class TimmMaps:
         Raises:
             InputError: they cannot be fetched, or the network gives no feature maps of images of other sizes.
         """
-        network = _create(self.key, self.name, self.pretrained)
+        network = _create(self.name, self.pretrained)
         self._network = network.eval().requires_grad_(False).to(device)
         side = 0
         try:
@@ -62,16 +61,9 @@ class TimmMaps:
             ValueError,
         ) as error:
             raise InputError(
-                f"{self.key} {self.name} gives no feature map of an image of {2 * side} x {side} pixels "
+                f"{KEY} {self.name} gives no feature map of an image of {2 * side} x {side} pixels "
                 f"({in_short(error) or type(error).__name__}): take another backbone of timm"
             ) from None
-
-    @property
-    def network(self) -> nn.Module:
-        """The network, which `setup` makes."""
-        assert self._network is not None, "call setup before the first image"
-        made: nn.Module = self._network
-        return made
 
     @property
     def stride(self) -> int:
@@ -88,7 +80,8 @@ class TimmMaps:
             grid: (h, w).
             precision: context in which the network computes.
         """
-        settings: Any = self.network.pretrained_cfg
+        assert self._network is not None, "call setup before the first image"
+        settings: Any = self._network.pretrained_cfg
         size = grid[0] * self.stride, grid[1] * self.stride
         with torch.no_grad():
             pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
@@ -108,21 +101,21 @@ class TimmMaps:
         return maps
 
 
-def _timm(key: str) -> Any:
-    return of_extra("timm", f"the backbone of {key}", "timm")
+def _timm() -> Any:
+    return of_extra("timm", f"the backbone of {KEY}", "timm")
 
 
-def _create(key: str, name: str, pretrained: bool) -> nn.Module:
+def _create(name: str, pretrained: bool) -> nn.Module:
     """The network without a classifier, for images of any size if it can be."""
     # What timm reads may come from its cache or the hub; it loads tensors alone (weights_only).
     how = {"pretrained": pretrained, "num_classes": 0}
     try:
         try:
-            return _timm(key).create_model(name, **how, dynamic_img_size=True)
+            return _timm().create_model(name, **how, dynamic_img_size=True)
         except TypeError:  # convolutions need no such argument and refuse it
-            return _timm(key).create_model(name, **how)
+            return _timm().create_model(name, **how)
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"{key} {name}: timm cannot load it ({in_short(error)}); without a network, let timm fetch it "
+            f"{KEY} {name}: timm cannot load it ({in_short(error)}); without a network, let timm fetch it "
             "where there is one, and bring its cache"
         ) from None

@@ -30,8 +30,7 @@ from torch import nn
 from clipself_seg.data.datasets.records import train_vocabulary_name
 from clipself_seg.data.datasets.table import PanopticSet
 from clipself_seg.data.given_masks import given_masks
-from clipself_seg.data.mappers.panoptic import PanopticTestMapper
-from clipself_seg.data.mappers.sem_seg import mask_entries
+from clipself_seg.data.mappers.panoptic import PanopticTestMapper, mask_entries
 from clipself_seg.data.vocabulary import (
     NamedVocabulary,
     Vocabulary,

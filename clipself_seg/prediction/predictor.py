@@ -256,7 +256,7 @@ class ImagePredictor(Pretrained, Generic[R]):
             drops = self.absent.what == "drop"
             looks.append(Look(dict(zip(names, scores.tolist())), absent, drops and not kept))
             if drops and kept:
-                sample |= {"classes": kept, "void_competes": True}
+                sample |= {"classes": kept}
         return looks
 
     @abc.abstractmethod

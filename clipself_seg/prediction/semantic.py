@@ -175,13 +175,8 @@ class Predictor(ImagePredictor[Segmentation]):
         """Reads what the model and `SemSegTestMapper` do, and ``TEST.BACKGROUND.THRESHOLD``.
 
         Raises:
-            InputError: masks of a data set, or weights that do not fit.
+            InputError: weights that do not fit.
         """
-        if cfg.MODEL.ZERO_SHOT.MASKS:
-            raise InputError(
-                "MODEL.ZERO_SHOT.MASKS is for the images of a data set: leave it empty, or name masks by --task "
-                "panoptic --masks"
-            )
         return super().from_config(cfg, model=model) | {
             "mapper": SemSegTestMapper(cfg),
             "threshold": cfg.TEST.BACKGROUND.THRESHOLD or THRESHOLD,

@@ -339,12 +339,6 @@ def test_rotary_angles_by_hand():
     torch.testing.assert_close(table[0], torch.ones(4, dtype=torch.complex64))
 
 
-def test_rotation_turns_adjacent_pairs():
-    factors = torch.tensor([[[0.0, 1.0]]])
-    turned = rotate(torch.tensor([[[[3.0, 5.0]]]]), factors)
-    torch.testing.assert_close(turned, torch.tensor([[[[-5.0, 3.0]]]]))
-
-
 def test_square_rotary_table_equals_the_official_one_row_by_row():
     """[t_r w_0, t_r w_0, t_r w_1, ...] then the same for the column."""
     side, table = 7, torch.view_as_complex(rotary_factors((7, 7), 64, torch.device("cpu")))

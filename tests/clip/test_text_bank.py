@@ -207,15 +207,6 @@ def test_a_second_request_neither_hashes_nor_tokenises_nor_reads(clip, tmp_path,
         ask(["cat", "owl"])
 
 
-def test_a_copied_bank_asks_its_own_tower(clip, bank):
-    before = bank.embed(["cat"])
-    copied = copy.deepcopy(bank)
-    with torch.no_grad():
-        copied.clip.text.text_projection.mul_(-1)
-    torch.testing.assert_close(copied.embed(["cat"]), -before)
-    assert torch.equal(bank.embed(["cat"]), before)
-
-
 @pytest.mark.parametrize("kept", ["memory", "disk"])
 def test_what_is_kept_does_not_depend_on_the_modes_of_who_asks_first(clip, tmp_path, kept):
     bank = TextBank(clip, "single", cache_dir=tmp_path)
@@ -272,21 +263,6 @@ def test_disk_cache_is_used(clip, bank, tmp_path, monkeypatch):
         assert torch.equal(again.embed(["cat"]), first)
 
 
-def test_memory_holds_the_last_few_vocabularies(bank, monkeypatch):
-    for number in range(text_bank.KEPT + 1):
-        bank.embed([f"word {number}"])
-    read = []
-    original = text_bank._from_disk
-    monkeypatch.setattr(
-        text_bank, "_from_disk", lambda *given: read.append(given) or original(*given)
-    )
-    bank.embed([f"word {text_bank.KEPT}"])
-    bank.embed(["word 1"])
-    assert not read
-    bank.embed(["word 0"])
-    assert len(read) == 1
-
-
 def test_half_written_entries_of_killed_processes_go_after_a_day(bank, tmp_path):
     left = tmp_path / ".a.safetensors.x.part"
     left.mkdir()
@@ -305,13 +281,6 @@ def test_raw_embeddings_that_are_not_kept_are_the_same_and_leave_nothing(clip, t
     assert not list(tmp_path.iterdir()) and not bank._memory
     torch.testing.assert_close(found, bank.embed_raw(["cat", "owl"]))
     assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_text_tower_is_unmoved_by_what_follows_the_end_of_a_text(clip):
-    tokens = clip.tokenize(["a cat", "a long text about a cat and its many friends"])
-    with torch.no_grad():
-        together, alone = clip.encode_text(tokens), clip.encode_text(tokens[:1])
-    torch.testing.assert_close(together[:1], alone, atol=1e-6, rtol=1e-5)
 
 
 def test_what_a_caller_does_to_embeddings_stays_with_the_caller(bank):
@@ -482,15 +451,6 @@ def test_an_evaluation_after_every_step_of_a_training_run_has_its_own_texts(text
         optimizer.step()
     assert not torch.allclose(seen[0], seen[1]) and not torch.allclose(seen[1], seen[2])
     assert len(asked) == 6
-
-
-@torch.no_grad()
-def test_a_write_through_data_needs_invalidate(texts):
-    before = texts.embed(CAT)
-    texts.clip.text.text_projection.data.mul_(-1)
-    assert texts.embed(CAT) is before
-    texts.invalidate()
-    assert torch.equal(texts.embed(CAT), -before)
 
 
 @torch.no_grad()

@@ -58,7 +58,7 @@ def in_small(name: str, folder: Path):
 
 # Keys that a model looks at whatever their value decides.
 LOOKED_AT = {
-    *(*WEIGHTS, "MODEL.CLIP.ATTENTION", "MODEL.MASK_GENERATOR.SOURCE", "MODEL.ZERO_SHOT.MASKS"),
+    *(*WEIGHTS, "MODEL.CLIP.ATTENTION", "MODEL.MASK_GENERATOR.SOURCE"),
     *(
         "SOLVER.GAMMA",
         "SOLVER.BACKBONE_MULTIPLIER",

@@ -122,4 +122,3 @@ def test_only_some_classes_have_the_probabilities_of_a_short_vocabulary():
     short = fuse_scores(logits[:, kept], clip[:, kept], void, seen[kept], 0.3, 0.6)
     torch.testing.assert_close(probabilities[:, [*kept, 4]], short)
     assert not probabilities[:, [0, 3]].any()
-    assert only_classes(logits, []) is logits

@@ -102,12 +102,6 @@ def test_weights_that_do_not_go_together_are_refused_in_one_line(opts, message):
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("weights", [{}, {"CROPS": 0.0}])
-def test_terms_without_a_weight_are_refused(weights):
-    with pytest.raises(InputError, match="every weight .* is 0: give one of CROPS, CONTEXT, "):
-        WeightedTerms(weights)
-
-
 def step_of(model, samples):
     return Step(
         samples=samples,

@@ -1,40 +1,30 @@
-"""Segmentation without training: class scores, windows, names, and labels within masks."""
+"""Segmentation without training: class scores, windows and names."""
 
 from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
-from PIL import Image
 
 from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.checkpoints.zoo import SHIPPED
-from clipself_seg.clip import load_clip
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.sem_seg.evaluation import SemSegEvaluation
 from clipself_seg.heads.windows import StridedWindows
 from clipself_seg.models import ZeroShotSegmenter
 from clipself_seg.models.protocol import Model, TrainableModel
-from clipself_seg.models.zero_shot import DenseInMasks
 from lab.prepare.common import Options
 from lab.prepare.pascal import prepare_voc20
 from tests.conftest import ROOT
-from tests.small_towers import POOLED, small_towers
-from tests.tiny import random_clip, save_noise
+from tests.tiny import random_clip
 
 WORDS = ("cat", "dog|puppy|hound", "grass|lawn")
 MINI = ROOT / "configs/mini/zero_shot.yaml"
-WITH_MASKS = ROOT / "configs/mini/zero_shot_masks.yaml"
 PLAIN = ROOT / "configs/zero_shot/base+openai_vitb16.yaml"
-CAT_SEG = ROOT / "configs/mini/semseg.yaml"
-RANDOM = ("MODEL.CLIP.WEIGHTS", "", "MODEL.ZERO_SHOT.TEMPLATES", "single")
 
 
 def tiny(**how) -> ZeroShotSegmenter:
@@ -211,76 +201,6 @@ def test_real_images_pass_the_evaluator(data_dir, tmp_path, monkeypatch):
     assert next(iter(high))["ACC-background"] == 100
 
 
-MASK_WORDS = ("cat", "dog|puppy", "grass")
-
-
-def model_of(correlation="clip", **how):
-    clip = random_clip()
-    masks = DenseInMasks(clip, correlation, pretrained=False)
-    how = {"templates": "single", "windows": StridedWindows(32, 16), "masks": masks} | how
-    model = ZeroShotSegmenter(clip=clip, **how).eval()
-    model.set_vocabulary(MASK_WORDS)
-    return model
-
-
-def sample_of(masks, rows=40, columns=48):
-    generator = torch.Generator().manual_seed(1)
-    image = torch.randint(256, (3, rows, columns), dtype=torch.uint8, generator=generator)
-    return {"image": image, "height": 20, "width": 24, "given_masks": masks}
-
-
-def halves():
-    masks = torch.zeros(2, 20, 24, dtype=torch.bool)
-    masks[0, :, :12] = masks[1, :10, 12:] = True
-    return masks
-
-
-@pytest.mark.parametrize("correlation", ["clip", "test_vit"])
-def test_each_mask_has_one_class_and_one_probability(correlation):
-    model = model_of(correlation)
-    (outputs,) = model([sample_of(halves())], output="labels")
-    labels, best = outputs["sem_seg_labels"], outputs["sem_seg_best"]
-    assert labels.shape == best.shape == (20, 24)
-    for mask in halves():
-        assert len(labels[mask].unique()) == 1 and len(best[mask].unique()) == 1
-    assert len(best[10:, 12:].unique()) > 1
-    assert ((best > 0) & (best <= 1)).all()
-
-
-def test_masks_decide_where_places_attend_before_they_vote():
-    model = model_of()
-    without = model([sample_of(halves()[:0])], output="labels")[0]["sem_seg_best"]
-    within = model([sample_of(halves())], output="labels")[0]["sem_seg_best"]
-    assert not torch.allclose(without[10:, 12:], within[10:, 12:])
-
-
-def test_what_does_not_go_together_is_refused():
-    model = model_of()
-    for given, output, message in (
-        (sample_of(halves()), "scores", 'no output "scores" with MODEL.ZERO_SHOT.MASKS'),
-        (sample_of(torch.ones(1, 40, 48).bool()), "labels", r"masks of \(40, 48\) pixels, .*\(20, 24\)"),
-        ({"image": torch.zeros(3, 40, 48, dtype=torch.uint8)}, "labels", "whose mapper reads"),
-    ):  # fmt: skip
-        with pytest.raises(InputError, match=message):
-            model([given], output=output)
-    clip = random_clip()
-    with pytest.raises(InputError, match='CORRELATION "vit_typo" is neither clip nor a model'):
-        DenseInMasks(clip, "vit_typo")
-    clip.visual.choose_attention("naclip")
-    with pytest.raises(InputError, match="ATTENTION naclip and MODEL.ZERO_SHOT.MASKS both say"):
-        DenseInMasks(clip)
-
-
-@pytest.mark.parametrize("name", POOLED)
-def test_a_tower_with_an_attention_pool_is_refused_as_by_the_attentions(name, tmp_path):
-    with small_towers(tmp_path):
-        clip = load_clip(name, None)
-        with pytest.raises(
-            InputError, match=f"MASKS needs a ViT whose last block .* {name} has not"
-        ):
-            DenseInMasks(clip)
-
-
 # Keys of a configuration -> what the error says.
 REFUSED = [
     (PLAIN, "MODEL.ZERO_SHOT.STRIDE 400", "STRIDE must be from a sixteenth of WINDOW"),
@@ -295,12 +215,6 @@ REFUSED = [
         "TEST.BACKGROUND.WORDS False TEST.BACKGROUND.THRESHOLD 0",
         "THRESHOLD must be greater than 0 where no name",
     ),
-    (
-        WITH_MASKS,
-        "MODEL.ZERO_SHOT.CORRELATION test_vit",
-        "CORRELATION must be .clip. where there are",
-    ),
-    (CAT_SEG, "MODEL.ZERO_SHOT.MASKS folder", "ZERO_SHOT.MASKS .* CATSeg does not read it"),
 ]
 
 
@@ -310,47 +224,9 @@ def test_keys_that_make_no_sense_are_refused(config, opts, message):
         load_config(config, opts.split())
 
 
-def test_its_readings_are_what_it_does(tmp_path):
+def test_its_readings_are_what_it_does():
     reading = tiny(windows=StridedWindows(32, 16), synonyms="max").reading()
     assert reading.synonyms == "all, the best score of them"
     assert (reading.windows, reading.features) == ("32 px, stride 16 px", "token")
     assert reading.scale == "40"
     assert tiny(windows=StridedWindows(0, 1), synonyms="first").reading().windows == "none"
-    model, other = model_of(), model_of("test_vit")
-    assert model.reading().features == "CorrCLIP's form in given masks, correlations of token"
-    assert other.reading().features.endswith("correlations of test_vit")
-    assert other.weights_hash().startswith(model.weights_hash() + "-")
-    assert build_model(load_config(WITH_MASKS, RANDOM)).masks is None
-    masks = ["MODEL.ZERO_SHOT.MASKS", str(tmp_path)]
-    built = build_model(load_config(WITH_MASKS, [*RANDOM, *masks]))
-    assert built.reading().features.endswith("correlations of value")
-
-
-def test_the_evaluation_reads_a_folder_of_masks_and_misses_none(tmp_path, catalogue):
-    for kind in ("images", "labels", "masks"):
-        (tmp_path / kind).mkdir()
-    for name in ("a", "b"):
-        save_noise(tmp_path / f"images/{name}.png", 24, 32)
-        ids = np.kron(np.arange(1, 5).reshape(2, 2), np.ones((12, 16))).astype(np.uint8)
-        Image.fromarray(ids % 3).save(tmp_path / f"labels/{name}.png")
-        Image.fromarray(ids).save(tmp_path / f"masks/{name}.png")
-    (tmp_path / "words.json").write_text(json.dumps(list(MASK_WORDS)))
-    files = {"file_name": "images", "sem_seg_file_name": "labels"}
-    records = [{key: f"{tmp_path}/{kind}/{n}.png" for key, kind in files.items()} for n in "ab"]
-    DatasetCatalog.register("blocks", lambda: records)
-    MetadataCatalog.get("blocks").set(
-        image_root=str(tmp_path / "images"),
-        sem_seg_root=str(tmp_path / "labels"),
-        vocabulary=str(tmp_path / "words.json"),
-        ignore_label=255,
-    )
-    options = [*RANDOM, "DATASETS.TEST", "('blocks',)", "OUTPUT_DIR", str(tmp_path / "run")]
-    options += ["TEST.TRAIN_VOCABULARY", "", "INPUT.MIN_SIZE_TEST", "0"]
-    cfg = load_config(WITH_MASKS, [*options, "MODEL.ZERO_SHOT.MASKS", str(tmp_path / "masks")])
-    run, model = SemSegEvaluation(cfg), build_model(cfg)
-    run.check(model)
-    assert run.metadata()["masks given"]["blocks"]["forms"] == {"png": 2}
-    assert run(model)["blocks"]["mIoU"] >= 0
-    (tmp_path / "masks/b.png").unlink()
-    with pytest.raises(InputError, match="masks of 1 of 2 images of blocks are missing"):
-        SemSegEvaluation(cfg).check(model)

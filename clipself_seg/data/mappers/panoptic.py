@@ -15,6 +15,7 @@ from detectron2.data import transforms as T
 
 from clipself_seg.checkpoints.mask_models import has_mask_model
 from clipself_seg.data.annotations import Record, category_labels
+from clipself_seg.data.given_masks import GivenMasks, MaskFolder, image_name
 from clipself_seg.data.images import MAX_PIXELS, read_image
 from clipself_seg.data.mappers.samples import (
     PADDING,
@@ -164,23 +165,42 @@ class PanopticTestMapper(SemSegTestMapper):
 
     Attributes:
         original: whether samples have the image at its own size too, as "original", for a model that finds its masks.
+        masks: folder of the masks; None for none.
     """
 
     original: bool = False
+    masks: MaskFolder | None = None
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Read what `SemSegTestMapper` does, and MODEL.MASK_GENERATOR."""
         generator = cfg.MODEL.MASK_GENERATOR
-        original = generator.SOURCE == "masks" and has_mask_model(generator.OUTPUTS)
-        return super().from_config(cfg) | {"original": original}
+        settings = super().from_config(cfg)
+        if generator.SOURCE != "masks":
+            return settings
+        if has_mask_model(generator.OUTPUTS):
+            return settings | {"original": True}
+        return settings | {"masks": MaskFolder(generator.OUTPUTS) if generator.OUTPUTS else None}
 
-    @staticmethod
-    def mask_folder(cfg: CfgNode) -> str:
-        """MODEL.MASK_GENERATOR.OUTPUTS, where these are masks."""
-        generator = cfg.MODEL.MASK_GENERATOR
-        given = generator.SOURCE == "masks" and not has_mask_model(generator.OUTPUTS)
-        return generator.OUTPUTS if given else ""
+    def __call__(self, record: Record) -> Sample:
+        """As `SemSegTestMapper`, with `mask_entries` where there is a folder.
+
+        Raises:
+            InputError: likewise; or the image has no masks, or none of its size.
+        """
+        sample = super().__call__(record)
+        if self.masks is not None:
+            size = sample["height"], sample["width"]
+            sample |= mask_entries(self.masks.read(image_name(record["file_name"]), size))
+        return sample
 
     def resized(self, image: np.ndarray) -> Sample:
         return super().resized(image) | ({"original": chw(image)} if self.original else {})
+
+
+def mask_entries(given: GivenMasks) -> Sample:
+    """What a sample has of masks that somebody made: "given_masks" (Q, H, W) bool, "given_scores" (Q,) float32."""
+    return {
+        "given_masks": torch.from_numpy(given.masks),
+        "given_scores": torch.from_numpy(given.scores),
+    }

@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipself_seg.data.annotations import Record
-from clipself_seg.data.given_masks import GivenMasks, MaskFolder, image_name
 from clipself_seg.data.images import MAX_PIXELS, read_image
 from clipself_seg.data.mappers.samples import (
     PADDING,
@@ -154,7 +153,7 @@ class SemSegTrainMapper(Configurable):
 
 
 class SemSegTestMapper(Configurable):
-    """Mapper from a record to the image at the size of evaluation, and given masks of it if there are any.
+    """Mapper from a record to the image at the size of evaluation.
 
     Evaluators read ground truth.
 
@@ -162,31 +161,21 @@ class SemSegTestMapper(Configurable):
         min_size: length of the shorter side in pixels; 0 keeps the image's size.
         max_size: largest length of the longer side in pixels, which takes precedence.
         max_pixels: largest number of pixels of an image that is decoded.
-        masks: folder of the masks; None for none.
     """
 
     min_size: int
     max_size: int
     max_pixels: int = MAX_PIXELS
-    masks: MaskFolder | None = None
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Read INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST and MAX_PIXELS, and the folder of masks that the model reads."""
+        """Read INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST and MAX_PIXELS."""
         require_rgb(cfg.INPUT.FORMAT)
-        folder = cls.mask_folder(cfg)
         return dict(
             min_size=cfg.INPUT.MIN_SIZE_TEST,
             max_size=cfg.INPUT.MAX_SIZE_TEST,
             max_pixels=cfg.INPUT.MAX_PIXELS,
-            masks=MaskFolder(folder) if folder else None,
         )
-
-    @staticmethod
-    def mask_folder(cfg: CfgNode) -> str:
-        """MODEL.ZERO_SHOT.MASKS; "" for none."""
-        folder: str = cfg.MODEL.ZERO_SHOT.MASKS
-        return folder
 
     @property
     def resize(self) -> ResizeShortestEdge:
@@ -207,28 +196,15 @@ class SemSegTestMapper(Configurable):
 
         Returns:
             The record's entries, "image" uint8 (3, h, w) RGB, and "height" and "width" of the
-            image before resizing, in pixels; with `masks` also `mask_entries`.
+            image before resizing, in pixels.
 
         Raises:
-            InputError: the image cannot be read, or has another size than stated; it has no masks, or none of its
-                size.
+            InputError: the image cannot be read, or has another size than stated.
         """
         image = read_image(record["file_name"], stated_size(record), self.max_pixels)
-        sample = record | self.resized(image)
-        if self.masks is not None:
-            name = image_name(record["file_name"])
-            sample |= mask_entries(self.masks.read(name, image.shape[:2]))
-        return sample
+        return record | self.resized(image)
 
     def resized(self, image: np.ndarray) -> Sample:
         """The sample of an image (H, W, 3) uint8 RGB without a record: what says which one it is, is missing."""
         resized = self.resize.get_transform(image).apply_image(image)
         return {"image": chw(resized), "height": image.shape[0], "width": image.shape[1]}
-
-
-def mask_entries(given: GivenMasks) -> Sample:
-    """What a sample has of masks that somebody made: "given_masks" (Q, H, W) bool, "given_scores" (Q,) float32."""
-    return {
-        "given_masks": torch.from_numpy(given.masks),
-        "given_scores": torch.from_numpy(given.scores),
-    }

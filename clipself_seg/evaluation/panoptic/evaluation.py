@@ -22,8 +22,8 @@ from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.masks import read_segments
 from clipself_seg.data.vocabulary import NamedVocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import Evaluation, Pass, Results, label_file_of, oracle_numbers
-from clipself_seg.evaluation.evaluator import Output, Outputs, Samples
+from clipself_seg.evaluation.base import Evaluation, Pass, Results, label_file_of
+from clipself_seg.evaluation.evaluator import Outputs, Samples
 from clipself_seg.evaluation.examples import DrawnExamples
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.evaluation.panoptic.fusions import (
@@ -39,7 +39,6 @@ from clipself_seg.evaluation.panoptic.ground_truth import (
     PanopticGroundTruth,
     counts_all,
     is_semantic_only,
-    label_map_classes,
     read_panoptic_ground_truth,
     read_semantic_only,
 )
@@ -83,7 +82,6 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         train_vocabulary: class list, or its name, that was trained on, whose classes count as
             seen; "" splits nothing, and the model takes all classes for seen.
         boundary: whether Boundary IoU is measured, too.
-        oracle: whether the model is evaluated once more with the classes alone that are in each image.
         label_files: for each data set a file of other names for its classes, or ""; () for none at all.
 
     Raises:
@@ -98,7 +96,6 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
     rule: MiouRule
     train_vocabulary: NamedVocabulary
     boundary: bool = False
-    oracle: bool = False
     label_files: Sequence[str] = ()
     examples: DrawnExamples = DrawnExamples()
 
@@ -124,7 +121,6 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
             "train_vocabulary": train_vocabulary_name(cfg, PanopticSet),
             "examples": DrawnExamples.from_config(cfg),
             "boundary": cfg.TEST.NUMBERS.BOUNDARY,
-            "oracle": cfg.TEST.NUMBERS.ORACLE,
             "label_files": cfg.TEST.LABEL_FILES,
         }
 
@@ -162,12 +158,12 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
             size=size_text(self.mapper, reading.size),
             seen=seen_text(truth.seen, seen),
             rule=f"mIoU over classes by rule {self.rule}" if "semantic" in truth.tasks else "",
-            beside=beside_text(self.boundary, self.oracle),
+            beside=beside_text(self.boundary),
         )
 
     def _passes(self, name: str, model: PanopticModel) -> Iterator[Pass]:
         truth = self.data(name)
-        batches = functools.partial(evaluation_batches, truth.records, self.mapper, self.workers)
+        batches = evaluation_batches(truth.records, self.mapper, self.workers)
         words = self.examples.added(name, truth.vocabulary, truth.seen)
         model.set_vocabulary(words, seen=truth.seen)
         voids = (model.void_discount, self.void_sweep)
@@ -175,42 +171,32 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         self._named = named
         asked = named | sweep_fusions(self.sweep, truth.seen, model.void_discount)
         ask = functools.partial(model, fusions=asked)
-        yield Pass(batches(), self._evaluator(name, truth), ask)
-        if self.oracle:
-            logger.info("oracle words, of each image its own classes:")
-            oracle = functools.partial(_with_true_classes, model, truth, named)
-            yield Pass(batches(), self._evaluator(name, truth, main=False), oracle)
+        yield Pass(batches, self._evaluator(name, truth), ask)
 
     def _numbers(self, name: str, outputs: list[Results]) -> Results:
         """For each fusion means in percent (those of `panoptic_results`, "AP..." of `instance_results`, those
         of `sem_seg_results`, and those that ``TEST.NUMBERS`` asks for), "alpha", "beta" and "images", and
         "void_discount" where a fusion has one; with a sweep also "sweep", see `sweep_results`.
         """
-        numbers, *with_oracle = outputs
+        (numbers,) = outputs
         results: Results = {}
         discounted = any(fusion.void_discount for fusion in self._named.values())
         for fusion, (alpha, beta, _, void_discount) in self._named.items():
             own = numbers[fusion] | {"alpha": alpha, "beta": beta}
             if discounted:
                 own["void_discount"] = void_discount
-            for oracle in with_oracle:
-                own |= oracle_numbers(oracle[fusion])
             results[fusion] = own
         if self.sweep:
             results["sweep"] = sweep_results(self.sweep, self.data(name).seen, numbers)
         return results
 
-    def _evaluator(
-        self, name: str, truth: PanopticGroundTruth, main: bool = True
-    ) -> FusionsEvaluator:
-        """Evaluators of every fusion of a data set; of the main pass with files, sweep and numbers beside."""
-        cells = sweep_fusions(self.sweep, truth.seen) if main else {}
+    def _evaluator(self, name: str, truth: PanopticGroundTruth) -> FusionsEvaluator:
+        """Evaluators of every fusion of a data set, and of the cells of the sweep."""
+        cells = sweep_fusions(self.sweep, truth.seen)
         return FusionsEvaluator(
             fusions={
                 fusion: {
-                    task: self._task_evaluator(
-                        name, truth, task, self.output_dir / fusion if main else None
-                    )
+                    task: self._task_evaluator(name, truth, task, self.output_dir / fusion)
                     for task in (*truth.tasks, *_further_tasks(truth))
                 }
                 for fusion in (*self.fusions, *map(void_name, self.void_sweep))
@@ -219,7 +205,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         )
 
     def _task_evaluator(
-        self, name: str, truth: PanopticGroundTruth, task: str, folder: Path | None
+        self, name: str, truth: PanopticGroundTruth, task: str, folder: Path
     ) -> DatasetEvaluator:
         if task == "panoptic":
             return self._panoptic_evaluator(name, truth, folder)
@@ -229,7 +215,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
                 class_names=truth.vocabulary.names,
                 ignore_label=truth.ignore_label,
                 rule=self.rule,
-                boundary=self.boundary and folder is not None,
+                boundary=self.boundary,
                 **settings,
             )
         settings["vocabulary"] = truth.vocabulary
@@ -300,24 +286,6 @@ def _require_clip_alone(cfg: CfgNode) -> None:
 def _sweeps(results: Results) -> dict[str, Sweep]:
     """The sweep of each data set that has one."""
     return {name: numbers["sweep"] for name, numbers in results.items() if "sweep" in numbers}
-
-
-def _with_true_classes(
-    model: PanopticModel,
-    truth: PanopticGroundTruth,
-    fusions: Mapping[str, Fusion],
-    samples: Sequence[Sample],
-) -> Sequence[Output]:
-    """A model's outputs where of each image the classes alone are given that are in its ground truth."""
-    index_of = truth.vocabulary.dataset_id_to_index
-    given = []
-    for sample in samples:
-        if truth.files is None:
-            classes = label_map_classes(truth, sample)
-        else:
-            classes = sorted({index_of[one["category_id"]] for one in sample["segments_info"]})
-        given.append({**sample, "classes": classes})
-    return model(given, fusions=fusions)
 
 
 class FusionsEvaluator(DatasetEvaluator):

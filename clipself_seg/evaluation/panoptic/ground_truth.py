@@ -19,8 +19,6 @@ from clipself_seg.data.annotations import Record, coco_info, read_coco_json, req
 from clipself_seg.data.datasets.records import find_dataset, panoptic_set_records, sem_seg_records
 from clipself_seg.data.datasets.table import DATASETS, IGNORE_LABEL, PanopticSet, SemSegSet
 from clipself_seg.data.images import describe_jpegs
-from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.masks import read_labels_of
 from clipself_seg.data.vocabulary import (
     NamedVocabulary,
     Vocabulary,
@@ -33,7 +31,6 @@ from clipself_seg.data.vocabulary import (
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.coco_objects import TrueObjects, read_true_instances
 from clipself_seg.evaluation.evaluator import ImageId
-from clipself_seg.evaluation.sem_seg.numbers import present_classes
 
 BACKGROUND = "background"
 # COCO has each of VOC's classes, but not always under the same string ("aeroplane", "airplane"): FC-CLIP counts all.
@@ -235,11 +232,3 @@ def _named_by(path: str, vocabulary: Vocabulary, files: SemSegSet) -> Vocabulary
     rows.append(rows.pop(of_background[0]))
     classes = zip(named.classes, rows, strict=True)
     return replace(named, classes=tuple(replace(entry, names=names) for entry, names in classes))
-
-
-def label_map_classes(truth: PanopticGroundTruth, sample: Sample) -> list[int]:
-    """Indices of the classes of an image's label map, rising."""
-    count, ignored = len(truth.vocabulary), truth.ignore_label
-    labels = read_labels_of(sample, num_classes=count, ignore_label=ignored)
-    present: list[int] = present_classes(labels, count, ignored).tolist()
-    return present

@@ -6,24 +6,20 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
 
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.datasets.records import find_dataset, sem_seg_records, vocabulary_name
 from clipself_seg.data.datasets.table import SemSegSet
-from clipself_seg.data.given_masks import image_name
 from clipself_seg.data.images import describe_jpegs
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
-from clipself_seg.data.masks import read_labels_of
 from clipself_seg.data.vocabulary import (
     NamedVocabulary,
     Vocabulary,
@@ -34,7 +30,7 @@ from clipself_seg.data.vocabulary import (
     seen_by_plain_spelling,
 )
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import Evaluation, Pass, Results, label_file_of, oracle_numbers
+from clipself_seg.evaluation.base import Evaluation, Pass, Results, label_file_of
 from clipself_seg.evaluation.examples import DrawnExamples
 from clipself_seg.evaluation.protocol import (
     MeasuringProtocol,
@@ -45,7 +41,7 @@ from clipself_seg.evaluation.protocol import (
 )
 from clipself_seg.evaluation.report import of_paper, semantic_paper_table, semantic_run_table
 from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator
-from clipself_seg.evaluation.sem_seg.numbers import MiouRule, present_classes
+from clipself_seg.evaluation.sem_seg.numbers import MiouRule
 from clipself_seg.models.protocol import SemSegModel, reading_of
 
 logger = logging.getLogger(__name__)
@@ -68,7 +64,6 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         background_words: whether names of the background compete for pixels, in data sets that have some.
         threshold: score below which a pixel of these data sets is background; 0 is never.
         boundary: whether Boundary IoU is measured, too.
-        oracle: whether the model is evaluated once more with the classes alone that are in each image.
         label_files: for each data set a file of other names for its classes, or ""; () for none at all.
         examples: of unseen classes.
     """
@@ -81,14 +76,12 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
     background_words: bool = True
     threshold: float = 0.0
     boundary: bool = False
-    oracle: bool = False
     label_files: Sequence[str] = ()
     examples: DrawnExamples = DrawnExamples()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._label_file = label_file_of(self.datasets, self.label_files)
-        self._masks: dict[str, object] = {}
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
@@ -109,7 +102,6 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
             "background_words": cfg.TEST.BACKGROUND.WORDS,
             "threshold": cfg.TEST.BACKGROUND.THRESHOLD,
             "boundary": cfg.TEST.NUMBERS.BOUNDARY,
-            "oracle": cfg.TEST.NUMBERS.ORACLE,
             "label_files": cfg.TEST.LABEL_FILES,
             "examples": DrawnExamples.from_config(cfg),
         }
@@ -123,8 +115,6 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         }
         if self.threshold or not self.background_words:
             metadata["background"] = self._background  # of data sets that have one
-        if self._masks:
-            metadata["masks given"] = self._masks
         written = {name: data.images for name, data in self._known.items() if data.images}
         return metadata | ({"images": written} if written else {})
 
@@ -137,10 +127,6 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
     def check(self, model: SemSegModel) -> None:
         """Refuse early what would fail late: missing data sets or vocabularies."""
         super().check(model)
-        if isinstance(self.mapper, SemSegTestMapper) and (masks := self.mapper.masks):
-            for name in self.datasets:
-                names = [image_name(record["file_name"]) for record in self.data(name).records]
-                self._masks[name] = masks.check(name, names)
         if set(self.pooling) - {1}:
             logger.info(
                 "MODEL.SEM_SEG_HEAD.POOLING_SIZES is %s; the official numbers pool by 1 in evaluation",
@@ -163,48 +149,32 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
             size=size_text(self.mapper, reading.size),
             seen=seen_text(data.seen, rule),
             rule=f"means over classes by rule {self.rule}",
-            beside=beside_text(self.boundary, self.oracle),
+            beside=beside_text(self.boundary),
         )
 
     def _passes(self, name: str, model: SemSegModel) -> Iterator[Pass]:
         data = self.data(name)
-        batches = functools.partial(evaluation_batches, data.records, self.mapper, self.workers)
         model.set_vocabulary(data.vocabulary)
-        # The best class of each pixel instead of all scores.
-        ask = functools.partial(model, output="labels")
-        yield Pass(batches(), self._evaluator(name, self.output_dir), ask)
-        if self.oracle:
-            logger.info("oracle words, of each image its own classes:")
-            present = functools.partial(_true_classes, data)
-            oracle = functools.partial(labels_by_true_words, model, data.vocabulary, present)
-            yield Pass(batches(), self._evaluator(name), oracle)
-
-    def _evaluator(self, name: str, output_dir: Path | None = None) -> SemSegAccuracyEvaluator:
-        """An evaluator; that of the main pass has a folder."""
-        data = self.data(name)
-        return SemSegAccuracyEvaluator(
+        evaluator = SemSegAccuracyEvaluator(
             dataset_name=name,
             class_names=data.class_names,
             ignore_label=data.ignore_label,
             background=data.background,
             seen=data.seen,
             rule=self.rule,
-            boundary=self.boundary and output_dir is not None,
-            output_dir=output_dir,
+            boundary=self.boundary,
+            output_dir=self.output_dir,
             threshold=self.threshold,
         )
+        batches = evaluation_batches(data.records, self.mapper, self.workers)
+        # The best class of each pixel instead of all scores.
+        yield Pass(batches, evaluator, functools.partial(model, output="labels"))
 
     def _numbers(self, name: str, outputs: list[Results]) -> dict[str, float]:
-        """Means, counts and the numbers of each class that counts, see `sem_seg_results`; those of oracle words
-        ("oracle-mIoU" ...) beside them."""
+        """Means, counts and the numbers of each class that counts, see `sem_seg_results`."""
+        (output,) = outputs
         # JSON has no NaN: a class that does not count has no number.
-        results, *with_oracle = (
-            {key: v for key, v in output["sem_seg"].items() if not math.isnan(v)}
-            for output in outputs
-        )
-        for numbers in with_oracle:
-            results |= oracle_numbers(numbers)
-        return results
+        return {key: v for key, v in output["sem_seg"].items() if not math.isnan(v)}
 
     def _confusion(self, evaluator: DatasetEvaluator) -> np.ndarray | None:
         return cast(SemSegAccuracyEvaluator, evaluator).confusion
@@ -237,7 +207,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         if self.class_json:
             words = read_dataset_names("TEST_CLASS_JSON", self.class_json, name, len(vocabulary))
         if files.background is not None and not self.background_words:
-            words = some_classes(words, range(files.background))
+            words = _first_classes(words, files.background)
         records = sem_seg_records(name)
         written = describe_jpegs(r["file_name"] for r in records) if files.prepares_images else ""
         if isinstance(words, Vocabulary):
@@ -253,37 +223,10 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         )
 
 
-def labels_by_true_words(
-    model: SemSegModel,
-    words: Words,
-    present: Callable[[Sample], np.ndarray],
-    samples: Sequence[Sample],
-) -> list[dict[str, torch.Tensor]]:
-    """A model's labels in [0, K) of one image after the other, each with the classes of that image alone.
-
-    Args:
-        model: is given the classes of each image, and keeps those of the last one.
-        words: the K classes of the data set.
-        present: indices (k,) in [0, K) of the classes of a sample's ground truth, rising.
-        samples: the images.
-    """
-    outputs = []
-    for sample in samples:
-        # In an image without ground truth no pixel counts, whatever it is called.
-        classes = present(sample) if len(present(sample)) else np.zeros(1, dtype=np.int64)
-        model.set_vocabulary(some_classes(words, classes))
-        (output,) = model([sample], output="labels")
-        labels = output["sem_seg_labels"]
-        classes_of = torch.from_numpy(classes).to(labels.device)
-        outputs.append({**output, "sem_seg_labels": classes_of[labels]})
-    return outputs
-
-
-def some_classes(words: Words, classes: Iterable[int]) -> Words:
-    """The vocabulary of some of the classes, by their indices and in their order."""
+def _first_classes(words: Words, count: int) -> Words:
     if isinstance(words, Vocabulary):
-        return dataclasses.replace(words, classes=tuple(words.classes[i] for i in classes))
-    return [words[i] for i in classes]
+        return dataclasses.replace(words, classes=words.classes[:count])
+    return words[:count]
 
 
 class SemSegData(NamedTuple):
@@ -308,13 +251,6 @@ class SemSegData(NamedTuple):
     background: int | None
     seen: np.ndarray | None
     images: str = ""
-
-
-def _true_classes(data: SemSegData, sample: Sample) -> np.ndarray:
-    """Indices of the classes that are in an image, among those that the model is given."""
-    count = len(data.class_names)
-    truth = read_labels_of(sample, num_classes=count, ignore_label=data.ignore_label)
-    return present_classes(truth, len(data.vocabulary), data.ignore_label, data.background)
 
 
 def read_dataset_names(key: str, class_json: str, dataset: str, count: int) -> list[str]:

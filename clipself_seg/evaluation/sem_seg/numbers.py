@@ -40,23 +40,6 @@ class ClassNumbers(NamedTuple):
     predicted: np.ndarray
 
 
-def present_classes(
-    truth: np.ndarray, num_given: int, ignore_label: int, background: int | None = None
-) -> np.ndarray:
-    """Indices (k,) int64 of the classes of a label map, rising.
-
-    Args:
-        truth: labels (H, W).
-        num_given: number of the classes that a model is given, K.
-        ignore_label: label of pixels without a class.
-        background: the label for which all classes from it on stand, if there is one.
-    """
-    labels = np.unique(truth[truth != ignore_label]).astype(np.int64)
-    if background is not None and background in labels:
-        labels = np.concatenate([labels[labels < background], np.arange(background, num_given)])
-    return labels
-
-
 def confusion_matrix(
     predicted: np.ndarray, truth: np.ndarray, num_classes: int, ignore_label: int
 ) -> np.ndarray:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from clipself_seg.checkpoints.read import name_problem, read_checkpoint
 from clipself_seg.clip.layers import ResidualBlock
 from clipself_seg.clip.runtime import without_values
 from clipself_seg.clip.weights import NO_WEIGHTS, LoadReport
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, of_extra
 from clipself_seg.heads.diffusion.stable_diffusion import (
     SMALL,
     TOKENS,
@@ -28,97 +27,16 @@ from clipself_seg.heads.diffusion.stable_diffusion import (
     build_vae,
 )
 
-LEVELS = 4  # levels of the autoencoder and of the U-Net
-PER_LEVEL = 3  # blocks of a level of the U-Net, including the one that halves the size
-
-# Parts of the names of residual blocks.
-RESNET = {
-    "in_layers.0.": "norm1.",
-    "in_layers.2.": "conv1.",
-    "emb_layers.1.": "time_emb_proj.",
-    "out_layers.0.": "norm2.",
-    "out_layers.3.": "conv2.",
-    "skip_connection.": "conv_shortcut.",
+# What diffusers' conversion of names asks of a configuration: levels of both networks, blocks of a level of the U-Net.
+TOPOLOGY = {"layers_per_block": 2, "down_block_types": [None] * 4, "up_block_types": [None] * 4}
+MOST_TENSORS = 1000  # that are converted, whose time grows with the square; the U-Net has 686
+# The autoencoder's attention in folders that diffusers wrote before 0.18.
+OLD_ATTENTION = {
+    ".query.": ".to_q.",
+    ".key.": ".to_k.",
+    ".value.": ".to_v.",
+    ".proj_attn.": ".to_out.0.",
 }
-# Starts of names outside of the numbered blocks.
-UNET = {
-    "time_embed.0.": "time_embedding.linear_1.",
-    "time_embed.2.": "time_embedding.linear_2.",
-    "input_blocks.0.0.": "conv_in.",
-    "middle_block.0.": "mid_block.resnets.0.",
-    "middle_block.1.": "mid_block.attentions.0.",
-    "middle_block.2.": "mid_block.resnets.1.",
-    "out.0.": "conv_norm_out.",
-    "out.2.": "conv_out.",
-}
-VAE = {
-    ".mid.block_1.": ".mid_block.resnets.0.",
-    ".mid.block_2.": ".mid_block.resnets.1.",
-    ".mid.attn_1.": ".mid_block.attentions.0.",
-    ".norm_out.": ".conv_norm_out.",
-    ".nin_shortcut.": ".conv_shortcut.",
-}
-# The autoencoder's attention, in CompVis's files and in folders that diffusers wrote before 0.18.
-VAE_ATTENTION = {
-    ".attentions.0.norm.": ".attentions.0.group_norm.",
-    ".attentions.0.q.": ".attentions.0.to_q.",
-    ".attentions.0.k.": ".attentions.0.to_k.",
-    ".attentions.0.v.": ".attentions.0.to_v.",
-    ".attentions.0.proj_out.": ".attentions.0.to_out.0.",
-    ".attentions.0.query.": ".attentions.0.to_q.",
-    ".attentions.0.key.": ".attentions.0.to_k.",
-    ".attentions.0.value.": ".attentions.0.to_v.",
-    ".attentions.0.proj_attn.": ".attentions.0.to_out.0.",
-}
-UNET_BLOCK = re.compile(r"(input|output)_blocks\.(\d+)\.(\d+)\.(.+)")
-VAE_BLOCK = re.compile(r"(encoder\.down|decoder\.up)\.(\d+)\.(block|downsample|upsample)\.(.+)")
-
-
-def unet_name(name: str) -> str:
-    """diffusers' name of a parameter below ``model.diffusion_model.``"""
-    for start, new in UNET.items():
-        if name.startswith(start):
-            return _renamed(new + name.removeprefix(start), RESNET)
-    match = UNET_BLOCK.fullmatch(name)
-    if match is None:
-        return name
-    number = int(match[2])
-    part = int(match[3])
-    rest = match[4]
-    # Input block 0 is the first convolution, so that the levels begin with block 1.
-    down = match[1] == "input"
-    level, place = divmod(number - 1 if down else number, PER_LEVEL)
-    blocks = "down_blocks" if down else "up_blocks"
-    if rest.startswith("op."):
-        return f"{blocks}.{level}.downsamplers.0.conv.{rest.removeprefix('op.')}"
-    if part and rest.startswith("conv."):
-        return f"{blocks}.{level}.upsamplers.0.{rest}"
-    if part:
-        return f"{blocks}.{level}.attentions.{place}.{rest}"
-    return f"{blocks}.{level}.resnets.{place}.{_renamed(rest, RESNET)}"
-
-
-def vae_name(name: str) -> str:
-    """diffusers' name of a parameter below ``first_stage_model.``, or of one under its own old name."""
-    name = _renamed(_renamed(name, VAE), VAE_ATTENTION)
-    match = VAE_BLOCK.fullmatch(name)
-    if match is None:
-        return name
-    stack, number, part, rest = match.groups()
-    # CompVis counts the decoder's levels from fine to coarse.
-    level = int(number) if stack == "encoder.down" else LEVELS - 1 - int(number)
-    inner = f"resnets.{rest}" if part == "block" else f"{part}rs.0.{rest}"
-    return f"{stack}_blocks.{level}.{inner}"
-
-
-def _renamed(name: str, parts: dict[str, str]) -> str:
-    """`name` with the first of `parts` that it contains replaced."""
-    for old, new in parts.items():
-        if old in name:
-            return name.replace(old, new, 1)
-    return name
-
-
 START = 49406
 END = 49407  # also the padding
 HEAD_WIDTH = 64
@@ -273,15 +191,19 @@ def _read_file(path: Path) -> Parts:
         ) from None
     parts = {}
     for part, prefix in COMPVIS.items():
-        parts[part] = {
-            n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)
-        }
-        if not parts[part]:
+        own = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        if not own:
             raise InputError(
                 f"{path} holds no {part} (no tensor starts with {prefix}, the first is "
                 f"{next(iter(tensors))}): {REMEDY}"
             )
-    return _under_new_names(parts)
+        renamed = own if part == "text_encoder" else _under_new_names(path, part, own)
+        parts[part] = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in renamed.items()
+            if not NO_WEIGHTS.search(name)
+        }
+    return parts
 
 
 def _read_folder(folder: Path) -> Parts:
@@ -295,21 +217,45 @@ def _read_folder(folder: Path) -> Parts:
         file = next((file for file in files if file.is_file()), None)
         if file is None:
             raise InputError(f"no {files[0]} (nor its .bin): {REMEDY}")
-        parts[part] = read_checkpoint(file).tensors
-    return _under_new_names(parts)
-
-
-def _under_new_names(parts: Mapping[str, Mapping[str, Tensor]]) -> Parts:
-    """The networks' tensors under diffusers' present names, without entries that are no weights."""
-    rules: dict[str, Callable[[str], str]] = {"unet": unet_name, "vae": vae_name}
-    return {
-        part: {
-            rules.get(part, str)(name): tensor
-            for name, tensor in tensors.items()
+        parts[part] = {
+            _new_name(name) if part == "vae" else name: tensor
+            for name, tensor in read_checkpoint(file).tensors.items()
             if not NO_WEIGHTS.search(name)
         }
-        for part, tensors in parts.items()
+    return parts
+
+
+def _new_name(name: str) -> str:
+    """Name in the autoencoder of a folder, as diffusers has it today."""
+    for old, new in OLD_ATTENTION.items():
+        name = name.replace(f".attentions.0{old}", f".attentions.0{new}")
+    return name
+
+
+def _under_new_names(path: Path, part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of CompVis's U-Net or autoencoder under diffusers' names; what diffusers leaves out keeps its own.
+
+    Raises:
+        InputError: diffusers is not installed, or knows no network of such tensors.
+    """
+    utils = of_extra("diffusers.loaders.single_file_utils", f"the file {path}", "diffusion")
+    convert = {"unet": utils.convert_ldm_unet_checkpoint, "vae": utils.convert_ldm_vae_checkpoint}
+    if len(tensors) > MOST_TENSORS:
+        return tensors
+    # The autoencoder's attention is made of convolutions of 1 x 1.
+    plain = {
+        name: tensor.flatten(1) if ".attn_1." in name and tensor.shape[2:] == (1, 1) else tensor
+        for name, tensor in tensors.items()
     }
+    try:
+        converted = convert[part](plain, TOPOLOGY)
+    except (IndexError, KeyError) as error:
+        raise InputError(
+            f"{path}: its {part} is not Stable Diffusion v1's, or not whole ({error}): {REMEDY}"
+        ) from None
+    converted = {name: tensor for name, tensor in converted.items() if tensor is not None}
+    kept = {id(tensor) for tensor in converted.values()}
+    return converted | {name: tensor for name, tensor in plain.items() if id(tensor) not in kept}
 
 
 def _load_strictly(network: Any, tensors: dict[str, Tensor], name: str, source: str) -> LoadReport:
@@ -323,9 +269,6 @@ def _load_strictly(network: Any, tensors: dict[str, Tensor], name: str, source: 
     converted = sum(tensor.dtype != torch.float32 for tensor in tensors.values())
     for key, target in wanted.items():
         tensor = tensors[key]
-        # Older files have the autoencoder's attention as convolutions of 1 x 1.
-        if tensor.shape == (*target.shape, 1, 1):
-            tensor = tensor.flatten(1)
         if tensor.shape != target.shape or not tensor.is_floating_point():
             raise InputError(
                 f"{source}: {key} of its {name} is {str(tensor.dtype)[6:]} {tuple(tensor.shape)}, "

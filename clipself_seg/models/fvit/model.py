@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
@@ -29,7 +30,7 @@ from clipself_seg.clip.backbone import BackboneTower, build_clip, load_state, ot
 from clipself_seg.clip.model import CLIP_MEAN
 from clipself_seg.clip.runtime import QUEUES, autocast, constant, on_device
 from clipself_seg.clip.text_bank import check_lengths, templates_text
-from clipself_seg.clip.tower import train_last_blocks
+from clipself_seg.clip.tower import DENSE, train_last_blocks
 from clipself_seg.clip.weights import load_strictly, to_layout
 from clipself_seg.config.keys import CLIP_BACKBONE
 from clipself_seg.config.load import evaluation_precision, precision_from_config
@@ -51,7 +52,6 @@ from clipself_seg.heads.fvit.pyramid import (
     RELATIVE_STRIDES,
     FeaturePyramid,
     TapResizers,
-    pyramid_and_dense,
 )
 from clipself_seg.heads.fvit.roi_heads import (
     TEMPERATURE,
@@ -90,60 +90,17 @@ NAMES = "training_names"
 CLIP_HASH = "clip_hash"
 
 
-class OpenVocabulary(ModelBase):
-    """A detector whose classes are texts of its `clip`.
+@META_ARCH_REGISTRY.register()
+class FViT(ModelBase):
+    """Boxes, and masks where the model has a mask head, of the classes that `set_vocabulary` gives.
 
     Attributes:
-        clip: CLIP, of which only the text tower is asked here.
-        bank: its text embeddings of class names.
+        bank: text embeddings of class names by CLIP.
         trained_names: names of each class of the training vocabulary; () before any training.
     """
 
     bank: TextBank
     trained_names: tuple[tuple[str, ...], ...] = ()
-
-    def set_vocabulary(
-        self,
-        words: Words,
-        seen: np.ndarray | None = None,
-        all_synonyms: bool = False,
-    ) -> None:
-        """Give the classes; labels are positions in them.
-
-        Args:
-            words: text, a file or a built-in name, see `read_words`; a list of names with synonyms, "dog|puppy"; or a
-                vocabulary.
-            seen: (K,) bool, classes of the training vocabulary. None: those that share a name with the
-                vocabulary that the weights were trained on; all of them if that is not known.
-            all_synonyms: whether the mean of all names of a class is its text, or the first alone (official).
-
-        Raises:
-            InputError: as `class_names`, a name that CLIP cannot read whole, or classes with examples.
-            ValueError: `seen` is of another number of classes.
-        """
-        words = read_given(words)
-        if examples_of(words):
-            raise InputError(
-                "F-ViT finds words alone, for examples make its boxes worse (docs/detection.md): give the words "
-                "without examples"
-            )
-        names = class_names(words, all_synonyms=all_synonyms)
-        check_lengths(self.bank.clip, names, self.bank.templates)
-        if seen is None and self.trained_names:
-            given = words if isinstance(words, Vocabulary) else Vocabulary.from_names(words)
-            seen = seen_by_plain_spelling(
-                given, Vocabulary.from_names(["|".join(n) for n in self.trained_names])
-            )
-        self.give_classes(names, seen)
-
-    def text(self) -> Tensor:
-        """Unit text embeddings (K + 1, E) of the classes, and of the word "background"."""
-        return self.bank.embed_joined((self.names, ((BACKGROUND,),)))
-
-
-@META_ARCH_REGISTRY.register()
-class FViT(OpenVocabulary):
-    """Boxes, and masks where the model has a mask head, of the classes that `set_vocabulary` gives."""
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -209,9 +166,9 @@ class FViT(OpenVocabulary):
         Raises:
             InputError: the tower is no ViT, or values do not fit each other.
         """
-        clip = vit_from_config(cfg)
+        clip = _vit(cfg)
         keys = cfg.MODEL.FVIT
-        backbone, neck = pyramid_parts(cfg, clip)
+        backbone, neck = _pyramid_parts(cfg, clip)
         strides = [clip.patch_size * factor for factor in RELATIVE_STRIDES]
         clip_multiplier = cfg.SOLVER.CLIP_MULTIPLIER if keys.TRAIN_CLIP else 0.0
         if cfg.MODEL.CLIP.LOW_RANK and not clip_multiplier:
@@ -289,6 +246,44 @@ class FViT(OpenVocabulary):
             precision=self.test_precision,
         )
 
+    def set_vocabulary(
+        self,
+        words: Words,
+        seen: np.ndarray | None = None,
+        all_synonyms: bool = False,
+    ) -> None:
+        """Give the classes; labels are positions in them.
+
+        Args:
+            words: text, a file or a built-in name, see `read_words`; a list of names with synonyms, "dog|puppy"; or a
+                vocabulary.
+            seen: (K,) bool, classes of the training vocabulary. None: those that share a name with the
+                vocabulary that the weights were trained on; all of them if that is not known.
+            all_synonyms: whether the mean of all names of a class is its text, or the first alone (official).
+
+        Raises:
+            InputError: as `class_names`, a name that CLIP cannot read whole, or classes with examples.
+            ValueError: `seen` is of another number of classes.
+        """
+        words = read_given(words)
+        if examples_of(words):
+            raise InputError(
+                "F-ViT finds words alone, for examples make its boxes worse (docs/detection.md): give the words "
+                "without examples"
+            )
+        names = class_names(words, all_synonyms=all_synonyms)
+        check_lengths(self.bank.clip, names, self.bank.templates)
+        if seen is None and self.trained_names:
+            given = words if isinstance(words, Vocabulary) else Vocabulary.from_names(words)
+            seen = seen_by_plain_spelling(
+                given, Vocabulary.from_names(["|".join(n) for n in self.trained_names])
+            )
+        self.give_classes(names, seen)
+
+    def text(self) -> Tensor:
+        """Unit text embeddings (K + 1, E) of the classes, and of the word "background"."""
+        return self.bank.embed_joined((self.names, ((BACKGROUND,),)))
+
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
         """Give the training vocabulary; classes that it does not mark as seen leave the softmax.
 
@@ -340,9 +335,11 @@ class FViT(OpenVocabulary):
 
     def features(self, images: Tensor, dense: bool) -> tuple[list[Tensor], Tensor | None]:
         """Levels P2 to P6 of normalised images (B, 3, side, side), and unit dense features (B, E, g, g)."""
-        tower, learns = self.clip.visual, self.clip_multiplier > 0
-        parts = tower, self.taps, self.backbone, self.neck
-        return pyramid_and_dense(images, *parts, dense=dense, tower_learns=learns)
+        names = [*self.taps, DENSE] if dense else self.taps
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.clip_multiplier > 0):
+            maps = self.clip.visual.features(images, names)
+        levels = self.neck([maps[name] for name in self.taps], self.backbone)
+        return levels, F.normalize(maps[DENSE].float(), dim=1) if dense else None
 
     def preprocess(self, samples: Sequence[Sample]) -> Tensor:
         """Normalised images, then padded at the right and bottom with 0, (B, 3, side, side).
@@ -354,7 +351,10 @@ class FViT(OpenVocabulary):
         for canvas, sample in zip(square, samples):
             image = sample["image"].to(self.device, non_blocking=QUEUES).float()
             height, width = image.shape[1:]
-            check_fits((height, width), self.side)
+            if max(height, width) > self.side:
+                raise InputError(
+                    f"an image of {width} x {height} pixels does not fit into INPUT.DETECTION.SIDE {self.side}"
+                )
             canvas[:, :height, :width] = (image - self.pixel_mean) / self.pixel_std
         return square
 
@@ -438,7 +438,7 @@ class FViT(OpenVocabulary):
             )
             if chosen is not None:
                 detected = detected._replace(labels=chosen[detected.labels])
-            instances = as_instances(detected, original)
+            instances = _as_instances(detected, original)
             if masks is not None:
                 instances.pred_masks = paste_masks(masks, detected.boxes, original)
             outputs.append({"instances": instances})
@@ -525,7 +525,7 @@ class FViT(OpenVocabulary):
         )
 
 
-def vit_from_config(cfg: CfgNode) -> DenseCLIP:
+def _vit(cfg: CfgNode) -> DenseCLIP:
     """The CLIP of ``MODEL.CLIP``, whose image tower has to be a ViT that fits ``INPUT.DETECTION.SIDE``.
 
     Raises:
@@ -560,7 +560,7 @@ def _pixels(cfg: CfgNode, clip: DenseCLIP) -> tuple[tuple[float, ...], tuple[flo
     return pixels
 
 
-def pyramid_parts(cfg: CfgNode, clip: DenseCLIP) -> tuple[TapResizers, FeaturePyramid]:
+def _pyramid_parts(cfg: CfgNode, clip: DenseCLIP) -> tuple[TapResizers, FeaturePyramid]:
     """Builds the resizers of the taps, and the feature pyramid.
 
     Raises:
@@ -603,21 +603,12 @@ def roi_heads(cfg: CfgNode, strides: Sequence[float], embed_dim: int) -> RoIHead
     )
 
 
-def check_fits(size: tuple[int, int], side: int) -> None:
-    """Refuses an image of some rows and columns that is larger than the square."""
-    height, width = size
-    if max(height, width) > side:
-        raise InputError(
-            f"an image of {width} x {height} pixels does not fit into INPUT.DETECTION.SIDE {side}"
-        )
-
-
 def _scale(size: tuple[int, int], original: tuple[int, int], boxes: Tensor) -> Tensor:
     """Pixels of the image that the model sees for each pixel of the original, (4,), as boxes (n, 4) are divided by."""
     return constant([size[1] / original[1], size[0] / original[0]] * 2, boxes)
 
 
-def as_instances(detected: Detected, image_size: tuple[int, int]) -> Instances:
+def _as_instances(detected: Detected, image_size: tuple[int, int]) -> Instances:
     """Detections as Detectron2 has them: "pred_boxes", "scores" and "pred_classes".
 
     Args:

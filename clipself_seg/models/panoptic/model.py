@@ -34,8 +34,8 @@ from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.clip.weights import to_native
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.given_masks import MaskFolder, image_name
+from clipself_seg.data.mappers.panoptic import mask_entries
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.mappers.sem_seg import mask_entries
 from clipself_seg.data.vocabulary import Vocabulary, Words, class_names, examples_of, read_given
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import Fusion, remaining_void
@@ -349,8 +349,7 @@ class OpenPanoptic(ModelBase):
                 "width" of the result, by default those of the image; with
                 `masks_given` "given_masks" (Q, H, W) bool at the size of the result, and "given_scores" (Q,), or with
                 `mask_model` "original" (3, H, W) uint8, the image at that size; and "classes" if those alone are to be
-                told apart (oracle words), indices in [0, K), with "void_competes" if void is to be what it is without
-                the others, too.
+                told apart, at least one index in [0, K): void is then what it is without the others, too.
             fusions: in evaluation, name -> fusion; all are made from one pass of generator and CLIP. None
                 makes one with the model's own alpha and beta.
 
@@ -543,7 +542,7 @@ class OpenPanoptic(ModelBase):
         void = generated.void_prob
         # Void of ODISE's generator does not compete with the classes.
         competes = self.generator is not None and self.generator.variant != "caption"
-        if competes and "void_competes" in sample:
+        if competes:
             void = remaining_void(void, generated.class_logits, logits)
         return dataclasses.replace(generated, class_logits=logits, void_prob=void)
 

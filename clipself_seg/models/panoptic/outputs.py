@@ -24,7 +24,7 @@ from clipself_seg.heads.panoptic.panoptic_merge import (
     resize_masks,
     semantic_labels,
 )
-from clipself_seg.models.base import given_masks
+from clipself_seg.models.base import sizes_of
 from clipself_seg.models.protocol import Outputs
 
 
@@ -124,8 +124,13 @@ class UnnamedMasks:
         Raises:
             InputError: the sample has none, or none of its image's size.
         """
-        masks = given_masks(sample, device, NO_MASKS)
+        if "given_masks" not in sample:
+            raise InputError(NO_MASKS)
+        (masks,) = on_device([sample], "given_masks", device)
         (scores,) = on_device([sample], "given_scores", device)
+        _, size = sizes_of(sample)
+        if tuple(masks.shape[1:]) != size:
+            raise InputError(f"masks of {tuple(masks.shape[1:])} pixels, the image has {size}")
         return cls(masks.to(torch.int8).mul_(2 * INSIDE).sub_(INSIDE), scores)
 
     @property

@@ -108,16 +108,6 @@ def quality_of(true_ids, true_segments, predicted_ids, predicted_segments):
     return panoptic_quality([match_segments(*sides)], len(INDEX_OF))
 
 
-def test_void_pixels_are_not_held_against_a_prediction():
-    # IoU 3 / (5 + 4 - 3 - 1) = 3 / 5.
-    quality = quality_of(
-        [0, 1, 1, 1, 1, 2], [segment(1, THING, 4), segment(2, STUFF, 1)],
-        [5, 5, 5, 5, 0, 5], [segment(5, THING)],
-    )  # fmt: skip
-    assert quality.iou_sum[0] == 3 / 5 and quality.pq[0] == 3 / 5
-    assert quality.fn.tolist() == [0, 0, 0, 1, 0, 0] and not quality.fp.any()
-
-
 @pytest.mark.parametrize("on_void, false", [(2, 1), (3, 0)])
 def test_a_prediction_on_void_is_forgiven_from_more_than_half(on_void, false):
     true_ids = [0] * on_void + [1] * (4 - on_void)
@@ -125,39 +115,10 @@ def test_a_prediction_on_void_is_forgiven_from_more_than_half(on_void, false):
     assert quality.fp[0] == false and quality.fn[1] == 1
 
 
-def test_a_crowd_matches_nothing_and_forgives_its_own_class_only():
-    true = [1, 1, 1, 1, 1, 1], [segment(1, THING, 6, iscrowd=1)]
-    predicted = [5, 5, 6, 6, 6, 6], [segment(5, OTHER), segment(6, THING)]
-    quality = quality_of(*true, *predicted)
-    assert not quality.tp.any() and not quality.fn.any()
-    assert quality.fp.tolist() == [0, 1, 0, 0, 0, 0]
-    assert np.isnan(quality.pq[0]) and quality.pq[1] == quality.sq[1] == 0
-
-
-def test_stuff_in_two_segments_matches_with_the_larger_alone():
-    true = [1, 1, 1, 1], [segment(1, STUFF, 4)]
-    merged = quality_of(*true, [5, 5, 5, 5], [segment(5, STUFF)])
-    assert merged.pq[3] == 1
-    parts = quality_of(*true, [5, 5, 5, 6], [segment(5, STUFF), segment(6, STUFF)])
-    assert parts.tp[3] == parts.fp[3] == 1 and parts.pq[3] == 0.75 / 1.5
-
-
-def test_a_stuff_area_stated_too_large_lowers_the_iou():
-    quality = quality_of([1, 1, 1, 2], [segment(1, STUFF, 4), segment(2, THING, 1)],
-                         [5, 5, 5, 6], [segment(5, STUFF), segment(6, THING)])  # fmt: skip
-    assert quality.iou_sum[3] == 3 / 4 and quality.iou_sum[0] == 1
-
-
 def test_a_stated_area_counts_with_its_fraction():
     sides = [1, 1, 1, 2], [segment(1, STUFF, 3.9), segment(2, THING, 1)]
     quality = quality_of(*sides, [5, 5, 5, 6], [segment(5, STUFF), segment(6, THING)])
     assert quality.iou_sum[3] == 3 / (3 + 3.9 - 3)  # as panopticapi adds
-
-
-def test_a_true_segment_that_others_cover_is_missed():
-    true = [1, 1], [segment(1, THING, 2), segment(2, STUFF, 2)]
-    quality = quality_of(*true, [5, 5], [segment(5, THING)])
-    assert quality.fn.tolist() == [0, 0, 0, 1, 0, 0] and quality.tp[0] == 1
 
 
 def test_no_segment_on_either_side_and_no_image_are_fine():

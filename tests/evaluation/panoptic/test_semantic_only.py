@@ -181,14 +181,6 @@ def test_what_needs_segments_is_refused_before_the_first_image(root, options, me
         evaluator_of(root, PAS20, *options).check(Reader())
 
 
-def test_oracle_words_are_the_classes_of_the_label_map(root):
-    write_images(PAS21, ((0, 3, 20), (3, 3, 0)))
-    model = Reader()
-    results = evaluator_of(root, PAS21, "TEST.NUMBERS.ORACLE", True)(model)[PAS21]["fused"]
-    assert results["oracle-mIoU"] == 100
-    assert [classes for _, _, classes in model.asked] == [None, None, [0, 3, 20], [0, 3, 20]]
-
-
 def test_a_panoptic_set_beside_keeps_its_numbers_and_the_papers_table(datasets, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(datasets))
     write_images(PAS20)

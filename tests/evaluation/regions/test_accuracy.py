@@ -26,14 +26,6 @@ NUM_CLASSES = 7
 NAMES = [f"class{index}" for index in range(NUM_CLASSES)]
 
 
-def test_ranks_by_hand_with_ties_in_the_order_of_the_classes():
-    scores = torch.tensor([[0.1, 0.9, 0.5]] * 3)
-    assert label_ranks(scores, torch.tensor([1, 2, 0])).tolist() == [0, 1, 2]
-    assert label_ranks(torch.zeros(2, 5), torch.tensor([0, 4])).tolist() == [0, 4]
-    scores = torch.tensor([[1.0, 1.0, 0.0], [0.5, 1.0, 0.5]])
-    assert label_ranks(scores, torch.tensor([1, 2])).tolist() == [1, 2]
-
-
 def test_ranks_agree_with_a_stable_sort():
     scores = torch.rand(50, 20).mul(10).round()  # with ties
     labels = torch.randint(20, (50,))
@@ -50,15 +42,6 @@ def test_classes_weigh_the_same_whatever_their_number_of_regions():
     np.testing.assert_array_equal(
         class_accuracies(ranks, labels, 5, 1), [0.0, math.nan, 0.75, math.nan, math.nan]
     )
-
-
-def test_mean_class_accuracy_equals_a_loop():
-    rng = np.random.default_rng(0)
-    ranks, labels = rng.integers(0, 10, 200), rng.integers(0, 12, 200)
-    means = [np.mean([r < 3 for r, l in zip(ranks, labels) if l == c]) for c in set(labels)]
-    assert mean_class_accuracy(ranks, labels, 30, 3) == pytest.approx(np.mean(means), abs=1e-12)
-    empty = np.zeros(0, dtype=np.int64)
-    assert math.isnan(mean_class_accuracy(empty, empty, 4, 1))
 
 
 def image(image_id, count=4):
@@ -186,27 +169,6 @@ def test_grouping_is_the_mean_over_images_that_have_several_classes():
     assert results["grouping.purity"] == pytest.approx(100 * 2 / 3)
     assert results["grouping.chance"] == pytest.approx(100 / 3) and results["images"] == 4
     assert "grouping.purity" not in evaluate([1, 2])["regions"]
-
-
-def directions(*degrees):
-    """Unit vectors in the plane."""
-    angles = torch.tensor(degrees).deg2rad()
-    return torch.stack([angles.cos(), angles.sin()], dim=1)
-
-
-def test_purity_by_hand():
-    # Class 0 at 0, 10 and 100 degrees, class 1 at 90 and 120.
-    tokens, classes = directions(0.0, 10, 100, 90, 120), torch.tensor([0, 0, 0, 1, 1])
-    # Two nearest of class 0: (10, 90), (0, 90), (90, 120) -> 1/2, 1/2, 0. One nearest of class 1: 100, 100 -> 0, 0.
-    assert neighbour_purity(tokens, classes) == pytest.approx(
-        ((1 / 3 + 0) / 2, (2 / 4 + 1 / 4) / 2)
-    )
-
-
-def test_groups_that_lie_apart_are_pure_whatever_their_sizes_and_lengths():
-    tokens = directions(0.0, 1, 2, 3, 4, 5, 90, 91, 180) * torch.arange(1.0, 10)[:, None]
-    purity, chance = neighbour_purity(tokens, torch.tensor([5] * 6 + [2] * 2 + [7]))
-    assert purity == 1 and chance == pytest.approx((5 / 8 + 1 / 8) / 2)
 
 
 def test_purity_is_that_of_a_loop_over_tokens():

@@ -16,13 +16,8 @@ from torch import nn
 
 from clipself_seg.config import add_clipself_seg_config
 from clipself_seg.data.datasets.table import DATASETS
-from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.sem_seg.evaluation import (
-    SemSegEvaluation,
-    labels_by_true_words,
-    some_classes,
-)
+from clipself_seg.evaluation.sem_seg.evaluation import SemSegEvaluation
 from clipself_seg.models.protocol import Reading
 from tests.two_processes import in_two_processes
 
@@ -278,30 +273,15 @@ def test_the_file_of_a_run_says_which_names_count_of_whatever_model(datasets):
     assert run.metadata()["names of a class"] == "the first alone"
 
 
-def beside(folder, key):
-    """Numbers of the pets that a key of TEST.NUMBERS adds, and the run."""
-    asked = (f"TEST.NUMBERS.{key}", True)
-    runs = [evaluation(folder, "DATASETS.TEST", ("pets",), *more) for more in ((), asked)]
-    plain, more = (run(Echo())["pets"] for run in runs)
-    assert {key: more[key] for key in plain} == plain
-    return {key: value for key, value in more.items() if key not in plain}, runs[1]
-
-
 def test_boundary_iou_leaves_the_published_numbers_as_they_are(datasets):
-    numbers, run = beside(datasets, "BOUNDARY")
+    plain = evaluation(datasets, "DATASETS.TEST", ("pets",))(Echo())["pets"]
+    run = evaluation(datasets, "DATASETS.TEST", ("pets",), "TEST.NUMBERS.BOUNDARY", True)
+    more = run(Echo())["pets"]
+    assert {key: more[key] for key in plain} == plain
+    numbers = {key: value for key, value in more.items() if key not in plain}
     # Labels are right in nine of ten pixels, which are all near an edge.
     assert numbers.keys() == {"Boundary-mIoU"} and 60 < numbers["Boundary-mIoU"] < 100
     assert run.protocols["pets"].beside == "BOUNDARY"
-
-
-def test_oracle_words_are_those_of_each_image(datasets):
-    numbers, run = beside(datasets, "ORACLE")
-    model = Echo()
-    run(model)
-    # Every image has all three classes, so nothing changes but that the words are given for each.
-    assert model.asked[5:] == [(tuple(WORDS["pets"]), "labels")] * 5
-    assert numbers["oracle-mIoU"] == run(Echo())["pets"]["mIoU"]
-    assert numbers.keys() == {f"oracle-{key}" for key in ("mIoU", "fwIoU", "mACC", "pACC")}
 
 
 def test_the_protocol_stands_below_tables_and_says_what_was_used(datasets, caplog):
@@ -332,33 +312,3 @@ def test_the_protocol_stands_below_tables_and_says_what_was_used(datasets, caplo
     assert parts.background == "its names; classes from 3 on count as one"
     assert parts.words == "rooms, 5 classes"
     assert parts.seen == "not known, no split" and parts.synonyms == "not stated by the model"
-
-
-class LastWord:
-    """Labels everything as the last of its classes."""
-
-    def set_vocabulary(self, words):
-        self.words = words
-
-    def __call__(self, samples, output):
-        assert output == "labels" and len(samples) == 1
-        return [{"sem_seg_labels": torch.full((2, 2), len(self.words) - 1)}]
-
-
-def test_labels_are_those_of_the_whole_vocabulary():
-    names = ["cat", "dog", "sky", "sea"]
-    model, given = LastWord(), {"a": [0, 2], "b": [1], "c": []}
-    for words in (names, Vocabulary.from_names(names)):
-        outputs = labels_by_true_words(
-            model,
-            words,
-            lambda sample: np.array(given[sample["id"]], dtype=np.int64),
-            [{"id": name} for name in given],
-        )
-        assert [output["sem_seg_labels"].unique().tolist() for output in outputs] == [[2], [1], [0]]
-
-
-def test_some_classes_keep_what_is_known_of_them():
-    chosen = some_classes(Vocabulary.from_names(["cat|kitten", "dog", "sky"]), np.array([0, 2]))
-    assert [entry.names for entry in chosen.classes] == [("cat", "kitten"), ("sky",)]
-    assert [entry.dataset_id for entry in chosen.classes] == [0, 2]

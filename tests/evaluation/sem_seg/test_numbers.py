@@ -16,7 +16,6 @@ from clipself_seg.evaluation.sem_seg.numbers import (
     boundary_width,
     class_numbers,
     confusion_matrix,
-    present_classes,
     sem_seg_results,
 )
 
@@ -81,15 +80,6 @@ def test_the_confusion_matrix_equals_a_loop():
 def test_narrow_types_do_not_overflow():
     predicted, truth = np.array([[250]], dtype=np.uint8), np.array([[251]], dtype=np.uint8)
     assert confusion_matrix(predicted, truth, 254, 255)[251, 250] == 1
-
-
-def test_classes_of_a_label_map():
-    truth = np.array([[3, 3, 255], [0, 255, 0]], dtype=np.uint8)
-    assert present_classes(truth, 9, 255).tolist() == [0, 3]
-    # 3 is the background, for which all classes from 3 on stand.
-    assert present_classes(truth, 6, 255, background=3).tolist() == [0, 3, 4, 5]
-    assert present_classes(truth[1:, :1], 6, 255, background=3).tolist() == [0]
-    assert present_classes(np.full((2, 2), 255), 6, 255).tolist() == []
 
 
 def published_boundary(mask, dilation=None):

@@ -1,4 +1,4 @@
-"""Stable Diffusion's taps against its networks as a whole, and the names of its files."""
+"""Stable Diffusion's taps against its networks as a whole."""
 
 from __future__ import annotations
 
@@ -20,11 +20,8 @@ from clipself_seg.heads.diffusion.stable_diffusion import (
     shared_noise,
     unet_taps,
 )
-from clipself_seg.heads.diffusion.weights import unet_name, vae_name
-from tests.heads.diffusion.compvis import compvis_state
 
 pytest.importorskip("diffusers", reason="needs diffusers (the extra [diffusion])")
-UNET, VAE = "model.diffusion_model.", "first_stage_model."
 
 
 @pytest.fixture(scope="module")
@@ -123,28 +120,3 @@ def test_gradients_pass_through_the_frozen_unet_to_its_prompt_and_nothing_else(s
     assert prompt.grad.any() and time.grad.any()
     assert all(not p.requires_grad and p.grad is None for p in small.parameters())
     assert not small.train().training and not small.unet.training
-
-
-def test_every_name_of_the_full_model_has_its_place():
-    with torch.device("meta"):
-        unet, vae = build_unet(StableDiffusionSizes()), build_vae(StableDiffusionSizes())
-    state = compvis_state(unet.state_dict(), vae.state_dict(), {})
-    for prefix, rule, network, count in ((UNET, unet_name, unet, 686), (VAE, vae_name, vae, 248)):
-        names = [name.removeprefix(prefix) for name in state if name.startswith(prefix)]
-        assert len(names) == count and {rule(name) for name in names} == set(network.state_dict())
-
-
-def test_names_and_tensors_are_those_of_diffusers_own_conversion():
-    utils = pytest.importorskip("diffusers.loaders.single_file_utils")
-    unet, vae = build_unet(SMALL), build_vae(SMALL)
-    state = compvis_state(unet.state_dict(), vae.state_dict(), {})
-    for prefix, rule, convert, network in (
-        (UNET, unet_name, utils.convert_ldm_unet_checkpoint, unet),
-        (VAE, vae_name, utils.convert_ldm_vae_checkpoint, vae),
-    ):
-        part = {name: tensor for name, tensor in state.items() if name.startswith(prefix)}
-        theirs = convert(dict(part), dict(network.config))
-        ours = {rule(name.removeprefix(prefix)): tensor for name, tensor in part.items()}
-        assert set(ours) == set(theirs) == set(network.state_dict())
-        for name, tensor in ours.items():
-            assert torch.equal(tensor.flatten(), theirs[name].flatten()), name

@@ -117,6 +117,12 @@ def test_other_models_are_refused_by_the_tensor_that_differs(compvis, tmp_path):
         r"attn2.to_k.weight of its U-Net is float32 .16, 32.,.*needs floats .16, 24.": {
             key: torch.ones(16, 32)
         },
+        "has 1 unexpected tensor .encoder.mid.attn_1.q.weight": {
+            "first_stage_model.encoder.mid.attn_1.q.weight": torch.ones(16, 16, 3, 3)
+        },
+        "its unet is not Stable Diffusion v1's, or not whole .'output_blocks.2.1.conv.bias'": {
+            f"{unet}output_blocks.2.1.conv.bias": None
+        },
         "attn2.to_k.weight of its U-Net is int8": {key: torch.ones(16, 24, dtype=torch.int8)},
         "holds no text_encoder .no tensor starts with cond_stage": {
             name: None for name in compvis if name.startswith("cond_stage_model")

@@ -26,10 +26,6 @@ from clipself_seg.heads.panoptic.mask_losses import (
     MaskCriterion,
     MaskTargets,
     TermWeights,
-    draw_points,
-    match_queries,
-    matching_costs,
-    uncertain_points,
 )
 from clipself_seg.heads.panoptic.pixel_decoder import DeformableAttention
 
@@ -186,29 +182,6 @@ def doubles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tensor, "float", Tensor.double)
 
 
-def test_names_shapes_and_counts_are_alike_at_the_official_sizes():
-    with torch.device("meta"):
-        ours, *others = modules(GeneratorSizes(), {f"s{i}": 512 for i in (2, 3, 4, 5)})
-        default = theirs.Mask2FormerConfig()
-    assert settings(GeneratorSizes()).to_dict() == default.to_dict()
-    parts = (ours.pixel_decoder, PIXEL_DECODER), (ours.predictor, QUERY_DECODER)
-    for (part, names), other, count in zip(parts, others, (5_577_152, 14_458_624)):
-        mapped = renamed(part.state_dict(), names)
-        expected = {name: tensor.shape for name, tensor in other.state_dict().items()}
-        assert {name: tensor.shape for name, tensor in mapped.items()} == expected
-        assert sum(shape.numel() for shape in expected.values()) == count
-
-
-@pytest.mark.parametrize("canvas", CANVASES)
-@torch.no_grad()
-def test_maps_masks_and_states_are_alike(canvas):
-    ours, *others = alike()
-    maps = inputs(*canvas)
-    outputs, expected = decode(ours, maps), decode_theirs(*others, maps)
-    assert len(outputs["masks"]) == 5 and outputs["masks"][0].dtype == torch.float32
-    torch.testing.assert_close(outputs, expected, atol=1e-4, rtol=0)
-
-
 @pytest.mark.parametrize("canvas", CANVASES)
 @torch.no_grad()
 def test_in_double_precision_they_are_the_same(doubles, canvas):
@@ -331,41 +304,6 @@ def test_default_settings_are_those_of_transformers():
     assert ours.points == config.train_num_points
     assert ours.oversample == config.oversample_ratio
     assert ours.important == config.importance_sample_ratio
-
-
-@pytest.mark.parametrize("settings", [ODISE, OTHER])
-def test_matches_are_the_same(settings):
-    # Every count up to more targets than queries, each with its own points.
-    wanted = targets(*range(QUERIES + 3))
-    ((classes, masks),) = layers(1, len(wanted))
-    torch.manual_seed(4)
-    matcher = criterion_of_theirs(settings, CLASSES).matcher
-    labels = [one.labels for one in wanted]
-    expected = matcher(masks, classes, [one.masks for one in wanted], labels)
-    torch.manual_seed(4)
-    for c, m, one, pair in zip(classes, masks, wanted, expected, strict=True):
-        how = one.labels, one.masks, torch.rand(1, settings.points, 2), settings.weights
-        (matches,) = match_queries([matching_costs(c, m, *how)])
-        assert len(matches[0]) == min(QUERIES, len(one.labels))
-        torch.testing.assert_close(matches, pair, atol=0, rtol=0)
-
-
-@pytest.mark.parametrize("important", [0.0, 0.7, 0.75, 1.0])
-@pytest.mark.parametrize(("points", "oversample"), [(50, 3.0), (33, 2.5), (7, 1.0)])
-def test_uncertain_points_are_the_same(points, oversample, important):
-    settings = LossSettings(points=points, oversample=oversample, important=important)
-    logits = torch.randn(5, 8, 12)
-    criterion = criterion_of_theirs(settings, CLASSES)
-    wanted = targets(5)
-    torch.manual_seed(4)
-    torch.rand(1, points, 2)  # for the matching
-    expected = criterion.sample_points_using_uncertainty(
-        logits[:, None], criterion.calculate_uncertainty, points, oversample, important
-    )
-    torch.manual_seed(4)
-    chosen = uncertain_points(logits, draw_points(logits[None], wanted, settings))
-    assert chosen.shape == (5, points, 2)
-    torch.testing.assert_close(chosen, expected, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("class_agnostic", [False, True])

@@ -15,7 +15,6 @@ from clipself_seg.heads.panoptic.generator import (
     PooledMaskEmbed,
     pool_masks,
 )
-from clipself_seg.heads.panoptic.pixel_decoder import sine_positions
 from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict
 
@@ -91,16 +90,6 @@ def test_a_batch_is_its_images():
 def test_a_width_that_does_not_fit_is_refused():
     with pytest.raises(InputError, match="a width of 48"):
         MaskGenerator(channels=CHANNELS, sizes=GeneratorSizes(width=48))
-
-
-def test_sine_positions_by_hand():
-    # Four numbers a cell: sine and cosine of the row, of the column; the last one is a full turn.
-    positions = sine_positions((1, 4), 4, torch.device("cpu"))
-    expected = [[0, 1, 1, 0], [0, 1, 0, -1], [0, 1, -1, 0], [0, 1, 0, 1]]
-    torch.testing.assert_close(positions, torch.tensor(expected).float(), atol=1e-5, rtol=0)
-    slow = sine_positions((1, 1), 8, torch.device("cpu"))[0, :4]  # the second pair: a 100th
-    angle = torch.tensor(2 * torch.pi / 100)
-    torch.testing.assert_close(slow[2:], torch.stack([angle.sin(), angle.cos()]))
 
 
 def test_means_over_positive_pixels_by_hand():

@@ -19,14 +19,11 @@ from clipself_seg.heads.panoptic.mask_losses import (
     TermWeights,
     caption_lengths,
     count_masks,
-    draw_points,
     grounding_loss,
-    mask_losses,
     match_queries,
     matching_costs,
     pair_costs,
     sample_points,
-    uncertain_points,
 )
 from tests.conftest import PARITY
 from tests.parity.named_weights import named_input
@@ -36,19 +33,6 @@ from tests.two_processes import in_two_processes
 WEIGHTS = TermWeights(2.0, 5.0, 3.0)
 FEW = LossSettings(points=64)
 SCALE = torch.tensor(14.0)
-
-
-def test_costs_equal_a_loop_over_pairs():
-    classes, logits = torch.randn(4, 6), 3 * torch.randn(4, 50)
-    labels, targets = torch.tensor([2, 0, 2]), (torch.rand(3, 50) > 0.5).float()
-    costs = pair_costs(classes, logits, labels, targets, WEIGHTS)
-    for q, t in itertools.product(range(4), range(3)):
-        probability = classes[q].softmax(-1)[labels[t]]
-        entropy = F.binary_cross_entropy_with_logits(logits[q], targets[t])
-        inside = logits[q].sigmoid()
-        dice = 1 - (2 * (inside * targets[t]).sum() + 1) / (inside.sum() + targets[t].sum() + 1)
-        expected = -2 * probability + 5 * entropy + 3 * dice
-        torch.testing.assert_close(costs[q, t], expected)
 
 
 def test_points_are_sampled_as_bilinear_interpolation_does():
@@ -101,55 +85,6 @@ def targets(*labels: int, size: int = 16) -> MaskTargets:
     for index, mask in enumerate(masks):
         mask[4 * index : 4 * index + 4] = True
     return MaskTargets(torch.tensor(labels, dtype=torch.long), masks)
-
-
-def test_entropy_and_dice_by_hand():
-    # Probabilities 1/2, 1/2 against 1, 0: entropy log 2, dice 1 - (2 * 0.5 + 1) / (1 + 1 + 1).
-    entropy, dice = mask_losses(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))
-    assert entropy.item() == pytest.approx(math.log(2)) and dice.item() == pytest.approx(1 / 3)
-
-
-def test_classification_counts_void_a_tenth_by_hand():
-    criterion = MaskCriterion(class_agnostic=False, settings=FEW)
-    classes, wanted = torch.randn(1, 3, 5), targets(3, 1)
-    masks = 20 * wanted.masks.float() - 10
-    masks = torch.cat([masks, torch.full((1, 16, 16), -10.0)])[None]
-    losses = criterion.losses([(classes, masks)], [wanted])
-    logs = -classes[0].log_softmax(-1)
-    expected = (logs[0, 3] + logs[1, 1] + 0.1 * logs[2, 4]) / 2.1
-    torch.testing.assert_close(losses["loss_class"], 2 * expected)
-
-
-def test_same_as_a_loop_over_layers_images_and_masks():
-    wanted = [targets(3, 1), targets(2), targets()]
-    layers = [(torch.randn(3, 4, 6), torch.randn(3, 4, 8, 8)) for _ in range(3)]
-    torch.manual_seed(5)
-    losses = MaskCriterion(class_agnostic=False, settings=FEW).losses(layers, wanted)
-    torch.manual_seed(5)
-    named = dict(zip(("", "_0", "_1"), (layers[2], layers[0], layers[1])))
-    for suffix, (classes, masks) in named.items():
-        drawn = draw_points(masks, wanted, FEW)
-        rows, weight, logs, chosen, truth = [], [], classes.log_softmax(-1), [], []
-        for b, one in enumerate(wanted):
-            how = one.labels, one.masks, drawn.matching[b], FEW.weights
-            (matched,) = match_queries([matching_costs(classes[b], masks[b], *how)])
-            pairs = dict(zip(*(m.tolist() for m in matched)))
-            for q in range(4):
-                label = int(one.labels[pairs[q]]) if q in pairs else 5
-                weight.append(1.0 if q in pairs else 0.1)
-                rows.append(-weight[-1] * logs[b, q, label])
-            chosen += [masks[b, q] for q in pairs]
-            truth += [one.masks[t] for t in pairs.values()]
-        points, entropy, dice = uncertain_points(torch.stack(chosen), drawn), 0.0, 0.0
-        for logits, mask, where in zip(chosen, truth, points):
-            x, t = (sample_points(m[None], where[None])[0] for m in (logits, mask))
-            p = x.sigmoid()
-            entropy -= (t * p.log() + (1 - t) * (1 - p).log()).mean() / 3
-            dice += (1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)) / 3
-        torch.testing.assert_close(losses[f"loss_class{suffix}"], 2 * sum(rows) / sum(weight))
-        torch.testing.assert_close(losses[f"loss_mask{suffix}"], 5 * entropy)
-        torch.testing.assert_close(losses[f"loss_dice{suffix}"], 5 * dice)
-    assert len(losses) == 9
 
 
 def test_without_targets_only_void_is_learned_and_nothing_lacks_a_gradient():

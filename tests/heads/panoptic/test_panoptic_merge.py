@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -347,22 +346,6 @@ def test_labels_are_those_of_the_plain_order(sizes, numbers, monkeypatch):
     sure = best - second > 1e-5
     assert sure.float().mean() > 0.99
     assert torch.equal(labels[sure], scores.argmax(0)[sure])
-
-
-def test_labels_are_those_of_transformers_mask2former():
-    """Its post-processing has this order for canvases of 384 pixels without padding."""
-    theirs = pytest.importorskip("transformers", reason="needs transformers (the extra [dev])")
-    probs, masks = random_case((24, 24))
-    outputs = SimpleNamespace(
-        class_queries_logits=probs.log()[None], masks_queries_logits=masks[None]
-    )
-    process = theirs.Mask2FormerImageProcessor().post_process_semantic_segmentation
-    (expected,) = process(outputs, target_sizes=[(90, 130)])
-    labels = canvas_labels(probs, masks, (384, 384), (384, 384), (90, 130))
-    assert len(expected.unique()) > 4
-    assert (
-        labels != expected
-    ).sum() <= 2  # of 11,700, where two classes are equal but for rounding
 
 
 def test_a_row_of_pixels_by_hand():

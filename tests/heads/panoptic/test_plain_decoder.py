@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 
 import numpy as np
@@ -396,15 +395,6 @@ def test_costs_are_those_of_the_released_decoders(name, side, evaluation, traini
             decoder.train(trains)
             found = count_flops(lambda: decoder.decode(taps, (side, side)))
             assert found / 2e9 == pytest.approx(expected, abs=0.06 if expected < 900 else 0.6)
-
-
-@torch.no_grad()
-def test_texts_in_place_of_classes_cost_the_pooling_of_masks():
-    maps, decoders = features(batch=1), [tiny(classes=count).eval() for count in (0, 3)]
-    texts, classes = (count_flops(functools.partial(decoder, maps)) for decoder in decoders)
-    # Of a query the sum over its mask, 24 cells of 2 x 2 pixels, a layer of it, and an MLP in place of a classifier.
-    own = 4 * 24 * 16 + 16**2 + 2 * 16**2 + 16 * 12
-    assert texts - classes == 2 * 5 * (own - 16 * 4)
 
 
 def test_two_processes_have_the_gradients_and_statistics_of_one(tmp_path):

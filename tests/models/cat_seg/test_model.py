@@ -119,37 +119,6 @@ def test_a_compiled_tower_gives_the_same_scores(monkeypatch, image):
     runtime._compiled_function.cache_clear()
 
 
-@pytest.mark.parametrize("change", ["optimiser", "load_state_dict", "replaced", "permuted"])
-@torch.no_grad()
-def test_weights_that_change_never_meet_the_texts_of_earlier_ones(change):
-    model = build()
-    old = model.texts.embed(model.names)
-    assert model.texts.embed(model.names) is old
-    weight = next(iter(model.clip.text.transformer.resblocks)).attn.q_proj_weight
-    if change == "optimiser":
-        weight.grad = torch.ones_like(weight)
-        torch.optim.AdamW([weight], lr=0.1, fused=True).step()
-    elif change == "load_state_dict":
-        state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        for name in state:
-            if name.startswith("clip.text.") and name.endswith("v_proj_weight"):
-                state[name] += 0.3
-        model.load_state_dict(state)
-    elif change == "permuted":
-        weight.copy_(weight.flip(0))
-    else:
-        model.clip.text.text_projection = torch.nn.Parameter(model.clip.text.text_projection * -1)
-    new = model.texts.embed(model.names)
-    assert not torch.allclose(new, old)
-
-
-def test_texts_get_gradients_in_training_and_are_kept_in_evaluation():
-    model = build().train()
-    assert model.texts.embed(model.names).requires_grad
-    with torch.no_grad():
-        assert not model.texts.embed(model.names).requires_grad
-
-
 def test_synonyms_are_the_first_or_the_mean(image):
     first, mean = build(), build("MODEL.CAT_SEG.SYNONYMS", "mean")
     for model in (first, mean):
@@ -193,15 +162,6 @@ def test_a_name_that_clip_would_cut_is_refused(image):
     with pytest.raises(InputError, match="dog dog.* more than the 77 tokens"):
         model.set_vocabulary(["dog", "dog " * 100])
     assert scores(model, image).shape[0] == 2  # with the classes that it had
-
-
-@torch.no_grad()
-def test_texts_of_another_precision_are_not_kept_for_this_one(image):
-    model = build()
-    exact = scores(model, image)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        rough = scores(model, image)
-    assert not torch.equal(rough, exact) and torch.equal(scores(model, image), exact)
 
 
 def test_a_label_outside_of_the_vocabulary_is_named(image):

@@ -120,16 +120,6 @@ def test_logits_with_both_residuals_and_another_size_than_clip_s(residual):
     close(model.window_logits(images), plain_logits(model, images))
 
 
-@torch.no_grad()
-def test_the_plain_formulation_keeps_its_parts_apart():
-    """What is compared here depends on padding, text guidance, residual and pooling."""
-    images = windows(1)
-    base = plain_logits(tiny_model(), images)
-    for change in ({"pad_len": 0}, {"pooling": (2, 2)}, {"window": 4}):
-        assert (plain_logits(tiny_model(sizes=change), images) - base).abs().max() > 1e-4, change
-    assert (plain_logits(tiny_model(class_residual=False), images) - base).abs().max() > 1e-4
-
-
 @pytest.mark.parametrize("at_once", [1, 4, 100])
 @torch.no_grad()
 def test_any_number_of_classes_at_once_gives_the_same(at_once):

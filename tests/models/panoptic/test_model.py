@@ -291,7 +291,7 @@ def test_no_classes_and_no_generator_are_refused(model):
         given.load_state_dict(trained_state(model))
 
 
-def test_oracle_words_leave_no_other_class(model):
+def test_chosen_classes_leave_no_other_class(model):
     one = sample()
     (whole,), (given,) = model([one]), model([one | {"classes": [1, 2]}])
     things = given["instances"]

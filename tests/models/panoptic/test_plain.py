@@ -124,19 +124,6 @@ def test_features_that_are_no_taps_are_refused(name, taps, words):
         CLIPTaps(load_clip(name, None), taps=taps)
 
 
-def test_a_patch_of_14_has_cells_of_16_pixels():
-    clip = load_clip("ViT-Mini-8", None)
-    clip.visual.patch_size = 7  # as 14 is to 16
-    sizes = []
-    zeros = torch.zeros(1, 128, 8, 12)
-    clip.visual.features = lambda x, names: sizes.append(tuple(x.shape)) or dict.fromkeys(
-        names, zeros
-    )
-    assert CLIPTaps(clip).stride == 8
-    CLIPTaps(clip)(torch.rand(1, 3, 64, 96))
-    assert sizes == [(1, 3, 56, 84)]
-
-
 @pytest.mark.parametrize(
     ("opts", "predictions"),
     [(PLAIN, 1), (MASKED, 3), ((*PLAIN, "MODEL.PLAIN_DECODER.TAPS", "('dense',)"), 1)],
@@ -153,14 +140,6 @@ def test_all_but_the_tower_trains_and_decays(opts, predictions):
     (group,) = model.optimizer_groups(solver)
     assert {id(p) for p in group["params"]} == {id(p) for p in trained.values()}
     assert group["weight_decay"] == solver.WEIGHT_DECAY > 0
-
-
-def test_nothing_is_random_in_evaluation_in_the_middle_of_the_annealing():
-    model = model_of(*MASKED)
-    model.before_optimizer_step(50, 100)
-    assert 0 < model.generator.decoder.attn_mask_probs[1] < 1
-    first, second = (model([sample()])[0]["sem_seg"] for _ in range(2))
-    assert torch.equal(first, second)
 
 
 def test_a_decoder_that_pmt_released_starts_a_training(caplog):

@@ -120,7 +120,7 @@ def file_hash(path: Path, *_: int) -> str:
 
 
 # Keys whose values are files: what counts is what is in them.
-FILE_KEYS = (*WEIGHTS, "MODEL.MASK_GENERATOR.OUTPUTS", "MODEL.ZERO_SHOT.MASKS")
+FILE_KEYS = (*WEIGHTS, "MODEL.MASK_GENERATOR.OUTPUTS")
 # Keys that no number depends on.
 INDIFFERENT = (
     "OUTPUT_DIR",

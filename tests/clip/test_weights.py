@@ -14,7 +14,7 @@ from clipself_seg.clip.kinds import KINDS as TOWERS
 from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.clip.weights import to_layout, to_native
 from clipself_seg.errors import InputError
-from tests.checkpoint_files import KINDS, save_as, save_torchscript
+from tests.checkpoint_files import KINDS, save_as
 
 MINI = "ViT-Mini-8"
 
@@ -96,15 +96,6 @@ def test_weights_that_do_not_tell_their_activation_are_loaded_with_a_warning(
     save_clip(load_clip(MINI, None), tmp_path / "recorded.pt")
     load_clip("ViT-B-16", tmp_path / "recorded.pt")
     assert not [r for r in caplog.records if r.levelno == logging.WARNING]
-
-
-def test_torchscript_archive_is_read_as_data_and_gets_quickgelu(official, tmp_path):
-    content = {name: tensor.half() for name, tensor in official.items()}
-    constants = ("input_resolution", "context_length", "vocab_size")
-    save_torchscript(content | dict.fromkeys(constants, torch.tensor(77)), tmp_path / "openai.pt")
-    clip = load_clip(MINI, tmp_path / "openai.pt")
-    assert clip.quick_gelu and "TorchScript" in str(clip.report) and "QuickGELU" in str(clip.report)
-    torch.testing.assert_close(clip.visual.proj.detach(), official["visual.proj"].half().float())
 
 
 def test_openai_state_dict_gets_quickgelu_whatever_the_name_says(official, tmp_path):

@@ -34,11 +34,16 @@ from clipself_seg.errors import InputError, shown
 # How files begin that `torch.save` wrote, and that it wrote before version 1.6: the latter with a pickled number.
 ARCHIVE = b"PK\x03\x04"
 OLD_FILE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-# What rebuilds an array or a number, under the modules of NumPy 1 and NumPy 2.
-REBUILDERS = ("numpy.core.multiarray", "numpy._core.multiarray")
-NUMPY_NAMES = ("numpy.dtype", "numpy.ndarray") + tuple(
-    f"{module}.{name}" for module in REBUILDERS for name in ("_reconstruct", "scalar")
-)
+# What numbers and arrays are rebuilt with, by NumPy 1 and NumPy 2; without numbers their bytes are `bytes()`.
+OF_NUMPY = {
+    "numpy.dtype",
+    "numpy.ndarray",
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "builtins.bytes",
+}
 # What a pickle of weights may name, beside types and storages. torch knows more, some of which makes as much room as a
 # file says: tensors of a shape alone, bytes without content, tensors that are of another class or changed on the way.
 NAMES = {
@@ -47,15 +52,13 @@ NAMES = {
     "_codecs.encode",
     "builtins.set",
     "builtins.complex",
-    "__builtin__.set",
-    "__builtin__.complex",
     "torch.Size",
     "torch.device",
     "torch._utils._rebuild_tensor",
     "torch._utils._rebuild_tensor_v2",
     "torch._utils._rebuild_parameter",
     "torch._utils._rebuild_parameter_with_state",
-    *NUMPY_NAMES,
+    *OF_NUMPY,
 }
 STORAGE = re.compile(r"torch(\.cuda)?\.[A-Za-z0-9]+Storage")
 INTEGERS = ("BININT", "BININT1", "BININT2", "LONG1")
@@ -126,7 +129,7 @@ class _Unread:
 
 def _load(path: Path, mapped: bool) -> object:
     names: list[Callable[..., Any] | tuple[Callable[..., Any], str]]
-    names = [(_Unread, name) for name in NUMPY_NAMES]
+    names = [(_Unread, name) for name in OF_NUMPY]
     # A path with this ending torch takes for a file of safetensors, whatever is in it, and only a path is mapped.
     mapped = mapped and path.suffix != ".safetensors"
     try:
@@ -172,6 +175,7 @@ def check_pickle(file: IO[bytes], size: int) -> None:
 
 
 def _check_name(name: str) -> None:
+    name = re.sub(r"^__builtin__\.", "builtins.", name)  # as protocol 2 has it from Python 2
     module, _, last = name.rpartition(".")
     is_type = module == "torch" and isinstance(getattr(torch, last, None), torch.dtype)
     if not (name in NAMES or is_type or STORAGE.fullmatch(name)):
@@ -275,6 +279,8 @@ def _from_buffer(content: bytes, number: _Number, shape: Sequence[int], order: A
 ARRAY_NAMES: dict[str, Callable[..., Any] | None] = {
     "collections.OrderedDict": collections.OrderedDict,
     "_codecs.encode": _latin1,
+    "builtins.bytes": lambda: b"",  # not of a length
+    "__builtin__.bytes": lambda: b"",
     "numpy.dtype": _Number,
     "numpy.ndarray": None,
 }

@@ -6,7 +6,7 @@ from clipself_seg.commands.weights import main
 
 def test_every_name_is_listed_once_by_task(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
-    (tmp_path / zoo()["catseg-base"].file).touch()
+    (tmp_path / zoo()["catseg-large"].file).touch()
     assert main([]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     names = [row[0] for row in rows if row and row[0] in zoo()]
@@ -38,6 +38,6 @@ def test_check_names_files_and_refuses_others(tmp_path, capsys):
     assert main(["check", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "mine.pth: not the file of an official name" in said and "fcclip-r50" in said
-    (tmp_path / zoo()["openai-vitb16"].file).touch()
+    (tmp_path / zoo()["catseg-large"].file).touch()
     assert main(["check", str(tmp_path)]) == 1
-    assert "has 0 bytes, and the official file has 350837078" in capsys.readouterr().out
+    assert "has 0 bytes, and the official file has 2298213993" in capsys.readouterr().out

@@ -37,7 +37,7 @@ NUMBERS = ("config", "published")
 # Folder of configurations -> beginnings of the names of checkpoints that are whole models of its task.
 MODELS: dict[str, str | tuple[str, ...]] = {
     "semseg": "catseg",
-    "panoptic": ("odise", "fcclip", "ovrcoat"),
+    "panoptic": ("odise", "fcclip"),
 }
 HOURS_SAID = {
     "distill/coco_patches_eva02_vitb16": "authors: 2 h on 8",

@@ -6,7 +6,7 @@ from clipself_seg.commands.weights import main
 
 def test_every_name_is_listed_once_by_task(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
-    (tmp_path / zoo()["catseg-large"].file).touch()
+    (tmp_path / zoo()["catseg-base"].file).touch()
     assert main([]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     names = [row[0] for row in rows if row and row[0] in zoo()]

@@ -136,7 +136,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
     with refusing(path, "safetensors file"):
         with open_safetensors(path) as file:
             stored: dict[str, object] = dict(file.metadata() or {})
-        if STORED_METADATA in stored:  # files of older versions have the entries beside each other
+        if STORED_METADATA in stored:  # two of the shipped files have the entries beside each other
             stored = parse_metadata(stored[STORED_METADATA], path)
         tensors = safetensors.torch.load_file(path)
     return _with_metadata(Checkpoint(path, unwrap(tensors, path), "safetensors"), stored)

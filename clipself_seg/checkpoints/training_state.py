@@ -136,9 +136,7 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], Metadata]:
     """
     try:
         with open_safetensors(path) as file:
-            about = file.metadata() or {}
-        if METADATA in about:  # files of older versions have digest and facts beside each other
-            about = parse_metadata(about[METADATA], path)
+            about = parse_metadata((file.metadata() or {}).get(METADATA, "{}"), path)
         tensors = safetensors.torch.load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"training checkpoint {path} is damaged ({in_short(error)})") from None
@@ -228,12 +226,6 @@ def _check_tensors(
     """The model's own tensors, if a checkpoint has these and no others."""
     stored = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
     kinds = {name: (value.shape, value.dtype) for name, value in stored.items()}
-    lacking = sorted(trained.keys() - kinds.keys())
-    if lacking and not any(isinstance(trained[name], nn.Parameter) for name in lacking):
-        raise InputError(
-            f"the checkpoint lacks statistics of norms, such as {lacking[0]}, which older versions did not keep of "
-            "SyncBN: start a new run in another OUTPUT_DIR"
-        )
     if kinds != {name: (p.shape, p.dtype) for name, p in trained.items()}:
         raise InputError(
             "the checkpoint holds other trained parameters than this model: "

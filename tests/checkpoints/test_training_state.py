@@ -65,14 +65,6 @@ def test_equal_states_give_equal_bytes(tmp_path):
     assert len(contents) == 1
 
 
-def test_checkpoints_of_older_versions_are_read(tmp_path):
-    tensors, text = {"x": torch.arange(3)}, json.dumps({"iteration": 1})
-    metadata = {"facts": text, "digest": hash_tensors({**tensors, text: torch.empty(0)})}
-    safetensors.torch.save_file(tensors, tmp_path / "old.safetensors", metadata=metadata)
-    stored, facts = read_state(tmp_path / "old.safetensors")
-    assert same(stored, tensors) and facts == {"iteration": 1}
-
-
 def test_the_newest_finite_checkpoint_is_found_behind_others(tmp_path):
     folder = CheckpointFolder(tmp_path, keep=3)
     assert folder.newest_finite() is None
@@ -98,14 +90,6 @@ def test_statistics_of_a_norm_that_trains_are_a_part_of_a_checkpoint(norm):
     make = getattr(torch.nn, norm)
     assert len(trained_tensors(make(2))) == 5 and len(trained_tensors(make(2, affine=False))) == 3
     assert not trained_tensors(make(2).requires_grad_(False))
-
-
-def test_a_checkpoint_without_statistics_says_that_no_configuration_brings_them():
-    """Older versions kept none of SyncBN."""
-    model = torch.nn.SyncBatchNorm(2)
-    packed = {f"model/{name}": parameter for name, parameter in model.named_parameters()}
-    with pytest.raises(InputError, match="lacks statistics of norms, .*num_batches.*: start a new"):
-        unpack_model(packed, model)
 
 
 def test_the_newest_few_are_kept(tmp_path):

@@ -62,8 +62,8 @@ def refusing(path: Path, kind: str) -> Iterator[None]:
         raise InputError(f"{path} is refused: {error}; fetch it again, or save it anew") from None
     except ForeignName as error:
         raise InputError(
-            f"{path} is refused: it names {error}, which is no dense tensor, number or plain data and could run code "
-            "when loaded; save the weights alone, by torch.save(model.state_dict(), FILE) or as safetensors"
+            f"{path} is refused: it names {in_short(error)}, which is no dense tensor, number or plain data and "
+            "could run code when loaded; save the weights alone, by torch.save(model.state_dict(), FILE) or as safetensors"
         ) from None
     except pickle.UnpicklingError as error:
         raise InputError(

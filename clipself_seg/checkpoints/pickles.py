@@ -15,7 +15,7 @@ import pickletools
 import re
 import threading
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, ClassVar, cast
 
@@ -205,7 +205,7 @@ def read_numpy_pickle(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             content = content["model"]
         if not isinstance(content, Mapping):
             raise InputError(f"{path} holds a {type(content).__name__}, not arrays by their names")
-        arrays = {k: v.whole() for k, v in content.items() if isinstance(v, _Array)}
+        arrays = {k: v for k, v in content.items() if isinstance(v, np.ndarray | np.generic)}
         if odd := [name for name in arrays if not isinstance(name, str)]:
             raise InputError(f"{path}: the name of an array is {shown(odd[0])}, not text")
         # Several may be of the same bytes, which each tensor has for itself.
@@ -217,76 +217,33 @@ def read_numpy_pickle(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return tensors
 
 
-class _Number:
-    """The type of an array's numbers."""
-
-    def __init__(self, code: str, *_: object) -> None:
-        if not NUMBERS.fullmatch(code):
-            raise pickle.UnpicklingError(f"an array of {code[:20]}, not of numbers")
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state: Any) -> None:
-        self.dtype = self.dtype.newbyteorder(state[1])
+def _dtype(code: str, *_: object) -> np.dtype:
+    if not NUMBERS.fullmatch(code):
+        raise pickle.UnpicklingError(f"an array of {code[:20]}, not of numbers")
+    return np.dtype(code)
 
 
-class _Array:
-    """An array of bytes that are there."""
-
-    def __init__(self, *_: object) -> None:
-        self._array: np.ndarray | None = None
-
-    def __setstate__(self, state: Any) -> None:
-        *_, shape, number, fortran, content = state
-        self.fill(content, number, shape, "F" if fortran else "C")
-
-    def fill(
-        self, content: str | bytes, number: _Number, shape: Sequence[int], order: Any
-    ) -> _Array:
-        """Lay the bytes out as numbers."""
-        if isinstance(content, str):  # of Python 2
-            content = content.encode("latin1")
-        array: np.ndarray = np.ndarray(tuple(shape), number.dtype, content, order=order)
-        if array.nbytes != len(content):
-            raise OutOfBounds(f"an array of {array.nbytes} bytes has {len(content)} of them")
-        self._array = array
-        return self
-
-    def whole(self) -> np.ndarray:
-        """The array.
-
-        Raises:
-            OutOfBounds: no bytes were given for it.
-        """
-        if self._array is None:
-            raise OutOfBounds("an array has no bytes")
-        return self._array
+def _scalar(dtype: np.dtype, content: bytes) -> np.generic:
+    (number,) = np.frombuffer(content, dtype)
+    return number
 
 
-def _latin1(text: str, _: str) -> bytes:
-    """Bytes, which protocols before 3 write as text."""
-    return text.encode("latin1")
+def _from_buffer(content: bytes, dtype: np.dtype, shape: tuple[int, ...], order: Any) -> np.ndarray:
+    return np.frombuffer(content, dtype).reshape(shape, order=order)
 
 
-def _scalar(number: _Number, content: str | bytes) -> _Array:
-    return _Array().fill(content, number, (), "C")
-
-
-def _from_buffer(content: bytes, number: _Number, shape: Sequence[int], order: Any) -> _Array:
-    return _Array().fill(content, number, shape, order)
-
-
-# What stands for the names in a pickle of arrays; the class of arrays is only ever named.
+# What stands for the names in a pickle of arrays: no call of it makes more than the file holds.
 ARRAY_NAMES: dict[str, Callable[..., Any] | None] = {
     "collections.OrderedDict": collections.OrderedDict,
-    "_codecs.encode": _latin1,
-    "builtins.bytes": lambda: b"",  # not of a length
+    "_codecs.encode": lambda text, _: text.encode("latin1"),  # how protocol 2 writes bytes
+    "builtins.bytes": lambda: b"",
     "__builtin__.bytes": lambda: b"",
-    "numpy.dtype": _Number,
-    "numpy.ndarray": None,
+    "numpy.dtype": _dtype,
+    "numpy.ndarray": None,  # only ever named to `_reconstruct`
 }
 for _core in ("numpy.core", "numpy._core"):
     ARRAY_NAMES |= {
-        f"{_core}.multiarray._reconstruct": _Array,
+        f"{_core}.multiarray._reconstruct": lambda *_: np.empty(0),  # its state is the array
         f"{_core}.multiarray.scalar": _scalar,
         f"{_core}.numeric._frombuffer": _from_buffer,
     }
@@ -305,16 +262,18 @@ class _ArrayUnpickler(pickle._Unpickler):
     read: Callable[[int], bytes]
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name, of which no call makes more than the file holds."""
+        """What stands for a name."""
         if (full := f"{module}.{name}") not in ARRAY_NAMES:
             raise ForeignName(full)
         return ARRAY_NAMES[full]
 
     def _build(self) -> None:
         state = self.stack.pop()
-        if isinstance(built := self.stack[-1], _Number | _Array):
+        if isinstance(built := self.stack[-1], np.ndarray):
             built.__setstate__(state)
-        elif not isinstance(built, collections.OrderedDict):  # torch's has attributes, no data
+        elif isinstance(built, np.dtype) and state[1] == ">":
+            raise pickle.UnpicklingError("its numbers are big-endian")
+        elif not isinstance(built, np.dtype | collections.OrderedDict):  # theirs is no data
             raise pickle.UnpicklingError(f"{type(built).__name__} has no state")
 
     def _bytearray(self) -> None:  # Python's own makes room before it reads

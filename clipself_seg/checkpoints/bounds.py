@@ -63,7 +63,8 @@ def refusing(path: Path, kind: str) -> Iterator[None]:
     except ForeignName as error:
         raise InputError(
             f"{path} is refused: it names {in_short(error)}, which is no dense tensor, number or plain data and "
-            "could run code when loaded; save the weights alone, by torch.save(model.state_dict(), FILE) or as safetensors"
+            "could run code when loaded; save the weights alone, by torch.save(model.state_dict(), FILE) or as "
+            "safetensors"
         ) from None
     except pickle.UnpicklingError as error:
         raise InputError(

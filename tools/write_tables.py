@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Title of a family -> expression for the names of its weights; a name is of the first that fits.
 FAMILIES = {
     "CAT-Seg: pixels": "catseg-",
-    "FC-CLIP, OVRCOAT, ODISE: segments": "fcclip-|ovrcoat-|odise-",
+    "FC-CLIP, ODISE: segments": "fcclip-|odise-",
     "F-ViT: boxes": "fvit-",
     "CLIPSelf's CLIPs": "clipself-",
     "OpenAI CLIP": "openai-",

@@ -1,10 +1,9 @@
 """Limits on files of weights (sizes, numbers of tensors), checked before anything is allocated for their contents.
 
 Memory grows with the size of a file, never with a number that stands in it: a tensor has at most as many
-elements as its storage, a storage at most as many bytes as the file holds for it, an archive unpacks to a few
-times its size. Published weights keep all of it, tied and sliced tensors, views and tensors without elements
-included. A tensor that repeats its storage (`Tensor.expand`: stride 0) does not: whoever wrote it
-can store it whole.
+elements as its storage, a storage at most as many bytes as the file, and an archive stores what is in it as it is.
+Published weights keep all of it, tied and sliced tensors, views and tensors without elements included. A tensor that
+repeats its storage (`Tensor.expand`: stride 0) does not: whoever wrote it can store it whole.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ import pickle
 import threading
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipself_seg.errors import InputError, in_short
+from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import require_regular_file
 
 if TYPE_CHECKING:
@@ -30,13 +29,6 @@ if TYPE_CHECKING:
 MOST_TENSORS = 20_000
 # The longest of those headers have 1 MB.
 MOST_HEADER_BYTES = 8 << 20
-# A state dict of a thousand tensors takes 70 thousand steps to unpickle; a step makes some 60 bytes.
-MOST_STEPS = 2_000_000
-MOST_DIMENSIONS = 64  # of torch and numpy
-LARGEST_NUMBER = 1 << 62
-# torch stores what it archives; its TorchScript code is deflated, and so is what somebody zips again.
-MOST_UNPACKED_TIMES = 4
-MOST_UNPACKED_ANYWAY = 16 << 20
 # A tower is built, and its parameters are replaced by those of the file; tables follow from sizes.
 MOST_BUILT_TIMES = 4
 MOST_BUILT_ANYWAY = 16 << 20
@@ -70,13 +62,14 @@ def refusing(path: Path, kind: str) -> Iterator[None]:
         raise InputError(f"{path} is refused: {error}; fetch it again, or save it anew") from None
     except ForeignName as error:
         raise InputError(
-            f"{path} is refused: it names {error}, which could run code when loaded; use a file "
-            "that holds tensors or arrays only"
+            f"{path} is refused: it names {in_short(error)}, which is no dense tensor, number or plain data and "
+            "could run code when loaded; save the weights alone, by torch.save(model.state_dict(), FILE) or as "
+            "safetensors"
         ) from None
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path} is refused: it is damaged or holds Python objects that would run code when "
-            f"loaded ({in_short(error)}); use a file that holds tensors or arrays only"
+            f"{path} is refused: it is damaged or holds other things than weights ({in_short(error)}); save the "
+            "weights alone, by torch.save(model.state_dict(), FILE) or as safetensors"
         ) from None
     except Exception as error:  # about damaged bytes torch, zipfile and pickle raise all there is
         raise InputError(
@@ -84,69 +77,33 @@ def refusing(path: Path, kind: str) -> Iterator[None]:
         ) from None
 
 
-def count_elements(size: Sequence[int]) -> int:
-    """Number of elements of a tensor or an array.
-
-    Args:
-        size: numbers of rows, columns, ...
-
-    Raises:
-        OutOfBounds: one of them is none, or there are too many.
-    """
-    if len(size) > MOST_DIMENSIONS:
-        raise OutOfBounds(f"a tensor has {len(size)} dimensions")
-    if not all(type(number) is int and 0 <= number < LARGEST_NUMBER for number in size):
-        raise OutOfBounds("a tensor's shape has other things than numbers from 0 on")
-    return math.prod(size)
-
-
-def check_view(size: Sequence[int], stride: Sequence[int], offset: int, count: int) -> None:
-    """Check that a tensor lies inside its storage and has no more elements than that.
-
-    Args:
-        size: numbers of rows, columns, ...
-        stride: steps between them in elements.
-        offset: place of the first element.
-        count: number of elements of the storage.
-
-    Raises:
-        OutOfBounds: it does not.
-    """
-    elements = count_elements(size)
-    count_elements((*stride, offset))  # numbers of the same kind
-    if len(stride) != len(size):
-        raise OutOfBounds(f"a tensor has {len(size)} dimensions and {len(stride)} strides")
-    last = offset + sum((rows - 1) * step for rows, step in zip(size, stride))
-    if elements > count or (last >= count if elements else offset > count):
-        shape = " x ".join(map(str, size))
-        raise OutOfBounds(f"a tensor of {shape or 1} elements lies in a storage of {count}")
-
-
-def check_bytes(wanted: int, there: int) -> None:
-    """Check that a file holds as many bytes as a storage or an array in it claims.
-
-    Raises:
-        OutOfBounds: it does not.
-    """
-    if type(wanted) is not int or not 0 <= wanted < LARGEST_NUMBER:
-        raise OutOfBounds("a storage claims no number of bytes from 0 on")
-    if wanted > there:
-        raise OutOfBounds(f"a storage claims {wanted} bytes, the file has {there} for it")
-
-
 def check_archive(archive: zipfile.ZipFile, path: Path) -> None:
-    """Check what an archive says it unpacks to, of which its reader never makes more.
+    """Check that an archive stores each of its files once and as it is, as torch does.
 
     Raises:
-        OutOfBounds: it is too much for an archive of this size, or packed as torch does not.
+        OutOfBounds: it does not, or the files are longer than the archive.
     """
     entries = archive.infolist()
-    if any(e.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for e in entries):
-        raise OutOfBounds("it is packed otherwise than stored or deflated")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise OutOfBounds("it is packed otherwise than by torch.save, which compresses nothing")
+    if len({entry.filename.lower() for entry in entries}) < len(entries):
+        raise OutOfBounds("two files in it have one name")
     unpacked = sum(entry.file_size for entry in entries)
     size = os.path.getsize(path)
-    if unpacked > max(MOST_UNPACKED_TIMES * size, MOST_UNPACKED_ANYWAY):
+    if unpacked > size:
         raise OutOfBounds(f"its {size} bytes claim to unpack to {unpacked}")
+
+
+def check_tensor(name: str, tensor: Tensor) -> None:
+    """Check that a tensor has no more elements than its storage.
+
+    Raises:
+        OutOfBounds: it repeats them.
+    """
+    if (claimed := tensor.numel() * tensor.itemsize) > (there := tensor.untyped_storage().nbytes()):
+        raise OutOfBounds(
+            f"the tensor {shown(name)} of {claimed} bytes lies in a storage of {there}"
+        )
 
 
 @contextmanager
@@ -195,7 +152,7 @@ def building_within(paths: Iterable[str | os.PathLike[str]]) -> Iterator[None]:
         with refusing(Path(path), "safetensors file"), open_safetensors(path) as file:
             for name in file.keys():
                 tensors += 1
-                elements += count_elements(file.get_slice(name).get_shape())
+                elements += math.prod(file.get_slice(name).get_shape())
     most = max(MOST_BUILT_TIMES * elements, MOST_BUILT_ANYWAY)
     most_tensors = MOST_BUILT_TIMES * tensors + MOST_LAYERS_ANYWAY
     built = Counter[str]()

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import math
 import os
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -18,16 +17,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from clipself_seg.checkpoints.bounds import open_safetensors, refusing
+from clipself_seg.checkpoints.bounds import check_tensor, open_safetensors, refusing
 from clipself_seg.checkpoints.dense_feature import DenseFeature, stated_feature
 from clipself_seg.checkpoints.locate import no_checkpoint
-from clipself_seg.checkpoints.pickles import (
-    ScriptObject,
-    Unusable,
-    read_archive,
-    read_pickles,
-    script_tensors,
-)
+from clipself_seg.checkpoints.pickles import read_torch
 from clipself_seg.errors import InputError, last_line, shown
 
 WRAPPERS = ("model", "module", "state_dict")  # in the order in which the official loaders look
@@ -42,7 +35,7 @@ class Checkpoint:
 
     Attributes:
         tensors: name -> tensor, wrappers and ``module.`` prefixes removed.
-        format: name of the format, for the report: "safetensors", "TorchScript archive", "state dict".
+        format: name of the format, for the report: "safetensors", "state dict".
         activation: "gelu" or "quick_gelu" where the file records it, else None.
         mean, std: RGB normalisation of pixels in [0, 1] where the file records it, else None.
         dense: dense feature that the weights were distilled for, "token" where the file says nothing.
@@ -71,12 +64,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if _is_safetensors(path):
         return _read_safetensors(path)
     with refusing(path, "PyTorch file"):
-        content = read_archive(path) if zipfile.is_zipfile(path) else read_pickles(path)
-        if isinstance(content, ScriptObject):
-            tensors = script_tensors(content)
-            return Checkpoint(path, tensors, "TorchScript archive", "quick_gelu")
-    checkpoint = Checkpoint(path, unwrap(content, path), "state dict")
-    checkpoint = _with_metadata(checkpoint, content if isinstance(content, Mapping) else {})
+        content = read_torch(path)
+        # In here as well: a file may give a dict attributes that hide its methods.
+        checkpoint = Checkpoint(path, unwrap(content, path), "state dict")
+        checkpoint = _with_metadata(checkpoint, content if isinstance(content, Mapping) else {})
     if checkpoint.activation is None and "input_resolution" in checkpoint.tensors:
         # Only OpenAI's own state dicts carry this entry.
         return dataclasses.replace(checkpoint, activation="quick_gelu")
@@ -145,9 +136,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
     with refusing(path, "safetensors file"):
         with open_safetensors(path) as file:
             stored: dict[str, object] = dict(file.metadata() or {})
-        if (
-            STORED_METADATA in stored
-        ):  # the students that come with the package have the entries beside each other
+        if STORED_METADATA in stored:  # two of the shipped files have the entries beside each other
             stored = parse_metadata(stored[STORED_METADATA], path)
         tensors = safetensors.torch.load_file(path)
     return _with_metadata(Checkpoint(path, unwrap(tensors, path), "safetensors"), stored)
@@ -174,7 +163,8 @@ def unwrap(content: object, path: Path) -> dict[str, Tensor]:
     """The state dict inside `content`: wrapper entries opened, ``module.`` prefixes dropped.
 
     Raises:
-        InputError: it is none, or a tensor of it is sparse, nested, quantised or has no values.
+        InputError: it is none, or without tensors.
+        OutOfBounds: a tensor has more elements than its storage.
     """
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -183,14 +173,11 @@ def unwrap(content: object, path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path} holds a {type(content).__name__}, not a state dict")
     tensors = {}
     for name, value in content.items():
-        if isinstance(value, Unusable):
-            raise InputError(
-                f"{path}: {shown(name)} {value.reason}; save the weights as dense tensors of the CPU"
-            )
         if isinstance(value, Tensor):
             if not isinstance(name, str):
                 raise InputError(f"{path}: the name of a tensor is {shown(name)}, not text")
-            tensors[name] = value
+            check_tensor(name, value)
+            tensors[name] = value.detach()
     if not tensors:
         raise InputError(f"{path} holds no tensors; is it a checkpoint?")
     if all(key.startswith("module.") for key in tensors):

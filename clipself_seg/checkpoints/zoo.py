@@ -92,6 +92,7 @@ class Entry:
         licence: of the weights.
         key: configuration key that takes it.
         model: name of the CLIP; empty for what is none.
+        activation: "quick_gelu" where neither the file nor the name of the CLIP says it; else empty.
         configs: files that it goes with, such as "semseg/catseg+openai_vitb16".
         settings: keys and values, other than the files', that the published numbers were measured with.
         published: numbers at their source; empty where nobody prints any.
@@ -108,6 +109,7 @@ class Entry:
     licence: str = ""
     key: str = "MODEL.CLIP.WEIGHTS"
     model: str = ""
+    activation: str = ""
     configs: tuple[str, ...] = ()
     settings: tuple[tuple[str, object], ...] = ()
     published: str = ""

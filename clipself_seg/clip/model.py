@@ -359,7 +359,9 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
             )
         if weights in zoo() or is_remote(weights):
             checkpoint = read_checkpoint(locate(weights))
-            known = zoo().get(weights)
+            if known := zoo().get(weights):
+                activation = checkpoint.activation or known.activation or None
+                checkpoint = dataclasses.replace(checkpoint, activation=activation)
             return (checkpoint if known is None or known.distilled else _original(checkpoint)), {}
         if looks_like_path:
             return read_checkpoint(weights), {}

@@ -97,9 +97,9 @@ def test_what_only_a_browser_gets_is_said_to_be_so(folder):
 
 
 def test_a_file_that_somebody_put_there_is_checked(folder):
-    (folder / "ViT-B-16.pt").write_bytes(DATA)
-    with pytest.raises(InputError, match="openai-vitb16, has 700 bytes, .*350837078: delete it"):
-        locate("openai-vitb16")
+    (folder / "model_large.pth").write_bytes(DATA)
+    with pytest.raises(InputError, match="catseg-large, has 700 bytes, .*2298213993: delete it"):
+        locate("catseg-large")
 
 
 def test_the_next_address_is_tried_where_one_fails(folder):

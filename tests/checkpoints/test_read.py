@@ -19,6 +19,7 @@ from clipself_seg.checkpoints.dense_feature import (
     stated_feature,
 )
 from clipself_seg.checkpoints.read import is_finite, name_problem, read_checkpoint
+from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.errors import InputError
 from tests.checkpoint_files import KINDS, Bomb, save_as
 
@@ -36,7 +37,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
 def _bad_files(folder) -> dict[str, str]:
     """File name -> what the error must say."""
     tensors = {"visual.proj": torch.ones(64, 64), "logit_scale": torch.ones(1)}
-    for kind, suffix in (("zip", "pt"), ("safetensors", "safetensors"), ("torchscript", "pt")):
+    for kind, suffix in (("zip", "pt"), ("safetensors", "safetensors")):
         save_as(kind, tensors, folder / "whole")
         whole = (folder / "whole").read_bytes()
         (folder / f"half_{kind}.{suffix}").write_bytes(whole[: len(whole) // 2])
@@ -55,12 +56,11 @@ def _bad_files(folder) -> dict[str, str]:
         "absent.pt": "no checkpoint at .*absent.pt",
         "half_zip.pt": "half_zip.pt is truncated",
         "half_safetensors.safetensors": "half_safetensors.safetensors is truncated",
-        "half_torchscript.pt": "half_torchscript.pt is truncated",
-        "text.pt": "text.pt is refused",
+        "text.pt": "text.pt is truncated or no PyTorch file",
         "text.safetensors": "text.safetensors is truncated or no safetensors file",
         "empty.pt": "empty.pt is truncated",
         "bomb.pt": "bomb.pt is refused.*system",
-        "raw.pt": "raw.pt is refused",
+        "raw.pt": "raw.pt is truncated or no PyTorch file",
         "nothing.pt": "nothing.pt holds no tensors",
         "numbers.pt": "numbers.pt holds no tensors",
         "list.pt": "list.pt holds a list, not a state dict",
@@ -130,23 +130,14 @@ def test_changed_bytes_of_an_archive_are_found(tmp_path):
         read_checkpoint(path)
 
 
-def test_torchscript_archive_with_a_foreign_name_is_refused(tmp_path):
-    payload = pickle.dumps(Bomb(), protocol=2)
-    with zipfile.ZipFile(tmp_path / "evil.pt", "w") as archive:
-        archive.writestr("evil/data.pkl", payload)
-        archive.writestr("evil/constants.pkl", pickle.dumps(()))
-    with pytest.raises(InputError, match="refused.*system"):
-        read_checkpoint(tmp_path / "evil.pt")
-
-
-@pytest.mark.parametrize("broken", [b"", b"not a pickle"])
-def test_a_torchscript_archive_without_its_parts_is_refused(tmp_path, broken):
-    with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
-        archive.writestr("x/constants.pkl", b"")
-        if broken:
-            archive.writestr("x/data.pkl", broken)
-    with pytest.raises(InputError, match="x.pt is (refused|a truncated or foreign TorchScript)"):
-        read_checkpoint(tmp_path / "x.pt")
+def test_a_torchscript_archive_is_refused_with_the_name_of_the_same_weights(tmp_path):
+    with zipfile.ZipFile(tmp_path / "ViT-B-16.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(Bomb(), protocol=2))
+        archive.writestr("archive/constants.pkl", pickle.dumps(()))
+    said = "ViT-B-16.pt is a TorchScript archive, .* tag openai or by a name .* openai-vitb16; of others save"
+    with pytest.raises(InputError, match=said):
+        read_checkpoint(tmp_path / "ViT-B-16.pt")
+    assert "openai-vitb16" in zoo()
 
 
 DEEP = "[" * 100_000

@@ -67,6 +67,7 @@ def test_gradients_are_those_of_torch(trained, large, monkeypatch):
     torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_gradients_of_gradients_and_those_of_torch_func_are_those_of_torch():
     x, *others = [part.requires_grad_() for part in tensors()]
 

@@ -38,6 +38,6 @@ def test_check_names_files_and_refuses_others(tmp_path, capsys):
     assert main(["check", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "mine.pth: not the file of an official name" in said and "fcclip-r50" in said
-    (tmp_path / zoo()["openai-vitb16"].file).touch()
+    (tmp_path / zoo()["catseg-large"].file).touch()
     assert main(["check", str(tmp_path)]) == 1
-    assert "has 0 bytes, and the official file has 350837078" in capsys.readouterr().out
+    assert "has 0 bytes, and the official file has 2298213993" in capsys.readouterr().out

@@ -350,9 +350,6 @@ WEIGHTS = {
         "bytes",
         lambda rng: _remade(_tensors(), rng, zipped=False),
     ),
-    "weights_torchscript": Reader(
-        file("clip.pt", lambda path: save_as("torchscript", _tensors(), path)), _read_clip, "zip"
-    ),
     "weights_resnet_pt": Reader(
         file("clip.pt", lambda path: save_clip(_clip(TINY_RESNET), path, layout="open_clip")),
         functools.partial(_read_clip, name=TINY_RESNET),

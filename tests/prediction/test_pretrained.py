@@ -13,18 +13,14 @@ from unittest import mock
 
 import huggingface_hub
 import pytest
-import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from clipself_seg.clip import load_clip, save_clip
 from clipself_seg.commands import predict
 from clipself_seg.config import load_config
 from clipself_seg.config.weights import WEIGHTS
 from clipself_seg.errors import InputError
-from clipself_seg.models.build import build_model
-from clipself_seg.models.panoptic.model import trained_state
 from clipself_seg.prediction import pretrained
 from clipself_seg.prediction.load import load
 from clipself_seg.prediction.pretrained import (
@@ -273,31 +269,6 @@ def test_predict_takes_a_folder_for_weights(saved, tmp_path, capsys):
     assert (info["alpha"], info["beta"], info["trained"]) == (0.35, 0.5, "mini")
     assert predict.main([*words, "--task", "semantic"]) == 2
     assert f"{folder} does panoptic, not semantic" in capsys.readouterr().err
-
-
-def test_a_tuned_tower_of_a_checkpoint_goes_into_the_folder(tmp_path):
-    """OVRCOAT's: the image tower of `MODEL.WEIGHTS` takes the place of that of `MODEL.CLIP.WEIGHTS`."""
-    clip = load_clip("ConvNeXt-Mini-32", None)
-    save_clip(clip, tmp_path / "clip.safetensors")
-    former = {"DEC_LAYERS": 1, "HIDDEN_DIM": 32, "DIM_FEEDFORWARD": 32, "NUM_OBJECT_QUERIES": 5}
-    opts = [part for key in former for part in (f"MODEL.MASK_FORMER.{key}", str(former[key]))]
-    opts += ["MODEL.MASK_GENERATOR.ENCODER_LAYERS", "1", "MODEL.CLIP.NAME", "ConvNeXt-Mini-32"]
-    opts += ["INPUT.MIN_SIZE_TEST", "64", "MODEL.CLIP_BRANCH.TEMPLATES", "odise"]
-    opts += ["MODEL.CLIP.WEIGHTS", str(tmp_path / "clip.safetensors")]
-    config = ROOT / "configs/panoptic/ovrcoat_convnext_large.yaml"
-    prefix = "backbone.clip_model."
-    images = {n: t for n, t in clip.state_dict().items() if n.startswith("visual.")}
-    carried = {prefix + name: tensor + 0.1 for name, tensor in images.items()}
-    carried |= {f"frozen_{prefix}{name}": tensor for name, tensor in images.items()}
-    generator = trained_state(build_model(load_config(config, opts)))
-    torch.save({"model": generator | carried}, tmp_path / "ovrcoat.pth")
-    predictor = load(tmp_path / "ovrcoat.pth", config_file=config, opts=opts)
-    predictor.set_vocabulary(["red star", "grass"])
-    predictor.save_pretrained(tmp_path / "folder")
-    again = load_pretrained(tmp_path / "folder").model
-    weight = again.clip.visual.trunk.stem[0].weight
-    torch.testing.assert_close(weight.data, images["visual.trunk.stem.0.weight"] + 0.1)
-    assert again.weights_hash() == predictor.model.weights_hash()
 
 
 CONFIG_FILES = {"MODEL.WEIGHTS": "model.safetensors", "MODEL.CLIP.WEIGHTS": "clip.safetensors"}

@@ -124,10 +124,6 @@ SOURCES = {
     "bn.": "blocks",
     CLIP: "clip",
 }
-# The frozen copies, which no output depends on.
-TWINS: tuple[str, ...] = ("frozen_backbone.", "backbone_t.")
-# MAFT+: texts that attend to the image.
-ATTENDING_TEXTS = "cdt."
 # Numbers of the generator's maps that are in memory at once, for a pixel of its canvas: a map of stride 4 has 16.
 NUMBERS_OF_PIXEL = 64
 
@@ -760,13 +756,11 @@ def full_state(model: OpenPanoptic, state: Mapping[str, Tensor]) -> dict[str, Te
     frozen = _frozen_names(model)
     _check_kind(model, given)
     _check_hashes(model, given)
-    of_checkpoint, report = carried_clip(model.clip, given)
-    places = ["clip."] + ["branch_clip."] * (model.branch_clip is model.clip)
-    taken = {place + name: t for place in places for name, t in of_checkpoint.items()}
+    report = check_clip(model.clip, given)
     read = {
         name: value
         for name, value in given.items()
-        if name not in (*KEYS, EXPONENTS, *frozen) and not name.startswith((*IGNORED, CLIP, *TWINS))
+        if name not in (*KEYS, EXPONENTS, *frozen) and not name.startswith((*IGNORED, CLIP))
     }
     if problem := name_problem(wanted, read):
         raise InputError(f"the panoptic checkpoint {problem.what}: {problem.names}")
@@ -782,14 +776,14 @@ def full_state(model: OpenPanoptic, state: Mapping[str, Tensor]) -> dict[str, Te
         "of CLIP and feature source are not in it and stay as they are",
         len(read),
         sum(name.startswith(IGNORED) for name in given),
-        len(frozen) - len(taken),
+        len(frozen),
     )
     if report:
         logger.info("CLIP of the checkpoint: %s", report)
     complete = dict(model.state_dict())
     for name, value in read.items():
         complete[name if name in complete else GENERATOR + name] = value
-    return complete | taken
+    return complete
 
 
 def _keys_of_size(model: OpenPanoptic, name: str) -> str:
@@ -858,98 +852,47 @@ def _check_numbers(read: Mapping[str, Tensor]) -> None:
             )
 
 
-def carried_clip(clip: DenseCLIP, given: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Compares the CLIP in a checkpoint with a model's, and says what of it the model takes.
-
-    Without weights of its own the model takes a whole CLIP. If the checkpoint has a frozen twin, its image tower was
-    tuned and is taken. Otherwise nothing is, and all has to agree.
+def check_clip(clip: DenseCLIP, given: Mapping[str, Tensor]) -> str:
+    """Refuses a checkpoint whose CLIP, or the part of one that it has, is not that of the model.
 
     Args:
         clip: the model's CLIP.
         given: tensors of the checkpoint by name, without ``module.``.
 
     Returns:
-        The tensors that replace the model's, under native names without a prefix; and what there was and what became
-        of it, in words, "" if there was nothing.
+        What there was, in words, "" if there was nothing.
 
     Raises:
-        InputError: it is another CLIP, or none that is whole where one is needed; or a twin without a tuned tower; or
-            it is MAFT+'s, whose texts are not those of a text tower alone.
+        InputError: it is another CLIP, or the model's has no weights.
     """
-    if any(name.startswith(ATTENDING_TEXTS) for name in given):
-        raise InputError(
-            f"the panoptic checkpoint is MAFT+'s ({ATTENDING_TEXTS}*): its texts attend to each image, in a layer "
-            "whose tensors this project cannot name for sure, and without it they would be others; take FC-CLIP's or "
-            "OVRCOAT's"
-        )
     own = clip.state_dict()
     carried = to_native(
         {name.removeprefix(CLIP): t for name, t in given.items() if name.startswith(CLIP)}
     )
-    twin = [name for name in given if name.startswith(TWINS)]
-    ignored = f"; ignored: {len(twin)} of the frozen twin {twin[0].split('.')[0]}" if twin else ""
-    if twin and not any(name.startswith("visual.") for name in carried):
-        raise InputError(
-            f"the panoptic checkpoint has a frozen twin ({twin[0]}), so that its image tower was tuned, and lacks that "
-            f"({CLIP}visual.*): give the whole file"
-        )
     if not carried:
-        return {}, ignored.removeprefix("; ")
-    _check_model(clip, own, carried)
-    image = {name for name in own if name.startswith("visual.")}
-    has_image = image <= carried.keys()
-    if clip.report is None:
-        if absent := [name for name in own if name not in carried]:
-            raise InputError(
-                f"MODEL.CLIP.WEIGHTS is empty, and the panoptic checkpoint lacks {len(absent)} tensors of {clip.name} "
-                f"({_first(absent)}): give the weights that it was trained on, such as open_clip's tag of them"
-            )
-        return carried, f"all {len(own)} tensors of CLIP are the checkpoint's{ignored}"
-    taken = {n: carried[n] for n in (*image, "logit_scale") if n in carried} if twin else {}
-    _require_equal(clip, own, {n: t for n, t in carried.items() if n not in taken})
-    what = f"image tower of the checkpoint, {len(image)} tensors tuned by its training"
-    if not taken:
-        what = f"image tower of MODEL.CLIP.WEIGHTS, {'which' if has_image else 'not in the checkpoint'}"
-        what += f" the checkpoint's {len(image)} tensors agree with" if has_image else ""
-    texts = [name for name in own if name.startswith("text.")]
-    there = sum(name in carried for name in texts)
-    text = f"text tower of MODEL.CLIP.WEIGHTS, of which the checkpoint has {there} of {len(texts)} tensors"
-    return taken, f"{what}; {text}{ignored}"
-
-
-def _check_model(clip: DenseCLIP, own: Mapping[str, Tensor], carried: Mapping[str, Tensor]) -> None:
-    """Refuses tensors of another architecture, or a part of an image tower."""
+        return ""
     signature = signature_of(carried)
     if signature is not None and signature != clip.architecture.signature:
         raise InputError(
             f"the panoptic checkpoint is of another CLIP: its image tower is {signature}, that of MODEL.CLIP.NAME "
             f"{clip.name} is {clip.architecture.signature}"
         )
-    wrong = [n for n, t in carried.items() if n not in own or own[n].shape != t.shape]
-    image = [name for name in own if name.startswith("visual.")]
-    absent = [name for name in image if name not in carried]
-    if len(absent) < len(image):
-        wrong += absent
-    if wrong:
+    if wrong := [n for n, t in carried.items() if n not in own or own[n].shape != t.shape]:
         raise InputError(
-            f"the panoptic checkpoint's CLIP is not {clip.name}, or not whole: {_first(wrong)} missing, unexpected or "
-            "of another shape; MODEL.CLIP.NAME gives the sizes"
+            f"the panoptic checkpoint's CLIP is not {clip.name}: {_first(wrong)} unexpected or of another shape; "
+            "MODEL.CLIP.NAME gives the sizes"
         )
-    if broken := [name for name, tensor in carried.items() if not tensor.isfinite().all()]:
+    if clip.report is None:
         raise InputError(
-            f"the panoptic checkpoint's CLIP has numbers that are not finite: {_first(broken)}; fetch the file again"
+            f"MODEL.CLIP.WEIGHTS is empty: give the weights of {clip.name} that the panoptic checkpoint was trained "
+            "on, such as open_clip's tag of them"
         )
-
-
-def _require_equal(
-    clip: DenseCLIP, own: Mapping[str, Tensor], carried: Mapping[str, Tensor]
-) -> None:
-    other = [n for n, tensor in carried.items() if not nearly_equal(tensor.to(own[n]), own[n])]
-    if other:
+    if other := [n for n, t in carried.items() if not nearly_equal(t.to(own[n]), own[n])]:
         raise InputError(
             f"MODEL.CLIP.WEIGHTS is not the {clip.name} that the panoptic checkpoint was trained on: {len(other)} "
             f"tensors differ ({_first(other)}); give the weights that it was trained on"
         )
+    return f"that of MODEL.CLIP.WEIGHTS, of which the checkpoint has {len(carried)} of {len(own)} tensors"
 
 
 def _first(names: Iterable[str]) -> str:

@@ -181,7 +181,7 @@ CLIP = "backbone.clip_model."
 GAMMA = f"{CLIP}visual.trunk.stages.0.blocks.0.conv_dw.weight"
 
 
-def fcclip(weights, seed=0, config="fcclip_base", **changes):
+def fcclip(weights, seed=0, config="fcclip+convnext_large", **changes):
     torch.manual_seed(seed)
     values = SMALL | {"MODEL.CLIP.WEIGHTS": weights} | changes
     opts = [str(part) for pair in values.items() for part in pair]

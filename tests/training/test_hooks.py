@@ -200,10 +200,3 @@ def test_predictions_are_drawn_by_a_hook_and_change_nothing(config, tmp_path, mo
     assert tag.startswith("predictions/") and [picture.step for picture in pictures] == [0, 1]
     counted = [line.split() for line in (drawn / "count.txt").read_text().splitlines()]
     assert [line[0] for line in counted] == list("01") and int(counted[0][1]) > 5
-
-
-@pytest.mark.parametrize("config", ["patches", "rpn_r18"])
-def test_a_model_without_a_predictor_refuses_pictures(config, capsys):
-    words = ["--config-file", str(ROOT / f"configs/mini/{config}.yaml"), "VIS_PERIOD", "2"]
-    assert train.main(words) == 2
-    assert "VIS_PERIOD 2 has no effect" in capsys.readouterr().err

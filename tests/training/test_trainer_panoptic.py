@@ -11,7 +11,6 @@ from clipself_seg.errors import InputError
 from clipself_seg.models import OpenPanoptic
 from clipself_seg.training.settings import TrainingSettings
 from clipself_seg.training.trainer import Trainer
-from tests.conftest import ROOT
 from tests.models.panoptic.small import (
     CONFIG,
     FCCLIP,
@@ -140,19 +139,3 @@ def test_half_precision_changes_the_losses_little():
         found.append(torch.stack(list(losses.values())).detach())
     torch.testing.assert_close(*found, rtol=0.05, atol=0.05)
     assert not torch.equal(*found)
-
-
-def test_fcclips_configuration_trains_as_published():
-    cfg = load_config(ROOT / "configs/panoptic/fcclip+convnext_large.yaml")
-    settings = TrainingSettings.from_config(cfg)
-    assert (settings.iterations, settings.warmup, settings.batch_size) == (368750, 0, 16)
-    assert (settings.drops, settings.gamma, settings.clip_norm) == ((327778, 355092), 0.1, 0.01)
-    assert (settings.base_lr, cfg.SOLVER.WEIGHT_DECAY) == (1e-4, 0.05)
-    assert settings.evaluation_period == 5000
-    former, solver = cfg.MODEL.MASK_FORMER, cfg.SOLVER
-    assert (former.CLASS_WEIGHT, former.MASK_WEIGHT, former.DICE_WEIGHT) == (2, 5, 5)
-    assert (former.NO_OBJECT_WEIGHT, former.TRAIN_NUM_POINTS, former.DEC_LAYERS) == (0.1, 12544, 9)
-    assert solver.WEIGHT_DECAY_NORM == 0
-    assert (cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE) == (1024, 0.1, 2.0)
-    assert cfg.INPUT.KEEP_EMPTY_SEGMENTS and cfg.TEST.PRECISION == "float32"
-    assert cfg.DATASETS.TRAIN == ("coco_2017_train_panoptic_with_sem_seg",)

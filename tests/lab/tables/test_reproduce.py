@@ -170,8 +170,8 @@ def test_a_budget_goes_to_most_numbers_an_hour_and_says_which_tables_are_complet
     # The evaluation's six numbers take minutes; patches' have those of both tables.
     assert [name.split("-")[0] for name in within] == [
         "coco+eva02_vitb16",
-        "coco_patches_eva02_vitb16_seed0",
-        "coco_proposals_eva02_vitb16_seed0",
+        "coco_patches+eva02_vitb16_seed0",
+        "coco_proposals+eva02_vitb16_seed0",
     ]
 
 

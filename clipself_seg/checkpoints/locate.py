@@ -16,7 +16,7 @@ import sys
 import urllib.parse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from clipself_seg.checkpoints.download import (
     SECONDS,
@@ -203,17 +203,16 @@ def _listing(name: HubName) -> _Listing:
         raise NotFetched("HF_HUB_OFFLINE is set")
     api = HfApi(endpoint=endpoint(), token=False)
     with _errors_of_hub(name):
-        said = api.repo_info(
+        said: Any = api.repo_info(
             name.repository,
             revision=name.revision,
             repo_type=name.kind,
             files_metadata=True,
             timeout=SECONDS,
         )
-        files = {
-            sibling.rfilename: (sibling.size, sibling.lfs.sha256 if sibling.lfs else "")
-            for sibling in said.siblings
-        }
+        if said.sha is None or said.siblings is None:
+            raise ValueError("no list of files")
+    files = {one.rfilename: (one.size, one.lfs.sha256 if one.lfs else "") for one in said.siblings}
     return _Listing(said.sha, files)
 
 
@@ -383,9 +382,9 @@ def _fetch_published(name: HubName, entry: Entry) -> Path:
 
 def present_file(entry: Entry) -> Path | None:
     """Where the file of an entry is: in the folder of weights or the hub's cache; None if nowhere."""
-    path = weights_folder() / entry.file
-    if path.exists():
-        return path
+    own = weights_folder() / entry.file
+    if own.exists():
+        return own
     names = filter(None, map(_hub_address, entry.addresses))
     return next((path for name in names if (path := _present(name, name.file))), None)
 

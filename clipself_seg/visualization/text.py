@@ -168,17 +168,15 @@ def _characters(file: str) -> frozenset[int]:
 
 @functools.cache
 def _fonts() -> tuple[str, ...]:
-    """Files of the upright fonts of usual weight on this machine, `FONT` first, then those without serifs."""
-    from matplotlib.font_manager import fontManager
+    """Files of the fonts of this machine: upright ones of usual weight first, of these `FONT`, then sans serif."""
+    from matplotlib.font_manager import FontEntry, fontManager
 
-    usual = {
-        font.name: font.fname
-        for font in fontManager.ttflist
-        if (font.style, font.stretch, font.weight) == ("normal", "normal", 400)
-        and not font.name.startswith(LAST_RESORT)
-    }
-    names = sorted(usual, key=lambda name: (name != FONT, "Sans" not in name, name))
-    return tuple(usual[name] for name in names)
+    def unusual(font: FontEntry) -> tuple[object, ...]:
+        shape = (font.style, font.stretch, font.weight) != ("normal", "normal", 400)
+        return shape, font.name != FONT, "Sans" not in font.name, font.name
+
+    fonts = [font for font in fontManager.ttflist if not font.name.startswith(LAST_RESORT)]
+    return tuple(dict.fromkeys(font.fname for font in sorted(fonts, key=unusual)))
 
 
 _warned = list[str]()  # at most one text: one warning a process is enough

@@ -154,7 +154,7 @@ def test_a_long_text_is_shortened_in_few_looks(monkeypatch):
     assert len(looked) <= 5 * 11
 
 
-def test_upright_fonts_of_usual_weight_are_taken_and_one_of_mere_signs_never(monkeypatch):
+def test_upright_fonts_of_usual_weight_come_first_and_one_of_mere_signs_never(monkeypatch):
     entry = functools.partial(font_manager.FontEntry, style="normal", stretch="normal", weight=400)
     others = [entry(fname=f"{name}.ttf", name=name) for name in ("Noto Serif", "Noto Sans CJK JP")]
     others += [entry(fname="bold", name="Noto Sans", weight=700)]
@@ -163,7 +163,7 @@ def test_upright_fonts_of_usual_weight_are_taken_and_one_of_mere_signs_never(mon
     dejavu = entry(fname=DEJAVU, name="DejaVu Sans")
     monkeypatch.setattr(font_manager.fontManager, "ttflist", [*others, dejavu])
     fonts = texts._fonts.__wrapped__()
-    assert fonts == (DEJAVU, "Noto Sans CJK JP.ttf", "Noto Serif.ttf")
+    assert fonts == (DEJAVU, "Noto Sans CJK JP.ttf", "Noto Serif.ttf", "bold", "italic")
 
 
 def extent(name):

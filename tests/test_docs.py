@@ -199,6 +199,7 @@ def program_of(words: tuple[str, ...]) -> tuple[argparse.ArgumentParser, list[st
         return benchmark.parser(), list(words[words.index("tools/benchmark.py") + 1 :])
     if words[1:2] == ("-m",) and words[2].startswith("tests."):
         return importlib.import_module(words[2]).parser(), list(words[3:])
+    words = tuple(word.replace("clipself_seg", "clipself-seg") for word in words)  # python -m
     own = words[words.index("clipself-seg") + 1 :] if "clipself-seg" in words else ()
     name, rest = split(list(own))
     if name == "data prepare":

@@ -29,7 +29,7 @@ from clipself_seg.commands.predict import main
 assert main([sys.argv[1], "--words", "red star, grass", "--model", "mini", "-o", sys.argv[2]]) == 0
 assert "torchvision.ops" in sys.modules
 assert gc.isenabled() and (gc.get_freeze_count() > 100_000) == ("triton" not in sys.modules)
-assert not {"torch._dynamo", "open_clip", "transformers", "scipy"} & sys.modules.keys()
+assert not {"torch._dynamo", "open_clip", "transformers", "scipy", "huggingface_hub"} & sys.modules.keys()
 supported = sys.modules["torchvision.ops.roi_align"].is_compile_supported
 asked = supported("cpu")
 import torch._dynamo.utils

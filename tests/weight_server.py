@@ -1,12 +1,16 @@
-"""A server on the loopback that answers as the hosts of weights do, and as they should not."""
+"""A server on the loopback that answers as the hosts of weights and the hub do, and as they should not."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @dataclass
@@ -15,26 +19,49 @@ class WeightServer:
 
     Attributes:
         files: path with its slash -> content.
-        tag: ETag of every file; empty for none.
         kind: Content-Type.
-        breaks: for each answer in turn the bytes after which it breaks off; then none does.
-        careless: answers with a range whatever If-Range says.
-        longest: bytes of a range at most.
+        breaks: for each GET in turn the bytes after which it breaks off; then none does.
         headers: sent in place of its own.
         redirects: path -> address that it leads to.
-        asked: path and Range of every request.
+        asked: path and Range of every GET.
+        secrets: what requests had in the headers that say who asks.
+        address: of the server.
+        commit: what was pushed last.
     """
 
     files: dict[str, bytes]
-    tag: str = '"one"'
     kind: str = "application/octet-stream"
     breaks: list[int] = field(default_factory=list)
-    careless: bool = False
-    longest: int = 1 << 30
     headers: dict[str, str] = field(default_factory=dict)
     redirects: dict[str, str] = field(default_factory=dict)
     asked: list[tuple[str, str | None]] = field(default_factory=list)
+    secrets: list[str] = field(default_factory=list)
     address: str = ""
+    commit: str = COMMIT
+
+    def push(
+        self,
+        files: Mapping[str, bytes],
+        *,
+        name: str = "org/name",
+        revision: str = "main",
+        commit: str = COMMIT,
+        kind: str = "model",
+    ) -> None:
+        """Let a repository of the hub have files; those that end in .json or .yaml without a sha256."""
+        siblings = []
+        prefix = "" if kind == "model" else f"/{kind}s"
+        for file, data in files.items():
+            sha256 = hashlib.sha256(data).hexdigest()
+            sibling: dict[str, object] = {"rfilename": file, "size": len(data)}
+            if not file.endswith((".json", ".yaml")):
+                sibling["lfs"] = {"size": len(data), "sha256": sha256, "pointerSize": 1}
+            siblings.append(sibling)
+            for at in (commit, revision):
+                self.files[f"{prefix}/{name}/resolve/{at}/{file}"] = data
+        self.commit = commit
+        content = {"id": name, "sha": commit, "siblings": siblings}
+        self.files[f"/api/{kind}s/{name}/revision/{revision}"] = json.dumps(content).encode()
 
 
 @contextlib.contextmanager
@@ -43,37 +70,43 @@ def serving(**files: bytes) -> Iterator[WeightServer]:
     served = WeightServer({f"/{name.replace('_', '.')}": data for name, data in files.items()})
 
     class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.answer(body=False)
+
         def do_GET(self) -> None:
-            wanted = self.headers.get("Range")
-            served.asked.append((self.path, wanted))
-            if self.path in served.redirects:
-                self.send_response(302)
-                self.send_header("Location", served.redirects[self.path])
-                self.end_headers()
-                return
+            served.asked.append((self.path, self.headers.get("Range")))
+            self.answer(body=True)
+
+        def answer(self, body: bool) -> None:
+            names = ("Authorization", "Cookie")
+            served.secrets += [self.headers[name] for name in names if name in self.headers]
             path = self.path.partition("?")[0]
+            data = served.files.get(path, b"")
+            headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"'}
+            if "/resolve/" in path:
+                headers |= {"X-Repo-Commit": served.commit, "X-Linked-Size": str(len(data))}
+            if path in served.redirects:
+                self.send(302, headers | {"Location": served.redirects[path]})
+                return
             if path not in served.files:
                 self.send_error(404)
                 return
-            data = served.files[path]
-            start = 0
-            if wanted and (served.careless or self.headers.get("If-Range") == served.tag):
-                start = int(wanted.removeprefix("bytes=").removesuffix("-"))
-            if start >= len(data):
-                self.send_error(416)
-                return
-            end = min(len(data), start + served.longest) if start else len(data)
-            headers = {"Content-Type": served.kind, "Content-Length": str(end - start)}
+            wanted = self.headers.get("Range")
+            start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+            headers |= {"Content-Type": served.kind, "Content-Length": str(len(data) - start)}
             if start:
-                headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
-            headers |= ({"ETag": served.tag} if served.tag else {}) | served.headers
+                headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
             # before the headers: who has read them may have asked again by the next line
-            size = served.breaks.pop(0) if served.breaks else len(data)
-            self.send_response(206 if start else 200)
+            size = served.breaks.pop(0) if body and served.breaks else len(data)
+            self.send(206 if start else 200, headers | served.headers)
+            if body:
+                self.wfile.write(data[start:][:size])
+
+        def send(self, status: int, headers: Mapping[str, str]) -> None:
+            self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(data[start:end][:size])
 
         def log_message(self, *args: object) -> None:
             """Says nothing."""

@@ -1,19 +1,17 @@
-"""Downloads files over HTTP: resumes interrupted downloads, and renames a file to its name once it is verified.
+"""Downloads files from http and https addresses, which are complete and checked before they get their names.
 
-Libraries do less: iopath's PathManager neither resumes nor verifies, and huggingface_hub compares sizes and no hashes,
-and sends a token unless told otherwise.
+Files of the Hugging Face hub come by huggingface_hub instead, see `checkpoints.locate`. torch.hub's
+``download_url_to_file`` would wait for a silent server without end, keep a file that was cut off, and follow a
+redirect from https to http or ftp.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import http.client
-import logging
-import os
 import re
-import shutil
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -23,27 +21,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from clipself_seg.errors import GOES_ON, InputError, in_short
-from clipself_seg.files import FolderInUse, alone_in, read_json, write_json
+from clipself_seg.errors import InputError, in_short
+from clipself_seg.files import atomic_path
 
-VERSION = "version.json"
 BLOCK = 1 << 20  # bytes
 SECONDS = 20  # that a server may be silent
-WAIT = 0.5  # seconds between two looks at what another process fetches
 HEADERS = {"User-Agent": "clipself_seg", "Accept-Encoding": "identity"}
-logger = logging.getLogger(__name__)
 
 
 class NotFetched(InputError):
     """An address that does not answer with the file: no network, no such page, or it broke off."""
-
-
-class _BrokenOff(Exception):
-    """The connection ended before the file did."""
-
-
-class _AnotherVersion(Exception):
-    """What the server has is not what ``part`` is the beginning of."""
 
 
 def is_address(text: str) -> bool:
@@ -52,11 +39,11 @@ def is_address(text: str) -> bool:
 
 
 def download(address: str, path: Path, *, size: int | None = None, sha256: str = "") -> None:
-    """Fetch a file, unless another process does; what an interrupted call got is kept and goes on.
+    """Fetch a file, unless it is there; of several processes that want it, one fetches it.
 
     Args:
         address: http or https.
-        path: file that is not there yet; its folder is made.
+        path: where it comes to; its folder is made.
         size: bytes that it has to have, None for any.
         sha256: hexadecimal digits that its hash has to begin with.
 
@@ -65,25 +52,24 @@ def download(address: str, path: Path, *, size: int | None = None, sha256: str =
         InputError: what came is a web page, or has another size or hash; it is not kept.
         OSError: it cannot be written.
     """
-    _require_web(address)
-    partial = path.with_name(f".{path.name}.partial")
-    said = False
-    while not path.exists():
-        try:
-            with alone_in(partial):
-                if not path.exists():
-                    _fetch(address, partial, size)
-                    check_file(partial / "part", size, sha256, f"what {address} gave", discard=True)
-                    os.replace(partial / "part", path)
-        except FolderInUse:
-            if not said:
-                logger.info("%s: another process fetches it", path)
-            said = True
-            time.sleep(WAIT)
-        except (FileNotFoundError, FileExistsError):
-            if not path.exists():  # else who fetched it has just removed the folder of the part
-                raise
-    shutil.rmtree(partial, ignore_errors=True)
+    with one_at_a_time(path):
+        if path.exists():
+            return
+        with atomic_path(path) as temporary:
+            with temporary.open("wb") as file:
+                for block in _blocks(address, "a file of weights", size):
+                    file.write(block)
+            check_file(temporary, size, sha256, f"what {address} gave", then="nothing is kept")
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Let processes that fetch the same file or folder wait for each other; a file beside it stays as their lock."""
+    from huggingface_hub.utils import WeakFileLock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(path.with_name(f".{path.name}.lock")):
+        yield
 
 
 def fetch_bytes(address: str, most: int, what: str) -> bytes:
@@ -98,34 +84,12 @@ def fetch_bytes(address: str, most: int, what: str) -> bytes:
         NotFetched: another kind of address, no connection, no such file, or it broke off.
         InputError: it is a web page, or larger.
     """
-    _require_web(address)
-    content = bytearray()
-    with _open(address, what) as response:
-        total = _extent(response, 0)[1]
-        try:
-            for block in _blocks(response):
-                content += block
-                if max(total or 0, len(content)) > most:
-                    raise InputError(
-                        f"{address} has more than {most} bytes: fetch the file, and give its path"
-                    )
-            if total is not None and len(content) != total:
-                raise _BrokenOff(f"of {total}")
-        except _BrokenOff as error:
-            raise NotFetched(
-                f"{address} broke off after {len(content)} bytes ({error}): call again, it begins anew"
-            ) from None
-    return bytes(content)
+    return b"".join(_blocks(address, what, most))
 
 
-def _require_web(address: str) -> None:
-    if re.match("https?://", address, re.IGNORECASE) is None:
-        raise NotFetched(
-            f"{address} is no http or https address: fetch the file, and give its path"
-        )
-
-
-def check_file(path: Path, size: int | None, sha256: str, what: str, discard: bool = False) -> None:
+def check_file(
+    path: Path, size: int | None, sha256: str, what: str, then: str = "delete it"
+) -> None:
     """Refuse a file of another size or hash than was published.
 
     Args:
@@ -133,7 +97,7 @@ def check_file(path: Path, size: int | None, sha256: str, what: str, discard: bo
         size: bytes, None for any.
         sha256: digits that its hash has to begin with, empty for any.
         what: what to call it.
-        discard: delete it if it is another one, so that the next call begins anew.
+        then: what a message says of the file.
 
     Raises:
         InputError: says both values.
@@ -145,11 +109,7 @@ def check_file(path: Path, size: int | None, sha256: str, what: str, discard: bo
         reason = f"has the sha256 {own[:16]}..., and that of the official file is {sha256[:16]}"
     else:
         return
-    if discard:
-        path.unlink()
-    raise InputError(
-        f"{what} {reason}: {'nothing is kept' if discard else 'delete it'}, fetch it again"
-    )
+    raise InputError(f"{what} {reason}: {then}, fetch it again")
 
 
 def file_sha256(path: Path) -> str:
@@ -168,115 +128,6 @@ def _sha256(path: Path, size: int, changed: int) -> str:
     return digest.hexdigest()
 
 
-def _fetch(address: str, partial: Path, size: int | None) -> None:
-    """Fill ``partial/part``, and go on where the connection breaks off after some of it; anew of another version."""
-    part, notes = partial / "part", partial / VERSION
-    before = _length(part)
-    while True:
-        try:
-            return _ask(address, part, notes, size)
-        except _AnotherVersion:
-            part.unlink(missing_ok=True)
-            notes.unlink(missing_ok=True)
-        except _BrokenOff as error:
-            got, kept = _length(part), _version(notes, address)["tag"]
-            if got <= before:
-                raise NotFetched(
-                    f"{address} broke off after {got} bytes ({error}): "
-                    + (GOES_ON if kept else "call again, it begins anew")
-                ) from None
-            then = "goes on" if kept else "begins anew"
-            logger.warning("%s broke off after %d bytes (%s): %s", address, got, error, then)
-            before = got
-
-
-def _length(part: Path) -> int:
-    return part.stat().st_size if part.exists() else 0
-
-
-def _ask(address: str, part: Path, notes: Path, size: int | None) -> None:
-    """One request for what ``part`` lacks, or for all where the server keeps no version."""
-    noted = _version(notes, address)
-    start = _length(part) if noted["tag"] else 0
-    if start and start == noted["total"]:
-        return
-    ranges = {"Range": f"bytes={start}-", "If-Range": noted["tag"]} if start else {}
-    with _open(address, "a file of weights", ranges) as response:
-        start, total = _extent(response, start)
-        tag = _tag(response)
-        if start:  # servers that ignore If-Range send the rest of whatever they have
-            total = noted["total"] if total is None else total
-            if tag != noted["tag"] or noted["total"] not in (None, total):
-                raise _AnotherVersion
-        if size is not None and total not in (None, size):
-            raise InputError(
-                f"{address} has {total} bytes, and the official file has {size}: it is another one; "
-                "give the right file's path"
-            )
-        if not start:  # else, killed here, the new notes would stand beside the old part
-            part.unlink(missing_ok=True)
-        write_json(notes, {"address": address, "tag": tag, "total": total})
-        most = size if total is None else total
-        progress = tqdm(
-            desc="fetched", initial=start, total=total, unit="B", unit_scale=True, disable=None
-        )
-        with part.open("r+b" if start else "wb") as file, progress:
-            file.seek(start)
-            for block in _blocks(response):
-                file.write(block)
-                progress.update(len(block))
-                if most is not None and file.tell() > most:
-                    part.unlink()
-                    raise InputError(
-                        f"{address} sends more than {most} bytes, nothing is kept: give the right file's path"
-                    )
-            file.flush()
-            os.fsync(file.fileno())
-            got = file.tell()
-    if total is not None and got != total:
-        raise _BrokenOff(f"of {total}")
-
-
-def _extent(response: http.client.HTTPResponse, start: int) -> tuple[int, int | None]:
-    """The byte that an answer begins with, and the bytes of the whole file, None where it does not say.
-
-    Args:
-        response: the answer.
-        start: the byte that was asked for.
-
-    Raises:
-        _AnotherVersion: it is a part of the file, and another one than was asked for.
-    """
-    ranges = response.headers.get("Content-Range") or ""
-    part = re.fullmatch(rf"bytes {start}-[0-9]+/([0-9]{{1,18}}|\*)", ranges)
-    if start and part is None:
-        if response.status == http.client.PARTIAL_CONTENT:
-            raise _AnotherVersion
-        start = 0  # all of it comes, perhaps because it is another version
-    if part is not None and part[1] != "*":
-        return start, int(part[1])
-    length = response.headers.get("Content-Length") or ""
-    return start, start + int(length) if re.fullmatch("[0-9]{1,18}", length) else None
-
-
-def _tag(response: http.client.HTTPResponse) -> str:
-    """What stands for the version of the file, byte for byte; empty where the server keeps none."""
-    tags = [response.headers.get(name) or "W/" for name in ("ETag", "Last-Modified")]
-    return next((tag for tag in tags if not tag.startswith("W/")), "")  # W: about the same
-
-
-def _version(notes: Path, address: str) -> dict[str, Any]:
-    """What the server said about the file that ``part`` is the beginning of."""
-    try:
-        version = read_json(notes)
-    except InputError:
-        version = None
-    match version:
-        case {"address": noted, "tag": str(), "total": int() | None} if noted == address:
-            return version
-    return {"tag": "", "total": None}
-
-
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows to web addresses only, and never from an encrypted one to one that is not."""
 
@@ -289,28 +140,26 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _open(
-    address: str, what: str, ranges: dict[str, str] | None = None
-) -> http.client.HTTPResponse:
+def _open(address: str, what: str) -> http.client.HTTPResponse:
     """The answer to a request.
 
     Args:
         address: http or https.
         what: what it has to be, for the message about a web page.
-        ranges: headers that ask for a range of bytes.
 
     Raises:
         NotFetched: there is none, or it is an error.
         InputError: it is a web page.
-        _AnotherVersion: the file has no such range of bytes.
     """
+    if re.match("https?://", address, re.IGNORECASE) is None:
+        raise NotFetched(
+            f"{address} is no http or https address: fetch the file, and give its path"
+        )
     try:
-        request = urllib.request.Request(_quoted(address), headers=HEADERS | (ranges or {}))
+        request = urllib.request.Request(_quoted(address), headers=HEADERS)
         response = urllib.request.build_opener(_Redirects).open(request, timeout=SECONDS)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and ranges:
-            raise _AnotherVersion from None
         raise NotFetched(f"{address} cannot be fetched (status {error.code})") from None
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = in_short(getattr(error, "reason", None) or error)
@@ -331,10 +180,37 @@ def _quoted(address: str) -> str:
     return address[:end] + rest
 
 
-def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    """What a response holds; errors of the network are kept apart from those of the disk."""
-    try:
-        while block := response.read(BLOCK):
-            yield block
-    except (OSError, http.client.HTTPException) as error:
-        raise _BrokenOff(in_short(error)) from None
+def _blocks(address: str, what: str, most: int | None) -> Iterator[bytes]:
+    """What an address gives, in blocks, with a progress bar.
+
+    Args:
+        address: http or https.
+        what: what it has to be, for messages.
+        most: bytes at most, None for any number.
+
+    Raises:
+        NotFetched: as `_open`; it breaks off.
+        InputError: as `_open`; it is larger than `most`.
+    """
+    got = 0
+    with _open(address, what) as response:
+        total = response.length  # bytes; None where the server does not say
+        with tqdm(desc="fetched", total=total, unit="B", unit_scale=True, disable=None) as progress:
+            while True:
+                if most is not None and max(got, total or 0) > most:
+                    raise InputError(
+                        f"{address} has more than {most} bytes: fetch the file, and give its path"
+                    )
+                try:
+                    block = response.read(BLOCK)
+                except (OSError, http.client.HTTPException) as error:
+                    raise NotFetched(
+                        f"{address} broke off after {got} bytes ({in_short(error)}): call again"
+                    ) from None
+                if not block:
+                    break
+                got += len(block)
+                progress.update(len(block))
+                yield block
+    if total not in (None, got):
+        raise NotFetched(f"{address} broke off after {got} of {total} bytes: call again")

@@ -7,26 +7,28 @@ never fetched as addresses: `clipself_seg.config.weights`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
 import os
 import re
+import shutil
 import sys
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from clipself_seg.checkpoints.download import (
+    SECONDS,
     NotFetched,
     check_file,
     download,
-    fetch_bytes,
     is_address,
+    one_at_a_time,
 )
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, Entry, suggestion, zoo
-from clipself_seg.errors import InputError, shown
-from clipself_seg.files import home_expanded, read_json, write_json
+from clipself_seg.errors import InputError, in_short, shown
+from clipself_seg.files import home_expanded
 
 VARIABLE = "CLIPSELF_SEG_WEIGHTS"
 HUB = "hf-hub:"
@@ -36,7 +38,6 @@ HUGGING_FACE = "https://huggingface.co"
 FILES = ("open_clip_model.safetensors", "model.safetensors")
 # What open_clip asks a repository of the hub for.
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-LISTING = "files.json"
 # Keys of files that are read into a model, those that most are looked for in first.
 WEIGHTS = (
     "MODEL.WEIGHTS",
@@ -49,7 +50,6 @@ WEIGHTS = (
     "MODEL.DIFFUSION.WEIGHTS",
 )
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".pkl", ".ckpt")
-MOST_LISTED = 1 << 24  # bytes of a listing
 PART = "[A-Za-z0-9]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 
 
@@ -60,33 +60,26 @@ class HubName(NamedTuple):
         repository: "org/name".
         revision: branch, tag or commit.
         file: path in the repository; empty for the first of some that is there.
+        kind: "model", or "space" for the files of a demo.
     """
 
     repository: str
     revision: str = "main"
     file: str = ""
+    kind: str = "model"
 
     @property
     def page(self) -> str:
         """Address of what a person opens."""
-        return f"{endpoint()}/{self.repository}/tree/{urllib.parse.quote(self.revision)}"
+        path = self.repository if self.kind == "model" else f"{self.kind}s/{self.repository}"
+        return f"{endpoint()}/{path}/tree/{urllib.parse.quote(self.revision)}"
 
-    def folder(self, root: Path) -> Path:
-        """Folder of the revision's files below that of all repositories."""
-        names = (self.repository, self.revision)
-        return root.joinpath(*(name.replace("/", "--") for name in names))
-
-
-class Listed(NamedTuple):
-    """What the hub says of a file.
-
-    Attributes:
-        size: bytes, None where it does not say.
-        sha256: hexadecimal digits; empty for small files, which have none there.
-    """
-
-    size: int | None = None
-    sha256: str = ""
+    @property
+    def folder(self) -> Path:
+        """Folder of the revision's files below the folder of weights."""
+        prefix = "" if self.kind == "model" else f"{self.kind}s--"
+        names = (prefix + self.repository, self.revision)
+        return weights_folder().joinpath("hub", *(name.replace("/", "--") for name in names))
 
 
 def is_remote(text: str) -> bool:
@@ -118,147 +111,170 @@ def hub_name(text: str) -> HubName:
     return HubName(**{part: value for part, value in match.groupdict().items() if value})
 
 
-def hub_file(name: HubName, root: Path) -> Path:
+def hub_file(name: HubName) -> Path:
     """The file of a name, fetched if need be.
 
     Args:
         name: repository, revision and file; without a file the first of `FILES` that is there.
-        root: folder of all repositories.
 
     Raises:
-        InputError: it is not there or cannot be fetched, with what to fetch and where to put it; or another file
-            came than the hub lists.
+        NotFetched: the hub does not answer; says what to fetch, and where to put it.
+        InputError: the repository has no such file, or another one came than the hub lists.
     """
     wanted = (name.file,) if name.file else FILES
-    folder = name.folder(root)
     for file in wanted:
-        if (folder / file).is_file():
-            return folder / file
-        if cached := _cached(name.repository, file, name.revision):
-            return cached
-    commit, listed = _listing(name, folder, wanted)
-    for file in wanted:
-        if file in listed:
-            return _fetched(name, file, folder, commit, listed[file])
-    others = [file for file in listed if file.endswith((".safetensors", ".bin", ".pt"))]
+        if path := _present(name, file):
+            return path
+    with _saying_where(name, wanted):
+        listing = _listing(name)
+        for file in wanted:
+            if file in listing.files:
+                _fetch(name, [file], listing)
+                return name.folder / file
+    others = [file for file in listing.files if file.endswith((".safetensors", ".bin", ".pt"))]
     raise InputError(
         f"{name.page} has no {' and no '.join(wanted)}: "
         + (f"name a file, such as {HUB}{name.repository}:{others[0]}" if others else "give another")
     )
 
 
-def hub_folder(name: HubName, root: Path, files: Sequence[str]) -> Path:
-    """The folder of a repository with those of some files that it has, fetched if need be.
+def hub_folder(name: HubName, needed: Sequence[str], others: Sequence[str]) -> Path:
+    """The folder of a repository, fetched if need be; all files are of one commit.
 
     Args:
         name: repository and revision.
-        root: folder of all repositories.
-        files: names; the first has to be there.
+        needed: files that it has to have; a folder with them is complete.
+        others: files that are fetched if the repository has them.
 
     Raises:
-        InputError: as `hub_file`.
+        NotFetched, InputError: as `hub_file`.
     """
-    folder = name.folder(root)
-    if (folder / files[0]).is_file() and not (folder / LISTING).exists():
-        return folder  # somebody put it there
-    commit, listed = _listing(name, folder, ("its files",))
-    if files[0] not in listed:
-        raise InputError(
-            f"{name.page} has no {files[0]}: it is no folder of save_pretrained; name a file of it, as in "
-            f"{HUB}{name.repository}:model.safetensors, and the configuration that it goes with"
-        )
-    for file in files:
-        if file in listed:
-            _fetched(name, file, folder, commit, listed[file])
-    return folder
+    if folder := present_folder(name, needed):
+        return folder
+    with _saying_where(name, needed):
+        listing = _listing(name)
+        for file in needed:
+            if file not in listing.files:
+                raise InputError(
+                    f"{name.page} has no {file}: name a repository that has it, or one file, as in "
+                    f"{HUB}{name.repository}:model.safetensors"
+                )
+        # Needed ones last: what is interrupted lacks some.
+        _fetch(name, [file for file in (*others, *needed) if file in listing.files], listing)
+    return name.folder
 
 
-def _fetched(name: HubName, file: str, folder: Path, commit: str, listed: Listed) -> Path:
-    """A file of a commit, checked by what the hub lists of it."""
-    path = folder / file
-    if path.exists():
-        check_file(path, listed.size, listed.sha256, f"{path}, a file of {name.repository},")
+def present_folder(name: HubName, needed: Sequence[str]) -> Path | None:
+    """The folder of a repository on this machine, ours or of other programs; None if none has the needed files."""
+    paths = [_present(name, file) for file in needed]
+    folders = {path.parent for path in paths if path}
+    return folders.pop() if all(paths) and len(folders) == 1 else None
+
+
+def _present(name: HubName, file: str) -> Path | None:
+    """A file of a repository in our folder, or in the cache of other programs that use the hub."""
+    path = name.folder / file
+    if path.is_file():
         return path
-    place = urllib.parse.quote(f"{name.repository}/resolve/{commit}/{file}")
-    size = f", {listed.size / 1e6:.0f} MB" if listed.size else ""
-    sys.stderr.write(f"fetching {file}{size} of {name.page} into {path}\n")
-    try:
-        download(f"{endpoint()}/{place}", path, size=listed.size, sha256=listed.sha256)
-    except NotFetched as error:
-        raise _nowhere(name, (file,), folder, str(error)) from None
-    return path
-
-
-def _listing(name: HubName, folder: Path, wanted: Sequence[str]) -> tuple[str, dict[str, Listed]]:
-    """Commit and files of a revision, asked for once.
-
-    Args:
-        name: repository and revision.
-        folder: folder of its files.
-        wanted: files that are looked for, for the message.
-
-    Raises:
-        InputError: the hub does not answer, or with something else.
-    """
-    path = folder / LISTING
-    if path.exists():
-        return _read_listing(read_json(path, "list of files"), f"{path}, delete it")
-    revision = urllib.parse.quote(name.revision, safe="")
-    address = f"{endpoint()}/api/models/{name.repository}/revision/{revision}?blobs=true"
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        raise _nowhere(name, wanted, folder, "HF_HUB_OFFLINE is set")
-    try:
-        content = json.loads(fetch_bytes(address, MOST_LISTED, "a list of files"))
-    except NotFetched as error:
-        raise _nowhere(name, wanted, folder, str(error)) from None
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        content = None
-    listing = _read_listing(content, f"what {address} gave, set HF_ENDPOINT to a hub")
-    write_json(path, content)
-    return listing
-
-
-def _read_listing(content: object, origin: str) -> tuple[str, dict[str, Listed]]:
-    match content:
-        case {"sha": str(commit), "siblings": [*siblings]} if re.fullmatch("[0-9a-f]{40}", commit):
-            return commit, dict(_listed(sibling) for sibling in siblings if sibling)
-    raise InputError(f"no list of a repository's files: {origin}")
-
-
-def _listed(sibling: object) -> tuple[str, Listed]:
-    """Name of a file and what is said of it; what is of another form says nothing."""
-    match sibling:
-        case {"rfilename": str(file), "lfs": {"size": int(size), "sha256": str(digits)}}:
-            return file, Listed(size, digits)
-        case {"rfilename": str(file), "size": int(size)}:
-            return file, Listed(size)
-        case {"rfilename": str(file)}:
-            return file, Listed()
-    return "", Listed()
-
-
-def _nowhere(name: HubName, wanted: Sequence[str], folder: Path, reason: str) -> NotFetched:
-    files = " or ".join(wanted)
-    return NotFetched(
-        f"{HUB}{name.repository} is not on this machine; {reason}: fetch {files} from {name.page} into "
-        f"{folder}, or give the path where you have it"
-    )
-
-
-def _cached(repository: str, file: str, revision: str = "main") -> Path | None:
-    """The file where other programs that use the hub have it already."""
     from huggingface_hub import try_to_load_from_cache
 
-    cached = try_to_load_from_cache(repository, file, revision=revision)
+    cached = try_to_load_from_cache(
+        name.repository, file, revision=name.revision, repo_type=name.kind
+    )
     return Path(cached) if isinstance(cached, str) else None
 
 
-def cached_folder(name: HubName, files: Sequence[str]) -> Path | None:
-    """The folder of a repository where other programs that use the hub have it; None unless it has all of the files."""
-    paths = [_cached(name.repository, file, name.revision) for file in files]
-    return paths[0].parent if all(paths) and paths[0] else None
+class _Listing(NamedTuple):
+    """What the hub says of a revision.
+
+    Attributes:
+        commit: of the revision.
+        files: name of a file -> its size in bytes, None if the hub does not say, and its sha256, empty for small ones.
+    """
+
+    commit: str
+    files: dict[str, tuple[int | None, str]]
+
+
+def _listing(name: HubName) -> _Listing:
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise NotFetched("HF_HUB_OFFLINE is set")
+    api = HfApi(endpoint=endpoint(), token=False)
+    with _errors_of_hub(name):
+        said: Any = api.repo_info(
+            name.repository,
+            revision=name.revision,
+            repo_type=name.kind,
+            files_metadata=True,
+            timeout=SECONDS,
+        )
+        if said.sha is None or said.siblings is None:
+            raise ValueError("no list of files")
+    files = {one.rfilename: (one.size, one.lfs.sha256 if one.lfs else "") for one in said.siblings}
+    return _Listing(said.sha, files)
+
+
+def _fetch(name: HubName, files: Sequence[str], listing: _Listing) -> None:
+    """Fetch files of the listed commit, and check them before they come into our folder, the last one last.
+
+    huggingface_hub compares the size alone, and not the hash that the hub lists. No token is sent.
+    """
+    from huggingface_hub import hf_hub_download
+
+    with one_at_a_time(name.folder):
+        if all((name.folder / file).is_file() for file in files):
+            return  # another process has fetched them meanwhile
+        coming = name.folder / ".coming"
+        for file in files:
+            size, sha256 = listing.files[file]
+            megabytes = f", {size / 1e6:.0f} MB" if size else ""
+            sys.stderr.write(f"fetching {file}{megabytes} of {name.page} into {name.folder}\n")
+            with _errors_of_hub(name):
+                hf_hub_download(
+                    name.repository,
+                    file,
+                    revision=listing.commit,
+                    repo_type=name.kind,
+                    local_dir=coming,
+                    endpoint=endpoint(),
+                    token=False,
+                )
+            try:
+                what = f"{file} of {name.page}"
+                check_file(coming / file, size, sha256, what, then="nothing is kept")
+            except InputError:
+                (coming / file).unlink()
+                raise
+        for file in files:
+            (name.folder / file).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(coming / file, name.folder / file)
+        shutil.rmtree(coming)
+
+
+@contextlib.contextmanager
+def _errors_of_hub(name: HubName) -> Iterator[None]:
+    """Turn errors of huggingface_hub, and of the HTTP library that its version uses, into `NotFetched`."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk
+            raise
+        reason = f"{type(error).__name__}: {in_short(error)}"
+        raise NotFetched(f"{name.page} cannot be fetched ({reason})") from None
+
+
+@contextlib.contextmanager
+def _saying_where(name: HubName, wanted: Sequence[str]) -> Iterator[None]:
+    """Let `NotFetched` say what to fetch by hand, and where to put it."""
+    try:
+        yield
+    except NotFetched as error:
+        raise NotFetched(
+            f"{HUB}{name.repository} is not on this machine; {error}: fetch {' or '.join(wanted)} from "
+            f"{name.page} into {name.folder}, or give the path where you have it"
+        ) from None
 
 
 def locate(weights: str | os.PathLike[str]) -> Path:
@@ -277,7 +293,7 @@ def locate(weights: str | os.PathLike[str]) -> Path:
     if is_address(given):
         return _from_address(given)
     if given.startswith(HUB):
-        return hub_file(hub_name(given), repositories())
+        return hub_file(hub_name(given))
     if given in zoo() and not Path(given).exists():
         return fetch(zoo()[given])
     return Path(given)
@@ -314,11 +330,6 @@ def weights_folder() -> Path:
     return home_expanded(cache, f"give {VARIABLE} a folder") / "clipself_seg"
 
 
-def repositories() -> Path:
-    """Folder of what is fetched from the hub by name."""
-    return weights_folder() / "hub"
-
-
 def fetch(entry: Entry) -> Path:
     """The checked file of an entry, from the folder of weights, the mirror or its own addresses.
 
@@ -326,34 +337,56 @@ def fetch(entry: Entry) -> Path:
         InputError: it is nowhere, or not the file that was published; says what to fetch, and where to
             put it.
     """
-    path = weights_folder() / entry.file
     if (present := present_file(entry)) is not None:
         check_entry(present, entry)
         return present
-    failed = []
-    for address in _addresses(entry):
-        size = f", {entry.size / 1e6:.0f} MB" if entry.size else ""
+    own = weights_folder() / entry.file
+    addresses = _addresses(entry)
+    if addresses:
+        megabytes = f", {entry.size / 1e6:.0f} MB" if entry.size else ""
         licence = f"; licence: {entry.licence}" if entry.licence else ""
-        sys.stderr.write(f"fetching {entry.name}{size} from {address} into {path}{licence}\n")
+        sys.stderr.write(f"fetching {entry.name}{megabytes} from {addresses[0]}{licence}\n")
+    failed = []
+    for address in addresses:
         try:
-            download(address, path, size=entry.size, sha256=entry.sha256)
-            return path
+            if name := _hub_address(address):
+                return _fetch_published(name, entry)
+            download(address, own, size=entry.size, sha256=entry.sha256)
+            return own
         except NotFetched as error:
             failed.append(str(error))
-    said = "; ".join([f"weights {entry.name} are not on this machine", *failed])
+    said = "; ".join([f"weights {entry.name} are not on this machine", *dict.fromkeys(failed)])
     origins = entry.addresses or [f"{page} with a browser" for page in entry.pages]
     origin = " or ".join(origin for origin in origins if origin not in said) or "there"
     size = f" ({entry.size} bytes)" if entry.size else ""
     raise NotFetched(
-        f"{said}: fetch them from {origin} and save them as {path}{size}, or set {VARIABLE} to the folder or "
+        f"{said}: fetch them from {origin} and save them as {own}{size}, or set {VARIABLE} to the folder or "
         "mirror that has them"
     )
 
 
+def _fetch_published(name: HubName, entry: Entry) -> Path:
+    """The file of an entry from the hub, if what the hub lists is what was published."""
+    listing = _listing(name)
+    if name.file not in listing.files:
+        raise NotFetched(f"{name.page} has no {name.file}")
+    size, sha256 = listing.files[name.file]
+    if entry.size not in (None, size) or not sha256.startswith(entry.sha256):
+        raise InputError(
+            f"{name.file} of {name.page} has {size} bytes and the sha256 {sha256[:16]}, and the official file "
+            f"{entry.size or 'any number'} and {entry.sha256[:16]}: give the right file's path"
+        )
+    _fetch(name, [name.file], listing)
+    return name.folder / name.file
+
+
 def present_file(entry: Entry) -> Path | None:
     """Where the file of an entry is: in the folder of weights or the hub's cache; None if nowhere."""
-    path = weights_folder() / entry.file
-    return path if path.exists() else _hub_cache(entry)
+    own = weights_folder() / entry.file
+    if own.exists():
+        return own
+    names = filter(None, map(_hub_address, entry.addresses))
+    return next((path for name in names if (path := _present(name, name.file))), None)
 
 
 def check_entry(path: Path, entry: Entry) -> None:
@@ -379,20 +412,20 @@ def published_file(name: str, repository: str) -> Path:
     return fetch(zoo().get(name, entry))
 
 
-def _hub_cache(entry: Entry) -> Path | None:
-    """The file where other programs that use the Hugging Face hub have it already."""
-    for address in entry.addresses:
-        match = re.fullmatch(f"{HUGGING_FACE}/([^/]+/[^/]+)/resolve/main/([^/]+)", address)
-        if match and (cached := _cached(match[1], match[2])):
-            return cached
-    return None
+def _hub_address(address: str) -> HubName | None:
+    """The file of the hub that an address leads to; None if it leads elsewhere."""
+    pattern = f"{HUGGING_FACE}/(spaces/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)"
+    match = re.fullmatch(pattern, address)
+    if match is None:
+        return None
+    return HubName(match[2], match[3], match[4], "space" if match[1] else "model")
 
 
-def _addresses(entry: Entry) -> list[str]:
+def _addresses(entry: Entry) -> Sequence[str]:
     mirror = os.environ.get(VARIABLE, "")
     if is_address(mirror):
         return [f"{mirror.rstrip('/')}/{urllib.parse.quote(entry.file)}"]
-    return [re.sub(f"^{HUGGING_FACE}(?=/)", endpoint(), address) for address in entry.addresses]
+    return entry.addresses
 
 
 def _file_name(address: str) -> str:

@@ -18,10 +18,9 @@ from typing import NamedTuple
 from clipself_seg.checkpoints.locate import (
     HUB,
     HUGGING_FACE,
-    cached_folder,
     hub_folder,
     hub_name,
-    repositories,
+    present_folder,
 )
 from clipself_seg.errors import InputError
 
@@ -105,18 +104,13 @@ def mask_model_folder(given: str) -> Path:
     page = f"{HUGGING_FACE}/{name.repository}"
     families = (m for m in MASK_MODELS.values() if name.repository.startswith(m.family))
     model = known or next(families, MaskModel(name.repository, "", f"see {page}"))
-    folder = cached_folder(name, NEEDED) or name.folder(repositories())
-    if has_mask_model(folder):
+    if folder := present_folder(name, NEEDED):
         return folder
     sys.stderr.write(f"masks of {name.repository}; its licence: {model.licence}\n")
     if model.gated:
         raise InputError(
             f"{name.repository} is gated ({model.licence}) and not on this machine: accept its licence at {page}, then "
             f"run `hf download {name.repository} {' '.join((*NEEDED, IMAGE_SETTINGS[1]))}` and this again, or put "
-            f"these files into {folder}"
+            f"these files into {name.folder}"
         )
-    # Weights last: what is interrupted has none, and goes on.
-    hub_folder(name, repositories(), (MODEL_CONFIG, *IMAGE_SETTINGS, MODEL_WEIGHTS))
-    if not has_mask_model(folder):
-        raise InputError(f"{page} has no {MODEL_WEIGHTS}: name a repository that has safetensors")
-    return folder
+    return hub_folder(name, NEEDED, IMAGE_SETTINGS)

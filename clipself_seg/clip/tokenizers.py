@@ -2,8 +2,8 @@
 
 CLIP's byte pairs are open_clip's, read without importing open_clip: that takes seconds, since it brings torchvision,
 timm and, where they are installed, transformers. Other vocabularies are a file of their own, ``tokenizer.json`` or
-SentencePiece's ``tokenizer.model``. It is looked for where weights of the hub are (`checkpoints.locate.repositories`),
-in the cache of other programs that use the hub, and then fetched from the repository of the model.
+SentencePiece's ``tokenizer.model``. It is looked for in the folder of weights and in
+the cache of other programs that use the hub, and then fetched from the repository of the model (`checkpoints.locate`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from clipself_seg.checkpoints.locate import HubName, hub_file, repositories
+from clipself_seg.checkpoints.locate import HubName, hub_file
 from clipself_seg.errors import InputError, in_short, of_extra
 from clipself_seg.files import require_regular_file
 
@@ -145,7 +145,7 @@ def repository_tokenizer(
     reasons: list[InputError] = []
     for file in (JSON, MODEL):
         try:
-            path = hub_file(HubName(repository, file=file), repositories())
+            path = hub_file(HubName(repository, file=file))
         except InputError as error:
             reasons.append(error)
             continue

@@ -66,7 +66,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     for name, file in (("latex", "tables.tex (booktabs)"), ("csv", "tables.csv")):
         text = f"write the tables of the evaluation beside results.json too, as {file}"
         options.flag(parser, f"--{name}", text)
-    processes = "processes, one per GPU; on the CPU without GPUs; leave out with torchrun or srun"
+    processes = "processes, one per GPU; on the CPU without GPUs; leave out with torchrun"
     options.value(parser, "--num-gpus", processes, 1)
     options.device(parser)
     options.precision(parser)
@@ -246,7 +246,7 @@ def worker(args: argparse.Namespace) -> None:
 
 
 def join(place: Place, args: argparse.Namespace) -> None:
-    """`run_together` in a process that torchrun or Slurm has started.
+    """`run_together` in a process that torchrun has started.
 
     Raises:
         InputError: processes are asked for beside those; the processes do not meet.
@@ -258,12 +258,9 @@ def join(place: Place, args: argparse.Namespace) -> None:
     from clipself_seg.training.launchers import gpu_of, name_of_start
 
     if args.num_gpus * args.num_machines > 1:
-        raise InputError(
-            f"{place.launcher} starts the processes: leave out --num-gpus and --num-machines"
-        )
+        raise InputError("torchrun starts the processes: leave out --num-gpus and --num-machines")
     if torch.cuda.is_available():
         torch.cuda.set_device(gpu_of(place, torch.cuda.device_count()))
-    os.environ |= {"MASTER_ADDR": place.address, "MASTER_PORT": str(place.port)}
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     try:
         store, rank, processes = next(dist.rendezvous("env://", place.rank, place.processes))

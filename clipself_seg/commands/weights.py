@@ -85,22 +85,28 @@ def _get(names: list[str]) -> int:
 
 
 def _check(names: list[str]) -> int:
-    from clipself_seg.checkpoints.locate import check_entry, weights_folder
+    from clipself_seg.checkpoints.locate import check_entry, present_file, weights_folder
     from clipself_seg.checkpoints.zoo import zoo
 
     known = {entry.file: entry for entry in zoo().values()}
-    bad = 0
+    files = []
     for folder in map(Path, names) if names else [weights_folder()]:
         if not folder.is_dir():
             raise InputError(f"no folder {folder}: name one with files of weights")
-        for path in sorted(path for path in folder.iterdir() if path.is_file()):
-            said = "not the file of an official name"
-            if entry := known.get(path.name):
-                try:
-                    check_entry(path, entry)
-                    stated = entry.size or entry.sha256
-                    said = entry.name + ("" if stated else ", of which no size is published")
-                except InputError as error:
-                    bad, said = 1, f"error: {error}"
-            sys.stdout.write(f"{path.name}: {said}\n")
+        paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
+        files += [(path, known.get(path.name)) for path in paths]
+    if not names:  # what came from the hub lies below it
+        pairs = [(present_file(entry), entry) for entry in zoo().values()]
+        files += [(path, one) for path, one in pairs if path and path.parent != weights_folder()]
+    bad = 0
+    for path, entry in files:
+        said = "not the file of an official name"
+        if entry is not None:
+            try:
+                check_entry(path, entry)
+                stated = entry.size or entry.sha256
+                said = entry.name + ("" if stated else ", of which no size is published")
+            except InputError as error:
+                bad, said = 1, f"error: {error}"
+        sys.stdout.write(f"{path.name}: {said}\n")
     return bad

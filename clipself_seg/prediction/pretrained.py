@@ -38,7 +38,7 @@ from clipself_seg.checkpoints.choice import (
     weights_key,
 )
 from clipself_seg.checkpoints.download import NotFetched, file_sha256
-from clipself_seg.checkpoints.locate import HUB, endpoint, hub_folder, hub_name, repositories
+from clipself_seg.checkpoints.locate import HUB, endpoint, hub_folder, hub_name
 from clipself_seg.checkpoints.read import STORED_METADATA, read_checkpoint
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, SHIPPED_TAGS, entry_of
 from clipself_seg.clip import save_clip
@@ -280,7 +280,7 @@ def _folder(source: str) -> Path:
             f"no folder {source}: give one that save_pretrained wrote, or org/name of the hub"
         )
     try:
-        return hub_folder(hub_name(source if stated else f"{HUB}{source}"), repositories(), FILES)
+        return hub_folder(hub_name(source if stated else f"{HUB}{source}"), FILES[:1], FILES[1:])
     except NotFetched as error:
         if stated:
             raise

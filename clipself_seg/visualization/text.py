@@ -1,8 +1,7 @@
 """Text of images, in whatever script, and names inside of the regions of a label map.
 
-DejaVu Sans comes with matplotlib and has Latin, Greek, Cyrillic, Arabic and more; Chinese, Japanese, Korean,
-Devanagari and others are the machine's. Characters are set one after the other from left to right, with
-kerning: ligatures, joined letters and lines from right to left are not made.
+matplotlib draws lines of text and falls back from font to font. Its DejaVu Sans has Latin, Greek, Cyrillic, Arabic and
+more; Chinese, Japanese, Korean, Devanagari and others are the machine's.
 
 Shapes: H, W pixels of the label map, K names.
 """
@@ -11,17 +10,14 @@ from __future__ import annotations
 
 import bisect
 import functools
-import importlib.util
-import itertools
 import logging
 import unicodedata
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from clipself_seg.errors import shown
 
@@ -30,10 +26,12 @@ logger = logging.getLogger(__name__)
 Colour = tuple[int, int, int]
 Window = tuple[slice, slice]  # rows and columns
 
+FONT = "DejaVu Sans"  # which is asked first
+LAST_RESORT = (
+    "Last Resort"  # begins the names of fonts that have a sign of the script for every character
+)
 MISSING = "\N{WHITE SQUARE}"  # in place of a character that no font has
-PROBE = 20  # pixels, at which is seen whether a font draws a character
-# Parts of the names of font files: one without any is taken before one with some, upright and of usual weight.
-UNUSUAL = tuple("bold italic oblique black heavy light thin mono serif condensed".split())
+ASCENT, DESCENT = 0.93, 0.24  # of FONT, as fractions of the height of the text
 CELLS = 400  # most cells along the shorter side of the grid on which places are searched
 SMALLER = 0.75  # size of the text as a fraction of the usual one, where that does not fit
 LEAST_TEXT = 11  # pixels
@@ -50,7 +48,7 @@ def text_length(text: str, size: int) -> float:
         text: any characters; those that are no glyphs, such as a line's end, count as a space.
         size: height of the text in pixels.
     """
-    return sum(_font(path, size).getlength(part) for path, part in _runs(text))
+    return _line(text, size).length
 
 
 def write_text(
@@ -73,22 +71,19 @@ def write_text(
         anchor: Pillow's, of l, m or r across and a, m or s down: "lm" is the middle of the left side.
         rim: width in pixels and RGB of a line around each letter.
     """
-    ascent, descent = _font(_dejavu(), size).getmetrics()
-    # All fonts on one baseline.
-    left = place[0] - {"l": 0.0, "m": 0.5, "r": 1.0}[anchor[0]] * text_length(text, size)
-    baseline = place[1] + {"a": float(ascent), "m": (ascent - descent) / 2, "s": 0.0}[anchor[1]]
-    parts = []
-    for path, part in _runs(text):
-        font = _font(path, size)
-        parts.append(((left, baseline), part, font))
-        left += font.getlength(part)
+    line = _line(text, size)
+    if not line.mask.size:
+        return
+    left = place[0] - {"l": 0.0, "m": 0.5, "r": 1.0}[anchor[0]] * line.length + line.left
+    above = {"a": ASCENT, "m": (ASCENT - DESCENT) / 2, "s": 0.0}[anchor[1]]
+    top = place[1] + above * size - line.top
     if rim is not None:
         width, dark = rim
-        # Before every letter, so that no rim covers the letter beside it.
-        for start, part, font in parts:
-            draw.text(start, part, dark, font, "ls", stroke_width=width, stroke_fill=dark)
-    for start, part, font in parts:
-        draw.text(start, part, colour, font, "ls")
+        letters = np.pad(line.mask, width)
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
+        around = Image.fromarray(cv2.dilate(letters, disc))
+        draw.bitmap((round(left) - width, round(top) - width), around, dark)
+    draw.bitmap((round(left), round(top)), Image.fromarray(line.mask), colour)
 
 
 def shortened(text: str, size: int, room: float) -> str:
@@ -108,20 +103,45 @@ def shortened(text: str, size: int, room: float) -> str:
     return text[:kept] + "..."
 
 
-@functools.lru_cache(maxsize=4096)
-def _runs(text: str) -> tuple[tuple[str, str], ...]:
-    """Parts of a text, each after the file of the font that has its characters."""
-    pairs = []
-    for character in filter(_is_set, unicodedata.normalize("NFC", text)):
+class _Line(NamedTuple):
+    """A line of text as it is drawn.
+
+    Attributes:
+        mask: uint8, how far each pixel is covered.
+        left: pixels from the beginning of the line to the first column.
+        top: pixels from the first row down to the baseline.
+        length: width in pixels.
+    """
+
+    mask: np.ndarray
+    left: float
+    top: float
+    length: float
+
+
+@functools.lru_cache(maxsize=1024)
+def _line(text: str, size: int) -> _Line:
+    from matplotlib.font_manager import get_font
+
+    characters = filter(_is_set, unicodedata.normalize("NFC", text))
+    line, files = "", [_fonts()[0]]
+    for character in characters:
         character = " " if character.isspace() or character < " " else character
-        path = _font_with(character)
-        if path is None:
+        file = _font_with(character)
+        if file is None:
             _say_missing(text)
-        pairs.append((path or _dejavu(), character if path else MISSING))
-    return tuple(
-        (path, "".join(character for _, character in run))
-        for path, run in itertools.groupby(pairs, key=lambda pair: pair[0])
-    )
+            character = MISSING
+        elif file not in files:
+            files.append(file)
+        line += character
+    font = get_font(files)
+    font.set_size(size, 72)
+    font.set_text(line)
+    font.draw_glyphs_to_bitmap()
+    mask = np.array(font.get_image(), np.uint8)
+    (left, _), (length, _) = font.get_bitmap_offset(), font.get_width_height()
+    top = len(mask) - 1 - font.get_descent() / 64  # below is an empty row
+    return _Line(mask, left / 64, top, length / 64)
 
 
 def _is_set(character: str) -> bool:
@@ -131,64 +151,32 @@ def _is_set(character: str) -> bool:
 
 @functools.cache
 def _font_with(character: str) -> str | None:
-    """File of the font that draws a character; None if there is none."""
-    # Nearly always; matplotlib, which reads fonts, takes a while to import.
-    if " " <= character <= "~":
-        return _dejavu()
-    if ord(character) in _characters(_dejavu()):
-        return _dejavu()
-    return next((path for path in machine_fonts() if _draws(path, character)), None)
-
-
-def _draws(path: str, character: str) -> bool:
-    """Whether a font has a character, and Pillow draws it: it leaves coloured ones and others blank."""
-    if ord(character) not in _characters(path):
-        return False
-    try:
-        return _font(path, PROBE).getmask(character).getbbox() is not None
-    except OSError:  # of one size, which is another
-        return False
+    """File of the first font that has a character; None if there is none."""
+    return next((file for file in _fonts() if ord(character) in _characters(file)), None)
 
 
 @functools.cache
-def _characters(path: str) -> frozenset[int]:
-    """Numbers of the characters of a font; none of a file that is damaged."""
+def _characters(file: str) -> frozenset[int]:
+    """Numbers of the characters of a font; none of a file that is gone or damaged."""
     from matplotlib.ft2font import FT2Font
 
     try:
-        return frozenset(FT2Font(path).get_charmap())
+        return frozenset(FT2Font(file).get_charmap())
     except (OSError, RuntimeError):
         return frozenset()
 
 
 @functools.cache
-def machine_fonts() -> tuple[str, ...]:
-    """Files of the fonts that are installed on this machine, those of a usual shape first."""
-    from matplotlib.font_manager import findSystemFonts
+def _fonts() -> tuple[str, ...]:
+    """Files of the fonts of this machine: upright ones of usual weight first, of these `FONT`, then sans serif."""
+    from matplotlib.font_manager import FontEntry, fontManager
 
-    # Of macOS: it has a sign of the script for every character.
-    files = [path for path in findSystemFonts() if "lastresort" not in Path(path).stem.lower()]
-    return tuple(sorted(files, key=_unusual))
+    def unusual(font: FontEntry) -> tuple[object, ...]:
+        shape = (font.style, font.stretch, font.weight) != ("normal", "normal", 400)
+        return shape, font.name != FONT, "Sans" not in font.name, font.name
 
-
-def _unusual(path: str) -> tuple[int, str]:
-    name = Path(path).stem.lower().replace("sansserif", "sans")
-    return sum(part in name for part in UNUSUAL), name
-
-
-@functools.cache
-def _dejavu() -> str:
-    # Where `matplotlib.get_data_path` is, without importing it.
-    spec = importlib.util.find_spec("matplotlib")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
-    return str(Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf")
-
-
-@functools.lru_cache(maxsize=64)
-def _font(path: str, size: int) -> ImageFont.FreeTypeFont:
-    # Whether Pillow has a library that joins letters differs from machine to machine.
-    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+    fonts = [font for font in fontManager.ttflist if not font.name.startswith(LAST_RESORT)]
+    return tuple(dict.fromkeys(font.fname for font in sorted(fonts, key=unusual)))
 
 
 _warned = list[str]()  # at most one text: one warning a process is enough

@@ -33,99 +33,28 @@ def test_a_whole_file_is_fetched_and_checked_and_nothing_else_stays(tmp_path):
     with serving(a_pt=DATA) as server:
         path = tmp_path / "new" / "a.pt"
         download(f"{server.address}/a.pt", path, size=5000, sha256=SHA256[:8])
-        assert path.read_bytes() == DATA and os.listdir(path.parent) == ["a.pt"]
+        assert path.read_bytes() == DATA and set(os.listdir(path.parent)) == {"a.pt", ".a.pt.lock"}
         download(f"{server.address}/a.pt", path)  # it is there
     assert len(server.asked) == 1
 
 
-def test_where_the_server_breaks_off_it_goes_on(tmp_path):
+def test_what_breaks_off_is_not_kept(tmp_path):
     with serving(a_pt=DATA) as server:
-        server.breaks = [1000, 500]
-        download(f"{server.address}/a.pt", tmp_path / "a.pt", sha256=SHA256)
-    assert (tmp_path / "a.pt").read_bytes() == DATA
-    assert [wanted for _, wanted in server.asked] == [None, "bytes=1000-", "bytes=1500-"]
-
-
-def test_what_an_interrupted_call_got_is_kept_for_the_next(tmp_path):
-    with serving(a_pt=DATA) as server:
-        server.breaks = [1000, 0]
-        with pytest.raises(NotFetched, match="broke off after 1000 bytes .*the same command goes"):
-            download(f"{server.address}/a.pt", tmp_path / "a.pt", sha256=SHA256)
-        assert not (tmp_path / "a.pt").exists()
-        download(f"{server.address}/a.pt", tmp_path / "a.pt", sha256=SHA256)
-    assert (tmp_path / "a.pt").read_bytes() == DATA and server.asked[-1][1] == "bytes=1000-"
-
-
-def test_another_version_of_the_file_begins_anew(tmp_path):
-    with serving(a_pt=DATA) as server:
-        server.breaks = [1000, 0]
-        with pytest.raises(NotFetched):
+        server.breaks = [1000]
+        with pytest.raises(NotFetched, match="a.pt broke off after 1000 of 5000 bytes: call again"):
             download(f"{server.address}/a.pt", tmp_path / "a.pt")
-        server.files["/a.pt"], server.tag = DATA[::-1], '"two"'
+        assert os.listdir(tmp_path) == [".a.pt.lock"]
         download(f"{server.address}/a.pt", tmp_path / "a.pt")
-    assert (tmp_path / "a.pt").read_bytes() == DATA[::-1]
+    assert (tmp_path / "a.pt").read_bytes() == DATA
 
 
 def test_what_does_not_end_where_it_should_is_not_read_on(tmp_path, monkeypatch):
     monkeypatch.setattr(download_module, "BLOCK", 100)
     with serving(a_pt=DATA) as server:
         server.headers = {"Content-Length": "unknown"}
-        with pytest.raises(InputError, match="a.pt sends more than 250 bytes, nothing is kept"):
+        with pytest.raises(InputError, match="a.pt has more than 250 bytes"):
             download(f"{server.address}/a.pt", tmp_path / "a.pt", size=250)
-    assert not list(tmp_path.rglob("*part"))
-
-
-@pytest.fixture
-def server(tmp_path):
-    """A server from which 1000 bytes of ``a.pt`` came, and which has been careless since."""
-    with serving(a_pt=DATA) as server:
-        server.breaks = [1000, 0]
-        with pytest.raises(NotFetched):
-            download(f"{server.address}/a.pt", tmp_path / "a.pt")
-        server.asked.clear()
-        server.careless = True
-        yield server
-
-
-@pytest.mark.parametrize(
-    ("times", "tag"), [(1, '"two"'), (1, ""), (2, '"one"')], ids=["tag", "none", "length"]
-)
-def test_versions_are_not_joined_where_the_server_ignores_if_range(times, tag, server, tmp_path):
-    data = DATA[::-1] * times
-    server.files["/a.pt"], server.tag = data, tag
-    download(f"{server.address}/a.pt", tmp_path / "a.pt")
-    assert (tmp_path / "a.pt").read_bytes() == data
-    assert [wanted for _, wanted in server.asked] == ["bytes=1000-", None]
-
-
-@pytest.mark.parametrize("ranges", ["bytes 0-3999/5000", "bytes 1000-4999/x"])
-def test_another_part_than_was_asked_for_begins_anew(ranges, server, tmp_path):
-    server.headers["Content-Range"] = ranges
-    with pytest.raises(NotFetched, match="broke off after 1000 bytes"):
-        server.breaks = [5000, 1000]
-        download(f"{server.address}/a.pt", tmp_path / "a.pt")
-    assert (tmp_path / ".a.pt.partial" / "part").read_bytes() == DATA[:1000]
-
-
-def test_a_part_of_what_was_asked_for_is_not_the_end(server, tmp_path):
-    server.longest = 3000
-    download(f"{server.address}/a.pt", tmp_path / "a.pt")
-    assert (tmp_path / "a.pt").read_bytes() == DATA
-    assert [wanted for _, wanted in server.asked] == ["bytes=1000-", "bytes=4000-"]
-
-
-def test_a_range_that_the_server_does_not_have_begins_anew(server, tmp_path):
-    server.files["/a.pt"] = DATA[:900]
-    download(f"{server.address}/a.pt", tmp_path / "a.pt")
-    assert (tmp_path / "a.pt").read_bytes() == DATA[:900]
-
-
-@pytest.mark.parametrize("notes", ["[]", '{{"address": "{0}"}}', '{{"address": "{0}", "tag": 1}}'])
-def test_notes_that_are_not_whole_begin_anew(notes, server, tmp_path):
-    address = f"{server.address}/a.pt"
-    (tmp_path / ".a.pt.partial" / "version.json").write_text(notes.format(address))
-    download(address, tmp_path / "a.pt", sha256=SHA256)
-    assert server.asked == [("/a.pt", None)]
+    assert os.listdir(tmp_path) == [".a.pt.lock"]
 
 
 @pytest.mark.parametrize("length", ["abc", "\xb2", "9" * 5000], ids=["abc", "square", "9s"])
@@ -136,57 +65,24 @@ def test_a_length_that_is_no_number_is_unknown(length, tmp_path):
     assert (tmp_path / "a.pt").read_bytes() == DATA
 
 
-@pytest.mark.parametrize(("tag", "then"), [('"one"', "goes on"), ("", "begins anew")])
-def test_it_is_said_whether_it_goes_on(tag, then, tmp_path, caplog):
-    with serving(a_pt=DATA) as server:
-        server.tag, server.breaks = tag, [1000]
-        download(f"{server.address}/a.pt", tmp_path / "a.pt", sha256=SHA256)
-    assert caplog.messages[-1].endswith(f"broke off after 1000 bytes (of 5000): {then}")
-
-
-@pytest.mark.parametrize("error", [FileNotFoundError, FileExistsError])
-def test_a_folder_that_goes_as_the_file_comes_is_no_error(error, tmp_path, monkeypatch):
-    came = tmp_path / "came.pt"
-
-    def alone_in(_):
-        came.write_bytes(DATA)
-        raise error
-
-    monkeypatch.setattr("clipself_seg.checkpoints.download.alone_in", alone_in)
-    download(f"{NOWHERE}/a.pt", came)
-    with pytest.raises(error):
-        download(f"{NOWHERE}/a.pt", tmp_path / "a.pt")
-
-
-def test_without_a_version_nothing_is_joined(tmp_path):
-    with serving(a_pt=DATA) as server:
-        server.tag, server.breaks = "", [1000, 1000]
-        with pytest.raises(NotFetched, match="broke off after 1000 bytes .*begins anew"):
-            download(f"{server.address}/a.pt", tmp_path / "a.pt")
-        download(f"{server.address}/a.pt", tmp_path / "a.pt", sha256=SHA256)
-    assert {wanted for _, wanted in server.asked} == {None}
-
-
-def test_a_whole_part_is_not_asked_for_again(tmp_path):
-    with serving(a_pt=DATA) as server:
-        server.breaks = [4999, 0]
-        with pytest.raises(NotFetched):
-            download(f"{server.address}/a.pt", tmp_path / "a.pt")
-        with (tmp_path / ".a.pt.partial" / "part").open("ab") as part:
-            part.write(DATA[4999:])
-        download(f"{server.address}/a.pt", tmp_path / "a.pt", sha256=SHA256)
-    assert len(server.asked) == 2
-
-
 def test_a_wrong_hash_or_size_is_refused_and_not_kept(tmp_path):
     with serving(a_pt=DATA) as server:
         address = f"{server.address}/a.pt"
         with pytest.raises(InputError, match="has the sha256 .* of the official file is ffffffff"):
             download(address, tmp_path / "a.pt", sha256="ffffffff")
-        with pytest.raises(InputError, match="has 5000 bytes, and the official file has 4999"):
+        with pytest.raises(InputError, match="a.pt has more than 4999 bytes"):
             download(address, tmp_path / "a.pt", size=4999)
-        assert not list(tmp_path.rglob("part")) and not (tmp_path / "a.pt").exists()
+        with pytest.raises(InputError, match="gave has 5000 bytes, and the official file has 5001"):
+            download(address, tmp_path / "a.pt", size=5001)
+        assert os.listdir(tmp_path) == [".a.pt.lock"]
         download(address, tmp_path / "a.pt", sha256=SHA256)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with serving(a_pt=DATA) as server:
+        with pytest.raises(OSError, match=f"{tmp_path}/file"):
+            download(f"{server.address}/a.pt", tmp_path / "file" / "a.pt")
 
 
 def test_a_page_is_no_file_of_weights(tmp_path):
@@ -234,7 +130,7 @@ def test_a_small_file_is_fetched_whole_or_not_at_all():
         with pytest.raises(InputError, match="more than 4999 bytes"):
             fetch_bytes(address, 4999, "an image")
         server.breaks = [70]
-        with pytest.raises(NotFetched, match="broke off after 70 bytes .* it begins anew"):
+        with pytest.raises(NotFetched, match="broke off after 70 of 5000 bytes"):
             fetch_bytes(address, 5000, "an image")
         # Then the end of the connection is that of the file.
         server.headers["Content-Length"] = "none"
@@ -260,10 +156,9 @@ def test_paths_are_no_addresses():
     assert not any(map(is_address, ("a.pt", "C:/a.pt", "C:\\a.pt", "hf-hub:a/b", "/a//b", "c://a")))
 
 
-def test_processes_that_want_one_file_fetch_it_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("clipself_seg.checkpoints.download.WAIT", 0.02)
+def test_processes_that_want_one_file_fetch_it_once(tmp_path):
     code = "import sys; from pathlib import Path; import clipself_seg.checkpoints.download as d; "
-    code += "d.WAIT = 0.02; d.download(sys.argv[1], Path('a.pt'))"
+    code += "d.download(sys.argv[1], Path('a.pt'))"
     with serving(a_pt=DATA) as server:
         address = f"{server.address}/a.pt"
         other = subprocess.Popen([sys.executable, "-c", code, address], cwd=tmp_path)

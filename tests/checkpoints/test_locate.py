@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 
+import huggingface_hub
 import open_clip
 import pytest
 
 from clipself_seg.checkpoints import locate as module
+from clipself_seg.checkpoints.download import NotFetched
 from clipself_seg.checkpoints.locate import (
     HubName,
     fetch,
@@ -19,6 +22,7 @@ from clipself_seg.checkpoints.locate import (
     hub_name,
     is_remote,
     locate,
+    present_file,
     published_file,
     weights_folder,
 )
@@ -35,7 +39,7 @@ from clipself_seg.checkpoints.zoo import (
 from clipself_seg.clip.kinds import list_architectures
 from clipself_seg.errors import InputError
 from clipself_seg.yaml_files import find_file
-from tests.weight_server import serving
+from tests.weight_server import COMMIT, serving
 
 DATA = b"weights" * 100
 NOWHERE = "http://127.0.0.1:9"  # the port of "discard", where nobody listens
@@ -162,53 +166,45 @@ def test_no_address_leads_out_of_its_folder(address, name, folder, monkeypatch):
     assert path.name == name and path.parent.parent == folder / "addresses"
 
 
-def test_what_the_hub_has_cached_is_taken(folder, tmp_path, monkeypatch):
-    cached = tmp_path / "blob"
-    cached.write_bytes(DATA)
-    wanted = ("laion/CLIP-ViT-B-16-laion2B-s34B-b88K", "open_clip_pytorch_model.bin")
-    monkeypatch.setattr(
-        "huggingface_hub.try_to_load_from_cache",
-        lambda *names, revision: str(cached) if names == wanted else None,
-    )
-    assert locate("ViT-B-16:laion2b_s34b_b88k") == cached
-    assert published_file("ViT-B-16:laion2b_s34b_b88k", f"{wanted[0]}/") == cached
-
-
-def test_a_tag_that_the_zoo_does_not_have_comes_from_the_hub_too(folder, monkeypatch, capsys):
-    with serving() as server:
-        server.files["/timm/x.openai/resolve/main/open_clip_pytorch_model.bin"] = DATA
-        monkeypatch.setenv("HF_ENDPOINT", server.address)
-        path = published_file("ViT-X:openai", "timm/x.openai/")
-    assert path == folder / "ViT-X-openai.safetensors" and path.read_bytes() == DATA
-    assert "ViT-X:openai" not in zoo() and module.HUB_FILES[0] in server.asked[0][0]
-    assert "licence" not in capsys.readouterr().err  # nothing says which
-
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = HubName("org/name")
 MODEL = "model.safetensors"
 
 
 @pytest.fixture
-def hub(monkeypatch):
-    """A hub whose one repository has the files that it is given."""
+def hub(tmp_path, monkeypatch):
+    """A hub, and an empty folder of weights, for somebody who has a token."""
     with serving() as server:
+        monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
         monkeypatch.setenv("HF_ENDPOINT", f"{server.address}/")
-        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-        monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+        # It is told which program asks, for which it asks the hub too.
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", True)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        yield server
+        assert not server.secrets
 
-        def push(files, revision="main"):
-            siblings = []
-            for file, data in files.items():
-                digits = hashlib.sha256(data).hexdigest()
-                siblings.append({"rfilename": file, "size": len(data)})
-                siblings[-1] |= {"lfs": {"size": len(data), "sha256": digits}}
-                server.files[f"/org/name/resolve/{COMMIT}/{file}"] = data
-            content = {"sha": COMMIT, "siblings": siblings}
-            server.files[f"/api/models/org/name/revision/{revision}"] = json.dumps(content).encode()
-            return server
 
-        yield push
+def test_an_entry_on_the_hub_comes_from_there_with_its_hash(hub, tmp_path, capsys):
+    hub.push({"model_base.pth": DATA}, name="hamacojr/CAT-Seg-weights", kind="space")
+    path = locate("catseg-base")
+    assert path.read_bytes() == DATA and path.is_relative_to(tmp_path / "hub")
+    assert "fetching catseg-base from https://huggingface.co/spaces/" in capsys.readouterr().err
+    assert locate("catseg-base") == path and present_file(zoo()["catseg-base"]) == path
+    hub.push({"one.pt": DATA})
+    address = "https://huggingface.co/org/name/resolve/main/one.pt"
+    with pytest.raises(InputError, match="has 700 bytes and the sha256 .* the official file 699"):
+        fetch(entry(address, size=699))
+    with pytest.raises(InputError, match="and the sha256 .* and abc: give the right file's path"):
+        fetch(entry(address, sha256="abc"))
+    assert fetch(entry(address)).read_bytes() == DATA
+
+
+def test_a_tag_that_the_zoo_does_not_have_comes_from_the_hub_too(hub, capsys):
+    hub.push({"open_clip_pytorch_model.bin": DATA}, name="timm/x.openai")
+    path = published_file("ViT-X:openai", "timm/x.openai/")
+    assert path.name == module.HUB_FILES[1] and path.read_bytes() == DATA
+    assert "ViT-X:openai" not in zoo()
+    assert "licence" not in capsys.readouterr().err  # nothing says which
 
 
 def test_names_have_a_repository_and_perhaps_revision_and_file():
@@ -230,94 +226,134 @@ def test_other_names_are_refused(text):
 
 
 def test_a_file_is_fetched_once_and_open_clips_comes_first(hub, tmp_path):
-    server = hub({MODEL: b"of transformers", "open_clip_model.safetensors": DATA})
-    path = hub_file(NAME, tmp_path)
-    assert path == tmp_path / "org--name" / "main" / "open_clip_model.safetensors"
-    assert path.read_bytes() == DATA and len(server.asked) == 2
-    server.files.clear()
-    assert hub_file(NAME, tmp_path) == path and len(server.asked) == 2
+    hub.push({MODEL: b"of transformers", "open_clip_model.safetensors": DATA})
+    path = hub_file(NAME)
+    assert path == tmp_path / "hub" / "org--name" / "main" / "open_clip_model.safetensors"
+    assert path.read_bytes() == DATA and os.listdir(path.parent) == [path.name]
+    count = len(hub.asked)
+    hub.files.clear()
+    assert hub_file(NAME) == path and len(hub.asked) == count
 
 
 def test_a_revision_and_a_named_file_have_places_of_their_own(hub, tmp_path):
-    hub({"other.bin": DATA}, "v1")
-    path = hub_file(HubName("org/name", "v1", "other.bin"), tmp_path)
-    assert path == tmp_path / "org--name" / "v1" / "other.bin"
+    hub.push({"a/other.bin": DATA}, revision="v1")
+    path = hub_file(HubName("org/name", "v1", "a/other.bin"))
+    assert path == tmp_path / "hub" / "org--name" / "v1" / "a" / "other.bin"
     with pytest.raises(InputError, match="has no open_clip_model.safetensors and no .*other.bin"):
-        hub_file(HubName("org/name", "v1"), tmp_path)
+        hub_file(HubName("org/name", "v1"))
 
 
-def test_an_interrupted_file_goes_on_of_the_same_commit(hub, tmp_path):
-    server = hub({MODEL: DATA})
-    listing = server.files["/api/models/org/name/revision/main"]
-    server.breaks = [len(listing), 300, 0]
-    with pytest.raises(InputError, match="broke off after 300 bytes.* into .*org--name"):
-        hub_file(NAME, tmp_path)
-    server.files["/api/models/org/name/revision/main"] = b"{}"  # there is a newer commit
-    assert hub_file(NAME, tmp_path).read_bytes() == DATA
-    assert server.asked[-1] == (f"/org/name/resolve/{COMMIT}/model.safetensors", "bytes=300-")
+def test_a_file_that_is_cut_off_goes_on(hub, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100)
+    hub.push({MODEL: DATA})
+    hub.breaks = [5000, 300]
+    assert hub_file(NAME).read_bytes() == DATA
+    assert hub.asked[-1] == (f"/org/name/resolve/{COMMIT}/model.safetensors", "bytes=300-")
+
+
+def test_a_file_that_is_always_cut_off_is_not_kept(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    hub.push({MODEL: DATA})
+    hub.breaks = [5000] + 20 * [0]
+    with pytest.raises(
+        NotFetched, match="cannot be fetched .*peer closed.*: fetch .* into .*org--"
+    ):
+        hub_file(NAME)
+    assert not [path for path in tmp_path.rglob("model.safetensors*") if path.suffix != ".lock"]
+    hub.breaks = []
+    assert hub_file(NAME).read_bytes() == DATA
 
 
 def test_another_file_than_the_hub_lists_is_not_kept(hub, tmp_path):
-    server = hub({MODEL: DATA})
-    server.files[f"/org/name/resolve/{COMMIT}/model.safetensors"] = DATA[::-1]
-    with pytest.raises(InputError, match="gave has the sha256 .*nothing is kept"):
-        hub_file(NAME, tmp_path)
-    assert not list((tmp_path / "org--name" / "main").glob("*.safetensors"))
+    hub.push({MODEL: DATA})
+    hub.files[f"/org/name/resolve/{COMMIT}/model.safetensors"] = DATA[::-1]
+    with pytest.raises(InputError, match="has the sha256 .*nothing is kept, fetch it again"):
+        hub_file(NAME)
+    assert not list(tmp_path.rglob(MODEL))
 
 
-def test_offline_it_says_at_once_what_to_fetch_and_where_to_put_it(tmp_path, monkeypatch):
+@pytest.mark.parametrize("place", ["file:///etc/hostname", "ftp://127.0.0.1:9/a.pt"])
+def test_the_hub_leads_to_web_addresses_alone_and_no_token_goes_there(place, hub):
+    hub.push({MODEL: DATA})
+    leads = f"/org/name/resolve/{COMMIT}/{MODEL}"
+    hub.redirects[leads] = place
+    with pytest.raises(NotFetched, match="cannot be fetched .UnsupportedProtocol"):
+        hub_file(NAME)
+    with serving(blob=DATA) as other:
+        hub.redirects[leads] = f"{other.address}/blob"
+        assert hub_file(NAME).read_bytes() == DATA
+        assert other.asked and not other.secrets
+
+
+def test_processes_that_want_one_repository_fetch_it_once(hub):
+    hub.push({MODEL: DATA})
+    with ThreadPoolExecutor(4) as pool:
+        paths = set(pool.map(hub_file, 4 * [NAME]))
+    assert len(paths) == 1 and paths.pop().read_bytes() == DATA
+    assert [path for path, _ in hub.asked].count(f"/org/name/resolve/{COMMIT}/{MODEL}") == 1
+
+
+def test_offline_it_says_at_once_what_to_fetch_and_where_to_put_it(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
-    folder = tmp_path / "org--name" / "main"
+    folder = tmp_path / "hub" / "org--name" / "main"
     said = f"fetch .*model.safetensors from {NOWHERE}/org/name/tree/main into {folder}"
     with pytest.raises(InputError, match=f"Connection refused.*{said}"):
-        hub_file(NAME, tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(InputError, match="HF_HUB_OFFLINE is set: fetch its files from"):
-        hub_folder(NAME, tmp_path, ["config.yaml"])
+        hub_file(NAME)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="HF_HUB_OFFLINE is set: fetch config.yaml from"):
+        hub_folder(NAME, ["config.yaml"], [])
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(DATA)
-    assert hub_file(NAME, tmp_path) == folder / "model.safetensors"
+    assert hub_file(NAME) == folder / "model.safetensors"
 
 
-def test_what_others_have_cached_is_taken(hub, tmp_path, monkeypatch):
-    cached = {("org/name", "model.safetensors", "main"): "/cache/blob"}
-    monkeypatch.setattr(
-        "huggingface_hub.try_to_load_from_cache",
-        lambda name, file, revision: cached.get((name, file, revision)),
-    )
-    assert str(hub_file(NAME, tmp_path)) == "/cache/blob"
+def test_a_folder_that_cannot_be_written_is_named(hub, tmp_path):
+    (tmp_path / "hub").touch()
+    hub.push({MODEL: DATA})
+    with pytest.raises(OSError, match=f"{tmp_path}/hub"):
+        hub_file(NAME)
 
 
-def test_a_folder_has_the_wanted_files_that_there_are(hub, tmp_path):
-    server = hub({"config.yaml": b"a", MODEL: DATA, "more.py": b"print()"})
-    wanted = ["config.yaml", "model.safetensors", "vocabulary.json"]
-    folder = hub_folder(NAME, tmp_path, wanted)
-    names = {path.name for path in folder.iterdir()}
-    assert names == {"config.yaml", "model.safetensors", "files.json"}
-    (folder / "model.safetensors").write_bytes(DATA[1:])
-    with pytest.raises(InputError, match="model.safetensors, a file of org/name, has 699 bytes"):
-        hub_folder(NAME, tmp_path, wanted)
-    assert len(server.asked) == 3
-    with pytest.raises(InputError, match="has no card.json: it is no folder of save_pretrained"):
-        hub_folder(NAME, tmp_path, ["card.json"])
+def test_what_others_have_cached_is_taken(hub):
+    repository, file = "laion/CLIP-ViT-B-16-laion2B-s34B-b88K", "open_clip_pytorch_model.bin"
+    hub.push({file: DATA}, name=repository)
+    cached = huggingface_hub.hf_hub_download(repository, file, endpoint=hub.address, token=False)
+    hub.files.clear()
+    assert str(hub_file(HubName(repository, file=file))) == cached
+    assert str(hub_folder(HubName(repository), [file], [MODEL])) == os.path.dirname(cached)
+    assert str(locate("ViT-B-16:laion2b_s34b_b88k")) == cached
+    assert str(published_file("ViT-B-16:laion2b_s34b_b88k", f"{repository}/")) == cached
 
 
-def test_a_folder_that_somebody_put_there_needs_no_hub(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_ENDPOINT", NOWHERE)
-    folder = tmp_path / "org--name" / "main"
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").touch()
-    assert hub_folder(NAME, tmp_path, ["config.yaml", "model.safetensors"]) == folder
+def test_a_folder_has_the_wanted_files_of_one_commit(hub, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    files = {"config.yaml": b"old", MODEL: DATA, "more.py": b"print()"}
+    hub.push(files)
+    hub.breaks = [5000, 5000] + 20 * [0]  # all but the weights
+    wanted = (["config.yaml"], ["vocabulary.json", MODEL])
+    with pytest.raises(NotFetched):
+        hub_folder(NAME, ["config.yaml", MODEL], ["vocabulary.json"])
+    hub.breaks = []
+    hub.push({**files, "config.yaml": b"new"}, commit=COMMIT[::-1])
+    folder = hub_folder(NAME, *wanted)
+    assert sorted(os.listdir(folder)) == ["config.yaml", MODEL]
+    assert (folder / "config.yaml").read_bytes() == b"new"
+    hub.files.clear()
+    assert hub_folder(NAME, *wanted) == folder
 
 
-@pytest.mark.parametrize("content", [b"[]", b"{", b'{"sha": "x", "siblings": []}', b"[" * 9999])
-def test_an_answer_that_is_no_list_of_files_is_refused(hub, tmp_path, content):
-    server = hub({MODEL: DATA})
-    server.files["/api/models/org/name/revision/main"] = content
-    with pytest.raises(InputError, match="no list of a repository's files: .*HF_ENDPOINT"):
-        hub_file(NAME, tmp_path)
-    assert not list(tmp_path.rglob("files.json"))
+def test_a_repository_that_lacks_a_needed_file_is_refused(hub):
+    hub.push({MODEL: DATA})
+    with pytest.raises(InputError, match="has no config.yaml: name a repository that has it, or"):
+        hub_folder(NAME, ["config.yaml"], [MODEL])
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{", b'{"id": "a/b"}', b"[" * 9999])
+def test_an_answer_that_is_no_list_of_files_is_refused(hub, content):
+    hub.files["/api/models/org/name/revision/main"] = content
+    with pytest.raises(NotFetched, match="org/name/tree/main cannot be fetched .*Error: "):
+        hub_file(NAME)
 
 
 ENTRIES = zoo().values()

@@ -50,23 +50,21 @@ def test_a_model_in_shards_or_a_pickle_is_refused_and_no_folder_of_masks(folder,
 
 
 def test_the_licence_is_said_and_settings_and_safetensors_alone_are_fetched(hub, capsys):
-    server = hub(FILES)
+    hub.push(FILES)
     place = mask_model_folder("hf-hub:org/name")
     assert has_mask_model(place) and not (place / "README.md").exists()
     said = capsys.readouterr().err
     assert said.startswith("masks of org/name; its licence: see https://huggingface.co/org/name\n")
     assert "fetching config.json" in said
-    assert not [path for path, _ in server.asked if path.endswith("README.md")]
-    count = len(server.asked)
-    assert mask_model_folder("hf-hub:org/name") == place and len(server.asked) == count > 0
+    assert not [path for path, _ in hub.asked if path.endswith("README.md")]
+    count = len(hub.asked)
+    assert mask_model_folder("hf-hub:org/name") == place and len(hub.asked) == count > 0
     assert "licence" not in capsys.readouterr().err
 
 
 def test_what_has_no_safetensors_is_refused(hub):
-    hub({"config.json": b"{}", "pytorch_model.bin": b"a pickle"})
-    with pytest.raises(
-        InputError, match="has no model.safetensors: name a repository that has saf"
-    ):
+    hub.push({"config.json": b"{}", "pytorch_model.bin": b"a pickle"})
+    with pytest.raises(InputError, match="has no model.safetensors: name a repository that has"):
         mask_model_folder("hf-hub:org/name")
     with pytest.raises(InputError, match="names a file: name the repository, hf-hub:a/b"):
         mask_model_folder("hf-hub:a/b:model.safetensors")
@@ -75,22 +73,21 @@ def test_what_has_no_safetensors_is_refused(hub):
 def test_a_gated_model_is_not_asked_for_and_taken_from_where_it_was_fetched(
     hub, folder, monkeypatch, capsys
 ):
-    server = hub({})
     with pytest.raises(
         InputError, match="gated .SAM License.*hf download facebook/sam3 config.json"
     ):
         mask_model_folder("sam3")
-    assert not server.asked and "its licence: SAM License" in capsys.readouterr().err
+    assert not hub.asked and "its licence: SAM License" in capsys.readouterr().err
     for name, data in FILES.items():
         (folder / name).write_bytes(data)
-    there = lambda repository, file, revision: str(folder / file)  # noqa: E731
+    there = lambda repository, file, **_: str(folder / file)  # noqa: E731
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", there)
-    assert mask_model_folder("sam3") == folder and not server.asked
+    assert mask_model_folder("sam3") == folder and not hub.asked
 
 
 def test_names_in_files_are_refused_and_typed_ones_fetched(hub, folder):
     base = "_BASE_: mini/panoptic_masks.yaml\nMODEL:\n  MASK_GENERATOR:\n    OUTPUTS: "
-    server = hub(FILES)
+    hub.push(FILES)
     for name in ("sam2", "hf-hub:org/name"):
         (folder / "own.yaml").write_text(f"{base}{name}\n")
         with pytest.raises(
@@ -100,7 +97,7 @@ def test_names_in_files_are_refused_and_typed_ones_fetched(hub, folder):
     cfg = load_config(folder / "own.yaml", [KEY, "hf-hub:org/name"])
     with pytest.raises(InputError, match="fetched only where it is typed"):
         refuse_addresses(cfg)
-    assert not server.asked
+    assert not hub.asked
     fetched = fetch_addresses(cfg)
     assert has_mask_model(fetched.MODEL.MASK_GENERATOR.OUTPUTS)
     refuse_addresses(fetched)

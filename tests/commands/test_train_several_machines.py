@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -14,7 +13,7 @@ import torch
 from detectron2.utils import comm
 from safetensors.torch import load_file
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-from torch.multiprocessing import get_context, start_processes
+from torch.multiprocessing import get_context
 
 from clipself_seg.commands import train
 from clipself_seg.training.trainer import Trainer
@@ -118,37 +117,10 @@ def test_two_machines_with_a_process_each_are_one_with_two(tmp_path, uninterrupt
     assert_same_weights(folder, uninterrupted)
 
 
-def as_of_srun(rank, arguments, job):
-    os.environ |= job | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
-    trained(arguments)
-
-
-def test_a_job_of_slurm_that_is_queued_again_goes_on_with_all_its_processes(
-    tmp_path, uninterrupted
-):
-    job = {
-        "SLURM_JOB_ID": "7",
-        "SLURM_STEP_ID": "0",
-        "SLURM_NTASKS": "2",
-        "SLURM_STEP_TASKS_PER_NODE": "2",
-        "SLURM_JOB_NODELIST": "localhost",
-        "SLURM_RESTART_COUNT": "1",
-        "MASTER_PORT": str(free_port()),
-    }
-    checkpoint = tmp_path / "checkpoints" / "iteration_0000002.safetensors"
-    checkpoint.parent.mkdir()
-    shutil.copy(uninterrupted / "checkpoints" / checkpoint.name, checkpoint)
-    arguments = words(tmp_path, **STEPS)
-    start_processes(as_of_srun, (arguments, job), nprocs=2, start_method="fork")
-    said = (tmp_path / "log.txt").read_text()
-    assert "2 process(es)" in said and "resumed after 2 steps" in said
-    assert_same_weights(tmp_path, uninterrupted)
-
-
 def test_an_environment_that_is_not_whole_is_refused_by_name(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert train.main(words(tmp_path)) == 2
     assert "error: RANK is not set" in capsys.readouterr().err
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "many")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "many")
     assert train.main(words(tmp_path)) == 2
-    assert "error: SLURM_RESTART_COUNT of Slurm is 'many'" in capsys.readouterr().err
+    assert "error: TORCHELASTIC_RESTART_COUNT of torchrun is 'many'" in capsys.readouterr().err

@@ -41,3 +41,14 @@ def test_check_names_files_and_refuses_others(tmp_path, capsys):
     (tmp_path / zoo()["catseg-large"].file).touch()
     assert main(["check", str(tmp_path)]) == 1
     assert "has 0 bytes, and the official file has 2298213993" in capsys.readouterr().out
+
+
+def test_check_of_all_finds_what_came_from_the_hub(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "hub" / "spaces--hamacojr--CAT-Seg-weights" / "main" / "model_base.pth"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    (tmp_path / ".model_base.pth.lock").touch()
+    assert main(["check"]) == 0
+    assert capsys.readouterr().out == "model_base.pth: catseg-base, of which no size is published\n"

@@ -223,14 +223,10 @@ def test_the_hub_gets_the_files_of_a_folder_in_one_commit(saved, monkeypatch):
 def test_a_repository_of_the_hub_is_fetched_once(saved, tmp_path, monkeypatch):
     predictor, folder = saved("DetectionPredictor")
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    commit = "0" * 40
-    listed = [{"rfilename": name, "size": len(content)} for name, content in files.items()]
-    listing = json.dumps({"sha": commit, "siblings": listed}).encode()
     monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path / "weights"))
     with serving() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.address)
-        served = {f"/org/name/resolve/{commit}/{name}": files[name] for name in files}
-        server.files |= served | {"/api/models/org/name/revision/main": listing}
+        server.push(files)
         names = load("org/name").vocabulary.names
         assert names == ("red star", "blue ring", "grass")
         server.files.clear()

@@ -185,7 +185,7 @@ def fcclip(weights, seed=0, **changes):
     torch.manual_seed(seed)
     values = SMALL | {"MODEL.CLIP.WEIGHTS": weights} | changes
     opts = [str(part) for pair in values.items() for part in pair]
-    return build_model(load_config(ROOT / "configs/panoptic/fcclip_base.yaml", opts)).eval()
+    return build_model(load_config("panoptic/fcclip+convnext_large", opts)).eval()
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clipself_seg.data.captions import add_phrases, noun_phrases
 from clipself_seg.data.masks import mask_as_json, read_indices
 from clipself_seg.data.parallel import run_in_parallel
+from clipself_seg.data.prepare.nouns import add_phrases, noun_phrases
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, atomic_folder, naming_path, read_json, write_json
 from clipself_seg.mini.concepts import WORLDS, WorldSpec

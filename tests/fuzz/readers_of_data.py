@@ -301,7 +301,6 @@ IMAGES = {
     "image_tiff": Reader(_image("a.tif"), read_image),
     "image_avif": Reader(_image("a.avif"), read_image),
     "image_jp2": Reader(_image("a.jp2"), read_image),
-    "image_ppm": Reader(_image("a.ppm"), read_image),
     "image_gif": Reader(file("a.gif", _write_animation), read_image),
 }
 

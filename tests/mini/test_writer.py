@@ -13,7 +13,6 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from clipself_seg.data import parallel
-from clipself_seg.data.captions import noun_phrases
 from clipself_seg.data.datasets.records import (
     distillation_records,
     find_dataset,
@@ -23,6 +22,7 @@ from clipself_seg.data.datasets.records import (
 )
 from clipself_seg.data.datasets.table import DATASETS, TASKS, PanopticSet, SemSegSet
 from clipself_seg.data.masks import read_label_map, read_labels_of
+from clipself_seg.data.prepare.nouns import noun_phrases
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, write_json

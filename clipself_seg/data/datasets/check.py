@@ -36,7 +36,7 @@ from clipself_seg.data.datasets.table import (
     PanopticSet,
     SemSegSet,
 )
-from clipself_seg.data.images import PUBLISHED_QUALITY, describe_jpegs, read_image
+from clipself_seg.data.images import read_image
 from clipself_seg.data.masks import read_indices, read_labels_of, read_panoptic_ids
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.data.prepare.ade import ade150_jobs, ade847_jobs
@@ -411,10 +411,6 @@ def _check_label_maps(name: str, entry: SemSegSet, options: Options) -> Finding:
     mend = _mend_label_maps(entry, gaps, results, plan)
     finding = finding._replace(missing=gaps.total())
     if both:
-        if entry.prepares_images:
-            written = describe_jpegs(images[stem] for stem in sorted(both))
-            published = f"those of published numbers have {PUBLISHED_QUALITY}"
-            notes.append(f"images of {written}; {published}")
         return _judge(finding, results, notes, missing=mend, broken=mend, archive=mend)
     notes = [f"no label maps in {entry.path(entry.annotations)}"] * (not labels) + notes
     # Its first line says what is missing, a second one where to get it.

@@ -77,7 +77,7 @@ PLAIN_NAMES = ("data", "dataset", "")
 EVERY = 10
 """Every so many images of `train` are `val`, where the data have none."""
 MOST_FILES = 5_000_000
-MAPS = (".png", ".tif", ".tiff", ".bmp", ".pgm")
+MAPS = (".png", ".tif", ".tiff", ".bmp")
 """Endings of label maps: of formats that keep each value, as JPEG does not."""
 SPARE = 255, 65535
 """Labels of pixels without ground truth, of maps of 8 and of 16 bits."""

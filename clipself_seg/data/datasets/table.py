@@ -48,22 +48,6 @@ class DataRoot(NamedTuple):
         return home_expanded(folder, f"set {self.variable} to a path without ~")
 
 
-class AdeRoot(DataRoot):
-    """Root folder of ADE20K's 150 classes, or ODISE's folder `ade` in it if they are only there."""
-
-    @property
-    def path(self) -> Path:
-        """Folder that holds `ADEChallengeData2016`."""
-        return ade_parent(super().path)
-
-
-def ade_parent(root: Path) -> Path:
-    """Folder that holds ADEChallengeData2016: `root` or, if it is only there, its folder `ade`."""
-    name = "ADEChallengeData2016"
-    prefixed = not (root / name).exists() and (root / "ade" / name).exists()
-    return root / "ade" if prefixed else root
-
-
 REGISTERED = DataRoot("correct its registration or restore the files", "", "")
 """Root of a data set in Detectron2's catalogue, whose paths are complete."""
 
@@ -388,10 +372,7 @@ def _filled(value: Any, words: Mapping[str, Any]) -> Any:
 
 
 _TREE = yaml.load(TABLE.read_text(encoding="utf-8"), Loader=YAML_LOADER)
-ROOTS: dict[str, DataRoot] = {
-    name: (AdeRoot if name == "ADE_150" else DataRoot)(**about)
-    for name, about in _TREE["roots"].items()
-}
+ROOTS: dict[str, DataRoot] = {name: DataRoot(**about) for name, about in _TREE["roots"].items()}
 COCO, MINI = ROOTS["COCO"], ROOTS["MINI"]
 DATASETS: dict[str, DataSet] = {
     _filled(name, words): _data_set({"root": family.get("root"), **about}, words)

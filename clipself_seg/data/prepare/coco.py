@@ -17,7 +17,6 @@ from clipself_seg.data.annotations import (
     panoptic_records,
     read_coco_json,
 )
-from clipself_seg.data.captions import add_phrases, noun_phrases, tagged_captions
 from clipself_seg.data.datasets.table import COCO, ROOTS
 from clipself_seg.data.masks import read_indices, read_panoptic_ids
 from clipself_seg.data.prepare.common import (
@@ -32,6 +31,7 @@ from clipself_seg.data.prepare.common import (
     save_png,
     split_jobs,
 )
+from clipself_seg.data.prepare.nouns import add_phrases, noun_phrases, tagged_captions
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path

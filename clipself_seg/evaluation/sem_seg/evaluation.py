@@ -19,7 +19,6 @@ from clipself_seg.data.annotations import Record
 from clipself_seg.data.datasets.records import find_dataset, sem_seg_records, vocabulary_name
 from clipself_seg.data.datasets.table import SemSegSet
 from clipself_seg.data.given_masks import image_name
-from clipself_seg.data.images import describe_jpegs
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
@@ -125,8 +124,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
             metadata["background"] = self._background  # of data sets that have one
         if self._masks:
             metadata["masks given"] = self._masks
-        written = {name: data.images for name, data in self._known.items() if data.images}
-        return metadata | ({"images": written} if written else {})
+        return metadata
 
     @property
     def _background(self) -> str:
@@ -239,7 +237,6 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         if files.background is not None and not self.background_words:
             words = some_classes(words, range(files.background))
         records = sem_seg_records(name)
-        written = describe_jpegs(r["file_name"] for r in records) if files.prepares_images else ""
         if isinstance(words, Vocabulary):
             words = self.examples.added(name, words, seen)
         return SemSegData(
@@ -249,7 +246,6 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
             ignore_label=files.ignore_label,
             background=files.background,
             seen=seen,
-            images=written,
         )
 
 
@@ -298,7 +294,6 @@ class SemSegData(NamedTuple):
             class.
         seen: bool, which of the foreground classes belong to the training vocabulary; None if that is
             not known.
-        images: how the preparation wrote the images, where it did; else "".
     """
 
     vocabulary: Words
@@ -307,7 +302,6 @@ class SemSegData(NamedTuple):
     ignore_label: int
     background: int | None
     seen: np.ndarray | None
-    images: str = ""
 
 
 def _true_classes(data: SemSegData, sample: Sample) -> np.ndarray:

@@ -14,7 +14,6 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from clipself_seg.data.datasets.records import panoptic_set_records, sem_seg_records
-from clipself_seg.data.images import jpeg_quality
 from clipself_seg.data.masks import read_panoptic_ids, read_panoptic_png
 from clipself_seg.data.prepare import panoptic_files
 from clipself_seg.data.prepare.ade import (
@@ -56,9 +55,7 @@ def test_ade847(copy, tmp_path):
     assert labels.mode == "I;16"
     # Pillow's default, as published; OpenCV's would have 210 kB.
     path = Path(image.filename)
-    assert jpeg_quality(path) == 75 and 85_000 < path.stat().st_size < 105_000
-    prepare_ade847(Options(tmp_path, overwrite=True), ["training"], quality=95)
-    assert jpeg_quality(path) == 95
+    assert 85_000 < path.stat().st_size < 105_000
     index_of = load_vocabulary("ade20k_847").dataset_id_to_index
     object_ids = rgb[..., 0] // 10 * 256 + rgb[..., 1]
     whole = np.full((height, width), 65535)
@@ -345,10 +342,3 @@ def test_a_picture_of_other_alone_has_no_segments(folder):
     prepare(folder)
     assert read(folder, "panoptic")["annotations"][0]["segments_info"] == []
     assert read(folder, "instance")["annotations"] == []
-
-
-def test_odises_folder_is_found(folder, tmp_path):
-    (tmp_path / "ade").mkdir()
-    folder.rename(tmp_path / "ade/ADEChallengeData2016")
-    (done,) = prepare_ade_panoptic(Options(tmp_path), ["validation"])
-    assert done.folder == tmp_path / "ade/ADEChallengeData2016/ade20k_panoptic_val"

@@ -368,12 +368,12 @@ def test_an_example_that_is_none_or_no_words_at_all_are_refused_at_once(run, pho
 
 
 def test_formats_that_are_asked_for_are_written_in_place_of_the_others(run, photos, tmp_path):
-    words = (photos / "one.jpg", "--words", "dog, sky", "--save", "palette", "yolo")
+    words = (photos / "one.jpg", "--words", "dog, sky", "--save", "labels", "yolo")
     assert run(*words) == 0
     files = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*")}
     assert files - {FILE_NAME} == {
         "classes.json",
-        "palette/one.png",
+        "labels/one.png",
         "yolo/data.yaml",
         "yolo/labels/one.txt",
     }

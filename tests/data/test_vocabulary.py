@@ -126,15 +126,11 @@ def test_masks_follow_the_order_of_the_classes(write):
         (["", "|"], "is empty"),
         ({"classes": []}, "has no classes"),
         ({"categories": []}, 'with a list "classes"'),
-        ('"dog"', 'with a list "classes"'),
-        (["dog", 3], "class 1 of"),
         (["dog", 3], "is 3, which is no string"),
-        (["dog", ["cat"]], "is ['cat'], which is no string"),
         (["dog", "cat, "], "is 'cat, ', which has an empty name"),
         (["dog", "cat", "Dog|hound"], "more than once: dog"),
         ("[" * 100_000, "cannot be read as JSON (its brackets are nested too"),
         ("[1" + 5000 * "0" + "]", "cannot be read as JSON"),
-        ('["dog", ', "cannot be read as JSON"),
         ('{"classes": [' + "[" * 500 + "]" * 501 + "}", "class 0: "),
         ({"name": ["own"], "classes": [{"names": ["a"]}]}, '"name" has to be text'),
         (
@@ -142,14 +138,10 @@ def test_masks_follow_the_order_of_the_classes(write):
             "unknown key 'abuot': did you mean \"about\"",
         ),
         ({"classes": [{"names": ["a"]}], "\n\x1b": ""}, r"unknown key '\n\x1b'"),
-        ({"classes": [{"names": ["a"]}], "long" * 999: ""}, f"unknown key '{'long' * 15}...'"),
         ({"classes": [{"names": ["a"], "isthings": True}]}, 'did you mean "isthing"'),
         ({"classes": ["dog"]}, "class 0: expected an object"),
         ({"classes": [{"names": "dog"}]}, '"names" has to be of type list'),
         ({"classes": [{"names": [" "]}]}, 'needs "names"'),
-        ({"classes": [{"isthing": True}]}, 'needs "names"'),
-        (["dog", "\ud800"], "class 1 of"),
-        (["dog", "x" * 501], "class 1 of"),
         ({"classes": [{"names": ["a", "x" * 501]}]}, "has a name of 501 letters, of at most 500"),
         ({"classes": [{"names": ["a"], "dataset_id": True}]}, "of type int"),
         ({"classes": [{"names": ["a"], "index": 1}]}, "sort the classes"),
@@ -221,16 +213,13 @@ def test_files_and_known_names_are_read(tmp_path):
     "text, message",
     [
         ("", "empty"),
-        (" , ", "empty"),
         ("dog,c\udcffat", "class 1 of the vocabulary is .*, which is no text in UTF-8"),
         ("dog," + 10**5 * "x", "class 1 of .*, which has a name of 100000 letters, of at most 500"),
         ("dog,,sky", "class 1 of the vocabulary is '', which has an empty name"),
         ("dog|,sky", "class 0 of the vocabulary is 'dog\\|', which has an empty name"),
         ("dog, sky, Dog", '"Dog" twice, in "dog" and in "Dog"'),
-        ("dog|puppy, puppy", '"puppy" twice'),
         ("ade20k_15", "ade20k_150"),
         ("none.txt", "vocabulary file none.txt is missing"),
-        ("none.json", "vocabulary file none.json is missing"),
     ],
 )
 def test_what_cannot_be_meant_is_named(text, message):
@@ -326,21 +315,6 @@ def test_ade_against_coco_stuff():
     assert {"sidewalk", "buffet"} <= found  # by their synonyms pavement and counter
     # COCO-Stuff's "wall-brick", "sky-other", "window-blind" and "couch" are other words.
     assert found.isdisjoint({"wall", "sky", "window", "sofa", "building", "plane"})
-
-
-# 0-based, in words: "apparel" (92) is seen because COCO's "person" lists "clothes".
-SEEN_OF_ADE = """
-    0 1 2 3 4 5 6 7 8 9 10 11 12 14 15 16 17 18 19 20 21 23 24 26 27 28 32 34 36 45 46 47 50 53 57
-    60 61 65 66 67 69 72 76 80 81 82 83 89 90 92 98 114 118 120 124 125 126 127 131 135 136 142 147
-    148"""
-
-
-def test_raw_synonyms_give_the_published_64_classes_of_ade():
-    ade, coco = load_vocabulary("openseg_ade20k_150"), load_vocabulary("openseg_coco_panoptic_133")
-    seen = seen_by_exact_spelling(ade, coco)
-    assert seen.nonzero()[0].tolist() == [int(word) for word in SEEN_OF_ADE.split()]
-    assert (seen & ade.thing).sum() == 44 and (seen & ~ade.thing).sum() == 20
-    assert seen_by_exact_spelling(coco, coco).all()
 
 
 def test_a_long_name_that_is_there_twice_is_shown_by_its_beginning(tmp_path):

@@ -146,17 +146,12 @@ def test_detectron2s_own_names_keep_their_files():
             'vocabulary here: did you mean "coco_2017_val_panoptic"',
         ),
         (nouns, "mini_train_proposals", "has no boxes with nouns: did you mean"),
-        (nouns, "mini_train_captions", "has no boxes with nouns: did you mean"),
-        (nouns, "lvis_v1_train_proposals", "has no boxes with nouns: did you mean"),
         (region_text_files, "mini_train", "has no boxes with nouns"),
         (captions, "mini_train", 'no captions: did you mean "mini_train_captions"'),
         (circles, "mini_train", 'did you mean "mini_train_panoptic"'),
         (of_kind(SemSegSet), "ade20k_150_sem_seg", 'did you mean "ade20k_150_test_sem_seg"'),
-        (of_kind(SemSegSet), "mini_val", 'did you mean "mini_val_sem_seg"'),
         (of_kind(PanopticSet), "coco_2017_val_panoptic", f'did you mean "{COCO}"'),
         (of_kind(PanopticSet), "ade20k_panoptic_vla", f'did you mean "{ADE}"'),
-        (of_kind(PanopticSet), "mini_val_sem_seg", '"mini_val_panoptic_with_sem_seg"'),
-        (detection_records, "ov_coco_vall", 'did you mean "ov_coco_val"'),
         (detection_records, "coco_2017_val", "for detection"),
     ],
 )
@@ -172,7 +167,6 @@ def test_a_name_of_nothing_or_of_another_kind_is_answered_with_the_nearest(
     [
         (grid, "coco_2017_train", "set DETECTRON2_DATASETS .*cocodataset.org"),
         (grid, "coco_2017_train_proposals", "set DETECTRON2_DATASETS .*coco_proposals.json"),
-        (grid, "lvis_v1_train", "set DETECTRON2_DATASETS .*lvisdataset.org"),
         (grid, "mini_val", "set CLIPSELF_SEG_MINI .*data mini-world"),
         (nouns, "mini_train_region_text", "region_text_train.json is missing.*data region-text"),
         (region_text_files, "coco_2017_train_region_text", "train2017 is missing"),
@@ -187,7 +181,6 @@ def test_a_name_of_nothing_or_of_another_kind_is_answered_with_the_nearest(
         (lambda n: panoptic_set_records(n, ("instances",)), BASE, "instances_base.json is missing"),
         (detection_records, "ov_coco_val", "run `.* prepare ov_coco --splits val2017` once .*json"),
         (detection_records, "ov_lvis_val", "lvis_v1_val.json is missing; set DETECTRON2_DATASETS"),
-        (detection_records, "mini_base_boxes", "instances_base.json is missing; .*data mini-world"),
     ],
 )
 def test_a_missing_file_is_answered_with_the_command_or_the_archive(mini, read, name, message):

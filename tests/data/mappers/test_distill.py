@@ -77,12 +77,6 @@ def test_proposals_keep_their_box_and_widen_their_crop(checkerboard):
     torch.testing.assert_close(sample["boxes"], torch.tensor([[0.0, 0, 15, 10]]) / 60)
 
 
-def test_a_picture_without_proposals_still_gives_one_region(checkerboard):
-    record = checkerboard | {"proposals": np.zeros((0, 4), dtype=np.float32)}
-    sample = distill(source="proposals")(record, 0)
-    torch.testing.assert_close(sample["boxes"], torch.tensor([[0.0, 0, 15, 10]]) / 60)
-
-
 def test_proposals_of_another_picture_size_are_refused_and_grids_fit_any(checkerboard):
     record = checkerboard | {"width": 61, "proposals": np.zeros((0, 4))}
     with pytest.raises(InputError, match="a.png is 60 x 40"):

@@ -40,8 +40,8 @@ ARROWS["commands"] = ARROWS.keys() - {"checkpoints", "config", "extend", "regist
 LAB = ROOT / "tools/lab"
 LAB_ARROWS = {
     "prepare": set[str](),
-    "mini": set[str](),
-    "precompute": set[str](),
+    "mini": {"prepare"},
+    "precompute": {"prepare"},
     "tables": {"mini", "prepare"},
     "quickstart": {"mini", "tables"},
 }

@@ -14,13 +14,13 @@ mini is for generated scenes.
              --threshold; "--background background|wall|floor" adds names that compete for pixels, all background.
   panoptic   finds a segment for each thing. Classes that are not in --stuff are things, unless a built-in vocabulary
              says otherwise. --masks names masks from elsewhere: those of sam2, sam3, eomt or mask2former (the extra
-             masks), or of a folder: masks/photo.json in COCO's run lengths or polygons, masks/photo.png with a value
-             for each, or PNGs in masks/photo/. A folder with config.json and model.safetensors is such a model.
+             masks), or of a folder: masks/photo.json in COCO's run lengths or polygons, or masks/photo.png with a
+             value for each. A folder with config.json and model.safetensors is such a model.
   detection  finds boxes, and masks where the model has them. Classes that were not seen in training are marked *.
 
 Writes overlays/*.png, labels/*.png (semantic) or panoptic/*.png, and classes.json, panoptic.json or detections.json,
 the last two in COCO's format. --save coco writes the regions of semantic and panoptic in COCO's format, masks a PNG of
-each region, palette label maps as palette PNGs, yolo polygons for YOLO. A video becomes overlays/*.mp4.
+each region, yolo polygons for YOLO. A video becomes overlays/*.mp4.
 To go on with an interrupted call, repeat it with --skip-existing and the same options.
 With --ray the images go to the workers of a Ray cluster, or of this machine, which write Parquet files.
 Exit status: 0, 1 if an image failed and the others were done, 2 if nothing was done.
@@ -66,8 +66,8 @@ KEYS = {
 OF_MASKS = ("MODEL.MASK_GENERATOR.SOURCE", "masks", "MODEL.FUSION.MODE", "clip")
 # What --save may name with each task; the first two (of boxes the first one) are written by default.
 SAVE = {
-    "semantic": ("overlays", "labels", "palette", "masks", "coco", "yolo"),
-    "panoptic": ("overlays", "panoptic", "labels", "palette", "masks", "coco", "yolo"),
+    "semantic": ("overlays", "labels", "masks", "coco", "yolo"),
+    "panoptic": ("overlays", "panoptic", "labels", "masks", "coco", "yolo"),
     "detection": ("overlays", "masks", "yolo"),
 }
 SAVED = {"semantic": 2, "panoptic": 2, "detection": 1}
@@ -139,7 +139,9 @@ def _semantic_options(parser: argparse.ArgumentParser) -> None:
 def _panoptic_options(parser: argparse.ArgumentParser) -> None:
     panoptic, rare = group(parser, "panoptic"), group(parser, "panoptic", rare=True)
     value(panoptic, "--stuff", 'classes that are stuff, as --words; "" for none')
-    masks = "masks that get names: of a folder (NAME.json, NAME.png, PNGs in NAME/), or sam2, sam3, eomt, mask2former"
+    masks = (
+        "masks that get names: of a folder (NAME.json, NAME.png), or sam2, sam3, eomt, mask2former"
+    )
     value(panoptic, "--masks", masks, metavar="FOLDER|MODEL")
     clip = "file, name or tag of the CLIP that scores masks, such as a distilled one"
     value(panoptic, "--clip-weights", clip)

@@ -25,7 +25,6 @@ from clipself_seg.config.keys import (
 )
 from clipself_seg.config.panoptic import OF_WEIGHTS, PANOPTIC_CHOICES
 from clipself_seg.config.reads import GUIDANCE, PUBLISHED, backbone_reads, is_read, why_unread
-from clipself_seg.config.shards import refuse_pipes
 from clipself_seg.config.weights import FETCHED, refuse_addresses
 from clipself_seg.config.zero_shot import ZERO_SHOT_CHOICES
 from clipself_seg.errors import InputError, nearest
@@ -123,8 +122,6 @@ def load_config(
         cfg.SEED = defaults["SEED"]  # any, in Detectron2's words
     _choose_exponents(cfg, sources)
     refuse_addresses(cfg, {key for key in FETCHED if key not in typed}, sources.name)
-    if "DATASETS.TRAIN" not in typed:
-        refuse_pipes(cfg.DATASETS.TRAIN, lambda: sources.name("DATASETS.TRAIN"))
     _check(cfg, sources)
     _check_read(cfg, defaults, sources)
     _choose_device(cfg, sources)

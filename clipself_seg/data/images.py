@@ -1,4 +1,4 @@
-"""Reading images and fitting them into squares: whole ones for the student, crops for the teacher; quality of JPEGs.
+"""Reading images and fitting them into squares: whole ones for the student, crops for the teacher.
 
 Legend: H, W pixels of the image; boxes are XYXY pixels with x to the right and y down. PIL does
 every resampling, because the published numbers were made with its antialiased bicubic filter.
@@ -11,39 +11,29 @@ import functools
 import importlib
 import io
 import os
-import re
 import struct
 import threading
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from PIL.JpegImagePlugin import JpegImageFile
 
 from clipself_seg.errors import InputError, MissingPackage, in_short
 from clipself_seg.files import require_regular_file
 
 MAX_PIXELS = 128_000_000
 """Largest number of pixels of an image, if nothing else is said: the default of INPUT.MAX_PIXELS."""
-PUBLISHED_QUALITY = 75
-"""Pillow's default, with which the images of the published numbers on ADE20K-847 were written as JPEG."""
 
 # Formats that are read, in Pillow's words. Its others are of no use here, and some are unsafe: it has
 # Ghostscript run what a file of PostScript says. HEIF (.heic) counts where pillow_heif is installed.
 # What a folder is searched for; a file that is named itself may end otherwise.
-ENDINGS = tuple(
-    ".avif .bmp .gif .heic .heif .jp2 .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split()
-)
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF", "JPEG2000", "PPM")
+ENDINGS = tuple(".avif .bmp .gif .heic .heif .jp2 .jpeg .jpg .png .tif .tiff .webp".split())
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF", "JPEG2000")
 # Held while Pillow's own limit is lifted.
 _OPENING = threading.Lock()
 # Brands of files in HEIF: HEVC in pictures and sequences, and the general ones.
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
-# Of a PPM, whose header Pillow reads byte by byte, and whose comments it cuts out one by one.
-MOST_HEADER = 1 << 16  # bytes
-MOST_COMMENTS = 1000
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION_TAG = 274
 _ORIENTATIONS = {
@@ -108,7 +98,7 @@ def _open(content: BinaryIO, name: str | os.PathLike[str]) -> Image.Image:
 
 @functools.cache
 def _register_decoders() -> None:
-    Image.preinit()  # BMP, GIF, JPEG, PNG and PPM; Image.init adds thirty formats that nobody reads here
+    Image.preinit()  # BMP, GIF, JPEG and PNG; Image.init adds thirty formats that nobody reads here
     for plugin in ("Avif", "Jpeg2K", "Tiff", "WebP"):
         with contextlib.suppress(ImportError):
             importlib.import_module(f"PIL.{plugin}ImagePlugin")
@@ -126,8 +116,7 @@ def _check_heif(content: BinaryIO, name: str | os.PathLike[str]) -> None:
 
 
 def check_content(content: BinaryIO) -> None:
-    """Refuse what costs a decoder far more than its size: a PNG with a chunk that states more bytes than the file has,
-    for which decoders make room, and a PPM of more comments than Pillow is quick with.
+    """Refuse a PNG with a chunk that states more bytes than the file has, for which decoders make room.
 
     Args:
         content: file, at its beginning; one of another format passes.
@@ -135,16 +124,7 @@ def check_content(content: BinaryIO) -> None:
     Raises:
         SyntaxError: as Pillow does about a broken file.
     """
-    start = content.read(len(_PNG))
-    if re.match(rb"P[0-6fy]", start):
-        numbers = re.sub(rb"#[^\r\n]*", b"", start + content.read(MOST_HEADER)).split(None, 4)
-        # The kind, the width, the height, and of all but bitmaps the largest value.
-        if len(numbers) < (3 if start[1:2] in b"14" else 4):
-            raise SyntaxError(f"broken PPM file: no size in its first {MOST_HEADER} bytes")
-        blocks = iter(lambda: content.read(1 << 20), b"") if start[1:2] in b"123" else ()
-        if sum(block.count(b"#") for block in blocks) > MOST_COMMENTS:
-            raise SyntaxError(f"more than {MOST_COMMENTS} comments between its pixels")
-    if start != _PNG:
+    if content.read(len(_PNG)) != _PNG:
         return
     size = content.seek(0, os.SEEK_END)
     place, kind = len(_PNG), b""
@@ -391,57 +371,3 @@ def pixel_corners(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
     low = corners[:, :2].clip(0, limit - 1)
     high = np.maximum(corners[:, 2:], low + 1).clip(None, limit)
     return np.concatenate([low, high], axis=1)
-
-
-def encode_jpeg(image: np.ndarray, quality: int = PUBLISHED_QUALITY) -> bytes:
-    """The bytes of a JPEG as Pillow writes it.
-
-    Args:
-        image: uint8 (H, W, 3) RGB.
-        quality: from 1 to 100.
-
-    Raises:
-        InputError: another quality.
-    """
-    if not 1 <= quality <= 100:
-        raise InputError(f"JPEG quality {quality}: give a number from 1 to 100")
-    content = io.BytesIO()
-    Image.fromarray(image).save(content, format="JPEG", quality=quality)
-    return content.getvalue()
-
-
-def jpeg_quality(path: str | os.PathLike[str]) -> int | None:
-    """Quality from 1 to 100 by the quantisation tables in a JPEG's header.
-
-    None if they are not those of libjpeg, or the file cannot be read as JPEG.
-    """
-    try:
-        with open_image(path) as file:
-            return _quality_of_tables().get(_tables(file))
-    except DECODING_ERRORS:
-        return None
-
-
-def describe_jpegs(paths: Iterable[str | os.PathLike[str]]) -> str:
-    """Qualities of some JPEGs, such as "JPEG quality 75" or "JPEG quality 75 (1999 images), 95 (1 images)"."""
-    counts = Counter("unknown" if (q := jpeg_quality(p)) is None else str(q) for p in paths)
-    if len(counts) < 2:
-        return f"JPEG quality {next(iter(counts), 'unknown')}"
-    listed = ", ".join(f"{quality} ({n} images)" for quality, n in sorted(counts.items()))
-    return f"JPEG quality {listed}"
-
-
-def _tables(file: Image.Image) -> tuple[tuple[int, ...], ...]:
-    tables: dict[int, list[int]] = getattr(file, "quantization", {})
-    return tuple(tuple(tables[key]) for key in sorted(tables))
-
-
-@functools.cache
-def _quality_of_tables() -> dict[tuple[tuple[int, ...], ...], int]:
-    """Tables that libjpeg writes, which do not depend on the image -> quality."""
-    grey = np.zeros((8, 8, 3), np.uint8)
-    qualities = {}
-    for quality in range(100, 0, -1):
-        file = JpegImageFile(io.BytesIO(encode_jpeg(grey, quality)))
-        qualities[_tables(file)] = quality
-    return qualities

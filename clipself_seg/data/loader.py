@@ -84,6 +84,24 @@ class DrawOrder:
         return [Draw(iteration, first + i, image) for i, image in enumerate(images)]
 
 
+def batch_of_process(batch_size: int, processes: int) -> int:
+    """Number of images of a step in each process.
+
+    Args:
+        batch_size: number of images of a step, over all processes.
+        processes: number of processes.
+
+    Raises:
+        InputError: the batch size is not a multiple of the number of processes.
+    """
+    if batch_size % processes:
+        raise InputError(
+            f"SOLVER.IMS_PER_BATCH {batch_size} cannot be divided equally among {processes} "
+            "processes: make it a multiple of --num-gpus"
+        )
+    return batch_size // processes
+
+
 class DistributedBatchSampler:
     """Batch sampler that gives each process an equal part of the draws of every step."""
 
@@ -101,15 +119,10 @@ class DistributedBatchSampler:
         Raises:
             InputError: the batch size is not a multiple of the number of processes.
         """
-        if order.batch_size % processes:
-            raise InputError(
-                f"SOLVER.IMS_PER_BATCH {order.batch_size} cannot be divided equally among {processes} "
-                "processes: make it a multiple of --num-gpus"
-            )
         self.order = order
         self.steps = range(start, stop)
         self.rank = rank
-        self.batch_size = order.batch_size // processes
+        self.batch_size = batch_of_process(order.batch_size, processes)
 
     def __len__(self) -> int:
         return len(self.steps)

@@ -41,7 +41,7 @@ R = TypeVar("R")  # what a model says of an image
 VideoWriter = Callable[..., Written]
 
 # Where results of any task are written, below the output folder.
-FOLDERS = ("features", "labels", "masks", "overlays", "palette", "panoptic", "scores", "yolo")
+FOLDERS = ("features", "labels", "masks", "overlays", "panoptic", "scores", "yolo")
 
 
 class Index(NamedTuple):

@@ -42,11 +42,9 @@ logger = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=RegionResult)
 # Formats of which an image has one PNG, in a folder of the same name, and those that are made of regions.
-IMAGES = ("overlays", "labels", "panoptic", "palette")
+IMAGES = ("overlays", "labels", "panoptic")
 OF_REGIONS = ("masks", "coco", "yolo")
 CORNERS = 3  # of the smallest polygon
-VOID = 255  # of a palette PNG: no class
-VOID_COLOUR = (224, 224, 192)  # PASCAL VOC's
 MOST_BYTES = 120  # of the name of a class in a file's name
 FORBIDDEN = '/\\:*?"<>|'  # on some file system
 
@@ -56,9 +54,8 @@ class TaskResults(abc.ABC, Generic[R]):
 
     masks/NAME/NUMBER_CLASS.png are 255 in a region and 0 outside. coco.json has every region in COCO's format,
     "segmentation" as run-length encoding. yolo/ has labels/NAME.txt, a line for each polygon with the label and
-    x, y of its corners relative to the image, and data.yaml with the names of labels. palette/NAME.png is a label map
-    that looks like its classes. Ids of images are the numbers that the files are named by, as COCO's are, or else
-    count from 1.
+    x, y of its corners relative to the image, and data.yaml with the names of labels. Ids of images are the numbers
+    that the files are named by, as COCO's are, or else count from 1.
 
     Attributes:
         index_file: name of the task's own JSON.
@@ -87,17 +84,12 @@ class TaskResults(abc.ABC, Generic[R]):
             save: formats to write; None for those of the class.
 
         Raises:
-            InputError: more classes than a palette has colours, or masks of a model that has none.
+            InputError: masks of a model that has none.
         """
         if save is not None:
             self.save = tuple(save)
         if "masks" in self.save and not predictor.has_masks:
             raise InputError("this detector has no masks: leave masks out of --save")
-        if "palette" in self.save and len(predictor.names) > VOID:
-            raise InputError(
-                f"a palette PNG has {VOID} classes at most, these are {len(predictor.names)}: "
-                "--save labels writes 16 bits"
-            )
         self.predictor = predictor
         self.folder = Path(folder)
         self.max_pixels = predictor.mapper.max_pixels
@@ -150,8 +142,6 @@ class TaskResults(abc.ABC, Generic[R]):
         return Written(files, entry)
 
     def _image(self, kind: str, result: R) -> Image.Image:
-        if kind == "palette":
-            return palette_image(self._label_map(result), self.colours)
         return result.overlay() if kind == "overlays" else Image.fromarray(self._label_map(result))
 
     def _label_map(self, result: R) -> np.ndarray:
@@ -239,7 +229,7 @@ class TaskResults(abc.ABC, Generic[R]):
 class SemanticResults(TaskResults[Segmentation]):
     """overlays/NAME.png, labels/NAME.png (8 or 16 bits), and classes.json.
 
-    Other formats are "scores", "palette", "masks", "coco" and "yolo", where every class that is there is a region, but
+    Other formats are "scores", "masks", "coco" and "yolo", where every class that is there is a region, but
     for the background. scores/NAME.npz has "scores" float32 (N, H, W), highest where the labels say, and "names"; the
     JSON has the meaning of labels, their fractions of every image, failures, and the provenance.
     """
@@ -316,8 +306,8 @@ class SemanticResults(TaskResults[Segmentation]):
 class PanopticResults(TaskResults[PanopticSegmentation]):
     """overlays/NAME.png, panoptic/NAME.png and panoptic.json, the last two in COCO's format.
 
-    Other formats are "labels" (positions of classes in the vocabulary, the highest value where nothing is), "palette",
-    "masks", "coco" and "yolo". Pixels of a panoptic PNG are R + 256 G + 65536 B of a segment's id and look like its
+    Other formats are "labels" (positions of classes in the vocabulary, the highest value where nothing is), "masks",
+    "coco" and "yolo". Pixels of a panoptic PNG are R + 256 G + 65536 B of a segment's id and look like its
     colour on the overlay; black is nothing. Category ids are those of the vocabulary; your own classes count from 0.
     """
 
@@ -516,21 +506,6 @@ def joined_polygon(parts: list[np.ndarray]) -> np.ndarray:
         there = np.concatenate([part[first:], part[: first + 1]])
         joined = np.concatenate([joined[: place + 1], there, joined[place:]])
     return joined
-
-
-def palette_image(labels: np.ndarray, colours: np.ndarray) -> Image.Image:
-    """A label map with a palette, as PASCAL VOC's: pixels are labels, and look like their class.
-
-    Args:
-        labels: (H, W) integers, positions in `colours`, or 255 for no class.
-        colours: colours of the classes, (K, 3) uint8.
-    """
-    table = np.zeros((256, 3), np.uint8)
-    table[VOID] = VOID_COLOUR
-    table[: len(colours)] = colours
-    image = Image.fromarray(labels.astype(np.uint8))
-    image.putpalette(table.tobytes())
-    return image
 
 
 def safe_name(name: str) -> str:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from detectron2.config import CfgNode
 
-from clipself_seg.config.shards import is_shards, shards_of
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.datasets.records import (
     captioned_records,
@@ -28,7 +27,7 @@ from clipself_seg.data.mappers.distill import CaptionMapper, DistillMapper, Regi
 from clipself_seg.data.mappers.panoptic import PanopticTrainMapper
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTrainMapper
-from clipself_seg.data.shards import ShardStream
+from clipself_seg.data.shards import ShardStream, is_shards, shards_of
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation

@@ -353,6 +353,9 @@ class Trainer(TrainerBase):
         metadata = dict(self.settings.shared) | {"original weights": self.model.original_hash()}
         if isinstance(self.records, ShardStream):
             metadata["training shards"] = len(self.records.shards)
+            # Every worker of every process has a part of the shards to itself.
+            metadata["processes"] = comm.get_world_size()
+            metadata["DATALOADER.NUM_WORKERS"] = self.settings.workers
         else:
             metadata["training images"] = len(self.records)
         if isinstance(self.vocabulary, Vocabulary):

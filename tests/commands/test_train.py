@@ -439,6 +439,8 @@ def test_a_run_on_shards_goes_on_exactly_and_counts_what_it_cannot_use(
     assert run(whole, shards, **often) == 0
     assert [line["unusable_images"] for line in lines(whole)][-1] == 1
     assert capfd.readouterr().out.count("left out: image ") == 1
+    assert run(whole, shards, "--resume", **often, DATALOADER__NUM_WORKERS=1) == 2
+    assert "DATALOADER.NUM_WORKERS was 0, is 1. Restore that" in capfd.readouterr().err
     step = CLIPSelf.after_optimizer_step
     steps = []
 
@@ -451,7 +453,7 @@ def test_a_run_on_shards_goes_on_exactly_and_counts_what_it_cannot_use(
     with monkeypatch.context() as patch:
         patch.setattr(CLIPSelf, "after_optimizer_step", interrupted)
         assert run(parts, shards, **often) == 130
-    assert run(parts, shards, "--resume", **often, DATALOADER__NUM_WORKERS=1) == 0
+    assert run(parts, shards, "--resume", **often) == 0
     assert "resumed after 2 steps" in capfd.readouterr().out
     assert lines(parts) == lines(whole)
     one, two = (load_file(folder / "clip_final.safetensors") for folder in (whole, parts))
@@ -467,6 +469,10 @@ def test_shards_are_refused_where_more_than_images_is_read(tmp_path, shards, cap
         (
             {"DATASETS__TRAIN": "('wds:none{0..1}.tar',)"},
             "2 of 2 shards are missing, such as none0",
+        ),
+        (
+            {"DATASETS__TRAIN": "('wds:pipe:touch ran',)"},
+            "an address or a command: shards are files",
         ),
     ):
         assert run(folder, shards, **changes) == 2

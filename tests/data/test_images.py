@@ -1,4 +1,4 @@
-"""Images are read as they are meant to be seen, fitted into squares, and their JPEG quality is told."""
+"""Images are read as they are meant to be seen and fitted into squares."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import struct
 import sys
 import zlib
 
-import cv2
 import numpy as np
 import pytest
 from detectron2.data.detection_utils import read_image as detectron2_read_image
@@ -20,11 +19,8 @@ from clipself_seg.data import images
 from clipself_seg.data.images import (
     MAX_PIXELS,
     decode_image,
-    describe_jpegs,
-    encode_jpeg,
     fit_size,
     image_size,
-    jpeg_quality,
     letterbox_crops,
     letterbox_image,
     open_image,
@@ -287,24 +283,6 @@ def test_what_follows_the_end_of_a_png_does_not_count(tmp_path):
     assert (read_panoptic_png(path) == pixels @ [1, 256, 65536]).all()
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"P6\n#" + b"x" * 3_000_000 + b"\n2 2\n255\n" + bytes(12),
-        b"P5 2 2 " + b"#\n" * 200_000 + b"255\n" + bytes(4),
-        b"P2 2 2 255\n" + b"#x\n" * 200_000 + b"7 " * 4,
-    ],
-)
-def test_a_ppm_of_comments_is_refused_at_once(tmp_path, content, at_most_seconds):
-    (tmp_path / "a.ppm").write_bytes(content)
-    for read in (read_image, lambda path: images.decode_image(path.read_bytes(), "a.ppm")):
-        with pytest.raises(InputError, match="a.ppm cannot be decoded .*(first|comments)"):
-            read(tmp_path / "a.ppm")
-    for kind in (b"P5 2 1 255\n\n\n", b"P2 #\n 2 1 #x\n255\n10 10", b"P4 #a\n2 1\n\n"):
-        (tmp_path / "a.ppm").write_bytes(kind)
-        assert read_image(tmp_path / "a.ppm").shape == (1, 2, 3)
-
-
 def test_errors_of_the_decoder_of_avif_are_named(tmp_path, monkeypatch):
     def decoder(*_, **__):
         raise RuntimeError("Failed to decode image: Not implemented")
@@ -351,34 +329,3 @@ def test_heic_is_read_as_jpeg_is_within_the_limits(tmp_path):
     (tmp_path / "a.heic").write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match="a.heic"):
         read_image(tmp_path / "a.heic")
-
-
-PIXELS = np.random.default_rng(0).integers(0, 256, (19, 27, 3)).astype(np.uint8)
-
-
-def test_each_quality_is_told_from_the_file_whoever_wrote_it(tmp_path):
-    path = tmp_path / "a.jpg"
-    assert jpeg_quality(path) is None
-    Image.fromarray(PIXELS).save(path, format="PNG")
-    assert jpeg_quality(path) is None
-    Image.fromarray(PIXELS).save(path, format="JPEG", qtables=[list(range(1, 65))])
-    assert jpeg_quality(path) is None
-    Image.fromarray(PIXELS).save(path, format="JPEG")
-    assert encode_jpeg(PIXELS) == path.read_bytes()
-    for quality in (0, 101):
-        with pytest.raises(InputError, match=f"JPEG quality {quality}: give a number"):
-            encode_jpeg(PIXELS, quality)
-    for quality in (1, 30, 75, 95, 100):
-        path.write_bytes(encode_jpeg(PIXELS, quality))
-        assert jpeg_quality(path) == quality
-        path.write_bytes(cv2.imencode(".jpg", PIXELS, [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
-        assert jpeg_quality(path) == quality
-
-
-def test_a_mixture_is_described_with_its_counts(tmp_path):
-    paths = [tmp_path / f"{index}.jpg" for index in range(3)]
-    for path, quality in zip(paths, (75, 95, 75)):
-        path.write_bytes(encode_jpeg(PIXELS, quality))
-    assert describe_jpegs(paths[::2]) == "JPEG quality 75"
-    assert describe_jpegs(paths) == "JPEG quality 75 (2 images), 95 (1 images)"
-    assert describe_jpegs([]) == "JPEG quality unknown"

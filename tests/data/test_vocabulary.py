@@ -308,21 +308,6 @@ def test_ade_against_coco_stuff():
     assert found.isdisjoint({"wall", "sky", "window", "sofa", "building", "plane"})
 
 
-# 0-based, in words: "apparel" (92) is seen because COCO's "person" lists "clothes".
-SEEN_OF_ADE = """
-    0 1 2 3 4 5 6 7 8 9 10 11 12 14 15 16 17 18 19 20 21 23 24 26 27 28 32 34 36 45 46 47 50 53 57
-    60 61 65 66 67 69 72 76 80 81 82 83 89 90 92 98 114 118 120 124 125 126 127 131 135 136 142 147
-    148"""
-
-
-def test_raw_synonyms_give_the_published_64_classes_of_ade():
-    ade, coco = load_vocabulary("openseg_ade20k_150"), load_vocabulary("openseg_coco_panoptic_133")
-    seen = seen_by_exact_spelling(ade, coco)
-    assert seen.nonzero()[0].tolist() == [int(word) for word in SEEN_OF_ADE.split()]
-    assert (seen & ade.thing).sum() == 44 and (seen & ~ade.thing).sum() == 20
-    assert seen_by_exact_spelling(coco, coco).all()
-
-
 def test_a_long_name_that_is_there_twice_is_shown_by_its_beginning(tmp_path):
     (tmp_path / "own.txt").write_text("\n".join(["x" * 400] * 2))
     with pytest.raises(InputError, match="own.txt has .x{80}. twice") as refused:

@@ -88,11 +88,15 @@ def _read_part(path: Path) -> None:
     Parts(path.parent, [Item("a"), Item("b")], 2).begin({}, {})
 
 
+# A GIF of one pixel.
+PIXEL = bytes.fromhex("47494638396101000100000000002c00000000010001000002024401003b")
+
+
 def _write_table(folder: Path) -> None:
     import pyarrow.parquet
 
     table = pyarrow.table(
-        {"file": [f"{number}.png" for number in range(16)], "image": [b"P1 1 1 0"] * 16}
+        {"file": [f"{number}.png" for number in range(16)], "image": [PIXEL] * 16}
     )
     pyarrow.parquet.write_table(table, folder / "a.parquet", row_group_size=5)
 
@@ -106,7 +110,7 @@ def _remade_table(rng: random.Random) -> bytes:
     kinds = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary(), pa.int32(), pa.bool_())
     kinds += (pa.binary(4), pa.list_(pa.string()), pa.struct([("file", pa.string())]))
     kinds += (pa.timestamp("us"), pa.decimal128(9, 2), pa.null(), pa.float16())
-    odd = ("", "\0", "x" * 5000, "../" * 9, "a.png", "P1 1 1 0", None)
+    odd = ("", "\0", "x" * 5000, "../" * 9, "a.png", "GIF89a", None)
     names = rng.choices(
         (*("file", "image") * 3, "error", "", "\0", "file.path"), k=rng.choice((1, 1, 2, 3))
     )

@@ -181,7 +181,6 @@ def test_formats_of_a_task_agree(inputs, tmp_path, task):
         for mask, label in zip(masks, labels):
             painted[mask] = label
         assert (read_indices(out / f"labels/{name}.png") == painted).all()
-        assert (read_indices(out / f"palette/{name}.png") == painted).all()
 
 
 def test_a_batch_of_which_an_image_is_not_done_is_predicted_as_it_was(inputs, tmp_path):

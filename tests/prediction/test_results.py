@@ -16,8 +16,6 @@ from PIL import Image
 from pycocotools.coco import COCO
 from scipy import ndimage
 
-from clipself_seg.data.masks import read_indices
-from clipself_seg.errors import InputError
 from clipself_seg.files import read_json
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.loop import Index
@@ -27,11 +25,9 @@ from clipself_seg.prediction.results import (
     TaskResults,
     joined_polygon,
     mask_polygons,
-    palette_image,
     safe_name,
     yolo_lines,
 )
-from clipself_seg.visualization.overlays import save_png
 
 CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 9, "name": "sea/lion", "seen": True}]
 
@@ -169,26 +165,6 @@ def test_what_is_not_asked_for_is_not_written(tmp_path):
         "annotations": [],
         "categories": CATEGORIES,
     }
-
-
-def test_a_palette_png_has_labels_as_pixels_and_looks_like_the_classes(tmp_path):
-    labels = np.array([[0, 1], [255, 1]], np.uint8)
-    colours = np.array([[10, 20, 30], [40, 50, 60]], np.uint8)
-    save_png(palette_image(labels, colours), tmp_path / "a.png")
-    with Image.open(tmp_path / "a.png") as image:
-        assert image.mode == "P"
-        assert np.asarray(image.convert("RGB")).tolist() == [
-            [[10, 20, 30], [40, 50, 60]],
-            [[224, 224, 192], [40, 50, 60]],
-        ]
-    assert (read_indices(tmp_path / "a.png") == labels).all()
-
-
-def test_a_palette_for_more_classes_than_it_has_colours_is_refused(tmp_path):
-    results(tmp_path, ["palette"], 255)
-    results(tmp_path, ["labels"], 1000)
-    with pytest.raises(InputError, match="255 classes at most, these are 256: --save labels"):
-        results(tmp_path, ["palette"], 256)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from bench.case import IMAGE_SIZE, Case
 from bench.measure import Run
-from bench.shards import QUALITY, image_like_pixels
-from clipself_seg.data.images import encode_jpeg, read_image
+from bench.shards import encode_jpeg, image_like_pixels
+from clipself_seg.data.images import read_image
 from clipself_seg.prediction.files import InputFiles, find_images
 from clipself_seg.prediction.load import load
 from clipself_seg.prediction.loop import predict_files
@@ -49,7 +49,7 @@ class FolderWorkload:
     @functools.cached_property
     def files(self) -> InputFiles:
         """The images, written."""
-        encoded = [encode_jpeg(pixels, QUALITY) for pixels in image_like_pixels(IMAGE_SIZE)]
+        encoded = [encode_jpeg(pixels) for pixels in image_like_pixels(IMAGE_SIZE)]
         for number, content in zip(range(self.case.batch), itertools.cycle(encoded)):
             path = self.folder / f"in/{number:04d}.jpg"
             path.parent.mkdir(exist_ok=True)

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-
-from clipself_seg.data.images import encode_jpeg
+from PIL import Image
 
 IMAGES = 16
 # Cells of the noise, coarse to fine, the fraction of each, and a quality with which a JPEG is as large as COCO's
@@ -36,6 +35,13 @@ def image_like_pixels(size: tuple[int, int]) -> list[np.ndarray]:
     return images
 
 
+def encode_jpeg(image: np.ndarray) -> bytes:
+    """A JPEG of an image uint8 (H, W, 3)."""
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, format="JPEG", quality=QUALITY)
+    return content.getvalue()
+
+
 def write_shard(path: Path, images: list[np.ndarray]) -> Path:
     """Write JPEGs into a tar file, in WebDataset's naming.
 
@@ -45,7 +51,7 @@ def write_shard(path: Path, images: list[np.ndarray]) -> Path:
     """
     with tarfile.open(path, "w") as archive:
         for number, image in enumerate(images):
-            content = encode_jpeg(image, QUALITY)
+            content = encode_jpeg(image)
             member = tarfile.TarInfo(f"{number:06d}.jpg")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))

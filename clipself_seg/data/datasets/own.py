@@ -82,7 +82,7 @@ EVERY = 10
 MOST_FILES = 5_000_000
 SAMPLE = 50
 """Number of images, evenly spread, that are read before a training."""
-MAPS = (".png", ".tif", ".tiff", ".bmp", ".pgm")
+MAPS = (".png", ".tif", ".tiff", ".bmp")
 """Endings of label maps: of formats that keep each value, as JPEG does not."""
 SPARE = 255, 65535
 """Labels of pixels without ground truth, of maps of 8 and of 16 bits."""

@@ -57,22 +57,6 @@ class DataRoot(NamedTuple):
         return ""
 
 
-class AdeRoot(DataRoot):
-    """Root folder of ADE20K's 150 classes, or ODISE's folder `ade` in it if they are only there."""
-
-    @property
-    def path(self) -> Path:
-        """Folder that holds `ADEChallengeData2016`."""
-        return ade_parent(super().path)
-
-
-def ade_parent(root: Path) -> Path:
-    """Folder that holds ADEChallengeData2016: `root` or, if it is only there, its folder `ade`."""
-    name = "ADEChallengeData2016"
-    prefixed = not (root / name).exists() and (root / "ade" / name).exists()
-    return root / "ade" if prefixed else root
-
-
 class MiniRoot(DataRoot):
     """Root folder of the mini worlds: of those that were drawn, else of the small ones that come with the package."""
 
@@ -425,10 +409,10 @@ def _filled(value: Any, words: Mapping[str, Any]) -> Any:
     return value
 
 
-ROOT_KINDS = {"ADE_150": AdeRoot, "MINI": MiniRoot, "MINI_REGION_TEXT": MiniRoot}
 _TREE = yaml.load(TABLE.read_text(encoding="utf-8"), Loader=YAML_LOADER)
 ROOTS: dict[str, DataRoot] = {
-    name: ROOT_KINDS.get(name, DataRoot)(**about) for name, about in _TREE["roots"].items()
+    name: (MiniRoot if name in ("MINI", "MINI_REGION_TEXT") else DataRoot)(**about)
+    for name, about in _TREE["roots"].items()
 }
 COCO, MINI = ROOTS["COCO"], cast(MiniRoot, ROOTS["MINI"])
 DATASETS: dict[str, DataSet] = {

@@ -1,7 +1,7 @@
 """Mappers of distillation and what belongs to it: record -> the image, some of its regions, a crop of each, a text.
 
-`DistillMapper` draws regions of a grid or of proposals, `RegionTextMapper` has boxes with nouns, `CaptionMapper` the
-image alone with a caption, and `ProposalCropMapper` the crops of all proposals, which are to be labelled.
+`DistillMapper` draws regions of a grid or of proposals, `RegionTextMapper` has boxes with nouns, and `CaptionMapper`
+the image alone with a caption.
 
 Nothing is normalised here: images are passed on as bytes, and the model normalises them.
 Legend: S side of the padded square, S0 side of a teacher crop, n regions. "Relative" boxes are XYXY in
@@ -11,7 +11,6 @@ Legend: S side of the padded square, S0 side of a teacher crop, n regions. "Rela
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -297,36 +296,3 @@ def random_crop(rng: np.random.Generator, width: int, height: int) -> tuple[int,
     h = min(height, max(1, round(width / narrow)))
     x, y = (width - w) // 2, (height - h) // 2
     return x, y, x + w, y + h
-
-
-@dataclass(kw_only=True)
-class ProposalCropMapper:
-    """Mapper from a record to crops of all its proposals, as the teacher of distillation sees them.
-
-    Attributes:
-        crop_size: S0, in pixels.
-        crop_scale: enlargement of a crop about the centre of its box.
-        max_pixels: largest number of pixels of an image that is decoded.
-    """
-
-    crop_size: int
-    crop_scale: float = 1.5
-    max_pixels: int = MAX_PIXELS
-
-    def __call__(self, record: Record) -> Sample:
-        """Make the sample of an image.
-
-        Args:
-            record: record of `data.annotations.proposal_records`.
-
-        Returns:
-            "image_id" and "crops" uint8 (n, 3, S0, S0).
-
-        Raises:
-            InputError: the image cannot be read, or the proposals were made for another image size.
-        """
-        image = read_image(record["file_name"], stated_size(record), self.max_pixels)
-        height, width = image.shape[:2]
-        boxes = enlarge_boxes(record["proposals"], self.crop_scale, width, height)
-        crops = letterbox_crops(image, boxes, self.crop_size)
-        return {"image_id": record["image_id"], "crops": chw(crops)}

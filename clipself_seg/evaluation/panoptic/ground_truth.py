@@ -18,7 +18,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from clipself_seg.data.annotations import Record, coco_info, read_coco_json, require_files
 from clipself_seg.data.datasets.records import find_dataset, panoptic_set_records, sem_seg_records
 from clipself_seg.data.datasets.table import DATASETS, IGNORE_LABEL, PanopticSet, SemSegSet
-from clipself_seg.data.images import describe_jpegs
 from clipself_seg.data.vocabulary import (
     NamedVocabulary,
     Vocabulary,
@@ -53,7 +52,6 @@ class PanopticGroundTruth(NamedTuple):
         areas: kind of the areas of stuff that the panoptic JSON states: "published", also where
             ADE20K's file names none, or "clean"; "" for a data set that has only one kind.
         ignore_label: label of pixels of the label maps that do not count.
-        images: how the preparation wrote the images, where it did; else "".
     """
 
     files: PanopticSet | None
@@ -64,7 +62,6 @@ class PanopticGroundTruth(NamedTuple):
     instances: TrueObjects | None
     areas: str = ""
     ignore_label: int = IGNORE_LABEL
-    images: str = ""
 
     @property
     def image_ids(self) -> list[ImageId]:
@@ -183,17 +180,14 @@ def read_semantic_only(
         seen = _seen(vocabulary, train_vocabulary)
         if counts_all(name, train_vocabulary):
             seen = np.ones(len(vocabulary), dtype=bool)
-    records = sem_seg_records(name)
-    written = describe_jpegs(r["file_name"] for r in records) if files.prepares_images else ""
     return PanopticGroundTruth(
         files=None,
         vocabulary=vocabulary,
-        records=records,
+        records=sem_seg_records(name),
         seen=seen,
         tasks=("semantic",),
         instances=None,
         ignore_label=files.ignore_label,
-        images=written,
     )
 
 

@@ -16,7 +16,6 @@ from detectron2.evaluation import DatasetEvaluator
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.datasets.records import find_dataset, sem_seg_records, vocabulary_name
 from clipself_seg.data.datasets.table import SemSegSet
-from clipself_seg.data.images import describe_jpegs
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
@@ -115,8 +114,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         }
         if self.threshold or not self.background_words:
             metadata["background"] = self._background  # of data sets that have one
-        written = {name: data.images for name, data in self._known.items() if data.images}
-        return metadata | ({"images": written} if written else {})
+        return metadata
 
     @property
     def _background(self) -> str:
@@ -209,7 +207,6 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         if files.background is not None and not self.background_words:
             words = _first_classes(words, files.background)
         records = sem_seg_records(name)
-        written = describe_jpegs(r["file_name"] for r in records) if files.prepares_images else ""
         if isinstance(words, Vocabulary):
             words = self.examples.added(name, words, seen)
         return SemSegData(
@@ -219,7 +216,6 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
             ignore_label=files.ignore_label,
             background=files.background,
             seen=seen,
-            images=written,
         )
 
 
@@ -241,7 +237,6 @@ class SemSegData(NamedTuple):
             class.
         seen: bool, which of the foreground classes belong to the training vocabulary; None if that is
             not known.
-        images: how the preparation wrote the images, where it did; else "".
     """
 
     vocabulary: Words
@@ -250,7 +245,6 @@ class SemSegData(NamedTuple):
     ignore_label: int
     background: int | None
     seen: np.ndarray | None
-    images: str = ""
 
 
 def read_dataset_names(key: str, class_json: str, dataset: str, count: int) -> list[str]:

@@ -32,7 +32,6 @@ from clipself_seg.data.datasets.table import (
     DetectionSet,
     PanopticSet,
     SemSegSet,
-    ade_parent,
 )
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, seen_by_exact_spelling
 from clipself_seg.errors import InputError
@@ -454,16 +453,6 @@ def test_ones_own_panoptic_set_works_under_its_name(mini, catalogue):
     (mini / "base").rmdir()
     with pytest.raises(InputError, match='"my_scenes": .*base is missing; correct its registr'):
         panoptic_set_records("my_scenes")
-
-
-def test_ade_is_found_with_and_without_odises_folder(datasets_root):
-    files = find_dataset(ADE, PanopticSet)
-    assert files.path(files.images) == datasets_root / "ADEChallengeData2016/images/validation"
-    (datasets_root / "ade/ADEChallengeData2016").mkdir(parents=True)
-    assert files.path(files.images) == datasets_root / "ade/ADEChallengeData2016/images/validation"
-    assert ade_parent(datasets_root) == datasets_root / "ade"
-    (datasets_root / "ADEChallengeData2016").mkdir()
-    assert ade_parent(datasets_root) == datasets_root
 
 
 def annotation(image, category, **changes):

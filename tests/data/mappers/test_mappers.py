@@ -15,7 +15,6 @@ from clipself_seg.data.mappers.detection import DetectionTestMapper, DetectionTr
 from clipself_seg.data.mappers.distill import (
     CaptionMapper,
     DistillMapper,
-    ProposalCropMapper,
     RegionTextMapper,
 )
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper, PanopticTrainMapper
@@ -55,7 +54,6 @@ def regions(cfg):
 
 
 TEST = {
-    "crops": lambda cfg: ProposalCropMapper(crop_size=16, max_pixels=cfg.INPUT.MAX_PIXELS),
     "regions": regions,
     "sem_seg": SemSegTestMapper,
     "panoptic": PanopticTestMapper,

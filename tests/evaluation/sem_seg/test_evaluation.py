@@ -15,7 +15,6 @@ from PIL import Image
 from torch import nn
 
 from clipself_seg.config import add_clipself_seg_config
-from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.sem_seg.evaluation import SemSegEvaluation
 from clipself_seg.models.protocol import Reading
@@ -194,19 +193,6 @@ def test_a_class_file_gives_the_model_other_names_and_keeps_the_classes(datasets
     assert results == evaluation(datasets, *options, "")(Echo())
     with pytest.raises(InputError, match='has 5 names, "pets" has 3 classes'):
         evaluation(datasets, *options, str(datasets / "rooms.json")).check(model)
-
-
-def test_images_that_a_preparation_wrote_are_named_with_their_quality(tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    name = "ade20k_full_sem_seg_freq_val_all"
-    files = DATASETS[name]
-    for folder in (files.path(files.images), files.path(files.annotations)):
-        folder.mkdir(parents=True)
-    Image.new("RGB", (4, 4)).save(files.path(files.images) / "a.jpg", quality=95)
-    Image.new("I;16", (4, 4)).save(files.path(files.annotations) / "a.tif")
-    run = evaluation(tmp_path, "DATASETS.TEST", (name,))
-    run.check(Echo())
-    assert run.metadata()["images"] == {name: "JPEG quality 95"}
 
 
 def test_what_decides_the_numbers_is_logged(datasets, caplog):

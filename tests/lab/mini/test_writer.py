@@ -13,7 +13,6 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from clipself_seg.data import parallel
-from clipself_seg.data.captions import noun_phrases
 from clipself_seg.data.datasets.records import (
     distillation_records,
     find_dataset,
@@ -38,6 +37,7 @@ from lab.mini.crops import (
 from lab.mini.scenes import Scene, Segment
 from lab.mini.shapes import MARK_PERIOD, MARKS, MAX_TILT, Pose, shape_alpha, surface
 from lab.mini.writer import WorldSize, make_worlds, scene_of, split_spec
+from lab.prepare.nouns import noun_phrases
 from tests.archives import save
 
 SHAPE_SIZE = (96, 128)

@@ -8,14 +8,13 @@ import shutil
 import pytest
 
 import precompute
-from clipself_seg.data import captions as captions_module
 from clipself_seg.data.datasets.records import distillation_records, region_text_records
-from clipself_seg.data.mappers.distill import ProposalCropMapper
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
 from lab.mini.crops import tag_caption
 from lab.precompute import region_text
-from lab.precompute.region_text import LabelShards
+from lab.precompute.region_text import LabelShards, ProposalCropMapper
+from lab.prepare import nouns as nouns_module
 from tests.conftest import ROOT
 from tests.tiny import small_worlds
 
@@ -100,7 +99,7 @@ def test_without_a_list_the_nouns_are_the_most_frequent_ones(annotations, target
 
 
 def test_captions_without_phrases_are_tagged(annotations, target, monkeypatch):
-    monkeypatch.setattr(captions_module, "nltk_tagger", lambda: tag_caption)
+    monkeypatch.setattr(nouns_module, "nltk_tagger", lambda: tag_caption)
     content = json.loads((annotations / "captions_train.json").read_text())
     for caption in content["annotations"]:
         del caption["phrases"]

@@ -15,7 +15,6 @@ from pycocotools.coco import COCO
 
 from clipself_seg.commands.panoptic_quality import Side
 from clipself_seg.data.datasets.records import panoptic_set_records, sem_seg_records
-from clipself_seg.data.images import jpeg_quality
 from clipself_seg.data.masks import read_panoptic_ids, read_panoptic_png
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
@@ -57,9 +56,7 @@ def test_ade847(copy, tmp_path):
     assert labels.mode == "I;16"
     # Pillow's default, as published; OpenCV's would have 210 kB.
     path = Path(image.filename)
-    assert jpeg_quality(path) == 75 and 85_000 < path.stat().st_size < 105_000
-    prepare_ade847(Options(tmp_path, overwrite=True), ["training"], quality=95)
-    assert jpeg_quality(path) == 95
+    assert 85_000 < path.stat().st_size < 105_000
     index_of = load_vocabulary("ade20k_847").dataset_id_to_index
     object_ids = rgb[..., 0] // 10 * 256 + rgb[..., 1]
     whole = np.full((height, width), 65535)

@@ -268,15 +268,6 @@ def test_each_file_that_an_interrupted_preparation_lacks_is_missed_until_it_is_d
     assert check(name).subset_allowed().fine
 
 
-def test_the_check_tells_how_the_images_of_ade20k_847_were_written(datasets_root):
-    write_ade847(datasets_root)
-    for quality in (75, 95):
-        prepare_ade847(common.Options(datasets_root, overwrite=True), quality=quality)
-        finding = check("ade20k_full_sem_seg_freq_val_all")
-        said = f"images of JPEG quality {quality}; those of published numbers have 75"
-        assert said in finding.notes and finding.subset_allowed().fine
-
-
 def test_an_archive_without_what_is_prepared_from_it_is_unpacked_first(archive, tmp_path):
     name, source, _, command = archive
     source.rename(tmp_path / "away")
@@ -441,9 +432,9 @@ def test_annotation_files_that_do_not_fit_are_broken(prepared_coco):
 def test_ade_that_is_absent_or_unprepared_says_all_that_is_to_do(datasets_root):
     finding = check(ADE_PANOPTIC)
     assert finding.state == "absent" and "ADEChallengeData2016.zip" in finding.mend
-    (datasets_root / "ade/ADEChallengeData2016/images/validation").mkdir(parents=True)
+    (datasets_root / "ADEChallengeData2016/images/validation").mkdir(parents=True)
     finding = check(ADE_PANOPTIC)
-    assert finding.state == "unprepared" and "ade/ADEChallengeData2016" in finding.notes[0]
+    assert finding.state == "unprepared" and "ADEChallengeData2016" in finding.notes[0]
     assert finding.mend == (
         "clipself-seg data prepare ade20k_panoptic --splits validation; then "
         "clipself-seg data prepare ade150 --splits validation"

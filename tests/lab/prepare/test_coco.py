@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipself_seg.data import captions
 from clipself_seg.data.captions import read_phrases
 from clipself_seg.data.datasets.records import panoptic_set_records
 from clipself_seg.errors import InputError
+from lab.prepare import nouns
 from lab.prepare.coco import (
     prepare_coco_captions,
     prepare_coco_panoptic_semseg,
@@ -107,8 +107,8 @@ def tag(caption):
 
 @pytest.fixture
 def captioned(data_dir, monkeypatch, datasets_root):
-    monkeypatch.setattr(captions, "nltk_tagger", lambda: tag)
-    monkeypatch.setattr(captions, "CAPTIONS_AT_ONCE", 2)
+    monkeypatch.setattr(nouns, "nltk_tagger", lambda: tag)
+    monkeypatch.setattr(nouns, "CAPTIONS_AT_ONCE", 2)
     folder = datasets_root / "coco/annotations"
     folder.mkdir(parents=True)
     shutil.copyfile(

@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
@@ -35,20 +36,11 @@ from clipself_seg.data.annotations import (
     read_region_text,
     require_files,
 )
-from clipself_seg.data.captions import (
-    ImageCaptions,
-    NounsOfCaptions,
-    frequent_nouns,
-    head_nouns,
-    read_captions,
-    read_nouns,
-    single_phrases,
-    tagged_captions,
-)
 from clipself_seg.data.datasets.records import region_text_files
+from clipself_seg.data.images import MAX_PIXELS, letterbox_crops, read_image
 from clipself_seg.data.loader import dead_workers_named, evaluation_batches
-from clipself_seg.data.mappers.distill import ProposalCropMapper
-from clipself_seg.data.mappers.samples import Sample
+from clipself_seg.data.mappers.samples import Sample, chw, stated_size
+from clipself_seg.data.regions import enlarge_boxes
 from clipself_seg.errors import InputError
 from clipself_seg.files import (
     alone_in,
@@ -64,6 +56,16 @@ from clipself_seg.provenance import provenance
 from clipself_seg.yaml_files import dump_config
 from lab.precompute.proposals import CocoStream
 from lab.precompute.pseudo_labels import Agreement, LabelledBoxes, agreement
+from lab.prepare.nouns import (
+    ImageCaptions,
+    NounsOfCaptions,
+    frequent_nouns,
+    head_nouns,
+    read_captions,
+    read_nouns,
+    single_phrases,
+    tagged_captions,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -346,6 +348,39 @@ class Labeller:
             row[self.find(captions.get(sample["image_id"], []))] = True
             rows.append(row.expand(len(sample["crops"]), -1))
         return torch.cat(rows)
+
+
+@dataclass(kw_only=True)
+class ProposalCropMapper:
+    """Mapper from a record to crops of all its proposals, as the teacher of distillation sees them.
+
+    Attributes:
+        crop_size: S0, in pixels.
+        crop_scale: enlargement of a crop about the centre of its box.
+        max_pixels: largest number of pixels of an image that is decoded.
+    """
+
+    crop_size: int
+    crop_scale: float = 1.5
+    max_pixels: int = MAX_PIXELS
+
+    def __call__(self, record: Record) -> Sample:
+        """Make the sample of an image.
+
+        Args:
+            record: record of `data.annotations.proposal_records`.
+
+        Returns:
+            "image_id" and "crops" uint8 (n, 3, S0, S0).
+
+        Raises:
+            InputError: the image cannot be read, or the proposals were made for another image size.
+        """
+        image = read_image(record["file_name"], stated_size(record), self.max_pixels)
+        height, width = image.shape[:2]
+        boxes = enlarge_boxes(record["proposals"], self.crop_scale, width, height)
+        crops = letterbox_crops(image, boxes, self.crop_size)
+        return {"image_id": record["image_id"], "crops": chw(crops)}
 
 
 class LabelShards:

@@ -19,16 +19,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from clipself_seg.data.annotations import coco_info, read_coco_json
-from clipself_seg.data.datasets.table import ROOTS, ade_parent
-from clipself_seg.data.images import (
-    PUBLISHED_QUALITY,
-    decoding_errors,
-    encode_jpeg,
-    open_image,
-    read_image,
-)
+from clipself_seg.data.datasets.table import ROOTS
+from clipself_seg.data.images import decoding_errors, open_image, read_image
 from clipself_seg.data.masks import read_indices
 from clipself_seg.data.vocabulary import class_entries, load_vocabulary
 from clipself_seg.errors import InputError
@@ -63,12 +58,8 @@ SPLITS = {"training": "train", "validation": "val"}
 LARGEST_SHORT_SIDE = 512
 IGNORED_FULL = 65535  # of the 847 classes
 IGNORED = 255
-QUALITY = Flag(
-    "quality",
-    "--jpeg-quality",
-    "of the images, 1 to 100 (75, as published; the results.json of an evaluation names it)",
-    int,
-)
+JPEG_QUALITY = 75
+"""Quality of the images of the 847 classes, with which those of the published numbers were written."""
 OBJECT_IDS = 26 * 256  # number of object ids, R // 10 * 256 + G
 
 
@@ -79,7 +70,6 @@ class FullJob(NamedTuple):
     source: Path
     image_target: Path
     target: Path
-    quality: int = PUBLISHED_QUALITY
 
     @property
     def sources(self) -> tuple[Path, ...]:
@@ -111,7 +101,7 @@ def ade150_jobs(root: Path, split: str) -> list[MapJob]:
     Raises:
         InputError: the archive is not there.
     """
-    folder = ade_parent(root) / "ADEChallengeData2016"
+    folder = root / "ADEChallengeData2016"
     return split_jobs(folder, split, ROOTS["ADE_150"])
 
 
@@ -135,10 +125,8 @@ def read_scene_map(path: Path) -> np.ndarray:
     return values - np.uint8(1)  # 0, "other", becomes 255
 
 
-@preparation("ade847", tuple(SPLITS), (QUALITY,))
-def prepare_ade847(
-    options: Options, splits: Sequence[str] = ("validation",), quality: int = PUBLISHED_QUALITY
-) -> list[Prepared]:
+@preparation("ade847", tuple(SPLITS))
+def prepare_ade847(options: Options, splits: Sequence[str] = ("validation",)) -> list[Prepared]:
     """Images and label maps of ADE20K's 847 classes.
 
         clipself-seg data prepare ade847
@@ -148,11 +136,11 @@ def prepare_ade847(
     images_detectron2 and annotations_detectron2 beside it.
     What is there already is kept; an interrupted run is completed by the next.
     """
-    jobs = [ade847_jobs(options.root, split, quality) for split in splits]
+    jobs = [ade847_jobs(options.root, split) for split in splits]
     return [convert_files(_convert_full, of_split, options) for of_split in jobs]
 
 
-def ade847_jobs(root: Path, split: str, quality: int = PUBLISHED_QUALITY) -> list[FullJob]:
+def ade847_jobs(root: Path, split: str) -> list[FullJob]:
     """Jobs of `prepare_ade847` for a split.
 
     Raises:
@@ -169,7 +157,6 @@ def ade847_jobs(root: Path, split: str, quality: int = PUBLISHED_QUALITY) -> lis
             source,
             images / f"{stem}.jpg",
             labels / f"{stem}.tif",
-            quality,
         )
         for stem, source in zip(stems, sources)
     ]
@@ -190,7 +177,7 @@ def _convert_full(job: FullJob) -> bool:
         image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
         labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
     with atomic_path(job.image_target) as temporary:
-        temporary.write_bytes(encode_jpeg(image, job.quality))
+        Image.fromarray(image).save(temporary, format="JPEG", quality=JPEG_QUALITY)
     save_tiff(job.target, labels)
     return True
 
@@ -260,7 +247,7 @@ def prepare_ade_panoptic(
     published numbers come from, areas of stuff are those before things are pasted over it.
     What is there already is kept; an interrupted run is completed by the next.
     """
-    folder = ade_parent(options.root) / "ADEChallengeData2016"
+    folder = options.root / "ADEChallengeData2016"
     require(folder, ROOTS["ADE_150"])
     scene_of = scene_classes()
     areas = CLEAN if clean_areas else PUBLISHED

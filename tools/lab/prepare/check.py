@@ -33,7 +33,6 @@ from clipself_seg.data.datasets.table import (
     PanopticSet,
     SemSegSet,
 )
-from clipself_seg.data.images import PUBLISHED_QUALITY, describe_jpegs
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.data.vocabulary import class_entries, load_vocabulary
 from clipself_seg.errors import InputError, nearest
@@ -355,10 +354,6 @@ def _check_label_maps(name: str, entry: SemSegSet, options: Options) -> Finding:
     mend = _mend_label_maps(entry, gaps, results, plan)
     finding = finding._replace(missing=gaps.total())
     if both:
-        if entry.prepares_images:
-            written = describe_jpegs(images[stem] for stem in sorted(both))
-            published = f"those of published numbers have {PUBLISHED_QUALITY}"
-            notes.append(f"images of {written}; {published}")
         return _judge(finding, results, notes, missing=mend, broken=mend, archive=mend)
     notes = [f"no label maps in {entry.path(entry.annotations)}"] * (not labels) + notes
     # Its first line says what is missing, a second one where to get it.

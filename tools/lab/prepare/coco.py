@@ -17,12 +17,12 @@ from clipself_seg.data.annotations import (
     panoptic_records,
     read_coco_json,
 )
-from clipself_seg.data.captions import add_phrases, noun_phrases, tagged_captions
 from clipself_seg.data.datasets.table import COCO, ROOTS
 from clipself_seg.data.masks import read_indices, read_panoptic_ids
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
+from lab.prepare.nouns import add_phrases, noun_phrases, tagged_captions
 from lab.prepare.common import (
     MapJob,
     Options,

@@ -19,7 +19,6 @@ from clipself_seg.checkpoints.locate import weights_folder
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, SHIPPED_TAGS, entry_of, shipped_files, zoo
 from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.config.load import load_config, values_and_defaults
-from clipself_seg.config.shards import refuse_pipes
 from clipself_seg.config.weights import WEIGHTS, refuse_addresses
 from clipself_seg.data.datasets.records import sem_seg_records
 from clipself_seg.data.datasets.table import DATASETS, MINI, DataSet
@@ -362,7 +361,6 @@ def _values(
     """Values and defaults of the keys that decide a run, and the name of what a training writes."""
     cfg = load_config(_config_file(config), words)
     refuse_addresses(cfg)  # a table is a file, too
-    refuse_pipes(cfg.DATASETS.TRAIN, lambda: "a table's run")
     both = values_and_defaults(cfg)
     values = {key: value for key, (value, _) in both.items()}
     defaults = {key: default for key, (_, default) in both.items()}

@@ -21,11 +21,12 @@ from clipself_seg.checkpoints import zoo
 from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.clip import load_clip, save_clip
 from clipself_seg.commands import doctor, precompute
+from clipself_seg.commands.demo import demo
 from clipself_seg.commands.doctor import install_detectron2
 from clipself_seg.commands.explore import dense_maps
 from clipself_seg.commands.export import convert, export
 from clipself_seg.commands.mini import mini_clip, mini_world
-from clipself_seg.commands.quickstart import demo, quickstart
+from clipself_seg.commands.quickstart import quickstart
 from clipself_seg.commands.reproduce import repeat_seeds, reproduce
 from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.prediction import generator_outputs
@@ -198,7 +199,7 @@ def test_the_page_is_opened_where_there_is_a_screen(
 ):
     pages = []
     monkeypatch.setattr(
-        "clipself_seg.quickstart.quickstart.run_demo", lambda output: output / "index.html"
+        "clipself_seg.commands.demo.write_demo", lambda folder: folder / "index.html"
     )
     monkeypatch.setattr(webbrowser, "open", pages.append)
     monkeypatch.setattr(sys, "platform", "linux")
@@ -244,8 +245,8 @@ def test_a_whole_environment_gets_versions_device_data_and_weights(capsys, monke
     assert " ?\n" not in said
     assert "\n  detectron2 " in said and "\n  CPU, " in said and "mini-fvit" in said
     assert f"$DETECTRON2_DATASETS: {tmp_path}" in said and "which this processor " in said
-    assert said.count("absent:") == 1 and "lvis_v1_train" not in said
-    assert f"of {len(DATASETS)}: `clipself-seg data check` names" in said
+    assert "mini_val, " in said and "lvis_v1_train" not in said
+    assert f"of {len(DATASETS)} are without: docs/install.md" in said
 
 
 def test_what_is_missing_is_said_with_the_command_that_brings_it(capsys, monkeypatch, tmp_path):
@@ -262,7 +263,7 @@ def test_what_is_missing_is_said_with_the_command_that_brings_it(capsys, monkeyp
         'tokenizers is missing (for texts of SigLIP and TIPSv2): pip install "clipself_seg[tokenizers]"'
         in said
     )
-    assert "lost.safetensors: missing" in said
+    assert "mini-fvit: missing" in said
 
 
 def test_what_breaks_detectron2_is_said(capsys, monkeypatch):

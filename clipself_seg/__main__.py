@@ -60,6 +60,7 @@ COMMANDS = {
     "data features": Entry("precompute.features", "write a CLIP's features of images"),
     "data region-text": Entry("precompute.region_text", "give boxes nouns of captions"),
     "data proposals": Entry("precompute.proposals", "write the proposals of a trained RPN"),
+    "tools scenes": Entry("demo.scenes", "copy the generated scenes of the package to a folder"),
     "tools convert": Entry("export.convert", "write a CLIP checkpoint in another published layout"),
     "tools train-rpn": Entry(
         "precompute.train_rpn", "train an RPN on base classes and write its proposals"

@@ -78,7 +78,7 @@ def _scenes_options(parser: argparse.ArgumentParser) -> None:
     value(parser, "--output", "folder for them", "output/scenes")
 
 
-@command(_scenes_options, again="the same command begins anew")
+@command(_scenes_options)
 def scenes(args: argparse.Namespace) -> None:
     """Copy the generated scenes that come with the package into a folder: images and labels in COCO's formats.
 

@@ -21,14 +21,14 @@ from clipself_seg.checkpoints import zoo
 from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.clip import load_clip, save_clip
 from clipself_seg.commands import doctor, precompute
-from clipself_seg.commands.demo import demo
+from clipself_seg.commands.demo import demo, scenes
 from clipself_seg.commands.doctor import install_detectron2
 from clipself_seg.commands.explore import dense_maps
 from clipself_seg.commands.export import convert, export
 from clipself_seg.commands.mini import mini_clip, mini_world
 from clipself_seg.commands.quickstart import quickstart
 from clipself_seg.commands.reproduce import repeat_seeds, reproduce
-from clipself_seg.data.datasets.table import DATASETS
+from clipself_seg.data.datasets.table import DATASETS, SHIPPED_WORLD
 from clipself_seg.prediction import generator_outputs
 from clipself_seg.prediction.onnx import towers
 from clipself_seg.quickstart import quickstart as chapters
@@ -208,6 +208,14 @@ def test_the_page_is_opened_where_there_is_a_screen(
     assert run(demo, "--output", tmp_path, *words) == 0
     assert str(tmp_path / "index.html") in capsys.readouterr().out
     assert pages == [(tmp_path / "index.html").as_uri()] * opened
+
+
+def test_the_scenes_of_the_package_are_copied_and_nothing_is_replaced(tmp_path, capsys):
+    assert run(scenes, "--output", tmp_path / "mine") == 0
+    copied = {path.relative_to(tmp_path / "mine") for path in (tmp_path / "mine").rglob("*")}
+    assert copied == {path.relative_to(SHIPPED_WORLD) for path in SHIPPED_WORLD.rglob("*")}
+    assert run(scenes, "--output", tmp_path / "mine") == 2
+    assert "mini exists: name another folder" in capsys.readouterr().err
 
 
 def test_images_are_drawn_and_bad_ones_named(tmp_path, capsys):

@@ -24,7 +24,9 @@ from clipself_seg import __main__ as console
 from clipself_seg.checkpoints.choice import find_model
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
+from clipself_seg.data.datasets import table
 from clipself_seg.imports import VARIABLE
+from clipself_seg.mini.writer import WorldSize, make_worlds
 from tests.conftest import ROOT
 from tests.prediction.test_video import make_video
 from tests.tiny import save_noise, small_worlds
@@ -278,12 +280,19 @@ def run(words, monkeypatch):
         subprocess.run(words, check=True)
 
 
+def few_scenes(worlds, train, monkeypatch):
+    """Worlds with one scene to evaluate on in place of those that come with the package."""
+    make_worlds(worlds, WorldSize(train=train, val=1, base=1))
+    monkeypatch.setattr(table, "SHIPPED_WORLD", worlds)
+
+
 @pytest.mark.usefixtures("catalogue")
 def test_a_data_set_of_ones_own_is_registered_distilled_trained_and_predicted(folder, monkeypatch):
     for name in ("configs", "clipself_seg"):  # as in a checkout
         (folder / name).symlink_to(ROOT / name)
-    draw, *others = commands("own_code.md")
-    run(draw, monkeypatch)
+    copy, *others = commands("own_code.md")
+    few_scenes(folder / "few", 3, monkeypatch)
+    run(copy, monkeypatch)
     exec(compile(MINE, "mine.py", "exec"), {"__name__": "mine"})
     assert len(others) == 5
     for words in others:
@@ -302,8 +311,9 @@ def test_files_of_ones_own_data_are_trained_on_by_one_command_a_task(folder, mon
     for name, text in blocks:
         (folder / name).write_text(text)
     monkeypatch.setenv("CLIPSELF_SEG_MINI", "my_data")
-    draw, *others = commands("own_data.md")
-    run(draw, monkeypatch)
+    copy, *others = commands("own_data.md")
+    few_scenes(folder / "few", 12, monkeypatch)
+    run(copy, monkeypatch)
     assert len(others) == 6 and [name for name, _ in blocks] == ["scenes.yaml", "screws.yaml"]
     for words in others:
         run(words, monkeypatch)

@@ -52,7 +52,7 @@ def test_check_names_files_and_refuses_others(tmp_path, capsys):
 
 
 def test_a_wheel_has_the_small_weights_and_says_where_the_others_are(tmp_path, capsys, monkeypatch):
-    for stem in {stem for tag in IN_WHEEL for stem in SHIPPED_TAGS[tag]}:
+    for stem in {part for tag in IN_WHEEL for part in SHIPPED_TAGS[tag]}:
         shutil.copy(SHIPPED / f"{stem}.safetensors", tmp_path)
     monkeypatch.setattr(zoo_module, "SHIPPED", tmp_path)
     assert main([]) == 0

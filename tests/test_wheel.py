@@ -125,7 +125,6 @@ def test_an_environment_with_the_wheel_alone_walks_the_whole_road(tmp_path_facto
     run([clipself_seg, "demo", "--no-open"], tmp_path)
     steps = ("SOLVER.MAX_ITER", "2", "DATASETS.TEST", "()", "OUTPUT_DIR", "trained")
     run([clipself_seg, "train", "--config-file", "mini/patches", *steps], tmp_path)
-    run([clipself_seg, "export", "mini", "--output", "onnx"], tmp_path)
     evaluation = ("eval", "--config-file", "mini/regions.yaml", "OUTPUT_DIR", "out")
     run([bin / "python", "-m", "clipself_seg", *evaluation], tmp_path)
     provenance = json.loads((tmp_path / "out" / "results.json").read_text())["provenance"]

@@ -20,11 +20,11 @@ from clipself_seg.mini.scenes import draw_scene
 from clipself_seg.prediction import predictor
 from clipself_seg.prediction.load import load
 from clipself_seg.prediction.predictor import (
+    SIZES,
     ImagePredictor,
     WorldCheck,
     prediction_config,
     rgb_image,
-    SIZES,
 )
 from clipself_seg.prediction.semantic import Predictor
 from tests.weight_server import serving

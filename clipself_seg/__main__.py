@@ -50,6 +50,7 @@ COMMANDS = {
         "doctor.doctor", "show what is installed and what is missing, and how to install it"
     ),
     "install-detectron2": Entry("doctor.install_detectron2", "install Detectron2 (models need it)"),
+    "tools scenes": Entry("demo.scenes", "copy the generated scenes of the package to a folder"),
     "tools convert": Entry("export.convert", "write a CLIP checkpoint in another published layout"),
     "tools panoptic-quality": Entry(
         "panoptic_quality.main", "PQ of a prediction in COCO's format, by panopticapi"

@@ -1,5 +1,5 @@
-"""The weights that come with the project: they know their words, and the paper's claim holds on scenes that nobody
-trained on."""
+"""The weights that come with the project: they know their words, and the paper's claim holds on the shipped scenes of
+the split val, that nobody trained on."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import pytest
 
 from clipself_seg.clip import TextBank, load_clip
 from clipself_seg.commands import train
-from tests.tiny import small_worlds
+from clipself_seg.data.datasets.table import SHIPPED_WORLD
 
 TAGS = ("mini", "mini-clipself", "mini-clipself-proposals")
 
 
 @pytest.fixture(scope="module")
-def worlds(tmp_path_factory):
-    """Folder of worlds of 12 scenes."""
-    with small_worlds(tmp_path_factory.mktemp("shipped"), train=1, val=12, base=1, seed=11) as root:
-        yield root
+def outputs(tmp_path_factory):
+    """Folder of the evaluations, of the shipped scenes whatever was drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLIPSELF_SEG_MINI", str(SHIPPED_WORLD))
+        yield tmp_path_factory.mktemp("shipped")
 
 
 def evaluated(config, output, *keys):
@@ -29,11 +30,11 @@ def evaluated(config, output, *keys):
 
 
 @pytest.fixture(scope="module")
-def top1(worlds):
+def top1(outputs):
     """Tag -> readout and group -> top-1 mean class accuracy in percent."""
     numbers = {}
     for tag in TAGS:
-        results = evaluated("regions", worlds / tag, "MODEL.CLIP.WEIGHTS", tag)
+        results = evaluated("regions", outputs / tag, "MODEL.CLIP.WEIGHTS", tag)
         (of_set,) = results["mini_val_panoptic"].values()
         numbers[tag] = {key: value for key, value in of_set.items() if key.endswith("top1")}
     return numbers
@@ -57,7 +58,7 @@ def test_students_read_dense_features_nearly_as_well_as_the_teacher_reads_crops(
         assert top1[tag]["masks.stuff.top1"] > original["masks.stuff.top1"] + 10, tag
 
 
-def test_the_detector_finds_things_that_its_training_never_named(worlds):
+def test_the_detector_finds_things_that_its_training_never_named(outputs):
     keys = ("MODEL.WEIGHTS", "mini-fvit", "DATASETS.TEST", "('mini_val_boxes',)")
-    numbers = evaluated("detection", worlds / "detection", *keys)["mini_val_boxes"]["bbox"]
+    numbers = evaluated("detection", outputs / "detection", *keys)["mini_val_boxes"]["bbox"]
     assert numbers["AP50-unseen"] >= 60 and numbers["AP50-seen"] >= 75

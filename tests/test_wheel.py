@@ -1,4 +1,5 @@
-"""The wheel holds what the repository does, and is enough: without Detectron2 for dense features, with it for all.
+"""The wheel holds the library and what it is shown with, and is enough: without Detectron2 for dense features, with it
+for all.
 
 What is marked heavy installs it, made from the sdist, in an environment of its own: minutes, and PyPI.
 """
@@ -15,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from clipself_seg.checkpoints.zoo import IN_WHEEL, SHIPPED_TAGS
 from tests.conftest import ROOT
 
 FOLDERS = ("clipself_seg", "configs")
+MOST_BYTES = 18_000_000
 BUILD = "from setuptools import build_meta; build_meta.build_wheel('..')"
 BUILD_SDIST = "from setuptools import build_meta; build_meta.build_sdist('..')"
 
@@ -51,22 +54,28 @@ def run(command: list[object], folder: Path) -> subprocess.CompletedProcess[str]
 def attempt(command: list[object], folder: Path) -> subprocess.CompletedProcess[str]:
     """The same, of a command that may fail."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment["CLIPSELF_SEG_MINI"] = "worlds"
     words = [str(word) for word in command]
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> set[str]:
-    """Paths in the wheel."""
-    with zipfile.ZipFile(build(tmp_path_factory, BUILD, "*.whl")) as file:
-        return {name for name in file.namelist() if ".dist-info/" not in name}
+def larger_weights() -> set[str]:
+    """Paths of the weights that lie in the repository alone."""
+    larger = {stem for tag, stems in SHIPPED_TAGS.items() if tag not in IN_WHEEL for stem in stems}
+    kept = {stem for tag in IN_WHEEL for stem in SHIPPED_TAGS[tag]}
+    return {f"clipself_seg/mini/weights/{stem}.safetensors" for stem in larger - kept}
 
 
-def test_the_wheel_holds_every_file_of_the_package_and_every_configuration(wheel):
+def test_the_wheel_holds_the_package_and_every_configuration_without_the_larger_weights(
+    tmp_path_factory,
+):
+    wheel = build(tmp_path_factory, BUILD, "*.whl")
     wanted = files(ROOT / "clipself_seg") | {f"clipself_seg/{p}" for p in files(ROOT / "configs")}
-    assert {".py", ".yaml", ".json", ".safetensors"} <= {Path(name).suffix for name in wanted}
-    assert wheel == wanted
+    assert {".py", ".yaml", ".json", ".jpg", ".safetensors"} <= {Path(n).suffix for n in wanted}
+    assert len(larger_weights()) == 4 and larger_weights() <= wanted
+    with zipfile.ZipFile(wheel) as file:
+        held = {name for name in file.namelist() if ".dist-info/" not in name}
+    assert held == wanted - larger_weights()
+    assert wheel.stat().st_size < MOST_BYTES
 
 
 DENSE = """
@@ -84,6 +93,7 @@ try:
 except ModuleNotFoundError as error:
     print(error)
 """
+PLACE = "import clipself_seg, pathlib; print(pathlib.Path(clipself_seg.__file__).parent)"
 MISSING = "detectron2 is not installed, and this needs it: clipself-seg install-detectron2\n"
 
 
@@ -97,21 +107,27 @@ def test_an_environment_with_the_wheel_alone_walks_the_whole_road(tmp_path_facto
     assert run([bin / "python", "-c", DENSE], tmp_path).stdout == MISSING
     clipself_seg = bin / "clipself-seg"
     assert "detectron2 is missing" in attempt([clipself_seg, "doctor"], tmp_path).stdout
-    size = ("--train", "2", "--val", "2", "--base", "2")
-    run([clipself_seg, "data", "mini-world", "--output", "worlds", *size], tmp_path)
-    predict_words = ("predict", "worlds/mini/val", "--words", "red star, grass", "--model", "mini")
-    refused = attempt([clipself_seg, *predict_words], tmp_path)
+    run([clipself_seg, "tools", "scenes", "--output", "scenes"], tmp_path)
+    predict = ("predict", "scenes/mini/val", "--words", "red star, grass", "--model")
+    refused = attempt([clipself_seg, *predict, "mini"], tmp_path)
     assert (refused.returncode, refused.stderr) == (2, f"error: {MISSING}")
+    packages = Path(run([bin / "python", "-c", PLACE], tmp_path).stdout.strip())
+    assert {path.name for path in (packages / "mini").iterdir()} == {"CARD.md", "weights", "world"}
 
     run([clipself_seg, "install-detectron2"], tmp_path)
     assert "keeping the detectron2" in run([clipself_seg, "install-detectron2"], tmp_path).stdout
-    assert "2 of 2 segmented" in run([clipself_seg, *predict_words], tmp_path).stdout
+    for task in ("semantic", "panoptic", "detection"):
+        words = (*predict, "mini", "--task", task, "--output", task)
+        assert "13 of 13 " in run([clipself_seg, *words], tmp_path).stdout
+    absent = attempt([clipself_seg, *predict, "mini-eva"], tmp_path)
+    assert absent.returncode == 2 and "a clone of the repository" in absent.stderr
+    assert "mini-eva" not in run([clipself_seg, "weights"], tmp_path).stdout
+    run([clipself_seg, "demo", "--no-open"], tmp_path)
+    steps = ("SOLVER.MAX_ITER", "2", "DATASETS.TEST", "()", "OUTPUT_DIR", "trained")
+    run([clipself_seg, "train", "--config-file", "mini/patches", *steps], tmp_path)
     evaluation = ("eval", "--config-file", "mini/regions.yaml", "OUTPUT_DIR", "out")
     run([bin / "python", "-m", "clipself_seg", *evaluation], tmp_path)
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["provenance"]["command"].startswith("clipself-seg eval ")
+    provenance = json.loads((tmp_path / "out" / "results.json").read_text())["provenance"]
+    assert provenance["command"].startswith("clipself-seg eval ")
+    assert provenance["mini worlds"].startswith("the small worlds that come with the package")
     run([clipself_seg, "doctor"], tmp_path)
-    (elsewhere := tmp_path / "elsewhere").mkdir()  # tables are of larger worlds than these
-    dry_run = ("reproduce", "--dry-run", "--table", "2", "--seeds", "0")
-    planned = run([clipself_seg, *dry_run], elsewhere)
-    assert "clipself-seg train --config-file configs/mini/" in planned.stdout

@@ -63,8 +63,8 @@ def shipped_files(tag: str) -> list[Path]:
     files = [SHIPPED / f"{stem}.safetensors" for stem in SHIPPED_TAGS[tag]]
     if lost := [path for path in files if not path.is_file()]:
         raise InputError(
-            f"{lost[-1]} of the weights {tag} is not here: a wheel has {', '.join(IN_WHEEL)} alone, the others lie in "
-            "clipself_seg/mini/weights of a clone of the repository"
+            f'the weights "{tag}" are not here ({lost[-1]}): a wheel has {", ".join(IN_WHEEL)} alone, the others lie '
+            "in clipself_seg/mini/weights of a clone of the repository"
         )
     return files
 

@@ -1,4 +1,4 @@
-"""Shows what CLIPSelf does on the shipped mini world, without a training."""
+"""What comes with the package to look at: `demo` shows its models on its scenes, `scenes` copies those."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import webbrowser
 from pathlib import Path
 
 from clipself_seg.commands.options import command, flag, value
+from clipself_seg.errors import InputError
 
 EXPLORE = "explore.html"
 
 
-def _options(parser: argparse.ArgumentParser) -> None:
+def _demo_options(parser: argparse.ArgumentParser) -> None:
     value(parser, "--output", default="output/demo")
     flag(parser, "--no-open", "print the page's path only")
 
 
-@command(_options)
+@command(_demo_options)
 def demo(args: argparse.Namespace) -> None:
     """Write a page of heat maps and segments of the shipped weights: no training, a minute on two cores.
 
@@ -71,3 +72,32 @@ def has_screen() -> bool:
     """Whether a browser would have somewhere to show a page; in a terminal's browser it would fill the terminal."""
     screens = ("DISPLAY", "WAYLAND_DISPLAY")
     return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in screens)
+
+
+def _scenes_options(parser: argparse.ArgumentParser) -> None:
+    value(parser, "--output", "folder for them", "output/scenes")
+
+
+@command(_scenes_options)
+def scenes(args: argparse.Namespace) -> None:
+    """Copy the generated scenes that come with the package into a folder: images and labels in COCO's formats.
+
+        clipself-seg tools scenes --output my_data
+
+    32 scenes to train on and 13 to evaluate on, 12 of seen classes alone (`base`), and 13 of a second world, whose
+    layouts, textures and words are others. Data sets mini_train, mini_val_panoptic, mini2_val_boxes, ... are these
+    scenes as they lie in the package, unless $CLIPSELF_SEG_MINI or output/mini_world has others.
+    """
+    import shutil
+
+    from clipself_seg.data.datasets.table import SHIPPED_WORLD
+    from clipself_seg.files import atomic_folder, home_expanded
+
+    root = home_expanded(args.output, "give --output without ~")
+    names = sorted(os.listdir(SHIPPED_WORLD))
+    if there := [name for name in names if (root / name).exists()]:
+        raise InputError(f"{root / there[0]} exists: name another folder with --output")
+    for name in names:
+        with atomic_folder(root / name) as folder:
+            shutil.copytree(SHIPPED_WORLD / name, folder, dirs_exist_ok=True)
+    sys.stdout.write(f"{root}: the scenes of {' and '.join(names)}\n")

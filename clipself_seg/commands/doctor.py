@@ -227,7 +227,7 @@ def _dataset_lines() -> Iterator[str]:
     from clipself_seg.data.datasets.table import COCO, DATASETS, MINI
 
     for root in (COCO, MINI):
-        folder = os.environ.get(root.variable) or f"not set, {root.shipped or root.path} is read"
+        folder = os.environ.get(root.variable) or f"not set: {root.shipped or root.path}"
         yield f"${root.variable}: {folder}"
     here = [name for name, entry in DATASETS.items() if not entry.missing()]
     yield f"with their files: {', '.join(here) or 'none'}"

@@ -21,16 +21,17 @@ from clipself_seg.checkpoints import zoo
 from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.clip import load_clip, save_clip
 from clipself_seg.commands import doctor
+from clipself_seg.commands.demo import demo, scenes
 from clipself_seg.commands.doctor import install_detectron2
 from clipself_seg.commands.explore import dense_maps
 from clipself_seg.commands.export import convert, export
-from clipself_seg.data.datasets.table import DATASETS
+from clipself_seg.data.datasets.table import DATASETS, SHIPPED_WORLD
 from clipself_seg.prediction.onnx import towers
 from lab.quickstart import quickstart as chapters
 from lab.tables.runs import make_run
 from lab.tables.store import Store
 from mini import mini_clip, mini_world
-from quickstart import demo, quickstart
+from quickstart import quickstart
 from reproduce import repeat_seeds, reproduce
 from tests.lab.tables.worlds import finish
 
@@ -179,7 +180,9 @@ def test_the_page_is_opened_where_there_is_a_screen(
     tmp_path, monkeypatch, capsys, screen, words, opened
 ):
     pages = []
-    monkeypatch.setattr("lab.quickstart.quickstart.run_demo", lambda output: output / "index.html")
+    monkeypatch.setattr(
+        "clipself_seg.commands.demo.write_demo", lambda folder: folder / "index.html"
+    )
     monkeypatch.setattr(webbrowser, "open", pages.append)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("DISPLAY", screen)
@@ -187,6 +190,14 @@ def test_the_page_is_opened_where_there_is_a_screen(
     assert run(demo, "--output", tmp_path, *words) == 0
     assert str(tmp_path / "index.html") in capsys.readouterr().out
     assert pages == [(tmp_path / "index.html").as_uri()] * opened
+
+
+def test_the_scenes_of_the_package_are_copied_and_nothing_is_replaced(tmp_path, capsys):
+    assert run(scenes, "--output", tmp_path / "mine") == 0
+    copied = {path.relative_to(tmp_path / "mine") for path in (tmp_path / "mine").rglob("*")}
+    assert copied == {path.relative_to(SHIPPED_WORLD) for path in SHIPPED_WORLD.rglob("*")}
+    assert run(scenes, "--output", tmp_path / "mine") == 2
+    assert "mini exists: name another folder" in capsys.readouterr().err
 
 
 def test_images_are_drawn_and_bad_ones_named(tmp_path, capsys):
@@ -217,8 +228,8 @@ def test_a_whole_environment_gets_versions_device_data_and_weights(capsys, monke
     assert " ?\n" not in said
     assert "\n  detectron2 " in said and "\n  CPU, " in said and "mini-fvit" in said
     assert f"$DETECTRON2_DATASETS: {tmp_path}" in said and "which this processor " in said
-    assert said.count("absent:") == 1 and "lvis_v1_train" not in said
-    assert f"of {len(DATASETS)}: `clipself-seg data check` names" in said
+    assert "mini_val, " in said and "lvis_v1_train" not in said
+    assert f"of {len(DATASETS)} are without: docs/install.md" in said
 
 
 def test_what_is_missing_is_said_with_the_command_that_brings_it(capsys, monkeypatch, tmp_path):
@@ -235,7 +246,7 @@ def test_what_is_missing_is_said_with_the_command_that_brings_it(capsys, monkeyp
         'tokenizers is missing (for texts of SigLIP and TIPSv2): pip install "clipself_seg[tokenizers]"'
         in said
     )
-    assert "lost.safetensors: missing" in said
+    assert "mini-fvit: missing" in said
 
 
 def test_what_breaks_detectron2_is_said(capsys, monkeypatch):

@@ -1,7 +1,15 @@
 """The command that lists, fetches and checks official weights."""
 
-from clipself_seg.checkpoints.zoo import zoo
+import shutil
+
+import pytest
+
+from clipself_seg import list_models
+from clipself_seg.checkpoints import zoo as zoo_module
+from clipself_seg.checkpoints.zoo import IN_WHEEL, SHIPPED, SHIPPED_TAGS, zoo
+from clipself_seg.clip import load_clip
 from clipself_seg.commands.weights import main
+from clipself_seg.errors import InputError
 
 
 def test_every_name_is_listed_once_by_task(tmp_path, capsys, monkeypatch):
@@ -52,3 +60,18 @@ def test_check_of_all_finds_what_came_from_the_hub(tmp_path, capsys, monkeypatch
     (tmp_path / ".model_base.pth.lock").touch()
     assert main(["check"]) == 0
     assert capsys.readouterr().out == "model_base.pth: catseg-base, of which no size is published\n"
+
+
+def test_a_wheel_has_the_small_weights_and_says_where_the_others_are(tmp_path, capsys, monkeypatch):
+    for stem in {part for tag in IN_WHEEL for part in SHIPPED_TAGS[tag]}:
+        shutil.copy(SHIPPED / f"{stem}.safetensors", tmp_path)
+    monkeypatch.setattr(zoo_module, "SHIPPED", tmp_path)
+    assert main([]) == 0
+    (line,) = [s for s in capsys.readouterr().out.splitlines() if s.startswith("With the package")]
+    assert line.startswith(f"With the package: {', '.join(IN_WHEEL)}, mini-cat-seg")
+    others = SHIPPED_TAGS.keys() - IN_WHEEL
+    assert others and not others & {*list_models()} and {*IN_WHEEL} <= {*list_models()}
+    assert load_clip("ViT-Mini-8", "mini-clipself").name == "ViT-Mini-8"
+    for tag in others:
+        with pytest.raises(InputError, match=f'"{tag}" are not here .*clone of the repository'):
+            load_clip(tag)

@@ -5,7 +5,6 @@ First what is known of a root folder, then of a data set of each kind, then the 
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -72,18 +71,15 @@ class MiniRoot(DataRoot):
 
     @property
     def shipped(self) -> str:
-        return _shipped_worlds() if self.path == SHIPPED_WORLD else ""
-
-
-@functools.cache
-def _shipped_worlds() -> str:
-    """The worlds that come with the package, with their numbers of scenes."""
-    worlds = []
-    for manifest in sorted(SHIPPED_WORLD.glob("*/manifest.json")):
-        counts = read_json(manifest)
-        parts = [f"{counts[split]} {split}" for split in ("train", "val", "base") if counts[split]]
-        worlds.append(f"{manifest.parent.name} ({', '.join(parts)})")
-    return f"the small worlds that come with the package, scenes of {' and '.join(worlds)}"
+        worlds = []
+        for manifest in sorted(self.path.glob("*/manifest.json")):
+            counts = read_json(manifest)
+            if isinstance(counts, dict) and counts.get("shipped"):
+                scenes = (f"{counts.get(split)} {split}" for split in ("train", "val", "base"))
+                worlds.append(f"{manifest.parent.name} ({', '.join(scenes)})")
+        if not worlds:
+            return ""
+        return f"the small worlds that come with the package, scenes of {' and '.join(worlds)}"
 
 
 REGISTERED = DataRoot("correct its registration or restore the files", "", "")

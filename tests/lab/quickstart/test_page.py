@@ -8,27 +8,26 @@ from html.parser import HTMLParser
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
 from clipself_seg.clip import load_clip
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.regions.report import region_table
 from clipself_seg.evaluation.report import semantic_split_table
+from clipself_seg.explore.demo import SHOWN, Question, ask
 from clipself_seg.pages import render
 from clipself_seg.visualization.overlays import Entry
+from clipself_seg.visualization.tiles import Row
 from lab.mini.concepts import WORLDS
 from lab.mini.scenes import Scene, Segment
-from lab.mini.writer import scene_of
 from lab.quickstart.chapters import Results
-from lab.quickstart.heat_maps import ASKED, SHOWN, Question, ask, heat_sheet
+from lab.quickstart.heat_maps import heat_sheet
 from lab.quickstart.page import (
     Answers,
     kmeans_rows,
     plot_losses,
     region_answers,
 )
-from lab.quickstart.tiles import Row, label_rows, write_tiles
 from tests.conftest import ROOT
 
 NAME = "<script>alert('a & b')</script>"
@@ -156,36 +155,6 @@ def test_metrics_without_losses_are_named(tmp_path, line):
         plot_losses({"run": tmp_path / "metrics.json"}, tmp_path / "loss.png")
 
 
-def halves(vocabulary, first, second):
-    """An image of 130 x 100 pixels, and a label map of two halves."""
-    image = np.full((100, 130, 3), 120, np.uint8)
-    names = list(vocabulary.names)
-    labels = np.full((100, 130), names.index(first))
-    labels[50:] = -1 if second is None else names.index(second)
-    return image, labels
-
-
-def test_tiles_have_names_and_a_legend_of_all_classes():
-    vocabulary = load_vocabulary("mini")
-    image, truth = halves(vocabulary, "grass", "sand")
-    _, said = halves(vocabulary, "water", None)
-    (row,) = label_rows(vocabulary, [image], {"ground truth": [truth], "model": [said]})
-    assert list(row.tiles) == ["image", "ground truth", "model"]
-    assert {tile.shape for tile in row.tiles.values()} == {(300, 390, 3)}
-    assert {entry.name for entry in row.legend} == {"grass", "sand", "water", "no label"}
-    # White letters in either half, and in the half that has a label.
-    white = [(row.tiles[t] == 255).all(-1) for t in ("ground truth", "model")]
-    assert all(half.sum() > 30 for half in (white[0][:140], white[0][160:], white[1][:140]))
-    assert white[1][160:].sum() == 0
-
-
-def test_tiles_are_written_as_one_image_with_titles(tmp_path):
-    image = np.zeros((30, 40, 3), np.uint8)
-    write_tiles([Row({"a": image, "b": image}), Row({"a": image, "b": image})], tmp_path / "a.png")
-    written = np.asarray(Image.open(tmp_path / "a.png"))
-    assert written.shape[1] == 2 * (40 + 8) + 8 and (written == 0).all(-1).sum() > 4 * 30 * 40
-
-
 @functools.cache
 def questions():
     return ask({title: load_clip("ViT-Mini-8", tag) for title, tag in SHOWN.items()})
@@ -197,19 +166,3 @@ def test_the_picture_of_the_readme_is_reproduced():
     assert kept.shape == (drawn.height, drawn.width, 3)
     # What JPEG loses, and how processors round.
     assert np.abs(np.asarray(drawn).astype(int) - kept).mean() < 3
-
-
-def test_words_are_bright_in_their_segments_after_clipself():
-    gained = []
-    for (number, name), question in zip(ASKED, questions()):
-        scene = scene_of(WORLDS["mini"], "val", number, seed=0)
-        (segment,) = (s for s in scene.segments if s.concept.names[0] == name)
-        height, width = question.image.shape[:2]
-        mask = (scene.segment_map == segment.id).astype(np.uint8)
-        inside = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
-        # Red of the colours of heat grows with the probability.
-        heat = [image[..., 0].astype(float) for image in question.maps.values()]
-        contrast = [image[inside == 1].mean() - image[inside == 0].mean() for image in heat]
-        gained.append(contrast[1] - contrast[0])
-        assert question.name == name
-    assert min(gained) > 20

@@ -1,4 +1,4 @@
-"""The quickstart's commands, chapters and folder, and the demo."""
+"""The quickstart's commands, chapters and folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -22,9 +21,7 @@ from clipself_seg.visualization.boxes import SEEN, UNSEEN
 from clipself_seg.yaml_files import CONFIGS, find_file
 from lab.quickstart import chapters, quickstart, steps
 from lab.quickstart.chapters import DETECTION
-from lab.quickstart.heat_maps import Question
 from lab.quickstart.steps import AT_ONCE, Run, View, call_together
-from lab.quickstart.tiles import Row
 from quickstart import quickstart as command
 
 
@@ -190,32 +187,3 @@ def test_a_full_quickstart_trains_longer_on_more_scenes_and_takes_no_short_run_f
 def test_the_help_names_what_every_chapter_trains():
     help = command.parser().format_help()
     assert all(model in help for model in ("CAT-Seg", "mask generator", "F-ViT"))
-
-
-def test_a_page_shows_heat_maps_and_segments_of_a_few_scenes(tmp_path, monkeypatch):
-    image = np.zeros((6, 9, 3), np.uint8)
-    calls, commands = [], []
-
-    def segments(chapter, output, worlds, names):
-        calls.append((output, worlds, names))
-        return {"mini": [Row({"ground truth": image})]}
-
-    def worlds(root, size):
-        calls.append((root, size.val))
-        (root / "mini" / "val").mkdir(parents=True)
-        (root / "mini" / "val" / "000000.jpg").touch()
-
-    monkeypatch.setattr(quickstart, "make_worlds", worlds)
-    monkeypatch.setattr(steps, "call_together", lambda given, _: commands.append(given))
-    monkeypatch.setattr(quickstart, "show_images", segments)
-    monkeypatch.setattr(
-        quickstart, "ask", lambda clips: [Question("red star", image, {"a": image})]
-    )
-    output = tmp_path / "demo"
-    html = quickstart.run_demo(output).read_text(encoding="utf-8")
-    assert "“red star”" in html and "ground truth" in html and html.count("<img") == 3
-    (words,) = commands[0].values()
-    assert words[2:4] == ["explore", str(output / "worlds/mini/val/000000.jpg")]
-    assert words[-1] == str(output / "explore.html") and 'href="explore.html"' in html
-    assert calls == [(output / "worlds", 4), (output / "runs", output / "worlds", ("mini",))]
-    assert [path.name for path in output.glob("*.*")] == ["index.html"]

@@ -13,9 +13,10 @@ import pytest
 
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.config.weights import WEIGHTS
-from clipself_seg.data.datasets.table import DATASETS
+from clipself_seg.data.datasets.table import DATASETS, SHIPPED_WORLD
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
+from lab.mini.writer import WorldSize, manifest_of
 from lab.tables import execution as module
 from lab.tables import runs
 from lab.tables.execution import plan, run_all
@@ -103,6 +104,11 @@ def test_another_world_gives_another_run(tmp_path, monkeypatch):
     (tmp_path / "mini").mkdir()
     (tmp_path / "mini" / "manifest.json").write_text(json.dumps({"seed": 5}))
     assert name_of() != standard
+    drawn = manifest_of(WorldSize(train=32, val=13, base=12))
+    (tmp_path / "mini" / "manifest.json").write_text(json.dumps(drawn))
+    of_its_size = name_of()
+    monkeypatch.setenv("CLIPSELF_SEG_MINI", str(SHIPPED_WORLD))
+    assert name_of() not in (standard, of_its_size)
 
 
 def test_a_run_that_needs_another_one_has_its_weights_and_seed(tmp_path):

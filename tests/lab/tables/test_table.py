@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from pathlib import Path
 
 import pytest
 
+from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.errors import InputError
 from lab.tables.claims import (
     FAILS,
@@ -320,3 +322,16 @@ def test_another_methods_row_has_no_run_and_a_claim_that_nothing_measures_says_w
     assert not claim.order and overall([]) == UNMEASURED
     with pytest.raises(InputError, match='claims: 1: "why" is missing'):
         read_table(write_table(tmp_path, text.replace(", why: One step is not enough.", "")))
+
+
+def test_the_zoo_prints_the_papers_numbers_of_a_row():
+    printed = [
+        match.groups()
+        for entry in zoo().values()
+        if (match := re.fullmatch(r"Table (A?\d): (.*)", entry.published))
+    ]
+    assert len(printed) == 13
+    for name, text in printed:
+        numbers = sorted(map(float, re.findall(r"\d+\.\d+", text)))
+        rows = read_table(FOLDER / f"{name}.yaml").rows.values()
+        assert numbers in [sorted(row.paper.values()) for row in rows], text

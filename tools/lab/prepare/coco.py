@@ -22,7 +22,6 @@ from clipself_seg.data.masks import read_indices, read_panoptic_ids
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
-from lab.prepare.nouns import add_phrases, noun_phrases, tagged_captions
 from lab.prepare.common import (
     MapJob,
     Options,
@@ -35,6 +34,7 @@ from lab.prepare.common import (
     save_png,
     split_jobs,
 )
+from lab.prepare.nouns import add_phrases, noun_phrases, tagged_captions
 
 SPLITS = ("train2017", "val2017")
 IGNORED = 255

@@ -1,9 +1,9 @@
 """The page of what to expect of each recipe: published numbers, hours of GPUs, memory.
 
     python tools/recipe_tables.py > docs/expected.md
-    python tools/recipe_tables.py --hours > clipself_seg/tables/hours.json     # for reproduce --real
+    python tools/recipe_tables.py --hours > tools/lab/tables/hours.json     # for reproduce --real
 
-Published numbers are those of the tables in configs/tables/ and of the official checkpoints; hours and memory are
+Published numbers are those of the tables in tools/lab/tables/ and of the official checkpoints; hours and memory are
 the authors' where they said them, and computed (`recipe_costs`) where they did not.
 """
 

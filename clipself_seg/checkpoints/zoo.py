@@ -69,7 +69,7 @@ class Entry:
         configs: files that it goes with, such as "semseg/catseg_cvpr_vitb16".
         settings: keys and values, other than the files', that the published numbers were measured with.
         published: numbers at their source; empty where nobody prints any, and where `paper` names them.
-        paper: table and row of ``configs/tables/`` with the CLIPSelf paper's numbers, such as "2/patches".
+        paper: table and row of ``tools/lab/tables/`` with the CLIPSelf paper's numbers, such as "2/patches".
         measured: numbers of this project with this file; empty where it was not run.
         source: where its address and numbers were read.
     """

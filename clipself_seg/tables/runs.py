@@ -27,7 +27,7 @@ from clipself_seg.errors import InputError, shown
 from clipself_seg.files import read_json
 from clipself_seg.imports import typed_sources
 from clipself_seg.mini.writer import WorldSize, manifest_of
-from clipself_seg.tables.table import ROOT, RunOf, RunSpec
+from clipself_seg.tables.table import FOLDER, ROOT, RunOf, RunSpec
 from clipself_seg.training.tasks import task_of
 
 # Key of the configuration -> value.
@@ -132,7 +132,7 @@ INDIFFERENT = (
 DIGITS = 12
 NAMED = "named "
 # Hours of one A100 that training a configuration takes, as docs/expected.md explains.
-HOURS: Mapping[str, float] = read_json(Path(__file__).with_name("hours.json"))
+HOURS: Mapping[str, float] = read_json(FOLDER / "hours.json")
 # On disk, of each number of an image tower that learns as a whole: two states of a training (value and two moments)
 # and the weights of the whole model.
 BYTES = 30
@@ -376,7 +376,7 @@ def _in_project(config: str) -> str:
 
 
 def _config_file(config: str) -> Path:
-    """The file of the project or, where only the package is, the package's of that name."""
+    """The file of the project, or one of the user's."""
     return ROOT / config if (ROOT / config).is_file() else Path(config)
 
 

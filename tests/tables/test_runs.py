@@ -174,14 +174,6 @@ def test_what_a_run_refuses_a_table_refuses_and_addresses_and_commands(key, valu
         make_run(PATCHES, {key: value}, seed=0)
 
 
-def test_without_a_checkout_configurations_are_those_of_the_package(monkeypatch, tmp_path):
-    given = ("configs/mini/patches.yaml", ())
-    expected = runs._values(*given)
-    monkeypatch.setattr(runs, "ROOT", tmp_path)
-    monkeypatch.chdir(tmp_path)
-    assert runs._values.__wrapped__(*given) == expected
-
-
 NUMBERS = {"mini_val": {"160": {"boxes.thing.top1": 20.0, "of no class": float("nan")}}}
 
 

@@ -109,7 +109,7 @@ def test_every_run_has_a_configuration_that_loads_and_the_data_that_its_columns_
             "minuts: 1",
             "mini: original: unknown key 'minuts': did you mean \"minutes\"",
         ),
-        ("figure: bars", "figure: bar", "figure cannot be 'bar'; did you mean \"bars\""),
+        ("figure: curve", "figure: curv", "figure cannot be 'curv'; did you mean \"curve\""),
         (
             "run: patches",
             "run: patch",

@@ -26,7 +26,6 @@ from clipself_seg.mini.writer import scene_of
 from clipself_seg.pages import write_page
 from clipself_seg.quickstart.chapters import Results
 from clipself_seg.quickstart.heat_maps import SHOWN, WORLD, ask, heat_sheet
-from clipself_seg.quickstart.steps import EXPLORE, SHEETS
 from clipself_seg.quickstart.tiles import Row, write_tiles
 from clipself_seg.visualization.dense_maps import (
     colour_segments,
@@ -36,6 +35,8 @@ from clipself_seg.visualization.dense_maps import (
 )
 from clipself_seg.visualization.overlays import save_jpeg
 
+# Below the output folder: sheets of images, and the page to click.
+SHEETS, EXPLORE = "images", "explore.html"
 COLUMNS = {
     "original CLIP": "mini",
     "CLIPSelf patches": "mini-clipself",
@@ -160,18 +161,14 @@ def _losses(path: Path) -> list[tuple[float, float]]:
 
 
 def write_images_and_page(
-    output: Path,
-    regions: Results,
-    live: Mapping[str, Path],
-    chapters: Mapping[str, Results],
+    output: Path, live: Mapping[str, Path], results: Mapping[str, Results]
 ) -> None:
     """Write heat_maps.jpg, kmeans.png and loss.png into SHEETS, and index.html.
 
     Args:
         output: folder for them; it has EXPLORE, which the page links.
-        regions: results of region recognition.
         live: title -> metrics.json of a run, for the loss curves.
-        chapters: results of the chapters' tables, "semantic", "panoptic, live", "panoptic, shipped" and "detection".
+        results: of the chapters' tables, by their names.
     """
     vocabulary = load_vocabulary(WORLD)
     clips = {title: load_clip(MINI_CLIP, tag) for title, tag in COLUMNS.items()}
@@ -186,9 +183,8 @@ def write_images_and_page(
     write_page(
         output / "index.html",
         "quickstart.html",
-        regions=regions.table("html"),
-        tables={name: chapter.table("html") for name, chapter in chapters.items()},
-        images={name: chapter.images for name, chapter in chapters.items()},
+        tables={name: table.table("html") for name, table in results.items()},
+        images={name: table.images for name, table in results.items()},
         questions=questions,
         clusters=clusters,
         answers=answers,

@@ -61,9 +61,7 @@ def write_figure(section: Section, folder: Path) -> bool:
         panel.set(xlabel=titles[across], ylabel=titles[up])
     figure.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2, fontsize="small")
     with atomic_path(folder / f"{table.name}.png") as temporary:
-        figure.savefig(
-            temporary, format="png", bbox_inches="tight", metadata={"Software": None}
-        )
+        figure.savefig(temporary, format="png", bbox_inches="tight", metadata={"Software": None})
     return True
 
 

@@ -24,7 +24,6 @@ from bench.flops import (
 )
 from bench.panoptic_workload import PanopticWorkload
 from bench.plain_panoptic import plain_masked_attention
-from bench.pq_workload import DECODED
 from bench.workloads import DenseWorkload, build_runs
 from clipself_seg.clip import load_clip, runtime
 from clipself_seg.heads.panoptic.frozen_clip import MaskedAttention
@@ -161,9 +160,6 @@ def test_operations_of_learning_texts_of_every_kind_are_counted(small_cat_seg, k
     assert counted == text_flops(model, torch.device("cpu"), training=True)
 
 
-PIECES = ["neck", "rpn head", "roi pooling", "box head", "clip scores"]
-
-
 def flat(results):
     """The tensors of nested tuples and lists."""
     if isinstance(results, torch.Tensor):
@@ -181,15 +177,11 @@ def test_formulations_of_detection_agree(small_detection, kind, classes):
             norm.running_mean.normal_(0, 0.1)
             norm.running_var.uniform_(0.5, 2)
     runs = workload.runs()
-    for name in [*PIECES, *(["mask head"] if kind == "ov_lvis" else [])]:
-        ours, plain = flat(result(runs, name)), flat(result(runs, f"plain {name}"))
-        for mine, other in zip(ours, plain, strict=True):
-            torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4, msg=name)
-    for name in ["proposals", "detections", *(["pasting"] if kind == "ov_lvis" else [])]:
+    for name in ("behind the tower", "image"):
         ours, plain = flat(result(runs, name)), flat(result(runs, f"plain {name}"))
         assert len(ours[0]) > 5
         for mine, other in zip(ours, plain, strict=True):
-            torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5, msg=name)
+            torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4, msg=name)
 
 
 def test_an_image_is_what_the_model_makes_of_it(small_detection, monkeypatch):
@@ -228,14 +220,6 @@ def test_memory_behind_the_tower_is_without_the_taps(small_detection):
     assert run.given == 4 * sum(tensor.numel() for tensor in [*taps, dense])
 
 
-def test_the_part_that_is_no_product_needs_all_parts():
-    seconds = dict.fromkeys(("tower", "neck", "rpn head", "box head"), 2.0)
-    seconds |= dict.fromkeys(("proposals", "roi pooling", "clip scores", "detections"), 0.5)
-    figures = {name: {"seconds": taken} for name, taken in seconds.items()}
-    assert list(report.ratios(figures).values()) == [0.2]
-    assert not report.ratios({"tower": figures["tower"]})
-
-
 def test_formulations_of_panoptic_segmentation_agree(small_panoptic):
     runs = panoptic_runs()
     ours, plain = result(runs, "generator"), result(runs, "plain generator")
@@ -264,9 +248,7 @@ def test_mask_tokens_of_eva_attend_as_in_the_plain_formulation(small_panoptic):
 
 def test_towers_without_a_class_token_have_no_masked_attention(small_panoptic):
     runs = build_runs(Case("panoptic", "RN-Mini", classes=9, queries=5))
-    assert (
-        "dense pooling" in runs and not {"masked attention", "image", "large image"} & runs.keys()
-    )
+    assert "dense pooling" in runs and "masked attention" not in runs
 
 
 def test_memory_of_the_merge_is_beside_its_masks(small_panoptic):
@@ -276,21 +258,10 @@ def test_memory_of_the_merge_is_beside_its_masks(small_panoptic):
         assert len(masks) == 250 and runs[name].given == masks.numel() * masks.element_size()
 
 
-def test_panoptic_quality_is_panopticapis_in_memory_and_from_files():
-    runs = build_runs(Case("pq", "no model", batch=3))
-    qualities = [result(runs, name) for name in runs if name != DECODED]
-    assert len(set(qualities)) == 1 and 0 < qualities[0] < 100
-
-
-def test_only_what_is_named_is_measured_and_time_of_files_compared_with_their_decoding(quick_peak):
-    files = ("PQ of files", DECODED)
-    case = Case("pq", "no model", batch=1, repeats=1, threads=1, only=files)
+def test_only_what_is_named_is_measured(quick_peak):
+    case = Case("dense", "ViT-Mini-8", size=64, repeats=1, threads=1, only=("dense",))
     results = report.run_benchmark(case, print)
-    text = report.as_text(results)
-    assert results["runs"].keys() == {*files, "plain PQ of files"}
-    seconds, decoded = (results["runs"][name]["seconds"] for name in files)
-    assert [*results["ratios"].values()] == [seconds / decoded]
-    assert f"from files, over the decoding of their PNGs: {seconds / decoded:.3f}" in text
+    assert results["runs"].keys() == {"dense", "plain dense"}
 
 
 # Operations.

@@ -11,9 +11,7 @@ import pytest
 from clipself_seg.commands.reproduce import reproduce as reproduce_command
 from clipself_seg.errors import InputError
 from clipself_seg.mini.writer import WorldSize, make_worlds
-from clipself_seg.tables import execution
-from clipself_seg.tables import repeat as repeating
-from clipself_seg.tables import reproduce, table
+from clipself_seg.tables import execution, reproduce, table
 from clipself_seg.tables.execution import plan
 from clipself_seg.tables.repeat import repeat, spread_table
 from clipself_seg.tables.reproduce import Reproduction, refuse_other_worlds
@@ -185,13 +183,13 @@ def made(monkeypatch):
     """Runs that would be made: their numbers are 1."""
     made = []
 
-    def run_all(runs, store, *, gpus):
+    def run_all(runs, store, **_):
         for run in runs:
             made.append(run)
             finish(store, run, {"val": {"PQ": 1.0}})
         return {}
 
-    monkeypatch.setattr(repeating, "run_all", run_all)
+    monkeypatch.setattr(execution, "run_all", run_all)
     return made
 
 
@@ -242,8 +240,8 @@ def test_one_seed_has_no_spread_and_a_failed_run_is_named(tmp_path, monkeypatch)
     ):
         with pytest.raises(InputError, match=said):
             repeat([CONFIG], seeds, tmp_path, words)
-    failed = lambda runs, store, *, gpus: {runs[0].name: "the reason"}  # noqa: E731
-    monkeypatch.setattr(repeating, "run_all", failed)
+    failed = lambda runs, store, **_: {runs[0].name: "the reason"}  # noqa: E731
+    monkeypatch.setattr(execution, "run_all", failed)
     with pytest.raises(InputError, match="the run .*/patches_seed3-.* failed: the reason"):
         repeat([CONFIG], [3, 4], tmp_path)
 

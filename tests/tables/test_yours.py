@@ -15,7 +15,6 @@ from clipself_seg import imports
 from clipself_seg.commands.reproduce import _yours, reproduce
 from clipself_seg.data.datasets.own import register_data
 from clipself_seg.errors import InputError
-from clipself_seg.quickstart import steps
 from clipself_seg.tables import execution
 from clipself_seg.tables.execution import run_all
 from clipself_seg.tables.reproduce import Reproduction
@@ -88,13 +87,6 @@ def test_a_run_without_the_module_is_started_without_it(typed, tmp_path, monkeyp
     run_all(runs, Store(tmp_path / "runs"))
     typed_files = [seen[str(tmp_path / "runs" / run.name)] for run in runs]
     assert typed_files == [os.environ[imports.VARIABLE], None]
-
-
-def test_the_quickstart_passes_the_modules_on(typed, tmp_path, capfd):
-    typed("my_nothing", "")
-    code = f"import os; print(os.environ['{imports.VARIABLE}'])"
-    steps.call_together({"shows": ["-c", code]}, tmp_path)
-    assert os.environ[imports.VARIABLE] in capfd.readouterr().out
 
 
 def test_the_one_backbone_of_a_module_is_taken_and_of_several_one_has_to_be_named(typed, capsys):

@@ -10,11 +10,9 @@
     python tools/benchmark.py semseg --model ViT-B-16-quickgelu --training
     python tools/benchmark.py panoptic --repeats 3
     python tools/benchmark.py panoptic --model ViT-B-16 --size 640 --only "one pass" "two passes"
-    python tools/benchmark.py pq --threads 1
     python tools/benchmark.py semseg --model ViT-B-16-quickgelu --only image --launches
     python tools/benchmark.py detection --kind ov_lvis --repeats 3
     python tools/benchmark.py detection --kind ov_coco --only image "behind the tower"
-    python tools/benchmark.py folder --batch 200 --repeats 1
     python tools/benchmark.py first-hour --json output/first_hour.json
 
 "all" is every job of the project at its official sizes in one run, one line each beside its plain
@@ -40,24 +38,16 @@ random grids and their crops: images/s of a worker process of a distillation.
 Panoptic segmentation has ODISE's sizes: an image of 1024 x 1365 on a canvas of 1024 x 1408. The plain
 generator predicts masks and pooled embeddings ten times, plain masked attention has mask tokens
 for keys too and a boolean mask, plain dense pooling a copy of the map for each mask, the plain merge is a loop over
-queries. "image" and "large image" are plain forwards at the input sizes of the two CLIP branches.
+queries.
 "one pass" finds and names masks by a plain decoder on a frozen ViT, "two passes" by a pyramid, ODISE's generator and
 dense features of 64 x 64 cells, for a square of --size pixels; "one pass: decoder" and "two passes: decoder" are the
 decoders alone. Memory of the merge is what it needs beside the masks, which have the size of the canvas.
-
-"pq" is panoptic quality of --batch made-up images in one process, beside panopticapi's: in memory from
-what a model gives (panopticapi has it written as PNGs, as by Detectron2's evaluator), and from files.
-"PNGs of files" is the decoding of both PNGs alone.
 
 Detection has the sizes of F-ViT's two detectors, one image, boxes of all sizes and random vectors for texts. The
 plain detector resizes taps at the tower's width before its lateral convolutions, has batch norms of their own,
 samples CLIP's regions by RoIAlign, suppresses all candidates class by class, and samples each mask all over the
 image (Detectron2 does so on a GPU; on a CPU it keeps to the box, as here). "behind the tower" is an image whose taps
 are given.
-
-"folder" is `predict` on --batch JPEGs of COCO's size: a CLIP labels their pixels without training, and reading, model
-and writing overlap; images/s are in the table, and how long the model waited is said after each call. Plain is one
-image after the other: read, labelled, written.
 
 "first-hour" is for a machine with a GPU: tests on it, steps and images of all tasks in each precision, waits, sizes of
 pieces, two processes, loaders. What it takes is in first_hour.yaml. --json is output/first_hour.json if it is not
@@ -94,12 +84,12 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    tasks = "all model dense distill regions semseg panoptic pq detection folder first-hour".split()
+    tasks = "all model dense distill regions semseg panoptic detection first-hour".split()
     value(options, "task", choices=tasks)
     models = f"{MODEL}; of panoptic ODISE's, {PANOPTIC_MODEL}; of detection {DETECTION_MODEL}"
     value(options, "--model", f"open_clip's name ({models})")
     value(options, "--size", "side in pixels (1024; of ov_coco 640)", kind=int)
-    value(options, "--batch", "images (1; of pq and folder 20)", kind=int)
+    value(options, "--batch", "images", 1)
     precisions = ["float32", "bfloat16", "float16"]
     value(options, "--precision", "of autocast", "float32", choices=precisions)
     value(options, "--regions", "of each image", 13)
@@ -198,13 +188,11 @@ def _case(args: dict[str, Any]) -> Case:
 
     task = args["task"]
     detector = KINDS[args["kind"]] if task == "detection" else None
-    if args["batch"] is None:
-        args["batch"] = 20 if task in ("pq", "folder") else 1
     if args["size"] is None:
         args["size"] = detector.side if detector else 1024
     if args["classes"] is None:
         others = 133 if task == "panoptic" else 171 if args["training"] else 150
         args["classes"] = detector.classes if detector else others
-    models = {"panoptic": PANOPTIC_MODEL, "detection": DETECTION_MODEL, "pq": "no model"}
+    models = {"panoptic": PANOPTIC_MODEL, "detection": DETECTION_MODEL}
     args["model"] = args["model"] or models.get(task, MODEL)
     return Case(**args)

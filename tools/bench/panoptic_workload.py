@@ -106,16 +106,15 @@ class PanopticWorkload(PartWorkload):
         return self.case.queries or QUERIES
 
     def runs(self) -> dict[str, Run]:
-        """Timed runs by name; "image" and "large image" are plain forwards of the branches' input sizes."""
+        """Timed runs by name."""
         with without_values():
             outlined, maps = self._new_generator(), self._maps(torch.zeros)
             generator = count_flops(lambda: outlined(maps))
-        attention = self._attention_runs() if self._is_transformer else {}
         given = 4 * self._merged * CANVAS[0] * CANVAS[1]
         memory: dict[str, Any] = {"memory": True}
         return {
             **self.pair("generator", self._generate, self._plain_generate, generator, **memory),
-            **attention,
+            **(self._attention_runs() if self._is_transformer else {}),
             **self._dense_runs(),
             **(self._system_runs() if self.outline.visual.plain else {}),
             **self.pair(
@@ -140,19 +139,13 @@ class PanopticWorkload(PartWorkload):
 
     def _attention_runs(self) -> dict[str, Run]:
         flops = regions_flops(self.outline, self.queries)
-        return {
-            **self.pair("masked attention", self._attend, self._plain_attend, flops, memory=True),
-            "image": self._embed(MaskedAttention, self.outline.image_size),
-        }
+        return self.pair("masked attention", self._attend, self._plain_attend, flops, memory=True)
 
     def _dense_runs(self) -> dict[str, Run]:
         side = CELLS * self.outline.patch_size
         flops = tower_flops(self.outline.visual, side, self.outline.image_size).dense
         flops += pooling_flops(CELLS**2, self.outline.embed_dim, self.queries)
-        return {
-            **self.pair("dense pooling", self._pool, self._plain_pool, flops, memory=True),
-            **({"large image": self._embed(DensePooling, side)} if self._is_transformer else {}),
-        }
+        return self.pair("dense pooling", self._pool, self._plain_pool, flops, memory=True)
 
     def _system_runs(self) -> dict[str, Run]:
         """Each system whole, and its decoder on maps that are given, for a square canvas of the case's size."""
@@ -186,14 +179,6 @@ class PanopticWorkload(PartWorkload):
         """The image as a square of the case's size, (3, S, S) in [0, 1]."""
         size = (self.case.size, self.case.size)
         return F.interpolate(self.image[None], size, mode="bilinear", align_corners=False)[0]
-
-    def _embed(self, kind: type[MaskedAttention] | type[DensePooling], side: int) -> Run:
-        """A plain forward of what a branch reads; preparing the image counts too."""
-        flops = tower_flops(self.outline.visual, side, side).image
-        forward = self.without_gradients(
-            lambda _: self.clip.visual(kind(self.clip).clip_input(self.image)[None])
-        )
-        return Run(forward, flops)
 
     def _new_generator(self) -> MaskGenerator:
         channels, width = dict.fromkeys(STRIDES, CHANNELS), self.outline.embed_dim

@@ -20,10 +20,8 @@ from bench import plain
 from bench.case import IMAGE_SIZE, Case, RegionWorkload, SampledWorkload
 from bench.cat_seg_workload import SemSegWorkload
 from bench.detection_workload import DetectionWorkload
-from bench.folder_workload import FolderWorkload
 from bench.measure import Run
 from bench.panoptic_workload import PanopticWorkload
-from bench.pq_workload import PQWorkload
 from bench.shards import image_like_pixels, write_shard
 from clipself_seg.clip import runtime
 from clipself_seg.clip.linear import stock_linear
@@ -212,9 +210,7 @@ TASKS: dict[str, Callable[[Case], Timed]] = {
     "regions": RegionsWorkload,
     "semseg": SemSegWorkload,
     "panoptic": PanopticWorkload,
-    "pq": PQWorkload,
     "detection": DetectionWorkload,
-    "folder": FolderWorkload,
 }
 
 

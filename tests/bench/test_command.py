@@ -11,10 +11,8 @@ import torch
 
 from bench import command, jobs, measure, report
 from bench.accelerator import ACCELERATOR
-from bench.case import Case
 from bench.flops import tower_flops
-from bench.jobs import Job
-from bench.launches import Launches, count_all, count_launches, launches_as_text
+from bench.launches import Launches
 from bench.measure import Run, time_in_turn
 from bench.model_table import model_table
 from bench.workloads import build_runs
@@ -73,23 +71,11 @@ def test_prints_a_table_and_writes_the_figures(task, name, more, tmp_path, monke
     assert "% of peak" in text and "plain / ours" in text
 
 
-def test_launches_are_counted_in_place_of_times(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("bench.report.matmul_peak", None)
-    path = tmp_path / "launches.json"
-    assert command.main(["dense", *TINY, "--launches", "--json", str(path)]) == 0
-    figures, text = json.loads(path.read_text()), capsys.readouterr().out
-    ours, plain = (figures["launches"][name] for name in ("dense", "plain dense"))
-    assert 0 < ours["all"] < plain["all"] and ours["operations"]["aten.addmm"] > 0
-    assert figures["case"]["size"] == 64 and "seconds" not in path.read_text()
-    assert f"{ours['all']}       {plain['all']}" in text
-
-
 @pytest.mark.parametrize(
     ("words", "named"),
     [
         ("all --compile", "--compile times one task: not all"),
         ("model --compile", "--compile times one task: not model"),
-        ("dense --launches --compile", "--compile times one task: not --launches"),
         ("panoptic --compile", "--compile is for dense, .* not for panoptic"),
         ("model --size 64 --json x.json", "--json x.json: "),
         ("model --model ViT-Mini-8 --size 65", "multiple of 8"),
@@ -97,7 +83,6 @@ def test_launches_are_counted_in_place_of_times(tmp_path, monkeypatch, capsys):
         ("dense --repeats 0", "repeats 0"),
         ("dense --pieces 0", "pieces 0"),
         ("dense --small", "--small is for first-hour, not for dense"),
-        ("dense --launches --precision bfloat16", "not in bfloat16"),
         ("semseg --model ViT-Mini-8 --classes 848", "847"),
         ("semseg --model ConvNeXt-Mini-32", "--model ConvNeXt-Mini-32: CAT-Seg needs a ViT"),
         ("panoptic --queries 0", "queries 0"),
@@ -167,32 +152,6 @@ def test_what_reads_or_writes_values_is_counted_and_views_and_memory_are_not():
         torch.ones(2) + 1  # on the CPU
     names = ("_to_copy", "clone", "mm", "add_", "sum")
     assert counted.operations == {f"aten.{name}": 1 for name in names}
-
-
-SMALL = {"model": "ViT-Mini-8", "size": 64, "regions": 2, "classes": 2, "threads": 1}
-ROWS = {"dense": "dense", "distill": "checkpointed step", "regions": "scores", "semseg": "texts"}
-ROWS |= {"panoptic": "merge", "detection": "roi pooling"}
-
-
-@small_models
-@pytest.mark.parametrize("task", ROWS)
-def test_every_task_is_counted(task):
-    name = ROWS[task]
-    results = count_launches(Case(task, only=(name,), queries=3, **SMALL), lambda line: None)
-    text = launches_as_text(results)
-    assert results["case"]["device"] == "cpu" and text.startswith(task)
-    numbers = results["launches"][name]
-    assert numbers["all"] == sum(numbers["operations"].values()) > 0
-    assert f"\n{name} " in text and f"plain {name}" not in text
-    assert not hasattr(torch, ACCELERATOR.type)
-
-
-def test_all_jobs_are_counted_one_after_the_other(monkeypatch):
-    tiny = Job("tiny", {"task": "dense", "model": "ViT-Mini-8", "size": 32}, ("dense",))
-    monkeypatch.setattr("bench.jobs.JOBS", (tiny,))
-    results = count_all({"threads": 1}, ["ti"], lambda line: None)
-    assert results["jobs"]["tiny"]["launches"]["dense"]["all"] > 0
-    assert launches_as_text(results).startswith("dense: ViT-Mini-8, 32 px")
 
 
 def test_the_plain_formulation_has_the_allocator_as_torch_finds_it(monkeypatch):

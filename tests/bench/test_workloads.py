@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import pytest
 import torch
@@ -17,7 +16,6 @@ from bench.flops import (
     aggregator_flops,
     count_flops,
     feature_flops,
-    pooling_flops,
     text_flops,
     tower_flops,
     upsample_flops,
@@ -347,20 +345,3 @@ def test_operation_counts_of_the_generator_are_those_of_the_formula_and_of_torch
     sizes = dataclasses.replace(panoptic_workload.SIZES, queries=12)
     assert generator.flops == generator_by_formula(sizes, 32, (128, 192))
     assert count_flops(lambda: generator.call(None)) == generator.flops
-
-
-def test_operations_of_panoptic_systems_are_those_of_their_parts(small_panoptic):
-    runs = panoptic_runs(size=64)
-    clip = load_clip("ViT-Mini-8", None)
-    dense, cells = tower_flops(clip.visual, 64, 64).dense, 8 * 8
-    named = pooling_flops(cells, clip.embed_dim, 12)
-    assert runs["one pass"].flops == dense + runs["one pass: decoder"].flops + named
-    sizes = dataclasses.replace(panoptic_workload.SIZES, queries=12)
-    other = generator_by_formula(sizes, 256, (64, 64))
-    assert runs["two passes: decoder"].flops == other
-    assert runs["two passes"].flops > 2 * dense + other + named
-    for name in ("one pass", "two passes"):
-        assert result(runs, name).shape == (12, clip.embed_dim)
-        decoder = runs[f"{name}: decoder"]
-        decoder.call(None)  # its maps are made once
-        assert count_flops(functools.partial(decoder.call, None)) == decoder.flops

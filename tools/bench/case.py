@@ -40,7 +40,7 @@ class Case:
     Attributes:
         task: "dense", "distill", "regions", "semseg", "panoptic" or "detection".
         model: open_clip's name; its weights are random.
-        size: S, in pixels; "semseg" does not read it, "panoptic" for its two systems alone.
+        size: S, in pixels; "semseg" and "panoptic" do not read it.
         batch: B.
         precision: "float32", or the lower precision of autocast.
         compile: whether the tower's blocks are compiled; those of plain formulations never are.

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 
-from bench import case, panoptic_workload, report
+from bench import case, report
 from bench.case import IMAGE_SIZE, Case
 from bench.cat_seg_workload import SemSegWorkload
 from bench.detection_workload import DetectionWorkload
@@ -25,7 +23,6 @@ from bench.plain_panoptic import plain_masked_attention
 from bench.workloads import DenseWorkload, build_runs
 from clipself_seg.clip import load_clip, runtime
 from clipself_seg.heads.panoptic.frozen_clip import MaskedAttention
-from clipself_seg.heads.panoptic.pixel_decoder import ENCODED, FINEST, STRIDES
 from clipself_seg.models import FViT
 from tests.bench.conftest import (
     detection_case,
@@ -319,29 +316,6 @@ def test_operation_counts_of_a_training_step_are_those_of_torch(small_cat_seg):
     assert count_flops(lambda: step.call(None)) == step.flops
 
 
-def generator_by_formula(sizes, channels: int, canvas: tuple[int, int]) -> int:
-    """From feature maps to one prediction of the caption model, of a canvas in pixels."""
-    cells = {name: canvas[0] // s * (canvas[1] // s) for name, s in STRIDES.items()}
-    encoded, finest = sum(cells[name] for name in ENCODED), cells[FINEST]
-    width, queries = sizes.width, sizes.queries
-    square = width**2
-    samples = sizes.heads * len(ENCODED) * sizes.points
-    # Value and output, two offsets and a weight for each sample, and the MLP.
-    encoder = 2 * square + 3 * width * samples + 2 * width * sizes.encoder_hidden
-    pixel_decoder = encoded * (channels * width + sizes.encoder_layers * encoder)
-    pixel_decoder += finest * (channels * width + 10 * square)
-    query_decoder = 0
-    for layer in range(sizes.decoder_layers):
-        seen = cells[ENCODED[layer % len(ENCODED)]]
-        # Nine square matrices: three of the mask embedding, two and four of the attentions.
-        rows = 9 * square + 2 * width * sizes.decoder_hidden + 2 * queries * width
-        query_decoder += queries * rows + 3 * queries * seen * width + 2 * seen * square
-    prediction = queries * (7 * square + 2 * width) + 2 * queries * finest * width
-    return 2 * (pixel_decoder + query_decoder + prediction)
-
-
-def test_operation_counts_of_the_generator_are_those_of_the_formula_and_of_torch(small_panoptic):
+def test_operation_counts_of_the_generator_are_those_of_torch(small_panoptic):
     generator = panoptic_runs()["generator"]
-    sizes = dataclasses.replace(panoptic_workload.SIZES, queries=12)
-    assert generator.flops == generator_by_formula(sizes, 32, (128, 192))
-    assert count_flops(lambda: generator.call(None)) == generator.flops
+    assert count_flops(lambda: generator.call(None)) == generator.flops > 0

@@ -115,7 +115,7 @@ class Table:
     numbers: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
 
 
-Pictures = Mapping[str, Sequence[Row]]  # name of a world -> what is shown of it
+Images = Mapping[str, Sequence[Row]]  # name of a world -> what is shown of it
 
 
 @dataclass(frozen=True)
@@ -127,14 +127,14 @@ class Chapter:
         heading: said when its runs begin.
         tables: name in results.json and on the page -> table.
         note: said below the tables on the terminal.
-        pictures: draws what is shown of its runs.
+        draw: draws what is shown of its runs.
     """
 
     name: str
     heading: str
     tables: Mapping[str, Table]
     note: str
-    pictures: Callable[[Made], Pictures] = lambda _: {}
+    draw: Callable[[Made], Images] = lambda _: {}
 
     @property
     def rows(self) -> list[TableRow]:
@@ -158,10 +158,10 @@ class Results:
     rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     provenances: Mapping[str, object] = field(default_factory=dict)
     protocols: Mapping[str, Mapping[str, Mapping[str, object]]] = field(default_factory=dict)
-    images: Pictures = field(default_factory=dict)
+    images: Images = field(default_factory=dict)
 
 
-def results_of(table: Table, made: Made, images: Pictures) -> Results:
+def results_of(table: Table, made: Made, images: Images) -> Results:
     """What the finished runs of a table have left, with the images of their chapter."""
     records = {row.title: made.record(row) for row in table.rows}
     rows = {title: table.numbers(record["results"]) for title, record in records.items()}
@@ -200,7 +200,7 @@ def first_images(worlds: Path, world: str) -> list[Path]:
     return sorted((worlds / world / "val").glob("*.jpg"))[:IMAGES]
 
 
-def class_pictures(views: Sequence[View], made: Made) -> Pictures:
+def class_images(views: Sequence[View], made: Made) -> Images:
     """Images of all worlds with the class of every pixel, and what every view says of it."""
     predictors = {view.title: view.predictor(made) for view in views}
     return {world: class_rows(predictors, made.worlds, world) for world in WORLDS}
@@ -223,7 +223,7 @@ def class_rows(predictors: Mapping[str, Any], worlds: Path, world: str) -> list[
     return label_rows(vocabulary, images, columns)
 
 
-def detection_pictures(made: Made) -> Pictures:
+def detection_images(made: Made) -> Images:
     """Images with the true boxes, and with the surest of those that every run found in its evaluation."""
     return {world: _detection_rows(made, world) for world in WORLDS}
 
@@ -328,8 +328,8 @@ SEMANTIC = Chapter(
     tables={"semantic": Table((*ZERO_SHOT, *CAT_SEG), semantic_split_table)},
     note="Mean IoU in %. No training: each pixel gets the class whose text embedding is closest. CAT-Seg was trained "
     "just now\non the seen classes of mini. mini2 is a second world, with other layouts, textures and words.",
-    pictures=functools.partial(
-        class_pictures, (View("original CLIP", CAT_SEG[0]), View("CLIPSelf", CAT_SEG[1]))
+    draw=functools.partial(
+        class_images, (View("original CLIP", CAT_SEG[0]), View("CLIPSelf", CAT_SEG[1]))
     ),
 )
 
@@ -366,7 +366,7 @@ PANOPTIC = Chapter(
     },
     note="Panoptic quality in %. Both generators were trained on the seen classes of mini: one just now, the shipped "
     "one longer.\nThe class of a mask comes from CLIP only, from the generator only, or from both (fused).",
-    pictures=functools.partial(class_pictures, PANOPTIC_VIEWS),
+    draw=functools.partial(class_images, PANOPTIC_VIEWS),
 )
 
 STEPS = {"SOLVER.MAX_ITER": "240"}
@@ -382,7 +382,7 @@ DETECTION = Chapter(
     tables={"detection": Table(DETECTORS, functools.partial(novel_table, first="AP50 of boxes"))},
     note="AP50 of boxes in %. F-ViT was trained on boxes of the seen (base) classes of mini; novel classes were never "
     "named\nin training.",
-    pictures=detection_pictures,
+    draw=detection_images,
 )
 
 CHAPTERS = (REGIONS, SEMANTIC, PANOPTIC, DETECTION)

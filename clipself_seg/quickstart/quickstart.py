@@ -83,7 +83,7 @@ def _run_chapters(output: Path, full: bool) -> None:
     results: dict[str, Results] = {}
     _head("images")
     for chapter in CHAPTERS:
-        images = chapter.pictures(made)
+        images = chapter.draw(made)
         for world, rows in images.items():
             write_tiles(rows, output / SHEETS / f"{chapter.name}_{world}.png")
         results |= {name: results_of(of, made, images) for name, of in chapter.tables.items()}

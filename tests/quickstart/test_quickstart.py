@@ -131,7 +131,7 @@ def test_each_column_has_the_sure_boxes_of_its_run_and_the_truth_knows_what_is_s
     for row, entries in zip(DETECTORS, (*boxes, [_annotation(new, 9, score=1)]), strict=True):
         _write(made.file(row, "detections_mini_val_boxes.json"), entries)
     monkeypatch.setattr(chapters, "WORLDS", ("mini",))
-    (row,) = chapters.detection_pictures(made)["mini"]
+    (row,) = chapters.detection_images(made)["mini"]
     columns = list(row.tiles.values())
     seen, unseen = ([(c == k).all(axis=-1).any() for c in columns] for k in (SEEN, UNSEEN))
     assert seen == [True, False, True, False] and unseen == [True, False, False, True]

@@ -3,7 +3,7 @@
     python tools/recipe_tables.py > docs/expected.md
     python tools/recipe_tables.py --hours > tools/lab/tables/hours.json     # for reproduce --real
 
-Published numbers are those of the tables in configs/tables/ and of the official checkpoints; hours and memory are
+Published numbers are those of the tables in tools/lab/tables/ and of the official checkpoints; hours and memory are
 the authors' where they said them, and computed (`recipe_costs`) where they did not.
 """
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-
 import pytest
 import torch
 
-from bench import case, panoptic_workload, report
+from bench import case, report
 from bench.case import IMAGE_SIZE, Case
 from bench.cat_seg_workload import SemSegWorkload
 from bench.detection_workload import DetectionWorkload
@@ -17,7 +14,6 @@ from bench.flops import (
     aggregator_flops,
     count_flops,
     feature_flops,
-    pooling_flops,
     text_flops,
     tower_flops,
     upsample_flops,
@@ -27,7 +23,6 @@ from bench.plain_panoptic import plain_masked_attention
 from bench.workloads import DenseWorkload, build_runs
 from clipself_seg.clip import load_clip, runtime
 from clipself_seg.heads.panoptic.frozen_clip import MaskedAttention
-from clipself_seg.heads.panoptic.pixel_decoder import ENCODED, FINEST, STRIDES
 from clipself_seg.models import FViT
 from tests.bench.conftest import (
     detection_case,
@@ -160,9 +155,6 @@ def test_operations_of_learning_texts_of_every_kind_are_counted(small_cat_seg, k
     assert counted == text_flops(model, torch.device("cpu"), training=True)
 
 
-PIECES = ["neck", "rpn head", "roi pooling", "box head", "clip scores"]
-
-
 def flat(results):
     """The tensors of nested tuples and lists."""
     if isinstance(results, torch.Tensor):
@@ -180,15 +172,11 @@ def test_formulations_of_detection_agree(small_detection, kind, classes):
             norm.running_mean.normal_(0, 0.1)
             norm.running_var.uniform_(0.5, 2)
     runs = workload.runs()
-    for name in [*PIECES, *(["mask head"] if kind == "ov_lvis" else [])]:
-        ours, plain = flat(result(runs, name)), flat(result(runs, f"plain {name}"))
-        for mine, other in zip(ours, plain, strict=True):
-            torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4, msg=name)
-    for name in ["proposals", "detections", *(["pasting"] if kind == "ov_lvis" else [])]:
+    for name in ("behind the tower", "image"):
         ours, plain = flat(result(runs, name)), flat(result(runs, f"plain {name}"))
         assert len(ours[0]) > 5
         for mine, other in zip(ours, plain, strict=True):
-            torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5, msg=name)
+            torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4, msg=name)
 
 
 def test_an_image_is_what_the_model_makes_of_it(small_detection, monkeypatch):
@@ -227,14 +215,6 @@ def test_memory_behind_the_tower_is_without_the_taps(small_detection):
     assert run.given == 4 * sum(tensor.numel() for tensor in [*taps, dense])
 
 
-def test_the_part_that_is_no_product_needs_all_parts():
-    seconds = dict.fromkeys(("tower", "neck", "rpn head", "box head"), 2.0)
-    seconds |= dict.fromkeys(("proposals", "roi pooling", "clip scores", "detections"), 0.5)
-    figures = {name: {"seconds": taken} for name, taken in seconds.items()}
-    assert list(report.ratios(figures).values()) == [0.2]
-    assert not report.ratios({"tower": figures["tower"]})
-
-
 def test_formulations_of_panoptic_segmentation_agree(small_panoptic):
     runs = panoptic_runs()
     ours, plain = result(runs, "generator"), result(runs, "plain generator")
@@ -263,9 +243,7 @@ def test_mask_tokens_of_eva_attend_as_in_the_plain_formulation(small_panoptic):
 
 def test_towers_without_a_class_token_have_no_masked_attention(small_panoptic):
     runs = build_runs(Case("panoptic", "RN-Mini", classes=9, queries=5))
-    assert (
-        "dense pooling" in runs and not {"masked attention", "image", "large image"} & runs.keys()
-    )
+    assert "dense pooling" in runs and "masked attention" not in runs
 
 
 def test_memory_of_the_merge_is_beside_its_masks(small_panoptic):
@@ -275,16 +253,10 @@ def test_memory_of_the_merge_is_beside_its_masks(small_panoptic):
         assert len(masks) == 250 and runs[name].given == masks.numel() * masks.element_size()
 
 
-def test_panoptic_quality_is_panopticapis():
-    runs = build_runs(Case("pq", "no model", batch=3))
-    qualities = [result(runs, name) for name in runs]
-    assert len(qualities) == 2 and len(set(qualities)) == 1 and 0 < qualities[0] < 100
-
-
-def test_only_what_is_named_is_measured_beside_the_plain_one(quick_peak):
-    case = Case("pq", "no model", batch=1, repeats=1, threads=1, only=("PQ in memory",))
+def test_only_what_is_named_is_measured(quick_peak):
+    case = Case("dense", "ViT-Mini-8", size=64, repeats=1, threads=1, only=("dense",))
     results = report.run_benchmark(case, print)
-    assert results["runs"].keys() == {"PQ in memory", "plain PQ in memory"}
+    assert results["runs"].keys() == {"dense", "plain dense"}
 
 
 # Operations.
@@ -344,46 +316,6 @@ def test_operation_counts_of_a_training_step_are_those_of_torch(small_cat_seg):
     assert count_flops(lambda: step.call(None)) == step.flops
 
 
-def generator_by_formula(sizes, channels: int, canvas: tuple[int, int]) -> int:
-    """From feature maps to one prediction of the caption model, of a canvas in pixels."""
-    cells = {name: canvas[0] // s * (canvas[1] // s) for name, s in STRIDES.items()}
-    encoded, finest = sum(cells[name] for name in ENCODED), cells[FINEST]
-    width, queries = sizes.width, sizes.queries
-    square = width**2
-    samples = sizes.heads * len(ENCODED) * sizes.points
-    # Value and output, two offsets and a weight for each sample, and the MLP.
-    encoder = 2 * square + 3 * width * samples + 2 * width * sizes.encoder_hidden
-    pixel_decoder = encoded * (channels * width + sizes.encoder_layers * encoder)
-    pixel_decoder += finest * (channels * width + 10 * square)
-    query_decoder = 0
-    for layer in range(sizes.decoder_layers):
-        seen = cells[ENCODED[layer % len(ENCODED)]]
-        # Nine square matrices: three of the mask embedding, two and four of the attentions.
-        rows = 9 * square + 2 * width * sizes.decoder_hidden + 2 * queries * width
-        query_decoder += queries * rows + 3 * queries * seen * width + 2 * seen * square
-    prediction = queries * (7 * square + 2 * width) + 2 * queries * finest * width
-    return 2 * (pixel_decoder + query_decoder + prediction)
-
-
-def test_operation_counts_of_the_generator_are_those_of_the_formula_and_of_torch(small_panoptic):
+def test_operation_counts_of_the_generator_are_those_of_torch(small_panoptic):
     generator = panoptic_runs()["generator"]
-    sizes = dataclasses.replace(panoptic_workload.SIZES, queries=12)
-    assert generator.flops == generator_by_formula(sizes, 32, (128, 192))
-    assert count_flops(lambda: generator.call(None)) == generator.flops
-
-
-def test_operations_of_panoptic_systems_are_those_of_their_parts(small_panoptic):
-    runs = panoptic_runs(size=64)
-    clip = load_clip("ViT-Mini-8", None)
-    dense, cells = tower_flops(clip.visual, 64, 64).dense, 8 * 8
-    named = pooling_flops(cells, clip.embed_dim, 12)
-    assert runs["one pass"].flops == dense + runs["one pass: decoder"].flops + named
-    sizes = dataclasses.replace(panoptic_workload.SIZES, queries=12)
-    other = generator_by_formula(sizes, 256, (64, 64))
-    assert runs["two passes: decoder"].flops == other
-    assert runs["two passes"].flops > 2 * dense + other + named
-    for name in ("one pass", "two passes"):
-        assert result(runs, name).shape == (12, clip.embed_dim)
-        decoder = runs[f"{name}: decoder"]
-        decoder.call(None)  # its maps are made once
-        assert count_flops(functools.partial(decoder.call, None)) == decoder.flops
+    assert count_flops(lambda: generator.call(None)) == generator.flops > 0

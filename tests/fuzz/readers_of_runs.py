@@ -13,9 +13,8 @@ from clipself_seg.prediction.journal import FILE_NAME, Journal, Written, input_s
 from clipself_seg.prediction.ray_predict import Item, Parts, find_items, read_item
 from clipself_seg.training.metrics import drop_metrics_from
 from lab.mini.writer import WorldSize, make_worlds
-from lab.quickstart.chapters import Table, results_of
+from lab.quickstart.chapters import Made, Table, TableRow, results_of
 from lab.quickstart.page import plot_losses
-from lab.quickstart.steps import Run
 from lab.tables.page import write_page
 from lab.tables.runs import make_run
 from lab.tables.sections import make_section
@@ -35,10 +34,9 @@ def _write_kept(folder: Path) -> None:
 
 
 def _read_results(path: Path) -> None:
-    output = path.parents[1]
-    Store(output).record(REPEATED)
-    run = Run("a", path.parent.name, "a.yaml")
-    results_of(Table((run,), lambda rows, style: str(rows)), output).table("html")
+    row = TableRow("a", "patches", training=True)
+    made = Made({row: REPEATED}, Store(path.parents[1]), path.parent)
+    results_of(Table((row,), lambda rows, style: str(rows)), made, {}).table("html")
 
 
 def _read_kept(path: Path) -> None:

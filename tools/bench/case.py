@@ -27,7 +27,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.models.base import ModelBase
 from clipself_seg.training.optimizer import gradient_norm
 
-Task = Literal["dense", "distill", "regions", "semseg", "panoptic", "pq", "detection", "folder"]
+Task = Literal["dense", "distill", "regions", "semseg", "panoptic", "detection"]
 Kind = Literal["ov_coco", "ov_lvis"]
 COMPILED = ("dense", "distill", "regions", "semseg")
 IMAGE_SIZE = (480, 640)  # rows and columns of the made-up image, COCO's most common size
@@ -38,9 +38,9 @@ class Case:
     """One case to measure: task, model and sizes.
 
     Attributes:
-        task: "dense", "distill", "regions", "semseg", "panoptic", "pq", "detection" or "folder".
-        model: open_clip's name; its weights are random. "pq" has none.
-        size: S, in pixels; "semseg" and "pq" do not read it, "folder" up to 448, "panoptic" for its two systems alone.
+        task: "dense", "distill", "regions", "semseg", "panoptic" or "detection".
+        model: open_clip's name; its weights are random.
+        size: S, in pixels; "semseg" and "panoptic" do not read it.
         batch: B.
         precision: "float32", or the lower precision of autocast.
         compile: whether the tower's blocks are compiled; those of plain formulations never are.

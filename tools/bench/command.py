@@ -9,12 +9,8 @@
     python tools/benchmark.py semseg --model ViT-B-16-quickgelu --classes 847 --only image --repeats 1
     python tools/benchmark.py semseg --model ViT-B-16-quickgelu --training
     python tools/benchmark.py panoptic --repeats 3
-    python tools/benchmark.py panoptic --model ViT-B-16 --size 640 --only "one pass" "two passes"
-    python tools/benchmark.py pq --threads 1
-    python tools/benchmark.py semseg --model ViT-B-16-quickgelu --only image --launches
     python tools/benchmark.py detection --kind ov_lvis --repeats 3
     python tools/benchmark.py detection --kind ov_coco --only image "behind the tower"
-    python tools/benchmark.py folder --batch 200 --repeats 1
     python tools/benchmark.py first-hour --json output/first_hour.json
 
 "all" is every job of the project at its official sizes in one run, one line each beside its plain
@@ -40,13 +36,8 @@ random grids and their crops: images/s of a worker process of a distillation.
 Panoptic segmentation has ODISE's sizes: an image of 1024 x 1365 on a canvas of 1024 x 1408. The plain
 generator predicts masks and pooled embeddings ten times, plain masked attention has mask tokens
 for keys too and a boolean mask, plain dense pooling a copy of the map for each mask, the plain merge is a loop over
-queries. "image" and "large image" are plain forwards at the input sizes of the two CLIP branches.
-"one pass" finds and names masks by a plain decoder on a frozen ViT, "two passes" by a pyramid, ODISE's generator and
-dense features of 64 x 64 cells, for a square of --size pixels; "one pass: decoder" and "two passes: decoder" are the
-decoders alone. Memory of the merge is what it needs beside the masks, which have the size of the canvas.
-
-"pq" is panoptic quality of --batch made-up images in one process, from what a model gives, beside panopticapi's, which
-has it written as PNGs, as by Detectron2's evaluator.
+queries.
+Memory of the merge is what it needs beside the masks, which have the size of the canvas.
 
 Detection has the sizes of F-ViT's two detectors, one image, boxes of all sizes and random vectors for texts. The
 plain detector resizes taps at the tower's width before its lateral convolutions, has batch norms of their own,
@@ -54,18 +45,9 @@ samples CLIP's regions by RoIAlign, suppresses all candidates class by class, an
 image (Detectron2 does so on a GPU; on a CPU it keeps to the box, as here). "behind the tower" is an image whose taps
 are given.
 
-"folder" is `predict` on --batch JPEGs of COCO's size: a CLIP labels their pixels without training, and reading, model
-and writing overlap; images/s are in the table, and how long the model waited is said after each call. Plain is one
-image after the other: read, labelled, written.
-
 "first-hour" is for a machine with a GPU: tests on it, steps and images of all tasks in each precision, waits, sizes of
 pieces, two processes, loaders. What it takes is in first_hour.yaml. --json is output/first_hour.json if it is not
 given, a page (.md) lies beside it; a second call goes on where the first one ended. --only takes first words of steps.
-
---launches times nothing: it counts the operations that a GPU would be asked for, on a CPU whose tensors say that they
-lie on one, so that nothing is divided for a CPU's cache. Counted is what reads or writes values on the device, copies
-to it included, and not what makes views or memory; a GPU runs a kernel or a few for each. Beside them are the
-operations of matrix products that the task needs, where they are counted.
 """
 
 from __future__ import annotations
@@ -93,12 +75,12 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    tasks = "all model dense distill regions semseg panoptic pq detection folder first-hour".split()
+    tasks = "all model dense distill regions semseg panoptic detection first-hour".split()
     value(options, "task", choices=tasks)
     models = f"{MODEL}; of panoptic ODISE's, {PANOPTIC_MODEL}; of detection {DETECTION_MODEL}"
     value(options, "--model", f"open_clip's name ({models})")
     value(options, "--size", "side in pixels (1024; of ov_coco 640)", kind=int)
-    value(options, "--batch", "images (1; of pq and folder 20)", kind=int)
+    value(options, "--batch", "images", 1)
     precisions = ["float32", "bfloat16", "float16"]
     value(options, "--precision", "of autocast", "float32", choices=precisions)
     value(options, "--regions", "of each image", 13)
@@ -112,7 +94,6 @@ def parser() -> argparse.ArgumentParser:
     flag(options, "--training", "a training step of semseg")
     compiled = "blocks of the image tower by torch.compile, as MODEL.CLIP.COMPILE, in the warm-up"
     flag(options, "--compile", compiled)
-    flag(options, "--launches", "operations that a GPU would launch, in place of times")
     flag(options, "--small", "first-hour as small as can be, to see that it works")
     pieces = "elements that a piece of work makes at once on a GPU (2**28, 1 GiB in float32)"
     value(options, "--pieces", pieces, kind=int, metavar="ELEMENTS")
@@ -139,12 +120,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, print, and write if asked to."""
     args = vars(parser().parse_args(arguments))
     task, path, depth = args["task"], args.pop("json"), args.pop("depth")
-    launches, small = args.pop("launches"), args.pop("small")
+    small = args.pop("small")
     args["only"] = tuple(args["only"] or ())
     if small and task != "first-hour":
         raise InputError(f"--small is for first-hour, not for {task}")
-    if args["compile"] and (launches or task in ("all", "model")):
-        raise InputError(f"--compile times one task: not {'--launches' if launches else task}")
+    if args["compile"] and task in ("all", "model"):
+        raise InputError(f"--compile times one task: not {task}")
     import torch
 
     from clipself_seg.files import write_json
@@ -154,9 +135,8 @@ def main(arguments: list[str] | None = None) -> None:
     if task == "model":
         from bench.model_table import model_table
 
-        if path or launches:
-            named = f"--json {path}" if path else "--launches"
-            raise InputError(f"{named}: model prints a table and measures nothing to write")
+        if path:
+            raise InputError(f"--json {path}: model prints a table and measures nothing to write")
         sys.stdout.write(model_table(args["model"] or MODEL, args["size"] or 1024, depth) + "\n")
         return
     if task == "first-hour":
@@ -166,16 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.write(first_hour(path, args | {"small": small}, say))
         return
     common = {key: args[key] for key in COMMON}
-    if launches:
-        from bench import launches as counting
-
-        results = (
-            counting.count_all(common, args["only"], say)
-            if task == "all"
-            else counting.count_launches(_case(args), say)
-        )
-        text = counting.launches_as_text(results)
-    elif task == "all":
+    if task == "all":
         from bench import jobs
 
         results = jobs.run_all(common, args["only"], say)
@@ -197,13 +168,11 @@ def _case(args: dict[str, Any]) -> Case:
 
     task = args["task"]
     detector = KINDS[args["kind"]] if task == "detection" else None
-    if args["batch"] is None:
-        args["batch"] = 20 if task in ("pq", "folder") else 1
     if args["size"] is None:
         args["size"] = detector.side if detector else 1024
     if args["classes"] is None:
         others = 133 if task == "panoptic" else 171 if args["training"] else 150
         args["classes"] = detector.classes if detector else others
-    models = {"panoptic": PANOPTIC_MODEL, "detection": DETECTION_MODEL, "pq": "no model"}
+    models = {"panoptic": PANOPTIC_MODEL, "detection": DETECTION_MODEL}
     args["model"] = args["model"] or models.get(task, MODEL)
     return Case(**args)

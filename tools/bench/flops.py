@@ -26,15 +26,10 @@ from clipself_seg.models import CATSeg
 
 def count_flops(function: Callable[[], object]) -> int:
     """Operations that torch counts."""
-    return flops_of_modules(function).get("Global", 0)
-
-
-def flops_of_modules(function: Callable[[], object]) -> dict[str, int]:
-    """Operations that torch counts, in all ("Global") and of each module, such as "OnePass.decoder"."""
     # torch's counter knows attention as two matrix products, not as the fused kernel of the CPU.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         function()
-    return {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
+    return counter.get_total_flops()
 
 
 class TowerFlops(NamedTuple):

@@ -1,6 +1,6 @@
 """Synthetic detectors, and inputs of panoptic segmentation and detection, the same at every call.
 
-Legend: E embedding of CLIP, h x w coarse cells, n boxes, K classes.
+Legend: E embedding of CLIP, h x w coarse cells, K classes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from clipself_seg.heads.fvit.roi_heads import DetectionSettings
 from clipself_seg.heads.fvit.rpn import ProposalRule
 
 COARSE = (64, 88)  # of masks before they are made large
-SMALLEST, LARGEST = 16.0, 512.0  # sides of boxes, evenly spread in their logarithm
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -65,23 +64,6 @@ KINDS = {
 }
 
 
-def random_boxes(count: int, image_size: tuple[int, int]) -> Tensor:
-    """Boxes (n, 4) of all sizes inside an image, XYXY in pixels."""
-    generator = torch.Generator().manual_seed(0)
-    spread = torch.rand(count, 2, generator=generator)
-    sides = SMALLEST * (LARGEST / SMALLEST) ** spread
-    limits = torch.tensor([image_size[1], image_size[0]], dtype=torch.float32)
-    centres = torch.rand(count, 2, generator=generator) * limits
-    boxes = torch.cat([centres - sides / 2, centres + sides / 2], dim=1).clamp(min=0)
-    return torch.minimum(boxes, limits.repeat(2))
-
-
 def random_text(classes: int, width: int) -> Tensor:
     """Unit vectors (K + 1, E), the background last; the words would take hours to encode."""
     return F.normalize(noise(classes + 1, width), dim=1)
-
-
-def random_probs(count: int) -> Tensor:
-    """Smooth masks (n, 28, 28) in [0, 1]."""
-    rough = noise(count, 1, 5, 5)
-    return F.interpolate(rough, (28, 28), mode="bilinear", align_corners=False)[:, 0].sigmoid()

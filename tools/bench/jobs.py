@@ -69,11 +69,6 @@ JOBS = (
         {"task": "detection", "model": EVA, "classes": 1203},
         ("image", "behind the tower"),
     ),
-    Job(
-        "panoptic quality",
-        {"task": "pq", "model": "no model", "batch": 20},
-        ("PQ in memory",),
-    ),
 )
 
 

@@ -1,4 +1,4 @@
-"""Counts the kernel launches that each part of a benchmark would need on a GPU, without a GPU.
+"""Counts the kernel launches that code would need on a GPU, without a GPU.
 
 A GPU computes what it is given one launch after another, and small ones take the time that Python needs to ask for
 them. Counted are torch's operations on tensors of the device, once everything has been called before: those that read
@@ -9,24 +9,16 @@ Attention is one operation; its backward pass is counted by its parts.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from tabulate import tabulate
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from bench.accelerator import ACCELERATOR, Accelerator, OnAccelerator
-from bench.case import Case
-from bench.jobs import chosen_jobs, prefixed
-from bench.report import chosen_runs, headline
-from bench.workloads import build_runs
-from clipself_seg.errors import InputError
-from clipself_seg.provenance import provenance
+from bench.accelerator import Accelerator, OnAccelerator
 
 # Operations that read no values but are no views by their signature either.
 WITHOUT_KERNEL = {
@@ -39,8 +31,6 @@ WITHOUT_KERNEL = {
     "aten.new_empty",
     "aten.new_empty_strided",
 }
-
-HEADER = ["operations of a GPU", "ours", "plain", "GFLOP of products"]
 
 
 class Launches(Accelerator):
@@ -91,81 +81,3 @@ def _is_view(operation: Any) -> bool:
         return True
     aliases = [result.alias_info for result in operation._schema.returns]
     return any(alias is not None and not alias.is_write for alias in aliases)
-
-
-def count_launches(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
-    """Count the launches of a case.
-
-    Args:
-        case: what to count; its device is of no account.
-        report: called with the progress.
-
-    Returns:
-        "case", "launches" (by name of a run: "all", "operations" by their names, most frequent first, and "flops",
-        0 where they are not counted) and "provenance".
-
-    Raises:
-        InputError: the model or its size do not fit, nothing is called as in `only`, or the precision is not float32.
-    """
-    if case.precision != "float32":
-        raise InputError(f"--launches counts in float32, not in {case.precision}")
-    torch.set_num_threads(case.threads)
-    launches: dict[str, dict[str, Any]] = {}
-    with Accelerator():
-        report("building the model")
-        there = dataclasses.replace(case, device=ACCELERATOR.type)
-        runs = chosen_runs(build_runs(there), case.only)
-        for name, run in runs.items():
-            report(f"operations: {name}")
-            run.call(run.setup())  # what is made once is not counted
-            given = run.setup()
-            with Launches() as counted:
-                run.call(given)
-            operations = dict(counted.operations.most_common())
-            total = counted.operations.total()
-            launches[name] = {"all": total, "operations": operations, "flops": run.flops}
-    return {
-        "case": dataclasses.asdict(case),
-        "launches": launches,
-        "provenance": provenance(seed=0),
-    }
-
-
-def count_all(
-    common: Mapping[str, Any], only: Sequence[str], report: Callable[[str], None]
-) -> dict[str, Any]:
-    """Count the launches of all jobs of `benchmark all`.
-
-    Args:
-        common: fields of every job's `Case`.
-        only: labels of jobs, or the first words of some; () is all.
-        report: called with the progress.
-
-    Returns:
-        "jobs" (by label what `count_launches` returns).
-
-    Raises:
-        InputError: no job is called like that, or the precision is not float32.
-    """
-    jobs: dict[str, Any] = {}
-    for job in chosen_jobs(only):
-        jobs[job.label] = count_launches(job.case(common), prefixed(report, job.label))
-    return {"jobs": jobs}
-
-
-def launches_as_text(results: Mapping[str, Any]) -> str:
-    """The results of `count_launches` or `count_all` as tables, ours beside the plain formulation's."""
-    if "jobs" in results:
-        return "\n\n".join(map(launches_as_text, results["jobs"].values()))
-    launches = results["launches"]
-    rows = [
-        [
-            name,
-            numbers["all"],
-            launches.get(f"plain {name}", {}).get("all"),
-            numbers["flops"] / 1e9 or None,
-        ]
-        for name, numbers in launches.items()
-        if name.removeprefix("plain ") not in launches or not name.startswith("plain ")
-    ]
-    return "\n".join([headline(results["case"]), "", tabulate(rows, HEADER, floatfmt=".1f")])

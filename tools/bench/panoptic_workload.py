@@ -1,8 +1,5 @@
 """Benchmark workloads of panoptic segmentation: mask generator, CLIP branches, merge.
 
-Two systems read an image and give masks with their embeddings: one frozen ViT with a plain decoder (`OnePass`), and the
-same ViT with a pyramid and Mask2Former's decoder, whose masks are named by a second pass (`TwoPasses`).
-
 Legend: Q queries, K classes, E embedding, C width of the generator, h x w pixels of stride 4,
     H W rows and columns of the canvas.
 """
@@ -16,85 +13,32 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench import plain_panoptic as plain
 from bench.case import PartWorkload, seeded
 from bench.flops import (
     count_flops,
-    flops_of_modules,
     pooling_flops,
     regions_flops,
     tower_flops,
 )
 from bench.inputs import areas, noise
 from bench.measure import Run
-from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.runtime import without_values
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.heads.panoptic.frozen_clip import (
     CELLS,
-    BackbonePooling,
-    CLIPPyramid,
-    CLIPTaps,
     DensePooling,
     MaskedAttention,
 )
 from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator, QueryPrediction
 from clipself_seg.heads.panoptic.panoptic_merge import merge_panoptic
 from clipself_seg.heads.panoptic.pixel_decoder import STRIDES
-from clipself_seg.heads.panoptic.plain_decoder import PlainDecoder, PlainDecoderSizes
 
 IMAGE, CANVAS = (1024, 1365), (1024, 1408)  # of an image of 480 x 640 in the official test
 SIZES, CHANNELS = GeneratorSizes(), 512  # ODISE's generator, and its feature maps
 QUERIES, MERGED = 100, 250  # ODISE's; FC-CLIP's, for the merge
-
-
-class OnePass(nn.Module):
-    """Masks of a plain decoder on a frozen ViT, which the dense features of the same pass name."""
-
-    def __init__(self, clip: DenseCLIP, sizes: GeneratorSizes) -> None:
-        """Of `sizes` the number of queries is read; the others are those of PMT on the ViT."""
-        super().__init__()
-        self.source = CLIPTaps(clip, named=True)
-        own = PlainDecoderSizes(
-            width=self.source.width,
-            heads=clip.visual.heads,
-            queries=sizes.queries,
-            hidden=self.source.width,
-            patch=self.source.stride,
-        )
-        self.decoder = PlainDecoder(
-            channels=self.source.channels, text_width=clip.embed_dim, sizes=own
-        )
-        self.branch = BackbonePooling(clip)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Embeddings (Q, E) of the masks of an image (3, S, S) in [0, 1]."""
-        maps = self.source(image[None])
-        masks = self.decoder(maps)[-1].mask_logits[0]
-        return self.branch.embed(image, masks, backbone_map=maps[self.source.branch_map])[0]
-
-
-class TwoPasses(nn.Module):
-    """Masks of Mask2Former's decoder on a pyramid of a frozen ViT, which names them in a second pass."""
-
-    def __init__(self, clip: DenseCLIP, sizes: GeneratorSizes) -> None:
-        super().__init__()
-        self.source = CLIPPyramid(clip)
-        self.decoder = MaskGenerator(
-            channels=self.source.channels, text_width=clip.embed_dim, sizes=sizes
-        )
-        self.branch = DensePooling(clip)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Embeddings (Q, E) of the masks of an image (3, S, S) in [0, 1]."""
-        masks = self.decoder(self.source(image[None]))[-1].mask_logits[0]
-        return self.branch.embed(image, masks)[0]
-
-
-System = OnePass | TwoPasses
-SYSTEMS: dict[str, type[System]] = {"one pass": OnePass, "two passes": TwoPasses}
 
 
 class PanopticWorkload(PartWorkload):
@@ -106,18 +50,16 @@ class PanopticWorkload(PartWorkload):
         return self.case.queries or QUERIES
 
     def runs(self) -> dict[str, Run]:
-        """Timed runs by name; "image" and "large image" are plain forwards of the branches' input sizes."""
+        """Timed runs by name."""
         with without_values():
             outlined, maps = self._new_generator(), self._maps(torch.zeros)
             generator = count_flops(lambda: outlined(maps))
-        attention = self._attention_runs() if self._is_transformer else {}
         given = 4 * self._merged * CANVAS[0] * CANVAS[1]
         memory: dict[str, Any] = {"memory": True}
         return {
             **self.pair("generator", self._generate, self._plain_generate, generator, **memory),
-            **attention,
+            **(self._attention_runs() if self._is_transformer else {}),
             **self._dense_runs(),
-            **(self._system_runs() if self.outline.visual.plain else {}),
             **self.pair(
                 "merge",
                 self._merge,
@@ -140,60 +82,13 @@ class PanopticWorkload(PartWorkload):
 
     def _attention_runs(self) -> dict[str, Run]:
         flops = regions_flops(self.outline, self.queries)
-        return {
-            **self.pair("masked attention", self._attend, self._plain_attend, flops, memory=True),
-            "image": self._embed(MaskedAttention, self.outline.image_size),
-        }
+        return self.pair("masked attention", self._attend, self._plain_attend, flops, memory=True)
 
     def _dense_runs(self) -> dict[str, Run]:
         side = CELLS * self.outline.patch_size
         flops = tower_flops(self.outline.visual, side, self.outline.image_size).dense
         flops += pooling_flops(CELLS**2, self.outline.embed_dim, self.queries)
-        return {
-            **self.pair("dense pooling", self._pool, self._plain_pool, flops, memory=True),
-            **({"large image": self._embed(DensePooling, side)} if self._is_transformer else {}),
-        }
-
-    def _system_runs(self) -> dict[str, Run]:
-        """Each system whole, and its decoder on maps that are given, for a square canvas of the case's size."""
-        runs: dict[str, Run] = {}
-        side = self.case.size
-        for name, kind in SYSTEMS.items():
-            with without_values():
-                outlined = kind(self.outline, self._sizes).eval().requires_grad_(False)
-                image = torch.zeros(3, side, side)
-                flops = flops_of_modules(functools.partial(outlined, image))
-            total, decoder = flops["Global"], flops[f"{kind.__name__}.decoder"]
-            made = functools.cache(functools.partial(self._system, kind))
-            whole, part = self._whole_and_part(made)
-            runs[name] = Run(self.without_gradients(whole), total, memory=True)
-            runs[f"{name}: decoder"] = Run(self.without_gradients(part), decoder)
-        return runs
-
-    def _system(self, kind: type[System]) -> System:
-        made = seeded(lambda: kind(self.clip, self._sizes))
-        return made.eval().requires_grad_(False).to(self.device)
-
-    def _whole_and_part(
-        self, made: Callable[[], System]
-    ) -> tuple[Callable[[None], Tensor], Callable[[None], QueryPrediction]]:
-        """Calls of a system, and of its decoder, whose maps are made once."""
-        maps = functools.cache(lambda: made().source(self._canvas[None]))
-        return lambda _: made()(self._canvas), lambda _: made().decoder(maps())[-1]
-
-    @functools.cached_property
-    def _canvas(self) -> Tensor:
-        """The image as a square of the case's size, (3, S, S) in [0, 1]."""
-        size = (self.case.size, self.case.size)
-        return F.interpolate(self.image[None], size, mode="bilinear", align_corners=False)[0]
-
-    def _embed(self, kind: type[MaskedAttention] | type[DensePooling], side: int) -> Run:
-        """A plain forward of what a branch reads; preparing the image counts too."""
-        flops = tower_flops(self.outline.visual, side, side).image
-        forward = self.without_gradients(
-            lambda _: self.clip.visual(kind(self.clip).clip_input(self.image)[None])
-        )
-        return Run(forward, flops)
+        return self.pair("dense pooling", self._pool, self._plain_pool, flops, memory=True)
 
     def _new_generator(self) -> MaskGenerator:
         channels, width = dict.fromkeys(STRIDES, CHANNELS), self.outline.embed_dim

@@ -11,7 +11,6 @@ import torch
 from tabulate import tabulate
 
 from bench.case import Case
-from bench.detection_workload import OTHERS, PRODUCTS
 from bench.measure import Run, matmul_peak, peak_memory, time_in_turn
 from bench.panoptic_workload import MERGED, QUERIES
 from bench.workloads import build_runs
@@ -21,26 +20,6 @@ from clipself_seg.provenance import provenance
 
 CHECKPOINTED = "checkpointed step"
 GIB = 2**30
-# What is said of times -> runs whose times are added, and those by whose sum they are divided.
-RATIOS = {
-    "step over the sum of its three parts": (
-        ("step",),
-        ("student forward", "student backward", "teacher forward"),
-    ),
-    "masked attention over a plain image forward at its input size": (
-        ("masked attention",),
-        ("image",),
-    ),
-    "dense pooling over a plain image forward at its input size": (
-        ("dense pooling",),
-        ("large image",),
-    ),
-    "neither tower nor convolutions and linear layers, of all parts": (
-        OTHERS,
-        (*PRODUCTS, *OTHERS),
-    ),
-}
-OF_MASKS = {PRODUCTS[-1], OTHERS[-1]}  # which not every detector has
 
 
 def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
@@ -55,8 +34,7 @@ def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
         uses on this CPU, and AMD's family of it), "linear_layers" (why they are computed as they are, and whether long
         attention is oneDNN's), "runs" (by name: "seconds", their median; "all_seconds"; "images_per_second";
         "flops_per_second" and "peak_fraction" where operations are counted; "memory_bytes" where it is measured),
-        "gains" (by name: "speed" and "memory", plain over ours), "ratios" (those of `RATIOS` that are measured) and
-        "provenance".
+        "gains" (by name: "speed" and "memory", plain over ours) and "provenance".
 
     Raises:
         InputError: the model, its size or the memory do not fit, or nothing is called as in `only`.
@@ -84,7 +62,6 @@ def run_benchmark(case: Case, report: Callable[[str], None]) -> dict[str, Any]:
         "linear_layers": _products() if device.type == "cpu" else "of the GPU",
         "runs": figures,
         "gains": _gains(figures),
-        "ratios": ratios(figures),
         "provenance": provenance(seed=0),
     }
 
@@ -127,19 +104,6 @@ def _gains(figures: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, float]]
     return gains
 
 
-def ratios(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Those of `RATIOS` whose runs are measured."""
-    results: dict[str, float] = {}
-    for said, parts in RATIOS.items():
-        if figures.keys() >= {*parts[0], *parts[1]} - OF_MASKS:
-            above, below = (
-                sum(figures[name]["seconds"] for name in names if name in figures)
-                for names in parts
-            )
-            results[said] = above / below
-    return results
-
-
 def as_text(results: Mapping[str, Any]) -> str:
     """The results of `run_benchmark` as tables."""
     case, runs = results["case"], results["runs"]
@@ -168,8 +132,6 @@ def as_text(results: Mapping[str, Any]) -> str:
         "",
         tabulate(gains, ["plain / ours", "time", "memory"], floatfmt=["", ".2f", ".2f"]),
     ]
-    for said, ratio in results["ratios"].items():
-        lines += ["", f"{said}: {ratio:.3f}"]
     return "\n".join(lines)
 
 
@@ -185,8 +147,6 @@ def _extent(case: Mapping[str, Any]) -> str:
         return f"{queries} queries, {merged} in the merge, {case['classes']} classes"
     if case["task"] == "detection":
         return f"{case['kind']}, {case['size']} px, {case['classes']} classes"
-    if case["task"] in ("pq", "folder"):
-        return f"{'pairs' if case['task'] == 'pq' else 'images'} of 480 x 640 pixels"
     if case["task"] != "semseg":
         return f"{case['size']} px"
     return f"{case['classes']} classes, {'training' if case['training'] else 'sliding windows'}"

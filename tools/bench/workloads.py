@@ -20,10 +20,8 @@ from bench import plain
 from bench.case import IMAGE_SIZE, Case, RegionWorkload, SampledWorkload
 from bench.cat_seg_workload import SemSegWorkload
 from bench.detection_workload import DetectionWorkload
-from bench.folder_workload import FolderWorkload
 from bench.measure import Run
 from bench.panoptic_workload import PanopticWorkload
-from bench.pq_workload import PQWorkload
 from bench.shards import image_like_pixels, write_shard
 from clipself_seg.clip import runtime
 from clipself_seg.clip.linear import stock_linear
@@ -64,7 +62,7 @@ class DistillWorkload(SampledWorkload):
         )
 
     def runs(self) -> dict[str, Run]:
-        """Timed runs by name; beside them "checkpointed step" and the three parts of a step."""
+        """Timed runs by name."""
         batch, flops = self.case.batch, self.flops
         teacher = batch * self.case.regions * flops.image
         step = batch * (flops.dense + flops.dense_backward + 2 * self.pooling) + teacher
@@ -77,11 +75,6 @@ class DistillWorkload(SampledWorkload):
                 [self.model.student],
                 step,
             ),
-            "student forward": Run(self._student_forward, batch * flops.dense),
-            "student backward": Run(
-                self._student_backward, batch * flops.dense_backward, self._student_graph
-            ),
-            "teacher forward": Run(self._teacher_forward, teacher),
             "samples": Run(self._sample_batch),
             "plain samples": Run(self._plain_sample_batch),
             "samples from shards": Run(lambda batches: next(batches), setup=lambda: self.streamed),
@@ -114,30 +107,6 @@ class DistillWorkload(SampledWorkload):
 
     def _plain_loss(self) -> Tensor:
         return plain.distillation_loss(self.clip.visual, self.model.student, self.plain_samples)
-
-    def _student_forward(self, _: None) -> Tensor:
-        with autocast(self.device, self.precision):
-            return self.model.student.dense(self.images)
-
-    def _student_graph(self) -> tuple[Tensor, Tensor]:
-        self.optimizer.zero_grad()
-        features = self._student_forward(None)
-        return features, torch.randn_like(features)
-
-    def _student_backward(self, graph: tuple[Tensor, Tensor]) -> None:
-        features, gradient = graph
-        features.backward(gradient)
-
-    @functools.cached_property
-    def teacher_images(self) -> Tensor:
-        """(B n, 3, S0, S0), normalised."""
-        crops = torch.cat([sample["crops"] for sample in self.samples])
-        return self.clip.preprocess(crops.to(self.device))
-
-    @torch.no_grad()
-    def _teacher_forward(self, _: None) -> Tensor:
-        with autocast(self.device, self.precision):
-            return self.clip.visual(self.teacher_images)
 
 
 class RegionsWorkload(SampledWorkload):
@@ -212,9 +181,7 @@ TASKS: dict[str, Callable[[Case], Timed]] = {
     "regions": RegionsWorkload,
     "semseg": SemSegWorkload,
     "panoptic": PanopticWorkload,
-    "pq": PQWorkload,
     "detection": DetectionWorkload,
-    "folder": FolderWorkload,
 }
 
 

@@ -147,7 +147,7 @@ def test_grouping_is_measured_where_it_is_asked_for_and_changes_no_accuracy(
 def test_stuff_of_the_mini_world_is_best_named_by_several_values_then_one_then_the_token(
     tmp_path, monkeypatch
 ):
-    """The order of the table of dense features (configs/tables/dense.yaml), on a few scenes, untrained."""
+    """The order of the table of dense features (tools/lab/tables/dense.yaml), on a few scenes, untrained."""
     monkeypatch.setenv("CLIPSELF_SEG_MINI", str(tmp_path / "worlds"))
     make_worlds(tmp_path / "worlds", WorldSize(train=1, val=SCENES, base=1), processes=1)
     table = read_table(FOLDER / "dense.yaml")

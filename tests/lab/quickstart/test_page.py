@@ -74,10 +74,9 @@ def read_page(scenes=1):
     questions = [Question(NAME, IMAGE, {NAME: IMAGE})]
     reader = Reader()
     regions = Results(lambda style: region_table({NAME: {}}, style=style))
-    results = dict.fromkeys(names, chapter)
+    results = {"results": regions} | dict.fromkeys(names, chapter)
     html = render(
         "quickstart.html",
-        regions=regions.table("html"),
         tables={name: chapter.table("html") for name, chapter in results.items()},
         images={name: chapter.images for name, chapter in results.items()},
         questions=questions,

@@ -1,19 +1,16 @@
-"""The page of the tables: sections, figures and all formats."""
+"""The pages of the tables: sections, figures and the index."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 
-import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from PIL import Image
 
 from clipself_seg.errors import InputError
 from lab import ROOT
-from lab.tables.page import _plane, _series, _style, write_figure, write_page
+from lab.tables.page import _style, write_figure, write_page
 from lab.tables.runs import resolve
 from lab.tables.sections import find_number, make_section, spread_cells
 from lab.tables.store import Store
@@ -150,96 +147,47 @@ def test_the_protocols_of_the_runs_stand_below_the_table_once_for_each_data_set(
 NUMBERS = {"original": [20.0], "patches": [10.0, 11.0, 12.0]}
 
 
-def drawn(section, folder):
-    folder.mkdir()
-    assert write_figure(section, folder)
-    with Image.open(folder / "9.png") as picture:
-        colours = np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)
-        return picture.size, [tuple(colour) for colour in colours.tolist()]
-
-
-def test_a_table_without_published_numbers_has_one_panel(tmp_path):
-    section = section_of(tmp_path / "runs", NUMBERS)
-    rows = {name: dataclasses.replace(row, paper={}) for name, row in section.table.rows.items()}
-    bare = dataclasses.replace(section, table=dataclasses.replace(section.table, rows=rows))
-    both, here = drawn(section, tmp_path / "both")[0], drawn(bare, tmp_path / "here")[0]
-    assert here[0] < both[0] and here[1] == both[1]
-
-
-@pytest.mark.parametrize("kind", ["bars", "curve"])
-def test_a_legend_lies_within_its_figure_and_leaves_the_panels_their_height(
-    tmp_path, monkeypatch, kind
-):
-    section = section_of(tmp_path / "runs", NUMBERS)
-    boxes = []
-
-    def save(figure, *_, **__):
-        figure.draw_without_rendering()
-        (legend,) = figure.legends
-        boxes.append((figure.bbox, legend.get_window_extent(), figure.axes[0].bbox.height))
-
-    monkeypatch.setattr(Figure, "savefig", save)
-    for words in (1, 20):
-        rows = {
-            f"{name} {copy}": dataclasses.replace(row, title=f"{copy} " + "long " * words)
-            for name, row in section.table.rows.items()
-            for copy in range(words)
-        }
-        cells = {
-            (row, column): numbers
-            for (name, column), numbers in section.cells.items()
-            for row in rows
-            if row.startswith(name)
-        }
-        table = dataclasses.replace(section.table, figure=kind, rows=rows)
-        write_figure(dataclasses.replace(section, table=table, cells=cells), tmp_path)
-    for figure, legend, _ in boxes:
-        assert figure.x0 <= legend.x0 and legend.x1 <= figure.x1
-        assert figure.y0 <= legend.y0 and legend.y1 <= figure.y1
-    assert boxes[1][2] == pytest.approx(boxes[0][2], rel=0.1)
-
-
-def test_a_row_has_its_colour_whichever_others_are_measured(tmp_path):
-    second = tuple(bytes.fromhex("E69F00"))
-    for name, numbers in (("all", NUMBERS), ("one", {"patches": [10.0]})):
-        section = section_of(tmp_path / name, numbers)
-        rows = list(section.table.rows)
-        place = rows.index("patches")
-        assert place == 1 and second in drawn(section, tmp_path / f"{name} drawn")[1]
-
-
-def test_a_plane_has_a_line_for_each_row_through_its_pairs(tmp_path):
-    section = followed_section(tmp_path)
-    panel = Figure().subplots()
-    _plane(panel, section, "here")
+def drawn(section, folder, monkeypatch):
+    """Points of each line of a figure by its label, and the panel."""
+    panels = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: panels.extend(figure.axes))
+    write_figure(section, folder)
+    (panel,) = panels
     lines = {line.get_label(): line for line in panel.lines if line.get_label()[0] != "_"}
-    points = {name: list(zip(line.get_xdata(), line.get_ydata())) for name, line in lines.items()}
-    assert points == {
+    return {
+        name: list(zip(line.get_xdata(), line.get_ydata())) for name, line in lines.items()
+    }, panel
+
+
+def test_a_curve_has_a_line_for_each_row_over_its_columns(tmp_path, monkeypatch):
+    lines, _ = drawn(section_of(tmp_path, NUMBERS), tmp_path, monkeypatch)
+    assert lines == {"original CLIP": [("Boxes", 20.0)], "CLIPSelf, patches": [("Boxes", 11.0)]}
+    lines, panel = drawn(section_of(tmp_path / "b", {"patches": [1.0]}), tmp_path, monkeypatch)
+    # A row looks the same whichever others are measured.
+    assert [*lines] == ["CLIPSelf, patches"] and panel.lines[0].get_color() == _style(1)["color"]
+
+
+def test_a_plane_has_a_line_for_each_row_through_its_pairs(tmp_path, monkeypatch):
+    lines, panel = drawn(followed_section(tmp_path), tmp_path, monkeypatch)
+    assert lines == {
         "original CLIP": [(20.0, 10.0)],
         "CLIPSelf, patches": [(70.0, 40.0), (60.0, 40.0)],
     }
     assert (panel.get_xlabel(), panel.get_ylabel()) == ("Boxes", "mIoU")
-    assert len(drawn(section, tmp_path / "drawn")[1]) > 2
 
 
-def test_all_formats_have_the_numbers(tmp_path):
+def test_a_page_has_the_numbers_and_the_index_leads_to_it(tmp_path):
     section = section_of(tmp_path, NUMBERS)
-    page = write_page([section], tmp_path / "docs", "mini")
-    text = page.read_text()
-    assert page == tmp_path / "docs" / "tables.md" and "## Table 9: a small one" in text
+    index = write_page([section], tmp_path / "docs", "mini")
+    assert index == tmp_path / "docs" / "tables" / "index.md"
+    text = index.with_name("9.md").read_text()
+    assert text.startswith("# Table 9: a small one\n")
     assert "| CLIPSelf, patches | 72.1 | 11.0 ± 1.0 | 1 does not hold |" in text
     assert "**does not hold**" in text and "One step is not enough." in text
-    assert "![Table 9: a small one](tables/9.png)" in text and "4 runs, 6 core-minutes" in text
-    parts = tmp_path / "docs" / "tables"
-    html = (parts / "index.html").read_text()
-    assert '<td class=" wrong">✗ does not hold</td>' in html and 'src="9.png"' in html
-    latex = (parts / "9.tex").read_text()
-    assert "\\toprule" in latex and "11.0 $\\pm$ 1.0" in latex
-    with open(parts / "9.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    seeds = [(row["here"], row["seed"]) for row in rows if row["row"] == "CLIPSelf, patches"]
-    assert seeds == [("10.0", "0"), ("11.0", "1"), ("12.0", "2")]
-    assert (parts / "9.png").stat().st_size > 1000
+    assert "![Table 9: a small one](9.png)" in text
+    assert index.with_name("9.png").stat().st_size > 1000
+    text = index.read_text()
+    assert "4 runs, 6 core-minutes" in text and "| [Table 9](9.md) |" in text
 
 
 def test_runs_whose_cost_is_not_known_say_so(tmp_path):
@@ -291,36 +239,26 @@ def test_rows_of_other_methods_stand_below_the_others_and_in_no_figure(tmp_path)
     section = make_section(table, "mini", runs, store)
     assert section.others == [["row", "by", "Boxes"], ["ViLD", "Gu, ICLR 2021", "18.9"]]
     assert [row[0] for row in section.body] == ["original CLIP", "CLIPSelf, patches"]
-    assert [title for _, title, _ in _series(section, "paper")] == [row[0] for row in section.body]
-    text = write_page([section], tmp_path / "docs", "mini").read_text()
+    text = write_page([section], tmp_path / "docs", "mini").with_name("9.md").read_text()
     assert "<summary>Other methods" in text and "| ViLD | Gu, ICLR 2021 | 18.9 |" in text
-    for name, cell in (("9.tex", "18.9"), ("9.csv", "ViLD,Boxes,18.9"), ("index.html", "ViLD")):
-        assert cell in (tmp_path / "docs/tables" / name).read_text()
 
 
-def test_rows_that_the_world_lacks_are_counted_by_themselves_and_the_summary_links_to_tables(
-    tmp_path,
-):
-    sections = [section_of(tmp_path, {}, "real")]
-    page = write_page(sections, tmp_path / "docs", "real")  # beside that of the mini world
-    assert page.name == "tables_real.md" and (tmp_path / "docs/tables_real/9.tex").exists()
-    text = page.read_text()
-    line = next(line for line in text.splitlines() if line.startswith("| [Table 9"))
+def test_pages_of_real_data_are_beside_the_others_and_count_what_the_world_lacks(tmp_path):
+    index = write_page([section_of(tmp_path, {}, "real")], tmp_path / "docs", "real")
+    assert index == tmp_path / "docs/tables_real/index.md" and index.with_name("9.md").exists()
+    line = next(line for line in index.read_text().splitlines() if line.startswith("| [Table 9"))
     cells = [cell.strip() for cell in line.split("|")[1:-1]]
-    assert cells[0] == "[Table 9](#table-9-a-small-one)"
     assert int(cells[5]) >= 1 and cells[1:4] == ["", "", ""]
-    html = (tmp_path / "docs" / "tables_real" / "index.html").read_text()
-    assert '<a href="#9">Table 9</a>' in html and '<h2 id="9">' in html
 
 
 def test_a_page_without_runs_has_the_paper_and_no_figure(tmp_path):
-    page = write_page([section_of(tmp_path, {})], tmp_path / "docs", "mini")
+    page = write_page([section_of(tmp_path, {})], tmp_path / "docs", "mini").with_name("9.md")
     assert "not run" in page.read_text() and "![" not in page.read_text()
-    assert not (tmp_path / "docs" / "tables" / "9.png").exists()
+    assert not page.with_name("9.png").exists()
 
 
 def test_the_readme_has_the_numbers_of_the_page():
-    lines = (ROOT / "docs/tables.md").read_text().splitlines()
+    lines = (ROOT / "docs/tables/index.md").read_text().splitlines()
     text, numbers = (
         [int(cell.strip() or 0) for cell in line.split("|")[2:5]]
         for line in lines

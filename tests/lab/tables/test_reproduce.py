@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import subprocess
 import types
 
@@ -11,9 +10,7 @@ import pytest
 
 from clipself_seg.errors import InputError
 from lab.mini.writer import WorldSize, make_worlds
-from lab.tables import execution
-from lab.tables import repeat as repeating
-from lab.tables import reproduce, table
+from lab.tables import execution, reproduce, table
 from lab.tables.execution import plan
 from lab.tables.repeat import repeat, spread_table
 from lab.tables.reproduce import Reproduction, refuse_other_worlds
@@ -47,17 +44,17 @@ def test_a_table_of_two_rows_from_end_to_end(tables, capsys, monkeypatch):
     assert reproduction(tables).run(["9"]) == 0
     said = capsys.readouterr().out
     assert said.count("$ clipself-seg ") == 2 and "[2/2]" in said
-    page = (tables / "docs" / "tables.md").read_text()
+    page = (tables / "docs" / "tables" / "9.md").read_text()
     assert "not run" not in page and "| no verdict |" in page
     # In another folder what is kept is enough, and nothing runs again.
     (tables / "output").rename(tables / "elsewhere")
     assert reproduction(tables).run([]) == 0
     assert "$ " not in capsys.readouterr().out
-    assert (tables / "docs" / "tables.md").read_text() == page
+    assert (tables / "docs" / "tables" / "9.md").read_text() == page
 
 
 def test_without_docs_the_results_of_the_project_are_read_and_not_written(tables, monkeypatch):
-    monkeypatch.setattr(reproduce, "SHIPPED_DOCS", tables / "docs")
+    monkeypatch.setattr(reproduce, "DOCS", tables / "docs")
     made = reproduction(tables)
     for run in made.wanted(["9"]):
         finish(made.store, run, {"mini_val_panoptic": {"64": {"boxes.thing.top1": 50.0}}})
@@ -66,17 +63,8 @@ def test_without_docs_the_results_of_the_project_are_read_and_not_written(tables
     alone = reproduction(tables, docs=None)
     assert before and not plan(alone.wanted(["9"]), alone.store)
     alone.write_page()
-    assert "50.0" in (tables / "output" / "page" / "tables.md").read_text()
+    assert "50.0" in (tables / "output" / "page" / "tables" / "9.md").read_text()
     assert before == {p: p.read_bytes() for p in (tables / "docs").rglob("*.*")}
-
-
-@pytest.mark.parametrize("place", ["of the package", "where the command runs"])
-def test_results_of_the_project_are_those_of_a_clone(place, tmp_path, monkeypatch):
-    (tmp_path / place / "docs/tables/runs").mkdir(parents=True)
-    (tmp_path / "where the command runs").mkdir(exist_ok=True)
-    monkeypatch.chdir(tmp_path / "where the command runs")
-    monkeypatch.setattr(table, "ROOT", tmp_path / "of the package")
-    assert runpy.run_path(reproduce.__file__)["SHIPPED_DOCS"] == tmp_path / place / "docs"
 
 
 def test_list_and_dry_run_need_no_data_and_run_nothing(tables, capsys):
@@ -98,7 +86,7 @@ def test_list_and_dry_run_need_no_data_and_run_nothing(tables, capsys):
     given.dry_run(["9"])
     said = capsys.readouterr().out
     assert "2 runs" in said and "1 of 3 are finished" in said and "another --docs" in said
-    assert not (tables / "docs" / "tables.md").exists()
+    assert not (tables / "docs" / "tables" / "index.md").exists()
 
 
 def test_the_page_shows_every_seed_that_is_there(tables):
@@ -107,7 +95,7 @@ def test_the_page_shows_every_seed_that_is_there(tables):
         boxes = {"boxes.thing.top1": 1.0 * run.seed}
         finish(given.store, run, {"mini_val_panoptic": {"64": boxes}})
     given.write_page()
-    assert "2.0 ± 2.2" in (tables / "docs" / "tables.md").read_text()
+    assert "2.0 ± 2.2" in (tables / "docs" / "tables" / "9.md").read_text()
 
 
 def test_rows_on_real_data_without_files_are_left_out_with_the_way_to_get_them(
@@ -118,7 +106,7 @@ def test_rows_on_real_data_without_files_are_left_out_with_the_way_to_get_them(
     said = capsys.readouterr().out
     assert said.startswith("missing: coco_2017_val_panoptic: ")
     assert "https://cocodataset.org" in said and "$ " not in said
-    assert "not run" in (tables / "docs" / "tables_real.md").read_text()
+    assert "not run" in (tables / "docs" / "tables_real" / "9.md").read_text()
 
 
 def test_the_plan_on_real_data_has_hours_and_commands_whatever_is_missing(
@@ -179,7 +167,7 @@ def test_a_run_that_fails_is_said_and_the_page_is_written(tables, capsys, monkey
     monkeypatch.setattr(reproduce, "run_all", lambda todo, *_, **__: {todo[0].name: "the reason"})
     assert reproduction(tables).run([]) == 1
     assert "failed: regions-" in capsys.readouterr().out
-    assert (tables / "docs" / "tables.md").exists()
+    assert (tables / "docs" / "tables" / "9.md").exists()
 
 
 CONFIG = "configs/mini/patches.yaml"
@@ -195,13 +183,13 @@ def made(monkeypatch):
     """Runs that would be made: their numbers are 1."""
     made = []
 
-    def run_all(runs, store, *, gpus):
+    def run_all(runs, store, **_):
         for run in runs:
             made.append(run)
             finish(store, run, {"val": {"PQ": 1.0}})
         return {}
 
-    monkeypatch.setattr(repeating, "run_all", run_all)
+    monkeypatch.setattr(execution, "run_all", run_all)
     return made
 
 
@@ -252,8 +240,8 @@ def test_one_seed_has_no_spread_and_a_failed_run_is_named(tmp_path, monkeypatch)
     ):
         with pytest.raises(InputError, match=said):
             repeat([CONFIG], seeds, tmp_path, words)
-    failed = lambda runs, store, *, gpus: {runs[0].name: "the reason"}  # noqa: E731
-    monkeypatch.setattr(repeating, "run_all", failed)
+    failed = lambda runs, store, **_: {runs[0].name: "the reason"}  # noqa: E731
+    monkeypatch.setattr(execution, "run_all", failed)
     with pytest.raises(InputError, match="the run .*/patches_seed3-.* failed: the reason"):
         repeat([CONFIG], [3, 4], tmp_path)
 

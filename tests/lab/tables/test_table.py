@@ -111,7 +111,7 @@ def test_every_run_has_a_configuration_that_loads_and_the_data_that_its_columns_
             "minuts: 1",
             "mini: original: unknown key 'minuts': did you mean \"minutes\"",
         ),
-        ("figure: bars", "figure: bar", "figure cannot be 'bar'; did you mean \"bars\""),
+        ("figure: curve", "figure: curv", "figure cannot be 'curv'; did you mean \"curve\""),
         (
             "run: patches",
             "run: patch",
@@ -130,11 +130,6 @@ def test_every_run_has_a_configuration_that_loads_and_the_data_that_its_columns_
             "columns: other has no number: give it a path under mini or real",
         ),
         ("title: ", "title: [", "is not a usable YAML file"),
-        (
-            "order: original < patches",
-            f"order: {'long' * 99}",
-            "order cannot be '(long){15}\\.\\.\\.'",
-        ),
         (FOLLOWED, "- 1", "9.yaml holds no keys"),
         (
             "about: For tests.",
@@ -143,10 +138,8 @@ def test_every_run_has_a_configuration_that_loads_and_the_data_that_its_columns_
         ),
         ("of: pixels", "of: pixel", "miou: of, in mini: there is no 'pixel'; did you mean"),
         ("mini: mini_val_sem_seg", "real: mini_val_sem_seg", "of, in real: there is no 'pixels'"),
-        ("keep: [MODEL.CLIP.DENSE]", "keep: MODEL", "keep cannot be 'MODEL': correct its type"),
         ("keep: [MODEL.CLIP.DENSE]", "rows: [patch]", "rows: there is no 'patch'; did you mean"),
         ("keep: [MODEL.CLIP.DENSE]", "rows: [1]", "rows cannot be .*: give a list of names"),
-        ("weights: MODEL.CLIP.WEIGHTS", "weight: x", 'further: pixels: "weights" is missing'),
         ("[boxes, miou]", "[boxes, iou]", "points: there is no 'iou'; did you mean \"miou\""),
         ("[boxes, miou]", "[boxes]", "points cannot have .*: give pairs of columns"),
         ("points: [[", "# [[", 'figure "plane" needs points'),

@@ -8,7 +8,7 @@ from pathlib import Path
 TABLE = """
 title: "Table 9: a small one"
 about: For tests.
-figure: bars
+figure: curve
 columns:
   boxes:
     title: Boxes
@@ -37,7 +37,7 @@ claims:
 """
 
 FOLLOWED = (
-    TABLE.replace("figure: bars", "figure: plane\npoints: [[boxes, miou], [boxes_half, miou]]")
+    TABLE.replace("figure: curve", "figure: plane\npoints: [[boxes, miou], [boxes_half, miou]]")
     .replace(
         "mini:\n  original",
         """  boxes_half: {title: "Boxes, alpha 0.5", mini: mini_val_panoptic/*/alpha_0.5-boxes.thing.top1}

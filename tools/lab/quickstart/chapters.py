@@ -1,7 +1,6 @@
 """The quickstart's chapters as specifications: which runs, which tables of them, and what images of them show.
 
-`SEMANTIC`, `PANOPTIC` and `DETECTION` are at the end; region recognition, whose table has another form, is in
-quickstart.py.
+`CHAPTERS` is at the end. The runs are those of `reproduce`: named after what decides them, made once, gone on with.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,24 +17,85 @@ from clipself_seg.data.annotations import Record, read_coco_json
 from clipself_seg.data.images import read_image
 from clipself_seg.data.masks import read_indices
 from clipself_seg.data.vocabulary import load_vocabulary, seen_in_training
+from clipself_seg.errors import InputError
+from clipself_seg.evaluation.regions.report import region_table
 from clipself_seg.evaluation.report import novel_table, panoptic_split_table, semantic_split_table
 from clipself_seg.files import read_json
-from clipself_seg.provenance import read_results
+from clipself_seg.prediction.load import load
 from clipself_seg.visualization.boxes import box_overlay
 from clipself_seg.visualization.overlays import readable
-from clipself_seg.visualization.tiles import Row, label_rows, write_tiles
-from lab.quickstart.steps import (
-    WORLDS,
-    Run,
-    View,
-    call_together,
-    first_images,
-    say,
-)
+from clipself_seg.visualization.tiles import Row, label_rows
+from lab.tables.runs import Run, make_run
+from lab.tables.store import Store
 
+# What the chapters show: so many images of each world.
+WORLDS, IMAGES = ("mini", "mini2"), 4
 # Score that a box needs to be shown.
 SHOWN_BOXES = 0.7
-RowsOf = Callable[[Sequence[View], str, Path, Path], list[Row]]
+
+
+@dataclass(frozen=True, eq=False)
+class TableRow:
+    """A row of a table, and the run whose numbers it shows.
+
+    Attributes:
+        title: of the row.
+        config: configuration below configs/mini.
+        options: key -> value, as on a command line.
+        training: whether the run trains (else it evaluates).
+        short: further options, unless the quickstart is a full one.
+        minutes: core-minutes that the short run takes, about.
+    """
+
+    title: str
+    config: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    training: bool = False
+    short: Mapping[str, str] = field(default_factory=dict)
+    minutes: float = 0.3
+
+    @property
+    def file(self) -> str:
+        """File of the configuration."""
+        return f"configs/mini/{self.config}.yaml"
+
+    def run(self, full: bool) -> Run:
+        """The run, on the mini worlds as they are drawn now."""
+        options = {**self.options, **({} if full else self.short)}
+        return make_run(self.file, options, evaluate=not self.training, minutes=self.minutes)
+
+
+class Made(NamedTuple):
+    """The finished runs of a quickstart.
+
+    Attributes:
+        runs: row -> its run.
+        store: where they are.
+        worlds: folder of the mini worlds.
+    """
+
+    runs: Mapping[TableRow, Run]
+    store: Store
+    worlds: Path
+
+    def file(self, row: TableRow, name: str) -> Path:
+        """A file that the run of a row has written."""
+        return self.store.folder / self.runs[row].name / name
+
+    def weights(self, row: TableRow) -> Path:
+        """What the run of a row has trained."""
+        return self.file(row, self.runs[row].result_file)
+
+    def record(self, row: TableRow) -> Mapping[str, Any]:
+        """What the run of a row has left, see `Store.record`.
+
+        Raises:
+            InputError: nothing whole.
+        """
+        record = self.store.record(self.runs[row])
+        if record is None:
+            raise InputError(f"{self.file(row, '')} has no results: remove it, and call again")
+        return record
 
 
 @dataclass(frozen=True)
@@ -43,16 +103,19 @@ class Table:
     """A table of a chapter.
 
     Attributes:
-        runs: its rows.
-        write: (rows, style=...) -> text, where rows are title of a run -> data set -> numbers.
+        rows: its rows.
+        write: (rows, style=...) -> text, where rows are title -> data set -> numbers.
         prefix: what stands before the titles in "provenance" and "protocol".
         numbers: results of a run -> what its row is written from.
     """
 
-    runs: tuple[Run, ...]
+    rows: tuple[TableRow, ...]
     write: Callable[..., str]
     prefix: str = ""
     numbers: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+
+
+Images = Mapping[str, Sequence[Row]]  # name of a world -> what is shown of it
 
 
 @dataclass(frozen=True)
@@ -60,22 +123,23 @@ class Chapter:
     """Specification of one chapter.
 
     Attributes:
-        name: of its sheets of images, and said when they are predicted.
+        name: of its sheets of images.
         heading: said when its runs begin.
-        runs: of all tables, in the order in which they begin.
         tables: name in results.json and on the page -> table.
-        views: what is predicted for the columns of images beside the ground truth.
-        rows: (views, world, output, worlds) -> rows of images.
         note: said below the tables on the terminal.
+        draw: draws what is shown of its runs.
     """
 
     name: str
     heading: str
-    runs: tuple[Run, ...]
     tables: Mapping[str, Table]
-    views: tuple[View, ...]
-    rows: RowsOf
     note: str
+    draw: Callable[[Made], Images] = lambda _: {}
+
+    @property
+    def rows(self) -> list[TableRow]:
+        """Rows of all tables."""
+        return [row for table in self.tables.values() for row in table.rows]
 
 
 @dataclass(frozen=True)
@@ -84,99 +148,96 @@ class Results:
 
     Attributes:
         table: format of `tabulate` -> the table.
-        rows: title of a run -> what its row is written from.
-        provenances: title of a run -> its provenance.
-        protocols: title of a run -> data set -> what its numbers were measured with.
-        images: name of a world -> what the page shows of it.
+        rows: title of a row -> what it is written from.
+        provenances: title of a row -> provenance of its run.
+        protocols: title of a row -> data set -> what its numbers were measured with.
+        images: what the page shows of the chapter.
     """
 
     table: Callable[[str], str]
     rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     provenances: Mapping[str, object] = field(default_factory=dict)
     protocols: Mapping[str, Mapping[str, Mapping[str, object]]] = field(default_factory=dict)
-    images: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    images: Images = field(default_factory=dict)
 
 
-def show_chapter(chapter: Chapter, output: Path, sheets: Path, worlds: Path) -> dict[str, Results]:
-    """Predict what a chapter shows, and write its sheets of images.
-
-    Args:
-        chapter: what to do.
-        output: folder of the runs, which are finished.
-        sheets: folder for the sheets of images, NAME_WORLD.png.
-        worlds: folder of the mini worlds.
-
-    Returns:
-        Name of a table -> its results.
-
-    Raises:
-        InputError: a step failed.
-    """
-    say(f"{chapter.name}: images of both worlds")
-    images = show_images(chapter, output, worlds)
-    for world, rows in images.items():
-        write_tiles(rows, sheets / f"{chapter.name}_{world}.png")
-    return {name: results_of(table, output, images) for name, table in chapter.tables.items()}
-
-
-def show_images(
-    chapter: Chapter, output: Path, worlds: Path, names: Sequence[str] = WORLDS
-) -> dict[str, list[Row]]:
-    """Predict the first images of some worlds with every view.
-
-    Returns:
-        Name of a world -> what the page shows of it.
-
-    Raises:
-        InputError: a prediction failed.
-    """
-    commands = {
-        view.name(world): view.command(output, worlds, world)
-        for view in chapter.views
-        for world in names
-    }
-    call_together(commands, worlds)
-    return {world: chapter.rows(chapter.views, world, output, worlds) for world in names}
-
-
-def results_of(
-    table: Table, output: Path, images: Mapping[str, Sequence[Row]] | None = None
-) -> Results:
-    """Reads the results that the finished runs of a table wrote below `output`, and the images of their chapter."""
-    contents = {run.title: read_results(output / run.folder / "results.json") for run in table.runs}
-    rows = {title: table.numbers(content["results"]) for title, content in contents.items()}
+def results_of(table: Table, made: Made, images: Images) -> Results:
+    """What the finished runs of a table have left, with the images of their chapter."""
+    records = {row.title: made.record(row) for row in table.rows}
+    rows = {title: table.numbers(record["results"]) for title, record in records.items()}
     return Results(
         table=lambda style: table.write(rows, style=style),
         rows=rows,
-        provenances={table.prefix + title: c["provenance"] for title, c in contents.items()},
-        protocols={table.prefix + title: c["protocol"] for title, c in contents.items()},
-        images=images or {},
+        provenances={table.prefix + title: one["provenance"] for title, one in records.items()},
+        protocols={table.prefix + title: one.get("protocol", {}) for title, one in records.items()},
+        images=images,
     )
 
 
-def class_rows(views: Sequence[View], world: str, output: Path, worlds: Path) -> list[Row]:
-    """Images, the class of every pixel, and what every view says of it."""
-    images = first_images(worlds, world)
-    folders = {"ground truth": worlds / world / "stuffthingmaps" / "val"}
-    folders |= {view.title: view.folder(output, world) / "labels" for view in views}
-    columns = {
-        title: [read_indices(folder / f"{image.stem}.png") for image in images]
-        for title, folder in folders.items()
-    }
-    return label_rows(load_vocabulary(world), [read_image(image) for image in images], columns)
+class View(NamedTuple):
+    """A model that labels pixels for a column of images.
+
+    Attributes:
+        title: of the column.
+        row: gives the configuration.
+        weights: their name; "" is what the run of the row has trained.
+        opts: further keys and values.
+    """
+
+    title: str
+    row: TableRow
+    weights: str = ""
+    opts: tuple[str, ...] = ()
+
+    def predictor(self, made: Made | None = None) -> Any:
+        """The model; `made` is needed where it was trained just now."""
+        weights = self.weights or (made and made.weights(self.row))
+        return load(weights or None, config_file=self.row.file, opts=self.opts)
 
 
-def detection_rows(_: Sequence[View], world: str, output: Path, worlds: Path) -> list[Row]:
+def first_images(worlds: Path, world: str) -> list[Path]:
+    """The images of a world that the chapters show."""
+    return sorted((worlds / world / "val").glob("*.jpg"))[:IMAGES]
+
+
+def class_images(views: Sequence[View], made: Made) -> Images:
+    """Images of all worlds with the class of every pixel, and what every view says of it."""
+    predictors = {view.title: view.predictor(made) for view in views}
+    return {world: class_rows(predictors, made.worlds, world) for world in WORLDS}
+
+
+def class_rows(predictors: Mapping[str, Any], worlds: Path, world: str) -> list[Row]:
+    """Images of a world, the class of every pixel, and what models say of it.
+
+    Args:
+        predictors: title of a column -> model.
+        worlds: folder of the mini worlds.
+        world: name of one.
+    """
+    files, vocabulary = first_images(worlds, world), load_vocabulary(world)
+    images = [read_image(file) for file in files]
+    truth = worlds / world / "stuffthingmaps" / "val"
+    columns = {"ground truth": [read_indices(truth / f"{file.stem}.png") for file in files]}
+    for title, predictor in predictors.items():
+        columns[title] = [result.labels for result in predictor(images, vocabulary)]
+    return label_rows(vocabulary, images, columns)
+
+
+def detection_images(made: Made) -> Images:
     """Images with the true boxes, and with the surest of those that every run found in its evaluation."""
-    truth = read_coco_json(worlds / world / "annotations" / "instances_val.json")
+    return {world: _detection_rows(made, world) for world in WORLDS}
+
+
+def _detection_rows(made: Made, world: str) -> list[Row]:
+    truth = read_coco_json(made.worlds / world / "annotations" / "instances_val.json")
     words = load_vocabulary(f"{world}_things")
     seen = seen_in_training(words, load_vocabulary("mini_base"))
     entries = zip(words.classes, seen.tolist())
     categories = {c.dataset_id: {"name": c.names[0], "seen": known} for c, known in entries}
     columns = {"ground truth": truth["annotations"]}
-    for run in DETECTORS:
-        boxes = read_json(output / run.folder / f"detections_{world}_val_boxes.json")
-        columns[run.title] = [entry for entry in boxes if entry["score"] >= SHOWN_BOXES]
+    for row in DETECTORS:
+        boxes = read_json(made.file(row, f"detections_{world}_val_boxes.json"))
+        columns[row.title] = [entry for entry in boxes if entry["score"] >= SHOWN_BOXES]
     return [
         Row(
             {
@@ -184,7 +245,7 @@ def detection_rows(_: Sequence[View], world: str, output: Path, worlds: Path) ->
                 for title, boxes in columns.items()
             }
         )
-        for image in first_images(worlds, world)
+        for image in first_images(made.worlds, world)
     ]
 
 
@@ -211,102 +272,117 @@ def _drawn(
     return np.asarray(drawn)
 
 
-FEW_IMAGES = ("SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "100")
+DATASET = "mini_val_panoptic"
+SHORT = {"SOLVER.MAX_ITER": "100"}
+
+
+def _clip(title: str, tag: str) -> TableRow:
+    return TableRow(title, "regions", {"MODEL.CLIP.WEIGHTS": tag})
+
+
+LIVE = (
+    TableRow("+ CLIPSelf, patches, live", "patches", training=True, short=SHORT, minutes=1.2),
+    TableRow("+ CLIPSelf, proposals, live", "proposals", training=True, short=SHORT, minutes=1.2),
+)
+REGIONS = Chapter(
+    name="regions",
+    heading="region recognition: the original CLIP, CLIPs distilled just now, and the shipped ones",
+    tables={
+        "results": Table(
+            (
+                _clip("original CLIP", "mini"),
+                *LIVE,
+                _clip("+ CLIPSelf, patches, shipped", "mini-clipself"),
+                _clip("+ CLIPSelf, proposals, shipped", "mini-clipself-proposals"),
+            ),
+            region_table,
+            # Of the one input size of the one data set, and not of several as in other chapters.
+            numbers=lambda results: next(iter(results[DATASET].values())),
+        )
+    },
+    note="Top-1/top-5 mean accuracy on mini_val in %.\n"
+    "Boxes, Thing Masks, Stuff Masks: averages of the dense features in a region. Image Crops: the image embedding\n"
+    "of its crop; the first row is what CLIPSelf distils from.",
+)
+
+FEW_IMAGES = {"SOLVER.IMS_PER_BATCH": "2", "SOLVER.MAX_ITER": "100"}
 CAT_SEG = (
-    Run("CAT-Seg, original CLIP", "semseg_original", "semseg_original.yaml", (), True, FEW_IMAGES),
-    Run("CAT-Seg, CLIPSelf", "semseg_clipself", "semseg.yaml", (), True, FEW_IMAGES),
+    TableRow("CAT-Seg, original CLIP", "semseg_original", {}, True, FEW_IMAGES, 2),
+    TableRow("CAT-Seg, CLIPSelf", "semseg", {}, True, FEW_IMAGES, 2),
 )
 # The CLIPs of both, as they are.
 ZERO_SHOT = (
-    Run("no training, original CLIP", "zero_shot_original", "zero_shot.yaml"),
-    Run(
+    TableRow("no training, original CLIP", "zero_shot"),
+    TableRow(
         "no training, original CLIP, values of three blocks",
-        "zero_shot_values",
-        "zero_shot.yaml",
-        ("MODEL.CLIP.DENSE", "multi_value"),
+        "zero_shot",
+        {"MODEL.CLIP.DENSE": "multi_value"},
     ),
-    Run(
-        "no training, CLIPSelf",
-        "zero_shot_clipself",
-        "zero_shot.yaml",
-        ("MODEL.CLIP.WEIGHTS", "mini-clipself-proposals"),
+    TableRow(
+        "no training, CLIPSelf", "zero_shot", {"MODEL.CLIP.WEIGHTS": "mini-clipself-proposals"}
     ),
 )
 SEMANTIC = Chapter(
     name="semantic",
     heading="semantic segmentation: CAT-Seg, trained on the original CLIP and on CLIPSelf, and both CLIPs alone",
-    runs=(*CAT_SEG, *ZERO_SHOT),
     tables={"semantic": Table((*ZERO_SHOT, *CAT_SEG), semantic_split_table)},
-    views=(View("original CLIP", CAT_SEG[0]), View("CLIPSelf", CAT_SEG[1])),
-    rows=class_rows,
     note="Mean IoU in %. No training: each pixel gets the class whose text embedding is closest. CAT-Seg was trained "
     "just now\non the seen classes of mini. mini2 is a second world, with other layouts, textures and words.",
+    draw=functools.partial(
+        class_images, (View("original CLIP", CAT_SEG[0]), View("CLIPSelf", CAT_SEG[1]))
+    ),
 )
 
 GENERATOR = "mini-open-panoptic"
 # The table has no other numbers.
-QUALITY = ("TEST.PANOPTIC.TASKS", "('panoptic',)")
-LIVE_GENERATOR = Run(
+QUALITY = {"TEST.PANOPTIC.TASKS": "('panoptic',)"}
+LIVE_GENERATOR = TableRow(
     "CLIPSelf",
-    "panoptic_live",
-    "panoptic.yaml",
-    options=(*QUALITY, "SOLVER.MAX_ITER", "400"),
+    "panoptic",
+    {**QUALITY, "SOLVER.MAX_ITER": "400"},
     training=True,
-    short=(*QUALITY, "SOLVER.MAX_ITER", "160"),
+    short={"SOLVER.MAX_ITER": "160"},
+    minutes=2,
 )
-WEIGHTS = (*QUALITY, "MODEL.WEIGHTS", GENERATOR)
-ORIGINAL = Run("original CLIP", "panoptic_shipped_original", "panoptic_original.yaml", WEIGHTS)
-CLIPSELF = Run("CLIPSelf", "panoptic_shipped_clipself", "panoptic.yaml", WEIGHTS)
+SHIPPED = {**QUALITY, "MODEL.WEIGHTS": GENERATOR}
+ORIGINAL = TableRow("original CLIP", "panoptic_original", SHIPPED)
+CLIPSELF = TableRow("CLIPSelf", "panoptic", SHIPPED)
+# Both CLIPs alone, and the second one fused with the generator; titles as in the tables.
+PANOPTIC_VIEWS = (
+    View("original CLIP, CLIP only", ORIGINAL, GENERATOR, ("MODEL.FUSION.MODE", "clip")),
+    View("CLIPSelf, CLIP only", CLIPSELF, GENERATOR, ("MODEL.FUSION.MODE", "clip")),
+    View("CLIPSelf, fused", CLIPSELF, GENERATOR, ("MODEL.FUSION.MODE", "fused")),
+)
 PANOPTIC = Chapter(
     name="panoptic",
     heading="panoptic segmentation: masks of two generators, classified by CLIP, by the generator, or by both",
-    runs=(LIVE_GENERATOR, ORIGINAL, CLIPSELF),
     tables={
         f"panoptic, {name}": Table(
-            runs,
+            rows,
             functools.partial(panoptic_split_table, first=f"generator, {name}"),
             f"panoptic {name}, ",
         )
-        for name, runs in (("live", (LIVE_GENERATOR,)), ("shipped", (ORIGINAL, CLIPSELF)))
+        for name, rows in (("live", (LIVE_GENERATOR,)), ("shipped", (ORIGINAL, CLIPSELF)))
     },
-    # Both CLIPs alone, and the second one fused with the generator; titles as in the tables.
-    views=(
-        View("original CLIP, CLIP only", ORIGINAL, GENERATOR, mode="clip"),
-        View("CLIPSelf, CLIP only", CLIPSELF, GENERATOR, mode="clip"),
-        View("CLIPSelf, fused", CLIPSELF, GENERATOR, mode="fused"),
-    ),
-    rows=class_rows,
     note="Panoptic quality in %. Both generators were trained on the seen classes of mini: one just now, the shipped "
     "one longer.\nThe class of a mask comes from CLIP only, from the generator only, or from both (fused).",
+    draw=functools.partial(class_images, PANOPTIC_VIEWS),
 )
 
-DETECTOR = "mini-fvit"
-STEPS = ("SOLVER.MAX_ITER", "240")
-FEW_STEPS = ("SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "150")
+STEPS = {"SOLVER.MAX_ITER": "240"}
+FEW_STEPS = {"SOLVER.IMS_PER_BATCH": "2", "SOLVER.MAX_ITER": "150"}
 DETECTORS = (
-    Run(
-        "F-ViT, original CLIP, live",
-        "detection_original",
-        "detection_original.yaml",
-        STEPS,
-        True,
-        FEW_STEPS,
-    ),
-    Run("F-ViT, CLIPSelf, live", "detection_clipself", "detection.yaml", STEPS, True, FEW_STEPS),
-    Run(
-        "F-ViT, CLIPSelf, shipped",
-        "detection_shipped",
-        "detection.yaml",
-        ("MODEL.WEIGHTS", DETECTOR),
-    ),
+    TableRow("F-ViT, original CLIP, live", "detection_original", STEPS, True, FEW_STEPS, 1.5),
+    TableRow("F-ViT, CLIPSelf, live", "detection", STEPS, True, FEW_STEPS, 1.5),
+    TableRow("F-ViT, CLIPSelf, shipped", "detection", {"MODEL.WEIGHTS": "mini-fvit"}),
 )
 DETECTION = Chapter(
     name="detection",
     heading="detection: F-ViT, trained on the original CLIP and on CLIPSelf, and a shipped one that trained longer",
-    runs=DETECTORS,
     tables={"detection": Table(DETECTORS, functools.partial(novel_table, first="AP50 of boxes"))},
-    views=(),
-    rows=detection_rows,
     note="AP50 of boxes in %. F-ViT was trained on boxes of the seen (base) classes of mini; novel classes were never "
     "named\nin training.",
+    draw=detection_images,
 )
+
+CHAPTERS = (REGIONS, SEMANTIC, PANOPTIC, DETECTION)

@@ -35,8 +35,9 @@ from lab.mini.scenes import Scene
 from lab.mini.writer import scene_of
 from lab.quickstart.chapters import Results
 from lab.quickstart.heat_maps import heat_sheet
-from lab.quickstart.steps import EXPLORE, SHEETS
 
+# Below the output folder: sheets of images, and the page to click.
+SHEETS, EXPLORE = "images", "explore.html"
 COLUMNS = {
     "original CLIP": "mini",
     "CLIPSelf patches": "mini-clipself",
@@ -161,18 +162,14 @@ def _losses(path: Path) -> list[tuple[float, float]]:
 
 
 def write_images_and_page(
-    output: Path,
-    regions: Results,
-    live: Mapping[str, Path],
-    chapters: Mapping[str, Results],
+    output: Path, live: Mapping[str, Path], results: Mapping[str, Results]
 ) -> None:
     """Write heat_maps.jpg, kmeans.png and loss.png into SHEETS, and index.html.
 
     Args:
         output: folder for them; it has EXPLORE, which the page links.
-        regions: results of region recognition.
         live: title -> metrics.json of a run, for the loss curves.
-        chapters: results of the chapters' tables, "semantic", "panoptic, live", "panoptic, shipped" and "detection".
+        results: of the chapters' tables, by their names.
     """
     vocabulary = load_vocabulary(WORLD)
     clips = {title: load_clip(MINI_CLIP, tag) for title, tag in COLUMNS.items()}
@@ -187,9 +184,8 @@ def write_images_and_page(
     write_page(
         output / "index.html",
         "quickstart.html",
-        regions=regions.table("html"),
-        tables={name: chapter.table("html") for name, chapter in chapters.items()},
-        images={name: chapter.images for name, chapter in chapters.items()},
+        tables={name: table.table("html") for name, table in results.items()},
+        images={name: table.images for name, table in results.items()},
         questions=questions,
         clusters=clusters,
         answers=answers,

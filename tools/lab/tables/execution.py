@@ -14,8 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
+import torch
+
 from clipself_seg.data.datasets.table import COCO, MINI
-from clipself_seg.errors import ended_by
+from clipself_seg.errors import InputError, ended_by
 from clipself_seg.files import FolderInUse, alone_in
 from clipself_seg.imports import VARIABLE
 from lab import ROOT
@@ -78,25 +80,45 @@ def affordable(
         left -= {one.name for one in group}
 
 
+def make_all(runs: Sequence[Run], store: Store, *, at_once: int = AT_ONCE) -> None:
+    """Make the runs that are not finished, and those that they need, on a GPU if there is one.
+
+    Args:
+        runs: runs whose numbers are wanted.
+        store: where they go.
+        at_once: runs side by side on a CPU.
+
+    Raises:
+        InputError: runs failed; the others came to their end.
+    """
+    gpus = int(torch.cuda.is_available())
+    failed = run_all(plan(runs, store), store, gpus=gpus, at_once=at_once)
+    if failed:
+        problems = (f"the run {store.folder / name} failed: {why}" for name, why in failed.items())
+        raise InputError("; ".join(problems))
+
+
 def run_all(
     runs: Sequence[Run],
     store: Store,
     *,
     gpus: int = 0,
     hours: float = math.inf,
+    at_once: int = AT_ONCE,
 ) -> dict[str, str]:
     """Make runs, and say on the terminal how far that is; those whose needs failed are left out.
 
     Args:
         runs: as `plan` gives them.
         store: where they go.
-        gpus: GPUs of each run, one run after the other; 0 for a CPU, where `AT_ONCE` run side by side.
+        gpus: GPUs of each run, one run after the other; 0 for a CPU.
         hours: of GPUs, or of cores; once they are spent, no further run begins.
+        at_once: runs side by side on a CPU, each with one thread.
 
     Returns:
         Name of a run that failed -> what happened.
     """
-    at_once = 1 if gpus else AT_ONCE
+    at_once = 1 if gpus else at_once
     # Runs work in the project's folder, and read the data that are read here.
     folders = {MINI.variable: MINI.drawn, COCO.variable: COCO.path}
     roots = {variable: str(folder.absolute()) for variable, folder in folders.items()}

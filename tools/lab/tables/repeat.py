@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-import torch
 from tabulate import tabulate
 
 from clipself_seg.config.load import option_pairs
 from clipself_seg.errors import InputError
 from clipself_seg.files import write_json
 from clipself_seg.training.metrics import flatten_numbers
-from lab.tables.execution import plan, run_all
+from lab.tables.execution import make_all
 from lab.tables.runs import Run, make_run
 from lab.tables.store import Store
 
@@ -67,11 +66,7 @@ def repeat(
         if not own[0].has_numbers:
             raise InputError(f"{config} evaluates nothing: give DATASETS.TEST")
     store = Store(output)
-    todo = plan([run for own in runs.values() for run in own], store)
-    failed = run_all(todo, store, gpus=int(torch.cuda.is_available()))
-    if failed:
-        problems = (f"the run {output / name} failed: {why}" for name, why in failed.items())
-        raise InputError("; ".join(problems))
+    make_all([run for own in runs.values() for run in own], store)
     results = {
         config: _statistics([_numbers(run, store) for run in own]) for config, own in runs.items()
     }

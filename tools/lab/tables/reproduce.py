@@ -21,9 +21,7 @@ from lab.tables.sections import command_text, make_section
 from lab.tables.store import Store
 from lab.tables.table import Table, is_file, read_tables, with_data, with_yours
 
-_DOCS = ROOT / "docs", Path("docs").absolute()
-# Of a checkout, from which the package is imported, or in which the command runs; the wheel brings no results.
-SHIPPED_DOCS = next((docs for docs in _DOCS if (docs / "tables/runs").is_dir()), _DOCS[0])
+DOCS = ROOT / "docs"  # with the results that the project brings
 
 
 class Reproduction:
@@ -57,7 +55,7 @@ class Reproduction:
         self.yours = yours
         self.data = data
         self.data_sets = data_sets
-        kept = [self.docs, *([] if docs else [SHIPPED_DOCS])]
+        kept = [self.docs, *([] if docs else [DOCS])]
         self.store = Store(output, *(folder / NAMES[scale] / "runs" for folder in kept))
 
     def read(self, names: Sequence[str]) -> list[Table]:

@@ -28,7 +28,7 @@ from clipself_seg.imports import typed_sources
 from clipself_seg.training.tasks import task_of
 from lab import ROOT
 from lab.mini.writer import WorldSize, manifest_of
-from lab.tables.table import RunOf, RunSpec
+from lab.tables.table import FOLDER, RunOf, RunSpec
 
 # Key of the configuration -> value.
 Values = Mapping[str, Any]
@@ -130,13 +130,13 @@ INDIFFERENT = (
     "SOLVER.CHECKPOINT_KEEP",
 )
 # Words that write a run's data -> those that its name follows from, as the records of docs/tables/runs have them.
-RECORDED = {
+RECORDED: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("tools/mini.py", name): ("-m", f"clipself_seg.mini.{name}") for name in ("faded", "subjects")
 }
 DIGITS = 12
 NAMED = "named "
 # Hours of one A100 that training a configuration takes, as docs/expected.md explains.
-HOURS: Mapping[str, float] = read_json(Path(__file__).with_name("hours.json"))
+HOURS: Mapping[str, float] = read_json(FOLDER / "hours.json")
 # On disk, of each number of an image tower that learns as a whole: two states of a training (value and two moments)
 # and the weights of the whole model.
 BYTES = 30
@@ -379,7 +379,7 @@ def _in_project(config: str) -> str:
 
 
 def _config_file(config: str) -> Path:
-    """The file of the project or, where only the package is, the package's of that name."""
+    """The file of the project, or one of the user's."""
     return ROOT / config if (ROOT / config).is_file() else Path(config)
 
 

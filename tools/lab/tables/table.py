@@ -45,11 +45,11 @@ from clipself_seg.errors import InputError, check_keys, nearest, shown
 from clipself_seg.yaml_files import read_tree
 from lab import ROOT
 
-FOLDER = ROOT / "configs/tables"
+FOLDER = ROOT / "tools/lab/tables"
 SCALES = ("mini", "real")
 # How names of tables begin: the paper's, its appendix's, its figures', and others.
 KINDS = (r"\d", r"A\d", r"fig\w", "")
-FIGURES = ("", "bars", "curve", "plane")
+FIGURES = ("", "curve", "plane")
 SOURCES = ("text", "numbers", "ours")
 TERM = re.compile(r"{0}(?: - {0})?".format(r"(?:max\([^()]*\)|[\w.]+)"))
 T = TypeVar("T")
@@ -269,7 +269,7 @@ class Table:
         name: name of its file, such as "1a".
         title: heading.
         about: sentences below the heading.
-        figure: "bars", "curve", "plane" or "".
+        figure: "curve", "plane" or "".
         points: pairs of columns, across and up, that a line of a "plane" goes through.
         columns: name -> column.
         runs: scale -> name -> run.
@@ -465,8 +465,14 @@ def _changed(
 
 
 def list_tables() -> list[str]:
-    """Names of all tables: those of the paper's text, of its appendix, its figures, and those of this project."""
+    """Names of all tables: those of the paper's text, of its appendix, its figures, and those of this project.
+
+    Raises:
+        InputError: the folder of tables has none.
+    """
     names = [path.stem for path in FOLDER.glob("*.yaml")]
+    if not names:
+        raise InputError(f"{FOLDER} has no tables: run this in a clone of the project")
     return sorted(names, key=lambda name: (_kind(name), name))
 
 
@@ -488,7 +494,7 @@ def read_tables(names: Iterable[str] = ()) -> list[Table]:
     for name in names:
         if is_file(name):
             files.append(Path(name))
-            if files[-1].stem.lower() in known:
+            if files[-1].stem.lower() in {*known, "index"}:
                 raise InputError(f"{name}: there is a table of this name already: rename the file")
         elif name.lower() in known:
             files.append(known[name.lower()])

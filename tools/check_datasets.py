@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Which data sets are present, complete, unprepared or broken, and the command that mends each.
 
-    clipself-seg data check
-    clipself-seg data check ade20k_150_test_sem_seg voc_2012_test_sem_seg --full
-    clipself-seg data check coco_2017_val_panoptic --allow-subset --json check.json
+    python tools/check_datasets.py
+    python tools/check_datasets.py ade20k_150_test_sem_seg voc_2012_test_sem_seg --full
+    python tools/check_datasets.py coco_2017_val_panoptic --allow-subset --json check.json
 
 Counts images and ground truth, and reads a sample of both: sizes, label ranges, blank maps.
 Without names it checks all data sets that have one here. The status is 0 if all are complete, 1 if

@@ -64,14 +64,14 @@ def _proposals_options(parser: argparse.ArgumentParser) -> None:
 def proposals(args: argparse.Namespace) -> None:
     """Write the proposals of a trained RPN for the images of a data set, for CLIPSelf with proposals.
 
-        clipself-seg data proposals --config-file configs/detection/ov_coco+eva02_vitb16.yaml \\
+        python tools/precompute.py proposals --config-file configs/detection/ov_coco+eva02_vitb16.yaml \\
             --weights output/detection/ov_coco+eva02_vitb16/model_final.pth \\
             --dataset coco_2017_train --output datasets/coco/annotations/coco_proposals.json
         clipself-seg train --config-file configs/distill/coco_proposals+eva02_vitb16.yaml
 
     The second line distils on them: coco/annotations/coco_proposals.json below $DETECTRON2_DATASETS is the
     place that it reads. The detector should be trained on base classes alone, and on the original CLIP.
-    clipself-seg tools train-rpn trains and writes in one.
+    python tools/precompute.py train-rpn trains and writes in one.
     """
     from clipself_seg.prediction.predictor import prediction_config
 
@@ -94,10 +94,10 @@ def _rpn_options(parser: argparse.ArgumentParser) -> None:
 def train_rpn(args: argparse.Namespace) -> int:
     """Train an RPN on base classes and write its proposals, which CLIPSelf with proposals distils on.
 
-        clipself-seg tools train-rpn --output output/mini_world/mini/annotations/rpn_proposals_train.json
-        clipself-seg tools train-rpn --config-file configs/detection/ov_coco+openai_vitb16.yaml --num-gpus 8 \\
+        python tools/precompute.py train-rpn --output output/mini_world/mini/annotations/rpn_proposals_train.json
+        python tools/precompute.py train-rpn --config-file configs/detection/ov_coco+openai_vitb16.yaml --num-gpus 8 \\
             --dataset coco_2017_train --output datasets/coco/annotations/coco_proposals.json
-        clipself-seg tools train-rpn --config-file configs/detection/rpn_r50_ov_coco.yaml --num-gpus 8 \\
+        python tools/precompute.py train-rpn --config-file configs/detection/rpn_r50_ov_coco.yaml --num-gpus 8 \\
             --dataset coco_2017_train --output datasets/coco/annotations/coco_proposals.json \\
             MODEL.STOCK_RPN.BACKBONE_WEIGHTS R-50.pkl
 
@@ -146,7 +146,7 @@ def _region_text_options(parser: argparse.ArgumentParser) -> None:
 def region_text(args: argparse.Namespace) -> None:
     """Give the boxes of a data set nouns of captions, for region-text training (CLIPSelf's Table 7).
 
-        clipself-seg data region-text --config-file configs/distill/coco_region_text+eva02_vitb16.yaml \\
+        python tools/precompute.py region-text --config-file configs/distill/coco_region_text+eva02_vitb16.yaml \\
             --proposals datasets/coco/annotations/coco_proposals.json \\
             --captions datasets/coco/annotations/captions_train2017.json --nouns coco_nouns_4764.txt
         clipself-seg train --config-file configs/distill/coco_region_text+eva02_vitb16.yaml

@@ -20,7 +20,7 @@ def _quickstart_options(parser: argparse.ArgumentParser) -> None:
 def quickstart(args: argparse.Namespace) -> None:
     """Train and evaluate every task on the mini world, and write a page: six minutes on two cores.
 
-        clipself-seg quickstart
+        python tools/quickstart.py
 
     1. draws the mini worlds (output/quickstart/worlds),
     2. measures how well the dense features of the mini CLIP recognise regions,

@@ -28,9 +28,9 @@ def _seeds_options(parser: argparse.ArgumentParser) -> None:
 def repeat_seeds(args: argparse.Namespace) -> None:
     """Train and evaluate configurations under several seeds; gives mean and spread.
 
-        clipself-seg tools repeat-seeds configs/mini/semseg_original.yaml configs/mini/semseg.yaml
-        clipself-seg tools repeat-seeds configs/mini/patches.yaml --seeds 0 1 2 3 --show boxes.thing.top1
-        clipself-seg tools repeat-seeds configs/mini/panoptic.yaml --evaluate configs/mini/panoptic_original.yaml \\
+        python tools/repeat_seeds.py configs/mini/semseg_original.yaml configs/mini/semseg.yaml
+        python tools/repeat_seeds.py configs/mini/patches.yaml --seeds 0 1 2 3 --show boxes.thing.top1
+        python tools/repeat_seeds.py configs/mini/panoptic.yaml --evaluate configs/mini/panoptic_original.yaml \\
             --show /PQ /PQ_unseen
 
     Finished runs below the output folder are not repeated; an interrupted one is gone on with. A run's folder

@@ -46,15 +46,15 @@ def _reproduce_options(parser: argparse.ArgumentParser) -> None:
 def reproduce(args: argparse.Namespace) -> int:
     """Compute the paper's tables, in miniature or on real data: run what is missing, and write the page.
 
-        clipself-seg reproduce                            # all tables on the mini world -> output/reproduce/page
-        clipself-seg reproduce --table 1a 2 A1 --seeds 0  # some of them, one seed: numbers, no verdicts
-        clipself-seg reproduce --list                     # rows and claims, and what is finished
-        clipself-seg reproduce --dry-run                  # commands that would run, and their cost
-        clipself-seg reproduce --real                     # the plan on real data: hours, disk, data, weights, licences
-        clipself-seg reproduce --real --table 2 5 --hours 24 --num-gpus 8 --start     # run it, as far as 24 hours pay
-        clipself-seg reproduce --table my_table.yaml --import my_method.py   # a table of yours
-        clipself-seg reproduce --table backbone --import my_backbone.py      # your row beside kept ones
-        clipself-seg reproduce --table zero_shot --real --data my_data.yaml --start   # on your images
+        python tools/reproduce.py                            # all tables on the mini world -> output/reproduce/page
+        python tools/reproduce.py --table 1a 2 A1 --seeds 0  # some of them, one seed: numbers, no verdicts
+        python tools/reproduce.py --list                     # rows and claims, and what is finished
+        python tools/reproduce.py --dry-run                  # commands that would run, and their cost
+        python tools/reproduce.py --real                     # the plan on real data: hours, disk, data, weights, licences
+        python tools/reproduce.py --real --table 2 5 --hours 24 --num-gpus 8 --start     # run it, as far as 24 hours pay
+        python tools/reproduce.py --table my_table.yaml --import my_method.py   # a table of yours
+        python tools/reproduce.py --table backbone --import my_backbone.py      # your row beside kept ones
+        python tools/reproduce.py --table zero_shot --real --data my_data.yaml --start   # on your images
 
     A run's folder follows from its configuration, data and weights: finished ones are not repeated, interrupted ones
     are gone on with, and one run serves several tables.

@@ -36,7 +36,7 @@ def doctor(args: argparse.Namespace) -> int:
         clipself-seg doctor
         clipself-seg doctor --skip-datasets
 
-    Looks whether the files of each data set are there, and reads one image; `clipself-seg data check` reads many. The
+    Looks whether the files of each data set are there, and reads one image; `python tools/check_datasets.py` reads many. The
     status is 0 if everything that this project needs is installed, 1 if not; extras and data sets may be missing.
     """
     complete = _versions()

@@ -36,7 +36,7 @@ def read_phrases(path: str | os.PathLike[str]) -> dict[ImageId, list[list[str]]]
         if not isinstance(image_id, int | str) or not all(isinstance(t, str) for t in texts):
             raise InputError(
                 f'{path}: a caption needs "image_id", a number or text, and a list of "phrases", '
-                f"texts, got {reprlib.repr(entry)}: write it with clipself-seg data prepare coco_captions "
+                f"texts, got {reprlib.repr(entry)}: write it with python tools/prepare.py coco_captions "
                 "--overwrite"
             )
         phrases.setdefault(image_id, []).append(texts)

@@ -212,13 +212,13 @@ def _check_labels(
 def _likely_cause(outside: np.ndarray, num_classes: int, ignore_label: int) -> str:
     if outside.tolist() == [num_classes]:
         return (
-            "Labels that count from 1? `clipself-seg data prepare` renumbers the archives' maps from 0; for a "
+            "Labels that count from 1? `python tools/prepare.py` renumbers the archives' maps from 0; for a "
             'registered data set set "label_values" in its metadata, such as {1: 0, 2: 1}.'
         )
     if outside.tolist() in ([255], [65535]):
         return f"Is {outside[0]} the ignore label here? Set it in the data set's metadata."
     return (
-        "An archive's map that was not prepared (see `clipself-seg data prepare`), another data set's "
+        "An archive's map that was not prepared (see `python tools/prepare.py`), another data set's "
         'numbering, or another vocabulary. "label_values" in the metadata of a registered data set says '
         "which value is which class."
     )

@@ -90,7 +90,7 @@ class StockRPN(ProposalNetwork, ModelBase):
     def require_trained(cls, cfg: CfgNode) -> None:
         """Refuse any evaluation of detections, which have classes."""
         raise InputError(
-            "StockRPN knows no classes, so there are no detections to evaluate: clipself-seg data proposals "
+            "StockRPN knows no classes, so there are no detections to evaluate: python tools/precompute.py proposals "
             "writes its boxes and measures their recall"
         )
 

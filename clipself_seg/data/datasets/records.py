@@ -310,7 +310,7 @@ def region_text_records(names: Sequence[str]) -> RegionText:
         if read[-1].nouns != read[0].nouns:
             raise InputError(
                 f'the nouns of "{name}" are not those of "{names[0]}", or in another order: label all '
-                "with one list (clipself-seg data region-text --nouns)"
+                "with one list (python tools/precompute.py region-text --nouns)"
             )
     nouns = read[0].nouns if read else ()
     return RegionText([record for content in read for record in content.records], nouns)

@@ -232,7 +232,7 @@ class RegionTextMapper(StudentMapper):
             raise InputError(
                 f"image {record['image_id']} of DATASETS.TRAIN has no caption, which "
                 "MODEL.CLIPSELF.TEXTS.LOSS regionclip compares it with: write the file with "
-                "clipself-seg data region-text --captions, or take another loss"
+                "python tools/precompute.py region-text --captions, or take another loss"
             )
         return captions[np.random.default_rng((self.seed, draw)).integers(len(captions))]
 

@@ -162,7 +162,7 @@ def test_a_name_of_nothing_or_of_another_kind_is_answered_with_the_nearest(
         (grid, "mini_val", "set CLIPSELF_SEG_MINI .*data mini-world"),
         (nouns, "mini_train_region_text", "region_text_train.json is missing.*data region-text"),
         (panoptic_set_records, COCO, "DETECTRON2_DATASETS .*cocodataset.org"),
-        (panoptic_set_records, ADE, "run `clipself-seg data prepare ade20k_panoptic --splits val"),
+        (panoptic_set_records, ADE, "run `python tools/prepare.py ade20k_panoptic --splits val"),
         (
             lambda name: panoptic_set_records(name, ("semantic",)),
             BASE,
@@ -536,7 +536,7 @@ def test_training_leaves_small_images_and_those_without_annotation_out(root):
 def test_novel_annotations_are_refused_in_training_with_the_command_that_mends_it(root):
     write(root, OV_COCO, named("a", "b"), [annotation(0, 9), annotation(1, 17)], SOME)
     for training in (True, False):
-        with pytest.raises(InputError, match=r"cat \(1\); run `clipself-seg data prepare ov_coco"):
+        with pytest.raises(InputError, match=r"cat \(1\); run `python tools/prepare.py ov_coco"):
             detection_records("ov_coco_train", training=training)
     file = "coco/zero-shot/instances_val2017_all_2.json"
     write(root, file, named("a"), [annotation(0, 17)], {17: "cat"})

@@ -274,7 +274,7 @@ def test_files_that_a_command_makes_are_asked_for_by_its_name(
     if name in (COCO, "ade20k_panoptic_val"):
         monkeypatch.setenv("DETECTRON2_DATASETS", str(data_dir))
     options = ("DATASETS.TEST", (name,), "TEST.TRAIN_VOCABULARY", "")
-    with pytest.raises(InputError, match=f"clipself-seg data prepare {command}"):
+    with pytest.raises(InputError, match=f"python tools/prepare.py {command}"):
         evaluation(tmp_path, *options).check(Spoiler())
 
 

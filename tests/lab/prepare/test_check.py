@@ -31,7 +31,7 @@ from tests.tiny import write_tiny_coco
 ADE = "ade20k_150_test_sem_seg"
 COUNT = 5
 LABELS = "annotations_detectron2/validation"
-PREPARE_ADE = "clipself-seg data prepare ade150"
+PREPARE_ADE = "python tools/prepare.py ade150"
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_boxes_with_nouns_and_captions(datasets_root):
     assert finding.state == "broken" and "'cat'" in finding.notes[0]
     path.unlink()
     finding = check("coco_2017_train_region_text")
-    assert finding.state == "absent" and "clipself-seg data region-text" in finding.mend
+    assert finding.state == "absent" and "python tools/precompute.py region-text" in finding.mend
 
 
 def test_an_unknown_name_suggests_the_nearest():
@@ -229,7 +229,7 @@ def archive(request, datasets_root):
     """Name of a data set, what its preparation reads, the preparation, and the command for it."""
     write, prepare, tool = LAYOUTS[request.param]
     source, options = write(datasets_root), common.Options(datasets_root)
-    return request.param, source, lambda: prepare(options), f"clipself-seg data prepare {tool}"
+    return request.param, source, lambda: prepare(options), f"python tools/prepare.py {tool}"
 
 
 def written(root):
@@ -301,7 +301,7 @@ def test_a_picture_that_is_prepared_itself_is_prepared_again(datasets_root):
     finding = check(name)
     assert (finding.state, finding.mend) == (
         "broken",
-        "clipself-seg data prepare ade847 --overwrite",
+        "python tools/prepare.py ade847 --overwrite",
     )
     next(raw.rglob(path.name)).unlink()
     assert check(name).mend.startswith("the archive is not whole: ")
@@ -316,13 +316,13 @@ def test_a_mini_world_is_written_as_a_whole(worlds_root):
     finding = check("mini_val_sem_seg")
     assert finding.notes == ("1 images without label map",)
     # The command keeps a world whose manifest is there.
-    assert finding.mend == f"delete {worlds_root}/mini, then clipself-seg data mini-world"
+    assert finding.mend == f"delete {worlds_root}/mini, then python tools/mini.py world"
 
 
 COCO, ADE_PANOPTIC = "coco_2017_val_panoptic_with_sem_seg", "ade20k_panoptic_val"
 FEW = 4
-OV_COCO = "clipself-seg data prepare ov_coco --splits"
-SEM_SEG = "clipself-seg data prepare coco_panoptic_semseg --splits val2017"
+OV_COCO = "python tools/prepare.py ov_coco --splits"
+SEM_SEG = "python tools/prepare.py coco_panoptic_semseg --splits val2017"
 
 
 @pytest.fixture
@@ -436,8 +436,8 @@ def test_ade_that_is_absent_or_unprepared_says_all_that_is_to_do(datasets_root):
     finding = check(ADE_PANOPTIC)
     assert finding.state == "unprepared" and "ADEChallengeData2016" in finding.notes[0]
     assert finding.mend == (
-        "clipself-seg data prepare ade20k_panoptic --splits validation; then "
-        "clipself-seg data prepare ade150 --splits validation"
+        "python tools/prepare.py ade20k_panoptic --splits validation; then "
+        "python tools/prepare.py ade150 --splits validation"
     )
 
 

@@ -50,7 +50,7 @@ def test_prepared_sets_are_fine_as_subsets_and_the_json_says_why(
     checks = (*NAMES, "--json", report)
     assert checked(*checks, "--allow-subset") == 1
     assert [entry["state"] for entry in json.loads(report.read_text())] == ["unprepared"] * 4
-    assert "mend: clipself-seg data prepare voc20" in capsys.readouterr().out
+    assert "mend: python tools/prepare.py voc20" in capsys.readouterr().out
     assert prepared("coco_stuff", "--splits", "val2017", "--processes", 1) == 0
     assert prepared("ade150", "--root", root, "--processes", 1) == 0
     assert prepared("voc20", "--processes", 1) == 0
@@ -70,7 +70,7 @@ def test_panoptic_coco_is_fine_as_a_subset_once_it_is_prepared(
     write_small_coco(data_dir, tmp_path, 3)
     checks = ("coco_2017_val_panoptic_with_sem_seg", "--allow-subset")
     assert checked(*checks) == 1
-    (mend,) = re.findall("mend: clipself-seg data prepare (.*)", capsys.readouterr().out)
+    (mend,) = re.findall("mend: python tools/prepare.py (.*)", capsys.readouterr().out)
     assert mend == "coco_panoptic_semseg --splits val2017"
     words = ("--splits", "val2017", "--processes", 1)
     assert prepared("coco_panoptic_semseg", *words) == 0

@@ -86,8 +86,8 @@ class FullJob(NamedTuple):
 def prepare_ade150(options: Options, splits: Sequence[str] = ("validation",)) -> list[Prepared]:
     """Label maps of ADE20K's 150 classes.
 
-        clipself-seg data prepare ade150
-        clipself-seg data prepare ade150 --root /data/datasets --processes 8
+        python tools/prepare.py ade150
+        python tools/prepare.py ade150 --root /data/datasets --processes 8
 
     Reads ADEChallengeData2016/annotations and writes ADEChallengeData2016/annotations_detectron2.
     What is there already is kept; an interrupted run is completed by the next.
@@ -129,8 +129,8 @@ def read_scene_map(path: Path) -> np.ndarray:
 def prepare_ade847(options: Options, splits: Sequence[str] = ("validation",)) -> list[Prepared]:
     """Images and label maps of ADE20K's 847 classes.
 
-        clipself-seg data prepare ade847
-        clipself-seg data prepare ade847 --root /data/datasets --processes 8
+        python tools/prepare.py ade847
+        python tools/prepare.py ade847 --root /data/datasets --processes 8
 
     Reads ADE20K_2021_17_01/images/ADE (its index_ade20k.pkl is not needed) and writes
     images_detectron2 and annotations_detectron2 beside it.
@@ -239,8 +239,8 @@ def prepare_ade_panoptic(
 ) -> list[Prepared]:
     """Panoptic and instance labels of ADE20K's 150 classes.
 
-        clipself-seg data prepare ade20k_panoptic
-        clipself-seg data prepare ade20k_panoptic --root /data/datasets --processes 8 --splits validation
+        python tools/prepare.py ade20k_panoptic
+        python tools/prepare.py ade20k_panoptic --root /data/datasets --processes 8 --splits validation
 
     Reads images, annotations and annotations_instance of ADEChallengeData2016 and writes beside them
     ade20k_panoptic_{train,val}, its JSON and ade20k_instance_{train,val}.json. As in the files that

@@ -44,8 +44,8 @@ IGNORED = 255
 def prepare_coco_stuff(options: Options, splits: Sequence[str] = SPLITS) -> list[Prepared]:
     """Label maps of COCO-Stuff's 171 classes.
 
-        clipself-seg data prepare coco_stuff
-        clipself-seg data prepare coco_stuff --root /data/datasets --processes 8 --splits val2017
+        python tools/prepare.py coco_stuff
+        python tools/prepare.py coco_stuff --root /data/datasets --processes 8 --splits val2017
 
     Reads coco-stuff/annotations/{train2017,val2017}, the PNGs of stuffthingmaps_trainval2017.zip,
     and writes coco-stuff/annotations_detectron2.
@@ -91,8 +91,8 @@ def prepare_coco_panoptic_semseg(
 ) -> list[Prepared]:
     """Label maps of COCO's 133 panoptic classes, for the mean IoU of panoptic segmentation.
 
-        clipself-seg data prepare coco_panoptic_semseg
-        clipself-seg data prepare coco_panoptic_semseg --root /data/datasets --processes 8 --splits val2017
+        python tools/prepare.py coco_panoptic_semseg
+        python tools/prepare.py coco_panoptic_semseg --root /data/datasets --processes 8 --splits val2017
 
     Reads coco/annotations/panoptic_{train2017,val2017}.json and coco/panoptic_{train2017,val2017},
     and writes coco/panoptic_semseg_{train2017,val2017}.
@@ -133,8 +133,8 @@ def _convert_panoptic(job: _PanopticJob) -> bool:
 def prepare_coco_captions(options: Options, splits: Sequence[str] = SPLITS) -> list[Prepared]:
     """Noun phrases of COCO's captions, for training the caption model.
 
-        clipself-seg data prepare coco_captions
-        clipself-seg data prepare coco_captions --root /data/datasets --processes 8 --splits train2017
+        python tools/prepare.py coco_captions
+        python tools/prepare.py coco_captions --root /data/datasets --processes 8 --splits train2017
 
     Reads coco/annotations/captions_{train2017,val2017}.json and writes
     coco/annotations/panoptic_caption_{train2017,val2017}.json. It needs the package nltk and its

@@ -1,7 +1,7 @@
 """What all preparations have in common: their declaration and options, files still to do, and writing them whole.
 
 A preparation is a function of `Options`, declared by `preparation` under the name of its data set. Its docstring is the
-help text of `clipself-seg data prepare NAME`.
+help text of `python tools/prepare.py NAME`.
 """
 
 from __future__ import annotations

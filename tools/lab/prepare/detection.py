@@ -131,8 +131,8 @@ TARGETS = {
 def prepare_ov_coco(options: Options, splits: Sequence[str] = tuple(TARGETS)) -> list[Prepared]:
     """Annotations of OV-COCO: 48 base classes to train on, with 17 novel ones to evaluate.
 
-        clipself-seg data prepare ov_coco
-        clipself-seg data prepare ov_coco --root /data/datasets --splits val2017
+        python tools/prepare.py ov_coco
+        python tools/prepare.py ov_coco --root /data/datasets --splits val2017
 
     Reads coco/annotations/instances_{train2017,val2017}.json and writes
     coco/zero-shot/instances_train2017_seen_2_65_cat.json and instances_val2017_all_2.json. Counts are
@@ -204,8 +204,8 @@ def _keep(content: JsonObject, source: Path, novel: bool) -> tuple[int, int]:
 def prepare_ov_lvis(options: Options) -> list[Prepared]:
     """Annotations of OV-LVIS to train on: LVIS v1 without those of its 337 rare classes.
 
-        clipself-seg data prepare ov_lvis
-        clipself-seg data prepare ov_lvis --root /data/datasets
+        python tools/prepare.py ov_lvis
+        python tools/prepare.py ov_lvis --root /data/datasets
 
     Reads lvis/lvis_v1_train.json and writes lvis/lvis_v1_train_seen_1203_cat.json; the file is read
     whole, which takes some gigabytes of memory. Evaluation reads LVIS's own lvis_v1_val.json.
@@ -235,8 +235,8 @@ def drop_rare(content: JsonObject, source: Path) -> list[Count]:
 def prepare_objects365(options: Options) -> list[Prepared]:
     """Annotations of Objects365 v1 with its categories in the order of their ids.
 
-        clipself-seg data prepare objects365
-        clipself-seg data prepare objects365 --root /data/datasets
+        python tools/prepare.py objects365
+        python tools/prepare.py objects365 --root /data/datasets
 
     Reads Objects365v1/objects365_val.json and writes objects365_reorder_val.json beside it. The names
     have to be those of v1; v2 has others.

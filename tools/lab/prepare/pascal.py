@@ -84,8 +84,8 @@ class VocJob(MapJob):
 def prepare_voc20(options: Options) -> list[Prepared]:
     """Label maps of PASCAL VOC 2012: VOC-20 without background, and VOC-20b with it.
 
-        clipself-seg data prepare voc20
-        clipself-seg data prepare voc20 --root /data/datasets --processes 8
+        python tools/prepare.py voc20
+        python tools/prepare.py voc20 --root /data/datasets --processes 8
 
     Reads VOCdevkit/VOC2012/SegmentationClassAug for the names in ImageSets/Segmentation/val.txt and
     writes annotations_detectron2/val and annotations_detectron2_bg/val.
@@ -156,8 +156,8 @@ class JsonJob(MapJob):
 def prepare_pascal_context_59(options: Options) -> list[Prepared]:
     """Label maps of PASCAL Context's 59 frequent classes.
 
-        clipself-seg data prepare pascal_context_59
-        clipself-seg data prepare pascal_context_59 --root /data/datasets --processes 8
+        python tools/prepare.py pascal_context_59
+        python tools/prepare.py pascal_context_59 --root /data/datasets --processes 8
 
     Reads VOCdevkit/VOC2010/trainval_merged.json and writes annotations_detectron2/pc59_val beside it.
     The JSON is read whole, which takes some gigabytes of memory.
@@ -234,8 +234,8 @@ def _context_table() -> np.ndarray:
 def prepare_pascal_context_459(options: Options, list_file: Path | None = None) -> list[Prepared]:
     """Label maps of all 459 classes of PASCAL Context.
 
-        clipself-seg data prepare pascal_context_459
-        clipself-seg data prepare pascal_context_459 --root /data/datasets --processes 8
+        python tools/prepare.py pascal_context_459
+        python tools/prepare.py pascal_context_459 --root /data/datasets --processes 8
 
     Reads VOCdevkit/VOC2010/trainval/*.mat for the names in VOCdevkit/VOC2010/pascalcontext_val.txt
     and writes annotations_detectron2/pc459_val beside them.

@@ -61,8 +61,8 @@ IGNORED = 255
 def prepare_cityscapes(options: Options, splits: Sequence[str] = CITY_SPLITS) -> list[Prepared]:
     """Panoptic and instance labels and label maps of Cityscapes' 19 classes.
 
-        clipself-seg data prepare cityscapes_panoptic
-        clipself-seg data prepare cityscapes_panoptic --root /data/datasets --processes 8 --splits val
+        python tools/prepare.py cityscapes_panoptic
+        python tools/prepare.py cityscapes_panoptic --root /data/datasets --processes 8 --splits val
 
     Reads cityscapes/leftImg8bit and cityscapes/gtFine ({instanceIds,labelIds}.png) and writes
     cityscapes/gtFine/cityscapes_panoptic_{train,val}, its JSON and cityscapes_instances_{train,val}.json, and
@@ -150,8 +150,8 @@ Reader = Callable[..., ImageTruth]
 def prepare_vistas(options: Options, splits: Sequence[str] = ("validation",)) -> list[Prepared]:
     """Panoptic and instance labels and label maps of Mapillary Vistas v1.2, 65 classes.
 
-        clipself-seg data prepare mapillary_vistas
-        clipself-seg data prepare mapillary_vistas --root /data/datasets --processes 8 --splits validation
+        python tools/prepare.py mapillary_vistas
+        python tools/prepare.py mapillary_vistas --root /data/datasets --processes 8 --splits validation
 
     Reads images, labels and panoptic of mapillary_vistas/{training,validation} and writes labels_detectron2 and
     instances_detectron2.json beside them; without the archive's panoptic/panoptic_2018.json, panoptic is made of

@@ -78,7 +78,7 @@ def _style(number: int) -> dict[str, Any]:
 INDEX = "index.md"
 NAMES = {"mini": "tables", "real": "tables_real"}
 TITLES = {"mini": "The paper's tables in miniature", "real": "The paper's tables"}
-COMMANDS = {"mini": "clipself-seg reproduce", "real": "clipself-seg reproduce --real --start"}
+COMMANDS = {"mini": "python tools/reproduce.py", "real": "python tools/reproduce.py --real --start"}
 ABOUT = {
     "mini": (
         "Every table of the CLIPSelf paper with the numbers that it prints and those of the same comparison in "

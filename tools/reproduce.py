@@ -50,8 +50,8 @@ def reproduce(args: argparse.Namespace) -> int:
         python tools/reproduce.py --table 1a 2 A1 --seeds 0  # some of them, one seed: numbers, no verdicts
         python tools/reproduce.py --list                     # rows and claims, and what is finished
         python tools/reproduce.py --dry-run                  # commands that would run, and their cost
-        python tools/reproduce.py --real                     # the plan on real data: hours, disk, data, weights, licences
-        python tools/reproduce.py --real --table 2 5 --hours 24 --num-gpus 8 --start     # run it, as far as 24 hours pay
+        python tools/reproduce.py --real                     # the plan on real data: hours, disk, data, weights
+        python tools/reproduce.py --real --table 2 5 --hours 24 --num-gpus 8 --start     # run it: 24 hours
         python tools/reproduce.py --table my_table.yaml --import my_method.py   # a table of yours
         python tools/reproduce.py --table backbone --import my_backbone.py      # your row beside kept ones
         python tools/reproduce.py --table zero_shot --real --data my_data.yaml --start   # on your images

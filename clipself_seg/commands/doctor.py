@@ -36,8 +36,8 @@ def doctor(args: argparse.Namespace) -> int:
         clipself-seg doctor
         clipself-seg doctor --skip-datasets
 
-    Looks whether the files of each data set are there, and reads one image; `python tools/check_datasets.py` reads many. The
-    status is 0 if everything that this project needs is installed, 1 if not; extras and data sets may be missing.
+    Looks whether the files of each data set are there; in a clone, `python tools/check_datasets.py` reads images, too.
+    The status is 0 if everything that this project needs is installed, 1 if not; extras and data sets may be missing.
     """
     complete = _versions()
     if FURTHER[0].version:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,37 @@ CODE = [
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Definition = Function | ast.ClassDef
+
+
+# Code lines that the package and the laboratory with the other tools may have: who adds takes out elsewhere.
+BUDGET = {"clipself_seg": 31_800, "tools": 9_500}
+NO_CODE = {getattr(tokenize, name) for name in "COMMENT NL NEWLINE INDENT DEDENT ENDMARKER".split()}
+
+
+def code_lines(source: str) -> int:
+    """Number of lines without blanks, comments and docstrings."""
+    described = ast.Module | ast.ClassDef | Function
+    documentation = {
+        line
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, described) and ast.get_docstring(node, clean=False) is not None
+        for line in range(node.body[0].lineno, node.body[0].end_lineno + 1)
+    }
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    code = {
+        line
+        for token in tokens
+        if token.type not in NO_CODE
+        for line in range(token.start[0], token.end[0] + 1)
+    }
+    return len(code - documentation)
+
+
+@pytest.mark.parametrize("folder", BUDGET)
+def test_the_code_stays_within_its_budget(folder):
+    assert code_lines('"""Text\n\nmore."""\nx = [\n    1,  # one\n]\n\n# a comment\n') == 3
+    lines = sum(code_lines(path.read_text()) for path in (ROOT / folder).rglob("*.py"))
+    assert lines <= BUDGET[folder], f"{folder}: {lines} code lines, {BUDGET[folder]} are allowed"
 
 
 def place(path: Path, node: ast.AST) -> str:

@@ -5,9 +5,8 @@
     python tools/compare_checkouts.py ../before . --worlds output/mini_world
 
 Evaluates the shipped weights of every task, trains two steps of every recipe, and predicts a few scenes. Numbers,
-label maps and tensors have to be equal bit for bit; dates, commits, versions, times and paths are left out. What a
-checkout has written is kept below --output, and is not computed again for a commit without changes. Everything runs
-in one thread: last digits depend on their number.
+label maps and tensors have to be equal bit for bit; dates, commits, versions, times and paths are left out. All runs
+in one thread, since last digits depend on their number. What each case wrote stays below --output.
 """
 
 from __future__ import annotations
@@ -15,38 +14,41 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors.numpy import load_file
 
-SHIPPED = "MODEL.WEIGHTS"
-CLIP = "MODEL.CLIP.WEIGHTS"
-# Configuration below configs/mini and keys of each evaluation.
-EVALUATIONS = {
-    "regions": ("regions", CLIP, "mini"),
-    "regions-clipself": ("regions", CLIP, "mini-clipself"),
-    "regions-proposals": ("regions", CLIP, "mini-clipself-proposals"),
-    "zero-shot": ("zero_shot",),
-    "semantic": ("semseg", SHIPPED, "mini-cat-seg"),
-    "panoptic": ("panoptic", SHIPPED, "mini-open-panoptic"),
-    "panoptic-original": ("panoptic_original", SHIPPED, "mini-open-panoptic"),
-    "detection": ("detection", SHIPPED, "mini-fvit"),
-}
-# Configurations below configs/mini of which two steps are trained.
-TRAININGS = "patches proposals patches_preserved captions region_text semseg panoptic panoptic_plain detection".split()
+EVAL = "train_net.py --eval-only --config-file configs/mini"
+# The training data of the mini world, in batches that a world of eight scenes has.
+TRAIN = (
+    "train_net.py --config-file configs/mini/{}.yaml DATASETS.TEST () SOLVER.MAX_ITER 2 SOLVER.LOG_PERIOD 1 "
+    "SOLVER.IMS_PER_BATCH 4 DATALOADER.NUM_WORKERS 0 MODEL.DEVICE cpu OUTPUT_DIR"
+)
 WORDS = "red star|scarlet star, blue ring, green cross, grass, sand, water"
-PREDICTIONS = {
-    "predict-zero-shot": ("--model", "mini-clipself"),
-    "predict-semantic": ("--model", "mini-cat-seg", "--save", "labels", "coco", "--absent", "mark"),
-    "predict-background": ("--model", "mini-cat-seg", "--background", "--threshold", "0.3"),
-    "predict-panoptic": ("--model", "mini-open-panoptic", "--stuff", "grass, sand, water"),
-    "predict-detection": ("--model", "mini-fvit"),
+PREDICT = f"-m clipself_seg predict {{scenes}} --words '{WORDS}' --device cpu"
+# Case -> words after ``python``, of which the last is followed by its output folder.
+CASES = {
+    "regions": f"{EVAL}/regions.yaml MODEL.CLIP.WEIGHTS mini OUTPUT_DIR",
+    "regions-clipself": f"{EVAL}/regions.yaml MODEL.CLIP.WEIGHTS mini-clipself OUTPUT_DIR",
+    "regions-proposals": f"{EVAL}/regions.yaml MODEL.CLIP.WEIGHTS mini-clipself-proposals OUTPUT_DIR",
+    "zero-shot": f"{EVAL}/zero_shot.yaml OUTPUT_DIR",
+    "semantic": f"{EVAL}/semseg.yaml MODEL.WEIGHTS mini-cat-seg OUTPUT_DIR",
+    "panoptic": f"{EVAL}/panoptic.yaml MODEL.WEIGHTS mini-open-panoptic OUTPUT_DIR",
+    "panoptic-original": f"{EVAL}/panoptic_original.yaml MODEL.WEIGHTS mini-open-panoptic OUTPUT_DIR",
+    "detection": f"{EVAL}/detection.yaml MODEL.WEIGHTS mini-fvit OUTPUT_DIR",
+    "predict-zero-shot": f"{PREDICT} --model mini-clipself -o",
+    "predict-semantic": f"{PREDICT} --model mini-cat-seg --save labels coco --absent mark -o",
+    "predict-background": f"{PREDICT} --model mini-cat-seg --background --threshold 0.3 -o",
+    "predict-panoptic": f"{PREDICT} --model mini-open-panoptic --stuff 'grass, sand, water' -o",
+    "predict-detection": f"{PREDICT} --model mini-fvit -o",
 }
+RECIPES = "patches proposals patches_preserved captions region_text semseg panoptic panoptic_plain detection"
+CASES |= {f"train-{recipe}": TRAIN.format(recipe) for recipe in RECIPES.split()}
 # Keys of JSON that differ between commits, machines and days.
 LEFT_OUT = set(
     "argv command commit date date_created time seconds config config_file output_dir versions version provenance "
@@ -54,114 +56,65 @@ LEFT_OUT = set(
 )
 
 
-def cases(worlds: Path) -> dict[str, list[str]]:
-    """Command of each case, behind the interpreter, up to its output folder."""
-    commands = {}
-    for name, (config, *keys) in EVALUATIONS.items():
-        words = ["train_net.py", "--config-file", f"configs/mini/{config}.yaml", "--eval-only"]
-        commands[name] = [*words, *keys, "MODEL.DEVICE", "cpu", "OUTPUT_DIR"]
-    for config in TRAININGS:
-        words = ["train_net.py", "--config-file", f"configs/mini/{config}.yaml", "DATASETS.TEST"]
-        keys = ["()", "SOLVER.MAX_ITER", "2", "SOLVER.LOG_PERIOD", "1", "SOLVER.IMS_PER_BATCH", "4"]
-        keys += ["DATALOADER.NUM_WORKERS", "0"]
-        commands[f"train-{config}"] = [*words, *keys, "MODEL.DEVICE", "cpu", "OUTPUT_DIR"]
-    scenes = [str(path) for path in sorted((worlds / "mini/val").glob("*"))[:3]]
-    for name, options in PREDICTIONS.items():
-        words = ["-m", "clipself_seg", "predict", *scenes, "--words", WORDS, *options]
-        commands[name] = [*words, "--device", "cpu", "--output"]
-    return commands
-
-
-def run(checkout: Path, command: list[str], folder: Path, worlds: Path) -> None:
-    """Runs a command in a checkout, with its log beside the outputs; one that ran already is not repeated."""
-    done = folder / "done"
-    if done.exists():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
+def run(checkout: Path, case: str, folder: Path, worlds: Path) -> None:
+    """Run a case in a checkout; its log lies beside its output."""
+    folder.mkdir(parents=True)
+    scenes = sorted((worlds / "mini/val").glob("*"))[:3]
+    words = shlex.split(CASES[case].replace("{scenes}", shlex.join(map(str, scenes))))
     own = {"PYTHONPATH": str(checkout), "CLIPSELF_SEG_MINI": str(worlds), "OMP_NUM_THREADS": "1"}
     with open(folder / "log.txt", "w") as log:
-        command = [sys.executable, *command, str(folder / "output")]
-        subprocess.run(
-            command, cwd=checkout, env=os.environ | own, stdout=log, stderr=log, check=True
-        )
-    done.touch()
+        command = [sys.executable, *words, str(folder / "output")]
+        done = subprocess.run(command, cwd=checkout, env=os.environ | own, stdout=log, stderr=log)
+    if done.returncode:
+        sys.exit(f"{case} failed in {checkout}: {folder / 'log.txt'}")
 
 
-def state_of(checkout: Path) -> str:
-    """The commit of a checkout, or "changed" where it has uncommitted changes."""
-    git = ["git", "-C", str(checkout)]
-    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True).stdout
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
-    return "changed" if changed.strip() else commit.strip()
+def leaves(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    """Place and value of everything in a JSON value, without `LEFT_OUT`."""
+    if isinstance(value, dict):
+        for key in value.keys() - LEFT_OUT:
+            yield from leaves(value[key], f"{at}.{key}")
+    elif isinstance(value, list):
+        for index, one in enumerate(value):
+            yield from leaves(one, f"{at}[{index}]")
+    else:
+        yield at, str(value)
 
 
-def differences(old: Any, new: Any, at: str = "") -> Iterator[str]:
-    """Places in two JSON values which differ, without `LEFT_OUT`."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in sorted(old.keys() | new.keys()):
-            if key not in LEFT_OUT:
-                yield from differences(old.get(key), new.get(key), f"{at}.{key}")
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for index, pair in enumerate(zip(old, new)):
-            yield from differences(*pair, f"{at}[{index}]")
-    elif isinstance(old, np.ndarray) and isinstance(new, np.ndarray) and old.shape == new.shape:
-        if not np.array_equal(old, new):
-            yield f"{at}: by {np.abs(old.astype(float) - new.astype(float)).max():.3g} at most"
-    elif str(old) != str(new):
-        yield f"{at}: {str(old)[:60]} -> {str(new)[:60]}"
-
-
-def content(path: Path) -> Any:
-    """What a file holds, as JSON has it; None for a file that is not compared."""
-    if path.name == "metrics.json":
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    if path.suffix == ".json":
-        return json.loads(path.read_text())
-    if path.suffix == ".png" and "overlays" not in path.parts:
-        return path.read_bytes()
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    return None
-
-
-def compare(old: Path, new: Path) -> list[str]:
-    """What differs between two folders of outputs."""
-    files = {
-        path.relative_to(root)
-        for root in (old, new)
-        for path in root.rglob("*.*")
-        if "tfevents" not in path.name
-    }
-    wrong = []
-    for file in sorted(files):
-        if not ((old / file).exists() and (new / file).exists()):
-            wrong.append(f"{file}: only {'before' if (old / file).exists() else 'after'}")
-        elif (old / file).is_file():
-            wrong += [f"{file}{d}" for d in differences(content(old / file), content(new / file))]
-    return wrong
+def content(root: Path) -> dict[str, Any]:
+    """Everything that is compared of a folder of outputs: numbers of JSON, label maps and tensors, by their place."""
+    written: dict[str, Any] = {}
+    for path in root.rglob("*"):
+        name = str(path.relative_to(root))
+        if path.name == "metrics.json":
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            written |= {f"{name}{at}": value for at, value in leaves(lines)}
+        elif path.suffix == ".json":
+            written |= {f"{name}{at}": v for at, v in leaves(json.loads(path.read_text()))}
+        elif path.suffix == ".png" and "overlays" not in path.parts:
+            written[name] = path.read_bytes()
+        elif path.suffix == ".safetensors":
+            written |= {f"{name} {key}": t.tobytes() for key, t in load_file(path).items()}
+    return written
 
 
 def main() -> int:
     """Run and compare; the status is 1 where something differs."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("old", type=Path)
-    parser.add_argument("new", type=Path)
+    parser.add_argument("checkouts", nargs=2, type=Path)
     parser.add_argument("--worlds", type=Path, default=Path("output/mini_world"))
     parser.add_argument("--output", type=Path, default=Path("output/compare_checkouts"))
-    parser.add_argument("--only", nargs="+", default=[], help="cases by name (all)")
+    parser.add_argument("--only", nargs="+", default=list(CASES), help="cases by name (all)")
     args = parser.parse_args()
-    worlds = args.worlds.absolute()
     failed = False
-    for name, command in cases(worlds).items():
-        if args.only and name not in args.only:
-            continue
-        folders = []
-        for side, checkout in (("old", args.old), ("new", args.new)):
-            folders.append(args.output.absolute() / side / state_of(checkout) / name)
-            run(checkout.absolute(), command, folders[-1], worlds)
-        wrong = compare(*(folder / "output" for folder in folders))
-        failed |= bool(wrong)
-        sys.stdout.write("\n  ".join([f"{name}: {'differs' if wrong else 'equal'}", *wrong[:20]]))
+    for case in args.only:
+        sides = [args.output.absolute() / case / side for side in ("old", "new")]
+        for checkout, folder in zip(args.checkouts, sides):
+            run(checkout.absolute(), case, folder, args.worlds.absolute())
+        old, new = (content(folder / "output") for folder in sides)
+        wrong = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+        failed |= bool(wrong) or not old
+        sys.stdout.write("\n  ".join([f"{case}: {len(wrong)} of {len(old)} differ", *wrong[:20]]))
         sys.stdout.write("\n")
         sys.stdout.flush()
     return int(failed)

@@ -19,8 +19,6 @@ def _seeds_options(parser: argparse.ArgumentParser) -> None:
     value(parser, "--seeds", default=SEEDS, kind=int, count="+")
     value(parser, "--output", default=Path("output/seeds"))
     value(parser, "--show", "ends of the names of the numbers to print", NUMBERS, count="+")
-    evaluate = "files under which what the first configuration trained is evaluated too"
-    value(parser, "--evaluate", evaluate, [], count="+", metavar="CONFIG")
     further_keys(parser, "every run")
 
 
@@ -30,8 +28,7 @@ def repeat_seeds(args: argparse.Namespace) -> None:
 
         python tools/repeat_seeds.py configs/mini/semseg_original.yaml configs/mini/semseg.yaml
         python tools/repeat_seeds.py configs/mini/patches.yaml --seeds 0 1 2 3 --show boxes.thing.top1
-        python tools/repeat_seeds.py configs/mini/panoptic.yaml --evaluate configs/mini/panoptic_original.yaml \\
-            --show /PQ /PQ_unseen
+        python tools/repeat_seeds.py configs/mini/panoptic.yaml --show /PQ /PQ_unseen
 
     Finished runs below the output folder are not repeated; an interrupted one is gone on with. A run's folder
     follows from its configuration with all options, its data and its weights.
@@ -39,7 +36,7 @@ def repeat_seeds(args: argparse.Namespace) -> None:
     from lab.tables.repeat import repeat, spread_table
 
     output = args.output.absolute()
-    results = repeat(args.configs, args.seeds, output, args.opts, args.evaluate)
+    results = repeat(args.configs, args.seeds, output, args.opts)
     sys.stdout.write(f"\n{spread_table(results, args.show)}\n{output / 'seeds.json'}\n")
 
 

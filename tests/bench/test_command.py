@@ -12,11 +12,11 @@ import torch
 from bench import command, jobs, measure, report
 from bench.accelerator import ACCELERATOR
 from bench.flops import tower_flops
-from bench.launches import Launches
 from bench.measure import Run, time_in_turn
 from bench.model_table import model_table
 from bench.workloads import build_runs
 from clipself_seg.clip import load_clip
+from tests.launches import Launches
 
 TINY = ["--model", "ViT-Mini-8", "--size", "64", "--repeats", "1", "--regions", "5"]
 TINY += ["--threads", "1"]

@@ -14,7 +14,6 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.accelerator import ACCELERATOR, Accelerator, on_host
-from bench.launches import Launches
 from clipself_seg.clip import layers, load_clip, runtime
 from clipself_seg.clip.eva import EvaBlock, EvaTransformer
 from clipself_seg.clip.kinds import find_architecture
@@ -56,6 +55,7 @@ from clipself_seg.heads.panoptic.panoptic_merge import (
     semantic_labels,
 )
 from clipself_seg.heads.windows import WindowLayout, best_class
+from tests.launches import Launches
 
 GPU = torch.device("cuda")
 

@@ -220,18 +220,6 @@ def test_other_options_into_the_same_folder_are_other_runs(tmp_path, made):
     assert repeat([CONFIG], [0, 1], tmp_path)[CONFIG]["val/PQ"]["mean"] == 30
 
 
-def test_what_one_configuration_trained_is_evaluated_under_another(tmp_path, made):
-    for seed in (0, 1):
-        write(tmp_path, seed, PQ=2.0)
-    results = repeat([CONFIG], [0, 1], tmp_path, evaluated=[OTHER])
-    assert [results[name]["val/PQ"]["mean"] for name in (CONFIG, OTHER)] == [2.0, 1.0]
-    trained = make_run(CONFIG, {}, seed=1)
-    words = made[1].command(tmp_path)
-    weights = words[words.index("MODEL.WEIGHTS") + 1]
-    assert weights == str(tmp_path / trained.name / trained.result_file)
-    assert words[0] == "eval" and words[words.index("SEED") + 1] == "1"
-
-
 def test_one_seed_has_no_spread_and_a_failed_run_is_named(tmp_path, monkeypatch):
     for seeds, words, said in (
         ([3, 3], [], "two different seeds"),

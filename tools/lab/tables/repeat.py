@@ -34,7 +34,6 @@ def repeat(
     seeds: Sequence[int],
     output: Path,
     opts: Sequence[str] = (),
-    evaluated: Sequence[str] = (),
 ) -> dict[str, dict[str, Statistics]]:
     """Train and evaluate each configuration under each seed; finished runs are not repeated.
 
@@ -44,7 +43,6 @@ def repeat(
         output: folder of the runs, each in one of its own that follows from all its options, and of
             `seeds.json`.
         opts: further KEY VALUE words of every run.
-        evaluated: files under which what the first configuration trained is evaluated as well.
 
     Returns:
         {config: {number: {"mean": ..., "spread": ..., "values": [...]}}}; the spread is the
@@ -57,11 +55,6 @@ def repeat(
         raise InputError(f"a spread needs two different seeds, got {list(seeds)}")
     given = option_pairs(opts)
     runs = {config: [make_run(config, given, seed=seed) for seed in seeds] for config in configs}
-    for config in evaluated:
-        runs[config] = [
-            make_run(config, given, needs={"MODEL.WEIGHTS": run}, evaluate=True, seed=run.seed)
-            for run in runs[configs[0]]
-        ]
     for config, own in runs.items():
         if not own[0].has_numbers:
             raise InputError(f"{config} evaluates nothing: give DATASETS.TEST")

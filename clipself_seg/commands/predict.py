@@ -139,9 +139,7 @@ def _semantic_options(parser: argparse.ArgumentParser) -> None:
 def _panoptic_options(parser: argparse.ArgumentParser) -> None:
     panoptic, rare = group(parser, "panoptic"), group(parser, "panoptic", rare=True)
     value(panoptic, "--stuff", 'classes that are stuff, as --words; "" for none')
-    masks = (
-        "masks that get names: of a folder (NAME.json, NAME.png), or sam2, sam3, eomt, mask2former"
-    )
+    masks = "masks that get names: of a folder (NAME.json, NAME.png, PNGs in NAME/), or sam2, sam3, eomt, mask2former"
     value(panoptic, "--masks", masks, metavar="FOLDER|MODEL")
     clip = "file, name or tag of the CLIP that scores masks, such as a distilled one"
     value(panoptic, "--clip-weights", clip)

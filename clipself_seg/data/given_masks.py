@@ -5,15 +5,17 @@ A folder has for an image NAME one of
     NAME.json   run lengths or polygons of COCO: a list of them, or of {"segmentation": ..., "score": ...}, or
                 such a list as "annotations"
     NAME.png    a mask for each value: one channel of 8 or 16 bits, or R + 256 G + 65536 B; 0 is none
+    NAME/       a PNG for each mask, all but 0 is inside; their scores may be in metadata.csv
 
-The first is what Segment Anything's script writes, the second are COCO's panoptic PNGs. Masks may overlap. A score is
-1 where there is none; SAM's "predicted_iou", an estimate, counts as 1 where it is above.
+The first and the last are what Segment Anything's script writes, the second are COCO's panoptic PNGs. Masks may
+overlap. A score is 1 where there is none; SAM's "predicted_iou", an estimate, counts as 1 where it is above.
 
 Shapes: n masks, H x W pixels of the image as it is meant to be seen.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -28,16 +30,17 @@ from pycocotools import mask as rle
 from clipself_seg.checkpoints.mask_models import MASK_MODELS, has_mask_model
 from clipself_seg.data.images import MAX_PIXELS, decoding_errors, open_image
 from clipself_seg.data.masks import read_indices, read_panoptic_png, run_lengths
-from clipself_seg.errors import InputError, shown
-from clipself_seg.files import read_json
+from clipself_seg.errors import InputError, in_short, shown
+from clipself_seg.files import read_json, read_text
 
 MOST_MASKS = 1000  # of an image
 MOST_BYTES = 1 << 31  # of the masks of an image, with a byte a pixel
-MOST_FILE_BYTES = 1 << 26  # of a JSON
+MOST_FILE_BYTES = 1 << 26  # of a JSON or a table
+TABLE = "metadata.csv"
 # Keys of a score, and whether it is an estimate that may exceed 1.
 SCORES = {"score": False, "predicted_iou": True}
 MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "RGB")  # of PNGs
-FORMS = "NAME.json or NAME.png"
+FORMS = "NAME.json, NAME.png or a folder NAME"
 
 
 class GivenMasks(NamedTuple):
@@ -89,16 +92,18 @@ def _checked(given: GivenMasks, size: tuple[int, int]) -> GivenMasks:
 
 
 def read_masks(path: str | os.PathLike[str], size: tuple[int, int]) -> GivenMasks:
-    """Read the masks of an image from a file of one of the forms above.
+    """Read the masks of an image from a file or folder of one of the forms above.
 
     Args:
-        path: file.
+        path: file or folder.
         size: rows and columns of the image in pixels.
 
     Raises:
         InputError: it is missing, damaged, of another size, or too much; names file and mask.
     """
     path = Path(path)
+    if path.is_dir():
+        return _of_folder(path, size)
     if path.suffix.lower() == ".png":
         return _of_map(path, size)
     _require_small(path)
@@ -175,6 +180,55 @@ def _of_map(path: Path, size: tuple[int, int]) -> GivenMasks:
     return GivenMasks(ids == values[:, None, None], np.ones(len(values), dtype=np.float32))
 
 
+def _of_folder(folder: Path, size: tuple[int, int]) -> GivenMasks:
+    files = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    pngs = sorted((path for path in files if path.suffix.lower() == ".png"), key=_number_first)
+    if not pngs and {path.name for path in files} - {TABLE}:
+        raise InputError(f"masks {folder} has no PNG: give one for each mask")
+    _require_room(str(folder), len(pngs), size)
+    masks = np.zeros((len(pngs), *size), dtype=bool)
+    for mask, path in zip(masks, pngs):
+        np.not_equal(_read_ids(path, size), 0, out=mask)
+    scores = np.ones(len(pngs), dtype=np.float32)
+    if (table := folder / TABLE).is_file():
+        scores[:] = _table_scores(table, [path.stem for path in pngs])
+    return GivenMasks(masks, scores)
+
+
+def _number_first(path: Path) -> tuple[int, str]:
+    """Sorts 2.png before 10.png."""
+    digits = path.stem.isdecimal() and len(path.stem) < 10
+    return int(path.stem) if digits else -1, path.name
+
+
+def _table_scores(path: Path, stems: Sequence[str]) -> list[float]:
+    """The score of each mask from a table with the columns "id" and "score" or "predicted_iou"."""
+    _require_small(path)
+    try:
+        rows = list(csv.DictReader(read_text(path, "scores of masks").splitlines()))
+    except csv.Error as error:
+        raise InputError(f"scores of masks {path} are no table ({in_short(error)})") from None
+    own = {row.get("id"): row for row in rows}
+    scores = []
+    for stem in stems:
+        if stem not in own:
+            raise InputError(
+                f'{path} has no row whose "id" is {shown(stem)}: give each mask one, or leave the table out'
+            )
+        texts = {key: own[stem][key] for key in SCORES if own[stem].get(key)}
+        try:
+            scores.append(
+                _score({key: float(text) for key, text in texts.items()}, f"{path}: {stem}")
+            )
+        except ValueError as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{path}: {stem} has a score that is no number: {shown(str(texts))}"
+            ) from None
+    return scores
+
+
 def _read_ids(path: Path, size: tuple[int, int]) -> np.ndarray:
     """Values (H, W) of a PNG, 0 outside of all masks; its header is compared before anything is decoded."""
     limit = max(MAX_PIXELS, size[0] * size[1])
@@ -243,7 +297,7 @@ class MaskFolder:
         has_mask_model(folder)  # refuses one that is not read
 
     def path(self, name: str) -> Path | None:
-        """File of an image; None if there is none.
+        """File or folder of an image; None if there is none.
 
         Args:
             name: name of the image without ending, with the folder below that of all images.
@@ -255,10 +309,11 @@ class MaskFolder:
         files = [file for file in files if file.is_file()]
         if len(files) > 1:
             raise InputError(f"{files[0]} and {files[1]} are of one image: leave one out")
-        return files[0] if files else None
+        # Beside a file a folder is that of further images.
+        return files[0] if files else folder if (folder := self.folder / name).is_dir() else None
 
     def required(self, name: str) -> Path:
-        """File of an image, see `path`.
+        """File or folder of an image, see `path`.
 
         Raises:
             InputError: there is none, or there are two.
@@ -301,7 +356,9 @@ class MaskFolder:
                 f"masks of {len(missing)} of {len(names)} images of {dataset} are missing in {self.folder}, such as "
                 f"those of {missing[0]}: give {FORMS}, or leave the data set out of DATASETS.TEST"
             )
-        forms = Counter(path.suffix[1:] for path in paths.values() if path)
+        forms = Counter(
+            path.suffix[1:] if path.is_file() else "folder" for path in paths.values() if path
+        )
         return {"forms": dict(sorted(forms.items())), "digest": self.digest(names, times=False)}
 
     def digest(self, names: Sequence[str], times: bool = True) -> str:
@@ -313,8 +370,11 @@ class MaskFolder:
         """
         digest = hashlib.sha256()
         for name in names:
-            if (path := self.path(name)) is not None:
-                state = path.stat()
-                line = [name, path.name, state.st_size, state.st_mtime_ns if times else 0]
-                digest.update(f"{json.dumps(line)}\n".encode())
+            path = self.path(name)
+            inside = sorted(path.iterdir()) if path is not None and path.is_dir() else [path]
+            for file in inside:
+                if file is not None:
+                    state = file.stat()
+                    line = [name, file.name, state.st_size, state.st_mtime_ns if times else 0]
+                    digest.update(f"{json.dumps(line)}\n".encode())
         return digest.hexdigest()[:16]

@@ -179,7 +179,7 @@ def _members(shard: str, damages: list[ShardImage]) -> Iterator[dict[str, Any]]:
                             f"it has a negative size, or more than {count} files"
                         )
                     # It would keep all of them.
-                    archive.members = []  # type: ignore[attr-defined]
+                    archive.members = []  # type: ignore[assignment]
                     archive.pax_headers = {}
                     if member.isreg() and not member.issparse() and len(member.name) <= MAX_NAME:
                         yield {"fname": member.name, "data": member, "__url__": shard}

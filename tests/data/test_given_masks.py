@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -79,6 +78,25 @@ def test_a_png_has_a_mask_for_each_value(tmp_path, kind):
     assert (masks == APART).all() and scores.tolist() == [1, 1]
 
 
+def write_folder(folder, *, table=""):
+    (folder / "a").mkdir()
+    for name, mask in zip(("2", "10"), MASKS):
+        Image.fromarray(mask.astype(np.uint8) * 255).save(folder / "a" / f"{name}.png")
+    if table:
+        (folder / "a" / "metadata.csv").write_text(table)
+    return folder / "a"
+
+
+def test_a_folder_has_a_png_for_each_mask_and_scores_in_a_table(tmp_path):
+    table = "id,area,predicted_iou,stability_score\n10,15,0.5,0.9\n2,9,1.5,0.8\n"
+    masks, scores = read_masks(write_folder(tmp_path, table=f"\ufeff{table}"), SIZE)
+    assert (masks == MASKS).all() and scores.tolist() == [1, 0.5]
+    (tmp_path / "a/metadata.csv").unlink()
+    assert read_masks(tmp_path / "a", SIZE).scores.tolist() == [1, 1]
+    (tmp_path / "none").mkdir()
+    assert read_masks(tmp_path / "none", SIZE).masks.shape == (0, *SIZE)
+
+
 def test_masks_from_memory_are_arrays_annotations_or_paths(tmp_path):
     for value in (MASKS, MASKS.astype(np.int64) * 3, GivenMasks(MASKS, np.ones(2))):
         assert (given_masks(value, SIZE).masks == MASKS).all()
@@ -123,10 +141,15 @@ def test_malformed_json_is_refused_by_file_and_mask(tmp_path, content, message):
         read_masks(write(tmp_path, content), SIZE)
 
 
-def test_pngs_that_do_not_fit_are_refused(tmp_path):
-    Image.fromarray(np.zeros(SIZE, np.uint8)).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match=r"a.png: 6 x 9 pixels .* the image has 9 x 6 .*EXIF"):
-        read_masks(tmp_path / "a.png", (9, 6))
+def test_pngs_and_tables_that_do_not_fit_are_refused(tmp_path):
+    folder = write_folder(tmp_path, table="id,score\n2,1\n")
+    with pytest.raises(InputError, match="metadata.csv has no row whose \"id\" is '10'"):
+        read_masks(folder, SIZE)
+    (folder / "metadata.csv").write_text("id,score\n2,1\n10,much\n")
+    with pytest.raises(InputError, match="10 has a score that is no number"):
+        read_masks(folder, SIZE)
+    with pytest.raises(InputError, match=r"2.png: 6 x 9 pixels .* the image has 9 x 6 .*EXIF"):
+        read_masks(folder, (9, 6))
     Image.fromarray(np.zeros((*SIZE, 4), np.uint8)).save(tmp_path / "b.png")
     with pytest.raises(InputError, match="b.png has pixels of type RGBA"):
         read_masks(tmp_path / "b.png", SIZE)
@@ -136,18 +159,22 @@ def test_pngs_that_do_not_fit_are_refused(tmp_path):
     for name in ("gone.png", "gone.json"):
         with pytest.raises(InputError, match=f"{name} (is|are) missing"):
             read_masks(tmp_path / name, SIZE)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a.jpg").touch()
+    with pytest.raises(InputError, match="texts has no PNG"):
+        read_masks(tmp_path / "texts", SIZE)
 
 
 def test_numbers_and_sizes_are_bounded_before_masks_are_made(tmp_path, monkeypatch):
     path = write(tmp_path, [runs(mask) for mask in MASKS])
-    Image.fromarray((APART[0] + APART[1] * 2).astype(np.uint8)).save(tmp_path / "b.png")
+    folder = write_folder(tmp_path)
     for name, value, message in (
         ("MOST_MASKS", 1, "2 masks, 1 at most"),
         ("MOST_BYTES", 2 * 6 * 9 - 1, "2 masks of 6 x 9 pixels take more than"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, value)
-            for given in (path, tmp_path / "b.png", MASKS):
+            for given in (path, folder, MASKS):
                 with pytest.raises(InputError, match=message):
                     given_masks(given, SIZE)
     monkeypatch.setattr(module, "MOST_FILE_BYTES", 10)
@@ -159,11 +186,13 @@ def test_a_folder_of_masks_has_one_form_for_each_image(tmp_path):
     write(tmp_path, [runs(MASKS[0])])
     (tmp_path / "a").mkdir()  # of further images, a/b.jpg
     write(tmp_path / "a", [runs(MASKS[1])], "b")
+    write_folder(tmp_path / "a")
     masks = MaskFolder(tmp_path)
     assert (masks.read("a", SIZE).masks == MASKS[:1]).all()
     assert (masks.read("a/b", SIZE).masks == MASKS[1:]).all()
-    assert masks.check("set", ["a", "a/b"])["forms"] == {"json": 2}
-    with pytest.raises(InputError, match="no masks of c in .*NAME.json or NAME.png"):
+    assert (masks.read("a/a", SIZE).masks == MASKS).all()
+    assert masks.check("set", ["a", "a/a"])["forms"] == {"folder": 1, "json": 1}
+    with pytest.raises(InputError, match="no masks of c in .*NAME.json, NAME.png or a folder NAME"):
         masks.read("c", SIZE)
     with pytest.raises(InputError, match="masks of 1 of 2 images of set are missing in .* of c"):
         masks.check("set", ["a", "c"])
@@ -176,10 +205,13 @@ def test_a_folder_of_masks_has_one_form_for_each_image(tmp_path):
 
 
 def test_a_digest_changes_with_the_files(tmp_path):
-    file, masks = write(tmp_path, [runs(MASKS[0])]), MaskFolder(tmp_path)
-    before = masks.digest(["a", "none"]), masks.digest(["a", "none"], times=False)
-    assert (masks.digest(["a", "none"]), masks.digest(["a", "none"], times=False)) == before
-    os.utime(file, ns=(1, 1))
-    assert masks.digest(["a"]) != before[0] and masks.digest(["a"], times=False) == before[1]
-    write(tmp_path, [runs(mask) for mask in MASKS])
-    assert masks.digest(["a"], times=False) != before[1]
+    write(tmp_path, [runs(MASKS[0])])
+    folder = write_folder(tmp_path / "a") if (tmp_path / "a").mkdir() is None else None
+    masks = MaskFolder(tmp_path)
+    names = ["a", "a/a", "none"]
+    before = masks.digest(names), masks.digest(names, times=False)
+    assert (masks.digest(names), masks.digest(names, times=False)) == before
+    (folder / "2.png").touch()
+    assert masks.digest(names) != before[0] and masks.digest(names, times=False) == before[1]
+    (folder / "2.png").unlink()
+    assert masks.digest(names, times=False) != before[1]

@@ -14,7 +14,7 @@ Formats by where they are read:
     data/annotations.py                 COCO's and LVIS's instances, proposals, panoptic, nouns
     data/captions.py                    captions, phrases
     data/images.py, data/masks.py       images, label maps, panoptic PNGs
-    data/given_masks.py                 masks of anybody: JSON, PNG
+    data/given_masks.py                 masks of anybody: JSON, PNG, tables of scores
     data/prepare/                       archives: label maps, instance maps, tables, lists, JSON, .mat
     data/shards.py                      shards of images
     commands/panoptic_quality.py        predictions; evaluation/coco_objects.py: objects with their masks

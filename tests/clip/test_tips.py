@@ -220,18 +220,6 @@ def tower() -> TipsTransformer:
 
 
 @torch.no_grad()
-def test_dense_features_are_those_of_a_last_block_in_which_each_token_sees_itself(tower):
-    images = torch.rand(1, 3, 56, 42)
-    tokens, _, _ = tower.embed(images)
-    for block in tower.blocks[:-1]:
-        tokens = block(tokens)
-    patches = tokens[:, 2:]
-    alone = torch.eye(patches.shape[1], dtype=torch.bool)[None]
-    expected = tower.project(tower.blocks[-1].forward_mask_tokens(patches, patches, alone))
-    close(tower.dense(images).flatten(2).transpose(1, 2), expected, 1e-5)
-
-
-@torch.no_grad()
 def test_mask_tokens_are_class_tokens_that_see_both_class_tokens_and_their_region(tower):
     """Against a loop that attends over the tokens of one region at a time."""
     images = torch.rand(1, 3, 56, 56)

@@ -64,19 +64,6 @@ def test_of_equal_names_none_is_lost():
     assert results["IoU-door"] == pytest.approx(60)  # as Detectron2: the last one
 
 
-def test_the_confusion_matrix_equals_a_loop():
-    rng = np.random.default_rng(0)
-    predicted, truth = rng.integers(0, 5, (2, 9, 7))
-    truth[rng.random(truth.shape) < 0.3] = 255
-    expected = np.zeros((5, 5), dtype=np.int64)
-    for p, t in zip(predicted.ravel(), truth.ravel()):
-        if t != 255:
-            expected[t, p] += 1
-    matrix = confusion_matrix(predicted, truth, 5, 255)
-    assert matrix.dtype == np.int64
-    np.testing.assert_array_equal(matrix, expected)
-
-
 def test_narrow_types_do_not_overflow():
     predicted, truth = np.array([[250]], dtype=np.uint8), np.array([[251]], dtype=np.uint8)
     assert confusion_matrix(predicted, truth, 254, 255)[251, 250] == 1

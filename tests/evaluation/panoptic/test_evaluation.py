@@ -316,15 +316,6 @@ def test_the_truth_itself_is_100_in_pq_ap_and_miou(
     assert truth.get("Cityscapes-AP") == (pytest.approx(100) if name == CITYSCAPES else None)
 
 
-def test_exponents_of_seen_and_unseen_classes_are_told_apart(streets):
-    """The spoiler loses segments of seen and of unseen classes by alpha and beta."""
-    prepare_cityscapes(Options(streets), ["val"])
-    model = Spoiler()
-    model.exponents = (0.0, 1.0)
-    fused = evaluated(streets, model, CITYSCAPES)["fused"]
-    assert (fused["PQ_seen"], fused["PQ_unseen"], fused["AP-unseen"]) == (100, 0, 0)
-
-
 def test_a_label_file_gives_the_classes_other_names_and_decides_which_are_seen(streets):
     prepare_cityscapes(Options(streets), ["val"])
     own = load_vocabulary("openseg_cityscapes_19")

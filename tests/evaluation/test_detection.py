@@ -34,6 +34,7 @@ from tests.detection_worlds import (
     random_world,
     write_objects,
 )
+from tests.two_processes import in_two_processes
 
 CAT, DOG = [4, 4, 20, 20], [40, 4, 20, 20]
 
@@ -84,6 +85,31 @@ def test_what_does_not_fit_is_refused(tmp_path):
     infinite["instances"].pred_boxes = Boxes(torch.tensor([[0.0, 0, float("inf"), 1]]))
     with pytest.raises(FloatingPointError, match="1.png are not finite"):
         ours.process([sample(1)], [infinite])
+
+
+def test_two_processes_give_the_result_of_one(tmp_path):
+    json_file, outputs = random_world(tmp_path, 5, ["a", "b", "c", "d", "e"])
+
+    def work(rank, folder):
+        part = evaluator(json_file, output_dir=folder / "two")
+        pairs = list(outputs.items())
+        # Image "a" comes twice, as a sampler's padding does.
+        for image, output in pairs[3:] + pairs[:1] if rank else pairs[:3]:
+            part.process([sample(image)], [output])
+        results = part.evaluate()
+        part.output_dir = None
+        part.process([sample("a")], [detected([CAT], [0.5], [0], (SIZE[0], 91))])
+        with pytest.raises(InputError, match="image a: masks have 91 x 60 pixels"):
+            part.evaluate()
+        return results
+
+    first, second = in_two_processes(work, tmp_path)
+    one = evaluator(json_file, output_dir=tmp_path / "one")
+    for image, output in outputs.items():
+        one.process([sample(image)], [output])
+    assert first == second == one.evaluate()
+    for name in ("boxes_classes_tiny.csv", "masks_classes_tiny.csv"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
 
 # Name of a data set -> Detectron2's evaluator_type, and whether its vocabulary says which classes are seen.

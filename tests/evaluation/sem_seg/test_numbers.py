@@ -1,4 +1,4 @@
-"""mIoU and its like from a confusion matrix, by hand and by loop."""
+"""mIoU and its like from a confusion matrix by hand, and boundary IoU beside the published one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which object keeps a box, which boxes are proposed, and which survive: by hand, and beside plain loops."""
+"""Which boxes are sampled and proposed, and which survive: beside plain loops, Detectron2 and another device."""
 
 from __future__ import annotations
 

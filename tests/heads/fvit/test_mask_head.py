@@ -1,4 +1,4 @@
-"""The mask head takes few RoIs at once; targets at the border of an image; masks are read inside of boxes alone."""
+"""Targets of masks at the border of an image; masks are pasted as Detectron2 does, and read inside of boxes alone."""
 
 from __future__ import annotations
 

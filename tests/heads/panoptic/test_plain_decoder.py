@@ -372,10 +372,7 @@ def test_a_width_that_does_not_fit_the_heads_is_refused():
 # Name, side of the grid, G multiply-adds in evaluation and of a forward pass in training; five tokens before patches.
 COSTS = [
     ("small", 40, 32.4, 73.8),
-    ("base", 40, 95.5, 236.0),
-    ("large", 40, 154.7, 393.1),
     ("large", 80, 969, 1911),
-    ("large, ADE20K", 32, 86.3, 228.3),
 ]
 
 

@@ -147,16 +147,13 @@ DEEP = "[" * 100_000
     "entry, value, message",
     [
         ("activation", ["gelu"], "activation is of type list, neither gelu nor quick_gelu"),
-        ("activation", 3, "activation is 3, neither"),
         ("activation", "relu", "activation is 'relu', neither"),
         ("activation", torch.ones(3), "activation is of type Tensor, neither"),
         ("pixel_mean", [0.1, 0.2, 0.3], "pixel_mean is of type list, not three numbers"),
-        ("pixel_mean", 3, "pixel_mean is 3, not three"),
         ("pixel_mean", DEEP, r"pixel_mean is '\[\[.*\.\.\.', not three"),
         ("pixel_mean", "[1, 2, 1e999]", "pixel_mean is '.1, 2, 1e999.', not three"),
         ("pixel_mean", f"[1, 2, 1{'0' * 400}]", "pixel_mean is .*, not three numbers"),
         ("pixel_std", "[1, 1, 0]", "pixel_std is '.1, 1, 0.', not three"),
-        ("pixel_std", "[1, 1, NaN]", "pixel_std is '.1, 1, NaN.', not three"),
     ],
 )
 def test_entries_beside_the_tensors_that_are_not_what_they_should_be_are_named(
@@ -172,12 +169,8 @@ def test_entries_beside_the_tensors_that_are_not_what_they_should_be_are_named(
     "text, message",
     [
         ("[1, 2]", r"x.safetensors: its metadata is '\[1, 2\]', not the JSON of an object"),
-        ("3", "its metadata is '3'"),
-        ("gelu", "its metadata is 'gelu'"),
         (DEEP, "its metadata is '.*, not the JSON of an object"),
         ('{"activation": ["gelu"]}', "x.safetensors: activation is of type list"),
-        ('{"pixel_mean": [1, 2, 3]}', "pixel_mean is of type list"),
-        ('{"pixel_std": {"a": 1}}', "pixel_std is of type dict"),
     ],
 )
 def test_metadata_that_are_not_what_they_should_be_are_named(tmp_path, text, message):
@@ -219,11 +212,9 @@ def test_what_a_file_says_comes_back(feature):
     [
         {"dense_feature": "values"},
         {"dense_feature": ["token"]},
-        {"dense_feature": 3},
         {"dense_feature": "multi_value", "dense_feature_blocks": "0"},
         {"dense_feature": "multi_value", "dense_feature_blocks": "9" * 5000},
         {"dense_feature": "multi_value", "dense_feature_blocks": "³"},
-        {"dense_feature": "multi_value", "dense_feature_blocks": 3},
     ],
 )
 def test_what_no_file_says_is_refused_by_name(stored):

@@ -16,7 +16,6 @@ from clipself_seg.clip.resnet import ResNetTower
 from clipself_seg.clip.weights import to_native
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.frozen_clip import visible_cells
-from clipself_seg.models import RegionReader
 from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict
 
@@ -180,25 +179,3 @@ def test_no_attention_for_a_tower_without_tokens(tower):
         tower.choose_attention("nacl")
     with pytest.raises(InputError, match="masked attention needs a ViT"):
         tower.masked_attention(torch.randn(1, 3, 32, 32), [])
-
-
-@torch.no_grad()
-def test_region_recognition_reads_boxes_masks_and_crops_on_a_convnext():
-    torch.manual_seed(0)
-    clip = load_clip("ConvNeXt-Mini-32", None)
-    reader = RegionReader(clip=clip, read=("boxes", "masks", "crops"), templates="single")
-    reader.set_vocabulary(["cat", "dog"])
-    sample = {
-        "image": torch.randint(256, (3, 64, 96), dtype=torch.uint8),
-        "boxes": torch.tensor([[0.1, 0.2, 0.9, 0.8]]),
-        "crops": torch.randint(256, (1, 3, 64, 64), dtype=torch.uint8),
-        "masks": torch.tensor([[[0, 1, 0], [0, 0, 1]]]).bool(),
-        "labels": torch.zeros(1).long(),
-        "image_id": 0,
-    }
-    scores = reader([sample])[0]["scores"]
-    cells = clip.visual.dense(clip.preprocess(sample["image"][None]))[0]
-    mean = F.normalize(cells[:, 0, 1], dim=0) + F.normalize(cells[:, 1, 2], dim=0)
-    by_hand = F.normalize(mean, dim=0) @ reader.text_KE.T
-    torch.testing.assert_close(scores["masks"][0], by_hand, atol=1e-5, rtol=1e-5)
-    assert scores["boxes"].isfinite().all() and scores["crops"].isfinite().all()

@@ -340,15 +340,6 @@ def test_rotary_angles_by_hand():
     torch.testing.assert_close(table[0], torch.ones(4, dtype=torch.complex64))
 
 
-def test_square_rotary_table_equals_the_official_one_row_by_row():
-    """[t_r w_0, t_r w_0, t_r w_1, ...] then the same for the column."""
-    side, table = 7, torch.view_as_complex(rotary_factors((7, 7), 64, torch.device("cpu")))
-    for row, column in [(0, 0), (3, 5), (6, 6)]:
-        angles = [p * 16 / side * 10000 ** (-2 * j / 32) for p in (row, column) for j in range(16)]
-        expected = torch.polar(torch.ones(32), torch.tensor(angles))
-        torch.testing.assert_close(table[1 + row * side + column], expected)
-
-
 @pytest.mark.parametrize("size", [(224, 230), (15, 16), (0, 16)])
 def test_size_that_the_patch_does_not_divide_is_refused_with_the_nearest(size):
     with pytest.raises(InputError, match=f"{size[0]}x{size[1]} is not a multiple of 16"):

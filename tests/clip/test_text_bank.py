@@ -523,19 +523,6 @@ def test_a_tower_without_parameters_says_itself_that_there_is_no_text(texts, tra
         encode_prompts(tower, texts.clip.tokenize(["a cat"]))
 
 
-def test_names_are_written_as_they_are_and_synonyms_averaged(texts):
-    assert class_prompts("Traffic_Light ", "cat_seg", clean=False) == [
-        "A photo of a Traffic_Light  in the scene"
-    ]
-    assert class_prompts("Apple/pear", "vild63", clean=False)[0] == (
-        "There is a Apple/pear in the scene."
-    )
-    with torch.no_grad():
-        single = texts.embed((("cat",), ("kitten",)))
-        both = texts.embed((("cat", "kitten"), ("dog",)))
-    torch.testing.assert_close(both[0], F.normalize(single.mean(0), dim=-1))
-
-
 @pytest.mark.parametrize("stable", [False, True])
 @torch.no_grad()
 def test_sentences_are_batched_as_for_the_shipped_numbers(texts, tmp_path, monkeypatch, stable):

@@ -220,18 +220,6 @@ def tower() -> TipsTransformer:
 
 
 @torch.no_grad()
-def test_dense_features_are_those_of_a_last_block_in_which_each_token_sees_itself(tower):
-    images = torch.rand(1, 3, 56, 42)
-    tokens, _, _ = tower.embed(images)
-    for block in tower.blocks[:-1]:
-        tokens = block(tokens)
-    patches = tokens[:, 2:]
-    alone = torch.eye(patches.shape[1], dtype=torch.bool)[None]
-    expected = tower.project(tower.blocks[-1].forward_mask_tokens(patches, patches, alone))
-    close(tower.dense(images).flatten(2).transpose(1, 2), expected, 1e-5)
-
-
-@torch.no_grad()
 def test_mask_tokens_are_class_tokens_that_see_both_class_tokens_and_their_region(tower):
     """Against a loop that attends over the tokens of one region at a time."""
     images = torch.rand(1, 3, 56, 56)
@@ -344,26 +332,12 @@ def small(tmp_path_factory):
         yield load_clip(NAME, None)
 
 
-@pytest.mark.parametrize(
-    "layout, suffix, parts",
-    [
-        ("official", "safetensors", {"vision_encoder", "text_encoder", "temperature"}),
-        ("official", "pt", {"vision_encoder", "text_encoder", "temperature"}),
-        ("transformers", "safetensors", {"vision_model", "text_model", "temperature"}),
-    ],
-)
-def test_a_saved_model_has_published_names_and_loads_bit_for_bit(
-    small, tmp_path, layout, suffix, parts
-):
-    path = tmp_path / f"clip.{suffix}"
-    save_tips(small, path, layout)
+def test_a_file_of_transformers_loads_bit_for_bit(small, tmp_path):
+    path = tmp_path / "clip.safetensors"
+    save_tips(small, path, "transformers")
     loaded = load_clip(NAME, path)
     assert loaded.weights_hash() == small.weights_hash()
-    assert str(loaded.report).startswith(f"{NAME} <- clip.{suffix}")
     assert "0 missing, 0 unexpected" in str(loaded.report)
-    assert loaded.mean == (0, 0, 0) and loaded.std == (1, 1, 1)
-    stored = load_tensors(path)
-    assert {name.split(".")[0] for name in stored} == parts
     assert loaded.logit_scale.exp().item() == pytest.approx(197.4, abs=0.1)
 
 
@@ -375,12 +349,6 @@ def test_a_gate_is_saved_and_loaded(small, tmp_path):
     loaded = load_clip(NAME, tmp_path / "clip.safetensors")
     assert loaded.weights_hash() == gated.weights_hash()
     assert loaded.visual.dense_feature == DenseFeature(GATED, 2)
-
-
-def load_tensors(path):
-    if path.suffix == ".safetensors":
-        return safetensors.torch.load_file(path)
-    return torch.load(path, weights_only=True)["state_dict"]
 
 
 @torch.no_grad()
@@ -406,17 +374,13 @@ K = "vision_model.encoder.layer.0.attention.k_proj"
     "layout, name, tensor",
     [
         ("transformers", "temperature", torch.ones(3)),
-        ("transformers", "temperature", torch.tensor(2)),
         ("transformers", "vision_model.embeddings.cls_token", torch.zeros(2, 1, 32)),
         ("transformers", "vision_model.embeddings.register_tokens", torch.zeros(1, 4, 32)),
         ("transformers", f"{K}.weight", torch.zeros(31, 32)),
-        ("transformers", f"{K}.weight", torch.zeros(32, 32).long()),
         ("transformers", "text_model.encoder.layers.0.self_attn.q_proj.bias", torch.zeros(32, 1)),
-        ("transformers", "text_model.encoder.layers.0.self_attn.v_proj.bias", torch.tensor(1.0)),
         ("official", "text_encoder.ln_final.weight", None),
         ("timm", "pos_embed", None),
         ("timm", "pos_embed", torch.zeros(2, 3, 16, 32)),
-        ("timm", "reg_token", torch.zeros(32)),
         ("timm", "blocks.1.attn.qkv.bias", torch.zeros(95)),
     ],
 )

@@ -32,20 +32,6 @@ def tiny_eva():
     ).eval()
 
 
-def test_dense_features_equal_a_last_block_in_which_each_token_attends_only_to_itself(mini):
-    """The value path is attention under a diagonal mask."""
-    images, tower = torch.randn(1, 3, 48, 64), mini.visual
-    with torch.no_grad():
-        tokens, _, (h, w) = tower.embed(images)
-        for block in tower.blocks[:-1]:
-            tokens = block(tokens)
-        patches = tokens[:, 1:]
-        alone = torch.eye(h * w, dtype=torch.bool)[None]
-        expected = tower.project(tower.blocks[-1].forward_mask_tokens(patches, patches, alone))
-    actual = tower.dense(images).flatten(2).transpose(1, 2)
-    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
-
-
 def test_region_that_is_the_whole_image_gives_the_image_embedding_by_masked_attention(
     mini, tiny_eva
 ):
@@ -110,20 +96,6 @@ def test_with_attention_all_of_the_last_block_trains_for_the_image_embedding(tin
     tiny_eva.zero_grad()
     train_last_blocks(tiny_eva, 1)
     assert not any(parameter.requires_grad for parameter in tiny_eva.unused_by())
-
-
-@pytest.mark.parametrize("count, expected", [(0, set()), (1, {3}), (-1, {0, 1, 2, 3})])
-def test_last_blocks_train_whatever_was_set_before(count, expected):
-    tower = load_clip("ViT-Mini-8", None).visual
-    depth = len(tower.blocks)
-    wanted = {depth - 4 + i for i in expected} if count != -1 else set(range(depth))
-    train_last_blocks(tower, -1)
-    train_last_blocks(tower, count)
-    training = {
-        i for i, b in enumerate(tower.blocks) if all(p.requires_grad for p in b.parameters())
-    }
-    assert training == wanted
-    assert not tower.proj.requires_grad and not tower.positional_embedding.requires_grad
 
 
 def test_queries_and_keys_are_those_of_the_last_blocks_attention(mini, tiny_eva):

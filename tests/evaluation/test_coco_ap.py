@@ -18,7 +18,6 @@ from clipself_seg.evaluation.coco_ap import (
     coco_numbers,
     lvis_numbers,
     object_quality,
-    split_numbers,
 )
 from clipself_seg.evaluation.coco_objects import read_true_objects, write_coco_results
 from tests.detection_worlds import (
@@ -33,7 +32,6 @@ from tests.detection_worlds import (
 )
 
 FREQUENCIES = [entry.frequency for entry in WORDS.classes]
-SEEN = WORDS.seen
 CAT, DOG, CUP = ([4, 4, 20, 20], [40, 4, 20, 20], [4, 30, 20, 20])
 FAR = [70, 40, 12, 12]
 ABSENT = {"neg_category_ids": {}, "not_exhaustive_category_ids": {}}
@@ -188,38 +186,6 @@ def test_lvis_numbers_follow_its_rules(tmp_path, seed, per_image, kind):
     assert results["AP"] == pytest.approx(np.nanmean(of_class))
     assert [results["APf"], results["APr"], results["APc"]] == pytest.approx(of_class[:3])
     assert np.isnan(of_class[3]) and "APl" not in results
-
-
-def test_hand_computed_novel_and_base_precision(tmp_path):
-    objects = [
-        annotation(1, "a", 30, CAT), annotation(2, "a", 9, DOG), annotation(3, "b", 9, DOG),
-        annotation(4, "b", 7, CUP), annotation(5, "b", 9, FAR, iscrowd=1),
-    ]  # fmt: skip
-    json_file = write_objects(tmp_path, objects, ["a", "b"])
-    # IoU 0.8 of the cat: right for seven of ten thresholds. One of two dogs; one on a crowd is forgiven.
-    # The cup is missed, and a cow, which is nowhere, counts for nothing.
-    outputs = {
-        "a": detected([[4, 4, 20, 16], DOG], [0.9, 0.8], [0, 1]),
-        "b": detected([FAR, FAR], [0.99, 0.99], [1, 3]),
-    }
-    truth = read_true_objects(json_file, WORDS)
-    quality = object_quality(truth, kept(outputs), "bbox", LIMITS["detectron2"])
-    half = 100 * 51 / 101  # a recall of 0.5 is reached at 51 of the 101 points
-    ap, ap50 = class_precision(quality)
-    np.testing.assert_allclose(100 * ap, [70, half, 0, np.nan])
-    np.testing.assert_allclose(100 * ap50, [100, half, 0, np.nan])
-    assert quality.objects.tolist() == [1, 2, 1, 0] and quality.detections.tolist() == [1, 2, 0, 1]
-    split = split_numbers(quality, SEEN)
-    assert split == pytest.approx(
-        {
-            "classes": 3, "classes-seen": 2, "AP-seen": 35, "AP50-seen": 50,
-            "classes-unseen": 1, "AP-unseen": half, "AP50-unseen": half,
-        }
-    )  # fmt: skip
-    assert coco_numbers(quality)["AP50"] == pytest.approx((100 + half) / 3)
-    assert split_numbers(quality) == {"classes": 3}
-    unknown = split_numbers(quality, np.array([True, True, True, False]))
-    assert unknown["classes-unseen"] == 0 and "AP-unseen" not in unknown
 
 
 def test_no_detection_at_all_is_a_precision_of_0(tmp_path, capfd):

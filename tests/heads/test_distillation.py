@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from open_clip.loss import ClipLoss
 
 from clipself_seg.heads.distillation import (
     coherence_loss,
@@ -34,14 +33,6 @@ TOKENS = torch.arange(12).reshape(6, 2)
 
 def loss_of(student, teacher, *weighting):
     return region_mean(cosine_distance(student, teacher), *weighting)
-
-
-def test_loss_of_vectors_whose_angles_are_known():
-    student = torch.tensor([[2.0, 0.0], [1.0, 1.0], [0.0, -3.0]])
-    teacher = torch.tensor([[5.0, 0.0], [0.0, 7.0], [0.0, 1.0]])
-    # 1 - cos: 0 for 0 degrees, 1 - sqrt(1/2) for 45, 2 for 180.
-    loss = loss_of(student, teacher, [1, 2])
-    torch.testing.assert_close(loss, torch.tensor((0 + 1 - 0.5**0.5 + 2) / 3))
 
 
 def test_average_over_images_gives_each_image_the_same_weight():
@@ -109,13 +100,6 @@ LOSSES = {
     "spatial correlation": spatial_correlation_loss,
 }
 each_loss = pytest.mark.parametrize("name", LOSSES)
-
-
-def test_cosines_of_vectors_whose_angles_are_known():
-    given = torch.tensor([[(2.0, 0.0), (3.0, 3.0), (0.0, -1.0), (0.0, 0.0)]])
-    half = 0.5**0.5
-    expected = [[1, half, 0, 0], [half, 1, -half, 0], [0, -half, 1, 0], [0, 0, 0, 0]]
-    torch.testing.assert_close(cosine_similarities(given), torch.tensor([expected]))
 
 
 def naive(name, student, target):
@@ -214,21 +198,6 @@ def embeddings() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     images, texts = (3 * torch.randn(6, 8, generator=generator) for _ in range(2))
     return images.requires_grad_(), texts.requires_grad_()
-
-
-def test_distinct_captions_have_open_clips_loss_and_gradients():
-    results = []
-    for loss_of in (
-        lambda images, texts: info_nce_loss(images, texts, TOKENS, SCALE),
-        lambda images, texts: ClipLoss()(
-            F.normalize(images, dim=-1), F.normalize(texts, dim=-1), SCALE
-        ),
-    ):
-        images, texts = embeddings()
-        loss = loss_of(images, texts)
-        loss.backward()
-        results.append((loss.detach(), images.grad, texts.grad))
-    torch.testing.assert_close(*results)
 
 
 def test_half_precision_and_autocast_give_logits_in_float32():

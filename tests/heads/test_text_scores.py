@@ -30,17 +30,6 @@ def test_cosines_under_autocast_are_those_of_float32():
     torch.testing.assert_close(found, cosine_cost(dense, text), atol=1e-6, rtol=0)
 
 
-def test_two_cells_and_two_names_by_hand():
-    # Cells (1, 0) and (0, 1), of any length.
-    dense = torch.tensor([[2.0, 0.0], [0.0, 5.0]])[:, None]
-    text = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
-    apart = class_probabilities(dense, text, torch.tensor([[0], [1]]), math.log(3))
-    torch.testing.assert_close(apart, torch.tensor([[[0.75, 0.25]], [[0.25, 0.75]]]))
-    # Both names are those of one class: the better one counts, and they are not added.
-    together = class_probabilities(dense, text, torch.tensor([[0, 1]]), math.log(3))
-    torch.testing.assert_close(together, torch.tensor([[[0.75, 0.75]]]))
-
-
 def test_a_class_with_fewer_names_repeats_its_first():
     assert members_of(NAMES).tolist() == [[0, 0, 0], [1, 2, 3], [4, 5, 4]]
     assert members_of((("a",),)).tolist() == [[0]]
@@ -61,12 +50,6 @@ def test_scores_are_those_of_loops_over_cells_and_names():
             for label, synonyms in enumerate(NAMES):
                 best = max(next(of_names) for _ in synonyms)
                 assert float(scores[label, y, x]) == pytest.approx(best, rel=1e-12)
-
-
-def test_more_names_of_other_classes_lower_a_score_and_names_of_its_own_never_help_twice():
-    dense, text = torch.ones(2, 1, 1), torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    one = class_probabilities(dense, text, members_of((("a", "b"), ("c",))), 1.0)
-    torch.testing.assert_close(one, torch.full((2, 1, 1), 1 / 3))
 
 
 def test_what_is_no_number_is_not_hidden_by_another_name():

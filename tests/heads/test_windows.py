@@ -36,16 +36,6 @@ def test_windows_cover_a_side(size, stride, length, starts, extent):
     assert windows.extent((length, 1)) == (extent, 1)
 
 
-def test_corners_go_row_by_row():
-    assert StridedWindows(2, 1).corners((3, 3)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
-
-
-def test_the_mean_by_hand():
-    windows = StridedWindows(2, 1)
-    maps = torch.tensor([[[[1.0, 1.0]]], [[[3.0, 5.0]]]])  # of columns 0 1, and of 1 2
-    assert windows.mean(maps, (1, 3)).tolist() == [[[1.0, 2.0, 5.0]]]
-
-
 def test_windows_that_are_put_back_give_the_image():
     image = torch.randn(3, 11, 14, dtype=torch.float64)
     windows = StridedWindows(5, 3)

@@ -7,7 +7,6 @@ import torch
 
 from clipself_seg.clip import load_clip
 from clipself_seg.config import READOUTS
-from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.models import RegionReader
 from tests.tiny import WORDS, tiny_region_sample
@@ -82,20 +81,6 @@ def test_a_class_that_comes_twice_is_refused_by_name(reader):
         reader.set_vocabulary(["cat", "dog", "dog"])
     with pytest.raises(InputError, match="has dog, puppy more than once"):
         reader.set_vocabulary(["dog|puppy", "cat", "dog, puppy"])
-
-
-def test_synonyms_are_read_by_the_grammar_of_vocabularies(reader):
-    reader.set_vocabulary(Vocabulary.from_names(["cat|kitten", "dog"]))
-    expected = reader.text_KE
-    for words in (
-        "cat|kitten, dog",
-        ["cat|kitten", "dog"],
-        ["cat, kitten", "dog"],
-        [["cat", "kitten"], "dog"],
-    ):
-        reader.set_vocabulary(words)
-        assert torch.equal(reader.text_KE, expected)
-    reader.set_vocabulary(WORDS)
 
 
 def test_scoring_before_the_words_are_known_is_an_error():

@@ -12,7 +12,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from clipself_seg.clip import load_clip
 from clipself_seg.commands.train import main
-from clipself_seg.config import load_config
 from clipself_seg.data.images import read_image
 from clipself_seg.data.mappers.samples import chw
 from clipself_seg.data.masks import encode_masks
@@ -24,12 +23,10 @@ from clipself_seg.evaluation.panoptic.ground_truth import read_panoptic_ground_t
 from clipself_seg.heads.fusion import Fusion
 from clipself_seg.heads.panoptic.frozen_clip import DensePooling
 from clipself_seg.models import OpenPanoptic
-from clipself_seg.models.build import build_model
 from clipself_seg.models.panoptic.mask_models import load_mask_model
 from lab.prepare.common import Options
 from lab.prepare.streets import prepare_cityscapes, prepare_vistas
 from tests.archives import CITY, write_city_image, write_vistas_image
-from tests.conftest import ROOT
 from tests.mask_models import save_mask_model
 from tests.spoiled_panoptic import CLASSES, Spoiler, evaluation, register
 from tests.two_processes import in_two_processes
@@ -159,12 +156,6 @@ def test_without_a_training_vocabulary_all_is_seen_and_nothing_is_split(datasets
     assert results["sweep"]["PQ"][0][0] == results["sweep"]["PQ"][0][1] > 0
 
 
-def test_the_first_training_data_set_says_what_is_seen(datasets):
-    options = ("TEST.TRAIN_VOCABULARY", "", "DATASETS.TRAIN", ("two",))
-    results = evaluation(datasets, *options)(Spoiler())["one"]["generator"]
-    assert results["classes_seen"] == 5 and results["classes_unseen"] == 0
-
-
 def test_classes_of_ones_own_are_known_in_any_case(datasets):
     names = load_vocabulary(MetadataCatalog.get("one").vocabulary).names
     own = Vocabulary("own", (VocabularyClass((names[0].upper(), "another"), 1),))
@@ -226,18 +217,6 @@ def test_a_missing_file_is_refused_before_the_run(datasets, kind):
         evaluation(datasets).check(Spoiler())
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        (("DATASETS.TEST", ("ones",)), 'no data set "ones" for panoptic segmentation'),
-        (("TEST.TRAIN_VOCABULARY", "coco_stuff"), "coco_stuff_171"),
-    ],
-)
-def test_what_would_fail_late_is_refused_early(datasets, options, message):
-    with pytest.raises(InputError, match=message):
-        evaluation(datasets, *options).check(Spoiler())
-
-
 @pytest.mark.parametrize("thing, lacking", [(True, "stuff"), (False, "thing")])
 def test_words_without_things_or_stuff_are_refused_early(datasets, thing, lacking):
     content = json.loads((datasets / "words.json").read_text())
@@ -247,15 +226,6 @@ def test_words_without_things_or_stuff_are_refused_early(datasets, thing, lackin
     options = ("TEST.PANOPTIC.TASKS", ("panoptic",))
     with pytest.raises(InputError, match=f"words.*none of the 5 classes is {lacking}"):
         evaluation(datasets, *options).check(Spoiler())
-
-
-def test_real_ground_truth_against_itself_is_100(data_dir, tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(data_dir))
-    options = ("DATASETS.TEST", (COCO,), "TEST.TRAIN_VOCABULARY", "openseg_coco_panoptic_133")
-    tasks = ("TEST.PANOPTIC.TASKS", ("panoptic", "instances"), "TEST.PANOPTIC.ROWS", ("generator",))
-    results = evaluation(tmp_path, *options, *tasks)(Spoiler())[COCO]["generator"]
-    assert {results[key] for key in ("PQ", "SQ", "RQ", "PQ_th", "PQ_st", "PQ_seen")} == {100}
-    assert results["AP"] > 99 and results["images"] == 50 and results["classes"] == 104
 
 
 @pytest.mark.parametrize(
@@ -346,15 +316,6 @@ def test_the_truth_itself_is_100_in_pq_ap_and_miou(
     assert truth.get("Cityscapes-AP") == (pytest.approx(100) if name == CITYSCAPES else None)
 
 
-def test_exponents_of_seen_and_unseen_classes_are_told_apart(streets):
-    """The spoiler loses segments of seen and of unseen classes by alpha and beta."""
-    prepare_cityscapes(Options(streets), ["val"])
-    model = Spoiler()
-    model.exponents = (0.0, 1.0)
-    fused = evaluated(streets, model, CITYSCAPES)["fused"]
-    assert (fused["PQ_seen"], fused["PQ_unseen"], fused["AP-unseen"]) == (100, 0, 0)
-
-
 def test_a_label_file_gives_the_classes_other_names_and_decides_which_are_seen(streets):
     prepare_cityscapes(Options(streets), ["val"])
     own = load_vocabulary("openseg_cityscapes_19")
@@ -394,38 +355,3 @@ def test_a_model_that_finds_masks_is_evaluated_with_our_names_as_a_folder_of_its
     assert results[model]["results"] == results[masks]["results"]
     assert results[model]["results"][CITYSCAPES]["clip"]["images"] == 2
     assert results[model]["provenance"]["masks found"]["model"].startswith("Eomt")
-
-
-SMALL = {
-    "MODEL.CLIP.NAME": "ConvNeXt-Mini-32",
-    "MODEL.CLIP.WEIGHTS": "",
-    "MODEL.CLIP_BRANCH.TEMPLATES": "odise",
-    "MODEL.MASK_GENERATOR.ENCODER_LAYERS": 1,
-    "MODEL.MASK_GENERATOR.ENCODER_HIDDEN": 32,
-    "MODEL.MASK_FORMER.DEC_LAYERS": 1,
-    "MODEL.MASK_FORMER.HIDDEN_DIM": 32,
-    "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 32,
-    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 8,
-    "INPUT.MIN_SIZE_TEST": 32,
-    "INPUT.MAX_SIZE_TEST": 96,
-    "SEED": 3,
-}
-
-
-def test_fcclip_evaluates_both_through_train_net(streets, tmp_path):
-    prepare_cityscapes(Options(streets), ["val"])
-    prepare_vistas(Options(streets), ["validation"])
-    words = [str(word) for pair in SMALL.items() for word in pair]
-    words += ["OUTPUT_DIR", str(tmp_path / "run"), "DATALOADER.NUM_WORKERS", "0"]
-    config = "configs/panoptic/fcclip_convnext_large_streets.yaml"
-    cfg = load_config(ROOT / config, words)
-    build_model(cfg).export(tmp_path / "random.pth")
-    words += ["MODEL.WEIGHTS", str(tmp_path / "random.pth")]
-    assert main(["--config-file", str(ROOT / config), "--eval-only", *words]) == 0
-    results = json.loads((tmp_path / "run/results.json").read_text())["results"]
-    assert list(results) == [CITYSCAPES, VISTAS]
-    for name, images in ((CITYSCAPES, 2), (VISTAS, 1)):
-        fused = results[name]["fused"]
-        assert (fused["images"], fused["alpha"], fused["beta"]) == (images, 0.4, 0.8)
-        assert ("Cityscapes-AP" in fused) == (name == CITYSCAPES)
-        assert {"PQ", "PQ_th", "PQ_st", "AP", "mIoU", "PQ_seen"} <= fused.keys()

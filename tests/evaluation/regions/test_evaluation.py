@@ -9,20 +9,14 @@ import pytest
 import torch
 
 from clipself_seg.clip import load_clip
-from clipself_seg.config import load_config
 from clipself_seg.data.datasets.records import vocabulary_name
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.evaluation.regions.evaluation import RegionEvaluation
 from clipself_seg.models import CLIPSelf, RegionReader
-from clipself_seg.models.build import build_model
-from lab.mini.writer import WorldSize, make_worlds
-from lab.tables.table import FOLDER, read_table
-from tests.conftest import ROOT
 from tests.tiny import write_tiny_coco
 
 NAME = "coco_2017_train_panoptic"
 READ = ("boxes", "crops", "attention_boxes")
-SCENES = 12
 
 
 @pytest.fixture
@@ -142,25 +136,3 @@ def test_grouping_is_measured_where_it_is_asked_for_and_changes_no_accuracy(
     assert {key: after[key] for key in before} == before
     assert after.keys() - before.keys() == {"grouping.purity", "grouping.chance"}
     assert 0 < after["grouping.purity"] <= 100
-
-
-def test_stuff_of_the_mini_world_is_best_named_by_several_values_then_one_then_the_token(
-    tmp_path, monkeypatch
-):
-    """The order of the table of dense features (tools/lab/tables/dense.yaml), on a few scenes, untrained."""
-    monkeypatch.setenv("CLIPSELF_SEG_MINI", str(tmp_path / "worlds"))
-    make_worlds(tmp_path / "worlds", WorldSize(train=1, val=SCENES, base=1), processes=1)
-    table = read_table(FOLDER / "dense.yaml")
-    stuff = {}
-    for row in ("token", "value", "three"):
-        options = table.runs["mini"][table.rows[row].run].options | {
-            "TEST.REGIONS.READ": "('masks',)",
-            "TEST.REGIONS.TEMPLATES": "single",
-            "OUTPUT_DIR": str(tmp_path / row),
-            "DATALOADER.NUM_WORKERS": "0",
-        }
-        words = [word for pair in options.items() for word in pair]
-        cfg = load_config(ROOT / table.runs["mini"][row].config, words)
-        numbers = RegionEvaluation(cfg)(build_model(cfg))
-        stuff[row] = numbers["mini_val_panoptic"][160]["masks.stuff.top1"]
-    assert stuff["token"] + 10 < stuff["value"] < stuff["three"] - 10

@@ -1,4 +1,4 @@
-"""Which object keeps a box, which boxes are proposed, and which survive: by hand, and beside plain loops."""
+"""Which boxes are sampled and proposed, and which survive: beside plain loops, Detectron2 and another device."""
 
 from __future__ import annotations
 
@@ -10,43 +10,12 @@ from torchvision.ops import nms
 from bench.accelerator import ACCELERATOR, Accelerator, on_host
 from clipself_seg.heads.fvit import boxes as rules
 from clipself_seg.heads.fvit.boxes import (
-    ROI_RULES,
-    RPN_RULE,
     DetectionRule,
-    MatchRule,
     SamplingRule,
-    match_boxes,
     sample_boxes,
     select_detections,
 )
 from clipself_seg.heads.fvit.rpn import ProposalRule, make_anchors, propose
-
-
-@pytest.mark.parametrize(
-    "objects, boxes, rule, assigned",
-    [
-        # Both objects overlap the box by 1/2, and it is the best one of each: the last one keeps it.
-        ([(0, 0, 10, 5), (0, 5, 10, 10)], [(0, 0, 10, 10)], RPN_RULE, [2]),
-        ([(0, 5, 10, 10), (0, 0, 10, 5)], [(0, 0, 10, 10)], RPN_RULE, [2]),
-        # The last one keeps it even where it overlaps it less, 0.4 to 0.6, and the box is no one else's best.
-        ([(0, 0, 10, 6), (0, 6, 10, 10)], [(0, 0, 10, 10)], RPN_RULE, [2]),
-        ([(0, 0, 10, 6), (0, 6, 10, 10)], [(0, 0, 10, 10)], ROI_RULES[True], [1]),
-        # Two boxes that are equally good are both an object's.
-        ([(0, 0, 10, 10)], [(0, 0, 10, 4), (0, 6, 10, 10)], RPN_RULE, [1, 1]),
-        # From the overlap on a box is positive, below the other it is negative, and ignored between them.
-        ([(0, 0, 10, 10)], [(0, 0, 10, 5)], MatchRule(0.5, 0.25), [1]),
-        ([(0, 0, 10, 10)], [(0, 0, 10, 2.5)], MatchRule(0.5, 0.25), [-1]),
-        ([(0, 0, 10, 10)], [(0, 0, 10, 2.4)], MatchRule(0.5, 0.25), [0]),
-        # An object's best box has to overlap it by at least the lowest.
-        ([(0, 0, 10, 10)], [(0, 0, 10, 2.5)], MatchRule(0.5, 0.5, 0.25), [1]),
-        ([(0, 0, 10, 10)], [(0, 0, 10, 2.4)], MatchRule(0.5, 0.5, 0.25), [0]),
-        ([], [(0, 0, 10, 10)], RPN_RULE, [0]),
-        ([(0, 0, 10, 10)], [], RPN_RULE, []),
-    ],
-)
-def test_which_object_keeps_a_box(objects, boxes, rule, assigned):
-    objects_k4, boxes_n4 = (torch.tensor(x).float().reshape(-1, 4) for x in (objects, boxes))
-    assert match_boxes(objects_k4, boxes_n4, rule).tolist() == assigned
 
 
 def test_samples_are_random_ascending_and_filled_up_with_negatives():
@@ -88,23 +57,6 @@ def test_suppression_of_the_best_candidates_gives_what_that_of_all_gives(monkeyp
     assert torch.equal(own.boxes, boxes[list(rows)])
 
 
-@pytest.mark.parametrize(
-    "scores, labels",
-    [
-        ([[0.25]], []),  # a score at the threshold is no detection
-        ([[0.26]], [0]),
-        ([[0.9, 0.8], [0.7, 0.1]], [0, 1]),  # classes do not suppress each other
-        ([], []),
-    ],
-)
-def test_detections_by_hand(scores, labels):
-    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9.9]])[: len(scores)]
-    scores = torch.tensor(scores).reshape(len(boxes), -1 if scores else 3)
-    detected = select_detections(boxes, scores, DetectionRule(0.25))
-    assert detected.labels.tolist() == labels
-    assert detected.boxes.tolist() == [[0, 0, 10, 10]] * len(labels)
-
-
 @pytest.mark.parametrize("strides", [(4, 8, 16, 32, 64), (3.5, 7, 14, 28, 56)])
 def test_anchors_are_detectron2s(strides):
     sizes = [(16, 12), (8, 6), (4, 3), (2, 2), (1, 1)]
@@ -113,19 +65,6 @@ def test_anchors_are_detectron2s(strides):
     expected = stock([torch.zeros(1, 1, *size) for size in sizes])
     for own, other in zip(make_anchors(sizes, strides), expected, strict=True):
         assert torch.equal(own, other.tensor)
-
-
-def test_proposals_stay_in_the_image_and_are_suppressed_within_their_level():
-    anchors = [torch.tensor([[0.0, 0, 20, 20], [0, 0, 20, 19]]), torch.tensor([[0.0, 0, 20, 20]])]
-    deltas = [torch.zeros(2, 4), torch.zeros(1, 4)]
-    logits = [torch.tensor([1.0, 2.0]), torch.tensor([0.0])]
-    boxes, scores = propose(logits, deltas, anchors, (10, 15), ProposalRule())
-    # The two of the first level are one box after clipping; that of the second stays.
-    assert boxes.tolist() == [[0, 0, 15, 10]] * 2
-    torch.testing.assert_close(scores, torch.tensor([2.0, 0.0]).sigmoid())
-    outside = [torch.tensor([[30.0, 30, 50, 50]])]
-    boxes, _ = propose([torch.zeros(1)], [torch.zeros(1, 4)], outside, (10, 15), ProposalRule())
-    assert len(boxes) == 0
 
 
 @pytest.mark.cpu

@@ -78,15 +78,6 @@ def test_void_of_the_label_model_is_one_more_text():
     torch.testing.assert_close(scores.void_prob, expected.softmax(-1)[..., -1])
 
 
-@torch.no_grad()
-def test_a_batch_is_its_images():
-    generator, features = tiny().eval(), maps(batch=2)
-    (both,) = generator(features)
-    for index in (0, 1):
-        (alone,) = generator({name: m[index : index + 1] for name, m in features.items()})
-        torch.testing.assert_close(alone.mask_logits[0], both.mask_logits[index])
-
-
 def test_a_width_that_does_not_fit_is_refused():
     with pytest.raises(InputError, match="a width of 48"):
         MaskGenerator(channels=CHANNELS, sizes=GeneratorSizes(width=48))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 
@@ -22,44 +21,14 @@ from clipself_seg.heads.panoptic.mask_losses import (
     grounding_loss,
     match_queries,
     matching_costs,
-    pair_costs,
-    sample_points,
 )
 from tests.conftest import PARITY
 from tests.parity.named_weights import named_input
 from tests.parity.uniform_numbers import draw
 from tests.two_processes import in_two_processes
 
-WEIGHTS = TermWeights(2.0, 5.0, 3.0)
 FEW = LossSettings(points=64)
 SCALE = torch.tensor(14.0)
-
-
-def test_points_are_sampled_as_bilinear_interpolation_does():
-    maps = torch.randn(3, 4, 6)
-    y, x = torch.meshgrid((torch.arange(8) + 0.5) / 8, (torch.arange(12) + 0.5) / 12, indexing="ij")
-    points = torch.stack([x, y], dim=-1).flatten(0, 1)[None]
-    expected = F.interpolate(maps[None], (8, 12), mode="bilinear", align_corners=False)[0]
-    inner = slice(1, -1)  # beyond the centres of the outer pixels, samples fade to zero
-    samples = sample_points(maps, points).unflatten(1, (8, 12))
-    torch.testing.assert_close(samples[:, inner, inner], expected[:, inner, inner])
-    each = sample_points(maps, points.expand(3, -1, -1))
-    torch.testing.assert_close(each, samples.flatten(1))
-    assert sample_points(maps[:0], points).shape == (0, 96)
-
-
-def test_the_assignment_is_the_cheapest_of_all():
-    torch.manual_seed(3)
-    classes, masks = torch.randn(5, 4), torch.randn(5, 8, 8)
-    labels, targets = torch.tensor([1, 0, 2]), torch.rand(3, 16, 16) > 0.5
-    points = torch.rand(1, 99, 2)
-    problem = matching_costs(classes, masks, labels, targets, points, WEIGHTS)
-    ((queries, matched),) = match_queries([problem])
-    sampled = sample_points(masks, points), sample_points(targets, points)
-    costs = pair_costs(classes, sampled[0], labels, sampled[1], WEIGHTS).numpy()
-    best = min(costs[list(p), range(3)].sum() for p in itertools.permutations(range(5), 3))
-    np.testing.assert_allclose(costs[queries, matched].sum(), best, rtol=1e-6)
-    assert sorted(matched.tolist()) == [0, 1, 2] and len(set(queries.tolist())) == 3
 
 
 def test_problems_of_several_shapes_are_each_solved_as_if_alone():

@@ -25,7 +25,6 @@ from clipself_seg.heads.panoptic.plain_decoder import (
 from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict
 from tests.parity.uniform_numbers import draw
-from tests.two_processes import in_two_processes
 
 CASE = json.loads((PARITY / "pmt_decoder.json").read_text())
 EXPECTED = np.load(PARITY / "pmt_decoder.npz")
@@ -373,10 +372,7 @@ def test_a_width_that_does_not_fit_the_heads_is_refused():
 # Name, side of the grid, G multiply-adds in evaluation and of a forward pass in training; five tokens before patches.
 COSTS = [
     ("small", 40, 32.4, 73.8),
-    ("base", 40, 95.5, 236.0),
-    ("large", 40, 154.7, 393.1),
     ("large", 80, 969, 1911),
-    ("large, ADE20K", 32, 86.3, 228.3),
 ]
 
 
@@ -395,22 +391,3 @@ def test_costs_are_those_of_the_released_decoders(name, side, evaluation, traini
             decoder.train(trains)
             found = count_flops(lambda: decoder.decode(taps, (side, side)))
             assert found / 2e9 == pytest.approx(expected, abs=0.06 if expected < 900 else 0.6)
-
-
-def test_two_processes_have_the_gradients_and_statistics_of_one(tmp_path):
-    maps = features(batch=3)
-
-    def work(rank=0, folder=None, whole=False):
-        own = slice(None) if whole else (slice(0, 1), slice(1, 3))[rank]
-        decoder = tiny(masked=True)
-        predictions = decoder({n: m[own] for n, m in maps.items()}, every_layer=True)
-        sum(p.mask_logits.square().sum() + p.embeddings.sum() for p in predictions).backward()
-        gradients = {n: p.grad for n, p in decoder.named_parameters() if p.grad is not None}
-        return gradients, {n: b for n, b in decoder.named_buffers() if "running" in n}
-
-    (first, second), (gradients, statistics) = in_two_processes(work, tmp_path), work(whole=True)
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(first[0][name] + second[0][name], gradient, rtol=1e-4, atol=1e-4)
-    for name, wanted in statistics.items():
-        torch.testing.assert_close(first[1][name], wanted)
-        torch.testing.assert_close(second[1][name], wanted)

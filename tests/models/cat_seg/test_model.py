@@ -13,7 +13,7 @@ import torch
 import yaml
 from detectron2.modeling import build_model
 
-from clipself_seg.clip import load_clip, runtime, save_clip
+from clipself_seg.clip import load_clip, save_clip
 from clipself_seg.config import load_config
 from clipself_seg.config.cat_seg import CAT_SEG_UNREAD
 from clipself_seg.data.vocabulary import load_vocabulary
@@ -108,17 +108,6 @@ def test_words_changed_on_a_live_model_take_effect(image):
     assert torch.equal(scores(model, image), before)
 
 
-@pytest.mark.heavy
-def test_a_compiled_tower_gives_the_same_scores(monkeypatch, image):
-    torch._dynamo.reset()
-    runtime._compiled_function.cache_clear()
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-    model = build("MODEL.CLIP.COMPILE", "True")
-    assert model.clip.visual.compiling
-    torch.testing.assert_close(scores(model, image), scores(build(), image))
-    runtime._compiled_function.cache_clear()
-
-
 def test_synonyms_are_the_first_or_the_mean(image):
     first, mean = build(), build("MODEL.CAT_SEG.SYNONYMS", "mean")
     for model in (first, mean):
@@ -210,16 +199,6 @@ def test_a_tower_of_another_clip_is_refused(tmp_path):
         build(*opts)
 
 
-def test_packed_and_split_attention_load_into_each_other(image):
-    split, packed = build(), build("MODEL.SEM_SEG_HEAD.CLIP_FINETUNE", "none", "SEED", "2")
-    assert to_official(packed).keys() == to_official(split).keys()
-    packed.load_state_dict(to_official(split))
-    torch.testing.assert_close(scores(packed, image), scores(split, image))
-    again = build("SEED", "3")
-    again.load_state_dict(to_official(packed))
-    assert torch.equal(scores(again, image), scores(split, image))
-
-
 def test_what_trains_and_how_fast():
     cfg = load_config(MINI, SMALL)
     model = build()
@@ -299,13 +278,6 @@ def test_training_needs_more_padding_than_classes_or_none():
         model = build("MODEL.CAT_SEG.PAD_LEN", str(length))
         model.setup_training(names)
         assert model.names == (("cat",), ("dog",), ("sky",))
-
-
-def test_equal_models_are_exported_as_equal_bytes(tmp_path):
-    model = build()
-    for name in ("one.pth", "another.pth"):
-        model.export(tmp_path / name)
-    assert (tmp_path / "one.pth").read_bytes() == (tmp_path / "another.pth").read_bytes()
 
 
 def test_its_reading_is_what_it_does():

@@ -120,14 +120,6 @@ def test_logits_with_both_residuals_and_another_size_than_clip_s(residual):
     close(model.window_logits(images), plain_logits(model, images))
 
 
-@pytest.mark.parametrize("at_once", [1, 4, 100])
-@torch.no_grad()
-def test_any_number_of_classes_at_once_gives_the_same(at_once):
-    images = windows(1)
-    expected = tiny_model().window_logits(images)
-    close(tiny_model(classes_at_once=at_once).window_logits(images), expected)
-
-
 @pytest.mark.parametrize("pooling", [(1, 1), (2, 2)])
 @torch.no_grad()
 def test_a_second_call_gives_the_same_and_inputs_stay(pooling):
@@ -218,16 +210,6 @@ def test_inference_of_several_images(sliding, pad_len):
         expected = plain.scores(model, sample)
         close(scores, expected)
         assert torch.equal(best, expected.argmax(dim=0))
-
-
-def test_inference_of_more_classes_than_maps_in_memory(monkeypatch):
-    monkeypatch.setattr("clipself_seg.heads.cat_seg.cost_aggregator.AT_ONCE", 2)
-    model = tiny_model(sizes={"pad_len": 5}, sliding=True)
-    sample = two_images()[1]
-    expected = plain.scores(model, sample)
-    close(model([sample])[0]["sem_seg"], expected)
-    (result,) = model([sample], output="labels")
-    assert torch.equal(result["sem_seg_labels"], expected.argmax(dim=0))
 
 
 @torch.no_grad()

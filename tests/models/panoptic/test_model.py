@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -24,8 +23,6 @@ from clipself_seg.heads.panoptic.panoptic_merge import (
     resize_masks,
 )
 from clipself_seg.models.panoptic.model import own_checkpoint, trained_state
-from clipself_seg.models.panoptic.outputs import UnnamedMasks
-from tests.conftest import ROOT
 from tests.models.panoptic.small import (
     CONFIG,
     FCCLIP,
@@ -141,13 +138,6 @@ def test_the_canvas_is_padded_with_the_grey_of_the_configuration(model, monkeypa
     assert (canvas[:, 60:] == padding).all() and (canvas[:, :, 75:] == padding).all()
 
 
-def test_an_image_is_segmented_alike_alone_and_in_a_list(model):
-    pair = [sample(seed=1), sample(48, 33, seed=2)]
-    together, alone = model(pair), [model([one])[0] for one in pair]
-    for left, right in zip(together, alone):
-        assert torch.equal(left["panoptic_seg"][0], right["panoptic_seg"][0])
-
-
 @pytest.mark.parametrize("kind", [(), FCCLIP, PLAIN])
 @pytest.mark.cpu
 def test_images_of_one_canvas_pass_the_generator_together_where_memory_allows(kind, monkeypatch):
@@ -230,16 +220,6 @@ def test_an_exported_model_is_the_same_after_loading(tmp_path):
     assert model.weights_hash() == other.weights_hash()
 
 
-def test_the_names_are_those_of_odise_and_nothing_frozen_is_among_them():
-    shapes = json.loads((ROOT / "tests/parity/odise_head.shapes.json").read_text())
-    model = model_of(
-        *("MODEL.MASK_GENERATOR.VARIANT", "caption", "MODEL.MASK_FORMER.DEC_LAYERS", 9),
-        *("MODEL.MASK_GENERATOR.ENCODER_LAYERS", 6),
-    )
-    names = trained_state(model).keys()
-    assert {name for name in names if not name.startswith("backbone.")} == shapes.keys()
-
-
 def test_the_branch_may_be_a_distilled_clip_and_nothing_else():
     opts = ("MODEL.CLIP.WEIGHTS", "mini", "MODEL.CLIP_BRANCH.WEIGHTS", "mini-clipself")
     model = model_of(*opts)
@@ -280,15 +260,10 @@ def test_bad_keys_are_refused_by_name(opts, words):
         model_of(*opts)
 
 
-def test_no_classes_and_no_generator_are_refused(model):
+def test_a_model_without_classes_is_refused():
     fresh = build_model(load_config(CONFIG, SMALL))
     with pytest.raises(RuntimeError, match="call set_vocabulary"):
         fresh([sample()])
-    given = model_of(*GIVEN)
-    with pytest.raises(InputError, match="SOURCE masks does not train"):
-        given.setup_training(["cat"])
-    with pytest.raises(InputError, match="of no use with MODEL.MASK_GENERATOR.SOURCE masks"):
-        given.load_state_dict(trained_state(model))
 
 
 def test_chosen_classes_leave_no_other_class(model):
@@ -375,14 +350,6 @@ def test_words_of_captions_are_not_kept():
     assert kept == [0, 0]  # nor is the vocabulary, whose scores nothing learns from
 
 
-def test_training_without_targets_is_finite():
-    model = model_of().train()
-    empty = training_samples(1)[0] | {"labels": torch.zeros(0).long()}
-    losses = model([empty | {"masks": torch.zeros(0, 64, 64).bool()}])
-    assert all(value.isfinite() for value in losses.values())
-    sum(losses.values()).backward()
-
-
 KINDS = {
     "dense": (),
     "masked_attention": (),
@@ -450,17 +417,6 @@ def test_an_image_without_given_masks_has_no_segments(kind):
     (outputs,) = model([given_sample(boxes())])
     ids, segments = outputs["panoptic_seg"]
     assert not ids.any() and segments == [] and len(outputs["instances"]) == 0
-
-
-def test_many_given_masks_are_read_as_few_of_them_are():
-    model = model_of(*GIVEN)
-    masks = boxes(*((i, i, i + 9, i + 9) for i in range(20)))
-    with torch.no_grad():
-        together, alone = (
-            [model.clip_scores(one, UnnamedMasks.of_sample(one, model.device))[0] for one in given]
-            for given in ([given_sample(masks)], [given_sample(mask[None]) for mask in masks])
-        )
-    torch.testing.assert_close(together[0], torch.cat(alone))
 
 
 def test_given_masks_are_needed_and_nothing_else_is_fused(model):

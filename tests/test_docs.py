@@ -244,6 +244,14 @@ def test_there_are_commands_in_blocks_and_in_lines():
     assert len(BLOCKS) > 60 and len(SPANS) > 20 and len(CONFIGURED) > 60
 
 
+def test_commands_and_scripts_that_are_typed_exist():
+    typed = {*BLOCKS, *SPANS}
+    wrong = [words for words in typed if words[0] == "clipself-seg" and not program_of(words)]
+    assert wrong == [("clipself-seg",)]
+    scripts = {word for words in typed for word in words if re.fullmatch(r"tools/\w+\.py", word)}
+    assert len(scripts) > 8 and not [name for name in scripts if not (ROOT / name).exists()]
+
+
 @pytest.mark.parametrize("words", BLOCKS, ids=" ".join)
 def test_a_command_is_accepted_by_its_program(words):
     if (program := program_of(words)) and "--help" not in words:

@@ -227,16 +227,15 @@ SCRIPTS = {
 
 
 def script_of(words: tuple[str, ...]) -> tuple[argparse.ArgumentParser, list[str]] | None:
-    """The parser of a script of tools/, and the words that it gets."""
+    """The parser of a script of tools/, and the words that it gets; NAME stands for one of its commands."""
     for at, word in enumerate(words):
-        found = re.fullmatch(r"tools/(\w+)\.py", word)
-        if found and found[1] in SCRIPTS:
-            script, rest = SCRIPTS[found[1]], list(words[at + 1 :])
+        script = SCRIPTS.get(word.removeprefix("tools/").removesuffix(".py"))
+        if word.startswith("tools/") and script is not None:
+            rest = list(words[at + 1 :])
             if not isinstance(script, dict):
                 return script.parser(), rest
-            return (
-                (script[rest[0]].parser(), rest[1:]) if rest[:1] not in ([], ["--help"]) else None
-            )
+            if rest and rest[0] not in ("--help", "NAME"):
+                return script[rest[0]].parser(), rest[1:]
     return None
 
 

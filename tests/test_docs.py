@@ -19,7 +19,13 @@ from detectron2.config import CfgNode
 from write_tables import PAGES as TABLES
 from write_tables import configs_table, weights_table
 
+import check_datasets
+import mini
+import precompute
 import prepare
+import quickstart
+import repeat_seeds
+import reproduce
 import setup_env
 from bench import command as benchmark
 from clipself_seg.__main__ import COMMANDS, body, split
@@ -34,6 +40,7 @@ from tests.conftest import ROOT
 from tests.registries import registries_kept
 
 PACKAGE = ROOT / "clipself_seg"
+CODE = (PACKAGE, ROOT / "tools")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TYPED = [
     *PAGES,
@@ -65,8 +72,8 @@ NOT_OURS = {"mine.py", "my_hooks.py", "my_sets.py", "scripts/amg.py"}
 def exists(name: str) -> bool:
     """Whether a file or folder is there; a bare name, which the text puts beside its folder, anywhere."""
     bare = name.rstrip("/")
-    there = (ROOT / name).exists() or (PACKAGE / name).exists()
-    return there or ("/" not in bare and any(PACKAGE.rglob(bare)))
+    there = any((folder / name).exists() for folder in (ROOT, PACKAGE, ROOT / "tools"))
+    return there or ("/" not in bare and any(any(code.rglob(bare)) for code in CODE))
 
 
 def test_files_and_folders_of_the_map_exist():
@@ -81,7 +88,7 @@ def test_every_folder_of_the_package_is_in_the_map():
 
 
 def test_identifiers_of_the_map_exist():
-    source = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    source = "\n".join(path.read_text() for code in CODE for path in code.rglob("*.py"))
     source += (ROOT / "tests" / "test_architecture.py").read_text()
     named = {span for span in code_spans(MAP) if re.fullmatch(r"[A-Za-z_]\w*", span)}
     assert len(named) >= 40 and not named - set(re.findall(r"\w+", source))
@@ -94,8 +101,8 @@ def test_identifiers_of_the_map_are_in_the_files_that_stand_beside_them():
     pairs += [pair[::-1] for pair in re.findall(rf"{name} (?:\(|of |in ){file}", text)]
     assert len(pairs) > 50
     for path, identifier in pairs:
-        exact = PACKAGE / path
-        files = [exact] if exact.is_file() else PACKAGE.rglob(path)
+        exact = [folder / path for folder in (PACKAGE, ROOT) if (folder / path).is_file()]
+        files = exact or [file for code in CODE for file in code.rglob(path)]
         there = any(re.search(rf"\b{identifier}\b", each.read_text()) for each in files)
         assert there or "NAME" in path, (path, identifier)
 
@@ -202,13 +209,46 @@ def program_of(words: tuple[str, ...]) -> tuple[argparse.ArgumentParser, list[st
     words = tuple(word.replace("clipself_seg", "clipself-seg") for word in words)  # python -m
     own = words[words.index("clipself-seg") + 1 :] if "clipself-seg" in words else ()
     name, rest = split(list(own))
-    if name == "data prepare":
-        return (prepare._command(rest[0]).parser(), rest[1:]) if rest else None
-    return (body(COMMANDS[name]).parser(), rest) if name else None
+    return (body(COMMANDS[name]).parser(), rest) if name else script_of(words)
+
+
+# Scripts of tools/ -> their one command, or their commands by the first word.
+SCRIPTS = {
+    "check_datasets": check_datasets.main,
+    "mini": mini.COMMANDS,
+    "precompute": precompute.COMMANDS,
+    "prepare": {
+        name: prepare._command(name) for texts in prepare.CONTENTS.values() for name in texts
+    },
+    "quickstart": quickstart.quickstart,
+    "repeat_seeds": repeat_seeds.repeat_seeds,
+    "reproduce": reproduce.reproduce,
+}
+
+
+def script_of(words: tuple[str, ...]) -> tuple[argparse.ArgumentParser, list[str]] | None:
+    """The parser of a script of tools/, and the words that it gets; NAME stands for one of its commands."""
+    for at, word in enumerate(words):
+        script = SCRIPTS.get(word.removeprefix("tools/").removesuffix(".py"))
+        if word.startswith("tools/") and script is not None:
+            rest = list(words[at + 1 :])
+            if not isinstance(script, dict):
+                return script.parser(), rest
+            if rest and rest[0] not in ("--help", "NAME"):
+                return script[rest[0]].parser(), rest[1:]
+    return None
 
 
 def test_there_are_commands_in_blocks_and_in_lines():
     assert len(BLOCKS) > 60 and len(SPANS) > 20 and len(CONFIGURED) > 60
+
+
+def test_commands_and_scripts_that_are_typed_exist():
+    typed = {*BLOCKS, *SPANS}
+    wrong = [words for words in typed if words[0] == "clipself-seg" and not program_of(words)]
+    assert wrong == [("clipself-seg",)]
+    scripts = {word for words in typed for word in words if re.fullmatch(r"tools/\w+\.py", word)}
+    assert len(scripts) > 8 and not [name for name in scripts if not (ROOT / name).exists()]
 
 
 @pytest.mark.parametrize("words", BLOCKS, ids=" ".join)

@@ -29,6 +29,7 @@ from clipself_seg.imports import VARIABLE
 from lab.mini.writer import WorldSize, make_worlds
 from tests.conftest import ROOT
 from tests.prediction.test_video import make_video
+from tests.registries import registries_kept
 from tests.tiny import save_noise, small_worlds
 from tests.training.test_hooks import registered  # noqa: F401  (a fixture)
 
@@ -233,7 +234,8 @@ COMMANDS = {
 @pytest.fixture
 def images(folder):
     """A folder with what those commands name."""
-    scenes = [f"output/mini_world/mini/val/00000{number}.jpg" for number in (0, 2, 7)]
+    folders = ("output/mini_world", "scenes")
+    scenes = [f"{root}/mini/val/00000{n}.jpg" for root in folders for n in (0, 2, 7)]
     for name in ("photo.jpg", "folder/other.jpg", *scenes):
         save_noise(folder / name, 60, 80)
     page = (DOCS / "labelling_tools.md").read_text()
@@ -251,7 +253,9 @@ def test_a_command_with_the_models_of_the_project_runs(images, words, monkeypatc
     monkeypatch.setattr(sys, "argv", [])
     before = set(images.rglob("*"))
     words = [path for word in words for path in glob.glob(word) or [word]]  # as a shell does
-    assert console.main([*words, *(["--device", "cpu"] if words[0] == "predict" else [])]) == 0
+    words = [str(ROOT / word) if word.startswith("docs/") else word for word in words]
+    with registries_kept():
+        assert console.main([*words, *(["--device", "cpu"] if words[0] == "predict" else [])]) == 0
     assert {path.suffix for path in set(images.rglob("*")) - before} & {
         ".html",
         ".jpg",

@@ -93,7 +93,7 @@ def test_the_reference_has_what_snippets_import(site):
 
 
 def test_every_page_is_a_page_of_the_site(site):
-    names = {page.stem for page in PAGES if page.parent.name == "docs"}
+    names = {page.stem for page in PAGES if page.parent == ROOT / "docs"}
     assert not names - {path.stem for path in site.glob("*.html")}
 
 

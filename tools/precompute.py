@@ -102,8 +102,8 @@ def train_rpn(args: argparse.Namespace) -> int:
             MODEL.STOCK_RPN.BACKBONE_WEIGHTS R-50.pkl
 
     The first line is for the mini world, the second takes the RPN of an F-ViT on the original CLIP, the third
-    Detectron2's R50-FPN. Each is clipself-seg train, which writes into OUTPUT_DIR, and then clipself-seg data
-    proposals.
+    Detectron2's R50-FPN. Each is clipself-seg train, which writes into OUTPUT_DIR, and then
+    python tools/precompute.py proposals.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise InputError("start train-rpn without torchrun: --num-gpus starts the processes")

@@ -6,9 +6,7 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 import clipself_seg
 from clipself_seg import imports
@@ -88,16 +86,6 @@ def test_an_outside_backbone_that_is_the_same_clip_is_evaluated_to_the_last_bit(
     for name, fusions in plain["results"].items():
         assert mine[name]["generator"] == fusions["generator"]  # masks and the generator's names
         assert mine[name]["clip"] != fusions["clip"]
-
-
-def test_predictions_of_an_outside_backbone_that_is_the_same_clip_are_equal(tmp_path):
-    image = np.asarray(Image.open(scene_path()).convert("RGB"))
-    plain = clipself_seg.load("mini-open-panoptic", device="cpu", opts=SINGLE)
-    outside = clipself_seg.load("mini-open-panoptic", device="cpu", opts=(*SINGLE, KEY, "SameCLIP"))
-    assert outside.model.branch_clip.name == "SameCLIP" != outside.model.clip.name
-    one, other = plain(image, WORDS), outside(image, WORDS)
-    assert one.segments == other.segments != ()
-    assert np.array_equal(one.ids, other.ids)
 
 
 def test_predict_takes_the_key(tmp_path):

@@ -34,49 +34,26 @@ def put(held, values):
     held.values[held.values > 0] = values
 
 
-def in_range(held):
-    return range(5)[held.counts.sum()]
-
-
 # Kind -> what does it, the operation that is recorded, and how often.
 KINDS = {
     "item": (lambda m: m.counts.max().item(), "aten._local_scalar_dense.default"),
-    "int": (lambda m: int(m.counts.max()), "aten._local_scalar_dense.default"),
-    "float": (lambda m: float(m.values.max()), "aten._local_scalar_dense.default"),
-    "if": (lambda m: 1 if (m.values > 9).any() else 0, "aten._local_scalar_dense.default"),
-    "index of a list": (in_range, "aten._local_scalar_dense.default"),
-    "format": (lambda m: f"{m.values.max():.1f}", "aten._local_scalar_dense.default"),
-    "tolist": (lambda m: m.values.tolist(), "aten._to_copy.default"),
     "cpu": (lambda m: m.values.cpu().numpy(), "aten._to_copy.default"),
-    "to": (lambda m: m.values.to("cpu"), "aten._to_copy.default"),
     "to host in place": (lambda m: torch.zeros(2, 3).copy_(m.values), "aten.copy_.default"),
     "nonzero": (lambda m: (m.values > 0).nonzero(), "aten.nonzero.default"),
-    "where": (lambda m: torch.where(m.values > 0), "aten.nonzero.default"),
     "mask as index": (lambda m: m.values[m.values > 0], "aten.index.Tensor"),
-    "rows of a mask": (lambda m: m.values[m.counts > 1], "aten.index.Tensor"),
     "put at a mask": (lambda m: put(m, m.values[0, :2].repeat(2)[:3]), "aten.index_put_.default"),
-    "masked_select": (lambda m: m.values.masked_select(m.values > 0), "aten.masked_select.default"),
-    "unique": (lambda m: m.counts.unique(), "aten._unique2.default"),
-    "unique rows": (lambda m: m.counts.unique(dim=0), "aten.unique_dim.default"),
-    "bincount": (lambda m: m.counts.bincount(), "aten.bincount.default"),
     "repeats": (
         lambda m: m.values.repeat_interleave(m.counts, dim=0),
         "aten.repeat_interleave.Tensor",
     ),
-    "equal": (lambda m: torch.equal(m.values, m.values), "aten.equal.default"),
     "nms": (lambda m: nms(m.boxes, m.boxes[:, 3], 0.5), "torchvision.nms.default"),
     "inverse": (
         lambda m: torch.linalg.inv(m.values @ m.values.T),
         "aten._linalg_check_errors.default",
     ),
-    "multinomial": (lambda m: m.values.abs().multinomial(1), "aten.multinomial.default"),
     "torch.tensor": (lambda m: torch.tensor([1.0, 2.0], device=ACCELERATOR), None),
-    "as_tensor": (lambda m: torch.as_tensor([1.0], device=m.values.device), None),
-    "new_tensor": (lambda m: m.values.new_tensor([1.0, 2.0]), None),
     "copy to the device": (lambda m: VALUES.to(m.values.device), None),
-    "copy of another type": (lambda m: VALUES.to(m.values.device, torch.float64), None),
     "copy in place": (lambda m: m.values.copy_(VALUES), "aten.copy_.default"),
-    "list as index": (lambda m: m.values[[1, 0]], None),
     "index in host memory": (lambda m: m.values[torch.tensor([1, 0])], "aten.index.Tensor"),
 }
 

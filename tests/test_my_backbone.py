@@ -193,8 +193,6 @@ def test_an_entry_that_is_no_clip_is_refused(member, value, message, small, monk
     "opts",
     [
         ("MODEL.CLIP.NAME", "ViT-B-16"),
-        ("MODEL.CLIP.WEIGHTS", "openai"),
-        ("MODEL.CLIP.DENSE", "value"),
         ("MODEL.CLIPSELF.STUDENT_WEIGHTS", "mini-clipself"),
         ("MODEL.CLIP_BRANCH.WEIGHTS", "mini-clipself"),
     ],
@@ -242,28 +240,6 @@ def test_an_entry_that_does_not_say_what_it_reads_is_given_no_clip_by_mistake(sm
     assert load_config(COCO, [KEY, "Small"]).MODEL.CLIP.NAME == "ViT-B-16-quickgelu"
 
 
-@pytest.mark.parametrize(
-    "config, templates",
-    [("regions", "TEST.REGIONS.TEMPLATES"), ("zero_shot", "MODEL.ZERO_SHOT.TEMPLATES")],
-)
-def test_the_last_block_of_the_configured_clip_is_changed(config, templates, tmp_path):
-    results = []
-    for index, weights in enumerate(("mini", "mini-clipself")):
-        output = tmp_path / str(index)
-        typed = [
-            "--eval-only",
-            "--import",
-            LAST_BLOCK,
-            "--config-file",
-            f"configs/mini/{config}.yaml",
-        ]
-        opts = [KEY, "MyLastBlock", "MODEL.CLIP.WEIGHTS", weights, "OUTPUT_DIR", str(output)]
-        opts += [templates, "single"]
-        assert train.main([*typed, *opts, "DATALOADER.NUM_WORKERS", "0"]) == 0
-        results.append(numbers(json.loads((output / "results.json").read_text())["results"]))
-    assert results[0] != results[1] and all(map(math.isfinite, results[0]))
-
-
 def test_the_example_changes_dense_features_alone(tmp_path):
     mine = build_clip(mini("zero_shot", backbone="MyLastBlock"))
     plain = load_clip("ViT-Mini-8", "mini")
@@ -295,11 +271,6 @@ def test_a_clip_backbone_with_another_forward_is_refused_and_one_with_another_cl
     changed.forward = lambda self, images: {}
     with pytest.raises(InputError, match="Changed is a CLIPBackbone with another forward, which"):
         build_clip(mini("regions", backbone="Changed"))
-
-
-def test_an_entry_that_nobody_registered_is_named():
-    with pytest.raises(InputError, match='BACKBONE "MyBackbonee" is not in .*MyBackbone'):
-        build_clip(load_config(None, [KEY, "MyBackbonee"]))
 
 
 def test_the_command_line_gives_its_modules_to_all_processes(monkeypatch, tmp_path):

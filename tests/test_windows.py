@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 
-import pytest
-
 from tests.conftest import ROOT
 
 MODULES = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "syslog", "readline"}
@@ -47,16 +45,3 @@ def missing(source: str) -> list[str]:
 
 def test_the_package_does_without_what_windows_lacks():
     assert {path.name: wrong for path in FILES if (wrong := missing(path.read_text()))} == {}
-
-
-@pytest.mark.parametrize(
-    ("source", "wrong"),
-    [
-        ("import fcntl", ["fcntl"]),
-        ("try:\n    import fcntl\nexcept ModuleNotFoundError:\n    fcntl = None", []),
-        ("from pwd import getpwnam", ["pwd"]),
-        ("import os, signal\nos.kill(os.fork(), signal.SIGKILL)", ["os.fork", "signal.SIGKILL"]),
-    ],
-)
-def test_what_windows_lacks_is_found(source, wrong):
-    assert missing(source) == wrong

@@ -8,19 +8,16 @@ import sys
 import warnings
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
 from bench import command, first_hour, measure
-from bench.accelerator import ACCELERATOR, Accelerator
 from clipself_seg import training
 from clipself_seg.clip import load_clip
 from clipself_seg.clip.runtime import without_values
 from clipself_seg.config import load_config
 from clipself_seg.config.load import evaluation_precision, precision_from_config
 from clipself_seg.models import CLIPSelf
-from tests import on_device
 from tests.training.test_trainer import trainer
 
 PYTHON = shlex.quote(sys.executable)
@@ -213,38 +210,6 @@ def test_images_of_a_step_are_in_its_precision(precision, tmp_path, worlds_root,
     model([sample], read=("boxes",))
     assert seen and (torch.bfloat16 in seen) == (precision == "bfloat16")
     assert hook.figures["runs"].keys() == {"image"}
-
-
-def test_tests_run_on_another_device_with_the_numbers_of_the_cpu(monkeypatch):
-    monkeypatch.setattr(on_device, "DEVICE", ACCELERATOR)
-    torch.manual_seed(0)
-    wanted = [torch.randn(2), torch.empty(3).normal_(), torch.rand_like(torch.ones(2))]
-    torch.manual_seed(0)
-    with Accelerator(), on_device.OnDevice():
-        drawn = [torch.randn(2), torch.empty(3).normal_(), torch.rand_like(torch.ones(2))]
-        assert all(tensor.device == ACCELERATOR for tensor in drawn)
-        learnt = torch.ones(2, requires_grad=True)
-        assert learnt.is_leaf and learnt.requires_grad
-        assert torch.ones(2, device="cpu").device.type == "cpu"
-        assert all(map(torch.equal, on_device.moved(drawn, "cpu"), wanted))
-        assert torch.arange(2).numpy().tolist() == [0, 1]
-        assert np.array_equal(torch.arange(2), [0, 1]) and torch.tensor(0.5) == pytest.approx(0.5)
-        assert torch.equal(torch.ones(2) @ torch.eye(2), torch.ones(2))
-
-
-def test_how_much_of_a_tolerance_is_used_is_kept(monkeypatch):
-    monkeypatch.setattr(on_device, "FIGURES", {"tolerance_used": 0.0})
-    for away in (0.5, 0.25):
-        on_device.compare(
-            torch.testing.assert_close, torch.tensor(away), torch.tensor(0.0), atol=1, rtol=0
-        )
-    assert on_device.FIGURES["tolerance_used"] == 0.5
-    assert "test_how_much" in on_device.FIGURES["most_used_by"]
-    with pytest.raises(AssertionError):
-        on_device.compare(
-            torch.testing.assert_close, torch.tensor(3.0), torch.tensor(0.0), atol=1, rtol=0
-        )
-    assert on_device.FIGURES["tolerance_used"] == 3
 
 
 @pytest.mark.heavy

@@ -96,26 +96,6 @@ def test_bad_pictures_are_named_and_the_others_are_done(run, photos, tmp_path, c
     assert failed == {"broken.jpg", "gone.jpg"} and set(content["images"]) == {"one", "sub/two"}
 
 
-def test_a_picture_that_no_library_can_take_does_not_stop_the_others(
-    run, photos, tmp_path, capsys, monkeypatch
-):
-    whole = Predictor.predict_batch
-
-    def strange(self, images, **options):
-        if images[0].shape[0] == 40:
-            raise RuntimeError("no kernel for this\nand a page of details")
-        return whole(self, images, **options)
-
-    monkeypatch.setattr(Predictor, "predict_batch", strange)
-    assert run(photos, "--words", "dog, sky") == 1
-    said = capsys.readouterr()
-    assert "1 of 2 segmented" in said.out
-    assert "one.jpg: cannot be processed (RuntimeError: no kernel for this)\n" in said.err
-    content = json.loads((tmp_path / "out" / "classes.json").read_text())
-    assert list(content["images"]) == ["sub/two"] and content["complete"]
-    assert list(content["failed"]) == [str(photos / "one.jpg")]
-
-
 @pytest.mark.parametrize("task", [(), ("--task", "panoptic")])
 def test_pipes_and_large_pictures_are_refused_and_the_others_segmented(
     run, photos, tmp_path, capsys, task

@@ -20,7 +20,6 @@ from torch.multiprocessing import ProcessExitedException, get_context, start_pro
 
 from clipself_seg.checkpoints.zoo import SHIPPED
 from clipself_seg.clip import load_clip
-from clipself_seg.clip.runtime import tf32
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
 from clipself_seg.data.mappers.distill import DistillMapper
@@ -28,7 +27,6 @@ from clipself_seg.errors import InputError
 from clipself_seg.evaluation.regions.evaluation import RegionEvaluation
 from clipself_seg.files import alone_in
 from clipself_seg.models import CLIPSelf
-from clipself_seg.training.trainer import Trainer
 from tests.conftest import ROOT
 from tests.shards import encoded, samples, write_shard, write_shards
 from tests.tiny import write_tiny_coco
@@ -66,19 +64,6 @@ def words(output, *flags, **changes):
     changed = {key.replace("__", "."): str(value) for key, value in changes.items()}
     pairs = (SMALL | changed | {"OUTPUT_DIR": str(output)}).items()
     return [*flags, *(word for pair in pairs for word in pair)]
-
-
-def killed(arguments, steps):
-    """Trains until the process is killed, in a step after so many."""
-    step = Trainer._step
-
-    def last_step(self, forward, storage, samples):
-        if storage.iter == steps:
-            os.kill(os.getpid(), signal.SIGKILL)
-        step(self, forward, storage, samples)
-
-    Trainer._step = last_step
-    train.main(arguments)
 
 
 @pytest.mark.parametrize(
@@ -121,22 +106,6 @@ def test_a_size_that_is_no_whole_number_is_named_and_no_key_is_blamed(capsys, wr
     )
     with pytest.raises(InputError, match='such as --sizes 320 640, got "MODEL.DEVICE"'):
         train.parse(["--sizes", "MODEL.DEVICE", "cpu"])
-
-
-def test_a_run_killed_and_resumed_writes_the_same_clip_as_one_that_was_not(
-    tmp_path, datasets, capfd
-):
-    long = {"SOLVER__MAX_ITER": 8, "SOLVER__CHECKPOINT_PERIOD": 3}
-    assert train.main(words(tmp_path / "a", **long)) == 0
-    process = get_context("fork").Process(target=killed, args=(words(tmp_path / "b", **long), 5))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL and not (tmp_path / "b" / "results.json").exists()
-    assert train.main(words(tmp_path / "b", "--resume", **long)) == 0
-    assert "resumed after 3 steps" in capfd.readouterr().out
-    whole, resumed = (load_file(tmp_path / run / "clip_final.safetensors") for run in "ab")
-    assert whole.keys() == resumed.keys()
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 @pytest.mark.usefixtures("served")
@@ -195,13 +164,6 @@ def test_evaluation_of_sizes_and_of_a_checkpoint(tmp_path, datasets, capsys):
     )
     assert train.main(words(tmp_path / "own", "--eval-only", **tested)) == 0
     assert {"config.yaml", "results.json"} <= set(os.listdir(tmp_path / "own"))
-
-
-def test_an_evaluation_inside_a_training_is_in_full_precision():
-    allowed = lambda: torch.backends.cuda.matmul.allow_tf32  # noqa: E731
-    with tf32(True):
-        assert allowed() and not tf32(False)(allowed)() and allowed()
-    assert not allowed()
 
 
 def test_training_leaves_out_missing_test_sets_and_evaluation_does_not(

@@ -140,11 +140,3 @@ def test_both_functions_in_either_order_make_one_configuration():
     whole = dict(leaves(default_config()))
     assert keys_of(add_clip_backbone_config, add_clipself_seg_config) == whole
     assert keys_of(add_clipself_seg_config, add_clip_backbone_config) == whole
-
-
-def test_another_meaning_of_the_backbones_section_is_refused():
-    cfg = get_cfg()
-    cfg.MODEL.CLIP = "ViT-B/16"
-    with pytest.raises(InputError, match="MODEL.CLIP is 'ViT-B/16', here a section; rename"):
-        add_clip_backbone_config(cfg)
-    assert cfg.MODEL.CLIP == "ViT-B/16"

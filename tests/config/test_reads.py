@@ -77,13 +77,6 @@ def keys_read(source: str) -> set[str]:
     }
 
 
-def test_the_scan_sees_attributes_sections_and_no_assignments():
-    source = (
-        "head, amp = cfg.MODEL.CLIP, self.cfg.SOLVER.AMP\ncfg.SEED = 1\nhead.NAME, amp.DTYPE, cfg.X"
-    )
-    assert keys_read(source) == {"MODEL.CLIP.NAME", "SOLVER.AMP.DTYPE"}
-
-
 def declared() -> list[str]:
     entries = [*ALL, *(entry for entries in READS.values() for entry in entries)]
     return [n for e in entries for n in (e.names if isinstance(e, When) else (e,))]
@@ -212,11 +205,6 @@ def test_the_message_says_what_happens_instead(key, value, instead):
         load_config("mini/semseg", [key, value])
 
 
-def test_defaults_pass_as_a_run_has_written_them(tmp_path):
-    (tmp_path / "config.yaml").write_text(load_config(None).dump())
-    assert dict(leaves(load_config(tmp_path / "config.yaml"))).keys() == DEFAULTS.keys()
-
-
 @pytest.mark.parametrize("key", CAT_SEG_UNREAD)
 def test_an_unread_key_of_cat_segs_files_passes_with_their_value_alone(key):
     assert key not in DEFAULTS
@@ -224,10 +212,3 @@ def test_an_unread_key_of_cat_segs_files_passes_with_their_value_alone(key):
         load_config(None, [key, str(value)])
     with pytest.raises(InputError, match=f"^the command line: {key} 'another' has no effect: "):
         load_config(None, [key, "another"])
-
-
-def test_numbers_of_pixels_are_refused_for_models_of_regions_and_boxes():
-    for model in ("CLIPSelf", "RegionReader", "FViT"):
-        with pytest.raises(InputError, match="TEST.NUMBERS.BOUNDARY"):
-            load_config(None, ["MODEL.META_ARCHITECTURE", model, "TEST.NUMBERS.BOUNDARY", "True"])
-    load_config(None, ["MODEL.META_ARCHITECTURE", "CATSeg", "TEST.NUMBERS.BOUNDARY", "True"])

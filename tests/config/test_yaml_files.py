@@ -55,9 +55,7 @@ def test_no_address_is_fetched(tmp_path, monkeypatch, address):
     ("contents", "message"),
     [
         ({"run": "_BASE_: ."}, "run.yaml: its _BASE_ . is a folder: name a file"),
-        ({"run": "_BASE_: ''"}, "run.yaml: its _BASE_ *is a folder: name a file"),
         ({"run": "_BASE_: 3"}, "run.yaml is not a usable YAML file: _BASE_ is 3"),
-        ({"run": "_BASE_: {a: b.yaml}"}, "run.yaml is not a usable YAML file: _BASE_ is {"),
         ({"run": "_BASE_: a.yaml", "a": "SEED: [1"}, "a.yaml is not a usable YAML file"),
         (
             {"run": "_BASE_: a.yaml", "a": "_BASE_: b.yaml", "b": "_BASE_: a.yaml"},
@@ -177,7 +175,6 @@ def test_other_files_of_the_package_are_no_configurations(tmp_path, monkeypatch)
     ("name", "near"),
     [
         ("semseg/catsg.yaml", "semseg/catseg.yaml"),
-        ("zero_shot/voc21", "zero_shot/voc_21.yaml"),
         (
             "configs/distill/coco_patches_eva02_vitb16.yaml",
             "configs/distill/coco_patches+eva02_vitb16.yaml",

@@ -190,7 +190,6 @@ INDEX_OF = {3: 0, 7: 1}
 PETS = Vocabulary(
     "pets", (VocabularyClass(("dog",), 3, seen=True), VocabularyClass(("cat",), 7, seen=False))
 )
-POLYGON = [[1, 2, 3, 4, 5, 6]]
 
 
 def annotation(**changes):
@@ -244,12 +243,6 @@ def test_what_just_is_an_object_stays():
     assert len(objects(unstated)) == 1
 
 
-def test_segmentations_are_kept_where_masks_are_asked():
-    (entry,) = objects(annotation(segmentation=POLYGON), masks=True)
-    assert entry["segmentation"] == POLYGON
-    assert "segmentation" not in objects(annotation(segmentation=POLYGON))[0]
-
-
 @pytest.mark.parametrize(
     "changes, words",
     [
@@ -287,16 +280,6 @@ def test_annotations_of_other_than_base_classes_are_named_and_counted():
     require_base_classes(content_of(), INDEX_OF, PETS, "x.json", "do so")
     silent = Vocabulary.from_names(["dog", "cat"])  # all are base classes
     require_base_classes(content_of(annotation(category_id=7)), INDEX_OF, silent, "x.json", "")
-
-
-def test_names_of_lvis_follow_from_its_urls():
-    content = content_of()
-    content["images"][0] = {"id": 1, "coco_url": URL, "width": 100, "height": 80}
-    (record,) = instance_records(content, "lvis.json", "coco/", INDEX_OF)
-    assert record["file_name"] == "coco/train2017/000000391895.jpg"
-    content["images"][0] = {"id": 1, "width": 100, "height": 80}
-    with pytest.raises(InputError, match='lvis.json: an image needs .* "file_name" .or "coco_url"'):
-        instance_records(content, "lvis.json", "coco/", INDEX_OF)
 
 
 SHELVES = Vocabulary.from_names(["shelf / rack", "tissue"])

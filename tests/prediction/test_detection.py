@@ -142,15 +142,6 @@ def test_pycocotools_reads_them_as_truth_and_as_results(images, tmp_path, kind):
     assert evaluation.stats[0] == pytest.approx(1)
 
 
-def test_a_file_that_fails_is_named_and_the_others_are_done(images, tmp_path, capsys):
-    (images / "broken.png").write_bytes((images / "7.png").read_bytes()[:40])
-    failed, content = write(images, tmp_path / "out", predictor())
-    assert list(failed) == list(content["info"]["failed"]) == [str(images / "broken.png")]
-    assert [image["file_name"] for image in content["images"]] == ["7.png", "sub/12.png"]
-    assert [image["id"] for image in content["images"]] == [1, 3]
-    assert "failed: image " in (said := capsys.readouterr().err) and "broken.png" in said
-
-
 def test_own_words_count_with_every_synonym_and_built_in_ones_as_configured():
     made = predictor()
     assert made.model.all_synonyms is True and made.seen.tolist() == [True, False]

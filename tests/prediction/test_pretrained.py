@@ -38,9 +38,7 @@ from tests.faults import full_disk
 from tests.tiny import noise
 from tests.weight_server import serving
 
-MINI = ROOT / "configs/mini"
 WORDS = "red star, blue ring|hoop, grass"
-CPU = ("MODEL.DEVICE", "cpu")
 # Name of a predictor -> how it is made, and its vocabulary.
 MADE = {
     "Predictor": ("semantic", {"background": "void|wall"}),
@@ -346,14 +344,11 @@ def test_keys_of_files_and_of_training_are_refused(plain, key):
     "key, value, message",
     [
         ("_BASE_", "/etc/hosts", "may not name another one: remove _BASE_"),
-        ("_BASE_", ["http://a/b.yaml"], "may not name another one: remove _BASE_"),
         ("MODEL.CLIP.NAMES", "x", 'unknown key "MODEL.CLIP.NAMES"; did you mean'),
         ("MODEL.CLIP.NAME", "hf-hub:a/b", "may lead out of the folder: give a plain name"),
-        ("TEST.REGIONS.TEMPLATES", "~", "may lead out of the folder"),
         ("TEST.PANOPTIC.ROWS", ["clip", ["/etc/x"]], "'/etc/x', which may lead out of the folder"),
         ("TEST.PANOPTIC.ROWS", "('clip', '/etc/x')", "'/etc/x', which may lead out of the folder"),
         ("INPUT.MIN_SIZE_TEST", 10**6, "1000000, and in a folder it is from 0 to 1280: correct"),
-        ("INPUT.MIN_SIZE_TRAIN", "(10**6,)", "MIN_SIZE_TRAIN must be of type tuple"),
         ("INPUT.MIN_SIZE_TRAIN", "(1000000,)", "1000000, and in a folder it is from -4096 to 4096"),
         (
             "MODEL.MASK_FORMER.DEC_LAYERS",
@@ -391,7 +386,6 @@ def test_every_configuration_keeps_the_bounds():
     "text",
     [
         "!!python/object/apply:os.system ['touch run']",
-        "MODEL: !!python/name:os.system",
         "MODEL: {WEIGHTS: !!python/object/new:os.system [touch run]}",
     ],
 )

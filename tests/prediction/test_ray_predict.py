@@ -226,12 +226,6 @@ def test_a_few_bytes_of_parquet_do_not_stand_for_gigabytes(tmp_path, pyarrow, mo
     assert memory.max_memory() < max(before + 1, 5 * 10**7)  # half of what the rows stand for
 
 
-def test_a_table_that_is_a_pipe_is_not_waited_for(tmp_path, pyarrow):
-    os.mkfifo(tmp_path / "b.parquet")
-    with pytest.raises(InputError, match="b.parquet is a pipe or a device"):
-        find_items([str(tmp_path / "b.parquet")], str(tmp_path / "out"))
-
-
 def test_without_ray_the_command_that_brings_it_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(

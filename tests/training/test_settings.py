@@ -81,10 +81,6 @@ def test_a_run_whose_rate_falls_as_a_cosine_is_not_made_longer():
     check_same_run(shared(*short, *steps), shared(*longer, *steps))
 
 
-def test_no_warmup_is_allowed():
-    assert learning_rate(0, base=1.0, warmup=0, total=5) == 1.0
-
-
 def test_adamw_takes_the_step_of_its_formula():
     model = nn.Linear(1, 1, bias=False)
     model.weight.data.fill_(2.0)

@@ -66,31 +66,6 @@ def test_captions_of_both_processes_compete_as_in_one(tmp_path):
     assert worst(first, whole) < 1e-4
 
 
-def test_unsynchronised_processes_have_gradients_of_their_own(tmp_path):
-    def work(rank: int, folder: Path) -> Tensors:
-        model = tiny_clipself(sync_gradients=False)
-        return gradients(model, SAMPLES[2 * rank : 2 * rank + 2])
-
-    parts = in_two_processes(work, tmp_path)
-    assert worst(*parts) > 0.1
-    for rank, part in enumerate(parts):
-        alone = gradients(tiny_clipself(), SAMPLES[2 * rank : 2 * rank + 2])
-        assert worst(part, alone) < 1e-4
-
-
-def test_training_in_two_processes_is_training_in_one(tmp_path):
-    def work(rank: int, folder: Path) -> Tensors:
-        run = trainer(folder / "two")
-        run.train()
-        return weights(run)
-
-    first, second = in_two_processes(work, tmp_path)
-    one = trainer(tmp_path / "one")
-    one.train()
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert worst(first, weights(one)) < 1e-3
-
-
 @pytest.mark.parametrize("norm_trains", [False, True])
 def test_gradients_are_views_of_what_is_sent_and_buffers_are_sent_where_they_change(
     tmp_path, norm_trains

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from clipself_seg.data.images import read_image
-from clipself_seg.data.masks import read_indices
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.visualization import class_colours as colours_module
 from clipself_seg.visualization.class_colours import BACKGROUND, class_colours
@@ -147,19 +144,6 @@ def test_any_size_is_readable(height, width):
     drawn = overlay(image, labels, NAMES, class_colours(NAMES))
     assert drawn.width >= max(width, 250) and drawn.height >= height + 14
     assert text_size(image) >= 14 and text_size(np.zeros((3000, 4000))) == 100
-
-
-def test_real_ground_truth_is_drawn(data_dir):
-    vocabulary = load_vocabulary("coco_stuff_171")
-    index = np.full(256, 255)
-    for label, entry in enumerate(vocabulary.classes):
-        index[entry.dataset_id - 1] = label
-    folder = data_dir / "coco-stuff"
-    path = sorted((folder / "images" / "val2017").glob("*.jpg"))[0]
-    labels = index[read_indices(folder / "annotations" / "val2017" / f"{path.stem}.png")]
-    image = read_image(path)
-    drawn = overlay(image, labels, vocabulary.names, class_colours(vocabulary.names))
-    assert isinstance(drawn, Image.Image) and drawn.width == image.shape[1]
 
 
 COLOURS = class_colours(NAMES)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
+from clipself_seg.commands.options import Command
 from clipself_seg.errors import InputError, nearest, report_input_errors
 
 
 @report_input_errors
-def run_named(about: str, commands: Mapping[str, Callable[[list[str]], int]]) -> int:
+def run_named(about: str, commands: Mapping[str, Command]) -> int:
     """Run the command that the first word of ``sys.argv`` names, with the words behind it.
 
     Args:
         about: first line of the help text.
-        commands: name -> what it calls with its words, and which returns the exit status.
+        commands: name -> command.
 
     Raises:
         InputError: the first word names none.
@@ -23,7 +24,7 @@ def run_named(about: str, commands: Mapping[str, Callable[[list[str]], int]]) ->
     program, words = os.path.basename(sys.argv[0]), sys.argv[1:]
     if words[:1] in ([], ["-h"], ["--help"]):
         lines = [f"usage: {program} COMMAND [options]", "", about, ""]
-        lines += [f"  {name}" for name in commands]
+        lines += [f"  {name:12} {one.text.splitlines()[0]}" for name, one in commands.items()]
         sys.stdout.write("\n".join([*lines, "", f"{program} COMMAND --help has its options.", ""]))
         return 0 if words else 2
     if words[0] not in commands:

@@ -11,7 +11,6 @@ from PIL import Image
 
 from clipself_seg.config import load_config
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper, SemSegTrainMapper
-from clipself_seg.errors import InputError
 
 SIDE = 32
 RECIPE = [
@@ -88,12 +87,6 @@ def test_an_ignored_label_below_0_is_kept(record):
     values = {0: 0}
     sem_seg = mapper(ignore_label=-1, pad_to=64)(record | {"label_values": values}, 0)["sem_seg"]
     assert sem_seg.unique().tolist() == [-1, 0]
-
-
-def test_another_size_of_the_label_map_names_both_files(record, tmp_path):
-    Image.fromarray(np.zeros((10, 20), np.uint8)).save(tmp_path / "labels.png")
-    with pytest.raises(InputError, match="labels.png is 20 x 10, its image .*a.png is 96 x 64"):
-        mapper()(record, 0)
 
 
 def test_the_test_mapper_reads_no_ground_truth(record):

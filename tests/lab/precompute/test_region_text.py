@@ -161,13 +161,10 @@ def test_an_interrupted_call_goes_on_and_writes_the_same(annotations, target, mo
     "words, opts, captions, message",
     [
         (["--top", 0], [], True, "--top 0: give 1 or more"),
-        (["--batch", -1], [], True, "--batch -1: give 1 or more"),
         (["--threshold", 1.5], [], True, "--threshold 1.5: give a probability"),
         (["--nouns", "/nowhere.txt"], [], True, "list of nouns /nowhere.txt is missing"),
         (["--instances", "/nowhere.json"], [], True, "/nowhere.json is missing"),
-        (["--proposals", "/nowhere.json"], [], True, "/nowhere.json is missing"),
         ([], [], False, "--captions is missing"),
-        (["--candidates", "pool"], [], False, "--captions is missing"),
         (["--nouns", "/nowhere.txt"], [], False, "--captions is missing"),
         ([], ["DATASETS.TRAIN", "('mini_train',)"], True, '"mini_train" has no boxes with nouns'),
         ([], ["DATASETS.TRAIN", "()"], True, "give the one data set whose images are labelled"),
@@ -216,15 +213,6 @@ def test_a_file_that_is_there_and_a_folder_at_work_are_left_alone(annotations, t
     with alone_in(annotations):
         assert run(annotations) == 2
     assert "is at work there" in capsys.readouterr().err
-
-
-def test_labels_of_the_same_images_and_settings_come_back(tmp_path):
-    shards = LabelShards(tmp_path / "parts", {"weights": "a"})
-    assert shards.read(0, [3, "b"]) is None
-    shards.write(0, [3, "b"], [[(1, 0.5)], []])
-    assert shards.read(0, [3, "b"]) == [[(1, 0.5)], []] and shards.read(0, [3]) is None
-    with pytest.raises(InputError, match="weights has changed"):
-        LabelShards(tmp_path / "parts", {"weights": "b"}).read(0, [3, "b"])
 
 
 @pytest.mark.parametrize("settings", [None, 3, "text", ["text"]])

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.ndimage
 from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
@@ -96,21 +95,9 @@ def test_large_ade_pictures_are_reduced_with_their_labels(size, expected, datase
     assert (labels[:, expected[0] // 2 :] == 65535).all()
 
 
-def test_maps_that_are_not_the_archives_are_refused(copy, tmp_path):
-    folder = copy("ADEChallengeData2016") / "annotations/validation"
-    path = sorted(folder.iterdir())[0]
-    Image.fromarray(np.full((2, 2), 151, np.uint8)).save(path)
-    with pytest.raises(InputError, match=f"{path.name} is not one of the challenge's maps"):
-        prepare_ade150(Options(tmp_path))
-    path.write_bytes(b"")
-    with pytest.raises(InputError, match=f"{path.name} cannot be decoded .*unpack its archive"):
-        prepare_ade150(Options(tmp_path))
-
-
 VOCABULARY = load_vocabulary("openseg_ade20k_150")
 THINGS = [index for index, entry in enumerate(VOCABULARY.classes) if entry.isthing]
 WALL, SKY, BED, DOOR = 0, 2, 7, 14  # among the 150 classes
-OTHER = 0  # of the archive's maps, which count from 1
 
 
 def write_image(folder, stem, semantic, classes, numbers, split="validation"):
@@ -222,43 +209,6 @@ def test_a_perfect_prediction_of_published_files_loses_what_things_cover(folder,
     assert quality.tp[classes].tolist() == [1, 1, 1] and quality.tp.sum() == 3
     np.testing.assert_allclose(quality.iou_sum[classes], ious)
     assert quality.fn.sum() == quality.fn[SKY] == (0 if clean else 1) and quality.fp.sum() == 0
-
-
-def real_things(labels):
-    """Each connected piece of a thing class as a thing of its own."""
-    classes, numbers = np.zeros_like(labels), np.zeros_like(labels)
-    for index in THINGS:
-        pieces, count = scipy.ndimage.label(labels == index)
-        for piece in range(1, count + 1):
-            numbers[pieces == piece] = min(numbers.max() + 1, 255)
-            classes[pieces == piece] = index
-    # More pieces than a byte counts share the last number, of one class.
-    classes[numbers == 255] = classes[numbers == 255].max(initial=0)
-    return classes, numbers
-
-
-def test_real_maps_come_back_from_the_panoptic_files(data_dir, datasets_root):
-    folder = datasets_root / "ADEChallengeData2016"
-    sources = sorted((data_dir / "ADEChallengeData2016/annotations/validation").glob("*.png"))[:5]
-    for source in sources:
-        labels = np.asarray(Image.open(source)).astype(int) - 1
-        write_image(folder, source.stem, labels, *real_things(labels))
-    entries = {}
-    for clean in (False, True):
-        prepare(folder, clean, overwrite=clean)
-        entries[clean] = read(folder, "panoptic")["annotations"]
-    # No thing lies on stuff here, so that both ways of counting agree.
-    assert entries[False] == entries[True] and len(entries[True]) == 5
-    for entry, source in zip(entries[True], sources, strict=True):
-        ids = read_panoptic_png(folder / "ade20k_panoptic_val" / entry["file_name"])
-        labels = np.asarray(Image.open(source)).astype(int) - 1
-        painted = np.full(labels.shape, -1)
-        for info in entry["segments_info"]:
-            mask = ids == info["id"]
-            x, y, width, height = info["bbox"]
-            assert mask.sum() == info["area"] == mask[y : y + height, x : x + width].sum()
-            painted[mask] = info["category_id"]
-        assert (painted == labels).all() and len(entry["segments_info"]) > 2
 
 
 def test_an_interrupted_run_is_completed_and_a_whole_one_is_kept(folder, monkeypatch):

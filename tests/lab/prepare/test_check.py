@@ -13,7 +13,6 @@ import scipy.io
 from PIL import Image
 
 from clipself_seg.data.datasets.table import DATASETS
-from clipself_seg.errors import InputError
 from lab.prepare import common
 from lab.prepare.ade import prepare_ade150, prepare_ade847
 from lab.prepare.check import Options, check_datasets
@@ -151,13 +150,6 @@ def test_a_sample_is_spread_evenly_and_full_reads_all(prepared):
     assert check(sample=0)[5:8] == (COUNT, 0, 1)
 
 
-def test_a_broken_map_is_prepared_again_unless_the_archive_lacks_its_own(prepared):
-    (prepared / MAP).write_bytes(b"")
-    assert check().mend == AGAIN
-    (prepared / RAW).unlink()
-    assert check().mend.startswith("the archive is not whole: unpack ADEChallengeData2016.zip")
-
-
 def test_boxes_with_nouns_and_captions(datasets_root):
     write_tiny_coco(datasets_root, images=2)
     finding = check("coco_2017_train_captions").subset_allowed()
@@ -171,11 +163,6 @@ def test_boxes_with_nouns_and_captions(datasets_root):
     path.unlink()
     finding = check("coco_2017_train_region_text")
     assert finding.state == "absent" and "python tools/precompute.py region-text" in finding.mend
-
-
-def test_an_unknown_name_suggests_the_nearest():
-    with pytest.raises(InputError, match=f'did you mean "{ADE}"'):
-        check("ade20k_150_test")
 
 
 SIZE = (20, 30)  # height, width

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 import shutil
 
 import pytest
@@ -12,7 +11,6 @@ import pytest
 import check_datasets
 import prepare
 from lab.prepare.common import PREPARATIONS
-from tests.archives import write_small_coco
 
 
 def prepared(data_set, *words) -> int:
@@ -61,21 +59,6 @@ def test_prepared_sets_are_fine_as_subsets_and_the_json_says_why(
     assert all(entry["fine"] and entry["notes"] for entry in entries)
     assert checked(*checks) == 1
     assert "17 of 2000 images" in capsys.readouterr().out
-
-
-def test_panoptic_coco_is_fine_as_a_subset_once_it_is_prepared(
-    data_dir, monkeypatch, tmp_path, capsys
-):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    write_small_coco(data_dir, tmp_path, 3)
-    checks = ("coco_2017_val_panoptic_with_sem_seg", "--allow-subset")
-    assert checked(*checks) == 1
-    (mend,) = re.findall("mend: python tools/prepare.py (.*)", capsys.readouterr().out)
-    assert mend == "coco_panoptic_semseg --splits val2017"
-    words = ("--splits", "val2017", "--processes", 1)
-    assert prepared("coco_panoptic_semseg", *words) == 0
-    assert "panoptic_semseg_val2017: 3 written" in capsys.readouterr().out
-    assert checked(*checks) == 0
 
 
 NAMED = {name: text for names in prepare.CONTENTS.values() for name, text in names.items()}

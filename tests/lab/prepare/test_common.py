@@ -15,11 +15,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
 from lab.prepare import common
 from lab.prepare.ade import prepare_ade150
-from lab.prepare.coco import (
-    prepare_coco_stuff,
-)
 from lab.prepare.common import Options
-from lab.prepare.pascal import prepare_voc20
 from tests.conftest import ROOT
 
 COUNT, DEATH = 6, 4
@@ -140,16 +136,6 @@ def test_an_error_in_a_worker_arrives_as_it_is(archive, tmp_path):
     (archive / "ADE_val_2.png").write_bytes(b"broken")
     with pytest.raises(InputError, match="ADE_val_2.png cannot be decoded"):
         prepare_ade150(Options(tmp_path / "data", processes=2))
-
-
-def test_an_archive_that_is_not_there_is_named_with_its_address(tmp_path):
-    for prepare, words in (
-        (prepare_coco_stuff, "coco-stuff/annotations/train2017 is missing.*\n.*stuffthingmaps"),
-        (prepare_ade150, "annotations/validation is missing.*\n.*ADEChallengeData2016.zip"),
-        (prepare_voc20, "val.txt is missing.*\n.*VOCtrainval_11-May-2012.tar"),
-    ):
-        with pytest.raises(InputError, match=words):
-            prepare(Options(tmp_path))
 
 
 def test_a_list_with_a_name_that_no_file_can_have_is_refused_in_a_sentence(tmp_path):

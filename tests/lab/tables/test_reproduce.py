@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import types
 
@@ -191,18 +190,6 @@ def made(monkeypatch):
 
     monkeypatch.setattr(execution, "run_all", run_all)
     return made
-
-
-def test_mean_and_spread_of_finished_runs(tmp_path):
-    write(tmp_path, 0, mIoU=10.0, mACC=1.0)
-    write(tmp_path, 5, mIoU=14.0)
-    results = repeat([CONFIG], [0, 5], tmp_path)
-    assert results[CONFIG] == {
-        "val/mIoU": {"mean": 12.0, "spread": pytest.approx(8**0.5), "values": [10.0, 14.0]}
-    }
-    assert json.loads((tmp_path / "seeds.json").read_text())["seeds"] == [0, 5]
-    assert "12.00 +- 2.83" in spread_table(results, ["/mIoU"])
-    assert "mIoU" not in spread_table(results, ["/mACC"])
 
 
 def test_a_run_that_is_missing_is_made_with_its_seed(tmp_path, made):

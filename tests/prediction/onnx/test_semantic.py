@@ -92,12 +92,6 @@ def test_the_files_of_a_model_label_an_image_as_torch_does(tmp_path, monkeypatch
         ("--model mini -o onnx --precision float16", "precision belongs to a model in one file"),
         ("--model mini -o model.engine --words dog", "ends in .engine: name a file"),
         ("--model mini -o m.onnx --words dog --text-tower", "leave it or the words out"),
-        ("--task detection --model mini -o m.onnx --text-tower", "inside, so give words"),
-        ("--task panoptic --model mini -o m.onnx --words dog --precision float16", "take float32"),
-        (
-            "--model mini -o m.onnx --words dog --precision bfloat16",
-            "in float32 or float16, not in bfloat16",
-        ),
         ("--model mini -o m.onnx --words dog --stuff dog", "stuff is told from things in panoptic"),
         ("--model odise-label -o m.onnx --words dog", "Stable Diffusion is not exported"),
         ("--model mini -o m.onnx --words dog --opts TEST.AUG.ENABLED True", "no mirrored image"),

@@ -63,12 +63,6 @@ def tensors(graph):
 
 
 @torch.no_grad()
-def test_texts_that_are_not_cut_off_have_the_same_embeddings(mini):
-    tokens = mini.tokenize(towers.TEXTS)
-    torch.testing.assert_close(towers.TextGraph(mini)(tokens), mini.encode_text(tokens))
-
-
-@torch.no_grad()
 def test_texts_are_traced_for_any_number_of_them(mini):
     tokens, module = mini.tokenize(towers.TEXTS), towers.TextGraph(mini)
     with graph.plain(module):

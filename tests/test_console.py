@@ -131,7 +131,7 @@ def test_a_command_that_moved_is_said_to_be_in_a_clone(name, capsys):
     ("words", "message"),
     [
         (["predcit"], '"predcit"; did you mean "predict"'),
-        (["tools"], "one of: convert, panoptic-quality"),
+        (["tools"], "one of: scenes, convert, panoptic-quality"),
         ([], "usage: clipself-seg COMMAND"),
     ],
 )

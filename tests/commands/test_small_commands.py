@@ -32,7 +32,8 @@ from lab.tables.runs import make_run
 from lab.tables.store import Store
 from mini import mini_clip, mini_world
 from quickstart import quickstart
-from reproduce import repeat_seeds, reproduce
+from repeat_seeds import repeat_seeds
+from reproduce import reproduce
 from tests.lab.tables.worlds import finish
 
 

@@ -65,7 +65,7 @@ def test_mps_is_said_once_to_be_untried_and_computes_in_float32(devices, caplog)
     assert widest(torch.device("cpu")) == torch.float64
 
 
-@pytest.mark.parametrize("words", ["train", "eval", "dense-maps", "explore", "data region-text"])
+@pytest.mark.parametrize("words", ["train", "eval", "dense-maps", "explore"])
 def test_a_command_that_computes_takes_a_device(capsys, words):
     with pytest.raises(SystemExit):
         body(COMMANDS[words])(["--help"])

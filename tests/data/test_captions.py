@@ -25,7 +25,7 @@ def test_phrases_are_lists_of_texts_by_image(tmp_path, wrong):
     path.write_text(json.dumps({"annotations": entries}))
     assert read_phrases(path) == {3: [["a dog"], ["grass", "sky"]], 4: [[]]}
     path.write_text(json.dumps({"annotations": [*entries, wrong]}))
-    with pytest.raises(InputError, match="captions.json.*prepare coco_captions") as caught:
+    with pytest.raises(InputError, match="captions.json.*prepare.py coco_captions") as caught:
         read_phrases(path)
     assert repr(wrong) in str(caught.value)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import runpy
-import sys
 import types
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import mini
 from clipself_seg.commands.train import main as train
 from clipself_seg.commands.train import parse
 from clipself_seg.config import load_config
@@ -22,7 +21,6 @@ from clipself_seg.models import CATSeg
 from clipself_seg.models.build import build_model
 from clipself_seg.models.preservation import other_words, score_divergence
 from clipself_seg.training import run
-from lab.mini import faded as faded_module
 from lab.mini.faded import write_faded
 from tests.models.fvit.test_model import sample as boxes_sample
 from tests.tiny import random_clip, small_worlds
@@ -206,8 +204,6 @@ def test_without_a_folder_the_faded_scenes_are_of_the_worlds_that_the_environmen
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("CLIPSELF_SEG_MINI", str(tmp_path / "mine"))
-    monkeypatch.setattr(sys, "argv", ["faded"])
-    with pytest.raises(SystemExit, match="^2$"):
-        runpy.run_path(faded_module.__file__, run_name="__main__")
+    assert mini.faded([]) == 2
     missing = f"{tmp_path}/mine/mini/annotations/instances_train.json is missing"
     assert missing in capsys.readouterr().err

@@ -137,9 +137,8 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
             self._evaluator(name, truth)
         records = {name: truth.records for name, truth in truths.items()}
         self._metadata = {"names of a class": self.synonyms, **model.evaluation_metadata(records)}
-        for key in ("areas", "images"):
-            if known := {n: getattr(t, key) for n, t in truths.items() if getattr(t, key)}:
-                self._metadata[key] = known
+        if areas := {name: truth.areas for name, truth in truths.items() if truth.areas}:
+            self._metadata["areas"] = areas
 
     def metadata(self) -> dict[str, object]:
         """Settings that decide the numbers beside weights and configuration, known after `check`."""

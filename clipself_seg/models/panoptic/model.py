@@ -756,7 +756,9 @@ def full_state(model: OpenPanoptic, state: Mapping[str, Tensor]) -> dict[str, Te
     frozen = _frozen_names(model)
     _check_kind(model, given)
     _check_hashes(model, given)
-    report = check_clip(model.clip, given)
+    of_checkpoint, report = check_clip(model.clip, given)
+    places = ["clip."] + ["branch_clip."] * (model.branch_clip is model.clip)
+    taken = {place + name: t for place in places for name, t in of_checkpoint.items()}
     read = {
         name: value
         for name, value in given.items()
@@ -776,14 +778,14 @@ def full_state(model: OpenPanoptic, state: Mapping[str, Tensor]) -> dict[str, Te
         "of CLIP and feature source are not in it and stay as they are",
         len(read),
         sum(name.startswith(IGNORED) for name in given),
-        len(frozen),
+        len(frozen) - len(taken),
     )
     if report:
         logger.info("CLIP of the checkpoint: %s", report)
     complete = dict(model.state_dict())
     for name, value in read.items():
         complete[name if name in complete else GENERATOR + name] = value
-    return complete
+    return complete | taken
 
 
 def _keys_of_size(model: OpenPanoptic, name: str) -> str:
@@ -852,25 +854,27 @@ def _check_numbers(read: Mapping[str, Tensor]) -> None:
             )
 
 
-def check_clip(clip: DenseCLIP, given: Mapping[str, Tensor]) -> str:
+def check_clip(clip: DenseCLIP, given: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     """Refuses a checkpoint whose CLIP, or the part of one that it has, is not that of the model.
+
+    A model without weights of its own takes the checkpoint's, if that is whole.
 
     Args:
         clip: the model's CLIP.
         given: tensors of the checkpoint by name, without ``module.``.
 
     Returns:
-        What there was, in words, "" if there was nothing.
+        The tensors that the model takes, under native names; and what there was, in words, "" if there was nothing.
 
     Raises:
-        InputError: it is another CLIP, or the model's has no weights.
+        InputError: it is another CLIP, or a part of one where the model has no weights.
     """
     own = clip.state_dict()
     carried = to_native(
         {name.removeprefix(CLIP): t for name, t in given.items() if name.startswith(CLIP)}
     )
     if not carried:
-        return ""
+        return {}, ""
     signature = signature_of(carried)
     if signature is not None and signature != clip.architecture.signature:
         raise InputError(
@@ -883,16 +887,19 @@ def check_clip(clip: DenseCLIP, given: Mapping[str, Tensor]) -> str:
             "MODEL.CLIP.NAME gives the sizes"
         )
     if clip.report is None:
-        raise InputError(
-            f"MODEL.CLIP.WEIGHTS is empty: give the weights of {clip.name} that the panoptic checkpoint was trained "
-            "on, such as open_clip's tag of them"
-        )
+        if absent := [name for name in own if name not in carried]:
+            raise InputError(
+                f"MODEL.CLIP.WEIGHTS is empty, and the panoptic checkpoint lacks {len(absent)} tensors of {clip.name} "
+                f"({_first(absent)}): give the weights that it was trained on, such as open_clip's tag of them"
+            )
+        return carried, f"all {len(own)} tensors of CLIP are the checkpoint's"
     if other := [n for n, t in carried.items() if not nearly_equal(t.to(own[n]), own[n])]:
         raise InputError(
             f"MODEL.CLIP.WEIGHTS is not the {clip.name} that the panoptic checkpoint was trained on: {len(other)} "
             f"tensors differ ({_first(other)}); give the weights that it was trained on"
         )
-    return f"that of MODEL.CLIP.WEIGHTS, of which the checkpoint has {len(carried)} of {len(own)} tensors"
+    there = f"of which the checkpoint has {len(carried)} of {len(own)} tensors"
+    return {}, f"that of MODEL.CLIP.WEIGHTS, {there}"
 
 
 def _first(names: Iterable[str]) -> str:

@@ -151,8 +151,12 @@ def test_a_name_of_nothing_or_of_another_kind_is_answered_with_the_nearest(
     "read, name, message",
     [
         (grid, "coco_2017_train", "set DETECTRON2_DATASETS .*cocodataset.org"),
-        (grid, "mini_val", "set CLIPSELF_SEG_MINI .*data mini-world"),
-        (nouns, "mini_train_region_text", "region_text_train.json is missing.*data region-text"),
+        (grid, "mini_val", "set CLIPSELF_SEG_MINI .*tools/mini.py world"),
+        (
+            nouns,
+            "mini_train_region_text",
+            "region_text_train.json is missing.*precompute.py region-text",
+        ),
         (panoptic_set_records, COCO, "DETECTRON2_DATASETS .*cocodataset.org"),
         (panoptic_set_records, ADE, "run `python tools/prepare.py ade20k_panoptic --splits val"),
         (
@@ -161,7 +165,11 @@ def test_a_name_of_nothing_or_of_another_kind_is_answered_with_the_nearest(
             "base is missing; set CLIPS",
         ),
         (lambda n: panoptic_set_records(n, ("instances",)), BASE, "instances_base.json is missing"),
-        (detection_records, "ov_coco_val", "run `.* prepare ov_coco --splits val2017` once .*json"),
+        (
+            detection_records,
+            "ov_coco_val",
+            "run `.*prepare.py ov_coco --splits val2017` once .*json",
+        ),
     ],
 )
 def test_a_missing_file_is_answered_with_the_command_or_the_archive(mini, read, name, message):
@@ -249,7 +257,7 @@ def test_the_real_small_coco_loads(real_datasets):
         assert len(segments) == 50
         assert sum(len(record["segments_info"]) for record in segments) == 544
     assert all(np.isscalar(record["height"]) for record in records)
-    with pytest.raises(InputError, match="data prepare coco_panoptic_semseg --splits"):
+    with pytest.raises(InputError, match="prepare.py coco_panoptic_semseg --splits"):
         panoptic_set_records(COCO, ["semantic"])
     content = json.loads((real_datasets / "coco/annotations/instances_val2017.json").read_text())
     objects = sum(not entry["iscrowd"] for entry in content["annotations"])
@@ -306,7 +314,7 @@ def test_images_and_label_maps_are_paired_by_name_and_the_rest_is_counted(semant
     assert DatasetCatalog.get("mini_train_sem_seg") == records
     for path in (semantic / "stuffthingmaps/train").iterdir():
         path.unlink()
-    with pytest.raises(InputError, match="no \\*.jpg of .*train has .*data mini-world"):
+    with pytest.raises(InputError, match="no \\*.jpg of .*train has .*tools/mini.py world"):
         sem_seg_records("mini_train_sem_seg")
 
 
@@ -536,7 +544,7 @@ def test_novel_annotations_are_refused_in_training_with_the_command_that_mends_i
     file, number = "lvis/lvis_v1_train_seen_1203_cat.json", rare.dataset_id
     images = [{"coco_url": LVIS_URL.format("train")}]
     write(root, file, images, [annotation(0, number)], {number: rare.names[0]})
-    with pytest.raises(InputError, match=rf"{rare.names[0]} \(1\); run `.*prepare ov_lvis"):
+    with pytest.raises(InputError, match=rf"{rare.names[0]} \(1\); run `.*prepare.py ov_lvis"):
         detection_records("ov_lvis_train", training=True)
 
 

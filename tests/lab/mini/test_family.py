@@ -11,8 +11,6 @@ import pytest
 import safetensors.torch
 import torch
 
-import lab.mini
-from clipself_seg.__main__ import main
 from clipself_seg.checkpoints.dense_feature import ANY
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.zoo import MINI_CLIPS, SHIPPED, SHIPPED_TAGS
@@ -23,8 +21,9 @@ from lab.mini import train_clip
 from lab.mini.concepts import WORLDS
 from lab.mini.scenes import draw_scene
 from lab.mini.train_clip import TrainSettings
+from mini import mini_clip
 
-CARD = lab.mini.__path__[0] + "/CARD.md"
+CARD = SHIPPED.parent / "CARD.md"
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +54,7 @@ def test_an_image_tower_names_things_by_the_text_tower_of_mini(tag, mini, things
     with torch.no_grad():
         cosines = clip.encode_image(clip.preprocess(pixels)) @ clip.encode_text(names).T
     assert (cosines.argmax(1) == numbers).float().mean() > 0.8
-    (said,) = re.findall(rf"\| `{tag}` \| .* \| ([\d,]+) \|", open(CARD).read())
+    (said,) = re.findall(rf"\| `{tag}` \| .* \| ([\d,]+) \|", CARD.read_text())
     weights = clip.visual.state_dict().values()
     assert int(said.replace(",", "")) == sum(tensor.numel() for tensor in weights)
 
@@ -96,7 +95,7 @@ def test_the_command_writes_what_load_clip_reads(tag, flag, mini, tmp_path, monk
     monkeypatch.setattr("clipself_seg.memory.keep_freed_memory", lambda: None)
     path = tmp_path / "new" / "clip.safetensors"
     words = ["--model", tag, "--scenes", "1", "--steps", "1", "--output", str(path), *flag]
-    assert main(["tools", "mini-clip", *words]) == 0
+    assert mini_clip(words) == 0
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     if flag:
         shipped = safetensors.torch.load_file(SHIPPED / f"{SHIPPED_TAGS[tag][-1]}.safetensors")

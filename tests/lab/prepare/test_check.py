@@ -363,7 +363,7 @@ def test_single_files_that_are_missing_are_counted_with_what_brings_them(prepare
         "1 images have no panoptic PNG",
         "1 images have no label map",
     )
-    assert "cocodataset.org" in finding.mend and "prepare coco_panoptic_semseg" in finding.mend
+    assert "cocodataset.org" in finding.mend and "prepare.py coco_panoptic_semseg" in finding.mend
     assert not finding.subset_allowed().fine
     finding = check("coco_2017_val")
     assert finding.state == "incomplete" and "cocodataset.org" in finding.mend

@@ -141,7 +141,9 @@ def test_records_have_the_phrases_of_their_captions(captioned, data_dir):
     shutil.rmtree(captioned / "coco")
     write_small_coco(data_dir, captioned, 5)
     name = "coco_2017_val_panoptic_with_sem_seg"
-    with pytest.raises(InputError, match="caption_val2017.json is missing; run `clipself-seg data"):
+    with pytest.raises(
+        InputError, match="caption_val2017.json is missing; run `python tools/prepare.py"
+    ):
         panoptic_set_records(name, ["captions"])
     ids = [record["image_id"] for record in panoptic_set_records(name)]
     entries = [{"image_id": ids[1], "phrases": words} for words in (["toilet"], [])]

@@ -89,7 +89,7 @@ def check_whole(archive, paths):
 
 
 def test_a_killed_run_leaves_whole_maps_and_the_next_completes_it(archive, tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}"}
     done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=tmp_path, env=environment)
     assert done.returncode == -signal.SIGKILL
     left = sorted(targets(archive).glob("*.png"))
@@ -105,7 +105,7 @@ def test_a_killed_run_leaves_whole_maps_and_the_next_completes_it(archive, tmp_p
 def test_ctrl_c_is_a_line_and_what_is_done_stays(archive, tmp_path, processes):
     """Sent to all processes, as a terminal does; the preparation sends it when a map is there."""
     words = [sys.executable, "-c", CTRL_C, str(processes)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}"}
     done = subprocess.run(
         words, cwd=tmp_path, env=environment, capture_output=True, text=True, start_new_session=True
     )

@@ -254,11 +254,12 @@ def test_a_part_of_an_image_tower_has_to_agree_as_well(convnext, official, clip_
         convnext.load_state_dict(part | {GAMMA: part[GAMMA] + 0.5})
 
 
-def test_a_model_without_clip_weights_does_not_take_those_of_a_checkpoint(official):
-    with pytest.raises(
-        InputError, match="MODEL.CLIP.WEIGHTS is empty: give .* ConvNeXt-Mini-32 that"
-    ):
-        fcclip("").load_state_dict(official)
+def test_a_model_without_clip_weights_takes_a_whole_clip_and_nothing_less(convnext, official):
+    other = fcclip("", seed=3)
+    other.load_state_dict(official)
+    torch.testing.assert_close(other.state_dict(), convnext.state_dict(), atol=0, rtol=0)
+    with pytest.raises(InputError, match="lacks 27 tensors of ConvNeXt-Mini-32 .text.token_em"):
+        fcclip("").load_state_dict(without_text(official))
 
 
 WRONG_CLIP = {

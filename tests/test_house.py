@@ -214,7 +214,8 @@ def test_nothing_public_is_left_unused(trees):
     for path, tree in trees.items():
         for node in tree.body:
             defines = isinstance(node, Definition)
-            # What is registered by a decorator is found by its name in a config.
-            if defines and not node.decorator_list and mentions[node.name] < 2:
+            # What is registered by a decorator is found by its name in a config, and mkdocs finds its hooks.
+            hook = defines and node.name.startswith("on_")
+            if defines and not node.decorator_list and not hook and mentions[node.name] < 2:
                 wrong.append(f"{place(path, node)} {node.name}")
     assert not wrong, "\n".join(wrong)

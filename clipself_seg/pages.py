@@ -27,14 +27,17 @@ IMAGE_FORMAT = "webp"
 QUALITY = 88
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str | Path, **values: Any) -> str:
     """A page, or a part of one.
 
     Args:
-        template: name of a file in `templates/`.
+        template: name of a file in `templates/`, or the path of one elsewhere, which may extend those.
         values: what the template shows.
     """
-    return _environment().get_template(template).render(values)
+    environment = _environment()
+    if isinstance(template, Path):
+        return environment.from_string(template.read_text(encoding="utf-8")).render(values)
+    return environment.get_template(template).render(values)
 
 
 def pieces(template: str, **values: Any) -> Iterator[str]:
@@ -42,12 +45,12 @@ def pieces(template: str, **values: Any) -> Iterator[str]:
     return _environment().get_template(template).generate(values)
 
 
-def write_page(path: str | os.PathLike[str], template: str, **values: Any) -> None:
+def write_page(path: str | os.PathLike[str], template: str | Path, **values: Any) -> None:
     """Write a page, atomically.
 
     Args:
         path: the HTML file.
-        template: name of a file in `templates/`.
+        template: as `render`.
         values: what the template shows.
     """
     write_text(path, render(template, **values))

@@ -23,6 +23,7 @@ from lab.mini.scenes import Scene, Segment
 from lab.quickstart.chapters import Results
 from lab.quickstart.heat_maps import heat_sheet
 from lab.quickstart.page import (
+    TEMPLATE,
     Answers,
     kmeans_rows,
     plot_losses,
@@ -76,7 +77,7 @@ def read_page(scenes=1):
     regions = Results(lambda style: region_table({NAME: {}}, style=style))
     results = {"results": regions} | dict.fromkeys(names, chapter)
     html = render(
-        "quickstart.html",
+        TEMPLATE,
         tables={name: chapter.table("html") for name, chapter in results.items()},
         images={name: chapter.images for name, chapter in results.items()},
         questions=questions,

@@ -38,6 +38,7 @@ from lab.quickstart.heat_maps import heat_sheet
 
 # Below the output folder: sheets of images, and the page to click.
 SHEETS, EXPLORE = "images", "explore.html"
+TEMPLATE = Path(__file__).with_name("quickstart.html")
 COLUMNS = {
     "original CLIP": "mini",
     "CLIPSelf patches": "mini-clipself",
@@ -183,7 +184,7 @@ def write_images_and_page(
     plot_losses(live, sheets / "loss.png")
     write_page(
         output / "index.html",
-        "quickstart.html",
+        TEMPLATE,
         tables={name: table.table("html") for name, table in results.items()},
         images={name: table.images for name, table in results.items()},
         questions=questions,

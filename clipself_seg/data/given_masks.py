@@ -190,8 +190,8 @@ def _of_folder(folder: Path, size: tuple[int, int]) -> GivenMasks:
     for mask, path in zip(masks, pngs):
         np.not_equal(_read_ids(path, size), 0, out=mask)
     scores = np.ones(len(pngs), dtype=np.float32)
-    if (table := folder / TABLE).is_file():
-        scores[:] = _table_scores(table, [path.stem for path in pngs])
+    if TABLE in {path.name for path in files}:
+        scores[:] = _table_scores(folder / TABLE, [path.stem for path in pngs])
     return GivenMasks(masks, scores)
 
 

@@ -148,6 +148,11 @@ def test_pngs_and_tables_that_do_not_fit_are_refused(tmp_path):
     (folder / "metadata.csv").write_text("id,score\n2,1\n10,much\n")
     with pytest.raises(InputError, match="10 has a score that is no number"):
         read_masks(folder, SIZE)
+    (folder / "metadata.csv").rename(tmp_path / "table.csv")
+    (folder / "metadata.csv").mkdir()
+    with pytest.raises(InputError, match="metadata.csv is a folder"):
+        read_masks(folder, SIZE)
+    (folder / "metadata.csv").rmdir()
     with pytest.raises(InputError, match=r"2.png: 6 x 9 pixels .* the image has 9 x 6 .*EXIF"):
         read_masks(folder, (9, 6))
     Image.fromarray(np.zeros((*SIZE, 4), np.uint8)).save(tmp_path / "b.png")

@@ -89,7 +89,10 @@ def find_file(file: str | os.PathLike[str]) -> Path:
     folder = str(path).removesuffix(".yaml").removesuffix(_name(path))
     near = [str(place) for place in sorted(path.parent.glob("*.yaml"))]
     near += [f"{folder}{name}.yaml" for name in (*names(), *_on_towers())]
-    raise InputError(f"no config file {path}; {nearest(str(path), near)}")
+    typed = str(path).removesuffix(".yaml") + ".yaml"
+    # "+" typed as "_"; a size alone, "vitb16", is OpenAI's
+    plain = [n for n in near if typed in (n.replace("+", "_"), n.replace("+openai_", "_"))]
+    raise InputError(f"no config file {path}; {nearest(str(path), plain or near)}")
 
 
 def names() -> list[str]:

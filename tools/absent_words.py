@@ -51,7 +51,10 @@ class Scene(NamedTuple):
 def scenes_of(world: str, count: int, seed: int) -> list[Scene]:
     """Validation scenes of a world, drawn by a seed."""
     folder = MINI.drawn / world
-    content = json.loads((folder / "annotations/panoptic_val.json").read_text(encoding="utf-8"))
+    path = folder / "annotations/panoptic_val.json"
+    if not path.is_file():
+        raise SystemExit(f"error: {path} is missing: python tools/mini.py world draws the worlds")
+    content = json.loads(path.read_text(encoding="utf-8"))
     files = {image["id"]: image["file_name"] for image in content["images"]}
     return [
         Scene(

@@ -9,6 +9,7 @@ the authors' where they said them, and computed (`recipe_costs`) where they did 
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
 import re
@@ -222,4 +223,9 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(hours(), indent=1) + "\n" if "--hours" in sys.argv else page())
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--hours", action="store_true", help="write hours.json, not the page")
+    wanted = parser.parse_args()
+    sys.stdout.write(json.dumps(hours(), indent=1) + "\n" if wanted.hours else page())

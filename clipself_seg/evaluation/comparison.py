@@ -79,7 +79,7 @@ def read_comparison(runs: Sequence[str]) -> Comparison:
 def comparison_notes(runs: Sequence[str]) -> list[str]:
     """Of each data set a line of what the protocols of its runs share, and one for each part in which they differ.
 
-    The weights of a run are one of these parts.
+    The weights of a run are one of these parts, and the small worlds where they stand for drawn ones.
 
     Args:
         runs: see `read_comparison`. Those of before there were protocols have none.
@@ -90,8 +90,10 @@ def comparison_notes(runs: Sequence[str]) -> list[str]:
     protocols: dict[str, dict[str, Mapping[str, object]]] = {}
     for name, path in _given(runs):
         content = read_results(path)
+        made_by = content["provenance"]
         for dataset, parts in content["protocol"].items():
-            protocols.setdefault(dataset, {})[name] = parts | _weights(content["provenance"])
+            said = {key: made_by[key] for key in ("mini worlds",) if key in made_by}
+            protocols.setdefault(dataset, {})[name] = parts | _weights(made_by) | said
     return [
         line for dataset, of_runs in protocols.items() for line in _differences(dataset, of_runs)
     ]

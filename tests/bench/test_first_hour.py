@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shlex
 import sys
 import warnings
@@ -18,6 +19,8 @@ from clipself_seg.clip.runtime import without_values
 from clipself_seg.config import load_config
 from clipself_seg.config.load import evaluation_precision, precision_from_config
 from clipself_seg.models import CLIPSelf
+from lab.mini.writer import WorldSize
+from tests.conftest import ROOT
 from tests.training.test_trainer import trainer
 
 PYTHON = shlex.quote(sys.executable)
@@ -125,7 +128,8 @@ def test_without_a_gpu_the_cpu_is_not_taken_for_one(hour, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("device", "small"), [("cuda", False), ("cpu", True)])
-def test_steps_are_commands_that_are_understood(device, small, tmp_path, worlds_root):
+def test_steps_are_commands_that_are_understood(device, small, tmp_path, worlds_root, monkeypatch):
+    drawn: list[object] = []
     planned = list(first_hour.steps(tmp_path, device, small, 1))
     assert len({step["label"] for step in planned}) == len(planned)
     assert len({step["file"] for step in planned}) == len(planned)
@@ -135,6 +139,11 @@ def test_steps_are_commands_that_are_understood(device, small, tmp_path, worlds_
         words = shlex.split(step["command"])
         if "tools/benchmark.py" in words:
             command.parser().parse_args(words[words.index("tools/benchmark.py") + 1 :])
+        elif step["label"] == "mini worlds":
+            monkeypatch.setattr(sys, "argv", words[1:])
+            monkeypatch.setattr("lab.mini.writer.make_worlds", lambda *how: drawn.append(how))
+            assert runpy.run_path(str(ROOT / words[1]))["mini_world"](words[3:]) in (None, 0)
+            assert drawn == [(tmp_path / "worlds", WorldSize(16, 3, 0, 16))]
         elif "train" in words and not step["label"].endswith(("TF32", "CPU")):
             own = words[words.index("--config-file") + 1 :]
             cfg = load_config(own[0], own[3:], trains=True)

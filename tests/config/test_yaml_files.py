@@ -179,6 +179,7 @@ def test_other_files_of_the_package_are_no_configurations(tmp_path, monkeypatch)
             "configs/distill/coco_patches_eva02_vitb16.yaml",
             "configs/distill/coco_patches+eva02_vitb16.yaml",
         ),
+        ("semseg/catseg_token_vitb16", "semseg/catseg_token+openai_vitb16.yaml"),
     ],
 )
 def test_a_name_that_is_nowhere_gets_the_nearest_of_the_package(name, near, tmp_path, monkeypatch):

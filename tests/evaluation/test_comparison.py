@@ -134,10 +134,14 @@ def test_protocols_say_what_runs_share_and_where_they_differ(tmp_path, runs, cap
     for folder, size in (("original", "64 px"), ("student", "96 px")):
         path = tmp_path / folder / "results.json"
         protocol = {"coco": {"words": "133", "size": size}}
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"protocol": protocol}))
+        content = json.loads(path.read_text()) | {"protocol": protocol}
+        if folder == "student":
+            content["provenance"]["mini worlds"] = "the small ones"
+        path.write_text(json.dumps(content))
     notes = [
         "Protocol of coco: words: 133",
         "Different size of coco: original: 64 px; CLIPSelf: 96 px",
+        "Different mini worlds of coco: original: -; CLIPSelf: the small ones",
     ]
     assert comparison_notes(runs) == notes
     assert compare([*runs, "--output", str(tmp_path / "out")]) == 0

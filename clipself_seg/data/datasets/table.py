@@ -174,7 +174,7 @@ class DataSet:
         if not command or self.root is MINI:  # drawn, not unpacked
             return where
         archive = self.path(self.archive) if self.archive else "the archive"
-        return f"run `{command}` once {archive} is there\nTo get that, {where}"
+        return f"run `{command}` once {archive} is there (in a clone of the repository)\nTo get that, {where}"
 
     def metadata(self) -> dict[str, object]:
         """Metadata in Detectron2's catalogue, of its standard."""

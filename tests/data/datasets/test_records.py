@@ -168,7 +168,7 @@ def test_a_name_of_nothing_or_of_another_kind_is_answered_with_the_nearest(
         (
             detection_records,
             "ov_coco_val",
-            "run `.*prepare.py ov_coco --splits val2017` once .*json",
+            "run `.*prepare.py ov_coco --splits val2017` once .*json is there .in a clone",
         ),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 
 import precompute
 from clipself_seg.data.datasets.records import distillation_records, region_text_records
+from clipself_seg.data.datasets.table import SHIPPED_WORLD
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
 from lab.mini.crops import tag_caption
@@ -179,6 +180,12 @@ def test_an_interrupted_call_goes_on_and_writes_the_same(annotations, target, mo
 def test_what_cannot_be_is_one_line(annotations, target, capsys, words, opts, captions, message):
     assert run(annotations, *words, opts=opts, captions=captions) == 2
     assert message in capsys.readouterr().err and not target.exists()
+
+
+def test_the_small_worlds_of_the_package_are_not_written_to(target, monkeypatch, capsys):
+    monkeypatch.setenv("CLIPSELF_SEG_MINI", str(SHIPPED_WORLD))
+    assert run(SHIPPED_WORLD / "mini/annotations") == 2
+    assert "would lie in the package" in capsys.readouterr().err
 
 
 def write_captions(annotations, captions):

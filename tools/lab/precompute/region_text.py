@@ -37,6 +37,7 @@ from clipself_seg.data.annotations import (
     require_files,
 )
 from clipself_seg.data.datasets.records import region_text_files
+from clipself_seg.data.datasets.table import SHIPPED_WORLD
 from clipself_seg.data.images import MAX_PIXELS, letterbox_crops, read_image
 from clipself_seg.data.loader import dead_workers_named, evaluation_batches
 from clipself_seg.data.mappers.samples import Sample, chw, stated_size
@@ -163,6 +164,11 @@ def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
     (dataset,) = cfg.DATASETS.TRAIN
     annotations, images = region_text_files(dataset)
     target = Path(request.output or annotations)
+    if target.is_relative_to(SHIPPED_WORLD):
+        raise InputError(
+            f"{target} would lie in the package, whose small worlds are read here: give --output, or draw worlds "
+            "(python tools/mini.py world)"
+        )
     _check(request, target)
     content = read_coco_json(request.proposals)
     records = proposal_records(request.proposals, images, content)

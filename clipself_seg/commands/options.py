@@ -42,7 +42,7 @@ class Command:
     ) -> None:
         self.body = body
         self.add_options = add_options
-        self.text = inspect.getdoc(body) if text is None else text
+        self.text = (inspect.getdoc(body) or "") if text is None else text
         self.again = again
 
     def parser(self) -> argparse.ArgumentParser:

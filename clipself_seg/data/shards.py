@@ -172,6 +172,7 @@ def _members(shard: str, damages: list[ShardImage]) -> Iterator[dict[str, Any]]:
     """
     with _opened(shard) as raw, _Headers(raw) as file:
         try:
+            archive: Any  # its list of members, which is emptied, is in no stub
             with tarfile.open(fileobj=file, mode="r:", errors="replace") as archive:
                 for count, member in enumerate(archive):
                     if member.size < 0 or count == MOST_MEMBERS:
@@ -179,7 +180,7 @@ def _members(shard: str, damages: list[ShardImage]) -> Iterator[dict[str, Any]]:
                             f"it has a negative size, or more than {count} files"
                         )
                     # It would keep all of them.
-                    archive.members = []  # type: ignore[assignment]
+                    archive.members = []
                     archive.pax_headers = {}
                     if member.isreg() and not member.issparse() and len(member.name) <= MAX_NAME:
                         yield {"fname": member.name, "data": member, "__url__": shard}

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 
 from clipself_seg.commands.options import command, flag, value
@@ -47,8 +48,7 @@ def write_demo(folder: Path) -> Path:
     """
     from clipself_seg.checkpoints.zoo import MINI_CLIP
     from clipself_seg.clip import load_clip
-    from clipself_seg.commands.explore import explore
-    from clipself_seg.explore.demo import SHOWN, WORLD, ask, segment_rows, shown_scenes
+    from clipself_seg.explore.demo import SHOWN, ask, segment_rows, shown_scenes
     from clipself_seg.pages import write_page
 
     _say("heat maps: where a CLIP finds a word, before and after CLIPSelf")
@@ -56,11 +56,28 @@ def write_demo(folder: Path) -> Path:
     _say("segments of generated scenes, named by both CLIPs")
     segments = segment_rows()
     _say("a page to click")
-    models = ["--model", "original", "clipself-proposals", "--words", WORLD]
-    explore([*map(str, shown_scenes()), *models, "--output", str(folder / EXPLORE)])
+    write_explore(shown_scenes(), folder)
     path = folder / "index.html"
     write_page(path, "demo.html", questions=questions, segments=segments, explore=EXPLORE)
     return path
+
+
+def write_explore(images: Sequence[Path], folder: Path) -> None:
+    """Write EXPLORE, a page to click: the CLIP before and after CLIPSelf on scenes of `mini`.
+
+    Args:
+        images: the scenes.
+        folder: folder for the page.
+
+    Raises:
+        InputError: it could not be written.
+    """
+    from clipself_seg.commands.explore import explore
+    from clipself_seg.explore.demo import WORLD
+
+    models = ["--model", "original", "clipself-proposals", "--words", WORLD]
+    if explore([*map(str, images), *models, "--output", str(folder / EXPLORE)]):
+        raise InputError(f"the page to click, {folder / EXPLORE}, could not be written: see above")
 
 
 def _say(text: str) -> None:

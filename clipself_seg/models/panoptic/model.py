@@ -756,7 +756,7 @@ def full_state(model: OpenPanoptic, state: Mapping[str, Tensor]) -> dict[str, Te
     frozen = _frozen_names(model)
     _check_kind(model, given)
     _check_hashes(model, given)
-    of_checkpoint, report = check_clip(model.clip, given)
+    of_checkpoint, report = carried_clip(model.clip, given)
     places = ["clip."] + ["branch_clip."] * (model.branch_clip is model.clip)
     taken = {place + name: t for place in places for name, t in of_checkpoint.items()}
     read = {
@@ -854,10 +854,10 @@ def _check_numbers(read: Mapping[str, Tensor]) -> None:
             )
 
 
-def check_clip(clip: DenseCLIP, given: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Refuses a checkpoint whose CLIP, or the part of one that it has, is not that of the model.
+def carried_clip(clip: DenseCLIP, given: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Compares the CLIP in a checkpoint, or the part of one, with a model's, which has to be the same.
 
-    A model without weights of its own takes the checkpoint's, if that is whole.
+    A model whose CLIP has no weights takes the checkpoint's, if that is whole.
 
     Args:
         clip: the model's CLIP.

@@ -14,6 +14,7 @@ from PIL import Image
 from clipself_seg.checkpoints.zoo import MINI_CLIP
 from clipself_seg.clip import DenseCLIP, TextBank, load_clip
 from clipself_seg.clip.model import whole_image_features
+from clipself_seg.commands.demo import EXPLORE
 from clipself_seg.data.images import letterbox_crops, letterbox_image, read_image
 from clipself_seg.data.mappers.samples import box_tensor, chw
 from clipself_seg.data.regions import enlarge_boxes
@@ -36,8 +37,7 @@ from lab.mini.writer import scene_of
 from lab.quickstart.chapters import Results
 from lab.quickstart.heat_maps import heat_sheet
 
-# Below the output folder: sheets of images, and the page to click.
-SHEETS, EXPLORE = "images", "explore.html"
+SHEETS = "images"  # below the output folder
 TEMPLATE = Path(__file__).with_name("quickstart.html")
 COLUMNS = {
     "original CLIP": "mini",

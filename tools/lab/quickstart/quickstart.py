@@ -11,9 +11,8 @@ from pathlib import Path
 
 import torch
 
-from clipself_seg.commands.explore import explore
+from clipself_seg.commands.demo import write_explore
 from clipself_seg.data.datasets.table import MINI
-from clipself_seg.errors import InputError
 from clipself_seg.evaluation.protocol import protocol_lines
 from clipself_seg.explore.demo import WORLD
 from clipself_seg.files import alone_in, remove_leftovers, write_json, write_text
@@ -27,7 +26,7 @@ from lab.quickstart.chapters import (
     first_images,
     results_of,
 )
-from lab.quickstart.page import EXPLORE, SHEETS, write_images_and_page
+from lab.quickstart.page import SHEETS, write_images_and_page
 from lab.tables.execution import AT_ONCE, make_all, say
 from lab.tables.store import Store
 
@@ -81,7 +80,7 @@ def _run_chapters(output: Path, full: bool) -> None:
         for world, rows in images.items():
             write_tiles(rows, output / SHEETS / f"{chapter.name}_{world}.png")
         results |= {name: results_of(of, made, images) for name, of in chapter.tables.items()}
-    _write_explore(output, worlds)
+    write_explore(first_images(worlds, WORLD), output)
     live = {row.title: made.file(row, "metrics.json") for row in LIVE}
     write_images_and_page(output, live, results)
     seconds = time.monotonic() - begin
@@ -93,14 +92,6 @@ def _run_chapters(output: Path, full: bool) -> None:
 
 def _head(text: str) -> None:
     say(f"\n=== {text}")
-
-
-def _write_explore(output: Path, worlds: Path) -> None:
-    """Write EXPLORE, a page to click: the CLIP before and after CLIPSelf on the first images of a world."""
-    images = [str(image) for image in first_images(worlds, WORLD)]
-    models = ["--model", "original", "clipself-proposals", "--words", WORLD]
-    if explore([*images, *models, "-o", str(output / EXPLORE)]):
-        raise InputError(f"the page to click, {output / EXPLORE}, could not be written: see above")
 
 
 def _write_files(output: Path, results: Mapping[str, Results], seconds: float) -> None:

@@ -170,10 +170,7 @@ class PanopticView:
         Args:
             predictor: one with a vocabulary, see `PanopticPredictor.set_vocabulary`.
         """
-        if predictor.model.masks_given:
-            raise InputError(
-                "MODEL.MASK_GENERATOR.SOURCE masks makes none, and the page has no others: take a generator's model"
-            )
+        predictor.model.masks.require_generator()
         self.predictor = predictor
         self.vocabulary = predictor.require_vocabulary()
 

@@ -43,7 +43,7 @@ class Quarters(nn.Module):
     """Finds the classes 0, 0, 1 and nothing in the quarters of an image, in this order."""
 
     device, alpha, beta = torch.device("cpu"), 0.35, 0.65
-    fusion, masks = FusionSettings(), SimpleNamespace(generates=True, found_by={})
+    fusion, masks = FusionSettings(), SimpleNamespace(generates=True, model_settings={})
 
     def set_vocabulary(self, words, seen):
         self.words, self.seen = words, seen

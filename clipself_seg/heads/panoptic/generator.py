@@ -366,17 +366,18 @@ class SegmentationHead(nn.Module):
 class TextHead(nn.Module):
     """Projects CLIP's text embeddings to the generator's width; the label model appends void's text."""
 
-    def __init__(self, text_width: int, width: int, null_text: Tensor | None = None) -> None:
+    def __init__(self, text_width: int, width: int, void: bool = False) -> None:
         """
         Args:
             text_width: width E of CLIP's text embeddings.
             width: width C of the generator.
-            null_text: initial text embedding (E,) of void; None: no text of void (the caption model).
+            void: whether there is a text of void, 0 at first, in place of which CLIP's embedding of the empty text
+                starts a training.
         """
         super().__init__()
         self.text_proj = Linear(text_width, width)
-        if null_text is not None:
-            self.null_embed = nn.Parameter(null_text.detach().reshape(1, -1).clone())
+        if void:
+            self.null_embed = nn.Parameter(torch.zeros(1, text_width))
 
     def forward(self, text_SE: Tensor) -> Tensor:
         """Projected texts of texts (S, E): (S, C), or (S + 1, C) with void last in the label model."""
@@ -407,7 +408,8 @@ class Generator(nn.Module, abc.ABC):
         kind: value of MODEL.MASK_GENERATOR.KIND.
         variant: value of MODEL.MASK_GENERATOR.VARIANT.
         templates: prompts around its class names, a name in `text_bank.TEMPLATES`; "" for those of the CLIP branch.
-        unit_texts: True if its texts have unit length; a projection of texts would notice the length.
+        in_clip_space: True if masks are compared with CLIP's texts as they are, of unit length, and void is a vector,
+            `void_embedding`; else with a projection of texts, which depends on their length.
         needs_captions: True if training needs the noun phrases of captions.
         class_agnostic: True if void is told from objects of any class, not from the classes that are asked for.
     """
@@ -415,7 +417,7 @@ class Generator(nn.Module, abc.ABC):
     kind = "mask2former"
     variant: str
     templates = ""
-    unit_texts = False
+    in_clip_space = False
     needs_captions = False
     class_agnostic = False
 
@@ -438,7 +440,7 @@ class Generator(nn.Module, abc.ABC):
 
         Args:
             prediction: an element of the list that `forward` returns.
-            text_SE: CLIP's text embeddings, the synonyms of a class one after another, see `unit_texts`.
+            text_SE: CLIP's text embeddings, the synonyms of a class one after another, see `in_clip_space`.
             synonyms: number of texts of each class.
         """
 
@@ -473,15 +475,14 @@ class MaskGenerator(Generator):
         self,
         *,
         channels: Mapping[str, int],
-        sizes: GeneratorSizes,
-        object_logits: bool = False,
-        text_width: int | None = None,
+        text_width: int = 768,
+        sizes: GeneratorSizes = ODISES_SIZES,
     ) -> None:
         """
         Args:
             channels: channels of the feature maps s2, s3, s4 and s5 (strides 4, 8, 16 and 32).
+            text_width: width E of CLIP's text embeddings.
             sizes: widths and depths.
-            object_logits, text_width: see `QueryDecoder`.
 
         Raises:
             InputError: the width does not fit heads and norms.
@@ -500,8 +501,17 @@ class MaskGenerator(Generator):
             points=sizes.points,
             hidden=sizes.encoder_hidden,
         )
-        predictor = QueryDecoder(sizes, object_logits=object_logits, text_width=text_width)
+        predictor = QueryDecoder(
+            sizes,
+            object_logits=self.class_agnostic,
+            text_width=text_width if self.in_clip_space else None,
+        )
         self.sem_seg_head = SegmentationHead(pixel_decoder, predictor)
+        self._add_text_head(text_width, sizes.width)
+
+    @abc.abstractmethod
+    def _add_text_head(self, text_width: int, width: int) -> None:
+        """Adds what texts and void are compared by, under the name of the checkpoints."""
 
     def forward(
         self, features: Mapping[str, Tensor], every_layer: bool = False
@@ -525,21 +535,8 @@ class CaptionGenerator(MaskGenerator):
     needs_captions = True
     class_agnostic = True
 
-    def __init__(
-        self,
-        *,
-        channels: Mapping[str, int],
-        text_width: int = 768,
-        sizes: GeneratorSizes = ODISES_SIZES,
-    ) -> None:
-        """
-        Args:
-            channels: channels of the feature maps by name, see `MaskGenerator`.
-            text_width: width E of CLIP's text embeddings.
-            sizes: widths and depths.
-        """
-        super().__init__(channels=channels, sizes=sizes, object_logits=True)
-        self.word_head = TextHead(text_width, sizes.width)
+    def _add_text_head(self, text_width: int, width: int) -> None:
+        self.word_head = TextHead(text_width, width)
 
     def scores(
         self, prediction: QueryPrediction, text_SE: Tensor, synonyms: Sequence[int]
@@ -572,25 +569,8 @@ class LabelGenerator(MaskGenerator):
     variant = "label"
     templates = "bare"
 
-    def __init__(
-        self,
-        *,
-        channels: Mapping[str, int],
-        text_width: int = 768,
-        null_text: Tensor | None = None,
-        sizes: GeneratorSizes = ODISES_SIZES,
-    ) -> None:
-        """
-        Args:
-            channels: channels of the feature maps by name, see `MaskGenerator`.
-            text_width: width E of CLIP's text embeddings.
-            null_text: initial text embedding (E,) of void, CLIP's embedding of the empty text; None: zeros, for
-                weights that are loaded later.
-            sizes: widths and depths.
-        """
-        super().__init__(channels=channels, sizes=sizes)
-        null_text = torch.zeros(text_width) if null_text is None else null_text
-        self.category_head = TextHead(text_width, sizes.width, null_text)
+    def _add_text_head(self, text_width: int, width: int) -> None:
+        self.category_head = TextHead(text_width, width, void=True)
 
     def scores(
         self, prediction: QueryPrediction, text_SE: Tensor, synonyms: Sequence[int]
@@ -603,22 +583,9 @@ class VectorGenerator(MaskGenerator):
     """FC-CLIP's: masks and texts are compared in CLIP's own space, where void is a learned vector."""
 
     variant = "fcclip"
-    unit_texts = True
+    in_clip_space = True
 
-    def __init__(
-        self,
-        *,
-        channels: Mapping[str, int],
-        text_width: int = 768,
-        sizes: GeneratorSizes = ODISES_SIZES,
-    ) -> None:
-        """
-        Args:
-            channels: channels of the feature maps by name, see `MaskGenerator`.
-            text_width: width E of CLIP's text embeddings.
-            sizes: widths and depths.
-        """
-        super().__init__(channels=channels, sizes=sizes, text_width=text_width)
+    def _add_text_head(self, text_width: int, width: int) -> None:
         self.void_embedding = nn.Embedding(1, text_width)
 
     def scores(
@@ -629,6 +596,6 @@ class VectorGenerator(MaskGenerator):
 
 
 # Value of MODEL.MASK_GENERATOR.VARIANT -> the generator of the kind mask2former.
-GENERATORS: dict[str, type[CaptionGenerator | LabelGenerator | VectorGenerator]] = {
+GENERATORS: dict[str, type[MaskGenerator]] = {
     one.variant: one for one in (CaptionGenerator, LabelGenerator, VectorGenerator)
 }

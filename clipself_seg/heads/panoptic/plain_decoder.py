@@ -324,7 +324,7 @@ class PlainDecoder(Generator):
 
     kind = "plain"
     variant = "fcclip"
-    unit_texts = True
+    in_clip_space = True
 
     def __init__(
         self,

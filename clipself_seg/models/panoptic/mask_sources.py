@@ -50,14 +50,14 @@ class MaskSource(abc.ABC):
         needs_captions: True if training needs the noun phrases of captions.
         banks: texts that it reads beside those of the CLIP branch.
         branch_map: name of the map of its pass that the CLIP branch reads, "" if that reads the image once more.
-        found_by: settings of the model that finds masks, JSON; {} if none does.
+        model_settings: settings of the model that finds masks, JSON; {} if none does.
     """
 
     generates = False
     needs_captions = False
     banks: tuple[TextBank, ...] = ()
     branch_map = ""
-    found_by: Mapping[str, object] = {}
+    model_settings: Mapping[str, object] = {}
 
     @classmethod
     @abc.abstractmethod
@@ -159,7 +159,7 @@ class Given(MaskSource):
         return "none: masks from elsewhere are named by CLIP alone"
 
 
-class Found(Given):
+class Predicted(Given):
     """Masks that a model of transformers' finds, but for samples that bring some.
 
     Attributes:
@@ -169,7 +169,7 @@ class Found(Given):
     def __init__(self, finder: OtherMasks) -> None:
         super().__init__()
         self.finder = finder
-        self.found_by = finder.settings()
+        self.model_settings = finder.settings()
 
     def parts(self) -> dict[str, nn.Module]:
         return {"mask_model": self.finder}
@@ -184,7 +184,7 @@ class Found(Given):
             yield place, UnnamedMasks.of_sample(sample, device)
 
     def settings(self, records: Mapping[str, Sequence[Record]]) -> dict[str, object]:
-        return {"masks found": self.found_by}
+        return {"masks found": self.model_settings}
 
 
 class Generated(MaskSource):
@@ -206,7 +206,7 @@ class Generated(MaskSource):
         canvas: Canvas,
         criterion: MaskCriterion,
         groups: Groups,
-        shares_map: bool = False,
+        keeps_map: bool = False,
         precision: torch.dtype | None = None,
         test_precision: torch.dtype | None = None,
     ) -> None:
@@ -218,7 +218,7 @@ class Generated(MaskSource):
             canvas: how images are padded in evaluation.
             criterion: losses of the generator.
             groups: partition of a model's parameters into the optimiser's groups, by the section ``SOLVER``.
-            shares_map: whether the CLIP branch reads the map of the backbone, if that is CLIP's own.
+            keeps_map: whether the CLIP branch reads the map of the backbone, if that is CLIP's own.
             precision: dtype of autocast in training, or None.
             test_precision: dtype of autocast in evaluation, or None.
         """
@@ -229,7 +229,7 @@ class Generated(MaskSource):
         self.canvas = canvas
         self.criterion = criterion
         self.groups = groups
-        self.branch_map = backbone.branch_map if shares_map else ""
+        self.branch_map = backbone.branch_map if keeps_map else ""
         self.needs_captions = generator.needs_captions
         self.precision = precision
         self.test_precision = test_precision
@@ -258,7 +258,7 @@ class Generated(MaskSource):
     def texts(self, classes: Classes) -> Tensor:
         """Embeddings (S, E) of all names of all classes, of unit length where the generator wants them so."""
         names = [name for names in classes.names for name in names]
-        if self.generator.unit_texts:
+        if self.generator.in_clip_space:
             return self.bank.embed([(name,) for name in names])
         return self.bank.embed_raw(names)
 

@@ -6,10 +6,9 @@ checkpoint carries of a CLIP has to be the model's.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +17,6 @@ from torch import Tensor
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.read import fit, nearly_equal
 from clipself_seg.clip import DenseCLIP
-from clipself_seg.clip.kinds import signature_of
 from clipself_seg.clip.weights import to_native
 from clipself_seg.errors import InputError
 from clipself_seg.models.base import as_bytes, on_host
@@ -106,9 +104,10 @@ def read(model: OpenPanoptic, tensors: Mapping[str, Tensor], source: str) -> Non
         given = {name.removeprefix(beginning): tensor for name, tensor in given.items()}
     _check_kind(masks, given, origin)
     for entry, own in _stated(model, masks).items():
-        if entry in given and (trained_on := _text(entry, given[entry], origin)) != own:
+        if entry in given and not torch.equal(given[entry], as_bytes(own)):
             raise InputError(
-                f"{origin} was trained on {entry} {trained_on}, the model has {own}: give the former as {KEYS[entry]}"
+                f"{origin} was trained on {entry} {_text(given[entry])}, the model has {own}: give the former as "
+                f"{KEYS[entry]}"
             )
     exponents = carried_exponents(given, origin)
     of_clip, report = carried_clip(model.clip, given, origin)
@@ -194,7 +193,7 @@ def carried_exponents(state: Mapping[str, Tensor], origin: str) -> dict[str, flo
         alpha, beta = tensor.tolist()
         if 0 <= alpha <= 1 and 0 <= beta <= 1:
             return {"alpha": alpha, "beta": beta}
-    raise _damaged(origin, EXPONENTS, tensor, "two numbers in [0, 1]")
+    raise InputError(f"{origin} has {EXPONENTS} that are not two numbers in [0, 1]: fetch it again")
 
 
 def _check_kind(masks: Generated, given: Mapping[str, Tensor], origin: str) -> None:
@@ -222,17 +221,11 @@ def _check_kind(masks: Generated, given: Mapping[str, Tensor], origin: str) -> N
             )
 
 
-def _text(entry: str, tensor: Tensor, origin: str) -> str:
-    """Text of an entry, which is stored as bytes of ASCII."""
+def _text(tensor: Tensor) -> str:
+    """Text that an entry holds as bytes of ASCII, as far as it does, for a message."""
     if tensor.dtype == torch.uint8 and tensor.dim() == 1:
-        with contextlib.suppress(UnicodeDecodeError):
-            return bytes(tensor.tolist()).decode("ascii")
-    raise _damaged(origin, entry, tensor, "text")
-
-
-def _damaged(origin: str, entry: str, tensor: Tensor, wanted: str) -> InputError:
-    found = f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-    return InputError(f"{origin} has {found} as {entry}, not {wanted}: fetch the file again")
+        return bytes(tensor.tolist()).decode("ascii", "replace")
+    return f"{tuple(tensor.shape)} {tensor.dtype}"
 
 
 def carried_clip(
@@ -260,33 +253,21 @@ def carried_clip(
     )
     if not carried:
         return {}, ""
-    signature = signature_of(carried)
-    if signature is not None and signature != clip.architecture.signature:
-        raise InputError(
-            f"{origin} is of another CLIP: its image tower is {signature}, that of MODEL.CLIP.NAME "
-            f"{clip.name} is {clip.architecture.signature}"
-        )
-    if wrong := [n for n, t in carried.items() if n not in own or own[n].shape != t.shape]:
-        raise InputError(
-            f"the CLIP of {origin} is not {clip.name}: {_first(wrong)} unexpected or of another shape; "
-            "MODEL.CLIP.NAME gives the sizes"
-        )
-    if clip.report is None:
-        if absent := [name for name in own if name not in carried]:
-            raise InputError(
-                f"MODEL.CLIP.WEIGHTS is empty, and {origin} lacks {len(absent)} tensors of {clip.name} "
-                f"({_first(absent)}): give the weights that it was trained on, such as open_clip's tag of them"
-            )
+    takes_all = clip.report is None
+    carried = fit(
+        carried,
+        own if takes_all else {name: tensor for name, tensor in own.items() if name in carried},
+        f"the CLIP of {origin}, for MODEL.CLIP.NAME {clip.name},",
+        remedy="MODEL.CLIP.NAME and MODEL.CLIP.WEIGHTS have to be those that it was trained on",
+    )
+    if takes_all:
         return carried, f"all {len(own)} tensors of CLIP are the checkpoint's"
-    if other := [n for n, t in carried.items() if not nearly_equal(t.to(own[n]), own[n])]:
+    other = [name for name, t in carried.items() if not nearly_equal(t.to(own[name]), own[name])]
+    if other:
         raise InputError(
-            f"MODEL.CLIP.WEIGHTS is not the {clip.name} that {origin} was trained on: {len(other)} "
-            f"tensors differ ({_first(other)}); give the weights that it was trained on"
+            f"MODEL.CLIP.WEIGHTS is not the {clip.name} that {origin} was trained on: {len(other)} tensors differ, "
+            f"such as {other[0]}; give the weights that it was trained on"
         )
-    there = f"of which the checkpoint has {len(carried)} of {len(own)} tensors"
-    return {}, f"that of MODEL.CLIP.WEIGHTS, {there}"
-
-
-def _first(names: Iterable[str]) -> str:
-    shown = list(names)
-    return ", ".join(shown[:3]) + (", ..." if len(shown) > 3 else "")
+    return {}, (
+        f"that of MODEL.CLIP.WEIGHTS, of which the checkpoint has {len(carried)} of {len(own)} tensors"
+    )

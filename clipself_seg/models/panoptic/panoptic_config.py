@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -31,7 +30,13 @@ from clipself_seg.heads.panoptic.mask_losses import LossSettings, MaskCriterion,
 from clipself_seg.heads.panoptic.plain_decoder import PlainDecoder, PlainDecoderSizes
 from clipself_seg.models.base import by_rate_and_kind, norms_and_biases_apart
 from clipself_seg.models.panoptic.mask_models import load_mask_model
-from clipself_seg.models.panoptic.mask_sources import Found, Generated, Given, Groups, MaskSource
+from clipself_seg.models.panoptic.mask_sources import (
+    Generated,
+    Given,
+    Groups,
+    MaskSource,
+    Predicted,
+)
 from clipself_seg.models.panoptic.panoptic_outputs import FusionSettings, MergeSettings
 from clipself_seg.models.protocol import Group
 
@@ -123,7 +128,7 @@ def build_masks(
     if chosen.SOURCE == "masks":
         _require_clip_alone(cfg)
         if has_mask_model(chosen.OUTPUTS):
-            return Found(load_mask_model(chosen.OUTPUTS))
+            return Predicted(load_mask_model(chosen.OUTPUTS))
         return Given(chosen.OUTPUTS)
     if former.SIZE_DIVISIBILITY < 1 or former.SIZE_DIVISIBILITY % 32:
         raise InputError(
@@ -148,7 +153,7 @@ def build_masks(
         canvas=Canvas(former.SIZE_DIVISIBILITY, chosen.PADDING),
         criterion=MaskCriterion(class_agnostic=generator.class_agnostic, settings=losses),
         groups=pmts_groups if plain else GROUPS[chosen.VARIANT],
-        shares_map=branch.reads_backbone,
+        keeps_map=branch.reads_backbone,
         precision=precision_from_config(cfg),
         test_precision=evaluation_precision(cfg),
     )
@@ -282,15 +287,13 @@ def build_generator(cfg: CfgNode, clip: DenseCLIP, backbone: FeatureSource) -> G
         decoder_layers=former.DEC_LAYERS,
         decoder_hidden=former.DIM_FEEDFORWARD,
     )
-    parts: dict[str, Any] = {
-        "channels": backbone.channels,
-        "text_width": clip.embed_dim,
-        "sizes": sizes,
-    }
+    generator = GENERATORS[chosen.VARIANT](
+        channels=backbone.channels, text_width=clip.embed_dim, sizes=sizes
+    )
     if chosen.VARIANT == "label":
         with torch.no_grad():
-            parts["null_text"] = clip.text(clip.tokenize([""]))[0]
-    return GENERATORS[chosen.VARIANT](**parts)
+            generator.category_head.null_embed.copy_(clip.text(clip.tokenize([""])))
+    return generator
 
 
 def build_plain_decoder(cfg: CfgNode, clip: DenseCLIP, taps: FeatureSource) -> PlainDecoder:

@@ -32,8 +32,7 @@ def official(variant: str) -> MaskGenerator:
 
 
 def tiny(variant: str = "caption") -> MaskGenerator:
-    null_text = {"null_text": torch.ones(10)} if variant == "label" else {}
-    return GENERATORS[variant](channels=CHANNELS, text_width=10, sizes=TINY, **null_text)
+    return GENERATORS[variant](channels=CHANNELS, text_width=10, sizes=TINY)
 
 
 def maps(batch: int = 1, height: int = 64, width: int = 96) -> dict[str, torch.Tensor]:
@@ -72,7 +71,7 @@ def test_void_of_the_label_model_is_one_more_text():
     (prediction,) = generator(maps())
     scores = generator.scores(prediction, text, [2, 1, 2])
     assert scores.class_logits.shape == (1, 6, 3) and scores.void_logits.shape == (1, 6, 4)
-    as_class = generator.category_head.text_proj(torch.cat([text, torch.ones(1, 10)]))
+    as_class = generator.category_head.text_proj(torch.cat([text, torch.zeros(1, 10)]))
     cosines = torch.cosine_similarity(prediction.embeddings[:, :, None], as_class, dim=-1) / 0.07
     expected = torch.stack([c.amax(-1) for c in cosines.split([2, 1, 2, 1], -1)], dim=-1)
     torch.testing.assert_close(scores.void_logits, expected, atol=1e-4, rtol=1e-4)
@@ -155,7 +154,7 @@ def test_queries_masks_embeddings_and_class_logits(case):
     expect(last.object_logits[0], expected["object_void_logits"], 3e-5)
     expect(generator.sem_seg_head.predictor.scale, expected["tau"], 1e-5)
     text = named_input(f"{expected['tag']}:text", (10, 768))
-    expect(generator.text_head(text), expected["text_projected"], 5e-6)
+    expect(generator.word_head(text), expected["text_projected"], 5e-6)
     scores = generator.scores(last, text, CASE["synonyms_per_class"])
     expect(scores.class_logits[0], expected["class_logits"], 3e-5)
     torch.testing.assert_close(scores.void_prob, last.object_logits.softmax(-1)[..., 1])

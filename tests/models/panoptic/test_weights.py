@@ -53,16 +53,16 @@ WRONG = {
     ),
     "bytes that are no digits": (
         {CLIP_HASH: torch.full((12,), 255, dtype=torch.uint8)},
-        r"has uint8 \(12,\) as clip_hash, not text",
+        "was trained on clip_hash .*the model has",
     ),
     "exponents that are none": (
         {EXPONENTS: torch.tensor([0.35, 1.5])},
-        r"has float32 \(2,\) as fusion_exponents, not two numbers in \[0, 1\]",
+        r"has fusion_exponents that are not two numbers in \[0, 1\]",
     ),
-    "one exponent": ({EXPONENTS: torch.tensor(1.0)}, r"float32 \(\) as .*, not two numbers"),
+    "one exponent": ({EXPONENTS: torch.tensor(1.0)}, "are not two numbers"),
     "a number for a hash": (
         {CLIP_HASH: torch.tensor(10**12)},
-        r"int64 \(\) as clip_hash, not text",
+        "was trained on clip_hash .*the model has",
     ),
 }
 
@@ -245,7 +245,7 @@ def test_a_checkpoint_without_any_clip_loads(convnext, official, clip_file):
 def test_a_part_of_an_image_tower_has_to_agree_as_well(convnext, official, clip_file):
     part = {n: t for n, t in official.items() if not n.startswith(CLIP) or n == GAMMA}
     fcclip(clip_file, seed=3).load_checkpoint(part, "a.pth")
-    with pytest.raises(InputError, match="1 tensors differ .visual.trunk.stages.0"):
+    with pytest.raises(InputError, match="1 tensors differ, such as visual.trunk.stages.0"):
         convnext.load_checkpoint(part | {GAMMA: part[GAMMA] + 0.5}, "a.pth")
 
 
@@ -253,26 +253,26 @@ def test_a_model_without_clip_weights_takes_a_whole_clip_and_nothing_less(convne
     other = fcclip("", seed=3)
     other.load_checkpoint(official, "a.pth")
     torch.testing.assert_close(other.state_dict(), convnext.state_dict(), atol=0, rtol=0)
-    with pytest.raises(InputError, match="lacks 27 tensors of ConvNeXt-Mini-32 .text.token_em"):
+    with pytest.raises(InputError, match="ConvNeXt-Mini-32, lacks 27 tensors: text.token_em"):
         fcclip("").load_checkpoint(without_text(official), "a.pth")
 
 
 WRONG_CLIP = {
     "a tuned image tower": (
         lambda state: state | {GAMMA: state[GAMMA] + 0.5},
-        "MODEL.CLIP.WEIGHTS is not the ConvNeXt-Mini-32 that .* 1 tensors differ .visual.trunk",
+        "MODEL.CLIP.WEIGHTS is not the ConvNeXt-Mini-32 that .* 1 tensors differ, such as visual.trunk",
     ),
     "another text": (
         lambda s: s | {f"{CLIP}text_projection": s[f"{CLIP}text_projection"] + 0.5},
-        "1 tensors differ .text.text_projection",
+        "1 tensors differ, such as text.text_projection",
     ),
     "not finite": (
         lambda state: state | {GAMMA: state[GAMMA] / 0},
-        "1 tensors differ .visual.trunk.stages.0",
+        "NaN or infinite numbers in visual.trunk.stages.0",
     ),
     "another shape": (
         lambda state: state | {f"{CLIP}text_projection": torch.ones(3)},
-        "CLIP of .*a.pth is not ConvNeXt-Mini-32: text.text_projection unexpected or of another",
+        r"CLIP of .*a.pth, .* has text.text_projection of shape \(3,\)",
     ),
     "a frozen twin of a tuned tower": (
         lambda state: state | {f"frozen_{GAMMA}": state[GAMMA]},
@@ -304,7 +304,7 @@ def test_a_checkpoint_whose_clip_does_not_fit_is_refused(convnext, official, cha
 def test_a_checkpoint_of_another_clip_is_refused_by_its_name(official, clip_file):
     resnet = fcclip("", **{"MODEL.CLIP.NAME": "RN50-quickgelu"})
     with pytest.raises(
-        InputError, match="its image tower is ConvNeXt .* MODEL.CLIP.NAME RN50-quickgelu is ResNet"
+        InputError, match="the CLIP of .*, for MODEL.CLIP.NAME RN50-quickgelu, (has|lacks)"
     ):
         resnet.load_checkpoint(official, "a.pth")
     pyramid = {"MODEL.MASK_GENERATOR.VARIANT": "label", "MODEL.MASK_GENERATOR.SOURCE": "clip"}

@@ -81,6 +81,9 @@ class MergeSettings:
 # Logit of pixels inside of a mask that somebody gave, its negative outside: their probabilities are 1 and nearly 0. Not
 # 0, so that a pixel of no mask counts for the surest one, which loses none of its own to others.
 INSIDE = 20
+# Numbers of resized masks from which on those of queries that cannot take part are left out. Small images have the bits
+# of all masks at once, which torch's resizing does not give of any few.
+MANY_NUMBERS = 2**26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,10 +211,16 @@ def make_labelled_outputs(
     """
     sizes = (source.canvas, source.image_size, size)
     mask_logits = source.mask_logits
-    if all(fusion.tasks == ("panoptic",) for fusion, _ in probs.values()):
+    alone = all(fusion.tasks == ("panoptic",) for fusion, _ in probs.values())
+    if alone and len(mask_logits) * size[0] * size[1] > MANY_NUMBERS:
         # Few queries take part: only their masks are made as large as the image.
-        drawn = [may_be_drawn(own, settings.object_threshold) for _, own in probs.values()]
-        chosen = torch.stack(drawn).any(dim=0).nonzero()[:, 0]
+        own_drawn = [may_be_drawn(own, settings.object_threshold) for _, own in probs.values()]
+        drawn = torch.stack(own_drawn).any(dim=0)
+        chosen = drawn.nonzero()[:, 0]
+        if (
+            len(chosen) == 3
+        ):  # three maps are resized by another kernel of torch, with other last bits
+            chosen = torch.cat([chosen, (~drawn).nonzero()[:1, 0]])
         mask_logits = mask_logits[chosen]
         probs = {name: (fusion, own[chosen]) for name, (fusion, own) in probs.items()}
     outputs: dict[str, Outputs] = {}

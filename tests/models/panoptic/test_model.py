@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -23,8 +24,10 @@ from clipself_seg.heads.panoptic.panoptic_merge import (
     merge_semantic,
     resize_masks,
 )
+from clipself_seg.models.panoptic import panoptic_outputs
 from clipself_seg.models.panoptic.mask_sources import Generated
 from clipself_seg.models.panoptic.panoptic_checkpoint import trained_state, write
+from clipself_seg.models.panoptic.panoptic_outputs import GeneratorOutput, make_labelled_outputs
 from tests.models.panoptic.small import (
     CONFIG,
     FCCLIP,
@@ -210,6 +213,44 @@ def test_words_change_on_a_live_model(model):
         model.set_vocabulary(vocabulary(), np.array([True, False, True]))
     with pytest.raises(ValueError, match="2 classes, there are 3"):
         model.set_vocabulary(vocabulary(), np.array([True, False]))
+
+
+def test_classes_of_a_call_are_those_of_a_model_that_has_them_and_leave_its_own_alone():
+    model, other = model_of(), model_of()
+    other.set_vocabulary(["cat", "dog|puppy"])
+    samples = [sample(seed=seed) for seed in range(8)]
+    calls = [other.classes, model.classes] * 4
+    wanted = [(other if one is other.classes else model)([s])[0] for s, one in zip(samples, calls)]
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda s, one: model([s], classes=one)[0], samples, calls))
+    for own, expected in zip(made, wanted):
+        assert torch.equal(own["sem_seg"], expected["sem_seg"])
+        assert own["panoptic_seg"][1] == expected["panoptic_seg"][1]
+    assert len(model.names) == 3
+
+
+def test_only_masks_of_queries_that_can_be_drawn_are_resized_and_nothing_changes(monkeypatch):
+    test = "MODEL.MASK_FORMER.TEST"
+    model = model_of(f"{test}.OBJECT_MASK_THRESHOLD", 0.4, f"{test}.OVERLAP_THRESHOLD", 0)
+    probs = 0.6 * torch.eye(7)[:, [0, 3, 1, 3, 2, 3, 3]] + 0.1
+    masks = 9 * torch.randn(7, 16, 24, generator=torch.Generator().manual_seed(0))
+    made = GeneratorOutput(masks, probs[:, :3], probs[:, 3], (64, 96), (60, 75))
+    resized, fusion = [], Fusion(0.0, 0.0, ("panoptic",))
+    monkeypatch.setattr(panoptic_outputs, "MANY_NUMBERS", 0)
+    monkeypatch.setattr(
+        panoptic_outputs,
+        "resize_masks",
+        lambda logits, *sizes: resized.append(len(logits)) or resize_masks(logits, *sizes),
+    )
+    given = made, {"own": (fusion, probs[:, [0, 1, 2, 3]])}, (40, 50), (0, 1), model.settings
+    ids, segments = make_labelled_outputs(*given)["own"]["panoptic_seg"]
+    whole = resize_masks(masks, (64, 96), (60, 75), (40, 50))
+    expected = merge_panoptic(probs[:, [0, 1, 2, 3]], whole, (0, 1), 0.4, 0)
+    assert torch.equal(ids, expected[0]) and segments == expected[1] and segments
+    assert resized == [4]  # three, and one because torch resizes three in another way
+    spoilt = probs[:, [0, 1, 2, 3]].index_fill(0, torch.tensor([3]), torch.nan)
+    with pytest.raises(FloatingPointError, match="probabilities are not finite"):
+        make_labelled_outputs(made, {"own": (fusion, spoilt)}, *given[2:])
 
 
 @pytest.mark.parametrize("kind", [(), FCCLIP, GIVEN])

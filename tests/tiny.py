@@ -17,7 +17,7 @@ from PIL import Image
 
 from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.models import CLIPSelf
-from clipself_seg.models.base import matrices_and_vectors
+from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.training.optimizer import build_adamw
 from lab.mini.writer import WorldSize, make_worlds
 

@@ -35,7 +35,7 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, Words
 from clipself_seg.errors import InputError
 from clipself_seg.heads.distillation import Average
-from clipself_seg.models.base import ModelBase, matrices_and_vectors
+from clipself_seg.models.base import ModelBase
 from clipself_seg.models.distillation import (
     IMAGE,
     CropDistillation,
@@ -43,6 +43,7 @@ from clipself_seg.models.distillation import (
     Step,
     build_objective,
 )
+from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.models.protocol import Group, Outputs, Reading
 from clipself_seg.models.region_reader import RegionReader
 

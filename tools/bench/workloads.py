@@ -29,8 +29,8 @@ from clipself_seg.clip.runtime import autocast
 from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.data.regions import enlarge_boxes, token_masks
 from clipself_seg.data.shards import ShardStream
-from clipself_seg.models.base import matrices_and_vectors
 from clipself_seg.models.clipself import CLIPSelf
+from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.models.region_reader import RegionReader
 from clipself_seg.training.optimizer import build_adamw
 

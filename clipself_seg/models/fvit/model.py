@@ -64,12 +64,12 @@ from clipself_seg.heads.fvit.rpn import RPN, ProposalRule
 from clipself_seg.models.base import (
     ModelBase,
     as_bytes,
-    by_rate_and_kind,
     chosen_classes,
     on_host,
     save_atomically,
     sizes_of,
 )
+from clipself_seg.models.optimizer_groups import by_rate_and_kind
 from clipself_seg.models.preservation import frozen_copy, score_divergence
 from clipself_seg.models.protocol import FIRST_NAME, Group, Reading
 

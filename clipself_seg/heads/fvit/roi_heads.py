@@ -54,7 +54,7 @@ TEMPERATURE = 50.0
 """Factor of the detector's cosines that training begins with."""
 
 
-class TrainingSettings(NamedTuple):
+class LossSettings(NamedTuple):
     """Settings of the losses.
 
     Attributes:
@@ -95,7 +95,7 @@ class RoIHeads(nn.Module):
         self,
         embed_dim: int,
         strides: Sequence[float],
-        training: TrainingSettings,
+        training: LossSettings,
         settings: DetectionSettings,
         *,
         channels: int = CHANNELS,

@@ -179,7 +179,12 @@ class FrozenCLIP(ModelBase):
         self.bank = TextBank(clip, templates)
         self.precision = precision
 
+    def stays_frozen(self) -> Iterable[nn.Module]:
+        """The CLIP, whose batch norms would go on counting."""
+        return (self.clip,)
+
     def weights_hash(self) -> str:
+        """Hash of the CLIP's weights."""
         return self.clip.weights_hash()
 
     def original_hash(self) -> str:

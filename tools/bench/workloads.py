@@ -162,8 +162,7 @@ class RegionsWorkload(SampledWorkload):
 
     @torch.no_grad()
     def _plain_scores(self, _: None) -> list[dict[str, Tensor]]:
-        text_KE = self.reader.text_KE
-        assert text_KE is not None
+        text_KE = self.reader.bank.embed(self.reader.names)
         with stock_linear(), autocast(self.device, self.precision):
             return [plain.region_scores(self.clip, s, text_KE) for s in self.plain_samples]
 

@@ -47,7 +47,7 @@ class ZeroShotGraph(nn.Module):
         super().__init__()
         self.clip = model.clip
         self.scale = model.scale
-        text_NE, members_KS = (None, None) if text_tower else model._texts()
+        text_NE, members_KS = (None, None) if text_tower else model._texts(model.classes)
         self.register_buffer("text_NE", text_NE)
         self.register_buffer("members_KS", members_KS)
 

@@ -24,7 +24,7 @@ from bench.workloads import DenseWorkload, build_runs
 from clipself_seg.clip import load_clip, runtime
 from clipself_seg.heads.panoptic.frozen_clip import MaskedAttention
 from clipself_seg.models import FViT
-from clipself_seg.models.fvit.config import InputSettings
+from clipself_seg.models.fvit.fvit_config import InputSettings
 from tests.bench.conftest import (
     detection_case,
     panoptic_runs,

@@ -11,9 +11,9 @@ from clipself_seg.config import load_config
 from clipself_seg.config.device import bfloat16_pays
 from clipself_seg.errors import InputError
 from clipself_seg.models import CLIPSelf
-from clipself_seg.models.cat_seg.model import CATSeg
-from clipself_seg.models.cat_seg.config import TrainingSettings
-from clipself_seg.models.fvit.model import FViT
+from clipself_seg.models.cat_seg.cat_seg import CATSeg
+from clipself_seg.models.cat_seg.cat_seg_config import TrainingSettings
+from clipself_seg.models.fvit.fvit import FViT
 from lab.mini.concepts import WORLDS
 from lab.mini.scenes import draw_scene
 

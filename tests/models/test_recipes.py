@@ -19,7 +19,7 @@ from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg
 from clipself_seg.models.build import build_model
-from clipself_seg.models.cat_seg.config import TrainingSettings
+from clipself_seg.models.cat_seg.cat_seg_config import TrainingSettings
 from clipself_seg.models.preservation import other_words, score_divergence
 from clipself_seg.training import run
 from lab.mini.faded import write_faded

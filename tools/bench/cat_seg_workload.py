@@ -33,7 +33,7 @@ from clipself_seg.heads.cat_seg.cost_aggregator import (
 )
 from clipself_seg.heads.windows import all_scores, resize
 from clipself_seg.models import CATSeg
-from clipself_seg.models.cat_seg.config import EvaluationSettings, TrainingSettings
+from clipself_seg.models.cat_seg.cat_seg_config import EvaluationSettings, TrainingSettings
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.training.optimizer import build_adamw
 

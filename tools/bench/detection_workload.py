@@ -35,7 +35,7 @@ from clipself_seg.heads.fvit.pyramid import (
     FeaturePyramid,
     TapResizers,
 )
-from clipself_seg.heads.fvit.roi_heads import RoIHeads, LossSettings
+from clipself_seg.heads.fvit.roi_heads import LossSettings, RoIHeads
 from clipself_seg.heads.fvit.rpn import RPN
 
 BEHIND = "behind the tower"  # all but the tower

@@ -17,7 +17,7 @@ from clipself_seg.clip.weights import to_native
 from clipself_seg.models.base import on_host
 
 if TYPE_CHECKING:
-    from clipself_seg.models.cat_seg.model import CATSeg
+    from clipself_seg.models.cat_seg.cat_seg import CATSeg
 
 logger = logging.getLogger(__name__)
 

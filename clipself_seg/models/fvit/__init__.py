@@ -1,1 +1,1 @@
-"""F-ViT: an open-vocabulary detector. Open `model.py` first."""
+"""F-ViT: an open-vocabulary detector. Open `fvit.py` first."""

@@ -18,7 +18,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.models.base import as_bytes, on_host
 
 if TYPE_CHECKING:
-    from clipself_seg.models.fvit.model import FViT
+    from clipself_seg.models.fvit.fvit import FViT
 
 logger = logging.getLogger(__name__)
 

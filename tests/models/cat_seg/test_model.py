@@ -22,7 +22,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg
 from clipself_seg.models.build import build_model as build_with_weights
 from clipself_seg.models.cat_seg.cat_seg_checkpoint import write
-from clipself_seg.models.cat_seg.config import EvaluationSettings, build_backbone
+from clipself_seg.models.cat_seg.cat_seg_config import EvaluationSettings, build_backbone
 from clipself_seg.yaml_files import leaves
 from tests.conftest import ROOT
 
@@ -404,7 +404,7 @@ def test_version_1_segments_with_each_backbone():
     samples = [{"image": tall}, {"image": tall[:, :100]}]
     apart = [result["sem_seg"] for result in model(samples)]
     with pytest.MonkeyPatch.context() as patch:  # as on a GPU, in one pass of CLIP and backbone
-        patch.setattr("clipself_seg.models.cat_seg.model.chunk_size", lambda *_: 2)
+        patch.setattr("clipself_seg.models.cat_seg.cat_seg.chunk_size", lambda *_: 2)
         torch.testing.assert_close([r["sem_seg"] for r in model(samples)], apart, atol=1e-5, rtol=0)
 
 

@@ -13,7 +13,7 @@ from clipself_seg.clip import load_clip, text_bank
 from clipself_seg.heads.cat_seg.cost_aggregator import LEFT_OUT, AggregatorSizes, CostAggregator
 from clipself_seg.heads.windows import WindowLayout
 from clipself_seg.models import CATSeg
-from clipself_seg.models.cat_seg.config import EvaluationSettings, TrainingSettings
+from clipself_seg.models.cat_seg.cat_seg_config import EvaluationSettings, TrainingSettings
 
 WORDS = ("cat", "dog", "wild grass", "sky", "red apple", "road", "old brick wall")
 SIDE = 32  # of a window, 4 x 4 cells
@@ -238,7 +238,7 @@ def test_views_and_images_that_pass_together_give_the_same(how, monkeypatch):
         return refine(dense, *others)
 
     monkeypatch.setattr(model.aggregator, "_together", together)
-    for part in ("models.cat_seg.model", "heads.cat_seg.cost_aggregator"):
+    for part in ("models.cat_seg.cat_seg", "heads.cat_seg.cost_aggregator"):
         monkeypatch.setattr(f"clipself_seg.{part}.chunk_size", lambda *asked: 1000)
     for scores, expected in zip(model(samples), apart):
         close(scores["sem_seg"], expected, atol=1e-12)

@@ -53,7 +53,7 @@ from clipself_seg.heads.cat_seg.cost_aggregator import (
 from clipself_seg.heads.windows import WindowLayout, resize, segmentation
 from clipself_seg.models.base import ModelBase, chosen_classes, save_atomically, sizes_of
 from clipself_seg.models.cat_seg import cat_seg_checkpoint
-from clipself_seg.models.cat_seg.config import (
+from clipself_seg.models.cat_seg.cat_seg_config import (
     GUIDES,
     EvaluationSettings,
     TrainingSettings,
@@ -157,7 +157,7 @@ class CATSeg(ModelBase):
 
     @classmethod
     def training_config(cls, cfg: CfgNode) -> CfgNode:
-        """The configuration with the weights that training starts from, see `config.training_config`."""
+        """The configuration with the weights that training starts from, see `cat_seg_config.training_config`."""
         return training_config(cfg)
 
     def stays_frozen(self) -> Iterable[nn.Module]:

@@ -40,7 +40,7 @@ from clipself_seg.heads.fvit.roi_heads import DetectionSettings, RoIHeads, paste
 from clipself_seg.heads.fvit.rpn import RPN
 from clipself_seg.models.base import ModelBase, chosen_classes, save_atomically, sizes_of
 from clipself_seg.models.fvit import fvit_checkpoint
-from clipself_seg.models.fvit.config import InputSettings, TrainingSettings, parts_from_config
+from clipself_seg.models.fvit.fvit_config import InputSettings, TrainingSettings, parts_from_config
 from clipself_seg.models.optimizer_groups import by_rate_and_kind
 from clipself_seg.models.preservation import frozen_copy, score_divergence
 from clipself_seg.models.protocol import FIRST_NAME, Classes, Group, Reading

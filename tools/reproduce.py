@@ -125,7 +125,8 @@ def _yours(words: Sequence[str], tables: Sequence[Table]) -> dict[str, str] | No
     """
     from clipself_seg.clip.backbone import entries_of
     from clipself_seg.config.load import option_pairs
-    from clipself_seg.imports import import_typed_modules, typed_sources
+    from clipself_seg.imports import import_typed_modules
+    from lab.tables.runs import typed_sources
     from lab.tables.table import runs_of_yours
 
     options = option_pairs(words)

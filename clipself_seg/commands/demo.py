@@ -99,7 +99,7 @@ def _scenes_options(parser: argparse.ArgumentParser) -> None:
 def scenes(args: argparse.Namespace) -> None:
     """Copy the generated scenes that come with the package into a folder: images and labels in COCO's formats.
 
-        clipself-seg tools scenes --output my_data
+        clipself-seg scenes --output my_data
 
     32 scenes to train on and 13 to evaluate on, 12 of seen classes alone (`base`), and 13 of a second world, whose
     layouts, textures and words are others. Data sets mini_train, mini_val_panoptic, mini2_val_boxes, ... are these

@@ -102,7 +102,7 @@ FURTHER = (
         "models, data sets, training and prediction",
     ),
     Package(
-        "panopticapi", ("panopticapi", "panopticapi-lite"), DETECTRON2, "tools panoptic-quality"
+        "panopticapi", ("panopticapi", "panopticapi-lite"), DETECTRON2, "Detectron2's evaluator"
     ),
     *_of_extra("diffusion", "ODISE's diffusion features", "diffusers"),
     *_of_extra("tokenizers", "texts of SigLIP and TIPSv2", "tokenizers"),

@@ -166,7 +166,7 @@ def _add_running(cfg: CfgNode) -> None:
     # ROWS: the fusions that one evaluation compares, each a row of its table. TASKS: what it measures.
     panoptic.ROWS = ("clip", "generator", "fused")
     panoptic.TASKS = ("panoptic", "instances", "semantic")
-    # Values of alpha and beta whose grid is evaluated too (--sweep); () is none.
+    # Values of alpha and beta whose grid is evaluated too; () is none.
     panoptic.SWEEP = ()
     # Values of MODEL.FUSION.VOID_DISCOUNT, each of which is one more row of the table, of fused scores; () is none.
     panoptic.VOID_SWEEP = ()

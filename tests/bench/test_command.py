@@ -152,7 +152,7 @@ def test_what_reads_or_writes_values_is_counted_and_views_and_memory_are_not():
 def test_the_plain_formulation_has_the_allocator_as_torch_finds_it(monkeypatch):
     said = []
     monkeypatch.setattr(measure, "keep_freed_memory", lambda device: said.append(f"keep, {device}"))
-    monkeypatch.setattr(measure, "hand_back_freed_memory", lambda: said.append("hand back"))
+    monkeypatch.setattr(measure, "set_thresholds", lambda *_: said.append("hand back"))
     runs = {name: Run(lambda _, name=name: said.append(name)) for name in ("x", "plain x", "y")}
     time_in_turn(runs, torch.device("cpu"), 1, lambda line: None)
     plain = ["hand back", "plain x", "keep, cpu", "y"]
@@ -163,7 +163,7 @@ def test_the_plain_formulation_has_the_allocator_as_torch_finds_it(monkeypatch):
 def test_the_plain_formulation_has_our_allocator_if_asked(monkeypatch):
     said = []
     monkeypatch.setattr(measure, "keep_freed_memory", lambda device: said.append("keep"))
-    monkeypatch.setattr(measure, "hand_back_freed_memory", lambda: said.append("hand back"))
+    monkeypatch.setattr(measure, "set_thresholds", lambda *_: said.append("hand back"))
     runs = {name: Run(lambda _, name=name: said.append(name)) for name in ("x", "plain x")}
     time_in_turn(runs, torch.device("cpu"), 1, lambda line: None, "ours")
     assert said == ["keep", *2 * ["x", "plain x"]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from clipself_seg.data.datasets.records import sem_seg_records
 from clipself_seg.data.datasets.table import DATASETS, MINI, DataSet
 from clipself_seg.errors import InputError, shown
 from clipself_seg.files import read_json
-from clipself_seg.imports import typed_sources
+from clipself_seg.imports import typed_modules
 from clipself_seg.training.tasks import task_of
 from lab import ROOT
 from lab.mini.writer import WorldSize, manifest_of
@@ -33,6 +34,32 @@ from lab.tables.table import FOLDER, RunOf, RunSpec
 # Key of the configuration -> value.
 Values = Mapping[str, Any]
 CHUNK = 1 << 22  # bytes
+
+
+def typed_sources() -> dict[str, list[Path]]:
+    """Files of the modules of the variable: the module's file, or all Python files of the package that it is in.
+
+    Returns:
+        Name of the module or package -> its files, sorted; none for what is not a file.
+
+    Raises:
+        InputError: as `import_typed_modules`.
+    """
+    sources: dict[str, list[Path]] = {}
+    for _, module in typed_modules():
+        name = module.partition(".")[0]
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.submodule_search_locations:
+            folders = map(Path, spec.submodule_search_locations)
+            sources[name] = sorted(file for folder in folders for file in folder.rglob("*.py"))
+        elif spec is not None and spec.has_location:
+            sources[name] = [Path(str(spec.origin))]
+    return sources
+
+
+def typed_names() -> dict[str, str]:
+    """Name of a module of the variable, or of its package -> what was typed for it, of a file its full path."""
+    return {module.partition(".")[0]: named for named, module in typed_modules()}
 
 
 def _data_paths(files: DataSet) -> list[Path]:

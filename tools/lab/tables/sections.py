@@ -11,7 +11,7 @@ from pathlib import Path
 
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.protocol import protocol_lines
-from clipself_seg.imports import OPTION, typed_names
+from clipself_seg.imports import OPTION
 from clipself_seg.provenance import protocols_of
 from clipself_seg.training.metrics import flatten_numbers
 from lab import ROOT
@@ -27,7 +27,7 @@ from lab.tables.claims import (
     least_errors,
     overall,
 )
-from lab.tables.runs import Run, resolve
+from lab.tables.runs import Run, resolve, typed_names
 from lab.tables.store import Record, Store
 from lab.tables.table import Row, Table, Term
 

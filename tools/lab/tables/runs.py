@@ -57,11 +57,6 @@ def typed_sources() -> dict[str, list[Path]]:
     return sources
 
 
-def typed_names() -> dict[str, str]:
-    """Name of a module of the variable, or of its package -> what was typed for it, of a file its full path."""
-    return {module.partition(".")[0]: named for named, module in typed_modules()}
-
-
 def _data_paths(files: DataSet) -> list[Path]:
     """Files and folders that a data set has to have."""
     return [files.path(need.relative) for need in files.needed(("instances", "semantic"))]

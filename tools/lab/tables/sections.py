@@ -11,7 +11,7 @@ from pathlib import Path
 
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.protocol import protocol_lines
-from clipself_seg.imports import OPTION
+from clipself_seg.imports import OPTION, typed_modules
 from clipself_seg.provenance import protocols_of
 from clipself_seg.training.metrics import flatten_numbers
 from lab import ROOT
@@ -27,7 +27,7 @@ from lab.tables.claims import (
     least_errors,
     overall,
 )
-from lab.tables.runs import Run, resolve, typed_names
+from lab.tables.runs import Run, resolve
 from lab.tables.store import Record, Store
 from lab.tables.table import Row, Table, Term
 
@@ -318,7 +318,7 @@ def _command_cells(title: str, runs: Sequence[Run], store: Store) -> list[str]:
 def command_text(run: Run, folder: Path, gpus: int = 1) -> str:
     """The command of a run, its folders below the project if they are there."""
     words = [word.replace(f"{ROOT}/", "") for word in run.command(folder, gpus)]
-    typed = typed_names()
+    typed = {module.partition(".")[0]: named for named, module in typed_modules()}
     for name in run.settings.get("imports", ()):
         words += [OPTION, typed.get(name, name).replace(f"{ROOT}/", "")]
     return " ".join(["clipself-seg", *(_quoted(word) for word in words)])

@@ -76,7 +76,7 @@ def usage() -> str:
 
 
 def body(entry: Entry) -> Callable[[], int]:
-    """What a command calls, which takes the command line from ``sys.argv``."""
+    """The function of a command, which takes the command line from ``sys.argv``."""
     module, function = entry.place.split(".")
     return getattr(importlib.import_module(f"clipself_seg.commands.{module}"), function)
 

@@ -76,7 +76,7 @@ def import_typed_modules() -> None:
 
 
 def typed_modules() -> Iterator[tuple[str, str]]:
-    """What was typed for each module of the variable, of a file its full path, and the module's name.
+    """The word typed for each module of the variable (of a file its full path), and the module's name.
 
     Raises:
         InputError: a file is not there, or its name is another module's.

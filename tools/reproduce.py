@@ -65,7 +65,7 @@ def reproduce(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _errors_of_configurations_alone() -> Iterator[None]:
-    """What this machine would compute in which precision is each run's own to say."""
+    """Mute the warnings of configurations, such as on precisions: each run gives its own."""
     logger = logging.getLogger("clipself_seg.config")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -105,7 +105,7 @@ def read(stamp: Path) -> str:
 
 
 def is_complete(venv: Path) -> bool:
-    """Whether an earlier set-up of the same files came to its end."""
+    """True if an earlier set-up of the same files came to its end."""
     stamp = venv / STAMP
     return (venv / "bin/python").exists() and read(stamp) == fingerprint()
 

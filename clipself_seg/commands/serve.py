@@ -186,12 +186,12 @@ def _app(args: argparse.Namespace, limits: Limits, texts: Path) -> FastAPI:
 
 
 def _called(host: str) -> str:
-    """What a browser calls an address to listen on."""
+    """Host name in the address of the page."""
     return socket.gethostname() if host in EVERYWHERE else host
 
 
 def _typed(words: Vocabulary, wanted: Sequence[bool]) -> str:
-    """Those of the classes that are wanted, as they would be typed."""
+    """The wanted classes, as a visitor would type them."""
     chosen = [entry for entry, this in zip(words.classes, wanted) if this]
     # Names of some data sets have commas.
     plain = [[name for name in entry.names if not set(name) & set(",|")] for entry in chosen]

@@ -88,7 +88,7 @@ def set_allocator(keep: bool, device: torch.device) -> None:
 
 
 def keeps_memory(name: str, plain_allocator: str) -> bool:
-    """Whether a run keeps freed memory: every one of ours, plain ones where their allocator is "ours"."""
+    """True if a run keeps freed memory: every one of ours, plain ones where their allocator is "ours"."""
     return plain_allocator == "ours" or not name.startswith("plain ")
 
 

@@ -110,7 +110,7 @@ def voc20_jobs(root: Path, name: str) -> list[VocJob]:
 
 
 def nothing_left(job: VocJob) -> bool:
-    """Whether the preparation leaves an image out, because it shows nothing but background.
+    """True if the preparation leaves an image out, because it shows nothing but background.
 
     Raises:
         InputError: the archive's map is broken or missing.

@@ -1,4 +1,4 @@
-"""What the page says about a table: cells, claims and commands as text, whatever the format."""
+"""Text of the page about a table: cells, claims and commands as text, whatever the format."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _others(table: Table) -> list[list[str]]:
 
 
 def _compared(table: Table, verdict: Verdict, scale: str, runs: TableRuns) -> Hashable:
-    """What an inequality compares, whichever table makes it: runs and paths, of real data for what the scale lacks."""
+    """The runs and paths that an inequality compares; of real data where the scale lacks them."""
 
     def cell(name: str, column: str) -> Hashable:
         row, path = table.rows[name], table.rows[name].path(table.columns[column], scale)

@@ -12,10 +12,9 @@ from clipself_seg.checkpoints.mask_models import has_mask_model
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.backbone import build_clip, find_entry
 from clipself_seg.clip.text import require_text_tower
-from clipself_seg.config.keys import CLIP_BACKBONE
 from clipself_seg.config.load import evaluation_precision, precision_from_config
-from clipself_seg.config.panoptic import OF_WEIGHTS
-from clipself_seg.config.reads import backbone_reads
+from clipself_seg.config.panoptic_keys import OF_WEIGHTS
+from clipself_seg.config.schema import CLIP_BACKBONE, backbone_reads
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.clip_branches import CLIP_BRANCHES, ClipBranch
 from clipself_seg.heads.panoptic.feature_sources import (
@@ -28,7 +27,7 @@ from clipself_seg.heads.panoptic.feature_sources import (
 from clipself_seg.heads.panoptic.generator import GENERATORS, Generator, GeneratorSizes
 from clipself_seg.heads.panoptic.mask_losses import LossSettings, MaskCriterion, TermWeights
 from clipself_seg.heads.panoptic.plain_decoder import PlainDecoder, PlainDecoderSizes
-from clipself_seg.models.base import by_rate_and_kind, norms_and_biases_apart
+from clipself_seg.models.optimizer_groups import by_rate_and_kind, norms_and_biases_apart
 from clipself_seg.models.panoptic.mask_models import load_mask_model
 from clipself_seg.models.panoptic.mask_sources import (
     Generated,

@@ -33,11 +33,11 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import Tensor
 
-from clipself_seg.clip import DenseCLIP, TextBank
+from clipself_seg.clip import TextBank, VisionLanguageBackbone
 from clipself_seg.clip.region_pooling import box_weights, pool
 from clipself_seg.clip.runtime import QUEUES, autocast, on_device, send
 from clipself_seg.clip.text_bank import NOUN_TEMPLATES
-from clipself_seg.clip.tower import DENSE, KEYS, QUERIES, ImageTower
+from clipself_seg.clip.tower import DENSE, KEYS, QUERIES
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
@@ -76,7 +76,7 @@ class Step:
     Attributes:
         samples: samples of this process, at least one, with the keys that the mapper of the objective gives them.
         images: (B, 3, S', S') the student's input, normalised.
-        student: image tower that learns.
+        student: CLIP whose image tower learns.
         teacher: the original CLIP, frozen.
         precision: dtype of autocast, or None.
         average: "regions" or "images", over which losses of regions are averaged, see `region_mean`.
@@ -86,8 +86,8 @@ class Step:
 
     samples: Sequence[Sample]
     images: Tensor
-    student: ImageTower
-    teacher: DenseCLIP
+    student: VisionLanguageBackbone
+    teacher: VisionLanguageBackbone
     precision: torch.dtype | None
     average: Average
     synchronised: bool
@@ -141,7 +141,7 @@ class Step:
     def original_BEhw(self) -> Tensor:
         """The original's dense features of the same images, without gradient and of any length, float32."""
         with torch.no_grad(), self.in_precision():
-            return self.teacher.visual.dense(self.images).float()
+            return self.teacher.dense(self.images).float()
 
     @functools.cached_property
     def student_RE(self) -> Tensor:
@@ -172,13 +172,13 @@ class Step:
     def teacher_RE(self) -> Tensor:
         """The teacher's embeddings of all "crops" in one call, without gradient and not normalised."""
         with torch.no_grad(), self.in_precision():
-            return self.teacher.visual(self.crops)
+            return self.teacher.embed_images(self.crops)
 
     @functools.cached_property
     def own_crops_RE(self) -> Tensor:
         """The student's image embeddings of all "crops" in one call; not normalised."""
         with self.in_precision():
-            return self.student(self.crops)
+            return self.student.embed_images(self.crops)
 
     @functools.cached_property
     def pixels(self) -> Tensor:
@@ -196,19 +196,19 @@ class Step:
     def own_small_BE(self) -> Tensor:
         """The student's image embeddings of `small_images`; not normalised."""
         with self.in_precision():
-            return self.student(self.small_images)
+            return self.student.embed_images(self.small_images)
 
     @functools.cached_property
     def teacher_small_BE(self) -> Tensor:
         """The teacher's image embeddings of `small_images`, without gradient and not normalised."""
         with torch.no_grad(), self.in_precision():
-            return self.teacher.visual(self.small_images)
+            return self.teacher.embed_images(self.small_images)
 
     @functools.cached_property
     def image_BE(self) -> Tensor:
         """The student's image embeddings, with attention in all blocks; not normalised."""
         with self.in_precision():
-            return self.student(self.images)
+            return self.student.embed_images(self.images)
 
     @functools.cached_property
     def caption_tokens_BL(self) -> Tensor:
@@ -219,7 +219,7 @@ class Step:
     def caption_BE(self) -> Tensor:
         """Text embeddings of the captions, without gradient and of unit length."""
         with torch.no_grad(), self.in_precision():
-            return self.teacher.encode_text(self.caption_tokens_BL)
+            return self.teacher.encode_text([sample["caption"] for sample in self.samples])
 
     @functools.cached_property
     def region_count(self) -> Tensor | None:
@@ -263,7 +263,7 @@ class Objective(Protocol):
     reads: tuple[str, ...]
 
     def setup_training(
-        self, teacher: DenseCLIP, vocabulary: Vocabulary | Sequence[str] | None
+        self, teacher: VisionLanguageBackbone, vocabulary: Vocabulary | Sequence[str] | None
     ) -> None:
         """Prepares the objective before the first step, such as by embedding the classes; by default does nothing.
 
@@ -455,7 +455,7 @@ class WeightedTerms:
         self.reads = tuple(dict.fromkeys(reads))
 
     def setup_training(
-        self, teacher: DenseCLIP, vocabulary: Vocabulary | Sequence[str] | None
+        self, teacher: VisionLanguageBackbone, vocabulary: Vocabulary | Sequence[str] | None
     ) -> None:
         """Loads the teacher of correlations; it needs no classes."""
         if self.teacher is not None:
@@ -498,7 +498,7 @@ class RegionText:
     seed: int = 0
 
     def setup_training(
-        self, teacher: DenseCLIP, vocabulary: Vocabulary | Sequence[str] | None
+        self, teacher: VisionLanguageBackbone, vocabulary: Vocabulary | Sequence[str] | None
     ) -> None:
         """Embeds the nouns; labels of samples number them in this order."""
         if vocabulary is None:

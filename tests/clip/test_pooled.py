@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 from torch.export import Dim
 
 from clipself_seg.checkpoints.dense_feature import DenseFeature
-from clipself_seg.clip import DenseCLIP, load_clip, save_clip, siglip
+from clipself_seg.clip import CLIPBackbone, load_clip, save_clip, siglip
 from clipself_seg.clip.kinds import KINDS, find_architecture, signature_of
 from clipself_seg.clip.pe_core import PECoreTower, Shape
 from clipself_seg.clip.pooled import read_timm
 from clipself_seg.clip.siglip import canonical, siglips_own
 from clipself_seg.clip.tokenizers import FileTokenizer
-from clipself_seg.clip.tower import train_last_blocks
+from clipself_seg.clip.tower import TowerOptions, train_last_blocks
 from clipself_seg.errors import InputError
 from clipself_seg.prediction.onnx import towers
 from clipself_seg.prediction.onnx.graph import plain
@@ -33,7 +33,7 @@ def known(tmp_path_factory):
 
 
 @pytest.fixture(params=POOLED)
-def clip(request) -> DenseCLIP:
+def clip(request) -> CLIPBackbone:
     """A small model whose parameters are all random, those that start at 0 or 1 too."""
     clip = load_clip(request.param, None)
     with torch.no_grad():
@@ -82,14 +82,14 @@ def test_what_trains_gets_a_gradient_and_nothing_else(clip):
 def test_readouts_that_need_a_last_block_are_refused(clip):
     for kind in ("value", "multi_value", "gated_multi_value"):
         with pytest.raises(InputError, match="MODEL.CLIP.DENSE is"):
-            clip.visual.choose_dense(DenseFeature(kind))
+            clip.visual.configure(TowerOptions(DenseFeature(kind)))
     with pytest.raises(InputError, match="MODEL.CLIP.ATTENTION is sclip"):
-        clip.visual.choose_attention("sclip")
+        clip.visual.configure(TowerOptions(attention="sclip"))
     if not clip.visual.prefix:
         with pytest.raises(InputError, match="CLASS_TOKEN is True"):
-            clip.visual.choose_regions(True)
+            clip.visual.configure(TowerOptions(regions_see_class_token=True))
     with pytest.raises(InputError, match="CLASS_TOKEN is True"):
-        load_clip("ViT-Mini-8", None).visual.choose_regions(True)
+        load_clip("ViT-Mini-8", None).visual.configure(TowerOptions(regions_see_class_token=True))
     assert clip.architecture.kind.readouts == clip.visual.readouts
 
 
@@ -208,7 +208,7 @@ def test_an_image_tower_of_timm_alone_loads_without_texts(clip, tmp_path):
     for tensors in (prefixed, bare):
         torch.save(tensors, tmp_path / "timm.pt")
         loaded = load_clip(clip.name, tmp_path / "timm.pt")
-        torch.testing.assert_close(loaded.visual(pixels()), clip.visual(pixels()), **CLOSE)
+        torch.testing.assert_close(loaded.visual(pixels()), clip.embed_images(pixels()), **CLOSE)
         assert "no text tower" in str(loaded.report)
     with pytest.raises(InputError, match="timm.pt has an image tower alone"):
         loaded.encode_text("a dog")

@@ -12,6 +12,7 @@ from torchvision.ops import roi_align
 
 from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.clip import load_clip, runtime
+from clipself_seg.clip.tower import TowerOptions
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models import CLIPSelf
@@ -123,7 +124,7 @@ def test_a_step_with_compiled_towers_is_the_same_step(monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     plain, compiled = tiny_clipself(), tiny_clipself()
     for tower in (compiled.student, compiled.teacher.visual):
-        tower.compile_blocks()
+        tower.configure(TowerOptions(compiled=True))
     assert compiled.ensembled_clip().visual.compiling
     for count in (2, 3):  # further images and crops are a graph of any number of them
         losses = [model(tiny_samples(count))["loss_clipself"] for model in (compiled, plain)]

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.read import name_problem
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, untrained
-from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.clip.layers import SplitAttention, split_attention
 from clipself_seg.clip.runtime import QUEUES, autocast, chunk_size, constant, on_device
 from clipself_seg.clip.text_bank import ClassTexts, check_lengths, templates_text
@@ -91,7 +91,7 @@ class CATSeg(ModelBase):
     def __init__(
         self,
         *,
-        clip: DenseCLIP,
+        clip: VisionLanguageBackbone,
         aggregator: CostAggregator,
         guidance_blocks: Sequence[int] = (),
         backbone: Backbone | None = None,
@@ -368,7 +368,7 @@ class CATSeg(ModelBase):
         text_TPE = self.texts.embed(names or self.names, self.classes.examples)
         text_TPE = text_TPE if classes is None else text_TPE[classes]
         resized = resize(windows, self.clip_size)
-        features = self.clip.visual.features(resized, self.tower_features)
+        features = self.clip.features(resized, self.tower_features)
         guidance = self._guidance(for_backbone, features)
         return self.aggregator.of_images(features["dense"], guidance, text_TPE)
 
@@ -485,7 +485,7 @@ class CATSeg(ModelBase):
         return hash_tensors(frozen)
 
 
-def _choose_trained(clip: DenseCLIP, finetune: str, trainable_blocks: int) -> None:
+def _choose_trained(clip: VisionLanguageBackbone, finetune: str, trainable_blocks: int) -> None:
     """Freezes all of CLIP but the parameters of `clip_parameters`."""
     if finetune == "attention":
         split_attention(clip)

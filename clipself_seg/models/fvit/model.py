@@ -25,14 +25,12 @@ from torch import Tensor
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.read import Checkpoint, name_problem
 from clipself_seg.checkpoints.zoo import untrained
-from clipself_seg.clip import DenseCLIP, TextBank
-from clipself_seg.clip.backbone import BackboneTower, build_clip, load_state, other_pixels
-from clipself_seg.clip.model import CLIP_MEAN
+from clipself_seg.clip import CLIPBackbone, TextBank, VisionLanguageBackbone
+from clipself_seg.clip.kind import CLIP_MEAN
+from clipself_seg.clip.load import build_clip
 from clipself_seg.clip.runtime import QUEUES, autocast, constant, on_device
 from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.clip.tower import DENSE, train_last_blocks
-from clipself_seg.clip.weights import load_strictly, to_layout
-from clipself_seg.config.keys import CLIP_BACKBONE
 from clipself_seg.config.load import evaluation_precision, precision_from_config
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import (
@@ -109,7 +107,7 @@ class FViT(ModelBase):
     def __init__(
         self,
         *,
-        clip: DenseCLIP,
+        clip: VisionLanguageBackbone,
         backbone: TapResizers,
         neck: FeaturePyramid,
         rpn_head: RPN,
@@ -337,7 +335,7 @@ class FViT(ModelBase):
         """Levels P2 to P6 of normalised images (B, 3, side, side), and unit dense features (B, E, g, g)."""
         names = [*self.taps, DENSE] if dense else self.taps
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.clip_multiplier > 0):
-            maps = self.clip.visual.features(images, names)
+            maps = self.clip.features(images, names)
         levels = self.neck([maps[name] for name in self.taps], self.backbone)
         return levels, F.normalize(maps[DENSE].float(), dim=1) if dense else None
 
@@ -510,7 +508,7 @@ class FViT(ModelBase):
         """Writes all weights under the official names, with both towers of CLIP, atomically."""
         own = on_host(self.state_dict())
         clip = {n.removeprefix(CLIP): t for n, t in own.items() if n.startswith(CLIP)}
-        official = to_layout(clip, self.clip.architecture.kind)
+        official = self.clip.file_tensors(clip)
         state = {f"{BACKBONE}{name}": tensor for name, tensor in official.items()}
         state |= {n: t for n, t in own.items() if not n.startswith(CLIP)}
         state[NAMES] = as_bytes(json.dumps([list(names) for names in self.trained_names]))
@@ -525,7 +523,7 @@ class FViT(ModelBase):
         )
 
 
-def _vit(cfg: CfgNode) -> DenseCLIP:
+def _vit(cfg: CfgNode) -> VisionLanguageBackbone:
     """The CLIP of ``MODEL.CLIP``, whose image tower has to be a ViT that fits ``INPUT.DETECTION.SIDE``.
 
     Raises:
@@ -540,27 +538,22 @@ def _vit(cfg: CfgNode) -> DenseCLIP:
     return clip
 
 
-def _pixels(cfg: CfgNode, clip: DenseCLIP) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of RGB values in 0..255.
+def _pixels(
+    cfg: CfgNode, clip: VisionLanguageBackbone
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of RGB values in 0..255: ``MODEL.FVIT``'s for a CLIP of CLIP's pixels, else its own.
 
-    Raises:
-        InputError: other ones than a tower wants that was not trained with CLIP's, for which ImageNet's are official;
-            names the key and the values that go with the tower.
+    The recipes' are for the former: official F-ViT divides by ImageNet's where CLIP was trained with its own.
     """
-    if cfg.MODEL.CLIP.BACKBONE != CLIP_BACKBONE:
-        mean, std = (tuple(255 * value for value in values) for values in (clip.mean, clip.std))
-        return mean, std
-    pixels = tuple(cfg.MODEL.FVIT.PIXEL_MEAN), tuple(cfg.MODEL.FVIT.PIXEL_STD)
-    if clip.architecture.kind.mean == CLIP_MEAN:
-        return pixels
-    for key, given, wanted in other_pixels(cfg.MODEL.FVIT, clip):
-        raise InputError(
-            f"MODEL.FVIT.{key} is {given}, and {clip.name} was trained with {wanted}: give that"
-        )
-    return pixels
+    if clip.mean == CLIP_MEAN:
+        return tuple(cfg.MODEL.FVIT.PIXEL_MEAN), tuple(cfg.MODEL.FVIT.PIXEL_STD)
+    mean, std = (tuple(255 * value for value in values) for values in (clip.mean, clip.std))
+    return mean, std
 
 
-def _pyramid_parts(cfg: CfgNode, clip: DenseCLIP) -> tuple[TapResizers, FeaturePyramid]:
+def _pyramid_parts(
+    cfg: CfgNode, clip: VisionLanguageBackbone
+) -> tuple[TapResizers, FeaturePyramid]:
     """Builds the resizers of the taps, and the feature pyramid.
 
     Raises:
@@ -642,19 +635,18 @@ def _load_detector(model: FViT, given: Mapping[str, Tensor], source: str) -> Non
 
 def _load_clip(model: FViT, given: Mapping[str, Tensor], source: str) -> None:
     """The tower of the checkpoint, with the text tower that is there if it has none."""
-    if isinstance(model.clip.visual, BackboneTower):
-        return load_state(model.clip, given, source)
     state = dict(given)
-    if not any(name.startswith(("text.", "transformer.", "token_embedding")) for name in state):
+    texts = any(name.startswith(("text.", "transformer.", "token_embedding")) for name in state)
+    if isinstance(model.clip, CLIPBackbone) and not texts:
         if model.clip.report is None:
             raise InputError(
                 f"{source} has no text tower: name the CLIP that it was trained on in MODEL.CLIP.WEIGHTS"
             )
-        own = to_layout(model.clip.state_dict(), model.clip.architecture.kind)
+        own = model.clip.file_tensors(model.clip.state_dict())
         state |= {n: t for n, t in own.items() if not n.startswith("visual.")}
     checkpoint = Checkpoint(Path(source), state, "F-ViT checkpoint")
     device = model.device
-    load_strictly(model.clip, model.clip.architecture, checkpoint)
+    model.clip.load_file(checkpoint)
     model.clip.requires_grad_(False)
     if model.clip_multiplier:
         model.train_tower()

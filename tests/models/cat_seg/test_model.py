@@ -322,9 +322,9 @@ def test_dense_features_of_values_have_no_residual_of_the_class_token(image):
     )
     with torch.no_grad():
         expected = plain.visual.dense(images)
-        torch.testing.assert_close(model.clip.visual.dense(images), expected)
+        torch.testing.assert_close(model.clip.dense(images), expected)
         model.clip.visual.class_residual = True  # of another dense feature
-        torch.testing.assert_close(model.clip.visual.dense(images), expected)
+        torch.testing.assert_close(model.clip.dense(images), expected)
 
 
 def test_an_export_is_read_with_the_dense_feature_that_it_was_trained_on(tmp_path):
@@ -381,7 +381,7 @@ def test_the_guidance_backbone_starts_from_detectron2s_pickles(tmp_path):
     assert read(arrays).patch_embed.proj.bias.eq(1).all()
     with pytest.raises(InputError, match="swin.pkl lacks 1 tensor of .*patch_embed.proj.weight"):
         read({n: a for n, a in arrays.items() if n != "patch_embed.proj.weight"})
-    with pytest.raises(InputError, match="swin.pkl does not fit D2SwinTransformer"):
+    with pytest.raises(InputError, match="swin.pkl does not fit GuidanceSwin"):
         read(arrays | {"patch_embed.proj.bias": np.ones(5, np.float32)})
 
 

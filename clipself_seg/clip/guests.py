@@ -15,7 +15,7 @@ import torch
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
-from clipself_seg.checkpoints.read import Checkpoint, load_tensors, name_problem
+from clipself_seg.checkpoints.read import Checkpoint, fit
 from clipself_seg.clip.backbone import LARGEST_SCALE, VisionLanguageBackbone
 from clipself_seg.clip.text import BATCH
 from clipself_seg.clip.tower import DENSE, FeatureShape, ImageTower, Readouts
@@ -233,10 +233,9 @@ class GuestBackbone(VisionLanguageBackbone, ImageTower):
         return dict(tensors)
 
     def load_file(self, checkpoint: Checkpoint) -> None:
-        source = str(checkpoint.path)
-        if problem := name_problem(self.state_dict(), checkpoint.tensors):
-            raise InputError(f"{source} {problem.what} of {self.name} ({problem.names})")
-        load_tensors(self, checkpoint.tensors, source, self.name)
+        remedy = f"is it a complete checkpoint of the backbone {self.name}?"
+        fitted = fit(checkpoint.tensors, self.state_dict(), str(checkpoint.path), remedy=remedy)
+        self.load_state_dict(fitted)
         self.distilled = checkpoint.dense
 
     def _optional(self, member: str) -> Callable[..., object]:

@@ -323,7 +323,7 @@ def test_a_subclass_is_read_through_what_it_overrides(register):
     assert (
         changed.text_key is None and plain.text_key
     )  # texts by code of its own are not kept on disk
-    student = build_model(mini("patches", backbone="Changed"))._learner[0]
+    student = build_model(mini("patches", backbone="Changed")).learner
     assert torch.equal(student.dense(images), changed.dense(images))
 
 

@@ -170,6 +170,11 @@ class CLIPSelf(ModelBase):
         return "regions"
 
     @property
+    def learner(self) -> VisionLanguageBackbone:
+        """The CLIP whose image tower is the student."""
+        return self._learner[0]
+
+    @property
     def image_size(self) -> int:
         """S0, side in pixels of the teacher's crops."""
         return self.teacher.image_size
@@ -232,7 +237,7 @@ class CLIPSelf(ModelBase):
         step = Step(
             samples=samples,
             images=self.teacher.preprocess(torch.stack(on_device(samples, "image", self.device))),
-            student=self._learner[0],
+            student=self.learner,
             teacher=self.teacher,
             precision=self.precision,
             average=self.loss_average,

@@ -141,8 +141,8 @@ ODD = {  # tensor -> what it becomes (None: missing), and what the error says of
     "NaN": ("ln_final.bias", torch.full((64,), float("nan")), "NaN or infinite"),
     "infinite": ("logit_scale", torch.tensor(float("inf")), "NaN or infinite"),
     "integers": ("ln_final.bias", torch.ones(64, dtype=torch.int8), "as int8, not floating point"),
-    "missing": ("visual.ln_post.bias", None, "lacks 1 tensor "),
-    "extra": ("visual.extra", torch.ones(1), "has 1 unexpected tensor "),
+    "missing": ("visual.ln_post.bias", None, "lacks 1 tensor"),
+    "extra": ("visual.extra", torch.ones(1), "has 1 unexpected tensor: "),
     "too large": ("logit_scale", torch.tensor(1e300, dtype=torch.float64), "NaN or infinite"),
 }
 

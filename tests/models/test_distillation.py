@@ -101,7 +101,7 @@ def step_of(model, samples):
     return Step(
         samples=samples,
         images=model.teacher.preprocess(torch.stack([s["image"] for s in samples])),
-        student=model.student,
+        student=model.learner,
         teacher=model.teacher,
         precision=None,
         average="regions",

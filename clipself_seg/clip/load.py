@@ -18,7 +18,7 @@ from clipself_seg.clip.guests import GuestBackbone
 from clipself_seg.clip.model import CLIPBackbone, find_clip
 from clipself_seg.clip.tower import KEYS, QUERIES, TowerOptions
 from clipself_seg.config.keys import default_config
-from clipself_seg.config.reads import backbone_reads
+from clipself_seg.config.schema import backbone_reads
 from clipself_seg.config.weights import refuse_addresses
 from clipself_seg.errors import InputError, nearest
 

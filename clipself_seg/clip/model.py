@@ -54,7 +54,7 @@ from clipself_seg.clip.weights import (
     load_strictly,
     to_layout,
 )
-from clipself_seg.config.keys import OF_CLIP_BACKBONE
+from clipself_seg.config.keys import KEYS
 from clipself_seg.config.weights import refuse_addresses
 from clipself_seg.data.images import fit_size, letterbox_image
 from clipself_seg.errors import InputError, nearest
@@ -79,7 +79,7 @@ class CLIPBackbone(VisionLanguageBackbone):
         report: report of `load_clip`, None for random weights.
     """
 
-    reads = ("MODEL.CLIP.", *OF_CLIP_BACKBONE)
+    reads = tuple(name for name, key in KEYS.items() if key.clip_backbone)
 
     @configurable
     def __init__(

@@ -40,6 +40,8 @@ class Checkpoint:
         mean, std: RGB normalisation of pixels in [0, 1] where the file records it, else None.
         dense: dense feature that the weights were distilled for, "token" where the file says nothing.
         variant: build of the model that the weights are of, where the file names one, else "".
+        model: name of the model, of open_clip's or of an entry of BACKBONE_REGISTRY, where the file names one, else "".
+        start: of an entry, the weights that it was built with before those of the file were loaded, else "".
     """
 
     path: Path
@@ -50,6 +52,8 @@ class Checkpoint:
     std: tuple[float, ...] | None = None
     dense: DenseFeature = DenseFeature()
     variant: str = ""
+    model: str = ""
+    start: str = ""
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -108,6 +112,8 @@ def _with_metadata(checkpoint: Checkpoint, stored: Mapping[str, object]) -> Chec
         std=_pixel_numbers(stored, "pixel_std", path),
         dense=stated_feature(stored, path),
         variant=variant,
+        model=str(stored.get("name", "")),
+        start=str(stored.get("start", "")),
     )
 
 

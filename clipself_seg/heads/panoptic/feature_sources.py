@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.clip.runtime import constant
 from clipself_seg.clip.tower import DENSE, KEYS, QUERIES
 from clipself_seg.errors import InputError
@@ -75,12 +75,12 @@ class Canvas:
         return pad_image(image.float()[None] / 255, sides, self.padding, mean)
 
 
-def cell_side(clip: DenseCLIP) -> int:
+def cell_side(clip: VisionLanguageBackbone) -> int:
     """Side in pixels of a cell of a canvas: the smallest power of two that holds a patch."""
     return 1 << (clip.patch_size - 1).bit_length()
 
 
-def on_grid(clip: DenseCLIP, pixels: Tensor) -> Tensor:
+def on_grid(clip: VisionLanguageBackbone, pixels: Tensor) -> Tensor:
     """Pixels (B, 3, H, W) so that a cell of `cell_side` is a patch: 16 pixels become 14; others stay as they are.
 
     Args:
@@ -115,22 +115,22 @@ class FeatureSource(nn.Module):
     branch_map = ""
     taps: tuple[str, ...] = ()
 
-    def __init__(self, clip: DenseCLIP) -> None:
+    def __init__(self, clip: VisionLanguageBackbone) -> None:
         super().__init__()
         self._clip = (clip,)  # a tuple, so that CLIP is not registered as a submodule
 
     @property
-    def clip(self) -> DenseCLIP:
+    def clip(self) -> VisionLanguageBackbone:
         """CLIP, whose parameters are not those of the source."""
         return self._clip[0]
 
     @torch.no_grad()
     def _read(self, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         """Features by name of one pass of CLIP over images (B, 3, H, W) in [0, 1], a cell to `cell_side` pixels."""
-        return self.clip.visual.features(on_grid(self.clip, self.clip.normalise(images)), names)
+        return self.clip.features(on_grid(self.clip, self.clip.normalise(images)), names)
 
 
-def _require_vit(clip: DenseCLIP, source: str) -> None:
+def _require_vit(clip: VisionLanguageBackbone, source: str) -> None:
     if not clip.visual.plain:
         raise InputError(
             f"MODEL.MASK_GENERATOR.SOURCE {source} needs a ViT, whose blocks have one grid, and {clip.name} is none"
@@ -146,7 +146,7 @@ class CLIPStages(FeatureSource):
     source = "clip"
     branch_map = "s5"
 
-    def __init__(self, clip: DenseCLIP) -> None:
+    def __init__(self, clip: VisionLanguageBackbone) -> None:
         """
         Args:
             clip: frozen CLIP with a ConvNeXt or a ResNet.
@@ -192,7 +192,9 @@ class CLIPTaps(FeatureSource):
 
     source = "blocks"
 
-    def __init__(self, clip: DenseCLIP, *, taps: Sequence[str] = (), named: bool = False) -> None:
+    def __init__(
+        self, clip: VisionLanguageBackbone, *, taps: Sequence[str] = (), named: bool = False
+    ) -> None:
         """
         Args:
             clip: frozen CLIP with a ViT.
@@ -242,7 +244,9 @@ class CLIPPyramid(FeatureSource):
 
     source = "pyramid"
 
-    def __init__(self, clip: DenseCLIP, *, blocks: Sequence[int] = (), channels: int = 256) -> None:
+    def __init__(
+        self, clip: VisionLanguageBackbone, *, blocks: Sequence[int] = (), channels: int = 256
+    ) -> None:
         """
         Args:
             clip: frozen CLIP with a ViT.

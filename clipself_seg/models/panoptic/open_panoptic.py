@@ -17,7 +17,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
-from clipself_seg.clip import DenseCLIP, TextBank
+from clipself_seg.clip import TextBank, VisionLanguageBackbone
 from clipself_seg.clip.runtime import autocast, on_device
 from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.data.annotations import Record
@@ -56,7 +56,7 @@ class OpenPanoptic(ModelBase):
     def __init__(
         self,
         *,
-        clip: DenseCLIP,
+        clip: VisionLanguageBackbone,
         masks: MaskSource,
         branch: ClipBranch,
         branch_bank: TextBank,
@@ -85,7 +85,7 @@ class OpenPanoptic(ModelBase):
         for name, part in masks.parts().items():
             self.add_module(name, part)
         self.branch_bank = branch_bank
-        self.branch_bank.mixed.read = self._read_regions
+        self.branch_bank.read = self._read_regions
         self.fusion = fusion
         self.settings = settings
         self.test_precision = test_precision

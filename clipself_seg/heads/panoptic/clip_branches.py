@@ -25,7 +25,7 @@ from clipself_seg.heads.text_scores import class_logits
 
 MASKS_AT_ONCE = 16  # masks whose logits are in memory at CLIP's full input size, on a CPU
 CELLS = 64  # cells a side in CLIPSelf's evaluation of masks
-Readout = Callable[[Tensor, Sequence[Tensor]], Tensor]
+Readout = Callable[[Tensor, list[Tensor]], Tensor]
 
 
 def visible_cells(

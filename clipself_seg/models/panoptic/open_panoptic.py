@@ -17,6 +17,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
+from clipself_seg.checkpoints.zoo import untrained
 from clipself_seg.clip import TextBank, VisionLanguageBackbone
 from clipself_seg.clip.runtime import autocast, on_device
 from clipself_seg.clip.text_bank import check_lengths, templates_text
@@ -104,7 +105,13 @@ class OpenPanoptic(ModelBase):
     @classmethod
     def require_trained(cls, cfg: CfgNode) -> None:
         """Refuses a random mask generator, which is evaluated as slowly as a trained one."""
-        mask_source(cfg).require_trained(cfg)
+        if mask_source(cfg).generates and not cfg.MODEL.WEIGHTS:
+            raise untrained(
+                "mask generator",
+                folder="panoptic/",
+                shipped="mini-open-panoptic",
+                clip=cfg.MODEL.CLIP.NAME,
+            )
 
     @property
     def exponents(self) -> tuple[float, float]:
@@ -337,9 +344,12 @@ class OpenPanoptic(ModelBase):
             size += "; of semantic labels alone scores are resized, not masks"
         if self.flip:
             size += f"; of CLIP's scores {MIRRORED}"
+        templates = f"{templates_text(self.branch_bank.templates)} for CLIP"
+        for bank in self.masks.banks:
+            templates += f", {templates_text(bank.templates)} for the generator"
         return Reading(
             BEST_OF_NAMES,
-            f"{templates_text(self.branch_bank.templates)} for CLIP{self.masks.templates_text()}",
+            templates,
             background=self.masks.void_text(self.fusion.void_discount),
             features=self.branch.features_text(same_pass=bool(self.masks.branch_map)),
             scale=f"{self.branch.clip.similarity_scale.item():.4g}",

@@ -149,7 +149,8 @@ def read(model: OpenPanoptic, tensors: Mapping[str, Tensor], source: str) -> Non
         )
     if own_exponents := {n: exponents[n] for n in model.fusion.of_weights if n in exponents}:
         logger.info("exponents of the fusion that the checkpoint carries: %s", own_exponents)
-        model.fusion = dataclasses.replace(model.fusion, **own_exponents)
+        alpha, beta = (own_exponents.get(name, getattr(model.fusion, name)) for name in exponents)
+        model.fusion = dataclasses.replace(model.fusion, alpha=alpha, beta=beta)
 
 
 def trained_state(model: OpenPanoptic) -> dict[str, Tensor]:

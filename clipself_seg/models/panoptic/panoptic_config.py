@@ -295,7 +295,7 @@ def build_generator(
     )
     if chosen.VARIANT == "label":
         with torch.no_grad():
-            generator.category_head.null_embed.copy_(clip.embed_texts([""]))
+            generator.get_parameter("category_head.null_embed").copy_(clip.embed_texts([""]))
     return generator
 
 

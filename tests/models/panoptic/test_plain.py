@@ -201,10 +201,8 @@ def test_an_exported_model_is_the_same_after_loading(tmp_path, caplog):
     ("opts", "words"),
     [
         (("MODEL.MASK_GENERATOR.KIND", "plain"), "SOURCE must be blocks for the kind plain"),
-        (("MODEL.MASK_GENERATOR.SOURCE", "blocks"), "SOURCE must be blocks for the kind plain"),
         ((*PLAIN, "MODEL.MASK_GENERATOR.VARIANT", "label"), "VARIANT must be fcclip"),
         (("MODEL.MASK_FORMER.DIM_FEEDFORWARD", "0"), "must be greater than 0, or 0 for the kind"),
-        ((*PLAIN, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "0"), "must be at least 1, got 0"),
         ((*PLAIN, "MODEL.MASK_FORMER.HIDDEN_DIM", "32"), "reads it with .*KIND mask2former alone"),
         (("MODEL.PLAIN_DECODER.MASKED_ATTENTION", "True"), "reads it with .*KIND plain alone"),
         ((*PLAIN, "MODEL.PLAIN_DECODER.TAPS", "(1, 2)"), "must be names of features"),

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clipself_seg.checkpoints.bounds import check_tensor, open_safetensors, refusing
 from clipself_seg.checkpoints.dense_feature import DenseFeature, stated_feature
 from clipself_seg.checkpoints.locate import no_checkpoint
 from clipself_seg.checkpoints.pickles import read_torch
-from clipself_seg.errors import InputError, last_line, shown
+from clipself_seg.errors import InputError, shown
 
 WRAPPERS = ("model", "module", "state_dict")  # in the order in which the official loaders look
 STORED_METADATA = "facts"  # key of the JSON that `save_clip` puts into a safetensors file
@@ -281,17 +281,3 @@ def is_finite(tensor: Tensor) -> bool:
 def nearly_equal(tensor: Tensor, other: Tensor) -> bool:
     """Whether two tensors are equal but for the rounding of half precision; most are equal, which takes less to see."""
     return torch.equal(tensor, other) or torch.allclose(tensor, other, atol=2e-3, rtol=2e-3)
-
-
-def load_tensors(
-    module: nn.Module, tensors: Mapping[str, Tensor], origin: str, whose: str = "the model"
-) -> list[str]:
-    """Loads tensors into a module, and returns the names of those that it has and they lack.
-
-    Raises:
-        InputError: one has another shape; names the origin.
-    """
-    try:
-        return list(module.load_state_dict(tensors, strict=False).missing_keys)
-    except RuntimeError as error:  # of torch, several lines long
-        raise InputError(f"{origin} does not fit {whose}: {last_line(error)}") from None

@@ -139,6 +139,11 @@ class GuestBackbone(VisionLanguageBackbone, ImageTower):
         return max(shape.channels for shape in self.shapes.values())
 
     @property
+    def pooled_map(self) -> str:
+        """``dense``, whose cells alone are comparable with texts."""
+        return DENSE
+
+    @property
     def heads(self) -> int:
         """Number of heads of its attention."""
         return int(getattr(self.backbone, "heads", max(1, self.width // 64)))

@@ -533,6 +533,8 @@ class CLIPStages(FeatureSource):
                 f"{clip.name}: take such a CLIP, or SOURCE pyramid for a ViT"
             )
         self.channels = {name: stage.channels for name, stage in zip(STRIDES, stages)}
+        if clip.visual.pooled_map == DENSE:
+            self.branch_map = ""  # the last stage is no map that its masks are named by
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Maps s2, s3, s4, s5 (B, channels, H / stride, W / stride) of RGB images.

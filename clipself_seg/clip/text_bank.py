@@ -141,13 +141,13 @@ class Texts:
         """
         state = weights_state(self.clip.text_weights if module is None else module)
         key = state, self.clip.device, TEMPLATES[self.templates], asked
-        found = self._memory.pop(key, None)
-        if found is None:
-            found = compute()
-        self._memory[key] = found
+        text = self._memory.pop(key, None)
+        if text is None:
+            text = compute()
+        self._memory[key] = text
         for oldest in list(self._memory)[:-KEPT]:
             self._memory.pop(oldest, None)
-        return found
+        return text
 
     def with_examples(
         self,

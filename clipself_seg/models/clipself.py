@@ -30,6 +30,7 @@ from clipself_seg.clip.tower import (
     train_last_blocks,
 )
 from clipself_seg.config.load import evaluation_precision, precision_from_config
+from clipself_seg.config.relations import require_valid
 from clipself_seg.data.mappers.regions import WholeImageMapper
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, Words
@@ -92,8 +93,7 @@ class CLIPSelf(ModelBase):
             templates: prompts around a class name, a name in `text_bank.TEMPLATES`.
         """
         super().__init__()
-        if trainable_blocks == 0:
-            raise InputError("MODEL.CLIP.TRAINABLE_BLOCKS 0 trains nothing; -1 trains every block")
+        assert trainable_blocks != 0, "trains nothing"
         self.teacher = clip.eval().requires_grad_(False)
         self.student: ImageTower = copy.deepcopy(clip.visual) if student is None else student
         self.objective: Objective = CropDistillation() if objective is None else objective
@@ -119,6 +119,7 @@ class CLIPSelf(ModelBase):
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
         """Reads ``MODEL.CLIP``, ``MODEL.CLIPSELF``, ``INPUT.REGIONS``, ``TEST.{REGIONS,
         PRECISION}`` and ``SOLVER``."""
+        require_valid(cfg, "CLIPSelf")
         clip = build_clip(cfg)
         clip.check_side(cfg.INPUT.REGIONS.STUDENT_SIZE)
         start = cfg.MODEL.CLIPSELF.STUDENT_WEIGHTS

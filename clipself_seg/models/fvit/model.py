@@ -33,6 +33,7 @@ from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.clip.tower import DENSE, train_last_blocks
 from clipself_seg.clip.weights import load_strictly, to_layout
 from clipself_seg.config.load import evaluation_precision, precision_from_config
+from clipself_seg.config.relations import require_valid
 from clipself_seg.config.schema import CLIP_BACKBONE
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import (
@@ -166,16 +167,12 @@ class FViT(ModelBase):
         Raises:
             InputError: the tower is no ViT, or values do not fit each other.
         """
+        require_valid(cfg, "FViT")
         clip = _vit(cfg)
         keys = cfg.MODEL.FVIT
         backbone, neck = _pyramid_parts(cfg, clip)
         strides = [clip.patch_size * factor for factor in RELATIVE_STRIDES]
         clip_multiplier = cfg.SOLVER.CLIP_MULTIPLIER if keys.TRAIN_CLIP else 0.0
-        if cfg.MODEL.CLIP.LOW_RANK and not clip_multiplier:
-            raise InputError(
-                f"MODEL.CLIP.LOW_RANK is {cfg.MODEL.CLIP.LOW_RANK}, and the image tower is frozen: set it to 0, or "
-                "MODEL.FVIT.TRAIN_CLIP to True and SOLVER.CLIP_MULTIPLIER above 0"
-            )
         return {
             "clip": clip,
             "backbone": backbone,
@@ -529,14 +526,12 @@ def _vit(cfg: CfgNode) -> DenseCLIP:
     """The CLIP of ``MODEL.CLIP``, whose image tower has to be a ViT that fits ``INPUT.DETECTION.SIDE``.
 
     Raises:
-        InputError: it is none, its patch does not divide the side, or ``MODEL.FVIT.BLOCKS`` are not four.
+        InputError: it is none, or its patch does not divide the side.
     """
-    clip, side, blocks = build_clip(cfg), cfg.INPUT.DETECTION.SIDE, cfg.MODEL.FVIT.BLOCKS
+    clip = build_clip(cfg)
     if not clip.visual.plain:
         raise InputError(f"F-ViT needs a ViT, whose blocks have one grid, and {clip.name} is none")
-    if len(blocks) != 4:
-        raise InputError(f"MODEL.FVIT.BLOCKS is {tuple(blocks)}: give four blocks")
-    clip.check_side(side, "INPUT.DETECTION.SIDE")
+    clip.check_side(cfg.INPUT.DETECTION.SIDE, "INPUT.DETECTION.SIDE")
     return clip
 
 

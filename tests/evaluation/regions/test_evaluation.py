@@ -26,7 +26,7 @@ def datasets(tmp_path, monkeypatch):
 
 
 def evaluation(sizes, folder):
-    how = {"read": READ, "mask_resize": "reference", "workers": 0, "output_dir": folder}
+    how = {"read": READ, "workers": 0, "output_dir": folder}
     return RegionEvaluation(datasets=[NAME], sizes=sizes, **how)
 
 

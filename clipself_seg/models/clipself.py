@@ -109,7 +109,9 @@ class CLIPSelf(RegionReader):
             raise InputError("MODEL.CLIP.TRAINABLE_BLOCKS 0 trains nothing; -1 trains every block")
         self.teacher = clip
         self.student: ImageTower = copy.deepcopy(clip.visual) if student is None else student
-        self.objective: Objective = WeightedTerms({"CROPS": 1.0}) if objective is None else objective
+        self.objective: Objective = (
+            WeightedTerms({"CROPS": 1.0}) if objective is None else objective
+        )
         features = [name for name in self.objective.reads if name != IMAGE] or [DENSE]
         attention = IMAGE in self.objective.reads
         self._check_reads(features)

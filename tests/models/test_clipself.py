@@ -102,7 +102,9 @@ def test_evaluation_reads_with_the_mixed_weights_and_training_goes_on_with_the_s
     mixed = model.ensembled_clip()
     images = mixed.preprocess(samples[0]["image"][None])
     with torch.no_grad():
-        expected = mixed.encode_boxes(images, [samples[0]["boxes"]]) @ model.bank.embed(model.names).T
+        expected = (
+            mixed.encode_boxes(images, [samples[0]["boxes"]]) @ model.bank.embed(model.names).T
+        )
     torch.testing.assert_close(scores["boxes"], expected)
     model.train()
     assert not changed(before, model.student.state_dict())

@@ -255,7 +255,9 @@ class FViT(ModelBase):
     def features(self, images: Tensor, dense: bool) -> tuple[list[Tensor], Tensor | None]:
         """Levels P2 to P6 of normalised images (B, 3, side, side), and unit dense features (B, E, g, g)."""
         names = [*self.taps, DENSE] if dense else self.taps
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.training_settings.clip_multiplier > 0):
+        with torch.set_grad_enabled(
+            torch.is_grad_enabled() and self.training_settings.clip_multiplier > 0
+        ):
             maps = self.clip.visual.features(images, names)
         levels = self.neck([maps[name] for name in self.taps], self.backbone)
         return levels, F.normalize(maps[DENSE].float(), dim=1) if dense else None
@@ -337,9 +339,7 @@ class FViT(ModelBase):
         draws = [sample.get("draw", 0) for sample in samples]
         return [Objects(*of_image) for of_image in zip(boxes, labels, masks, draws)]
 
-    def _detect(
-        self, samples: Sequence[Sample], classes: Classes
-    ) -> list[dict[str, Instances]]:
+    def _detect(self, samples: Sequence[Sample], classes: Classes) -> list[dict[str, Instances]]:
         with autocast(self.device, self.test_precision):
             levels, dense = self.features(self.preprocess(samples), dense=True)
             logits, deltas = self.rpn_head(levels)

@@ -92,9 +92,7 @@ def parts_from_config(cfg: CfgNode) -> dict[str, object]:
         "clip": clip,
         "backbone": TapResizers(width),
         "neck": PYRAMIDS[keys.PYRAMID](width, keys.CHANNELS),
-        "rpn_head": RPN(
-            strides, rule, channels=keys.CHANNELS, norm=keys.RPN_NORM, seed=cfg.SEED
-        ),
+        "rpn_head": RPN(strides, rule, channels=keys.CHANNELS, norm=keys.RPN_NORM, seed=cfg.SEED),
         "roi_head": _roi_heads(cfg, strides, clip.embed_dim),
         "inputs": InputSettings(tuple(keys.BLOCKS), side, *_pixels(cfg, clip)),
         "training": TrainingSettings(

@@ -140,10 +140,11 @@ class RPN(nn.Module):
         """Anchors of each level, on the device of the levels; made once for all images of one size."""
         sizes = tuple((level.shape[2], level.shape[3]) for level in levels)
         made_for = (sizes, levels[0].device)
-        if self._anchors[0] != made_for:
+        kept = self._anchors
+        if kept[0] != made_for:
             anchors = [a.to(levels[0].device) for a in make_anchors(sizes, self.strides)]
-            self._anchors = (made_for, anchors)
-        return self._anchors[1]
+            kept = self._anchors = (made_for, anchors)
+        return kept[1]
 
 
 def make_anchors(sizes: Sequence[tuple[int, int]], strides: Sequence[float]) -> list[Tensor]:

@@ -126,7 +126,7 @@ class SwinBlock(nn.Module):
         self.register_buffer("mask", mask, persistent=False)
 
     def guidance_contribution(self, guidance_VNG: Tensor) -> Tensor:
-        """What the normed guidance adds to query, key and value, (V, W, M, 3 C)."""
+        """Contribution (V, W, M, 3 C) of the normed guidance to query, key and value."""
         return self.attn.of_guidance(guidance_VNG[:, self.order]).unflatten(1, self.windows)
 
     def forward(self, x_TNC: Tensor, contribution_VWM3C: Tensor) -> Tensor:
@@ -174,7 +174,7 @@ class SpatialAggregation(nn.Module):
         self.guidance_norm = nn.LayerNorm(guidance_width)
 
     def guidance_contributions(self, guidance_VNG: Tensor) -> tuple[Tensor, Tensor]:
-        """What the guidance of each view adds in both blocks, the same for every class."""
+        """Contributions of the guidance of each view in both blocks, the same for every class."""
         normed = self.guidance_norm(guidance_VNG)
         return self.block_1.guidance_contribution(normed), self.block_2.guidance_contribution(
             normed

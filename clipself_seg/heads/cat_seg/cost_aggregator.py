@@ -83,7 +83,7 @@ class UpBlock(nn.Module):
         self.conv = DoubleConv(channels=channels, out_channels=out_channels)
 
     def guidance_contribution(self, guidance_VG2h2w: Tensor) -> Tensor:
-        """What guidance and bias add to the output of the first convolution, (V, D, 2 h, 2 w)."""
+        """Contribution (V, D, 2 h, 2 w) of guidance and bias to the output of the first convolution."""
         assert self.up.bias is not None
         # The bias of the transposed convolution is a constant map in front of the first convolution,
         # so its contribution differs at the border alone, where zeros are padded.
@@ -221,7 +221,7 @@ class ClassLogits(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """How many classes are processed at a time.
+    """Groups of classes that are processed together.
 
     Attributes:
         size: classes that pass together; 0 is all.

@@ -66,7 +66,7 @@ class ConvNorm(nn.Module):
         return (weight, bias) if self.bn is None else fold_norm(self.bn, weight, bias)
 
     def finish(self, maps: Tensor) -> Tensor:
-        """What is left after a convolution with `folded` weights: norm of a training step, ReLU.
+        """Applies the rest after a convolution with `folded` weights: norm of a training step, ReLU.
 
         The maps are overwritten.
         """

@@ -127,7 +127,7 @@ class RPN(nn.Module):
         return {"loss_rpn_cls": classification.sum(), "loss_rpn_bbox": regression.sum()}
 
     def targets(self, objects: Sequence[Objects], anchors: Tensor) -> list[RPNTargets]:
-        """Which anchors (n, 4) of each image the losses see, and the boxes that they should become."""
+        """Anchors of each image that the losses see, out of anchors (n, 4), and the boxes that they should become."""
         assigned = [match_boxes(of_image.boxes, anchors, RPN_RULE) for of_image in objects]
         generators = [generator_of(self.seed, of_image.draw, "anchors") for of_image in objects]
         sampled = sample_boxes(assigned, RPN_SAMPLING, generators)

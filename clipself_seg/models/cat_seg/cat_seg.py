@@ -199,7 +199,7 @@ class CATSeg(ModelBase):
         return Classes(names, seen=seen, examples=examples_of(words))
 
     def reading(self) -> Reading:
-        """How it reads names and images, for the protocol of its numbers."""
+        """Describes the way from names and images to scores, for the protocol of the numbers."""
         layout = self.layout
         windows = f"{layout.size} px, stride {layout.stride} px, of a canvas of {layout.canvas} px, and the whole image"
         return Reading(

@@ -390,7 +390,7 @@ def category_indices(
         content: content of the file, see `read_coco_json`.
         vocabulary: classes of the data set.
         path: path of the file, for the error.
-        by_order: whether the classes are the categories of the file by ascending id, because the
+        by_order: the classes are the categories of the file by ascending id, because the
             vocabulary does not have their ids. Names are then compared, up to blanks around them and
             around "/".
 
@@ -520,7 +520,7 @@ def instance_records(
         path: path of the file, for errors.
         image_root: folder to which file names are relative.
         index_of: index in the vocabulary by category id.
-        masks: whether objects have a "segmentation"; None for those that have one in the file.
+        masks: objects have a "segmentation"; None for those that have one in the file.
         min_side: smallest side in pixels of an image that is not left out.
         by_url: see `listed_records`.
 

@@ -440,7 +440,7 @@ class FileFinding(NamedTuple):
     Attributes:
         problem: message of the error; "" if the files are in order.
         file: the file that it is about, by its entry in a record; "" if the files are in order.
-        blank: whether no pixel has a label.
+        blank: no pixel has a label.
         image_id: id of the image.
     """
 
@@ -535,7 +535,7 @@ def check_data(names: Sequence[str]) -> list[str]:
 
 
 def _values_of(records: Sequence[Record], metadata: Any) -> Iterator[str]:
-    """What is to be said of the values of label maps: those without a name, and names without a pixel."""
+    """Sentences about the values of label maps: those without a name, and names without a pixel."""
     pixels = Counter[int]()
     for record in records:
         values, counts = np.unique(read_indices(record["sem_seg_file_name"]), return_counts=True)

@@ -442,7 +442,7 @@ def pair_files(name: str, entry: SemSegSet) -> list[Record]:
 
 
 def _values_of(entry: SemSegSet) -> Record:
-    """What a record says of the values of its label map, where they are not labels."""
+    """The entry of a record about the values of its label map, where they are not labels."""
     return {} if entry.label_values is None else {"label_values": entry.label_values}
 
 
@@ -522,7 +522,7 @@ def detection_records(
         name: name of the data set.
         training: leave out images with a side below `TRAINING_MIN_SIDE`, and those without an annotation
             of a class; one that has only crowds stays, and has no objects.
-        masks: whether objects have a "segmentation"; None for those that have one in the file.
+        masks: objects have a "segmentation"; None for those that have one in the file.
 
     Returns:
         Records as of `annotations.instance_records`.
@@ -562,7 +562,7 @@ def detection_records(
 
 
 def is_of_whole_images(name: str) -> bool:
-    """Whether a data set is of whole images, as its evaluator_type in Detectron2's catalogue says."""
+    """True for a data set of whole images, as its evaluator_type in Detectron2's catalogue says."""
     return MetadataCatalog.get(name).get("evaluator_type") == ImageSet.evaluator
 
 

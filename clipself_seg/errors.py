@@ -55,7 +55,7 @@ class MissingFiles(InputError):
 
 
 def not_installed(module: str | None) -> str:
-    """Sentence for where one of `PINNED` is missing, by the name of what was imported."""
+    """The message where one of `PINNED` is missing, by the name of the module that was imported."""
     package = (module or "").partition(".")[0]
     return f"{package} is not installed, and this needs it: clipself-seg install-detectron2"
 
@@ -95,7 +95,7 @@ def last_line(error: BaseException) -> str:
 
 
 def ended_by(status: int) -> str:
-    """The cause that ended a process that could not say it itself.
+    """The end of a process that could not report it itself, as the rest of a sentence.
 
     Args:
         status: its exit status, the negative number of a signal.

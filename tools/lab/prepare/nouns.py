@@ -88,7 +88,7 @@ def nltk_tagger() -> Tagger:
 def tagged_captions(
     read: Callable[[str, Tagger], list[str]], captions: Sequence[str], processes: int, label: str
 ) -> list[list[str]]:
-    """What a function reads in each caption with `nltk_tagger`, in order, with a progress bar.
+    """The results of a function of each caption, tagged by `nltk_tagger`, in order, with a progress bar.
 
     Args:
         read: function of a module, such as `noun_phrases`.
@@ -183,7 +183,7 @@ def head_nouns(caption: str, tagger: Tagger) -> list[str]:
 
 
 def single_phrases(phrases: Sequence[str]) -> list[str]:
-    """Those of a caption's noun phrases that are not others joined by prepositions ("dog", not "dog on grass").
+    """The noun phrases of a caption that are not others joined by prepositions ("dog", not "dog on grass").
 
     Args:
         phrases: as `noun_phrases` makes them, which has every part of a joined phrase too.
@@ -216,7 +216,7 @@ def frequent_nouns(captions: Iterable[Sequence[str]], top: int) -> list[str]:
 
 
 def singulars(noun: str) -> list[str]:
-    """What a noun may be the plural of; of several words the last one changes."""
+    """The nouns whose plural a noun may be; of several words the last one changes."""
     return [
         noun.removesuffix(plural) + single
         for plural, single in PLURALS

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
-from clipself_seg.errors import InputError, after_interrupt, nearest, report_input_errors, shown
+from clipself_seg.errors import InputError, after_interrupt, known, report_input_errors, shown
 from clipself_seg.imports import HELP, OPTION, take_imports
 
 if TYPE_CHECKING:
@@ -81,9 +81,8 @@ class CommandLine(argparse.ArgumentParser):
             return args
         for word in left:
             if word.startswith("-"):
-                name = word.partition("=")[0]
-                known = [name for option in self.options for name in option.action.option_strings]
-                raise InputError(f"no option {name}; {nearest(name, known)} ({self.prog} --help)")
+                names = [name for option in self.options for name in option.action.option_strings]
+                known(word.partition("=")[0], names, "option", hint=f" ({self.prog} --help)")
         typed, values = "", []
         for word in words[: words.index(left[0])]:
             if word.startswith("-"):
@@ -235,10 +234,11 @@ def refuse_early(args: argparse.Namespace, typed: Sequence[str]) -> None:
         from clipself_seg.data.vocabulary import read_words
 
         read_words(words)
-    from clipself_seg.checkpoints.locate import WEIGHTS, refuse_lost
+    from clipself_seg.checkpoints.locate import refuse_lost
 
     pairs = dict(zip(typed, typed[1:]))  # of a key that is typed twice the last value counts
-    for given in (weights, *map(pairs.get, WEIGHTS)):
+    files = [given for key, given in pairs.items() if key.endswith(("WEIGHTS", "VISUAL_INIT"))]
+    for given in (weights, *files):
         refuse_lost(given if isinstance(given, str) else "")
 
 

@@ -83,7 +83,8 @@ class CommandLine(argparse.ArgumentParser):
             if word.startswith("-"):
                 names = [name for option in self.options for name in option.action.option_strings]
                 known(word.partition("=")[0], names, "option", hint=f" ({self.prog} --help)")
-        typed, values = "", []
+        typed = ""
+        values: list[str] = []
         for word in words[: words.index(left[0])]:
             if word.startswith("-"):
                 typed, values = word, []

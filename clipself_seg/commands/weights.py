@@ -17,7 +17,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from clipself_seg.commands.options import command, task
+from clipself_seg.commands.options import CommandLine, command, task
 from clipself_seg.errors import InputError, known
 
 ACTIONS = ("list", "get", "check")
@@ -26,7 +26,7 @@ PART = "part of a model"
 WIDTH = 60  # of a cell
 
 
-def _options(parser: argparse.ArgumentParser) -> None:
+def _options(parser: CommandLine) -> None:
     parser.add_argument("action", nargs="?", default="list", choices=ACTIONS, help="action (list)")
     names = "names to get, or the folder to check (the one that get fills)"
     parser.add_argument("names", nargs="*", metavar="NAME", help=names)

@@ -12,7 +12,7 @@ LISTED = [
     ("predict", "semantic", "--background", "--stuff"),
     ("predict", "panoptic", "--masks", "--background"),
     ("predict", "detection", "--score-threshold", "--every"),
-    ("explore", "", "--panoptic-model", "--config-file"),
+    ("explore", "", "--panoptic-model", "--help-all"),
     ("serve", "", "--port", "--max-words"),
     ("dense-maps", "", "--clusters", "--help-all"),
     ("export", "", "--clip-name", "--opts"),

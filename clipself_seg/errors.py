@@ -9,7 +9,7 @@ import importlib
 import reprlib
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, ParamSpec
 
 P = ParamSpec("P")
@@ -153,6 +153,24 @@ def check_keys(content: Iterable[object], choices: Iterable[str], origin: object
     choices = list(choices)
     for key in content:
         known(key, choices, "key", origin=origin)
+
+
+def require_unique(values: Iterable[Hashable], what: str, origin: object) -> None:
+    """Refuses a value of a file that is there twice.
+
+    Args:
+        values: the values, in the order of the file.
+        what: what they are, such as "category id".
+        origin: the file, or the part of it.
+
+    Raises:
+        InputError: names the first value that is there again.
+    """
+    earlier = set[Hashable]()
+    for value in values:
+        if value in earlier:
+            raise InputError(f"{origin}: the {what} {shown(value)} is there twice: leave one")
+        earlier.add(value)
 
 
 @contextlib.contextmanager

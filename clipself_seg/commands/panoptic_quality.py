@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from clipself_seg.commands.options import CommandLine, command, processes, required, value
-from clipself_seg.errors import InputError, shown
+from clipself_seg.errors import InputError, require_unique, shown
+from clipself_seg.schema import LIST, TEXT, WHOLE, Schema, one_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,10 +95,9 @@ def read_classes(json: Path) -> list[Entry]:
     """
     from clipself_seg.data.annotations import coco_list, read_coco_json
 
-    fields = {"id": int, "name": str, "isthing": int | float}
-    classes = coco_list(read_coco_json(json), "categories", json, fields)
-    if len({entry["id"] for entry in classes}) < len(classes):
-        raise InputError(f"{json}: a category id is listed twice: ids must be unique")
+    schema: Schema = {"id": WHOLE, "name": TEXT, "isthing": one_of(0, 1)}
+    classes = coco_list(read_coco_json(json), "categories", json, schema)
+    require_unique((entry["id"] for entry in classes), "category id", json)
     return classes
 
 
@@ -141,10 +141,10 @@ def evaluate_files(
 
 def _entries(json: Path) -> dict[int | str, Entry]:
     """The entry of each image by its id."""
-    from clipself_seg.data.annotations import coco_list, read_coco_json
+    from clipself_seg.data.annotations import ID, coco_list, read_coco_json
 
-    fields = {"image_id": int | str, "file_name": str, "segments_info": list}
-    entries = coco_list(read_coco_json(json), "annotations", json, fields)
+    schema: Schema = {"image_id": ID, "file_name": TEXT, "segments_info": LIST}
+    entries = coco_list(read_coco_json(json), "annotations", json, schema)
     return {entry["image_id"]: entry for entry in entries}
 
 

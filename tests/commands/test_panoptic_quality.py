@@ -92,10 +92,10 @@ def test_files_that_disagree_are_named(tmp_path, spoil, said):
 @pytest.mark.parametrize(
     "change, said",
     [
-        ({"categories": [{"id": 1, "name": "x"}]}, '"categories" has no "isthing"'),
-        ({"categories": CATEGORIES + CATEGORIES[:1]}, "listed twice"),
-        ({"annotations": [{"image_id": 1}]}, '"annotations" has no "file_name"'),
-        ({"annotations": []}, 'no "annotations" in it'),
+        ({"categories": [{"id": 1, "name": "x"}]}, r"categories\[0\].isthing is missing"),
+        ({"categories": CATEGORIES + CATEGORIES[:1]}, "category id 2 is there twice"),
+        ({"annotations": [{"image_id": 1}]}, r"annotations\[0\].file_name is missing"),
+        ({"annotations": []}, 'its list "annotations" is empty'),
     ],
 )
 def test_a_json_that_is_no_panoptic_ground_truth_is_refused(tmp_path, change, said):

@@ -430,7 +430,7 @@ def category_indices(
         return dict(vocabulary.dataset_id_to_index)
     names = category_names(content, path)
     ids = sorted(names)
-    pairs = zip((names[number] for number in ids), vocabulary.names)
+    pairs = zip((names[number] for number in ids), vocabulary.first_names)
     for number, (stated, wanted) in zip(ids, pairs):
         if _without_blanks(stated) != _without_blanks(wanted):
             raise InputError(

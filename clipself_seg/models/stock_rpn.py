@@ -23,7 +23,7 @@ from clipself_seg.checkpoints.training_state import trained_tensors
 from clipself_seg.clip.runtime import autocast
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Vocabulary, Words, class_names, read_given
+from clipself_seg.data.vocabulary import Vocabulary, Words
 from clipself_seg.errors import InputError
 from clipself_seg.models.base import (
     ModelBase,
@@ -135,7 +135,7 @@ class StockRPN(ProposalNetwork, ModelBase):
 
     def set_vocabulary(self, words: Words, seen: np.ndarray | None = None) -> None:
         """Give classes, which change nothing in what is proposed."""
-        self.give_classes(class_names(read_given(words)), seen)
+        self.give_classes(Vocabulary.of(words).names(), seen)
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
         """Give the classes of the training data."""

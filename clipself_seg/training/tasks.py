@@ -28,7 +28,7 @@ from clipself_seg.data.mappers.panoptic import PanopticTrainMapper
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTrainMapper
 from clipself_seg.data.shards import ShardStream, is_shards, shards_of
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation
 from clipself_seg.evaluation.detection import DetectionEvaluation
@@ -158,7 +158,7 @@ class SemSegTask(ConfiguredTask):
         """Images and label maps."""
         names = self.cfg.DATASETS.TRAIN
         records = [record for name in names for record in sem_seg_records(name)]
-        vocabulary: Vocabulary | list[str] = _shared_vocabulary(names, SemSegSet)
+        vocabulary = _shared_vocabulary(names, SemSegSet)
         if path := self.cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON:
             count = len(vocabulary)
             vocabulary = read_dataset_names("TRAIN_CLASS_JSON", path, names[0], count)
@@ -226,7 +226,7 @@ def _shared_vocabulary(
     if len(lists) != 1:
         named = sorted(map(str, lists))
         raise InputError(f"DATASETS.TRAIN must share one vocabulary, these have {named}")
-    return load_vocabulary(lists.pop())
+    return Vocabulary.load(lists.pop())
 
 
 # What `Model.task` says -> the task.

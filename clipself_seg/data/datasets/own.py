@@ -59,7 +59,7 @@ from clipself_seg.data.datasets.table import (
 )
 from clipself_seg.data.images import ENDINGS, read_image
 from clipself_seg.data.masks import read_indices, read_labels_of, read_panoptic_ids
-from clipself_seg.data.vocabulary import Vocabulary, class_names, parse_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary, synonyms
 from clipself_seg.data.yolo import Pairs, yolo_content
 from clipself_seg.errors import InputError, check_keys, nearest, shown
 from clipself_seg.files import home_expanded, read_text
@@ -156,11 +156,16 @@ class DataFile:
                 f'{self.origin} has no "names": say which number of the labels is which class, such as '
                 'names: {3: "dog|puppy", 7: grass}'
             )
-        classes = class_names(list(self.names.values()), origin=f'"names" of {self.origin}')
-        entries = [{"dataset_id": n, "names": list(c)} for n, c in zip(self.names, classes)]
+        entries: list[dict[str, object]] = [
+            {
+                "dataset_id": n,
+                "names": list(synonyms(given, f'class {n} of "names" of {self.origin}')),
+            }
+            for n, given in self.names.items()
+        ]
         if self.things is not None:
             entries = [e | {"isthing": self.things[n]} for e, n in zip(entries, self.names)]
-        whole = parse_vocabulary({"name": self.name, "classes": entries}, str(self.origin))
+        whole = Vocabulary.of({"name": self.name, "classes": entries}, origin=str(self.origin))
         firsts = [entry.names[0] for entry in whole.classes]
         for name in sorted({*self.held_out} - {*firsts}):
             hint = nearest(name, firsts)
@@ -704,7 +709,7 @@ def _register(data: DataFile, which: str, task: str) -> str:
         metadata |= {"vocabulary": data.vocabulary()} if data.names else {}
     else:
         part = Part(data, split, root, data.vocabulary(training=which == "train"))
-        classes = list(part.classes.names)
+        classes = list(part.classes.first_names)
         metadata |= {"vocabulary": part.classes, "stuff_classes": classes, "thing_classes": classes}
         source = split.annotations
         made = MadeAnnotations(str(source), part.content) if source else None

@@ -7,6 +7,7 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -20,13 +21,10 @@ from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import (
+    CLASS_FILES,
     NamedVocabulary,
     Vocabulary,
-    class_list,
-    load_vocabulary,
-    read_class_json,
     read_label_file,
-    seen_by_plain_spelling,
 )
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results, label_file_of
@@ -44,8 +42,6 @@ from clipself_seg.evaluation.sem_seg.numbers import MiouRule
 from clipself_seg.models.protocol import SemSegModel, reading_of
 
 logger = logging.getLogger(__name__)
-
-Words = Vocabulary | list[str]  # classes that a model is given
 
 
 class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
@@ -89,7 +85,8 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         trained = cfg.TEST.TRAIN_VOCABULARY
         class_json = cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON
         if not trained and class_json:
-            trained = class_list(class_json)
+            built_in = CLASS_FILES.get(Path(class_json).name)
+            trained = class_json if Path(class_json).exists() else built_in or class_json
         elif not trained and cfg.DATASETS.TRAIN:
             trained = vocabulary_name(cfg.DATASETS.TRAIN[0])
         return super().from_config(cfg) | {
@@ -135,7 +132,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         data = self.data(name)
         reading = reading_of(model)
         vocabulary = data.vocabulary
-        words = self.class_json if isinstance(vocabulary, list) else vocabulary.name
+        words = self.class_json or vocabulary.name
         background = reading.background
         if data.background is not None:
             background = f"{self._background}; classes from {data.background} on count as one"
@@ -190,39 +187,29 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
 
     def _read(self, name: str) -> SemSegData:
         files = find_dataset(name, SemSegSet)
-        vocabulary = load_vocabulary(files.vocabulary)
+        vocabulary = Vocabulary.load(files.vocabulary)
         if self._label_file[name]:
             vocabulary = read_label_file(self._label_file[name], vocabulary)
         # Without a background (None) this keeps all; the background itself is neither seen nor unseen.
         foreground = slice(files.background)
-        names = vocabulary.names[foreground]
+        names = vocabulary.first_names[foreground]
         seen = None
         if self.train_vocabulary:
-            seen = seen_by_plain_spelling(vocabulary, load_vocabulary(self.train_vocabulary))[
-                foreground
-            ]
-        words: Words = vocabulary
+            seen = vocabulary.seen_in(Vocabulary.load(self.train_vocabulary))[foreground]
+        words = vocabulary
         if self.class_json:
             words = read_dataset_names("TEST_CLASS_JSON", self.class_json, name, len(vocabulary))
         if files.background is not None and not self.background_words:
-            words = _first_classes(words, files.background)
+            words = dataclasses.replace(words, classes=words.classes[: files.background])
         records = sem_seg_records(name)
-        if isinstance(words, Vocabulary):
-            words = self.examples.added(name, words, seen)
         return SemSegData(
-            vocabulary=words,
+            vocabulary=self.examples.added(name, words, seen),
             records=records,
             class_names=names if files.background is None else (*names, "background"),
             ignore_label=files.ignore_label,
             background=files.background,
             seen=seen,
         )
-
-
-def _first_classes(words: Words, count: int) -> Words:
-    if isinstance(words, Vocabulary):
-        return dataclasses.replace(words, classes=words.classes[:count])
-    return words[:count]
 
 
 class SemSegData(NamedTuple):
@@ -239,7 +226,7 @@ class SemSegData(NamedTuple):
             not known.
     """
 
-    vocabulary: Words
+    vocabulary: Vocabulary
     records: list[Record]
     class_names: tuple[str, ...]
     ignore_label: int
@@ -247,19 +234,19 @@ class SemSegData(NamedTuple):
     seen: np.ndarray | None
 
 
-def read_dataset_names(key: str, class_json: str, dataset: str, count: int) -> list[str]:
+def read_dataset_names(key: str, class_json: str, dataset: str, count: int) -> Vocabulary:
     """Reads names for the classes of a data set from a file in CAT-Seg's form.
 
     Args:
         key: key below ``MODEL.SEM_SEG_HEAD`` that gives the file, for the error.
-        class_json: the file, see `read_class_json`.
+        class_json: the file, see `Vocabulary.load`.
         dataset: name of the data set, for the error.
         count: number of its classes.
 
     Raises:
         InputError: no such file, or one with another number of names.
     """
-    names = read_class_json(class_json)
+    names = Vocabulary.load(class_json)
     if len(names) != count:
         raise InputError(
             f'MODEL.SEM_SEG_HEAD.{key} {class_json} has {len(names)} names, "{dataset}" has '

@@ -33,14 +33,7 @@ from clipself_seg.clip.text_bank import ClassTexts, check_lengths, templates_tex
 from clipself_seg.clip.tower import DENSE, TransformerTower
 from clipself_seg.clip.weights import to_native as clip_names
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import (
-    Names,
-    Vocabulary,
-    Words,
-    class_names,
-    examples_of,
-    read_given,
-)
+from clipself_seg.data.vocabulary import Names, Vocabulary, Words
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.attention import COPIES
 from clipself_seg.heads.cat_seg.cost_aggregator import (
@@ -131,7 +124,7 @@ class CATSeg(ModelBase):
             precision: dtype of autocast in training, or None.
             test_precision: dtype of autocast in evaluation, or None.
             preservation: weight in training of the scores of further words, which stay those of the start.
-            preserved_words: these words, as `read_words` takes them, and how many of them a step takes.
+            preserved_words: these words, as `Vocabulary.of` takes them, and how many of them a step takes.
             flip: whether evaluation averages the probabilities of an image and of its mirrored version.
         """
         super().__init__()
@@ -207,7 +200,7 @@ class CATSeg(ModelBase):
         """Give the classes; scores have one map for each, in this order.
 
         Args:
-            words: text, a file or a built-in name, see `read_words`; a list, where "dog|puppy" and "dog, puppy" are
+            words: text, a file or a built-in name, see `Vocabulary.of`; a list, where "dog|puppy" and "dog, puppy" are
                 synonyms; or a vocabulary.
             all_synonyms: whether all names of a class count, or the first alone; None takes the value
                 that the model was built with.
@@ -217,10 +210,10 @@ class CATSeg(ModelBase):
         """
         if all_synonyms is None:
             all_synonyms = self.all_synonyms
-        words = read_given(words)
-        names = class_names(words, all_synonyms=all_synonyms, catseg_names=True)
+        words = Vocabulary.of(words)
+        names = words.names(all_synonyms=all_synonyms, catseg_names=True)
         check_lengths(self.clip, names, self.texts.templates)
-        self.give_classes(names, None, examples=examples_of(words))
+        self.give_classes(names, None, examples=words.examples)
         # CLIP's tokens are the same where case and spaces alone differ.
         read = (", ".join(" ".join(n.casefold().split()) for n in names) for names in self.names)
         twice = sorted(name for name, count in Counter(read).items() if count > 1)

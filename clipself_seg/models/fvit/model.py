@@ -38,10 +38,6 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import (
     Vocabulary,
     Words,
-    class_names,
-    examples_of,
-    read_given,
-    seen_by_plain_spelling,
 )
 from clipself_seg.errors import InputError
 from clipself_seg.heads.distillation import cosine_distance
@@ -255,29 +251,25 @@ class FViT(ModelBase):
         """Give the classes; labels are positions in them.
 
         Args:
-            words: text, a file or a built-in name, see `read_words`; a list of names with synonyms, "dog|puppy"; or a
-                vocabulary.
+            words: see `Vocabulary.of`.
             seen: (K,) bool, classes of the training vocabulary. None: those that share a name with the
                 vocabulary that the weights were trained on; all of them if that is not known.
             all_synonyms: whether the mean of all names of a class is its text, or the first alone (official).
 
         Raises:
-            InputError: as `class_names`, a name that CLIP cannot read whole, or classes with examples.
+            InputError: as `Vocabulary.of`, a name that CLIP cannot read whole, or classes with examples.
             ValueError: `seen` is of another number of classes.
         """
-        words = read_given(words)
-        if examples_of(words):
+        words = Vocabulary.of(words)
+        if words.examples:
             raise InputError(
                 "F-ViT finds words alone, for examples make its boxes worse (docs/detection.md): give the words "
                 "without examples"
             )
-        names = class_names(words, all_synonyms=all_synonyms)
+        names = words.names(all_synonyms=all_synonyms)
         check_lengths(self.bank.clip, names, self.bank.templates)
         if seen is None and self.trained_names:
-            given = words if isinstance(words, Vocabulary) else Vocabulary.from_names(words)
-            seen = seen_by_plain_spelling(
-                given, Vocabulary.from_names(["|".join(n) for n in self.trained_names])
-            )
+            seen = words.seen_in(Vocabulary.of(self.trained_names, repeats=True))
         self.give_classes(names, seen)
 
     def text(self) -> Tensor:
@@ -302,7 +294,7 @@ class FViT(ModelBase):
                 raise InputError(
                     f'vocabulary "{vocabulary.name}" has no seen class, so there is nothing to train on'
                 )
-        names = class_names(vocabulary)
+        names = Vocabulary.of(vocabulary).names()
         self.set_vocabulary(vocabulary, seen)
         self.trained_names = tuple(synonyms for i, synonyms in enumerate(names) if seen[i])
         if self.preservation:

@@ -117,7 +117,7 @@ def test_config_takes_a_step_or_reads_an_image(name, tmp_path, tiny_coco, monkey
         assert (tmp_path / file).exists()
     else:
         run.evaluate(cfg, resume=False)
-        assert (tmp_path / run.RESULTS_FILE).exists()
+        assert (tmp_path / "results.json").exists()
     assert len(keys_read) > 20
     # Whoever types one of these is not told that it has no effect.
     values = dict(leaves(cfg))

@@ -150,10 +150,9 @@ def test_class_names_that_training_was_given_instead_say_what_is_seen(datasets):
 def test_numbers_of_each_data_set_are_handed_on_once_they_are_there(datasets):
     finished = []
     run = evaluation(datasets)
-    run.finished = lambda results: finished.append(dict(results))
     next((datasets / "rooms" / "images").iterdir()).write_bytes(b"broken")
     with pytest.raises(InputError, match="rooms"):
-        run(Echo())
+        run(Echo(), lambda results: finished.append(dict(results)))
     assert [list(results) for results in finished] == [["pets"]]
 
 

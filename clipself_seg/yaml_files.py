@@ -17,7 +17,7 @@ import yaml
 from fvcore.common.config import BASE_KEY
 
 from clipself_seg.checkpoints.zoo import YAML_LOADER
-from clipself_seg.errors import InputError, nearest
+from clipself_seg.errors import InputError, known, nearest
 
 Tree = dict[str, Any]  # keys and values of a file, nested
 # Far above what a configuration is; aliases of a few lines can stand for more than memory holds.
@@ -118,10 +118,9 @@ def with_recipes(file: str, recipes: str) -> str:
     Raises:
         InputError: there is no such recipe; names the nearest one.
     """
-    known = [path.stem for path in RECIPES.glob("*.yaml")]
+    there = [path.stem for path in RECIPES.glob("*.yaml")]
     for name in recipes.split("+"):
-        if name not in known:
-            raise InputError(f'no recipe "{name}"; {nearest(name, known)}')
+        known(name, there, "recipe")
     return f"{file.removesuffix('.yaml')}+{recipes}.yaml"
 
 
@@ -192,7 +191,7 @@ def _layers(path: Path, above: tuple[Path, ...]) -> Iterator[Layer]:
     bases = tree.pop(BASE_KEY, [])
     for base in [bases] if isinstance(bases, str) else bases:
         file = _base_file(base, path)
-        if file.resolve() in (known.resolve() for known in (*above, path)):
+        if file.resolve() in (other.resolve() for other in (*above, path)):
             raise InputError(f"{file}: its _BASE_ leads back to it: take it out of {path}")
         yield from _layers(file, (*above, path))
     yield Layer(path, tree)

@@ -193,9 +193,10 @@ def test_an_interruption_while_a_command_is_imported_is_a_sentence(monkeypatch, 
         ("a" * 100, f"'{'a' * 60}...'"),
         (1.5, "1.5"),
         (1 << 100_000, "of type int"),
-        ([1] * 1000, "of type list"),
+        ([1] * 1000, "[1, 1, 1, 1, 1, 1, ...]"),
+        ([1 << 100_000, {"a": len}], "[of type int, {'a': of type builtin_function_or_method}]"),
     ],
-    ids=[str(number) for number in range(5)],
+    ids=[str(number) for number in range(6)],
 )
 def test_a_value_of_a_file_is_shown_in_short(value, text):
     assert shown(value) == text

@@ -149,10 +149,11 @@ def refuse_early(args: argparse.Namespace, typed: Sequence[str]) -> None:
         from clipself_seg.data.vocabulary import Vocabulary
 
         Vocabulary.of(words)
-    from clipself_seg.checkpoints.locate import WEIGHTS, refuse_lost
+    from clipself_seg.checkpoints.locate import refuse_lost
 
     pairs = dict(zip(typed, typed[1:]))  # of a key that is typed twice the last value counts
-    for given in (weights, *map(pairs.get, WEIGHTS)):
+    files = [given for key, given in pairs.items() if key.endswith(("WEIGHTS", "VISUAL_INIT"))]
+    for given in (weights, *files):
         refuse_lost(given if isinstance(given, str) else "")
 
 

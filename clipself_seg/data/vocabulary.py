@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipself_seg.errors import InputError, check_keys, nearest
+from clipself_seg.errors import InputError, check_keys, known, nearest
 from clipself_seg.files import read_json, read_text
 
 if TYPE_CHECKING:
@@ -32,16 +32,6 @@ FOLDER = Path(__file__).parent / "vocabularies"
 TEXT_FILES = (".txt", ".json")
 # The names of each class.
 Names = tuple[tuple[str, ...], ...]
-# CAT-Seg's class files -> the vocabularies that have their words.
-CLASS_FILES = {
-    "coco.json": "coco_stuff_171",
-    "ade150.json": "ade20k_150",
-    "ade847.json": "ade20k_847",
-    "pc59.json": "pascal_context_59",
-    "pc459.json": "pascal_context_459",
-    "voc20.json": "voc_20",
-    "voc20b.json": "voc_20b_prompts",
-}
 NO_TEXT = re.compile("[\ud800-\udfff]")  # bytes of the command line that are no UTF-8
 MOST_LETTERS = 500  # of a name: the time of a tokenizer grows with their square
 NO_CLASS = "invalid_class_id"  # the name in a row of a label file that is none
@@ -158,21 +148,15 @@ class Vocabulary:
             lines = [line.split("#")[0].strip().rstrip(",") for line in lines]
             words = [word for line in lines if line for word in line.split(",")]
             return _of_list(words, "custom", str(path), False)
-        if path.name in CLASS_FILES and not path.exists():
-            path = Path(CLASS_FILES[path.name])
         if path.suffix.lower() == ".json":
             content = read_json(path, "vocabulary file")
             if isinstance(content, list):
                 # CAT-Seg's own list of ADE20K's classes has names twice, and is used as it is.
-                known = path.name in CLASS_FILES
-                content = {"name": path.stem, "classes": content, "allow_duplicate_names": known}
+                twice = path.name == "ade847.json"
+                content = {"name": path.stem, "classes": content, "allow_duplicate_names": twice}
             return _of_content(content, str(path))
-        if str(path) not in cls.available():
-            raise InputError(
-                f'no vocabulary "{path}": {nearest(str(path), cls.available())}\n'
-                "A file of your own is named by its path, which has to end in .json."
-            )
-        return _built_in(str(path))
+        hint = "\nA file of your own is named by its path, which has to end in .json or .txt."
+        return _built_in(known(str(path), cls.available(), "vocabulary", hint=hint))
 
     @staticmethod
     def available() -> list[str]:

@@ -114,8 +114,7 @@ class ZeroShotSegmenter(FrozenCLIP):
         """Give the classes; scores have one map for each, in this order.
 
         Args:
-            words: text, a file or a built-in name, see `Vocabulary.of`; a list, where "dog|puppy" and "dog, puppy" are
-                synonyms; or a vocabulary.
+            words: see `Vocabulary.of`.
             all_synonyms: whether all names of a class count, or the first alone; None takes what the model
                 was built with.
 

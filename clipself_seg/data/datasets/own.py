@@ -61,7 +61,7 @@ from clipself_seg.data.images import ENDINGS, read_image
 from clipself_seg.data.masks import read_indices, read_labels_of, read_panoptic_ids
 from clipself_seg.data.vocabulary import Vocabulary, synonyms
 from clipself_seg.data.yolo import Pairs, yolo_content
-from clipself_seg.errors import InputError, check_keys, nearest, shown
+from clipself_seg.errors import InputError, check_keys, known, nearest, shown
 from clipself_seg.files import home_expanded, read_text
 from clipself_seg.yaml_files import read_tree
 
@@ -167,9 +167,8 @@ class DataFile:
             entries = [e | {"isthing": self.things[n]} for e, n in zip(entries, self.names)]
         whole = Vocabulary.of({"name": self.name, "classes": entries}, origin=str(self.origin))
         firsts = [entry.names[0] for entry in whole.classes]
-        for name in sorted({*self.held_out} - {*firsts}):
-            hint = nearest(name, firsts)
-            raise InputError(f'{self.origin}: "held_out" has {shown(name)}: {hint}')
+        for name in self.held_out:
+            known(name, firsts, "class", origin=f'{self.origin}: "held_out"')
         if not training or not self.held_out:
             return whole
         kept = tuple(entry for entry in whole.classes if entry.names[0] not in self.held_out)
@@ -209,8 +208,7 @@ def register_data(path: str | os.PathLike[str], task: str) -> OwnData:
     Raises:
         InputError: nothing usable is there, or it is not for this task; other data are registered by this name.
     """
-    if task not in KINDS:
-        raise InputError(f'no task "{task}": {nearest(task, KINDS)}')
+    known(task, KINDS, "task")
     data = read_data(path, task)
     if task == "whole_images":  # nothing trains on them
         whole = Split(data.origin) if data.origin.is_dir() else data.train
@@ -232,10 +230,10 @@ def _other(other: str, data: DataFile, task: str) -> str:
         return other
     place = data.origin.parent / home_expanded(other, "give a whole path")
     if not place.exists():
-        known = [name for name in DatasetCatalog.list() if name.startswith(("mini", "own_"))]
+        near = [name for name in DatasetCatalog.list() if name.startswith(("mini", "own_"))]
         raise InputError(
             f'{data.origin}: "others" has "{other}", which is no registered data set and no file {place}: '
-            f"{nearest(other, known)}"
+            f"{nearest(other, near)}"
         )
     return _register(read_data(place, task), "val", task)
 

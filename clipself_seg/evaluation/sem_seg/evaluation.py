@@ -7,7 +7,6 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -21,12 +20,10 @@ from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import (
-    CLASS_FILES,
     NamedVocabulary,
     Vocabulary,
     read_label_file,
 )
-from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results, label_file_of
 from clipself_seg.evaluation.examples import DrawnExamples
 from clipself_seg.evaluation.protocol import (
@@ -52,8 +49,6 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         rule: classes that the mean IoU is taken over, see `MiouRule`.
         train_vocabulary: class list that was trained on, or its name or file, whose classes count
             as seen; "" splits nothing.
-        class_json: file in CAT-Seg's form with a name for each class of the data set, which the
-            model is given instead of the data set's own names; "" for none.
         pooling: factors by which the classes are pooled before their attention, where windows
             slide; only a log line depends on them.
         background_words: whether names of the background compete for pixels, in data sets that have some.
@@ -66,7 +61,6 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
     mapper: Callable[[Record], Sample]
     rule: MiouRule
     train_vocabulary: NamedVocabulary
-    class_json: str = ""
     pooling: Sequence[int] = ()
     background_words: bool = True
     threshold: float = 0.0
@@ -80,20 +74,14 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
-        """Reads ``DATASETS``, ``TEST`` and ``INPUT`` too, and of ``MODEL.SEM_SEG_HEAD`` ``TEST_CLASS_JSON`` and
-        ``POOLING_SIZES``."""
+        """Reads ``DATASETS``, ``TEST`` and ``INPUT`` too, and ``MODEL.SEM_SEG_HEAD.POOLING_SIZES``."""
         trained = cfg.TEST.TRAIN_VOCABULARY
-        class_json = cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON
-        if not trained and class_json:
-            built_in = CLASS_FILES.get(Path(class_json).name)
-            trained = class_json if Path(class_json).exists() else built_in or class_json
-        elif not trained and cfg.DATASETS.TRAIN:
+        if not trained and cfg.DATASETS.TRAIN:
             trained = vocabulary_name(cfg.DATASETS.TRAIN[0])
         return super().from_config(cfg) | {
             "mapper": SemSegTestMapper(cfg),
             "rule": cfg.TEST.MIOU_RULE,
             "train_vocabulary": trained,
-            "class_json": cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON,
             "pooling": cfg.MODEL.SEM_SEG_HEAD.POOLING_SIZES if cfg.TEST.SLIDING_WINDOW else (),
             "background_words": cfg.TEST.BACKGROUND.WORDS,
             "threshold": cfg.TEST.BACKGROUND.THRESHOLD,
@@ -132,14 +120,13 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         data = self.data(name)
         reading = reading_of(model)
         vocabulary = data.vocabulary
-        words = self.class_json or vocabulary.name
         background = reading.background
         if data.background is not None:
             background = f"{self._background}; classes from {data.background} on count as one"
         rule = f"a name in {self.train_vocabulary}"
         return MeasuringProtocol.of_model(
             reading,
-            words=words_text(words, len(vocabulary)) + self.examples.text(name),
+            words=words_text(vocabulary.name, len(vocabulary)) + self.examples.text(name),
             background=background,
             size=size_text(self.mapper, reading.size),
             seen=seen_text(data.seen, rule),
@@ -179,7 +166,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         tables = {
             f'All data sets in percent, rule "{self.rule}"': semantic_run_table(results, style)
         }
-        as_there = self.rule == "present" and not self.class_json and set(self.pooling) == {1}
+        as_there = self.rule == "present" and set(self.pooling) == {1}
         if own := of_paper("Table 5", results if as_there else {}, str(self.train_vocabulary)):
             model = self.output_dir.name or "model"
             tables["The paper's Table 5"] = semantic_paper_table({model: own}, style=style)
@@ -197,14 +184,11 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         if self.train_vocabulary:
             seen = vocabulary.seen_in(Vocabulary.load(self.train_vocabulary))[foreground]
         words = vocabulary
-        if self.class_json:
-            words = read_dataset_names("TEST_CLASS_JSON", self.class_json, name, len(vocabulary))
         if files.background is not None and not self.background_words:
-            words = dataclasses.replace(words, classes=words.classes[: files.background])
-        records = sem_seg_records(name)
+            words = dataclasses.replace(vocabulary, classes=vocabulary.classes[: files.background])
         return SemSegData(
             vocabulary=self.examples.added(name, words, seen),
-            records=records,
+            records=sem_seg_records(name),
             class_names=names if files.background is None else (*names, "background"),
             ignore_label=files.ignore_label,
             background=files.background,
@@ -232,24 +216,3 @@ class SemSegData(NamedTuple):
     ignore_label: int
     background: int | None
     seen: np.ndarray | None
-
-
-def read_dataset_names(key: str, class_json: str, dataset: str, count: int) -> Vocabulary:
-    """Reads names for the classes of a data set from a file in CAT-Seg's form.
-
-    Args:
-        key: key below ``MODEL.SEM_SEG_HEAD`` that gives the file, for the error.
-        class_json: the file, see `Vocabulary.load`.
-        dataset: name of the data set, for the error.
-        count: number of its classes.
-
-    Raises:
-        InputError: no such file, or one with another number of names.
-    """
-    names = Vocabulary.load(class_json)
-    if len(names) != count:
-        raise InputError(
-            f'MODEL.SEM_SEG_HEAD.{key} {class_json} has {len(names)} names, "{dataset}" has '
-            f'{count} classes: leave the key "" to give each data set its own class names'
-        )
-    return names

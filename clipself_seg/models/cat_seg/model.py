@@ -200,8 +200,7 @@ class CATSeg(ModelBase):
         """Give the classes; scores have one map for each, in this order.
 
         Args:
-            words: text, a file or a built-in name, see `Vocabulary.of`; a list, where "dog|puppy" and "dog, puppy" are
-                synonyms; or a vocabulary.
+            words: see `Vocabulary.of`.
             all_synonyms: whether all names of a class count, or the first alone; None takes the value
                 that the model was built with.
 

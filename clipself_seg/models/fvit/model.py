@@ -32,8 +32,8 @@ from clipself_seg.clip.runtime import QUEUES, autocast, constant, on_device
 from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.clip.tower import DENSE, train_last_blocks
 from clipself_seg.clip.weights import load_strictly, to_layout
-from clipself_seg.config.keys import CLIP_BACKBONE
 from clipself_seg.config.load import evaluation_precision, precision_from_config
+from clipself_seg.config.schema import CLIP_BACKBONE
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import (
     Vocabulary,

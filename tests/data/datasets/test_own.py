@@ -109,18 +109,18 @@ def test_the_same_path_is_read_again_and_another_of_its_name_is_refused(folder):
     "text, message",
     [
         (YAML + "download: https://x.org/a.zip", 'has "download", which is not followed'),
-        (YAML + "nmaes: [a]", "unknown key 'nmaes': did you mean \"names\"?"),
+        (YAML + "nmaes: [a]", 'unknown key "nmaes": did you mean "names"?'),
         (YAML.replace("images/val", "images/vla"), "images/vla is missing"),
         (YAML.replace("grass", "no"), "the name of 7 is False, and no text: put it in quotation"),
         (YAML.replace("sky", "dog"), "first names used more than once: dog: rename one, or"),
         (YAML + "ignore: 7", '"ignore" is 7, and "names" names it'),
-        (YAML + "held_out: [gras]", '"held_out" has \'gras\': did you mean "grass"?'),
+        (YAML + "held_out: [gras]", '"held_out": unknown class "gras": did you mean "grass"?'),
         (
             YAML + "path: nowhere",
             '"train" .*nowhere/images/train is missing: correct it, or "path"',
         ),
         ("train: images/train", 'has no "names"'),
-        (YAML.replace("images/train", "{image: images}"), "\"train\": unknown key 'image': did"),
+        (YAML.replace("images/train", "{image: images}"), '"train": unknown key "image": did'),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(folder, text, message):

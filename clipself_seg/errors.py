@@ -9,7 +9,7 @@ import importlib
 import reprlib
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, ParamSpec
 
 P = ParamSpec("P")
@@ -55,7 +55,7 @@ class MissingFiles(InputError):
 
 
 def not_installed(module: str | None) -> str:
-    """What to say where one of `PINNED` is missing, by the name of what was imported."""
+    """The message where one of `PINNED` is missing, by the name of the module that was imported."""
     package = (module or "").partition(".")[0]
     return f"{package} is not installed, and this needs it: clipself-seg install-detectron2"
 
@@ -95,7 +95,7 @@ def last_line(error: BaseException) -> str:
 
 
 def ended_by(status: int) -> str:
-    """What ended a process that could not say it itself.
+    """The end of a process that could not report it itself, as the rest of a sentence.
 
     Args:
         status: its exit status, the negative number of a signal.
@@ -153,6 +153,24 @@ def check_keys(content: Iterable[object], choices: Iterable[str], origin: object
     choices = list(choices)
     for key in content:
         known(key, choices, "key", origin=origin)
+
+
+def require_unique(values: Iterable[Hashable], what: str, origin: object) -> None:
+    """Refuses a value of a file that is there twice.
+
+    Args:
+        values: the values, in the order of the file.
+        what: what they are, such as "category id".
+        origin: the file, or the part of it.
+
+    Raises:
+        InputError: names the first value that is there again.
+    """
+    earlier = set[Hashable]()
+    for value in values:
+        if value in earlier:
+            raise InputError(f"{origin}: the {what} {shown(value)} is there twice: leave one")
+        earlier.add(value)
 
 
 @contextlib.contextmanager

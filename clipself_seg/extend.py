@@ -97,7 +97,7 @@ def register_objective(name: str, *, reads: Sequence[str] = (DENSE,)) -> Callabl
 
     def register(value: Value) -> Value:
         key = f"{OBJECTIVES}.{name}"
-        term = Term(f"loss_{name.lower()}", tuple(reads), False, lambda view: value(view.step))
+        term = Term(f"loss_{name.lower()}", tuple(reads), False, lambda step, terms: value(step))
         _enter(TERMS, name, term)
         register_key(key, 0.0, NOT_NEGATIVE, of=["CLIPSelf"])
         RELATIONS.append(of_crops(key, 0.0))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from clipself_seg.errors import InputError, shown
 
@@ -61,9 +61,9 @@ class Problem(NamedTuple):
     wanted: str
 
 
-def is_number(value: object) -> bool:
+def is_number(value: Any) -> bool:
     """Tells a number that is no bool, not NaN, and not larger than a float can be."""
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max  # type: ignore[operator]
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 TEXT = Kind("text", lambda value: isinstance(value, str))
@@ -72,6 +72,7 @@ COUNT = Kind("a whole number from 0 on", lambda value: type(value) is int and va
 NUMBER = Kind("a finite number", is_number)
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
+LIST = Kind("a list", lambda value: isinstance(value, list))
 ANYTHING = Kind("anything", lambda value: True)
 
 
@@ -86,7 +87,7 @@ def texts(what: str = "texts") -> Kind:
 def one_of(*values: object) -> Kind:
     """The kind of a value that is one of a few."""
     wanted = " or ".join(map(repr, values))
-    return Kind(wanted, lambda value: any(type(value) is type(v) and value == v for v in values))
+    return Kind(wanted, lambda value: value in values)
 
 
 def check(
@@ -132,7 +133,7 @@ def find_problem(content: object, schema: Schema) -> Problem | None:
             if problem := find_problem(value, schema.value):
                 return problem._replace(place=f".{_key(key)}{problem.place}")
         return None
-    for name, part in schema.items():
+    for name, part in cast("Mapping[str, Schema]", schema).items():
         key = name.removesuffix("?")
         if key in content:
             if problem := find_problem(content[key], part):

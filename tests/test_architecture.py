@@ -164,4 +164,4 @@ def test_register_registers_the_backbone_alone():
         if re.search(r"_REGISTRY\.register|(Dataset|Metadata)Catalog", path.read_text())
     }
     assert registering == {"clip/backbone.py"}
-    assert PACKAGE / "models/cat_seg/model.py" in reached_from("clipself_seg.models")
+    assert PACKAGE / "models/cat_seg/cat_seg.py" in reached_from("clipself_seg.models")

@@ -42,7 +42,7 @@ def test_what_fits_passes_with_keys_that_nobody_asks_for():
         ({3: 1}, Each(WHOLE, TEXT), "names.3 is 1, and has to be text"),
         (-1, COUNT, "names is -1, and has to be a whole number from 0 on"),
         (1, FLAG, "names is 1, and has to be true or false"),
-        (1, one_of(True, "all"), "names is 1, and has to be True or 'all'"),
+        (2, one_of(0, 1, "all"), "names is 2, and has to be 0 or 1 or 'all'"),
         (["a", 1], texts("names"), "names is ['a', 1], and has to be a list of names"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What the site of the documentation has beside docs/: a hook of mkdocs, which mkdocs.yml names.
+"""Pages of the site of the documentation beside docs/: a hook of mkdocs, which mkdocs.yml names.
 
 Pages of the repository that lie elsewhere (README.md, CHANGELOG.md ...), with links that fit the site, and the
 reference of the package, a page a room, which mkdocstrings fills from the docstrings without importing anything.
@@ -52,8 +52,8 @@ REFERENCE = {
     ),
     "models": (
         "Models",
-        "models.build models.protocol models.clipself models.region_reader models.cat_seg.model "
-        "models.zero_shot models.panoptic.model models.fvit.model models.distillation",
+        "models.build models.protocol models.clipself models.region_reader models.cat_seg.cat_seg "
+        "models.zero_shot models.panoptic.model models.fvit.fvit models.distillation",
     ),
     "training": (
         "Training and evaluation",

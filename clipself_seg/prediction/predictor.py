@@ -27,7 +27,7 @@ from clipself_seg.config import load_config
 from clipself_seg.config.keys import default_config
 from clipself_seg.config.load import MODEL, option_pairs
 from clipself_seg.config.weights import fetch_addresses
-from clipself_seg.data.datasets.own import forget_files
+from clipself_seg.data.datasets.own_file import forget_files
 from clipself_seg.data.images import decode_image, pil_pixels, read_image
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words
 from clipself_seg.errors import InputError, nearest

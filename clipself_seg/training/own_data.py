@@ -18,7 +18,8 @@ from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 from tabulate import tabulate
 
-from clipself_seg.data.datasets.own import NO_TRAIN, check_data
+from clipself_seg.data.datasets.own import check_data
+from clipself_seg.data.datasets.own_file import NO_TRAIN
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import registered_data
 from clipself_seg.yaml_files import leaves, read_tree

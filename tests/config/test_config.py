@@ -136,7 +136,7 @@ def test_a_wrong_option_is_refused_in_one_line(opts, message):
             "SOLVER:\n\tBASE_LR: 1",
             r"character '.t' that cannot start any token .* line 2, column 1",
         ),
-        ("", "not a usable YAML file|holds no keys"),
+        ("", "not a usable YAML file|has to be an object"),
         ("SEED: !!python/object/apply:os.getcwd []", "not a usable YAML file"),
         ("SOLVER: {BASE_LR: null}", "run.yaml: SOLVER.BASE_LR must be of type float, got None"),
         ("SOLVER: {BASE_LR: 1" + 400 * "0" + "}", "run.yaml: SOLVER.BASE_LR must be of type float"),

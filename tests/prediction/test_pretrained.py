@@ -257,7 +257,8 @@ def test_predict_takes_a_folder_for_weights(saved, tmp_path, capsys):
     Image.new("RGB", (160, 200)).save(tmp_path / "one.png")
     words = [str(tmp_path / "one.png"), "--output", str(tmp_path / "out")]
     words += ["--model", str(folder), "--words", "red star, grass", "--device", "cpu"]
-    assert predict.main([*words, "--trained", "mini", "--beta", "0.5"]) == 0
+    keys = ("TEST.TRAIN_VOCABULARY", "mini", "MODEL.FUSION.BETA", "0.5")
+    assert predict.main([*words, "--opts", *keys]) == 0
     info = json.loads((tmp_path / "out" / "panoptic.json").read_text())["info"]
     assert (info["alpha"], info["beta"], info["trained"]) == (0.35, 0.5, "mini")
     assert predict.main([*words, "--task", "semantic"]) == 2

@@ -30,6 +30,7 @@ from clipself_seg.data.annotations import (
     Record,
     RegionText,
     annotated_ids,
+    caption_records,
     category_indices,
     category_labels,
     image_records,
@@ -38,12 +39,12 @@ from clipself_seg.data.annotations import (
     panoptic_records,
     proposal_records,
     read_coco_json,
+    read_phrases,
     read_region_text,
     require_base_classes,
     require_files,
     require_same_classes,
 )
-from clipself_seg.data.captions import caption_records, read_phrases
 from clipself_seg.data.datasets.table import (
     DATASETS,
     IGNORE_LABEL,

@@ -65,12 +65,11 @@ from clipself_seg.heads.text_scores import only_classes
 from clipself_seg.models.base import (
     ModelBase,
     as_bytes,
-    by_rate_and_kind,
-    norms_and_biases_apart,
     on_host,
     save_atomically,
     sizes_of,
 )
+from clipself_seg.models.optimizer_groups import by_rate_and_kind, norms_and_biases_apart
 from clipself_seg.models.panoptic.config import panoptic_parts
 from clipself_seg.models.panoptic.mask_models import OtherMasks
 from clipself_seg.models.panoptic.outputs import (

@@ -97,7 +97,7 @@ def region_answers(
     vocabulary: Vocabulary,
     most: int,
 ) -> list[Answers]:
-    """What each model takes the boxes of things for.
+    """The classes that each model finds in the boxes of things.
 
     Args:
         clips: models by title.

@@ -328,7 +328,6 @@ def configured_options(cfg: CfgNode) -> TowerOptions:
     return TowerOptions(
         dense=DenseFeature(keys.DENSE, keys.DENSE_BLOCKS),
         attention=keys.ATTENTION,
-        regions_see_class_token=keys.REGIONS_SEE_CLASS_TOKEN,
         checkpointing=keys.CHECKPOINTING,
         compiled=keys.COMPILE,
     )

@@ -81,6 +81,62 @@ def test_masks_are_named_by_its_dense_features_and_not_by_attention():
         build_model(mini("panoptic_masks", "MODEL.CLIP_BRANCH.KIND", "masked_attention"))
 
 
+class Stages(Backbone):
+    """A convolutional backbone with maps of strides 4 to 32, a projection, and texts of its own."""
+
+    mean, std, image_size = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 64
+
+    def __init__(self, cfg, input_shape):
+        super().__init__()
+        self.stages = torch.nn.ModuleList(
+            torch.nn.Conv2d(before, after, side, side)
+            for before, after, side in ((3, 32, 4), (32, 64, 2), (64, 64, 2), (64, 128, 2))
+        )
+        self.project = torch.nn.Conv2d(128, 128, 1)
+
+    def forward(self, images):
+        features = {}
+        for index, stage in enumerate(self.stages):
+            images = features[f"block{index}"] = stage(images).relu()
+        return features | {"dense": self.project(images)}
+
+    def output_shape(self):
+        widths = zip((32, 64, 64, 128), (4, 8, 16, 32))
+        shapes = {f"block{i}": ShapeSpec(channels=c, stride=s) for i, (c, s) in enumerate(widths)}
+        return shapes | {"dense": ShapeSpec(channels=128, stride=32)}
+
+    def encode_text(self, texts):
+        return torch.stack([torch.arange(128.0).mul(len(text)).cos() for text in texts])
+
+    def encode_image(self, images):
+        return self(images)["dense"].mean(dim=(2, 3))
+
+
+ONE_TOWER = ("MODEL.CLIP_BRANCH.KIND", "backbone", "MODEL.CLIP_BRANCH.INPUT_SIZE", "0")
+
+
+@pytest.mark.parametrize(
+    "config, backbone, source",
+    [
+        ("panoptic_plain", "MyBackbone", "blocks"),
+        ("panoptic", "MyBackbone", "pyramid"),
+        ("panoptic", "Stages", "clip"),
+        ("zero_shot", "Stages", ""),
+        ("regions", "Stages", ""),
+    ],
+)
+@torch.no_grad()
+def test_one_tower_makes_masks_and_names_them(config, backbone, source, monkeypatch):
+    monkeypatch.setitem(BACKBONE_REGISTRY._obj_map, "Stages", Stages)
+    opts = (*ONE_TOWER, "MODEL.MASK_GENERATOR.SOURCE", source) if source else ()
+    model = build_model(mini(config, *opts, "TEST.PRECISION", "float32", backbone=backbone)).eval()
+    model.set_vocabulary(["red star", "grass", "sand"])
+    region = {"boxes": torch.tensor([[0.0, 0.0, 0.5, 1.0]]), "crops": torch.zeros(1, 3, 64, 64)}
+    region |= {"masks": torch.ones(1, 4, 4, dtype=torch.bool)} if config == "regions" else {}
+    (result,) = model([{"image": torch.randint(256, (3, 128, 128), dtype=torch.uint8), **region}])
+    assert result
+
+
 def test_what_trains_is_what_its_groups_say():
     cat_seg = build_model(mini("semseg", "MODEL.SEM_SEG_HEAD.CLIP_FINETUNE", "full"))
     trained = {name for name, p in cat_seg.clip.named_parameters() if p.requires_grad}

@@ -93,7 +93,7 @@ class VisionLanguageBackbone(Backbone):
         """
 
     @abc.abstractmethod
-    def file_facts(self) -> dict[str, str]:
+    def file_entries(self) -> dict[str, str]:
         """Entries of a file of the backbone that say how to build it, beside its tensors."""
 
     @abc.abstractmethod

@@ -139,6 +139,11 @@ class GuestBackbone(VisionLanguageBackbone, ImageTower):
         return max(shape.channels for shape in self.shapes.values())
 
     @property
+    def pooled_map(self) -> str:
+        """``dense``, whose cells alone are comparable with texts."""
+        return DENSE
+
+    @property
     def heads(self) -> int:
         """Number of heads of its attention."""
         return int(getattr(self.backbone, "heads", max(1, self.width // 64)))
@@ -167,8 +172,8 @@ class GuestBackbone(VisionLanguageBackbone, ImageTower):
         return self.backbone(images)
 
     def features(self, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
-        wanted, found = self.check_names(names), self(images)
-        return {name: found[name] for name in wanted}
+        wanted, maps = self.check_names(names), self(images)
+        return {name: maps[name] for name in wanted}
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Image embeddings (B, E), of any length, of normalised images (B, 3, S, S).
@@ -224,7 +229,7 @@ class GuestBackbone(VisionLanguageBackbone, ImageTower):
             f"the backbone {self.name} has no masked attention: pool its dense features"
         )
 
-    def file_facts(self) -> dict[str, str]:
+    def file_entries(self) -> dict[str, str]:
         return {START: self.start}
 
     def file_tensors(

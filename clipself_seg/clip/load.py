@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import cast
 
 from detectron2.config import CfgNode
@@ -16,7 +16,7 @@ from clipself_seg.checkpoints.read import Checkpoint, read_checkpoint
 from clipself_seg.clip.backbone import VisionLanguageBackbone
 from clipself_seg.clip.guests import GuestBackbone
 from clipself_seg.clip.model import CLIPBackbone, find_clip
-from clipself_seg.clip.tower import KEYS, QUERIES, TowerOptions
+from clipself_seg.clip.tower import DENSE, KEYS, QUERIES, TowerOptions
 from clipself_seg.config.keys import default_config
 from clipself_seg.config.schema import backbone_reads
 from clipself_seg.config.weights import refuse_addresses
@@ -57,6 +57,8 @@ def load_clip(
     *,
     dense: DenseFeature | None = None,
     override: bool = False,
+    out_features: Sequence[str] = (DENSE,),
+    trainable_blocks: int | None = None,
 ) -> CLIPBackbone:
     """Load a CLIP in evaluation mode, in float32 on the CPU.
 
@@ -69,13 +71,16 @@ def load_clip(
         dense: what the dense features are; None for what the weights were distilled for, and token for a CLIP that
             was not distilled.
         override: read weights that were distilled for another dense feature all the same.
+        out_features, trainable_blocks: of the backbone under a head of Detectron2, see `CLIPBackbone`.
 
     Raises:
         InputError: the name or tag is unknown, or the file is missing, damaged, unsafe, of another
             model or dense feature, or has numbers that are not finite.
     """
     options = None if dense is None else TowerOptions(dense)
-    return CLIPBackbone(**find_clip(name, weights, options, override)).eval()
+    parts = find_clip(name, weights, options, override)
+    backbone = {"out_features": out_features, "trainable_blocks": trainable_blocks}
+    return CLIPBackbone(**parts, **backbone).eval()
 
 
 def load_backbone(name: str, weights: str | os.PathLike[str] = "") -> VisionLanguageBackbone:

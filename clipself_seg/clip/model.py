@@ -274,23 +274,23 @@ class CLIPBackbone(VisionLanguageBackbone):
     ) -> dict[str, Tensor]:
         return to_layout(tensors, self.architecture.kind, layout)
 
-    def file_facts(self) -> dict[str, str]:
-        facts = {"activation": "quick_gelu" if self.quick_gelu else "gelu"}
+    def file_entries(self) -> dict[str, str]:
+        entries = {"activation": "quick_gelu" if self.quick_gelu else "gelu"}
         if self.architecture.variant:
-            facts[VARIANT] = self.architecture.variant
-        return facts
+            entries[VARIANT] = self.architecture.variant
+        return entries
 
     def load_file(self, checkpoint: Checkpoint) -> None:
         self.report = load_strictly(self, self.architecture, checkpoint)
 
 
 def _features(self: CLIPBackbone, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
-    wanted, found = self.visual.check_names(names), self(images)
-    if lacks := [name for name in wanted if name not in found]:
+    wanted, maps = self.visual.check_names(names), self(images)
+    if lacks := [name for name in wanted if name not in maps]:
         raise InputError(
-            f"{type(self).__name__} returns {', '.join(found)}, and no {', '.join(lacks)}, which is to be read"
+            f"{type(self).__name__} returns {', '.join(maps)}, and no {', '.join(lacks)}, which is to be read"
         )
-    return {name: found[name] for name in wanted}
+    return {name: maps[name] for name in wanted}
 
 
 def _embed_images(self: CLIPBackbone, images: Tensor) -> Tensor:
@@ -328,7 +328,6 @@ def configured_options(cfg: CfgNode) -> TowerOptions:
     return TowerOptions(
         dense=DenseFeature(keys.DENSE, keys.DENSE_BLOCKS),
         attention=keys.ATTENTION,
-        regions_see_class_token=keys.REGIONS_SEE_CLASS_TOKEN,
         checkpointing=keys.CHECKPOINTING,
         compiled=keys.COMPILE,
     )
@@ -471,7 +470,7 @@ def save_clip(
         "pixel_mean": json.dumps(clip.mean),
         "pixel_std": json.dumps(clip.std),
         **clip.distilled.entries(),
-        **clip.file_facts(),
+        **clip.file_entries(),
     }
     if path.suffix == ".safetensors":
         import safetensors.torch

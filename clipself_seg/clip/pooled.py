@@ -95,9 +95,10 @@ class LatentPool(nn.Module):
 class PooledTower(TransformerTower):
     """Forward passes of a ViT with a `LatentPool`; subclasses embed images and have what is annotated below.
 
-    With `region_sees_prefix` a region's embedding by masked attention may attend to what stands before the patches, the
-    class token, too, as PE-Core's image embedding does. It is left out otherwise, since the class token has seen the
-    whole image, and a region of one cell then is its dense feature.
+    Attributes:
+        region_sees_prefix: whether a region's embedding by masked attention may attend to what stands before the
+            patches, the class token, too. PE-Core's image embedding does; a region's leaves it
+            out otherwise, for the class token has seen the whole image, and a region of one cell is its dense feature.
     """
 
     pos_embed: nn.Parameter
@@ -105,11 +106,8 @@ class PooledTower(TransformerTower):
     attn_pool: LatentPool
     head: nn.Module
     readouts = ATTENTION_POOL
+    region_sees_prefix: bool = False
     pooled = True
-
-    @property
-    def regions_may_see(self) -> tuple[bool, ...]:
-        return (False, True) if self.prefix else (False,)
 
     def unused_by(self, names: Iterable[str] = (DENSE,)) -> list[nn.Parameter]:
         return []  # all of the last block is read

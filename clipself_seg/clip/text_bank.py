@@ -37,7 +37,7 @@ from clipself_seg.clip.backbone import VisionLanguageBackbone
 from clipself_seg.clip.examples import ReadRegions, dense_regions, with_examples
 from clipself_seg.clip.runtime import full_precision, lower_precision, tf32
 from clipself_seg.data.examples import ClassExamples
-from clipself_seg.data.vocabulary import Names, Vocabulary, class_names, examples_of
+from clipself_seg.data.vocabulary import Names, Vocabulary
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.files import atomic_path, home_expanded, remove_leftovers
 
@@ -141,13 +141,13 @@ class Texts:
         """
         state = weights_state(self.clip.text_weights if module is None else module)
         key = state, self.clip.device, TEMPLATES[self.templates], asked
-        found = self._memory.pop(key, None)
-        if found is None:
-            found = compute()
-        self._memory[key] = found
+        text = self._memory.pop(key, None)
+        if text is None:
+            text = compute()
+        self._memory[key] = text
         for oldest in list(self._memory)[:-KEPT]:
             self._memory.pop(oldest, None)
-        return found
+        return text
 
     def with_examples(
         self,
@@ -211,10 +211,10 @@ class TextBank(Texts):
             examples: of classes that have these names; a vocabulary has its own.
 
         Raises:
-            InputError: as `class_names`, and as `check_lengths`.
+            InputError: as `Vocabulary.of`, and as `check_lengths`.
         """
-        names = class_names([words] if isinstance(words, str) else words, nested=True)
-        examples = (*examples, *examples_of(words))
+        words = Vocabulary.of([words] if isinstance(words, str) else words, repeats=True)
+        names, examples = words.names(), (*examples, *words.examples)
         text_KPE = self._unit(names)[:, None]
         return self.with_examples(names, examples, text_KPE, lambda: self._unit(OTHER))[:, 0]
 
@@ -241,7 +241,7 @@ class TextBank(Texts):
         """Unit vectors of several sets of classes behind one another; the same tensor as long as these are asked for.
 
         Args:
-            parts: names of each class, as `class_names` gives them, which are not looked at anew.
+            parts: names of each class, as `Vocabulary.of` gives them, which are not looked at anew.
         """
 
         def join() -> Tensor:

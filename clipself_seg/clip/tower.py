@@ -106,14 +106,12 @@ class TowerOptions:
     Attributes:
         dense: the kind of dense features.
         attention: name of the attention without training by which they are made, or ``none``.
-        regions_see_class_token: whether regions by masked attention read the class token too.
         checkpointing: whether blocks keep their input alone for the backward pass, see `runtime.run_block`.
         compiled: whether blocks are compiled, each when it is first called with inputs of a kind.
     """
 
     dense: DenseFeature = DenseFeature()
     attention: str = NONE
-    regions_see_class_token: bool = False
     checkpointing: bool = False
     compiled: bool = False
 
@@ -135,8 +133,6 @@ class ImageTower(nn.Module, abc.ABC):
         compiling: whether blocks are compiled.
         dense_feature: what ``dense`` is.
         attention: name of the attention without training by which ``dense`` is made.
-        region_sees_prefix: whether a region's embedding by masked attention may attend to what stands before the
-            patches, see `pooled.PooledTower`.
         class_residual: whether the last block of a ViT's dense feature ``token`` adds the class token to every
             token's value (CAT-Seg's CVPR 2024 code) instead of the token itself (CLIPSelf).
         readouts: what it may be asked for.
@@ -152,7 +148,6 @@ class ImageTower(nn.Module, abc.ABC):
     compiling: bool = False
     dense_feature: DenseFeature = DenseFeature()
     attention: str = NONE
-    region_sees_prefix: bool = False
     class_residual: bool = False
 
     @abc.abstractmethod
@@ -182,11 +177,6 @@ class ImageTower(nn.Module, abc.ABC):
         shapes = self.feature_shapes()
         blocks = [shape for name, shape in shapes.items() if name.startswith("block")]
         return all(shape.stride == shapes[DENSE].stride for shape in blocks)
-
-    @property
-    def regions_may_see(self) -> tuple[bool, ...]:
-        """Values of ``MODEL.CLIP.REGIONS_SEE_CLASS_TOKEN``: mask tokens of a ViT always read the class token."""
-        return (False,)
 
     def description(self) -> str:
         """What the dense features are, in words: the feature, and what else the last block does, if anything."""
@@ -225,14 +215,11 @@ class ImageTower(nn.Module, abc.ABC):
                 f"MODEL.CLIP.ATTENTION {attention} and MODEL.CLIP.DENSE {dense} both say what the last "
                 f"block does: leave the one at {NONE} or the other at {TOKEN}"
             )
-        see = options.regions_see_class_token
-        self._require("MODEL.CLIP.REGIONS_SEE_CLASS_TOKEN", see, self.regions_may_see)
         if options.compiled:
             self._require("MODEL.CLIP.COMPILE", True, self.readouts.compiled)
             allow_kinds_of_inputs()
         self.dense_feature = dense
         self.attention = attention
-        self.region_sees_prefix = see
         self.checkpointing = options.checkpointing
         self.compiling = options.compiled
 

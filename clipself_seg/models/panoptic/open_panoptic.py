@@ -23,7 +23,7 @@ from clipself_seg.clip.runtime import autocast, on_device
 from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Vocabulary, Words, class_names, examples_of, read_given
+from clipself_seg.data.vocabulary import Vocabulary, Words
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import Fusion
 from clipself_seg.heads.panoptic.clip_branches import ClipBranch
@@ -135,23 +135,19 @@ class OpenPanoptic(ModelBase):
         """Reads and checks class names, and sets nothing; classes that are not marked as stuff are things.
 
         Args:
-            words: text, a file or a built-in name, see `read_words`; a list of names with synonyms, "dog|puppy"; or a
-                vocabulary.
+            words: see `Vocabulary.of`.
             seen: (K,) bool, classes of the training vocabulary; None stands for all of them.
 
         Raises:
             InputError: no class, an empty name, or one that CLIP cannot read whole.
             ValueError: `seen` is of another number of classes.
         """
-        words = read_given(words)
-        names = class_names(words, catseg_names=True)
+        words = Vocabulary.of(words)
+        names = words.names(catseg_names=True)
         for bank in (self.branch_bank, *self.masks.banks):
             check_lengths(bank.clip, names, bank.templates)
-        stuff: set[int] = set()
-        if isinstance(words, Vocabulary):
-            stuff = {i for i, entry in enumerate(words.classes) if entry.isthing is False}
-        things = tuple(i for i in range(len(names)) if i not in stuff)
-        return Classes(names, things, seen, examples_of(words))
+        things = tuple(i for i, entry in enumerate(words.classes) if entry.isthing is not False)
+        return Classes(names, things, seen, words.examples)
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
         """Gives the training vocabulary.

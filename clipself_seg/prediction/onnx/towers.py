@@ -44,11 +44,11 @@ class DenseGraph(nn.Module):
 
     def __init__(self, clip: CLIPBackbone) -> None:
         super().__init__()
-        self.visual = clip.visual
+        self.clip = clip
 
     def forward(self, images: Tensor) -> Tensor:
         """As `CLIPBackbone.encode_dense`."""
-        return F.normalize(self.visual.dense(images), dim=1)
+        return F.normalize(self.clip.dense(images), dim=1)
 
 
 class TextGraph(nn.Module):

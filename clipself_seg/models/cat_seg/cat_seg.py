@@ -199,7 +199,7 @@ class CATSeg(ModelBase):
         return Classes(names, seen=seen, examples=examples_of(words))
 
     def reading(self) -> Reading:
-        """How it reads names and images, for the protocol of its numbers."""
+        """Describes the way from names and images to scores, for the protocol of the numbers."""
         layout = self.layout
         windows = f"{layout.size} px, stride {layout.stride} px, of a canvas of {layout.canvas} px, and the whole image"
         return Reading(
@@ -228,7 +228,9 @@ class CATSeg(ModelBase):
         if settings.preservation:
             others = other_words(settings.preserved_words[0], vocabulary)
             check_lengths(self.clip, others, self.texts.templates)
-        pad_len, sample = self.aggregator.sizes.pad_len, min(settings.preserved_words[1], len(others))
+        pad_len, sample = self.aggregator.sizes.pad_len, min(
+            settings.preserved_words[1], len(others)
+        )
         if 0 < pad_len <= len(vocabulary) + sample:
             # No padding is left to learn from, and classes that a window leaves out have no gradient.
             further = f" and MODEL.PRESERVATION.SAMPLE adds {sample}" if sample else ""
@@ -344,7 +346,7 @@ class CATSeg(ModelBase):
         resized = resize(windows, self.clip_size)
         features = self.clip.visual.features(resized, self.tower_features)
         guidance = self._guidance(for_backbone, features)
-        return self.aggregator.of_images(features["dense"], guidance, text_TPE)
+        return self.aggregator(features["dense"], guidance, text_TPE)
 
     @property
     def _backbone_size(self) -> tuple[int, int]:

@@ -147,7 +147,7 @@ class FViT(ModelBase):
 
     @property
     def has_masks(self) -> bool:
-        """Whether there is a mask head, which trains on masks."""
+        """True if there is a mask head, which trains on masks."""
         return self.roi_head.mask_head is not None
 
     def stays_frozen(self) -> Iterable[nn.Module]:
@@ -155,7 +155,7 @@ class FViT(ModelBase):
         return (self.clip,)
 
     def reading(self) -> Reading:
-        """How it reads names and images, for the protocol of its numbers."""
+        """Describes the way from names and images to scores, for the protocol of the numbers."""
         return Reading(
             FIRST_NAME,
             templates_text(self.bank.templates),
@@ -255,7 +255,9 @@ class FViT(ModelBase):
     def features(self, images: Tensor, dense: bool) -> tuple[list[Tensor], Tensor | None]:
         """Levels P2 to P6 of normalised images (B, 3, side, side), and unit dense features (B, E, g, g)."""
         names = [*self.taps, DENSE] if dense else self.taps
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.training_settings.clip_multiplier > 0):
+        with torch.set_grad_enabled(
+            torch.is_grad_enabled() and self.training_settings.clip_multiplier > 0
+        ):
             maps = self.clip.visual.features(images, names)
         levels = self.neck([maps[name] for name in self.taps], self.backbone)
         return levels, F.normalize(maps[DENSE].float(), dim=1) if dense else None
@@ -298,7 +300,7 @@ class FViT(ModelBase):
     def _divergence(
         self, start: FViT, images: Tensor, samples: Sequence[Sample], outputs: Maps
     ) -> Tensor:
-        """How far the model is from its start, scalar: divergence of objectness, where the start sees objects, and
+        """Distance of the model from its start, scalar: divergence of objectness, where the start sees objects, and
         cosine distances of the embeddings of its best proposals and of CLIP's dense features.
         """
         levels, logits, dense = outputs
@@ -337,9 +339,7 @@ class FViT(ModelBase):
         draws = [sample.get("draw", 0) for sample in samples]
         return [Objects(*of_image) for of_image in zip(boxes, labels, masks, draws)]
 
-    def _detect(
-        self, samples: Sequence[Sample], classes: Classes
-    ) -> list[dict[str, Instances]]:
+    def _detect(self, samples: Sequence[Sample], classes: Classes) -> list[dict[str, Instances]]:
         with autocast(self.device, self.test_precision):
             levels, dense = self.features(self.preprocess(samples), dense=True)
             logits, deltas = self.rpn_head(levels)

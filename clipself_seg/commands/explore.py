@@ -56,13 +56,13 @@ def dense_maps(args: argparse.Namespace) -> int:
     dense features, and their cosines with each word, on one scale a row, from black to yellow.
     Exit status: 0, 1 if an image failed and the others were done, 2 if nothing was done.
     """
-    from clipself_seg.data.vocabulary import read_words
+    from clipself_seg.data.vocabulary import Vocabulary
     from clipself_seg.prediction.dense_maps import DenseMapResults
     from clipself_seg.prediction.files import find_images
     from clipself_seg.prediction.loop import predict_files
 
     files = find_images(args.images, args.output)
-    words = None if args.words is None else read_words(args.words)
+    words = None if args.words is None else Vocabulary.of(args.words)
     clips = heat_models(args)
     results = DenseMapResults(
         clips=clips,
@@ -148,10 +148,10 @@ def refuse_without_panoptic(args: argparse.Namespace) -> None:
 
 def content_of(args: argparse.Namespace) -> Content:
     """Models and words as they were typed."""
-    from clipself_seg.data.vocabulary import read_words
+    from clipself_seg.data.vocabulary import Vocabulary
     from clipself_seg.explore.content import Content
 
-    words = read_words(args.words)
+    words = Vocabulary.of(args.words)
     panoptic = _panoptic(args) if args.panoptic else None
     return Content(clips=heat_models(args), words=words, side=args.size, panoptic=panoptic)
 

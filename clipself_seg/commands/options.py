@@ -232,9 +232,9 @@ def refuse_early(args: argparse.Namespace, typed: Sequence[str]) -> None:
     if inputs and not any(map(os.path.exists, inputs)):
         raise InputError(f"no such file or folder: {', '.join(inputs)}")
     if words:
-        from clipself_seg.data.vocabulary import read_words
+        from clipself_seg.data.vocabulary import Vocabulary
 
-        read_words(words)
+        Vocabulary.of(words)
     from clipself_seg.checkpoints.locate import refuse_lost
 
     pairs = dict(zip(typed, typed[1:]))  # of a key that is typed twice the last value counts

@@ -212,13 +212,13 @@ def _settle(args: argparse.Namespace) -> str:
 def _vocabulary(args: argparse.Namespace) -> Vocabulary:
     """The words, and the examples of theirs and of further classes."""
     from clipself_seg.data.examples import read_example
-    from clipself_seg.data.vocabulary import Vocabulary, read_words
+    from clipself_seg.data.vocabulary import Vocabulary
 
     if args.words is None and not args.example:
         raise InputError(
             'no words: give --words "dog, grass", or --example "screw=ref.jpg#120,40,80,80"'
         )
-    words = Vocabulary("custom", ()) if args.words is None else read_words(args.words)
+    words = Vocabulary("custom", ()) if args.words is None else Vocabulary.of(args.words)
     for name, example in map(read_example, args.example):
         words = words.with_examples({name: [example]})
     return words

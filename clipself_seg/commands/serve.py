@@ -166,12 +166,12 @@ def _own_texts() -> Iterator[Path]:
 
 
 def _app(args: argparse.Namespace, limits: Limits, texts: Path) -> FastAPI:
-    from clipself_seg.data.vocabulary import read_words
+    from clipself_seg.data.vocabulary import Vocabulary
     from clipself_seg.explore.server import make_app
 
     mini = of_scenes(args)
-    words = read_words(args.words or ("mini" if mini else COMMON_WORDS))
-    stuff = None if args.stuff is None else read_words(args.stuff)
+    words = Vocabulary.of(args.words or ("mini" if mini else COMMON_WORDS))
+    stuff = None if args.stuff is None else Vocabulary.of(args.stuff)
     return make_app(
         _answers(args, texts),
         limits,

@@ -21,6 +21,7 @@ from PIL import Image
 from clipself_seg.checkpoints.hashes import invalidate
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.data.images import TooManyPixels, decode_image, fit_size
+<<<<<<< HEAD
 from clipself_seg.data.vocabulary import (
     Vocabulary,
     available_vocabularies,
@@ -28,6 +29,10 @@ from clipself_seg.data.vocabulary import (
     own_words,
 )
 from clipself_seg.errors import InputError, MissingPackage, check_keys
+=======
+from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.errors import InputError, MissingPackage
+>>>>>>> main
 from clipself_seg.explore.content import Content, PanopticView, jpeg_address
 from clipself_seg.prediction.detection import DetectionPredictor, Detections
 from clipself_seg.prediction.panoptic import (
@@ -139,11 +144,13 @@ def typed_words(text: str, limits: Limits) -> Vocabulary:
         raise InputError(f"the words are {len(text)} letters long: give fewer")
     if CONTROL.search(text):
         raise InputError("the words have control characters: type letters alone")
-    if text.strip() in available_vocabularies():
-        words = load_vocabulary(text.strip())
+    if text.strip() in Vocabulary.available():
+        words = Vocabulary.load(text.strip())
     else:
         entries = text.replace("\n", ",").split(",")
-        words = own_words([entry for entry in entries if entry.strip()], origin="the list of words")
+        words = Vocabulary.of(
+            [entry for entry in entries if entry.strip()], origin="the list of words"
+        )
     names = [name for entry in words.classes for name in entry.names]
     if len(names) > limits.words:
         raise InputError(f"{len(names)} words, synonyms among them: give {limits.words} at most")

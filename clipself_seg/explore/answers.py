@@ -21,18 +21,8 @@ from PIL import Image
 from clipself_seg.checkpoints.hashes import invalidate
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.data.images import TooManyPixels, decode_image, fit_size
-<<<<<<< HEAD
-from clipself_seg.data.vocabulary import (
-    Vocabulary,
-    available_vocabularies,
-    load_vocabulary,
-    own_words,
-)
-from clipself_seg.errors import InputError, MissingPackage, check_keys
-=======
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.errors import InputError, MissingPackage
->>>>>>> main
+from clipself_seg.errors import InputError, MissingPackage, check_keys
 from clipself_seg.explore.content import Content, PanopticView, jpeg_address
 from clipself_seg.prediction.detection import DetectionPredictor, Detections
 from clipself_seg.prediction.panoptic import (
@@ -64,6 +54,7 @@ EXAMPLES = Kind(
     f"a list of at most {MOST_EXAMPLES}",
     lambda value: LIST.test(value) and len(value) <= MOST_EXAMPLES,
 )
+KEYS = ("image", "words", "stuff", "examples")
 REQUEST: Schema = {"image?": TEXT, "words?": TEXT, "stuff?": TEXT, "examples?": EXAMPLES}
 EXAMPLE: Schema = {"name": TEXT, "image": TEXT, "box": BOX}
 R = TypeVar("R", Segmentation, PanopticSegmentation, Detections)
@@ -110,7 +101,7 @@ def read_request(body: bytes, limits: Limits) -> Asked:
         InputError: it is not of that form, or beyond the limits.
     """
     # As many values as the brackets and commas, which only words and stuff need more of. Many take long to build.
-    most = 2 * limits.words * (MOST_LETTERS + 2) + len(REQUEST) + VALUES * MOST_EXAMPLES
+    most = 2 * limits.words * (MOST_LETTERS + 2) + len(KEYS) + VALUES * MOST_EXAMPLES
     if sum(map(body.count, b"[{,")) > most:
         raise InputError(
             "the request has too many brackets and commas: send an image and fewer words"
@@ -120,7 +111,7 @@ def read_request(body: bytes, limits: Limits) -> Asked:
     except (ValueError, RecursionError):
         raise InputError("the request is no JSON: send image, words and stuff") from None
     check(given, REQUEST, "the request")
-    check_keys(given, ("image", "words", "stuff", "examples"), "the request")
+    check_keys(given, KEYS, "the request")
     examples, stuff = given.get("examples", []), given.get("stuff", "")
     check(examples, [EXAMPLE], "the request", place="examples")
     words = typed_words(given.get("words", ""), limits)

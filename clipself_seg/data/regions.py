@@ -156,7 +156,7 @@ def box_areas(boxes: np.ndarray) -> np.ndarray:
 
 
 def of_usable_area(areas: np.ndarray) -> np.ndarray:
-    """Whether each area is from `MIN_BOX_AREA` to `MAX_BOX_AREA` inclusive, (n,) bool."""
+    """True for each area from `MIN_BOX_AREA` to `MAX_BOX_AREA` inclusive, (n,) bool."""
     return (areas >= MIN_BOX_AREA) & (areas <= MAX_BOX_AREA)
 
 
@@ -246,7 +246,7 @@ def segment_regions(segments: Segments, isthing: np.ndarray, crop_scale: float) 
 
     Args:
         segments: n segments of an image.
-        isthing: whether each segment is a thing, (n,) bool.
+        isthing: True for each segment that is a thing, (n,) bool.
         crop_scale: enlargement of the things' crops about their centres; 1.5 in the reference.
     """
     height, width = segments.ids.shape

@@ -106,8 +106,7 @@ def test_evaluation_reads_with_the_mixed_weights_and_training_goes_on_with_the_s
     images = mixed.preprocess(samples[0]["image"][None])
     with torch.no_grad():
         expected = (
-            mixed.encode_boxes(images, [samples[0]["boxes"]])
-            @ model.reader.bank.embed(model.names).T
+            mixed.encode_boxes(images, [samples[0]["boxes"]]) @ model.bank.embed(model.names).T
         )
     torch.testing.assert_close(scores["boxes"], expected)
     model.train()

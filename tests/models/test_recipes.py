@@ -15,7 +15,7 @@ from clipself_seg.commands.train import main as train
 from clipself_seg.commands.train import parse
 from clipself_seg.config import load_config
 from clipself_seg.data.datasets.records import detection_records, sem_seg_records
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg
 from clipself_seg.models.build import build_model
@@ -196,7 +196,7 @@ def test_the_faded_photographs_have_labels_of_ten_classes_alone(faded):
         pixels = np.asarray(image, dtype=float)
     assert (pixels[..., 0] - pixels[..., 2]).mean() > 20  # warm
     labels = np.asarray(Image.open(faded / "stuffthingmaps/train/000000.png"))
-    assert labels[labels != 255].max() < 10 <= len(load_vocabulary("mini_ten"))
+    assert labels[labels != 255].max() < 10 <= len(Vocabulary.load("mini_ten"))
     assert detection_records("mini_faded_train_boxes", training=True, masks=False)
     assert len(sem_seg_records("mini_faded_val_sem_seg")) == 1
 

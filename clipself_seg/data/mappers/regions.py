@@ -97,7 +97,7 @@ class WholeImageMapper:
 
     Attributes:
         image_size: S, side of the square in pixels.
-        squash: whether the whole image becomes the square; else its shorter side becomes S, and what is over at both
+        squash: the whole image becomes the square; else its shorter side becomes S, and what is over at both
             ends of the longer one is cut off.
         filter: of Pillow, "bicubic" or "bilinear".
         max_pixels: largest number of pixels of an image that is decoded.

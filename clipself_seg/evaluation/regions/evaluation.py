@@ -25,7 +25,7 @@ from clipself_seg.data.images import MAX_PIXELS
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.regions import RegionMapper, WholeImageMapper
 from clipself_seg.data.mappers.samples import Configurable
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results
 from clipself_seg.evaluation.protocol import MeasuringProtocol, words_text
@@ -215,7 +215,7 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
     def _read(self, name: str) -> tuple[Vocabulary, list[Record]]:
         if is_of_whole_images(name):
             return whole_image_records(name)
-        vocabulary = load_vocabulary(vocabulary_name(name))
+        vocabulary = Vocabulary.load(vocabulary_name(name))
         return vocabulary, region_records(name, vocabulary)
 
 

@@ -45,7 +45,7 @@ class TrainingSettings:
         mask_ignored: whether these pixels are left out of the loss, see `sigmoid_loss`.
         precision: dtype of autocast, or None.
         preservation: weight of the scores of further words, which stay those of the start.
-        preserved_words: these words, as `read_words` takes them, and how many of them a step takes.
+        preserved_words: these words, as `Vocabulary.of` takes them, and how many of them a step takes.
     """
 
     finetune: str = "attention"

@@ -29,7 +29,7 @@ Pixel = tuple[float, ...]
 
 @dataclasses.dataclass(frozen=True)
 class InputSettings:
-    """What F-ViT reads of images and of the image tower.
+    """Size and normalisation of images, and the features that F-ViT reads of the image tower.
 
     Attributes:
         blocks: the four blocks, from 0, whose outputs are the taps; one may come several times.

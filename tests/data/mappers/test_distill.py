@@ -21,7 +21,7 @@ from clipself_seg.data.mappers.distill import (
 )
 from clipself_seg.data.mappers.regions import RegionMapper
 from clipself_seg.data.regions import enlarge_boxes
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 
 BLOCK = 10
@@ -113,7 +113,7 @@ def words(things=2, stuff=1):
 @pytest.fixture
 def vocabulary(tmp_path):
     (tmp_path / "words.json").write_text(json.dumps(words()))
-    return load_vocabulary(tmp_path / "words.json")
+    return Vocabulary.load(tmp_path / "words.json")
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_a_picture_of_small_segments_only_has_no_regions(labelled, vocabulary, t
 
 def test_a_vocabulary_that_does_not_tell_things_is_refused():
     with pytest.raises(InputError, match="isthing"):
-        regions(Vocabulary.from_names(["cat", "dog"]))
+        regions(Vocabulary.of(["cat", "dog"]))
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.evaluation.protocol import MeasuringProtocol, protocol_lines
 from clipself_seg.evaluation.report import format_table
 from clipself_seg.models.protocol import Model, SemSegModel, reading_of
+from clipself_seg.registry import Registry
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ AnyModel = TypeVar("AnyModel", bound=Model)
 Data = TypeVar("Data")
 
 # Numbers that modules of --import add, see `extend.register_metric`: name -> what computes it.
-METRICS: dict[str, Callable[[Mapping[str, float], np.ndarray | None], float | None]] = {}
+METRICS = Registry[Callable[[Mapping[str, float], np.ndarray | None], float | None]]()
 
 
 class Pass(NamedTuple):

@@ -44,6 +44,7 @@ from clipself_seg.models.protocol import (
     RegionModel,
     SemSegModel,
 )
+from clipself_seg.registry import Registry
 
 Learner = TypeVar("Learner", bound=Model, contravariant=True)
 
@@ -227,13 +228,12 @@ def _shared_vocabulary(
 
 
 # What `Model.task` says -> the task.
-TASKS: dict[str, Callable[[CfgNode], Task[Any]]] = {
-    "regions": RegionTask,
-    "whole_images": RegionTask,
-    "sem_seg": SemSegTask,
-    "panoptic": PanopticTask,
-    "detection": DetectionTask,
-}
+TASKS = Registry[Callable[[CfgNode], Task[Any]]]()
+TASKS.enter("regions", RegionTask)
+TASKS.enter("whole_images", RegionTask)
+TASKS.enter("sem_seg", SemSegTask)
+TASKS.enter("panoptic", PanopticTask)
+TASKS.enter("detection", DetectionTask)
 
 
 def task_of(cfg: CfgNode) -> Task[Any]:

@@ -91,7 +91,7 @@ def test_groups_compete_among_all_classes():
         "boxes.stuff.top1": 100,
         "boxes.stuff.top5": 100,
     }
-    assert one.evaluate() == {"regions": things | stuff | {"images": 1}}
+    assert (things | stuff | {"images": 1}).items() <= one.evaluate()["regions"].items()
 
 
 def test_images_without_regions_do_not_disturb():

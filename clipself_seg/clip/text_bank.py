@@ -409,11 +409,12 @@ class ClassTexts:
 
     def _tokenize(self, names: Names) -> Tensor:
         """Tokens of all prompts; those of the last names are kept for the next training step."""
-        if self._tokens is None or self._tokens[0] != names:
+        kept = self._tokens  # of this call, whatever others ask for meanwhile
+        if kept is None or kept[0] != names:
             flat = [name for synonyms in names for name in synonyms]
             prompts = [p for name in flat for p in class_prompts(name, self.templates, clean=False)]
-            self._tokens = names, self.clip.tokenize(prompts)
-        return self._tokens[1]
+            kept = self._tokens = names, self.clip.tokenize(prompts)
+        return kept[1]
 
 
 def check_lengths(clip: DenseCLIP, names: Names, templates: str) -> None:

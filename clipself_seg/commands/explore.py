@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipself_seg.commands import options
-from clipself_seg.commands.options import Options, command, flag, value
+from clipself_seg.commands.options import CommandLine, Options, command, flag, value
 from clipself_seg.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ SHIPPED = {
 }
 # Those of photographs; the second has no address that a program can fetch.
 MODELS = ("eva02-vitb16", "clipself-eva02-vitb16-coco-patches")
-PANOPTIC_ONLY = ("stuff", "config_file", "panoptic_model", "clip_weights")
+PANOPTIC_ONLY = ("stuff", "panoptic_model", "clip_weights")
 MEGABYTE = 1_000_000
 MANY_BYTES = 200 * MEGABYTE
 
 
-def _maps_options(parser: argparse.ArgumentParser) -> None:
+def _maps_options(parser: CommandLine) -> None:
     options.images(parser)
     value(parser, "--words", f"a heat map for each: {options.WORDS}")
     add_model_options(parser)
@@ -78,7 +78,7 @@ def dense_maps(args: argparse.Namespace) -> int:
     return 2 if len(failed) == total else 1 if failed else 0
 
 
-def _explore_options(parser: argparse.ArgumentParser) -> None:
+def _explore_options(parser: CommandLine) -> None:
     options.images(parser)
     options.output(parser, "output/explore.html", "the page")
     options.required(parser, "--words", options.WORDS)
@@ -87,8 +87,6 @@ def _explore_options(parser: argparse.ArgumentParser) -> None:
     value(parser, "--stuff", 'words that are stuff, as --words; "" for none')
     value(parser, "--panoptic-model", "as --model of predict (the default of the task)")
     value(parser, "--clip-weights", "of the CLIP that scores masks, as of predict")
-    rare = options.group(parser, rare=True)
-    value(rare, "--config-file", "configuration in place of the panoptic model's")
 
 
 def add_model_options(parser: Options) -> None:
@@ -204,9 +202,9 @@ def _panoptic(args: argparse.Namespace) -> PanopticView:
     opts = [] if given is None else [KEYS["clip_weights"], given]
     opts += [] if args.device is None else [KEYS["device"], args.device]
     model = args.panoptic_model
-    if model is None and args.config_file is None:
+    if model is None:
         model = "mini" if of_scenes(args) else options.default_model("panoptic").weights
-    predictor = predictor_of(model, "panoptic", args.config_file, opts)
+    predictor = predictor_of(model, "panoptic", None, opts)
     predictor.set_vocabulary(words)
     return PanopticView(predictor)
 

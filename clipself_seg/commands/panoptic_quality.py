@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from clipself_seg.commands.options import command, processes, required, value
+from clipself_seg.commands.options import CommandLine, command, processes, required, value
 from clipself_seg.errors import InputError, require_unique, shown
 from clipself_seg.schema import LIST, TEXT, WHOLE, Schema, one_of
 
@@ -27,7 +27,7 @@ class Side(NamedTuple):
     folder: Path
 
 
-def _options(parser: argparse.ArgumentParser) -> None:
+def _options(parser: CommandLine) -> None:
     for side, what in (("truth", "ground truth"), ("prediction", "prediction")):
         text = f"panoptic JSON of the {what} and the folder of its PNGs"
         required(parser, f"--{side}", text, nargs=2, type=Path, metavar=("JSON", "FOLDER"))

@@ -36,7 +36,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from clipself_seg.commands import options
-from clipself_seg.commands.options import command, flag, group, value, within
+from clipself_seg.commands.options import CommandLine, command, flag, group, value, within
 from clipself_seg.errors import GOES_ON, InputError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ NOT_RAY = ("save", "scores", "skip_existing", "masks", "absent")
 SHOWN = 8  # names in a message
 
 
-def _options(parser: argparse.ArgumentParser) -> None:
+def _options(parser: CommandLine) -> None:
     options.images(parser, "images, folders of them, and videos (.mp4 .mov .avi .mkv .webm)", "*")
     value(parser, "--words", options.WORDS)
     parser.add_argument(

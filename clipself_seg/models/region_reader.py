@@ -86,7 +86,7 @@ class RegionReader(FrozenCLIP):
         return self.clip.patch_size
 
     def reading(self) -> Reading:
-        """How it reads names and images, for the protocol of its numbers."""
+        """Describes the way from names and images to scores, for the protocol of the numbers."""
         return Reading(
             MEAN_OF_NAMES,
             templates_text(self.bank.templates),

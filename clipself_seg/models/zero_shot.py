@@ -99,7 +99,7 @@ class ZeroShotSegmenter(FrozenCLIP):
         return "sem_seg"
 
     def reading(self) -> Reading:
-        """How it reads names and images, for the protocol of its numbers."""
+        """Describes the way from names and images to scores, for the protocol of the numbers."""
         windows = self.windows
         return Reading(
             SYNONYM_TEXTS[self.synonyms],

@@ -68,7 +68,7 @@ def test_each_recipe_trains_its_parameters_of_clip_and_the_head(build):
 def test_a_recipe_is_refused_for_models_that_it_is_not_for():
     with pytest.raises(InputError, match="low_rank is for CATSeg and FViT, not for OpenPanoptic"):
         load_config("mini/panoptic+low_rank")
-    with pytest.raises(InputError, match="LOW_RANK is 8, and the image tower is frozen"):
+    with pytest.raises(InputError, match="LOW_RANK must be 0 for a frozen image tower"):
         f_vit("low_rank", "MODEL.FVIT.TRAIN_CLIP", "False")
     with pytest.raises(InputError, match="PRESERVATION.WEIGHT must be 0 without a start"):
         load_config("mini/semseg+preserved")

@@ -159,10 +159,8 @@ class SemSegWorkload(Workload):
         self, inputs: tuple[Tensor, tuple[Tensor, Tensor], Tensor]
     ) -> list[ClassLogits]:
         dense, guidance, text = inputs
-        return [
-            self.model.aggregator(image, Guidance(image, (first, second)), text)
-            for image, first, second in zip(dense, *guidance)
-        ]
+        guides = [Guidance(image, maps) for image, *maps in zip(dense, *guidance)]
+        return self.model.aggregator(dense, guides, text)
 
     def _plain_aggregator(self, inputs: tuple[Tensor, tuple[Tensor, Tensor], Tensor]) -> Tensor:
         dense, guidance, text = inputs

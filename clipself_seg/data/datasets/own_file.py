@@ -356,7 +356,7 @@ def _named(data: DataFile, task: str) -> DataFile:
 
 
 def read_json_once(path: Path) -> JsonObject:
-    """As `read_coco_json`, once for all who ask before `forget_files`; none of them changes the content."""
+    """Content of a COCO JSON, read once for all who ask before `forget_files`; none of them changes it."""
     stat = path.stat()
     return _content_of(path, stat.st_size, stat.st_mtime_ns)
 

@@ -52,7 +52,7 @@ class DataRoot(NamedTuple):
 
     @property
     def shipped(self) -> str:
-        """What is read in place of data of one's own, where that comes with the package; else empty."""
+        """Name of the data of the package that are read in place of the user's; empty where there are none."""
         return ""
 
 
@@ -109,7 +109,7 @@ class NeededPath(NamedTuple):
 
 @dataclass(frozen=True)
 class DataSet:
-    """What all kinds of data sets have in common. Paths are relative to the root.
+    """Base of all kinds of data sets. Paths are relative to the root.
 
     Attributes:
         root: folder of the data set's family, with advice how to get its files.
@@ -159,7 +159,7 @@ class DataSet:
         return [NeededPath(self.images), *(NeededPath(path, self.prepare) for path in prepared)]
 
     def missing(self, tasks: Collection[str] = ()) -> list[NeededPath]:
-        """Those of the needed paths that are not on this machine."""
+        """Needed paths that are not on this machine."""
         return [need for need in self.needed(tasks) if not self.path(need.relative).exists()]
 
     def advice(self, command: str = "") -> str:
@@ -221,7 +221,7 @@ class SemSegSet(DataSet):
             names for background, evaluation counts a prediction of any of them as background and has
             `background` + 1 classes.
         label_suffix: suffix of the label maps; that of images is .jpg.
-        images_without_labels: whether the folder of the images is meant to hold other images, too.
+        images_without_labels: the folder of the images is meant to hold other images, too.
     """
 
     fields = {
@@ -243,7 +243,7 @@ class SemSegSet(DataSet):
 
     @property
     def prepares_images(self) -> bool:
-        """Whether `prepare` writes the images, too."""
+        """True if `prepare` writes the images, too."""
         return bool(self.archive)
 
     def needed(self, tasks: Collection[str] = ()) -> list[NeededPath]:
@@ -279,7 +279,7 @@ class PanopticSet(DataSet):
         captions_json: file of captions and their noun phrases, see `annotations.read_phrases`; "" if there is none.
         prepare_sem_seg: command that writes the label maps; "" if they are part of an archive.
         prepare_captions: command that writes the captions; "" if they are part of an archive.
-        covered_stuff: whether the file may list stuff that things cover entirely, as ADE20K's does.
+        covered_stuff: the file may list stuff that things cover entirely, as ADE20K's does.
         image_name: name of an image below `images`, with {id} for its id and {city} for the part of that before
             the first "_"; "" where `annotations` has the names.
         label_map_name: name of a label map below `sem_seg_root`, likewise; "" where it is that of the PNG.
@@ -351,7 +351,7 @@ class DetectionSet(DataSet):
     One that is only trained on may annotate base classes alone.
 
     Attributes:
-        by_order: whether the classes are the categories of the file by ascending id, see
+        by_order: the classes are the categories of the file by ascending id, see
             `annotations.category_indices`.
     """
 

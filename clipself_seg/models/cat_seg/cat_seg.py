@@ -192,7 +192,7 @@ class CATSeg(ModelBase):
         return Classes(names, seen=seen, examples=words.examples)
 
     def reading(self) -> Reading:
-        """How it reads names and images, for the protocol of its numbers."""
+        """Describes the way from names and images to scores, for the protocol of the numbers."""
         layout = self.layout
         windows = f"{layout.size} px, stride {layout.stride} px, of a canvas of {layout.canvas} px, and the whole image"
         return Reading(
@@ -339,7 +339,7 @@ class CATSeg(ModelBase):
         resized = resize(windows, self.clip_size)
         features = self.clip.visual.features(resized, self.tower_features)
         guidance = self._guidance(for_backbone, features)
-        return self.aggregator.of_images(features["dense"], guidance, text_TPE)
+        return self.aggregator(features["dense"], guidance, text_TPE)
 
     @property
     def _backbone_size(self) -> tuple[int, int]:

@@ -140,7 +140,7 @@ class FViT(ModelBase):
 
     @property
     def has_masks(self) -> bool:
-        """Whether there is a mask head, which trains on masks."""
+        """True if there is a mask head, which trains on masks."""
         return self.roi_head.mask_head is not None
 
     def stays_frozen(self) -> Iterable[nn.Module]:
@@ -148,7 +148,7 @@ class FViT(ModelBase):
         return (self.clip,)
 
     def reading(self) -> Reading:
-        """How it reads names and images, for the protocol of its numbers."""
+        """Describes the way from names and images to scores, for the protocol of the numbers."""
         return Reading(
             FIRST_NAME,
             templates_text(self.bank.templates),
@@ -290,7 +290,7 @@ class FViT(ModelBase):
     def _divergence(
         self, start: FViT, images: Tensor, samples: Sequence[Sample], outputs: Maps
     ) -> Tensor:
-        """How far the model is from its start, scalar: divergence of objectness, where the start sees objects, and
+        """Distance of the model from its start, scalar: divergence of objectness, where the start sees objects, and
         cosine distances of the embeddings of its best proposals and of CLIP's dense features.
         """
         levels, logits, dense = outputs

@@ -131,9 +131,17 @@ def test_detectron2s_own_names_keep_their_files():
     "read, name, message",
     [
         (grid, "coco_2017_trian", 'did you mean "coco_2017_train"'),
-        (boxes, "coco_2017_val_panoptic", '" is panoptic.* take "coco_2017_val"$'),
+        (
+            boxes,
+            "coco_2017_val_panoptic",
+            '" has segments, and boxes .* did you mean "coco_2017_val',
+        ),
         (vocabulary_name, "mini_val_panoptik", 'did you mean "mini_val_panoptic"'),
-        (nouns, "mini_train_proposals", "has no boxes with nouns: did you mean"),
+        (
+            nouns,
+            "mini_train_proposals",
+            "has boxes, and nouns or classes are read here: did you mean",
+        ),
         (of_kind(SemSegSet), "ade20k_150_sem_seg", 'did you mean "ade20k_150_test_sem_seg"'),
         (of_kind(PanopticSet), "coco_2017_val_panoptic", f'did you mean "{COCO}"'),
         (of_kind(PanopticSet), "mini_val_sem_seg", '"mini_val_panoptic_with_sem_seg"'),
@@ -443,7 +451,7 @@ def test_ones_own_panoptic_set_works_under_its_name(mini, catalogue):
     register_coco_panoptic(
         "my_scenes", {}, str(mini / "base"), str(mini / "panoptic_base"), json_file
     )
-    with pytest.raises(InputError, match="take one that register_coco_instances made"):
+    with pytest.raises(InputError, match='"my_scenes" has segments, and boxes'):
         boxes("my_scenes")
     with pytest.raises(InputError, match='"my_scenes" has no "vocabulary" in its metadata: set Me'):
         find_dataset("my_scenes", PanopticSet)
@@ -453,7 +461,9 @@ def test_ones_own_panoptic_set_works_under_its_name(mini, catalogue):
     (record,) = panoptic_set_records("my_scenes")
     assert record["file_name"] == str(mini / "base/3.jpg")
     assert "sem_seg_file_name" not in record
-    with pytest.raises(InputError, match='"my_scenes" has no files for "semantic": set Met'):
+    with pytest.raises(
+        InputError, match='"my_scenes" has no "sem_seg_root" in its metadata: set Met'
+    ):
         panoptic_set_records("my_scenes", ["semantic"])
     (mini / "base").rmdir()
     with pytest.raises(InputError, match='"my_scenes": .*base is missing; correct its registr'):

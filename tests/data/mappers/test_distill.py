@@ -136,9 +136,8 @@ def regions(vocabulary, **changes):
     return RegionMapper(**settings | changes)
 
 
-@pytest.mark.parametrize("rule", ["reference", "exact"])
-def test_regions_carry_labels_boxes_masks_and_crops(labelled, vocabulary, rule):
-    sample = regions(vocabulary, mask_resize=rule)(labelled)
+def test_regions_carry_labels_boxes_masks_and_crops(labelled, vocabulary):
+    sample = regions(vocabulary)(labelled)
     assert sample["labels"].tolist() == [2, 1]
     assert sample["isthing"].tolist() == [False, True]
     expected = torch.tensor([[0.0, 20, 59, 39], [20, 10, 30, 20]]) / 60

@@ -143,9 +143,6 @@ def test_the_config_decides(record):
     assert (sample["image"][:, 32:] == 128).all()
     cfg = load_config(None, [*words, "MODEL.MASK_GENERATOR.VARIANT", "label"])
     assert "words" not in PanopticTrainMapper(cfg, seed=0, vocabulary=MINI)(record, 0)
-    with pytest.raises(InputError, match="MIN_SCALE 0.5 and INPUT.MAX_SCALE 0.1"):
-        cfg = load_config(None, words + ["INPUT.MAX_SCALE", 0.1])
-        PanopticTrainMapper(cfg, seed=0, vocabulary=MINI)
 
 
 def test_the_test_mapper_keeps_the_records_entries_and_reads_no_ground_truth(record):

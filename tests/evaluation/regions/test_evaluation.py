@@ -26,7 +26,7 @@ def datasets(tmp_path, monkeypatch):
 
 
 def evaluation(sizes, folder):
-    how = {"read": READ, "mask_resize": "reference", "workers": 0, "output_dir": folder}
+    how = {"read": READ, "workers": 0, "output_dir": folder}
     return RegionEvaluation(datasets=[NAME], sizes=sizes, **how)
 
 
@@ -107,7 +107,7 @@ def test_mixtures_have_the_numbers_that_their_alpha_alone_has_and_leave_the_mode
             mixture = {k.removeprefix(prefix): v for k, v in own.items() if k.startswith(prefix)}
             assert mixture == expected[alpha][size] != expected[1.0][size]
     assert model.alpha == 1.0 and not model.training
-    assert model.reader.clip.weights_hash() == model.weights_hash()
+    assert model.clip.weights_hash() == model.weights_hash()
     tables = swept.tables({NAME: numbers}, "csv")
     (lines,) = (table.splitlines() for title, table in tables.items() if title.endswith("64 px"))
     rows = [line.split(",")[0] for line in lines]

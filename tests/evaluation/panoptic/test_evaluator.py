@@ -12,8 +12,7 @@ import torch
 from clipself_seg.data.masks import read_panoptic_png
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
-from clipself_seg.evaluation.panoptic.numbers import panoptic_results
+from clipself_seg.evaluation.panoptic.quality import PanopticQualityEvaluator, panoptic_results
 from clipself_seg.evaluation.report import quality_table
 from tests.panoptic_worlds import CATEGORIES, own_quality, random_sides
 

@@ -12,7 +12,7 @@ from PIL import Image
 from clipself_seg.commands.panoptic_quality import Side, read_classes
 from clipself_seg.data.masks import read_panoptic_png
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.panoptic.numbers import (
+from clipself_seg.evaluation.panoptic.quality import (
     match_segments,
     panoptic_map,
     panoptic_quality,

@@ -11,7 +11,7 @@ import torch
 
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.regions.accuracy import (
+from clipself_seg.evaluation.region_accuracy import (
     NO_CLASS,
     RegionAccuracyEvaluator,
     class_accuracies,

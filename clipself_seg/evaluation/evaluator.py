@@ -103,6 +103,11 @@ class ImageEvaluator(DatasetEvaluator, Generic[Kept]):
         return {image: merged[image] for image in order}
 
 
+def nothing_to_measure(dataset: str, images: int, lacks: str, reason: str) -> InputError:
+    """The error about a data set whose ground truth has nothing to compare with."""
+    return InputError(f'"{dataset}" has no {lacks} in {images} images: {reason}')
+
+
 def check_predicted_classes(
     classes: np.ndarray, num_classes: int, file_name: str, dataset_name: str
 ) -> None:

@@ -23,13 +23,13 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from clipself_seg.data.masks import read_labels_of
-from clipself_seg.errors import InputError
 from clipself_seg.evaluation.evaluator import (
     Output,
     Outputs,
     Samples,
     check_predicted_classes,
     equal_runs,
+    nothing_to_measure,
 )
 from clipself_seg.evaluation.report import (
     class_keys,
@@ -152,10 +152,8 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         self.confusion = matrix
         images = sum(number for _, number, _ in counted)
         if not matrix.any():
-            raise InputError(
-                f'"{self.dataset_name}" has no labelled pixel in {images} images: its label maps '
-                f"hold nothing but the ignore label {self.ignore_label}"
-            )
+            reason = f"its label maps hold nothing but the ignore label {self.ignore_label}"
+            raise nothing_to_measure(self.dataset_name, images, "labelled pixel", reason)
         numbers = class_numbers(matrix, self.rule)
         results = {"images": float(images)}
         results |= sem_seg_results(numbers, self.class_names, self.seen)

@@ -43,7 +43,7 @@ from clipself_seg.data.mappers.samples import Configurable
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results
-from clipself_seg.evaluation.evaluator import ImageEvaluator, Outputs, Samples
+from clipself_seg.evaluation.evaluator import ImageEvaluator, Outputs, Samples, nothing_to_measure
 from clipself_seg.evaluation.protocol import MeasuringProtocol, words_text
 from clipself_seg.evaluation.region_report import (
     about,
@@ -341,10 +341,9 @@ class RegionAccuracyEvaluator(ImageEvaluator[tuple[Regions, Grouping | None]]):
         images = self._merged()
         regions = _concatenate([regions for regions, _ in images])
         if not len(regions.labels):
-            raise InputError(
-                f'"{self.dataset_name}" has no region to recognise in {len(images)} images: '
-                "its panoptic ground truth is blank or all segments are too small"
-            )
+            reason = "its panoptic ground truth is blank or all segments are too small"
+            lacks = "region to recognise"
+            raise nothing_to_measure(self.dataset_name, len(images), lacks, reason)
         results = region_results(regions, len(self.vocabulary)) | {"images": float(len(images))}
         if WHOLE in regions.ranks:
             results |= {

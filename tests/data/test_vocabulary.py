@@ -91,7 +91,10 @@ def test_masks_follow_the_order_of_the_classes(write):
         (["dog", "cat, "], "is 'cat, ', which has an empty name"),
         (["dog", "cat", "Dog|hound"], "more than once: dog"),
         ("[" * 100_000, "cannot be read as JSON (its brackets are nested too"),
-        ('{"classes": [' + "[" * 500 + "]" * 501 + "}", "classes[0] is [[[[[[[...]]]]]]], and has to be an object"),
+        (
+            '{"classes": [' + "[" * 500 + "]" * 501 + "}",
+            "classes[0] is [[[[[[[...]]]]]]], and has to be an object",
+        ),
         (
             {"classes": [{"names": ["a"]}], "abuot": ""},
             'unknown key "abuot": did you mean "about"',

@@ -25,8 +25,14 @@ from numpy.typing import ArrayLike
 
 from clipself_seg.data.images import truth_pixels
 from clipself_seg.data.masks import read_segments
-from clipself_seg.errors import InputError
-from clipself_seg.evaluation.evaluator import ImageEvaluator, Outputs, Samples, equal_runs
+from clipself_seg.errors import InputError, require_unique
+from clipself_seg.evaluation.evaluator import (
+    ImageEvaluator,
+    Outputs,
+    Samples,
+    equal_runs,
+    nothing_to_measure,
+)
 from clipself_seg.evaluation.report import (
     class_keys,
     percents,
@@ -122,8 +128,7 @@ def panoptic_map(
                 f"which is not among the {len(index_of)} classes: give those of the data set"
             )
     listed = [info["id"] for info in segments]
-    if len(set(listed)) < len(listed):
-        raise InputError(f"{source}: ids have to be unique, got {sorted(listed)[:9]}")
+    require_unique(listed, "segment id", source)
     return PanopticMap(
         ids=ids,
         segment_ids=np.array(listed, dtype=np.int64),
@@ -403,10 +408,9 @@ class PanopticQualityEvaluator(ImageEvaluator[ImageMatches]):
         matches = self._merged()
         quality = panoptic_quality(matches, len(self.vocabulary))
         if np.isnan(quality.pq).all():
-            raise InputError(
-                f'"{self.dataset_name}" has no segment in {len(matches)} images, neither true nor '
-                "predicted: its panoptic ground truth is blank"
-            )
+            reason = "its panoptic ground truth is blank"
+            lacks = "segment, true or predicted,"
+            raise nothing_to_measure(self.dataset_name, len(matches), lacks, reason)
         results = {"images": float(len(matches))}
         results |= panoptic_results(
             quality, self.vocabulary.first_names, self.vocabulary.thing, self.seen

@@ -74,7 +74,7 @@ def test_ground_truth_that_was_read_before_is_not_read_again(tmp_path):
 
 
 def test_blank_data_are_refused():
-    with pytest.raises(InputError, match='"tiny" has no segment in 0 images'):
+    with pytest.raises(InputError, match='"tiny" has no segment, true or predicted, in 0 images'):
         evaluator(image_ids=[]).evaluate()
 
 

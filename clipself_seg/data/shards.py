@@ -341,7 +341,7 @@ class ShardStream:
             "delete it to go on from the one before it",
         )
         check(states, STATES, origin, advice)
-        own = states[rank] if rank < len(states) else None
+        own: Any = states[rank] if rank < len(states) else None
         check(own, OBJECT, f"{origin}, of process {rank},", advice)
         positions = {int(n): Position(*place) for n, place in own["positions"].items()}
         unusable = sum(state["unusable"] for state in states)

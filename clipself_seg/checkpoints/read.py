@@ -75,7 +75,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Whether a file is one, by its beginning; by its suffix if the beginning is of no known kind."""
+    """Tells a safetensors file by its beginning; by its suffix if the beginning is of no known kind."""
     try:
         with path.open("rb") as file:
             start = file.read(9)
@@ -190,7 +190,7 @@ LONGEST = 200
 
 
 class NameProblem(NamedTuple):
-    """What is wrong with the names of a checkpoint: "lacks 2 tensors", and the first of them."""
+    """A difference between names, such as "lacks 2 tensors", and the first of these names."""
 
     what: str
     names: str
@@ -264,7 +264,7 @@ def _fitted(name: str, tensor: Tensor, target: Tensor, origin: str, sizes: str) 
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds neither NaN nor an infinite number.
+    """Returns False for a tensor that holds NaN or an infinite number.
 
     Of real numbers the smallest and the largest say so in a thirtieth of the time of a look at each.
     """
@@ -273,7 +273,7 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def nearly_equal(tensor: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are equal but for the rounding of half precision; most are equal, which takes less to see."""
+    """Compares two tensors up to the rounding of half precision; most are equal, which takes less to see."""
     return torch.equal(tensor, other) or torch.allclose(tensor, other, atol=2e-3, rtol=2e-3)
 
 

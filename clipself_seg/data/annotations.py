@@ -401,7 +401,7 @@ def category_indices(
         return dict(vocabulary.dataset_id_to_index)
     names = category_names(content, path)
     ids = sorted(names)
-    for number, wanted in itertools.zip_longest(ids, vocabulary.names):
+    for number, wanted in itertools.zip_longest(ids, vocabulary.first_names):
         stated = names.get(number, "")
         if _without_blanks(stated) != _without_blanks(wanted or ""):
             raise InputError(

@@ -28,7 +28,7 @@ from clipself_seg.clip.tower import DENSE
 from clipself_seg.clip.weights import to_native
 from clipself_seg.data.examples import ClassExamples
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Names, Words
+from clipself_seg.data.vocabulary import Names, Vocabulary, Words
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
 from clipself_seg.models.protocol import Classes
@@ -77,15 +77,15 @@ class ModelBase(nn.Module):
         """Reads and checks class names, and sets nothing: `forward` takes the result as an argument.
 
         Args:
-            words: text, a file or a built-in name, see `read_words`; a list, where "dog|puppy" and "dog, puppy" are
-                synonyms; or a vocabulary.
+            words: see `Vocabulary.of`.
             seen: (K,) bool, classes of the training vocabulary; None stands for all of them.
 
         Raises:
             InputError: no class, an empty name, or one with more tokens than CLIP reads.
             ValueError: `seen` is of another number of classes.
         """
-        raise NotImplementedError
+        vocabulary = Vocabulary.of(words)
+        return Classes(vocabulary.names(), seen=seen, examples=vocabulary.examples)
 
     def set_vocabulary(
         self, words: Words, seen: np.ndarray | None = None, **choices: bool | None

@@ -3,15 +3,15 @@
 This file has, in this order:
 
 * `Step`: one training step, with the features of student and teacher that several losses read, each computed once.
-* The objectives, which compute losses from a `Step`: `CropDistillation` (crops alone), `WeightedTerms` (a sum of terms,
-  some of which compare correlations with those of a `CorrelationTeacher`), `RegionText` (nouns) and `CaptionContrast`
+* The objectives, which compute losses from a `Step`: `WeightedTerms` (a sum of terms, of crops in CLIPSelf, some of
+  which compare correlations with those of a `CorrelationTeacher`), `RegionText` (nouns) and `CaptionContrast`
   (captions).
 * The functions that build an objective from a configuration.
 
 To add an objective, write a class with the members of `Objective`, and add a line to `OBJECTIVES` and a value to
 ``MODEL.CLIPSELF.TARGET``; `training.tasks.RegionTask` chooses the mapper that makes its samples. To add a term of the
-target "crops", write a function, and add a line to `TERMS`, a key to ``config/keys.py`` and its name to
-``config/checks.py``. A module outside of the package calls `extend.register_objective`.
+target "crops", write a function, and add a line to `TERMS`, a key to ``config/keys.py`` and a relation to
+``config/relations.py``. A module outside of the package calls `extend.register_objective`.
 
 Shapes: B images, R regions of all images, n regions of one image, E embedding, h x w cells of the
     dense features, N = h w of them, D width of the tower, S0 side of the CLIP's own images.
@@ -248,25 +248,6 @@ class Objective(Protocol):
         """
 
 
-def crop_distance(step: Step) -> Tensor:
-    """Mean cosine distance of regions and crops over regions or images, in [0, 2]."""
-    return step.region_mean(cosine_distance(step.student_RE, step.teacher_RE))
-
-
-class CropDistillation(Objective):
-    """The cosine distance of regions and crops (CLIPSelf, equation 1).
-
-    Of samples it reads "image", "boxes" (n, 4) XYXY in [0, 1] of the padded square and "crops" uint8
-    (n, 3, S0, S0).
-    """
-
-    reads: tuple[str, ...] = (DENSE,)
-
-    def losses(self, step: Step) -> dict[str, Tensor]:
-        """{"loss_clipself": mean of the distances over regions or images, in [0, 2]}."""
-        return {"loss_clipself": crop_distance(step)}
-
-
 class CorrelationTeacher(Protocol):
     """The interface of frozen teachers of correlations."""
 
@@ -315,8 +296,9 @@ def _tokens(maps_BDhw: Tensor) -> Tensor:
     return maps_BDhw.flatten(2).mT
 
 
-def _crops_term(step: Step, terms: WeightedTerms) -> Tensor:
-    return crop_distance(step)
+def _crops_of_teacher(step: Step, terms: WeightedTerms) -> Tensor:
+    """Mean cosine distance of regions and crops over regions or images, in [0, 2] (CLIPSelf, equation 1)."""
+    return step.region_mean(cosine_distance(step.student_RE, step.teacher_RE))
 
 
 def _context(step: Step, terms: WeightedTerms) -> Tensor:
@@ -373,7 +355,7 @@ class Term(NamedTuple):
 
 # Name of a key below MODEL.CLIPSELF.OBJECTIVES -> its term.
 TERMS = {
-    "CROPS": Term("loss_clipself", (DENSE,), False, _crops_term),
+    "CROPS": Term("loss_clipself", (DENSE,), False, _crops_of_teacher),
     "CONTEXT": Term("loss_context", (), True, _context),
     "COHERENCE": Term("loss_coherence", (DENSE,), True, _coherence),
     "SPATIAL": Term("loss_spatial", (DENSE,), True, _spatial),
@@ -542,7 +524,7 @@ class CaptionContrast(Objective):
 
 
 def _crops(cfg: CfgNode) -> Objective:
-    """`CropDistillation`, or a sum of further terms with it, or without it."""
+    """A sum of terms, with CLIPSelf's own or without it."""
     keys = cfg.MODEL.CLIPSELF.OBJECTIVES
     weights = {name: keys.get(name, 0.0) for name in TERMS}
     asked = {name for name, weight in weights.items() if weight > 0}
@@ -557,8 +539,6 @@ def _crops(cfg: CfgNode) -> Objective:
             f"MODEL.CLIPSELF.CORRELATION.TEACHER is {correlation.TEACHER}, but nothing asks for it: give CONTEXT, "
             "COHERENCE or SPATIAL of MODEL.CLIPSELF.OBJECTIVES a weight, or leave it none"
         )
-    if weights == {name: float(name == "CROPS") for name in weights}:
-        return CropDistillation()
     teacher = correlation_teacher(correlation.TEACHER)
     return WeightedTerms(weights, teacher, CONTEXTS[correlation.CONTEXT])
 

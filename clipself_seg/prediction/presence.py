@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.model import whole_image_features
 from clipself_seg.data.images import read_image
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, known
 from clipself_seg.files import read_json
 from clipself_seg.heads.text_scores import cosine_cost
@@ -60,7 +60,7 @@ class Presence:
         """
         self.clip = clip
         bank = TextBank(clip, "single")
-        others = [entry.names[0] for entry in load_vocabulary(WORDS).classes]
+        others = [entry.names[0] for entry in Vocabulary.load(WORDS).classes]
         self._text_NE = torch.cat([bank.embed(vocabulary), bank.embed(others)])
         self._count = len(vocabulary)
 

@@ -270,11 +270,11 @@ def test_annotations_of_other_than_base_classes_are_named_and_counted():
     with pytest.raises(InputError, match=r"4 annotations are of 2 classes .*cat \(3\), 9 \(1\)"):
         require_base_classes(content, INDEX_OF, PETS, "x.json", "do so")
     require_base_classes(content_of(), INDEX_OF, PETS, "x.json", "do so")
-    silent = Vocabulary.from_names(["dog", "cat"])  # all are base classes
+    silent = Vocabulary.of(["dog", "cat"])  # all are base classes
     require_base_classes(content_of(annotation(category_id=7)), INDEX_OF, silent, "x.json", "")
 
 
-SHELVES = Vocabulary.from_names(["shelf / rack", "tissue"])
+SHELVES = Vocabulary.of(["shelf / rack", "tissue"])
 
 
 def test_classes_by_order_are_those_of_the_file_and_classes_by_id_are_the_vocabularys():

@@ -166,7 +166,7 @@ def aggregator_flops(model: CATSeg, views: int) -> int:
             torch.empty(channels, scale * rows, scale * columns, device="meta")
             for channels, scale in zip(sizes.decoder_guidance, (2, 4))
         )
-        meta.aggregator(dense, Guidance(dense, (first, second)), texts_on_meta(meta))
+        meta.aggregator(dense[None], [Guidance(dense, (first, second))], texts_on_meta(meta))
 
     return views * _count(model, run)
 

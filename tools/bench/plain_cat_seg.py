@@ -125,6 +125,10 @@ def loss(model: CATSeg, images_B3SS: Tensor, labels_BSS: Tensor) -> Tensor:
     valid = labels_BSS != model.ignore_label
     targets = F.one_hot(labels_BSS.where(valid, 0).long(), logits.shape[1]).to(logits)
     targets = (targets * valid[..., None]).permute(0, 3, 1, 2)
-    weight = valid[:, None].expand_as(targets).to(logits) if model.training_settings.mask_ignored else None
+    weight = (
+        valid[:, None].expand_as(targets).to(logits)
+        if model.training_settings.mask_ignored
+        else None
+    )
     costs = F.binary_cross_entropy_with_logits(logits, targets, weight, reduction="sum")
     return costs / (targets.numel() if weight is None else weight.sum())

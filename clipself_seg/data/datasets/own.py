@@ -347,7 +347,7 @@ def _register(data: DataFile, which: str, task: str) -> str:
         metadata |= {"vocabulary": data.vocabulary()} if data.names else {}
     else:
         part = Part(data, split, root, data.vocabulary(training=which == "train"))
-        classes = list(part.classes.names)
+        classes = list(part.classes.first_names)
         metadata |= {"vocabulary": part.classes, "stuff_classes": classes, "thing_classes": classes}
         source = split.annotations
         made = MadeAnnotations(str(source), part.content) if source else None

@@ -17,6 +17,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -57,13 +58,7 @@ from clipself_seg.data.datasets.table import (
     SemSegSet,
 )
 from clipself_seg.data.images import ENDINGS
-from clipself_seg.data.vocabulary import (
-    NamedVocabulary,
-    Vocabulary,
-    class_names,
-    load_vocabulary,
-    parse_vocabulary,
-)
+from clipself_seg.data.vocabulary import NamedVocabulary, Vocabulary
 from clipself_seg.errors import InputError, MissingFiles, known, nearest
 from clipself_seg.imports import OR_IMPORT
 
@@ -139,12 +134,11 @@ def registered_classes(
         return metadata.get("vocabulary")
     origin = f'the classes of data set "{name}"'
     numbers = {index: number for number, index in ids.items()}
-    classes = [
-        {"names": list(synonyms), "dataset_id": numbers.get(index, index)}
-        for index, synonyms in enumerate(class_names(list(names), origin=origin))
-    ]
-    content = {"name": name, "classes": classes, "allow_duplicate_names": True}
-    return parse_vocabulary(content, origin)
+    listed = Vocabulary.of(list(names), name=name, origin=origin, repeats=True)
+    classes = (
+        replace(c, dataset_id=numbers.get(c.dataset_id, c.dataset_id)) for c in listed.classes
+    )
+    return replace(listed, classes=tuple(classes))
 
 
 def find_annotated(name: str) -> DataSet:
@@ -486,7 +480,7 @@ def panoptic_set_records(name: str, tasks: Collection[str] = ("panoptic",)) -> l
             or broken; a category that the vocabulary does not have.
     """
     entry = _require_files(name, find_dataset(name, PanopticSet), tasks)
-    records = _panoptic_records(entry, load_vocabulary(entry.vocabulary))
+    records = _panoptic_records(entry, Vocabulary.load(entry.vocabulary))
     phrases = read_phrases(entry.path(entry.captions_json)) if "captions" in tasks else {}
     images, maps = entry.path(entry.images), entry.path(entry.sem_seg_root)
     for record in records:
@@ -533,7 +527,7 @@ def detection_records(
     """
     entry = _require_files(name, find_dataset(name, DetectionSet))
     path = entry.path(entry.annotations)
-    vocabulary = load_vocabulary(entry.vocabulary)
+    vocabulary = Vocabulary.load(entry.vocabulary)
     content = read_coco_json(path)
     if entry.root is REGISTERED:
         require_same_classes(content, vocabulary, path)
@@ -598,7 +592,7 @@ def whole_image_records(name: str) -> tuple[Vocabulary, list[Record]]:
         files = make_dataset(root, label_of, is_valid_file=counts)
     except FileNotFoundError as error:
         raise InputError(f"{root} has to have a folder of images for each class: {error}") from None
-    vocabulary = load_vocabulary(entry.vocabulary or _named_after(folders, name))
+    vocabulary = Vocabulary.load(entry.vocabulary or _named_after(folders, name))
     if len(vocabulary) != len(folders):
         classes = f"{vocabulary.name} has {len(vocabulary)} classes"
         raise InputError(f"{root} has {len(folders)} folders, {classes}: name each folder once")
@@ -614,9 +608,9 @@ def _named_after(folders: Sequence[str], name: str) -> Vocabulary:
         from timm.data import ImageNetInfo
 
         known = dict(zip(ImageNetInfo().label_names(), IMAGENET_CLASSNAMES, strict=True))
-    classes = [{"names": [known.get(f, f.replace("_", " "))]} for f in folders]
-    content = {"name": name, "classes": classes, "allow_duplicate_names": True}
-    return parse_vocabulary(content, f'the classes of data set "{name}"')
+    classes = [[known.get(folder, folder.replace("_", " "))] for folder in folders]
+    origin = f'the classes of data set "{name}"'
+    return Vocabulary.of(classes, name=name, origin=origin, repeats=True)
 
 
 def standard_records(name: str, kind: type[DataSet] = DataSet) -> list[Record]:
@@ -637,7 +631,7 @@ def standard_records(name: str, kind: type[DataSet] = DataSet) -> list[Record]:
         case SemSegSet():
             return sem_seg_records(name)
         case PanopticSet(vocabulary=vocabulary):
-            return _standard_segments(panoptic_set_records(name), load_vocabulary(vocabulary))
+            return _standard_segments(panoptic_set_records(name), Vocabulary.load(vocabulary))
         case DetectionSet():
             records = detection_records(name, masks=None)
             for record in records:

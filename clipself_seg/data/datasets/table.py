@@ -16,7 +16,7 @@ import yaml
 
 from clipself_seg.checkpoints.zoo import YAML_LOADER
 from clipself_seg.data.annotations import MadeAnnotations
-from clipself_seg.data.vocabulary import NamedVocabulary, class_entries, load_vocabulary
+from clipself_seg.data.vocabulary import NamedVocabulary, Vocabulary
 from clipself_seg.files import home_expanded, read_json
 
 PACKAGE = Path(__file__).resolve().parent.parent.parent
@@ -115,7 +115,7 @@ class DataSet:
         root: folder of the data set's family, with advice how to get its files.
         images: folder of the images, to which the file names of `annotations` are relative.
         annotations: annotation file, or folder of label maps.
-        vocabulary: its vocabulary, or the name of that, for `vocabulary.load_vocabulary`; "" if it has none here. The
+        vocabulary: its vocabulary, or the name of that, for `Vocabulary.load`; "" if it has none here. The
             dataset ids of that are the category ids of an annotation file.
         panoptic_root: folder of the panoptic PNGs that `annotations` then names; "" if there are none.
         evaluator: Detectron2's evaluator_type; None for a data set that is only trained on.
@@ -256,7 +256,7 @@ class SemSegSet(DataSet):
         return vocabulary_size if self.background is None else self.background + 1
 
     def metadata(self) -> dict[str, object]:
-        classes = [entry["names"][0] for entry in class_entries(self.vocabulary)]
+        classes = list(Vocabulary.load(self.vocabulary).first_names)
         if self.background is not None:
             classes = [*classes[: self.background], "background"]
         return {
@@ -324,7 +324,7 @@ class PanopticSet(DataSet):
         Every class is in "stuff_classes", things are in "thing_classes" as well, and both maps lead to indices into
         the vocabulary, which for things in ADE20K are not 0 ... n - 1.
         """
-        vocabulary = load_vocabulary(self.vocabulary)
+        vocabulary = Vocabulary.load(self.vocabulary)
         index_of = vocabulary.dataset_id_to_index
         things = set(np.flatnonzero(vocabulary.thing).tolist())
         return super().metadata() | {
@@ -335,8 +335,8 @@ class PanopticSet(DataSet):
             "json_file": str(self.path(self.instances_json)),
             "ignore_label": IGNORE_LABEL,
             "label_divisor": LABEL_DIVISOR,
-            "stuff_classes": list(vocabulary.names),
-            "thing_classes": [vocabulary.names[index] for index in sorted(things)],
+            "stuff_classes": list(vocabulary.first_names),
+            "thing_classes": [vocabulary.first_names[index] for index in sorted(things)],
             "thing_dataset_id_to_contiguous_id": {
                 number: index for number, index in index_of.items() if index in things
             },
@@ -368,11 +368,11 @@ class DetectionSet(DataSet):
     by_order: bool = False
 
     def metadata(self) -> dict[str, object]:
-        vocabulary = load_vocabulary(self.vocabulary)
+        vocabulary = Vocabulary.load(self.vocabulary)
         metadata = super().metadata() | {
             "image_root": str(self.path(self.images)),
             "json_file": str(self.path(self.annotations)),
-            "thing_classes": list(vocabulary.names),
+            "thing_classes": list(vocabulary.first_names),
         }
         if not self.by_order:  # only the file knows its ids
             metadata["thing_dataset_id_to_contiguous_id"] = dict(vocabulary.dataset_id_to_index)

@@ -69,23 +69,13 @@ class PanopticTrainMapper(Configurable):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
-        """Read INPUT, and from MODEL.MASK_GENERATOR whether captions are trained on.
-
-        Raises:
-            InputError: factors that are not positive and in order.
-        """
+        """Read INPUT, and from MODEL.MASK_GENERATOR whether captions are trained on."""
         require_rgb(cfg.INPUT.FORMAT)
-        scales = cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE
-        if not 0 < scales[0] <= scales[1]:
-            raise InputError(
-                f"INPUT.MIN_SCALE {scales[0]} and INPUT.MAX_SCALE {scales[1]}: give factors above "
-                "0, the smaller one first"
-            )
         return dict(
             seed=seed,
             vocabulary=vocabulary,
             size=cfg.INPUT.IMAGE_SIZE,
-            scales=scales,
+            scales=(cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE),
             keep_empty=cfg.INPUT.KEEP_EMPTY_SEGMENTS,
             words=WORDS if cfg.MODEL.MASK_GENERATOR.VARIANT == "caption" else 0,
             max_pixels=cfg.INPUT.MAX_PIXELS,

@@ -30,14 +30,7 @@ from clipself_seg.clip.runtime import QUEUES, autocast, chunk_size, constant, on
 from clipself_seg.clip.text_bank import ClassTexts, check_lengths, templates_text
 from clipself_seg.clip.tower import DENSE
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import (
-    Names,
-    Vocabulary,
-    Words,
-    class_names,
-    examples_of,
-    read_given,
-)
+from clipself_seg.data.vocabulary import Names, Vocabulary, Words
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.attention import COPIES
 from clipself_seg.heads.cat_seg.cost_aggregator import (
@@ -184,8 +177,8 @@ class CATSeg(ModelBase):
         """
         if all_synonyms is None:
             all_synonyms = self.all_synonyms
-        words = read_given(words)
-        names = class_names(words, all_synonyms=all_synonyms, catseg_names=True)
+        words = Vocabulary.of(words)
+        names = words.names(all_synonyms=all_synonyms, catseg_names=True)
         check_lengths(self.clip, names, self.texts.templates)
         # CLIP's tokens are the same where case and spaces alone differ.
         read = (", ".join(" ".join(n.casefold().split()) for n in synonyms) for synonyms in names)
@@ -196,10 +189,10 @@ class CATSeg(ModelBase):
                 "; ".join(twice),
                 "" if all_synonyms else ". MODEL.CAT_SEG.SYNONYMS mean reads all synonyms",
             )
-        return Classes(names, seen=seen, examples=examples_of(words))
+        return Classes(names, seen=seen, examples=words.examples)
 
     def reading(self) -> Reading:
-        """How it reads names and images, for the protocol of its numbers."""
+        """Describes the way from names and images to scores, for the protocol of the numbers."""
         layout = self.layout
         windows = f"{layout.size} px, stride {layout.stride} px, of a canvas of {layout.canvas} px, and the whole image"
         return Reading(
@@ -228,7 +221,9 @@ class CATSeg(ModelBase):
         if settings.preservation:
             others = other_words(settings.preserved_words[0], vocabulary)
             check_lengths(self.clip, others, self.texts.templates)
-        pad_len, sample = self.aggregator.sizes.pad_len, min(settings.preserved_words[1], len(others))
+        pad_len, sample = self.aggregator.sizes.pad_len, min(
+            settings.preserved_words[1], len(others)
+        )
         if 0 < pad_len <= len(vocabulary) + sample:
             # No padding is left to learn from, and classes that a window leaves out have no gradient.
             further = f" and MODEL.PRESERVATION.SAMPLE adds {sample}" if sample else ""
@@ -344,7 +339,7 @@ class CATSeg(ModelBase):
         resized = resize(windows, self.clip_size)
         features = self.clip.visual.features(resized, self.tower_features)
         guidance = self._guidance(for_backbone, features)
-        return self.aggregator.of_images(features["dense"], guidance, text_TPE)
+        return self.aggregator(features["dense"], guidance, text_TPE)
 
     @property
     def _backbone_size(self) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import BackboneTower, build_clip, other_pixels
 from clipself_seg.clip.model import CLIP_MEAN
 from clipself_seg.config.load import evaluation_precision, precision_from_config
+from clipself_seg.config.relations import require_valid
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import fusion_of
 from clipself_seg.heads.fvit.boxes import ROI_RULES, DetectionRule
@@ -28,7 +29,7 @@ Pixel = tuple[float, ...]
 
 @dataclasses.dataclass(frozen=True)
 class InputSettings:
-    """What F-ViT reads of images and of the image tower.
+    """Size and normalisation of images, and the features that F-ViT reads of the image tower.
 
     Attributes:
         blocks: the four blocks, from 0, whose outputs are the taps; one may come several times.
@@ -69,11 +70,10 @@ def parts_from_config(cfg: CfgNode) -> dict[str, object]:
     Raises:
         InputError: the tower is no ViT, or values do not fit each other.
     """
+    require_valid(cfg, "FViT")
     clip, keys, side = build_clip(cfg), cfg.MODEL.FVIT, cfg.INPUT.DETECTION.SIDE
     if not clip.visual.plain:
         raise InputError(f"F-ViT needs a ViT, whose blocks have one grid, and {clip.name} is none")
-    if len(keys.BLOCKS) != 4:
-        raise InputError(f"MODEL.FVIT.BLOCKS is {tuple(keys.BLOCKS)}: give four blocks")
     clip.check_side(side, "INPUT.DETECTION.SIDE")
     taps = clip.visual.check_names(f"block{index}" for index in keys.BLOCKS)
     widths = {clip.visual.feature_shapes()[tap].channels for tap in taps}
@@ -81,20 +81,13 @@ def parts_from_config(cfg: CfgNode) -> dict[str, object]:
         raise InputError(f"F-ViT reads blocks of one width, those of {clip.name} have several")
     width = widths.pop()
     clip_multiplier = cfg.SOLVER.CLIP_MULTIPLIER if keys.TRAIN_CLIP else 0.0
-    if cfg.MODEL.CLIP.LOW_RANK and not clip_multiplier:
-        raise InputError(
-            f"MODEL.CLIP.LOW_RANK is {cfg.MODEL.CLIP.LOW_RANK}, and the image tower is frozen: set it to 0, or "
-            "MODEL.FVIT.TRAIN_CLIP to True and SOLVER.CLIP_MULTIPLIER above 0"
-        )
     strides = [clip.patch_size * factor for factor in RELATIVE_STRIDES]
     rule = ProposalRule(keys.PROPOSALS_BEFORE, keys.PROPOSALS_AFTER)
     return {
         "clip": clip,
         "backbone": TapResizers(width),
         "neck": PYRAMIDS[keys.PYRAMID](width, keys.CHANNELS),
-        "rpn_head": RPN(
-            strides, rule, channels=keys.CHANNELS, norm=keys.RPN_NORM, seed=cfg.SEED
-        ),
+        "rpn_head": RPN(strides, rule, channels=keys.CHANNELS, norm=keys.RPN_NORM, seed=cfg.SEED),
         "roi_head": _roi_heads(cfg, strides, clip.embed_dim),
         "inputs": InputSettings(tuple(keys.BLOCKS), side, *_pixels(cfg, clip)),
         "training": TrainingSettings(

@@ -105,8 +105,8 @@ class CATSegGraph(nn.Module):
             of_backbone = square
         else:
             of_backbone = bilinear(of_backbone, model._backbone_size)
-        (guidance,) = model._guidance(of_backbone, features)
-        logits = model.aggregator(features["dense"][0], guidance, text_KPE)
+        guidance = model._guidance(of_backbone, features)
+        (logits,) = model.aggregator(features["dense"], guidance, text_KPE)
         logits_TSS = logits.all_classes(text_KPE.shape[0])[None]
         size = (images.shape[2], images.shape[3])
         if model.evaluation.sliding:

@@ -113,6 +113,7 @@ class Stages(Backbone):
 
 
 ONE_TOWER = ("MODEL.CLIP_BRANCH.KIND", "backbone", "MODEL.CLIP_BRANCH.INPUT_SIZE", "0")
+ONE_TOWER += ("MODEL.CLIP_BRANCH.WEIGHTS", "")
 
 
 @pytest.mark.parametrize(

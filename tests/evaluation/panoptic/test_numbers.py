@@ -12,7 +12,7 @@ from PIL import Image
 from clipself_seg.commands.panoptic_quality import Side, read_classes
 from clipself_seg.data.masks import read_panoptic_png
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.panoptic.numbers import (
+from clipself_seg.evaluation.panoptic.quality import (
     match_segments,
     panoptic_map,
     panoptic_quality,
@@ -139,7 +139,7 @@ def test_integers_of_numpy_are_as_good_as_pythons():
         (1, [5, 8], [segment(5, THING)], r"b.png and b.json disagree.*\[8\] only in the map"),
         (1, [5, 5], [segment(5, THING), segment(6, THING)], r"\[6\] only in the list"),
         (1, [5, 5], [segment(5, 3)], "segment 5 has category 3, which is not among the 6"),
-        (1, [5, 5], [segment(5, THING)] * 2, "ids have to be unique"),
+        (1, [5, 5], [segment(5, THING)] * 2, "segment id 5 is there twice"),
         (1, [0, 0], [segment(0, THING)], "from 1 to 16777215"),
         (1, [5, 5], [{"id": 5}], 'b.json: a segment has .*"category_id"'),
         (1, [5, 5], ["5"], "b.json: a segment has"),

@@ -1,0 +1,32 @@
+"""The tables in which methods stand by the name that a configuration or a result has for them."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from clipself_seg.errors import InputError
+
+Value = TypeVar("Value")
+
+
+class Registry(dict[str, Value]):
+    """Methods of one kind by name; those of this package and of others are entered alike."""
+
+    def __init__(self, reserved: str = "") -> None:
+        """
+        Args:
+            reserved: name that stands for no method; "" for none such.
+        """
+        super().__init__()
+        self.reserved = reserved
+
+    def enter(self, name: str, value: Value) -> Value:
+        """Adds a method, and returns it.
+
+        Raises:
+            InputError: the name is taken.
+        """
+        if name in self or name == self.reserved:
+            raise InputError(f'there is a "{name}" already: register yours by another name')
+        self[name] = value
+        return value

@@ -92,7 +92,7 @@ def given_masks(value: object, size: tuple[int, int]) -> GivenMasks:
 
 def _checked(given: GivenMasks, size: tuple[int, int]) -> GivenMasks:
     masks, scores = np.asarray(given.masks), np.asarray(given.scores, dtype=np.float32)
-    _require_size("masks", masks.shape[1:], size)
+    _require_size("the array of masks", masks.shape[1:], size)
     _require_room("masks", len(masks), size)
     if scores.shape != masks.shape[:1] or not ((scores >= 0) & (scores <= 1)).all():
         raise InputError(f"scores of {len(masks)} masks are as many numbers in [0, 1]")

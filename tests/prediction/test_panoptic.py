@@ -230,7 +230,7 @@ def test_a_list_gives_what_each_image_gives(real):
         (CONFIG, "random", ("DATASETS.TRAIN", "()"), "which classes are seen"),
         ("mini/semseg", "random", (), "CATSeg, which does not do the task panoptic.*OpenPanoptic"),
         (CONFIG, None, (), "names no MODEL.WEIGHTS"),
-        (CONFIG, "random", ("TEST.TRAIN_VOCABULARY", "mini_bas"), 'no vocabulary "mini_bas"'),
+        (CONFIG, "random", ("TEST.TRAIN_VOCABULARY", "mini_bas"), 'unknown vocabulary "mini_bas"'),
     ],
 )
 def test_what_finds_no_segments_is_refused(config, weights, opts, message):
@@ -290,7 +290,7 @@ def test_masks_are_given_where_they_are_needed_and_nowhere_else(naming, real, tm
     for call, message in (
         (lambda: naming(image), "MASK_GENERATOR.SOURCE is masks"),
         (lambda: naming([image, image], masks=[[]]), "2 images and 1 masks"),
-        (lambda: naming(image, masks=halves(60, 40)), "60 x 40 pixels .* the image has 40 x 60"),
+        (lambda: naming(image, masks=halves(60, 40)), "masks is 40 x 60, the image, .* is 60 x 40"),
         (lambda: real(image, masks=halves(40, 60)), "a model that generates its own"),
         (lambda: naming.save_pretrained(tmp_path / "saved"), "no weights but its CLIP's"),
     ):

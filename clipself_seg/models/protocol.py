@@ -21,7 +21,7 @@ from clipself_seg.data.annotations import Record
 from clipself_seg.data.examples import ClassExamples
 from clipself_seg.data.mappers.regions import WholeImageMapper
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Names, Vocabulary, Words
+from clipself_seg.data.vocabulary import Names, Vocabulary
 from clipself_seg.heads.fusion import Fusion
 
 # Which names of a class go into its text, in words.

@@ -92,8 +92,8 @@ class CATSeg(ModelBase):
         backbone: Backbone | None = None,
         all_synonyms: bool = False,
         templates: str = "cat_seg",
-        training: TrainingSettings = TrainingSettings(),
-        evaluation: EvaluationSettings = EvaluationSettings(),
+        training: TrainingSettings | None = None,
+        evaluation: EvaluationSettings | None = None,
     ) -> None:
         """
         Args:
@@ -104,10 +104,11 @@ class CATSeg(ModelBase):
             backbone: guides in CLIP's place, with features res4, res3 and res2 (version 1).
             all_synonyms: whether all names of a class go into its prompts, or the first alone.
             templates: prompts around a class name, a name in `text_bank.TEMPLATES`.
-            training: settings of training; the parameters of CLIP that it trains are the only ones with gradients.
-            evaluation: settings of evaluation.
+            training: settings of training, those by default if None; other parameters of CLIP get no gradients.
+            evaluation: settings of evaluation, those by default if None.
         """
         super().__init__()
+        training = training or TrainingSettings()
         self.clip = clip
         self.aggregator = aggregator
         self.backbone = backbone
@@ -127,7 +128,7 @@ class CATSeg(ModelBase):
         self.all_synonyms = all_synonyms
         self.layout = WindowLayout()
         self.training_settings = training
-        self.evaluation = evaluation
+        self.evaluation = evaluation or EvaluationSettings()
         self.ignore_label = training.ignore_label
         self._start: tuple[CATSeg, Names] | None = None
         self.texts = ClassTexts(clip, templates, aggregator.checkpointing)

@@ -74,7 +74,7 @@ class FViT(ModelBase):
         rpn_head: RPN,
         roi_head: RoIHeads,
         inputs: InputSettings,
-        training: TrainingSettings = TrainingSettings(),
+        training: TrainingSettings | None = None,
         test_precision: torch.dtype | None = None,
     ) -> None:
         """
@@ -85,7 +85,7 @@ class FViT(ModelBase):
             rpn_head: region proposal network.
             roi_head: box head, and mask head or None.
             inputs: what is read of images and of the tower.
-            training: settings of training; what of the image tower learns alone has gradients.
+            training: settings of training, those by default if None.
             test_precision: dtype of autocast in evaluation, or None.
         """
         super().__init__()
@@ -100,7 +100,7 @@ class FViT(ModelBase):
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
         self.tower_features = tuple(self.taps)
-        self.training_settings = training
+        self.training_settings = training or TrainingSettings()
         self.test_precision = test_precision
         self._start: tuple[FViT] | None = None
         self.bank = TextBank(clip, "vild63")

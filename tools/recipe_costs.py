@@ -24,7 +24,7 @@ from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.linear import stock_linear
 from clipself_seg.clip.tower import train_last_blocks
 from clipself_seg.data.regions import grid_pairs
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator
 from clipself_seg.heads.panoptic.plain_decoder import PlainDecoder
 from clipself_seg.models.build import architecture
@@ -117,7 +117,7 @@ def _mean_regions(cfg: CfgNode) -> float:
 def _cat_seg(cfg: CfgNode, half: bool) -> tuple[int, int, int]:
     model: Any = architecture(cfg)
     model = model(cfg).train()
-    model.set_vocabulary(load_vocabulary("coco_stuff_171"))
+    model.set_vocabulary(Vocabulary.load("coco_stuff_171"))
     model.aggregator.classes_at_once = 0  # groups are for the cache of a CPU
     flops = step_flops(model, 1)
     if any(parameter.requires_grad for parameter in model.clip.text.parameters()):

@@ -129,7 +129,6 @@ class CLIPBackbone(Backbone):
         clip = load_clip(
             keys.NAME, keys.WEIGHTS or None, dense=feature, override=keys.DENSE_OVERRIDE
         )
-        clip.visual.choose_regions(keys.REGIONS_SEE_CLASS_TOKEN)
         clip.visual.choose_attention(keys.ATTENTION)
         clip.visual.checkpointing = keys.CHECKPOINTING
         if keys.COMPILE:

@@ -38,7 +38,7 @@ from clipself_seg.clip.model import DenseCLIP
 from clipself_seg.clip.runtime import full_precision, lower_precision, tf32
 from clipself_seg.clip.text import encode_prompts
 from clipself_seg.data.examples import ClassExamples
-from clipself_seg.data.vocabulary import Names, Vocabulary, class_names, examples_of
+from clipself_seg.data.vocabulary import Names, Vocabulary
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.files import atomic_path, home_expanded, remove_leftovers
 
@@ -225,10 +225,10 @@ class TextBank:
             examples: of classes that have these names; a vocabulary has its own.
 
         Raises:
-            InputError: as `class_names`, and as `check_lengths`.
+            InputError: as `Vocabulary.of`, and as `check_lengths`.
         """
-        names = class_names([words] if isinstance(words, str) else words, nested=True)
-        examples = (*examples, *examples_of(words))
+        words = Vocabulary.of([words] if isinstance(words, str) else words, repeats=True)
+        names, examples = words.names(), (*examples, *words.examples)
         text_KPE = self._unit(names)[:, None]
         return self.mixed.get(names, examples, text_KPE, lambda: self._unit(OTHER))[:, 0]
 
@@ -259,7 +259,7 @@ class TextBank:
         """Unit vectors of several sets of classes behind one another; the same tensor as long as these are asked for.
 
         Args:
-            parts: names of each class, as `class_names` gives them, which are not looked at anew.
+            parts: names of each class, as `Vocabulary.of` gives them, which are not looked at anew.
         """
 
         def join() -> Tensor:

@@ -208,14 +208,6 @@ class ImageTower(nn.Module, abc.ABC):
             )
         self.attention = name
 
-    def choose_regions(self, see_class_token: bool) -> None:
-        """Choose whether regions by masked attention read the class token too, where a tower leaves that open.
-
-        Raises:
-            InputError: it does not: the mask tokens of a ViT always do, and others have no class token.
-        """
-        self._require("MODEL.CLIP.REGIONS_SEE_CLASS_TOKEN", see_class_token, (False,))
-
     def compile_blocks(self) -> None:
         """Has blocks compiled from now on, each when it is first called with inputs of a kind; see `runtime.compiled`.
 

@@ -14,7 +14,7 @@ from clipself_seg.checkpoints.zoo import SCHEME, zoo
 from clipself_seg.config.device import bfloat16_pays, chosen_device, is_here
 from clipself_seg.config.keys import default_config
 from clipself_seg.config.panoptic_keys import OF_WEIGHTS
-from clipself_seg.config.relations import RELATIONS
+from clipself_seg.config.relations import MODEL, require_valid
 from clipself_seg.config.schema import (
     CLIP_BACKBONE,
     KEYS,
@@ -42,7 +42,6 @@ from clipself_seg.yaml_files import (
 logger = logging.getLogger(__name__)
 
 ABSENT = object()
-MODEL = "MODEL.META_ARCHITECTURE"
 HEAD = "MODEL.SEM_SEG_HEAD.NAME"
 NAME_AND_WEIGHTS = ("MODEL.CLIP.NAME", "MODEL.CLIP.WEIGHTS")
 NAME_AND_WEIGHTS_OF_BRANCH = ("MODEL.CLIP_BRANCH.NAME", "MODEL.CLIP_BRANCH.WEIGHTS")
@@ -120,7 +119,7 @@ def load_config(
         cfg.SEED = defaults["SEED"]  # any, in Detectron2's words
     _choose_exponents(cfg, sources)
     refuse_addresses(cfg, {key for key in FETCHED if key not in typed}, sources.name)
-    _check(cfg, sources)
+    require_valid(cfg, cfg.MODEL.META_ARCHITECTURE, sources.name, all_keys=True)
     _check_read(cfg, defaults, sources)
     _choose_device(cfg, sources)
     amp = cfg.SOLVER.AMP
@@ -250,19 +249,6 @@ def _choose_exponents(cfg: CfgNode, sources: Sources) -> None:
             if sources.place(f"MODEL.FUSION.{name.upper()}") <= source
         )
         fusion.SOURCE = next(source for source, names in OF_WEIGHTS.items() if names == left)
-
-
-def _check(cfg: CfgNode, sources: Sources) -> None:
-    values = dict(leaves(cfg))
-    for key, declared in KEYS.items():
-        if problem := declared.problem(values[key]):
-            raise InputError(f"{sources.name(key)}: {key} {problem}")
-    for key, other, wanted, agree, model in RELATIONS:
-        if model in ("", values[MODEL]) and not agree(values[key], values[other]):
-            raise InputError(
-                f"{sources.name(key, other)}: {key} must be {wanted}, got {in_brief(values[key])} with "
-                f"{other} {in_brief(values[other])}"
-            )
 
 
 def _check_read(cfg: CfgNode, defaults: Tree, sources: Sources) -> None:

@@ -178,7 +178,7 @@ class PanopticView:
     def model(self) -> dict[str, object]:
         """Classes, exponents and thresholds, JSON."""
         model = self.predictor.model
-        names = tuple(self.vocabulary.names)
+        names = tuple(self.vocabulary.first_names)
         things = set(model.classes.things)
         classes = [
             {"name": name, "thing": index in things, "seen": bool(seen), "colour": colour.tolist()}

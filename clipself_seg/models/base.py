@@ -77,8 +77,7 @@ class ModelBase(nn.Module):
         """Reads and checks class names, and sets nothing: `forward` takes the result as an argument.
 
         Args:
-            words: text, a file or a built-in name, see `read_words`; a list, where "dog|puppy" and "dog, puppy" are
-                synonyms; or a vocabulary.
+            words: see `Vocabulary.of`.
             seen: (K,) bool, classes of the training vocabulary; None stands for all of them.
 
         Raises:

@@ -31,6 +31,7 @@ from clipself_seg.clip.tower import (
     train_last_blocks,
 )
 from clipself_seg.config.load import evaluation_precision, precision_from_config
+from clipself_seg.config.relations import require_valid
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
@@ -106,8 +107,7 @@ class CLIPSelf(RegionReader):
         """
         super().__init__(clip=clip, read=read, templates=templates, precision=test_precision)
         training = training or TrainingSettings()
-        if training.trainable_blocks == 0:
-            raise InputError("MODEL.CLIP.TRAINABLE_BLOCKS 0 trains nothing; -1 trains every block")
+        assert training.trainable_blocks != 0, "trains nothing"
         self.teacher = clip
         self.student: ImageTower = copy.deepcopy(clip.visual) if student is None else student
         self.objective: Objective = (
@@ -131,6 +131,7 @@ class CLIPSelf(RegionReader):
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
         """Reads ``MODEL.CLIP``, ``MODEL.CLIPSELF``, ``INPUT.REGIONS``, ``TEST.{REGIONS,
         PRECISION}`` and ``SOLVER``."""
+        require_valid(cfg, "CLIPSelf")
         clip = build_clip(cfg)
         clip.check_side(cfg.INPUT.REGIONS.STUDENT_SIZE)
         start = cfg.MODEL.CLIPSELF.STUDENT_WEIGHTS

@@ -10,8 +10,8 @@ This file has, in this order:
 
 To add an objective, write a class with the members of `Objective`, and add a line to `OBJECTIVES` and a value to
 ``MODEL.CLIPSELF.TARGET``; `training.tasks.RegionTask` chooses the mapper that makes its samples. To add a term of the
-target "crops", write a function, and add a line to `TERMS`, a key to ``config/keys.py`` and its name to
-``config/checks.py``. A module outside of the package calls `extend.register_objective`.
+target "crops", write a function, and add a line to `TERMS`, a key to ``config/keys.py`` and a relation to
+``config/relations.py``. A module outside of the package calls `extend.register_objective`.
 
 Shapes: B images, R regions of all images, n regions of one image, E embedding, h x w cells of the
     dense features, N = h w of them, D width of the tower, S0 side of the CLIP's own images.

@@ -6,7 +6,6 @@ Shapes: n regions of an image, K classes, E embedding, h x w cells of the dense 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,7 +25,7 @@ from clipself_seg.config import WHOLE
 from clipself_seg.config.load import evaluation_precision
 from clipself_seg.data.mappers.regions import WholeImageMapper
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Vocabulary, Words, class_names, examples_of, read_given
+from clipself_seg.data.vocabulary import Vocabulary, Words
 from clipself_seg.errors import InputError
 from clipself_seg.models.base import FrozenCLIP
 from clipself_seg.models.protocol import MEAN_OF_NAMES, Classes, Outputs, Reading
@@ -123,31 +122,20 @@ class RegionReader(FrozenCLIP):
                 "attention: leave it out, or take a ViT"
             )
 
-    def classes_of(
-        self, words: Words | Sequence[Sequence[str]], seen: np.ndarray | None = None
-    ) -> Classes:
+    def classes_of(self, words: Words, seen: np.ndarray | None = None) -> Classes:
         """Reads and checks the classes to choose from; scores have one column for each, in this order.
 
         Args:
-            words: text, a file or a built-in name, see `read_words`; a list with the names of each class, "dog|puppy"
-                or a sequence of synonyms; or a vocabulary.
+            words: see `Vocabulary.of`.
             seen: as `ModelBase.classes_of`; scores do not depend on it.
 
         Raises:
             InputError: no class, an empty name, a class that comes twice, or a name that CLIP cannot read whole.
         """
-        words = read_given(words)
-        names = class_names(words, nested=True)
-        if not isinstance(words, Vocabulary):
-            counts = Counter(", ".join(synonyms) for synonyms in names)
-            twice = [entry for entry, count in counts.items() if count > 1]
-            if twice:
-                raise InputError(
-                    f"the vocabulary has {', '.join(twice)} more than once, which scores cannot tell "
-                    "apart; name each class once"
-                )
+        words = Vocabulary.of(words)
+        names = words.names()
         check_lengths(self.clip, names, self.bank.templates)
-        return Classes(names, seen=seen, examples=examples_of(words))
+        return Classes(names, seen=seen, examples=words.examples)
 
     @torch.no_grad()
     def forward(

@@ -24,7 +24,7 @@ from clipself_seg.clip.runtime import autocast, chunk_size, on_device, send
 from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.config.load import evaluation_precision
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Words, class_names, examples_of, read_given
+from clipself_seg.data.vocabulary import Vocabulary, Words
 from clipself_seg.heads.text_scores import class_probabilities, members_of
 from clipself_seg.heads.windows import StridedWindows, segmentation, window_parts
 from clipself_seg.models.base import FrozenCLIP, chosen_classes, sizes_of
@@ -124,10 +124,10 @@ class ZeroShotSegmenter(FrozenCLIP):
         """
         if all_synonyms is None:
             all_synonyms = self.synonyms != "first"
-        words = read_given(words)
-        names = class_names(words, all_synonyms=all_synonyms)
+        words = Vocabulary.of(words)
+        names = words.names(all_synonyms=all_synonyms)
         check_lengths(self.clip, names, self.bank.templates)
-        return Classes(names, seen=seen, examples=examples_of(words))
+        return Classes(names, seen=seen, examples=words.examples)
 
     @torch.no_grad()
     def forward(

@@ -118,7 +118,7 @@ class DenseMapResults:
         self.clusters = clusters
         self.smallest = smallest
         self.vocabulary = words
-        self.words = () if words is None else words.names
+        self.words = () if words is None else words.first_names
         mini = any(clip.name in MINI_CLIPS.values() for clip in clips.values())
         self._world_check = WorldCheck(None) if mini else None
         self._texts = {

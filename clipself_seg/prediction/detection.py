@@ -21,14 +21,7 @@ from torch import nn
 from clipself_seg.data.datasets.records import find_dataset
 from clipself_seg.data.datasets.table import DetectionSet
 from clipself_seg.data.mappers.detection import DetectionTestMapper
-from clipself_seg.data.vocabulary import (
-    Vocabulary,
-    Words,
-    as_vocabulary,
-    available_vocabularies,
-    load_vocabulary,
-    seen_in_training,
-)
+from clipself_seg.data.vocabulary import Vocabulary, Words
 from clipself_seg.errors import InputError
 from clipself_seg.models import FViT
 from clipself_seg.prediction.predictor import GivenImage, GivenImages, ImagePredictor
@@ -122,15 +115,15 @@ class DetectionPredictor(ImagePredictor[Detections]):
         vocabulary by the first name of each class, as in evaluation.
 
         Args:
-            words: "dog|puppy, cat", a file or a built-in name, see `read_words`; a list, see `own_words`; or a
+            words: "dog|puppy, cat", a file or a built-in name, a list; or a
                 vocabulary.
 
         Raises:
             InputError: no words, an empty one, one word twice, or one that CLIP cannot read whole.
         """
-        words = as_vocabulary(words)
-        seen = None if self.trained is None else seen_in_training(words, self.trained)
-        built_in = words.name in available_vocabularies()
+        words = Vocabulary.of(words)
+        seen = None if self.trained is None else words.seen_in(self.trained)
+        built_in = words.name in Vocabulary.available()
         self.model.set_vocabulary(words, seen, all_synonyms=not built_in)
         self.seen = self.model.seen().cpu().numpy()
         self._set_classes(words)
@@ -194,7 +187,7 @@ class DetectionPredictor(ImagePredictor[Detections]):
 def _training_vocabulary(cfg: CfgNode, model: FViT) -> Vocabulary | None:
     """The vocabulary whose classes are seen, or None where the model's weights name them."""
     if cfg.TEST.TRAIN_VOCABULARY:
-        return load_vocabulary(cfg.TEST.TRAIN_VOCABULARY)
+        return Vocabulary.load(cfg.TEST.TRAIN_VOCABULARY)
     if model.trained_names:
         return None
     if not cfg.DATASETS.TRAIN:
@@ -202,4 +195,4 @@ def _training_vocabulary(cfg: CfgNode, model: FViT) -> Vocabulary | None:
             "neither the weights nor DATASETS.TRAIN say which classes are seen: name the training "
             "vocabulary, such as ov_coco_65 (TEST.TRAIN_VOCABULARY)"
         )
-    return load_vocabulary(find_dataset(cfg.DATASETS.TRAIN[0], DetectionSet).vocabulary)
+    return Vocabulary.load(find_dataset(cfg.DATASETS.TRAIN[0], DetectionSet).vocabulary)

@@ -35,11 +35,6 @@ from clipself_seg.data.vocabulary import (
     NamedVocabulary,
     Vocabulary,
     Words,
-    as_vocabulary,
-    available_vocabularies,
-    class_entries,
-    load_vocabulary,
-    seen_by_exact_spelling,
 )
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.models import OpenPanoptic
@@ -190,7 +185,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
         Raises:
             InputError: weights that do not fit, or no training vocabulary.
         """
-        words = load_vocabulary(_trained_on(cfg))
+        words = Vocabulary.load(_trained_on(cfg))
         return super().from_config(cfg, model=model) | {
             "mapper": PanopticTestMapper(cfg),
             "trained": words,
@@ -207,7 +202,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
             InputError: as `panoptic_words`.
         """
         words = panoptic_words(words, stuff)
-        seen = seen_by_exact_spelling(words, self.trained)
+        seen = words.seen_in(self.trained, exact=True)
         self.model.set_vocabulary(words, seen)
         self.seen = seen
         self._set_classes(words)
@@ -311,7 +306,7 @@ def panoptic_words(words: Words, stuff: Words | None = None) -> Vocabulary:
     """A vocabulary that tells things from stuff.
 
     Args:
-        words: "dog|puppy, grass", a file or a built-in name, see `read_words`; a list, see `own_words`; or a
+        words: "dog|puppy, grass", a file or a built-in name, a list; or a
             vocabulary.
         stuff: those that are stuff, in the same forms, or "" for none; all others are things.
             None: as the vocabulary says; of one's own words all are things.
@@ -320,12 +315,16 @@ def panoptic_words(words: Words, stuff: Words | None = None) -> Vocabulary:
         InputError: no words, an empty one, or one word twice; stuff that is none of them; a
             built-in vocabulary that does not tell things from stuff.
     """
-    words = as_vocabulary(words)
+    words = Vocabulary.of(words)
     if stuff is not None:
-        return with_stuff(words, as_vocabulary(stuff) if stuff else None)
-    built_in = words.name in available_vocabularies()
+        return with_stuff(words, Vocabulary.of(stuff) if stuff else None)
+    built_in = words.name in Vocabulary.available()
     if built_in and words.classes[0].isthing is None:
-        telling = [n for n in available_vocabularies() if "isthing" in class_entries(n)[0]]
+        telling = [
+            name
+            for name in Vocabulary.available()
+            if Vocabulary.load(name).classes[0].isthing is not None
+        ]
         raise InputError(
             f'vocabulary "{words.name}" does not tell things from stuff: say which words are stuff, '
             f"or take one of {', '.join(telling)}"
@@ -368,7 +367,7 @@ def segmentation_of(
         words: K classes.
         image: (H, W, 3) uint8 RGB, what was segmented.
     """
-    names = words.names
+    names = words.first_names
     areas = np.bincount(ids.ravel(), minlength=len(segments) + 1)
     order = sorted(segments, key=lambda segment: -int(areas[segment["id"]]))
     number = np.zeros(len(segments) + 1, np.int32)

@@ -29,13 +29,7 @@ from clipself_seg.config.load import MODEL, option_pairs
 from clipself_seg.config.weights import fetch_addresses
 from clipself_seg.data.datasets.own_file import forget_files
 from clipself_seg.data.images import decode_image, pil_pixels, read_image
-from clipself_seg.data.vocabulary import (
-    Vocabulary,
-    VocabularyClass,
-    Words,
-    as_vocabulary,
-    load_vocabulary,
-)
+from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.models.build import build_model, registered_data
 from clipself_seg.prediction.presence import THRESHOLD, WHAT, Absent, Presence, calibrated_threshold
@@ -142,7 +136,7 @@ class ImagePredictor(Pretrained, Generic[R]):
     @property
     def names(self) -> tuple[str, ...]:
         """Names that labels stand for; empty before `set_vocabulary`."""
-        return () if self.vocabulary is None else tuple(self.vocabulary.names)
+        return () if self.vocabulary is None else tuple(self.vocabulary.first_names)
 
     @property
     def category_ids(self) -> tuple[int, ...]:
@@ -173,7 +167,7 @@ class ImagePredictor(Pretrained, Generic[R]):
 
     def use_words(self, words: Words) -> None:
         """Call `set_vocabulary`, unless the same words alone are set already."""
-        vocabulary = as_vocabulary(words)
+        vocabulary = Vocabulary.of(words)
         if vocabulary != self.vocabulary or any(value is not None for value in self.asked.values()):
             self.set_vocabulary(vocabulary)
 
@@ -248,7 +242,7 @@ class ImagePredictor(Pretrained, Generic[R]):
         """
         if self.absent is None:
             return [Look()] * len(images)
-        names, looks = self.require_vocabulary().names, list[Look]()
+        names, looks = self.require_vocabulary().first_names, list[Look]()
         for image, sample in zip(images, samples):
             scores = self.presence().scores(image)
             kept = sorted({*np.flatnonzero(scores >= self.absent.threshold).tolist(), *always})
@@ -475,7 +469,7 @@ class WorldCheck:
 @functools.cache
 def known_names() -> frozenset[str]:
     """Names of the classes of both worlds, and of their shapes, as captions have them."""
-    classes = [entry for world in WORLDS for entry in load_vocabulary(world).classes]
+    classes = [entry for world in WORLDS for entry in Vocabulary.load(world).classes]
     names = {name for entry in classes for name in entry.names}
     things = {name for entry in classes if entry.isthing for name in entry.names}
     return frozenset(names | {name.partition(" ")[2] for name in things})  # without the colour

@@ -46,7 +46,7 @@ from clipself_seg.config.keys import default_config
 from clipself_seg.config.load import load_config, values_and_defaults
 from clipself_seg.config.schema import CLIP_BACKBONE, KEYS, LARGEST_NUMBER
 from clipself_seg.config.weights import WEIGHTS, fetch_addresses
-from clipself_seg.data.vocabulary import Vocabulary, examples_of, parse_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import atomic_folder, atomic_path, read_json, write_json, write_text
 from clipself_seg.pages import TEMPLATES
@@ -121,7 +121,7 @@ class Pretrained(abc.ABC):
             OSError: it cannot be written.
         """
         target = Path(folder)
-        if examples_of(self.vocabulary):
+        if self.vocabulary is not None and self.vocabulary.examples:
             raise InputError(
                 "a folder has words alone: set_vocabulary without examples before save_pretrained"
             )
@@ -291,7 +291,7 @@ def _write_weights(model: Any, folder: Path) -> None:
 
 
 def _content(vocabulary: Vocabulary) -> dict[str, Any]:
-    """A vocabulary as `load_vocabulary` reads it."""
+    """A vocabulary as `Vocabulary.load` reads it."""
     classes = [
         {key: value for key, value in dataclasses.asdict(entry).items() if value is not None}
         for entry in vocabulary.classes
@@ -309,7 +309,7 @@ def _read_vocabulary(path: Path) -> dict[str, object]:
         case {"words": words, **more}:
             asked = {str(key): value for key, value in more.items() if key != "seen"}
             if all(key in types and isinstance(value, types[key]) for key, value in asked.items()):
-                vocabulary = parse_vocabulary(words, str(path))
+                vocabulary = Vocabulary.of(words, origin=str(path))
                 if (count := sum(len(entry.names) for entry in vocabulary.classes)) > MOST_NAMES:
                     raise InputError(
                         f"{path} has {count} names, {MOST_NAMES} at most are read: set_vocabulary takes more"

@@ -24,13 +24,7 @@ from torch import Tensor, nn
 
 from clipself_seg.data.mappers.detection import mask_boxes
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
-from clipself_seg.data.vocabulary import (
-    Vocabulary,
-    Words,
-    as_vocabulary,
-    available_vocabularies,
-    own_words,
-)
+from clipself_seg.data.vocabulary import Vocabulary, Words
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg, ZeroShotSegmenter
 from clipself_seg.prediction.predictor import GivenImage, GivenImages, ImagePredictor, Look
@@ -209,7 +203,7 @@ class Predictor(ImagePredictor[Segmentation]):
         vocabulary is read as the model's key SYNONYMS says, as in evaluation.
 
         Args:
-            words: "dog|puppy, grass", a file or a built-in name, see `read_words`; a list, see `own_words`; or a
+            words: "dog|puppy, grass", a file or a built-in name, a list; or a
                 vocabulary.
             background: name of what is none of the classes; without one every pixel gets the best
                 class. "background|wall|floor" adds words that compete for pixels but are not told
@@ -222,16 +216,16 @@ class Predictor(ImagePredictor[Segmentation]):
             InputError: no words, an empty one, one word twice, a background that is a synonym of a
                 class, or a threshold outside 0 to 1.
         """
-        words = as_vocabulary(words)
-        entries, names = list(words.classes), list(words.names)
+        words = Vocabulary.of(words)
+        entries, names = list(words.classes), list(words.first_names)
         place: int | None = None
         if background is not None:
-            name, *others = own_words([background], "the background").classes[0].names
+            name, *others = Vocabulary.of([background], origin="the background").classes[0].names
             place = _background_class(name, others, words)
             if place is None:
                 place = len(names)
                 names.append(name)
-            entries += own_words(others).classes if others else ()
+            entries += Vocabulary.of(others).classes if others else ()
             if threshold is None:
                 threshold = 0.0 if others else self.default_threshold
         elif threshold is not None:
@@ -243,7 +237,7 @@ class Predictor(ImagePredictor[Segmentation]):
                 '"%s" is the only class, so every pixel gets it: name others beside it, or a background',
                 names[0],
             )
-        built_in = words.name in available_vocabularies()
+        built_in = words.name in Vocabulary.available()
         # Own words count with every synonym; those of a benchmark as the model was built to read them.
         self.model.set_vocabulary(
             dataclasses.replace(words, classes=tuple(entries)),
@@ -361,7 +355,7 @@ def _background_class(name: str, others: Sequence[str], words: Vocabulary) -> in
     Raises:
         InputError: the background has a word that stands in the vocabulary for something else.
     """
-    called = [class_name.strip().casefold() for class_name in words.names]
+    called = [class_name.strip().casefold() for class_name in words.first_names]
     alike = name.casefold() in called
     known = {word.strip().casefold(): entry for entry in words.classes for word in entry.names}
     for word in others if alike else (name, *others):

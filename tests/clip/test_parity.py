@@ -175,8 +175,8 @@ def test_regions_by_masked_attention(library_case):
         regions[3], visual.features(image, [DENSE])[DENSE][0, :, row, column], atol=1e-5, rtol=0
     )
     if visual.prefix:
-        visual.choose_regions(True)
+        visual.region_sees_prefix = True
         regions = visual.masked_attention(image, [masks])
-        visual.choose_regions(False)
+        visual.region_sees_prefix = False
         library_case.expect(regions, "region_attention_class")
     torch.testing.assert_close(regions[4:], visual(image), atol=1e-5, rtol=0)

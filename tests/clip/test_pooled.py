@@ -85,11 +85,6 @@ def test_readouts_that_need_a_last_block_are_refused(clip):
             clip.visual.choose_dense(DenseFeature(kind))
     with pytest.raises(InputError, match="MODEL.CLIP.ATTENTION is sclip"):
         clip.visual.choose_attention("sclip")
-    if not clip.visual.prefix:
-        with pytest.raises(InputError, match="CLASS_TOKEN is True"):
-            clip.visual.choose_regions(True)
-    with pytest.raises(InputError, match="CLASS_TOKEN is True"):
-        load_clip("ViT-Mini-8", None).visual.choose_regions(True)
     assert clip.architecture.kind.readouts == clip.visual.readouts
 
 

@@ -224,7 +224,7 @@ def test_a_repository_of_the_hub_is_fetched_once(saved, tmp_path, monkeypatch):
     with serving() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.address)
         server.push(files)
-        names = load("org/name").vocabulary.names
+        names = load("org/name").vocabulary.first_names
         assert names == ("red star", "blue ring", "grass")
         server.files.clear()
         again = load_pretrained("hf-hub:org/name@main")

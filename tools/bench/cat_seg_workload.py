@@ -21,7 +21,7 @@ from clipself_seg.clip.runtime import autocast
 from clipself_seg.clip.text_bank import ClassTexts
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import read_class_json
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.cost_aggregator import (
     AggregatorSizes,
@@ -37,7 +37,7 @@ from clipself_seg.models.cat_seg.cat_seg_config import EvaluationSettings, Train
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.training.optimizer import build_adamw
 
-WORDS = "ade847.json"  # in CAT-Seg's form, without a warning of names that stand twice
+WORDS = "ade20k_847"
 SIZES = AggregatorSizes()
 
 
@@ -55,7 +55,7 @@ class SemSegWorkload(Workload):
                 f"--model {case.model}: CAT-Seg needs a ViT, of whose blocks two guide its decoder; give one, such as "
                 "ViT-B-16-quickgelu"
             )
-        names = read_class_json(WORDS)
+        names = [", ".join(c.catseg_names) for c in Vocabulary.load(WORDS).classes]
         if case.classes > len(names):
             raise InputError(
                 f"--classes {case.classes}: the words are ADE20K's, of which there are {len(names)}"

@@ -150,26 +150,16 @@ class DiffusionFeatures(FeatureSource):
         clip: DenseCLIP,
         stable_diffusion: StableDiffusion,
         crop: int = 512,
-        crops_at_once: int = 1,
     ) -> None:
         """
         Args:
             clip: frozen CLIP, whose image embeddings become prompts.
             stable_diffusion: frozen Stable Diffusion.
             crop: side in pixels of the diffusion model's input, a multiple of 64.
-            crops_at_once: number of crops that the diffusion model processes together; more take more
-                memory.
-
-        Raises:
-            InputError: `crop` is not usable.
         """
         super().__init__(clip)
-        if crop < DIVISIBILITY or crop % DIVISIBILITY:
-            raise InputError(
-                f"MODEL.DIFFUSION.CROP is {crop}: give a multiple of {DIVISIBILITY} pixels"
-            )
+        assert crop % DIVISIBILITY == 0
         self.crop = crop
-        self.crops_at_once = crops_at_once
         self.channels = dict.fromkeys(STRIDES, WIDTH)
         self.feature_extractor = ImplicitCaptioner(
             clip_width=clip.embed_dim,
@@ -203,7 +193,7 @@ class DiffusionFeatures(FeatureSource):
         windows = StridedWindows(side, side)
         corners = windows.corners((height, width))
         crops = torch.cat([windows.cut(image, corners) for image in images])
-        parts = [self._maps(some) for some in crops.split(self.crops_at_once)]
+        parts = [self._maps(crop) for crop in crops.split(1)]  # together they take more memory
         return {
             name: _joined(torch.cat([part[name] for part in parts]), side, (height, width), stride)
             for name, stride in STRIDES.items()

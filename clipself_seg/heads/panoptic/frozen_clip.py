@@ -617,13 +617,12 @@ class CLIPPyramid(FeatureSource):
             channels: number of channels C of each map, a multiple of 32.
 
         Raises:
-            InputError: the image tower is no ViT, or has no such block; C is no multiple of 32.
+            InputError: the image tower is no ViT, or has no such block.
         """
         super().__init__(clip)
         _require_vit(clip, "pyramid")
         tower = clip.visual
-        if channels < GROUPS or channels % GROUPS:
-            raise InputError(f"MODEL.PYRAMID.CHANNELS is {channels}: give a multiple of {GROUPS}")
+        assert channels % GROUPS == 0
         names = [f"block{i}" for i in blocks] or ends_of_quarters(tower.depth)
         self.names = tower.check_names(names)
         shapes = tower.feature_shapes()

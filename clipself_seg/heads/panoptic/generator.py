@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from clipself_seg.clip.layers import PackedAttention, merge_heads, split_heads
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.runtime import full_precision
-from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.pixel_decoder import ENCODED, PixelDecoder, sine_positions
 from clipself_seg.heads.text_scores import class_logits, similarity_scale
 
@@ -415,17 +414,10 @@ class MaskGenerator(nn.Module):
             null_text: initial text embedding (E,) of void in the label model, CLIP's embedding of the
                 empty text; None: zeros, for weights that are loaded later.
             sizes: widths and depths; None for ODISE's.
-
-        Raises:
-            InputError: the width does not fit heads and norms.
         """
         super().__init__()
         sizes = sizes or GeneratorSizes()
-        if sizes.width % 32 or sizes.width % sizes.heads:
-            raise InputError(
-                f"mask generator: a width of {sizes.width} has to be a multiple of 32 (groups of "
-                f"norms) and of the {sizes.heads} heads"
-            )
+        assert sizes.width % 32 == 0 and sizes.width % sizes.heads == 0  # groups of norms; heads
         self.variant = variant
         pixel_decoder = PixelDecoder(
             channels=channels,

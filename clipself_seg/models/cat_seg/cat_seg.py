@@ -30,14 +30,7 @@ from clipself_seg.clip.runtime import QUEUES, autocast, chunk_size, constant, on
 from clipself_seg.clip.text_bank import ClassTexts, check_lengths, templates_text
 from clipself_seg.clip.tower import DENSE
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import (
-    Names,
-    Vocabulary,
-    Words,
-    class_names,
-    examples_of,
-    read_given,
-)
+from clipself_seg.data.vocabulary import Names, Vocabulary, Words
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.attention import COPIES
 from clipself_seg.heads.cat_seg.cost_aggregator import (
@@ -185,8 +178,8 @@ class CATSeg(ModelBase):
         """
         if all_synonyms is None:
             all_synonyms = self.all_synonyms
-        words = read_given(words)
-        names = class_names(words, all_synonyms=all_synonyms, catseg_names=True)
+        words = Vocabulary.of(words)
+        names = words.names(all_synonyms=all_synonyms, catseg_names=True)
         check_lengths(self.clip, names, self.texts.templates)
         # CLIP's tokens are the same where case and spaces alone differ.
         read = (", ".join(" ".join(n.casefold().split()) for n in synonyms) for synonyms in names)
@@ -197,7 +190,7 @@ class CATSeg(ModelBase):
                 "; ".join(twice),
                 "" if all_synonyms else ". MODEL.CAT_SEG.SYNONYMS mean reads all synonyms",
             )
-        return Classes(names, seen=seen, examples=examples_of(words))
+        return Classes(names, seen=seen, examples=words.examples)
 
     def reading(self) -> Reading:
         """Describes the way from names and images to scores, for the protocol of the numbers."""

@@ -20,10 +20,11 @@ from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.text import require_text_tower
 from clipself_seg.clip.text_bank import TEMPLATES
 from clipself_seg.clip.tower import GATE, TransformerTower
-from clipself_seg.clip.training_free import NONE
 from clipself_seg.config.load import evaluation_precision, precision_from_config
+from clipself_seg.config.relations import require_valid
 from clipself_seg.config.schema import CLIP_BACKBONE
-from clipself_seg.errors import InputError, nearest
+from clipself_seg.config.semantic_keys import OPENAI_NAMES
+from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes, CostAggregator
 from clipself_seg.models.base import load_backbone
 
@@ -44,7 +45,7 @@ class TrainingSettings:
         mask_ignored: whether these pixels are left out of the loss, see `sigmoid_loss`.
         precision: dtype of autocast, or None.
         preservation: weight of the scores of further words, which stay those of the start.
-        preserved_words: these words, as `read_words` takes them, and how many of them a step takes.
+        preserved_words: these words, as `Vocabulary.of` takes them, and how many of them a step takes.
     """
 
     finetune: str = "attention"
@@ -85,7 +86,8 @@ def aggregator_sizes(cfg: CfgNode, clip: DenseCLIP, guidance: Sequence[int]) -> 
         InputError: numbers that do not fit the CLIP, the guidance or one another.
     """
     head = cfg.MODEL.SEM_SEG_HEAD
-    _check_values(head, clip)
+    embedding = f"{clip.embed_dim}, the embedding of {clip.name}"
+    _check(head, "TEXT_GUIDANCE_DIM", embedding, head.TEXT_GUIDANCE_DIM == clip.embed_dim)
     appearance, *decoder = guidance
     _check(
         head,
@@ -120,35 +122,6 @@ def _check(head: CfgNode, key: str, wanted: str, holds: bool) -> None:
         raise InputError(f"MODEL.SEM_SEG_HEAD.{key} must be {wanted}, it is {head[key]}")
 
 
-def _check_values(head: CfgNode, clip: DenseCLIP) -> None:
-    """Checks that sizes fit CLIP's embedding, and that windows, pooling, heads and groups divide their sizes."""
-    rows, columns = head.FEATURE_RESOLUTION
-    window, hidden = head.WINDOW_SIZES, head.HIDDEN_DIMS
-    embedding = f"{clip.embed_dim}, the embedding of {clip.name}"
-    _check(head, "TEXT_GUIDANCE_DIM", embedding, head.TEXT_GUIDANCE_DIM == clip.embed_dim)
-    _check(head, "FEATURE_RESOLUTION", "square, as the images that CLIP is given", rows == columns)
-    divides = f"a divisor of FEATURE_RESOLUTION {head.FEATURE_RESOLUTION}"
-    tiled = window >= rows or rows % window == 0
-    _check(head, "WINDOW_SIZES", f"{divides}, or at least as large", tiled)
-    pooled = all(rows % pooling == 0 for pooling in head.POOLING_SIZES)
-    _check(head, "POOLING_SIZES", f"each {divides}", pooled)
-    _check(head, "NUM_HEADS", f"a divisor of HIDDEN_DIMS {hidden}", hidden % head.NUM_HEADS == 0)
-    grouped = all(dim % max(1, dim // 16) == 0 for dim in head.DECODER_DIMS)
-    _check(head, "DECODER_DIMS", "each of groups of 16 channels, or less than 32", grouped)
-    inputs = (hidden, head.DECODER_DIMS[0])
-    _check(
-        head,
-        "DECODER_GUIDANCE_PROJ_DIMS",
-        f"each less than what its step gets, HIDDEN_DIMS and the first of DECODER_DIMS, {inputs}",
-        all(dim < width for dim, width in zip(head.DECODER_GUIDANCE_PROJ_DIMS, inputs)),
-    )
-
-
-# Value of CAT-Seg's MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED -> open_clip's name.
-OPENAI_NAMES = {
-    "ViT-B/16": "ViT-B-16-quickgelu",
-    "ViT-L/14@336px": "ViT-L-14-336-quickgelu",
-}
 # A backbone's maps for the appearance and for the decoder's two steps.
 GUIDES = ("res4", "res3", "res2")
 NO_RESIDUAL = "none"  # value of MODEL.CAT_SEG.RESIDUAL
@@ -157,15 +130,7 @@ RANDOM = "random"  # value of a key that asks for random weights of the backbone
 
 def clip_name(cfg: CfgNode) -> str:
     """open_clip's name of the CLIP, by CAT-Seg's key if it is given, else by ``MODEL.CLIP.NAME``."""
-    theirs = cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED
-    if not theirs:
-        return cfg.MODEL.CLIP.NAME
-    if theirs not in OPENAI_NAMES:
-        raise InputError(
-            f'MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED cannot be "{theirs}": '
-            f"{nearest(theirs, OPENAI_NAMES)}; other CLIPs are named by MODEL.CLIP.NAME"
-        )
-    return OPENAI_NAMES[theirs]
+    return OPENAI_NAMES.get(cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED, cfg.MODEL.CLIP.NAME)
 
 
 def tuned_clip(cfg: CfgNode) -> DenseCLIP:
@@ -222,28 +187,19 @@ def _clip_of_others(cfg: CfgNode) -> DenseCLIP:
 
 
 def _check_residual(cfg: CfgNode, pooled: bool) -> None:
-    """Checks that ``RESIDUAL`` is set exactly where ``MODEL.CLIP.DENSE`` adds a residual, and ``ATTENTION`` is none.
+    """Refuses a ``RESIDUAL`` of an attention pool, which adds none, and none where ``MODEL.CLIP.DENSE`` adds one.
 
     Args:
         cfg: configuration.
-        pooled: whether the tower's dense features are those of an attention pool, which adds none.
+        pooled: whether the tower's dense features are those of an attention pool.
     """
-    dense, residual = cfg.MODEL.CLIP.DENSE, cfg.MODEL.CAT_SEG.RESIDUAL
-    whose = f"the attention pool of {clip_name(cfg)}" if pooled else f"MODEL.CLIP.DENSE {dense}"
-    if pooled or dense != TOKEN:
-        if residual != NO_RESIDUAL:
-            raise InputError(
-                f"MODEL.CAT_SEG.RESIDUAL is {residual}, and {whose} adds none: set it to {NO_RESIDUAL}"
-            )
-    elif residual == NO_RESIDUAL:
-        raise InputError(
-            f"MODEL.CAT_SEG.RESIDUAL is {residual}, and {whose} adds one: give cls or token, or another DENSE"
-        )
-    if cfg.MODEL.CLIP.ATTENTION != NONE:
-        raise InputError(
-            f"MODEL.CLIP.ATTENTION is {cfg.MODEL.CLIP.ATTENTION}, and CAT-Seg is trained on dense features without it: "
-            f"leave it {NONE}"
-        )
+    residual, dense = cfg.MODEL.CAT_SEG.RESIDUAL, cfg.MODEL.CLIP.DENSE
+    if dense == TOKEN and pooled != (residual == NO_RESIDUAL):
+        whose, wanted = f"MODEL.CLIP.DENSE {dense}", "adds one: give cls or token, or another DENSE"
+        if pooled:
+            whose = f"the attention pool of {clip_name(cfg)}"
+            wanted = f"adds none: set it to {NO_RESIDUAL}"
+        raise InputError(f"MODEL.CAT_SEG.RESIDUAL is {residual}, and {whose} {wanted}")
 
 
 def _check_frozen_parts(clip: DenseCLIP, tuned: DenseCLIP, path: str) -> None:
@@ -311,6 +267,7 @@ def _attentions(blocks: Iterable[nn.Module]) -> list[nn.Module]:
 
 def parts_from_config(cfg: CfgNode) -> dict[str, object]:
     """Builds the arguments of `CATSeg`; reads ``MODEL``, ``SOLVER.{AMP, BACKBONE_MULTIPLIER}`` and ``TEST``."""
+    require_valid(cfg, "CATSeg")
     clip = tuned_clip(cfg)
     switches = cfg.MODEL.CAT_SEG
     guided = switches.GUIDANCE == "clip"

@@ -24,14 +24,7 @@ from clipself_seg.clip.runtime import QUEUES, autocast, constant, on_device
 from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.clip.tower import DENSE, train_last_blocks
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import (
-    Vocabulary,
-    Words,
-    class_names,
-    examples_of,
-    read_given,
-    seen_by_plain_spelling,
-)
+from clipself_seg.data.vocabulary import Vocabulary, Words
 from clipself_seg.errors import InputError
 from clipself_seg.heads.distillation import cosine_distance
 from clipself_seg.heads.fvit.boxes import Objects
@@ -180,19 +173,16 @@ class FViT(ModelBase):
         Raises:
             InputError: as there, or classes with examples.
         """
-        words = read_given(words)
-        if examples_of(words):
+        words = Vocabulary.of(words)
+        if words.examples:
             raise InputError(
                 "F-ViT finds words alone, for examples make its boxes worse (docs/detection.md): give the words "
                 "without examples"
             )
-        names = class_names(words, all_synonyms=all_synonyms)
+        names = words.names(all_synonyms=all_synonyms)
         check_lengths(self.bank.clip, names, self.bank.templates)
         if seen is None and self.trained_names:
-            given = words if isinstance(words, Vocabulary) else Vocabulary.from_names(words)
-            seen = seen_by_plain_spelling(
-                given, Vocabulary.from_names(["|".join(n) for n in self.trained_names])
-            )
+            seen = words.seen_in(Vocabulary.of(self.trained_names, repeats=True))
         return Classes(names, seen=seen)
 
     def text(self, classes: Classes) -> Tensor:
@@ -217,7 +207,7 @@ class FViT(ModelBase):
                 raise InputError(
                     f'vocabulary "{vocabulary.name}" has no seen class, so there is nothing to train on'
                 )
-        names = class_names(vocabulary)
+        names = Vocabulary.of(vocabulary).names()
         self.set_vocabulary(vocabulary, seen)
         self.trained_names = tuple(synonyms for i, synonyms in enumerate(names) if seen[i])
         self._start = None  # which a copy would keep

@@ -11,6 +11,7 @@ from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import BackboneTower, build_clip, other_pixels
 from clipself_seg.clip.model import CLIP_MEAN
 from clipself_seg.config.load import evaluation_precision, precision_from_config
+from clipself_seg.config.relations import require_valid
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import fusion_of
 from clipself_seg.heads.fvit.boxes import ROI_RULES, DetectionRule
@@ -69,11 +70,10 @@ def parts_from_config(cfg: CfgNode) -> dict[str, object]:
     Raises:
         InputError: the tower is no ViT, or values do not fit each other.
     """
+    require_valid(cfg, "FViT")
     clip, keys, side = build_clip(cfg), cfg.MODEL.FVIT, cfg.INPUT.DETECTION.SIDE
     if not clip.visual.plain:
         raise InputError(f"F-ViT needs a ViT, whose blocks have one grid, and {clip.name} is none")
-    if len(keys.BLOCKS) != 4:
-        raise InputError(f"MODEL.FVIT.BLOCKS is {tuple(keys.BLOCKS)}: give four blocks")
     clip.check_side(side, "INPUT.DETECTION.SIDE")
     taps = clip.visual.check_names(f"block{index}" for index in keys.BLOCKS)
     widths = {clip.visual.feature_shapes()[tap].channels for tap in taps}
@@ -81,11 +81,6 @@ def parts_from_config(cfg: CfgNode) -> dict[str, object]:
         raise InputError(f"F-ViT reads blocks of one width, those of {clip.name} have several")
     width = widths.pop()
     clip_multiplier = cfg.SOLVER.CLIP_MULTIPLIER if keys.TRAIN_CLIP else 0.0
-    if cfg.MODEL.CLIP.LOW_RANK and not clip_multiplier:
-        raise InputError(
-            f"MODEL.CLIP.LOW_RANK is {cfg.MODEL.CLIP.LOW_RANK}, and the image tower is frozen: set it to 0, or "
-            "MODEL.FVIT.TRAIN_CLIP to True and SOLVER.CLIP_MULTIPLIER above 0"
-        )
     strides = [clip.patch_size * factor for factor in RELATIVE_STRIDES]
     rule = ProposalRule(keys.PROPOSALS_BEFORE, keys.PROPOSALS_AFTER)
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from detectron2.config import CfgNode
@@ -13,6 +13,7 @@ from clipself_seg.clip.backbone import build_clip, find_entry
 from clipself_seg.clip.text import require_text_tower
 from clipself_seg.config.load import evaluation_precision, precision_from_config
 from clipself_seg.config.panoptic_keys import OF_WEIGHTS
+from clipself_seg.config.relations import require_valid
 from clipself_seg.config.schema import CLIP_BACKBONE, backbone_reads
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.frozen_clip import (
@@ -24,7 +25,7 @@ from clipself_seg.heads.panoptic.frozen_clip import (
     FeatureSource,
 )
 from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator
-from clipself_seg.heads.panoptic.mask_losses import LossSettings, MaskCriterion, TermWeights
+from clipself_seg.heads.panoptic.mask_losses import LossSettings, MaskCriterion
 from clipself_seg.heads.panoptic.plain_decoder import PlainDecoder, PlainDecoderSizes
 from clipself_seg.models.panoptic.mask_models import load_mask_model
 from clipself_seg.models.panoptic.outputs import FusionSettings, MergeSettings
@@ -39,6 +40,7 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
     Raises:
         InputError: values that do not fit each other.
     """
+    require_valid(cfg, "OpenPanoptic")
     clip = build_clip(cfg)
     chosen = cfg.MODEL.MASK_GENERATOR
     former = cfg.MODEL.MASK_FORMER
@@ -68,26 +70,16 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
         ),
     }
     if chosen.SOURCE == "masks":
-        _require_clip_alone(cfg)
         finder = load_mask_model(chosen.OUTPUTS) if has_mask_model(chosen.OUTPUTS) else None
         return parts | {
             "masks_given": True,
             "masks_folder": chosen.OUTPUTS,
             "mask_model": finder,
         }
-    if former.SIZE_DIVISIBILITY < 1 or former.SIZE_DIVISIBILITY % 32:
-        raise InputError(
-            f"MODEL.MASK_FORMER.SIZE_DIVISIBILITY is {former.SIZE_DIVISIBILITY}, a mask generator needs a "
-            "multiple of 32"
-        )
     caption = chosen.VARIANT == "caption"
     backbone = build_source(cfg, clip)
     build = build_plain_decoder if chosen.KIND == "plain" else build_generator
-    losses = LossSettings(
-        weights=TermWeights(former.CLASS_WEIGHT, former.MASK_WEIGHT, former.DICE_WEIGHT),
-        void_weight=former.NO_OBJECT_WEIGHT,
-        points=former.TRAIN_NUM_POINTS,
-    )
+    losses = LossSettings(points=former.TRAIN_NUM_POINTS)
     return parts | {
         "backbone": backbone,
         "generator": build(cfg, clip, backbone),
@@ -96,34 +88,16 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
     }
 
 
-def _require_clip_alone(cfg: CfgNode) -> None:
-    """Refuse settings of a generator's scores where masks come without."""
-    for key, value, wanted in (
-        ("MODEL.FUSION.MODE", cfg.MODEL.FUSION.MODE, "clip"),
-        ("MODEL.FUSION.VOID_DISCOUNT", cfg.MODEL.FUSION.VOID_DISCOUNT, 0),
-    ):
-        if value != wanted:
-            raise InputError(
-                f"{key} is {value}: masks of MODEL.MASK_GENERATOR.SOURCE masks have no class scores and no void but "
-                f"CLIP's, so set it to {wanted}"
-            )
-
-
 def build_branch(cfg: CfgNode, clip: DenseCLIP) -> ClipBranch:
     """Builds the CLIP branch; values that the keys leave open are the defaults of the branch's kind.
 
     Raises:
-        InputError: ``MODEL.CLIP_BRANCH.WEIGHTS`` has another text tower than ``MODEL.CLIP.WEIGHTS``, or is missing
-            where ``MODEL.CLIP_BRANCH.NAME`` is another architecture; or as `build_clip`.
+        InputError: ``MODEL.CLIP_BRANCH.WEIGHTS`` has another text tower than ``MODEL.CLIP.WEIGHTS``; or as
+            `build_clip`.
     """
     keys = cfg.MODEL.CLIP_BRANCH
-    chosen: dict[str, int | bool] = {}
-    if keys.INPUT_SIZE:
-        chosen["input_size"] = keys.INPUT_SIZE
-    if keys.ALIGN_MASKS >= 0:
-        chosen["align_masks"] = bool(keys.ALIGN_MASKS)
+    chosen: dict[str, int] = {"input_size": keys.INPUT_SIZE} if keys.INPUT_SIZE else {}
     if keys.KIND == "backbone":
-        _require_backbone_alone(cfg, chosen)
         chosen["padding"] = cfg.MODEL.MASK_GENERATOR.PADDING
     named_by = _branch_clip(cfg, clip)
     if keys.KIND == "masked_attention" and not named_by.visual.readouts.masked_attention:
@@ -143,11 +117,6 @@ def _branch_clip(cfg: CfgNode, clip: DenseCLIP) -> DenseCLIP:
     if (backbone, values) == (own.BACKBONE, {key: own[key] for key in values}):
         return clip
     find_entry(backbone, "MODEL.CLIP_BRANCH.BACKBONE")
-    if values["NAME"] != own.NAME and not keys.WEIGHTS:
-        raise InputError(
-            f"MODEL.CLIP_BRANCH.NAME is {keys.NAME}, and MODEL.CLIP_BRANCH.WEIGHTS is empty: give its weights, such as "
-            "those of a distilled CLIP, or leave NAME empty"
-        )
     for key, value in values.items():
         if not backbone_reads(backbone, f"MODEL.CLIP.{key}"):
             values[key] = ""
@@ -164,22 +133,6 @@ def _branch_clip(cfg: CfgNode, clip: DenseCLIP) -> DenseCLIP:
         )
         branch_clip.text = clip.text
     return branch_clip
-
-
-def _require_backbone_alone(cfg: CfgNode, chosen: Iterable[str]) -> None:
-    """Refuse settings of a second pass, and of a CLIP of the branch's own beside the backbone's."""
-    for name in chosen:
-        raise InputError(
-            f"MODEL.CLIP_BRANCH.{name.upper()} is set, and KIND backbone reads the generator's canvas as it is: "
-            "leave it at its default"
-        )
-    for key in ("BACKBONE", "NAME", "WEIGHTS"):
-        value = cfg.MODEL.CLIP_BRANCH[key]
-        if value and value != cfg.MODEL.CLIP[key]:
-            raise InputError(
-                f"MODEL.CLIP_BRANCH.{key} is {value}, and KIND backbone reads the features of MODEL.CLIP.{key}: leave "
-                "it empty, or take another KIND"
-            )
 
 
 def build_source(cfg: CfgNode, clip: DenseCLIP) -> FeatureSource:
@@ -200,7 +153,6 @@ def build_source(cfg: CfgNode, clip: DenseCLIP) -> FeatureSource:
         clip=clip,
         stable_diffusion=load_stable_diffusion(diffusion.WEIGHTS),
         crop=diffusion.CROP,
-        crops_at_once=diffusion.CROPS_AT_ONCE,
     )
 
 

@@ -36,7 +36,7 @@ from clipself_seg.data.annotations import Record
 from clipself_seg.data.given_masks import MaskFolder, image_name
 from clipself_seg.data.mappers.panoptic import mask_entries
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Vocabulary, Words, class_names, examples_of, read_given
+from clipself_seg.data.vocabulary import Vocabulary, Words
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import Fusion, remaining_void
 from clipself_seg.heads.panoptic.frozen_clip import (
@@ -257,23 +257,19 @@ class OpenPanoptic(ModelBase):
         """Give the classes; labels are positions in them.
 
         Args:
-            words: text, a file or a built-in name, see `read_words`; a list of names with synonyms, "dog|puppy"; or a
-                vocabulary. Classes that are not marked as stuff are things.
+            words: see `Vocabulary.of`. Classes that are not marked as stuff are things.
             seen: (K,) bool, classes of the training vocabulary; None stands for all of them.
 
         Raises:
-            InputError: as `class_names`, or a name that CLIP cannot read whole.
+            InputError: as `Vocabulary.of`, or a name that CLIP cannot read whole.
             ValueError: `seen` is of another number of classes.
         """
-        words = read_given(words)
-        names = class_names(words, catseg_names=True)
+        words = Vocabulary.of(words)
+        names = words.names(catseg_names=True)
         for bank in (self.branch_bank, self.generator_bank):
             check_lengths(bank.clip, names, bank.templates)
-        stuff: set[int] = set()
-        if isinstance(words, Vocabulary):
-            stuff = {i for i, entry in enumerate(words.classes) if entry.isthing is False}
-        things = tuple(i for i in range(len(names)) if i not in stuff)
-        self.give_classes(names, seen, things, examples_of(words))
+        things = tuple(i for i, entry in enumerate(words.classes) if entry.isthing is not False)
+        self.give_classes(names, seen, things, words.examples)
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
         """Give the training vocabulary.

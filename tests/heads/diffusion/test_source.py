@@ -100,16 +100,6 @@ def test_every_crop_is_seen_alone(small):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("at_once", [2, 100])
-def test_crops_together_are_crops_one_by_one(small, clip, at_once):
-    open_gates(small)
-    together = features(clip, crop=64, crops_at_once=at_once)
-    together.load_state_dict(small.state_dict())
-    images = torch.rand(1, 3, 64, 192)
-    close(together(images), small(images))
-
-
-@torch.no_grad()
 def test_crops_of_a_small_canvas_are_enlarged(clip):
     sizes = [
         tuple(m.shape[2:]) for m in features(clip, crop=128)(torch.rand(1, 3, 64, 128)).values()
@@ -205,11 +195,9 @@ def test_totals_with_the_mask_generator_are_odises(official, variant, total):
     assert sum(p.numel() for p in parameters if p.requires_grad) == total
 
 
-def test_sizes_that_do_not_work_are_refused(small, clip):
+def test_sizes_that_do_not_work_are_refused(small):
     with pytest.raises(InputError, match="64x100 pixels: pad to multiples of 64"):
         small(torch.rand(1, 3, 64, 100))
-    with pytest.raises(InputError, match="MODEL.DIFFUSION.CROP is 100"):
-        DiffusionFeatures(clip=clip, stable_diffusion=small.stable_diffusion, crop=100)
 
 
 def test_nothing_imports_diffusers_before_it_is_needed():

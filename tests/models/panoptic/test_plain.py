@@ -206,7 +206,7 @@ def test_an_exported_model_is_the_same_after_loading(tmp_path, caplog):
         ((*PLAIN, "MODEL.PLAIN_DECODER.TAPS", "(1, 2)"), "must be names of features"),
         (
             (*PLAIN, "MODEL.CLIP_BRANCH.WEIGHTS", "mini-clipself"),
-            "reads the features of MODEL.CLIP",
+            "WEIGHTS must be empty, as MODEL.CLIP.WEIGHTS names",
         ),
     ],
 )

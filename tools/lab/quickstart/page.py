@@ -18,7 +18,7 @@ from clipself_seg.commands.demo import EXPLORE
 from clipself_seg.data.images import letterbox_crops, letterbox_image, read_image
 from clipself_seg.data.mappers.samples import box_tensor, chw
 from clipself_seg.data.regions import enlarge_boxes
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.explore.demo import SHOWN, WORLD, ask
 from clipself_seg.files import atomic_path, parse_json, read_text
@@ -127,7 +127,7 @@ def _names(
         text = TextBank(clip).embed(vocabulary)
         with torch.no_grad():
             read = clip.encode_boxes(clip.preprocess(square), [relative])
-        yield [vocabulary.names[i] for i in (read @ text.T).argmax(1).tolist()]
+        yield [vocabulary.first_names[i] for i in (read @ text.T).argmax(1).tolist()]
 
 
 def plot_losses(runs: Mapping[str, Path], path: Path) -> None:
@@ -173,7 +173,7 @@ def write_images_and_page(
         live: title -> metrics.json of a run, for the loss curves.
         results: of the chapters' tables, by their names.
     """
-    vocabulary = load_vocabulary(WORLD)
+    vocabulary = Vocabulary.load(WORLD)
     clips = {title: load_clip(MINI_CLIP, tag) for title, tag in COLUMNS.items()}
     scenes = [scene_of(WORLDS[WORLD], "val", number, seed=0) for number in range(SCENES)]
     questions = ask({title: load_clip(MINI_CLIP, tag) for title, tag in SHOWN.items()})

@@ -28,7 +28,7 @@ from clipself_seg.clip.tower import DENSE
 from clipself_seg.clip.weights import to_native
 from clipself_seg.data.examples import ClassExamples
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Names, Words, class_names, examples_of, read_given
+from clipself_seg.data.vocabulary import Names, Vocabulary, Words
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
 from clipself_seg.models.protocol import Classes
@@ -84,8 +84,8 @@ class ModelBase(nn.Module):
             InputError: no class, an empty name, or one with more tokens than CLIP reads.
             ValueError: `seen` is of another number of classes.
         """
-        words = read_given(words)
-        return Classes(class_names(words), seen=seen, examples=examples_of(words))
+        words = Vocabulary.of(words)
+        return Classes(words.names(), seen=seen, examples=words.examples)
 
     def set_vocabulary(
         self, words: Words, seen: np.ndarray | None = None, **choices: bool | None

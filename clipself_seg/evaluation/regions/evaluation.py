@@ -25,7 +25,6 @@ from clipself_seg.data.images import MAX_PIXELS
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.regions import RegionMapper, WholeImageMapper
 from clipself_seg.data.mappers.samples import Configurable
-from clipself_seg.data.regions import MaskResize
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results

@@ -84,8 +84,8 @@ class ModelBase(nn.Module):
             InputError: no class, an empty name, or one with more tokens than CLIP reads.
             ValueError: `seen` is of another number of classes.
         """
-        words = Vocabulary.of(words)
-        return Classes(words.names(), seen=seen, examples=words.examples)
+        vocabulary = Vocabulary.of(words)
+        return Classes(vocabulary.names(), seen=seen, examples=vocabulary.examples)
 
     def set_vocabulary(
         self, words: Words, seen: np.ndarray | None = None, **choices: bool | None

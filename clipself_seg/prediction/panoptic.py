@@ -257,7 +257,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
                 do not fit, are missing, or are given to a model that generates its own.
         """
         listed = image if isinstance(image, list | tuple) else None
-        if masks is not None and not self.model.masks_given:
+        if masks is not None and self.model.masks.generates:
             raise InputError(
                 "masks are given to a model that generates its own: take MODEL.MASK_GENERATOR.SOURCE masks, as "
                 "configs/panoptic/masks+openai_vitb16.yaml has it"

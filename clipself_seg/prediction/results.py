@@ -373,7 +373,7 @@ class PanopticResults(TaskResults[PanopticSegmentation]):
             "alpha": fusion.alpha,
             "beta": fusion.beta,
             **({"void_discount": fusion.void_discount} if fusion.void_discount else {}),
-            **({"masks": model.mask_model.settings()} if model.mask_model else {}),
+            **({"masks": model.masks.model_settings} if model.masks.model_settings else {}),
         }
 
 

@@ -18,7 +18,7 @@ from clipself_seg.clip import layers, load_clip, runtime
 from clipself_seg.clip.eva import EvaBlock, EvaTransformer
 from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.clip.layers import QuickGELU, Transformer
-from clipself_seg.clip.model import DenseCLIP
+from clipself_seg.clip.model import CLIPBackbone
 from clipself_seg.clip.positions import rotary_factors
 from clipself_seg.clip.resnet import ResNetTower
 from clipself_seg.clip.runtime import (
@@ -30,6 +30,7 @@ from clipself_seg.clip.runtime import (
     tf32,
     without_values,
 )
+from clipself_seg.clip.tower import TowerOptions
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg import attention, cost_aggregator
 from clipself_seg.heads.cat_seg.attention import ClassAggregation
@@ -44,8 +45,8 @@ from clipself_seg.heads.cat_seg.cost_aggregator import (
 from clipself_seg.heads.fvit import roi_heads
 from clipself_seg.heads.fvit.pyramid import FeaturePyramid, TapResizers
 from clipself_seg.heads.fvit.roi_heads import MaskHead, paste_masks
-from clipself_seg.heads.panoptic import frozen_clip, panoptic_merge
-from clipself_seg.heads.panoptic.frozen_clip import visible_cells
+from clipself_seg.heads.panoptic import clip_branches, panoptic_merge
+from clipself_seg.heads.panoptic.clip_branches import visible_cells
 from clipself_seg.heads.panoptic.panoptic_merge import (
     canvas_labels,
     first_best,
@@ -164,8 +165,8 @@ CASES = {
         (panoptic_merge, "CLASS_NUMBERS"),
         24,
     ),
-    "any cell": (partial(cells_of, "any"), MASKS, (frozen_clip, "MASKS_AT_ONCE"), 8),
-    "centre": (partial(cells_of, "centre_or_any"), MASKS, (frozen_clip, "MASKS_AT_ONCE"), 25),
+    "any cell": (partial(cells_of, "any"), MASKS, (clip_branches, "MASKS_AT_ONCE"), 8),
+    "centre": (partial(cells_of, "centre_or_any"), MASKS, (clip_branches, "MASKS_AT_ONCE"), 25),
     "pasting": (pasted_from, (10, 7, 7), (roi_heads, "PASTED"), 25),
     "mask head": (mask_logits_of, (10, 4, 14, 14), (roi_heads, "ROIS"), 21),
     "pyramid": (pyramid_of, (4, 6, 8, 8), (roi_heads, "ROIS"), 50),
@@ -225,7 +226,7 @@ def test_a_clip_without_values_draws_nothing():
     before = torch.get_rng_state()
     architecture = find_architecture("ViT-Mini-8")
     with without_values():
-        clip = DenseCLIP(architecture=architecture, quick_gelu=True)
+        clip = CLIPBackbone(architecture=architecture, quick_gelu=True)
     assert all(p.is_meta for p in clip.parameters())
     assert torch.equal(torch.get_rng_state(), before)
     assert not nn.init.normal_(torch.zeros(64)).eq(0).any()  # outside all is as it was
@@ -375,7 +376,7 @@ def difference(compute, make_tower, precision=None, checkpointing=False):
     images = torch.randn(2, 3, 32, 32)
     plain = compute(make_tower(), images, precision)
     tower = make_tower()
-    tower.compile_blocks()
+    tower.configure(TowerOptions(compiled=True))
     tower.checkpointing = checkpointing
     results = compute(tower, images, precision)
     return max(
@@ -428,4 +429,4 @@ def test_bfloat16_differs_from_float32_by_its_rounding(make_tower):
 def test_what_cannot_be_compiled_is_refused():
     resnet = ResNetTower(image_size=32, width=8, layers=(1, 1, 1, 1), embed_dim=8)
     with pytest.raises(InputError, match="MODEL.CLIP.COMPILE is True"):
-        resnet.compile_blocks()
+        resnet.configure(TowerOptions(compiled=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.masks import read_panoptic_ids
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.models.panoptic.outputs import FusionSettings
+from clipself_seg.models.panoptic.panoptic_outputs import FusionSettings
 from clipself_seg.prediction.files import find_images
 from clipself_seg.prediction.load import load
 from clipself_seg.prediction.loop import predict_files
@@ -42,7 +43,7 @@ class Quarters(nn.Module):
     """Finds the classes 0, 0, 1 and nothing in the quarters of an image, in this order."""
 
     device, alpha, beta = torch.device("cpu"), 0.35, 0.65
-    fusion, masks_given, mask_model = FusionSettings(), False, None
+    fusion, masks = FusionSettings(), SimpleNamespace(generates=True, model_settings={})
 
     def set_vocabulary(self, words, seen):
         self.words, self.seen = words, seen

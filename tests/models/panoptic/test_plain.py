@@ -10,15 +10,15 @@ import torch
 from torch.nn import functional as F
 
 from clipself_seg.checkpoints.training_state import trained_parameters
-from clipself_seg.clip import DenseCLIP, load_clip
+from clipself_seg.clip import CLIPBackbone, load_clip
 from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.clip.openai import VisionTransformer
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
-from clipself_seg.heads.panoptic.frozen_clip import CLIPTaps
+from clipself_seg.heads.panoptic.feature_sources import CLIPTaps
 from clipself_seg.heads.panoptic.plain_decoder import PlainDecoder, PlainDecoderSizes
-from clipself_seg.models.panoptic.config import build_plain_decoder, build_source
-from clipself_seg.models.panoptic.model import trained_state
+from clipself_seg.models.panoptic.panoptic_checkpoint import trained_state
+from clipself_seg.models.panoptic.panoptic_config import build_plain_decoder, build_source
 from tests.models.panoptic.small import (
     CONFIG,
     FCCLIP,
@@ -98,7 +98,7 @@ def test_taps_are_blocks_behind_the_towers_own_norm_and_have_no_parameter(name):
     source, images = CLIPTaps(clip, named=True), torch.rand(2, 3, 64, 96)
     assert list(source.channels) == BLOCKS and not list(source.state_dict())
     maps = source(images)
-    features = clip.visual.features(clip.normalise(images), [*BLOCKS, "dense"])
+    features = clip.features(clip.normalise(images), [*BLOCKS, "dense"])
     norm = clip.visual.ln_post if name.startswith("ViT") else clip.visual.norm
     for block in BLOCKS:
         wanted = F.layer_norm(
@@ -146,18 +146,20 @@ def test_a_decoder_that_pmt_released_starts_a_training(caplog):
     own = model_of(*PLAIN)
     sizes = own.generator.sizes
     released = PlainDecoder(channels=own.backbone.channels, sizes=sizes, classes=7).state_dict()
-    own.load_state_dict({f"network.{name}": tensor for name, tensor in released.items()})
+    own.load_checkpoint({f"network.{name}": tensor for name, tensor in released.items()}, "a.pth")
     loaded = own.generator.state_dict()
     assert all(torch.equal(loaded[n], t) for n, t in released.items() if "class_head" not in n)
-    assert "2 of a classifier of fixed classes left out" in caplog.text
+    assert "a decoder of fixed classes: its classifier is left out" in caplog.text
     with pytest.raises(InputError, match="what compares its masks with words is random, and"):
         own([sample()])
     own.setup_training(vocabulary())  # which may evaluate before its first step
     own([sample()])
     with pytest.raises(InputError, match="KIND plain, the model's is mask2former"):
-        model_of(*FCCLIP).load_state_dict({f"network.{n}": t for n, t in released.items()})
-    with pytest.raises(InputError, match="the released decoder lacks 1 tensor"):
-        own.load_state_dict({f"network.{n}": t for n, t in released.items() if n != "bn.0.bias"})
+        model_of(*FCCLIP).load_checkpoint({f"network.{n}": t for n, t in released.items()}, "a.pth")
+    with pytest.raises(InputError, match="the panoptic checkpoint a.pth lacks 1 tensor: bn.0.bias"):
+        own.load_checkpoint(
+            {f"network.{n}": t for n, t in released.items() if n != "bn.0.bias"}, "a.pth"
+        )
 
 
 def test_an_exported_model_is_the_same_after_loading(tmp_path, caplog):
@@ -170,37 +172,37 @@ def test_an_exported_model_is_the_same_after_loading(tmp_path, caplog):
     first.export(tmp_path / "model.pth")
     saved = torch.load(tmp_path / "model.pth", weights_only=True)["model"]
     with caplog.at_level(logging.INFO):
-        second.load_state_dict(saved)
+        second.load_checkpoint(saved, "a.pth")
     assert f"{len(names)} loaded, 0 missing, 0 unexpected" in caplog.text
     one, other = (model([sample()])[0]["sem_seg"] for model in (first, second))
     assert torch.equal(one, other) and second.exponents == first.exponents
     order = str(tuple(reversed(BLOCKS)))
     turned = model_of(*PLAIN, "MODEL.PLAIN_DECODER.TAPS", order)
     turned.clip.load_state_dict(first.clip.state_dict())
-    with pytest.raises(InputError, match="trained on taps block0, .* the model has block3, .*TAPS"):
-        turned.load_state_dict(saved)
+    with pytest.raises(
+        InputError, match="trained on feature_taps block0, .* the model has block3, .*TAPS"
+    ):
+        turned.load_checkpoint(saved, "a.pth")
     wider = model_of(*PLAIN, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 5)
     wider.clip.load_state_dict(first.clip.state_dict())
-    with pytest.raises(InputError, match="MODEL.CLIP.NAME gives the width, MODEL.MASK_FORMER"):
-        wider.load_state_dict(saved)
+    with pytest.raises(InputError, match="MODEL.CLIP.NAME, MODEL.MASK_FORMER"):
+        wider.load_checkpoint(saved, "a.pth")
     with pytest.raises(
-        InputError, match="was trained on weights .* give the former as MODEL.CLIP.W"
+        InputError, match="was trained on clip_hash .* give the former as MODEL.CLIP.W"
     ):
-        model_of(*PLAIN, seed=2).load_state_dict(saved)
+        model_of(*PLAIN, seed=2).load_checkpoint(saved, "a.pth")
     with pytest.raises(
         InputError, match="KIND plain, the model's is mask2former: set MODEL.MASK_G"
     ):
-        model_of(*FCCLIP).load_state_dict(saved)
+        model_of(*FCCLIP).load_checkpoint(saved, "a.pth")
 
 
 @pytest.mark.parametrize(
     ("opts", "words"),
     [
         (("MODEL.MASK_GENERATOR.KIND", "plain"), "SOURCE must be blocks for the kind plain"),
-        (("MODEL.MASK_GENERATOR.SOURCE", "blocks"), "SOURCE must be blocks for the kind plain"),
         ((*PLAIN, "MODEL.MASK_GENERATOR.VARIANT", "label"), "VARIANT must be fcclip"),
         (("MODEL.MASK_FORMER.DIM_FEEDFORWARD", "0"), "must be greater than 0, or 0 for the kind"),
-        ((*PLAIN, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "0"), "must be at least 1, got 0"),
         ((*PLAIN, "MODEL.MASK_FORMER.HIDDEN_DIM", "32"), "reads it with .*KIND mask2former alone"),
         (("MODEL.PLAIN_DECODER.MASKED_ATTENTION", "True"), "reads it with .*KIND plain alone"),
         ((*PLAIN, "MODEL.PLAIN_DECODER.TAPS", "(1, 2)"), "must be names of features"),
@@ -224,7 +226,7 @@ def test_the_recipe_takes_a_tower_and_has_the_width_heads_and_squares_of_it(towe
     cfg = load_config(f"panoptic/plain+{tower}")
     sizes = find_architecture(cfg.MODEL.CLIP.NAME).signature.sizes
     with torch.device("meta"):
-        clip = DenseCLIP(architecture=find_architecture(cfg.MODEL.CLIP.NAME), quick_gelu=False)
+        clip = CLIPBackbone(architecture=find_architecture(cfg.MODEL.CLIP.NAME), quick_gelu=False)
         taps = build_source(cfg, clip)
         decoder = build_plain_decoder(cfg, clip, taps)
     quarter = sizes.layers // 4

@@ -26,7 +26,6 @@ from clipself_seg.clip.runtime import send
 from clipself_seg.clip.text_bank import TextBank
 from clipself_seg.clip.tower import DENSE
 from clipself_seg.clip.weights import to_native
-from clipself_seg.data.examples import ClassExamples
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Names, Vocabulary, Words
 from clipself_seg.errors import InputError
@@ -99,20 +98,6 @@ class ModelBase(nn.Module):
         if not classes.names:
             raise RuntimeError("call set_vocabulary before the model")
         return classes
-
-    def give_classes(
-        self,
-        names: Names,
-        seen: np.ndarray | None,
-        things: tuple[int, ...] = (),
-        examples: tuple[ClassExamples, ...] = (),
-    ) -> None:
-        """Sets the classes, see `Classes`."""
-        self.classes = Classes(names, things, seen, examples)
-
-    def require_vocabulary(self) -> None:
-        """Refuses a call before `set_vocabulary`."""
-        self.given_classes(None)
 
     def seen(self) -> Tensor:
         """Classes of the training vocabulary, (K,) bool."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,6 +91,18 @@ class ModelBase(nn.Module):
     ) -> None:
         """Gives the model the classes of calls without `classes`; the arguments are those of its `classes_of`."""
         self.classes = self.classes_of(words, seen, **choices)
+
+    def training_vocabulary(self, vocabulary: Vocabulary | Sequence[str] | None) -> Vocabulary:
+        """The classes that `setup_training` is given, of a model that trains on classes.
+
+        Raises:
+            InputError: there are none.
+        """
+        if vocabulary is None:
+            raise InputError(
+                f"{type(self).__name__} trains on classes: name data sets of {self.task()} in DATASETS.TRAIN"
+            )
+        return Vocabulary.of(vocabulary, repeats=True)
 
     def given_classes(self, classes: Classes | None) -> Classes:
         """The classes of a call: its argument, or if that is None those that `set_vocabulary` gave."""

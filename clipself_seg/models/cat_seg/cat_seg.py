@@ -213,26 +213,21 @@ class CATSeg(ModelBase):
             InputError: there is no vocabulary, or it has with the preserved words as many classes as the aggregator
                 pads to; as `other_words`.
         """
-        if vocabulary is None:
-            raise InputError(
-                "CAT-Seg trains on classes: DATASETS.TRAIN has to name data sets with a vocabulary"
-            )
-        settings = self.training_settings
+        words, settings = self.training_vocabulary(vocabulary), self.training_settings
         others: Names = ()
         if settings.preservation:
-            others = other_words(settings.preserved_words[0], vocabulary)
+            others = other_words(settings.preserved_words[0], words)
             check_lengths(self.clip, others, self.texts.templates)
-        pad_len, sample = self.aggregator.sizes.pad_len, min(
-            settings.preserved_words[1], len(others)
-        )
-        if 0 < pad_len <= len(vocabulary) + sample:
+        pad_len = self.aggregator.sizes.pad_len
+        sample = min(settings.preserved_words[1], len(others))
+        if 0 < pad_len <= len(words) + sample:
             # No padding is left to learn from, and classes that a window leaves out have no gradient.
             further = f" and MODEL.PRESERVATION.SAMPLE adds {sample}" if sample else ""
             raise InputError(
-                f"MODEL.CAT_SEG.PAD_LEN is {pad_len}, DATASETS.TRAIN has {len(vocabulary)} classes{further}: raise "
+                f"MODEL.CAT_SEG.PAD_LEN is {pad_len}, DATASETS.TRAIN has {len(words)} classes{further}: raise "
                 "PAD_LEN above the number of classes or set it to 0"
             )
-        self.set_vocabulary(vocabulary)
+        self.set_vocabulary(words)
         self._start = None  # which a copy would keep
         if others:
             self._start = *frozen_copy(self), others

@@ -179,6 +179,11 @@ class CLIPSelf(RegionReader):
                     "from a student of the same CLIP, and go on with those of MODEL.CLIPSELF.OBJECTIVES that trained it"
                 )
 
+    @property
+    def learner(self) -> VisionLanguageBackbone:
+        """The CLIP whose image tower is the student."""
+        return self._learner[0]
+
     def stays_frozen(self) -> Iterable[nn.Module]:
         """All: there is no dropout, and batch norms are frozen."""
         return self.clip, self.teacher, self.student

@@ -100,7 +100,7 @@ class ModelBase(nn.Module):
         """
         if vocabulary is None:
             raise InputError(
-                f"{type(self).__name__} trains on classes: name data sets of {self.task()} in DATASETS.TRAIN"
+                f"{type(self).__name__} trains on classes: name data sets that have some in DATASETS.TRAIN"
             )
         return Vocabulary.of(vocabulary, repeats=True)
 

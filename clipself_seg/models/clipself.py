@@ -201,7 +201,7 @@ class CLIPSelf(RegionReader):
                 dist.broadcast(parameter.data, 0)
         return self
 
-    def forward(
+    def forward(  # type: ignore[override]  # in training it gives losses
         self,
         samples: Sequence[Sample],
         *,

@@ -499,10 +499,10 @@ class RegionText:
 def caption_contrast(step: Step, images_BE: Tensor) -> Tensor:
     """InfoNCE of image embeddings, of any length, and the texts of "caption" of the samples, over all processes."""
     teacher = step.teacher
-    tokens_BL = teacher.tokenize([sample["caption"] for sample in step.samples])
+    captions = [sample["caption"] for sample in step.samples]
     with torch.no_grad(), step.in_precision():
-        texts_BE = teacher.encode_text(tokens_BL)
-    scale = teacher.logit_scale.exp()
+        texts_BE = teacher.encode_text(captions)
+    tokens_BL, scale = teacher.tokenize(captions), teacher.logit_scale.exp()
     return info_nce_loss(images_BE, texts_BE, tokens_BL, scale, gather=step.synchronised)
 
 

@@ -61,7 +61,7 @@ def provenance(
     Args:
         config: the configuration as YAML text, or the command line of a tool.
         seed: the seed of the run.
-        weights_hash: `DenseCLIP.weights_hash()` of the evaluated model.
+        weights_hash: `VisionLanguageBackbone.weights_hash()` of the evaluated model.
         device: that computed, as MODEL.DEVICE names it; a GPU that is not here counts as the CPU.
         **more: further JSON-serialisable metadata.
     """

@@ -142,15 +142,11 @@ def test_what_does_not_fit_is_refused_by_name(opts, message):
 
 
 def test_a_folder_keeps_the_entry_that_names_masks(tmp_path):
-    plain = (*SINGLE, "MODEL.CLIP_BRANCH.WEIGHTS", "")
-    predictor = clipself_seg.load(
-        "mini-open-panoptic", device="cpu", opts=(*plain, KEY, "MyLastBlock")
-    )
-    predictor.set_vocabulary(WORDS)
-    predictor.save_pretrained(tmp_path / "mine")  # which reads it back and compares
-    assert not (tmp_path / "mine" / "clip_branch.safetensors").exists()
-    again = clipself_seg.load(tmp_path / "mine", device="cpu")
-    assert again.model.branch_clip.name == "MyLastBlock"
-    own = clipself_seg.load("mini-open-panoptic", device="cpu", opts=(KEY, "MyLastBlock"))
-    with pytest.raises(InputError, match="MyLastBlock reads MODEL.CLIP_BRANCH.WEIGHTS, of which"):
-        own.save_pretrained(tmp_path / "other")
+    for weights in ("", "mini-clipself"):
+        opts = (*SINGLE, "MODEL.CLIP_BRANCH.WEIGHTS", weights, KEY, "MyLastBlock")
+        predictor = clipself_seg.load("mini-open-panoptic", device="cpu", opts=opts)
+        predictor.set_vocabulary(WORDS)
+        predictor.save_pretrained(tmp_path / f"mine{weights}")  # which reads it back and compares
+        again = clipself_seg.load(tmp_path / f"mine{weights}", device="cpu").model.branch_clip
+        assert again.name == "MyLastBlock"
+        assert again.weights_hash() == predictor.model.branch_clip.weights_hash()

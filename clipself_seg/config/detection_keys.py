@@ -20,8 +20,8 @@ fvit.key("PYRAMID", "fpn", choices=("fpn", "simple"))
 # Channels of its levels.
 fvit.key("CHANNELS", 256, at_least(1))
 # Mean and standard deviation of RGB values in 0..255; official are ImageNet's.
-fvit.key("PIXEL_MEAN", (123.675, 116.28, 103.53), clip_backbone=True)
-fvit.key("PIXEL_STD", (58.395, 57.12, 57.375), clip_backbone=True)
+fvit.key("PIXEL_MEAN", (123.675, 116.28, 103.53))
+fvit.key("PIXEL_STD", (58.395, 57.12, 57.375))
 # Batch norms in the RPN, a mask head, and objects that get their best proposals (all: OV-LVIS).
 fvit.key("RPN_NORM", False)
 fvit.key("MASKS", False)

@@ -47,6 +47,8 @@ NAME_AND_WEIGHTS = ("MODEL.CLIP.NAME", "MODEL.CLIP.WEIGHTS")
 NAME_AND_WEIGHTS_OF_BRANCH = ("MODEL.CLIP_BRANCH.NAME", "MODEL.CLIP_BRANCH.WEIGHTS")
 # Keys that have a word for nothing: CAT-Seg's own code freezes CLIP for None.
 NONES = {"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE": "none"}
+# Key and value of a published file -> the name here: CAT-Seg's and ODISE's code register the value in the same process.
+PUBLISHED_NAMES = {("MODEL.BACKBONE.NAME", "D2SwinTransformer"): "GuidanceSwin"}
 
 
 class Sources:
@@ -168,6 +170,7 @@ def _merge(cfg: CfgNode, values: Tree, sources: Sources) -> None:
         if key not in known:
             hint = nearest(key, known) + (OR_IMPORT if key.startswith("MODEL.") else "")
             raise InputError(f'{sources.name(key)}: unknown key "{key}"; {hint}')
+        value = PUBLISHED_NAMES.get((key, str(value)), value)
         try:
             # YAML and the command line write whole numbers for float keys too.
             cfg.merge_from_list([key, float(value) if isinstance(known[key], float) else value])
@@ -289,6 +292,8 @@ def _why_unread_by_backbone(key: str, cfg: CfgNode) -> str | None:
     """
     if key not in KEYS or not KEYS[key].clip_backbone:
         return None
+    if KEYS[key].weights and os.path.isfile(str(dict(leaves(cfg))[key])):
+        return None  # it may be one that was distilled from the backbone
     of_clip = key.startswith("MODEL.CLIP.")
     own, branch = cfg.MODEL.CLIP.BACKBONE, cfg.MODEL.CLIP_BRANCH.BACKBONE
     where, backbone, name = "MODEL.CLIP.BACKBONE", own, key

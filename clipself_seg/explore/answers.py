@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from clipself_seg.checkpoints.hashes import invalidate
-from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.data.images import TooManyPixels, decode_image, fit_size
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, MissingPackage, check_keys
@@ -180,7 +180,7 @@ class Answers:
     def __init__(
         self,
         *,
-        clips: Mapping[str, DenseCLIP],
+        clips: Mapping[str, VisionLanguageBackbone],
         side: int | None = None,
         predictors: Mapping[str, Any] | None = None,
         texts: Path | None = None,
@@ -285,8 +285,8 @@ class Answers:
             return
         models = list(self.clips.values()) if task == "maps" else [self.predictors[task].model]
         for module in (module for model in models for module in model.modules()):
-            if isinstance(module, DenseCLIP):
-                invalidate(module.text)
+            if isinstance(module, VisionLanguageBackbone):
+                invalidate(module.text_weights)
         if self.texts is not None:
             for path in self.texts.glob("text/*.safetensors"):
                 path.unlink(missing_ok=True)

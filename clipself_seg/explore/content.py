@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from clipself_seg.checkpoints.zoo import MINI_CLIPS
-from clipself_seg.clip import DenseCLIP, TextBank
+from clipself_seg.clip import TextBank, VisionLanguageBackbone
 from clipself_seg.clip.model import whole_image_features
 from clipself_seg.data.images import fit_size
 from clipself_seg.data.vocabulary import Vocabulary
@@ -51,7 +51,7 @@ class Content:
     def __init__(
         self,
         *,
-        clips: Mapping[str, DenseCLIP],
+        clips: Mapping[str, VisionLanguageBackbone],
         words: Vocabulary,
         side: int | None = None,
         panoptic: PanopticView | None = None,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from clipself_seg.clip import DenseCLIP, TextBank
+from clipself_seg.clip import TextBank, VisionLanguageBackbone
 from clipself_seg.clip.model import whole_image_features
 from clipself_seg.data.datasets.table import SHIPPED_WORLD
 from clipself_seg.data.images import read_image
@@ -54,7 +54,9 @@ class Question(NamedTuple):
     maps: Mapping[str, np.ndarray]
 
 
-def ask(clips: Mapping[str, DenseCLIP], asked: Sequence[tuple[int, str]] = ASKED) -> list[Question]:
+def ask(
+    clips: Mapping[str, VisionLanguageBackbone], asked: Sequence[tuple[int, str]] = ASKED
+) -> list[Question]:
     """Heat maps of scenes of the mini world.
 
     Bright is the probability of the class among all classes of the world: a softmax over the cosines of a
@@ -81,7 +83,7 @@ def ask(clips: Mapping[str, DenseCLIP], asked: Sequence[tuple[int, str]] = ASKED
 
 
 def _probability(
-    clip: DenseCLIP, scene: np.ndarray, texts: np.ndarray, index: int, height: int
+    clip: VisionLanguageBackbone, scene: np.ndarray, texts: np.ndarray, index: int, height: int
 ) -> np.ndarray:
     """Probability of one class at every pixel of a tile, (H, W); `texts` is (K, E)."""
     features = whole_image_features(clip, scene, SIDE)

@@ -20,7 +20,7 @@ from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.locate import locate
 from clipself_seg.checkpoints.pickles import read_numpy_pickle
 from clipself_seg.checkpoints.read import fit, read_checkpoint
-from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.clip.kinds import signature_of
 from clipself_seg.clip.runtime import send
 from clipself_seg.clip.text_bank import TextBank
@@ -50,7 +50,7 @@ class ModelBase(nn.Module):
         tower_features: what the model reads of its image tower.
     """
 
-    clip: DenseCLIP
+    clip: VisionLanguageBackbone
     classes = Classes()
     tower_features: tuple[str, ...] = (DENSE,)
 
@@ -166,7 +166,7 @@ class FrozenCLIP(ModelBase):
     """
 
     def __init__(
-        self, *, clip: DenseCLIP, templates: str, precision: torch.dtype | None = None
+        self, *, clip: VisionLanguageBackbone, templates: str, precision: torch.dtype | None = None
     ) -> None:
         """
         Args:

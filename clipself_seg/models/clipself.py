@@ -6,7 +6,6 @@ Shapes: B images, R regions of all images, n regions of one image, E embedding, 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import os
 from collections.abc import Iterable, Sequence
@@ -19,8 +18,8 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from clipself_seg.clip import DenseCLIP, save_clip
-from clipself_seg.clip.backbone import build_clip
+from clipself_seg.clip import VisionLanguageBackbone, save_clip
+from clipself_seg.clip.load import build_clip
 from clipself_seg.clip.runtime import on_device
 from clipself_seg.clip.tower import (
     DENSE,
@@ -85,8 +84,8 @@ class CLIPSelf(RegionReader):
     def __init__(
         self,
         *,
-        clip: DenseCLIP,
-        student: ImageTower | None = None,
+        clip: VisionLanguageBackbone,
+        student: VisionLanguageBackbone | None = None,
         objective: Objective | None = None,
         training: TrainingSettings = TrainingSettings(),
         alpha: float = 1.0,
@@ -97,7 +96,7 @@ class CLIPSelf(RegionReader):
         """
         Args:
             clip: CLIP that becomes the teacher, both towers.
-            student: image tower that the student starts from; None starts from a copy of the teacher's.
+            student: CLIP that the student starts from; None starts from a copy of the teacher.
             objective: what the student is trained for; None is CLIPSelf's own, of crops.
             training: settings of training.
             alpha: weight of the student in the mixture that is evaluated and exported, in [0, 1] (D4).
@@ -108,7 +107,9 @@ class CLIPSelf(RegionReader):
         super().__init__(clip=clip, read=read, templates=templates, precision=test_precision)
         assert training.trainable_blocks != 0, "trains nothing"
         self.teacher = clip
-        self.student: ImageTower = copy.deepcopy(clip.visual) if student is None else student
+        learner = clip.copy() if student is None else student
+        self._learner = (learner,)  # a tuple: of its parts the image tower alone is registered
+        self.student: ImageTower = learner.visual
         self.objective: Objective = (
             WeightedTerms({"CROPS": 1.0}) if objective is None else objective
         )
@@ -134,7 +135,7 @@ class CLIPSelf(RegionReader):
         clip = build_clip(cfg)
         clip.check_side(cfg.INPUT.REGIONS.STUDENT_SIZE)
         start = cfg.MODEL.CLIPSELF.STUDENT_WEIGHTS
-        student = build_clip(cfg, WEIGHTS=start).visual if start else None
+        student = build_clip(cfg, WEIGHTS=start) if start else None
         return {
             "clip": clip,
             "student": student,
@@ -176,6 +177,11 @@ class CLIPSelf(RegionReader):
                     f"MODEL.CLIPSELF.STUDENT_WEIGHTS: {name} does not train and differs from MODEL.CLIP.WEIGHTS; start "
                     "from a student of the same CLIP, and go on with those of MODEL.CLIPSELF.OBJECTIVES that trained it"
                 )
+
+    @property
+    def learner(self) -> VisionLanguageBackbone:
+        """The CLIP whose image tower is the student."""
+        return self._learner[0]
 
     def stays_frozen(self) -> Iterable[nn.Module]:
         """All: there is no dropout, and batch norms are frozen."""
@@ -220,7 +226,7 @@ class CLIPSelf(RegionReader):
         step = Step(
             samples=samples,
             images=self.teacher.preprocess(torch.stack(on_device(samples, "image", self.device))),
-            student=self.student,
+            student=self.learner,
             teacher=self.teacher,
             precision=settings.precision,
             average=average,
@@ -244,14 +250,13 @@ class CLIPSelf(RegionReader):
             trained.copy_(originals[name])
 
     @torch.no_grad()
-    def ensembled_clip(self) -> DenseCLIP:
+    def ensembled_clip(self) -> VisionLanguageBackbone:
         """A CLIP whose image tower is ``alpha * student + (1 - alpha) * original``.
 
         The text tower is the teacher's own. Weights that did not train are bit-identical to the
         original's. A gate is mixed with that of the start, which is 1 everywhere.
         """
-        # The memo entry keeps deepcopy from copying the text tower.
-        clip = copy.deepcopy(self.teacher, {id(self.teacher.text): self.teacher.text})
+        clip = self.teacher.copy()
         for mixed, trained in zip(clip.visual.parameters(), self.student.parameters(), strict=True):
             if trained.requires_grad:
                 mixed.lerp_(trained, self.alpha)

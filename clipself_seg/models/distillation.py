@@ -33,11 +33,11 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import Tensor
 
-from clipself_seg.clip import DenseCLIP, TextBank
+from clipself_seg.clip import TextBank, VisionLanguageBackbone
 from clipself_seg.clip.region_pooling import box_weights, pool
 from clipself_seg.clip.runtime import QUEUES, autocast, on_device, send
 from clipself_seg.clip.text_bank import NOUN_TEMPLATES
-from clipself_seg.clip.tower import DENSE, KEYS, QUERIES, ImageTower
+from clipself_seg.clip.tower import DENSE, KEYS, QUERIES
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
@@ -80,7 +80,7 @@ class Step:
     Attributes:
         samples: samples of this process, at least one, with the keys that the mapper of the objective gives them.
         images: (B, 3, S', S') the student's input, normalised.
-        student: image tower that learns.
+        student: CLIP whose image tower learns.
         teacher: the original CLIP, frozen.
         precision: dtype of autocast, or None.
         average: "regions" or "images", over which losses of regions are averaged, see `region_mean`.
@@ -91,8 +91,8 @@ class Step:
 
     samples: Sequence[Sample]
     images: Tensor
-    student: ImageTower
-    teacher: DenseCLIP
+    student: VisionLanguageBackbone
+    teacher: VisionLanguageBackbone
     precision: torch.dtype | None
     average: Average
     synchronised: bool
@@ -138,7 +138,7 @@ class Step:
     def original_BEhw(self) -> Tensor:
         """The original's dense features of the same images, without gradient and of any length, float32."""
         with torch.no_grad(), self.in_precision():
-            return self.teacher.visual.dense(self.images).float()
+            return self.teacher.dense(self.images).float()
 
     @functools.cached_property
     def student_RE(self) -> Tensor:
@@ -169,7 +169,7 @@ class Step:
     def teacher_RE(self) -> Tensor:
         """The teacher's embeddings of all "crops" in one call, without gradient and not normalised."""
         with torch.no_grad(), self.in_precision():
-            return self.teacher.visual(self.crops)
+            return self.teacher.embed_images(self.crops)
 
     @functools.cached_property
     def pixels(self) -> Tensor:
@@ -232,7 +232,7 @@ class Objective(Protocol):
     reads: tuple[str, ...]
 
     def setup_training(
-        self, teacher: DenseCLIP, vocabulary: Vocabulary | Sequence[str] | None
+        self, teacher: VisionLanguageBackbone, vocabulary: Vocabulary | Sequence[str] | None
     ) -> None:
         """Prepares the objective before the first step, such as by embedding the classes; by default does nothing.
 
@@ -371,9 +371,9 @@ def _whole_images(step: Step, terms: WeightedTerms) -> Tensor:
     sized = F.interpolate(step.pixels, (side, side), mode="bilinear", antialias=True)
     images = step.teacher.normalise(sized)
     with step.in_precision():
-        own_BE = step.student(images)
+        own_BE = step.student.embed_images(images)
         with torch.no_grad():
-            teacher_BE = step.teacher.visual(images)
+            teacher_BE = step.teacher.embed_images(images)
     return cosine_distance(own_BE, teacher_BE).mean()
 
 
@@ -381,7 +381,7 @@ def _whole_images(step: Step, terms: WeightedTerms) -> Tensor:
 def _own_crops(step: Step, terms: WeightedTerms) -> Tensor:
     """Mean cosine distance of the student's and of the teacher's image embeddings of crops."""
     with step.in_precision():
-        own_RE = step.student(step.crops)
+        own_RE = step.student.embed_images(step.crops)
     return step.region_mean(cosine_distance(own_RE, step.teacher_RE))
 
 
@@ -419,7 +419,7 @@ class WeightedTerms:
         self.reads = tuple(dict.fromkeys(reads))
 
     def setup_training(
-        self, teacher: DenseCLIP, vocabulary: Vocabulary | Sequence[str] | None
+        self, teacher: VisionLanguageBackbone, vocabulary: Vocabulary | Sequence[str] | None
     ) -> None:
         """Loads the teacher of correlations; it needs no classes."""
         if self.teacher is not None:
@@ -470,7 +470,7 @@ class RegionText:
     seed: int = 0
 
     def setup_training(
-        self, teacher: DenseCLIP, vocabulary: Vocabulary | Sequence[str] | None
+        self, teacher: VisionLanguageBackbone, vocabulary: Vocabulary | Sequence[str] | None
     ) -> None:
         """Embeds the nouns; labels of samples number them in this order."""
         if vocabulary is None:
@@ -520,10 +520,11 @@ class RegionText:
 def caption_contrast(step: Step, images_BE: Tensor) -> Tensor:
     """InfoNCE of image embeddings, of any length, and the texts of "caption" of the samples, over all processes."""
     teacher = step.teacher
-    tokens_BL = teacher.tokenize([sample["caption"] for sample in step.samples])
+    captions = [sample["caption"] for sample in step.samples]
     with torch.no_grad(), step.in_precision():
-        texts_BE = teacher.encode_text(tokens_BL)
+        texts_BE = teacher.encode_text(captions)
     scale = teacher.logit_scale.exp()
+    tokens_BL = teacher.tokenize(captions)
     return info_nce_loss(images_BE, texts_BE, tokens_BL, scale, gather=step.synchronised)
 
 
@@ -540,7 +541,7 @@ class CaptionContrast(Objective):
     def losses(self, step: Step) -> dict[str, Tensor]:
         """{"loss_captions": `info_nce_loss` of all processes' images, or of this one's if they train alone}."""
         with step.in_precision():
-            images_BE = step.student(step.images)
+            images_BE = step.student.embed_images(step.images)
         return {"loss_captions": caption_contrast(step, images_BE)}
 
 

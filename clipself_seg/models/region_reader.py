@@ -15,8 +15,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from clipself_seg.clip import DenseCLIP
-from clipself_seg.clip.backbone import build_clip
+from clipself_seg.clip import VisionLanguageBackbone
+from clipself_seg.clip.load import build_clip
 from clipself_seg.clip.region_pooling import box_weights, mask_weights, pool
 from clipself_seg.clip.runtime import QUEUES, autocast, on_device, send
 from clipself_seg.clip.text_bank import check_lengths, templates_text
@@ -45,7 +45,7 @@ class RegionReader(FrozenCLIP):
     def __init__(
         self,
         *,
-        clip: DenseCLIP,
+        clip: VisionLanguageBackbone,
         read: Sequence[str] = ("boxes", "masks", "crops"),
         templates: str = "vild63",
         precision: torch.dtype | None = None,
@@ -96,9 +96,9 @@ class RegionReader(FrozenCLIP):
 
     def image_mapper(self, size: int, max_pixels: int) -> WholeImageMapper:
         """Mapper of whole images to squares of a size, as the authors of the tower prepare them."""
-        kind = self.clip.architecture.kind
+        clip = self.clip
         return WholeImageMapper(
-            image_size=size, squash=kind.squash, filter=kind.filter, max_pixels=max_pixels
+            image_size=size, squash=clip.squash, filter=clip.filter, max_pixels=max_pixels
         )
 
     def check_readouts(self, sizes: Sequence[int], readouts: Sequence[str]) -> None:
@@ -165,7 +165,7 @@ class RegionReader(FrozenCLIP):
             images = self.clip.preprocess(torch.stack(on_device(samples, "image", self.device)))
             dense_BEhw = None
             if dense or {"boxes", "masks"} & set(read):
-                dense_BEhw = F.normalize(self.clip.visual.dense(images).float(), dim=1)
+                dense_BEhw = F.normalize(self.clip.dense(images).float(), dim=1)
             embeddings = self._embeddings(samples, read, images, dense_BEhw)
         outputs: list[Outputs] = [
             {"scores": {name: rows[index] @ text_KE.T for name, rows in embeddings.items()}}
@@ -190,7 +190,7 @@ class RegionReader(FrozenCLIP):
         embeddings = {}
         for readout in read:
             if readout == WHOLE:
-                embeddings[readout] = _split(self.clip.visual(images), boxes)
+                embeddings[readout] = _split(self.clip.embed_images(images), boxes)
             elif readout == "crops":
                 embeddings[readout] = [self._embed_crops(s["crops"]) for s in samples]
             elif readout == "attention_boxes":
@@ -225,7 +225,7 @@ class RegionReader(FrozenCLIP):
         chunks = crops_nchw.split(CROPS_AT_ONCE)
         return torch.cat(
             [
-                self.clip.visual(self.clip.preprocess(c.to(self.device, non_blocking=QUEUES)))
+                self.clip.embed_images(self.clip.preprocess(c.to(self.device, non_blocking=QUEUES)))
                 for c in chunks
             ]
         )

@@ -18,8 +18,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from clipself_seg.clip import DenseCLIP
-from clipself_seg.clip.backbone import build_clip
+from clipself_seg.clip import VisionLanguageBackbone
+from clipself_seg.clip.load import build_clip
 from clipself_seg.clip.runtime import autocast, chunk_size, on_device, send
 from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.config.load import evaluation_precision
@@ -45,7 +45,7 @@ class ZeroShotSegmenter(FrozenCLIP):
     def __init__(
         self,
         *,
-        clip: DenseCLIP,
+        clip: VisionLanguageBackbone,
         templates: str = "openai80",
         synonyms: str = "max",
         scale: float = 40.0,
@@ -195,7 +195,7 @@ class ZeroShotSegmenter(FrozenCLIP):
             windows = self.windows.cut(normalised, corners[start : start + together])
             windows = F.pad(windows, (0, -columns % patch, 0, -rows % patch))
             with autocast(self.device, self.precision):
-                dense_VEhw = self.clip.visual.dense(windows)
+                dense_VEhw = self.clip.dense(windows)
             cells += [
                 class_probabilities(one, text_NE, members_KS, self.scale) for one in dense_VEhw
             ]

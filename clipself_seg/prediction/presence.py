@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from clipself_seg.clip import DenseCLIP, TextBank
+from clipself_seg.clip import TextBank, VisionLanguageBackbone
 from clipself_seg.clip.model import whole_image_features
 from clipself_seg.data.images import read_image
 from clipself_seg.data.vocabulary import Vocabulary
@@ -52,7 +52,7 @@ class Absent(NamedTuple):
 class Presence:
     """Scores the presence of the classes of a vocabulary."""
 
-    def __init__(self, clip: DenseCLIP, vocabulary: Vocabulary) -> None:
+    def __init__(self, clip: VisionLanguageBackbone, vocabulary: Vocabulary) -> None:
         """
         Args:
             clip: its dense features and texts are compared.

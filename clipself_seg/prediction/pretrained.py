@@ -41,10 +41,10 @@ from clipself_seg.checkpoints.download import NotFetched, file_sha256
 from clipself_seg.checkpoints.locate import HUB, endpoint, hub_folder, hub_name
 from clipself_seg.checkpoints.read import STORED_METADATA, read_checkpoint
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, SHIPPED_TAGS, entry_of
-from clipself_seg.clip import save_clip
+from clipself_seg.clip import CLIPBackbone, save_clip
 from clipself_seg.config.keys import default_config
 from clipself_seg.config.load import load_config, values_and_defaults
-from clipself_seg.config.schema import CLIP_BACKBONE, KEYS, LARGEST_NUMBER
+from clipself_seg.config.schema import KEYS, Key
 from clipself_seg.config.weights import WEIGHTS, fetch_addresses
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, in_short, shown
@@ -252,21 +252,10 @@ def _folder(source: str) -> Path:
 def _write_parts(predictor: Pretrained, cfg: CfgNode, folder: Path) -> None:
     """Write all files of a folder but the card."""
     model = predictor.model
-    branch_backbone = cfg.MODEL.CLIP_BRANCH.BACKBONE or cfg.MODEL.CLIP.BACKBONE
-    for section, backbone in (("CLIP", cfg.MODEL.CLIP.BACKBONE), ("CLIP_BRANCH", branch_backbone)):
-        if backbone != CLIP_BACKBONE and cfg.MODEL[section].WEIGHTS:
-            raise InputError(
-                f"{backbone} reads MODEL.{section}.WEIGHTS, of which a folder has no file: an entry for folders loads "
-                "its weights itself"
-            )
     if weights_key(cfg.MODEL.META_ARCHITECTURE) == "MODEL.WEIGHTS":
         _write_weights(model, folder)
-    if cfg.MODEL.CLIP.BACKBONE == CLIP_BACKBONE:
-        save_clip(model.clip, folder / CLIP)
-    if (
-        branch_backbone == CLIP_BACKBONE
-        and getattr(model, "branch_clip", model.clip) is not model.clip
-    ):
+    save_clip(model.clip, folder / CLIP)
+    if getattr(model, "branch_clip", model.clip) is not model.clip:
         save_clip(model.branch_clip, folder / BRANCH_CLIP)
     if predictor.trained is not None:
         write_json(folder / TRAINED, _content(predictor.trained))
@@ -275,7 +264,8 @@ def _write_parts(predictor: Pretrained, cfg: CfgNode, folder: Path) -> None:
         words = {"words": _content(predictor.vocabulary)}
         write_json(folder / VOCABULARY, {**words, **predictor.asked, **seen})
     files = {key: file for key, file in FILE_KEYS.items() if (folder / file).exists()}
-    write_folder_config(cfg, folder / CONFIG, model.clip.name, files)
+    name = model.clip.name if isinstance(model.clip, CLIPBackbone) else cfg.MODEL.CLIP.NAME
+    write_folder_config(cfg, folder / CONFIG, name, files)
 
 
 def _write_weights(model: Any, folder: Path) -> None:
@@ -326,7 +316,7 @@ def write_folder_config(cfg: CfgNode, path: Path, clip_name: str, files: Mapping
     Args:
         cfg: of the predictor.
         path: file to write.
-        clip_name: name of the model's CLIP.
+        clip_name: name of the model's CLIP, as ``MODEL.CLIP.NAME``.
         files: those of `FILE_KEYS` that the folder has, with their file.
     """
     values = {
@@ -334,10 +324,8 @@ def write_folder_config(cfg: CfgNode, path: Path, clip_name: str, files: Mapping
         for key, (value, _) in values_and_defaults(cfg).items()
         if _may_say(key) and key not in FILE_KEYS
     }
-    if cfg.MODEL.CLIP.BACKBONE == CLIP_BACKBONE:
-        of_clip = {"MODEL.CLIP.NAME": clip_name, "MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED": ""}
-        values |= dict.fromkeys(FILE_KEYS, "") | of_clip
-    values |= files
+    of_clip = {"MODEL.CLIP.NAME": clip_name, "MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED": ""}
+    values |= dict.fromkeys(FILE_KEYS, "") | of_clip | dict(files)
     write_text(path, yaml.safe_dump(_tree(values), sort_keys=True))
 
 
@@ -370,8 +358,6 @@ def read_folder_config(folder: Path, opts: Sequence[str] = ()) -> CfgNode:
             paths += [key, str(folder / file)]
     kind = str(values["MODEL.META_ARCHITECTURE"])
     needed = {weights_key(kind), "MODEL.CLIP.WEIGHTS"}
-    if values.get("MODEL.CLIP.BACKBONE", CLIP_BACKBONE) != CLIP_BACKBONE:
-        needed.remove("MODEL.CLIP.WEIGHTS")  # the backbone has its own
     for key in sorted(needed, reverse=True):
         if not values.get(key):
             raise InputError(f"{path} has no {key}: save_pretrained writes {FILE_KEYS[key]}")
@@ -417,7 +403,7 @@ def _may_say(key: str) -> bool:
 
 def _check_value(key: str, value: object, path: Path) -> None:
     """Refuse what may be a path or an address, and numbers that no model has; a default may be any number."""
-    least, most = KEYS[key].folder if key in KEYS else (-LARGEST_NUMBER, LARGEST_NUMBER)
+    least, most = KEYS.get(key, Key(key, None)).bounds
     for item in _leaves(value):
         if isinstance(item, str) and any(mark in item for mark in "/\\:~"):
             raise InputError(

@@ -106,10 +106,6 @@ class RegionTask(ConfiguredTask):
 
     def training_data(self, model: RegionModel) -> TrainingData:
         """Images, and what the objective reads besides, as MODEL.CLIPSELF.TARGET says."""
-        if self.cfg.SOLVER.ACCUMULATE != 1:
-            raise InputError(
-                "SOLVER.ACCUMULATE must be 1 for CLIPSelf: its loss averages over all regions of a batch"
-            )
         if any(map(is_shards, self.cfg.DATASETS.TRAIN)):
             return self._shards(model)
         targets = {"crops": self._crops, "texts": self._texts, "captions": self._captions}
@@ -201,10 +197,6 @@ class DetectionTask(ConfiguredTask):
 
     def training_data(self, model: DetectionModel) -> TrainingData:
         """Images and objects."""
-        if self.cfg.SOLVER.ACCUMULATE != 1:
-            raise InputError(
-                "SOLVER.ACCUMULATE must be 1 for detection: batch norms would see parts of a batch"
-            )
         names = self.cfg.DATASETS.TRAIN
         vocabulary = _shared_vocabulary(names, DetectionSet)
         records = [

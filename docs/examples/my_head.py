@@ -5,7 +5,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 from torch.nn import functional as F
 
-from clipself_seg.clip.backbone import build_clip
+from clipself_seg.clip.load import build_clip
 from clipself_seg.clip.text_bank import TextBank
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.extend import register_key
@@ -58,7 +58,7 @@ class MyHead(ModelBase):
         patch = self.clip.patch_size
         normalised = self.clip.normalise(image.float() / 255)
         padded = F.pad(normalised, (0, -image.shape[2] % patch, 0, -image.shape[1] % patch))
-        dense = F.normalize(self.clip.visual.dense(padded[None]), dim=1)
+        dense = F.normalize(self.clip.dense(padded[None]), dim=1)
         refined = F.normalize(dense + self.refine(dense), dim=1)
         return self.scale * torch.einsum("behw,ke->bkhw", refined, texts)
 

@@ -397,7 +397,7 @@ def test_shards_are_refused_where_more_than_images_is_read(tmp_path, shards, cap
         ),
         (
             {"DATASETS__TRAIN": "('wds:pipe:touch ran',)"},
-            "an address or a command: shards are files",
+            "files on this machine, such as",
         ),
     ):
         assert run(folder, shards, **changes) == 2

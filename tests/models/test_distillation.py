@@ -105,7 +105,7 @@ def step_of(model, samples):
     return Step(
         samples=samples,
         images=model.teacher.preprocess(torch.stack([s["image"] for s in samples])),
-        student=model.student,
+        student=model.learner,
         teacher=model.teacher,
         precision=None,
         average="regions",
@@ -282,7 +282,7 @@ def test_keys_take_part_in_the_context_by_the_mean_of_both_similarities():
     images = images_of(model, samples)
     parts = model.student.features(images, ["queries", "keys"])
     mean = sum(correlation.cosine_similarities(rows(part)) for part in parts.values()) / 2
-    target = correlation.cosine_similarities(rows(model.teacher.visual.dense(images)))
+    target = correlation.cosine_similarities(rows(model.teacher.dense(images)))
     loss = model(samples)["loss_context"]
     torch.testing.assert_close(loss, correlation.context_loss(mean, target).mean())
 

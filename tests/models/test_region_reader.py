@@ -42,8 +42,8 @@ def test_scores_of_a_batch_are_cosines_of_single_images(reader, readout):
 
 
 def test_one_dense_pass_serves_boxes_and_masks(reader, monkeypatch):
-    calls, dense = [], reader.clip.visual.dense
-    monkeypatch.setattr(reader.clip.visual, "dense", lambda x: calls.append(1) or dense(x))
+    calls, dense = [], reader.clip.dense
+    monkeypatch.setattr(reader.clip, "dense", lambda x: calls.append(1) or dense(x))
     reader([tiny_region_sample()])
     assert len(calls) == 1
 

@@ -141,7 +141,7 @@ class SemSegWorkload(Workload):
 
     def _features(self, _: None) -> dict[str, Tensor]:
         names = ("dense", *self.model.guidance_blocks)
-        return self.clip.visual.features(self.views, names)
+        return self.clip.features(self.views, names)
 
     def _plain_features(self, _: None) -> list[Tensor]:
         return plain.image_features(self.model, self.views)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.clip.runtime import normal_parameter
 from clipself_seg.errors import InputError
 from clipself_seg.heads.diffusion.stable_diffusion import TOKENS, StableDiffusion
@@ -78,7 +78,7 @@ class ImplicitCaptioner(nn.Module):
 
 
 @torch.no_grad()
-def embed_crops(clip: DenseCLIP, crops: Tensor) -> Tensor:
+def embed_crops(clip: VisionLanguageBackbone, crops: Tensor) -> Tensor:
     """Image embeddings (B, E), not normalised, of square crops (B, 3, S, S), RGB in [0, 1].
 
     This is CLIP's own preprocessing on tensors, without smoothing before crops are made smaller (official). Its centre
@@ -91,7 +91,7 @@ def embed_crops(clip: DenseCLIP, crops: Tensor) -> Tensor:
     size = (clip.image_size, clip.image_size)
     if tuple(crops.shape[-2:]) != size:
         crops = F.interpolate(crops, size, mode="bicubic", align_corners=False)
-    return clip.visual(clip.normalise(crops)).float()
+    return clip.embed_images(clip.normalise(crops)).float()
 
 
 class Bottleneck(nn.Module):
@@ -147,7 +147,7 @@ class DiffusionFeatures(FeatureSource):
     def __init__(
         self,
         *,
-        clip: DenseCLIP,
+        clip: VisionLanguageBackbone,
         stable_diffusion: StableDiffusion,
         crop: int = 512,
     ) -> None:

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.clip.runtime import chunk_size, constant, full_precision, on_cpu
 from clipself_seg.clip.tower import DENSE, KEYS, QUERIES, ImageTower
 from clipself_seg.data.images import fit_size
@@ -162,7 +162,7 @@ class ClipBranch(abc.ABC):
         choices: names of the attributes that decide the scores beside weights and vocabulary.
     """
 
-    clip: DenseCLIP
+    clip: VisionLanguageBackbone
     reads_backbone = False
     choices: tuple[str, ...]
 
@@ -253,7 +253,7 @@ class SquareBranch(ClipBranch):
     antialias: bool
 
     def __init__(
-        self, clip: DenseCLIP, *, input_size: int | None = None, **choices: str | bool
+        self, clip: VisionLanguageBackbone, *, input_size: int | None = None, **choices: str | bool
     ) -> None:
         """
         Args:
@@ -396,7 +396,7 @@ class BackbonePooling(ClipBranch):
     reads_backbone = True
     choices = ("binarise",)
 
-    def __init__(self, clip: DenseCLIP, *, padding: int = MEAN_COLOUR) -> None:
+    def __init__(self, clip: VisionLanguageBackbone, *, padding: int = MEAN_COLOUR) -> None:
         """
         Args:
             clip: frozen CLIP.
@@ -439,9 +439,8 @@ class BackbonePooling(ClipBranch):
         height, width = (length + -length % side for length in canvas)
         sides = (0, width - image.shape[2], 0, height - image.shape[1])
         padded = pad_image(image.float()[None], sides, self.padding, self.clip.mean)
-        pixels, tower = self.clip.normalise(padded), self.clip.visual
-        name = tower.pooled_map
-        return tower.features(on_grid(self.clip, pixels), [name])[name]
+        pixels, name = self.clip.normalise(padded), self.clip.visual.pooled_map
+        return self.clip.features(on_grid(self.clip, pixels), [name])[name]
 
 
 # Names of the branches in a configuration.
@@ -452,12 +451,12 @@ CLIP_BRANCHES: dict[str, type[ClipBranch]] = {
 }
 
 
-def cell_side(clip: DenseCLIP) -> int:
+def cell_side(clip: VisionLanguageBackbone) -> int:
     """Side in pixels of a cell of a canvas: the smallest power of two that holds a patch."""
     return 1 << (clip.patch_size - 1).bit_length()
 
 
-def on_grid(clip: DenseCLIP, pixels: Tensor) -> Tensor:
+def on_grid(clip: VisionLanguageBackbone, pixels: Tensor) -> Tensor:
     """Pixels (B, 3, H, W) so that a cell of `cell_side` is a patch: 16 pixels become 14; others stay as they are.
 
     Args:
@@ -487,22 +486,22 @@ class FeatureSource(nn.Module):
     frozen_prefixes: tuple[str, ...] = ()
     branch_map = ""
 
-    def __init__(self, clip: DenseCLIP) -> None:
+    def __init__(self, clip: VisionLanguageBackbone) -> None:
         super().__init__()
         self._clip = (clip,)  # a tuple, so that CLIP is not registered as a submodule
 
     @property
-    def clip(self) -> DenseCLIP:
+    def clip(self) -> VisionLanguageBackbone:
         """CLIP, whose parameters are not those of the source."""
         return self._clip[0]
 
     @torch.no_grad()
     def _read(self, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         """Features by name of one pass of CLIP over images (B, 3, H, W) in [0, 1], a cell to `cell_side` pixels."""
-        return self.clip.visual.features(on_grid(self.clip, self.clip.normalise(images)), names)
+        return self.clip.features(on_grid(self.clip, self.clip.normalise(images)), names)
 
 
-def _require_vit(clip: DenseCLIP, source: str) -> None:
+def _require_vit(clip: VisionLanguageBackbone, source: str) -> None:
     if not clip.visual.plain:
         raise InputError(
             f"MODEL.MASK_GENERATOR.SOURCE {source} needs a ViT, whose blocks have one grid, and {clip.name} is none"
@@ -517,7 +516,7 @@ class CLIPStages(FeatureSource):
 
     branch_map = "s5"
 
-    def __init__(self, clip: DenseCLIP) -> None:
+    def __init__(self, clip: VisionLanguageBackbone) -> None:
         """
         Args:
             clip: frozen CLIP with a ConvNeXt or a ResNet.
@@ -534,6 +533,8 @@ class CLIPStages(FeatureSource):
                 f"{clip.name}: take such a CLIP, or SOURCE pyramid for a ViT"
             )
         self.channels = {name: stage.channels for name, stage in zip(STRIDES, stages)}
+        if clip.visual.pooled_map == DENSE:
+            self.branch_map = ""  # the last stage is no map that its masks are named by
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Maps s2, s3, s4, s5 (B, channels, H / stride, W / stride) of RGB images.
@@ -561,7 +562,9 @@ class CLIPTaps(FeatureSource):
         width: channels of the blocks.
     """
 
-    def __init__(self, clip: DenseCLIP, *, taps: Sequence[str] = (), named: bool = False) -> None:
+    def __init__(
+        self, clip: VisionLanguageBackbone, *, taps: Sequence[str] = (), named: bool = False
+    ) -> None:
         """
         Args:
             clip: frozen CLIP with a ViT.
@@ -608,7 +611,9 @@ def _normed(tower: ImageTower, map_BDhw: Tensor) -> Tensor:
 class CLIPPyramid(FeatureSource):
     """Maps of strides 4, 8, 16 and 32 from some blocks of CLIP and from the image; all parameters train."""
 
-    def __init__(self, clip: DenseCLIP, *, blocks: Sequence[int] = (), channels: int = 256) -> None:
+    def __init__(
+        self, clip: VisionLanguageBackbone, *, blocks: Sequence[int] = (), channels: int = 256
+    ) -> None:
         """
         Args:
             clip: frozen CLIP with a ViT.

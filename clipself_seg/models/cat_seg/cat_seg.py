@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.zoo import untrained
-from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.clip.layers import split_attention
 from clipself_seg.clip.runtime import QUEUES, autocast, chunk_size, constant, on_device
 from clipself_seg.clip.text_bank import ClassTexts, check_lengths, templates_text
@@ -79,7 +79,7 @@ class CATSeg(ModelBase):
     def __init__(
         self,
         *,
-        clip: DenseCLIP,
+        clip: VisionLanguageBackbone,
         aggregator: CostAggregator,
         guidance_blocks: Sequence[int] = (),
         backbone: Backbone | None = None,
@@ -337,7 +337,7 @@ class CATSeg(ModelBase):
         """Logits of windows (B, 3, S, S), which `_inputs` has normalised for CLIP and for the backbone."""
         windows, for_backbone = inputs
         resized = resize(windows, self.clip_size)
-        features = self.clip.visual.features(resized, self.tower_features)
+        features = self.clip.features(resized, self.tower_features)
         guidance = self._guidance(for_backbone, features)
         return self.aggregator(features["dense"], guidance, text_TPE)
 

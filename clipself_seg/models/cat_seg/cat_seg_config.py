@@ -15,14 +15,14 @@ from torch import nn
 from clipself_seg.checkpoints.dense_feature import TOKEN
 from clipself_seg.checkpoints.read import nearly_equal
 from clipself_seg.checkpoints.zoo import official
-from clipself_seg.clip import DenseCLIP
-from clipself_seg.clip.backbone import build_clip
+from clipself_seg.clip import CLIPBackbone, VisionLanguageBackbone
+from clipself_seg.clip.load import build_clip
 from clipself_seg.clip.text import require_text_tower
 from clipself_seg.clip.text_bank import TEMPLATES
 from clipself_seg.clip.tower import GATE, TransformerTower
 from clipself_seg.config.load import evaluation_precision, precision_from_config
 from clipself_seg.config.relations import require_valid
-from clipself_seg.config.schema import CLIP_BACKBONE
+from clipself_seg.config.schema import backbone_reads
 from clipself_seg.config.semantic_keys import OPENAI_NAMES
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes, CostAggregator
@@ -74,7 +74,9 @@ class EvaluationSettings:
     precision: torch.dtype | None = None
 
 
-def aggregator_sizes(cfg: CfgNode, clip: DenseCLIP, guidance: Sequence[int]) -> AggregatorSizes:
+def aggregator_sizes(
+    cfg: CfgNode, clip: VisionLanguageBackbone, guidance: Sequence[int]
+) -> AggregatorSizes:
     """``MODEL.SEM_SEG_HEAD`` as the aggregator's sizes.
 
     Args:
@@ -133,7 +135,7 @@ def clip_name(cfg: CfgNode) -> str:
     return OPENAI_NAMES.get(cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED, cfg.MODEL.CLIP.NAME)
 
 
-def tuned_clip(cfg: CfgNode) -> DenseCLIP:
+def tuned_clip(cfg: CfgNode) -> VisionLanguageBackbone:
     """Builds the CLIP with its initial weights, its image tower with those of ``MODEL.CLIP.VISUAL_INIT``.
 
     With CAT-Seg's key the weights are random: its checkpoints hold their CLIP, and training gives
@@ -142,38 +144,36 @@ def tuned_clip(cfg: CfgNode) -> DenseCLIP:
     Raises:
         InputError: the tower is no ViT, the distilled one differs in what distillation freezes, or `_check_residual`.
     """
-    if cfg.MODEL.CLIP.BACKBONE != CLIP_BACKBONE:
-        return _clip_of_others(cfg)
     name = clip_name(cfg)
     weights = cfg.MODEL.CLIP.WEIGHTS
     if cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED and weights == DEFAULT_WEIGHTS:
         weights = ""
     clip = build_clip(cfg, NAME=name, WEIGHTS=weights)
-    if not isinstance(clip.visual, TransformerTower):
-        raise InputError(f"CAT-Seg needs a ViT, MODEL.CLIP.NAME is {name}")
+    if not isinstance(clip, CLIPBackbone) or not isinstance(clip.visual, TransformerTower):
+        _check_groups(cfg, clip)
+        return clip
     _check_residual(cfg, clip.visual.pooled)
-    clip.visual.class_residual = cfg.MODEL.CAT_SEG.RESIDUAL == "cls"
     if cfg.MODEL.CLIP.VISUAL_INIT:
         tuned = build_clip(cfg, NAME=name, WEIGHTS=cfg.MODEL.CLIP.VISUAL_INIT)
+        assert isinstance(tuned, CLIPBackbone)
         if weights:
             _check_frozen_parts(clip, tuned, cfg.MODEL.CLIP.VISUAL_INIT)
-        tuned.visual.class_residual = clip.visual.class_residual
         clip.visual = tuned.visual
         clip.distilled = tuned.distilled
+    clip.visual.class_residual = cfg.MODEL.CAT_SEG.RESIDUAL == "cls"
     return clip
 
 
-def _clip_of_others(cfg: CfgNode) -> DenseCLIP:
-    """The CLIP of a backbone of somebody else's; what of it trains has to be one of its groups of parameters.
+def _check_groups(cfg: CfgNode, clip: VisionLanguageBackbone) -> None:
+    """Checks that a backbone that is no ViT of this project guides, and that what of it trains is one of its groups.
 
     Raises:
         InputError: it is to guide, and has no blocks on one grid; or another ``CLIP_FINETUNE``.
     """
-    clip = build_clip(cfg)
     if not clip.visual.plain:
         raise InputError(
-            f"CAT-Seg is guided by blocks on the grid of the dense features, and {clip.name} has others: leave them "
-            "out of its output_shape, and take MODEL.CAT_SEG.GUIDANCE backbone"
+            f"CAT-Seg needs a ViT: it is guided by blocks on the grid of the dense features, and {clip.name} has "
+            "others; a backbone of your own leaves them out of its output_shape for MODEL.CAT_SEG.GUIDANCE backbone"
         )
     finetune = cfg.MODEL.SEM_SEG_HEAD.CLIP_FINETUNE
     if finetune not in ("none", "full"):
@@ -183,7 +183,6 @@ def _clip_of_others(cfg: CfgNode) -> DenseCLIP:
         )
     if finetune == "full":
         clip.visual.layer_groups()
-    return clip
 
 
 def _check_residual(cfg: CfgNode, pooled: bool) -> None:
@@ -202,7 +201,7 @@ def _check_residual(cfg: CfgNode, pooled: bool) -> None:
         raise InputError(f"MODEL.CAT_SEG.RESIDUAL is {residual}, and {whose} {wanted}")
 
 
-def _check_frozen_parts(clip: DenseCLIP, tuned: DenseCLIP, path: str) -> None:
+def _check_frozen_parts(clip: CLIPBackbone, tuned: CLIPBackbone, path: str) -> None:
     """Refuses an image tower that was distilled from another CLIP: distillation changes blocks alone."""
     groups = clip.visual.layer_groups()
     others = tuned.visual.layer_groups()
@@ -218,7 +217,9 @@ def _check_frozen_parts(clip: DenseCLIP, tuned: DenseCLIP, path: str) -> None:
     require_text_tower(clip.text, tuned.text, f"MODEL.CLIP.VISUAL_INIT {path}")
 
 
-def clip_parameters(clip: DenseCLIP, finetune: str, count: int = -1) -> list[nn.Parameter]:
+def clip_parameters(
+    clip: VisionLanguageBackbone, finetune: str, count: int = -1
+) -> list[nn.Parameter]:
     """Parameters of CLIP that train, by its structure.
 
     Args:
@@ -241,7 +242,7 @@ def clip_parameters(clip: DenseCLIP, finetune: str, count: int = -1) -> list[nn.
         )
     groups = clip.visual.layer_groups()
     first = 0 if everything else depth - count
-    texts = list(clip.text.blocks) if everything else []
+    texts = clip.text_blocks if everything else []
     if finetune == "full":
         parameters = [p for i in range(first, depth) for p in groups[f"block{i}"]]
         parameters += [p for block in texts for p in block.parameters()]
@@ -303,7 +304,7 @@ def parts_from_config(cfg: CfgNode) -> dict[str, object]:
     }
 
 
-def _guidance_channels(clip: DenseCLIP, backbone: Backbone | None) -> list[int]:
+def _guidance_channels(clip: VisionLanguageBackbone, backbone: Backbone | None) -> list[int]:
     if backbone is None:
         return [clip.embed_dim]
     shapes = backbone.output_shape()
@@ -364,7 +365,8 @@ def training_config(cfg: CfgNode) -> CfgNode:
         )
     given = cfg.MODEL.CLIP.WEIGHTS
     theirs = bool(cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED) and given == DEFAULT_WEIGHTS
-    if given and given != RANDOM and not theirs:
+    reads = backbone_reads(cfg.MODEL.CLIP.BACKBONE, "MODEL.CLIP.WEIGHTS")
+    if not reads or given and given != RANDOM and not theirs:
         return cfg
     cfg = cfg.clone()
     cfg.defrost()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.zoo import untrained
-from clipself_seg.clip import DenseCLIP, TextBank
+from clipself_seg.clip import TextBank, VisionLanguageBackbone
 from clipself_seg.clip.runtime import QUEUES, autocast, constant, on_device
 from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.clip.tower import DENSE, train_last_blocks
@@ -61,7 +61,7 @@ class FViT(ModelBase):
     def __init__(
         self,
         *,
-        clip: DenseCLIP,
+        clip: VisionLanguageBackbone,
         backbone: TapResizers,
         neck: FeaturePyramid,
         rpn_head: RPN,
@@ -248,7 +248,7 @@ class FViT(ModelBase):
         with torch.set_grad_enabled(
             torch.is_grad_enabled() and self.training_settings.clip_multiplier > 0
         ):
-            maps = self.clip.visual.features(images, names)
+            maps = self.clip.features(images, names)
         levels = self.neck([maps[name] for name in self.taps], self.backbone)
         return levels, F.normalize(maps[DENSE].float(), dim=1) if dense else None
 

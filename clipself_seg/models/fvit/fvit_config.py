@@ -7,9 +7,9 @@ import dataclasses
 import torch
 from detectron2.config import CfgNode
 
-from clipself_seg.clip import DenseCLIP
-from clipself_seg.clip.backbone import BackboneTower, build_clip, other_pixels
-from clipself_seg.clip.model import CLIP_MEAN
+from clipself_seg.clip import VisionLanguageBackbone
+from clipself_seg.clip.kind import CLIP_MEAN
+from clipself_seg.clip.load import build_clip
 from clipself_seg.config.load import evaluation_precision, precision_from_config
 from clipself_seg.config.relations import require_valid
 from clipself_seg.errors import InputError
@@ -100,23 +100,15 @@ def parts_from_config(cfg: CfgNode) -> dict[str, object]:
     }
 
 
-def _pixels(cfg: CfgNode, clip: DenseCLIP) -> tuple[Pixel, Pixel]:
-    """Mean and standard deviation of RGB values in 0..255: those of the keys, which are official (ImageNet's).
+def _pixels(cfg: CfgNode, clip: VisionLanguageBackbone) -> tuple[Pixel, Pixel]:
+    """Mean and standard deviation of RGB values in 0..255: ``MODEL.FVIT``'s for a CLIP of CLIP's pixels, else its own.
 
-    A backbone of another module that was not trained with CLIP's mean gets its own.
-
-    Raises:
-        InputError: other ones than a tower of this package wants that was not trained with CLIP's mean.
+    The recipes' are for the former: official F-ViT divides by ImageNet's where CLIP was trained with its own.
     """
-    if clip.architecture.kind.mean != CLIP_MEAN:
-        if isinstance(clip.visual, BackboneTower):
-            mean, std = (tuple(255 * value for value in values) for values in (clip.mean, clip.std))
-            return mean, std
-        for key, given, wanted in other_pixels(cfg.MODEL.FVIT, clip):
-            raise InputError(
-                f"MODEL.FVIT.{key} is {given}, and {clip.name} was trained with {wanted}: give that"
-            )
-    return tuple(cfg.MODEL.FVIT.PIXEL_MEAN), tuple(cfg.MODEL.FVIT.PIXEL_STD)
+    if clip.mean == CLIP_MEAN:
+        return tuple(cfg.MODEL.FVIT.PIXEL_MEAN), tuple(cfg.MODEL.FVIT.PIXEL_STD)
+    mean, std = (tuple(255 * value for value in values) for values in (clip.mean, clip.std))
+    return mean, std
 
 
 def _roi_heads(cfg: CfgNode, strides: list[float], embed_dim: int) -> RoIHeads:

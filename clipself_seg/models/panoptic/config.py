@@ -8,13 +8,13 @@ import torch
 from detectron2.config import CfgNode
 
 from clipself_seg.checkpoints.mask_models import has_mask_model
-from clipself_seg.clip import DenseCLIP
-from clipself_seg.clip.backbone import build_clip, find_entry
+from clipself_seg.clip import CLIPBackbone, VisionLanguageBackbone
+from clipself_seg.clip.load import build_clip, find_entry
 from clipself_seg.clip.text import require_text_tower
 from clipself_seg.config.load import evaluation_precision, precision_from_config
 from clipself_seg.config.panoptic_keys import OF_WEIGHTS
 from clipself_seg.config.relations import require_valid
-from clipself_seg.config.schema import CLIP_BACKBONE, backbone_reads
+from clipself_seg.config.schema import backbone_reads
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.frozen_clip import (
     CLIP_BRANCHES,
@@ -88,7 +88,7 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
     }
 
 
-def build_branch(cfg: CfgNode, clip: DenseCLIP) -> ClipBranch:
+def build_branch(cfg: CfgNode, clip: VisionLanguageBackbone) -> ClipBranch:
     """Builds the CLIP branch; values that the keys leave open are the defaults of the branch's kind.
 
     Raises:
@@ -109,7 +109,7 @@ def build_branch(cfg: CfgNode, clip: DenseCLIP) -> ClipBranch:
     return kind(named_by, **chosen)
 
 
-def _branch_clip(cfg: CfgNode, clip: DenseCLIP) -> DenseCLIP:
+def _branch_clip(cfg: CfgNode, clip: VisionLanguageBackbone) -> VisionLanguageBackbone:
     """The CLIP that names masks: `clip` itself, one of its architecture with its text tower, or another one."""
     keys, own = cfg.MODEL.CLIP_BRANCH, cfg.MODEL.CLIP
     backbone = keys.BACKBONE or own.BACKBONE
@@ -119,15 +119,18 @@ def _branch_clip(cfg: CfgNode, clip: DenseCLIP) -> DenseCLIP:
     find_entry(backbone, "MODEL.CLIP_BRANCH.BACKBONE")
     for key, value in values.items():
         if not backbone_reads(backbone, f"MODEL.CLIP.{key}"):
-            values[key] = ""
+            values[key] = (
+                keys.WEIGHTS if key == "WEIGHTS" else ""
+            )  # a file that was distilled from the entry
         elif not value:
             raise InputError(
                 f"MODEL.CLIP_BRANCH.{key} is empty, as is MODEL.CLIP.{key}, and the backbone {backbone} of the CLIP "
                 "branch reads it: give that of the CLIP that names masks"
             )
     branch_clip = build_clip(cfg, BACKBONE=backbone, **values)
-    if backbone == own.BACKBONE == CLIP_BACKBONE and values["NAME"] == own.NAME:
+    if backbone == own.BACKBONE and values["NAME"] == own.NAME and isinstance(clip, CLIPBackbone):
         # Distillation leaves the text tower alone: one serves both.
+        assert isinstance(branch_clip, CLIPBackbone)
         require_text_tower(
             clip.text, branch_clip.text, f"MODEL.CLIP_BRANCH.WEIGHTS {values['WEIGHTS']}"
         )
@@ -135,7 +138,7 @@ def _branch_clip(cfg: CfgNode, clip: DenseCLIP) -> DenseCLIP:
     return branch_clip
 
 
-def build_source(cfg: CfgNode, clip: DenseCLIP) -> FeatureSource:
+def build_source(cfg: CfgNode, clip: VisionLanguageBackbone) -> FeatureSource:
     """Builds the source of the mask generator's features."""
     if cfg.MODEL.MASK_GENERATOR.SOURCE == "clip":
         return CLIPStages(clip)
@@ -156,7 +159,9 @@ def build_source(cfg: CfgNode, clip: DenseCLIP) -> FeatureSource:
     )
 
 
-def build_generator(cfg: CfgNode, clip: DenseCLIP, backbone: FeatureSource) -> MaskGenerator:
+def build_generator(
+    cfg: CfgNode, clip: VisionLanguageBackbone, backbone: FeatureSource
+) -> MaskGenerator:
     """Builds the mask generator that works on the maps of a backbone.
 
     Args:
@@ -179,7 +184,7 @@ def build_generator(cfg: CfgNode, clip: DenseCLIP, backbone: FeatureSource) -> M
     null_text = None
     if chosen.VARIANT == "label":
         with torch.no_grad():
-            null_text = clip.text(clip.tokenize([""]))[0]
+            null_text = clip.embed_texts([""])[0]
     return MaskGenerator(
         variant=chosen.VARIANT,
         channels=backbone.channels,
@@ -189,7 +194,9 @@ def build_generator(cfg: CfgNode, clip: DenseCLIP, backbone: FeatureSource) -> M
     )
 
 
-def build_plain_decoder(cfg: CfgNode, clip: DenseCLIP, taps: FeatureSource) -> PlainDecoder:
+def build_plain_decoder(
+    cfg: CfgNode, clip: VisionLanguageBackbone, taps: FeatureSource
+) -> PlainDecoder:
     """Builds the plain mask decoder on taps of a ViT, as wide as its blocks and with as many heads.
 
     Args:

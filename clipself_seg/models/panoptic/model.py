@@ -27,7 +27,7 @@ from torch import Tensor
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.read import name_problem, nearly_equal
 from clipself_seg.checkpoints.zoo import untrained
-from clipself_seg.clip import DenseCLIP, TextBank
+from clipself_seg.clip import TextBank, VisionLanguageBackbone
 from clipself_seg.clip.kinds import signature_of
 from clipself_seg.clip.runtime import autocast, chunk_size, on_device
 from clipself_seg.clip.text_bank import check_lengths, templates_text
@@ -139,7 +139,7 @@ class OpenPanoptic(ModelBase):
     def __init__(
         self,
         *,
-        clip: DenseCLIP,
+        clip: VisionLanguageBackbone,
         branch: ClipBranch,
         backbone: FeatureSource | None = None,
         generator: MaskGenerator | PlainDecoder | None = None,
@@ -192,7 +192,7 @@ class OpenPanoptic(ModelBase):
         self.test_precision = test_precision
         self.flip = flip
         self.branch_bank = TextBank(branch.clip, branch_templates)
-        self.branch_bank.mixed.read = self._read_regions
+        self.branch_bank.read = self._read_regions
         self.generator_bank = self._generator_bank(branch_templates)
         # Void of a released plain decoder, as random as all that compares its masks with texts.
         self._untrained: Tensor | None = None
@@ -849,7 +849,9 @@ def _check_numbers(read: Mapping[str, Tensor]) -> None:
             )
 
 
-def carried_clip(clip: DenseCLIP, given: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+def carried_clip(
+    clip: VisionLanguageBackbone, given: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], str]:
     """Compares the CLIP in a checkpoint, or the part of one, with a model's, which has to be the same.
 
     A model whose CLIP has no weights takes the checkpoint's, if that is whole.

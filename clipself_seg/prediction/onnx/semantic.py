@@ -61,7 +61,7 @@ class ZeroShotGraph(nn.Module):
             text_NE, members_KS = self.text_NE, self.members_KS
         patch = self.clip.patch_size
         pixels = padded(self.clip.normalise(images / 255), patch)
-        dense_EBhw = self.clip.visual.dense(pixels).transpose(0, 1)
+        dense_EBhw = self.clip.dense(pixels).transpose(0, 1)
         cells_KBhw = class_probabilities(dense_EBhw, text_NE, members_KS, self.scale)
         size = (cells_KBhw.shape[2] * patch, cells_KBhw.shape[3] * patch)
         scores = bilinear(cells_KBhw.transpose(0, 1), size)
@@ -100,7 +100,7 @@ class CATSegGraph(nn.Module):
             divisor = max(1, model.evaluation.size_divisibility)
             of_clip, of_backbone = padded(of_clip, divisor), padded(of_backbone, divisor)
         square = bilinear(of_clip, (model.clip_size, model.clip_size))
-        features = model.clip.visual.features(square, ("dense", *model.guidance_blocks))
+        features = model.clip.features(square, ("dense", *model.guidance_blocks))
         if model.backbone is None:
             of_backbone = square
         else:

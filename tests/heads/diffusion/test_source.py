@@ -235,7 +235,7 @@ def test_clip_sees_the_crop_resized_and_normalised():
     small = F.interpolate(crops, size, mode="bicubic")
     mean, std = (torch.tensor(v)[:, None, None] for v in (clip.mean, clip.std))
     embeddings = embed_crops(clip, crops)
-    torch.testing.assert_close(embeddings, clip.visual((small - mean) / std))
+    torch.testing.assert_close(embeddings, clip.embed_images((small - mean) / std))
     assert not torch.allclose(embeddings.norm(dim=-1), torch.ones(2), atol=0.01)
     assert not embeddings.requires_grad
 

@@ -320,9 +320,9 @@ def test_dense_features_of_values_have_no_residual_of_the_class_token(image):
     )
     with torch.no_grad():
         expected = plain.visual.dense(images)
-        torch.testing.assert_close(model.clip.visual.dense(images), expected)
+        torch.testing.assert_close(model.clip.dense(images), expected)
         model.clip.visual.class_residual = True  # of another dense feature
-        torch.testing.assert_close(model.clip.visual.dense(images), expected)
+        torch.testing.assert_close(model.clip.dense(images), expected)
 
 
 def test_an_export_is_read_with_the_dense_feature_that_it_was_trained_on(tmp_path):

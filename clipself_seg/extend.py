@@ -13,7 +13,7 @@ and models are entries of Detectron2's ``BACKBONE_REGISTRY`` and ``META_ARCH_REG
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,14 +21,14 @@ from torch import Tensor
 
 from clipself_seg.clip.kinds import register_kind
 from clipself_seg.clip.tower import DENSE
-from clipself_seg.clip.training_free import ATTENTIONS, NONE, Attend, Attention, Grid
+from clipself_seg.clip.training_free import ATTENTIONS, Attend, Attention, Grid
 from clipself_seg.config.keys import OBJECTIVES, default_config
 from clipself_seg.config.relations import RELATIONS, of_crops
 from clipself_seg.config.schema import EVERY, KEYS, NOT_NEGATIVE, Check
 from clipself_seg.config.schema import key as declare_key
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import METRICS
-from clipself_seg.models.distillation import TERMS, Step, Term
+from clipself_seg.models.distillation import Step, enter_term
 from clipself_seg.training import register_hook
 from clipself_seg.training.tasks import TASKS
 from clipself_seg.yaml_files import leaves
@@ -75,8 +75,7 @@ def register_attention(name: str, *, keep: bool = False) -> Callable[[Attend], A
                 )
             return attended, cells
 
-        _enter({NONE: None, **ATTENTIONS}, name, None)
-        ATTENTIONS[name] = Attention(checked, keep)
+        ATTENTIONS.enter(name, Attention(checked, keep))
         key = KEYS["MODEL.CLIP.ATTENTION"]
         KEYS[key.name] = dataclasses.replace(key, choices=(*key.choices, name))
         return attend
@@ -97,8 +96,7 @@ def register_objective(name: str, *, reads: Sequence[str] = (DENSE,)) -> Callabl
 
     def register(value: Value) -> Value:
         key = f"{OBJECTIVES}.{name}"
-        term = Term(f"loss_{name.lower()}", tuple(reads), False, lambda step, terms: value(step))
-        _enter(TERMS, name, term)
+        enter_term(name, reads)(lambda step, terms: value(step))
         register_key(key, 0.0, NOT_NEGATIVE, of=["CLIPSelf"])
         RELATIONS.append(of_crops(key, 0.0))
         return value
@@ -112,7 +110,7 @@ def register_task(name: str) -> Callable[[AnyTask], AnyTask]:
     Args:
         name: what `task()` of the models returns.
     """
-    return lambda task: _enter(TASKS, name, task)
+    return lambda task: TASKS.enter(name, task)
 
 
 def register_metric(name: str) -> Callable[[Metric], Metric]:
@@ -122,7 +120,7 @@ def register_metric(name: str) -> Callable[[Metric], Metric]:
     kind of objects, where there are several), and of label maps the pixels of each true class (rows) by predicted class
     (K, K), else None. It returns the number, or None where it does not apply.
     """
-    return lambda metric: _enter(METRICS, name, metric)
+    return lambda metric: METRICS.enter(name, metric)
 
 
 def register_key(
@@ -149,13 +147,6 @@ def register_key(
     above = {".".join(parts[:end]) for end in range(1, len(parts))}
     if key in sections or above & known.keys():
         raise InputError(f"{key} is a section, or in a key that is none: name yours otherwise")
-    _enter(known, key, default)
+    if key in known:
+        raise InputError(f'there is a "{key}" already: register yours by another name')
     declare_key(key, default, check, of=of, **about)
-
-
-def _enter(table: MutableMapping[str, Any], name: str, value: Any) -> Any:
-    """Adds a value to a table and gives it back; an error if the name is taken."""
-    if name in table:
-        raise InputError(f'there is a "{name}" already: register yours by another name')
-    table[name] = value
-    return value

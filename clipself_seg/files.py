@@ -292,18 +292,16 @@ def read_text(
     try:
         require_regular_file(path)
         size = os.path.getsize(path)
-        if most_bytes is not None and size > most_bytes:
-            reason = f"it has {size} bytes, and {most_bytes} at most are read"
-            raise InputError(f"{what} {path}: {reason}: give a smaller one")
-        return Path(path).read_text(encoding="utf-8-sig")
+        if most_bytes is None or size <= most_bytes:
+            return Path(path).read_text(encoding="utf-8-sig")
+        reason = f"has {size} bytes, and {most_bytes} at most are read: give a smaller one"
     except FileNotFoundError:
-        raise InputError(f"{what} {path} is missing: restore it, or correct its name") from None
+        reason = "is missing: restore it, or correct its name"
     except InputError:
         raise
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{what} {path} cannot be read as text in UTF-8 ({in_short(error)}): give a whole one"
-        ) from None
+        reason = f"cannot be read as text in UTF-8 ({in_short(error)}): give a whole one"
+    raise InputError(f"{what} {path} {reason}")
 
 
 def read_json(

@@ -128,7 +128,7 @@ def clean_state() -> Iterator[None]:
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """New processes as strange to this one as spawned ones, of a server that imports for all: imports take longest."""
-    multiprocessing.set_forkserver_preload(["clipself_seg.evaluation.panoptic.numbers"])
+    multiprocessing.set_forkserver_preload(["clipself_seg.evaluation.panoptic.quality"])
     monkeypatch.setenv(
         "PYTHONPATH", os.pathsep.join(sys.path)
     )  # of which the server is not told else

@@ -11,7 +11,7 @@ from panopticapi.evaluation import pq_compute_single_core
 from PIL import Image
 
 from clipself_seg.commands.panoptic_quality import Side, evaluate_files, read_classes
-from clipself_seg.evaluation.panoptic.numbers import panoptic_map
+from clipself_seg.evaluation.panoptic.quality import panoptic_map
 
 CATEGORIES = [
     {"id": 7 * i + 2, "name": f"class{i}", "isthing": int(i < 3), "color": [0, 0, 0]}

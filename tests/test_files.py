@@ -211,7 +211,7 @@ def test_json_comes_back_and_what_is_none_or_too_large_is_refused(tmp_path):
     (tmp_path / "a.json").write_text("[" * 99_999)
     with pytest.raises(InputError, match="file .*a.json .*nested too deeply"):
         read_json(tmp_path / "a.json")
-    with pytest.raises(InputError, match="a.json: it has 99999 bytes, and 9999 at most are read"):
+    with pytest.raises(InputError, match="a.json has 99999 bytes, and 9999 at most are read"):
         read_json(tmp_path / "a.json", most_bytes=9999)
 
 

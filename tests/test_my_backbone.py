@@ -7,6 +7,7 @@ import json
 import math
 import sys
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,13 +17,14 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 
 import clipself_seg
 from clipself_seg import __main__, imports
-from clipself_seg.clip import load_clip
+from clipself_seg.clip import TextBank, load_clip, save_clip
 from clipself_seg.clip.load import build_clip, load_backbone
-from clipself_seg.clip.model import CLIPBackbone
+from clipself_seg.clip.model import CLIPBackbone, whole_image_features
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import build_model
+from clipself_seg.prediction.dense_maps import load_models
 from clipself_seg.prediction.semantic import Predictor
 from tests.conftest import ROOT
 from tests.tiny import small_worlds
@@ -113,6 +115,7 @@ class Stages(Backbone):
 
 
 ONE_TOWER = ("MODEL.CLIP_BRANCH.KIND", "backbone", "MODEL.CLIP_BRANCH.INPUT_SIZE", "0")
+ONE_TOWER += ("MODEL.CLIP_BRANCH.WEIGHTS", "")
 
 
 @pytest.mark.parametrize(
@@ -409,6 +412,21 @@ def test_what_was_distilled_of_an_entry_is_read_by_the_key_of_weights(tmp_path):
         )
     with pytest.raises(InputError, match="the backbone MyBackbone loads its own weights"):
         build_clip(mini("zero_shot"), WEIGHTS=str(file))
+
+
+def test_what_was_distilled_of_an_entry_is_shown_and_its_texts_are_not_exported(tmp_path):
+    file = tmp_path / "mine.safetensors"
+    save_clip(load_backbone("MyBackbone"), file)
+    clips = load_models("MyBackbone", [f"mine={file}"])
+    assert whole_image_features(clips["mine"], np.zeros((48, 64, 3), np.uint8), 64).shape[1:] == (
+        6,
+        8,
+    )
+    assert TextBank(clips["mine"]).embed("grass").shape == (1, 128)
+    with pytest.raises(
+        InputError, match="MyBackbone reads sentences, which no exported graph does"
+    ):
+        clipself_seg.export(clips["mine"], tmp_path / "folder")
 
 
 def test_the_command_line_gives_its_modules_to_all_processes(monkeypatch, tmp_path):

@@ -18,7 +18,7 @@ from clipself_seg.config import load_config
 from clipself_seg.data.images import read_image
 from clipself_seg.data.masks import read_indices
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.evaluation.sem_seg.numbers import class_numbers, confusion_matrix
+from clipself_seg.evaluation.mean_iou import class_numbers, confusion_matrix
 from lab.prepare.coco import prepare_coco_panoptic_semseg
 from lab.prepare.common import Options
 from lab.prepare.detection import prepare_ov_coco

@@ -58,7 +58,7 @@ REFERENCE = {
     "training": (
         "Training and evaluation",
         "training.run training.tasks training.trainer training.optimizer evaluation.base "
-        "evaluation.regions.accuracy evaluation.sem_seg.numbers evaluation.panoptic.numbers "
+        "evaluation.region_accuracy evaluation.mean_iou evaluation.panoptic.quality "
         "evaluation.coco_ap",
     ),
     "ground": (

@@ -191,7 +191,7 @@ def unpack(
 def _check_moments(tensors: Mapping[str, Tensor], trained: Mapping[str, nn.Parameter]) -> None:
     """Refuses moments of other parameters, or others than AdamW has of them."""
     moments = {key: value for key, value in tensors.items() if key.startswith("optimizer/")}
-    wanted = {}
+    wanted: dict[str, torch.Size] = {}
     for name in {key.split("/", 1)[1].rpartition("/")[0] for key in moments} & trained.keys():
         shape = trained[name].shape
         wanted |= {f"optimizer/{name}/{m}": torch.Size() if m == "step" else shape for m in MOMENTS}

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from clipself_seg.clip.layers import ViTBlock, attention, merge_heads
 from clipself_seg.errors import InputError
+from clipself_seg.registry import Registry
 
 NONE = "none"
 GAUSSIAN_DEVIATION = 5.0  # of NACLIP, in patches
@@ -99,13 +100,12 @@ def gaussian_bias(grid: Grid, deviation: float, like: Tensor, prefix: int = 1) -
     return F.pad(bias_NN, (prefix, 0, prefix, 0)).to(like.dtype)
 
 
-ATTENTIONS: dict[str, Attention] = {
-    "sclip": Attention(_of_themselves("q", "k"), keep=True),
-    "clearclip": Attention(_of_themselves("q")),
-    "naclip": Attention(_of_themselves("k", near=True)),
-    "kk": Attention(_of_themselves("k")),
-    "qq_kk": Attention(_of_themselves("q", "k")),
-}
+ATTENTIONS = Registry[Attention](reserved=NONE)
+ATTENTIONS.enter("sclip", Attention(_of_themselves("q", "k"), keep=True))
+ATTENTIONS.enter("clearclip", Attention(_of_themselves("q")))
+ATTENTIONS.enter("naclip", Attention(_of_themselves("k", near=True)))
+ATTENTIONS.enter("kk", Attention(_of_themselves("k")))
+ATTENTIONS.enter("qq_kk", Attention(_of_themselves("q", "k")))
 
 
 def refuse_training(name: str) -> None:

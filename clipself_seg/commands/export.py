@@ -98,14 +98,14 @@ def export(args: argparse.Namespace) -> None:
             "--clip-name belongs to a folder, for the two towers of a CLIP without a configuration: leave it out, or "
             "name a configuration by --config-file, and its CLIP by --opts MODEL.CLIP.NAME"
         )
-    from clipself_seg.clip import load_clip
+    from clipself_seg.clip.load import load_backbone
     from clipself_seg.prediction.load import export as write
 
     sys.stdout.write(
         "tracing, then comparing with torch: a small model takes up to a minute of one processor\n"
     )
     sys.stdout.flush()
-    model = load_clip(args.clip_name, args.model) if args.clip_name else args.model
+    model = load_backbone(args.clip_name, args.model) if args.clip_name else args.model
     how = {"task": args.task, "config_file": args.config_file, "opts": args.opts}
     written = write(model, args.output, **asked, **how)
     for name, differences in written.items():

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from clipself_seg.evaluation.coco_objects import Entry
-    from clipself_seg.evaluation.panoptic.numbers import ClassQuality, ImageMatches
+    from clipself_seg.evaluation.panoptic.quality import ClassQuality, ImageMatches
 
 
 class Side(NamedTuple):
@@ -53,8 +53,7 @@ def main(args: argparse.Namespace) -> None:
     """
     import numpy as np
 
-    from clipself_seg.evaluation.panoptic.evaluator import write_quality_csv
-    from clipself_seg.evaluation.panoptic.numbers import panoptic_results
+    from clipself_seg.evaluation.panoptic.quality import panoptic_results, write_quality_csv
     from clipself_seg.evaluation.protocol import MeasuringProtocol, seen_text, words_text
     from clipself_seg.evaluation.report import quality_table
     from clipself_seg.provenance import provenance, write_results
@@ -124,7 +123,7 @@ def evaluate_files(
         InputError: files that are missing, broken, or disagree.
     """
     from clipself_seg.data.parallel import run_in_parallel
-    from clipself_seg.evaluation.panoptic.numbers import panoptic_quality
+    from clipself_seg.evaluation.panoptic.quality import panoptic_quality
 
     wanted, given = _entries(truth.json), _entries(predicted.json)
     if missing := [image for image in wanted if image not in given]:
@@ -153,7 +152,7 @@ def _matches(
 ) -> ImageMatches:
     """Matched and unmatched segments of an image, whose two entries are given."""
     from clipself_seg.data.masks import read_panoptic_png
-    from clipself_seg.evaluation.panoptic.numbers import match_segments, panoptic_map
+    from clipself_seg.evaluation.panoptic.quality import match_segments, panoptic_map
 
     maps = []
     for side, entry in zip((truth, predicted), pair):

@@ -63,7 +63,15 @@ def of_generators_clip(name: str) -> Relation:
     )
 
 
+def whole_batches(model: str, why: str) -> Relation:
+    """The relation that a model is not trained on parts of a batch."""
+    return Relation(("SOLVER.ACCUMULATE",), f"1, {why}", lambda passes: passes == 1, model)
+
+
 RELATIONS: list[Relation] = [
+    whole_batches("CLIPSelf", "for its loss averages over all regions of a batch"),
+    whole_batches("FViT", "for batch norms would see parts of a batch"),
+    whole_batches("StockRPN", "for batch norms would see parts of a batch"),
     of_teacher(f"{OBJECTIVES}.CONTEXT"),
     of_teacher(f"{OBJECTIVES}.COHERENCE"),
     of_teacher(f"{OBJECTIVES}.SPATIAL"),

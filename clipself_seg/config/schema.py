@@ -129,6 +129,11 @@ class Key:
     clip_backbone: bool = False
     instead: str = ""
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the largest number in a configuration that came in a folder."""
+        return self.folder if isinstance(self.folder, tuple) else (-LARGEST_NUMBER, LARGEST_NUMBER)
+
     def read_by(self, model: str | None) -> bool:
         """True if a model of this package reads the key with some value of the others."""
         return self.of is EVERY or model in self.of

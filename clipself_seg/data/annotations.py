@@ -28,7 +28,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -349,7 +349,7 @@ def annotated_image(annotation: JsonObject, listed: Collection[ImageId], path: S
 
 
 def category_labels(
-    category_ids: np.ndarray, index_of: dict[int, int], source: Source
+    category_ids: np.ndarray, index_of: Mapping[int, int], source: Source
 ) -> np.ndarray:
     """Class indices of category ids, (n,) int64.
 

@@ -120,20 +120,20 @@ def _mask(region: Any, size: tuple[int, int]) -> np.ndarray:
         return np.ones(size, bool)
     # Before NumPy 2.4 a mask of one column is a sequence of numbers, too.
     numbers = None if getattr(region, "ndim", 1) > 1 else _numbers(region)
-    if numbers is None and isinstance(region, str) and not (region and Path(region).exists()):
-        raise InputError(f'the region "{region}" is no file of masks, and {NO_NUMBERS}')
-    if numbers is None:
+    lost = isinstance(region, str) and not (region and Path(region).exists())
+    finite = numbers is not None and bool(np.isfinite(numbers).all())
+    if numbers is None and not lost:
         single = isinstance(region, np.ndarray) and region.ndim == 2
         masks = region[None] if single else region
-    elif np.isfinite(numbers).all() and len(numbers) == 4 and min(numbers[2:]) > 0:
+    elif numbers and finite and len(numbers) == 4 and min(numbers[2:]) > 0:
         x, y, width, height = numbers
         mask = np.zeros(size, bool)
         mask[_pixels_of(y, height), _pixels_of(x, width)] = True
         return mask
-    elif np.isfinite(numbers).all() and len(numbers) >= 6 and len(numbers) % 2 == 0:
+    elif numbers and finite and len(numbers) >= 6 and len(numbers) % 2 == 0:
         masks = [[numbers]]
     else:
-        raise InputError(f"the region {region} is {NO_NUMBERS}")
+        raise InputError(f'the region "{region}" is no file of masks, and {NO_NUMBERS}')
     from clipself_seg.data.given_masks import given_masks
 
     return np.logical_or.reduce(given_masks(masks, size).masks, axis=0)  # no masks cover nothing

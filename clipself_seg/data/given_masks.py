@@ -167,9 +167,9 @@ def _pixels(value: object, size: tuple[int, int], place: str) -> np.ndarray:
     return pixels
 
 
-def _is_score(value: object) -> bool:
+def _is_score(value: Any) -> bool:
     number = isinstance(value, int | float | np.floating) and not isinstance(value, bool)
-    return number and 0 <= value < np.inf
+    return number and bool(0 <= value < np.inf)
 
 
 def _score(entry: Mapping[str, object], place: str) -> float:

@@ -302,11 +302,14 @@ def decoding_errors(what: str, missing: str, damaged: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise InputError(f"{what} is missing: {missing}") from None
+        reason = f"is missing: {missing}"
     except InputError:
         raise
     except DECODING_ERRORS as error:
-        raise InputError(f"{what} cannot be decoded ({in_short(error)}): {damaged}") from None
+        reason = f"cannot be decoded ({in_short(error)}): {damaged}"
+    else:
+        return
+    raise InputError(f"{what} {reason}")
 
 
 def _loaded_rgb(image: Image.Image) -> Image.Image:

@@ -303,7 +303,7 @@ def read_segments(record: Mapping[str, Any], max_pixels: int = MAX_PIXELS) -> np
 def _check_agreement(ids: np.ndarray, record: Record) -> None:
     stated = [info["id"] for info in record["segments_info"]]
     where = disagreement(record)
-    size = (record.get("width", ids.shape[1]), record.get("height", ids.shape[0]))
+    size: list[Any] = [record.get("width", ids.shape[1]), record.get("height", ids.shape[0])]
     require_size(f"{where}: the PNG", ids.shape[::-1], "by the JSON it", size, ONE_RELEASE)
     painted = set(np.unique(ids).tolist()) - {0}
     hidden = set(stated) - painted if record.get("covered_stuff") else set()

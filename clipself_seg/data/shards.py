@@ -84,19 +84,15 @@ def shards_of(names: Iterable[str]) -> list[str]:
 
 
 def _expanded(text: str) -> Iterator[str]:
-    if re.match("[a-z0-9]+:", text):
-        raise InputError(
-            f"DATASETS.TRAIN has {shown(MARK + text)}, an address or a command: shards are files, so "
-            "copy them to a disk, or mount the place where they are"
-        )
     parts = COUNTER.split(text)
     counters = list(zip(parts[1::3], parts[2::3]))
     ranges = [range(int(first), int(last) + 1) for first, last in counters]
-    count = math.prod(map(len, ranges)) if text.strip() else 0
+    elsewhere = re.match("[a-z0-9]+:", text)  # an address or a command
+    count = math.prod(map(len, ranges)) if text.strip() and not elsewhere else 0
     if not 1 <= count <= MOST_SHARDS:
         raise InputError(
-            f"DATASETS.TRAIN has {shown(MARK + text)}, which stands for {count} shards: give "
-            f'1 to {MOST_SHARDS}, such as "wds:/data/{{00000..00099}}.tar"'
+            f"DATASETS.TRAIN has {shown(MARK + text)}, which stands for {count} shards: give 1 to {MOST_SHARDS} files "
+            'on this machine, such as "wds:/data/{00000..00099}.tar", no address and no command'
         )
     widths = [len(last) if first.startswith("0") else 1 for first, last in counters]
     for numbers in itertools.product(*ranges):
@@ -341,7 +337,7 @@ class ShardStream:
             "delete it to go on from the one before it",
         )
         check(states, STATES, origin, advice)
-        own = states[rank] if rank < len(states) else None
+        own: Any = states[rank] if rank < len(states) else None
         check(own, OBJECT, f"{origin}, of process {rank},", advice)
         positions = {int(n): Position(*place) for n, place in own["positions"].items()}
         unusable = sum(state["unusable"] for state in states)

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipself_seg.errors import InputError, check_keys, known, nearest
+from clipself_seg.errors import InputError, check_keys, known, nearest, require_unique
 from clipself_seg.files import read_json, read_text
+from clipself_seg.schema import FLAG, TEXT, WHOLE, Schema, check, texts
 
 if TYPE_CHECKING:
     from clipself_seg.data.examples import ClassExamples
@@ -35,17 +36,23 @@ Names = tuple[tuple[str, ...], ...]
 NO_TEXT = re.compile("[\ud800-\udfff]")  # bytes of the command line that are no UTF-8
 MOST_LETTERS = 500  # of a name: the time of a tokenizer grows with their square
 NO_CLASS = "invalid_class_id"  # the name in a row of a label file that is none
-LIST_KEYS = {"name", "about", "allow_duplicate_names", "classes"}
-# The keys of a class in JSON, and the type of each.
-CLASS_KEYS: dict[str, type] = {
-    "index": int,
-    "dataset_id": int,
-    "names": list,
-    "isthing": bool,
-    "seen": bool,
-    "frequency": str,
-    "catseg_name": str,
+# A class in JSON, and a vocabulary; a class may be its names alone, "dog|puppy".
+CLASS: dict[str, Schema] = {
+    "names": texts("names"),
+    "index?": WHOLE,
+    "dataset_id?": WHOLE,
+    "isthing?": FLAG,
+    "seen?": FLAG,
+    "frequency?": TEXT,
+    "catseg_name?": TEXT,
 }
+CONTENT: dict[str, Schema] = {
+    "classes": [CLASS],
+    "name?": TEXT,
+    "about?": TEXT,
+    "allow_duplicate_names?": FLAG,
+}
+FORM = 'give a list of names, or an object with a list "classes" of {"names": [...], ...}'
 
 
 @dataclass(frozen=True)
@@ -352,28 +359,27 @@ def _of_list(entries: object, name: str, origin: str, repeats: bool) -> Vocabula
 
 def _of_content(content: object, origin: str) -> Vocabulary:
     """The vocabulary of a JSON file's content, see `Vocabulary.load`; `origin` is its name in messages."""
-    if not isinstance(content, Mapping) or not isinstance(content.get("classes"), list):
-        raise InputError(
-            f'{origin}: expected a list of names, or an object with a list "classes" of '
-            '{"names": [...], ...}'
-        )
-    check_keys(content, LIST_KEYS, origin)
-    for key in ("name", "about"):
-        if not isinstance(content.get(key, ""), str):
-            raise InputError(f'{origin}: "{key}" has to be text, got {reprlib.repr(content[key])}')
-    if not content["classes"]:
-        raise InputError(f"{origin}: has no classes: name at least one")
+    if isinstance(content, Mapping) and isinstance(content.get("classes"), list):
+        entries = [
+            {"names": list(synonyms(e, f"{origin}: class {n}"))} if isinstance(e, str) else e
+            for n, e in enumerate(content["classes"])
+        ]
+        content = {**content, "classes": entries}
+    check(content, CONTENT, origin, FORM)
+    assert isinstance(content, dict)
+    check_keys(content, [key.rstrip("?") for key in CONTENT], origin)
     classes = [
         _parse_class(entry, index, f"{origin}: class {index}")
         for index, entry in enumerate(content["classes"])
     ]
+    if not classes:
+        raise InputError(f"{origin}: has no classes: name at least one")
     with_ids = sum("dataset_id" in entry for entry in content["classes"])
     if with_ids not in (0, len(classes)):
         raise InputError(
             f'{origin}: {with_ids} of {len(classes)} classes have a "dataset_id": give all or none'
         )
-    if ids := _repeated(str(entry.dataset_id) for entry in classes):
-        raise InputError(f'{origin}: "dataset_id" used more than once: {_shorten(ids)}')
+    require_unique((entry.dataset_id for entry in classes), "dataset_id", origin)
     # Classes of one name get one prompt, so that no model can tell them apart.
     names = _repeated(entry.names[0].strip().lower() for entry in classes)
     if names and not content.get("allow_duplicate_names"):
@@ -385,21 +391,9 @@ def _of_content(content: object, origin: str) -> Vocabulary:
     return Vocabulary(name=name, classes=tuple(classes), about=content.get("about", ""))
 
 
-def _parse_class(entry: object, index: int, origin: str) -> VocabularyClass:
-    if isinstance(entry, str):
-        entry = {"names": list(synonyms(entry, origin))}
-    if not isinstance(entry, dict):
-        raise InputError(
-            f'{origin}: expected a name or an object like {{"names": ["dog"]}}, got {reprlib.repr(entry)}'
-        )
-    check_keys(entry, CLASS_KEYS, origin)
-    for key, value in entry.items():
-        if type(value) is not CLASS_KEYS[key]:
-            wanted = CLASS_KEYS[key].__name__
-            raise InputError(
-                f'{origin}: "{key}" has to be of type {wanted}, got {reprlib.repr(value)}'
-            )
-    names = synonyms(entry.get("names", []), origin)
+def _parse_class(entry: dict[str, Any], index: int, origin: str) -> VocabularyClass:
+    check_keys(entry, [key.rstrip("?") for key in CLASS], origin)
+    names = synonyms(entry["names"], origin)
     if entry.get("index", index) != index:
         raise InputError(f'{origin}: "index" is {entry["index"]}: sort the classes by index')
     fields = {key: value for key, value in entry.items() if key not in ("index", "names")}

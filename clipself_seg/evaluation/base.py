@@ -1,4 +1,4 @@
-"""The base of all evaluations: the loop over data sets, and what several of them measure beside."""
+"""The base of all evaluations: the loop over data sets, and the metrics that others registered."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.evaluation.protocol import MeasuringProtocol, protocol_lines
 from clipself_seg.evaluation.report import format_table
 from clipself_seg.models.protocol import Model, SemSegModel, reading_of
+from clipself_seg.registry import Registry
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ AnyModel = TypeVar("AnyModel", bound=Model)
 Data = TypeVar("Data")
 
 # Numbers that modules of --import add, see `extend.register_metric`: name -> what computes it.
-METRICS: dict[str, Callable[[Mapping[str, float], np.ndarray | None], float | None]] = {}
+METRICS = Registry[Callable[[Mapping[str, float], np.ndarray | None], float | None]]()
 
 
 class Pass(NamedTuple):
@@ -73,7 +74,7 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
-        """Reads what every evaluation has: ``DATASETS.TEST``, ``DATALOADER`` and ``OUTPUT_DIR``."""
+        """Reads the keys of every evaluation: ``DATASETS.TEST``, ``DATALOADER`` and ``OUTPUT_DIR``."""
         return {
             "datasets": cfg.DATASETS.TEST,
             "workers": cfg.DATALOADER.NUM_WORKERS,
@@ -147,11 +148,11 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
 
     @abc.abstractmethod
     def _read(self, name: str) -> Data:
-        """Reads what `data` keeps."""
+        """Reads a data set, for `data` to keep."""
 
     @abc.abstractmethod
     def _protocol(self, name: str, model: AnyModel) -> MeasuringProtocol:
-        """What the numbers of a data set are measured with: of what the model and the evaluation use."""
+        """The protocol of a data set's numbers, made of what the model and the evaluation use."""
 
     def notes(self, names: Iterable[str]) -> list[str]:
         """Lines that stand below every table: the protocols of some data sets, as far as those were begun."""
@@ -180,7 +181,7 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
         return {}
 
     def all_tables(self, results: Results, style: str = "simple") -> dict[str, str]:
-        """Those of `tables`, and one of the numbers of `METRICS`."""
+        """The tables of `tables`, and one of the numbers of `METRICS`."""
         tables = self.tables(results, style)
         rows = [
             [place, *(f"{numbers[name]:.2f}" if name in numbers else "-" for name in METRICS)]
@@ -194,20 +195,6 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
         """Logs tables of all data sets, in the main process."""
         for title, table in self.all_tables(results).items():
             logger.info("%s:\n%s\n%s", title, table, "\n".join(self.notes(results)))
-
-
-def label_file_of(datasets: Sequence[str], files: Sequence[str]) -> dict[str, str]:
-    """TEST.LABEL_FILES by data set; of () each has "".
-
-    Raises:
-        InputError: they are not as many as data sets.
-    """
-    if files and len(files) != len(datasets):
-        raise InputError(
-            f"TEST.LABEL_FILES has {len(files)} entries, DATASETS.TEST {len(datasets)}: "
-            'give one for each, "" for a data set\'s own names'
-        )
-    return dict(zip(datasets, files or [""] * len(datasets)))
 
 
 @contextlib.contextmanager

@@ -78,7 +78,6 @@ class ObjectEvaluator(ImageEvaluator[ImageDetections]):
                 kept "pred_boxes" (XYXY in pixels of the original image) and "pred_masks" (n, H, W) bool.
 
         Raises:
-            InputError: masks are wanted that the model does not have.
             ValueError: a predicted class that the vocabulary does not have.
             FloatingPointError: a score or a box is not finite.
         """

@@ -240,14 +240,8 @@ def image_detections(
         masks: keep masks.
 
     Raises:
-        InputError: masks are wanted that the model does not have.
         FloatingPointError: a score or a box is not finite.
     """
-    if masks and not instances.has("pred_masks"):
-        raise InputError(
-            f"the detections of {source} have no masks, which TEST.DETECTION.TASKS asks for: take "
-            'a model with masks, or TEST.DETECTION.TASKS ("boxes",)'
-        )
     scores = instances.scores.cpu().numpy()
     corners = np.zeros((len(scores), 0))
     if boxes:

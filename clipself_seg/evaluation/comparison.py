@@ -15,7 +15,7 @@ from clipself_seg.errors import InputError, shown
 from clipself_seg.evaluation.coco_objects import KINDS
 from clipself_seg.evaluation.named import by_name
 from clipself_seg.evaluation.protocol import protocol_line
-from clipself_seg.evaluation.regions.report import Results, plot_size_curve, region_table
+from clipself_seg.evaluation.region_report import Results, plot_size_curve, region_table
 from clipself_seg.evaluation.report import (
     DETECTION_COLUMNS,
     FILES,
@@ -77,7 +77,7 @@ def read_comparison(runs: Sequence[str]) -> Comparison:
 
 
 def comparison_notes(runs: Sequence[str]) -> list[str]:
-    """Of each data set a line of what the protocols of its runs share, and one for each part in which they differ.
+    """Lines for each data set: the common parts of its runs' protocols, and each part in which they differ.
 
     The weights of a run are one of these parts, and the small worlds where they stand for drawn ones.
 
@@ -150,7 +150,7 @@ def _results_file(run: str) -> Path:
 
 
 def _curve(content: Any) -> Curve | None:
-    """What `RegionEvaluation` writes of a data set; None for anything else."""
+    """The numbers that `RegionEvaluation` writes of a data set; None for anything else."""
     if (
         isinstance(content, dict)
         and content
@@ -163,7 +163,7 @@ def _curve(content: Any) -> Curve | None:
 
 
 def _lines(content: Any) -> Lines | None:
-    """What evaluations of the other tasks write of a data set; None for anything else."""
+    """The numbers that evaluations of the other tasks write of a data set; None for anything else."""
     if not isinstance(content, dict):
         return None
     kinds = {task: content[kind] for task, kind in KINDS.items() if kind in content}
@@ -184,7 +184,7 @@ def _is_curve(results: Curve | Lines) -> bool:
 
 
 def _are_numbers(value: object) -> bool:
-    """Whether something has a number of percent, or a count, by each name."""
+    """True for a mapping from names to numbers of percent, or counts."""
     return isinstance(value, dict) and all(
         type(number) in (int, float) and abs(number) < LARGEST for number in value.values()
     )

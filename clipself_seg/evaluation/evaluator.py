@@ -1,5 +1,5 @@
-"""What evaluators share: the base of those that keep something of every image until all processes are done, a check
-of predicted classes, and counting of pairs of labels.
+"""Parts of several evaluators: the base of those that keep something of every image until all processes are done, a
+check of predicted classes, and counting of pairs of labels.
 
 Detectron2's `DatasetEvaluator` is their base as well; evaluators that only add up counts need no more than that.
 """
@@ -57,7 +57,7 @@ class ImageEvaluator(DatasetEvaluator, Generic[Kept]):
         self._images: dict[ImageId, Kept] = {}
 
     def _merged(self) -> list[Kept]:
-        """What all processes have kept, in a fixed order and in every process.
+        """The kept values of all processes, in a fixed order and in every process.
 
         Raises:
             InputError: images are missing.
@@ -67,13 +67,13 @@ class ImageEvaluator(DatasetEvaluator, Generic[Kept]):
     def _compare_in_one_process(
         self, compare: Callable[[dict[ImageId, Kept]], Compared]
     ) -> Compared:
-        """What a comparison of the images of all processes gives, the same in every process.
+        """The result of comparing the images of all processes, the same in every process.
 
         It is made in the main process for all, since it takes minutes for a large data set; an error goes to
         every process, so that none waits.
 
         Args:
-            compare: is given what is kept of the images of all processes, each once and in order, by id.
+            compare: is given the kept values of all processes by image id, each image once and in order.
 
         Raises:
             InputError: images are missing, or as `compare`; in every process.
@@ -103,6 +103,11 @@ class ImageEvaluator(DatasetEvaluator, Generic[Kept]):
         return {image: merged[image] for image in order}
 
 
+def nothing_to_measure(dataset: str, images: int, lacks: str, reason: str) -> InputError:
+    """The error about a data set whose ground truth has nothing to compare with."""
+    return InputError(f'"{dataset}" has no {lacks} in {images} images: {reason}')
+
+
 def check_predicted_classes(
     classes: np.ndarray, num_classes: int, file_name: str, dataset_name: str
 ) -> None:
@@ -126,7 +131,7 @@ def check_predicted_classes(
 
 
 def equal_runs(rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where runs of equal pairs of labels begin, and how long they are, int64 (n,) each.
+    """Starts and lengths of the runs of equal pairs of labels, int64 (n,) each.
 
     Along the rows of an image runs are far fewer than pixels.
 

@@ -24,6 +24,21 @@ logger = logging.getLogger(__name__)
 LEAST_AREA = 1e-3  # of a region, as a fraction of its image
 
 
+def of_each(
+    key: str, values: Sequence[str], datasets: Sequence[str], wanted: str
+) -> dict[str, str]:
+    """The entries of a key by the data set of ``DATASETS.TEST`` that they are for.
+
+    Raises:
+        InputError: they are not as many as data sets.
+    """
+    if len(values) != len(datasets):
+        raise InputError(
+            f"{key} has {len(values)} entries, DATASETS.TEST {len(datasets)}: give {wanted} for each"
+        )
+    return dict(zip(datasets, values))
+
+
 class DrawnExamples(NamedTuple):
     """Which examples an evaluation gives to the unseen classes.
 
@@ -47,16 +62,14 @@ class DrawnExamples(NamedTuple):
             InputError: not every evaluated data set has one that examples are drawn from.
         """
         keys = cfg.TEST.EXAMPLES
-        if keys.NUMBER and len(keys.DATASETS) != len(cfg.DATASETS.TEST):
-            raise InputError(
-                f"TEST.EXAMPLES.DATASETS has {len(keys.DATASETS)} entries, DATASETS.TEST {len(cfg.DATASETS.TEST)}: "
-                "name for each a data set with label maps"
-            )
-        sources = dict(zip(cfg.DATASETS.TEST, keys.DATASETS)) if keys.NUMBER else {}
+        sources = dict[str, str]()
+        if keys.NUMBER:
+            wanted = "a data set with label maps"
+            sources = of_each("TEST.EXAMPLES.DATASETS", keys.DATASETS, cfg.DATASETS.TEST, wanted)
         return cls(sources, keys.NUMBER, keys.WEIGHT, cfg.SEED)
 
     def text(self, name: str) -> str:
-        """What stands behind the words of a data set in the protocol of its numbers."""
+        """The end of the words' part in the protocol of a data set's numbers; "" without examples."""
         if not (source := self.sources.get(name)):
             return ""
         weight = f"weight {self.weight:g}" if self.weight < 1 else "without the word"

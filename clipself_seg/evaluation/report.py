@@ -2,7 +2,7 @@
 
 Results are numbers in percent by name, {"mIoU": 31.2, ...}, of each data set, and of panoptic segmentation of each
 fusion of a data set. A new column is a line of the columns below. Tables of region recognition, which have two numbers
-in a cell, are in regions/report.py.
+in a cell, are in region_report.py.
 """
 
 from __future__ import annotations

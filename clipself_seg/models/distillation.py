@@ -10,7 +10,7 @@ This file has, in this order:
 
 To add an objective, write a class with the members of `Objective`, and add a line to `OBJECTIVES` and a value to
 ``MODEL.CLIPSELF.TARGET``; `training.tasks.RegionTask` chooses the mapper that makes its samples. To add a term of the
-target "crops", write a function, and add a line to `TERMS`, a key to ``config/keys.py`` and a relation to
+target "crops", write a function and decorate it with `enter_term`, add a key to ``config/keys.py`` and a relation to
 ``config/relations.py``. A module outside of the package calls `extend.register_objective`.
 
 Shapes: B images, R regions of all images, n regions of one image, E embedding, h x w cells of the
@@ -59,6 +59,7 @@ from clipself_seg.heads.distillation import (
     teacher_divergence,
 )
 from clipself_seg.models.timm_backbone import TimmMaps
+from clipself_seg.registry import Registry
 
 Result = TypeVar("Result")
 
@@ -292,51 +293,6 @@ def correlation_teacher(name: str) -> CorrelationTeacher | None:
     return Original() if name == "original" else TimmBackbone(name)
 
 
-def _tokens(maps_BDhw: Tensor) -> Tensor:
-    return maps_BDhw.flatten(2).mT
-
-
-def _crops_of_teacher(step: Step, terms: WeightedTerms) -> Tensor:
-    """Mean cosine distance of regions and crops over regions or images, in [0, 2] (CLIPSelf, equation 1)."""
-    return step.region_mean(cosine_distance(step.student_RE, step.teacher_RE))
-
-
-def _context(step: Step, terms: WeightedTerms) -> Tensor:
-    similarities = [cosine_similarities(_tokens(step.maps[name])) for name in terms.context]
-    mean_BNN = sum(similarities[1:], similarities[0]) / len(similarities)
-    return context_loss(mean_BNN, step.once(terms.similarities), step.once(valid_cells)).mean()
-
-
-def _coherence(step: Step, terms: WeightedTerms) -> Tensor:
-    own_BNN = cosine_similarities(_tokens(step.dense_BEhw))
-    return coherence_loss(own_BNN, step.once(terms.similarities), step.once(valid_cells)).mean()
-
-
-def _spatial(step: Step, terms: WeightedTerms) -> Tensor:
-    own_BNE = _tokens(step.dense_BEhw)
-    target_BNE = step.once(terms.tokens)
-    return spatial_correlation_loss(own_BNE, target_BNE, step.once(valid_cells)).mean()
-
-
-def _whole_images(step: Step, terms: WeightedTerms) -> Tensor:
-    """Mean cosine distance of the image embeddings of the padded images at the CLIP's own size."""
-    side = step.teacher.image_size
-    sized = F.interpolate(step.pixels, (side, side), mode="bilinear", antialias=True)
-    images = step.teacher.normalise(sized)
-    with step.in_precision():
-        own_BE = step.student.embed_images(images)
-        with torch.no_grad():
-            teacher_BE = step.teacher.embed_images(images)
-    return cosine_distance(own_BE, teacher_BE).mean()
-
-
-def _own_crops(step: Step, terms: WeightedTerms) -> Tensor:
-    """Mean cosine distance of the student's and of the teacher's image embeddings of crops."""
-    with step.in_precision():
-        own_RE = step.student.embed_images(step.crops)
-    return step.region_mean(cosine_distance(own_RE, step.teacher_RE))
-
-
 class Term(NamedTuple):
     """A term of `WeightedTerms`.
 
@@ -354,14 +310,79 @@ class Term(NamedTuple):
 
 
 # Name of a key below MODEL.CLIPSELF.OBJECTIVES -> its term.
-TERMS = {
-    "CROPS": Term("loss_clipself", (DENSE,), False, _crops_of_teacher),
-    "CONTEXT": Term("loss_context", (), True, _context),
-    "COHERENCE": Term("loss_coherence", (DENSE,), True, _coherence),
-    "SPATIAL": Term("loss_spatial", (DENSE,), True, _spatial),
-    "WHOLE_IMAGES": Term("loss_whole_images", (IMAGE,), False, _whole_images),
-    "OWN_CROPS": Term("loss_own_crops", (IMAGE,), False, _own_crops),
-}
+TERMS = Registry[Term]()
+Value = TypeVar("Value", bound=Callable[..., Tensor])
+
+
+def enter_term(
+    name: str, reads: Sequence[str] = (DENSE,), *, correlated: bool = False, loss: str = ""
+) -> Callable[[Value], Value]:
+    """Decorates a function (step, terms) that is a term; the arguments are those of `Term`.
+
+    Args:
+        name: last part of the key of its weight.
+        reads: outputs of the student that it reads.
+        correlated: whether it needs a teacher of correlations.
+        loss: name under which it is logged; "" is "loss_" and its name.
+    """
+
+    def enter(value: Value) -> Value:
+        term = Term(loss or f"loss_{name.lower()}", tuple(reads), correlated, value)
+        TERMS.enter(name, term)
+        return value
+
+    return enter
+
+
+def _tokens(maps_BDhw: Tensor) -> Tensor:
+    return maps_BDhw.flatten(2).mT
+
+
+@enter_term("CROPS", loss="loss_clipself")
+def _crops_of_teacher(step: Step, terms: WeightedTerms) -> Tensor:
+    """Mean cosine distance of regions and crops over regions or images, in [0, 2] (CLIPSelf, equation 1)."""
+    return step.region_mean(cosine_distance(step.student_RE, step.teacher_RE))
+
+
+@enter_term("CONTEXT", (), correlated=True)
+def _context(step: Step, terms: WeightedTerms) -> Tensor:
+    similarities = [cosine_similarities(_tokens(step.maps[name])) for name in terms.context]
+    mean_BNN = sum(similarities[1:], similarities[0]) / len(similarities)
+    return context_loss(mean_BNN, step.once(terms.similarities), step.once(valid_cells)).mean()
+
+
+@enter_term("COHERENCE", correlated=True)
+def _coherence(step: Step, terms: WeightedTerms) -> Tensor:
+    own_BNN = cosine_similarities(_tokens(step.dense_BEhw))
+    return coherence_loss(own_BNN, step.once(terms.similarities), step.once(valid_cells)).mean()
+
+
+@enter_term("SPATIAL", correlated=True)
+def _spatial(step: Step, terms: WeightedTerms) -> Tensor:
+    own_BNE = _tokens(step.dense_BEhw)
+    target_BNE = step.once(terms.tokens)
+    return spatial_correlation_loss(own_BNE, target_BNE, step.once(valid_cells)).mean()
+
+
+@enter_term("WHOLE_IMAGES", (IMAGE,))
+def _whole_images(step: Step, terms: WeightedTerms) -> Tensor:
+    """Mean cosine distance of the image embeddings of the padded images at the CLIP's own size."""
+    side = step.teacher.image_size
+    sized = F.interpolate(step.pixels, (side, side), mode="bilinear", antialias=True)
+    images = step.teacher.normalise(sized)
+    with step.in_precision():
+        own_BE = step.student.embed_images(images)
+        with torch.no_grad():
+            teacher_BE = step.teacher.embed_images(images)
+    return cosine_distance(own_BE, teacher_BE).mean()
+
+
+@enter_term("OWN_CROPS", (IMAGE,))
+def _own_crops(step: Step, terms: WeightedTerms) -> Tensor:
+    """Mean cosine distance of the student's and of the teacher's image embeddings of crops."""
+    with step.in_precision():
+        own_RE = step.student.embed_images(step.crops)
+    return step.region_mean(cosine_distance(own_RE, step.teacher_RE))
 
 
 class WeightedTerms:
@@ -502,7 +523,8 @@ def caption_contrast(step: Step, images_BE: Tensor) -> Tensor:
     captions = [sample["caption"] for sample in step.samples]
     with torch.no_grad(), step.in_precision():
         texts_BE = teacher.encode_text(captions)
-    tokens_BL, scale = teacher.tokenize(captions), teacher.logit_scale.exp()
+    scale = teacher.logit_scale.exp()
+    tokens_BL = teacher.tokenize(captions)
     return info_nce_loss(images_BE, texts_BE, tokens_BL, scale, gather=step.synchronised)
 
 

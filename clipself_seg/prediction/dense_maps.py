@@ -16,7 +16,8 @@ from PIL import Image
 from clipself_seg.checkpoints.choice import find_clip
 from clipself_seg.checkpoints.download import is_address
 from clipself_seg.checkpoints.zoo import MINI_CLIPS, SHIPPED_TAGS
-from clipself_seg.clip import TextBank, VisionLanguageBackbone, load_clip
+from clipself_seg.clip import TextBank, VisionLanguageBackbone
+from clipself_seg.clip.load import load_backbone
 from clipself_seg.clip.model import whole_image_features
 from clipself_seg.config.device import chosen_device
 from clipself_seg.data.images import MAX_PIXELS, fit_size
@@ -53,7 +54,8 @@ def load_models(
     """CLIPs by title.
 
     Args:
-        name: open_clip's model name of all, or ``ViT-Mini-8``; None for that of each, see `find_clip`.
+        name: open_clip's model name of all, ``ViT-Mini-8`` or an entry of BACKBONE_REGISTRY; None for that of each, see
+            `find_clip`.
         models: weights as `load_clip` takes them, with a title before them as in "student=a.safetensors"
             or without, which makes them their own title.
         device: device of all, as MODEL.DEVICE.
@@ -63,7 +65,9 @@ def load_models(
     """
     weights = by_name(models, "model", "weights", alone=_is_weights)
     return {
-        title: load_clip(*((name, named) if name else find_clip(named))).to(chosen_device(device))
+        title: load_backbone(*((name, named) if name else find_clip(named))).to(
+            chosen_device(device)
+        )
         for title, named in weights.items()
     }
 

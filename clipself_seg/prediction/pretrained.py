@@ -44,7 +44,7 @@ from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, SHIPPED_TAGS, entry_of
 from clipself_seg.clip import CLIPBackbone, save_clip
 from clipself_seg.config.keys import default_config
 from clipself_seg.config.load import load_config, values_and_defaults
-from clipself_seg.config.schema import KEYS, LARGEST_NUMBER
+from clipself_seg.config.schema import KEYS, Key
 from clipself_seg.config.weights import WEIGHTS, fetch_addresses
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, in_short, shown
@@ -403,7 +403,7 @@ def _may_say(key: str) -> bool:
 
 def _check_value(key: str, value: object, path: Path) -> None:
     """Refuse what may be a path or an address, and numbers that no model has; a default may be any number."""
-    least, most = KEYS[key].folder if key in KEYS else (-LARGEST_NUMBER, LARGEST_NUMBER)
+    least, most = KEYS.get(key, Key(key, None)).bounds
     for item in _leaves(value):
         if isinstance(item, str) and any(mark in item for mark in "/\\:~"):
             raise InputError(

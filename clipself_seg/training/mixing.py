@@ -202,7 +202,7 @@ def knee_of(rows: Rows) -> float | None:
 
 
 def as_json(rows: Rows) -> dict[str, Any]:
-    """What `results.json` has under "mixing", see docs/numbers.md."""
+    """The content of "mixing" in `results.json`, see docs/numbers.md."""
     lines = [{"fraction": f, **means_of(rows[f]), "data sets": rows[f]} for f in sorted(rows)]
     return {"knee": knee_of(rows), "rows": lines}
 

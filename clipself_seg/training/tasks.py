@@ -1,7 +1,7 @@
-"""What differs between the tasks of ``train_net.py``: the data of a training, the evaluation, the result's file.
+"""The tasks of ``train_net.py``, each with the data of a training, the evaluation, and the result's file.
 
-A further task is a class here and a line in `TASKS`, or somebody else's by `extend.register_task`; a model belongs to a
-task by what its `Model.task` says.
+A further task is a class here that is entered in `TASKS`, or somebody else's by `extend.register_task`; a model belongs
+to the task that its `Model.task` names.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTrainMapper
 from clipself_seg.data.shards import ShardStream, is_shards, shards_of
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, known
 from clipself_seg.evaluation.base import Evaluation
-from clipself_seg.evaluation.detection import DetectionEvaluation
-from clipself_seg.evaluation.panoptic.evaluation import PanopticEvaluation
-from clipself_seg.evaluation.regions.evaluation import RegionEvaluation
-from clipself_seg.evaluation.sem_seg.evaluation import SemSegEvaluation
+from clipself_seg.evaluation.detection_evaluation import DetectionEvaluation
+from clipself_seg.evaluation.panoptic.panoptic_evaluation import PanopticEvaluation
+from clipself_seg.evaluation.region_accuracy import RegionEvaluation
+from clipself_seg.evaluation.sem_seg_evaluation import SemSegEvaluation
 from clipself_seg.imports import OR_IMPORT
 from clipself_seg.models.build import architecture
 from clipself_seg.models.protocol import (
@@ -44,6 +44,7 @@ from clipself_seg.models.protocol import (
     RegionModel,
     SemSegModel,
 )
+from clipself_seg.registry import Registry
 
 Learner = TypeVar("Learner", bound=Model, contravariant=True)
 
@@ -105,10 +106,6 @@ class RegionTask(ConfiguredTask):
 
     def training_data(self, model: RegionModel) -> TrainingData:
         """Images, and what the objective reads besides, as MODEL.CLIPSELF.TARGET says."""
-        if self.cfg.SOLVER.ACCUMULATE != 1:
-            raise InputError(
-                "SOLVER.ACCUMULATE must be 1 for CLIPSelf: its loss averages over all regions of a batch"
-            )
         if any(map(is_shards, self.cfg.DATASETS.TRAIN)):
             return self._shards(model)
         targets = {"crops": self._crops, "texts": self._texts, "captions": self._captions}
@@ -200,10 +197,6 @@ class DetectionTask(ConfiguredTask):
 
     def training_data(self, model: DetectionModel) -> TrainingData:
         """Images and objects."""
-        if self.cfg.SOLVER.ACCUMULATE != 1:
-            raise InputError(
-                "SOLVER.ACCUMULATE must be 1 for detection: batch norms would see parts of a batch"
-            )
         names = self.cfg.DATASETS.TRAIN
         vocabulary = _shared_vocabulary(names, DetectionSet)
         records = [
@@ -227,13 +220,12 @@ def _shared_vocabulary(
 
 
 # What `Model.task` says -> the task.
-TASKS: dict[str, Callable[[CfgNode], Task[Any]]] = {
-    "regions": RegionTask,
-    "whole_images": RegionTask,
-    "sem_seg": SemSegTask,
-    "panoptic": PanopticTask,
-    "detection": DetectionTask,
-}
+TASKS = Registry[Callable[[CfgNode], Task[Any]]]()
+TASKS.enter("regions", RegionTask)
+TASKS.enter("whole_images", RegionTask)
+TASKS.enter("sem_seg", SemSegTask)
+TASKS.enter("panoptic", PanopticTask)
+TASKS.enter("detection", DetectionTask)
 
 
 def task_of(cfg: CfgNode) -> Task[Any]:
@@ -243,9 +235,5 @@ def task_of(cfg: CfgNode) -> Task[Any]:
         InputError: there is no such meta-architecture, or no such task.
     """
     name = architecture(cfg).task()
-    if name not in TASKS:
-        raise InputError(
-            f'MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} is of the task "{name}"; '
-            f"there are {', '.join(TASKS)}{OR_IMPORT}"
-        )
-    return TASKS[name](cfg)
+    of = f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}"
+    return TASKS[known(name, TASKS, "task", origin=of, hint=OR_IMPORT)](cfg)

@@ -337,7 +337,7 @@ class Trainer(TrainerBase):
             storage.put_scalar(label, value, smoothing_hint=False)
 
     def _parallel(self) -> nn.Module:
-        """What is called for the losses: the model, or a wrapper that averages its gradients."""
+        """The module that computes the losses: the model, or a wrapper that averages its gradients."""
         if comm.get_world_size() == 1 or not self.settings.sync_gradients:
             return self._module
         # Without device_ids, by which it would move whole samples to the GPU, tensor by tensor, and wait for each.
@@ -349,7 +349,7 @@ class Trainer(TrainerBase):
         return wrapper
 
     def _run_metadata(self) -> Metadata:
-        """What a resumed run has to share, besides the number of steps done."""
+        """Metadata that a resumed run has to share, besides the number of steps done."""
         metadata = dict(self.settings.shared) | {"original weights": self.model.original_hash()}
         if isinstance(self.records, ShardStream):
             metadata["training shards"] = len(self.records.shards)

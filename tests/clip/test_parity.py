@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from clipself_seg.clip import CLIPBackbone, kinds, load_clip
-from clipself_seg.clip.tower import DENSE, TowerOptions
+from clipself_seg.clip.tower import DENSE
 from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict
 

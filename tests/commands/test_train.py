@@ -24,7 +24,7 @@ from clipself_seg.commands import train
 from clipself_seg.config import load_config
 from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.regions.evaluation import RegionEvaluation
+from clipself_seg.evaluation.region_accuracy import RegionEvaluation
 from clipself_seg.files import alone_in
 from clipself_seg.models import CLIPSelf
 from tests.conftest import ROOT
@@ -397,7 +397,7 @@ def test_shards_are_refused_where_more_than_images_is_read(tmp_path, shards, cap
         ),
         (
             {"DATASETS__TRAIN": "('wds:pipe:touch ran',)"},
-            "an address or a command: shards are files",
+            "files on this machine, such as",
         ),
     ):
         assert run(folder, shards, **changes) == 2

@@ -186,7 +186,7 @@ def test_numbers_and_sizes_are_bounded_before_masks_are_made(tmp_path, monkeypat
                 with pytest.raises(InputError, match=message):
                     given_masks(given, SIZE)
     monkeypatch.setattr(module, "MOST_FILE_BYTES", 10)
-    with pytest.raises(InputError, match="a.json: it has .* bytes, and 10 at most"):
+    with pytest.raises(InputError, match="a.json has .* bytes, and 10 at most"):
         read_masks(path, SIZE)
 
 

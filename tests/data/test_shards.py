@@ -41,11 +41,8 @@ def test_braces_count_as_those_of_webdataset(name, paths):
         ("wds:", "stands for 0 shards"),
         ("wds:a{3..1}", "stands for 0 shards: give"),
         ("wds:a{0..99999}{0..99999}", "stands for 10000000000 shards"),
-        ("wds:https://a/{0..1}.tar", "has 'wds:https://a/{0..1}.tar', an address or a command"),
-        (
-            "wds:pipe:touch ran",
-            "has 'wds:pipe:touch ran', an address or a command: shards are files",
-        ),
+        ("wds:https://a/{0..1}.tar", "0 shards: give .* files on this machine"),
+        ("wds:pipe:touch ran", "has 'wds:pipe:touch ran', which .* no address and no command"),
     ],
 )
 def test_what_stands_for_no_files_is_refused(name, message):

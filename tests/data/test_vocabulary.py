@@ -91,7 +91,10 @@ def test_masks_follow_the_order_of_the_classes(write):
         (["dog", "cat, "], "is 'cat, ', which has an empty name"),
         (["dog", "cat", "Dog|hound"], "more than once: dog"),
         ("[" * 100_000, "cannot be read as JSON (its brackets are nested too"),
-        ('{"classes": [' + "[" * 500 + "]" * 501 + "}", "class 0: "),
+        (
+            '{"classes": [' + "[" * 500 + "]" * 501 + "}",
+            "classes[0] is [[[[[[[...]]]]]]], and has to be an object",
+        ),
         (
             {"classes": [{"names": ["a"]}], "abuot": ""},
             'unknown key "abuot": did you mean "about"',
@@ -101,7 +104,7 @@ def test_masks_follow_the_order_of_the_classes(write):
         ({"classes": [{"names": ["a"], "dataset_id": 1}, {"names": ["b"]}]}, "1 of 2 classes"),
         (
             {"classes": [{"names": ["a"], "dataset_id": 7}, {"names": ["b"], "dataset_id": 7}]},
-            "more than once: 7",
+            "dataset_id 7 is there twice",
         ),
     ],
 )

@@ -18,7 +18,7 @@ from clipself_seg.config import add_clipself_seg_config
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.coco_objects import read_true_objects
-from clipself_seg.evaluation.detection import DetectionEvaluation, DetectionEvaluator
+from clipself_seg.evaluation.detection_evaluation import DetectionEvaluation, DetectionEvaluator
 from clipself_seg.models.protocol import Classes
 from tests.detection_worlds import (
     SIZE,

@@ -358,7 +358,7 @@ def test_keys_of_files_and_of_training_are_refused(plain, key):
         ),
         ("MODEL.FUSION.ALPHA", float("nan"), "nan, and in a folder it is from -4096 to 4096"),
         ("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "META_ARCHITECTURE is 'GeneralizedRCNN'"),
-        ("MODEL.META_ARCHITECTURE", ["CATSeg"], "META_ARCHITECTURE is of type list"),
+        ("MODEL.META_ARCHITECTURE", ["CATSeg"], "META_ARCHITECTURE is ['CATSeg']"),
     ],
 )
 def test_what_a_folder_may_not_say_is_refused_by_name(plain, key, value, message):

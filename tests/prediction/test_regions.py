@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import MissingPackage
-from clipself_seg.evaluation.panoptic.numbers import panoptic_map
+from clipself_seg.evaluation.panoptic.quality import panoptic_map
 from clipself_seg.prediction.detection import Detections
 from clipself_seg.prediction.panoptic import segmentation_of
 from clipself_seg.prediction.semantic import Segmentation

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipself_seg.evaluation.sem_seg.numbers import class_numbers, sem_seg_results
+from clipself_seg.evaluation.mean_iou import class_numbers, sem_seg_results
 from clipself_seg.training.mixing import (
     as_json,
     forgetting_table,

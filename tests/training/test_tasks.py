@@ -46,7 +46,7 @@ def test_a_task_that_there_is_not_is_refused_by_name():
 
     META_ARCH_REGISTRY._do_register("Theirs", Theirs)
     try:
-        with pytest.raises(InputError, match='Theirs is of the task "depth"; there are regions,'):
+        with pytest.raises(InputError, match='Theirs: unknown task "depth": choose from'):
             task_of(config("Theirs"))
     finally:
         del META_ARCH_REGISTRY._obj_map["Theirs"]

@@ -221,8 +221,9 @@ class Part:
                 left_out[annotation["category_id"]] += 1
                 unnamed.append(annotation)
                 continue
-            elif is_box(box := annotation.get("bbox")):
-                annotation = {"area": box[2] * box[3]} | annotation
+            elif is_box(annotation.get("bbox")):
+                _, _, width, height = annotation["bbox"]
+                annotation = {"area": width * height} | annotation
             kept.append(annotation)
         if not kept:
             reason = f"none of its annotations is of a class of {self.data.origin}"

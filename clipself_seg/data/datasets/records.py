@@ -152,7 +152,7 @@ def find_annotated(name: str) -> DataSet:
         return entry
     metadata = registered_metadata(name)
     panoptic = metadata.get("panoptic_json")
-    annotations = panoptic or metadata.get("json_file")
+    annotations: Any = panoptic or metadata.get("json_file")
     _require_stated(name, "image_root", metadata.get("image_root"))
     _require_stated(name, "json_file", annotations)
     return CocoSet(
@@ -184,8 +184,8 @@ def vocabulary_name(name: str) -> NamedVocabulary:
     if name in DATASETS:
         entry = DATASETS[name]
         if isinstance(entry, PanopticSet) or not entry.vocabulary:
-            known = [n for n, e in DATASETS.items() if _content(e) == "segments"]
-            raise InputError(f'data set "{name}" has no vocabulary here: {nearest(name, known)}')
+            suited = [n for n, e in DATASETS.items() if _content(e) == "segments"]
+            raise InputError(f'data set "{name}" has no vocabulary here: {nearest(name, suited)}')
         return entry.vocabulary
     vocabulary = registered_classes(name, registered_metadata(name))
     _require_stated(name, "vocabulary", vocabulary)
@@ -254,12 +254,12 @@ def _with_content(name: str, *contents: str) -> DataSet:
     entry = find_annotated(name)
     content = _content(entry)
     if content and contents and content not in contents:
-        known = [
+        suited = [
             n for n, e in DATASETS.items() if isinstance(e, CocoSet) and _content(e) in contents
         ]
         reads = " or ".join(contents)
         raise InputError(
-            f'data set "{name}" has {content}, and {reads} are read here: {nearest(name, known)}'
+            f'data set "{name}" has {content}, and {reads} are read here: {nearest(name, suited)}'
         )
     return entry
 

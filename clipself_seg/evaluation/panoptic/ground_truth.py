@@ -44,7 +44,7 @@ class PanopticGroundTruth(NamedTuple):
         vocabulary: its K classes.
         records: a record for each image, with the files of its ground truth.
         seen: (K,) bool, classes of the training vocabulary; None if that is not known.
-        tasks: what is measured, out of "panoptic", "instances" and "semantic".
+        tasks: measured tasks, out of "panoptic", "instances" and "semantic".
         instances: instances of all images; None if they are not measured.
         areas: kind of the areas of stuff that the panoptic JSON states: "published", also where
             ADE20K's file names none, or "clean"; "" for a data set that has only one kind.
@@ -139,7 +139,7 @@ def _check_images(
 
 
 def is_semantic_only(name: str) -> bool:
-    """Whether a data set has label maps and no panoptic files; False for an unknown one."""
+    """True for a data set with label maps and no panoptic files; False for an unknown one."""
     if name in DATASETS or name not in DatasetCatalog.list():
         return isinstance(DATASETS.get(name), SemSegSet)
     metadata = MetadataCatalog.get(name).as_dict()
@@ -188,7 +188,7 @@ def read_semantic_only(
 
 
 def counts_all(name: str, train_vocabulary: NamedVocabulary) -> bool:
-    """Whether all classes of a data set count as seen, whatever their names are."""
+    """True where all classes of a data set count as seen, whatever their names are."""
     return name in ALL_SEEN and train_vocabulary in COCO_LISTS
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
-from clipself_seg.clip import CLIPBackbone
+from clipself_seg.clip import CLIPBackbone, VisionLanguageBackbone
 from clipself_seg.clip.tokenizers import ClipTokenizer
 from clipself_seg.clip.training_free import NONE
 from clipself_seg.errors import InputError
@@ -63,7 +63,9 @@ class TextGraph(nn.Module):
         return F.normalize(self.text.whole(tokens), dim=-1)
 
 
-def export_onnx(clip: CLIPBackbone, folder: str | os.PathLike[str]) -> dict[str, Differences]:
+def export_onnx(
+    clip: VisionLanguageBackbone, folder: str | os.PathLike[str]
+) -> dict[str, Differences]:
     """Writes both graphs, the metadata and CLIP's tokenizer, if the graphs compute what torch does.
 
     Weights of more than onnx keeps in one file (2 GB) go to a ``.data`` file beside it.
@@ -80,6 +82,11 @@ def export_onnx(clip: CLIPBackbone, folder: str | os.PathLike[str]) -> dict[str,
         InputError: a package is missing, the folder has something in it, the dense features are made by an attention
             without training, or a difference is larger than `TOLERANCE`; nothing is written then.
     """
+    if not isinstance(clip, CLIPBackbone):
+        raise InputError(
+            f"the backbone {clip.name} reads sentences, which no exported graph does: export a model with its class "
+            "names, to a file that ends in .onnx"
+        )
     if clip.visual.attention != NONE:
         raise InputError(
             f"MODEL.CLIP.ATTENTION {clip.visual.attention} is not exported, only what MODEL.CLIP.DENSE names: "
@@ -117,12 +124,13 @@ def text_graph(clip: CLIPBackbone) -> Graph:
     return Graph(TextGraph(clip), {"tokens": tokens}, sizes, ("embeddings",), checks)
 
 
-def tokenizer_of(clip: CLIPBackbone) -> ClipTokenizer | None:
+def tokenizer_of(clip: VisionLanguageBackbone) -> ClipTokenizer | None:
     """Find the tokenizer of a CLIP with CLIP's byte pairs. Return None for a CLIP with another tokenizer."""
-    return clip.tokenizer if isinstance(clip.tokenizer, ClipTokenizer) else None
+    tokenizer = getattr(clip, "tokenizer", None)
+    return tokenizer if isinstance(tokenizer, ClipTokenizer) else None
 
 
-def text_files(clip: CLIPBackbone) -> dict[str, str]:
+def text_files(clip: VisionLanguageBackbone) -> dict[str, str]:
     """Contents of the files that turn class names into embeddings by an exported text tower, by their endings.
 
     Raises:

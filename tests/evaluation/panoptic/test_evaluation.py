@@ -18,9 +18,9 @@ from clipself_seg.data.mappers.samples import chw
 from clipself_seg.data.masks import encode_masks
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.panoptic.evaluation import sweep_fusions, sweep_results
-from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.evaluation.panoptic.ground_truth import read_panoptic_ground_truth
+from clipself_seg.evaluation.panoptic.panoptic_evaluation import sweep_fusions, sweep_results
+from clipself_seg.evaluation.panoptic.quality import PanopticQualityEvaluator
 from clipself_seg.heads.fusion import Fusion
 from clipself_seg.heads.panoptic.clip_branches import DensePooling
 from clipself_seg.models import OpenPanoptic

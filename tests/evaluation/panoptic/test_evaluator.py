@@ -12,8 +12,7 @@ import torch
 from clipself_seg.data.masks import read_panoptic_png
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
-from clipself_seg.evaluation.panoptic.numbers import panoptic_results
+from clipself_seg.evaluation.panoptic.quality import PanopticQualityEvaluator, panoptic_results
 from clipself_seg.evaluation.report import quality_table
 from tests.panoptic_worlds import CATEGORIES, own_quality, random_sides
 
@@ -75,7 +74,7 @@ def test_ground_truth_that_was_read_before_is_not_read_again(tmp_path):
 
 
 def test_blank_data_are_refused():
-    with pytest.raises(InputError, match='"tiny" has no segment in 0 images'):
+    with pytest.raises(InputError, match='"tiny" has no segment, true or predicted, in 0 images'):
         evaluator(image_ids=[]).evaluate()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipself_seg.evaluation.panoptic.fusions import best_cell, plot_sweep, sweep_table
+from clipself_seg.evaluation.panoptic.panoptic_evaluation import best_cell, plot_sweep, sweep_table
 
 SWEEP = {
     "alpha": [0.0, 0.35, 1.0],

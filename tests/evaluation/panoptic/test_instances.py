@@ -17,7 +17,7 @@ from clipself_seg.data.masks import encode_masks
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.coco_objects import read_true_instances
-from clipself_seg.evaluation.panoptic.instances import (
+from clipself_seg.evaluation.panoptic.instance_ap import (
     InstanceAPEvaluator,
     cityscapes_precision,
     image_overlaps,

@@ -12,7 +12,7 @@ from PIL import Image
 from clipself_seg.commands.panoptic_quality import Side, read_classes
 from clipself_seg.data.masks import read_panoptic_png
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.panoptic.numbers import (
+from clipself_seg.evaluation.panoptic.quality import (
     match_segments,
     panoptic_map,
     panoptic_quality,
@@ -139,7 +139,7 @@ def test_integers_of_numpy_are_as_good_as_pythons():
         (1, [5, 8], [segment(5, THING)], r"b.png and b.json disagree.*\[8\] only in the map"),
         (1, [5, 5], [segment(5, THING), segment(6, THING)], r"\[6\] only in the list"),
         (1, [5, 5], [segment(5, 3)], "segment 5 has category 3, which is not among the 6"),
-        (1, [5, 5], [segment(5, THING)] * 2, "ids have to be unique"),
+        (1, [5, 5], [segment(5, THING)] * 2, "segment id 5 is there twice"),
         (1, [0, 0], [segment(0, THING)], "from 1 to 16777215"),
         (1, [5, 5], [{"id": 5}], 'b.json: a segment has .*"category_id"'),
         (1, [5, 5], ["5"], "b.json: a segment has"),
@@ -177,7 +177,9 @@ def test_a_png_is_read_as_it_is_stored_whatever_it_says_of_display(tmp_path):
 @pytest.mark.parametrize("mode", ["P", "L", "RGBA", "I;16"])
 def test_a_png_of_other_pixels_is_refused(tmp_path, mode):
     Image.new(mode, (9, 8)).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match=f"a.png: a panoptic PNG has RGB pixels.*is {mode}"):
+    with pytest.raises(
+        InputError, match=f"a.png has pixels of type {mode}: a panoptic PNG has RGB"
+    ):
         read_panoptic_png(tmp_path / "a.png")
 
 

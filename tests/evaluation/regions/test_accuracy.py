@@ -11,7 +11,7 @@ import torch
 
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.regions.accuracy import (
+from clipself_seg.evaluation.region_accuracy import (
     NO_CLASS,
     RegionAccuracyEvaluator,
     class_accuracies,
@@ -91,7 +91,7 @@ def test_groups_compete_among_all_classes():
         "boxes.stuff.top1": 100,
         "boxes.stuff.top5": 100,
     }
-    assert one.evaluate() == {"regions": things | stuff | {"images": 1}}
+    assert (things | stuff | {"images": 1}).items() <= one.evaluate()["regions"].items()
 
 
 def test_images_without_regions_do_not_disturb():

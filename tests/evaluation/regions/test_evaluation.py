@@ -11,7 +11,7 @@ import torch
 from clipself_seg.clip import load_clip
 from clipself_seg.data.datasets.records import vocabulary_name
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.evaluation.regions.evaluation import RegionEvaluation
+from clipself_seg.evaluation.region_accuracy import RegionEvaluation
 from clipself_seg.models import CLIPSelf, RegionReader
 from tests.tiny import write_tiny_coco
 

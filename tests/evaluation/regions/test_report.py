@@ -10,7 +10,7 @@ import sys
 from matplotlib.figure import Figure
 from PIL import Image
 
-from clipself_seg.evaluation.regions.report import (
+from clipself_seg.evaluation.region_report import (
     ATTENTION_COLUMNS,
     COLUMNS,
     plot_size_curve,

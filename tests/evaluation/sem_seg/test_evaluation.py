@@ -16,7 +16,7 @@ from torch import nn
 
 from clipself_seg.config import add_clipself_seg_config
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.sem_seg.evaluation import SemSegEvaluation
+from clipself_seg.evaluation.sem_seg_evaluation import SemSegEvaluation
 from clipself_seg.models.protocol import Reading
 from tests.two_processes import in_two_processes
 

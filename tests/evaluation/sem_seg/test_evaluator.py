@@ -13,7 +13,7 @@ from detectron2.evaluation import SemSegEvaluator
 from PIL import Image
 
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator
+from clipself_seg.evaluation.mean_iou import SemSegAccuracyEvaluator
 
 # Of the stock evaluator, which is older than numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:detectron2")

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from clipself_seg.evaluation.sem_seg.numbers import (
+from clipself_seg.evaluation.mean_iou import (
     boundary_counts,
     boundary_iou,
     boundary_results,

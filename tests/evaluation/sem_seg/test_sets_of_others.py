@@ -16,7 +16,7 @@ from clipself_seg.data.datasets.records import find_dataset, sem_seg_records, vo
 from clipself_seg.data.datasets.table import DetectionSet
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.ground_truth import is_semantic_only
-from clipself_seg.evaluation.sem_seg.evaluation import SemSegEvaluation
+from clipself_seg.evaluation.sem_seg_evaluation import SemSegEvaluation
 
 CLASSES = ["others", "river, stream", "unlabeled"]
 # The labels of 16 x 16 pixels each, and what the model sees in their place; -1 is not labelled.

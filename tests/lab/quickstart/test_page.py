@@ -12,7 +12,7 @@ import pytest
 from clipself_seg.clip import load_clip
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.regions.report import region_table
+from clipself_seg.evaluation.region_report import region_table
 from clipself_seg.evaluation.report import semantic_split_table
 from clipself_seg.explore.demo import SHOWN, Question, ask
 from clipself_seg.pages import render

@@ -18,7 +18,7 @@ from clipself_seg.data.images import read_image
 from clipself_seg.data.masks import read_indices
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.regions.report import region_table
+from clipself_seg.evaluation.region_report import region_table
 from clipself_seg.evaluation.report import novel_table, panoptic_split_table, semantic_split_table
 from clipself_seg.files import read_json
 from clipself_seg.prediction.load import load

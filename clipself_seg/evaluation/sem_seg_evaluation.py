@@ -24,8 +24,9 @@ from clipself_seg.data.vocabulary import (
     Vocabulary,
     read_label_file,
 )
-from clipself_seg.evaluation.base import Evaluation, Pass, Results, label_file_of
-from clipself_seg.evaluation.examples import DrawnExamples
+from clipself_seg.evaluation.base import Evaluation, Pass, Results
+from clipself_seg.evaluation.examples import DrawnExamples, of_each
+from clipself_seg.evaluation.mean_iou import MiouRule, SemSegAccuracyEvaluator
 from clipself_seg.evaluation.protocol import (
     MeasuringProtocol,
     beside_text,
@@ -34,8 +35,6 @@ from clipself_seg.evaluation.protocol import (
     words_text,
 )
 from clipself_seg.evaluation.report import of_paper, semantic_paper_table, semantic_run_table
-from clipself_seg.evaluation.sem_seg.evaluator import SemSegAccuracyEvaluator
-from clipself_seg.evaluation.sem_seg.numbers import MiouRule
 from clipself_seg.models.protocol import SemSegModel, reading_of
 
 logger = logging.getLogger(__name__)
@@ -70,7 +69,9 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._label_file = label_file_of(self.datasets, self.label_files)
+        files = self.label_files or [""] * len(self.datasets)
+        wanted = 'a file, or "" for its own names,'
+        self._label_file = of_each("TEST.LABEL_FILES", files, self.datasets, wanted)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
@@ -103,7 +104,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
 
     @property
     def _background(self) -> str:
-        """What the background is, where a data set has one."""
+        """The rule of the background in words, for data sets that have one."""
         named = "its names" if self.background_words else "no names"
         return f"{named}, and a score below {self.threshold}" if self.threshold else named
 

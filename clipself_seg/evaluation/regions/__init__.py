@@ -1,1 +1,0 @@
-"""Accuracy of zero-shot region recognition by data set and input size; start with evaluation.py."""

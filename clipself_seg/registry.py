@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from clipself_seg.errors import InputError
 
 Value = TypeVar("Value")
+Entered = TypeVar("Entered")
 
 
 class Registry(dict[str, Value]):
@@ -20,7 +21,7 @@ class Registry(dict[str, Value]):
         super().__init__()
         self.reserved = reserved
 
-    def enter(self, name: str, value: Value) -> Value:
+    def enter(self, name: str, value: Entered) -> Entered:
         """Adds a method, and returns it.
 
         Raises:
@@ -28,5 +29,5 @@ class Registry(dict[str, Value]):
         """
         if name in self or name == self.reserved:
             raise InputError(f'there is a "{name}" already: register yours by another name')
-        self[name] = value
+        self[name] = cast(Value, value)
         return value

@@ -42,7 +42,7 @@ def _drawn_clip(name: str, seed: int, *how: tuple[str, Any]) -> tuple[CLIPBackbo
 
 
 def tiny_clipself(name: str = "ViT-Mini-8", **how: Any) -> CLIPSelf:
-    """A CLIPSelf with random weights, the same at every call; fields of `TrainingSettings` may be among its arguments."""
+    """A CLIPSelf with random weights, the same at every call; `how` may have fields of `TrainingSettings`."""
     settings = {field.name for field in dataclasses.fields(TrainingSettings)}
     training = TrainingSettings(**{name: how.pop(name) for name in settings & how.keys()})
     return CLIPSelf(clip=random_clip(name), training=training, **how)

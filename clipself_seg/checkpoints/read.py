@@ -10,9 +10,8 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -195,33 +194,6 @@ LONGEST = 200
 """Characters of a name that a message repeats."""
 
 
-class NameProblem(NamedTuple):
-    """A difference between names, such as "lacks 2 tensors", and the first of these names."""
-
-    what: str
-    names: str
-
-
-def name_problem(wanted: Iterable[str], given: Iterable[str]) -> NameProblem | None:
-    """First difference between a checkpoint's names and a model's; None if there is none.
-
-    Args:
-        wanted: names of the model's tensors.
-        given: names of the checkpoint's tensors.
-    """
-    needed, there = dict.fromkeys(wanted), dict.fromkeys(given)
-    for verb, kind, names in (
-        ("lacks", "", [name for name in needed if name not in there]),
-        ("has", "unexpected ", [name for name in there if name not in needed]),
-    ):
-        if names:
-            first = [n if len(n) <= LONGEST else f"{n[:LONGEST]}..." for n in names[:3]]
-            shown = ", ".join(first) + (", ..." if len(names) > 3 else "")
-            noun = "tensor" if len(names) == 1 else "tensors"
-            return NameProblem(f"{verb} {len(names)} {kind}{noun}", shown)
-    return None
-
-
 def fit(
     tensors: Mapping[str, Tensor],
     wanted: Mapping[str, Tensor],
@@ -245,8 +217,15 @@ def fit(
         InputError: missing, unexpected or misshapen tensors, integers in place of floating-point numbers, NaN or
             infinite numbers; names the first ones.
     """
-    if problem := name_problem(wanted, tensors):
-        raise InputError(f"{origin} {problem.what}: {problem.names}; {remedy}")
+    for what, names in (
+        ("lacks {} {}", [name for name in wanted if name not in tensors]),
+        ("has {} unexpected {}", [name for name in tensors if name not in wanted]),
+    ):
+        if names:
+            counted = what.format(len(names), "tensor" if len(names) == 1 else "tensors")
+            first = [n if len(n) <= LONGEST else f"{n[:LONGEST]}..." for n in names[:3]]
+            more = ", ..." if len(names) > 3 else ""
+            raise InputError(f"{origin} {counted}: {', '.join(first)}{more}; {remedy}")
     return {
         name: _fitted(name, tensors[name], target, origin, sizes or remedy)
         for name, target in wanted.items()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +26,6 @@ from clipself_seg.clip.runtime import send
 from clipself_seg.clip.text_bank import TextBank
 from clipself_seg.clip.tower import DENSE
 from clipself_seg.clip.weights import to_native
-from clipself_seg.data.examples import ClassExamples
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Names, Vocabulary, Words
 from clipself_seg.errors import InputError
@@ -93,26 +92,24 @@ class ModelBase(nn.Module):
         """Gives the model the classes of calls without `classes`; the arguments are those of its `classes_of`."""
         self.classes = self.classes_of(words, seen, **choices)
 
+    def training_vocabulary(self, vocabulary: Vocabulary | Sequence[str] | None) -> Vocabulary:
+        """The classes that `setup_training` is given, of a model that trains on classes.
+
+        Raises:
+            InputError: there are none.
+        """
+        if vocabulary is None:
+            raise InputError(
+                f"{type(self).__name__} trains on classes: name data sets that have some in DATASETS.TRAIN"
+            )
+        return Vocabulary.of(vocabulary, repeats=True)
+
     def given_classes(self, classes: Classes | None) -> Classes:
         """The classes of a call: its argument, or if that is None those that `set_vocabulary` gave."""
         classes = self.classes if classes is None else classes
         if not classes.names:
             raise RuntimeError("call set_vocabulary before the model")
         return classes
-
-    def give_classes(
-        self,
-        names: Names,
-        seen: np.ndarray | None,
-        things: tuple[int, ...] = (),
-        examples: tuple[ClassExamples, ...] = (),
-    ) -> None:
-        """Sets the classes, see `Classes`."""
-        self.classes = Classes(names, things, seen, examples)
-
-    def require_vocabulary(self) -> None:
-        """Refuses a call before `set_vocabulary`."""
-        self.given_classes(None)
 
     def seen(self) -> Tensor:
         """Classes of the training vocabulary, (K,) bool."""

@@ -87,7 +87,7 @@ class CLIPSelf(RegionReader):
         clip: VisionLanguageBackbone,
         student: VisionLanguageBackbone | None = None,
         objective: Objective | None = None,
-        training: TrainingSettings = TrainingSettings(),
+        training: TrainingSettings | None = None,
         alpha: float = 1.0,
         read: Sequence[str] = ("boxes", "masks", "crops"),
         templates: str = "vild63",
@@ -98,13 +98,14 @@ class CLIPSelf(RegionReader):
             clip: CLIP that becomes the teacher, both towers.
             student: CLIP that the student starts from; None starts from a copy of the teacher.
             objective: what the student is trained for; None is CLIPSelf's own, of crops.
-            training: settings of training.
+            training: settings of training, those by default if None.
             alpha: weight of the student in the mixture that is evaluated and exported, in [0, 1] (D4).
             read: readouts in evaluation, out of `clipself_seg.config.READOUTS`.
             templates: prompts around a class name, a name in `text_bank.TEMPLATES`.
             test_precision: dtype of autocast in evaluation, or None.
         """
         super().__init__(clip=clip, read=read, templates=templates, precision=test_precision)
+        training = training or TrainingSettings()
         assert training.trainable_blocks != 0, "trains nothing"
         self.teacher = clip
         learner = clip.copy() if student is None else student
@@ -200,7 +201,7 @@ class CLIPSelf(RegionReader):
                 dist.broadcast(parameter.data, 0)
         return self
 
-    def forward(
+    def forward(  # type: ignore[override]  # in training it gives losses
         self,
         samples: Sequence[Sample],
         *,

@@ -7,11 +7,9 @@ from torch.nn import functional as F
 
 from clipself_seg.clip.load import build_clip
 from clipself_seg.clip.text_bank import TextBank
-from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.extend import register_key
 from clipself_seg.models.base import ModelBase
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
-from clipself_seg.models.protocol import Classes
 
 register_key("MODEL.MY_HEAD.SCALE", 40.0)  # factor of the cosines
 
@@ -34,9 +32,6 @@ class MyHead(ModelBase):
     @classmethod
     def task(cls):
         return "sem_seg"  # so that its data and its evaluation are those of CAT-Seg
-
-    def classes_of(self, words, seen=None):
-        return Classes(Vocabulary.of(words).names(all_synonyms=False), seen=seen)
 
     def forward(self, samples, *, classes=None, output="scores"):
         """Losses in training; in evaluation the labels (H, W) or the scores (K, H, W) of each image."""

@@ -18,7 +18,7 @@ from clipself_seg.checkpoints.dense_feature import (
     require_feature,
     stated_feature,
 )
-from clipself_seg.checkpoints.read import is_finite, name_problem, read_checkpoint
+from clipself_seg.checkpoints.read import fit, is_finite, read_checkpoint
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.errors import InputError
 from tests.checkpoint_files import KINDS, Bomb, save_as
@@ -186,15 +186,43 @@ def test_a_tensor_under_a_number_is_named(tmp_path):
         read_checkpoint(tmp_path / "x.pt")
 
 
-def test_what_lacks_comes_before_what_is_unexpected():
-    assert name_problem("ab", "ab") is None
-    assert name_problem("abcde", "ax") == ("lacks 4 tensors", "b, c, d, ...")
-    assert name_problem("a", "abx") == ("has 2 unexpected tensors", "b, x")
+@pytest.mark.parametrize(
+    "wanted, given, message",
+    [
+        ("abcde", "ax", "a.pt lacks 4 tensors: b, c, d, ...; fetch it again"),
+        ("a", "abx", "a.pt has 2 unexpected tensors: b, x; fetch it again"),
+        ("a", ["a", "x" * 10_000], f"a.pt has 1 unexpected tensor: {'x' * 200}...; fetch it again"),
+    ],
+)
+def test_fit_names_what_lacks_before_what_is_unexpected_and_no_page_of_a_name(
+    wanted, given, message
+):
+    names = [dict.fromkeys(names, torch.ones(2)) for names in (given, wanted)]
+    with pytest.raises(InputError) as caught:
+        fit(*names, "a.pt", remedy="fetch it again")
+    assert str(caught.value) == message
 
 
-def test_a_page_of_a_name_is_not_repeated():
-    problem = name_problem(["a"], ["a", "x" * 10_000])
-    assert problem.what == "has 1 unexpected tensor" and len(problem.names) < 250
+@pytest.mark.parametrize(
+    "tensor, message",
+    [
+        (torch.ones(3), r"a of shape \(3,\), the model needs \(2,\): give the size"),
+        (torch.ones(2, dtype=torch.int8), "a as int8, not floating point"),
+        (torch.tensor([1.0, torch.nan]), "NaN or infinite numbers in a"),
+        (torch.tensor([1.0, 1e300], dtype=torch.float64), "NaN or infinite numbers in a"),
+    ],
+)
+def test_fit_refuses_other_shapes_integers_and_what_is_no_number(tensor, message):
+    with pytest.raises(InputError, match=f"a.pt has {message}"):
+        fit({"a": tensor}, {"a": torch.ones(2)}, "a.pt", remedy="", sizes="give the size")
+
+
+def test_fit_gives_the_modules_order_shapes_and_types():
+    tensors = {"b": torch.ones(2, dtype=torch.float16), "a": torch.ones(1, 1)}
+    fitted = fit(tensors, {"a": torch.ones(()), "b": torch.zeros(2)}, "a.pt", remedy="")
+    assert (
+        [*fitted] == ["a", "b"] and fitted["a"].shape == () and fitted["b"].dtype == torch.float32
+    )
 
 
 THREE = DenseFeature("multi_value", 3)

@@ -59,6 +59,14 @@ def evaluated(cfg, model, fails, **options):
     return evaluation(model, outputs.writer(evaluation, model))
 
 
+def test_an_evaluation_on_fewer_data_sets_or_into_a_folder_leaves_the_first_as_it_was(tmp_path):
+    evaluation = TwoSets(False)
+    before = evaluation.datasets, evaluation.output_dir
+    assert [*evaluation.only(["second"])(torch.nn.Linear(1, 1))] == ["second"]
+    assert evaluation.into(tmp_path).output_dir == tmp_path
+    assert (evaluation.datasets, evaluation.output_dir) == before and not evaluation.protocols
+
+
 @pytest.mark.parametrize(
     ("device", "gpus", "said"),
     [

@@ -85,8 +85,8 @@ class CATSeg(ModelBase):
         backbone: Backbone | None = None,
         all_synonyms: bool = False,
         templates: str = "cat_seg",
-        training: TrainingSettings = TrainingSettings(),
-        evaluation: EvaluationSettings = EvaluationSettings(),
+        training: TrainingSettings | None = None,
+        evaluation: EvaluationSettings | None = None,
     ) -> None:
         """
         Args:
@@ -97,10 +97,11 @@ class CATSeg(ModelBase):
             backbone: guides in CLIP's place, with features res4, res3 and res2 (version 1).
             all_synonyms: whether all names of a class go into its prompts, or the first alone.
             templates: prompts around a class name, a name in `text_bank.TEMPLATES`.
-            training: settings of training; the parameters of CLIP that it trains are the only ones with gradients.
-            evaluation: settings of evaluation.
+            training: settings of training, those by default if None; other parameters of CLIP get no gradients.
+            evaluation: settings of evaluation, those by default if None.
         """
         super().__init__()
+        training = training or TrainingSettings()
         self.clip = clip
         self.aggregator = aggregator
         self.backbone = backbone
@@ -120,7 +121,7 @@ class CATSeg(ModelBase):
         self.all_synonyms = all_synonyms
         self.layout = WindowLayout()
         self.training_settings = training
-        self.evaluation = evaluation
+        self.evaluation = evaluation or EvaluationSettings()
         self.ignore_label = training.ignore_label
         self._start: tuple[CATSeg, Names] | None = None
         self.texts = ClassTexts(clip, templates, aggregator.checkpointing)
@@ -212,26 +213,21 @@ class CATSeg(ModelBase):
             InputError: there is no vocabulary, or it has with the preserved words as many classes as the aggregator
                 pads to; as `other_words`.
         """
-        if vocabulary is None:
-            raise InputError(
-                "CAT-Seg trains on classes: DATASETS.TRAIN has to name data sets with a vocabulary"
-            )
-        settings = self.training_settings
+        words, settings = self.training_vocabulary(vocabulary), self.training_settings
         others: Names = ()
         if settings.preservation:
-            others = other_words(settings.preserved_words[0], vocabulary)
+            others = other_words(settings.preserved_words[0], words)
             check_lengths(self.clip, others, self.texts.templates)
-        pad_len, sample = self.aggregator.sizes.pad_len, min(
-            settings.preserved_words[1], len(others)
-        )
-        if 0 < pad_len <= len(vocabulary) + sample:
+        pad_len = self.aggregator.sizes.pad_len
+        sample = min(settings.preserved_words[1], len(others))
+        if 0 < pad_len <= len(words) + sample:
             # No padding is left to learn from, and classes that a window leaves out have no gradient.
             further = f" and MODEL.PRESERVATION.SAMPLE adds {sample}" if sample else ""
             raise InputError(
-                f"MODEL.CAT_SEG.PAD_LEN is {pad_len}, DATASETS.TRAIN has {len(vocabulary)} classes{further}: raise "
+                f"MODEL.CAT_SEG.PAD_LEN is {pad_len}, DATASETS.TRAIN has {len(words)} classes{further}: raise "
                 "PAD_LEN above the number of classes or set it to 0"
             )
-        self.set_vocabulary(vocabulary)
+        self.set_vocabulary(words)
         self._start = None  # which a copy would keep
         if others:
             self._start = *frozen_copy(self), others

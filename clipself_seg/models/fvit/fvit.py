@@ -6,6 +6,7 @@ the padded square, but for detections, which are in pixels of the original image
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -67,7 +68,7 @@ class FViT(ModelBase):
         rpn_head: RPN,
         roi_head: RoIHeads,
         inputs: InputSettings,
-        training: TrainingSettings = TrainingSettings(),
+        training: TrainingSettings | None = None,
         test_precision: torch.dtype | None = None,
     ) -> None:
         """
@@ -78,7 +79,7 @@ class FViT(ModelBase):
             rpn_head: region proposal network.
             roi_head: box head, and mask head or None.
             inputs: what is read of images and of the tower.
-            training: settings of training; what of the image tower learns alone has gradients.
+            training: settings of training, those by default if None.
             test_precision: dtype of autocast in evaluation, or None.
         """
         super().__init__()
@@ -93,7 +94,7 @@ class FViT(ModelBase):
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
         self.tower_features = tuple(self.taps)
-        self.training_settings = training
+        self.training_settings = training or TrainingSettings()
         self.test_precision = test_precision
         self._start: tuple[FViT] | None = None
         self.bank = TextBank(clip, "vild63")
@@ -195,21 +196,16 @@ class FViT(ModelBase):
         Raises:
             InputError: there are no classes, or none is seen.
         """
-        if vocabulary is None:
-            raise InputError(
-                "F-ViT trains on classes: DATASETS.TRAIN has to name detection data sets"
-            )
+        words = self.training_vocabulary(vocabulary)
         # All of them, whatever classes the weights that are fine-tuned had been trained on.
-        seen = np.ones(len(vocabulary), dtype=bool)
-        if isinstance(vocabulary, Vocabulary) and vocabulary.classes[0].seen is not None:
-            seen = vocabulary.seen
-            if not seen.any():
-                raise InputError(
-                    f'vocabulary "{vocabulary.name}" has no seen class, so there is nothing to train on'
-                )
-        names = Vocabulary.of(vocabulary).names()
-        self.set_vocabulary(vocabulary, seen)
-        self.trained_names = tuple(synonyms for i, synonyms in enumerate(names) if seen[i])
+        unmarked = words.classes[0].seen is None
+        seen = np.ones(len(words), dtype=bool) if unmarked else words.seen
+        if not seen.any():
+            raise InputError(
+                f'vocabulary "{words.name}" has no seen class, so there is nothing to train on'
+            )
+        self.set_vocabulary(words, seen)
+        self.trained_names = tuple(itertools.compress(words.names(), seen))
         self._start = None  # which a copy would keep
         if self.training_settings.preservation:
             self._start = frozen_copy(self)

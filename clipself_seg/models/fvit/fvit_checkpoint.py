@@ -80,7 +80,7 @@ def read(model: FViT, tensors: Mapping[str, Tensor], source: str) -> None:
 
 
 def write(model: FViT) -> dict[str, object]:
-    """Content of a file: all weights under the official names, with both towers of CLIP, and the training vocabulary."""
+    """Content of a file: weights under the official names, with both towers of CLIP, and the training vocabulary."""
     own = on_host(model.state_dict())
     clip = {n.removeprefix(CLIP): t for n, t in own.items() if n.startswith(CLIP)}
     official = model.clip.file_tensors(clip)

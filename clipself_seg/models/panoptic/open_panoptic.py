@@ -24,7 +24,6 @@ from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, Words
-from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import Fusion
 from clipself_seg.heads.panoptic.clip_branches import ClipBranch
 from clipself_seg.heads.panoptic.panoptic_merge import resize_masks
@@ -156,11 +155,7 @@ class OpenPanoptic(ModelBase):
             InputError: the masks are given, or there are no classes.
         """
         masks = self.masks.require_generator("add --eval-only")
-        if vocabulary is None:
-            raise InputError(
-                "OpenPanoptic trains on classes: DATASETS.TRAIN has to name panoptic data sets"
-            )
-        self.set_vocabulary(vocabulary)
+        self.set_vocabulary(self.training_vocabulary(vocabulary))
         masks.untrained = None
 
     def optimizer_groups(self, solver: CfgNode) -> list[Group]:

@@ -271,7 +271,7 @@ REFUSED = {
     "F-ViT finds words alone": lambda: tiny().set_vocabulary(
         WORDS.with_examples({"red ball": [(np.zeros((8, 8, 3), np.uint8), None)]})
     ),
-    "has to name detection data sets": lambda: tiny().setup_training(None),
+    "FViT trains on classes: name data sets that have some": lambda: tiny().setup_training(None),
     "MODEL.FVIT.MASKS and RPN_NORM": lambda: tiny(MASKS=True).load_checkpoint(exported(), "a.pth"),
     "MODEL.FVIT.CHANNELS give the sizes": lambda: tiny(CHANNELS=16).load_checkpoint(
         exported(), "a.pth"

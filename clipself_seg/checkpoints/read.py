@@ -1,7 +1,7 @@
 """Reading a file of weights of any supported format without executing anything that is in it.
 
-`read_checkpoint` gives a `Checkpoint`: the tensors, and what the file says about itself. `name_problem` compares names
-of tensors with those that a model needs, `is_finite` looks for NaN, `nearly_equal` compares weights.
+`read_checkpoint` gives a `Checkpoint`: the tensors, and what the file says about itself. `fit` takes from it what a
+module needs, or says what does not fit; `is_finite` looks for NaN, `nearly_equal` compares weights.
 """
 
 from __future__ import annotations
@@ -214,6 +214,53 @@ def name_problem(wanted: Iterable[str], given: Iterable[str]) -> NameProblem | N
             noun = "tensor" if len(names) == 1 else "tensors"
             return NameProblem(f"{verb} {len(names)} {kind}{noun}", shown)
     return None
+
+
+def fit(
+    tensors: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    origin: str,
+    *,
+    remedy: str,
+    sizes: str = "",
+) -> dict[str, Tensor]:
+    """The tensors that a module needs, out of a checkpoint's, in the order and of the types of the module's own.
+
+    A single number may have any number of dimensions, and floating-point numbers any precision.
+
+    Args:
+        tensors: name -> tensor of the checkpoint.
+        wanted: name -> tensor of the module, which may be on "meta"; the checkpoint has to have these and no others.
+        origin: what the tensors are, which begins the message: "the file x.pth".
+        remedy: the way out where a name is missing or unexpected, such as another file or key.
+        sizes: the way out where a shape differs, such as the keys that give sizes; "" is `remedy`.
+
+    Raises:
+        InputError: missing, unexpected or misshapen tensors, integers in place of floating-point numbers, NaN or
+            infinite numbers; names the first ones.
+    """
+    if problem := name_problem(wanted, tensors):
+        raise InputError(f"{origin} {problem.what}: {problem.names}; {remedy}")
+    return {
+        name: _fitted(name, tensors[name], target, origin, sizes or remedy)
+        for name, target in wanted.items()
+    }
+
+
+def _fitted(name: str, tensor: Tensor, target: Tensor, origin: str, sizes: str) -> Tensor:
+    """A tensor with the shape and the type of another, see `fit`."""
+    if target.is_floating_point() and not tensor.is_floating_point():
+        kind = str(tensor.dtype).removeprefix("torch.")
+        wrong = f"{name} as {kind}, not floating point: take the original, not quantised weights"
+    elif tensor.shape != target.shape and not tensor.numel() == target.numel() == 1:
+        shapes = f"{tuple(tensor.shape)}, the model needs {tuple(target.shape)}"
+        wrong = f"{name} of shape {shapes}: {sizes}"
+    elif not is_finite(fitted := tensor.reshape(target.shape).to(target.dtype)):
+        remedy = "take weights from before training failed, or fetch them again"
+        wrong = f"NaN or infinite numbers in {name}: {remedy}"
+    else:
+        return fitted
+    raise InputError(f"{origin} has {wrong}")
 
 
 def is_finite(tensor: Tensor) -> bool:

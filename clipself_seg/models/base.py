@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,23 +20,27 @@ from torch.nn.modules.batchnorm import _NormBase
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.locate import locate
 from clipself_seg.checkpoints.pickles import read_numpy_pickle
-from clipself_seg.checkpoints.read import load_tensors, name_problem, read_checkpoint
+from clipself_seg.checkpoints.read import fit, read_checkpoint
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.kinds import signature_of
-from clipself_seg.clip.runtime import QUEUES, send
+from clipself_seg.clip.runtime import send
 from clipself_seg.clip.text_bank import TextBank
 from clipself_seg.clip.tower import DENSE
 from clipself_seg.clip.weights import to_native
 from clipself_seg.data.examples import ClassExamples
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Names
+from clipself_seg.data.vocabulary import Names, Words
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
 from clipself_seg.models.protocol import Classes, Group
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 NORMS = (nn.LayerNorm, nn.GroupNorm, _NormBase)
-# A Swin for classification has no norms between its stages; they start as what changes nothing.
-OUTPUT_NORM = re.compile(r"norm\d\.(weight|bias)")
+# Tensors that a classifier's file may lack: a Swin's norms between its stages, which start as what changes nothing, and
+# counters of batch norms.
+OPTIONAL = re.compile(r"norm\d\.(weight|bias)|.*num_batches_tracked")
 
 
 class ModelBase(nn.Module):
@@ -70,6 +75,33 @@ class ModelBase(nn.Module):
         """For each class the names that count."""
         return self.classes.names
 
+    def classes_of(self, words: Words, seen: np.ndarray | None = None) -> Classes:
+        """Reads and checks class names, and sets nothing: `forward` takes the result as an argument.
+
+        Args:
+            words: text, a file or a built-in name, see `read_words`; a list, where "dog|puppy" and "dog, puppy" are
+                synonyms; or a vocabulary.
+            seen: (K,) bool, classes of the training vocabulary; None stands for all of them.
+
+        Raises:
+            InputError: no class, an empty name, or one with more tokens than CLIP reads.
+            ValueError: `seen` is of another number of classes.
+        """
+        raise NotImplementedError
+
+    def set_vocabulary(
+        self, words: Words, seen: np.ndarray | None = None, **choices: bool | None
+    ) -> None:
+        """Gives the model the classes of calls without `classes`; the arguments are those of its `classes_of`."""
+        self.classes = self.classes_of(words, seen, **choices)
+
+    def given_classes(self, classes: Classes | None) -> Classes:
+        """The classes of a call: its argument, or if that is None those that `set_vocabulary` gave."""
+        classes = self.classes if classes is None else classes
+        if not classes.names:
+            raise RuntimeError("call set_vocabulary before the model")
+        return classes
+
     def give_classes(
         self,
         names: Names,
@@ -77,26 +109,27 @@ class ModelBase(nn.Module):
         things: tuple[int, ...] = (),
         examples: tuple[ClassExamples, ...] = (),
     ) -> None:
-        """Sets the classes, see `Classes`.
-
-        Raises:
-            ValueError: `seen` is of another number of classes.
-        """
-        if seen is not None and len(seen) != len(names):
-            raise ValueError(f"seen has {len(seen)} classes, there are {len(names)}")
-        known = None if seen is None else np.asarray(seen, dtype=bool)
-        self.classes = Classes(names, things, known, examples)
+        """Sets the classes, see `Classes`."""
+        self.classes = Classes(names, things, seen, examples)
 
     def require_vocabulary(self) -> None:
         """Refuses a call before `set_vocabulary`."""
-        if not self.names:
-            raise RuntimeError("call set_vocabulary before the model")
+        self.given_classes(None)
 
     def seen(self) -> Tensor:
         """Classes of the training vocabulary, (K,) bool."""
-        known = self.classes.seen
-        seen = torch.ones(len(self.names)) if known is None else torch.from_numpy(known)
-        return seen.to(self.device, non_blocking=QUEUES).bool()
+        return self.classes.seen_on(self.device)
+
+    def stays_frozen(self) -> Iterable[nn.Module]:
+        """Parts that never are in training mode, such as a frozen CLIP with batch norms; none by default."""
+        return ()
+
+    def train(self, mode: bool = True) -> Self:
+        """Switches the training mode as in every module; what `stays_frozen` stays in evaluation mode."""
+        super().train(mode)
+        for part in self.stays_frozen():
+            part.eval()
+        return self
 
     def after_optimizer_step(self) -> None:
         """Does nothing: the loss reaches every weight of the optimiser."""
@@ -226,12 +259,10 @@ def load_model_state(model: nn.Module, tensors: Mapping[str, Tensor], source: st
             f"MODEL.WEIGHTS {source} is a CLIP, which {kind} takes as "
             "MODEL.CLIP.WEIGHTS: give it there and leave MODEL.WEIGHTS empty"
         )
-    if problem := name_problem(model.state_dict(), tensors):
-        raise InputError(
-            f"MODEL.WEIGHTS {source} {problem.what} ({problem.names}): it is no checkpoint of "
-            f"{kind}, which needs none besides MODEL.CLIP.WEIGHTS"
-        )
-    load_tensors(model, tensors, f"MODEL.WEIGHTS {source}")
+    remedy = f"it is no checkpoint of {kind}, which needs none besides MODEL.CLIP.WEIGHTS"
+    model.load_state_dict(
+        fit(tensors, model.state_dict(), f"MODEL.WEIGHTS {source}", remedy=remedy)
+    )
 
 
 def load_backbone(backbone: nn.Module, path: str | os.PathLike[str], key: str) -> None:
@@ -245,14 +276,14 @@ def load_backbone(backbone: nn.Module, path: str | os.PathLike[str], key: str) -
     Raises:
         InputError: the file lacks tensors of the backbone, or they have other shapes.
     """
-    path, whose = locate(path), type(backbone).__name__
-    origin = f"{key} {path}"
+    path = locate(path)
     tensors = read_numpy_pickle(path) if path.suffix == ".pkl" else read_checkpoint(path).tensors
     tensors = {name.removeprefix("backbone."): value for name, value in tensors.items()}
-    missing = load_tensors(backbone, tensors, origin, whose)
-    missing = [name for name in missing if not OUTPUT_NORM.fullmatch(name)]
-    if problem := name_problem(missing, ()):
-        raise InputError(f"{origin} {problem.what} of {whose} ({problem.names})")
+    own = backbone.state_dict()
+    wanted = {n: t for n, t in own.items() if n in tensors or not OPTIONAL.fullmatch(n)}
+    read = {name: tensor for name, tensor in tensors.items() if name in wanted}
+    remedy = f"give weights of a {type(backbone).__name__} of these sizes"
+    backbone.load_state_dict(own | fit(read, wanted, f"{key} {path}", remedy=remedy))
 
 
 def sizes_of(sample: Sample) -> tuple[tuple[int, int], tuple[int, int]]:

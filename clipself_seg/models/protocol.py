@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,11 +16,12 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from clipself_seg.clip.runtime import QUEUES
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.examples import ClassExamples
 from clipself_seg.data.mappers.regions import WholeImageMapper
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.data.vocabulary import Names, Vocabulary, Words
 from clipself_seg.heads.fusion import Fusion
 
 # Which names of a class go into its text, in words.
@@ -41,8 +43,9 @@ Outputs = dict[str, Any]
 """What a model makes of an image, by Detectron2's names where it has some: tensors, instances, segments."""
 
 
-class Classes(NamedTuple):
-    """The classes that `set_vocabulary` has given to a model.
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """The classes that a model tells apart, checked against what the model reads (`classes_of`).
 
     Attributes:
         names: for each class the names (synonyms) that go into its prompts.
@@ -51,10 +54,19 @@ class Classes(NamedTuple):
         examples: of the classes that have some.
     """
 
-    names: tuple[tuple[str, ...], ...] = ()
+    names: Names = ()
     things: tuple[int, ...] = ()
     seen: np.ndarray | None = None
     examples: tuple[ClassExamples, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.seen is not None and len(self.seen) != len(self.names):
+            raise ValueError(f"seen has {len(self.seen)} classes, there are {len(self.names)}")
+
+    def seen_on(self, device: torch.device) -> Tensor:
+        """Classes of the training vocabulary, (K,) bool, on a device."""
+        known = np.ones(len(self.names)) if self.seen is None else np.asarray(self.seen)
+        return torch.from_numpy(known).to(device, non_blocking=QUEUES).bool()
 
 
 MIRRORED = "the image and its mirrored version, averaged"

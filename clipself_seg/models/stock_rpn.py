@@ -7,7 +7,7 @@ stands on a ResNet with a feature pyramid, or on whatever ``MODEL.BACKBONE.NAME`
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from clipself_seg.checkpoints.hashes import hash_tensors
-from clipself_seg.checkpoints.read import load_tensors, name_problem
+from clipself_seg.checkpoints.read import fit
 from clipself_seg.checkpoints.training_state import trained_tensors
 from clipself_seg.clip.runtime import autocast
 from clipself_seg.config.load import precision_from_config
@@ -32,7 +32,7 @@ from clipself_seg.models.base import (
     on_host,
     save_atomically,
 )
-from clipself_seg.models.protocol import Group
+from clipself_seg.models.protocol import Classes, Group
 
 WEIGHTS_KEY = "MODEL.STOCK_RPN.BACKBONE_WEIGHTS"
 
@@ -126,16 +126,13 @@ class StockRPN(ProposalNetwork, ModelBase):
         assert isinstance(backbone, torch.nn.Module)
         return _bottom_up(backbone)
 
-    def train(self, mode: bool = True) -> StockRPN:
-        """Switches the training mode as in every module; a frozen backbone stays in evaluation mode."""
-        super().train(mode)
-        if not self.backbone_multiplier:
-            self.bottom_up.eval()  # its batch norms would go on counting
-        return self
+    def stays_frozen(self) -> Iterable[torch.nn.Module]:
+        """The backbone, unless it learns: its batch norms would go on counting."""
+        return () if self.backbone_multiplier else (self.bottom_up,)
 
-    def set_vocabulary(self, words: Words, seen: np.ndarray | None = None) -> None:
-        """Give classes, which change nothing in what is proposed."""
-        self.give_classes(class_names(read_given(words)), seen)
+    def classes_of(self, words: Words, seen: np.ndarray | None = None) -> Classes:
+        """Reads class names, which change nothing in what is proposed."""
+        return Classes(class_names(read_given(words)), seen=seen)
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
         """Give the classes of the training data."""
@@ -188,13 +185,11 @@ class StockRPN(ProposalNetwork, ModelBase):
             InputError: missing, unexpected or misshapen tensors.
         """
         # Anchors follow from the configuration.
+        anchors = {n: t for n, t in self.state_dict().items() if "anchor_generator" in n}
         given = {n: t for n, t in tensors.items() if "anchor_generator" not in n}
-        own = [n for n in self.state_dict() if "anchor_generator" not in n]
-        if problem := name_problem(own, given):
-            raise InputError(
-                f"{source} is no StockRPN of this configuration: {problem.what}: {problem.names}"
-            )
-        load_tensors(self, given, source)
+        own = {n: t for n, t in self.state_dict().items() if n not in anchors}
+        remedy = "it is no StockRPN of this configuration"
+        self.load_state_dict(anchors | fit(given, own, source, remedy=remedy))
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Writes all weights under Detectron2's names, atomically."""

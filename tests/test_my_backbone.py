@@ -21,7 +21,7 @@ from clipself_seg.commands import train
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import build_model
-from clipself_seg.prediction.semantic import Predictor
+from clipself_seg.prediction.task_predictors import SemanticPredictor
 from tests.conftest import ROOT
 from tests.tiny import small_worlds
 
@@ -110,7 +110,9 @@ def test_a_checkpoint_loads_again(config, opts, tmp_path):
 
 def test_a_folder_names_what_the_caller_has_imported(tmp_path, monkeypatch):
     build_model(mini("semseg", *FROZEN)).export(tmp_path / "model.pth")
-    predictor = Predictor(mini("semseg", *FROZEN, "MODEL.WEIGHTS", str(tmp_path / "model.pth")))
+    predictor = SemanticPredictor(
+        mini("semseg", *FROZEN, "MODEL.WEIGHTS", str(tmp_path / "model.pth"))
+    )
     predictor.set_vocabulary("red star, grass")
     predictor.save_pretrained(tmp_path / "mine")
     assert not (tmp_path / "mine" / "clip.safetensors").exists()
@@ -251,7 +253,7 @@ def test_the_example_changes_dense_features_alone(tmp_path):
         InputError, match="MODEL.CLIP.DENSE .* MyLastBlock, whose attribute `reads`"
     ):
         mini("zero_shot", "MODEL.CLIP.DENSE", "value", backbone="MyLastBlock")
-    predictor = Predictor(mini("zero_shot", backbone="MyLastBlock"))
+    predictor = SemanticPredictor(mini("zero_shot", backbone="MyLastBlock"))
     with pytest.raises(InputError, match="MyLastBlock reads MODEL.CLIP.WEIGHTS, of which a folder"):
         predictor.save_pretrained(tmp_path / "folder")
 

@@ -18,7 +18,7 @@ from clipself_seg.errors import InputError, after_interrupt, report_input_errors
 from clipself_seg.imports import HELP, OPTION, take_imports
 
 if TYPE_CHECKING:
-    from clipself_seg.checkpoints.choice import ModelChoice
+    from clipself_seg.choice import ModelChoice
 
 Options = argparse._ActionsContainer  # a parser, or a group of one
 Body = Callable[[argparse.Namespace], int | None]
@@ -227,7 +227,7 @@ def say_model(name: str, reason: str) -> None:
 
 def default_model(task: str | None) -> ModelChoice:
     """The model of a task where nobody names one, which is said on the terminal."""
-    from clipself_seg.checkpoints.choice import REASONS, find_model
+    from clipself_seg.choice import REASONS, find_model
 
     choice = find_model(None, task)
     say_model(str(choice.weights), REASONS[choice.task])

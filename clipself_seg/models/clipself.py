@@ -43,7 +43,7 @@ from clipself_seg.models.distillation import (
     Step,
     build_objective,
 )
-from clipself_seg.models.protocol import Group, Outputs, Reading
+from clipself_seg.models.protocol import Group, Memory, Outputs, Reading
 from clipself_seg.models.region_reader import RegionReader
 
 
@@ -60,6 +60,9 @@ class CLIPSelf(ModelBase):
         student: the image tower that learns.
         objective: what it learns, see `models.distillation`.
     """
+
+    epochs = 6
+    memory = Memory(weights=(1.8, 6.1), step=(1.1, 3.0), recomputed=(0.5, 1.2))
 
     @configurable
     def __init__(

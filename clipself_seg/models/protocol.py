@@ -21,7 +21,7 @@ from clipself_seg.data.annotations import Record
 from clipself_seg.data.examples import ClassExamples
 from clipself_seg.data.mappers.regions import WholeImageMapper
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Names, Vocabulary, Words
+from clipself_seg.data.vocabulary import Names, Vocabulary
 from clipself_seg.heads.fusion import Fusion
 
 # Which names of a class go into its text, in words.
@@ -38,6 +38,21 @@ SYNONYM_TEXTS = {
 
 Group = dict[str, Any]
 """A group of the optimiser: "params", "weight_decay" and, if it is not 1, "lr_multiplier"."""
+
+
+class Memory(NamedTuple):
+    """GiB that a training needs with CLIPs whose image towers have the parameters of a ViT-B/16 or a ViT-L/14.
+
+    Attributes:
+        weights: of the weights with their gradients and moments.
+        step: of a step for each image.
+        recomputed: of such a step with MODEL.CLIP.CHECKPOINTING.
+    """
+
+    weights: tuple[float, float]
+    step: tuple[float, float]
+    recomputed: tuple[float, float]
+
 
 Outputs = dict[str, Any]
 """What a model makes of an image, by Detectron2's names where it has some: tensors, instances, segments."""
@@ -118,7 +133,7 @@ class Model(Protocol):
 
     @classmethod
     def task(cls) -> str:
-        """Name of the model's task, a key of `training.tasks.TASKS`: "regions", "whole_images", "sem_seg",
+        """Name of the model's task, a key of `training.tasks.TASKS`: "regions", "whole_images", "semantic",
         "panoptic" or "detection"."""
 
     @classmethod

@@ -40,6 +40,8 @@ class ZeroShotSegmenter(FrozenCLIP):
         ignore_label: label of pixels without a class in training, which there is none of.
     """
 
+    purpose = "open-vocabulary semantic segmentation by CLIP as it is, without training"
+
     @configurable
     def __init__(
         self,
@@ -94,8 +96,8 @@ class ZeroShotSegmenter(FrozenCLIP):
 
     @classmethod
     def task(cls) -> str:
-        """Returns "sem_seg": semantic segmentation."""
-        return "sem_seg"
+        """Returns "semantic"."""
+        return "semantic"
 
     def reading(self) -> Reading:
         """How it reads names and images, for the protocol of its numbers."""

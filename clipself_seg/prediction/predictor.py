@@ -4,8 +4,8 @@
     result = model("photo.jpg", "dog|puppy, grass, sky")
     result.labels, result.names, result.fractions()
 
-First what all tasks have in common, then the predictor of each task. A call hands its words down to the model as an
-argument, so that calls in several threads do not meet.
+Here is what all tasks have in common; `task_predictors.py` has the predictor of each. A call hands its words down to
+the model as an argument, so that calls in several threads do not meet.
 
 Shapes: H, W pixels of the image as it is meant to be seen, K classes, N names of labels.
 """
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -22,55 +21,27 @@ from numbers import Real
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, overload
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode, configurable
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from clipself_seg.checkpoints.download import fetch_bytes, is_address
-from clipself_seg.data.datasets.records import find_dataset, train_vocabulary_name
-from clipself_seg.data.datasets.table import DetectionSet, PanopticSet
-from clipself_seg.data.given_masks import given_masks
 from clipself_seg.data.images import decode_image, pil_pixels, read_image
-from clipself_seg.data.mappers.detection import DetectionTestMapper
-from clipself_seg.data.mappers.panoptic import PanopticTestMapper, mask_entries
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
-from clipself_seg.data.vocabulary import (
-    Vocabulary,
-    VocabularyClass,
-    Words,
-    as_vocabulary,
-    available_vocabularies,
-    class_entries,
-    load_vocabulary,
-    own_words,
-    seen_by_exact_spelling,
-    seen_in_training,
-)
+from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words, as_vocabulary
 from clipself_seg.errors import InputError, nearest
-from clipself_seg.models import CATSeg, FViT, OpenPanoptic, ZeroShotSegmenter
 from clipself_seg.models.build import build_model
 from clipself_seg.models.protocol import Classes
 from clipself_seg.prediction.mini_worlds import WorldCheck
 from clipself_seg.prediction.presence import THRESHOLD, WHAT, Absent, Presence, calibrated_threshold
 from clipself_seg.prediction.pretrained import Pretrained
-from clipself_seg.prediction.results import (
-    Detections,
-    PanopticSegmentation,
-    Prediction,
-    Segmentation,
-    label_type,
-)
-
-logger = logging.getLogger(__name__)
+from clipself_seg.prediction.results import Prediction
 
 R = TypeVar("R", bound=Prediction)
 # An image as a caller has it: an array (H, W, 3) uint8 RGB, a PIL image, a path, or an http(s) address.
 GivenImage = np.ndarray | Image.Image | str | os.PathLike[str]
 GivenImages = list[Any] | tuple[Any, ...]
 MOST_BYTES = 1 << 28  # of an image that is fetched
-BACKGROUND_SCORE = 0.5  # below it every word is more likely to be absent from a pixel than there
 
 
 class ImageMapper(Protocol):
@@ -248,35 +219,29 @@ class ImagePredictor(Pretrained, Generic[R]):
         self,
         words: Vocabulary,
         classes: Classes,
-        *,
         further: Sequence[VocabularyClass] = (),
-        names: tuple[str, ...] | None = None,
-        background: int | None = None,
-        threshold: float = 0.0,
-        **asked: object,
+        **own: Any,
     ) -> GivenWords:
-        """What a task has read.
+        """The words that a task has read.
 
         Args:
             words: the vocabulary.
             classes: the model's.
-            further: classes of the model behind those of the vocabulary; all play the background.
-            names, background, threshold: see `GivenWords`.
-            asked: further arguments of `set_vocabulary`.
+            further: classes of the model behind those of the vocabulary.
+            own: attributes of `GivenWords` that are others than those of the words alone.
         """
         check = self.world_check
-        return GivenWords(
-            vocabulary=words,
-            classes=classes,
-            names=tuple(words.names) if names is None else names,
-            category_ids=tuple(entry.dataset_id for entry in words.classes),
-            asked=asked,
-            seen=classes.seen,
-            label_of_class=(*range(len(words)), *(background or 0 for _ in further)),
-            background=background,
-            threshold=threshold,
-            warning="" if check is None else check.of_words([*words.worded, *further]),
-        )
+        of_words: dict[str, Any] = {
+            "names": tuple(words.names),
+            "category_ids": tuple(entry.dataset_id for entry in words.classes),
+            "asked": {},
+            "seen": classes.seen,
+            "label_of_class": tuple(range(len(words))),
+            "background": None,
+            "threshold": 0.0,
+            "warning": "" if check is None else check.of_words([*words.worded, *further]),
+        }
+        return GivenWords(vocabulary=words, classes=classes, **of_words | own)
 
     def set_absent(
         self, what: str | None, threshold: float | str | os.PathLike[str] | None = None
@@ -379,7 +344,11 @@ class ImagePredictor(Pretrained, Generic[R]):
         if words is None:
             return self.require_words()
         vocabulary = as_vocabulary(words)
-        if given is None or given.vocabulary != vocabulary or any(given.asked.values()):
+        if (
+            given is None
+            or given.vocabulary != vocabulary
+            or any(v is not None for v in given.asked.values())
+        ):
             given = self.read(vocabulary)
             self._set(given)
         return given
@@ -435,6 +404,15 @@ class ImagePredictor(Pretrained, Generic[R]):
                 sample |= {"classes": kept}
         return looks
 
+    def about(self) -> dict[str, Any]:
+        """What files say of the model and the words that are set, JSON."""
+        return {"prompted": [list(synonyms) for synonyms in self.require_words().classes.names]}
+
+    def categories(self) -> list[dict[str, Any]]:
+        """COCO's entry of each class, by its label; a background that is none of the classes has none."""
+        pairs = zip(self.category_ids, self.names)
+        return [{"id": number, "name": name} for number, name in pairs]
+
     def warning_of(self, images: Sequence[np.ndarray]) -> str:
         """A sentence if the model does not know the words that are set or images (H, W, 3) like these, else empty."""
         if self.world_check is None:
@@ -472,465 +450,3 @@ def rgb_image(image: GivenImage, max_pixels: int) -> np.ndarray:
             f"{image.shape}"
         )
     return image
-
-
-class SemanticPredictor(ImagePredictor[Segmentation]):
-    """Segments images into classes; a call gives a `Segmentation`, with `scores=True` its scores too."""
-
-    task = "semantic"
-    model: CATSeg | ZeroShotSegmenter
-    mapper: SemSegTestMapper
-
-    @configurable
-    def __init__(self, *, threshold: float = BACKGROUND_SCORE, **common: Any) -> None:
-        """`SemanticPredictor(cfg)` builds the configured model with its weights.
-
-        Args:
-            threshold: score that a class has to reach to win against a background that has no words, where
-                `set_vocabulary` is given none.
-            common: see `ImagePredictor`.
-        """
-        super().__init__(**common)
-        self.default_threshold = threshold
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, *, model: nn.Module | None = None) -> dict[str, Any]:
-        """Reads what the model and `SemSegTestMapper` do, and ``TEST.BACKGROUND.THRESHOLD``.
-
-        Raises:
-            InputError: weights that do not fit.
-        """
-        return super().from_config(cfg, model=model) | {
-            "mapper": SemSegTestMapper(cfg),
-            "threshold": cfg.TEST.BACKGROUND.THRESHOLD or BACKGROUND_SCORE,
-        }
-
-    @property
-    def background(self) -> int | None:
-        """Label of the background, if there is one."""
-        return None if self.given is None else self.given.background
-
-    @property
-    def threshold(self) -> float:
-        """Score that a class has to reach to win against the background."""
-        return 0.0 if self.given is None else self.given.threshold
-
-    def read(
-        self, words: Words, background: str | None = None, threshold: float | None = None
-    ) -> GivenWords:
-        """Words as the model reads them.
-
-        Every synonym of your own class names counts (CAT-Seg averages their embeddings); a built-in
-        vocabulary is read as the model's key SYNONYMS says, as in evaluation.
-
-        Args:
-            words: "dog|puppy, grass", a file or a built-in name, see `read_words`; a list, see `own_words`; or a
-                vocabulary.
-            background: name of what is none of the classes; without one every pixel gets the best
-                class. "background|wall|floor" adds words that compete for pixels but are not told
-                apart. A class of that name, in whatever case, plays the background itself.
-            threshold: score, 0 to 1, that a class has to reach to win against the background;
-                by default that of the predictor, which is 0.5 if the configuration says nothing, or 0 where words
-                compete for the background.
-
-        Raises:
-            InputError: no words, an empty one, one word twice, a background that is a synonym of a
-                class, or a threshold outside 0 to 1.
-        """
-        words = as_vocabulary(words)
-        names = list(words.names)
-        further: tuple[VocabularyClass, ...] = ()
-        place: int | None = None
-        if background is not None:
-            name, *others = own_words([background], "the background").classes[0].names
-            place = _background_class(name, others, words)
-            if place is None:
-                place = len(names)
-                names.append(name)
-            further = own_words(others).classes if others else ()
-            if threshold is None:
-                threshold = 0.0 if others else self.default_threshold
-        elif threshold is not None:
-            raise InputError("a threshold needs a background to fall back to: name one")
-        if not 0 <= (threshold or 0) <= 1:
-            raise InputError(f"the threshold of the background must be in [0, 1], got {threshold}")
-        if len(names) == 1:
-            logger.warning(
-                '"%s" is the only class, so every pixel gets it: name others beside it, or a background',
-                names[0],
-            )
-        # Own words count with every synonym; those of a benchmark as the model was built to read them.
-        classes = self.model.classes_of(
-            dataclasses.replace(words, classes=(*words.classes, *further)),
-            all_synonyms=None if words.name in available_vocabularies() else True,
-        )
-        given = self._given(
-            words,
-            classes,
-            further=further,
-            names=tuple(names),
-            background=place,
-            threshold=threshold or 0.0,
-        )
-        return dataclasses.replace(
-            given, asked={"background": background, "threshold": threshold}, seen=None
-        )
-
-    def predict_batch(
-        self,
-        images: Sequence[np.ndarray],
-        given: GivenWords | None = None,
-        *,
-        scores: bool = False,
-    ) -> list[Segmentation]:
-        """The segmentation of each image, see `ImagePredictor.predict_batch`.
-
-        Args:
-            images: RGB.
-            given: the words; None for those that are set.
-            scores: keep the scores, which take 4 N H W bytes; else memory does not grow with N.
-        """
-        given = given or self.require_words()
-        if self.absent and self.absent.what == "drop" and given.background is None:
-            raise InputError(
-                "absent words are dropped, and pixels of none are the background's: name one, as in background"
-            )
-        samples = self._samples(images)
-        always = [k for k, label in enumerate(given.label_of_class) if label == given.background]
-        looks = self._look(images, samples, given, always)
-        output = "scores" if scores else "labels"
-        outputs = self.model(samples, output=output, classes=given.classes)
-        return [
-            self._segmentation(output, image, given, look)
-            for output, image, look in zip(outputs, images, looks, strict=True)
-        ]
-
-    def _segmentation(
-        self, output: Mapping[str, Tensor], image: np.ndarray, given: GivenWords, look: Look
-    ) -> Segmentation:
-        """The segmentation of an image from the model's scores, or from the best class of every pixel."""
-        maps, count = None, len(given.names)
-        if "sem_seg" in output:
-            maps = _label_scores(output["sem_seg"], given)
-            labels, best = maps.argmax(dim=0), maps.amax(dim=0)
-        else:
-            best = output["sem_seg_best"]
-            of_class = torch.tensor(given.label_of_class, device=best.device)
-            labels = of_class[output["sem_seg_labels"]]
-            if given.background is not None:
-                labels = labels.masked_fill(best < given.threshold, given.background)
-            best = best.clamp(min=given.threshold)
-        if look.nothing and given.background is not None:
-            labels = torch.full_like(labels, given.background)
-        positions = labels.cpu().numpy().astype(label_type(count))
-        flat = positions.ravel()
-        pixels = np.bincount(flat, minlength=count)
-        sums = np.bincount(flat, best.cpu().numpy().ravel(), minlength=count)
-        return Segmentation(
-            labels=positions,
-            names=given.names,
-            scores=None if maps is None else maps.cpu().numpy(),
-            class_scores=sums / np.maximum(pixels, 1),
-            category_ids=given.category_ids,
-            background=given.background,
-            image=image,
-            **look.fields(),
-        )
-
-
-def _background_class(name: str, others: Sequence[str], words: Vocabulary) -> int | None:
-    """The class that is called like the background, whatever case, if there is one.
-
-    Raises:
-        InputError: the background has a word that stands in the vocabulary for something else.
-    """
-    called = [class_name.strip().casefold() for class_name in words.names]
-    alike = name.casefold() in called
-    known = {word.strip().casefold(): entry for entry in words.classes for word in entry.names}
-    for word in others if alike else (name, *others):
-        if word.casefold() in known:
-            first = known[word.casefold()].names[0]
-            hint = f'; the class itself is called "{first}"' if word == name else ""
-            raise InputError(
-                f'"{word}" is a word of the vocabulary and one of the background: remove one{hint}'
-            )
-    return called.index(name.casefold()) if alike else None
-
-
-def _label_scores(scores: Tensor, given: GivenWords) -> Tensor:
-    """(N, H, W) from the model's: the background's is that of its best word or the threshold."""
-    if given.background is None:
-        return scores
-    kept = scores.new_zeros(len(given.names), *scores.shape[1:])
-    kept[given.background] = given.threshold
-    for label, class_scores in zip(given.label_of_class, scores):
-        kept[label] = torch.maximum(kept[label], class_scores)
-    return kept
-
-
-class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
-    """Finds the segments of images; a call gives a `PanopticSegmentation`.
-
-    Masks that somebody else made, such as SAM's, are named by CLIP alone:
-
-        model = clipself_seg.load(config_file="panoptic/masks+openai_vitb16")
-        result = model("photo.jpg", "dog, grass", stuff="grass", masks="masks/photo.json")
-
-    With opts=["MODEL.MASK_GENERATOR.OUTPUTS", "sam2"] for `load` the masks are SAM 2's, and no argument.
-
-    Attributes:
-        trained: the training vocabulary; its classes are seen, the model's alpha is for them, and beta belongs to the
-            others.
-    """
-
-    task = "panoptic"
-    model: OpenPanoptic
-    mapper: PanopticTestMapper
-    trained: Vocabulary
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, *, model: nn.Module | None = None) -> dict[str, Any]:
-        """Reads what `OpenPanoptic` and `PanopticTestMapper` do, TEST.TRAIN_VOCABULARY and
-        DATASETS.TRAIN.
-
-        Raises:
-            InputError: weights that do not fit, or no training vocabulary.
-        """
-        trained = train_vocabulary_name(cfg, PanopticSet)
-        if not trained:
-            raise InputError(
-                "DATASETS.TRAIN is empty: which classes are seen? Name the training vocabulary, such as "
-                "openseg_coco_panoptic_133 (TEST.TRAIN_VOCABULARY)"
-            )
-        return super().from_config(cfg, model=model) | {
-            "mapper": PanopticTestMapper(cfg),
-            "trained": load_vocabulary(trained),
-        }
-
-    def read(self, words: Words, stuff: Words | None = None) -> GivenWords:
-        """Words as the model reads them; every synonym counts.
-
-        Args:
-            words: see `panoptic_words`.
-            stuff: the classes among them that are stuff, in the same form; see `panoptic_words`.
-
-        Raises:
-            InputError: as `panoptic_words`.
-        """
-        words = panoptic_words(words, stuff)
-        seen = seen_by_exact_spelling(words, self.trained)
-        return self._given(words, self.model.classes_of(words, seen))
-
-    def predict(  # type: ignore[override]
-        self,
-        image: GivenImage | GivenImages,
-        words: Words | None = None,
-        *,
-        stuff: Words | None = None,
-        masks: Any = None,
-        batch_size: int = 1,
-    ) -> Any:
-        """The segments of an image, or of each of a list, see `ImagePredictor.predict`.
-
-        Args:
-            image, batch_size: as there.
-            words: words of the call, which stay set; None for those that are set.
-            stuff: those of the words that are stuff, see `panoptic_words`.
-            masks: for a model of MODEL.MASK_GENERATOR.SOURCE masks, and only for it: those of the image, in one of the
-                forms of `given_masks`; of a list of images a list of them. None where MODEL.MASK_GENERATOR.OUTPUTS
-                is a model that finds them.
-
-        Raises:
-            InputError: as there. Masks that do not fit, are missing, or are given to a model that generates its own.
-        """
-        if masks is not None and not self.model.masks_given:
-            raise InputError(
-                "masks are given to a model that generates its own: take MODEL.MASK_GENERATOR.SOURCE masks, as "
-                "configs/panoptic/masks+openai_vitb16.yaml has it"
-            )
-        if masks is not None and not isinstance(image, list | tuple):
-            masks = [masks]
-        if words is not None or stuff is not None:
-            words = panoptic_words(self.require_vocabulary() if words is None else words, stuff)
-        return super().predict(image, words, batch_size=batch_size, masks=masks)
-
-    __call__ = predict  # type: ignore[assignment]
-
-    def predict_batch(
-        self,
-        images: Sequence[np.ndarray],
-        given: GivenWords | None = None,
-        *,
-        masks: Sequence[object] = (),
-    ) -> list[PanopticSegmentation]:
-        """The segments of each image, see `ImagePredictor.predict_batch`.
-
-        Args:
-            images: RGB.
-            given: the words; None for those that are set.
-            masks: of each image, see `predict`.
-        """
-        given = given or self.require_words()
-        samples = self._samples(images)
-        for image, sample, image_masks in zip(images, samples, masks):
-            if image_masks is not None:
-                sample |= mask_entries(given_masks(image_masks, image.shape[:2]))
-        # Instances and class maps, which nobody asks for here, cost time and memory.
-        fusion = self.model.fusion.returned(("panoptic",))
-        looks = self._look(images, samples, given)
-        outputs = self.model(samples, fusions={"own": fusion}, classes=given.classes)
-        results = []
-        for image, output, look in zip(images, outputs, looks, strict=True):
-            ids, segments = output["fusions"]["own"]["panoptic_seg"]
-            if look.nothing:
-                ids, segments = torch.zeros_like(ids), []
-            result = PanopticSegmentation.of_segments(
-                ids.cpu().numpy(), segments, given.vocabulary, image, **look.fields()
-            )
-            results.append(result)
-        return results
-
-    def predict_files(
-        self, images: Sequence[np.ndarray], names: Sequence[str], **how: Any
-    ) -> list[PanopticSegmentation]:
-        """`predict_batch` of images whose results have these names; of a model that is given masks by the files of these
-        names in its folder.
-
-        Raises:
-            InputError: an image has none in it.
-        """
-        folder = self.mapper.masks
-        if folder is None:
-            return self.predict_batch(images)
-        masks = [folder.required(name) for name in names]
-        # One after another: masks take more memory than images.
-        return [self.predict_batch([image], masks=[own])[0] for image, own in zip(images, masks)]
-
-
-def panoptic_words(words: Words, stuff: Words | None = None) -> Vocabulary:
-    """A vocabulary that tells things from stuff.
-
-    Args:
-        words: "dog|puppy, grass", a file or a built-in name, see `read_words`; a list, see `own_words`; or a
-            vocabulary.
-        stuff: those that are stuff, any synonym in any case, in the same forms, or "" for none; all others are things.
-            None: as the vocabulary says; of one's own words all are things.
-
-    Raises:
-        InputError: no words, an empty one, or one word twice; stuff that is none of them; a
-            built-in vocabulary that does not tell things from stuff.
-    """
-    words = as_vocabulary(words)
-    if stuff is None:
-        if words.name in available_vocabularies() and words.classes[0].isthing is None:
-            telling = [n for n in available_vocabularies() if "isthing" in class_entries(n)[0]]
-            raise InputError(
-                f'vocabulary "{words.name}" does not tell things from stuff: say which words are stuff, '
-                f"or take one of {', '.join(telling)}"
-            )
-        return words
-    named = [name for entry in as_vocabulary(stuff).classes for name in entry.names] if stuff else []
-    keys = [{name.strip().casefold() for name in entry.names} for entry in words.classes]
-    for name in named:
-        if not any(name.casefold() in own for own in keys):
-            others = nearest(name, {n for entry in words.classes for n in entry.names})
-            raise InputError(f'stuff "{name}" is not in the vocabulary; {others}')
-    folded = {name.casefold() for name in named}
-    classes = tuple(
-        dataclasses.replace(entry, isthing=own.isdisjoint(folded))
-        for entry, own in zip(words.classes, keys)
-    )
-    return dataclasses.replace(words, classes=classes)
-
-
-class DetectionPredictor(ImagePredictor[Detections]):
-    """Detects objects in images; a call gives `Detections`: those with a score above MODEL.FVIT.SCORE_THRESHOLD, and of
-    them the best TEST.DETECTIONS_PER_IMAGE.
-
-    Attributes:
-        trained: the training vocabulary, whose classes are seen; None: the one that is stored in the model's
-            checkpoint.
-    """
-
-    task = "detection"
-    model: FViT
-    mapper: DetectionTestMapper
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, *, model: nn.Module | None = None) -> dict[str, Any]:
-        """Reads what `FViT` and `DetectionTestMapper` do, TEST.TRAIN_VOCABULARY, and, of weights that
-        do not know their classes, as the released ones, DATASETS.TRAIN.
-
-        Raises:
-            InputError: weights that do not fit, or no training vocabulary.
-        """
-        common = super().from_config(cfg, model=model)
-        trained = cfg.TEST.TRAIN_VOCABULARY
-        if not trained and not common["model"].trained_names:
-            if not cfg.DATASETS.TRAIN:
-                raise InputError(
-                    "neither the weights nor DATASETS.TRAIN say which classes are seen: name the training "
-                    "vocabulary, such as ov_coco_65 (TEST.TRAIN_VOCABULARY)"
-                )
-            trained = find_dataset(cfg.DATASETS.TRAIN[0], DetectionSet).vocabulary
-        return common | {
-            "mapper": DetectionTestMapper(cfg),
-            "trained": load_vocabulary(trained) if trained else None,
-        }
-
-    @property
-    def has_masks(self) -> bool:
-        return self.model.has_masks
-
-    def read(self, words: Words) -> GivenWords:
-        """Words as the model reads them.
-
-        Every synonym of your own class names counts (the text embeddings are averaged); a built-in
-        vocabulary by the first name of each class, as in evaluation.
-
-        Args:
-            words: "dog|puppy, cat", a file or a built-in name, see `read_words`; a list, see `own_words`; or a
-                vocabulary.
-
-        Raises:
-            InputError: no words, an empty one, one word twice, or one that CLIP cannot read whole.
-        """
-        words = as_vocabulary(words)
-        seen = None if self.trained is None else seen_in_training(words, self.trained)
-        built_in = words.name in available_vocabularies()
-        classes = self.model.classes_of(words, seen, all_synonyms=not built_in)
-        given = self._given(words, classes)
-        seen = np.ones(len(words), bool) if classes.seen is None else classes.seen
-        return dataclasses.replace(given, seen=seen)
-
-    def predict_batch(
-        self, images: Sequence[np.ndarray], given: GivenWords | None = None
-    ) -> list[Detections]:
-        given = given or self.require_words()
-        samples = self._samples(images)
-        looks = self._look(images, samples, given)
-        outputs = self.model(samples, classes=given.classes)
-        results = []
-        for image, output, look in zip(images, outputs, looks, strict=True):
-            instances = output["instances"].to("cpu")
-            if look.nothing:
-                instances = instances[:0]
-            detections = Detections(
-                boxes=instances.pred_boxes.tensor.float().numpy(),
-                scores=instances.scores.float().numpy(),
-                labels=instances.pred_classes.numpy(),
-                masks=instances.pred_masks.numpy() if self.has_masks else None,
-                names=given.names,
-                category_ids=given.category_ids,
-                seen=given.seen,
-                image=image,
-                **look.fields(),
-            )
-            results.append(detections)
-        return results
-
-
-PREDICTORS: dict[str, type[ImagePredictor[Any]]] = {
-    predictor.task: predictor
-    for predictor in (SemanticPredictor, PanopticPredictor, DetectionPredictor)
-}

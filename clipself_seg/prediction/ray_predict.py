@@ -35,9 +35,9 @@ from clipself_seg.imports import typed_environment
 from clipself_seg.prediction.files import find_images
 from clipself_seg.prediction.journal import Json, input_state, require_same
 from clipself_seg.prediction.loop import Results, predict_each, reason_of
-from clipself_seg.prediction.regions import RegionResult
+from clipself_seg.prediction.results import Prediction
 
-R = TypeVar("R", bound=RegionResult)
+R = TypeVar("R", bound=Prediction)
 Row = dict[str, object]  # of the table of results
 # Device -> a model with its vocabulary on it, and the settings that results depend on (JSON).
 Make = Callable[[str], tuple[Results[R], Json]]
@@ -254,7 +254,7 @@ def predict_block(results: Results[R], items: Sequence[Item], batch_size: int) -
     return rows
 
 
-def _row(result: RegionResult) -> Row:
+def _row(result: Prediction) -> Row:
     """What a row has of a result; boxes are COCO's (x, y, width, height), masks COCO's compressed RLE."""
     regions = result.streamed_regions()
     height, width = result.image.shape[:2]

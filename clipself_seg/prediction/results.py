@@ -109,8 +109,8 @@ class Prediction(abc.ABC):
         """
 
     def numbered(self, regions: Regions) -> tuple[np.ndarray, np.ndarray]:
-        """How files count the regions of `streamed_regions`: the number (n,) of each, and (n,) bool, true of regions that
-        are one object however many parts they have."""
+        """The number (n,) of each of `streamed_regions` in files, and (n,) bool, true of regions that are one object,
+        however many parts they have."""
         count = len(regions.labels)
         return np.arange(1, count + 1), np.ones(count, bool)
 

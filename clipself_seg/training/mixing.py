@@ -13,7 +13,6 @@ from typing import cast
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from clipself_seg.checkpoints.choice import CONFIG
 from clipself_seg.checkpoints.locate import locate
 from clipself_seg.checkpoints.zoo import SCHEME
 from clipself_seg.errors import InputError
@@ -22,6 +21,7 @@ from clipself_seg.models.protocol import Model
 from clipself_seg.yaml_files import leaves, merge_layers, read_layers
 
 KEY = "SOLVER.MIX_WITH_START"
+CONFIG = "config.yaml"  # of the run, beside its weights
 Tensors = dict[str, Tensor]
 
 

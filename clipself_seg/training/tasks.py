@@ -233,7 +233,7 @@ def _shared_vocabulary(
 TASKS: dict[str, Callable[[CfgNode], Task[Any]]] = {
     "regions": RegionTask,
     "whole_images": RegionTask,
-    "sem_seg": SemSegTask,
+    "semantic": SemSegTask,
     "panoptic": PanopticTask,
     "detection": DetectionTask,
 }

@@ -31,7 +31,7 @@ class MyHead(ModelBase):
 
     @classmethod
     def task(cls):
-        return "sem_seg"  # so that its data and its evaluation are those of CAT-Seg
+        return "semantic"  # so that its data and its evaluation are those of CAT-Seg
 
     def set_vocabulary(self, words):
         names = getattr(words, "names", words)

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 import clipself_seg
-from clipself_seg.checkpoints.choice import TASKS
+from clipself_seg.choice import TASKS
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.prediction import load as loading
 from tests.conftest import ROOT

@@ -42,7 +42,7 @@ def asked(model, present, words=WORDS, what="drop", background="background"):
     model.set_vocabulary(words, *of_background)
     scores = np.full(len(model.vocabulary), -1, np.float32)
     scores[list(present)] = 2
-    model._presence = SimpleNamespace(scores=lambda image: scores)
+    model.presence = lambda given: SimpleNamespace(scores=lambda image: scores)
     model.set_absent(what)
     return model
 

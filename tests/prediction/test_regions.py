@@ -16,9 +16,7 @@ from pycocotools.coco import COCO
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import MissingPackage
 from clipself_seg.evaluation.panoptic.numbers import panoptic_map
-from clipself_seg.prediction.detection import Detections
-from clipself_seg.prediction.panoptic import segmentation_of
-from clipself_seg.prediction.semantic import Segmentation
+from clipself_seg.prediction.results import Detections, PanopticSegmentation, Segmentation
 
 # Two rows of one class, one of another, one of the background; rows are 6 pixels.
 LABELS = np.array([[0], [0], [1], [2]], np.uint8).repeat(6, axis=1)
@@ -42,7 +40,7 @@ def panoptic():
         {"id": 1, "category_id": 1, "isthing": False, "score": 0.5},
         {"id": 2, "category_id": 0, "isthing": True, "score": 0.75},
     ]
-    return segmentation_of(np.array([2, 1, 0])[LABELS], segments, WORDS, IMAGE)
+    return PanopticSegmentation.of_segments(np.array([2, 1, 0])[LABELS], segments, WORDS, IMAGE)
 
 
 def detections(masks=True):

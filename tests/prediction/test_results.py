@@ -19,57 +19,55 @@ from scipy import ndimage
 from clipself_seg.files import read_json
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.loop import Index
-from clipself_seg.prediction.regions import Region
-from clipself_seg.prediction.results import (
+from clipself_seg.prediction.results import PanopticSegment, PanopticSegmentation
+from clipself_seg.prediction.writers import (
     OF_REGIONS,
-    TaskResults,
+    Region,
+    ResultFiles,
     joined_polygon,
     mask_polygons,
+    regions_of,
     safe_name,
     yolo_lines,
 )
 
 CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 9, "name": "sea/lion", "seen": True}]
+# Of an image of 10 x 20 pixels: a rectangle of stuff, and two that are one object.
+IDS = np.zeros((10, 20), np.int64)
+IDS[2:6, 4:9] = 1
+IDS[0:3, 12:16] = IDS[6:9, 12:20] = 2
+SEGMENTS = (
+    PanopticSegment(1, 1, "sea/lion", False, 20, (4, 2, 5, 4), 0.5),
+    PanopticSegment(2, 0, "dog", True, 36, (12, 0, 8, 9), 0.5),
+)
+
+
+def result_of(segments):
+    image, ids = np.zeros((10, 20, 3), np.uint8), np.where(IDS <= len(segments), IDS, 0)
+    names = ("dog", "sea/lion")
+    return PanopticSegmentation(ids, segments, names=names, category_ids=(7, 9), image=image)
 
 
 def regions():
-    """Two regions of an image of 10 x 20 pixels: a rectangle, and two that are one instance."""
-    one = np.zeros((10, 20), bool)
-    one[2:6, 4:9] = True
-    two = np.zeros((10, 20), bool)
-    two[0:3, 12:16] = two[6:9, 12:20] = True
-    return [Region(1, 1, one, False), Region(2, 0, two, True)]
+    return list(regions_of(result_of(SEGMENTS)))
 
 
-class Plain(TaskResults):
-    """What is written of regions, of no task."""
-
-    index_file = "index.json"
-    categories = CATEGORIES
-    _metadata = {}
-
-    def predict(self, images, sources=()):
-        raise AssertionError("nothing is predicted here")
-
-    def _entry(self, source, result):
-        return {"annotations": []}
-
-
-def results(folder, save, count=2):
+def results(folder, save):
     """Results of an image whose file is sub/a.jpg, or a.jpg."""
     predictor = types.SimpleNamespace(
-        names=("name",) * count,
+        task="panoptic",
         mapper=types.SimpleNamespace(max_pixels=1),
         has_masks=True,
         absent=None,
+        about=dict,
+        categories=lambda: CATEGORIES,
     )
     sources = [ImageFile(folder / "5.jpg", "sub/a.jpg", "sub/a")]
-    return Plain(predictor=predictor, folder=folder, images=sources, save=save)
+    return ResultFiles(predictor=predictor, folder=folder, images=sources, save=save)
 
 
-def write(made, numbered, name="sub/a"):
-    image = np.zeros((10, 20, 3), np.uint8)
-    result = types.SimpleNamespace(image=image, numbered=lambda: iter(numbered), presence=None)
+def write(made, segments, name="sub/a"):
+    result = result_of(segments)
     return made.write(ImageFile(made.folder / "5.jpg", "sub/a.jpg", name), result)
 
 
@@ -77,7 +75,7 @@ def write(made, numbered, name="sub/a"):
 def written(tmp_path):
     """The folder, and the paths of the files of an image named "sub/a"."""
     made = results(tmp_path, OF_REGIONS)
-    files, entry = write(made, regions())
+    files, entry = write(made, SEGMENTS)
     source = ImageFile(tmp_path / "5.jpg", "sub/a.jpg", "sub/a")
     made.write_index(Index([(source, entry)], [], {}, True, {"about": "it"}))
     return tmp_path, files
@@ -95,9 +93,9 @@ def test_masks_are_a_file_for_each_region(written):
 
 def test_masks_of_an_earlier_call_go_and_nothing_else(tmp_path):
     made = results(tmp_path, ["masks"])
-    write(made, regions(), "a")
+    write(made, SEGMENTS, "a")
     (tmp_path / "masks/a/notes.png").touch()
-    write(made, regions()[:1], "a")
+    write(made, SEGMENTS[:1], "a")
     assert {path.name for path in (tmp_path / "masks/a").iterdir()} == {
         "001_sea_lion.png",
         "notes.png",
@@ -143,19 +141,20 @@ def test_boxes_of_yolo_are_middle_and_sides():
         (1, [4, 2, 8, 6], "1 0.3 0.4 0.2 0.4"),
         (0, [0, 0, 20, 10], "0 0.5 0.5 1 1"),
     ):
-        region = Region(1, label, None, True, np.array(box, np.float32))
+        region = Region(1, label, None, np.array(box, np.float32), True)
         assert yolo_lines(region, height=10, width=20) == [line]
 
 
 def test_an_image_without_regions_has_an_empty_file_of_yolo(tmp_path):
-    files, entry = write(results(tmp_path, OF_REGIONS), [], "a")
+    files, entry = write(results(tmp_path, OF_REGIONS), (), "a")
     assert files == ["yolo/labels/a.txt"] and entry["regions"] == []
     assert (tmp_path / "yolo/labels/a.txt").read_bytes() == b""
 
 
 def test_what_is_not_asked_for_is_not_written(tmp_path):
     made = results(tmp_path, [])
-    assert write(made, regions()) == ([], {"annotations": [], "size": [10, 20]})
+    files, entry = write(made, SEGMENTS)
+    assert not files and entry.keys() == {"annotations", "size"}
     made.write_index(Index([], [], {"b.jpg": "broken"}, False, {"seed": 0}))
     (path,) = tmp_path.iterdir()
     info = {"provenance": {"seed": 0}, "failed": {"b.jpg": "broken"}, "complete": False}

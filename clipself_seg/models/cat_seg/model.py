@@ -69,7 +69,7 @@ from clipself_seg.models.cat_seg.config import (
     training_config,
 )
 from clipself_seg.models.preservation import draw_words, frozen_copy, other_words, score_divergence
-from clipself_seg.models.protocol import FIRST_NAME, MEAN_OF_NAMES, MIRRORED, Group, Reading
+from clipself_seg.models.protocol import FIRST_NAME, MEAN_OF_NAMES, MIRRORED, Group, Memory, Reading
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +86,9 @@ MATRICES = SplitAttention.MATRICES
 @META_ARCH_REGISTRY.register()
 class CATSeg(ModelBase):
     """Open-vocabulary semantic segmentation; `set_vocabulary` gives the classes."""
+
+    purpose = "open-vocabulary semantic segmentation (CAT-Seg)"
+    memory = Memory(weights=(0.9, 2.4), step=(2.4, 3.3), recomputed=(2.0, 2.0))
 
     @configurable
     def __init__(
@@ -170,8 +173,8 @@ class CATSeg(ModelBase):
 
     @classmethod
     def task(cls) -> str:
-        """Returns "sem_seg": semantic segmentation."""
-        return "sem_seg"
+        """Returns "semantic"."""
+        return "semantic"
 
     @classmethod
     def require_trained(cls, cfg: CfgNode) -> None:

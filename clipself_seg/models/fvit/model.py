@@ -71,7 +71,7 @@ from clipself_seg.models.base import (
     sizes_of,
 )
 from clipself_seg.models.preservation import frozen_copy, score_divergence
-from clipself_seg.models.protocol import FIRST_NAME, Group, Reading
+from clipself_seg.models.protocol import FIRST_NAME, Group, Memory, Reading
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +99,8 @@ class FViT(ModelBase):
         trained_names: names of each class of the training vocabulary; () before any training.
     """
 
+    purpose = "open-vocabulary detection (F-ViT)"
+    memory = Memory(weights=(0.9, 2.4), step=(0.32, 0.6), recomputed=(0.32, 0.6))
     bank: TextBank
     trained_names: tuple[tuple[str, ...], ...] = ()
 

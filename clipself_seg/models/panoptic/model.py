@@ -85,7 +85,7 @@ from clipself_seg.models.panoptic.outputs import (
     padded_canvas,
     padded_size,
 )
-from clipself_seg.models.protocol import BEST_OF_NAMES, MIRRORED, Group, Outputs, Reading
+from clipself_seg.models.protocol import BEST_OF_NAMES, MIRRORED, Group, Memory, Outputs, Reading
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +135,10 @@ class OpenPanoptic(ModelBase):
     Attributes:
         fusion: the fusion of both scores; a checkpoint that carries exponents puts them there.
     """
+
+    purpose = "open-vocabulary panoptic segmentation (ODISE's method)"
+    epochs = 30
+    memory = Memory(weights=(1.2, 1.5), step=(4.9, 5.0), recomputed=(4.9, 5.0))
 
     @configurable
     def __init__(

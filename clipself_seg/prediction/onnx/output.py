@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from clipself_seg.checkpoints.choice import ModelChoice, find_model
+from clipself_seg.choice import ModelChoice, find_model
 from clipself_seg.errors import InputError
 from clipself_seg.yaml_files import leaves, merge_layers, read_layers
 

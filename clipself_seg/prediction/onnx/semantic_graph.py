@@ -20,7 +20,7 @@ from clipself_seg.heads.text_scores import class_probabilities
 from clipself_seg.models import CATSeg, ZeroShotSegmenter
 from clipself_seg.prediction.onnx.graph import Export, Graph, metadata_of, script
 from clipself_seg.prediction.onnx.towers import text_files, text_graph
-from clipself_seg.prediction.semantic import Predictor
+from clipself_seg.prediction.task_predictors import SemanticPredictor
 
 PREPROCESSING = (
     "RGB, 0 to 255, upright by EXIF, of this size: {rule} (Pillow's bilinear). Mean, deviation and padding are "
@@ -128,7 +128,7 @@ def bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
-def graph_of(predictor: Predictor, text_tower: bool = False) -> Export:
+def graph_of(predictor: SemanticPredictor, text_tower: bool = False) -> Export:
     """Make the graph of a predictor and the files beside it. The export may change the predictor.
 
     Args:

@@ -34,7 +34,7 @@ from clipself_seg.prediction.onnx.graph import (
     script,
     smooth_images,
 )
-from clipself_seg.prediction.panoptic import PanopticPredictor
+from clipself_seg.prediction.task_predictors import PanopticPredictor
 
 CUBIC = -0.5  # torch's and Pillow's where they smooth; OpenCV's is -0.75
 Sizes = Sequence[Tensor]  # rows and columns, float64 scalars: rounding decides about pixels

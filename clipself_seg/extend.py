@@ -94,7 +94,7 @@ def register_objective(name: str, *, reads: Sequence[str] = (DENSE,)) -> Callabl
 
     def register(value: Value) -> Value:
         key = f"{WEIGHT}{name}"
-        term = Term(f"loss_{name.lower()}", tuple(reads), False, lambda view: value(view.step))
+        term = Term(f"loss_{name.lower()}", tuple(reads), False, lambda step, terms: value(step))
         _enter(TERMS, name, term)
         FURTHER[key] = OBJECTIVES[key] = 0.0
         RELATIONS.append(of_crops(key, 0.0))

@@ -29,7 +29,9 @@ ARROWS = {
     "extend": {"clip", "evaluation", "models", "training"},
     "visualization": {"data"},
     "training": set(FLOW),
-    "prediction": {*FLOW, "visualization"},
+    # Which model somebody means; of a configuration the class of its model says it.
+    "choice": {"models"},
+    "prediction": {*FLOW, "choice", "visualization"},
     # Shows what predictors and dense features say: the one part beside the commands that knows prediction.
     "explore": {*FLOW, "prediction", "visualization"},
 }
@@ -163,4 +165,4 @@ def test_register_registers_the_backbone_alone():
         if re.search(r"_REGISTRY\.register|(Dataset|Metadata)Catalog", path.read_text())
     }
     assert registering == {"clip/backbone.py"}
-    assert PACKAGE / "models/cat_seg/model.py" in reached_from("clipself_seg.models")
+    assert PACKAGE / "models/cat_seg/cat_seg.py" in reached_from("clipself_seg.models")

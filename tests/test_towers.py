@@ -97,7 +97,9 @@ def test_regions_are_read_as_the_public_functions_read_them(name):
     }
     assert scores.keys() == expected.keys()
     for readout, regions in expected.items():
-        torch.testing.assert_close(scores[readout], regions @ reader.text_KE.T, msg=readout)
+        torch.testing.assert_close(
+            scores[readout], regions @ reader.bank.embed(reader.names).T, msg=readout
+        )
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import json
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ from PIL import Image
 
 from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.models import CLIPSelf
-from clipself_seg.models.base import matrices_and_vectors
+from clipself_seg.models.clipself import TrainingSettings
+from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.training.optimizer import build_adamw
 from lab.mini.writer import WorldSize, make_worlds
 
@@ -40,8 +42,10 @@ def _drawn_clip(name: str, seed: int, *how: tuple[str, Any]) -> tuple[DenseCLIP,
 
 
 def tiny_clipself(name: str = "ViT-Mini-8", **how: Any) -> CLIPSelf:
-    """A CLIPSelf with random weights, the same at every call."""
-    return CLIPSelf(clip=random_clip(name), **how)
+    """A CLIPSelf with random weights, the same at every call; fields of `TrainingSettings` may be among its arguments."""
+    settings = {field.name for field in dataclasses.fields(TrainingSettings)}
+    training = TrainingSettings(**{name: how.pop(name) for name in settings & how.keys()})
+    return CLIPSelf(clip=random_clip(name), training=training, **how)
 
 
 def one_step(model: CLIPSelf, samples: Any = None, lr: float = 1e-2, decay: float = 0.1) -> None:

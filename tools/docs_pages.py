@@ -52,8 +52,8 @@ REFERENCE = {
     ),
     "models": (
         "Models",
-        "models.build models.protocol models.clipself models.region_reader models.cat_seg.model "
-        "models.zero_shot models.panoptic.model models.fvit.model models.distillation",
+        "models.build models.protocol models.clipself models.region_reader models.cat_seg.cat_seg "
+        "models.zero_shot models.panoptic.model models.fvit.fvit models.distillation",
     ),
     "training": (
         "Training and evaluation",

@@ -24,7 +24,7 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Normalised maps (B, C, H, W); B may be 0 in one of several processes."""
-        if not self.training or not _several_processes():
+        if not self.training or not several_processes():
             return super().forward(maps)
         values = maps.float()
         count = _Sum.apply(values.new_full((), float(values.numel() // self.num_features)))
@@ -61,7 +61,8 @@ def _all_reduce(own: Tensor) -> Tensor:
     return total
 
 
-def _several_processes() -> bool:
+def several_processes() -> bool:
+    """True if several processes train together."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 

@@ -1,21 +1,20 @@
-"""What the models of this package share: members, groups of parameters, samples, and files of weights.
+"""Members and functions that the models of this package share.
 
-In this order: `ModelBase` and `FrozenCLIP`, which models inherit from; the partitions of the parameters that train into
-the optimiser's groups, by structure and never by names; what samples say; and how weights are read and written.
+In this order: `ModelBase` and `FrozenCLIP`, which models inherit from; sizes and classes that samples state; reading
+the weights of a Detectron2 backbone, and writing files of weights.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.locate import locate
@@ -32,12 +31,11 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Names, Words
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
-from clipself_seg.models.protocol import Classes, Group, Memory
+from clipself_seg.models.protocol import Classes, Memory
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-NORMS = (nn.LayerNorm, nn.GroupNorm, _NormBase)
 # Tensors that a classifier's file may lack: a Swin's norms between its stages, which start as what changes nothing, and
 # counters of batch norms.
 OPTIONAL = re.compile(r"norm\d\.(weight|bias)|.*num_batches_tracked")
@@ -147,8 +145,23 @@ class ModelBase(nn.Module):
         return hash_tensors(self.state_dict())
 
     def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
-        """Loads ``MODEL.WEIGHTS`` of a model that needs no other weights than a CLIP's; see `load_model_state`."""
-        load_model_state(self, tensors, source)
+        """Loads ``MODEL.WEIGHTS`` of a model that needs no other weights than ``MODEL.CLIP.WEIGHTS``.
+
+        Args:
+            tensors: name -> tensor.
+            source: the file, for messages.
+
+        Raises:
+            InputError: a CLIP, which has a key of its own, or a checkpoint of another model.
+        """
+        kind, origin = type(self).__name__, f"MODEL.WEIGHTS {source}"
+        if signature_of(to_native(tensors)):
+            raise InputError(
+                f"{origin} is a CLIP, which {kind} takes as MODEL.CLIP.WEIGHTS: give it there and leave MODEL.WEIGHTS "
+                "empty"
+            )
+        remedy = f"it is no checkpoint of {kind}, which needs none besides MODEL.CLIP.WEIGHTS"
+        self.load_state_dict(fit(tensors, self.state_dict(), origin, remedy=remedy))
 
 
 class FrozenCLIP(ModelBase):
@@ -176,103 +189,17 @@ class FrozenCLIP(ModelBase):
         self.bank = TextBank(clip, templates)
         self.precision = precision
 
+    def stays_frozen(self) -> Iterable[nn.Module]:
+        """The CLIP, whose batch norms would go on counting."""
+        return (self.clip,)
+
     def weights_hash(self) -> str:
+        """Hash of the CLIP's weights."""
         return self.clip.weights_hash()
 
     def original_hash(self) -> str:
         """Hash of all weights: none of them trains."""
         return self.weights_hash()
-
-
-def _trained(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
-    """Parameters that train, each with the module that owns it and its name there."""
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad:
-                yield module, name, parameter
-
-
-def matrices_and_vectors(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[Group]:
-    """Parameters that train, in two groups: matrices with weight decay, vectors (biases, norms) without."""
-    trained = [p for p in parameters if p.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-
-
-def norms_and_biases_apart(model: nn.Module, weight_decay: float) -> list[Group]:
-    """Parameters that train, in two groups: norms and biases without weight decay, all others with it."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for module, name, parameter in _trained(model):
-        vector = isinstance(module, NORMS) or name.endswith("bias")
-        (plain if vector else decayed).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-
-
-def by_rate_and_kind(
-    model: nn.Module,
-    *,
-    multipliers: Iterable[tuple[nn.Module | None, float]],
-    weight_decay: float,
-    norm_decay: float | None = None,
-    embedding_decay: float | None = None,
-) -> list[Group]:
-    """Parameters that train, grouped by learning rate and weight decay.
-
-    The partition is that of Detectron2's `get_default_optimizer_params`.
-
-    Args:
-        model: the whole model.
-        multipliers: parts of the model, each with the multiple of the base learning rate at which it
-            learns; all other parameters learn at the base rate.
-        weight_decay: weight decay of all parameters, biases too, but those of norms and embeddings.
-        norm_decay: weight decay of the parameters of norms; None is that of all others.
-        embedding_decay: weight decay of `nn.Embedding`; None is that of all others.
-    """
-    slow = {
-        id(p): rate for part, rate in multipliers if part is not None for p in part.parameters()
-    }
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for module, _, parameter in _trained(model):
-        special = None
-        if isinstance(module, NORMS):
-            special = norm_decay
-        elif isinstance(module, nn.Embedding):
-            special = embedding_decay
-        decay = weight_decay if special is None else special
-        groups.setdefault((slow.get(id(parameter), 1.0), decay), []).append(parameter)
-    return [
-        {"params": parameters, "lr_multiplier": rate, "weight_decay": decay}
-        for (rate, decay), parameters in groups.items()
-    ]
-
-
-def load_model_state(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Load the whole state of a model that needs no weights but ``MODEL.CLIP.WEIGHTS``.
-
-    Args:
-        model: a `FrozenCLIP`, or a `CLIPSelf`, whose training ends in a CLIP as well.
-        tensors: name -> tensor.
-        source: the file, for messages.
-
-    Raises:
-        InputError: a CLIP, which has a key of its own, or a checkpoint of another model.
-    """
-    kind = type(model).__name__
-    if signature_of(to_native(tensors)):
-        raise InputError(
-            f"MODEL.WEIGHTS {source} is a CLIP, which {kind} takes as "
-            "MODEL.CLIP.WEIGHTS: give it there and leave MODEL.WEIGHTS empty"
-        )
-    remedy = f"it is no checkpoint of {kind}, which needs none besides MODEL.CLIP.WEIGHTS"
-    model.load_state_dict(
-        fit(tensors, model.state_dict(), f"MODEL.WEIGHTS {source}", remedy=remedy)
-    )
 
 
 def load_backbone(backbone: nn.Module, path: str | os.PathLike[str], key: str) -> None:

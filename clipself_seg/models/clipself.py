@@ -7,16 +7,18 @@ Shapes: B images, R regions of all images, n regions of one image, E embedding, 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipself_seg.clip import DenseCLIP, save_clip
 from clipself_seg.clip.backbone import build_clip
@@ -35,16 +37,35 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, Words
 from clipself_seg.errors import InputError
 from clipself_seg.heads.distillation import Average
-from clipself_seg.models.base import ModelBase, matrices_and_vectors
+from clipself_seg.models.base import ModelBase
 from clipself_seg.models.distillation import (
     IMAGE,
     CropDistillation,
     Objective,
     Step,
     build_objective,
+    count_over_processes,
 )
-from clipself_seg.models.protocol import Group, Memory, Outputs, Reading
+from clipself_seg.models.optimizer_groups import matrices_and_vectors
+from clipself_seg.models.protocol import Classes, Group, Memory, Outputs, Reading
 from clipself_seg.models.region_reader import RegionReader
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """Settings of CLIPSelf's training.
+
+    Attributes:
+        trainable_blocks: number of last blocks that train, -1 for all; see `train_last_blocks`.
+        loss_average: what losses of regions are averaged over, see `region_mean` (D3).
+        sync_gradients: whether the loss is averaged over the regions of all processes (D5).
+        precision: dtype of autocast, or None.
+    """
+
+    trainable_blocks: int = -1
+    loss_average: Average = "regions"
+    sync_gradients: bool = True
+    precision: torch.dtype | None = None
 
 
 @META_ARCH_REGISTRY.register()
@@ -71,31 +92,25 @@ class CLIPSelf(ModelBase):
         clip: DenseCLIP,
         student: ImageTower | None = None,
         objective: Objective | None = None,
-        trainable_blocks: int = -1,
+        training: TrainingSettings = TrainingSettings(),
         alpha: float = 1.0,
-        loss_average: Average = "regions",
-        sync_gradients: bool = True,
-        precision: torch.dtype | None = None,
-        test_precision: torch.dtype | None = None,
         read: Sequence[str] = ("boxes", "masks", "crops"),
         templates: str = "vild63",
+        test_precision: torch.dtype | None = None,
     ) -> None:
         """
         Args:
             clip: CLIP that becomes the teacher, both towers.
             student: image tower that the student starts from; None starts from a copy of the teacher's.
             objective: what the student is trained for; None is `CropDistillation`.
-            trainable_blocks: number of last blocks that train, -1 for all; see `train_last_blocks`.
+            training: settings of training.
             alpha: weight of the student in the mixture that is evaluated and exported, in [0, 1] (D4).
-            loss_average: what losses of regions are averaged over, see `region_mean` (D3).
-            sync_gradients: whether the loss is averaged over the regions of all processes (D5).
-            precision: dtype of autocast in training, or None.
-            test_precision: dtype of autocast in evaluation, or None.
             read: readouts in evaluation, out of `clipself_seg.config.READOUTS`.
             templates: prompts around a class name, a name in `text_bank.TEMPLATES`.
+            test_precision: dtype of autocast in evaluation, or None.
         """
         super().__init__()
-        if trainable_blocks == 0:
+        if training.trainable_blocks == 0:
             raise InputError("MODEL.CLIP.TRAINABLE_BLOCKS 0 trains nothing; -1 trains every block")
         self.teacher = clip.eval().requires_grad_(False)
         self.student: ImageTower = copy.deepcopy(clip.visual) if student is None else student
@@ -108,12 +123,11 @@ class CLIPSelf(ModelBase):
                 f"MODEL.CLIP.DENSE is {self.student.dense_feature}, and what the student is trained for reads no dense "
                 "features: the gate would not learn; take another DENSE"
             )
-        train_last_blocks(self.student, trainable_blocks, features, attention=attention)
+        blocks = training.trainable_blocks
+        train_last_blocks(self.student, blocks, features, attention=attention)
         self._check_frozen_parts()
         self.alpha = alpha
-        self.loss_average = loss_average
-        self.sync_gradients = sync_gradients
-        self.precision = precision
+        self.training_settings = training
         self.reader = RegionReader(
             clip=clip, read=read, templates=templates, precision=test_precision
         )
@@ -130,14 +144,16 @@ class CLIPSelf(ModelBase):
             "clip": clip,
             "student": student,
             "objective": build_objective(cfg),
-            "trainable_blocks": cfg.MODEL.CLIP.TRAINABLE_BLOCKS,
+            "training": TrainingSettings(
+                trainable_blocks=cfg.MODEL.CLIP.TRAINABLE_BLOCKS,
+                loss_average=cfg.MODEL.CLIPSELF.LOSS_AVERAGE,
+                sync_gradients=cfg.SOLVER.SYNC_GRADIENTS,
+                precision=precision_from_config(cfg),
+            ),
             "alpha": cfg.MODEL.CLIPSELF.ALPHA,
-            "loss_average": cfg.MODEL.CLIPSELF.LOSS_AVERAGE,
-            "sync_gradients": cfg.SOLVER.SYNC_GRADIENTS,
-            "precision": precision_from_config(cfg),
-            "test_precision": evaluation_precision(cfg),
             "read": cfg.TEST.REGIONS.READ,
             "templates": cfg.TEST.REGIONS.TEMPLATES,
+            "test_precision": evaluation_precision(cfg),
         }
 
     def _check_reads(self, features: Sequence[str]) -> None:
@@ -186,9 +202,11 @@ class CLIPSelf(ModelBase):
         """Device of the weights."""
         return self.teacher.device
 
-    def set_vocabulary(self, words: Words | Sequence[Sequence[str]]) -> None:
-        """Gives the model the classes that `forward` scores regions against in evaluation."""
-        self.reader.set_vocabulary(words)
+    def classes_of(
+        self, words: Words | Sequence[Sequence[str]], seen: np.ndarray | None = None
+    ) -> Classes:
+        """Reads and checks the classes that regions are scored against, see `RegionReader.classes_of`."""
+        return self.reader.classes_of(words, seen)
 
     def reading(self) -> Reading:
         """How it reads names and images, see `RegionReader.reading`."""
@@ -202,28 +220,37 @@ class CLIPSelf(ModelBase):
         """Refuses sizes and readouts that the model does not have, see `RegionReader.check_readouts`."""
         self.reader.check_readouts(sizes, readouts)
 
+    def stays_frozen(self) -> Iterable[nn.Module]:
+        """Both CLIPs: there is no dropout, and batch norms are frozen."""
+        return self.teacher, self.student
+
     def train(self, mode: bool = True) -> CLIPSelf:
-        """Switch between the loss and the scores of regions; ``eval()`` mixes the weights, once.
+        """Switches the training mode; ``eval()`` mixes the weights that are evaluated, once.
 
         After unsynchronised training every process must call it: all evaluate the first one's
         student.
         """
-        self.training = mode
+        super().train(mode)
         self.reader.clip = self.teacher if mode else self.ensembled_clip()
-        if not mode and not self.sync_gradients and comm.get_world_size() > 1:
+        if not mode and not self.training_settings.sync_gradients and comm.get_world_size() > 1:
             for parameter in self.reader.clip.visual.parameters():
                 dist.broadcast(parameter.data, 0)
         return self
 
     def forward(
-        self, samples: Sequence[Sample], *, read: Sequence[str] | None = None, dense: bool = False
+        self,
+        samples: Sequence[Sample],
+        *,
+        classes: Classes | None = None,
+        read: Sequence[str] | None = None,
+        dense: bool = False,
     ) -> dict[str, Tensor] | list[Outputs]:
-        """Losses of a batch in training, see `losses`; scores of regions in evaluation, see
+        """Losses of a batch in training, see `losses`; scores of regions against classes in evaluation, see
         `RegionReader.forward`, for the readouts `read`, and the dense features if `dense` says so.
         """
-        return (
-            self.losses(samples) if self.training else self.reader(samples, read=read, dense=dense)
-        )
+        if self.training:
+            return self.losses(samples)
+        return self.reader(samples, classes=self.given_classes(classes), read=read, dense=dense)
 
     def losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Losses of the objective for some images, with their weight.
@@ -231,14 +258,19 @@ class CLIPSelf(ModelBase):
         Args:
             samples: for each image "image" uint8 (3, S, S), and what the objective reads besides.
         """
+        settings, synchronised = self.training_settings, self.training_settings.sync_gradients
+        average = settings.loss_average
         step = Step(
             samples=samples,
             images=self.teacher.preprocess(torch.stack(on_device(samples, "image", self.device))),
             student=self.student,
             teacher=self.teacher,
-            precision=self.precision,
-            average=self.loss_average,
-            synchronised=self.sync_gradients,
+            precision=settings.precision,
+            average=average,
+            synchronised=synchronised,
+            region_count=(
+                count_over_processes(samples, average, self.device) if synchronised else None
+            ),
             reads=self.objective.reads,
         )
         return self.objective.losses(step)

@@ -2,7 +2,7 @@
 
 This file has, in this order:
 
-* `Step`: features of the student and of the teacher in one training step, each computed once.
+* `Step`: one training step, with the features of student and teacher that several losses read, each computed once.
 * The objectives, which compute losses from a `Step`: `CropDistillation` (crops alone), `WeightedTerms` (a sum of terms,
   some of which compare correlations with those of a `CorrelationTeacher`), `RegionText` (nouns) and `CaptionContrast`
   (captions).
@@ -23,7 +23,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -60,6 +60,8 @@ from clipself_seg.heads.distillation import (
 )
 from clipself_seg.models.timm_backbone import TimmMaps
 
+Result = TypeVar("Result")
+
 CONTEXTS = {"q": (QUERIES,), "qk": (QUERIES, KEYS)}
 IMAGE = "image"
 # Outputs of the student that an objective may read: features (dense, queries, keys), which one pass over the images of
@@ -69,9 +71,10 @@ READS = (DENSE, QUERIES, KEYS, IMAGE)
 
 @dataclass(kw_only=True, eq=False)
 class Step:
-    """Computes features of one step's samples, each when it is first asked for, and once.
+    """Samples of one training step, and what several losses read of them, each computed when it is first asked for.
 
-    Towers run in the precision of the run. Losses are computed outside of autocast.
+    A loss shares what it computes with others by `once`. Towers run in the precision of the run. Losses are computed
+    outside of autocast.
 
     Attributes:
         samples: samples of this process, at least one, with the keys that the mapper of the objective gives them.
@@ -81,6 +84,7 @@ class Step:
         precision: dtype of autocast, or None.
         average: "regions" or "images", over which losses of regions are averaged, see `region_mean`.
         synchronised: whether the loss is that of the samples of all processes; else every process trains by itself.
+        region_count: what losses of regions are divided by, see `count_over_processes`; None for their number here.
         reads: outputs of the student that the objective reads, out of `READS`.
     """
 
@@ -91,7 +95,15 @@ class Step:
     precision: torch.dtype | None
     average: Average
     synchronised: bool
+    region_count: Tensor | None = None
     reads: Sequence[str] = (DENSE,)
+    _results: dict[Callable[[Step], Any], Any] = field(default_factory=dict, init=False)
+
+    def once(self, compute: Callable[[Step], Result]) -> Result:
+        """The result of `compute(step)`, which is called for the first loss that asks."""
+        if compute not in self._results:
+            self._results[compute] = compute(self)
+        return self._results[compute]
 
     @property
     def device(self) -> torch.device:
@@ -101,11 +113,6 @@ class Step:
     def in_precision(self) -> contextlib.AbstractContextManager:
         """Context in which frozen and learning networks compute: autocast, if the run has it."""
         return autocast(self.device, self.precision)
-
-    @functools.cached_property
-    def regions_per_image(self) -> list[int]:
-        """Number of regions of each image."""
-        return [len(sample["boxes"]) for sample in self.samples]
 
     @functools.cached_property
     def maps(self) -> dict[str, Tensor]:
@@ -125,17 +132,6 @@ class Step:
         """Rows and columns of the student's features."""
         height, width = next(iter(self.maps.values())).shape[2:]
         return height, width
-
-    @functools.cached_property
-    def valid_BN(self) -> Tensor | None:
-        """Bool (B, N): whether "whole" (1, 4), the box of the image, reaches into a cell.
-
-        None if the samples have no "whole".
-        """
-        if "whole" not in self.samples[0]:
-            return None
-        cells = [_reached(sample["whole"], self.grid) for sample in self.samples]
-        return send(torch.stack(cells), self.device)
 
     @functools.cached_property
     def original_BEhw(self) -> Tensor:
@@ -175,68 +171,40 @@ class Step:
             return self.teacher.visual(self.crops)
 
     @functools.cached_property
-    def own_crops_RE(self) -> Tensor:
-        """The student's image embeddings of all "crops" in one call; not normalised."""
-        with self.in_precision():
-            return self.student(self.crops)
-
-    @functools.cached_property
     def pixels(self) -> Tensor:
         """RGB pixels (B, 3, S, S) of "image" in [0, 1]."""
         return torch.stack(on_device(self.samples, "image", self.device)).float() / 255
 
-    @functools.cached_property
-    def small_images(self) -> Tensor:
-        """The padded images at the CLIP's own size (B, 3, S0, S0), normalised."""
-        side = self.teacher.image_size
-        sized = F.interpolate(self.pixels, (side, side), mode="bilinear", antialias=True)
-        return self.teacher.normalise(sized)
-
-    @functools.cached_property
-    def own_small_BE(self) -> Tensor:
-        """The student's image embeddings of `small_images`; not normalised."""
-        with self.in_precision():
-            return self.student(self.small_images)
-
-    @functools.cached_property
-    def teacher_small_BE(self) -> Tensor:
-        """The teacher's image embeddings of `small_images`, without gradient and not normalised."""
-        with torch.no_grad(), self.in_precision():
-            return self.teacher.visual(self.small_images)
-
-    @functools.cached_property
-    def image_BE(self) -> Tensor:
-        """The student's image embeddings, with attention in all blocks; not normalised."""
-        with self.in_precision():
-            return self.student(self.images)
-
-    @functools.cached_property
-    def caption_tokens_BL(self) -> Tensor:
-        """Tokens of "caption" of each sample, int64, on the CPU."""
-        return self.teacher.tokenize([sample["caption"] for sample in self.samples])
-
-    @functools.cached_property
-    def caption_BE(self) -> Tensor:
-        """Text embeddings of the captions, without gradient and of unit length."""
-        with torch.no_grad(), self.in_precision():
-            return self.teacher.encode_text(self.caption_tokens_BL)
-
-    @functools.cached_property
-    def region_count(self) -> Tensor | None:
-        """Mean over the processes of `loss_count`, so that the mean of their losses is the whole batch's.
-
-        None for one process, and for processes that train by themselves. Every process has to ask.
-        """
-        if comm.get_world_size() == 1 or not self.synchronised:
-            return None
-        count = loss_count(self.regions_per_image, self.average)
-        total = torch.full((), float(count), device=self.device)
-        dist.all_reduce(total)
-        return total.clamp(min=1) / comm.get_world_size()  # 0 regions have a loss of 0
-
     def region_mean(self, values_R: Tensor) -> Tensor:
         """Mean of a value of each region as ``MODEL.CLIPSELF.LOSS_AVERAGE`` says, over all processes."""
-        return region_mean(values_R, self.regions_per_image, self.average, self.region_count)
+        counts = [len(sample["boxes"]) for sample in self.samples]
+        return region_mean(values_R, counts, self.average, self.region_count)
+
+
+def count_over_processes(
+    samples: Sequence[Sample], average: Average, device: torch.device
+) -> Tensor | None:
+    """Mean over the processes of `loss_count`, so that the mean of their losses is the whole batch's.
+
+    Every process has to call it. None for one process, and for samples without regions.
+    """
+    if comm.get_world_size() == 1 or "boxes" not in samples[0]:
+        return None
+    count = loss_count([len(sample["boxes"]) for sample in samples], average)
+    total = torch.full((), float(count), device=device)
+    dist.all_reduce(total)
+    return total.clamp(min=1) / comm.get_world_size()  # 0 regions have a loss of 0
+
+
+def valid_cells(step: Step) -> Tensor | None:
+    """Cells (B, N) bool of the student's grid into which "whole" (1, 4), the box of the image, reaches.
+
+    None if the samples have no "whole".
+    """
+    if "whole" not in step.samples[0]:
+        return None
+    cells = [_reached(sample["whole"], step.grid) for sample in step.samples]
+    return send(torch.stack(cells), step.device)
 
 
 def _reached(box_14: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -276,7 +244,7 @@ class Objective(Protocol):
     def losses(self, step: Step) -> dict[str, Tensor]:
         """Losses of the samples of one process by name, scalars in float32 with their gradients.
 
-        Their mean over the processes is the loss of the whole batch (`Step.region_count`).
+        Their mean over the processes is the loss of the whole batch (`count_over_processes`).
         """
 
 
@@ -343,55 +311,48 @@ def correlation_teacher(name: str) -> CorrelationTeacher | None:
     return Original() if name == "original" else TimmBackbone(name)
 
 
-class _View:
-    """Holds a step, and computes the tensors that several of its terms share, each once."""
-
-    def __init__(self, step: Step, terms: WeightedTerms) -> None:
-        self.step = step
-        self.terms = terms
-
-    @functools.cached_property
-    def target_BNE(self) -> Tensor:
-        """Tokens (B, N, E) of the teacher of correlations."""
-        assert self.terms.teacher is not None, "a term of correlations needs a teacher"
-        return _tokens(self.terms.teacher.features(self.step))
-
-    @functools.cached_property
-    def target_BNN(self) -> Tensor:
-        """Cosine similarities (B, N, N) of the teacher's tokens."""
-        return cosine_similarities(self.target_BNE)
-
-
 def _tokens(maps_BDhw: Tensor) -> Tensor:
     return maps_BDhw.flatten(2).mT
 
 
-def _context(view: _View) -> Tensor:
-    step, names = view.step, view.terms.context
-    similarities = [cosine_similarities(_tokens(step.maps[name])) for name in names]
+def _crops_term(step: Step, terms: WeightedTerms) -> Tensor:
+    return crop_distance(step)
+
+
+def _context(step: Step, terms: WeightedTerms) -> Tensor:
+    similarities = [cosine_similarities(_tokens(step.maps[name])) for name in terms.context]
     mean_BNN = sum(similarities[1:], similarities[0]) / len(similarities)
-    return context_loss(mean_BNN, view.target_BNN, step.valid_BN).mean()
+    return context_loss(mean_BNN, step.once(terms.similarities), step.once(valid_cells)).mean()
 
 
-def _coherence(view: _View) -> Tensor:
-    step = view.step
+def _coherence(step: Step, terms: WeightedTerms) -> Tensor:
     own_BNN = cosine_similarities(_tokens(step.dense_BEhw))
-    return coherence_loss(own_BNN, view.target_BNN, step.valid_BN).mean()
+    return coherence_loss(own_BNN, step.once(terms.similarities), step.once(valid_cells)).mean()
 
 
-def _spatial(view: _View) -> Tensor:
-    step = view.step
+def _spatial(step: Step, terms: WeightedTerms) -> Tensor:
     own_BNE = _tokens(step.dense_BEhw)
-    return spatial_correlation_loss(own_BNE, view.target_BNE, step.valid_BN).mean()
+    target_BNE = step.once(terms.tokens)
+    return spatial_correlation_loss(own_BNE, target_BNE, step.once(valid_cells)).mean()
 
 
-def _whole_images(view: _View) -> Tensor:
-    return cosine_distance(view.step.own_small_BE, view.step.teacher_small_BE).mean()
+def _whole_images(step: Step, terms: WeightedTerms) -> Tensor:
+    """Mean cosine distance of the image embeddings of the padded images at the CLIP's own size."""
+    side = step.teacher.image_size
+    sized = F.interpolate(step.pixels, (side, side), mode="bilinear", antialias=True)
+    images = step.teacher.normalise(sized)
+    with step.in_precision():
+        own_BE = step.student(images)
+        with torch.no_grad():
+            teacher_BE = step.teacher.visual(images)
+    return cosine_distance(own_BE, teacher_BE).mean()
 
 
-def _own_crops(view: _View) -> Tensor:
-    step = view.step
-    return step.region_mean(cosine_distance(step.own_crops_RE, step.teacher_RE))
+def _own_crops(step: Step, terms: WeightedTerms) -> Tensor:
+    """Mean cosine distance of the student's and of the teacher's image embeddings of crops."""
+    with step.in_precision():
+        own_RE = step.student(step.crops)
+    return step.region_mean(cosine_distance(own_RE, step.teacher_RE))
 
 
 class Term(NamedTuple):
@@ -407,12 +368,12 @@ class Term(NamedTuple):
     loss: str
     reads: tuple[str, ...]
     correlated: bool
-    value: Callable[[_View], Tensor]
+    value: Callable[[Step, WeightedTerms], Tensor]
 
 
 # Name of a key below MODEL.CLIPSELF.OBJECTIVES -> its term.
 TERMS = {
-    "CROPS": Term("loss_clipself", (DENSE,), False, lambda view: crop_distance(view.step)),
+    "CROPS": Term("loss_clipself", (DENSE,), False, _crops_term),
     "CONTEXT": Term("loss_context", (), True, _context),
     "COHERENCE": Term("loss_coherence", (DENSE,), True, _coherence),
     "SPATIAL": Term("loss_spatial", (DENSE,), True, _spatial),
@@ -463,11 +424,19 @@ class WeightedTerms:
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """The weighted terms, each under its own name."""
-        view = _View(step, self)
         return {
-            TERMS[name].loss: weight * TERMS[name].value(view)
+            TERMS[name].loss: weight * TERMS[name].value(step, self)
             for name, weight in self.weights.items()
         }
+
+    def tokens(self, step: Step) -> Tensor:
+        """Tokens (B, N, E) of the teacher of correlations."""
+        assert self.teacher is not None, "a term of correlations needs a teacher"
+        return _tokens(self.teacher.features(step))
+
+    def similarities(self, step: Step) -> Tensor:
+        """Cosine similarities (B, N, N) of the teacher's tokens."""
+        return cosine_similarities(step.once(self.tokens))
 
 
 TextLoss = Literal["bce", "softmax", "regionclip"]
@@ -542,11 +511,17 @@ class RegionText:
 
     def _image_text(self, step: Step) -> Tensor:
         """Contrast of whole images, read as one region each, with their captions over all processes."""
-        images_BE = step.pooled([sample["whole"] for sample in step.samples])
-        scale = step.teacher.logit_scale.exp()
-        return info_nce_loss(
-            images_BE, step.caption_BE, step.caption_tokens_BL, scale, gather=step.synchronised
-        )
+        return caption_contrast(step, step.pooled([sample["whole"] for sample in step.samples]))
+
+
+def caption_contrast(step: Step, images_BE: Tensor) -> Tensor:
+    """InfoNCE of image embeddings, of any length, and the texts of "caption" of the samples, over all processes."""
+    teacher = step.teacher
+    tokens_BL = teacher.tokenize([sample["caption"] for sample in step.samples])
+    with torch.no_grad(), step.in_precision():
+        texts_BE = teacher.encode_text(tokens_BL)
+    scale = teacher.logit_scale.exp()
+    return info_nce_loss(images_BE, texts_BE, tokens_BL, scale, gather=step.synchronised)
 
 
 class CaptionContrast(Objective):
@@ -561,11 +536,9 @@ class CaptionContrast(Objective):
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """{"loss_captions": `info_nce_loss` of all processes' images, or of this one's if they train alone}."""
-        scale = step.teacher.logit_scale.exp()
-        loss = info_nce_loss(
-            step.image_BE, step.caption_BE, step.caption_tokens_BL, scale, gather=step.synchronised
-        )
-        return {"loss_captions": loss}
+        with step.in_precision():
+            images_BE = step.student(step.images)
+        return {"loss_captions": caption_contrast(step, images_BE)}
 
 
 def _crops(cfg: CfgNode) -> Objective:

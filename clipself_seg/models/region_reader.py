@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
@@ -19,7 +20,7 @@ from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.region_pooling import box_weights, mask_weights, pool
 from clipself_seg.clip.runtime import QUEUES, autocast, on_device, send
-from clipself_seg.clip.text_bank import templates_text
+from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.config import WHOLE
 from clipself_seg.config.load import evaluation_precision
@@ -28,7 +29,7 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, Words, class_names, examples_of, read_given
 from clipself_seg.errors import InputError
 from clipself_seg.models.base import FrozenCLIP
-from clipself_seg.models.protocol import MEAN_OF_NAMES, Outputs, Reading
+from clipself_seg.models.protocol import MEAN_OF_NAMES, Classes, Outputs, Reading
 
 CROPS_AT_ONCE = 64
 
@@ -40,8 +41,6 @@ class RegionReader(FrozenCLIP):
     "boxes" and "masks" are pooled from one dense pass over the image, "crops" are image embeddings,
     "attention_boxes" and "attention_masks" come from masked attention (CLIPSelf, Tables 1, A1).
     """
-
-    text_KE: Tensor | None
 
     @configurable
     def __init__(
@@ -61,7 +60,6 @@ class RegionReader(FrozenCLIP):
         """
         super().__init__(clip=clip, templates=templates, precision=precision)
         self.read = tuple(read)
-        self.register_buffer("text_KE", None, persistent=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
@@ -125,12 +123,15 @@ class RegionReader(FrozenCLIP):
                 "attention: leave it out, or take a ViT"
             )
 
-    def set_vocabulary(self, words: Words | Sequence[Sequence[str]]) -> None:
-        """Give the classes to choose from; scores have one column for each, in this order.
+    def classes_of(
+        self, words: Words | Sequence[Sequence[str]], seen: np.ndarray | None = None
+    ) -> Classes:
+        """Reads and checks the classes to choose from; scores have one column for each, in this order.
 
         Args:
             words: text, a file or a built-in name, see `read_words`; a list with the names of each class, "dog|puppy"
                 or a sequence of synonyms; or a vocabulary.
+            seen: as `ModelBase.classes_of`; scores do not depend on it.
 
         Raises:
             InputError: no class, an empty name, a class that comes twice, or a name that CLIP cannot read whole.
@@ -145,17 +146,24 @@ class RegionReader(FrozenCLIP):
                     f"the vocabulary has {', '.join(twice)} more than once, which scores cannot tell "
                     "apart; name each class once"
                 )
-        self.text_KE = self.bank.embed(names, examples_of(words))
+        check_lengths(self.clip, names, self.bank.templates)
+        return Classes(names, seen=seen, examples=examples_of(words))
 
     @torch.no_grad()
     def forward(
-        self, samples: Sequence[Sample], *, read: Sequence[str] | None = None, dense: bool = False
+        self,
+        samples: Sequence[Sample],
+        *,
+        classes: Classes | None = None,
+        read: Sequence[str] | None = None,
+        dense: bool = False,
     ) -> list[Outputs]:
         """Score the regions of some images of one size.
 
         Args:
             samples: for each image "image" uint8 (3, S, S), "boxes" (n, 4) XYXY in [0, 1] of the padded
                 square, and for their readouts "masks" (n, h, w) bool, "crops" uint8 (n, 3, S0, S0).
+            classes: the result of `classes_of`; None for those that `set_vocabulary` gave.
             read: readouts; None stands for those that the model was made with.
             dense: whether the dense features are wanted as well.
 
@@ -163,17 +171,16 @@ class RegionReader(FrozenCLIP):
             For each image {"scores": {readout: (n, K)}}, cosines in [-1, 1], and with `dense` "dense" (E, h, w),
             of length 1, too. An empty mask scores 0 for every class.
         """
-        if self.text_KE is None:
-            raise RuntimeError("call set_vocabulary before scoring regions")
-        read = self.read if read is None else read
-        with autocast(self.text_KE.device, self.precision):
+        classes, read = self.given_classes(classes), self.read if read is None else read
+        text_KE = self.bank.embed(classes.names, classes.examples)
+        with autocast(self.device, self.precision):
             images = self.clip.preprocess(torch.stack(on_device(samples, "image", self.device)))
             dense_BEhw = None
             if dense or {"boxes", "masks"} & set(read):
                 dense_BEhw = F.normalize(self.clip.visual.dense(images).float(), dim=1)
             embeddings = self._embeddings(samples, read, images, dense_BEhw)
         outputs: list[Outputs] = [
-            {"scores": {name: rows[index] @ self.text_KE.T for name, rows in embeddings.items()}}
+            {"scores": {name: rows[index] @ text_KE.T for name, rows in embeddings.items()}}
             for index in range(len(samples))
         ]
         if dense and dense_BEhw is not None:

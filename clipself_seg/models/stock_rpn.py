@@ -27,11 +27,11 @@ from clipself_seg.data.vocabulary import Vocabulary, Words, class_names, read_gi
 from clipself_seg.errors import InputError
 from clipself_seg.models.base import (
     ModelBase,
-    by_rate_and_kind,
     load_backbone,
     on_host,
     save_atomically,
 )
+from clipself_seg.models.optimizer_groups import by_rate_and_kind
 from clipself_seg.models.protocol import Classes, Group
 
 WEIGHTS_KEY = "MODEL.STOCK_RPN.BACKBONE_WEIGHTS"

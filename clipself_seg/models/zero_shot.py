@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
@@ -27,7 +28,7 @@ from clipself_seg.data.vocabulary import Words, class_names, examples_of, read_g
 from clipself_seg.heads.text_scores import class_probabilities, members_of
 from clipself_seg.heads.windows import StridedWindows, segmentation, window_parts
 from clipself_seg.models.base import FrozenCLIP, chosen_classes, sizes_of
-from clipself_seg.models.protocol import MIRRORED, SYNONYM_TEXTS, Reading
+from clipself_seg.models.protocol import MIRRORED, SYNONYM_TEXTS, Classes, Reading
 
 COPIES = 32  # numbers that a token of CLIP's blocks takes, as a multiple of the embedding
 
@@ -112,34 +113,38 @@ class ZeroShotSegmenter(FrozenCLIP):
             precision=self.precision,
         )
 
-    def set_vocabulary(self, words: Words, all_synonyms: bool | None = None) -> None:
-        """Give the classes; scores have one map for each, in this order.
+    def classes_of(
+        self, words: Words, seen: np.ndarray | None = None, all_synonyms: bool | None = None
+    ) -> Classes:
+        """Reads and checks class names, see `ModelBase.classes_of`.
 
         Args:
-            words: text, a file or a built-in name, see `read_words`; a list, where "dog|puppy" and "dog, puppy" are
-                synonyms; or a vocabulary.
+            words: class names; scores have one map for each, in this order.
+            seen: as there; scores do not depend on it.
             all_synonyms: whether all names of a class count, or the first alone; None takes what the model
                 was built with.
-
-        Raises:
-            InputError: no class, an empty name, or one with more tokens than CLIP reads.
         """
         if all_synonyms is None:
             all_synonyms = self.synonyms != "first"
         words = read_given(words)
         names = class_names(words, all_synonyms=all_synonyms)
         check_lengths(self.clip, names, self.bank.templates)
-        self.give_classes(names, None, examples=examples_of(words))
+        return Classes(names, seen=seen, examples=examples_of(words))
 
     @torch.no_grad()
     def forward(
-        self, samples: Sequence[Sample], *, output: str = "scores"
+        self,
+        samples: Sequence[Sample],
+        *,
+        classes: Classes | None = None,
+        output: str = "scores",
     ) -> list[dict[str, Tensor]]:
         """A segmentation for each image.
 
         Args:
             samples: for each image "image" (3, H, W) RGB in 0..255, and "height" and "width" of the result, by
                 default the image's; and "classes" if those alone are to be told apart, indices in [0, K).
+            classes: the result of `classes_of`; None for those that `set_vocabulary` gave.
             output: "scores" for (K, height, width) probabilities, or "labels" for the best class of every
                 pixel alone, in memory that does not grow with all maps of all classes.
 
@@ -148,32 +153,31 @@ class ZeroShotSegmenter(FrozenCLIP):
             {"sem_seg_labels": (height, width) int64, "sem_seg_best": their probabilities}. The first of equal
             classes wins.
         """
-        self.require_vocabulary()
-        texts = self._texts()
-        results = []
+        classes = self.given_classes(classes)
+        all_NE, all_KS = self._texts(classes)
+        patch, results = self.clip.patch_size, []
         for sample, image in zip(samples, on_device(samples, "image", self.device)):
             images = [image, image.flip(-1)] if self.flip else [image]
-            text_NE, members_KS = texts
-            classes = chosen_classes(sample, self.device)
-            if classes is not None:
-                rows, members_KS = members_KS[classes].unique(return_inverse=True)
-                text_NE = text_NE[rows]
+            text_NE, members_KS = all_NE, all_KS
+            chosen = chosen_classes(sample, self.device)
+            if chosen is not None:
+                rows, members_KS = all_KS[chosen].unique(return_inverse=True)
+                text_NE = all_NE[rows]
             cells = [self._window_cells(one, text_NE, members_KS) for one in images]
             image_size, size = sizes_of(sample)
-            patch = self.clip.patch_size
             parts = [window_parts(one, self.windows, patch, image_size, size) for one in cells]
-            results.append(segmentation(parts, size, len(self.names), output, classes))
+            results.append(segmentation(parts, size, len(classes.names), output, chosen))
         return results
 
-    def _texts(self) -> tuple[Tensor, Tensor]:
+    def _texts(self, classes: Classes) -> tuple[Tensor, Tensor]:
         """Embeddings (N, E) of all that compete, and of each class (K, S) which of them are its own."""
-        examples = self.classes.examples
+        names, examples = classes.names, classes.examples
         if self.synonyms == "mean":
             # A class is one embedding, as if it had one name.
-            members_KS = members_of(tuple(synonyms[:1] for synonyms in self.names))
-            return self.bank.embed(self.names, examples), send(members_KS, self.device)
-        alone = tuple((name,) for synonyms in self.names for name in synonyms)
-        return self.bank.embed(alone, examples), send(members_of(self.names), self.device)
+            members_KS = members_of(tuple(synonyms[:1] for synonyms in names))
+            return self.bank.embed(names, examples), send(members_KS, self.device)
+        alone = tuple((name,) for synonyms in names for name in synonyms)
+        return self.bank.embed(alone, examples), send(members_of(names), self.device)
 
     def _window_cells(self, image_3HW: Tensor, text_NE: Tensor, members_KS: Tensor) -> Tensor:
         """Probabilities (V, K, h, w) of every cell of every window.
@@ -190,16 +194,11 @@ class ZeroShotSegmenter(FrozenCLIP):
         corners = self.windows.corners(size)
         cells = []
         for start in range(0, len(corners), together):
-            windows = self._padded_windows(normalised, corners[start : start + together])
+            windows = self.windows.cut(normalised, corners[start : start + together])
+            windows = F.pad(windows, (0, -columns % patch, 0, -rows % patch))
             with autocast(self.device, self.precision):
                 dense_VEhw = self.clip.visual.dense(windows)
             cells += [
                 class_probabilities(one, text_NE, members_KS, self.scale) for one in dense_VEhw
             ]
         return torch.stack(cells)
-
-    def _padded_windows(self, image_3HW: Tensor, corners: Sequence[tuple[int, int]]) -> Tensor:
-        """Windows (V, 3, r, c) of an image, padded with 0 to whole patches."""
-        windows = self.windows.cut(image_3HW, corners)
-        patch = self.clip.patch_size
-        return F.pad(windows, (0, -windows.shape[3] % patch, 0, -windows.shape[2] % patch))

@@ -385,8 +385,8 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
     def predict_files(
         self, images: Sequence[np.ndarray], names: Sequence[str], **how: Any
     ) -> list[PanopticSegmentation]:
-        """`predict_batch` of images whose results have these names; a model that is given masks finds them by these names
-        in its folder.
+        """`predict_batch` of images whose results have these names; a model that is given masks finds them by
+        these names in its folder.
 
         Raises:
             InputError: an image has none in it.

@@ -140,24 +140,24 @@ class ResultFiles:
     def write(self, source: ImageFile, result: Prediction) -> Written:
         """Write what was asked for of an image."""
         entry: Entry = {"size": list(result.image.shape[:2])}
-        pictures = dict[str, Image.Image]()
+        drawn = dict[str, Image.Image]()
         if "overlays" in self.save:
-            pictures["overlays"] = result.overlay()
+            drawn["overlays"] = result.overlay()
         if isinstance(result, Segmentation):
             entry["fractions"] = result.fractions()
         elif isinstance(result, PanopticSegmentation):
             annotation, painted = result.to_coco(0, f"{source.name}.png")
             entry["annotations"] = [annotation]
             if "panoptic" in self.save:
-                pictures["panoptic"] = Image.fromarray(painted)
+                drawn["panoptic"] = Image.fromarray(painted)
         elif isinstance(result, Detections):
             entry["annotations"] = _detections(result)
         if "labels" in self.save:
-            pictures["labels"] = Image.fromarray(result.labels)  # type: ignore[attr-defined]
+            drawn["labels"] = Image.fromarray(result.labels)  # type: ignore[attr-defined]
         files = []
-        for kind, picture in pictures.items():
+        for kind, image in drawn.items():
             files.append(f"{kind}/{source.name}.png")
-            save_png(picture, self.folder / files[-1])
+            save_png(image, self.folder / files[-1])
         if result.presence is not None:
             entry["presence"] = dict(result.presence)
             entry["absent"] = list(result.absent)

@@ -9,7 +9,9 @@ from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.text_bank import TextBank
 from clipself_seg.config import reads
 from clipself_seg.extend import register_key
-from clipself_seg.models.base import ModelBase, load_model_state, matrices_and_vectors
+from clipself_seg.models.base import ModelBase
+from clipself_seg.models.optimizer_groups import matrices_and_vectors
+from clipself_seg.models.protocol import Classes
 
 register_key("MODEL.MY_HEAD.SCALE", 40.0)  # factor of the cosines
 reads.READS["MyHead"] = (*reads.CLIP, *reads.LABELS, "INPUT.")  # a key of others is refused
@@ -33,13 +35,14 @@ class MyHead(ModelBase):
     def task(cls):
         return "semantic"  # so that its data and its evaluation are those of CAT-Seg
 
-    def set_vocabulary(self, words):
+    def classes_of(self, words, seen=None):
         names = getattr(words, "names", words)
-        self.give_classes(tuple((name,) for name in names), None)
+        return Classes(tuple((name,) for name in names), seen=seen)
 
-    def forward(self, samples, *, output="scores"):
+    def forward(self, samples, *, classes=None, output="scores"):
         """Losses in training; in evaluation the labels (H, W) or the scores (K, H, W) of each image."""
-        logits = [self.logits(sample["image"].to(self.device)) for sample in samples]
+        texts = self.bank.embed(self.given_classes(classes).names)
+        logits = [self.logits(sample["image"].to(self.device), texts) for sample in samples]
         if self.training:
             labels = torch.stack([sample["sem_seg"] for sample in samples]).to(self.device)
             scores = F.interpolate(torch.cat(logits), labels.shape[1:], mode="bilinear")
@@ -51,14 +54,13 @@ class MyHead(ModelBase):
             return [{"sem_seg_labels": scores.argmax(dim=0)} for scores in maps]
         return [{"sem_seg": scores} for scores in maps]
 
-    def logits(self, image):
+    def logits(self, image, texts):
         """Logits (1, K, h, w) of an RGB image (3, H, W) in 0..255."""
         patch = self.clip.patch_size
         normalised = self.clip.normalise(image.float() / 255)
         padded = F.pad(normalised, (0, -image.shape[2] % patch, 0, -image.shape[1] % patch))
         dense = F.normalize(self.clip.visual.dense(padded[None]), dim=1)
         refined = F.normalize(dense + self.refine(dense), dim=1)
-        texts = self.bank.embed(self.classes.names)
         return self.scale * torch.einsum("behw,ke->bkhw", refined, texts)
 
     def setup_training(self, vocabulary):
@@ -69,9 +71,6 @@ class MyHead(ModelBase):
 
     def original_hash(self):
         return self.clip.weights_hash()
-
-    def load_checkpoint(self, tensors, source):
-        load_model_state(self, tensors, source)
 
     def export(self, path):
         torch.save(self.state_dict(), path)

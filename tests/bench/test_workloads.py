@@ -24,6 +24,7 @@ from bench.workloads import DenseWorkload, build_runs
 from clipself_seg.clip import load_clip, runtime
 from clipself_seg.heads.panoptic.frozen_clip import MaskedAttention
 from clipself_seg.models import FViT
+from clipself_seg.models.fvit.fvit_config import InputSettings
 from tests.bench.conftest import (
     detection_case,
     panoptic_runs,
@@ -191,11 +192,9 @@ def test_an_image_is_what_the_model_makes_of_it(small_detection, monkeypatch):
         roi_head=heads,
         clip=workload.clip,
         backbone=resizers,
-        blocks=blocks,
-        side=64,
-        pixels=((0.0,) * 3, (1.0,) * 3),
+        inputs=InputSettings(blocks, 64, (0.0,) * 3, (1.0,) * 3),
     ).eval()
-    monkeypatch.setattr(model, "text", lambda: text)
+    monkeypatch.setattr(model, "text", lambda classes: text)
     model.set_vocabulary([str(label) for label in range(len(seen))], seen.numpy())
     image = workload.images[0, :, : size[0]]
     sample = {"image": image, "height": IMAGE_SIZE[0], "width": IMAGE_SIZE[1]}

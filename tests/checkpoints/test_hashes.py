@@ -12,7 +12,7 @@ from torch import nn
 
 from clipself_seg.checkpoints import hashes
 from clipself_seg.checkpoints.hashes import hash_tensors, invalidate, weights_hash, weights_state
-from clipself_seg.models.base import matrices_and_vectors
+from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.training.optimizer import build_adamw
 
 

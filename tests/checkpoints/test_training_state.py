@@ -23,7 +23,7 @@ from clipself_seg.checkpoints.training_state import (
 )
 from clipself_seg.errors import InputError
 from clipself_seg.files import remove_leftovers
-from clipself_seg.models.base import matrices_and_vectors
+from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.training.optimizer import build_adamw
 from tests.tiny import tiny_clipself, tiny_samples
 

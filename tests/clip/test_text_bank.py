@@ -34,7 +34,7 @@ from clipself_seg.data.vocabulary import (
     load_vocabulary,
 )
 from clipself_seg.errors import InputError
-from clipself_seg.models.base import matrices_and_vectors
+from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.training.optimizer import build_adamw
 from tests.tiny import random_clip
 

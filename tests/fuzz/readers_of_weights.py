@@ -32,7 +32,7 @@ from clipself_seg.clip.tokenizers import read_tokenizer
 from clipself_seg.config import load_config
 from clipself_seg.heads.diffusion.weights import read_stable_diffusion
 from clipself_seg.models.build import build_model
-from clipself_seg.models.cat_seg.config import build_backbone
+from clipself_seg.models.cat_seg.cat_seg_config import build_backbone
 from clipself_seg.prediction.load import load
 from clipself_seg.prediction.pretrained import (
     BOUNDS,

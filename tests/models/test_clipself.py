@@ -15,6 +15,7 @@ from clipself_seg.clip import load_clip, runtime
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models import CLIPSelf
+from clipself_seg.models.clipself import TrainingSettings
 from clipself_seg.models.distillation import WeightedTerms
 from tests.tiny import (
     SIDE,
@@ -101,7 +102,10 @@ def test_evaluation_reads_with_the_mixed_weights_and_training_goes_on_with_the_s
     mixed = model.ensembled_clip()
     images = mixed.preprocess(samples[0]["image"][None])
     with torch.no_grad():
-        expected = mixed.encode_boxes(images, [samples[0]["boxes"]]) @ model.reader.text_KE.T
+        expected = (
+            mixed.encode_boxes(images, [samples[0]["boxes"]])
+            @ model.reader.bank.embed(model.names).T
+        )
     torch.testing.assert_close(scores["boxes"], expected)
     model.train()
     assert not changed(before, model.student.state_dict())
@@ -197,7 +201,7 @@ def test_a_gate_learns_is_mixed_with_its_start_and_written_with_its_name(tmp_pat
 @pytest.mark.parametrize("blocks", [-1, 1])
 def test_of_the_last_block_the_values_learn_where_they_are_the_dense_feature(blocks):
     clip = random_clip(dense=DenseFeature("value"))
-    model = CLIPSelf(clip=clip, trainable_blocks=blocks)
+    model = CLIPSelf(clip=clip, training=TrainingSettings(blocks))
     last = model.student.blocks[-1]
     width = last.attn.in_proj_weight.shape[1]
     matrix, before = last.attn.in_proj_weight.detach().clone(), state(last)

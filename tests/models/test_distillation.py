@@ -32,6 +32,7 @@ from clipself_seg.models.distillation import (
     WeightedTerms,
     build_objective,
     correlation_teacher,
+    valid_cells,
 )
 from tests.tiny import one_step, random_clip, tiny_clipself, tiny_samples
 from tests.training.test_trainer_data_parallel import gradients, worst
@@ -109,6 +110,18 @@ def step_of(model, samples):
     )
 
 
+def test_what_a_loss_shares_is_computed_once_and_a_step_each():
+    model, calls = tiny_clipself(), []
+
+    def shared(step):
+        calls.append(step)
+        return len(step.samples)
+
+    first, second = step_of(model, tiny_samples(1)), step_of(model, tiny_samples(2))
+    assert [step.once(shared) for step in (first, second, first)] == [1, 2, 1]
+    assert calls == [first, second]
+
+
 def test_features_are_computed_once_and_only_if_they_are_asked_for():
     model, samples, calls = tiny_clipself(), tiny_samples(2), []
     model.student.register_forward_hook(lambda *_: calls.append("student"))
@@ -129,23 +142,22 @@ def test_cells_of_padding_alone_do_not_count():
     boxes = [[0.0, 0.0, 1.0, 0.75], [0.0, 0.0, 0.51, 1.0], [0.0, 0.0, 1.0, 0.001]]
     samples = [s | {"whole": torch.tensor([box])} for s, box in zip(samples, boxes)]
     step = step_of(model, samples)
-    valid = step.valid_BN.unflatten(1, (8, 8))
+    valid = valid_cells(step).unflatten(1, (8, 8))
     assert valid[0, :6].all() and not valid[0, 6:].any()
     # A cell counts if any of the image is in it, and one always does.
     assert valid[1, :, :5].all() and not valid[1, :, 5:].any()
     assert valid[2, 0].all() and valid[2].sum() == 8
-    assert step_of(model, tiny_samples(1)).valid_BN is None
+    assert valid_cells(step_of(model, tiny_samples(1))) is None
 
 
-def test_image_embeddings_are_of_the_clips_own_size_and_only_the_students_have_gradients():
-    model, samples = tiny_clipself(), tiny_samples(2)
-    large = [s | {"image": s["image"].repeat(1, 2, 2)} for s in samples]
-    step = step_of(model, large)
-    assert step.small_images.shape == (2, 3, 64, 64) and step.images.shape == (2, 3, 128, 128)
-    assert step.own_small_BE.requires_grad and not step.teacher_small_BE.requires_grad
-    assert step.own_crops_RE.requires_grad and len(step.own_crops_RE) == 3
-    torch.testing.assert_close(step.own_small_BE, step.teacher_small_BE)
-    torch.testing.assert_close(step.own_crops_RE, step.teacher_RE)
+def test_whole_images_are_compared_at_the_clips_own_size_and_only_the_student_learns():
+    model = tiny_clipself(objective=WeightedTerms({"WHOLE_IMAGES": 1.0}))
+    sizes = []
+    model.student.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[2:]))
+    large = [s | {"image": s["image"].repeat(1, 2, 2)} for s in tiny_samples(2)]
+    loss = model(large)["loss_whole_images"]
+    assert sizes == [(64, 64)] and loss.requires_grad
+    assert loss.item() == pytest.approx(0, abs=1e-6)
 
 
 CAPTIONS = ["a cat on grass", "two dogs", "a red kite"]

@@ -37,7 +37,7 @@ def test_scores_of_a_batch_are_cosines_of_single_images(reader, readout):
     outputs = reader(samples)
     for sample, output in zip(samples, outputs):
         with torch.no_grad():
-            expected = naive(reader.clip, readout, sample) @ reader.text_KE.T
+            expected = naive(reader.clip, readout, sample) @ reader.bank.embed(reader.names).T
         torch.testing.assert_close(output["scores"][readout], expected)
 
 

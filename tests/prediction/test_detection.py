@@ -166,7 +166,7 @@ def test_a_real_model_gives_what_it_gives_in_evaluation(real):
     texts = []
     for words in ("green star, blue ring", "green star, hoop|blue ring"):
         real.set_vocabulary(words)
-        texts.append(real.model.text())
+        texts.append(real.model.text(real.model.classes))
     assert torch.equal(texts[0][0], texts[1][0]) and not torch.allclose(texts[0][1], texts[1][1])
     image = noise(50, 90)
     result = real(image)

@@ -15,7 +15,7 @@ from torch import nn
 
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
-from clipself_seg.models.base import matrices_and_vectors
+from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.training.metrics import METRICS_FILE, metric_writers, write_all
 from clipself_seg.training.optimizer import (
     build_adamw,

@@ -17,13 +17,13 @@ from clipself_seg.checkpoints import training_state as checkpoint
 from clipself_seg.checkpoints.training_state import trained_parameters
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.models.base import matrices_and_vectors
 from clipself_seg.models.distillation import (
     CONTEXTS,
     TERMS,
     Original,
     WeightedTerms,
 )
+from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.training.metrics import HostCopy, drop_metrics_from
 from clipself_seg.training.settings import FREE_KEYS, TrainingSettings
 from clipself_seg.training.trainer import Trainer, TrainingStopped

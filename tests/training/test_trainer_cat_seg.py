@@ -26,7 +26,6 @@ def configuration(*opts):
 def model_of(cfg):
     torch.manual_seed(0)
     model = build_model(cfg).train()
-    model.sync_gradients = True
     model.set_vocabulary(["cat", "dog", "sky"])
     return model
 

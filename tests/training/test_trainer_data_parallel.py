@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from clipself_seg.checkpoints.training_state import trained_parameters
 from clipself_seg.data.shards import ShardStream
 from clipself_seg.errors import InputError
+from clipself_seg.models.clipself import TrainingSettings
 from clipself_seg.models.distillation import CaptionContrast
 from clipself_seg.training.trainer import Trainer
 from tests.shards import samples, write_shard, write_shards
@@ -26,7 +27,7 @@ Tensors = dict[str, torch.Tensor]
 def gradients(model, samples) -> Tensors:
     """Gradients of the trained parameters, through the wrapper if there are processes."""
     forward = model
-    if dist.is_initialized() and model.sync_gradients:
+    if dist.is_initialized():
         forward = DistributedDataParallel(model)
     sum(forward(samples).values()).backward()
     return {name: p.grad for name, p in trained_parameters(model).items()}
@@ -135,7 +136,7 @@ def test_two_processes_on_shards_go_on_as_two_and_not_as_one(tmp_path):
 def test_unsynchronised_training_keeps_and_evaluates_the_first_replica(tmp_path):
     def work(rank: int, folder: Path) -> Tensors:
         run = trainer(folder / "two", sync_gradients=False)
-        run.model.sync_gradients = False
+        run.model.training_settings = TrainingSettings(sync_gradients=False)
         run.train()
         run.model.eval().set_vocabulary(WORDS)
         scores = run.model([tiny_region_sample()])[0]["scores"]["boxes"]

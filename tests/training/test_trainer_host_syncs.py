@@ -6,6 +6,7 @@ import pytest
 
 from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.models import CLIPSelf
+from clipself_seg.models.clipself import TrainingSettings
 from clipself_seg.models.distillation import (
     CONTEXTS,
     TERMS,
@@ -45,7 +46,7 @@ def all_terms(teacher):
 
 def gated_crops():
     clip = random_clip(dense=DenseFeature("gated_multi_value", 2))
-    return CLIPSelf(clip=clip, trainable_blocks=2), tiny_samples(2, 2)
+    return CLIPSelf(clip=clip, training=TrainingSettings(2)), tiny_samples(2, 2)
 
 
 def texts(loss):

@@ -54,7 +54,6 @@ VARIANTS = {
 def test_two_processes_without_unused_parameters_share_their_gradients(tmp_path, variant):
     def work(rank, folder):
         model = model_of(*VARIANTS[variant]).train()
-        model.sync_gradients = True
         return gradients(model, training_samples(3)[rank : rank + 2])
 
     first, second = in_two_processes(work, tmp_path)

@@ -33,7 +33,8 @@ from clipself_seg.heads.cat_seg.cost_aggregator import (
 )
 from clipself_seg.heads.windows import all_scores, resize
 from clipself_seg.models import CATSeg
-from clipself_seg.models.base import matrices_and_vectors
+from clipself_seg.models.cat_seg.cat_seg_config import EvaluationSettings, TrainingSettings
+from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.training.optimizer import build_adamw
 
 WORDS = "ade847.json"  # in CAT-Seg's form, without a warning of names that stand twice
@@ -67,14 +68,13 @@ class SemSegWorkload(Workload):
             pooling=(2 if case.training else 1,) * len(SIZES.pooling),
         )
         depth = len(self.clip.visual.blocks)
+        self.clip.visual.class_residual = not self.clip.visual.pooled
         self.model = CATSeg(
             clip=self.clip,
             aggregator=CostAggregator(sizes, sizes.classes_in_cache),
             guidance_blocks=(depth // 3 - 1, 2 * depth // 3 - 1),
-            class_residual=not self.clip.visual.pooled,
-            sliding=True,
-            precision=self.precision,
-            test_precision=self.precision,
+            training=TrainingSettings(precision=self.precision),
+            evaluation=EvaluationSettings(sliding=True, precision=self.precision),
         )
         if case.compile:
             self.model.aggregator.compile_blocks()

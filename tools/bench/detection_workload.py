@@ -35,7 +35,7 @@ from clipself_seg.heads.fvit.pyramid import (
     FeaturePyramid,
     TapResizers,
 )
-from clipself_seg.heads.fvit.roi_heads import RoIHeads, TrainingSettings
+from clipself_seg.heads.fvit.roi_heads import LossSettings, RoIHeads
 from clipself_seg.heads.fvit.rpn import RPN
 
 BEHIND = "behind the tower"  # all but the tower
@@ -139,7 +139,7 @@ class DetectionWorkload(PartWorkload):
         strides = [self.outline.patch_size * factor for factor in RELATIVE_STRIDES]
         neck = FeaturePyramid(self.width, CHANNELS)
         rpn = RPN(strides, kind.proposals, channels=CHANNELS, norm=kind.masks)
-        how = TrainingSettings(), kind.settings
+        how = LossSettings(), kind.settings
         embed_dim = self.outline.embed_dim
         heads = RoIHeads(embed_dim, strides, *how, channels=CHANNELS, masks=kind.masks)
         return TapResizers(self.width), neck, rpn, heads

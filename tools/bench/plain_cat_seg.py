@@ -87,13 +87,13 @@ def scores(model: CATSeg, sample: Sample, text_TPE: Tensor | None = None) -> Ten
     """Probabilities (T, height, width) of one image, texts included unless they are given."""
     text = text_embeddings(model) if text_TPE is None else text_TPE
     image = sample["image"].to(model.device).float()
-    probabilities = (_sliding if model.sliding else _whole)(model, image, text)
+    probabilities = (_sliding if model.evaluation.sliding else _whole)(model, image, text)
     size = (sample.get("height", image.shape[1]), sample.get("width", image.shape[2]))
     return F.interpolate(probabilities, size, mode="bilinear")[0]
 
 
 def _whole(model: CATSeg, image_3hw: Tensor, text_TPE: Tensor) -> Tensor:
-    down, right = (-side % model.size_divisibility for side in image_3hw.shape[1:])
+    down, right = (-side % model.evaluation.size_divisibility for side in image_3hw.shape[1:])
     padded = F.pad(normalise(model, image_3hw[None]), (0, right, 0, down))
     return window_logits(model, padded, text_TPE).sigmoid()
 
@@ -125,6 +125,10 @@ def loss(model: CATSeg, images_B3SS: Tensor, labels_BSS: Tensor) -> Tensor:
     valid = labels_BSS != model.ignore_label
     targets = F.one_hot(labels_BSS.where(valid, 0).long(), logits.shape[1]).to(logits)
     targets = (targets * valid[..., None]).permute(0, 3, 1, 2)
-    weight = valid[:, None].expand_as(targets).to(logits) if model.mask_ignored else None
+    weight = (
+        valid[:, None].expand_as(targets).to(logits)
+        if model.training_settings.mask_ignored
+        else None
+    )
     costs = F.binary_cross_entropy_with_logits(logits, targets, weight, reduction="sum")
     return costs / (targets.numel() if weight is None else weight.sum())

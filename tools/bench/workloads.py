@@ -29,8 +29,8 @@ from clipself_seg.clip.runtime import autocast
 from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.data.regions import enlarge_boxes, token_masks
 from clipself_seg.data.shards import ShardStream
-from clipself_seg.models.base import matrices_and_vectors
 from clipself_seg.models.clipself import CLIPSelf
+from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.models.region_reader import RegionReader
 from clipself_seg.training.optimizer import build_adamw
 
@@ -162,8 +162,7 @@ class RegionsWorkload(SampledWorkload):
 
     @torch.no_grad()
     def _plain_scores(self, _: None) -> list[dict[str, Tensor]]:
-        text_KE = self.reader.text_KE
-        assert text_KE is not None
+        text_KE = self.reader.bank.embed(self.reader.names)
         with stock_linear(), autocast(self.device, self.precision):
             return [plain.region_scores(self.clip, s, text_KE) for s in self.plain_samples]
 

@@ -35,6 +35,7 @@ from clipself_seg.heads.fvit.boxes import (
     select_detections,
 )
 from clipself_seg.heads.fvit.pyramid import CHANNELS, ConvNorm, kaiming_normal, xavier_uniform
+from clipself_seg.heads.maps import several_processes
 
 SIDE = 7
 MASK_SIDE = 14
@@ -54,7 +55,7 @@ TEMPERATURE = 50.0
 """Factor of the detector's cosines that training begins with."""
 
 
-class TrainingSettings(NamedTuple):
+class LossSettings(NamedTuple):
     """Settings of the losses.
 
     Attributes:
@@ -95,7 +96,7 @@ class RoIHeads(nn.Module):
         self,
         embed_dim: int,
         strides: Sequence[float],
-        training: TrainingSettings,
+        training: LossSettings,
         settings: DetectionSettings,
         *,
         channels: int = CHANNELS,
@@ -412,8 +413,10 @@ class MaskHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Mask logits (n, 28, 28) of features (n, channels, 14, 14)."""
         if not len(features):
-            # Zero with a gradient: a batch norm trains on no empty batch, and several processes wait.
+            # Zero with a gradient of every parameter. In several processes the batch norms of the others wait for ours.
             nothing = torch.stack([p.sum() for p in self.parameters()]).sum() * 0
+            if self.training and several_processes():
+                nothing = nothing + 0 * self.convs(features).sum()
             return nothing.expand(0, 2 * MASK_SIDE, 2 * MASK_SIDE)
         if torch.is_grad_enabled():
             return self._logits(self.convs(features))

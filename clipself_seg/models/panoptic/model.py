@@ -65,12 +65,11 @@ from clipself_seg.heads.text_scores import only_classes
 from clipself_seg.models.base import (
     ModelBase,
     as_bytes,
-    by_rate_and_kind,
-    norms_and_biases_apart,
     on_host,
     save_atomically,
     sizes_of,
 )
+from clipself_seg.models.optimizer_groups import by_rate_and_kind, norms_and_biases_apart
 from clipself_seg.models.panoptic.config import panoptic_parts
 from clipself_seg.models.panoptic.mask_models import OtherMasks
 from clipself_seg.models.panoptic.outputs import (
@@ -85,7 +84,15 @@ from clipself_seg.models.panoptic.outputs import (
     padded_canvas,
     padded_size,
 )
-from clipself_seg.models.protocol import BEST_OF_NAMES, MIRRORED, Group, Memory, Outputs, Reading
+from clipself_seg.models.protocol import (
+    BEST_OF_NAMES,
+    MIRRORED,
+    Classes,
+    Group,
+    Memory,
+    Outputs,
+    Reading,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -258,8 +265,8 @@ class OpenPanoptic(ModelBase):
         self.branch_clip.eval()
         return self
 
-    def set_vocabulary(self, words: Words, seen: np.ndarray | None = None) -> None:
-        """Give the classes; labels are positions in them.
+    def classes_of(self, words: Words, seen: np.ndarray | None = None) -> Classes:
+        """Reads and checks class names; labels are positions in them.
 
         Args:
             words: text, a file or a built-in name, see `read_words`; a list of names with synonyms, "dog|puppy"; or a
@@ -278,7 +285,7 @@ class OpenPanoptic(ModelBase):
         if isinstance(words, Vocabulary):
             stuff = {i for i, entry in enumerate(words.classes) if entry.isthing is False}
         things = tuple(i for i in range(len(names)) if i not in stuff)
-        self.give_classes(names, seen, things, examples_of(words))
+        return Classes(names, things, seen, examples_of(words))
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
         """Give the training vocabulary.
@@ -339,7 +346,11 @@ class OpenPanoptic(ModelBase):
         return metadata
 
     def forward(
-        self, samples: Sequence[Sample], *, fusions: Mapping[str, Fusion] | None = None
+        self,
+        samples: Sequence[Sample],
+        *,
+        fusions: Mapping[str, Fusion] | None = None,
+        classes: Classes | None = None,
     ) -> dict[str, Tensor] | list[Outputs]:
         """Losses in training, outputs for each image in evaluation.
 
@@ -358,7 +369,7 @@ class OpenPanoptic(ModelBase):
             "sem_seg": (K, H, W) scores, as `panoptic_merge` gives them; or with `fusions` {"fusions": {name:
             the same, but "sem_seg_labels" (H, W) int64 in place of the scores}}.
         """
-        self.require_vocabulary()
+        self.classes = self.given_classes(classes)
         if self.training:
             return self.losses(samples)
         with torch.no_grad():

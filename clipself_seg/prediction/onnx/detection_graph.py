@@ -100,8 +100,8 @@ class DetectionGraph(nn.Module):
     def __init__(self, model: FViT) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("text", model.text())
-        self.register_buffer("seen", model.seen())
+        self.register_buffer("text", model.text(model.classes))
+        self.register_buffer("seen", model.classes.seen_on(model.device))
         with torch.no_grad():
             levels, _ = model.features(torch.zeros(1, 3, model.side, model.side), dense=False)
         self.anchors = nn.ParameterList(model.rpn_head.anchors(levels))

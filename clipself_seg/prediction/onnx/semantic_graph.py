@@ -47,7 +47,7 @@ class ZeroShotGraph(nn.Module):
         super().__init__()
         self.clip = model.clip
         self.scale = model.scale
-        text_NE, members_KS = (None, None) if text_tower else model._texts()
+        text_NE, members_KS = (None, None) if text_tower else model._texts(model.classes)
         self.register_buffer("text_NE", text_NE)
         self.register_buffer("members_KS", members_KS)
 
@@ -96,8 +96,8 @@ class CATSegGraph(nn.Module):
         text_KPE = self.text_KPE if texts is None else texts
         assert text_KPE is not None
         of_clip, of_backbone = model._inputs(images)
-        if not model.sliding:
-            divisor = max(1, model.size_divisibility)
+        if not model.evaluation.sliding:
+            divisor = max(1, model.evaluation.size_divisibility)
             of_clip, of_backbone = padded(of_clip, divisor), padded(of_backbone, divisor)
         square = bilinear(of_clip, (model.clip_size, model.clip_size))
         features = model.clip.visual.features(square, ("dense", *model.guidance_blocks))
@@ -109,7 +109,7 @@ class CATSegGraph(nn.Module):
         logits = model.aggregator(features["dense"][0], guidance, text_KPE)
         logits_TSS = logits.all_classes(text_KPE.shape[0])[None]
         size = (images.shape[2], images.shape[3])
-        if model.sliding:
+        if model.evaluation.sliding:
             return bilinear(logits_TSS, size).sigmoid()
         return logits_TSS[..., : size[0], : size[1]].sigmoid()
 
@@ -151,7 +151,7 @@ def graph_of(predictor: SemanticPredictor, text_tower: bool = False) -> Export:
         assert isinstance(model, CATSeg)
         module, count, templates = CATSegGraph(model, text_tower), 1, model.texts.templates
         layout = model.layout
-        side = layout.size if model.sliding else 0
+        side = layout.size if model.evaluation.sliding else 0
         stride, canvas, most = layout.stride, layout.canvas, model.aggregator.sizes.pad_len
     metadata = metadata_of(predictor) | {
         "preprocessing": PREPROCESSING.format(rule=mapper.size_rule()),
@@ -162,7 +162,7 @@ def graph_of(predictor: SemanticPredictor, text_tower: bool = False) -> Export:
         "canvas": canvas if side else 0,
     }
     # Half a cell more than whole cells: with whole cells the graph would lack the padding.
-    unit = max(model.clip.patch_size, 1 if count > 1 else model.size_divisibility)
+    unit = max(model.clip.patch_size, 1 if count > 1 else model.evaluation.size_divisibility)
     inputs = {"images": torch.rand(count, 3, *(unit * side + unit // 2 for side in TRACED))}
     sizes = {"images": {2: "H", 3: "W"}}
     further, beside = dict[str, Graph](), {".py": script("semantic")}

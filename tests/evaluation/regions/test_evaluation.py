@@ -33,8 +33,8 @@ def evaluation(sizes, folder):
 def test_crops_are_encoded_once_for_all_sizes(tmp_path, datasets, monkeypatch):
     torch.manual_seed(0)
     model = RegionReader(clip=load_clip("ViT-Mini-8", None), read=READ).eval()
-    model.text_KE = torch.nn.functional.normalize(torch.randn(133, model.clip.embed_dim), dim=-1)
-    monkeypatch.setattr(model, "set_vocabulary", lambda words: None)
+    text_KE = torch.nn.functional.normalize(torch.randn(133, model.clip.embed_dim), dim=-1)
+    monkeypatch.setattr(model.bank, "embed", lambda *_: text_KE)
     visual, encoded = model.clip.visual, []
     visual.register_forward_hook(lambda module, images, rows: encoded.append(len(rows)))
     alone = {}
@@ -127,8 +127,8 @@ def test_grouping_is_measured_where_it_is_asked_for_and_changes_no_accuracy(
 ):
     torch.manual_seed(0)
     model = RegionReader(clip=load_clip("ViT-Mini-8", None), read=READ).eval()
-    model.text_KE = torch.nn.functional.normalize(torch.randn(133, model.clip.embed_dim), dim=-1)
-    monkeypatch.setattr(model, "set_vocabulary", lambda words: None)
+    text_KE = torch.nn.functional.normalize(torch.randn(133, model.clip.embed_dim), dim=-1)
+    monkeypatch.setattr(model.bank, "embed", lambda *_: text_KE)
     plain = evaluation((64,), tmp_path / "plain")
     grouping = evaluation((64,), tmp_path / "grouping")
     grouping.grouping = True

@@ -12,7 +12,7 @@ from torch import nn
 
 from clipself_seg.heads.fvit.boxes import ROI_RULES, DetectionRule
 from clipself_seg.heads.fvit.pyramid import FeaturePyramid, TapResizers
-from clipself_seg.heads.fvit.roi_heads import DetectionSettings, RoIHeads, TrainingSettings
+from clipself_seg.heads.fvit.roi_heads import DetectionSettings, LossSettings, RoIHeads
 from clipself_seg.heads.fvit.rpn import RPN, ProposalRule
 from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict, without_numbers
@@ -57,7 +57,7 @@ def stages(case):
     heads = RoIHeads(
         content["embed_dim"],
         content["strides"],
-        TrainingSettings(content["background_weight"], ROI_RULES[content["rcnn_low_quality"]]),
+        LossSettings(content["background_weight"], ROI_RULES[content["rcnn_low_quality"]]),
         DetectionSettings(
             content["alpha"],
             content["beta"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import logging
 import pickle
@@ -20,8 +21,8 @@ from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg
 from clipself_seg.models.build import build_model as build_with_weights
-from clipself_seg.models.cat_seg.config import build_backbone
-from clipself_seg.models.cat_seg.model import to_official
+from clipself_seg.models.cat_seg.cat_seg_checkpoint import write
+from clipself_seg.models.cat_seg.cat_seg_config import EvaluationSettings, build_backbone
 from clipself_seg.yaml_files import leaves
 from tests.conftest import ROOT
 
@@ -307,9 +308,9 @@ def test_a_gate_trains_with_the_attention_and_nothing_that_no_dense_feature_read
     sample = {"image": image, "sem_seg": torch.zeros(64, 64, dtype=torch.long)}
     model([sample])["loss_sem_seg"].backward()
     assert all(parameter.grad is not None for parameter in trained.values())
-    state = to_official(model)
+    state = write(model)["model"]
     again = build(*GATED, f"{HEAD}.CLIP_FINETUNE", "none", "MODEL.CLIP.DENSE_BLOCKS", "2")
-    again.load_state_dict(state)
+    again.load_checkpoint(state, "model_final.pth")
     torch.testing.assert_close(scores(again, image), scores(model.eval(), image))
 
 
@@ -379,9 +380,9 @@ def test_the_guidance_backbone_starts_from_detectron2s_pickles(tmp_path):
 
     key = ["MODEL.CAT_SEG.BACKBONE_WEIGHTS"]
     assert read(arrays).patch_embed.proj.bias.eq(1).all()
-    with pytest.raises(InputError, match="swin.pkl lacks 1 tensor of .*patch_embed.proj.weight"):
+    with pytest.raises(InputError, match="swin.pkl lacks 1 tensor: patch_embed.proj.weight"):
         read({n: a for n, a in arrays.items() if n != "patch_embed.proj.weight"})
-    with pytest.raises(InputError, match="swin.pkl does not fit D2SwinTransformer"):
+    with pytest.raises(InputError, match="swin.pkl has patch_embed.proj.bias of shape"):
         read(arrays | {"patch_embed.proj.bias": np.ones(5, np.float32)})
 
 
@@ -398,12 +399,12 @@ def test_version_1_segments_with_each_backbone():
             assert logits.shape == (1, 2, 32, 32) and logits.isfinite().all()
         tall = torch.randint(256, (3, 160, 128))
         for sliding in (False, True):
-            model.sliding = sliding
+            model.evaluation = dataclasses.replace(model.evaluation, sliding=sliding)
             assert scores(model, tall).shape == (2, 20, 30)
     samples = [{"image": tall}, {"image": tall[:, :100]}]
     apart = [result["sem_seg"] for result in model(samples)]
     with pytest.MonkeyPatch.context() as patch:  # as on a GPU, in one pass of CLIP and backbone
-        patch.setattr("clipself_seg.models.cat_seg.model.chunk_size", lambda *_: 2)
+        patch.setattr("clipself_seg.models.cat_seg.cat_seg.chunk_size", lambda *_: 2)
         torch.testing.assert_close([r["sem_seg"] for r in model(samples)], apart, atol=1e-5, rtol=0)
 
 
@@ -422,7 +423,7 @@ def test_padding_is_zero_for_both_inputs_of_version_1():
     features = model.clip.visual.features
     model.clip.visual.features = lambda x, names: given.append(x) or features(x, names)
     model.backbone.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
-    model.size_divisibility = 64  # the right half is padding
+    model.evaluation = EvaluationSettings(size_divisibility=64)  # the right half is padding
     scores(model, torch.full((3, 64, 32), 255))
     for x in given:
         assert x[..., -x.shape[-1] // 4 :].abs().max() == 0 and x[..., : x.shape[-1] // 4].all()

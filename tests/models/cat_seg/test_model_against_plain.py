@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import pytest
@@ -12,6 +13,7 @@ from clipself_seg.clip import load_clip, text_bank
 from clipself_seg.heads.cat_seg.cost_aggregator import LEFT_OUT, AggregatorSizes, CostAggregator
 from clipself_seg.heads.windows import WindowLayout
 from clipself_seg.models import CATSeg
+from clipself_seg.models.cat_seg.cat_seg_config import EvaluationSettings, TrainingSettings
 
 WORDS = ("cat", "dog", "wild grass", "sky", "red apple", "road", "old brick wall")
 SIDE = 32  # of a window, 4 x 4 cells
@@ -69,7 +71,7 @@ def tiny_clip():
     return scramble(load_clip("ViT-Mini-8", None).double())
 
 
-def tiny_model(*, classes_at_once=0, sizes=None, words=WORDS, **how) -> CATSeg:
+def tiny_model(*, classes_at_once=0, sizes=None, words=WORDS, mask_ignored=False, **how) -> CATSeg:
     torch.manual_seed(1)
     sizes = AggregatorSizes(**{**vars(SIZES), **(sizes or {})})
     model = CATSeg(
@@ -77,7 +79,8 @@ def tiny_model(*, classes_at_once=0, sizes=None, words=WORDS, **how) -> CATSeg:
         aggregator=CostAggregator(sizes, classes_at_once),
         guidance_blocks=(0, 1),
         templates="three" if sizes.prompts == 3 else "cat_seg",
-        **how,
+        training=TrainingSettings(mask_ignored=mask_ignored),
+        evaluation=EvaluationSettings(**how),
     )
     model.layout = WindowLayout(size=SIDE, canvas=53)
     for name, part in model.named_children():
@@ -114,8 +117,9 @@ def test_logits_of_windows(case):
 
 @pytest.mark.parametrize("residual", [True, False])
 @torch.no_grad()
-def test_logits_with_both_residuals_and_another_size_than_clip_s(residual):
-    model = tiny_model(class_residual=residual)
+def test_logits_with_both_residuals_and_another_size_than_clip_s(residual, monkeypatch):
+    model = tiny_model()
+    monkeypatch.setattr(model.clip.visual, "class_residual", residual)
     images = windows(side=24)
     close(model.window_logits(images), plain_logits(model, images))
 
@@ -144,7 +148,7 @@ def test_a_flipped_image_gives_exactly_the_flipped_result_and_another_without_fl
     for output in ("labels", "scores"):
         own, other = (model([one], output=output)[0] for one in samples)
         assert all(torch.equal(own[name].flip(-1), other[name]) for name in own)
-    model.flip = False
+    model.evaluation = dataclasses.replace(model.evaluation, flip=False)
     own, other = (model([one])[0]["sem_seg"] for one in samples)
     assert not torch.equal(own.flip(-1), other)
 
@@ -234,7 +238,7 @@ def test_views_and_images_that_pass_together_give_the_same(how, monkeypatch):
         return refine(dense, *others)
 
     monkeypatch.setattr(model.aggregator, "_together", together)
-    for part in ("models.cat_seg.model", "heads.cat_seg.cost_aggregator"):
+    for part in ("models.cat_seg.cat_seg", "heads.cat_seg.cost_aggregator"):
         monkeypatch.setattr(f"clipself_seg.{part}.chunk_size", lambda *asked: 1000)
     for scores, expected in zip(model(samples), apart):
         close(scores["sem_seg"], expected, atol=1e-12)

@@ -15,7 +15,7 @@ from clipself_seg.clip.openai import VisionTransformer
 from clipself_seg.clip.text import TextTower
 from clipself_seg.config import load_config
 from clipself_seg.models import CATSeg
-from clipself_seg.models.cat_seg.model import to_official
+from clipself_seg.models.cat_seg.cat_seg_checkpoint import write
 from tests.conftest import PARITY, ROOT
 from tests.heads.cat_seg.test_cost_aggregator import wave
 from tests.parity.named_weights import named_input, named_state_dict, without_numbers
@@ -104,7 +104,7 @@ def test_loss_and_gradients_of_a_training_step(model, weights):
     loss = model([{"image": window(), "sem_seg": labels}])["loss_sem_seg"]
     loss.backward()
     assert loss.item() == pytest.approx(content["loss"], abs=1e-6)
-    # to_official names tensors; a model of gradients has the same names as one of weights.
+    # `write` names tensors; a model of gradients has the same names as one of weights.
     gradients = official_gradients(model)
     assert len(gradients) == content["trainable_parameters"] == 180
     for name, norm in content["grad_norms_of_all_trainable"].items():
@@ -133,7 +133,7 @@ def named_by_identity(model: CATSeg) -> dict[str, torch.Tensor]:
     with torch.no_grad():
         for number, parameter in enumerate(own):
             parameter.fill_(number + 1000)
-        exported = to_official(model)
+        exported = write(model)["model"]
         parameters = {
             name: own[int(tensor.flatten()[0]) - 1000]
             for name, tensor in exported.items()

@@ -1,4 +1,4 @@
-"""CAT-Seg's checkpoints: each check of `read_state` refuses what it is there for, by name."""
+"""CAT-Seg's checkpoints: one that does not fit is refused with its way out, official names are read and written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from clipself_seg.checkpoints.zoo import SHIPPED_MODELS
 from clipself_seg.clip import load_clip
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg
-from clipself_seg.models.cat_seg.model import read_state, to_official
+from clipself_seg.models.cat_seg.cat_seg_checkpoint import write
 from tests.models.cat_seg.test_model import build
 
 CLIP = "sem_seg_head.predictor.clip_model."
@@ -21,11 +21,11 @@ DEEPER = f"{CLIP}visual.transformer.resblocks.23.ln_1.weight"
 WRONG = {
     "another depth": (
         {DEEPER: torch.zeros(1)},
-        r"CLIP with 24 blocks, the model's has 4.*catseg\+openai_vitb16",
+        r"is of a CLIP with 24 blocks, the model's has 4.*catseg\+openai_vitb16",
     ),
     "version 1": (
         {FIRST: torch.zeros(32, 80, 7, 7)},
-        r"with 80 prompts .* 1: .*catseg_v1_r101_vitb16",
+        r"has 80 prompts .* model 1: .*catseg_v1_r101_vitb16",
     ),
     "no kernels": ({FIRST: torch.zeros(32)}, r"conv1.weight of shape \(32,\), the model needs"),
     "a backbone": (
@@ -58,44 +58,58 @@ def changed(tensors, changes):
     return {name: value for name, value in (tensors | changes).items() if value is not None}
 
 
+def official(model):
+    return write(model)["model"]
+
+
 @pytest.mark.parametrize(("changes", "message"), WRONG.values(), ids=WRONG.keys())
 def test_a_checkpoint_that_does_not_fit_is_refused(model, changes, message):
     with pytest.raises(InputError, match=message):
-        model.load_state_dict(changed(to_official(model), changes))
+        model.load_checkpoint(changed(official(model), changes), "model.pth")
 
 
 def test_a_checkpoint_of_fewer_prompts_belongs_to_the_later_version():
     ensemble = build("MODEL.PROMPT_ENSEMBLE_TYPE", "imagenet")
-    single = changed(to_official(ensemble), {FIRST: torch.zeros(32, 1, 7, 7)})
-    with pytest.raises(InputError, match=r"with 1 prompts .* 80: .*catseg\+openai_vitb16"):
-        ensemble.load_state_dict(single)
+    single = changed(official(ensemble), {FIRST: torch.zeros(32, 1, 7, 7)})
+    with pytest.raises(InputError, match=r"has 1 prompts .* model 80: .*catseg\+openai_vitb16"):
+        ensemble.load_checkpoint(single, "model.pth")
 
 
 def test_a_clip_alone_and_one_without_the_cost_embedding_are_refused(model):
-    with pytest.raises(
-        InputError, match="no CAT-Seg checkpoint: it has no aggregator.*VISUAL_INIT"
-    ):
-        read_state(model, load_clip("ViT-Mini-8", None).state_dict())
-    shipped = read_checkpoint(SHIPPED_MODELS["mini-cat-seg"]).tensors
-    with pytest.raises(InputError, match="only a part of its CLIP: .* clipself://mini-cat-seg"):
-        model.load_state_dict(shipped)
-    with pytest.raises(InputError, match="lacks 1 tensor: aggregator.conv1.weight.*another shape"):
-        model.load_state_dict(changed(model.state_dict(), {"aggregator.conv1.weight": None}))
+    for tensors, message in [
+        (load_clip("ViT-Mini-8", None).state_dict(), "it has no aggregator.*VISUAL_INIT"),
+        (
+            read_checkpoint(SHIPPED_MODELS["mini-cat-seg"]).tensors,
+            "only a part of its CLIP: .* clipself://mini-cat-seg",
+        ),
+        (
+            changed(model.state_dict(), {"aggregator.conv1.weight": None}),
+            "x.pth lacks 1 tensor: aggregator.conv1.weight",
+        ),
+    ]:
+        with pytest.raises(InputError, match=message):
+            model.load_checkpoint(tensors, "x.pth")
 
 
 def test_a_single_number_may_have_a_dimension_and_any_precision(model):
-    scale = model.clip.logit_scale.detach()
-    given = to_official(model) | {f"{CLIP}logit_scale": scale.double()[None]}
-    tensors, report = read_state(model, given)
-    assert torch.equal(tensors["clip.logit_scale"], scale)
-    assert tensors["clip.logit_scale"].dtype == torch.float32
-    assert "CAT-Seg's names" in report and "0 missing, 0 unexpected" in report
+    scale = model.clip.logit_scale.detach().clone()
+    given = official(model) | {f"{CLIP}logit_scale": scale.double()[None]}
+    model.load_checkpoint(given, "x.pth")
+    assert torch.equal(model.clip.logit_scale, scale)
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_own_and_official_names_give_the_model_back(model, prefix):
-    own = model.state_dict()
-    for state in (own, to_official(model)):
-        tensors, _ = read_state(model, {prefix + name: value for name, value in state.items()})
-        assert tensors.keys() == own.keys()
-        assert all(torch.equal(tensors[name], value) for name, value in own.items())
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for state in (own, official(model)):
+        other = build("SEED", "3")
+        other.load_checkpoint({prefix + name: value for name, value in state.items()}, "x.pth")
+        assert all(torch.equal(other.state_dict()[name], value) for name, value in own.items())
+
+
+def test_load_state_dict_is_torchs_which_takes_official_names_too(model):
+    part = changed(official(model), {"upsample1.bias": None, "extra": torch.zeros(1)})
+    left = model.load_state_dict(part, strict=False)
+    assert (left.missing_keys, left.unexpected_keys) == (["upsample1.bias"], ["extra"])
+    with pytest.raises(RuntimeError, match="Missing key.*upsample1.bias"):
+        model.load_state_dict(part)

@@ -10,7 +10,8 @@ from clipself_seg.clip import load_clip
 from clipself_seg.clip.tower import DENSE
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fvit.pyramid import FeaturePyramid, TapResizers
-from clipself_seg.models.fvit import FViT
+from clipself_seg.models import FViT
+from clipself_seg.models.fvit.fvit_config import InputSettings
 from clipself_seg.models.protocol import Classes
 from tests.heads.fvit import official
 from tests.heads.fvit.official import close
@@ -40,9 +41,9 @@ def model():
             backbone=TapResizers(768),
             neck=FeaturePyramid(768),
             **dict(zip(("rpn_head", "roi_head"), official.stages(CASE))),
-            blocks=(3, 5, 7, 11),
-            side=official.about(CASE)["full"]["padded"],
-            pixels=((0, 0, 0), (1, 1, 1)),
+            inputs=InputSettings(
+                (3, 5, 7, 11), official.about(CASE)["full"]["padded"], (0, 0, 0), (1, 1, 1)
+            ),
         )
     with pytest.raises(InputError, match="has no text tower: name the CLIP"):
         built.load_checkpoint(released(), "released.pth")
@@ -68,7 +69,7 @@ def test_image_to_detections(model, monkeypatch):
     close(levels[3][0, ::8], wanted["full_p5"], 5e-4)
     classes = (("any",),) * content["num_classes"]
     model.classes = Classes(classes, seen=official.seen(CASE).numpy())
-    monkeypatch.setattr(model, "text", lambda: official.text(CASE))
+    monkeypatch.setattr(model, "text", lambda classes: official.text(CASE))
     rows, columns = full["ori_shape"]
     sample = {"image": image[0, :, :height, :width], "height": rows, "width": columns}
     proposals = model.rpn_head.propose(*model.rpn_head(levels), 0, (height, width))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from clipself_seg.models.base import (
+from clipself_seg.models.optimizer_groups import (
     by_rate_and_kind,
     matrices_and_vectors,
     norms_and_biases_apart,

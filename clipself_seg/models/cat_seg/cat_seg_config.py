@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 
 import detectron2.projects.deeplab  # noqa: F401  (registers build_resnet_deeplab_backbone)
+import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
@@ -30,6 +32,46 @@ from clipself_seg.models.base import load_backbone
 DEFAULT_WEIGHTS = "mini"
 # Prompt sets by the names of CAT-Seg's MODEL.PROMPT_ENSEMBLE_TYPE.
 PROMPT_SETS = {"single": "cat_seg", "imagenet": "openai80", "plain": "single"}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """Settings of CAT-Seg's training.
+
+    Attributes:
+        finetune: which parameters of CLIP train, see `clip_parameters`.
+        trainable_blocks: number of last blocks of its image tower that they are of; -1 for both towers.
+        ignore_label: label of pixels without a class.
+        mask_ignored: whether these pixels are left out of the loss, see `sigmoid_loss`.
+        precision: dtype of autocast, or None.
+        preservation: weight of the scores of further words, which stay those of the start.
+        preserved_words: these words, as `read_words` takes them, and how many of them a step takes.
+    """
+
+    finetune: str = "attention"
+    trainable_blocks: int = -1
+    ignore_label: int = 255
+    mask_ignored: bool = False
+    precision: torch.dtype | None = None
+    preservation: float = 0.0
+    preserved_words: tuple[str, int] = ("", 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    """Settings of CAT-Seg's evaluation.
+
+    Attributes:
+        sliding: whether windows slide and a whole view is added, or the whole image is taken at once.
+        size_divisibility: pixels to multiples of which the whole image is padded.
+        flip: whether the probabilities of an image and of its mirrored version are averaged.
+        precision: dtype of autocast, or None.
+    """
+
+    sliding: bool = False
+    size_divisibility: int = 32
+    flip: bool = False
+    precision: torch.dtype | None = None
 
 
 def aggregator_sizes(cfg: CfgNode, clip: DenseCLIP, guidance: Sequence[int]) -> AggregatorSizes:
@@ -149,10 +191,12 @@ def tuned_clip(cfg: CfgNode) -> DenseCLIP:
     if not isinstance(clip.visual, TransformerTower):
         raise InputError(f"CAT-Seg needs a ViT, MODEL.CLIP.NAME is {name}")
     _check_residual(cfg, clip.visual.pooled)
+    clip.visual.class_residual = cfg.MODEL.CAT_SEG.RESIDUAL == "cls"
     if cfg.MODEL.CLIP.VISUAL_INIT:
         tuned = build_clip(cfg, NAME=name, WEIGHTS=cfg.MODEL.CLIP.VISUAL_INIT)
         if weights:
             _check_frozen_parts(clip, tuned, cfg.MODEL.CLIP.VISUAL_INIT)
+        tuned.visual.class_residual = clip.visual.class_residual
         clip.visual = tuned.visual
         clip.distilled = tuned.distilled
     return clip
@@ -286,20 +330,23 @@ def parts_from_config(cfg: CfgNode) -> dict[str, object]:
         "aggregator": aggregator,
         "guidance_blocks": _guidance_blocks(cfg, depth) if guided else (),
         "backbone": backbone,
-        "class_residual": switches.RESIDUAL == "cls",
         "all_synonyms": switches.SYNONYMS == "mean",
         "templates": PROMPT_SETS[cfg.MODEL.PROMPT_ENSEMBLE_TYPE],
-        "finetune": cfg.MODEL.SEM_SEG_HEAD.CLIP_FINETUNE,
-        "trainable_blocks": cfg.MODEL.CLIP.TRAINABLE_BLOCKS,
-        "sliding": cfg.TEST.SLIDING_WINDOW,
-        "size_divisibility": cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
-        "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
-        "mask_ignored": switches.IGNORE_IN_LOSS,
-        "precision": precision_from_config(cfg),
-        "test_precision": evaluation_precision(cfg),
-        "preservation": cfg.MODEL.PRESERVATION.WEIGHT,
-        "preserved_words": (cfg.MODEL.PRESERVATION.WORDS, cfg.MODEL.PRESERVATION.SAMPLE),
-        "flip": cfg.TEST.AUG.ENABLED,
+        "training": TrainingSettings(
+            finetune=cfg.MODEL.SEM_SEG_HEAD.CLIP_FINETUNE,
+            trainable_blocks=cfg.MODEL.CLIP.TRAINABLE_BLOCKS,
+            ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            mask_ignored=switches.IGNORE_IN_LOSS,
+            precision=precision_from_config(cfg),
+            preservation=cfg.MODEL.PRESERVATION.WEIGHT,
+            preserved_words=(cfg.MODEL.PRESERVATION.WORDS, cfg.MODEL.PRESERVATION.SAMPLE),
+        ),
+        "evaluation": EvaluationSettings(
+            sliding=cfg.TEST.SLIDING_WINDOW,
+            size_divisibility=cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
+            flip=cfg.TEST.AUG.ENABLED,
+            precision=evaluation_precision(cfg),
+        ),
     }
 
 

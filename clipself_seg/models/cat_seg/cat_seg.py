@@ -1,0 +1,444 @@
+"""CAT-Seg: the cosines between CLIP's dense features and class names, refined to a segmentation.
+
+The method is that of CAT-Seg (arXiv 2303.11797), in the versions of the configurations in configs/semseg.
+
+Shapes: B images, T classes, P prompts of a class, E embedding, S side of a window in pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone
+from torch import Tensor, nn
+
+from clipself_seg.checkpoints.hashes import hash_tensors
+from clipself_seg.checkpoints.zoo import untrained
+from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip.layers import split_attention
+from clipself_seg.clip.runtime import QUEUES, autocast, chunk_size, constant, on_device
+from clipself_seg.clip.text_bank import ClassTexts, check_lengths, templates_text
+from clipself_seg.clip.tower import DENSE
+from clipself_seg.data.mappers.samples import Sample
+from clipself_seg.data.vocabulary import (
+    Names,
+    Vocabulary,
+    Words,
+    class_names,
+    examples_of,
+    read_given,
+)
+from clipself_seg.errors import InputError
+from clipself_seg.heads.cat_seg.attention import COPIES
+from clipself_seg.heads.cat_seg.cost_aggregator import (
+    ClassLogits,
+    CostAggregator,
+    Guidance,
+    check_labels,
+    kept_classes,
+    plain_probabilities,
+    sigmoid_loss,
+    sliding_probabilities,
+)
+from clipself_seg.heads.windows import WindowLayout, resize, segmentation
+from clipself_seg.models.base import ModelBase, chosen_classes, save_atomically, sizes_of
+from clipself_seg.models.cat_seg import cat_seg_checkpoint
+from clipself_seg.models.cat_seg.cat_seg_config import (
+    GUIDES,
+    EvaluationSettings,
+    TrainingSettings,
+    clip_parameters,
+    parts_from_config,
+    training_config,
+)
+from clipself_seg.models.optimizer_groups import by_rate_and_kind
+from clipself_seg.models.preservation import draw_words, frozen_copy, other_words, score_divergence
+from clipself_seg.models.protocol import (
+    FIRST_NAME,
+    MEAN_OF_NAMES,
+    MIRRORED,
+    Classes,
+    Group,
+    Memory,
+    Reading,
+)
+
+logger = logging.getLogger(__name__)
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+@META_ARCH_REGISTRY.register()
+class CATSeg(ModelBase):
+    """Open-vocabulary semantic segmentation; `set_vocabulary` gives the classes."""
+
+    purpose = "open-vocabulary semantic segmentation (CAT-Seg)"
+    memory = Memory(weights=(0.9, 2.4), step=(2.4, 3.3), recomputed=(2.0, 2.0))
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        clip: DenseCLIP,
+        aggregator: CostAggregator,
+        guidance_blocks: Sequence[int] = (),
+        backbone: Backbone | None = None,
+        all_synonyms: bool = False,
+        templates: str = "cat_seg",
+        training: TrainingSettings = TrainingSettings(),
+        evaluation: EvaluationSettings = EvaluationSettings(),
+    ) -> None:
+        """
+        Args:
+            clip: CLIP with both towers, whose blocks that guide have the grid of its dense features.
+            aggregator: cost aggregation whose sizes fit the CLIP and the guidance.
+            guidance_blocks: indices of two blocks of the image tower that guide the decoder, unless
+                there is a `backbone`.
+            backbone: guides in CLIP's place, with features res4, res3 and res2 (version 1).
+            all_synonyms: whether all names of a class go into its prompts, or the first alone.
+            templates: prompts around a class name, a name in `text_bank.TEMPLATES`.
+            training: settings of training; the parameters of CLIP that it trains are the only ones with gradients.
+            evaluation: settings of evaluation.
+        """
+        super().__init__()
+        self.clip = clip
+        self.aggregator = aggregator
+        self.backbone = backbone
+        self.guidance_blocks = tuple(f"block{i}" for i in guidance_blocks)
+        if backbone is None:
+            shapes = clip.visual.feature_shapes()
+            widths = [shapes[name].channels for name in self.guidance_blocks]
+            first, second = aggregator.sizes.decoder_guidance
+            self.upsample1 = nn.ConvTranspose2d(widths[0], first, 2, stride=2)
+            self.upsample2 = nn.ConvTranspose2d(widths[1], second, 4, stride=4)
+        self.tower_features = (DENSE, *self.guidance_blocks)
+        if training.finetune == "attention":
+            split_attention(clip)
+        clip.requires_grad_(False)
+        for parameter in clip_parameters(clip, training.finetune, training.trainable_blocks):
+            parameter.requires_grad_(True)
+        self.all_synonyms = all_synonyms
+        self.layout = WindowLayout()
+        self.training_settings = training
+        self.evaluation = evaluation
+        self.ignore_label = training.ignore_label
+        self._start: tuple[CATSeg, Names] | None = None
+        self.texts = ClassTexts(clip, templates, aggregator.checkpointing)
+        # Detectron2's checkpointer reads CAT-Seg's files by it.
+        self.register_load_state_dict_pre_hook(cat_seg_checkpoint.rename)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
+        """Builds the parts from configuration keys, see `parts_from_config`."""
+        return parts_from_config(cfg)
+
+    @classmethod
+    def task(cls) -> str:
+        """Returns "semantic"."""
+        return "semantic"
+
+    @classmethod
+    def require_trained(cls, cfg: CfgNode) -> None:
+        """Refuse a random cost aggregation, which is evaluated as slowly as a trained one."""
+        if not cfg.MODEL.WEIGHTS:
+            raise untrained(
+                "cost aggregation",
+                folder="semseg/",
+                shipped="mini-cat-seg",
+                clip=cfg.MODEL.CLIP.NAME,
+            )
+
+    @classmethod
+    def training_config(cls, cfg: CfgNode) -> CfgNode:
+        """The configuration with the weights that training starts from, see `cat_seg_config.training_config`."""
+        return training_config(cfg)
+
+    def stays_frozen(self) -> Iterable[nn.Module]:
+        """A guidance backbone that does not learn: its batch norms would go on counting."""
+        if self.backbone is None or any(p.requires_grad for p in self.backbone.parameters()):
+            return ()
+        return (self.backbone,)
+
+    @property
+    def clip_size(self) -> int:
+        """Side in pixels of the square images that CLIP is given."""
+        return self.aggregator.sizes.grid[0] * self.clip.patch_size
+
+    def classes_of(
+        self, words: Words, seen: np.ndarray | None = None, all_synonyms: bool | None = None
+    ) -> Classes:
+        """Reads and checks class names, see `ModelBase.classes_of`.
+
+        Args:
+            words: class names; scores have one map for each, in this order.
+            seen: as there; scores do not depend on it.
+            all_synonyms: whether all names of a class count, or the first alone; None takes the value
+                that the model was built with.
+        """
+        if all_synonyms is None:
+            all_synonyms = self.all_synonyms
+        words = read_given(words)
+        names = class_names(words, all_synonyms=all_synonyms, catseg_names=True)
+        check_lengths(self.clip, names, self.texts.templates)
+        # CLIP's tokens are the same where case and spaces alone differ.
+        read = (", ".join(" ".join(n.casefold().split()) for n in synonyms) for synonyms in names)
+        twice = sorted(name for name, count in Counter(read).items() if count > 1)
+        if twice:
+            logger.warning(
+                "classes of the same name cannot be told apart, the first one wins: %s%s",
+                "; ".join(twice),
+                "" if all_synonyms else ". MODEL.CAT_SEG.SYNONYMS mean reads all synonyms",
+            )
+        return Classes(names, seen=seen, examples=examples_of(words))
+
+    def reading(self) -> Reading:
+        """How it reads names and images, for the protocol of its numbers."""
+        layout = self.layout
+        windows = f"{layout.size} px, stride {layout.stride} px, of a canvas of {layout.canvas} px, and the whole image"
+        return Reading(
+            f"{MEAN_OF_NAMES if self.all_synonyms else FIRST_NAME} (of CAT-Seg's entry, where there is one)",
+            templates_text(self.texts.templates),
+            windows if self.evaluation.sliding else "none",
+            features=self.clip.visual.description(),
+            size=f"read at {self.clip_size} x {self.clip_size} px"
+            + (f"; {MIRRORED}" if self.evaluation.flip else ""),
+            precision=self.evaluation.precision,
+        )
+
+    def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
+        """Give the training vocabulary.
+
+        Raises:
+            InputError: there is no vocabulary, or it has with the preserved words as many classes as the aggregator
+                pads to; as `other_words`.
+        """
+        if vocabulary is None:
+            raise InputError(
+                "CAT-Seg trains on classes: DATASETS.TRAIN has to name data sets with a vocabulary"
+            )
+        settings = self.training_settings
+        others: Names = ()
+        if settings.preservation:
+            others = other_words(settings.preserved_words[0], vocabulary)
+            check_lengths(self.clip, others, self.texts.templates)
+        pad_len, sample = self.aggregator.sizes.pad_len, min(
+            settings.preserved_words[1], len(others)
+        )
+        if 0 < pad_len <= len(vocabulary) + sample:
+            # No padding is left to learn from, and classes that a window leaves out have no gradient.
+            further = f" and MODEL.PRESERVATION.SAMPLE adds {sample}" if sample else ""
+            raise InputError(
+                f"MODEL.CAT_SEG.PAD_LEN is {pad_len}, DATASETS.TRAIN has {len(vocabulary)} classes{further}: raise "
+                "PAD_LEN above the number of classes or set it to 0"
+            )
+        self.set_vocabulary(vocabulary)
+        self._start = None  # which a copy would keep
+        if others:
+            self._start = *frozen_copy(self), others
+
+    def optimizer_groups(self, solver: CfgNode) -> list[Group]:
+        """Parameter groups: CLIP and backbone learn at their multiples of ``SOLVER.BASE_LR``; norms and
+        embeddings have weight decays of their own, all others, biases and padding tokens too, the common one.
+        """
+        return by_rate_and_kind(
+            self,
+            multipliers=(
+                (self.clip, solver.CLIP_MULTIPLIER),
+                (self.backbone, solver.BACKBONE_MULTIPLIER),
+            ),
+            weight_decay=solver.WEIGHT_DECAY,
+            norm_decay=solver.WEIGHT_DECAY_NORM,
+            embedding_decay=0.0,
+        )
+
+    def forward(
+        self,
+        samples: Sequence[Sample],
+        *,
+        classes: Classes | None = None,
+        output: str = "scores",
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Losses in training, a segmentation for each image in evaluation.
+
+        Args:
+            samples: for each image "image" (3, h, w) RGB in 0..255; in training "sem_seg" (S, S)
+                labels; in evaluation "height" and "width" of the result, by default the image's, and "classes" if
+                those alone are to be told apart, indices in [0, T).
+            classes: in evaluation, the result of `classes_of`; None for those that `set_vocabulary` gave.
+            output: in evaluation, "scores" for (T, height, width) probabilities, or "labels" for the
+                best class of every pixel alone, in memory that does not grow with the classes.
+
+        Returns:
+            {"loss_sem_seg": scalar}, or for each image {"sem_seg": (T, height, width)}
+            probabilities, or if `output` is "labels" {"sem_seg_labels": (height, width) int64,
+            "sem_seg_best": their probabilities}.
+        """
+        classes = self.given_classes(classes)
+        if self.training:
+            return self.losses(samples)
+        with torch.no_grad():
+            alone = any("classes" in sample for sample in samples)
+            numbers = self._elements_per_image(len(classes.names))
+            together = 1 if alone else chunk_size(self.device, 1, numbers)
+            parts = (samples[i : i + together] for i in range(0, len(samples), together))
+            return [result for part in parts for result in self._segment(part, classes, output)]
+
+    def losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """The losses of a batch of crops of one size, scalars by name; see `sigmoid_loss` and `score_divergence`."""
+        settings, classes, count = self.training_settings, self.classes, len(self.names)
+        for sample in samples:
+            check_labels(sample["sem_seg"], count, settings.ignore_label)
+        windows = torch.stack(on_device(samples, "image", self.device))
+        labels = torch.stack(on_device(samples, "sem_seg", self.device))
+        if self._start is not None:
+            start, words = self._start
+            drawn = draw_words(words, settings.preserved_words[1])
+            classes = dataclasses.replace(classes, names=(*classes.names, *drawn), seen=None)
+        all_logits = self.window_logits(windows, classes)
+        logits = resize(all_logits[:, :count], (labels.shape[1], labels.shape[2]))
+        losses = {
+            "loss_sem_seg": sigmoid_loss(
+                logits, labels, settings.ignore_label, settings.mask_ignored
+            )
+        }
+        if self._start is not None:
+            with torch.no_grad():
+                kept = start.window_logits(windows, classes)
+            divergence = score_divergence(all_logits[:, count:], kept[:, count:]).mean()
+            losses["loss_preserved"] = settings.preservation * divergence
+        return losses
+
+    def window_logits(self, windows: Tensor, classes: Classes | None = None) -> Tensor:
+        """Logits (B, T, 4 h, 4 w) of RGB windows (B, 3, S, S) in 0..255, before the sigmoid, in training's precision.
+
+        Classes that a window leaves out have -100.
+
+        Args:
+            windows: RGB.
+            classes: the T classes; None for those that `set_vocabulary` gave.
+        """
+        classes = self.given_classes(classes)
+        inputs = self._inputs(windows.to(self.device, non_blocking=QUEUES).float())
+        with autocast(self.device, self.training_settings.precision):
+            text_TPE = self.texts.embed(classes.names, classes.examples)
+            logits = self._window_logits(inputs, text_TPE)
+        return torch.stack([one.all_classes(len(classes.names)) for one in logits])
+
+    def _inputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """RGB images (B, 3, H, W) in 0..255, normalised for CLIP, and normalised for the backbone."""
+        mean, std = (constant(v, images)[:, None, None] for v in (self.clip.mean, self.clip.std))
+        normalised = (images - 255 * mean) / (255 * std)
+        if self.backbone is None:
+            return normalised, normalised
+        shift, scale = (constant(v, images)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+        return normalised, (images - shift) / scale
+
+    def _window_logits(self, inputs: tuple[Tensor, Tensor], text_TPE: Tensor) -> list[ClassLogits]:
+        """Logits of windows (B, 3, S, S), which `_inputs` has normalised for CLIP and for the backbone."""
+        windows, for_backbone = inputs
+        resized = resize(windows, self.clip_size)
+        features = self.clip.visual.features(resized, self.tower_features)
+        guidance = self._guidance(for_backbone, features)
+        return self.aggregator.of_images(features["dense"], guidance, text_TPE)
+
+    @property
+    def _backbone_size(self) -> tuple[int, int]:
+        """Rows and columns that the backbone is given.
+
+        Its strides are 16, 8 and 4, whatever the side of CLIP's patches: an input of 16 pixels a cell gives
+        a res4 of CLIP's grid.
+        """
+        height, width = self.aggregator.sizes.grid
+        return 16 * height, 16 * width
+
+    def _guidance(self, for_backbone: Tensor, features: Mapping[str, Tensor]) -> list[Guidance]:
+        if self.backbone is None:
+            first, second = (features[name] for name in self.guidance_blocks)
+            maps = (features["dense"], self.upsample1(first), self.upsample2(second))
+        else:
+            named = self.backbone(resize(for_backbone, self._backbone_size))
+            maps = tuple(named[name] for name in GUIDES)
+        return [Guidance(appearance, (first, second)) for appearance, first, second in zip(*maps)]
+
+    def _elements_per_image(self, classes: int) -> int:
+        """Number of elements in memory for an image: tokens of its views in a block of CLIP, and their logits."""
+        views = len(self.layout.corners) + 1 if self.evaluation.sliding else 1
+        kept = min(self.aggregator.sizes.pad_len or classes, classes)
+        width: int = self.clip.visual.width  # type: ignore[assignment]
+        return views * math.prod(self.aggregator.sizes.grid) * (COPIES * width + 16 * kept)
+
+    def _segment(
+        self, samples: Sequence[Sample], classes: Classes, output: str
+    ) -> list[dict[str, Tensor]]:
+        """Results of images whose views pass CLIP together; a sample with classes of its own comes alone."""
+        images = on_device(samples, "image", self.device)
+        chosen = chosen_classes(samples[0], self.device)
+        with autocast(self.device, self.evaluation.precision):
+            text_TPE = self.texts.embed(classes.names, classes.examples)
+            text_TPE = text_TPE if chosen is None else text_TPE[chosen]
+            passes = [self._logits_of_views(images, text_TPE)]
+            if self.evaluation.flip:
+                mirrored = [image.flip(-1) for image in images]
+                passes.append(self._logits_of_views(mirrored, text_TPE))
+        results = []
+        for sample, *of_passes in zip(samples, *passes, strict=True):
+            image_size, size = sizes_of(sample)
+            kept = kept_classes([view for views in of_passes for view in views], len(text_TPE))
+            if self.evaluation.sliding:
+                parts = [sliding_probabilities(v, kept, self.layout, size) for v in of_passes]
+            else:
+                parts = [plain_probabilities(v[0], kept, image_size, size) for v in of_passes]
+            results.append(segmentation(parts, size, len(classes.names), output, chosen))
+        return results
+
+    def _logits_of_views(
+        self, images: Sequence[Tensor], text_TPE: Tensor
+    ) -> list[list[ClassLogits]]:
+        """Of each image the logits of its views, all of which pass CLIP together."""
+        inputs = [self._views(image) for image in images]
+        if len(inputs) == 1:
+            return [self._window_logits(inputs[0], text_TPE)]
+        # Views of whole images have sizes of their own.
+        windows = torch.cat([resize(views, self.clip_size) for views, _ in inputs])
+        for_backbone = windows
+        if self.backbone is not None:
+            for_backbone = torch.cat([resize(views, self._backbone_size) for _, views in inputs])
+        logits = iter(self._window_logits((windows, for_backbone), text_TPE))
+        return [list(itertools.islice(logits, len(views))) for views, _ in inputs]
+
+    def _views(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The windows of an image, or the whole one with padding, normalised as by `_inputs`."""
+        if self.evaluation.sliding:
+            return self._inputs(self.layout.views(image))
+        height, width = image.shape[1:]
+        divisor = max(1, self.evaluation.size_divisibility)
+        padding = (0, -width % divisor, 0, -height % divisor)
+        # Padded after the normalisation, so that the border is the mean colour.
+        windows, for_backbone = (
+            F.pad(views, padding) for views in self._inputs(image.float()[None])
+        )
+        return windows, for_backbone
+
+    def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
+        """Loads ``MODEL.WEIGHTS``, see `cat_seg_checkpoint.read`."""
+        cat_seg_checkpoint.read(self, tensors, source)
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Writes the weights under CAT-Seg's own names, as its code loads them, atomically."""
+        save_atomically(path, cat_seg_checkpoint.write(self))
+
+    def original_hash(self) -> str:
+        """Hash of the weights that do not train, which have to be the same when a run is resumed."""
+        frozen = {name: p for name, p in self.named_parameters() if not p.requires_grad}
+        return hash_tensors(frozen)

@@ -1,0 +1,80 @@
+"""Partitions of the parameters that train into groups of the optimiser, by structure and never by names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from clipself_seg.models.protocol import Group
+
+NORMS = (nn.LayerNorm, nn.GroupNorm, _NormBase)
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Parameter]]:
+    """Parameters that train, each with the module that owns it and its name there."""
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                yield module, name, parameter
+
+
+def matrices_and_vectors(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[Group]:
+    """Parameters that train, in two groups: matrices with weight decay, vectors (biases, norms) without."""
+    trained = [p for p in parameters if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def norms_and_biases_apart(model: nn.Module, weight_decay: float) -> list[Group]:
+    """Parameters that train, in two groups: norms and biases without weight decay, all others with it."""
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for module, name, parameter in _trained(model):
+        vector = isinstance(module, NORMS) or name.endswith("bias")
+        (plain if vector else decayed).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+
+
+def by_rate_and_kind(
+    model: nn.Module,
+    *,
+    multipliers: Iterable[tuple[nn.Module | None, float]],
+    weight_decay: float,
+    norm_decay: float | None = None,
+    embedding_decay: float | None = None,
+) -> list[Group]:
+    """Parameters that train, grouped by learning rate and weight decay.
+
+    The partition is that of Detectron2's `get_default_optimizer_params`.
+
+    Args:
+        model: the whole model.
+        multipliers: parts of the model, each with the multiple of the base learning rate at which it
+            learns; all other parameters learn at the base rate.
+        weight_decay: weight decay of all parameters, biases too, but those of norms and embeddings.
+        norm_decay: weight decay of the parameters of norms; None is that of all others.
+        embedding_decay: weight decay of `nn.Embedding`; None is that of all others.
+    """
+    slow = {
+        id(p): rate for part, rate in multipliers if part is not None for p in part.parameters()
+    }
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for module, _, parameter in _trained(model):
+        special = None
+        if isinstance(module, NORMS):
+            special = norm_decay
+        elif isinstance(module, nn.Embedding):
+            special = embedding_decay
+        decay = weight_decay if special is None else special
+        groups.setdefault((slow.get(id(parameter), 1.0), decay), []).append(parameter)
+    return [
+        {"params": parameters, "lr_multiplier": rate, "weight_decay": decay}
+        for (rate, decay), parameters in groups.items()
+    ]

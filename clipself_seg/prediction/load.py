@@ -16,10 +16,9 @@ from clipself_seg.choice import OF_CLIP, ModelChoice, find_model
 from clipself_seg.clip import DenseCLIP, load_clip
 from clipself_seg.config import load_config
 from clipself_seg.config.weights import fetch_addresses
-from clipself_seg.data.datasets.own import forget_files
 from clipself_seg.data.vocabulary import Words
 from clipself_seg.errors import InputError
-from clipself_seg.models.build import architecture, registered_data
+from clipself_seg.models.build import architecture
 from clipself_seg.prediction.onnx.output import NO_NAMES, check_request, find_exported, one_file
 from clipself_seg.prediction.predictor import ImagePredictor
 from clipself_seg.prediction.pretrained import fetched_folder, read_folder_config
@@ -81,11 +80,6 @@ def prediction_config(choice: ModelChoice, opts: Sequence[str] = ()) -> CfgNode:
     if choice.weights is not None:
         typed += [key, choice.weights]
     cfg = fetch_addresses(load_config(choice.config_file, typed))
-    try:
-        registered_data(cfg)
-        forget_files()
-    except InputError as error:
-        logger.warning("the data of the training are not here, nor are its classes: %s", error)
     section = cfg.MODEL.CLIP if key == OF_CLIP else cfg.MODEL
     if section.WEIGHTS == "random":
         logger.warning("the weights are random: what is predicted means nothing")

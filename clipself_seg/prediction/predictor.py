@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -26,16 +27,19 @@ from PIL import Image
 from torch import nn
 
 from clipself_seg.checkpoints.download import fetch_bytes, is_address
+from clipself_seg.data.datasets.own import forget_files
 from clipself_seg.data.images import decode_image, pil_pixels, read_image
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words, as_vocabulary
 from clipself_seg.errors import InputError, nearest
-from clipself_seg.models.build import build_model
+from clipself_seg.models.build import build_model, registered_data
 from clipself_seg.models.protocol import Classes
 from clipself_seg.prediction.mini_worlds import WorldCheck
 from clipself_seg.prediction.presence import THRESHOLD, WHAT, Absent, Presence, calibrated_threshold
 from clipself_seg.prediction.pretrained import Pretrained
 from clipself_seg.prediction.results import Prediction
+
+logger = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=Prediction)
 # An image as a caller has it: an array (H, W, 3) uint8 RGB, a PIL image, a path, or an http(s) address.
@@ -95,10 +99,6 @@ class Look(NamedTuple):
     absent: tuple[str, ...] = ()
     nothing: bool = False
 
-    def fields(self) -> dict[str, Any]:
-        """Attributes of the prediction."""
-        return {"presence": self.presence, "absent": self.absent}
-
 
 class ImagePredictor(Pretrained, Generic[R]):
     """The base of predictors: a model and the words that are set.
@@ -149,6 +149,14 @@ class ImagePredictor(Pretrained, Generic[R]):
     @classmethod
     def from_config(cls, cfg: CfgNode, *, model: nn.Module | None = None) -> dict[str, Any]:
         """The model, or the configured one with its weights, and what tasks have in common beside it."""
+        if model is None:
+            try:
+                registered_data(cfg)
+                forget_files()
+            except InputError as error:
+                logger.warning(
+                    "the data of the training are not here, nor are its classes: %s", error
+                )
         # A model that was trained on a user's own data knows more than the generated worlds.
         clips = [] if cfg.DATASETS.DATA else [cfg.MODEL.CLIP.NAME]
         return {
@@ -314,7 +322,7 @@ class ImagePredictor(Pretrained, Generic[R]):
         Raises:
             InputError: an image cannot be read, or is not of that form; of a list its index is named.
         """
-        given = self._words_of_call(words)
+        given = self.require_words() if words is None else self._words_of_call(words)
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}: give 1 or more")
         single = not isinstance(image, list | tuple)
@@ -338,11 +346,9 @@ class ImagePredictor(Pretrained, Generic[R]):
 
     __call__ = predict
 
-    def _words_of_call(self, words: Words | None) -> GivenWords:
+    def _words_of_call(self, words: Words) -> GivenWords:
         """The words of a call, read anew unless the same words alone are set."""
         given = self.given
-        if words is None:
-            return self.require_words()
         vocabulary = as_vocabulary(words)
         if (
             given is None
@@ -383,7 +389,7 @@ class ImagePredictor(Pretrained, Generic[R]):
         given: GivenWords,
         always: Sequence[int] = (),
     ) -> list[Look]:
-        """What is in each image (H, W, 3), if somebody asked; a sample gets the "classes" that are not dropped.
+        """What is in each image (H, W, 3), see `set_absent`; a sample gets the "classes" that are not dropped.
 
         Args:
             images: as for `predict_batch`.
@@ -391,8 +397,7 @@ class ImagePredictor(Pretrained, Generic[R]):
             given: the words.
             always: classes of the model that are never absent.
         """
-        if self.absent is None:
-            return [Look()] * len(images)
+        assert self.absent is not None
         names, looks = given.vocabulary.names, list[Look]()
         for image, sample in zip(images, samples):
             scores = self.presence(given).scores(image)

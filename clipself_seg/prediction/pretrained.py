@@ -19,7 +19,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -335,7 +335,6 @@ def _content(vocabulary: Vocabulary) -> dict[str, Any]:
 
 def _read_vocabulary(path: Path) -> dict[str, object]:
     """Arguments of `set_vocabulary`."""
-    require_text(path)
     content = read_json(path, "vocabulary file")
     types = {"background": str | None, "threshold": float | int | None}
     match content:
@@ -386,32 +385,32 @@ def read_folder_config(folder: Path, opts: Sequence[str] = ()) -> CfgNode:
         InputError: a file is missing, or a key is not one that a folder may set, or not to this value.
     """
     path = folder / CONFIG
-    require_text(path)
+    require_texts(folder)
     values = dict(leaves(read_tree(path)))
-    if problem := next(_problems(values, folder), None):
+    there = {file.name for file in folder.iterdir()}
+    if problem := next(_problems(values, there), None):
         raise InputError(f"{path}: {problem}")
-    paths = list[str]()
-    for key, file in FILE_KEYS.items():
-        if values.get(key):
-            if file.endswith(".json"):
-                require_text(folder / file)
-            paths += [key, str(folder / file)]
+    named = [(key, str(folder / file)) for key, file in FILE_KEYS.items() if values.get(key)]
+    paths = [word for pair in named for word in pair]
     return fetch_addresses(load_config(path, [*paths, *opts]))
 
 
-def require_text(path: Path) -> None:
-    """Refuse a file of text that is missing, or larger than any that `save_pretrained` writes.
+def require_texts(folder: Path) -> None:
+    """Refuse a folder without a configuration, or with a file of text larger than any that `save_pretrained` writes.
 
     Raises:
-        InputError: names it.
+        InputError: names the file.
     """
-    if not path.is_file():
-        raise InputError(f"{path} is missing: give a folder that save_pretrained wrote")
-    if (size := path.stat().st_size) > MOST_BYTES:
-        raise InputError(f"{path} has {size} bytes, {MOST_BYTES} at most are read: give another")
+    for path in (folder / file for file in (CONFIG, VOCABULARY, TRAINED)):
+        if path.is_file() and (size := path.stat().st_size) > MOST_BYTES:
+            raise InputError(
+                f"{path} has {size} bytes, {MOST_BYTES} at most are read: give another"
+            )
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{folder / CONFIG} is missing: give a folder that save_pretrained wrote")
 
 
-def _problems(values: Mapping[str, object], folder: Path) -> Iterator[str]:
+def _problems(values: Mapping[str, object], there: Collection[str]) -> Iterator[str]:
     """Keys and values that a folder's configuration may not have, in words; unknown keys `load_config` refuses."""
     defaults = dict(leaves(default_config()))
     if BASE_KEY in values:
@@ -423,7 +422,7 @@ def _problems(values: Mapping[str, object], folder: Path) -> Iterator[str]:
             if value not in ("", FILE_KEYS[key]):
                 own = FILE_KEYS[key]
                 yield f"{key} is {shown(value)}: a folder names nothing but its own {own}"
-            if value and not (folder / FILE_KEYS[key]).is_file():
+            if value and FILE_KEYS[key] not in there:
                 yield f"{key} is {FILE_KEYS[key]}, which is not beside it: fetch it too"
         elif value != lists_for_tuples(defaults.get(key)):
             yield from _problems_of_value(key, value)

@@ -289,7 +289,8 @@ class PanopticSegmentation(Prediction):
         segments: Sequence[Mapping[str, Any]],
         words: Vocabulary,
         image: np.ndarray,
-        **looked: Any,
+        presence: Mapping[str, float] | None = None,
+        absent: tuple[str, ...] = (),
     ) -> PanopticSegmentation:
         """Measures what `panoptic_merge.merge_panoptic` gives, and counts it from the largest segment.
 
@@ -298,7 +299,7 @@ class PanopticSegmentation(Prediction):
             segments: n, with "id", "category_id", "isthing" and "score".
             words: K classes.
             image: (H, W, 3) uint8 RGB, what was segmented.
-            looked: "presence" and "absent" of the prediction.
+            presence, absent: see `Prediction`.
         """
         from scipy import ndimage  # half a second
 
@@ -334,7 +335,8 @@ class PanopticSegmentation(Prediction):
             names=tuple(names),
             category_ids=category_ids,
             image=image,
-            **looked,
+            presence=presence,
+            absent=absent,
         )
 
     def streamed_regions(self) -> Regions:

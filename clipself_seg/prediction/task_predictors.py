@@ -177,8 +177,11 @@ class SemanticPredictor(ImagePredictor[Segmentation]):
                 "absent words are dropped, and pixels of none are the background's: name one, as in background"
             )
         samples = self._samples(images)
-        always = [k for k, label in enumerate(given.label_of_class) if label == given.background]
-        looks = self._look(images, samples, given, always)
+        looks = [Look()] * len(images)
+        if self.absent is not None:
+            of_class = enumerate(given.label_of_class)
+            always = [k for k, label in of_class if label == given.background]
+            looks = self._look(images, samples, given, always)
         output = "scores" if scores else "labels"
         outputs = self.model(samples, output=output, classes=given.classes)
         return [
@@ -226,7 +229,8 @@ class SemanticPredictor(ImagePredictor[Segmentation]):
             category_ids=given.category_ids,
             background=given.background,
             image=image,
-            **look.fields(),
+            presence=look.presence,
+            absent=look.absent,
         )
 
 
@@ -288,16 +292,14 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
         Raises:
             InputError: weights that do not fit, or no training vocabulary.
         """
+        common = super().from_config(cfg, model=model)
         trained = train_vocabulary_name(cfg, PanopticSet)
         if not trained:
             raise InputError(
                 "DATASETS.TRAIN is empty: which classes are seen? Name the training vocabulary, such as "
                 "openseg_coco_panoptic_133 (TEST.TRAIN_VOCABULARY)"
             )
-        return super().from_config(cfg, model=model) | {
-            "mapper": PanopticTestMapper(cfg),
-            "trained": load_vocabulary(trained),
-        }
+        return common | {"mapper": PanopticTestMapper(cfg), "trained": load_vocabulary(trained)}
 
     def read(self, words: Words, stuff: Words | None = None) -> GivenWords:
         """Words as the model reads them; every synonym counts.
@@ -369,7 +371,9 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
                 sample |= mask_entries(given_masks(image_masks, image.shape[:2]))
         # Instances and class maps, which nobody asks for here, cost time and memory.
         fusion = self.model.fusion.returned(("panoptic",))
-        looks = self._look(images, samples, given)
+        looks = [Look()] * len(images)
+        if self.absent is not None:
+            looks = self._look(images, samples, given)
         outputs = self.model(samples, fusions={"own": fusion}, classes=given.classes)
         results = []
         for image, output, look in zip(images, outputs, looks, strict=True):
@@ -377,7 +381,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
             if look.nothing:
                 ids, segments = torch.zeros_like(ids), []
             result = PanopticSegmentation.of_segments(
-                ids.cpu().numpy(), segments, given.vocabulary, image, **look.fields()
+                ids.cpu().numpy(), segments, given.vocabulary, image, look.presence, look.absent
             )
             results.append(result)
         return results
@@ -522,7 +526,9 @@ class DetectionPredictor(ImagePredictor[Detections]):
     ) -> list[Detections]:
         given = given or self.require_words()
         samples = self._samples(images)
-        looks = self._look(images, samples, given)
+        looks = [Look()] * len(images)
+        if self.absent is not None:
+            looks = self._look(images, samples, given)
         outputs = self.model(samples, classes=given.classes)
         results = []
         for image, output, look in zip(images, outputs, looks, strict=True):
@@ -538,7 +544,8 @@ class DetectionPredictor(ImagePredictor[Detections]):
                 category_ids=given.category_ids,
                 seen=given.seen,
                 image=image,
-                **look.fields(),
+                presence=look.presence,
+                absent=look.absent,
             )
             results.append(detections)
         return results

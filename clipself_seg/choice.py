@@ -24,7 +24,7 @@ from clipself_seg.checkpoints.zoo import (
     shipped_tags,
     zoo,
 )
-from clipself_seg.errors import InputError, nearest
+from clipself_seg.errors import InputError, known, nearest
 from clipself_seg.yaml_files import leaves, merge_layers, read_layers
 
 TASKS = ("semantic", "panoptic", "detection")
@@ -124,8 +124,8 @@ def require_task(task: str | None) -> None:
     Raises:
         InputError: names the nearest task.
     """
-    if task is not None and task not in TASKS:
-        raise InputError(f'no task "{task}": {nearest(task, TASKS)}')
+    if task is not None:
+        known(task, TASKS, "task")
 
 
 def find_distillation(model: str | None = None) -> ModelChoice:

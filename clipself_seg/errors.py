@@ -6,9 +6,10 @@ import contextlib
 import difflib
 import functools
 import importlib
+import reprlib
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, ParamSpec
 
 P = ParamSpec("P")
@@ -54,7 +55,7 @@ class MissingFiles(InputError):
 
 
 def not_installed(module: str | None) -> str:
-    """What to say where one of `PINNED` is missing, by the name of what was imported."""
+    """The message where one of `PINNED` is missing, by the name of the module that was imported."""
     package = (module or "").partition(".")[0]
     return f"{package} is not installed, and this needs it: clipself-seg install-detectron2"
 
@@ -65,15 +66,27 @@ def in_short(error: BaseException) -> str:
     return lines[0][:80]
 
 
+class _Short(reprlib.Repr):
+    """Values of a file, whoever wrote it: nothing of them is called but what Python itself has."""
+
+    def repr_str(self, x: str, level: int) -> str:
+        """A text, whose end is cut off."""
+        return repr(x if len(x) <= 60 else f"{x[:60]}...")
+
+    def repr_int(self, x: int, level: int) -> str:
+        """A whole number; one that may not even be printable is not printed."""
+        return repr(x) if abs(x) < 1 << 64 else "of type int"
+
+    def repr_instance(self, x: object, level: int) -> str:
+        """Anything else."""
+        return (
+            repr(x) if x is None or isinstance(x, bool | float) else f"of type {type(x).__name__}"
+        )
+
+
 def shown(value: object) -> str:
-    """A value out of a file for a message: text and numbers shortened, of everything else its type."""
-    if isinstance(value, str):
-        return repr(value if len(value) <= 60 else f"{value[:60]}...")
-    if value is None or isinstance(value, bool | float):
-        return repr(value)
-    if isinstance(value, int) and abs(value) < 1 << 64:  # longer ones may not even be printable
-        return repr(value)
-    return f"of type {type(value).__name__}"
+    """A value out of a file for a message: plain data shortened, of everything else its type."""
+    return _Short().repr(value)
 
 
 def last_line(error: BaseException) -> str:
@@ -82,7 +95,7 @@ def last_line(error: BaseException) -> str:
 
 
 def ended_by(status: int) -> str:
-    """What ended a process that could not say it itself.
+    """The end of a process that could not report it itself, as the rest of a sentence.
 
     Args:
         status: its exit status, the negative number of a signal.
@@ -103,20 +116,61 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f"choose from: {shown}"
 
 
-def check_keys(content: Iterable[object], known: Iterable[str], origin: str) -> None:
-    """Refuse a key of a file that nothing reads.
+def known(
+    name: object, choices: Iterable[str], what: str, *, origin: object = "", hint: str = ""
+) -> str:
+    """A name that a user gave, which is one of those that there are.
 
     Args:
-        content: its keys.
-        known: those that there are.
-        origin: what a message calls the file, or the part of it.
+        name: the name.
+        choices: the names that there are.
+        what: what it should name, such as "task".
+        origin: the file, or the part of it, where the name stands; "" where somebody typed it.
+        hint: what a message says behind the nearest of the choices.
 
     Raises:
-        InputError: names the first one, and the nearest of those that there are.
+        InputError: it is none of them.
     """
-    for key in map(str, content):
-        if key not in known:
-            raise InputError(f"{origin}: unknown key {shown(key)}: {nearest(key, known)}")
+    names = list(choices)
+    if isinstance(name, str) and name in names:
+        return name
+    given = f'"{name[:200]}"' if isinstance(name, str) else shown(name)
+    place = f"{origin}: " if origin else ""
+    raise InputError(f"{place}unknown {what} {given}: {nearest(str(given), names)}{hint}")
+
+
+def check_keys(content: Iterable[object], choices: Iterable[str], origin: object) -> None:
+    """Refuses a key of a file that nothing reads.
+
+    Args:
+        content: the keys of the file.
+        choices: the keys that there are.
+        origin: the file, or the part of it.
+
+    Raises:
+        InputError: names the first such key, and the nearest of the choices.
+    """
+    choices = list(choices)
+    for key in content:
+        known(key, choices, "key", origin=origin)
+
+
+def require_unique(values: Iterable[Hashable], what: str, origin: object) -> None:
+    """Refuses a value of a file that is there twice.
+
+    Args:
+        values: the values, in the order of the file.
+        what: what they are, such as "category id".
+        origin: the file, or the part of it.
+
+    Raises:
+        InputError: names the first value that is there again.
+    """
+    earlier = set[Hashable]()
+    for value in values:
+        if value in earlier:
+            raise InputError(f"{origin}: the {what} {shown(value)} is there twice: leave one")
+        earlier.add(value)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ and models are entries of Detectron2's ``BACKBONE_REGISTRY`` and ``META_ARCH_REG
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any, TypeVar
 
@@ -21,9 +22,10 @@ from torch import Tensor
 from clipself_seg.clip.kinds import register_kind
 from clipself_seg.clip.tower import DENSE
 from clipself_seg.clip.training_free import ATTENTIONS, NONE, Attend, Attention, Grid
-from clipself_seg.config.checks import OBJECTIVES, RELATIONS, WEIGHT, of_crops
-from clipself_seg.config.keys import CHOICES, FURTHER, default_config
-from clipself_seg.config.reads import ALL
+from clipself_seg.config.keys import OBJECTIVES, default_config
+from clipself_seg.config.relations import RELATIONS, of_crops
+from clipself_seg.config.schema import EVERY, KEYS, NOT_NEGATIVE, Check
+from clipself_seg.config.schema import key as declare_key
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import METRICS
 from clipself_seg.models.distillation import TERMS, Step, Term
@@ -75,7 +77,8 @@ def register_attention(name: str, *, keep: bool = False) -> Callable[[Attend], A
 
         _enter({NONE: None, **ATTENTIONS}, name, None)
         ATTENTIONS[name] = Attention(checked, keep)
-        CHOICES["MODEL.CLIP.ATTENTION"] += (name,)
+        key = KEYS["MODEL.CLIP.ATTENTION"]
+        KEYS[key.name] = dataclasses.replace(key, choices=(*key.choices, name))
         return attend
 
     return register
@@ -93,10 +96,10 @@ def register_objective(name: str, *, reads: Sequence[str] = (DENSE,)) -> Callabl
     """
 
     def register(value: Value) -> Value:
-        key = f"{WEIGHT}{name}"
+        key = f"{OBJECTIVES}.{name}"
         term = Term(f"loss_{name.lower()}", tuple(reads), False, lambda step, terms: value(step))
         _enter(TERMS, name, term)
-        FURTHER[key] = OBJECTIVES[key] = 0.0
+        register_key(key, 0.0, NOT_NEGATIVE, of=["CLIPSelf"])
         RELATIONS.append(of_crops(key, 0.0))
         return value
 
@@ -122,12 +125,23 @@ def register_metric(name: str) -> Callable[[Metric], Metric]:
     return lambda metric: _enter(METRICS, name, metric)
 
 
-def register_key(key: str, default: bool | int | float | str | tuple[Any, ...]) -> None:
+def register_key(
+    key: str,
+    default: bool | int | float | str | tuple[Any, ...],
+    check: Check | None = None,
+    *,
+    of: Sequence[str] = EVERY,
+    **about: Any,
+) -> None:
     """Adds a key to all configurations, for whatever of yours reads it; its values have the type of the default.
 
     Args:
         key: full name, such as "MODEL.MINE.TEMPERATURE".
         default: value where nothing sets it.
+        check: values that it may have, such as `config.schema.at_least(1)`; None for all of its type.
+        of: models of this package that it is for, whose runs may set it.
+        **about: further attributes of `config.schema.Key`, such as ``choices``, or ``free`` of a key that a resumed run
+            may change.
     """
     known = dict(leaves(default_config()))
     sections = {name.rpartition(".")[0] for name in known}
@@ -136,8 +150,7 @@ def register_key(key: str, default: bool | int | float | str | tuple[Any, ...]) 
     if key in sections or above & known.keys():
         raise InputError(f"{key} is a section, or in a key that is none: name yours otherwise")
     _enter(known, key, default)
-    FURTHER[key] = default
-    ALL.append(key)
+    declare_key(key, default, check, of=of, **about)
 
 
 def _enter(table: MutableMapping[str, Any], name: str, value: Any) -> Any:

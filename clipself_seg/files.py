@@ -20,6 +20,7 @@ from typing import Any
 
 from clipself_seg.errors import InputError, in_short
 from clipself_seg.memory import no_collection
+from clipself_seg.schema import ANYTHING, Schema, check
 
 try:
     import fcntl
@@ -275,18 +276,25 @@ def remove_leftovers(folder: str | os.PathLike[str], age: float = 0) -> None:
                 shutil.rmtree(path)
 
 
-def read_text(path: str | os.PathLike[str], what: str = "file") -> str:
+def read_text(
+    path: str | os.PathLike[str], what: str = "file", most_bytes: int | None = None
+) -> str:
     """Content of a text file in UTF-8, without the mark that some editors put in front.
 
     Args:
         path: file.
         what: what it is, for messages, such as "vocabulary file".
+        most_bytes: size of a file that is read at most; None for any.
 
     Raises:
-        InputError: it is missing, no regular file, or no text.
+        InputError: it is missing, no regular file, larger, or no text.
     """
     try:
         require_regular_file(path)
+        size = os.path.getsize(path)
+        if most_bytes is not None and size > most_bytes:
+            reason = f"it has {size} bytes, and {most_bytes} at most are read"
+            raise InputError(f"{what} {path}: {reason}: give a smaller one")
         return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{what} {path} is missing: restore it, or correct its name") from None
@@ -298,41 +306,47 @@ def read_text(path: str | os.PathLike[str], what: str = "file") -> str:
         ) from None
 
 
-def read_json(path: str | os.PathLike[str], what: str = "file") -> Any:
+def read_json(
+    path: str | os.PathLike[str],
+    what: str = "file",
+    schema: Schema = ANYTHING,
+    most_bytes: int | None = None,
+) -> Any:
     """Content of a JSON file.
 
     Args:
         path: file, in UTF-8.
         what: what it is, for messages, such as "annotation file".
+        schema: what the content has to fit, see `clipself_seg.schema`.
+        most_bytes: as for `read_text`.
 
     Raises:
-        InputError: as `read_text`; it is no JSON, or nested too deeply.
+        InputError: as `read_text` and `parse_json`.
     """
-    return _parse(read_text(path, what), f"{what} {path}")
+    return parse_json(read_text(path, what, most_bytes), f"{what} {path}", schema)
 
 
-def read_json_lines(path: str | os.PathLike[str], what: str = "file") -> list[Any]:
-    """Content of a file with JSON in each line.
+def parse_json(text: object, origin: object, schema: Schema = ANYTHING) -> Any:
+    """The value that a text of JSON stands for.
 
     Args:
-        path: file, in UTF-8.
-        what: as for `read_json`.
+        text: as somebody gave it; what is no text is refused.
+        origin: the file, for messages.
+        schema: what the value has to fit.
 
     Raises:
-        InputError: as `read_json`; names the line.
+        InputError: it is no JSON, nested too deeply, or does not fit the schema.
     """
-    lines = read_text(path, what).splitlines()
-    return [_parse(line, f"line {number} of {what} {path}") for number, line in enumerate(lines, 1)]
-
-
-def _parse(text: str, origin: str) -> Any:
     try:
         with no_collection():
-            return json.loads(text)
+            value = json.loads(text if isinstance(text, str) else "")
     except RecursionError:
         reason = "its brackets are nested too deeply"
     except ValueError as error:  # no JSON, or a number of thousands of digits
         reason = in_short(error)
+    else:
+        check(value, schema, origin)
+        return value
     raise InputError(f"{origin} cannot be read as JSON ({reason}): give a whole one")
 
 

@@ -62,7 +62,7 @@ def import_typed_modules() -> None:
     Raises:
         InputError: there is no such module or file, or its name is another module's.
     """
-    for named, module in _typed_modules():
+    for named, module in typed_modules():
         if module in sys.modules:
             continue
         try:
@@ -75,34 +75,12 @@ def import_typed_modules() -> None:
             ) from None
 
 
-def typed_sources() -> dict[str, list[Path]]:
-    """Files of the modules of the variable: the module's file, or all Python files of the package that it is in.
-
-    Returns:
-        Name of the module or package -> its files, sorted; none for what is not a file.
+def typed_modules() -> Iterator[tuple[str, str]]:
+    """The word typed for each module of the variable (of a file its full path), and the module's name.
 
     Raises:
-        InputError: as `import_typed_modules`.
+        InputError: a file is not there, or its name is another module's.
     """
-    sources: dict[str, list[Path]] = {}
-    for _, module in _typed_modules():
-        name = module.partition(".")[0]
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.submodule_search_locations:
-            folders = map(Path, spec.submodule_search_locations)
-            sources[name] = sorted(file for folder in folders for file in folder.rglob("*.py"))
-        elif spec is not None and spec.has_location:
-            sources[name] = [Path(str(spec.origin))]
-    return sources
-
-
-def typed_names() -> dict[str, str]:
-    """Name of a module of the variable, or of its package -> what was typed for it, of a file its full path."""
-    return {module.partition(".")[0]: named for named, module in _typed_modules()}
-
-
-def _typed_modules() -> Iterator[tuple[str, str]]:
-    """What was typed, and the module that it is."""
     for named in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
         yield named, _of_file(Path(_absolute(named))) if _is_file_name(named) else named
 
@@ -124,14 +102,13 @@ def _absolute(named: str) -> str:
 def _of_file(path: Path) -> str:
     """The name by which a file is imported, here and in processes that are started later."""
     name = path.stem
-    if not name.isidentifier():
-        raise InputError(
-            f"{OPTION} {path}: a module has a plain name: rename it to such as my_backbone.py"
-        )
     # At the end, so that no other file of the folder stands for a module that is installed.
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
-    spec = importlib.util.find_spec(name)
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
     if spec is None or spec.origin is None or Path(spec.origin).resolve() != path:
-        raise InputError(f"{OPTION} {path}: another module is called {name}: rename the file")
+        raise InputError(
+            f"{OPTION} {path}: {name} is another module's name, or none of a module: rename the file to such as "
+            "my_backbone.py"
+        )
     return name

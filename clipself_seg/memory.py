@@ -22,16 +22,11 @@ def keep_freed_memory(device: str = "cpu") -> None:
         device: of the model; on another one than "cpu" nothing happens either.
     """
     if device == "cpu":
-        _set_thresholds(1 << 30, (1 << 31) - 1)
+        set_thresholds(1 << 30, (1 << 31) - 1)
 
 
-def hand_back_freed_memory() -> None:
-    """Undo `keep_freed_memory`, for benchmarks of what runs without it: glibc's own thresholds at their largest."""
-    _set_thresholds(32 << 20, 64 << 20)
-
-
-def _set_thresholds(mmap: int, trim: int) -> None:
-    """Hands back what is free; blocks from `mmap` bytes on are then the system's, and free memory above `trim`."""
+def set_thresholds(mmap: int, trim: int) -> None:
+    """Hand back what is free; blocks from `mmap` bytes on are then the system's, and free memory above `trim`."""
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None)

@@ -34,7 +34,7 @@ def git_commit() -> str:
 
 
 def cpu_info() -> str:
-    """What Linux says about its processor, with family and flags; "" on other systems."""
+    """Linux's description of the processor, with family and flags; "" on other systems."""
     try:
         return Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:
@@ -42,7 +42,7 @@ def cpu_info() -> str:
 
 
 def _processor() -> str:
-    """What the CPU is called; `platform` has no name for it on most Linux systems."""
+    """Name of the CPU; `platform` has none on most Linux systems."""
     lines = cpu_info().splitlines()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, "") or platform.processor() or platform.machine()

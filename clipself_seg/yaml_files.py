@@ -11,13 +11,14 @@ import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import yaml
 from fvcore.common.config import BASE_KEY
 
 from clipself_seg.checkpoints.zoo import YAML_LOADER
-from clipself_seg.errors import InputError, nearest
+from clipself_seg.errors import InputError, known, nearest
+from clipself_seg.schema import OBJECT, TEXT, Each, Kind, Schema, check, texts
 
 Tree = dict[str, Any]  # keys and values of a file, nested
 # Far above what a configuration is; aliases of a few lines can stand for more than memory holds.
@@ -36,6 +37,11 @@ FRAGMENTS = (TOWERS, RECIPES)  # what "+" lays over a task's file
 # task, and the paper in a tower.
 SECTIONS_KEY = "_FOR_"
 SECTIONS_OF = ("MODEL.META_ARCHITECTURE", "MODEL.CLIP.NAME")
+FILES = Kind(
+    "a file, or a list of files",
+    lambda value: isinstance(value, str) or texts().test(value),
+)
+FILE: Schema = {f"{BASE_KEY}?": FILES, f"{SECTIONS_KEY}?": Each(TEXT, OBJECT)}
 # A configuration is a dict of another name, which YAML asks to be told.
 _DUMPER: Any = type("_Dumper", (getattr(yaml, "CSafeDumper", yaml.SafeDumper),), {})
 _DUMPER.add_multi_representer(dict, yaml.SafeDumper.represent_dict)
@@ -118,10 +124,9 @@ def with_recipes(file: str, recipes: str) -> str:
     Raises:
         InputError: there is no such recipe; names the nearest one.
     """
-    known = [path.stem for path in RECIPES.glob("*.yaml")]
+    there = [path.stem for path in RECIPES.glob("*.yaml")]
     for name in recipes.split("+"):
-        if name not in known:
-            raise InputError(f'no recipe "{name}"; {nearest(name, known)}')
+        known(name, there, "recipe")
     return f"{file.removesuffix('.yaml')}+{recipes}.yaml"
 
 
@@ -134,7 +139,7 @@ def shipped_name(path: Path) -> str | None:
 
 
 def is_typed(layer: Layer) -> bool:
-    """Whether somebody wrote a layer by hand: it does not come with the package, and is no dump of all keys."""
+    """True for a layer that somebody wrote by hand: it does not come with the package, and is no dump of all keys."""
     if layer.path.resolve().is_relative_to(CONFIGS.resolve()):
         return False
     if "configs" in layer.path.parts and _find(CONFIGS / f"{_name(layer.path)}.yaml"):
@@ -192,7 +197,7 @@ def _layers(path: Path, above: tuple[Path, ...]) -> Iterator[Layer]:
     bases = tree.pop(BASE_KEY, [])
     for base in [bases] if isinstance(bases, str) else bases:
         file = _base_file(base, path)
-        if file.resolve() in (known.resolve() for known in (*above, path)):
+        if file.resolve() in (other.resolve() for other in (*above, path)):
             raise InputError(f"{file}: its _BASE_ leads back to it: take it out of {path}")
         yield from _layers(file, (*above, path))
     yield Layer(path, tree)
@@ -254,12 +259,6 @@ def _with_sections(layers: Sequence[Layer]) -> list[Layer]:
     for path, tree in layers:
         sections = tree.pop(SECTIONS_KEY, {})
         whole.append(Layer(path, tree))
-        if not isinstance(sections, dict) or not all(
-            isinstance(section, dict) for section in sections.values()
-        ):
-            raise InputError(
-                f"{path}: {SECTIONS_KEY} has a section for a {' or '.join(SECTIONS_OF)}"
-            )
         whole += [Layer(path, tree) for name, tree in sections.items() if name in chosen]
         if path.parent == RECIPES and not sections.keys() & {*chosen}:
             model = next(iter(chosen), "a configuration without a model")
@@ -271,20 +270,18 @@ def _with_sections(layers: Sequence[Layer]) -> list[Layer]:
 
 def _base_file(base: str, path: Path) -> Path:
     """The file that the ``_BASE_`` of a file names, relative to it or to those of the package."""
-    said = f"{path}: its _BASE_ {base}"
-    if "://" in base:
-        raise InputError(f"{said} is an address: fetch it, and name the file")
     file = path.parent / os.path.expanduser(base)
-    if file.is_dir():
-        raise InputError(f"{said} is a folder: name a file in it")
-    place = _find(file) or _find(Path(base))
+    place = None if "://" in base else _find(file) or _find(Path(base))
     if place is None:
-        raise InputError(f"{path}: its _BASE_ {file} is missing")
+        raise InputError(
+            f"{path}: its _BASE_ {base} is no file on this machine, and no name of the package: correct it, and fetch "
+            "what is an address"
+        )
     return place
 
 
 def read_tree(path: Path) -> Tree:
-    """What one file says itself, nested, with its ``_BASE_``.
+    """Keys and values of one file, nested, with its ``_BASE_``.
 
     Raises:
         InputError: it is no YAML of plain values, holds no keys, or values without end.
@@ -295,32 +292,26 @@ def read_tree(path: Path) -> Tree:
             tree = yaml.load(text, Loader=YAML_LOADER)
         except yaml.YAMLError:
             tree = yaml.safe_load(text)  # its errors show the line and the character
-    except RecursionError:
-        raise InputError(f"{path}: brackets in it are too deep; take them out") from None
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())
+    except (RecursionError, yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+        deep = isinstance(error, RecursionError)
+        reason = "brackets in it are too deep" if deep else " ".join(str(error).split())
         raise InputError(f"{path} is not a usable YAML file: {reason}") from None
-    if not isinstance(tree, dict):
-        raise InputError(f"{path} holds no keys: give a YAML file of lines `KEY: value`")
+    check(tree, FILE, path, "give a YAML file of lines `KEY: value`")
     _check_extent(tree, path)
-    bases = tree.get(BASE_KEY, [])
-    listed = bases if isinstance(bases, list) else [bases]
-    if not all(isinstance(base, str) for base in listed):
-        raise InputError(f"{path} is not a usable YAML file: _BASE_ is {bases!r}, and not a file")
-    return tree
+    return cast(Tree, tree)
 
 
 def _check_extent(tree: Tree, path: Path) -> None:
-    """Refuse a tree of more values than a configuration has, whatever lines stand for them."""
+    """Refuses a tree of more values than a configuration has, whatever lines stand for them."""
     values = 0
     pending: list[tuple[Any, int]] = [(tree, 0)]
     while pending:
         value, depth = pending.pop()
         values += 1
-        if depth > MAX_DEPTH:
-            raise InputError(f"{path}: brackets in it are too deep; take them out")
-        if values > MAX_VALUES:
-            raise InputError(f"{path}: more than {MAX_VALUES} values are no configuration")
+        if depth > MAX_DEPTH or values > MAX_VALUES:
+            raise InputError(
+                f"{path}: a configuration has at most {MAX_VALUES} values, in {MAX_DEPTH} brackets: take some out"
+            )
         if isinstance(value, dict):
             pending += [(item, depth + 1) for item in value.values()]
         elif isinstance(value, list | tuple | set):

@@ -10,9 +10,8 @@ import numpy as np
 from panopticapi.evaluation import pq_compute_single_core
 from PIL import Image
 
-from clipself_seg.commands.panoptic_quality import Side
-from clipself_seg.data.masks import read_panoptic_png
-from clipself_seg.evaluation.panoptic.numbers import match_segments, panoptic_map, panoptic_quality
+from clipself_seg.commands.panoptic_quality import Side, evaluate_files, read_classes
+from clipself_seg.evaluation.panoptic.numbers import panoptic_map
 
 CATEGORIES = [
     {"id": 7 * i + 2, "name": f"class{i}", "isthing": int(i < 3), "color": [0, 0, 0]}
@@ -90,22 +89,8 @@ def annotated_pairs(truth, predicted):
 
 
 def own_quality(truth, predicted):
-    """The project's quality of the classes of files, which it evaluates in memory."""
-    content, pairs = annotated_pairs(truth, predicted)
-    index_of = {entry["id"]: index for index, entry in enumerate(content["categories"])}
-    matches = []
-    for pair in pairs:
-        maps = [
-            panoptic_map(
-                read_panoptic_png(side.folder / entry["file_name"]),
-                entry["segments_info"],
-                index_of,
-                str(side.json),
-            )
-            for side, entry in zip((truth, predicted), pair)
-        ]
-        matches.append(match_segments(*maps))
-    return panoptic_quality(matches, len(index_of))
+    """The project's numbers, in one process."""
+    return evaluate_files(truth, predicted, [entry["id"] for entry in read_classes(truth.json)])[0]
 
 
 def panopticapi_quality(truth, predicted):

@@ -10,9 +10,8 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from clipself_seg.clip import kinds
 from clipself_seg.clip.training_free import ATTENTIONS
-from clipself_seg.config.checks import OBJECTIVES, RELATIONS
-from clipself_seg.config.keys import CHOICES, FURTHER
-from clipself_seg.config.reads import ALL, READS
+from clipself_seg.config.relations import RELATIONS
+from clipself_seg.config.schema import KEYS
 from clipself_seg.evaluation.base import METRICS
 from clipself_seg.models.distillation import TERMS
 
@@ -22,17 +21,17 @@ NAMES = ("attention", "head", "metric", "objective", "tower")  # of the files my
 @contextlib.contextmanager
 def registries_kept() -> Iterator[None]:
     """Afterwards nothing is registered that was not before, and the files may be imported again."""
-    tables = (ATTENTIONS, CHOICES, FURTHER, METRICS, OBJECTIVES, READS, TERMS)
+    tables = (ATTENTIONS, KEYS, METRICS, TERMS)
     tables += (kinds.KINDS, kinds._configs())
     before = [dict(table) for table in tables]
-    lists = [list(ALL), list(RELATIONS)]
+    relations = [*RELATIONS]
     try:
         yield
     finally:
         for table, content in zip(tables, before):
             table.clear()
             table.update(content)
-        ALL[:], RELATIONS[:] = lists
+        RELATIONS[:] = relations
         META_ARCH_REGISTRY._obj_map.pop("MyHead", None)
         for name in NAMES:
             sys.modules.pop(f"my_{name}", None)

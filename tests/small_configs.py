@@ -7,7 +7,7 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from clipself_seg.config.reads import why_unread
+from clipself_seg.config.schema import why_unread
 from clipself_seg.yaml_files import leaves
 from tests.tiny import save_noise
 

@@ -14,7 +14,7 @@ from clipself_seg.clip import kinds, load_clip, save_clip
 from clipself_seg.clip.kinds import KINDS
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
-from clipself_seg.config.keys import CHOICES
+from clipself_seg.config.schema import KEYS
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import METRICS, add_metrics
 from clipself_seg.models.build import build_model
@@ -150,10 +150,10 @@ def test_an_attention_of_another_shape_is_named_with_both_shapes():
     ],
 )
 def test_a_name_that_exists_is_refused(enter, message):
-    before = (len(KINDS), CHOICES["MODEL.CLIP.ATTENTION"], len(kinds._configs()))
+    before = (len(KINDS), KEYS["MODEL.CLIP.ATTENTION"].choices, len(kinds._configs()))
     with pytest.raises(InputError, match=message):
         enter()
-    assert before == (len(KINDS), CHOICES["MODEL.CLIP.ATTENTION"], len(kinds._configs()))
+    assert before == (len(KINDS), KEYS["MODEL.CLIP.ATTENTION"].choices, len(kinds._configs()))
 
 
 def test_a_metric_counts_in_the_innermost_numbers_and_never_takes_a_name(monkeypatch):

@@ -68,7 +68,7 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence(tmp_path: Path):
     for given, says in [
         (("catseg-bse",), 'did you mean "catseg-base"'),
         (("catseg-base", "panoptic"), "catseg-base does semantic, not panoptic"),
-        (("catseg-base", "boxes"), 'no task "boxes"'),
+        (("catseg-base", "boxes"), 'unknown task "boxes"'),
         (("resnet101",), "resnet101 is a part of a model"),
         (("nowhere/model.pth",), "no checkpoint at nowhere/model.pth"),
         ((tmp_path / "model.pth",), "has no config.yaml beside it"),
@@ -89,5 +89,5 @@ def test_every_model_of_the_zoo_has_a_task():
 
 def test_models_of_no_task_are_not_listed_in_silence():
     assert "mini-fvit" in list_models("detection")
-    with pytest.raises(InputError, match='no task "boxes"'):
+    with pytest.raises(InputError, match='unknown task "boxes"'):
         list_models("boxes")

@@ -23,7 +23,6 @@ from clipself_seg.files import (
     atomic_folder,
     atomic_path,
     read_json,
-    read_json_lines,
     remove_leftovers,
     require_regular_file,
     write_json,
@@ -204,16 +203,16 @@ def test_a_full_disk_is_told_with_the_name_of_the_folder(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_json_comes_back_and_a_line_that_is_none_is_named_by_its_number(tmp_path):
+def test_json_comes_back_and_what_is_none_or_too_large_is_refused(tmp_path):
     write_json(tmp_path / "a.json", {"é": [1, None]})
     assert read_json(tmp_path / "a.json") == {"é": [1, None]}
     (tmp_path / "a.json").write_text('{"é": 1}', "utf-8-sig")  # as some editors write it
     assert read_json(tmp_path / "a.json") == {"é": 1}
-    (tmp_path / "a.json").write_text('{"a": 1}\n[2]\n')
-    assert read_json_lines(tmp_path / "a.json") == [{"a": 1}, [2]]
-    (tmp_path / "a.json").write_text("1\n" + "[" * 99_999)
-    with pytest.raises(InputError, match="line 2 of file .*a.json .*nested too deeply"):
-        read_json_lines(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text("[" * 99_999)
+    with pytest.raises(InputError, match="file .*a.json .*nested too deeply"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(InputError, match="a.json: it has 99999 bytes, and 9999 at most are read"):
+        read_json(tmp_path / "a.json", most_bytes=9999)
 
 
 @pytest.mark.parametrize("enabled", [True, False])

@@ -305,8 +305,8 @@ def test_a_bad_import_is_one_line(words, message, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("./json.py", "another module is called json"),
-        ("./my-own.py", "a plain name"),
+        ("./json.py", "json is another module's name"),
+        ("./my-own.py", "my-own is another module's name, or none of a module"),
         ("no_such_module_of_mine", "no_such_module_of_mine: there is no such module"),
     ],
 )

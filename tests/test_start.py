@@ -125,7 +125,7 @@ def test_what_loading_left_is_handed_back_before_freed_memory_is_kept(libc):
     assert first == ("trim to", 0)
     assert [key for key, _ in kept] == [memory.M_MMAP_THRESHOLD, memory.M_TRIM_THRESHOLD]
     libc.asked.clear()
-    memory.hand_back_freed_memory()
+    memory.set_thresholds(32 << 20, 64 << 20)
     after = dict(libc.asked)
     assert all(after[key] < value for key, value in kept)
 

@@ -107,7 +107,7 @@ def test_an_environment_with_the_wheel_alone_walks_the_whole_road(tmp_path_facto
     assert run([bin / "python", "-c", DENSE], tmp_path).stdout == MISSING
     clipself_seg = bin / "clipself-seg"
     assert "detectron2 is missing" in attempt([clipself_seg, "doctor"], tmp_path).stdout
-    run([clipself_seg, "tools", "scenes", "--output", "scenes"], tmp_path)
+    run([clipself_seg, "scenes", "--output", "scenes"], tmp_path)
     predict = ("predict", "scenes/mini/val", "--words", "red star, grass", "--model")
     refused = attempt([clipself_seg, *predict, "mini"], tmp_path)
     assert (refused.returncode, refused.stderr) == (2, f"error: {MISSING}")

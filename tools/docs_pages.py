@@ -1,4 +1,4 @@
-"""What the site of the documentation has beside docs/: a hook of mkdocs, which mkdocs.yml names.
+"""Pages of the site of the documentation beside docs/: a hook of mkdocs, which mkdocs.yml names.
 
 Pages of the repository that lie elsewhere (README.md, CHANGELOG.md ...), with links that fit the site, and the
 reference of the package, a page a room, which mkdocstrings fills from the docstrings without importing anything.

@@ -95,7 +95,7 @@ def recipes() -> list[str]:
 
 
 def has_tower(name: str) -> bool:
-    """Whether a configuration names its CLIP; a task's file alone leaves that to a tower over it."""
+    """True if a configuration names its CLIP; a task's file alone leaves that to a tower over it."""
     return setting_place("MODEL.CLIP.NAME", read_layers(name)) >= 0
 
 
@@ -105,7 +105,7 @@ def _tables() -> list[Table]:
 
 
 def published(name: str) -> list[str]:
-    """What was published of a configuration, each with its source; empty if nothing was."""
+    """Published numbers of a configuration, each with its source; empty if there are none."""
     tables = [numbers for table in _tables() for numbers in _in_table(table, name)]
     entries = [(one.name, one.published) for one in zoo().values() if name in one.configs]
     own = [Published(f"`{entry}`", numbers) for entry, numbers in entries if _is_model(entry, name)]
@@ -116,7 +116,7 @@ def published(name: str) -> list[str]:
 
 
 def _is_model(entry: str, name: str) -> bool:
-    """Whether an official checkpoint is a result of a configuration, and no part that it starts from."""
+    """True if an official checkpoint is a result of a configuration, and no part that it starts from."""
     return entry.startswith(MODELS.get(name.split("/")[0], "-"))
 
 
@@ -145,7 +145,7 @@ def _in_table(table: Table, name: str) -> Iterator[Published]:
 
 
 def _as_it_is(options: Mapping[str, str]) -> bool:
-    """Whether options leave the recipe as its configuration has it."""
+    """True if options leave the recipe as its configuration has it."""
     return all(key.startswith("TEST.") for key in options)
 
 

@@ -65,7 +65,7 @@ def reproduce(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _errors_of_configurations_alone() -> Iterator[None]:
-    """What this machine would compute in which precision is each run's own to say."""
+    """Mute the warnings of configurations, such as on precisions: each run gives its own."""
     logger = logging.getLogger("clipself_seg.config")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -125,7 +125,8 @@ def _yours(words: Sequence[str], tables: Sequence[Table]) -> dict[str, str] | No
     """
     from clipself_seg.clip.backbone import entries_of
     from clipself_seg.config.load import option_pairs
-    from clipself_seg.imports import import_typed_modules, typed_sources
+    from clipself_seg.imports import import_typed_modules
+    from lab.tables.runs import typed_sources
     from lab.tables.table import runs_of_yours
 
     options = option_pairs(words)

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Make the virtual environment if need be, then run one of the project's commands in it.
 
-    python3 tools/setup_env.py [setup | demo | quickstart | tables | test | test-all | lint | docs] [arguments]
+    python3 tools/setup_env.py [setup | demo | quickstart | tables | test | quick | test-all | lint | docs] [arguments]
 
 setup       the environment only (the default)
 demo        what the weights that come with the project see, in a minute: clipself-seg demo
 quickstart  every task on the mini world, in six minutes: tools/quickstart.py
 tables      the paper's tables in miniature: tools/reproduce.py (--table 3a: one)
-test        lint and the tests, some side by side; further arguments go to pytest (-n 0: one by one)
+test        lint and the tests, some side by side; arguments go to pytest (-n 0: one by one), and folders and
+            files of tests/ are tested without lint (make test ARGS=clip)
+quick       format and tests of what changed since main, a minute at most
 test-all    the same, with those marked heavy, such as the wheel in an environment of its own, and
             with the extras that they need
 lint        formatting, unused code, complexity and types
@@ -22,6 +24,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -43,6 +46,8 @@ CHECKS = (
 # A worker a core; each holds up to 2 GB, so few where there are many cores. Tests that share what a
 # module sets up stay together for as long as no worker is idle. A later -n takes precedence.
 SIDE_BY_SIDE = ("-n", "auto", "--maxprocesses", "4", "--dist", "worksteal")
+HOUSE = ("tests/test_house.py", "tests/test_architecture.py")
+QUICK = 60  # seconds
 # What the commands that show something run.
 SHOWN = {
     "demo": ("-m", "clipself_seg", "demo"),
@@ -100,7 +105,7 @@ def read(stamp: Path) -> str:
 
 
 def is_complete(venv: Path) -> bool:
-    """Whether an earlier set-up of the same files came to its end."""
+    """True if an earlier set-up of the same files came to its end."""
     stamp = venv / STAMP
     return (venv / "bin/python").exists() and read(stamp) == fingerprint()
 
@@ -140,13 +145,68 @@ def lint(python: Path) -> int:
 
 
 def test(python: Path, arguments: Sequence[str]) -> int:
-    """Lint, then the tests whatever lint said, so that one run shows everything."""
-    linted = lint(python)
+    """Lint, then the tests whatever lint said; of folders and files of tests/ the tests alone."""
+    arguments = ["tests/" + a if (ROOT / "tests" / a).exists() else a for a in arguments]
+    named = any(argument.startswith("tests/") for argument in arguments)
+    linted = 0 if named else lint(python)
     command = [str(python), "-m", "pytest", *SIDE_BY_SIDE, *arguments]
     tested = subprocess.call(command, cwd=str(ROOT))
     if linted:
         say("lint failed, see above the tests")
     return tested or linted
+
+
+def git(*words: str) -> List[str]:
+    """The lines that git prints; none where it fails."""
+    command = ["git", "-C", str(ROOT), *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, universal_newlines=True)
+    return done.stdout.splitlines()
+
+
+def changed_files() -> List[str]:
+    """Files that are new or differ from where the branch left main."""
+    base = git("merge-base", "HEAD", "main") or ["HEAD"]
+    names = git("diff", "--name-only", base[0])
+    names += git("ls-files", "--others", "--exclude-standard")
+    return sorted(name for name in names if (ROOT / name).exists())
+
+
+def tests_of(name: str) -> Optional[str]:
+    """The tests of a file: its own file of tests, else those of its folder; None where there are none."""
+    path = Path(name)
+    if name.startswith("tests/"):
+        return name if path.name.startswith("test_") and path.suffix == ".py" else None
+    if path.suffix == ".md":
+        return "tests/test_docs.py"
+    if path.parts[0] not in ("clipself_seg", "tools"):
+        return None
+    mirrored = Path("tests", *path.parts[1:-1])
+    for folder in (mirrored, Path("tests/tools")):
+        own = folder / ("test_%s.py" % path.stem)
+        if (ROOT / own).exists():
+            return str(own)
+    return str(mirrored) if mirrored.name != "tests" and (ROOT / mirrored).exists() else None
+
+
+def quick(python: Path) -> int:
+    """Format and tests of what changed since main; the tests end with the first failure, or after `QUICK` seconds."""
+    names = changed_files()
+    code = [name for name in names if name.endswith(".py")]
+    failed = 0
+    for check in CHECKS[:-1] if code else ():
+        words = [*check[: -len(SOURCES)], *code]
+        failed |= subprocess.call([str(python), "-m", *words], cwd=str(ROOT))
+    tests = sorted({tests for tests in map(tests_of, names) if tests})
+    command = [str(python), "-m", "pytest", "-q", "-x", *HOUSE, *tests]
+    say("quick: " + " ".join(command))
+    process = subprocess.Popen(command, cwd=str(ROOT))
+    try:
+        return process.wait(timeout=QUICK) or failed
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+    say("quick: a minute is over and nothing failed so far; make test runs everything")
+    return failed
 
 
 def docs(python: Path) -> int:
@@ -170,7 +230,7 @@ def parse(words: Optional[Sequence[str]]) -> Tuple[argparse.Namespace, List[str]
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    choices = ("setup", *SHOWN, "test", "test-all", "lint", "docs")
+    choices = ("setup", *SHOWN, "test", "quick", "test-all", "lint", "docs")
     parser.add_argument("command", nargs="?", choices=choices, default="setup", metavar="command")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="default: .venv here")
     parser.add_argument("--python", help="interpreter for a new environment (default: this one)")
@@ -202,6 +262,8 @@ def main(words: Optional[Sequence[str]] = None) -> int:
     python = venv / "bin" / "python"
     if options.command == "lint":
         return lint(python)
+    if options.command == "quick":
+        return quick(python)
     if options.command == "docs":
         return docs(python)
     if options.command in ("test", "test-all"):

@@ -47,7 +47,7 @@ def run(*command: object) -> None:
 
 
 def ask(python: object, code: str) -> Optional[str]:
-    """What an interpreter prints for `code`; None if it cannot be run or fails."""
+    """The output of an interpreter for `code`; None if it cannot be run or fails."""
     try:
         done = subprocess.run(
             [str(python), "-c", code],
@@ -138,7 +138,7 @@ def drop_half_installed(site: Path) -> None:
 
 
 def importable(python: Path, package: str) -> bool:
-    """Whether a package (not only a folder of that name) is there; it is not imported."""
+    """True if a package (not only a folder of that name) is there; it is not imported."""
     code = "import importlib.util as u; s = u.find_spec(%r); print(bool(s and s.origin))" % package
     return ask(python, code) == "True"
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from clipself_seg.errors import InputError, nearest, shown
+from clipself_seg.errors import InputError, known, shown
 
 TOKEN = "token"
 GATED = "gated_multi_value"
@@ -38,10 +38,8 @@ class DenseFeature:
     blocks: int = 3
 
     def __post_init__(self) -> None:
-        if self.kind not in (*KINDS, ANY_NAME):
-            raise InputError(
-                f"no dense feature {shown(self.kind)}: {nearest(str(self.kind), KINDS)}"
-            )
+        if self.kind != ANY_NAME:
+            known(self.kind, KINDS, "dense feature")
         if type(self.blocks) is not int or not 1 <= self.blocks <= MOST_BLOCKS:
             raise InputError(
                 f"{shown(self.blocks)} blocks of a dense feature: give a number from 1 to the tower's depth"

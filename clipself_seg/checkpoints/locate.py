@@ -38,17 +38,6 @@ HUGGING_FACE = "https://huggingface.co"
 FILES = ("open_clip_model.safetensors", "model.safetensors")
 # What open_clip asks a repository of the hub for.
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-# Keys of files that are read into a model, those that most are looked for in first.
-WEIGHTS = (
-    "MODEL.WEIGHTS",
-    "MODEL.CLIP.WEIGHTS",
-    "MODEL.CLIP.VISUAL_INIT",
-    "MODEL.CLIPSELF.STUDENT_WEIGHTS",
-    "MODEL.CLIP_BRANCH.WEIGHTS",
-    "MODEL.CAT_SEG.BACKBONE_WEIGHTS",
-    "MODEL.STOCK_RPN.BACKBONE_WEIGHTS",
-    "MODEL.DIFFUSION.WEIGHTS",
-)
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".pkl", ".ckpt")
 PART = "[A-Za-z0-9]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 

@@ -25,10 +25,18 @@ from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.read import is_finite, parse_metadata
 from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import atomic_path
+from clipself_seg.schema import COUNT, NUMBER, OBJECT, TEXT, Each, Schema, check
 
 Metadata = dict[str, Any]
 NAME = re.compile(r"iteration_(\d+)\.safetensors")
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # what AdamW keeps of a parameter
+# What a run writes beside its tensors.
+OF_RUN: Schema = {
+    "iteration": COUNT,
+    "scaler": Each(TEXT, NUMBER),
+    "run": OBJECT,
+    "hooks?": OBJECT,
+}
 METADATA = "checkpoint"  # the only key: safetensors writes several in random order
 
 
@@ -84,20 +92,8 @@ class CheckpointFolder:
         state = self.newest()
         if state is None:
             return None
-        metadata, path = state[1], self.paths()[-1]
-        iteration, run, scaler = (metadata.get(name) for name in ("iteration", "run", "scaler"))
-        numbers = scaler.values() if isinstance(scaler, dict) else [None]
-        for name, value, valid in (
-            ("iteration", iteration, type(iteration) is int and iteration >= 0),
-            ("run", run, isinstance(run, dict)),
-            ("hooks", hooks := metadata.get("hooks", {}), isinstance(hooks, dict)),
-            ("scaler", scaler, all(type(number) in (int, float) for number in numbers)),
-        ):
-            if not valid:
-                raise InputError(
-                    f"training checkpoint {path}: its {name} is {shown(value)}, which no run writes; "
-                    "delete it to go on from the one before it"
-                )
+        origin = f"training checkpoint {self.paths()[-1]}"
+        check(state[1], OF_RUN, origin, "delete it to go on from the one before it")
         return state
 
     def newest_finite(self) -> Path | None:
@@ -138,12 +134,13 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], Metadata]:
         with open_safetensors(path) as file:
             about = parse_metadata((file.metadata() or {}).get(METADATA, "{}"), path)
         tensors = safetensors.torch.load_file(path)
+        stored = about.get("facts")
+        if isinstance(stored, str) and _digest(tensors, stored) == about.get("digest"):
+            return tensors, parse_metadata(stored, path)
+        reason = "its digest does not match"
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"training checkpoint {path} is damaged ({in_short(error)})") from None
-    stored = about.get("facts")
-    if not isinstance(stored, str) or _digest(tensors, stored) != about.get("digest"):
-        raise InputError(f"training checkpoint {path} is damaged (its digest does not match)")
-    return tensors, parse_metadata(stored, path)
+        reason = in_short(error)
+    raise InputError(f"training checkpoint {path} is damaged ({reason})")
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
@@ -192,21 +189,19 @@ def unpack(
 
 
 def _check_moments(tensors: Mapping[str, Tensor], trained: Mapping[str, nn.Parameter]) -> None:
-    """Refuse moments of other parameters, or others than AdamW has of them."""
-    moments: dict[str, set[str]] = {}
-    for key, value in tensors.items():
-        kind, _, rest = key.partition("/")
-        if kind != "optimizer":
-            continue
-        name, _, moment = rest.rpartition("/")
-        moments.setdefault(name, set()).add(moment)
-        like = trained.get(name)
-        shape = None if like is None else torch.Size() if moment == "step" else like.shape
-        if value.shape != shape or not value.is_floating_point():
-            raise InputError(f"the checkpoint's {shown(key)} is no moment of a trained parameter")
-    for name, kept in moments.items():
-        if kept != MOMENTS:
-            raise InputError(f"the checkpoint has other moments of {name} than AdamW's")
+    """Refuses moments of other parameters, or others than AdamW has of them."""
+    moments = {key: value for key, value in tensors.items() if key.startswith("optimizer/")}
+    wanted = {}
+    for name in {key.split("/", 1)[1].rpartition("/")[0] for key in moments} & trained.keys():
+        shape = trained[name].shape
+        wanted |= {f"optimizer/{name}/{m}": torch.Size() if m == "step" else shape for m in MOMENTS}
+    for key in moments.keys() | wanted.keys():
+        value = moments.get(key)
+        if value is None or value.shape != wanted.get(key) or not value.is_floating_point():
+            raise InputError(
+                f"the checkpoint's {shown(key)} is missing or no moment of AdamW's of a trained parameter: resume with "
+                "the configuration that it was written under"
+            )
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from clipself_seg.clip.model import DenseCLIP, load_clip
 from clipself_seg.clip.text import TextEncoder, encode_prompts
 from clipself_seg.clip.tower import DENSE, FeatureShape, ImageTower, Readouts, train_last_blocks
 from clipself_seg.clip.training_free import refuse_training
-from clipself_seg.config.keys import OF_CLIP_BACKBONE
+from clipself_seg.config.keys import KEYS
 from clipself_seg.config.weights import refuse_addresses
 from clipself_seg.errors import InputError, nearest
 
@@ -86,7 +86,7 @@ class CLIPBackbone(Backbone):
     A subclass may change the CLIP that `from_config` loads.
     """
 
-    reads = ("MODEL.CLIP.", *OF_CLIP_BACKBONE)
+    reads = tuple(name for name, key in KEYS.items() if key.clip_backbone)
 
     @configurable
     def __init__(

@@ -1,4 +1,4 @@
-"""What comes with the package to look at: `demo` shows its models on its scenes, `scenes` copies those."""
+"""The shipped models and scenes: `demo` shows the models on the scenes, `scenes` copies them."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _say(text: str) -> None:
 
 
 def has_screen() -> bool:
-    """Whether a browser would have somewhere to show a page; in a terminal's browser it would fill the terminal."""
+    """True if there is a screen for a browser; one in a terminal would fill the terminal."""
     screens = ("DISPLAY", "WAYLAND_DISPLAY")
     return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in screens)
 
@@ -99,7 +99,7 @@ def _scenes_options(parser: argparse.ArgumentParser) -> None:
 def scenes(args: argparse.Namespace) -> None:
     """Copy the generated scenes that come with the package into a folder: images and labels in COCO's formats.
 
-        clipself-seg tools scenes --output my_data
+        clipself-seg scenes --output my_data
 
     32 scenes to train on and 13 to evaluate on, 12 of seen classes alone (`base`), and 13 of a second world, whose
     layouts, textures and words are others. Data sets mini_train, mini_val_panoptic, mini2_val_boxes, ... are these

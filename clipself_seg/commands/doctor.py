@@ -1,4 +1,4 @@
-"""What is installed and what is missing (`doctor`), and the two packages that PyPI lacks (`install_detectron2`)."""
+"""A report of the installation (`doctor`), and the two packages that PyPI lacks (`install_detectron2`)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Package(NamedTuple):
 
     @property
     def version(self) -> str | None:
-        """As pip knows it, "?" where pip does not; None if it cannot be imported."""
+        """Version that pip reports, "?" where it reports none; None if the package cannot be imported."""
         if not is_there(self.module):
             return None
         for project in self.projects:
@@ -102,7 +102,7 @@ FURTHER = (
         "models, data sets, training and prediction",
     ),
     Package(
-        "panopticapi", ("panopticapi", "panopticapi-lite"), DETECTRON2, "tools panoptic-quality"
+        "panopticapi", ("panopticapi", "panopticapi-lite"), DETECTRON2, "Detectron2's evaluator"
     ),
     *_of_extra("diffusion", "ODISE's diffusion features", "diffusers"),
     *_of_extra("tokenizers", "texts of SigLIP and TIPSv2", "tokenizers"),
@@ -262,7 +262,7 @@ def install_detectron2(args: argparse.Namespace) -> None:
 
 
 def is_there(package: str) -> bool:
-    """Whether a package, and not only a folder of that name, can be imported; it is not."""
+    """True if a package, and not only a folder of that name, could be imported; imports nothing."""
     importlib.invalidate_caches()
     spec = importlib.util.find_spec(package)
     return spec is not None and spec.origin is not None

@@ -1,4 +1,4 @@
-"""What dense features see: as PNGs (`dense_maps`), and as a page to click (`explore`)."""
+"""Clusters and heat maps of dense features, as PNGs (`dense_maps`) and as a page to click (`explore`)."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def heat_models(args: argparse.Namespace) -> dict[str, DenseCLIP]:
 
 
 def of_scenes(args: argparse.Namespace) -> bool:
-    """Whether all CLIPs that are named are those of the generated scenes, so that other models are too."""
+    """True if every named CLIP is one of the generated scenes, which decides the other models, too."""
     return bool(args.model) and {"mini", *SHIPPED}.issuperset(args.model)
 
 
@@ -188,7 +188,7 @@ def _default_models() -> list[str]:
 
 
 def _model(typed: str) -> str:
-    """What was typed as [NAME=]WEIGHTS, with the weights of the short names that come with the project."""
+    """The typed [TITLE=]NAME, with the weights that a short name of `SHIPPED` stands for."""
     title, named, weights = typed.rpartition("=")
     shipped = SHIPPED.get(weights, weights)
     return f"{title}={shipped.rpartition('=')[2]}" if named else shipped

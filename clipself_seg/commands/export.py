@@ -30,8 +30,8 @@ def _convert_options(parser: argparse.ArgumentParser) -> None:
 def convert(args: argparse.Namespace) -> None:
     """Convert a CLIP checkpoint between the published layouts.
 
-        clipself-seg tools convert --clip-name EVA02-B-16 --weights student.safetensors --output student.pt
-        clipself-seg tools convert --clip-name EVA02-B-16 --weights EVA02_CLIP_B_psz16_s8B.pt \\
+        clipself-seg convert --clip-name EVA02-B-16 --weights student.safetensors --output student.pt
+        clipself-seg convert --clip-name EVA02-B-16 --weights EVA02_CLIP_B_psz16_s8B.pt \\
             --layout open_clip --output eva02_b16_open_clip.pt
 
     Reads everything that `load_clip` reads. Layouts to write:

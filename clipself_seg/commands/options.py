@@ -1,4 +1,4 @@
-"""What a command is: a function of its options, made by `command`, with a help text and a promise for Ctrl-C.
+"""Command lines: `command` makes a `Command` of a function, with options, a help text and one line for each mistake.
 
 `flag` and `value` add options whose help text names the default; those that several commands have come after them.
 A command's --help lists what most calls need and --help-all everything: `group` says which options are which.
@@ -9,22 +9,115 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
-from clipself_seg.errors import InputError, after_interrupt, report_input_errors
+from clipself_seg.errors import InputError, after_interrupt, nearest, report_input_errors, shown
 from clipself_seg.imports import HELP, OPTION, take_imports
 
 if TYPE_CHECKING:
     from clipself_seg.choice import ModelChoice
 
-Options = argparse._ActionsContainer  # a parser, or a group of one
 Body = Callable[[argparse.Namespace], int | None]
-AddOptions = Callable[[argparse.ArgumentParser], None]
-OF_TASK, RARE = "with --task ", "rarely needed"  # in titles of groups
+RARE = "rarely needed"  # in titles of groups
 WORDS = 'class names such as "dog|puppy, grass", a .txt or .json file, or a built-in vocabulary (ade20k_150)'
+
+
+class Options(Protocol):
+    """A command line, or a group of its options."""
+
+    def add_argument(self, *names: str, **how: Any) -> argparse.Action:
+        """Add an option; the arguments are argparse's."""
+
+
+class Option(NamedTuple):
+    """An option of a `CommandLine`, and which help texts list it.
+
+    Attributes:
+        action: argparse's description of it.
+        task: the only task that has it; "" for all.
+        rare: True if --help-all alone lists it.
+    """
+
+    action: argparse.Action
+    task: str = ""
+    rare: bool = False
+
+
+class CommandLine(argparse.ArgumentParser):
+    """A parser that raises an InputError for a mistake, and knows which options --help lists."""
+
+    def __init__(self, text: str) -> None:
+        """
+        Args:
+            text: help text of the command.
+        """
+        self.options: list[Option] = []
+        super().__init__(
+            description=text,
+            epilog=f"{OPTION} MODULE_OR_FILE, with any command: {HELP}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            add_help=False,
+        )
+        self.add_argument("-h", "--help", action=_Help, help="show this help")
+
+    def add_argument(self, *names: Any, **how: Any) -> argparse.Action:
+        """Add an option that every task has."""
+        action = super().add_argument(*names, **how)
+        self.options.append(Option(action))
+        return action
+
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        """Read the words of a command line.
+
+        Raises:
+            InputError: an unknown option, a missing or wrong value, or words that belong to no option.
+        """
+        args, left = self.parse_known_args(words)
+        if not left:
+            return args
+        for word in left:
+            if word.startswith("-"):
+                name = word.partition("=")[0]
+                known = [name for option in self.options for name in option.action.option_strings]
+                raise InputError(f"no option {name}; {nearest(name, known)} ({self.prog} --help)")
+        typed, values = "", []
+        for word in words[: words.index(left[0])]:
+            if word.startswith("-"):
+                typed, values = word, []
+            else:
+                values.append(word)
+        if not typed:
+            raise InputError(f"{self.prog} takes no {shown(left[0])} ({self.prog} --help)")
+        quoted = f'{typed} "{", ".join([*values, *left])}"'
+        raise InputError(f"quotes are missing: {typed} takes one value, such as {quoted}")
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse says of a mistake as an InputError."""
+        raise InputError(f"{message.removeprefix('argument ')} ({self.prog} --help)")
+
+
+class _Help(argparse.Action):
+    """The options --help and --help-all: print the help text and end the program."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given, nargs=0, default=argparse.SUPPRESS)
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, args: argparse.Namespace, *_: object
+    ) -> None:
+        """Print the help text: with --help, without the rare options and those of tasks that were not typed."""
+        assert isinstance(parser, CommandLine)
+        if "--help-all" not in self.option_strings:
+            task = getattr(args, "task", None) or "semantic"
+            for option in parser.options:
+                if option.rare or option.task not in ("", task):
+                    option.action.help = argparse.SUPPRESS
+        parser.print_help()
+        parser.exit()
 
 
 class Command:
@@ -32,30 +125,28 @@ class Command:
 
     Args:
         body: does the work with what was typed; returns the exit status, or None for 0.
-        add_options: adds the options to a parser.
+        add_options: adds the options to a command line.
         text: help text; that of `body`'s docstring if None.
         again: what the same command does after Ctrl-C; without it, it begins anew.
     """
 
     def __init__(
-        self, body: Body, add_options: AddOptions, text: str | None = None, again: str = ""
+        self,
+        body: Body,
+        add_options: Callable[[CommandLine], None],
+        text: str | None = None,
+        again: str = "",
     ) -> None:
         self.body = body
         self.add_options = add_options
         self.text = (inspect.getdoc(body) or "") if text is None else text
         self.again = again
 
-    def parser(self) -> argparse.ArgumentParser:
+    def parser(self) -> CommandLine:
         """The command line, under the name in ``sys.argv[0]``."""
-        parser = argparse.ArgumentParser(
-            description=self.text,
-            epilog=f"{OPTION} MODULE_OR_FILE, with any command: {HELP}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            add_help=False,
-        )
-        parser.add_argument("-h", "--help", action=_Help, help="show this help")
+        parser = CommandLine(self.text)
         self.add_options(parser)
-        rare = any(group.title and RARE in group.title for group in parser._action_groups)
+        rare = any(option.rare for option in parser.options)
         text = "show all options" if rare else argparse.SUPPRESS
         parser.add_argument("--help-all", action=_Help, help=text)
         return parser
@@ -67,63 +158,58 @@ class Command:
     def _run(self, words: Sequence[str] | None) -> int | None:
         with after_interrupt(self.again):
             typed = take_imports(sys.argv[1:] if words is None else words)
-            args = self.parser().parse_args(typed)
+            args = self.parser().parse(typed)
             refuse_early(args, typed)
             return self.body(args)
 
 
-class _Help(argparse.Action):
-    """Prints the help text and ends the program."""
-
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**given, nargs=0, default=argparse.SUPPRESS)
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, args: argparse.Namespace, *_: object
-    ) -> None:
-        """Hide the options of other tasks and the rare ones but for --help-all, and print the others."""
-        if "--help-all" not in self.option_strings:
-            task = getattr(args, "task", None) or "semantic"
-            for group in parser._action_groups:
-                title = group.title or ""
-                if RARE in title or title.startswith(OF_TASK) and title != f"{OF_TASK}{task}":
-                    for action in group._group_actions:
-                        action.help = argparse.SUPPRESS
-        parser.print_help()
-        parser.exit()
+def command(
+    add_options: Callable[[CommandLine], None], text: str | None = None, again: str = ""
+) -> Callable[[Body], Command]:
+    """Decorator that makes a `Command` of a function of the options."""
+    return lambda body: Command(body, add_options, text, again)
 
 
-def group(parser: argparse.ArgumentParser, task: str = "", rare: bool = False) -> Options:
+class _Group:
+    """`Options` under a title of their own in the help text."""
+
+    def __init__(self, parser: CommandLine, task: str, rare: bool) -> None:
+        titles = [f"with --task {task}"] if task else []
+        self._parser = parser
+        self._titled = parser.add_argument_group(", ".join([*titles, RARE] if rare else titles))
+        self._task = task
+        self._rare = rare
+
+    def add_argument(self, *names: str, **how: Any) -> argparse.Action:
+        """Add an option to the group."""
+        action = self._titled.add_argument(*names, **how)
+        self._parser.options.append(Option(action, self._task, self._rare))
+        return action
+
+
+def group(parser: CommandLine, task: str = "", rare: bool = False) -> Options:
     """Add a group of options.
 
     Args:
-        parser: of the command.
+        parser: command line.
         task: task whose --help lists them; empty for any.
-        rare: whether --help-all alone lists them.
+        rare: True if --help-all alone lists them.
     """
-    titles = [f"{OF_TASK}{task}"] if task else []
-    return parser.add_argument_group(", ".join([*titles, RARE] if rare else titles))
+    return _Group(parser, task, rare)
 
 
-def refuse_other_tasks(parser: Options, args: argparse.Namespace, task: str) -> None:
+def refuse_other_tasks(parser: CommandLine, args: argparse.Namespace, task: str) -> None:
     """Refuse options that belong to another task.
 
     Raises:
         InputError: names the first of them.
     """
-    for options in parser._action_groups:
-        other = (options.title or "").partition(OF_TASK)[2].partition(",")[0]
-        for action in options._group_actions if other not in ("", task) else ():
-            if getattr(args, action.dest) is not None:
-                why = f"does not go with --task {task}" if args.task else f"needs --task {other}"
-                raise InputError(f"{action.option_strings[0]} {why}")
-
-
-def command(
-    add_options: AddOptions, text: str | None = None, again: str = ""
-) -> Callable[[Body], Command]:
-    """Decorator that makes a `Command` of a function of the options."""
-    return lambda body: Command(body, add_options, text, again)
+    for option in parser.options:
+        typed = getattr(args, option.action.dest, None) is not None
+        if typed and option.task not in ("", task):
+            name = option.action.option_strings[0]
+            why = f"does not go with --task {task}" if args.task else f"needs --task {option.task}"
+            raise InputError(f"{name} {why}")
 
 
 def refuse_early(args: argparse.Namespace, typed: Sequence[str]) -> None:
@@ -149,10 +235,11 @@ def refuse_early(args: argparse.Namespace, typed: Sequence[str]) -> None:
         from clipself_seg.data.vocabulary import read_words
 
         read_words(words)
-    from clipself_seg.checkpoints.locate import WEIGHTS, refuse_lost
+    from clipself_seg.checkpoints.locate import refuse_lost
 
     pairs = dict(zip(typed, typed[1:]))  # of a key that is typed twice the last value counts
-    for given in (weights, *map(pairs.get, WEIGHTS)):
+    files = [given for key, given in pairs.items() if key.endswith(("WEIGHTS", "VISUAL_INIT"))]
+    for given in (weights, *files):
         refuse_lost(given if isinstance(given, str) else "")
 
 
@@ -191,6 +278,28 @@ def value(
     options.add_argument(
         name, default=default, type=kind, nargs=count, metavar=metavar, choices=choices, help=text
     )
+
+
+def within(
+    kind: type[int] | type[float], least: float, most: float = math.inf
+) -> Callable[[str], float]:
+    """Reader of a number from `least` to `most`, for `kind` of `value`.
+
+    Args:
+        kind: int or float.
+        least: smallest number that may be typed.
+        most: largest one; infinity itself is refused.
+    """
+
+    def read(word: str) -> float:
+        number = kind(word)
+        if not (least <= number <= most and math.isfinite(number)):
+            bounds = f"at least {least:g}" if most == math.inf else f"in [{least:g}, {most:g}]"
+            raise argparse.ArgumentTypeError(f"has to be {bounds}, got {word}")
+        return number
+
+    read.__name__ = "number"  # in argparse's message about a word that is none
+    return read
 
 
 def _in_words(default: object) -> str:

@@ -1,25 +1,23 @@
-"""Panoptic quality of a prediction in files: panopticapi's own code evaluates them."""
+"""Panoptic quality of a prediction in files, such as that of another project."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
-import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from clipself_seg.commands.options import command, processes, required, value
-from clipself_seg.errors import InputError, in_short, shown
+from clipself_seg.errors import InputError, require_unique, shown
+from clipself_seg.schema import LIST, TEXT, WHOLE, Schema, one_of
 
 if TYPE_CHECKING:
     import numpy as np
-    from panopticapi.evaluation import PQStat
 
     from clipself_seg.evaluation.coco_objects import Entry
-    from clipself_seg.evaluation.panoptic.numbers import ClassQuality
+    from clipself_seg.evaluation.panoptic.numbers import ClassQuality, ImageMatches
 
 
 class Side(NamedTuple):
@@ -44,14 +42,14 @@ def _options(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Panoptic quality (PQ, SQ, RQ) of a prediction in COCO's format: a JSON and a folder of PNGs.
 
-        clipself-seg tools panoptic-quality --truth panoptic_val2017.json panoptic_val2017 \\
+        clipself-seg panoptic-quality --truth panoptic_val2017.json panoptic_val2017 \\
             --prediction pred.json pred --json quality.json --csv quality.csv
-        clipself-seg tools panoptic-quality --truth ade20k_panoptic_val.json ade20k_panoptic_val \\
+        clipself-seg panoptic-quality --truth ade20k_panoptic_val.json ade20k_panoptic_val \\
             --prediction pred.json pred --split openseg_ade20k_150 openseg_coco_panoptic_133
 
     --split also gives the numbers of seen and of unseen classes: a class of the first vocabulary, the data set's own,
-    is seen if one of its names is a name in the second, the one trained on. panopticapi matches the segments; the
-    evaluations of clipself-seg eval have its numbers, too, without files.
+    is seen if one of its names is a name in the second, the one trained on. The numbers are panopticapi's, and those of
+    clipself-seg eval, which needs no files.
     """
     import numpy as np
 
@@ -97,10 +95,9 @@ def read_classes(json: Path) -> list[Entry]:
     """
     from clipself_seg.data.annotations import coco_list, read_coco_json
 
-    fields = {"id": int, "name": str, "isthing": int | float}
-    classes = coco_list(read_coco_json(json), "categories", json, fields)
-    if len({entry["id"] for entry in classes}) < len(classes):
-        raise InputError(f"{json}: a category id is listed twice: ids must be unique")
+    schema: Schema = {"id": WHOLE, "name": TEXT, "isthing": one_of(0, 1)}
+    classes = coco_list(read_coco_json(json), "categories", json, schema)
+    require_unique((entry["id"] for entry in classes), "category id", json)
     return classes
 
 
@@ -123,15 +120,11 @@ def evaluate_files(
 ) -> tuple[ClassQuality, int]:
     """Quality of the classes with these category ids, and the number of images, those of the ground truth.
 
-    Sums are of images, so that the number of processes moves no digit.
-
     Raises:
         InputError: files that are missing, broken, or disagree.
     """
-    from panopticapi.evaluation import PQStat
-
     from clipself_seg.data.parallel import run_in_parallel
-    from clipself_seg.evaluation.panoptic.numbers import class_quality
+    from clipself_seg.evaluation.panoptic.numbers import panoptic_quality
 
     wanted, given = _entries(truth.json), _entries(predicted.json)
     if missing := [image for image in wanted if image not in given]:
@@ -140,59 +133,31 @@ def evaluate_files(
             f"{shown(missing[0])}: give an entry for each, under the same id, and one without segments too"
         )
     pairs = [(entry, given[image]) for image, entry in wanted.items()]
-    job = functools.partial(_statistics, truth, predicted, {number: {} for number in ids})
-    total = PQStat()
-    for one in run_in_parallel(job, pairs, processes=processes, label="panoptic quality"):
-        total += one
-    counts = ([getattr(total[number], key) for number in ids] for key in ("tp", "fp", "fn", "iou"))
-    return class_quality(*counts), len(pairs)
+    index_of = {number: index for index, number in enumerate(ids)}
+    job = functools.partial(_matches, truth, predicted, index_of)
+    images = run_in_parallel(job, pairs, processes=processes, label="panoptic quality")
+    return panoptic_quality(images, len(ids)), len(pairs)
 
 
 def _entries(json: Path) -> dict[int | str, Entry]:
     """The entry of each image by its id."""
-    from clipself_seg.data.annotations import coco_list, read_coco_json
+    from clipself_seg.data.annotations import ID, coco_list, read_coco_json
 
-    fields = {"image_id": int | str, "file_name": str, "segments_info": list}
-    entries = coco_list(read_coco_json(json), "annotations", json, fields)
+    schema: Schema = {"image_id": ID, "file_name": TEXT, "segments_info": LIST}
+    entries = coco_list(read_coco_json(json), "annotations", json, schema)
     return {entry["image_id"]: entry for entry in entries}
 
 
-def _statistics(
-    truth: Side, predicted: Side, categories: Mapping[int, object], pair: tuple[Entry, Entry]
-) -> PQStat:
-    """What panopticapi counts in an image.
-
-    Pillow opens files there, whatever they are: only PNGs that were read before come to it.
-    """
-    from panopticapi.evaluation import pq_compute_single_core
-
+def _matches(
+    truth: Side, predicted: Side, index_of: Mapping[int, int], pair: tuple[Entry, Entry]
+) -> ImageMatches:
+    """Matched and unmatched segments of an image, whose two entries are given."""
     from clipself_seg.data.masks import read_panoptic_png
-    from clipself_seg.evaluation.panoptic.numbers import panoptic_map
+    from clipself_seg.evaluation.panoptic.numbers import match_segments, panoptic_map
 
-    index_of = {number: index for index, number in enumerate(categories)}
-    image, sizes = shown(pair[0]["image_id"]), []
+    maps = []
     for side, entry in zip((truth, predicted), pair):
         png = side.folder / entry["file_name"]
-        source = f"{png} and the entry of image {image} in {side.json}"
-        drawn = panoptic_map(read_panoptic_png(png), entry["segments_info"], index_of, source)
-        sizes.append("{1} x {0}".format(*drawn.ids.shape))
-    if sizes[0] != sizes[1]:
-        raise InputError(
-            f"image {image} has {sizes[1]} pixels in {predicted.folder}, and {sizes[0]} in {truth.folder}: give "
-            "predictions of the images' own size"
-        )
-    silence = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
-            counted = pq_compute_single_core(0, [pair], truth.folder, predicted.folder, categories)
-    except KeyError as error:
-        raise InputError(
-            f"panopticapi refuses image {image} of {truth.json} or {predicted.json} "
-            f"(KeyError: {in_short(error)}): take map and list from one release or run"
-        ) from None
-    if not all(0 <= one.iou <= one.tp for one in counted.pq_per_cat.values()):
-        raise InputError(
-            f'{truth.json}: an "area" of image {image} is below the number of its pixels: take map and list from one '
-            "release"
-        )
-    return counted
+        source = f"{png} and the entry of image {shown(entry['image_id'])} in {side.json}"
+        maps.append(panoptic_map(read_panoptic_png(png), entry["segments_info"], index_of, source))
+    return match_segments(*maps)

@@ -36,7 +36,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from clipself_seg.commands import options
-from clipself_seg.commands.options import command, flag, group, value
+from clipself_seg.commands.options import command, flag, group, value, within
 from clipself_seg.errors import GOES_ON, InputError
 
 if TYPE_CHECKING:
@@ -54,12 +54,7 @@ KEYS = {
     "device": "MODEL.DEVICE",
     "precision": "TEST.PRECISION",
     "score_threshold": "MODEL.FVIT.SCORE_THRESHOLD",
-    "trained": "TEST.TRAIN_VOCABULARY",
     "clip_weights": "MODEL.CLIP_BRANCH.WEIGHTS",
-    "mode": "MODEL.FUSION.MODE",
-    "alpha": "MODEL.FUSION.ALPHA",
-    "beta": "MODEL.FUSION.BETA",
-    "void_discount": "MODEL.FUSION.VOID_DISCOUNT",
     "masks": "MODEL.MASK_GENERATOR.OUTPUTS",
 }
 # What --masks sets beside its folder: CLIP's scores are the only ones.
@@ -102,11 +97,12 @@ def _options(parser: argparse.ArgumentParser) -> None:
     words = "words that are not in an image: drop them there, or only mark them in the JSON"
     value(parser, "--absent", words, choices=("drop", "mark"))
     options.skip_existing(parser)
-    value(parser, "--batch-size", "images per batch", 1)
+    value(parser, "--batch-size", "images per batch", 1, kind=within(int, 1))
     options.device(parser)
     rare = group(parser, rare=True)
     options.precision(rare)
-    value(rare, "--every", "take one of N frames of a video", 1, metavar="N")
+    every = within(int, 1)
+    value(rare, "--every", "take one of N frames of a video", 1, metavar="N", kind=every)
     value(rare, "--config-file", "configuration in place of the model's")
     options.further_keys(rare)
     above = "presence from which on a word is there, in standard deviations (1.5, uncalibrated); or a JSON of words in "
@@ -115,15 +111,6 @@ def _options(parser: argparse.ArgumentParser) -> None:
     flag(rare, "--ray", "predict on a Ray cluster; inputs may be .txt lists and .parquet files too")
     value(rare, "--workers", "models with --ray (one per GPU, else one per core)", kind=int)
     value(rare, "--column", "column of .parquet files with paths, or with the bytes of image files")
-    _semantic_options(parser)
-    _panoptic_options(parser)
-    boxes = group(parser, "detection")
-    # Its default is set where it is read: None tells that nothing was typed.
-    exceeded = f"keep detections with a score above this, 0 to 1 ({SCORE_THRESHOLD})"
-    value(boxes, "--score-threshold", exceeded, kind=float)
-
-
-def _semantic_options(parser: argparse.ArgumentParser) -> None:
     semantic = group(parser, "semantic")
     names = "name of the pixels that belong to no class (background)"
     semantic.add_argument(
@@ -131,27 +118,17 @@ def _semantic_options(parser: argparse.ArgumentParser) -> None:
     )
     threshold = "score that a class needs against the background (0.5, or the configuration's; 0 if names compete)"
     value(semantic, "--threshold", threshold, kind=float)
-    semantic.add_argument(
-        "--scores", action="store_true", default=None, help="write the scores of all classes"
-    )
-
-
-def _panoptic_options(parser: argparse.ArgumentParser) -> None:
-    panoptic, rare = group(parser, "panoptic"), group(parser, "panoptic", rare=True)
+    # None tells that nothing was typed.
+    scores = "write the scores of all classes"
+    semantic.add_argument("--scores", action="store_true", default=None, help=scores)
+    panoptic = group(parser, "panoptic")
     value(panoptic, "--stuff", 'classes that are stuff, as --words; "" for none')
     masks = "masks that get names: of a folder (NAME.json, NAME.png, PNGs in NAME/), or sam2, sam3, eomt, mask2former"
     value(panoptic, "--masks", masks, metavar="FOLDER|MODEL")
     clip = "file, name or tag of the CLIP that scores masks, such as a distilled one"
     value(panoptic, "--clip-weights", clip)
-    value(rare, "--mode", "scores to use: fused, clip or generator (fused)")
-    trained = "vocabulary of the classes seen in training (that of DATASETS.TRAIN)"
-    value(rare, "--trained", trained, metavar="VOCABULARY")
-    for name, of in (("alpha", "seen classes"), ("beta", "unseen classes")):
-        text = f"CLIP's exponent for {of} ({KEYS[name]})"
-        value(rare, f"--{name}", text, kind=float)
-    key = KEYS["void_discount"]
-    discount = f"how much CLIP's confidence lowers the score of void, 0 to 1 ({key})"
-    value(rare, "--void-discount", discount, kind=float)
+    exceeded = f"keep detections with a score above this, 0 to 1 ({SCORE_THRESHOLD})"
+    value(group(parser, "detection"), "--score-threshold", exceeded, kind=float)
 
 
 @command(_options, __doc__, again=f"{GOES_ON} with --skip-existing, and begins anew without")
@@ -193,9 +170,6 @@ def _settle(args: argparse.Namespace) -> str:
 
     if not args.images:
         raise InputError("no images: name them before the options, as in predict photo.jpg --words")
-    for option, number in (("--batch-size", args.batch_size), ("--every", args.every)):
-        if number < 1:
-            raise InputError(f"{option} has to be at least 1, got {number}")
     for name in NOT_RAY if args.ray else RAY_ONLY:
         if getattr(args, name):
             why = "does not go with" if args.ray else "needs"
@@ -228,7 +202,6 @@ def _settle(args: argparse.Namespace) -> str:
             "give --words"
         )
     args.vocabulary = _vocabulary(args)
-    _refuse_fusions(args)
     _refuse_absent(args, chosen)
     if choice.weights and choice.config_file:
         locate(choice.weights)
@@ -370,17 +343,6 @@ def _number_or_file(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
-
-
-def _refuse_fusions(args: argparse.Namespace) -> None:
-    """Raises an error for options of scores that the mode, or masks without scores, do not have."""
-    mode, exponents = args.mode or "fused", (args.alpha, args.beta)
-    if args.masks is not None and (args.mode, *exponents, args.void_discount) != (None,) * 4:
-        raise InputError(
-            "--masks uses CLIP's scores only: leave out --mode, --alpha, --beta and --void-discount"
-        )
-    if mode != "fused" and exponents != (None, None):
-        raise InputError(f"--alpha and --beta belong to the mode fused, not {mode}: leave them out")
 
 
 def _refuse_absent(args: argparse.Namespace, task: str) -> None:

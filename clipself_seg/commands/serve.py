@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import os
 import re
 import secrets
@@ -28,7 +27,15 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from clipself_seg.commands.explore import add_model_options, heat_models, of_scenes
-from clipself_seg.commands.options import WORDS, command, default_model, group, images, value
+from clipself_seg.commands.options import (
+    WORDS,
+    command,
+    default_model,
+    group,
+    images,
+    value,
+    within,
+)
 from clipself_seg.errors import InputError, of_extra
 
 try:
@@ -69,15 +76,18 @@ def _options(parser: argparse.ArgumentParser) -> None:
         )
         value(server, f"--{task}-config", "configuration in place of the model's", metavar="FILE")
     value(parser, "--host", "address to listen on", LOOPBACK[0])
-    value(parser, "--port", "port to listen on; 0 for any free one", 8000)
+    port = within(int, 0, 65535)
+    value(parser, "--port", "port to listen on; 0 for any free one", 8000, kind=port)
     names = "further host names under which the server answers"
     value(server, "--allow-host", names, metavar="NAME", count="+")
     value(server, "--token", 'token that each address needs, "" for none (else a random one)')
-    value(server, "--max-megabytes", "largest request", 20.0)
-    value(server, "--max-megapixels", "largest image", 25.0)
-    value(server, "--max-words", "most words of a request, with synonyms", 200)
-    value(server, "--max-seconds", "longest time for an answer", 120.0)
-    value(server, "--max-waiting", "most requests that wait for a model", 8)
+    some = within(float, 0.001)
+    value(server, "--max-megabytes", "largest request", 20.0, kind=some)
+    value(server, "--max-megapixels", "largest image", 25.0, kind=some)
+    value(server, "--max-words", "most words of a request, with synonyms", 200, kind=within(int, 1))
+    value(server, "--max-seconds", "longest time for an answer", 120.0, kind=some)
+    waiting = within(int, 0)
+    value(server, "--max-waiting", "most requests that wait for a model", 8, kind=waiting)
 
 
 @command(_options, __doc__)
@@ -103,15 +113,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuse numbers that no request could meet, and options of models that are left out."""
-    for name in ("megabytes", "megapixels", "words", "seconds"):
-        value = getattr(args, f"max_{name}")
-        if not 0 < value < math.inf:
-            raise InputError(f"--max-{name} has to be above 0 and finite, got {value}")
-    if args.max_waiting < 0:
-        raise InputError(f"--max-waiting has to be 0 or more, got {args.max_waiting}")
-    if not 0 <= args.port < 65536:
-        raise InputError(f"--port {args.port}: give a number from 0 to 65535")
+    """Refuse options of models that are left out, and a token that anybody guesses; draw one where none is typed."""
     for task in TASKS:
         typed = (getattr(args, task), getattr(args, f"{task}_config"))
         if args.tasks is not None and task not in args.tasks and typed != (None, None):
@@ -184,12 +186,12 @@ def _app(args: argparse.Namespace, limits: Limits, texts: Path) -> FastAPI:
 
 
 def _called(host: str) -> str:
-    """What a browser calls an address to listen on."""
+    """Host name in the address of the page."""
     return socket.gethostname() if host in EVERYWHERE else host
 
 
 def _typed(words: Vocabulary, wanted: Sequence[bool]) -> str:
-    """Those of the classes that are wanted, as they would be typed."""
+    """The wanted classes, as a visitor would type them."""
     chosen = [entry for entry, this in zip(words.classes, wanted) if this]
     # Names of some data sets have commas.
     plain = [[name for name in entry.names if not set(name) & set(",|")] for entry in chosen]

@@ -3,8 +3,7 @@
     clipself-seg train --task distillation --model openai-vitb16 --num-gpus 8
     clipself-seg train --config-file configs/distill/coco_patches+eva02_vitb16.yaml --num-gpus 8
     clipself-seg eval --model catseg-base DATASETS.TEST "('ade20k_150_test_sem_seg',)"
-    clipself-seg train --config-file configs/regions/coco+eva02_vitb16.yaml --eval-only \\
-        --sizes 320 640 1024
+    clipself-seg eval --config-file regions/coco+eva02_vitb16 TEST.REGIONS.SIZES "(320, 640, 1024)"
 
 Writes into OUTPUT_DIR: config.yaml, log.txt, metrics.json, TensorBoard events and checkpoints/, and at the
 end results.json and the trained weights: clip_final.safetensors of a distillation, model_final.pth of a
@@ -14,9 +13,7 @@ model. --model and `clipself_seg.load` take both.
 from __future__ import annotations
 
 import argparse
-import itertools
 import logging
-import math
 import multiprocessing
 import os
 import re
@@ -33,7 +30,6 @@ if TYPE_CHECKING:
     from clipself_seg.training.launchers import Place
 
 logger = logging.getLogger(__name__)
-SWEEP = tuple(f"{tenth / 10}" for tenth in range(11))
 # What gloo and NCCL say in the others when a process ended.
 LOST_CONNECTION = re.compile("closed by peer|reset by peer|remote process exited|Broken pipe")
 GRACE = 10  # seconds
@@ -41,10 +37,7 @@ AGAIN = "a training goes on with --resume, an evaluation begins anew"
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    """Adds Detectron2's default arguments and the input sizes of the region curve.
-
-    Written out here, because importing Detectron2 takes seconds and ``--help`` should not.
-    """
+    """Add Detectron2's default arguments, without importing it, and this project's."""
     config = "a file, or a name below configs/"
     options.value(parser, "--config-file", config, "", metavar="FILE")
     options.task(parser, "take the configuration of semantic, panoptic, detection or distillation")
@@ -59,10 +52,6 @@ def _options(parser: argparse.ArgumentParser) -> None:
         "evaluate MODEL.WEIGHTS (regions: MODEL.CLIP.WEIGHTS); with --resume the newest checkpoint"
     )
     options.flag(parser, "--eval-only", evaluate)
-    sizes = "evaluate at each of these input sizes and draw the curve (TEST.REGIONS.SIZES)"
-    options.value(parser, "--sizes", sizes, [], count="+", metavar="PIXELS")
-    sweep = "panoptic: evaluate every pair of these as alpha and beta too (0 0.1 ... 1)"
-    options.value(parser, "--sweep", sweep, count="*", metavar="EXPONENT")
     for name, file in (("latex", "tables.tex (booktabs)"), ("csv", "tables.csv")):
         text = f"write the tables of the evaluation beside results.json too, as {file}"
         options.flag(parser, f"--{name}", text)
@@ -77,16 +66,15 @@ def _options(parser: argparse.ArgumentParser) -> None:
     options.keys_at_the_end(parser)
 
 
-def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    """Arguments of a command line, ``--sizes``, ``--sweep``, ``--task`` and ``--model`` as part of ``opts``."""
-    args = main.parser().parse_args(words)
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Options of a command line, of which ``--task``, ``--model`` and their like become keys and values in ``opts``."""
+    args = main.parser().parse(words)
     _options_as_keys(args)
     return args
 
 
 def _options_as_keys(args: argparse.Namespace) -> None:
     args.formats = [name for name in ("csv", "latex") if getattr(args, name)]
-    _sizes_as_keys(args)
     _model_as_keys(args)
     if args.data is not None:
         args.opts = [*args.opts, "DATASETS.DATA", os.path.abspath(os.path.expanduser(args.data))]
@@ -124,49 +112,6 @@ def _model_as_keys(args: argparse.Namespace) -> None:
     # A training without --model starts from what its configuration names.
     taken = choice.weights is not None and (args.model is not None or args.eval_only)
     args.opts = [*choice.opts, *([choice.key, choice.weights] if taken else []), *args.opts]
-
-
-def _sizes_as_keys(args: argparse.Namespace) -> None:
-    """Moves ``--sizes`` and ``--sweep`` to ``opts``.
-
-    Raises:
-        InputError: ``--sizes`` without a number, or with one that is not whole; something else than
-            numbers after ``--sweep``.
-    """
-    # argparse gives KEY VALUE pairs that follow --sizes to --sizes.
-    words = list(itertools.takewhile(lambda word: not word[:1].isalpha(), args.sizes))
-    opts = args.sizes[len(words) :] + args.opts
-    if args.sizes:
-        opts += ["TEST.REGIONS.SIZES", f"({', '.join(_sides(words or args.sizes))},)"]
-    if args.sweep is not None:
-        # Keys begin with a section, in capital letters.
-        words = list(itertools.takewhile(lambda word: not re.match("[A-Z]", word), args.sweep))
-        opts = args.sweep[len(words) :] + opts
-        opts += ["TEST.PANOPTIC.SWEEP", f"({', '.join(_fractions(words) or SWEEP)},)"]
-    args.opts = opts
-
-
-def _sides(words: list[str]) -> list[str]:
-    """The numbers of ``--sizes``, which may have commas between them."""
-    for word in words:
-        if not re.fullmatch("[0-9]+(,[0-9]+)*,?", word):
-            raise InputError(
-                f'--sizes takes whole numbers of pixels, such as --sizes 320 640, got "{word}"'
-            )
-    return [side for word in words for side in word.split(",") if side]
-
-
-def _fractions(words: list[str]) -> list[str]:
-    """The numbers of ``--sweep``, which may have commas between them."""
-    fractions = [fraction for word in words for fraction in word.split(",") if fraction]
-    for fraction in fractions:
-        try:
-            usable = math.isfinite(float(fraction))
-        except ValueError:
-            usable = False
-        if not usable:
-            raise InputError(f'--sweep takes numbers, such as --sweep 0 0.5 1, got "{fraction}"')
-    return fractions
 
 
 def run(args: argparse.Namespace) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 from detectron2.config import CfgNode, get_cfg
 from yacs.config import CfgNode as AnyNode
 
-from clipself_seg.config.keys import add_backbone_keys, default_config, set_key
+from clipself_seg.config.keys import default_config, set_key
+from clipself_seg.config.schema import KEYS
 from clipself_seg.errors import InputError
 from clipself_seg.yaml_files import leaves
 
@@ -54,9 +55,11 @@ def add_clip_backbone_config(cfg: CfgNode) -> None:
     Raises:
         InputError: as `add_clipself_seg_config`.
     """
-    keys = CfgNode({"MODEL": CfgNode()})
-    add_backbone_keys(keys)
-    own = dict(leaves(keys))
+    own = {
+        key.name: key.default
+        for key in KEYS.values()
+        if key.name.startswith("MODEL.CLIP.") and key.clip_backbone and key.of != ["CATSeg"]
+    }
     _refuse_collisions(cfg, own, "rename yours")
     for key, default in own.items():
         if _there(cfg, key)[1] is ABSENT:

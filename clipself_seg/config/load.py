@@ -5,28 +5,26 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode
 
 from clipself_seg.checkpoints.zoo import SCHEME, zoo
-from clipself_seg.config.cat_seg import CAT_SEG_CHOICES, CAT_SEG_UNREAD
-from clipself_seg.config.checks import CHECKS, RELATIONS
-from clipself_seg.config.detection import DETECTION_CHOICES
 from clipself_seg.config.device import bfloat16_pays, chosen_device, is_here
-from clipself_seg.config.keys import (
-    CHOICES,
+from clipself_seg.config.keys import default_config
+from clipself_seg.config.panoptic_keys import OF_WEIGHTS
+from clipself_seg.config.relations import RELATIONS
+from clipself_seg.config.schema import (
     CLIP_BACKBONE,
-    LISTS,
-    OF_CLIP_BACKBONE,
-    OPEN,
-    default_config,
+    KEYS,
+    backbone_reads,
+    in_brief,
+    is_read,
+    why_unread,
 )
-from clipself_seg.config.panoptic import OF_WEIGHTS, PANOPTIC_CHOICES
-from clipself_seg.config.reads import GUIDANCE, PUBLISHED, backbone_reads, is_read, why_unread
+from clipself_seg.config.semantic_keys import CAT_SEG_UNREAD, GUIDED, PUBLISHED
 from clipself_seg.config.weights import FETCHED, refuse_addresses
-from clipself_seg.config.zero_shot import ZERO_SHOT_CHOICES
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.imports import OR_IMPORT, import_typed_modules
 from clipself_seg.yaml_files import (
@@ -179,7 +177,7 @@ def _merge(cfg: CfgNode, values: Tree, sources: Sources) -> None:
             wanted = type(known[key]).__name__
             hint = ", such as \"('a', 'b')\"" if wanted == "tuple" else ""
             raise InputError(
-                f"{sources.name(key)}: {key} must be of type {wanted}{hint}, got {_shown(value)}"
+                f"{sources.name(key)}: {key} must be of type {wanted}{hint}, got {in_brief(value)}"
             ) from None
     _fill_nones(cfg, known, sources)
 
@@ -194,7 +192,7 @@ def _check_unread(key: str, value: object, sources: Sources) -> None:
     if lists_for_tuples(value) not in CAT_SEG_UNREAD[key]:
         passing = " or ".join(map(repr, CAT_SEG_UNREAD[key]))
         raise InputError(
-            f"{sources.name(key)}: {key} {_shown(value)} has no effect: nothing reads it, and {passing} of CAT-Seg's "
+            f"{sources.name(key)}: {key} {in_brief(value)} has no effect: nothing reads it, and {passing} of CAT-Seg's "
             "files alone passes; leave it out"
         )
 
@@ -256,34 +254,14 @@ def _choose_exponents(cfg: CfgNode, sources: Sources) -> None:
 
 def _check(cfg: CfgNode, sources: Sources) -> None:
     values = dict(leaves(cfg))
-    all_choices = CHOICES | CAT_SEG_CHOICES | PANOPTIC_CHOICES | DETECTION_CHOICES
-    all_choices |= ZERO_SHOT_CHOICES
-    for key, choices in all_choices.items():
-        if values[key] not in choices:
-            hint = nearest(values[key], choices) + (OR_IMPORT if key in OPEN else "")
-            raise InputError(f'{sources.name(key)}: {key} cannot be "{values[key]}"; {hint}')
-    for key, choices in LISTS.items():
-        if not values[key]:
+    for key, declared in KEYS.items():
+        if problem := declared.problem(values[key]):
+            raise InputError(f"{sources.name(key)}: {key} {problem}")
+    for key, other, wanted, agree, model in RELATIONS:
+        if model in ("", values[MODEL]) and not agree(values[key], values[other]):
             raise InputError(
-                f"{sources.name(key)}: {key} is empty: give some of {', '.join(choices)}"
-            )
-        for name in values[key]:
-            if name not in choices:
-                hint = nearest(str(name), choices)
-                raise InputError(
-                    f'{sources.name(key)}: {key} cannot have "{_shown(name, str)}"; {hint}'
-                )
-    for wanted, holds, keys in CHECKS:
-        for key in keys:
-            if not holds(values[key]):
-                raise InputError(
-                    f"{sources.name(key)}: {key} must be {wanted}, got {_shown(values[key])}"
-                )
-    for key, other, wanted, agree in RELATIONS:
-        if not agree(values[key], values[other]):
-            raise InputError(
-                f"{sources.name(key, other)}: {key} must be {wanted}, got {_shown(values[key])} with "
-                f"{other} {_shown(values[other])}"
+                f"{sources.name(key, other)}: {key} must be {wanted}, got {in_brief(values[key])} with "
+                f"{other} {in_brief(values[other])}"
             )
 
 
@@ -301,15 +279,16 @@ def _check_read(cfg: CfgNode, defaults: Tree, sources: Sources) -> None:
         other = _why_unread_by_backbone(key, cfg)
         nothing = "" if other and key in NAME_AND_WEIGHTS else defaults[key]
         passing = (lists_for_tuples(defaults[key]), PUBLISHED.get(key, ABSENT), nothing)
-        guidance = key.startswith(GUIDANCE) and sources.published(key)
+        # CAT-Seg's files name a guidance backbone also where CLIP's own blocks guide.
+        guidance = key in KEYS and KEYS[key].when == GUIDED and sources.published(key)
         given = lists_for_tuples(value) not in passing and sources.by_hand(key) and not guidance
         if given and (reason := other or why_unread(key, values, model)):
             raise InputError(
-                f"{sources.name(key)}: {key} {_shown(value)} has no effect: {reason}; leave it out"
+                f"{sources.name(key)}: {key} {in_brief(value)} has no effect: {reason}; leave it out"
             )
         if other:
             if sources.place(key) >= 0 and lists_for_tuples(value) != lists_for_tuples(nothing):
-                reset.append(f"{key} {_shown(value)}")
+                reset.append(f"{key} {in_brief(value)}")
                 why = other
             cfg.merge_from_list([key, nothing])
     if reset:
@@ -322,9 +301,9 @@ def _why_unread_by_backbone(key: str, cfg: CfgNode) -> str | None:
     The CLIP branch's own backbone reads what it is given as ``MODEL.CLIP``: name and weights of the branch, and all
     other keys as they are.
     """
-    of_clip = key.startswith("MODEL.CLIP.") and key != "MODEL.CLIP.BACKBONE"
-    if not (of_clip or key in OF_CLIP_BACKBONE):
+    if key not in KEYS or not KEYS[key].clip_backbone:
         return None
+    of_clip = key.startswith("MODEL.CLIP.")
     own, branch = cfg.MODEL.CLIP.BACKBONE, cfg.MODEL.CLIP_BRANCH.BACKBONE
     where, backbone, name = "MODEL.CLIP.BACKBONE", own, key
     if branch and key in NAME_AND_WEIGHTS_OF_BRANCH:
@@ -338,12 +317,6 @@ def _why_unread_by_backbone(key: str, cfg: CfgNode) -> str | None:
         f"{CLIP_BACKBONE} alone reads it, and {where} is {backbone}, whose attribute `reads` does not name "
         f"{'it' if name == key else name}"
     )
-
-
-def _shown(value: object, text_of: Callable[[object], str] = repr) -> str:
-    """The beginning of what a value looks like."""
-    text = text_of(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _check_precision(cfg: CfgNode, sources: Sources) -> None:

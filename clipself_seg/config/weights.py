@@ -9,11 +9,14 @@ from collections.abc import Callable, Collection
 
 from detectron2.config import CfgNode
 
-from clipself_seg.checkpoints.locate import WEIGHTS, is_remote, locate, refuse_lost
+from clipself_seg.checkpoints.locate import is_remote, locate, refuse_lost
 from clipself_seg.checkpoints.mask_models import is_mask_model_name, mask_model_folder
 from clipself_seg.checkpoints.zoo import SCHEME, zoo
+from clipself_seg.config.keys import KEYS
 from clipself_seg.errors import InputError
 
+# Keys of files that are read into a model.
+WEIGHTS = tuple(name for name, key in KEYS.items() if key.weights)
 MASKS, OF_MASKS = "MODEL.MASK_GENERATOR.OUTPUTS", "MODEL.MASK_GENERATOR.SOURCE"
 # Keys whose values may be fetched, where somebody typed them.
 FETCHED = (*WEIGHTS, MASKS)

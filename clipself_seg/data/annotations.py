@@ -15,24 +15,28 @@ Boxes with nouns, for region-text training, are instances whose categories are t
 
 The annotations of an image stand by falling score, and training takes the first ones. "captions" are there
 for RegionCLIP's loss of whole images.
+
+Captions are COCO's, with the images or alone. Training of mask generators reads the noun phrases of each:
+
+{"annotations": [{"image_id": 139, "caption": "A dog on grass.", "phrases": ["dog", "grass"]}, ...]}
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
-import reprlib
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from types import UnionType
-from typing import Any, NamedTuple, TypeGuard
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, require_unique, shown
 from clipself_seg.files import read_json
+from clipself_seg.schema import NUMBER, OBJECT, TEXT, WHOLE, Kind, Schema, check, texts
 
 logger = logging.getLogger(__name__)
 
@@ -63,13 +67,48 @@ class MadeAnnotations(os.PathLike[str]):
         return self.origin
 
     def exists(self) -> bool:
-        """Whether the file or folder is there."""
+        """True if the file or folder is there."""
         return os.path.exists(self.origin)
 
 
-# Below this a grid cell or a token has no content; the reference skips such images too.
-MIN_SIDE = 10
-LARGEST_AREA = 1e12  # pixels, far beyond any image
+MIN_SIDE = 10  # pixels; below it a grid cell or a token has no content, and the reference skips such images too
+LARGEST = 1e12  # far beyond any number of pixels
+
+
+def is_box(value: object) -> bool:
+    """True for a list of four numbers, none of them larger than any image."""
+    return (
+        isinstance(value, list)
+        and len(value) == 4
+        and all(isinstance(number, int | float) and abs(number) < LARGEST for number in value)
+    )
+
+
+ID = Kind("a number or text", lambda value: isinstance(value, int | str))
+BOX = Kind("[x, y, width, height] of finite numbers", is_box)
+# A box that stands for a region as it is, so that nothing leaves it out.
+REGION = Kind(
+    "[x, y, width, height] of finite numbers, with sides of at least 0",
+    lambda value: is_box(value) and min(value[2:]) >= 0,
+)
+PIXELS = Kind(
+    "a whole number of pixels", lambda value: isinstance(value, int | float) and value % 1 == 0
+)
+MASK = Kind(
+    "a list of polygons or an RLE", lambda value: bool(value) and isinstance(value, list | dict)
+)
+NOUN = Kind("a word", lambda value: isinstance(value, str) and bool(value.strip()))
+# Entries of annotation files, by what is read of them.
+IMAGE: Schema = {"id": ID, "height?": PIXELS, "width?": PIXELS}
+SIZED_IMAGE: Schema = {"id": ID, "height": PIXELS, "width": PIXELS}
+CATEGORY: Schema = {"id": WHOLE, "name": TEXT}
+CLASSIFIED: Schema = {"image_id": ID, "category_id": WHOLE}
+OBJECT_IN_BOX: Schema = {"image_id": ID, "category_id": WHOLE, "bbox": BOX, "area?": NUMBER}
+SEGMENTS: Schema = {
+    "image_id": ID,
+    "file_name": TEXT,
+    "segments_info": [{"id": WHOLE, "category_id": WHOLE, "bbox": REGION}],
+}
 
 
 def image_records(json_file: Source, image_root: Source) -> list[Record]:
@@ -108,11 +147,17 @@ def proposal_records(
     content = read_coco_json(json_file) if content is None else content
     records = listed_records(content, json_file, image_root)
     listed = {image["id"] for image in content["images"]}
-    annotations = coco_list(content, "annotations", json_file)
-    boxes = _boxes_by_image(annotations, listed, json_file)
-    none = np.zeros((0, 4), dtype=np.float32), np.zeros(0)
+    boxes: dict[ImageId, list[list[float]]] = {}
+    entry: Schema = {"image_id": ID, "bbox": REGION}
+    for annotation in coco_list(content, "annotations", json_file, entry):
+        boxes.setdefault(annotated_image(annotation, listed, json_file), []).append(
+            annotation["bbox"]
+        )
     for record in records:
-        record["proposals"], record["proposal_areas"] = boxes.get(record["image_id"], none)
+        xywh = np.array(boxes.get(record["image_id"], []), dtype=np.float64).reshape(-1, 4)
+        record["proposal_areas"] = xywh[:, 2] * xywh[:, 3]
+        xywh[:, 2:] += xywh[:, :2]
+        record["proposals"] = xywh.astype(np.float32)
     return records
 
 
@@ -137,18 +182,14 @@ def panoptic_records(json_file: Source, image_root: Source, panoptic_root: Sourc
         record["image_id"]: record for record in listed_records(content, json_file, image_root)
     }
     listed = {image["id"] for image in content["images"]}
+    annotations = coco_list(content, "annotations", json_file, SEGMENTS)
+    ids = [annotated_image(annotation, listed, json_file) for annotation in annotations]
+    require_unique(ids, "annotation of image", json_file)
     labelled = []
-    for annotation in coco_list(content, "annotations", json_file):
-        image_id = annotated_image(annotation, listed, json_file)
+    for image_id, annotation in zip(ids, annotations):
         if image_id not in records:
             continue
         record = records[image_id]
-        if "segments_info" in record:
-            raise InputError(
-                f"{json_file}: image {image_id} has two annotations, of {record['pan_seg_file_name']} "
-                f"and {reprlib.repr(annotation.get('file_name'))}: leave the right one"
-            )
-        check_segments(annotation, image_id, json_file)
         record["pan_seg_file_name"] = os.path.join(panoptic_root, annotation["file_name"])
         record["segments_info"] = annotation["segments_info"]
         record["panoptic_json"] = os.fspath(json_file)
@@ -168,14 +209,12 @@ def read_coco_json(path: Source) -> JsonObject:
     """
     if isinstance(path, MadeAnnotations):
         return path.make()
-    content = read_json(path, "annotation file")
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: not in COCO's format, which is an object with a list of images")
+    content: JsonObject = read_json(path, "annotation file", OBJECT)
     return content
 
 
 def coco_info(content: JsonObject) -> JsonObject:
-    """What an annotation file says of itself; empty where that is no object.
+    """The "info" of an annotation file about itself; empty where that is no object.
 
     Args:
         content: content of the file, see `read_coco_json`.
@@ -188,7 +227,8 @@ def coco_list(
     content: JsonObject,
     key: str,
     path: Source,
-    fields: Mapping[str, type | UnionType] | None = None,
+    schema: Schema = OBJECT,
+    advice: str = "give a file in COCO's format",
 ) -> list[JsonObject]:
     """List of an annotation file, such as "images".
 
@@ -196,33 +236,17 @@ def coco_list(
         content: content of the file, see `read_coco_json`.
         key: name of the list.
         path: path of the file, for the error.
-        fields: what each entry needs -> its types.
+        schema: what each entry has to fit.
+        advice: what to do about an entry that does not.
 
     Raises:
-        InputError: there is no such list, it is empty, or it holds something else than objects, or one that lacks
-            a field or has it of another type.
+        InputError: there is no such list, it is empty, or an entry does not fit the schema.
     """
-    values = content.get(key)
-    if not isinstance(values, list) or not values:
-        raise InputError(f'{path}: no "{key}" in it: give a file in COCO\'s format that lists them')
-    _check_entries(values, f'"{key}"', path, fields or {})
+    check(content, {key: [schema]}, path, advice)
+    if not content[key]:
+        raise InputError(f'{path}: its list "{key}" is empty: {advice}')
+    values: list[JsonObject] = content[key]
     return values
-
-
-def _check_entries(
-    values: list[JsonObject], where: str, path: Source, fields: Mapping[str, type | UnionType]
-) -> None:
-    for value in values:
-        if not isinstance(value, dict):
-            shown = reprlib.repr(value)
-            raise InputError(f"{path}: {shown} among its {where} is no object: fetch it again")
-        for field, types in fields.items():
-            if not isinstance(value.get(field), types):
-                kind = getattr(types, "__name__", types)
-                raise InputError(
-                    f'{path}: {reprlib.repr(value)} among its {where} has no "{field}", or of another type '
-                    f"than {kind}: give a file that has it, in COCO's format"
-                )
 
 
 def listed_records(
@@ -245,12 +269,9 @@ def listed_records(
     Raises:
         InputError: no images, repeated image ids, no image of at least `min_side` pixels a side.
     """
-    images = coco_list(content, "images", path)
+    images = coco_list(content, "images", path, IMAGE)
+    require_unique((image["id"] for image in images), "image id", path)
     records = [_image_record(image, path, image_root, by_url) for image in images]
-    counts = Counter(record["image_id"] for record in records)
-    if len(counts) < len(records):
-        image_id = counts.most_common(1)[0][0]
-        raise InputError(f"{path}: image id {image_id} is listed twice: ids must be unique")
     # Where the file does not state the sides, images count as large.
     large = [
         r for r in records if min(r.get("height", min_side), r.get("width", min_side)) >= min_side
@@ -286,7 +307,7 @@ def log_left_out(
 def require_files(
     name: str, records: Sequence[Record], advice: str, key: str = "file_name"
 ) -> None:
-    """Refuse a data set without all images or other files: a run of hours should not end at the last one.
+    """Refuses a data set without all images or other files: a run of hours should not end at the last one.
 
     Args:
         name: name of the data set.
@@ -317,10 +338,10 @@ def annotated_image(annotation: JsonObject, listed: Collection[ImageId], path: S
     Raises:
         InputError: there is no such image.
     """
-    image_id = annotation.get("image_id")
-    if not isinstance(image_id, int | str) or image_id not in listed:
+    image_id: ImageId = annotation["image_id"]
+    if image_id not in listed:
         raise InputError(
-            f'{path}: an annotation of image {reprlib.repr(image_id)}, which is not in "images"'
+            f'{path}: an annotation of image {shown(image_id)}, which is not in "images"'
         )
     return image_id
 
@@ -350,64 +371,12 @@ def category_labels(
 def _image_record(image: JsonObject, path: Source, image_root: Source, by_url: bool) -> Record:
     url = "/".join(str(image.get("coco_url") or "").split("/")[-2:])
     name = (by_url and url) or image.get("file_name") or url
-    if not name or not isinstance(name, str) or not isinstance(image.get("id"), int | str):
-        raise InputError(
-            f'{path}: an image needs "id", a number or text, and "file_name" (or "coco_url"), text; '
-            f"got {reprlib.repr(image)}"
-        )
+    if not name or not isinstance(name, str):
+        raise InputError(f'{path}: an image needs "file_name" or "coco_url", got {shown(image)}')
     record = {"file_name": os.path.join(image_root, name), "image_id": image["id"]}
     if "height" in image and "width" in image:
-        sides = {side: image[side] for side in ("height", "width")}
-        if not all(isinstance(value, int | float) and value % 1 == 0 for value in sides.values()):
-            raise InputError(
-                f"{path}: image {image['id']} has {reprlib.repr(sides)}: give whole numbers of pixels, "
-                "or leave both out"
-            )
-        record |= {side: int(value) for side, value in sides.items()}
+        record |= {side: int(image[side]) for side in ("height", "width")}
     return record
-
-
-def _boxes_by_image(
-    annotations: list[JsonObject], listed: set[ImageId], path: Source
-) -> dict[ImageId, tuple[np.ndarray, np.ndarray]]:
-    """Checked XYXY boxes of each image by its id, and their areas as stated."""
-    grouped: dict[ImageId, list[Any]] = {}
-    for annotation in annotations:
-        image_id = annotated_image(annotation, listed, path)
-        grouped.setdefault(image_id, []).append(annotation.get("bbox"))
-    return {
-        image_id: (_xyxy(boxes, image_id, path), np.array([w * h for _, _, w, h in boxes], float))
-        for image_id, boxes in grouped.items()
-    }
-
-
-def _xyxy(boxes_xywh: list[Any], image_id: ImageId, path: Source) -> np.ndarray:
-    for box in boxes_xywh:
-        if not is_box(box) or box[2] < 0 or box[3] < 0:
-            raise InputError(
-                f'{path}: image {image_id} has the "bbox" {reprlib.repr(box)}, which is not '
-                "[x, y, width, height] with finite numbers and sides of at least 0"
-            )
-    boxes = np.array(boxes_xywh, dtype=np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return boxes.astype(np.float32)
-
-
-def check_segments(annotation: JsonObject, image_id: ImageId, path: Source) -> None:
-    """Refuse an annotation of a panoptic JSON of which an image's segments cannot be read.
-
-    Raises:
-        InputError: it has no file or no segments, or a segment lacks id, category or box.
-    """
-    segments = annotation.get("segments_info")
-    if not isinstance(segments, list) or not isinstance(annotation.get("file_name"), str):
-        raise InputError(
-            f'{path}: the annotation of image {image_id} needs "file_name" and "segments_info": '
-            "give a panoptic JSON"
-        )
-    fields = {"id": int, "category_id": int, "bbox": list}
-    _check_entries(segments, f'"segments_info" of image {image_id}', path, fields)
-    _xyxy([segment["bbox"] for segment in segments], image_id, path)
 
 
 def category_indices(
@@ -430,18 +399,13 @@ def category_indices(
         return dict(vocabulary.dataset_id_to_index)
     names = category_names(content, path)
     ids = sorted(names)
-    pairs = zip((names[number] for number in ids), vocabulary.names)
-    for number, (stated, wanted) in zip(ids, pairs):
-        if _without_blanks(stated) != _without_blanks(wanted):
+    for number, wanted in itertools.zip_longest(ids, vocabulary.names):
+        stated = names.get(number, "")
+        if _without_blanks(stated) != _without_blanks(wanted or ""):
             raise InputError(
                 f'{path}: category {number} is "{stated}" where "{vocabulary.name}" has "{wanted}": '
                 "give the annotation file of that data set"
             )
-    if len(ids) != len(vocabulary):
-        raise InputError(
-            f'{path} has {len(ids)} categories, "{vocabulary.name}" has {len(vocabulary)} classes: '
-            "give the annotation file of that data set"
-        )
     return {number: index for index, number in enumerate(ids)}
 
 
@@ -472,16 +436,9 @@ def category_names(content: JsonObject, path: Source) -> dict[int, str]:
     Raises:
         InputError: no categories, or one without id and name, or an id twice.
     """
-    names: dict[int, str] = {}
-    for category in coco_list(content, "categories", path):
-        number, name = category.get("id"), category.get("name")
-        if not isinstance(number, int) or not isinstance(name, str) or number in names:
-            raise InputError(
-                f'{path}: a category needs an "id" of its own, a whole number, and a "name", got '
-                f"{reprlib.repr(category)}"
-            )
-        names[number] = name
-    return names
+    categories = coco_list(content, "categories", path, CATEGORY)
+    require_unique((category["id"] for category in categories), "category id", path)
+    return {category["id"]: category["name"] for category in categories}
 
 
 def _without_blanks(name: str) -> str:
@@ -494,25 +451,8 @@ def category_counts(content: JsonObject, path: Source) -> Counter[int]:
     Raises:
         InputError: no annotations, or one without a category id.
     """
-    counts: Counter[int] = Counter()
-    for annotation in coco_list(content, "annotations", path):
-        counts[category_of(annotation, path)] += 1
-    return counts
-
-
-def category_of(annotation: JsonObject, path: Source) -> int:
-    """Category id of an annotation.
-
-    Raises:
-        InputError: it has none, or no whole number.
-    """
-    category = annotation.get("category_id")
-    if not isinstance(category, int):
-        raise InputError(
-            f'{path}: an annotation needs a whole number as "category_id", got '
-            f"{reprlib.repr(annotation)}"
-        )
-    return category
+    annotations = coco_list(content, "annotations", path, {"category_id": WHOLE})
+    return Counter(annotation["category_id"] for annotation in annotations)
 
 
 def require_base_classes(
@@ -590,76 +530,37 @@ def instance_records(
         InputError: as `listed_records`; an image without size; a category that the vocabulary
             does not have; an annotation that is broken, or of an image that is not listed.
     """
-    category_labels(np.array(list(category_counts(content, path))), index_of, path)
+    coco_list(content, "images", path, SIZED_IMAGE)
+    annotations = coco_list(content, "annotations", path, OBJECT_IN_BOX)
+    categories = {annotation["category_id"]: None for annotation in annotations}
+    category_labels(np.array(list(categories)), index_of, path)
     listed_images = listed_records(content, path, image_root, min_side, by_url)
-    records = {record["image_id"]: record for record in listed_images}
-    for record in records.values():
-        if "height" not in record:
-            raise InputError(
-                f'{path}: image {record["image_id"]} has no "height" and "width", which boxes need: '
-                "add them"
-            )
-        record["annotations"] = []
+    records = {record["image_id"]: record | {"annotations": []} for record in listed_images}
     listed = {image["id"] for image in content["images"]}
-    for annotation in content["annotations"]:
-        image_id = annotated_image(annotation, listed, path)
-        if image_id in records:
-            record = records[image_id]
-            box = _object_box(annotation, record, path)
-            if box is not None:
-                label = index_of[annotation["category_id"]]
-                entry = {"bbox": box, "label": label, "iscrowd": 0}
-                if masks or (masks is None and annotation.get("segmentation")):
-                    entry["segmentation"] = _segmentation(annotation, path)
-                record["annotations"].append(entry)
+    for number, annotation in enumerate(annotations):
+        record = records.get(annotated_image(annotation, listed, path))
+        if record is None or not _is_object(annotation, record):
+            continue
+        x, y, width, height = annotation["bbox"]
+        label = index_of[annotation["category_id"]]
+        entry = {"bbox": (x, y, x + width, y + height), "label": label, "iscrowd": 0}
+        segmentation = annotation.get("segmentation")
+        if masks or (masks is None and segmentation):
+            place = f"annotations[{number}].segmentation"
+            check(segmentation, MASK, path, "correct it or take it out", place)
+            entry["segmentation"] = segmentation
+        record["annotations"].append(entry)
     return list(records.values())
 
 
-def _object_box(
-    annotation: JsonObject, record: Record, path: Source
-) -> tuple[float, float, float, float] | None:
-    """Box XYXY of an annotation, or None if it is no object."""
-    x, y, width, height = _stated_box(annotation, path)
-    area = annotation.get("area", 1)
-    if not _is_number(area):
-        raise _broken(annotation, '"area" is no finite number', path)
+def _is_object(annotation: JsonObject, record: Record) -> bool:
+    """True for an annotation that counts as an object by MMDetection's rule."""
+    x, y, width, height = annotation["bbox"]
     across = min(x + width, record["width"]) - max(x, 0)
     down = min(y + height, record["height"]) - max(y, 0)
     skipped = annotation.get("ignore") or annotation.get("iscrowd")
-    counts = not skipped and across > 0 < down and area > 0 and min(width, height) >= 1
-    return (x, y, x + width, y + height) if counts else None
-
-
-def _segmentation(annotation: JsonObject, path: Source) -> list[object] | JsonObject:
-    segmentation = annotation.get("segmentation")
-    if segmentation and isinstance(segmentation, list | dict):
-        return segmentation
-    wrong = '"segmentation" is no list of polygons and no RLE, and a box is no mask'
-    raise _broken(annotation, wrong, path)
-
-
-def _stated_box(annotation: JsonObject, path: Source) -> list[float]:
-    box = annotation.get("bbox")
-    if not is_box(box):
-        raise _broken(annotation, '"bbox" is not [x, y, width, height] of finite numbers', path)
-    return box
-
-
-def is_box(value: object) -> TypeGuard[list[float]]:
-    """Whether a value of a JSON is a list of four numbers, none of them larger than any image."""
-    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and abs(value) < LARGEST_AREA
-
-
-def _broken(annotation: JsonObject, reason: str, path: Source) -> InputError:
-    number, image = annotation.get("id"), annotation.get("image_id")
-    return InputError(
-        f"{path}: annotation {reprlib.repr(number)} of image {reprlib.repr(image)} is broken: {reason}; "
-        "correct it or take it out"
-    )
+    large = annotation.get("area", 1) > 0 and min(width, height) >= 1
+    return not skipped and across > 0 < down and large
 
 
 class RegionText(NamedTuple):
@@ -687,40 +588,71 @@ def read_region_text(json_file: Source, image_root: Source) -> RegionText:
             of another category; captions that are no texts.
     """
     content = read_coco_json(json_file)
-    nouns = _nouns(content, json_file)
+    coco_list(content, "categories", json_file, {"id": WHOLE, "name": NOUN})
+    coco_list(content, "images", json_file, {"id": ID, "captions?": texts()})
+    nouns = dict(sorted(category_names(content, json_file).items()))
+    require_unique(nouns.values(), "noun", json_file)
     records = proposal_records(json_file, image_root, content)
     ids: dict[ImageId, list[int]] = {}
-    for annotation in content["annotations"]:
-        category = category_of(annotation, json_file)
-        ids.setdefault(annotation["image_id"], []).append(category)
+    for annotation in coco_list(content, "annotations", json_file, CLASSIFIED):
+        ids.setdefault(annotation["image_id"], []).append(annotation["category_id"])
     captions = {image["id"]: image.get("captions", []) for image in content["images"]}
     index_of = {category: index for index, category in enumerate(nouns)}
     labelled = [record for record in records if len(record["proposals"])]
     for record in labelled:
         image_id = record["image_id"]
         record["labels"] = category_labels(np.array(ids[image_id]), index_of, json_file)
-        record["captions"] = _texts(captions[image_id], image_id, json_file)
+        record["captions"] = captions[image_id]
     log_left_out(json_file, records, labelled, "no box", logging.INFO)
     return RegionText(labelled, tuple(nouns.values()))
 
 
-def _nouns(content: JsonObject, path: Source) -> dict[int, str]:
-    """Names of categories by id, in ascending order of ids."""
-    names = category_names(content, path)
-    counts = Counter(names.values())
-    for number, name in names.items():
-        if not name.strip() or counts[name] > 1:
-            raise InputError(
-                f"{path}: category {number} is {reprlib.repr(name)}, which is blank or the name of another "
-                "category too: each noun is listed once"
-            )
-    return dict(sorted(names.items()))
+def read_phrases(path: Source) -> dict[ImageId, list[list[str]]]:
+    """Noun phrases of each caption by image id, in the order of the file.
+
+    Args:
+        path: file in COCO's format of captions, whose annotations also have "phrases".
+
+    Raises:
+        InputError: the file is missing or broken, or its captions have no phrases.
+    """
+    phrases: dict[ImageId, list[list[str]]] = {}
+    entry: Schema = {"image_id": ID, "phrases": texts()}
+    advice = "write it with python tools/prepare.py coco_captions --overwrite"
+    for annotation in coco_list(read_coco_json(path), "annotations", path, entry, advice):
+        phrases.setdefault(annotation["image_id"], []).append(annotation["phrases"])
+    return phrases
 
 
-def _texts(captions: object, image_id: ImageId, path: Source) -> list[str]:
-    if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
-        raise InputError(
-            f'{path}: image {image_id} has the "captions" {reprlib.repr(captions)}: give a list of '
-            "texts, or leave them out"
-        )
-    return captions
+def caption_records(json_file: Source, image_root: Source) -> list[Record]:
+    """Records of the images with "captions": the texts of each image, at least one, in file order.
+
+    Captions of blanks alone count as none. Images without a caption are left out, with a logged count.
+
+    Args:
+        json_file: file in COCO's format of captions: "images", and "annotations" with "image_id" and
+            "caption".
+        image_root: folder to which file names are relative.
+
+    Raises:
+        InputError: as `image_records`; no annotations; one without a text, or of an image that is not
+            listed; no image with a caption.
+    """
+    content = read_coco_json(json_file)
+    records = listed_records(content, json_file, image_root)
+    listed = {image["id"] for image in content["images"]}
+    captions: dict[ImageId, list[str]] = {}
+    entry: Schema = {"image_id": ID, "caption": TEXT}
+    for annotation in coco_list(content, "annotations", json_file, entry):
+        image_id = annotated_image(annotation, listed, json_file)
+        if caption := annotation["caption"].strip():
+            captions.setdefault(image_id, []).append(caption)
+    described = [
+        record | {"captions": captions[record["image_id"]]}
+        for record in records
+        if record["image_id"] in captions
+    ]
+    if not described:
+        raise InputError(f"{json_file}: no image has a caption: give a file that has captions")
+    log_left_out(json_file, records, described, "no caption")
+    return described

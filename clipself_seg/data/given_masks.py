@@ -22,24 +22,33 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as rle
 
 from clipself_seg.checkpoints.mask_models import MASK_MODELS, has_mask_model
-from clipself_seg.data.images import MAX_PIXELS, decoding_errors, open_image
-from clipself_seg.data.masks import read_indices, read_panoptic_png, run_lengths
+from clipself_seg.data.images import (
+    MAX_PIXELS,
+    decoding_errors,
+    open_image,
+    require_mode,
+    require_size,
+)
+from clipself_seg.data.masks import INDEX_MODES, read_indices, read_panoptic_png, run_lengths
 from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import read_json, read_text
+from clipself_seg.schema import LIST, Kind, check
 
 MOST_MASKS = 1000  # of an image
 MOST_BYTES = 1 << 31  # of the masks of an image, with a byte a pixel
 MOST_FILE_BYTES = 1 << 26  # of a JSON or a table
 TABLE = "metadata.csv"
-# Keys of a score, and whether it is an estimate that may exceed 1.
-SCORES = {"score": False, "predicted_iou": True}
-MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "RGB")  # of PNGs
+# The second is an estimate, which may exceed 1.
+SCORES = {
+    "score": Kind("a number in [0, 1]", lambda value: _is_score(value) and value <= 1),
+    "predicted_iou": Kind("a number from 0 on", lambda value: _is_score(value)),
+}
 FORMS = "NAME.json, NAME.png or a folder NAME"
 
 
@@ -106,15 +115,15 @@ def read_masks(path: str | os.PathLike[str], size: tuple[int, int]) -> GivenMask
         return _of_folder(path, size)
     if path.suffix.lower() == ".png":
         return _of_map(path, size)
-    _require_small(path)
-    content = read_json(path, "masks")
-    if isinstance(content, dict) and "annotations" in content:
-        content = content["annotations"]
-    if not isinstance(content, list):
-        raise InputError(
-            f'masks {path} are no list, nor one as "annotations", but {shown(content)}: give COCO\'s run lengths '
-            "or polygons"
-        )
+    content = read_json(path, "masks", most_bytes=MOST_FILE_BYTES)
+    if isinstance(content, dict):
+        content = content.get("annotations")
+    check(
+        content,
+        LIST,
+        f"masks {path}",
+        'give COCO\'s run lengths or polygons, also as "annotations"',
+    )
     return _of_annotations(content, size, str(path))
 
 
@@ -158,17 +167,17 @@ def _pixels(value: object, size: tuple[int, int], place: str) -> np.ndarray:
     return pixels
 
 
+def _is_score(value: object) -> bool:
+    number = isinstance(value, int | float | np.floating) and not isinstance(value, bool)
+    return number and 0 <= value < np.inf
+
+
 def _score(entry: Mapping[str, object], place: str) -> float:
-    for key, is_estimate in SCORES.items():
-        if (value := entry.get(key)) is None:
-            continue
-        if not isinstance(value, int | float | np.floating) or isinstance(value, bool):
-            value = np.nan
-        if not 0 <= value < np.inf or (value > 1 and not is_estimate):
-            raise InputError(
-                f'{place} has the "{key}" {shown(entry[key])}: give a number in [0, 1]'
-            )
-        return float(min(value, 1))
+    for key, kind in SCORES.items():
+        value: Any = entry.get(key)
+        if value is not None:
+            check(value, kind, place, "correct it or leave it out", key)
+            return float(min(value, 1))
     return 1.0
 
 
@@ -203,9 +212,9 @@ def _number_first(path: Path) -> tuple[int, str]:
 
 def _table_scores(path: Path, stems: Sequence[str]) -> list[float]:
     """The score of each mask from a table with the columns "id" and "score" or "predicted_iou"."""
-    _require_small(path)
+    text = read_text(path, "scores of masks", MOST_FILE_BYTES)
     try:
-        rows = list(csv.DictReader(read_text(path, "scores of masks").splitlines()))
+        rows = list(csv.DictReader(text.splitlines()))
     except csv.Error as error:
         raise InputError(f"scores of masks {path} are no table ({in_short(error)})") from None
     own = {row.get("id"): row for row in rows}
@@ -215,18 +224,17 @@ def _table_scores(path: Path, stems: Sequence[str]) -> list[float]:
             raise InputError(
                 f'{path} has no row whose "id" is {shown(stem)}: give each mask one, or leave the table out'
             )
-        texts = {key: own[stem][key] for key in SCORES if own[stem].get(key)}
-        try:
-            scores.append(
-                _score({key: float(text) for key, text in texts.items()}, f"{path}: {stem}")
-            )
-        except ValueError as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                f"{path}: {stem} has a score that is no number: {shown(str(texts))}"
-            ) from None
+        entry = {key: _number(own[stem][key]) for key in SCORES if own[stem].get(key)}
+        scores.append(_score(entry, f"{path}: {stem}"))
     return scores
+
+
+def _number(text: str) -> float | str:
+    """The number of a cell of a table; the text itself where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _read_ids(path: Path, size: tuple[int, int]) -> np.ndarray:
@@ -236,35 +244,23 @@ def _read_ids(path: Path, size: tuple[int, int]) -> np.ndarray:
         with open_image(path, limit) as file:
             mode, (width, height) = file.mode, file.size
     _require_size(str(path), (height, width), size)
-    if mode not in MODES:
-        raise InputError(
-            f"masks {path} has pixels of type {mode}: give one channel of whole numbers, or RGB as in COCO's panoptic "
-            "PNGs"
-        )
+    advice = "give one channel of whole numbers, or RGB as in COCO's panoptic PNGs"
+    require_mode(f"masks {path}", mode, (*INDEX_MODES, "RGB"), advice)
     return read_panoptic_png(path, limit) if mode == "RGB" else read_indices(path, max_pixels=limit)
 
 
 def _require_size(source: str, shape: Sequence[int], size: tuple[int, int]) -> None:
-    if tuple(shape) != tuple(size):
-        raise InputError(
-            f"{source}: {' x '.join(map(str, shape))} pixels (height x width), the image has {size[0]} x {size[1]} (as "
-            "it is meant to be seen, EXIF applied): give masks of this image at its own size"
-        )
+    whose = "the image, as it is meant to be seen (EXIF applied),"
+    advice = "give masks of this image at its own size"
+    require_size(source, shape[::-1], whose, size[::-1], advice)
 
 
 def _require_room(source: str, count: int, size: tuple[int, int]) -> None:
-    if count > MOST_MASKS:
-        raise InputError(f"{source}: {count} masks, {MOST_MASKS} at most are read: leave some out")
-    if count * size[0] * size[1] > MOST_BYTES:
+    if count > MOST_MASKS or count * size[0] * size[1] > MOST_BYTES:
         raise InputError(
-            f"{source}: {count} masks of {size[0]} x {size[1]} pixels take more than {MOST_BYTES >> 30} GiB: give "
-            "fewer, or a smaller image with its masks"
+            f"{source}: {count} masks of {size[1]} x {size[0]} pixels, and {MOST_MASKS} masks and {MOST_BYTES} pixels "
+            "at most are read: give fewer, or a smaller image with its masks"
         )
-
-
-def _require_small(path: Path) -> None:
-    if path.is_file() and path.stat().st_size > MOST_FILE_BYTES:
-        raise InputError(f"masks {path}: more than {MOST_FILE_BYTES >> 20} MiB, give fewer masks")
 
 
 def image_name(file_name: str | os.PathLike[str]) -> str:

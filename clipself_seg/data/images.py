@@ -13,7 +13,7 @@ import io
 import os
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -141,7 +141,7 @@ class TooManyPixels(InputError):
 
 
 def check_pixels(path: str | os.PathLike[str], width: int, height: int, max_pixels: int) -> None:
-    """Refuse an image of more pixels than the memory is meant for.
+    """Refuses an image of more pixels than the memory is meant for.
 
     Raises:
         TooManyPixels: width x height, in pixels, is more than `max_pixels`.
@@ -151,6 +151,42 @@ def check_pixels(path: str | os.PathLike[str], width: int, height: int, max_pixe
             f"image {path} is {width} x {height}, which is more than the {max_pixels} pixels of "
             "INPUT.MAX_PIXELS: make it smaller, or raise that"
         )
+
+
+def require_size(
+    what: str, size: Sequence[int], of_what: str, wanted: Sequence[int], advice: str
+) -> None:
+    """Refuses an image, or masks of one, that has another size than it should.
+
+    Args:
+        what: the file, for the message.
+        size: its width and height in pixels.
+        of_what: what it has to agree with.
+        wanted: width and height of that.
+        advice: what the user can do.
+
+    Raises:
+        InputError: the sizes differ.
+    """
+    if tuple(size) != tuple(wanted):
+        given, right = (" x ".join(map(str, pixels)) for pixels in (size, wanted))
+        raise InputError(f"{what} is {given}, {of_what} is {right}: {advice}")
+
+
+def require_mode(what: str, mode: str, modes: Collection[str], advice: str) -> None:
+    """Refuses an image with pixels of another type.
+
+    Args:
+        what: the file, for the message.
+        mode: type of its pixels, as Pillow names it.
+        modes: the types that are read.
+        advice: what the user can give.
+
+    Raises:
+        InputError: the type is none of these.
+    """
+    if mode not in modes:
+        raise InputError(f"{what} has pixels of type {mode}: {advice}")
 
 
 def truth_pixels(image: Mapping[str, Any]) -> int:
@@ -196,11 +232,9 @@ def read_image(
     """
     with _naming(path), open_image(path, max_pixels) as file:
         image = _loaded_rgb(file)
-    if size is not None and image.size != size:
-        raise InputError(
-            f"image {path} is {image.width} x {image.height} (after EXIF rotation), "
-            f"its annotation says {size[0]} x {size[1]}: correct the annotation or the file"
-        )
+    if size is not None:
+        whose = "by its annotation (after EXIF rotation) it"
+        require_size(f"image {path}", image.size, whose, size, "correct the annotation or the file")
     return np.asarray(image)
 
 

@@ -26,6 +26,8 @@ from clipself_seg.data.images import (
     check_pixels,
     decoding_errors,
     open_image,
+    require_mode,
+    require_size,
 )
 from clipself_seg.errors import InputError, in_short
 from clipself_seg.files import require_regular_file
@@ -33,6 +35,9 @@ from clipself_seg.files import require_regular_file
 Rle = dict[str, Any]
 """COCO's run-length encoding as pycocotools has it: "size" [H, W] and "counts"."""
 _UNPACK = "unpack its archive again"
+ONE_RELEASE = "take both from one release"
+INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
+"""Types of pixels, in Pillow's words, that are one integer each."""
 # Samples in the order and the place that a PNG has them in: OpenCV's own order, BGR, takes a tenth more.
 AS_STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # Characters of a compressed run: five bits each, for numbers below 2^35.
@@ -70,11 +75,10 @@ def read_label_map(
     # As large as its image it may be.
     limit = MAX_PIXELS if size is None else max(MAX_PIXELS, size[0] * size[1])
     labels = read_indices(path, max_pixels=limit)
-    height, width = labels.shape
-    if size is not None and (width, height) != tuple(size):
-        raise InputError(
-            f"label map {path} is {width} x {height}, its image {image or ''} is "
-            f"{size[0]} x {size[1]}: prepare the label maps again, or restore the image"
+    if size is not None:
+        advice = "prepare the label maps again, or restore the image"
+        require_size(
+            f"label map {path}", labels.shape[::-1], f"its image {image or ''}", size, advice
         )
     if label_values is not None:
         table = _label_table(label_values, path, num_classes, ignore_label)
@@ -94,15 +98,11 @@ def _label_table(
     """Label of each value that a map may have, and of all others, (65537,) int64."""
     table = np.full(LARGEST_VALUE + 2, ignore_label, dtype=np.int64)
     for value, label in label_values.items():
-        if type(value) is not int or not 0 <= value <= LARGEST_VALUE:
+        is_value = type(value) is int and 0 <= value <= LARGEST_VALUE
+        if not is_value or not (label == ignore_label or 0 <= label < num_classes):
             raise InputError(
                 f"label map {path}: {value!r} stands for the class {label}, but values of a label map are whole "
-                f"numbers from 0 to {LARGEST_VALUE}: correct it"
-            )
-        if label != ignore_label and not 0 <= label < num_classes:
-            raise InputError(
-                f"label map {path}: the value {value} stands for the class {label}, and classes are numbered from 0 "
-                f"to {num_classes - 1}: correct it"
+                f"numbers from 0 to {LARGEST_VALUE}, and classes are from 0 to {num_classes - 1}: correct it"
             )
         table[value] = label
     return table
@@ -147,11 +147,8 @@ def _painted(record: Mapping[str, Any], size: tuple[int, int], ignore_label: int
     if str(record["sem_seg_file_name"]).lower().endswith(".png"):
         path = record["sem_seg_file_name"]
         ids = read_panoptic_png(path, max(MAX_PIXELS, width * height))
-        if ids.shape != labels.shape:
-            raise InputError(
-                f"panoptic PNG {path} is {ids.shape[1]} x {ids.shape[0]}, its image {record['file_name']} is {width} x "
-                f"{height}: take both from one release"
-            )
+        image = f"its image {record['file_name']}"
+        require_size(f"panoptic PNG {path}", ids.shape[::-1], image, size, ONE_RELEASE)
         for segment, label in record["painted"]:
             labels[ids == segment] = label
         return labels
@@ -180,11 +177,8 @@ def read_indices(
         damaged = "prepare it again with --overwrite, or restore it"
     with decoding_errors(f"label map {path}", missing, damaged):
         with open_image(path, max_pixels) as file:
-            if file.mode not in ("L", "P", "1") and not file.mode.startswith("I"):
-                raise InputError(
-                    f"label map {path} has pixels of type {file.mode}, not one integer each: "
-                    "give a map of class indices, not a coloured or blended one"
-                )
+            advice = "give a map of class indices, not a coloured or blended one"
+            require_mode(f"label map {path}", file.mode, INDEX_MODES, advice)
             values = np.asarray(file)
     return values.astype(np.uint8) if values.dtype == bool else values
 
@@ -266,11 +260,8 @@ def _decode_by_pillow(path: str | os.PathLike[str], max_pixels: int) -> np.ndarr
     beside = "unpack the PNGs beside their JSON"
     with decoding_errors(f"panoptic PNG {path}", beside, "fetch it again"):
         with open_image(path, max_pixels) as image:
-            if image.mode != "RGB":
-                raise InputError(
-                    f"{path}: a panoptic PNG has RGB pixels (id = R + 256 G + 65536 B), "
-                    f"this one is {image.mode}"
-                )
+            advice = "a panoptic PNG has RGB pixels (id = R + 256 G + 65536 B)"
+            require_mode(f"panoptic PNG {path}", image.mode, ("RGB",), advice)
             # Four bytes a pixel, read as one little-endian integer; the mask drops the unused fourth.
             numbers = np.frombuffer(image.tobytes("raw", "RGBX"), dtype="<u4")
             return (numbers & 0xFFFFFF).view(np.int32).reshape(image.size[::-1])
@@ -312,18 +303,14 @@ def read_segments(record: Mapping[str, Any], max_pixels: int = MAX_PIXELS) -> np
 def _check_agreement(ids: np.ndarray, record: Record) -> None:
     stated = [info["id"] for info in record["segments_info"]]
     where = disagreement(record)
-    size = (record.get("height", ids.shape[0]), record.get("width", ids.shape[1]))
-    if ids.shape != size:
-        raise InputError(
-            f"{where}: {ids.shape[1]} x {ids.shape[0]} pixels, {size[1]} x {size[0]} in the JSON; "
-            "take both from one release"
-        )
+    size = (record.get("width", ids.shape[1]), record.get("height", ids.shape[0]))
+    require_size(f"{where}: the PNG", ids.shape[::-1], "by the JSON it", size, ONE_RELEASE)
     painted = set(np.unique(ids).tolist()) - {0}
     hidden = set(stated) - painted if record.get("covered_stuff") else set()
     if painted | hidden != set(stated) or len(stated) != len(set(stated)):
         raise InputError(
             f"{where}: segments {sorted(painted - set(stated))[:5]} only in the PNG, "
-            f"{sorted(set(stated) - painted)[:5]} only in the JSON; take both from one release"
+            f"{sorted(set(stated) - painted)[:5]} only in the JSON; {ONE_RELEASE}"
         )
 
 

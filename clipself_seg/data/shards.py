@@ -31,6 +31,7 @@ from clipself_seg.data.loader import batch_of_process, batches_of
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.errors import InputError, in_short, of_extra, shown
 from clipself_seg.files import require_regular_file
+from clipself_seg.schema import OBJECT, Each, Kind, Schema, check
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,17 @@ MOST_IN_A_ROW = 1000
 """Number of images in a row that cannot be used, after which a run ends."""
 MOST_NAMED = 20
 """Number of images that cannot be used which a process names in its log; all are counted."""
+# Readers' positions, and the number of images that could not be used, of each process.
+NUMBER = Kind("a whole number from 0 on", lambda value: type(value) is int and 0 <= value < 2**48)
+PLACE = Kind(
+    "three whole numbers: epoch, shard and image",
+    lambda value: isinstance(value, list) and len(value) == 3 and all(map(NUMBER.test, value)),
+)
+READER = Kind(
+    "the number of a reader",
+    lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9]{1,9}", value)),
+)
+STATES: Schema = [{"positions": Each(READER, PLACE), "unusable": NUMBER}]
 # What tarfile raises for damaged archives.
 DAMAGES = (tarfile.TarError, ValueError, OverflowError, RecursionError)
 
@@ -324,16 +336,15 @@ class ShardStream:
         Raises:
             InputError: this is no such list.
         """
-        try:
-            positions = {int(n): Position(*p) for n, p in states[rank]["positions"].items()}
-            unusable = sum(state["unusable"] for state in states)
-            numbers = [unusable, *(n for place in positions.values() for n in place)]
-            if not all(type(n) is int and 0 <= n < 2**48 for n in numbers):
-                raise ValueError
-        except (TypeError, ValueError, LookupError, AttributeError):
-            raise InputError(
-                "the checkpoint does not say how far the shards were read: delete it to go on from the one before it"
-            ) from None
+        origin, advice = (
+            "the readers of shards in the checkpoint",
+            "delete it to go on from the one before it",
+        )
+        check(states, STATES, origin, advice)
+        own = states[rank] if rank < len(states) else None
+        check(own, OBJECT, f"{origin}, of process {rank},", advice)
+        positions = {int(n): Position(*place) for n, place in own["positions"].items()}
+        unusable = sum(state["unusable"] for state in states)
         self._positions = positions
         self.unusable = unusable if rank == 0 else 0
 

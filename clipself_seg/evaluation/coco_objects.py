@@ -10,25 +10,27 @@ from __future__ import annotations
 
 import json
 import os
-import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import UnionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from detectron2.structures import BoxMode, Instances
 
 from clipself_seg.data.annotations import (
+    BOX,
+    ID,
+    MASK,
     annotated_image,
     category_indices,
+    category_labels,
     coco_list,
-    is_box,
     read_coco_json,
 )
 from clipself_seg.data.masks import LARGEST_IMAGE, encode_masks, run_lengths
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
+from clipself_seg.schema import WHOLE, Kind, Schema, is_number, one_of
 
 if TYPE_CHECKING:
     from clipself_seg.evaluation.evaluator import ImageId
@@ -38,11 +40,18 @@ KINDS = {"boxes": "bbox", "masks": "segm"}
 
 Entry = dict[str, Any]  # an image or an object of a file, or what pycocotools needs of an object
 Source = str | os.PathLike[str]
-# What every annotation needs -> its types.
-OBJECT: dict[str, type | UnionType] = {
-    "image_id": int | str,
-    "category_id": int,
-    "area": int | float,
+AREA = Kind("a finite number of pixels", lambda v: is_number(v) and abs(v) < LARGEST_IMAGE)
+# Of every annotation.
+OBJECT: dict[str, Schema] = {
+    "image_id": ID,
+    "category_id": WHOLE,
+    "area": AREA,
+    "iscrowd?": one_of(0, 1),
+}
+# What LVIS's rules need of an image: category ids.
+FEDERATED: dict[str, Schema] = {
+    "neg_category_ids": [WHOLE],
+    "not_exhaustive_category_ids": [WHOLE],
 }
 
 
@@ -104,19 +113,20 @@ def read_true_objects(
             something; images that are not in it; a category that is not in the vocabulary.
     """
     content = read_coco_json(json_file)
-    stated = {"id": int | str, "height": int, "width": int}
+    stated: dict[str, Schema] = {"id": ID, "height": WHOLE, "width": WHOLE}
+    stated |= FEDERATED if federated else {}
     images = {image["id"]: image for image in coco_list(content, "images", json_file, stated)}
     order = _image_order(images, image_ids, json_file)
     index_of = category_indices(content, vocabulary, json_file, by_order)
     category_of = {index: category for category, index in index_of.items()}
     numbers = {image: number for number, image in enumerate(order)}
     objects: list[dict[int, list[Entry]]] = [{} for _ in vocabulary.classes]
-    fields = OBJECT | ({"bbox": list} if boxes else {})
-    fields |= {"segmentation": list | dict} if masks else {}
+    schema = OBJECT | ({"bbox": BOX} if boxes else {}) | ({"segmentation": MASK} if masks else {})
+    entries = coco_list(content, "annotations", json_file, schema)
+    category_labels(np.array([entry["category_id"] for entry in entries]), index_of, json_file)
     last_id = 0
-    for entry in coco_list(content, "annotations", json_file, fields):
-        _check_object(entry, boxes, images, index_of, json_file)
-        number = numbers.get(entry["image_id"])
+    for entry in entries:
+        number = numbers.get(annotated_image(entry, images, json_file))
         # The LVIS package takes objects with an area only, and knows no crowds.
         if number is None or (federated and not entry["area"] > 0):
             continue
@@ -179,31 +189,6 @@ def _image_order(
     return tuple(sorted(wanted, key=lambda image: (isinstance(image, str), image)))
 
 
-def _check_object(
-    entry: Entry,
-    boxes: bool,
-    images: Mapping[ImageId, Entry],
-    index_of: Mapping[int, int],
-    json_file: Source,
-) -> None:
-    image_id, category = annotated_image(entry, images, json_file), entry["category_id"]
-    if category not in index_of:
-        raise InputError(
-            f"{json_file}: an object of image {image_id} has category {reprlib.repr(category)}, "
-            "which is not in the vocabulary: give the data set's own"
-        )
-    if not abs(entry["area"]) < LARGEST_IMAGE or (boxes and not is_box(entry["bbox"])):
-        raise InputError(
-            f'{json_file}: an object of image {image_id} has no "bbox" [x, y, width, height], or no '
-            f'"area", of finite numbers: {reprlib.repr(entry)}'
-        )
-    if entry.get("iscrowd", 0) not in (0, 1):
-        raise InputError(
-            f'{json_file}: the "iscrowd" of an object of image {image_id} is '
-            f'{reprlib.repr(entry["iscrowd"])}: it is 0 or 1'
-        )
-
-
 def _federated(
     images: Sequence[Entry], index_of: Mapping[int, int], json_file: Source
 ) -> Federated:
@@ -211,16 +196,8 @@ def _federated(
     for key in ("neg_category_ids", "not_exhaustive_category_ids"):
         by_class: list[set[int]] = [set() for _ in index_of]
         for number, image in enumerate(images):
-            categories = image.get(key)
-            if not isinstance(categories, list) or not all(
-                isinstance(c, int) and c in index_of for c in categories
-            ):
-                raise InputError(
-                    f'{json_file}: image {image["id"]} has no "{key}" of categories of the vocabulary, '
-                    "which LVIS's rules need: give LVIS's own file"
-                )
-            for category in categories:
-                by_class[index_of[category]].add(number)
+            for index in category_labels(np.array(image[key], int), index_of, json_file).tolist():
+                by_class[index].add(number)
         lists.append([frozenset(numbers) for numbers in by_class])
     return Federated(*lists)
 

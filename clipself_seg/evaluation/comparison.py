@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import yaml
 
-from clipself_seg.checkpoints.locate import WEIGHTS
+from clipself_seg.config.weights import WEIGHTS
 from clipself_seg.errors import InputError, shown
 from clipself_seg.evaluation.coco_objects import KINDS
 from clipself_seg.evaluation.named import by_name

@@ -1,4 +1,4 @@
-"""What is asked of the server, within limits, and what its models answer.
+"""Requests to the server, within limits, and the answers of its models.
 
 A request is an image and words, of which nothing is used as a path. Each method of `Answers` is for one thread at a
 time.
@@ -27,7 +27,7 @@ from clipself_seg.data.vocabulary import (
     load_vocabulary,
     own_words,
 )
-from clipself_seg.errors import InputError, MissingPackage, shown
+from clipself_seg.errors import InputError, MissingPackage
 from clipself_seg.explore.content import Content, PanopticView, jpeg_address
 from clipself_seg.prediction.predictor import ImagePredictor
 from clipself_seg.prediction.results import Detections, PanopticSegmentation, Segmentation
@@ -42,8 +42,12 @@ LARGEST_SIDE = 1600  # pixels of an image for the models; a larger one is made s
 MOST_LETTERS = 60  # of a word
 # But for tabs and ends of lines. Messages with words of visitors stand in the terminal, which would obey them.
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-KEYS = {"image", "words", "stuff", "examples"}
 MOST_EXAMPLES = 10  # of a request, each with an image
+EMPTY = {"image": "", "words": "", "stuff": "", "examples": []}  # a request without anything
+FORM = (
+    f"the request is no JSON object of image, words and stuff, each a text, and at most {MOST_EXAMPLES} examples, each "
+    "an object of name, image and box (four numbers from 0 to 1)"
+)
 VALUES = 20  # brackets and commas of an example, at most
 OVERLAY_SIDE = 1024  # longest side in pixels of an overlay on the page
 LEAST_SIDE = 640  # pixels of the longest side that an overlay should have
@@ -54,7 +58,7 @@ R = TypeVar("R", Segmentation, PanopticSegmentation, Detections)
 
 
 class Limits(NamedTuple):
-    """What a request may ask for.
+    """Limits of a request.
 
     Attributes:
         size: bytes of a request.
@@ -94,22 +98,48 @@ def read_request(body: bytes, limits: Limits) -> Asked:
         InputError: it is not of that form, or beyond the limits.
     """
     # As many values as the brackets and commas, which only words and stuff need more of. Many take long to build.
-    most = 2 * limits.words * (MOST_LETTERS + 2) + len(KEYS) + VALUES * MOST_EXAMPLES
+    most = 2 * limits.words * (MOST_LETTERS + 2) + len(EMPTY) + VALUES * MOST_EXAMPLES
     if sum(map(body.count, b"[{,")) > most:
         raise InputError(
             "the request has too many brackets and commas: send an image and fewer words"
         )
+    given = _content(body)
+    if given is None:
+        raise InputError(FORM)
+    words = typed_words(given["words"], limits)
+    for one in given["examples"]:
+        name = " ".join(re.split(r"[,\s]+", one["name"]))
+        (entry,) = typed_words(f"{name},", limits).classes
+        pixels = _image(one["image"], limits)
+        region = np.multiply(one["box"], pixels.shape[1::-1] * 2)
+        words = words.with_examples({"|".join(entry.names): [(pixels, region)]})
+    stuff = typed_words(given["stuff"], limits) if given["stuff"].strip() else None
+    return Asked(_image(given["image"], limits), words, stuff)
+
+
+def _content(body: bytes) -> dict[str, Any] | None:
+    """The values of a request by all keys of `EMPTY`; None if it is not of that form."""
     try:
         given = json.loads(body)
     except (ValueError, RecursionError):
-        raise InputError("the request is no JSON: send image, words and stuff") from None
-    if not isinstance(given, dict) or not given.keys() <= KEYS:
-        raise InputError("the request is no object of image, words, stuff and examples")
-    stuff = _text(given, "stuff")
-    words = typed_words(_text(given, "words"), limits)
-    words = _with_examples(words, given.get("examples", []), limits)
-    image = _image(_text(given, "image"), limits)
-    return Asked(image, words, typed_words(stuff, limits) if stuff.strip() else None)
+        return None
+    if not isinstance(given, dict) or not given.keys() <= EMPTY.keys():
+        return None
+    content = EMPTY | given
+    examples = content["examples"]
+    if not all(isinstance(content[key], str) for key in ("image", "words", "stuff")):
+        return None
+    if not isinstance(examples, list) or len(examples) > MOST_EXAMPLES:
+        return None
+    return content if all(map(_is_example, examples)) else None
+
+
+def _is_example(given: object) -> bool:
+    match given:
+        case {"name": str(), "image": str(), "box": [*box]}:
+            sides = [side for side in box if isinstance(side, int | float) and 0 <= side <= 1]
+            return len(sides) == len(box) == 4
+    return False
 
 
 def typed_words(text: str, limits: Limits) -> Vocabulary:
@@ -137,38 +167,13 @@ def typed_words(text: str, limits: Limits) -> Vocabulary:
     return words
 
 
-def _with_examples(words: Vocabulary, given: object, limits: Limits) -> Vocabulary:
-    """The words with boxes of images that were drawn, see `Vocabulary.with_examples`."""
-    if not isinstance(given, list) or len(given) > MOST_EXAMPLES:
-        raise InputError(f"examples are no list, or more than {MOST_EXAMPLES}: draw fewer boxes")
-    for one in given:
-        match one:
-            case {"name": str(name), "image": str(image), "box": [*box]} if len(box) == 4:
-                (entry,) = typed_words(" ".join(re.split(r"[,\s]+", name)) + ",", limits).classes
-                pixels = _image(image, limits)
-                if not all(isinstance(side, int | float) and 0 <= side <= 1 for side in box):
-                    raise InputError("the box of an example is no list of four numbers in [0, 1]")
-                region = np.multiply(box, pixels.shape[1::-1] * 2)
-                words = words.with_examples({"|".join(entry.names): [(pixels, region)]})
-            case _:
-                raise InputError("an example is no object of name, image and box")
-    return words
-
-
-def _text(given: Mapping[str, object], key: str) -> str:
-    value = given.get(key, "")
-    if not isinstance(value, str):
-        raise InputError(f"{key} is {shown(value)}, no text")
-    return value
-
-
 def _image(text: str, limits: Limits) -> np.ndarray:
     try:
         content = base64.b64decode(text, validate=True)
     except ValueError:
-        raise InputError("the image is no base64 of a file") from None
+        content = b""
     if not content:
-        raise InputError("there is no image: choose one")
+        raise InputError("there is no image, or it is no base64 of a file: choose one")
     try:
         pixels = decode_image(content, "that was sent", limits.pixels)
     except TooManyPixels:
@@ -209,7 +214,7 @@ class Answers:
         self._asked = dict.fromkeys(("maps", *self.predictors), 0)
 
     def answer(self, task: str, asked: Asked) -> Answer:
-        """What one of the models says, JSON.
+        """The answer of one of the models, JSON.
 
         Args:
             task: "maps", "view" (what the page needs to fuse and merge by itself), or a key of `predictors`.
@@ -217,6 +222,7 @@ class Answers:
 
         Raises:
             InputError: the words do not fit the model.
+            KeyError: the server has no such model.
         """
         self._forget("panoptic" if task == "view" else task)
         answers = {
@@ -289,8 +295,6 @@ class Answers:
 
     def _forget(self, task: str) -> None:
         """Let go of the texts of earlier words, which would grow without end; those here come again."""
-        if task not in self._asked:
-            raise InputError(f"this server has no model for {task}")
         self._asked[task] += 1
         if self._asked[task] % MOST_TEXTS:
             return

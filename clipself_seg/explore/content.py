@@ -66,8 +66,6 @@ class Content:
         Raises:
             InputError: the patch of a model does not divide `side`.
         """
-        if not clips:
-            raise InputError("no models: name at least one")
         self.clips = clips
         self.words = words
         self.panoptic = panoptic

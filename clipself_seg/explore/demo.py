@@ -1,4 +1,4 @@
-"""What the demo shows of the shipped models on scenes of the shipped world: heat maps of words, and segments.
+"""Heat maps of words, and segments, of the shipped models on scenes of the shipped world: the pictures of the demo.
 
 Shapes: E channels, h x w cells of the features, H x W pixels of a tile.
 """

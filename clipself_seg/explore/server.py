@@ -223,7 +223,7 @@ class Guard:
 
 
 def _is_address(host: str) -> bool:
-    """Whether it is an IP address, which nobody else can make lead here."""
+    """True for an IP address, which no page of somebody else's can make lead here."""
     try:
         return bool(ipaddress.ip_address(host))
     except ValueError:
@@ -255,7 +255,7 @@ class Connection(H11Protocol):
             self.transport.abort()
 
     def _waits(self) -> bool:
-        """Whether it is the client's turn: to send the rest of a request, to take an answer, or to ask again."""
+        """True if it is the client's turn: to send the rest of a request, to take an answer, or to ask again."""
         cycle = self.cycle
         return not cycle or cycle.more_body or cycle.response_complete or self.flow.write_paused
 

@@ -27,7 +27,7 @@ from PIL import Image
 from torch import nn
 
 from clipself_seg.checkpoints.download import fetch_bytes, is_address
-from clipself_seg.data.datasets.own import forget_files
+from clipself_seg.data.datasets.own_file import forget_files
 from clipself_seg.data.images import decode_image, pil_pixels, read_image
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words, as_vocabulary

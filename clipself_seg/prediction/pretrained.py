@@ -36,8 +36,9 @@ from clipself_seg.checkpoints.read import STORED_METADATA, read_checkpoint
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, SHIPPED_TAGS, entry_of
 from clipself_seg.choice import CONFIG, HUB_NAME, OF_FOLDERS
 from clipself_seg.clip import save_clip
-from clipself_seg.config.keys import CLIP_BACKBONE, default_config
+from clipself_seg.config.keys import default_config
 from clipself_seg.config.load import load_config, values_and_defaults
+from clipself_seg.config.schema import CLIP_BACKBONE, KEYS, LARGEST_NUMBER
 from clipself_seg.config.weights import WEIGHTS, fetch_addresses
 from clipself_seg.data.vocabulary import Vocabulary, examples_of, parse_vocabulary
 from clipself_seg.errors import InputError, in_short, shown
@@ -53,56 +54,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MODEL, CLIP = OF_FOLDERS
-BRANCH_CLIP = "clip_branch.safetensors"
+# Key -> the only file of the folder that it may name.
+FILE_KEYS = {key.name: key.folder for key in KEYS.values() if isinstance(key.folder, str)}
+BRANCH_CLIP = FILE_KEYS["MODEL.CLIP_BRANCH.WEIGHTS"]
 VOCABULARY = "vocabulary.json"
-TRAINED = "trained.json"
+TRAINED = FILE_KEYS["TEST.TRAIN_VOCABULARY"]
 CARD = "README.md"
 # What a folder has; the first has to be there, and `MODEL` but of a model that has no weights but its CLIP's.
 FILES = (CONFIG, MODEL, CLIP, BRANCH_CLIP, VOCABULARY, TRAINED, CARD)
-# Key -> the only file of the folder that it may name.
-FILE_KEYS = {
-    "MODEL.WEIGHTS": MODEL,
-    "MODEL.CLIP.WEIGHTS": CLIP,
-    "MODEL.CLIP_BRANCH.WEIGHTS": BRANCH_CLIP,
-    "TEST.TRAIN_VOCABULARY": TRAINED,
-}
 # What decides a prediction: the rest is training's, the machine's, or a file of its own.
 SECTIONS = ("MODEL.", "INPUT.", "TEST.")
-LEFT_OUT = {
-    *WEIGHTS,
-    "MODEL.DEVICE",
-    "MODEL.MASK_GENERATOR.OUTPUTS",
-    "INPUT.MAX_PIXELS",
-    "TEST.LABEL_FILES",
-    "TEST.EVAL_PERIOD",
-}
-LEFT_OUT |= {f"MODEL.SEM_SEG_HEAD.{name}_CLASS_JSON" for name in ("TRAIN", "TEST")}
-LEFT_OUT -= FILE_KEYS.keys()
 
-# The least and the largest number of a key that costs time or memory beyond what the weights show: from the published
-# models up to twice as much. A default may be any number.
-BOUNDS = {
-    "INPUT.DETECTION.SIDE": (1, 1536),
-    "INPUT.MAX_SIZE_TEST": (1, 2560),
-    "INPUT.MIN_SIZE_TEST": (0, 1280),
-    "INPUT.SIZE_DIVISIBILITY": (-1, 768),
-    "MODEL.CAT_SEG.PAD_LEN": (0, 512),
-    "MODEL.CLIP_BRANCH.INPUT_SIZE": (0, 1536),
-    "MODEL.DIFFUSION.CROP": (1, 512),
-    "MODEL.DIFFUSION.CROPS_AT_ONCE": (1, 16),
-    "MODEL.FVIT.PROPOSALS_AFTER": (1, 2000),
-    "MODEL.MASK_FORMER.NHEADS": (1, 16),
-    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": (1, 500),
-    "MODEL.MASK_FORMER.SIZE_DIVISIBILITY": (1, 768),
-    "MODEL.SEM_SEG_HEAD.FEATURE_RESOLUTION": (1, 32),
-    "MODEL.SEM_SEG_HEAD.NUM_HEADS": (1, 16),
-    "MODEL.SEM_SEG_HEAD.WINDOW_SIZES": (1, 16),
-    "MODEL.SWIN.WINDOW_SIZE": (1, 16),
-    "MODEL.ZERO_SHOT.STRIDE": (56, 672),
-    "MODEL.ZERO_SHOT.WINDOW": (0, 672),
-    "TEST.DETECTIONS_PER_IMAGE": (1, 300),
-}
-LARGEST_NUMBER = 4096  # of all other keys, far above that of any published model
 MOST_BYTES = 1 << 24  # of a file of text
 MOST_NAMES = 20_000  # of classes and their synonyms; LVIS has 1,900
 
@@ -364,9 +326,8 @@ def write_folder_config(cfg: CfgNode, path: Path, clip_name: str, files: Mapping
     values = {
         key: value
         for key, (value, _) in values_and_defaults(cfg).items()
-        if key.startswith(SECTIONS) and key not in LEFT_OUT
+        if _may_say(key) and key not in FILE_KEYS
     }
-    values = {key: value for key, value in values.items() if key not in FILE_KEYS}
     if cfg.MODEL.CLIP.BACKBONE == CLIP_BACKBONE:
         of_clip = {"MODEL.CLIP.NAME": clip_name, "MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED": ""}
         values |= dict.fromkeys(FILE_KEYS, "") | of_clip
@@ -416,7 +377,7 @@ def _problems(values: Mapping[str, object], there: Collection[str]) -> Iterator[
     if BASE_KEY in values:
         yield f"a folder's configuration may not name another one: remove {BASE_KEY}"
     for key, value in values.items():
-        if not key.startswith(SECTIONS) or key in LEFT_OUT:
+        if not _may_say(key):
             yield f"{key} is no key of a folder of save_pretrained: remove it"
         if key in FILE_KEYS:
             if value not in ("", FILE_KEYS[key]):
@@ -442,9 +403,14 @@ def _problems(values: Mapping[str, object], there: Collection[str]) -> Iterator[
             yield f"it has no {key}: save_pretrained writes {FILE_KEYS[key]}"
 
 
+def _may_say(key: str) -> bool:
+    """True of the keys that a folder's configuration may have."""
+    return key.startswith(SECTIONS) and (key not in KEYS or KEYS[key].folder is not None)
+
+
 def _problems_of_value(key: str, value: object) -> Iterator[str]:
-    """What may be a path or an address, and numbers that no model has."""
-    least, most = BOUNDS.get(key, (-LARGEST_NUMBER, LARGEST_NUMBER))
+    """What may be a path or an address, and numbers that no model has; a default may be any number."""
+    least, most = KEYS[key].folder if key in KEYS else (-LARGEST_NUMBER, LARGEST_NUMBER)
     for item in _leaves(value):
         if isinstance(item, str) and any(mark in item for mark in "/\\:~"):
             yield f"{key} is {shown(item)}, which may lead out of the folder: give a plain name"

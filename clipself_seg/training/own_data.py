@@ -20,7 +20,8 @@ from tabulate import tabulate
 
 from clipself_seg.checkpoints.zoo import MINI_CLIPS
 from clipself_seg.clip.kinds import find_architecture
-from clipself_seg.data.datasets.own import NO_TRAIN, check_data
+from clipself_seg.data.datasets.own import check_data
+from clipself_seg.data.datasets.own_file import NO_TRAIN
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import architecture, registered_data
 from clipself_seg.models.protocol import Memory
@@ -129,8 +130,8 @@ def _batch(cfg: CfgNode, images: int, machine: Machine) -> tuple[int, str, bool]
     memory: Memory | None = getattr(architecture(cfg), "memory", None)
     if memory and not _is_mini(cfg):
         # Between the two sizes, and beyond the larger one, it grows with the tower.
-        share = max(0.0, (_tower_parameters(cfg.MODEL.CLIP.NAME) - BASE) / (LARGE - BASE))
-        weights, step, twice = (base + share * (large - base) for base, large in memory)
+        fraction = max(0.0, (_tower_parameters(cfg.MODEL.CLIP.NAME) - BASE) / (LARGE - BASE))
+        weights, step, twice = (base + fraction * (large - base) for base, large in memory)
         room = machine.memory / MARGIN - weights
 
         def fitting(each: float) -> int:
@@ -147,9 +148,9 @@ def _batch(cfg: CfgNode, images: int, machine: Machine) -> tuple[int, str, bool]
 
 def _tower_parameters(clip: str) -> int:
     """Number of parameters of the image tower of a CLIP, by open_clip's name."""
-    found = find_architecture(clip)
+    known = find_architecture(clip)
     with torch.device("meta"):
-        tower = found.kind.build_image(found, found.quick_gelu)
+        tower = known.kind.build_image(known, known.quick_gelu)
     return sum(parameter.numel() for parameter in tower.parameters())
 
 

@@ -9,38 +9,11 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
+from clipself_seg.config.schema import is_free
 from clipself_seg.errors import InputError
 from clipself_seg.training.optimizer import learning_rate, stepped_rate
 from clipself_seg.yaml_files import leaves
 
-# Keys that a resumed run may change, by prefix: they do not decide what is learnt. The weights'
-# file is known by the hash of its content.
-FREE_KEYS = (
-    "CUDNN_BENCHMARK",
-    "DATALOADER.NUM_WORKERS",
-    "DATASETS.TEST",
-    "INPUT.MAX_PIXELS",
-    "MODEL.CAT_SEG.CHECKPOINTING",
-    "MODEL.CLIP.ATTENTION",
-    "MODEL.CLIP.CHECKPOINTING",
-    "MODEL.CLIP.COMPILE",
-    "MODEL.CLIP.DENSE_OVERRIDE",
-    "MODEL.CLIP.REGIONS_SEE_CLASS_TOKEN",
-    "MODEL.CLIP.WEIGHTS",
-    "MODEL.CLIPSELF.ALPHA",
-    "MODEL.CLIP_BRANCH.",
-    "MODEL.DEVICE",
-    "MODEL.FUSION.",
-    "MODEL.MASK_FORMER.TEST.",
-    "MODEL.MASK_GENERATOR.PADDING",
-    "OUTPUT_DIR",
-    "SOLVER.ACCUMULATE",
-    "SOLVER.CHECKPOINT_",
-    "SOLVER.LOG_PERIOD",
-    "SOLVER.MIX_WITH_START",
-    "TEST.",
-    "VIS_PERIOD",
-)
 # Steps of a run. Under a schedule of steps the rate of a step does not depend on how many follow, and it may go on,
 # unless masked attention is annealed in shares of them.
 TOTAL = "SOLVER.MAX_ITER"
@@ -87,7 +60,6 @@ class TrainingSettings:
         """Reads ``SOLVER``, ``DATALOADER``, ``TEST.EVAL_PERIOD``, ``SEED`` and ``OUTPUT_DIR``."""
         solver = cfg.SOLVER
         open_ended = solver.SCHEDULE == "steps" and not cfg.MODEL.PLAIN_DECODER.MASKED_ATTENTION
-        free = (*FREE_KEYS, TOTAL) if open_ended else FREE_KEYS
         return cls(
             output_dir=Path(cfg.OUTPUT_DIR),
             seed=cfg.SEED,
@@ -110,7 +82,11 @@ class TrainingSettings:
             gamma=solver.GAMMA,
             warmup_factor=solver.WARMUP_FACTOR,
             warmup_within=solver.LR_SCHEDULER_NAME == "WarmupCosineLR",
-            shared={k: v for k, v in leaves(cfg) if not k.startswith(free)},
+            shared={
+                key: value
+                for key, value in leaves(cfg)
+                if not (is_free(key) or (key == TOTAL and open_ended))
+            },
         )
 
     def rate(self, step: int) -> float:

@@ -34,7 +34,7 @@ from clipself_seg.evaluation.base import Evaluation
 from clipself_seg.evaluation.detection import DetectionEvaluation
 from clipself_seg.evaluation.panoptic.evaluation import PanopticEvaluation
 from clipself_seg.evaluation.regions.evaluation import RegionEvaluation
-from clipself_seg.evaluation.sem_seg.evaluation import SemSegEvaluation, read_dataset_names
+from clipself_seg.evaluation.sem_seg.evaluation import SemSegEvaluation
 from clipself_seg.imports import OR_IMPORT
 from clipself_seg.models.build import architecture
 from clipself_seg.models.protocol import (
@@ -158,10 +158,7 @@ class SemSegTask(ConfiguredTask):
         """Images and label maps."""
         names = self.cfg.DATASETS.TRAIN
         records = [record for name in names for record in sem_seg_records(name)]
-        vocabulary: Vocabulary | list[str] = _shared_vocabulary(names, SemSegSet)
-        if path := self.cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON:
-            count = len(vocabulary)
-            vocabulary = read_dataset_names("TRAIN_CLASS_JSON", path, names[0], count)
+        vocabulary = _shared_vocabulary(names, SemSegSet)
         ignored = {find_dataset(name, SemSegSet).ignore_label for name in names}
         if ignored != {model.ignore_label}:
             raise InputError(

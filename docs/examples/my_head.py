@@ -7,19 +7,18 @@ from torch.nn import functional as F
 
 from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.text_bank import TextBank
-from clipself_seg.config import reads
 from clipself_seg.extend import register_key
 from clipself_seg.models.base import ModelBase
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.models.protocol import Classes
 
 register_key("MODEL.MY_HEAD.SCALE", 40.0)  # factor of the cosines
-reads.READS["MyHead"] = (*reads.CLIP, *reads.LABELS, "INPUT.")  # a key of others is refused
 
 
 @META_ARCH_REGISTRY.register()
 class MyHead(ModelBase):
     ignore_label = 255
+    reads = ("MODEL.CLIP.", "INPUT.", "TEST.")  # keys that are for other models alone are refused
 
     def __init__(self, cfg):
         super().__init__()

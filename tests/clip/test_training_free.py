@@ -10,7 +10,7 @@ import torch
 from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.clip.layers import ResidualBlock
 from clipself_seg.clip.training_free import ATTENTIONS, gaussian_bias, refuse_training
-from clipself_seg.config.keys import CHOICES
+from clipself_seg.config.schema import KEYS
 from clipself_seg.errors import InputError
 from tests.clip.test_tower import TOWERS, openai_tower
 
@@ -98,7 +98,7 @@ def test_nearness_is_a_gaussian_of_five_patches_and_0_for_the_class_token():
 
 
 def test_every_name_is_a_choice_of_the_key_and_others_are_refused():
-    assert CHOICES["MODEL.CLIP.ATTENTION"] == ("none", *ATTENTIONS)
+    assert KEYS["MODEL.CLIP.ATTENTION"].choices == ("none", *ATTENTIONS)
     tower = openai_tower()
     with pytest.raises(InputError, match="ATTENTION is nacilp: .* naclip"):
         tower.choose_attention("nacilp")

@@ -1,4 +1,4 @@
-"""What commands have in common: --help lists what most calls need."""
+"""What commands have in common: --help lists what most calls need, and a mistake is one line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from clipself_seg.__main__ import COMMANDS, body
+from clipself_seg.__main__ import COMMANDS, body, main
 
 LISTED = [
     ("predict", "semantic", "--background", "--stuff"),
@@ -40,3 +40,27 @@ def test_help_lists_fifteen_options_at_most_and_help_all_the_others(
 
 def test_a_command_without_rare_options_takes_help_all_too(capsys):
     assert help_of(capsys, "compare", "--help-all") == help_of(capsys, "compare", "--help")
+
+
+MISTAKES = [
+    ("predict a.jpg --wrods dog", 'no option --wrods; did you mean "--words"?'),
+    (
+        "predict a.jpg --words dog grass sky",
+        'quotes are missing: --words takes one value, such as --words "dog, grass, sky"',
+    ),
+    ("explore a.jpg --words dog grass", '--words "dog, grass"'),
+    ("compare", "the following arguments are required: "),
+    ("predict a.jpg --words", "--words: expected one argument"),
+    ("predict a.jpg --batch-size many --words dog", "--batch-size: invalid number value: 'many'"),
+    ("predict a.jpg --save ovrlays", "--save: invalid choice: 'ovrlays'"),
+    ("train --confg-file mini/patches", 'no option --confg-file; did you mean "--config-file"?'),
+    ("doctor now", "doctor takes no 'now'"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), MISTAKES)
+def test_a_mistake_is_one_line_with_the_nearest_option(capsys, monkeypatch, words, said):
+    monkeypatch.setattr("sys.argv", [])
+    assert main(words.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and said in error and error.count("\n") == 1

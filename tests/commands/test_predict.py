@@ -166,14 +166,14 @@ def test_a_clip_as_it_is_segments_and_a_folder_of_it_does_too(run, photos, tmp_p
         assert (again(photos / path).labels == labels[name]).all()
 
 
-OF_PANOPTIC = ("--stuff", "--clip-weights", "--alpha", "--void-discount")
+OF_PANOPTIC = ("--stuff", "--clip-weights")
 NO_DEVICE = {"opts": OPTS[: OPTS.index("MODEL.DEVICE")]}
 # Words beside --words dog, and what is said of them; a task's own configuration, weights or keys are in `HOW`.
 REFUSED = [
     ("--words 'dog, dog'", '"dog" twice'),
     ("--device tpu", "MODEL.DEVICE must be .*cpu.*got .?tpu", NO_DEVICE),
     ("--device cuda:77", "--device cuda:77: torch .* CUDA device.*--device cpu", NO_DEVICE),
-    ("--every 0", "--every has to be at least 1, got 0"),
+    ("--every 0", "--every: has to be at least 1, got 0"),
     ("--precision float16", "TEST.PRECISION float16 needs a GPU, and MODEL.DEVICE is cpu"),
     ("", "no config file none.yaml", {"config": "none.yaml"}),
     ("", "this is no CAT-Seg checkpoint", {"weights": "mini-fvit"}),
@@ -189,8 +189,6 @@ REFUSED = [
     ("--score-threshold 0.5", "--score-threshold needs --task detection"),
     ("--task panoptic --stuff sea", 'stuff "sea" is not in the voc'),
     ("--task panoptic --words ade20k_150", "does not tell things from stuff"),
-    ("--task panoptic --mode clap", 'cannot be "clap"; did you mean "clip"'),
-    ("--task panoptic --mode clip --beta 1", "belong to the mode fused"),
     ("--task panoptic --scores", "--scores does not go with --task panoptic"),
     ("--task panoptic", "mini/semseg does semantic, not panoptic", {"config": "mini/semseg"}),
     ("--task detection --score-threshold 2", r"must be in \[0, 1\], got 2.0"),

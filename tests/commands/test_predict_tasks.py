@@ -16,14 +16,16 @@ from clipself_seg.models.panoptic.mask_models import load_mask_model
 from clipself_seg.prediction.task_predictors import panoptic_words
 from tests.mask_models import save_mask_model
 from tests.prediction.test_detection import OPTS as BOX_OPTS
+from tests.prediction.test_panoptic import SMALL
 from tests.prediction.test_video import make_video
 
 
 def test_panoptic_results_of_a_folder_can_be_read_back(panoptic, photos, tmp_path, capsys):
     (photos / "broken.jpg").write_bytes((photos / "one.jpg").read_bytes()[:300])
     words = ("--words", "green ring, blue ring|hoop, grass", "--stuff", "grass")
-    fusion = ("--alpha", "0.2", "--beta", "0.4", "--trained", "mini_base", "--void-discount", "0.5")
-    assert panoptic(photos, *words, *fusion) == 1
+    fusion = ["MODEL.FUSION.ALPHA", "0.2", "MODEL.FUSION.BETA", "0.4"]
+    fusion += ["MODEL.FUSION.VOID_DISCOUNT", "0.5", "TEST.TRAIN_VOCABULARY", "mini_base"]
+    assert panoptic(photos, *words, opts=[*SMALL, *fusion]) == 1
     said = capsys.readouterr()
     assert "2 of 3 segmented" in said.out and "broken.jpg cannot be decoded" in said.err
     assert "taken for" not in said.err
@@ -100,7 +102,6 @@ def test_an_image_whose_masks_do_not_fit_fails_alone(photos, masks, tmp_path, ca
 @pytest.mark.parametrize(
     "words, message",
     [
-        (("--mode", "clip"), "--masks uses CLIP's scores only: leave out --mode"),
         (("--ray",), "--masks does not go with --ray"),
         (("--model", "mini-open-panoptic"), "is a model for panoptic, and no CLIP alone"),
         (("--masks", "gone"), 'no folder of masks "gone"'),

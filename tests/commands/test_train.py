@@ -66,46 +66,9 @@ def words(output, *flags, **changes):
     return [*flags, *(word for pair in pairs for word in pair)]
 
 
-@pytest.mark.parametrize(
-    "words, grid",
-    [
-        ([], None),
-        (["0", "1e-1"], "(0, 1e-1,)"),
-        (["-0.5"], "(-0.5,)"),
-        (["0,0.5,1"], "(0, 0.5, 1,)"),
-    ],
-)
-def test_numbers_after_sweep_are_the_grid_whatever_their_spelling(words, grid):
-    key, value = train.parse(["--sweep", *words]).opts
-    assert key == "TEST.PANOPTIC.SWEEP" and value == (grid or f"({', '.join(train.SWEEP)},)")
-
-
-@pytest.mark.parametrize("wrong", ["foo", "nan", "0.5;1"])
-def test_a_share_that_is_no_number_is_named(wrong):
-    with pytest.raises(InputError, match=f'such as --sweep 0 0.5 1, got "{wrong}"'):
-        train.parse(["--sweep", "0", wrong, "MODEL.DEVICE", "cpu"])
-
-
 def test_formats_of_tables_are_those_that_are_asked_for():
     assert train.parse(["--csv", "--latex", "SEED", "1"]).formats == ["csv", "latex"]
     assert train.parse(["SEED", "1"]).formats == []
-
-
-def test_sizes_may_have_commas_and_stand_before_keys():
-    for sizes in (["320,640"], ["320,", "640"], ["320", "640"]):
-        args = train.parse(["--eval-only", "--sizes", *sizes, "SEED", "1"])
-        assert args.opts == ["SEED", "1", "TEST.REGIONS.SIZES", "(320, 640,)"]
-    assert train.parse(["SEED", "1"]).opts == ["SEED", "1"]
-
-
-@pytest.mark.parametrize("wrong", ["320.5", "-64", "64px"])
-def test_a_size_that_is_no_whole_number_is_named_and_no_key_is_blamed(capsys, wrong):
-    assert train.main(["--sizes", "64", wrong, "MODEL.DEVICE", "cpu"]) == 2
-    assert f'--sizes takes whole numbers of pixels, such as --sizes 320 640, got "{wrong}"' in (
-        capsys.readouterr().err
-    )
-    with pytest.raises(InputError, match='such as --sizes 320 640, got "MODEL.DEVICE"'):
-        train.parse(["--sizes", "MODEL.DEVICE", "cpu"])
 
 
 @pytest.mark.usefixtures("served")
@@ -140,8 +103,8 @@ def test_evaluation_of_sizes_and_of_a_checkpoint(tmp_path, datasets, capsys):
     assert train.main(words(tmp_path, **tested)) == 0
     trained = json.loads((tmp_path / "results.json").read_text())
     config = (tmp_path / "config.yaml").read_text()
-    flags = "--eval-only", "--resume", "--sizes", "64", "128"
-    assert train.main(words(tmp_path, *flags, **tested)) == 0
+    sizes = {"TEST__REGIONS__SIZES": "(64, 128)"}
+    assert train.main(words(tmp_path, "--eval-only", "--resume", **tested, **sizes)) == 0
     found = json.loads((tmp_path / "results_eval.json").read_text())
     sizes = found["results"]["coco_2017_val_panoptic"]
     assert sizes["64"] == trained["results"]["coco_2017_val_panoptic"]["64"] and "128" in sizes

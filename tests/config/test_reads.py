@@ -15,18 +15,9 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 import clipself_seg
 from clipself_seg import models
 from clipself_seg.config import add_clipself_seg_config, load_config
-from clipself_seg.config.cat_seg import CAT_SEG_UNREAD
-from clipself_seg.config.checks import WEIGHT
-from clipself_seg.config.reads import (
-    ALL,
-    INSTEAD,
-    PUBLISHED,
-    READS,
-    When,
-    covers,
-    is_read,
-    why_unread,
-)
+from clipself_seg.config.keys import OBJECTIVES
+from clipself_seg.config.schema import KEYS, MODELS, is_read, why_unread
+from clipself_seg.config.semantic_keys import CAT_SEG_UNREAD, PUBLISHED
 from clipself_seg.errors import InputError
 from clipself_seg.models.cat_seg import config as cat_seg_config
 from clipself_seg.models.distillation import TERMS
@@ -40,9 +31,6 @@ def all_keys() -> dict[str, object]:
 
 
 ARCHITECTURE = "MODEL.META_ARCHITECTURE"
-# Read by CLIPBackbone in models of other projects.
-GUESTS = {"MODEL.CLIP.OUT_FEATURES"}
-LATER: set[str] = set()
 DEFAULTS = all_keys()
 SECTIONS = {key.rsplit(".", depth)[0] for key in DEFAULTS for depth in range(1, key.count(".") + 1)}
 
@@ -77,11 +65,6 @@ def keys_read(source: str) -> set[str]:
     }
 
 
-def declared() -> list[str]:
-    entries = [*ALL, *(entry for entries in READS.values() for entry in entries)]
-    return [n for e in entries for n in (e.names if isinstance(e, When) else (e,))]
-
-
 def test_every_key_of_the_project_is_declared_where_it_is_read():
     files = Path(clipself_seg.__file__).parent.rglob("*.py")
     read = set().union(*(keys_read(file.read_text()) for file in files))
@@ -89,20 +72,16 @@ def test_every_key_of_the_project_is_declared_where_it_is_read():
     assert cat_seg_config.BACKBONE_REGISTRY is BACKBONE_REGISTRY
     for name in ("build_resnet_backbone", "build_resnet_deeplab_backbone"):
         read |= keys_read(inspect.getsource(BACKBONE_REGISTRY.get(name)))
-    read |= {f"{WEIGHT}{name}" for name in TERMS}  # by their names
+    read |= {f"{OBJECTIVES}.{name}" for name in TERMS}  # by their names
     own = DEFAULTS.keys() - dict(leaves(get_cfg())).keys()
-    counted = {key for key in DEFAULTS if any(is_read(key, model) for model in READS)}
-    assert not read - counted - GUESTS and not own & counted - read
-    assert not own - counted - {key for key in own if any(covers(n, key) for n in INSTEAD)}
+    counted = {key for key in DEFAULTS if any(is_read(key, model) for model in MODELS)}
+    assert not read - counted and not own - read and not own - counted
 
 
-def test_every_declared_name_is_of_a_key_and_every_model_declares():
-    for name in {*declared(), *INSTEAD} - LATER:
-        assert any(covers(name, key) for key in DEFAULTS), name
-    whens = [e for entries in (ALL, *READS.values()) for e in entries if isinstance(e, When)]
-    assert {when.key for when in whens} <= DEFAULTS.keys()
+def test_every_model_declares_and_every_condition_is_of_a_key():
     ours = {n for n, model in META_ARCH_REGISTRY if model.__module__.startswith(models.__name__)}
-    assert READS.keys() == ours
+    assert ours == {*MODELS} == {m for key in KEYS.values() for m in key.of} & ours
+    assert {key.when[0] for key in KEYS.values() if key.when} <= KEYS.keys()
 
 
 # Shipped configuration, and what does nothing with it; at least two of every model.
@@ -182,7 +161,8 @@ def test_a_model_of_another_project_is_refused_what_it_declares_not_to_read(monk
         "union",
     ]
     assert load_config(None, model + more).MODEL.ROI_HEADS.NUM_CLASSES == 2
-    monkeypatch.setitem(READS, "GeneralizedRCNN", ("MODEL.ROI_HEADS.", "INPUT.FORMAT"))
+    theirs = META_ARCH_REGISTRY.get("GeneralizedRCNN")
+    monkeypatch.setattr(theirs, "reads", ("MODEL.ROI_HEADS.", "INPUT.FORMAT"), raising=False)
     with pytest.raises(InputError, match="TEST.MIOU_RULE 'union' has no effect: GeneralizedRCNN"):
         load_config(None, model + more[:2] + more[4:])
 

@@ -11,12 +11,14 @@ import pytest
 
 from clipself_seg.data.annotations import (
     annotated_ids,
+    caption_records,
     category_indices,
     category_labels,
     image_records,
     instance_records,
     panoptic_records,
     proposal_records,
+    read_phrases,
     read_region_text,
     require_base_classes,
 )
@@ -82,39 +84,42 @@ def test_panoptic_records_keep_the_files_own_category_ids(write, caplog):
 DEEP_BOX = json.loads("[" * 400 + "]" * 400)
 # What is wrong, by the list that it stands in -> what the message says.
 BAD_IMAGES = [
-    ({"file_name": "a.jpg"}, '"id"'),
+    ({"file_name": "a.jpg"}, "images[0].id is missing"),
     (IMAGES[0] | {"file_name": 5}, "'file_name': 5"),
-    (IMAGES[0] | {"id": [1]}, "'id': [1]"),
-    (IMAGES[0] | {"height": None}, "image 7 has {'height': None, 'width': 40}"),
+    (IMAGES[0] | {"id": [1]}, "images[0].id is [1]"),
+    (
+        IMAGES[0] | {"height": None},
+        "images[0].height is None, and has to be a whole number of pixels",
+    ),
     (IMAGES[0] | {"width": 3}, "below 10"),
 ]
 BAD_BOXES = [
     ({"image_id": 7}, "bbox"),
-    (BOX | {"bbox": [9, 9, -5, -5]}, "image 7"),
+    (BOX | {"bbox": [9, 9, -5, -5]}, "annotations[1].bbox is [9, 9, -5, -5]"),
     (BOX | {"bbox": [0, 0, float("nan"), 1]}, "finite"),
-    (BOX | {"bbox": ["0", "0", "1", "1"]}, "image 7 has the \"bbox\" ['0', '0', '1', '1']"),
-    (BOX | {"bbox": DEEP_BOX}, "which is not [x, y, width, height]"),
+    (BOX | {"bbox": ["0", "0", "1", "1"]}, "bbox is ['0', '0', '1', '1'], and has to be [x"),
+    (BOX | {"bbox": DEEP_BOX}, "and has to be [x, y, width, height]"),
     (BOX | {"image_id": 8}, "image 8"),
 ]
 BAD_SEGMENTS = [
-    (3, '3 among its "segm'),
+    (3, "annotations[0].segments_info[0] is 3"),
     ({"id": 1, "bbox": [0, 0, 1, 1]}, "category_id"),
-    (SEGMENT | {"id": [5]}, '"segments_info" of image 7 has no "id", or of'),
-    (SEGMENT | {"bbox": ["0", "0", "3", "3"]}, "image 7 has the \"bbox\" ['0', '0', '3', '3']"),
+    (SEGMENT | {"id": [5]}, "segments_info[0].id is [5], and has to be a whole number"),
+    (SEGMENT | {"bbox": ["0", "0", "3", "3"]}, "bbox is ['0', '0', '3', '3']"),
 ]
 BAD_PNGS = [
     (PNG | {"image_id": 8}, "image 8"),
-    (BOX, "give a panoptic JSON"),
+    (BOX, "annotations[0].file_name is missing"),
 ]
 BAD = [
     (image_records, '{"images": [', "cannot be read"),
     (image_records, '{"images": ' + "[" * 100_000, "cannot be read"),
-    (image_records, {"images": []}, 'no "images"'),
-    (image_records, {"images": [IMAGES[0], IMAGES[0]]}, "7 is listed twice"),
-    (proposal_records, {"images": IMAGES}, 'no "annotations"'),
+    (image_records, {"images": []}, 'its list "images" is empty'),
+    (image_records, {"images": [IMAGES[0], IMAGES[0]]}, "the image id 7 is there twice"),
+    (proposal_records, {"images": IMAGES}, "annotations is missing"),
     (
         *(panoptic_records, {"images": IMAGES, "annotations": [PNG, PNG | {"file_name": "b.png"}]}),
-        "image 7 has two annotations, of png/a.png and 'b.png'",
+        "the annotation of image 7 is there twice",
     ),
     *((image_records, {"images": [bad]}, words) for bad, words in BAD_IMAGES),
     *((proposal_records, {"images": IMAGES, "annotations": [BOX, b]}, w) for b, w in BAD_BOXES),
@@ -171,12 +176,12 @@ def test_labels_number_the_categories_by_id_and_boxes_keep_the_order_of_the_file
 @pytest.mark.parametrize(
     ("key", "change", "message"),
     [
-        ("categories", {"name": 3}, '"name"'),
-        ("categories", {"id": "9"}, '"id" of its own'),
-        ("categories", {"name": "dog"}, "'dog', which is blank or the name of another"),
+        ("categories", {"name": " "}, r"categories\[0\].name is ' ', and has to be a word"),
+        ("categories", {"id": "9"}, r"categories\[0\].id is '9'"),
+        ("categories", {"name": "dog"}, "the noun 'dog' is there twice"),
         ("annotations", {"category_id": 8}, r"category ids \[8\]"),
         ("annotations", {"bbox": [0, 0, -1, 2]}, "sides of at least 0"),
-        ("images", {"captions": "a dog"}, "image 1 has the \"captions\" 'a dog'"),
+        ("images", {"captions": "a dog"}, "captions is 'a dog', and has to be a list of texts"),
     ],
 )
 def test_what_is_no_file_of_nouns_is_refused(write, key, change, message):
@@ -248,9 +253,9 @@ def test_what_just_is_an_object_stays():
     [
         ({"category_id": 4}, r"x.json: category ids \[4\]"),
         ({"image_id": 2}, "of image 2, which is not"),
-        ({"bbox": [1, 2, 3, float("nan")]}, "annotation 5 of image 1 is broken"),
-        ({"area": "large"}, '"area" is no finite number'),
-        ({}, "annotation 5 of image 1 .*segmentation"),
+        ({"bbox": [1, 2, 3, float("nan")]}, r"annotations\[0\].bbox is \[1, 2, 3, nan\]"),
+        ({"area": "large"}, "area is 'large', and has to be a finite number"),
+        ({}, "segmentation is None, and has to be a list of polygons"),
     ],
 )
 def test_a_broken_annotation_is_named(changes, words):
@@ -266,7 +271,7 @@ def test_an_image_without_size_is_named_and_a_small_one_left_out_where_that_is_a
     (record,) = instance_records(content, "x", "in", INDEX_OF, min_side=32)
     assert record["image_id"] == 1
     del content["images"][0]["height"]
-    with pytest.raises(InputError, match='x.json: image 1 has no "height"'):
+    with pytest.raises(InputError, match=r"x.json: images\[0\].height is missing"):
         instance_records(content, "x.json", "in", INDEX_OF)
 
 
@@ -295,12 +300,61 @@ def test_classes_by_order_are_those_of_the_file_and_classes_by_id_are_the_vocabu
 @pytest.mark.parametrize(
     "names, message",
     [
-        ({12: "Tissue", 4: "shelf/rack"}, 'category 12 is "Tissue" where "custom" has "tissue"'),
-        ({4: "shelf/rack"}, "has 1 categories, .* has 2 classes"),
-        ({"4": "shelf/rack"}, "a category needs an"),
+        (
+            {12: "Tissue", 4: "shelf/rack"},
+            'category 12 is "Tissue" where "custom" has "tissue"',
+        ),
+        ({4: "shelf/rack"}, 'category None is "" where "custom" has "tissue"'),
     ],
 )
 def test_classes_by_order_of_another_file_are_refused(names, message):
     listed = [{"id": number, "name": name} for number, name in names.items()]
     with pytest.raises(InputError, match=message):
         category_indices({"categories": listed}, SHELVES, "x", by_order=True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"image_id": [3], "phrases": ["a dog"]},
+        {"image_id": 3, "phrases": ["a dog", 7]},
+        {"image_id": 3, "phrases": "a dog"},
+    ],
+)
+def test_phrases_are_lists_of_texts_by_image(tmp_path, wrong):
+    path = tmp_path / "captions.json"
+    phrases = [(3, ["a dog"]), (4, []), (3, ["grass", "sky"])]
+    entries = [{"image_id": image, "phrases": listed} for image, listed in phrases]
+    path.write_text(json.dumps({"annotations": entries}))
+    assert read_phrases(path) == {3: [["a dog"], ["grass", "sky"]], 4: [[]]}
+    path.write_text(json.dumps({"annotations": [*entries, wrong]}))
+    with pytest.raises(InputError, match="captions.json.*prepare.py coco_captions") as caught:
+        read_phrases(path)
+    assert "annotations[3]." in str(caught.value)
+
+
+def write_captions(path, *annotations):
+    images = [{"id": index, "file_name": f"{index}.jpg"} for index in (1, 2)]
+    path.write_text(json.dumps({"images": images, "annotations": annotations}))
+    return path
+
+
+def test_records_have_all_captions_of_their_image_and_images_without_are_left_out(tmp_path, caplog):
+    captions = [{"image_id": 2, "caption": text} for text in ("A dog. \n", " ", "Grass")]
+    (record,) = caption_records(write_captions(tmp_path / "c.json", *captions), "train")
+    assert record == {"file_name": "train/2.jpg", "image_id": 2, "captions": ["A dog.", "Grass"]}
+    assert "1 of 2 images have no caption and are left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("annotation", "message"),
+    [
+        ({"image_id": 1, "bbox": [0, 0, 1, 1]}, "caption is missing, and has to be text: give"),
+        ({"image_id": 1, "caption": ["a dog"]}, r"caption is \['a dog'\], and has to be text"),
+        ({"image_id": 9, "caption": "a dog"}, 'image 9, which is not in "images"'),
+        ({"image_id": 1, "caption": ""}, "no image has a caption"),
+    ],
+)
+def test_files_without_captions_are_refused(tmp_path, annotation, message):
+    with pytest.raises(InputError, match=f"c.json.*{message}"):
+        caption_records(write_captions(tmp_path / "c.json", annotation), "train")

@@ -130,5 +130,5 @@ def test_no_vocabulary_file_has_examples(tmp_path, path):
     content = {"classes": [{"names": ["screw"]}], "examples": [["screw", [text]]]}
     for wrong in (content, {"classes": [{"names": ["screw"], "examples": [text]}]}):
         (tmp_path / "words.json").write_text(json.dumps(wrong))
-        with pytest.raises(InputError, match="unknown key 'examples'"):
+        with pytest.raises(InputError, match='unknown key "examples"'):
             load_vocabulary(tmp_path / "words.json")

@@ -130,7 +130,7 @@ def test_masks_follow_the_order_of_the_classes(write):
         ('{"classes": [' + "[" * 500 + "]" * 501 + "}", "class 0: "),
         (
             {"classes": [{"names": ["a"]}], "abuot": ""},
-            "unknown key 'abuot': did you mean \"about\"",
+            'unknown key "abuot": did you mean "about"',
         ),
         ({"classes": [{"names": ["a", "x" * 501]}]}, "has a name of 501 letters, of at most 500"),
         ({"classes": [{"names": ["a"], "index": 1}]}, "sort the classes"),

@@ -59,11 +59,9 @@ def test_an_image_of_any_size_has_cells_that_cover_it(small, clip, width, height
     assert len(button_of(image, "x")["jpeg"]) < 12000
 
 
-def test_models_and_sides_that_do_not_go_are_refused(clip):
+def test_a_side_that_no_patch_divides_is_refused(clip):
     with pytest.raises(InputError, match="take 56 or 64"):
         Content(clips={"one": clip}, words=own_words(["dog"]), side=63)
-    with pytest.raises(InputError, match="no models"):
-        Content(clips={}, words=own_words(["dog"]))
 
 
 def unpacked(text: str) -> bytes:

@@ -11,8 +11,7 @@ Formats by where they are read:
     clip/tokenizers.py                  tokenizer.json
     config/load.py                      YAML configurations
     data/vocabulary.py                  vocabularies (.txt, .json), CAT-Seg's class lists
-    data/annotations.py                 COCO's and LVIS's instances, proposals, panoptic, nouns
-    data/captions.py                    captions, phrases
+    data/annotations.py                 COCO's and LVIS's instances, proposals, panoptic, nouns, captions, phrases
     data/images.py, data/masks.py       images, label maps, panoptic PNGs
     data/given_masks.py                 masks of anybody: JSON, PNG, tables of scores
     data/prepare/                       archives: label maps, instance maps, tables, lists, JSON, .mat

@@ -23,9 +23,9 @@ from clipself_seg.data.annotations import (
     panoptic_records,
     proposal_records,
     read_coco_json,
+    read_phrases,
     read_region_text,
 )
-from clipself_seg.data.captions import read_phrases
 from clipself_seg.data.given_masks import read_masks
 from clipself_seg.data.images import read_image
 from clipself_seg.data.mappers.detection import DetectionTrainMapper

@@ -30,14 +30,13 @@ from clipself_seg.clip import DenseCLIP, TextBank, kinds, load_clip
 from clipself_seg.clip.model import save_clip
 from clipself_seg.clip.tokenizers import read_tokenizer
 from clipself_seg.config import load_config
+from clipself_seg.config.schema import KEYS, LARGEST_NUMBER
 from clipself_seg.heads.diffusion.weights import read_stable_diffusion
 from clipself_seg.models.build import build_model
 from clipself_seg.models.cat_seg.cat_seg_config import build_backbone
 from clipself_seg.prediction.load import load
 from clipself_seg.prediction.pretrained import (
-    BOUNDS,
     CONFIG,
-    LARGEST_NUMBER,
     MODEL,
     VOCABULARY,
 )
@@ -305,8 +304,8 @@ def _remade_config(kind: str, rng: random.Random) -> bytes:
     tree = yaml.safe_load(FOLDER_CONFIGS[kind])
     numbers = [(node, key) for node, key in nodes(tree) if isinstance(node[key], int | float)]
     for node, key in rng.sample(numbers, rng.choice((1, 1, 2, 3))):
-        most = [bounds for name, bounds in BOUNDS.items() if name.endswith(f".{key}")]
-        node[key] = rng.choice((*(most[0] if most else ()), *CONFIG_NUMBERS))
+        most = [one.folder for name, one in KEYS.items() if name.endswith(f".{key}")]
+        node[key] = rng.choice((*(most[0] or () if most else ()), *CONFIG_NUMBERS))
     return yaml.safe_dump(tree).encode()
 
 

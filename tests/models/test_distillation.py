@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from open_clip.loss import ClipLoss
 
 from clipself_seg.clip.resnet import ResNetTower
-from clipself_seg.config import checks, load_config
-from clipself_seg.config.keys import CHOICES
+from clipself_seg.config import load_config
+from clipself_seg.config.relations import RELATIONS
+from clipself_seg.config.schema import KEYS as DECLARED
 from clipself_seg.errors import InputError
 from clipself_seg.heads import distillation as correlation
 from clipself_seg.heads.distillation import federated_nouns
@@ -42,7 +43,7 @@ TARGET = "MODEL.CLIPSELF.TARGET"
 
 
 def test_every_target_that_is_allowed_has_an_objective():
-    assert tuple(OBJECTIVES) == CHOICES[TARGET]
+    assert tuple(OBJECTIVES) == DECLARED[TARGET].choices
 
 
 def objective(*opts):
@@ -58,9 +59,11 @@ def test_every_key_of_a_weight_has_its_term_and_every_term_its_key():
     assert list(weights) == list(TERMS) and dict(weights) == {
         name: float(name == "CROPS") for name in TERMS
     }
-    assert {f"{KEYS}{name}": weight for name, weight in weights.items()} == checks.OBJECTIVES
-    assert {f"{KEYS}{n}" for n, term in TERMS.items() if term.correlated} == {*checks.CORRELATED}
-    assert tuple(CONTEXTS) == CHOICES["MODEL.CLIPSELF.CORRELATION.CONTEXT"]
+    relations = [(one.key, one.other) for one in RELATIONS]
+    assert all((f"{KEYS}{name}", TARGET) in relations for name in TERMS)
+    correlated = {key for key, other in relations if other == TEACHER[0]}
+    assert {f"{KEYS}{n}" for n, term in TERMS.items() if term.correlated} == correlated
+    assert tuple(CONTEXTS) == DECLARED["MODEL.CLIPSELF.CORRELATION.CONTEXT"].choices
 
 
 def test_weights_of_a_configuration_are_those_of_its_terms():

@@ -293,7 +293,7 @@ def test_masks_are_given_where_they_are_needed_and_nowhere_else(naming, real, tm
     for call, message in (
         (lambda: naming(image), "MASK_GENERATOR.SOURCE is masks"),
         (lambda: naming([image, image], masks=[[]]), "2 images and 1 masks"),
-        (lambda: naming(image, masks=halves(60, 40)), "60 x 40 pixels .* the image has 40 x 60"),
+        (lambda: naming(image, masks=halves(60, 40)), "masks is 40 x 60, the image.* is 60 x 40: give masks"),
         (lambda: real(image, masks=halves(40, 60)), "a model that generates its own"),
         (lambda: naming.save_pretrained(tmp_path / "saved"), "no weights but its CLIP's"),
     ):

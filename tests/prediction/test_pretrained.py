@@ -19,13 +19,12 @@ from safetensors.torch import load_file, save_file
 
 from clipself_seg.commands import predict
 from clipself_seg.config import load_config
-from clipself_seg.config.weights import WEIGHTS
+from clipself_seg.config.schema import KEYS
 from clipself_seg.errors import InputError
 from clipself_seg.prediction import pretrained
 from clipself_seg.prediction.load import load
 from clipself_seg.prediction.pretrained import (
     FILE_KEYS,
-    LEFT_OUT,
     MOST_BYTES,
     fetched_folder,
     read_folder_config,
@@ -258,7 +257,8 @@ def test_predict_takes_a_folder_for_weights(saved, tmp_path, capsys):
     Image.new("RGB", (160, 200)).save(tmp_path / "one.png")
     words = [str(tmp_path / "one.png"), "--output", str(tmp_path / "out")]
     words += ["--model", str(folder), "--words", "red star, grass", "--device", "cpu"]
-    assert predict.main([*words, "--trained", "mini", "--beta", "0.5"]) == 0
+    keys = ("TEST.TRAIN_VOCABULARY", "mini", "MODEL.FUSION.BETA", "0.5")
+    assert predict.main([*words, "--opts", *keys]) == 0
     info = json.loads((tmp_path / "out" / "panoptic.json").read_text())["info"]
     assert (info["alpha"], info["beta"], info["trained"]) == (0.35, 0.5, "mini")
     assert predict.main([*words, "--task", "semantic"]) == 2
@@ -332,7 +332,8 @@ def test_a_folder_names_no_file_but_its_own(plain, key, value):
 
 
 @pytest.mark.parametrize(
-    "key", sorted({*LEFT_OUT, *WEIGHTS} - FILE_KEYS.keys()) + ["OUTPUT_DIR", "DATASETS.TRAIN"]
+    "key",
+    [*(key.name for key in KEYS.values() if key.folder is None), "OUTPUT_DIR", "DATASETS.TRAIN"],
 )
 def test_keys_of_files_and_of_training_are_refused(plain, key):
     change(plain, key, "")
@@ -372,9 +373,17 @@ def test_what_a_folder_may_not_say_is_refused_by_name(plain, key, value, message
     assert message in str(refused.value) and "config.yaml" in str(refused.value)
 
 
-@pytest.mark.parametrize("key", pretrained.BOUNDS)
+ANY = KEYS["MODEL.FVIT.NMS_IOU"].folder
+BOUNDS = {
+    key.name: key.folder
+    for key in KEYS.values()
+    if isinstance(key.folder, tuple) and key.folder != ANY
+}
+
+
+@pytest.mark.parametrize("key", BOUNDS)
 def test_what_costs_more_than_the_weights_show_has_bounds(plain, key):
-    for wrong in (pretrained.BOUNDS[key][0] - 1, pretrained.BOUNDS[key][1] + 1):
+    for wrong in (BOUNDS[key][0] - 1, BOUNDS[key][1] + 1):
         change(plain, key, [wrong, 1] if key.endswith("RESOLUTION") else wrong)
         with pytest.raises(InputError, match=f"{key} is {wrong}, and in a folder it is from"):
             read_folder_config(plain)
@@ -383,7 +392,7 @@ def test_what_costs_more_than_the_weights_show_has_bounds(plain, key):
 def test_every_configuration_keeps_the_bounds():
     for file in sorted((ROOT / "configs").rglob("*.yaml")):
         values = dict(leaves(read_tree(file)))
-        for key in values.keys() & pretrained.BOUNDS.keys():
+        for key in values.keys() & BOUNDS.keys():
             assert not list(pretrained._problems_of_value(key, values[key])), file
 
 

@@ -11,10 +11,12 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 
 import setup_env
 import setup_steps
 from clipself_seg import pinned_wheels
+from tests.conftest import ROOT
 
 WHEEL = {
     "engine/__init__.py": b"",
@@ -138,6 +140,64 @@ def test_arguments_behind_test_go_to_pytest():
     assert options.command == "test" and rest == ["-k", "word", "tests/clip"]
     with pytest.raises(SystemExit):
         setup_env.parse(["lint", "--fix"])
+
+
+@pytest.mark.parametrize(
+    "name, tests",
+    [
+        ("clipself_seg/clip/tower.py", "tests/clip/test_tower.py"),
+        ("clipself_seg/commands/doctor.py", "tests/commands"),
+        ("clipself_seg/pages.py", "tests/test_pages.py"),
+        ("clipself_seg/register.py", None),
+        ("tools/lab/tables/table.py", "tests/lab/tables/test_table.py"),
+        ("tools/setup_env.py", "tests/tools/test_setup_env.py"),
+        ("tests/clip/test_tower.py", "tests/clip/test_tower.py"),
+        ("tests/conftest.py", None),
+        ("docs/clip.md", "tests/test_docs.py"),
+        ("setup.cfg", None),
+    ],
+)
+def test_the_quick_tests_of_a_file_are_its_own_or_those_of_its_folder(name, tests):
+    assert setup_env.tests_of(name) == tests
+
+
+@pytest.mark.parametrize("status, left", [(0, 0), (1, 1), (None, 0)])
+def test_quick_tests_what_changed_and_ends_after_a_minute(monkeypatch, capsys, status, left):
+    ran = []
+
+    class Tests:
+        def __init__(self, command, **_):
+            ran.append(command[command.index("-x") + 1 :])
+
+        def wait(self, timeout=None):
+            if timeout and status is None:
+                raise subprocess.TimeoutExpired("pytest", timeout)
+            return status
+
+        def send_signal(self, number):
+            ran.append(number)
+
+    monkeypatch.setattr(setup_env, "changed_files", lambda: ["clipself_seg/pages.py", "x.py"])
+    monkeypatch.setattr(subprocess, "call", lambda words, **_: 0)
+    monkeypatch.setattr(subprocess, "Popen", Tests)
+    assert setup_env.quick(Path("python")) == left
+    assert ran[0] == [*setup_env.HOUSE, "tests/test_pages.py"]
+    assert ("a minute is over" in capsys.readouterr().out) == (len(ran) == 2) == (status is None)
+
+
+def test_a_folder_of_tests_is_tested_without_lint(monkeypatch):
+    ran = []
+    monkeypatch.setattr(setup_env, "lint", lambda python: pytest.fail("lint"))
+    monkeypatch.setattr(subprocess, "call", lambda words, **_: ran.append(words[-3:]) or 0)
+    assert setup_env.test(Path("python"), ["clip", "-k", "word"]) == 0
+    assert ran == [["tests/clip", "-k", "word"]]
+
+
+def test_the_hooks_of_a_commit_have_the_versions_of_the_environment():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    wanted = [line.strip() for line in (ROOT / "setup.cfg").read_text().splitlines()]
+    assert {hook["id"] for hook in hooks} == {"black", "isort", "flake8"}
+    assert all(set(hook["additional_dependencies"]) <= {*wanted} for hook in hooks)
 
 
 def test_all_tests_are_those_marked_heavy_too(monkeypatch):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import types
-
 import pytest
 from detectron2.modeling import META_ARCH_REGISTRY
 
@@ -12,23 +10,9 @@ from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg
 from clipself_seg.training.tasks import SemSegTask, task_of
 from tests.conftest import ROOT
-from tests.tiny import write_tiny_coco
 
 TRAIN = ("DATASETS.TRAIN", "('coco_2017_train_stuff_all_sem_seg',)")
 PRESETS = ROOT / "configs/semseg"
-
-
-def training_data(preset, *opts):
-    model = types.SimpleNamespace(ignore_label=255)
-    return SemSegTask(load_config(PRESETS / preset, [*TRAIN, *opts])).training_data(model)
-
-
-def test_class_names_of_another_data_set_are_refused(tmp_path, monkeypatch):
-    write_tiny_coco(tmp_path, images=2)
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    key = "MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON"
-    with pytest.raises(InputError, match=f"{key} datasets/ade847.json has 847 names.* 171"):
-        training_data("catseg+openai_vitb16.yaml", key, "datasets/ade847.json")
 
 
 def test_an_architecture_of_somebody_else_trains_and_evaluates_by_its_task():

@@ -76,7 +76,7 @@ class OnAccelerator(Tensor):
         self.on_cpu = values.on_cpu
 
     def tolist(self) -> Any:
-        """As for tensors of a GPU: a copy, then the list."""
+        """The values as a list, by a copy, as for tensors of a GPU."""
         return self.cpu().tolist()
 
 
@@ -86,7 +86,7 @@ def on_host(values: Any) -> Any:
 
 
 def wanted_there(kwargs: Mapping[str, Any]) -> bool:
-    """Whether an operation with these arguments is asked for tensors on `ACCELERATOR`."""
+    """True if an operation with these arguments is asked for tensors on `ACCELERATOR`."""
     device = kwargs.get("device")
     return device is not None and torch.device(device).type == ACCELERATOR.type
 
@@ -153,7 +153,7 @@ def _each(function: Callable[[Any], Any], values: Any) -> Any:
 
 @contextlib.contextmanager
 def _known_to_torch() -> Iterator[None]:
-    """What torch asks of a device it knows as one of a GPU's kind."""
+    """Let torch know the device as one of a GPU's kind."""
     if hasattr(torch, ACCELERATOR.type):  # one context within another
         yield
         return
@@ -172,7 +172,7 @@ def _known_to_torch() -> Iterator[None]:
 
 
 def _refuse_mixed_devices(operation: Any, args: Any, given: Sequence[Tensor]) -> None:
-    """As on a GPU, where only single values and indices may lie on the CPU."""
+    """Refuse tensors of the CPU as a GPU does, single values and indices aside."""
     kinds = {tensor.device.type for tensor in given if tensor.dim() or tensor.device.type != "cpu"}
     if len(kinds) < 2:
         return

@@ -1,7 +1,6 @@
 """Speed and memory of all tasks beside a plain formulation: features, distillation, regions, CAT-Seg, ODISE, F-ViT.
 
     python tools/benchmark.py all --repeats 1 --json all.json
-    python tools/benchmark.py model --model EVA02-B-16 --size 1024 --depth 3
     python tools/benchmark.py dense --model ViT-B-16 --size 1024
     python tools/benchmark.py distill --model ViT-B-16 --size 1024 --batch 2
     python tools/benchmark.py distill --only "samples from shards" --threads 1
@@ -14,8 +13,7 @@
     python tools/benchmark.py first-hour --json output/first_hour.json
 
 "all" is every job of the project at its official sizes in one run, one line each beside its plain
-formulation (most of an hour on two cores with --repeats 1; --only takes the first words of lines);
-"model" prints fvcore's table of parameters and operations by module.
+formulation (most of an hour on two cores with --repeats 1; --only takes the first words of lines).
 
 Weights are random and images are noise: neither changes the time. Everything is timed in turn in one
 process (the median of --repeats calls counts); peak memory, weights included, is that of a process for
@@ -75,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    tasks = "all model dense distill regions semseg panoptic detection first-hour".split()
+    tasks = "all dense distill regions semseg panoptic detection first-hour".split()
     value(options, "task", choices=tasks)
     models = f"{MODEL}; of panoptic ODISE's, {PANOPTIC_MODEL}; of detection {DETECTION_MODEL}"
     value(options, "--model", f"open_clip's name ({models})")
@@ -88,7 +86,6 @@ def parser() -> argparse.ArgumentParser:
     value(options, "--classes", classes, kind=int)
     value(options, "--kind", "of detection", "ov_lvis", choices=["ov_coco", "ov_lvis"])
     value(options, "--queries", "of panoptic (100; 250 in the merge)", kind=int)
-    value(options, "--depth", "of the modules in model's table", 2)
     only = "rows of the table to measure, each beside its plain formulation (everything)"
     value(options, "--only", only, count="+", metavar="NAME")
     flag(options, "--training", "a training step of semseg")
@@ -119,26 +116,19 @@ def say(line: str) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, and write if asked to."""
     args = vars(parser().parse_args(arguments))
-    task, path, depth = args["task"], args.pop("json"), args.pop("depth")
+    task, path = args["task"], args.pop("json")
     small = args.pop("small")
     args["only"] = tuple(args["only"] or ())
     if small and task != "first-hour":
         raise InputError(f"--small is for first-hour, not for {task}")
-    if args["compile"] and task in ("all", "model"):
-        raise InputError(f"--compile times one task: not {task}")
+    if args["compile"] and task == "all":
+        raise InputError("--compile times one task: not all")
     import torch
 
     from clipself_seg.files import write_json
 
     gpu = torch.cuda.is_available() or task == "first-hour"
     args["device"] = args["device"] or ("cuda" if gpu else "cpu")
-    if task == "model":
-        from bench.model_table import model_table
-
-        if path:
-            raise InputError(f"--json {path}: model prints a table and measures nothing to write")
-        sys.stdout.write(model_table(args["model"] or MODEL, args["size"] or 1024, depth) + "\n")
-        return
     if task == "first-hour":
         from bench.first_hour import first_hour
 

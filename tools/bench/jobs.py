@@ -153,7 +153,7 @@ def _row(
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """What `run_all` gives as a table for the terminal, and a line on the machine."""
+    """The results of `run_all` as a table for the terminal, and a line on the machine."""
     lines = []
     for row in results["rows"]:
         bytes_ = [row.get(key) for key in ("memory_bytes", "plain_memory_bytes")]

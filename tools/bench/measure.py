@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from clipself_seg.clip.linear import as_convolution
 from clipself_seg.errors import InputError
-from clipself_seg.memory import hand_back_freed_memory, keep_freed_memory
+from clipself_seg.memory import keep_freed_memory, set_thresholds
 
 # Rows, inner side and columns: a large square, and the two products of a ViT-B's MLP.
 PEAK_SHAPES = ((2048, 2048, 2048), (4096, 768, 3072), (4096, 3072, 768))
@@ -84,11 +84,11 @@ def set_allocator(keep: bool, device: torch.device) -> None:
     if keep:
         keep_freed_memory(device.type)
     else:
-        hand_back_freed_memory()
+        set_thresholds(32 << 20, 64 << 20)  # glibc's own at their largest
 
 
 def keeps_memory(name: str, plain_allocator: str) -> bool:
-    """Whether a run keeps freed memory: every one of ours, plain ones where their allocator is "ours"."""
+    """True if a run keeps freed memory: every one of ours, plain ones where their allocator is "ours"."""
     return plain_allocator == "ours" or not name.startswith("plain ")
 
 

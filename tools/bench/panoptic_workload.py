@@ -76,7 +76,7 @@ class PanopticWorkload(PartWorkload):
 
     @property
     def _is_transformer(self) -> bool:
-        """Whether there is masked attention of R x R to compare with: not in the one layer of a pool."""
+        """True if there is masked attention of R x R to compare with: not in the one layer of a pool."""
         visual = self.outline.visual
         return isinstance(visual, TransformerTower) and not visual.pooled
 

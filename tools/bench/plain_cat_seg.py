@@ -34,7 +34,7 @@ def text_embeddings(model: CATSeg) -> Tensor:
 
 
 def _encode(tower: Any, tokens: Tensor) -> Tensor:
-    """What CLIP's text tower makes of token ids (K, L), (K, E)."""
+    """Embeddings (K, E) of token ids (K, L) by CLIP's text tower."""
     x_KLD = tower.token_embedding(tokens) + tower.positional_embedding
     for block in tower.transformer.resblocks:
         x_KLD = block(x_KLD, True)  # causal

@@ -24,7 +24,7 @@ from clipself_seg.heads.fvit.rpn import RPN, ProposalRule, make_anchors
 
 
 def plain_conv(layer: ConvNorm, maps: Tensor) -> Tensor:
-    """What a `ConvNorm` gives: convolution, norm and ReLU in turn."""
+    """The result of a `ConvNorm`: convolution, norm and ReLU in turn."""
     maps = layer.conv(maps)
     if layer.bn is not None:
         maps = layer.bn(maps)

@@ -69,7 +69,7 @@ def _predict(generator: MaskGenerator, states: Tensor, mask_features: Tensor) ->
 
 
 def plain_masked_attention(branch: MaskedAttention, image: Tensor, mask_logits: Tensor) -> Tensor:
-    """What `MaskedAttention.embed` gives by attention of R x R, (Q, E).
+    """The result of `MaskedAttention.embed` by attention of R x R, (Q, E).
 
     Args:
         branch: with its defaults, of a transformer.
@@ -119,7 +119,7 @@ def _masked_block(
 def plain_dense_pooling(
     branch: DensePooling, image: Tensor, mask_logits: Tensor, canvas: tuple[int, int]
 ) -> Tensor:
-    """What `DensePooling.embed` gives, (Q, E): both rules for all masks, a copy of the map for each.
+    """The result of `DensePooling.embed`, (Q, E): both rules for all masks, a copy of the map for each.
 
     Args:
         branch: with its defaults.
@@ -145,7 +145,7 @@ def plain_panoptic(
     object_threshold: float = 0.0,
     overlap_threshold: float = 0.8,
 ) -> tuple[Tensor, list[dict[str, Any]]]:
-    """What `merge_panoptic` gives, step by step.
+    """The result of `merge_panoptic`, step by step.
 
     Args:
         probs: (Q, K + 1), void last.

@@ -76,7 +76,7 @@ def _products() -> str:
 
 
 def chosen_runs(runs: Mapping[str, Run], only: Sequence[str]) -> Mapping[str, Run]:
-    """Those of some names, and their plain formulations."""
+    """The runs of some names, and their plain formulations."""
     for name in only:
         if name not in runs:
             raise InputError(f'--only "{name}" is not measured here; {nearest(name, runs)}')

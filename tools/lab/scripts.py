@@ -1,4 +1,4 @@
-"""What the scripts in tools/ share: a script has several commands, which its first word names."""
+"""Scripts of tools/ with several commands, which the first word names."""
 
 from __future__ import annotations
 

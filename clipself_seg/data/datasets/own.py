@@ -1,18 +1,10 @@
 """Data of one's own without Python: a YAML file, a folder or a COCO JSON becomes data sets of Detectron2's catalogs.
 
-The YAML file:
+`own_file` says how such data are described. `register_data` registers; it reads no image, so that a prediction may ask
+it for the classes of a training; `check_data` looks at some images before a training.
 
-    path: /data/screws            # relative to this file; default: the file's folder
-    train: images/train           # a folder, a list of images (.txt), a COCO JSON, or {images: ...} with masks,
-                                  # annotations (a COCO JSON) or labels (YOLO's text files)
-    val: images/val               # missing: every tenth image of train
-    names: {3: "dog|puppy", 7: grass}   # value of the label map, category id or YOLO's number -> names; or a list
-    ignore: 255
-    others: [mini_val_sem_seg, other.yaml]   # data sets with other classes, evaluated too
-    held_out: [grass]             # of `names`: labelled in val, not shown in training
-
-`register_data` registers; it reads no image, so that a prediction may ask it for the classes of a training;
-`check_data` looks at some images before a training. Nothing here is executed or fetched, whoever wrote the file.
+A line of YOLO's text files is `class cx cy width height` or `class x1 y1 x2 y2 x3 y3 ...`, in fractions of the image's
+sides. An image without a file has no object.
 """
 
 from __future__ import annotations
@@ -20,7 +12,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,22 +22,31 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from clipself_seg.data.annotations import (
+    CLASSIFIED,
+    SEGMENTS,
     JsonObject,
     MadeAnnotations,
     Record,
     annotated_image,
     category_names,
-    category_of,
-    check_segments,
     coco_list,
     image_records,
     instance_records,
     is_box,
     listed_records,
     panoptic_records,
-    read_coco_json,
     require_files,
     require_same_classes,
+)
+from clipself_seg.data.datasets.own_file import (
+    MAPS,
+    SPARE,
+    DataFile,
+    Split,
+    files_below,
+    image_files,
+    read_data,
+    read_json_once,
 )
 from clipself_seg.data.datasets.records import standard_records
 from clipself_seg.data.datasets.table import (
@@ -57,129 +57,22 @@ from clipself_seg.data.datasets.table import (
     PanopticSet,
     SemSegSet,
 )
-from clipself_seg.data.images import ENDINGS, read_image
+from clipself_seg.data.images import image_size, read_image
 from clipself_seg.data.masks import read_indices, read_labels_of, read_panoptic_ids
-from clipself_seg.data.vocabulary import Vocabulary, class_names, parse_vocabulary
-from clipself_seg.data.yolo import Pairs, yolo_content
-from clipself_seg.errors import InputError, check_keys, nearest, shown
+from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.errors import InputError, known, nearest, require_unique, shown
 from clipself_seg.files import home_expanded, read_text
-from clipself_seg.yaml_files import read_tree
 
 logger = logging.getLogger(__name__)
 
-KEYS = ("path", "train", "val", "names", "ignore", "others", "held_out")
-# Keys of the same files of other programs, which say nothing that is needed here.
-PASSING = ("nc", "roboflow", "test")
-SPLIT_KEYS = ("images", "masks", "annotations", "labels")
-VAL_FOLDERS = ("val", "valid", "validation")
-ROBOFLOW = "_annotations.coco.json"
-NAME_FILES = ("classes.txt", "names.txt", "obj.names")
-NO_TRAIN = 'has no "train": name the folder of its training images'
-# Names of a file that say nothing about the data, so that its folder gives the name.
-PLAIN_NAMES = ("data", "dataset", "")
-EVERY = 10
-"""Every so many images of `train` are `val`, where the data have none."""
-MOST_FILES = 5_000_000
 SAMPLE = 50
 """Number of images, evenly spread, that are read before a training."""
-MAPS = (".png", ".tif", ".tiff", ".bmp")
-"""Endings of label maps: of formats that keep each value, as JPEG does not."""
-SPARE = 255, 65535
-"""Labels of pixels without ground truth, of maps of 8 and of 16 bits."""
 VOID = -1
 """Category id of masks whose pixels are ignored."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """Where the images of a part of the data are, and their ground truth.
-
-    Attributes:
-        images: folder, or list (.txt); None where a COCO JSON alone says where.
-        masks: folder of label maps, or of panoptic PNGs.
-        annotations: COCO JSON, or folder of YOLO's text files.
-        tenth: None for all images; True for every tenth one, False for all others.
-    """
-
-    images: Path | None = None
-    masks: Path | None = None
-    annotations: Path | None = None
-    tenth: bool | None = None
-
-    @property
-    def json(self) -> Path | None:
-        """The COCO JSON, if there is one."""
-        return self.annotations if self.annotations and self.annotations.is_file() else None
-
-    def chosen(self, items: Sequence[Any]) -> Sequence[Any]:
-        """Those of its images that belong to it, in their order."""
-        if self.tenth is None:
-            return items
-        if len(items) == 1:
-            raise InputError(
-                f"{self.images or self.json}: one image cannot be both trained and evaluated: give more, or a file "
-                'with "val"'
-            )
-        return [item for index, item in enumerate(items) if (index % EVERY == 0) == self.tenth]
-
-
-@dataclass(frozen=True)
-class DataFile:
-    """What a YAML file, a folder or a JSON says.
-
-    Attributes:
-        origin: its path.
-        train: images that are trained on.
-        val: images that are evaluated.
-        names: names by value of a label map, category id or number of YOLO's; None where it says nothing.
-        things: which of these are things, where a panoptic JSON says so.
-        listed: whether `names` is a list of all classes, so that a larger number of YOLO's is a mistake.
-        ignore: value of a label map that stands for no class.
-        others: names and files of other data sets that are evaluated too.
-        held_out: first names of classes that training does not show.
-    """
-
-    origin: Path
-    train: Split
-    val: Split
-    names: Mapping[int, str] | None = None
-    things: Mapping[int, bool] | None = None
-    listed: bool = False
-    ignore: int = SPARE[0]
-    others: tuple[str, ...] = ()
-    held_out: tuple[str, ...] = ()
-
-    def vocabulary(self, *, training: bool = False) -> Vocabulary:
-        """Its classes; with `training` those that training shows."""
-        if self.names is None:
-            raise InputError(
-                f'{self.origin} has no "names": say which number of the labels is which class, such as '
-                'names: {3: "dog|puppy", 7: grass}'
-            )
-        classes = class_names(list(self.names.values()), origin=f'"names" of {self.origin}')
-        entries = [{"dataset_id": n, "names": list(c)} for n, c in zip(self.names, classes)]
-        if self.things is not None:
-            entries = [e | {"isthing": self.things[n]} for e, n in zip(entries, self.names)]
-        whole = parse_vocabulary({"name": self.name, "classes": entries}, str(self.origin))
-        firsts = [entry.names[0] for entry in whole.classes]
-        for name in sorted({*self.held_out} - {*firsts}):
-            hint = nearest(name, firsts)
-            raise InputError(f'{self.origin}: "held_out" has {shown(name)}: {hint}')
-        if not training or not self.held_out:
-            return whole
-        kept = tuple(entry for entry in whole.classes if entry.names[0] not in self.held_out)
-        if not kept:
-            raise InputError(f'{self.origin}: all of "names" are "held_out": leave some to train')
-        return Vocabulary(f"{self.name}, without {', '.join(self.held_out)}", kept)
-
-    @property
-    def name(self) -> str:
-        """Name of the data: that of the file, or of its folder."""
-        stem = self.origin.stem if self.origin.is_file() else self.origin.name
-        stem = re.sub(r"(^|_)train\d*$", "", stem)
-        if stem.lower() in PLAIN_NAMES:
-            stem = self.origin.parent.name
-        return "own_" + (re.sub(r"\W+", "_", stem).strip("_") or "data")
+BEYOND = 0.01
+"""How far a corner of YOLO's may lie beyond the image, in fractions of a side: rounding, which is cut off."""
+Pairs = Mapping[str, tuple[Path, Path | None]]
+"""Images by name, each with its file of labels or None."""
 
 
 class OwnData(NamedTuple):
@@ -204,8 +97,7 @@ def register_data(path: str | os.PathLike[str], task: str) -> OwnData:
     Raises:
         InputError: nothing usable is there, or it is not for this task; other data are registered by this name.
     """
-    if task not in KINDS:
-        raise InputError(f'no task "{task}": {nearest(task, KINDS)}')
+    known(task, KINDS, "task")
     data = read_data(path, task)
     if task == "whole_images":  # nothing trains on them
         whole = Split(data.origin) if data.origin.is_dir() else data.train
@@ -227,265 +119,24 @@ def _other(other: str, data: DataFile, task: str) -> str:
         return other
     place = data.origin.parent / home_expanded(other, "give a whole path")
     if not place.exists():
-        known = [name for name in DatasetCatalog.list() if name.startswith(("mini", "own_"))]
+        near = [name for name in DatasetCatalog.list() if name.startswith(("mini", "own_"))]
         raise InputError(
             f'{data.origin}: "others" has "{other}", which is no registered data set and no file {place}: '
-            f"{nearest(other, known)}"
+            f"{nearest(other, near)}"
         )
     return _register(read_data(place, task), "val", task)
 
 
-def read_data(path: str | os.PathLike[str], task: str) -> DataFile:
-    """Read what says where the data are; no image is opened.
-
-    Args:
-        path: YAML file, folder or COCO JSON.
-        task: decides which ground truth is looked for, and where.
-
-    Raises:
-        InputError: no such file, an unknown key, `download`, values of another type; no ground truth of the task.
-    """
-    place = Path(os.path.abspath(home_expanded(path, "give a whole path")))
-    kind = place.suffix.lower()
-    if place.is_dir():
-        names = [f"{name}.{ending}" for name in PLAIN_NAMES[:2] for ending in ("yaml", "yml")]
-        files = [place / name for name in names if (place / name).is_file()]
-        data = _read_yaml(files[0]) if files else _read_folder(place)
-    elif not place.exists() or kind not in (".yaml", ".yml", ".json"):
-        lacks = "is none" if place.exists() else "does not exist"
-        raise InputError(f"data {path}: give a YAML file, a folder or a COCO JSON; this {lacks}")
-    elif kind == ".json":
-        data = DataFile(place, Split(annotations=place), Split())
-    else:
-        data = _read_yaml(place)
-    if task in ("distillation", "whole_images"):
-        return data
-    train, val = data.train, data.val
-    if val == Split():
-        train, val = replace(train, tenth=False), replace(train, tenth=True)
-    train, val = (_located(data, split, task) for split in (train, val))
-    return _named(replace(data, train=train, val=val), task)
-
-
-def _read_yaml(path: Path) -> DataFile:
-    tree = read_tree(path)
-    if "download" in tree:
-        said = "nothing in a file is fetched or run: fetch the data yourself, and take the key out"
-        raise InputError(f'{path} has "download", which is not followed: {said}')
-    check_keys(tree, (*KEYS, *PASSING), str(path))
-    if not (tree.get("train") or tree.get("val")):
-        raise InputError(f"{path} {NO_TRAIN}")
-    root = path.parent / home_expanded(_text(tree.get("path", "."), "path", path), "write it out")
-    ignore = tree.get("ignore", SPARE[0])
-    if type(ignore) is not int or not 0 <= ignore <= SPARE[1]:
-        raise InputError(f'{path}: "ignore" is {shown(ignore)}: give a value from 0 to {SPARE[1]}')
-    names = _names(tree["names"], path) if "names" in tree else None
-    if names and "ignore" in tree and ignore in names:
-        raise InputError(f'{path}: "ignore" is {ignore}, and "names" names it: leave one out')
-    return DataFile(
-        origin=path,
-        train=_split(tree.get("train"), "train", root, path),
-        val=_split(tree.get("val"), "val", root, path),
-        names=names,
-        listed=isinstance(tree.get("names"), list),
-        ignore=ignore,
-        others=_texts(tree.get("others", []), "others", path),
-        held_out=_texts(tree.get("held_out", []), "held_out", path),
-    )
-
-
-def _text(value: object, key: str, path: Path) -> str:
-    if not isinstance(value, str) or "://" in value or "\0" in value:
-        raise InputError(f'{path}: "{key}" is {shown(value)}: give a path on this machine')
-    return value
-
-
-def _texts(value: object, key: str, path: Path) -> tuple[str, ...]:
-    values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
-        raise InputError(f'{path}: "{key}" is {shown(value)}: give a list of names')
-    return tuple(values)
-
-
-def _names(value: object, path: Path) -> dict[int, str]:
-    """Names by number; a list counts from 0."""
-    entries = dict(enumerate(value)) if isinstance(value, list) else value
-    if not isinstance(entries, dict) or not entries:
-        raise InputError(f'{path}: "names" is {shown(value)}: give {{number: name}}, or a list')
-    for number, name in entries.items():
-        if type(number) is not int or not 0 <= number < 1 << 31:
-            hint = 'give such as 3: "dog|puppy"'
-            raise InputError(f'{path}: "names" has {shown(number)} where a number stands: {hint}')
-        if not isinstance(name, str):
-            wrong = f"the name of {number} is {shown(name)}, and no text"
-            raise InputError(f"{path}: {wrong}: put it in quotation marks")
-    return entries
-
-
-def _split(value: object, key: str, root: Path, path: Path) -> Split:
-    if not value:
-        return Split()
-    if isinstance(value, dict):
-        check_keys(value, SPLIT_KEYS, f'{path}, "{key}"')
-        paths = {p: _existing(one, f"{key}: {p}", root, path) for p, one in value.items()}
-        truth = paths.get("annotations", paths.get("labels"))
-        alone = "images" not in paths and not (truth and truth.is_file())
-        if alone or {"annotations", "labels"} <= paths.keys():
-            raise InputError(f'{path}: "{key}" needs images, and one file or folder of labels')
-        if truth and truth.is_dir() and "masks" not in paths and _has(truth, MAPS):
-            return Split(paths.get("images"), truth)
-        return Split(paths.get("images"), paths.get("masks"), truth)
-    place = _existing(value, key, root, path)
-    return Split(annotations=place) if place.suffix.lower() == ".json" else Split(place)
-
-
-def _existing(value: object, key: str, root: Path, path: Path) -> Path:
-    given = _text(value, key, path)
-    place = root / home_expanded(given, "write it out")
-    if not place.exists() and given.startswith("../"):
-        place = root / given[3:]  # Roboflow writes so what lies beside its file
-    if not place.exists():
-        raise InputError(f'{path}: its "{key}" {place} is missing: correct it, or "path"')
-    return place
-
-
-def _read_folder(folder: Path) -> DataFile:
-    """A folder without a YAML file: its parts by the usual names."""
-    train = _part_of(folder, ("train", "training"))
-    if train == Split():
-        train = Split(folder / "images" if (folder / "images").is_dir() else folder)
-    names = None
-    for file in [folder / name for name in NAME_FILES if (folder / name).is_file()][:1]:
-        text = read_text(file, "list of names").rstrip()
-        names = dict(enumerate(map(str.strip, text.splitlines())))
-    return DataFile(folder, train, _part_of(folder, VAL_FOLDERS), names, listed=True)
-
-
-def _part_of(folder: Path, names: Iterable[str]) -> Split:
-    for name in names:
-        for images in (folder / name / "images", folder / "images" / name, folder / name):
-            if images.is_dir():
-                return Split(images)
-    return Split()
-
-
-def _has(folder: Path, endings: Iterable[str]) -> bool:
-    return any(path.suffix.lower() in endings for path in _files(folder))
-
-
-def _located(data: DataFile, split: Split, task: str) -> Split:
-    """The part with its ground truth, which is looked for beside the images where nothing says where it is."""
-    if split.images is None or split.json or split.masks or split.annotations:
-        return split
-    if (json := split.images / ROBOFLOW).is_file():
-        return replace(split, annotations=json)
-    parts = split.images.parts
-    places = [index for index, part in enumerate(parts) if part.lower() == "images"]
-    for name in ("masks", "labels", "annotations") if places else ():
-        folder = Path(*parts[: places[-1]], name, *parts[places[-1] + 1 :])
-        if folder.is_dir() and task == "semantic" and _has(folder, MAPS):
-            return replace(split, masks=folder)
-        if folder.is_dir() and task != "panoptic" and _has(folder, (".txt",)):
-            return replace(split, annotations=folder)
-    raise InputError(f"{data.origin}: where are the labels of {split.images}? {WHERE[task]}")
-
-
-WHERE = {
-    "semantic": "Give {images: ..., masks: ...} with a folder of label maps, or {images: ..., annotations: ...} with a "
-    "COCO JSON",
-    "panoptic": "Give {images: ..., annotations: ..., masks: ...} with a panoptic JSON and the folder of its PNGs",
-    "detection": "Give {images: ..., annotations: ...} with a COCO JSON, or labels: ... with YOLO's text files",
-}
-
-
-def _named(data: DataFile, task: str) -> DataFile:
-    """The data with the classes of their COCO JSON, where they name none, and with its things."""
-    json = data.train.json or data.val.json
-    if json is None or (data.names is not None and task != "panoptic"):
-        return data
-    categories = coco_list(_read_json(json), "categories", json)
-    category_names({"categories": categories}, json)  # refuses what is none
-    # Roboflow lists the group of all classes as if it was one.
-    groups = {str(entry.get("supercategory")) for entry in categories}
-    chosen = data.names or {
-        entry["id"]: entry["name"].replace("|", " ")
-        for entry in categories
-        if entry.get("supercategory") != "none" or entry["name"] not in groups
-    }
-    if task != "panoptic":
-        return replace(data, names=chosen)
-    things = {entry["id"]: bool(entry.get("isthing")) for entry in categories if "isthing" in entry}
-    for number in chosen.keys() - things.keys():
-        raise InputError(
-            f'{json}: category {number} is not among its "categories", or lacks "isthing": give a panoptic JSON, or '
-            "correct the number"
-        )
-    return replace(data, names=chosen, things=things)
-
-
-def _read_json(path: Path) -> JsonObject:
-    """As `read_coco_json`, once for all who ask before `forget_files`; none of them changes what is in it."""
-    stat = path.stat()
-    return _content_of(path, stat.st_size, stat.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=2)
-def _content_of(path: Path, *_: int) -> JsonObject:
-    return read_coco_json(path)
-
-
-def forget_files() -> None:
-    """Free the memory of COCO JSONs that were read, once nobody needs more of them than records."""
-    _content_of.cache_clear()
-
-
-def image_files(source: Path) -> list[Path]:
-    """Images below a folder, or of a list, sorted.
-
-    Args:
-        source: folder; or text file with a path a line, relative to it.
-
-    Raises:
-        InputError: none; too many files.
-    """
-    if source.is_dir():
-        files = [path for path in _files(source) if path.suffix.lower() in ENDINGS]
-        missing = f"{source} has no image: an image ends in {' '.join(ENDINGS)}"
-    else:
-        lines = map(str.strip, read_text(source, "list of images").splitlines())
-        files = [source.parent / line for line in lines if line and "\0" not in line]
-        missing = f"{source} lists no image: give a path a line"
-    if not files:
-        raise InputError(missing)
-    return sorted(files)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Files below a folder but hidden ones; links to folders are not followed."""
-    count = 0
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            count += 1
-            if count > MOST_FILES:
-                raise InputError(f"{folder} has more than {MOST_FILES} files: name a folder below")
-            if not name.startswith("."):
-                yield Path(place, name)
-
-
-def _by_stem(files: Sequence[Path], folder: Path | None) -> dict[str, Path]:
+def _by_stem(files: Sequence[Path], folder: Path | None, origin: Path) -> dict[str, Path]:
     """Files by their path below a folder without its ending, or by their stem where there is no folder.
 
     Raises:
         InputError: two files of one stem.
     """
-    stems: dict[str, Path] = {}
-    for file in files:
-        stem = (file.relative_to(folder) if folder else Path(file.name)).with_suffix("").as_posix()
-        if stem in stems:
-            raise InputError(f"{stems[stem]} and {file} have one name, {stem}: rename one")
-        stems[stem] = file
-    return stems
+    relative = [file.relative_to(folder) if folder else Path(file.name) for file in files]
+    stems = [path.with_suffix("").as_posix() for path in relative]
+    require_unique(stems, "name without its ending", origin)
+    return dict(zip(stems, files))
 
 
 @dataclass(frozen=True)
@@ -509,13 +160,11 @@ class Part:
         source = self.split.images
         assert source is not None
         folder = source if source.is_dir() else None
-        images = _by_stem(image_files(source), folder)
-        if gone := [path for path in images.values() if not path.is_file()]:
-            raise InputError(
-                f"{len(gone)} of {len(images)} images are missing, such as {gone[0]}; correct {source}"
-            )
-        files = [path for path in _files(labels) if path.suffix.lower() in endings]
-        labelled = _by_stem(files, folder and labels)
+        images = _by_stem(image_files(source), folder, source)
+        records = [{"file_name": path} for path in images.values()]
+        require_files(self.data.name, records, f"correct {source}")
+        files = [path for path in files_below(labels) if path.suffix.lower() in endings]
+        labelled = _by_stem(files, folder and labels, labels)
         both = images.keys() & labelled.keys()
         if not both:
             other = (
@@ -544,7 +193,7 @@ class Part:
         names = self.data.names or {}
         assert source is not None
         if self.split.json:
-            content = _read_json(source)
+            content = read_json_once(source)
             require_same_classes(content, self.data.vocabulary(), source)
             images = _listed_images(content, self.split, self.root)
         else:
@@ -553,12 +202,12 @@ class Part:
         listed = {record["image_id"] for record in listed_records(content, source, self.root, 1)}
         own = {image["id"] for image in images}
         kept, unnamed, left_out = list[JsonObject](), list[JsonObject](), Counter[int]()
-        for annotation in coco_list(content, "annotations", source):
-            image_id = annotated_image(annotation, listed, source)
-            if image_id not in own:
+        segmented = "segments_info" in coco_list(content, "annotations", source)[0]
+        schema = SEGMENTS if segmented else CLASSIFIED
+        for annotation in coco_list(content, "annotations", source, schema):
+            if annotated_image(annotation, listed, source) not in own:
                 continue
-            if "segments_info" in annotation:
-                check_segments(annotation, image_id, source)
+            if segmented:
                 segments = annotation["segments_info"]
                 others = [s for s in segments if s["category_id"] not in named]
                 left_out.update(s["category_id"] for s in others)
@@ -566,8 +215,8 @@ class Part:
                     "segments_info": [s for s in segments if s["category_id"] in named],
                     "void_segments": tuple(s["id"] for s in others),
                 }
-            elif (category := category_of(annotation, source)) not in named:
-                left_out[category] += 1
+            elif annotation["category_id"] not in named:
+                left_out[annotation["category_id"]] += 1
                 unnamed.append(annotation)
                 continue
             elif is_box(box := annotation.get("bbox")):
@@ -596,7 +245,7 @@ class Part:
             ]
         index_of, content = self.classes.dataset_id_to_index, made.make()
         if "segments_info" in content["annotations"][0]:
-            records = panoptic_records(made, self.root, self.png_folder())
+            records = panoptic_records(made, self.root, self.split.pngs)
             for record in records:
                 record["sem_seg_file_name"] = record.pop("pan_seg_file_name")
                 segments = record.pop("segments_info")
@@ -622,15 +271,6 @@ class Part:
         named = {*index_of.values()}
         return [r for r in records if any(label in named for _, label in r["painted"])]
 
-    def png_folder(self) -> Path:
-        """Folder of the PNGs of a panoptic JSON: that which is named, or one called as the file."""
-        json, masks = self.split.json, self.split.masks
-        assert json is not None
-        places = [masks] if masks else [parent / json.stem for parent in json.parents[:2]]
-        if folders := [place for place in places if place.is_dir()]:
-            return folders[0]
-        raise InputError(f"{self.data.origin}: where are the PNGs of {json}? {WHERE['panoptic']}")
-
 
 def _listed_images(content: JsonObject, split: Split, root: Path) -> Sequence[JsonObject]:
     """Images of a COCO JSON that belong to a split: those of its list, if it has one, and of its tenths."""
@@ -648,7 +288,7 @@ def _listed_images(content: JsonObject, split: Split, root: Path) -> Sequence[Js
 
 def _images_alone(split: Split, root: Path) -> JsonObject:
     if split.json:
-        return {"images": _listed_images(_read_json(split.json), split, root)}
+        return {"images": _listed_images(read_json_once(split.json), split, root)}
     assert split.images is not None
     files = map(str, split.chosen(image_files(split.images)))
     return {"images": [{"id": file, "file_name": file} for file in files]}
@@ -659,7 +299,7 @@ def _image_root(split: Split) -> Path:
     if split.json is None or (split.images and split.images.is_dir()):
         assert split.images is not None
         return split.images
-    first = coco_list(_read_json(split.json), "images", split.json)[:50]
+    first = coco_list(read_json_once(split.json), "images", split.json)[:50]
     folder, part = split.json.parent, split.json.stem.rpartition("_")[2]
     below = ("", "images", part, f"images/{part}")
     places = [place / name for name in below for place in (folder, folder.parent)]
@@ -717,10 +357,8 @@ def _register(data: DataFile, which: str, task: str) -> str:
                 "label_values": part.classes.dataset_id_to_index,
                 "known_values": (*(data.names or ()), data.ignore),
             }
-        elif made is None or (task == "panoptic" and not split.json):
-            raise InputError(f"{data.origin}: there is no annotation file: {WHERE[task]}")
         elif task == "panoptic":
-            metadata["panoptic_root"] = str(part.png_folder())
+            metadata["panoptic_root"] = str(split.pngs)
     metadata |= {key: made, "source": made, "evaluator_type": evaluator}
     if name in DatasetCatalog.list():
         known = MetadataCatalog.get(name).get("origin")
@@ -732,6 +370,65 @@ def _register(data: DataFile, which: str, task: str) -> str:
     DatasetCatalog.register(name, read)
     MetadataCatalog.get(name).set(**metadata)
     return name
+
+
+def yolo_content(pairs: Pairs, names: Mapping[int, str], listed: bool) -> JsonObject:
+    """Content of an annotation file in COCO's format, with the sizes of the images in their headers.
+
+    Args:
+        pairs: id of each image -> its file, and the file of its labels or None.
+        names: names by number.
+        listed: there is no class beside these.
+
+    Raises:
+        InputError: an image or a file that cannot be read; a line that is neither box nor polygon, or of a class that
+            is none. Names file and line.
+    """
+    images, annotations = list[JsonObject](), list[JsonObject]()
+    classes = len(names) if listed else 1 << 31
+    for image_id, (image, path) in pairs.items():
+        width, height = image_size(image)
+        images.append({"id": image_id, "file_name": str(image), "width": width, "height": height})
+        text = read_text(path, "label file") if path else ""
+        for number, words in enumerate(map(str.split, text.splitlines()), 1):
+            if words:
+                entry = _yolo_object(words, classes, width, height, f"{path}, line {number}")
+                annotations.append(entry | {"id": len(annotations) + 1, "image_id": image_id})
+    categories = [{"id": number, "name": name} for number, name in names.items()]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _yolo_object(
+    words: Sequence[str], classes: int, width: int, height: int, place: str
+) -> JsonObject:
+    """The object of a line of YOLO's, with its box and, of a polygon, its segmentation in pixels."""
+    try:
+        category, values = int(words[0]), [float(word) for word in words[1:]]
+    except ValueError:
+        category, values = -1, []
+    xs, ys = values[::2], values[1::2]
+    if len(values) == 4:
+        (cx, cy), (w, h) = values[:2], values[2:]
+        xs, ys = [cx - w / 2, cx + w / 2], [cy - h / 2, cy + h / 2]
+    wrong = ""
+    if category < 0 or len(values) < 4 or len(values) % 2:
+        wrong = (
+            "is no box, `class cx cy width height`, and no polygon, `class x1 y1 x2 y2 x3 y3 ...`, whose class is a "
+            "whole number from 0 on"
+        )
+    elif category >= classes:
+        wrong = f'is of class {category}, and "names" has 0 to {classes - 1}'
+    elif not all(-BEYOND <= value <= 1 + BEYOND for value in (*xs, *ys)):
+        wrong = "reaches beyond the image: fractions of its sides are from 0 to 1"
+    if wrong:
+        raise InputError(f"{place}: {shown(' '.join(words))} {wrong}: correct it")
+    xs = [min(max(x, 0.0), 1.0) * width for x in xs]
+    ys = [min(max(y, 0.0), 1.0) * height for y in ys]
+    box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+    entry = {"category_id": category, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+    if len(values) > 4:
+        entry["segmentation"] = [[side for point in zip(xs, ys) for side in point]]
+    return entry
 
 
 class FileFinding(NamedTuple):

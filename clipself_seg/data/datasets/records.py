@@ -29,6 +29,7 @@ from clipself_seg.data.annotations import (
     Record,
     RegionText,
     annotated_ids,
+    caption_records,
     category_indices,
     category_labels,
     image_records,
@@ -37,12 +38,12 @@ from clipself_seg.data.annotations import (
     panoptic_records,
     proposal_records,
     read_coco_json,
+    read_phrases,
     read_region_text,
     require_base_classes,
     require_files,
     require_same_classes,
 )
-from clipself_seg.data.captions import caption_records, read_phrases
 from clipself_seg.data.datasets.table import (
     DATASETS,
     IGNORE_LABEL,
@@ -63,7 +64,7 @@ from clipself_seg.data.vocabulary import (
     load_vocabulary,
     parse_vocabulary,
 )
-from clipself_seg.errors import InputError, MissingFiles, nearest
+from clipself_seg.errors import InputError, MissingFiles, known, nearest
 from clipself_seg.imports import OR_IMPORT
 
 logger = logging.getLogger(__name__)
@@ -93,11 +94,11 @@ def find_dataset(name: str, kind: type[Kind]) -> Kind:
     panoptic = bool(metadata.get("panoptic_json"))
     fits = {PanopticSet: panoptic, DetectionSet: bool(metadata.get("json_file")) and not panoptic}
     if not fits.get(kind, known_elsewhere):
-        known = [other for other, files in DATASETS.items() if isinstance(files, kind)]
+        names = [other for other, files in DATASETS.items() if isinstance(files, kind)]
         if name not in DatasetCatalog.list():
             # Those that a user registered are not in the table.
-            known += {*DatasetCatalog.list()} - {*DATASETS}
-        hint = f"{nearest(name, known)}{OR_IMPORT}"
+            names += {*DatasetCatalog.list()} - {*DATASETS}
+        hint = f"{nearest(name, names)}{OR_IMPORT}"
         if known_elsewhere:
             hint = (
                 "register_coco_instances or register_coco_panoptic has to name its annotation file"
@@ -174,9 +175,7 @@ def registered_metadata(name: str) -> dict[str, Any]:
     Raises:
         InputError: the catalogue has no data set of this name.
     """
-    if name not in DatasetCatalog.list():
-        hint = f"{nearest(name, DatasetCatalog.list())}{OR_IMPORT}"
-        raise InputError(f'unknown data set "{name}": {hint}')
+    known(name, DatasetCatalog.list(), "data set", hint=OR_IMPORT)
     return MetadataCatalog.get(name).as_dict()
 
 

@@ -276,7 +276,7 @@ class PanopticSet(DataSet):
         sem_seg_root: folder of label maps with indices into the vocabulary, 255 elsewhere, named as the PNGs; "" if
             there are none.
         instances_json: file in COCO's instances format with the same category ids; "" if there is none.
-        captions_json: file of captions and their noun phrases, see `captions.py`; "" if there is none.
+        captions_json: file of captions and their noun phrases, see `annotations.read_phrases`; "" if there is none.
         prepare_sem_seg: command that writes the label maps; "" if they are part of an archive.
         prepare_captions: command that writes the captions; "" if they are part of an archive.
         covered_stuff: whether the file may list stuff that things cover entirely, as ADE20K's does.

@@ -131,7 +131,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         for name, truth in truths.items():
             if truth.files is None and self.sweep:
                 raise InputError(
-                    f'"{name}" has label maps alone, and --sweep (TEST.PANOPTIC.SWEEP) is about segments: leave it '
+                    f'"{name}" has label maps alone, and TEST.PANOPTIC.SWEEP is about segments: leave it '
                     "out, or the data set out of DATASETS.TEST"
                 )
             self._evaluator(name, truth)

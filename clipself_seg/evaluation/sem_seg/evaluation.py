@@ -22,13 +22,10 @@ from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import (
     NamedVocabulary,
     Vocabulary,
-    class_list,
     load_vocabulary,
-    read_class_json,
     read_label_file,
     seen_by_plain_spelling,
 )
-from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results, label_file_of
 from clipself_seg.evaluation.examples import DrawnExamples
 from clipself_seg.evaluation.protocol import (
@@ -45,8 +42,6 @@ from clipself_seg.models.protocol import SemSegModel, reading_of
 
 logger = logging.getLogger(__name__)
 
-Words = Vocabulary | list[str]  # classes that a model is given
-
 
 class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
     """Evaluates a model that labels pixels, all processes together, one data set after the other.
@@ -56,8 +51,6 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         rule: classes that the mean IoU is taken over, see `MiouRule`.
         train_vocabulary: class list that was trained on, or its name or file, whose classes count
             as seen; "" splits nothing.
-        class_json: file in CAT-Seg's form with a name for each class of the data set, which the
-            model is given instead of the data set's own names; "" for none.
         pooling: factors by which the classes are pooled before their attention, where windows
             slide; only a log line depends on them.
         background_words: whether names of the background compete for pixels, in data sets that have some.
@@ -70,7 +63,6 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
     mapper: Callable[[Record], Sample]
     rule: MiouRule
     train_vocabulary: NamedVocabulary
-    class_json: str = ""
     pooling: Sequence[int] = ()
     background_words: bool = True
     threshold: float = 0.0
@@ -84,19 +76,14 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
-        """Reads ``DATASETS``, ``TEST`` and ``INPUT`` too, and of ``MODEL.SEM_SEG_HEAD`` ``TEST_CLASS_JSON`` and
-        ``POOLING_SIZES``."""
+        """Reads ``DATASETS``, ``TEST`` and ``INPUT`` too, and ``MODEL.SEM_SEG_HEAD.POOLING_SIZES``."""
         trained = cfg.TEST.TRAIN_VOCABULARY
-        class_json = cfg.MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON
-        if not trained and class_json:
-            trained = class_list(class_json)
-        elif not trained and cfg.DATASETS.TRAIN:
+        if not trained and cfg.DATASETS.TRAIN:
             trained = vocabulary_name(cfg.DATASETS.TRAIN[0])
         return super().from_config(cfg) | {
             "mapper": SemSegTestMapper(cfg),
             "rule": cfg.TEST.MIOU_RULE,
             "train_vocabulary": trained,
-            "class_json": cfg.MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON,
             "pooling": cfg.MODEL.SEM_SEG_HEAD.POOLING_SIZES if cfg.TEST.SLIDING_WINDOW else (),
             "background_words": cfg.TEST.BACKGROUND.WORDS,
             "threshold": cfg.TEST.BACKGROUND.THRESHOLD,
@@ -135,14 +122,13 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         data = self.data(name)
         reading = reading_of(model)
         vocabulary = data.vocabulary
-        words = self.class_json if isinstance(vocabulary, list) else vocabulary.name
         background = reading.background
         if data.background is not None:
             background = f"{self._background}; classes from {data.background} on count as one"
         rule = f"a name in {self.train_vocabulary}"
         return MeasuringProtocol.of_model(
             reading,
-            words=words_text(words, len(vocabulary)) + self.examples.text(name),
+            words=words_text(vocabulary.name, len(vocabulary)) + self.examples.text(name),
             background=background,
             size=size_text(self.mapper, reading.size),
             seen=seen_text(data.seen, rule),
@@ -182,7 +168,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         tables = {
             f'All data sets in percent, rule "{self.rule}"': semantic_run_table(results, style)
         }
-        as_there = self.rule == "present" and not self.class_json and set(self.pooling) == {1}
+        as_there = self.rule == "present" and set(self.pooling) == {1}
         if own := of_paper("Table 5", results if as_there else {}, str(self.train_vocabulary)):
             model = self.output_dir.name or "model"
             tables["The paper's Table 5"] = semantic_paper_table({model: own}, style=style)
@@ -201,28 +187,17 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
             seen = seen_by_plain_spelling(vocabulary, load_vocabulary(self.train_vocabulary))[
                 foreground
             ]
-        words: Words = vocabulary
-        if self.class_json:
-            words = read_dataset_names("TEST_CLASS_JSON", self.class_json, name, len(vocabulary))
+        words = vocabulary
         if files.background is not None and not self.background_words:
-            words = _first_classes(words, files.background)
-        records = sem_seg_records(name)
-        if isinstance(words, Vocabulary):
-            words = self.examples.added(name, words, seen)
+            words = dataclasses.replace(vocabulary, classes=vocabulary.classes[: files.background])
         return SemSegData(
-            vocabulary=words,
-            records=records,
+            vocabulary=self.examples.added(name, words, seen),
+            records=sem_seg_records(name),
             class_names=names if files.background is None else (*names, "background"),
             ignore_label=files.ignore_label,
             background=files.background,
             seen=seen,
         )
-
-
-def _first_classes(words: Words, count: int) -> Words:
-    if isinstance(words, Vocabulary):
-        return dataclasses.replace(words, classes=words.classes[:count])
-    return words[:count]
 
 
 class SemSegData(NamedTuple):
@@ -239,30 +214,9 @@ class SemSegData(NamedTuple):
             not known.
     """
 
-    vocabulary: Words
+    vocabulary: Vocabulary
     records: list[Record]
     class_names: tuple[str, ...]
     ignore_label: int
     background: int | None
     seen: np.ndarray | None
-
-
-def read_dataset_names(key: str, class_json: str, dataset: str, count: int) -> list[str]:
-    """Reads names for the classes of a data set from a file in CAT-Seg's form.
-
-    Args:
-        key: key below ``MODEL.SEM_SEG_HEAD`` that gives the file, for the error.
-        class_json: the file, see `read_class_json`.
-        dataset: name of the data set, for the error.
-        count: number of its classes.
-
-    Raises:
-        InputError: no such file, or one with another number of names.
-    """
-    names = read_class_json(class_json)
-    if len(names) != count:
-        raise InputError(
-            f'MODEL.SEM_SEG_HEAD.{key} {class_json} has {len(names)} names, "{dataset}" has '
-            f'{count} classes: leave the key "" to give each data set its own class names'
-        )
-    return names

@@ -21,9 +21,8 @@ from clipself_seg.clip.text import require_text_tower
 from clipself_seg.clip.text_bank import TEMPLATES
 from clipself_seg.clip.tower import GATE, TransformerTower
 from clipself_seg.clip.training_free import NONE
-from clipself_seg.config.checks import CHECKS, HEAD
-from clipself_seg.config.keys import CLIP_BACKBONE
 from clipself_seg.config.load import evaluation_precision, precision_from_config
+from clipself_seg.config.schema import CLIP_BACKBONE
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes, CostAggregator
 from clipself_seg.models.base import load_backbone
@@ -86,9 +85,6 @@ def aggregator_sizes(cfg: CfgNode, clip: DenseCLIP, guidance: Sequence[int]) -> 
         InputError: numbers that do not fit the CLIP, the guidance or one another.
     """
     head = cfg.MODEL.SEM_SEG_HEAD
-    for wanted, holds, keys in CHECKS:  # as `load_config`, which not every configuration comes from
-        for name in (key.removeprefix(HEAD) for key in keys if key.startswith(HEAD)):
-            _check(head, name, wanted, holds(head[name]))
     _check_values(head, clip)
     appearance, *decoder = guidance
     _check(

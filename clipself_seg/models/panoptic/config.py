@@ -11,10 +11,9 @@ from clipself_seg.checkpoints.mask_models import has_mask_model
 from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.backbone import build_clip, find_entry
 from clipself_seg.clip.text import require_text_tower
-from clipself_seg.config.keys import CLIP_BACKBONE
 from clipself_seg.config.load import evaluation_precision, precision_from_config
-from clipself_seg.config.panoptic import OF_WEIGHTS
-from clipself_seg.config.reads import backbone_reads
+from clipself_seg.config.panoptic_keys import OF_WEIGHTS
+from clipself_seg.config.schema import CLIP_BACKBONE, backbone_reads
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.frozen_clip import (
     CLIP_BRANCHES,

@@ -10,7 +10,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from clipself_seg.data.datasets import own
+from clipself_seg.data.datasets import own_file
 from clipself_seg.data.datasets.own import check_data, register_data
 from clipself_seg.data.datasets.records import (
     detection_records,
@@ -108,19 +108,22 @@ def test_the_same_path_is_read_again_and_another_of_its_name_is_refused(folder):
 @pytest.mark.parametrize(
     "text, message",
     [
-        (YAML + "download: https://x.org/a.zip", 'has "download", which is not followed'),
-        (YAML + "nmaes: [a]", "unknown key 'nmaes': did you mean \"names\"?"),
+        (
+            YAML + "download: https://x.org/a.zip",
+            "screws.yaml: download is .*nothing in a file is fetched",
+        ),
+        (YAML + "nmaes: [a]", 'unknown key "nmaes": did you mean "names"?'),
         (YAML.replace("images/val", "images/vla"), "images/vla is missing"),
-        (YAML.replace("grass", "no"), "the name of 7 is False, and no text: put it in quotation"),
+        (YAML.replace("grass", "no"), "names.7 is False, and has to be text: .* in quotation"),
         (YAML.replace("sky", "dog"), "first names used more than once: dog: rename one, or"),
         (YAML + "ignore: 7", '"ignore" is 7, and "names" names it'),
-        (YAML + "held_out: [gras]", '"held_out" has \'gras\': did you mean "grass"?'),
+        (YAML + "held_out: [gras]", '"held_out": unknown class "gras": did you mean "grass"?'),
         (
             YAML + "path: nowhere",
             '"train" .*nowhere/images/train is missing: correct it, or "path"',
         ),
         ("train: images/train", 'has no "names"'),
-        (YAML.replace("images/train", "{image: images}"), "\"train\": unknown key 'image': did"),
+        (YAML.replace("images/train", "{image: images}"), '"train": unknown key "image": did'),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(folder, text, message):
@@ -136,7 +139,9 @@ def test_pairs_are_by_name_and_what_lacks_the_other_is_counted(folder, caplog):
     said = "1 images of .*train have no labels, and 1 files of labels have no image"
     assert re.search(said, caplog.text)
     (folder / "images/train/1.png").write_bytes(b"")
-    with pytest.raises(InputError, match="1.png and .*1.jpg|1.jpg and .*1.png have one name, 1"):
+    with pytest.raises(
+        InputError, match="images/train: the name without its ending '1' is there twice"
+    ):
         DatasetCatalog.get(data.train)
 
 
@@ -172,14 +177,14 @@ def draw_images(folder, count=12):
 
 def test_a_json_is_read_once_until_its_memory_is_freed(tmp_path, monkeypatch):
     draw_images(tmp_path / "images")
-    reads, read = [], own.read_coco_json
-    monkeypatch.setattr(own, "read_coco_json", lambda path: reads.append(path) or read(path))
+    reads, read = [], own_file.read_coco_json
+    monkeypatch.setattr(own_file, "read_coco_json", lambda path: reads.append(path) or read(path))
     path = write_coco(tmp_path / "parts.json")
     for task in ("semantic", "detection"):
         data = register_data(path, task)
         check_data([data.train, *data.test])
     assert reads == [path]
-    own.forget_files()
+    own_file.forget_files()
     assert len(DatasetCatalog.get(data.train)) == 10 and reads == [path, path]
 
 
@@ -298,7 +303,7 @@ def test_a_folder_of_yolos_boxes_and_polygons_needs_no_yaml(yolo):
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("2 0.5 0.5 0.5 0.5", '1.txt, line 1: class 2, and "names" has 0 to 1'),
+        ("2 0.5 0.5 0.5 0.5", '1.txt, line 1: .* is of class 2, and "names" has 0 to 1'),
         ("0 0.5 0.5 1.5 0.5", "1.txt, line 1: .* reaches beyond the image"),
         ("0 0.5 0.5 0.5 0.5 0.9", "1.txt, line 1: '0 0.5 .* is no box"),
         ("-1 0.5 0.5 0.5 0.5", "whose class is a whole number from 0 on"),
@@ -322,7 +327,7 @@ def test_images_alone_are_distilled_all_of_them_and_others_are_not_evaluated(tmp
 
 @pytest.mark.parametrize("task", ["detection", "panoptic"])
 def test_label_maps_alone_are_no_data_for_boxes_and_segments(folder, task):
-    with pytest.raises(InputError, match="where are the labels|there is no annotation file"):
+    with pytest.raises(InputError, match="where are the labels"):
         register_data(folder / "screws.yaml", task)
 
 

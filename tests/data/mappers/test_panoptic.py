@@ -192,5 +192,5 @@ def test_masks_of_a_folder_come_with_the_sample_at_the_size_of_the_image(record,
     assert masks.sum((1, 2)).tolist() == [40 * 48 // 6] * 5
     assert "given_masks" not in PanopticTestMapper(load_config(None, opts[:4]))(record)
     Image.new("L", (40, 48)).save(tmp_path / "masks/a.png")
-    with pytest.raises(InputError, match="a.png: 48 x 40 pixels .* the image has 40 x 48"):
+    with pytest.raises(InputError, match="a.png is 40 x 48, the image, .* is 48 x 40"):
         PanopticTestMapper(cfg)(record)

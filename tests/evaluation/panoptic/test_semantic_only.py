@@ -176,7 +176,7 @@ def test_a_label_file_names_the_classes_wherever_its_background_stands(root):
             ("TEST.PANOPTIC.TASKS", ("panoptic", "instances")),
             'TASKS is panoptic, .* add "semantic"',
         ),
-        (("TEST.PANOPTIC.SWEEP", (0.0, 1.0)), "--sweep .* is about segments"),
+        (("TEST.PANOPTIC.SWEEP", (0.0, 1.0)), "TEST.PANOPTIC.SWEEP is about segments"),
     ],
 )
 def test_what_needs_segments_is_refused_before_the_first_image(root, options, message):

@@ -137,16 +137,6 @@ def test_the_first_training_data_set_says_what_is_seen(datasets):
     assert "classes-seen" not in evaluation(datasets)(Echo())["pets"]
 
 
-def test_class_names_that_training_was_given_instead_say_what_is_seen(datasets):
-    (datasets / "own.json").write_text(json.dumps(["dog, puppy", "bird", "fish"]))
-    options = ("DATASETS.TRAIN", ("pets",), "MODEL.SEM_SEG_HEAD.TRAIN_CLASS_JSON")
-    run = evaluation(datasets, *options, str(datasets / "own.json"))
-    assert run(Echo())["pets"]["classes-seen"] == 1
-    assert run.metadata()["train vocabulary"] == str(datasets / "own.json")
-    official = evaluation(datasets, *options, "datasets/coco.json")
-    assert official.metadata()["train vocabulary"] == "coco_stuff_171"
-
-
 def test_numbers_of_each_data_set_are_handed_on_once_they_are_there(datasets):
     finished = []
     run = evaluation(datasets)
@@ -165,17 +155,6 @@ def test_the_old_rule_is_one_key_away(datasets):
     # "dog" is now predicted without being there: no number by one rule, 0 by the other.
     assert "IoU-dog" not in new["pets"] and old["pets"]["IoU-dog"] == 0
     assert old["pets"]["mIoU"] == pytest.approx(new["pets"]["mIoU"] * 2 / 3)
-
-
-def test_a_class_file_gives_the_model_other_names_and_keeps_the_classes(datasets):
-    (datasets / "words.json").write_text(json.dumps(["kitten, cat", "puppy", "lawn"]))
-    options = ("DATASETS.TEST", ("pets",), "MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON")
-    model = Echo()
-    results = evaluation(datasets, *options, str(datasets / "words.json"))(model)
-    assert model.asked[0][0] == ("kitten, cat", "puppy", "lawn")
-    assert results == evaluation(datasets, *options, "")(Echo())
-    with pytest.raises(InputError, match='has 5 names, "pets" has 3 classes'):
-        evaluation(datasets, *options, str(datasets / "rooms.json")).check(model)
 
 
 def test_what_decides_the_numbers_is_logged(datasets, caplog):

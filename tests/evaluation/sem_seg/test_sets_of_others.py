@@ -97,9 +97,6 @@ def test_a_file_of_names_takes_the_place_of_bad_ones(stub):
     assert model.names == [("building", "road", "car"), ("river",), ("grass",)]
     with pytest.raises(InputError, match="LABEL_FILES has 1 entries, DATASETS.TEST 3"):
         evaluation(stub, "TEST.LABEL_FILES", "('names.txt',)")
-    both = ("TEST.LABEL_FILES", "('',)", "MODEL.SEM_SEG_HEAD.TEST_CLASS_JSON", "names.json")
-    with pytest.raises(InputError, match="LABEL_FILES must be .* where another file names"):
-        evaluation(stub, *both)
 
 
 def test_values_that_are_no_classes_are_refused_with_the_entry_that_says_what_they_are(stub):

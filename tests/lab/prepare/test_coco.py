@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipself_seg.data.captions import read_phrases
+from clipself_seg.data.annotations import read_phrases
 from clipself_seg.data.datasets.records import panoptic_set_records
 from clipself_seg.errors import InputError
 from lab.prepare import nouns

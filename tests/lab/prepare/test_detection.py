@@ -92,7 +92,7 @@ def test_a_change_that_fails_leaves_nothing(job, tmp_path):
         rewrite(*job._replace(change=refuse), Options(tmp_path))
     assert not list(job.target.parent.iterdir())
     job.source.write_text(json.dumps(CONTENT | {"images": 0.5}))
-    with pytest.raises(InputError, match='source.json: no "images" in it'):
+    with pytest.raises(InputError, match="source.json: images is 0.5, and has to be a list"):
         rewrite(*job, Options(tmp_path))
 
 

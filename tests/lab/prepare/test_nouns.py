@@ -141,7 +141,7 @@ def test_captions_are_read_with_phrases_where_there_are_some(tmp_path):
     assert list(captions) == [3]
     for wrong in ({"phrases": [3]}, {"phrases": 3}, {"caption": None}, {"image_id": None}):
         path.write_text(json.dumps({"annotations": [plain | wrong]}))
-        with pytest.raises(InputError, match='captions.json: a caption needs "image_id"'):
+        with pytest.raises(InputError, match="captions.json: annotations.0..* has to be"):
             read_captions(path)
 
 

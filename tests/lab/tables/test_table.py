@@ -109,7 +109,7 @@ def test_every_run_has_a_configuration_that_loads_and_the_data_that_its_columns_
         (
             "minutes: 0.1",
             "minuts: 1",
-            "mini: original: unknown key 'minuts': did you mean \"minutes\"",
+            'mini: original: unknown key "minuts": did you mean "minutes"',
         ),
         ("figure: curve", "figure: curv", "figure cannot be 'curv'; did you mean \"curve\""),
         (
@@ -303,7 +303,7 @@ def test_what_compares_with_another_method_is_judged_on_the_papers_numbers(
 def test_another_methods_row_has_no_run_and_a_claim_that_nothing_measures_says_why(tmp_path):
     for line in ("run: original", "absent: {mini: for tests}"):
         other = OTHER.replace("title: ViLD", f"title: ViLD, {line}")
-        with pytest.raises(InputError, match=f"vild: unknown key '{line.split(':')[0]}'"):
+        with pytest.raises(InputError, match=f"vild: unknown key \"{line.split(':')[0]}\""):
             read_table(write_table(tmp_path, TABLE.replace("rows:\n", other)))
     text = TABLE.replace("order: original < patches, ", "")
     (claim,) = read_table(write_table(tmp_path, text)).claims

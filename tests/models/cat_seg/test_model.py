@@ -16,7 +16,7 @@ from detectron2.modeling import build_model
 
 from clipself_seg.clip import load_clip, save_clip
 from clipself_seg.config import load_config
-from clipself_seg.config.cat_seg import CAT_SEG_UNREAD
+from clipself_seg.config.semantic_keys import CAT_SEG_UNREAD
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg

@@ -53,7 +53,7 @@ class Concept:
 
     @property
     def isthing(self) -> bool:
-        """Whether this is a countable object."""
+        """True if this is a countable object."""
         return self.shape is not None
 
     def without_colour(self) -> Concept:

@@ -129,7 +129,7 @@ def _draw_thing(
 
 
 def _fits(masks: list[np.ndarray], full_areas: list[int], new: np.ndarray) -> bool:
-    """Whether a new thing is large enough and leaves enough of the earlier ones visible."""
+    """True if a new thing is large enough and leaves enough of the earlier ones visible."""
     if new.sum() < 4 * MIN_SEGMENT_AREA:
         return False
     return all((mask & ~new).sum() >= MIN_VISIBLE * full for mask, full in zip(masks, full_areas))

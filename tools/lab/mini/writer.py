@@ -98,12 +98,12 @@ def make_worlds(root: str | Path, size: WorldSize, processes: int = 2) -> bool:
 
 
 def manifest_of(size: WorldSize) -> dict[str, Any]:
-    """What decides the files of worlds of a size, as `manifest.json` says it."""
+    """The settings that decide the files of worlds of a size, as in `manifest.json`."""
     return {"format": FORMAT, **dataclasses.asdict(size)}
 
 
 def _is_there(spec: WorldSpec, root: Path, size: WorldSize) -> bool:
-    """Whether a world of this size is complete."""
+    """True if a world of this size is complete."""
     target = root / spec.name
     return _read_manifest(target) == manifest_of(size) and _is_whole(spec, target, size)
 
@@ -125,7 +125,7 @@ def _read_manifest(folder: Path) -> Any:
 
 
 def _is_whole(spec: WorldSpec, world: Path, size: WorldSize) -> bool:
-    """Whether no image or map was lost since the world was written."""
+    """True if no image or map was lost since the world was written."""
     for split in (*SPLITS, *((BASE,) if spec.name == "mini" else ())):
         folders = (split, "jpg"), (f"panoptic_{split}", "png"), (f"stuffthingmaps/{split}", "png")
         for folder, suffix in folders:

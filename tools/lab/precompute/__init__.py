@@ -1,1 +1,1 @@
-"""What a model computes once over a data set, for later runs to read: proposals, and nouns of boxes."""
+"""Results that a model computes once over a data set, for later runs to read: proposals, and nouns of boxes."""

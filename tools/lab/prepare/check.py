@@ -104,7 +104,7 @@ class Finding(NamedTuple):
 
     @property
     def fine(self) -> bool:
-        """Whether the data set can be used."""
+        """True if the data set can be used."""
         return self.state in ("complete", "subset")
 
     def subset_allowed(self) -> Finding:
@@ -295,7 +295,7 @@ def _existing(records: Sequence[Record], key: str) -> list[Record]:
 
 
 def _again(entry: DataSet, command: str) -> str:
-    """What replaces files that a command writes, or those of the archive where there is none."""
+    """The command that writes missing files, or their archive where there is none."""
     if not command:
         return entry.root.advice
     # A mini world is written as a whole.
@@ -449,12 +449,12 @@ class Plan:
         return set(self._listed[0])
 
     def possible(self, stem: str) -> bool:
-        """Whether all files are there from which the label map of an image is made."""
+        """True if all files are there from which the label map of an image is made."""
         job = self._listed[0].get(stem)
         return job is not None and all(path.exists() for path in job.sources)
 
     def left_out(self, stem: str) -> bool:
-        """Whether the preparation writes no label map for an image that would have no label."""
+        """True if the preparation writes no label map for an image that would have no label."""
         job = self._listed[0].get(stem)
         try:
             return isinstance(job, VocJob) and nothing_left(job)

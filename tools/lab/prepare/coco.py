@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from clipself_seg.data.annotations import (
+    ID,
     Record,
     category_labels,
     coco_list,
@@ -22,6 +23,7 @@ from clipself_seg.data.masks import read_indices, read_panoptic_ids
 from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
+from clipself_seg.schema import TEXT, Schema
 from lab.prepare.common import (
     MapJob,
     Options,
@@ -148,8 +150,8 @@ def _captions_split(options: Options, split: str) -> Prepared:
     folder = options.root / "coco/annotations"
     target = folder / f"panoptic_caption_{split}.json"
     source = folder / f"captions_{split}.json"
-    fields = {"image_id": int | str, "caption": str}
-    entries = coco_list(read_coco_json(require(source, COCO)), "annotations", source, fields)
+    schema: Schema = {"image_id": ID, "caption": TEXT}
+    entries = coco_list(read_coco_json(require(source, COCO)), "annotations", source, schema)
     if target.exists() and not options.overwrite:
         return Prepared(target, 0, len(entries), 0)
     captions = [entry["caption"] for entry in entries]

@@ -1,4 +1,4 @@
-"""What all preparations have in common: their declaration and options, files still to do, and writing them whole.
+"""Parts that all preparations share: their declaration and options, files still to do, and writing them whole.
 
 A preparation is a function of `Options`, declared by `preparation` under the name of its data set. Its docstring is the
 help text of `python tools/prepare.py NAME`.

@@ -10,15 +10,15 @@ from __future__ import annotations
 import functools
 import os
 import re
-import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from clipself_seg.data.annotations import ImageId, JsonObject, coco_list, read_coco_json
+from clipself_seg.data.annotations import ID, ImageId, JsonObject, coco_list, read_coco_json
 from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.errors import InputError, of_extra
 from clipself_seg.files import read_text
+from clipself_seg.schema import TEXT, Schema, texts
 
 Tagger = Callable[[str], list[tuple[str, str]]]
 """Function from a caption to its words, each with its tag."""
@@ -88,7 +88,7 @@ def nltk_tagger() -> Tagger:
 def tagged_captions(
     read: Callable[[str, Tagger], list[str]], captions: Sequence[str], processes: int, label: str
 ) -> list[list[str]]:
-    """What a function reads in each caption with `nltk_tagger`, in order, with a progress bar.
+    """The results of a function of each caption, tagged by `nltk_tagger`, in order, with a progress bar.
 
     Args:
         read: function of a module, such as `noun_phrases`.
@@ -135,21 +135,13 @@ def read_captions(path: str | os.PathLike[str]) -> dict[ImageId, ImageCaptions]:
             that are no texts.
     """
     captions: dict[ImageId, ImageCaptions] = {}
-    for entry in coco_list(read_coco_json(path), "annotations", path):
-        image_id, text = entry.get("image_id"), entry.get("caption")
-        phrases = entry.get("phrases")
-        texts = phrases if isinstance(phrases, list) else [phrases or ""]
-        are_texts = all(isinstance(part, str) for part in texts)
-        if not (isinstance(image_id, int | str) and isinstance(text, str) and are_texts):
-            raise InputError(
-                f'{path}: a caption needs "image_id", a number or text, "caption", text, and may have a '
-                f'list of "phrases", texts; got {reprlib.repr(entry)}'
-            )
-        if not text.strip():
-            continue
-        own = captions.setdefault(image_id, ImageCaptions([], []))
-        own.texts.append(text.strip())
-        own.phrases.append(phrases if isinstance(phrases, list) else None)
+    schema: Schema = {"image_id": ID, "caption": TEXT, "phrases?": texts()}
+    for entry in coco_list(read_coco_json(path), "annotations", path, schema):
+        text = entry["caption"].strip()
+        if text:
+            own = captions.setdefault(entry["image_id"], ImageCaptions([], []))
+            own.texts.append(text)
+            own.phrases.append(entry.get("phrases"))
     return captions
 
 
@@ -191,7 +183,7 @@ def head_nouns(caption: str, tagger: Tagger) -> list[str]:
 
 
 def single_phrases(phrases: Sequence[str]) -> list[str]:
-    """Those of a caption's noun phrases that are not others joined by prepositions ("dog", not "dog on grass").
+    """The noun phrases of a caption that are not others joined by prepositions ("dog", not "dog on grass").
 
     Args:
         phrases: as `noun_phrases` makes them, which has every part of a joined phrase too.
@@ -224,7 +216,7 @@ def frequent_nouns(captions: Iterable[Sequence[str]], top: int) -> list[str]:
 
 
 def singulars(noun: str) -> list[str]:
-    """What a noun may be the plural of; of several words the last one changes."""
+    """The nouns whose plural a noun may be; of several words the last one changes."""
     return [
         noun.removesuffix(plural) + single
         for plural, single in PLURALS

@@ -26,11 +26,11 @@ from lab.prepare.common import Options, Prepared, convert_files, save_png
 
 Category = dict[str, object]
 Entries = dict[str, Any]
-"""What the JSONs say of an image: "image", and lists of its "segments" and "instances"."""
+"""Content of the JSONs about an image: "image", and lists of its "segments" and "instances"."""
 
 WAITING = ".entries"
 MADE_OF = "instance maps"
-"""What panoptic JSONs that are written here say of themselves, as "made_of" in "info"."""
+"""Note on their origin in panoptic JSONs that are written here, as "made_of" in "info"."""
 
 
 class Segment(NamedTuple):

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-import os
 import reprlib
-import struct
-import zlib
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import scipy.io
 from pycocotools import mask as rle
 
 from clipself_seg.data.annotations import JsonObject
 from clipself_seg.data.datasets.table import ROOTS
 from clipself_seg.data.masks import read_indices, run_lengths
 from clipself_seg.data.vocabulary import load_vocabulary
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, in_short
 from clipself_seg.files import read_json
 from lab.prepare.common import (
     Flag,
@@ -54,23 +50,6 @@ LIST_HINT = (
     "It is the list of the 5104 validation images, one name a line, that CAT-Seg's repository has "
     "in its folder datasets; another list, such as ImageSets/Main/val.txt, is given by --list"
 )
-# Of MATLAB 5 files: kinds of elements, types of data -> NumPy's, and bytes of the header.
-MATRIX = 14
-COMPRESSED = 15
-NUMBERS = {
-    1: "i1",
-    2: "u1",
-    3: "i2",
-    4: "u2",
-    5: "i4",
-    6: "u4",
-    7: "f4",
-    9: "f8",
-    12: "i8",
-    13: "u8",
-}
-HEADER = 128
-LARGEST = 8 * 8192**2 + 1024  # bytes of an unpacked array, far above any image of the archive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +89,7 @@ def voc20_jobs(root: Path, name: str) -> list[VocJob]:
 
 
 def nothing_left(job: VocJob) -> bool:
-    """Whether the preparation leaves an image out, because it shows nothing but background.
+    """True if the preparation leaves an image out, because it shows nothing but background.
 
     Raises:
         InputError: the archive's map is broken or missing.
@@ -277,71 +256,11 @@ def _convert_mat(job: MapJob) -> bool:
 
 def _read_mat(path: Path) -> np.ndarray:
     try:
-        return read_mat_array(path, "LabelMap")
-    except (OSError, ValueError) as error:
+        values: np.ndarray = scipy.io.loadmat(path, variable_names=["LabelMap"])["LabelMap"]
+    except Exception as error:  # scipy has many for a damaged file
         raise InputError(
-            f"{path} cannot be read as a .mat file with a LabelMap ({error}): unpack it again"
+            f"{path} cannot be read as a .mat file with a LabelMap ({in_short(error)}): unpack it again"
         ) from None
-
-
-def read_mat_array(path: str | os.PathLike[str], name: str) -> np.ndarray:
-    """A numeric array of a file.
-
-    Args:
-        path: the file.
-        name: name of the array.
-
-    Raises:
-        ValueError: it is no MATLAB 5 file, is damaged, or has no numeric array of this name.
-        OSError: it cannot be read.
-    """
-    content = Path(path).read_bytes()
-    order = {b"IM": "<", b"MI": ">"}.get(content[HEADER - 2 : HEADER])
-    if not content.startswith(b"MATLAB 5.0 MAT-file") or order is None:
-        raise ValueError("it is no MATLAB 5 file")
-    try:
-        for kind, data in _elements(content[HEADER:], order):
-            if kind == COMPRESSED:
-                kind, data = next(_elements(_unpack(data), order))
-            if kind == MATRIX:
-                _, shape, title, numbers, *_ = _elements(data, order)
-                if title[1] == name.encode():
-                    return _array(shape, numbers, order)
-    except (zlib.error, struct.error, StopIteration) as error:
-        raise ValueError(f"it is damaged ({error})") from None
-    raise ValueError(f"it has no array {name}")
-
-
-def _elements(content: bytes, order: str) -> Iterator[tuple[int, bytes]]:
-    """Types and data of the elements one after the other."""
-    position = 0
-    while position < len(content):
-        kind, size = struct.unpack_from(f"{order}II", content, position)
-        start = position + 8
-        if kind >> 16:  # small: two bytes of size, two of type, and the data in the tag itself
-            kind, size, start = kind & 0xFFFF, kind >> 16, position + 4
-        data = content[start : start + size]
-        if len(data) < size or (start == position + 4 and size > 4):
-            raise ValueError("an element is longer than the file")
-        yield kind, data
-        # Compressed elements are not padded.
-        end = start + size
-        position = end if kind == COMPRESSED else max(position + 8, end + -end % 8)
-
-
-def _unpack(data: bytes) -> bytes:
-    unpacker = zlib.decompressobj()
-    unpacked = unpacker.decompress(data, LARGEST)
-    if unpacker.unconsumed_tail:
-        raise ValueError("it unpacks to more than an image has")
-    return unpacked
-
-
-def _array(shape: tuple[int, bytes], numbers: tuple[int, bytes], order: str) -> np.ndarray:
-    sides = np.frombuffer(shape[1], f"{order}i4").tolist()
-    if numbers[0] not in NUMBERS or min(sides, default=0) < 1:
-        raise ValueError("its array is not of numbers, or empty")
-    values = np.frombuffer(numbers[1], order + NUMBERS[numbers[0]])
-    if math.prod(sides) != len(values):
-        raise ValueError(f"it has {len(values)} numbers for an array of {sides}")
-    return values.reshape(sides, order="F").astype(values.dtype.newbyteorder("="))
+    if values.dtype.kind not in "iuf" or not values.size:
+        raise InputError(f"{path}: LabelMap is not of numbers, or empty\n{MAT_HINT}")
+    return values

@@ -83,11 +83,11 @@ class Made(NamedTuple):
         return self.store.folder / self.runs[row].name / name
 
     def weights(self, row: TableRow) -> Path:
-        """What the run of a row has trained."""
+        """Weights that the run of a row has trained."""
         return self.file(row, self.runs[row].result_file)
 
     def record(self, row: TableRow) -> Mapping[str, Any]:
-        """What the run of a row has left, see `Store.record`.
+        """The record of the run of a row, see `Store.record`.
 
         Raises:
             InputError: nothing whole.
@@ -162,7 +162,7 @@ class Results:
 
 
 def results_of(table: Table, made: Made, images: Images) -> Results:
-    """What the finished runs of a table have left, with the images of their chapter."""
+    """The records of the finished runs of a table, with the images of their chapter."""
     records = {row.title: made.record(row) for row in table.rows}
     rows = {title: table.numbers(record["results"]) for title, record in records.items()}
     return Results(

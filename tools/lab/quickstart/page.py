@@ -21,7 +21,7 @@ from clipself_seg.data.regions import enlarge_boxes
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.explore.demo import SHOWN, WORLD, ask
-from clipself_seg.files import atomic_path, read_json_lines
+from clipself_seg.files import atomic_path, parse_json, read_text
 from clipself_seg.pages import write_page
 from clipself_seg.visualization.dense_maps import (
     colour_segments,
@@ -97,7 +97,7 @@ def region_answers(
     vocabulary: Vocabulary,
     most: int,
 ) -> list[Answers]:
-    """What each model takes the boxes of things for.
+    """The classes that each model finds in the boxes of things.
 
     Args:
         clips: models by title.
@@ -148,7 +148,8 @@ def plot_losses(runs: Mapping[str, Path], path: Path) -> None:
 
 def _losses(path: Path) -> list[tuple[float, float]]:
     """Step, counted from 1, and loss of each line of a metrics.json that has a loss."""
-    lines = read_json_lines(path, "file of metrics")
+    texts = read_text(path, "file of metrics").splitlines()
+    lines = [parse_json(text, f"line {n} of {path}") for n, text in enumerate(texts, 1)]
     keys = ("iteration", "loss_clipself")
     read = [[line.get(key) for key in keys] for line in lines if isinstance(line, dict)]
     points: list[tuple[float, float]] = [

@@ -49,7 +49,7 @@ class Verdict:
 
 
 def verdict(smaller: Values, larger: Values) -> tuple[str, float, float]:
-    """Whether one number is below another one.
+    """True if one number is below another one.
 
     Pairs are those of equal seeds; a number that no seed moves pairs with every seed. Three seeds at
     least are needed, but where no seed moves either number the sign decides.
@@ -197,7 +197,7 @@ def paper_number(table: Table, term: Term) -> float | None:
 
 
 def paper_holds(numbers: Sequence[float | None], strict: bool) -> bool | None:
-    """Whether two published numbers are as an inequality says; None where one is not published."""
+    """True if two published numbers are as an inequality says; None where one is not published."""
     low, high = numbers
     if low is None or high is None:
         return None

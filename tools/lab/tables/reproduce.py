@@ -84,13 +84,13 @@ class Reproduction:
         return list({run.name: run for run in runs}.values())
 
     def runnable(self, todo: Sequence[Run]) -> tuple[list[Run], list[str]]:
-        """Those of the runs that have to be made that can be, and what the others lack, each thing once."""
+        """The runs to make that can be made, and what the others lack, each thing once."""
         lacking = {run.name for run in todo if any(one.missing for one in run.with_needs())}
         missing = dict.fromkeys(what for run in todo for what in run.missing)
         return [run for run in todo if run.name not in lacking], list(missing)
 
     def within(self, todo: Sequence[Run], names: Sequence[str], hours: float) -> list[Run]:
-        """Those of the runs that a budget pays for, `affordable`; says which tables are whole with them."""
+        """The runs that a budget pays for (`affordable`); says which tables are whole with them."""
         if hours == math.inf:
             return list(todo)
         cells, tables = Counter[str](), dict[str, dict[str, list[Run]]]()
@@ -200,7 +200,7 @@ class Reproduction:
         self._say_what_is_finished(runs)
 
     def _cost(self, minutes: float) -> str:
-        """What is expected of a run; of most evaluations on real data nothing is known."""
+        """Expected duration of a run; of most evaluations on real data nothing is known."""
         if self.scale == "mini":
             return f"{minutes:.3g} core-minutes"
         if 0 < minutes < 60:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from clipself_seg.data.datasets.records import sem_seg_records
 from clipself_seg.data.datasets.table import DATASETS, MINI, DataSet
 from clipself_seg.errors import InputError, shown
 from clipself_seg.files import read_json
-from clipself_seg.imports import typed_sources
+from clipself_seg.imports import typed_modules
 from clipself_seg.training.tasks import task_of
 from lab import ROOT
 from lab.mini.writer import WorldSize, manifest_of
@@ -35,13 +36,34 @@ Values = Mapping[str, Any]
 CHUNK = 1 << 22  # bytes
 
 
+def typed_sources() -> dict[str, list[Path]]:
+    """Files of the modules of the variable: the module's file, or all Python files of the package that it is in.
+
+    Returns:
+        Name of the module or package -> its files, sorted; none for what is not a file.
+
+    Raises:
+        InputError: as `import_typed_modules`.
+    """
+    sources: dict[str, list[Path]] = {}
+    for _, module in typed_modules():
+        name = module.partition(".")[0]
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.submodule_search_locations:
+            folders = map(Path, spec.submodule_search_locations)
+            sources[name] = sorted(file for folder in folders for file in folder.rglob("*.py"))
+        elif spec is not None and spec.has_location:
+            sources[name] = [Path(str(spec.origin))]
+    return sources
+
+
 def _data_paths(files: DataSet) -> list[Path]:
     """Files and folders that a data set has to have."""
     return [files.path(need.relative) for need in files.needed(("instances", "semantic"))]
 
 
 def missing_data(name: str) -> str:
-    """What of a data set is not on this disk, and how to get it.
+    """The missing files of a data set, and how to get them.
 
     "" if all is there, if nobody knows, and of the mini worlds, which are drawn when they are needed.
     """
@@ -86,7 +108,7 @@ def licence(name: str, model: str) -> str:
 
 
 def fingerprint(name: str) -> object:
-    """What decides the content of a data set.
+    """The values that decide the content of a data set.
 
     Of the mini worlds, and of what a run itself prepares there, it is their manifest (sizes, seed and version
     of the generator), the standard one where no world is written yet. Of other data sets it is a hash of every
@@ -192,14 +214,14 @@ class Run:
 
     @property
     def gigabytes(self) -> float:
-        """What its folder takes, roughly: as if its ViT learnt as a whole; 0 of an evaluation."""
+        """Rough size of its folder, as if its ViT learnt as a whole; 0 of an evaluation."""
         name = {**self.defaults, **self.settings["config"]}["MODEL.CLIP.NAME"]
         width, layers, *_ = find_architecture(name).signature.sizes
         return 0 if self.evaluate else BYTES * 12 * layers * width**2 / 1e9
 
     @property
     def has_numbers(self) -> bool:
-        """Whether it evaluates anything."""
+        """True if it evaluates anything."""
         return bool(self.settings["config"].get("DATASETS.TEST"))
 
     def command(self, folder: Path, gpus: int = 1) -> list[str]:
@@ -327,7 +349,7 @@ def make_run(
 def _settings(
     values: Values, defaults: Values, needs: Mapping[str, Run], evaluate: bool
 ) -> dict[str, object]:
-    """What decides a run: values of keys that are not the default, content of weights, and data."""
+    """The settings that decide a run: values of keys that are not the default, content of weights, and data."""
     own = {"files": _own_files(values)} if values["DATASETS.DATA"] else {}
     return own | {
         "config": {
@@ -390,7 +412,7 @@ def _data_sets(values: Values, evaluate: bool) -> list[str]:
 
 
 def _identity(value: str) -> str:
-    """What stands in for the value of a key in `FILE_KEYS`: hashes of files, and the name of anything else."""
+    """The substitute for the value of a key in `FILE_KEYS`: hashes of files, and the name of anything else."""
     if value in SHIPPED_TAGS:
         return "+".join(_hash_of(path) for path in shipped_files(value))
     path = SHIPPED_MODELS.get(value, ROOT / value)

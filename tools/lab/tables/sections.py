@@ -1,4 +1,4 @@
-"""What the page says about a table: cells, claims and commands as text, whatever the format."""
+"""Text of the page about a table: cells, claims and commands as text, whatever the format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.protocol import protocol_lines
-from clipself_seg.imports import OPTION, typed_names
+from clipself_seg.imports import OPTION, typed_modules
 from clipself_seg.provenance import protocols_of
 from clipself_seg.training.metrics import flatten_numbers
 from lab import ROOT
@@ -150,7 +150,7 @@ def _others(table: Table) -> list[list[str]]:
 
 
 def _compared(table: Table, verdict: Verdict, scale: str, runs: TableRuns) -> Hashable:
-    """What an inequality compares, whichever table makes it: runs and paths, of real data for what the scale lacks."""
+    """The runs and paths that an inequality compares; of real data where the scale lacks them."""
 
     def cell(name: str, column: str) -> Hashable:
         row, path = table.rows[name], table.rows[name].path(table.columns[column], scale)
@@ -318,7 +318,7 @@ def _command_cells(title: str, runs: Sequence[Run], store: Store) -> list[str]:
 def command_text(run: Run, folder: Path, gpus: int = 1) -> str:
     """The command of a run, its folders below the project if they are there."""
     words = [word.replace(f"{ROOT}/", "") for word in run.command(folder, gpus)]
-    typed = typed_names()
+    typed = {module.partition(".")[0]: named for named, module in typed_modules()}
     for name in run.settings.get("imports", ()):
         words += [OPTION, typed.get(name, name).replace(f"{ROOT}/", "")]
     return " ".join(["clipself-seg", *(_quoted(word) for word in words)])

@@ -33,7 +33,7 @@ class Store:
         self._known: dict[str, Record] = {}
 
     def record(self, run: Run) -> Record | None:
-        """What a finished run left: "results", "provenance", "settings", "minutes", and "protocol" if it wrote one.
+        """The record of a finished run: "results", "provenance", "settings", "minutes", and "protocol" if it wrote one.
 
         None if it is not finished.
 
@@ -48,12 +48,12 @@ class Store:
         return self._known[run.name]
 
     def has_weights(self, run: Run) -> bool:
-        """Whether the result of a training is there."""
+        """True if the result of a training is there."""
         folder = self.folder / run.name
         return (folder / run.result_file).is_file() and not self.is_outdated(run)
 
     def is_outdated(self, run: Run) -> bool:
-        """Whether the folder of a run is one from before a default changed."""
+        """True if the folder of a run is one from before a default changed."""
         folder = self.folder / run.name
         return folder.exists() and not self._same_defaults(
             run, _read(folder / RUN_FILE), self.folder
@@ -123,7 +123,7 @@ class Store:
         return None
 
     def _same_defaults(self, run: Run, note: Record | None, folder: Path) -> bool:
-        """Whether no default that decided a run was another one then; keys that are new do not count."""
+        """True if no default that decided a run was another one then; keys that are new do not count."""
         if note is None:
             return False
         then = _read(folder / str(note.get("defaults")))

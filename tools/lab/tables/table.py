@@ -191,7 +191,7 @@ class Row:
     further: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def runs(self) -> dict[str, str]:
-        """What a column is `of` -> name of that run."""
+        """The `of` of a column -> name of that run."""
         return {"": self.run, **self.further}
 
     def path(self, column: Column, scale: str) -> str | None:
@@ -293,7 +293,7 @@ class Table:
 
     @property
     def of_paper(self) -> bool:
-        """Whether it is a table or a figure of the paper."""
+        """True if it is a table or a figure of the paper."""
         return _kind(self.name) < len(KINDS) - 1
 
     @property
@@ -303,7 +303,7 @@ class Table:
 
     @property
     def published(self) -> bool:
-        """Whether the paper prints any of its numbers."""
+        """True if the paper prints any of its numbers."""
         return any(row.paper for row in self.rows.values())
 
     def shown_runs(self, scale: str) -> list[str]:
@@ -513,7 +513,7 @@ def read_tables(names: Iterable[str] = ()) -> list[Table]:
 
 
 def is_file(name: str) -> bool:
-    """Whether the name of a table is that of a file."""
+    """True if the name of a table is that of a file."""
     return name.endswith((".yaml", ".yml"))
 
 

@@ -1,0 +1,275 @@
+"""How a key of the configuration is declared, and what its declaration says: all about a key in one place.
+
+    fvit = Section("MODEL.FVIT", of=["FViT"])
+    # A detection needs a higher score.
+    fvit.key("SCORE_THRESHOLD", 0.01, within(0, 1))
+
+`keys.py` and the files `*_keys.py` declare them, with the sentence that explains a key as the comment above it;
+`relations.py` has what two keys must be together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from detectron2.config import get_cfg
+
+from clipself_seg.errors import nearest
+from clipself_seg.imports import OR_IMPORT
+from clipself_seg.yaml_files import leaves
+
+CLIP_BACKBONE = "CLIPBackbone"  # MODEL.CLIP.BACKBONE of the project's own entry
+# The models of this package; the evaluation, the data and the trainer of a model's task count as the model.
+MODELS = (
+    "RegionReader",
+    "ImageClassifier",
+    "CLIPSelf",
+    "ZeroShotSegmenter",
+    "CATSeg",
+    "OpenPanoptic",
+    "FViT",
+    "StockRPN",
+)
+EVERY = ("every model",)
+# A head of Detectron2 that stands on a `CLIPBackbone`.
+HEADS = ("a head on CLIPBackbone",)
+# The models whose keys count as decisive for all; those of a StockRPN are Detectron2's own.
+DECISIVE = {*EVERY, *HEADS, *MODELS} - {"StockRPN"}
+# Sections whose keys a model of another project may read, whatever is declared here.
+OWN_SECTIONS = ("MODEL.", "INPUT.")
+STOCK = dict(leaves(get_cfg()))
+LARGEST_NUMBER = 4096  # of a folder, far above that of any published model
+
+
+@dataclass(frozen=True)
+class Check:
+    """Values that a key may have: in words, and as the test of one."""
+
+    wanted: str
+    holds: Callable[[Any], bool]
+
+
+def at_least(least: int) -> Check:
+    """Numbers from `least`."""
+    wanted = "0 or more" if least == 0 else f"at least {least}"
+    return Check(wanted, lambda value: value >= least)
+
+
+def within(least: float, most: float) -> Check:
+    """Numbers from `least` to `most`, both included."""
+    return Check(f"in [{least}, {most}]", lambda value: least <= value <= most)
+
+
+def each(check: Check, kind: str, count: int | None = None) -> Check:
+    """Lists of values that pass a check.
+
+    Args:
+        check: of one of them.
+        kind: name of them, such as "whole numbers", for the message.
+        count: how many they have to be; None for any number.
+    """
+
+    def holds(values: Sequence[Any]) -> bool:
+        types = int if kind.startswith("whole") else int | float
+        numbers = all(isinstance(v, types) and not isinstance(v, bool) for v in values)
+        return count in (None, len(values)) and numbers and all(map(check.holds, values))
+
+    number = {None: "", 2: "two ", 4: "four "}[count]
+    return Check(f"{number}{kind}, each {check.wanted}", holds)
+
+
+def names_of(things: str) -> Check:
+    """Lists of names of data sets, files or features."""
+    return Check(things, lambda values: all(isinstance(name, str) for name in values))
+
+
+NOT_NEGATIVE = Check("0 or more, and finite", lambda value: 0 <= value < math.inf)
+POSITIVE = Check("greater than 0, and finite", lambda value: 0 < value < math.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class Key:
+    """All that is known of a key but its explanation, which is the comment above its declaration.
+
+    Attributes:
+        name: full name.
+        default: value where nothing sets it; its type is that of all values.
+        check: values that it may have; None for any of its type.
+        choices: words that it may be; of a list, words of which it has one at least.
+        extensible: modules of --import may add choices.
+        of: names of the models that read it.
+        when: another key, and the only value of it with which a model that has that key reads this one.
+        free: a resumed run may change it, since it does not decide what is learnt.
+        folder: what a configuration may say that came in a folder, from anybody: numbers from the first to the second,
+            far enough from what costs time or memory beyond what the weights show; or the one file beside it that the
+            key may name; or None if it may not say anything.
+        weights: names a file of weights.
+        clip_backbone: `CLIPBackbone` reads it, and a backbone of somebody else's does only if it says so.
+        instead: what happens in place of a key of Detectron2 that nothing reads.
+    """
+
+    name: str
+    default: Any
+    check: Check | None = None
+    choices: tuple[str, ...] = ()
+    extensible: bool = False
+    of: Sequence[str] = EVERY
+    when: tuple[str, object] | None = None
+    free: bool = False
+    folder: tuple[float, float] | str | None = (-LARGEST_NUMBER, LARGEST_NUMBER)
+    weights: bool = False
+    clip_backbone: bool = False
+    instead: str = ""
+
+    def read_by(self, model: str | None) -> bool:
+        """True if a model of this package reads the key with some value of the others."""
+        return self.of is EVERY or model in self.of
+
+    def problem(self, value: Any) -> str:
+        """The sentence, behind the key's name, that refuses a value of the right type; "" if it is a good one."""
+        if not self.choices:
+            if self.check is None or self.check.holds(value):
+                return ""
+            return f"must be {self.check.wanted}, got {in_brief(value)}"
+        several = isinstance(self.default, tuple)
+        if several and not value:
+            return f"is empty: give some of {', '.join(self.choices)}"
+        for word in value if several else (value,):
+            if word not in self.choices:
+                hint = nearest(str(word), self.choices) + (OR_IMPORT if self.extensible else "")
+                return f'cannot {"have" if several else "be"} "{in_brief(word, str)}"; {hint}'
+        return ""
+
+
+KEYS: dict[str, Key] = {}
+
+
+def key(name: str, default: Any, check: Check | None = None, **about: Any) -> None:
+    """Declares a key of the project, or another default of one of Detectron2.
+
+    Args:
+        name: full name.
+        default: value where nothing sets it.
+        check: values that it may have.
+        **about: further attributes of `Key`.
+    """
+    declared = Key(name, default, check, **about)
+    assert name not in KEYS and {*declared.of} <= {*EVERY, *HEADS, *MODELS}, name
+    assert not declared.problem(default) or name in STOCK, name
+    KEYS[name] = declared
+
+
+def stock(name: str, check: Check | None = None, **about: Any) -> None:
+    """Declares a key of Detectron2 that is read here with Detectron2's default."""
+    key(name, STOCK[name], check, **about)
+
+
+def not_read(instead: str, *names: str, **about: Any) -> None:
+    """Declares keys of Detectron2 that nothing reads.
+
+    Args:
+        instead: what happens in their place, for the message that refuses them.
+        *names: full names.
+        **about: further attributes of `Key`.
+    """
+    for name in names:
+        key(name, STOCK[name], **{"of": (), "instead": instead, **about})
+
+
+class Section:
+    """Declares keys below one name, which share what is said of the section.
+
+    Args:
+        name: such as "MODEL.FVIT".
+        **shared: attributes of `Key`, which a key may have otherwise.
+    """
+
+    def __init__(self, name: str, **shared: Any) -> None:
+        self.name = name
+        self.shared = shared
+
+    def key(self, name: str, default: Any, check: Check | None = None, **about: Any) -> None:
+        """Declares a key as `schema.key` does."""
+        key(f"{self.name}.{name}", default, check, **{**self.shared, **about})
+
+    def stock(self, name: str, check: Check | None = None, **about: Any) -> None:
+        """Declares a key as `schema.stock` does."""
+        stock(f"{self.name}.{name}", check, **{**self.shared, **about})
+
+    def all_stock(self) -> None:
+        """Declares all keys that Detectron2 has below the name, and that are not declared yet."""
+        for name in STOCK:
+            if name.startswith(f"{self.name}.") and name not in KEYS:
+                stock(name, **self.shared)
+
+
+def in_brief(value: object, text_of: Callable[[object], str] = repr) -> str:
+    """The beginning of the text of a value, for messages."""
+    text = text_of(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def covers(names: Iterable[str], name: str) -> bool:
+    """True if some names have that of a key, or one that ends with "." is the section around it."""
+    return any(name.startswith(one) if one.endswith(".") else name == one for one in names)
+
+
+def is_read(name: str, model: str) -> bool:
+    """True if a key decides anything in this project, with this model or with another one.
+
+    The keys of Detectron2's detectors count for a `StockRPN` alone, and those of a model of another project all.
+    """
+    if model not in MODELS and name.startswith(OWN_SECTIONS):
+        return True
+    return name in KEYS and not {model, *DECISIVE}.isdisjoint(KEYS[name].of)
+
+
+def why_unread(name: str, values: Mapping[str, object], model: str | None) -> str | None:
+    """The reason why a key has no effect, for a message; None if it is read, or nobody knows.
+
+    Args:
+        name: full name.
+        values: value of every key.
+        model: ``MODEL.META_ARCHITECTURE``; None if nothing names one.
+    """
+    asked = KEYS.get(name, Key(name, None, of=()))
+    ours = model is None or model in MODELS
+    if asked.instead and not asked.read_by(model) and (ours or not name.startswith(OWN_SECTIONS)):
+        return asked.instead
+    of_others = None if ours else reads_of_others(str(model))
+    if model is None or (of_others is None and not ours):
+        return None
+    if asked.read_by(model) or covers(of_others or (), name):
+        if asked.when is None:
+            return None
+        condition, value = asked.when
+        if not KEYS[condition].read_by(model) or values[condition] == value:
+            return None
+        return f"{model} reads it with {condition} {value} alone"
+    readers = f", it is for {' and '.join(asked.of)}" if asked.of else ""
+    return f"{model} does not read it{readers}"
+
+
+def reads_of_others(model: str) -> Sequence[str] | None:
+    """The attribute `reads` of a model of another project: names of keys and sections; None if it has none."""
+    from detectron2.modeling import META_ARCH_REGISTRY  # takes a second
+
+    names: Sequence[str] | None = getattr(dict(META_ARCH_REGISTRY).get(model), "reads", None)
+    return names
+
+
+def backbone_reads(backbone: str, name: str) -> bool:
+    """True if an entry of BACKBONE_REGISTRY reads a key of `CLIPBackbone`, as its attribute `reads` says."""
+    if backbone == CLIP_BACKBONE:
+        return True
+    from detectron2.modeling import BACKBONE_REGISTRY  # takes a second
+
+    return covers(getattr(dict(BACKBONE_REGISTRY).get(backbone), "reads", ()), name)
+
+
+def is_free(name: str) -> bool:
+    """True if a resumed run may change a key."""
+    return name in KEYS and KEYS[name].free

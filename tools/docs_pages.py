@@ -46,14 +46,14 @@ REFERENCE = {
         "Mathematics of the heads",
         "heads.fusion heads.distillation heads.text_scores heads.windows "
         "heads.cat_seg.cost_aggregator "
-        "heads.panoptic.frozen_clip heads.panoptic.panoptic_merge "
+        "heads.panoptic.clip_branches heads.panoptic.feature_sources heads.panoptic.panoptic_merge "
         "heads.panoptic.generator heads.panoptic.plain_decoder "
         "heads.fvit.boxes heads.fvit.pyramid heads.fvit.rpn heads.fvit.roi_heads",
     ),
     "models": (
         "Models",
         "models.build models.protocol models.clipself models.region_reader models.cat_seg.cat_seg "
-        "models.zero_shot models.panoptic.model models.fvit.fvit models.distillation",
+        "models.zero_shot models.panoptic.open_panoptic models.fvit.fvit models.distillation",
     ),
     "training": (
         "Training and evaluation",

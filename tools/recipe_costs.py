@@ -25,10 +25,15 @@ from clipself_seg.clip.linear import stock_linear
 from clipself_seg.clip.tower import train_last_blocks
 from clipself_seg.data.regions import grid_pairs
 from clipself_seg.data.vocabulary import load_vocabulary
-from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator
+from clipself_seg.heads.panoptic.generator import (
+    CaptionGenerator,
+    Generator,
+    GeneratorSizes,
+    VectorGenerator,
+)
 from clipself_seg.heads.panoptic.plain_decoder import PlainDecoder
 from clipself_seg.models.build import architecture
-from clipself_seg.models.panoptic.config import build_plain_decoder, build_source
+from clipself_seg.models.panoptic.panoptic_config import build_plain_decoder, build_source
 
 FORWARD_AND_BACKWARD = 3  # as many operations as a forward pass where all inputs have gradients
 POSITIVE = 4  # one in so many RoIs is trained with a mask
@@ -166,15 +171,16 @@ def _generator(cfg: CfgNode, half: bool) -> tuple[int, int, int]:
     with FakeTensorMode(allow_non_fake_inputs=True):
         clip = build_clip(cfg).requires_grad_(False)
         source: Any = build_source(cfg, clip)
-        generator: MaskGenerator | PlainDecoder
+        generator: Generator
         if cfg.MODEL.MASK_GENERATOR.KIND == "plain":
             generator = build_plain_decoder(cfg, clip, source)
         else:
             shape: dict[str, Any] = {"channels": source.channels, "text_width": clip.embed_dim}
             if cfg.MODEL.MASK_GENERATOR.VARIANT == "fcclip":
                 queries = cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
-                shape |= {"variant": "fcclip", "sizes": GeneratorSizes(queries=queries)}
-            generator = MaskGenerator(**shape)
+                generator = VectorGenerator(**shape, sizes=GeneratorSizes(queries=queries))
+            else:
+                generator = CaptionGenerator(**shape)
         parameters = [*clip.parameters(), *source.parameters(), *generator.parameters()]
 
         def step() -> list[Tensor]:

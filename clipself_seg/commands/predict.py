@@ -328,8 +328,8 @@ def _make(args: argparse.Namespace, files: InputFiles) -> tuple[ResultFiles, Jso
             _say_kinds(words)
         if masks := predictor.mapper.masks:
             settings["masks"] = masks.digest([one.name for one in files.images])
-        if finder := predictor.model.mask_model:
-            settings["masks"] = finder.settings()
+        if finder := predictor.model.masks.model_settings:
+            settings["masks"] = finder
         fusion = predictor.model.fusion.returned()
         settings["exponents"] = [fusion.alpha, fusion.beta]
     for key, (content, _) in values_and_defaults(predictor.config).items():

@@ -23,7 +23,6 @@ from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.model import whole_image_features
 from clipself_seg.data.images import fit_size
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.panoptic_merge import resize_masks
 from clipself_seg.prediction.mini_worlds import WorldCheck
 from clipself_seg.prediction.results import colours_of
@@ -168,10 +167,7 @@ class PanopticView:
         Args:
             predictor: one with a vocabulary, see `PanopticPredictor.set_vocabulary`.
         """
-        if predictor.model.masks_given:
-            raise InputError(
-                "MODEL.MASK_GENERATOR.SOURCE masks makes none, and the page has no others: take a generator's model"
-            )
+        predictor.model.masks.require_generator()
         self.predictor = predictor
         self.vocabulary = predictor.require_vocabulary()
 

@@ -5,7 +5,7 @@ from clipself_seg.models.cat_seg.cat_seg import CATSeg
 from clipself_seg.models.cat_seg.guidance_swin import GuidanceSwin
 from clipself_seg.models.clipself import CLIPSelf
 from clipself_seg.models.fvit.fvit import FViT
-from clipself_seg.models.panoptic.model import OpenPanoptic
+from clipself_seg.models.panoptic.open_panoptic import OpenPanoptic
 from clipself_seg.models.paths import ModelHandler
 from clipself_seg.models.region_reader import RegionReader
 from clipself_seg.models.stock_rpn import StockRPN

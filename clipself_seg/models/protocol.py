@@ -78,6 +78,11 @@ class Classes:
         if self.seen is not None and len(self.seen) != len(self.names):
             raise ValueError(f"seen has {len(self.seen)} classes, there are {len(self.names)}")
 
+    @property
+    def synonyms(self) -> list[int]:
+        """Number of names of each class."""
+        return [len(names) for names in self.names]
+
     def seen_on(self, device: torch.device) -> Tensor:
         """Classes of the training vocabulary, (K,) bool, on a device."""
         known = np.ones(len(self.names)) if self.seen is None else np.asarray(self.seen)

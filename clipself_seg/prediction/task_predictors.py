@@ -337,7 +337,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
         Raises:
             InputError: as there. Masks that do not fit, are missing, or are given to a model that generates its own.
         """
-        if masks is not None and not self.model.masks_given:
+        if masks is not None and self.model.masks.generates:
             raise InputError(
                 "masks are given to a model that generates its own: take MODEL.MASK_GENERATOR.SOURCE masks, as "
                 "configs/panoptic/masks+openai_vitb16.yaml has it"
@@ -413,7 +413,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
             "alpha": fusion.alpha,
             "beta": fusion.beta,
             **({"void_discount": fusion.void_discount} if fusion.void_discount else {}),
-            **({"masks": model.mask_model.settings()} if model.mask_model else {}),
+            **({"masks": model.masks.model_settings} if model.masks.model_settings else {}),
         }
 
     def categories(self) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from bench.workloads import build_runs
 from clipself_seg.clip.eva import EvaTransformer
 from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes
 from clipself_seg.heads.fvit.rpn import ProposalRule
-from clipself_seg.heads.panoptic import frozen_clip
+from clipself_seg.heads.panoptic import clip_branches
 from clipself_seg.heads.panoptic.generator import GeneratorSizes
 from tests.small_towers import small_towers
 
@@ -52,7 +52,7 @@ def small_panoptic(monkeypatch):
     small = {"IMAGE": (120, 156), "CANVAS": (128, 192), "SIZES": sizes, "CHANNELS": 32, "CELLS": 8}
     for name, value in small.items():
         monkeypatch.setattr(panoptic_workload, name, value)
-    monkeypatch.setattr(frozen_clip, "CELLS", 8)
+    monkeypatch.setattr(clip_branches, "CELLS", 8)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from bench.panoptic_workload import PanopticWorkload
 from bench.plain_panoptic import plain_masked_attention
 from bench.workloads import DenseWorkload, build_runs
 from clipself_seg.clip import load_clip, runtime
-from clipself_seg.heads.panoptic.frozen_clip import MaskedAttention
+from clipself_seg.heads.panoptic.clip_branches import MaskedAttention
 from clipself_seg.models import FViT
 from clipself_seg.models.fvit.fvit_config import InputSettings
 from tests.bench.conftest import (

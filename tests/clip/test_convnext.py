@@ -15,7 +15,7 @@ from clipself_seg.clip.convnext import CONVNEXT_SHAPES, ConvNeXtShape, ConvNeXtT
 from clipself_seg.clip.resnet import ResNetTower
 from clipself_seg.clip.weights import to_native
 from clipself_seg.errors import InputError
-from clipself_seg.heads.panoptic.frozen_clip import visible_cells
+from clipself_seg.heads.panoptic.clip_branches import visible_cells
 from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict
 

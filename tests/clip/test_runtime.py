@@ -44,8 +44,8 @@ from clipself_seg.heads.cat_seg.cost_aggregator import (
 from clipself_seg.heads.fvit import roi_heads
 from clipself_seg.heads.fvit.pyramid import FeaturePyramid, TapResizers
 from clipself_seg.heads.fvit.roi_heads import MaskHead, paste_masks
-from clipself_seg.heads.panoptic import frozen_clip, panoptic_merge
-from clipself_seg.heads.panoptic.frozen_clip import visible_cells
+from clipself_seg.heads.panoptic import clip_branches, panoptic_merge
+from clipself_seg.heads.panoptic.clip_branches import visible_cells
 from clipself_seg.heads.panoptic.panoptic_merge import (
     canvas_labels,
     first_best,
@@ -164,8 +164,8 @@ CASES = {
         (panoptic_merge, "CLASS_NUMBERS"),
         24,
     ),
-    "any cell": (partial(cells_of, "any"), MASKS, (frozen_clip, "MASKS_AT_ONCE"), 8),
-    "centre": (partial(cells_of, "centre_or_any"), MASKS, (frozen_clip, "MASKS_AT_ONCE"), 25),
+    "any cell": (partial(cells_of, "any"), MASKS, (clip_branches, "MASKS_AT_ONCE"), 8),
+    "centre": (partial(cells_of, "centre_or_any"), MASKS, (clip_branches, "MASKS_AT_ONCE"), 25),
     "pasting": (pasted_from, (10, 7, 7), (roi_heads, "PASTED"), 25),
     "mask head": (mask_logits_of, (10, 4, 14, 14), (roi_heads, "ROIS"), 21),
     "pyramid": (pyramid_of, (4, 6, 8, 8), (roi_heads, "ROIS"), 50),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.masks import read_panoptic_ids
 from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.models.panoptic.outputs import FusionSettings
+from clipself_seg.models.panoptic.panoptic_outputs import FusionSettings
 from clipself_seg.models.protocol import Classes
 from clipself_seg.prediction.files import find_images
 from clipself_seg.prediction.load import load
@@ -39,7 +40,7 @@ class Quarters(nn.Module):
     """Finds the classes 0, 0, 1 and nothing in the quarters of an image, in this order."""
 
     device, alpha, beta = torch.device("cpu"), 0.35, 0.65
-    fusion, masks_given, mask_model = FusionSettings(), False, None
+    fusion, masks = FusionSettings(), SimpleNamespace(generates=True, model_settings={})
 
     def classes_of(self, words, seen):
         things = tuple(k for k, entry in enumerate(words.classes) if entry.isthing is not False)
@@ -293,7 +294,10 @@ def test_masks_are_given_where_they_are_needed_and_nowhere_else(naming, real, tm
     for call, message in (
         (lambda: naming(image), "MASK_GENERATOR.SOURCE is masks"),
         (lambda: naming([image, image], masks=[[]]), "2 images and 1 masks"),
-        (lambda: naming(image, masks=halves(60, 40)), "masks is 40 x 60, the image.* is 60 x 40: give masks"),
+        (
+            lambda: naming(image, masks=halves(60, 40)),
+            "masks is 40 x 60, the image.* is 60 x 40: give masks",
+        ),
         (lambda: real(image, masks=halves(40, 60)), "a model that generates its own"),
         (lambda: naming.save_pretrained(tmp_path / "saved"), "no weights but its CLIP's"),
     ):

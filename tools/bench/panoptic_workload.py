@@ -27,12 +27,12 @@ from bench.inputs import areas, noise
 from bench.measure import Run
 from clipself_seg.clip.runtime import without_values
 from clipself_seg.clip.tower import TransformerTower
-from clipself_seg.heads.panoptic.frozen_clip import (
+from clipself_seg.heads.panoptic.clip_branches import (
     CELLS,
     DensePooling,
     MaskedAttention,
 )
-from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator, QueryPrediction
+from clipself_seg.heads.panoptic.generator import CaptionGenerator, GeneratorSizes, QueryPrediction
 from clipself_seg.heads.panoptic.panoptic_merge import merge_panoptic
 from clipself_seg.heads.panoptic.pixel_decoder import STRIDES
 
@@ -90,9 +90,9 @@ class PanopticWorkload(PartWorkload):
         flops += pooling_flops(CELLS**2, self.outline.embed_dim, self.queries)
         return self.pair("dense pooling", self._pool, self._plain_pool, flops, memory=True)
 
-    def _new_generator(self) -> MaskGenerator:
+    def _new_generator(self) -> CaptionGenerator:
         channels, width = dict.fromkeys(STRIDES, CHANNELS), self.outline.embed_dim
-        generator = MaskGenerator(channels=channels, text_width=width, sizes=self._sizes)
+        generator = CaptionGenerator(channels=channels, text_width=width, sizes=self._sizes)
         return generator.eval().requires_grad_(False)
 
     @property
@@ -100,7 +100,7 @@ class PanopticWorkload(PartWorkload):
         return dataclasses.replace(SIZES, queries=self.queries)
 
     @functools.cached_property
-    def generator(self) -> MaskGenerator:
+    def generator(self) -> CaptionGenerator:
         """Random weights."""
         return seeded(self._new_generator).to(self.device)
 

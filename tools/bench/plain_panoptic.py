@@ -20,7 +20,7 @@ from bench import plain
 from bench.plain_pixel_decoder import plain_pixel_decoder
 from clipself_seg.clip.layers import ResidualBlock, merge_heads, split_heads
 from clipself_seg.clip.positions import rotate
-from clipself_seg.heads.panoptic.frozen_clip import DensePooling, MaskedAttention
+from clipself_seg.heads.panoptic.clip_branches import DensePooling, MaskedAttention
 from clipself_seg.heads.panoptic.generator import Level, MaskGenerator, QueryPrediction
 from clipself_seg.heads.panoptic.pixel_decoder import sine_positions
 
@@ -64,8 +64,8 @@ def _predict(generator: MaskGenerator, states: Tensor, mask_features: Tensor) ->
     decoder = generator.sem_seg_head.predictor
     states = decoder.decoder_norm(states)
     masks = torch.einsum("bqc,bchw->bqhw", decoder.mask_embed(states), mask_features)
-    embeddings = decoder.embed(states, mask_features, masks)
-    return QueryPrediction(states, masks, embeddings, decoder.objects(states))
+    embeddings = decoder.post_mask_embed(states, mask_features, masks)
+    return QueryPrediction(states, masks, embeddings, decoder.class_embed(states))
 
 
 def plain_masked_attention(branch: MaskedAttention, image: Tensor, mask_logits: Tensor) -> Tensor:

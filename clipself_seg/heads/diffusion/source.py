@@ -20,7 +20,7 @@ from clipself_seg.clip import DenseCLIP
 from clipself_seg.clip.runtime import normal_parameter
 from clipself_seg.errors import InputError
 from clipself_seg.heads.diffusion.stable_diffusion import TOKENS, StableDiffusion
-from clipself_seg.heads.panoptic.frozen_clip import FeatureSource
+from clipself_seg.heads.panoptic.feature_sources import FeatureSource
 from clipself_seg.heads.panoptic.pixel_decoder import STRIDES, NormedConv
 from clipself_seg.heads.windows import StridedWindows
 
@@ -142,6 +142,7 @@ class DiffusionFeatures(FeatureSource):
     checkpoints below ``backbone.``.
     """
 
+    source = "diffusion"
     frozen_prefixes: tuple[str, ...] = ("stable_diffusion.",)
 
     def __init__(

@@ -1,9 +1,10 @@
 """ODISE's mask generator (arXiv 2303.04803), and FC-CLIP's: from feature maps and texts to masks and class logits.
 
-They are one architecture with other scores. ODISE projects masks and CLIP's texts to the width of the generator,
-FC-CLIP (arXiv 2308.02487) projects masks to CLIP's own space, with a learned vector there for void. In both the
-masked-attention decoder of Mask2Former (arXiv 2112.01527) comes first (`QueryDecoder`): queries attend inside their
-masks. `MaskGenerator` puts it behind the pixel decoder, and compares its embeddings with texts.
+They are one architecture with other scores. ODISE projects masks and CLIP's texts to the width of the generator
+(`CaptionGenerator`, `LabelGenerator`), FC-CLIP (arXiv 2308.02487) projects masks to CLIP's own space, with a learned
+vector there for void (`VectorGenerator`). In all the masked-attention decoder of Mask2Former (arXiv 2112.01527) comes
+first (`QueryDecoder`): queries attend inside their masks. `MaskGenerator` puts it behind the pixel decoder, and its
+subclasses compare its embeddings with texts. A plain decoder (`plain_decoder`) is one more `Generator`.
 
 Shapes: B images, Q queries, S texts (all synonyms of all classes), K classes, E width of a text embedding, C width
     of the generator, N cells of a level, h x w pixels of stride 4.
@@ -11,9 +12,10 @@ Shapes: B images, Q queries, S texts (all synonyms of all classes), K classes, E
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +25,7 @@ from clipself_seg.clip.layers import PackedAttention, merge_heads, split_heads
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.runtime import full_precision
 from clipself_seg.errors import InputError
+from clipself_seg.heads.panoptic.mask_losses import caption_lengths, grounding_loss
 from clipself_seg.heads.panoptic.pixel_decoder import ENCODED, PixelDecoder, sine_positions
 from clipself_seg.heads.text_scores import class_logits, similarity_scale
 
@@ -52,6 +55,9 @@ class GeneratorSizes:
     points: int = 4
     decoder_layers: int = 9
     decoder_hidden: int = 2048
+
+
+ODISES_SIZES = GeneratorSizes()
 
 
 class MLP(nn.Module):
@@ -97,11 +103,6 @@ class PooledMaskEmbed(nn.Module):
         """
         pooled_BQC = pool_masks(features_BChw, masks_BQhw)
         return self.mask_embed(self.pool_proj(pooled_BQC) + states_BQC)
-
-    @property
-    def scale(self) -> Tensor:
-        """Positive scalar that cosines are multiplied by."""
-        return similarity_scale(self.logit_scale)
 
 
 def initial_logit_scale() -> nn.Parameter:
@@ -318,29 +319,19 @@ class QueryDecoder(nn.Module):
         states = self.decoder_norm(states)
         products = self.mask_embed(states) @ mask_features.flatten(2)
         masks = products.unflatten(2, mask_features.shape[2:])
-        embeddings = self.embed(states, mask_features, masks)
-        return QueryPrediction(states, masks, embeddings, self.objects(states))
-
-    def embed(self, states_BQC: Tensor, features_BChw: Tensor, masks_BQhw: Tensor) -> Tensor:
-        """Embeddings of queries and their masks that are compared with texts; see `PooledMaskEmbed.forward`."""
         if self.post_mask_embed is not None:
-            return self.post_mask_embed(states_BQC, features_BChw, masks_BQhw)
+            embeddings = self.post_mask_embed(states, mask_features, masks)
+            objects = None if self.class_embed is None else self.class_embed(states)
+            return QueryPrediction(states, masks, embeddings, objects)
         assert self.class_embed is not None
-        pooled_BQC = self._mask_pooling_proj(pool_masks(features_BChw, masks_BQhw))
-        return self.class_embed(pooled_BQC + states_BQC)
-
-    def objects(self, states_BQC: Tensor) -> Tensor | None:
-        """Logits (B, Q, 2) of object and void, None where a text or a vector stands for void."""
-        if self.post_mask_embed is None or self.class_embed is None:
-            return None
-        return self.class_embed(states_BQC)
+        pooled_BQC = self._mask_pooling_proj(pool_masks(mask_features, masks))
+        return QueryPrediction(states, masks, self.class_embed(pooled_BQC + states), None)
 
     @property
     def scale(self) -> Tensor:
         """Positive scalar that cosines of embeddings and texts are multiplied by."""
-        if self.post_mask_embed is not None:
-            return self.post_mask_embed.scale
-        return similarity_scale(self.logit_scale)
+        of_cosines = self if self.post_mask_embed is None else self.post_mask_embed
+        return similarity_scale(of_cosines.logit_scale)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -375,17 +366,18 @@ class SegmentationHead(nn.Module):
 class TextHead(nn.Module):
     """Projects CLIP's text embeddings to the generator's width; the label model appends void's text."""
 
-    def __init__(self, text_width: int, width: int, null_text: Tensor | None = None) -> None:
+    def __init__(self, text_width: int, width: int, void: bool = False) -> None:
         """
         Args:
             text_width: width E of CLIP's text embeddings.
             width: width C of the generator.
-            null_text: initial text embedding (E,) of void; None: no text of void (the caption model).
+            void: whether there is a text of void, 0 at first, in place of which CLIP's embedding of the empty text
+                starts a training.
         """
         super().__init__()
         self.text_proj = Linear(text_width, width)
-        if null_text is not None:
-            self.null_embed = nn.Parameter(null_text.detach().reshape(1, -1).clone())
+        if void:
+            self.null_embed = nn.Parameter(torch.zeros(1, text_width))
 
     def forward(self, text_SE: Tensor) -> Tensor:
         """Projected texts of texts (S, E): (S, C), or (S + 1, C) with void last in the label model."""
@@ -394,39 +386,113 @@ class TextHead(nn.Module):
         return self.text_proj(text_SE)
 
 
-class MaskGenerator(nn.Module):
-    """Pixel decoder, query decoder and text head under the parameter names of ODISE's and FC-CLIP's checkpoints."""
+def scores_with_void(
+    prediction: QueryPrediction, texts: Tensor, synonyms: Sequence[int], scale: Tensor
+) -> GeneratorScores:
+    """Scores where void is one more class with a single text or vector.
+
+    Args:
+        prediction: of B images.
+        texts: (S + 1, width of the embeddings), void last.
+        synonyms: number of texts of each class.
+        scale: positive scalar that cosines are multiplied by.
+    """
+    logits = class_logits(prediction.embeddings, texts, [*synonyms, 1], scale)
+    return GeneratorScores(logits[..., :-1], logits)
+
+
+class Generator(nn.Module, abc.ABC):
+    """A mask generator: from feature maps to masks, and from masks and texts to class logits.
+
+    Attributes:
+        kind: value of MODEL.MASK_GENERATOR.KIND.
+        variant: value of MODEL.MASK_GENERATOR.VARIANT.
+        templates: prompts around its class names, a name in `text_bank.TEMPLATES`; "" for those of the CLIP branch.
+        in_clip_space: True if masks are compared with CLIP's texts as they are, of unit length, and void is a vector,
+            `void_embedding`; else with a projection of texts, which depends on their length.
+        needs_captions: True if training needs the noun phrases of captions.
+        class_agnostic: True if void is told from objects of any class, not from the classes that are asked for.
+    """
+
+    kind = "mask2former"
+    variant: str
+    templates = ""
+    in_clip_space = False
+    needs_captions = False
+    class_agnostic = False
+
+    @abc.abstractmethod
+    def forward(
+        self, features: Mapping[str, Tensor], every_layer: bool = False
+    ) -> list[QueryPrediction]:
+        """The last prediction, or with `every_layer` all that losses are computed of.
+
+        Args:
+            features: maps (B, channels, H / stride, W / stride) by name.
+            every_layer: return all predictions, for losses on all of them.
+        """
+
+    @abc.abstractmethod
+    def scores(
+        self, prediction: QueryPrediction, text_SE: Tensor, synonyms: Sequence[int]
+    ) -> GeneratorScores:
+        """Class and void logits of a prediction.
+
+        Args:
+            prediction: an element of the list that `forward` returns.
+            text_SE: CLIP's text embeddings, the synonyms of a class one after another, see `in_clip_space`.
+            synonyms: number of texts of each class.
+        """
+
+    def grounding(
+        self,
+        predictions: Sequence[QueryPrediction],
+        captions: Sequence[Sequence[str]],
+        embed: Callable[[list[str]], Tensor],
+    ) -> dict[str, Tensor]:
+        """Losses by name of words of captions; none where it does not learn from captions.
+
+        Args:
+            predictions: of all layers.
+            captions: noun phrases of each image.
+            embed: gives CLIP's text embeddings (n, E) of phrases.
+        """
+        return {}
+
+    def set_step(self, step: int, total: int) -> None:
+        """Sets what depends on how far training is; nothing by default.
+
+        Args:
+            step: number of steps of the optimiser that were made.
+            total: number of steps of the whole training.
+        """
+
+
+class MaskGenerator(Generator):
+    """Pixel decoder and query decoder under the parameter names of ODISE's and FC-CLIP's checkpoints."""
 
     def __init__(
         self,
         *,
-        variant: str = "caption",
         channels: Mapping[str, int],
         text_width: int = 768,
-        null_text: Tensor | None = None,
-        sizes: GeneratorSizes | None = None,
+        sizes: GeneratorSizes = ODISES_SIZES,
     ) -> None:
         """
         Args:
-            variant: "caption" separates objects from void with a classifier, "label" with a text of
-                void, "fcclip" with a vector in CLIP's space.
             channels: channels of the feature maps s2, s3, s4 and s5 (strides 4, 8, 16 and 32).
             text_width: width E of CLIP's text embeddings.
-            null_text: initial text embedding (E,) of void in the label model, CLIP's embedding of the
-                empty text; None: zeros, for weights that are loaded later.
-            sizes: widths and depths; None for ODISE's.
+            sizes: widths and depths.
 
         Raises:
             InputError: the width does not fit heads and norms.
         """
         super().__init__()
-        sizes = sizes or GeneratorSizes()
         if sizes.width % 32 or sizes.width % sizes.heads:
             raise InputError(
                 f"mask generator: a width of {sizes.width} has to be a multiple of 32 (groups of "
                 f"norms) and of the {sizes.heads} heads"
             )
-        self.variant = variant
         pixel_decoder = PixelDecoder(
             channels=channels,
             width=sizes.width,
@@ -437,22 +503,15 @@ class MaskGenerator(nn.Module):
         )
         predictor = QueryDecoder(
             sizes,
-            object_logits=variant == "caption",
-            text_width=text_width if variant == "fcclip" else None,
+            object_logits=self.class_agnostic,
+            text_width=text_width if self.in_clip_space else None,
         )
         self.sem_seg_head = SegmentationHead(pixel_decoder, predictor)
-        if variant == "fcclip":
-            self.void_embedding = nn.Embedding(1, text_width)
-        elif variant == "label":
-            null_text = torch.zeros(text_width) if null_text is None else null_text
-            self.category_head = TextHead(text_width, sizes.width, null_text)
-        else:
-            self.word_head = TextHead(text_width, sizes.width)
+        self._add_text_head(text_width, sizes.width)
 
-    @property
-    def text_head(self) -> TextHead:
-        """Head for texts: ``word_head`` in the caption model, ``category_head`` in the label model."""
-        return self.category_head if self.variant == "label" else self.word_head
+    @abc.abstractmethod
+    def _add_text_head(self, text_width: int, width: int) -> None:
+        """Adds what texts and void are compared by, under the name of the checkpoints."""
 
     def forward(
         self, features: Mapping[str, Tensor], every_layer: bool = False
@@ -467,27 +526,76 @@ class MaskGenerator(nn.Module):
         mask_features, maps = self.sem_seg_head.pixel_decoder(features)
         return self.sem_seg_head.predictor(maps, mask_features, every_layer)
 
+
+class CaptionGenerator(MaskGenerator):
+    """ODISE's caption model: a classifier separates objects from void, and words of captions are learned."""
+
+    variant = "caption"
+    templates = "odise"
+    needs_captions = True
+    class_agnostic = True
+
+    def _add_text_head(self, text_width: int, width: int) -> None:
+        self.word_head = TextHead(text_width, width)
+
     def scores(
         self, prediction: QueryPrediction, text_SE: Tensor, synonyms: Sequence[int]
     ) -> GeneratorScores:
-        """Class and void logits of a prediction.
+        texts_SC, scale = self.word_head(text_SE), self.sem_seg_head.predictor.scale
+        logits = class_logits(prediction.embeddings, texts_SC, synonyms, scale)
+        assert prediction.object_logits is not None
+        return GeneratorScores(logits, prediction.object_logits)
 
-        Args:
-            prediction: an element of the list that `forward` returns.
-            text_SE: CLIP's text embeddings, the synonyms of a class one after another; not normalised, but for FC-CLIP,
-                which has no projection that would notice.
-            synonyms: number of texts of each class.
-        """
+    def grounding(
+        self,
+        predictions: Sequence[QueryPrediction],
+        captions: Sequence[Sequence[str]],
+        embed: Callable[[list[str]], Tensor],
+    ) -> dict[str, Tensor]:
         scale = self.sem_seg_head.predictor.scale
-        if self.variant == "fcclip":
-            void_1E = self.void_embedding.weight.to(text_SE.dtype)
-            texts_SC = torch.cat([text_SE, void_1E])
-        else:
-            texts_SC = self.text_head(text_SE)
-        if self.variant == "caption":
-            logits = class_logits(prediction.embeddings, texts_SC, synonyms, scale)
-            assert prediction.object_logits is not None
-            return GeneratorScores(logits, prediction.object_logits)
-        # Void is one more class with a single text, or vector.
-        with_void = class_logits(prediction.embeddings, texts_SC, [*synonyms, 1], scale)
-        return GeneratorScores(with_void[..., :-1], with_void)
+        lengths = caption_lengths(captions, scale.device)
+        valid, count = lengths > 0, max(1, int(lengths.max()))
+        # A caption without noun phrases has padded words, and is a negative for the others (`valid`).
+        phrases = [phrase for own in captions for phrase in (own or [""] * count)]
+        texts = self.word_head(embed(phrases)).unflatten(0, (len(captions), -1))
+        losses = [grounding_loss(p.embeddings, texts, valid, scale) for p in predictions]
+        suffixes = [*(f"_{i}" for i in range(len(losses) - 1)), ""]
+        return {f"loss_grounding{suffix}": loss for suffix, loss in zip(suffixes, losses)}
+
+
+class LabelGenerator(MaskGenerator):
+    """ODISE's label model: void is a text."""
+
+    variant = "label"
+    templates = "bare"
+
+    def _add_text_head(self, text_width: int, width: int) -> None:
+        self.category_head = TextHead(text_width, width, void=True)
+
+    def scores(
+        self, prediction: QueryPrediction, text_SE: Tensor, synonyms: Sequence[int]
+    ) -> GeneratorScores:
+        texts, scale = self.category_head(text_SE), self.sem_seg_head.predictor.scale
+        return scores_with_void(prediction, texts, synonyms, scale)
+
+
+class VectorGenerator(MaskGenerator):
+    """FC-CLIP's: masks and texts are compared in CLIP's own space, where void is a learned vector."""
+
+    variant = "fcclip"
+    in_clip_space = True
+
+    def _add_text_head(self, text_width: int, width: int) -> None:
+        self.void_embedding = nn.Embedding(1, text_width)
+
+    def scores(
+        self, prediction: QueryPrediction, text_SE: Tensor, synonyms: Sequence[int]
+    ) -> GeneratorScores:
+        texts = torch.cat([text_SE, self.void_embedding.weight.to(text_SE.dtype)])
+        return scores_with_void(prediction, texts, synonyms, self.sem_seg_head.predictor.scale)
+
+
+# Value of MODEL.MASK_GENERATOR.VARIANT -> the generator of the kind mask2former.
+GENERATORS: dict[str, type[MaskGenerator]] = {
+    one.variant: one for one in (CaptionGenerator, LabelGenerator, VectorGenerator)
+}

@@ -111,6 +111,15 @@ def resize_bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
+def may_be_drawn(probs: Tensor, object_threshold: float) -> Tensor:
+    """Queries (Q,) bool that `merge_panoptic` may draw, for which alone it needs masks; those of probabilities that are
+    not finite are among them, so that it refuses them.
+    """
+    scores_Q, labels_Q = probs.float().max(dim=1)
+    drawn = (labels_Q != probs.shape[1] - 1) & (scores_Q > object_threshold)
+    return drawn | ~probs.isfinite().all(dim=1)
+
+
 def merge_panoptic(
     probs: Tensor,
     mask_logits: Tensor,

@@ -25,7 +25,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.checkpoints.read import name_problem
 from clipself_seg.clip.layers import attention, merge_heads, split_heads
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.runtime import constant
@@ -34,21 +33,18 @@ from clipself_seg.errors import InputError
 from clipself_seg.heads.maps import BatchNorm, double
 from clipself_seg.heads.panoptic.generator import (
     MLP,
+    Generator,
     GeneratorScores,
     QueryPrediction,
     initial_logit_scale,
     pool_masks,
+    scores_with_void,
 )
-from clipself_seg.heads.text_scores import class_logits, similarity_scale
+from clipself_seg.heads.text_scores import similarity_scale
 
 ROTARY_BASE = 100.0
 DOUBLING_EPS = 1e-6
 POWER = 0.9  # of the probability's decline
-RELEASED = "network."  # beginning of all names in PMT's files
-CLASSIFIER = "decoder.class_head."  # of fixed classes, which they have
-# Beginnings of the names that PMT's decoders do not have.
-OWN: tuple[str, ...] = ("void_embedding.", "decoder.mask_pooling_proj.", "decoder.class_embed.")
-OWN += ("decoder.logit_scale", "decoder.inputs.")
 FIRST_BLOCK = 3000  # steps after which the first block masks nothing, 15 % of a short training
 
 
@@ -317,17 +313,18 @@ class TokenDecoder(nn.Module):
         return self.class_embed(pooled_BQD + states_BQD)
 
 
-class PlainDecoder(nn.Module):
-    """PMT's decoder with FC-CLIP's scores; it is used as `generator.MaskGenerator` is.
+class PlainDecoder(Generator):
+    """PMT's decoder with FC-CLIP's scores: in CLIP's own space, where void is a learned vector.
 
     Attributes:
-        variant: "fcclip": scores in CLIP's own space, void a learned vector.
         sizes: widths and depths.
         masked_attention: whether queries attend inside their masks in training.
         names: names of the taps, in order.
     """
 
+    kind = "plain"
     variant = "fcclip"
+    in_clip_space = True
 
     def __init__(
         self,
@@ -408,21 +405,13 @@ class PlainDecoder(nn.Module):
     def scores(
         self, prediction: QueryPrediction, text_SE: Tensor, synonyms: Sequence[int]
     ) -> GeneratorScores:
-        """Class and void logits of a prediction.
-
-        Args:
-            prediction: an element of the list that `forward` returns.
-            text_SE: CLIP's text embeddings, the synonyms of a class one after another; with a classifier they are not
-                read.
-            synonyms: number of texts of each class.
-        """
-        logits = prediction.embeddings
-        if self.decoder.class_head is None:
-            # Void is one more class with a single vector.
-            texts = torch.cat([text_SE, self.void_embedding.weight.to(text_SE.dtype)])
-            scale = similarity_scale(self.decoder.logit_scale)
-            logits = class_logits(prediction.embeddings, texts, [*synonyms, 1], scale)
-        return GeneratorScores(logits[..., :-1], logits)
+        """Class and void logits of a prediction, see `Generator.scores`; with a classifier texts are not read."""
+        if self.decoder.class_head is not None:
+            logits = prediction.embeddings
+            return GeneratorScores(logits[..., :-1], logits)
+        texts = torch.cat([text_SE, self.void_embedding.weight.to(text_SE.dtype)])
+        scale = similarity_scale(self.decoder.logit_scale)
+        return scores_with_void(prediction, texts, synonyms, scale)
 
 
 def mask_probabilities(step: int, total: int, blocks: int) -> list[float]:
@@ -450,51 +439,3 @@ def _declining(step: int, begin: int, end: int) -> float:
     if step >= end:
         return 0.0
     return 1.0 if step < begin else ((end - step) / (end - begin)) ** POWER
-
-
-def is_released(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether tensors are those of a decoder that PMT's authors released, by the names of its classifier."""
-    return any(name.removeprefix(RELEASED).startswith(CLASSIFIER) for name in tensors)
-
-
-def released_state(
-    decoder: PlainDecoder, tensors: Mapping[str, Tensor], source: str
-) -> tuple[dict[str, Tensor], str]:
-    """State of a decoder with the tensors of one that PMT's authors released, and in words what was read.
-
-    All must fit. Their classifier is left out where the decoder compares with texts; what does that then stays as it
-    is, and has to be trained.
-
-    Args:
-        decoder: of the released sizes.
-        tensors: of the file, with or without `RELEASED`.
-        source: the file, for messages.
-
-    Raises:
-        InputError: missing, unexpected or misshapen tensors, or no finite numbers.
-    """
-    given = {name.removeprefix(RELEASED): tensor for name, tensor in tensors.items()}
-    own = decoder.state_dict()
-    wanted = {name: tensor for name, tensor in own.items() if not name.startswith(OWN)}
-    unread = {name for name in given if name.startswith(CLASSIFIER)} - wanted.keys()
-    read = {name: tensor for name, tensor in given.items() if name not in unread}
-    if problem := name_problem(wanted, read):
-        raise InputError(f"{source} {problem.what} of a plain decoder: {problem.names}")
-    for name, tensor in wanted.items():
-        if read[name].shape != tensor.shape:
-            raise InputError(
-                f"{source} has {name} of shape {tuple(read[name].shape)}, the decoder needs {tuple(tensor.shape)}: "
-                "give it the sizes of the file"
-            )
-        integers = tensor.is_floating_point() and not read[name].is_floating_point()
-        if integers or not read[name].isfinite().all():
-            raise InputError(
-                f"{source} has no finite floating-point numbers in {name}: fetch it again"
-            )
-    report = f"{source} -> plain decoder: {len(read)} loaded, 0 missing, 0 unexpected"
-    if unread:
-        report += (
-            f"; {len(unread)} of a classifier of fixed classes left out, {len(own) - len(read)} of the head that "
-            "compares with texts have to be trained"
-        )
-    return own | read, report

@@ -1,1 +1,1 @@
-"""Open-vocabulary panoptic segmentation as in ODISE, with CLIPSelf in its CLIP branch; start with model.py."""
+"""Open-vocabulary panoptic segmentation as in ODISE, with CLIPSelf in its CLIP branch; start with open_panoptic.py."""

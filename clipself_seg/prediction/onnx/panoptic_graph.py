@@ -17,12 +17,8 @@ from torch.nn import functional as F
 
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import fuse_scores
-from clipself_seg.heads.panoptic.frozen_clip import (
-    MEAN_COLOUR,
-    BackbonePooling,
-    DensePooling,
-    cell_side,
-)
+from clipself_seg.heads.panoptic.clip_branches import BackbonePooling, DensePooling
+from clipself_seg.heads.panoptic.feature_sources import MEAN_COLOUR, cell_side
 from clipself_seg.heads.text_scores import class_logits
 from clipself_seg.models import OpenPanoptic
 from clipself_seg.prediction.onnx.graph import (
@@ -57,39 +53,40 @@ class PanopticGraph(nn.Module):
     def __init__(self, model: OpenPanoptic) -> None:
         super().__init__()
         self.model = model
-        self.gives_features = model.branch_on_backbone and model.clip.visual.plain
-        self.register_buffer("generator_texts", model.generator_texts())
+        self.masks = model.masks.require_generator()
+        self.gives_features = bool(self.masks.branch_map) and model.clip.visual.plain
+        self.register_buffer("generator_texts", self.masks.texts(model.classes))
         self.register_buffer("branch_texts", model.branch_texts())
         self.register_buffer("seen", model.seen())
-        grey = model.settings.padding
+        grey = self.masks.canvas.padding
         around = model.clip.mean if grey == MEAN_COLOUR else [grey / 255] * 3
         self.register_buffer("around", torch.tensor(around).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """As `OpenPanoptic.generate`, and the fusion with `OpenPanoptic.clip_scores`."""
-        model, divisor = self.model, self.model.settings.size_divisibility
-        assert model.backbone is not None and model.generator is not None
+        model, made, divisor = self.model, self.masks, self.masks.canvas.size_divisibility
+        synonyms = model.classes.synonyms
         height, width = images.shape[2:]
         rows, columns = ((side + divisor - 1) // divisor * divisor for side in (height, width))
         padding = (0, columns - width, 0, rows - height)
         pixels = images / 255
         outside = 1 - F.pad(torch.ones_like(pixels[:, :1]), padding)
-        maps = model.backbone(F.pad(pixels, padding) + self.around * outside)
-        (prediction,) = model.generator(maps)
-        own = model.generator.scores(prediction, self.generator_texts, model.synonyms)
+        maps = made.backbone(F.pad(pixels, padding) + self.around * outside)
+        (prediction,) = made.generator(maps)
+        own = made.generator.scores(prediction, self.generator_texts, synonyms)
         masks = prediction.mask_logits[0]
         fusion, valid = model.fusion.returned(), None
         clip_logits = torch.zeros_like(own.class_logits[0])
         if fusion.alpha or fusion.beta or fusion.void_discount:
             image_size, canvas = _scalars(height, width), _scalars(rows, columns)
             pooled = None
-            if model.branch_on_backbone:
-                pooled = maps[model.backbone.branch_map]
+            if made.branch_map:
+                pooled = maps[made.branch_map]
             elif isinstance(model.branch, BackbonePooling):
                 pooled = model.branch.pooled_map(pixels[0], (rows, columns))
             embeddings, cells = self.read(pixels[0], masks, pooled, image_size, canvas)
             scale = model.branch.clip.similarity_scale
-            clip_logits = class_logits(embeddings, self.branch_texts, model.synonyms, scale)
+            clip_logits = class_logits(embeddings, self.branch_texts, synonyms, scale)
             valid = cells.flatten(1).any(dim=1) if model.fusion.valid_mask else None
         scores = fuse_scores(
             own.class_logits[0],
@@ -101,7 +98,7 @@ class PanopticGraph(nn.Module):
             valid,
             fusion.void_discount,
         )
-        features = [maps[model.backbone.branch_map][0]] if self.gives_features else []
+        features = [maps[made.branch_map][0]] if self.gives_features else []
         return masks, scores, *features
 
     def read(
@@ -112,7 +109,7 @@ class PanopticGraph(nn.Module):
         image_size: Sizes,
         canvas: Sizes,
     ) -> tuple[Tensor, Tensor]:
-        """Embeddings (Q, E) of the masks, and the cells of CLIP that each makes visible, as `ClipBranch._read`."""
+        """Embeddings (Q, E) of the masks, and the cells of CLIP that each makes visible, as `ClipBranch.embed`."""
         branch = self.model.branch
         if isinstance(branch, BackbonePooling):
             assert pooled is not None
@@ -132,13 +129,13 @@ class PanopticGraph(nn.Module):
         covered = image_size if branch.align_masks else canvas
         fractions = [part / all_ * side / new for part, all_, new in zip(covered, canvas, shown)]
         cells = visible_cells(masks, branch.grid, branch.clip.patch_size, fractions, shown)
-        return branch._readout(branch.clip.normalise(square)[None], cells), cells
+        return branch.readout(branch.clip.normalise(square)[None], [cells]), cells
 
 
 def visible_cells(
     masks: Tensor, grid: tuple[int, int], patch: int, fractions: Sizes, shown: Sizes
 ) -> Tensor:
-    """`frozen_clip.visible_cells` by "centre_or_any" for sizes that are values."""
+    """`clip_branches.visible_cells` by "centre_or_any" for sizes that are values."""
     cells = (_sampled(masks, grid, fractions) > 0) & _inside(grid, patch, shown)
     empty = ~cells.flatten(1).any(dim=1) & (masks >= 0).flatten(1).any(dim=1)
     queries = empty.nonzero()[:, 0]
@@ -203,16 +200,13 @@ def graph_of(predictor: PanopticPredictor) -> Export:
         InputError: masks are given to the model, or CLIP reads them by masked attention.
     """
     model, mapper = predictor.model, predictor.mapper
-    if model.masks_given:
-        raise InputError(
-            "MODEL.MASK_GENERATOR.SOURCE is masks, and the file would make none: take a model with a mask generator"
-        )
+    canvas = model.masks.require_generator().canvas
     if not isinstance(model.branch, BackbonePooling | DensePooling):
         raise InputError(
             "MODEL.CLIP_BRANCH.KIND masked_attention is not exported: take KIND dense, with the weights of a "
             "distilled CLIP"
         )
-    settings, divisor = model.settings, model.settings.size_divisibility
+    settings, divisor = model.settings, canvas.size_divisibility
     fewest = divisor + 1  # on a canvas of one unit a size might be taken for a constant
     module = PanopticGraph(model)
     features = ("features",) if module.gives_features else ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,9 +22,10 @@ from clipself_seg.evaluation.panoptic.evaluation import sweep_fusions, sweep_res
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
 from clipself_seg.evaluation.panoptic.ground_truth import read_panoptic_ground_truth
 from clipself_seg.heads.fusion import Fusion
-from clipself_seg.heads.panoptic.frozen_clip import DensePooling
+from clipself_seg.heads.panoptic.clip_branches import DensePooling
 from clipself_seg.models import OpenPanoptic
 from clipself_seg.models.panoptic.mask_models import load_mask_model
+from clipself_seg.models.panoptic.mask_sources import Given
 from lab.prepare.common import Options
 from lab.prepare.streets import prepare_cityscapes, prepare_vistas
 from tests.archives import CITY, write_city_image, write_vistas_image
@@ -126,8 +128,8 @@ def test_masks_without_class_scores_are_evaluated_with_clips_alone(datasets):
         with pytest.raises(InputError, match="named by CLIP alone: set TEST.PANOPTIC.ROWS"):
             evaluation(datasets, *source, *options)
     model = Spoiler()
-    model.branch, model.masks_given = DensePooling(load_clip("ViT-Mini-8", None)), True
-    model.masks_folder, model.mask_model = str(datasets / "one/segments"), None
+    model.branch = DensePooling(load_clip("ViT-Mini-8", None))
+    model.masks = Given(str(datasets / "one/segments"))
     model.evaluation_metadata = lambda records: OpenPanoptic.evaluation_metadata(model, records)
     run = evaluation(datasets, *source, "TEST.PANOPTIC.ROWS", ("clip",))
     run.check(model)
@@ -196,7 +198,7 @@ def test_metadata_say_what_the_configuration_leaves_open(datasets):
     path = datasets / "one/panoptic.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"info": {"areas": "clean"}}))
     run, model = evaluation(datasets), Spoiler()
-    model.masks_given, model.mask_model = False, None
+    model.masks = SimpleNamespace(settings=lambda records: {})
     model.branch = DensePooling(load_clip("ViT-Mini-8", None))
     model.evaluation_metadata = lambda records: OpenPanoptic.evaluation_metadata(model, records)
     run.check(model)

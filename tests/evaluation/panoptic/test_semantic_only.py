@@ -22,8 +22,7 @@ from clipself_seg.data.vocabulary import load_vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.ground_truth import is_semantic_only, read_semantic_only
 from clipself_seg.models.build import build_model
-from clipself_seg.models.panoptic.model import OpenPanoptic
-from clipself_seg.models.panoptic.outputs import class_probabilities
+from clipself_seg.models.panoptic.mask_sources import Generated
 from clipself_seg.models.protocol import Classes
 from lab.prepare.common import Options
 from lab.prepare.pascal import prepare_voc20
@@ -221,13 +220,12 @@ def small(folder, *words):
 def with_random_masks(generate):
     """The generator's outputs with masks and class scores that tell pixels apart, as those of random weights do not."""
 
-    def generated(self, sample):
-        made = generate(self, sample)
-        torch.manual_seed(int(sample["image_id"][-4:]))
+    def generated(self, samples, *arguments):
+        (made,) = generate(self, samples, *arguments)
+        torch.manual_seed(int(samples[0]["image_id"][-4:]))
         masks = 9 * torch.randn_like(made.mask_logits)
-        return replace(
-            made, mask_logits=masks, class_logits=9 * torch.randn_like(made.class_logits)
-        )
+        logits = 9 * torch.randn_like(made.class_logits)
+        return [replace(made, mask_logits=masks, class_logits=logits)]
 
     return generated
 
@@ -247,7 +245,7 @@ def plain_miou(cfg, name):
             made = model.eval().generate(sample)
             logits, _ = model.clip_scores(sample, made)
             seen = torch.from_numpy(truth.seen)
-            probs = class_probabilities(made, logits, None, seen, model.fusion.returned())
+            probs = made.probabilities(logits, None, seen, model.fusion.returned())
             scores = plain_scores(probs, made.mask_logits, made.canvas, made.image_size, size)
             label_map = read_label_map(
                 record["sem_seg_file_name"], num_classes=classes, ignore_label=truth.ignore_label
@@ -266,7 +264,7 @@ def test_fcclip_on_real_photographs_has_the_mean_iou_of_the_plain_order(
     shutil.copytree(data_dir / "VOCdevkit/VOC2012", tmp_path / "VOCdevkit/VOC2012")
     prepare_voc20(Options(tmp_path))
     words = small(tmp_path, "DATASETS.TEST", f"('{PAS20}', '{PAS21}')")
-    monkeypatch.setattr(OpenPanoptic, "generate", with_random_masks(OpenPanoptic.generate))
+    monkeypatch.setattr(Generated, "generate", with_random_masks(Generated.generate))
     assert main(["--config-file", str(CONFIG), "--eval-only", *words]) == 0
     content = json.loads((tmp_path / "run/results.json").read_text())
     cfg = load_config(CONFIG, words)

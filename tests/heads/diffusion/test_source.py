@@ -27,7 +27,7 @@ from clipself_seg.heads.diffusion.stable_diffusion import (
     build_vae,
 )
 from clipself_seg.heads.diffusion.weights import load_stable_diffusion
-from clipself_seg.heads.panoptic.generator import MaskGenerator
+from clipself_seg.heads.panoptic.generator import GENERATORS
 
 pytest.importorskip("diffusers", reason="needs diffusers (the extra [diffusion])")
 NAMES = ["s2", "s3", "s4", "s5"]
@@ -200,7 +200,7 @@ def test_names_and_shapes_are_those_of_the_checkpoints(official):
 @pytest.mark.parametrize("variant, total", [("caption", 28_066_755), ("label", 28_067_009)])
 def test_totals_with_the_mask_generator_are_odises(official, variant, total):
     with torch.device("meta"):
-        generator = MaskGenerator(variant=variant, channels=official.channels)
+        generator = GENERATORS[variant](channels=official.channels)
     parameters = [*official.parameters(), *generator.parameters()]
     assert sum(p.numel() for p in parameters if p.requires_grad) == total
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator
+from clipself_seg.heads.panoptic.generator import CaptionGenerator, GeneratorSizes
 from clipself_seg.heads.panoptic.mask_losses import (
     LossSettings,
     MaskCriterion,
@@ -114,7 +114,7 @@ def modules(sizes: GeneratorSizes, channels: Mapping[str, int]) -> tuple[nn.Modu
     """Our head, their pixel decoder and their query decoder, the weights not yet alike."""
     config = settings(sizes)
     return (
-        MaskGenerator(channels=channels, sizes=sizes).sem_seg_head,
+        CaptionGenerator(channels=channels, sizes=sizes).sem_seg_head,
         theirs.Mask2FormerPixelDecoder(config, list(channels.values())),
         theirs.Mask2FormerTransformerModule(sizes.width, config),
     )

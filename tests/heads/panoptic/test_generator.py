@@ -10,6 +10,8 @@ import torch
 
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.generator import (
+    GENERATORS,
+    CaptionGenerator,
     GeneratorSizes,
     MaskGenerator,
     PooledMaskEmbed,
@@ -26,13 +28,11 @@ CASE = json.loads((PARITY / "odise_head.json").read_text())
 
 def official(variant: str) -> MaskGenerator:
     with torch.device("meta"):
-        return MaskGenerator(variant=variant, channels=OFFICIAL)
+        return GENERATORS[variant](channels=OFFICIAL)
 
 
 def tiny(variant: str = "caption") -> MaskGenerator:
-    return MaskGenerator(
-        variant=variant, channels=CHANNELS, text_width=10, sizes=TINY, null_text=torch.ones(10)
-    )
+    return GENERATORS[variant](channels=CHANNELS, text_width=10, sizes=TINY)
 
 
 def maps(batch: int = 1, height: int = 64, width: int = 96) -> dict[str, torch.Tensor]:
@@ -71,7 +71,7 @@ def test_void_of_the_label_model_is_one_more_text():
     (prediction,) = generator(maps())
     scores = generator.scores(prediction, text, [2, 1, 2])
     assert scores.class_logits.shape == (1, 6, 3) and scores.void_logits.shape == (1, 6, 4)
-    as_class = generator.text_head.text_proj(torch.cat([text, torch.ones(1, 10)]))
+    as_class = generator.category_head.text_proj(torch.cat([text, torch.zeros(1, 10)]))
     cosines = torch.cosine_similarity(prediction.embeddings[:, :, None], as_class, dim=-1) / 0.07
     expected = torch.stack([c.amax(-1) for c in cosines.split([2, 1, 2, 1], -1)], dim=-1)
     torch.testing.assert_close(scores.void_logits, expected, atol=1e-4, rtol=1e-4)
@@ -80,7 +80,7 @@ def test_void_of_the_label_model_is_one_more_text():
 
 def test_a_width_that_does_not_fit_is_refused():
     with pytest.raises(InputError, match="a width of 48"):
-        MaskGenerator(channels=CHANNELS, sizes=GeneratorSizes(width=48))
+        CaptionGenerator(channels=CHANNELS, sizes=GeneratorSizes(width=48))
 
 
 def test_means_over_positive_pixels_by_hand():
@@ -98,7 +98,7 @@ def test_masks_get_no_gradient_and_features_do():
 
 
 def test_first_temperature_is_that_of_clip():
-    assert PooledMaskEmbed(4).scale.item() == pytest.approx(1 / 0.07)
+    assert tiny().sem_seg_head.predictor.scale.item() == pytest.approx(1 / 0.07)
 
 
 @pytest.fixture(scope="module", params=["plain", "spread"])
@@ -108,7 +108,7 @@ def case(request):
     weights = named_state_dict(json.loads((PARITY / "odise_head.shapes.json").read_text()))
     for name, factor in CASE["weight_multipliers"].items() if prefix else ():
         weights[name] *= factor
-    generator = MaskGenerator(channels=OFFICIAL).eval()
+    generator = CaptionGenerator(channels=OFFICIAL).eval()
     generator.load_state_dict(weights, strict=True)
     stored = np.load(PARITY / "odise_head.npz")
     names = [n for n in stored if n.startswith("spread_") == bool(prefix)]
@@ -152,9 +152,9 @@ def test_queries_masks_embeddings_and_class_logits(case):
     assert (area - torch.from_numpy(expected["mask_area"])).abs().max() <= 2
     expect(last.embeddings[0], expected["e"], 2e-5)
     expect(last.object_logits[0], expected["object_void_logits"], 3e-5)
-    expect(generator.sem_seg_head.predictor.post_mask_embed.scale, expected["tau"], 1e-5)
+    expect(generator.sem_seg_head.predictor.scale, expected["tau"], 1e-5)
     text = named_input(f"{expected['tag']}:text", (10, 768))
-    expect(generator.text_head(text), expected["text_projected"], 5e-6)
+    expect(generator.word_head(text), expected["text_projected"], 5e-6)
     scores = generator.scores(last, text, CASE["synonyms_per_class"])
     expect(scores.class_logits[0], expected["class_logits"], 3e-5)
     torch.testing.assert_close(scores.void_prob, last.object_logits.softmax(-1)[..., 1])

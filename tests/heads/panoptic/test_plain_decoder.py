@@ -19,7 +19,6 @@ from clipself_seg.heads.panoptic.plain_decoder import (
     PlainDecoder,
     PlainDecoderSizes,
     mask_probabilities,
-    released_state,
     rotary_table,
 )
 from tests.conftest import PARITY
@@ -182,41 +181,6 @@ def tiny(masked: bool = False, classes: int = 0, **channels: int) -> PlainDecode
         masked_attention=masked,
         classes=classes,
     )
-
-
-def test_a_released_decoder_is_read_with_a_report():
-    released = {f"network.{name}": t + 1 for name, t in tiny(classes=3).state_dict().items()}
-    state, report = released_state(tiny(classes=3), released, "a.bin")
-    assert report == f"a.bin -> plain decoder: {len(released)} loaded, 0 missing, 0 unexpected"
-    assert {f"network.{name}": tensor for name, tensor in state.items()} == released
-    decoder = tiny()
-    state, report = released_state(decoder, released, "a.bin")
-    assert "; 2 of a classifier of fixed classes left out, 12 of the head" in report
-    taken = {f"network.{n}" for n, t in state.items() if t is released.get(f"network.{n}")}
-    assert taken == {name for name in released if "class_head" not in name}
-    decoder.load_state_dict(state)
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        (lambda t: t.pop("bn.1.bias"), "a.bin lacks 1 tensor of a plain decoder: bn.1.bias"),
-        (
-            lambda t: t["bn.0.running_var"].fill_(torch.nan),
-            "a.bin has no finite floating-point numbers in bn.0.running_var",
-        ),
-        (lambda t: t.update(other=torch.ones(1)), "a.bin has 1 unexpected tensor .*: other"),
-        (
-            lambda t: t.update({"decoder.q.weight": torch.ones(7, 16)}),
-            r"a.bin has decoder.q.weight of shape \(7, 16\), the decoder needs \(5, 16\)",
-        ),
-    ],
-)
-def test_a_released_decoder_that_does_not_fit_is_refused(change, message):
-    released = tiny(classes=3).state_dict()
-    change(released)
-    with pytest.raises(InputError, match=message):
-        released_state(tiny(), released, "a.bin")
 
 
 CLIP = json.loads((PARITY / "pmt_clip.json").read_text())

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 
+from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.clip import TextBank, load_clip
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import Fusion, fuse_scores
-from clipself_seg.heads.panoptic.frozen_clip import CLIPPyramid, DensePooling
+from clipself_seg.heads.panoptic.clip_branches import DensePooling
+from clipself_seg.heads.panoptic.feature_sources import CLIPPyramid
 from clipself_seg.heads.panoptic.panoptic_merge import (
     canvas_labels,
     merge_instances,
@@ -22,7 +24,10 @@ from clipself_seg.heads.panoptic.panoptic_merge import (
     merge_semantic,
     resize_masks,
 )
-from clipself_seg.models.panoptic.model import own_checkpoint, trained_state
+from clipself_seg.models.panoptic import panoptic_outputs
+from clipself_seg.models.panoptic.mask_sources import Generated
+from clipself_seg.models.panoptic.panoptic_checkpoint import trained_state, write
+from clipself_seg.models.panoptic.panoptic_outputs import GeneratorOutput, make_labelled_outputs
 from tests.models.panoptic.small import (
     CONFIG,
     FCCLIP,
@@ -83,7 +88,7 @@ def test_semantic_labels_alone_may_be_of_resized_scores_and_nothing_else_changes
     classes = 3 * torch.randn_like(generated.class_logits)
     made = replace(generated, mask_logits=masks, class_logits=classes)
     for one in (ordered, model):
-        monkeypatch.setattr(one, "generate", lambda sample: made)
+        monkeypatch.setattr(one.masks, "generate", lambda *_: [made])
     asked = {"alone": Fusion(0.0, 0.0, ("semantic",)), "all": Fusion(0.0, 0.0)}
     (new,), (old,) = ordered([sample()], fusions=asked), model([sample()], fusions=asked)
     alone, beside = (new["fusions"][name]["sem_seg_labels"] for name in asked)
@@ -132,7 +137,7 @@ def test_the_canvas_is_padded_with_the_grey_of_the_configuration(model, monkeypa
         lambda x: seen.append(x) or CLIPPyramid.forward(model.backbone, x),
     )
     model.generate(sample())
-    canvas, padding = seen[0][0], load_config(CONFIG).MODEL.MASK_GENERATOR.PADDING / 255
+    canvas, padding = seen[0][0], model.masks.canvas.padding / 255
     assert canvas.shape == (3, 64, 96) and padding > 0
     torch.testing.assert_close(canvas[:, :60, :75], sample()["image"] / 255)
     assert (canvas[:, 60:] == padding).all() and (canvas[:, :, 75:] == padding).all()
@@ -144,17 +149,28 @@ def test_images_of_one_canvas_pass_the_generator_together_where_memory_allows(ki
     model = model_of(*kind)
     samples = [sample(seed=0), sample(40, 80, seed=1), sample(100, 75, seed=2), sample(seed=3)]
     alone = [model.generate(one) for one in samples]
-    assert model._places_together(samples) == [[0], [1], [3], [2]]  # on a CPU
-    monkeypatch.setattr("clipself_seg.models.panoptic.model.chunk_size", lambda *_: 2)
-    assert model._places_together(samples) == [[0, 1], [3], [2]]
-    for own, expected in zip(model._generate(samples[:2]), alone):
+    together, own_generate = [], Generated.generate
+    places = {id(one): place for place, one in enumerate(samples)}
+
+    def generate(self, given, *arguments):
+        together.append([places[id(one)] for one in given])
+        return own_generate(self, given, *arguments)
+
+    monkeypatch.setattr(Generated, "generate", generate)
+    *_, last = model(samples)
+    assert together == [[0], [1], [3], [2]]  # on a CPU
+    together.clear()
+    monkeypatch.setattr("clipself_seg.models.panoptic.mask_sources.chunk_size", lambda *_: 2)
+    outputs = model(samples)
+    assert together == [[0, 1], [3], [2]]
+    made = own_generate(model.masks, samples[:2], model.classes, model.device)
+    for own, expected in zip(made, alone):
         assert own.image_size == expected.image_size and own.canvas == expected.canvas
         for name in ("mask_logits", "class_logits", "void_prob", "backbone_map"):
             of_both = getattr(own, name), getattr(expected, name)
             if of_both[0] is not None or of_both[1] is not None:
                 torch.testing.assert_close(*of_both, atol=1e-4, rtol=1e-4)
-    together, (last,) = model(samples), model(samples[3:])
-    assert torch.equal(together[3]["panoptic_seg"][0], last["panoptic_seg"][0])
+    assert torch.equal(outputs[3]["panoptic_seg"][0], last["panoptic_seg"][0])
 
 
 @pytest.mark.parametrize("kind", ["dense", "masked_attention", "backbone"])
@@ -191,12 +207,50 @@ def test_masks_on_a_padded_canvas_are_mirrored_with_the_image(monkeypatch):
 def test_words_change_on_a_live_model(model):
     model.set_vocabulary(["cat", "dog|puppy"])
     try:
-        assert model.classes.things == (0, 1) and model.synonyms == [1, 2]
+        assert model.classes.things == (0, 1) and model.classes.synonyms == [1, 2]
         assert model([sample()])[0]["sem_seg"].shape == (2, 40, 50)
     finally:
         model.set_vocabulary(vocabulary(), np.array([True, False, True]))
     with pytest.raises(ValueError, match="2 classes, there are 3"):
         model.set_vocabulary(vocabulary(), np.array([True, False]))
+
+
+def test_classes_of_a_call_are_those_of_a_model_that_has_them_and_leave_its_own_alone():
+    model, other = model_of(), model_of()
+    other.set_vocabulary(["cat", "dog|puppy"])
+    samples = [sample(seed=seed) for seed in range(8)]
+    calls = [other.classes, model.classes] * 4
+    wanted = [(other if one is other.classes else model)([s])[0] for s, one in zip(samples, calls)]
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda s, one: model([s], classes=one)[0], samples, calls))
+    for own, expected in zip(made, wanted):
+        assert torch.equal(own["sem_seg"], expected["sem_seg"])
+        assert own["panoptic_seg"][1] == expected["panoptic_seg"][1]
+    assert len(model.names) == 3
+
+
+def test_only_masks_of_queries_that_can_be_drawn_are_resized_and_nothing_changes(monkeypatch):
+    test = "MODEL.MASK_FORMER.TEST"
+    model = model_of(f"{test}.OBJECT_MASK_THRESHOLD", 0.4, f"{test}.OVERLAP_THRESHOLD", 0)
+    probs = 0.6 * torch.eye(7)[:, [0, 3, 1, 3, 2, 3, 3]] + 0.1
+    masks = 9 * torch.randn(7, 16, 24, generator=torch.Generator().manual_seed(0))
+    made = GeneratorOutput(masks, probs[:, :3], probs[:, 3], (64, 96), (60, 75))
+    resized, fusion = [], Fusion(0.0, 0.0, ("panoptic",))
+    monkeypatch.setattr(panoptic_outputs, "MANY_NUMBERS", 0)
+    monkeypatch.setattr(
+        panoptic_outputs,
+        "resize_masks",
+        lambda logits, *sizes: resized.append(len(logits)) or resize_masks(logits, *sizes),
+    )
+    given = made, {"own": (fusion, probs[:, [0, 1, 2, 3]])}, (40, 50), (0, 1), model.settings
+    ids, segments = make_labelled_outputs(*given)["own"]["panoptic_seg"]
+    whole = resize_masks(masks, (64, 96), (60, 75), (40, 50))
+    expected = merge_panoptic(probs[:, [0, 1, 2, 3]], whole, (0, 1), 0.4, 0)
+    assert torch.equal(ids, expected[0]) and segments == expected[1] and segments
+    assert resized == [4]  # three, and one because torch resizes three in another way
+    spoilt = probs[:, [0, 1, 2, 3]].index_fill(0, torch.tensor([3]), torch.nan)
+    with pytest.raises(FloatingPointError, match="probabilities are not finite"):
+        make_labelled_outputs(made, {"own": (fusion, spoilt)}, *given[2:])
 
 
 @pytest.mark.parametrize("kind", [(), FCCLIP, GIVEN])
@@ -213,7 +267,7 @@ def test_an_exported_model_is_the_same_after_loading(tmp_path):
         torch.nn.init.normal_(parameter)
     model.export(tmp_path / "model.pth")
     assert model.weights_hash() != other.weights_hash()
-    DetectionCheckpointer(other).load(str(tmp_path / "model.pth"))
+    other.load_checkpoint(read_checkpoint(tmp_path / "model.pth").tensors, "model.pth")
     assert model.weights_hash() == other.weights_hash()
     other = model_of(seed=0)
     other.load_state_dict(model.state_dict())
@@ -292,7 +346,7 @@ def test_masks_of_fcclip_are_named_by_a_distilled_vit_with_words_of_its_own():
     """One checkpoint, two CLIPs: masks, the generator's scores and void stay, and the ViT's scores are fused in."""
     fcclip = model_of(*FCCLIP)
     named = model_of(*FCCLIP, *NAMED_BY_VIT)
-    named.load_state_dict(own_checkpoint(fcclip))
+    named.load_checkpoint(write(fcclip)["model"], "fcclip")
     one = sample()
     (outputs,) = named([one])
     with torch.no_grad():
@@ -346,7 +400,7 @@ def test_words_of_captions_are_not_kept():
     for word in ("apple", "pear"):
         first, second = training_samples()
         model([first, second | {"words": [word, "grass"]}])
-        kept.append(len(model.generator_bank._memory))
+        kept.append(len(model.masks.bank._memory))
     assert kept == [0, 0]  # nor is the vocabulary, whose scores nothing learns from
 
 
@@ -421,18 +475,13 @@ def test_an_image_without_given_masks_has_no_segments(kind):
 
 def test_given_masks_are_needed_and_nothing_else_is_fused(model):
     given = model_of(*GIVEN)
-    for one, message in (
-        (sample(), "MASK_GENERATOR.SOURCE is masks"),
-        (given_sample(torch.ones(1, 60, 75).bool()), r"masks of \(60, 75\) pixels, .* \(40, 50\)"),
+    with pytest.raises(InputError, match="MASK_GENERATOR.SOURCE is masks"):
+        given([sample()])
+    for call, remedy in (
+        (lambda: given.generate(sample()), "take a model with a mask generator"),
+        (lambda: given.setup_training(["cat"]), "add --eval-only"),
+        (lambda: given.load_checkpoint(trained_state(model), "a.pth"), "leave MODEL.WEIGHTS empty"),
     ):
-        with pytest.raises(InputError, match=message):
-            given([one])
-    with pytest.raises(InputError, match="makes none"):
-        given.generate(sample())
-    with pytest.raises(InputError, match="named by CLIP alone, alpha and beta 1"):
-        given([given_sample(boxes((0, 0, 9, 9)))], fusions={"fused": Fusion(0.35, 0.65)})
-    with pytest.raises(InputError, match="SOURCE masks does not train"):
-        given.setup_training(["cat"])
-    with pytest.raises(InputError, match="of no use with MODEL.MASK_GENERATOR.SOURCE masks"):
-        given.load_state_dict(trained_state(model))
+        with pytest.raises(InputError, match=f"SOURCE is masks, so that nothing .*{remedy}"):
+            call()
     given.require_trained(load_config(CONFIG, [*SMALL, *GIVEN]))

@@ -15,12 +15,12 @@ from clipself_seg.clip.region_pooling import mask_weights, pool
 from clipself_seg.config import load_config
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.heads.fusion import fuse_scores
-from clipself_seg.heads.panoptic.frozen_clip import visible_cells
-from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator
+from clipself_seg.heads.panoptic.clip_branches import visible_cells
+from clipself_seg.heads.panoptic.feature_sources import Canvas
+from clipself_seg.heads.panoptic.generator import GeneratorSizes, VectorGenerator
 from clipself_seg.heads.panoptic.panoptic_merge import resize_masks
 from clipself_seg.heads.text_scores import class_logits, similarity_scale
 from clipself_seg.models.build import build_model
-from clipself_seg.models.panoptic.outputs import MergeSettings, class_probabilities, padded_canvas
 from tests.conftest import PARITY, ROOT
 from tests.parity.named_weights import named_input, named_state_dict
 
@@ -53,8 +53,8 @@ def large():
     """The generator of ConvNeXt-L's sizes with CLIP's head, on maps of noise."""
     case, weights, expected = case_of("fcclip_generator")
     channels = {f"s{i}": 48 << i for i in (2, 3, 4, 5)}
-    generator = MaskGenerator(
-        variant="fcclip", channels=channels, text_width=768, sizes=GeneratorSizes(queries=250)
+    generator = VectorGenerator(
+        channels=channels, text_width=768, sizes=GeneratorSizes(queries=250)
     ).eval()
     generator.load_state_dict({n: t for n, t in weights.items() if not n.startswith(CLIP)})
     (height, width), tag = case["canvas"], case["tag"]
@@ -175,9 +175,7 @@ def small(tmp_path_factory):
 
 def test_canvas_and_stages_of_a_small_model(small):
     model, sample, _, expected = small
-    canvas = padded_canvas(
-        sample["image"], MergeSettings(size_divisibility=32, padding=-1), model.clip.mean
-    )
+    canvas = Canvas(size_divisibility=32, padding=-1).padded(sample["image"], model.clip.mean)
     pixels = model.clip.normalise(canvas)
     expect(pixels[0, :, ::8, ::8], expected["padded_image_sub"], 1e-6)
     assert (pixels[:, :, 200:] == 0).all() and (pixels[..., 260:] == 0).all()
@@ -191,8 +189,8 @@ def test_canvas_and_stages_of_a_small_model(small):
 def test_texts_of_a_small_model(small):
     model, _, _, expected = small
     void = F.normalize(model.generator.void_embedding.weight, dim=-1)
-    expect(torch.cat([model.generator_texts(), void]), expected["text"], 2e-6)
-    assert model.generator_bank is model.branch_bank  # encoded once
+    expect(torch.cat([model.masks.texts(model.classes), void]), expected["text"], 2e-6)
+    assert model.masks.bank is model.branch_bank  # encoded once
 
 
 def test_masks_and_probabilities_of_a_small_model(small):
@@ -200,10 +198,11 @@ def test_masks_and_probabilities_of_a_small_model(small):
     generated = model.generate(sample)
     assert generated.canvas == (224, 288)
     expect_half(generated.mask_logits, expected["masks"])
-    canvas = padded_canvas(sample["image"], model.settings, model.clip.mean)
+    canvas = model.masks.canvas.padded(sample["image"], model.clip.mean)
     (prediction,) = model.generator(model.backbone(canvas))
     expect(prediction.embeddings[0], expected["class_embeddings"], 3e-5)
-    scores = model.generator.scores(prediction, model.generator_texts(), model.synonyms)
+    named = model.masks.texts(model.classes), model.classes.synonyms
+    scores = model.generator.scores(prediction, *named)
     expect(scores.void_logits[0], expected["class_void_logits"], 3e-5)
     cells = visible_cells(generated.mask_logits, (7, 9), 32, binarise="centre")
     assert cells.sum(dim=(1, 2)).tolist() == expected["clip_cells"].tolist()
@@ -217,7 +216,7 @@ def test_masks_and_probabilities_of_a_small_model(small):
     logits, _ = model.clip_scores(sample, generated)
     expect(logits, expected["clip_logits"], 3e-5)
     fusion = model.fusion.returned()
-    probs = class_probabilities(generated, logits, None, torch.from_numpy(seen), fusion)
+    probs = generated.probabilities(logits, None, torch.from_numpy(seen), fusion)
     expect(probs, expected["probabilities"], 5e-6)
     masks = resize_masks(generated.mask_logits, (224, 288), (200, 260), (150, 195))
     expect(masks[:, ::8, ::8], expected["masks_out_sub"], 3e-4)

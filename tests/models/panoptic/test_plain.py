@@ -15,10 +15,10 @@ from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.clip.openai import VisionTransformer
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
-from clipself_seg.heads.panoptic.frozen_clip import CLIPTaps
+from clipself_seg.heads.panoptic.feature_sources import CLIPTaps
 from clipself_seg.heads.panoptic.plain_decoder import PlainDecoder, PlainDecoderSizes
-from clipself_seg.models.panoptic.config import build_plain_decoder, build_source
-from clipself_seg.models.panoptic.model import trained_state
+from clipself_seg.models.panoptic.panoptic_checkpoint import trained_state
+from clipself_seg.models.panoptic.panoptic_config import build_plain_decoder, build_source
 from tests.models.panoptic.small import (
     CONFIG,
     FCCLIP,
@@ -146,18 +146,20 @@ def test_a_decoder_that_pmt_released_starts_a_training(caplog):
     own = model_of(*PLAIN)
     sizes = own.generator.sizes
     released = PlainDecoder(channels=own.backbone.channels, sizes=sizes, classes=7).state_dict()
-    own.load_state_dict({f"network.{name}": tensor for name, tensor in released.items()})
+    own.load_checkpoint({f"network.{name}": tensor for name, tensor in released.items()}, "a.pth")
     loaded = own.generator.state_dict()
     assert all(torch.equal(loaded[n], t) for n, t in released.items() if "class_head" not in n)
-    assert "2 of a classifier of fixed classes left out" in caplog.text
+    assert "a decoder of fixed classes: its classifier is left out" in caplog.text
     with pytest.raises(InputError, match="what compares its masks with words is random, and"):
         own([sample()])
     own.setup_training(vocabulary())  # which may evaluate before its first step
     own([sample()])
     with pytest.raises(InputError, match="KIND plain, the model's is mask2former"):
-        model_of(*FCCLIP).load_state_dict({f"network.{n}": t for n, t in released.items()})
-    with pytest.raises(InputError, match="the released decoder lacks 1 tensor"):
-        own.load_state_dict({f"network.{n}": t for n, t in released.items() if n != "bn.0.bias"})
+        model_of(*FCCLIP).load_checkpoint({f"network.{n}": t for n, t in released.items()}, "a.pth")
+    with pytest.raises(InputError, match="the panoptic checkpoint a.pth lacks 1 tensor: bn.0.bias"):
+        own.load_checkpoint(
+            {f"network.{n}": t for n, t in released.items() if n != "bn.0.bias"}, "a.pth"
+        )
 
 
 def test_an_exported_model_is_the_same_after_loading(tmp_path, caplog):
@@ -170,27 +172,29 @@ def test_an_exported_model_is_the_same_after_loading(tmp_path, caplog):
     first.export(tmp_path / "model.pth")
     saved = torch.load(tmp_path / "model.pth", weights_only=True)["model"]
     with caplog.at_level(logging.INFO):
-        second.load_state_dict(saved)
+        second.load_checkpoint(saved, "a.pth")
     assert f"{len(names)} loaded, 0 missing, 0 unexpected" in caplog.text
     one, other = (model([sample()])[0]["sem_seg"] for model in (first, second))
     assert torch.equal(one, other) and second.exponents == first.exponents
     order = str(tuple(reversed(BLOCKS)))
     turned = model_of(*PLAIN, "MODEL.PLAIN_DECODER.TAPS", order)
     turned.clip.load_state_dict(first.clip.state_dict())
-    with pytest.raises(InputError, match="trained on taps block0, .* the model has block3, .*TAPS"):
-        turned.load_state_dict(saved)
+    with pytest.raises(
+        InputError, match="trained on feature_taps block0, .* the model has block3, .*TAPS"
+    ):
+        turned.load_checkpoint(saved, "a.pth")
     wider = model_of(*PLAIN, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 5)
     wider.clip.load_state_dict(first.clip.state_dict())
-    with pytest.raises(InputError, match="MODEL.CLIP.NAME gives the width, MODEL.MASK_FORMER"):
-        wider.load_state_dict(saved)
+    with pytest.raises(InputError, match="MODEL.CLIP.NAME, MODEL.MASK_FORMER"):
+        wider.load_checkpoint(saved, "a.pth")
     with pytest.raises(
-        InputError, match="was trained on weights .* give the former as MODEL.CLIP.W"
+        InputError, match="was trained on clip_hash .* give the former as MODEL.CLIP.W"
     ):
-        model_of(*PLAIN, seed=2).load_state_dict(saved)
+        model_of(*PLAIN, seed=2).load_checkpoint(saved, "a.pth")
     with pytest.raises(
         InputError, match="KIND plain, the model's is mask2former: set MODEL.MASK_G"
     ):
-        model_of(*FCCLIP).load_state_dict(saved)
+        model_of(*FCCLIP).load_checkpoint(saved, "a.pth")
 
 
 @pytest.mark.parametrize(

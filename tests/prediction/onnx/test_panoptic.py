@@ -12,8 +12,7 @@ from PIL import Image
 import clipself_seg
 from clipself_seg.choice import ModelChoice
 from clipself_seg.errors import InputError
-from clipself_seg.heads.panoptic import frozen_clip
-from clipself_seg.models.panoptic.outputs import class_probabilities
+from clipself_seg.heads.panoptic import clip_branches
 from clipself_seg.prediction.load import prediction_config
 from clipself_seg.prediction.onnx import graph as onnx_graph
 from clipself_seg.prediction.onnx.panoptic_graph import (
@@ -62,7 +61,7 @@ def test_the_graph_gives_the_masks_and_scores_of_the_model(kind):
         generated = model.generate(image)
         logits, valid = model.clip_scores(image, generated)
         fusion = model.fusion.returned()
-        expected = class_probabilities(generated, logits, valid, model.seen(), fusion)
+        expected = generated.probabilities(logits, valid, model.seen(), fusion)
         torch.testing.assert_close(masks, generated.mask_logits)
         torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)
         assert len(features) == (kind == "one pass")
@@ -79,7 +78,7 @@ def test_cells_are_visible_by_matrices_as_by_sampling():
         [torch.tensor(side, dtype=torch.float64) for side in pair] for pair in (fractions, shown)
     ]
     cells = visible_cells(masks, (8, 8), 8, *own)
-    expected = frozen_clip.visible_cells(
+    expected = clip_branches.visible_cells(
         masks, (8, 8), 8, fraction=fractions, shown=shown, binarise="centre_or_any"
     )
     assert torch.equal(cells, expected) and not cells[0].any() and cells[1].any()
@@ -148,7 +147,7 @@ def test_stuff_goes_with_the_class_names_and_what_a_panoptic_file_cannot_be_is_r
 @pytest.mark.parametrize(
     ("opts", "said"),
     [
-        (GIVEN, "SOURCE is masks, and the file would make none"),
+        (GIVEN, "SOURCE is masks, so that nothing generates any"),
         (
             ("MODEL.CLIP_BRANCH.KIND", "masked_attention"),
             "masked_attention is not exported: take KIND dense",

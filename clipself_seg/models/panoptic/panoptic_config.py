@@ -6,28 +6,73 @@ from collections.abc import Callable, Iterable
 
 import torch
 from detectron2.config import CfgNode
+from torch import nn
 
 from clipself_seg.checkpoints.mask_models import has_mask_model
-from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip import DenseCLIP, TextBank
 from clipself_seg.clip.backbone import build_clip, find_entry
 from clipself_seg.clip.text import require_text_tower
 from clipself_seg.config.load import evaluation_precision, precision_from_config
 from clipself_seg.config.panoptic_keys import OF_WEIGHTS
 from clipself_seg.config.schema import CLIP_BACKBONE, backbone_reads
 from clipself_seg.errors import InputError
-from clipself_seg.heads.panoptic.frozen_clip import (
-    CLIP_BRANCHES,
-    ClipBranch,
+from clipself_seg.heads.panoptic.clip_branches import CLIP_BRANCHES, ClipBranch
+from clipself_seg.heads.panoptic.feature_sources import (
+    Canvas,
     CLIPPyramid,
     CLIPStages,
     CLIPTaps,
     FeatureSource,
 )
-from clipself_seg.heads.panoptic.generator import GeneratorSizes, MaskGenerator
+from clipself_seg.heads.panoptic.generator import GENERATORS, Generator, GeneratorSizes
 from clipself_seg.heads.panoptic.mask_losses import LossSettings, MaskCriterion, TermWeights
 from clipself_seg.heads.panoptic.plain_decoder import PlainDecoder, PlainDecoderSizes
+from clipself_seg.models.optimizer_groups import by_rate_and_kind, norms_and_biases_apart
 from clipself_seg.models.panoptic.mask_models import load_mask_model
-from clipself_seg.models.panoptic.outputs import FusionSettings, MergeSettings
+from clipself_seg.models.panoptic.mask_sources import (
+    Generated,
+    Given,
+    Groups,
+    MaskSource,
+    Predicted,
+)
+from clipself_seg.models.panoptic.panoptic_outputs import FusionSettings, MergeSettings
+from clipself_seg.models.protocol import Group
+
+
+def odises_groups(model: nn.Module, solver: CfgNode) -> list[Group]:
+    """Norms and biases without weight decay, all others with it."""
+    return norms_and_biases_apart(model, solver.WEIGHT_DECAY)
+
+
+def fcclips_groups(model: nn.Module, solver: CfgNode) -> list[Group]:
+    """Detectron2's partition, which decays biases, and norms and embeddings by keys of their own."""
+    return by_rate_and_kind(
+        model,
+        multipliers=(),
+        weight_decay=solver.WEIGHT_DECAY,
+        norm_decay=solver.WEIGHT_DECAY_NORM,
+        embedding_decay=0.0,
+    )
+
+
+def pmts_groups(model: nn.Module, solver: CfgNode) -> list[Group]:
+    """One group: everything decays."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return [{"params": trained, "weight_decay": solver.WEIGHT_DECAY}]
+
+
+# Value of MODEL.MASK_GENERATOR.VARIANT -> the optimiser's groups of the kind mask2former.
+GROUPS: dict[str, Groups] = {
+    "caption": odises_groups,
+    "label": odises_groups,
+    "fcclip": fcclips_groups,
+}
+
+
+def mask_source(cfg: CfgNode) -> type[MaskSource]:
+    """The class of the source of masks, as far as the keys say it."""
+    return Given if cfg.MODEL.MASK_GENERATOR.SOURCE == "masks" else Generated
 
 
 def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
@@ -40,13 +85,14 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
         InputError: values that do not fit each other.
     """
     clip = build_clip(cfg)
-    chosen = cfg.MODEL.MASK_GENERATOR
-    former = cfg.MODEL.MASK_FORMER
-    fusion = cfg.MODEL.FUSION
-    parts: dict[str, object] = {
+    branch = build_branch(cfg, clip)
+    bank = TextBank(branch.clip, cfg.MODEL.CLIP_BRANCH.TEMPLATES)
+    former, fusion = cfg.MODEL.MASK_FORMER, cfg.MODEL.FUSION
+    return {
         "clip": clip,
-        "branch": build_branch(cfg, clip),
-        "branch_templates": cfg.MODEL.CLIP_BRANCH.TEMPLATES,
+        "masks": build_masks(cfg, clip, branch, bank),
+        "branch": branch,
+        "branch_bank": bank,
         "fusion": FusionSettings(
             fusion.ALPHA,
             fusion.BETA,
@@ -55,45 +101,61 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
             fusion.VALID_MASK,
             fusion.VOID_DISCOUNT,
         ),
-        "precision": precision_from_config(cfg),
-        "test_precision": evaluation_precision(cfg),
-        "flip": cfg.TEST.AUG.ENABLED,
         "settings": MergeSettings(
             object_threshold=former.TEST.OBJECT_MASK_THRESHOLD,
             overlap_threshold=former.TEST.OVERLAP_THRESHOLD,
             top_k=cfg.TEST.DETECTIONS_PER_IMAGE,
-            size_divisibility=former.SIZE_DIVISIBILITY,
-            padding=chosen.PADDING,
             masks_first=former.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
         ),
+        "test_precision": evaluation_precision(cfg),
+        "flip": cfg.TEST.AUG.ENABLED,
     }
+
+
+def build_masks(
+    cfg: CfgNode, clip: DenseCLIP, branch: ClipBranch, branch_bank: TextBank
+) -> MaskSource:
+    """Builds the source of masks.
+
+    Args:
+        cfg: configuration.
+        clip: CLIP that embeds the texts, and gives the features of a pyramid.
+        branch: CLIP branch, which may read a map of the generator's backbone.
+        branch_bank: its texts, which the generator reads too where it has no templates of its own.
+    """
+    chosen, former = cfg.MODEL.MASK_GENERATOR, cfg.MODEL.MASK_FORMER
     if chosen.SOURCE == "masks":
         _require_clip_alone(cfg)
-        finder = load_mask_model(chosen.OUTPUTS) if has_mask_model(chosen.OUTPUTS) else None
-        return parts | {
-            "masks_given": True,
-            "masks_folder": chosen.OUTPUTS,
-            "mask_model": finder,
-        }
+        if has_mask_model(chosen.OUTPUTS):
+            return Predicted(load_mask_model(chosen.OUTPUTS))
+        return Given(chosen.OUTPUTS)
     if former.SIZE_DIVISIBILITY < 1 or former.SIZE_DIVISIBILITY % 32:
         raise InputError(
             f"MODEL.MASK_FORMER.SIZE_DIVISIBILITY is {former.SIZE_DIVISIBILITY}, a mask generator needs a "
             "multiple of 32"
         )
-    caption = chosen.VARIANT == "caption"
     backbone = build_source(cfg, clip)
-    build = build_plain_decoder if chosen.KIND == "plain" else build_generator
+    plain = chosen.KIND == "plain"
+    generator = (build_plain_decoder if plain else build_generator)(cfg, clip, backbone)
+    bank = branch_bank
+    if generator.templates or branch.clip is not clip:
+        bank = TextBank(clip, generator.templates or cfg.MODEL.CLIP_BRANCH.TEMPLATES)
     losses = LossSettings(
         weights=TermWeights(former.CLASS_WEIGHT, former.MASK_WEIGHT, former.DICE_WEIGHT),
         void_weight=former.NO_OBJECT_WEIGHT,
         points=former.TRAIN_NUM_POINTS,
     )
-    return parts | {
-        "backbone": backbone,
-        "generator": build(cfg, clip, backbone),
-        "criterion": MaskCriterion(class_agnostic=caption, settings=losses),
-        "grounding_weight": 1.0 if caption else 0.0,
-    }
+    return Generated(
+        backbone=backbone,
+        generator=generator,
+        bank=bank,
+        canvas=Canvas(former.SIZE_DIVISIBILITY, chosen.PADDING),
+        criterion=MaskCriterion(class_agnostic=generator.class_agnostic, settings=losses),
+        groups=pmts_groups if plain else GROUPS[chosen.VARIANT],
+        keeps_map=branch.reads_backbone,
+        precision=precision_from_config(cfg),
+        test_precision=evaluation_precision(cfg),
+    )
 
 
 def _require_clip_alone(cfg: CfgNode) -> None:
@@ -204,7 +266,7 @@ def build_source(cfg: CfgNode, clip: DenseCLIP) -> FeatureSource:
     )
 
 
-def build_generator(cfg: CfgNode, clip: DenseCLIP, backbone: FeatureSource) -> MaskGenerator:
+def build_generator(cfg: CfgNode, clip: DenseCLIP, backbone: FeatureSource) -> Generator:
     """Builds the mask generator that works on the maps of a backbone.
 
     Args:
@@ -224,17 +286,13 @@ def build_generator(cfg: CfgNode, clip: DenseCLIP, backbone: FeatureSource) -> M
         decoder_layers=former.DEC_LAYERS,
         decoder_hidden=former.DIM_FEEDFORWARD,
     )
-    null_text = None
+    generator = GENERATORS[chosen.VARIANT](
+        channels=backbone.channels, text_width=clip.embed_dim, sizes=sizes
+    )
     if chosen.VARIANT == "label":
         with torch.no_grad():
-            null_text = clip.text(clip.tokenize([""]))[0]
-    return MaskGenerator(
-        variant=chosen.VARIANT,
-        channels=backbone.channels,
-        text_width=clip.embed_dim,
-        null_text=null_text,
-        sizes=sizes,
-    )
+            generator.category_head.null_embed.copy_(clip.text(clip.tokenize([""])))
+    return generator
 
 
 def build_plain_decoder(cfg: CfgNode, clip: DenseCLIP, taps: FeatureSource) -> PlainDecoder:

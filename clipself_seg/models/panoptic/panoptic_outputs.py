@@ -1,4 +1,4 @@
-"""Turns class probabilities and masks into the outputs of a panoptic model.
+"""Masks of an image with what is known of their classes, and the outputs of a panoptic model that they become.
 
 Shapes: Q queries, K classes, H x W pixels of the result.
 """
@@ -14,16 +14,24 @@ from torch import Tensor
 from clipself_seg.clip.runtime import on_device
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.errors import InputError
-from clipself_seg.heads.fusion import TASKS, Fusion, fuse_scores, fusion_of, name_masks
-from clipself_seg.heads.panoptic.frozen_clip import pad_image
+from clipself_seg.heads.fusion import (
+    TASKS,
+    Fusion,
+    fuse_scores,
+    fusion_of,
+    name_masks,
+    remaining_void,
+)
 from clipself_seg.heads.panoptic.panoptic_merge import (
     canvas_labels,
+    may_be_drawn,
     merge_instances,
     merge_panoptic,
     merge_semantic,
     resize_masks,
     semantic_labels,
 )
+from clipself_seg.heads.text_scores import only_classes
 from clipself_seg.models.base import sizes_of
 from clipself_seg.models.protocol import Outputs
 
@@ -55,32 +63,27 @@ class FusionSettings:
 
 @dataclasses.dataclass(frozen=True)
 class MergeSettings:
-    """Settings by which images are padded, and probabilities and masks become outputs.
+    """Settings by which probabilities and masks become outputs.
 
     Attributes:
         object_threshold: probability that the best class of a query has to exceed in `merge_panoptic`, in [0, 1].
         overlap_threshold: smallest fraction of its mask that a query has to win in `merge_panoptic`, in [0, 1].
         top_k: number of instances that `merge_instances` keeps.
-        size_divisibility: pixels of which the sides of the generator's canvas are multiples.
-        padding: grey value of the canvas around an image, 0 to 255; `MEAN_COLOUR` is the mean colour of CLIP.
         masks_first: masks are resized to the original image, not class scores, also where only "semantic" is asked for.
     """
 
     object_threshold: float = 0.0
     overlap_threshold: float = 0.8
     top_k: int = 100
-    size_divisibility: int = 64
-    padding: int = 0
     masks_first: bool = True
 
 
 # Logit of pixels inside of a mask that somebody gave, its negative outside: their probabilities are 1 and nearly 0. Not
 # 0, so that a pixel of no mask counts for the surest one, which loses none of its own to others.
 INSIDE = 20
-NO_MASKS = (
-    "MODEL.MASK_GENERATOR.SOURCE is masks, so that the model makes none: pass masks=... with the image, or name a "
-    "folder or a model such as sam2 (predict --masks, MODEL.MASK_GENERATOR.OUTPUTS)"
-)
+# Numbers of resized masks from which on those of queries that cannot take part are left out. Small images have the bits
+# of all masks at once, which torch's resizing does not give of any few.
+MANY_NUMBERS = 2**26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +98,7 @@ class GeneratorOutput:
         image_size: rows and columns in pixels of the resized image at the top left of the canvas.
         backbone_map: last map (1, D, h, w) of the frozen CLIP over the canvas that was the generator's backbone, for a
             CLIP branch that reads it.
+        void_competes: True if void would be more probable without some of the classes.
     """
 
     mask_logits: Tensor
@@ -103,6 +107,28 @@ class GeneratorOutput:
     canvas: tuple[int, int]
     image_size: tuple[int, int]
     backbone_map: Tensor | None = None
+    void_competes: bool = True
+
+    def only(self, classes: Sequence[int]) -> GeneratorOutput:
+        """The output as if those classes alone were asked for; the others have no score."""
+        logits, void = only_classes(self.class_logits, classes), self.void_prob
+        if self.void_competes:
+            void = remaining_void(void, self.class_logits, logits)
+        return dataclasses.replace(self, class_logits=logits, void_prob=void)
+
+    def probabilities(
+        self, clip_logits: Tensor, valid: Tensor | None, seen: Tensor, fusion: Fusion
+    ) -> Tensor:
+        """Class probabilities (Q, K + 1) of the masks, void last.
+
+        Args:
+            clip_logits: CLIP's class logits (Q, K).
+            valid: (Q,) bool, masks that CLIP can see; None: all.
+            seen: (K,) bool, classes of the training vocabulary.
+            fusion: how the generator's scores and CLIP's are fused.
+        """
+        generated = (self.class_logits, clip_logits, self.void_prob)
+        return fuse_scores(*generated, seen, fusion.alpha, fusion.beta, valid, fusion.void_discount)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,18 +145,20 @@ class UnnamedMasks:
 
     @classmethod
     def of_sample(cls, sample: Sample, device: torch.device) -> UnnamedMasks:
-        """Those of a sample, see `OpenPanoptic.forward`, on a device.
+        """Reads "given_masks" and "given_scores" of a sample, see `OpenPanoptic.forward`, onto a device.
 
         Raises:
-            InputError: the sample has none, or none of its image's size.
+            InputError: the sample has none.
         """
         if "given_masks" not in sample:
-            raise InputError(NO_MASKS)
+            raise InputError(
+                "MODEL.MASK_GENERATOR.SOURCE is masks, so that the model makes none: pass masks=... with the image, or "
+                "name a folder or a model such as sam2 (predict --masks, MODEL.MASK_GENERATOR.OUTPUTS)"
+            )
         (masks,) = on_device([sample], "given_masks", device)
         (scores,) = on_device([sample], "given_scores", device)
         _, size = sizes_of(sample)
-        if tuple(masks.shape[1:]) != size:
-            raise InputError(f"masks of {tuple(masks.shape[1:])} pixels, the image has {size}")
+        assert tuple(masks.shape[1:]) == size, f"masks of {masks.shape}, the image has {size}"
         return cls(masks.to(torch.int8).mul_(2 * INSIDE).sub_(INSIDE), scores)
 
     @property
@@ -140,65 +168,30 @@ class UnnamedMasks:
 
     @property
     def canvas(self) -> tuple[int, int]:
-        """What the masks cover: the image, without padding."""
+        """Rows and columns that the masks cover: the image, without padding."""
         return self.image_size
 
     @property
     def backbone_map(self) -> None:
         """No map of a backbone: there was no generator."""
 
+    def only(self, classes: Sequence[int]) -> UnnamedMasks:
+        """The masks as they are: nothing is known of their classes."""
+        return self
 
-def padded_size(image: Tensor, settings: MergeSettings) -> tuple[int, int]:
-    """Rows and columns of the canvas of an image (3, h, w)."""
-    divisor = settings.size_divisibility
-    return image.shape[1] + -image.shape[1] % divisor, image.shape[2] + -image.shape[2] % divisor
-
-
-def padded_canvas(image: Tensor, settings: MergeSettings, mean: Sequence[float]) -> Tensor:
-    """The canvas (1, 3, H, W), RGB in [0, 1], of an image at its top left.
-
-    Args:
-        image: (3, h, w), RGB in 0..255.
-        settings: sides of the canvas and what is around the image.
-        mean: of CLIP's pixels in [0, 1].
-    """
-    height, width = padded_size(image, settings)
-    sides = (0, width - image.shape[2], 0, height - image.shape[1])
-    return pad_image(image.float()[None] / 255, sides, settings.padding, mean)
+    def probabilities(
+        self, clip_logits: Tensor, valid: Tensor | None, seen: Tensor, fusion: Fusion
+    ) -> Tensor:
+        """Class probabilities (Q, K + 1) of the masks by CLIP alone, void last, see `GeneratorOutput.probabilities`."""
+        assert (fusion.alpha, fusion.beta, fusion.void_discount) == (1, 1, 0), fusion
+        return name_masks(clip_logits, self.scores, valid)
 
 
-def class_probabilities(
-    source: GeneratorOutput | UnnamedMasks,
-    clip_logits: Tensor,
-    valid: Tensor | None,
-    seen: Tensor,
-    fusion: Fusion,
-) -> Tensor:
-    """Class probabilities (Q, K + 1) of an image's masks, void last.
-
-    Args:
-        source: the masks, with a generator's scores or without.
-        clip_logits: CLIP's class logits (Q, K).
-        valid: (Q,) bool, masks that CLIP can see; None: all.
-        seen: (K,) bool, classes of the training vocabulary.
-        fusion: how the scores are fused; masks without class scores have only CLIP's, alpha and beta 1.
-
-    Raises:
-        InputError: masks without class scores are to be fused.
-    """
-    if isinstance(source, GeneratorOutput):
-        generated = (source.class_logits, clip_logits, source.void_prob)
-        exponents = (fusion.alpha, fusion.beta)
-        return fuse_scores(*generated, seen, *exponents, valid, fusion.void_discount)
-    if (fusion.alpha, fusion.beta, fusion.void_discount) != (1, 1, 0):
-        raise InputError(
-            f"masks without class scores are named by CLIP alone, alpha and beta 1, void_discount 0; got {fusion}"
-        )
-    return name_masks(clip_logits, source.scores, valid)
+Masks = GeneratorOutput | UnnamedMasks
 
 
 def make_labelled_outputs(
-    source: GeneratorOutput | UnnamedMasks,
+    source: Masks,
     probs: Mapping[str, tuple[Fusion, Tensor]],
     size: tuple[int, int],
     things: Sequence[int],
@@ -217,15 +210,28 @@ def make_labelled_outputs(
         Name of a fusion -> its outputs, see `make_outputs`.
     """
     sizes = (source.canvas, source.image_size, size)
+    mask_logits = source.mask_logits
+    alone = all(fusion.tasks == ("panoptic",) for fusion, _ in probs.values())
+    if alone and len(mask_logits) * size[0] * size[1] > MANY_NUMBERS:
+        # Few queries take part: only their masks are made as large as the image.
+        own_drawn = [may_be_drawn(own, settings.object_threshold) for _, own in probs.values()]
+        drawn = torch.stack(own_drawn).any(dim=0)
+        chosen = drawn.nonzero()[:, 0]
+        if (
+            len(chosen) == 3
+        ):  # three maps are resized by another kernel of torch, with other last bits
+            chosen = torch.cat([chosen, (~drawn).nonzero()[:1, 0]])
+        mask_logits = mask_logits[chosen]
+        probs = {name: (fusion, own[chosen]) for name, (fusion, own) in probs.items()}
     outputs: dict[str, Outputs] = {}
     masks = None
     for name, (fusion, probs_QK1) in probs.items():
         if set(fusion.tasks) == {"semantic"} and not settings.masks_first:
-            labels = canvas_labels(probs_QK1, source.mask_logits, *sizes)
+            labels = canvas_labels(probs_QK1, mask_logits, *sizes)
             outputs[name] = {"sem_seg_labels": labels}
             continue
         if masks is None:
-            masks = resize_masks(source.mask_logits, *sizes)
+            masks = resize_masks(mask_logits, *sizes)
         outputs[name] = make_outputs(probs_QK1, masks, things, settings, fusion.tasks, labels=True)
     return outputs
 
@@ -248,12 +254,8 @@ def make_outputs(
         tasks: outputs to make, out of `TASKS`.
         labels: whether "semantic" is the best class of each pixel, "sem_seg_labels" (H, W), in place
             of all scores, "sem_seg" (K, H, W).
-
-    Raises:
-        ValueError: an unknown task, or probabilities and masks that the merges refuse.
     """
-    if unknown := set(tasks) - set(TASKS):
-        raise ValueError(f"no task {sorted(unknown)}: choose from {', '.join(TASKS)}")
+    assert set(tasks) <= set(TASKS), tasks
     outputs: Outputs = {}
     if "panoptic" in tasks:
         outputs["panoptic_seg"] = merge_panoptic(

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 
 from clipself_seg.clip import load_clip
 from clipself_seg.errors import InputError
-from clipself_seg.heads.panoptic import frozen_clip
-from clipself_seg.heads.panoptic.frozen_clip import (
-    CLIPPyramid,
+from clipself_seg.heads.panoptic import clip_branches
+from clipself_seg.heads.panoptic.clip_branches import (
     DensePooling,
     MaskedAttention,
     visible_cells,
 )
+from clipself_seg.heads.panoptic.feature_sources import CLIPPyramid
 from clipself_seg.heads.panoptic.pixel_decoder import STRIDES
 from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict
@@ -88,7 +88,7 @@ def test_padding_is_never_visible(binarise):
 def test_masks_without_a_positive_logit_are_not_resampled(monkeypatch):
     resampled = []
     monkeypatch.setattr(
-        frozen_clip, "_resample", lambda masks, *_: resampled.append(masks) or masks
+        clip_branches, "_resample", lambda masks, *_: resampled.append(masks) or masks
     )
     masks = torch.full((3, *GRID), -1.0)
     masks[1, 2, 3] = 0  # one half: visible

@@ -149,7 +149,7 @@ def find_distillation(model: str | None = None) -> ModelChoice:
 
 
 def of_weights(name: str) -> ModelChoice | None:
-    """What a name of the zoo or of a shipped model stands for; None for any other text."""
+    """The model that a name of the zoo or of a shipped model stands for; None for any other text."""
     for task, mini in MINIS.items():
         if name == mini:
             return ModelChoice(task, SHIPPED_CONFIGS[mini], mini)

@@ -31,7 +31,7 @@ from clipself_seg.data.datasets.own_file import forget_files
 from clipself_seg.data.images import decode_image, pil_pixels, read_image
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words, as_vocabulary
-from clipself_seg.errors import InputError, nearest
+from clipself_seg.errors import InputError, known
 from clipself_seg.models.build import build_model, registered_data
 from clipself_seg.models.protocol import Classes
 from clipself_seg.prediction.mini_worlds import WorldCheck
@@ -87,7 +87,7 @@ class GivenWords:
 
 
 class Look(NamedTuple):
-    """Which words are in an image.
+    """The words that are in an image.
 
     Attributes:
         presence: name of each word -> its score; None: nobody asked.
@@ -267,8 +267,8 @@ class ImagePredictor(Pretrained, Generic[R]):
         Raises:
             InputError: another `what`, a threshold that is no finite number, or as `calibrated_threshold`.
         """
-        if what not in (None, *WHAT):
-            raise InputError(f'no "{what}" for absent words; {nearest(str(what), WHAT)}')
+        if what is not None:
+            known(what, WHAT, "treatment of absent words")
         calibrated = isinstance(threshold, str | os.PathLike)
         if isinstance(threshold, str | os.PathLike):
             given, most = self.require_words(), self.mapper.max_pixels
@@ -377,7 +377,7 @@ class ImagePredictor(Pretrained, Generic[R]):
         return self.predict_batch(images, **how)
 
     def _samples(self, images: Sequence[np.ndarray]) -> list[Any]:
-        """What the model is given of images, which are looked at if it knows the mini worlds alone."""
+        """The samples of images, which are looked at if the model knows the mini worlds alone."""
         if self.world_check is not None:
             self.world_check.of_images(images)
         return [self.mapper.resized(image) for image in images]
@@ -389,7 +389,7 @@ class ImagePredictor(Pretrained, Generic[R]):
         given: GivenWords,
         always: Sequence[int] = (),
     ) -> list[Look]:
-        """What is in each image (H, W, 3), see `set_absent`; a sample gets the "classes" that are not dropped.
+        """The words in each image (H, W, 3), see `set_absent`; a sample gets the "classes" that are not dropped.
 
         Args:
             images: as for `predict_batch`.
@@ -410,7 +410,7 @@ class ImagePredictor(Pretrained, Generic[R]):
         return looks
 
     def about(self) -> dict[str, Any]:
-        """What files say of the model and the words that are set, JSON."""
+        """The entries of files about the model and the words that are set, JSON."""
         return {"prompted": [list(synonyms) for synonyms in self.require_words().classes.names]}
 
     def categories(self) -> list[dict[str, Any]]:

@@ -150,7 +150,7 @@ class Pretrained(abc.ABC):
 
         Args:
             repository: "org/name"; it is made if it is not there.
-            private: whether a new repository is private; None for the owner's default.
+            private: makes a new repository private, or not; None for the owner's default.
             revision: branch that is there, None for the main one.
             message: message of the commit.
             license: as for `save_pretrained`.
@@ -393,7 +393,7 @@ def _problems(values: Mapping[str, object], there: Collection[str]) -> Iterator[
     except InputError as error:
         yield str(error)
         return
-    if not model.purpose:
+    if not getattr(model, "purpose", ""):
         yield f"MODEL.META_ARCHITECTURE is {kind}, which predicts nothing"
     # A backbone of somebody else's has its own weights.
     backbone = values.get("MODEL.CLIP.BACKBONE", CLIP_BACKBONE)
@@ -409,7 +409,7 @@ def _may_say(key: str) -> bool:
 
 
 def _problems_of_value(key: str, value: object) -> Iterator[str]:
-    """What may be a path or an address, and numbers that no model has; a default may be any number."""
+    """Values that may be a path or an address, and numbers that no model has; a default may be any number."""
     least, most = KEYS[key].folder if key in KEYS else (-LARGEST_NUMBER, LARGEST_NUMBER)
     for item in _leaves(value):
         if isinstance(item, str) and any(mark in item for mark in "/\\:~"):
@@ -531,7 +531,7 @@ def probe() -> np.ndarray:
 
 
 def _equal(one: object, other: object) -> bool:
-    """Whether two results hold the same, bit for bit."""
+    """True if two results hold the same, bit for bit."""
     if type(one) is not type(other):
         return False
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):

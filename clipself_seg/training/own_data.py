@@ -173,9 +173,9 @@ def with_data(
 
     Args:
         cfg: configuration with the key.
-        by_hand: whether the user set a key, whose value is then kept. Where the user did not set ``DATASETS.DATA``,
-            the configuration is that of a run, and all its settings are kept.
-        trains: whether a training is to follow.
+        by_hand: says whether the user set a key, whose value is then kept. Where nobody set ``DATASETS.DATA``, the
+            configuration is that of a run, and all its settings are kept.
+        trains: a training is to follow.
         resume: take the settings that the run in ``OUTPUT_DIR`` has recorded, if there is one.
 
     Returns:

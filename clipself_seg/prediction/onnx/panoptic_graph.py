@@ -42,7 +42,7 @@ class PanopticGraph(nn.Module):
     Where one pass of a ViT gives masks and names, its dense features (E, rows, columns) of the canvas come out, too.
 
     Attributes:
-        gives_features: whether they do.
+        gives_features: true if they do.
     """
 
     generator_texts: Tensor

@@ -42,7 +42,7 @@ class ZeroShotGraph(nn.Module):
         """
         Args:
             model: the model, with its classes unless they are given later.
-            text_tower: whether the embeddings (K, P, E) of class names are an input; else they are inside.
+            text_tower: the embeddings (K, P, E) of class names are an input; else they are inside.
         """
         super().__init__()
         self.clip = model.clip
@@ -133,7 +133,7 @@ def graph_of(predictor: SemanticPredictor, text_tower: bool = False) -> Export:
 
     Args:
         predictor: on the CPU, in float32, with its class names unless the text tower is exported.
-        text_tower: whether class names are given to the file later; its text tower is written beside it.
+        text_tower: class names are given to the file later; its text tower is written beside it.
 
     Raises:
         InputError: there is a background, or the text tower has a tokenizer of its own.

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from clipself_seg import __version__
-from clipself_seg.errors import InputError, nearest, report_input_errors
+from clipself_seg.errors import known, report_input_errors
 from clipself_seg.imports import HELP, OPTION
 
 PROGRAM = "clipself-seg"
@@ -92,9 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
         (sys.stdout if words else sys.stderr).write(usage())
         return 0 if words else 2
     name, *rest = words
-    if name not in COMMANDS:
-        raise InputError(f'no command "{name}"; {nearest(name, COMMANDS)} ({PROGRAM} --help)')
-    entry = COMMANDS[name]
+    entry = COMMANDS[known(name, COMMANDS, "command", hint=f" ({PROGRAM} --help)")]
     # As if typed: argparse takes the program's name from here, and results.json the command.
     sys.argv = [f"{PROGRAM} {name}", *entry.words, *rest]
     return body(entry)()

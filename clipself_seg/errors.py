@@ -89,11 +89,6 @@ def shown(value: object) -> str:
     return _Short().repr(value)
 
 
-def last_line(error: BaseException) -> str:
-    """The end of what torch says about a state dict, where the reason is."""
-    return str(error).strip().splitlines()[-1].strip()
-
-
 def ended_by(status: int) -> str:
     """The end of a process that could not report it itself, as the rest of a sentence.
 

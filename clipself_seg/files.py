@@ -41,7 +41,7 @@ class FolderInUse(InputError):
 
 
 def require_regular_file(path: str | os.PathLike[str]) -> None:
-    """Refuse what is no regular file before it is opened: a pipe may be waited for without end.
+    """Refuses what is no regular file before it is opened: a pipe may be waited for without end.
 
     Raises:
         InputError: a folder, a pipe, a device or a socket.
@@ -211,7 +211,7 @@ def alone_in(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _lockable(folder: Path) -> int:
-    """What `_lock` locks: the open folder or, since Windows opens none, a file beside it that stays."""
+    """Handle that `_lock` locks: the open folder or, since Windows opens none, a file beside it that stays."""
     if fcntl is not None:
         return os.open(folder, os.O_RDONLY)
     folder = folder.resolve()

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from clipself_seg import __version__
-from clipself_seg.errors import InputError
 from clipself_seg.files import read_json, write_json
+from clipself_seg.schema import OBJECT, Schema, check
 
 
 def git_commit() -> str:
@@ -61,7 +61,7 @@ def provenance(
     Args:
         config: the configuration as YAML text, or the command line of a tool.
         seed: the seed of the run.
-        weights_hash: `DenseCLIP.weights_hash()` of the evaluated model.
+        weights_hash: `VisionLanguageBackbone.weights_hash()` of the evaluated model.
         device: that computed, as MODEL.DEVICE names it; a GPU that is not here counts as the CPU.
         **more: further JSON-serialisable metadata.
     """
@@ -112,12 +112,9 @@ def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         InputError: the file is missing or broken, or is none of that form.
     """
-    content = read_json(path, "file of results")
-    parts = ("results", "provenance")
-    if not isinstance(content, dict) or not all(isinstance(content.get(p), dict) for p in parts):
-        raise InputError(
-            f'{path} has no objects "results" and "provenance": remove it, and evaluate again'
-        )
+    content: dict[str, Any] = read_json(path, "file of results")
+    parts: Schema = {"results": OBJECT, "provenance": OBJECT}
+    check(content, parts, path, "remove it, and evaluate again")
     return content | {"protocol": protocols_of(content)}
 
 

@@ -225,7 +225,7 @@ def _fragment(name: str) -> Path | None:
 
 
 def _name(path: Path) -> str:
-    """What follows "configs/" in a path, or all of it, without its suffix."""
+    """The part behind "configs/" in a path, or all of it, without its suffix."""
     parts = path.with_suffix("").parts if path.suffix == ".yaml" else path.parts
     after = len(parts) - parts[::-1].index("configs") if "configs" in parts else 0
     return "/".join(parts[after:])
@@ -239,7 +239,7 @@ def _named() -> Tree:
 
 
 def _tree(path: Path) -> Tree:
-    """What a file says, or would say if its name was one; a ``_BASE_`` of the package's is a whole path then."""
+    """Content of a file, or of a name that stands for one; a ``_BASE_`` of the package's is a whole path then."""
     if path.is_file():
         return read_tree(path)
     name = _name(path)

@@ -43,7 +43,7 @@ class Spoiler(nn.Module):
     def set_vocabulary(self, words, seen=None):
         self.words = words
         things = tuple(np.flatnonzero(words.thing).tolist())
-        self.classes = Classes(words.names, things, seen)
+        self.classes = Classes(words.first_names, things, seen)
 
     def evaluation_metadata(self, records):
         return {}

@@ -12,6 +12,7 @@ import torch
 from clipself_seg import extend, imports
 from clipself_seg.clip import kinds, load_clip, save_clip
 from clipself_seg.clip.kinds import KINDS
+from clipself_seg.clip.tower import TowerOptions
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
 from clipself_seg.config.schema import KEYS
@@ -124,11 +125,11 @@ def test_an_attention_of_another_shape_is_named_with_both_shapes():
     clip = load_clip("ViT-Mini-8", "mini")
     with registries_kept():
         extend.register_attention("all")(lambda queries, keys, values, grid: (values, grid))
-        clip.visual.choose_attention("all")
+        clip.visual.configure(TowerOptions(attention="all"))
         with pytest.raises(
             InputError, match=r'"all" returns \(1, \d, 7, .* \(1, \d, 6, .* \(2, 3\)'
         ):
-            clip.visual.dense(torch.zeros(1, 3, 16, 24))
+            clip.dense(torch.zeros(1, 3, 16, 24))
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_the_exit_status_is_that_of_the_command(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["predcit"], '"predcit"; did you mean "predict"'),
+        (["predcit"], 'unknown command "predcit": did you mean "predict"'),
         ([], "usage: clipself-seg COMMAND"),
     ],
 )

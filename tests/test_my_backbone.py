@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
@@ -16,7 +17,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 import clipself_seg
 from clipself_seg import __main__, imports
 from clipself_seg.clip import load_clip
-from clipself_seg.clip.backbone import CLIPBackbone, build_clip
+from clipself_seg.clip.load import build_clip, load_backbone
+from clipself_seg.clip.model import CLIPBackbone
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
@@ -79,10 +81,66 @@ def test_masks_are_named_by_its_dense_features_and_not_by_attention():
         build_model(mini("panoptic_masks", "MODEL.CLIP_BRANCH.KIND", "masked_attention"))
 
 
+class Stages(Backbone):
+    """A convolutional backbone with maps of strides 4 to 32, a projection, and texts of its own."""
+
+    mean, std, image_size = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 64
+
+    def __init__(self, cfg, input_shape):
+        super().__init__()
+        self.stages = torch.nn.ModuleList(
+            torch.nn.Conv2d(before, after, side, side)
+            for before, after, side in ((3, 32, 4), (32, 64, 2), (64, 64, 2), (64, 128, 2))
+        )
+        self.project = torch.nn.Conv2d(128, 128, 1)
+
+    def forward(self, images):
+        features = {}
+        for index, stage in enumerate(self.stages):
+            images = features[f"block{index}"] = stage(images).relu()
+        return features | {"dense": self.project(images)}
+
+    def output_shape(self):
+        widths = zip((32, 64, 64, 128), (4, 8, 16, 32))
+        shapes = {f"block{i}": ShapeSpec(channels=c, stride=s) for i, (c, s) in enumerate(widths)}
+        return shapes | {"dense": ShapeSpec(channels=128, stride=32)}
+
+    def encode_text(self, texts):
+        return torch.stack([torch.arange(128.0).mul(len(text)).cos() for text in texts])
+
+    def encode_image(self, images):
+        return self(images)["dense"].mean(dim=(2, 3))
+
+
+ONE_TOWER = ("MODEL.CLIP_BRANCH.KIND", "backbone", "MODEL.CLIP_BRANCH.INPUT_SIZE", "0")
+
+
+@pytest.mark.parametrize(
+    "config, backbone, source",
+    [
+        ("panoptic_plain", "MyBackbone", "blocks"),
+        ("panoptic", "MyBackbone", "pyramid"),
+        ("panoptic", "Stages", "clip"),
+        ("zero_shot", "Stages", ""),
+        ("regions", "Stages", ""),
+    ],
+)
+@torch.no_grad()
+def test_one_tower_makes_masks_and_names_them(config, backbone, source, monkeypatch):
+    monkeypatch.setitem(BACKBONE_REGISTRY._obj_map, "Stages", Stages)
+    opts = (*ONE_TOWER, "MODEL.MASK_GENERATOR.SOURCE", source) if source else ()
+    model = build_model(mini(config, *opts, "TEST.PRECISION", "float32", backbone=backbone)).eval()
+    model.set_vocabulary(["red star", "grass", "sand"])
+    region = {"boxes": torch.tensor([[0.0, 0.0, 0.5, 1.0]]), "crops": torch.zeros(1, 3, 64, 64)}
+    region |= {"masks": torch.ones(1, 4, 4, dtype=torch.bool)} if config == "regions" else {}
+    (result,) = model([{"image": torch.randint(256, (3, 128, 128), dtype=torch.uint8), **region}])
+    assert result
+
+
 def test_what_trains_is_what_its_groups_say():
     cat_seg = build_model(mini("semseg", "MODEL.SEM_SEG_HEAD.CLIP_FINETUNE", "full"))
     trained = {name for name, p in cat_seg.clip.named_parameters() if p.requires_grad}
-    assert trained and all(name.startswith("visual.backbone.blocks.") for name in trained)
+    assert trained and all(name.startswith("backbone.blocks.") for name in trained)
     assert not any(p.requires_grad for p in build_model(mini("semseg", *FROZEN)).clip.parameters())
     with pytest.raises(InputError, match="CLIP_FINETUNE is attention, and MyBackbone"):
         build_model(mini("semseg"))
@@ -94,7 +152,7 @@ def test_texts_follow_the_weights():
     assert torch.equal(before, model.bank.embed(["red star", "grass"]))
     torch.testing.assert_close(before.norm(dim=1), torch.ones(2))
     with torch.no_grad():
-        model.clip.text.owner.ln_final.weight.neg_()
+        model.clip.text_weights.ln_final.weight.neg_()
     assert not torch.allclose(before, model.bank.embed(["red star", "grass"]))
 
 
@@ -115,7 +173,6 @@ def test_a_folder_names_what_the_caller_has_imported(tmp_path, monkeypatch):
     )
     predictor.set_vocabulary("red star, grass")
     predictor.save_pretrained(tmp_path / "mine")
-    assert not (tmp_path / "mine" / "clip.safetensors").exists()
     assert clipself_seg.load(tmp_path / "mine").model.clip.name == "MyBackbone"
     monkeypatch.delenv(imports.VARIABLE)
     monkeypatch.delitem(BACKBONE_REGISTRY._obj_map, "MyBackbone")
@@ -254,25 +311,106 @@ def test_the_example_changes_dense_features_alone(tmp_path):
     ):
         mini("zero_shot", "MODEL.CLIP.DENSE", "value", backbone="MyLastBlock")
     predictor = SemanticPredictor(mini("zero_shot", backbone="MyLastBlock"))
-    with pytest.raises(InputError, match="MyLastBlock reads MODEL.CLIP.WEIGHTS, of which a folder"):
-        predictor.save_pretrained(tmp_path / "folder")
+    predictor.save_pretrained(tmp_path / "folder")
+    again = clipself_seg.load(tmp_path / "folder", device="cpu").model.clip
+    assert again.name == "MyLastBlock" and again.weights_hash() == mine.weights_hash()
 
 
-def test_a_clip_backbone_with_another_forward_is_refused_and_one_with_another_clip_used(
-    monkeypatch,
-):
-    def from_config(cls, cfg, input_shape=None):
-        parts = CLIPBackbone.from_config.__func__(cls, cfg, input_shape)
-        parts["clip"].visual.ln_post.weight.data.zero_()
-        return parts
+@pytest.fixture
+def register(monkeypatch):
+    """Registers a subclass of `CLIPBackbone` with other members, for a test."""
 
-    changed = type("Changed", (CLIPBackbone,), {"from_config": classmethod(from_config)})
-    monkeypatch.setitem(BACKBONE_REGISTRY._obj_map, "Changed", changed)
-    assert load_config(COCO, [KEY, "Changed"]).MODEL.CLIP.NAME == "ViT-B-16-quickgelu"
-    assert not build_clip(mini("regions", backbone="Changed")).visual.ln_post.weight.any()
-    changed.forward = lambda self, images: {}
-    with pytest.raises(InputError, match="Changed is a CLIPBackbone with another forward, which"):
-        build_clip(mini("regions", backbone="Changed"))
+    def entry(name, **members):
+        cls = type(name, (CLIPBackbone,), members)
+        monkeypatch.setitem(BACKBONE_REGISTRY._obj_map, name, cls)
+        return cls
+
+    return entry
+
+
+EVALUATED = {
+    "regions": (),
+    "zero_shot": (),
+    "semseg": ("MODEL.WEIGHTS", "mini-cat-seg"),
+    "panoptic": ("MODEL.WEIGHTS", "mini-open-panoptic"),
+    "detection": ("MODEL.WEIGHTS", "mini-fvit"),
+}
+
+
+@pytest.mark.parametrize("config", EVALUATED)
+def test_a_subclass_with_another_name_alone_is_the_same_to_the_bit(config, register, tmp_path):
+    register("SubCLIP")
+    results = []
+    for name in ("CLIPBackbone", "SubCLIP"):
+        typed = ["--config-file", f"configs/mini/{config}.yaml", "--eval-only", KEY, name]
+        typed += ["OUTPUT_DIR", str(tmp_path / name), "DATALOADER.NUM_WORKERS", "0"]
+        assert train.main([*typed, *EVALUATED[config]]) == 0
+        results.append(json.loads((tmp_path / name / "results.json").read_text())["results"])
+    assert results[0] == results[1]
+
+
+def test_a_subclass_with_another_name_alone_distils_the_same_weights(register):
+    register("SubCLIP")
+    hashes = [
+        build_model(mini("patches", backbone=name)).weights_hash()
+        for name in ("CLIPBackbone", "SubCLIP")
+    ]
+    assert hashes[0] == hashes[1]
+
+
+@torch.no_grad()
+def test_a_subclass_is_read_through_what_it_overrides(register):
+    def forward(self, images):
+        return {name: -maps for name, maps in CLIPBackbone.forward(self, images).items()}
+
+    def encode_text(self, texts):
+        return CLIPBackbone.encode_text(self, texts).flip(0)
+
+    register("Changed", forward=forward, encode_text=encode_text)
+    images = torch.rand(1, 3, 64, 64)
+    plain, changed = (
+        build_clip(mini("zero_shot", backbone=name)) for name in ("CLIPBackbone", "Changed")
+    )
+    assert torch.equal(
+        changed.encode_dense(images), F.normalize(-plain.encode_dense(images), dim=1)
+    )
+    read = changed.features(images, ["block2", "dense"])
+    assert list(read) == ["block2", "dense"]
+    assert torch.equal(read["block2"], -plain.features(images, ["block2"])["block2"])
+    assert torch.equal(changed.embed_texts(["a", "b"]), plain.encode_text(["b", "a"]))
+    assert (
+        changed.text_key is None and plain.text_key
+    )  # texts by code of its own are not kept on disk
+    student = build_model(mini("patches", backbone="Changed")).learner
+    assert torch.equal(student.dense(images), changed.dense(images))
+
+
+def test_a_subclass_that_does_not_return_what_is_read_is_refused(register):
+    register("Changed", forward=lambda self, images: {})
+    with pytest.raises(InputError, match="Changed returns .*, and no dense, which is to be read"):
+        build_clip(mini("zero_shot", backbone="Changed")).dense(torch.rand(1, 3, 64, 64))
+
+
+def test_what_was_distilled_of_an_entry_is_read_by_the_key_of_weights(tmp_path):
+    for name, start in (("MyBackbone", ""), ("MyLastBlock", "mini")):
+        model = build_model(mini("patches", backbone=name))
+        with torch.no_grad():
+            for parameter in model.student.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.01)
+        file = tmp_path / f"{name}.safetensors"
+        model.export(file)
+        key = ("MODEL.CLIP.WEIGHTS", str(file))
+        for config in ("regions", "zero_shot", "panoptic", "detection"):
+            assert build_model(mini(config, *key, backbone=name)).clip.weights_hash() == (
+                model.weights_hash()
+            )
+        clip = load_backbone(name, file)
+        assert (
+            clip.weights_hash() == model.weights_hash() != load_backbone(name, start).weights_hash()
+        )
+    with pytest.raises(InputError, match="the backbone MyBackbone loads its own weights"):
+        build_clip(mini("zero_shot"), WEIGHTS=str(file))
 
 
 def test_the_command_line_gives_its_modules_to_all_processes(monkeypatch, tmp_path):

@@ -17,7 +17,7 @@ from clipself_seg.commands import train
 from clipself_seg.config import load_config
 from clipself_seg.data.images import read_image
 from clipself_seg.data.masks import read_indices
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.evaluation.sem_seg.numbers import class_numbers, confusion_matrix
 from lab.prepare.coco import prepare_coco_panoptic_semseg
 from lab.prepare.common import Options
@@ -89,7 +89,7 @@ def test_cat_seg_reaches_a_mean_iou_of_ninety(data_dir):
     opts = [word for pair in SEM_SEG_KEYS.items() for word in pair]
     model = build_model(load_config(ROOT / "configs/mini/semseg_original.yaml", opts)).train()
     model.clip.load_state_dict(load_clip("ViT-Mini-8", None).state_dict())  # knows nothing
-    model.set_vocabulary(load_vocabulary("mini").names[-count:])
+    model.set_vocabulary(Vocabulary.load("mini").first_names[-count:])
     samples = [{"image": i, "sem_seg": s} for i, s in zip(images, labels)]
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, fused=True)
@@ -110,7 +110,7 @@ def test_cat_seg_reaches_a_mean_iou_of_ninety(data_dir):
 
 def smallest_object(annotations, images):
     """Of each image with objects, the fraction of its smallest one; none of an image with other than base classes."""
-    base = {c.dataset_id for c in load_vocabulary("ov_coco_65").classes if c.seen}
+    base = {c.dataset_id for c in Vocabulary.load("ov_coco_65").classes if c.seen}
     sizes = {image["id"]: image["width"] * image["height"] for image in images}
     smallest: dict[int, float] = {}
     for entry in annotations:

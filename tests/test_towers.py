@@ -112,7 +112,7 @@ def test_zero_shot_segmentation_labels_windows_by_cosines(name):
     image = noise(3, 3 * patch, 3 * patch)
     scores = model([{"image": image}])[0]["sem_seg"]
     text_KE = model.bank.embed([["cat"], ["dog"], ["puppy"], ["grass"]])
-    dense = F.normalize(clip.visual.dense(clip.preprocess(image[None])), dim=1)[0]
+    dense = F.normalize(clip.dense(clip.preprocess(image[None])), dim=1)[0]
     cells = torch.einsum("ke,ehw->khw", text_KE, dense).softmax(0)
     best = torch.stack([cells[0], cells[1:3].amax(0), cells[3]])
     wide = F.interpolate(best[None], scale_factor=patch, mode="bilinear")[0]

@@ -26,7 +26,7 @@ from tabulate import tabulate
 from clipself_seg.commands.options import value
 from clipself_seg.data.datasets.table import MINI
 from clipself_seg.data.images import read_image
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.prediction.load import load
 from clipself_seg.prediction.presence import THRESHOLD, best_threshold
 
@@ -94,7 +94,7 @@ def rows_of_worlds(count: int, seeds: int) -> list[list[object]]:
     rows = list[list[object]]()
     for world, (name, make) in itertools.product(("mini", "mini2"), MODELS.items()):
         model = make()
-        words = load_vocabulary(f"{world}_things" if name == "F-ViT" else world)
+        words = Vocabulary.load(f"{world}_things" if name == "F-ViT" else world)
         give_words(model, words)
         matches: dict[str, list[tuple[float, float]]] = {
             "all words": [],

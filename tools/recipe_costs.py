@@ -20,11 +20,11 @@ from torch.utils._pytree import tree_map_only
 
 from bench.flops import TowerFlops, count_flops, step_flops, text_flops, tower_flops
 from clipself_seg.checkpoints.dense_feature import TOKEN
-from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.linear import stock_linear
+from clipself_seg.clip.load import build_clip
 from clipself_seg.clip.tower import train_last_blocks
 from clipself_seg.data.regions import grid_pairs
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.heads.panoptic.generator import (
     CaptionGenerator,
     Generator,
@@ -122,7 +122,7 @@ def _mean_regions(cfg: CfgNode) -> float:
 def _cat_seg(cfg: CfgNode, half: bool) -> tuple[int, int, int]:
     model: Any = architecture(cfg)
     model = model(cfg).train()
-    model.set_vocabulary(load_vocabulary("coco_stuff_171"))
+    model.set_vocabulary(Vocabulary.load("coco_stuff_171"))
     model.aggregator.classes_at_once = 0  # groups are for the cache of a CPU
     flops = step_flops(model, 1)
     if any(parameter.requires_grad for parameter in model.clip.text.parameters()):

@@ -33,6 +33,7 @@ MOST_HEADER_BYTES = 8 << 20
 MOST_BUILT_TIMES = 4
 MOST_BUILT_ANYWAY = 16 << 20
 MOST_LAYERS_ANYWAY = 1000
+ALONE = "save the weights alone, by torch.save(model.state_dict(), FILE) or as safetensors"
 
 
 class OutOfBounds(ValueError):
@@ -59,22 +60,19 @@ def refusing(path: Path, kind: str) -> Iterator[None]:
     except InputError:
         raise
     except OutOfBounds as error:
-        raise InputError(f"{path} is refused: {error}; fetch it again, or save it anew") from None
+        reason = f"is refused: {error}; fetch it again, or save it anew"
     except ForeignName as error:
-        raise InputError(
-            f"{path} is refused: it names {in_short(error)}, which is no dense tensor, number or plain data and "
-            "could run code when loaded; save the weights alone, by torch.save(model.state_dict(), FILE) or as "
-            "safetensors"
-        ) from None
+        reason = (
+            f"is refused: it names {in_short(error)}, which is no dense tensor, number or plain data and could run "
+            f"code when loaded; {ALONE}"
+        )
     except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} is refused: it is damaged or holds other things than weights ({in_short(error)}); save the "
-            "weights alone, by torch.save(model.state_dict(), FILE) or as safetensors"
-        ) from None
+        reason = f"is refused: it is damaged or holds other things than weights ({in_short(error)}); {ALONE}"
     except Exception as error:  # about damaged bytes torch, zipfile and pickle raise all there is
-        raise InputError(
-            f"{path} is truncated or no {kind} ({in_short(error)}); fetch it again"
-        ) from None
+        reason = f"is truncated or no {kind} ({in_short(error)}); fetch it again"
+    else:
+        return
+    raise InputError(f"{path} {reason}")
 
 
 def check_archive(archive: zipfile.ZipFile, path: Path) -> None:

@@ -49,7 +49,7 @@ class DenseFeature:
 
     @property
     def gated(self) -> bool:
-        """Whether a gate weighs the heads, which is a part of the weights."""
+        """True if a gate weighs the heads, which is a part of the weights."""
         return self.kind == GATED
 
     def __str__(self) -> str:
@@ -58,11 +58,11 @@ class DenseFeature:
         )
 
     def entries(self) -> dict[str, str]:
-        """What a CLIP's file says of it, beside its tensors."""
+        """Entries about it in a CLIP's file, beside its tensors."""
         return {KIND_ENTRY: self.kind, BLOCKS_ENTRY: str(self.blocks)}
 
     def entries_but_of_token(self) -> dict[str, str]:
-        """What the file of a model says of it that was trained on a CLIP, for which `token` goes without saying."""
+        """Entries about it in the file of a model that was trained on a CLIP; none for `token`."""
         return {} if self == DenseFeature() else self.entries()
 
     def options(self) -> str:
@@ -123,7 +123,7 @@ def require_feature(
         wanted: what they are to be read as.
         stated: what they were distilled for.
         source: the file, for the message.
-        override: whether they are read all the same.
+        override: they are read all the same.
 
     Raises:
         InputError: names both, and the way out.

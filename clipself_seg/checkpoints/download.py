@@ -34,7 +34,7 @@ class NotFetched(InputError):
 
 
 def is_address(text: str) -> bool:
-    """Whether a text begins as an address of the network does; paths of Windows do not."""
+    """True for a text that begins as an address of the network does; paths of Windows do not."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) is not None
 
 
@@ -73,7 +73,7 @@ def one_at_a_time(path: Path) -> Iterator[None]:
 
 
 def fetch_bytes(address: str, most: int, what: str) -> bytes:
-    """What an address gives, kept in memory alone: for small files that are used once, such as images.
+    """The content of an address, kept in memory alone: for small files that are used once, such as images.
 
     Args:
         address: http or https.
@@ -181,7 +181,7 @@ def _quoted(address: str) -> str:
 
 
 def _blocks(address: str, what: str, most: int | None) -> Iterator[bytes]:
-    """What an address gives, in blocks, with a progress bar.
+    """The content of an address, in blocks, with a progress bar.
 
     Args:
         address: http or https.

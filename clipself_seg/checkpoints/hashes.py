@@ -43,7 +43,7 @@ class _Known:
         self.state = WeightsState()
 
     def is_same(self, weights: list[Tensor]) -> bool:
-        """Whether these are the weights, in their order, and nothing wrote to them."""
+        """True if these are the weights, in their order, and nothing wrote to them."""
         return (
             len(weights) == len(self.weights)
             and all(known is tensor for known, tensor in zip(self.weights, weights))

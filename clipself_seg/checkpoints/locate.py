@@ -72,7 +72,7 @@ class HubName(NamedTuple):
 
 
 def is_remote(text: str) -> bool:
-    """Whether a text stands for something that is fetched: an address, or a name of the hub."""
+    """True for a text that stands for something that is fetched: an address, or a name of the hub."""
     return is_address(text) or text.startswith(HUB)
 
 
@@ -174,7 +174,7 @@ def _present(name: HubName, file: str) -> Path | None:
 
 
 class _Listing(NamedTuple):
-    """What the hub says of a revision.
+    """The hub's description of a revision.
 
     Attributes:
         commit: of the revision.
@@ -418,7 +418,7 @@ def _addresses(entry: Entry) -> Sequence[str]:
 
 
 def _file_name(address: str) -> str:
-    """What an address calls its file, as a name that is no path, not hidden and of 100 bytes at most."""
+    """The name that an address gives its file, as a name that is no path, not hidden and of 100 bytes at most."""
     try:
         path = urllib.parse.unquote(urllib.parse.urlsplit(address).path)
     except ValueError as error:

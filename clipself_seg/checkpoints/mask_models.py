@@ -32,7 +32,7 @@ class MaskModel(NamedTuple):
         repository: of the hub, of the one that the family's name stands for.
         family: what the repositories of the family begin with.
         licence: as the publisher states it.
-        gated: whether the hub gives its files only to those who accepted the licence.
+        gated: the hub gives its files only to those who accepted the licence.
     """
 
     repository: str
@@ -63,7 +63,7 @@ IMAGE_SETTINGS = ("preprocessor_config.json", "processor_config.json")
 
 
 def is_mask_model_name(given: str) -> bool:
-    """Whether a text names a model that is fetched: one of `MASK_MODELS`, of their families, or ``hf-hub:...``.
+    """True for a text that names a model that is fetched: one of `MASK_MODELS`, of their families, or ``hf-hub:...``.
 
     What is there as a path is one, unless it is a name of `MASK_MODELS` (./sam2 is the folder).
     """
@@ -74,7 +74,7 @@ def is_mask_model_name(given: str) -> bool:
 
 
 def has_mask_model(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder has a model, and not masks.
+    """True for a folder that has a model, and not masks.
 
     Raises:
         InputError: it has one whose weights are in shards or a pickle.

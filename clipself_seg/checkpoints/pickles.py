@@ -30,6 +30,7 @@ from clipself_seg.checkpoints.bounds import (
     refusing,
 )
 from clipself_seg.errors import InputError, shown
+from clipself_seg.schema import ANYTHING, OBJECT, TEXT, Each, check
 
 # How files begin that `torch.save` wrote, and that it wrote before version 1.6: the latter with a pickled number.
 ARCHIVE = b"PK\x03\x04"
@@ -203,11 +204,9 @@ def read_numpy_pickle(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             content = _ArrayUnpickler(bytes_, encoding="latin1").load()
         if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
             content = content["model"]
-        if not isinstance(content, Mapping):
-            raise InputError(f"{path} holds a {type(content).__name__}, not arrays by their names")
+        check(content, OBJECT, path, "give arrays by their names")
         arrays = {k: v for k, v in content.items() if isinstance(v, np.ndarray | np.generic)}
-        if odd := [name for name in arrays if not isinstance(name, str)]:
-            raise InputError(f"{path}: the name of an array is {shown(odd[0])}, not text")
+        check(arrays, Each(TEXT, ANYTHING), path, "give arrays by their names")
         # Several may be of the same bytes, which each tensor has for itself.
         if (whole := sum(array.nbytes for array in arrays.values())) > path.stat().st_size:
             raise OutOfBounds(f"its arrays claim {whole} bytes, more than the file has")
@@ -262,7 +261,7 @@ class _ArrayUnpickler(pickle._Unpickler):
     read: Callable[[int], bytes]
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name."""
+        """The object that stands for a name."""
         if (full := f"{module}.{name}") not in ARRAY_NAMES:
             raise ForeignName(full)
         return ARRAY_NAMES[full]

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clipself_seg.checkpoints.bounds import check_tensor, open_safetensors, refusing
 from clipself_seg.checkpoints.dense_feature import DenseFeature, stated_feature
 from clipself_seg.checkpoints.locate import no_checkpoint
 from clipself_seg.checkpoints.pickles import read_torch
-from clipself_seg.errors import InputError, last_line, shown
+from clipself_seg.errors import InputError, shown
 
 WRAPPERS = ("model", "module", "state_dict")  # in the order in which the official loaders look
 STORED_METADATA = "facts"  # key of the JSON that `save_clip` puts into a safetensors file
@@ -40,6 +40,8 @@ class Checkpoint:
         mean, std: RGB normalisation of pixels in [0, 1] where the file records it, else None.
         dense: dense feature that the weights were distilled for, "token" where the file says nothing.
         variant: build of the model that the weights are of, where the file names one, else "".
+        model: name of the model, of open_clip's or of an entry of BACKBONE_REGISTRY, where the file names one, else "".
+        start: of an entry, the weights that it was built with before those of the file were loaded, else "".
     """
 
     path: Path
@@ -50,6 +52,8 @@ class Checkpoint:
     std: tuple[float, ...] | None = None
     dense: DenseFeature = DenseFeature()
     variant: str = ""
+    model: str = ""
+    start: str = ""
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -75,7 +79,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Whether a file is one, by its beginning; by its suffix if the beginning is of no known kind."""
+    """Tells a safetensors file by its beginning; by its suffix if the beginning is of no known kind."""
     try:
         with path.open("rb") as file:
             start = file.read(9)
@@ -108,6 +112,8 @@ def _with_metadata(checkpoint: Checkpoint, stored: Mapping[str, object]) -> Chec
         std=_pixel_numbers(stored, "pixel_std", path),
         dense=stated_feature(stored, path),
         variant=variant,
+        model=str(stored.get("name", "")),
+        start=str(stored.get("start", "")),
     )
 
 
@@ -190,7 +196,7 @@ LONGEST = 200
 
 
 class NameProblem(NamedTuple):
-    """What is wrong with the names of a checkpoint: "lacks 2 tensors", and the first of them."""
+    """A difference between names, such as "lacks 2 tensors", and the first of these names."""
 
     what: str
     names: str
@@ -264,7 +270,7 @@ def _fitted(name: str, tensor: Tensor, target: Tensor, origin: str, sizes: str) 
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds neither NaN nor an infinite number.
+    """Returns False for a tensor that holds NaN or an infinite number.
 
     Of real numbers the smallest and the largest say so in a thirtieth of the time of a look at each.
     """
@@ -273,19 +279,5 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def nearly_equal(tensor: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are equal but for the rounding of half precision; most are equal, which takes less to see."""
+    """Compares two tensors up to the rounding of half precision; most are equal, which takes less to see."""
     return torch.equal(tensor, other) or torch.allclose(tensor, other, atol=2e-3, rtol=2e-3)
-
-
-def load_tensors(
-    module: nn.Module, tensors: Mapping[str, Tensor], origin: str, whose: str = "the model"
-) -> list[str]:
-    """Loads tensors into a module, and returns the names of those that it has and they lack.
-
-    Raises:
-        InputError: one has another shape; names the origin.
-    """
-    try:
-        return list(module.load_state_dict(tensors, strict=False).missing_keys)
-    except RuntimeError as error:  # of torch, several lines long
-        raise InputError(f"{origin} does not fit {whose}: {last_line(error)}") from None

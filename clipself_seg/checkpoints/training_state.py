@@ -148,12 +148,12 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
 
 
 def all_finite(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether no tensor holds NaN or an infinite number."""
+    """True if no tensor holds NaN or an infinite number."""
     return all(map(is_finite, tensors.values()))
 
 
 def pack(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What training changes, by name: ``model/<parameter or statistic>`` and
+    """Tensors that training changes, by name: ``model/<parameter or statistic>`` and
     ``optimizer/<parameter>/<moment>``."""
     packed = {f"model/{name}": tensor for name, tensor in trained_tensors(model).items()}
     for name, parameter in trained_parameters(model).items():
@@ -230,7 +230,7 @@ def _check_tensors(
 
 
 def is_training_state(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether names are those of `pack`."""
+    """True if names are those of `pack`."""
     return all(name.startswith(("model/", "optimizer/")) for name in tensors)
 
 

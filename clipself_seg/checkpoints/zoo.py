@@ -124,7 +124,7 @@ class Entry:
 
     @property
     def distilled(self) -> bool:
-        """Whether it is a CLIP that was distilled, and no original one; its name says it."""
+        """True if it is a CLIP that was distilled, and no original one; its name says it."""
         return self.name.startswith("clipself-")
 
     @property
@@ -160,7 +160,7 @@ def entry_of(name: str, clip: str) -> Entry | None:
 
 
 def suggestion(given: str) -> str:
-    """What a message about weights that are not there adds: the entry that somebody may mean.
+    """The end of a message about weights that are not there: the entry that somebody may mean.
 
     Args:
         given: what stands where a path or a name is expected.

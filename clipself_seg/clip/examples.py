@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip.model import DenseCLIP
+from clipself_seg.clip.backbone import VisionLanguageBackbone
 from clipself_seg.clip.runtime import full_precision
 from clipself_seg.data.examples import ClassExamples, Example
 from clipself_seg.data.images import fit_size
@@ -36,7 +36,7 @@ LEAST = 0.02  # distance of an example from a plain image
 ReadRegions = Callable[[Tensor, Tensor], Tensor]
 
 
-def dense_regions(clip: DenseCLIP, image: Tensor, masks: Tensor) -> Tensor:
+def dense_regions(clip: VisionLanguageBackbone, image: Tensor, masks: Tensor) -> Tensor:
     """Embeddings (n, E) of the masks by CLIP's dense features, see `ReadRegions`."""
     patch = clip.patch_size
     sides = (0, -image.shape[2] % patch, 0, -image.shape[1] % patch)
@@ -49,7 +49,7 @@ def with_examples(
     text_KPE: Tensor,
     others_NE: Tensor,
     given: Sequence[ClassExamples | None],
-    clip: DenseCLIP,
+    clip: VisionLanguageBackbone,
     read: ReadRegions,
 ) -> Tensor:
     """Text embeddings (K, P, E), unit length, in which classes with examples are mixed with them, or replaced.

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from clipself_seg.clip.backbone import LARGEST_SCALE
 from clipself_seg.clip.text import TextEncoder, TextTower
 from clipself_seg.clip.tokenizers import Tokenizer, clip_tokenizer
 from clipself_seg.clip.tower import VIT, ImageTower, Readouts
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-LARGEST_SCALE = 100.0  # of OpenAI's CLIP and those that were trained like it
 # Keys of open_clip's text configs that `TextTower` implements; a config with any other key is refused.
 TEXT_KEYS = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
 

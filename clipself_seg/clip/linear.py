@@ -161,6 +161,13 @@ def products_by_onednn() -> Iterator[None]:
     if is_stock() or not onednn_is_exact():
         yield
         return
+    with _asked_of_onednn():
+        yield
+
+
+@contextlib.contextmanager
+def _asked_of_onednn() -> Iterator[None]:
+    """`products_by_onednn`, whether or not it is exact here."""
     setting = _setting()
     with _Products.lock:
         if not _Products.inside:
@@ -193,12 +200,8 @@ def onednn_is_exact() -> bool:
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         q, k, v = torch.randn(3, 1, 1, 512, 64, generator=torch.Generator().manual_seed(0))
         exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
-        before = setting.fp32_precision
-        try:
-            setting.fp32_precision = "bf16"
+        with _asked_of_onednn():
             error = F.scaled_dot_product_attention(q, k, v) - exact
-        finally:
-            setting.fp32_precision = before
         return bool(error.norm() <= LARGEST_ERROR * exact.norm())
 
 

@@ -1,4 +1,4 @@
-"""CLIP with dense features: the model, and `load_clip` and `save_clip` for its checkpoints.
+"""`CLIPBackbone`, CLIP with dense features, and how the weights that a name stands for are found and written.
 
 Shapes: B images, K texts, n regions of an image, E width of the embedding, h x w grid of the dense
 features.
@@ -6,22 +6,26 @@ features.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import json
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.dense_feature import ANY, BY_TOKEN, DenseFeature, require_feature
-from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.locate import is_remote, locate, published_file
 from clipself_seg.checkpoints.read import STORED_METADATA, VARIANT, Checkpoint, read_checkpoint
 from clipself_seg.checkpoints.zoo import (
@@ -32,12 +36,15 @@ from clipself_seg.checkpoints.zoo import (
     shipped_tags,
     zoo,
 )
-from clipself_seg.clip import region_pooling
-from clipself_seg.clip.kind import CLIP_MEAN, CLIP_STD, Architecture
+from clipself_seg.clip.backbone import VisionLanguageBackbone
+from clipself_seg.clip.kind import Architecture
 from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.clip.layers import packed_matrices
-from clipself_seg.clip.runtime import constant, without_values
+from clipself_seg.clip.runtime import without_values
+from clipself_seg.clip.text import TextEncoder, encode_prompts
 from clipself_seg.clip.tokenizers import Tokenizer
+from clipself_seg.clip.tower import DENSE, TowerOptions, train_last_blocks
+from clipself_seg.clip.training_free import refuse_training
 from clipself_seg.clip.weights import (
     LoadReport,
     as_written,
@@ -47,32 +54,34 @@ from clipself_seg.clip.weights import (
     load_strictly,
     to_layout,
 )
+from clipself_seg.config.keys import KEYS
+from clipself_seg.config.weights import refuse_addresses
 from clipself_seg.data.images import fit_size, letterbox_image
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.files import atomic_path
 
-__all__ = ["CLIP_MEAN", "CLIP_STD", "DenseCLIP", "load_clip", "save_clip"]
-
 logger = logging.getLogger(__name__)
 
 
-class DenseCLIP(nn.Module):
+@BACKBONE_REGISTRY.register()
+class CLIPBackbone(VisionLanguageBackbone):
     """CLIP whose image tower also has an embedding for every location, box and mask.
 
+    It works with every stock head of Detectron2 (``MODEL.BACKBONE.NAME: CLIPBackbone``), as a backbone of dense
+    features of unit length and of raw features of any block. Images must be normalised with CLIP's mean and std
+    (``MODEL.PIXEL_MEAN``, ``MODEL.PIXEL_STD``) and padded to `size_divisibility`, as Detectron2's meta-architectures
+    do. A subclass that overrides `forward`, `encode_image` or `encode_text` is read through it by every model.
+
     Attributes:
-        name: open_clip's model name.
         visual: image tower.
         text: text tower.
-        logit_scale: logarithm of the factor of cosines.
         logit_bias: what is added to them before the sigmoid of towers that were trained with one; None for others.
-        image_size: side in pixels of the square images of `encode_image`.
-        patch_size: stride in pixels of the dense features.
-        mean: mean of RGB pixels in [0, 1] that is subtracted from an image.
-        std: standard deviation of RGB pixels in [0, 1] that an image is divided by.
         report: report of `load_clip`, None for random weights.
-        distilled: dense feature that the weights were distilled for, which `save_clip` writes; `ANY` if for none.
     """
 
+    reads = tuple(name for name, key in KEYS.items() if key.clip_backbone)
+
+    @configurable
     def __init__(
         self,
         *,
@@ -80,75 +89,147 @@ class DenseCLIP(nn.Module):
         quick_gelu: bool,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        dense: DenseFeature = BY_TOKEN,
+        options: TowerOptions | None = None,
+        checkpoint: Checkpoint | None = None,
+        notes: Sequence[str] = (),
+        out_features: Sequence[str] = (DENSE,),
+        trainable_blocks: int | None = None,
     ) -> None:
+        """
+        Args:
+            architecture: sizes of both towers.
+            quick_gelu: whether their MLPs have QuickGELU.
+            mean: of RGB pixels in [0, 1]; None for that of the architecture's kind.
+            std: as `mean`.
+            options: of the image tower; None for `TowerOptions`' defaults.
+            checkpoint: its weights; None for random ones from torch's current seed.
+            notes: of the report, how they were read.
+            out_features: names among ``dense``, ``block0``, ``block1``, ..., which `forward` returns.
+            trainable_blocks: number of last blocks of the image tower that train, and nothing else does; 0 freezes
+                everything, -1 trains all blocks. Parameters that no feature needs stay frozen, since
+                DistributedDataParallel expects a gradient of every other one. None leaves that to the caller.
+
+        Raises:
+            InputError: blocks are to train, and the attention is one without training; or as `load_file`.
+        """
         super().__init__()
+        kind, options = architecture.kind, options or TowerOptions()
         self.architecture = architecture
         self.quick_gelu = quick_gelu
         self.name = architecture.name
         self.embed_dim = architecture.embed_dim
-        self.visual = architecture.kind.build_image(architecture, quick_gelu)
-        self.visual.choose_dense(dense)
-        self.distilled = ANY
-        self.text = architecture.kind.build_text(architecture, quick_gelu)
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(architecture.kind.scale)))
-        bias = architecture.logit_bias
-        self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
-        self.mean = tuple(mean or architecture.kind.mean)
-        self.std = tuple(std or architecture.kind.std)
+        self.mean = tuple(mean or kind.mean)
+        self.std = tuple(std or kind.std)
+        self.squash = kind.squash
+        self.filter = kind.filter
+        self.largest_scale = kind.largest_scale
         self.report: LoadReport | None = None
+        with contextlib.nullcontext() if checkpoint is None else without_values():
+            self.visual = kind.build_image(architecture, quick_gelu)
+            self.visual.configure(options)
+            self.text = kind.build_text(architecture, quick_gelu)
+            self.logit_scale = nn.Parameter(torch.tensor(math.log(kind.scale)))
+            bias = architecture.logit_bias
+            self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
+        if checkpoint is not None:
+            checkpoint, gate_notes = fit_gate(self.visual, checkpoint)
+            self.load_file(checkpoint)
+            assert self.report is not None
+            notes = (*self.report.notes, *notes, *gate_notes)
+            notes += dense_notes(options.dense, checkpoint.dense)
+            self.report = dataclasses.replace(self.report, notes=notes)
+            self.distilled = checkpoint.dense
+            logger.info("%s", self.report)
+        self.out_features = self.visual.check_names(out_features)
+        if trainable_blocks is not None:
+            if trainable_blocks:
+                refuse_training(options.attention)
+            self.requires_grad_(False)
+            train_last_blocks(self.visual, trainable_blocks, self.out_features)
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-        return self.logit_scale.device
+    def __init_subclass__(cls) -> None:
+        """Has models read a subclass through the public methods that it overrides, see `READ_THROUGH`."""
+        super().__init_subclass__()
+        for overridden, (called, through) in READ_THROUGH.items():
+            if overridden in vars(cls) and called not in vars(cls):
+                setattr(cls, called, through)
 
-    @property
-    def image_size(self) -> int:
-        """Side in pixels of the square images of `encode_image`."""
-        return self.visual.image_size
-
-    @property
-    def patch_size(self) -> int:
-        """Stride in pixels of the dense features."""
-        return self.visual.patch_size
-
-    @property
-    def context_length(self) -> int:
-        """Number of tokens of a text, start and end included."""
-        return self.text.context_length
-
-    @property
-    def similarity_scale(self) -> Tensor:
-        """Factor of cosines where regions are compared with classes, at most `TowerKind.largest_scale`; a scalar."""
-        return self.logit_scale.exp().clamp(max=self.architecture.kind.largest_scale)
-
-    def check_side(self, side: int, what: str = "input side") -> None:
-        """Refuse a side of the input that the patch does not divide, before anything is read or trained.
-
-        Args:
-            side: in pixels.
-            what: the side or its key, for the message.
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict[str, Any]:
+        """Reads ``MODEL.CLIP``; random weights if it names none.
 
         Raises:
-            InputError: names the two nearest sides that work.
+            InputError: as `load_clip` and `ImageTower.configure`; the weights are an address, for a file may have
+                named it.
         """
-        patch = self.patch_size
-        if side < patch or side % patch:
-            below = max(side // patch, 1) * patch
-            raise InputError(
-                f"{what} {side} is not a multiple of the patch of {self.name}, {patch} pixels; take "
-                f"{below} or {below + patch}"
-            )
+        keys = cfg.MODEL.CLIP
+        refuse_addresses(cfg)
+        options = configured_options(cfg)
+        parts = find_clip(keys.NAME, keys.WEIGHTS or None, options, keys.DENSE_OVERRIDE)
+        if (
+            cfg.MODEL.BACKBONE.NAME == cls.__name__
+        ):  # of a model of Detectron2, whose keys say what it does with pixels
+            _warn_of_other_pixels(cfg, parts)
+        return {
+            **parts,
+            "out_features": keys.OUT_FEATURES,
+            "trainable_blocks": keys.TRAINABLE_BLOCKS,
+        }
 
-    def preprocess(self, images: Tensor) -> Tensor:
-        """Normalised images, float32, of uint8 RGB images (B, 3, H, W) on any device."""
-        return self.normalise(images.float() / 255)
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """The features in `out_features` by name, of normalised images (B, 3, H, W); ``dense`` has unit length."""
+        features = CLIPBackbone.features(self, images, self.out_features)
+        if DENSE in features:
+            features[DENSE] = F.normalize(features[DENSE], dim=1)
+        return features
 
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """Normalised images of RGB pixels (..., 3, H, W) in [0, 1], in the pixels' type."""
-        shift, scale = (constant(v, pixels)[:, None, None] for v in (self.mean, self.std))
-        return (pixels - shift) / scale
+    def features(self, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+        return self.visual.features(images, names)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Image embeddings (B, E), unit length, of normalised images (B, 3, S, S)."""
+        return F.normalize(CLIPBackbone.embed_images(self, images), dim=-1)
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        embeddings: Tensor = self.visual(images)
+        return embeddings
+
+    def encode_text(self, texts: str | Sequence[str] | Tensor) -> Tensor:
+        """Text embeddings (K, E), unit length, of K strings, one string, or tokens (K, context_length)."""
+        tokens = texts if isinstance(texts, Tensor) else self.tokenize(texts)
+        return F.normalize(self.text(tokens), dim=-1)
+
+    def embed_texts(
+        self, texts: Sequence[str], *, checkpointing: bool = False, stable: bool = True
+    ) -> Tensor:
+        tokens = self.tokenize(texts)
+        return encode_prompts(self.text, tokens, checkpointing=checkpointing, stable=stable)
+
+    @property
+    def text_weights(self) -> TextEncoder:
+        """The text tower."""
+        return self.text
+
+    @property
+    def text_key(self) -> str | None:
+        """Activation and variant; None where a subclass makes texts otherwise, by code that may change."""
+        own = type(self).embed_texts is CLIPBackbone.embed_texts
+        return f"{self.quick_gelu}{self.architecture.variant}" if own else None
+
+    @property
+    def text_trains(self) -> bool:
+        """True if weights of the text tower train."""
+        return any(parameter.requires_grad for parameter in self.text.parameters())
+
+    @property
+    def text_blocks(self) -> list[nn.Module]:
+        """The blocks of the text tower, in order."""
+        return list(self.text.blocks)
+
+    @property
+    def context_length(self) -> int:  # type: ignore[override]
+        """Number of tokens of a text, start and end included."""
+        return self.text.context_length
 
     def tokenize(self, texts: str | Sequence[str]) -> Tensor:
         """Tokens (K, context_length) int64 of K texts; a string is one text.
@@ -157,88 +238,16 @@ class DenseCLIP(nn.Module):
             InputError: the tower's tokenizer is not there.
         """
         listed = [texts] if isinstance(texts, str) else texts
-        return self._tokenizer()(listed, self.context_length)
+        return self.tokenizer(listed, self.context_length)
 
     def token_count(self, text: str) -> int:
         """Number of tokens of a text, start and end included; `tokenize` truncates longer texts."""
-        return self._tokenizer().count(text)
+        return self.tokenizer.count(text)
 
-    def _tokenizer(self) -> Tokenizer:
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Makes the tokens of texts."""
         return self.architecture.kind.tokenizer(self.architecture)
-
-    def encode_image(self, images: Tensor) -> Tensor:
-        """Image embeddings (B, E), unit length, of normalised images (B, 3, S, S)."""
-        return F.normalize(self.visual(images), dim=-1)
-
-    def encode_text(self, texts: str | Sequence[str] | Tensor) -> Tensor:
-        """Text embeddings (K, E), unit length, of K strings, one string, or tokens (K, context_length)."""
-        tokens = texts if isinstance(texts, Tensor) else self.tokenize(texts)
-        return F.normalize(self.text(tokens), dim=-1)
-
-    def encode_dense(self, images: Tensor) -> Tensor:
-        """Dense features (B, E, h, w), unit length per location, of normalised images (B, 3, H, W).
-
-        Raises:
-            InputError: the patch does not divide H or W.
-        """
-        return F.normalize(self.visual.dense(images), dim=1)
-
-    def encode_boxes(
-        self, images: Tensor, boxes: Sequence[Tensor], masked_attention: bool = False
-    ) -> Tensor:
-        """Embeddings (sum n, E), unit length, of boxes read from the dense features.
-
-        Args:
-            images: (B, 3, H, W), normalised.
-            boxes: boxes (n, 4) of each image, XYXY relative to the image, in [0, 1].
-            masked_attention: use mask tokens, copies of the class token that attend only to the box (ViT
-                only; ``v1`` of the official code), in place of pooling.
-
-        Raises:
-            InputError: `boxes` is not one tensor (n, 4) for each image.
-        """
-        grid = self._grid(images)
-        placed = region_pooling.check_regions("boxes", boxes, images, (4,))
-        if masked_attention:
-            return self._attend(images, [region_pooling.box_cells(b, grid) for b in placed])
-        return self._pool(images, [region_pooling.box_weights(b, grid) for b in placed])
-
-    def encode_masks(
-        self, images: Tensor, masks: Sequence[Tensor], masked_attention: bool = False
-    ) -> Tensor:
-        """Embeddings (sum n, E), unit length, of masks read from the dense features.
-
-        An empty mask has a zero vector; with `masked_attention` its mask token attends to the class
-        token only.
-
-        Args:
-            images: (B, 3, H, W), normalised.
-            masks: masks (n, h, w) of each image at the resolution of the tokens.
-            masked_attention: use mask tokens in place of pooling, as in `encode_boxes`.
-
-        Raises:
-            InputError: `masks` is not one tensor (n, h, w) for each image.
-        """
-        grid = self._grid(images)
-        placed = region_pooling.check_regions("masks", masks, images, grid)
-        if masked_attention:
-            return self._attend(images, [mask.bool() for mask in placed])
-        return self._pool(images, [region_pooling.mask_weights(mask) for mask in placed])
-
-    def _grid(self, images: Tensor) -> tuple[int, int]:
-        return images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
-
-    def _attend(self, images: Tensor, cells: list[Tensor]) -> Tensor:
-        """Unit embeddings (sum n, E) of regions with the given boolean cells (n, h, w), by masked attention."""
-        return F.normalize(self.visual.masked_attention(images, cells), dim=-1)
-
-    def _pool(self, images: Tensor, weights: list[Tensor]) -> Tensor:
-        """Unit embeddings (sum n, E) of regions with the given cell weights (n, h, w)."""
-        dense = self.encode_dense(images)
-        pooled = [region_pooling.pool(f, w) for f, w in zip(dense, weights, strict=True)]
-        # torch.cat needs a tensor in a batch of no images.
-        none = dense.new_zeros(0, self.embed_dim, dtype=torch.float32)
-        return F.normalize(torch.cat([none, *pooled]), dim=-1)
 
     def pair_probabilities(self, embeddings: Tensor, text_KE: Tensor) -> Tensor:
         """How probably each embedding and each text belong together, (..., K), each pair by itself (SigLIP).
@@ -256,71 +265,119 @@ class DenseCLIP(nn.Module):
             )
         return (self.logit_scale.exp() * embeddings @ text_KE.T + self.logit_bias).sigmoid()
 
-    def weights_hash(self) -> str:
-        """Hash of all weights of the model, 12 hexadecimal digits."""
-        return hash_tensors(self.state_dict())
+    def copy(self) -> CLIPBackbone:
+        """A copy that shares the text tower."""
+        return copy.deepcopy(self, {id(self.text): self.text})
+
+    def file_tensors(
+        self, tensors: Mapping[str, Tensor], layout: str = "official"
+    ) -> dict[str, Tensor]:
+        return to_layout(tensors, self.architecture.kind, layout)
+
+    def file_entries(self) -> dict[str, str]:
+        entries = {"activation": "quick_gelu" if self.quick_gelu else "gelu"}
+        if self.architecture.variant:
+            entries[VARIANT] = self.architecture.variant
+        return entries
+
+    def load_file(self, checkpoint: Checkpoint) -> None:
+        self.report = load_strictly(self, self.architecture, checkpoint)
 
 
-def load_clip(
+def _features(self: CLIPBackbone, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+    wanted, maps = self.visual.check_names(names), self(images)
+    if lacks := [name for name in wanted if name not in maps]:
+        raise InputError(
+            f"{type(self).__name__} returns {', '.join(maps)}, and no {', '.join(lacks)}, which is to be read"
+        )
+    return {name: maps[name] for name in wanted}
+
+
+def _embed_images(self: CLIPBackbone, images: Tensor) -> Tensor:
+    return self.encode_image(images)
+
+
+def _embed_texts(self: CLIPBackbone, texts: Sequence[str], **_: bool) -> Tensor:
+    return self.encode_text(texts).to(self.device)
+
+
+# Public method that a subclass may override -> the one that models call, and how it is read through the former.
+READ_THROUGH: dict[str, tuple[str, Callable[..., object]]] = {
+    "forward": ("features", _features),
+    "encode_image": ("embed_images", _embed_images),
+    "encode_text": ("embed_texts", _embed_texts),
+}
+
+
+def _warn_of_other_pixels(cfg: CfgNode, parts: Mapping[str, Any]) -> None:
+    """Warns of pixels that CLIP was not trained with: Detectron2's defaults are BGR and ImageNet's mean."""
+    kind = parts["architecture"].kind
+    for key, values in (("MEAN", parts["mean"] or kind.mean), ("STD", parts["std"] or kind.std)):
+        given, wanted = cfg.MODEL[f"PIXEL_{key}"], tuple(round(255 * value, 3) for value in values)
+        if any(abs(a - b) > 0.5 for a, b in zip(given, wanted)):
+            logger.warning(
+                "MODEL.PIXEL_%s is %s, this CLIP was trained with %s", key, tuple(given), wanted
+            )
+    if cfg.INPUT.FORMAT != "RGB":
+        logger.warning("INPUT.FORMAT is %s, CLIP needs RGB", cfg.INPUT.FORMAT)
+
+
+def configured_options(cfg: CfgNode) -> TowerOptions:
+    """The options of an image tower that keys below ``MODEL.CLIP`` choose."""
+    keys = cfg.MODEL.CLIP
+    return TowerOptions(
+        dense=DenseFeature(keys.DENSE, keys.DENSE_BLOCKS),
+        attention=keys.ATTENTION,
+        checkpointing=keys.CHECKPOINTING,
+        compiled=keys.COMPILE,
+    )
+
+
+def find_clip(
     name: str,
-    weights: str | os.PathLike[str] | None = "",
-    *,
-    dense: DenseFeature | None = None,
+    weights: str | os.PathLike[str] | None,
+    options: TowerOptions | None = None,
     override: bool = False,
-) -> DenseCLIP:
-    """Load a CLIP in evaluation mode, in float32 on the CPU.
+) -> dict[str, Any]:
+    """The arguments of a `CLIPBackbone` with a name and weights, see `load_clip`.
 
     Args:
-        name: name of weights in the zoo, such as ``eva02-vitb16``, or of shipped ones (``mini``, ``mini-clipself``,
-            ``mini-clipself-proposals``, ``mini-eva``). With `weights` it is open_clip's model name, or ``ViT-Mini-8``.
-        weights: path of a checkpoint in any published layout; an open_clip tag, a name of the zoo or an
-            address, or ``hf-hub:org/name`` (downloaded); a tag of the shipped weights; or None for random weights
-            from torch's current seed. Left out, those that `name` names.
-        dense: what the dense features are; None for what the weights were distilled for, and token for a CLIP that
-            was not distilled.
+        name: as for `load_clip`.
+        weights: as for `load_clip`.
+        options: of the image tower; None for the dense features that the weights were distilled for, and token for a
+            CLIP that was not distilled.
         override: read weights that were distilled for another dense feature all the same.
-
-    Raises:
-        InputError: the name or tag is unknown, or the file is missing, damaged, unsafe, of another
-            model or dense feature, or has numbers that are not finite.
     """
     if not isinstance(name, str):
         raise InputError(f'{name!r} is no name of a CLIP model; give one such as "ViT-B-16"')
     if weights == "":
         name, weights = _named(name)
     architecture = find_architecture(name)
+    parts: dict[str, Any] = {"mean": None, "std": None, "checkpoint": None}
     if weights is None:
-        return DenseCLIP(
-            architecture=architecture,
-            quick_gelu=architecture.quick_gelu,
-            dense=dense or BY_TOKEN,
-        ).eval()
+        own = {"architecture": architecture, "quick_gelu": architecture.quick_gelu}
+        return {**parts, **own, "options": options or TowerOptions()}
     if not (given := os.fspath(weights)):
         raise InputError(
             f"{name} names no weights: give a file or a tag with it, None for random ones, or a name of weights, "
             "such as eva02-vitb16, alone"
         )
     checkpoint, published = _locate(architecture, given)
-    if dense is None:
-        dense = BY_TOKEN if checkpoint.dense == ANY else checkpoint.dense
-    require_feature(dense, checkpoint.dense, checkpoint.path, override)
+    if options is None:
+        stated = BY_TOKEN if checkpoint.dense == ANY else checkpoint.dense
+        options = TowerOptions(dense=stated)
+    require_feature(options.dense, checkpoint.dense, checkpoint.path, override)
     architecture = as_written(architecture, checkpoint)
     quick_gelu, notes = choose_activation(architecture, checkpoint, published)
-    with without_values():
-        clip = DenseCLIP(
-            architecture=architecture,
-            quick_gelu=quick_gelu,
-            mean=checkpoint.mean or published.get("mean"),
-            std=checkpoint.std or published.get("std"),
-            dense=dense,
-        )
-    checkpoint, gate_notes = fit_gate(clip.visual, checkpoint)
-    report = load_strictly(clip, architecture, checkpoint)
-    notes = report.notes + notes + gate_notes + dense_notes(dense, checkpoint.dense)
-    clip.report = dataclasses.replace(report, notes=notes)
-    clip.distilled = checkpoint.dense
-    logger.info("%s", clip.report)
-    return clip.eval()
+    return {
+        "architecture": architecture,
+        "quick_gelu": quick_gelu,
+        "mean": checkpoint.mean or published.get("mean"),
+        "std": checkpoint.std or published.get("std"),
+        "options": options,
+        "checkpoint": checkpoint,
+        "notes": notes,
+    }
 
 
 def _named(name: str) -> tuple[str, str]:
@@ -383,7 +440,7 @@ def _original(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def save_clip(
-    clip: DenseCLIP,
+    clip: VisionLanguageBackbone,
     path: str | os.PathLike[str],
     layout: str = "official",
     dtype: torch.dtype = torch.float32,
@@ -407,16 +464,14 @@ def save_clip(
         for name, tensor in packed_matrices(clip.state_dict()).items()
         if name.startswith(part)
     }
-    tensors = to_layout(native, clip.architecture.kind, layout)
+    tensors = clip.file_tensors(native, layout)
     metadata = {
         "name": clip.name,
-        "activation": "quick_gelu" if clip.quick_gelu else "gelu",
         "pixel_mean": json.dumps(clip.mean),
         "pixel_std": json.dumps(clip.std),
         **clip.distilled.entries(),
+        **clip.file_entries(),
     }
-    if clip.architecture.variant:
-        metadata[VARIANT] = clip.architecture.variant
     if path.suffix == ".safetensors":
         import safetensors.torch
 
@@ -432,7 +487,7 @@ def save_clip(
         raise InputError(f"cannot write {path}: name it .safetensors or .pt")
 
 
-def whole_image_features(clip: DenseCLIP, image: np.ndarray, side: int) -> np.ndarray:
+def whole_image_features(clip: VisionLanguageBackbone, image: np.ndarray, side: int) -> np.ndarray:
     """Unit-length dense features of an image without the padding, (E, h, w).
 
     Args:

@@ -97,7 +97,7 @@ class PooledTower(TransformerTower):
 
     Attributes:
         region_sees_prefix: whether a region's embedding by masked attention may attend to what stands before the
-            patches, the class token, too; set by `choose_regions`. PE-Core's image embedding does; a region's leaves it
+            patches, the class token, too. PE-Core's image embedding does; a region's leaves it
             out otherwise, for the class token has seen the whole image, and a region of one cell is its dense feature.
     """
 
@@ -108,11 +108,6 @@ class PooledTower(TransformerTower):
     readouts = ATTENTION_POOL
     region_sees_prefix: bool = False
     pooled = True
-
-    def choose_regions(self, see_class_token: bool) -> None:
-        possible = (False, True) if self.prefix else (False,)
-        self._require("MODEL.CLIP.REGIONS_SEE_CLASS_TOKEN", see_class_token, possible)
-        self.region_sees_prefix = see_class_token
 
     def unused_by(self, names: Iterable[str] = (DENSE,)) -> list[nn.Parameter]:
         return []  # all of the last block is read

@@ -26,12 +26,10 @@ class TextEncoder(nn.Module, abc.ABC):
 
     Attributes:
         context_length: number of tokens of a text, those that mark its start and end included.
-        stored: whether embeddings may be kept on disk, where weights and sentences alone decide them.
         transformer: the stack of blocks.
     """
 
     context_length: int
-    stored: bool = True
     transformer: Transformer
 
     @abc.abstractmethod
@@ -51,11 +49,6 @@ class TextEncoder(nn.Module, abc.ABC):
     def lengths(self, tokens_KT: Tensor) -> Tensor:
         """A number (K,) for each text that grows with its cost, by which texts are batched; here all are alike."""
         return torch.zeros(len(tokens_KT), dtype=torch.long, device=tokens_KT.device)
-
-    @property
-    def owner(self) -> nn.Module:
-        """The module whose weights decide the embeddings: the tower itself."""
-        return self
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -171,7 +164,7 @@ def encode_prompts(
         stable: texts of one length keep their order in the batches, on which the last digits depend.
     """
     training = torch.is_grad_enabled()
-    like = next(tower.owner.parameters(), tokens_KT)  # a tower that refuses texts has none
+    like = next(tower.parameters(), tokens_KT)  # a tower that refuses texts has none
     size = texts_at_once(like.device, training)
     if training and len(tokens_KT) <= size:
         return tower(tokens_KT, checkpointing)

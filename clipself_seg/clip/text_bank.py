@@ -11,7 +11,7 @@ Prompt templates come first, read from ``templates.json``: ``{}`` is the class, 
 - ``cat_seg``, ``odise``: the one of CAT-Seg and of ODISE; ``single``, ``bare``: a plain one, and the name alone.
 
 Then `TextBank`, for a CLIP that never changes, which keeps embeddings on disk too, and `ClassTexts`, which has one
-embedding for each template, with gradients where the text tower trains. Both keep them in memory by `KeptTexts`.
+embedding for each template, with gradients where the text tower trains. Both are `Texts`, which are kept in memory.
 
 Shapes: K classes, P prompts of a class, E embedding.
 """
@@ -23,22 +23,21 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipself_seg.checkpoints.bounds import OutOfBounds, open_safetensors
 from clipself_seg.checkpoints.hashes import hash_tensors, invalidate, weights_hash, weights_state
+from clipself_seg.clip.backbone import VisionLanguageBackbone
 from clipself_seg.clip.examples import ReadRegions, dense_regions, with_examples
-from clipself_seg.clip.model import DenseCLIP
 from clipself_seg.clip.runtime import full_precision, lower_precision, tf32
-from clipself_seg.clip.text import encode_prompts
 from clipself_seg.data.examples import ClassExamples
-from clipself_seg.data.vocabulary import Names, Vocabulary, class_names, examples_of
+from clipself_seg.data.vocabulary import Names, Vocabulary
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.files import atomic_path, home_expanded, remove_leftovers
 
@@ -57,7 +56,7 @@ VERSION = 2
 DIGEST = "digest"  # in the metadata of an entry; one without it is made again
 DAY = 24 * 3600  # seconds
 OTHER = (("background",),)  # a word that is always among those that examples are compared with
-KEPT = 8  # vocabularies whose embeddings are in memory for one state of the weights
+KEPT = 16  # tensors in memory: sets of classes, with and without examples, and joined ones
 
 
 def clean_name(name: str) -> str:
@@ -100,66 +99,64 @@ def default_cache_dir() -> Path:
     return home_expanded(folder, "set CLIPSELF_SEG_CACHE to a folder for text embeddings")
 
 
-class KeptTexts:
-    """Embeddings by what was asked for, as long as one state holds; another state forgets all of them.
+class Texts:
+    """Embeddings of classes by a backbone, kept in memory by what was asked for and the state of the weights.
 
-    A tensor that comes twice is the same one.
-    """
-
-    def __init__(self, most: int = KEPT) -> None:
-        """
-        Args:
-            most: number of tensors that are kept, of which the oldest goes first.
-        """
-        self._most = most
-        self._state: object = None
-        self._texts: dict[object, Tensor] = {}
-
-    def __len__(self) -> int:
-        return len(self._texts)
-
-    def get(self, state: object, asked: object, compute: Callable[[], Tensor]) -> Tensor:
-        """The embeddings for what is asked, computed if need be.
-
-        Args:
-            state: of weights, device and precision (`hashes.weights_state`).
-            asked: hashable.
-            compute: makes them.
-        """
-        if state != self._state:
-            self._state = state
-            self._texts = {}
-        if asked not in self._texts:
-            while len(self._texts) >= self._most:
-                del self._texts[next(iter(self._texts))]
-            self._texts[asked] = compute()
-        return self._texts[asked]
-
-
-class MixedTexts:
-    """Text embeddings with which examples are mixed, see `clip.examples`, kept in memory.
+    Weights that change never meet a stale embedding; writes that torch does not count need `invalidate`. Of `KEPT`
+    tensors that which was not asked for the longest time goes first.
 
     Attributes:
-        read: how regions of an image become embeddings.
+        clip: the backbone that is asked.
+        templates: a name in `TEMPLATES`.
+        read: how regions of an image become embeddings, where classes have examples (`clip.examples`).
     """
 
-    def __init__(self, clip: DenseCLIP) -> None:
+    def __init__(self, clip: VisionLanguageBackbone, templates: str) -> None:
         """
         Args:
-            clip: of which a region is the mean of its dense features, unless `read` says otherwise.
+            clip: the backbone that is asked; not owned. A region is the mean of its dense features, unless `read` says
+                otherwise.
+            templates: a name in `TEMPLATES`.
         """
+        if templates not in TEMPLATES:
+            raise InputError(f'no prompt templates "{templates}"; {nearest(templates, TEMPLATES)}')
+        self.clip = clip
+        self.templates = templates
         self.read: ReadRegions = functools.partial(dense_regions, clip)
-        self._clip = clip
-        self._kept = KeptTexts()
+        self._memory: dict[Hashable, Tensor] = {}
 
-    def get(
+    def invalidate(self) -> None:
+        """Forget all texts, after a write to the text tower that torch does not count (`hashes.invalidate`)."""
+        invalidate(self.clip.text_weights)
+
+    def keep(
+        self, asked: Hashable, compute: Callable[[], Tensor], module: nn.Module | None = None
+    ) -> Tensor:
+        """The tensor for what is asked, computed if need be; one that comes twice is the same.
+
+        Args:
+            asked: beside state, device and templates.
+            compute: makes it.
+            module: whose weights decide it; None for those of the texts.
+        """
+        state = weights_state(self.clip.text_weights if module is None else module)
+        key = state, self.clip.device, TEMPLATES[self.templates], asked
+        text = self._memory.pop(key, None)
+        if text is None:
+            text = compute()
+        self._memory[key] = text
+        for oldest in list(self._memory)[:-KEPT]:
+            self._memory.pop(oldest, None)
+        return text
+
+    def with_examples(
         self,
         names: Names,
         examples: tuple[ClassExamples, ...],
         text_KPE: Tensor,
         others: Callable[[], Tensor],
     ) -> Tensor:
-        """Unit vectors (K, P, E).
+        """Unit vectors (K, P, E) of classes, mixed with those of their examples, see `clip.examples`.
 
         Args:
             names: of each class.
@@ -167,8 +164,6 @@ class MixedTexts:
             text_KPE: unit length.
             others: gives embeddings (N, E) of `OTHER`.
         """
-        if not examples:
-            return text_KPE
         by_name = {name: one for one in examples for name in one.names}
         given = [next(filter(None, map(by_name.get, own)), None) for own in names]
         if not any(given):
@@ -176,41 +171,32 @@ class MixedTexts:
 
         def mix() -> Tensor:
             with torch.inference_mode(False):
-                return with_examples(text_KPE, others(), given, self._clip, self.read)
+                return with_examples(text_KPE, others(), given, self.clip, self.read)
 
-        state = text_KPE.device, lower_precision(text_KPE.device), weights_state(self._clip)
-        return self._kept.get(state, (names, examples), mix)
+        precision = lower_precision(text_KPE.device)
+        return self.keep(("examples", precision, names, examples), mix, self.clip)
 
 
-class TextBank:
-    """Class embeddings of a CLIP's text tower: prompts encoded, normalised, averaged, normalised.
+class TextBank(Texts):
+    """Class embeddings of prompts: encoded, normalised, averaged, normalised.
 
-    Embeddings of `KEPT` vocabularies are kept in memory for one state of the text tower's weights, and those of all
-    on disk under a key made of weights and sentences: names, templates or weights that change never meet a stale
-    embedding (writes that torch does not count need `invalidate`). What is kept is the same whoever
-    asks first: encoded without autocast, inference mode and gradients.
+    They are kept on disk, too, under a key made of weights and sentences. What is kept is the same whoever asks first:
+    encoded without autocast, inference mode and gradients.
     """
 
     def __init__(
         self,
-        clip: DenseCLIP,
+        clip: VisionLanguageBackbone,
         templates: str = "vild63",
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         """
         Args:
-            clip: the model whose text tower is asked.
-            templates: a name in `text_bank.TEMPLATES`.
+            clip, templates: as for `Texts`.
             cache_dir: folder of the disk cache; None for `default_cache_dir`.
         """
-        if templates not in TEMPLATES:
-            raise InputError(f'no prompt templates "{templates}"; {nearest(templates, TEMPLATES)}')
-        self.clip = clip
-        self.templates = templates
+        super().__init__(clip, templates)
         self.cache_dir = Path(cache_dir) if cache_dir is not None else default_cache_dir() / "text"
-        self.mixed = MixedTexts(clip)
-        self._memory = KeptTexts()
-        self._joined = KeptTexts(most=1)
 
     def embed(
         self,
@@ -225,15 +211,15 @@ class TextBank:
             examples: of classes that have these names; a vocabulary has its own.
 
         Raises:
-            InputError: as `class_names`, and as `check_lengths`.
+            InputError: as `Vocabulary.of`, and as `check_lengths`.
         """
-        names = class_names([words] if isinstance(words, str) else words, nested=True)
-        examples = (*examples, *examples_of(words))
+        words = Vocabulary.of([words] if isinstance(words, str) else words, repeats=True)
+        names, examples = words.names(), (*examples, *words.examples)
         text_KPE = self._unit(names)[:, None]
-        return self.mixed.get(names, examples, text_KPE, lambda: self._unit(OTHER))[:, 0]
+        return self.with_examples(names, examples, text_KPE, lambda: self._unit(OTHER))[:, 0]
 
     def _unit(self, names: Names) -> Tensor:
-        return self._kept(names, False, lambda: self._compute(names))
+        return self._stored(names, False, lambda: self._compute(names))
 
     def embed_raw(self, names: Sequence[str], keep: bool = True) -> Tensor:
         """Embeddings (S, E) of S names, not normalised; the templates have to be one sentence.
@@ -249,31 +235,26 @@ class TextBank:
             )
         if not keep:
             return self._encode(list(names))
-        return self._kept((tuple(names),), True, lambda: self._encode(list(names)).cpu())
-
-    def invalidate(self) -> None:
-        """Forget all texts, after a write to the text tower that torch does not count (`hashes.invalidate`)."""
-        invalidate(self.clip.text.owner)
+        return self._stored((tuple(names),), True, lambda: self._encode(list(names)).cpu())
 
     def embed_joined(self, parts: Sequence[Names]) -> Tensor:
         """Unit vectors of several sets of classes behind one another; the same tensor as long as these are asked for.
 
         Args:
-            parts: names of each class, as `class_names` gives them, which are not looked at anew.
+            parts: names of each class, as `Vocabulary.of` gives them, which are not looked at anew.
         """
 
         def join() -> Tensor:
             with torch.inference_mode(False):  # an inference tensor could not be trained on later
                 return torch.cat([self.embed(names) for names in parts])
 
-        state = weights_state(self.clip.text.owner), self.clip.device
-        return self._joined.get(state, tuple(parts), join)
+        return self.keep(("joined", tuple(parts)), join)
 
-    def _kept(self, names: Names, raw: bool, compute: Callable[[], Tensor]) -> Tensor:
+    def _stored(self, names: Names, raw: bool, compute: Callable[[], Tensor]) -> Tensor:
         """From memory, else from disk, else computed now."""
 
         def read() -> Tensor:
-            path = self._path(names, raw) if self.clip.text.stored else None
+            path = self._path(names, raw)
             with self._whoever_asks():
                 rows = len(names[0]) if raw else len(names)
                 stored = None if path is None else _from_disk(path, (rows, self.clip.embed_dim))
@@ -282,10 +263,8 @@ class TextBank:
                     _to_disk(path, text)
                 return text.to(self.clip.device)
 
-        asked = TEMPLATES[self.templates], names, raw
-        state = weights_state(self.clip.text.owner)
         # A copy: what a caller does to it stays with the caller.
-        return self._memory.get(state, asked, read).to(self.clip.device, copy=True)
+        return self.keep((names, raw), read).clone()
 
     @contextlib.contextmanager
     def _whoever_asks(self) -> Iterator[None]:
@@ -310,11 +289,12 @@ class TextBank:
     def _encode(self, names: list[str]) -> Tensor:
         """Embeddings (names x sentences, E) of every sentence of every name, not normalised."""
         prompts = [prompt for name in names for prompt in class_prompts(name, self.templates)]
-        return encode_prompts(self.clip.text, self.clip.tokenize(prompts)).float()
+        return self.clip.embed_texts(prompts).float()
 
-    def _path(self, classes: Names, raw: bool) -> Path:
-        weights = weights_hash(self.clip.text.owner) + str(self.clip.quick_gelu)
-        weights += self.clip.architecture.variant
+    def _path(self, classes: Names, raw: bool) -> Path | None:
+        if self.clip.text_key is None:
+            return None
+        weights = weights_hash(self.clip.text_weights) + self.clip.text_key
         prompts = [[class_prompts(name, self.templates) for name in names] for names in classes]
         content = json.dumps([VERSION, weights, prompts, *(["raw"] if raw else [])])
         key = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
@@ -353,22 +333,19 @@ def _digest(path: Path, text: Tensor) -> str:
     return hash_tensors({path.stem: text})
 
 
-class ClassTexts:
-    """Text embeddings of a CLIP for changing class names and changing weights."""
+class ClassTexts(Texts):
+    """Text embeddings of changing class names and changing weights, one for each template."""
 
-    def __init__(self, clip: DenseCLIP, templates: str, checkpointing: bool = False) -> None:
+    def __init__(
+        self, clip: VisionLanguageBackbone, templates: str, checkpointing: bool = False
+    ) -> None:
         """
         Args:
-            clip: its text tower is asked; not owned.
-            templates: a name in `text_bank.TEMPLATES`.
+            clip, templates: as for `Texts`.
             checkpointing: recompute the text tower in the backward pass.
         """
-        self.clip = clip
-        self.templates = templates
+        super().__init__(clip, templates)
         self.checkpointing = checkpointing
-        self.mixed = MixedTexts(clip)
-        self._tokens: tuple[Names, Tensor] | None = None
-        self._kept = KeptTexts()
 
     def embed(self, names: Names, examples: tuple[ClassExamples, ...] = ()) -> Tensor:
         """Unit vectors (T, P, E), one for each class and template, mixed with examples of classes of these names.
@@ -377,29 +354,20 @@ class ClassTexts:
         tower that trains, everything is encoded anew; else, and where there are examples, once for the same names and
         weights.
         """
-        if torch.is_grad_enabled() and not examples:
-            if any(p.requires_grad for p in self.clip.text.parameters()):
-                return self._encode(names)
+        if torch.is_grad_enabled() and not examples and self.clip.text_trains:
+            return self._encode(names)
         text_TPE = self._encoded(names)
-        return self.mixed.get(names, examples, text_TPE, lambda: self._encoded(OTHER).mean(1))
+        return self.with_examples(names, examples, text_TPE, lambda: self._encoded(OTHER).mean(1))
 
     def _encoded(self, names: Names) -> Tensor:
-        device = self.clip.device
-        state = device, lower_precision(device), weights_state(self.clip.text.owner)
-        return self._kept.get(state, names, torch.no_grad()(lambda: self._encode(names)))
-
-    def invalidate(self) -> None:
-        """Forget all texts, after a write to the text tower that torch does not count (`hashes.invalidate`)."""
-        invalidate(self.clip.text.owner)
+        asked = lower_precision(self.clip.device), names
+        return self.keep(asked, torch.no_grad()(lambda: self._encode(names)))
 
     def _encode(self, names: Names) -> Tensor:
+        flat = [name for synonyms in names for name in synonyms]
+        prompts = [p for name in flat for p in class_prompts(name, self.templates, clean=False)]
         # Published and shipped numbers are those of the order that torch's faster sorting gives.
-        encoded = encode_prompts(
-            self.clip.text,
-            self._tokenize(names),
-            checkpointing=self.checkpointing,
-            stable=False,
-        )
+        encoded = self.clip.embed_texts(prompts, checkpointing=self.checkpointing, stable=False)
         rows = F.normalize(encoded.float(), dim=-1)
         counts = [len(synonyms) for synonyms in names]
         if max(counts) == 1:
@@ -407,26 +375,20 @@ class ClassTexts:
         per_class = rows.unflatten(0, (sum(counts), -1)).split(counts)
         return F.normalize(torch.stack([synonyms.mean(0) for synonyms in per_class]), dim=-1)
 
-    def _tokenize(self, names: Names) -> Tensor:
-        """Tokens of all prompts; those of the last names are kept for the next training step."""
-        if self._tokens is None or self._tokens[0] != names:
-            flat = [name for synonyms in names for name in synonyms]
-            prompts = [p for name in flat for p in class_prompts(name, self.templates, clean=False)]
-            self._tokens = names, self.clip.tokenize(prompts)
-        return self._tokens[1]
 
-
-def check_lengths(clip: DenseCLIP, names: Names, templates: str) -> None:
+def check_lengths(clip: VisionLanguageBackbone, names: Names, templates: str) -> None:
     """Refuse what open_clip would cut without a word, so that classes may become the same.
 
     Args:
-        clip: its text tower says how many tokens it reads.
+        clip: says how many tokens of a text it reads.
         names: of each class.
         templates: a name in `text_bank.TEMPLATES`.
 
     Raises:
         InputError: a name with more tokens than CLIP reads.
     """
+    if clip.context_length is None:
+        return
     longest = max(TEMPLATES[templates], key=len)
     for name in (name for synonyms in names for name in synonyms):
         prompt = longest.format(name, article=article(name))

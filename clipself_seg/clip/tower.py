@@ -99,6 +99,23 @@ class Readouts:
     compiled: tuple[bool, ...] = (False, True)
 
 
+@dataclasses.dataclass(frozen=True)
+class TowerOptions:
+    """How an image tower computes its features, see `ImageTower.configure`.
+
+    Attributes:
+        dense: the kind of dense features.
+        attention: name of the attention without training by which they are made, or ``none``.
+        checkpointing: whether blocks keep their input alone for the backward pass, see `runtime.run_block`.
+        compiled: whether blocks are compiled, each when it is first called with inputs of a kind.
+    """
+
+    dense: DenseFeature = DenseFeature()
+    attention: str = NONE
+    checkpointing: bool = False
+    compiled: bool = False
+
+
 VIT = Readouts(dense_kinds=KINDS, attentions=True)
 ATTENTION_POOL = Readouts()
 CONVOLUTIONS = Readouts(masked_attention=False, compiled=(False,))
@@ -113,9 +130,9 @@ class ImageTower(nn.Module, abc.ABC):
         embed_dim: width E of the embedding.
         blocks: stages that can be trained, in order.
         checkpointing: whether blocks keep their input alone for the backward pass, see `runtime.run_block`.
-        compiling: whether blocks are compiled; set by `compile_blocks`.
-        dense_feature: what ``dense`` is; set by `choose_dense`.
-        attention: name of the attention without training by which ``dense`` is made; set by `choose_attention`.
+        compiling: whether blocks are compiled.
+        dense_feature: what ``dense`` is.
+        attention: name of the attention without training by which ``dense`` is made.
         class_residual: whether the last block of a ViT's dense feature ``token`` adds the class token to every
             token's value (CAT-Seg's CVPR 2024 code) instead of the token itself (CLIPSelf).
         readouts: what it may be asked for.
@@ -179,52 +196,32 @@ class ImageTower(nn.Module, abc.ABC):
         """Parameters of the last block that get no gradient where these features alone are used."""
         return []
 
-    def choose_dense(self, feature: DenseFeature) -> None:
-        """Choose what ``dense`` is, and give the tower a gate at its start if that has one.
+    def configure(self, options: TowerOptions) -> None:
+        """Sets how features are computed, once, when the tower is built; a gate that is asked for is at its start.
 
         Raises:
-            InputError: the tower has no such feature, or fewer blocks.
+            InputError: the tower leaves no such choice, it has fewer blocks, or two choices exclude each other.
         """
-        self._require("MODEL.CLIP.DENSE", feature.kind, self.readouts.dense_kinds)
-        depth = max(self.depth, 1)
-        if feature.blocks > depth:
+        dense, attention, depth = options.dense, options.attention, max(self.depth, 1)
+        self._require("MODEL.CLIP.DENSE", dense.kind, self.readouts.dense_kinds)
+        if dense.blocks > depth:
             raise InputError(
-                f"MODEL.CLIP.DENSE_BLOCKS is {feature.blocks}, the tower has {depth} blocks: give {depth} at most"
+                f"MODEL.CLIP.DENSE_BLOCKS is {dense.blocks}, the tower has {depth} blocks: give {depth} at most"
             )
-        self.dense_feature = feature
-
-    def choose_attention(self, name: str) -> None:
-        """Choose an attention without training for ``dense``, one of `training_free.ATTENTIONS` or ``none``.
-
-        Raises:
-            InputError: the tower has no such attention, or another dense feature was chosen.
-        """
         known = (NONE, *(ATTENTIONS if self.readouts.attentions else ()))
-        self._require("MODEL.CLIP.ATTENTION", name, known)
-        if name != NONE and self.dense_feature != DenseFeature():
+        self._require("MODEL.CLIP.ATTENTION", attention, known)
+        if attention != NONE and dense != DenseFeature():
             raise InputError(
-                f"MODEL.CLIP.ATTENTION {name} and MODEL.CLIP.DENSE {self.dense_feature} both say what the last "
+                f"MODEL.CLIP.ATTENTION {attention} and MODEL.CLIP.DENSE {dense} both say what the last "
                 f"block does: leave the one at {NONE} or the other at {TOKEN}"
             )
-        self.attention = name
-
-    def choose_regions(self, see_class_token: bool) -> None:
-        """Choose whether regions by masked attention read the class token too, where a tower leaves that open.
-
-        Raises:
-            InputError: it does not: the mask tokens of a ViT always do, and others have no class token.
-        """
-        self._require("MODEL.CLIP.REGIONS_SEE_CLASS_TOKEN", see_class_token, (False,))
-
-    def compile_blocks(self) -> None:
-        """Has blocks compiled from now on, each when it is first called with inputs of a kind; see `runtime.compiled`.
-
-        Raises:
-            InputError: the tower is no ViT.
-        """
-        self._require("MODEL.CLIP.COMPILE", True, self.readouts.compiled)
-        allow_kinds_of_inputs()
-        self.compiling = True
+        if options.compiled:
+            self._require("MODEL.CLIP.COMPILE", True, self.readouts.compiled)
+            allow_kinds_of_inputs()
+        self.dense_feature = dense
+        self.attention = attention
+        self.checkpointing = options.checkpointing
+        self.compiling = options.compiled
 
     def _require(self, key: str, value: object, possible: Sequence[object]) -> None:
         """Refuse a choice that this tower does not leave.
@@ -257,7 +254,7 @@ class ImageTower(nn.Module, abc.ABC):
         """Embeddings (Q, E), not normalised, of sets of cells of `pooled_map`.
 
         Those of a ViT, whose class token has read all cells before, are means of dense features of unit length, as
-        `DenseCLIP.encode_masks` has them; towers of convolutions pool as they pool all of an image's cells.
+        `CLIPBackbone.encode_masks` has them; towers of convolutions pool as they pool all of an image's cells.
 
         Args:
             map_1Chw: the feature `pooled_map` of one image.
@@ -329,10 +326,10 @@ class TransformerTower(ImageTower):
         self.embed_dim = embed_dim
         self.register_module("dense_gate", None)
 
-    def choose_dense(self, feature: DenseFeature) -> None:
-        super().choose_dense(feature)
+    def configure(self, options: TowerOptions) -> None:
+        super().configure(options)
         self.dense_gate = None
-        if feature.gated:
+        if options.dense.gated:
             like = next(self.parameters())
             gate = HeadGate(width=self.width, heads=self.stack[-1].attn.heads)
             self.dense_gate = gate.to(like.device, like.dtype)
@@ -394,7 +391,7 @@ class TransformerTower(ImageTower):
 
         ``block{i}`` is the residual stream after block i, (B, D, h, w), without class token and final
         norm. The last block runs without attention (`value_path`) for ``block{last}``; ``dense`` is what
-        `choose_dense` and `choose_attention` chose, at first that same value path.
+        `configure` chose, at first that same value path.
 
         Args:
             images: (B, 3, H, W), normalised.

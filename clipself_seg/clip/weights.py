@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.dense_feature import ANY, DenseFeature
-from clipself_seg.checkpoints.read import Checkpoint, is_finite, name_problem
+from clipself_seg.checkpoints.read import Checkpoint, fit
 from clipself_seg.clip.kind import Architecture, Layout, PositionTable, TowerKind, common_names
 from clipself_seg.clip.kinds import (
     KINDS,
@@ -144,36 +144,17 @@ def load_strictly(
         module.text = NoTextTower(context_length=length, source=checkpoint.path.name)
         notes.append("no text tower")
     wanted = module.state_dict()
-    if problem := name_problem(wanted, tensors):
-        raise InputError(
-            f"{checkpoint.path} {problem.what} ({problem.names}); is it a complete checkpoint of this model?"
-        )
-    converted = 0
-    for name, target in wanted.items():
-        tensor = tensors[name]
-        if not tensor.is_floating_point():
-            raise InputError(
-                f"{checkpoint.path}: {name} is {str(tensor.dtype)[6:]}, not floating point; "
-                "quantised weights cannot be used, take the original checkpoint"
+    for name, table in architecture.kind.positions.items():
+        if name in tensors and name in wanted and tensors[name].shape != wanted[name].shape:
+            tensors[name] = _resize_positions(
+                name, tensors[name], wanted[name], table, checkpoint.path
             )
-        table = architecture.kind.positions.get(name)
-        if table and tensor.shape != target.shape:
-            tensor = _resize_positions(name, tensor, target, table, checkpoint.path)
-            notes.append(f"positions resized to {tuple(target.shape)}")
-        converted += tensor.dtype != target.dtype
-        single = tensor.numel() == target.numel() == 1
-        tensors[name] = (tensor.reshape(target.shape) if single else tensor).to(target.dtype)
-        if tensors[name].shape != target.shape:
-            raise InputError(
-                f"{checkpoint.path}: {name} is {tuple(tensor.shape)}, the model needs {tuple(target.shape)}; "
-                "is it a checkpoint of this model?"
-            )
-        if not is_finite(tensors[name]):
-            raise InputError(
-                f"{checkpoint.path}: {name} has NaN or infinite numbers; take a checkpoint from before "
-                "its training failed, or fetch it again"
-            )
-    module.load_state_dict(tensors, assign=True)
+            notes.append(f"positions resized to {tuple(wanted[name].shape)}")
+    fitted = fit(
+        tensors, wanted, str(checkpoint.path), remedy="is it a complete checkpoint of this model?"
+    )
+    module.load_state_dict(fitted, assign=True)
+    converted = sum(tensors[name].dtype != tensor.dtype for name, tensor in fitted.items())
     if converted:
         notes.append("converted to float32")
     source = f"{checkpoint.path.name} ({checkpoint.format})"

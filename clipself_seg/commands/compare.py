@@ -6,10 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from clipself_seg.commands.options import command, value
+from clipself_seg.commands.options import CommandLine, command, value
 
 
-def _runs_options(parser: argparse.ArgumentParser) -> None:
+def _runs_options(parser: CommandLine) -> None:
     runs = "OUTPUT_DIR of a run, or a results.json; the name is the folder's"
     value(parser, "runs", runs, count="+", metavar="[NAME=]RUN")
     value(parser, "--output", "folder for the tables", Path("output/compare"))

@@ -9,13 +9,13 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipself_seg.commands.options import command, flag, value
+from clipself_seg.commands.options import CommandLine, command, flag, value
 from clipself_seg.errors import InputError
 
 EXPLORE = "explore.html"
 
 
-def _demo_options(parser: argparse.ArgumentParser) -> None:
+def _demo_options(parser: CommandLine) -> None:
     value(parser, "--output", default="output/demo")
     flag(parser, "--no-open", "print the page's path only")
 
@@ -91,7 +91,7 @@ def has_screen() -> bool:
     return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in screens)
 
 
-def _scenes_options(parser: argparse.ArgumentParser) -> None:
+def _scenes_options(parser: CommandLine) -> None:
     value(parser, "--output", "folder for them", "output/scenes")
 
 

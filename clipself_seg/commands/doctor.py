@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clipself_seg import __version__
-from clipself_seg.commands.options import command, flag
+from clipself_seg.commands.options import CommandLine, command, flag
 from clipself_seg.errors import InputError
 
 DETECTRON2 = "clipself-seg install-detectron2"
 
 
-def _doctor_options(parser: argparse.ArgumentParser) -> None:
+def _doctor_options(parser: CommandLine) -> None:
     flag(parser, "--skip-datasets", "do not look for files of data sets")
 
 
@@ -234,7 +234,7 @@ def _dataset_lines() -> Iterator[str]:
     yield f"{len(DATASETS) - len(here)} of {len(DATASETS)} are without: docs/install.md says how to get them"
 
 
-def _no_options(parser: argparse.ArgumentParser) -> None:
+def _no_options(parser: CommandLine) -> None:
     """There are none."""
 
 

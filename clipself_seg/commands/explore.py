@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipself_seg.commands import options
-from clipself_seg.commands.options import Options, command, flag, value
+from clipself_seg.commands.options import CommandLine, Options, command, flag, value
 from clipself_seg.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from clipself_seg.clip import DenseCLIP
+    from clipself_seg.clip import CLIPBackbone
     from clipself_seg.explore.content import Content, PanopticView
     from clipself_seg.prediction.files import ImageFile
 
@@ -27,12 +27,12 @@ SHIPPED = {
 }
 # Those of photographs; the second has no address that a program can fetch.
 MODELS = ("eva02-vitb16", "clipself-eva02-vitb16-coco-patches")
-PANOPTIC_ONLY = ("stuff", "config_file", "panoptic_model", "clip_weights")
+PANOPTIC_ONLY = ("stuff", "panoptic_model", "clip_weights")
 MEGABYTE = 1_000_000
 MANY_BYTES = 200 * MEGABYTE
 
 
-def _maps_options(parser: argparse.ArgumentParser) -> None:
+def _maps_options(parser: CommandLine) -> None:
     options.images(parser)
     value(parser, "--words", f"a heat map for each: {options.WORDS}")
     add_model_options(parser)
@@ -56,13 +56,13 @@ def dense_maps(args: argparse.Namespace) -> int:
     dense features, and their cosines with each word, on one scale a row, from black to yellow.
     Exit status: 0, 1 if an image failed and the others were done, 2 if nothing was done.
     """
-    from clipself_seg.data.vocabulary import read_words
+    from clipself_seg.data.vocabulary import Vocabulary
     from clipself_seg.prediction.dense_maps import DenseMapResults
     from clipself_seg.prediction.files import find_images
     from clipself_seg.prediction.loop import predict_files
 
     files = find_images(args.images, args.output)
-    words = None if args.words is None else read_words(args.words)
+    words = None if args.words is None else Vocabulary.of(args.words)
     clips = heat_models(args)
     results = DenseMapResults(
         clips=clips,
@@ -78,7 +78,7 @@ def dense_maps(args: argparse.Namespace) -> int:
     return 2 if len(failed) == total else 1 if failed else 0
 
 
-def _explore_options(parser: argparse.ArgumentParser) -> None:
+def _explore_options(parser: CommandLine) -> None:
     options.images(parser)
     options.output(parser, "output/explore.html", "the page")
     options.required(parser, "--words", options.WORDS)
@@ -87,8 +87,6 @@ def _explore_options(parser: argparse.ArgumentParser) -> None:
     value(parser, "--stuff", 'words that are stuff, as --words; "" for none')
     value(parser, "--panoptic-model", "as --model of predict (the default of the task)")
     value(parser, "--clip-weights", "of the CLIP that scores masks, as of predict")
-    rare = options.group(parser, rare=True)
-    value(rare, "--config-file", "configuration in place of the panoptic model's")
 
 
 def add_model_options(parser: Options) -> None:
@@ -150,15 +148,15 @@ def refuse_without_panoptic(args: argparse.Namespace) -> None:
 
 def content_of(args: argparse.Namespace) -> Content:
     """Models and words as they were typed."""
-    from clipself_seg.data.vocabulary import read_words
+    from clipself_seg.data.vocabulary import Vocabulary
     from clipself_seg.explore.content import Content
 
-    words = read_words(args.words)
+    words = Vocabulary.of(args.words)
     panoptic = _panoptic(args) if args.panoptic else None
     return Content(clips=heat_models(args), words=words, side=args.size, panoptic=panoptic)
 
 
-def heat_models(args: argparse.Namespace) -> dict[str, DenseCLIP]:
+def heat_models(args: argparse.Namespace) -> dict[str, CLIPBackbone]:
     """The CLIPs of the heat maps by title, see `add_model_options`."""
     models = _default_models() if args.model is None else args.model
     if models == ["mini"]:
@@ -204,9 +202,9 @@ def _panoptic(args: argparse.Namespace) -> PanopticView:
     opts = [] if given is None else [KEYS["clip_weights"], given]
     opts += [] if args.device is None else [KEYS["device"], args.device]
     model = args.panoptic_model
-    if model is None and args.config_file is None:
+    if model is None:
         model = "mini" if of_scenes(args) else options.default_model("panoptic").weights
-    predictor = predictor_of(model, "panoptic", args.config_file, opts)
+    predictor = predictor_of(model, "panoptic", None, opts)
     predictor.set_vocabulary(words)
     return PanopticView(predictor)
 

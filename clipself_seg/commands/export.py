@@ -7,6 +7,7 @@ import sys
 
 from clipself_seg.commands.options import (
     WORDS,
+    CommandLine,
     command,
     flag,
     further_keys,
@@ -18,7 +19,7 @@ from clipself_seg.commands.options import (
 from clipself_seg.errors import InputError
 
 
-def _convert_options(parser: argparse.ArgumentParser) -> None:
+def _convert_options(parser: CommandLine) -> None:
     required(parser, "--clip-name", "open_clip's model name, e.g. ViT-B-16")
     required(parser, "--weights", "checkpoint file, or an open_clip tag")
     required(parser, "--output", "file to write: .safetensors or .pt")
@@ -50,7 +51,7 @@ def convert(args: argparse.Namespace) -> None:
     sys.stdout.write(f"dense feature of the weights: {clip.distilled}\n")
 
 
-def _export_options(parser: argparse.ArgumentParser) -> None:
+def _export_options(parser: CommandLine) -> None:
     value(parser, "--model", "a model, or a CLIP: a name, a file or a folder of a run")
     task(parser)
     value(parser, "--words", WORDS)

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
-from clipself_seg.errors import InputError, after_interrupt, nearest, report_input_errors, shown
+from clipself_seg.errors import InputError, after_interrupt, known, report_input_errors, shown
 from clipself_seg.imports import HELP, OPTION, take_imports
 
 if TYPE_CHECKING:
@@ -81,10 +81,10 @@ class CommandLine(argparse.ArgumentParser):
             return args
         for word in left:
             if word.startswith("-"):
-                name = word.partition("=")[0]
-                known = [name for option in self.options for name in option.action.option_strings]
-                raise InputError(f"no option {name}; {nearest(name, known)} ({self.prog} --help)")
-        typed, values = "", []
+                names = [name for option in self.options for name in option.action.option_strings]
+                known(word.partition("=")[0], names, "option", hint=f" ({self.prog} --help)")
+        typed = ""
+        values: list[str] = []
         for word in words[: words.index(left[0])]:
             if word.startswith("-"):
                 typed, values = word, []
@@ -232,9 +232,9 @@ def refuse_early(args: argparse.Namespace, typed: Sequence[str]) -> None:
     if inputs and not any(map(os.path.exists, inputs)):
         raise InputError(f"no such file or folder: {', '.join(inputs)}")
     if words:
-        from clipself_seg.data.vocabulary import read_words
+        from clipself_seg.data.vocabulary import Vocabulary
 
-        read_words(words)
+        Vocabulary.of(words)
     from clipself_seg.checkpoints.locate import refuse_lost
 
     pairs = dict(zip(typed, typed[1:]))  # of a key that is typed twice the last value counts

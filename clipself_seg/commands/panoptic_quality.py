@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from clipself_seg.commands.options import command, processes, required, value
+from clipself_seg.commands.options import CommandLine, command, processes, required, value
 from clipself_seg.errors import InputError, require_unique, shown
 from clipself_seg.schema import LIST, TEXT, WHOLE, Schema, one_of
 
@@ -27,7 +27,7 @@ class Side(NamedTuple):
     folder: Path
 
 
-def _options(parser: argparse.ArgumentParser) -> None:
+def _options(parser: CommandLine) -> None:
     for side, what in (("truth", "ground truth"), ("prediction", "prediction")):
         text = f"panoptic JSON of the {what} and the folder of its PNGs"
         required(parser, f"--{side}", text, nargs=2, type=Path, metavar=("JSON", "FOLDER"))
@@ -103,15 +103,15 @@ def read_classes(json: Path) -> list[Entry]:
 
 def _seen(ids: Sequence[int], vocabulary: str, trained: str) -> np.ndarray:
     """Bool (C,): which categories of these ids are seen, by the vocabulary that has them under the same ids."""
-    from clipself_seg.data.vocabulary import load_vocabulary, seen_by_exact_spelling
+    from clipself_seg.data.vocabulary import Vocabulary
 
-    words = load_vocabulary(vocabulary)
+    words = Vocabulary.load(vocabulary)
     if missing := [number for number in ids if number not in words.dataset_id_to_index]:
         raise InputError(
             f'vocabulary "{vocabulary}" lacks the categories {missing[:5]} of the ground truth: '
             "give the data set's own"
         )
-    seen = seen_by_exact_spelling(words, load_vocabulary(trained))
+    seen = words.seen_in(Vocabulary.load(trained), exact=True)
     return seen[[words.dataset_id_to_index[number] for number in ids]]
 
 

@@ -36,7 +36,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from clipself_seg.commands import options
-from clipself_seg.commands.options import command, flag, group, value, within
+from clipself_seg.commands.options import CommandLine, command, flag, group, value, within
 from clipself_seg.errors import GOES_ON, InputError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ NOT_RAY = ("save", "scores", "skip_existing", "masks", "absent")
 SHOWN = 8  # names in a message
 
 
-def _options(parser: argparse.ArgumentParser) -> None:
+def _options(parser: CommandLine) -> None:
     options.images(parser, "images, folders of them, and videos (.mp4 .mov .avi .mkv .webm)", "*")
     value(parser, "--words", options.WORDS)
     parser.add_argument(
@@ -212,13 +212,13 @@ def _settle(args: argparse.Namespace) -> str:
 def _vocabulary(args: argparse.Namespace) -> Vocabulary:
     """The words, and the examples of theirs and of further classes."""
     from clipself_seg.data.examples import read_example
-    from clipself_seg.data.vocabulary import Vocabulary, read_words
+    from clipself_seg.data.vocabulary import Vocabulary
 
     if args.words is None and not args.example:
         raise InputError(
             'no words: give --words "dog, grass", or --example "screw=ref.jpg#120,40,80,80"'
         )
-    words = Vocabulary("custom", ()) if args.words is None else read_words(args.words)
+    words = Vocabulary("custom", ()) if args.words is None else Vocabulary.of(args.words)
     for name, example in map(read_example, args.example):
         words = words.with_examples({name: [example]})
     return words

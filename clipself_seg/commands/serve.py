@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from clipself_seg.commands.explore import add_model_options, heat_models, of_scenes
 from clipself_seg.commands.options import (
     WORDS,
+    CommandLine,
     command,
     default_model,
     group,
@@ -62,25 +63,24 @@ MOST_CONNECTIONS = 64  # that are open at once
 LEAST_TOKEN = 16  # letters
 
 
-def _options(parser: argparse.ArgumentParser) -> None:
+def _options(parser: CommandLine) -> None:
     images(parser, "images to begin with", "*")
     value(parser, "--words", f"words to begin with ({COMMON_WORDS}): {WORDS}")
     value(parser, "--stuff", "those of them that are stuff, as --words")
     add_model_options(parser)
     tasks = f"{', '.join(TASKS)} (semantic, and those whose default model is on this machine)"
     value(parser, "--tasks", tasks, count="*", metavar="TASK", choices=TASKS)
-    server = group(parser, rare=True)
     for task in TASKS:
-        value(
-            parser, f"--{task}", f"{task} model, as predict --model (the default)", metavar="NAME"
-        )
-        value(server, f"--{task}-config", "configuration in place of the model's", metavar="FILE")
+        text = f"{task} model, as predict --model (the default)"
+        value(parser, f"--{task}", text, metavar="NAME")
+    server = group(parser, rare=True)
     value(parser, "--host", "address to listen on", LOOPBACK[0])
     port = within(int, 0, 65535)
     value(parser, "--port", "port to listen on; 0 for any free one", 8000, kind=port)
     names = "further host names under which the server answers"
     value(server, "--allow-host", names, metavar="NAME", count="+")
-    value(server, "--token", 'token that each address needs, "" for none (else a random one)')
+    token = 'token that each address needs, "" for none (else a random one)'
+    value(server, "--token", token, kind=_token)
     some = within(float, 0.001)
     value(server, "--max-megabytes", "largest request", 20.0, kind=some)
     value(server, "--max-megapixels", "largest image", 25.0, kind=some)
@@ -113,18 +113,20 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuse options of models that are left out, and a token that anybody guesses; draw one where none is typed."""
+    """Refuse models that are left out, and to serve others without a token; draw one where none is typed."""
     for task in TASKS:
-        typed = (getattr(args, task), getattr(args, f"{task}_config"))
-        if args.tasks is not None and task not in args.tasks and typed != (None, None):
+        if args.tasks is not None and task not in args.tasks and getattr(args, task) is not None:
             raise InputError(f"--{task} needs {task} among --tasks")
     if args.token is None:
         args.token = secrets.token_urlsafe(24)
-    elif args.token == "":
-        if args.host not in LOOPBACK:
-            raise InputError(f'--token "" is for this machine alone: leave out --host {args.host}')
-    elif not re.fullmatch(rf"[\w.~-]{{{LEAST_TOKEN},}}", args.token, re.ASCII):
-        raise InputError(f"--token has to have at least {LEAST_TOKEN} of A-Z, a-z, 0-9 and .~_-")
+    elif args.token == "" and args.host not in LOOPBACK:
+        raise InputError(f'--token "" is for this machine alone: leave out --host {args.host}')
+
+
+def _token(word: str) -> str:
+    if word and not re.fullmatch(rf"[\w.~-]{{{LEAST_TOKEN},}}", word, re.ASCII):
+        raise argparse.ArgumentTypeError(f"give at least {LEAST_TOKEN} of A-Z, a-z, 0-9 and .~_-")
+    return word
 
 
 @contextlib.contextmanager
@@ -164,12 +166,12 @@ def _own_texts() -> Iterator[Path]:
 
 
 def _app(args: argparse.Namespace, limits: Limits, texts: Path) -> FastAPI:
-    from clipself_seg.data.vocabulary import read_words
+    from clipself_seg.data.vocabulary import Vocabulary
     from clipself_seg.explore.server import make_app
 
     mini = of_scenes(args)
-    words = read_words(args.words or ("mini" if mini else COMMON_WORDS))
-    stuff = None if args.stuff is None else read_words(args.stuff)
+    words = Vocabulary.of(args.words or ("mini" if mini else COMMON_WORDS))
+    stuff = None if args.stuff is None else Vocabulary.of(args.stuff)
     return make_app(
         _answers(args, texts),
         limits,
@@ -208,16 +210,16 @@ def _answers(args: argparse.Namespace, texts: Path) -> Answers:
     mini = of_scenes(args)
     predictors: dict[str, Any] = {}
     for task, default in DEFAULTS.items():
-        model, config = getattr(args, task), getattr(args, f"{task}_config")
-        wanted = mini or model or config or task == TASKS[0] or present_file(zoo()[default])
+        model = getattr(args, task)
+        wanted = mini or model or task == TASKS[0] or present_file(zoo()[default])
         if not wanted if args.tasks is None else task not in args.tasks:
             continue
-        if not (model or config):
+        if not model:
             model = "mini" if mini else default_model(task).weights
         opts = [KEYS["score_threshold"], str(SCORE_THRESHOLD)] if task == "detection" else []
         opts += [] if args.device is None else [KEYS["device"], args.device]
         name = "boxes" if task == "detection" else task
-        predictors[name] = predictor_of(model, task, config, opts)
+        predictors[name] = predictor_of(model, task, None, opts)
     return Answers(clips=heat_models(args), side=args.size, texts=texts, predictors=predictors)
 
 

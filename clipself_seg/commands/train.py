@@ -36,7 +36,7 @@ GRACE = 10  # seconds
 AGAIN = "a training goes on with --resume, an evaluation begins anew"
 
 
-def _options(parser: argparse.ArgumentParser) -> None:
+def _options(parser: options.CommandLine) -> None:
     """Add Detectron2's default arguments, without importing it, and this project's."""
     config = "a file, or a name below configs/"
     options.value(parser, "--config-file", config, "", metavar="FILE")

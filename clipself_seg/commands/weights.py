@@ -17,8 +17,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from clipself_seg.commands.options import command, task
-from clipself_seg.errors import InputError, nearest
+from clipself_seg.commands.options import CommandLine, command, task
+from clipself_seg.errors import InputError, known
 
 ACTIONS = ("list", "get", "check")
 CLIP = "CLIP alone"
@@ -26,7 +26,7 @@ PART = "part of a model"
 WIDTH = 60  # of a cell
 
 
-def _options(parser: argparse.ArgumentParser) -> None:
+def _options(parser: CommandLine) -> None:
     parser.add_argument("action", nargs="?", default="list", choices=ACTIONS, help="action (list)")
     names = "names to get, or the folder to check (the one that get fills)"
     parser.add_argument("names", nargs="*", metavar="NAME", help=names)
@@ -77,8 +77,7 @@ def _get(names: list[str]) -> int:
     if not names:
         raise InputError("weights get needs a name: clipself-seg weights lists them")
     for name in names:
-        if name not in zoo():
-            raise InputError(f'no official weights "{name}": {nearest(name, zoo())}')
+        known(name, zoo(), "official weights")
     for name in names:
         sys.stdout.write(f"{name}: {fetch(zoo()[name])} ({zoo()[name].licence})\n")
     return 0
@@ -88,13 +87,13 @@ def _check(names: list[str]) -> int:
     from clipself_seg.checkpoints.locate import check_entry, present_file, weights_folder
     from clipself_seg.checkpoints.zoo import zoo
 
-    known = {entry.file: entry for entry in zoo().values()}
+    official = {entry.file: entry for entry in zoo().values()}
     files = []
     for folder in map(Path, names) if names else [weights_folder()]:
         if not folder.is_dir():
             raise InputError(f"no folder {folder}: name one with files of weights")
         paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
-        files += [(path, known.get(path.name)) for path in paths]
+        files += [(path, official.get(path.name)) for path in paths]
     if not names:  # what came from the hub lies below it
         pairs = [(present_file(entry), entry) for entry in zoo().values()]
         files += [(path, one) for path, one in pairs if path and path.parent != weights_folder()]

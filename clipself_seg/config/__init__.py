@@ -1,7 +1,7 @@
 """Every key of a run with its explanation, and how a configuration file is read and checked.
 
-Open `keys.py` first, then `load.py`; keys of one method are in the file of its name. `guests.py`
-adds them to configurations of other projects.
+Open `keys.py` first, then `load.py`; keys of one task are in the file of its name. `guests.py` adds them to
+configurations of other projects.
 """
 
 from clipself_seg import detectron2_needed  # noqa: F401  (says what to do where it is missing)

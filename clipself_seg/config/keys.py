@@ -113,9 +113,6 @@ clip.key(
     extensible=True,
     free=True,
 )
-# Whether a region's embedding by masked attention reads the class token beside the region's cells: of PE-Core
-# alone, whose image embedding does. Other ViTs' mask tokens always do.
-clip.key("REGIONS_SEE_CLASS_TOKEN", False, free=True)
 # Recompute whole blocks in the backward pass, matrix products too: less memory, about a third more
 # time, equal gradients.
 clip.key("CHECKPOINTING", False, free=True)
@@ -329,9 +326,6 @@ reading.key(
 # crops (1.5x for things), "attention_boxes" and "attention_masks" by masked attention. Paper,
 # Tables 1, 2, A1, A2.
 reading.key("READ", ("boxes", "masks", "crops"), choices=READOUTS)
-# How a mask reaches the token grid: "reference" as in the published numbers, "exact" by the
-# covered area.
-reading.key("MASK_RESIZE", "reference", choices=("reference", "exact"))
 # Sentences around a class name: ViLD's 63; OpenAI's 80, as imagenet80 around names as they stand, "/" and capitals
 # included, which is how whole images are classified; nine; or one.
 reading.key(

@@ -14,7 +14,7 @@ from clipself_seg.checkpoints.zoo import SCHEME, zoo
 from clipself_seg.config.device import bfloat16_pays, chosen_device, is_here
 from clipself_seg.config.keys import default_config
 from clipself_seg.config.panoptic_keys import OF_WEIGHTS
-from clipself_seg.config.relations import RELATIONS
+from clipself_seg.config.relations import MODEL, require_valid
 from clipself_seg.config.schema import (
     CLIP_BACKBONE,
     KEYS,
@@ -42,12 +42,13 @@ from clipself_seg.yaml_files import (
 logger = logging.getLogger(__name__)
 
 ABSENT = object()
-MODEL = "MODEL.META_ARCHITECTURE"
 HEAD = "MODEL.SEM_SEG_HEAD.NAME"
 NAME_AND_WEIGHTS = ("MODEL.CLIP.NAME", "MODEL.CLIP.WEIGHTS")
 NAME_AND_WEIGHTS_OF_BRANCH = ("MODEL.CLIP_BRANCH.NAME", "MODEL.CLIP_BRANCH.WEIGHTS")
 # Keys that have a word for nothing: CAT-Seg's own code freezes CLIP for None.
 NONES = {"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE": "none"}
+# Key and value of a published file -> the name here: CAT-Seg's and ODISE's code register the value in the same process.
+PUBLISHED_NAMES = {("MODEL.BACKBONE.NAME", "D2SwinTransformer"): "GuidanceSwin"}
 
 
 class Sources:
@@ -120,7 +121,7 @@ def load_config(
         cfg.SEED = defaults["SEED"]  # any, in Detectron2's words
     _choose_exponents(cfg, sources)
     refuse_addresses(cfg, {key for key in FETCHED if key not in typed}, sources.name)
-    _check(cfg, sources)
+    require_valid(cfg, cfg.MODEL.META_ARCHITECTURE, sources.name, all_keys=True)
     _check_read(cfg, defaults, sources)
     _choose_device(cfg, sources)
     amp = cfg.SOLVER.AMP
@@ -169,6 +170,7 @@ def _merge(cfg: CfgNode, values: Tree, sources: Sources) -> None:
         if key not in known:
             hint = nearest(key, known) + (OR_IMPORT if key.startswith("MODEL.") else "")
             raise InputError(f'{sources.name(key)}: unknown key "{key}"; {hint}')
+        value = PUBLISHED_NAMES.get((key, str(value)), value)
         try:
             # YAML and the command line write whole numbers for float keys too.
             cfg.merge_from_list([key, float(value) if isinstance(known[key], float) else value])
@@ -252,19 +254,6 @@ def _choose_exponents(cfg: CfgNode, sources: Sources) -> None:
         fusion.SOURCE = next(source for source, names in OF_WEIGHTS.items() if names == left)
 
 
-def _check(cfg: CfgNode, sources: Sources) -> None:
-    values = dict(leaves(cfg))
-    for key, declared in KEYS.items():
-        if problem := declared.problem(values[key]):
-            raise InputError(f"{sources.name(key)}: {key} {problem}")
-    for key, other, wanted, agree, model in RELATIONS:
-        if model in ("", values[MODEL]) and not agree(values[key], values[other]):
-            raise InputError(
-                f"{sources.name(key, other)}: {key} must be {wanted}, got {in_brief(values[key])} with "
-                f"{other} {in_brief(values[other])}"
-            )
-
-
 def _check_read(cfg: CfgNode, defaults: Tree, sources: Sources) -> None:
     """Refuse the first key that somebody set, and that nothing reads; what comes with the package passes.
 
@@ -303,6 +292,8 @@ def _why_unread_by_backbone(key: str, cfg: CfgNode) -> str | None:
     """
     if key not in KEYS or not KEYS[key].clip_backbone:
         return None
+    if KEYS[key].weights and os.path.isfile(str(dict(leaves(cfg))[key])):
+        return None  # it may be one that was distilled from the backbone
     of_clip = key.startswith("MODEL.CLIP.")
     own, branch = cfg.MODEL.CLIP.BACKBONE, cfg.MODEL.CLIP_BRANCH.BACKBONE
     where, backbone, name = "MODEL.CLIP.BACKBONE", own, key

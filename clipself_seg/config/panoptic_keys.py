@@ -5,7 +5,16 @@
 
 from __future__ import annotations
 
-from clipself_seg.config.schema import Check, Section, at_least, each, names_of, within
+from clipself_seg.config.schema import (
+    POSITIVE,
+    Check,
+    Section,
+    at_least,
+    each,
+    multiple_of,
+    names_of,
+    within,
+)
 
 PANOPTIC = ["OpenPanoptic"]
 KIND = "MODEL.MASK_GENERATOR.KIND"
@@ -31,9 +40,9 @@ generator.key("SOURCE", "pyramid", choices=("pyramid", "diffusion", "clip", "blo
 # "label" a text. "fcclip" compares in CLIP's space, and void is a vector there.
 generator.key("VARIANT", "label", choices=("caption", "label", "fcclip"))
 # Layers and width of the MLPs of the pixel decoder, points of its attention.
-generator.key("ENCODER_LAYERS", 6, when=MASK2FORMER)
-generator.key("ENCODER_HIDDEN", 1024, when=MASK2FORMER)
-generator.key("POINTS", 4, when=MASK2FORMER)
+generator.key("ENCODER_LAYERS", 6, at_least(1), when=MASK2FORMER)
+generator.key("ENCODER_HIDDEN", 1024, at_least(1), when=MASK2FORMER)
+generator.key("POINTS", 4, at_least(1), when=MASK2FORMER)
 # Grey value, 0 to 255, of the canvas around an image in evaluation, or -1 for the mean colour of CLIP, which is
 # what padding after normalising is (FC-CLIP). Training pads with 128 whatever stands here; official is black.
 generator.key(
@@ -55,14 +64,9 @@ former = Section("MODEL.MASK_FORMER", of=PANOPTIC)
 # has width and heads of its tower; 0 as DIM_FEEDFORWARD is that width, too.
 former.key("NUM_OBJECT_QUERIES", 100, at_least(1), folder=(1, 500))
 former.key("HIDDEN_DIM", 256, when=MASK2FORMER)
-former.key("NHEADS", 8, when=MASK2FORMER, folder=(1, 16))
+former.key("NHEADS", 8, at_least(1), when=MASK2FORMER, folder=(1, 16))
 former.key("DIM_FEEDFORWARD", 2048)
 former.key("DEC_LAYERS", 9, at_least(1))  # without Mask2Former's count of the initial queries
-# Weights of the losses on classes, mask pixels and mask overlap; of "no object" among the classes.
-former.key("CLASS_WEIGHT", 2.0)
-former.key("MASK_WEIGHT", 5.0)
-former.key("DICE_WEIGHT", 5.0)
-former.key("NO_OBJECT_WEIGHT", 0.1)
 # Points of a mask that the losses read, three quarters of them chosen for uncertainty among three times as many.
 former.key("TRAIN_NUM_POINTS", 12544, at_least(1))
 merging = Section("MODEL.MASK_FORMER.TEST", of=PANOPTIC, free=True)
@@ -79,7 +83,7 @@ pyramid = Section("MODEL.PYRAMID", of=PANOPTIC, when=(SOURCE, "pyramid"))
 # Blocks of CLIP that the pyramid reads; () is a quarter, a half, three quarters and the last.
 pyramid.key("BLOCKS", ())
 # Channels of its maps.
-pyramid.key("CHANNELS", 256)
+pyramid.key("CHANNELS", 256, multiple_of(32))
 plain = Section("MODEL.PLAIN_DECODER", of=PANOPTIC, when=(KIND, "plain"))
 # Features of the ViT that a plain decoder reads: "block0" to the last, or "dense". () is the blocks at the ends of
 # its four quarters, of which the last is CLIPSelf's value path.
@@ -91,9 +95,7 @@ diffusion = Section("MODEL.DIFFUSION", of=PANOPTIC, when=(SOURCE, "diffusion"))
 # diffusers; "random-small" for tests.
 diffusion.key("WEIGHTS", "", weights=True, folder=None)
 # Side in pixels of the crops that go through it.
-diffusion.key("CROP", 512, folder=(1, 512))
-# Crops that go through it together.
-diffusion.key("CROPS_AT_ONCE", 1, at_least(1), folder=(1, 16))
+diffusion.key("CROP", 512, multiple_of(64), folder=(1, 512))
 
 branch = Section("MODEL.CLIP_BRANCH", of=PANOPTIC, free=True)
 # How CLIP reads a mask: "dense" pools dense features (CLIPSelf), "masked_attention" is official, "backbone" reads
@@ -111,11 +113,6 @@ branch.key("WEIGHTS", "", weights=True, folder="clip_branch.safetensors", clip_b
 branch.key("NAME", "", clip_backbone=True)
 # Side in pixels of its square input; 0 is the kind's own: 64 cells a side, or CLIP's image size.
 branch.key("INPUT_SIZE", 0, at_least(0), folder=(0, 1536))
-# 1: a mask covers the pixels that it covers in the image. 0: masks of the padded canvas are laid
-# over the image without padding (official). -1: the kind's own.
-branch.key(
-    "ALIGN_MASKS", -1, Check("1, 0, or -1 for the kind's own", lambda value: value in (-1, 0, 1))
-)
 # Sentences around a class name: "odise" is "a photo of a {}." (official), "vild14" those of FC-CLIP.
 branch.key("TEMPLATES", "odise", choices=("odise", "vild14", "vild63", "openai80", "tcl9"))
 
@@ -142,8 +139,8 @@ fusion.key("VALID_MASK", True)
 image = Section("INPUT", of=PANOPTIC)
 # Training images are resized by a factor between these, then cut or padded to a square.
 image.key("IMAGE_SIZE", 1024, at_least(1))
-image.key("MIN_SCALE", 0.1)
-image.key("MAX_SCALE", 2.0)
+image.key("MIN_SCALE", 0.1, POSITIVE)
+image.key("MAX_SCALE", 2.0, POSITIVE)
 # Segments that the cut leaves nothing of stay targets (official).
 image.key("KEEP_EMPTY_SEGMENTS", True)
 

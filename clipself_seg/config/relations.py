@@ -1,36 +1,44 @@
-"""What two keys must be together: one table, of which a configuration that is read passes every line."""
+"""Refuses values that a key may not have, and values of several keys that do not go together: one table."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from detectron2.config import CfgNode
+
 from clipself_seg.config.keys import OBJECTIVES
+from clipself_seg.config.schema import KEYS, in_brief
+from clipself_seg.errors import InputError
+from clipself_seg.yaml_files import leaves
+
+MODEL = "MODEL.META_ARCHITECTURE"
+HEAD = "MODEL.SEM_SEG_HEAD"
+FORMER = "MODEL.MASK_FORMER"
+KIND, SOURCE = "MODEL.MASK_GENERATOR.KIND", "MODEL.MASK_GENERATOR.SOURCE"
+BRANCH_KIND = "MODEL.CLIP_BRANCH.KIND"
 
 
 class Relation(NamedTuple):
-    """A check of two keys.
+    """A check of values that have to go together.
 
     Attributes:
-        key: key whose value a message asks to change.
-        other: the other key.
+        keys: full names; a message asks to change the first, and says what the others are.
         wanted: values that the first key may have, in words.
-        holds: function of both values that returns whether they go together.
+        holds: function of the values of the keys that returns whether they go together.
         of: the only model that it is a check of; "" for all.
     """
 
-    key: str
-    other: str
+    keys: tuple[str, ...]
     wanted: str
-    holds: Callable[[Any, Any], bool]
+    holds: Callable[..., Any]
     of: str = ""
 
 
 def of_crops(key: str, default: float) -> Relation:
     """The relation that a weight is its default, or the target is crops, which it belongs to."""
     return Relation(
-        key,
-        "MODEL.CLIPSELF.TARGET",
+        (key, "MODEL.CLIPSELF.TARGET"),
         f"{default} but for the target crops",
         lambda weight, target: weight == default or target == "crops",
     )
@@ -39,10 +47,19 @@ def of_crops(key: str, default: float) -> Relation:
 def of_teacher(key: str) -> Relation:
     """The relation that a weight is 0, or there is a teacher of correlations."""
     return Relation(
-        key,
-        "MODEL.CLIPSELF.CORRELATION.TEACHER",
+        (key, "MODEL.CLIPSELF.CORRELATION.TEACHER"),
         "0 without a teacher of correlations, such as original",
         lambda weight, teacher: not weight or teacher != "none",
+    )
+
+
+def of_generators_clip(name: str) -> Relation:
+    """The relation that a CLIP branch which reads the generator's features has no CLIP of its own."""
+    return Relation(
+        (f"MODEL.CLIP_BRANCH.{name}", BRANCH_KIND, f"MODEL.CLIP.{name}"),
+        f"empty, as MODEL.CLIP.{name} names what KIND backbone reads, or KIND another",
+        lambda value, kind, own: kind != "backbone" or value in ("", own),
+        "OpenPanoptic",
     )
 
 
@@ -57,81 +74,197 @@ RELATIONS: list[Relation] = [
     of_crops(f"{OBJECTIVES}.WHOLE_IMAGES", 0.0),
     of_crops(f"{OBJECTIVES}.OWN_CROPS", 0.0),
     Relation(
-        "MODEL.CLIP.ATTENTION",
-        "MODEL.CLIP.DENSE",
+        ("MODEL.CLIP.ATTENTION", "MODEL.CLIP.DENSE"),
         '"none" unless DENSE is "token", for both say what the last block does',
         lambda attention, dense: attention == "none" or dense == "token",
     ),
     Relation(
-        "MODEL.CLIPSELF.TARGET",
-        "MODEL.CLIP.DENSE",
-        'another than "captions", whose loss reads no dense features: the gate would not learn',
-        lambda target, dense: target != "captions" or dense != "gated_multi_value",
+        ("MODEL.CLIP.TRAINABLE_BLOCKS",),
+        "-1 for all blocks, or 1 or more: 0 trains nothing",
+        lambda count: count != 0,
+        "CLIPSelf",
     ),
     Relation(
-        "MODEL.MASK_GENERATOR.SOURCE",
-        "MODEL.MASK_GENERATOR.KIND",
-        "blocks for the kind plain, and for that alone, or masks",
-        lambda source, kind: source == "masks" or (source == "blocks") == (kind == "plain"),
-    ),
-    Relation(
-        "MODEL.MASK_GENERATOR.VARIANT",
-        "MODEL.MASK_GENERATOR.KIND",
-        "fcclip for the kind plain",
-        lambda variant, kind: variant == "fcclip" or kind != "plain",
-    ),
-    Relation(
-        "MODEL.MASK_FORMER.DIM_FEEDFORWARD",
-        "MODEL.MASK_GENERATOR.KIND",
-        "greater than 0, or 0 for the kind plain",
-        lambda width, kind: width > 0 or (width == 0 and kind == "plain"),
-    ),
-    Relation(
-        "SOLVER.MIX_WITH_START",
-        "MODEL.META_ARCHITECTURE",
+        ("SOLVER.MIX_WITH_START", MODEL),
         "() for a distillation, whose mixtures with the original TEST.REGIONS.ALPHA_SWEEP evaluates",
         lambda fractions, model: not fractions or model != "CLIPSelf",
     ),
     Relation(
-        "MODEL.PRESERVATION.WEIGHT",
-        "MODEL.WEIGHTS",
+        ("MODEL.PRESERVATION.WEIGHT", "MODEL.WEIGHTS"),
         "0 without a start to preserve, MODEL.WEIGHTS or --model",
         lambda weight, start: not weight or bool(start),
     ),
     Relation(
-        "INPUT.DETECTION.MIN_SCALE",
-        "INPUT.DETECTION.MAX_SCALE",
-        "at most MAX_SCALE",
-        lambda least, most: least <= most,
+        ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "SOLVER.CLIP_GRADIENTS.ENABLED"),
+        "greater than 0, for gradients are cut to this norm",
+        lambda norm, enabled: norm > 0 or not enabled,
     ),
     Relation(
-        "MODEL.ZERO_SHOT.STRIDE",
-        "MODEL.ZERO_SHOT.WINDOW",
-        "from a sixteenth of WINDOW, for memory grows with its square, to WINDOW",
-        lambda stride, window: window <= 16 * stride <= 16 * window or window == 0,
-    ),
-    Relation(
-        "TEST.AUG.ENABLED",
-        "TEST.AUG.FLIP",
+        ("TEST.AUG.ENABLED", "TEST.AUG.FLIP"),
         "False without FLIP, for nothing else is averaged",
         lambda enabled, flip: flip or not enabled,
     ),
+    # Semantic segmentation.
     Relation(
-        "TEST.AUG.ENABLED",
-        "MODEL.FUSION.MODE",
-        "False for the generator alone, since CLIP's scores of masks are what is averaged",
-        lambda enabled, mode: not enabled or mode != "generator",
+        ("MODEL.CLIP.ATTENTION",),
+        '"none", for CAT-Seg is trained on dense features without it',
+        lambda attention: attention == "none",
+        "CATSeg",
     ),
     Relation(
-        "TEST.BACKGROUND.THRESHOLD",
-        "TEST.BACKGROUND.WORDS",
+        ("MODEL.CAT_SEG.RESIDUAL", "MODEL.CLIP.DENSE"),
+        '"none" unless DENSE is "token", for these dense features add none',
+        lambda residual, dense: residual == "none" or dense == "token",
+        "CATSeg",
+    ),
+    Relation(
+        (f"{HEAD}.WINDOW_SIZES", f"{HEAD}.FEATURE_RESOLUTION"),
+        "a divisor of FEATURE_RESOLUTION, or at least as large",
+        lambda window, grid: window >= grid[0] or grid[0] % window == 0,
+        "CATSeg",
+    ),
+    Relation(
+        (f"{HEAD}.POOLING_SIZES", f"{HEAD}.FEATURE_RESOLUTION"),
+        "divisors of FEATURE_RESOLUTION",
+        lambda sizes, grid: all(grid[0] % size == 0 for size in sizes),
+        "CATSeg",
+    ),
+    Relation(
+        (f"{HEAD}.NUM_HEADS", f"{HEAD}.HIDDEN_DIMS"),
+        "a divisor of HIDDEN_DIMS",
+        lambda heads, width: width % heads == 0,
+        "CATSeg",
+    ),
+    Relation(
+        (f"{HEAD}.DECODER_GUIDANCE_PROJ_DIMS", f"{HEAD}.HIDDEN_DIMS", f"{HEAD}.DECODER_DIMS"),
+        "less than what their steps get, HIDDEN_DIMS and the first of DECODER_DIMS",
+        lambda dims, hidden, decoder: dims[0] < hidden and dims[1] < decoder[0],
+        "CATSeg",
+    ),
+    Relation(
+        ("TEST.BACKGROUND.THRESHOLD", "TEST.BACKGROUND.WORDS"),
         "greater than 0 where no name of the background competes, or nothing is background",
         lambda threshold, words: words or threshold > 0,
     ),
     Relation(
-        "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",
-        "SOLVER.CLIP_GRADIENTS.ENABLED",
-        "greater than 0, for gradients are cut to this norm",
-        lambda norm, enabled: norm > 0 or not enabled,
+        ("MODEL.ZERO_SHOT.STRIDE", "MODEL.ZERO_SHOT.WINDOW"),
+        "from a sixteenth of WINDOW, for memory grows with its square, to WINDOW",
+        lambda stride, window: window <= 16 * stride <= 16 * window or window == 0,
+    ),
+    # Panoptic segmentation.
+    Relation(
+        (SOURCE, KIND),
+        "blocks for the kind plain, and for that alone, or masks",
+        lambda source, kind: source == "masks" or (source == "blocks") == (kind == "plain"),
+    ),
+    Relation(
+        ("MODEL.MASK_GENERATOR.VARIANT", KIND),
+        "fcclip for the kind plain",
+        lambda variant, kind: variant == "fcclip" or kind != "plain",
+    ),
+    Relation(
+        (f"{FORMER}.DIM_FEEDFORWARD", KIND),
+        "greater than 0, or 0 for the kind plain",
+        lambda width, kind: width > 0 or (width == 0 and kind == "plain"),
+    ),
+    Relation(
+        (f"{FORMER}.HIDDEN_DIM", f"{FORMER}.NHEADS", KIND),
+        "a multiple of 32, for groups of norms, and of NHEADS",
+        lambda width, heads, kind: kind == "plain" or (width % 32 == 0 and width % heads == 0),
+        "OpenPanoptic",
+    ),
+    Relation(
+        (f"{FORMER}.SIZE_DIVISIBILITY", SOURCE),
+        "a multiple of 32, which a mask generator needs",
+        lambda side, source: source == "masks" or (side > 0 and side % 32 == 0),
+        "OpenPanoptic",
+    ),
+    Relation(
+        ("MODEL.FUSION.MODE", SOURCE),
+        "clip for masks, which have no class scores but CLIP's",
+        lambda mode, source: mode == "clip" or source != "masks",
+        "OpenPanoptic",
+    ),
+    Relation(
+        ("MODEL.FUSION.VOID_DISCOUNT", SOURCE),
+        "0 for masks, which have no void but CLIP's",
+        lambda discount, source: not discount or source != "masks",
+        "OpenPanoptic",
+    ),
+    Relation(
+        ("MODEL.CLIP_BRANCH.INPUT_SIZE", BRANCH_KIND),
+        "0 for KIND backbone, which reads the generator's canvas as it is",
+        lambda size, kind: not size or kind != "backbone",
+        "OpenPanoptic",
+    ),
+    of_generators_clip("BACKBONE"),
+    of_generators_clip("NAME"),
+    of_generators_clip("WEIGHTS"),
+    Relation(
+        ("MODEL.CLIP_BRANCH.WEIGHTS", "MODEL.CLIP_BRANCH.NAME", "MODEL.CLIP.NAME"),
+        "those of the architecture NAME, such as a distilled CLIP's",
+        lambda weights, name, own: bool(weights) or name in ("", own),
+        "OpenPanoptic",
+    ),
+    Relation(
+        ("INPUT.MIN_SCALE", "INPUT.MAX_SCALE"),
+        "at most MAX_SCALE",
+        lambda least, most: least <= most,
+        "OpenPanoptic",
+    ),
+    Relation(
+        ("TEST.AUG.ENABLED", "MODEL.FUSION.MODE"),
+        "False for the generator alone, since CLIP's scores of masks are what is averaged",
+        lambda enabled, mode: not enabled or mode != "generator",
+    ),
+    # Detection.
+    Relation(
+        ("MODEL.CLIP.LOW_RANK", "MODEL.FVIT.TRAIN_CLIP", "SOLVER.CLIP_MULTIPLIER"),
+        "0 for a frozen image tower: TRAIN_CLIP True and a CLIP_MULTIPLIER above 0 train it",
+        lambda rank, trains, multiplier: not rank or (trains and multiplier > 0),
+        "FViT",
+    ),
+    Relation(
+        ("INPUT.DETECTION.MIN_SCALE", "INPUT.DETECTION.MAX_SCALE"),
+        "at most MAX_SCALE",
+        lambda least, most: least <= most,
     ),
 ]
+
+
+def require_valid(
+    cfg: CfgNode,
+    model: str,
+    source: Callable[..., str] = lambda *keys: "the configuration",
+    *,
+    all_keys: bool = False,
+) -> None:
+    """Refuse values that a key may not have, and keys that do not go together.
+
+    Configurations of other projects come to a model without `load_config`: its `from_config` calls this, too.
+
+    Args:
+        cfg: any configuration; keys that it lacks are not checked.
+        model: class of a model in this package, whose keys count.
+        source: function of keys that returns what set them, for the message.
+        all_keys: check the keys of other models too.
+
+    Raises:
+        InputError: names the key, and what set it.
+    """
+    values = dict(leaves(cfg))
+    checked = {
+        key.name for key in KEYS.values() if key.name in values and (all_keys or key.read_by(model))
+    }
+    for name in KEYS:
+        if name in checked and (problem := KEYS[name].problem(values[name])):
+            raise InputError(f"{source(name)}: {name} {problem}")
+    for keys, wanted, holds, of in RELATIONS:
+        if of not in ("", model) or not checked.issuperset(keys):
+            continue
+        if not holds(*(values[name] for name in keys)):
+            others = " and ".join(f"{name} {in_brief(values[name])}" for name in keys[1:])
+            raise InputError(
+                f"{source(*keys)}: {keys[0]} must be {wanted}, got {in_brief(values[keys[0]])}"
+                + (f" with {others}" if others else "")
+            )

@@ -63,6 +63,11 @@ def within(least: float, most: float) -> Check:
     return Check(f"in [{least}, {most}]", lambda value: least <= value <= most)
 
 
+def multiple_of(divisor: int) -> Check:
+    """Whole numbers above 0 that a number divides."""
+    return Check(f"a multiple of {divisor}", lambda value: value > 0 and value % divisor == 0)
+
+
 def each(check: Check, kind: str, count: int | None = None) -> Check:
     """Lists of values that pass a check.
 
@@ -139,7 +144,9 @@ class Key:
             return f"is empty: give some of {', '.join(self.choices)}"
         for word in value if several else (value,):
             if word not in self.choices:
-                hint = nearest(str(word), self.choices) + (OR_IMPORT if self.extensible else "")
+                hint = nearest(str(word), filter(None, self.choices)) + (
+                    OR_IMPORT if self.extensible else ""
+                )
                 return f'cannot {"have" if several else "be"} "{in_brief(word, str)}"; {hint}'
         return ""
 

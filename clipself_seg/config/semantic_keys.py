@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from clipself_seg.config.schema import (
     POSITIVE,
+    Check,
     Section,
     at_least,
     each,
@@ -18,15 +19,29 @@ from clipself_seg.config.schema import (
 )
 
 CAT_SEG = ["CATSeg"]
+# Value of CAT-Seg's MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED -> open_clip's name.
+OPENAI_NAMES = {
+    "ViT-B/16": "ViT-B-16-quickgelu",
+    "ViT-L/14@336px": "ViT-L-14-336-quickgelu",
+}
 GUIDED = ("MODEL.CAT_SEG.GUIDANCE", "backbone")  # by a backbone beside CLIP
 SIDE = at_least(1)
+TWO = each(SIDE, "whole numbers", 2)
+SQUARE = Check(
+    f"{TWO.wanted}, and equal, as the images that CLIP is given are square",
+    lambda value: TWO.holds(value) and value[0] == value[1],
+)
+GROUPED = Check(
+    f"{TWO.wanted}, and below 32 or multiples of groups of 16 channels",
+    lambda value: TWO.holds(value) and all(dim % max(1, dim // 16) == 0 for dim in value),
+)
 
 head = Section("MODEL.SEM_SEG_HEAD", of=CAT_SEG)
 # Label of the pixels that have none.
 head.stock("IGNORE_VALUE", of=["ZeroShotSegmenter", "CATSeg"])
 # OpenAI's name of the CLIP, as CAT-Seg writes it ("ViT-B/16", "ViT-L/14@336px"); "" takes
 # MODEL.CLIP.NAME and MODEL.CLIP.WEIGHTS.
-head.key("CLIP_PRETRAINED", "", clip_backbone=True)
+head.key("CLIP_PRETRAINED", "", choices=("", *OPENAI_NAMES), clip_backbone=True)
 # What of CLIP trains: "attention" is query and value matrices of both towers (official),
 # "visual_attention" all attention of the image tower and its positions (version 1), "full" all
 # blocks of both towers.
@@ -35,7 +50,7 @@ head.key("CLIP_FINETUNE", "attention", choices=("attention", "visual_attention",
 head.key("HIDDEN_DIMS", 128, SIDE)
 head.key("NUM_HEADS", 4, SIDE, folder=(1, 16))
 # Grid of the cost volume in cells, and side of its attention windows.
-head.key("FEATURE_RESOLUTION", [24, 24], each(SIDE, "whole numbers", 2), folder=(1, 32))
+head.key("FEATURE_RESOLUTION", [24, 24], SQUARE, folder=(1, 32))
 head.key("WINDOW_SIZES", 12, SIDE, folder=(1, 16))
 # Pooling before attention over classes, one number for each aggregation layer: 2 in training, 1 in evaluation
 # of the official numbers.
@@ -46,9 +61,9 @@ head.key("TEXT_GUIDANCE_PROJ_DIM", 128, SIDE)
 head.key("APPEARANCE_GUIDANCE_DIM", 512, SIDE)
 head.key("APPEARANCE_GUIDANCE_PROJ_DIM", 128, SIDE)
 # Channels of the two steps of the decoder, of their guidance before and after projection.
-head.key("DECODER_DIMS", [64, 32], each(SIDE, "whole numbers", 2))
-head.key("DECODER_GUIDANCE_DIMS", [256, 128], each(SIDE, "whole numbers", 2))
-head.key("DECODER_GUIDANCE_PROJ_DIMS", [32, 16], each(SIDE, "whole numbers", 2))
+head.key("DECODER_DIMS", [64, 32], GROUPED)
+head.key("DECODER_GUIDANCE_DIMS", [256, 128], TWO)
+head.key("DECODER_GUIDANCE_PROJ_DIMS", [32, 16], TWO)
 
 # CAT-Seg's sentence around a class name, the 80 of ImageNet as channels of the cost (version 1),
 # or "plain", "a photo of a ...".

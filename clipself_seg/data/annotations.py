@@ -36,6 +36,7 @@ import numpy as np
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, require_unique, shown
 from clipself_seg.files import read_json
+from clipself_seg.memory import no_collection
 from clipself_seg.schema import NUMBER, OBJECT, TEXT, WHOLE, Kind, Schema, check, texts
 
 logger = logging.getLogger(__name__)
@@ -77,11 +78,12 @@ LARGEST = 1e12  # far beyond any number of pixels
 
 def is_box(value: object) -> bool:
     """True for a list of four numbers, none of them larger than any image."""
-    return (
-        isinstance(value, list)
-        and len(value) == 4
-        and all(isinstance(number, int | float) and abs(number) < LARGEST for number in value)
-    )
+    if not isinstance(value, list) or len(value) != 4:
+        return False
+    for number in value:
+        if not isinstance(number, int | float) or not -LARGEST < number < LARGEST:
+            return False
+    return True
 
 
 ID = Kind("a number or text", lambda value: isinstance(value, int | str))
@@ -388,7 +390,7 @@ def category_indices(
         content: content of the file, see `read_coco_json`.
         vocabulary: classes of the data set.
         path: path of the file, for the error.
-        by_order: whether the classes are the categories of the file by ascending id, because the
+        by_order: the classes are the categories of the file by ascending id, because the
             vocabulary does not have their ids. Names are then compared, up to blanks around them and
             around "/".
 
@@ -399,7 +401,7 @@ def category_indices(
         return dict(vocabulary.dataset_id_to_index)
     names = category_names(content, path)
     ids = sorted(names)
-    for number, wanted in itertools.zip_longest(ids, vocabulary.names):
+    for number, wanted in itertools.zip_longest(ids, vocabulary.first_names):
         stated = names.get(number, "")
         if _without_blanks(stated) != _without_blanks(wanted or ""):
             raise InputError(
@@ -497,6 +499,7 @@ def annotated_ids(content: JsonObject, index_of: dict[int, int], path: Source) -
     }
 
 
+@no_collection()
 def instance_records(
     content: JsonObject,
     path: Source,
@@ -517,7 +520,7 @@ def instance_records(
         path: path of the file, for errors.
         image_root: folder to which file names are relative.
         index_of: index in the vocabulary by category id.
-        masks: whether objects have a "segmentation"; None for those that have one in the file.
+        masks: objects have a "segmentation"; None for those that have one in the file.
         min_side: smallest side in pixels of an image that is not left out.
         by_url: see `listed_records`.
 
@@ -546,8 +549,9 @@ def instance_records(
         entry = {"bbox": (x, y, x + width, y + height), "label": label, "iscrowd": 0}
         segmentation = annotation.get("segmentation")
         if masks or (masks is None and segmentation):
-            place = f"annotations[{number}].segmentation"
-            check(segmentation, MASK, path, "correct it or take it out", place)
+            if not MASK.test(segmentation):
+                place = f"annotations[{number}].segmentation"
+                check(segmentation, MASK, path, "correct it or take it out", place)
             entry["segmentation"] = segmentation
         record["annotations"].append(entry)
     return list(records.values())

@@ -362,7 +362,7 @@ class MaskFolder:
 
         Args:
             names: names of images, as for `path`.
-            times: whether it depends on the times of the last changes too.
+            times: it depends on the times of the last changes too.
         """
         digest = hashlib.sha256()
         for name in names:

@@ -31,7 +31,7 @@ DEAD_WORKER = re.compile(
 MOST_REPLACEMENTS = 100
 """Most images that are tried in the place of one."""
 MORE_THAN_ALL_DRAWS = 2**48
-"""What is added to the number of a draw for each replacement, so that it is no other draw's."""
+"""Number that is added to that of a draw for each replacement, so that it is no other draw's."""
 
 
 class Draw(NamedTuple):

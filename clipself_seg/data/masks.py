@@ -164,7 +164,7 @@ def read_indices(
 
     Args:
         path: file as for `read_label_map`.
-        archive: whether the file was unpacked and not prepared, which decides the advice of errors.
+        archive: the file was unpacked and not prepared, which decides the advice of errors.
         max_pixels: largest number of pixels that is decoded.
 
     Raises:
@@ -376,7 +376,7 @@ def encode_segmentation(value: Any, height: int, width: int) -> Rle:
 
 
 def run_lengths(value: Any, height: int, width: int, source: str) -> Rle:
-    """What `encode_segmentation` gives, with an error that names the mask.
+    """The result of `encode_segmentation`, with an error that names the mask.
 
     Args:
         value: as of `check_segmentation`.
@@ -485,7 +485,7 @@ def encode_masks(masks: Iterable[np.ndarray]) -> list[Rle]:
 
 
 def _encode_mask(mask: np.ndarray) -> Rle:
-    """What pycocotools' `encode` gives. Runs go down the columns: only those that the mask touches are read."""
+    """The result of pycocotools' `encode`. Runs go down the columns: only those that the mask touches are read."""
     height, width = mask.shape
     columns = np.flatnonzero(mask.any(axis=0))
     first, end = (columns[0], columns[-1] + 1) if len(columns) else (0, 0)

@@ -22,7 +22,6 @@ from clipself_seg.data.masks import disagreement, read_panoptic_ids
 from clipself_seg.errors import InputError
 
 GridRule = Literal["aspect", "all"]
-MaskResize = Literal["reference", "exact"]
 
 MAX_SEGMENTS = 100
 MIN_BOX_AREA = 8**2  # square pixels of the original image
@@ -157,7 +156,7 @@ def box_areas(boxes: np.ndarray) -> np.ndarray:
 
 
 def of_usable_area(areas: np.ndarray) -> np.ndarray:
-    """Whether each area is from `MIN_BOX_AREA` to `MAX_BOX_AREA` inclusive, (n,) bool."""
+    """True for each area from `MIN_BOX_AREA` to `MAX_BOX_AREA` inclusive, (n,) bool."""
     return (areas >= MIN_BOX_AREA) & (areas <= MAX_BOX_AREA)
 
 
@@ -247,7 +246,7 @@ def segment_regions(segments: Segments, isthing: np.ndarray, crop_scale: float) 
 
     Args:
         segments: n segments of an image.
-        isthing: whether each segment is a thing, (n,) bool.
+        isthing: True for each segment that is a thing, (n,) bool.
         crop_scale: enlargement of the things' crops about their centres; 1.5 in the reference.
     """
     height, width = segments.ids.shape
@@ -255,51 +254,25 @@ def segment_regions(segments: Segments, isthing: np.ndarray, crop_scale: float) 
     return Regions(segments.boxes, np.where(isthing[:, None], enlarged, segments.boxes))
 
 
-def token_masks(masks: np.ndarray, side: int, rule: MaskResize = "reference") -> Tensor:
-    """Masks at token resolution, in the frame of the padded square, (n, side, side) bool.
+def token_masks(masks: np.ndarray, side: int) -> Tensor:
+    """Masks at token resolution, as in the reference: bicubic without antialiasing, longest side = `side`, padded, > 0.
 
     Args:
         masks: masks at the resolution of the image, (n, H, W) bool.
         side: number of tokens along a side of the square.
-        rule: "reference" for `resized_masks`, "exact" for `covered_masks`.
-    """
-    if len(masks) == 0:
-        return torch.zeros(0, side, side, dtype=torch.bool)
-    return resized_masks(masks, side) if rule == "reference" else covered_masks(masks, side)
 
-
-def resized_masks(masks: np.ndarray, side: int) -> Tensor:
-    """Token masks as in the reference: bicubic without antialiasing, longest side = `side`, padded, > 0.
+    Returns:
+        Masks in the frame of the padded square, (n, side, side) bool.
 
     Since bicubic samples only four pixels an axis, a thin mask can fall between the samples and
     come out empty. Resizing with antialiasing instead, as newer libraries do by default, would
     dilate every mask (a cell counts as soon as any of its pixels does).
     """
+    if len(masks) == 0:
+        return torch.zeros(0, side, side, dtype=torch.bool)
     height, width = masks.shape[-2:]
     scale = side / max(height, width)
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
     pixels = torch.from_numpy(masks)[None].float()
     resized = F.interpolate(pixels, size, mode="bicubic", align_corners=False, antialias=False)[0]
     return F.pad(resized > 0, (0, side - size[1], 0, side - size[0]))
-
-
-def covered_masks(masks: np.ndarray, side: int) -> Tensor:
-    """Token masks true to area: a token belongs to a mask that covers at least half of its cell.
-
-    Padding counts as not covered. A mask that reaches half of no cell keeps the cells that it
-    covers most, so none comes out empty (unless it was).
-    """
-    height, width = masks.shape[-2:]
-    cell = max(height, width) / side
-    pixels = torch.from_numpy(masks).double()
-    covered = _overlaps(height, side, cell) @ pixels @ _overlaps(width, side, cell).T
-    # A cell's borders are fractions: without the slack one that is half covered may miss it.
-    threshold = covered.amax((1, 2), keepdim=True).clamp(max=cell**2 / 2) - 1e-9 * cell**2
-    return (covered >= threshold) & (covered > 0)
-
-
-def _overlaps(pixels: int, side: int, cell: float) -> Tensor:
-    """Length of pixel j inside token cell i along one axis, in pixels, (side, pixels) float64."""
-    pixel = torch.arange(pixels, dtype=torch.float64)
-    start = torch.arange(side, dtype=torch.float64)[:, None] * cell
-    return (torch.minimum(pixel + 1, start + cell) - torch.maximum(pixel, start)).clamp(min=0)

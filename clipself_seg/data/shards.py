@@ -67,7 +67,7 @@ DAMAGES = (tarfile.TarError, ValueError, OverflowError, RecursionError)
 
 
 def is_shards(name: object) -> bool:
-    """Whether a name of DATASETS.TRAIN stands for shards."""
+    """True for a name of DATASETS.TRAIN that stands for shards."""
     return isinstance(name, str) and name.startswith(MARK)
 
 

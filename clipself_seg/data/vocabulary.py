@@ -1,9 +1,8 @@
 """Vocabularies: class names with synonyms, what is known about each class, and how they are written.
 
 One grammar: in text that somebody types, "," separates classes and "|" synonyms, as in "dog|puppy, grass".
-An entry of a list or of a JSON file is one class, whose synonyms "|" or ", " separates. The names of a
-`Vocabulary` are never split again. FC-CLIP's and OpenSeg's label files, lines of `ID:NAME,NAME,...`, take the place of
-a data set's own names.
+An entry of a list or of a JSON file is one class, whose synonyms "|" or ", " separates, or a list of names, which are
+never split. FC-CLIP's and OpenSeg's label files, lines of `ID:NAME,NAME,...`, take the place of a data set's own names.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ import os
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipself_seg.errors import InputError, check_keys, nearest
+from clipself_seg.errors import InputError, check_keys, known, nearest
 from clipself_seg.files import read_json, read_text
 
 if TYPE_CHECKING:
@@ -33,21 +32,11 @@ FOLDER = Path(__file__).parent / "vocabularies"
 TEXT_FILES = (".txt", ".json")
 # The names of each class.
 Names = tuple[tuple[str, ...], ...]
-# CAT-Seg's class files -> the vocabularies that have their words.
-CLASS_FILES = {
-    "coco.json": "coco_stuff_171",
-    "ade150.json": "ade20k_150",
-    "ade847.json": "ade20k_847",
-    "pc59.json": "pascal_context_59",
-    "pc459.json": "pascal_context_459",
-    "voc20.json": "voc_20",
-    "voc20b.json": "voc_20b_prompts",
-}
 NO_TEXT = re.compile("[\ud800-\udfff]")  # bytes of the command line that are no UTF-8
 MOST_LETTERS = 500  # of a name: the time of a tokenizer grows with their square
 NO_CLASS = "invalid_class_id"  # the name in a row of a label file that is none
 LIST_KEYS = {"name", "about", "allow_duplicate_names", "classes"}
-# What a class can say in JSON, and the type it has to have.
+# The keys of a class in JSON, and the type of each.
 CLASS_KEYS: dict[str, type] = {
     "index": int,
     "dataset_id": int,
@@ -79,6 +68,11 @@ class VocabularyClass:
     frequency: str | None = None
     catseg_name: str | None = None
 
+    @property
+    def catseg_names(self) -> tuple[str, ...]:
+        """The names in CAT-Seg's list, which stand for the whole class; else the data set's own."""
+        return tuple(self.catseg_name.split(", ")) if self.catseg_name else self.names
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -90,15 +84,84 @@ class Vocabulary:
     examples: tuple[ClassExamples, ...] = ()
 
     @classmethod
-    def from_names(cls, names: Sequence[str], name: str = "custom") -> Vocabulary:
-        """A vocabulary of names alone; synonyms are separated as in ``dog|puppy`` or ``dog, puppy``.
+    def of(
+        cls,
+        words: Words,
+        *,
+        name: str = "custom",
+        origin: str = "the vocabulary",
+        repeats: bool = False,
+    ) -> Vocabulary:
+        """The vocabulary of class names in whatever form they are given.
+
+        Args:
+            words: a vocabulary, which is returned as it is; text ("dog|puppy, grass, sky"), a built-in name or a file,
+                see `load`; an entry for each class, "dog|puppy" or a sequence of names, which are taken as they are; or
+                the content of a JSON file, see `load`.
+            name: of the vocabulary of a text or of a list.
+            origin: what a message calls a list or a content.
+            repeats: whether two classes of a list may have a common name. In a JSON file "allow_duplicate_names" says
+                it of their first names.
 
         Raises:
-            InputError: as `class_names`, or two classes with the same first name.
+            InputError: no such file or vocabulary, no class, an empty name, one of more than 500 letters, an entry of
+                another type, or a name that two classes have.
         """
-        origin = f'vocabulary "{name}"'
-        classes = _entries(class_names(names, origin=origin))
-        return parse_vocabulary({"name": name, "classes": classes}, origin)
+        if isinstance(words, Vocabulary):
+            return words
+        if isinstance(words, os.PathLike):
+            return cls.load(words)
+        if isinstance(words, Mapping):
+            return _of_content(words, origin)
+        if isinstance(words, str):
+            words = words.strip()
+            if words in cls.available() or words.lower().endswith(TEXT_FILES):
+                return cls.load(words)
+            # No word has an underscore, but most names of vocabularies do: this is one, misspelt.
+            if "," not in words and re.fullmatch(r"\w*_\w*", words):
+                raise InputError(
+                    f'no vocabulary "{words}": {nearest(words, cls.available())}\n'
+                    f'If it is a word, put a comma behind it; a file ends in {" or ".join(TEXT_FILES)}.'
+                )
+            words = words.split(",")
+            if len(words) > 1 and not words[-1].strip():
+                words.pop()
+        return _of_list(words, name, origin, repeats)
+
+    @classmethod
+    def load(cls, name: NamedVocabulary | os.PathLike[str]) -> Vocabulary:
+        """Reads and checks a built-in vocabulary or a file.
+
+        Args:
+            name: a built-in name (see `available`); a .json file with a list of classes or an object like the built-in
+                ones; or a .txt file with a class a line (or separated by commas, "#" starts a comment). A vocabulary is
+                returned as it is.
+
+        Raises:
+            InputError: no such vocabulary, or its content cannot be used.
+        """
+        if isinstance(name, Vocabulary):
+            return name
+        path = Path(name)
+        if path.suffix.lower() == ".txt":
+            lines = read_text(path, "vocabulary file").splitlines()
+            lines = [line.split("#")[0].strip().rstrip(",") for line in lines]
+            words = [word for line in lines if line for word in line.split(",")]
+            return _of_list(words, "custom", str(path), False)
+        if path.suffix.lower() == ".json":
+            content = read_json(path, "vocabulary file")
+            if isinstance(content, list):
+                # CAT-Seg's own list of ADE20K's classes has names twice, and is used as it is.
+                twice = path.name == "ade847.json"
+                content = {"name": path.stem, "classes": content, "allow_duplicate_names": twice}
+            return _of_content(content, str(path))
+        hint = "\nA file of your own is named by its path, which has to end in .json or .txt."
+        return _built_in(known(str(path), cls.available(), "vocabulary", hint=hint))
+
+    @staticmethod
+    def available() -> list[str]:
+        """Names of the built-in vocabularies."""
+        return sorted(path.stem for path in FOLDER.glob("*.json"))
 
     def with_examples(
         self, examples: Mapping[str, Sequence[Any]], weight: float = 0.75
@@ -124,16 +187,16 @@ class Vocabulary:
         kept = {example.names: example for example in self.examples}
         classes = list(self.classes)
         for name, given in examples.items():
-            own = own_words([name], f'the example "{name}"').classes[0]
+            own = Vocabulary.of([name], origin=f'the example "{name}"').classes[0]
             if isinstance(given, str) or not given:
                 raise InputError(
                     f'"{name}" needs a list of examples, such as ["ref.jpg#120,40,80,80"]'
                 )
-            entry = next((c for c in classes if _plain_names(c) & _plain_names(own)), None)
+            entry = next((c for c in classes if _plain(c.names) & _plain(own.names)), None)
             if entry is None:
                 number = 1 + max((c.dataset_id for c in classes), default=-1)
                 classes.append(entry := replace(own, dataset_id=number))
-            names = tuple(dict.fromkeys((*entry.names, *_names_of(entry, True))))
+            names = tuple(dict.fromkeys((*entry.names, *entry.catseg_names)))
             own_weight = weight if entry in self.classes else 1.0
             before = kept.get(names, ClassExamples(names, (), own_weight))
             try:
@@ -156,9 +219,35 @@ class Vocabulary:
         return self.name
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def first_names(self) -> tuple[str, ...]:
         """The first name of every class."""
         return tuple(entry.names[0] for entry in self.classes)
+
+    def names(self, *, all_synonyms: bool = True, catseg_names: bool = False) -> Names:
+        """The names of each class, as models read them.
+
+        Args:
+            all_synonyms: all names of a class, else the first alone.
+            catseg_names: CAT-Seg's own entry of a class takes the place of all its names.
+        """
+        count = None if all_synonyms else 1
+        classes = self.classes
+        return tuple((c.catseg_names if catseg_names else c.names)[:count] for c in classes)
+
+    def seen_in(self, trained: Vocabulary, *, exact: bool = False) -> np.ndarray:
+        """Bool (K,): which classes share a name with a class that training shows.
+
+        Args:
+            trained: the training vocabulary; its novel classes (`seen` is False), as OV-COCO's, do not count.
+            exact: compares strings as the files spell them, the published rule of panoptic fusion: of OpenSeg's
+                ADE20K-150 list COCO's 133 classes have seen 64. Else names are compared in lower case, with hyphens
+                and underscores as spaces, for LVIS writes "dining_table" where COCO has "dining table". Nothing is
+                understood: "wall" is not seen because of "wall-brick", nor "sofa" because of "couch".
+        """
+        shown = {name for c in trained.classes if c.seen is not False for name in c.names}
+        own = [set(entry.names) if exact else _plain(entry.names) for entry in self.classes]
+        known = shown if exact else _plain(shown)
+        return np.array([not known.isdisjoint(names) for names in own], bool)
 
     @property
     def thing(self) -> np.ndarray:
@@ -186,7 +275,7 @@ class Vocabulary:
     def _mask(self, key: str) -> np.ndarray:
         values = [getattr(entry, key) for entry in self.classes]
         if None in values:
-            silent = self.names[values.index(None)]
+            silent = self.first_names[values.index(None)]
             raise InputError(
                 f'vocabulary "{self.name}" does not say "{key}" of "{silent}": '
                 f'add "{key}": true or false to every class'
@@ -194,221 +283,76 @@ class Vocabulary:
         return np.array(values, dtype=bool)
 
 
-# The vocabulary of a data set, or its name or file, for `load_vocabulary`.
+# The vocabulary of a data set, or its name or file, for `Vocabulary.load`.
 NamedVocabulary = Vocabulary | str
+# Class names in any form that `Vocabulary.of` takes.
+Words = Vocabulary | str | os.PathLike[str] | Iterable[str | Sequence[str]] | Mapping[str, Any]
 
 
-def class_names(
-    words: Vocabulary | Sequence[str | Sequence[str]],
-    *,
-    all_synonyms: bool = True,
-    catseg_names: bool = False,
-    nested: bool = False,
-    origin: str = "the vocabulary",
-) -> Names:
-    """The names of each class, by the one grammar of everything that takes a list of classes.
-
-    Args:
-        words: a vocabulary, or an entry for each class; "|" or ", " separates the synonyms of a string.
-        all_synonyms: all names of a class, else the first alone.
-        catseg_names: CAT-Seg's own entry of a vocabulary's class takes the place of all its names.
-        nested: an entry may be a sequence of synonyms, which are taken as they are.
-        origin: what a message calls the words.
+def synonyms(entry: object, origin: str = "a class") -> tuple[str, ...]:
+    """The names of a class: "dog|puppy" or "dog, puppy" is split, a sequence of names is taken as it is.
 
     Raises:
-        InputError: no class, an empty name, an entry of another type, or one string in place of a list.
+        InputError: another type, no name, an empty one, or one that cannot be given to a tokenizer.
     """
-    if isinstance(words, str):
-        raise InputError(f'"{words}" is one string: give a list of names, such as ["{words}"]')
-    entries: Sequence[str | Sequence[str]]
-    if isinstance(words, Vocabulary):
-        entries = [_names_of(entry, catseg_names) for entry in words.classes]
-        nested = True
-    else:
-        entries = list(words)
-    if all(isinstance(entry, str) and not entry.strip(" |,") for entry in entries):
-        raise InputError(f'{origin} is empty: give at least one class name, such as "dog"')
-    names = tuple(
-        _synonyms(entry, nested, f"class {index} of {origin}")
-        for index, entry in enumerate(entries)
-    )
-    return names if all_synonyms else tuple(synonyms[:1] for synonyms in names)
-
-
-def examples_of(words: object) -> tuple[ClassExamples, ...]:
-    """The examples of a vocabulary; other words have none."""
-    return words.examples if isinstance(words, Vocabulary) else ()
-
-
-def _names_of(entry: VocabularyClass, catseg_names: bool) -> tuple[str, ...]:
-    # CAT-Seg's own entry stands for the whole class, also where the data set has synonyms.
-    own = entry.catseg_name if catseg_names else None
-    return tuple(own.split(", ")) if own else entry.names
-
-
-def _synonyms(entry: str | Sequence[str], nested: bool, origin: str) -> tuple[str, ...]:
-    names: tuple[str, ...] | None = None
+    names: tuple[Any, ...] = ()
     if isinstance(entry, str):
         names = tuple(name.strip() for name in re.split(r"\||, ", entry))
-    elif nested and isinstance(entry, Iterable):
+    elif isinstance(entry, Iterable) and not isinstance(entry, Mapping):
         names = tuple(entry)
-    if names is None or not all(isinstance(name, str) for name in names):
-        wrong = "is no name and no list of names" if nested else "is no string"
-    elif not names or not all(name.strip() for name in names):
-        wrong = "has an empty name"
-    elif wrong := _unusable(names):
-        pass
-    else:
-        return names
-    raise InputError(
-        f"{origin} is {reprlib.repr(entry)}, which {wrong}: give a name, with synonyms "
-        'as in "dog|puppy"'
-    )
-
-
-def _unusable(names: Iterable[str]) -> str:
-    """Why some names cannot be given to a tokenizer; empty if they can."""
+    wrong = "" if names else "is no name and no list of names"
     for name in names:
-        if NO_TEXT.search(name):
-            return "is no text in UTF-8"
-        if len(name) > MOST_LETTERS:
-            return f"has a name of {len(name)} letters, of at most {MOST_LETTERS}"
-    return ""
-
-
-# Class names as somebody gives them: text or a file (`read_words`), a list, or a vocabulary.
-Words = Vocabulary | Sequence[str] | str | os.PathLike[str]
-
-
-def as_vocabulary(words: Words) -> Vocabulary:
-    """The vocabulary that a user gave; `read_words` reads text and files, `own_words` a list."""
-    words = read_given(words)
-    return words if isinstance(words, Vocabulary) else own_words(words)
-
-
-def read_given(words: Vocabulary | Sequence[Any] | os.PathLike[str]) -> Vocabulary | Sequence[Any]:
-    """Words as they are given, but text and files as `read_words` reads them."""
-    return read_words(os.fspath(words)) if isinstance(words, str | os.PathLike) else words
-
-
-def read_words(text: str) -> Vocabulary:
-    """The vocabulary that a user typed.
-
-    Args:
-        text: words ("dog|puppy, grass, sky"), the name of a built-in vocabulary, or a file: .txt
-            with a class a line (or separated by commas, "#" starts a comment), or .json as for
-            `load_vocabulary`.
-
-    Returns:
-        A vocabulary called "custom", where it is not a known one or a JSON file.
-
-    Raises:
-        InputError: no such file or vocabulary, no words, an empty one, or one word twice.
-    """
-    text = text.strip()
-    if text in available_vocabularies() or text.lower().endswith(".json"):
-        return load_vocabulary(text)
-    if text.lower().endswith(".txt"):
-        return own_words(_read_text(Path(text)), origin=text)
-    # No word has an underscore, but most names of vocabularies do: this is one, misspelt.
-    if "," not in text and re.fullmatch(r"\w*_\w*", text):
+        if not isinstance(name, str):
+            wrong = "is no name and no list of names"
+        elif not name.strip():
+            wrong = "has an empty name"
+        elif NO_TEXT.search(name):
+            wrong = "is no text in UTF-8"
+        elif len(name) > MOST_LETTERS:
+            wrong = f"has a name of {len(name)} letters, of at most {MOST_LETTERS}"
+    if wrong:
         raise InputError(
-            f'no vocabulary "{text}": {nearest(text, available_vocabularies())}\n'
-            f'If it is a word, put a comma behind it; a file ends in {" or ".join(TEXT_FILES)}.'
+            f"{origin} is {reprlib.repr(entry)}, which {wrong}: give a name, with synonyms as in "
+            '"dog|puppy"'
         )
-    words = text.split(",")
-    return own_words(words[:-1] if len(words) > 1 and not words[-1].strip() else words)
+    return names
 
 
-def own_words(entries: Sequence[str], origin: str = "the vocabulary") -> Vocabulary:
-    """A vocabulary called "custom" of a user's own classes, whatever case they are written in.
+@functools.cache
+def _built_in(name: str) -> Vocabulary:
+    return _of_content(read_json(FOLDER / f"{name}.json", "vocabulary file"), name)
 
-    Args:
-        entries: one for each class, see `class_names`.
-        origin: what a message calls them.
 
-    Raises:
-        InputError: as `class_names`, or one word twice.
-    """
-    if isinstance(entries, Mapping) or not isinstance(entries, Iterable):
+def _of_list(entries: object, name: str, origin: str, repeats: bool) -> Vocabulary:
+    """The vocabulary of a list with an entry for each class, see `Vocabulary.of`."""
+    if not isinstance(entries, Iterable):
         raise InputError(
             f'{reprlib.repr(entries)} is no text and no list of words: give such as "dog, grass"'
         )
-    if not isinstance(entries, str):
-        entries = list(entries)  # a generator could be read but once
-    classes = class_names(entries, origin=origin)
-    earlier: dict[str, str] = {}
-    for entry, synonyms in zip(entries, classes):
-        for name in synonyms:
-            if name.casefold() in earlier:
-                places = f'"{earlier[name.casefold()][:80]}" and in "{entry.strip()[:80]}"'
-                raise InputError(f'{origin} has "{name[:80]}" twice, in {places}: remove one')
-            earlier[name.casefold()] = entry.strip()
-            if ";" in name:
-                logger.warning('"%s" is one class: separate classes by commas', name[:80])
-    return parse_vocabulary({"name": "custom", "classes": _entries(classes)}, origin)
+    entries = list(entries)
+    if all(isinstance(entry, str) and not entry.strip(" |,") for entry in entries):
+        raise InputError(f'{origin} is empty: give at least one class name, such as "dog"')
+    classes = [
+        VocabularyClass(synonyms(entry, f"class {index} of {origin}"), index)
+        for index, entry in enumerate(entries)
+    ]
+    earlier: dict[str, object] = {}
+    for given, entry in zip(entries, classes):
+        for word in () if repeats else entry.names:
+            if word.casefold() in earlier:
+                first, second = str(earlier[word.casefold()])[:80], str(given).strip()[:80]
+                raise InputError(
+                    f'{origin} has "{word[:80]}" twice, in "{first}" and in "{second}": remove one'
+                )
+            earlier[word.casefold()] = str(given).strip()
+            if ";" in word:
+                logger.warning('"%s" is one class: separate classes by commas', word[:80])
+    return Vocabulary(name, tuple(classes))
 
 
-def _read_text(path: Path) -> list[str]:
-    text = read_text(path, "vocabulary file")
-    lines = (line.split("#")[0].strip().rstrip(",") for line in text.splitlines())
-    return [word for line in lines if line for word in line.split(",")]
-
-
-def _entries(classes: Names) -> list[dict[str, object]]:
-    """Classes as files have them, of names alone."""
-    return [{"names": list(names)} for names in classes]
-
-
-def available_vocabularies() -> list[str]:
-    """Names of the built-in vocabularies."""
-    return sorted(path.stem for path in FOLDER.glob("*.json"))
-
-
-def class_entries(name: NamedVocabulary) -> list[dict[str, Any]]:
-    """The classes of a built-in vocabulary as its file has them, without checks and warnings."""
-    if isinstance(name, Vocabulary):
-        return _entries(class_names(name))
-    entries: list[dict[str, Any]] = read_json(FOLDER / f"{name}.json", "vocabulary file")["classes"]
-    return entries
-
-
-def load_vocabulary(name_or_path: NamedVocabulary | Path) -> Vocabulary:
-    """Read and check a vocabulary.
-
-    Args:
-        name_or_path: a built-in name (see `available_vocabularies`) or a JSON file: a list of
-            names as for `Vocabulary.from_names`, or an object like the built-in ones. A vocabulary
-            is returned as it is.
-
-    Raises:
-        InputError: no such vocabulary, or its content cannot be used.
-    """
-    if isinstance(name_or_path, Vocabulary):
-        return name_or_path
-    path = Path(name_or_path)
-    if path.suffix.lower() != ".json":
-        path = FOLDER / f"{name_or_path}.json"
-        if not path.exists():
-            hint = nearest(str(name_or_path), available_vocabularies())
-            raise InputError(
-                f'no vocabulary "{name_or_path}": {hint}\n'
-                "A file of your own is named by its path, which has to end in .json."
-            )
-    content = read_json(path, "vocabulary file")
-    if isinstance(content, list):
-        # CAT-Seg's own list of ADE20K's classes has names twice, and is used as it is.
-        content = {
-            "name": path.stem,
-            "classes": _entries(class_names(content, origin=str(path))),
-            "allow_duplicate_names": path.name in CLASS_FILES,
-        }
-    return parse_vocabulary(content, origin=str(path))
-
-
-def parse_vocabulary(content: object, origin: str) -> Vocabulary:
-    """The vocabulary of a JSON file's content, see `load_vocabulary`; `origin` is what a message calls it."""
-    if not isinstance(content, dict) or not isinstance(content.get("classes"), list):
+def _of_content(content: object, origin: str) -> Vocabulary:
+    """The vocabulary of a JSON file's content, see `Vocabulary.load`; `origin` is its name in messages."""
+    if not isinstance(content, Mapping) or not isinstance(content.get("classes"), list):
         raise InputError(
             f'{origin}: expected a list of names, or an object with a list "classes" of '
             '{"names": [...], ...}'
@@ -431,22 +375,22 @@ def parse_vocabulary(content: object, origin: str) -> Vocabulary:
     if ids := _repeated(str(entry.dataset_id) for entry in classes):
         raise InputError(f'{origin}: "dataset_id" used more than once: {_shorten(ids)}')
     # Classes of one name get one prompt, so that no model can tell them apart.
-    if names := _repeated(entry.names[0].strip().lower() for entry in classes):
-        message = f"{origin}: first names used more than once: "
-        if not content.get("allow_duplicate_names"):
-            raise InputError(
-                f"{message}{_shorten(names)}: rename one, or put another synonym first; a vocabulary file may set "
-                '"allow_duplicate_names": true'
-            )
-        logger.warning(message + ", ".join(names))
+    names = _repeated(entry.names[0].strip().lower() for entry in classes)
+    if names and not content.get("allow_duplicate_names"):
+        raise InputError(
+            f"{origin}: first names used more than once: {_shorten(names)}: rename one, or put another synonym first; "
+            'a vocabulary file may set "allow_duplicate_names": true'
+        )
     name = content.get("name", Path(origin).stem)
     return Vocabulary(name=name, classes=tuple(classes), about=content.get("about", ""))
 
 
 def _parse_class(entry: object, index: int, origin: str) -> VocabularyClass:
+    if isinstance(entry, str):
+        entry = {"names": list(synonyms(entry, origin))}
     if not isinstance(entry, dict):
         raise InputError(
-            f'{origin}: expected an object like {{"names": ["dog"]}}, got {reprlib.repr(entry)}'
+            f'{origin}: expected a name or an object like {{"names": ["dog"]}}, got {reprlib.repr(entry)}'
         )
     check_keys(entry, CLASS_KEYS, origin)
     for key, value in entry.items():
@@ -455,13 +399,7 @@ def _parse_class(entry: object, index: int, origin: str) -> VocabularyClass:
             raise InputError(
                 f'{origin}: "{key}" has to be of type {wanted}, got {reprlib.repr(value)}'
             )
-    names = entry.get("names", [])
-    if not names or not all(isinstance(name, str) and name.strip() for name in names):
-        raise InputError(
-            f'{origin}: needs "names", a list of one or more words, got {reprlib.repr(names)}'
-        )
-    if wrong := _unusable(names):
-        raise InputError(f"{origin} is {reprlib.repr(names)}, which {wrong}: correct it")
+    names = synonyms(entry.get("names", []), origin)
     if entry.get("index", index) != index:
         raise InputError(f'{origin}: "index" is {entry["index"]}: sort the classes by index')
     fields = {key: value for key, value in entry.items() if key not in ("index", "names")}
@@ -469,7 +407,7 @@ def _parse_class(entry: object, index: int, origin: str) -> VocabularyClass:
         fields.setdefault("seen", fields["frequency"] != "r")
     # A list without numbers of its own counts its classes.
     fields.setdefault("dataset_id", index)
-    return VocabularyClass(names=tuple(names), **fields)
+    return VocabularyClass(names=names, **fields)
 
 
 def _repeated(values: Iterable[str]) -> list[str]:
@@ -481,73 +419,9 @@ def _shorten(words: list[str]) -> str:
     return ", ".join(words[:8]) + (f" and {len(words) - 8} more" if len(words) > 8 else "")
 
 
-def class_list(path: str) -> str:
-    """What `load_vocabulary` reads in place of a file of CAT-Seg's that is not there: the built-in one."""
-    name = CLASS_FILES.get(Path(path).name)
-    return name if name and not Path(path).exists() else path
-
-
-def read_class_json(path: str | Path) -> list[str]:
-    """CAT-Seg's form of a class list: a flat JSON list; synonyms are separated by ", ".
-
-    Where there is no such file, one of the name of CAT-Seg's own is made of the built-in vocabulary.
-
-    Raises:
-        InputError: no such file, or anything but a list of names.
-    """
-    path = Path(path)
-    if path.name in CLASS_FILES and not path.exists():
-        entries = class_entries(CLASS_FILES[path.name])
-        return [entry.get("catseg_name") or ", ".join(entry["names"]) for entry in entries]
-    content = read_json(path, "list of class names")
-    names = content if isinstance(content, list) else []
-    if not names or not all(isinstance(name, str) and name.strip() for name in names):
-        raise InputError(
-            f'{path}: has to hold a list of class names, such as ["dog, puppy", "sky"]'
-        )
-    return names
-
-
-def seen_by_plain_spelling(test: Vocabulary, train: Vocabulary) -> np.ndarray:
-    """Bool (K,): which of the K classes of `test` have a synonym that `train` has too.
-
-    Names are compared in lower case, with hyphens and underscores as spaces. Nothing is understood:
-    "wall" is not seen because of "wall-brick", nor "sofa" because of "couch".
-    """
-    return _with_a_name_of(test, train, _plain_names)
-
-
-def seen_in_training(vocabulary: Vocabulary, trained: Vocabulary) -> np.ndarray:
-    """Bool (K,): which of the K classes share a name with a class that training shows.
-
-    Args:
-        vocabulary: the K classes.
-        trained: the training vocabulary; of one with novel classes, as OV-COCO's, those do not count.
-
-    Names are compared as in `seen_by_plain_spelling`, for LVIS writes "dining_table" where COCO has "dining table".
-    """
-    shown = tuple(entry for entry in trained.classes if entry.seen is not False)
-    return seen_by_plain_spelling(vocabulary, replace(trained, classes=shown))
-
-
-def _plain_names(entry: VocabularyClass) -> set[str]:
-    return {" ".join(re.sub("[-_]", " ", name).lower().split()) for name in entry.names}
-
-
-def seen_by_exact_spelling(test: Vocabulary, train: Vocabulary) -> np.ndarray:
-    """Bool (K,): which of the K classes of `test` have a synonym that is a string of `train`.
-
-    The published rule of panoptic fusion: strings are compared as the files spell them, so case,
-    plurals and blanks matter. Of OpenSeg's ADE20K-150 list COCO's 133 classes have seen 64.
-    """
-    return _with_a_name_of(test, train, lambda entry: set(entry.names))
-
-
-def _with_a_name_of(
-    test: Vocabulary, train: Vocabulary, names_of: Callable[[VocabularyClass], set[str]]
-) -> np.ndarray:
-    known = {name for entry in train.classes for name in names_of(entry)}
-    return np.array([not known.isdisjoint(names_of(entry)) for entry in test.classes], bool)
+def _plain(names: Iterable[str]) -> set[str]:
+    """Names in lower case, with hyphens and underscores as spaces."""
+    return {" ".join(re.sub("[-_]", " ", name).lower().split()) for name in names}
 
 
 def read_label_file(path: str | os.PathLike[str], vocabulary: Vocabulary) -> Vocabulary:

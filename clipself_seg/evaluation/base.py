@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import copy
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -57,10 +58,8 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
         datasets: names of the data sets.
         workers: number of worker processes of each loader.
         output_dir: folder for files; its name is that of the model in the paper's tables.
-        synonyms: which names of a class count, in the words of the model that was checked.
-        finished: function that is called after each data set with the numbers so far, so that they
-            are not lost if a later data set fails.
-        protocols: name of a data set that was begun -> what its numbers were measured with.
+        synonyms: names of a class that count, in the words of the model that was checked.
+        protocols: name of a data set that was begun -> the protocol of its numbers.
     """
 
     datasets: Sequence[str]
@@ -69,7 +68,6 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
 
     def __post_init__(self) -> None:
         self.synonyms = ""
-        self.finished: Callable[[Results], None] = lambda results: None
         self.protocols: dict[str, MeasuringProtocol] = {}
         self._known: dict[str, Data] = {}
 
@@ -82,6 +80,20 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
             "output_dir": Path(cfg.OUTPUT_DIR),
         }
 
+    def only(self, datasets: Sequence[str]) -> Self:
+        """This evaluation on some of its data sets, what was read of them included."""
+        part = copy.copy(self)
+        part.datasets = tuple(datasets)
+        part.protocols = {}
+        return part
+
+    def into(self, folder: Path) -> Self:
+        """This evaluation with the files in another folder."""
+        other = copy.copy(self)
+        other.output_dir = folder
+        other.protocols = {}
+        return other
+
     def check(self, model: AnyModel) -> None:
         """Refuse early what would fail late.
 
@@ -92,12 +104,16 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
         for name in self.datasets:
             self.data(name)
 
-    def __call__(self, model: AnyModel) -> Results:
+    def __call__(
+        self, model: AnyModel, finished: Callable[[Results], None] | None = None
+    ) -> Results:
         """Evaluate on every data set; the same numbers in every process.
 
         Args:
             model: an nn.Module. It is in evaluation mode meanwhile, and has its own
                 classes and mode again afterwards, so that training goes on.
+            finished: is called after each data set with the numbers so far, so that they are not lost if a later data
+                set fails.
         """
         results: Results = {}
         with classes_kept(model):
@@ -113,7 +129,8 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
                 # An evaluation without a pass, such as a reader of files, counts no pixels.
                 confusion = self._confusion(evaluators[0]) if evaluators else None
                 add_metrics(results[name], confusion)
-                self.finished(results)
+                if finished is not None:
+                    finished(results)
         if results and comm.is_main_process():
             self._report(results)
         return results

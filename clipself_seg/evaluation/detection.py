@@ -20,12 +20,7 @@ from clipself_seg.data.datasets.table import DetectionSet
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.mappers.samples import Configurable, Sample
-from clipself_seg.data.vocabulary import (
-    NamedVocabulary,
-    Vocabulary,
-    load_vocabulary,
-    seen_in_training,
-)
+from clipself_seg.data.vocabulary import NamedVocabulary, Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results
 from clipself_seg.evaluation.coco_ap import (
@@ -231,7 +226,7 @@ class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionDat
             raise InputError(
                 f'data set "{name}" is only trained on: name one with all classes in DATASETS.TEST'
             )
-        vocabulary = load_vocabulary(files.vocabulary)
+        vocabulary = Vocabulary.load(files.vocabulary)
         # Their objects are in the ground truth, and the loader's workers need none.
         records = [
             {key: value for key, value in record.items() if key != "annotations"}
@@ -249,7 +244,7 @@ class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionDat
         if self.own_split and None not in (entry.seen for entry in vocabulary.classes):
             seen, split = vocabulary.seen, OWN_SPLIT
         elif self.train_vocabulary:
-            seen = seen_in_training(vocabulary, load_vocabulary(self.train_vocabulary))
+            seen = vocabulary.seen_in(Vocabulary.load(self.train_vocabulary))
             split = f"those that share a name with a seen class of {self.train_vocabulary}"
         else:
             seen, split = None, "not known"

@@ -16,7 +16,7 @@ from clipself_seg.data.datasets.table import SemSegSet
 from clipself_seg.data.examples import Example, as_example
 from clipself_seg.data.images import image_size
 from clipself_seg.data.masks import read_labels_of
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class DrawnExamples(NamedTuple):
 
     def _draw(self, source: str, names: Sequence[str]) -> dict[str, list[Example]]:
         entry = find_dataset(source, SemSegSet)
-        classes = load_vocabulary(entry.vocabulary).names
+        classes = Vocabulary.load(entry.vocabulary).first_names
         drawn = {k: list[Example]() for k, name in enumerate(classes) if name in names}
         records = sem_seg_records(source)
         random.Random(self.seed).shuffle(records)

@@ -19,14 +19,9 @@ import numpy as np
 from PIL import Image
 
 from clipself_seg.checkpoints.hashes import invalidate
-from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.data.images import TooManyPixels, decode_image, fit_size
-from clipself_seg.data.vocabulary import (
-    Vocabulary,
-    available_vocabularies,
-    load_vocabulary,
-    own_words,
-)
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, MissingPackage
 from clipself_seg.explore.content import Content, PanopticView, jpeg_address
 from clipself_seg.prediction.predictor import ImagePredictor
@@ -152,11 +147,13 @@ def typed_words(text: str, limits: Limits) -> Vocabulary:
         raise InputError(f"the words are {len(text)} letters long: give fewer")
     if CONTROL.search(text):
         raise InputError("the words have control characters: type letters alone")
-    if text.strip() in available_vocabularies():
-        words = load_vocabulary(text.strip())
+    if text.strip() in Vocabulary.available():
+        words = Vocabulary.load(text.strip())
     else:
         entries = text.replace("\n", ",").split(",")
-        words = own_words([entry for entry in entries if entry.strip()], origin="the list of words")
+        words = Vocabulary.of(
+            [entry for entry in entries if entry.strip()], origin="the list of words"
+        )
     names = [name for entry in words.classes for name in entry.names]
     if len(names) > limits.words:
         raise InputError(f"{len(names)} words, synonyms among them: give {limits.words} at most")
@@ -195,7 +192,7 @@ class Answers:
     def __init__(
         self,
         *,
-        clips: Mapping[str, DenseCLIP],
+        clips: Mapping[str, VisionLanguageBackbone],
         side: int | None = None,
         predictors: Mapping[str, Any] | None = None,
         texts: Path | None = None,
@@ -300,8 +297,8 @@ class Answers:
             return
         models = list(self.clips.values()) if task == "maps" else [self.predictors[task].model]
         for module in (module for model in models for module in model.modules()):
-            if isinstance(module, DenseCLIP):
-                invalidate(module.text)
+            if isinstance(module, VisionLanguageBackbone):
+                invalidate(module.text_weights)
         if self.texts is not None:
             for path in self.texts.glob("text/*.safetensors"):
                 path.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from clipself_seg.clip import DenseCLIP, TextBank
+from clipself_seg.clip import TextBank, VisionLanguageBackbone
 from clipself_seg.clip.model import whole_image_features
 from clipself_seg.data.images import fit_size
 from clipself_seg.data.vocabulary import Vocabulary
@@ -49,7 +49,7 @@ class Content:
     def __init__(
         self,
         *,
-        clips: Mapping[str, DenseCLIP],
+        clips: Mapping[str, VisionLanguageBackbone],
         words: Vocabulary,
         side: int | None = None,
         panoptic: PanopticView | None = None,
@@ -174,7 +174,7 @@ class PanopticView:
     def model(self) -> dict[str, object]:
         """Classes, exponents and thresholds, JSON."""
         model = self.predictor.model
-        names = tuple(self.vocabulary.names)
+        names = tuple(self.vocabulary.first_names)
         things = set(model.classes.things)
         classes = [
             {"name": name, "thing": index in things, "seen": bool(seen), "colour": colour.tolist()}

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from clipself_seg.clip import DenseCLIP, TextBank
+from clipself_seg.clip import TextBank, VisionLanguageBackbone
 from clipself_seg.clip.model import whole_image_features
 from clipself_seg.data.datasets.table import SHIPPED_WORLD
 from clipself_seg.data.images import read_image
 from clipself_seg.data.masks import read_indices
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.prediction.load import load
 from clipself_seg.visualization.dense_maps import heat_map
 from clipself_seg.visualization.tiles import Row, label_rows
@@ -54,7 +54,9 @@ class Question(NamedTuple):
     maps: Mapping[str, np.ndarray]
 
 
-def ask(clips: Mapping[str, DenseCLIP], asked: Sequence[tuple[int, str]] = ASKED) -> list[Question]:
+def ask(
+    clips: Mapping[str, VisionLanguageBackbone], asked: Sequence[tuple[int, str]] = ASKED
+) -> list[Question]:
     """Heat maps of scenes of the mini world.
 
     Bright is the probability of the class among all classes of the world: a softmax over the cosines of a
@@ -64,14 +66,14 @@ def ask(clips: Mapping[str, DenseCLIP], asked: Sequence[tuple[int, str]] = ASKED
         clips: models by title.
         asked: numbers of scenes, and names of classes.
     """
-    vocabulary = load_vocabulary(WORLD)
+    vocabulary = Vocabulary.load(WORLD)
     texts = {title: TextBank(clip).embed(vocabulary).cpu().numpy() for title, clip in clips.items()}
     questions = []
     for number, name in asked:
         scene = read_image(SCENES / f"{number:06d}.jpg")
         height = round(TILE * scene.shape[0] / scene.shape[1])
         image = cv2.resize(scene, (TILE, height), interpolation=cv2.INTER_CUBIC)
-        index = vocabulary.names.index(name)
+        index = vocabulary.first_names.index(name)
         maps = {
             title: heat_map(image, _probability(clip, scene, texts[title], index, height), 0, 1)
             for title, clip in clips.items()
@@ -81,7 +83,7 @@ def ask(clips: Mapping[str, DenseCLIP], asked: Sequence[tuple[int, str]] = ASKED
 
 
 def _probability(
-    clip: DenseCLIP, scene: np.ndarray, texts: np.ndarray, index: int, height: int
+    clip: VisionLanguageBackbone, scene: np.ndarray, texts: np.ndarray, index: int, height: int
 ) -> np.ndarray:
     """Probability of one class at every pixel of a tile, (H, W); `texts` is (K, E)."""
     features = whole_image_features(clip, scene, SIDE)
@@ -102,7 +104,7 @@ def shown_scenes() -> list[Path]:
 
 def segment_rows() -> list[Row]:
     """Scenes beside the class of every pixel, and what the mask generator with each CLIP says of it."""
-    vocabulary, scenes = load_vocabulary(WORLD), shown_scenes()
+    vocabulary, scenes = Vocabulary.load(WORLD), shown_scenes()
     images = [read_image(scene) for scene in scenes]
     truth = SHIPPED_WORLD / WORLD / "stuffthingmaps" / "val"
     columns = {"ground truth": [read_indices(truth / f"{scene.stem}.png") for scene in scenes]}

@@ -78,7 +78,7 @@ def members_of(names: Names) -> Tensor:
 def similarity_scale(logit_scale: Tensor) -> Tensor:
     """Factor that a generator's cosines are multiplied by, a positive scalar of at most 100, from its logarithm.
 
-    That of a CLIP is `DenseCLIP.similarity_scale`.
+    That of a CLIP is `VisionLanguageBackbone.similarity_scale`.
     """
     return logit_scale.exp().clamp(max=LARGEST_SCALE)
 

@@ -25,59 +25,6 @@ AT_ONCE = 4  # classes whose maps are made together on a CPU, in whose cache the
 Part = tuple[Tensor, Tensor]
 
 
-@dataclasses.dataclass(frozen=True)
-class WindowLayout:
-    """Windows of one size on a square canvas; the numbers are those of CAT-Seg.
-
-    Attributes:
-        size: side of a window in pixels.
-        overlap: fraction of the side that neighbours have in common, in [0, 1).
-        canvas: side of the canvas in pixels.
-    """
-
-    size: int = 384
-    overlap: float = 0.333
-    canvas: int = 640
-
-    @property
-    def stride(self) -> int:
-        """Pixels from a window to the next one."""
-        return int(self.size * (1 - self.overlap))
-
-    @property
-    def corners(self) -> list[tuple[int, int]]:
-        """Top left corners (y, x) of the windows, row by row."""
-        return list(itertools.product(self._starts, self._starts))
-
-    @property
-    def _starts(self) -> range:
-        return range(0, self.canvas - self.size + 1, self.stride)
-
-    def views(self, image_3HW: Tensor) -> Tensor:
-        """The windows and, last, the whole image, (V, 3, size, size) float32; pixels stay 0..255."""
-        square = resize(image_3HW[None].float(), self.canvas)[0]
-        size = self.size
-        windows = [square[:, y : y + size, x : x + size] for y, x in self.corners]
-        return torch.stack([*windows, resize(image_3HW[None].float(), size)[0]])
-
-    def merge(self, logits_Vkss: Tensor) -> Tensor:
-        """Logits of the `views` -> probabilities (k, canvas, canvas).
-
-        The sigmoid is taken at the size of the window, behind the first resizing.
-        """
-        probabilities = resize(logits_Vkss, self.size).sigmoid_()
-        merged = probabilities.new_zeros(probabilities.shape[1], self.canvas, self.canvas)
-        for window, (y, x) in zip(probabilities, self.corners):
-            merged[:, y : y + self.size, x : x + self.size] += window
-        along = torch.zeros(self.canvas)
-        for start in self._starts:
-            along[start : start + self.size] += 1
-        along = along.to(merged, non_blocking=QUEUES)
-        times = along[:, None] * along  # windows over each pixel
-        whole = resize(probabilities[-1:], self.canvas)[0]
-        return merged.mul_(0.5 / times).add_(whole, alpha=0.5)
-
-
 def resize(maps: Tensor, size: int | tuple[int, int]) -> Tensor:
     """Resizes maps (B, C, h, w) bilinearly without antialiasing; returns maps of that size as they are.
 
@@ -151,6 +98,51 @@ class StridedWindows:
             steps = math.ceil((length - extent) / self.stride)
             both.append([min(step * self.stride, length - extent) for step in range(steps + 1)])
         return both
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowLayout:
+    """Windows of one size on a square canvas; the numbers are those of CAT-Seg.
+
+    Attributes:
+        size: side of a window in pixels.
+        overlap: fraction of the side that neighbours have in common, in [0, 1).
+        canvas: side of the canvas in pixels.
+    """
+
+    size: int = 384
+    overlap: float = 0.333
+    canvas: int = 640
+
+    @property
+    def stride(self) -> int:
+        """Pixels from a window to the next one."""
+        return int(self.size * (1 - self.overlap))
+
+    @property
+    def windows(self) -> StridedWindows:
+        """The windows of the canvas."""
+        return StridedWindows(self.size, self.stride)
+
+    @property
+    def corners(self) -> list[tuple[int, int]]:
+        """Top left corners (y, x) of the windows, row by row."""
+        return self.windows.corners((self.canvas, self.canvas))
+
+    def views(self, image_3HW: Tensor) -> Tensor:
+        """The windows and, last, the whole image, (V, 3, size, size) float32; pixels stay 0..255."""
+        images = image_3HW[None].float()
+        windows = self.windows.cut(resize(images, self.canvas)[0], self.corners)
+        return torch.cat([windows, resize(images, self.size)])
+
+    def merge(self, logits_Vkss: Tensor) -> Tensor:
+        """Logits of the `views` -> probabilities (k, canvas, canvas).
+
+        The sigmoid is taken at the size of the window, behind the first resizing.
+        """
+        probabilities = resize(logits_Vkss, self.size).sigmoid_()
+        merged = self.windows.mean(probabilities[:-1], (self.canvas, self.canvas))
+        return merged.mul_(0.5).add_(resize(probabilities[-1:], self.canvas)[0], alpha=0.5)
 
 
 def window_parts(

@@ -20,7 +20,7 @@ from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.locate import locate
 from clipself_seg.checkpoints.pickles import read_numpy_pickle
 from clipself_seg.checkpoints.read import fit, read_checkpoint
-from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.clip.kinds import signature_of
 from clipself_seg.clip.runtime import send
 from clipself_seg.clip.text_bank import TextBank
@@ -28,7 +28,7 @@ from clipself_seg.clip.tower import DENSE
 from clipself_seg.clip.weights import to_native
 from clipself_seg.data.examples import ClassExamples
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Names, Words
+from clipself_seg.data.vocabulary import Names, Vocabulary, Words
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
 from clipself_seg.models.protocol import Classes, Memory
@@ -58,7 +58,7 @@ class ModelBase(nn.Module):
     weights_key = "MODEL.WEIGHTS"
     epochs = 20
     memory: Memory | None = None
-    clip: DenseCLIP
+    clip: VisionLanguageBackbone
     classes = Classes()
     tower_features: tuple[str, ...] = (DENSE,)
 
@@ -85,15 +85,15 @@ class ModelBase(nn.Module):
         """Reads and checks class names, and sets nothing: `forward` takes the result as an argument.
 
         Args:
-            words: text, a file or a built-in name, see `read_words`; a list, where "dog|puppy" and "dog, puppy" are
-                synonyms; or a vocabulary.
+            words: see `Vocabulary.of`.
             seen: (K,) bool, classes of the training vocabulary; None stands for all of them.
 
         Raises:
             InputError: no class, an empty name, or one with more tokens than CLIP reads.
             ValueError: `seen` is of another number of classes.
         """
-        raise NotImplementedError
+        vocabulary = Vocabulary.of(words)
+        return Classes(vocabulary.names(), seen=seen, examples=vocabulary.examples)
 
     def set_vocabulary(
         self, words: Words, seen: np.ndarray | None = None, **choices: bool | None
@@ -176,7 +176,7 @@ class FrozenCLIP(ModelBase):
     weights_key = "MODEL.CLIP.WEIGHTS"
 
     def __init__(
-        self, *, clip: DenseCLIP, templates: str, precision: torch.dtype | None = None
+        self, *, clip: VisionLanguageBackbone, templates: str, precision: torch.dtype | None = None
     ) -> None:
         """
         Args:

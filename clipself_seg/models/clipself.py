@@ -6,13 +6,11 @@ Shapes: B images, R regions of all images, n regions of one image, E embedding, 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode, configurable
@@ -20,8 +18,8 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from clipself_seg.clip import DenseCLIP, save_clip
-from clipself_seg.clip.backbone import build_clip
+from clipself_seg.clip import VisionLanguageBackbone, save_clip
+from clipself_seg.clip.load import build_clip
 from clipself_seg.clip.runtime import on_device
 from clipself_seg.clip.tower import (
     DENSE,
@@ -32,22 +30,21 @@ from clipself_seg.clip.tower import (
     train_last_blocks,
 )
 from clipself_seg.config.load import evaluation_precision, precision_from_config
-from clipself_seg.data.mappers.regions import WholeImageMapper
+from clipself_seg.config.relations import require_valid
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Vocabulary, Words
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.heads.distillation import Average
-from clipself_seg.models.base import ModelBase
 from clipself_seg.models.distillation import (
     IMAGE,
-    CropDistillation,
     Objective,
     Step,
+    WeightedTerms,
     build_objective,
     count_over_processes,
 )
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
-from clipself_seg.models.protocol import Classes, Group, Memory, Outputs, Reading
+from clipself_seg.models.protocol import Classes, Group, Memory, Outputs
 from clipself_seg.models.region_reader import RegionReader
 
 
@@ -69,14 +66,15 @@ class TrainingSettings:
 
 
 @META_ARCH_REGISTRY.register()
-class CLIPSelf(ModelBase):
+class CLIPSelf(RegionReader):
     """Student and teacher start as the same CLIP; the teacher never changes (CLIPSelf, section 3).
 
-    In training, `forward` returns the losses of a batch, which its objective makes. In evaluation it scores regions
-    with ``alpha * student + (1 - alpha) * original``, mixed once by `eval`. Both towers stay in
+    In training, `forward` returns the losses of a batch, which its objective makes. In evaluation it is a
+    `RegionReader` of ``alpha * student + (1 - alpha) * original``, mixed once by `eval`. Both towers stay in
     evaluation mode all the time: there is no dropout, and batch norms are frozen.
 
     Attributes:
+        clip: the mixture in evaluation, the teacher in training.
         teacher: the original CLIP, frozen; its text tower embeds the vocabulary.
         student: the image tower that learns.
         objective: what it learns, see `models.distillation`.
@@ -89,8 +87,8 @@ class CLIPSelf(ModelBase):
     def __init__(
         self,
         *,
-        clip: DenseCLIP,
-        student: ImageTower | None = None,
+        clip: VisionLanguageBackbone,
+        student: VisionLanguageBackbone | None = None,
         objective: Objective | None = None,
         training: TrainingSettings = TrainingSettings(),
         alpha: float = 1.0,
@@ -101,20 +99,23 @@ class CLIPSelf(ModelBase):
         """
         Args:
             clip: CLIP that becomes the teacher, both towers.
-            student: image tower that the student starts from; None starts from a copy of the teacher's.
-            objective: what the student is trained for; None is `CropDistillation`.
+            student: CLIP that the student starts from; None starts from a copy of the teacher.
+            objective: what the student is trained for; None is CLIPSelf's own, of crops.
             training: settings of training.
             alpha: weight of the student in the mixture that is evaluated and exported, in [0, 1] (D4).
             read: readouts in evaluation, out of `clipself_seg.config.READOUTS`.
             templates: prompts around a class name, a name in `text_bank.TEMPLATES`.
             test_precision: dtype of autocast in evaluation, or None.
         """
-        super().__init__()
-        if training.trainable_blocks == 0:
-            raise InputError("MODEL.CLIP.TRAINABLE_BLOCKS 0 trains nothing; -1 trains every block")
-        self.teacher = clip.eval().requires_grad_(False)
-        self.student: ImageTower = copy.deepcopy(clip.visual) if student is None else student
-        self.objective: Objective = CropDistillation() if objective is None else objective
+        super().__init__(clip=clip, read=read, templates=templates, precision=test_precision)
+        assert training.trainable_blocks != 0, "trains nothing"
+        self.teacher = clip
+        learner = clip.copy() if student is None else student
+        self._learner = (learner,)  # a tuple: of its parts the image tower alone is registered
+        self.student: ImageTower = learner.visual
+        self.objective: Objective = (
+            WeightedTerms({"CROPS": 1.0}) if objective is None else objective
+        )
         features = [name for name in self.objective.reads if name != IMAGE] or [DENSE]
         attention = IMAGE in self.objective.reads
         self._check_reads(features)
@@ -128,18 +129,16 @@ class CLIPSelf(ModelBase):
         self._check_frozen_parts()
         self.alpha = alpha
         self.training_settings = training
-        self.reader = RegionReader(
-            clip=clip, read=read, templates=templates, precision=test_precision
-        )
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
         """Reads ``MODEL.CLIP``, ``MODEL.CLIPSELF``, ``INPUT.REGIONS``, ``TEST.{REGIONS,
         PRECISION}`` and ``SOLVER``."""
+        require_valid(cfg, "CLIPSelf")
         clip = build_clip(cfg)
         clip.check_side(cfg.INPUT.REGIONS.STUDENT_SIZE)
         start = cfg.MODEL.CLIPSELF.STUDENT_WEIGHTS
-        student = build_clip(cfg, WEIGHTS=start).visual if start else None
+        student = build_clip(cfg, WEIGHTS=start) if start else None
         return {
             "clip": clip,
             "student": student,
@@ -182,47 +181,14 @@ class CLIPSelf(ModelBase):
                     "from a student of the same CLIP, and go on with those of MODEL.CLIPSELF.OBJECTIVES that trained it"
                 )
 
-    @classmethod
-    def task(cls) -> str:
-        """Returns "regions": region recognition, trained by distillation."""
-        return "regions"
-
     @property
-    def image_size(self) -> int:
-        """S0, side in pixels of the teacher's crops."""
-        return self.teacher.image_size
-
-    @property
-    def patch_size(self) -> int:
-        """Stride in pixels of the dense features; images must be multiples of it."""
-        return self.teacher.patch_size
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-        return self.teacher.device
-
-    def classes_of(
-        self, words: Words | Sequence[Sequence[str]], seen: np.ndarray | None = None
-    ) -> Classes:
-        """Reads and checks the classes that regions are scored against, see `RegionReader.classes_of`."""
-        return self.reader.classes_of(words, seen)
-
-    def reading(self) -> Reading:
-        """How it reads names and images, see `RegionReader.reading`."""
-        return self.reader.reading()
-
-    def image_mapper(self, size: int, max_pixels: int) -> WholeImageMapper:
-        """Mapper of whole images, see `RegionReader.image_mapper`."""
-        return self.reader.image_mapper(size, max_pixels)
-
-    def check_readouts(self, sizes: Sequence[int], readouts: Sequence[str]) -> None:
-        """Refuses sizes and readouts that the model does not have, see `RegionReader.check_readouts`."""
-        self.reader.check_readouts(sizes, readouts)
+    def learner(self) -> VisionLanguageBackbone:
+        """The CLIP whose image tower is the student."""
+        return self._learner[0]
 
     def stays_frozen(self) -> Iterable[nn.Module]:
-        """Both CLIPs: there is no dropout, and batch norms are frozen."""
-        return self.teacher, self.student
+        """All: there is no dropout, and batch norms are frozen."""
+        return self.clip, self.teacher, self.student
 
     def train(self, mode: bool = True) -> CLIPSelf:
         """Switches the training mode; ``eval()`` mixes the weights that are evaluated, once.
@@ -231,9 +197,9 @@ class CLIPSelf(ModelBase):
         student.
         """
         super().train(mode)
-        self.reader.clip = self.teacher if mode else self.ensembled_clip()
+        self.clip = self.teacher if mode else self.ensembled_clip()
         if not mode and not self.training_settings.sync_gradients and comm.get_world_size() > 1:
-            for parameter in self.reader.clip.visual.parameters():
+            for parameter in self.clip.visual.parameters():
                 dist.broadcast(parameter.data, 0)
         return self
 
@@ -250,7 +216,7 @@ class CLIPSelf(ModelBase):
         """
         if self.training:
             return self.losses(samples)
-        return self.reader(samples, classes=self.given_classes(classes), read=read, dense=dense)
+        return super().forward(samples, classes=classes, read=read, dense=dense)
 
     def losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Losses of the objective for some images, with their weight.
@@ -263,7 +229,7 @@ class CLIPSelf(ModelBase):
         step = Step(
             samples=samples,
             images=self.teacher.preprocess(torch.stack(on_device(samples, "image", self.device))),
-            student=self.student,
+            student=self.learner,
             teacher=self.teacher,
             precision=settings.precision,
             average=average,
@@ -287,14 +253,13 @@ class CLIPSelf(ModelBase):
             trained.copy_(originals[name])
 
     @torch.no_grad()
-    def ensembled_clip(self) -> DenseCLIP:
+    def ensembled_clip(self) -> VisionLanguageBackbone:
         """A CLIP whose image tower is ``alpha * student + (1 - alpha) * original``.
 
         The text tower is the teacher's own. Weights that did not train are bit-identical to the
         original's. A gate is mixed with that of the start, which is 1 everywhere.
         """
-        # The memo entry keeps deepcopy from copying the text tower.
-        clip = copy.deepcopy(self.teacher, {id(self.teacher.text): self.teacher.text})
+        clip = self.teacher.copy()
         for mixed, trained in zip(clip.visual.parameters(), self.student.parameters(), strict=True):
             if trained.requires_grad:
                 mixed.lerp_(trained, self.alpha)

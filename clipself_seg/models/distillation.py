@@ -3,15 +3,15 @@
 This file has, in this order:
 
 * `Step`: one training step, with the features of student and teacher that several losses read, each computed once.
-* The objectives, which compute losses from a `Step`: `CropDistillation` (crops alone), `WeightedTerms` (a sum of terms,
-  some of which compare correlations with those of a `CorrelationTeacher`), `RegionText` (nouns) and `CaptionContrast`
+* The objectives, which compute losses from a `Step`: `WeightedTerms` (a sum of terms, of crops in CLIPSelf, some of
+  which compare correlations with those of a `CorrelationTeacher`), `RegionText` (nouns) and `CaptionContrast`
   (captions).
 * The functions that build an objective from a configuration.
 
 To add an objective, write a class with the members of `Objective`, and add a line to `OBJECTIVES` and a value to
 ``MODEL.CLIPSELF.TARGET``; `training.tasks.RegionTask` chooses the mapper that makes its samples. To add a term of the
-target "crops", write a function, and add a line to `TERMS`, a key to ``config/keys.py`` and its name to
-``config/checks.py``. A module outside of the package calls `extend.register_objective`.
+target "crops", write a function, and add a line to `TERMS`, a key to ``config/keys.py`` and a relation to
+``config/relations.py``. A module outside of the package calls `extend.register_objective`.
 
 Shapes: B images, R regions of all images, n regions of one image, E embedding, h x w cells of the
     dense features, N = h w of them, D width of the tower, S0 side of the CLIP's own images.
@@ -33,11 +33,11 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import Tensor
 
-from clipself_seg.clip import DenseCLIP, TextBank
+from clipself_seg.clip import TextBank, VisionLanguageBackbone
 from clipself_seg.clip.region_pooling import box_weights, pool
 from clipself_seg.clip.runtime import QUEUES, autocast, on_device, send
 from clipself_seg.clip.text_bank import NOUN_TEMPLATES
-from clipself_seg.clip.tower import DENSE, KEYS, QUERIES, ImageTower
+from clipself_seg.clip.tower import DENSE, KEYS, QUERIES
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
@@ -79,7 +79,7 @@ class Step:
     Attributes:
         samples: samples of this process, at least one, with the keys that the mapper of the objective gives them.
         images: (B, 3, S', S') the student's input, normalised.
-        student: image tower that learns.
+        student: CLIP whose image tower learns.
         teacher: the original CLIP, frozen.
         precision: dtype of autocast, or None.
         average: "regions" or "images", over which losses of regions are averaged, see `region_mean`.
@@ -90,8 +90,8 @@ class Step:
 
     samples: Sequence[Sample]
     images: Tensor
-    student: ImageTower
-    teacher: DenseCLIP
+    student: VisionLanguageBackbone
+    teacher: VisionLanguageBackbone
     precision: torch.dtype | None
     average: Average
     synchronised: bool
@@ -137,7 +137,7 @@ class Step:
     def original_BEhw(self) -> Tensor:
         """The original's dense features of the same images, without gradient and of any length, float32."""
         with torch.no_grad(), self.in_precision():
-            return self.teacher.visual.dense(self.images).float()
+            return self.teacher.dense(self.images).float()
 
     @functools.cached_property
     def student_RE(self) -> Tensor:
@@ -168,7 +168,7 @@ class Step:
     def teacher_RE(self) -> Tensor:
         """The teacher's embeddings of all "crops" in one call, without gradient and not normalised."""
         with torch.no_grad(), self.in_precision():
-            return self.teacher.visual(self.crops)
+            return self.teacher.embed_images(self.crops)
 
     @functools.cached_property
     def pixels(self) -> Tensor:
@@ -231,7 +231,7 @@ class Objective(Protocol):
     reads: tuple[str, ...]
 
     def setup_training(
-        self, teacher: DenseCLIP, vocabulary: Vocabulary | Sequence[str] | None
+        self, teacher: VisionLanguageBackbone, vocabulary: Vocabulary | Sequence[str] | None
     ) -> None:
         """Prepares the objective before the first step, such as by embedding the classes; by default does nothing.
 
@@ -246,25 +246,6 @@ class Objective(Protocol):
 
         Their mean over the processes is the loss of the whole batch (`count_over_processes`).
         """
-
-
-def crop_distance(step: Step) -> Tensor:
-    """Mean cosine distance of regions and crops over regions or images, in [0, 2]."""
-    return step.region_mean(cosine_distance(step.student_RE, step.teacher_RE))
-
-
-class CropDistillation(Objective):
-    """The cosine distance of regions and crops (CLIPSelf, equation 1).
-
-    Of samples it reads "image", "boxes" (n, 4) XYXY in [0, 1] of the padded square and "crops" uint8
-    (n, 3, S0, S0).
-    """
-
-    reads: tuple[str, ...] = (DENSE,)
-
-    def losses(self, step: Step) -> dict[str, Tensor]:
-        """{"loss_clipself": mean of the distances over regions or images, in [0, 2]}."""
-        return {"loss_clipself": crop_distance(step)}
 
 
 class CorrelationTeacher(Protocol):
@@ -315,8 +296,9 @@ def _tokens(maps_BDhw: Tensor) -> Tensor:
     return maps_BDhw.flatten(2).mT
 
 
-def _crops_term(step: Step, terms: WeightedTerms) -> Tensor:
-    return crop_distance(step)
+def _crops_of_teacher(step: Step, terms: WeightedTerms) -> Tensor:
+    """Mean cosine distance of regions and crops over regions or images, in [0, 2] (CLIPSelf, equation 1)."""
+    return step.region_mean(cosine_distance(step.student_RE, step.teacher_RE))
 
 
 def _context(step: Step, terms: WeightedTerms) -> Tensor:
@@ -342,16 +324,16 @@ def _whole_images(step: Step, terms: WeightedTerms) -> Tensor:
     sized = F.interpolate(step.pixels, (side, side), mode="bilinear", antialias=True)
     images = step.teacher.normalise(sized)
     with step.in_precision():
-        own_BE = step.student(images)
+        own_BE = step.student.embed_images(images)
         with torch.no_grad():
-            teacher_BE = step.teacher.visual(images)
+            teacher_BE = step.teacher.embed_images(images)
     return cosine_distance(own_BE, teacher_BE).mean()
 
 
 def _own_crops(step: Step, terms: WeightedTerms) -> Tensor:
     """Mean cosine distance of the student's and of the teacher's image embeddings of crops."""
     with step.in_precision():
-        own_RE = step.student(step.crops)
+        own_RE = step.student.embed_images(step.crops)
     return step.region_mean(cosine_distance(own_RE, step.teacher_RE))
 
 
@@ -373,7 +355,7 @@ class Term(NamedTuple):
 
 # Name of a key below MODEL.CLIPSELF.OBJECTIVES -> its term.
 TERMS = {
-    "CROPS": Term("loss_clipself", (DENSE,), False, _crops_term),
+    "CROPS": Term("loss_clipself", (DENSE,), False, _crops_of_teacher),
     "CONTEXT": Term("loss_context", (), True, _context),
     "COHERENCE": Term("loss_coherence", (DENSE,), True, _coherence),
     "SPATIAL": Term("loss_spatial", (DENSE,), True, _spatial),
@@ -416,7 +398,7 @@ class WeightedTerms:
         self.reads = tuple(dict.fromkeys(reads))
 
     def setup_training(
-        self, teacher: DenseCLIP, vocabulary: Vocabulary | Sequence[str] | None
+        self, teacher: VisionLanguageBackbone, vocabulary: Vocabulary | Sequence[str] | None
     ) -> None:
         """Loads the teacher of correlations; it needs no classes."""
         if self.teacher is not None:
@@ -467,7 +449,7 @@ class RegionText:
     seed: int = 0
 
     def setup_training(
-        self, teacher: DenseCLIP, vocabulary: Vocabulary | Sequence[str] | None
+        self, teacher: VisionLanguageBackbone, vocabulary: Vocabulary | Sequence[str] | None
     ) -> None:
         """Embeds the nouns; labels of samples number them in this order."""
         if vocabulary is None:
@@ -537,12 +519,12 @@ class CaptionContrast(Objective):
     def losses(self, step: Step) -> dict[str, Tensor]:
         """{"loss_captions": `info_nce_loss` of all processes' images, or of this one's if they train alone}."""
         with step.in_precision():
-            images_BE = step.student(step.images)
+            images_BE = step.student.embed_images(step.images)
         return {"loss_captions": caption_contrast(step, images_BE)}
 
 
 def _crops(cfg: CfgNode) -> Objective:
-    """`CropDistillation`, or a sum of further terms with it, or without it."""
+    """A sum of terms, with CLIPSelf's own or without it."""
     keys = cfg.MODEL.CLIPSELF.OBJECTIVES
     weights = {name: keys.get(name, 0.0) for name in TERMS}
     asked = {name for name, weight in weights.items() if weight > 0}
@@ -557,8 +539,6 @@ def _crops(cfg: CfgNode) -> Objective:
             f"MODEL.CLIPSELF.CORRELATION.TEACHER is {correlation.TEACHER}, but nothing asks for it: give CONTEXT, "
             "COHERENCE or SPATIAL of MODEL.CLIPSELF.OBJECTIVES a weight, or leave it none"
         )
-    if weights == {name: float(name == "CROPS") for name in weights}:
-        return CropDistillation()
     teacher = correlation_teacher(correlation.TEACHER)
     return WeightedTerms(weights, teacher, CONTEXTS[correlation.CONTEXT])
 

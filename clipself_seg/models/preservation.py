@@ -16,13 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.data.vocabulary import (
-    Names,
-    Vocabulary,
-    class_names,
-    read_words,
-    seen_by_plain_spelling,
-)
+from clipself_seg.data.vocabulary import Names, Vocabulary
 from clipself_seg.errors import InputError
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
@@ -37,16 +31,15 @@ def other_words(words: str, trained: Vocabulary | Sequence[str]) -> Names:
     """The first names of some classes, without those that share a name with a class that is trained.
 
     Args:
-        words: ``MODEL.PRESERVATION.WORDS``, as `read_words` takes them.
-        trained: the training vocabulary, whose names are compared as in `seen_by_plain_spelling`.
+        words: ``MODEL.PRESERVATION.WORDS``, as `Vocabulary.of` takes them.
+        trained: the training vocabulary, whose names are compared as in `Vocabulary.seen_in`.
 
     Raises:
-        InputError: as `read_words`, or none is left.
+        InputError: as `Vocabulary.of`, or none is left.
     """
-    given = read_words(words)
-    own = trained if isinstance(trained, Vocabulary) else Vocabulary.from_names(trained)
-    names = class_names(given, all_synonyms=False)
-    others = tuple(itertools.compress(names, ~seen_by_plain_spelling(given, own)))
+    given = Vocabulary.of(words)
+    seen = given.seen_in(Vocabulary.of(trained, repeats=True))
+    others = tuple(itertools.compress(given.names(all_synonyms=False), ~seen))
     if not others:
         raise InputError(
             f"MODEL.PRESERVATION.WORDS {words} has no word besides the classes that are trained, so that nothing "

@@ -55,7 +55,7 @@ class Memory(NamedTuple):
 
 
 Outputs = dict[str, Any]
-"""What a model makes of an image, by Detectron2's names where it has some: tensors, instances, segments."""
+"""The outputs for an image, by Detectron2's names where it has some: tensors, instances, segments."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ MIRRORED = "the image and its mirrored version, averaged"
 
 
 class Reading(NamedTuple):
-    """How a model reads class names and images, in words, for the protocol line of its tables.
+    """A description of the way from class names and images to scores, in words, for the protocol line of its tables.
 
     Attributes:
         synonyms: which names of a class count, and how.
@@ -121,11 +121,11 @@ class DescribedModel(Protocol):
     """A model that says how it reads names and images."""
 
     def reading(self) -> Reading:
-        """What it does with its present settings."""
+        """Describes the present settings."""
 
 
 def reading_of(model: object) -> Reading:
-    """How a model reads names and images; a registered model of another project may not say."""
+    """The description of a model; a registered model of another project may not say."""
     unstated = "not stated by the model"
     if isinstance(model, DescribedModel):
         return model.reading()
@@ -304,7 +304,7 @@ class PanopticModel(Model, Protocol):
 
     @property
     def needs_captions(self) -> bool:
-        """Whether training needs the noun phrases of captions."""
+        """True if training needs the noun phrases of captions."""
 
     def set_vocabulary(
         self, words: Vocabulary | Sequence[str], seen: np.ndarray | None = None
@@ -338,7 +338,7 @@ class DetectionModel(Model, Protocol):
 
     @property
     def has_masks(self) -> bool:
-        """Whether detections have masks."""
+        """True if detections have masks."""
 
     def set_vocabulary(
         self, words: Vocabulary | Sequence[str], seen: np.ndarray | None = None

@@ -6,7 +6,6 @@ Shapes: n regions of an image, K classes, E embedding, h x w cells of the dense 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,8 +15,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from clipself_seg.clip import DenseCLIP
-from clipself_seg.clip.backbone import build_clip
+from clipself_seg.clip import VisionLanguageBackbone
+from clipself_seg.clip.load import build_clip
 from clipself_seg.clip.region_pooling import box_weights, mask_weights, pool
 from clipself_seg.clip.runtime import QUEUES, autocast, on_device, send
 from clipself_seg.clip.text_bank import check_lengths, templates_text
@@ -26,7 +25,7 @@ from clipself_seg.config import WHOLE
 from clipself_seg.config.load import evaluation_precision
 from clipself_seg.data.mappers.regions import WholeImageMapper
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Vocabulary, Words, class_names, examples_of, read_given
+from clipself_seg.data.vocabulary import Vocabulary, Words
 from clipself_seg.errors import InputError
 from clipself_seg.models.base import FrozenCLIP
 from clipself_seg.models.protocol import MEAN_OF_NAMES, Classes, Outputs, Reading
@@ -46,7 +45,7 @@ class RegionReader(FrozenCLIP):
     def __init__(
         self,
         *,
-        clip: DenseCLIP,
+        clip: VisionLanguageBackbone,
         read: Sequence[str] = ("boxes", "masks", "crops"),
         templates: str = "vild63",
         precision: torch.dtype | None = None,
@@ -87,7 +86,7 @@ class RegionReader(FrozenCLIP):
         return self.clip.patch_size
 
     def reading(self) -> Reading:
-        """How it reads names and images, for the protocol of its numbers."""
+        """Describes the way from names and images to scores, for the protocol of the numbers."""
         return Reading(
             MEAN_OF_NAMES,
             templates_text(self.bank.templates),
@@ -97,9 +96,9 @@ class RegionReader(FrozenCLIP):
 
     def image_mapper(self, size: int, max_pixels: int) -> WholeImageMapper:
         """Mapper of whole images to squares of a size, as the authors of the tower prepare them."""
-        kind = self.clip.architecture.kind
+        clip = self.clip
         return WholeImageMapper(
-            image_size=size, squash=kind.squash, filter=kind.filter, max_pixels=max_pixels
+            image_size=size, squash=clip.squash, filter=clip.filter, max_pixels=max_pixels
         )
 
     def check_readouts(self, sizes: Sequence[int], readouts: Sequence[str]) -> None:
@@ -123,31 +122,20 @@ class RegionReader(FrozenCLIP):
                 "attention: leave it out, or take a ViT"
             )
 
-    def classes_of(
-        self, words: Words | Sequence[Sequence[str]], seen: np.ndarray | None = None
-    ) -> Classes:
+    def classes_of(self, words: Words, seen: np.ndarray | None = None) -> Classes:
         """Reads and checks the classes to choose from; scores have one column for each, in this order.
 
         Args:
-            words: text, a file or a built-in name, see `read_words`; a list with the names of each class, "dog|puppy"
-                or a sequence of synonyms; or a vocabulary.
+            words: see `Vocabulary.of`.
             seen: as `ModelBase.classes_of`; scores do not depend on it.
 
         Raises:
             InputError: no class, an empty name, a class that comes twice, or a name that CLIP cannot read whole.
         """
-        words = read_given(words)
-        names = class_names(words, nested=True)
-        if not isinstance(words, Vocabulary):
-            counts = Counter(", ".join(synonyms) for synonyms in names)
-            twice = [entry for entry, count in counts.items() if count > 1]
-            if twice:
-                raise InputError(
-                    f"the vocabulary has {', '.join(twice)} more than once, which scores cannot tell "
-                    "apart; name each class once"
-                )
+        words = Vocabulary.of(words)
+        names = words.names()
         check_lengths(self.clip, names, self.bank.templates)
-        return Classes(names, seen=seen, examples=examples_of(words))
+        return Classes(names, seen=seen, examples=words.examples)
 
     @torch.no_grad()
     def forward(
@@ -177,7 +165,7 @@ class RegionReader(FrozenCLIP):
             images = self.clip.preprocess(torch.stack(on_device(samples, "image", self.device)))
             dense_BEhw = None
             if dense or {"boxes", "masks"} & set(read):
-                dense_BEhw = F.normalize(self.clip.visual.dense(images).float(), dim=1)
+                dense_BEhw = F.normalize(self.clip.dense(images).float(), dim=1)
             embeddings = self._embeddings(samples, read, images, dense_BEhw)
         outputs: list[Outputs] = [
             {"scores": {name: rows[index] @ text_KE.T for name, rows in embeddings.items()}}
@@ -202,7 +190,7 @@ class RegionReader(FrozenCLIP):
         embeddings = {}
         for readout in read:
             if readout == WHOLE:
-                embeddings[readout] = _split(self.clip.visual(images), boxes)
+                embeddings[readout] = _split(self.clip.embed_images(images), boxes)
             elif readout == "crops":
                 embeddings[readout] = [self._embed_crops(s["crops"]) for s in samples]
             elif readout == "attention_boxes":
@@ -237,7 +225,7 @@ class RegionReader(FrozenCLIP):
         chunks = crops_nchw.split(CROPS_AT_ONCE)
         return torch.cat(
             [
-                self.clip.visual(self.clip.preprocess(c.to(self.device, non_blocking=QUEUES)))
+                self.clip.embed_images(self.clip.preprocess(c.to(self.device, non_blocking=QUEUES)))
                 for c in chunks
             ]
         )

@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, ProposalNetwork
@@ -23,7 +22,7 @@ from clipself_seg.checkpoints.training_state import trained_tensors
 from clipself_seg.clip.runtime import autocast
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Vocabulary, Words, class_names, read_given
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.models.base import (
     ModelBase,
@@ -32,7 +31,7 @@ from clipself_seg.models.base import (
     save_atomically,
 )
 from clipself_seg.models.optimizer_groups import by_rate_and_kind
-from clipself_seg.models.protocol import Classes, Group
+from clipself_seg.models.protocol import Group
 
 WEIGHTS_KEY = "MODEL.STOCK_RPN.BACKBONE_WEIGHTS"
 
@@ -129,10 +128,6 @@ class StockRPN(ProposalNetwork, ModelBase):
     def stays_frozen(self) -> Iterable[torch.nn.Module]:
         """The backbone, unless it learns: its batch norms would go on counting."""
         return () if self.backbone_multiplier else (self.bottom_up,)
-
-    def classes_of(self, words: Words, seen: np.ndarray | None = None) -> Classes:
-        """Reads class names, which change nothing in what is proposed."""
-        return Classes(class_names(read_given(words)), seen=seen)
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
         """Give the classes of the training data."""

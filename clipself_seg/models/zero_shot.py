@@ -18,13 +18,13 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
-from clipself_seg.clip import DenseCLIP
-from clipself_seg.clip.backbone import build_clip
+from clipself_seg.clip import VisionLanguageBackbone
+from clipself_seg.clip.load import build_clip
 from clipself_seg.clip.runtime import autocast, chunk_size, on_device, send
 from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.config.load import evaluation_precision
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Words, class_names, examples_of, read_given
+from clipself_seg.data.vocabulary import Vocabulary, Words
 from clipself_seg.heads.text_scores import class_probabilities, members_of
 from clipself_seg.heads.windows import StridedWindows, segmentation, window_parts
 from clipself_seg.models.base import FrozenCLIP, chosen_classes, sizes_of
@@ -47,7 +47,7 @@ class ZeroShotSegmenter(FrozenCLIP):
     def __init__(
         self,
         *,
-        clip: DenseCLIP,
+        clip: VisionLanguageBackbone,
         templates: str = "openai80",
         synonyms: str = "max",
         scale: float = 40.0,
@@ -101,7 +101,7 @@ class ZeroShotSegmenter(FrozenCLIP):
         return "semantic"
 
     def reading(self) -> Reading:
-        """How it reads names and images, for the protocol of its numbers."""
+        """Describes the way from names and images to scores, for the protocol of the numbers."""
         windows = self.windows
         return Reading(
             SYNONYM_TEXTS[self.synonyms],
@@ -126,10 +126,10 @@ class ZeroShotSegmenter(FrozenCLIP):
         """
         if all_synonyms is None:
             all_synonyms = self.synonyms != "first"
-        words = read_given(words)
-        names = class_names(words, all_synonyms=all_synonyms)
+        words = Vocabulary.of(words)
+        names = words.names(all_synonyms=all_synonyms)
         check_lengths(self.clip, names, self.bank.templates)
-        return Classes(names, seen=seen, examples=examples_of(words))
+        return Classes(names, seen=seen, examples=words.examples)
 
     @torch.no_grad()
     def forward(
@@ -197,7 +197,7 @@ class ZeroShotSegmenter(FrozenCLIP):
             windows = self.windows.cut(normalised, corners[start : start + together])
             windows = F.pad(windows, (0, -columns % patch, 0, -rows % patch))
             with autocast(self.device, self.precision):
-                dense_VEhw = self.clip.visual.dense(windows)
+                dense_VEhw = self.clip.dense(windows)
             cells += [
                 class_probabilities(one, text_NE, members_KS, self.scale) for one in dense_VEhw
             ]

@@ -16,7 +16,7 @@ from PIL import Image
 from clipself_seg.checkpoints.download import is_address
 from clipself_seg.checkpoints.zoo import SHIPPED_TAGS
 from clipself_seg.choice import find_clip
-from clipself_seg.clip import DenseCLIP, TextBank, load_clip
+from clipself_seg.clip import TextBank, VisionLanguageBackbone, load_clip
 from clipself_seg.clip.model import whole_image_features
 from clipself_seg.config.device import chosen_device
 from clipself_seg.data.images import MAX_PIXELS, fit_size
@@ -49,7 +49,7 @@ SMALLEST_RANGE = 0.01  # of the cosines on a scale
 
 def load_models(
     name: str | None, models: Sequence[str], device: str = "cpu"
-) -> dict[str, DenseCLIP]:
+) -> dict[str, VisionLanguageBackbone]:
     """CLIPs by title.
 
     Args:
@@ -85,7 +85,7 @@ class DenseMapResults:
     def __init__(
         self,
         *,
-        clips: Mapping[str, DenseCLIP],
+        clips: Mapping[str, VisionLanguageBackbone],
         folder: str | Path,
         side: int,
         clusters: int,
@@ -118,7 +118,7 @@ class DenseMapResults:
         self.clusters = clusters
         self.smallest = smallest
         self.vocabulary = words
-        self.words = () if words is None else words.names
+        self.words = () if words is None else words.first_names
         self._world_check = WorldCheck.of([clip.name for clip in clips.values()])
         self._texts = {
             title: (
@@ -186,7 +186,9 @@ class DenseMapResults:
             )
         return discard_small_clusters(kmeans(features, self.clusters), features, self.smallest)
 
-    def _on_tile(self, cells: np.ndarray, clip: DenseCLIP, enlarge: Enlarge) -> np.ndarray:
+    def _on_tile(
+        self, cells: np.ndarray, clip: VisionLanguageBackbone, enlarge: Enlarge
+    ) -> np.ndarray:
         """Values of cells at the tile's resolution; it may go beyond the image, as the last cells do."""
         height, width = (self._pixels(count * clip.patch_size) for count in cells.shape)
         return enlarge(cells, height, width)

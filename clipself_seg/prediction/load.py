@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 
 from clipself_seg.checkpoints.zoo import official
 from clipself_seg.choice import OF_CLIP, ModelChoice, find_model
-from clipself_seg.clip import DenseCLIP, load_clip
+from clipself_seg.clip import VisionLanguageBackbone, load_clip
 from clipself_seg.config import load_config
 from clipself_seg.config.weights import fetch_addresses
 from clipself_seg.data.vocabulary import Words
@@ -99,7 +99,7 @@ def prediction_config(choice: ModelChoice, opts: Sequence[str] = ()) -> CfgNode:
 
 
 def export(
-    model: str | os.PathLike[str] | ImagePredictor[Any] | DenseCLIP | None,
+    model: str | os.PathLike[str] | ImagePredictor[Any] | VisionLanguageBackbone | None,
     path: str | os.PathLike[str],
     words: Words | None = None,
     *,
@@ -148,7 +148,7 @@ def export(
         from clipself_seg.prediction.onnx.towers import export_onnx
 
         return export_onnx(clip_of(loaded).cpu(), path)
-    if isinstance(loaded, DenseCLIP):
+    if isinstance(loaded, VisionLanguageBackbone):
         raise InputError("a CLIP alone has no task: give a predictor, or the name of the CLIP")
     of_task, cfg = loaded.task, loaded.config
     check_request(of_task, dict(leaves(cfg or {})), asked)
@@ -166,9 +166,9 @@ def export(
     return write_model(graph, file, precision != "float32")
 
 
-def clip_of(model: ImagePredictor[Any] | DenseCLIP) -> DenseCLIP:
+def clip_of(model: ImagePredictor[Any] | VisionLanguageBackbone) -> VisionLanguageBackbone:
     """The CLIP whose dense features a predictor reads, or the CLIP itself."""
-    if isinstance(model, DenseCLIP):
+    if isinstance(model, VisionLanguageBackbone):
         return model
-    clip: DenseCLIP = getattr(model.model, "branch_clip", model.model.clip)
+    clip: VisionLanguageBackbone = getattr(model.model, "branch_clip", model.model.clip)
     return clip

@@ -11,7 +11,7 @@ import numpy as np
 
 from clipself_seg.checkpoints.zoo import MINI_CLIPS
 from clipself_seg.choice import DEFAULTS
-from clipself_seg.data.vocabulary import VocabularyClass, load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class WorldCheck:
 @functools.cache
 def known_names() -> frozenset[str]:
     """Names of the classes of both worlds, and of their shapes, as captions have them."""
-    classes = [entry for world in WORLDS for entry in load_vocabulary(world).classes]
+    classes = [entry for world in WORLDS for entry in Vocabulary.load(world).classes]
     names = {name for entry in classes for name in entry.names}
     things = {name for entry in classes if entry.isthing for name in entry.names}
     return frozenset(names | {name.partition(" ")[2] for name in things})  # without the colour

@@ -30,7 +30,7 @@ from clipself_seg.checkpoints.download import fetch_bytes, is_address
 from clipself_seg.data.datasets.own_file import forget_files
 from clipself_seg.data.images import decode_image, pil_pixels, read_image
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words, as_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words
 from clipself_seg.errors import InputError, known
 from clipself_seg.models.build import build_model, registered_data
 from clipself_seg.models.protocol import Classes
@@ -240,7 +240,7 @@ class ImagePredictor(Pretrained, Generic[R]):
         """
         check = self.world_check
         of_words: dict[str, Any] = {
-            "names": tuple(words.names),
+            "names": tuple(words.first_names),
             "category_ids": tuple(entry.dataset_id for entry in words.classes),
             "asked": {},
             "seen": classes.seen,
@@ -349,7 +349,7 @@ class ImagePredictor(Pretrained, Generic[R]):
     def _words_of_call(self, words: Words) -> GivenWords:
         """The words of a call, read anew unless the same words alone are set."""
         given = self.given
-        vocabulary = as_vocabulary(words)
+        vocabulary = Vocabulary.of(words)
         if (
             given is None
             or given.vocabulary != vocabulary
@@ -398,7 +398,7 @@ class ImagePredictor(Pretrained, Generic[R]):
             always: classes of the model that are never absent.
         """
         assert self.absent is not None
-        names, looks = given.vocabulary.names, list[Look]()
+        names, looks = given.vocabulary.first_names, list[Look]()
         for image, sample in zip(images, samples):
             scores = self.presence(given).scores(image)
             kept = sorted({*np.flatnonzero(scores >= self.absent.threshold).tolist(), *always})

@@ -19,13 +19,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from clipself_seg.clip import DenseCLIP, TextBank
+from clipself_seg.clip import TextBank, VisionLanguageBackbone
 from clipself_seg.clip.model import whole_image_features
 from clipself_seg.data.images import read_image
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
-from clipself_seg.errors import InputError
+from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.errors import InputError, known
 from clipself_seg.files import read_json
 from clipself_seg.heads.text_scores import cosine_cost
+from clipself_seg.schema import TEXT, Each, check
 
 WORDS = "ade20k_150"  # that words are compared with
 THRESHOLD = 1.5  # of a presence, where nothing was calibrated
@@ -51,7 +52,7 @@ class Absent(NamedTuple):
 class Presence:
     """Scores the presence of the classes of a vocabulary."""
 
-    def __init__(self, clip: DenseCLIP, vocabulary: Vocabulary) -> None:
+    def __init__(self, clip: VisionLanguageBackbone, vocabulary: Vocabulary) -> None:
         """
         Args:
             clip: its dense features and texts are compared.
@@ -59,7 +60,7 @@ class Presence:
         """
         self.clip = clip
         bank = TextBank(clip, "single")
-        others = [entry.names[0] for entry in load_vocabulary(WORDS).classes]
+        others = [entry.names[0] for entry in Vocabulary.load(WORDS).classes]
         self._text_NE = torch.cat([bank.embed(vocabulary), bank.embed(others)])
         self._count = len(vocabulary)
 
@@ -93,15 +94,12 @@ def calibrated_threshold(
             image, or none in any.
     """
     given = read_json(path, "file of words in images")
-    if not isinstance(given, dict) or not all(isinstance(own, list) for own in given.values()):
-        raise InputError(f'{path} is not like {{"photo.jpg": ["dog", "grass"]}}')
+    check(given, Each(TEXT, [TEXT]), path, 'give such as {"photo.jpg": ["dog", "grass"]}')
     place = {n.casefold(): k for k, entry in enumerate(vocabulary.classes) for n in entry.names}
     there, scores = np.zeros((len(given), len(vocabulary)), bool), list[np.ndarray]()
     for row, (name, words) in zip(there, given.items()):
         for word in words:
-            if not isinstance(word, str) or word.casefold() not in place:
-                raise InputError(f"{path}, {name}: {word!r} is none of the words: correct it")
-            row[place[word.casefold()]] = True
+            row[place[known(word.casefold(), place, "word", origin=f"{path}, {name}")]] = True
         image = read_image(Path(path).parent / name, max_pixels=max_pixels)
         scores.append(presence.scores(image))
     if there.all() or not there.any():

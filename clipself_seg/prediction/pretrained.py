@@ -35,12 +35,12 @@ from clipself_seg.checkpoints.locate import HUB, endpoint, hub_folder, hub_name
 from clipself_seg.checkpoints.read import STORED_METADATA, read_checkpoint
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, SHIPPED_TAGS, entry_of
 from clipself_seg.choice import CONFIG, HUB_NAME, OF_FOLDERS
-from clipself_seg.clip import save_clip
+from clipself_seg.clip import CLIPBackbone, save_clip
 from clipself_seg.config.keys import default_config
 from clipself_seg.config.load import load_config, values_and_defaults
-from clipself_seg.config.schema import CLIP_BACKBONE, KEYS, LARGEST_NUMBER
+from clipself_seg.config.schema import KEYS, LARGEST_NUMBER
 from clipself_seg.config.weights import WEIGHTS, fetch_addresses
-from clipself_seg.data.vocabulary import Vocabulary, examples_of, parse_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import atomic_folder, atomic_path, read_json, write_json, write_text
 from clipself_seg.models.build import architecture, registered_model
@@ -204,7 +204,7 @@ class Pretrained(abc.ABC):
 def _sharable(predictor: Pretrained) -> CfgNode:
     """The configuration of a predictor that can stand in a folder."""
     cfg, reason = predictor.config, ""
-    if examples_of(predictor.vocabulary):
+    if predictor.vocabulary is not None and predictor.vocabulary.examples:
         reason = "its words have examples, and a folder has words alone: set_vocabulary without"
     elif cfg is None:
         reason = "it has no configuration: make it by clipself_seg.load"
@@ -215,14 +215,6 @@ def _sharable(predictor: Pretrained) -> CfgNode:
             "MODEL.MASK_GENERATOR.SOURCE is diffusion, and Stable Diffusion's weights stay where they are: share "
             "model_final.pth, and the name of theirs"
         )
-    else:
-        for section in ("CLIP", "CLIP_BRANCH"):
-            backbone = cfg.MODEL[section].BACKBONE or cfg.MODEL.CLIP.BACKBONE
-            if backbone != CLIP_BACKBONE and cfg.MODEL[section].WEIGHTS:
-                reason = (
-                    f"{backbone} reads MODEL.{section}.WEIGHTS, of which a folder has no file: an entry for folders "
-                    "loads its weights itself"
-                )
     if reason or cfg is None:
         raise InputError(f"this predictor cannot be saved: {reason}")
     return cfg
@@ -253,15 +245,10 @@ def fetched_folder(source: str) -> Path:
 def _write_parts(predictor: Pretrained, cfg: CfgNode, folder: Path) -> None:
     """Write all files of a folder but the card."""
     model = predictor.model
-    branch_backbone = cfg.MODEL.CLIP_BRANCH.BACKBONE or cfg.MODEL.CLIP.BACKBONE
     if architecture(cfg).weights_key == "MODEL.WEIGHTS":
         _write_weights(model, folder)
-    if cfg.MODEL.CLIP.BACKBONE == CLIP_BACKBONE:
-        save_clip(model.clip, folder / CLIP)
-    if (
-        branch_backbone == CLIP_BACKBONE
-        and getattr(model, "branch_clip", model.clip) is not model.clip
-    ):
+    save_clip(model.clip, folder / CLIP)
+    if getattr(model, "branch_clip", model.clip) is not model.clip:
         save_clip(model.branch_clip, folder / BRANCH_CLIP)
     if predictor.trained is not None:
         write_json(folder / TRAINED, _content(predictor.trained))
@@ -270,7 +257,8 @@ def _write_parts(predictor: Pretrained, cfg: CfgNode, folder: Path) -> None:
         words = {"words": _content(predictor.vocabulary)}
         write_json(folder / VOCABULARY, {**words, **predictor.asked, **seen})
     files = {key: file for key, file in FILE_KEYS.items() if (folder / file).exists()}
-    write_folder_config(cfg, folder / CONFIG, model.clip.name, files)
+    name = model.clip.name if isinstance(model.clip, CLIPBackbone) else cfg.MODEL.CLIP.NAME
+    write_folder_config(cfg, folder / CONFIG, name, files)
 
 
 def _write_weights(model: Any, folder: Path) -> None:
@@ -286,7 +274,7 @@ def _write_weights(model: Any, folder: Path) -> None:
 
 
 def _content(vocabulary: Vocabulary) -> dict[str, Any]:
-    """A vocabulary as `load_vocabulary` reads it."""
+    """A vocabulary as `Vocabulary.load` reads it."""
     classes = [
         {key: value for key, value in dataclasses.asdict(entry).items() if value is not None}
         for entry in vocabulary.classes
@@ -303,7 +291,7 @@ def _read_vocabulary(path: Path) -> dict[str, object]:
         case {"words": words, **more}:
             asked = {str(key): value for key, value in more.items() if key != "seen"}
             if all(key in types and isinstance(value, types[key]) for key, value in asked.items()):
-                vocabulary = parse_vocabulary(words, str(path))
+                vocabulary = Vocabulary.of(words, origin=str(path))
                 if (count := sum(len(entry.names) for entry in vocabulary.classes)) > MOST_NAMES:
                     raise InputError(
                         f"{path} has {count} names, {MOST_NAMES} at most are read: set_vocabulary takes more"
@@ -320,7 +308,7 @@ def write_folder_config(cfg: CfgNode, path: Path, clip_name: str, files: Mapping
     Args:
         cfg: of the predictor.
         path: file to write.
-        clip_name: name of the model's CLIP.
+        clip_name: name of the model's CLIP, as ``MODEL.CLIP.NAME``.
         files: those of `FILE_KEYS` that the folder has, with their file.
     """
     values = {
@@ -328,10 +316,8 @@ def write_folder_config(cfg: CfgNode, path: Path, clip_name: str, files: Mapping
         for key, (value, _) in values_and_defaults(cfg).items()
         if _may_say(key) and key not in FILE_KEYS
     }
-    if cfg.MODEL.CLIP.BACKBONE == CLIP_BACKBONE:
-        of_clip = {"MODEL.CLIP.NAME": clip_name, "MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED": ""}
-        values |= dict.fromkeys(FILE_KEYS, "") | of_clip
-    values |= files
+    of_clip = {"MODEL.CLIP.NAME": clip_name, "MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED": ""}
+    values |= dict.fromkeys(FILE_KEYS, "") | of_clip | dict(files)
     write_text(path, yaml.safe_dump(_tree(values), sort_keys=True))
 
 
@@ -395,10 +381,7 @@ def _problems(values: Mapping[str, object], there: Collection[str]) -> Iterator[
         return
     if not getattr(model, "purpose", ""):
         yield f"MODEL.META_ARCHITECTURE is {kind}, which predicts nothing"
-    # A backbone of somebody else's has its own weights.
-    backbone = values.get("MODEL.CLIP.BACKBONE", CLIP_BACKBONE)
-    needed = {model.weights_key, *(["MODEL.CLIP.WEIGHTS"] if backbone == CLIP_BACKBONE else [])}
-    for key in sorted(needed, reverse=True):
+    for key in sorted({model.weights_key, "MODEL.CLIP.WEIGHTS"}, reverse=True):
         if not values.get(key):
             yield f"it has no {key}: save_pretrained writes {FILE_KEYS[key]}"
 

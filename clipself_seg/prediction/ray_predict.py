@@ -36,6 +36,7 @@ from clipself_seg.prediction.files import find_images
 from clipself_seg.prediction.journal import Json, input_state, require_same
 from clipself_seg.prediction.loop import Results, predict_each, reason_of
 from clipself_seg.prediction.results import Prediction
+from clipself_seg.schema import OBJECT, check
 
 R = TypeVar("R", bound=Prediction)
 Row = dict[str, object]  # of the table of results
@@ -309,11 +310,9 @@ class Parts:
         path = self.folder / SETTINGS_FILE
         asked = {**settings, "images": self._digest(), "images of a block": self.block_size}
         if path.exists():
-            match read_json(path, "settings"):
-                case {"settings": dict(old)}:
-                    require_same(self.folder, old, asked, "give another --output")
-                case _:
-                    raise InputError(f"{path} has no settings of predict: give another --output")
+            content = read_json(path, "settings")
+            check(content, {"settings": OBJECT}, path, "give another --output")
+            require_same(self.folder, content["settings"], asked, "give another --output")
         else:
             write_json(path, {"settings": asked, "provenance": dict(provenance)})
         return [index for index in range(self.count) if not self._is_whole(index)]

@@ -303,7 +303,7 @@ class PanopticSegmentation(Prediction):
         """
         from scipy import ndimage  # half a second
 
-        names = words.names
+        names = words.first_names
         areas = np.bincount(ids.ravel(), minlength=len(segments) + 1)
         order = sorted(segments, key=lambda segment: -int(areas[segment["id"]]))
         number = np.zeros(len(segments) + 1, np.int32)

@@ -21,18 +21,7 @@ from clipself_seg.data.given_masks import given_masks
 from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper, mask_entries
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
-from clipself_seg.data.vocabulary import (
-    Vocabulary,
-    VocabularyClass,
-    Words,
-    as_vocabulary,
-    available_vocabularies,
-    class_entries,
-    load_vocabulary,
-    own_words,
-    seen_by_exact_spelling,
-    seen_in_training,
-)
+from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.models import CATSeg, FViT, OpenPanoptic, ZeroShotSegmenter
 from clipself_seg.prediction.predictor import (
@@ -105,7 +94,7 @@ class SemanticPredictor(ImagePredictor[Segmentation]):
         vocabulary is read as the model's key SYNONYMS says, as in evaluation.
 
         Args:
-            words: "dog|puppy, grass", a file or a built-in name, see `read_words`; a list, see `own_words`; or a
+            words: "dog|puppy, grass", a file or a built-in name; a list; or a
                 vocabulary.
             background: name of what is none of the classes; without one every pixel gets the best
                 class. "background|wall|floor" adds words that compete for pixels but are not told
@@ -118,17 +107,17 @@ class SemanticPredictor(ImagePredictor[Segmentation]):
             InputError: no words, an empty one, one word twice, a background that is a synonym of a
                 class, or a threshold outside 0 to 1.
         """
-        words = as_vocabulary(words)
-        names = list(words.names)
+        words = Vocabulary.of(words)
+        names = list(words.first_names)
         further: tuple[VocabularyClass, ...] = ()
         place: int | None = None
         if background is not None:
-            name, *others = own_words([background], "the background").classes[0].names
+            name, *others = Vocabulary.of([background], origin="the background").classes[0].names
             place = _background_class(name, others, words)
             if place is None:
                 place = len(names)
                 names.append(name)
-            further = own_words(others).classes if others else ()
+            further = Vocabulary.of(others).classes if others else ()
             if threshold is None:
                 threshold = 0.0 if others else self.default_threshold
         elif threshold is not None:
@@ -143,7 +132,7 @@ class SemanticPredictor(ImagePredictor[Segmentation]):
         # Own words count with every synonym; those of a benchmark as the model was built to read them.
         classes = self.model.classes_of(
             dataclasses.replace(words, classes=(*words.classes, *further)),
-            all_synonyms=None if words.name in available_vocabularies() else True,
+            all_synonyms=None if words.name in Vocabulary.available() else True,
         )
         return self._given(
             words,
@@ -240,7 +229,7 @@ def _background_class(name: str, others: Sequence[str], words: Vocabulary) -> in
     Raises:
         InputError: the background has a word that stands in the vocabulary for something else.
     """
-    called = [class_name.strip().casefold() for class_name in words.names]
+    called = [class_name.strip().casefold() for class_name in words.first_names]
     alike = name.casefold() in called
     known = {word.strip().casefold(): entry for entry in words.classes for word in entry.names}
     for word in others if alike else (name, *others):
@@ -299,7 +288,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
                 "DATASETS.TRAIN is empty: which classes are seen? Name the training vocabulary, such as "
                 "openseg_coco_panoptic_133 (TEST.TRAIN_VOCABULARY)"
             )
-        return common | {"mapper": PanopticTestMapper(cfg), "trained": load_vocabulary(trained)}
+        return common | {"mapper": PanopticTestMapper(cfg), "trained": Vocabulary.load(trained)}
 
     def read(self, words: Words, stuff: Words | None = None) -> GivenWords:
         """Words as the model reads them; every synonym counts.
@@ -312,7 +301,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
             InputError: as `panoptic_words`.
         """
         words = panoptic_words(words, stuff)
-        seen = seen_by_exact_spelling(words, self.trained)
+        seen = words.seen_in(self.trained, exact=True)
         return self._given(words, self.model.classes_of(words, seen))
 
     def predict(  # type: ignore[override]
@@ -428,7 +417,7 @@ def panoptic_words(words: Words, stuff: Words | None = None) -> Vocabulary:
     """A vocabulary that tells things from stuff.
 
     Args:
-        words: "dog|puppy, grass", a file or a built-in name, see `read_words`; a list, see `own_words`; or a
+        words: "dog|puppy, grass", a file or a built-in name; a list; or a
             vocabulary.
         stuff: those that are stuff, any synonym in any case, in the same forms, or "" for none; all others are things.
             None: as the vocabulary says; of one's own words all are things.
@@ -437,17 +426,18 @@ def panoptic_words(words: Words, stuff: Words | None = None) -> Vocabulary:
         InputError: no words, an empty one, or one word twice; stuff that is none of them; a
             built-in vocabulary that does not tell things from stuff.
     """
-    words = as_vocabulary(words)
+    words = Vocabulary.of(words)
     if stuff is None:
-        if words.name in available_vocabularies() and words.classes[0].isthing is None:
-            telling = [n for n in available_vocabularies() if "isthing" in class_entries(n)[0]]
+        if words.name in Vocabulary.available() and words.classes[0].isthing is None:
+            built_in = map(Vocabulary.load, Vocabulary.available())
+            telling = [own.name for own in built_in if own.classes[0].isthing is not None]
             raise InputError(
                 f'vocabulary "{words.name}" does not tell things from stuff: say which words are stuff, '
                 f"or take one of {', '.join(telling)}"
             )
         return words
     named = (
-        [name for entry in as_vocabulary(stuff).classes for name in entry.names] if stuff else []
+        [name for entry in Vocabulary.of(stuff).classes for name in entry.names] if stuff else []
     )
     keys = [{name.strip().casefold() for name in entry.names} for entry in words.classes]
     for name in named:
@@ -494,7 +484,7 @@ class DetectionPredictor(ImagePredictor[Detections]):
             trained = find_dataset(cfg.DATASETS.TRAIN[0], DetectionSet).vocabulary
         return common | {
             "mapper": DetectionTestMapper(cfg),
-            "trained": load_vocabulary(trained) if trained else None,
+            "trained": Vocabulary.load(trained) if trained else None,
         }
 
     @property
@@ -508,15 +498,15 @@ class DetectionPredictor(ImagePredictor[Detections]):
         vocabulary by the first name of each class, as in evaluation.
 
         Args:
-            words: "dog|puppy, cat", a file or a built-in name, see `read_words`; a list, see `own_words`; or a
+            words: "dog|puppy, cat", a file or a built-in name; a list; or a
                 vocabulary.
 
         Raises:
             InputError: no words, an empty one, one word twice, or one that CLIP cannot read whole.
         """
-        words = as_vocabulary(words)
-        seen = None if self.trained is None else seen_in_training(words, self.trained)
-        built_in = words.name in available_vocabularies()
+        words = Vocabulary.of(words)
+        seen = None if self.trained is None else words.seen_in(self.trained)
+        built_in = words.name in Vocabulary.available()
         classes = self.model.classes_of(words, seen, all_synonyms=not built_in)
         known = np.ones(len(words), bool) if classes.seen is None else classes.seen
         return self._given(words, classes, seen=known)

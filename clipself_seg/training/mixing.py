@@ -1,28 +1,71 @@
-"""Weights between the start and the end of a training: start + f * (end - start), with f in [0, 1].
+"""The evaluation at the end of a run: of its weights, and of mixtures with those that it started from.
 
-All tensors that the training changed are mixed: parameters, and the statistics of batch norms. Integers, such as the
-counters of batch norms, are not: they are those of the start for f = 0, and those of the end for all other f.
+A mixture is start + f * (end - start), with f in [0, 1]. All tensors that the training changed are mixed: parameters,
+and the statistics of batch norms. Integers, such as the counters of batch norms, are not: they are those of the start
+for f = 0, and those of the end for all other f. Tables, JSON and a picture say what the training forgets: the numbers
+of the classes that it trained and of all others, as means that evaluators take over seen and unseen classes, a row for
+each f.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from typing import cast
+import functools
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
 
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.locate import locate
 from clipself_seg.checkpoints.zoo import SCHEME
+from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.errors import InputError
+from clipself_seg.evaluation.base import Evaluation, Results
+from clipself_seg.evaluation.report import (
+    DETECTION_TITLES,
+    FILES,
+    PANOPTIC_TITLES,
+    SEMANTIC_TITLES,
+    cell_text,
+    format_table,
+    write_tables,
+)
+from clipself_seg.files import atomic_path
 from clipself_seg.models.build import build_model
-from clipself_seg.models.protocol import Model
-from clipself_seg.yaml_files import leaves, merge_layers, read_layers
+from clipself_seg.models.protocol import Model, TrainableModel
+from clipself_seg.provenance import provenance, write_results
+from clipself_seg.yaml_files import dump_config, leaves, merge_layers, read_layers
 
 KEY = "SOLVER.MIX_WITH_START"
 CONFIG = "config.yaml"  # of the run, beside its weights
+RESULTS_FILE = "results.json"
+logger = logging.getLogger(__name__)
 Tensors = dict[str, Tensor]
+
+TITLE = "Classes that were trained and classes that were not, before and after, in percent"
+TRAINED, OTHERS = "trained", "not trained"
+BALANCE = "harmonic mean"
+# Number that stands for a line of results, the first that it has -> what is between its name and "seen" or "unseen".
+NUMBERS = {"PQ": "_", "mIoU": "-", "AP": "-"}
+TITLES = SEMANTIC_TITLES | PANOPTIC_TITLES | DETECTION_TITLES
+NO_OTHERS = (
+    "No class of DATASETS.TEST was not trained, so nothing is known of what is forgotten: name data sets with other "
+    "classes under `others` of the data file, or in DATASETS.TEST."
+)
+NO_NUMBERS = (
+    "No mixture was evaluated: DATASETS.TEST is empty, or nothing says which of its classes were trained, "
+    "DATASETS.TRAIN or TEST.TRAIN_VOCABULARY."
+)
+
+Split = dict[str, Any]
+Row = Mapping[str, Split]  # data set -> its numbers, as of `split_of`
+Rows = Mapping[float, Row]  # fraction -> its row
 
 
 def fractions_of(cfg: CfgNode, trains: bool = False) -> list[float]:
@@ -113,3 +156,226 @@ def mixed(model: Model, start: Mapping[str, Tensor], fraction: float) -> Iterato
     finally:
         for name, tensor in end.items():
             state[name].copy_(tensor)
+
+
+def split_of(numbers: Mapping[str, Any]) -> Split:
+    """The numbers of trained and of other classes of a data set.
+
+    Args:
+        numbers: what an evaluation has of the data set: of panoptic segmentation "fused" counts, or the first fusion;
+            of detection boxes, or masks alone.
+
+    Returns:
+        "number" (PQ, mIoU or AP), `TRAINED` and `OTHERS` in percent, and "classes trained" and "classes not trained",
+        how many have such a number; each only where it is known.
+    """
+    lines = {key: line for key, line in numbers.items() if isinstance(line, Mapping)}
+    line = lines.get("fused", lines.get("bbox", next(iter(lines.values()), numbers)))
+    number = next((number for number in NUMBERS if number in line), "")
+    sign = NUMBERS.get(number, "")
+    keys = {
+        TRAINED: f"{number}{sign}seen",
+        OTHERS: f"{number}{sign}unseen",
+        f"classes {TRAINED}": f"classes{sign}seen",
+        f"classes {OTHERS}": f"classes{sign}unseen",
+    }
+    return {"number": number} | {key: line[own] for key, own in keys.items() if own in line}
+
+
+def means_of(row: Row) -> dict[str, float]:
+    """Means over the data sets that have such classes, and the harmonic mean of both groups if there are both."""
+    means = {}
+    for group in (TRAINED, OTHERS):
+        if values := [split[group] for split in row.values() if group in split]:
+            means[group] = sum(values) / len(values)
+    if len(means) == 2:
+        total = sum(means.values())
+        means[BALANCE] = 2 * means[TRAINED] * means[OTHERS] / total if total else 0.0
+    return means
+
+
+def knee_of(rows: Rows) -> float | None:
+    """The fraction with the best harmonic mean, of equal ones the smallest; None without other classes."""
+    means = {fraction: means_of(rows[fraction]).get(BALANCE) for fraction in sorted(rows)}
+    known = {fraction: mean for fraction, mean in means.items() if mean is not None}
+    return max(known, key=lambda fraction: known[fraction]) if known else None
+
+
+def as_json(rows: Rows) -> dict[str, Any]:
+    """What `results.json` has under "mixing", see docs/numbers.md."""
+    lines = [{"fraction": f, **means_of(rows[f]), "data sets": rows[f]} for f in sorted(rows)]
+    return {"knee": knee_of(rows), "rows": lines}
+
+
+def forgetting_table(rows: Rows, style: str = "simple") -> str:
+    """A line for each mixture: the number of trained and of other classes of each data set, and the means.
+
+    Args:
+        rows: the numbers of each mixture.
+        style: see `evaluation.report.format_table`.
+    """
+    knee, last = knee_of(rows), rows[max(rows)]
+    groups = [(name, group) for name in last for group in (TRAINED, OTHERS) if group in last[name]]
+    headings = ["weights"]
+    for name, group in groups:
+        classes = cell_text(last[name].get(f"classes {group}"), ".0f")
+        headings.append(f"{TITLES.get(name, name)} {last[name]['number']}, {classes} {group}")
+    # Of one data set the means are its own numbers.
+    means = [key for key in means_of(last) if key == BALANCE or len(last) > 1]
+    headings += [key if key == BALANCE else f"mean, {key}" for key in means]
+    body = []
+    for fraction in sorted(rows):
+        row, mean = rows[fraction], means_of(rows[fraction])
+        word = {0.0: " before", 1.0: " after"}.get(fraction, "") + (
+            " *" if fraction == knee else ""
+        )
+        cells = [row[name].get(group) for name, group in groups] + [mean.get(key) for key in means]
+        body.append([f"{fraction:g}{word}", *map(cell_text, cells)])
+    return format_table(headings, body, style)
+
+
+def plot_forgetting(path: str | os.PathLike[str], rows: Rows) -> None:
+    """Write a PNG: the means of trained and of other classes over the fraction, a line at the knee.
+
+    Args:
+        path: the PNG to write.
+        rows: the numbers of each mixture.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+    panel = figure.subplots()
+    means = {fraction: means_of(rows[fraction]) for fraction in sorted(rows)}
+    for group, line in ((TRAINED, "o-"), (OTHERS, "s-"), (BALANCE, "--")):
+        known = {fraction: mean[group] for fraction, mean in means.items() if group in mean}
+        panel.plot([*known], [*known.values()], line, label=group)
+    if (knee := knee_of(rows)) is not None:
+        panel.axvline(knee, color="grey", linestyle=":", label=f"knee, {knee:g}")
+    panel.set_xlabel("weights: 0 before, 1 after the training")
+    panel.set_ylabel("mean over data sets, percent")
+    figure.legend(loc="outside upper center", ncols=4, fontsize="small")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+
+
+@dataclass(frozen=True)
+class RunOutputs:
+    """Files of an evaluation: results.json and tables, with their provenance.
+
+    Attributes:
+        cfg: configuration of the run.
+        folder: folder of the files.
+        iterations: number of training steps of the weights; None where it is not known.
+        fraction: f of the mixture that is evaluated.
+        suffix: end of the files' names before their ending, such as "_eval".
+        formats: further formats of the tables, out of `evaluation.report.FILES`.
+    """
+
+    cfg: CfgNode
+    folder: Path
+    iterations: int | None
+    fraction: float = 1.0
+    suffix: str = ""
+    formats: Sequence[str] = ()
+
+    def file(self, name: str) -> Path:
+        """Path of a file, with the suffix before its ending."""
+        path = self.folder / name
+        return path.with_name(f"{path.stem}{self.suffix}{path.suffix}")
+
+    def writer(self, evaluation: Evaluation[Any, Any], model: Model) -> Callable[..., None]:
+        """The function (results, rows=None) that writes the numbers of an evaluation of the model as it is now."""
+        weights = model.weights_hash() if comm.is_main_process() and evaluation.datasets else ""
+        return functools.partial(self._write, evaluation, weights)
+
+    def _write(
+        self,
+        evaluation: Evaluation[Any, Any],
+        weights_hash: str,
+        results: Results,
+        rows: Rows | None = None,
+    ) -> None:
+        """Write numbers with their provenance, and tables, in the main process.
+
+        Args:
+            evaluation: that made the numbers.
+            weights_hash: hash of the model's weights.
+            results: the numbers so far.
+            rows: the numbers of each mixture; None before there are any.
+        """
+        if not comm.is_main_process():
+            return
+        metadata = provenance(
+            config=dump_config(self.cfg),
+            seed=self.cfg.SEED,
+            weights_hash=weights_hash,
+            device=self.cfg.MODEL.DEVICE,
+            processes=comm.get_world_size(),
+            iterations=self.iterations,
+            **evaluation.metadata(),
+        )
+        if self.fraction < 1:
+            metadata["fraction of the trained weights"] = self.fraction
+        roots = (DATASETS[name].root for name in evaluation.datasets if name in DATASETS)
+        if shipped := next((root.shipped for root in roots if root.shipped), ""):
+            metadata["mini worlds"] = shipped
+        # Where a later data set fails, the file says what it lacks.
+        if waiting := [name for name in evaluation.datasets if name not in results]:
+            metadata["not evaluated"] = waiting
+        protocols = {name: one.as_dict() for name, one in evaluation.protocols.items()}
+        mixing = {"mixing": as_json(rows)} if rows else {}
+        path = self.file(RESULTS_FILE)
+        write_results(path, results, metadata, protocols, **mixing)
+        logger.info("results written to %s", path)
+        for style, name in (FILES[one] for one in self.formats):
+            tables = evaluation.all_tables(results, style)
+            if rows:
+                tables[TITLE] = forgetting_table(rows, style)
+            write_tables(self.file(name), tables, style, evaluation.notes(results))
+            logger.info("tables written to %s", self.file(name))
+
+
+def evaluate_mixed(
+    evaluation: Evaluation[Any, Any],
+    model: Model,
+    outputs: RunOutputs,
+    start: Mapping[str, Tensor],
+    fractions: Sequence[float],
+) -> None:
+    """Evaluate the weights as they are, then mixtures with the start; write their numbers, tables and the knee.
+
+    Args:
+        evaluation: the evaluation on ``DATASETS.TEST``.
+        model: has the weights after the training.
+        outputs: where the files are written.
+        start: the tensors that the training changed, as they were before it, see `changed_tensors`.
+        fractions: as of `fractions_of`.
+    """
+    write = outputs.writer(evaluation, model)
+    results = evaluation(model, write)
+    rows = {1.0: {name: split_of(numbers) for name, numbers in results.items()}}
+    for fraction in fractions[1:] if means_of(rows[1.0]) else ():
+        logger.info("weights at %g between those before (0) and after (1) the training:", fraction)
+        folder = outputs.file("mixing") / f"{fraction:g}"
+        own = RunOutputs(outputs.cfg, folder, outputs.iterations, fraction)
+        part = evaluation.into(folder)
+        with mixed(model, start, fraction):
+            mixture = part(model, own.writer(part, model))
+        rows[fraction] = {name: split_of(numbers) for name, numbers in mixture.items()}
+    if fractions and len(rows) == 1:
+        logger.warning(NO_NUMBERS)
+    if len(rows) == 1 or not comm.is_main_process():
+        return
+    write(results, rows)
+    knee = knee_of(rows)
+    best = NO_OTHERS if knee is None else f"Knee (*), the best harmonic mean: {knee:g}"
+    if knee in (0, 1):
+        best += f". No mixture is better than the {'end' if knee else 'start'}: none is written"
+    logger.info("%s:\n%s\n%s", TITLE, forgetting_table(rows), best)
+    plot_forgetting(outputs.file("mixing.png"), rows)
+    logger.info("drawn in %s", outputs.file("mixing.png"))
+    if knee is not None and 0 < knee < 1:
+        path = outputs.folder / "model_mixed.pth"
+        with mixed(model, start, knee):
+            cast(TrainableModel, model).export(path)
+        logger.info("weights of the knee, %g, written to %s", knee, path)

@@ -6,9 +6,9 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO, cast
+from typing import Any, TextIO, cast
 
 import torch
 from detectron2.config import CfgNode
@@ -21,25 +21,26 @@ from clipself_seg.clip.low_rank import merge_low_rank
 from clipself_seg.clip.runtime import tf32
 from clipself_seg.clip.training_free import refuse_training
 from clipself_seg.data.datasets.own_file import forget_files
-from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.data.loader import dead_workers_named
 from clipself_seg.errors import InputError, MissingFiles
-from clipself_seg.evaluation import forgetting
-from clipself_seg.evaluation.base import Evaluation, Results
-from clipself_seg.evaluation.report import FILES, write_tables
+from clipself_seg.evaluation.base import Evaluation
 from clipself_seg.files import alone_in, naming_path, remove_leftovers, write_text
 from clipself_seg.memory import keep_freed_memory
 from clipself_seg.models.build import architecture, build_model, require_run_feature
 from clipself_seg.models.protocol import Model, TrainableModel
-from clipself_seg.provenance import provenance, write_results
 from clipself_seg.training import HOOKS
-from clipself_seg.training.mixing import changed_tensors, fractions_of, mixed, start_of_run
+from clipself_seg.training.mixing import (
+    RunOutputs,
+    changed_tensors,
+    evaluate_mixed,
+    fractions_of,
+    start_of_run,
+)
 from clipself_seg.training.settings import TrainingSettings
 from clipself_seg.training.tasks import task_of
 from clipself_seg.training.trainer import Trainer
 from clipself_seg.yaml_files import dump_config
 
-RESULTS_FILE = "results.json"
 logger = logging.getLogger(__name__)
 LOGGERS = ("clipself_seg", "detectron2")
 # Detectron2 logs at every loader how it packs its records.
@@ -134,8 +135,7 @@ def train(
     cfg = _trainable(cfg).training_config(cfg)
     model = cast(TrainableModel, _built(cfg, trains=True))
     task = task_of(cfg)
-    evaluation = task.evaluation()
-    _leave_out_missing(evaluation, model)
+    evaluation = _with_files(task.evaluation(), model)
     data = task.training_data(model)
     forget_files()
     model.setup_training(data.vocabulary)
@@ -159,29 +159,29 @@ def train(
         path = Path(cfg.OUTPUT_DIR) / task.result_file
         model.export(path)
         logger.info("result of the training written to %s", path)
-    outputs = RunOutputs(Path(cfg.OUTPUT_DIR), cfg.SOLVER.MAX_ITER, formats=formats)
+    outputs = RunOutputs(cfg, Path(cfg.OUTPUT_DIR), cfg.SOLVER.MAX_ITER, formats=formats)
     start = changed_tensors(cfg, model, cfg.MODEL.WEIGHTS) if fractions else {}
-    _evaluate(evaluation, cfg, model, outputs, start, fractions)
+    evaluate_mixed(evaluation, model, outputs, start, fractions)
 
 
-def _leave_out_missing(evaluation: Evaluation[Any, Any], model: Model) -> None:
-    """Take data sets out of an evaluation whose files are missing, and log a warning: a training needs none of them.
+def _with_files(evaluation: Evaluation[Any, Any], model: Model) -> Evaluation[Any, Any]:
+    """The evaluation on the data sets that have their files, and a warning about the others: a training needs none.
 
     Raises:
         InputError: a data set cannot be evaluated for another reason than missing files.
     """
     present, missing = [], []
     for name in evaluation.datasets:
-        evaluation.datasets = (name,)
         try:
-            evaluation.check(model)
+            evaluation.only([name]).check(model)
             present.append(name)
         except MissingFiles as error:
             missing.append(str(error))
-    evaluation.datasets = tuple(present)
-    evaluation.check(model)
     if missing:
         logger.warning("DATASETS.TEST is evaluated without:\n%s", "\n".join(missing))
+    evaluation = evaluation.only(present)
+    evaluation.check(model)
+    return evaluation
 
 
 @dead_workers_named()
@@ -221,58 +221,8 @@ def evaluate(cfg: CfgNode, resume: bool, formats: Sequence[str] = ()) -> None:
     trained = _checkpoints(cfg).paths() or (folder / task.result_file).exists()
     suffix = "_eval" if trained else ""
     _write_config(cfg, suffix)
-    outputs = RunOutputs(folder, iterations, suffix=suffix, formats=formats)
-    _evaluate(evaluation, cfg, model, outputs, start, fractions)
-
-
-def _evaluate(
-    evaluation: Evaluation[Any, Any],
-    cfg: CfgNode,
-    model: Model,
-    outputs: RunOutputs,
-    start: Mapping[str, Tensor],
-    fractions: Sequence[float],
-) -> None:
-    """Evaluate the weights as they are, then mixtures with the start; write their numbers, tables and the knee.
-
-    Args:
-        evaluation: the evaluation on ``DATASETS.TEST``.
-        cfg: configuration of the run.
-        model: has the weights after the training.
-        outputs: where the files are written.
-        start: the tensors that the training changed, as they were before it, see `changed_tensors`.
-        fractions: as of `fractions_of`.
-    """
-    write = _write_numbers_of(evaluation, cfg, model, outputs)
-    results = evaluation(model)
-    rows = {1.0: {name: forgetting.split_of(results[name]) for name in results}}
-    folder = evaluation.output_dir
-    for fraction in fractions[1:] if forgetting.means_of(rows[1.0]) else ():
-        logger.info("weights at %g between those before (0) and after (1) the training:", fraction)
-        own = RunOutputs(outputs.file("mixing") / f"{fraction:g}", outputs.iterations, fraction)
-        evaluation.output_dir = own.folder
-        with mixed(model, start, fraction):
-            _write_numbers_of(evaluation, cfg, model, own)
-            numbers = evaluation(model)
-        rows[fraction] = {name: forgetting.split_of(numbers[name]) for name in numbers}
-    evaluation.output_dir = folder
-    if fractions and len(rows) == 1:
-        logger.warning(forgetting.NO_NUMBERS)
-    if len(rows) == 1 or not comm.is_main_process():
-        return
-    write(results, rows)
-    knee = forgetting.knee_of(rows)
-    best = forgetting.NO_OTHERS if knee is None else f"Knee (*), the best harmonic mean: {knee:g}"
-    if knee in (0, 1):
-        best += f". No mixture is better than the {'end' if knee else 'start'}: none is written"
-    logger.info("%s:\n%s\n%s", forgetting.TITLE, forgetting.forgetting_table(rows), best)
-    forgetting.plot_forgetting(outputs.file("mixing.png"), rows)
-    logger.info("drawn in %s", outputs.file("mixing.png"))
-    if knee is not None and 0 < knee < 1:
-        path = outputs.folder / "model_mixed.pth"
-        with mixed(model, start, knee):
-            cast(TrainableModel, model).export(path)
-        logger.info("weights of the knee, %g, written to %s", knee, path)
+    outputs = RunOutputs(cfg, folder, iterations, suffix=suffix, formats=formats)
+    evaluate_mixed(evaluation, model, outputs, start, fractions)
 
 
 def _built(cfg: CfgNode, trains: bool) -> Model:
@@ -306,75 +256,6 @@ def _load_trained(cfg: CfgNode, model: Model) -> int:
     unpack_model(tensors, cast(nn.Module, model))
     merge_low_rank(cast(nn.Module, model))
     return metadata["iteration"]
-
-
-class RunOutputs(NamedTuple):
-    """Files of an evaluation.
-
-    Attributes:
-        folder: folder of the files.
-        iterations: number of training steps of the weights; None where it is not known.
-        fraction: f of the mixture start + f * (end - start) that is evaluated, see `training.mixing`.
-        suffix: end of the files' names before their ending, such as "_eval".
-        formats: further formats of the tables, out of `evaluation.report.FILES`.
-    """
-
-    folder: Path
-    iterations: int | None
-    fraction: float = 1.0
-    suffix: str = ""
-    formats: Sequence[str] = ()
-
-    def file(self, name: str) -> Path:
-        """Path of a file, with the suffix before its ending."""
-        path = self.folder / name
-        return path.with_name(f"{path.stem}{self.suffix}{path.suffix}")
-
-
-def _write_numbers_of(
-    evaluation: Evaluation[Any, Any], cfg: CfgNode, model: Model, outputs: RunOutputs
-) -> Callable[[Results, forgetting.Rows], None]:
-    """Lets an evaluation write its numbers with their provenance, and its tables, anew after each data set.
-
-    Returns:
-        Function that writes them once more with the rows of the mixtures.
-    """
-    path = outputs.file(RESULTS_FILE)
-    weights = model.weights_hash() if comm.is_main_process() and evaluation.datasets else ""
-
-    def write(results: Results, rows: forgetting.Rows | None = None) -> None:
-        if not comm.is_main_process():
-            return
-        metadata = provenance(
-            config=dump_config(cfg),
-            seed=cfg.SEED,
-            weights_hash=weights,
-            device=cfg.MODEL.DEVICE,
-            processes=comm.get_world_size(),
-            iterations=outputs.iterations,
-            **evaluation.metadata(),
-        )
-        if outputs.fraction < 1:
-            metadata["fraction of the trained weights"] = outputs.fraction
-        roots = (DATASETS[name].root for name in evaluation.datasets if name in DATASETS)
-        if shipped := next((root.shipped for root in roots if root.shipped), ""):
-            metadata["mini worlds"] = shipped
-        # Where a later data set fails, the file says what it lacks.
-        if waiting := [name for name in evaluation.datasets if name not in results]:
-            metadata["not evaluated"] = waiting
-        protocols = {name: one.as_dict() for name, one in evaluation.protocols.items()}
-        mixing = {"mixing": forgetting.as_json(rows)} if rows else {}
-        write_results(path, results, metadata, protocols, **mixing)
-        logger.info("results written to %s", path)
-        for style, name in (FILES[one] for one in outputs.formats):
-            tables = evaluation.all_tables(results, style)
-            if rows:
-                tables[forgetting.TITLE] = forgetting.forgetting_table(rows, style)
-            write_tables(outputs.file(name), tables, style, evaluation.notes(results))
-            logger.info("tables written to %s", outputs.file(name))
-
-    evaluation.finished = write
-    return write
 
 
 class _Terminal(logging.StreamHandler):

@@ -28,7 +28,7 @@ from clipself_seg.data.mappers.panoptic import PanopticTrainMapper
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTrainMapper
 from clipself_seg.data.shards import ShardStream, is_shards, shards_of
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation
 from clipself_seg.evaluation.detection import DetectionEvaluation
@@ -223,7 +223,7 @@ def _shared_vocabulary(
     if len(lists) != 1:
         named = sorted(map(str, lists))
         raise InputError(f"DATASETS.TRAIN must share one vocabulary, these have {named}")
-    return load_vocabulary(lists.pop())
+    return Vocabulary.load(lists.pop())
 
 
 # What `Model.task` says -> the task.

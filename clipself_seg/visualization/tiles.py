@@ -48,7 +48,7 @@ def label_rows(
         images: (H, W, 3) uint8 RGB each.
         columns: title -> label map (H, W) of every image.
     """
-    names, colours = vocabulary.names, class_colours(vocabulary.names)
+    names, colours = vocabulary.first_names, class_colours(vocabulary.first_names)
     rows = []
     for number, image in enumerate(images):
         maps = [labels[number] for labels in columns.values()]

@@ -5,8 +5,9 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 from torch.nn import functional as F
 
-from clipself_seg.clip.backbone import build_clip
+from clipself_seg.clip.load import build_clip
 from clipself_seg.clip.text_bank import TextBank
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.extend import register_key
 from clipself_seg.models.base import ModelBase
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
@@ -35,8 +36,7 @@ class MyHead(ModelBase):
         return "semantic"  # so that its data and its evaluation are those of CAT-Seg
 
     def classes_of(self, words, seen=None):
-        names = getattr(words, "names", words)
-        return Classes(tuple((name,) for name in names), seen=seen)
+        return Classes(Vocabulary.of(words).names(), seen=seen)
 
     def forward(self, samples, *, classes=None, output="scores"):
         """Losses in training; in evaluation the labels (H, W) or the scores (K, H, W) of each image."""
@@ -58,7 +58,7 @@ class MyHead(ModelBase):
         patch = self.clip.patch_size
         normalised = self.clip.normalise(image.float() / 255)
         padded = F.pad(normalised, (0, -image.shape[2] % patch, 0, -image.shape[1] % patch))
-        dense = F.normalize(self.clip.visual.dense(padded[None]), dim=1)
+        dense = F.normalize(self.clip.dense(padded[None]), dim=1)
         refined = F.normalize(dense + self.refine(dense), dim=1)
         return self.scale * torch.einsum("behw,ke->bkhw", refined, texts)
 

@@ -208,7 +208,7 @@ def test_images_of_a_step_are_in_its_precision(precision, tmp_path, worlds_root,
     file, _, _, *opts = words[words.index("--config-file") + 1 :]
     cfg = load_config(file, opts, trains=True)
     model = CLIPSelf(cfg).eval()
-    model.reader.set_vocabulary("mini")
+    model.set_vocabulary("mini")
     hook = Watch(cfg)
     hook.trainer = SimpleNamespace(model=model)
     hook.before_train()

@@ -312,7 +312,7 @@ def test_arrays_that_claim_more_than_the_file_holds_are_refused(tmp_path, claim)
 def test_nine_bytes_do_not_become_gigabytes(tmp_path, content):
     (tmp_path / "R.pkl").write_bytes(content)
     with within_a_megabyte(), pytest.raises(
-        InputError, match="R.pkl (holds a|is refused: it is d|is tr)"
+        InputError, match="R.pkl is (.* and has to be an object|refused: it is d|tr)"
     ):
         read_numpy_pickle(tmp_path / "R.pkl")
 
@@ -351,5 +351,7 @@ def test_a_pickle_of_python_2_is_read(tmp_path):
 
 def test_an_array_under_a_number_is_named(tmp_path):
     (tmp_path / "R.pkl").write_bytes(pickle.dumps({None: np.ones(1)}))
-    with pytest.raises(InputError, match="R.pkl: the name of an array is None, not text"):
+    with pytest.raises(
+        InputError, match="R.pkl is an object with the key None, and has to be .* key is text"
+    ):
         read_numpy_pickle(tmp_path / "R.pkl")

@@ -9,8 +9,8 @@ from detectron2.modeling import build_backbone, build_model
 from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 
-from clipself_seg.clip.backbone import CLIPBackbone
-from clipself_seg.clip.model import CLIP_MEAN, CLIP_STD
+from clipself_seg.clip.kind import CLIP_MEAN, CLIP_STD
+from clipself_seg.clip.model import CLIPBackbone
 from clipself_seg.config import add_clipself_seg_config
 from clipself_seg.errors import InputError
 
@@ -38,8 +38,8 @@ def test_output_shape_is_honest():
 
 
 def test_blocks_are_compiled_if_the_configuration_says_so():
-    assert not build_backbone(config()).tower.compiling
-    assert build_backbone(config("MODEL.CLIP.COMPILE", True)).tower.compiling
+    assert not build_backbone(config()).visual.compiling
+    assert build_backbone(config("MODEL.CLIP.COMPILE", True)).visual.compiling
 
 
 def test_an_address_in_a_configuration_is_not_fetched():
@@ -102,12 +102,12 @@ def test_the_dense_feature_and_its_attention_are_those_of_the_configuration():
     torch.manual_seed(0)
     chosen = config("MODEL.CLIP.DENSE", "gated_multi_value", "MODEL.CLIP.DENSE_BLOCKS", 2)
     backbone = build_backbone(chosen)
-    assert str(backbone.tower.dense_feature) == "gated_multi_value of 2 blocks"
+    assert str(backbone.visual.dense_feature) == "gated_multi_value of 2 blocks"
     dense = backbone(torch.randn(1, 3, 32, 32))["dense"]
     (dense * torch.randn_like(dense)).sum().backward()
-    assert backbone.tower.dense_gate.weight.grad.any()
+    assert backbone.visual.dense_gate.weight.grad.any()
     frozen = ("MODEL.CLIP.ATTENTION", "naclip", "MODEL.CLIP.TRAINABLE_BLOCKS", 0)
-    assert build_backbone(config(*frozen)).tower.attention == "naclip"
+    assert build_backbone(config(*frozen)).visual.attention == "naclip"
     with pytest.raises(InputError, match="ATTENTION naclip is for evaluation"):
         build_backbone(config(*frozen[:2]))
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from clipself_seg.clip import load_clip, save_clip
 from clipself_seg.clip.convnext import CONVNEXT_SHAPES, ConvNeXtShape, ConvNeXtTower
 from clipself_seg.clip.resnet import ResNetTower
+from clipself_seg.clip.tower import TowerOptions
 from clipself_seg.clip.weights import to_native
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.clip_branches import visible_cells
@@ -79,7 +80,7 @@ def expect(actual, expected, tolerance):
 def test_stages_pooled_cells_and_texts_have_the_official_numbers(case):
     name, clip, image, cells, expected = case
     _, steps, (of_maps, of_embeddings, of_texts) = CASES[name]
-    maps = clip.visual.features(image, STAGES)
+    maps = clip.features(image, STAGES)
     for stage, (channels, pixels), of_case in zip(
         STAGES, steps, ("stem", "res2", "res3", "res4", "res5")
     ):
@@ -97,11 +98,11 @@ def test_stages_pooled_cells_and_texts_have_the_official_numbers(case):
 def test_the_whole_image_pooled_is_its_embedding_but_for_the_mean_token_of_a_resnet(case):
     name, clip, image, _, expected = case
     if name == "fcclip_convnext_l":
-        expect(clip.visual(image)[0], expected["image_embed"], 1e-5)
+        expect(clip.embed_images(image)[0], expected["image_embed"], 1e-5)
         return
     square = normalised(0.5 + 0.2 * named_input("fcclip_rn50:square", (1, 3, 224, 224)))
-    expect(clip.visual(square)[0], expected["square_image_embed"], 1e-5)
-    last = clip.visual.features(square, ["block3"])["block3"]
+    expect(clip.embed_images(square)[0], expected["square_image_embed"], 1e-5)
+    last = clip.features(square, ["block3"])["block3"]
     whole = clip.visual.pool_cells(last, torch.ones(1, 7, 7, dtype=torch.bool))
     expect(whole[0], expected["square_whole_embed"], 1e-5)
 
@@ -176,6 +177,6 @@ def test_files_of_another_model_are_refused_by_their_signature(tmp_path, name):
 
 def test_no_attention_for_a_tower_without_tokens(tower):
     with pytest.raises(InputError, match="ATTENTION is nacl"):
-        tower.choose_attention("nacl")
+        tower.configure(TowerOptions(attention="nacl"))
     with pytest.raises(InputError, match="masked attention needs a ViT"):
         tower.masked_attention(torch.randn(1, 3, 32, 32), [])

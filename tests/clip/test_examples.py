@@ -10,7 +10,7 @@ import clipself_seg
 from clipself_seg.clip import TextBank, load_clip
 from clipself_seg.clip.text_bank import ClassTexts
 from clipself_seg.data.examples import as_example
-from clipself_seg.data.vocabulary import Vocabulary, class_names, read_words
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from lab.mini.concepts import WORLDS
 from lab.mini.writer import scene_of
@@ -43,7 +43,7 @@ def test_an_example_alone_finds_its_class_in_other_images_and_leaves_others_to_t
     examples,
 ):
     model = clipself_seg.load("mini-clipself")
-    words = read_words(WORDS).with_examples({"part 17": examples})
+    words = Vocabulary.of(WORDS).with_examples({"part 17": examples})
     found = []
     for image, mask in scenes("val", 3):
         labelled = model(image, words).labels == len(words) - 1
@@ -56,7 +56,7 @@ def test_an_example_alone_finds_its_class_in_other_images_and_leaves_others_to_t
 def test_classes_without_examples_keep_their_embedding_and_others_are_between_word_and_example(
     clip, examples
 ):
-    words, bank = read_words(WORDS), TextBank(clip)
+    words, bank = Vocabulary.of(WORDS), TextBank(clip)
     rows = {
         weight: bank.embed(words.with_examples({"sea": examples}, weight))
         for weight in (0.25, 0.75, 1.0)
@@ -72,7 +72,7 @@ def test_classes_without_examples_keep_their_embedding_and_others_are_between_wo
 def test_a_class_of_examples_alone_does_not_depend_on_its_name_much_nor_on_their_order(
     clip, examples
 ):
-    bank, words = TextBank(clip), read_words(WORDS)
+    bank, words = TextBank(clip), Vocabulary.of(WORDS)
     first = bank.embed(words.with_examples({"part 17": examples}))[-1]
     assert first @ bank.embed(words.with_examples({"dog": examples}))[-1] > 0.99
     torch.testing.assert_close(
@@ -96,8 +96,8 @@ def test_one_class_and_an_example_that_fills_its_image_have_an_embedding(clip, e
 
 def test_all_templates_are_mixed_and_what_is_kept_is_of_these_examples_and_weights(clip, examples):
     texts = ClassTexts(load_clip("mini"), "single")
-    words = read_words(WORDS)
-    names, given = class_names(words), words.with_examples({"sea": examples[:1]}).examples
+    words = Vocabulary.of(WORDS)
+    names, given = words.names(), words.with_examples({"sea": examples[:1]}).examples
     plain, mixed = texts.embed(names).detach(), texts.embed(names, given)
     assert mixed.shape == plain.shape and (mixed[1] != plain[1]).any()
     assert (texts.embed(names) == plain).all() and (texts.embed(names, given) == mixed).all()

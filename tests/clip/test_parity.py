@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from clipself_seg.clip import DenseCLIP, kinds, load_clip
-from clipself_seg.clip.tower import DENSE
+from clipself_seg.clip import CLIPBackbone, kinds, load_clip
+from clipself_seg.clip.tower import DENSE, TowerOptions
 from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict
 
@@ -30,7 +30,7 @@ TEXTS = ["a photo of a cat", "This is a blurry photo of the traffic light."]
 
 
 @pytest.fixture(scope="module", params=CASES)
-def case(request, tmp_path_factory) -> tuple[str, DenseCLIP, dict[str, np.ndarray]]:
+def case(request, tmp_path_factory) -> tuple[str, CLIPBackbone, dict[str, np.ndarray]]:
     name = request.param
     shapes = json.loads((PARITY / f"{name}.shapes.json").read_text())
     # Of the formats, the one that is written and read soonest.
@@ -103,7 +103,7 @@ class Case:
         save_file(weights, path)
         kinds._configs()[name] = about["open_clip_model"]
         try:
-            self.clip: DenseCLIP = load_clip(name, path)
+            self.clip: CLIPBackbone = load_clip(name, path)
         finally:
             del kinds._configs()[name]
             path.unlink()
@@ -175,8 +175,8 @@ def test_regions_by_masked_attention(library_case):
         regions[3], visual.features(image, [DENSE])[DENSE][0, :, row, column], atol=1e-5, rtol=0
     )
     if visual.prefix:
-        visual.choose_regions(True)
+        visual.region_sees_prefix = True
         regions = visual.masked_attention(image, [masks])
-        visual.choose_regions(False)
+        visual.region_sees_prefix = False
         library_case.expect(regions, "region_attention_class")
     torch.testing.assert_close(regions[4:], visual(image), atol=1e-5, rtol=0)

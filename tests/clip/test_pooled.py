@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 from torch.export import Dim
 
 from clipself_seg.checkpoints.dense_feature import DenseFeature
-from clipself_seg.clip import DenseCLIP, load_clip, save_clip, siglip
+from clipself_seg.clip import CLIPBackbone, load_clip, save_clip, siglip
 from clipself_seg.clip.kinds import KINDS, find_architecture, signature_of
 from clipself_seg.clip.pe_core import PECoreTower, Shape
 from clipself_seg.clip.pooled import read_timm
 from clipself_seg.clip.siglip import canonical, siglips_own
 from clipself_seg.clip.tokenizers import FileTokenizer
-from clipself_seg.clip.tower import train_last_blocks
+from clipself_seg.clip.tower import TowerOptions, train_last_blocks
 from clipself_seg.errors import InputError
 from clipself_seg.prediction.onnx import towers
 from clipself_seg.prediction.onnx.graph import plain
@@ -33,7 +33,7 @@ def known(tmp_path_factory):
 
 
 @pytest.fixture(params=POOLED)
-def clip(request) -> DenseCLIP:
+def clip(request) -> CLIPBackbone:
     """A small model whose parameters are all random, those that start at 0 or 1 too."""
     clip = load_clip(request.param, None)
     with torch.no_grad():
@@ -82,14 +82,9 @@ def test_what_trains_gets_a_gradient_and_nothing_else(clip):
 def test_readouts_that_need_a_last_block_are_refused(clip):
     for kind in ("value", "multi_value", "gated_multi_value"):
         with pytest.raises(InputError, match="MODEL.CLIP.DENSE is"):
-            clip.visual.choose_dense(DenseFeature(kind))
+            clip.visual.configure(TowerOptions(DenseFeature(kind)))
     with pytest.raises(InputError, match="MODEL.CLIP.ATTENTION is sclip"):
-        clip.visual.choose_attention("sclip")
-    if not clip.visual.prefix:
-        with pytest.raises(InputError, match="CLASS_TOKEN is True"):
-            clip.visual.choose_regions(True)
-    with pytest.raises(InputError, match="CLASS_TOKEN is True"):
-        load_clip("ViT-Mini-8", None).visual.choose_regions(True)
+        clip.visual.configure(TowerOptions(attention="sclip"))
     assert clip.architecture.kind.readouts == clip.visual.readouts
 
 
@@ -208,7 +203,7 @@ def test_an_image_tower_of_timm_alone_loads_without_texts(clip, tmp_path):
     for tensors in (prefixed, bare):
         torch.save(tensors, tmp_path / "timm.pt")
         loaded = load_clip(clip.name, tmp_path / "timm.pt")
-        torch.testing.assert_close(loaded.visual(pixels()), clip.visual(pixels()), **CLOSE)
+        torch.testing.assert_close(loaded.visual(pixels()), clip.embed_images(pixels()), **CLOSE)
         assert "no text tower" in str(loaded.report)
     with pytest.raises(InputError, match="timm.pt has an image tower alone"):
         loaded.encode_text("a dog")
@@ -284,7 +279,7 @@ def test_siglip_is_transformers(kind, tmp_path):
     assert SIGLIP_SHAPE.approximate == "none"
     tensors = torch.load(tmp_path / "image.pt", weights_only=True)
     torch.save(tensors | {"classifier.weight": torch.zeros(3, 32)}, tmp_path / "image.pt")
-    with pytest.raises(InputError, match="1 unexpected tensor .classifier.weight"):
+    with pytest.raises(InputError, match="1 unexpected tensor: classifier.weight"):
         load_clip("small-SigLIP", tmp_path / "image.pt")
 
 
@@ -296,9 +291,17 @@ ATTENTION = "vision_model.encoder.layers.1.self_attn"
     [
         ("vision_model.embeddings.patch_embedding.weight", None, "holds no CLIP image tower"),
         ("vision_model.embeddings.patch_embedding.weight", torch.zeros(32, 100), "holds no CLIP"),
-        ("vision_model.head.attention.in_proj_weight", torch.tensor(1.0), "lacks 2 tensors .*pool"),
-        (f"{ATTENTION}.q_proj.weight", torch.tensor(1.0), "lacks 1 tensor .*1.attn.in_proj_weight"),
-        (f"{ATTENTION}.k_proj.weight", None, "lacks 1 tensor .*1.attn.in_proj_weight"),
+        (
+            "vision_model.head.attention.in_proj_weight",
+            torch.tensor(1.0),
+            "lacks 2 tensors: .*pool",
+        ),
+        (
+            f"{ATTENTION}.q_proj.weight",
+            torch.tensor(1.0),
+            "lacks 1 tensor: .*1.attn.in_proj_weight",
+        ),
+        (f"{ATTENTION}.k_proj.weight", None, "lacks 1 tensor: .*1.attn.in_proj_weight"),
         (f"{ATTENTION}.q_proj.weight", torch.zeros(32, 32, dtype=torch.int8), "lacks 1 tensor"),
         ("vision_model.embeddings.position_embedding.weight", torch.tensor(1.0), "pos_embed is"),
     ],

@@ -18,7 +18,7 @@ from clipself_seg.clip import layers, load_clip, runtime
 from clipself_seg.clip.eva import EvaBlock, EvaTransformer
 from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.clip.layers import QuickGELU, Transformer
-from clipself_seg.clip.model import DenseCLIP
+from clipself_seg.clip.model import CLIPBackbone
 from clipself_seg.clip.positions import rotary_factors
 from clipself_seg.clip.resnet import ResNetTower
 from clipself_seg.clip.runtime import (
@@ -30,6 +30,7 @@ from clipself_seg.clip.runtime import (
     tf32,
     without_values,
 )
+from clipself_seg.clip.tower import TowerOptions
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg import attention, cost_aggregator
 from clipself_seg.heads.cat_seg.attention import ClassAggregation
@@ -225,7 +226,7 @@ def test_a_clip_without_values_draws_nothing():
     before = torch.get_rng_state()
     architecture = find_architecture("ViT-Mini-8")
     with without_values():
-        clip = DenseCLIP(architecture=architecture, quick_gelu=True)
+        clip = CLIPBackbone(architecture=architecture, quick_gelu=True)
     assert all(p.is_meta for p in clip.parameters())
     assert torch.equal(torch.get_rng_state(), before)
     assert not nn.init.normal_(torch.zeros(64)).eq(0).any()  # outside all is as it was
@@ -375,7 +376,7 @@ def difference(compute, make_tower, precision=None, checkpointing=False):
     images = torch.randn(2, 3, 32, 32)
     plain = compute(make_tower(), images, precision)
     tower = make_tower()
-    tower.compile_blocks()
+    tower.configure(TowerOptions(compiled=True))
     tower.checkpointing = checkpointing
     results = compute(tower, images, precision)
     return max(
@@ -428,4 +429,4 @@ def test_bfloat16_differs_from_float32_by_its_rounding(make_tower):
 def test_what_cannot_be_compiled_is_refused():
     resnet = ResNetTower(image_size=32, width=8, layers=(1, 1, 1, 1), embed_dim=8)
     with pytest.raises(InputError, match="MODEL.CLIP.COMPILE is True"):
-        resnet.compile_blocks()
+        resnet.configure(TowerOptions(compiled=True))

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from clipself_seg.checkpoints import hashes
-from clipself_seg.clip import DenseCLIP, TextBank, load_clip, text, text_bank
+from clipself_seg.clip import CLIPBackbone, TextBank, load_clip, text, text_bank
 from clipself_seg.clip.runtime import lower_precision, tf32
 from clipself_seg.clip.text import BATCH, encode_prompts
 from clipself_seg.clip.text_bank import (
@@ -26,13 +26,7 @@ from clipself_seg.clip.text_bank import (
     default_cache_dir,
 )
 from clipself_seg.data.datasets.table import COCO
-from clipself_seg.data.vocabulary import (
-    Vocabulary,
-    VocabularyClass,
-    available_vocabularies,
-    class_names,
-    load_vocabulary,
-)
+from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.training.optimizer import build_adamw
@@ -135,7 +129,7 @@ def test_embedding_is_the_normalised_mean_of_the_normalised_prompts(clip, bank):
 
 def test_synonyms_share_one_vector_and_vocabularies_are_understood(bank):
     cat, kitten, owl = bank.embed(["cat", "kitten", "owl"])
-    vocabulary = Vocabulary.from_names(["cat|kitten", "owl"])
+    vocabulary = Vocabulary.of(["cat|kitten", "owl"])
     expected = torch.stack([F.normalize((cat + kitten) / 2, dim=0), owl])
     torch.testing.assert_close(bank.embed(vocabulary), expected)
     for words in (["cat|kitten", "owl"], [["cat", "kitten"], "owl"], ("cat, kitten", ("owl",))):
@@ -304,12 +298,12 @@ def test_a_name_that_clip_would_cut_is_refused_and_leaves_nothing(bank, tmp_path
 
 def test_shipped_vocabularies_fit_the_shortest_context_in_every_sentence(clip, monkeypatch):
     monkeypatch.setattr(type(clip), "context_length", 32)  # PE-Core's; OpenAI's is 77
-    shipped = [load_vocabulary(name) for name in available_vocabularies()]
+    shipped = [Vocabulary.load(name) for name in Vocabulary.available()]
     names = {
         n
         for words in shipped
         for as_catseg in (False, True)
-        for n in class_names(words, catseg_names=as_catseg)
+        for n in words.names(catseg_names=as_catseg)
     }
     longest = sorted({name for synonyms in names for name in synonyms}, key=len)[-300:]
     for templates in TEMPLATES:
@@ -427,8 +421,8 @@ def test_texts_of_several_vocabularies_are_kept_for_one_device(texts, asked, mon
     for index in range(text_bank.KEPT):
         texts.embed(((str(index),),))
     texts.embed(CAT)
-    assert len(texts._kept) == text_bank.KEPT and asked[-1] == CAT
-    monkeypatch.setattr(DenseCLIP, "device", torch.device("cpu", 0))
+    assert len(texts._memory) == text_bank.KEPT and asked[-1] == CAT
+    monkeypatch.setattr(CLIPBackbone, "device", torch.device("cpu", 0))
     texts.embed(CAT)
     assert asked[-2:] == [CAT, CAT]
 

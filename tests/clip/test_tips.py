@@ -25,6 +25,7 @@ from clipself_seg.clip.tips import (
     read_transformers,
     write_official,
 )
+from clipself_seg.clip.tower import TowerOptions
 from clipself_seg.errors import InputError
 from tests.checkpoint_files import save_tips, write_timm, write_transformers
 from tests.conftest import PARITY
@@ -238,11 +239,11 @@ def test_mask_tokens_are_class_tokens_that_see_both_class_tokens_and_their_regio
 @pytest.mark.parametrize("name", ["sclip", "clearclip", "naclip", "kk", "qq_kk"])
 def test_attentions_without_training_do_not_take_the_register_for_a_patch(tower, name):
     images = torch.rand(1, 3, 42, 56)
-    tower.choose_attention(name)
+    tower.configure(TowerOptions(attention=name))
     try:
         assert tower.dense(images).shape == (1, 32, 3, 4)
     finally:
-        tower.choose_attention("none")
+        tower.configure(TowerOptions(attention="none"))
 
 
 @pytest.mark.parametrize("kind, count", [("value", 1), ("multi_value", 2)])
@@ -260,11 +261,11 @@ def test_values_of_the_last_blocks_are_scaled_and_read_at_the_patches(tower, kin
         value = block.attn.in_proj_weight[64:], block.attn.in_proj_bias[64:]
         attended = F.linear(block.ln_1(x), *value)
         total += block.ls_1.gamma * block.attn.out_proj(attended)
-    tower.choose_dense(DenseFeature(kind, count))
+    tower.configure(TowerOptions(DenseFeature(kind, count)))
     try:
         close(tower.dense(images)[0].flatten(1).T, tower.ln_post(total), 1e-5)
     finally:
-        tower.choose_dense(DenseFeature())
+        tower.configure(TowerOptions(DenseFeature()))
 
 
 @pytest.fixture(scope="module")

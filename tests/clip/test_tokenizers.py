@@ -28,7 +28,7 @@ from clipself_seg.clip.kinds import model_configs
 clip = load_clip("ViT-Mini-8", "mini")
 load_clip("ViT-Mini-8", sys.argv[1])
 tokens = clip.tokenize(json.loads(sys.argv[2])).tolist()
-heavy = {"open_clip", "transformers", "torchvision"} & set(sys.modules)
+heavy = {"open_clip", "transformers"} & set(sys.modules)
 print(json.dumps([tokens, model_configs(), sorted(heavy)]))
 """
 

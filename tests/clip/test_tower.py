@@ -16,7 +16,7 @@ from clipself_seg.clip import load_clip, runtime, save_clip
 from clipself_seg.clip.eva import EvaTransformer
 from clipself_seg.clip.layers import ResidualBlock
 from clipself_seg.clip.openai import VisionTransformer
-from clipself_seg.clip.tower import train_last_blocks
+from clipself_seg.clip.tower import TowerOptions, train_last_blocks
 from clipself_seg.errors import InputError
 from clipself_seg.prediction.onnx.towers import export_onnx
 from tests.small_towers import small_towers
@@ -203,7 +203,7 @@ def dense_by_loops(tower, images, blocks, gate=None):
 )
 def test_values_of_the_last_blocks_are_those_of_loops_over_places(make_tower, feature):
     tower, images = make_tower(), torch.randn(2, 3, 16, 24)
-    tower.choose_dense(feature)
+    tower.configure(TowerOptions(feature))
     expected = dense_by_loops(tower, images, feature.blocks)
     torch.testing.assert_close(tower.dense(images), expected, atol=1e-5, rtol=1e-4)
 
@@ -211,7 +211,7 @@ def test_values_of_the_last_blocks_are_those_of_loops_over_places(make_tower, fe
 @TOWERS
 def test_a_gate_weighs_the_heads_of_every_place_and_block_by_one_linear_map(make_tower):
     tower, images = make_tower(), torch.randn(1, 3, 16, 16)
-    tower.choose_dense(DenseFeature(GATED, 2))
+    tower.configure(TowerOptions(DenseFeature(GATED, 2)))
     with torch.no_grad():
         for parameter in tower.dense_gate.parameters():
             parameter.normal_()
@@ -222,9 +222,9 @@ def test_a_gate_weighs_the_heads_of_every_place_and_block_by_one_linear_map(make
 @TOWERS
 def test_a_gate_begins_as_the_plain_sum_to_the_last_bit_and_learns(make_tower):
     tower, images = make_tower(), torch.randn(1, 3, 16, 16)
-    tower.choose_dense(TWO)
+    tower.configure(TowerOptions(TWO))
     plain = tower.dense(images)
-    tower.choose_dense(DenseFeature(GATED, 2))
+    tower.configure(TowerOptions(DenseFeature(GATED, 2)))
     gated = tower.dense(images)
     assert torch.equal(plain, gated)
     # The sum alone would not do: behind the final norm its gradient is 0 for any common factor.
@@ -249,7 +249,7 @@ def test_an_image_embedding_a_region_and_the_stream_are_the_same_whatever_is_den
     with torch.no_grad():
         expected = others()
         for feature in (DenseFeature("value"), TWO, DenseFeature(GATED, 3)):
-            tower.choose_dense(feature)
+            tower.configure(TowerOptions(feature))
             for actual, wanted in zip(others(), expected, strict=True):
                 assert torch.equal(actual, wanted)
 
@@ -267,7 +267,7 @@ def test_all_that_trains_gets_a_gradient_and_nothing_else_of_the_blocks(
     make_tower, names, feature, count
 ):
     tower = make_tower()
-    tower.choose_dense(feature)
+    tower.configure(TowerOptions(feature))
     train_last_blocks(tower, count, names)
     maps = tower.features(torch.randn(1, 3, 16, 16), names)
     sum((m * torch.randn_like(m)).sum() for m in maps.values()).backward()
@@ -280,12 +280,12 @@ def test_all_that_trains_gets_a_gradient_and_nothing_else_of_the_blocks(
 @TOWERS
 def test_groups_are_a_partition_with_a_gate_too(make_tower):
     tower = make_tower()
-    tower.choose_dense(DenseFeature(GATED, 2))
+    tower.configure(TowerOptions(DenseFeature(GATED, 2)))
     groups = tower.layer_groups()
     assert len(groups["gate"]) == 2
     grouped = [id(p) for group in groups.values() for p in group]
     assert sorted(grouped) == sorted(id(p) for p in tower.parameters())
-    tower.choose_dense(DenseFeature())
+    tower.configure(TowerOptions(DenseFeature()))
     assert "gate" not in tower.layer_groups()
 
 
@@ -302,7 +302,7 @@ def test_recomputed_and_compiled_blocks_have_the_same_values_and_gradients(make_
     images, results = torch.randn(2, 3, 16, 16), []
     for how in ("unchanged", "checkpointing", "compiling"):
         tower = make_tower()
-        tower.choose_dense(DenseFeature(GATED, 2))
+        tower.configure(TowerOptions(DenseFeature(GATED, 2)))
         setattr(tower, how, True)
         dense = tower.dense(images)
         (dense.square() * dense).sum().backward()
@@ -317,12 +317,12 @@ def test_recomputed_and_compiled_blocks_have_the_same_values_and_gradients(make_
 
 def test_no_images_and_more_blocks_than_there_are():
     tower = openai_tower()
-    tower.choose_dense(DenseFeature("multi_value", 3))
+    tower.configure(TowerOptions(DenseFeature("multi_value", 3)))
     assert tower.dense(torch.zeros(0, 3, 16, 16)).shape == (0, 16, 2, 2)
     with pytest.raises(
         InputError, match="DENSE_BLOCKS is 4, the tower has 3 blocks: give 3 at most"
     ):
-        tower.choose_dense(DenseFeature("multi_value", 4))
+        tower.configure(TowerOptions(DenseFeature("multi_value", 4)))
 
 
 def test_a_resnet_has_one_dense_feature():
@@ -331,7 +331,7 @@ def test_a_resnet_has_one_dense_feature():
             load_clip("RN50", None, dense=DenseFeature("value"))
         resnet = load_clip("RN50", None).visual
     with pytest.raises(InputError, match="MODEL.CLIP.ATTENTION is kk"):
-        resnet.choose_attention("kk")
+        resnet.configure(TowerOptions(attention="kk"))
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
@@ -392,14 +392,14 @@ def test_a_gate_that_is_missing_or_too_much_is_a_damaged_file(tmp_path):
 
 def test_an_attention_without_training_is_not_exported(tmp_path):
     clip = load_clip(MINI, "mini")
-    clip.visual.choose_attention("naclip")
+    clip.visual.configure(TowerOptions(attention="naclip"))
     with pytest.raises(InputError, match="ATTENTION naclip is not exported.*leave it none"):
         export_onnx(clip, tmp_path / "onnx")
 
 
 def test_under_autocast_the_sum_has_the_precision_of_the_tokens():
     tower, images = openai_tower(), torch.randn(1, 3, 16, 16)
-    tower.choose_dense(DenseFeature("multi_value", 3))
+    tower.configure(TowerOptions(DenseFeature("multi_value", 3)))
     with torch.no_grad():
         exact = F.normalize(tower.dense(images), dim=1)
         with torch.autocast("cpu", torch.bfloat16):

@@ -9,6 +9,7 @@ import torch
 
 from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.clip.layers import ResidualBlock
+from clipself_seg.clip.tower import TowerOptions
 from clipself_seg.clip.training_free import ATTENTIONS, gaussian_bias, refuse_training
 from clipself_seg.config.schema import KEYS
 from clipself_seg.errors import InputError
@@ -82,11 +83,11 @@ def dense_by_pairs(tower, images, name):
 def test_each_attention_is_its_formula_over_pairs_of_places(make_tower, name):
     tower, images = make_tower(), torch.randn(1, 3, 16, 24)
     expected = dense_by_pairs(tower, images, name)
-    tower.choose_attention(name)
+    tower.configure(TowerOptions(attention=name))
     with torch.no_grad():
         torch.testing.assert_close(tower.dense(images), expected, atol=1e-5, rtol=1e-4)
         both = tower.features(images, ["dense", "block2"])
-        tower.choose_attention("none")
+        tower.configure(TowerOptions(attention="none"))
         assert torch.equal(both["block2"], tower.features(images, ["block2"])["block2"])
 
 
@@ -101,10 +102,9 @@ def test_every_name_is_a_choice_of_the_key_and_others_are_refused():
     assert KEYS["MODEL.CLIP.ATTENTION"].choices == ("none", *ATTENTIONS)
     tower = openai_tower()
     with pytest.raises(InputError, match="ATTENTION is nacilp: .* naclip"):
-        tower.choose_attention("nacilp")
-    tower.choose_dense(DenseFeature("value"))
+        tower.configure(TowerOptions(attention="nacilp"))
     with pytest.raises(InputError, match="ATTENTION kk and MODEL.CLIP.DENSE value both say"):
-        tower.choose_attention("kk")
+        tower.configure(TowerOptions(DenseFeature("value"), attention="kk"))
     refuse_training("none")
     with pytest.raises(InputError, match="ATTENTION kk is for evaluation.*leave it none to train"):
         refuse_training("kk")

@@ -135,15 +135,15 @@ ODD = {  # tensor -> what it becomes (None: missing), and what the error says of
     "kernel of one row": (
         "visual.conv1.weight",
         torch.ones(128, 3, 1, 8),
-        r"is \(128, 3, 1, 8\), the model needs \(128, 3, 8, 8\)",
+        r"of shape \(128, 3, 1, 8\), the model needs \(128, 3, 8, 8\)",
     ),
-    "one number": ("ln_final.bias", torch.ones(1), r"is \(1,\), the model needs"),
-    "NaN": ("ln_final.bias", torch.full((64,), float("nan")), "has NaN or infinite"),
-    "infinite": ("logit_scale", torch.tensor(float("inf")), "has NaN or infinite"),
-    "integers": ("ln_final.bias", torch.ones(64, dtype=torch.int8), "is int8, not floating point"),
-    "missing": ("visual.ln_post.bias", None, "lacks 1 tensor "),
-    "extra": ("visual.extra", torch.ones(1), "has 1 unexpected tensor "),
-    "too large": ("logit_scale", torch.tensor(1e300, dtype=torch.float64), "has NaN or infinite"),
+    "one number": ("ln_final.bias", torch.ones(1), r"of shape \(1,\), the model needs"),
+    "NaN": ("ln_final.bias", torch.full((64,), float("nan")), "NaN or infinite"),
+    "infinite": ("logit_scale", torch.tensor(float("inf")), "NaN or infinite"),
+    "integers": ("ln_final.bias", torch.ones(64, dtype=torch.int8), "as int8, not floating point"),
+    "missing": ("visual.ln_post.bias", None, "lacks 1 tensor"),
+    "extra": ("visual.extra", torch.ones(1), "has 1 unexpected tensor: "),
+    "too large": ("logit_scale", torch.tensor(1e300, dtype=torch.float64), "NaN or infinite"),
 }
 
 

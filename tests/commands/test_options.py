@@ -12,7 +12,7 @@ LISTED = [
     ("predict", "semantic", "--background", "--stuff"),
     ("predict", "panoptic", "--masks", "--background"),
     ("predict", "detection", "--score-threshold", "--every"),
-    ("explore", "", "--panoptic-model", "--config-file"),
+    ("explore", "", "--panoptic-model", "--help-all"),
     ("serve", "", "--port", "--max-words"),
     ("dense-maps", "", "--clusters", "--help-all"),
     ("export", "", "--clip-name", "--opts"),
@@ -43,7 +43,7 @@ def test_a_command_without_rare_options_takes_help_all_too(capsys):
 
 
 MISTAKES = [
-    ("predict a.jpg --wrods dog", 'no option --wrods; did you mean "--words"?'),
+    ("predict a.jpg --wrods dog", 'unknown option "--wrods": did you mean "--words"?'),
     (
         "predict a.jpg --words dog grass sky",
         'quotes are missing: --words takes one value, such as --words "dog, grass, sky"',
@@ -53,7 +53,10 @@ MISTAKES = [
     ("predict a.jpg --words", "--words: expected one argument"),
     ("predict a.jpg --batch-size many --words dog", "--batch-size: invalid number value: 'many'"),
     ("predict a.jpg --save ovrlays", "--save: invalid choice: 'ovrlays'"),
-    ("train --confg-file mini/patches", 'no option --confg-file; did you mean "--config-file"?'),
+    (
+        "train --confg-file mini/patches",
+        'unknown option "--confg-file": did you mean "--config-file"?',
+    ),
     ("doctor now", "doctor takes no 'now'"),
 ]
 

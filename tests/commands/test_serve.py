@@ -25,7 +25,7 @@ def packages(monkeypatch):
         (("--max-waiting", "-1"), "--max-waiting: has to be at least 0"),
         (("--port", "65536"), "--port: has to be in [0, 65535], got 65536"),
         (("--tasks", "detection", "--semantic", "catseg-base"), "--semantic needs semantic among"),
-        (("--token", "short"), "--token has to have at least 16 of"),
+        (("--token", "short"), "--token: give at least 16 of"),
         (("--token", "", "--host", "0.0.0.0"), '--token "" is for this machine alone'),
         (("--host", "no.such.host.invalid"), "cannot listen on no.such.host.invalid"),
     ],

@@ -15,7 +15,7 @@ from clipself_seg.config import load_config
 from clipself_seg.config.schema import why_unread
 from clipself_seg.config.weights import WEIGHTS
 from clipself_seg.data.datasets.table import DATASETS
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.training import run
 from clipself_seg.yaml_files import CONFIGS as FOLDER
 from clipself_seg.yaml_files import leaves, names, read_tree
@@ -40,7 +40,7 @@ def tiny_coco(tmp_path_factory):
     write_tiny_coco(root, images=2)
     source = json.loads((root / "coco/annotations/instances_train2017.json").read_text())
     polygon = [[10, 5, 40, 5, 40, 25, 10, 25]]
-    names = load_vocabulary("coco_80").classes
+    names = Vocabulary.load("coco_80").classes
     objects = {
         "images": source["images"],
         "annotations": [a | {"segmentation": polygon} for a in source["annotations"]],
@@ -73,7 +73,7 @@ LOOKED_AT = {
     *("MODEL.CLIP.OUT_FEATURES", "MODEL.CLIP.TRAINABLE_BLOCKS", "INPUT.FORMAT"),
     "MODEL.CLIP.LOW_RANK",
     # By the evaluation of regions, whatever the data sets are.
-    *("TEST.REGIONS.READ", "TEST.REGIONS.GROUPING", "TEST.REGIONS.MASK_RESIZE"),
+    *("TEST.REGIONS.READ", "TEST.REGIONS.GROUPING"),
     "INPUT.REGIONS.STUDENT_SIZE",
 }
 
@@ -117,7 +117,7 @@ def test_config_takes_a_step_or_reads_an_image(name, tmp_path, tiny_coco, monkey
         assert (tmp_path / file).exists()
     else:
         run.evaluate(cfg, resume=False)
-        assert (tmp_path / run.RESULTS_FILE).exists()
+        assert (tmp_path / "results.json").exists()
     assert len(keys_read) > 20
     # Whoever types one of these is not told that it has no effect.
     values = dict(leaves(cfg))

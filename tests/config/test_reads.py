@@ -19,7 +19,7 @@ from clipself_seg.config.keys import OBJECTIVES
 from clipself_seg.config.schema import KEYS, MODELS, is_read, why_unread
 from clipself_seg.config.semantic_keys import CAT_SEG_UNREAD, PUBLISHED
 from clipself_seg.errors import InputError
-from clipself_seg.models.cat_seg import config as cat_seg_config
+from clipself_seg.models.cat_seg import cat_seg_config
 from clipself_seg.models.distillation import TERMS
 from clipself_seg.yaml_files import find_file, leaves, read_tree
 

@@ -84,33 +84,22 @@ def test_panoptic_records_keep_the_files_own_category_ids(write, caplog):
 DEEP_BOX = json.loads("[" * 400 + "]" * 400)
 # What is wrong, by the list that it stands in -> what the message says.
 BAD_IMAGES = [
-    ({"file_name": "a.jpg"}, "images[0].id is missing"),
     (IMAGES[0] | {"file_name": 5}, "'file_name': 5"),
     (IMAGES[0] | {"id": [1]}, "images[0].id is [1]"),
-    (
-        IMAGES[0] | {"height": None},
-        "images[0].height is None, and has to be a whole number of pixels",
-    ),
+    (IMAGES[0] | {"height": None}, "height is None, and has to be a whole number of pixels"),
     (IMAGES[0] | {"width": 3}, "below 10"),
 ]
 BAD_BOXES = [
-    ({"image_id": 7}, "bbox"),
     (BOX | {"bbox": [9, 9, -5, -5]}, "annotations[1].bbox is [9, 9, -5, -5]"),
     (BOX | {"bbox": [0, 0, float("nan"), 1]}, "finite"),
-    (BOX | {"bbox": ["0", "0", "1", "1"]}, "bbox is ['0', '0', '1', '1'], and has to be [x"),
     (BOX | {"bbox": DEEP_BOX}, "and has to be [x, y, width, height]"),
     (BOX | {"image_id": 8}, "image 8"),
 ]
 BAD_SEGMENTS = [
     (3, "annotations[0].segments_info[0] is 3"),
-    ({"id": 1, "bbox": [0, 0, 1, 1]}, "category_id"),
-    (SEGMENT | {"id": [5]}, "segments_info[0].id is [5], and has to be a whole number"),
-    (SEGMENT | {"bbox": ["0", "0", "3", "3"]}, "bbox is ['0', '0', '3', '3']"),
+    ({"id": 1, "bbox": [0, 0, 1, 1]}, "segments_info[0].category_id is missing"),
 ]
-BAD_PNGS = [
-    (PNG | {"image_id": 8}, "image 8"),
-    (BOX, "annotations[0].file_name is missing"),
-]
+BAD_PNGS = [(BOX, "annotations[0].file_name is missing")]
 BAD = [
     (image_records, '{"images": [', "cannot be read"),
     (image_records, '{"images": ' + "[" * 100_000, "cannot be read"),
@@ -177,10 +166,8 @@ def test_labels_number_the_categories_by_id_and_boxes_keep_the_order_of_the_file
     ("key", "change", "message"),
     [
         ("categories", {"name": " "}, r"categories\[0\].name is ' ', and has to be a word"),
-        ("categories", {"id": "9"}, r"categories\[0\].id is '9'"),
         ("categories", {"name": "dog"}, "the noun 'dog' is there twice"),
         ("annotations", {"category_id": 8}, r"category ids \[8\]"),
-        ("annotations", {"bbox": [0, 0, -1, 2]}, "sides of at least 0"),
         ("images", {"captions": "a dog"}, "captions is 'a dog', and has to be a list of texts"),
     ],
 )
@@ -283,11 +270,11 @@ def test_annotations_of_other_than_base_classes_are_named_and_counted():
     with pytest.raises(InputError, match=r"4 annotations are of 2 classes .*cat \(3\), 9 \(1\)"):
         require_base_classes(content, INDEX_OF, PETS, "x.json", "do so")
     require_base_classes(content_of(), INDEX_OF, PETS, "x.json", "do so")
-    silent = Vocabulary.from_names(["dog", "cat"])  # all are base classes
+    silent = Vocabulary.of(["dog", "cat"])  # all are base classes
     require_base_classes(content_of(annotation(category_id=7)), INDEX_OF, silent, "x.json", "")
 
 
-SHELVES = Vocabulary.from_names(["shelf / rack", "tissue"])
+SHELVES = Vocabulary.of(["shelf / rack", "tissue"])
 
 
 def test_classes_by_order_are_those_of_the_file_and_classes_by_id_are_the_vocabularys():

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from clipself_seg.data.examples import LARGEST_SIDE, as_example, read_example
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, read_words
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 
 
@@ -89,10 +89,10 @@ def test_an_example_that_is_none_is_refused(tmp_path, pixels):
 
 
 def test_a_name_of_the_words_is_mixed_with_them_and_another_one_is_a_class(path):
-    words = read_words("dog|puppy, grass")
+    words = Vocabulary.of("dog|puppy, grass")
     box, other = f"{path}#10,20,40,30", f"{path}#1,2,30,30"
     given = words.with_examples({"Puppy": [box], "screw|bolt": [box, other, box]})
-    assert given.names == ("dog", "grass", "screw") and given != words
+    assert given.first_names == ("dog", "grass", "screw") and given != words
     assert [entry.dataset_id for entry in given.classes] == [0, 1, 2]
     assert [entry.names for entry in given.worded] == [("dog", "puppy"), ("grass",)]
     mixed, alone = given.examples
@@ -104,7 +104,7 @@ def test_a_name_of_the_words_is_mixed_with_them_and_another_one_is_a_class(path)
     assert words.with_examples({"dog": [box]}, weight=0.5).examples[0].weight == 0.5
     assert given == words.with_examples({"puppy": [box], "screw|bolt": [box, other]})
     alone = Vocabulary("custom", ()).with_examples({"screw": [box]})
-    assert alone.names == ("screw",) and alone.classes[0].dataset_id == 0
+    assert alone.first_names == ("screw",) and alone.classes[0].dataset_id == 0
 
 
 @pytest.mark.parametrize(
@@ -119,16 +119,16 @@ def test_a_name_of_the_words_is_mixed_with_them_and_another_one_is_a_class(path)
 )
 def test_examples_that_are_none_are_refused(examples, weight, said):
     with pytest.raises(InputError, match=said):
-        read_words("dog, grass").with_examples(examples, weight)
+        Vocabulary.of("dog, grass").with_examples(examples, weight)
 
 
 def test_no_vocabulary_file_has_examples(tmp_path, path):
     text = f"screw={path}#10,20,40,30"
     (tmp_path / "words.txt").write_text(text.partition("#")[0])
-    words = read_words(str(tmp_path / "words.txt"))
-    assert words.names == (text.partition("#")[0],) and not words.examples
+    words = Vocabulary.of(str(tmp_path / "words.txt"))
+    assert words.first_names == (text.partition("#")[0],) and not words.examples
     content = {"classes": [{"names": ["screw"]}], "examples": [["screw", [text]]]}
     for wrong in (content, {"classes": [{"names": ["screw"], "examples": [text]}]}):
         (tmp_path / "words.json").write_text(json.dumps(wrong))
         with pytest.raises(InputError, match='unknown key "examples"'):
-            load_vocabulary(tmp_path / "words.json")
+            Vocabulary.load(tmp_path / "words.json")

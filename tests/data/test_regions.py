@@ -8,13 +8,11 @@ import torch
 from PIL import Image
 
 from clipself_seg.data.regions import (
-    covered_masks,
     enlarge_boxes,
     grid_boxes,
     grid_pairs,
     read_segments,
     relative_boxes,
-    resized_masks,
     sample_grid_regions,
     sample_proposal_regions,
     segment_regions,
@@ -233,44 +231,20 @@ def disc(radius, height=480, width=640):
 @pytest.mark.parametrize("radius, cells", [(20, 14), (40, 52), (80, 208)])
 def test_reference_masks_have_the_measured_areas(radius, cells):
     """Areas of discs that the behaviour specification gives for resizing without antialias."""
-    assert resized_masks(disc(radius)[None], 64).sum() == cells
+    assert token_masks(disc(radius)[None], 64).sum() == cells
 
 
-@pytest.mark.parametrize("rule", ["reference", "exact"])
 @pytest.mark.parametrize("size", [(30, 40), (40, 30), (7, 9), (50, 50)])
-def test_a_full_mask_fills_the_picture_but_not_the_padding(rule, size):
-    (mask,) = token_masks(np.ones((1, *size), dtype=bool), 8, rule)
+def test_a_full_mask_fills_the_picture_but_not_the_padding(size):
+    (mask,) = token_masks(np.ones((1, *size), dtype=bool), 8)
     rows, columns = (round(8 * side / max(size)) for side in size)
     expected = torch.zeros(8, 8, dtype=torch.bool)
     expected[:rows, :columns] = True
     torch.testing.assert_close(mask, expected)
-    assert token_masks(np.zeros((0, *size), dtype=bool), 8, rule).shape == (0, 8, 8)
+    assert token_masks(np.zeros((0, *size), dtype=bool), 8).shape == (0, 8, 8)
 
 
-@pytest.mark.parametrize("size, side", [((9, 13), 5), ((13, 9), 5), ((6, 8), 4), ((3, 2), 7)])
-def test_covered_masks_equal_a_loop_over_cells(size, side):
-    masks = np.random.default_rng(0).random((6, *size)) < 0.5
-    masks[0] = False
-    cell = max(size) / side
-    for mask, tokens in zip(masks, covered_masks(masks, side)):
-        cover = np.zeros((side, side))
-        for (i, j), (y, x) in ((c, p) for c in np.ndindex(side, side) for p in np.ndindex(size)):
-            down = min(y + 1, (i + 1) * cell) - max(y, i * cell)
-            right = min(x + 1, (j + 1) * cell) - max(x, j * cell)
-            cover[i, j] += mask[y, x] * max(down, 0) * max(right, 0)
-        threshold = min(cover.max(), cell**2 / 2) - 1e-6
-        np.testing.assert_array_equal(tokens.numpy(), (cover >= threshold) & (cover > 0))
-
-
-def test_a_thin_mask_may_vanish_in_the_reference_but_not_in_the_exact_rule():
+def test_a_thin_mask_may_vanish():
     masks = np.zeros((1, 64, 64), dtype=bool)
     masks[0, 0, :] = True
-    assert not resized_masks(masks, 8).any()
-    exact = covered_masks(masks, 8)[0]
-    assert exact[0].all() and not exact[1:].any()
-
-
-def test_half_covered_cells_belong_to_the_mask():
-    masks = np.zeros((1, 30, 30), dtype=bool)
-    masks[0, :, :5] = True  # half of a cell of 10 pixels
-    assert covered_masks(masks, 3)[0].tolist() == [[True, False, False]] * 3
+    assert not token_masks(masks, 8).any()

@@ -358,10 +358,7 @@ def test_more_readers_than_shards_and_batches_without_equal_parts_are_refused(sh
 @pytest.mark.parametrize(
     "states",
     [
-        None,
         [],
-        [{}],
-        [{"positions": {"0": [0, 0]}}],
         [{"positions": {"0": [0, -1, 0]}, "unusable": 0}],
         [{"positions": {"0": [0, 0, 0, 0]}, "unusable": 0}],
     ],

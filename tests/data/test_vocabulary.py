@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 
 import numpy as np
 import pytest
 
-from clipself_seg.data.vocabulary import (
-    CLASS_FILES,
-    Vocabulary,
-    VocabularyClass,
-    as_vocabulary,
-    available_vocabularies,
-    class_names,
-    load_vocabulary,
-    own_words,
-    read_class_json,
-    read_label_file,
-    read_words,
-    seen_by_exact_spelling,
-    seen_by_plain_spelling,
-)
+from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, read_label_file
 from clipself_seg.errors import InputError
 
 SIZES = {
@@ -55,9 +40,9 @@ def write(tmp_path):
     return write_json
 
 
-@pytest.mark.parametrize("name", available_vocabularies())
+@pytest.mark.parametrize("name", Vocabulary.available())
 def test_every_built_in_vocabulary_is_readable(name):
-    vocabulary = load_vocabulary(name)
+    vocabulary = Vocabulary.load(name)
     assert vocabulary.name == name and vocabulary.about
     assert len(vocabulary) == SIZES.get(name, len(vocabulary)) > 0
     assert len(vocabulary.dataset_id_to_index) == len(vocabulary)
@@ -66,7 +51,7 @@ def test_every_built_in_vocabulary_is_readable(name):
 def test_built_in_vocabularies_equal_the_reference(shared_dir):
     for name in SIZES:
         reference = json.loads((shared_dir / f"reference/vocabularies/{name}.json").read_text())
-        vocabulary = load_vocabulary(name)
+        vocabulary = Vocabulary.load(name)
         if name == "lvis_v1_1203":  # the reference lacks the name of the annotation file
             assert reference["classes"][161]["names"] == ["horned_cow"]
             reference["classes"][161]["names"] = ["bull", "horned_cow"]
@@ -86,34 +71,13 @@ def test_built_in_vocabularies_equal_the_reference(shared_dir):
     [("coco_80", "coco_panoptic_133"), ("mini_things", "mini"), ("mini2_things", "mini2")],
 )
 def test_vocabularies_of_things_are_those_of_the_whole_ones(name, whole):
-    things = tuple(entry for entry in load_vocabulary(whole).classes if entry.isthing)
-    assert load_vocabulary(name).classes == things
-
-
-def test_full_ade_warns_of_its_nine_double_names(caplog):
-    with caplog.at_level(logging.WARNING):
-        load_vocabulary("ade20k_847")
-    words = "bag, pot, basket, screen, pier, control panel, pipe, grill, patio"
-    assert words in caplog.text
-
-
-def test_cat_segs_class_files_are_built_in_and_a_file_goes_before(tmp_path):
-    full = read_class_json("datasets/ade847.json")
-    assert len(full) == 847 and sum(", " in entry for entry in full) == 217
-    assert read_class_json("datasets/ade150.json")[7:9] == ["bed ", "windowpane"]
-    counts = [len(read_class_json(name)) for name in CLASS_FILES]
-    assert counts == [171, 150, 847, 59, 459, 20, 59]
-    (tmp_path / "coco.json").write_text('["dog, puppy"]')
-    assert read_class_json(tmp_path / "coco.json") == ["dog, puppy"]
-    for content in ('{"dog": 1}', "[" * 100_000):
-        (tmp_path / "none.json").write_text(content)
-        with pytest.raises(InputError, match="none.json"):
-            read_class_json(tmp_path / "none.json")
+    things = tuple(entry for entry in Vocabulary.load(whole).classes if entry.isthing)
+    assert Vocabulary.load(name).classes == things
 
 
 def test_masks_follow_the_order_of_the_classes(write):
     classes = [{"names": ["sky"], "isthing": False}, {"names": ["dog"], "isthing": True}]
-    vocabulary = load_vocabulary(write({"name": "two", "classes": classes}))
+    vocabulary = Vocabulary.load(write({"name": "two", "classes": classes}))
     np.testing.assert_array_equal(vocabulary.thing, [False, True])
     with pytest.raises(InputError, match='does not say "seen" of "sky"'):
         _ = vocabulary.seen
@@ -122,7 +86,7 @@ def test_masks_follow_the_order_of_the_classes(write):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ([], "is empty"),
+        ([], "has no classes"),
         ({"classes": []}, "has no classes"),
         (["dog", "cat, "], "is 'cat, ', which has an empty name"),
         (["dog", "cat", "Dog|hound"], "more than once: dog"),
@@ -144,58 +108,50 @@ def test_masks_follow_the_order_of_the_classes(write):
 def test_bad_content_is_named_with_the_file(write, content, message):
     path = write(content)
     with pytest.raises(InputError) as caught:
-        load_vocabulary(path)
+        Vocabulary.load(path)
     assert message in str(caught.value) and "words" in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 2 and len(str(caught.value)) < 500
 
 
-def test_cat_segs_own_list_with_names_twice_is_read_as_it_is(tmp_path, caplog):
-    names = load_vocabulary("ade20k_847").names
+def test_cat_segs_own_list_with_names_twice_is_read_as_it_is(tmp_path):
+    names = Vocabulary.load("ade20k_847").first_names
     (tmp_path / "ade847.json").write_text(json.dumps(names))
-    assert load_vocabulary(tmp_path / "ade847.json").names == names
-    assert "more than once: bag" in caplog.text
+    assert Vocabulary.load(tmp_path / "ade847.json").first_names == names
     (tmp_path / "mine.json").write_text(json.dumps(names))
     with pytest.raises(InputError, match="more than once: bag"):
-        load_vocabulary(tmp_path / "mine.json")
+        Vocabulary.load(tmp_path / "mine.json")
 
 
 def test_unknown_names_and_missing_files_are_refused(tmp_path):
     with pytest.raises(InputError, match='did you mean "coco_stuff_171"'):
-        load_vocabulary("coco_stuff")
+        Vocabulary.load("coco_stuff")
     with pytest.raises(InputError, match="vocabulary file .*none.json is missing"):
-        load_vocabulary(tmp_path / "none.json")
-
-
-def synonyms(vocabulary):
-    return [entry.names for entry in vocabulary.classes]
+        Vocabulary.load(tmp_path / "none.json")
 
 
 def test_commas_separate_classes_and_bars_synonyms():
-    assert synonyms(read_words(" dog | puppy,red car,sky, ")) == [
-        ("dog", "puppy"),
-        ("red car",),
-        ("sky",),
-    ]
-    assert synonyms(read_words("dog")) == [("dog",)]
-    assert synonyms(own_words(["dog|puppy", "sky, heaven"])) == [
-        ("dog", "puppy"),
-        ("sky", "heaven"),
-    ]
+    words = Vocabulary.of(" dog | puppy,red car,sky, ")
+    assert words.names() == (("dog", "puppy"), ("red car",), ("sky",))
+    assert Vocabulary.of("dog").names() == (("dog",),)
 
 
 def test_a_semicolon_in_a_class_is_named(caplog):
-    assert len(read_words("red star; grass")) == 1 and len(read_words("red star, grass")) == 2
+    assert len(Vocabulary.of("red star; grass")) == 1 and len(Vocabulary.of("red star, grass")) == 2
     (record,) = caplog.records
     assert record.getMessage() == '"red star; grass" is one class: separate classes by commas'
 
 
 def test_files_and_known_names_are_read(tmp_path):
     (tmp_path / "w.txt").write_text("\ufeffdog|puppy  # pets\n\n# nothing\ngrass, sky,\n", "utf-8")
-    assert synonyms(read_words(str(tmp_path / "w.txt"))) == [("dog", "puppy"), ("grass",), ("sky",)]
+    assert Vocabulary.of(str(tmp_path / "w.txt")).names() == (
+        ("dog", "puppy"),
+        ("grass",),
+        ("sky",),
+    )
     for name in ("w.json", "W2.JSON"):
         (tmp_path / name).write_text(json.dumps(["dog|puppy", "sky"]))
-        assert synonyms(read_words(str(tmp_path / name))) == [("dog", "puppy"), ("sky",)]
-    assert read_words("voc_20") == load_vocabulary("voc_20")
+        assert Vocabulary.of(str(tmp_path / name)).names() == (("dog", "puppy"), ("sky",))
+    assert Vocabulary.of("voc_20") == Vocabulary.load("voc_20")
 
 
 @pytest.mark.parametrize(
@@ -212,11 +168,11 @@ def test_files_and_known_names_are_read(tmp_path):
 )
 def test_what_cannot_be_meant_is_named(text, message):
     with pytest.raises(InputError, match=message):
-        read_words(text)
+        Vocabulary.of(text)
 
 
 def test_a_name_of_500_letters_is_read():
-    assert read_words("x" * 500).names == ("x" * 500,)
+    assert Vocabulary.of("x" * 500).first_names == ("x" * 500,)
 
 
 FORMS = [
@@ -228,76 +184,69 @@ FORMS = [
 
 @pytest.mark.parametrize("entries", FORMS)
 def test_every_way_in_has_the_same_grammar(entries, write):
-    expected = [("dog", "puppy"), ("cat", "kitten")]
-    assert list(class_names(entries)) == expected
-    assert class_names(entries, all_synonyms=False) == (("dog",), ("cat",))
-    for vocabulary in (
-        Vocabulary.from_names(entries),
-        own_words(entries),
-        as_vocabulary(entries),
-        as_vocabulary("dog|puppy, cat | kitten"),
-        load_vocabulary(write(entries)),
+    for words in (
+        Vocabulary.of(entries),
+        Vocabulary.of(word for word in entries),
+        Vocabulary.of("dog|puppy, cat | kitten"),
+        Vocabulary.of({"classes": list(entries)}),
+        Vocabulary.load(write(entries)),
     ):
-        assert synonyms(vocabulary) == expected and as_vocabulary(vocabulary) is vocabulary
-        assert list(class_names(vocabulary)) == expected
-        assert vocabulary.dataset_id_to_index == {0: 0, 1: 1}
+        assert words.names() == (("dog", "puppy"), ("cat", "kitten"))
+        assert words.names(all_synonyms=False) == (("dog",), ("cat",))
+        assert Vocabulary.of(words) is words is Vocabulary.load(words)
+        assert words.dataset_id_to_index == {0: 0, 1: 1}
 
 
-def test_names_of_vocabularies_and_in_lists_of_synonyms_are_not_split_again():
+def test_names_in_lists_of_synonyms_are_not_split_again():
     odd = "dog, a pet|friend "
-    vocabulary = Vocabulary("odd", (VocabularyClass((odd, "puppy"), 0),))
-    assert class_names(vocabulary) == ((odd, "puppy"),)
-    assert class_names(vocabulary, all_synonyms=False, catseg_names=True) == ((odd,),)
-    assert class_names([[odd, "puppy"], "a|b"], nested=True) == ((odd, "puppy"), ("a", "b"))
-    with pytest.raises(InputError, match="which is no string"):
-        class_names([[odd, "puppy"]])
+    vocabulary = Vocabulary.of([[odd, "puppy"], "a|b"])
+    assert vocabulary.names() == ((odd, "puppy"), ("a", "b"))
+    assert vocabulary.names(all_synonyms=False, catseg_names=True) == ((odd,), ("a",))
 
 
 def test_cat_segs_entry_of_a_class_takes_the_place_of_all_its_names_if_that_is_wanted():
-    ade = load_vocabulary("ade20k_150")
-    found = class_names(ade, catseg_names=True)
-    assert {len(names) for names in found} == {1} and found[7] == ("bed ",)
-    assert class_names(ade) == tuple(entry.names for entry in ade.classes)
-    full = class_names(load_vocabulary("ade20k_847"), catseg_names=True)
-    assert sum(len(names) > 1 for names in full) == 217
+    ade = Vocabulary.load("ade20k_150")
+    names = ade.names(catseg_names=True)
+    assert {len(synonyms) for synonyms in names} == {1} and names[7] == ("bed ",)
+    assert ade.names() == tuple(entry.names for entry in ade.classes)
+    full = Vocabulary.load("ade20k_847").names(catseg_names=True)
+    assert sum(len(synonyms) > 1 for synonyms in full) == 217
 
 
-@pytest.mark.parametrize("read", [class_names, own_words, Vocabulary.from_names])
-def test_lists_are_read_once_and_a_string_or_entries_of_other_types_are_no_list(read):
-    with pytest.raises(InputError, match='"dog, cat" is one string: give a list'):
-        read("dog, cat")
-    for entry in (["dog", "puppy"], 3, None, b"dog"):
+def test_entries_of_other_types_are_no_classes_and_names_stand_twice_where_that_is_said():
+    for entry in ([], ["dog", 3], 3, None, b"dog"):
         with pytest.raises(InputError, match=f"class 1 of .* is {re.escape(repr(entry))}, which"):
-            read(["sky", entry])
-    generated = read(name for name in ("dog", "cat", "sky"))
-    assert class_names(generated, nested=True) == (("dog",), ("cat",), ("sky",))
+            Vocabulary.of(["sky", entry])
+    with pytest.raises(InputError, match="3 is no text and no list of words"):
+        Vocabulary.of(3)
+    assert len(Vocabulary.of(["dog", "cat|dog"], repeats=True)) == 2
 
 
 def test_a_word_with_an_underscore_is_taken_with_a_comma():
-    assert synonyms(read_words("ade20k_15,")) == [("ade20k_15",)]
+    assert Vocabulary.of("ade20k_15,").names() == (("ade20k_15",),)
 
 
 def test_text_of_another_encoding_is_named(tmp_path):
     (tmp_path / "w.txt").write_bytes(b"caf\xe9\n")
     with pytest.raises(InputError, match="w.txt cannot be read as text in UTF-8"):
-        read_words(str(tmp_path / "w.txt"))
+        Vocabulary.of(str(tmp_path / "w.txt"))
     (tmp_path / "w.txt").write_text("\n")
     with pytest.raises(InputError, match="w.txt is empty"):
-        read_words(str(tmp_path / "w.txt"))
+        Vocabulary.of(str(tmp_path / "w.txt"))
 
 
 def test_any_synonym_on_either_side_will_do_letter_by_letter_or_by_words():
-    train = Vocabulary.from_names(["Traffic-Light", "wall_brick", "couch|sofa"])
+    train = Vocabulary.of(["Traffic-Light", "wall_brick", "couch|sofa"])
     names = ["traffic light", "Traffic-Light", "wall brick ", "wall", "settee|sofa", "sofas"]
     test = Vocabulary("test", tuple(VocabularyClass(tuple(n.split("|")), 0) for n in names))
-    assert seen_by_plain_spelling(test, train).tolist() == [True, True, True, False, True, False]
-    assert seen_by_exact_spelling(test, train).tolist() == [False, True, False, False, True, False]
+    assert test.seen_in(train).tolist() == [True, True, True, False, True, False]
+    assert test.seen_in(train, exact=True).tolist() == [False, True, False, False, True, False]
 
 
 def test_ade_against_coco_stuff():
-    ade, stuff = load_vocabulary("ade20k_150"), load_vocabulary("coco_stuff_171")
-    seen = seen_by_plain_spelling(ade, stuff)
-    found = {name for name, known in zip(ade.names, seen) if known}
+    ade, stuff = Vocabulary.load("ade20k_150"), Vocabulary.load("coco_stuff_171")
+    seen = ade.seen_in(stuff)
+    found = {name for name, known in zip(ade.first_names, seen) if known}
     assert seen.shape == (150,) and seen.sum() == len(found) == 49
     assert {"person", "tree", "traffic light", "table"} <= found
     assert {"sidewalk", "buffet"} <= found  # by their synonyms pavement and counter
@@ -308,7 +257,7 @@ def test_ade_against_coco_stuff():
 def test_a_long_name_that_is_there_twice_is_shown_by_its_beginning(tmp_path):
     (tmp_path / "own.txt").write_text("\n".join(["x" * 400] * 2))
     with pytest.raises(InputError, match="own.txt has .x{80}. twice") as refused:
-        read_words(str(tmp_path / "own.txt"))
+        Vocabulary.of(str(tmp_path / "own.txt"))
     assert len(str(refused.value)) < 400 + len(str(tmp_path))
 
 
@@ -336,7 +285,7 @@ def test_as_many_rows_as_classes_are_in_order(tmp_path):
     assert words.name == "words_with_prompt_eng" and words.thing.tolist() == [True, False]
     assert words.dataset_id_to_index == {5: 0, 7: 1} and words.classes[0].catseg_name is None
     # Of more rows that of the class's number counts.
-    assert read(tmp_path, "7:clouds\n6:dog\n5:kitty\n8:grass\n").names == ("kitty", "clouds")
+    assert read(tmp_path, "7:clouds\n6:dog\n5:kitty\n8:grass\n").first_names == ("kitty", "clouds")
 
 
 @pytest.mark.parametrize(
@@ -357,6 +306,6 @@ def test_other_files_are_refused_by_line(tmp_path, text, message):
 
 
 def test_a_built_in_list_written_as_a_label_file_comes_back(tmp_path):
-    own = load_vocabulary("openseg_cityscapes_19")
+    own = Vocabulary.load("openseg_cityscapes_19")
     lines = [f"{index}:{','.join(entry.names)}" for index, entry in enumerate(own.classes)]
     assert read(tmp_path, "\n".join(lines), own).classes == own.classes

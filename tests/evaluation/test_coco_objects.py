@@ -87,33 +87,22 @@ RLE = {"size": [60, 90], "counts": [12]}
     "change, said",
     [
         ({"category_id": 5}, r"category ids \[5\] are not in the vocabulary"),
-        ({"category_id": [9]}, r"annotations\[0\].category_id is \[9\]"),
         ({"image_id": 7}, 'annotation of image 7, which is not in "images"'),
-        ({"image_id": ["a"]}, r"image_id is \['a'\]"),
-        ({"bbox": [1, 2, 3]}, r"bbox is \[1, 2, 3\], and has to be \[x, y"),
         ({"bbox": [1, 2, 3, 10**400]}, r"bbox is \[1, 2, 3, of type int\]"),
         ({"area": float("nan")}, "area is nan, and has to be a finite number"),
-        ({"area": 10**400}, "area is of type int"),
-        ({"area": "25"}, "area is '25'"),
-        ({"iscrowd": "no"}, "iscrowd is 'no', and has to be 0 or 1"),
-        ({"iscrowd": 10**400}, "iscrowd is of type int"),
-        ({"segmentation": "text"}, "segmentation is 'text', and has to be a list of pol"),
-        ({"segmentation": []}, r"segmentation is \[\]"),
+        ({"iscrowd": 10**400}, "iscrowd is of type int, and has to be 0 or 1"),
+        ({"segmentation": []}, r"segmentation is \[\], and has to be a list of polygons"),
         ({"segmentation": [[1, "a"]]}, "a polygon is no list of numbers"),
-        ({"segmentation": [["0", "0", "5", "0", "5", "5"]]}, "image 1"),
         ({"segmentation": [[1, 2, 3]]}, "a polygon is x and y in turn"),
-        ({"segmentation": [[1, 2, 1e9, 3, 4, 5]]}, "a point of a polygon is far from the image"),
-        ({"segmentation": [[10**400, 0, 5, 0, 5, 5]]}, "image 1"),
-        ({"segmentation": {**RLE, "size": [3, 4]}}, r"image 1 .* of 60 x 90 .*size \[3, 4\]"),
-        ({"segmentation": {**RLE, "size": ["60", 90]}}, "image 1"),
-        ({"segmentation": {"size": [3_000_000_000, 4], "counts": "12100000"}}, "image 1"),
         (
-            {"segmentation": {**RLE, "size": [10**400, 90]}},
-            r"its size \[1000+\.\.\.0+, 90\] is not",
+            {"segmentation": [[10**400, 0, 5, 0, 5, 5]]},
+            "a point of a polygon is far from the image",
         ),
+        ({"segmentation": {**RLE, "size": [3, 4]}}, r"image 1 .* of 60 x 90 .*size \[3, 4\]"),
+        ({"segmentation": {**RLE, "size": ["60", 90]}}, "neither polygons nor an RLE"),
+        ({"segmentation": {"size": [3_000_000_000, 4], "counts": "12100000"}}, "image 1"),
         ({"segmentation": RLE}, "its runs do not fill the image of 5400"),
-        ({"segmentation": {**RLE, "counts": ["1"]}}, "image 1"),
-        ({"segmentation": {**RLE, "counts": "no"}}, "the segmentation of an object of image 1"),
+        ({"segmentation": {**RLE, "counts": ["1"]}}, "a run is no whole number"),
     ],
 )
 def test_objects_that_do_not_fit_name_file_and_value(tmp_path, change, said):
@@ -130,14 +119,7 @@ NONE_LISTED = {"neg_category_ids": {}, "not_exhaustive_category_ids": {}}
         ({"image_ids": [3]}, r"lacks 1 of 1 images of the data set, such as \[3\]"),
         ({"image_ids": [2]}, "no object in the 1 images"),
         ({"lists": {}}, r"images\[0\].neg_category_ids is missing"),
-        (
-            {"lists": NONE_LISTED | {"not_exhaustive_category_ids": {2: [1]}}},
-            r"category ids \[1\] are not in the vocabulary",
-        ),
-        (
-            {"lists": NONE_LISTED | {"neg_category_ids": {1: [[9]]}}},
-            r"neg_category_ids\[0\] is \[9\]",
-        ),
+        ({"lists": NONE_LISTED | {"neg_category_ids": {1: [5]}}}, r"category ids \[5\]"),
     ],
 )
 def test_images_that_do_not_fit_are_named(tmp_path, how, said):
@@ -149,7 +131,6 @@ def test_images_that_do_not_fit_are_named(tmp_path, how, said):
     "change, said",
     [
         ({"annotations": []}, 'its list "annotations" is empty'),
-        ({"images": [{"id": [1], "height": 60, "width": 90}]}, r"images\[0\].id is \[1\]"),
         ({"images": [{"id": 1, "height": "60", "width": 90}]}, r"images\[0\].height is '60'"),
     ],
 )

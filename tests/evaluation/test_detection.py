@@ -15,12 +15,7 @@ from PIL import Image
 from torch import nn
 
 from clipself_seg.config import add_clipself_seg_config
-from clipself_seg.data.vocabulary import (
-    Vocabulary,
-    VocabularyClass,
-    load_vocabulary,
-    seen_in_training,
-)
+from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.coco_objects import read_true_objects
 from clipself_seg.evaluation.detection import DetectionEvaluation, DetectionEvaluator
@@ -65,7 +60,7 @@ def test_numbers_and_files(tmp_path):
     json.dumps(results, allow_nan=False)
     with open(tmp_path / "out/masks_classes_tiny.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["name"] for row in rows] == list(WORDS.names)
+    assert [row["name"] for row in rows] == list(WORDS.first_names)
     assert [row["seen"] for row in rows] == ["1", "0", "1", "1"]
     assert [row["frequency"] for row in rows] == ["f", "r", "c", "c"]
     assert float(rows[1]["ap50"]) == pytest.approx(results["segm"]["AP50-unseen"])
@@ -128,7 +123,7 @@ class Recall(nn.Module):
         self.asked = []
 
     def set_vocabulary(self, words, seen=None):
-        self.classes = Classes(words.names, (), seen)
+        self.classes = Classes(words.first_names, (), seen)
 
     def forward(self, batch):
         (sample,) = batch
@@ -185,7 +180,7 @@ def test_each_data_set_has_its_rule_and_its_split(datasets, caplog):
         results = ours(model)
     assert model.training and model.classes is before
     assert [image for image, _ in model.asked] == [1, 2, 3, 4] * 3
-    assert [classes.names for _, classes in model.asked] == [WORDS.names] * 12
+    assert [classes.names for _, classes in model.asked] == [WORDS.first_names] * 12
     assert model.asked[0][1].seen.tolist() == [True, False, True, True]
     assert model.asked[-1][1].seen is None
     split, federated, plain = (results[name] for name in DATASETS)
@@ -234,7 +229,7 @@ def test_after_fine_tuning_seen_are_the_classes_of_its_data_whatever_a_data_set_
     datasets, key, value
 ):
     folder, model = datasets
-    own = Vocabulary("own", (VocabularyClass((WORDS.names[1].upper(),), 1),))
+    own = Vocabulary("own", (VocabularyClass((WORDS.first_names[1].upper(),), 1),))
     DatasetCatalog.register("own", lambda: [])
     MetadataCatalog.get("own").set(
         json_file="none", image_root="none", vocabulary=own, evaluator_type="coco"
@@ -250,14 +245,14 @@ def test_after_fine_tuning_seen_are_the_classes_of_its_data_whatever_a_data_set_
 
 
 def test_novel_classes_of_a_training_vocabulary_are_not_seen():
-    lvis, coco = load_vocabulary("lvis_v1_1203"), load_vocabulary("coco_80")
-    seen = dict(zip(coco.names, seen_in_training(coco, lvis)))
+    lvis, coco = Vocabulary.load("lvis_v1_1203"), Vocabulary.load("coco_80")
+    seen = dict(zip(coco.first_names, coco.seen_in(lvis)))
     # Blanks are underscores in LVIS, and "bus" is "bus_(vehicle)".
     assert seen["dining table"] and seen["cat"] and not seen["bus"] and sum(seen.values()) == 63
     trained = Vocabulary(
         "t", (VocabularyClass(("cat",), 1, seen=False), VocabularyClass(("cow",), 2, seen=True))
     )
-    assert seen_in_training(WORDS, trained).tolist() == [False, False, False, True]
+    assert WORDS.seen_in(trained).tolist() == [False, False, False, True]
 
 
 def test_what_would_fail_late_is_refused_early(datasets):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clipself_seg.config import load_config
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.examples import DrawnExamples
 from lab.mini.writer import WorldSize, make_worlds
@@ -16,7 +16,7 @@ SOURCES = {"mini2_val_sem_seg": "mini2_train_sem_seg"}
 
 def test_unseen_classes_are_given_as_many_as_asked_for_by_the_seed(worlds_root, caplog):
     make_worlds(worlds_root, WorldSize(train=8, val=1, base=1), processes=1)
-    words = load_vocabulary("mini2")
+    words = Vocabulary.load("mini2")
 
     def draw(number, seed=0, seen=words.seen):
         drawn = DrawnExamples(SOURCES, number, 0.75, seed)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clipself_seg.data.vocabulary import own_words
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation import evaluator as module
 from clipself_seg.evaluation.evaluator import ImageEvaluator, check_predicted_classes, equal_runs
 
-WORDS = own_words(["cat", "grass"])
+WORDS = Vocabulary.of(["cat", "grass"])
 
 
 class Kept(ImageEvaluator[int]):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipself_seg.data.vocabulary import own_words
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, MissingPackage
 from clipself_seg.explore import answers
 from clipself_seg.explore.answers import LARGEST_SIDE, Asked, Limits, read_request, typed_words
@@ -42,11 +42,11 @@ def test_an_image_and_words_are_read():
     asked = read_request(request(image=png(noise(7, 9)), stuff="grass"), LIMITS)
     assert (asked.image == noise(7, 9)).all()
     assert [entry.names for entry in asked.words.classes] == [("dog", "puppy"), ("grass",)]
-    assert asked.stuff.names == ("grass",)
+    assert asked.stuff.first_names == ("grass",)
     assert read_request(request(), LIMITS).stuff is None
     examples = [BOX, BOX, BOX | {"name": "a|A dog"}]
     words = read_request(request(examples=examples), LIMITS).words
-    assert words.names[-1] == "a" and {len(one.examples) for one in words.examples} == {1}
+    assert words.first_names[-1] == "a" and {len(one.examples) for one in words.examples} == {1}
     assert words.examples[0].examples[0].pixels[..., 3].astype(bool).sum() == 15 * 20
     large = read_request(request(image=png(np.zeros((500, 2000, 3), np.uint8))), LIMITS)
     assert large.image.shape == (LARGEST_SIDE // 4, LARGEST_SIDE, 3)
@@ -56,9 +56,9 @@ def test_words_are_never_a_file(tmp_path):
     for ending in (".txt", ".json"):
         path = tmp_path / f"w{ending}"
         path.write_text("secret")
-        assert typed_words(str(path)[-50:], LIMITS).names == (str(path)[-50:],)
+        assert typed_words(str(path)[-50:], LIMITS).first_names == (str(path)[-50:],)
     assert typed_words("mini_base", Limits()).name == "mini_base"
-    assert typed_words("dog\ngrass,, sky\n", LIMITS).names == ("dog", "grass", "sky")
+    assert typed_words("dog\ngrass,, sky\n", LIMITS).first_names == ("dog", "grass", "sky")
 
 
 @pytest.mark.parametrize(
@@ -119,12 +119,12 @@ def test_texts_of_earlier_words_go(tmp_path, monkeypatch):
     served = answers.Answers(clips={"a": random_clip()}, side=64, texts=tmp_path)
     counts = []
     for number in range(7):
-        said = served.answer("maps", Asked(IMAGE, own_words([f"word {number}"]), None))
+        said = served.answer("maps", Asked(IMAGE, Vocabulary.of([f"word {number}"]), None))
         counts.append(len(list(tmp_path.glob("text/*.safetensors"))))
         assert said["models"]["words"] == [[f"word {number}"]]
     assert counts == [1, 2, 1, 2, 3, 1, 2]
     with pytest.raises(KeyError, match="boxes"):
-        served.answer("boxes", Asked(IMAGE, own_words(["x"]), None))
+        served.answer("boxes", Asked(IMAGE, Vocabulary.of(["x"]), None))
 
 
 def test_answers_of_a_mini_model_say_what_it_does_not_know():
@@ -136,7 +136,7 @@ def test_answers_of_a_mini_model_say_what_it_does_not_know():
         ("dog, red star", 'no "dog": its answers mean little'),
         ("grass, sand", ""),
     ):
-        asked = Asked(np.zeros((128, 192, 3), np.uint8), own_words(words.split(", ")), None)
+        asked = Asked(np.zeros((128, 192, 3), np.uint8), Vocabulary.of(words.split(", ")), None)
         image = served.answer("maps", asked)["image"]
         for answer in (image, served.answer("semantic", asked)):
             assert said in answer["warning"] and bool(said) == bool(answer["warning"])

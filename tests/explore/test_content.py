@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from clipself_seg.clip.model import whole_image_features
-from clipself_seg.data.vocabulary import own_words
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.explore.content import (
     SHOWN_SIDE,
@@ -33,7 +33,7 @@ def clip():
 
 @pytest.fixture(scope="module")
 def small(clip) -> Content:
-    return Content(clips={"one": clip}, words=own_words(["dog|puppy", "grass"]), side=64)
+    return Content(clips={"one": clip}, words=Vocabulary.of(["dog|puppy", "grass"]), side=64)
 
 
 def test_models_have_the_texts_of_all_words(small, clip):
@@ -61,7 +61,7 @@ def test_an_image_of_any_size_has_cells_that_cover_it(small, clip, width, height
 
 def test_a_side_that_no_patch_divides_is_refused(clip):
     with pytest.raises(InputError, match="take 56 or 64"):
-        Content(clips={"one": clip}, words=own_words(["dog"]), side=63)
+        Content(clips={"one": clip}, words=Vocabulary.of(["dog"]), side=63)
 
 
 def unpacked(text: str) -> bytes:

@@ -8,13 +8,13 @@ from clipself_seg.clip import load_clip
 from clipself_seg.commands.demo import write_demo
 from clipself_seg.data.datasets.table import SHIPPED_WORLD
 from clipself_seg.data.masks import read_indices
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.explore import demo
 
 
 def test_words_are_bright_in_their_segments_after_clipself():
     questions = demo.ask({title: load_clip("ViT-Mini-8", tag) for title, tag in demo.SHOWN.items()})
-    names, gained = load_vocabulary("mini").names, []
+    names, gained = Vocabulary.load("mini").first_names, []
     for (number, name), question in zip(demo.ASKED, questions):
         truth = read_indices(SHIPPED_WORLD / f"mini/stuffthingmaps/val/{number:06d}.png")
         height, width = question.image.shape[:2]

@@ -33,7 +33,7 @@ JSON = {"content-type": "application/json"}
 
 
 def names(task, asked):
-    return {"said": list(asked.words.names)}
+    return {"said": list(asked.words.first_names)}
 
 
 def app(say=names, token="", words="", examples=(), **options):
@@ -66,7 +66,7 @@ def test_the_page_opens_with_the_answers_to_the_first_example():
     block = page.text.partition('id="server">')[2].partition("</script>")[0]
     assert json.loads(block)["first"] == {"maps": {}, "semantic": {}}
     assert [task for task, _ in asked] == ["maps", "semantic"]
-    assert all(list(one.words.names) == [WORDS] for _, one in asked)
+    assert all(list(one.words.first_names) == [WORDS] for _, one in asked)
     with pytest.raises(InputError, match="give 1 at most"):
         server.make_app(
             SimpleNamespace(predictors={}), Limits(words=1), words="a, b", examples=EXAMPLES

@@ -34,12 +34,7 @@ from clipself_seg.data.mappers.panoptic import PanopticTrainMapper
 from clipself_seg.data.mappers.regions import RegionMapper
 from clipself_seg.data.masks import encode_masks, read_label_map
 from clipself_seg.data.shards import ShardStream
-from clipself_seg.data.vocabulary import (
-    as_vocabulary,
-    load_vocabulary,
-    read_class_json,
-    read_label_file,
-)
+from clipself_seg.data.vocabulary import Vocabulary, read_label_file
 from clipself_seg.evaluation.coco_ap import object_quality
 from clipself_seg.evaluation.coco_objects import (
     ImageDetections,
@@ -67,7 +62,7 @@ from tests.fuzz.readers import Make, Reader, file, text, tree
 from tests.shards import samples, write_shard
 from tests.tiny import noise, write_tiny_coco
 
-COCO_133 = load_vocabulary("coco_panoptic_133")
+COCO_133 = Vocabulary.load("coco_panoptic_133")
 
 
 def _write_configs(folder: Path) -> None:
@@ -84,8 +79,8 @@ SKY = {"index": 2, "dataset_id": 9, "names": ["sky"], "isthing": False, "catseg_
 
 
 def _use_vocabulary(path: Path) -> None:
-    vocabulary = as_vocabulary(str(path))
-    _ = vocabulary.names, vocabulary.dataset_id_to_index
+    vocabulary = Vocabulary.of(str(path))
+    _ = vocabulary.first_names, vocabulary.dataset_id_to_index
 
 
 # Annotations, each with what reads them on the way to a sample.
@@ -206,7 +201,7 @@ DATA = {
     ),
     "label_file_txt": Reader(
         text("own.txt", "0:invalid_class_id\n1:cat,kitten\n2:sky\n"),
-        lambda path: read_label_file(path, as_vocabulary(["cat", "sky"])),
+        lambda path: read_label_file(path, Vocabulary.of(["cat", "sky"])),
         "lines",
     ),
     "vocabulary_json": Reader(
@@ -216,7 +211,7 @@ DATA = {
     ),
     "class_list_json": Reader(
         text("own.json", ["cat, kitten", "dog", "sky"]),
-        lambda path: (_use_vocabulary(path), read_class_json(path)),
+        _use_vocabulary,
         "json",
     ),
     "coco_region_text_json": _coco("coco/annotations/coco_pseudo_4764.json", _read_region_text),

@@ -77,7 +77,7 @@ def test_an_interrupted_script_promises_what_it_keeps(monkeypatch, capsys, name)
 @pytest.mark.parametrize(
     ("main", "words", "message"),
     [
-        (lambda: mini.run_named("", mini.COMMANDS), ["wrold"], '"wrold"; did you mean "world"'),
+        (lambda: mini.run_named("", mini.COMMANDS), ["wrold"], '"wrold": did you mean "world"'),
         (lambda: precompute.run_named("", precompute.COMMANDS), [], "usage: script.py COMMAND"),
         (prepare.by_name, ["ade15"], '"ade15" to prepare; did you mean "ade150"'),
         (prepare.by_name, [], "usage: script.py NAME"),

@@ -106,8 +106,8 @@ def test_regions_agree():
     found = []
     for opts in ([], TRAINING, LOW):
         model = CLIPSelf(load_config("mini/distillation", ["MODEL.DEVICE", "cpu", *opts])).eval()
-        model.reader.set_vocabulary("mini")
-        assert model.reader.reading().precision == (torch.bfloat16 if opts is LOW else None)
+        model.set_vocabulary("mini")
+        assert model.reading().precision == (torch.bfloat16 if opts is LOW else None)
         (output,) = model([sample], read=("boxes", "crops"))
         found.append(output["scores"])
     for name, scores in found[0].items():

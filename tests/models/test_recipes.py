@@ -15,7 +15,7 @@ from clipself_seg.commands.train import main as train
 from clipself_seg.commands.train import parse
 from clipself_seg.config import load_config
 from clipself_seg.data.datasets.records import detection_records, sem_seg_records
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg
 from clipself_seg.models.build import build_model
@@ -68,7 +68,7 @@ def test_each_recipe_trains_its_parameters_of_clip_and_the_head(build):
 def test_a_recipe_is_refused_for_models_that_it_is_not_for():
     with pytest.raises(InputError, match="low_rank is for CATSeg and FViT, not for OpenPanoptic"):
         load_config("mini/panoptic+low_rank")
-    with pytest.raises(InputError, match="LOW_RANK is 8, and the image tower is frozen"):
+    with pytest.raises(InputError, match="LOW_RANK must be 0 for a frozen image tower"):
         f_vit("low_rank", "MODEL.FVIT.TRAIN_CLIP", "False")
     with pytest.raises(InputError, match="PRESERVATION.WEIGHT must be 0 without a start"):
         load_config("mini/semseg+preserved")
@@ -196,7 +196,7 @@ def test_the_faded_photographs_have_labels_of_ten_classes_alone(faded):
         pixels = np.asarray(image, dtype=float)
     assert (pixels[..., 0] - pixels[..., 2]).mean() > 20  # warm
     labels = np.asarray(Image.open(faded / "stuffthingmaps/train/000000.png"))
-    assert labels[labels != 255].max() < 10 <= len(load_vocabulary("mini_ten"))
+    assert labels[labels != 255].max() < 10 <= len(Vocabulary.load("mini_ten"))
     assert detection_records("mini_faded_train_boxes", training=True, masks=False)
     assert len(sem_seg_records("mini_faded_val_sem_seg")) == 1
 

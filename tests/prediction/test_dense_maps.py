@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from clipself_seg.clip import load_clip
-from clipself_seg.data.vocabulary import read_words
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.prediction import dense_maps
 from clipself_seg.prediction.dense_maps import TILE, DenseMapResults, load_models
@@ -28,7 +28,7 @@ def drawn(folder, image, words="dog, grass", **changes):
     """The sheet of an image of one model under two names as an array, and what the index says."""
     clips = {"original": clip(), "student": clip()}
     settings = {"side": 64, "clusters": 3, "smallest": 0.02, "clips": clips, "folder": folder}
-    results = DenseMapResults(**settings | changes, words=words and read_words(words))
+    results = DenseMapResults(**settings | changes, words=words and Vocabulary.of(words))
     source = ImageFile(folder / "a.jpg", "a.jpg", "a")
     _, entry = results.write(source, *results.predict([image]))
     results.write_index(Index([(source, entry)], [], {}, True, results.provenance))

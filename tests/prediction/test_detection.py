@@ -19,7 +19,7 @@ from torch import nn
 
 from clipself_seg.choice import ModelChoice
 from clipself_seg.data.mappers.detection import DetectionTestMapper
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, read_words
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fvit.boxes import DetectionRule
 from clipself_seg.heads.fvit.roi_heads import DetectionSettings
@@ -75,7 +75,7 @@ def predictor(words="red star, dog|puppy", masks=False):
     made = DetectionPredictor(
         model=Corners(masks),
         mapper=DetectionTestMapper(side=64),
-        trained=Vocabulary.from_names(["Red-Star"]),
+        trained=Vocabulary.of(["Red-Star"]),
     )
     made.set_vocabulary(words)
     return made
@@ -124,7 +124,7 @@ def test_results_in_cocos_format_checked_by_hand(images, tmp_path):
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_pycocotools_reads_them_as_truth_and_as_results(images, tmp_path, kind):
     _, content = write(images, tmp_path / "out", predictor("mini", masks=True))
-    words = load_vocabulary("mini")
+    words = Vocabulary.load("mini")
     assert [c["id"] for c in content["categories"]] == [c.dataset_id for c in words.classes]
     masks = rle.decode([entry["segmentation"] for entry in content["annotations"][:2]])
     assert masks[:10, :20, 0].all() and masks[3, :, 1].all()
@@ -206,7 +206,7 @@ def test_seen_classes_are_those_that_the_weights_name(tmp_path):
     assert made(np.zeros((20, 30, 3), np.uint8)).masks.shape == (5, 20, 30)
     given = ["TEST.TRAIN_VOCABULARY", "mini_things"]
     made = detector(tmp_path / "model_final.pth", [*opts, *given])
-    made.set_vocabulary(read_words("red sphere, green star"))
+    made.set_vocabulary(Vocabulary.of("red sphere, green star"))
     assert made.seen.tolist() == [False, True]
 
 

@@ -15,7 +15,7 @@ from clipself_seg.commands.panoptic_quality import Side
 from clipself_seg.data.annotations import panoptic_records
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.masks import read_panoptic_ids
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.models.panoptic.panoptic_outputs import FusionSettings
 from clipself_seg.models.protocol import Classes
@@ -70,7 +70,7 @@ def predictor(words=WORDS, stuff=STUFF):
     made = PanopticPredictor(
         model=Quarters(),
         mapper=PanopticTestMapper(min_size=0, max_size=99),
-        trained=Vocabulary.from_names(["red star|x", "Grass"]),
+        trained=Vocabulary.of(["red star|x", "Grass"]),
     )
     made.set_vocabulary(words, stuff)
     return made
@@ -108,7 +108,7 @@ def test_measures_equal_a_plain_loop():
     segments = [
         {"id": i, "category_id": i % 3, "isthing": i < 3, "score": 0.5} for i in range(1, 6)
     ]
-    words = Vocabulary.from_names(["a", "b", "c"])
+    words = Vocabulary.of(["a", "b", "c"])
     found = PanopticSegmentation.of_segments(ids, segments, words, np.zeros((20, 18, 3), np.uint8))
     assert [s.area for s in found.segments] == sorted((s.area for s in found.segments))[::-1]
     for segment in found.segments:
@@ -137,7 +137,7 @@ def test_words_that_are_not_stuff_are_things_and_the_training_vocabulary_is_seen
     assert panoptic_words("dog, sky", "").thing.tolist() == [True, True]
     assert panoptic_words("dog, sky").classes[0].isthing is None
     assert panoptic_words("mini", "mini").thing.any() == np.False_
-    assert (panoptic_words("mini").thing == load_vocabulary("mini").thing).all()
+    assert (panoptic_words("mini").thing == Vocabulary.load("mini").thing).all()
     assert panoptic_words("ade20k_150", "wall, sky").thing.sum() == 148
 
 
@@ -155,7 +155,7 @@ def test_words_that_make_no_sense_are_refused(words, stuff, message):
     made = predictor()
     with pytest.raises(InputError, match=message):
         made.set_vocabulary(words, stuff)
-    assert made.vocabulary.names == ("red star", "grass", "sky")
+    assert made.vocabulary.first_names == ("red star", "grass", "sky")
 
 
 def test_results_in_cocos_format_are_their_own_truth(photos, tmp_path):
@@ -191,7 +191,7 @@ def test_a_png_has_the_colours_of_the_categories_and_ids_are_those_of_the_vocabu
     assert png[0, -1].tolist() == colours[0] and png[-1, 0].tolist() == colours[1]
     assert png[-1, -1].tolist() == [0, 0, 0] and png[0, 0].tolist() not in colours
     listed = {category["id"]: category["name"] for category in content["categories"]}
-    words = load_vocabulary("mini")
+    words = Vocabulary.load("mini")
     assert listed == {entry.dataset_id: entry.names[0] for entry in words.classes}
     infos = content["annotations"][0]["segments_info"]
     assert {info["category_id"] for info in infos} == {c.dataset_id for c in words.classes[:2]}
@@ -234,7 +234,7 @@ def test_a_list_gives_what_each_image_gives(real):
         (CONFIG, "random", ("DATASETS.TRAIN", "()"), "which classes are seen"),
         ("mini/semseg", "random", (), "mini/semseg does semantic, not panoptic"),
         (CONFIG, None, (), "names no MODEL.WEIGHTS"),
-        (CONFIG, "random", ("TEST.TRAIN_VOCABULARY", "mini_bas"), 'no vocabulary "mini_bas"'),
+        (CONFIG, "random", ("TEST.TRAIN_VOCABULARY", "mini_bas"), 'unknown vocabulary "mini_bas"'),
     ],
 )
 def test_what_finds_no_segments_is_refused(config, weights, opts, message):

@@ -13,7 +13,7 @@ from torch import nn
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.config import load_config
 from clipself_seg.data.images import open_image, read_image
-from clipself_seg.data.vocabulary import as_vocabulary, load_vocabulary, own_words
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.models.protocol import Classes
 from clipself_seg.prediction import predictor
@@ -92,7 +92,7 @@ class Sizes(ImagePredictor):
 
     def read(self, words, **asked):
         self.reads += 1
-        words = as_vocabulary(words)
+        words = Vocabulary.of(words)
         classes = Classes(tuple(entry.names for entry in words.classes))
         return self._given(words, classes, asked=asked)
 
@@ -142,7 +142,7 @@ def test_words_of_a_call_are_set_where_they_are_others(made, tmp_path):
         ["cat", "dog|puppy"],
         file,
         str(file),
-        own_words(["cat", "dog|puppy"]),
+        Vocabulary.of(["cat", "dog|puppy"]),
     ):
         made(blank(2, 3), words)
         assert made.names == ("cat", "dog") and made.reads == 2
@@ -181,9 +181,9 @@ def warnings(caplog):
 
 @pytest.mark.parametrize("name", ["mini", "mini2", "mini_base", "mini_things", "mini2_things"])
 def test_words_of_the_worlds_are_known(name, warnings):
-    WorldCheck("semantic").of_words(load_vocabulary(name).classes)
+    WorldCheck("semantic").of_words(Vocabulary.load(name).classes)
     own = ["Red  Star", "star", "crescent", "blue ring|hoop", "lawn|meadow", "polka dots"]
-    WorldCheck("semantic").of_words(own_words(own).classes)
+    WorldCheck("semantic").of_words(Vocabulary.of(own).classes)
     assert warnings() == []
 
 
@@ -199,7 +199,7 @@ def test_words_of_the_worlds_are_known(name, warnings):
     ],
 )
 def test_other_words_are_named_once(warnings, words, said):
-    vocabulary = load_vocabulary(words) if isinstance(words, str) else own_words(words)
+    vocabulary = Vocabulary.load(words) if isinstance(words, str) else Vocabulary.of(words)
     strict = WorldCheck("semantic")
     for _ in range(2):
         strict.of_words(vocabulary.classes)
@@ -226,7 +226,7 @@ def test_images_of_the_worlds_are_known_and_real_ones_are_not(data_dir, warnings
     "task, folder", [("semantic", "semseg"), ("panoptic", "panoptic"), ("detection", "detection")]
 )
 def test_each_task_names_official_weights_of_its_own(task, folder, warnings):
-    WorldCheck(task).of_words(own_words(["dog"]).classes)
+    WorldCheck(task).of_words(Vocabulary.of(["dog"]).classes)
     (message,) = warnings()
     weights = message.split("For photographs take the model ")[1]
     assert zoo()[weights].configs[0].startswith(f"{folder}/")

@@ -163,7 +163,7 @@ def test_damaged_and_missing_files_are_refused_by_name(folder):
         load(folder)
     del tensors["backbone.block_projections.0.weight"]
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(InputError, match="the panoptic checkpoint lacks 1 tensor"):
+    with pytest.raises(InputError, match="the panoptic checkpoint .* lacks 1 tensor"):
         load(folder)
     (folder / "model.safetensors").write_bytes(b"\x80\x04.")
     with pytest.raises(InputError, match="model.safetensors"):
@@ -224,7 +224,7 @@ def test_a_repository_of_the_hub_is_fetched_once(saved, tmp_path, monkeypatch):
     with serving() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.address)
         server.push(files)
-        names = load("org/name").vocabulary.names
+        names = load("org/name").vocabulary.first_names
         assert names == ("red star", "blue ring", "grass")
         server.files.clear()
         again = load("hf-hub:org/name@main")

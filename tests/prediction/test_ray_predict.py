@@ -196,7 +196,7 @@ def test_a_part_that_is_kept_says_what_was_written(tmp_path, pyarrow, caplog):
 @pytest.mark.parametrize("content", ["[]", "{}", '{"settings": 3}'])
 def test_settings_that_are_none_are_refused(tmp_path, content):
     (tmp_path / ray_predict.SETTINGS_FILE).write_text(content)
-    with pytest.raises(InputError, match="_settings.json has no settings of predict: give another"):
+    with pytest.raises(InputError, match="_settings.json.* has to be an object: give another"):
         Parts(tmp_path, [], 2).begin({}, {})
 
 

@@ -21,7 +21,7 @@ from clipself_seg.prediction.results import Detections, PanopticSegmentation, Se
 # Two rows of one class, one of another, one of the background; rows are 6 pixels.
 LABELS = np.array([[0], [0], [1], [2]], np.uint8).repeat(6, axis=1)
 IMAGE = np.full((4, 6, 3), 90, np.uint8)
-WORDS = Vocabulary.from_names(["dog", "grass"])
+WORDS = Vocabulary.of(["dog", "grass"])
 
 
 def semantic():

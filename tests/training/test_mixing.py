@@ -101,8 +101,8 @@ def evaluated(folder, evaluation, fractions=(1.0, 0.0, 0.5), **outputs):
     cfg = load_config(ROOT / "configs/mini/semseg.yaml", ["OUTPUT_DIR", str(folder)])
     model = Toy()
     start = start_of(trained(model)) if fractions else {}
-    outputs = run.RunOutputs(folder, 9, **outputs)
-    run._evaluate(evaluation, cfg, model, outputs, start, fractions)
+    outputs = mixing.RunOutputs(cfg, folder, 9, **outputs)
+    mixing.evaluate_mixed(evaluation, model, outputs, start, fractions)
     return json.loads((folder / "results.json").read_text())
 
 

@@ -20,6 +20,7 @@ from clipself_seg.evaluation.protocol import MeasuringProtocol
 from clipself_seg.evaluation.report import format_table
 from clipself_seg.models.build import build_model
 from clipself_seg.training import run
+from clipself_seg.training.mixing import RunOutputs
 from clipself_seg.training.run import setup_logging
 from clipself_seg.training.settings import TrainingSettings
 from tests.conftest import ROOT
@@ -54,9 +55,8 @@ class TwoSets(Evaluation):
 
 def evaluated(cfg, model, fails, **options):
     evaluation = TwoSets(fails)
-    outputs = run.RunOutputs(Path(cfg.OUTPUT_DIR), None, **options)
-    run._write_numbers_of(evaluation, cfg, model, outputs)
-    return evaluation(model)
+    outputs = RunOutputs(cfg, Path(cfg.OUTPUT_DIR), None, **options)
+    return evaluation(model, outputs.writer(evaluation, model))
 
 
 @pytest.mark.parametrize(

@@ -176,11 +176,11 @@ def test_an_output_folder_with_checkpoints_needs_resume(tmp_path):
 
 
 def test_resume_under_another_configuration_or_data_is_refused(tmp_path):
-    trainer(tmp_path, vocabulary=Vocabulary.from_names(["dog|puppy", "sea"])).train()
+    trainer(tmp_path, vocabulary=Vocabulary.of(["dog|puppy", "sea"])).train()
     with pytest.raises(InputError, match="SOLVER.BASE_LR was 0.01, is 0.02"):
         trainer(tmp_path, shared={"SOLVER.BASE_LR": 2e-2}).train(resume=True)
     with pytest.raises(InputError, match=r"training classes was 'dog\|puppy, sea', is 'dog, sea'"):
-        trainer(tmp_path, vocabulary=Vocabulary.from_names(["dog", "sea"])).train(resume=True)
+        trainer(tmp_path, vocabulary=Vocabulary.of(["dog", "sea"])).train(resume=True)
     other = trainer(tmp_path)
     other._run["original weights"] = "another"
     with pytest.raises(InputError, match="original weights was '[0-9a-f]{12}', is 'another'"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.visualization import class_colours as colours_module
 from clipself_seg.visualization.class_colours import BACKGROUND, class_colours
 from clipself_seg.visualization.overlays import (
@@ -35,18 +35,18 @@ def apart(colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def test_few_colours_are_far_apart_and_many_are_all_different():
     words = ["dog", "cat", "car", "wall", "lamp", "bed", "cup", "tie", "book", "oven"]
     assert apart(class_colours(words))[0].min() > 35
-    names = load_vocabulary("ade20k_847").names
+    names = Vocabulary.load("ade20k_847").first_names
     assert len(np.unique(class_colours(names), axis=0)) == len({n.strip().lower() for n in names})
 
 
 @pytest.mark.parametrize(("vocabulary", "fraction"), [("mini", 0.03), ("voc_20", 0.0)])
 def test_few_colours_are_alike_in_hue_and_lightness(vocabulary, fraction):
-    distance, lightness = apart(class_colours(load_vocabulary(vocabulary).names))
+    distance, lightness = apart(class_colours(Vocabulary.load(vocabulary).first_names))
     assert ((distance < 30) & (lightness < 5)).mean() <= fraction
 
 
 def test_expected_colours_give_way_in_lightness_and_not_in_hue():
-    names = load_vocabulary("mini").names
+    names = Vocabulary.load("mini").first_names
     for name, (red, green, blue) in zip(names, class_colours(names).astype(int)):
         if name.startswith("blue"):
             assert blue > max(red, green), name

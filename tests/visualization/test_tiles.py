@@ -5,21 +5,21 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.visualization.tiles import Row, label_rows, write_tiles
 
 
 def halves(vocabulary, first, second):
     """An image of 130 x 100 pixels, and a label map of two halves."""
     image = np.full((100, 130, 3), 120, np.uint8)
-    names = list(vocabulary.names)
+    names = list(vocabulary.first_names)
     labels = np.full((100, 130), names.index(first))
     labels[50:] = -1 if second is None else names.index(second)
     return image, labels
 
 
 def test_tiles_have_names_and_a_legend_of_all_classes():
-    vocabulary = load_vocabulary("mini")
+    vocabulary = Vocabulary.load("mini")
     image, truth = halves(vocabulary, "grass", "sand")
     _, said = halves(vocabulary, "water", None)
     (row,) = label_rows(vocabulary, [image], {"ground truth": [truth], "model": [said]})

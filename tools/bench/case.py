@@ -18,9 +18,10 @@ from torch import Tensor
 
 from bench.flops import TowerFlops, pooling_flops, tower_flops
 from bench.measure import Run
-from clipself_seg.clip import DenseCLIP, load_clip
+from clipself_seg.clip import CLIPBackbone, load_clip
 from clipself_seg.clip.linear import stock_linear
 from clipself_seg.clip.runtime import autocast, without_values
+from clipself_seg.clip.tower import TowerOptions
 from clipself_seg.data.images import letterbox_crops, letterbox_image
 from clipself_seg.data.regions import grid_boxes, relative_boxes
 from clipself_seg.errors import InputError
@@ -110,11 +111,11 @@ class Workload:
         self.device = torch.device(case.device)
 
     @functools.cached_property
-    def clip(self) -> DenseCLIP:
+    def clip(self) -> CLIPBackbone:
         """The CLIP, with the same random weights in every call."""
         clip = seeded(lambda: load_clip(self.case.model, None)).to(self.device)
         if self.case.compile:
-            clip.visual.compile_blocks()
+            clip.visual.configure(TowerOptions(compiled=True))
         return clip
 
     @property

@@ -21,7 +21,7 @@ from clipself_seg.clip.runtime import autocast
 from clipself_seg.clip.text_bank import ClassTexts
 from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import read_class_json
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.cost_aggregator import (
     AggregatorSizes,
@@ -37,7 +37,7 @@ from clipself_seg.models.cat_seg.cat_seg_config import EvaluationSettings, Train
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.training.optimizer import build_adamw
 
-WORDS = "ade847.json"  # in CAT-Seg's form, without a warning of names that stand twice
+WORDS = "ade20k_847"
 SIZES = AggregatorSizes()
 
 
@@ -55,7 +55,7 @@ class SemSegWorkload(Workload):
                 f"--model {case.model}: CAT-Seg needs a ViT, of whose blocks two guide its decoder; give one, such as "
                 "ViT-B-16-quickgelu"
             )
-        names = read_class_json(WORDS)
+        names = [", ".join(c.catseg_names) for c in Vocabulary.load(WORDS).classes]
         if case.classes > len(names):
             raise InputError(
                 f"--classes {case.classes}: the words are ADE20K's, of which there are {len(names)}"
@@ -141,7 +141,7 @@ class SemSegWorkload(Workload):
 
     def _features(self, _: None) -> dict[str, Tensor]:
         names = ("dense", *self.model.guidance_blocks)
-        return self.clip.visual.features(self.views, names)
+        return self.clip.features(self.views, names)
 
     def _plain_features(self, _: None) -> list[Tensor]:
         return plain.image_features(self.model, self.views)
@@ -159,10 +159,8 @@ class SemSegWorkload(Workload):
         self, inputs: tuple[Tensor, tuple[Tensor, Tensor], Tensor]
     ) -> list[ClassLogits]:
         dense, guidance, text = inputs
-        return [
-            self.model.aggregator(image, Guidance(image, (first, second)), text)
-            for image, first, second in zip(dense, *guidance)
-        ]
+        guides = [Guidance(image, maps) for image, *maps in zip(dense, *guidance)]
+        return self.model.aggregator(dense, guides, text)
 
     def _plain_aggregator(self, inputs: tuple[Tensor, tuple[Tensor, Tensor], Tensor]) -> Tensor:
         dense, guidance, text = inputs

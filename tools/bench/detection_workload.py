@@ -104,7 +104,7 @@ class DetectionWorkload(PartWorkload):
     def _tower(self, images: Tensor) -> tuple[Maps, Tensor]:
         """Taps and unit dense features of one pass."""
         with autocast(self.device, self.precision):
-            maps = self.clip.visual.features(images, [*self.taps, DENSE])
+            maps = self.clip.features(images, [*self.taps, DENSE])
         return [maps[name] for name in self.taps], F.normalize(maps[DENSE].float(), dim=1)[0]
 
     def _detect(self, pieces: Formulation, maps: tuple[Maps, Tensor]) -> Any:

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip import CLIPBackbone
 from clipself_seg.clip.text import TextTower, texts_at_once
 from clipself_seg.clip.text_bank import TEMPLATES
 from clipself_seg.clip.tower import ImageTower, train_last_blocks
@@ -140,7 +140,7 @@ def pooling_flops(cells: int, embed_dim: int, regions: int) -> int:
 def feature_flops(model: CATSeg, views: int) -> int:
     """CLIP's dense and guiding features of so many windows."""
     names = ("dense", *model.guidance_blocks)
-    return views * _count(model, lambda meta: meta.clip.visual.features(_windows(meta), names))
+    return views * _count(model, lambda meta: meta.clip.features(_windows(meta), names))
 
 
 def upsample_flops(model: CATSeg, views: int) -> int:
@@ -166,7 +166,7 @@ def aggregator_flops(model: CATSeg, views: int) -> int:
             torch.empty(channels, scale * rows, scale * columns, device="meta")
             for channels, scale in zip(sizes.decoder_guidance, (2, 4))
         )
-        meta.aggregator(dense, Guidance(dense, (first, second)), texts_on_meta(meta))
+        meta.aggregator(dense[None], [Guidance(dense, (first, second))], texts_on_meta(meta))
 
     return views * _count(model, run)
 
@@ -181,7 +181,7 @@ def _windows(model: CATSeg) -> Tensor:
     return torch.empty(1, 3, model.clip_size, model.clip_size, device="meta")
 
 
-def regions_flops(clip: DenseCLIP, regions: int) -> int:
+def regions_flops(clip: CLIPBackbone, regions: int) -> int:
     """So many regions by masked attention; counted by torch on tensors without memory.
 
     Args:

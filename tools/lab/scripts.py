@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 
 from clipself_seg.commands.options import Command
-from clipself_seg.errors import InputError, nearest, report_input_errors
+from clipself_seg.errors import known, report_input_errors
 
 
 @report_input_errors
@@ -27,7 +27,6 @@ def run_named(about: str, commands: Mapping[str, Command]) -> int:
         lines += [f"  {name:12} {one.text.splitlines()[0]}" for name, one in commands.items()]
         sys.stdout.write("\n".join([*lines, "", f"{program} COMMAND --help has its options.", ""]))
         return 0 if words else 2
-    if words[0] not in commands:
-        raise InputError(f'no command "{words[0]}"; {nearest(words[0], commands)}')
+    known(words[0], commands, "command")
     sys.argv = [f"{program} {words[0]}", *words[1:]]
     return commands[words[0]](words[1:])

@@ -62,6 +62,7 @@ from clipself_seg.data.masks import read_indices, read_labels_of, read_panoptic_
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, known, nearest, require_unique, shown
 from clipself_seg.files import home_expanded, read_text
+from clipself_seg.memory import no_collection
 
 logger = logging.getLogger(__name__)
 
@@ -184,6 +185,7 @@ class Part:
         chosen = self.split.chosen(sorted(images))
         return {stem: (images[stem], labelled.get(stem)) for stem in chosen}
 
+    @no_collection()
     def content(self) -> JsonObject:
         """Its images and annotations in COCO's format; those of classes without a name are left out.
 
@@ -344,7 +346,7 @@ def _register(data: DataFile, which: str, task: str) -> str:
         metadata |= {"vocabulary": data.vocabulary()} if data.names else {}
     else:
         part = Part(data, split, root, data.vocabulary(training=which == "train"))
-        classes = list(part.classes.names)
+        classes = list(part.classes.first_names)
         metadata |= {"vocabulary": part.classes, "stuff_classes": classes, "thing_classes": classes}
         source = split.annotations
         made = MadeAnnotations(str(source), part.content) if source else None
@@ -372,6 +374,7 @@ def _register(data: DataFile, which: str, task: str) -> str:
     return name
 
 
+@no_collection()
 def yolo_content(pairs: Pairs, names: Mapping[int, str], listed: bool) -> JsonObject:
     """Content of an annotation file in COCO's format, with the sizes of the images in their headers.
 
@@ -418,7 +421,7 @@ def _yolo_object(
         )
     elif category >= classes:
         wrong = f'is of class {category}, and "names" has 0 to {classes - 1}'
-    elif not all(-BEYOND <= value <= 1 + BEYOND for value in (*xs, *ys)):
+    elif not all([-BEYOND <= value <= 1 + BEYOND for value in (*xs, *ys)]):
         wrong = "reaches beyond the image: fractions of its sides are from 0 to 1"
     if wrong:
         raise InputError(f"{place}: {shown(' '.join(words))} {wrong}: correct it")
@@ -437,7 +440,7 @@ class FileFinding(NamedTuple):
     Attributes:
         problem: message of the error; "" if the files are in order.
         file: the file that it is about, by its entry in a record; "" if the files are in order.
-        blank: whether no pixel has a label.
+        blank: no pixel has a label.
         image_id: id of the image.
     """
 
@@ -532,7 +535,7 @@ def check_data(names: Sequence[str]) -> list[str]:
 
 
 def _values_of(records: Sequence[Record], metadata: Any) -> Iterator[str]:
-    """What is to be said of the values of label maps: those without a name, and names without a pixel."""
+    """Sentences about the values of label maps: those without a name, and names without a pixel."""
     pixels = Counter[int]()
     for record in records:
         values, counts = np.unique(read_indices(record["sem_seg_file_name"]), return_counts=True)

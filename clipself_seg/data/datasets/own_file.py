@@ -26,7 +26,7 @@ from typing import Any
 
 from clipself_seg.data.annotations import JsonObject, category_names, coco_list, read_coco_json
 from clipself_seg.data.images import ENDINGS
-from clipself_seg.data.vocabulary import Vocabulary, class_names, parse_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary, synonyms
 from clipself_seg.errors import InputError, check_keys, known
 from clipself_seg.files import home_expanded, read_text
 from clipself_seg.schema import ANYTHING, TEXT, Each, Kind, Schema, check, texts
@@ -161,11 +161,13 @@ class DataFile:
                 f'{self.origin} has no "names": say which number of the labels is which class, such as '
                 'names: {3: "dog|puppy", 7: grass}'
             )
-        classes = class_names(list(self.names.values()), origin=f'"names" of {self.origin}')
-        entries = [{"dataset_id": n, "names": list(c)} for n, c in zip(self.names, classes)]
+        entries: list[dict[str, object]] = []
+        for number, given in self.names.items():
+            names = synonyms(given, f'class {number} of "names" of {self.origin}')
+            entries.append({"dataset_id": number, "names": list(names)})
         if self.things is not None:
             entries = [e | {"isthing": self.things[n]} for e, n in zip(entries, self.names)]
-        whole = parse_vocabulary({"name": self.name, "classes": entries}, str(self.origin))
+        whole = Vocabulary.of({"name": self.name, "classes": entries}, origin=str(self.origin))
         firsts = [entry.names[0] for entry in whole.classes]
         for name in self.held_out:
             known(name, firsts, "class", origin=f'{self.origin}: "held_out"')
@@ -354,7 +356,7 @@ def _named(data: DataFile, task: str) -> DataFile:
 
 
 def read_json_once(path: Path) -> JsonObject:
-    """As `read_coco_json`, once for all who ask before `forget_files`; none of them changes the content."""
+    """Content of a COCO JSON, read once for all who ask before `forget_files`; none of them changes it."""
     stat = path.stat()
     return _content_of(path, stat.st_size, stat.st_mtime_ns)
 

@@ -17,8 +17,9 @@ import logging
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -57,13 +58,7 @@ from clipself_seg.data.datasets.table import (
     SemSegSet,
 )
 from clipself_seg.data.images import ENDINGS
-from clipself_seg.data.vocabulary import (
-    NamedVocabulary,
-    Vocabulary,
-    class_names,
-    load_vocabulary,
-    parse_vocabulary,
-)
+from clipself_seg.data.vocabulary import NamedVocabulary, Vocabulary
 from clipself_seg.errors import InputError, MissingFiles, known, nearest
 from clipself_seg.imports import OR_IMPORT
 
@@ -73,7 +68,6 @@ Kind = TypeVar("Kind", bound=DataSet)
 RegionSource = Literal["grid", "proposals"]
 
 IMAGE_SUFFIX = ".jpg"
-NO_NOUNS = "no boxes with nouns"
 TRAINING_MIN_SIDE = 32
 """Smallest side in pixels of an image that detection is trained on, as in the official code."""
 
@@ -105,11 +99,7 @@ def find_dataset(name: str, kind: type[Kind]) -> Kind:
             )
         raise InputError(f'no data set "{name}" for {kind.purpose}: {hint}')
     for key in kind.required:
-        if metadata.get(key) in (None, ""):
-            raise InputError(
-                f'data set "{name}" has no "{key}" in its metadata: '
-                f'set MetadataCatalog.get("{name}").{key}'
-            )
+        _require_stated(name, key, metadata.get(key))
     values = {field: metadata.get(key) for key, field in kind.fields.items()}
     given = {field: value for field, value in values.items() if value not in (None, "")}
     labels = set((given.get("label_values") or {}).values())
@@ -117,6 +107,14 @@ def find_dataset(name: str, kind: type[Kind]) -> Kind:
         # It is a value of the maps, such as 0, where classes count from 0, too.
         given["ignore_label"] = min({IGNORE_LABEL, 65535} - labels)
     return kind(root=REGISTERED, **{"images": "", "annotations": ""} | given)
+
+
+def _require_stated(name: str, key: str, value: object) -> None:
+    """Refuses a data set of Detectron2's catalogue whose metadata lack an entry."""
+    if value in (None, ""):
+        raise InputError(
+            f'data set "{name}" has no "{key}" in its metadata: set MetadataCatalog.get("{name}").{key}'
+        )
 
 
 def registered_classes(
@@ -136,12 +134,11 @@ def registered_classes(
         return metadata.get("vocabulary")
     origin = f'the classes of data set "{name}"'
     numbers = {index: number for number, index in ids.items()}
-    classes = [
-        {"names": list(synonyms), "dataset_id": numbers.get(index, index)}
-        for index, synonyms in enumerate(class_names(list(names), origin=origin))
-    ]
-    content = {"name": name, "classes": classes, "allow_duplicate_names": True}
-    return parse_vocabulary(content, origin)
+    listed = Vocabulary.of(list(names), name=name, origin=origin, repeats=True)
+    classes = (
+        replace(c, dataset_id=numbers.get(c.dataset_id, c.dataset_id)) for c in listed.classes
+    )
+    return replace(listed, classes=tuple(classes))
 
 
 def find_annotated(name: str) -> DataSet:
@@ -156,11 +153,8 @@ def find_annotated(name: str) -> DataSet:
     metadata = registered_metadata(name)
     panoptic = metadata.get("panoptic_json")
     annotations = panoptic or metadata.get("json_file")
-    if "image_root" not in metadata or not annotations:
-        raise InputError(
-            f'data set "{name}" has no image_root and json_file in its metadata: '
-            "register it with register_coco_instances or register_coco_panoptic"
-        )
+    _require_stated(name, "image_root", metadata.get("image_root"))
+    _require_stated(name, "json_file", annotations)
     return CocoSet(
         root=REGISTERED,
         images=metadata["image_root"],
@@ -190,15 +184,12 @@ def vocabulary_name(name: str) -> NamedVocabulary:
     if name in DATASETS:
         entry = DATASETS[name]
         if isinstance(entry, PanopticSet) or not entry.vocabulary:
-            raise InputError(f'data set "{name}" has no vocabulary here: {_panoptic_hint(name)}')
+            known = [n for n, e in DATASETS.items() if _content(e) == "segments"]
+            raise InputError(f'data set "{name}" has no vocabulary here: {nearest(name, known)}')
         return entry.vocabulary
     vocabulary = registered_classes(name, registered_metadata(name))
-    if vocabulary is None:
-        raise InputError(
-            f'data set "{name}" has no vocabulary: '
-            f'set MetadataCatalog.get("{name}").vocabulary to a name or a .json file'
-        )
-    return vocabulary
+    _require_stated(name, "vocabulary", vocabulary)
+    return cast(NamedVocabulary, vocabulary)
 
 
 def train_vocabulary_name(
@@ -214,19 +205,22 @@ def train_vocabulary_name(
     return find_dataset(cfg.DATASETS.TRAIN[0], kind).vocabulary
 
 
-def _panoptic_hint(name: str) -> str:
-    """End of a message that names the panoptic data sets for regions which were probably meant by `name`."""
-    known = [n for n, e in DATASETS.items() if isinstance(e, CocoSet) and e.panoptic_root]
-    return nearest(f"{name}_panoptic", known)
+def _content(entry: DataSet) -> str:
+    """Plural noun for the annotations of a data set of the table; of a registered one "segments" or ""."""
+    if entry.panoptic_root:
+        return "segments"
+    if entry.root is REGISTERED or not isinstance(entry, CocoSet):
+        return ""
+    return "classes" if entry.evaluator else entry.content
 
 
 def _require_files(name: str, entry: Kind, tasks: Collection[str] = ()) -> Kind:
     """Refuse a data set of which a file or folder that is read is missing, and say what to do."""
     for need in entry.needed(tasks):
+        if not need.relative and entry.root is REGISTERED:
+            _require_stated(name, need.key, "")
         if not need.relative:
-            registered = entry.root is REGISTERED
-            remedy = f'set MetadataCatalog.get("{name}").{need.key}' if registered else "do without"
-            raise InputError(f'data set "{name}" has no files for "{need.task}": {remedy}')
+            raise InputError(f'data set "{name}" has no files for "{need.task}": do without')
         path = entry.path(need.relative)
         if not path.exists():
             raise MissingFiles(
@@ -242,13 +236,32 @@ def _log_once(text: str) -> None:
     logger.info(text)
 
 
-def annotated_dataset(name: str) -> DataSet:
+def annotated_dataset(name: str, *contents: str) -> DataSet:
     """Entry of a data set with an annotation file, whose files are there.
 
+    Args:
+        name: name of the data set.
+        contents: its annotations are one of these, see `_content`; none for any.
+
     Raises:
-        InputError: an unknown name, or one without annotations; files that are missing.
+        InputError: an unknown name, or one without these annotations; files that are missing.
     """
-    return _require_files(name, find_annotated(name))
+    return _require_files(name, _with_content(name, *contents))
+
+
+def _with_content(name: str, *contents: str) -> DataSet:
+    """Entry of a data set with some kind of annotations, where that is known before its file is read."""
+    entry = find_annotated(name)
+    content = _content(entry)
+    if content and contents and content not in contents:
+        known = [
+            n for n, e in DATASETS.items() if isinstance(e, CocoSet) and _content(e) in contents
+        ]
+        reads = " or ".join(contents)
+        raise InputError(
+            f'data set "{name}" has {content}, and {reads} are read here: {nearest(name, known)}'
+        )
+    return entry
 
 
 def distillation_records(names: Sequence[str], source: RegionSource) -> list[Record]:
@@ -262,11 +275,9 @@ def distillation_records(names: Sequence[str], source: RegionSource) -> list[Rec
         InputError: as `annotated_dataset`; files that are broken; proposals of a panoptic data set, whose
             annotations are segments.
     """
-    if source == "proposals":
-        for name in names:
-            _refuse_panoptic(name)
+    contents = ("boxes", "nouns", "classes") if source == "proposals" else ()
     read = {"grid": image_records, "proposals": proposal_records}[source]
-    return [record for name in names for record in _read(name, read)]
+    return [record for name in names for record in _read(name, read, *contents)]
 
 
 def captioned_records(names: Sequence[str]) -> list[Record]:
@@ -279,11 +290,7 @@ def captioned_records(names: Sequence[str]) -> list[Record]:
         InputError: as `annotated_dataset`; a data set for regions without captions; files that are broken,
             see `caption_records`.
     """
-    for name in names:
-        _require_content(
-            name, "no captions", "_captions", lambda entry: entry.content == "captions"
-        )
-    return [record for name in names for record in _read(name, caption_records)]
+    return [record for name in names for record in _read(name, caption_records, "captions")]
 
 
 def region_text_records(names: Sequence[str]) -> RegionText:
@@ -296,16 +303,11 @@ def region_text_records(names: Sequence[str]) -> RegionText:
         InputError: as `annotated_dataset`; a data set for regions whose boxes have neither nouns nor classes;
             files that are broken; data sets whose nouns differ.
     """
-    # What is evaluated has classes, which are nouns; the one category of proposals is none.
     read = []
     for name in names:
-        _refuse_panoptic(name)
-        _require_content(
-            name, NO_NOUNS, "", lambda entry: entry.content == "nouns" or bool(entry.evaluator)
-        )
-        entry = annotated_dataset(name)
-        path = entry.path(entry.annotations)
-        read.append(read_region_text(path, entry.path(entry.images)))
+        # Classes are nouns; the one category of boxes that are proposals is none.
+        entry = annotated_dataset(name, "nouns", "classes")
+        read.append(read_region_text(entry.path(entry.annotations), entry.path(entry.images)))
         if read[-1].nouns != read[0].nouns:
             raise InputError(
                 f'the nouns of "{name}" are not those of "{names[0]}", or in another order: label all '
@@ -321,8 +323,7 @@ def region_text_files(name: str) -> tuple[str, str]:
     Raises:
         InputError: an unknown name; a data set for regions whose boxes have no nouns; images that are missing.
     """
-    _require_content(name, NO_NOUNS, "", lambda entry: entry.content == "nouns")
-    entry = find_annotated(name)
+    entry = _with_content(name, "nouns")
     images = entry.path(entry.images)
     if not images.exists():
         advice = f"set {entry.root.variable} (now {entry.root.path}) to the folder of its images"
@@ -343,11 +344,8 @@ def region_records(name: str, vocabulary: Vocabulary) -> list[Record]:
         InputError: as `annotated_dataset`; files that are broken; a data set without panoptic PNGs; a category
             that the vocabulary does not have.
     """
-    entry = annotated_dataset(name)
-    if not entry.panoptic_root:
-        raise InputError(
-            f'"{name}" has no panoptic PNGs, which region recognition reads: {_panoptic_hint(name)}'
-        )
+    entry = annotated_dataset(name, "segments")
+    _require_stated(name, "panoptic_root", entry.panoptic_root)
     return _panoptic_records(entry, vocabulary)
 
 
@@ -361,39 +359,9 @@ def _panoptic_records(entry: DataSet, vocabulary: Vocabulary) -> list[Record]:
     return records
 
 
-def _read(name: str, read: Callable[[Path, Path], list[Record]]) -> list[Record]:
-    entry = annotated_dataset(name)
+def _read(name: str, read: Callable[[Path, Path], list[Record]], *contents: str) -> list[Record]:
+    entry = annotated_dataset(name, *contents)
     return read(entry.path(entry.annotations), entry.path(entry.images))
-
-
-def _refuse_panoptic(name: str) -> None:
-    if not find_annotated(name).panoptic_root:
-        return
-    boxes = name.removesuffix("_panoptic")
-    known = [other for other in (boxes, f"{boxes}_proposals") if other in DATASETS]
-    alternatives = " or ".join(f'"{other}"' for other in known if other != name)
-    raise InputError(
-        f'data set "{name}" is panoptic, and a panoptic JSON has no list of boxes for proposals: take '
-        + (
-            alternatives
-            or "one that register_coco_instances made of a JSON of instances or proposals"
-        )
-    )
-
-
-def _require_content(name: str, lacks: str, ending: str, suits: Callable[[CocoSet], bool]) -> None:
-    """Refuse a data set of the table for regions that does not have what is read, with the nearest that has it.
-
-    Args:
-        name: name of the data set.
-        lacks: what it does not have, for the message.
-        ending: what the name of the right one may have in addition.
-        suits: whether a data set has it.
-    """
-    entry = DATASETS.get(name)
-    if isinstance(entry, CocoSet) and not suits(entry):
-        known = [n for n, e in DATASETS.items() if isinstance(e, CocoSet) and suits(e)]
-        raise InputError(f'data set "{name}" has {lacks}: {nearest(f"{name}{ending}", known)}')
 
 
 def sem_seg_records(name: str) -> list[Record]:
@@ -468,7 +436,7 @@ def pair_files(name: str, entry: SemSegSet) -> list[Record]:
 
 
 def _values_of(entry: SemSegSet) -> Record:
-    """What a record says of the values of its label map, where they are not labels."""
+    """The entry of a record about the values of its label map, where they are not labels."""
     return {} if entry.label_values is None else {"label_values": entry.label_values}
 
 
@@ -512,7 +480,7 @@ def panoptic_set_records(name: str, tasks: Collection[str] = ("panoptic",)) -> l
             or broken; a category that the vocabulary does not have.
     """
     entry = _require_files(name, find_dataset(name, PanopticSet), tasks)
-    records = _panoptic_records(entry, load_vocabulary(entry.vocabulary))
+    records = _panoptic_records(entry, Vocabulary.load(entry.vocabulary))
     phrases = read_phrases(entry.path(entry.captions_json)) if "captions" in tasks else {}
     images, maps = entry.path(entry.images), entry.path(entry.sem_seg_root)
     for record in records:
@@ -548,7 +516,7 @@ def detection_records(
         name: name of the data set.
         training: leave out images with a side below `TRAINING_MIN_SIDE`, and those without an annotation
             of a class; one that has only crowds stays, and has no objects.
-        masks: whether objects have a "segmentation"; None for those that have one in the file.
+        masks: objects have a "segmentation"; None for those that have one in the file.
 
     Returns:
         Records as of `annotations.instance_records`.
@@ -559,7 +527,7 @@ def detection_records(
     """
     entry = _require_files(name, find_dataset(name, DetectionSet))
     path = entry.path(entry.annotations)
-    vocabulary = load_vocabulary(entry.vocabulary)
+    vocabulary = Vocabulary.load(entry.vocabulary)
     content = read_coco_json(path)
     if entry.root is REGISTERED:
         require_same_classes(content, vocabulary, path)
@@ -588,7 +556,7 @@ def detection_records(
 
 
 def is_of_whole_images(name: str) -> bool:
-    """Whether a data set is of whole images, as its evaluator_type in Detectron2's catalogue says."""
+    """True for a data set of whole images, as its evaluator_type in Detectron2's catalogue says."""
     return MetadataCatalog.get(name).get("evaluator_type") == ImageSet.evaluator
 
 
@@ -624,7 +592,7 @@ def whole_image_records(name: str) -> tuple[Vocabulary, list[Record]]:
         files = make_dataset(root, label_of, is_valid_file=counts)
     except FileNotFoundError as error:
         raise InputError(f"{root} has to have a folder of images for each class: {error}") from None
-    vocabulary = load_vocabulary(entry.vocabulary or _named_after(folders, name))
+    vocabulary = Vocabulary.load(entry.vocabulary or _named_after(folders, name))
     if len(vocabulary) != len(folders):
         classes = f"{vocabulary.name} has {len(vocabulary)} classes"
         raise InputError(f"{root} has {len(folders)} folders, {classes}: name each folder once")
@@ -640,9 +608,9 @@ def _named_after(folders: Sequence[str], name: str) -> Vocabulary:
         from timm.data import ImageNetInfo
 
         known = dict(zip(ImageNetInfo().label_names(), IMAGENET_CLASSNAMES, strict=True))
-    classes = [{"names": [known.get(f, f.replace("_", " "))]} for f in folders]
-    content = {"name": name, "classes": classes, "allow_duplicate_names": True}
-    return parse_vocabulary(content, f'the classes of data set "{name}"')
+    classes = [[known.get(folder, folder.replace("_", " "))] for folder in folders]
+    origin = f'the classes of data set "{name}"'
+    return Vocabulary.of(classes, name=name, origin=origin, repeats=True)
 
 
 def standard_records(name: str, kind: type[DataSet] = DataSet) -> list[Record]:
@@ -663,7 +631,7 @@ def standard_records(name: str, kind: type[DataSet] = DataSet) -> list[Record]:
         case SemSegSet():
             return sem_seg_records(name)
         case PanopticSet(vocabulary=vocabulary):
-            return _standard_segments(panoptic_set_records(name), load_vocabulary(vocabulary))
+            return _standard_segments(panoptic_set_records(name), Vocabulary.load(vocabulary))
         case DetectionSet():
             records = detection_records(name, masks=None)
             for record in records:

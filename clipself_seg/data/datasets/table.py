@@ -16,7 +16,7 @@ import yaml
 
 from clipself_seg.checkpoints.zoo import YAML_LOADER
 from clipself_seg.data.annotations import MadeAnnotations
-from clipself_seg.data.vocabulary import NamedVocabulary, class_entries, load_vocabulary
+from clipself_seg.data.vocabulary import NamedVocabulary, Vocabulary
 from clipself_seg.files import home_expanded, read_json
 
 PACKAGE = Path(__file__).resolve().parent.parent.parent
@@ -52,7 +52,7 @@ class DataRoot(NamedTuple):
 
     @property
     def shipped(self) -> str:
-        """What is read in place of data of one's own, where that comes with the package; else empty."""
+        """Name of the data of the package that are read in place of the user's; empty where there are none."""
         return ""
 
 
@@ -109,13 +109,13 @@ class NeededPath(NamedTuple):
 
 @dataclass(frozen=True)
 class DataSet:
-    """What all kinds of data sets have in common. Paths are relative to the root.
+    """Base of all kinds of data sets. Paths are relative to the root.
 
     Attributes:
         root: folder of the data set's family, with advice how to get its files.
         images: folder of the images, to which the file names of `annotations` are relative.
         annotations: annotation file, or folder of label maps.
-        vocabulary: its vocabulary, or the name of that, for `vocabulary.load_vocabulary`; "" if it has none here. The
+        vocabulary: its vocabulary, or the name of that, for `Vocabulary.load`; "" if it has none here. The
             dataset ids of that are the category ids of an annotation file.
         panoptic_root: folder of the panoptic PNGs that `annotations` then names; "" if there are none.
         evaluator: Detectron2's evaluator_type; None for a data set that is only trained on.
@@ -159,7 +159,7 @@ class DataSet:
         return [NeededPath(self.images), *(NeededPath(path, self.prepare) for path in prepared)]
 
     def missing(self, tasks: Collection[str] = ()) -> list[NeededPath]:
-        """Those of the needed paths that are not on this machine."""
+        """Needed paths that are not on this machine."""
         return [need for need in self.needed(tasks) if not self.path(need.relative).exists()]
 
     def advice(self, command: str = "") -> str:
@@ -221,7 +221,7 @@ class SemSegSet(DataSet):
             names for background, evaluation counts a prediction of any of them as background and has
             `background` + 1 classes.
         label_suffix: suffix of the label maps; that of images is .jpg.
-        images_without_labels: whether the folder of the images is meant to hold other images, too.
+        images_without_labels: the folder of the images is meant to hold other images, too.
     """
 
     fields = {
@@ -243,7 +243,7 @@ class SemSegSet(DataSet):
 
     @property
     def prepares_images(self) -> bool:
-        """Whether `prepare` writes the images, too."""
+        """True if `prepare` writes the images, too."""
         return bool(self.archive)
 
     def needed(self, tasks: Collection[str] = ()) -> list[NeededPath]:
@@ -256,7 +256,7 @@ class SemSegSet(DataSet):
         return vocabulary_size if self.background is None else self.background + 1
 
     def metadata(self) -> dict[str, object]:
-        classes = [entry["names"][0] for entry in class_entries(self.vocabulary)]
+        classes = list(Vocabulary.load(self.vocabulary).first_names)
         if self.background is not None:
             classes = [*classes[: self.background], "background"]
         return {
@@ -279,7 +279,7 @@ class PanopticSet(DataSet):
         captions_json: file of captions and their noun phrases, see `annotations.read_phrases`; "" if there is none.
         prepare_sem_seg: command that writes the label maps; "" if they are part of an archive.
         prepare_captions: command that writes the captions; "" if they are part of an archive.
-        covered_stuff: whether the file may list stuff that things cover entirely, as ADE20K's does.
+        covered_stuff: the file may list stuff that things cover entirely, as ADE20K's does.
         image_name: name of an image below `images`, with {id} for its id and {city} for the part of that before
             the first "_"; "" where `annotations` has the names.
         label_map_name: name of a label map below `sem_seg_root`, likewise; "" where it is that of the PNG.
@@ -324,7 +324,7 @@ class PanopticSet(DataSet):
         Every class is in "stuff_classes", things are in "thing_classes" as well, and both maps lead to indices into
         the vocabulary, which for things in ADE20K are not 0 ... n - 1.
         """
-        vocabulary = load_vocabulary(self.vocabulary)
+        vocabulary = Vocabulary.load(self.vocabulary)
         index_of = vocabulary.dataset_id_to_index
         things = set(np.flatnonzero(vocabulary.thing).tolist())
         return super().metadata() | {
@@ -335,8 +335,8 @@ class PanopticSet(DataSet):
             "json_file": str(self.path(self.instances_json)),
             "ignore_label": IGNORE_LABEL,
             "label_divisor": LABEL_DIVISOR,
-            "stuff_classes": list(vocabulary.names),
-            "thing_classes": [vocabulary.names[index] for index in sorted(things)],
+            "stuff_classes": list(vocabulary.first_names),
+            "thing_classes": [vocabulary.first_names[index] for index in sorted(things)],
             "thing_dataset_id_to_contiguous_id": {
                 number: index for number, index in index_of.items() if index in things
             },
@@ -351,7 +351,7 @@ class DetectionSet(DataSet):
     One that is only trained on may annotate base classes alone.
 
     Attributes:
-        by_order: whether the classes are the categories of the file by ascending id, see
+        by_order: the classes are the categories of the file by ascending id, see
             `annotations.category_indices`.
     """
 
@@ -368,11 +368,11 @@ class DetectionSet(DataSet):
     by_order: bool = False
 
     def metadata(self) -> dict[str, object]:
-        vocabulary = load_vocabulary(self.vocabulary)
+        vocabulary = Vocabulary.load(self.vocabulary)
         metadata = super().metadata() | {
             "image_root": str(self.path(self.images)),
             "json_file": str(self.path(self.annotations)),
-            "thing_classes": list(vocabulary.names),
+            "thing_classes": list(vocabulary.first_names),
         }
         if not self.by_order:  # only the file knows its ids
             metadata["thing_dataset_id_to_contiguous_id"] = dict(vocabulary.dataset_id_to_index)

@@ -36,7 +36,7 @@ FLIPPED = 0.5  # fraction of the samples
 
 
 class Window(NamedTuple):
-    """What a sample shows of its resized image.
+    """Part of a resized image that a sample shows.
 
     Attributes:
         original: (height, width) of the image in its file, in pixels.
@@ -51,7 +51,7 @@ class Window(NamedTuple):
     shape: tuple[int, int]
 
     def of(self, image: np.ndarray) -> np.ndarray:
-        """What the window shows of a resized image (height, width, ...)."""
+        """The part of a resized image that the window shows (height, width, ...)."""
         (y, x), (height, width) = self.corner, self.shape
         return image[y : y + height, x : x + width]
 
@@ -70,7 +70,7 @@ class Objects(NamedTuple):
     masks: np.ndarray | None
 
     def where(self, kept: np.ndarray) -> Objects:
-        """Those of the objects that a mask (n,) bool names."""
+        """Objects that a mask (n,) bool chooses."""
         masks = None if self.masks is None else self.masks[kept]
         return Objects(self.boxes[kept], self.labels[kept], masks)
 
@@ -135,7 +135,7 @@ class DetectionTrainMapper(Configurable):
         side: S in pixels.
         scales: smallest and largest length of the resized longer side, as a factor of S.
         resize: "opencv" is official; "pillow" antialiases and rounds as Detectron2 does.
-        masks: whether masks are made, of which the boxes are then made anew.
+        masks: masks are made, of which the boxes are then made anew.
         max_pixels: largest number of pixels of an image that is decoded.
     """
 

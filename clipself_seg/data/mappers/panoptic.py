@@ -54,7 +54,7 @@ class PanopticTrainMapper(Configurable):
         vocabulary: classes, whose dataset ids are the category ids of the records.
         size: S, side of the crop in pixels.
         scales: smallest and largest factor of the resizing.
-        keep_empty: whether segments of which the crop leaves nothing stay targets.
+        keep_empty: segments of which the crop leaves nothing stay targets.
         words: number of noun phrases that are drawn from one of the image's captions, 0 for none.
         max_pixels: largest number of pixels of an image that is decoded.
     """
@@ -69,23 +69,13 @@ class PanopticTrainMapper(Configurable):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
-        """Read INPUT, and from MODEL.MASK_GENERATOR whether captions are trained on.
-
-        Raises:
-            InputError: factors that are not positive and in order.
-        """
+        """Read INPUT, and from MODEL.MASK_GENERATOR whether captions are trained on."""
         require_rgb(cfg.INPUT.FORMAT)
-        scales = cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE
-        if not 0 < scales[0] <= scales[1]:
-            raise InputError(
-                f"INPUT.MIN_SCALE {scales[0]} and INPUT.MAX_SCALE {scales[1]}: give factors above "
-                "0, the smaller one first"
-            )
         return dict(
             seed=seed,
             vocabulary=vocabulary,
             size=cfg.INPUT.IMAGE_SIZE,
-            scales=scales,
+            scales=(cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE),
             keep_empty=cfg.INPUT.KEEP_EMPTY_SEGMENTS,
             words=WORDS if cfg.MODEL.MASK_GENERATOR.VARIANT == "caption" else 0,
             max_pixels=cfg.INPUT.MAX_PIXELS,
@@ -164,7 +154,7 @@ class PanopticTestMapper(SemSegTestMapper):
     """`SemSegTestMapper` that adds given masks where MODEL.MASK_GENERATOR.SOURCE is ``masks``.
 
     Attributes:
-        original: whether samples have the image at its own size too, as "original", for a model that finds its masks.
+        original: samples have the image at its own size too, as "original", for a model that finds its masks.
         masks: folder of the masks; None for none.
     """
 
@@ -183,7 +173,7 @@ class PanopticTestMapper(SemSegTestMapper):
         return settings | {"masks": MaskFolder(generator.OUTPUTS) if generator.OUTPUTS else None}
 
     def __call__(self, record: Record) -> Sample:
-        """As `SemSegTestMapper`, with `mask_entries` where there is a folder.
+        """Makes the sample of `SemSegTestMapper`, with `mask_entries` where there is a folder.
 
         Raises:
             InputError: likewise; or the image has no masks, or none of its size.
@@ -199,7 +189,7 @@ class PanopticTestMapper(SemSegTestMapper):
 
 
 def mask_entries(given: GivenMasks) -> Sample:
-    """What a sample has of masks that somebody made: "given_masks" (Q, H, W) bool, "given_scores" (Q,) float32."""
+    """Entries of a sample for given masks: "given_masks" (Q, H, W) bool, "given_scores" (Q,) float32."""
     return {
         "given_masks": torch.from_numpy(given.masks),
         "given_scores": torch.from_numpy(given.scores),

@@ -19,7 +19,7 @@ from torchvision.transforms.functional import center_crop, resize
 from clipself_seg.data.annotations import Record, category_labels
 from clipself_seg.data.images import MAX_PIXELS, letterbox_crops, letterbox_image, read_image
 from clipself_seg.data.mappers.samples import Sample, box_tensor, chw, image_sample
-from clipself_seg.data.regions import MaskResize, read_segments, segment_regions, token_masks
+from clipself_seg.data.regions import read_segments, segment_regions, token_masks
 from clipself_seg.data.vocabulary import Vocabulary
 
 
@@ -33,7 +33,6 @@ class RegionMapper:
         stride: pixels per token along S.
         vocabulary: classes of the data set, with ids and things.
         read: readouts of a region; crops and masks are made only if one of them needs them.
-        mask_resize: rule for masks at token resolution, see `token_masks`.
         crop_scale: enlargement of the things' crops.
         max_pixels: largest number of pixels of an image that is decoded.
     """
@@ -43,7 +42,6 @@ class RegionMapper:
     stride: int
     vocabulary: Vocabulary
     read: Sequence[str] = ("boxes", "masks", "crops")
-    mask_resize: MaskResize = "reference"
     crop_scale: float = 1.5
     max_pixels: int = MAX_PIXELS
 
@@ -54,7 +52,7 @@ class RegionMapper:
 
     def size_rule(self) -> str:
         """The size of images in words, for the protocol of an evaluation."""
-        return f"fitted into a square of {self.image_size} px, masks by rule {self.mask_resize}"
+        return f"fitted into a square of {self.image_size} px, masks by rule reference"
 
     def __call__(self, record: Record) -> Sample:
         """Make the sample of one image.
@@ -84,7 +82,7 @@ class RegionMapper:
         }
         if any(readout.endswith("masks") for readout in self.read):
             side = self.image_size // self.stride
-            sample["masks"] = token_masks(segments.masks, side, self.mask_resize)
+            sample["masks"] = token_masks(segments.masks, side)
         if "crops" in self.read:
             sample["crops"] = chw(letterbox_crops(image, regions.crops, self.crop_size))
         return sample
@@ -99,7 +97,7 @@ class WholeImageMapper:
 
     Attributes:
         image_size: S, side of the square in pixels.
-        squash: whether the whole image becomes the square; else its shorter side becomes S, and what is over at both
+        squash: the whole image becomes the square; else its shorter side becomes S, and what is over at both
             ends of the longer one is cut off.
         filter: of Pillow, "bicubic" or "bilinear".
         max_pixels: largest number of pixels of an image that is decoded.

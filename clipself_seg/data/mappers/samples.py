@@ -40,7 +40,7 @@ class Configurable:
 
 @contextlib.contextmanager
 def seeded(seed: int, draw: int) -> Iterator[None]:
-    """Seed `random` and `numpy.random` from seed and draw, and restore their states afterwards."""
+    """Seeds `random` and `numpy.random` from seed and draw, and restore their states afterwards."""
     before = random.getstate(), np.random.get_state()
     numbers = np.random.SeedSequence((seed, draw)).generate_state(8)
     random.seed(numbers[:4].tobytes())
@@ -53,7 +53,7 @@ def seeded(seed: int, draw: int) -> Iterator[None]:
 
 
 def require_rgb(channels: str) -> None:
-    """Refuse a value of INPUT.FORMAT other than RGB.
+    """Refuses a value of INPUT.FORMAT other than RGB.
 
     Raises:
         InputError: it is not RGB.
@@ -63,7 +63,7 @@ def require_rgb(channels: str) -> None:
 
 
 def image_sample(record: Record, image: np.ndarray) -> Sample:
-    """What every sample has: which image it is, and its pixels (H, W, 3) as "image" (3, H, W)."""
+    """Entries of every sample: which image it is, and its pixels (H, W, 3) as "image" (3, H, W)."""
     return {"file_name": record["file_name"], "image_id": record["image_id"], "image": chw(image)}
 
 

@@ -65,7 +65,7 @@ class SemSegTrainMapper(Configurable):
         max_size: largest length of the longer side in pixels, which takes precedence.
         sampling: "choice" draws one of `min_sizes`, "range" a length between the two of them.
         crop: type and size (height, width) of Detectron2's random crop; None does not crop.
-        change_colours: whether brightness, contrast, saturation and hue change, as in SSD.
+        change_colours: brightness, contrast, saturation and hue change, as in SSD.
         pad_to: S; a larger image is cut. -1 leaves the size as it is.
         max_pixels: largest number of pixels of an image that is decoded.
     """

@@ -211,7 +211,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         settings: dict[str, Any] = dict(dataset_name=name, seen=truth.seen, output_dir=folder)
         if task == "semantic":
             return SemSegAccuracyEvaluator(
-                class_names=truth.vocabulary.names,
+                class_names=truth.vocabulary.first_names,
                 ignore_label=truth.ignore_label,
                 rule=self.rule,
                 boundary=self.boundary,

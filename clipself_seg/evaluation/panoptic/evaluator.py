@@ -109,7 +109,7 @@ class PanopticQualityEvaluator(ImageEvaluator[ImageMatches]):
             if self.output_dir is not None:
                 path = self.output_dir / f"panoptic_classes_{self.dataset_name}.csv"
                 write_quality_csv(
-                    path, self.vocabulary.names, self.vocabulary.thing, quality, self.seen
+                    path, self.vocabulary.first_names, self.vocabulary.thing, quality, self.seen
                 )
         return {"panoptic_seg": results}
 
@@ -127,7 +127,7 @@ class PanopticQualityEvaluator(ImageEvaluator[ImageMatches]):
             )
         results = {"images": float(len(matches))}
         results |= panoptic_results(
-            quality, self.vocabulary.names, self.vocabulary.thing, self.seen
+            quality, self.vocabulary.first_names, self.vocabulary.thing, self.seen
         )
         return quality, results
 

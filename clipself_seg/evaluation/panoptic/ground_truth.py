@@ -22,10 +22,7 @@ from clipself_seg.data.vocabulary import (
     NamedVocabulary,
     Vocabulary,
     VocabularyClass,
-    load_vocabulary,
     read_label_file,
-    seen_by_exact_spelling,
-    seen_by_plain_spelling,
 )
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.coco_objects import TrueObjects, read_true_instances
@@ -87,7 +84,7 @@ def read_panoptic_ground_truth(
             (names the command that makes them), broken or of other images or classes; nothing to measure.
     """
     files = find_dataset(name, PanopticSet)
-    vocabulary = load_vocabulary(files.vocabulary)
+    vocabulary = Vocabulary.load(files.vocabulary)
     if label_file:
         vocabulary = read_label_file(label_file, vocabulary)
     measured = _tasks_with_files(name, files, tasks)
@@ -108,9 +105,8 @@ def read_panoptic_ground_truth(
 
 def _seen(vocabulary: Vocabulary, trained: NamedVocabulary) -> np.ndarray:
     """Bool (K,): classes that training shows, by the published rule; of somebody's own classes case does not matter."""
-    own = isinstance(trained, Vocabulary)
-    rule = seen_by_plain_spelling if own else seen_by_exact_spelling
-    return rule(vocabulary, load_vocabulary(trained))
+    exact = not isinstance(trained, Vocabulary)
+    return vocabulary.seen_in(Vocabulary.load(trained), exact=exact)
 
 
 def _tasks_with_files(name: str, files: PanopticSet, tasks: Sequence[str]) -> tuple[str, ...]:
@@ -172,7 +168,7 @@ def read_semantic_only(
             "the data set out of DATASETS.TEST"
         )
     files = find_dataset(name, SemSegSet)
-    vocabulary = _one_background(load_vocabulary(files.vocabulary), files.background)
+    vocabulary = _one_background(Vocabulary.load(files.vocabulary), files.background)
     if label_file:
         vocabulary = _named_by(label_file, vocabulary, files)
     seen = None

@@ -78,7 +78,7 @@ class InstanceAPEvaluator(ObjectEvaluator):
                 "instances": quality.objects.tolist(),
                 "predictions": quality.detections.tolist(),
             }
-            write_class_csv(path, self.vocabulary.names, columns)
+            write_class_csv(path, self.vocabulary.first_names, columns)
         return results
 
 

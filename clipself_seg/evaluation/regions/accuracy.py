@@ -148,7 +148,7 @@ class RegionAccuracyEvaluator(ImageEvaluator[tuple[Regions, Grouping | None]]):
             content = {
                 "dataset": self.dataset_name,
                 "results": results,
-                "classes": class_table(regions, self.vocabulary.names),
+                "classes": class_table(regions, self.vocabulary.first_names),
             }
             write_json(self.output_dir / f"region_accuracy_{self.dataset_name}.json", content)
 

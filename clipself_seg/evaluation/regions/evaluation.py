@@ -25,8 +25,7 @@ from clipself_seg.data.images import MAX_PIXELS
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.regions import RegionMapper, WholeImageMapper
 from clipself_seg.data.mappers.samples import Configurable
-from clipself_seg.data.regions import MaskResize
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results
 from clipself_seg.evaluation.protocol import MeasuringProtocol, words_text
@@ -51,7 +50,6 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
     Attributes:
         sizes: sides in pixels of the square input.
         read: readouts, out of `clipself_seg.config.READOUTS`.
-        mask_resize: rule by which masks are resized to tokens, see `token_masks`.
         grouping: whether to measure how dense features group tokens, see `neighbour_purity`.
         alphas: further fractions of the student in the mixture that a `MixedRegionModel` evaluates.
         max_pixels: largest number of pixels of an image that is decoded.
@@ -60,7 +58,6 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
 
     sizes: Sequence[int]
     read: Sequence[str]
-    mask_resize: MaskResize
     grouping: bool = False
     alphas: Sequence[float] = ()
     max_pixels: int = MAX_PIXELS
@@ -78,7 +75,6 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
             "sizes": cfg.TEST.REGIONS.SIZES or (cfg.INPUT.REGIONS.STUDENT_SIZE,),
             "whole_sizes": cfg.TEST.REGIONS.SIZES,
             "read": cfg.TEST.REGIONS.READ,
-            "mask_resize": cfg.TEST.REGIONS.MASK_RESIZE,
             "grouping": cfg.TEST.REGIONS.GROUPING,
             "alphas": cfg.TEST.REGIONS.ALPHA_SWEEP,
             "max_pixels": cfg.INPUT.MAX_PIXELS,
@@ -168,7 +164,6 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
             stride=model.patch_size,
             vocabulary=self.data(name)[0],
             read=read,
-            mask_resize=self.mask_resize,
             max_pixels=self.max_pixels,
         )
 
@@ -220,7 +215,7 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
     def _read(self, name: str) -> tuple[Vocabulary, list[Record]]:
         if is_of_whole_images(name):
             return whole_image_records(name)
-        vocabulary = load_vocabulary(vocabulary_name(name))
+        vocabulary = Vocabulary.load(vocabulary_name(name))
         return vocabulary, region_records(name, vocabulary)
 
 

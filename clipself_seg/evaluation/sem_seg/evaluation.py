@@ -22,9 +22,7 @@ from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import (
     NamedVocabulary,
     Vocabulary,
-    load_vocabulary,
     read_label_file,
-    seen_by_plain_spelling,
 )
 from clipself_seg.evaluation.base import Evaluation, Pass, Results, label_file_of
 from clipself_seg.evaluation.examples import DrawnExamples
@@ -176,17 +174,15 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
 
     def _read(self, name: str) -> SemSegData:
         files = find_dataset(name, SemSegSet)
-        vocabulary = load_vocabulary(files.vocabulary)
+        vocabulary = Vocabulary.load(files.vocabulary)
         if self._label_file[name]:
             vocabulary = read_label_file(self._label_file[name], vocabulary)
         # Without a background (None) this keeps all; the background itself is neither seen nor unseen.
         foreground = slice(files.background)
-        names = vocabulary.names[foreground]
+        names = vocabulary.first_names[foreground]
         seen = None
         if self.train_vocabulary:
-            seen = seen_by_plain_spelling(vocabulary, load_vocabulary(self.train_vocabulary))[
-                foreground
-            ]
+            seen = vocabulary.seen_in(Vocabulary.load(self.train_vocabulary))[foreground]
         words = vocabulary
         if files.background is not None and not self.background_words:
             words = dataclasses.replace(vocabulary, classes=vocabulary.classes[: files.background])

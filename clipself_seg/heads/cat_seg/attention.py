@@ -78,15 +78,10 @@ class WindowAttention(GuidedProjections):
         """
         qkv = self.of_tokens(y_TWMC)
         qkv.unflatten(0, (len(guidance_VWM3C), -1)).add_(guidance_VWM3C[:, None])
-        return self.proj(_attend(qkv, self.heads, mask_WMM))
-
-
-def _attend(qkv_TWM3C: Tensor, heads: int, mask_WMM: Tensor | None) -> Tensor:
-    """Softmax attention (T, W, M, C) by torch's fused kernel."""
-    q, k, v = qkv_TWM3C.flatten(0, 1).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-    mask = None if mask_WMM is None else mask_WMM.to(q).repeat(qkv_TWM3C.shape[0], 1, 1)[:, None]
-    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return attended.transpose(1, 2).reshape(*qkv_TWM3C.shape[:3], -1)
+        q, k, v = qkv.flatten(0, 1).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mask = None if mask_WMM is None else mask_WMM.to(q).repeat(len(y_TWMC), 1, 1)[:, None]
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.proj(attended.transpose(1, 2).reshape(*qkv.shape[:3], -1))
 
 
 class SwinBlock(nn.Module):
@@ -131,7 +126,7 @@ class SwinBlock(nn.Module):
         self.register_buffer("mask", mask, persistent=False)
 
     def guidance_contribution(self, guidance_VNG: Tensor) -> Tensor:
-        """What the normed guidance adds to query, key and value, (V, W, M, 3 C)."""
+        """Contribution (V, W, M, 3 C) of the normed guidance to query, key and value."""
         return self.attn.of_guidance(guidance_VNG[:, self.order]).unflatten(1, self.windows)
 
     def forward(self, x_TNC: Tensor, contribution_VWM3C: Tensor) -> Tensor:
@@ -179,7 +174,7 @@ class SpatialAggregation(nn.Module):
         self.guidance_norm = nn.LayerNorm(guidance_width)
 
     def guidance_contributions(self, guidance_VNG: Tensor) -> tuple[Tensor, Tensor]:
-        """What the guidance of each view adds in both blocks, the same for every class."""
+        """Contributions of the guidance of each view in both blocks, the same for every class."""
         normed = self.guidance_norm(guidance_VNG)
         return self.block_1.guidance_contribution(normed), self.block_2.guidance_contribution(
             normed

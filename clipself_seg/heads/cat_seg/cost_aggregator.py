@@ -83,7 +83,7 @@ class UpBlock(nn.Module):
         self.conv = DoubleConv(channels=channels, out_channels=out_channels)
 
     def guidance_contribution(self, guidance_VG2h2w: Tensor) -> Tensor:
-        """What guidance and bias add to the output of the first convolution, (V, D, 2 h, 2 w)."""
+        """Contribution (V, D, 2 h, 2 w) of guidance and bias to the output of the first convolution."""
         assert self.up.bias is not None
         # The bias of the transposed convolution is a constant map in front of the first convolution,
         # so its contribution differs at the border alone, where zeros are padded.
@@ -221,7 +221,7 @@ class ClassLogits(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """How many classes are processed at a time.
+    """Groups of classes that are processed together.
 
     Attributes:
         size: classes that pass together; 0 is all.
@@ -302,7 +302,7 @@ class AggregatorLayer(nn.Module):
 
 
 class CostAggregator(nn.Module):
-    """From features of one image and texts to logits; parameter names as in CAT-Seg's checkpoints.
+    """From features of images and texts to logits; parameter names as in CAT-Seg's checkpoints.
 
     Attributes:
         sizes: of its parts.
@@ -348,33 +348,20 @@ class CostAggregator(nn.Module):
             if isinstance(module, SpatialAggregation | ClassAggregation):
                 module.compiling = True
 
-    def forward(self, dense_Ehw: Tensor, guidance: Guidance, text_TPE: Tensor) -> ClassLogits:
-        """Logits of one image.
-
-        Args:
-            dense_Ehw: dense features of CLIP, of any length per cell.
-            guidance: features of the same image.
-            text_TPE: embeddings of the prompts of every class.
-        """
-        (logits,) = self._together([dense_Ehw], [guidance], text_TPE)
-        return logits
-
-    def of_images(
+    def forward(
         self, dense_VEhw: Tensor, guidance: Sequence[Guidance], text_TPE: Tensor
     ) -> list[ClassLogits]:
         """Logits of several images; without gradients a GPU computes as many together as memory allows.
 
         Args:
-            dense_VEhw: dense features of CLIP.
+            dense_VEhw: dense features of CLIP, of any length per cell.
             guidance: features of the same images.
             text_TPE: embeddings of the prompts of every class.
         """
         kept = min(len(text_TPE), self.sizes.pad_len or len(text_TPE))
-        count = chunk_size(dense_VEhw.device, 1, kept * self._elements_per_class)
-        if torch.is_grad_enabled():
-            count = 1
-        if count == 1:  # one at a time is a call of this module, which hooks see
-            return [self(dense, own, text_TPE) for dense, own in zip(dense_VEhw, guidance)]
+        count = 1
+        if not torch.is_grad_enabled():
+            count = chunk_size(dense_VEhw.device, 1, kept * self._elements_per_class)
         logits: list[ClassLogits] = []
         for start in range(0, len(guidance), count):
             part = slice(start, start + count)
@@ -384,8 +371,12 @@ class CostAggregator(nn.Module):
     def _together(
         self, dense: Sequence[Tensor], guidance: Sequence[Guidance], text_TPE: Tensor
     ) -> list[ClassLogits]:
-        """Logits of images that pass together, and all of their classes; the arguments are those of `of_images`."""
-        size = self._group_size(dense[0].device) if len(dense) == 1 else 0
+        """Logits of images that pass together, and all of their classes; the arguments are those of `forward`."""
+        size, device = 0, dense[0].device
+        # On a GPU what is made of all classes is kept for the backward pass anyway.
+        if len(dense) == 1 and (device.type == "cpu" or not torch.is_grad_enabled()):
+            at_once = self.classes_at_once
+            size = at_once and chunk_size(device, at_once, self._elements_per_class)
         groups = Groups(size, self.checkpointing)
         costs, texts, classes = zip(*(self._costs(own, text_TPE) for own in dense))
         text_VKG = _stacked(texts if classes[0] is not None else texts[:1])
@@ -415,14 +406,6 @@ class CostAggregator(nn.Module):
     def _elements_per_class(self) -> int:
         """Number of elements in memory for a class."""
         return COPIES * self.sizes.hidden * math.prod(self.sizes.grid)
-
-    def _group_size(self, device: torch.device) -> int:
-        """Number of classes of one image that pass together, 0 for all."""
-        if device.type != "cpu" and torch.is_grad_enabled():
-            return 0  # what is made of all of them is kept anyway
-        return self.classes_at_once and chunk_size(
-            device, self.classes_at_once, self._elements_per_class
-        )
 
     def _embed(self, cost_TPhw: Tensor) -> Tensor:
         """(T, P, h, w) -> (T, N, C)"""

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.clip.runtime import normal_parameter
 from clipself_seg.errors import InputError
 from clipself_seg.heads.diffusion.stable_diffusion import TOKENS, StableDiffusion
@@ -78,7 +78,7 @@ class ImplicitCaptioner(nn.Module):
 
 
 @torch.no_grad()
-def embed_crops(clip: DenseCLIP, crops: Tensor) -> Tensor:
+def embed_crops(clip: VisionLanguageBackbone, crops: Tensor) -> Tensor:
     """Image embeddings (B, E), not normalised, of square crops (B, 3, S, S), RGB in [0, 1].
 
     This is CLIP's own preprocessing on tensors, without smoothing before crops are made smaller (official). Its centre
@@ -91,7 +91,7 @@ def embed_crops(clip: DenseCLIP, crops: Tensor) -> Tensor:
     size = (clip.image_size, clip.image_size)
     if tuple(crops.shape[-2:]) != size:
         crops = F.interpolate(crops, size, mode="bicubic", align_corners=False)
-    return clip.visual(clip.normalise(crops)).float()
+    return clip.embed_images(clip.normalise(crops)).float()
 
 
 class Bottleneck(nn.Module):
@@ -148,29 +148,19 @@ class DiffusionFeatures(FeatureSource):
     def __init__(
         self,
         *,
-        clip: DenseCLIP,
+        clip: VisionLanguageBackbone,
         stable_diffusion: StableDiffusion,
         crop: int = 512,
-        crops_at_once: int = 1,
     ) -> None:
         """
         Args:
             clip: frozen CLIP, whose image embeddings become prompts.
             stable_diffusion: frozen Stable Diffusion.
             crop: side in pixels of the diffusion model's input, a multiple of 64.
-            crops_at_once: number of crops that the diffusion model processes together; more take more
-                memory.
-
-        Raises:
-            InputError: `crop` is not usable.
         """
         super().__init__(clip)
-        if crop < DIVISIBILITY or crop % DIVISIBILITY:
-            raise InputError(
-                f"MODEL.DIFFUSION.CROP is {crop}: give a multiple of {DIVISIBILITY} pixels"
-            )
+        assert crop % DIVISIBILITY == 0
         self.crop = crop
-        self.crops_at_once = crops_at_once
         self.channels = dict.fromkeys(STRIDES, WIDTH)
         self.feature_extractor = ImplicitCaptioner(
             clip_width=clip.embed_dim,
@@ -204,7 +194,7 @@ class DiffusionFeatures(FeatureSource):
         windows = StridedWindows(side, side)
         corners = windows.corners((height, width))
         crops = torch.cat([windows.cut(image, corners) for image in images])
-        parts = [self._maps(some) for some in crops.split(self.crops_at_once)]
+        parts = [self._maps(crop) for crop in crops.split(1)]  # together they take more memory
         return {
             name: _joined(torch.cat([part[name] for part in parts]), side, (height, width), stride)
             for name, stride in STRIDES.items()

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipself_seg.checkpoints.locate import locate
-from clipself_seg.checkpoints.read import name_problem, read_checkpoint
+from clipself_seg.checkpoints.read import fit, read_checkpoint
 from clipself_seg.clip.layers import ResidualBlock
 from clipself_seg.clip.runtime import without_values
 from clipself_seg.clip.weights import NO_WEIGHTS, LoadReport
@@ -261,20 +261,9 @@ def _under_new_names(path: Path, part: str, tensors: dict[str, Tensor]) -> dict[
 def _load_strictly(network: Any, tensors: dict[str, Tensor], name: str, source: str) -> LoadReport:
     """Replaces the tensors of a network on the meta device, in float32; all names have to match."""
     wanted = network.state_dict()
-    if problem := name_problem(wanted, tensors):
-        raise InputError(
-            f"{source}: its {name} {problem.what} ({problem.names}); is it Stable Diffusion v1, and "
-            "complete?"
-        )
-    converted = sum(tensor.dtype != torch.float32 for tensor in tensors.values())
-    for key, target in wanted.items():
-        tensor = tensors[key]
-        if tensor.shape != target.shape or not tensor.is_floating_point():
-            raise InputError(
-                f"{source}: {key} of its {name} is {str(tensor.dtype)[6:]} {tuple(tensor.shape)}, "
-                f"Stable Diffusion v1 needs floats {tuple(target.shape)}"
-            )
-        tensors[key] = tensor.float()
-    network.load_state_dict(tensors, assign=True)
+    remedy = "is it Stable Diffusion v1, and complete?"
+    fitted = fit(tensors, wanted, f"{source}: its {name}", remedy=remedy)
+    converted = sum(tensors[key].dtype != tensor.dtype for key, tensor in fitted.items())
+    network.load_state_dict(fitted, assign=True)
     title = f"Stable Diffusion's {name}"
     return LoadReport(title, Path(source).name, len(wanted), converted)

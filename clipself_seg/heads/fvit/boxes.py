@@ -136,7 +136,7 @@ class Sampled(NamedTuple):
 
 
 class SamplingRule(NamedTuple):
-    """How many boxes of an image are sampled for a loss.
+    """Numbers of boxes of an image that are sampled for a loss.
 
     Attributes:
         number: number of boxes.

@@ -66,7 +66,7 @@ class ConvNorm(nn.Module):
         return (weight, bias) if self.bn is None else fold_norm(self.bn, weight, bias)
 
     def finish(self, maps: Tensor) -> Tensor:
-        """What is left after a convolution with `folded` weights: norm of a training step, ReLU.
+        """Applies the rest after a convolution with `folded` weights: norm of a training step, ReLU.
 
         The maps are overwritten.
         """
@@ -150,29 +150,25 @@ class FeaturePyramid(nn.Module):
         xavier_uniform(self)
 
     def forward(self, taps: Sequence[Tensor], resizers: TapResizers) -> list[Tensor]:
-        """Levels P2 to P6 of four taps (B, D, g, g); the resizers are folded into the lateral convolutions."""
-        laterals = self.laterals(taps, resizers)
-        if self.top_down:
-            for fine, coarse in ((2, 3), (1, 2), (0, 1)):
-                above = F.interpolate(laterals[coarse], laterals[fine].shape[-2:], mode="nearest")
-                laterals[fine] = laterals[fine] + above
-        levels = [conv(lateral) for conv, lateral in zip(self.fpn_convs, laterals)]
-        return [*levels, levels[-1][:, :, ::2, ::2]]
-
-    def laterals(self, taps: Sequence[Tensor], resizers: TapResizers) -> list[Tensor]:
-        """Maps of four strides with the channels of the levels, before they are added up.
+        """Levels P2 to P6 of four taps (B, D, g, g); the resizers are folded into the lateral convolutions.
 
         Nothing lies between a transposed convolution and the 1x1 convolution behind it, so one with the
         product of both weights does the same: maps of width D at the fine strides never exist.
         """
         first, second, third, fourth = self.lateral_convs
         hidden = _resize_and_norm(resizers.interpolate1, taps[0])
-        return [
+        laterals = [
             _fold(resizers.interpolate1[3], first, hidden),
             _fold(resizers.interpolate2[0], second, taps[1]),
             third(taps[2]),
             fourth(F.max_pool2d(taps[3], 2, 2)),
         ]
+        if self.top_down:
+            for fine, coarse in ((2, 3), (1, 2), (0, 1)):
+                above = F.interpolate(laterals[coarse], laterals[fine].shape[-2:], mode="nearest")
+                laterals[fine] = laterals[fine] + above
+        levels = [conv(lateral) for conv, lateral in zip(self.fpn_convs, laterals)]
+        return [*levels, levels[-1][:, :, ::2, ::2]]
 
 
 def _fold(resizer: nn.Module, lateral: nn.Module, maps: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ from clipself_seg.heads.maps import several_processes
 SIDE = 7
 MASK_SIDE = 14
 DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
-"""What deltas are multiplied by: 1 / (0.1, 0.1, 0.2, 0.2)."""
+"""Factors of deltas: 1 / (0.1, 0.1, 0.2, 0.2)."""
 EPS = 1e-12
 LEVELS = 4
 FINEST = 56.0
@@ -268,7 +268,7 @@ class SampledRoIs(NamedTuple):
 
 
 def _positives(chosen: Sequence[SampledRoIs]) -> Tensor:
-    """Which RoIs of a batch have an object, (p,), on the CPU."""
+    """Indices (p,) of the RoIs of a batch that have an object, on the CPU."""
     rows, start = [], 0
     for rois in chosen:
         rows.append(torch.arange(start, start + rois.positives))
@@ -514,6 +514,6 @@ def _read(probs_nSS: Tensor, rows_nH: Tensor, columns_nW: Tensor) -> Tensor:
 
 
 def _positions(start_n1: Tensor, end_n1: Tensor, cells: int) -> Tensor:
-    """Where pixel centres lie between start and end of a box, (n, cells), from -1 to 1."""
+    """Positions (n, cells) of pixel centres between start (-1) and end (1) of each box."""
     centres = torch.arange(cells, device=start_n1.device, dtype=torch.float32) + 0.5
     return (centres - start_n1) / (end_n1 - start_n1) * 2 - 1

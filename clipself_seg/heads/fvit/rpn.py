@@ -127,7 +127,7 @@ class RPN(nn.Module):
         return {"loss_rpn_cls": classification.sum(), "loss_rpn_bbox": regression.sum()}
 
     def targets(self, objects: Sequence[Objects], anchors: Tensor) -> list[RPNTargets]:
-        """Which anchors (n, 4) of each image the losses see, and the boxes that they should become."""
+        """Anchors of each image that the losses see, out of anchors (n, 4), and the boxes that they should become."""
         assigned = [match_boxes(of_image.boxes, anchors, RPN_RULE) for of_image in objects]
         generators = [generator_of(self.seed, of_image.draw, "anchors") for of_image in objects]
         sampled = sample_boxes(assigned, RPN_SAMPLING, generators)
@@ -140,10 +140,11 @@ class RPN(nn.Module):
         """Anchors of each level, on the device of the levels; made once for all images of one size."""
         sizes = tuple((level.shape[2], level.shape[3]) for level in levels)
         made_for = (sizes, levels[0].device)
-        if self._anchors[0] != made_for:
+        kept = self._anchors
+        if kept[0] != made_for:
             anchors = [a.to(levels[0].device) for a in make_anchors(sizes, self.strides)]
-            self._anchors = (made_for, anchors)
-        return self._anchors[1]
+            kept = self._anchors = (made_for, anchors)
+        return kept[1]
 
 
 def make_anchors(sizes: Sequence[tuple[int, int]], strides: Sequence[float]) -> list[Tensor]:

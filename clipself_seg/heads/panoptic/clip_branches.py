@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.clip.runtime import chunk_size, constant, full_precision, on_cpu
 from clipself_seg.data.images import fit_size
 from clipself_seg.errors import InputError
@@ -25,7 +25,7 @@ from clipself_seg.heads.text_scores import class_logits
 
 MASKS_AT_ONCE = 16  # masks whose logits are in memory at CLIP's full input size, on a CPU
 CELLS = 64  # cells a side in CLIPSelf's evaluation of masks
-Readout = Callable[[Tensor, Sequence[Tensor]], Tensor]
+Readout = Callable[[Tensor, list[Tensor]], Tensor]
 
 
 def visible_cells(
@@ -131,7 +131,7 @@ class ClipBranch(abc.ABC):
         choices: names of the attributes that decide the scores beside weights and vocabulary.
     """
 
-    clip: DenseCLIP
+    clip: VisionLanguageBackbone
     reads_backbone = False
     choices: tuple[str, ...]
 
@@ -217,7 +217,7 @@ class SquareBranch(ClipBranch):
     antialias: bool
 
     def __init__(
-        self, clip: DenseCLIP, *, input_size: int | None = None, **choices: str | bool
+        self, clip: VisionLanguageBackbone, *, input_size: int | None = None, **choices: str | bool
     ) -> None:
         """
         Args:
@@ -368,7 +368,7 @@ class BackbonePooling(ClipBranch):
     reads_backbone = True
     choices = ("binarise",)
 
-    def __init__(self, clip: DenseCLIP, *, padding: int = MEAN_COLOUR) -> None:
+    def __init__(self, clip: VisionLanguageBackbone, *, padding: int = MEAN_COLOUR) -> None:
         """
         Args:
             clip: frozen CLIP.
@@ -421,9 +421,8 @@ class BackbonePooling(ClipBranch):
         height, width = (length + -length % side for length in canvas)
         sides = (0, width - image.shape[2], 0, height - image.shape[1])
         padded = pad_image(image.float()[None], sides, self.padding, self.clip.mean)
-        pixels, tower = self.clip.normalise(padded), self.clip.visual
-        name = tower.pooled_map
-        return tower.features(on_grid(self.clip, pixels), [name])[name]
+        pixels, name = self.clip.normalise(padded), self.clip.visual.pooled_map
+        return self.clip.features(on_grid(self.clip, pixels), [name])[name]
 
 
 # Names of the branches in a configuration.

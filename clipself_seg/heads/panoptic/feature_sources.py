@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.clip.runtime import constant
 from clipself_seg.clip.tower import DENSE, KEYS, QUERIES
 from clipself_seg.errors import InputError
@@ -75,12 +75,12 @@ class Canvas:
         return pad_image(image.float()[None] / 255, sides, self.padding, mean)
 
 
-def cell_side(clip: DenseCLIP) -> int:
+def cell_side(clip: VisionLanguageBackbone) -> int:
     """Side in pixels of a cell of a canvas: the smallest power of two that holds a patch."""
     return 1 << (clip.patch_size - 1).bit_length()
 
 
-def on_grid(clip: DenseCLIP, pixels: Tensor) -> Tensor:
+def on_grid(clip: VisionLanguageBackbone, pixels: Tensor) -> Tensor:
     """Pixels (B, 3, H, W) so that a cell of `cell_side` is a patch: 16 pixels become 14; others stay as they are.
 
     Args:
@@ -115,22 +115,22 @@ class FeatureSource(nn.Module):
     branch_map = ""
     taps: tuple[str, ...] = ()
 
-    def __init__(self, clip: DenseCLIP) -> None:
+    def __init__(self, clip: VisionLanguageBackbone) -> None:
         super().__init__()
         self._clip = (clip,)  # a tuple, so that CLIP is not registered as a submodule
 
     @property
-    def clip(self) -> DenseCLIP:
+    def clip(self) -> VisionLanguageBackbone:
         """CLIP, whose parameters are not those of the source."""
         return self._clip[0]
 
     @torch.no_grad()
     def _read(self, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         """Features by name of one pass of CLIP over images (B, 3, H, W) in [0, 1], a cell to `cell_side` pixels."""
-        return self.clip.visual.features(on_grid(self.clip, self.clip.normalise(images)), names)
+        return self.clip.features(on_grid(self.clip, self.clip.normalise(images)), names)
 
 
-def _require_vit(clip: DenseCLIP, source: str) -> None:
+def _require_vit(clip: VisionLanguageBackbone, source: str) -> None:
     if not clip.visual.plain:
         raise InputError(
             f"MODEL.MASK_GENERATOR.SOURCE {source} needs a ViT, whose blocks have one grid, and {clip.name} is none"
@@ -146,7 +146,7 @@ class CLIPStages(FeatureSource):
     source = "clip"
     branch_map = "s5"
 
-    def __init__(self, clip: DenseCLIP) -> None:
+    def __init__(self, clip: VisionLanguageBackbone) -> None:
         """
         Args:
             clip: frozen CLIP with a ConvNeXt or a ResNet.
@@ -163,6 +163,8 @@ class CLIPStages(FeatureSource):
                 f"{clip.name}: take such a CLIP, or SOURCE pyramid for a ViT"
             )
         self.channels = {name: stage.channels for name, stage in zip(STRIDES, stages)}
+        if clip.visual.pooled_map == DENSE:
+            self.branch_map = ""  # the last stage is no map that its masks are named by
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Maps s2, s3, s4, s5 (B, channels, H / stride, W / stride) of RGB images.
@@ -192,7 +194,9 @@ class CLIPTaps(FeatureSource):
 
     source = "blocks"
 
-    def __init__(self, clip: DenseCLIP, *, taps: Sequence[str] = (), named: bool = False) -> None:
+    def __init__(
+        self, clip: VisionLanguageBackbone, *, taps: Sequence[str] = (), named: bool = False
+    ) -> None:
         """
         Args:
             clip: frozen CLIP with a ViT.
@@ -242,7 +246,9 @@ class CLIPPyramid(FeatureSource):
 
     source = "pyramid"
 
-    def __init__(self, clip: DenseCLIP, *, blocks: Sequence[int] = (), channels: int = 256) -> None:
+    def __init__(
+        self, clip: VisionLanguageBackbone, *, blocks: Sequence[int] = (), channels: int = 256
+    ) -> None:
         """
         Args:
             clip: frozen CLIP with a ViT.
@@ -251,13 +257,12 @@ class CLIPPyramid(FeatureSource):
             channels: number of channels C of each map, a multiple of 32.
 
         Raises:
-            InputError: the image tower is no ViT, or has no such block; C is no multiple of 32.
+            InputError: the image tower is no ViT, or has no such block.
         """
         super().__init__(clip)
         _require_vit(clip, "pyramid")
         tower = clip.visual
-        if channels < GROUPS or channels % GROUPS:
-            raise InputError(f"MODEL.PYRAMID.CHANNELS is {channels}: give a multiple of {GROUPS}")
+        assert channels % GROUPS == 0
         names = [f"block{i}" for i in blocks] or ends_of_quarters(tower.depth)
         self.names = tower.check_names(names)
         shapes = tower.feature_shapes()

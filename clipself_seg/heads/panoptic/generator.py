@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from clipself_seg.clip.layers import PackedAttention, merge_heads, split_heads
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.runtime import full_precision
-from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.mask_losses import caption_lengths, grounding_loss
 from clipself_seg.heads.panoptic.pixel_decoder import ENCODED, PixelDecoder, sine_positions
 from clipself_seg.heads.text_scores import class_logits, similarity_scale
@@ -483,16 +482,9 @@ class MaskGenerator(Generator):
             channels: channels of the feature maps s2, s3, s4 and s5 (strides 4, 8, 16 and 32).
             text_width: width E of CLIP's text embeddings.
             sizes: widths and depths.
-
-        Raises:
-            InputError: the width does not fit heads and norms.
         """
         super().__init__()
-        if sizes.width % 32 or sizes.width % sizes.heads:
-            raise InputError(
-                f"mask generator: a width of {sizes.width} has to be a multiple of 32 (groups of "
-                f"norms) and of the {sizes.heads} heads"
-            )
+        assert sizes.width % 32 == 0 and sizes.width % sizes.heads == 0  # groups of norms; heads
         pixel_decoder = PixelDecoder(
             channels=channels,
             width=sizes.width,

@@ -24,20 +24,13 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.zoo import untrained
-from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.clip.layers import split_attention
 from clipself_seg.clip.runtime import QUEUES, autocast, chunk_size, constant, on_device
 from clipself_seg.clip.text_bank import ClassTexts, check_lengths, templates_text
 from clipself_seg.clip.tower import DENSE
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import (
-    Names,
-    Vocabulary,
-    Words,
-    class_names,
-    examples_of,
-    read_given,
-)
+from clipself_seg.data.vocabulary import Names, Vocabulary, Words
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.attention import COPIES
 from clipself_seg.heads.cat_seg.cost_aggregator import (
@@ -90,7 +83,7 @@ class CATSeg(ModelBase):
     def __init__(
         self,
         *,
-        clip: DenseCLIP,
+        clip: VisionLanguageBackbone,
         aggregator: CostAggregator,
         guidance_blocks: Sequence[int] = (),
         backbone: Backbone | None = None,
@@ -188,8 +181,8 @@ class CATSeg(ModelBase):
         """
         if all_synonyms is None:
             all_synonyms = self.all_synonyms
-        words = read_given(words)
-        names = class_names(words, all_synonyms=all_synonyms, catseg_names=True)
+        words = Vocabulary.of(words)
+        names = words.names(all_synonyms=all_synonyms, catseg_names=True)
         check_lengths(self.clip, names, self.texts.templates)
         # CLIP's tokens are the same where case and spaces alone differ.
         read = (", ".join(" ".join(n.casefold().split()) for n in synonyms) for synonyms in names)
@@ -200,10 +193,10 @@ class CATSeg(ModelBase):
                 "; ".join(twice),
                 "" if all_synonyms else ". MODEL.CAT_SEG.SYNONYMS mean reads all synonyms",
             )
-        return Classes(names, seen=seen, examples=examples_of(words))
+        return Classes(names, seen=seen, examples=words.examples)
 
     def reading(self) -> Reading:
-        """How it reads names and images, for the protocol of its numbers."""
+        """Describes the way from names and images to scores, for the protocol of the numbers."""
         layout = self.layout
         windows = f"{layout.size} px, stride {layout.stride} px, of a canvas of {layout.canvas} px, and the whole image"
         return Reading(
@@ -348,9 +341,9 @@ class CATSeg(ModelBase):
         """Logits of windows (B, 3, S, S), which `_inputs` has normalised for CLIP and for the backbone."""
         windows, for_backbone = inputs
         resized = resize(windows, self.clip_size)
-        features = self.clip.visual.features(resized, self.tower_features)
+        features = self.clip.features(resized, self.tower_features)
         guidance = self._guidance(for_backbone, features)
-        return self.aggregator.of_images(features["dense"], guidance, text_TPE)
+        return self.aggregator(features["dense"], guidance, text_TPE)
 
     @property
     def _backbone_size(self) -> tuple[int, int]:

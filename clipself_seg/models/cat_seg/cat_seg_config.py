@@ -15,15 +15,16 @@ from torch import nn
 from clipself_seg.checkpoints.dense_feature import TOKEN
 from clipself_seg.checkpoints.read import nearly_equal
 from clipself_seg.checkpoints.zoo import official
-from clipself_seg.clip import DenseCLIP
-from clipself_seg.clip.backbone import build_clip
+from clipself_seg.clip import CLIPBackbone, VisionLanguageBackbone
+from clipself_seg.clip.load import build_clip
 from clipself_seg.clip.text import require_text_tower
 from clipself_seg.clip.text_bank import TEMPLATES
 from clipself_seg.clip.tower import GATE, TransformerTower
-from clipself_seg.clip.training_free import NONE
 from clipself_seg.config.load import evaluation_precision, precision_from_config
-from clipself_seg.config.schema import CLIP_BACKBONE
-from clipself_seg.errors import InputError, nearest
+from clipself_seg.config.relations import require_valid
+from clipself_seg.config.schema import backbone_reads
+from clipself_seg.config.semantic_keys import OPENAI_NAMES
+from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes, CostAggregator
 from clipself_seg.models.base import load_backbone
 
@@ -44,7 +45,7 @@ class TrainingSettings:
         mask_ignored: whether these pixels are left out of the loss, see `sigmoid_loss`.
         precision: dtype of autocast, or None.
         preservation: weight of the scores of further words, which stay those of the start.
-        preserved_words: these words, as `read_words` takes them, and how many of them a step takes.
+        preserved_words: these words, as `Vocabulary.of` takes them, and how many of them a step takes.
     """
 
     finetune: str = "attention"
@@ -73,7 +74,9 @@ class EvaluationSettings:
     precision: torch.dtype | None = None
 
 
-def aggregator_sizes(cfg: CfgNode, clip: DenseCLIP, guidance: Sequence[int]) -> AggregatorSizes:
+def aggregator_sizes(
+    cfg: CfgNode, clip: VisionLanguageBackbone, guidance: Sequence[int]
+) -> AggregatorSizes:
     """``MODEL.SEM_SEG_HEAD`` as the aggregator's sizes.
 
     Args:
@@ -85,7 +88,8 @@ def aggregator_sizes(cfg: CfgNode, clip: DenseCLIP, guidance: Sequence[int]) -> 
         InputError: numbers that do not fit the CLIP, the guidance or one another.
     """
     head = cfg.MODEL.SEM_SEG_HEAD
-    _check_values(head, clip)
+    embedding = f"{clip.embed_dim}, the embedding of {clip.name}"
+    _check(head, "TEXT_GUIDANCE_DIM", embedding, head.TEXT_GUIDANCE_DIM == clip.embed_dim)
     appearance, *decoder = guidance
     _check(
         head,
@@ -120,35 +124,6 @@ def _check(head: CfgNode, key: str, wanted: str, holds: bool) -> None:
         raise InputError(f"MODEL.SEM_SEG_HEAD.{key} must be {wanted}, it is {head[key]}")
 
 
-def _check_values(head: CfgNode, clip: DenseCLIP) -> None:
-    """Checks that sizes fit CLIP's embedding, and that windows, pooling, heads and groups divide their sizes."""
-    rows, columns = head.FEATURE_RESOLUTION
-    window, hidden = head.WINDOW_SIZES, head.HIDDEN_DIMS
-    embedding = f"{clip.embed_dim}, the embedding of {clip.name}"
-    _check(head, "TEXT_GUIDANCE_DIM", embedding, head.TEXT_GUIDANCE_DIM == clip.embed_dim)
-    _check(head, "FEATURE_RESOLUTION", "square, as the images that CLIP is given", rows == columns)
-    divides = f"a divisor of FEATURE_RESOLUTION {head.FEATURE_RESOLUTION}"
-    tiled = window >= rows or rows % window == 0
-    _check(head, "WINDOW_SIZES", f"{divides}, or at least as large", tiled)
-    pooled = all(rows % pooling == 0 for pooling in head.POOLING_SIZES)
-    _check(head, "POOLING_SIZES", f"each {divides}", pooled)
-    _check(head, "NUM_HEADS", f"a divisor of HIDDEN_DIMS {hidden}", hidden % head.NUM_HEADS == 0)
-    grouped = all(dim % max(1, dim // 16) == 0 for dim in head.DECODER_DIMS)
-    _check(head, "DECODER_DIMS", "each of groups of 16 channels, or less than 32", grouped)
-    inputs = (hidden, head.DECODER_DIMS[0])
-    _check(
-        head,
-        "DECODER_GUIDANCE_PROJ_DIMS",
-        f"each less than what its step gets, HIDDEN_DIMS and the first of DECODER_DIMS, {inputs}",
-        all(dim < width for dim, width in zip(head.DECODER_GUIDANCE_PROJ_DIMS, inputs)),
-    )
-
-
-# Value of CAT-Seg's MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED -> open_clip's name.
-OPENAI_NAMES = {
-    "ViT-B/16": "ViT-B-16-quickgelu",
-    "ViT-L/14@336px": "ViT-L-14-336-quickgelu",
-}
 # A backbone's maps for the appearance and for the decoder's two steps.
 GUIDES = ("res4", "res3", "res2")
 NO_RESIDUAL = "none"  # value of MODEL.CAT_SEG.RESIDUAL
@@ -157,18 +132,10 @@ RANDOM = "random"  # value of a key that asks for random weights of the backbone
 
 def clip_name(cfg: CfgNode) -> str:
     """open_clip's name of the CLIP, by CAT-Seg's key if it is given, else by ``MODEL.CLIP.NAME``."""
-    theirs = cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED
-    if not theirs:
-        return cfg.MODEL.CLIP.NAME
-    if theirs not in OPENAI_NAMES:
-        raise InputError(
-            f'MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED cannot be "{theirs}": '
-            f"{nearest(theirs, OPENAI_NAMES)}; other CLIPs are named by MODEL.CLIP.NAME"
-        )
-    return OPENAI_NAMES[theirs]
+    return OPENAI_NAMES.get(cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED, cfg.MODEL.CLIP.NAME)
 
 
-def tuned_clip(cfg: CfgNode) -> DenseCLIP:
+def tuned_clip(cfg: CfgNode) -> VisionLanguageBackbone:
     """Builds the CLIP with its initial weights, its image tower with those of ``MODEL.CLIP.VISUAL_INIT``.
 
     With CAT-Seg's key the weights are random: its checkpoints hold their CLIP, and training gives
@@ -177,38 +144,36 @@ def tuned_clip(cfg: CfgNode) -> DenseCLIP:
     Raises:
         InputError: the tower is no ViT, the distilled one differs in what distillation freezes, or `_check_residual`.
     """
-    if cfg.MODEL.CLIP.BACKBONE != CLIP_BACKBONE:
-        return _clip_of_others(cfg)
     name = clip_name(cfg)
     weights = cfg.MODEL.CLIP.WEIGHTS
     if cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED and weights == DEFAULT_WEIGHTS:
         weights = ""
     clip = build_clip(cfg, NAME=name, WEIGHTS=weights)
-    if not isinstance(clip.visual, TransformerTower):
-        raise InputError(f"CAT-Seg needs a ViT, MODEL.CLIP.NAME is {name}")
+    if not isinstance(clip, CLIPBackbone) or not isinstance(clip.visual, TransformerTower):
+        _check_groups(cfg, clip)
+        return clip
     _check_residual(cfg, clip.visual.pooled)
-    clip.visual.class_residual = cfg.MODEL.CAT_SEG.RESIDUAL == "cls"
     if cfg.MODEL.CLIP.VISUAL_INIT:
         tuned = build_clip(cfg, NAME=name, WEIGHTS=cfg.MODEL.CLIP.VISUAL_INIT)
+        assert isinstance(tuned, CLIPBackbone)
         if weights:
             _check_frozen_parts(clip, tuned, cfg.MODEL.CLIP.VISUAL_INIT)
-        tuned.visual.class_residual = clip.visual.class_residual
         clip.visual = tuned.visual
         clip.distilled = tuned.distilled
+    clip.visual.class_residual = cfg.MODEL.CAT_SEG.RESIDUAL == "cls"
     return clip
 
 
-def _clip_of_others(cfg: CfgNode) -> DenseCLIP:
-    """The CLIP of a backbone of somebody else's; what of it trains has to be one of its groups of parameters.
+def _check_groups(cfg: CfgNode, clip: VisionLanguageBackbone) -> None:
+    """Checks that a backbone that is no ViT of this project guides, and that what of it trains is one of its groups.
 
     Raises:
         InputError: it is to guide, and has no blocks on one grid; or another ``CLIP_FINETUNE``.
     """
-    clip = build_clip(cfg)
     if not clip.visual.plain:
         raise InputError(
-            f"CAT-Seg is guided by blocks on the grid of the dense features, and {clip.name} has others: leave them "
-            "out of its output_shape, and take MODEL.CAT_SEG.GUIDANCE backbone"
+            f"CAT-Seg needs a ViT: it is guided by blocks on the grid of the dense features, and {clip.name} has "
+            "others; a backbone of your own leaves them out of its output_shape for MODEL.CAT_SEG.GUIDANCE backbone"
         )
     finetune = cfg.MODEL.SEM_SEG_HEAD.CLIP_FINETUNE
     if finetune not in ("none", "full"):
@@ -218,35 +183,25 @@ def _clip_of_others(cfg: CfgNode) -> DenseCLIP:
         )
     if finetune == "full":
         clip.visual.layer_groups()
-    return clip
 
 
 def _check_residual(cfg: CfgNode, pooled: bool) -> None:
-    """Checks that ``RESIDUAL`` is set exactly where ``MODEL.CLIP.DENSE`` adds a residual, and ``ATTENTION`` is none.
+    """Refuses a ``RESIDUAL`` of an attention pool, which adds none, and none where ``MODEL.CLIP.DENSE`` adds one.
 
     Args:
         cfg: configuration.
-        pooled: whether the tower's dense features are those of an attention pool, which adds none.
+        pooled: whether the tower's dense features are those of an attention pool.
     """
-    dense, residual = cfg.MODEL.CLIP.DENSE, cfg.MODEL.CAT_SEG.RESIDUAL
-    whose = f"the attention pool of {clip_name(cfg)}" if pooled else f"MODEL.CLIP.DENSE {dense}"
-    if pooled or dense != TOKEN:
-        if residual != NO_RESIDUAL:
-            raise InputError(
-                f"MODEL.CAT_SEG.RESIDUAL is {residual}, and {whose} adds none: set it to {NO_RESIDUAL}"
-            )
-    elif residual == NO_RESIDUAL:
-        raise InputError(
-            f"MODEL.CAT_SEG.RESIDUAL is {residual}, and {whose} adds one: give cls or token, or another DENSE"
-        )
-    if cfg.MODEL.CLIP.ATTENTION != NONE:
-        raise InputError(
-            f"MODEL.CLIP.ATTENTION is {cfg.MODEL.CLIP.ATTENTION}, and CAT-Seg is trained on dense features without it: "
-            f"leave it {NONE}"
-        )
+    residual, dense = cfg.MODEL.CAT_SEG.RESIDUAL, cfg.MODEL.CLIP.DENSE
+    if dense == TOKEN and pooled != (residual == NO_RESIDUAL):
+        whose, wanted = f"MODEL.CLIP.DENSE {dense}", "adds one: give cls or token, or another DENSE"
+        if pooled:
+            whose = f"the attention pool of {clip_name(cfg)}"
+            wanted = f"adds none: set it to {NO_RESIDUAL}"
+        raise InputError(f"MODEL.CAT_SEG.RESIDUAL is {residual}, and {whose} {wanted}")
 
 
-def _check_frozen_parts(clip: DenseCLIP, tuned: DenseCLIP, path: str) -> None:
+def _check_frozen_parts(clip: CLIPBackbone, tuned: CLIPBackbone, path: str) -> None:
     """Refuses an image tower that was distilled from another CLIP: distillation changes blocks alone."""
     groups = clip.visual.layer_groups()
     others = tuned.visual.layer_groups()
@@ -262,7 +217,9 @@ def _check_frozen_parts(clip: DenseCLIP, tuned: DenseCLIP, path: str) -> None:
     require_text_tower(clip.text, tuned.text, f"MODEL.CLIP.VISUAL_INIT {path}")
 
 
-def clip_parameters(clip: DenseCLIP, finetune: str, count: int = -1) -> list[nn.Parameter]:
+def clip_parameters(
+    clip: VisionLanguageBackbone, finetune: str, count: int = -1
+) -> list[nn.Parameter]:
     """Parameters of CLIP that train, by its structure.
 
     Args:
@@ -285,7 +242,7 @@ def clip_parameters(clip: DenseCLIP, finetune: str, count: int = -1) -> list[nn.
         )
     groups = clip.visual.layer_groups()
     first = 0 if everything else depth - count
-    texts = list(clip.text.blocks) if everything else []
+    texts = clip.text_blocks if everything else []
     if finetune == "full":
         parameters = [p for i in range(first, depth) for p in groups[f"block{i}"]]
         parameters += [p for block in texts for p in block.parameters()]
@@ -311,6 +268,7 @@ def _attentions(blocks: Iterable[nn.Module]) -> list[nn.Module]:
 
 def parts_from_config(cfg: CfgNode) -> dict[str, object]:
     """Builds the arguments of `CATSeg`; reads ``MODEL``, ``SOLVER.{AMP, BACKBONE_MULTIPLIER}`` and ``TEST``."""
+    require_valid(cfg, "CATSeg")
     clip = tuned_clip(cfg)
     switches = cfg.MODEL.CAT_SEG
     guided = switches.GUIDANCE == "clip"
@@ -346,7 +304,7 @@ def parts_from_config(cfg: CfgNode) -> dict[str, object]:
     }
 
 
-def _guidance_channels(clip: DenseCLIP, backbone: Backbone | None) -> list[int]:
+def _guidance_channels(clip: VisionLanguageBackbone, backbone: Backbone | None) -> list[int]:
     if backbone is None:
         return [clip.embed_dim]
     shapes = backbone.output_shape()
@@ -407,7 +365,8 @@ def training_config(cfg: CfgNode) -> CfgNode:
         )
     given = cfg.MODEL.CLIP.WEIGHTS
     theirs = bool(cfg.MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED) and given == DEFAULT_WEIGHTS
-    if given and given != RANDOM and not theirs:
+    reads = backbone_reads(cfg.MODEL.CLIP.BACKBONE, "MODEL.CLIP.WEIGHTS")
+    if not reads or given and given != RANDOM and not theirs:
         return cfg
     cfg = cfg.clone()
     cfg.defrost()

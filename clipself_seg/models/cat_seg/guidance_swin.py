@@ -46,8 +46,3 @@ class GuidanceSwin(SwinTransformer):
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of every feature, by its name."""
         return {f"res{int(k[1:]) + FIRST}": v for k, v in super().output_shape().items()}
-
-
-@BACKBONE_REGISTRY.register()
-class D2SwinTransformer(GuidanceSwin):
-    """`GuidanceSwin` under the name that CAT-Seg's configurations have for it."""

@@ -19,19 +19,12 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.zoo import untrained
-from clipself_seg.clip import DenseCLIP, TextBank
+from clipself_seg.clip import TextBank, VisionLanguageBackbone
 from clipself_seg.clip.runtime import QUEUES, autocast, constant, on_device
 from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.clip.tower import DENSE, train_last_blocks
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import (
-    Vocabulary,
-    Words,
-    class_names,
-    examples_of,
-    read_given,
-    seen_by_plain_spelling,
-)
+from clipself_seg.data.vocabulary import Vocabulary, Words
 from clipself_seg.errors import InputError
 from clipself_seg.heads.distillation import cosine_distance
 from clipself_seg.heads.fvit.boxes import Objects
@@ -70,7 +63,7 @@ class FViT(ModelBase):
     def __init__(
         self,
         *,
-        clip: DenseCLIP,
+        clip: VisionLanguageBackbone,
         backbone: TapResizers,
         neck: FeaturePyramid,
         rpn_head: RPN,
@@ -149,7 +142,7 @@ class FViT(ModelBase):
 
     @property
     def has_masks(self) -> bool:
-        """Whether there is a mask head, which trains on masks."""
+        """True if there is a mask head, which trains on masks."""
         return self.roi_head.mask_head is not None
 
     def stays_frozen(self) -> Iterable[nn.Module]:
@@ -157,7 +150,7 @@ class FViT(ModelBase):
         return (self.clip,)
 
     def reading(self) -> Reading:
-        """How it reads names and images, for the protocol of its numbers."""
+        """Describes the way from names and images to scores, for the protocol of the numbers."""
         return Reading(
             FIRST_NAME,
             templates_text(self.bank.templates),
@@ -182,19 +175,16 @@ class FViT(ModelBase):
         Raises:
             InputError: as there, or classes with examples.
         """
-        words = read_given(words)
-        if examples_of(words):
+        words = Vocabulary.of(words)
+        if words.examples:
             raise InputError(
                 "F-ViT finds words alone, for examples make its boxes worse (docs/detection.md): give the words "
                 "without examples"
             )
-        names = class_names(words, all_synonyms=all_synonyms)
+        names = words.names(all_synonyms=all_synonyms)
         check_lengths(self.bank.clip, names, self.bank.templates)
         if seen is None and self.trained_names:
-            given = words if isinstance(words, Vocabulary) else Vocabulary.from_names(words)
-            seen = seen_by_plain_spelling(
-                given, Vocabulary.from_names(["|".join(n) for n in self.trained_names])
-            )
+            seen = words.seen_in(Vocabulary.of(self.trained_names, repeats=True))
         return Classes(names, seen=seen)
 
     def text(self, classes: Classes) -> Tensor:
@@ -219,7 +209,7 @@ class FViT(ModelBase):
                 raise InputError(
                     f'vocabulary "{vocabulary.name}" has no seen class, so there is nothing to train on'
                 )
-        names = class_names(vocabulary)
+        names = Vocabulary.of(vocabulary).names()
         self.set_vocabulary(vocabulary, seen)
         self.trained_names = tuple(synonyms for i, synonyms in enumerate(names) if seen[i])
         self._start = None  # which a copy would keep
@@ -260,7 +250,7 @@ class FViT(ModelBase):
         with torch.set_grad_enabled(
             torch.is_grad_enabled() and self.training_settings.clip_multiplier > 0
         ):
-            maps = self.clip.visual.features(images, names)
+            maps = self.clip.features(images, names)
         levels = self.neck([maps[name] for name in self.taps], self.backbone)
         return levels, F.normalize(maps[DENSE].float(), dim=1) if dense else None
 
@@ -302,7 +292,7 @@ class FViT(ModelBase):
     def _divergence(
         self, start: FViT, images: Tensor, samples: Sequence[Sample], outputs: Maps
     ) -> Tensor:
-        """How far the model is from its start, scalar: divergence of objectness, where the start sees objects, and
+        """Distance of the model from its start, scalar: divergence of objectness, where the start sees objects, and
         cosine distances of the embeddings of its best proposals and of CLIP's dense features.
         """
         levels, logits, dense = outputs

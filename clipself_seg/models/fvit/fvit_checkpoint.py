@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from clipself_seg.checkpoints.read import Checkpoint, fit
-from clipself_seg.clip.backbone import BackboneTower, load_state
-from clipself_seg.clip.weights import load_strictly, to_layout
+from clipself_seg.clip import CLIPBackbone
 from clipself_seg.errors import InputError
 from clipself_seg.models.base import as_bytes, on_host
 
@@ -84,7 +83,7 @@ def write(model: FViT) -> dict[str, object]:
     """Content of a file: all weights under the official names, with both towers of CLIP, and the training vocabulary."""
     own = on_host(model.state_dict())
     clip = {n.removeprefix(CLIP): t for n, t in own.items() if n.startswith(CLIP)}
-    official = to_layout(clip, model.clip.architecture.kind)
+    official = model.clip.file_tensors(clip)
     state = {f"{BACKBONE}{name}": tensor for name, tensor in official.items()}
     state |= {n: t for n, t in own.items() if not n.startswith(CLIP)}
     state[NAMES] = as_bytes(json.dumps([list(names) for names in model.trained_names]))
@@ -93,19 +92,18 @@ def write(model: FViT) -> dict[str, object]:
 
 def _load_clip(model: FViT, given: Mapping[str, Tensor], source: str) -> None:
     """Loads the towers of a checkpoint; where it has no text tower, the one that is there stays."""
-    if isinstance(model.clip.visual, BackboneTower):
-        return load_state(model.clip, given, source)
     state = dict(given)
-    if not any(name.startswith(("text.", "transformer.", "token_embedding")) for name in state):
+    texts = any(name.startswith(("text.", "transformer.", "token_embedding")) for name in state)
+    if isinstance(model.clip, CLIPBackbone) and not texts:
         if model.clip.report is None:
             raise InputError(
                 f"{source} has no text tower: name the CLIP that it was trained on in MODEL.CLIP.WEIGHTS"
             )
-        own = to_layout(model.clip.state_dict(), model.clip.architecture.kind)
+        own = model.clip.file_tensors(model.clip.state_dict())
         state |= {n: t for n, t in own.items() if not n.startswith("visual.")}
     checkpoint = Checkpoint(Path(source), state, "F-ViT checkpoint")
     device = model.device
-    load_strictly(model.clip, model.clip.architecture, checkpoint)
+    model.clip.load_file(checkpoint)
     model.clip.requires_grad_(False)
     model.train_tower()
     model.clip.to(device)

@@ -7,10 +7,11 @@ import dataclasses
 import torch
 from detectron2.config import CfgNode
 
-from clipself_seg.clip import DenseCLIP
-from clipself_seg.clip.backbone import BackboneTower, build_clip, other_pixels
-from clipself_seg.clip.model import CLIP_MEAN
+from clipself_seg.clip import VisionLanguageBackbone
+from clipself_seg.clip.kind import CLIP_MEAN
+from clipself_seg.clip.load import build_clip
 from clipself_seg.config.load import evaluation_precision, precision_from_config
+from clipself_seg.config.relations import require_valid
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import fusion_of
 from clipself_seg.heads.fvit.boxes import ROI_RULES, DetectionRule
@@ -28,7 +29,7 @@ Pixel = tuple[float, ...]
 
 @dataclasses.dataclass(frozen=True)
 class InputSettings:
-    """What F-ViT reads of images and of the image tower.
+    """Size and normalisation of images, and the features that F-ViT reads of the image tower.
 
     Attributes:
         blocks: the four blocks, from 0, whose outputs are the taps; one may come several times.
@@ -69,11 +70,10 @@ def parts_from_config(cfg: CfgNode) -> dict[str, object]:
     Raises:
         InputError: the tower is no ViT, or values do not fit each other.
     """
+    require_valid(cfg, "FViT")
     clip, keys, side = build_clip(cfg), cfg.MODEL.FVIT, cfg.INPUT.DETECTION.SIDE
     if not clip.visual.plain:
         raise InputError(f"F-ViT needs a ViT, whose blocks have one grid, and {clip.name} is none")
-    if len(keys.BLOCKS) != 4:
-        raise InputError(f"MODEL.FVIT.BLOCKS is {tuple(keys.BLOCKS)}: give four blocks")
     clip.check_side(side, "INPUT.DETECTION.SIDE")
     taps = clip.visual.check_names(f"block{index}" for index in keys.BLOCKS)
     widths = {clip.visual.feature_shapes()[tap].channels for tap in taps}
@@ -81,11 +81,6 @@ def parts_from_config(cfg: CfgNode) -> dict[str, object]:
         raise InputError(f"F-ViT reads blocks of one width, those of {clip.name} have several")
     width = widths.pop()
     clip_multiplier = cfg.SOLVER.CLIP_MULTIPLIER if keys.TRAIN_CLIP else 0.0
-    if cfg.MODEL.CLIP.LOW_RANK and not clip_multiplier:
-        raise InputError(
-            f"MODEL.CLIP.LOW_RANK is {cfg.MODEL.CLIP.LOW_RANK}, and the image tower is frozen: set it to 0, or "
-            "MODEL.FVIT.TRAIN_CLIP to True and SOLVER.CLIP_MULTIPLIER above 0"
-        )
     strides = [clip.patch_size * factor for factor in RELATIVE_STRIDES]
     rule = ProposalRule(keys.PROPOSALS_BEFORE, keys.PROPOSALS_AFTER)
     return {
@@ -105,23 +100,15 @@ def parts_from_config(cfg: CfgNode) -> dict[str, object]:
     }
 
 
-def _pixels(cfg: CfgNode, clip: DenseCLIP) -> tuple[Pixel, Pixel]:
-    """Mean and standard deviation of RGB values in 0..255: those of the keys, which are official (ImageNet's).
+def _pixels(cfg: CfgNode, clip: VisionLanguageBackbone) -> tuple[Pixel, Pixel]:
+    """Mean and standard deviation of RGB values in 0..255: ``MODEL.FVIT``'s for a CLIP of CLIP's pixels, else its own.
 
-    A backbone of another module that was not trained with CLIP's mean gets its own.
-
-    Raises:
-        InputError: other ones than a tower of this package wants that was not trained with CLIP's mean.
+    The recipes' are for the former: official F-ViT divides by ImageNet's where CLIP was trained with its own.
     """
-    if clip.architecture.kind.mean != CLIP_MEAN:
-        if isinstance(clip.visual, BackboneTower):
-            mean, std = (tuple(255 * value for value in values) for values in (clip.mean, clip.std))
-            return mean, std
-        for key, given, wanted in other_pixels(cfg.MODEL.FVIT, clip):
-            raise InputError(
-                f"MODEL.FVIT.{key} is {given}, and {clip.name} was trained with {wanted}: give that"
-            )
-    return tuple(cfg.MODEL.FVIT.PIXEL_MEAN), tuple(cfg.MODEL.FVIT.PIXEL_STD)
+    if clip.mean == CLIP_MEAN:
+        return tuple(cfg.MODEL.FVIT.PIXEL_MEAN), tuple(cfg.MODEL.FVIT.PIXEL_STD)
+    mean, std = (tuple(255 * value for value in values) for values in (clip.mean, clip.std))
+    return mean, std
 
 
 def _roi_heads(cfg: CfgNode, strides: list[float], embed_dim: int) -> RoIHeads:

@@ -43,9 +43,17 @@ MOST_VOID = 0.5
 MOST_SIZE = 1 << 16  # whole number in the settings of a model
 MOST_SIDE = 1 << 12  # of an image in pixels, as a model takes it
 # What settings may not have: each would fetch or run something beside the weights.
-REFUSED: tuple[str, ...] = ("auto_map", "backbone", "use_timm_backbone", "use_pretrained_backbone")
-REFUSED += ("quantization_config", "fusion_config", "attn_implementation")
-REFUSED += ("experts_implementation", "per_layer_config")
+REFUSED = (
+    "auto_map",
+    "backbone",
+    "use_timm_backbone",
+    "use_pretrained_backbone",
+    "quantization_config",
+    "fusion_config",
+    "attn_implementation",
+    "experts_implementation",
+    "per_layer_config",
+)
 TYPES = ("dtype", "torch_dtype")  # everything here is float32
 WHOLE = {"do_pad": False}
 PADDED = {"do_pad": True, "do_split_image": False}
@@ -89,7 +97,7 @@ def masks_of_queries(network: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Kind(NamedTuple):
-    """Classes of transformers' of a kind of model, and what asks it for masks.
+    """A kind of model: its classes in transformers, and the function that asks it for masks.
 
     Attributes:
         network: name of the class of the model.
@@ -122,7 +130,7 @@ class OtherMasks(nn.Module):
     Attributes:
         kind: its classes.
         network: the model.
-        processor: what resizes and normalises images.
+        processor: resizes and normalises images.
     """
 
     def __init__(self, kind: Kind, network: nn.Module, processor: Any) -> None:
@@ -176,7 +184,7 @@ class OtherMasks(nn.Module):
         return canvas, get_size_with_aspect_ratio(size, sides.shortest_edge, sides.longest_edge)
 
     def settings(self) -> dict[str, object]:
-        """What decides the masks beside weights and version of this project; JSON."""
+        """Settings that decide the masks beside weights and version of this project; JSON."""
         import transformers
 
         return {"model": self.kind.network, "transformers": transformers.__version__}

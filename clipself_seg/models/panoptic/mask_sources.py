@@ -6,6 +6,7 @@ Shapes: Q queries, K classes, S names of all classes together, E embedding.
 from __future__ import annotations
 
 import abc
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -13,10 +14,8 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from clipself_seg.checkpoints.zoo import untrained
 from clipself_seg.clip import TextBank
 from clipself_seg.clip.runtime import autocast, chunk_size, on_device
-from clipself_seg.clip.text_bank import templates_text
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.given_masks import MaskFolder, image_name
 from clipself_seg.data.mappers.panoptic import mask_entries
@@ -46,7 +45,7 @@ class MaskSource(abc.ABC):
     It is no `nn.Module`: the model registers its parts under their own names.
 
     Attributes:
-        generates: True if a generator makes the masks, so that none can be given.
+        generates: True if a generator makes the masks, which has to be trained, so that none can be given.
         needs_captions: True if training needs the noun phrases of captions.
         banks: texts that it reads beside those of the CLIP branch.
         branch_map: name of the map of its pass that the CLIP branch reads, "" if that reads the image once more.
@@ -58,15 +57,6 @@ class MaskSource(abc.ABC):
     banks: tuple[TextBank, ...] = ()
     branch_map = ""
     model_settings: Mapping[str, object] = {}
-
-    @classmethod
-    @abc.abstractmethod
-    def require_trained(cls, cfg: CfgNode) -> None:
-        """Refuses to evaluate a configuration whose source would be random.
-
-        Raises:
-            InputError: no trained weights are given.
-        """
 
     def require_generator(self, remedy: str = TAKE_ANOTHER) -> Generated:
         """Gives the source itself if it generates masks.
@@ -110,12 +100,6 @@ class MaskSource(abc.ABC):
         """
         return {}
 
-    def templates_text(self) -> str:
-        """Says in words which prompts it reads, after those of the CLIP branch."""
-        return "".join(
-            f", {templates_text(bank.templates)} for the generator" for bank in self.banks
-        )
-
     @abc.abstractmethod
     def void_text(self, discount: float) -> str:
         """Says in words what stands for pixels without a class.
@@ -134,10 +118,6 @@ class Given(MaskSource):
 
     def __init__(self, folder: str = "") -> None:
         self.folder = folder
-
-    @classmethod
-    def require_trained(cls, cfg: CfgNode) -> None:
-        """Accepts every configuration: nothing of the source trains."""
 
     def of(
         self, samples: Sequence[Sample], classes: Classes, device: torch.device
@@ -235,17 +215,6 @@ class Generated(MaskSource):
         self.test_precision = test_precision
         self.untrained: Tensor | None = None
 
-    @classmethod
-    def require_trained(cls, cfg: CfgNode) -> None:
-        """Refuses a random generator, which is evaluated as slowly as a trained one."""
-        if not cfg.MODEL.WEIGHTS:
-            raise untrained(
-                "mask generator",
-                folder="panoptic/",
-                shipped="mini-open-panoptic",
-                clip=cfg.MODEL.CLIP.NAME,
-            )
-
     def require_generator(self, remedy: str = TAKE_ANOTHER) -> Generated:
         return self
 
@@ -336,12 +305,9 @@ class Generated(MaskSource):
             losses = self.criterion.losses(pairs, targets)
             if self.needs_captions:
                 captions = [sample["words"] for sample in samples]
-                losses |= self.generator.grounding(predictions, captions, self.embed_phrases)
+                embed = functools.partial(self.bank.embed_raw, keep=False)
+                losses |= self.generator.grounding(predictions, captions, embed)
         return losses
-
-    def embed_phrases(self, phrases: list[str]) -> Tensor:
-        """CLIP's text embeddings (n, E) of noun phrases, which are not kept."""
-        return self.bank.embed_raw(phrases, keep=False)
 
     def void_text(self, discount: float) -> str:
         text = "void, scored by the generator"
@@ -349,5 +315,4 @@ class Generated(MaskSource):
 
     def void(self) -> Tensor:
         """A copy on the CPU of the vector of void, for a generator that compares in CLIP's space."""
-        weight: Tensor = self.generator.void_embedding.weight
-        return weight.detach().cpu().clone()
+        return self.generator.get_parameter("void_embedding.weight").detach().cpu().clone()

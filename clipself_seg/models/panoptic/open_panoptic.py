@@ -17,12 +17,13 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
-from clipself_seg.clip import DenseCLIP, TextBank
+from clipself_seg.checkpoints.zoo import untrained
+from clipself_seg.clip import TextBank, VisionLanguageBackbone
 from clipself_seg.clip.runtime import autocast, on_device
 from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.data.vocabulary import Vocabulary, Words, class_names, examples_of, read_given
+from clipself_seg.data.vocabulary import Vocabulary, Words
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import Fusion
 from clipself_seg.heads.panoptic.clip_branches import ClipBranch
@@ -68,7 +69,7 @@ class OpenPanoptic(ModelBase):
     def __init__(
         self,
         *,
-        clip: DenseCLIP,
+        clip: VisionLanguageBackbone,
         masks: MaskSource,
         branch: ClipBranch,
         branch_bank: TextBank,
@@ -97,7 +98,7 @@ class OpenPanoptic(ModelBase):
         for name, part in masks.parts().items():
             self.add_module(name, part)
         self.branch_bank = branch_bank
-        self.branch_bank.mixed.read = self._read_regions
+        self.branch_bank.read = self._read_regions
         self.fusion = fusion
         self.settings = settings
         self.test_precision = test_precision
@@ -116,7 +117,13 @@ class OpenPanoptic(ModelBase):
     @classmethod
     def require_trained(cls, cfg: CfgNode) -> None:
         """Refuses a random mask generator, which is evaluated as slowly as a trained one."""
-        mask_source(cfg).require_trained(cfg)
+        if mask_source(cfg).generates and not cfg.MODEL.WEIGHTS:
+            raise untrained(
+                "mask generator",
+                folder="panoptic/",
+                shipped="mini-open-panoptic",
+                clip=cfg.MODEL.CLIP.NAME,
+            )
 
     @property
     def exponents(self) -> tuple[float, float]:
@@ -140,23 +147,19 @@ class OpenPanoptic(ModelBase):
         """Reads and checks class names, and sets nothing; classes that are not marked as stuff are things.
 
         Args:
-            words: text, a file or a built-in name, see `read_words`; a list of names with synonyms, "dog|puppy"; or a
-                vocabulary.
+            words: see `Vocabulary.of`.
             seen: (K,) bool, classes of the training vocabulary; None stands for all of them.
 
         Raises:
             InputError: no class, an empty name, or one that CLIP cannot read whole.
             ValueError: `seen` is of another number of classes.
         """
-        words = read_given(words)
-        names = class_names(words, catseg_names=True)
+        words = Vocabulary.of(words)
+        names = words.names(catseg_names=True)
         for bank in (self.branch_bank, *self.masks.banks):
             check_lengths(bank.clip, names, bank.templates)
-        stuff: set[int] = set()
-        if isinstance(words, Vocabulary):
-            stuff = {i for i, entry in enumerate(words.classes) if entry.isthing is False}
-        things = tuple(i for i in range(len(names)) if i not in stuff)
-        return Classes(names, things, seen, examples_of(words))
+        things = tuple(i for i, entry in enumerate(words.classes) if entry.isthing is not False)
+        return Classes(names, things, seen, words.examples)
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
         """Gives the training vocabulary.
@@ -349,9 +352,12 @@ class OpenPanoptic(ModelBase):
             size += "; of semantic labels alone scores are resized, not masks"
         if self.flip:
             size += f"; of CLIP's scores {MIRRORED}"
+        templates = f"{templates_text(self.branch_bank.templates)} for CLIP"
+        for bank in self.masks.banks:
+            templates += f", {templates_text(bank.templates)} for the generator"
         return Reading(
             BEST_OF_NAMES,
-            f"{templates_text(self.branch_bank.templates)} for CLIP{self.masks.templates_text()}",
+            templates,
             background=self.masks.void_text(self.fusion.void_discount),
             features=self.branch.features_text(same_pass=bool(self.masks.branch_map)),
             scale=f"{self.branch.clip.similarity_scale.item():.4g}",

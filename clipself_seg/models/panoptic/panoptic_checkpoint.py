@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.read import fit, nearly_equal
-from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.clip.weights import to_native
 from clipself_seg.errors import InputError
 from clipself_seg.models.base import as_bytes, on_host
@@ -149,7 +149,8 @@ def read(model: OpenPanoptic, tensors: Mapping[str, Tensor], source: str) -> Non
         )
     if own_exponents := {n: exponents[n] for n in model.fusion.of_weights if n in exponents}:
         logger.info("exponents of the fusion that the checkpoint carries: %s", own_exponents)
-        model.fusion = dataclasses.replace(model.fusion, **own_exponents)
+        alpha, beta = (own_exponents.get(name, getattr(model.fusion, name)) for name in exponents)
+        model.fusion = dataclasses.replace(model.fusion, alpha=alpha, beta=beta)
 
 
 def trained_state(model: OpenPanoptic) -> dict[str, Tensor]:
@@ -229,7 +230,7 @@ def _text(tensor: Tensor) -> str:
 
 
 def carried_clip(
-    clip: DenseCLIP, given: Mapping[str, Tensor], origin: str
+    clip: VisionLanguageBackbone, given: Mapping[str, Tensor], origin: str
 ) -> tuple[dict[str, Tensor], str]:
     """Compares the CLIP in a checkpoint, or the part of one, with a model's, which has to be the same.
 

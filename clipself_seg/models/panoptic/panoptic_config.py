@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from detectron2.config import CfgNode
 from torch import nn
 
 from clipself_seg.checkpoints.mask_models import has_mask_model
-from clipself_seg.clip import DenseCLIP, TextBank
-from clipself_seg.clip.backbone import build_clip, find_entry
+from clipself_seg.clip import CLIPBackbone, TextBank, VisionLanguageBackbone
+from clipself_seg.clip.load import build_clip, find_entry
 from clipself_seg.clip.text import require_text_tower
 from clipself_seg.config.load import evaluation_precision, precision_from_config
 from clipself_seg.config.panoptic_keys import OF_WEIGHTS
-from clipself_seg.config.schema import CLIP_BACKBONE, backbone_reads
+from clipself_seg.config.relations import require_valid
+from clipself_seg.config.schema import backbone_reads
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.clip_branches import CLIP_BRANCHES, ClipBranch
 from clipself_seg.heads.panoptic.feature_sources import (
@@ -25,7 +26,7 @@ from clipself_seg.heads.panoptic.feature_sources import (
     FeatureSource,
 )
 from clipself_seg.heads.panoptic.generator import GENERATORS, Generator, GeneratorSizes
-from clipself_seg.heads.panoptic.mask_losses import LossSettings, MaskCriterion, TermWeights
+from clipself_seg.heads.panoptic.mask_losses import LossSettings, MaskCriterion
 from clipself_seg.heads.panoptic.plain_decoder import PlainDecoder, PlainDecoderSizes
 from clipself_seg.models.optimizer_groups import by_rate_and_kind, norms_and_biases_apart
 from clipself_seg.models.panoptic.mask_models import load_mask_model
@@ -84,6 +85,7 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
     Raises:
         InputError: values that do not fit each other.
     """
+    require_valid(cfg, "OpenPanoptic")
     clip = build_clip(cfg)
     branch = build_branch(cfg, clip)
     bank = TextBank(branch.clip, cfg.MODEL.CLIP_BRANCH.TEMPLATES)
@@ -113,7 +115,7 @@ def panoptic_parts(cfg: CfgNode) -> dict[str, object]:
 
 
 def build_masks(
-    cfg: CfgNode, clip: DenseCLIP, branch: ClipBranch, branch_bank: TextBank
+    cfg: CfgNode, clip: VisionLanguageBackbone, branch: ClipBranch, branch_bank: TextBank
 ) -> MaskSource:
     """Builds the source of masks.
 
@@ -125,26 +127,16 @@ def build_masks(
     """
     chosen, former = cfg.MODEL.MASK_GENERATOR, cfg.MODEL.MASK_FORMER
     if chosen.SOURCE == "masks":
-        _require_clip_alone(cfg)
         if has_mask_model(chosen.OUTPUTS):
             return Predicted(load_mask_model(chosen.OUTPUTS))
         return Given(chosen.OUTPUTS)
-    if former.SIZE_DIVISIBILITY < 1 or former.SIZE_DIVISIBILITY % 32:
-        raise InputError(
-            f"MODEL.MASK_FORMER.SIZE_DIVISIBILITY is {former.SIZE_DIVISIBILITY}, a mask generator needs a "
-            "multiple of 32"
-        )
     backbone = build_source(cfg, clip)
     plain = chosen.KIND == "plain"
     generator = (build_plain_decoder if plain else build_generator)(cfg, clip, backbone)
     bank = branch_bank
     if generator.templates or branch.clip is not clip:
         bank = TextBank(clip, generator.templates or cfg.MODEL.CLIP_BRANCH.TEMPLATES)
-    losses = LossSettings(
-        weights=TermWeights(former.CLASS_WEIGHT, former.MASK_WEIGHT, former.DICE_WEIGHT),
-        void_weight=former.NO_OBJECT_WEIGHT,
-        points=former.TRAIN_NUM_POINTS,
-    )
+    losses = LossSettings(points=former.TRAIN_NUM_POINTS)
     return Generated(
         backbone=backbone,
         generator=generator,
@@ -158,34 +150,16 @@ def build_masks(
     )
 
 
-def _require_clip_alone(cfg: CfgNode) -> None:
-    """Refuse settings of a generator's scores where masks come without."""
-    for key, value, wanted in (
-        ("MODEL.FUSION.MODE", cfg.MODEL.FUSION.MODE, "clip"),
-        ("MODEL.FUSION.VOID_DISCOUNT", cfg.MODEL.FUSION.VOID_DISCOUNT, 0),
-    ):
-        if value != wanted:
-            raise InputError(
-                f"{key} is {value}: masks of MODEL.MASK_GENERATOR.SOURCE masks have no class scores and no void but "
-                f"CLIP's, so set it to {wanted}"
-            )
-
-
-def build_branch(cfg: CfgNode, clip: DenseCLIP) -> ClipBranch:
+def build_branch(cfg: CfgNode, clip: VisionLanguageBackbone) -> ClipBranch:
     """Builds the CLIP branch; values that the keys leave open are the defaults of the branch's kind.
 
     Raises:
-        InputError: ``MODEL.CLIP_BRANCH.WEIGHTS`` has another text tower than ``MODEL.CLIP.WEIGHTS``, or is missing
-            where ``MODEL.CLIP_BRANCH.NAME`` is another architecture; or as `build_clip`.
+        InputError: ``MODEL.CLIP_BRANCH.WEIGHTS`` has another text tower than ``MODEL.CLIP.WEIGHTS``; or as
+            `build_clip`.
     """
     keys = cfg.MODEL.CLIP_BRANCH
-    chosen: dict[str, int | bool] = {}
-    if keys.INPUT_SIZE:
-        chosen["input_size"] = keys.INPUT_SIZE
-    if keys.ALIGN_MASKS >= 0:
-        chosen["align_masks"] = bool(keys.ALIGN_MASKS)
+    chosen: dict[str, int] = {"input_size": keys.INPUT_SIZE} if keys.INPUT_SIZE else {}
     if keys.KIND == "backbone":
-        _require_backbone_alone(cfg, chosen)
         chosen["padding"] = cfg.MODEL.MASK_GENERATOR.PADDING
     named_by = _branch_clip(cfg, clip)
     if keys.KIND == "masked_attention" and not named_by.visual.readouts.masked_attention:
@@ -197,7 +171,7 @@ def build_branch(cfg: CfgNode, clip: DenseCLIP) -> ClipBranch:
     return kind(named_by, **chosen)
 
 
-def _branch_clip(cfg: CfgNode, clip: DenseCLIP) -> DenseCLIP:
+def _branch_clip(cfg: CfgNode, clip: VisionLanguageBackbone) -> VisionLanguageBackbone:
     """The CLIP that names masks: `clip` itself, one of its architecture with its text tower, or another one."""
     keys, own = cfg.MODEL.CLIP_BRANCH, cfg.MODEL.CLIP
     backbone = keys.BACKBONE or own.BACKBONE
@@ -205,22 +179,19 @@ def _branch_clip(cfg: CfgNode, clip: DenseCLIP) -> DenseCLIP:
     if (backbone, values) == (own.BACKBONE, {key: own[key] for key in values}):
         return clip
     find_entry(backbone, "MODEL.CLIP_BRANCH.BACKBONE")
-    if values["NAME"] != own.NAME and not keys.WEIGHTS:
-        raise InputError(
-            f"MODEL.CLIP_BRANCH.NAME is {keys.NAME}, and MODEL.CLIP_BRANCH.WEIGHTS is empty: give its weights, such as "
-            "those of a distilled CLIP, or leave NAME empty"
-        )
     for key, value in values.items():
         if not backbone_reads(backbone, f"MODEL.CLIP.{key}"):
-            values[key] = ""
+            # A file that was distilled from the entry.
+            values[key] = keys.WEIGHTS if key == "WEIGHTS" else ""
         elif not value:
             raise InputError(
                 f"MODEL.CLIP_BRANCH.{key} is empty, as is MODEL.CLIP.{key}, and the backbone {backbone} of the CLIP "
                 "branch reads it: give that of the CLIP that names masks"
             )
     branch_clip = build_clip(cfg, BACKBONE=backbone, **values)
-    if backbone == own.BACKBONE == CLIP_BACKBONE and values["NAME"] == own.NAME:
+    if backbone == own.BACKBONE and values["NAME"] == own.NAME and isinstance(clip, CLIPBackbone):
         # Distillation leaves the text tower alone: one serves both.
+        assert isinstance(branch_clip, CLIPBackbone)
         require_text_tower(
             clip.text, branch_clip.text, f"MODEL.CLIP_BRANCH.WEIGHTS {values['WEIGHTS']}"
         )
@@ -228,23 +199,7 @@ def _branch_clip(cfg: CfgNode, clip: DenseCLIP) -> DenseCLIP:
     return branch_clip
 
 
-def _require_backbone_alone(cfg: CfgNode, chosen: Iterable[str]) -> None:
-    """Refuse settings of a second pass, and of a CLIP of the branch's own beside the backbone's."""
-    for name in chosen:
-        raise InputError(
-            f"MODEL.CLIP_BRANCH.{name.upper()} is set, and KIND backbone reads the generator's canvas as it is: "
-            "leave it at its default"
-        )
-    for key in ("BACKBONE", "NAME", "WEIGHTS"):
-        value = cfg.MODEL.CLIP_BRANCH[key]
-        if value and value != cfg.MODEL.CLIP[key]:
-            raise InputError(
-                f"MODEL.CLIP_BRANCH.{key} is {value}, and KIND backbone reads the features of MODEL.CLIP.{key}: leave "
-                "it empty, or take another KIND"
-            )
-
-
-def build_source(cfg: CfgNode, clip: DenseCLIP) -> FeatureSource:
+def build_source(cfg: CfgNode, clip: VisionLanguageBackbone) -> FeatureSource:
     """Builds the source of the mask generator's features."""
     if cfg.MODEL.MASK_GENERATOR.SOURCE == "clip":
         return CLIPStages(clip)
@@ -262,11 +217,12 @@ def build_source(cfg: CfgNode, clip: DenseCLIP) -> FeatureSource:
         clip=clip,
         stable_diffusion=load_stable_diffusion(diffusion.WEIGHTS),
         crop=diffusion.CROP,
-        crops_at_once=diffusion.CROPS_AT_ONCE,
     )
 
 
-def build_generator(cfg: CfgNode, clip: DenseCLIP, backbone: FeatureSource) -> Generator:
+def build_generator(
+    cfg: CfgNode, clip: VisionLanguageBackbone, backbone: FeatureSource
+) -> Generator:
     """Builds the mask generator that works on the maps of a backbone.
 
     Args:
@@ -291,11 +247,13 @@ def build_generator(cfg: CfgNode, clip: DenseCLIP, backbone: FeatureSource) -> G
     )
     if chosen.VARIANT == "label":
         with torch.no_grad():
-            generator.category_head.null_embed.copy_(clip.text(clip.tokenize([""])))
+            generator.get_parameter("category_head.null_embed").copy_(clip.embed_texts([""]))
     return generator
 
 
-def build_plain_decoder(cfg: CfgNode, clip: DenseCLIP, taps: FeatureSource) -> PlainDecoder:
+def build_plain_decoder(
+    cfg: CfgNode, clip: VisionLanguageBackbone, taps: FeatureSource
+) -> PlainDecoder:
     """Builds the plain mask decoder on taps of a ViT, as wide as its blocks and with as many heads.
 
     Args:

@@ -112,7 +112,7 @@ class DetectionGraph(nn.Module):
         height, width = images.shape[2:]
         pixels = (images - model.pixel_mean) / model.pixel_std
         square = F.pad(pixels, (0, model.side - width, 0, model.side - height))
-        maps = model.clip.visual.features(square, [*model.taps, DENSE])
+        maps = model.clip.features(square, [*model.taps, DENSE])
         levels = model.neck([maps[name] for name in model.taps], model.backbone)
         limits = torch.stack(
             [torch.full((), side, dtype=torch.float32) for side in (width, height)]

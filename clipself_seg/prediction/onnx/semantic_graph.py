@@ -61,7 +61,7 @@ class ZeroShotGraph(nn.Module):
             text_NE, members_KS = self.text_NE, self.members_KS
         patch = self.clip.patch_size
         pixels = padded(self.clip.normalise(images / 255), patch)
-        dense_EBhw = self.clip.visual.dense(pixels).transpose(0, 1)
+        dense_EBhw = self.clip.dense(pixels).transpose(0, 1)
         cells_KBhw = class_probabilities(dense_EBhw, text_NE, members_KS, self.scale)
         size = (cells_KBhw.shape[2] * patch, cells_KBhw.shape[3] * patch)
         scores = bilinear(cells_KBhw.transpose(0, 1), size)
@@ -100,13 +100,13 @@ class CATSegGraph(nn.Module):
             divisor = max(1, model.evaluation.size_divisibility)
             of_clip, of_backbone = padded(of_clip, divisor), padded(of_backbone, divisor)
         square = bilinear(of_clip, (model.clip_size, model.clip_size))
-        features = model.clip.visual.features(square, ("dense", *model.guidance_blocks))
+        features = model.clip.features(square, ("dense", *model.guidance_blocks))
         if model.backbone is None:
             of_backbone = square
         else:
             of_backbone = bilinear(of_backbone, model._backbone_size)
-        (guidance,) = model._guidance(of_backbone, features)
-        logits = model.aggregator(features["dense"][0], guidance, text_KPE)
+        guidance = model._guidance(of_backbone, features)
+        (logits,) = model.aggregator(features["dense"], guidance, text_KPE)
         logits_TSS = logits.all_classes(text_KPE.shape[0])[None]
         size = (images.shape[2], images.shape[3])
         if model.evaluation.sliding:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
-from clipself_seg.clip import DenseCLIP
+from clipself_seg.clip import CLIPBackbone
 from clipself_seg.clip.tokenizers import ClipTokenizer
 from clipself_seg.clip.training_free import NONE
 from clipself_seg.errors import InputError
@@ -43,28 +43,28 @@ TEXTS = ("grass", "a photo of a red star.", "a photo of " + "a very " * 80 + "lo
 class DenseGraph(nn.Module):
     """Computes dense features (B, E, h, w) of unit length of normalised images (B, 3, H, W)."""
 
-    def __init__(self, clip: DenseCLIP) -> None:
+    def __init__(self, clip: CLIPBackbone) -> None:
         super().__init__()
-        self.visual = clip.visual
+        self.clip = clip
 
     def forward(self, images: Tensor) -> Tensor:
-        """As `DenseCLIP.encode_dense`."""
-        return F.normalize(self.visual.dense(images), dim=1)
+        """As `CLIPBackbone.encode_dense`."""
+        return F.normalize(self.clip.dense(images), dim=1)
 
 
 class TextGraph(nn.Module):
     """Computes text embeddings (K, E) of unit length of token ids (K, T)."""
 
-    def __init__(self, clip: DenseCLIP) -> None:
+    def __init__(self, clip: CLIPBackbone) -> None:
         super().__init__()
         self.text = clip.text
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """As `DenseCLIP.encode_text`, but tokens behind the end of a text are computed too (`TextEncoder.whole`)."""
+        """As `CLIPBackbone.encode_text`, but tokens behind the end of a text are computed too (`TextEncoder.whole`)."""
         return F.normalize(self.text.whole(tokens), dim=-1)
 
 
-def export_onnx(clip: DenseCLIP, folder: str | os.PathLike[str]) -> dict[str, Differences]:
+def export_onnx(clip: CLIPBackbone, folder: str | os.PathLike[str]) -> dict[str, Differences]:
     """Writes both graphs, the metadata and CLIP's tokenizer, if the graphs compute what torch does.
 
     Weights of more than onnx keeps in one file (2 GB) go to a ``.data`` file beside it.
@@ -100,7 +100,7 @@ def export_onnx(clip: DenseCLIP, folder: str | os.PathLike[str]) -> dict[str, Di
     return differences
 
 
-def dense_graph(clip: DenseCLIP) -> Graph:
+def dense_graph(clip: CLIPBackbone) -> Graph:
     """Graph of the image tower, for any number of images and any sides that are multiples of the patch."""
     patch = clip.patch_size
     rows, columns = TRACED_GRID
@@ -110,7 +110,7 @@ def dense_graph(clip: DenseCLIP) -> Graph:
     return Graph(DenseGraph(clip), {"images": images}, {"images": sizes}, ("features",), checks)
 
 
-def text_graph(clip: DenseCLIP) -> Graph:
+def text_graph(clip: CLIPBackbone) -> Graph:
     """Graph of the text tower, for any number of texts."""
     tokens = clip.tokenize(TEXTS)
     checks = ((part,) for part in (tokens[:1], tokens[:2], tokens))
@@ -118,13 +118,12 @@ def text_graph(clip: DenseCLIP) -> Graph:
     return Graph(TextGraph(clip), {"tokens": tokens}, sizes, ("embeddings",), checks)
 
 
-def tokenizer_of(clip: DenseCLIP) -> ClipTokenizer | None:
+def tokenizer_of(clip: CLIPBackbone) -> ClipTokenizer | None:
     """Find the tokenizer of a CLIP with CLIP's byte pairs. Return None for a CLIP with another tokenizer."""
-    tokenizer = clip.architecture.kind.tokenizer(clip.architecture)
-    return tokenizer if isinstance(tokenizer, ClipTokenizer) else None
+    return clip.tokenizer if isinstance(clip.tokenizer, ClipTokenizer) else None
 
 
-def text_files(clip: DenseCLIP) -> dict[str, str]:
+def text_files(clip: CLIPBackbone) -> dict[str, str]:
     """Contents of the files that turn class names into embeddings by an exported text tower, by their endings.
 
     Raises:
@@ -138,7 +137,7 @@ def text_files(clip: DenseCLIP) -> dict[str, str]:
     return {"_tokenizer.json": tokenizer.to_json(), "_texts.py": script("texts")}
 
 
-def _image_batches(clip: DenseCLIP) -> Iterator[Tensor]:
+def _image_batches(clip: CLIPBackbone) -> Iterator[Tensor]:
     """Yields images of noise: of the grid of the table of positions, wide, tall, and of a single cell."""
     side = clip.image_size // clip.patch_size
     generator = torch.Generator().manual_seed(0)
@@ -152,7 +151,7 @@ def _image_batches(clip: DenseCLIP) -> Iterator[Tensor]:
         yield torch.randn(size, generator=generator)
 
 
-def _metadata(clip: DenseCLIP, differences: dict[str, Differences]) -> dict[str, Any]:
+def _metadata(clip: CLIPBackbone, differences: dict[str, Differences]) -> dict[str, Any]:
     """Metadata that say how to use the two files without this project."""
     return {
         "clip": clip.name,

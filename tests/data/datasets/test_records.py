@@ -33,7 +33,7 @@ from clipself_seg.data.datasets.table import (
     PanopticSet,
     SemSegSet,
 )
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary, seen_by_exact_spelling
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 
 COCO, ADE = "coco_2017_val_panoptic_with_sem_seg", "ade20k_panoptic_val"
@@ -94,14 +94,14 @@ def captions(name):
 
 
 def circles(name):
-    return region_records(name, Vocabulary.from_names(["circle"]))
+    return region_records(name, Vocabulary.of(["circle"]))
 
 
 def test_our_names_are_in_detectron2s_catalogue_once_with_what_it_asks_for():
     assert DATASETS.keys() <= set(DatasetCatalog.list())
     register_datasets()
     names = {files.vocabulary for files in DATASETS.values()} - {""}
-    assert all(len(load_vocabulary(name)) >= 10 for name in names)
+    assert all(len(Vocabulary.load(name)) >= 10 for name in names)
     assert MetadataCatalog.get("coco_2017_val_panoptic").evaluator_type == "coco_panoptic_seg"
     assert len(MetadataCatalog.get("coco_2017_val_panoptic").thing_classes) == 133
     metadata = MetadataCatalog.get("ov_coco_val")
@@ -131,9 +131,17 @@ def test_detectron2s_own_names_keep_their_files():
     "read, name, message",
     [
         (grid, "coco_2017_trian", 'did you mean "coco_2017_train"'),
-        (boxes, "coco_2017_val_panoptic", '" is panoptic.* take "coco_2017_val"$'),
+        (
+            boxes,
+            "coco_2017_val_panoptic",
+            '" has segments, and boxes .* did you mean "coco_2017_val',
+        ),
         (vocabulary_name, "mini_val_panoptik", 'did you mean "mini_val_panoptic"'),
-        (nouns, "mini_train_proposals", "has no boxes with nouns: did you mean"),
+        (
+            nouns,
+            "mini_train_proposals",
+            "has boxes, and nouns or classes are read here: did you mean",
+        ),
         (of_kind(SemSegSet), "ade20k_150_sem_seg", 'did you mean "ade20k_150_test_sem_seg"'),
         (of_kind(PanopticSet), "coco_2017_val_panoptic", f'did you mean "{COCO}"'),
         (of_kind(PanopticSet), "mini_val_sem_seg", '"mini_val_panoptic_with_sem_seg"'),
@@ -240,7 +248,7 @@ def test_a_users_own_images_and_boxes_work_under_their_name(mini, catalogue):
 def test_categories_outside_the_vocabulary_are_refused_at_once(mini):
     with pytest.raises(InputError, match=r"panoptic_train.json: category ids \[2\]"):
         circles("mini_train_panoptic")
-    three = Vocabulary.from_names(["circle", "square", "star"])
+    three = Vocabulary.of(["circle", "square", "star"])
     assert len(region_records("mini_train_panoptic", three)) == 1
     path = mini / "annotations/panoptic_base.json"
     path.write_text(path.read_text().replace('"category_id": 2', '"category_id": 1'))
@@ -251,7 +259,7 @@ def test_categories_outside_the_vocabulary_are_refused_at_once(mini):
 def test_the_real_small_coco_loads(real_datasets):
     assert len(grid("coco_2017_train")) == 60
     assert sum(len(record["proposals"]) for record in boxes("coco_2017_train")) == 522
-    vocabulary = load_vocabulary(vocabulary_name("coco_2017_val_panoptic"))
+    vocabulary = Vocabulary.load(vocabulary_name("coco_2017_val_panoptic"))
     records = panoptic_set_records(COCO, ["panoptic", "instances"])
     for segments in (region_records("coco_2017_val_panoptic", vocabulary), records):
         assert len(segments) == 50
@@ -285,7 +293,7 @@ def test_semantic_sets_are_in_detectron2s_catalogue_with_their_classes(name):
     files, metadata = find_dataset(name, SemSegSet), MetadataCatalog.get(name)
     assert folder in metadata.image_root and folder in metadata.sem_seg_root
     assert len(metadata.stuff_classes) == labels
-    assert files.label_count(len(load_vocabulary(files.vocabulary))) == labels
+    assert files.label_count(len(Vocabulary.load(files.vocabulary))) == labels
     assert metadata.ignore_label == files.ignore_label == ignore_label
     background = name in BACKGROUND
     assert metadata.evaluator_type == ("sem_seg_background" if background else "sem_seg")
@@ -335,10 +343,10 @@ def test_ones_own_semantic_set_works_under_its_name(semantic, catalogue):
     assert (files.path(files.images), files.path(files.annotations)) == (images, labels)
     assert (files.vocabulary, files.ignore_label, files.background) == ("voc_20", 7, None)
     assert [record["image_id"] for record in sem_seg_records("my_scenes")] == ["2", "3"]
-    own = Vocabulary.from_names(["dog|puppy", "grass"])
+    own = Vocabulary.of(["dog|puppy", "grass"])
     metadata.__dict__["vocabulary"] = own
     metadata.label_values = {20: 0, 30: 1}
-    assert load_vocabulary(vocabulary_name("my_scenes")) is own
+    assert Vocabulary.load(vocabulary_name("my_scenes")) is own
     assert sem_seg_records("my_scenes")[0]["label_values"] == {20: 0, 30: 1}
     metadata.__dict__["sem_seg_root"] = "nowhere"
     with pytest.raises(InputError, match='"my_scenes": nowhere is missing; correct'):
@@ -351,14 +359,14 @@ def test_ones_own_semantic_set_works_under_its_name(semantic, catalogue):
 )
 def test_metadata_has_all_classes_and_the_things_among_them(name, classes, things):
     metadata, files = MetadataCatalog.get(name), find_dataset(name, PanopticSet)
-    vocabulary = load_vocabulary(files.vocabulary)
+    vocabulary = Vocabulary.load(files.vocabulary)
     thing_map = metadata.thing_dataset_id_to_contiguous_id
     all_map = metadata.stuff_dataset_id_to_contiguous_id
-    assert metadata.stuff_classes == list(vocabulary.names) and len(vocabulary) == classes
+    assert metadata.stuff_classes == list(vocabulary.first_names) and len(vocabulary) == classes
     assert all_map == vocabulary.dataset_id_to_index
     assert len(metadata.thing_classes) == len(thing_map) == things
     for name_of_thing, (number, index) in zip(metadata.thing_classes, thing_map.items()):
-        assert all_map[number] == index and vocabulary.names[index] == name_of_thing
+        assert all_map[number] == index and vocabulary.first_names[index] == name_of_thing
         assert vocabulary.classes[index].isthing is True
     assert (metadata.ignore_label, metadata.label_divisor) == (255, 1000)
     assert metadata.evaluator_type == files.evaluator
@@ -385,23 +393,26 @@ def test_things_of_coco_are_numbered_from_0_and_those_of_ade_keep_their_place():
     ],
 )
 def test_vocabularies_have_the_published_sizes_and_overlap_with_training(name, sizes):
-    train = load_vocabulary(find_dataset(COCO, PanopticSet).vocabulary)
-    vocabulary = load_vocabulary(find_dataset(name, PanopticSet).vocabulary)
-    seen, things = seen_by_exact_spelling(vocabulary, train), vocabulary.thing
+    train = Vocabulary.load(find_dataset(COCO, PanopticSet).vocabulary)
+    vocabulary = Vocabulary.load(find_dataset(name, PanopticSet).vocabulary)
+    seen, things = vocabulary.seen_in(train, exact=True), vocabulary.thing
     texts = sum(len(entry.names) for entry in vocabulary.classes)
     assert sizes == (len(vocabulary), texts, seen.sum(), things.sum(), (seen & things).sum())
     if name == CITYSCAPES:
-        assert [vocabulary.names[index] for index in np.flatnonzero(~seen)] == ["pole", "rider"]
+        assert [vocabulary.first_names[index] for index in np.flatnonzero(~seen)] == [
+            "pole",
+            "rider",
+        ]
 
 
 def test_cityscapes_classes_are_detectron2s_in_number_order_and_kind():
-    vocabulary = load_vocabulary(find_dataset(CITYSCAPES, PanopticSet).vocabulary)
+    vocabulary = Vocabulary.load(find_dataset(CITYSCAPES, PanopticSet).vocabulary)
     metadata = MetadataCatalog.get(CITYSCAPES)
     things = metadata.thing_dataset_id_to_contiguous_id
     stuff = metadata.stuff_dataset_id_to_contiguous_id
     assert vocabulary.dataset_id_to_index == things | stuff
     assert set(things.values()) == set(np.flatnonzero(vocabulary.thing).tolist())
-    assert vocabulary.names == tuple(metadata.stuff_classes)
+    assert vocabulary.first_names == tuple(metadata.stuff_classes)
 
 
 def test_panoptic_records_keep_the_files_ids_and_those_of_the_catalogue_have_indices(mini):
@@ -427,9 +438,11 @@ def test_detectron2_draws_real_records(real_datasets):
     visualizer = Visualizer(image, MetadataCatalog.get(COCO), scale=1.0)
     output = visualizer.draw_dataset_dict(record)
     texts = {text.get_text().removesuffix("|crowd") for text in output.ax.texts}
-    vocabulary = load_vocabulary(find_dataset(COCO, PanopticSet).vocabulary)
+    vocabulary = Vocabulary.load(find_dataset(COCO, PanopticSet).vocabulary)
     index_of = vocabulary.dataset_id_to_index
-    assert texts == {vocabulary.names[index_of[i["category_id"]]] for i in raw["segments_info"]}
+    assert texts == {
+        vocabulary.first_names[index_of[i["category_id"]]] for i in raw["segments_info"]
+    }
     assert (output.get_image() != image).any()
 
 
@@ -438,7 +451,7 @@ def test_ones_own_panoptic_set_works_under_its_name(mini, catalogue):
     register_coco_panoptic(
         "my_scenes", {}, str(mini / "base"), str(mini / "panoptic_base"), json_file
     )
-    with pytest.raises(InputError, match="take one that register_coco_instances made"):
+    with pytest.raises(InputError, match='"my_scenes" has segments, and boxes'):
         boxes("my_scenes")
     with pytest.raises(InputError, match='"my_scenes" has no "vocabulary" in its metadata: set Me'):
         find_dataset("my_scenes", PanopticSet)
@@ -448,7 +461,9 @@ def test_ones_own_panoptic_set_works_under_its_name(mini, catalogue):
     (record,) = panoptic_set_records("my_scenes")
     assert record["file_name"] == str(mini / "base/3.jpg")
     assert "sem_seg_file_name" not in record
-    with pytest.raises(InputError, match='"my_scenes" has no files for "semantic": set Met'):
+    with pytest.raises(
+        InputError, match='"my_scenes" has no "sem_seg_root" in its metadata: set Met'
+    ):
         panoptic_set_records("my_scenes", ["semantic"])
     (mini / "base").rmdir()
     with pytest.raises(InputError, match='"my_scenes": .*base is missing; correct its registr'):
@@ -489,7 +504,7 @@ def root(datasets_root):
 
 OV_COCO = "coco/zero-shot/instances_train2017_seen_2_65_cat.json"
 SOME = {1: "person", 17: "cat", 9: "boat"}
-BOAT = load_vocabulary("ov_coco_65").names.index("boat")
+BOAT = Vocabulary.load("ov_coco_65").first_names.index("boat")
 LVIS_URL = "http://images.cocodataset.org/{}2017/1.jpg"
 
 
@@ -502,7 +517,7 @@ LVIS_URL = "http://images.cocodataset.org/{}2017/1.jpg"
     ],
 )
 def test_training_and_evaluation_share_the_classes_and_transfer_has_its_own(name, classes, base):
-    vocabulary = load_vocabulary(vocabulary_name(name))
+    vocabulary = Vocabulary.load(vocabulary_name(name))
     assert len(vocabulary) == classes
     assert base is None or vocabulary.seen.sum() == base
 
@@ -540,7 +555,7 @@ def test_novel_annotations_are_refused_in_training_with_the_command_that_mends_i
     assert labels_of(detection_records("ov_coco_val")) == [[11]]
     with pytest.raises(InputError, match=r"cat \(1\)"):
         detection_records("ov_coco_val", training=True)
-    rare = next(e for e in load_vocabulary("lvis_v1_1203").classes if e.frequency == "r")
+    rare = next(e for e in Vocabulary.load("lvis_v1_1203").classes if e.frequency == "r")
     file, number = "lvis/lvis_v1_train_seen_1203_cat.json", rare.dataset_id
     images = [{"coco_url": LVIS_URL.format("train")}]
     write(root, file, images, [annotation(0, number)], {number: rare.names[0]})
@@ -558,7 +573,7 @@ def test_images_of_lvis_lie_in_both_folders_of_coco(root):
 
 
 def test_classes_of_objects365_follow_from_the_order_of_its_ids(root):
-    names = load_vocabulary("objects365_v1").names
+    names = Vocabulary.load("objects365_v1").first_names
     categories = {2 * n + 5: f"{name} " for n, name in enumerate(names)}
     file = "Objects365v1/objects365_reorder_val.json"
     annotations = [annotation(0, 2 * 364 + 5)]

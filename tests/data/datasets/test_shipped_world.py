@@ -15,7 +15,7 @@ from clipself_seg.data.datasets.own import ImageJob, check_image
 from clipself_seg.data.datasets.records import panoptic_set_records, standard_records
 from clipself_seg.data.datasets.table import DATASETS, MINI, SHIPPED_WORLD
 from clipself_seg.data.masks import read_indices, read_panoptic_ids
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from tests.conftest import ROOT
 
 SCENES = {"mini": {"train": 32, "val": 13, "base": 12}, "mini2": {"train": 0, "val": 13, "base": 0}}
@@ -64,7 +64,7 @@ def test_every_data_set_of_what_is_there_has_its_records():
 
 @pytest.mark.parametrize("name", PANOPTIC)
 def test_labels_agree_with_the_images_and_with_each_other(name):
-    vocabulary = load_vocabulary(DATASETS[name].vocabulary)
+    vocabulary = Vocabulary.load(DATASETS[name].vocabulary)
     records = panoptic_set_records(name, ("semantic", "instances"))
     assert len(records) == PANOPTIC[name]
     for record in records:

@@ -20,11 +20,11 @@ from clipself_seg.data.mappers.distill import (
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper, PanopticTrainMapper
 from clipself_seg.data.mappers.regions import RegionMapper
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper, SemSegTrainMapper
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 
 HEIGHT, WIDTH = 40, 60
-MINI = load_vocabulary("mini")
+MINI = Vocabulary.load("mini")
 RGB = ["INPUT.FORMAT", "RGB"]
 SMALL = [
     *("INPUT.REGIONS.STUDENT_SIZE", 32, "INPUT.DETECTION.SIDE", 32, "INPUT.IMAGE_SIZE", 32),

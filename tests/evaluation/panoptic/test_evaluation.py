@@ -16,7 +16,7 @@ from clipself_seg.commands.train import main
 from clipself_seg.data.images import read_image
 from clipself_seg.data.mappers.samples import chw
 from clipself_seg.data.masks import encode_masks
-from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.evaluation import sweep_fusions, sweep_results
 from clipself_seg.evaluation.panoptic.evaluator import PanopticQualityEvaluator
@@ -61,7 +61,7 @@ def test_every_fusion_of_every_data_set_comes_from_one_pass(datasets):
 
 def test_numbers_of_a_fusion_are_those_of_its_evaluator_alone(datasets):
     results = evaluation(datasets)(Spoiler())["one"]["fused"]
-    model, words = Spoiler().eval(), load_vocabulary(datasets / "words.json")
+    model, words = Spoiler().eval(), Vocabulary.load(datasets / "words.json")
     seen = np.array([True, True, False, False, False])
     model.set_vocabulary(words, seen)
     fusions = {"fused": Fusion(0.2, 0.5, ("panoptic",))}
@@ -159,7 +159,7 @@ def test_without_a_training_vocabulary_all_is_seen_and_nothing_is_split(datasets
 
 
 def test_classes_of_ones_own_are_known_in_any_case(datasets):
-    names = load_vocabulary(MetadataCatalog.get("one").vocabulary).names
+    names = Vocabulary.load(MetadataCatalog.get("one").vocabulary).first_names
     own = Vocabulary("own", (VocabularyClass((names[0].upper(), "another"), 1),))
     truth = read_panoptic_ground_truth("one", ("panoptic",), own)
     assert truth.seen.tolist() == [True] + [False] * (len(names) - 1)
@@ -320,7 +320,7 @@ def test_the_truth_itself_is_100_in_pq_ap_and_miou(
 
 def test_a_label_file_gives_the_classes_other_names_and_decides_which_are_seen(streets):
     prepare_cityscapes(Options(streets), ["val"])
-    own = load_vocabulary("openseg_cityscapes_19")
+    own = Vocabulary.load("openseg_cityscapes_19")
     lines = [f"{index}:class {index}" for index in range(len(own))]
     lines[5] = "5:person,pole"
     path = streets / "words.txt"

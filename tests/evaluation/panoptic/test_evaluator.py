@@ -58,7 +58,7 @@ def test_results_are_those_of_the_files(tmp_path):
         one.process([sample], [output])
         one.process([sample], [output])  # an image that comes twice counts once
     quality = own_quality(*sides)
-    expected = panoptic_results(quality, WORDS.names, WORDS.thing, SEEN) | {"images": 5.0}
+    expected = panoptic_results(quality, WORDS.first_names, WORDS.thing, SEEN) | {"images": 5.0}
     np.testing.assert_equal(one.evaluate(), {"panoptic_seg": expected})
     np.testing.assert_equal(one.results(), expected)
     one.image_ids = None
@@ -100,7 +100,7 @@ def test_predictions_that_do_not_fit_name_image_and_file(tmp_path):
 
 
 def test_a_vocabulary_without_things_or_stuff_is_refused():
-    plain = Vocabulary.from_names(["dog", "sky"])
+    plain = Vocabulary.of(["dog", "sky"])
     with pytest.raises(InputError, match='does not say "isthing"'):
         PanopticQualityEvaluator(dataset_name="x", vocabulary=plain)
     things = Vocabulary("mine", WORDS.classes[:3])
@@ -122,6 +122,8 @@ def test_table_and_csv_have_every_group_and_class(tmp_path):
     assert quality_table({"classes": 0.0}, "github").splitlines()[2].count("| - ") == 0
     with open(tmp_path / "out" / "panoptic_classes_tiny.csv", newline="") as file:
         table = list(csv.DictReader(file))
-    assert [row["name"] for row in table] == list(WORDS.names)
+    assert [row["name"] for row in table] == list(WORDS.first_names)
     assert [row["seen"] for row in table] == ["1", "0", "1", "1", "0", "0"]
-    assert [float(row["pq"]) for row in table] == [results[f"PQ-{name}"] for name in WORDS.names]
+    assert [float(row["pq"]) for row in table] == [
+        results[f"PQ-{name}"] for name in WORDS.first_names
+    ]

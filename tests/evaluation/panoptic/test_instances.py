@@ -14,7 +14,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 
 from clipself_seg.data.masks import encode_masks
-from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.coco_objects import read_true_instances
 from clipself_seg.evaluation.panoptic.instances import (
@@ -163,7 +163,7 @@ def test_the_csv_has_a_row_for_every_class(tmp_path):
     results = ours.evaluate()["segm"]
     with open(tmp_path / "out" / "instance_classes_tiny.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["name"] for row in rows] == list(WORDS.names)
+    assert [row["name"] for row in rows] == list(WORDS.first_names)
     assert [row["seen"] for row in rows] == ["1", "1", "0", "1", "0"]
     assert rows[1]["instances"] == "0" and rows[1]["ap"] == rows[4]["ap50"] == ""
     assert sum(int(row["predictions"]) for row in rows) == 24
@@ -171,7 +171,7 @@ def test_the_csv_has_a_row_for_every_class(tmp_path):
     assert means == pytest.approx([results["AP"], results["AP50"]])
 
 
-VOCABULARY = load_vocabulary("openseg_cityscapes_19")
+VOCABULARY = Vocabulary.load("openseg_cityscapes_19")
 PERSON, CAR = 11, 13
 # Two persons, a small one, a group of persons, a car; below them road, unlabelled and a caravan, which is no class.
 VALUES = np.full((60, 100), 7)

@@ -18,7 +18,7 @@ from clipself_seg.data.datasets.records import find_dataset, sem_seg_records
 from clipself_seg.data.datasets.table import SemSegSet
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.masks import read_label_map
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.ground_truth import is_semantic_only, read_semantic_only
 from clipself_seg.models.build import build_model
@@ -133,7 +133,7 @@ def test_every_set_of_the_published_table_is_evaluated_by_its_own_rules(root, na
 def test_names_of_the_background_are_one_class_with_all_of_them(root):
     write_images(PAS21)
     truth = read_semantic_only(PAS21, ("semantic",), "openseg_coco_panoptic_133")
-    prompts = load_vocabulary("voc_20b_prompts").names
+    prompts = Vocabulary.load("voc_20b_prompts").first_names
     assert [entry.names for entry in truth.vocabulary.classes[:20]] == [(n,) for n in prompts[:20]]
     assert truth.vocabulary.classes[20].names == ("background", *prompts[20:])
     assert truth.seen.all()
@@ -146,14 +146,14 @@ def test_all_names_of_a_class_count_not_cat_segs_entry_of_it(root):
     name = "ade20k_150_test_sem_seg"
     write_images(name)
     truth = read_semantic_only(name, ("semantic",), "")
-    own = load_vocabulary("ade20k_150").classes
+    own = Vocabulary.load("ade20k_150").classes
     assert [e.names for e in truth.vocabulary.classes] == [entry.names for entry in own]
     assert not any(entry.catseg_name for entry in truth.vocabulary.classes)
 
 
 def test_a_label_file_names_the_classes_wherever_its_background_stands(root):
     write_images(PAS21)
-    names = load_vocabulary("voc_20").names
+    names = Vocabulary.load("voc_20").first_names
     lines = ["0:background,wall", *(f"{i}:{name},{name}s" for i, name in enumerate(names, 1))]
     path = root / "words.txt"
     path.write_text("\n".join(lines))
@@ -193,7 +193,7 @@ def test_a_panoptic_set_beside_keeps_its_numbers_and_the_papers_table(datasets, 
     class Both(Spoiler):
         def set_vocabulary(self, words, seen=None):
             self.words = words
-            self.classes = Classes(words.names, (0, 2, 4) if len(words) == 5 else (), seen)
+            self.classes = Classes(words.first_names, (0, 2, 4) if len(words) == 5 else (), seen)
 
         def forward(self, batch, fusions):
             if "segments_info" in batch[0]:

@@ -58,7 +58,7 @@ def image(image_id, count=4):
 
 def evaluator(output_dir=None):
     return RegionAccuracyEvaluator(
-        dataset_name="tiny", vocabulary=Vocabulary.from_names(NAMES), output_dir=output_dir
+        dataset_name="tiny", vocabulary=Vocabulary.of(NAMES), output_dir=output_dir
     )
 
 

@@ -10,7 +10,7 @@ import torch
 
 from clipself_seg.clip import load_clip
 from clipself_seg.data.datasets.records import vocabulary_name
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.evaluation.regions.evaluation import RegionEvaluation
 from clipself_seg.models import CLIPSelf, RegionReader
 from tests.tiny import write_tiny_coco
@@ -26,7 +26,7 @@ def datasets(tmp_path, monkeypatch):
 
 
 def evaluation(sizes, folder):
-    how = {"read": READ, "mask_resize": "reference", "workers": 0, "output_dir": folder}
+    how = {"read": READ, "workers": 0, "output_dir": folder}
     return RegionEvaluation(datasets=[NAME], sizes=sizes, **how)
 
 
@@ -68,7 +68,7 @@ def test_the_protocol(tmp_path, datasets, caplog):
     run = evaluation((64,), tmp_path)
     with caplog.at_level(logging.INFO, logger="clipself_seg"):
         run(model)
-    vocabulary = load_vocabulary(vocabulary_name(NAME))
+    vocabulary = Vocabulary.load(vocabulary_name(NAME))
     assert run.protocols[NAME].as_dict() == {
         "words": f"{vocabulary.name}, 133 classes",
         "synonyms": "all, the mean of their embeddings",
@@ -107,7 +107,7 @@ def test_mixtures_have_the_numbers_that_their_alpha_alone_has_and_leave_the_mode
             mixture = {k.removeprefix(prefix): v for k, v in own.items() if k.startswith(prefix)}
             assert mixture == expected[alpha][size] != expected[1.0][size]
     assert model.alpha == 1.0 and not model.training
-    assert model.reader.clip.weights_hash() == model.weights_hash()
+    assert model.clip.weights_hash() == model.weights_hash()
     tables = swept.tables({NAME: numbers}, "csv")
     (lines,) = (table.splitlines() for title, table in tables.items() if title.endswith("64 px"))
     rows = [line.split(",")[0] for line in lines]

@@ -123,7 +123,7 @@ def test_imagenets_folders_have_open_clips_names_and_sentences(tmp_path):
     vocabulary, records = whole_image_records(
         register_data(tmp_path / "imagenette", "whole_images").test[0]
     )
-    assert vocabulary.names == ("tench", "soccer ball", "toilet paper")
+    assert vocabulary.first_names == ("tench", "soccer ball", "toilet paper")
     assert [record["label"] for record in records] == [0, 1, 2]
 
 
@@ -136,7 +136,7 @@ def test_names_of_ones_own_follow_the_order_of_the_folders_and_numbers_count(tmp
     (tmp_path / "classes.txt").write_text("zero\nnine\nten\n")
     name = register_data(tmp_path, "whole_images").test[0]
     vocabulary, records = whole_image_records(name)
-    assert vocabulary.names == ("zero", "nine", "ten")
+    assert vocabulary.first_names == ("zero", "nine", "ten")
     found = [(Path(record["file_name"]).parent.name, record["label"]) for record in records]
     assert sorted(found) == [("0", 0), ("10", 2), ("9", 1)]
     (tmp_path / "classes.txt").write_text("zero\nnine\n")

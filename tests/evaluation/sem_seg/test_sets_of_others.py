@@ -134,7 +134,7 @@ def test_boxes_of_others_have_the_classes_of_detectron2s_own_entries(tmp_path, c
         (3, ("cat",)),
         (7, ("dog",)),
     ]
-    with pytest.raises(InputError, match='"pets" has no vocabulary'):
+    with pytest.raises(InputError, match='"pets" has no "vocabulary"'):
         vocabulary_name("pets")
     DatasetCatalog.register("dicts", list)
     MetadataCatalog.get("dicts").thing_classes = ["cat"]

@@ -42,9 +42,9 @@ def wave(shape: tuple[int, ...], a: float, b: float) -> torch.Tensor:
     return torch.from_numpy(values).reshape(shape)
 
 
-def small_inputs(classes: int) -> tuple[torch.Tensor, Guidance, torch.Tensor]:
+def small_inputs(classes: int) -> tuple[torch.Tensor, list[Guidance], torch.Tensor]:
     guidance = Guidance(torch.randn(12, 4, 4), (torch.randn(6, 8, 8), torch.randn(5, 16, 16)))
-    return torch.randn(12, 4, 4), guidance, torch.randn(classes, 1, 12)
+    return torch.randn(1, 12, 4, 4), [guidance], torch.randn(classes, 1, 12)
 
 
 def fill(module: torch.nn.Module) -> None:
@@ -67,7 +67,8 @@ def test_official_numbers_to_the_last_digit(case):
     dense = wave((1, 512, 24, 24), 0.011, 0.3)[0]
     decoder = wave((256, 48, 48), 0.013, 0.1), wave((128, 96, 96), 0.017, 0.2)
     text = wave((classes, 1, 512), 0.023, 0.7)
-    logits = aggregator(dense, Guidance(dense, decoder), text).all_classes(classes)
+    (result,) = aggregator(dense[None], [Guidance(dense, decoder)], text)
+    logits = result.all_classes(classes)
     y, n = logits.flatten(), logits.numel()
     actual = [
         y.mean(),
@@ -92,7 +93,7 @@ def test_calling_the_aggregator_aggregates_through_the_forward_of_its_parts():
         if isinstance(module, CostAggregator | AggregatorLayer | UpBlock):
             # A hook runs where a module is called, and not where another method of it is.
             module.register_forward_hook(lambda *_, name=name: called.append(name))
-    result = aggregator(*small_inputs(3))
+    (result,) = aggregator(*small_inputs(3))
     assert isinstance(result, ClassLogits) and result.classes is None
     assert result.logits.shape == (3, 16, 16)
     assert called == ["layers.0", "layers.1", "decoder1", "decoder2", ""]
@@ -109,12 +110,12 @@ def test_compiled_blocks_give_the_same_logits_and_gradients_for_any_classes(monk
     for classes in (1, 2, 3, 5):
         inputs = small_inputs(classes)
         with torch.no_grad():
-            torch.testing.assert_close(compiled(*inputs).logits, aggregator(*inputs).logits)
+            torch.testing.assert_close(compiled(*inputs)[0].logits, aggregator(*inputs)[0].logits)
     for checkpointing in (False, True):
         for model in (aggregator, compiled):
             model.checkpointing = checkpointing
             model.zero_grad()
-            model(*inputs).logits.square().sum().backward()
+            model(*inputs)[0].logits.square().sum().backward()
         for name, parameter in compiled.named_parameters():
             torch.testing.assert_close(parameter.grad, aggregator.get_parameter(name).grad)
     runtime._compiled_function.cache_clear()

@@ -112,12 +112,12 @@ def test_other_models_are_refused_by_the_tensor_that_differs(compvis, tmp_path):
     unet = "model.diffusion_model."
     key = f"{unet}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
     wrong = {
-        "its U-Net lacks 1 tensor .conv_out.bias": {f"{unet}out.2.bias": None},
-        "its U-Net has 1 unexpected tensor .label_emb.0": {f"{unet}label_emb.0": torch.ones(2)},
+        "its U-Net lacks 1 tensor: conv_out.bias": {f"{unet}out.2.bias": None},
+        "its U-Net has 1 unexpected tensor: label_emb.0": {f"{unet}label_emb.0": torch.ones(2)},
         r"attn2.to_k.weight of its U-Net is float32 .16, 32.,.*needs floats .16, 24.": {
             key: torch.ones(16, 32)
         },
-        "has 1 unexpected tensor .encoder.mid.attn_1.q.weight": {
+        "has 1 unexpected tensor: encoder.mid.attn_1.q.weight": {
             "first_stage_model.encoder.mid.attn_1.q.weight": torch.ones(16, 16, 3, 3)
         },
         "its unet is not Stable Diffusion v1's, or not whole .'output_blocks.2.1.conv.bias'": {

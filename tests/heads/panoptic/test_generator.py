@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.generator import (
     GENERATORS,
     CaptionGenerator,
@@ -76,11 +75,6 @@ def test_void_of_the_label_model_is_one_more_text():
     expected = torch.stack([c.amax(-1) for c in cosines.split([2, 1, 2, 1], -1)], dim=-1)
     torch.testing.assert_close(scores.void_logits, expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(scores.void_prob, expected.softmax(-1)[..., -1])
-
-
-def test_a_width_that_does_not_fit_is_refused():
-    with pytest.raises(InputError, match="a width of 48"):
-        CaptionGenerator(channels=CHANNELS, sizes=GeneratorSizes(width=48))
 
 
 def test_means_over_positive_pixels_by_hand():

@@ -28,7 +28,7 @@ from clipself_seg.data.datasets.table import (
     SemSegSet,
 )
 from clipself_seg.data.masks import read_label_map, read_labels_of
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, write_json
 from lab.mini import writer
@@ -209,7 +209,7 @@ def test_an_interruption_leaves_no_world(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_vocabulary_files_are_the_worlds_own(world):
-    vocabulary, spec = load_vocabulary(world), WORLDS[world]
+    vocabulary, spec = Vocabulary.load(world), WORLDS[world]
     for entry, concept in zip(vocabulary.classes, spec.concepts, strict=True):
         for key in ("names", "dataset_id", "isthing", "seen"):
             assert getattr(entry, key) == getattr(concept, key)
@@ -250,7 +250,7 @@ def test_labels_agree_with_the_scene_in_every_format(root, world):
 
 
 def test_base_labels_are_the_seen_classes_and_void(root):
-    words, base = load_vocabulary("mini"), load_vocabulary("mini_base")
+    words, base = Vocabulary.load("mini"), Vocabulary.load("mini_base")
     assert [entry for entry in words.classes if entry.seen] == list(base.classes)
     paths = sorted((root / "mini/stuffthingmaps/train").iterdir())
     assert len(paths) == SIZE.train
@@ -259,14 +259,14 @@ def test_base_labels_are_the_seen_classes_and_void(root):
         ours = np.asarray(Image.open(root / "mini/stuffthingmaps/train_base" / path.name))
         for index in np.unique(labels):
             seen = index != writer.VOID and words.classes[index].seen
-            expected = base.names.index(words.names[index]) if seen else writer.VOID
+            expected = base.first_names.index(words.first_names[index]) if seen else writer.VOID
             assert (ours[labels == index] == expected).all()
 
 
 def test_of_the_large_vocabulary_only_the_first_classes_are_in_the_scenes():
-    names = load_vocabulary("mini_large").names
-    first, second = (load_vocabulary(world) for world in WORLDS)
-    assert len(set(names)) == len(names) == 253 and names[:44] == first.names
+    names = Vocabulary.load("mini_large").first_names
+    first, second = (Vocabulary.load(world) for world in WORLDS)
+    assert len(set(names)) == len(names) == 253 and names[:44] == first.first_names
     # None is another name of what the scenes show, and all words are the CLIP's.
     shown = {word for entry in WORLDS["mini"].concepts for word in entry.names}
     others = {word for entry in second.classes for word in entry.names} - shown
@@ -277,7 +277,7 @@ def test_of_the_large_vocabulary_only_the_first_classes_are_in_the_scenes():
     textures = {entry.texture for entry in WORLDS["mini"].stuff}
     for colour, texture, *shape in combined:
         assert colour in COLOURS and texture in textures and [colour, *shape] != [colour, texture]
-        assert not shape or f"{colour} {shape[0]}" in first.names
+        assert not shape or f"{colour} {shape[0]}" in first.first_names
     assert [len(words) for words in combined].count(2) == 6 * 8
     assert [len(words) for words in combined].count(3) == 6 * 8 * 6 / 2
 
@@ -295,18 +295,20 @@ def test_the_small_vocabulary_has_shapes_and_textures_and_the_background_is_the_
     }
     for kind, (labels, names) in expected.items():
         entry = find_dataset(f"mini_val_{kind}_sem_seg", SemSegSet)
-        words = load_vocabulary(entry.vocabulary)
+        words = Vocabulary.load(entry.vocabulary)
         (record,) = sem_seg_records(f"mini_val_{kind}_sem_seg")
         count = entry.label_count(len(words))
         read = read_labels_of(
             record, num_classes=count, ignore_label=entry.ignore_label, size=(7, 1)
         )
         assert read.tolist() == [labels]
-        assert [words.names[label] for label in labels[: names.count(",") + 1]] == names.split(", ")
+        assert [
+            words.first_names[label] for label in labels[: names.count(",") + 1]
+        ] == names.split(", ")
 
 
 def test_the_base_split_shows_seen_classes_only_and_in_their_own_vocabulary(root):
-    base = load_vocabulary("mini_base")
+    base = Vocabulary.load("mini_base")
     assert split_spec(WORLDS["mini"], "train") is WORLDS["mini"]
     spec = split_spec(WORLDS["mini"], writer.BASE)
     assert [concept.names for concept in spec.concepts] == [entry.names for entry in base.classes]
@@ -366,7 +368,7 @@ def test_the_panoptic_names_read_the_files(root, monkeypatch):
         files, split = find_dataset(name, PanopticSet), name.split("_")[1]
         records = panoptic_set_records(name, TASKS)
         assert len(records) == (SIZE.base if "base" in name else getattr(SIZE, split))
-        classes = len(load_vocabulary(files.vocabulary))
+        classes = len(Vocabulary.load(files.vocabulary))
         for record in records:
             read_label_map(record["sem_seg_file_name"], num_classes=classes, ignore_label=255)
             assert len(record["captions"]) == 2 and any(record["captions"])
@@ -374,7 +376,7 @@ def test_the_panoptic_names_read_the_files(root, monkeypatch):
         assert len(distillation_records([f"{world}_train"], "grid")) == SIZE.train
         proposals = distillation_records([f"{world}_train_proposals"], "proposals")
         assert all(len(record["proposals"]) >= 2 * writer.JITTERED for record in proposals)
-        records = region_records(f"{world}_val_panoptic", load_vocabulary(world))
+        records = region_records(f"{world}_val_panoptic", Vocabulary.load(world))
         assert len(records) == SIZE.val
 
 

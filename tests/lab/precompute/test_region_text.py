@@ -167,7 +167,12 @@ def test_an_interrupted_call_goes_on_and_writes_the_same(annotations, target, mo
         (["--instances", "/nowhere.json"], [], True, "/nowhere.json is missing"),
         ([], [], False, "--captions is missing"),
         (["--nouns", "/nowhere.txt"], [], False, "--captions is missing"),
-        ([], ["DATASETS.TRAIN", "('mini_train',)"], True, '"mini_train" has no boxes with nouns'),
+        (
+            [],
+            ["DATASETS.TRAIN", "('mini_train',)"],
+            True,
+            '"mini_train" has classes, and nouns are read here',
+        ),
         ([], ["DATASETS.TRAIN", "()"], True, "give the one data set whose images are labelled"),
         (
             [],

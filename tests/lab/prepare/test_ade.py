@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from clipself_seg.commands.panoptic_quality import Side
 from clipself_seg.data.datasets.records import panoptic_set_records, sem_seg_records
 from clipself_seg.data.masks import read_panoptic_ids, read_panoptic_png
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from lab.prepare import panoptic_files
 from lab.prepare.ade import (
@@ -56,7 +56,7 @@ def test_ade847(copy, tmp_path):
     # Pillow's default, as published; OpenCV's would have 210 kB.
     path = Path(image.filename)
     assert 85_000 < path.stat().st_size < 105_000
-    index_of = load_vocabulary("ade20k_847").dataset_id_to_index
+    index_of = Vocabulary.load("ade20k_847").dataset_id_to_index
     object_ids = rgb[..., 0] // 10 * 256 + rgb[..., 1]
     whole = np.full((height, width), 65535)
     for number in np.unique(object_ids).tolist():
@@ -77,7 +77,7 @@ def write_ade_image(root, width, height):
     folder = root / "ADE20K_2021_17_01/images/ADE/validation/urban/street"
     folder.mkdir(parents=True)
     rgb = np.zeros((height, width, 3), np.uint8)
-    number = load_vocabulary("ade20k_847").classes[0].dataset_id
+    number = Vocabulary.load("ade20k_847").classes[0].dataset_id
     rgb[:, : width // 2] = number // 256 * 10 + 3, number % 256, 77
     Image.fromarray(rgb).save(folder / "ADE_val_00000001_seg.png")
     Image.fromarray(rgb).save(folder / "ADE_val_00000001.jpg", quality=98)
@@ -95,7 +95,7 @@ def test_large_ade_pictures_are_reduced_with_their_labels(size, expected, datase
     assert (labels[:, expected[0] // 2 :] == 65535).all()
 
 
-VOCABULARY = load_vocabulary("openseg_ade20k_150")
+VOCABULARY = Vocabulary.load("openseg_ade20k_150")
 THINGS = [index for index, entry in enumerate(VOCABULARY.classes) if entry.isthing]
 WALL, SKY, BED, DOOR = 0, 2, 7, 14  # among the 150 classes
 
@@ -174,7 +174,7 @@ def test_clean_areas_are_those_of_the_png(folder):
 def test_instances_are_the_things_with_their_masks(folder, clean):
     prepare(folder, clean)
     api = COCO(str(folder / "ade20k_instance_val.json"))
-    assert sorted(api.cats) == THINGS and api.cats[BED]["name"] == VOCABULARY.names[BED]
+    assert sorted(api.cats) == THINGS and api.cats[BED]["name"] == VOCABULARY.first_names[BED]
     found = api.loadAnns(api.getAnnIds(imgIds=["ADE_val_00000001"]))
     assert [(a["category_id"], a["area"], a["id"]) for a in found] == [(BED, 3, 1), (DOOR, 2, 2)]
     for annotation, number in zip(found, (4, 9)):

@@ -12,7 +12,7 @@ import pytest
 
 from clipself_seg.data.datasets.records import detection_records
 from clipself_seg.data.datasets.table import COCO, DataRoot
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from lab.prepare import detection
 from lab.prepare.common import Options
@@ -111,7 +111,7 @@ def read(folder, split):
 
 
 def ids(*, seen):
-    return {e.dataset_id for e in load_vocabulary("ov_coco_65").classes if e.seen in seen}
+    return {e.dataset_id for e in Vocabulary.load("ov_coco_65").classes if e.seen in seen}
 
 
 @pytest.mark.parametrize("split, seen", [("train2017", {True}), ("val2017", {True, False})])
@@ -164,7 +164,7 @@ def test_a_file_of_other_classes_or_a_broken_one_is_refused(coco, key, change, m
         prepare_ov_coco(Options(coco.parent), ["val2017"])
 
 
-LVIS = load_vocabulary("lvis_v1_1203").classes
+LVIS = Vocabulary.load("lvis_v1_1203").classes
 SHAPE = {"area": 90, "bbox": [1, 2, 10, 9], "segmentation": [[1, 2, 11, 2, 11, 11]]}
 
 
@@ -216,7 +216,7 @@ def test_rare_annotations_go_and_all_else_stays(content, tmp_path):
         prepare(tmp_path, content)
 
 
-NAMES = load_vocabulary("objects365_v1").names
+NAMES = Vocabulary.load("objects365_v1").first_names
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pycocotools import mask as rle
 
 from clipself_seg.data.datasets.records import panoptic_set_records
 from clipself_seg.data.masks import read_panoptic_ids, read_panoptic_png
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from lab.prepare.common import Options
 from lab.prepare.streets import prepare_cityscapes, prepare_vistas
@@ -151,7 +151,7 @@ def write_archived(vistas, stem="a-B_1"):
         {"id": number, "category_id": category, "area": 64, "bbox": [0, 0, 8, 8], "iscrowd": crowd}
         for number, category, crowd in ((900, 1, 1), (4, 4, 0), (56, 56, 0), (14, 14, 0))
     ]
-    classes = load_vocabulary("mapillary_vistas_65").classes
+    classes = Vocabulary.load("mapillary_vistas_65").classes
     content = {
         "info": {"description": "of the archive"},
         "images": [{"id": stem, "file_name": f"{stem}.jpg", "height": 16, "width": 32}],

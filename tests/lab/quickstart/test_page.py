@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from clipself_seg.clip import load_clip
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.regions.report import region_table
 from clipself_seg.evaluation.report import semantic_split_table
@@ -137,11 +137,11 @@ def test_kmeans_shows_scenes_of_one_orientation_enlarged():
 
 
 def test_every_thing_has_an_answer_of_every_model():
-    vocabulary = load_vocabulary("mini")
+    vocabulary = Vocabulary.load("mini")
     answers = region_answers(clips(), [halves_of(64, 48)], vocabulary, 5)
-    assert [name for _, name, _ in answers] == list(vocabulary.names[:2])
+    assert [name for _, name, _ in answers] == list(vocabulary.first_names[:2])
     assert all(set(given) == set(clips()) for _, _, given in answers)
-    assert set(answers[0].given.values()) <= set(vocabulary.names)
+    assert set(answers[0].given.values()) <= set(vocabulary.first_names)
     assert region_answers(clips(), [halves_of(64, 48)], vocabulary, 1)[0].name == answers[0].name
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from PIL import Image
 
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
 from clipself_seg.visualization.boxes import SEEN, UNSEEN
@@ -116,7 +116,7 @@ def test_each_column_has_the_sure_boxes_of_its_run_and_the_truth_knows_what_is_s
     image = tmp_path / "worlds/mini/val/000007.jpg"
     image.parent.mkdir(parents=True)
     Image.new("RGB", (500, 300), (128, 128, 128)).save(image)
-    classes = load_vocabulary("mini_things").classes
+    classes = Vocabulary.load("mini_things").classes
     known, new = (next(c.dataset_id for c in classes if c.seen is seen) for seen in (True, False))
     images = [{"id": 7, "file_name": "a/000007.jpg", "height": 300, "width": 500}]
     true = [_annotation(known, 10), _annotation(new, 400)]

@@ -19,7 +19,7 @@ from clipself_seg.data.datasets.table import (
     PanopticSet,
     SemSegSet,
 )
-from clipself_seg.data.vocabulary import VocabularyClass, load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 
 WIDTH, HEIGHT = 128, 96
 # Left, top, width and height of three things: large, medium and small by COCO's areas.
@@ -87,7 +87,7 @@ def _images(lvis: bool = False) -> list[dict[str, Any]]:
 
 
 def _classes(data: DataSet) -> tuple[VocabularyClass, ...]:
-    return load_vocabulary(data.vocabulary or "coco_80").classes
+    return Vocabulary.load(data.vocabulary or "coco_80").classes
 
 
 def _shown(data: DataSet) -> list[VocabularyClass]:

@@ -226,7 +226,7 @@ def test_a_run_from_before_a_default_changed_is_made_anew(tmp_path):
         (path,) = folder.glob("defaults-*.json")
         defaults = json.loads(path.read_text())
         # A key that is new since, or gone, changes nothing.
-        defaults["MODEL.CLIP.NEW"] = defaults.pop("TEST.REGIONS.MASK_RESIZE")
+        defaults["MODEL.CLIP.NEW"] = defaults.pop("TEST.REGIONS.GROUPING")
         path.write_text(json.dumps(defaults))
         assert Store(tmp_path / "runs", tmp_path / "kept").record(run) is not None
         path.write_text(json.dumps(defaults | {"INPUT.REGIONS.GRID_PAIRS": "all"}))

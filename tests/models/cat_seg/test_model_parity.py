@@ -81,7 +81,7 @@ def test_features_texts_and_prompts_of_a_window(model, weights):
     with torch.no_grad():
         text = model.texts.embed(model.names)[:, 0]
         images, _ = model._inputs(window()[None])
-        features = model.clip.visual.features(images, ("dense", "block3", "block7"))
+        features = model.clip.features(images, ("dense", "block3", "block7"))
         (guidance,) = model._guidance(images, features)
     torch.testing.assert_close(text, expected["text"], atol=1e-6, rtol=0)
     guiding = {

@@ -263,7 +263,7 @@ REFUSED = {
     "SIDE 60 is not a multiple of the patch of ViT-Mini-8, 8 pixels": lambda: built(
         TINY | {SIDE: 60}
     ),
-    "give four blocks": lambda: tiny(BLOCKS="(0, 1)"),
+    "BLOCKS must be four whole numbers": lambda: tiny(BLOCKS="(0, 1)"),
     "does not fit into INPUT.DETECTION.SIDE 64": lambda: training(tiny())(
         [sample() | {"image": torch.zeros(3, 65, 10)}]
     ),

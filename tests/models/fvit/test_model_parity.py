@@ -60,7 +60,7 @@ def test_image_to_detections(model, monkeypatch):
     image = named_input(f"{CASE}:image", (1, 3, full["padded"], full["padded"]))
     image[:, :, height:] = 0
     image[..., width:] = 0
-    maps = model.clip.visual.features(image, [*model.taps, DENSE])
+    maps = model.clip.features(image, [*model.taps, DENSE])
     for i, tap in enumerate(model.taps[:3]):
         close(maps[tap][0].flatten(1).T[:, ::32], wanted[f"full_tap{i}"], 1e-4)
     levels, dense = model.features(image, dense=True)
@@ -97,7 +97,7 @@ def test_taps_of_openais_tower():
     image = named_input(f"{case}:image", (1, 3, 192, 192))
     image[:, :, 144:] = 0
     names = ["block3", "block5", "block7", "block11", DENSE]
-    maps = clip.visual.features(image, names)
+    maps = clip.features(image, names)
     for i, name in enumerate(names[:3]):
         close(maps[name][0].flatten(1).T[:, ::32], wanted[f"tap{i}"].squeeze(), 1e-4)
     resized = resizers([maps[name] for name in names[:4]])

@@ -180,7 +180,7 @@ def test_canvas_and_stages_of_a_small_model(small):
     expect(pixels[0, :, ::8, ::8], expected["padded_image_sub"], 1e-6)
     assert (pixels[:, :, 200:] == 0).all() and (pixels[..., 260:] == 0).all()
     stages = ["stem", *(f"block{i}" for i in range(4))]
-    maps = model.clip.visual.features(pixels, stages)
+    maps = model.clip.features(pixels, stages)
     steps = {"stem": (8, 8), "res2": (8, 8), "res3": (8, 4), "res4": (16, 2), "res5": (16, 1)}
     for (name, (channel, step)), stage in zip(steps.items(), stages):
         expect(maps[stage][0, ::channel, ::step, ::step], expected[name], 3e-5)

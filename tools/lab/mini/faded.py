@@ -18,7 +18,7 @@ import numpy as np
 
 from clipself_seg.data.images import read_image
 from clipself_seg.data.masks import read_indices
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.files import read_json, write_json
 from lab.mini.writer import VOID, save_pixels
 
@@ -40,9 +40,9 @@ def write_faded(root: Path) -> None:
     Args:
         root: folder of both mini worlds, complete.
     """
-    ten, names = load_vocabulary("mini_ten"), list(load_vocabulary("mini").names)
+    ten, names = Vocabulary.load("mini_ten"), list(Vocabulary.load("mini").first_names)
     label_of = np.full(256, VOID, dtype=np.uint8)
-    label_of[[names.index(name) for name in ten.names]] = np.arange(len(ten))
+    label_of[[names.index(name) for name in ten.first_names]] = np.arange(len(ten))
     source, target = root / "mini", root / "faded"
     manifest = source / "manifest.json", target / "manifest.json"
     if manifest[1].exists() and read_json(manifest[1]) == read_json(manifest[0]):

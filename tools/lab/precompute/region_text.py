@@ -23,8 +23,8 @@ from detectron2.config import CfgNode
 from torch import Tensor
 from tqdm import tqdm
 
-from clipself_seg.clip import DenseCLIP, TextBank
-from clipself_seg.clip.backbone import build_clip
+from clipself_seg.clip import CLIPBackbone, TextBank
+from clipself_seg.clip.load import build_clip
 from clipself_seg.clip.runtime import QUEUES, autocast
 from clipself_seg.clip.text_bank import NOUN_TEMPLATES
 from clipself_seg.config.load import evaluation_precision
@@ -259,7 +259,7 @@ class Labeller:
     """
 
     def __init__(
-        self, cfg: CfgNode, clip: DenseCLIP, nouns: Sequence[str], request: Request
+        self, cfg: CfgNode, clip: CLIPBackbone, nouns: Sequence[str], request: Request
     ) -> None:
         """
         Args:
@@ -343,7 +343,9 @@ class Labeller:
     def _embed(self, crops: Tensor) -> Tensor:
         device = self.nouns_KE.device
         with autocast(device, self.precision):
-            return self.clip.visual(self.clip.preprocess(crops.to(device, non_blocking=QUEUES)))
+            return self.clip.embed_images(
+                self.clip.preprocess(crops.to(device, non_blocking=QUEUES))
+            )
 
     def _allowed(self, samples: Sequence[Sample], captions: Captions) -> Tensor | None:
         """(R, K) bool, the nouns that each crop may have; None for all."""

@@ -25,7 +25,7 @@ from clipself_seg.data.annotations import coco_info, read_coco_json
 from clipself_seg.data.datasets.table import ROOTS
 from clipself_seg.data.images import decoding_errors, open_image, read_image
 from clipself_seg.data.masks import read_indices
-from clipself_seg.data.vocabulary import class_entries, load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
 from lab.prepare.common import (
@@ -208,8 +208,7 @@ def read_rgb(path: str | os.PathLike[str], archive: str = "") -> np.ndarray:
 
 @functools.cache
 def _full_table() -> np.ndarray:
-    # Not `load_vocabulary`, which would warn in every process that some names occur twice.
-    index_of = {entry["dataset_id"]: i for i, entry in enumerate(class_entries("ade20k_847"))}
+    index_of = Vocabulary.load("ade20k_847").dataset_id_to_index
     return lookup_table(index_of, OBJECT_IDS, IGNORED_FULL, np.uint16)
 
 
@@ -332,7 +331,7 @@ def read_truth(
 def _categories() -> list[Category]:
     return [
         {**entry, "color": [index * 67 % 256, index * 101 % 256, index * 149 % 256]}
-        for index, entry in enumerate(listed_categories(load_vocabulary(VOCABULARY)))
+        for index, entry in enumerate(listed_categories(Vocabulary.load(VOCABULARY)))
     ]
 
 
@@ -350,7 +349,7 @@ class InstanceMap(NamedTuple):
 
 def scene_classes() -> np.ndarray:
     """Index among the 150 classes of each of the challenge's 100 instance classes, int64 (100,)."""
-    return np.flatnonzero(load_vocabulary(VOCABULARY).thing)
+    return np.flatnonzero(Vocabulary.load(VOCABULARY).thing)
 
 
 def read_instance_map(path: str | os.PathLike[str], scene_of: np.ndarray) -> InstanceMap:

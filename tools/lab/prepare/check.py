@@ -34,7 +34,7 @@ from clipself_seg.data.datasets.table import (
     SemSegSet,
 )
 from clipself_seg.data.parallel import run_in_parallel
-from clipself_seg.data.vocabulary import class_entries, load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, nearest
 from lab.prepare.ade import ade150_jobs, ade847_jobs
 from lab.prepare.coco import coco_stuff_jobs
@@ -229,7 +229,7 @@ def _check_annotated(name: str, entry: DataSet, options: Options) -> Finding:
             notes.append(
                 f"no {path}, which only training on captions needs: {entry.prepare_captions}"
             )
-    classes = len(load_vocabulary(entry.vocabulary)) if isinstance(entry, PanopticSet) else 0
+    classes = len(Vocabulary.load(entry.vocabulary)) if isinstance(entry, PanopticSet) else 0
     results = _read_files(name, [ImageJob(record, classes) for record in records], options)
     broken = {file.file for file in results if file.problem}
     commands = [command for command in (entry.prepare, prepare_sem_seg) if command]
@@ -266,7 +266,7 @@ def _annotated_records(name: str, entry: DataSet) -> list[Record]:
     if isinstance(entry, DetectionSet):
         return detection_records(name)
     if entry.panoptic_root:
-        return region_records(name, load_vocabulary(entry.vocabulary))
+        return region_records(name, Vocabulary.load(entry.vocabulary))
     return standard_records(name)
 
 
@@ -344,7 +344,7 @@ def _check_label_maps(name: str, entry: SemSegSet, options: Options) -> Finding:
         note = f"no *{IMAGE_SUFFIX} in {archive}" if archive.is_dir() else f"{archive} is missing"
         mend = _steps([entry.root.advice] + [entry.prepare] * (not labels))
         return finding._replace(state="absent", notes=(note,), mend=mend)
-    count = entry.label_count(len(class_entries(entry.vocabulary)))
+    count = entry.label_count(len(Vocabulary.load(entry.vocabulary)))
     records = pair_files(name, entry) if both else []
     jobs = [ImageJob(record, count, entry.ignore_label) for record in records]
     results = _read_files(name, jobs, options) if jobs else []

@@ -20,7 +20,7 @@ from clipself_seg.data.annotations import (
 )
 from clipself_seg.data.datasets.table import COCO, ROOTS
 from clipself_seg.data.masks import read_indices, read_panoptic_ids
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
 from clipself_seg.schema import TEXT, Schema
@@ -78,7 +78,7 @@ def _convert_stuff(job: MapJob) -> bool:
 @functools.cache
 def _stuff_table() -> np.ndarray:
     # A pixel is the official category id less 1; ids that no class has, and 255, are ignored.
-    index_of = load_vocabulary("coco_stuff_171").dataset_id_to_index
+    index_of = Vocabulary.load("coco_stuff_171").dataset_id_to_index
     return lookup_table({number - 1: i for number, i in index_of.items()}, 256, 255, np.uint8)
 
 

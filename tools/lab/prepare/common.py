@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from clipself_seg.data.datasets.table import DataRoot
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, atomic_path, read_text, remove_leftovers
 
@@ -235,7 +235,7 @@ def convert_files(
 @functools.cache
 def known_vocabulary(name: str) -> Vocabulary:
     """A built-in vocabulary, read once in each process."""
-    return load_vocabulary(name)
+    return Vocabulary.load(name)
 
 
 def lookup_table(

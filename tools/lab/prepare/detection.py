@@ -26,7 +26,7 @@ from clipself_seg.data.annotations import (
     read_coco_json,
 )
 from clipself_seg.data.datasets.table import COCO, ROOTS, DataRoot
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, atomic_path, remove_leftovers
 from lab.prepare.common import Options, Prepared, preparation, require
@@ -177,7 +177,7 @@ def _keep(content: JsonObject, source: Path, novel: bool) -> tuple[int, int]:
     Returns:
         Numbers of annotations of base classes and of novel ones that are kept.
     """
-    vocabulary = load_vocabulary("ov_coco_65")
+    vocabulary = Vocabulary.load("ov_coco_65")
     names = category_names(content, source)
     for entry in vocabulary.classes:
         if names.get(entry.dataset_id) != entry.names[0]:
@@ -218,7 +218,7 @@ def prepare_ov_lvis(options: Options) -> list[Prepared]:
 
 def drop_rare(content: JsonObject, source: Path) -> list[Count]:
     """Take the annotations of rare classes out, and count images, categories and annotated classes."""
-    vocabulary = load_vocabulary("lvis_v1_1203")
+    vocabulary = Vocabulary.load("lvis_v1_1203")
     index_of = vocabulary.dataset_id_to_index
     counts = category_counts(content, source)
     category_labels(np.array(list(counts)), index_of, source)
@@ -249,7 +249,7 @@ def prepare_objects365(options: Options) -> list[Prepared]:
 
 def reorder(content: JsonObject, source: Path) -> list[Count]:
     """Sort the categories by id, once their names are known to be those of the vocabulary."""
-    category_indices(content, load_vocabulary("objects365_v1"), source, by_order=True)
+    category_indices(content, Vocabulary.load("objects365_v1"), source, by_order=True)
     content["categories"] = sorted(content["categories"], key=lambda entry: entry["id"])
     return [
         Count("images", len(coco_list(content, "images", source)), 30_000),

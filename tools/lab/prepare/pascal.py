@@ -15,7 +15,7 @@ from pycocotools import mask as rle
 from clipself_seg.data.annotations import JsonObject
 from clipself_seg.data.datasets.table import ROOTS
 from clipself_seg.data.masks import read_indices, run_lengths
-from clipself_seg.data.vocabulary import load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, in_short
 from clipself_seg.files import read_json
 from lab.prepare.common import (
@@ -202,7 +202,7 @@ def _convert_segments(job: JsonJob) -> bool:
 @functools.cache
 def _context_table() -> np.ndarray:
     # Values of the map are numbers among the 459 classes; background, 0, and the others are ignored.
-    index_of = load_vocabulary("pascal_context_59").dataset_id_to_index
+    index_of = Vocabulary.load("pascal_context_59").dataset_id_to_index
     return lookup_table(index_of, 1 << 16, 255, np.uint8)
 
 

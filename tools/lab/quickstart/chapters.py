@@ -16,7 +16,7 @@ import numpy as np
 from clipself_seg.data.annotations import Record, read_coco_json
 from clipself_seg.data.images import read_image
 from clipself_seg.data.masks import read_indices
-from clipself_seg.data.vocabulary import load_vocabulary, seen_in_training
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.regions.report import region_table
 from clipself_seg.evaluation.report import novel_table, panoptic_split_table, semantic_split_table
@@ -214,7 +214,7 @@ def class_rows(predictors: Mapping[str, Any], worlds: Path, world: str) -> list[
         worlds: folder of the mini worlds.
         world: name of one.
     """
-    files, vocabulary = first_images(worlds, world), load_vocabulary(world)
+    files, vocabulary = first_images(worlds, world), Vocabulary.load(world)
     images = [read_image(file) for file in files]
     truth = worlds / world / "stuffthingmaps" / "val"
     columns = {"ground truth": [read_indices(truth / f"{file.stem}.png") for file in files]}
@@ -230,8 +230,8 @@ def detection_images(made: Made) -> Images:
 
 def _detection_rows(made: Made, world: str) -> list[Row]:
     truth = read_coco_json(made.worlds / world / "annotations" / "instances_val.json")
-    words = load_vocabulary(f"{world}_things")
-    seen = seen_in_training(words, load_vocabulary("mini_base"))
+    words = Vocabulary.load(f"{world}_things")
+    seen = words.seen_in(Vocabulary.load("mini_base"))
     entries = zip(words.classes, seen.tolist())
     categories = {c.dataset_id: {"name": c.names[0], "seen": known} for c, known in entries}
     columns = {"ground truth": truth["annotations"]}

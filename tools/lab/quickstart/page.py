@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 
 from clipself_seg.checkpoints.zoo import MINI_CLIP
-from clipself_seg.clip import DenseCLIP, TextBank, load_clip
+from clipself_seg.clip import CLIPBackbone, TextBank, load_clip
 from clipself_seg.clip.model import whole_image_features
 from clipself_seg.commands.demo import EXPLORE
 from clipself_seg.data.images import letterbox_crops, letterbox_image, read_image
 from clipself_seg.data.mappers.samples import box_tensor, chw
 from clipself_seg.data.regions import enlarge_boxes
-from clipself_seg.data.vocabulary import Vocabulary, load_vocabulary
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.explore.demo import SHOWN, WORLD, ask
 from clipself_seg.files import atomic_path, parse_json, read_text
@@ -66,7 +66,7 @@ class Answers(NamedTuple):
     given: Mapping[str, str]
 
 
-def kmeans_rows(clips: Mapping[str, DenseCLIP], scenes: Sequence[Scene], most: int) -> list[Row]:
+def kmeans_rows(clips: Mapping[str, CLIPBackbone], scenes: Sequence[Scene], most: int) -> list[Row]:
     """Scene, ground truth, and K-Means of each model's dense features with k = number of segments.
 
     Args:
@@ -92,7 +92,7 @@ def kmeans_rows(clips: Mapping[str, DenseCLIP], scenes: Sequence[Scene], most: i
 
 
 def region_answers(
-    clips: Mapping[str, DenseCLIP],
+    clips: Mapping[str, CLIPBackbone],
     scenes: Sequence[Scene],
     vocabulary: Vocabulary,
     most: int,
@@ -118,7 +118,7 @@ def region_answers(
 
 
 def _names(
-    clips: Mapping[str, DenseCLIP], image: np.ndarray, boxes: np.ndarray, vocabulary: Vocabulary
+    clips: Mapping[str, CLIPBackbone], image: np.ndarray, boxes: np.ndarray, vocabulary: Vocabulary
 ) -> Iterator[list[str]]:
     """Of each model, the class of each box."""
     relative = box_tensor(boxes, image.shape[1], image.shape[0])
@@ -127,7 +127,7 @@ def _names(
         text = TextBank(clip).embed(vocabulary)
         with torch.no_grad():
             read = clip.encode_boxes(clip.preprocess(square), [relative])
-        yield [vocabulary.names[i] for i in (read @ text.T).argmax(1).tolist()]
+        yield [vocabulary.first_names[i] for i in (read @ text.T).argmax(1).tolist()]
 
 
 def plot_losses(runs: Mapping[str, Path], path: Path) -> None:
@@ -173,7 +173,7 @@ def write_images_and_page(
         live: title -> metrics.json of a run, for the loss curves.
         results: of the chapters' tables, by their names.
     """
-    vocabulary = load_vocabulary(WORLD)
+    vocabulary = Vocabulary.load(WORLD)
     clips = {title: load_clip(MINI_CLIP, tag) for title, tag in COLUMNS.items()}
     scenes = [scene_of(WORLDS[WORLD], "val", number, seed=0) for number in range(SCENES)]
     questions = ask({title: load_clip(MINI_CLIP, tag) for title, tag in SHOWN.items()})

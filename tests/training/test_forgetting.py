@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipself_seg.evaluation.forgetting import (
+from clipself_seg.evaluation.sem_seg.numbers import class_numbers, sem_seg_results
+from clipself_seg.training.mixing import (
     as_json,
     forgetting_table,
     knee_of,
@@ -14,7 +15,6 @@ from clipself_seg.evaluation.forgetting import (
     plot_forgetting,
     split_of,
 )
-from clipself_seg.evaluation.sem_seg.numbers import class_numbers, sem_seg_results
 
 
 def split(trained, others, classes=(2, 3)):

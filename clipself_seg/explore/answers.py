@@ -22,7 +22,7 @@ from clipself_seg.checkpoints.hashes import invalidate
 from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.data.images import TooManyPixels, decode_image, fit_size
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.errors import InputError, MissingPackage
+from clipself_seg.errors import InputError, MissingPackage, check_keys
 from clipself_seg.explore.content import Content, PanopticView, jpeg_address
 from clipself_seg.prediction.predictor import ImagePredictor
 from clipself_seg.prediction.results import Detections, PanopticSegmentation, Segmentation
@@ -32,23 +32,31 @@ from clipself_seg.prediction.task_predictors import (
     SemanticPredictor,
     panoptic_words,
 )
+from clipself_seg.schema import LIST, TEXT, Kind, Schema, check, is_number
 
 LARGEST_SIDE = 1600  # pixels of an image for the models; a larger one is made smaller
 MOST_LETTERS = 60  # of a word
 # But for tabs and ends of lines. Messages with words of visitors stand in the terminal, which would obey them.
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 MOST_EXAMPLES = 10  # of a request, each with an image
-EMPTY = {"image": "", "words": "", "stuff": "", "examples": []}  # a request without anything
-FORM = (
-    f"the request is no JSON object of image, words and stuff, each a text, and at most {MOST_EXAMPLES} examples, each "
-    "an object of name, image and box (four numbers from 0 to 1)"
-)
 VALUES = 20  # brackets and commas of an example, at most
 OVERLAY_SIDE = 1024  # longest side in pixels of an overlay on the page
 LEAST_SIDE = 640  # pixels of the longest side that an overlay should have
 MOST_TEXTS = 50  # vocabularies whose embeddings a model keeps
 MOST_LISTED = 100  # lines of a list
 Answer = dict[str, object]  # JSON
+BOX = Kind(
+    "four numbers from 0 to 1",
+    lambda box: LIST.test(box)
+    and [is_number(side) and 0 <= side <= 1 for side in box] == [True] * 4,
+)
+EXAMPLES = Kind(
+    f"a list of at most {MOST_EXAMPLES}",
+    lambda value: LIST.test(value) and len(value) <= MOST_EXAMPLES,
+)
+KEYS = ("image", "words", "stuff", "examples")
+REQUEST: Schema = {"image?": TEXT, "words?": TEXT, "stuff?": TEXT, "examples?": EXAMPLES}
+EXAMPLE: Schema = {"name": TEXT, "image": TEXT, "box": BOX}
 R = TypeVar("R", Segmentation, PanopticSegmentation, Detections)
 
 
@@ -93,48 +101,28 @@ def read_request(body: bytes, limits: Limits) -> Asked:
         InputError: it is not of that form, or beyond the limits.
     """
     # As many values as the brackets and commas, which only words and stuff need more of. Many take long to build.
-    most = 2 * limits.words * (MOST_LETTERS + 2) + len(EMPTY) + VALUES * MOST_EXAMPLES
+    most = 2 * limits.words * (MOST_LETTERS + 2) + len(KEYS) + VALUES * MOST_EXAMPLES
     if sum(map(body.count, b"[{,")) > most:
         raise InputError(
             "the request has too many brackets and commas: send an image and fewer words"
         )
-    given = _content(body)
-    if given is None:
-        raise InputError(FORM)
-    words = typed_words(given["words"], limits)
-    for one in given["examples"]:
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError):
+        raise InputError("the request is no JSON: send image, words and stuff") from None
+    check(given, REQUEST, "the request")
+    check_keys(given, KEYS, "the request")
+    examples, stuff = given.get("examples", []), given.get("stuff", "")
+    check(examples, [EXAMPLE], "the request", place="examples")
+    words = typed_words(given.get("words", ""), limits)
+    for one in examples:
         name = " ".join(re.split(r"[,\s]+", one["name"]))
         (entry,) = typed_words(f"{name},", limits).classes
         pixels = _image(one["image"], limits)
         region = np.multiply(one["box"], pixels.shape[1::-1] * 2)
         words = words.with_examples({"|".join(entry.names): [(pixels, region)]})
-    stuff = typed_words(given["stuff"], limits) if given["stuff"].strip() else None
-    return Asked(_image(given["image"], limits), words, stuff)
-
-
-def _content(body: bytes) -> dict[str, Any] | None:
-    """The values of a request by all keys of `EMPTY`; None if it is not of that form."""
-    try:
-        given = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(given, dict) or not given.keys() <= EMPTY.keys():
-        return None
-    content = EMPTY | given
-    examples = content["examples"]
-    if not all(isinstance(content[key], str) for key in ("image", "words", "stuff")):
-        return None
-    if not isinstance(examples, list) or len(examples) > MOST_EXAMPLES:
-        return None
-    return content if all(map(_is_example, examples)) else None
-
-
-def _is_example(given: object) -> bool:
-    match given:
-        case {"name": str(), "image": str(), "box": [*box]}:
-            sides = [side for side in box if isinstance(side, int | float) and 0 <= side <= 1]
-            return len(sides) == len(box) == 4
-    return False
+    image = _image(given.get("image", ""), limits)
+    return Asked(image, words, typed_words(stuff, limits) if stuff.strip() else None)
 
 
 def typed_words(text: str, limits: Limits) -> Vocabulary:

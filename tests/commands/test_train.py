@@ -186,7 +186,7 @@ FIRST_CHECKPOINT = "iteration_0000002.safetensors"
     [
         ({"MODEL__META_ARCHITECTURE": "RegionReader"}, "--eval-only"),
         ({"MODEL__CLIP__WEIGHTS": "none.pt"}, "none.pt"),
-        ({"MODEL__CLIP__TRAINABLE_BLOCKS": 0}, "-1 trains every block"),
+        ({"MODEL__CLIP__TRAINABLE_BLOCKS": 0}, "must be -1 for all blocks"),
         ({"DATASETS__TRAIN": "()"}, "DATASETS.TRAIN"),
         ({"DATASETS__TEST": "('coco_2017_val',)"}, 'data set "coco_2017_val"'),
         ({"SOLVER__IMS_PER_BATCH": 16}, "SOLVER.IMS_PER_BATCH"),

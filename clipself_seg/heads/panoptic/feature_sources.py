@@ -47,7 +47,7 @@ def pad_image(
 
 @dataclasses.dataclass(frozen=True)
 class Canvas:
-    """What a mask generator reads in evaluation: an image at the top left, with padding at the right and bottom.
+    """Input of a mask generator in evaluation: an image at the top left, with padding at the right and bottom.
 
     Attributes:
         size_divisibility: pixels of which its sides are multiples.

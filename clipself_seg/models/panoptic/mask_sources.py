@@ -250,7 +250,7 @@ class Generated(MaskSource):
         """Masks of images that have one canvas, and the generator's scores of them.
 
         Raises:
-            InputError: what compares masks with texts is not trained.
+            InputError: the head that compares masks with texts is not trained.
         """
         if self.untrained is not None and torch.equal(self.untrained, self.void()):
             raise InputError(

@@ -30,7 +30,9 @@ ARROWS = {
     "extend": {"clip", "evaluation", "models", "training"},
     "visualization": {"data"},
     "training": set(FLOW),
-    "prediction": {*FLOW, "visualization"},
+    # Which model somebody means; of a configuration the class of its model says it.
+    "choice": {"models"},
+    "prediction": {*FLOW, "choice", "visualization"},
     # Shows what predictors and dense features say: the one part beside the commands that knows prediction.
     "explore": {*FLOW, "prediction", "visualization"},
 }

@@ -89,7 +89,7 @@ boxes = torch.tensor([[0.1, 0.1, 0.6, 0.7], [0.0, 0.0, 1.0, 1.0]])
 scores = clip.encode_boxes(images, [boxes, boxes]) @ TextBank(clip).embed(["red star", "grass"]).T
 assert scores.shape == (4, 2) and scores.isfinite().all()
 try:
-    import clipself_seg.prediction.semantic
+    import clipself_seg.prediction.predictor
 except ModuleNotFoundError as error:
     print(error)
 """

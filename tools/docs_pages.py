@@ -32,9 +32,8 @@ REFERENCE = {
     ),
     "predictors": (
         "Predictors and results",
-        "prediction.semantic prediction.panoptic prediction.detection prediction.predictor "
-        "prediction.results "
-        "prediction.regions prediction.pretrained prediction.dense_maps prediction.onnx.graph "
+        "prediction.load prediction.predictor prediction.task_predictors prediction.results "
+        "prediction.writers prediction.pretrained prediction.dense_maps prediction.onnx.graph "
         "prediction.onnx.towers",
     ),
     "data": (

@@ -195,7 +195,7 @@ def _model(typed: str) -> str:
 def _panoptic(args: argparse.Namespace) -> PanopticView:
     from clipself_seg.commands.predict import KEYS, predictor_of
     from clipself_seg.explore.content import PanopticView
-    from clipself_seg.prediction.panoptic import panoptic_words
+    from clipself_seg.prediction.task_predictors import panoptic_words
 
     words = panoptic_words(args.words, args.stuff)
     given = args.clip_weights

@@ -44,7 +44,7 @@ from clipself_seg.models.distillation import (
     count_over_processes,
 )
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
-from clipself_seg.models.protocol import Classes, Group, Outputs
+from clipself_seg.models.protocol import Classes, Group, Memory, Outputs
 from clipself_seg.models.region_reader import RegionReader
 
 
@@ -79,6 +79,9 @@ class CLIPSelf(RegionReader):
         student: the image tower that learns.
         objective: what it learns, see `models.distillation`.
     """
+
+    epochs = 6
+    memory = Memory(weights=(1.8, 6.1), step=(1.1, 3.0), recomputed=(0.5, 1.2))
 
     @configurable
     def __init__(

@@ -39,6 +39,21 @@ SYNONYM_TEXTS = {
 Group = dict[str, Any]
 """A group of the optimiser: "params", "weight_decay" and, if it is not 1, "lr_multiplier"."""
 
+
+class Memory(NamedTuple):
+    """GiB that a training needs with CLIPs whose image towers have the parameters of a ViT-B/16 or a ViT-L/14.
+
+    Attributes:
+        weights: of the weights with their gradients and moments.
+        step: of a step for each image.
+        recomputed: of such a step with MODEL.CLIP.CHECKPOINTING.
+    """
+
+    weights: tuple[float, float]
+    step: tuple[float, float]
+    recomputed: tuple[float, float]
+
+
 Outputs = dict[str, Any]
 """The outputs for an image, by Detectron2's names where it has some: tensors, instances, segments."""
 
@@ -123,7 +138,7 @@ class Model(Protocol):
 
     @classmethod
     def task(cls) -> str:
-        """Name of the model's task, a key of `training.tasks.TASKS`: "regions", "whole_images", "sem_seg",
+        """Name of the model's task, a key of `training.tasks.TASKS`: "regions", "whole_images", "semantic",
         "panoptic" or "detection"."""
 
     @classmethod

@@ -41,6 +41,8 @@ class ZeroShotSegmenter(FrozenCLIP):
         ignore_label: label of pixels without a class in training, which there is none of.
     """
 
+    purpose = "open-vocabulary semantic segmentation by CLIP as it is, without training"
+
     @configurable
     def __init__(
         self,
@@ -95,8 +97,8 @@ class ZeroShotSegmenter(FrozenCLIP):
 
     @classmethod
     def task(cls) -> str:
-        """Returns "sem_seg": semantic segmentation."""
-        return "sem_seg"
+        """Returns "semantic"."""
+        return "semantic"
 
     def reading(self) -> Reading:
         """Describes the way from names and images to scores, for the protocol of the numbers."""

@@ -1,7 +1,7 @@
 """Prediction of many images by the workers of a Ray cluster, or of this machine alone: Parquet in blocks of images.
 
-First what the images are, then the rows of a block, the folder of blocks, from which an interrupted call goes on, and
-last how blocks are handed out. Ray may start a block again whose worker died: its file is replaced by the same one.
+First the images, then the rows of a block, the folder of blocks, from which an interrupted call goes on, and last how
+blocks are handed out. Ray may start a block again whose worker died: its file is replaced by the same one.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from clipself_seg.imports import typed_environment
 from clipself_seg.prediction.files import find_images
 from clipself_seg.prediction.journal import Json, input_state, require_same
 from clipself_seg.prediction.loop import Results, predict_each, reason_of
-from clipself_seg.prediction.regions import RegionResult
+from clipself_seg.prediction.results import Prediction
 from clipself_seg.schema import OBJECT, check
 
-R = TypeVar("R", bound=RegionResult)
+R = TypeVar("R", bound=Prediction)
 Row = dict[str, object]  # of the table of results
 # Device -> a model with its vocabulary on it, and the settings that results depend on (JSON).
 Make = Callable[[str], tuple[Results[R], Json]]
@@ -154,7 +154,7 @@ def _open_table(path: str | Path, **how: object) -> Any:
 
 @contextlib.contextmanager
 def _reading_table(path: str | Path) -> Iterator[None]:
-    """Whatever pyarrow raises becomes an `InputError` that names the file."""
+    """Turns all that pyarrow raises into an `InputError` that names the file."""
     try:
         yield
     except FileNotFoundError:
@@ -255,8 +255,8 @@ def predict_block(results: Results[R], items: Sequence[Item], batch_size: int) -
     return rows
 
 
-def _row(result: RegionResult) -> Row:
-    """What a row has of a result; boxes are COCO's (x, y, width, height), masks COCO's compressed RLE."""
+def _row(result: Prediction) -> Row:
+    """The entries of a row for a prediction; boxes are COCO's (x, y, width, height), masks COCO's compressed RLE."""
     regions = result.streamed_regions()
     height, width = result.image.shape[:2]
     masks = None if regions.masks is None else [*map(mask_as_json, regions.masks)]

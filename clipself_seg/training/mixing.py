@@ -22,7 +22,6 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from clipself_seg.checkpoints.choice import CONFIG
 from clipself_seg.checkpoints.locate import locate
 from clipself_seg.checkpoints.zoo import SCHEME
 from clipself_seg.data.datasets.table import DATASETS
@@ -44,6 +43,7 @@ from clipself_seg.provenance import provenance, write_results
 from clipself_seg.yaml_files import dump_config, leaves, merge_layers, read_layers
 
 KEY = "SOLVER.MIX_WITH_START"
+CONFIG = "config.yaml"  # of the run, beside its weights
 RESULTS_FILE = "results.json"
 logger = logging.getLogger(__name__)
 Tensors = dict[str, Tensor]

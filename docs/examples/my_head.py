@@ -31,7 +31,7 @@ class MyHead(ModelBase):
 
     @classmethod
     def task(cls):
-        return "sem_seg"  # so that its data and its evaluation are those of CAT-Seg
+        return "semantic"  # so that its data and its evaluation are those of CAT-Seg
 
     def forward(self, samples, *, classes=None, output="scores"):
         """Losses in training; in evaluation the labels (H, W) or the scores (K, H, W) of each image."""

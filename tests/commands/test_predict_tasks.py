@@ -13,7 +13,7 @@ from clipself_seg.data.images import read_image
 from clipself_seg.data.mappers.samples import chw
 from clipself_seg.data.masks import read_panoptic_png
 from clipself_seg.models.panoptic.mask_models import load_mask_model
-from clipself_seg.prediction.panoptic import panoptic_words
+from clipself_seg.prediction.task_predictors import panoptic_words
 from tests.mask_models import save_mask_model
 from tests.prediction.test_detection import OPTS as BOX_OPTS
 from tests.prediction.test_panoptic import SMALL

@@ -14,9 +14,8 @@ from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, MissingPackage
 from clipself_seg.explore import answers
 from clipself_seg.explore.answers import LARGEST_SIDE, Asked, Limits, read_request, typed_words
-from clipself_seg.prediction.detection import Detections
 from clipself_seg.prediction.load import load
-from clipself_seg.prediction.semantic import Segmentation
+from clipself_seg.prediction.results import Detections, Segmentation
 from tests.tiny import noise, random_clip
 
 LIMITS = Limits(pixels=4_000_000, words=6)

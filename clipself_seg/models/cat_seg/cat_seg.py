@@ -62,6 +62,7 @@ from clipself_seg.models.protocol import (
     MIRRORED,
     Classes,
     Group,
+    Memory,
     Reading,
 )
 
@@ -74,6 +75,9 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 @META_ARCH_REGISTRY.register()
 class CATSeg(ModelBase):
     """Open-vocabulary semantic segmentation; `set_vocabulary` gives the classes."""
+
+    purpose = "open-vocabulary semantic segmentation (CAT-Seg)"
+    memory = Memory(weights=(0.9, 2.4), step=(2.4, 3.3), recomputed=(2.0, 2.0))
 
     @configurable
     def __init__(
@@ -135,8 +139,8 @@ class CATSeg(ModelBase):
 
     @classmethod
     def task(cls) -> str:
-        """Returns "sem_seg": semantic segmentation."""
-        return "sem_seg"
+        """Returns "semantic"."""
+        return "semantic"
 
     @classmethod
     def require_trained(cls, cfg: CfgNode) -> None:

@@ -37,7 +37,7 @@ from clipself_seg.models.fvit import fvit_checkpoint
 from clipself_seg.models.fvit.fvit_config import InputSettings, TrainingSettings, parts_from_config
 from clipself_seg.models.optimizer_groups import by_rate_and_kind
 from clipself_seg.models.preservation import frozen_copy, score_divergence
-from clipself_seg.models.protocol import FIRST_NAME, Classes, Group, Reading
+from clipself_seg.models.protocol import FIRST_NAME, Classes, Group, Memory, Reading
 
 Maps = tuple[list[Tensor], list[Tensor], Tensor | None]  # levels, objectness, dense features
 BACKGROUND = "background"
@@ -52,6 +52,8 @@ class FViT(ModelBase):
         trained_names: names of each class of the training vocabulary; () before any training.
     """
 
+    purpose = "open-vocabulary detection (F-ViT)"
+    memory = Memory(weights=(0.9, 2.4), step=(0.32, 0.6), recomputed=(0.32, 0.6))
     bank: TextBank
     trained_names: tuple[tuple[str, ...], ...] = ()
 

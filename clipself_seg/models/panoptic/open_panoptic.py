@@ -40,7 +40,15 @@ from clipself_seg.models.panoptic.panoptic_outputs import (
     make_labelled_outputs,
     make_outputs,
 )
-from clipself_seg.models.protocol import BEST_OF_NAMES, MIRRORED, Classes, Group, Outputs, Reading
+from clipself_seg.models.protocol import (
+    BEST_OF_NAMES,
+    MIRRORED,
+    Classes,
+    Group,
+    Memory,
+    Outputs,
+    Reading,
+)
 
 
 @META_ARCH_REGISTRY.register()
@@ -51,6 +59,10 @@ class OpenPanoptic(ModelBase):
         masks: source of the masks.
         fusion: the fusion of both scores; a checkpoint that carries exponents puts them there.
     """
+
+    purpose = "open-vocabulary panoptic segmentation (ODISE's method)"
+    epochs = 30
+    memory = Memory(weights=(1.2, 1.5), step=(4.9, 5.0), recomputed=(4.9, 5.0))
 
     @configurable
     def __init__(

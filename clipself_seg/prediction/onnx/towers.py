@@ -28,6 +28,7 @@ from clipself_seg.prediction.onnx.graph import (
     require_packages,
     script,
 )
+from clipself_seg.prediction.onnx.output import require_free
 from clipself_seg.provenance import provenance
 
 DENSE_FILE = "dense.onnx"
@@ -95,7 +96,7 @@ def export_onnx(
     require_packages()
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise InputError(f"{folder} is there already: give another folder, or remove it")
+        require_free([folder])
     with atomic_folder(folder) as temporary:
         graphs = {DENSE_FILE: dense_graph(clip), TEXT_FILE: text_graph(clip)}
         files = {name: export_graph(graph, temporary / name) for name, graph in graphs.items()}

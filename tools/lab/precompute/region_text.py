@@ -52,7 +52,6 @@ from clipself_seg.files import (
 )
 from clipself_seg.heads.distillation import noun_logits, pseudo_labels
 from clipself_seg.prediction.journal import Json, require_same
-from clipself_seg.prediction.predictor import require_architecture
 from clipself_seg.provenance import provenance
 from clipself_seg.yaml_files import dump_config
 from lab.precompute.proposals import CocoStream
@@ -154,9 +153,11 @@ def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
             other settings; another process at work in the folder.
         OSError: the file cannot be written.
     """
-    require_architecture(
-        cfg.MODEL.META_ARCHITECTURE, ("CLIPSelf",), "trains on no nouns", "configs/distill"
-    )
+    if cfg.MODEL.META_ARCHITECTURE != "CLIPSelf":
+        raise InputError(
+            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, which trains on no nouns: take a configuration "
+            "of CLIPSelf, such as those below configs/distill"
+        )
     if len(cfg.DATASETS.TRAIN) != 1:
         raise InputError(
             f"DATASETS.TRAIN is {tuple(cfg.DATASETS.TRAIN)}: give the one data set whose images are labelled"

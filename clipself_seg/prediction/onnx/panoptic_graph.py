@@ -30,7 +30,7 @@ from clipself_seg.prediction.onnx.graph import (
     script,
     smooth_images,
 )
-from clipself_seg.prediction.panoptic import PanopticPredictor
+from clipself_seg.prediction.task_predictors import PanopticPredictor
 
 CUBIC = -0.5  # torch's and Pillow's where they smooth; OpenCV's is -0.75
 Sizes = Sequence[Tensor]  # rows and columns, float64 scalars: rounding decides about pixels
@@ -42,7 +42,7 @@ class PanopticGraph(nn.Module):
     Where one pass of a ViT gives masks and names, its dense features (E, rows, columns) of the canvas come out, too.
 
     Attributes:
-        gives_features: whether they do.
+        gives_features: true if they do.
     """
 
     generator_texts: Tensor

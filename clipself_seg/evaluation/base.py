@@ -226,7 +226,7 @@ def add_metrics(results: Results, confusion: np.ndarray | None) -> None:
 
     Args:
         results: numbers of a data set.
-        confusion: pixels of true and of predicted classes (K, K), see `sem_seg.numbers.confusion_matrix`; None where
+        confusion: pixels of true and of predicted classes (K, K), see `mean_iou.confusion_matrix`; None where
             the evaluation counts none.
 
     Raises:

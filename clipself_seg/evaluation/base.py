@@ -212,13 +212,12 @@ def classes_kept(model: Model) -> Iterator[None]:
 
 
 def innermost(results: Results, place: str = "") -> Iterator[tuple[str, Results]]:
-    """The innermost numbers of nested ones and their place, such as "mini_val_panoptic/fused"; not those of a sweep."""
+    """The innermost numbers of nested ones and their place, such as "mini_val_panoptic/fused"."""
     nested = {key: value for key, value in results.items() if isinstance(value, dict)}
     if not nested:
         yield place, results
     for key, value in nested.items():
-        if key != "sweep":
-            yield from innermost(value, f"{place}/{key}".lstrip("/"))
+        yield from innermost(value, f"{place}/{key}".lstrip("/"))
 
 
 def add_metrics(results: Results, confusion: np.ndarray | None) -> None:

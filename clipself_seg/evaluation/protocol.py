@@ -31,7 +31,6 @@ class MeasuringProtocol:
         scale: factor of the cosines before a softmax.
         precision: lower one that the model computes in; "" for float32.
         rule: rule of the means, where there are several.
-        beside: what is measured beside the published numbers.
     """
 
     words: str
@@ -45,7 +44,6 @@ class MeasuringProtocol:
     scale: str = ""
     precision: str = ""
     rule: str = ""
-    beside: str = ""
 
     @classmethod
     def of_model(cls, reading: Reading, **stated: str) -> MeasuringProtocol:
@@ -102,11 +100,6 @@ def size_text(mapper: object, of_model: str) -> str:
     """
     stated = mapper.size_rule() if isinstance(mapper, StatesSize) else "not stated by the mapper"
     return f"{stated}; {of_model}" if of_model else stated
-
-
-def beside_text(boundary: bool) -> str:
-    """The keys of ``TEST.NUMBERS`` that are on, for the protocol."""
-    return "BOUNDARY" if boundary else ""
 
 
 def words_text(name: str, count: int) -> str:

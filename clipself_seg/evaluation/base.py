@@ -81,18 +81,10 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
             "output_dir": Path(cfg.OUTPUT_DIR),
         }
 
-    def only(self, datasets: Sequence[str]) -> Self:
-        """This evaluation on some of its data sets, what was read of them included."""
-        part = copy.copy(self)
-        part.datasets = tuple(datasets)
-        part.protocols = {}
-        return part
-
-    def into(self, folder: Path) -> Self:
-        """This evaluation with the files in another folder."""
+    def changed(self, **attributes: Any) -> Self:
+        """This evaluation with other values of attributes, what was read of its data sets included."""
         other = copy.copy(self)
-        other.output_dir = folder
-        other.protocols = {}
+        vars(other).update(attributes, protocols={})
         return other
 
     def check(self, model: AnyModel) -> None:

@@ -254,15 +254,10 @@ class RunOutputs:
         path = self.folder / name
         return path.with_name(f"{path.stem}{self.suffix}{path.suffix}")
 
-    def writer(self, evaluation: Evaluation[Any, Any], model: Model) -> Callable[..., None]:
-        """The function (results, rows=None) that writes the numbers of an evaluation of the model as it is now."""
-        weights = model.weights_hash() if comm.is_main_process() and evaluation.datasets else ""
-        return functools.partial(self._write, evaluation, weights)
-
-    def _write(
+    def write(
         self,
         evaluation: Evaluation[Any, Any],
-        weights_hash: str,
+        model: Model,
         results: Results,
         rows: Rows | None = None,
     ) -> None:
@@ -270,7 +265,7 @@ class RunOutputs:
 
         Args:
             evaluation: that made the numbers.
-            weights_hash: hash of the model's weights.
+            model: has the weights that they are of.
             results: the numbers so far.
             rows: the numbers of each mixture; None before there are any.
         """
@@ -279,7 +274,7 @@ class RunOutputs:
         metadata = provenance(
             config=dump_config(self.cfg),
             seed=self.cfg.SEED,
-            weights_hash=weights_hash,
+            weights_hash=model.weights_hash(),
             device=self.cfg.MODEL.DEVICE,
             processes=comm.get_world_size(),
             iterations=self.iterations,
@@ -322,16 +317,16 @@ def evaluate_mixed(
         start: the tensors that the training changed, as they were before it, see `changed_tensors`.
         fractions: as of `fractions_of`.
     """
-    write = outputs.writer(evaluation, model)
+    write = functools.partial(outputs.write, evaluation, model)
     results = evaluation(model, write)
     rows = {1.0: {name: split_of(numbers) for name, numbers in results.items()}}
     for fraction in fractions[1:] if means_of(rows[1.0]) else ():
         logger.info("weights at %g between those before (0) and after (1) the training:", fraction)
         folder = outputs.file("mixing") / f"{fraction:g}"
         own = RunOutputs(outputs.cfg, folder, outputs.iterations, fraction)
-        part = evaluation.into(folder)
+        part = evaluation.changed(output_dir=folder)
         with mixed(model, start, fraction):
-            mixture = part(model, own.writer(part, model))
+            mixture = part(model, functools.partial(own.write, part, model))
         rows[fraction] = {name: split_of(numbers) for name, numbers in mixture.items()}
     if fractions and len(rows) == 1:
         logger.warning(NO_NUMBERS)

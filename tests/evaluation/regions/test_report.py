@@ -44,10 +44,10 @@ def test_the_best_numbers_are_bold_in_markdown_and_on_a_terminal():
     assert marked.replace("\033[1m80.0\033[0m", "80.0") == plain != marked
 
 
-def test_a_table_of_the_papers_columns_fits_a_terminal_of_80_columns():
+def test_a_table_of_the_papers_columns_fits_a_terminal_of_100_columns():
     best = {f"{key}.top{k}": 100.0 for key in COLUMNS.values() for k in (1, 5)}
     table = region_table({"a": RESULTS, "a name of words": best})
-    assert max(map(len, table.splitlines())) <= 80 and "100.0" in table
+    assert max(map(len, table.splitlines())) <= 100 and "100.0" in table
 
 
 def test_masked_attention_has_columns_only_if_it_was_read():

@@ -98,15 +98,14 @@ def _divide_cores(device: str) -> None:
     Raises:
         InputError: another device than the processes communicate through.
     """
-    if device == "mps":
-        raise InputError("mps trains in one process: leave out --num-gpus and torchrun")
-    if not torch.cuda.is_available():
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // comm.get_local_size()))
-    elif device != "cuda":
+    wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if device != wanted:
         raise InputError(
-            f"MODEL.DEVICE {device}: several processes have a GPU each, and communicate through it. Take cuda; or for "
-            "the CPU, hide the GPUs with CUDA_VISIBLE_DEVICES=-1"
+            f"MODEL.DEVICE {device}: several processes train on {wanted} here. Take that; the CPU does where "
+            "CUDA_VISIBLE_DEVICES=-1 hides the GPUs"
         )
+    if wanted == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // comm.get_local_size()))
 
 
 def _write_config(cfg: CfgNode, suffix: str = "") -> None:

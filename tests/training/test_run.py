@@ -71,9 +71,9 @@ def test_an_evaluation_on_fewer_data_sets_or_into_a_folder_leaves_the_first_as_i
 @pytest.mark.parametrize(
     ("device", "gpus", "said"),
     [
-        ("cpu", True, "MODEL.DEVICE cpu: several processes have a GPU each"),
-        ("cuda:1", True, "Take cuda"),
-        ("mps", False, "mps trains in one process"),
+        ("cpu", True, "MODEL.DEVICE cpu: several processes train on cuda here"),
+        ("cuda:1", True, "Take that"),
+        ("mps", False, "MODEL.DEVICE mps: several processes train on cpu"),
         ("cuda", True, ""),
         ("cpu", False, ""),
     ],

@@ -181,7 +181,7 @@ def alone_in(folder: str | os.PathLike[str]) -> Iterator[None]:
     on. A file system without locks gets a warning.
 
     Raises:
-        FolderInUse: one is at work there; names it where the system knows its number.
+        FolderInUse: one is at work there.
         InputError: a file is in the way of the folder.
         OSError: the folder cannot be made or opened.
     """
@@ -196,8 +196,7 @@ def alone_in(folder: str | os.PathLike[str]) -> Iterator[None]:
             _lock(handle)
         except BlockingIOError:
             raise FolderInUse(
-                f"{folder}: another process{_holder(handle)} is at work there: wait for it, or give "
-                "another folder"
+                f"{folder}: another process is at work there: wait for it, or give another folder"
             ) from None
         except OSError as error:
             if error.errno not in NO_LOCKS:
@@ -245,21 +244,6 @@ def _close_locked() -> None:
 
 if fcntl is not None:
     os.register_at_fork(after_in_child=_close_locked)
-
-
-def _holder(handle: int) -> str:
-    """Number of the process that has locked an open folder, in brackets; empty where Linux does not say."""
-    if not Path("/proc/locks").exists():
-        return ""
-    status = os.fstat(handle)
-    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/locks").read_text().splitlines():
-            # Such as "1: FLOCK ADVISORY WRITE 5463 fe:00:11184165 0 EOF".
-            _, kind, _, _, process, place, *_ = line.split()
-            if (kind, place) == ("FLOCK", f"{device}:{status.st_ino}") and int(process) > 0:
-                return f" ({process})"
-    return ""
 
 
 def remove_leftovers(folder: str | os.PathLike[str], age: float = 0) -> None:

@@ -54,9 +54,9 @@ def test_a_file_in_place_of_a_folder_is_refused_with_the_way_out(tmp_path):
                 raise AssertionError
 
 
-def test_the_second_is_refused_by_folder_and_number_of_the_first(tmp_path):
+def test_the_second_is_refused_by_folder(tmp_path):
     with alone_in(tmp_path / "new"):
-        with pytest.raises(InputError, match=rf"new: another process \({os.getpid()}\) is at work"):
+        with pytest.raises(InputError, match="new: another process is at work"):
             with alone_in(tmp_path / "new"):
                 raise AssertionError
         with alone_in(tmp_path), alone_in(tmp_path / "beside"):
@@ -69,7 +69,9 @@ def test_a_child_that_outlives_a_killed_process_does_not_hold_its_lock(tmp_path)
     parent = start_python(DIES, cwd=tmp_path)
     child = int(parent.stdout.readline())
     try:
-        with pytest.raises(InputError, match=rf"\({parent.pid}\)"), alone_in(tmp_path / "out"):
+        with pytest.raises(InputError, match="another process is at work"), alone_in(
+            tmp_path / "out"
+        ):
             raise AssertionError
         parent.stdin.close()
         assert parent.wait() == -signal.SIGKILL

@@ -115,14 +115,15 @@ def _seen(ids: Sequence[int], vocabulary: str, trained: str) -> np.ndarray:
 
 
 def evaluate_files(
-    truth: Side, predicted: Side, ids: Sequence[int], processes: int = 1
+    truth: Side, predicted: Side, ids: Sequence[int], threads: int = 1
 ) -> tuple[ClassQuality, int]:
     """Quality of the classes with these category ids, and the number of images, those of the ground truth.
 
     Raises:
         InputError: files that are missing, broken, or disagree.
     """
-    from clipself_seg.data.parallel import run_in_parallel
+    from tqdm.contrib.concurrent import thread_map
+
     from clipself_seg.evaluation.panoptic.quality import panoptic_quality
 
     wanted, given = _entries(truth.json), _entries(predicted.json)
@@ -134,7 +135,7 @@ def evaluate_files(
     pairs = [(entry, given[image]) for image, entry in wanted.items()]
     index_of = {number: index for index, number in enumerate(ids)}
     job = functools.partial(_matches, truth, predicted, index_of)
-    images = run_in_parallel(job, pairs, processes=processes, label="panoptic quality")
+    images = thread_map(job, pairs, max_workers=threads, desc="panoptic quality")
     return panoptic_quality(images, len(ids)), len(pairs)
 
 

@@ -6,8 +6,8 @@ A folder has for an image NAME one of
                 such a list as "annotations"
     NAME.png    a mask for each value: one channel of 8 or 16 bits, or R + 256 G + 65536 B; 0 is none
 
-The first is what Segment Anything's script writes with --convert-to-rle, the second are COCO's panoptic PNGs. Masks of
-the first may overlap. A score is 1 where there is none; SAM's "predicted_iou", an estimate, counts as 1 where it is above.
+The first is what Segment Anything's script writes with --convert-to-rle, and may have masks that overlap; the second
+are COCO's panoptic PNGs. A score is 1 where there is none; SAM's "predicted_iou", an estimate, is at most 1.
 
 Shapes: n masks, H x W pixels of the image as it is meant to be seen.
 """
@@ -136,9 +136,11 @@ def _require_one_image(entries: Sequence[object], source: str) -> None:
     """Refuse a list of a whole data set, as COCO's results and annotations are."""
     images = [entry.get("image_id") for entry in entries if isinstance(entry, dict)]
     images = [image for image in images if image is not None]
-    if other := next((image for image in images if image != images[0]), None):
+    others = [image for image in images if image != images[0]]
+    if others:
         raise InputError(
-            f'{source}: masks of the "image_id" {shown(images[0])} and {shown(other)}: give the masks of one image alone'
+            f'{source}: masks of the "image_id" {shown(images[0])} and {shown(others[0])}: give those of one image '
+            "alone"
         )
 
 

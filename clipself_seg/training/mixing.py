@@ -40,7 +40,7 @@ from clipself_seg.files import atomic_path
 from clipself_seg.models.build import build_model
 from clipself_seg.models.protocol import Model, TrainableModel
 from clipself_seg.provenance import provenance, write_results
-from clipself_seg.yaml_files import dump_config, leaves, merge_layers, read_layers
+from clipself_seg.yaml_files import leaves, merge_layers, read_layers
 
 KEY = "SOLVER.MIX_WITH_START"
 CONFIG = "config.yaml"  # of the run, beside its weights
@@ -306,7 +306,7 @@ class RunOutputs:
         if not comm.is_main_process():
             return
         metadata = provenance(
-            config=dump_config(self.cfg),
+            config=self.cfg.dump(),
             seed=self.cfg.SEED,
             weights_hash=weights_hash,
             device=self.cfg.MODEL.DEVICE,

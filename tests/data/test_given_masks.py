@@ -112,7 +112,7 @@ def test_masks_from_memory_are_arrays_annotations_or_paths(tmp_path):
         ([{"segmentation": None}], "neither polygons nor an RLE"),
         (
             [{"image_id": 7, "segmentation": runs(MASKS[0])}, {"image_id": 8, "segmentation": []}],
-            'masks of the "image_id" 7 and 8: give the masks of one image alone',
+            'masks of the "image_id" 7 and 8: give those of one image alone',
         ),
         (
             [{"segmentation": runs(MASKS[0]), "score": 1.5}],

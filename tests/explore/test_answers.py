@@ -104,15 +104,6 @@ def test_many_values_are_refused_before_they_are_built(monkeypatch):
             read_request(b"[" + 1000 * part + b"1]", LIMITS)
 
 
-def test_a_visitor_is_told_of_nothing_to_install(monkeypatch):
-    def missing(*args):
-        raise MissingPackage("pip install pillow-heif")
-
-    monkeypatch.setattr(answers, "decode_image", missing)
-    with pytest.raises(InputError, match="is a HEIC.*: send a JPEG$"):
-        read_request(request(), LIMITS)
-
-
 def test_texts_of_earlier_words_go(tmp_path, monkeypatch):
     monkeypatch.setenv("CLIPSELF_SEG_CACHE", str(tmp_path))
     monkeypatch.setattr(answers, "MOST_TEXTS", 3)

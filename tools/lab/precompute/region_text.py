@@ -53,7 +53,6 @@ from clipself_seg.files import (
 from clipself_seg.heads.distillation import noun_logits, pseudo_labels
 from clipself_seg.prediction.journal import Json, require_same
 from clipself_seg.provenance import provenance
-from clipself_seg.yaml_files import dump_config
 from lab.precompute.proposals import CocoStream
 from lab.precompute.pseudo_labels import Agreement, LabelledBoxes, agreement
 from lab.prepare.nouns import (
@@ -193,7 +192,7 @@ def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
         remove_leftovers(shards.folder)
         labels = labeller.label(records, texts, shards)
         counts = None if truth is None else _agreement(records, labels, nouns, request, truth)
-        made_by = provenance(config=dump_config(cfg), weights_hash=labeller.clip.weights_hash())
+        made_by = provenance(config=cfg.dump(), weights_hash=labeller.clip.weights_hash())
         info = {**made_by, **settings, "threshold": request.threshold}
         labelled = list(zip(records, labels, strict=True))
         done = _write(target, info, content, labelled, nouns, texts, request.threshold)

@@ -97,12 +97,12 @@ def pixels(path):
 def check_registered(name, count):
     """The data set has so many records, and each label map is of its image and its classes."""
     files = find_dataset(name, SemSegSet)
-    records, classes = sem_seg_records(name), len(Vocabulary.load(files.vocabulary))
+    records = sem_seg_records(name)
     assert len(records) == count
     for record in records:
         read_label_map(
             record["sem_seg_file_name"],
-            num_classes=files.label_count(classes),
+            num_classes=len(files.metadata()["stuff_classes"]),
             ignore_label=files.ignore_label,
             size=Image.open(record["file_name"]).size,
         )

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.locate import locate
 from clipself_seg.checkpoints.zoo import SCHEME
-from clipself_seg.data.datasets.table import DATASETS
+from clipself_seg.data.datasets.table import DATASETS, SHIPPED
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Results
 from clipself_seg.evaluation.report import (
@@ -317,8 +317,8 @@ class RunOutputs:
         if self.fraction < 1:
             metadata["fraction of the trained weights"] = self.fraction
         roots = (DATASETS[name].root for name in evaluation.datasets if name in DATASETS)
-        if shipped := next((root.shipped for root in roots if root.shipped), ""):
-            metadata["mini worlds"] = shipped
+        if any(root.shipped for root in roots):
+            metadata["mini worlds"] = SHIPPED
         # Where a later data set fails, the file says what it lacks.
         if waiting := [name for name in evaluation.datasets if name not in results]:
             metadata["not evaluated"] = waiting

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.errors import InputError, MissingPackage
+from clipself_seg.errors import InputError
 from clipself_seg.explore import answers
 from clipself_seg.explore.answers import LARGEST_SIDE, Asked, Limits, read_request, typed_words
 from clipself_seg.prediction.load import load

@@ -36,7 +36,7 @@ from clipself_seg.data.annotations import (
     read_region_text,
     require_files,
 )
-from clipself_seg.data.datasets.records import region_text_files
+from clipself_seg.data.datasets.records import find_annotated
 from clipself_seg.data.datasets.table import SHIPPED_WORLD
 from clipself_seg.data.images import MAX_PIXELS, letterbox_crops, read_image
 from clipself_seg.data.loader import dead_workers_named, evaluation_batches
@@ -162,8 +162,11 @@ def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
             f"DATASETS.TRAIN is {tuple(cfg.DATASETS.TRAIN)}: give the one data set whose images are labelled"
         )
     (dataset,) = cfg.DATASETS.TRAIN
-    annotations, images = region_text_files(dataset)
-    target = Path(request.output or annotations)
+    entry = find_annotated(dataset, "nouns")
+    images = entry.path(entry.images)
+    if not images.exists():
+        raise InputError(f'data set "{dataset}": {images} is missing; {entry.advice()}')
+    target = Path(request.output or entry.path(entry.annotations))
     if target.is_relative_to(SHIPPED_WORLD):
         raise InputError(
             f"{target} would lie in the package, whose small worlds are read here: give --output, or draw worlds "

@@ -12,7 +12,6 @@ from PIL import Image
 from clipself_seg.data.datasets.records import find_dataset, sem_seg_records
 from clipself_seg.data.datasets.table import SemSegSet
 from clipself_seg.data.masks import read_label_map
-from clipself_seg.data.vocabulary import Vocabulary
 
 ROAD, POLE, PERSON, RIDER, CAR = 7, 17, 24, 25, 26  # label ids of Cityscapes
 STATIC, CARAVAN = 4, 29  # which no evaluation counts: static, caravan

@@ -26,8 +26,8 @@ from clipself_seg.clip.kind import (
 from clipself_seg.clip.layers import TokenAttention, ViTBlock, split_heads
 from clipself_seg.clip.linear import Linear, linear
 from clipself_seg.clip.positions import patch_grid, resample_positions, rotary_factors
-from clipself_seg.clip.runtime import normal_parameter
-from clipself_seg.clip.tower import KEYS, QUERIES, TransformerTower, patch_tokens
+from clipself_seg.clip.runtime import in_own_precision, normal_parameter
+from clipself_seg.clip.tower import KEYS, QUERIES, TransformerTower
 
 NORM_EPS = 1e-6
 SHAPES = {  # timm name -> width, layers, heads, patch
@@ -123,7 +123,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Patch tokens (B, N, D) of images (B, 3, H, W)."""
-        return patch_tokens(self.proj, images)
+        return in_own_precision(self.proj, images).flatten(2).transpose(1, 2)
 
 
 class EvaTransformer(TransformerTower):

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip.linear import Linear, is_stock, linear, products_by_onednn
+from clipself_seg.clip.linear import Linear, linear, products_by_onednn, stock
 from clipself_seg.clip.positions import rotate
 from clipself_seg.clip.runtime import chunk_size, on_cpu
 
@@ -83,23 +83,18 @@ def attention(
         mask: boolean, True where a query may attend to a key, or what is added to the scores; it broadcasts.
         causal: whether a token attends to itself and earlier ones alone.
     """
-    apart = _apart(q_BHQC, k_BHLC)
+    apart = (
+        not torch.is_grad_enabled()  # the copies would be kept
+        and on_cpu(q_BHQC)  # before what no compiler reads
+        and not stock.get()
+        and min(q_BHQC.shape[2], k_BHLC.shape[2]) >= MANY_TOKENS
+    )
     if apart:
         q_BHQC, k_BHLC, v_BHLC = (x.contiguous() for x in (q_BHQC, k_BHLC, v_BHLC))
     with products_by_onednn() if apart else contextlib.nullcontext():
         return F.scaled_dot_product_attention(
             q_BHQC, k_BHLC, v_BHLC, attn_mask=mask, is_causal=causal
         )
-
-
-def _apart(q_BHQC: Tensor, k_BHLC: Tensor) -> bool:
-    """Whether heads of their own memory pay."""
-    return (
-        not torch.is_grad_enabled()  # the copies would be kept
-        and on_cpu(q_BHQC)  # before what no compiler reads
-        and not is_stock()
-        and min(q_BHQC.shape[2], k_BHLC.shape[2]) >= MANY_TOKENS
-    )
 
 
 def head_gates(x_BLD: Tensor, weight_HD: Tensor, bias_H: Tensor) -> Tensor:

@@ -98,11 +98,6 @@ def class_logits(
     with full_precision(embeddings.device):
         unit_SE = F.normalize(text_SE.float(), dim=-1)
         logits = scale.float() * (F.normalize(embeddings.float(), dim=-1) @ unit_SE.T)
-        return _best_of_synonyms(logits, synonyms)
-
-
-def _best_of_synonyms(logits: Tensor, synonyms: Sequence[int]) -> Tensor:
-    """Maximum over the synonyms of each class, (..., S) -> (..., K)."""
     if max(synonyms) == 1:
         return logits
     class_of_S = torch.repeat_interleave(torch.tensor(synonyms))

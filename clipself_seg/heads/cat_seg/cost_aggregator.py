@@ -114,21 +114,15 @@ class UpBlock(nn.Module):
         """
         corners = F.conv2d(x_TChw, corner_weight, padding=1)
         _, norm1, relu, conv2, norm2, _ = self.conv.double_conv
-        x = relu(norm1(_with_views(_around_corners(corners), contribution)))
+        # The contribution of each view is added to all of its classes.
+        pixels = _around_corners(corners).unflatten(0, (len(contribution), -1))
+        x = relu(norm1((pixels + contribution[:, None]).flatten(0, 1)))
         return relu(norm2(conv2(x)))
 
     def _first(self) -> nn.Conv2d:
         conv = self.conv.double_conv[0]
         assert isinstance(conv, nn.Conv2d)
         return conv
-
-
-def _with_views(x_TDhw: Tensor, contribution_VDhw: Tensor) -> Tensor:
-    """Adds the contribution of each view to all of its classes."""
-    if len(contribution_VDhw) == 1:
-        return x_TDhw + contribution_VDhw
-    split = x_TDhw.unflatten(0, (len(contribution_VDhw), -1))
-    return (split + contribution_VDhw[:, None]).flatten(0, 1)
 
 
 def _corner_taps(like: Tensor) -> Tensor:
@@ -320,6 +314,7 @@ class CostAggregator(nn.Module):
         self.sizes = sizes
         self.classes_at_once = classes_at_once
         self.checkpointing = False
+        self._elements_per_class = COPIES * sizes.hidden * math.prod(sizes.grid)  # in memory
         width = sizes.hidden
         first, second = sizes.decoder_dims
         first_guidance, second_guidance = sizes.decoder_guidance_projected
@@ -401,11 +396,6 @@ class CostAggregator(nn.Module):
         # The mean embedding of the prompts of each class, scaled to unit length.
         text_KG = self.text_guidance_projection(F.normalize(text_TPE.mean(dim=1), dim=-1))
         return cost_PThw.transpose(0, 1), text_KG, classes
-
-    @property
-    def _elements_per_class(self) -> int:
-        """Number of elements in memory for a class."""
-        return COPIES * self.sizes.hidden * math.prod(self.sizes.grid)
 
     def _embed(self, cost_TPhw: Tensor) -> Tensor:
         """(T, P, h, w) -> (T, N, C)"""

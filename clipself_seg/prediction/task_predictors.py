@@ -528,7 +528,7 @@ class DetectionPredictor(ImagePredictor[Detections]):
                 boxes=instances.pred_boxes.tensor.float().numpy(),
                 scores=instances.scores.float().numpy(),
                 labels=instances.pred_classes.numpy(),
-                masks=instances.pred_masks.numpy() if self.has_masks else None,
+                masks=instances.pred_masks.numpy() if instances.has("pred_masks") else None,
                 names=given.names,
                 category_ids=given.category_ids,
                 seen=given.seen,

@@ -35,7 +35,8 @@ from clipself_seg.checkpoints.locate import HUB, endpoint, hub_folder, hub_name
 from clipself_seg.checkpoints.read import STORED_METADATA, read_checkpoint
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, SHIPPED_TAGS, entry_of
 from clipself_seg.choice import CONFIG, HUB_NAME, OF_FOLDERS
-from clipself_seg.clip import CLIPBackbone, save_clip
+from clipself_seg.clip import save_clip
+from clipself_seg.clip.backbone import CLIPBackbone
 from clipself_seg.config.keys import default_config
 from clipself_seg.config.load import load_config, values_and_defaults
 from clipself_seg.config.schema import KEYS, Key

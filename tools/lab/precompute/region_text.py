@@ -23,8 +23,8 @@ from detectron2.config import CfgNode
 from torch import Tensor
 from tqdm import tqdm
 
-from clipself_seg.clip import CLIPBackbone, TextBank
-from clipself_seg.clip.load import build_clip
+from clipself_seg.clip import TextBank, VisionLanguageBackbone
+from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.runtime import QUEUES, autocast
 from clipself_seg.clip.text_bank import NOUN_TEMPLATES
 from clipself_seg.config.load import evaluation_precision
@@ -261,7 +261,7 @@ class Labeller:
     """
 
     def __init__(
-        self, cfg: CfgNode, clip: CLIPBackbone, nouns: Sequence[str], request: Request
+        self, cfg: CfgNode, clip: VisionLanguageBackbone, nouns: Sequence[str], request: Request
     ) -> None:
         """
         Args:

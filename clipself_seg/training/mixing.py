@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.locate import locate
 from clipself_seg.checkpoints.zoo import SCHEME
-from clipself_seg.data.datasets.table import DATASETS
+from clipself_seg.data.datasets.table import DATASETS, SHIPPED
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Results
 from clipself_seg.evaluation.report import (
@@ -36,7 +36,7 @@ from clipself_seg.evaluation.report import (
 from clipself_seg.models.build import build_model
 from clipself_seg.models.protocol import Model, TrainableModel
 from clipself_seg.provenance import provenance, write_results
-from clipself_seg.yaml_files import dump_config, leaves, merge_layers, read_layers
+from clipself_seg.yaml_files import leaves, merge_layers, read_layers
 
 KEY = "SOLVER.MIX_WITH_START"
 CONFIG = "config.yaml"  # of the run, beside its weights
@@ -272,7 +272,7 @@ class RunOutputs:
         if not comm.is_main_process():
             return
         metadata = provenance(
-            config=dump_config(self.cfg),
+            config=self.cfg.dump(),
             seed=self.cfg.SEED,
             weights_hash=model.weights_hash(),
             device=self.cfg.MODEL.DEVICE,
@@ -283,8 +283,8 @@ class RunOutputs:
         if self.fraction < 1:
             metadata["fraction of the trained weights"] = self.fraction
         roots = (DATASETS[name].root for name in evaluation.datasets if name in DATASETS)
-        if shipped := next((root.shipped for root in roots if root.shipped), ""):
-            metadata["mini worlds"] = shipped
+        if any(root.shipped for root in roots):
+            metadata["mini worlds"] = SHIPPED
         # Where a later data set fails, the file says what it lacks.
         if waiting := [name for name in evaluation.datasets if name not in results]:
             metadata["not evaluated"] = waiting

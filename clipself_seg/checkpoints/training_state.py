@@ -7,7 +7,6 @@ state of random generators: everything random in a step follows from seed and it
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -96,14 +95,6 @@ class CheckpointFolder:
         origin = f"training checkpoint {self.paths()[-1]}"
         check(state[1], OF_RUN, origin, "delete it to go on from the one before it")
         return state
-
-    def newest_finite(self) -> Path | None:
-        """The newest whole checkpoint without NaN and infinite numbers, None if there is none."""
-        for path in reversed(self.paths()):
-            with contextlib.suppress(InputError):
-                if all_finite(read_state(path)[0]):
-                    return path
-        return None
 
 
 def iteration_of(path: Path) -> int:

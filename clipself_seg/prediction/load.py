@@ -15,7 +15,7 @@ from clipself_seg.config import load_config
 from clipself_seg.config.weights import fetch_addresses
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import architecture
-from clipself_seg.prediction.pretrained import fetched_folder, read_folder_config
+from clipself_seg.prediction.pretrained import fetched_folder, from_folder, read_folder_config
 from clipself_seg.prediction.task_predictors import PREDICTORS
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def load(
     own = architecture(cfg).task()
     if task not in (None, own):
         raise InputError(f"{model} does {own}: leave out the task, or say {own}")
-    return PREDICTORS[own].from_folder(folder, cfg)
+    return from_folder(PREDICTORS[own], folder, cfg)
 
 
 def prediction_config(choice: ModelChoice, opts: Sequence[str] = ()) -> CfgNode:

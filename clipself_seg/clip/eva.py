@@ -92,6 +92,7 @@ class EvaBlock(ViTBlock):
     """A block of EVA-02, under the parameter names of its files."""
 
     attn: RotaryAttention
+    ls_1 = ls_2 = nn.Identity()
 
     def __init__(self, *, width: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -100,11 +101,15 @@ class EvaBlock(ViTBlock):
         self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
         self.mlp = SwiGLU(width=width, hidden=hidden)
 
-    def norm_1(self, x: Tensor) -> Tensor:
-        return self.norm1(x)
+    @property
+    def ln_1(self) -> nn.Module:  # type: ignore[override]
+        """The norm before the attention."""
+        return self.norm1
 
-    def norm_2(self, x: Tensor) -> Tensor:
-        return self.norm2(x)
+    @property
+    def ln_2(self) -> nn.Module:  # type: ignore[override]
+        """The norm before the MLP."""
+        return self.norm2
 
     def query_key_parameters(self) -> dict[str, list[nn.Parameter]]:
         queries = [*self.attn.q_proj.parameters(), self.attn.q_bias]

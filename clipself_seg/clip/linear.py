@@ -129,7 +129,7 @@ class Linear(nn.Linear):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The result (..., O) of `F.linear` of `x` (..., I), weight (O, I) and bias (O,).
 
-    As a convolution where that is possible and faster.
+    Where that is possible and faster oneDNN makes it as a convolution of an image of R x 1 pixels, channels last.
     """
     if (
         torch.compiler.is_compiling()  # first: compilers have products of their own
@@ -150,7 +150,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if torch.is_grad_enabled():
         rows_RO = _Product.apply(rows_RI, weight, bias)
     else:
-        rows_RO = as_convolution(rows_RI, weight, bias)
+        image_1IR1 = rows_RI[None, :, None].permute(0, 3, 1, 2)
+        image_1OR1 = F.conv2d(image_1IR1, weight[:, :, None, None], bias, dilation=DILATION)
+        rows_RO = image_1OR1[0, :, :, 0].T.contiguous()
     return rows_RO.view(*x.shape[:-1], -1)
 
 
@@ -216,20 +218,13 @@ def onednn_is_exact() -> bool:
         return bool(error.norm() <= LARGEST_ERROR * exact.norm())
 
 
-def as_convolution(rows_RI: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear` of rows (R, I) by oneDNN's convolution of an image of R x 1 pixels, channels last."""
-    image_1IR1 = rows_RI[None, :, None].permute(0, 3, 1, 2)
-    image_1OR1 = F.conv2d(image_1IR1, weight[:, :, None, None], bias, dilation=DILATION)
-    return image_1OR1[0, :, :, 0].T.contiguous()
-
-
 class _Product(torch.autograd.Function):
     """The convolution, with MKL for the gradient of large weights."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(rows, weight)
-        product = as_convolution(rows, weight, bias)
+        product = linear(rows, weight, bias)  # without gradients here: the convolution
         # Autograd must not take the result for a view, which callers could not change in place.
         return torch.ops.aten._unsafe_view(product, product.shape)
 

@@ -135,12 +135,12 @@ class Texts:
         """The tensor for what is asked, computed if need be; one that comes twice is the same.
 
         Args:
-            asked: beside state, device and templates.
+            asked: beside the state of the weights and the templates.
             compute: makes it.
             module: whose weights decide it; None for those of the texts.
         """
         state = weights_state(self.clip.text_weights if module is None else module)
-        key = state, self.clip.device, TEMPLATES[self.templates], asked
+        key = state, TEMPLATES[self.templates], asked
         text = self._memory.pop(key, None)
         if text is None:
             text = compute()

@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip.kind import LARGEST_SCALE
 from clipself_seg.clip.runtime import QUEUES, constant, full_precision
 from clipself_seg.data.vocabulary import Names
 
@@ -73,14 +72,6 @@ def members_of(names: Names) -> Tensor:
         rows.append([start + (number if number < len(synonyms) else 0) for number in range(most)])
         start += len(synonyms)
     return torch.tensor(rows)
-
-
-def similarity_scale(logit_scale: Tensor) -> Tensor:
-    """Factor that a generator's cosines are multiplied by, a positive scalar of at most 100, from its logarithm.
-
-    That of a CLIP is `VisionLanguageBackbone.similarity_scale`.
-    """
-    return logit_scale.exp().clamp(max=LARGEST_SCALE)
 
 
 def class_logits(

@@ -322,7 +322,7 @@ class ImagePredictor(Pretrained, Generic[R]):
         Raises:
             InputError: an image cannot be read, or is not of that form; of a list its index is named.
         """
-        given = self.require_words() if words is None else self._words_of_call(words)
+        given = self.given if words is None else self._words_of_call(words)
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}: give 1 or more")
         single = not isinstance(image, list | tuple)

@@ -89,7 +89,7 @@ class UpBlock(nn.Module):
         # so its contribution differs at the border alone, where zeros are padded.
         views, _, height, width = guidance_VG2h2w.shape
         bias = self.up.bias[:, None, None].expand(views, -1, height, width)
-        contribution = self._first()(torch.cat([bias, guidance_VG2h2w], dim=1))
+        contribution = self.conv.double_conv[0](torch.cat([bias, guidance_VG2h2w], dim=1))
         return contribution.contiguous(memory_format=torch.channels_last)
 
     def corner_weight(self) -> Tensor:
@@ -97,7 +97,8 @@ class UpBlock(nn.Module):
 
         It stands on the corner of four cells and gives the four pixels around it.
         """
-        kernel = self._first().weight[:, : self.up.out_channels]
+        first: Any = self.conv.double_conv[0]
+        kernel = first.weight[:, : self.up.out_channels]
         taps = _corner_taps(kernel)
         # o, i, u: output, input and intermediate channels; p, q: pixel; k, l: cell; d, x: tap of the
         # 3x3 kernel; a, b: half of a cell, which is the place in the transposed kernel.
@@ -118,11 +119,6 @@ class UpBlock(nn.Module):
         pixels = _around_corners(corners).unflatten(0, (len(contribution), -1))
         x = relu(norm1((pixels + contribution[:, None]).flatten(0, 1)))
         return relu(norm2(conv2(x)))
-
-    def _first(self) -> nn.Conv2d:
-        conv = self.conv.double_conv[0]
-        assert isinstance(conv, nn.Conv2d)
-        return conv
 
 
 def _corner_taps(like: Tensor) -> Tensor:

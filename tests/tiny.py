@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clipself_seg.clip import CLIPBackbone, load_clip
+from clipself_seg.clip import CLIP, load_clip
 from clipself_seg.heads.panoptic.clip_branches import ClipBranch
 from clipself_seg.heads.text_scores import class_logits
 from clipself_seg.models import CLIPSelf
@@ -29,7 +29,7 @@ SIDE = 64  # of student inputs and of crops alike
 WORDS = ("cat", "dog", "grass")
 
 
-def random_clip(name: str = "ViT-Mini-8", seed: int = 0, **how: Any) -> CLIPBackbone:
+def random_clip(name: str = "ViT-Mini-8", seed: int = 0, **how: Any) -> CLIP:
     """A CLIP with random weights, the same at every call, as is what torch draws next."""
     clip, drawn = _drawn_clip(name, seed, *how.items())
     torch.set_rng_state(drawn)
@@ -37,7 +37,7 @@ def random_clip(name: str = "ViT-Mini-8", seed: int = 0, **how: Any) -> CLIPBack
 
 
 @functools.cache
-def _drawn_clip(name: str, seed: int, *how: tuple[str, Any]) -> tuple[CLIPBackbone, torch.Tensor]:
+def _drawn_clip(name: str, seed: int, *how: tuple[str, Any]) -> tuple[CLIP, torch.Tensor]:
     """It takes six times as long to draw a CLIP as to copy it."""
     torch.manual_seed(seed)
     return load_clip(name, None, **dict(how)), torch.get_rng_state()

@@ -250,7 +250,7 @@ class ImageTower(nn.Module, abc.ABC):
         """Embeddings (Q, E), not normalised, of sets of cells of `pooled_map`.
 
         Those of a ViT, whose class token has read all cells before, are means of dense features of unit length, as
-        `CLIPBackbone.encode_masks` has them; towers of convolutions pool as they pool all of an image's cells.
+        `CLIP.encode_masks` has them; towers of convolutions pool as they pool all of an image's cells.
 
         Args:
             map_1Chw: the feature `pooled_map` of one image.

@@ -60,7 +60,7 @@ from clipself_seg.data.datasets.table import (
 from clipself_seg.data.images import image_size, read_image
 from clipself_seg.data.masks import read_indices, read_labels_of, read_panoptic_ids
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.errors import InputError, known, nearest, require_unique, shown
+from clipself_seg.errors import InputError, known, require_unique, shown
 from clipself_seg.files import home_expanded, read_text
 from clipself_seg.memory import no_collection
 
@@ -116,16 +116,11 @@ def register_data(path: str | os.PathLike[str], task: str) -> OwnData:
 
 def _other(other: str, data: DataFile, task: str) -> str:
     """Name of the data set that an entry of `others` stands for."""
-    if other in DatasetCatalog.list():
-        return other
     place = data.origin.parent / home_expanded(other, "give a whole path")
-    if not place.exists():
-        near = [name for name in DatasetCatalog.list() if name.startswith(("mini", "own_"))]
-        raise InputError(
-            f'{data.origin}: "others" has "{other}", which is no registered data set and no file {place}: '
-            f"{nearest(other, near)}"
-        )
-    return _register(read_data(place, task), "val", task)
+    names = DatasetCatalog.list()
+    if other not in names and place.exists():
+        return _register(read_data(place, task), "val", task)
+    return known(other, names, "data set or file", origin=f'{data.origin}: "others"')
 
 
 def _by_stem(files: Sequence[Path], folder: Path) -> dict[str, Path]:
@@ -164,14 +159,9 @@ class Part:
         labelled = _by_stem(files, labels)
         both = images.keys() & labelled.keys()
         if not both:
-            other = (
-                labelled[min(labelled)].name
-                if labelled
-                else f"no file that ends in {' '.join(endings)}"
-            )
             raise InputError(
-                f"{self.data.origin}: no image of {source} has a file of its name in {labels}: there are "
-                f"{images[min(images)].name} and {other}"
+                f"{self.data.origin}: no image of {source} has a file of its name in {labels} that ends in "
+                f"{' '.join(endings)}: rename them"
             )
         if len(both) < max(len(images), len(labelled)):
             logger.warning(

@@ -394,7 +394,7 @@ def test_label_maps_of_a_format_that_loses_values_are_no_label_maps(folder):
     for path in (folder / "masks/train").iterdir():
         path.rename(path.with_suffix(".jpg"))
     text = YAML.replace("images/train", "{images: images/train, masks: masks/train}")
-    assert "and no file that ends in .png" in refused(folder, text)
+    assert "that ends in .png .tif" in refused(folder, text)
 
 
 def test_images_that_are_trained_and_evaluated_and_maps_without_a_class_are_said(folder):

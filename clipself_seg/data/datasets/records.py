@@ -83,7 +83,7 @@ def find_dataset(name: str, kind: type[Kind]) -> Kind:
         return entry
     known_elsewhere = entry is None and name in DatasetCatalog.list()
     metadata = MetadataCatalog.get(name).as_dict() if known_elsewhere else {}
-    if classes := registered_classes(name, metadata, kind):
+    if classes := _registered_classes(name, metadata, kind):
         metadata["vocabulary"] = classes
     panoptic = bool(metadata.get("panoptic_json"))
     fits = {PanopticSet: panoptic, DetectionSet: bool(metadata.get("json_file")) and not panoptic}
@@ -117,28 +117,26 @@ def _require_stated(name: str, key: str, value: object) -> None:
         )
 
 
-def registered_classes(
-    name: str, metadata: Mapping[str, Any], kind: type[DataSet] = SemSegSet
+def _registered_classes(
+    name: str, metadata: Mapping[str, Any], kind: type[DataSet]
 ) -> NamedVocabulary | None:
     """Classes of a data set in Detectron2's catalogue, by its metadata; None where that has none.
 
     They are "vocabulary", or the lists of names that Detectron2's own evaluators read. In a semantic data set a class
     is numbered by its place, in one with boxes by "thing_dataset_id_to_contiguous_id".
     """
-    keys: tuple[str, ...] = ("stuff_classes", "classes")
-    ids: Mapping[int, int] = {}
-    if kind is not SemSegSet:
-        keys, ids = ("thing_classes",), metadata.get("thing_dataset_id_to_contiguous_id", {})
+    keys = ("stuff_classes", "classes") if kind is SemSegSet else ("thing_classes",)
     names = next((metadata[key] for key in keys if metadata.get(key)), None)
     if metadata.get("vocabulary") or not names or kind is PanopticSet:
         return metadata.get("vocabulary")
     origin = f'the classes of data set "{name}"'
-    numbers = {index: number for number, index in ids.items()}
     listed = Vocabulary.of(list(names), name=name, origin=origin, repeats=True)
-    classes = (
-        replace(c, dataset_id=numbers.get(c.dataset_id, c.dataset_id)) for c in listed.classes
-    )
-    return replace(listed, classes=tuple(classes))
+    if kind is SemSegSet:
+        return listed
+    ids = metadata.get("thing_dataset_id_to_contiguous_id", {})
+    numbers = {index: number for number, index in ids.items()}
+    numbered = [replace(c, dataset_id=numbers.get(i, i)) for i, c in enumerate(listed.classes)]
+    return replace(listed, classes=tuple(numbered))
 
 
 def find_annotated(name: str, *contents: str) -> DataSet:

@@ -73,7 +73,7 @@ class ModelBase(nn.Module):
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        return self.clip.device
+        return self.clip.logit_scale.device
 
     @property
     def names(self) -> Names:
@@ -118,10 +118,6 @@ class ModelBase(nn.Module):
         if not classes.names:
             raise RuntimeError("call set_vocabulary before the model")
         return classes
-
-    def seen(self) -> Tensor:
-        """Classes of the training vocabulary, (K,) bool."""
-        return self.classes.seen_on(self.device)
 
     def stays_frozen(self) -> Iterable[nn.Module]:
         """Parts that never are in training mode, such as a frozen CLIP with batch norms; none by default."""

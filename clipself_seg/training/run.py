@@ -172,13 +172,13 @@ def _with_files(evaluation: Evaluation[Any, Any], model: Model) -> Evaluation[An
     present, missing = [], []
     for name in evaluation.datasets:
         try:
-            evaluation.only([name]).check(model)
+            evaluation.changed(datasets=(name,)).check(model)
             present.append(name)
         except MissingFiles as error:
             missing.append(str(error))
     if missing:
         logger.warning("DATASETS.TEST is evaluated without:\n%s", "\n".join(missing))
-    evaluation = evaluation.only(present)
+    evaluation = evaluation.changed(datasets=tuple(present))
     evaluation.check(model)
     return evaluation
 

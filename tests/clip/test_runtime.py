@@ -18,7 +18,7 @@ from clipself_seg.clip import layers, load_clip, runtime
 from clipself_seg.clip.eva import EvaBlock, EvaTransformer
 from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.clip.layers import QuickGELU, Transformer
-from clipself_seg.clip.model import CLIPBackbone
+from clipself_seg.clip.model import CLIP
 from clipself_seg.clip.positions import rotary_factors
 from clipself_seg.clip.resnet import ResNetTower
 from clipself_seg.clip.runtime import (
@@ -44,7 +44,7 @@ from clipself_seg.heads.cat_seg.cost_aggregator import (
 )
 from clipself_seg.heads.fvit import roi_heads
 from clipself_seg.heads.fvit.pyramid import FeaturePyramid, TapResizers
-from clipself_seg.heads.fvit.roi_heads import MaskHead, paste_masks
+from clipself_seg.heads.fvit.roi_heads import MaskHead
 from clipself_seg.heads.panoptic import clip_branches, panoptic_merge
 from clipself_seg.heads.panoptic.clip_branches import visible_cells
 from clipself_seg.heads.panoptic.panoptic_merge import (
@@ -96,7 +96,8 @@ def aggregator_of(dense):
         for shape in ((4, 8, 8), (2, 16, 16), (6, 1, 8))
     )
     guidance = Guidance(dense, (first, second))
-    return aggregator.to(dense.device)(dense, guidance, texts).logits
+    (made,) = aggregator.to(dense.device)(dense[None], [guidance], texts)
+    return made.logits
 
 
 def labels_of_windows(logits):
@@ -117,12 +118,6 @@ def merged_from(logits):
     scores = torch.tensor([segment["score"] for segment in segments])
     instances = merge_instances(probs, logits, range(4), 20)
     return ids, scores, semantic_labels(probs, logits), instances.pred_masks, instances.scores
-
-
-def pasted_from(probs):
-    boxes = 40 * torch.rand(10, 4, generator=torch.Generator().manual_seed(2)).to(probs.device)
-    boxes = torch.cat([boxes[:, :2] - 8, boxes[:, :2] + boxes[:, 2:] + 0.5], dim=1)
-    return paste_masks(probs.abs(), boxes, (30, 40))
 
 
 def mask_logits_of(features):
@@ -167,7 +162,6 @@ CASES = {
     ),
     "any cell": (partial(cells_of, "any"), MASKS, (clip_branches, "MASKS_AT_ONCE"), 8),
     "centre": (partial(cells_of, "centre_or_any"), MASKS, (clip_branches, "MASKS_AT_ONCE"), 25),
-    "pasting": (pasted_from, (10, 7, 7), (roi_heads, "PASTED"), 25),
     "mask head": (mask_logits_of, (10, 4, 14, 14), (roi_heads, "ROIS"), 21),
     "pyramid": (pyramid_of, (4, 6, 8, 8), (roi_heads, "ROIS"), 50),
 }
@@ -226,7 +220,7 @@ def test_a_clip_without_values_draws_nothing():
     before = torch.get_rng_state()
     architecture = find_architecture("ViT-Mini-8")
     with without_values():
-        clip = CLIPBackbone(architecture=architecture, quick_gelu=True)
+        clip = CLIP(architecture=architecture, quick_gelu=True)
     assert all(p.is_meta for p in clip.parameters())
     assert torch.equal(torch.get_rng_state(), before)
     assert not nn.init.normal_(torch.zeros(64)).eq(0).any()  # outside all is as it was

@@ -102,7 +102,6 @@ def test_an_image_whose_masks_do_not_fit_fails_alone(photos, masks, tmp_path, ca
 @pytest.mark.parametrize(
     "words, message",
     [
-        (("--ray",), "--masks does not go with --ray"),
         (("--model", "mini-open-panoptic"), "is a model for panoptic, and no CLIP alone"),
         (("--masks", "gone"), 'no folder of masks "gone"'),
         (("--task", "semantic"), " does not go with --task semantic"),
@@ -159,9 +158,6 @@ def test_a_model_finds_the_masks_of_frames_and_goes_on_after_an_interruption(
     (tmp_path / "out/overlays/one.png").unlink()
     assert name_masks(inputs, model, tmp_path / "out", *words, "--skip-existing") == 0
     assert (tmp_path / "out/overlays/one.png").is_file()
-    capsys.readouterr()
-    assert name_masks(photos, model, tmp_path / "out", "--ray") == 2
-    assert "--masks does not go with --ray" in capsys.readouterr().err
     save_mask_model("mask2former", model)
     assert name_masks(inputs, model, tmp_path / "out", *words, "--skip-existing") == 2
     assert "results of other settings: " in capsys.readouterr().err

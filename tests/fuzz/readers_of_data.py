@@ -14,7 +14,7 @@ import scipy.io
 from PIL import Image
 from pycocotools import mask as rle
 
-from clipself_seg.commands.panoptic_quality import Side, evaluate_files, read_classes
+from clipself_seg.commands.panoptic_quality import read_classes, read_entries
 from clipself_seg.config import load_config
 from clipself_seg.data.annotations import (
     category_indices,
@@ -85,7 +85,7 @@ def _use_vocabulary(path: Path) -> None:
 
 # Annotations, each with what reads them on the way to a sample.
 
-TRUE, PREDICTED = "annotations/panoptic_train2017.json", "annotations/panoptic_val2017.json"
+PREDICTED = "annotations/panoptic_val2017.json"
 
 
 def _coco(name: str, read: Callable[[Path], object], layout: str = "json") -> Reader:
@@ -127,12 +127,9 @@ def _read_captions(path: Path) -> None:
         ", ".join(words)
 
 
-def _compare(path: Path) -> None:
-    """The panoptic quality of predictions and the truth, of which the file is one."""
-    coco = path.parents[1]
-    truth = Side(coco / TRUE, coco / "panoptic_train2017")
-    ids = [entry["id"] for entry in read_classes(truth.json)]
-    evaluate_files(truth, Side(coco / PREDICTED, coco / "panoptic_val2017"), ids)
+def _read_panoptic_quality(path: Path) -> None:
+    read_classes(path)
+    read_entries(path)
 
 
 def _make_objects(folder: Path) -> Path:
@@ -223,8 +220,7 @@ DATA = {
     "coco_captions_json": _coco("coco/annotations/panoptic_caption_train2017.json", _read_captions),
     "detection_json": Reader(_make_objects, _read_objects, "json"),
     "coco_instances_json": Reader(text("instances.json", _instances()), _read_instances, "json"),
-    "panoptic_prediction_json": _coco(f"coco/{PREDICTED}", _compare),
-    "panoptic_truth_json": _coco(f"coco/{TRUE}", _compare),
+    "panoptic_quality_json": _coco(f"coco/{PREDICTED}", _read_panoptic_quality),
     "panoptic_png": _coco("coco/panoptic_val2017/000000000001.png", _read_panoptic, "png"),
 }
 

@@ -177,11 +177,6 @@ class SemSegTestMapper(Configurable):
             max_pixels=cfg.INPUT.MAX_PIXELS,
         )
 
-    @property
-    def resize(self) -> ResizeShortestEdge:
-        """The augmentation that resizes an image."""
-        return ResizeShortestEdge(self.min_size, self.max_size, "choice")
-
     def size_rule(self) -> str:
         """The size of images in words, for the protocol of an evaluation."""
         if not self.min_size:
@@ -206,5 +201,6 @@ class SemSegTestMapper(Configurable):
 
     def resized(self, image: np.ndarray) -> Sample:
         """The sample of an image (H, W, 3) uint8 RGB without a record: what says which one it is, is missing."""
-        resized = self.resize.get_transform(image).apply_image(image)
+        resize = ResizeShortestEdge(self.min_size, self.max_size, "choice")
+        resized = resize.get_transform(image).apply_image(image)
         return {"image": chw(resized), "height": image.shape[0], "width": image.shape[1]}

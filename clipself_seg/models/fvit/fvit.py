@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
+from detectron2.layers.mask_ops import paste_masks_in_image
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.heads.distillation import cosine_distance
 from clipself_seg.heads.fvit.boxes import Objects
 from clipself_seg.heads.fvit.pyramid import FeaturePyramid, TapResizers
-from clipself_seg.heads.fvit.roi_heads import DetectionSettings, RoIHeads, paste_masks
+from clipself_seg.heads.fvit.roi_heads import DetectionSettings, RoIHeads
 from clipself_seg.heads.fvit.rpn import RPN
 from clipself_seg.models.base import ModelBase, chosen_classes, save_atomically, sizes_of
 from clipself_seg.models.fvit import fvit_checkpoint
@@ -238,7 +239,34 @@ class FViT(ModelBase):
         if self.training:
             return self.losses(samples)
         with torch.no_grad():
-            return self._detect(samples, classes)
+            with autocast(self.device, self.test_precision):
+                levels, dense = self.features(self.preprocess(samples), dense=True)
+                logits, deltas = self.rpn_head(levels)
+            assert dense is not None
+            text, seen = self.text(classes), classes.seen_on(self.device)
+            outputs = []
+            for index, sample in enumerate(samples):
+                size, original = sizes_of(sample)
+                boxes, _ = self.rpn_head.propose(logits, deltas, index, size)
+                scale = _scale(size, original, boxes)
+                maps = [level[index : index + 1] for level in levels], dense[index]
+                chosen = chosen_classes(sample, self.device)
+                own = (text, seen)
+                if chosen is not None:
+                    own = (torch.cat([text[chosen], text[-1:]]), seen[chosen])
+                detected, masks = self.roi_head.detect(
+                    *maps, boxes, size, scale, *own, self.test_precision
+                )
+                instances = Instances(original)
+                instances.pred_boxes = Boxes(detected.boxes)
+                instances.scores = detected.scores
+                labels = detected.labels
+                instances.pred_classes = labels if chosen is None else chosen[labels]
+                if masks is not None:
+                    pasted = paste_masks_in_image(masks, detected.boxes, original)
+                    instances.pred_masks = pasted.bool()
+                outputs.append({"instances": instances})
+            return outputs
 
     def features(self, images: Tensor, dense: bool) -> tuple[list[Tensor], Tensor | None]:
         """Levels P2 to P6 of normalised images (B, 3, side, side), and unit dense features (B, E, g, g)."""
@@ -326,35 +354,6 @@ class FViT(ModelBase):
         masks = on_device(samples, "masks", self.device) if self.has_masks else [None] * len(boxes)
         draws = [sample.get("draw", 0) for sample in samples]
         return [Objects(*of_image) for of_image in zip(boxes, labels, masks, draws)]
-
-    def _detect(self, samples: Sequence[Sample], classes: Classes) -> list[dict[str, Instances]]:
-        with autocast(self.device, self.test_precision):
-            levels, dense = self.features(self.preprocess(samples), dense=True)
-            logits, deltas = self.rpn_head(levels)
-        assert dense is not None
-        text, seen = self.text(classes), classes.seen_on(self.device)
-        outputs = []
-        for index, sample in enumerate(samples):
-            size, original = sizes_of(sample)
-            boxes, _ = self.rpn_head.propose(logits, deltas, index, size)
-            scale = _scale(size, original, boxes)
-            maps = [level[index : index + 1] for level in levels], dense[index]
-            chosen = chosen_classes(sample, self.device)
-            own = (text, seen)
-            if chosen is not None:
-                own = (torch.cat([text[chosen], text[-1:]]), seen[chosen])
-            detected, masks = self.roi_head.detect(
-                *maps, boxes, size, scale, *own, self.test_precision
-            )
-            instances = Instances(original)
-            instances.pred_boxes = Boxes(detected.boxes)
-            instances.scores = detected.scores
-            labels = detected.labels
-            instances.pred_classes = labels if chosen is None else chosen[labels]
-            if masks is not None:
-                instances.pred_masks = paste_masks(masks, detected.boxes, original)
-            outputs.append({"instances": instances})
-        return outputs
 
     @torch.no_grad()
     def propose(self, samples: Sequence[Sample]) -> list[tuple[Tensor, Tensor]]:

@@ -23,8 +23,8 @@ from detectron2.config import CfgNode
 from torch import Tensor
 from tqdm import tqdm
 
-from clipself_seg.clip import CLIPBackbone, TextBank
-from clipself_seg.clip.load import build_clip
+from clipself_seg.clip import TextBank, VisionLanguageBackbone
+from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.runtime import QUEUES, autocast
 from clipself_seg.clip.text_bank import NOUN_TEMPLATES
 from clipself_seg.config.load import evaluation_precision
@@ -50,11 +50,11 @@ from clipself_seg.files import (
     remove_leftovers,
     write_json,
 )
-from clipself_seg.heads.distillation import noun_logits, pseudo_labels
+from clipself_seg.heads.distillation import noun_logits
 from clipself_seg.prediction.journal import Json, require_same
 from clipself_seg.provenance import provenance
 from lab.precompute.proposals import CocoStream
-from lab.precompute.pseudo_labels import Agreement, LabelledBoxes, agreement
+from lab.precompute.pseudo_labels import Agreement, LabelledBoxes, agreement, pseudo_labels
 from lab.prepare.nouns import (
     ImageCaptions,
     NounsOfCaptions,
@@ -261,7 +261,7 @@ class Labeller:
     """
 
     def __init__(
-        self, cfg: CfgNode, clip: CLIPBackbone, nouns: Sequence[str], request: Request
+        self, cfg: CfgNode, clip: VisionLanguageBackbone, nouns: Sequence[str], request: Request
     ) -> None:
         """
         Args:

@@ -153,13 +153,13 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
     def _confusion(self, evaluator: DatasetEvaluator) -> np.ndarray | None:
         return cast(SemSegAccuracyEvaluator, evaluator).confusion
 
-    def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
+    def tables(self, results: Results) -> dict[str, str]:
         """All means of each data set, and the paper's Table 5 of those that were measured as there."""
         as_there = self.rule == "present" and set(self.pooling) == {1}
         model, trained = self.output_dir.name or "model", str(self.train_vocabulary)
-        paper = paper_tables(results if as_there else {}, model, trained, style)
+        paper = paper_tables(results if as_there else {}, model, trained)
         title = f'All data sets in percent, rule "{self.rule}"'
-        return {title: run_table("semantic", results, style)} | paper
+        return {title: run_table("semantic", results)} | paper
 
     def _read(self, name: str) -> SemSegData:
         files = find_dataset(name, SemSegSet)

@@ -18,7 +18,6 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from clipself_seg.checkpoints.hashes import invalidate
 from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.data.images import TooManyPixels, decode_image, fit_size
 from clipself_seg.data.vocabulary import Vocabulary
@@ -42,7 +41,7 @@ MOST_EXAMPLES = 10  # of a request, each with an image
 VALUES = 20  # brackets and commas of an example, at most
 OVERLAY_SIDE = 1024  # longest side in pixels of an overlay on the page
 LEAST_SIDE = 640  # pixels of the longest side that an overlay should have
-MOST_TEXTS = 50  # vocabularies whose embeddings a model keeps
+MOST_TEXTS = 50  # answers after which the files of text embeddings go
 MOST_LISTED = 100  # lines of a list
 Answer = dict[str, object]  # JSON
 BOX = Kind(
@@ -194,7 +193,7 @@ class Answers:
         self.side = side
         self.predictors = predictors or {}
         self.texts = texts
-        self._asked = dict.fromkeys(("maps", *self.predictors), 0)
+        self._answered = 0
 
     def answer(self, task: str, asked: Asked) -> Answer:
         """The answer of one of the models, JSON.
@@ -207,7 +206,11 @@ class Answers:
             InputError: the words do not fit the model.
             KeyError: the server has no such model.
         """
-        self._forget("panoptic" if task == "view" else task)
+        # Models keep few texts in memory; their files are of this server alone, and would grow without end.
+        self._answered += 1
+        if self.texts is not None and self._answered % MOST_TEXTS == 0:
+            for path in self.texts.glob("text/*.safetensors"):
+                path.unlink(missing_ok=True)
         answers = {
             "maps": self._maps,
             "view": self._view,
@@ -275,19 +278,6 @@ class Answers:
             stuff = "" if asked.stuff is None else asked.stuff
             predictor.set_vocabulary(panoptic_words(asked.words, stuff))
         return predictor
-
-    def _forget(self, task: str) -> None:
-        """Let go of the texts of earlier words, which would grow without end; those here come again."""
-        self._asked[task] += 1
-        if self._asked[task] % MOST_TEXTS:
-            return
-        models = list(self.clips.values()) if task == "maps" else [self.predictors[task].model]
-        for module in (module for model in models for module in model.modules()):
-            if isinstance(module, VisionLanguageBackbone):
-                invalidate(module.text_weights)
-        if self.texts is not None:
-            for path in self.texts.glob("text/*.safetensors"):
-                path.unlink(missing_ok=True)
 
 
 def _answer(

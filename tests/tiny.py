@@ -17,6 +17,8 @@ import torch
 from PIL import Image
 
 from clipself_seg.clip import CLIP, load_clip
+from clipself_seg.heads.panoptic.clip_branches import ClipBranch
+from clipself_seg.heads.text_scores import class_logits
 from clipself_seg.models import CLIPSelf
 from clipself_seg.models.clipself import TrainingSettings
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
@@ -170,3 +172,10 @@ def write_tiny_coco(root: Path, images: int = 5) -> None:
     for name in ("lvis_v1_train", "lvis_v1_train_proposals"):
         content = {"images": records, "annotations": instances, "categories": categories}
         (root / f"lvis/{name}.json").write_text(json.dumps(content))
+
+
+@torch.no_grad()
+def clip_logits(branch: ClipBranch, image, masks, texts, synonyms, canvas=None):
+    """CLIP's class logits (Q, K) of masks, and (Q,) bool, True for masks that it can see."""
+    regions, visible = branch.embed(image, masks, canvas)
+    return class_logits(regions, texts, synonyms, branch.clip.similarity_scale), visible

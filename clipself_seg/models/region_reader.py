@@ -160,7 +160,7 @@ class RegionReader(FrozenCLIP):
             of length 1, too. An empty mask scores 0 for every class.
         """
         classes, read = self.given_classes(classes), self.read if read is None else read
-        text_KE = self.bank.embed(classes.names, classes.examples)
+        text_KE = self.bank.embed_names(classes.names, classes.examples)
         with autocast(self.device, self.precision):
             images = self.clip.preprocess(torch.stack(on_device(samples, "image", self.device)))
             dense_BEhw = None

@@ -175,9 +175,9 @@ class ZeroShotSegmenter(FrozenCLIP):
         if self.synonyms == "mean":
             # A class is one embedding, as if it had one name.
             members_KS = members_of(tuple(synonyms[:1] for synonyms in names))
-            return self.bank.embed(names, examples), send(members_KS, self.device)
+            return self.bank.embed_names(names, examples), send(members_KS, self.device)
         alone = tuple((name,) for synonyms in names for name in synonyms)
-        return self.bank.embed(alone, examples), send(members_of(names), self.device)
+        return self.bank.embed_names(alone, examples), send(members_of(names), self.device)
 
     def _window_cells(self, image_3HW: Tensor, text_NE: Tensor, members_KS: Tensor) -> Tensor:
         """Probabilities (V, K, h, w) of every cell of every window.

@@ -96,7 +96,8 @@ def aggregator_of(dense):
         for shape in ((4, 8, 8), (2, 16, 16), (6, 1, 8))
     )
     guidance = Guidance(dense, (first, second))
-    return aggregator.to(dense.device)(dense, guidance, texts).logits
+    (made,) = aggregator.to(dense.device)(dense[None], [guidance], texts)
+    return made.logits
 
 
 def labels_of_windows(logits):

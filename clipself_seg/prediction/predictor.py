@@ -176,11 +176,6 @@ class ImagePredictor(abc.ABC, Generic[R]):
         """Names that labels stand for, a background among them; empty before `set_vocabulary`."""
         return () if self.given is None else self.given.names
 
-    @property
-    def has_masks(self) -> bool:
-        """True if regions of the results have masks."""
-        return True
-
     def require_words(self) -> GivenWords:
         """The words that are set.
 

@@ -107,11 +107,9 @@ class Prediction(abc.ABC):
             sheet: a legend stands below, and a small image is enlarged.
         """
 
-    def numbered(self, regions: Regions) -> tuple[np.ndarray, np.ndarray]:
-        """The number (n,) of each of `streamed_regions` in files, and (n,) bool, true of regions that are one object,
-        however many parts they have."""
-        count = len(regions.labels)
-        return np.arange(1, count + 1), np.ones(count, bool)
+    @abc.abstractmethod
+    def are_objects(self) -> Sequence[bool]:
+        """True of each of the n regions that is one object, however many parts it has."""
 
     def regions(self) -> Regions:
         """The regions in the form that all predictions have in common."""
@@ -207,9 +205,9 @@ class Segmentation(Prediction):
         masks = MapMasks(self.labels, present)
         return Regions(mask_boxes(masks), present, self.class_scores[present], masks)
 
-    def numbered(self, regions: Regions) -> tuple[np.ndarray, np.ndarray]:
-        """The label is the number of a region, and none is one object."""
-        return regions.labels, np.zeros(len(regions.labels), bool)
+    def are_objects(self) -> Sequence[bool]:
+        """False of all classes."""
+        return [False] * len(self.names)
 
     def overlay(self, sheet: bool = True) -> Image.Image:
         """The image, tinted by class, with names.
@@ -338,10 +336,9 @@ class PanopticSegmentation(Prediction):
             masks=MapMasks(self.ids, numbers),
         )
 
-    def numbered(self, regions: Regions) -> tuple[np.ndarray, np.ndarray]:
-        """The id is the number of a segment, and things are one object each."""
-        things = np.array([segment.isthing for segment in self.segments], bool)
-        return super().numbered(regions)[0], things
+    def are_objects(self) -> Sequence[bool]:
+        """True of things."""
+        return [segment.isthing for segment in self.segments]
 
     @property
     def labels(self) -> np.ndarray:
@@ -412,6 +409,10 @@ class Detections(Prediction):
     masks: np.ndarray | None = None
     _: dataclasses.KW_ONLY
     seen: np.ndarray
+
+    def are_objects(self) -> Sequence[bool]:
+        """True of all."""
+        return [True] * len(self.labels)
 
     def streamed_regions(self) -> Regions:
         """The detections."""

@@ -448,10 +448,6 @@ class DetectionPredictor(ImagePredictor[Detections]):
             "trained": Vocabulary.load(trained) if trained else None,
         }
 
-    @property
-    def has_masks(self) -> bool:
-        return self.model.has_masks
-
     def read(self, words: Words) -> GivenWords:
         """Words as the model reads them.
 
@@ -488,7 +484,7 @@ class DetectionPredictor(ImagePredictor[Detections]):
             boxes=instances.pred_boxes.tensor.float().numpy(),
             scores=instances.scores.float().numpy(),
             labels=instances.pred_classes.numpy(),
-            masks=instances.pred_masks.numpy() if self.has_masks else None,
+            masks=instances.pred_masks.numpy() if self.model.has_masks else None,
             seen=given.seen,
             **common,
         )

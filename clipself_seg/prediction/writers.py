@@ -7,10 +7,8 @@ Shapes: H, W pixels of the image, K classes.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +19,7 @@ import yaml
 from PIL import Image
 
 from clipself_seg.data.masks import mask_as_json
-from clipself_seg.errors import InputError
-from clipself_seg.files import atomic_path, write_json, write_text
+from clipself_seg.files import write_json, write_text
 from clipself_seg.prediction.files import ImageFile, image_ids
 from clipself_seg.prediction.journal import Entry, Json, Written
 from clipself_seg.prediction.loop import Index
@@ -38,8 +35,6 @@ from clipself_seg.visualization.overlays import save_png
 
 logger = logging.getLogger(__name__)
 
-# Formats that are made of regions.
-OF_REGIONS = ("masks", "coco", "yolo")
 # Task -> its JSON file.
 INDEX_FILES = {
     "semantic": "classes.json",
@@ -47,22 +42,18 @@ INDEX_FILES = {
     "detection": "detections.json",
 }
 CORNERS = 3  # of the smallest polygon
-MOST_BYTES = 120  # of the name of a class in a file's name
-FORBIDDEN = '/\\:*?"<>|'  # on some file system
 
 
 class Region(NamedTuple):
-    """A region of an image, as files number it.
+    """A region of an image, in the order of files.
 
     Attributes:
-        number: its number among those of the image.
         label: of its class, in [0, K).
         mask: (H, W) bool, or None for a box alone.
         box: (4,) XYXY in pixels.
         is_object: true if it is one object, however many parts it has.
     """
 
-    number: int
     label: int
     mask: np.ndarray | None
     box: np.ndarray
@@ -75,8 +66,6 @@ class ResultFiles:
     * overlays/NAME.png: the image with the regions and their names.
     * labels/NAME.png, 8 or 16 bits: the class of every pixel; of panoptic segmentation the highest value is nothing.
     * panoptic/NAME.png: R + 256 G + 65536 B is a segment's id and looks like its colour on the overlay; black is none.
-    * scores/NAME.npz: "scores" float32 (N, H, W), highest where the labels say, and "names".
-    * masks/NAME/NUMBER_CLASS.png: 255 in a region and 0 outside.
     * coco.json: every region in COCO's format, "segmentation" as run-length encoding.
     * yolo/labels/NAME.txt: a line for each polygon, or box of a model without masks, with the label and x, y of its
       corners relative to the image; yolo/data.yaml has the names of labels.
@@ -106,12 +95,7 @@ class ResultFiles:
             folder: folder below which results are written.
             images: all whose results will be written.
             save: formats to write.
-
-        Raises:
-            InputError: masks of a model that has none.
         """
-        if "masks" in save and not predictor.has_masks:
-            raise InputError("this detector has no masks: leave masks out of --save")
         self.save = tuple(save)
         self.predictor = predictor
         self.folder = Path(folder)
@@ -132,10 +116,9 @@ class ResultFiles:
         self, images: Sequence[np.ndarray], sources: Sequence[ImageFile] = ()
     ) -> Sequence[Any]:
         """The prediction of each image; `sources` are the files of images."""
-        how = {"scores": True} if "scores" in self.save else {}
         if sources:
-            return self.predictor.predict_files(images, [source.name for source in sources], **how)
-        return self.predictor.predict_batch(images, **how)
+            return self.predictor.predict_files(images, [source.name for source in sources])
+        return self.predictor.predict_batch(images)
 
     def write(self, source: ImageFile, result: Prediction) -> Written:
         """Write what was asked for of an image."""
@@ -161,41 +144,17 @@ class ResultFiles:
         if result.presence is not None:
             entry["presence"] = dict(result.presence)
             entry["absent"] = list(result.absent)
-        if any(kind in self.save for kind in OF_REGIONS):
-            files += self._write_regions(source.name, result, entry)
-        if "scores" in self.save:
-            files.append(f"scores/{source.name}.npz")
-            with atomic_path(self.folder / files[-1]) as temporary, open(temporary, "wb") as file:
-                # In half precision close scores would be equal, and some labels not theirs.
-                scores = result.scores  # type: ignore[attr-defined]
-                np.savez_compressed(file, scores=scores, names=np.array(result.names))
-        return Written(files, entry)
-
-    def _write_regions(self, name: str, result: Prediction, entry: Entry) -> list[str]:
-        """Write masks and polygons, and note the annotations of coco.json; returns paths below the folder."""
-        files, lines, annotations = list[str](), list[str](), list[Json]()
-        if "masks" in self.save:
-            # Masks of an earlier call, which may have had other regions.
-            for path in (self.folder / "masks" / name).glob("[0-9][0-9][0-9]*_*.png"):
-                with contextlib.suppress(FileNotFoundError, IsADirectoryError):
-                    path.unlink()
-        for region in regions_of(result):
-            if "masks" in self.save:
-                assert region.mask is not None  # of a model without masks they were refused
-                title = safe_name(str(self.categories[region.label]["name"]))
-                files.append(f"masks/{name}/{region.number:03d}_{title}.png")
-                pixels = region.mask.astype(np.uint8) * 255
-                save_png(Image.fromarray(pixels), self.folder / files[-1])
-            if "coco" in self.save:
-                annotations.append(coco_annotation(region, self.categories[region.label]["id"]))
-            if "yolo" in self.save:
-                lines += yolo_lines(region, *result.image.shape[:2])
-        if "yolo" in self.save:
-            files.append(f"yolo/labels/{name}.txt")
-            write_text(self.folder / files[-1], "".join(f"{line}\n" for line in lines))
         if "coco" in self.save:
-            entry["regions"] = annotations
-        return files
+            entry["regions"] = [
+                coco_annotation(region, self.categories[region.label]["id"])
+                for region in regions_of(result)
+            ]
+        if "yolo" in self.save:
+            size = result.image.shape[:2]
+            lines = [line for region in regions_of(result) for line in yolo_lines(region, *size)]
+            files.append(f"yolo/labels/{source.name}.txt")
+            write_text(self.folder / files[-1], "".join(f"{line}\n" for line in lines))
+        return Written(files, entry)
 
     def write_index(self, index: Index) -> None:
         """Write the task's JSON, and what other formats have in common of all images."""
@@ -277,12 +236,13 @@ def _detections(result: Detections) -> list[Json]:
 
 
 def regions_of(result: Prediction) -> Iterator[Region]:
-    """The regions of a prediction for files, one after the other, by their numbers."""
-    regions = result.streamed_regions()
-    numbers, objects = result.numbered(regions)
-    for place in np.argsort(numbers, kind="stable"):
+    """The regions of a prediction for files, one after the other; those of labels by their labels."""
+    regions, objects = result.streamed_regions(), result.are_objects()
+    order: Sequence[int] = range(len(regions.labels))
+    if isinstance(result, Segmentation):
+        order = np.argsort(regions.labels).tolist()
+    for place in order:
         yield Region(
-            number=int(numbers[place]),
             label=int(regions.labels[place]),
             mask=None if regions.masks is None else regions.masks[place],
             box=regions.boxes[place],
@@ -359,12 +319,3 @@ def joined_polygon(parts: list[np.ndarray]) -> np.ndarray:
         there = np.concatenate([part[first:], part[: first + 1]])
         joined = np.concatenate([joined[: place + 1], there, joined[place:]])
     return joined
-
-
-def safe_name(name: str) -> str:
-    """The name of a class as a part of a file's name: letters of any script stay, what file systems forbid does not."""
-    whole = unicodedata.normalize("NFC", name)
-    text = "".join(
-        "_" if char in FORBIDDEN or not char.isprintable() else char for char in whole
-    ).strip(" .")
-    return text.encode()[:MOST_BYTES].decode(errors="ignore") or "_"

@@ -210,7 +210,7 @@ def work_of(task: str, clip: Path, steps: int) -> Callable[[Path, int], int]:
 
     def predict_images(output: Path, _: int) -> int:
         words = [str(clip.parent / "mini/val"), "--words", WORDS, "--skip-existing"]
-        words += ["--batch-size", "2", "--scores", "--save", *SAVED, "--device", "cpu"]
+        words += ["--batch-size", "2", "--save", *SAVED, "--device", "cpu"]
         return predict.main([*words, "--output", str(output)])
 
     if kind:

@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import types
-import unicodedata
 
 import cv2
 import numpy as np
@@ -21,13 +20,11 @@ from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.loop import Index
 from clipself_seg.prediction.results import PanopticSegment, PanopticSegmentation
 from clipself_seg.prediction.writers import (
-    OF_REGIONS,
     Region,
     ResultFiles,
     joined_polygon,
     mask_polygons,
     regions_of,
-    safe_name,
     yolo_lines,
 )
 
@@ -57,7 +54,6 @@ def results(folder, save):
     predictor = types.SimpleNamespace(
         task="panoptic",
         mapper=types.SimpleNamespace(max_pixels=1),
-        has_masks=True,
         absent=None,
         about=dict,
         categories=lambda: CATEGORIES,
@@ -74,32 +70,11 @@ def write(made, segments, name="sub/a"):
 @pytest.fixture
 def written(tmp_path):
     """The folder, and the paths of the files of an image named "sub/a"."""
-    made = results(tmp_path, OF_REGIONS)
+    made = results(tmp_path, ["coco", "yolo"])
     files, entry = write(made, SEGMENTS)
     source = ImageFile(tmp_path / "5.jpg", "sub/a.jpg", "sub/a")
     made.write_index(Index([(source, entry)], [], {}, True, {"about": "it"}))
     return tmp_path, files
-
-
-def test_masks_are_a_file_for_each_region(written):
-    folder, files = written
-    masks = [path for path in files if path.startswith("masks/")]
-    assert masks == ["masks/sub/a/001_sea_lion.png", "masks/sub/a/002_dog.png"]
-    for path, region in zip(masks, regions()):
-        with Image.open(folder / path) as image:
-            assert image.mode == "L"
-            assert (np.asarray(image) == 255 * region.mask).all()
-
-
-def test_masks_of_an_earlier_call_go_and_nothing_else(tmp_path):
-    made = results(tmp_path, ["masks"])
-    write(made, SEGMENTS, "a")
-    (tmp_path / "masks/a/notes.png").touch()
-    write(made, SEGMENTS[:1], "a")
-    assert {path.name for path in (tmp_path / "masks/a").iterdir()} == {
-        "001_sea_lion.png",
-        "notes.png",
-    }
 
 
 def test_pycocotools_reads_the_regions(written):
@@ -141,12 +116,12 @@ def test_boxes_of_yolo_are_middle_and_sides():
         (1, [4, 2, 8, 6], "1 0.3 0.4 0.2 0.4"),
         (0, [0, 0, 20, 10], "0 0.5 0.5 1 1"),
     ):
-        region = Region(1, label, None, np.array(box, np.float32), True)
+        region = Region(label, None, np.array(box, np.float32), True)
         assert yolo_lines(region, height=10, width=20) == [line]
 
 
 def test_an_image_without_regions_has_an_empty_file_of_yolo(tmp_path):
-    files, entry = write(results(tmp_path, OF_REGIONS), (), "a")
+    files, entry = write(results(tmp_path, ["coco", "yolo"]), (), "a")
     assert files == ["yolo/labels/a.txt"] and entry["regions"] == []
     assert (tmp_path / "yolo/labels/a.txt").read_bytes() == b""
 
@@ -164,23 +139,6 @@ def test_what_is_not_asked_for_is_not_written(tmp_path):
         "annotations": [],
         "categories": CATEGORIES,
     }
-
-
-@pytest.mark.parametrize(
-    "name, safe",
-    [
-        ("dog", "dog"),
-        ("собака 犬", "собака 犬"),
-        ("../etc/passwd", "_etc_passwd"),
-        ('a\\b:c*"<>|?', "a_b_c______"),
-        ("a\x00b\nc\ud800", "a_b_c_"),
-        ("...", "_"),
-        ("犬" * 100, "犬" * 40),
-        (unicodedata.normalize("NFD", "café"), "café"),
-    ],
-)
-def test_names_of_classes_are_safe_in_names_of_files(name, safe):
-    assert safe_name(name) == safe
 
 
 def filled(polygons, shape):

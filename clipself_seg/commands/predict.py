@@ -19,8 +19,8 @@ mini is for generated scenes.
   detection  finds boxes, and masks where the model has them. Classes that were not seen in training are marked *.
 
 Writes overlays/*.png, labels/*.png (semantic) or panoptic/*.png, and classes.json, panoptic.json or detections.json,
-the last two in COCO's format. --save coco writes the regions of semantic and panoptic in COCO's format, yolo polygons
-for YOLO. A video becomes overlays/*.mp4.
+the last two in COCO's format. --save coco writes the regions of semantic and panoptic in COCO's format. A video becomes
+overlays/*.mp4.
 To go on with an interrupted call, repeat it with --skip-existing and the same options.
 With --ray the images go to the workers of a Ray cluster, or of this machine, which write Parquet files.
 Exit status: 0, 1 if an image failed and the others were done, 2 if nothing was done.
@@ -61,9 +61,9 @@ KEYS = {
 OF_MASKS = ("MODEL.MASK_GENERATOR.SOURCE", "masks", "MODEL.FUSION.MODE", "clip")
 # What --save may name with each task; the first two (of boxes the first one) are written by default.
 SAVE = {
-    "semantic": ("overlays", "labels", "coco", "yolo"),
-    "panoptic": ("overlays", "panoptic", "labels", "coco", "yolo"),
-    "detection": ("overlays", "yolo"),
+    "semantic": ("overlays", "labels", "coco"),
+    "panoptic": ("overlays", "panoptic", "labels", "coco"),
+    "detection": ("overlays",),
 }
 SAVED = {"semantic": 2, "panoptic": 2, "detection": 1}
 # Keys that no result depends on.

@@ -107,10 +107,6 @@ class Prediction(abc.ABC):
             sheet: a legend stands below, and a small image is enlarged.
         """
 
-    @abc.abstractmethod
-    def are_objects(self) -> Sequence[bool]:
-        """True of each of the n regions that is one object, however many parts it has."""
-
     def regions(self) -> Regions:
         """The regions in the form that all predictions have in common."""
         regions = self.streamed_regions()
@@ -204,10 +200,6 @@ class Segmentation(Prediction):
         present = order if self.background is None else order[order != self.background]
         masks = MapMasks(self.labels, present)
         return Regions(mask_boxes(masks), present, self.class_scores[present], masks)
-
-    def are_objects(self) -> Sequence[bool]:
-        """False of all classes."""
-        return [False] * len(self.names)
 
     def overlay(self, sheet: bool = True) -> Image.Image:
         """The image, tinted by class, with names.
@@ -336,10 +328,6 @@ class PanopticSegmentation(Prediction):
             masks=MapMasks(self.ids, numbers),
         )
 
-    def are_objects(self) -> Sequence[bool]:
-        """True of things."""
-        return [segment.isthing for segment in self.segments]
-
     @property
     def labels(self) -> np.ndarray:
         """The class of every pixel, (H, W), a position in `names`; uint8, or uint16 for more than 255 names, whose
@@ -409,10 +397,6 @@ class Detections(Prediction):
     masks: np.ndarray | None = None
     _: dataclasses.KW_ONLY
     seen: np.ndarray
-
-    def are_objects(self) -> Sequence[bool]:
-        """True of all."""
-        return [True] * len(self.labels)
 
     def streamed_regions(self) -> Regions:
         """The detections."""

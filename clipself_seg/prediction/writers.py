@@ -1,4 +1,4 @@
-"""Predictions of any task as files: images, arrays, COCO's and YOLO's formats, and the JSON of all of them.
+"""Predictions of any task as files: images, COCO's formats, and the JSON of all of them.
 
 Each format is made of what all predictions have; what a task's JSON says of the model is the predictor's.
 
@@ -11,15 +11,13 @@ import functools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import cv2
 import numpy as np
-import yaml
 from PIL import Image
 
 from clipself_seg.data.masks import mask_as_json
-from clipself_seg.files import write_json, write_text
+from clipself_seg.files import write_json
 from clipself_seg.prediction.files import ImageFile, image_ids
 from clipself_seg.prediction.journal import Entry, Json, Written
 from clipself_seg.prediction.loop import Index
@@ -41,23 +39,6 @@ INDEX_FILES = {
     "panoptic": "panoptic.json",
     "detection": "detections.json",
 }
-CORNERS = 3  # of the smallest polygon
-
-
-class Region(NamedTuple):
-    """A region of an image, in the order of files.
-
-    Attributes:
-        label: of its class, in [0, K).
-        mask: (H, W) bool, or None for a box alone.
-        box: (4,) XYXY in pixels.
-        is_object: true if it is one object, however many parts it has.
-    """
-
-    label: int
-    mask: np.ndarray | None
-    box: np.ndarray
-    is_object: bool
 
 
 class ResultFiles:
@@ -67,8 +48,6 @@ class ResultFiles:
     * labels/NAME.png, 8 or 16 bits: the class of every pixel; of panoptic segmentation the highest value is nothing.
     * panoptic/NAME.png: R + 256 G + 65536 B is a segment's id and looks like its colour on the overlay; black is none.
     * coco.json: every region in COCO's format, "segmentation" as run-length encoding.
-    * yolo/labels/NAME.txt: a line for each polygon, or box of a model without masks, with the label and x, y of its
-      corners relative to the image; yolo/data.yaml has the names of labels.
 
     The JSON of semantic segmentation, classes.json, has the meaning of labels and their fractions of every image.
     panoptic.json and detections.json are in COCO's formats, with scores; pycocotools reads the latter as ground truth,
@@ -145,24 +124,11 @@ class ResultFiles:
             entry["presence"] = dict(result.presence)
             entry["absent"] = list(result.absent)
         if "coco" in self.save:
-            entry["regions"] = [
-                coco_annotation(region, self.categories[region.label]["id"])
-                for region in regions_of(result)
-            ]
-        if "yolo" in self.save:
-            size = result.image.shape[:2]
-            lines = [line for region in regions_of(result) for line in yolo_lines(region, *size)]
-            files.append(f"yolo/labels/{source.name}.txt")
-            write_text(self.folder / files[-1], "".join(f"{line}\n" for line in lines))
+            entry["regions"] = list(coco_annotations(result, self.categories))
         return Written(files, entry)
 
     def write_index(self, index: Index) -> None:
         """Write the task's JSON, and what other formats have in common of all images."""
-        if "yolo" in self.save:
-            names = {label: entry["name"] for label, entry in enumerate(self.categories)}
-            content = {"train": "images", "val": "images", "names": names}
-            text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
-            write_text(self.folder / "yolo/data.yaml", text)
         if "coco" in self.save:
             regions = [(source, entry, entry["regions"]) for source, entry in index.images]
             coco = {"info": {"provenance": index.provenance}} | self._coco(regions)
@@ -235,87 +201,19 @@ def _detections(result: Detections) -> list[Json]:
     ]
 
 
-def regions_of(result: Prediction) -> Iterator[Region]:
-    """The regions of a prediction for files, one after the other; those of labels by their labels."""
-    regions, objects = result.streamed_regions(), result.are_objects()
+def coco_annotations(result: Prediction, categories: Sequence[Json]) -> Iterator[Json]:
+    """COCO's annotations of the regions of a prediction, with run-length encodings; those of labels by their labels."""
+    regions = result.streamed_regions()
     order: Sequence[int] = range(len(regions.labels))
     if isinstance(result, Segmentation):
         order = np.argsort(regions.labels).tolist()
     for place in order:
-        yield Region(
-            label=int(regions.labels[place]),
-            mask=None if regions.masks is None else regions.masks[place],
-            box=regions.boxes[place],
-            is_object=bool(objects[place]),
-        )
-
-
-def coco_annotation(region: Region, category_id: object) -> Json:
-    """COCO's annotation of a region that has a mask, with its run-length encoding."""
-    assert region.mask is not None
-    left, top, right, bottom = region.box.astype(int).tolist()
-    return {
-        "category_id": category_id,
-        "segmentation": mask_as_json(region.mask),
-        "area": int(region.mask.sum()),
-        "bbox": [left, top, right - left, bottom - top],
-        "iscrowd": 0,
-    }
-
-
-def yolo_lines(region: Region, height: int, width: int) -> list[str]:
-    """YOLO's lines of a region, relative to the image: a polygon for each part, or one for all parts of an object;
-    where there is no mask, x and y of the middle of the box, its width and its height.
-
-    Args:
-        region: of an image.
-        height: of the image in pixels.
-        width: of the image in pixels.
-    """
-    size = np.array([width, height])
-    if region.mask is None:
-        corner, opposite = region.box[:2].astype(np.float64), region.box[2:].astype(np.float64)
-        shapes = [np.array([(corner + opposite) / 2, opposite - corner])]
-    else:
-        shapes = mask_polygons(region.mask)
-        if region.is_object and shapes:
-            shapes = [joined_polygon(shapes)]
-    return [
-        " ".join([str(region.label), *(f"{number:.6g}" for number in (shape / size).ravel())])
-        for shape in shapes
-    ]
-
-
-def mask_polygons(mask: np.ndarray) -> list[np.ndarray]:
-    """The outer border of each connected part of a mask, the largest first; what is thinner than a polygon has none.
-
-    Args:
-        mask: (H, W) bool.
-
-    Returns:
-        (k, 2) int32 each, x and y of the outermost pixels of a part, k at least 3. Filled, and with its border, a
-        polygon has the pixels of its part and of the holes in it.
-    """
-    contours, _ = cv2.findContours(
-        mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
-    )
-    polygons = [contour.reshape(-1, 2) for contour in contours if len(contour) >= CORNERS]
-    return sorted(polygons, key=lambda polygon: -cv2.contourArea(polygon))
-
-
-def joined_polygon(parts: list[np.ndarray]) -> np.ndarray:
-    """One polygon of several: from the nearest point of what is joined already a line leads to each part and back.
-
-    Args:
-        parts: (k, 2) each, at least one.
-    """
-    from scipy.spatial import cKDTree  # a while, which only instances in parts need
-
-    joined, *others = parts
-    for part in others:
-        distances, nearest = cKDTree(joined).query(part)
-        first = int(distances.argmin())
-        place = int(nearest[first])
-        there = np.concatenate([part[first:], part[: first + 1]])
-        joined = np.concatenate([joined[: place + 1], there, joined[place:]])
-    return joined
+        mask = regions.masks[place]
+        left, top, right, bottom = regions.boxes[place].astype(int).tolist()
+        yield {
+            "category_id": categories[regions.labels[place]]["id"],
+            "segmentation": mask_as_json(mask),
+            "area": int(mask.sum()),
+            "bbox": [left, top, right - left, bottom - top],
+            "iscrowd": 0,
+        }

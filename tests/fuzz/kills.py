@@ -63,7 +63,7 @@ TASKS = {
     "save_pretrained": ("", ""),
 }
 WORDS = "red star, blue ring, grass"
-SAVED = "overlays labels masks coco yolo".split()
+SAVED = "overlays labels coco".split()
 STEPS, PERIOD = 36, 3  # of a run, and from a checkpoint to the next
 POLL = 0.002  # seconds
 # The latest kill would come after so much of a whole run: some runs come to their end.

@@ -354,7 +354,6 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
 
     def about(self) -> dict[str, Any]:
         model, fusion, given = self.model, self.model.fusion.returned(), self.require_words()
-        assert given.seen is not None
         return {
             "description": "panoptic segmentation by clipself_seg",
             **super().about(),
@@ -484,7 +483,7 @@ class DetectionPredictor(ImagePredictor[Detections]):
             boxes=instances.pred_boxes.tensor.float().numpy(),
             scores=instances.scores.float().numpy(),
             labels=instances.pred_classes.numpy(),
-            masks=instances.pred_masks.numpy() if self.model.has_masks else None,
+            masks=instances.pred_masks.numpy() if instances.has("pred_masks") else None,
             seen=given.seen,
             **common,
         )
@@ -501,9 +500,7 @@ class DetectionPredictor(ImagePredictor[Detections]):
         }
 
     def categories(self) -> list[dict[str, Any]]:
-        seen = self.require_words().seen
-        assert seen is not None
-        own = zip(super().categories(), seen)
+        own = zip(super().categories(), self.require_words().seen)
         return [category | {"seen": bool(known)} for category, known in own]
 
 

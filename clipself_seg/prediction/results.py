@@ -113,9 +113,13 @@ class Prediction(abc.ABC):
         masks = regions.masks
         return regions._replace(masks=masks.all()) if isinstance(masks, MapMasks) else regions
 
-    def coco_results(self, image_id: int) -> list[dict[str, Any]]:
+    def to_coco(self, image_id: int = 0) -> Any:
         """Entries of COCO's results format, one a region: "category_id", "bbox" (x, y, width, height in pixels),
-        "score", and "segmentation" (run-length encoding) where there are masks."""
+        "score", and "segmentation" (run-length encoding) where there are masks.
+
+        Args:
+            image_id: id of the image in its data set; every image needs another.
+        """
         regions = self.streamed_regions()
         masks = None if regions.masks is None else encode_masks(regions.masks)
         detections = ImageDetections(regions.boxes_xywh(), regions.scores, regions.labels, masks)
@@ -217,7 +221,7 @@ class Segmentation(Prediction):
         Args:
             image_id: id of the image in its data set; every image needs another.
         """
-        entries = self.coco_results(image_id)
+        entries: list[dict[str, Any]] = super().to_coco(image_id)
         for entry in entries:
             del entry["bbox"]
         return entries
@@ -411,14 +415,6 @@ class Detections(Prediction):
         names = [self.names[label] for label in self.labels]
         seen = self.seen[self.labels]
         return box_overlay(self.image, self.boxes, self.scores, names, seen, self.masks, sheet)
-
-    def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
-        """Entries of COCO's results format, see `coco_results`.
-
-        Args:
-            image_id: id of the image in its data set; every image needs another.
-        """
-        return self.coco_results(image_id)
 
 
 def label_type(count: int) -> type[np.unsignedinteger]:

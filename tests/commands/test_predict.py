@@ -149,7 +149,7 @@ OF_PANOPTIC = ("--stuff", "--clip-weights")
 NO_DEVICE = {"opts": OPTS[: OPTS.index("MODEL.DEVICE")]}
 # Words beside --words dog, and what is said of them; a task's own configuration, weights or keys are in `HOW`.
 REFUSED = [
-    ("--words 'dog, dog'", '"dog" twice'),
+    ("--words 'dog, dog'", "name 'dog' is there twice"),
     ("--device tpu", "MODEL.DEVICE must be .*cpu.*got .?tpu", NO_DEVICE),
     ("--device cuda:77", "--device cuda:77: torch .* CUDA device.*--device cpu", NO_DEVICE),
     ("--every 0", "--every: has to be at least 1, got 0"),

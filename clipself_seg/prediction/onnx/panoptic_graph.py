@@ -59,7 +59,7 @@ class PanopticGraph(nn.Module):
         self.gives_features = bool(self.masks.branch_map) and model.clip.visual.plain
         self.register_buffer("generator_texts", self.masks.texts(model.classes))
         self.register_buffer("branch_texts", model.branch_texts())
-        self.register_buffer("seen", model.seen())
+        self.register_buffer("seen", model.classes.seen_on(model.device))
         grey = self.masks.canvas.padding
         around = model.clip.mean if grey == MEAN_COLOUR else [grey / 255] * 3
         self.register_buffer("around", torch.tensor(around).view(3, 1, 1))

@@ -10,8 +10,6 @@ nothing outside of it is read: `read_folder_config` says which keys it may have,
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import dataclasses
 import json
 import logging
@@ -287,8 +285,8 @@ def _problems(values: Mapping[str, object], there: Collection[str]) -> Iterator[
                 yield f"{key} is {shown(value)}: a folder names nothing but its own {own}"
             if value and FILE_KEYS[key] not in there:
                 yield f"{key} is {FILE_KEYS[key]}, which is not beside it: fetch it too"
-        elif value != lists_for_tuples(defaults.get(key)):
-            yield from _problems_of_value(key, value)
+        elif value != (default := lists_for_tuples(defaults.get(key, ""))):
+            yield from _problems_of_value(key, value, default)
     kind = values.get("MODEL.META_ARCHITECTURE")
     try:
         model: Any = registered_model(str(kind))
@@ -307,24 +305,23 @@ def _may_say(key: str) -> bool:
     return key.startswith(SECTIONS) and (key not in KEYS or KEYS[key].folder is not None)
 
 
-def _problems_of_value(key: str, value: object) -> Iterator[str]:
+def _problems_of_value(key: str, value: object, default: object) -> Iterator[str]:
     """Values that may be a path or an address, and numbers that no model has; a default may be any number."""
+    if isinstance(value, str) and not isinstance(default, str):  # Detectron2 would read it as Python
+        yield f"{key} is the text {shown(value)}: write a list or a number"
     least, most = KEYS.get(key, Key(key, None)).bounds
-    for item in _leaves(value):
+    for item in _items(value):
         if isinstance(item, str) and any(mark in item for mark in "/\\:~"):
             yield f"{key} is {shown(item)}, which may lead out of the folder: give a plain name"
         if isinstance(item, int | float) and not least <= item <= most:
             yield f"{key} is {shown(item)}, and in a folder it is from {least} to {most}: correct the file"
 
 
-def _leaves(value: object) -> Iterator[object]:
-    if isinstance(value, str):
-        # Detectron2 reads lists and numbers out of text; text that is none of them stays.
-        with contextlib.suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-            value = ast.literal_eval(value)
-    if isinstance(value, list | tuple):
+def _items(value: object) -> Iterator[object]:
+    """What is in a list, and in the lists in it; or the value."""
+    if isinstance(value, list):
         for item in value:
-            yield from _leaves(item)
+            yield from _items(item)
     else:
         yield value
 

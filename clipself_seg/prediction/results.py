@@ -107,21 +107,19 @@ class Prediction(abc.ABC):
             sheet: a legend stands below, and a small image is enlarged.
         """
 
-    def numbered(self, regions: Regions) -> tuple[np.ndarray, np.ndarray]:
-        """The number (n,) of each of `streamed_regions` in files, and (n,) bool, true of regions that are one object,
-        however many parts they have."""
-        count = len(regions.labels)
-        return np.arange(1, count + 1), np.ones(count, bool)
-
     def regions(self) -> Regions:
         """The regions in the form that all predictions have in common."""
         regions = self.streamed_regions()
         masks = regions.masks
         return regions._replace(masks=masks.all()) if isinstance(masks, MapMasks) else regions
 
-    def coco_results(self, image_id: int) -> list[dict[str, Any]]:
+    def to_coco(self, image_id: int = 0) -> Any:
         """Entries of COCO's results format, one a region: "category_id", "bbox" (x, y, width, height in pixels),
-        "score", and "segmentation" (run-length encoding) where there are masks."""
+        "score", and "segmentation" (run-length encoding) where there are masks.
+
+        Args:
+            image_id: id of the image in its data set; every image needs another.
+        """
         regions = self.streamed_regions()
         masks = None if regions.masks is None else encode_masks(regions.masks)
         detections = ImageDetections(regions.boxes_xywh(), regions.scores, regions.labels, masks)
@@ -207,10 +205,6 @@ class Segmentation(Prediction):
         masks = MapMasks(self.labels, present)
         return Regions(mask_boxes(masks), present, self.class_scores[present], masks)
 
-    def numbered(self, regions: Regions) -> tuple[np.ndarray, np.ndarray]:
-        """The label is the number of a region, and none is one object."""
-        return regions.labels, np.zeros(len(regions.labels), bool)
-
     def overlay(self, sheet: bool = True) -> Image.Image:
         """The image, tinted by class, with names.
 
@@ -227,7 +221,7 @@ class Segmentation(Prediction):
         Args:
             image_id: id of the image in its data set; every image needs another.
         """
-        entries = self.coco_results(image_id)
+        entries: list[dict[str, Any]] = super().to_coco(image_id)
         for entry in entries:
             del entry["bbox"]
         return entries
@@ -338,11 +332,6 @@ class PanopticSegmentation(Prediction):
             masks=MapMasks(self.ids, numbers),
         )
 
-    def numbered(self, regions: Regions) -> tuple[np.ndarray, np.ndarray]:
-        """The id is the number of a segment, and things are one object each."""
-        things = np.array([segment.isthing for segment in self.segments], bool)
-        return super().numbered(regions)[0], things
-
     @property
     def labels(self) -> np.ndarray:
         """The class of every pixel, (H, W), a position in `names`; uint8, or uint16 for more than 255 names, whose
@@ -426,14 +415,6 @@ class Detections(Prediction):
         names = [self.names[label] for label in self.labels]
         seen = self.seen[self.labels]
         return box_overlay(self.image, self.boxes, self.scores, names, seen, self.masks, sheet)
-
-    def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
-        """Entries of COCO's results format, see `coco_results`.
-
-        Args:
-            image_id: id of the image in its data set; every image needs another.
-        """
-        return self.coco_results(image_id)
 
 
 def label_type(count: int) -> type[np.unsignedinteger]:

@@ -26,7 +26,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.models import FViT
 from clipself_seg.prediction.predictor import GivenImage, GivenImages, ImagePredictor
 from clipself_seg.prediction.regions import Region, RegionResult, Regions
-from clipself_seg.visualization.boxes import box_overlay
+from clipself_seg.visualization.overlays import box_overlay
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays are neither equal nor not
@@ -59,15 +59,18 @@ class Detections(RegionResult):
             mask = None if self.masks is None else self.masks[index]
             yield Region(index + 1, label, mask, instance=True, box=self.boxes[index])
 
-    def overlay(self, sheet: bool = True) -> Image.Image:
+    def overlay(self, legend: bool = True, enlarge: bool = True) -> Image.Image:
         """The image with boxes, names, scores, and masks if there are any.
 
         Args:
-            sheet: whether there is a legend below, and a small image is enlarged.
+            legend: draw a legend below.
+            enlarge: enlarge a small image, so that there is room for names.
         """
         names = [self.names[label] for label in self.labels]
         seen = self.seen[self.labels]
-        return box_overlay(self.image, self.boxes, self.scores, names, seen, self.masks, sheet)
+        return box_overlay(
+            self.image, self.boxes, self.scores, names, seen, self.masks, legend, enlarge
+        )
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
         """Entries of COCO's results format: "category_id", "bbox" (x, y, width, height in pixels), "score", and

@@ -41,7 +41,8 @@ from clipself_seg.models import OpenPanoptic
 from clipself_seg.prediction.predictor import GivenImage, GivenImages, ImagePredictor
 from clipself_seg.prediction.regions import MapMasks, Region, RegionResult, Regions, colours_of
 from clipself_seg.prediction.semantic import label_type
-from clipself_seg.visualization.overlays import colour_ids, panoptic_overlay, segment_colours
+from clipself_seg.visualization.colours import colour_ids, segment_colours, segment_names
+from clipself_seg.visualization.overlays import label_overlay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,15 +106,15 @@ class PanopticSegmentation(RegionResult):
         labels: np.ndarray = np.array([np.iinfo(kind).max, *classes], kind)[self.ids]
         return labels
 
-    def overlay(self, sheet: bool = True) -> Image.Image:
+    def overlay(self, legend: bool = True, enlarge: bool = True) -> Image.Image:
         """The image, tinted by segment, with names.
 
         Args:
-            sheet: whether there is a legend below, and a small image is enlarged.
+            legend: draw a legend below.
+            enlarge: enlarge a small image, so that there is room for names.
         """
-        classes = [segment.label for segment in self.segments]
-        colours = colours_of(self.names)
-        return panoptic_overlay(self.image, self.ids - 1, classes, self.names, colours, sheet)
+        names = segment_names([segment.name for segment in self.segments])
+        return label_overlay(self.image, self.ids - 1, names, self._colours(), legend, enlarge)
 
     def to_coco(
         self, image_id: int = 0, file_name: str | None = None

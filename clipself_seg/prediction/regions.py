@@ -20,7 +20,7 @@ from clipself_seg.data.images import pixel_corners
 from clipself_seg.data.masks import encode_masks
 from clipself_seg.errors import of_extra
 from clipself_seg.evaluation.coco_objects import ImageDetections, coco_results
-from clipself_seg.visualization.class_colours import class_colours
+from clipself_seg.visualization.colours import class_colours
 
 
 class Regions(NamedTuple):
@@ -112,11 +112,12 @@ class RegionResult(abc.ABC):
         """The regions for files, one after the other."""
 
     @abc.abstractmethod
-    def overlay(self, sheet: bool = True) -> Image.Image:
+    def overlay(self, legend: bool = True, enlarge: bool = True) -> Image.Image:
         """The image with the regions and their names.
 
         Args:
-            sheet: whether there is a legend below, and a small image is enlarged.
+            legend: draw a legend below.
+            enlarge: enlarge a small image, so that there is room for names.
         """
 
     def regions(self) -> Regions:

@@ -35,8 +35,8 @@ from clipself_seg.prediction.predictor import ImagePredictor
 from clipself_seg.prediction.regions import Region, RegionResult
 from clipself_seg.prediction.semantic import Predictor, Segmentation
 from clipself_seg.provenance import provenance
-from clipself_seg.visualization.class_colours import class_colours
-from clipself_seg.visualization.overlays import save_png
+from clipself_seg.visualization.colours import class_colours
+from clipself_seg.visualization.sheets import save_png
 
 logger = logging.getLogger(__name__)
 

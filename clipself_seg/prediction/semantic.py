@@ -36,7 +36,7 @@ from clipself_seg.prediction.regions import (
     colours_of,
     package,
 )
-from clipself_seg.visualization.overlays import named_regions, overlay
+from clipself_seg.visualization.overlays import label_overlay
 
 logger = logging.getLogger(__name__)
 
@@ -86,14 +86,15 @@ class Segmentation(RegionResult):
             if label != self.background:
                 yield Region(label, label, self.labels == label, instance=False)
 
-    def overlay(self, sheet: bool = True) -> Image.Image:
+    def overlay(self, legend: bool = True, enlarge: bool = True) -> Image.Image:
         """The image, tinted by class, with names.
 
         Args:
-            sheet: whether there is a legend below, and a small image is enlarged.
+            legend: draw a legend below.
+            enlarge: enlarge a small image, so that there is room for names.
         """
-        draw = overlay if sheet else named_regions
-        return draw(self.image, self.labels, self.names, colours_of(self.names))
+        colours = colours_of(self.names)
+        return label_overlay(self.image, self.labels, self.names, colours, legend, enlarge)
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
         """Entries of COCO's results format, one for each class in the image: "category_id", "segmentation" (run-length

@@ -26,7 +26,6 @@ from clipself_seg.errors import InputError
 from clipself_seg.models import FViT
 from clipself_seg.prediction.predictor import GivenImage, GivenImages, ImagePredictor
 from clipself_seg.prediction.regions import Region, RegionResult, Regions
-from clipself_seg.visualization.overlays import box_overlay
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays are neither equal nor not
@@ -66,6 +65,8 @@ class Detections(RegionResult):
             legend: draw a legend below.
             enlarge: enlarge a small image, so that there is room for names.
         """
+        from clipself_seg.visualization.overlays import box_overlay  # 0.3 s of matplotlib
+
         names = [self.names[label] for label in self.labels]
         seen = self.seen[self.labels]
         return box_overlay(

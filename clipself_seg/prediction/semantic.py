@@ -36,7 +36,6 @@ from clipself_seg.prediction.regions import (
     colours_of,
     package,
 )
-from clipself_seg.visualization.overlays import label_overlay
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +92,8 @@ class Segmentation(RegionResult):
             legend: draw a legend below.
             enlarge: enlarge a small image, so that there is room for names.
         """
+        from clipself_seg.visualization.overlays import label_overlay  # 0.3 s of matplotlib
+
         colours = colours_of(self.names)
         return label_overlay(self.image, self.labels, self.names, colours, legend, enlarge)
 

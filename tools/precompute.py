@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING
 from clipself_seg.commands import options, train
 from clipself_seg.commands.options import command, flag, required, value
 from clipself_seg.errors import GOES_ON, InputError
+from clipself_seg.imports import OPTION, take_imports
 from lab.scripts import run_named
 
 if TYPE_CHECKING:
-    from detectron2.config import CfgNode
-
     from lab.precompute.proposals import ProposalSelection
 
 RPN_CONFIG = "configs/mini/detection_original.yaml"
@@ -42,10 +41,13 @@ def _selection(args: argparse.Namespace) -> ProposalSelection:
     return ProposalSelection(args.score, args.min_side, args.nms, args.per_image)
 
 
-def _write_proposals(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Writes the proposals, and says how many they are."""
+def _write_proposals(args: argparse.Namespace, weights: str | None) -> None:
+    """Writes the proposals of a checkpoint, and says how many they are."""
+    from clipself_seg.choice import ModelChoice
+    from clipself_seg.prediction.load import prediction_config
     from lab.precompute.proposals import write_dataset_proposals
 
+    cfg = prediction_config(ModelChoice("detection", args.config_file, weights), args.opts)
     done = write_dataset_proposals(cfg, args.dataset, args.output, _selection(args), args.overwrite)
     sys.stdout.write(f"{args.output}: {done.boxes} proposals of {done.images} images\n")
 
@@ -73,10 +75,8 @@ def proposals(args: argparse.Namespace) -> None:
     place that it reads. The detector should be trained on base classes alone, and on the original CLIP.
     python tools/precompute.py train-rpn trains and writes in one.
     """
-    from clipself_seg.prediction.predictor import prediction_config
-
     options.take_device(args)
-    _write_proposals(prediction_config(args.config_file, args.weights, args.opts), args)
+    _write_proposals(args, args.weights)
 
 
 def _rpn_options(parser: argparse.ArgumentParser) -> None:
@@ -108,7 +108,6 @@ def train_rpn(args: argparse.Namespace) -> int:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise InputError("start train-rpn without torchrun: --num-gpus starts the processes")
     from clipself_seg.config import load_config
-    from clipself_seg.prediction.predictor import prediction_config
     from lab.precompute.proposals import check_writing
 
     options.take_device(args)
@@ -118,8 +117,7 @@ def train_rpn(args: argparse.Namespace) -> int:
     words = ["--config-file", args.config_file, "--num-gpus", args.num_gpus]
     status = train.main([*words, *(["--resume"] if args.resume else []), *args.opts])
     if not status:
-        weights = Path(cfg.OUTPUT_DIR) / "model_final.pth"
-        _write_proposals(prediction_config(args.config_file, weights, args.opts), args)
+        _write_proposals(args, str(Path(cfg.OUTPUT_DIR) / "model_final.pth"))
     return status
 
 
@@ -170,6 +168,7 @@ def region_text(args: argparse.Namespace) -> None:
 COMMANDS = {"proposals": proposals, "train-rpn": train_rpn, "region-text": region_text}
 
 if __name__ == "__main__":
+    take_imports([OPTION, "lab.precompute.stock_rpn"])  # in all processes of a training
     sys.exit(
         run_named("What a model computes once over a data set, for later runs to read.", COMMANDS)
     )

@@ -57,7 +57,7 @@ class Entry(NamedTuple):
         name: name of the class.
         colour: RGB.
         note: text before the name, such as the percentage of the pixels.
-        hatched: True if lines are drawn over the colour.
+        hatched: lines are drawn over the colour.
     """
 
     name: str

@@ -78,7 +78,7 @@ class Row(NamedTuple):
     legend: Sequence[Entry] = ()
 
 
-class NameVisualizer(Visualizer):  # type: ignore[misc]  # Detectron2 has no types
+class NameVisualizer(Visualizer):
     """Detectron2's Visualizer with names in any script, which stay in the image and cover none before them."""
 
     def __init__(self, image: np.ndarray, larger: float = 1.0) -> None:
@@ -95,7 +95,7 @@ class NameVisualizer(Visualizer):  # type: ignore[misc]  # Detectron2 has no typ
         self,
         labels: np.ndarray,
         names: Sequence[str],
-        grounds: Sequence[Sequence[int]] | None = None,
+        grounds: np.ndarray | None = None,
     ) -> set[int]:
         """Writes names into their regions, that of the largest first.
 
@@ -105,7 +105,7 @@ class NameVisualizer(Visualizer):  # type: ignore[misc]  # Detectron2 has no typ
         Args:
             labels: (H, W) integers; those outside of 0 ... K - 1 have no name.
             names: of the K labels.
-            grounds: RGB behind each name; None for black.
+            grounds: (K, 3), RGB behind each name; None for black.
 
         Returns:
             The labels whose names are written.
@@ -121,25 +121,14 @@ class NameVisualizer(Visualizer):  # type: ignore[misc]  # Detectron2 has no typ
             region = (grid == number).astype(np.uint8)
             _, parts, stats, _ = cv2.connectedComponentsWithStats(region)
             sizes = stats[1:, cv2.CC_STAT_AREA]
-            named = np.flatnonzero(sizes >= min(sizes.max(), FURTHER * grid.size)) + 1
-            for part in named:
-                if self._write_inside(parts == part, step, names[number], ground):
+            for part in {int(sizes.argmax()), *np.flatnonzero(sizes >= FURTHER * grid.size)}:
+                left, top, width, height, _ = stats[part + 1]
+                inside = parts[top : top + height, left : left + width] == part + 1
+                text, size = self._text(names[number], ground)
+                centres = step * (_centres(inside, size // step) + (left, top))
+                if self._put(text, size, centres):
                     written.add(number)
         return written
-
-    def _write_inside(self, part: np.ndarray, step: int, name: str, ground: Sequence[int]) -> bool:
-        """Writes a name into a part of a region, (h, w) bool, whose cells have `step` pixels a side."""
-        text, size = self._text(name, ground)
-        width, height = (size // step).astype(int) + 1
-        inside = cv2.boxFilter(
-            part.astype(np.float32), -1, (width, height), borderType=cv2.BORDER_CONSTANT
-        )
-        # A frame of zeros: the border of the image is a boundary, too.
-        framed = np.pad(part, 1).astype(np.uint8)
-        depth = cv2.distanceTransform(framed, cv2.DIST_L2, 3)[1:-1, 1:-1]
-        deepest = (inside.round(2) + depth / (100 * depth.max())).argmax()
-        y, x = np.unravel_index(int(deepest), part.shape)
-        return self._put(text, size, [(step * x, step * y)] if inside[y, x] >= INSIDE else [])
 
     def write_boxes(
         self,
@@ -160,25 +149,26 @@ class NameVisualizer(Visualizer):  # type: ignore[misc]  # Detectron2 has no typ
         """
         for number in reversed(range(len(boxes))):
             style = "--" if dashed[number] else "-"
-            self.draw_box(boxes[number], 1, tuple(colours[number] / 255), style)
+            self.draw_box(boxes[number], 1, _hex(colours[number]), style)
         for number, (left, top, right, bottom) in enumerate(boxes.tolist()):
             if number not in titled:
                 text, size = self._text(titles[number], colours[number])
                 width, height = size / 2
                 places = [(left + width, y) for y in (top - height, bottom + height, top + height)]
                 places.append((right - width, top - height))
-                self._put(text, size, places)
+                self._put(text, size, np.array(places))
 
-    def _text(self, text: str, ground: Sequence[int]) -> tuple[Text, np.ndarray]:
+    def _text(self, text: str, ground: Iterable[int]) -> tuple[Text, np.ndarray]:
         """A white text without a place, and its width and height in pixels."""
-        self.draw_text(one_line(text), (0, 0), color="white")
+        text = one_line(text)
+        self.draw_text(text, (0, 0), color="white")
         drawn = self.output.ax.texts[-1]
         drawn.set(family=families(text), parse_math=False, va="center")
-        drawn.get_bbox_patch().set(facecolor=np.array(ground) / 255)
+        drawn.get_bbox_patch().set(facecolor=_hex(ground))
         extent = drawn.get_window_extent(self.output.canvas.get_renderer())
         return drawn, np.array([extent.width, extent.height]) + 2
 
-    def _put(self, text: Text, size: np.ndarray, centres: Iterable[tuple[float, float]]) -> bool:
+    def _put(self, text: Text, size: np.ndarray, centres: Iterable[np.ndarray]) -> bool:
         """Moves a text to the first of some places where it covers none before it, or removes it.
 
         A place is x and y of the centre, or the nearest to it in the image.
@@ -197,6 +187,29 @@ class NameVisualizer(Visualizer):  # type: ignore[misc]  # Detectron2 has no typ
     def image(self) -> Image.Image:
         """The image with all that is drawn."""
         return Image.fromarray(self.output.get_image())
+
+
+def _hex(colour: Iterable[int]) -> str:
+    """An RGB colour as matplotlib reads it."""
+    return f"#{bytes(colour).hex()}"
+
+
+def _centres(part: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Where a text may stand in a part of a region: x and y of the deepest cell of those around which it fits best,
+    (1, 2), or (0, 2) where it sticks out too far.
+
+    Args:
+        part: (h, w) bool, the part within its box.
+        size: width and height of the text in cells.
+    """
+    width, height = size.astype(int) + 1
+    mask = part.astype(np.uint8)
+    fit = cv2.boxFilter(mask, cv2.CV_32F, (width, height), borderType=cv2.BORDER_CONSTANT)
+    # In a frame of zeros, for the border of the box is a boundary, too.
+    depth = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    deepest = int((fit.round(2) + depth / (100 * depth.max())).argmax())
+    y, x = np.unravel_index(deepest, part.shape)
+    return np.array([[x, y]] if fit[y, x] >= INSIDE else np.zeros((0, 2)), int)
 
 
 def label_overlay(
@@ -218,9 +231,23 @@ def label_overlay(
         enlarge: enlarge a small image by a whole number.
     """
     image, labels = readable(image, labels, small=SMALL if enlarge else 0)
-    drawn = NameVisualizer(tinted(hatched(image, labels, len(names)), labels, colours, OPACITY))
-    drawn.write_names(labels, names)
+    drawn = _labelled(image, labels, names, colours, OPACITY)
     return above_legend(drawn, entries(labels, names, colours)) if legend else drawn.image()
+
+
+def _labelled(
+    image: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    colours: np.ndarray,
+    opacity: float,
+    larger: float = 1.0,
+) -> NameVisualizer:
+    drawn = NameVisualizer(
+        tinted(hatched(image, labels, len(names)), labels, colours, opacity), larger
+    )
+    drawn.write_names(labels, names)
+    return drawn
 
 
 def box_overlay(
@@ -249,11 +276,12 @@ def box_overlay(
         enlarge: enlarge a small image by a whole number.
     """
     labels = np.full(image.shape[:2], -1, np.int32)
-    for number in reversed(range(0 if masks is None else len(masks))):
-        labels[masks[number]] = number
-    height, width = labels.shape
+    for number, mask in reversed(list(enumerate([] if masks is None else masks))):
+        labels[mask] = number
+    height, width = image.shape[:2]
     image, labels = readable(image, labels, small=SMALL if enlarge else 0)
-    boxes = boxes * (np.array(labels.shape * 2)[[1, 0, 3, 2]] / [width, height, width, height])
+    scale = image.shape[1] / width, image.shape[0] / height
+    boxes = boxes * (*scale, *scale)
     titles = [name if known else name + MARK for name, known in zip(names, seen)]
     if scores is not None:
         titles = [f"{title} {score:.2f}" for title, score in zip(titles, scores)]
@@ -287,9 +315,7 @@ def label_rows(
         large, *large_maps = readable(image, *maps, small=TILE_SMALL)
         tiles = {"image": large}
         for title, labels in zip(columns, large_maps):
-            ground = hatched(large, labels, len(names))
-            drawn = NameVisualizer(tinted(ground, labels, colours, TILE_OPACITY), TILE_TEXT / 14)
-            drawn.write_names(labels, names)
+            drawn = _labelled(large, labels, names, colours, TILE_OPACITY, TILE_TEXT / 14)
             tiles[title] = np.asarray(drawn.image())
         rows.append(Row(tiles, entries(np.stack(maps), names, colours, MOST_NAMES)))
     return rows
@@ -393,8 +419,8 @@ def above_legend(drawn: NameVisualizer, lines: Sequence[Entry]) -> Image.Image:
     canvas = FigureCanvasAgg(figure)
     boxes = [
         Patch(
-            facecolor=np.array(line.colour) / 255,
-            edgecolor=np.array([HATCH] * 3) / 255,
+            facecolor=_hex(line.colour),
+            edgecolor=_hex([HATCH] * 3),
             hatch="////" if line.hatched else None,
         )
         for line in lines

@@ -95,9 +95,9 @@ def sheet(
     canvas = FigureCanvasAgg(figure)
 
     def write(left: int, top: int, said: str, room: int) -> None:
-        place, font = (left / width, 1 - top / height), {"size": 72 * text / DPI}
-        font["family"] = families(said)
-        drawn = figure.text(*place, said, font, va="top", parse_math=False)
+        place, size = (left / width, 1 - top / height), 72 * text / DPI
+        font = families(said)
+        drawn = figure.text(*place, said, va="top", size=size, family=font, parse_math=False)
         while drawn.get_window_extent(canvas.get_renderer()).width > room and len(said) > 3:
             said = said[:-4] + "..."
             drawn.set_text(said)

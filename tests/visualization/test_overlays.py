@@ -141,6 +141,13 @@ def test_every_large_part_of_a_region_has_the_name_and_small_ones_do_not():
     assert sorted(int(place.x0 + place.x1) // 200 for place in places) == [0, 1, 2]
 
 
+def test_scattered_pixels_are_drawn_as_quickly_as_regions():
+    labels = np.zeros((400, 400), int)
+    labels[::2, ::2] = 1  # 40,000 parts of one size
+    found, places = written(labels, ["ground", "dots"])
+    assert len(places) <= 2
+
+
 def boxes_drawn(seen, masks=None, box=(40, 60, 340, 260), size=(500, 600), names=None):
     image, count = np.full((*size, 3), GROUND, np.uint8), len(seen)
     boxes = np.array([box] * count, np.float32).reshape(-1, 4)

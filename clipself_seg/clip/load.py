@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from detectron2.config import CfgNode
@@ -118,12 +118,6 @@ def find_entry(name: str, key: str = "MODEL.CLIP.BACKBONE") -> Entry:
             f"{nearest(name, entries)}"
         )
     return cast(Entry, entries[name])
-
-
-def entries_of(modules: Collection[str]) -> list[str]:
-    """Names of the entries of BACKBONE_REGISTRY that modules or packages of these names have registered."""
-    entries = dict(BACKBONE_REGISTRY).items()
-    return [name for name, entry in entries if entry.__module__.partition(".")[0] in modules]
 
 
 def _guest(cfg: CfgNode, name: str, entry: Entry) -> GuestBackbone:

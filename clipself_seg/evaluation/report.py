@@ -91,8 +91,6 @@ PAPER = {
         ("openseg_coco_panoptic_133",),
     ),
 }
-SEMANTIC_SPLIT = {"mIoU": "mIoU", "seen": "mIoU-seen", "unseen": "mIoU-unseen"}
-PANOPTIC_SPLIT = {"PQ": "PQ", "seen": "PQ_seen", "unseen": "PQ_unseen"}
 
 # Columns of the tables of one run. Those beside the settings and counts are left out if no line has their number, but
 # for `ALWAYS` of semantic segmentation.
@@ -310,21 +308,6 @@ def semantic_paper_table(rows: Mapping[str, ByDataset], style: str = "simple") -
     return comparison_table(_one_cell(rows), TABLE_5, ["model"], style, titles=SEMANTIC_TITLES)
 
 
-def semantic_split_table(
-    rows: Mapping[str, ByDataset], first: str = "model", style: str = "simple"
-) -> str:
-    """One row a model; mean IoU in percent of all, of seen and of unseen classes of each data set.
-
-    Args:
-        rows: see `semantic_paper_table`.
-        first: heading of the first column.
-        style: see `format_table`.
-    """
-    return comparison_table(
-        _one_cell(rows), SEMANTIC_SPLIT, [first], style, titles=SEMANTIC_TITLES, sort=False
-    )
-
-
 def _one_cell(rows: Mapping[str, ByDataset]) -> dict[tuple[str, ...], ByDataset]:
     return {(name,): results for name, results in rows.items()}
 
@@ -386,33 +369,6 @@ def panoptic_paper_table(
     return comparison_table(rows, TABLE_6, ["model", "scores"], style, titles=PANOPTIC_TITLES)
 
 
-def panoptic_split_table(
-    models: Mapping[str, Mapping[str, ByFusion]], first: str = "scores", style: str = "simple"
-) -> str:
-    """CLIPs that classify the masks of one generator: PQ in percent of all, seen and unseen classes.
-
-    Args:
-        models: name of a CLIP -> data set -> fusion -> numbers. The fusion "generator" does not
-            depend on CLIP and is shown once.
-        first: heading of the first column.
-        style: see `format_table`.
-    """
-    rows: dict[tuple[str, ...], dict[str, Numbers]] = {}
-    for fusion, title in FUSION_TITLES.items():
-        for model, results in models.items():
-            name = title if fusion == "generator" else f"{model}, {title}"
-            numbers = {
-                dataset: fusions[fusion]
-                for dataset, fusions in results.items()
-                if fusion in fusions
-            }
-            if numbers:
-                rows.setdefault((name,), numbers)
-    return comparison_table(
-        rows, PANOPTIC_SPLIT, [first], style, titles=PANOPTIC_TITLES, sort=False
-    )
-
-
 def fusion_names(fusions: Iterable[str]) -> list[str]:
     """Names of the fusions of a data set, whose results also have its "sweep"."""
     return [name for name in fusions if name != "sweep"]
@@ -433,19 +389,6 @@ def detection_run_table(results: Mapping[str, ByKind], style: str = "simple") ->
     ]
     columns = with_numbers(DETECTION_COLUMNS, [numbers for _, numbers in lines]) | COUNTS
     return lines_table(lines, columns, ["data set", ""], style)
-
-
-def novel_table(
-    rows: Mapping[str, Mapping[str, ByKind]], first: str = "model", style: str = "simple"
-) -> str:
-    """The paper's Table 3a: AP50 of boxes of novel, base and all classes of each data set.
-
-    Args:
-        rows: name of the row -> data set -> kind -> numbers.
-        first: heading of the first column.
-        style: see `format_table`.
-    """
-    return _detection_table(rows, "bbox", TABLE_3A, first, style)
 
 
 def detection_paper_tables(

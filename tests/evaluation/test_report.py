@@ -16,10 +16,8 @@ from clipself_seg.evaluation.report import (
     detection_paper_tables,
     detection_run_table,
     format_table,
-    novel_table,
     panoptic_paper_table,
     panoptic_run_table,
-    panoptic_split_table,
     percents,
     seen_cells,
     semantic_paper_table,
@@ -27,6 +25,7 @@ from clipself_seg.evaluation.report import (
     write_class_csv,
     write_tables,
 )
+from lab.quickstart.chapters import novel_table, panoptic_split_table
 
 HEADINGS = ["data set", "50 % & more"]
 BODY = [["ade_150 {a}\\b", "1.0 ± 0.1"], ["a, b", "-"]]

@@ -246,11 +246,14 @@ def annotated_dataset(name: str, *contents: str) -> DataSet:
     Raises:
         InputError: an unknown name, or one without these annotations; files that are missing.
     """
-    return _require_files(name, _with_content(name, *contents))
+    return _require_files(name, with_content(name, *contents))
 
 
-def _with_content(name: str, *contents: str) -> DataSet:
-    """Entry of a data set with some kind of annotations, where that is known before its file is read."""
+def with_content(name: str, *contents: str) -> DataSet:
+    """Entry of a data set with some kind of annotations, where that is known before its file is read.
+
+    Its files need not be there; else as `annotated_dataset`.
+    """
     entry = find_annotated(name)
     content = _content(entry)
     if content and contents and content not in contents:
@@ -315,22 +318,6 @@ def region_text_records(names: Sequence[str]) -> RegionText:
             )
     nouns = read[0].nouns if read else ()
     return RegionText([record for content in read for record in content.records], nouns)
-
-
-def region_text_files(name: str) -> tuple[str, str]:
-    """Path of the file of a data set of boxes with nouns, for those who write it, and folder of its images.
-
-    Raises:
-        InputError: an unknown name; a data set for regions whose boxes have no nouns; images that are missing.
-    """
-    entry = _with_content(name, "nouns")
-    images = entry.path(entry.images)
-    if not images.exists():
-        advice = f"set {entry.root.variable} (now {entry.root.path}) to the folder of its images"
-        if entry.root is REGISTERED:
-            advice = "correct its registration"
-        raise MissingFiles(f'data set "{name}": {images} is missing; {advice}')
-    return str(entry.path(entry.annotations)), str(images)
 
 
 def region_records(name: str, vocabulary: Vocabulary) -> list[Record]:

@@ -13,14 +13,13 @@ from clipself_seg.clip import load_clip
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.region_report import region_table
-from clipself_seg.evaluation.report import semantic_split_table
 from clipself_seg.explore.demo import SHOWN, Question, ask
 from clipself_seg.pages import render
 from clipself_seg.visualization.overlays import Entry
 from clipself_seg.visualization.tiles import Row
 from lab.mini.concepts import WORLDS
 from lab.mini.scenes import Scene, Segment
-from lab.quickstart.chapters import Results
+from lab.quickstart.chapters import Results, semantic_split_table
 from lab.quickstart.heat_maps import heat_sheet
 from lab.quickstart.page import (
     TEMPLATE,

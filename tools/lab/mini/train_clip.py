@@ -16,7 +16,6 @@ from torchvision.ops import FrozenBatchNorm2d
 from clipself_seg.checkpoints.training_state import pack, read_state, unpack, write_state
 from clipself_seg.checkpoints.zoo import MINI_CLIP, MINI_CLIPS
 from clipself_seg.clip import CLIPBackbone, load_clip
-from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.errors import InputError
 from lab.mini.concepts import WORLDS, Concept
 from lab.mini.crops import (
@@ -27,6 +26,7 @@ from lab.mini.crops import (
     write_caption,
 )
 from lab.mini.scenes import draw_scene
+from lab.parallel import run_in_parallel
 
 SAVED_EVERY = 200  # steps
 Key = tuple[tuple[str | None, str | None, str | None], ...]

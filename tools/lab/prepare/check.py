@@ -33,9 +33,9 @@ from clipself_seg.data.datasets.table import (
     PanopticSet,
     SemSegSet,
 )
-from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, nearest
+from lab.parallel import run_in_parallel
 from lab.prepare.ade import ade150_jobs, ade847_jobs
 from lab.prepare.coco import coco_stuff_jobs
 from lab.prepare.common import FileJob

@@ -19,7 +19,15 @@ from clipself_seg.data.masks import read_indices
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.region_report import region_table
-from clipself_seg.evaluation.report import novel_table, panoptic_split_table, semantic_split_table
+from clipself_seg.evaluation.report import (
+    DETECTION_TITLES,
+    FUSION_TITLES,
+    PANOPTIC_TITLES,
+    SEMANTIC_TITLES,
+    TABLE_3A,
+    ByDataset,
+    comparison_table,
+)
 from clipself_seg.files import read_json
 from clipself_seg.prediction.load import load
 from clipself_seg.visualization.boxes import box_overlay
@@ -304,6 +312,53 @@ REGIONS = Chapter(
     "Boxes, Thing Masks, Stuff Masks: averages of the dense features in a region. Image Crops: the image embedding\n"
     "of its crop; the first row is what CLIPSelf distils from.",
 )
+
+SEMANTIC_SPLIT = {"mIoU": "mIoU", "seen": "mIoU-seen", "unseen": "mIoU-unseen"}
+PANOPTIC_SPLIT = {"PQ": "PQ", "seen": "PQ_seen", "unseen": "PQ_unseen"}
+
+
+def semantic_split_table(
+    rows: Mapping[str, ByDataset], first: str = "model", style: str = "simple"
+) -> str:
+    """One row a model; mean IoU in percent of all, of seen and of unseen classes of each data set."""
+    cells = {(name,): results for name, results in rows.items()}
+    return comparison_table(
+        cells, SEMANTIC_SPLIT, [first], style, titles=SEMANTIC_TITLES, sort=False
+    )
+
+
+def panoptic_split_table(
+    models: Mapping[str, Mapping[str, ByDataset]], first: str = "scores", style: str = "simple"
+) -> str:
+    """CLIPs that classify the masks of one generator: PQ in percent of all, seen and unseen classes.
+
+    Args:
+        models: name of a CLIP -> data set -> fusion -> numbers; "generator" is shown once.
+        first: heading of the first column.
+        style: see `evaluation.report.format_table`.
+    """
+    rows: dict[tuple[str, ...], ByDataset] = {}
+    for fusion, title in FUSION_TITLES.items():
+        for model, results in models.items():
+            name = title if fusion == "generator" else f"{model}, {title}"
+            numbers = {dataset: own[fusion] for dataset, own in results.items() if fusion in own}
+            if numbers:
+                rows.setdefault((name,), numbers)
+    return comparison_table(
+        rows, PANOPTIC_SPLIT, [first], style, titles=PANOPTIC_TITLES, sort=False
+    )
+
+
+def novel_table(
+    rows: Mapping[str, Mapping[str, ByDataset]], first: str = "model", style: str = "simple"
+) -> str:
+    """The paper's Table 3a: AP50 of boxes of novel, base and all classes of each data set."""
+    cells: dict[tuple[str, ...], ByDataset] = {
+        (row,): {name: by_kind.get("bbox", {}) for name, by_kind in results.items()}
+        for row, results in rows.items()
+    }
+    return comparison_table(cells, TABLE_3A, [first], style, titles=DETECTION_TITLES)
+
 
 FEW_IMAGES = {"SOLVER.IMS_PER_BATCH": "2", "SOLVER.MAX_ITER": "100"}
 CAT_SEG = (

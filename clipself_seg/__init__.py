@@ -19,14 +19,12 @@ import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from clipself_seg.checkpoints.choice import list_models
+    from clipself_seg.choice import list_models
     from clipself_seg.clip import TextBank, load_clip, save_clip
     from clipself_seg.data.vocabulary import Vocabulary
     from clipself_seg.errors import InputError
-    from clipself_seg.prediction.detection import Detections
     from clipself_seg.prediction.load import export, load
-    from clipself_seg.prediction.panoptic import PanopticSegmentation
-    from clipself_seg.prediction.semantic import Segmentation
+    from clipself_seg.prediction.results import Detections, PanopticSegmentation, Segmentation
 
 # Operators that torch lacks on mps then run on the CPU; torch reads it when imported.
 if sys.platform == "darwin":
@@ -55,14 +53,12 @@ __all__ = [
 ]
 # Module -> public names that it has.
 _MODULES = {
-    "checkpoints.choice": ("list_models",),
+    "choice": ("list_models",),
     "clip": ("TextBank", "load_clip", "save_clip"),
     "data.vocabulary": ("Vocabulary",),
     "errors": ("InputError",),
-    "prediction.detection": ("Detections",),
     "prediction.load": ("export", "load"),
-    "prediction.panoptic": ("PanopticSegmentation",),
-    "prediction.semantic": ("Segmentation",),
+    "prediction.results": ("Detections", "PanopticSegmentation", "Segmentation"),
 }
 
 

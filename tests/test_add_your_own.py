@@ -139,7 +139,7 @@ def test_an_attention_of_another_shape_is_named_with_both_shapes():
         (lambda: extend.register_attention("none")(abs), 'there is a "none" already'),
         (lambda: extend.register_objective("CROPS")(abs), 'there is a "CROPS" already'),
         (lambda: extend.register_metric("hIoU")(abs), 'there is a "hIoU" already'),
-        (lambda: extend.register_task("sem_seg")(abs), 'there is a "sem_seg" already'),
+        (lambda: extend.register_task("semantic")(abs), 'there is a "semantic" already'),
         (lambda: extend.register_key("SOLVER.BASE_LR", 1.0), 'there is a "SOLVER.BASE_LR" already'),
         (lambda: extend.register_key("SOLVER.BASE_LR.MINE", 1.0), "in a key that is none"),
         (lambda: extend.register_key("SOLVER", 1.0), "SOLVER is a section"),

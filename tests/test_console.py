@@ -129,7 +129,7 @@ def test_names_that_are_none_are_refused_with_the_nearest(words, message, capsys
     ("call", "begin"),
     [
         ("from clipself_seg.__main__ import main; main(sys.argv[1:])", "error: "),
-        ("import clipself_seg.prediction.semantic", ""),
+        ("import clipself_seg.prediction.predictor", ""),
     ],
 )
 def test_without_detectron2_it_is_said_what_brings_it(tmp_path, call, begin):

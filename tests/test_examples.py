@@ -21,7 +21,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from clipself_seg import __main__ as console
-from clipself_seg.checkpoints.choice import find_model
+from clipself_seg.choice import find_model
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
 from clipself_seg.data.datasets import table

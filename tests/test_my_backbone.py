@@ -18,14 +18,14 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 import clipself_seg
 from clipself_seg import __main__, imports
 from clipself_seg.clip import TextBank, load_clip, save_clip
-from clipself_seg.clip.load import build_clip, load_backbone
-from clipself_seg.clip.model import CLIPBackbone, whole_image_features
+from clipself_seg.clip.backbone import CLIPBackbone, build_clip, load_backbone
+from clipself_seg.clip.model import whole_image_features
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import build_model
 from clipself_seg.prediction.dense_maps import load_models
-from clipself_seg.prediction.semantic import Predictor
+from clipself_seg.prediction.task_predictors import SemanticPredictor
 from tests.conftest import ROOT
 from tests.tiny import small_worlds
 
@@ -171,7 +171,9 @@ def test_a_checkpoint_loads_again(config, opts, tmp_path):
 
 def test_a_folder_names_what_the_caller_has_imported(tmp_path, monkeypatch):
     build_model(mini("semseg", *FROZEN)).export(tmp_path / "model.pth")
-    predictor = Predictor(mini("semseg", *FROZEN, "MODEL.WEIGHTS", str(tmp_path / "model.pth")))
+    predictor = SemanticPredictor(
+        mini("semseg", *FROZEN, "MODEL.WEIGHTS", str(tmp_path / "model.pth"))
+    )
     predictor.set_vocabulary("red star, grass")
     predictor.save_pretrained(tmp_path / "mine")
     assert clipself_seg.load(tmp_path / "mine").model.clip.name == "MyBackbone"
@@ -311,7 +313,7 @@ def test_the_example_changes_dense_features_alone(tmp_path):
         InputError, match="MODEL.CLIP.DENSE .* MyLastBlock, whose attribute `reads`"
     ):
         mini("zero_shot", "MODEL.CLIP.DENSE", "value", backbone="MyLastBlock")
-    predictor = Predictor(mini("zero_shot", backbone="MyLastBlock"))
+    predictor = SemanticPredictor(mini("zero_shot", backbone="MyLastBlock"))
     predictor.save_pretrained(tmp_path / "folder")
     again = clipself_seg.load(tmp_path / "folder", device="cpu").model.clip
     assert again.name == "MyLastBlock" and again.weights_hash() == mine.weights_hash()

@@ -89,12 +89,17 @@ boxes = torch.tensor([[0.1, 0.1, 0.6, 0.7], [0.0, 0.0, 1.0, 1.0]])
 scores = clip.encode_boxes(images, [boxes, boxes]) @ TextBank(clip).embed(["red star", "grass"]).T
 assert scores.shape == (4, 2) and scores.isfinite().all()
 try:
-    import clipself_seg.prediction.semantic
+    import clipself_seg.prediction.predictor
 except ModuleNotFoundError as error:
     print(error)
 """
 PLACE = "import clipself_seg, pathlib; print(pathlib.Path(clipself_seg.__file__).parent)"
 MISSING = "detectron2 is not installed, and this needs it: clipself-seg install-detectron2\n"
+
+
+def test_dense_features_and_texts_need_no_detectron2():
+    hidden = "import sys; sys.modules['detectron2'] = None"
+    assert run([sys.executable, "-c", hidden + DENSE], ROOT).stdout == MISSING
 
 
 @pytest.mark.heavy

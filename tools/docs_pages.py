@@ -28,13 +28,13 @@ ELSEWHERE = {
 REFERENCE = {
     "features": (
         "Features and texts",
-        "clip.model clip.text_bank clip.region_pooling clip.tower clip.kinds clip.backbone",
+        "clip.model clip.text_bank clip.region_pooling clip.tower clip.kinds clip.vision_language "
+        "clip.backbone",
     ),
     "predictors": (
         "Predictors and results",
-        "prediction.semantic prediction.panoptic prediction.detection prediction.predictor "
-        "prediction.results "
-        "prediction.regions prediction.pretrained prediction.dense_maps prediction.onnx.graph "
+        "prediction.load prediction.predictor prediction.task_predictors prediction.results "
+        "prediction.writers prediction.pretrained prediction.dense_maps prediction.onnx.graph "
         "prediction.onnx.towers",
     ),
     "data": (

@@ -20,8 +20,6 @@ from clipself_seg.imports import OPTION, take_imports
 from lab.scripts import run_named
 
 if TYPE_CHECKING:
-    from detectron2.config import CfgNode
-
     from lab.precompute.proposals import ProposalSelection
 
 RPN_CONFIG = "configs/mini/detection_original.yaml"
@@ -43,10 +41,13 @@ def _selection(args: argparse.Namespace) -> ProposalSelection:
     return ProposalSelection(args.score, args.min_side, args.nms, args.per_image)
 
 
-def _write_proposals(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Writes the proposals, and says how many they are."""
+def _write_proposals(args: argparse.Namespace, weights: str | None) -> None:
+    """Writes the proposals of a checkpoint, and says how many they are."""
+    from clipself_seg.choice import ModelChoice
+    from clipself_seg.prediction.load import prediction_config
     from lab.precompute.proposals import write_dataset_proposals
 
+    cfg = prediction_config(ModelChoice("detection", args.config_file, weights), args.opts)
     done = write_dataset_proposals(cfg, args.dataset, args.output, _selection(args), args.overwrite)
     sys.stdout.write(f"{args.output}: {done.boxes} proposals of {done.images} images\n")
 
@@ -74,10 +75,8 @@ def proposals(args: argparse.Namespace) -> None:
     place that it reads. The detector should be trained on base classes alone, and on the original CLIP.
     python tools/precompute.py train-rpn trains and writes in one.
     """
-    from clipself_seg.prediction.predictor import prediction_config
-
     options.take_device(args)
-    _write_proposals(prediction_config(args.config_file, args.weights, args.opts), args)
+    _write_proposals(args, args.weights)
 
 
 def _rpn_options(parser: argparse.ArgumentParser) -> None:
@@ -109,7 +108,6 @@ def train_rpn(args: argparse.Namespace) -> int:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise InputError("start train-rpn without torchrun: --num-gpus starts the processes")
     from clipself_seg.config import load_config
-    from clipself_seg.prediction.predictor import prediction_config
     from lab.precompute.proposals import check_writing
 
     options.take_device(args)
@@ -119,8 +117,7 @@ def train_rpn(args: argparse.Namespace) -> int:
     words = ["--config-file", args.config_file, "--num-gpus", args.num_gpus]
     status = train.main([*words, *(["--resume"] if args.resume else []), *args.opts])
     if not status:
-        weights = Path(cfg.OUTPUT_DIR) / "model_final.pth"
-        _write_proposals(prediction_config(args.config_file, weights, args.opts), args)
+        _write_proposals(args, str(Path(cfg.OUTPUT_DIR) / "model_final.pth"))
     return status
 
 

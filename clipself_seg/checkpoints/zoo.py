@@ -41,6 +41,12 @@ SHIPPED_MODELS = {
     "mini-open-panoptic": SHIPPED / "open_panoptic_mini.safetensors",
     "mini-fvit": SHIPPED / "fvit_mini.safetensors",
 }
+# Such a tag -> its configuration.
+SHIPPED_CONFIGS = {
+    "mini-cat-seg": "mini/semseg",
+    "mini-open-panoptic": "mini/panoptic",
+    "mini-fvit": "mini/detection",
+}
 ZOO = Path(__file__).resolve().parent.parent / "zoo.yaml"
 MOST = 4  # names in a message
 SCHEME = "clipself://"  # before a name of the zoo or of a shipped model, where Detectron2 reads MODEL.WEIGHTS

@@ -15,7 +15,7 @@ from clipself_seg.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from clipself_seg.clip import CLIPBackbone
+    from clipself_seg.clip import VisionLanguageBackbone
     from clipself_seg.explore.content import Content, PanopticView
     from clipself_seg.prediction.files import ImageFile
 
@@ -156,7 +156,7 @@ def content_of(args: argparse.Namespace) -> Content:
     return Content(clips=heat_models(args), words=words, side=args.size, panoptic=panoptic)
 
 
-def heat_models(args: argparse.Namespace) -> dict[str, CLIPBackbone]:
+def heat_models(args: argparse.Namespace) -> dict[str, VisionLanguageBackbone]:
     """The CLIPs of the heat maps by title, see `add_model_options`."""
     models = _default_models() if args.model is None else args.model
     if models == ["mini"]:
@@ -195,7 +195,7 @@ def _model(typed: str) -> str:
 def _panoptic(args: argparse.Namespace) -> PanopticView:
     from clipself_seg.commands.predict import KEYS, predictor_of
     from clipself_seg.explore.content import PanopticView
-    from clipself_seg.prediction.panoptic import panoptic_words
+    from clipself_seg.prediction.task_predictors import panoptic_words
 
     words = panoptic_words(args.words, args.stuff)
     given = args.clip_weights

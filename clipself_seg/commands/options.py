@@ -19,7 +19,7 @@ from clipself_seg.errors import InputError, after_interrupt, known, report_input
 from clipself_seg.imports import HELP, OPTION, take_imports
 
 if TYPE_CHECKING:
-    from clipself_seg.checkpoints.choice import ModelChoice
+    from clipself_seg.choice import ModelChoice
 
 Body = Callable[[argparse.Namespace], int | None]
 RARE = "rarely needed"  # in titles of groups
@@ -336,7 +336,7 @@ def say_model(name: str, reason: str) -> None:
 
 def default_model(task: str | None) -> ModelChoice:
     """The model of a task where nobody names one, which is said on the terminal."""
-    from clipself_seg.checkpoints.choice import REASONS, find_model
+    from clipself_seg.choice import REASONS, find_model
 
     choice = find_model(None, task)
     say_model(str(choice.weights), REASONS[choice.task])

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from clipself_seg.data.vocabulary import Vocabulary
     from clipself_seg.prediction.files import InputFiles
     from clipself_seg.prediction.journal import Json
-    from clipself_seg.prediction.results import TaskResults
+    from clipself_seg.prediction.writers import ResultFiles
 
 # The default of --score-threshold, for boxes to look at: evaluation wants those of the lowest scores too.
 SCORE_THRESHOLD = 0.5
@@ -173,9 +173,9 @@ def main(args: argparse.Namespace) -> int:
 
 def _settle(args: argparse.Namespace) -> str:
     """The task; refuses options that do not go with it, and fetches the model, before torch is imported."""
-    from clipself_seg.checkpoints.choice import TASKS, find_model
     from clipself_seg.checkpoints.locate import locate
     from clipself_seg.checkpoints.mask_models import is_mask_model_name, mask_model_folder
+    from clipself_seg.choice import TASKS, find_model
 
     if not args.images:
         raise InputError("no images: name them before the options, as in predict photo.jpg --words")
@@ -235,9 +235,9 @@ def _vocabulary(args: argparse.Namespace) -> Vocabulary:
 
 def _choose_clip(args: argparse.Namespace) -> None:
     """Put the configuration of --masks for the CLIP that --model names."""
-    from clipself_seg.checkpoints.choice import MINI, find_clip
     from clipself_seg.checkpoints.locate import locate
     from clipself_seg.checkpoints.zoo import MINI_CLIPS
+    from clipself_seg.choice import MINI, find_clip
 
     if args.model is None:
         options.say_model(CLIP, "a distilled CLIP names masks better")
@@ -256,7 +256,7 @@ def _over_ray(args: argparse.Namespace) -> int:
     from clipself_seg.prediction.files import InputFiles
     from clipself_seg.prediction.ray_predict import predict_over_ray
 
-    def on(device: str) -> tuple[TaskResults[Any], Json]:
+    def on(device: str) -> tuple[ResultFiles, Json]:
         return _make(argparse.Namespace(**vars(args) | {"device": device}), InputFiles([], {}, []))
 
     failed, total = predict_over_ray(
@@ -298,13 +298,13 @@ def predictor_of(
     return predictor
 
 
-def _make(args: argparse.Namespace, files: InputFiles) -> tuple[TaskResults[Any], Json]:
+def _make(args: argparse.Namespace, files: InputFiles) -> tuple[ResultFiles, Json]:
     """The results of the task, and what they depend on beside the image; weights count by their content."""
     from clipself_seg import __version__
     from clipself_seg.config.load import values_and_defaults
     from clipself_seg.config.weights import WEIGHTS
-    from clipself_seg.prediction.panoptic import panoptic_words
-    from clipself_seg.prediction.results import RESULTS
+    from clipself_seg.prediction.task_predictors import panoptic_words
+    from clipself_seg.prediction.writers import ResultFiles
 
     is_panoptic = args.task == "panoptic"
     words = args.vocabulary
@@ -320,9 +320,7 @@ def _make(args: argparse.Namespace, files: InputFiles) -> tuple[TaskResults[Any]
     predictor.set_vocabulary(words, *of_background)
     predictor.set_absent(args.absent, args.absent_threshold)
     save = [*args.save, *(["scores"] if args.scores else [])]
-    results = RESULTS[args.task](
-        predictor=predictor, folder=args.output, images=files.images, save=save
-    )
+    results = ResultFiles(predictor=predictor, folder=args.output, images=files.images, save=save)
     settings: Json = {
         "version": __version__,
         "weights": results.provenance["weights_hash"],

@@ -201,9 +201,9 @@ def _typed(words: Vocabulary, wanted: Sequence[bool]) -> str:
 
 
 def _answers(args: argparse.Namespace, texts: Path) -> Answers:
-    from clipself_seg.checkpoints.choice import DEFAULTS
     from clipself_seg.checkpoints.locate import present_file
     from clipself_seg.checkpoints.zoo import zoo
+    from clipself_seg.choice import DEFAULTS
     from clipself_seg.commands.predict import KEYS, SCORE_THRESHOLD, predictor_of
     from clipself_seg.explore.answers import Answers
 

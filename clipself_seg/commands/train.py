@@ -97,7 +97,7 @@ def _model_as_keys(args: argparse.Namespace) -> None:
     """
     if args.task is None and args.model is None:
         return
-    from clipself_seg.checkpoints.choice import DISTILLATION, find_distillation, find_model
+    from clipself_seg.choice import DISTILLATION, find_distillation, find_model
 
     if args.task == DISTILLATION and not args.config_file:
         choice = find_distillation(args.model)

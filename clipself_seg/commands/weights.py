@@ -44,9 +44,9 @@ def main(args: argparse.Namespace) -> int:
 def _list(task: str | None) -> int:
     from tabulate import tabulate
 
-    from clipself_seg.checkpoints.choice import TASKS, find_model, require_task
     from clipself_seg.checkpoints.locate import present_file, weights_folder
     from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, shipped_tags, zoo
+    from clipself_seg.choice import TASKS, find_model, require_task
 
     require_task(task)
     rows: dict[str, list[list[str]]] = {name: [] for name in (*TASKS, CLIP, PART)}

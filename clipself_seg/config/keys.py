@@ -301,8 +301,6 @@ test.key("TRAIN_VOCABULARY", "", of=[*ON_PIXELS, "FViT"], folder="trained.json")
 # Mean IoU over classes that are "present" in the ground truth (Detectron2 since July 2022), or
 # over the "union" with those predicted.
 test.key("MIOU_RULE", "present", choices=("present", "union"))
-# IoU of the pixels near the edge of their class alone (Boundary IoU).
-test.key("NUMBERS.BOUNDARY", False)
 # Regions of images that the evaluation gives for each unseen class (docs/predict.md, "Examples"), drawn by SEED; 0
 # for words alone.
 test.key("EXAMPLES.NUMBER", 0, at_least(0))

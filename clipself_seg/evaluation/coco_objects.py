@@ -189,9 +189,7 @@ def _image_order(
     return tuple(sorted(wanted, key=lambda image: (isinstance(image, str), image)))
 
 
-def _federated(
-    images: Sequence[Entry], index_of: Mapping[int, int], json_file: Source
-) -> Federated:
+def _federated(images: Sequence[Entry], index_of: dict[int, int], json_file: Source) -> Federated:
     lists = []
     for key in ("neg_category_ids", "not_exhaustive_category_ids"):
         by_class: list[set[int]] = [set() for _ in index_of]

@@ -22,16 +22,16 @@ from clipself_seg.checkpoints.hashes import invalidate
 from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.data.images import TooManyPixels, decode_image, fit_size
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.errors import InputError, MissingPackage, check_keys
+from clipself_seg.errors import InputError, check_keys
 from clipself_seg.explore.content import Content, PanopticView, jpeg_address
-from clipself_seg.prediction.detection import DetectionPredictor, Detections
-from clipself_seg.prediction.panoptic import (
+from clipself_seg.prediction.predictor import ImagePredictor
+from clipself_seg.prediction.results import Detections, PanopticSegmentation, Segmentation
+from clipself_seg.prediction.task_predictors import (
+    DetectionPredictor,
     PanopticPredictor,
-    PanopticSegmentation,
+    SemanticPredictor,
     panoptic_words,
 )
-from clipself_seg.prediction.predictor import ImagePredictor
-from clipself_seg.prediction.semantic import Predictor, Segmentation
 from clipself_seg.schema import LIST, TEXT, Kind, Schema, check, is_number
 
 LARGEST_SIDE = 1600  # pixels of an image for the models; a larger one is made smaller
@@ -165,8 +165,6 @@ def _image(text: str, limits: Limits) -> np.ndarray:
         raise InputError(
             f"the image has more than the {limits.pixels} pixels that are taken here: send a smaller one"
         ) from None
-    except MissingPackage:
-        raise InputError("the image is a HEIC, which is not read here: send a JPEG") from None
     whole = Image.fromarray(pixels)
     if max(whole.size) <= LARGEST_SIDE:
         return pixels
@@ -228,7 +226,7 @@ class Answers:
         return {"model": view.model(), "image": view.image(asked.image)}
 
     def _semantic(self, asked: Asked) -> Answer:
-        predictor: Predictor = self.predictors["semantic"]
+        predictor: SemanticPredictor = self.predictors["semantic"]
         predictor.set_vocabulary(asked.words)
         result = predictor(asked.image)
         scores = dict(zip(result.names, result.class_scores))

@@ -19,16 +19,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from clipself_seg.checkpoints.zoo import MINI_CLIPS
 from clipself_seg.clip import TextBank, VisionLanguageBackbone
 from clipself_seg.clip.model import whole_image_features
 from clipself_seg.data.images import fit_size
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.panoptic_merge import resize_masks
-from clipself_seg.prediction.panoptic import PanopticPredictor
-from clipself_seg.prediction.predictor import WorldCheck
-from clipself_seg.prediction.regions import colours_of
+from clipself_seg.prediction.mini_worlds import WorldCheck
+from clipself_seg.prediction.results import colours_of
+from clipself_seg.prediction.task_predictors import PanopticPredictor
 
 SHOWN_SIDE = 768  # longest side in pixels of an image on the page
 SMALL_SIDE = 96  # of its button
@@ -75,8 +73,7 @@ class Content:
         }
         for title, clip in clips.items():
             clip.check_side(self._sides[title])
-        mini = any(clip.name in MINI_CLIPS.values() for clip in clips.values())
-        self._world_check = WorldCheck(None) if mini else None
+        self._world_check = WorldCheck.of([clip.name for clip in clips.values()])
         self._texts = {
             title: TextBank(clip).embed(words).cpu().numpy() for title, clip in clips.items()
         }
@@ -109,14 +106,16 @@ class Content:
             image: (H, W, 3) uint8 RGB.
             name: what it is called on the page.
         """
-        check = self._world_check
+        check, warning = self._world_check, ""
+        if check is not None:
+            warning = check.of_words(self.words.worded) or check.of_images([image])
         return {
             "name": name,
             "width": image.shape[1],
             "height": image.shape[0],
             "jpeg": jpeg_address(image, SHOWN_SIDE),
             "maps": [self._map(title, image) for title in self.clips],
-            "warning": check.warning_of(self.words.worded, [image]) if check else "",
+            "warning": warning,
             "panoptic": None if self.panoptic is None else self.panoptic.image(image),
         }
 

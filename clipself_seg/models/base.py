@@ -30,7 +30,7 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Names, Vocabulary, Words
 from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path
-from clipself_seg.models.protocol import Classes
+from clipself_seg.models.protocol import Classes, Memory
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -47,8 +47,16 @@ class ModelBase(nn.Module):
         clip: the model's CLIP.
         classes: the classes that `set_vocabulary` gave.
         tower_features: what the model reads of its image tower.
+        purpose: what a predictor of the model does, for its card; empty for a model that no predictor takes.
+        weights_key: key of the weights that make the model a trained one.
+        epochs: times that a training on a user's own data sees each image.
+        memory: what a training needs of a GPU; None where nobody computed it.
     """
 
+    purpose = ""
+    weights_key = "MODEL.WEIGHTS"
+    epochs = 20
+    memory: Memory | None = None
     clip: VisionLanguageBackbone
     classes = Classes()
     tower_features: tuple[str, ...] = (DENSE,)
@@ -65,7 +73,7 @@ class ModelBase(nn.Module):
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        return self.clip.device
+        return self.clip.logit_scale.device
 
     @property
     def names(self) -> Names:
@@ -161,6 +169,8 @@ class FrozenCLIP(ModelBase):
         bank: its text embeddings of class names.
         precision: dtype of autocast, or None.
     """
+
+    weights_key = "MODEL.CLIP.WEIGHTS"
 
     def __init__(
         self, *, clip: VisionLanguageBackbone, templates: str, precision: torch.dtype | None = None

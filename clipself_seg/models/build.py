@@ -17,25 +17,27 @@ from clipself_seg.checkpoints.locate import locate
 from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.checkpoints.training_state import is_training_state, load_training_state
 from clipself_seg.checkpoints.zoo import SCHEME
+from clipself_seg.clip.backbone import configured_options
 from clipself_seg.clip.low_rank import merge_low_rank, train_low_rank
-from clipself_seg.clip.model import configured_options
 from clipself_seg.config.weights import require_weights
 from clipself_seg.data.datasets.own import KINDS, OwnData, register_data
 from clipself_seg.errors import InputError, nearest
-from clipself_seg.imports import OR_IMPORT
+from clipself_seg.imports import OR_IMPORT, import_typed_modules
 from clipself_seg.models.protocol import Model
-
-# What `Model.task` says -> the task of `register_data`, where it has another name there.
-OWN_TASKS = {"sem_seg": "semantic", "regions": "distillation"}
 
 
 def architecture(cfg: CfgNode) -> type[Model]:
-    """The class that ``MODEL.META_ARCHITECTURE`` names, of this package or registered elsewhere.
+    """The class that ``MODEL.META_ARCHITECTURE`` names, see `registered_model`."""
+    return registered_model(cfg.MODEL.META_ARCHITECTURE)
+
+
+def registered_model(name: str) -> type[Model]:
+    """The class of a name, of this package or registered elsewhere.
 
     Raises:
         InputError: no class of that name is registered, or it lacks members of `Model`.
     """
-    name = cfg.MODEL.META_ARCHITECTURE
+    import_typed_modules()
     classes = dict(META_ARCH_REGISTRY)
     if name not in classes:
         known = [known for known, cls in classes.items() if issubclass(cls, Model)]
@@ -58,7 +60,8 @@ def registered_data(cfg: CfgNode) -> OwnData | None:
     if not cfg.DATASETS.DATA:
         return None
     task = architecture(cfg).task()
-    task = OWN_TASKS.get(task, task)
+    if task == "regions":
+        task = "distillation"  # as files of data have it
     if task not in KINDS:
         raise InputError(f"DATASETS.DATA is for the tasks {', '.join(KINDS)}, not for {task}")
     return register_data(cfg.DATASETS.DATA, task)

@@ -19,7 +19,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from clipself_seg.clip import VisionLanguageBackbone, save_clip
-from clipself_seg.clip.load import build_clip
+from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.runtime import on_device
 from clipself_seg.clip.tower import (
     DENSE,
@@ -44,7 +44,7 @@ from clipself_seg.models.distillation import (
     count_over_processes,
 )
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
-from clipself_seg.models.protocol import Classes, Group, Outputs
+from clipself_seg.models.protocol import Classes, Group, Memory, Outputs
 from clipself_seg.models.region_reader import RegionReader
 
 
@@ -79,6 +79,9 @@ class CLIPSelf(RegionReader):
         student: the image tower that learns.
         objective: what it learns, see `models.distillation`.
     """
+
+    epochs = 6
+    memory = Memory(weights=(1.8, 6.1), step=(1.1, 3.0), recomputed=(0.5, 1.2))
 
     @configurable
     def __init__(

@@ -11,9 +11,8 @@ from typing import Any
 
 from detectron2.utils.file_io import PathHandler, PathManager
 
-from clipself_seg.checkpoints.choice import ModelChoice, find_model
 from clipself_seg.checkpoints.locate import fetch, weights_folder
-from clipself_seg.checkpoints.zoo import SCHEME, SHIPPED_MODELS, zoo
+from clipself_seg.checkpoints.zoo import SCHEME, SHIPPED_CONFIGS, zoo
 from clipself_seg.errors import InputError, nearest
 
 logger = logging.getLogger(__name__)
@@ -28,32 +27,32 @@ class ModelHandler(PathHandler):
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         name = path.removeprefix(SCHEME)
         official = {one.name: one for one in zoo().values() if one.key == "MODEL.WEIGHTS"}
-        if name not in (known := [*SHIPPED_MODELS, *official]):
+        if name not in (known := [*SHIPPED_CONFIGS, *official]):
             raise InputError(f'no model "{name[:200]}" for {SCHEME}: {nearest(name, known)}')
-        choice = find_model(name)
-        if choice.task == "detection":
+        config = SHIPPED_CONFIGS[name] if name in SHIPPED_CONFIGS else official[name].configs[0]
+        if "detection" in config:
             raise InputError(
                 f"Detectron2's checkpointer does not read the names in {name}: load it by clipself_seg.load, or "
                 "by build_model of clipself_seg.models.build"
             )
         if name not in official:
-            return _whole(choice)
+            return _whole(name, config)
         for key, value in official[name].settings:
             logger.warning(
                 f"{name} was measured with {key} {value}, which a checkpoint does not set: build the model from "
-                f'load_config("{choice.config_file}", ["MODEL.WEIGHTS", "{path}"])'
+                f'load_config("{config}", ["MODEL.WEIGHTS", "{path}"])'
             )
         return str(fetch(official[name]))
 
 
-def _whole(choice: ModelChoice) -> str:
+def _whole(name: str, config: str) -> str:
     """A file with all tensors of a shipped model, whose own file has those that training changed."""
     from clipself_seg.config import load_config
     from clipself_seg.models.build import build_model
 
-    path = weights_folder() / "detectron2" / f"{choice.weights}.pth"
-    keys = ["MODEL.WEIGHTS", str(choice.weights), "MODEL.DEVICE", "cpu"]
-    model: Any = build_model(load_config(choice.config_file, keys))
+    path = weights_folder() / "detectron2" / f"{name}.pth"
+    keys = ["MODEL.WEIGHTS", name, "MODEL.DEVICE", "cpu"]
+    model: Any = build_model(load_config(config, keys))
     model.export(path)
     return str(path)
 

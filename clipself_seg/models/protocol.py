@@ -6,6 +6,7 @@ by ``train_net.py`` as the models of this package are, whatever its name.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,21 @@ SYNONYM_TEXTS = {
 Group = dict[str, Any]
 """A group of the optimiser: "params", "weight_decay" and, if it is not 1, "lr_multiplier"."""
 
+
+class Memory(NamedTuple):
+    """GiB that a training needs with CLIPs whose image towers have the parameters of a ViT-B/16 or a ViT-L/14.
+
+    Attributes:
+        weights: of the weights with their gradients and moments.
+        step: of a step for each image.
+        recomputed: of such a step with MODEL.CLIP.CHECKPOINTING.
+    """
+
+    weights: tuple[float, float]
+    step: tuple[float, float]
+    recomputed: tuple[float, float]
+
+
 Outputs = dict[str, Any]
 """The outputs for an image, by Detectron2's names where it has some: tensors, instances, segments."""
 
@@ -63,7 +79,7 @@ class Classes:
         if self.seen is not None and len(self.seen) != len(self.names):
             raise ValueError(f"seen has {len(self.seen)} classes, there are {len(self.names)}")
 
-    @property
+    @functools.cached_property
     def synonyms(self) -> list[int]:
         """Number of names of each class."""
         return [len(names) for names in self.names]
@@ -123,7 +139,7 @@ class Model(Protocol):
 
     @classmethod
     def task(cls) -> str:
-        """Name of the model's task, a key of `training.tasks.TASKS`: "regions", "whole_images", "sem_seg",
+        """Name of the model's task, a key of `training.tasks.TASKS`: "regions", "whole_images", "semantic",
         "panoptic" or "detection"."""
 
     @classmethod

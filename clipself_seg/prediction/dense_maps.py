@@ -13,22 +13,22 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from clipself_seg.checkpoints.choice import find_clip
 from clipself_seg.checkpoints.download import is_address
-from clipself_seg.checkpoints.zoo import MINI_CLIPS, SHIPPED_TAGS
+from clipself_seg.checkpoints.zoo import SHIPPED_TAGS
+from clipself_seg.choice import find_clip
 from clipself_seg.clip import TextBank, VisionLanguageBackbone
-from clipself_seg.clip.load import load_backbone
+from clipself_seg.clip.backbone import load_backbone
 from clipself_seg.clip.model import whole_image_features
 from clipself_seg.config.device import chosen_device
 from clipself_seg.data.images import MAX_PIXELS, fit_size
-from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.named import by_name
 from clipself_seg.files import write_json
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.journal import Written
 from clipself_seg.prediction.loop import Index
-from clipself_seg.prediction.predictor import WorldCheck
+from clipself_seg.prediction.mini_worlds import WorldCheck
 from clipself_seg.provenance import provenance
 from clipself_seg.visualization.dense_maps import (
     colour_segments,
@@ -73,7 +73,7 @@ def load_models(
 
 
 def _is_weights(model: str) -> bool:
-    """Whether a model with "=" in it is weights without a title, such as an address with a query."""
+    """True if a model with "=" in it is weights without a title, such as an address with a query."""
     return model in SHIPPED_TAGS or is_address(model) or os.path.exists(model)
 
 
@@ -123,8 +123,7 @@ class DenseMapResults:
         self.smallest = smallest
         self.vocabulary = words
         self.words = () if words is None else words.first_names
-        mini = any(clip.name in MINI_CLIPS.values() for clip in clips.values())
-        self._world_check = WorldCheck(None) if mini else None
+        self._world_check = WorldCheck.of([clip.name for clip in clips.values()])
         self._texts = {
             title: (
                 TextBank(clip).embed(words).cpu().numpy()
@@ -143,11 +142,14 @@ class DenseMapResults:
             InputError: the image has fewer cells than there are clusters.
         """
         classes = () if self.vocabulary is None else self.vocabulary.classes
-        check = self._world_check
-        warnings = [check.warning_of(classes, [image]) if check else "" for image in images]
-        return [(self._sheet(*each), each[1]) for each in zip(images, warnings)]
+        return [self._sheet(image, self._warning(classes, image)) for image in images]
 
-    def _sheet(self, image: np.ndarray, warning: str) -> Image.Image:
+    def _warning(self, classes: Sequence[VocabularyClass], image: np.ndarray) -> str:
+        check = self._world_check
+        return "" if check is None else check.of_words(classes) or check.of_images([image])
+
+    def _sheet(self, image: np.ndarray, warning: str) -> tuple[Image.Image, str]:
+        """The sheet of an image with a warning below it, and the warning."""
         # The tile's size follows that of the model's input, which is whole pixels and cells.
         fitted = fit_size(image.shape[1], image.shape[0], self.side)
         width, height = (self._pixels(side) for side in fitted)
@@ -171,7 +173,7 @@ class DenseMapResults:
             rows.append(row)
             captions.append([_fitted(note, width) for note in notes])
         titles = [_fitted(title, width) for title in ("image", "K-Means", *self.words)]
-        return sheet(rows, titles, captions, note=warning)
+        return sheet(rows, titles, captions, note=warning), warning
 
     def write(self, source: ImageFile, result: tuple[Image.Image, str]) -> Written:
         """Write the sheet of an image."""

@@ -60,7 +60,7 @@ def find_images(
     Args:
         inputs: files and folders.
         output: folder for results.
-        videos: whether a file that is named and ends as a video does is one.
+        videos: take a file that is named and ends as a video does for one.
 
     Raises:
         InputError: no image and no video, or two of them whose results would have one name.

@@ -101,7 +101,7 @@ class Journal:
             self._file.close()
 
     def entries(self, images: Iterable[ImageFile]) -> dict[str, Entry]:
-        """What the images that are done contribute to the index, by name.
+        """The entries of the index of the images that are done, by name.
 
         An image is done if its file is the same, by path, size and time of the last change, and its results are
         as they were written.
@@ -171,7 +171,7 @@ def require_same(
 
 
 def input_state(path: Path) -> InputState | None:
-    """What changes with the content of a file: its path, size in bytes and last change in ns; None without one."""
+    """The state of a file, by its path, size in bytes and last change in ns; None where there is none."""
     try:
         status = path.stat()
     except OSError:

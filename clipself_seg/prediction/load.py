@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import copy
 import importlib
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
 
-from clipself_seg.checkpoints.choice import find_model
+from detectron2.config import CfgNode
+
+from clipself_seg.checkpoints.zoo import official
+from clipself_seg.choice import OF_CLIP, ModelChoice, find_model
 from clipself_seg.clip import VisionLanguageBackbone, load_clip
+from clipself_seg.config import load_config
+from clipself_seg.config.weights import fetch_addresses
 from clipself_seg.data.vocabulary import Words
 from clipself_seg.errors import InputError
-from clipself_seg.prediction.detection import DetectionPredictor
+from clipself_seg.models.build import architecture
 from clipself_seg.prediction.onnx.output import NO_NAMES, check_request, find_exported, one_file
-from clipself_seg.prediction.panoptic import PanopticPredictor
-from clipself_seg.prediction.predictor import ImagePredictor, prediction_config
-from clipself_seg.prediction.pretrained import load_pretrained
-from clipself_seg.prediction.semantic import Predictor
+from clipself_seg.prediction.predictor import ImagePredictor
+from clipself_seg.prediction.pretrained import fetched_folder, read_folder_config
+from clipself_seg.prediction.task_predictors import PREDICTORS
 from clipself_seg.yaml_files import leaves
 
-PREDICTORS: dict[str, type[ImagePredictor[Any]]] = {
-    "semantic": Predictor,
-    "panoptic": PanopticPredictor,
-    "detection": DetectionPredictor,
-}
+logger = logging.getLogger(__name__)
 
 
 def load(
@@ -47,18 +48,54 @@ def load(
         device: "cpu" or "cuda"; None for a GPU if there is one.
 
     Returns:
-        A `Predictor` for semantic segmentation, a `PanopticPredictor` or a `DetectionPredictor`.
+        A `SemanticPredictor`, a `PanopticPredictor` or a `DetectionPredictor`.
 
     Raises:
         InputError: the model is unknown, does another task, cannot be fetched or does not fit its configuration.
     """
     choice = find_model(model, task, config_file)
-    given = [*choice.opts, *opts, *([] if device is None else ["MODEL.DEVICE", device])]
-    if not choice.config_file:
-        assert choice.weights is not None
-        return load_pretrained(choice.weights, opts=given, task=choice.task or None)
-    build: Any = PREDICTORS[choice.task]  # by `configurable`
-    return build(prediction_config(choice.config_file, choice.weights, given, choice.task))
+    given = [*opts, *([] if device is None else ["MODEL.DEVICE", device])]
+    if choice.config_file:
+        build: Any = PREDICTORS[choice.task]  # by `configurable`
+        return build(prediction_config(choice, given))
+    folder = fetched_folder(str(choice.weights))
+    cfg = read_folder_config(folder, given)
+    own = architecture(cfg).task()
+    if task not in (None, own):
+        raise InputError(f"{model} does {own}: leave out the task, or say {own}")
+    return PREDICTORS[own].from_folder(folder, cfg)
+
+
+def prediction_config(choice: ModelChoice, opts: Sequence[str] = ()) -> CfgNode:
+    """The configuration of a model that is trained already.
+
+    Args:
+        choice: its configuration and weights; "random" weights are none at all.
+        opts: further keys and values in turn.
+
+    Raises:
+        InputError: an unknown configuration or key, or no weights where any are needed.
+    """
+    key, typed = choice.key, [*choice.opts, *opts]
+    if choice.weights is not None:
+        typed += [key, choice.weights]
+    cfg = fetch_addresses(load_config(choice.config_file, typed))
+    section = cfg.MODEL.CLIP if key == OF_CLIP else cfg.MODEL
+    if section.WEIGHTS == "random":
+        logger.warning("the weights are random: what is predicted means nothing")
+        cfg = cfg.clone()
+        cfg.defrost()
+        (cfg.MODEL.CLIP if key == OF_CLIP else cfg.MODEL).WEIGHTS = ""
+    elif not section.WEIGHTS and cfg.MODEL.MASK_GENERATOR.SOURCE != "masks":
+        trained = "the model_final.pth of `clipself-seg train`"
+        if key == OF_CLIP:
+            trained = "open_clip's tag of a CLIP, or the clip_final.safetensors of a distillation"
+        names = official(key, choice.config_file)
+        raise InputError(
+            f"{choice.config_file} names no {key}: give a trained checkpoint, such as {trained}"
+            + (f", or an official one: {names}" if names else "")
+        )
+    return cfg
 
 
 def export(
@@ -120,9 +157,11 @@ def export(
     loaded.model.cpu()
     if words is not None:
         loaded.set_vocabulary(words, *([stuff] if of_task == "panoptic" else []))
-    if loaded.vocabulary is None and not text_tower:
+    if loaded.given is None and not text_tower:
         raise InputError(NO_NAMES)
-    room = importlib.import_module(f"clipself_seg.prediction.onnx.{of_task}")
+    if loaded.given is not None:
+        loaded.model.classes = loaded.given.classes
+    room = importlib.import_module(f"clipself_seg.prediction.onnx.{of_task}_graph")
     graph = room.graph_of(loaded, *([True] if text_tower else []))
     return write_model(graph, file, precision != "float32")
 

@@ -1,6 +1,6 @@
 """Predicts for image files: a batch is read and one is written while the model works on that between them.
 
-What becomes of the outputs is each task's own.
+The outputs are written by the results of each kind.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from clipself_seg.prediction.journal import (
 
 logger = logging.getLogger(__name__)
 
-R = TypeVar("R")  # what a model says of an image
+R = TypeVar("R")  # prediction of an image
 # Predicts for a video and writes the results, see `video.predict_video`: (source, batch_size=...).
 VideoWriter = Callable[..., Written]
 
@@ -51,7 +51,7 @@ class Index(NamedTuple):
         images: those that are done, in order, each with what it contributes.
         videos: the same of videos.
         failed: input -> what is wrong with it.
-        complete: whether no image is left to do.
+        complete: true if no image is left to do.
         provenance: of the call that began.
     """
 
@@ -62,7 +62,7 @@ class Index(NamedTuple):
     provenance: Mapping[str, object]
 
     def outcome(self) -> Json:
-        """Videos, if there are any, failures, and whether all is done, as every index file has them."""
+        """Videos, if there are any, failures, and "complete", as every index file has them."""
         videos = {source.name: {"file": str(source.path), **entry} for source, entry in self.videos}
         return {
             **({"videos": videos} if videos else {}),
@@ -89,10 +89,10 @@ class Results(Protocol[R]):
     def predict(
         self, images: Sequence[np.ndarray], sources: Sequence[ImageFile] = ()
     ) -> Sequence[R]:
-        """What the model says of each image (H, W, 3) uint8 of a batch; `sources` are the files of images."""
+        """The prediction of each image (H, W, 3) uint8 of a batch; `sources` are the files of images."""
 
     def write(self, source: ImageFile, result: R) -> Written:
-        """Write what the model says of an image."""
+        """Write the prediction of an image."""
 
     def write_index(self, index: Index) -> None:
         """Write the file that explains the others."""
@@ -339,7 +339,7 @@ def predict_each(
 
 
 def reason_of(error: Exception) -> str:
-    """What is wrong with an image; an error that nobody foresaw is logged whole at DEBUG."""
+    """The reason why an image failed; an error that nobody foresaw is logged whole at DEBUG."""
     if isinstance(error, InputError):
         return str(error)
     logger.debug("an image cannot be processed", exc_info=error)

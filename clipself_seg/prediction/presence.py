@@ -1,4 +1,4 @@
-"""Whether a word is in an image at all: a score of presence, from the best region of CLIP's dense features.
+"""Presence: a score of how likely a word is in an image at all, from the best region of CLIP's dense features.
 
 The score of a word is the cosine of its text with the mean of 3 x 3 neighbouring cells, the highest of the image. It
 is compared with what other words score there, those of `WORDS`, few of which are in any one image: a presence of 1.5
@@ -36,12 +36,12 @@ WHAT = ("drop", "mark")
 
 
 class Absent(NamedTuple):
-    """What becomes of words that are not in an image.
+    """The treatment of words that are not in an image.
 
     Attributes:
         what: "drop" or "mark".
         threshold: presence from which on a word is there.
-        calibrated: whether images gave the threshold.
+        calibrated: true if images gave the threshold.
     """
 
     what: str

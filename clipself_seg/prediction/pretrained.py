@@ -19,9 +19,9 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import safetensors.torch
@@ -30,18 +30,13 @@ from detectron2.config import CfgNode
 from fvcore.common.config import BASE_KEY
 
 from clipself_seg.checkpoints.bounds import building_within, refusing
-from clipself_seg.checkpoints.choice import (
-    ARCHITECTURES,
-    CONFIG,
-    HUB_NAME,
-    OF_FOLDERS,
-    weights_key,
-)
 from clipself_seg.checkpoints.download import NotFetched, file_sha256
 from clipself_seg.checkpoints.locate import HUB, endpoint, hub_folder, hub_name
 from clipself_seg.checkpoints.read import STORED_METADATA, read_checkpoint
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, SHIPPED_TAGS, entry_of
-from clipself_seg.clip import CLIPBackbone, save_clip
+from clipself_seg.choice import CONFIG, HUB_NAME, OF_FOLDERS
+from clipself_seg.clip import save_clip
+from clipself_seg.clip.backbone import CLIPBackbone
 from clipself_seg.config.keys import default_config
 from clipself_seg.config.load import load_config, values_and_defaults
 from clipself_seg.config.schema import KEYS, Key
@@ -49,9 +44,13 @@ from clipself_seg.config.weights import WEIGHTS, fetch_addresses
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import atomic_folder, atomic_path, read_json, write_json, write_text
+from clipself_seg.models.build import registered_model
 from clipself_seg.pages import TEMPLATES
 from clipself_seg.provenance import provenance
 from clipself_seg.yaml_files import leaves, lists_for_tuples, read_tree
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 logger = logging.getLogger(__name__)
 
@@ -67,13 +66,6 @@ FILES = (CONFIG, MODEL, CLIP, BRANCH_CLIP, VOCABULARY, TRAINED, CARD)
 # What decides a prediction: the rest is training's, the machine's, or a file of its own.
 SECTIONS = ("MODEL.", "INPUT.", "TEST.")
 
-# MODEL.META_ARCHITECTURE -> what such a model does.
-PURPOSES = {
-    "CATSeg": "open-vocabulary semantic segmentation (CAT-Seg)",
-    "ZeroShotSegmenter": "open-vocabulary semantic segmentation by CLIP as it is, without training",
-    "OpenPanoptic": "open-vocabulary panoptic segmentation (ODISE's method)",
-    "FViT": "open-vocabulary detection (F-ViT)",
-}
 MOST_BYTES = 1 << 24  # of a file of text
 MOST_NAMES = 20_000  # of classes and their synonyms; LVIS has 1,900
 
@@ -83,22 +75,38 @@ class Pretrained(abc.ABC):
 
     Attributes:
         config: configuration that it was made of; None for one of parts.
-        vocabulary: the classes; None before `set_vocabulary`.
-        asked: further arguments of the last `set_vocabulary`.
         trained: training vocabulary, where the weights do not name it.
-        seen: (K,) bool, which of the classes training has shown, of a task that tells.
+        model: the model.
+        task: "semantic", "panoptic" or "detection".
     """
 
+    task: ClassVar[str]
     config: CfgNode | None
-    vocabulary: Vocabulary | None = None
-    asked: Mapping[str, object] = {}
     trained: Vocabulary | None = None
-    seen: np.ndarray | None = None
     model: Any
+
+    @property
+    @abc.abstractmethod
+    def vocabulary(self) -> Vocabulary | None:
+        """The classes; None before `set_vocabulary`."""
+
+    @property
+    @abc.abstractmethod
+    def asked(self) -> Mapping[str, object]:
+        """Further arguments of the last `set_vocabulary`."""
+
+    @property
+    @abc.abstractmethod
+    def seen(self) -> np.ndarray | None:
+        """(K,) bool, which of the classes training has shown, of a task that tells."""
+
+    @abc.abstractmethod
+    def set_vocabulary(self, words: Any, *asked: Any, **named: Any) -> None:
+        """Say which classes to look for."""
 
     @abc.abstractmethod
     def __call__(self, image: np.ndarray) -> object:
-        """The result of an image (H, W, 3) uint8 RGB."""
+        """The prediction of an image (H, W, 3) uint8 RGB."""
 
     def save_pretrained(
         self,
@@ -120,16 +128,12 @@ class Pretrained(abc.ABC):
                 others (Stable Diffusion), or a value is one that a folder may not have.
             OSError: it cannot be written.
         """
-        target = Path(folder)
-        if self.vocabulary is not None and self.vocabulary.examples:
-            raise InputError(
-                "a folder has words alone: set_vocabulary without examples before save_pretrained"
-            )
-        cfg = self._configuration()
+        target, cfg = Path(folder), _sharable(self)
         with atomic_folder(target) as made:
             _require_free(target, overwrite)
             _write_parts(self, cfg, made)
-            _require_equal(self, load_pretrained(made, device=cfg.MODEL.DEVICE))
+            again = read_folder_config(made, ["MODEL.DEVICE", cfg.MODEL.DEVICE])
+            _require_equal(self, self.from_folder(made, again))
             write_text(made / CARD, card(self, cfg, made, license))
         logger.info("%s written, and read back: equal", target)
 
@@ -147,7 +151,7 @@ class Pretrained(abc.ABC):
 
         Args:
             repository: "org/name"; it is made if it is not there.
-            private: whether a new repository is private; None for the owner's default.
+            private: makes a new repository private, or not; None for the owner's default.
             revision: branch that is there, None for the main one.
             message: message of the commit.
             license: as for `save_pretrained`.
@@ -178,62 +182,52 @@ class Pretrained(abc.ABC):
                 ) from None
         return str(done.commit_url)
 
-    def _configuration(self) -> CfgNode:
-        """The configuration, if it and the model can stand in a folder."""
-        if self.config is None:
-            raise InputError(
-                "this predictor has no configuration, so it cannot be saved: make it by clipself_seg.load"
-            )
-        if self.config.MODEL.MASK_GENERATOR.SOURCE == "masks":
-            raise InputError(
-                "MODEL.MASK_GENERATOR.SOURCE is masks, and the model has no weights but its CLIP's: take save_clip"
-            )
-        if self.config.MODEL.MASK_GENERATOR.SOURCE == "diffusion":
-            raise InputError(
-                "MODEL.MASK_GENERATOR.SOURCE is diffusion, and Stable Diffusion's weights stay where they are: share "
-                "model_final.pth, and the name of theirs"
-            )
-        return self.config
+    @classmethod
+    def from_folder(cls, folder: Path, cfg: CfgNode) -> Self:
+        """The predictor of a folder, with its vocabulary if that was set.
+
+        Args:
+            folder: folder of `save_pretrained`, or of anybody.
+            cfg: what `read_folder_config` says of it.
+
+        Raises:
+            InputError: a file is damaged or unsafe, or its sizes ask for more than the weights hold.
+        """
+        build: Any = cls  # by `configurable`
+        files = [folder / file for file in (MODEL, CLIP, BRANCH_CLIP) if (folder / file).is_file()]
+        with refusing(folder / CONFIG, "configuration of these weights"), building_within(files):
+            predictor: Self = build(cfg)
+        if (folder / VOCABULARY).exists():
+            predictor.set_vocabulary(**_read_vocabulary(folder / VOCABULARY))
+        return predictor
 
 
-def load_pretrained(
-    source: str | os.PathLike[str],
-    *,
-    device: str | None = None,
-    opts: Sequence[str] = (),
-    task: str | None = None,
-) -> Any:
-    """The predictor of a folder, with its vocabulary if that was set; its architecture decides the class.
+def _sharable(predictor: Pretrained) -> CfgNode:
+    """The configuration of a predictor that can stand in a folder."""
+    cfg, reason = predictor.config, ""
+    if predictor.vocabulary is not None and predictor.vocabulary.examples:
+        reason = "its words have examples, and a folder has words alone: set_vocabulary without"
+    elif cfg is None:
+        reason = "it has no configuration: make it by clipself_seg.load"
+    elif cfg.MODEL.MASK_GENERATOR.SOURCE == "masks":
+        reason = "MODEL.MASK_GENERATOR.SOURCE is masks, and there are no weights but its CLIP's: take save_clip"
+    elif cfg.MODEL.MASK_GENERATOR.SOURCE == "diffusion":
+        reason = (
+            "MODEL.MASK_GENERATOR.SOURCE is diffusion, and Stable Diffusion's weights stay where they are: share "
+            "model_final.pth, and the name of theirs"
+        )
+    if reason or cfg is None:
+        raise InputError(f"this predictor cannot be saved: {reason}")
+    return cfg
 
-    Args:
-        source: folder of `Pretrained.save_pretrained`; or a repository of the hub, "org/name", with "@revision"
-            behind it where it is not the main one, which is fetched once.
-        device: "cpu" or "cuda"; None is a GPU if there is one.
-        opts: further keys and values in turn.
-        task: the only one that the predictor may do; None for any.
+
+def fetched_folder(source: str) -> Path:
+    """The folder of a path, or of a repository of the hub, "org/name", with "@revision" behind it where it is not the
+    main one, which is fetched once.
 
     Raises:
-        InputError: no such folder or repository, a file is missing, damaged or unsafe, the configuration asks for what
-            a folder may not, or the predictor does another task.
+        InputError: no such folder or repository.
     """
-    folder = _folder(os.fspath(source))
-    cfg = read_folder_config(folder, opts if device is None else [*opts, "MODEL.DEVICE", device])
-    from clipself_seg.prediction.load import PREDICTORS
-
-    own = ARCHITECTURES[cfg.MODEL.META_ARCHITECTURE]
-    if task not in (None, own):
-        raise InputError(f"{source} does {own}: leave out the task, or say {own}")
-    build: Any = PREDICTORS[own]  # by `configurable`
-    weights = [folder / file for file in (MODEL, CLIP, BRANCH_CLIP) if (folder / file).is_file()]
-    with refusing(folder / CONFIG, "configuration of these weights"), building_within(weights):
-        predictor = build(cfg)
-    if (folder / VOCABULARY).exists():
-        predictor.set_vocabulary(**_read_vocabulary(folder / VOCABULARY))
-    return predictor
-
-
-def _folder(source: str) -> Path:
-    """The folder of a path or of a name of the hub."""
     if Path(source).is_dir():
         return Path(source)
     stated = source.startswith(HUB)
@@ -252,7 +246,7 @@ def _folder(source: str) -> Path:
 def _write_parts(predictor: Pretrained, cfg: CfgNode, folder: Path) -> None:
     """Write all files of a folder but the card."""
     model = predictor.model
-    if weights_key(cfg.MODEL.META_ARCHITECTURE) == "MODEL.WEIGHTS":
+    if type(model).weights_key == "MODEL.WEIGHTS":
         _write_weights(model, folder)
     save_clip(model.clip, folder / CLIP)
     if getattr(model, "branch_clip", model.clip) is not model.clip:
@@ -292,7 +286,6 @@ def _content(vocabulary: Vocabulary) -> dict[str, Any]:
 
 def _read_vocabulary(path: Path) -> dict[str, object]:
     """Arguments of `set_vocabulary`."""
-    require_text(path)
     content = read_json(path, "vocabulary file")
     types = {"background": str | None, "threshold": float | int | None}
     match content:
@@ -340,60 +333,58 @@ def read_folder_config(folder: Path, opts: Sequence[str] = ()) -> CfgNode:
         InputError: a file is missing, or a key is not one that a folder may set, or not to this value.
     """
     path = folder / CONFIG
-    require_text(path)
-    tree = read_tree(path)
-    if BASE_KEY in tree:
-        raise InputError(
-            f"{path}: a folder's configuration may not name another one: remove {BASE_KEY}"
-        )
-    values = dict(leaves(tree))
-    _check(values, path)
-    paths = list[str]()
-    for key, file in FILE_KEYS.items():
-        if values.get(key):
-            if not (folder / file).is_file():
-                raise InputError(f"{path}: {key} is {file}, which is not beside it: fetch it too")
-            if file.endswith(".json"):
-                require_text(folder / file)
-            paths += [key, str(folder / file)]
-    kind = str(values["MODEL.META_ARCHITECTURE"])
-    needed = {weights_key(kind), "MODEL.CLIP.WEIGHTS"}
-    for key in sorted(needed, reverse=True):
-        if not values.get(key):
-            raise InputError(f"{path} has no {key}: save_pretrained writes {FILE_KEYS[key]}")
+    require_texts(folder)
+    values = dict(leaves(read_tree(path)))
+    there = {file.name for file in folder.iterdir()}
+    if problem := next(_problems(values, there), None):
+        raise InputError(f"{path}: {problem}")
+    named = [(key, str(folder / file)) for key, file in FILE_KEYS.items() if values.get(key)]
+    paths = [word for pair in named for word in pair]
     return fetch_addresses(load_config(path, [*paths, *opts]))
 
 
-def require_text(path: Path) -> None:
-    """Refuse a file of text that is missing, or larger than any that `save_pretrained` writes.
+def require_texts(folder: Path) -> None:
+    """Refuse a folder without a configuration, or with a file of text larger than any that `save_pretrained` writes.
 
     Raises:
-        InputError: names it.
+        InputError: names the file.
     """
-    if not path.is_file():
-        raise InputError(f"{path} is missing: give a folder that save_pretrained wrote")
-    if (size := path.stat().st_size) > MOST_BYTES:
-        raise InputError(f"{path} has {size} bytes, {MOST_BYTES} at most are read: give another")
+    for path in (folder / file for file in (CONFIG, VOCABULARY, TRAINED)):
+        if path.is_file() and (size := path.stat().st_size) > MOST_BYTES:
+            raise InputError(
+                f"{path} has {size} bytes, {MOST_BYTES} at most are read: give another"
+            )
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{folder / CONFIG} is missing: give a folder that save_pretrained wrote")
 
 
-def _check(values: Mapping[str, object], path: Path) -> None:
-    """Refuse keys and values that a folder may not have; keys that nobody knows `load_config` refuses."""
+def _problems(values: Mapping[str, object], there: Collection[str]) -> Iterator[str]:
+    """Keys and values that a folder's configuration may not have, in words; unknown keys `load_config` refuses."""
     defaults = dict(leaves(default_config()))
+    if BASE_KEY in values:
+        yield f"a folder's configuration may not name another one: remove {BASE_KEY}"
     for key, value in values.items():
         if not _may_say(key):
-            raise InputError(f"{path}: {key} is no key of a folder of save_pretrained: remove it")
+            yield f"{key} is no key of a folder of save_pretrained: remove it"
         if key in FILE_KEYS:
             if value not in ("", FILE_KEYS[key]):
-                raise InputError(
-                    f"{path}: {key} is {shown(value)}: a folder names nothing but its own {FILE_KEYS[key]}"
-                )
+                own = FILE_KEYS[key]
+                yield f"{key} is {shown(value)}: a folder names nothing but its own {own}"
+            if value and FILE_KEYS[key] not in there:
+                yield f"{key} is {FILE_KEYS[key]}, which is not beside it: fetch it too"
         elif value != lists_for_tuples(defaults.get(key)):
-            _check_value(key, value, path)
+            yield from _problems_of_value(key, value)
     kind = values.get("MODEL.META_ARCHITECTURE")
-    if kind not in [*PURPOSES]:
-        raise InputError(
-            f"{path}: MODEL.META_ARCHITECTURE is {shown(kind)}, and one of {', '.join(PURPOSES)} predicts"
-        )
+    try:
+        model: Any = registered_model(str(kind))
+    except InputError as error:
+        yield str(error)
+        return
+    if not getattr(model, "purpose", ""):
+        yield f"MODEL.META_ARCHITECTURE is {kind}, which predicts nothing"
+    for key in sorted({model.weights_key, "MODEL.CLIP.WEIGHTS"}, reverse=True):
+        if not values.get(key):
+            yield f"it has no {key}: save_pretrained writes {FILE_KEYS[key]}"
 
 
 def _may_say(key: str) -> bool:
@@ -401,18 +392,14 @@ def _may_say(key: str) -> bool:
     return key.startswith(SECTIONS) and (key not in KEYS or KEYS[key].folder is not None)
 
 
-def _check_value(key: str, value: object, path: Path) -> None:
-    """Refuse what may be a path or an address, and numbers that no model has; a default may be any number."""
+def _problems_of_value(key: str, value: object) -> Iterator[str]:
+    """Values that may be a path or an address, and numbers that no model has; a default may be any number."""
     least, most = KEYS.get(key, Key(key, None)).bounds
     for item in _leaves(value):
         if isinstance(item, str) and any(mark in item for mark in "/\\:~"):
-            raise InputError(
-                f"{path}: {key} is {shown(item)}, which may lead out of the folder: give a plain name"
-            )
+            yield f"{key} is {shown(item)}, which may lead out of the folder: give a plain name"
         if isinstance(item, int | float) and not least <= item <= most:
-            raise InputError(
-                f"{path}: {key} is {shown(item)}, and in a folder it is from {least} to {most}: correct the file"
-            )
+            yield f"{key} is {shown(item)}, and in a folder it is from {least} to {most}: correct the file"
 
 
 def _leaves(value: object) -> Iterator[object]:
@@ -450,11 +437,12 @@ def card(predictor: Pretrained, cfg: CfgNode, folder: Path, license: str | None)
     """
     made_of = origins(cfg)
     license = license or _common_licence([licence for _, licence in made_of])
-    task = ARCHITECTURES[cfg.MODEL.META_ARCHITECTURE]
     header = {
         "library_name": "clipself_seg",
         "license": license,
-        "pipeline_tag": "object-detection" if task == "detection" else "image-segmentation",
+        "pipeline_tag": (
+            "object-detection" if predictor.task == "detection" else "image-segmentation"
+        ),
         "tags": ["clipself_seg", "open-vocabulary", "clip", cfg.MODEL.META_ARCHITECTURE.lower()],
     }
     model = predictor.model
@@ -474,7 +462,7 @@ def card(predictor: Pretrained, cfg: CfgNode, folder: Path, license: str | None)
         header=yaml.safe_dump(header, sort_keys=True),
         title=title,
         underline="=" * len(title),
-        what=PURPOSES[cfg.MODEL.META_ARCHITECTURE],
+        what=type(model).purpose,
         clip=f"{model.clip.name} (hash `{model.clip.weights_hash()}`)",
         vocabulary=vocabulary,
         origins="\n".join(f"| {name} | {licence} |" for name, licence in made_of),
@@ -513,11 +501,11 @@ def _files(folder: Path) -> list[str]:
 
 def _require_equal(own: Pretrained, other: Pretrained) -> None:
     """Refuse a folder that would give another predictor than the one that is saved."""
-    before, after = own.model.weights_hash(), other.model.weights_hash()
-    if before != after:
-        raise InputError(f"the weights {before} are {after} when they are read back: not saved")
-    if own.vocabulary is not None and not _equal(own(probe()), other(probe())):
-        raise InputError("what is read back does not predict the same: not saved")
+    same = own.model.weights_hash() == other.model.weights_hash()
+    if same and own.vocabulary is not None:
+        same = _equal(own(probe()), other(probe()))
+    if not same:
+        raise InputError("what is read back has other weights, or predicts otherwise: not saved")
 
 
 def probe() -> np.ndarray:
@@ -527,7 +515,7 @@ def probe() -> np.ndarray:
 
 
 def _equal(one: object, other: object) -> bool:
-    """Whether two results hold the same, bit for bit."""
+    """True if two results hold the same, bit for bit."""
     if type(one) is not type(other):
         return False
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
@@ -540,14 +528,14 @@ def _equal(one: object, other: object) -> bool:
 
 
 def _require_free(target: Path, overwrite: bool) -> None:
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise InputError(f"{target} is a file: give a folder")
-    names = {path.name for path in target.iterdir()}
-    if names and not overwrite:
-        raise InputError(f"{target} has files: give a new folder, or overwrite=True")
-    if others := sorted(names - {*FILES}):
-        raise InputError(
-            f"{target} has {others[0]}, which save_pretrained does not write: give another folder"
-        )
+    reason = ""
+    if target.is_dir():
+        names = {path.name for path in target.iterdir()}
+        if names and not overwrite:
+            reason = "has files: give a new folder, or overwrite=True"
+        elif others := sorted(names - {*FILES}):
+            reason = f"has {others[0]}, which save_pretrained does not write: give another folder"
+    elif target.exists():
+        reason = "is a file: give a folder"
+    if reason:
+        raise InputError(f"{target} {reason}")

@@ -24,10 +24,10 @@ from clipself_seg.imports import typed_environment
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.journal import Json, require_same
 from clipself_seg.prediction.loop import Results, predict_each, reason_of
-from clipself_seg.prediction.regions import RegionResult
+from clipself_seg.prediction.results import Prediction
 from clipself_seg.schema import OBJECT, check
 
-R = TypeVar("R", bound=RegionResult)
+R = TypeVar("R", bound=Prediction)
 Row = dict[str, Any]  # of a table
 # Device -> a model with its vocabulary on it, and the settings that results depend on (JSON).
 Make = Callable[[str], tuple[Results[R], Json]]
@@ -154,7 +154,7 @@ def _source(image: str) -> ImageFile:
     return ImageFile(Path(image), image, PurePath(image.rpartition("#")[2]).stem)
 
 
-def _row(outcome: RegionResult | Exception) -> Row:
+def _row(outcome: Prediction | Exception) -> Row:
     """Boxes are COCO's (x, y, width, height), masks COCO's compressed run lengths."""
     if isinstance(outcome, Exception):
         return {"error": reason_of(outcome)}

@@ -1,517 +1,469 @@
-"""Results of any task as files: one writer of images and of the JSON of all of them, and formats of other programs.
+"""Predictions for one image: what all tasks have in common, and a thin view for each task.
 
-A task says which images it draws and what its JSON has; masks, run lengths and polygons are made of the regions that
-every result has (`RegionResult.numbered`).
+A prediction has regions, each with class, score, box and mask, and where its task gives every pixel a class, a label
+map. supervision and fiftyone are imported where their types are asked for: nothing here needs them.
 
-Shapes: H, W pixels of the image, K classes.
+Shapes: H, W pixels of the image as it is meant to be seen, K classes, N names of labels, n regions.
 """
 
 from __future__ import annotations
 
 import abc
-import contextlib
+import dataclasses
 import functools
-import logging
-import unicodedata
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
-import yaml
 from PIL import Image
 
+from clipself_seg.data.images import pixel_corners
 from clipself_seg.data.mappers.detection import mask_boxes
-from clipself_seg.data.masks import mask_as_json
-from clipself_seg.errors import InputError
-from clipself_seg.files import atomic_path, write_json, write_text
-from clipself_seg.prediction.detection import DetectionPredictor, Detections
-from clipself_seg.prediction.files import ImageFile, image_ids
-from clipself_seg.prediction.journal import Entry, Json, Written
-from clipself_seg.prediction.loop import Index
-from clipself_seg.prediction.panoptic import PanopticPredictor, PanopticSegmentation
-from clipself_seg.prediction.predictor import ImagePredictor
-from clipself_seg.prediction.regions import Region, RegionResult
-from clipself_seg.prediction.semantic import Predictor, Segmentation
-from clipself_seg.provenance import provenance
+from clipself_seg.data.masks import encode_masks
+from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.errors import of_extra
+from clipself_seg.evaluation.coco_objects import ImageDetections, coco_results
+from clipself_seg.visualization.boxes import box_overlay
 from clipself_seg.visualization.class_colours import class_colours
-from clipself_seg.visualization.overlays import save_png
-
-logger = logging.getLogger(__name__)
-
-R = TypeVar("R", bound=RegionResult)
-# Formats of which an image has one PNG, in a folder of the same name, and those that are made of regions.
-IMAGES = ("overlays", "labels", "panoptic")
-OF_REGIONS = ("masks", "coco", "yolo")
-CORNERS = 3  # of the smallest polygon
-MOST_BYTES = 120  # of the name of a class in a file's name
-FORBIDDEN = '/\\:*?"<>|'  # on some file system
+from clipself_seg.visualization.overlays import (
+    colour_ids,
+    named_regions,
+    overlay,
+    panoptic_overlay,
+    segment_colours,
+)
 
 
-class TaskResults(abc.ABC, Generic[R]):
-    """The base of what writes a task's results below a folder, in the formats that were asked for.
-
-    masks/NAME/NUMBER_CLASS.png are 255 in a region and 0 outside. coco.json has every region in COCO's format,
-    "segmentation" as run-length encoding. yolo/ has labels/NAME.txt, a line for each polygon with the label and
-    x, y of its corners relative to the image, and data.yaml with the names of labels. Ids of images are the numbers
-    that the files are named by, as COCO's are, or else count from 1.
+class Regions(NamedTuple):
+    """The n regions of an image.
 
     Attributes:
-        index_file: name of the task's own JSON.
-        save: formats to write.
-        folder: folder below which results are written.
-        max_pixels: largest number of pixels of an image that is decoded.
+        boxes: (n, 4) float32, XYXY in pixels of the image.
+        labels: (n,) int64, positions in the names of the classes.
+        scores: (n,) in [0, 1].
+        masks: (n, H, W) bool, or None for boxes alone; of `streamed_regions` a sequence of n (H, W).
     """
 
-    index_file: str
-    save: Sequence[str]
-    predictor: ImagePredictor[R]
+    boxes: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    masks: Any
 
-    def __init__(
-        self,
-        *,
-        predictor: ImagePredictor[R],
-        folder: str | Path,
-        images: Sequence[ImageFile] = (),
-        save: Sequence[str] | None = None,
-    ) -> None:
+    def boxes_xywh(self) -> np.ndarray:
+        """The boxes as COCO has them, (n, 4): x, y, width and height."""
+        corner, opposite = self.boxes[:, :2], self.boxes[:, 2:]
+        return np.concatenate([corner, opposite - corner], axis=1)
+
+
+class MapMasks(Sequence[np.ndarray]):
+    """Masks (H, W) bool of the regions of a map, each made when it is asked for: together they may need gigabytes."""
+
+    def __init__(self, numbers: np.ndarray, values: np.ndarray) -> None:
         """
         Args:
-            predictor: predictor with a vocabulary.
-            folder: folder below which results are written.
-            images: all whose results will be written.
-            save: formats to write; None for those of the class.
+            numbers: (H, W) integers.
+            values: (n,), the number of each region in the map.
+        """
+        self.numbers = numbers
+        self.values = values.astype(numbers.dtype)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.numbers == self.values[index]
+
+    def all(self) -> np.ndarray:
+        """(n, H, W) bool."""
+        return self.numbers == self.values[:, None, None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)  # arrays are neither equal nor not
+class Prediction(abc.ABC):
+    """The base of predictions for one image.
+
+    Attributes:
+        names: of the K classes, and of a background where there is one.
+        category_ids: those of the vocabulary, of the K classes.
+        presence: name of each word -> its presence in the image, see `prediction.presence`; None: nobody asked.
+        absent: the words below the threshold of `set_absent`.
+        image: (H, W, 3) uint8 RGB.
+    """
+
+    names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    presence: Mapping[str, float] | None = None
+    absent: tuple[str, ...] = ()
+    image: np.ndarray = dataclasses.field(repr=False)
+
+    @abc.abstractmethod
+    def streamed_regions(self) -> Regions:
+        """`regions` for what reads one mask after the other: those of a map are made as they are asked for."""
+
+    @abc.abstractmethod
+    def overlay(self, sheet: bool = True) -> Image.Image:
+        """The image with the regions and their names.
+
+        Args:
+            sheet: a legend stands below, and a small image is enlarged.
+        """
+
+    def numbered(self, regions: Regions) -> tuple[np.ndarray, np.ndarray]:
+        """The number (n,) of each of `streamed_regions` in files, and (n,) bool, true of regions that are one object,
+        however many parts they have."""
+        count = len(regions.labels)
+        return np.arange(1, count + 1), np.ones(count, bool)
+
+    def regions(self) -> Regions:
+        """The regions in the form that all predictions have in common."""
+        regions = self.streamed_regions()
+        masks = regions.masks
+        return regions._replace(masks=masks.all()) if isinstance(masks, MapMasks) else regions
+
+    def coco_results(self, image_id: int) -> list[dict[str, Any]]:
+        """Entries of COCO's results format, one a region: "category_id", "bbox" (x, y, width, height in pixels),
+        "score", and "segmentation" (run-length encoding) where there are masks."""
+        regions = self.streamed_regions()
+        masks = None if regions.masks is None else encode_masks(regions.masks)
+        detections = ImageDetections(regions.boxes_xywh(), regions.scores, regions.labels, masks)
+        return list(coco_results(image_id, detections, self.category_ids))
+
+    def to_supervision(self) -> Any:
+        """`supervision.Detections`, one a region, with its name in `data["class_name"]`.
 
         Raises:
-            InputError: masks of a model that has none.
+            MissingPackage: supervision is not installed.
         """
-        if save is not None:
-            self.save = tuple(save)
-        if "masks" in self.save and not predictor.has_masks:
-            raise InputError("this detector has no masks: leave masks out of --save")
-        self.predictor = predictor
-        self.folder = Path(folder)
-        self.max_pixels = predictor.mapper.max_pixels
-        self._ids = dict(zip((image.name for image in images), image_ids(images)))
+        supervision = _package("supervision")
+        regions = self.regions()
+        names = [self.names[label] for label in regions.labels]
+        return supervision.Detections(
+            xyxy=regions.boxes,
+            mask=regions.masks,
+            confidence=np.asarray(regions.scores, np.float32),
+            class_id=regions.labels,
+            data={"class_name": np.array(names, dtype=str)},
+        )
 
-    @functools.cached_property
-    def provenance(self) -> Mapping[str, object]:
-        """Commit, versions and weights that the results come from."""
-        return provenance(weights_hash=self.predictor.model.weights_hash())
+    def to_fiftyone(self) -> Any:
+        """`fiftyone.Detections`, one a region: boxes (x, y, width, height) are relative to the image, and masks
+        have the pixels of their boxes, cut as FiftyOne cuts those of COCO's files.
 
-    @functools.cached_property
-    def colours(self) -> np.ndarray:
-        """Colours of the classes, (K, 3) uint8."""
-        return class_colours(self.predictor.names)
+        Raises:
+            MissingPackage: fiftyone is not installed.
+        """
+        fiftyone = _package("fiftyone")
+        height, width = self.image.shape[:2]
+        regions = self.streamed_regions()
+        relative = regions.boxes.astype(np.float64) / [width, height, width, height]
+        relative[:, 2:] -= relative[:, :2]
+        corners = pixel_corners(regions.boxes, width, height).tolist()
+        detections = []
+        for index, label in enumerate(regions.labels):
+            x0, y0, x1, y1 = corners[index]
+            detection = fiftyone.Detection(
+                label=self.names[label],
+                bounding_box=relative[index].tolist(),
+                confidence=float(regions.scores[index]),
+                mask=None if regions.masks is None else regions.masks[index][y0:y1, x0:x1].copy(),
+            )
+            detections.append(detection)
+        return fiftyone.Detections(detections=detections)
 
-    @functools.cached_property
-    @abc.abstractmethod
-    def categories(self) -> list[Json]:
-        """COCO's entry of each class, by its label."""
 
-    @functools.cached_property
-    @abc.abstractmethod
-    def _metadata(self) -> Json:
-        """Entries of the index about the model and its classes."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Segmentation(Prediction):
+    """Semantic segmentation of one image; all pixels of a class are a region, those of the background are none.
 
-    def predict(
-        self, images: Sequence[np.ndarray], sources: Sequence[ImageFile] = ()
-    ) -> Sequence[R]:
-        """The result of each image; `sources` are the files of images."""
-        return self.predictor.predict_batch(images)
+    Attributes:
+        labels: (H, W), positions in `names`; uint8, or uint16 for more than 255 names.
+        scores: (N, H, W) float32 in [0, 1] if they were asked for; `labels` is where they are
+            highest. CAT-Seg's are probabilities by themselves, so that they do not add up to 1.
+        class_scores: (N,) in [0, 1], mean score of the pixels of each name; 0 where it has none.
+        background: position of the background in `names`, or None. A name that is none of the vocabulary's classes
+            has no entry in `category_ids`.
+    """
 
-    @abc.abstractmethod
-    def _entry(self, source: ImageFile, result: R) -> Entry:
-        """Entries of the index about one image, beside its size."""
+    labels: np.ndarray
+    scores: np.ndarray | None = None
+    _: dataclasses.KW_ONLY
+    class_scores: np.ndarray
+    background: int | None
 
-    def write(self, source: ImageFile, result: R) -> Written:
-        """Write what was asked for of an image."""
-        files = []
-        for kind in IMAGES:
-            if kind in self.save:
-                files.append(f"{kind}/{source.name}.png")
-                save_png(self._image(kind, result), self.folder / files[-1])
-        entry = self._entry(source, result)
-        entry["size"] = list(result.image.shape[:2])
-        if result.presence is not None:
-            entry["presence"] = dict(result.presence)
-            entry["absent"] = list(result.absent)
-        if any(kind in self.save for kind in OF_REGIONS):
-            files += self._write_regions(source.name, result, entry)
-        return Written(files, entry)
+    def fractions(self) -> dict[str, float]:
+        """Fraction of the pixels of each class in the image, the largest first."""
+        counts, order = self._counts()
+        return {self.names[i]: float(counts[i] / self.labels.size) for i in order}
 
-    def _image(self, kind: str, result: R) -> Image.Image:
-        return result.overlay() if kind == "overlays" else Image.fromarray(self._label_map(result))
+    def _counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels of each name, and the names that have some, the largest first."""
+        counts = np.bincount(self.labels.ravel(), minlength=len(self.names))
+        order = np.argsort(-counts, kind="stable")
+        return counts, order[counts[order] > 0]
 
-    def _label_map(self, result: R) -> np.ndarray:
-        """The class of every pixel, (H, W), of a task that has one."""
-        raise AssertionError(f"{type(result).__name__} has no label map")
+    def streamed_regions(self) -> Regions:
+        """A region for each class in the image, the largest first."""
+        order = self._counts()[1]
+        present = order if self.background is None else order[order != self.background]
+        masks = MapMasks(self.labels, present)
+        return Regions(mask_boxes(masks), present, self.class_scores[present], masks)
 
-    def _write_regions(self, name: str, result: R, entry: Entry) -> list[str]:
-        """Write masks and polygons, and note the annotations of coco.json; returns paths below the folder."""
-        files, lines, annotations = list[str](), list[str](), list[Json]()
-        if "masks" in self.save:
-            self._remove_masks(name)
-        for region in result.numbered():
-            if "masks" in self.save:
-                files.append(self._write_mask(name, region))
-            if "coco" in self.save:
-                annotations.append(coco_annotation(region, self.categories[region.label]["id"]))
-            if "yolo" in self.save:
-                lines += yolo_lines(region, *result.image.shape[:2])
-        if "yolo" in self.save:
-            files.append(f"yolo/labels/{name}.txt")
-            write_text(self.folder / files[-1], "".join(f"{line}\n" for line in lines))
-        if "coco" in self.save:
-            entry["regions"] = annotations
-        return files
+    def numbered(self, regions: Regions) -> tuple[np.ndarray, np.ndarray]:
+        """The label is the number of a region, and none is one object."""
+        return regions.labels, np.zeros(len(regions.labels), bool)
 
-    def _write_mask(self, name: str, region: Region) -> str:
-        assert region.mask is not None  # of a model without masks they were refused
-        title = safe_name(str(self.categories[region.label]["name"]))
-        path = f"masks/{name}/{region.number:03d}_{title}.png"
-        save_png(Image.fromarray(region.mask.astype(np.uint8) * 255), self.folder / path)
-        return path
+    def overlay(self, sheet: bool = True) -> Image.Image:
+        """The image, tinted by class, with names.
 
-    def _remove_masks(self, name: str) -> None:
-        """Remove masks of an earlier call, which may have had other regions."""
-        for path in (self.folder / "masks" / name).glob("[0-9][0-9][0-9]*_*.png"):
-            with contextlib.suppress(FileNotFoundError, IsADirectoryError):
-                path.unlink()
+        Args:
+            sheet: a legend stands below, and a small image is enlarged.
+        """
+        draw = overlay if sheet else named_regions
+        return draw(self.image, self.labels, self.names, colours_of(self.names))
 
-    def write_index(self, index: Index) -> None:
-        """Write the task's JSON, and what other formats have in common of all images."""
-        if "yolo" in self.save:
-            names = {label: entry["name"] for label, entry in enumerate(self.categories)}
-            content = {"train": "images", "val": "images", "names": names}
-            text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
-            write_text(self.folder / "yolo/data.yaml", text)
-        if "coco" in self.save:
-            info: Json = {"provenance": index.provenance}
-            write_json(self.folder / "coco.json", self._coco(index, "regions", info))
-        write_json(self.folder / self.index_file, self._index(index))
+    def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
+        """Entries of COCO's results format, one for each class in the image: "category_id", "segmentation" (run-length
+        encoding) as COCO-stuff has it, and "score". With a "bbox", pycocotools' `loadRes` would take its area.
 
-    def _index(self, index: Index) -> Json:
-        """Content of the task's JSON: COCO's format, with the metadata as "info"."""
-        info = {**self._asked, "provenance": index.provenance, **index.outcome()}
-        return self._coco(index, "annotations", info)
+        Args:
+            image_id: id of the image in its data set; every image needs another.
+        """
+        entries = self.coco_results(image_id)
+        for entry in entries:
+            del entry["bbox"]
+        return entries
+
+    def to_fiftyone(self) -> Any:
+        """`fiftyone.Segmentation`; `dict(enumerate(result.names, 1))` are its mask targets, 0 is the background,
+        which FiftyOne does not draw.
+
+        Raises:
+            MissingPackage: fiftyone is not installed.
+        """
+        fiftyone = _package("fiftyone")
+        mask = self.labels + 1
+        if self.background is not None:
+            mask[self.labels == self.background] = 0
+        return fiftyone.Segmentation(mask=mask)
+
+
+@dataclasses.dataclass(frozen=True)
+class PanopticSegment:
+    """A thing, or all stuff of one class.
+
+    Attributes:
+        id: its value in the map, from 1.
+        label: of its class, a position in the vocabulary.
+        name: of its class.
+        isthing: thing or stuff.
+        area: in pixels.
+        box: x, y, width and height in pixels, of the smallest box that holds it.
+        score: the highest class probability of the masks that it is made of, in [0, 1].
+    """
+
+    id: int
+    label: int
+    name: str
+    isthing: bool
+    area: int
+    box: tuple[int, int, int, int]
+    score: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PanopticSegmentation(Prediction):
+    """Panoptic segmentation of one image; its segments are the regions.
+
+    Attributes:
+        ids: (H, W) int32, 0 where there is no segment, else the id of one.
+        segments: n, the largest first; their ids are 1 ... n.
+    """
+
+    ids: np.ndarray
+    segments: tuple[PanopticSegment, ...]
+
+    @classmethod
+    def of_segments(
+        cls,
+        ids: np.ndarray,
+        segments: Sequence[Mapping[str, Any]],
+        words: Vocabulary,
+        image: np.ndarray,
+        presence: Mapping[str, float] | None = None,
+        absent: tuple[str, ...] = (),
+    ) -> PanopticSegmentation:
+        """Measures what `panoptic_merge.merge_panoptic` gives, and counts it from the largest segment.
+
+        Args:
+            ids: (H, W), 0 where nothing is, else 1 ... n.
+            segments: n, with "id", "category_id", "isthing" and "score".
+            words: K classes.
+            image: (H, W, 3) uint8 RGB, what was segmented.
+            presence, absent: see `Prediction`.
+        """
+        from scipy import ndimage  # half a second
+
+        names = words.first_names
+        areas = np.bincount(ids.ravel(), minlength=len(segments) + 1)
+        order = sorted(segments, key=lambda segment: -int(areas[segment["id"]]))
+        number = np.zeros(len(segments) + 1, np.int32)
+        number[[segment["id"] for segment in order]] = np.arange(1, len(order) + 1)
+        places = ndimage.find_objects(ids.astype(np.int32), max_label=len(segments))
+        measured = list[PanopticSegment]()
+        for segment in order:
+            rows, columns = places[segment["id"] - 1]
+            measured.append(
+                PanopticSegment(
+                    id=len(measured) + 1,
+                    label=segment["category_id"],
+                    name=names[segment["category_id"]],
+                    isthing=segment["isthing"],
+                    area=int(areas[segment["id"]]),
+                    box=(
+                        columns.start,
+                        rows.start,
+                        columns.stop - columns.start,
+                        rows.stop - rows.start,
+                    ),
+                    score=segment["score"],
+                )
+            )
+        category_ids = tuple(entry.dataset_id for entry in words.classes)
+        return cls(
+            number[ids],
+            tuple(measured),
+            names=tuple(names),
+            category_ids=category_ids,
+            image=image,
+            presence=presence,
+            absent=absent,
+        )
+
+    def streamed_regions(self) -> Regions:
+        """The segments with their masks."""
+        boxes = np.array([segment.box for segment in self.segments], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        numbers = np.arange(1, len(self.segments) + 1)
+        return Regions(
+            boxes=boxes,
+            labels=np.array([segment.label for segment in self.segments], np.int64),
+            scores=np.array([segment.score for segment in self.segments], np.float32),
+            masks=MapMasks(self.ids, numbers),
+        )
+
+    def numbered(self, regions: Regions) -> tuple[np.ndarray, np.ndarray]:
+        """The id is the number of a segment, and things are one object each."""
+        things = np.array([segment.isthing for segment in self.segments], bool)
+        return super().numbered(regions)[0], things
 
     @property
-    def _asked(self) -> Json:
-        """The metadata, and what was asked of absent words."""
-        absent = self.predictor.absent
-        return self._metadata | ({"absent words": absent._asdict()} if absent else {})
+    def labels(self) -> np.ndarray:
+        """The class of every pixel, (H, W), a position in `names`; uint8, or uint16 for more than 255 names, whose
+        highest value means that there is no segment."""
+        kind = label_type(len(self.names))
+        classes = [segment.label for segment in self.segments]
+        labels: np.ndarray = np.array([np.iinfo(kind).max, *classes], kind)[self.ids]
+        return labels
 
-    def _coco(self, index: Index, key: Literal["annotations", "regions"], info: Json) -> Json:
-        """Images and annotations, each with its number and the id of its image, in COCO's format."""
-        images, annotations = list[Json](), list[Json]()
-        for source, entry in index.images:
-            number, (height, width) = self._ids[source.name], entry["size"]
-            size = {"width": width, "height": height}
-            images.append({"id": number, "file_name": source.file_name} | size | _looked(entry))
-            for annotation in entry[key]:
-                first = {} if "image_id" in annotation else {"image_id": number}
-                last = {"image_id": number}
-                annotations.append(self._id(len(annotations) + 1, key) | first | annotation | last)
-        return {
-            "info": info,
-            "images": images,
-            "annotations": annotations,
-            "categories": self.categories,
-        }
+    def overlay(self, sheet: bool = True) -> Image.Image:
+        """The image, tinted by segment, with names.
 
-    def _id(self, number: int, key: str) -> Json:
-        """What numbers an annotation: its "id"."""
-        return {"id": number}
-
-
-class SemanticResults(TaskResults[Segmentation]):
-    """overlays/NAME.png, labels/NAME.png (8 or 16 bits), and classes.json.
-
-    Other formats are "scores", "masks", "coco" and "yolo", where every class that is there is a region, but
-    for the background. scores/NAME.npz has "scores" float32 (N, H, W), highest where the labels say, and "names"; the
-    JSON has the meaning of labels, their fractions of every image, failures, and the provenance.
-    """
-
-    index_file = "classes.json"
-    save = ("overlays", "labels")
-    predictor: Predictor
-
-    def predict(
-        self, images: Sequence[np.ndarray], sources: Sequence[ImageFile] = ()
-    ) -> list[Segmentation]:
-        return self.predictor.predict_batch(images, scores="scores" in self.save)
-
-    def write(self, source: ImageFile, result: Segmentation) -> Written:
-        files, entry = super().write(source, result)
-        if result.scores is not None:
-            files.append(f"scores/{source.name}.npz")
-            with atomic_path(self.folder / files[-1]) as temporary:
-                with open(temporary, "wb") as file:
-                    # In half precision close scores would be equal, and some labels not theirs.
-                    np.savez_compressed(file, scores=result.scores, names=np.array(result.names))
-        return Written(files, entry)
-
-    def _label_map(self, result: Segmentation) -> np.ndarray:
-        return result.labels
-
-    def _entry(self, source: ImageFile, result: Segmentation) -> Entry:
-        return {"fractions": result.fractions()}
-
-    @functools.cached_property
-    def categories(self) -> list[Json]:
-        # A background that is none of the classes, the last of the names, has no id.
-        pairs = zip(self.predictor.category_ids, self.predictor.names)
-        return [{"id": number, "name": name} for number, name in pairs]
-
-    def write_index(self, index: Index) -> None:
-        super().write_index(index)
-        if index.complete:
-            self._warn_of_background_alone([entry for _, entry in index.images])
-
-    def _index(self, index: Index) -> Json:
-        images = {
-            source.name: {"file": str(source.path), "fractions": entry["fractions"]}
-            | _looked(entry)
-            for source, entry in index.images
-        }
-        listed = {"provenance": index.provenance, "images": images}
-        return {**self._asked, **listed, **index.outcome()}
-
-    def _warn_of_background_alone(self, entries: Sequence[Entry]) -> None:
-        number, threshold = self.predictor.background, self.predictor.threshold
-        absent = self.predictor.absent
-        if number is None or not (threshold or absent) or not entries:
-            return
-        background = self.predictor.names[number]
-        if all(list(entry["fractions"]) == [background] for entry in entries):
-            why = f"no class reaches a score of {threshold:g}: give a lower --threshold or no --background"
-            if absent and all(len(entry["absent"]) == len(entry["presence"]) for entry in entries):
-                why = "all words are absent from all images: give a lower --absent-threshold"
-            logger.warning("every pixel is %s: %s", background, why)
-
-    @functools.cached_property
-    def _metadata(self) -> Json:
-        names = enumerate(self.predictor.names)
-        return {
-            "names": {str(label): name for label, name in names},
-            "colours": {str(n): f"#{bytes(rgb).hex()}" for n, rgb in enumerate(self.colours)},
-            "prompted": [list(synonyms) for synonyms in self.predictor.model.names],
-            "background": self.predictor.background,
-            "threshold": self.predictor.threshold,
-        }
-
-
-class PanopticResults(TaskResults[PanopticSegmentation]):
-    """overlays/NAME.png, panoptic/NAME.png and panoptic.json, the last two in COCO's format.
-
-    Other formats are "labels" (positions of classes in the vocabulary, the highest value where nothing is), "masks",
-    "coco" and "yolo". Pixels of a panoptic PNG are R + 256 G + 65536 B of a segment's id and look like its
-    colour on the overlay; black is nothing. Category ids are those of the vocabulary; your own classes count from 0.
-    """
-
-    index_file = "panoptic.json"
-    save = ("overlays", "panoptic")
-    predictor: PanopticPredictor
-
-    def predict(
-        self, images: Sequence[np.ndarray], sources: Sequence[ImageFile] = ()
-    ) -> list[PanopticSegmentation]:
-        """The segments of each image; of a model that is given masks those of the image's file in their folder.
-
-        Raises:
-            InputError: there is no folder of masks, or an image has none in it.
+        Args:
+            sheet: a legend stands below, and a small image is enlarged.
         """
-        folder = self.predictor.mapper.masks
-        if folder is None or not sources:
-            return self.predictor.predict_batch(images)
-        masks = [folder.required(source.name) for source in sources]
-        # One after another: masks take more memory than images.
-        return [
-            self.predictor.predict_batch([image], [image_masks])[0]
-            for image, image_masks in zip(images, masks, strict=True)
-        ]
+        classes = [segment.label for segment in self.segments]
+        colours = colours_of(self.names)
+        return panoptic_overlay(self.image, self.ids - 1, classes, self.names, colours, sheet)
 
-    def _image(self, kind: str, result: PanopticSegmentation) -> Image.Image:
-        if kind == "panoptic":
-            return Image.fromarray(result.painted_ids())
-        return super()._image(kind, result)
+    def to_coco(
+        self, image_id: int = 0, file_name: str | None = None
+    ) -> tuple[dict[str, Any], np.ndarray]:
+        """COCO's panoptic annotation, whose segments also have a "score", and the PNG that it belongs to.
 
-    def _label_map(self, result: PanopticSegmentation) -> np.ndarray:
-        return result.labels
+        Args:
+            image_id: id of the image in its data set.
+            file_name: name of the PNG; by default that of COCO's files, the id with twelve digits.
 
-    def _entry(self, source: ImageFile, result: PanopticSegmentation) -> Entry:
-        return {"annotations": [result.coco_annotation(0, f"{source.name}.png")]}
-
-    def _id(self, number: int, key: str) -> Json:
-        # A panoptic annotation is that of its image, which numbers it.
-        return super()._id(number, key) if key == "regions" else {}
-
-    @functools.cached_property
-    def categories(self) -> list[Json]:
-        classes = self.predictor.require_vocabulary().classes
-        return [
+        Returns:
+            The annotation, and the pixels (H, W, 3) uint8 of the PNG: R + 256 G + 65536 B is the id of a segment
+            there, and looks like its colour on the overlay; black is no segment.
+        """
+        classes = [segment.label for segment in self.segments]
+        colours = segment_colours(colours_of(self.names)[classes])
+        infos = [
             {
-                "id": entry.dataset_id,
-                "name": entry.names[0],
-                "isthing": int(entry.isthing is not False),
-                "color": colour.tolist(),
+                "id": number,
+                "category_id": self.category_ids[segment.label],
+                "area": segment.area,
+                "bbox": list(segment.box),
+                "iscrowd": 0,
+                "score": segment.score,
             }
-            for entry, colour in zip(classes, self.colours)
+            for number, segment in zip(colour_ids(colours).tolist(), self.segments)
         ]
-
-    @functools.cached_property
-    def _metadata(self) -> Json:
-        model, predictor = self.predictor.model, self.predictor
-        fusion = model.fusion.returned()
-        return {
-            "description": "panoptic segmentation by clipself_seg",
-            "prompted": [list(synonyms) for synonyms in model.names],
-            "trained": predictor.trained.name,
-            "seen": [name for name, seen in zip(predictor.names, predictor.seen) if seen],
-            "alpha": fusion.alpha,
-            "beta": fusion.beta,
-            **({"void_discount": fusion.void_discount} if fusion.void_discount else {}),
-            **({"masks": model.masks.model_settings} if model.masks.model_settings else {}),
-        }
+        name = f"{image_id:012d}.png" if file_name is None else file_name
+        annotation = {"image_id": image_id, "file_name": name, "segments_info": infos}
+        return annotation, np.concatenate([np.zeros((1, 3), np.uint8), colours])[self.ids]
 
 
-class DetectionResults(TaskResults[Detections]):
-    """overlays/NAME.png, and detections.json in COCO's format of annotations, with scores.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Detections(Prediction):
+    """Detections in one image, the best first; each is a region.
 
-    Other formats are "masks" and "yolo"; where the model has no masks the lines of YOLO are boxes. The JSON is an
-    object with "images", "categories" (and "seen" of each), "annotations" and "info".
-    pycocotools reads it as ground truth, `COCO("detections.json")`; its "annotations" alone are a list in
-    COCO's results format, `truth.loadRes(json.load(file)["annotations"])`. Each has "bbox" (x, y, width,
-    height in pixels), "score", "area", of a model with masks "segmentation" (run-length encoding), and an
-    "id" that counts from 1. Category ids are those of the vocabulary; your own classes count from 0.
+    Attributes:
+        boxes: (n, 4) float32, XYXY in pixels of the image.
+        scores: (n,) float32 in [0, 1]; those of seen and of unseen classes are fused with exponents of
+            their own.
+        labels: (n,) int64, positions in the vocabulary.
+        masks: (n, H, W) bool, or None for a model without masks.
+        seen: (K,) bool, which of the classes training has shown.
     """
 
-    index_file = "detections.json"
-    save = ("overlays",)
-    predictor: DetectionPredictor
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray | None = None
+    _: dataclasses.KW_ONLY
+    seen: np.ndarray
 
-    def _entry(self, source: ImageFile, result: Detections) -> Entry:
-        if result.masks is None:
-            areas = np.prod(result.boxes[:, 2:] - result.boxes[:, :2], axis=1)
-        else:
-            areas = result.masks.sum(axis=(1, 2), dtype=np.float64)
-        annotations = [
-            {"area": area, "iscrowd": 0} | entry
-            for entry, area in zip(result.to_coco(), areas.tolist(), strict=True)
-        ]
-        return {"annotations": annotations}
+    def streamed_regions(self) -> Regions:
+        """The detections."""
+        return Regions(self.boxes, self.labels, self.scores, self.masks)
 
-    @functools.cached_property
-    def categories(self) -> list[Json]:
-        return [
-            {"id": entry.dataset_id, "name": entry.names[0], "seen": bool(seen)}
-            for entry, seen in zip(self.predictor.require_vocabulary().classes, self.predictor.seen)
-        ]
+    def overlay(self, sheet: bool = True) -> Image.Image:
+        """The image with boxes, names, scores, and masks if there are any.
 
-    @functools.cached_property
-    def _metadata(self) -> Json:
-        model, trained = self.predictor.model, self.predictor.trained
-        return {
-            "description": "open-vocabulary detection by clipself_seg",
-            "prompted": [list(synonyms) for synonyms in model.classes.names],
-            "trained": "named by the weights" if trained is None else trained.name,
-            "score threshold": model.settings.rule.threshold,
-            "alpha": model.settings.alpha,
-            "beta": model.settings.beta,
-        }
+        Args:
+            sheet: a legend stands below, and a small image is enlarged.
+        """
+        names = [self.names[label] for label in self.labels]
+        seen = self.seen[self.labels]
+        return box_overlay(self.image, self.boxes, self.scores, names, seen, self.masks, sheet)
+
+    def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
+        """Entries of COCO's results format, see `coco_results`.
+
+        Args:
+            image_id: id of the image in its data set; every image needs another.
+        """
+        return self.coco_results(image_id)
 
 
-# By task.
-RESULTS: dict[str, type[TaskResults[Any]]] = {
-    "semantic": SemanticResults,
-    "panoptic": PanopticResults,
-    "detection": DetectionResults,
-}
+def label_type(count: int) -> type[np.unsignedinteger]:
+    """The smallest type for labels of so many names that leaves its highest value free."""
+    return np.uint8 if count <= 255 else np.uint16
 
 
-def _looked(entry: Entry) -> Json:
-    """Which words are in an image, where somebody asked."""
-    return {key: entry[key] for key in ("presence", "absent") if key in entry}
+@functools.lru_cache(maxsize=8)
+def colours_of(names: tuple[str, ...]) -> np.ndarray:
+    """`class_colours` of the names of a predictor, (N, 3) uint8, made once for all its images."""
+    return class_colours(names)
 
 
-def coco_annotation(region: Region, category_id: object) -> Json:
-    """COCO's annotation of a region that has a mask, with its run-length encoding."""
-    assert region.mask is not None
-    left, top, right, bottom = mask_boxes(region.mask[None])[0].astype(int).tolist()
-    return {
-        "category_id": category_id,
-        "segmentation": mask_as_json(region.mask),
-        "area": int(region.mask.sum()),
-        "bbox": [left, top, right - left, bottom - top],
-        "iscrowd": 0,
-    }
+def _package(name: str) -> Any:
+    """A package that predictions are converted for.
 
-
-def yolo_lines(region: Region, height: int, width: int) -> list[str]:
-    """YOLO's lines of a region, relative to the image: a polygon for each part, or one for all parts of an instance;
-    where there is no mask, x and y of the middle of the box, its width and its height.
-
-    Args:
-        region: of an image.
-        height: of the image in pixels.
-        width: of the image in pixels.
+    Raises:
+        MissingPackage: it is not installed.
     """
-    size = np.array([width, height])
-    if region.mask is None:
-        assert region.box is not None
-        corner, opposite = region.box[:2].astype(np.float64), region.box[2:].astype(np.float64)
-        shapes = [np.array([(corner + opposite) / 2, opposite - corner])]
-    else:
-        shapes = mask_polygons(region.mask)
-        if region.instance and shapes:
-            shapes = [joined_polygon(shapes)]
-    return [
-        " ".join([str(region.label), *(f"{number:.6g}" for number in (shape / size).ravel())])
-        for shape in shapes
-    ]
-
-
-def mask_polygons(mask: np.ndarray) -> list[np.ndarray]:
-    """The outer border of each connected part of a mask, the largest first; what is thinner than a polygon has none.
-
-    Args:
-        mask: (H, W) bool.
-
-    Returns:
-        (k, 2) int32 each, x and y of the outermost pixels of a part, k at least 3. Filled, and with its border, a
-        polygon has the pixels of its part and of the holes in it.
-    """
-    contours, _ = cv2.findContours(
-        mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
-    )
-    polygons = [contour.reshape(-1, 2) for contour in contours if len(contour) >= CORNERS]
-    return sorted(polygons, key=lambda polygon: -cv2.contourArea(polygon))
-
-
-def joined_polygon(parts: list[np.ndarray]) -> np.ndarray:
-    """One polygon of several: from the nearest point of what is joined already a line leads to each part and back.
-
-    Args:
-        parts: (k, 2) each, at least one.
-    """
-    from scipy.spatial import cKDTree  # a while, which only instances in parts need
-
-    joined, *others = parts
-    for part in others:
-        distances, nearest = cKDTree(joined).query(part)
-        first = int(distances.argmin())
-        place = int(nearest[first])
-        there = np.concatenate([part[first:], part[: first + 1]])
-        joined = np.concatenate([joined[: place + 1], there, joined[place:]])
-    return joined
-
-
-def safe_name(name: str) -> str:
-    """The name of a class as a part of a file's name: letters of any script stay, what file systems forbid does not."""
-    whole = unicodedata.normalize("NFC", name)
-    text = "".join(
-        "_" if char in FORBIDDEN or not char.isprintable() else char for char in whole
-    ).strip(" .")
-    return text.encode()[:MOST_BYTES].decode(errors="ignore") or "_"
+    return of_extra(name, f"to_{name}", name)

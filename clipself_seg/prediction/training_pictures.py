@@ -12,7 +12,7 @@ from detectron2.utils import comm
 
 from clipself_seg.evaluation.base import classes_kept
 from clipself_seg.models.build import architecture
-from clipself_seg.prediction.load import PREDICTORS
+from clipself_seg.prediction.task_predictors import PREDICTORS
 
 
 class DrawPredictions(HookBase):
@@ -20,7 +20,7 @@ class DrawPredictions(HookBase):
 
     def __init__(self, cfg: CfgNode) -> None:
         self.cfg = cfg
-        self._predictor = PREDICTORS[architecture(cfg).task().replace("sem_seg", "semantic")]
+        self._predictor = PREDICTORS[architecture(cfg).task()]
 
     def after_step(self) -> None:
         """Draws in the first process, which alone writes to TensorBoard."""

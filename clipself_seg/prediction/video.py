@@ -28,7 +28,7 @@ from clipself_seg.prediction.journal import Written
 from clipself_seg.prediction.loop import Results
 from clipself_seg.visualization.overlays import save_png
 
-# What may be written of a video.
+# Formats that a video has.
 OF_VIDEOS = ("overlays", "labels")
 # Beginnings of MP4 and QuickTime (behind four bytes), AVI, and Matroska and WebM.
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
@@ -39,7 +39,7 @@ SLACK, SLACK_FRACTION = 2, 0.02
 
 
 class FrameResult(Protocol):
-    """What a model says of a frame."""
+    """The prediction of a frame."""
 
     @property
     def labels(self) -> np.ndarray:

@@ -18,26 +18,20 @@ from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 from tabulate import tabulate
 
+from clipself_seg.checkpoints.zoo import MINI_CLIPS
+from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.data.datasets.own import check_data
 from clipself_seg.data.datasets.own_file import NO_TRAIN
 from clipself_seg.errors import InputError
-from clipself_seg.models.build import registered_data
+from clipself_seg.models.build import architecture, registered_data
+from clipself_seg.models.protocol import Memory
 from clipself_seg.yaml_files import leaves, read_tree
 
-# MODEL.META_ARCHITECTURE -> times that a training sees each image.
-EPOCHS = {"CATSeg": 20, "OpenPanoptic": 30, "FViT": 20, "CLIPSelf": 6}
 LEAST_STEPS = 500
 LEAST_BATCHES = 4
-# MODEL.META_ARCHITECTURE -> for towers of size B and of size L: GiB of the weights with their gradients and moments, of
-# a step for each image, and of such a step with MODEL.CLIP.CHECKPOINTING. tools/recipe_costs.py computes them; MARGIN
-# stands for what CUDA and the allocator add.
-MEMORY = {
-    "CATSeg": ((0.9, 2.4, 2.0), (2.4, 3.3, 2.0)),
-    "OpenPanoptic": ((1.2, 4.9, 4.9), (1.5, 5.0, 5.0)),
-    "FViT": ((0.9, 0.32, 0.32), (2.4, 0.6, 0.6)),
-    "CLIPSelf": ((1.8, 1.1, 0.5), (6.1, 3.0, 1.2)),
-}
-MARGIN = 1.5
+# Parameters of the image towers of a ViT-B/16 and of a ViT-L/14, for which tools/recipe_costs.py computes `Memory`.
+BASE, LARGE = 86e6, 304e6
+MARGIN = 1.5  # for what CUDA and the allocator add
 GIB = 2**30
 
 
@@ -88,7 +82,7 @@ def settings_for(
         cfg: the recipe.
         images: number of training images.
         machine: the hardware of the training.
-        by_hand: whether the user set a key, whose value is then kept.
+        by_hand: says whether the user set a key, whose value is then kept.
         recorded: full keys and values of the run that goes on, which are kept too.
     """
     solver, settings = cfg.SOLVER, list[Setting]()
@@ -125,17 +119,19 @@ def settings_for(
 
 
 def _is_mini(cfg: CfgNode) -> bool:
-    """Whether the configuration is one of the mini world, which are made for two CPU cores."""
-    return "Mini" in cfg.MODEL.CLIP.NAME
+    """True if the configuration is one of the mini world, which are made for two CPU cores."""
+    return cfg.MODEL.CLIP.NAME in MINI_CLIPS.values()
 
 
 def _batch(cfg: CfgNode, images: int, machine: Machine) -> tuple[int, str, bool]:
-    """Number of images of a step, the reason for it, and whether MODEL.CLIP.CHECKPOINTING is needed."""
+    """Number of images of a step, the reason for it, and true if MODEL.CLIP.CHECKPOINTING is needed."""
     wanted = cfg.SOLVER.IMS_PER_BATCH
     why, recompute = "the recipe's", False
-    table = MEMORY.get(cfg.MODEL.META_ARCHITECTURE)
-    if table and not _is_mini(cfg):
-        weights, step, twice = table["-L-" in cfg.MODEL.CLIP.NAME or "large" in cfg.MODEL.CLIP.NAME]
+    memory: Memory | None = getattr(architecture(cfg), "memory", None)
+    if memory and not _is_mini(cfg):
+        # Between the two sizes, and beyond the larger one, it grows with the tower.
+        fraction = max(0.0, (_tower_parameters(cfg.MODEL.CLIP.NAME) - BASE) / (LARGE - BASE))
+        weights, step, twice = (base + fraction * (large - base) for base, large in memory)
         room = machine.memory / MARGIN - weights
 
         def fitting(each: float) -> int:
@@ -150,10 +146,18 @@ def _batch(cfg: CfgNode, images: int, machine: Machine) -> tuple[int, str, bool]
     return wanted, why, recompute
 
 
+def _tower_parameters(clip: str) -> int:
+    """Number of parameters of the image tower of a CLIP, by open_clip's name."""
+    known = find_architecture(clip)
+    with torch.device("meta"):
+        tower = known.kind.build_image(known, known.quick_gelu)
+    return sum(parameter.numel() for parameter in tower.parameters())
+
+
 def _steps(cfg: CfgNode, images: int, batch: int) -> tuple[int, str]:
     """Number of steps of the training, and the reason for it."""
     most = math.ceil(cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / batch)
-    epochs = EPOCHS.get(cfg.MODEL.META_ARCHITECTURE, 20)
+    epochs = getattr(architecture(cfg), "epochs", 20)
     steps = math.ceil(epochs * images / batch)
     if _is_mini(cfg) or steps >= most:
         return most, "as many images as in the recipe"
@@ -169,9 +173,9 @@ def with_data(
 
     Args:
         cfg: configuration with the key.
-        by_hand: whether the user set a key, whose value is then kept. Where the user did not set ``DATASETS.DATA``,
-            the configuration is that of a run, and all its settings are kept.
-        trains: whether a training is to follow.
+        by_hand: says whether the user set a key, whose value is then kept. Where nobody set ``DATASETS.DATA``, the
+            configuration is that of a run, and all its settings are kept.
+        trains: a training is to follow.
         resume: take the settings that the run in ``OUTPUT_DIR`` has recorded, if there is one.
 
     Returns:

@@ -223,7 +223,7 @@ def _shared_vocabulary(
 TASKS = Registry[Callable[[CfgNode], Task[Any]]]()
 TASKS.enter("regions", RegionTask)
 TASKS.enter("whole_images", RegionTask)
-TASKS.enter("sem_seg", SemSegTask)
+TASKS.enter("semantic", SemSegTask)
 TASKS.enter("panoptic", PanopticTask)
 TASKS.enter("detection", DetectionTask)
 

@@ -58,9 +58,9 @@ def box_overlay(
         boxes: (n, 4) XYXY in pixels, the best first.
         scores: (n,); None for boxes without, such as true ones.
         names: names of the class of each box.
-        seen: (n,) bool, whether training has shown the class of each box.
+        seen: (n,) bool, true of boxes of a class that training has shown.
         masks: (n, H, W) bool, which are tinted; None for boxes alone.
-        sheet: whether there is a legend, and a small image is enlarged.
+        sheet: there is a legend, and a small image is enlarged.
     """
     small = SMALL if sheet else 0
     large, *large_masks = readable(image, *(() if masks is None else masks), small=small)

@@ -54,7 +54,7 @@ class Entry(NamedTuple):
         name: name of the class.
         colour: RGB.
         note: text behind the name, such as the percentage of the pixels.
-        hatched: whether lines are drawn over the colour.
+        hatched: lines are drawn over the colour.
     """
 
     name: str
@@ -162,7 +162,7 @@ def entries(
         names: names of the K classes.
         colours: colours of the classes, (K, 3) uint8.
         most: most entries; the last one then says how many classes are left.
-        percentages: whether the entries note the percentages of the pixels.
+        percentages: the entries note the percentages of the pixels.
     """
     known = (labels >= 0) & (labels < len(names))
     counts = np.bincount(labels[known].astype(np.int64), minlength=len(names))
@@ -276,7 +276,7 @@ def readable(image: np.ndarray, *maps: np.ndarray, small: int = SMALL) -> tuple[
 
 
 def borders(labels: np.ndarray) -> np.ndarray:
-    """Whether each pixel differs from the one to the right or below, (H, W) bool."""
+    """(H, W) bool, true of pixels that differ from the one to the right or below."""
     edge = np.zeros(labels.shape, bool)
     edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]
     edge[:-1] |= labels[:-1] != labels[1:]
@@ -311,7 +311,7 @@ def panoptic_overlay(
         classes: position in `names` of the class of each of the n segments.
         names: names of the K classes.
         colours: colours of the classes, (K, 3) uint8.
-        sheet: whether there is a legend, and a small image is enlarged.
+        sheet: there is a legend, and a small image is enlarged.
     """
     titles = segment_names([names[index] for index in classes])
     draw = overlay if sheet else named_regions

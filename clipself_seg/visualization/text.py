@@ -145,7 +145,7 @@ def _line(text: str, size: int) -> _Line:
 
 
 def _is_set(character: str) -> bool:
-    """Whether a character is one for itself, and does not say how its neighbours look."""
+    """True of a character for itself, which does not say how its neighbours look."""
     return unicodedata.category(character) != "Cf" and not "\ufe00" <= character <= "\ufe0f"
 
 
@@ -220,7 +220,7 @@ def place_names(
         labels: (H, W) integers; those outside of 0 ... K - 1 have no name.
         names: names of the K labels.
         size: height of the text in pixels.
-        whole: whether names that would stick out are left out.
+        whole: leave out names that would stick out.
     """
     step = max(1, min(labels.shape) // CELLS)
     grid = labels[::step, ::step]

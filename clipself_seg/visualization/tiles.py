@@ -25,7 +25,7 @@ MOST_NAMES = 14  # of a legend
 
 
 class Row(NamedTuple):
-    """What is shown of one image.
+    """A row of the page: one image and its tiles.
 
     Attributes:
         tiles: title -> (H, W, 3) uint8 RGB.

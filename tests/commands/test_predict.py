@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from clipself_seg import memory
-from clipself_seg.checkpoints.choice import DEFAULTS, REASONS
 from clipself_seg.checkpoints.zoo import zoo
+from clipself_seg.choice import DEFAULTS, REASONS
 from clipself_seg.commands import predict
 from clipself_seg.data.masks import read_indices
 from clipself_seg.errors import InputError
@@ -23,8 +23,9 @@ from clipself_seg.files import alone_in
 from clipself_seg.prediction import load as loader
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.load import load
-from clipself_seg.prediction.results import SemanticResults
-from clipself_seg.prediction.semantic import Predictor, Segmentation
+from clipself_seg.prediction.results import Segmentation
+from clipself_seg.prediction.task_predictors import SemanticPredictor
+from clipself_seg.prediction.writers import ResultFiles
 from tests.conftest import ROOT
 from tests.prediction.test_detection import OPTS as BOX_OPTS
 from tests.prediction.test_panoptic import CONFIG, SMALL
@@ -69,8 +70,7 @@ def test_written_scores_tell_classes_apart_as_labels_do(tmp_path):
     more = {"class_scores": scores.mean(axis=(1, 2)), "category_ids": (0, 1), "background": None}
     image = np.zeros((1, 2, 3), np.uint8)
     found = Segmentation(np.ones((1, 2), np.uint8), scores, names=("a", "b"), image=image, **more)
-    predictor = mock.Mock(names=found.names, category_ids=(0, 1))
-    results = SemanticResults(predictor=predictor, folder=tmp_path, save=["labels", "scores"])
+    results = ResultFiles(predictor=mock.Mock(), folder=tmp_path, save=["labels", "scores"])
     results.write(ImageFile(tmp_path / "x.png", "x.png", "x"), found)
     with np.load(tmp_path / "scores/x.npz") as file:
         assert (file["scores"].argmax(axis=0) == read_indices(tmp_path / "labels/x.png")).all()
@@ -118,7 +118,7 @@ def test_official_weights_bring_their_configuration(photos, tmp_path, capsys, mo
     assert predict.main([*words, "--model", "catseg-base"]) == 2
     assert "error: weights catseg-base are not on this machine; " in capsys.readouterr().err
     (tmp_path / "model_base.pth").write_bytes(b"no weights")
-    with mock.patch.object(Predictor, "__init__", side_effect=InputError("seen")) as made:
+    with mock.patch.object(SemanticPredictor, "__init__", side_effect=InputError("seen")) as made:
         assert predict.main([*words, "--model", "catseg-base"]) == 2
     cfg = made.call_args.args[0]
     assert cfg.MODEL.WEIGHTS == "catseg-base" and cfg.MODEL.META_ARCHITECTURE == "CATSeg"
@@ -230,7 +230,7 @@ def test_two_predictions_do_not_meet_and_leftovers_of_a_killed_one_go(
     words = (photos / "one.jpg", "--words", "dog")
     with alone_in(out):
         assert run(*words) == 2
-        assert f"error: {out}: another process ({os.getpid()})" in capsys.readouterr().err
+        assert f"error: {out}: another process is at work" in capsys.readouterr().err
         assert all(path.exists() for path in mine) and not (out / "classes.json").exists()
     assert run(*words) == 0
     assert not any(path.exists() for path in mine) and others.exists()
@@ -239,7 +239,7 @@ def test_two_predictions_do_not_meet_and_leftovers_of_a_killed_one_go(
 def test_an_interrupted_call_goes_on_with_the_same_options_and_no_others(
     run, photos, tmp_path, capsys, monkeypatch
 ):
-    whole, images = Predictor.predict_batch, []
+    whole, images = SemanticPredictor.predict_batch, []
 
     def interrupted(self, batch, **options):
         if len(images) == 1:
@@ -249,7 +249,7 @@ def test_an_interrupted_call_goes_on_with_the_same_options_and_no_others(
 
     words = (photos, "--words", "dog, sky")
     with monkeypatch.context() as patch:
-        patch.setattr(Predictor, "predict_batch", interrupted)
+        patch.setattr(SemanticPredictor, "predict_batch", interrupted)
         assert run(*words) == 130
         said = capsys.readouterr().err
         assert "the same command goes on with --skip-existing, and begins anew without" in said
@@ -257,7 +257,9 @@ def test_an_interrupted_call_goes_on_with_the_same_options_and_no_others(
         assert run(*words, *changed, "--skip-existing") == 2
         assert "results of other settings: " in (said := capsys.readouterr().err)
         assert "leave out --skip-existing to begin anew" in said
-    with mock.patch.object(Predictor, "predict_batch", autospec=True, side_effect=whole) as called:
+    with mock.patch.object(
+        SemanticPredictor, "predict_batch", autospec=True, side_effect=whole
+    ) as called:
         assert run(*words, "--skip-existing") == 0
     assert called.call_count == 1
     assert "2 of 2 segmented" in capsys.readouterr().out
@@ -279,7 +281,7 @@ def test_examples_stand_for_classes_and_the_journal_knows_them_by_their_content(
     assert call(reference, "5,5,20,20", *words) == 0
     content = json.loads((tmp_path / "out/classes.json").read_text())
     assert content["names"] == {"0": "dog", "1": "sky", "2": "screw"}
-    with mock.patch.object(Predictor, "predict_batch", autospec=True) as called:
+    with mock.patch.object(SemanticPredictor, "predict_batch", autospec=True) as called:
         assert call(tmp_path / "same.png", "5,5,20,20", *words) == 0
     assert called.call_count == 0
     capsys.readouterr()
@@ -321,5 +323,5 @@ def test_an_image_and_a_video_are_done_together(run, photos, tmp_path, capsys):
     names = {path.name for path in (tmp_path / "out/labels/walk.mp4").iterdir()}
     assert names == {"000000.png", "000002.png"}
     assert (tmp_path / "out/overlays/walk.mp4").is_file()
-    with mock.patch.object(Predictor, "predict_batch", side_effect=AssertionError):
+    with mock.patch.object(SemanticPredictor, "predict_batch", side_effect=AssertionError):
         assert run(*words, "--save", "overlays", "labels", "--skip-existing") == 0

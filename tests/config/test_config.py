@@ -98,7 +98,10 @@ MODEL, CLIP = "MODEL.META_ARCHITECTURE", "SOLVER.CLIP_GRADIENTS."
         (["SOLVER.LR_SCHEDULER_NAME", "WarmupPolyLR"], "LR_SCHEDULER_NAME must be .Warmup"),
         (["SOLVER.BASE_LR_END", "1e-5"], "BASE_LR_END .* the cosine ends at 0"),
         (["TEST.AUG.ENABLED", "True", MODEL, "FViT"], "AUG.ENABLED True has no effect: FViT does"),
-        (["TEST.PANOPTIC.SWEEP", "(0.5,)", MODEL, "CLIPSelf"], "SWEEP .* CLIPSelf .* OpenPanoptic"),
+        (
+            ["TEST.PANOPTIC.VOID_SWEEP", "(0.5,)", MODEL, "CLIPSelf"],
+            "SWEEP .* CLIPSelf .* OpenPanoptic",
+        ),
         (["DATASETS.TRAIN", "mini_train"], "DATASETS.TRAIN must be of type tuple, such as"),
         (["TEST.REGIONS.READ", "('boxs',)"], 'cannot have "boxs"; did you mean "boxes"?'),
         (["SOLVER.IMS_PER_BATCH", "0"], "SOLVER.IMS_PER_BATCH must be at least 1"),
@@ -110,7 +113,7 @@ MODEL, CLIP = "MODEL.META_ARCHITECTURE", "SOLVER.CLIP_GRADIENTS."
         (["SOLVER.BASE_LR", "nan"], "BASE_LR must be 0 or more, and finite, got nan"),
         (["TEST.REGIONS.ALPHA_SWEEP", "(0.5, 1.5)"], r"ALPHA_SWEEP must be .* in \[0, 1\]"),
         (["TEST.REGIONS.READ", "()"], "READ is empty: give some of boxes, masks"),
-        (["TEST.PANOPTIC.SWEEP", "(True,)"], "PANOPTIC.SWEEP must be numbers"),
+        (["TEST.PANOPTIC.VOID_SWEEP", "(True,)"], "PANOPTIC.VOID_SWEEP must be numbers"),
         (
             ["INPUT.DETECTION.MIN_SCALE", "2.5"],
             "MIN_SCALE must be at most .* 2.5 with .*MAX_SCALE 2",

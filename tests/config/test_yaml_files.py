@@ -13,7 +13,6 @@ from clipself_seg.yaml_files import (
     CONFIGS,
     MAX_FILES,
     Layer,
-    dump_config,
     find_file,
     merge_layers,
     read_layers,
@@ -193,11 +192,3 @@ def test_a_name_that_is_nowhere_gets_the_nearest_of_the_package(name, near, tmp_
         InputError, match=f'no config file {name}.*did you mean "{re.escape(near)}"'
     ):
         find_file(name)
-
-
-@pytest.mark.parametrize(
-    "name", ["mini/panoptic", "detection/ov_lvis+eva02_vitb16", "semseg/catseg+openai_vitb16"]
-)
-def test_a_dump_is_that_of_detectron2s_method(name):
-    cfg = load_config(name, ["OUTPUT_DIR", "'my: folder\u00e9 #1'", "DATASETS.TEST", "()"])
-    assert dump_config(cfg) == cfg.dump()

@@ -241,13 +241,8 @@ def _given() -> list[dict[str, object]]:
     return [{"segmentation": one, "score": 0.5} for one in (compressed, runs, polygon)]
 
 
-def _write_given(folder: Path) -> None:
-    save(folder / "a/0.png", MASK * 255)
-    (folder / "a/metadata.csv").write_text("id,area,predicted_iou\n0,1140,0.9\n")
-
-
 def _read_given(path: Path) -> None:
-    read_masks(path if path.suffix == ".json" else path.parent, (40, 57))
+    read_masks(path, (40, 57))
 
 
 def _image(name: str, mode: str = "RGB", **how: Any) -> Make:
@@ -277,8 +272,9 @@ TURNED[274] = 6
 
 IMAGES = {
     "given_masks_json": Reader(text("own.json", _given()), _read_given, "json"),
-    "given_masks_png": Reader(tree("a/0.png", _write_given), _read_given, "png"),
-    "given_masks_csv": Reader(tree("a/metadata.csv", _write_given), _read_given),
+    "given_masks_png": Reader(
+        file("a.png", lambda path: save(path, MASK * 255)), _read_given, "png"
+    ),
     "label_map_png": Reader(_labels("a.png", np.uint8), _read_labels, "png"),
     "label_map_16_bit_png": Reader(_labels("a.png", np.uint16), _read_labels, "png"),
     "label_map_palette_png": Reader(file("labels.png", _write_palette), _read_labels, "png"),

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from clipself_seg.checkpoints.pickles import read_numpy_pickle
 from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.checkpoints.training_state import read_state, write_state
-from clipself_seg.clip import CLIPBackbone, TextBank, kinds, load_clip
+from clipself_seg.clip import CLIP, TextBank, kinds, load_clip
 from clipself_seg.clip.model import save_clip
 from clipself_seg.clip.tokenizers import read_tokenizer
 from clipself_seg.config import load_config
@@ -34,15 +34,17 @@ from clipself_seg.config.schema import KEYS, LARGEST_NUMBER
 from clipself_seg.heads.diffusion.weights import read_stable_diffusion
 from clipself_seg.models.build import build_model
 from clipself_seg.models.cat_seg.cat_seg_config import build_backbone
-from clipself_seg.prediction.detection import DetectionPredictor
-from clipself_seg.prediction.panoptic import PanopticPredictor
+from clipself_seg.prediction.load import load
 from clipself_seg.prediction.pretrained import (
     CONFIG,
     MODEL,
     VOCABULARY,
-    load_pretrained,
 )
-from clipself_seg.prediction.semantic import Predictor
+from clipself_seg.prediction.task_predictors import (
+    DetectionPredictor,
+    PanopticPredictor,
+    SemanticPredictor,
+)
 from clipself_seg.training.settings import TrainingSettings
 from clipself_seg.training.trainer import Trainer
 from tests.checkpoint_files import Bomb, in_layout, save_as, save_tips
@@ -271,7 +273,7 @@ def _model_reader(kind: str) -> Reader:
 
 CONFIG_NUMBERS = (0, 1, 2, 3, 7, 16, 64, 300, 1000, LARGEST_NUMBER, -1, 0.5)
 PREDICTORS: dict[str, Callable[[CfgNode], Any]] = {
-    "cat_seg": Predictor,
+    "cat_seg": SemanticPredictor,
     "panoptic": PanopticPredictor,
     "fvit": DetectionPredictor,
 }
@@ -291,7 +293,7 @@ def _save_folder(kind: str, folder: Path) -> None:
 
 
 def _read_folder(path: Path) -> None:
-    predictor = load_pretrained(path.parent, device="cpu")
+    predictor = load(path.parent, device="cpu")
     if predictor.vocabulary is None:
         predictor.set_vocabulary("cat, grass")
     predictor(noise(40, 57))
@@ -476,12 +478,12 @@ def _remade_training_state(rng: random.Random) -> bytes:
 NAMES = (("cat", "kitten"), ("dog",))
 
 
-def _embedded(clip: CLIPBackbone, folder: Path) -> Tensor:
+def _embedded(clip: CLIP, folder: Path) -> Tensor:
     return TextBank(clip, "single", folder).embed(NAMES)
 
 
 @functools.cache
-def _text_clip() -> tuple[CLIPBackbone, Tensor]:
+def _text_clip() -> tuple[CLIP, Tensor]:
     clip = random_clip()
     with tempfile.TemporaryDirectory() as folder:
         return clip, _embedded(clip, Path(folder))

@@ -64,7 +64,7 @@ def test_a_worker_that_the_system_ends_is_an_error_not_a_wait(helper):
 def test_workers_end_with_a_parent_that_is_killed(helper, tmp_path):
     (tmp_path / "waiting.py").write_text(WAITING)
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tools"), str(tmp_path)])
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tools", tmp_path)))
     }
     pids = tmp_path / "pids"
     pids.mkdir()

@@ -7,7 +7,7 @@ from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model as plain_model
 from detectron2.utils.file_io import PathManager
 
-from clipself_seg.checkpoints.choice import find_model
+from clipself_seg.choice import find_model
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import build_model

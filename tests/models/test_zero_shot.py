@@ -147,7 +147,7 @@ def test_it_is_built_from_its_keys_and_does_not_train(capfd, tmp_path):
     opts += ["MODEL.ZERO_SHOT.STRIDE", "32", "MODEL.ZERO_SHOT.SYNONYMS", "first"]
     model = build_model(load_config(MINI, opts))
     assert (model.scale, model.windows, model.synonyms) == (30, StridedWindows(64, 32), "first")
-    assert model.bank.templates == "openai80" and model.task() == "sem_seg"
+    assert model.bank.templates == "openai80" and model.task() == "semantic"
     assert isinstance(model, Model) and not issubclass(ZeroShotSegmenter, TrainableModel)
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert train.main(["--config-file", str(MINI), *opts, "OUTPUT_DIR", str(tmp_path)]) == 2

@@ -17,17 +17,18 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
 
+from clipself_seg.choice import ModelChoice
 from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fvit.boxes import DetectionRule
 from clipself_seg.heads.fvit.roi_heads import DetectionSettings
 from clipself_seg.models.protocol import Classes
-from clipself_seg.prediction.detection import DetectionPredictor
 from clipself_seg.prediction.files import find_images
+from clipself_seg.prediction.load import prediction_config
 from clipself_seg.prediction.loop import predict_files
-from clipself_seg.prediction.predictor import prediction_config
-from clipself_seg.prediction.results import DetectionResults
+from clipself_seg.prediction.task_predictors import DetectionPredictor
+from clipself_seg.prediction.writers import ResultFiles
 from tests.models.fvit.test_model import TINY, WORDS, tiny
 from tests.tiny import noise, save_noise
 
@@ -47,18 +48,14 @@ class Corners(nn.Module):
         self.clip = mock.Mock(context_length=1000)
         self.bank = mock.Mock(templates="vild63")
 
-    def set_vocabulary(self, words, seen=None, all_synonyms=None):
-        names = tuple(entry.names for entry in words.classes)
-        self.classes = Classes(names, seen=seen)
+    def classes_of(self, words, seen=None, all_synonyms=None):
         self.all_synonyms = all_synonyms
-
-    def seen(self):
-        return torch.from_numpy(self.classes.seen)
+        return Classes(tuple(entry.names for entry in words.classes), seen=seen)
 
     def weights_hash(self):
         return "none"
 
-    def forward(self, samples):
+    def forward(self, samples, classes):
         (sample,) = samples
         height, width = sample["height"], sample["width"]
         boxes = torch.tensor([[0, 0, width / 2, height / 2], [0, 0, width, height]])
@@ -93,7 +90,7 @@ def images(tmp_path):
 
 def write(images, out, made):
     files = find_images([images], out)
-    results = DetectionResults(predictor=made, folder=out, images=files.images)
+    results = ResultFiles(predictor=made, folder=out, images=files.images)
     return predict_files(results, files), json.loads((out / "detections.json").read_text())
 
 
@@ -155,7 +152,8 @@ def test_own_words_count_with_every_synonym_and_built_in_ones_as_configured():
 
 
 def detector(weights, opts):
-    return DetectionPredictor(prediction_config("", weights, opts, "detection"))
+    choice = ModelChoice("detection", "", None if weights is None else str(weights))
+    return DetectionPredictor(prediction_config(choice, opts))
 
 
 @pytest.fixture(scope="module")
@@ -215,11 +213,6 @@ def test_seen_classes_are_those_that_the_weights_name(tmp_path):
 @pytest.mark.parametrize(
     "weights, opts, message",
     [
-        (
-            "random",
-            ("MODEL.META_ARCHITECTURE", "CATSeg"),
-            "CATSeg, which does not do the task detection.*FViT",
-        ),
         ("random", ("MODEL.FVIT.SCORE_THRESHOLD", "1.5"), "SCORE_THRESHOLD must be .* got 1.5"),
         ("random", ("DATASETS.TRAIN", "()"), "say which classes are seen"),
         (None, (), "names no MODEL.WEIGHTS"),

@@ -1,14 +1,18 @@
 """`clipself_seg.load`, and the names that a version number promises."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from detectron2.modeling import META_ARCH_REGISTRY
 from PIL import Image
 
 import clipself_seg
-from clipself_seg.checkpoints.choice import TASKS
+from clipself_seg.choice import TASKS
 from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.models import CATSeg
 from clipself_seg.prediction import load as loading
+from clipself_seg.prediction import pretrained
 from tests.conftest import ROOT
 from tests.faults import run_python
 from tests.tiny import noise
@@ -83,3 +87,40 @@ def test_the_names_of_models_are_listed_by_task():
     )
     assert "mini-fvit" in clipself_seg.list_models("detection")
     assert "catseg-base" in names and "sd-v1-3" not in names
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_eight_threads_with_words_of_their_own_get_what_each_gets_alone(task):
+    model = clipself_seg.load("mini", task=task, device="cpu")
+    image = noise(64, 96)
+    lists = ["red star, grass", "sand, blue ring|hoop, water", "green square, lava, sky, snow"]
+    alone = {words: model(image, words) for words in lists}
+    wanted = [lists[number % len(lists)] for number in range(24)]
+    with ThreadPoolExecutor(8) as threads:
+        results = threads.map(lambda words: model(image, words), wanted)
+        for words, result in zip(wanted, results):
+            assert result.names == alone[words].names
+            assert pretrained._equal(result, alone[words])
+
+
+class MySeg(CATSeg):
+    """A model of somebody else's, which changes nothing."""
+
+
+def test_a_model_of_somebody_elses_is_loaded_by_what_its_class_says(tmp_path):
+    config = tmp_path / "my.yaml"
+    config.write_text("_BASE_: mini/semseg\nMODEL: {META_ARCHITECTURE: MySeg}\n")
+    with pytest.raises(clipself_seg.InputError, match='"MySeg"; .*--import'):
+        clipself_seg.load("mini-cat-seg", config_file=config)
+    META_ARCH_REGISTRY.register(MySeg)
+    try:
+        mine = clipself_seg.load("mini-cat-seg", config_file=config, device="cpu")
+        assert type(mine.model) is MySeg and mine.task == "semantic"
+        theirs = clipself_seg.load("mini-cat-seg", device="cpu")
+        assert pretrained._equal(mine(noise(64, 96), WORDS), theirs(noise(64, 96), WORDS))
+        with pytest.raises(clipself_seg.InputError, match="does semantic, not detection"):
+            clipself_seg.load("mini-cat-seg", config_file=config, task="detection")
+        mine.save_pretrained(tmp_path / "saved")
+        assert type(clipself_seg.load(tmp_path / "saved").model) is MySeg
+    finally:
+        del META_ARCH_REGISTRY._obj_map["MySeg"]

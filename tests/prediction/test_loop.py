@@ -21,13 +21,11 @@ from clipself_seg.commands.predict import SAVE
 from clipself_seg.data.masks import read_indices
 from clipself_seg.errors import InputError
 from clipself_seg.prediction import loop
-from clipself_seg.prediction.detection import Detections
 from clipself_seg.prediction.files import find_images
 from clipself_seg.prediction.journal import FILE_NAME, Journal, _digest, require_same
 from clipself_seg.prediction.loop import predict_files
-from clipself_seg.prediction.panoptic import PanopticSegmentation
-from clipself_seg.prediction.results import DetectionResults, PanopticResults, SemanticResults
-from clipself_seg.prediction.semantic import Segmentation
+from clipself_seg.prediction.results import Detections, PanopticSegmentation, Segmentation
+from clipself_seg.prediction.writers import ResultFiles
 from tests.prediction.test_detection import predictor as detector
 from tests.prediction.test_panoptic import predictor as segmenter
 from tests.tiny import save_noise
@@ -39,7 +37,7 @@ INDEX = {"semantic": "classes.json", "panoptic": "panoptic.json", "detection": "
 def labeller():
     """A stand-in for the predictor of labels: bright pixels are sky."""
 
-    def predict_batch(images, scores):
+    def predict_batch(images, names=(), scores=False):
         maps = [(image[..., 0] > 127).astype(np.uint8) for image in images]
         values = [np.stack([labels == n for n in range(2)]).astype(np.float32) for labels in maps]
         more = {"class_scores": np.ones(2), "category_ids": (0, 1), "background": None}
@@ -48,9 +46,11 @@ def labeller():
             for image, labels, own in zip(images, maps, values)
         ]
 
-    made = mock.Mock(names=NAMES, category_ids=(5, 7), background=None, threshold=0.0, absent=None)
-    made.predict_batch.side_effect = predict_batch
-    made.model = mock.Mock(names=[(name,) for name in NAMES])
+    made = mock.Mock(task="semantic", absent=None)
+    made.predict_files.side_effect = made.predict_batch.side_effect = predict_batch
+    made.about.return_value = {"names": {str(label): name for label, name in enumerate(NAMES)}}
+    made.categories.return_value = [{"id": 5 + 2 * k, "name": name} for k, name in enumerate(NAMES)]
+    made.require_words.return_value = mock.Mock(background=None)
     made.model.weights_hash.return_value = "none"
     made.mapper.max_pixels = 10**6
     return made
@@ -59,17 +59,13 @@ def labeller():
 def made_results(task, folder, files):
     if task == "semantic":
         save = [*SAVE[task], "scores"]
-        return SemanticResults(predictor=labeller(), folder=folder, images=files.images, save=save)
-    kind, predictor = {
-        "panoptic": (PanopticResults, segmenter),
-        "detection": (DetectionResults, detector),
-    }[task]
-    made = predictor(masks=True) if task == "detection" else predictor()
+        return ResultFiles(predictor=labeller(), folder=folder, images=files.images, save=save)
+    made = detector(masks=True) if task == "detection" else segmenter()
     of_one = made.model.forward
     made.model.forward = lambda samples, **options: [
         output for sample in samples for output in of_one([sample], **options)
     ]
-    return kind(predictor=made, folder=folder, images=files.images, save=SAVE[task])
+    return ResultFiles(predictor=made, folder=folder, images=files.images, save=SAVE[task])
 
 
 @pytest.fixture(autouse=True)
@@ -145,7 +141,8 @@ def test_a_call_that_finds_background_alone_says_how_to_find_more(tmp_path, capl
         Image.new("RGB", (8, 8), (brightness,) * 3).save(tmp_path / "in" / f"{number}.png")
     files = find_images([tmp_path / "in"], tmp_path / "out")
     results = made_results("semantic", tmp_path / "out", files)
-    results.predictor.background, results.predictor.threshold = 1, 0.5
+    given = mock.Mock(background=1, threshold=0.5, names=NAMES)
+    results.predictor.require_words.return_value = given
     assert predict_files(results, files) == {}
     assert (
         "every pixel is sky: no class reaches a score of 0.5: give a lower --threshold"

@@ -18,16 +18,13 @@ from clipself_seg.data.masks import read_panoptic_ids
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.models.panoptic.panoptic_outputs import FusionSettings
+from clipself_seg.models.protocol import Classes
 from clipself_seg.prediction.files import find_images
 from clipself_seg.prediction.load import load
 from clipself_seg.prediction.loop import predict_files
-from clipself_seg.prediction.panoptic import (
-    PanopticPredictor,
-    panoptic_words,
-    segmentation_of,
-)
-from clipself_seg.prediction.predictor import prediction_config
-from clipself_seg.prediction.results import PanopticResults
+from clipself_seg.prediction.results import PanopticSegmentation
+from clipself_seg.prediction.task_predictors import PanopticPredictor, panoptic_words
+from clipself_seg.prediction.writers import ResultFiles
 from tests.conftest import ROOT
 from tests.mask_models import save_mask_model
 from tests.panoptic_worlds import own_quality, panopticapi_quality
@@ -45,21 +42,25 @@ class Quarters(nn.Module):
     device, alpha, beta = torch.device("cpu"), 0.35, 0.65
     fusion, masks = FusionSettings(), SimpleNamespace(generates=True, model_settings={})
 
-    def set_vocabulary(self, words, seen):
-        self.words, self.seen = words, seen
-        self.names = tuple(entry.names for entry in words.classes)
+    def classes_of(self, words, seen):
+        things = tuple(k for k, entry in enumerate(words.classes) if entry.isthing is not False)
+        return Classes(tuple(entry.names for entry in words.classes), things, seen)
 
     def weights_hash(self):
         return "none"
 
-    def forward(self, samples, fusions):
+    def forward(self, samples, fusions, classes):
         (sample,) = samples
         ids = torch.zeros(sample["height"], sample["width"], dtype=torch.int64)
         y, x = sample["height"] // 2 + 1, sample["width"] // 2
         ids[:y, :x], ids[:y, x:], ids[y:, :x] = 2, 1, 3
-        things = [entry.isthing is not False for entry in self.words.classes]
         segments = [
-            {"id": number, "category_id": label, "isthing": things[label], "score": number / 4}
+            {
+                "id": number,
+                "category_id": label,
+                "isthing": label in classes.things,
+                "score": number / 4,
+            }
             for number, label in ((1, 0), (2, 0), (3, 1))
         ]
         return [{"fusions": {name: {"panoptic_seg": (ids, segments)} for name in fusions}}]
@@ -84,7 +85,8 @@ def photos(tmp_path):
 
 def write(photos, out, made=None):
     found, made = find_images([photos], out), made or predictor()
-    results = PanopticResults(predictor=made, folder=out, images=found.images)
+    save = ("overlays", "panoptic")
+    results = ResultFiles(predictor=made, folder=out, images=found.images, save=save)
     return predict_files(results, found)
 
 
@@ -107,7 +109,7 @@ def test_measures_equal_a_plain_loop():
         {"id": i, "category_id": i % 3, "isthing": i < 3, "score": 0.5} for i in range(1, 6)
     ]
     words = Vocabulary.of(["a", "b", "c"])
-    found = segmentation_of(ids, segments, words, np.zeros((20, 18, 3), np.uint8))
+    found = PanopticSegmentation.of_segments(ids, segments, words, np.zeros((20, 18, 3), np.uint8))
     assert [s.area for s in found.segments] == sorted((s.area for s in found.segments))[::-1]
     for segment in found.segments:
         mask = found.ids == segment.id
@@ -117,7 +119,9 @@ def test_measures_equal_a_plain_loop():
         x, y = columns.min(), rows.min()
         assert segment.box == (x, y, columns.max() + 1 - x, rows.max() + 1 - y)
     assert (found.ids == 0).sum() == (ids == 0).sum()
-    nothing = segmentation_of(np.zeros((3, 4), np.int64), [], words, np.zeros((3, 4, 3), np.uint8))
+    nothing = PanopticSegmentation.of_segments(
+        np.zeros((3, 4), np.int64), [], words, np.zeros((3, 4, 3), np.uint8)
+    )
     assert nothing.segments == () and (nothing.ids == 0).all()
     assert nothing.regions().masks.shape == (0, 3, 4) and nothing.regions().boxes.shape == (0, 4)
     annotation, png = nothing.to_coco(7)
@@ -129,7 +133,7 @@ def test_words_that_are_not_stuff_are_things_and_the_training_vocabulary_is_seen
     made = predictor()
     assert made.vocabulary.thing.tolist() == [True, False, False]
     # As the lists spell them: "Grass" is not "grass".
-    assert made.seen.tolist() == made.model.seen.tolist() == [True, False, False]
+    assert made.seen.tolist() == made.model.classes.seen.tolist() == [True, False, False]
     assert panoptic_words("dog, sky", "").thing.tolist() == [True, True]
     assert panoptic_words("dog, sky").classes[0].isthing is None
     assert panoptic_words("mini", "mini").thing.any() == np.False_
@@ -228,14 +232,14 @@ def test_a_list_gives_what_each_image_gives(real):
     [
         (CONFIG, "random", ("MODEL.FUSION.ALPHA", 1.5), "ALPHA must be .* got 1.5"),
         (CONFIG, "random", ("DATASETS.TRAIN", "()"), "which classes are seen"),
-        ("mini/semseg", "random", (), "CATSeg, which does not do the task panoptic.*OpenPanoptic"),
+        ("mini/semseg", "random", (), "mini/semseg does semantic, not panoptic"),
         (CONFIG, None, (), "names no MODEL.WEIGHTS"),
         (CONFIG, "random", ("TEST.TRAIN_VOCABULARY", "mini_bas"), 'unknown vocabulary "mini_bas"'),
     ],
 )
 def test_what_finds_no_segments_is_refused(config, weights, opts, message):
     with pytest.raises(InputError, match=message):
-        PanopticPredictor(prediction_config(config, weights, [*SMALL, *opts], "panoptic"))
+        load(weights, config_file=config, opts=[*SMALL, *opts], task="panoptic")
 
 
 @pytest.fixture(scope="module")

@@ -15,16 +15,12 @@ from clipself_seg.config import load_config
 from clipself_seg.data.images import open_image, read_image
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
+from clipself_seg.models.protocol import Classes
 from clipself_seg.prediction import predictor
 from clipself_seg.prediction.load import load
-from clipself_seg.prediction.predictor import (
-    SIZES,
-    ImagePredictor,
-    WorldCheck,
-    prediction_config,
-    rgb_image,
-)
-from clipself_seg.prediction.semantic import Predictor
+from clipself_seg.prediction.mini_worlds import SIZES, WorldCheck
+from clipself_seg.prediction.predictor import ImagePredictor, rgb_image
+from clipself_seg.prediction.task_predictors import SemanticPredictor
 from lab.mini.concepts import WORLDS
 from lab.mini.scenes import draw_scene
 from tests.weight_server import serving
@@ -92,17 +88,15 @@ class Sizes(ImagePredictor):
     def __init__(self):
         super().__init__(model=nn.Dropout().train(), mapper=Mapper())
         self.batches = []
-        self.given = 0
+        self.reads = 0
 
-    def set_vocabulary(self, words, **asked):
-        self.given += 1
-        self._set_classes(Vocabulary.of(words), **asked)
+    def read(self, words, **asked):
+        self.reads += 1
+        words = Vocabulary.of(words)
+        classes = Classes(tuple(entry.names for entry in words.classes))
+        return self._given(words, classes, asked=asked)
 
-    def __call__(self, image, words=None, *, batch_size=1):
-        return self._predict_in_batches(image, words, batch_size, self.predict_batch)
-
-    def predict_batch(self, images):
-        self.warning_of(images)
+    def predict_batch(self, images, given):
         self.batches.append(len(images))
         return [image.shape[:2] for image in images]
 
@@ -151,11 +145,11 @@ def test_words_of_a_call_are_set_where_they_are_others(made, tmp_path):
         Vocabulary.of(["cat", "dog|puppy"]),
     ):
         made(blank(2, 3), words)
-        assert made.names == ("cat", "dog") and made.given == 2
+        assert made.names == ("cat", "dog") and made.reads == 2
     made(blank(2, 3))
-    made.set_vocabulary("cat, dog|puppy", background="wall")
+    made.set_vocabulary("cat, dog|puppy", stuff="wall")
     made(blank(2, 3), "cat, dog|puppy")
-    assert made.given == 4 and not made.asked
+    assert made.reads == 4 and not made.asked
     made(blank(2, 3), "mini")
     assert made.vocabulary.name == "mini"
 
@@ -167,14 +161,9 @@ def test_a_bad_entry_of_a_list_is_named_by_its_index(made, turned):
 
 
 def test_a_model_of_another_task_is_named_before_keys_that_it_does_not_read():
-    for opts in ([], ["TEST.BACKGROUND.THRESHOLD", "0.5"]):
-        with pytest.raises(
-            InputError, match="FViT, which does not do the task semantic.*configs/semseg"
-        ):
-            prediction_config("mini/detection.yaml", None, opts, "semantic")
-    typed = ["MODEL.META_ARCHITECTURE", "FViT", "TEST.BACKGROUND.THRESHOLD", "0.5"]
-    with pytest.raises(InputError, match="FViT, which does not do the task semantic"):
-        prediction_config("mini/semseg.yaml", "random", typed, "semantic")
+    with pytest.raises(InputError, match="mini/detection.yaml does detection, not semantic"):
+        opts = ["TEST.BACKGROUND.THRESHOLD", "0.5"]
+        load(config_file="mini/detection.yaml", opts=opts, task="semantic")
 
 
 @pytest.fixture
@@ -192,9 +181,9 @@ def warnings(caplog):
 
 @pytest.mark.parametrize("name", ["mini", "mini2", "mini_base", "mini_things", "mini2_things"])
 def test_words_of_the_worlds_are_known(name, warnings):
-    WorldCheck("semantic").warning_of(Vocabulary.load(name).classes)
+    WorldCheck("semantic").of_words(Vocabulary.load(name).classes)
     own = ["Red  Star", "star", "crescent", "blue ring|hoop", "lawn|meadow", "polka dots"]
-    WorldCheck("semantic").warning_of(Vocabulary.of(own).classes)
+    WorldCheck("semantic").of_words(Vocabulary.of(own).classes)
     assert warnings() == []
 
 
@@ -213,8 +202,8 @@ def test_other_words_are_named_once(warnings, words, said):
     vocabulary = Vocabulary.load(words) if isinstance(words, str) else Vocabulary.of(words)
     strict = WorldCheck("semantic")
     for _ in range(2):
-        strict.warning_of(vocabulary.classes)
-    strict.warning_of(images=[blank(480, 640)])
+        strict.of_words(vocabulary.classes)
+    strict.of_images([blank(480, 640)])
     (message,) = warnings()
     assert said in message
 
@@ -222,14 +211,14 @@ def test_other_words_are_named_once(warnings, words, said):
 def test_images_of_the_worlds_are_known_and_real_ones_are_not(data_dir, warnings):
     for name, spec in WORLDS.items():
         scenes = [draw_scene(np.random.default_rng([ord(name[-1]), n]), spec) for n in range(4)]
-        WorldCheck("semantic").warning_of(images=[scene.image for scene in scenes])
+        WorldCheck("semantic").of_images([scene.image for scene in scenes])
     assert warnings() == []
     images = sorted(data_dir.rglob("*.jpg"))
     assert len(images) > 150
     for path in images:
         with open_image(path) as image:
             assert image.size not in SIZES, path
-    WorldCheck("semantic").warning_of(images=[blank(480, 640)])
+    WorldCheck("semantic").of_images([blank(480, 640)])
     assert "than the 640 x 480 pixels of one here" in warnings()[0]
 
 
@@ -237,7 +226,7 @@ def test_images_of_the_worlds_are_known_and_real_ones_are_not(data_dir, warnings
     "task, folder", [("semantic", "semseg"), ("panoptic", "panoptic"), ("detection", "detection")]
 )
 def test_each_task_names_official_weights_of_its_own(task, folder, warnings):
-    WorldCheck(task).warning_of(Vocabulary.of(["dog"]).classes)
+    WorldCheck(task).of_words(Vocabulary.of(["dog"]).classes)
     (message,) = warnings()
     weights = message.split("For photographs take the model ")[1]
     assert zoo()[weights].configs[0].startswith(f"{folder}/")
@@ -247,7 +236,7 @@ def test_models_on_the_mini_clip_are_checked_and_others_are_not(monkeypatch):
     monkeypatch.setattr(predictor, "build_model", lambda cfg: None)
     for opts, checked in (([], True), (["MODEL.CLIP.NAME", "ViT-B-16"], False)):
         cfg = load_config("mini/semseg.yaml", ["MODEL.WEIGHTS", "a.pth", *opts])
-        assert (Predictor.from_config(cfg)["world_check"] is not None) == checked
+        assert (SemanticPredictor.from_config(cfg)["world_check"] is not None) == checked
 
 
 def test_a_predictor_warns_once_of_words_or_image(warnings):

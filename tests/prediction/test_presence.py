@@ -42,7 +42,7 @@ def asked(model, present, words=WORDS, what="drop", background="background"):
     model.set_vocabulary(words, *of_background)
     scores = np.full(len(model.vocabulary), -1, np.float32)
     scores[list(present)] = 2
-    model._presence = SimpleNamespace(scores=lambda image: scores)
+    model.presence = lambda given: SimpleNamespace(scores=lambda image: scores)
     model.set_absent(what)
     return model
 
@@ -105,7 +105,7 @@ def test_pixels_without_a_word_need_a_background(capsys, tmp_path):
     model = asked(MODELS["CAT-Seg"](), [0], background=None)
     with pytest.raises(InputError, match="are the background's: name one"):
         model(scene().image)
-    with pytest.raises(InputError, match='no "drip" for absent words; did you mean "drop"'):
+    with pytest.raises(InputError, match='absent words "drip": did you mean "drop"'):
         model.set_absent("drip")
     for threshold in (float("nan"), {"dog": 1}):
         with pytest.raises(InputError, match="is (nan|{'dog': 1}): give a finite number"):

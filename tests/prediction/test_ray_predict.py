@@ -15,8 +15,8 @@ from PIL import Image
 
 from clipself_seg.errors import InputError, MissingPackage
 from clipself_seg.prediction import ray_predict
-from clipself_seg.prediction.detection import Detections
 from clipself_seg.prediction.ray_predict import Worker, predict_over_ray
+from clipself_seg.prediction.results import Detections
 from tests.conftest import ROOT
 from tests.tiny import save_noise
 

@@ -1,227 +1,199 @@
-"""Files of results: formats of other programs, by hand, and read back by the libraries that they are for."""
+"""Results as overlays, in COCO's formats, and as the types of supervision and FiftyOne."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
+import dataclasses
+import sys
+import tracemalloc
 import types
-import unicodedata
+from typing import Any
 
-import cv2
 import numpy as np
 import pytest
-import yaml
-from PIL import Image
+from pycocotools import mask as rle
 from pycocotools.coco import COCO
-from scipy import ndimage
 
-from clipself_seg.files import read_json
-from clipself_seg.prediction.files import ImageFile
-from clipself_seg.prediction.loop import Index
-from clipself_seg.prediction.regions import Region
-from clipself_seg.prediction.results import (
-    OF_REGIONS,
-    TaskResults,
-    joined_polygon,
-    mask_polygons,
-    safe_name,
-    yolo_lines,
-)
+from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.errors import MissingPackage
+from clipself_seg.evaluation.panoptic.numbers import panoptic_map
+from clipself_seg.prediction.results import Detections, PanopticSegmentation, Segmentation
 
-CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 9, "name": "sea/lion", "seen": True}]
+# Two rows of one class, one of another, one of the background; rows are 6 pixels.
+LABELS = np.array([[0], [0], [1], [2]], np.uint8).repeat(6, axis=1)
+IMAGE = np.full((4, 6, 3), 90, np.uint8)
+WORDS = Vocabulary.of(["dog", "grass"])
 
 
-def regions():
-    """Two regions of an image of 10 x 20 pixels: a rectangle, and two that are one instance."""
-    one = np.zeros((10, 20), bool)
-    one[2:6, 4:9] = True
-    two = np.zeros((10, 20), bool)
-    two[0:3, 12:16] = two[6:9, 12:20] = True
-    return [Region(1, 1, one, False), Region(2, 0, two, True)]
-
-
-class Plain(TaskResults):
-    """What is written of regions, of no task."""
-
-    index_file = "index.json"
-    categories = CATEGORIES
-    _metadata = {}
-
-    def predict(self, images, sources=()):
-        raise AssertionError("nothing is predicted here")
-
-    def _entry(self, source, result):
-        return {"annotations": []}
-
-
-def results(folder, save, count=2):
-    """Results of an image whose file is sub/a.jpg, or a.jpg."""
-    predictor = types.SimpleNamespace(
-        names=("name",) * count,
-        mapper=types.SimpleNamespace(max_pixels=1),
-        has_masks=True,
-        absent=None,
+def semantic():
+    return Segmentation(
+        LABELS,
+        names=("dog", "grass", "none"),
+        class_scores=np.array([0.75, 0.5, 0.25]),
+        category_ids=(18, 193),
+        background=2,
+        image=IMAGE,
     )
-    sources = [ImageFile(folder / "5.jpg", "sub/a.jpg", "sub/a")]
-    return Plain(predictor=predictor, folder=folder, images=sources, save=save)
 
 
-def write(made, numbered, name="sub/a"):
-    image = np.zeros((10, 20, 3), np.uint8)
-    result = types.SimpleNamespace(image=image, numbered=lambda: iter(numbered), presence=None)
-    return made.write(ImageFile(made.folder / "5.jpg", "sub/a.jpg", name), result)
+def panoptic():
+    segments = [
+        {"id": 1, "category_id": 1, "isthing": False, "score": 0.5},
+        {"id": 2, "category_id": 0, "isthing": True, "score": 0.75},
+    ]
+    return PanopticSegmentation.of_segments(np.array([2, 1, 0])[LABELS], segments, WORDS, IMAGE)
 
 
-@pytest.fixture
-def written(tmp_path):
-    """The folder, and the paths of the files of an image named "sub/a"."""
-    made = results(tmp_path, OF_REGIONS)
-    files, entry = write(made, regions())
-    source = ImageFile(tmp_path / "5.jpg", "sub/a.jpg", "sub/a")
-    made.write_index(Index([(source, entry)], [], {}, True, {"about": "it"}))
-    return tmp_path, files
+def detections(masks=True):
+    return Detections(
+        np.array([[0, 0, 6, 2], [0, 1.5, 5.9, 3]], np.float32),
+        np.array([0.75, 0.5], np.float32),
+        np.array([0, 1]),
+        np.stack([LABELS == 0, LABELS == 1]) if masks else None,
+        names=("dog", "grass"),
+        category_ids=(18, 193),
+        seen=np.array([True, False]),
+        image=IMAGE,
+    )
 
 
-def test_masks_are_a_file_for_each_region(written):
-    folder, files = written
-    masks = [path for path in files if path.startswith("masks/")]
-    assert masks == ["masks/sub/a/001_sea_lion.png", "masks/sub/a/002_dog.png"]
-    for path, region in zip(masks, regions()):
-        with Image.open(folder / path) as image:
-            assert image.mode == "L"
-            assert (np.asarray(image) == 255 * region.mask).all()
+RESULTS = {"semantic": semantic, "panoptic": panoptic, "detections": detections}
 
 
-def test_masks_of_an_earlier_call_go_and_nothing_else(tmp_path):
-    made = results(tmp_path, ["masks"])
-    write(made, regions(), "a")
-    (tmp_path / "masks/a/notes.png").touch()
-    write(made, regions()[:1], "a")
-    assert {path.name for path in (tmp_path / "masks/a").iterdir()} == {
-        "001_sea_lion.png",
-        "notes.png",
-    }
+@pytest.mark.parametrize("make", RESULTS.values(), ids=RESULTS.keys())
+def test_every_result_has_regions_and_an_overlay(make):
+    boxes, labels, scores, masks = make().regions()
+    assert (
+        boxes.dtype == np.float32 and labels.tolist() == [0, 1] and scores.tolist() == [0.75, 0.5]
+    )
+    assert boxes[0].tolist() == [0, 0, 6, 2] and boxes[1, 3] == 3
+    assert np.array_equal(masks, [LABELS == 0, LABELS == 1])
+    drawn = make().overlay()
+    assert drawn.mode == "RGB" and drawn.height > 200
+    assert "image" not in repr(make())
+    assert make() not in [make()] and len({make(), make()}) == 2
 
 
-def test_pycocotools_reads_the_regions(written):
-    folder, _ = written
-    content = json.loads((folder / "coco.json").read_text())
-    assert content["categories"] == CATEGORIES and content["info"] == {
-        "provenance": {"about": "it"}
-    }
-    image = {"id": 5, "file_name": "sub/a.jpg", "width": 20, "height": 10}
-    assert content["images"] == [image]
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO(folder / "coco.json")
-    first, second = coco.loadAnns([1, 2])
-    assert (first["category_id"], first["bbox"], first["area"]) == (9, [4, 2, 5, 4], 20)
-    assert (second["category_id"], second["bbox"], second["area"]) == (7, [12, 0, 8, 9], 36)
-    assert second["image_id"] == 5 and second["iscrowd"] == 0
-    for annotation, region in zip((first, second), regions()):
-        assert (coco.annToMask(annotation) == region.mask).all()
+def test_detections_and_classes_are_cocos_results():
+    for result in (detections(), semantic()):
+        entries = result.to_coco(42)
+        assert [entry["image_id"] for entry in entries] == [42, 42]
+        assert [entry["category_id"] for entry in entries] == [18, 193]
+        assert [entry["score"] for entry in entries] == [0.75, 0.5]
+        for label, entry in enumerate(entries):
+            assert isinstance(entry["segmentation"]["counts"], str)
+            assert np.array_equal(rle.decode(entry["segmentation"]), LABELS == label)
+    assert "segmentation" not in detections(masks=False).to_coco()[0]
+    assert detections().to_coco()[0]["bbox"] == [0, 0, 6, 2]
 
 
-def test_polygons_of_yolo_are_those_of_the_masks(written):
-    folder, files = written
-    assert "yolo/labels/sub/a.txt" in files
-    first, second = (folder / "yolo/labels/sub/a.txt").read_text().splitlines()
-    # The corner pixels of the rectangle, divided by width and height.
-    assert first == "1 0.2 0.2 0.2 0.5 0.4 0.5 0.4 0.2"
-    label, *numbers = second.split()
-    corners = np.array(numbers, float).reshape(-1, 2) * [20, 10]
-    canvas = np.zeros((10, 20), np.uint8)
-    cv2.fillPoly(canvas, [corners.round().astype(np.int32)], 1)
-    assert label == "0" and canvas[regions()[1].mask].all()
-    assert canvas.sum() == 36 + 3  # one line leads from part to part
-    content = yaml.safe_load((folder / "yolo/data.yaml").read_text())
-    assert content == {"train": "images", "val": "images", "names": {0: "dog", 1: "sea/lion"}}
+def test_the_area_of_a_class_that_pycocotools_loads_is_that_of_its_mask():
+    truth = COCO()
+    truth.dataset = {"images": [{"id": 42}], "categories": [{"id": 18}, {"id": 193}]}
+    truth.createIndex()
+    result = dataclasses.replace(semantic(), labels=np.tri(4, 6, dtype=np.uint8))
+    loaded = truth.loadRes(result.to_coco(image_id=42)).loadAnns([1, 2])
+    assert [entry["area"] for entry in loaded] == [14, 10]  # the boxes have 20 and 16 pixels
 
 
-def test_boxes_of_yolo_are_middle_and_sides():
-    for label, box, line in (
-        (1, [4, 2, 8, 6], "1 0.3 0.4 0.2 0.4"),
-        (0, [0, 0, 20, 10], "0 0.5 0.5 1 1"),
-    ):
-        region = Region(1, label, None, True, np.array(box, np.float32))
-        assert yolo_lines(region, height=10, width=20) == [line]
+def test_cocos_results_of_a_map_are_made_one_mask_after_the_other():
+    labels = np.arange(40, dtype=np.uint8).repeat(5000).reshape(400, 500)
+    result = Segmentation(
+        labels,
+        names=tuple(map(str, range(40))),
+        class_scores=np.ones(40),
+        category_ids=range(40),
+        background=None,
+        image=np.zeros((400, 500, 3), np.uint8),
+    )
+    tracemalloc.start()
+    try:
+        entries = result.to_coco()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * labels.size  # bytes; all masks together have 40
+    masks = result.regions().masks
+    assert np.array_equal([rle.decode(entry["segmentation"]) for entry in entries], masks)
 
 
-def test_an_image_without_regions_has_an_empty_file_of_yolo(tmp_path):
-    files, entry = write(results(tmp_path, OF_REGIONS), [], "a")
-    assert files == ["yolo/labels/a.txt"] and entry["regions"] == []
-    assert (tmp_path / "yolo/labels/a.txt").read_bytes() == b""
+def test_segments_are_cocos_panoptic_annotation_and_its_png():
+    annotation, png = panoptic().to_coco(42)
+    infos = annotation.pop("segments_info")
+    assert annotation == {"image_id": 42, "file_name": "000000000042.png"}
+    assert [(info["category_id"], info["area"], info["score"]) for info in infos] == [
+        (0, 12, 0.75),
+        (1, 6, 0.5),
+    ]
+    ids = png.astype(np.int64) @ [1, 256, 65536]
+    assert (ids[LABELS == 2] == 0).all()
+    assert all((ids[LABELS == label] == info["id"]).all() for label, info in enumerate(infos))
+    assert panoptic_map(ids, infos, {0: 0, 1: 1}, "").classes.tolist() == [0, 1]
 
 
-def test_what_is_not_asked_for_is_not_written(tmp_path):
-    made = results(tmp_path, [])
-    assert write(made, regions()) == ([], {"annotations": [], "size": [10, 20]})
-    made.write_index(Index([], [], {"b.jpg": "broken"}, False, {"seed": 0}))
-    (path,) = tmp_path.iterdir()
-    info = {"provenance": {"seed": 0}, "failed": {"b.jpg": "broken"}, "complete": False}
-    assert read_json(path) == {
-        "info": info,
-        "images": [],
-        "annotations": [],
-        "categories": CATEGORIES,
-    }
-
-
-@pytest.mark.parametrize(
-    "name, safe",
-    [
-        ("dog", "dog"),
-        ("собака 犬", "собака 犬"),
-        ("../etc/passwd", "_etc_passwd"),
-        ('a\\b:c*"<>|?', "a_b_c______"),
-        ("a\x00b\nc\ud800", "a_b_c_"),
-        ("...", "_"),
-        ("犬" * 100, "犬" * 40),
-        (unicodedata.normalize("NFD", "café"), "café"),
-    ],
+# Attributes that the documentation of supervision and FiftyOne names.
+DOCUMENTED = "xyxy mask confidence class_id data detections label bounding_box".split()
+Documented = dataclasses.make_dataclass(
+    "Documented", [(name, Any, dataclasses.field(default=None)) for name in DOCUMENTED]
 )
-def test_names_of_classes_are_safe_in_names_of_files(name, safe):
-    assert safe_name(name) == safe
 
 
-def filled(polygons, shape):
-    canvas = np.zeros(shape, np.uint8)
-    for polygon in polygons:
-        cv2.fillPoly(canvas, [polygon.astype(np.int32)], 1)
-    return canvas.astype(bool)
+@pytest.fixture(params=["documented", pytest.param("installed", marks=pytest.mark.heavy)])
+def package(request, monkeypatch):
+    """Gives a package by its name: a stand-in, or the real one where it is installed."""
+
+    def given(name):
+        if request.param == "installed":
+            return pytest.importorskip(name, reason=f"needs {name} (the extra [{name}])")
+        attributes = dict.fromkeys(("Detections", "Detection", "Segmentation"), Documented)
+        module = types.SimpleNamespace(**attributes)
+        monkeypatch.setitem(sys.modules, name, module)
+        return module
+
+    return given
 
 
-def test_a_rectangle_is_its_four_corner_pixels():
-    mask = np.zeros((8, 9), bool)
-    mask[2:5, 3:7] = True
-    (polygon,) = mask_polygons(mask)
-    assert {tuple(corner) for corner in polygon.tolist()} == {(3, 2), (6, 2), (6, 4), (3, 4)}
+def test_results_are_detections_of_supervision(package):
+    supervision = package("supervision")
+    for make in RESULTS.values():
+        result = make().to_supervision()
+        assert isinstance(result, supervision.Detections)
+        assert result.xyxy.shape == (2, 4) and result.class_id.tolist() == [0, 1]
+        assert result.confidence.tolist() == [0.75, 0.5]
+        assert result.data["class_name"].tolist() == ["dog", "grass"]
+        assert np.array_equal(result.mask, [LABELS == 0, LABELS == 1])
+    assert detections(masks=False).to_supervision().mask is None
 
 
-def test_parts_are_polygons_of_their_own_and_holes_are_filled():
-    rng = np.random.default_rng(0)
-    mask = ndimage.binary_opening(rng.random((60, 80)) > 0.12, np.ones((3, 3)))
-    polygons = mask_polygons(mask)
-    assert len(polygons) > 1 and ndimage.binary_fill_holes(mask).sum() > mask.sum()
-    areas = [cv2.contourArea(polygon) for polygon in polygons]
-    assert areas == sorted(areas, reverse=True)
-    assert (filled(polygons, mask.shape) == ndimage.binary_fill_holes(mask)).all()
+def test_detections_and_segments_are_detections_of_fiftyone(package):
+    fiftyone = package("fiftyone")
+    for make in (detections, panoptic):
+        result = make().to_fiftyone()
+        assert isinstance(result, fiftyone.Detections)
+        first, second = result.detections
+        assert (first.label, second.label) == ("dog", "grass")
+        assert (first.confidence, second.confidence) == (0.75, 0.5)
+        assert first.bounding_box == [0, 0, 1, 0.5]
+        assert first.mask.shape == (2, 6) and first.mask.all()
+    assert second.bounding_box == [0, 0.5, 1, 0.25] and second.mask.shape == (1, 6)
+    assert detections(masks=False).to_fiftyone().detections[1].mask is None
+    *_, other = detections().to_fiftyone().detections
+    np.testing.assert_allclose(other.bounding_box, [0, 0.375, 5.9 / 6, 0.375], rtol=1e-6)
+    # Corners are rounded, halves to even, as FiftyOne cuts COCO's masks.
+    assert other.mask.shape == (1, 6) and other.mask.all()
 
 
-def test_lines_and_single_pixels_have_no_polygon():
-    mask = np.zeros((9, 9), bool)
-    mask[1, 2:8] = mask[7, 7] = True
-    assert mask_polygons(mask) == [] == mask_polygons(np.zeros((4, 5), bool))
+def test_a_label_map_is_a_segmentation_of_fiftyone_whose_background_is_0(package):
+    fiftyone = package("fiftyone")
+    result = semantic().to_fiftyone()
+    assert isinstance(result, fiftyone.Segmentation)
+    assert result.mask.dtype == np.uint8 and result.mask[:, 0].tolist() == [1, 1, 2, 0]
+    whole = dataclasses.replace(semantic(), background=None).to_fiftyone()
+    assert whole.mask[:, 0].tolist() == [1, 1, 2, 3]
 
 
-def test_parts_of_an_instance_are_joined_by_lines_and_nothing_else():
-    mask = np.zeros((40, 60), bool)
-    mask[2:10, 2:12] = mask[20:38, 5:30] = mask[5:9, 40:58] = True
-    joined = joined_polygon(mask_polygons(mask))
-    painted = filled([joined], mask.shape)
-    assert painted[mask].all()
-    lines = painted & ~mask
-    # From (30 - 1, 20) to (40, 8), and from (11, 20) to (11, 9): so many pixels between the parts.
-    assert 10 <= lines.sum() <= 40
-    (alone,) = mask_polygons(mask[:15, :15])
-    assert (joined_polygon([alone]) == alone).all()
+def test_a_missing_package_is_named_with_the_command_that_brings_it(monkeypatch):
+    for name in ("supervision", "fiftyone"):
+        monkeypatch.setitem(sys.modules, name, None)
+        for make in RESULTS.values():
+            with pytest.raises(MissingPackage, match=rf"pip install .clipself_seg\[{name}\]"):
+                getattr(make(), f"to_{name}")()

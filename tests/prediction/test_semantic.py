@@ -8,13 +8,15 @@ import torch
 from PIL import Image
 from torch import nn
 
+from clipself_seg.choice import ModelChoice
 from clipself_seg.config import load_config
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.prediction.load import load
-from clipself_seg.prediction.predictor import prediction_config
-from clipself_seg.prediction.semantic import Predictor, label_type
+from clipself_seg.models.protocol import Classes
+from clipself_seg.prediction.load import load, prediction_config
+from clipself_seg.prediction.results import label_type
+from clipself_seg.prediction.task_predictors import SemanticPredictor
 from tests.conftest import ROOT
 from tests.tiny import noise, save_noise
 
@@ -45,7 +47,7 @@ OPTS = [part for pair in SMALL.items() for part in pair]
 @pytest.fixture(scope="module")
 def real():
     """A small CATSeg with random weights."""
-    return Predictor(prediction_config("", "random", OPTS, "semantic"))
+    return SemanticPredictor(prediction_config(ModelChoice("semantic", "", "random"), OPTS))
 
 
 class Fixed(nn.Module):
@@ -53,13 +55,14 @@ class Fixed(nn.Module):
 
     device = torch.device("cpu")
 
-    def set_vocabulary(self, words, all_synonyms=None):
-        self.names = [entry.names for entry in words.classes]
+    def classes_of(self, words, all_synonyms=None):
+        return Classes(tuple(entry.names for entry in words.classes))
 
-    def forward(self, samples, output):
+    def forward(self, samples, output, classes):
         (sample,) = samples
-        scores = torch.zeros(len(self.names), sample["height"], sample["width"])
-        for column, score in enumerate((0.9, 0.4, 0.6, 0.3)[: len(self.names)]):
+        count = len(classes.names)
+        scores = torch.zeros(count, sample["height"], sample["width"])
+        for column, score in enumerate((0.9, 0.4, 0.6, 0.3)[:count]):
             scores[column, :, column] = score
         best = scores.max(dim=0)
         if output == "labels":
@@ -71,7 +74,7 @@ IMAGE = np.zeros((2, 4, 3), np.uint8)
 
 
 def fixed(words, *background, scores=False):
-    predictor = Predictor(model=Fixed(), mapper=SemSegTestMapper(min_size=0, max_size=99))
+    predictor = SemanticPredictor(model=Fixed(), mapper=SemSegTestMapper(min_size=0, max_size=99))
     predictor.set_vocabulary(words, *background)
     return predictor(IMAGE, scores=scores)
 
@@ -194,7 +197,7 @@ def test_one_class_alone_is_said_to_be_everywhere(caplog):
 
 def test_a_class_in_another_case_plays_the_background():
     assert fixed("dog, sky", "Sky").names == ("dog", "sky")
-    predictor = Predictor(model=Fixed(), mapper=SemSegTestMapper(min_size=0, max_size=99))
+    predictor = SemanticPredictor(model=Fixed(), mapper=SemSegTestMapper(min_size=0, max_size=99))
     predictor.set_vocabulary("dog, sky", "SKY|wall")
     assert predictor.names == ("dog", "sky") and predictor.background == 1
 
@@ -204,13 +207,11 @@ def test_a_class_in_another_case_plays_the_background():
     [
         ("none.yaml", "random", (), "no config file"),
         ("semseg/catseg+openai_vitb16", None, (), "names no MODEL.WEIGHTS: .*: catseg-base"),
-        ("", "none.pth", OPTS, "no checkpoint at"),
-        ("mini/patches", "random", (), "CLIPSelf, which does not do the task semantic"),
     ],
 )
 def test_what_cannot_predict_is_refused(config, weights, opts, message):
     with pytest.raises(InputError, match=message):
-        Predictor(prediction_config(config, weights, opts, "semantic"))
+        load(weights, config_file=config, opts=opts, task="semantic")
 
 
 def test_a_model_without_weights_of_its_own_is_given_those_of_its_clip():

@@ -16,8 +16,8 @@ from clipself_seg.prediction import video as video_module
 from clipself_seg.prediction.files import ImageFile, find_images
 from clipself_seg.prediction.journal import Journal
 from clipself_seg.prediction.loop import predict_files
-from clipself_seg.prediction.results import SemanticResults
 from clipself_seg.prediction.video import Video, predict_video
+from clipself_seg.prediction.writers import ResultFiles
 from tests.prediction.test_detection import predictor as detector
 from tests.prediction.test_loop import labeller
 from tests.prediction.test_panoptic import predictor as segmenter
@@ -164,7 +164,7 @@ def test_an_interrupted_call_goes_on_with_the_videos_that_are_not_done(tmp_path)
     called = []
 
     def call(resume, stop=None):
-        results = SemanticResults(predictor=labeller(), folder=tmp_path / "out")
+        results = ResultFiles(predictor=labeller(), folder=tmp_path / "out")
         journal = Journal(tmp_path / "out", {}, resume)
 
         def one(source, batch_size):
@@ -177,7 +177,7 @@ def test_an_interrupted_call_goes_on_with_the_videos_that_are_not_done(tmp_path)
         return json.loads((tmp_path / "out/classes.json").read_text())
 
     with mock.patch(
-        "clipself_seg.prediction.semantic.Segmentation.overlay", lambda r, sheet: r.image
+        "clipself_seg.prediction.results.Segmentation.overlay", lambda r, sheet: r.image
     ):
         with pytest.raises(KeyboardInterrupt):
             call(False, stop="b")

@@ -7,7 +7,7 @@ import re
 import pytest
 from detectron2.data import DatasetCatalog
 
-from clipself_seg.checkpoints.choice import find_model
+from clipself_seg.choice import find_model
 from clipself_seg.commands import train as command
 from clipself_seg.config import load_config
 from clipself_seg.data.datasets.own import check_data, register_data

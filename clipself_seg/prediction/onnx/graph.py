@@ -1,4 +1,4 @@
-"""What all exports to ONNX have in common: graphs with named inputs and outputs, and the files around them.
+"""The common part of all exports to ONNX: graphs with named inputs and outputs, and the files around them.
 
 A graph is traced for inputs whose sizes vary, and then run by onnxruntime on inputs of other sizes. Nothing is
 written where the results differ from torch.
@@ -43,7 +43,7 @@ Arrays = Sequence[np.ndarray]
 
 @dataclasses.dataclass
 class Graph:
-    """What becomes a file of ONNX.
+    """A graph that becomes a file of ONNX.
 
     Attributes:
         module: on the CPU, in float32; takes the inputs in their order, and returns a tensor or a tuple of them.
@@ -102,7 +102,7 @@ def script(name: str) -> str:
 
 
 def metadata_of(predictor: ImagePredictor[Any]) -> dict[str, Any]:
-    """What the metadata of every task begin with: the model, its class names, its weights and their licences."""
+    """The beginning of the metadata of every task: the model, its class names, its weights and their licences."""
     model, cfg, vocabulary = predictor.model, predictor.config, predictor.vocabulary
     return {
         "model": type(model).__name__,
@@ -210,7 +210,7 @@ def export_graph(graph: Graph, path: Path, half: bool = False) -> dict[str, Any]
 
 
 def _dynamic(sizes: Mapping[int, Any]) -> dict[int, Any]:
-    """What torch takes for sizes; a name alone leaves to torch what it can be."""
+    """The sizes as torch takes them; a name alone leaves to torch what it can be."""
     free = torch.export.Dim.DYNAMIC
     return {axis: free if isinstance(size, str) else size for axis, size in sizes.items()}
 

@@ -1,4 +1,4 @@
-"""What may be exported where: checks of what a user types, which import neither torch nor Detectron2."""
+"""Checks of what a user wants to be exported, which import neither torch nor Detectron2."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from clipself_seg.checkpoints.choice import ModelChoice, find_model
+from clipself_seg.choice import ModelChoice, find_model
 from clipself_seg.errors import InputError
 from clipself_seg.yaml_files import leaves, merge_layers, read_layers
 
@@ -35,9 +35,8 @@ def one_file(output: str | os.PathLike[str], asked: Mapping[str, object]) -> Pat
     """
     path = Path(output)
     if path.suffix == SUFFIX:
-        for taken in (path.with_name(path.stem + ending) for ending in ENDINGS):
-            if taken.exists():
-                raise InputError(f"{taken} is there already: give another name, or remove it")
+        taken = [path.with_name(path.stem + ending) for ending in ENDINGS]
+        require_free([file for file in taken if file.exists()])
         return path
     if path.suffix[1:].isalpha() and not path.is_dir():
         raise InputError(
@@ -52,48 +51,61 @@ def one_file(output: str | os.PathLike[str], asked: Mapping[str, object]) -> Pat
     return None
 
 
+def require_free(taken: Sequence[Path]) -> None:
+    """Refuse an export whose place is taken by files or folders.
+
+    Raises:
+        InputError: names the first one.
+    """
+    if taken:
+        raise InputError(f"{taken[0]} is there already: give another name, or remove it")
+
+
 def check_request(task: str, values: Mapping[str, object], asked: Mapping[str, object]) -> None:
     """Refuse what the file of a task cannot have.
 
     Args:
         task: of the model; "" where it is not known yet.
         values: of the configuration, as far as they are known.
-        asked: "words" and "stuff" or None, "precision", whether "text_tower", see `prediction.load.export`.
+        asked: "words" and "stuff" or None, "precision" and "text_tower", see
+            `prediction.load.export`.
 
     Raises:
         InputError: class names given now and later, or later for another task than semantic segmentation; stuff without
             panoptic segmentation or class names; another precision than float32 and float16; panoptic segmentation in
             float16, or with masks by Stable Diffusion; a mirrored image.
     """
-    if (precision := asked["precision"]) not in (FLOAT32, "float16"):
-        raise InputError(
+    if problem := _problem(task, values, asked):
+        raise InputError(problem)
+
+
+def _problem(task: str, values: Mapping[str, object], asked: Mapping[str, object]) -> str:
+    """What `check_request` says; empty if there is nothing to say."""
+    precision = asked["precision"]
+    if precision not in (FLOAT32, "float16"):
+        return (
             f"a file of ONNX is in float32 or float16, not in {precision}, in which onnxruntime computes nothing on a "
             "CPU: TensorRT and OpenVINO compute a file of float32 in bfloat16"
         )
     if asked["text_tower"] and asked["words"]:
-        raise InputError(
-            "the text tower is for class names that are given to the file later: leave it or the words out"
-        )
+        return "the text tower is for class names that are given to the file later: leave it or the words out"
     if asked["text_tower"] and task not in ("", "semantic"):
-        raise InputError(
+        return (
             "the text tower goes with semantic segmentation: files of detection and panoptic segmentation have their "
             "class names inside, so give words"
         )
     if asked["stuff"] is not None and (task not in ("", "panoptic") or asked["words"] is None):
-        raise InputError(
-            "stuff is told from things in panoptic segmentation, with words: leave it out, or give words"
-        )
+        return "stuff is told from things in panoptic segmentation, with words: leave it out, or give words"
     if precision != FLOAT32 and task == "panoptic":
-        raise InputError(
-            "float16 does not hold the sums over an image's cells in panoptic segmentation: take float32"
-        )
+        return "float16 does not hold the sums over an image's cells in panoptic segmentation: take float32"
     if str(values.get(FLIP)) == "True":  # of opts it is text
-        raise InputError(f"a file of ONNX has no mirrored image: set {FLIP} to False")
+        return f"a file of ONNX has no mirrored image: set {FLIP} to False"
     if values.get(GENERATOR) == "diffusion":
-        raise InputError(
+        return (
             f"{GENERATOR} is diffusion, and Stable Diffusion is not exported: take an FC-CLIP, such as "
             "--model fcclip-convnext-large"
         )
+    return ""
 
 
 def find_exported(

@@ -282,7 +282,7 @@ def test_semantic_sets_are_in_detectron2s_catalogue_with_their_classes(name):
     files, metadata = find_dataset(name, SemSegSet), MetadataCatalog.get(name)
     assert folder in metadata.image_root and folder in metadata.sem_seg_root
     assert len(metadata.stuff_classes) == labels
-    assert files.label_count(len(Vocabulary.load(files.vocabulary))) == labels
+    assert len(files.metadata()["stuff_classes"]) == labels
     assert metadata.ignore_label == files.ignore_label == ignore_label
     background = name in BACKGROUND
     assert metadata.evaluator_type == ("sem_seg_background" if background else "sem_seg")

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 import precompute
+from clipself_seg.choice import ModelChoice
 from clipself_seg.config import load_config
 from clipself_seg.data.datasets.records import distillation_records
 from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.models import FViT
-from clipself_seg.prediction.predictor import prediction_config
+from clipself_seg.prediction.load import prediction_config
 from lab.precompute.proposals import (
     CocoStream,
     ProposalSelection,
@@ -87,7 +88,7 @@ def test_distillation_reads_what_the_tool_writes(monkeypatch, target, capsys):
 
 
 def test_boxes_are_the_models_in_pixels_of_the_original(target):
-    cfg = prediction_config(CONFIG, "random", TINY)
+    cfg = prediction_config(ModelChoice("detection", str(CONFIG), "random"), TINY)
     boxes = torch.tensor([[0.004, 1.237, 31.0, 70.996], [2.0, 3.0, 5.5, 9.0], [1.0, 1.0, 2.0, 2.0]])
     with pytest.MonkeyPatch.context() as patch:
         answer = [(boxes, torch.tensor([0.9, 0.50004, 0.1]))]

@@ -19,7 +19,7 @@ from clipself_seg.visualization.overlays import Entry
 from clipself_seg.visualization.tiles import Row
 from lab.mini.concepts import WORLDS
 from lab.mini.scenes import Scene, Segment
-from lab.quickstart.chapters import Results, semantic_split_table
+from lab.quickstart.chapters import SEMANTIC_SPLIT, Results, split_table
 from lab.quickstart.heat_maps import heat_sheet
 from lab.quickstart.page import (
     TEMPLATE,
@@ -66,7 +66,7 @@ def read_page(scenes=1):
     row = Row({NAME: IMAGE}, [Entry(NAME, (1, 2, 3))])
 
     def table(style):
-        return semantic_split_table(rows, first=NAME, style=style)
+        return split_table(rows, SEMANTIC_SPLIT, NAME, style)
 
     chapter = Results(table, images={NAME: scenes * [row]})
     names = ("semantic", "panoptic, live", "panoptic, shipped", "detection")

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 import clipself_seg
+from clipself_seg.choice import ModelChoice
 from clipself_seg.commands.predict import SCORE_THRESHOLD
 from clipself_seg.heads.fvit.roi_heads import SIDE, pool_boxes
-from clipself_seg.prediction.detection import DetectionPredictor
-from clipself_seg.prediction.onnx import detection
-from clipself_seg.prediction.onnx.detection import DetectionGraph, graph_of, paired
-from clipself_seg.prediction.predictor import prediction_config
+from clipself_seg.prediction.load import prediction_config
+from clipself_seg.prediction.onnx import detection_graph
+from clipself_seg.prediction.onnx.detection_graph import DetectionGraph, graph_of, paired
+from clipself_seg.prediction.task_predictors import DetectionPredictor
 from tests.models.fvit.test_model import WORDS, tiny
 from tests.prediction.onnx.exported import (
     Session,
@@ -58,9 +59,9 @@ def test_no_box_is_pooled_as_a_point_of_which_openvino_takes_no_samples(predicto
     torch.testing.assert_close(
         graph.pool(levels, boxes, SIDE), pool_boxes(levels, strides, [boxes], SIDE)
     )
-    given, roi_align = [], detection.roi_align
+    given, roi_align = [], detection_graph.roi_align
     monkeypatch.setattr(
-        detection, "roi_align", lambda *a, **k: given.append(a[1]) or roi_align(*a, **k)
+        detection_graph, "roi_align", lambda *a, **k: given.append(a[1]) or roi_align(*a, **k)
     )
     graph.pool(levels, boxes, SIDE)
     assert all((pooled[:, 3:] > pooled[:, 1:3]).all() for pooled in given) and len(given) == 4
@@ -70,7 +71,9 @@ def test_the_script_detects_and_pastes_what_the_predictor_does(tmp_path, monkeyp
     model = tiny(MASKS=True, RPN_NORM=True, SCORE_THRESHOLD=0.0)
     model.set_vocabulary(WORDS)
     opts = ["MODEL.DEVICE", "cpu", "INPUT.FORMAT", "RGB", "INPUT.DETECTION.SIDE", "64"]
-    cfg = prediction_config("mini/detection", "random", [*opts, "MODEL.FVIT.MASKS", "True"])
+    cfg = prediction_config(
+        ModelChoice("detection", "mini/detection", "random"), [*opts, "MODEL.FVIT.MASKS", "True"]
+    )
     predictor = DetectionPredictor(**DetectionPredictor.from_config(cfg, model=model))
     predictor.set_vocabulary("ball, box")
     image = scene(0)
@@ -116,7 +119,7 @@ def test_detections_are_compared_in_pairs_where_rounding_decides_their_order():
 def test_onnxruntime_detects_what_the_predictor_does(predictor, words, tmp_path):
     require_packages()
     predictor.set_vocabulary(words)
-    (differences,) = predictor.export(tmp_path / "model.onnx").values()
+    (differences,) = clipself_seg.export(predictor, tmp_path / "model.onnx").values()
     assert len(differences) == 3 and all(d <= 1e-5 for d in differences.values())
     assert json.loads((tmp_path / "model.json").read_text())["names"] == list(predictor.names)
     expected = predictor(scene(1))
@@ -132,7 +135,9 @@ def test_onnxruntime_detects_what_the_predictor_does(predictor, words, tmp_path)
 def test_float16_detects_nearly_the_same(predictor, tmp_path):
     require_packages()
     predictor.set_vocabulary(VOCABULARIES[0])
-    (differences,) = predictor.export(tmp_path / "model.onnx", precision="float16").values()
+    (differences,) = clipself_seg.export(
+        predictor, tmp_path / "model.onnx", precision="float16"
+    ).values()
     assert all(1e-5 < d <= 0.05 for d in differences.values())
 
 
@@ -140,12 +145,14 @@ def test_float16_detects_nearly_the_same(predictor, tmp_path):
 def test_onnxruntime_detects_what_torch_does_with_a_vit_b_16_at_640_pixels(tmp_path):
     require_packages()
     opts = ["MODEL.DEVICE", "cpu", "INPUT.DETECTION.SIDE", "640", "MODEL.CLIP.WEIGHTS", ""]
-    cfg = prediction_config("detection/ov_coco+eva02_vitb16", "random", opts)
+    cfg = prediction_config(
+        ModelChoice("detection", "detection/ov_coco+eva02_vitb16", "random"), opts
+    )
     torch.manual_seed(0)
     large = DetectionPredictor(**DetectionPredictor.from_config(cfg))
     _spread(large.model)
     large.set_vocabulary("dog, cat, person|man, car, tree, traffic light")
-    (differences,) = large.export(tmp_path / "model.onnx").values()
+    (differences,) = clipself_seg.export(large, tmp_path / "model.onnx").values()
     assert all(d <= 1e-4 for d in differences.values())
 
 

@@ -10,12 +10,18 @@ import torch
 from PIL import Image
 
 import clipself_seg
+from clipself_seg.choice import ModelChoice
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic import clip_branches
+from clipself_seg.prediction.load import prediction_config
 from clipself_seg.prediction.onnx import graph as onnx_graph
-from clipself_seg.prediction.onnx.panoptic import PanopticGraph, decided, graph_of, visible_cells
-from clipself_seg.prediction.panoptic import PanopticPredictor
-from clipself_seg.prediction.predictor import prediction_config
+from clipself_seg.prediction.onnx.panoptic_graph import (
+    PanopticGraph,
+    decided,
+    graph_of,
+    visible_cells,
+)
+from clipself_seg.prediction.task_predictors import PanopticPredictor
 from tests.models.panoptic.small import FCCLIP, GIVEN, NAMED_BY_VIT, PLAIN, model_of, sample
 from tests.prediction.onnx.exported import (
     Session,
@@ -162,7 +168,7 @@ def test_what_is_not_exported_is_said(opts, said, predictor):
 def test_onnxruntime_finds_the_segments_of_the_predictor(predictor, words, tmp_path):
     require_packages()
     predictor.set_vocabulary(words, stuff=VOCABULARIES[words])
-    (differences,) = predictor.export(tmp_path / "model.onnx").values()
+    (differences,) = clipself_seg.export(predictor, tmp_path / "model.onnx").values()
     assert len(differences) == 3 and all(d <= 1e-5 for d in differences.values())
     assert json.loads((tmp_path / "model.json").read_text())["names"] == list(predictor.names)
     printed = run_without_torch(tmp_path / "model.py", scene(1))
@@ -181,7 +187,7 @@ def test_onnxruntime_computes_masks_and_names_of_one_pass(opts, predictor, tmp_p
     parts = PanopticPredictor.from_config(predictor.config, model=model_of(*opts))
     other = PanopticPredictor(**parts)
     other.set_vocabulary("red star, grass", stuff="grass")
-    (differences,) = other.export(tmp_path / "model.onnx").values()
+    (differences,) = clipself_seg.export(other, tmp_path / "model.onnx").values()
     assert all(d <= 1e-5 for d in differences.values())
 
 
@@ -190,10 +196,10 @@ def test_onnxruntime_computes_an_fc_clip_with_a_convnext_b_at_640_pixels(tmp_pat
     require_packages()
     torch.manual_seed(0)
     opts = ["MODEL.DEVICE", "cpu", "MODEL.CLIP.WEIGHTS", ""]
-    cfg = prediction_config("panoptic/fcclip+convnext_b", "random", opts)
+    cfg = prediction_config(ModelChoice("panoptic", "panoptic/fcclip+convnext_b", "random"), opts)
     large = PanopticPredictor(**PanopticPredictor.from_config(cfg))
     large.set_vocabulary("dog, cat, person|man, car, tree, grass|lawn, sky", stuff="grass, sky")
-    large.export(tmp_path / "model.onnx")
+    clipself_seg.export(large, tmp_path / "model.onnx")
     import onnxruntime
 
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")

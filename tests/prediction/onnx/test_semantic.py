@@ -57,7 +57,7 @@ def test_the_files_of_a_model_label_an_image_as_torch_does(tmp_path, monkeypatch
     model = clipself_seg.load("mini-clipself", device="cpu", opts=WINDOWS)
     del model.model.clip.visual.blocks[:-1]  # with one, the export takes less time
     model.set_vocabulary(WORDS)
-    differences = model.export(tmp_path / "out" / "model.onnx")["model.onnx"]
+    differences = clipself_seg.export(model, tmp_path / "out" / "model.onnx")["model.onnx"]
     assert {"1x3x64x64", "2x3x32x73", "1x3x5x7"} == differences.keys()
     assert max(differences.values()) < 1e-5
     photo = photo_in(tmp_path)
@@ -78,7 +78,7 @@ def test_the_files_of_a_model_label_an_image_as_torch_does(tmp_path, monkeypatch
         with pytest.raises(SystemExit, match=reason):
             runpy.run_path(str(tmp_path / "out" / "model.py"), run_name="__main__")
     with pytest.raises(clipself_seg.InputError, match="is there already"):
-        model.export(tmp_path / "out" / "model.onnx")
+        clipself_seg.export(model, tmp_path / "out" / "model.onnx")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_background_has_no_place_in_the_file(tmp_path):
     model = clipself_seg.load("mini", device="cpu")
     model.set_vocabulary("red star, grass", background="background")
     with pytest.raises(clipself_seg.InputError, match="a background is not exported"):
-        model.export(tmp_path / "model.onnx")
+        clipself_seg.export(model, tmp_path / "model.onnx")
 
 
 def test_the_tokenizer_beside_a_text_tower_is_that_of_clip():
@@ -146,7 +146,7 @@ def test_the_tokenizer_beside_a_text_tower_is_that_of_clip():
 )
 def test_class_names_given_later_are_labelled_as_by_torch(tmp_path, monkeypatch, name, opts):
     model = clipself_seg.load(name, device="cpu", opts=opts)
-    differences = model.export(tmp_path / "model.onnx", text_tower=True)
+    differences = clipself_seg.export(model, tmp_path / "model.onnx", text_tower=True)
     assert max(value for file in differences.values() for value in file.values()) < graph.TOLERANCE
     photo = photo_in(tmp_path)
     for names in (["red star", "grass", "sand"], ["blue ring", "brick"]):

@@ -93,7 +93,7 @@ def test_a_missing_package_is_named_with_what_brings_it(mini, tmp_path, monkeypa
 def test_a_folder_with_something_in_it_is_refused(mini, tmp_path, monkeypatch):
     monkeypatch.setattr(graph, "PACKAGES", ())
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(InputError, match="is there already: give another folder"):
+    with pytest.raises(InputError, match="is there already: give another name"):
         towers.export_onnx(mini, tmp_path)
 
 

@@ -26,9 +26,8 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, atomic_path, remove_leftovers
 from clipself_seg.models.build import build_model
-from clipself_seg.prediction.predictor import require_architecture
 from clipself_seg.provenance import provenance
-from clipself_seg.yaml_files import dump_config, leaves
+from clipself_seg.yaml_files import leaves
 
 CATEGORY = {"id": 1, "name": "object"}
 DIGITS = 2  # of a pixel, after the point
@@ -128,7 +127,7 @@ def write_dataset_proposals(
     origin = {"seed": cfg.SEED, "weights_hash": model.weights_hash(), "device": cfg.MODEL.DEVICE}
     info = {
         "description": f"proposals of each image of {dataset}: {selection._asdict()}",
-        **provenance(config=dump_config(cfg), **origin),
+        **provenance(config=cfg.dump(), **origin),
     }
     files = annotated_dataset(dataset)
     folder = str(files.path(files.images))
@@ -165,10 +164,12 @@ def check_writing(
         InputError: another kind of model; a selection that is none, or of more boxes than the detector
             gives; a file that is there already; an unknown or incomplete data set.
     """
-    require_architecture(
-        cfg.MODEL.META_ARCHITECTURE, PROPOSING, "proposes no boxes", "configs/detection"
-    )
-    key = PROPOSING[cfg.MODEL.META_ARCHITECTURE]
+    key = PROPOSING.get(cfg.MODEL.META_ARCHITECTURE)
+    if key is None:
+        raise InputError(
+            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, which proposes no boxes: take a "
+            "configuration of FViT or StockRPN, such as those below configs/detection"
+        )
     most = dict(leaves(cfg))[key]
     if not 1 <= selection.per_image <= most:
         raise InputError(f"{selection.per_image} proposals of an image: give 1 to {key}, {most}")

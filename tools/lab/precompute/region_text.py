@@ -18,8 +18,8 @@ from detectron2.config import CfgNode
 from torch import Tensor
 from tqdm import tqdm
 
-from clipself_seg.clip import CLIPBackbone, TextBank
-from clipself_seg.clip.load import build_clip
+from clipself_seg.clip import TextBank, VisionLanguageBackbone
+from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.runtime import QUEUES, autocast
 from clipself_seg.clip.text_bank import NOUN_TEMPLATES
 from clipself_seg.config.load import evaluation_precision
@@ -29,7 +29,7 @@ from clipself_seg.data.annotations import (
     read_coco_json,
     require_files,
 )
-from clipself_seg.data.datasets.records import with_content
+from clipself_seg.data.datasets.records import find_annotated
 from clipself_seg.data.datasets.table import SHIPPED_WORLD
 from clipself_seg.data.images import MAX_PIXELS, letterbox_crops, read_image
 from clipself_seg.data.loader import dead_workers_named, evaluation_batches
@@ -39,9 +39,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, atomic_path, remove_leftovers
 from clipself_seg.heads.distillation import noun_logits
 from clipself_seg.prediction.journal import Json
-from clipself_seg.prediction.predictor import require_architecture
 from clipself_seg.provenance import provenance
-from clipself_seg.yaml_files import dump_config
 from lab.precompute.proposals import CocoStream
 from lab.prepare.nouns import (
     ImageCaptions,
@@ -134,15 +132,17 @@ def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
             the folder.
         OSError: the file cannot be written.
     """
-    require_architecture(
-        cfg.MODEL.META_ARCHITECTURE, ("CLIPSelf",), "trains on no nouns", "configs/distill"
-    )
+    if cfg.MODEL.META_ARCHITECTURE != "CLIPSelf":
+        raise InputError(
+            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, which trains on no nouns: take a configuration "
+            "of CLIPSelf, such as those below configs/distill"
+        )
     if len(cfg.DATASETS.TRAIN) != 1:
         raise InputError(
             f"DATASETS.TRAIN is {tuple(cfg.DATASETS.TRAIN)}: give the one data set whose images are labelled"
         )
     (dataset,) = cfg.DATASETS.TRAIN
-    entry = with_content(dataset, "nouns")
+    entry = find_annotated(dataset, "nouns")
     target = Path(request.output or entry.path(entry.annotations))
     if target.is_relative_to(SHIPPED_WORLD):
         raise InputError(
@@ -161,7 +161,7 @@ def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
     with alone_in(target.parent):
         remove_leftovers(target.parent)
         labels = list(labeller.label(records, texts))
-        made_by = provenance(config=dump_config(cfg), weights_hash=labeller.clip.weights_hash())
+        made_by = provenance(config=cfg.dump(), weights_hash=labeller.clip.weights_hash())
         info = {**made_by, **labeller.settings, "threshold": request.threshold}
         labelled = list(zip(records, labels, strict=True))
         return _write(target, info, content, labelled, nouns, texts, request.threshold)
@@ -225,7 +225,7 @@ class Labeller:
     """
 
     def __init__(
-        self, cfg: CfgNode, clip: CLIPBackbone, nouns: Sequence[str], request: Request
+        self, cfg: CfgNode, clip: VisionLanguageBackbone, nouns: Sequence[str], request: Request
     ) -> None:
         """
         Args:

@@ -1,6 +1,7 @@
 """Finds out which model a user means: its task, configuration and weights, by a name, a file or a folder.
 
-Imports neither torch nor Detectron2, so that a wrong name is refused at once.
+A name is looked up without torch or Detectron2, so that a wrong one is refused at once. What the model of a
+configuration does is said by the class that its MODEL.META_ARCHITECTURE names, of this package or registered elsewhere.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from clipself_seg.checkpoints.zoo import (
     MINI_CLIP,
     MINI_CLIPS,
     SCHEME,
+    SHIPPED_CONFIGS,
     SHIPPED_MODELS,
     SHIPPED_TAGS,
     Entry,
@@ -39,21 +41,10 @@ REASONS = {
     "panoptic": "better than ODISE, whose weights are non-commercial",
     "detection": "every F-ViT is non-commercial",
 }
-# Shipped model -> its task and configuration; the first of a task is its "mini".
-SHIPPED_CONFIGS = {
-    "mini-cat-seg": ("semantic", "mini/semseg"),
-    "mini-open-panoptic": ("panoptic", "mini/panoptic"),
-    "mini-fvit": ("detection", "mini/detection"),
-}
+# Task -> the shipped model that "mini" stands for.
+MINIS = dict(zip(TASKS, SHIPPED_CONFIGS, strict=True))
+# Folder of the configurations of a task -> the task.
 FOLDERS = {"semseg": "semantic", "panoptic": "panoptic", "detection": "detection"}
-ARCHITECTURES = {
-    "CATSeg": "semantic",
-    "ZeroShotSegmenter": "semantic",
-    "OpenPanoptic": "panoptic",
-    "FViT": "detection",
-}
-# Architectures that predict and have no weights but those of their CLIP.
-OF_CLIP_ALONE = ("ZeroShotSegmenter",)
 OF_CLIP = "MODEL.CLIP.WEIGHTS"
 # Keys of what predicts; entries of other keys are parts of models.
 OF_MODELS = ("MODEL.WEIGHTS", OF_CLIP)
@@ -157,15 +148,11 @@ def find_distillation(model: str | None = None) -> ModelChoice:
     return choice._replace(task=DISTILLATION, config_file=MINI_RECIPE if mini else named)
 
 
-def weights_key(architecture: str) -> str:
-    """Key of the weights that make a model of this ``MODEL.META_ARCHITECTURE`` a trained one."""
-    return OF_CLIP if architecture in OF_CLIP_ALONE else "MODEL.WEIGHTS"
-
-
 def of_weights(name: str) -> ModelChoice | None:
-    """What a name of the zoo or of a shipped model stands for; None for any other text."""
-    if name in SHIPPED_CONFIGS:
-        return ModelChoice(*SHIPPED_CONFIGS[name], name)
+    """The model that a name of the zoo or of a shipped model stands for; None for any other text."""
+    for task, mini in MINIS.items():
+        if name == mini:
+            return ModelChoice(task, SHIPPED_CONFIGS[mini], mini)
     if name in SHIPPED_TAGS:
         return _without_training(shipped_model(name), name)
     entry = zoo().get(name)
@@ -224,8 +211,8 @@ def _of_entry(entry: Entry) -> ModelChoice:
 def _named(model: str, task: str | None) -> ModelChoice:
     """The choice of a name, a file or a folder without a configuration of its own."""
     if model == MINI:
-        shipped = dict(zip(TASKS, SHIPPED_CONFIGS))[task or TASKS[0]]
-        return ModelChoice(*SHIPPED_CONFIGS[shipped], shipped)
+        mini = MINIS[task or TASKS[0]]
+        return ModelChoice(task or TASKS[0], SHIPPED_CONFIGS[mini], mini)
     place = Path(model)
     if not place.exists():
         if choice := of_weights(model):
@@ -255,15 +242,23 @@ def _named(model: str, task: str | None) -> ModelChoice:
 
 
 def _configured(config_file: str, weights: str | None) -> ModelChoice:
-    """The choice of a configuration; of a distillation's or a region reader's, their CLIP alone."""
+    """The choice of a configuration, by the class that it names; of a distillation's or a region reader's, their CLIP
+    alone.
+
+    Raises:
+        InputError: no such class is registered, or it predicts nothing.
+    """
+    from clipself_seg.models.build import registered_model  # seconds
+
     values = dict(leaves(merge_layers(read_layers(config_file))))
-    architecture = str(values.get("MODEL.META_ARCHITECTURE", "CLIPSelf"))
-    if architecture in ARCHITECTURES:
-        key = weights_key(architecture)
-        return ModelChoice(ARCHITECTURES[architecture], config_file, weights, key=key)
-    if weights is None:
+    name = str(values.get("MODEL.META_ARCHITECTURE", "CLIPSelf"))
+    model = registered_model(name)
+    if getattr(model, "purpose", ""):
+        key = getattr(model, "weights_key", "MODEL.WEIGHTS")
+        return ModelChoice(model.task(), config_file, weights, key=key)
+    if weights is None or model.task() != "regions":
         raise InputError(
-            f"{config_file} is of {architecture}, which predicts nothing: name the CLIP that it wrote"
+            f"{config_file} is of {name}, which predicts nothing: name a model, or the CLIP that it wrote"
         )
     return _without_training(str(values.get("MODEL.CLIP.NAME", MINI_CLIP)), weights)
 

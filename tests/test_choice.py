@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clipself_seg.checkpoints.choice import (
+from clipself_seg.choice import (
     DEFAULTS,
     TASKS,
     ModelChoice,

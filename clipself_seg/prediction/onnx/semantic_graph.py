@@ -20,7 +20,7 @@ from clipself_seg.heads.text_scores import class_probabilities
 from clipself_seg.models import CATSeg, ZeroShotSegmenter
 from clipself_seg.prediction.onnx.graph import Export, Graph, metadata_of, script
 from clipself_seg.prediction.onnx.towers import text_files, text_graph
-from clipself_seg.prediction.semantic import Predictor
+from clipself_seg.prediction.task_predictors import SemanticPredictor
 
 PREPROCESSING = (
     "RGB, 0 to 255, upright by EXIF, of this size: {rule} (Pillow's bilinear). Mean, deviation and padding are "
@@ -42,7 +42,7 @@ class ZeroShotGraph(nn.Module):
         """
         Args:
             model: the model, with its classes unless they are given later.
-            text_tower: whether the embeddings (K, P, E) of class names are an input; else they are inside.
+            text_tower: the embeddings (K, P, E) of class names are an input; else they are inside.
         """
         super().__init__()
         self.clip = model.clip
@@ -128,12 +128,12 @@ def bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
-def graph_of(predictor: Predictor, text_tower: bool = False) -> Export:
+def graph_of(predictor: SemanticPredictor, text_tower: bool = False) -> Export:
     """Make the graph of a predictor and the files beside it. The export may change the predictor.
 
     Args:
         predictor: on the CPU, in float32, with its class names unless the text tower is exported.
-        text_tower: whether class names are given to the file later; its text tower is written beside it.
+        text_tower: class names are given to the file later; its text tower is written beside it.
 
     Raises:
         InputError: there is a background, or the text tower has a tokenizer of its own.

@@ -30,7 +30,7 @@ from clipself_seg.prediction.onnx.graph import (
     script,
     smooth_images,
 )
-from clipself_seg.prediction.panoptic import PanopticPredictor
+from clipself_seg.prediction.task_predictors import PanopticPredictor
 
 CUBIC = -0.5  # torch's and Pillow's where they smooth; OpenCV's is -0.75
 Sizes = Sequence[Tensor]  # rows and columns, float64 scalars: rounding decides about pixels
@@ -42,7 +42,7 @@ class PanopticGraph(nn.Module):
     Where one pass of a ViT gives masks and names, its dense features (E, rows, columns) of the canvas come out, too.
 
     Attributes:
-        gives_features: whether they do.
+        gives_features: true if they do.
     """
 
     generator_texts: Tensor
@@ -128,8 +128,9 @@ class PanopticGraph(nn.Module):
         square = (down @ pixels @ right.T).clamp(0, 1) * _inside((side, side), 1, shown)
         covered = image_size if branch.align_masks else canvas
         fractions = [part / all_ * side / new for part, all_, new in zip(covered, canvas, shown)]
-        cells = visible_cells(masks, branch.grid, branch.clip.patch_size, fractions, shown)
-        return branch.readout(branch.clip.normalise(square)[None], [cells]), cells
+        patch = branch.clip.patch_size
+        cells = visible_cells(masks, (side // patch, side // patch), patch, fractions, shown)
+        return branch.read(branch.clip.normalise(square)[None], cells), cells
 
 
 def visible_cells(

@@ -33,7 +33,6 @@ from clipself_seg.heads.fvit.roi_heads import (
 )
 from clipself_seg.heads.fvit.rpn import flatten_predictions
 from clipself_seg.models import FViT
-from clipself_seg.prediction.detection import DetectionPredictor
 from clipself_seg.prediction.onnx.graph import (
     BY_ROUNDING,
     Arrays,
@@ -43,6 +42,7 @@ from clipself_seg.prediction.onnx.graph import (
     script,
     smooth_images,
 )
+from clipself_seg.prediction.task_predictors import DetectionPredictor
 
 ENDLESS = (math.inf, math.inf)  # size of an image, to which boxes are not clipped
 NEAR = 0.05  # distance of a pair of detections: of boxes in sides of the square, of scores

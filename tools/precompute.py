@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from clipself_seg.commands import options, train
 from clipself_seg.commands.options import command, flag, required, value
-from clipself_seg.errors import GOES_ON, InputError
+from clipself_seg.errors import InputError
 from clipself_seg.imports import OPTION, take_imports
 from lab.scripts import run_named
 
@@ -131,16 +131,14 @@ def _region_text_options(parser: argparse.ArgumentParser) -> None:
     value(parser, "--candidates", candidates, "image", choices=("image", "pool"))
     value(parser, "--threshold", "least probability of a noun", 0.1)
     value(parser, "--output", "JSON file to write (that of DATASETS.TRAIN)")
-    instances = "ground truth in COCO's format, to print how many boxes are right"
-    value(parser, "--instances", instances)
     value(parser, "--batch", "crops embedded together", 256)
     options.processes(parser, "to tag captions in")
-    flag(parser, "--overwrite", "replace a file that is there, and begin anew")
+    flag(parser, "--overwrite", REPLACE)
     options.device(parser)
     options.further_keys(parser)
 
 
-@command(_region_text_options, again=f"{GOES_ON}, unless it says --overwrite")
+@command(_region_text_options)
 def region_text(args: argparse.Namespace) -> None:
     """Give the boxes of a data set nouns of captions, for region-text training (CLIPSelf's Table 7).
 
@@ -153,7 +151,7 @@ def region_text(args: argparse.Namespace) -> None:
     all nouns is above --threshold. The second line trains on them: what is written by default is the file of
     DATASETS.TRAIN. Without --nouns they are the --top most frequent nouns of the captions, found with the
     package nltk; captions that have "phrases" already need none, and their phrases are taken as they are, with
-    adjectives. An interrupted call goes on with the same command.
+    adjectives.
     """
     from clipself_seg.config import load_config
     from clipself_seg.config.weights import fetch_addresses

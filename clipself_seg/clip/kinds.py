@@ -129,7 +129,7 @@ def signature_of(tensors: Tensors) -> Signature | None:
     """Signature of the image tower among tensors under native names, or None without image tower."""
     for kind in KINDS.values():
         if _first_gap(kind, tensors) is None:
-            return Signature(kind.name, kind.read_sizes(tensors))
+            return kind.signature(tensors)
     return None
 
 

@@ -291,7 +291,7 @@ class ImageTower(nn.Module, abc.ABC):
 
     def deepest(self, names: Iterable[str]) -> int:
         """Index of the last block that the named features need; -1 for no features."""
-        last = len(self.blocks) - 1
+        last = self.depth - 1
         blocks = [int(n[5:]) if n.startswith("block") else last for n in names if n != STEM]
         return max(blocks, default=-1)
 

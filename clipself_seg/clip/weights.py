@@ -137,7 +137,7 @@ def load_strictly(
             tensors, or weights that are integers, sparse, without values, NaN or infinite.
     """
     tensors = to_native(checkpoint.tensors)
-    _check_architecture(tensors, architecture, checkpoint)
+    _check_architecture(tensors, module.state_dict(), architecture, checkpoint)
     notes = []
     if architecture.kind.image_files and not any(name.startswith("text.") for name in tensors):
         length = architecture.text["context_length"]
@@ -245,7 +245,10 @@ def _resize_positions(
 
 
 def _check_architecture(
-    tensors: Mapping[str, Tensor], architecture: Architecture, checkpoint: Checkpoint
+    tensors: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    architecture: Architecture,
+    checkpoint: Checkpoint,
 ) -> None:
     signature = signature_of(tensors)
     if signature is None:
@@ -253,11 +256,15 @@ def _check_architecture(
             f"{checkpoint.path} holds no CLIP image tower ({reason_of_no_tower(tensors)}); "
             f"give a checkpoint of {' or '.join(KINDS)}"
         )
-    if signature == architecture.signature:
+    if signature == architecture.kind.signature(wanted):
         return
-    fitting = [n for n in list_architectures() if find_architecture(n).signature == signature]
+    others = [find_architecture(name) for name in list_architectures()]
+    # The first two are quick to see; for the signature a tower is built.
+    alike = [own for own in others if own.embed_dim == signature.embed_dim]
+    same = [own for own in alike if own.kind.name == signature.kind]
+    fitting = [own.name for own in same if own.signature == signature]
     hint = f'; load it as "{min(fitting, key=len)}"' if fitting else ""
     raise InputError(
         f"{checkpoint.path} is of another model: its image tower is {signature}, that of "
-        f"{architecture.name} is {architecture.signature}{hint}"
+        f"{architecture.name} is {architecture.kind.signature(wanted)}{hint}"
     )

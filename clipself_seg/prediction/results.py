@@ -22,14 +22,11 @@ from clipself_seg.data.mappers.detection import mask_boxes
 from clipself_seg.data.masks import encode_masks
 from clipself_seg.errors import of_extra
 from clipself_seg.evaluation.coco_objects import ImageDetections, coco_results
-from clipself_seg.visualization.boxes import box_overlay
-from clipself_seg.visualization.class_colours import class_colours
-from clipself_seg.visualization.overlays import (
+from clipself_seg.visualization.colours import (
+    class_colours,
     colour_ids,
-    named_regions,
-    overlay,
-    panoptic_overlay,
     segment_colours,
+    segment_names,
 )
 
 
@@ -100,11 +97,12 @@ class Prediction(abc.ABC):
         """`regions` for what reads one mask after the other: those of a map are made as they are asked for."""
 
     @abc.abstractmethod
-    def overlay(self, sheet: bool = True) -> Image.Image:
+    def overlay(self, legend: bool = True, enlarge: bool = True) -> Image.Image:
         """The image with the regions and their names.
 
         Args:
-            sheet: a legend stands below, and a small image is enlarged.
+            legend: draw a legend below.
+            enlarge: enlarge a small image, so that there is room for names.
         """
 
     def regions(self) -> Regions:
@@ -205,14 +203,17 @@ class Segmentation(Prediction):
         masks = MapMasks(self.labels, present)
         return Regions(mask_boxes(masks), present, self.class_scores[present], masks)
 
-    def overlay(self, sheet: bool = True) -> Image.Image:
+    def overlay(self, legend: bool = True, enlarge: bool = True) -> Image.Image:
         """The image, tinted by class, with names.
 
         Args:
-            sheet: a legend stands below, and a small image is enlarged.
+            legend: draw a legend below.
+            enlarge: enlarge a small image, so that there is room for names.
         """
-        draw = overlay if sheet else named_regions
-        return draw(self.image, self.labels, self.names, colours_of(self.names))
+        from clipself_seg.visualization.overlays import label_overlay  # 0.3 s of matplotlib
+
+        colours = colours_of(self.names)
+        return label_overlay(self.image, self.labels, self.names, colours, legend, enlarge)
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
         """Entries of COCO's results format, one for each class in the image: "category_id", "segmentation" (run-length
@@ -341,15 +342,19 @@ class PanopticSegmentation(Prediction):
         labels: np.ndarray = np.array([np.iinfo(kind).max, *classes], kind)[self.ids]
         return labels
 
-    def overlay(self, sheet: bool = True) -> Image.Image:
+    def overlay(self, legend: bool = True, enlarge: bool = True) -> Image.Image:
         """The image, tinted by segment, with names.
 
         Args:
-            sheet: a legend stands below, and a small image is enlarged.
+            legend: draw a legend below.
+            enlarge: enlarge a small image, so that there is room for names.
         """
+        from clipself_seg.visualization.overlays import label_overlay  # 0.3 s of matplotlib
+
+        names = segment_names([segment.name for segment in self.segments])
         classes = [segment.label for segment in self.segments]
-        colours = colours_of(self.names)
-        return panoptic_overlay(self.image, self.ids - 1, classes, self.names, colours, sheet)
+        colours = segment_colours(colours_of(self.names)[classes])
+        return label_overlay(self.image, self.ids - 1, names, colours, legend, enlarge)
 
     def to_coco(
         self, image_id: int = 0, file_name: str | None = None
@@ -406,15 +411,18 @@ class Detections(Prediction):
         """The detections."""
         return Regions(self.boxes, self.labels, self.scores, self.masks)
 
-    def overlay(self, sheet: bool = True) -> Image.Image:
+    def overlay(self, legend: bool = True, enlarge: bool = True) -> Image.Image:
         """The image with boxes, names, scores, and masks if there are any.
 
         Args:
-            sheet: a legend stands below, and a small image is enlarged.
+            legend: draw a legend below.
+            enlarge: enlarge a small image, so that there is room for names.
         """
+        from clipself_seg.visualization.overlays import box_overlay  # 0.3 s of matplotlib
+
         names = [self.names[label] for label in self.labels]
-        seen = self.seen[self.labels]
-        return box_overlay(self.image, self.boxes, self.scores, names, seen, self.masks, sheet)
+        given = self.scores, names, self.seen[self.labels], self.masks
+        return box_overlay(self.image, self.boxes, *given, legend, enlarge)
 
 
 def label_type(count: int) -> type[np.unsignedinteger]:

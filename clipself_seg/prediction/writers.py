@@ -29,7 +29,7 @@ from clipself_seg.prediction.results import (
     Segmentation,
 )
 from clipself_seg.provenance import provenance
-from clipself_seg.visualization.overlays import save_png
+from clipself_seg.visualization.sheets import save_png
 
 logger = logging.getLogger(__name__)
 

@@ -72,9 +72,7 @@ def made_results(task, folder, files):
 def plain_overlays(monkeypatch):
     """Drawing takes longer than all else."""
     for kind in (Segmentation, Detections, PanopticSegmentation):
-        monkeypatch.setattr(
-            kind, "overlay", lambda result, sheet=True: Image.fromarray(result.image)
-        )
+        monkeypatch.setattr(kind, "overlay", lambda result: Image.fromarray(result.image))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from clipself_seg.config import load_config
-from clipself_seg.data.datasets.records import find_dataset, sem_seg_records, vocabulary_name
+from clipself_seg.data.datasets.records import find_dataset, sem_seg_records
 from clipself_seg.data.datasets.table import DetectionSet
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.ground_truth import is_semantic_only
@@ -105,7 +105,7 @@ def test_values_that_are_no_classes_are_refused_with_the_entry_that_says_what_th
     model = Eye()
     measured = evaluation(stub)
     measured.check(model)
-    with pytest.raises(InputError, match='the value 3: .*\n.*count from 1.*"label_values"'):
+    with pytest.raises(InputError, match='the value 3: .*\n.*"label_values".*count from 1'):
         measured(model)
 
 
@@ -134,8 +134,6 @@ def test_boxes_of_others_have_the_classes_of_detectron2s_own_entries(tmp_path, c
         (3, ("cat",)),
         (7, ("dog",)),
     ]
-    with pytest.raises(InputError, match='"pets" has no "vocabulary"'):
-        vocabulary_name("pets")
     DatasetCatalog.register("dicts", list)
     MetadataCatalog.get("dicts").thing_classes = ["cat"]
     with pytest.raises(InputError, match='"dicts" for detection: register_coco_instances'):

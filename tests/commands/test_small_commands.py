@@ -68,7 +68,7 @@ def test_unknown_layout_is_one_line_and_status_2(tmp_path, capsys):
     assert run(convert, *words, "--output", tmp_path / "x.pt") == 2
     assert (
         capsys.readouterr().err
-        == 'error: no layout "openclip" of OpenAI ViT; did you mean "open_clip"?\n'
+        == 'error: unknown layout of OpenAI ViT "openclip": did you mean "open_clip"?\n'
     )
 
 

@@ -114,7 +114,7 @@ def test_a_fusion_makes_only_what_its_tasks_ask_for(model):
 
 def test_the_generator_alone_never_asks_clip(monkeypatch):
     model = model_of("MODEL.FUSION.MODE", "generator")
-    monkeypatch.setattr(model.branch, "score", lambda *_: pytest.fail("CLIP was asked"))
+    monkeypatch.setattr(model.branch, "embed", lambda *_: pytest.fail("CLIP was asked"))
     assert model([sample()])[0]["sem_seg"].shape == (3, 40, 50)
 
 

@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import MissingPackage
-from clipself_seg.evaluation.panoptic.numbers import panoptic_map
+from clipself_seg.evaluation.panoptic.quality import panoptic_map
 from clipself_seg.prediction.results import Detections, PanopticSegmentation, Segmentation
 
 # Two rows of one class, one of another, one of the background; rows are 6 pixels.
@@ -40,7 +40,8 @@ def panoptic():
         {"id": 1, "category_id": 1, "isthing": False, "score": 0.5},
         {"id": 2, "category_id": 0, "isthing": True, "score": 0.75},
     ]
-    return PanopticSegmentation.of_segments(np.array([2, 1, 0])[LABELS], segments, WORDS, IMAGE)
+    common = {"names": WORDS.first_names, "category_ids": (0, 1), "image": IMAGE}
+    return PanopticSegmentation.of_segments(np.array([2, 1, 0])[LABELS], segments, **common)
 
 
 def detections(masks=True):

@@ -128,8 +128,8 @@ def direct(annotations, *words, **how):
 @pytest.mark.parametrize(
     "words, opts, captions, message",
     [
-        (["--top", 0], [], True, "--top 0: give 1 or more"),
-        (["--threshold", 1.5], [], True, "--threshold 1.5: give a probability"),
+        (["--top", 0], [], True, "--top: has to be at least 1, got 0"),
+        (["--threshold", 1.5], [], True, "--threshold: has to be in [0, 1], got 1.5"),
         (["--nouns", "/nowhere.txt"], [], True, "list of nouns /nowhere.txt is missing"),
         ([], [], False, "--captions is missing"),
         (["--nouns", "/nowhere.txt"], [], False, "--captions is missing"),

@@ -7,7 +7,6 @@ millions of boxes, so it is written image by image, as `region_text` writes thos
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,12 +26,10 @@ from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, atomic_path, remove_leftovers
 from clipself_seg.models.build import build_model
 from clipself_seg.provenance import provenance
-from clipself_seg.yaml_files import leaves
 
 CATEGORY = {"id": 1, "name": "object"}
 DIGITS = 2  # of a pixel, after the point
-# Models with `propose(samples)`, and the key that limits the proposals of an image.
-PROPOSING = {"FViT": "MODEL.FVIT.PROPOSALS_AFTER", "StockRPN": "MODEL.RPN.POST_NMS_TOPK_TEST"}
+PROPOSING = ("FViT", "StockRPN")  # models with `propose(samples)`
 
 
 class ProposalSelection(NamedTuple):
@@ -121,7 +118,7 @@ def write_dataset_proposals(
         OSError: the file cannot be written.
     """
     selection = selection or ProposalSelection()
-    records = check_writing(cfg, dataset, path, selection, overwrite)
+    records = check_writing(cfg, dataset, path, overwrite)
     mapper = DetectionTestMapper(cfg)
     model = build_model(cfg).eval()
     origin = {"seed": cfg.SEED, "weights_hash": model.weights_hash(), "device": cfg.MODEL.DEVICE}
@@ -155,29 +152,18 @@ def check_writing(
     cfg: CfgNode,
     dataset: str,
     path: str | os.PathLike[str],
-    selection: ProposalSelection,
     overwrite: bool,
 ) -> list[Record]:
     """Records of the data set's images, once it is known that their proposals can be written.
 
     Raises:
-        InputError: another kind of model; a selection that is none, or of more boxes than the detector
-            gives; a file that is there already; an unknown or incomplete data set.
+        InputError: another kind of model; a file that is there already; an unknown or incomplete data set.
     """
-    key = PROPOSING.get(cfg.MODEL.META_ARCHITECTURE)
-    if key is None:
+    if cfg.MODEL.META_ARCHITECTURE not in PROPOSING:
         raise InputError(
             f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, which proposes no boxes: take a "
             "configuration of FViT or StockRPN, such as those below configs/detection"
         )
-    most = dict(leaves(cfg))[key]
-    if not 1 <= selection.per_image <= most:
-        raise InputError(f"{selection.per_image} proposals of an image: give 1 to {key}, {most}")
-    for name in ("score", "iou"):
-        if not 0 <= getattr(selection, name) <= 1:
-            raise InputError(f"{name} {getattr(selection, name)} of proposals: give 0 to 1")
-    if not 0 <= selection.min_side < math.inf:
-        raise InputError(f"min-side {selection.min_side} of proposals: give pixels, 0 or more")
     if Path(path).exists() and not overwrite:
         raise InputError(f"{path} is there already: give another --output, or --overwrite")
     files = annotated_dataset(dataset)

@@ -89,38 +89,8 @@ class Request(NamedTuple):
     overwrite: bool = False
 
 
-class Labelled(NamedTuple):
-    """Counts of a file of labelled proposals.
-
-    Attributes:
-        path: the file.
-        images: images with proposals or without.
-        empty: images of which no proposal is kept.
-        proposals: proposals of all images.
-        kept: proposals that are kept.
-        nouns: nouns of the list.
-        used: nouns that some kept proposal has.
-    """
-
-    path: Path
-    images: int
-    empty: int
-    proposals: int
-    kept: int
-    nouns: int
-    used: int
-
-    def __str__(self) -> str:
-        """One line for the terminal."""
-        fraction = 100 * self.kept / self.proposals if self.proposals else 0
-        return (
-            f"{self.path}: {self.kept} of {self.proposals} proposals are kept ({fraction:.1f} %) with "
-            f"{self.used} of {self.nouns} nouns; {self.empty} of {self.images} images have none"
-        )
-
-
-def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
-    """Write a file of proposals with their nouns, with a progress bar.
+def label_proposals(cfg: CfgNode, request: Request) -> str:
+    """Write a file of proposals with their nouns, with a progress bar; returns what it says of them.
 
     Args:
         cfg: of a `CLIPSelf`: its CLIP embeds crops and nouns, DATASETS.TRAIN names the data set.
@@ -170,11 +140,6 @@ def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
 def _check(request: Request, target: Path) -> None:
     if target.exists() and not request.overwrite:
         raise InputError(f"{target} is there already: give another --output, or --overwrite")
-    for name in ("top", "batch", "processes"):
-        if getattr(request, name) < 1:
-            raise InputError(f"--{name} {getattr(request, name)}: give 1 or more")
-    if not 0 <= request.threshold <= 1:
-        raise InputError(f"--threshold {request.threshold}: give a probability, from 0 to 1")
     if request.captions is None and (request.nouns is None or request.candidates == "image"):
         raise InputError(
             "--captions is missing: nouns come from captions; without any, give a list (--nouns FILE) "
@@ -369,7 +334,7 @@ def _write(
     nouns: Sequence[str],
     captions: Captions,
     threshold: float,
-) -> Labelled:
+) -> str:
     """Write the proposals whose score is above the threshold, those of an image by falling score, atomically.
 
     Args:
@@ -408,7 +373,10 @@ def _write(
             )
         stream.finish(listed)
     proposals = sum(len(labels) for _, labels in labelled)
-    return Labelled(path, len(labelled), empty, proposals, stream.count, len(nouns), len(used))
+    return (
+        f"{path}: {stream.count} of {proposals} proposals are kept ({stream.count / proposals:.1%}) with {len(used)} "
+        f"of {len(nouns)} nouns; {empty} of {len(labelled)} images have none"
+    )
 
 
 def _annotations(boxes: Sequence[Record], labels: ImageLabels, threshold: float) -> Iterator[Json]:

@@ -69,11 +69,7 @@ def write_timm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-WRITERS = {
-    "official": tips.write_official,
-    "transformers": write_transformers,
-    "timm": write_timm,
-}
+WRITERS = {"official": tips.write_official, "transformers": write_transformers, "timm": write_timm}
 
 
 def in_layout(clip: CLIPBackbone, layout: str) -> dict[str, Tensor]:

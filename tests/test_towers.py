@@ -19,10 +19,7 @@ from tests.conftest import ROOT
 from tests.small_towers import SMALL, small_towers
 from tests.tiny import random_clip
 
-pytestmark = [
-    pytest.mark.parametrize("name", list(SMALL)),
-    pytest.mark.usefixtures("known"),
-]
+pytestmark = [pytest.mark.parametrize("name", list(SMALL)), pytest.mark.usefixtures("known")]
 WORDS = ("cat", "dog|puppy", "grass")
 
 

@@ -387,9 +387,7 @@ def test_without_a_users_folder_the_variable_is_enough_and_asked_for(monkeypatch
     assert default_cache_dir() == tmp_path
     for value in ("", "~/mine"):
         monkeypatch.setenv("CLIPSELF_SEG_CACHE", value)
-        with pytest.raises(
-            InputError, match="~/.*HOME is not set: set CLIPSELF_SEG_CACHE to a folder"
-        ):
+        with pytest.raises(InputError, match="HOME is not set: set CLIPSELF_SEG_CACHE to a folder"):
             default_cache_dir()
     monkeypatch.setenv("DETECTRON2_DATASETS", "~/data")
     with pytest.raises(InputError, match="~/data: .* set DETECTRON2_DATASETS to a path without ~"):

@@ -164,9 +164,7 @@ def test_a_file_of_no_clip_is_named(tmp_path):
 
 def test_file_of_another_architecture_is_refused_with_its_own_name(official, tmp_path):
     torch.save(official, tmp_path / "mini.pt")
-    with pytest.raises(
-        InputError, match='OpenAI ViT .width.*EVA ViT .width 768.*load it as "ViT-Mini-8"'
-    ):
+    with pytest.raises(InputError, match='OpenAI ViT .*EVA ViT .*load it as "ViT-Mini-8"'):
         load_clip("EVA02-B-16", tmp_path / "mini.pt")
 
 

@@ -53,10 +53,7 @@ MISTAKES = [
     ("predict a.jpg --words", "--words: expected one argument"),
     ("predict a.jpg --batch-size many --words dog", "--batch-size: invalid number value: 'many'"),
     ("predict a.jpg --save ovrlays", "--save: invalid choice: 'ovrlays'"),
-    (
-        "train --confg-file mini/patches",
-        'unknown option "--confg-file": did you mean "--config-file"?',
-    ),
+    ("train --confg-file mini/patches", '"--confg-file": did you mean "--config-file"?'),
     ("doctor now", "doctor takes no 'now'"),
 ]
 

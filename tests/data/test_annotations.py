@@ -287,10 +287,7 @@ def test_classes_by_order_are_those_of_the_file_and_classes_by_id_are_the_vocabu
 @pytest.mark.parametrize(
     "names, message",
     [
-        (
-            {12: "Tissue", 4: "shelf/rack"},
-            'category 12 is "Tissue" where "custom" has "tissue"',
-        ),
+        ({12: "Tissue", 4: "shelf/rack"}, 'category 12 is "Tissue" where "custom" has "tissue"'),
         ({4: "shelf/rack"}, 'category None is "" where "custom" has "tissue"'),
     ],
 )

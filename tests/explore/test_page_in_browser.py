@@ -188,8 +188,7 @@ def tensor(text: str, kind: str, *shape: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "exponents, discount",
-    [(None, 0.0), ((1.0, 1.0), 0.5), ((0.0, 0.0), 0.0), ((0.2, 0.9), 1.0)],
+    "exponents, discount", [(None, 0.0), ((1.0, 1.0), 0.5), ((0.0, 0.0), 0.0), ((0.2, 0.9), 1.0)]
 )
 def test_the_browser_merges_to_the_same_segments(opened, content, exponents, discount):
     model = content.panoptic.model()

@@ -129,13 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def killed_runs(
-    task: str,
-    clip: Path,
-    folder: Path,
-    kills: int,
-    steps: int,
-    seed: int,
-    keep: Path | None = None,
+    task: str, clip: Path, folder: Path, kills: int, steps: int, seed: int, keep: Path | None = None
 ) -> Outcome:
     """Kill and resume runs of a task, and compare them with one that is not.
 

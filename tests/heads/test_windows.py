@@ -10,12 +10,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from clipself_seg.heads.windows import (
-    StridedWindows,
-    all_scores,
-    best_class,
-    window_parts,
-)
+from clipself_seg.heads.windows import StridedWindows, all_scores, best_class, window_parts
 
 
 @pytest.mark.parametrize(

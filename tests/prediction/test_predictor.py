@@ -193,7 +193,7 @@ def test_words_of_the_worlds_are_known(name, warnings):
         (["red star", "dog|puppy", "orange ring"], 'have no "dog", "orange ring":'),
         (
             ["red sttar", "red bus", "rink"],
-            'have no "red sttar" (did you mean "red star"?), "red bus", "rink":',
+            'no "red sttar" (did you mean "red star"?), "red bus", "rink":',
         ),
         ("ade20k_150", '"wall", "building", "sky", "floor", "tree" and 140 more'),
     ],

@@ -75,11 +75,7 @@ def test_the_table_has_a_line_for_each_mixture_and_counts_of_classes():
         "1 after,60.0,10.0,80.0,30.0,70.0,20.0,31.1",
     ]
     own = forgetting_table({f: {"a": split(40.0 + f, None)} for f in (1.0, 0.0)}, "csv")
-    assert own.splitlines() == [
-        'weights,"a mIoU, 2 trained"',
-        "0 before,40.0",
-        "1 after,41.0",
-    ]
+    assert own.splitlines() == ['weights,"a mIoU, 2 trained"', "0 before,40.0", "1 after,41.0"]
 
 
 def test_json_and_picture_have_the_same_rows(tmp_path):

@@ -8,13 +8,7 @@ import pytest
 from torch.distributed import HashStore
 
 from clipself_seg.errors import InputError
-from clipself_seg.training.launchers import (
-    Place,
-    gpu_of,
-    name_of_start,
-    place_of,
-    restarted,
-)
+from clipself_seg.training.launchers import Place, gpu_of, name_of_start, place_of, restarted
 
 TORCHRUN = {
     "RANK": "5",

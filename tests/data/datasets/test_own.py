@@ -100,29 +100,21 @@ def test_the_same_path_is_read_again_and_another_of_its_name_is_refused(folder):
     assert find_dataset(data.train, SemSegSet).vocabulary.first_names[-1] == "sea"
     (folder / "other").mkdir()
     (folder / "other/screws.yaml").write_text(YAML.replace("train:", "path: ..\ntrain:"))
-    with pytest.raises(
-        InputError, match='would be registered as "own_screws_train_sem_seg", which'
-    ):
+    with pytest.raises(InputError, match='registered as "own_screws_train_sem_seg", which'):
         register_data(folder / "other/screws.yaml", "semantic")
 
 
 @pytest.mark.parametrize(
     "text, message",
     [
-        (
-            YAML + "download: https://x.org/a.zip",
-            "screws.yaml: download is .*nothing in a file is fetched",
-        ),
+        (YAML + "download: https://x.org/a.zip", "download is .*nothing in a file is fetched"),
         (YAML + "nmaes: [a]", 'unknown key "nmaes": did you mean "names"?'),
         (YAML.replace("images/val", "images/vla"), "images/vla is missing"),
         (YAML.replace("grass", "no"), "names.7 is False, and has to be text: .* in quotation"),
         (YAML.replace("sky", "dog"), "first names used more than once: dog: rename one, or"),
         (YAML + "ignore: 7", '"ignore" is 7, and "names" names it'),
         (YAML + "held_out: [gras]", '"held_out": unknown class "gras": did you mean "grass"?'),
-        (
-            YAML + "path: nowhere",
-            '"train" .*nowhere/images/train is missing: correct it, or "path"',
-        ),
+        (YAML + "path: nowhere", '"train" .*nowhere/images/train is missing: correct it'),
         ("train: images/train", 'has no "names"'),
         (YAML.replace("images/train", "{image: images}"), '"train": unknown key "image": did'),
     ],
@@ -140,9 +132,7 @@ def test_pairs_are_by_name_and_what_lacks_the_other_is_counted(folder, caplog):
     said = "1 images of .*train have no labels, and 1 files of labels have no image"
     assert re.search(said, caplog.text)
     (folder / "images/train/1.png").write_bytes(b"")
-    with pytest.raises(
-        InputError, match="images/train: the name without its ending '1' is there twice"
-    ):
+    with pytest.raises(InputError, match="images/train: .* without its ending '1' is there twice"):
         DatasetCatalog.get(data.train)
 
 
@@ -270,10 +260,7 @@ def test_what_a_json_has_beside_its_images_and_names_is_said(tmp_path):
     said = check_data([register_data(tmp_path / "parts.yaml", "detection").train])
     assert said[0] == "own_parts_train_boxes: 12 images, 1 classes"
     assert said[1].endswith("annotations of classes without a name, which are ignored: grass (12)")
-    assert (
-        "1 boxes lie outside of their images and are left out, such as that of annotation 3"
-        in said[2]
-    )
+    assert "1 boxes lie outside of their images and are left out" in said[2]
 
 
 @pytest.fixture

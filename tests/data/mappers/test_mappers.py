@@ -12,11 +12,7 @@ from PIL import Image
 
 from clipself_seg.config import load_config
 from clipself_seg.data.mappers.detection import DetectionTestMapper, DetectionTrainMapper
-from clipself_seg.data.mappers.distill import (
-    CaptionMapper,
-    DistillMapper,
-    RegionTextMapper,
-)
+from clipself_seg.data.mappers.distill import CaptionMapper, DistillMapper, RegionTextMapper
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper, PanopticTrainMapper
 from clipself_seg.data.mappers.regions import RegionMapper
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper, SemSegTrainMapper

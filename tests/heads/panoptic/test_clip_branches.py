@@ -13,11 +13,7 @@ import torch.nn.functional as F
 from clipself_seg.clip import load_clip
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic import clip_branches
-from clipself_seg.heads.panoptic.clip_branches import (
-    DensePooling,
-    MaskedAttention,
-    visible_cells,
-)
+from clipself_seg.heads.panoptic.clip_branches import DensePooling, MaskedAttention, visible_cells
 from clipself_seg.heads.panoptic.feature_sources import CLIPPyramid
 from clipself_seg.heads.panoptic.pixel_decoder import STRIDES
 from tests.conftest import PARITY
@@ -218,9 +214,7 @@ def test_padded_aspect_lays_masks_where_the_image_is(mini):
 
 
 def test_a_size_that_the_patch_does_not_divide_is_refused(mini):
-    with pytest.raises(
-        InputError, match="INPUT_SIZE 100 is not a multiple of the patch of .*; take"
-    ):
+    with pytest.raises(InputError, match="INPUT_SIZE 100 is not a multiple of .*; take"):
         DensePooling(mini, input_size=100)
 
 

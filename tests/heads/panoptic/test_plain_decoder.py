@@ -334,10 +334,7 @@ def test_a_width_that_does_not_fit_the_heads_is_refused():
 
 
 # Name, side of the grid, G multiply-adds in evaluation and of a forward pass in training; five tokens before patches.
-COSTS = [
-    ("small", 40, 32.4, 73.8),
-    ("large", 80, 969, 1911),
-]
+COSTS = [("small", 40, 32.4, 73.8), ("large", 80, 969, 1911)]
 
 
 @torch.no_grad()

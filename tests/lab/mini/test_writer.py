@@ -20,13 +20,7 @@ from clipself_seg.data.datasets.records import (
     region_records,
     sem_seg_records,
 )
-from clipself_seg.data.datasets.table import (
-    DATASETS,
-    SHIPPED_WORLD,
-    TASKS,
-    PanopticSet,
-    SemSegSet,
-)
+from clipself_seg.data.datasets.table import DATASETS, SHIPPED_WORLD, TASKS, PanopticSet, SemSegSet
 from clipself_seg.data.masks import read_label_map, read_labels_of
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError

@@ -16,11 +16,7 @@ from clipself_seg.data.datasets.records import distillation_records
 from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.models import FViT
 from clipself_seg.prediction.load import prediction_config
-from lab.precompute.proposals import (
-    CocoStream,
-    ProposalSelection,
-    write_dataset_proposals,
-)
+from lab.precompute.proposals import CocoStream, ProposalSelection, write_dataset_proposals
 from tests.conftest import ROOT
 from tests.tiny import save_noise
 

@@ -149,9 +149,7 @@ def test_an_interrupted_call_goes_on_and_writes_the_same(annotations, target, mo
     assert len(list(parts.iterdir())) == 2
     (parts / "000001.json").write_text("{")  # a damaged one is made again
     assert run(annotations, *words, "--candidates", "pool") == 2
-    assert (
-        "candidates has changed ('image', now 'pool'): finish that run" in capsys.readouterr().err
-    )
+    assert "candidates has changed ('image', now 'pool'): finish" in capsys.readouterr().err
     before = len(seen)
     assert run(annotations, *words) == 0
     assert len(seen) - before == SCENES - 2
@@ -167,19 +165,9 @@ def test_an_interrupted_call_goes_on_and_writes_the_same(annotations, target, mo
         (["--instances", "/nowhere.json"], [], True, "/nowhere.json is missing"),
         ([], [], False, "--captions is missing"),
         (["--nouns", "/nowhere.txt"], [], False, "--captions is missing"),
-        (
-            [],
-            ["DATASETS.TRAIN", "('mini_train',)"],
-            True,
-            '"mini_train" has classes, and nouns are read here',
-        ),
+        ([], ["DATASETS.TRAIN", "('mini_train',)"], True, '"mini_train" has classes, and nouns'),
         ([], ["DATASETS.TRAIN", "()"], True, "give the one data set whose images are labelled"),
-        (
-            [],
-            ["MODEL.META_ARCHITECTURE", "FViT"],
-            True,
-            "FViT, which trains on no nouns",
-        ),
+        ([], ["MODEL.META_ARCHITECTURE", "FViT"], True, "FViT, which trains on no nouns"),
     ],
 )
 def test_what_cannot_be_is_one_line(annotations, target, capsys, words, opts, captions, message):

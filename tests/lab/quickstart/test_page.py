@@ -22,13 +22,7 @@ from lab.mini.concepts import WORLDS
 from lab.mini.scenes import Scene, Segment
 from lab.quickstart.chapters import Results
 from lab.quickstart.heat_maps import heat_sheet
-from lab.quickstart.page import (
-    TEMPLATE,
-    Answers,
-    kmeans_rows,
-    plot_losses,
-    region_answers,
-)
+from lab.quickstart.page import TEMPLATE, Answers, kmeans_rows, plot_losses, region_answers
 from tests.conftest import ROOT
 
 NAME = "<script>alert('a & b')</script>"

@@ -150,10 +150,7 @@ def test_stuff_goes_with_the_class_names_and_what_a_panoptic_file_cannot_be_is_r
     ("opts", "said"),
     [
         (GIVEN, "SOURCE is masks, so that nothing generates any"),
-        (
-            ("MODEL.CLIP_BRANCH.KIND", "masked_attention"),
-            "masked_attention is not exported: take KIND dense",
-        ),
+        (("MODEL.CLIP_BRANCH.KIND", "masked_attention"), "is not exported: take KIND dense"),
     ],
 )
 def test_what_is_not_exported_is_said(opts, said, predictor):

@@ -1,7 +1,5 @@
 """Checkpoint files of every kind, one that would run code, and TIPSv2 in the layouts that are read and not written."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Small panoptic data sets on the disk, true and predicted, and panopticapi's word on them."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

@@ -1,7 +1,5 @@
 """Methods of somebody else's, the files of docs/examples, in the tables of the project."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

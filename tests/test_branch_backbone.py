@@ -1,7 +1,5 @@
 """A backbone from outside names the masks of a generator trained on another one (MODEL.CLIP_BRANCH.BACKBONE)."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A backbone of somebody else's, docs/examples/my_backbone.py, runs every task of the mini world by one key."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math

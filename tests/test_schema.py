@@ -1,7 +1,5 @@
 """Tests of `clipself_seg.schema` and of `known`: a user's values are what they have to be, or refused."""
 
-from __future__ import annotations
-
 import pytest
 
 from clipself_seg.errors import InputError, known

@@ -1,7 +1,5 @@
 """Every task on every kind of tower whose published models are large, with small random ones."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

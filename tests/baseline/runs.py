@@ -4,8 +4,6 @@ Nothing here knows more of the package than its command line, `load_clip`, `save
 that the same file runs with older and newer code: what an optimiser is given is read by torch's own hooks.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import zlib

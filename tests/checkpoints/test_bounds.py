@@ -1,7 +1,5 @@
 """What a file claims is compared with what it holds, before anything of it is made."""
 
-from __future__ import annotations
-
 import zipfile
 
 import pytest

@@ -1,7 +1,5 @@
 """Weights by name: paths, addresses, the Hugging Face hub on a server of the loopback, and the entries of the zoo."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import os

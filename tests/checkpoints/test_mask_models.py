@@ -1,7 +1,5 @@
 """Names of models that find masks: what they stand for, licence and gate before anything is fetched."""
 
-from __future__ import annotations
-
 import pytest
 
 from clipself_seg.checkpoints.mask_models import (

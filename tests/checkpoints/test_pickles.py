@@ -1,7 +1,5 @@
 """Pickles: torch's files to the bit, Detectron2's arrays; or refused where they name or claim what is not there."""
 
-from __future__ import annotations
-
 import argparse
 import collections
 import io

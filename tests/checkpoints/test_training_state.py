@@ -1,7 +1,5 @@
 """Training checkpoints: what they hold, and that damage never passes."""
 
-from __future__ import annotations
-
 import json
 import pickle
 

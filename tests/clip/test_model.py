@@ -1,7 +1,5 @@
 """`load_clip`'s models against open_clip's own, saved and loaded back, and input that does not fit them."""
 
-from __future__ import annotations
-
 import copy
 import functools
 

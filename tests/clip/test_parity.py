@@ -1,7 +1,5 @@
 """Towers against published numbers: CLIPSelf's models, and SigLIP 2 and PE-Core of their libraries (tests/parity)."""
 
-from __future__ import annotations
-
 import functools
 import json
 from typing import Any

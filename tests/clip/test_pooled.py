@@ -1,7 +1,5 @@
 """SigLIP's and PE-Core's towers: the pool against its definition, the libraries' own modules, and what trains."""
 
-from __future__ import annotations
-
 import json
 import math
 

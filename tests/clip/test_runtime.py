@@ -1,7 +1,5 @@
 """Sizes of chunks, random parameters, what blocks keep for the backward pass, and compiled blocks."""
 
-from __future__ import annotations
-
 import functools
 import shutil
 from collections import Counter

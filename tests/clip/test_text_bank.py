@@ -1,7 +1,5 @@
 """Prompts, and text embeddings of class names: kept where nothing changed, in memory and on disk, never stale."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """Tokenizers: open_clip's own without importing it, and those out of files."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import subprocess

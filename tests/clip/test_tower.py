@@ -1,7 +1,5 @@
 """Towers: forward passes, dense features by hand and by loops, masks, what trains, gradients, files and exports."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Checkpoint files: every layout loads, everything else is refused by name."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 

@@ -1,7 +1,5 @@
 """explore: one page of all images that can be read, and models as they are typed."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image

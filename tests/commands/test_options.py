@@ -1,7 +1,5 @@
 """What commands have in common: --help lists what most calls need, and a mistake is one line."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """predict: results can be read back, and a bad image does not stop the others."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -21,11 +19,8 @@ from clipself_seg.data.masks import read_indices
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
 from clipself_seg.prediction import load as loader
-from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.load import load
-from clipself_seg.prediction.results import Segmentation
 from clipself_seg.prediction.task_predictors import SemanticPredictor
-from clipself_seg.prediction.writers import ResultFiles
 from tests.conftest import ROOT
 from tests.prediction.test_detection import OPTS as BOX_OPTS
 from tests.prediction.test_panoptic import CONFIG, SMALL
@@ -62,18 +57,6 @@ def test_freed_memory_is_kept_once_the_weights_are_loaded(monkeypatch):
     monkeypatch.setitem(loader.PREDICTORS, "semantic", kind)
     assert predict.predictor_of("mini", None, None, []).model is model
     assert done == ["weights", "cpu"]
-
-
-def test_written_scores_tell_classes_apart_as_labels_do(tmp_path):
-    scores = np.full((2, 1, 2), 0.5, np.float32)
-    scores[1] += np.float32(1e-6)
-    more = {"class_scores": scores.mean(axis=(1, 2)), "category_ids": (0, 1), "background": None}
-    image = np.zeros((1, 2, 3), np.uint8)
-    found = Segmentation(np.ones((1, 2), np.uint8), scores, names=("a", "b"), image=image, **more)
-    results = ResultFiles(predictor=mock.Mock(), folder=tmp_path, save=["labels", "scores"])
-    results.write(ImageFile(tmp_path / "x.png", "x.png", "x"), found)
-    with np.load(tmp_path / "scores/x.npz") as file:
-        assert (file["scores"].argmax(axis=0) == read_indices(tmp_path / "labels/x.png")).all()
 
 
 def test_many_classes_are_written_with_sixteen_bits(run, photos, tmp_path):
@@ -250,10 +233,8 @@ def test_an_interrupted_call_goes_on_with_the_same_options_and_no_others(
         assert run(*words) == 130
         said = capsys.readouterr().err
         assert "the same command goes on with --skip-existing, and begins anew without" in said
-    for changed in (["--background"], ["--words", "dog"], ["--scores"]):
-        assert run(*words, *changed, "--skip-existing") == 2
-        assert "results of other settings: " in (said := capsys.readouterr().err)
-        assert "leave out --skip-existing to begin anew" in said
+    assert run(*words, "--background", "--skip-existing") == 2
+    assert "leave out --skip-existing to begin anew" in capsys.readouterr().err
     with mock.patch.object(
         SemanticPredictor, "predict_batch", autospec=True, side_effect=whole
     ) as called:

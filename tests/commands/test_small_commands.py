@@ -1,7 +1,5 @@
 """The small commands: what they write can be read, what they are given wrong is named."""
 
-from __future__ import annotations
-
 import importlib.util
 import subprocess
 import sys
@@ -27,13 +25,10 @@ from clipself_seg.commands.explore import dense_maps
 from clipself_seg.commands.export import convert, export
 from clipself_seg.data.datasets.table import DATASETS, SHIPPED_WORLD
 from clipself_seg.prediction.onnx import towers
-from lab.quickstart import quickstart as chapters
 from lab.tables.runs import make_run
 from lab.tables.store import Store
-from mini import mini_clip, mini_world
-from quickstart import quickstart
+from mini import mini_world
 from repeat_seeds import repeat_seeds
-from reproduce import reproduce
 from tests.lab.tables.worlds import finish
 
 
@@ -81,14 +76,6 @@ def test_worlds_are_written_once(tmp_path, capsys, monkeypatch):
     assert mini_world.parser().parse_args([]).output == "output/mini_world"
 
 
-def test_a_mini_clip_is_trained_and_saved(tmp_path):
-    path = tmp_path / "clip.safetensors"
-    assert run(mini_clip, "--output", path, "--scenes", 4, "--steps", 1) == 0
-    assert load_clip("ViT-Mini-8", path).image_size == 64
-    for option, number in (("--scenes", 0), ("--seed", -1)):
-        assert run(mini_clip, "--output", tmp_path / "no.safetensors", option, number) == 2
-
-
 def test_numbers_of_finished_runs_are_printed_with_their_spread(tmp_path, capsys):
     for seed, number in ((3, 10.0), (4, 14.0)):
         finished = make_run("configs/mini/semseg.yaml", {}, seed=seed)
@@ -99,15 +86,6 @@ def test_numbers_of_finished_runs_are_printed_with_their_spread(tmp_path, capsys
     assert "12.00 +- 2.83" in said and "mACC" not in said
     assert said.splitlines()[-1] == str(tmp_path / "seeds.json")
     assert run(repeat_seeds, "configs/mini/semseg.yaml", "--seeds", 3) == 2
-
-
-@pytest.mark.parametrize(("fresh", "full"), [(False, True), (True, False)])
-def test_the_quickstart_is_told_its_folder_and_its_length(tmp_path, monkeypatch, fresh, full):
-    told = []
-    monkeypatch.setattr(chapters, "run_quickstart", lambda *given: told.append(given))
-    words = ["--fresh"] * fresh + ["--full"] * full
-    assert run(quickstart, "--output", tmp_path, *words) == 0
-    assert told == [(str(tmp_path), fresh, full)]
 
 
 @pytest.fixture
@@ -198,14 +176,6 @@ def test_images_are_drawn_and_bad_ones_named(tmp_path, capsys):
     assert "1 of 2 drawn" in said.out and "broken.png cannot be decoded" in said.err
     written = {path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".lock"}
     assert written == {"one.png", "dense_maps.json"}
-
-
-def test_an_unknown_table_ends_it_before_the_worlds_are_drawn(tmp_path, capsys, monkeypatch):
-    drawn = []
-    monkeypatch.setattr("lab.tables.reproduce.write_worlds", lambda: drawn.append(1))
-    assert run(reproduce, "--table", 99, "--output", tmp_path / "runs") == 2
-    assert capsys.readouterr().err.startswith('error: no table "99": ')
-    assert drawn == [] and list(tmp_path.iterdir()) == []
 
 
 def test_a_whole_environment_gets_versions_device_data_and_weights(capsys, monkeypatch, tmp_path):

@@ -1,7 +1,5 @@
 """train: what it accepts, how it is started and interrupted, and training from shards."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Reading a configuration, and what is refused with the way out."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Files of a configuration come from this disk, end somewhere, and are named when they are wrong."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

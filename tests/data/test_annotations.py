@@ -1,7 +1,5 @@
 """Annotation files become records: boxes, segments, objects and nouns; broken ones are an error that names the file."""
 
-from __future__ import annotations
-
 import copy
 import json
 import logging
@@ -13,7 +11,6 @@ from clipself_seg.data.annotations import (
     annotated_ids,
     caption_records,
     category_indices,
-    category_labels,
     image_records,
     instance_records,
     panoptic_records,
@@ -126,14 +123,6 @@ def test_a_file_that_cannot_be_used_is_named(write, reader, content, words):
     with pytest.raises(InputError, match="annotations.json") as caught:
         reader(write(content), *folders)
     assert words in str(caught.value) and len(str(caught.value).splitlines()) <= 2
-
-
-def test_categories_outside_the_vocabulary_are_named():
-    index_of = {1: 0, 100: 1}
-    assert category_labels(np.array([100, 1, 100]), index_of, "x.json").tolist() == [1, 0, 1]
-    assert category_labels(np.zeros(0, dtype=np.int64), index_of, "x.json").shape == (0,)
-    with pytest.raises(InputError, match=r"x.json: category ids \[7\]"):
-        category_labels(np.array([1, 7]), index_of, "x.json")
 
 
 NOUNS = {

@@ -1,7 +1,5 @@
 """Shards: tar files are read safely, and their images in an order that seed and readers decide."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """Vocabularies: one grammar for words, files and JSON, and label files in the place of names."""
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -1,7 +1,5 @@
 """Objects of files are what pycocotools and the LVIS package read; detections are kept and written as COCO's."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

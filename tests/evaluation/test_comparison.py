@@ -1,7 +1,5 @@
 """Runs of several models in one table and one picture."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

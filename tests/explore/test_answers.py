@@ -1,7 +1,5 @@
 """What a request may ask, within limits and never for a file, and what is answered."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

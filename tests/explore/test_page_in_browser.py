@@ -4,8 +4,6 @@ fused and masks merged as Python does.
 Marked heavy, since together they take some ten seconds.
 """
 
-from __future__ import annotations
-
 import base64
 import gzip
 import hashlib

@@ -19,8 +19,6 @@ files of results that are there have to be whole, and a saved predictor is there
 decides when runs are killed, the machine how far they have come. The status is 1 if anything differs.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json

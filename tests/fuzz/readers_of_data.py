@@ -1,8 +1,6 @@
 """Formats of data: configurations, class names and annotations; images, label maps and given masks; archives of data
 sets, as the preparations read them, and shards."""
 
-from __future__ import annotations
-
 import functools
 import json
 from collections.abc import Callable

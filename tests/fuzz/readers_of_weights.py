@@ -1,8 +1,6 @@
 """Formats of weights, of folders of `save_pretrained`, and of tensors that the project writes for itself: training
 states, cached texts."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import io

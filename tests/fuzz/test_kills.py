@@ -1,7 +1,5 @@
 """The script that kills trainings: a run comes through, and it is able to see what differs."""
 
-from __future__ import annotations
-
 import json
 import mmap
 import shutil

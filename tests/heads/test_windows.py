@@ -1,7 +1,5 @@
 """Where windows lie, and the mean and the best class of what they say: by hand and against loops."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Objectives of the student: what a configuration names, what a step computes, each term, and their teachers."""
 
-from __future__ import annotations
-
 import functools
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Every trained parameter is in one group, by the kind of its module."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from clipself_seg.models.optimizer_groups import (

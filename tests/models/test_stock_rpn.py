@@ -1,7 +1,5 @@
 """Detectron2's RPN under this project's protocol: it trains, is written and read, and proposes in original pixels."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from detectron2.utils.events import EventStorage

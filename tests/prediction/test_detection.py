@@ -1,7 +1,5 @@
 """Images in, boxes out: class names, seen classes, thresholds, files in COCO's format."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

@@ -1,7 +1,5 @@
 """Images below files and folders: their names, and the ids that COCO's files give them."""
 
-from __future__ import annotations
-
 import pytest
 
 from clipself_seg.errors import InputError

@@ -1,7 +1,5 @@
 """Batches, failures and interruptions: an index that goes on is that of a call that nobody interrupted."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -279,12 +277,6 @@ def test_settings_are_the_same_as_json_or_refused_by_name(change, message):
         require_same("out", old, new, "")
 
 
-def test_of_several_changed_settings_the_one_that_stands_first_is_named():
-    old, new = {"vocabulary": ["a"], "seen": [True]}, {"vocabulary": ["b"], "seen": [False]}
-    with pytest.raises(InputError, match="vocabulary has changed"):
-        require_same("out", old, new, "")
-
-
 def test_an_image_that_fails_in_a_batch_fails_alone(inputs, tmp_path):
     (inputs / "broken.png").write_bytes(b"no image")
     files = find_images([inputs], tmp_path / "out")
@@ -394,19 +386,6 @@ def test_a_disk_that_is_full_ends_the_call_which_goes_on_later(inputs, tmp_path)
     assert [line["name"] for line in names][:2] == ["image 0", "image 2"]
     assert 4 in predict("semantic", inputs, out, date=2, resume=True)
     assert content(out) == content(whole)
-
-
-def test_nothing_is_said_of_the_pace_where_no_image_was_left_or_none_could_be_read(
-    inputs, tmp_path, capsys
-):
-    predict("semantic", inputs, tmp_path / "out")
-    (inputs / "broken.png").write_bytes(b"no image")
-    files = find_images([inputs], tmp_path / "out")
-    results = made_results("semantic", tmp_path / "out", files)
-    journal = Journal(tmp_path / "out", {"words": list(NAMES)}, True)
-    capsys.readouterr()
-    assert set(predict_files(results, files, journal)) == {str(inputs / "broken.png")}
-    assert "a second;" not in capsys.readouterr().err
 
 
 def test_failures_are_said_in_the_order_of_the_images(inputs, tmp_path):

@@ -1,7 +1,5 @@
 """What predictors of all tasks do alike: images in whatever form, a vocabulary, warnings of the mini models."""
 
-from __future__ import annotations
-
 import io
 import logging
 

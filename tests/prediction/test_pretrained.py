@@ -3,8 +3,6 @@
 The configuration of a folder of anybody's has files beside it, plain values, and nothing else.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import json

@@ -1,7 +1,5 @@
 """Prediction over a cluster: images, a row each, blocks that are left, and a killed call that goes on."""
 
-from __future__ import annotations
-
 import functools
 import os
 import signal

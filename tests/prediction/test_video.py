@@ -1,7 +1,5 @@
 """Videos: frames in, frames out, files that are cut off, and files that are none."""
 
-from __future__ import annotations
-
 import json
 import types
 from unittest import mock

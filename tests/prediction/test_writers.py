@@ -1,7 +1,5 @@
 """Files of results: formats of other programs, by hand, and read back by the libraries that they are for."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json
@@ -188,13 +186,6 @@ def filled(polygons, shape):
     for polygon in polygons:
         cv2.fillPoly(canvas, [polygon.astype(np.int32)], 1)
     return canvas.astype(bool)
-
-
-def test_a_rectangle_is_its_four_corner_pixels():
-    mask = np.zeros((8, 9), bool)
-    mask[2:5, 3:7] = True
-    (polygon,) = mask_polygons(mask)
-    assert {tuple(corner) for corner in polygon.tolist()} == {(3, 2), (6, 2), (6, 4), (3, 4)}
 
 
 def test_parts_are_polygons_of_their_own_and_holes_are_filled():

@@ -1,7 +1,5 @@
 """Places that torchrun gives, and a run that torchrun's agent starts anew."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest

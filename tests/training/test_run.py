@@ -1,7 +1,5 @@
 """The work of a process: its folder, logs, results, and what is refused."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

@@ -1,7 +1,5 @@
 """Settings, AdamW, the learning rate of each step, and the metrics that a resumed run drops."""
 
-from __future__ import annotations
-
 import errno
 import json
 import math

@@ -1,7 +1,5 @@
 """The loop: exact resume after any death, refusals, and the stop at a number that is not finite."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

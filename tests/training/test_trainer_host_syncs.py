@@ -1,7 +1,5 @@
 """What a training step of each task makes Python wait for on a GPU: an allowance for each place, and nothing else."""
 
-from __future__ import annotations
-
 import pytest
 
 from clipself_seg.checkpoints.dense_feature import DenseFeature

@@ -1,7 +1,5 @@
 """OpenPanoptic in the training loop: several processes, half precision, and resuming to the last bit."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Boxes over images: seen and unseen classes can be told apart with and without colour, at any size."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

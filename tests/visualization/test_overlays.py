@@ -1,7 +1,5 @@
 """Tinted label maps, legends, panoptic segments and colours."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

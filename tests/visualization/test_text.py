@@ -1,7 +1,5 @@
 """Text in whatever script, and names inside of regions."""
 
-from __future__ import annotations
-
 import functools
 import logging
 

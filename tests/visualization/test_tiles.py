@@ -1,7 +1,5 @@
 """Rows of images beside label maps."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image
 

@@ -1,7 +1,5 @@
 """Data of one's own: what a file says is registered, and what is missing or wrong is named."""
 
-from __future__ import annotations
-
 import json
 import re
 import time

@@ -1,7 +1,5 @@
 """Names lead to files, classes and records, and what is not there to an error that says what to do."""
 
-from __future__ import annotations
-
 import functools
 import json
 from pathlib import Path
@@ -486,16 +484,6 @@ OV_COCO = "coco/zero-shot/instances_train2017_seen_2_65_cat.json"
 SOME = {1: "person", 17: "cat", 9: "boat"}
 BOAT = Vocabulary.load("ov_coco_65").first_names.index("boat")
 LVIS_URL = "http://images.cocodataset.org/{}2017/1.jpg"
-
-
-@pytest.mark.parametrize(
-    "name, classes, base",
-    [("ov_coco_val", 65, 48), ("ov_lvis_val", 1203, 866), ("mini_val_boxes", 36, 24)],
-)
-def test_training_and_evaluation_share_the_classes_and_transfer_has_its_own(name, classes, base):
-    vocabulary = Vocabulary.load(vocabulary_name(name))
-    assert len(vocabulary) == classes
-    assert base is None or vocabulary.seen.sum() == base
 
 
 def test_training_leaves_small_images_and_those_without_annotation_out(root):

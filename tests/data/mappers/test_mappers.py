@@ -1,7 +1,5 @@
 """What holds of every mapper: seed and draw alone decide a sample, and the configuration limits what is read."""
 
-from __future__ import annotations
-
 import functools
 import random
 

@@ -1,7 +1,5 @@
 """The evaluator counts what the files say, and the same from one process as from two."""
 
-from __future__ import annotations
-
 import csv
 import json
 

@@ -1,7 +1,5 @@
 """A sweep's best cell is where its number says."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image

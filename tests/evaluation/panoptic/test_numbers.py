@@ -1,7 +1,5 @@
 """Panoptic quality is panopticapi's to the last digit; files that disagree are named."""
 
-from __future__ import annotations
-
 import json
 import math
 

@@ -1,7 +1,5 @@
 """Data sets with label maps alone, evaluated by a panoptic model: FC-CLIP's A-847, PC-59, PC-459, PAS-20 and PAS-21."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Tables have the paper's columns, files hold the numbers and where they come from."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shlex

@@ -1,7 +1,5 @@
 """Classification of whole images: equal to a plain loop of open_clip, and what is refused."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

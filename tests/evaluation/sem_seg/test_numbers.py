@@ -1,7 +1,5 @@
 """mIoU and its like from a confusion matrix by hand, and boundary IoU beside the published one."""
 
-from __future__ import annotations
-
 import math
 
 import cv2

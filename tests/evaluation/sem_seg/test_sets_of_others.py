@@ -1,7 +1,5 @@
 """Semantic data sets that somebody registered with Detectron2, as a benchmark of many domains does, by their names."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

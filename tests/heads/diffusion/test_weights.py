@@ -1,7 +1,5 @@
 """Files of Stable Diffusion: both layouts, the empty prompt, and what is refused."""
 
-from __future__ import annotations
-
 import os
 import sys
 

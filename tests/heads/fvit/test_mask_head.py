@@ -1,7 +1,5 @@
 """Targets of masks at the border of an image; masks are pasted as Detectron2 does, and read inside of boxes alone."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """CLIP's scores of masks (cells that a mask opens, what CLIP sees, each readout), and its maps for a generator."""
 
-from __future__ import annotations
-
 import json
 import math
 

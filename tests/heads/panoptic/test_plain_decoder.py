@@ -1,7 +1,5 @@
 """The plain decoder: official numbers with features of a tower or an image, names, sizes, masks in training only."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

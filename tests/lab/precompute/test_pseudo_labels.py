@@ -1,7 +1,5 @@
 """Nouns of proposals against ground truth."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from lab.precompute.pseudo_labels import Agreement, LabelledBoxes, agreement

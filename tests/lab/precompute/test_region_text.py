@@ -1,7 +1,5 @@
 """Proposals get nouns of captions, and region-text training reads them."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

@@ -1,7 +1,5 @@
 """ADE20K: every pixel by the hand formula on real files, panoptic files by hand and by their properties."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

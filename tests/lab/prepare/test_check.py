@@ -1,7 +1,5 @@
 """Every state that a data set can be in is told from the others, with what mends it."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

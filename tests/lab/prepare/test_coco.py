@@ -1,7 +1,5 @@
 """COCO's preparations: every pixel and caption by its rule, on real files."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

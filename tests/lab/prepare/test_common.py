@@ -1,7 +1,5 @@
 """A preparation that dies leaves whole files only, and the next run completes it."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """PASCAL VOC and Context: every pixel by the hand formula, on files in the official formats."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The pages of the tables: sections, figures and the index."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 

@@ -1,7 +1,5 @@
 """Every table by one command, and any configuration under several seeds."""
 
-from __future__ import annotations
-
 import subprocess
 import types
 

@@ -1,7 +1,5 @@
 """Tables as data, and verdicts on their claims."""
 
-from __future__ import annotations
-
 import csv
 import math
 import re

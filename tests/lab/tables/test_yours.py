@@ -1,7 +1,5 @@
 """Rows, tables, modules and data of a user in the tables of `reproduce`."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -95,9 +93,8 @@ def test_the_one_backbone_of_a_module_is_taken_and_of_several_one_has_to_be_name
     typed("my_two", backbones("MyOne", "MyOther"))
     with pytest.raises(InputError, match=f"MyOne and MyOther: type --opts {BACKBONE} NAME"):
         _yours([], [backbone])
-    assert (
-        _yours([BACKBONE, "MyOne"], [backbone]) == {BACKBONE: "MyOne"} and _yours([], [two]) == {}
-    )
+    assert _yours([BACKBONE, "MyOne"], [backbone]) == {BACKBONE: "MyOne"}
+    assert _yours([], [two]) == {}
     with pytest.raises(InputError, match="no table here has a row of yours"):
         _yours(["A", "B"], [two])
     typed("my_none", "")

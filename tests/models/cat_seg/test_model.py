@@ -1,7 +1,5 @@
 """CAT-Seg: classes, views, what trains, its sizes, and the first version, which a backbone guides."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import functools

@@ -1,7 +1,5 @@
 """CAT-Seg through its stock interface against the numbers of the official model (tests/parity)."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """CAT-Seg's checkpoints: one that does not fit is refused with its way out, official names are read and written."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """F-ViT: training touches what it should, classes are texts, a checkpoint holds all it needs."""
 
-from __future__ import annotations
-
 import math
 import tempfile
 from pathlib import Path

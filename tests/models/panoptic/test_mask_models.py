@@ -1,7 +1,5 @@
 """Masks of transformers' models: against transformers' own, what is refused, and how many there may be."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

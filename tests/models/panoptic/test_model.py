@@ -1,7 +1,5 @@
 """Panoptic segmentation: what is trained and what is frozen, where masks and scores come from, masks that are given."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """OpenPanoptic with a plain decoder: taps and names of one pass of a frozen tower, what trains, and its weights."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 

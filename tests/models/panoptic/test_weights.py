@@ -4,8 +4,6 @@ First those of ODISE and of this project, then those of FC-CLIP and its successo
 becomes of it.
 """
 
-from __future__ import annotations
-
 import logging
 
 import pytest

@@ -60,10 +60,10 @@ def not_installed(module: str | None) -> str:
     return f"{package} is not installed, and this needs it: clipself-seg install-detectron2"
 
 
-def in_short(error: BaseException) -> str:
+def in_short(error: BaseException, letters: int = 80) -> str:
     """The beginning of the first line of what a library says, which may be pages long."""
     lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0][:80]
+    return lines[0][:letters]
 
 
 class _Short(reprlib.Repr):

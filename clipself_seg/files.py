@@ -26,10 +26,10 @@ try:
     import fcntl
 except ModuleNotFoundError:  # Windows
     fcntl = None  # type: ignore[assignment]
-    import msvcrt
 
 # Errors of `flock` on a file system that has no locks, such as some of clusters.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+NOT_LOCKED = "%s cannot be locked: let one process at a time write there"
 NAME_PART = 40  # characters, of 4 bytes at most, in a temporary name, which has 255 bytes at most
 # Open folders that `alone_in` of this process has locked.
 _locked: set[int] = set()
@@ -178,10 +178,10 @@ def alone_in(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Keep other processes that ask for the same out of a folder, which is made if need be.
 
     However this process ends, the folder is free again, also where processes that it forked live
-    on. A file system without locks gets a warning.
+    on. A system without locks, as Windows and the file systems of some clusters are, gets a warning.
 
     Raises:
-        FolderInUse: one is at work there; names it where the system knows its number.
+        FolderInUse: one is at work there.
         InputError: a file is in the way of the folder.
         OSError: the folder cannot be made or opened.
     """
@@ -189,48 +189,28 @@ def alone_in(folder: str | os.PathLike[str]) -> Iterator[None]:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise InputError(f"{folder} is a file or below one: give another folder") from None
-    handle = _lockable(Path(folder))
+    if fcntl is None:
+        logger.warning(NOT_LOCKED, folder)
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
     _locked.add(handle)
     try:
         try:
-            _lock(handle)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise FolderInUse(
-                f"{folder}: another process{_holder(handle)} is at work there: wait for it, or give "
-                "another folder"
+                f"{folder}: another process is at work there: wait for it, or give another folder"
             ) from None
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-            logger.warning("%s cannot be locked: let one process at a time write there", folder)
+            logger.warning(NOT_LOCKED, folder)
         yield
     finally:
         if handle in _locked:  # not in a child that was forked inside
             _locked.remove(handle)
             os.close(handle)
-
-
-def _lockable(folder: Path) -> int:
-    """Handle that `_lock` locks: the open folder or, since Windows opens none, a file beside it that stays."""
-    if fcntl is not None:
-        return os.open(folder, os.O_RDONLY)
-    folder = folder.resolve()
-    return os.open(folder.parent / f".{folder.name}.lock", os.O_RDWR | os.O_CREAT)
-
-
-def _lock(handle: int) -> None:
-    """Lock it for as long as it is open.
-
-    Raises:
-        BlockingIOError: somebody else has locked it.
-    """
-    if fcntl is not None:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return
-    try:
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-    except PermissionError as error:
-        raise BlockingIOError(*error.args) from None
 
 
 def _close_locked() -> None:
@@ -245,21 +225,6 @@ def _close_locked() -> None:
 
 if fcntl is not None:
     os.register_at_fork(after_in_child=_close_locked)
-
-
-def _holder(handle: int) -> str:
-    """Number of the process that has locked an open folder, in brackets; empty where Linux does not say."""
-    if not Path("/proc/locks").exists():
-        return ""
-    status = os.fstat(handle)
-    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/locks").read_text().splitlines():
-            # Such as "1: FLOCK ADVISORY WRITE 5463 fe:00:11184165 0 EOF".
-            _, kind, _, _, process, place, *_ = line.split()
-            if (kind, place) == ("FLOCK", f"{device}:{status.st_ino}") and int(process) > 0:
-                return f" ({process})"
-    return ""
 
 
 def remove_leftovers(folder: str | os.PathLike[str], age: float = 0) -> None:

@@ -6,7 +6,7 @@ and ``clipself://NAME`` for their weights (`models/paths.py`).
 """
 
 from clipself_seg import detectron2_needed  # noqa: F401  (says what to do where it is missing)
-from clipself_seg.clip.model import CLIPBackbone
+from clipself_seg.clip.backbone import CLIPBackbone
 from clipself_seg.config import add_clip_backbone_config
 
 __all__ = ["CLIPBackbone", "add_clip_backbone_config"]

@@ -13,7 +13,6 @@ so `check(content, {"images": [{"id": WHOLE, "file_name?": TEXT}]}, path)` refus
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -67,9 +66,6 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
-Test = Callable[[Any], Problem | None]
-"""Function that gives what is wrong with a value."""
-
 TEXT = Kind("text", lambda value: isinstance(value, str))
 WHOLE = Kind("a whole number", lambda value: type(value) is int)
 COUNT = Kind("a whole number from 0 on", lambda value: type(value) is int and value >= 0)
@@ -113,7 +109,7 @@ def check(
     Raises:
         InputError: names file, place, value, what is wanted and the way out.
     """
-    problem = _test_of(schema)(content)
+    problem = _problem(content, schema)
     if problem is None:
         return
     place = (place + problem.place).removeprefix(".")
@@ -121,57 +117,34 @@ def check(
     raise InputError(f"{where} is {problem.given}, and has to be {problem.wanted}: {advice}")
 
 
-def _test_of(schema: Schema) -> Test:
-    """Function that gives the first value which does not fit; made once for all entries of a list."""
+def _problem(value: Any, schema: Schema) -> Problem | None:
+    """The first value that does not fit."""
     if isinstance(schema, Kind):
-        return functools.partial(_problem_of_value, schema)
-    if isinstance(schema, Each):
-        return functools.partial(_problem_of_each, schema.key, _test_of(schema.value))
+        return None if schema.test(value) else Problem("", shown(value), schema.wanted)
     if isinstance(schema, list):
-        return functools.partial(_problem_of_list, _test_of(schema[0]))
-    fields = [
-        (name.removesuffix("?"), name.endswith("?"), _test_of(part), _wanted(part))
-        for name, part in cast("Mapping[str, Schema]", schema).items()
-    ]
-    return functools.partial(_problem_of_object, fields)
-
-
-def _problem_of_value(kind: Kind, value: object) -> Problem | None:
-    return None if kind.test(value) else Problem("", shown(value), kind.wanted)
-
-
-def _problem_of_list(test: Test, value: object) -> Problem | None:
-    if not isinstance(value, list):
-        return Problem("", shown(value), "a list")
-    for index, item in enumerate(value):
-        if problem := test(item):
-            return problem._replace(place=f"[{index}]{problem.place}")
-    return None
-
-
-def _problem_of_object(
-    fields: Sequence[tuple[str, bool, Test, str]], value: object
-) -> Problem | None:
+        if not isinstance(value, list):
+            return Problem("", shown(value), "a list")
+        for index, item in enumerate(value):
+            if problem := _problem(item, schema[0]):
+                return problem._replace(place=f"[{index}]{problem.place}")
+        return None
     if not isinstance(value, dict):
         return Problem("", shown(value), "an object")
-    for key, optional, test, wanted in fields:
+    if isinstance(schema, Each):
+        for key, item in value.items():
+            if not schema.key.test(key):
+                wanted = f"an object in which each key is {schema.key.wanted}"
+                return Problem("", f"an object with the key {shown(key)}", wanted)
+            if problem := _problem(item, schema.value):
+                return problem._replace(place=f".{_key(key)}{problem.place}")
+        return None
+    for name, part in cast("Mapping[str, Schema]", schema).items():
+        key = name.removesuffix("?")
         if key in value:
-            if problem := test(value[key]):
+            if problem := _problem(value[key], part):
                 return problem._replace(place=f".{key}{problem.place}")
-        elif not optional:
-            return Problem(f".{key}", "missing", wanted)
-    return None
-
-
-def _problem_of_each(kind: Kind, test: Test, value: object) -> Problem | None:
-    if not isinstance(value, dict):
-        return Problem("", shown(value), "an object")
-    for key, item in value.items():
-        if not kind.test(key):
-            wanted = f"an object in which each key is {kind.wanted}"
-            return Problem("", f"an object with the key {shown(key)}", wanted)
-        if problem := test(item):
-            return problem._replace(place=f".{_key(key)}{problem.place}")
+        elif key == name:
+            return Problem(f".{key}", "missing", _wanted(part))
     return None
 
 

@@ -42,9 +42,6 @@ FILES = Kind(
     lambda value: isinstance(value, str) or texts().test(value),
 )
 FILE: Schema = {f"{BASE_KEY}?": FILES, f"{SECTIONS_KEY}?": Each(TEXT, OBJECT)}
-# A configuration is a dict of another name, which YAML asks to be told.
-_DUMPER: Any = type("_Dumper", (getattr(yaml, "CSafeDumper", yaml.SafeDumper),), {})
-_DUMPER.add_multi_representer(dict, yaml.SafeDumper.represent_dict)
 
 
 class Layer(NamedTuple):
@@ -316,12 +313,6 @@ def _check_extent(tree: Tree, path: Path) -> None:
             pending += [(item, depth + 1) for item in value.values()]
         elif isinstance(value, list | tuple | set):
             pending += [(item, depth + 1) for item in value]
-
-
-def dump_config(cfg: Mapping[str, object]) -> str:
-    """A whole configuration as YAML: what its method `dump` gives, by libyaml in a fifth of the time."""
-    text: str = yaml.dump(cfg, Dumper=_DUMPER)
-    return text
 
 
 def _merge(tree: Mapping[str, object], into: Tree, path: Path) -> None:

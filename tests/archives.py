@@ -10,7 +10,6 @@ from PIL import Image
 from clipself_seg.data.datasets.records import find_dataset, sem_seg_records
 from clipself_seg.data.datasets.table import SemSegSet
 from clipself_seg.data.masks import read_label_map
-from clipself_seg.data.vocabulary import Vocabulary
 
 ROAD, POLE, PERSON, RIDER, CAR = 7, 17, 24, 25, 26  # label ids of Cityscapes
 STATIC, CARAVAN = 4, 29  # which no evaluation counts: static, caravan
@@ -95,12 +94,12 @@ def pixels(path):
 def check_registered(name, count):
     """The data set has so many records, and each label map is of its image and its classes."""
     files = find_dataset(name, SemSegSet)
-    records, classes = sem_seg_records(name), len(Vocabulary.load(files.vocabulary))
+    records = sem_seg_records(name)
     assert len(records) == count
     for record in records:
         read_label_map(
             record["sem_seg_file_name"],
-            num_classes=files.label_count(classes),
+            num_classes=len(files.metadata()["stuff_classes"]),
             ignore_label=files.ignore_label,
             size=Image.open(record["file_name"]).size,
         )

@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from clipself_seg.clip import CLIPBackbone, save_clip, tips
+from clipself_seg.clip import CLIP, save_clip, tips
 
 KINDS = ("safetensors", "zip", "legacy")
 
@@ -70,13 +70,13 @@ def write_timm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 WRITERS = {"official": tips.write_official, "transformers": write_transformers, "timm": write_timm}
 
 
-def in_layout(clip: CLIPBackbone, layout: str) -> dict[str, Tensor]:
+def in_layout(clip: CLIP, layout: str) -> dict[str, Tensor]:
     """Tensors of a model under the names of any layout that `load_clip` reads."""
     native = {name: tensor.detach().contiguous() for name, tensor in clip.state_dict().items()}
     return WRITERS[layout](native)
 
 
-def save_tips(clip: CLIPBackbone, path: Path, layout: str) -> None:
+def save_tips(clip: CLIP, path: Path, layout: str) -> None:
     """`save_clip` in any of these layouts."""
     if layout == "official":
         save_clip(clip, path)

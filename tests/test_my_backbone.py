@@ -16,8 +16,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 import clipself_seg
 from clipself_seg import __main__, imports
 from clipself_seg.clip import TextBank, load_clip, save_clip
-from clipself_seg.clip.load import build_clip, load_backbone
-from clipself_seg.clip.model import CLIPBackbone, whole_image_features
+from clipself_seg.clip.backbone import CLIPBackbone, build_clip, load_backbone
+from clipself_seg.clip.model import whole_image_features
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError

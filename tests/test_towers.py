@@ -15,7 +15,7 @@ from clipself_seg.heads.windows import StridedWindows
 from clipself_seg.models import CLIPSelf, RegionReader, ZeroShotSegmenter
 from tests.conftest import ROOT
 from tests.small_towers import SMALL, small_towers
-from tests.tiny import random_clip
+from tests.tiny import clip_logits, random_clip
 
 pytestmark = [pytest.mark.parametrize("name", list(SMALL)), pytest.mark.usefixtures("known")]
 WORDS = ("cat", "dog|puppy", "grass")
@@ -161,7 +161,7 @@ def test_panoptic_masks_are_named_by_it(name, kind):
         model.branch.clip.logit_scale.fill_(math.log(197))
     masks = torch.randn(2, 14, 14, generator=torch.Generator().manual_seed(0))
     texts, asked = model.branch_texts(), (torch.rand(3, 56, 56), masks)
-    logits, _ = model.branch.score(*asked, texts, model.classes.synonyms)
+    logits, _ = clip_logits(model.branch, *asked, texts, model.classes.synonyms)
     regions, _ = model.branch.embed(*asked)
     expected = F.normalize(regions, dim=-1) @ F.normalize(texts, dim=-1).T
     torch.testing.assert_close(logits, 197 * expected, atol=2e-4, rtol=1e-4)

@@ -95,6 +95,11 @@ PLACE = "import clipself_seg, pathlib; print(pathlib.Path(clipself_seg.__file__)
 MISSING = "detectron2 is not installed, and this needs it: clipself-seg install-detectron2\n"
 
 
+def test_dense_features_and_texts_need_no_detectron2():
+    hidden = "import sys; sys.modules['detectron2'] = None"
+    assert run([sys.executable, "-c", hidden + DENSE], ROOT).stdout == MISSING
+
+
 @pytest.mark.heavy
 def test_an_environment_with_the_wheel_alone_walks_the_whole_road(tmp_path_factory, tmp_path):
     run([sys.executable, "-m", "venv", tmp_path / "venv"], tmp_path)

@@ -14,7 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from clipself_seg.clip import CLIPBackbone, load_clip
+from clipself_seg.clip import CLIP, load_clip
+from clipself_seg.heads.panoptic.clip_branches import ClipBranch
+from clipself_seg.heads.text_scores import class_logits
 from clipself_seg.models import CLIPSelf
 from clipself_seg.models.clipself import TrainingSettings
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
@@ -25,7 +27,7 @@ SIDE = 64  # of student inputs and of crops alike
 WORDS = ("cat", "dog", "grass")
 
 
-def random_clip(name: str = "ViT-Mini-8", seed: int = 0, **how: Any) -> CLIPBackbone:
+def random_clip(name: str = "ViT-Mini-8", seed: int = 0, **how: Any) -> CLIP:
     """A CLIP with random weights, the same at every call, as is what torch draws next."""
     clip, drawn = _drawn_clip(name, seed, *how.items())
     torch.set_rng_state(drawn)
@@ -33,7 +35,7 @@ def random_clip(name: str = "ViT-Mini-8", seed: int = 0, **how: Any) -> CLIPBack
 
 
 @functools.cache
-def _drawn_clip(name: str, seed: int, *how: tuple[str, Any]) -> tuple[CLIPBackbone, torch.Tensor]:
+def _drawn_clip(name: str, seed: int, *how: tuple[str, Any]) -> tuple[CLIP, torch.Tensor]:
     """It takes six times as long to draw a CLIP as to copy it."""
     torch.manual_seed(seed)
     return load_clip(name, None, **dict(how)), torch.get_rng_state()
@@ -168,3 +170,10 @@ def write_tiny_coco(root: Path, images: int = 5) -> None:
     for name in ("lvis_v1_train", "lvis_v1_train_proposals"):
         content = {"images": records, "annotations": instances, "categories": categories}
         (root / f"lvis/{name}.json").write_text(json.dumps(content))
+
+
+@torch.no_grad()
+def clip_logits(branch: ClipBranch, image, masks, texts, synonyms, canvas=None):
+    """CLIP's class logits (Q, K) of masks, and (Q,) bool, True for masks that it can see."""
+    regions, visible = branch.embed(image, masks, canvas)
+    return class_logits(regions, texts, synonyms, branch.clip.similarity_scale), visible

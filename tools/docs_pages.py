@@ -28,7 +28,8 @@ ELSEWHERE = {
 REFERENCE = {
     "features": (
         "Features and texts",
-        "clip.model clip.text_bank clip.region_pooling clip.tower clip.kinds clip.backbone",
+        "clip.model clip.text_bank clip.region_pooling clip.tower clip.kinds clip.vision_language "
+        "clip.backbone",
     ),
     "predictors": (
         "Predictors and results",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from clipself_seg.commands import options, train
 from clipself_seg.commands.options import command, flag, required, value
 from clipself_seg.errors import GOES_ON, InputError
+from clipself_seg.imports import OPTION, take_imports
 from lab.scripts import run_named
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ def region_text(args: argparse.Namespace) -> None:
 COMMANDS = {"proposals": proposals, "train-rpn": train_rpn, "region-text": region_text}
 
 if __name__ == "__main__":
+    take_imports([OPTION, "lab.precompute.stock_rpn"])  # in all processes of a training
     sys.exit(
         run_named("What a model computes once over a data set, for later runs to read.", COMMANDS)
     )

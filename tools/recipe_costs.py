@@ -20,8 +20,8 @@ from torch.utils._pytree import tree_map_only
 
 from bench.flops import TowerFlops, count_flops, step_flops, text_flops, tower_flops
 from clipself_seg.checkpoints.dense_feature import TOKEN
+from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.linear import stock_linear
-from clipself_seg.clip.load import build_clip
 from clipself_seg.clip.tower import train_last_blocks
 from clipself_seg.data.regions import grid_pairs
 from clipself_seg.data.vocabulary import Vocabulary

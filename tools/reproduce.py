@@ -123,7 +123,7 @@ def _yours(words: Sequence[str], tables: Sequence[Table]) -> dict[str, str] | No
     Raises:
         InputError: keys for tables without such rows; several backbones, or nothing that is the user's.
     """
-    from clipself_seg.clip.load import entries_of
+    from clipself_seg.clip.backbone import entries_of
     from clipself_seg.config.load import option_pairs
     from clipself_seg.imports import import_typed_modules
     from lab.tables.runs import typed_sources

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,27 +30,21 @@ class WeightsState:
         self.hash: str | None = None
 
 
-class _Known:
-    """The weights of a module, the memory, layout and version that each had, and their state."""
+class _Known(NamedTuple):
+    """The weights of a module and their state.
 
-    def __init__(self, weights: list[Tensor]) -> None:
-        # Kept, so that no other tensor takes their identity; what they point to may be replaced and freed.
-        # (A weak reference would do, but torch.utils.swap_tensors refuses tensors that have one.)
-        self.weights = weights
-        # As long as one has not expired, no other memory takes its address.
-        self.storages = [StorageWeakRef(tensor.untyped_storage()) for tensor in weights]
-        self.fingerprints = [_fingerprint(tensor) for tensor in weights]
-        self.ids = {id(tensor) for tensor in weights}
-        self.state = WeightsState()
+    Attributes:
+        weights: kept, so that no other tensor takes their identity; what they point to may be replaced and freed. (A
+            weak reference would do, but torch.utils.swap_tensors refuses tensors that have one.)
+        storages: as long as one has not expired, no other memory takes its address.
+        fingerprints: identity, version, memory and layout of each.
+        state: theirs.
+    """
 
-    def is_same(self, weights: list[Tensor]) -> bool:
-        """True if these are the weights, in their order, and nothing wrote to them."""
-        return (
-            len(weights) == len(self.weights)
-            and all(known is tensor for known, tensor in zip(self.weights, weights))
-            and self.fingerprints == [_fingerprint(tensor) for tensor in weights]
-            and not any(storage.expired() for storage in self.storages)
-        )
+    weights: list[Tensor]
+    storages: list[StorageWeakRef]
+    fingerprints: list[tuple[object, ...]]
+    state: WeightsState
 
 
 _KNOWN: weakref.WeakKeyDictionary[nn.Module, _Known] = weakref.WeakKeyDictionary()
@@ -63,12 +58,23 @@ def weights_state(module: nn.Module) -> WeightsState:
     all optimisers makes up for them. Any other write that is not counted needs `invalidate`. Weights
     that were made in inference mode have no versions: every call gives them a new state.
     """
-    weights = list(_tensors(module))
+    weights = [
+        tensor
+        for part in module.modules()
+        for tensor in (*part._parameters.values(), *part._buffers.values())
+        if tensor is not None
+    ]
+    if any(tensor.is_inference() for tensor in weights):
+        return WeightsState()
+    prints = [(id(t), t._version, t.data_ptr(), t.shape, t.stride()) for t in weights]
     known = _KNOWN.get(module)
-    if known is None or not known.is_same(weights):
-        if any(tensor.is_inference() for tensor in weights):
-            return WeightsState()
-        known = _KNOWN[module] = _Known(weights)
+    if (
+        known is None
+        or known.fingerprints != prints
+        or any(storage.expired() for storage in known.storages)
+    ):
+        storages = [StorageWeakRef(tensor.untyped_storage()) for tensor in weights]
+        known = _KNOWN[module] = _Known(weights, storages, prints, WeightsState())
     return known.state
 
 
@@ -89,21 +95,10 @@ def invalidate(module: nn.Module) -> None:
     _KNOWN.pop(module, None)
 
 
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    for part in module.modules():
-        for tensor in (*part._parameters.values(), *part._buffers.values()):
-            if tensor is not None:
-                yield tensor
-
-
-def _fingerprint(tensor: Tensor) -> tuple[object, ...]:
-    return tensor._version, tensor.data_ptr(), tensor.shape, tensor.stride()
-
-
 def _forget_what_was_optimised(optimizer: torch.optim.Optimizer, *_: object) -> None:
     written = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for module, known in list(_KNOWN.items()):
-        if not known.ids.isdisjoint(written):
+        if not written.isdisjoint(map(id, known.weights)):
             invalidate(module)
 
 

@@ -1,17 +1,17 @@
 """CLIP image and text towers with dense features, for every published checkpoint layout.
 
-Start with ``backbone.py`` (what models ask of a backbone), then ``model.py`` (CLIP), ``load.py`` (`load_clip`) and
-``tower.py`` (what every image tower offers).
+Start with ``vision_language.py`` (what models ask of a backbone), then ``model.py`` (CLIP and `load_clip`) and
+``tower.py`` (what every image tower offers). Of all this only ``backbone.py`` and ``guests.py`` need Detectron2: how
+models get CLIP, or a backbone of somebody else's, from BACKBONE_REGISTRY.
 """
 
-from clipself_seg.clip.backbone import VisionLanguageBackbone
 from clipself_seg.clip.kinds import list_architectures
-from clipself_seg.clip.load import load_clip
-from clipself_seg.clip.model import CLIPBackbone, save_clip
+from clipself_seg.clip.model import CLIP, load_clip, save_clip
 from clipself_seg.clip.text_bank import TextBank
+from clipself_seg.clip.vision_language import VisionLanguageBackbone
 
 __all__ = [
-    "CLIPBackbone",
+    "CLIP",
     "TextBank",
     "VisionLanguageBackbone",
     "list_architectures",

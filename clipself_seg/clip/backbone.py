@@ -1,290 +1,279 @@
-"""`VisionLanguageBackbone`, the backbone that sees images and reads texts, which every model holds as its ``clip``.
+"""`CLIPBackbone`, CLIP in Detectron2's BACKBONE_REGISTRY, and how any entry becomes the backbone of a model.
 
-`model.CLIPBackbone` is the one of this project; `guests.GuestBackbone` holds one that another module registered.
-Models read features by `features` and `dense`, embeddings of images and of texts by `embed_images` and `embed_texts`,
-and what there is to read from `visual`.
-
-Shapes: B images, K texts, n regions of an image, E width of the embedding, h x w grid of the dense features.
+`build_clip` reads the configuration, `load_backbone` takes names. `model.load_clip` loads CLIP without Detectron2.
 """
 
 from __future__ import annotations
 
-import abc
-import copy
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, cast
 
-import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import Backbone
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from clipself_seg.checkpoints.dense_feature import ANY, DenseFeature
-from clipself_seg.checkpoints.hashes import hash_tensors
-from clipself_seg.checkpoints.read import Checkpoint
-from clipself_seg.clip import region_pooling
-from clipself_seg.clip.runtime import constant
-from clipself_seg.clip.tower import DENSE, ImageTower
-from clipself_seg.errors import InputError
+from clipself_seg.checkpoints.dense_feature import DenseFeature
+from clipself_seg.checkpoints.read import Checkpoint, read_checkpoint
+from clipself_seg.clip import tower
+from clipself_seg.clip.guests import GuestBackbone
+from clipself_seg.clip.model import CLIP, find_clip
+from clipself_seg.clip.tower import DENSE, TowerOptions, train_last_blocks
+from clipself_seg.clip.training_free import refuse_training
+from clipself_seg.clip.vision_language import VisionLanguageBackbone
+from clipself_seg.config.keys import KEYS, default_config
+from clipself_seg.config.schema import backbone_reads
+from clipself_seg.config.weights import refuse_addresses
+from clipself_seg.errors import InputError, nearest
 
-LARGEST_SCALE = 100.0  # of OpenAI's CLIP and those that were trained like it
+logger = logging.getLogger(__name__)
+KEY = "MODEL.CLIP.WEIGHTS"
+Entry = Callable[..., nn.Module]
 
 
-class VisionLanguageBackbone(Backbone):
-    """A Detectron2 backbone whose dense features are comparable with its embeddings of texts.
+@BACKBONE_REGISTRY.register()
+class CLIPBackbone(CLIP, Backbone):
+    """CLIP as a backbone of Detectron2: dense features of unit length, and raw features of any block.
+
+    It works with every stock head (``MODEL.BACKBONE.NAME: CLIPBackbone``). Images must be normalised with CLIP's mean
+    and std (``MODEL.PIXEL_MEAN``, ``MODEL.PIXEL_STD``) and padded to `size_divisibility`, as Detectron2's
+    meta-architectures do. A subclass that overrides `forward`, `encode_image` or `encode_text` is read through it by
+    every model.
 
     Attributes:
-        name: open_clip's model name, or that of an entry of BACKBONE_REGISTRY.
-        embed_dim: width E of the embedding.
-        mean: mean of RGB pixels in [0, 1] that is subtracted from an image.
-        std: standard deviation of RGB pixels in [0, 1] that an image is divided by.
-        squash: whether its authors squash whole images into a square, in place of cutting out the middle.
-        filter: by which they resize them, "bicubic" or "bilinear".
-        logit_scale: logarithm of the factor of cosines; a parameter.
-        largest_scale: largest factor of cosines where regions are compared with classes.
-        context_length: number of tokens of a text, start and end included; None where texts may be of any length.
         out_features: names of the features that `forward` returns.
-        report: says how its weights were read; None where they are random, or another module's.
-        distilled: dense feature that the weights were distilled for, which `save_clip` writes; `ANY` if for none.
-        visual: the image tower, which knows its features, its blocks and its groups of parameters.
     """
 
-    name: str
-    embed_dim: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    squash: bool = False
-    filter: str = "bicubic"
-    logit_scale: nn.Parameter
-    largest_scale: float = LARGEST_SCALE
-    context_length: int | None = None
-    out_features: list[str]
-    report: object | None = None
-    distilled: DenseFeature = ANY
-    visual: ImageTower
+    reads = tuple(name for name, key in KEYS.items() if key.clip_backbone)
 
-    @abc.abstractmethod
-    def features(self, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
-        """Feature maps by name: ``dense`` (B, E, h, w) of any length, and ``block{i}`` (B, C, h', w').
-
+    @configurable
+    def __init__(
+        self,
+        *,
+        out_features: Sequence[str] = (DENSE,),
+        trainable_blocks: int | None = None,
+        **parts: Any,
+    ) -> None:
+        """
         Args:
-            images: (B, 3, H, W), normalised; H and W are multiples of `patch_size`.
-            names: some of those that `visual` knows.
+            out_features: names among ``dense``, ``block0``, ``block1``, ...
+            trainable_blocks: number of last blocks of the image tower that train, and nothing else does; 0 freezes
+                everything, -1 trains all blocks. Parameters that no feature needs stay frozen, since
+                DistributedDataParallel expects a gradient of every other one. None leaves that to the caller.
+            **parts: arguments of `CLIP`.
 
         Raises:
-            InputError: there is no feature of a name.
+            InputError: blocks are to train, and the attention is one without training; or as `CLIP`.
         """
+        super().__init__(**parts)
+        self.out_features = self.visual.check_names(out_features)
+        if trainable_blocks is not None:
+            if trainable_blocks:
+                refuse_training(self.visual.attention)
+            self.requires_grad_(False)
+            train_last_blocks(self.visual, trainable_blocks, self.out_features)
 
-    @abc.abstractmethod
-    def embed_images(self, images: Tensor) -> Tensor:
-        """Image embeddings (B, E), of any length, of normalised images (B, 3, S, S)."""
+    def __init_subclass__(cls) -> None:
+        """Has models read a subclass through the public methods that it overrides, see `READ_THROUGH`."""
+        super().__init_subclass__()
+        for overridden, (called, through) in READ_THROUGH.items():
+            if overridden in vars(cls) and called not in vars(cls):
+                setattr(cls, called, through)
 
-    @abc.abstractmethod
-    def embed_texts(
-        self, texts: Sequence[str], *, checkpointing: bool = False, stable: bool = True
-    ) -> Tensor:
-        """Text embeddings (K, E), of any length, on the backbone's device.
-
-        Args:
-            texts: K strings.
-            checkpointing: with gradients, recompute the blocks of the text tower in the backward pass.
-            stable: see `text.encode_prompts`.
-        """
-
-    @abc.abstractmethod
-    def file_entries(self) -> dict[str, str]:
-        """Entries of a file of the backbone that say how to build it, beside its tensors."""
-
-    @abc.abstractmethod
-    def file_tensors(
-        self, tensors: Mapping[str, Tensor], layout: str = "official"
-    ) -> dict[str, Tensor]:
-        """Tensors under the names of a file of the backbone.
-
-        Args:
-            tensors: those of `state_dict`, or some of them.
-            layout: of the names, see `save_clip`.
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict[str, Any]:
+        """Reads ``MODEL.CLIP``; random weights if it names none.
 
         Raises:
-            InputError: its files have no such layout.
+            InputError: as `load_clip` and `ImageTower.configure`; the weights are an address, for a file may have
+                named it.
         """
+        keys = cfg.MODEL.CLIP
+        refuse_addresses(cfg)
+        options = configured_options(cfg)
+        parts = find_clip(keys.NAME, keys.WEIGHTS or None, options, keys.DENSE_OVERRIDE)
+        if cfg.MODEL.BACKBONE.NAME == cls.__name__:
+            # Under a stock head, whose keys say what it does with pixels.
+            _warn_of_other_pixels(cfg, parts)
+        return {
+            **parts,
+            "out_features": keys.OUT_FEATURES,
+            "trainable_blocks": keys.TRAINABLE_BLOCKS,
+        }
 
-    @abc.abstractmethod
-    def load_file(self, checkpoint: Checkpoint) -> None:
-        """Loads all weights of a file, whose names and shapes have to match.
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """The features in `out_features` by name, of normalised images (B, 3, H, W); ``dense`` has unit length."""
+        features = CLIP.features(self, images, self.out_features)
+        if DENSE in features:
+            features[DENSE] = F.normalize(features[DENSE], dim=1)
+        return features
 
-        Raises:
-            InputError: it is of another model, or tensors are missing, unexpected, misshapen or not finite.
-        """
-
-    def copy(self) -> VisionLanguageBackbone:
-        """A copy, of whose image tower nothing is shared."""
-        return copy.deepcopy(self)
-
-    @property
-    @abc.abstractmethod
-    def text_weights(self) -> nn.Module:
-        """The module whose weights decide the embeddings of texts."""
-
-    @property
-    def text_key(self) -> str | None:
-        """What decides the embeddings of texts beside their weights; None if embeddings must not be kept on disk."""
-        return None
-
-    @property
-    def text_trains(self) -> bool:
-        """True if weights of the text tower train."""
-        return False
-
-    @property
-    def text_blocks(self) -> list[nn.Module]:
-        """The blocks of the text tower that can be trained, in order."""
-        return []
-
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Tokens (K, T) int64 of K texts; of a backbone without tokens a number of each, equal for equal texts."""
-        digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
-        return torch.tensor([[int.from_bytes(d, "big", signed=True)] for d in digests])
-
-    def token_count(self, text: str) -> int:
-        """Number of tokens of a text, start and end included."""
-        raise AssertionError("asked only of a backbone with a context_length")
-
-    def dense(self, images: Tensor) -> Tensor:
-        """Dense features (B, E, h, w), of any length, of normalised images (B, 3, H, W)."""
-        return self.features(images, [DENSE])[DENSE]
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of every feature that `forward` returns."""
-        shapes = self.visual.feature_shapes()
-        return {name: ShapeSpec(**shapes[name]._asdict()) for name in self.out_features}
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Image embeddings (B, E), unit length, of normalised images (B, 3, S, S)."""
+        return F.normalize(CLIP.embed_images(self, images), dim=-1)
 
     @property
     def size_divisibility(self) -> int:
         """Number of pixels that the sides of the input must be multiples of."""
         return self.patch_size
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-        return self.logit_scale.device
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of every feature that `forward` returns."""
+        shapes = self.visual.feature_shapes()
+        return {name: ShapeSpec(**shapes[name]._asdict()) for name in self.out_features}
 
-    @property
-    def image_size(self) -> int:
-        """Side in pixels of the square images of `encode_image`."""
-        return self.visual.image_size
 
-    @property
-    def patch_size(self) -> int:
-        """Stride in pixels of the dense features."""
-        return self.visual.patch_size
+def _features(self: CLIP, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+    wanted, maps = self.visual.check_names(names), self(images)
+    if lacks := [name for name in wanted if name not in maps]:
+        raise InputError(
+            f"{type(self).__name__} returns {', '.join(maps)}, and no {', '.join(lacks)}, which is to be read"
+        )
+    return {name: maps[name] for name in wanted}
 
-    @property
-    def similarity_scale(self) -> Tensor:
-        """Factor of cosines where regions are compared with classes, at most `largest_scale`; a scalar."""
-        return self.logit_scale.exp().clamp(max=self.largest_scale)
 
-    def check_side(self, side: int, what: str = "input side") -> None:
-        """Refuse a side of the input that the patch does not divide, before anything is read or trained.
+def _embed_images(self: CLIP, images: Tensor) -> Tensor:
+    return self.encode_image(images)
 
-        Args:
-            side: in pixels.
-            what: the side or its key, for the message.
 
-        Raises:
-            InputError: names the two nearest sides that work.
-        """
-        patch = self.patch_size
-        if side < patch or side % patch:
-            below = max(side // patch, 1) * patch
-            raise InputError(
-                f"{what} {side} is not a multiple of the patch of {self.name}, {patch} pixels; take "
-                f"{below} or {below + patch}"
+def _embed_texts(self: CLIP, texts: Sequence[str], **_: bool) -> Tensor:
+    return self.encode_text(texts).to(self.device)
+
+
+# Public method that a subclass may override -> the one that models call, and how it is read through the former.
+READ_THROUGH: dict[str, tuple[str, Callable[..., object]]] = {
+    "forward": ("features", _features),
+    "encode_image": ("embed_images", _embed_images),
+    "encode_text": ("embed_texts", _embed_texts),
+}
+
+
+def _warn_of_other_pixels(cfg: CfgNode, parts: Mapping[str, Any]) -> None:
+    """Warns of pixels that CLIP was not trained with: Detectron2's defaults are BGR and ImageNet's mean."""
+    kind = parts["architecture"].kind
+    for key, values in (("MEAN", parts["mean"] or kind.mean), ("STD", parts["std"] or kind.std)):
+        given, wanted = cfg.MODEL[f"PIXEL_{key}"], tuple(round(255 * value, 3) for value in values)
+        if any(abs(a - b) > 0.5 for a, b in zip(given, wanted)):
+            logger.warning(
+                "MODEL.PIXEL_%s is %s, this CLIP was trained with %s", key, tuple(given), wanted
             )
+    if cfg.INPUT.FORMAT != "RGB":
+        logger.warning("INPUT.FORMAT is %s, CLIP needs RGB", cfg.INPUT.FORMAT)
 
-    def preprocess(self, images: Tensor) -> Tensor:
-        """Normalised images, float32, of uint8 RGB images (B, 3, H, W) on any device."""
-        return self.normalise(images.float() / 255)
 
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """Normalised images of RGB pixels (..., 3, H, W) in [0, 1], in the pixels' type."""
-        shift, scale = (constant(v, pixels)[:, None, None] for v in (self.mean, self.std))
-        return (pixels - shift) / scale
+def configured_options(cfg: CfgNode) -> TowerOptions:
+    """The options of an image tower that keys below ``MODEL.CLIP`` choose."""
+    keys = cfg.MODEL.CLIP
+    return TowerOptions(
+        dense=DenseFeature(keys.DENSE, keys.DENSE_BLOCKS),
+        attention=keys.ATTENTION,
+        checkpointing=keys.CHECKPOINTING,
+        compiled=keys.COMPILE,
+    )
 
-    def encode_image(self, images: Tensor) -> Tensor:
-        """Image embeddings (B, E), unit length, of normalised images (B, 3, S, S)."""
-        return F.normalize(self.embed_images(images), dim=-1)
 
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Text embeddings (K, E), unit length, of K strings."""
-        return F.normalize(self.embed_texts(texts), dim=-1)
+def build_clip(cfg: CfgNode, **keys: str) -> VisionLanguageBackbone:
+    """The backbone ``MODEL.CLIP.BACKBONE``, in evaluation mode; the model decides which parameters train.
 
-    def encode_dense(self, images: Tensor) -> Tensor:
-        """Dense features (B, E, h, w), unit length per location, of normalised images (B, 3, H, W).
+    Args:
+        cfg: configuration that the backbone is built from; `CLIPBackbone` reads ``MODEL.CLIP``.
+        **keys: values that replace those of keys below ``MODEL.CLIP``, such as BACKBONE and WEIGHTS for a second CLIP.
 
-        Raises:
-            InputError: the patch does not divide H or W.
-        """
-        return F.normalize(self.dense(images), dim=1)
+    Raises:
+        InputError: no backbone is registered by this name, it lacks a member of `guests.Guest`, or it raises an error
+            itself.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    for key, value in keys.items():
+        cfg.MODEL.CLIP[key] = value
+    name = cfg.MODEL.CLIP.BACKBONE
+    entry = find_entry(name)
+    if not (isinstance(entry, type) and issubclass(entry, CLIPBackbone)):
+        return _guest(cfg, name, entry)
+    # A model says what trains. Of a subclass that is read through its forward, that gives all features.
+    clip = cast(CLIPBackbone, entry(cfg, ShapeSpec(channels=3), trainable_blocks=0)).eval()
+    clip.out_features = [
+        f for f in clip.visual.feature_shapes() if f not in (tower.QUERIES, tower.KEYS)
+    ]
+    return clip
 
-    def encode_boxes(
-        self, images: Tensor, boxes: Sequence[Tensor], masked_attention: bool = False
-    ) -> Tensor:
-        """Embeddings (sum n, E), unit length, of boxes read from the dense features.
 
-        Args:
-            images: (B, 3, H, W), normalised.
-            boxes: boxes (n, 4) of each image, XYXY relative to the image, in [0, 1].
-            masked_attention: use mask tokens, copies of the class token that attend only to the box (ViT
-                only; ``v1`` of the official code), in place of pooling.
+def load_backbone(
+    name: str,
+    weights: str | os.PathLike[str] = "",
+    *,
+    out_features: Sequence[str] = (DENSE,),
+    trainable_blocks: int | None = None,
+) -> VisionLanguageBackbone:
+    """Load a CLIP as `load_clip` does, or the entry of BACKBONE_REGISTRY that has the name.
 
-        Raises:
-            InputError: `boxes` is not one tensor (n, 4) for each image.
-        """
-        grid = self._grid(images)
-        placed = region_pooling.check_regions("boxes", boxes, images, (4,))
-        if masked_attention:
-            return self._attend(images, [region_pooling.box_cells(b, grid) for b in placed])
-        return self._pool(images, [region_pooling.box_weights(b, grid) for b in placed])
+    Args:
+        name: as for `load_clip`, or the name of an entry.
+        weights: as for `load_clip`; of an entry what it reads as ``MODEL.CLIP.WEIGHTS``, or a file that was distilled
+            from it.
+        out_features, trainable_blocks: of a CLIP under a head of Detectron2, see `CLIPBackbone`.
 
-    def encode_masks(
-        self, images: Tensor, masks: Sequence[Tensor], masked_attention: bool = False
-    ) -> Tensor:
-        """Embeddings (sum n, E), unit length, of masks read from the dense features.
+    Raises:
+        InputError: as `load_clip` and `build_clip`.
+    """
+    if name not in dict(BACKBONE_REGISTRY):
+        parts = find_clip(name, weights)
+        own = CLIPBackbone(out_features=out_features, trainable_blocks=trainable_blocks, **parts)
+        return cast(CLIPBackbone, own.eval())
+    cfg = default_config()
+    return build_clip(cfg, BACKBONE=name, WEIGHTS=os.fspath(weights))
 
-        An empty mask has a zero vector; with `masked_attention` its mask token attends to the class
-        token only.
 
-        Args:
-            images: (B, 3, H, W), normalised.
-            masks: masks (n, h, w) of each image at the resolution of the tokens.
-            masked_attention: use mask tokens in place of pooling, as in `encode_boxes`.
+def find_entry(name: str, key: str = "MODEL.CLIP.BACKBONE") -> Entry:
+    """The class or function that BACKBONE_REGISTRY has under a name.
 
-        Raises:
-            InputError: `masks` is not one tensor (n, h, w) for each image.
-        """
-        grid = self._grid(images)
-        placed = region_pooling.check_regions("masks", masks, images, grid)
-        if masked_attention:
-            return self._attend(images, [mask.bool() for mask in placed])
-        return self._pool(images, [region_pooling.mask_weights(mask) for mask in placed])
+    Args:
+        name: of the entry.
+        key: that names it, for the message.
 
-    def _grid(self, images: Tensor) -> tuple[int, int]:
-        return images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
+    Raises:
+        InputError: there is none.
+    """
+    entries = dict(BACKBONE_REGISTRY)
+    if name not in entries:
+        raise InputError(
+            f'{key} "{name}" is not in BACKBONE_REGISTRY: import the module that registers it, which '
+            "--import does on a command line; "
+            f"{nearest(name, entries)}"
+        )
+    return cast(Entry, entries[name])
 
-    def _attend(self, images: Tensor, cells: list[Tensor]) -> Tensor:
-        """Unit embeddings (sum n, E) of regions with the given boolean cells (n, h, w), by masked attention."""
-        return F.normalize(self.visual.masked_attention(images, cells), dim=-1)
 
-    def _pool(self, images: Tensor, weights: list[Tensor]) -> Tensor:
-        """Unit embeddings (sum n, E) of regions with the given cell weights (n, h, w)."""
-        dense = self.encode_dense(images)
-        pooled = [region_pooling.pool(f, w) for f, w in zip(dense, weights, strict=True)]
-        # torch.cat needs a tensor in a batch of no images.
-        none = dense.new_zeros(0, self.embed_dim, dtype=torch.float32)
-        return F.normalize(torch.cat([none, *pooled]), dim=-1)
+def entries_of(modules: Collection[str]) -> list[str]:
+    """Names of the entries of BACKBONE_REGISTRY that modules or packages of these names have registered."""
+    entries = dict(BACKBONE_REGISTRY).items()
+    return [name for name, entry in entries if entry.__module__.partition(".")[0] in modules]
 
-    def weights_hash(self) -> str:
-        """Hash of all weights of the model, 12 hexadecimal digits."""
-        return hash_tensors(self.state_dict())
+
+def _guest(cfg: CfgNode, name: str, entry: Entry) -> GuestBackbone:
+    """The guest of an entry, with the weights of a file that was distilled from it, where the key names one."""
+    checkpoint = _distilled(name, cfg.MODEL.CLIP.WEIGHTS)
+    if checkpoint is not None:
+        cfg.MODEL.CLIP.WEIGHTS = checkpoint.start
+        refuse_addresses(cfg)  # somebody else may have written the file
+    elif cfg.MODEL.CLIP.WEIGHTS and not backbone_reads(name, KEY):
+        raise InputError(
+            f"{KEY} is {cfg.MODEL.CLIP.WEIGHTS}, and the backbone {name} loads its own weights: leave it empty, or "
+            "give a file that was distilled from it"
+        )
+    guest = GuestBackbone(name, entry(cfg, ShapeSpec(channels=3)), cfg.MODEL.CLIP.WEIGHTS)
+    if checkpoint is not None:
+        guest.load_file(checkpoint)
+    return guest
+
+
+def _distilled(name: str, weights: str) -> Checkpoint | None:
+    """The checkpoint of a file that `save_clip` wrote of an entry; None for any other weights."""
+    if not os.path.isfile(weights):
+        return None
+    checkpoint = read_checkpoint(weights)
+    return checkpoint if checkpoint.model == name else None

@@ -26,8 +26,8 @@ from clipself_seg.clip.kind import (
 from clipself_seg.clip.layers import TokenAttention, ViTBlock, split_heads
 from clipself_seg.clip.linear import Linear, linear
 from clipself_seg.clip.positions import patch_grid, resample_positions, rotary_factors
-from clipself_seg.clip.runtime import normal_parameter
-from clipself_seg.clip.tower import KEYS, QUERIES, TransformerTower, patch_tokens
+from clipself_seg.clip.runtime import in_own_precision, normal_parameter
+from clipself_seg.clip.tower import KEYS, QUERIES, TransformerTower
 
 NORM_EPS = 1e-6
 SHAPES = {  # timm name -> width, layers, heads, patch
@@ -92,6 +92,7 @@ class EvaBlock(ViTBlock):
     """A block of EVA-02, under the parameter names of its files."""
 
     attn: RotaryAttention
+    ls_1 = ls_2 = nn.Identity()
 
     def __init__(self, *, width: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -100,11 +101,15 @@ class EvaBlock(ViTBlock):
         self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
         self.mlp = SwiGLU(width=width, hidden=hidden)
 
-    def norm_1(self, x: Tensor) -> Tensor:
-        return self.norm1(x)
+    @property
+    def ln_1(self) -> nn.Module:  # type: ignore[override]
+        """The norm before the attention."""
+        return self.norm1
 
-    def norm_2(self, x: Tensor) -> Tensor:
-        return self.norm2(x)
+    @property
+    def ln_2(self) -> nn.Module:  # type: ignore[override]
+        """The norm before the MLP."""
+        return self.norm2
 
     def query_key_parameters(self) -> dict[str, list[nn.Parameter]]:
         queries = [*self.attn.q_proj.parameters(), self.attn.q_bias]
@@ -123,7 +128,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Patch tokens (B, N, D) of images (B, 3, H, W)."""
-        return patch_tokens(self.proj, images)
+        return in_own_precision(self.proj, images).flatten(2).transpose(1, 2)
 
 
 class EvaTransformer(TransformerTower):

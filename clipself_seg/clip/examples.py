@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip.backbone import VisionLanguageBackbone
 from clipself_seg.clip.runtime import full_precision
+from clipself_seg.clip.vision_language import VisionLanguageBackbone
 from clipself_seg.data.examples import ClassExamples, Example
 from clipself_seg.data.images import fit_size
 from clipself_seg.errors import InputError

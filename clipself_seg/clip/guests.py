@@ -16,9 +16,9 @@ from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.read import Checkpoint, fit
-from clipself_seg.clip.backbone import LARGEST_SCALE, VisionLanguageBackbone
 from clipself_seg.clip.text import BATCH
 from clipself_seg.clip.tower import DENSE, FeatureShape, ImageTower, Readouts
+from clipself_seg.clip.vision_language import LARGEST_SCALE, VisionLanguageBackbone
 from clipself_seg.errors import InputError
 
 START = "start"  # entry of a file: MODEL.CLIP.WEIGHTS that the guest was built with, before the file's were loaded

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from clipself_seg.clip.backbone import LARGEST_SCALE
 from clipself_seg.clip.text import TextEncoder, TextTower
 from clipself_seg.clip.tokenizers import Tokenizer, clip_tokenizer
 from clipself_seg.clip.tower import VIT, ImageTower, Readouts
+from clipself_seg.clip.vision_language import LARGEST_SCALE
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

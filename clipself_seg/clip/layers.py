@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip.linear import Linear, is_stock, linear, products_by_onednn
+from clipself_seg.clip.linear import Linear, linear, products_by_onednn, stock
 from clipself_seg.clip.positions import rotate
 from clipself_seg.clip.runtime import chunk_size, on_cpu
 
@@ -83,23 +83,18 @@ def attention(
         mask: boolean, True where a query may attend to a key, or what is added to the scores; it broadcasts.
         causal: whether a token attends to itself and earlier ones alone.
     """
-    apart = _apart(q_BHQC, k_BHLC)
+    apart = (
+        not torch.is_grad_enabled()  # the copies would be kept
+        and on_cpu(q_BHQC)  # before what no compiler reads
+        and not stock.get()
+        and min(q_BHQC.shape[2], k_BHLC.shape[2]) >= MANY_TOKENS
+    )
     if apart:
         q_BHQC, k_BHLC, v_BHLC = (x.contiguous() for x in (q_BHQC, k_BHLC, v_BHLC))
     with products_by_onednn() if apart else contextlib.nullcontext():
         return F.scaled_dot_product_attention(
             q_BHQC, k_BHLC, v_BHLC, attn_mask=mask, is_causal=causal
         )
-
-
-def _apart(q_BHQC: Tensor, k_BHLC: Tensor) -> bool:
-    """Whether heads of their own memory pay."""
-    return (
-        not torch.is_grad_enabled()  # the copies would be kept
-        and on_cpu(q_BHQC)  # before what no compiler reads
-        and not is_stock()
-        and min(q_BHQC.shape[2], k_BHLC.shape[2]) >= MANY_TOKENS
-    )
 
 
 def head_gates(x_BLD: Tensor, weight_HD: Tensor, bias_H: Tensor) -> Tensor:
@@ -316,26 +311,19 @@ class TwoLayers(nn.Module):
 
 
 class ViTBlock(nn.Module, abc.ABC):
-    """Pre-norm attention and MLP with residuals; subclasses have the norms, under the names of their files."""
+    """Pre-norm attention and MLP with residuals; subclasses have its parts, under the names of their files.
 
+    Attributes:
+        ln_1, ln_2: norms before the attention and before the MLP.
+        ls_1, ls_2: factors of their branches.
+    """
+
+    ln_1: nn.Module
     attn: TokenAttention
+    ls_1: nn.Module
+    ln_2: nn.Module
     mlp: nn.Module
-
-    @abc.abstractmethod
-    def norm_1(self, x: Tensor) -> Tensor:
-        """Norm before the attention."""
-
-    @abc.abstractmethod
-    def norm_2(self, x: Tensor) -> Tensor:
-        """Norm before the MLP."""
-
-    def scale_1(self, x: Tensor) -> Tensor:
-        """Factor of the attention's branch."""
-        return x
-
-    def scale_2(self, x: Tensor) -> Tensor:
-        """Factor of the MLP's branch."""
-        return x
+    ls_2: nn.Module
 
     @abc.abstractmethod
     def mlp_parameters(self) -> list[nn.Parameter]:
@@ -352,7 +340,7 @@ class ViTBlock(nn.Module, abc.ABC):
             x_BLD: tokens.
             others: further arguments of the attention.
         """
-        return self._finish(x_BLD, self.attn(self.norm_1(x_BLD), *others))
+        return self._finish(x_BLD, self.attn(self.ln_1(x_BLD), *others))
 
     def value_path(self, x_BLD: Tensor, residual: Tensor | None = None) -> Tensor:
         """The block without attention between tokens (CLIPSelf's dense last block, section 3.1), same shape.
@@ -362,7 +350,7 @@ class ViTBlock(nn.Module, abc.ABC):
             residual: added to the attention branch in place of the tokens, in any shape that
                 broadcasts; None for the tokens.
         """
-        values_BLD = self.attn.value_path(self.norm_1(x_BLD))
+        values_BLD = self.attn.value_path(self.ln_1(x_BLD))
         return self._finish(x_BLD if residual is None else residual, values_BLD)
 
     def values(self, x_BLD: Tensor, *gate: Tensor) -> Tensor:
@@ -372,16 +360,16 @@ class ViTBlock(nn.Module, abc.ABC):
             x_BLD: tokens.
             gate: weight (H, D) and bias (H,) of `head_gates`, which the normalised tokens decide; nothing for 1.
         """
-        normed_BLD = self.norm_1(x_BLD)
+        normed_BLD = self.ln_1(x_BLD)
         gates_BLH = head_gates(normed_BLD, *gate) if gate else None
-        return self.scale_1(self.attn.value_path(normed_BLD, gates_BLH))
+        return self.ls_1(self.attn.value_path(normed_BLD, gates_BLH))
 
     def queries_keys_values(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of all tokens, (B, H, L, C) each, before positions turn them.
 
         With `finish` one half of `forward` around attention, for an attention of another kind.
         """
-        normed_BLD = self.norm_1(x_BLD)
+        normed_BLD = self.ln_1(x_BLD)
         return self.attn.project(normed_BLD, normed_BLD)
 
     def finish(self, values_BLD: Tensor, residual: Tensor | None) -> Tensor:
@@ -393,7 +381,7 @@ class ViTBlock(nn.Module, abc.ABC):
         """
         attended_BLD = self.attn.output(values_BLD)
         if residual is None:
-            return self.scale_1(attended_BLD)
+            return self.ls_1(attended_BLD)
         return self._finish(residual, attended_BLD)
 
     def forward_mask_tokens(
@@ -412,7 +400,7 @@ class ViTBlock(nn.Module, abc.ABC):
             rotary: as for `TokenAttention`.
         """
         attended_BQD = self.attn.forward_mask_tokens(
-            self.norm_1(mask_tokens_BQD), self.norm_1(x_BLD), allowed_BQL, *rotary
+            self.ln_1(mask_tokens_BQD), self.ln_1(x_BLD), allowed_BQL, *rotary
         )
         return self._finish(mask_tokens_BQD, attended_BQD)
 
@@ -423,12 +411,12 @@ class ViTBlock(nn.Module, abc.ABC):
 
         The tokens' results are those of `forward`; their keys and values are computed once for both.
         """
-        attended_BRD = self.attn.forward_with_mask_tokens(self.norm_1(x_BRD), allowed_BQL, *rotary)
+        attended_BRD = self.attn.forward_with_mask_tokens(self.ln_1(x_BRD), allowed_BQL, *rotary)
         return self._finish(x_BRD, attended_BRD)
 
     def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        x = x + self.scale_1(attended)
-        return x + self.scale_2(self.mlp(self.norm_2(x)))
+        x = x + self.ls_1(attended)
+        return x + self.ls_2(self.mlp(self.ln_2(x)))
 
 
 class ResidualBlock(ViTBlock):
@@ -470,18 +458,6 @@ class ResidualBlock(ViTBlock):
             approximate=approximate,
         )
         self.ls_2 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
-
-    def norm_1(self, x: Tensor) -> Tensor:
-        return self.ln_1(x)
-
-    def norm_2(self, x: Tensor) -> Tensor:
-        return self.ln_2(x)
-
-    def scale_1(self, x: Tensor) -> Tensor:
-        return self.ls_1(x)
-
-    def scale_2(self, x: Tensor) -> Tensor:
-        return self.ls_2(x)
 
     def mlp_parameters(self) -> list[nn.Parameter]:
         parts = (self.ln_2, self.mlp, self.ls_2)

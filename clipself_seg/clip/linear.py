@@ -54,7 +54,7 @@ PLAIN: dict[str, Any] = {
 }
 LARGEST_ERROR = 2e-6  # of attention by oneDNN, relative: float32 has 5e-7, bfloat16 2e-3
 
-_stock: ContextVar[bool] = ContextVar("stock", default=False)
+stock: ContextVar[bool] = ContextVar("stock", default=False)  # True inside of `stock_linear`
 
 
 class Choice(NamedTuple):
@@ -111,16 +111,11 @@ def largest_weight() -> int:
 @contextlib.contextmanager
 def stock_linear() -> Iterator[None]:
     """Makes `linear` torch's own inside the context, for benchmarks of the plain formulations."""
-    token = _stock.set(True)
+    token = stock.set(True)
     try:
         yield
     finally:
-        _stock.reset(token)
-
-
-def is_stock() -> bool:
-    """Whether `stock_linear` holds."""
-    return _stock.get()
+        stock.reset(token)
 
 
 class Linear(nn.Linear):
@@ -132,14 +127,32 @@ class Linear(nn.Linear):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The result (..., O) of `F.linear` of `x` (..., I), weight (O, I) and bias (O,)."""
-    if not _pays(x, weight):
+    """The result (..., O) of `F.linear` of `x` (..., I), weight (O, I) and bias (O,).
+
+    Where that is possible and faster oneDNN makes it as a convolution of an image of R x 1 pixels, channels last.
+    """
+    if (
+        torch.compiler.is_compiling()  # first: compilers have products of their own
+        # Neither torch.func nor a tracer, such as fvcore's that counts operations, looks into `_Product`.
+        or torch._C._are_functorch_transforms_active()
+        or torch.jit.is_tracing()
+        or stock.get()  # before the rows: an exported graph must not depend on their number
+        or x.device.type != "cpu"
+        or not x.dtype == weight.dtype == torch.float32
+        or x.numel() <= FEWEST_NUMBERS
+        or x.numel()
+        < x.shape[-1] * (FEWEST_ROWS if torch.get_num_threads() > 1 else FEWEST_ROWS_ALONE)
+        or not choice().convolution
+        or torch.is_autocast_enabled("cpu")
+    ):
         return F.linear(x, weight, bias)
     rows_RI = x.reshape(-1, x.shape[-1])
     if torch.is_grad_enabled():
         rows_RO = _Product.apply(rows_RI, weight, bias)
     else:
-        rows_RO = as_convolution(rows_RI, weight, bias)
+        image_1IR1 = rows_RI[None, :, None].permute(0, 3, 1, 2)
+        image_1OR1 = F.conv2d(image_1IR1, weight[:, :, None, None], bias, dilation=DILATION)
+        rows_RO = image_1OR1[0, :, :, 0].T.contiguous()
     return rows_RO.view(*x.shape[:-1], -1)
 
 
@@ -158,7 +171,7 @@ def products_by_onednn() -> Iterator[None]:
     torch has one setting for all threads. Products that another thread computes meanwhile are oneDNN's too: in float32,
     with other last digits. The setting comes back when the last thread has left.
     """
-    if is_stock() or not onednn_is_exact():
+    if stock.get() or not onednn_is_exact():
         yield
         return
     with _asked_of_onednn():
@@ -205,50 +218,13 @@ def onednn_is_exact() -> bool:
         return bool(error.norm() <= LARGEST_ERROR * exact.norm())
 
 
-def _pays(x: Tensor, weight: Tensor) -> bool:
-    """Whether the convolution is possible and faster."""
-    return (
-        not torch.compiler.is_compiling()  # first: compilers have products of their own
-        # Neither torch.func nor a tracer, such as fvcore's that counts operations, looks into `_Product`.
-        and not torch._C._are_functorch_transforms_active()
-        and not torch.jit.is_tracing()
-        and not is_stock()  # before the rows: an exported graph must not depend on their number
-        and x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and x.numel() > FEWEST_NUMBERS
-        and x.numel() >= _fewest_rows() * x.shape[-1]
-        and choice().convolution
-        and not torch.is_autocast_enabled("cpu")
-    )
-
-
-def _fewest_rows() -> int:
-    return FEWEST_ROWS if torch.get_num_threads() > 1 else FEWEST_ROWS_ALONE
-
-
-def _as_image(rows: Tensor) -> Tensor:
-    """View (1, C, R, 1) with channels last of rows (R, C)."""
-    return rows[None, :, None].permute(0, 3, 1, 2)
-
-
-def _as_rows(image: Tensor) -> Tensor:
-    """View (R, C) of an image (1, C, R, 1)."""
-    return image[0, :, :, 0].T
-
-
-def as_convolution(rows_RI: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear` of rows (R, I) by oneDNN's convolution."""
-    image = F.conv2d(_as_image(rows_RI), weight[:, :, None, None], bias, dilation=DILATION)
-    return _as_rows(image).contiguous()
-
-
 class _Product(torch.autograd.Function):
     """The convolution, with MKL for the gradient of large weights."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(rows, weight)
-        product = as_convolution(rows, weight, bias)
+        product = linear(rows, weight, bias)  # without gradients here: the convolution
         # Autograd must not take the result for a view, which callers could not change in place.
         return torch.ops.aten._unsafe_view(product, product.shape)
 
@@ -278,11 +254,11 @@ def _backward(gradient: Tensor, rows: Tensor, weight: Tensor, number: int) -> Te
     """Gradient of the rows (number 0) or of the weight (number 1), as a matrix."""
     wanted = [number == 0, number == 1, False]
     image = torch.ops.aten.convolution_backward(
-        _as_image(gradient),
-        _as_image(rows),
+        gradient[None, :, None].permute(0, 3, 1, 2),
+        rows[None, :, None].permute(0, 3, 1, 2),
         weight[:, :, None, None],
         None,
         **PLAIN,
         output_mask=wanted,
     )[number]
-    return image[:, :, 0, 0] if number else _as_rows(image)
+    return image[:, :, 0, 0] if number else image[0, :, :, 0].T

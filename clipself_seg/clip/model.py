@@ -1,4 +1,4 @@
-"""`CLIPBackbone`, CLIP with dense features, and how the weights that a name stands for are found and written.
+"""`CLIP`, CLIP with dense features, and how the weights that a name stands for are found and written.
 
 Shapes: B images, K texts, n regions of an image, E width of the embedding, h x w grid of the dense
 features.
@@ -13,16 +13,13 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.dense_feature import ANY, BY_TOKEN, DenseFeature, require_feature
@@ -36,15 +33,14 @@ from clipself_seg.checkpoints.zoo import (
     shipped_tags,
     zoo,
 )
-from clipself_seg.clip.backbone import VisionLanguageBackbone
 from clipself_seg.clip.kind import Architecture
 from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.clip.layers import packed_matrices
 from clipself_seg.clip.runtime import without_values
 from clipself_seg.clip.text import TextEncoder, encode_prompts
 from clipself_seg.clip.tokenizers import Tokenizer
-from clipself_seg.clip.tower import DENSE, TowerOptions, train_last_blocks
-from clipself_seg.clip.training_free import refuse_training
+from clipself_seg.clip.tower import TowerOptions
+from clipself_seg.clip.vision_language import VisionLanguageBackbone
 from clipself_seg.clip.weights import (
     LoadReport,
     as_written,
@@ -54,8 +50,6 @@ from clipself_seg.clip.weights import (
     load_strictly,
     to_layout,
 )
-from clipself_seg.config.keys import KEYS
-from clipself_seg.config.weights import refuse_addresses
 from clipself_seg.data.images import fit_size, letterbox_image
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.files import atomic_path
@@ -63,14 +57,8 @@ from clipself_seg.files import atomic_path
 logger = logging.getLogger(__name__)
 
 
-@BACKBONE_REGISTRY.register()
-class CLIPBackbone(VisionLanguageBackbone):
+class CLIP(VisionLanguageBackbone):
     """CLIP whose image tower also has an embedding for every location, box and mask.
-
-    It works with every stock head of Detectron2 (``MODEL.BACKBONE.NAME: CLIPBackbone``), as a backbone of dense
-    features of unit length and of raw features of any block. Images must be normalised with CLIP's mean and std
-    (``MODEL.PIXEL_MEAN``, ``MODEL.PIXEL_STD``) and padded to `size_divisibility`, as Detectron2's meta-architectures
-    do. A subclass that overrides `forward`, `encode_image` or `encode_text` is read through it by every model.
 
     Attributes:
         visual: image tower.
@@ -79,9 +67,6 @@ class CLIPBackbone(VisionLanguageBackbone):
         report: report of `load_clip`, None for random weights.
     """
 
-    reads = tuple(name for name, key in KEYS.items() if key.clip_backbone)
-
-    @configurable
     def __init__(
         self,
         *,
@@ -92,8 +77,6 @@ class CLIPBackbone(VisionLanguageBackbone):
         options: TowerOptions | None = None,
         checkpoint: Checkpoint | None = None,
         notes: Sequence[str] = (),
-        out_features: Sequence[str] = (DENSE,),
-        trainable_blocks: int | None = None,
     ) -> None:
         """
         Args:
@@ -104,13 +87,9 @@ class CLIPBackbone(VisionLanguageBackbone):
             options: of the image tower; None for `TowerOptions`' defaults.
             checkpoint: its weights; None for random ones from torch's current seed.
             notes: of the report, how they were read.
-            out_features: names among ``dense``, ``block0``, ``block1``, ..., which `forward` returns.
-            trainable_blocks: number of last blocks of the image tower that train, and nothing else does; 0 freezes
-                everything, -1 trains all blocks. Parameters that no feature needs stay frozen, since
-                DistributedDataParallel expects a gradient of every other one. None leaves that to the caller.
 
         Raises:
-            InputError: blocks are to train, and the attention is one without training; or as `load_file`.
+            InputError: as `load_file`.
         """
         super().__init__()
         kind, options = architecture.kind, options or TowerOptions()
@@ -140,55 +119,9 @@ class CLIPBackbone(VisionLanguageBackbone):
             self.report = dataclasses.replace(self.report, notes=notes)
             self.distilled = checkpoint.dense
             logger.info("%s", self.report)
-        self.out_features = self.visual.check_names(out_features)
-        if trainable_blocks is not None:
-            if trainable_blocks:
-                refuse_training(options.attention)
-            self.requires_grad_(False)
-            train_last_blocks(self.visual, trainable_blocks, self.out_features)
-
-    def __init_subclass__(cls) -> None:
-        """Has models read a subclass through the public methods that it overrides, see `READ_THROUGH`."""
-        super().__init_subclass__()
-        for overridden, (called, through) in READ_THROUGH.items():
-            if overridden in vars(cls) and called not in vars(cls):
-                setattr(cls, called, through)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict[str, Any]:
-        """Reads ``MODEL.CLIP``; random weights if it names none.
-
-        Raises:
-            InputError: as `load_clip` and `ImageTower.configure`; the weights are an address, for a file may have
-                named it.
-        """
-        keys = cfg.MODEL.CLIP
-        refuse_addresses(cfg)
-        options = configured_options(cfg)
-        parts = find_clip(keys.NAME, keys.WEIGHTS or None, options, keys.DENSE_OVERRIDE)
-        if (
-            cfg.MODEL.BACKBONE.NAME == cls.__name__
-        ):  # of a model of Detectron2, whose keys say what it does with pixels
-            _warn_of_other_pixels(cfg, parts)
-        return {
-            **parts,
-            "out_features": keys.OUT_FEATURES,
-            "trainable_blocks": keys.TRAINABLE_BLOCKS,
-        }
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """The features in `out_features` by name, of normalised images (B, 3, H, W); ``dense`` has unit length."""
-        features = CLIPBackbone.features(self, images, self.out_features)
-        if DENSE in features:
-            features[DENSE] = F.normalize(features[DENSE], dim=1)
-        return features
 
     def features(self, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         return self.visual.features(images, names)
-
-    def encode_image(self, images: Tensor) -> Tensor:
-        """Image embeddings (B, E), unit length, of normalised images (B, 3, S, S)."""
-        return F.normalize(CLIPBackbone.embed_images(self, images), dim=-1)
 
     def embed_images(self, images: Tensor) -> Tensor:
         embeddings: Tensor = self.visual(images)
@@ -213,7 +146,7 @@ class CLIPBackbone(VisionLanguageBackbone):
     @property
     def text_key(self) -> str | None:
         """Activation and variant; None where a subclass makes texts otherwise, by code that may change."""
-        own = type(self).embed_texts is CLIPBackbone.embed_texts
+        own = type(self).embed_texts is CLIP.embed_texts
         return f"{self.quick_gelu}{self.architecture.variant}" if own else None
 
     @property
@@ -265,7 +198,7 @@ class CLIPBackbone(VisionLanguageBackbone):
             )
         return (self.logit_scale.exp() * embeddings @ text_KE.T + self.logit_bias).sigmoid()
 
-    def copy(self) -> CLIPBackbone:
+    def copy(self) -> CLIP:
         """A copy that shares the text tower."""
         return copy.deepcopy(self, {id(self.text): self.text})
 
@@ -284,53 +217,31 @@ class CLIPBackbone(VisionLanguageBackbone):
         self.report = load_strictly(self, self.architecture, checkpoint)
 
 
-def _features(self: CLIPBackbone, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
-    wanted, maps = self.visual.check_names(names), self(images)
-    if lacks := [name for name in wanted if name not in maps]:
-        raise InputError(
-            f"{type(self).__name__} returns {', '.join(maps)}, and no {', '.join(lacks)}, which is to be read"
-        )
-    return {name: maps[name] for name in wanted}
+def load_clip(
+    name: str,
+    weights: str | os.PathLike[str] | None = "",
+    *,
+    dense: DenseFeature | None = None,
+    override: bool = False,
+) -> CLIP:
+    """Load a CLIP in evaluation mode, in float32 on the CPU.
 
+    Args:
+        name: name of weights in the zoo, such as ``eva02-vitb16``, or of shipped ones (``mini``, ``mini-clipself``,
+            ``mini-clipself-proposals``, ``mini-eva``). With `weights` it is open_clip's model name, or ``ViT-Mini-8``.
+        weights: path of a checkpoint in any published layout; an open_clip tag, a name of the zoo or an
+            address, or ``hf-hub:org/name`` (downloaded); a tag of the shipped weights; or None for random weights
+            from torch's current seed. Left out, those that `name` names.
+        dense: what the dense features are; None for what the weights were distilled for, and token for a CLIP that
+            was not distilled.
+        override: read weights that were distilled for another dense feature all the same.
 
-def _embed_images(self: CLIPBackbone, images: Tensor) -> Tensor:
-    return self.encode_image(images)
-
-
-def _embed_texts(self: CLIPBackbone, texts: Sequence[str], **_: bool) -> Tensor:
-    return self.encode_text(texts).to(self.device)
-
-
-# Public method that a subclass may override -> the one that models call, and how it is read through the former.
-READ_THROUGH: dict[str, tuple[str, Callable[..., object]]] = {
-    "forward": ("features", _features),
-    "encode_image": ("embed_images", _embed_images),
-    "encode_text": ("embed_texts", _embed_texts),
-}
-
-
-def _warn_of_other_pixels(cfg: CfgNode, parts: Mapping[str, Any]) -> None:
-    """Warns of pixels that CLIP was not trained with: Detectron2's defaults are BGR and ImageNet's mean."""
-    kind = parts["architecture"].kind
-    for key, values in (("MEAN", parts["mean"] or kind.mean), ("STD", parts["std"] or kind.std)):
-        given, wanted = cfg.MODEL[f"PIXEL_{key}"], tuple(round(255 * value, 3) for value in values)
-        if any(abs(a - b) > 0.5 for a, b in zip(given, wanted)):
-            logger.warning(
-                "MODEL.PIXEL_%s is %s, this CLIP was trained with %s", key, tuple(given), wanted
-            )
-    if cfg.INPUT.FORMAT != "RGB":
-        logger.warning("INPUT.FORMAT is %s, CLIP needs RGB", cfg.INPUT.FORMAT)
-
-
-def configured_options(cfg: CfgNode) -> TowerOptions:
-    """The options of an image tower that keys below ``MODEL.CLIP`` choose."""
-    keys = cfg.MODEL.CLIP
-    return TowerOptions(
-        dense=DenseFeature(keys.DENSE, keys.DENSE_BLOCKS),
-        attention=keys.ATTENTION,
-        checkpointing=keys.CHECKPOINTING,
-        compiled=keys.COMPILE,
-    )
+    Raises:
+        InputError: the name or tag is unknown, or the file is missing, damaged, unsafe, of another
+            model or dense feature, or has numbers that are not finite.
+    """
+    options = None if dense is None else TowerOptions(dense)
+    return CLIP(**find_clip(name, weights, options, override)).eval()
 
 
 def find_clip(
@@ -339,7 +250,7 @@ def find_clip(
     options: TowerOptions | None = None,
     override: bool = False,
 ) -> dict[str, Any]:
-    """The arguments of a `CLIPBackbone` with a name and weights, see `load_clip`.
+    """The arguments of `CLIP` with a name and weights, see `load_clip`.
 
     Args:
         name: as for `load_clip`.

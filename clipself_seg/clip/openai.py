@@ -24,8 +24,8 @@ from clipself_seg.clip.kind import (
 )
 from clipself_seg.clip.layers import Transformer
 from clipself_seg.clip.positions import patch_grid, resample_positions
-from clipself_seg.clip.runtime import normal_parameter
-from clipself_seg.clip.tower import CONVOLUTIONS, ImageTower, TransformerTower, patch_tokens
+from clipself_seg.clip.runtime import in_own_precision, normal_parameter
+from clipself_seg.clip.tower import CONVOLUTIONS, ImageTower, TransformerTower
 
 # Keys of open_clip's configs that this tower and the ResNets implement; a config with any other key is refused.
 VISION_KEYS = {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"}
@@ -86,7 +86,7 @@ class VisionTransformer(ResidualTower):
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
         """Tokens (B, L, D) before the first block, no extra arguments, and the grid (h, w)."""
         grid = patch_grid(images, self.patch_size)
-        patches_BND = patch_tokens(self.conv1, images)
+        patches_BND = in_own_precision(self.conv1, images).flatten(2).transpose(1, 2)
         first_B1D = self.class_embedding.to(patches_BND.dtype).expand(images.shape[0], 1, -1)
         positions_LD = resample_positions(self.positional_embedding, grid)
         tokens_BLD = torch.cat([first_B1D, patches_BND], dim=1) + positions_LD.to(patches_BND.dtype)
@@ -97,7 +97,7 @@ class VisionTransformer(ResidualTower):
 
     def project(self, tokens: Tensor) -> Tensor:
         """Post-norm and projection, (..., D) -> (..., E)."""
-        return self.final_norm(tokens) @ self.proj
+        return self.ln_post(tokens) @ self.proj
 
     def ends(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
         stem = [*self.conv1.parameters(), self.class_embedding, *self.ln_pre.parameters()]

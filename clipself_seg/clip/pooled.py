@@ -29,6 +29,8 @@ from clipself_seg.clip.runtime import normal_parameter
 from clipself_seg.clip.tower import (
     ATTENTION_POOL,
     DENSE,
+    KEYS,
+    QUERIES,
     Grid,
     TransformerTower,
     as_map,
@@ -128,7 +130,9 @@ class PooledTower(TransformerTower):
         self, wanted: list[str], inputs_BLD: list[Tensor], extras: tuple[Tensor, ...], grid: Grid
     ) -> dict[str, Tensor]:
         tokens_BLD = inputs_BLD[-1]
-        maps = attention_parts(self.stack[-1], tokens_BLD[:, self.prefix :], grid, wanted)
+        maps = {}
+        if not {QUERIES, KEYS}.isdisjoint(wanted):
+            maps = attention_parts(self.stack[-1], tokens_BLD[:, self.prefix :], grid, wanted)
         tokens_BLD = self.run(self.stack[-1], tokens_BLD, *extras)
         patches_BND = tokens_BLD[:, self.prefix :]
         name = f"block{len(self.blocks) - 1}"

@@ -33,9 +33,9 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.bounds import OutOfBounds, open_safetensors
 from clipself_seg.checkpoints.hashes import hash_tensors, invalidate, weights_hash, weights_state
-from clipself_seg.clip.backbone import VisionLanguageBackbone
 from clipself_seg.clip.examples import ReadRegions, dense_regions, with_examples
 from clipself_seg.clip.runtime import full_precision, lower_precision, tf32
+from clipself_seg.clip.vision_language import VisionLanguageBackbone
 from clipself_seg.data.examples import ClassExamples
 from clipself_seg.data.vocabulary import Names, Vocabulary
 from clipself_seg.errors import InputError, nearest
@@ -135,12 +135,12 @@ class Texts:
         """The tensor for what is asked, computed if need be; one that comes twice is the same.
 
         Args:
-            asked: beside state, device and templates.
+            asked: beside the state of the weights and the templates.
             compute: makes it.
             module: whose weights decide it; None for those of the texts.
         """
         state = weights_state(self.clip.text_weights if module is None else module)
-        key = state, self.clip.device, TEMPLATES[self.templates], asked
+        key = state, TEMPLATES[self.templates], asked
         text = self._memory.pop(key, None)
         if text is None:
             text = compute()
@@ -214,12 +214,15 @@ class TextBank(Texts):
             InputError: as `Vocabulary.of`, and as `check_lengths`.
         """
         words = Vocabulary.of([words] if isinstance(words, str) else words, repeats=True)
-        names, examples = words.names(), (*examples, *words.examples)
-        text_KPE = self._unit(names)[:, None]
-        return self.with_examples(names, examples, text_KPE, lambda: self._unit(OTHER))[:, 0]
+        return self.embed_names(words.names(), (*examples, *words.examples))
 
-    def _unit(self, names: Names) -> Tensor:
-        return self._stored(names, False, lambda: self._compute(names))
+    def embed_names(self, names: Names, examples: tuple[ClassExamples, ...] = ()) -> Tensor:
+        """`embed` of names of each class as `Vocabulary.names` gives them, which are not looked at anew."""
+        text_KE = self._stored(names, False)
+        if not examples:
+            return text_KE
+        others = functools.partial(self._stored, OTHER, False)
+        return self.with_examples(names, examples, text_KE[:, None], others)[:, 0]
 
     def embed_raw(self, names: Sequence[str], keep: bool = True) -> Tensor:
         """Embeddings (S, E) of S names, not normalised; the templates have to be one sentence.
@@ -235,33 +238,34 @@ class TextBank(Texts):
             )
         if not keep:
             return self._encode(list(names))
-        return self._stored((tuple(names),), True, lambda: self._encode(list(names)).cpu())
+        return self._stored((tuple(names),), True)
 
     def embed_joined(self, parts: Sequence[Names]) -> Tensor:
         """Unit vectors of several sets of classes behind one another; the same tensor as long as these are asked for.
 
         Args:
-            parts: names of each class, as `Vocabulary.of` gives them, which are not looked at anew.
+            parts: as for `embed_names`.
         """
 
         def join() -> Tensor:
             with torch.inference_mode(False):  # an inference tensor could not be trained on later
-                return torch.cat([self.embed(names) for names in parts])
+                return torch.cat([self.embed_names(names) for names in parts])
 
         return self.keep(("joined", tuple(parts)), join)
 
-    def _stored(self, names: Names, raw: bool, compute: Callable[[], Tensor]) -> Tensor:
-        """From memory, else from disk, else computed now."""
+    def _stored(self, names: Names, raw: bool) -> Tensor:
+        """From memory, else from disk, else computed now: unit vectors (K, E), or of the names (S, E) as they are."""
 
         def read() -> Tensor:
             path = self._path(names, raw)
             with self._whoever_asks():
                 rows = len(names[0]) if raw else len(names)
                 stored = None if path is None else _from_disk(path, (rows, self.clip.embed_dim))
-                text = compute() if stored is None else stored
-                if path is not None and stored is None:
-                    _to_disk(path, text)
-                return text.to(self.clip.device)
+                if stored is None:
+                    stored = self._encode(list(names[0])).cpu() if raw else self._compute(names)
+                    if path is not None:
+                        _to_disk(path, stored)
+                return stored.to(self.clip.device)
 
         # A copy: what a caller does to it stays with the caller.
         return self.keep((names, raw), read).clone()
@@ -356,12 +360,12 @@ class ClassTexts(Texts):
         """
         if torch.is_grad_enabled() and not examples and self.clip.text_trains:
             return self._encode(names)
-        text_TPE = self._encoded(names)
-        return self.with_examples(names, examples, text_TPE, lambda: self._encoded(OTHER).mean(1))
-
-    def _encoded(self, names: Names) -> Tensor:
         asked = lower_precision(self.clip.device), names
-        return self.keep(asked, torch.no_grad()(lambda: self._encode(names)))
+        text_TPE = self.keep(asked, torch.no_grad()(lambda: self._encode(names)))
+        if not examples:
+            return text_TPE
+        others = torch.no_grad()(lambda: self.embed(OTHER).mean(1))
+        return self.with_examples(names, examples, text_TPE, others)
 
     def _encode(self, names: Names) -> Tensor:
         flat = [name for synonyms in names for name in synonyms]

@@ -40,10 +40,9 @@ from clipself_seg.clip.layers import Transformer
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.openai import ResidualTower
 from clipself_seg.clip.positions import patch_grid, resample_positions
-from clipself_seg.clip.runtime import QUEUES, normal_parameter, run_block
+from clipself_seg.clip.runtime import QUEUES, in_own_precision, normal_parameter, run_block
 from clipself_seg.clip.text import TextEncoder
 from clipself_seg.clip.tokenizers import Tokenizer, repository_tokenizer
-from clipself_seg.clip.tower import patch_tokens
 
 logger = logging.getLogger(__name__)
 PADDING = 0  # id of what fills up a text
@@ -126,7 +125,7 @@ class TipsTransformer(ResidualTower):
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
         """Tokens (B, L, D) before the first block, no extra arguments, and the grid (h, w)."""
         grid = patch_grid(images, self.patch_size)
-        patches_BND = patch_tokens(self.conv1, images)
+        patches_BND = in_own_precision(self.conv1, images).flatten(2).transpose(1, 2)
         positions_LD = resample_positions(
             self.positional_embedding, grid, antialias=POSITIONS.antialias, mode=POSITIONS.mode
         )

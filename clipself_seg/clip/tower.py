@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, NamedTuple, cast
 
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from clipself_seg.checkpoints.dense_feature import KINDS, TOKEN, DenseFeature
 from clipself_seg.clip.layers import ViTBlock, merge_heads
 from clipself_seg.clip.region_pooling import mask_weights, pool
-from clipself_seg.clip.runtime import allow_kinds_of_inputs, in_own_precision, run_block
+from clipself_seg.clip.runtime import allow_kinds_of_inputs, run_block
 from clipself_seg.clip.training_free import ATTENTIONS, NONE, attended_tokens
 from clipself_seg.errors import InputError, nearest
 
@@ -45,11 +46,6 @@ class HeadGate(nn.Module):
     def forward(self) -> tuple[Tensor, Tensor]:
         """Weight and bias, as `ResidualBlock.values` takes them."""
         return self.weight, self.bias
-
-
-def patch_tokens(patches: nn.Conv2d, images: Tensor) -> Tensor:
-    """Tokens (B, N, D) of an image's patches; their precision is that of the sum of all blocks."""
-    return in_own_precision(patches, images).flatten(2).transpose(1, 2)
 
 
 def sum_of_values(
@@ -254,7 +250,7 @@ class ImageTower(nn.Module, abc.ABC):
         """Embeddings (Q, E), not normalised, of sets of cells of `pooled_map`.
 
         Those of a ViT, whose class token has read all cells before, are means of dense features of unit length, as
-        `CLIPBackbone.encode_masks` has them; towers of convolutions pool as they pool all of an image's cells.
+        `CLIP.encode_masks` has them; towers of convolutions pool as they pool all of an image's cells.
 
         Args:
             map_1Chw: the feature `pooled_map` of one image.
@@ -282,18 +278,21 @@ class ImageTower(nn.Module, abc.ABC):
             InputError: this tower has no feature of that name.
         """
         wanted = list(names)
-        known = self.feature_shapes()
         for name in wanted:
-            if name not in known:
-                raise InputError(f'no feature "{name}" in this image tower; {nearest(name, known)}')
+            if name not in self.feature_names:
+                close = nearest(name, self.feature_shapes())
+                raise InputError(f'no feature "{name}" in this image tower; {close}')
         return wanted
+
+    @functools.cached_property
+    def feature_names(self) -> frozenset[str]:
+        """Names of all features, see `feature_shapes`."""
+        return frozenset(self.feature_shapes())
 
     def deepest(self, names: Iterable[str]) -> int:
         """Index of the last block that the named features need; -1 for no features."""
-        last = self.depth - 1
-        blocks = (
-            int(name[5:]) if name.startswith("block") else last for name in names if name != STEM
-        )
+        last = len(self.blocks) - 1
+        blocks = [int(n[5:]) if n.startswith("block") else last for n in names if n != STEM]
         return max(blocks, default=-1)
 
 
@@ -425,7 +424,9 @@ class TransformerTower(ImageTower):
         block, name = self.stack[-1], f"block{len(self.blocks) - 1}"
         patches_BND = [tokens_BLD[:, self.prefix :] for tokens_BLD in inputs_BLD]
         by_value_path = self.dense_feature.kind == TOKEN and self.attention == NONE
-        maps = attention_parts(block, patches_BND[-1], grid, wanted)
+        maps = {}
+        if not {QUERIES, KEYS}.isdisjoint(wanted):
+            maps = attention_parts(block, patches_BND[-1], grid, wanted)
         if name in wanted or by_value_path:
             residual = (inputs_BLD[-1][:, :1],) if self.class_residual else ()
             tokens_BND = self.run(block.value_path, patches_BND[-1], *residual)
@@ -505,15 +506,11 @@ class TransformerTower(ImageTower):
             allowed_QL[: len(mask), self.prefix :] = mask.flatten(1)
         return allowed_BQL
 
-    def run(self, block: Run, tokens_BLD: Tensor, *others: Tensor) -> Tensor:
+    @property
+    def run(self) -> Run:
         """Calls a block, or a method of one, as `checkpointing` and `compiling` say."""
-        return run_block(
-            block,
-            tokens_BLD,
-            *others,
-            checkpointing=self.checkpointing,
-            compiling=self.compiling,
-        )
+        how = {"checkpointing": self.checkpointing, "compiling": self.compiling}
+        return functools.partial(run_block, **how)
 
     @property
     def stack(self) -> list[ViTBlock]:
@@ -537,8 +534,6 @@ def attention_parts(
     block: ViTBlock, tokens_BND: Tensor, grid: Grid, wanted: list[str]
 ) -> dict[str, Tensor]:
     """Those of ``queries`` and ``keys`` of a block that are wanted, as maps (B, D, h, w)."""
-    if not {QUERIES, KEYS} & set(wanted):
-        return {}
     queries_BHNC, keys_BHNC, _ = block.queries_keys_values(tokens_BND)
     parts = {QUERIES: queries_BHNC, KEYS: keys_BHNC}
     return {name: as_map(merge_heads(parts[name]), grid) for name in parts if name in wanted}

@@ -13,10 +13,8 @@ import subprocess
 import sys
 import sysconfig
 import warnings
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
 
 from clipself_seg import __version__
 from clipself_seg.commands.options import CommandLine, command, flag
@@ -40,7 +38,7 @@ def doctor(args: argparse.Namespace) -> int:
     The status is 0 if everything that this project needs is installed, 1 if not; extras and data sets may be missing.
     """
     complete = _versions()
-    if FURTHER[0].version:
+    if is_there("detectron2"):
         _detectron2()
     _device()
     _weights()
@@ -49,73 +47,28 @@ def doctor(args: argparse.Namespace) -> int:
     return 0 if complete else 1
 
 
-class Package(NamedTuple):
-    """A Python package that the report looks for.
-
-    Attributes:
-        module: its name in Python.
-        projects: names that pip may know it by.
-        mend: command that brings it; "" is pip with the first of the names.
-        needed_for: what does not go without it; "" is everything.
-    """
-
-    module: str
-    projects: tuple[str, ...]
-    mend: str = ""
-    needed_for: str = ""
-
-    @property
-    def version(self) -> str | None:
-        """Version that pip reports, "?" where it reports none; None if the package cannot be imported."""
-        if not is_there(self.module):
-            return None
-        for project in self.projects:
-            try:
-                return metadata.version(project)
-            except metadata.PackageNotFoundError:
-                continue
-        return "?"
-
-
-PACKAGES = (
-    Package("torch", ("torch",)),
-    Package("torchvision", ("torchvision",)),
-    Package("open_clip", ("open_clip_torch",)),
-    Package("numpy", ("numpy",)),
-    Package("PIL", ("Pillow",)),
-    Package("cv2", ("opencv-python-headless", "opencv-python", "opencv-contrib-python")),
-)
-
-
-def _of_extra(extra: str, needed_for: str, *names: str) -> list[Package]:
-    """Packages that an extra of the wheel brings."""
-    mend = f'pip install "clipself_seg[{extra}]"'
-    return [Package(name, (name,), mend, needed_for) for name in names]
-
-
-# What the wheel does not ask for: nothing of it is needed for dense features, texts and regions.
-FURTHER = (
-    Package(
-        "detectron2",
-        ("detectron2", "sal-detectron2"),
-        DETECTRON2,
-        "models, data sets, training and prediction",
-    ),
-    Package(
-        "panopticapi", ("panopticapi", "panopticapi-lite"), DETECTRON2, "Detectron2's evaluator"
-    ),
-    *_of_extra("diffusion", "ODISE's diffusion features", "diffusers"),
-    *_of_extra("tokenizers", "texts of SigLIP and TIPSv2", "tokenizers"),
-    *_of_extra("tokenizers", "texts of these towers by a tokenizer.model", "sentencepiece"),
-    *_of_extra("captions", "nouns of captions", "nltk"),
-    *_of_extra("heic", "images in HEIC and HEIF", "pillow_heif"),
-    *_of_extra("export", "ONNX", "onnx", "onnxscript", "onnxruntime"),
-    *_of_extra("masks", "masks of SAM, EoMT and Mask2Former", "transformers"),
-    *_of_extra("ray", "predict --ray", "ray", "pyarrow"),
-    *_of_extra("demo", "serve", "fastapi", "uvicorn"),
-    *_of_extra("supervision", "results as its types, from Python", "supervision"),
-    *_of_extra("fiftyone", "results as its types, from Python", "fiftyone"),
-)
+# Module -> what pip brings it by; the rest of what setup.cfg asks for comes with these.
+NEEDED = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "open_clip": "open_clip_torch",
+    "numpy": "numpy",
+    "PIL": "Pillow",
+    "cv2": "opencv-python-headless",
+}
+# Extra of the wheel -> modules that it brings.
+EXTRAS = {
+    "captions": ("nltk",),
+    "demo": ("fastapi", "uvicorn"),
+    "diffusion": ("diffusers",),
+    "export": ("onnx", "onnxscript", "onnxruntime"),
+    "fiftyone": ("fiftyone",),
+    "heic": ("pillow_heif",),
+    "masks": ("transformers",),
+    "ray": ("ray", "pyarrow"),
+    "supervision": ("supervision",),
+    "tokenizers": ("tokenizers", "sentencepiece"),
+}
 
 
 def _say(*lines: str) -> None:
@@ -123,21 +76,22 @@ def _say(*lines: str) -> None:
 
 
 def _versions() -> bool:
-    """Says what is installed; whether everything that is always needed is."""
+    """Says what is installed; whether everything that models need is."""
     _say(
         f"clipself_seg {__version__} in {os.path.dirname(os.path.dirname(__file__))}",
         f"Python {platform.python_version()} on {platform.platform()}",
         "",
         "Packages",
     )
-    for package in PACKAGES + FURTHER:
-        purpose = f" (for {package.needed_for})" if package.needed_for else ""
-        if package.version is None:
-            mend = package.mend or f"pip install {package.projects[0]}"
-            _say(f"  {package.module} is missing{purpose}: {mend}")
-        else:
-            _say(f"  {package.module} {package.version}")
-    return all(package.version for package in (*PACKAGES, FURTHER[0]))
+    commands = {module: f"pip install {project}" for module, project in NEEDED.items()}
+    commands |= {"detectron2": DETECTRON2, "panopticapi": DETECTRON2}
+    for extra, modules in EXTRAS.items():
+        commands |= dict.fromkeys(modules, f'pip install "clipself_seg[{extra}]"')
+    projects = metadata.packages_distributions()
+    for module, wanted in commands.items():
+        version = metadata.version(projects[module][0]) if module in projects else "?"
+        _say(f"  {module} {version if is_there(module) else f'is missing: {wanted}'}")
+    return all(map(is_there, (*NEEDED, "detectron2")))
 
 
 def _detectron2() -> None:
@@ -156,7 +110,7 @@ def _detectron2() -> None:
 
 def _device() -> None:
     _say("", "Device")
-    if PACKAGES[0].version is None:
+    if not is_there("torch"):
         _say("  not known without torch")
         return
     import torch
@@ -186,24 +140,17 @@ def _device() -> None:
 
 
 def _weights() -> None:
-    from clipself_seg.checkpoints.zoo import IN_WHEEL, SHIPPED_MODELS, shipped_tags
+    from clipself_seg.checkpoints.locate import VARIABLE, weights_folder
+    from clipself_seg.checkpoints.zoo import IN_WHEEL, SHIPPED_MODELS, shipped_tags, zoo
 
-    here = shipped_tags()
-    missing = [tag for tag in IN_WHEEL if tag not in here]
+    tags = shipped_tags()
+    missing = [tag for tag in IN_WHEEL if tag not in tags]
     missing += [tag for tag, path in SHIPPED_MODELS.items() if not path.exists()]
     _say("", "Weights")
     if missing:
         _say(f"  {', '.join(missing)}: missing, install clipself_seg again")
     else:
-        _say(f"  that come with the package: {', '.join([*here, *SHIPPED_MODELS])}")
-    _official_weights()
-
-
-def _official_weights() -> None:
-    """Says which checkpoints of others are here, and how the others come."""
-    from clipself_seg.checkpoints.locate import VARIABLE, weights_folder
-    from clipself_seg.checkpoints.zoo import zoo
-
+        _say(f"  that come with the package: {', '.join([*tags, *SHIPPED_MODELS])}")
     folder = weights_folder()
     here = [entry.name for entry in zoo().values() if (folder / entry.file).exists()]
     _say(
@@ -215,23 +162,19 @@ def _official_weights() -> None:
 
 def _datasets() -> None:
     _say("", "Data sets")
-    if FURTHER[0].version is None:
+    if not is_there("detectron2"):
         _say(f"  not known without Detectron2: {DETECTRON2}")
         return
-    for line in _dataset_lines():
-        _say(f"  {line}")
-
-
-def _dataset_lines() -> Iterator[str]:
-    """Which data sets have their files, and the folders that are read."""
     from clipself_seg.data.datasets.table import COCO, DATASETS, MINI
 
     for root in (COCO, MINI):
         folder = os.environ.get(root.variable) or f"not set: {root.shipped or root.path}"
-        yield f"${root.variable}: {folder}"
+        _say(f"  ${root.variable}: {folder}")
     here = [name for name, entry in DATASETS.items() if not entry.missing()]
-    yield f"with their files: {', '.join(here) or 'none'}"
-    yield f"{len(DATASETS) - len(here)} of {len(DATASETS)} are without: docs/install.md says how to get them"
+    _say(
+        f"  with their files: {', '.join(here) or 'none'}",
+        f"  {len(DATASETS) - len(here)} of {len(DATASETS)} are without: docs/install.md says how to get them",
+    )
 
 
 def _no_options(parser: CommandLine) -> None:

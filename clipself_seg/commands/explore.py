@@ -15,7 +15,7 @@ from clipself_seg.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from clipself_seg.clip import CLIPBackbone
+    from clipself_seg.clip import VisionLanguageBackbone
     from clipself_seg.explore.content import Content, PanopticView
     from clipself_seg.prediction.files import ImageFile
 
@@ -156,7 +156,7 @@ def content_of(args: argparse.Namespace) -> Content:
     return Content(clips=heat_models(args), words=words, side=args.size, panoptic=panoptic)
 
 
-def heat_models(args: argparse.Namespace) -> dict[str, CLIPBackbone]:
+def heat_models(args: argparse.Namespace) -> dict[str, VisionLanguageBackbone]:
     """The CLIPs of the heat maps by title, see `add_model_options`."""
     models = _default_models() if args.model is None else args.model
     if models == ["mini"]:

@@ -98,7 +98,7 @@ def export(args: argparse.Namespace) -> None:
             "--clip-name belongs to a folder, for the two towers of a CLIP without a configuration: leave it out, or "
             "name a configuration by --config-file, and its CLIP by --opts MODEL.CLIP.NAME"
         )
-    from clipself_seg.clip.load import load_backbone
+    from clipself_seg.clip.backbone import load_backbone
     from clipself_seg.prediction.load import export as write
 
     sys.stdout.write(

@@ -1,23 +1,26 @@
-"""Panoptic quality of a prediction in files, such as that of another project."""
+"""Panoptic quality of a prediction in files, such as that of another project, by panopticapi."""
 
 from __future__ import annotations
 
 import argparse
-import functools
+import contextlib
+import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from clipself_seg.commands.options import CommandLine, command, processes, required, value
-from clipself_seg.errors import InputError, require_unique, shown
+from clipself_seg.commands.options import CommandLine, command, required, value
+from clipself_seg.errors import InputError, in_short, require_unique, shown
 from clipself_seg.schema import LIST, TEXT, WHOLE, Schema, one_of
 
 if TYPE_CHECKING:
     import numpy as np
 
     from clipself_seg.evaluation.coco_objects import Entry
-    from clipself_seg.evaluation.panoptic.quality import ClassQuality, ImageMatches
+    from clipself_seg.evaluation.panoptic.quality import ClassQuality
+
+COUNTED = ("tp", "fp", "fn", "iou")  # by panopticapi, of each class
 
 
 class Side(NamedTuple):
@@ -34,8 +37,6 @@ def _options(parser: CommandLine) -> None:
     split = "names or files of the class lists that tell seen from unseen classes"
     value(parser, "--split", split, count=2, metavar=("VOCABULARY", "TRAINED"))
     value(parser, "--json", "file for the numbers", kind=Path)
-    value(parser, "--csv", "file for the numbers of each class", kind=Path)
-    processes(parser)
 
 
 @command(_options)
@@ -43,47 +44,32 @@ def main(args: argparse.Namespace) -> None:
     """Panoptic quality (PQ, SQ, RQ) of a prediction in COCO's format: a JSON and a folder of PNGs.
 
         clipself-seg panoptic-quality --truth panoptic_val2017.json panoptic_val2017 \\
-            --prediction pred.json pred --json quality.json --csv quality.csv
+            --prediction pred.json pred --json quality.json
         clipself-seg panoptic-quality --truth ade20k_panoptic_val.json ade20k_panoptic_val \\
             --prediction pred.json pred --split openseg_ade20k_150 openseg_coco_panoptic_133
 
     --split also gives the numbers of seen and of unseen classes: a class of the first vocabulary, the data set's own,
-    is seen if one of its names is a name in the second, the one trained on. The numbers are panopticapi's, and those of
-    clipself-seg eval, which needs no files.
+    is seen if one of its names is a name in the second, the one trained on. panopticapi matches the segments, on all
+    cores. clipself-seg eval has the same numbers without files.
     """
     import numpy as np
 
-    from clipself_seg.evaluation.panoptic.quality import panoptic_results, write_quality_csv
-    from clipself_seg.evaluation.protocol import MeasuringProtocol, seen_text, words_text
+    from clipself_seg.evaluation.panoptic.quality import panoptic_results
     from clipself_seg.evaluation.report import quality_table
     from clipself_seg.provenance import provenance, write_results
 
-    truth, predicted = Side(*args.truth), Side(*args.prediction)
+    truth = Side(*args.truth)
     classes = read_classes(truth.json)
     ids, names = ([entry[key] for entry in classes] for key in ("id", "name"))
     isthing = np.array([entry["isthing"] == 1 for entry in classes])
     seen = _seen(ids, *args.split) if args.split else None
-    quality, images = evaluate_files(truth, predicted, ids, max(1, args.processes))
+    quality, images = evaluate_files(truth, Side(*args.prediction), ids)
     results = {"images": float(images)} | panoptic_results(quality, names, isthing, seen)
-    unknown = "of whoever predicted, not stated by the files"
-    rule = "a name of {0} as {1} spells it".format(*args.split) if args.split else ""
-    protocol = MeasuringProtocol(
-        words=words_text(f"categories of {truth.json.name}", len(ids)),
-        synonyms=unknown,
-        templates=unknown,
-        background="void of the files",
-        windows=unknown,
-        size="own size of the images",
-        seen=seen_text(seen, rule),
-    )
-    sys.stdout.write(f"{quality_table(results)}\nProtocol: {protocol.line()}\n{images} images\n")
+    sys.stdout.write(f"{quality_table(results)}\n{images} images\n")
     if args.json:
         # Without NaN, which JSON lacks: a class that is nowhere has no number.
         known = {key: number for key, number in results.items() if number == number}
-        protocols = {"panoptic_seg": protocol.as_dict()}
-        write_results(args.json, {"panoptic_seg": known}, provenance(), protocols)
-    if args.csv:
-        write_quality_csv(args.csv, names, isthing, quality, seen)
+        write_results(args.json, {"panoptic_seg": known}, provenance())
 
 
 def read_classes(json: Path) -> list[Entry]:
@@ -114,49 +100,41 @@ def _seen(ids: Sequence[int], vocabulary: str, trained: str) -> np.ndarray:
     return seen[[words.dataset_id_to_index[number] for number in ids]]
 
 
-def evaluate_files(
-    truth: Side, predicted: Side, ids: Sequence[int], processes: int = 1
-) -> tuple[ClassQuality, int]:
+def evaluate_files(truth: Side, predicted: Side, ids: Sequence[int]) -> tuple[ClassQuality, int]:
     """Quality of the classes with these category ids, and the number of images, those of the ground truth.
 
     Raises:
         InputError: files that are missing, broken, or disagree.
     """
-    from clipself_seg.data.parallel import run_in_parallel
-    from clipself_seg.evaluation.panoptic.quality import panoptic_quality
+    from panopticapi.evaluation import pq_compute_multi_core
 
-    wanted, given = _entries(truth.json), _entries(predicted.json)
+    from clipself_seg.evaluation.panoptic.quality import class_quality
+
+    wanted, given = read_entries(truth.json), read_entries(predicted.json)
     if missing := [image for image in wanted if image not in given]:
         raise InputError(
             f"{predicted.json} has no prediction for {len(missing)} of {len(wanted)} images of {truth.json}, such as "
             f"{shown(missing[0])}: give an entry for each, under the same id, and one without segments too"
         )
     pairs = [(entry, given[image]) for image, entry in wanted.items()]
-    index_of = {number: index for index, number in enumerate(ids)}
-    job = functools.partial(_matches, truth, predicted, index_of)
-    images = run_in_parallel(job, pairs, processes=processes, label="panoptic quality")
-    return panoptic_quality(images, len(ids)), len(pairs)
+    categories = {number: {"id": number} for number in ids}
+    said = io.StringIO()  # what panopticapi prints
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            stat = pq_compute_multi_core(pairs, truth.folder, predicted.folder, categories)
+    except Exception as error:  # whatever its code makes of a strange file
+        raise InputError(
+            f"panopticapi cannot compare {predicted.json} with {truth.json} ({in_short(error, 200)}): "
+            "correct the entry, or its PNG"
+        ) from None
+    tp, fp, fn, iou = ([getattr(stat[number], key) for number in ids] for key in COUNTED)
+    return class_quality(tp, fp, fn, iou), len(pairs)
 
 
-def _entries(json: Path) -> dict[int | str, Entry]:
+def read_entries(json: Path) -> dict[int | str, Entry]:
     """The entry of each image by its id."""
     from clipself_seg.data.annotations import ID, coco_list, read_coco_json
 
     schema: Schema = {"image_id": ID, "file_name": TEXT, "segments_info": LIST}
     entries = coco_list(read_coco_json(json), "annotations", json, schema)
     return {entry["image_id"]: entry for entry in entries}
-
-
-def _matches(
-    truth: Side, predicted: Side, index_of: Mapping[int, int], pair: tuple[Entry, Entry]
-) -> ImageMatches:
-    """Matched and unmatched segments of an image, whose two entries are given."""
-    from clipself_seg.data.masks import read_panoptic_png
-    from clipself_seg.evaluation.panoptic.quality import match_segments, panoptic_map
-
-    maps = []
-    for side, entry in zip((truth, predicted), pair):
-        png = side.folder / entry["file_name"]
-        source = f"{png} and the entry of image {shown(entry['image_id'])} in {side.json}"
-        maps.append(panoptic_map(read_panoptic_png(png), entry["segments_info"], index_of, source))
-    return match_segments(*maps)

@@ -70,7 +70,7 @@ SAVED = {"semantic": 2, "panoptic": 2, "detection": 1}
 INDIFFERENT = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "INPUT.MAX_PIXELS")
 # Options of --ray, and those that do not go with it.
 RAY_ONLY = ("workers", "column")
-NOT_RAY = ("save", "scores", "skip_existing", "masks", "absent")
+NOT_RAY = ("save", "scores", "skip_existing")
 SHOWN = 8  # names in a message
 
 
@@ -108,8 +108,17 @@ def _options(parser: CommandLine) -> None:
     above = "presence from which on a word is there, in standard deviations (1.5, uncalibrated); or a JSON of words in "
     known = 'images of yours, {"photo.jpg": ["dog"]}, which calibrates it'
     value(rare, "--absent-threshold", above + known, metavar="NUMBER|FILE", kind=_number_or_file)
-    flag(rare, "--ray", "predict on a Ray cluster; inputs may be .txt lists and .parquet files too")
-    value(rare, "--workers", "models with --ray (one per GPU, else one per core)", kind=int)
+    flag(
+        rare,
+        "--ray",
+        "predict on a Ray cluster; inputs may be .txt lists, .parquet, .tar shards, s3:// too",
+    )
+    value(
+        rare,
+        "--workers",
+        "models with --ray (one per GPU, else per core but one)",
+        kind=within(int, 1),
+    )
     value(rare, "--column", "column of .parquet files with paths, or with the bytes of image files")
     semantic = group(parser, "semantic")
     names = "name of the pixels that belong to no class (background)"
@@ -245,13 +254,20 @@ def _choose_clip(args: argparse.Namespace) -> None:
 
 def _over_ray(args: argparse.Namespace) -> int:
     from clipself_seg.prediction.files import InputFiles
-    from clipself_seg.prediction.ray_predict import Workers, predict_over_ray
+    from clipself_seg.prediction.ray_predict import predict_over_ray
 
     def on(device: str) -> tuple[ResultFiles, Json]:
         return _make(argparse.Namespace(**vars(args) | {"device": device}), InputFiles([], {}, []))
 
-    workers = Workers(args.workers, args.device, args.batch_size)
-    failed, total = predict_over_ray(on, args.images, args.output, workers, args.column)
+    failed, total = predict_over_ray(
+        on,
+        args.images,
+        args.output,
+        column=args.column,
+        workers=args.workers,
+        device=args.device,
+        batch_size=args.batch_size,
+    )
     sys.stdout.write(f"{total - failed} of {total} predicted, in {args.output}\n")
     return 2 if failed == total else 1 if failed else 0
 

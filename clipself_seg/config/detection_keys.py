@@ -1,15 +1,21 @@
-"""The keys of detection with F-ViT, and of an RPN alone.
+"""The keys of detection with F-ViT.
 
-"Official" in the comments is CLIPSelf's detector (arXiv 2310.01403, 4.2). A StockRPN reads the keys of Detectron2's
-``ProposalNetwork``.
+"Official" in the comments is CLIPSelf's detector (arXiv 2310.01403, 4.2).
 """
 
 from __future__ import annotations
 
-from clipself_seg.config.schema import NOT_NEGATIVE, POSITIVE, Section, at_least, each, within
+from clipself_seg.config.schema import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    Section,
+    at_least,
+    each,
+    not_read,
+    within,
+)
 
 FVIT = ["FViT"]
-STOCK_RPN = ["StockRPN"]
 
 fvit = Section("MODEL.FVIT", of=FVIT)
 # Blocks, from 0, whose outputs are the four taps, the finest map first. Four times the last one is Table
@@ -43,7 +49,7 @@ fvit.key("PROPOSALS_AFTER", 1000, at_least(1), folder=(1, 2000))
 fvit.key("SCORE_THRESHOLD", 0.01, within(0, 1))
 fvit.key("NMS_IOU", 0.4, within(0, 1))
 
-image = Section("INPUT.DETECTION", of=["FViT", "StockRPN"])
+image = Section("INPUT.DETECTION", of=FVIT)
 # Side in pixels of the square that an image is fitted into, in training and evaluation. Official: 640
 # for OV-COCO with B/16, 1024 for OV-LVIS with B/16, 896 with L/14.
 image.key("SIDE", 640, at_least(1), folder=(1, 1536))
@@ -62,17 +68,8 @@ test.key("TASKS", ("boxes",), choices=("boxes", "masks"))
 # other numbers at 300 as "mmdetection" (official). LVIS's rules count 300 of an image.
 test.key("LIMITS", "detectron2", choices=("detectron2", "mmdetection"))
 
-rpn = Section("MODEL.STOCK_RPN", of=STOCK_RPN)
-# Weights of the backbone of a StockRPN: a .pth, .safetensors or .pkl file, such as Detectron2's
-# ImageNetPretrained/torchvision/R-50.pkl. A checkpoint of the whole model holds them.
-rpn.key("BACKBONE_WEIGHTS", "", weights=True, folder=None)
-for name in ("FPN", "PROPOSAL_GENERATOR", "ANCHOR_GENERATOR", "RPN"):
-    Section(f"MODEL.{name}", of=STOCK_RPN).all_stock()
-rpn_pixels = Section(
-    "MODEL",
-    of=STOCK_RPN,
-    instead="images are normalised as their CLIP or guidance backbone was trained",
+not_read(
+    "images are normalised as their CLIP or guidance backbone was trained",
+    "MODEL.PIXEL_MEAN",
+    "MODEL.PIXEL_STD",
 )
-# Mean and standard deviation of its pixels.
-rpn_pixels.stock("PIXEL_MEAN")
-rpn_pixels.stock("PIXEL_STD")

@@ -13,7 +13,6 @@ from clipself_seg.config.schema import KEYS
 from clipself_seg.errors import InputError
 from clipself_seg.yaml_files import leaves
 
-ABSENT = object()  # the value of a key that is not there
 REMEDY = "rename yours, or call add_clip_backbone_config, which needs MODEL.CLIP alone"
 
 
@@ -38,11 +37,10 @@ def add_clipself_seg_config(cfg: CfgNode) -> None:
         for key, default in leaves(default_config())
         if key not in stock or stock[key] != default
     }
-    _refuse_collisions(cfg, own, REMEDY)
-    again = _there(cfg, "MODEL.CLIPSELF.TARGET")[1] is not ABSENT
+    there = _values(cfg, own, REMEDY)
+    again = "MODEL.CLIPSELF.TARGET" in there
     for key, default in own.items():
-        _, value = _there(cfg, key)
-        if value is ABSENT or (key in stock and value == stock[key] and not again):
+        if key not in there or (key in stock and there[key] == stock[key] and not again):
             set_key(cfg, key, default)
 
 
@@ -60,46 +58,38 @@ def add_clip_backbone_config(cfg: CfgNode) -> None:
         for key in KEYS.values()
         if key.name.startswith("MODEL.CLIP.") and key.clip_backbone and key.of != ["CATSeg"]
     }
-    _refuse_collisions(cfg, own, "rename yours")
-    for key, default in own.items():
-        if _there(cfg, key)[1] is ABSENT:
-            set_key(cfg, key, default)
+    there = _values(cfg, own, "rename yours")
+    for key in own.keys() - there.keys():
+        set_key(cfg, key, own[key])
 
 
-def _there(cfg: CfgNode, key: str) -> tuple[str, Any]:
-    """Full name and value of a key; the value is `ABSENT` where the key is not there.
+def _values(cfg: CfgNode, own: Mapping[str, Any], remedy: str) -> dict[str, Any]:
+    """Key -> value of a configuration in which none of our names stands for something else.
 
-    Where a value stands in place of one of the key's sections, name and value are those of that value.
+    Raises:
+        InputError: one does.
     """
-    node: Any = cfg
-    names = key.split(".")
-    for place, name in enumerate(names):
-        if not isinstance(node, AnyNode):
-            return ".".join(names[:place]), node
-        if name not in node:
-            return key, ABSENT
-        node = node[name]
-    return key, node
-
-
-def _refuse_collisions(cfg: CfgNode, own: Mapping[str, Any], remedy: str) -> None:
-    """Refuse a configuration in which a name stands for something else, before anything is added."""
-    collisions: dict[str, str] = {}
+    there = {key: value for key, value in leaves(cfg) if not isinstance(value, AnyNode)}
+    sections = {
+        key.rsplit(".", depth)[0] for key in there for depth in range(1, key.count(".") + 1)
+    }
+    collisions = dict[str, str]()
     for key, default in own.items():
-        name, value = _there(cfg, key)
-        if name != key:
-            collisions[name] = f"{name} is {value!r}, here a section"
-        elif isinstance(value, AnyNode):
-            collisions[name] = f"{name} is a section, here {default!r}"
-        elif value is not ABSENT and not _same_type(value, default):
-            collisions[name] = f"{name} is {value!r}, here {default!r}"
+        above = [key.rsplit(".", depth)[0] for depth in range(1, key.count(".") + 1)]
+        for name in there.keys() & above:
+            collisions[name] = f"{name} is {there[name]!r}, here a section"
+        if key in sections:
+            collisions[key] = f"{key} is a section, here {default!r}"
+        elif key in there and not _same_type(there[key], default):
+            collisions[key] = f"{key} is {there[key]!r}, here {default!r}"
     if collisions:
         names = "; ".join(collisions.values())
         raise InputError(f"clipself_seg has keys of these names, too: {names}; {remedy}")
+    return there
 
 
 def _same_type(value: Any, default: Any) -> bool:
-    """Whether one may stand for the other, as in Detectron2's own merging; a whole number also for a float."""
+    """True if one may stand for the other, as in Detectron2's own merging; a whole number also for a float."""
     if value is None or default is None or type(value) is type(default):
         return True
     if isinstance(default, float):

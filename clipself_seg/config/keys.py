@@ -37,7 +37,6 @@ from clipself_seg.config.schema import (
     within,
 )
 
-ON_CLIP = [model for model in MODELS if model != "StockRPN"]
 ON_REGIONS = ["RegionReader", "CLIPSelf"]
 ON_PIXELS = ["ZeroShotSegmenter", "CATSeg", "OpenPanoptic"]
 READOUTS = ("boxes", "masks", "crops", "attention_boxes", "attention_masks")
@@ -72,7 +71,7 @@ datasets.stock("TEST", names_of("names of data sets"), free=True)
 # Processes that read images, for each process that computes.
 stock("DATALOADER.NUM_WORKERS", at_least(0), free=True)
 
-clip = Section("MODEL.CLIP", of=ON_CLIP, clip_backbone=True)
+clip = Section("MODEL.CLIP", of=MODELS, clip_backbone=True)
 # open_clip's model name, such as EVA02-B-16 or ViT-B-16-quickgelu, or ViT-Mini-8 of the mini
 # world.
 clip.key("NAME", "ViT-Mini-8")
@@ -182,7 +181,7 @@ preservation.key("SAMPLE", 16, at_least(1))
 # decoded, into 3 bytes a pixel or more. A photograph of 100 megapixels passes.
 key("INPUT.MAX_PIXELS", 128_000_000, at_least(1), free=True, folder=None)
 # Order of the colours; CLIP and the guidance backbones are given RGB.
-stock("INPUT.FORMAT", of=[*ON_PIXELS, "FViT", "StockRPN"])
+stock("INPUT.FORMAT", of=[*ON_PIXELS, "FViT"])
 # Sides in pixels that an image is resized to in evaluation: the shorter one, unless the longer one would exceed MAX.
 stock("INPUT.MIN_SIZE_TEST", at_least(0), of=ON_PIXELS, folder=(0, 1280))
 stock("INPUT.MAX_SIZE_TEST", at_least(1), of=ON_PIXELS, folder=(1, 2560))
@@ -237,7 +236,7 @@ solver.key("WEIGHT_DECAY", 0.1, NOT_NEGATIVE)
 solver.stock(
     "WEIGHT_DECAY_NORM",
     NOT_NEGATIVE,
-    of=["CATSeg", "OpenPanoptic", "StockRPN"],
+    of=["CATSeg", "OpenPanoptic"],
     when=("MODEL.MASK_GENERATOR.KIND", "mask2former"),
 )
 # Learning rates of CLIP and of the guidance backbone, relative to BASE_LR; 0 freezes.
@@ -252,7 +251,7 @@ solver.key(
     "BACKBONE_MULTIPLIER",
     0.1,
     NOT_NEGATIVE,
-    of=["CATSeg", "StockRPN"],
+    of=["CATSeg"],
     when=("MODEL.CAT_SEG.GUIDANCE", "backbone"),
 )
 # Whether gradients are scaled down to the norm CLIP_VALUE over all parameters.
@@ -285,7 +284,7 @@ solver.key("LOG_PERIOD", 20, at_least(1), free=True)
 test = Section("TEST", of=ON_PIXELS, free=True)
 # Of products and convolutions in evaluation and prediction: "float32", "bfloat16", or "float16" on a GPU. Softmax,
 # norms, fusion and merging stay in float32. SOLVER.AMP is of training alone. Official detection has float16.
-test.key("PRECISION", "float32", choices=PRECISIONS, of=ON_CLIP)
+test.key("PRECISION", "float32", choices=PRECISIONS, of=MODELS)
 # Steps between two evaluations in a training; 0 is one at its end.
 test.stock("EVAL_PERIOD", at_least(0), of=EVERY, folder=None)
 # Detections, or instances, of an image.
@@ -302,8 +301,6 @@ test.key("TRAIN_VOCABULARY", "", of=[*ON_PIXELS, "FViT"], folder="trained.json")
 # Mean IoU over classes that are "present" in the ground truth (Detectron2 since July 2022), or
 # over the "union" with those predicted.
 test.key("MIOU_RULE", "present", choices=("present", "union"))
-# IoU of the pixels near the edge of their class alone (Boundary IoU).
-test.key("NUMBERS.BOUNDARY", False)
 # Regions of images that the evaluation gives for each unseen class (docs/predict.md, "Examples"), drawn by SEED; 0
 # for words alone.
 test.key("EXAMPLES.NUMBER", 0, at_least(0))

@@ -152,7 +152,5 @@ test.key(
     ("panoptic", "instances", "semantic"),
     choices=("panoptic", "instances", "semantic"),
 )
-# Values of alpha and beta whose grid is evaluated too; () is none.
-test.key("SWEEP", (), each(within(0, 1), "numbers"))
 # Values of MODEL.FUSION.VOID_DISCOUNT, each of which is one more row of the table, of fused scores; () is none.
 test.key("VOID_SWEEP", (), each(within(0, 1), "numbers"))

@@ -71,7 +71,6 @@ def whole_batches(model: str, why: str) -> Relation:
 RELATIONS: list[Relation] = [
     whole_batches("CLIPSelf", "for its loss averages over all regions of a batch"),
     whole_batches("FViT", "for batch norms would see parts of a batch"),
-    whole_batches("StockRPN", "for batch norms would see parts of a batch"),
     of_teacher(f"{OBJECTIVES}.CONTEXT"),
     of_teacher(f"{OBJECTIVES}.COHERENCE"),
     of_teacher(f"{OBJECTIVES}.SPATIAL"),

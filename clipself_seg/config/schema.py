@@ -31,13 +31,10 @@ MODELS = (
     "CATSeg",
     "OpenPanoptic",
     "FViT",
-    "StockRPN",
 )
 EVERY = ("every model",)
 # A head of Detectron2 that stands on a `CLIPBackbone`.
 HEADS = ("a head on CLIPBackbone",)
-# The models whose keys count as decisive for all; those of a StockRPN are Detectron2's own.
-DECISIVE = {*EVERY, *HEADS, *MODELS} - {"StockRPN"}
 # Sections whose keys a model of another project may read, whatever is declared here.
 OWN_SECTIONS = ("MODEL.", "INPUT.")
 STOCK = dict(leaves(get_cfg()))
@@ -232,11 +229,11 @@ def covers(names: Iterable[str], name: str) -> bool:
 def is_read(name: str, model: str) -> bool:
     """True if a key decides anything in this project, with this model or with another one.
 
-    The keys of Detectron2's detectors count for a `StockRPN` alone, and those of a model of another project all.
+    All keys of a model of another project count.
     """
     if model not in MODELS and name.startswith(OWN_SECTIONS):
         return True
-    return name in KEYS and not {model, *DECISIVE}.isdisjoint(KEYS[name].of)
+    return name in KEYS and len(KEYS[name].of) > 0
 
 
 def why_unread(name: str, values: Mapping[str, object], model: str | None) -> str | None:

@@ -103,10 +103,9 @@ key(
     folder=(1, 768),
 )
 
-# The backbone that guides version 1, or that an RPN alone stands on: Detectron2's keys.
-guiding = ["CATSeg", "StockRPN"]
-Section("MODEL.BACKBONE", of=guiding, when=GUIDED).all_stock()
-resnets = Section("MODEL.RESNETS", of=guiding, when=GUIDED)
+# The backbone that guides version 1: Detectron2's keys.
+Section("MODEL.BACKBONE", of=CAT_SEG, when=GUIDED).all_stock()
+resnets = Section("MODEL.RESNETS", of=CAT_SEG, when=GUIDED)
 # DeepLab's key of the ResNet that guides version 1 (MODEL.BACKBONE.NAME:
 # build_resnet_deeplab_backbone): "basic" or "deeplab".
 resnets.key("STEM_TYPE", "deeplab")

@@ -21,7 +21,6 @@ from clipself_seg.errors import InputError, shown
 SURROUNDINGS = 4  # side of what is kept of an image, as a multiple of the longer side of the region
 LARGEST_SIDE = 1024  # pixels of what is kept
 FORM = '"screw=ref.jpg#120,40,80,80"'
-NO_NUMBERS = "no box x,y,w,h with sides above 0, and no polygon x,y,x,y,x,y"
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,8 @@ def as_example(given: Any) -> Example:
 
     Args:
         given: "IMAGE#REGION" or "IMAGE", a path; or a pair of an image (path, PIL image, or array (H, W, 3) uint8 RGB)
-            and a region. A region is "x,y,w,h" (a box in pixels), "x,y,x,y,x,y" (a polygon) or a file of masks (see
-            `data.given_masks`), of which all count; a sequence of such numbers; a mask (H, W); or None for all.
+            and a region. A region is "x,y,w,h" (a box in pixels), or a sequence of these numbers; a file of masks (see
+            `data.given_masks`), of which all count; a mask (H, W); or None for all.
 
     Raises:
         InputError: the image or the masks cannot be read, or the region has no pixel of the image.
@@ -118,34 +117,25 @@ def _mask(region: Any, size: tuple[int, int]) -> np.ndarray:
     """The pixels (H, W) of a region."""
     if region is None:
         return np.ones(size, bool)
-    # Before NumPy 2.4 a mask of one column is a sequence of numbers, too.
-    numbers = None if getattr(region, "ndim", 1) > 1 else _numbers(region)
-    lost = isinstance(region, str) and not (region and Path(region).exists())
-    finite = numbers is not None and bool(np.isfinite(numbers).all())
-    if numbers is None and not lost:
-        single = isinstance(region, np.ndarray) and region.ndim == 2
-        masks = region[None] if single else region
-    elif numbers and finite and len(numbers) == 4 and min(numbers[2:]) > 0:
-        x, y, width, height = numbers
-        mask = np.zeros(size, bool)
-        mask[_pixels_of(y, height), _pixels_of(x, width)] = True
-        return mask
-    elif numbers and finite and len(numbers) >= 6 and len(numbers) % 2 == 0:
-        masks = [[numbers]]
-    else:
-        raise InputError(f'the region "{region}" is no file of masks, and {NO_NUMBERS}')
     from clipself_seg.data.given_masks import given_masks
 
-    return np.logical_or.reduce(given_masks(masks, size).masks, axis=0)  # no masks cover nothing
-
-
-def _numbers(region: Any) -> list[float] | None:
-    """The numbers of a box or a polygon; None if it is neither."""
+    if isinstance(region, np.ndarray) and region.ndim > 1:
+        return np.asarray(given_masks(region[None], size).masks[0])
+    if isinstance(region, str | os.PathLike) and region and Path(region).exists():
+        return given_masks(region, size).masks.any(axis=0)
     try:
         parts = region.split(",") if isinstance(region, str) else region
-        return [float(part) for part in parts]
+        x, y, width, height = map(float, parts)
+        inside = _pixels_of(y, height), _pixels_of(x, width)
     except (TypeError, ValueError, OverflowError):
-        return None
+        width = height = 0.0
+    if not (width > 0 and height > 0):
+        raise InputError(
+            f'the region "{region}" is no file of masks, and no box x,y,w,h with sides above 0'
+        )
+    mask = np.zeros(size, bool)
+    mask[inside] = True
+    return mask
 
 
 def _pixels_of(start: float, length: float) -> slice:

@@ -5,17 +5,15 @@ A folder has for an image NAME one of
     NAME.json   run lengths or polygons of COCO: a list of them, or of {"segmentation": ..., "score": ...}, or
                 such a list as "annotations"
     NAME.png    a mask for each value: one channel of 8 or 16 bits, or R + 256 G + 65536 B; 0 is none
-    NAME/       a PNG for each mask, all but 0 is inside; their scores may be in metadata.csv
 
-The first and the last are what Segment Anything's script writes, the second are COCO's panoptic PNGs. Masks may
-overlap. A score is 1 where there is none; SAM's "predicted_iou", an estimate, counts as 1 where it is above.
+The first is what Segment Anything's script writes with --convert-to-rle, and may have masks that overlap; the second
+are COCO's panoptic PNGs. A score is 1 where there is none; SAM's "predicted_iou", an estimate, is at most 1.
 
 Shapes: n masks, H x W pixels of the image as it is meant to be seen.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -36,20 +34,19 @@ from clipself_seg.data.images import (
     require_size,
 )
 from clipself_seg.data.masks import INDEX_MODES, read_indices, read_panoptic_png, run_lengths
-from clipself_seg.errors import InputError, in_short, shown
-from clipself_seg.files import read_json, read_text
-from clipself_seg.schema import LIST, Kind, check
+from clipself_seg.errors import InputError, shown
+from clipself_seg.files import read_json
+from clipself_seg.schema import LIST, Kind, check, is_number
 
 MOST_MASKS = 1000  # of an image
 MOST_BYTES = 1 << 31  # of the masks of an image, with a byte a pixel
-MOST_FILE_BYTES = 1 << 26  # of a JSON or a table
-TABLE = "metadata.csv"
+MOST_FILE_BYTES = 1 << 26  # of a JSON
 # The second is an estimate, which may exceed 1.
 SCORES = {
-    "score": Kind("a number in [0, 1]", lambda value: _is_score(value) and value <= 1),
-    "predicted_iou": Kind("a number from 0 on", lambda value: _is_score(value)),
+    "score": Kind("a number in [0, 1]", lambda value: is_number(value) and 0 <= value <= 1),
+    "predicted_iou": Kind("a number from 0 on", lambda value: is_number(value) and value >= 0),
 }
-FORMS = "NAME.json, NAME.png or a folder NAME"
+FORMS = "NAME.json or NAME.png"
 
 
 class GivenMasks(NamedTuple):
@@ -101,29 +98,23 @@ def _checked(given: GivenMasks, size: tuple[int, int]) -> GivenMasks:
 
 
 def read_masks(path: str | os.PathLike[str], size: tuple[int, int]) -> GivenMasks:
-    """Read the masks of an image from a file or folder of one of the forms above.
+    """Read the masks of an image from a file of one of the forms above.
 
     Args:
-        path: file or folder.
+        path: file.
         size: rows and columns of the image in pixels.
 
     Raises:
         InputError: it is missing, damaged, of another size, or too much; names file and mask.
     """
     path = Path(path)
-    if path.is_dir():
-        return _of_folder(path, size)
     if path.suffix.lower() == ".png":
         return _of_map(path, size)
     content = read_json(path, "masks", most_bytes=MOST_FILE_BYTES)
     if isinstance(content, dict):
         content = content.get("annotations")
-    check(
-        content,
-        LIST,
-        f"masks {path}",
-        'give COCO\'s run lengths or polygons, also as "annotations"',
-    )
+    advice = 'give COCO\'s run lengths or polygons, also as "annotations"'
+    check(content, LIST, f"masks {path}", advice)
     return _of_annotations(content, size, str(path))
 
 
@@ -143,17 +134,14 @@ def _of_annotations(entries: Sequence[object], size: tuple[int, int], source: st
 
 def _require_one_image(entries: Sequence[object], source: str) -> None:
     """Refuse a list of a whole data set, as COCO's results and annotations are."""
-    first, name = None, "image_id"
-    for index, entry in enumerate(entries):
-        image = entry.get(name) if isinstance(entry, dict) else None
-        if image is None:
-            continue
-        if first is not None and image != first[1]:
-            raise InputError(
-                f'{source}: mask {first[0]} has the "{name}" {shown(first[1])} and mask {index} {shown(image)}: give '
-                "the masks of one image alone"
-            )
-        first = first or (index, image)
+    images = [entry.get("image_id") for entry in entries if isinstance(entry, dict)]
+    images = [image for image in images if image is not None]
+    others = [image for image in images if image != images[0]]
+    if others:
+        raise InputError(
+            f'{source}: masks of the "image_id" {shown(images[0])} and {shown(others[0])}: give those of one image '
+            "alone"
+        )
 
 
 def _pixels(value: object, size: tuple[int, int], place: str) -> np.ndarray:
@@ -167,11 +155,6 @@ def _pixels(value: object, size: tuple[int, int], place: str) -> np.ndarray:
     return pixels
 
 
-def _is_score(value: Any) -> bool:
-    number = isinstance(value, int | float | np.floating) and not isinstance(value, bool)
-    return number and bool(0 <= value < np.inf)
-
-
 def _score(entry: Mapping[str, object], place: str) -> float:
     for key, kind in SCORES.items():
         value: Any = entry.get(key)
@@ -182,63 +165,7 @@ def _score(entry: Mapping[str, object], place: str) -> float:
 
 
 def _of_map(path: Path, size: tuple[int, int]) -> GivenMasks:
-    ids = _read_ids(path, size)
-    values = np.unique(ids)
-    values = values[values != 0]
-    _require_room(str(path), len(values), size)
-    return GivenMasks(ids == values[:, None, None], np.ones(len(values), dtype=np.float32))
-
-
-def _of_folder(folder: Path, size: tuple[int, int]) -> GivenMasks:
-    files = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    pngs = sorted((path for path in files if path.suffix.lower() == ".png"), key=_number_first)
-    if not pngs and {path.name for path in files} - {TABLE}:
-        raise InputError(f"masks {folder} has no PNG: give one for each mask")
-    _require_room(str(folder), len(pngs), size)
-    masks = np.zeros((len(pngs), *size), dtype=bool)
-    for mask, path in zip(masks, pngs):
-        np.not_equal(_read_ids(path, size), 0, out=mask)
-    scores = np.ones(len(pngs), dtype=np.float32)
-    if TABLE in {path.name for path in files}:
-        scores[:] = _table_scores(folder / TABLE, [path.stem for path in pngs])
-    return GivenMasks(masks, scores)
-
-
-def _number_first(path: Path) -> tuple[int, str]:
-    """Sorts 2.png before 10.png."""
-    digits = path.stem.isdecimal() and len(path.stem) < 10
-    return int(path.stem) if digits else -1, path.name
-
-
-def _table_scores(path: Path, stems: Sequence[str]) -> list[float]:
-    """The score of each mask from a table with the columns "id" and "score" or "predicted_iou"."""
-    text = read_text(path, "scores of masks", MOST_FILE_BYTES)
-    try:
-        rows = list(csv.DictReader(text.splitlines()))
-    except csv.Error as error:
-        raise InputError(f"scores of masks {path} are no table ({in_short(error)})") from None
-    own = {row.get("id"): row for row in rows}
-    scores = []
-    for stem in stems:
-        if stem not in own:
-            raise InputError(
-                f'{path} has no row whose "id" is {shown(stem)}: give each mask one, or leave the table out'
-            )
-        entry = {key: _number(own[stem][key]) for key in SCORES if own[stem].get(key)}
-        scores.append(_score(entry, f"{path}: {stem}"))
-    return scores
-
-
-def _number(text: str) -> float | str:
-    """The number of a cell of a table; the text itself where it is none."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _read_ids(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Values (H, W) of a PNG, 0 outside of all masks; its header is compared before anything is decoded."""
+    """The masks of a PNG, whose header is compared before anything is decoded."""
     limit = max(MAX_PIXELS, size[0] * size[1])
     with decoding_errors(f"file of masks {path}", "correct the path", "write it again"):
         with open_image(path, limit) as file:
@@ -246,7 +173,10 @@ def _read_ids(path: Path, size: tuple[int, int]) -> np.ndarray:
     _require_size(str(path), (height, width), size)
     advice = "give one channel of whole numbers, or RGB as in COCO's panoptic PNGs"
     require_mode(f"masks {path}", mode, (*INDEX_MODES, "RGB"), advice)
-    return read_panoptic_png(path, limit) if mode == "RGB" else read_indices(path, max_pixels=limit)
+    ids = read_panoptic_png(path, limit) if mode == "RGB" else read_indices(path, max_pixels=limit)
+    values = np.unique(ids[ids != 0])
+    _require_room(str(path), len(values), size)
+    return GivenMasks(ids == values[:, None, None], np.ones(len(values), dtype=np.float32))
 
 
 def _require_size(source: str, shape: Sequence[int], size: tuple[int, int]) -> None:
@@ -293,7 +223,7 @@ class MaskFolder:
         has_mask_model(folder)  # refuses one that is not read
 
     def path(self, name: str) -> Path | None:
-        """File or folder of an image; None if there is none.
+        """File of an image; None if there is none.
 
         Args:
             name: name of the image without ending, with the folder below that of all images.
@@ -305,11 +235,10 @@ class MaskFolder:
         files = [file for file in files if file.is_file()]
         if len(files) > 1:
             raise InputError(f"{files[0]} and {files[1]} are of one image: leave one out")
-        # Beside a file a folder is that of further images.
-        return files[0] if files else folder if (folder := self.folder / name).is_dir() else None
+        return files[0] if files else None
 
     def required(self, name: str) -> Path:
-        """File or folder of an image, see `path`.
+        """File of an image, see `path`.
 
         Raises:
             InputError: there is none, or there are two.
@@ -352,9 +281,7 @@ class MaskFolder:
                 f"masks of {len(missing)} of {len(names)} images of {dataset} are missing in {self.folder}, such as "
                 f"those of {missing[0]}: give {FORMS}, or leave the data set out of DATASETS.TEST"
             )
-        forms = Counter(
-            path.suffix[1:] if path.is_file() else "folder" for path in paths.values() if path
-        )
+        forms = Counter(path.suffix[1:] for path in paths.values() if path)
         return {"forms": dict(sorted(forms.items())), "digest": self.digest(names, times=False)}
 
     def digest(self, names: Sequence[str], times: bool = True) -> str:
@@ -366,11 +293,8 @@ class MaskFolder:
         """
         digest = hashlib.sha256()
         for name in names:
-            path = self.path(name)
-            inside = sorted(path.iterdir()) if path is not None and path.is_dir() else [path]
-            for file in inside:
-                if file is not None:
-                    state = file.stat()
-                    line = [name, file.name, state.st_size, state.st_mtime_ns if times else 0]
-                    digest.update(f"{json.dumps(line)}\n".encode())
+            if file := self.path(name):
+                state = file.stat()
+                line = [name, file.name, state.st_size, state.st_mtime_ns if times else 0]
+                digest.update(f"{json.dumps(line)}\n".encode())
         return digest.hexdigest()[:16]

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from clipself_seg.errors import InputError, MissingPackage, in_short
+from clipself_seg.errors import InputError, in_short
 from clipself_seg.files import require_regular_file
 
 MAX_PIXELS = 128_000_000
@@ -32,8 +32,6 @@ ENDINGS = tuple(".avif .bmp .gif .heic .heif .jp2 .jpeg .jpg .png .tif .tiff .we
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF", "JPEG2000")
 # Held while Pillow's own limit is lifted.
 _OPENING = threading.Lock()
-# Brands of files in HEIF: HEVC in pictures and sequences, and the general ones.
-_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION_TAG = 274
 _ORIENTATIONS = {
@@ -68,7 +66,7 @@ def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> It
         max_pixels: largest number of pixels that is decoded.
 
     Raises:
-        InputError: no regular file, more pixels, or HEIF without its package.
+        InputError: no regular file, or more pixels.
         OSError, SyntaxError, ...: as Pillow, see `DECODING_ERRORS`.
     """
     require_regular_file(path)
@@ -90,7 +88,6 @@ def _open(content: BinaryIO, name: str | os.PathLike[str]) -> Image.Image:
         try:
             return Image.open(content, formats=formats)
         except UnidentifiedImageError:
-            _check_heif(content, name)
             raise UnidentifiedImageError(f"cannot identify image file '{name}'") from None
         finally:
             Image.MAX_IMAGE_PIXELS = limit
@@ -104,15 +101,6 @@ def _register_decoders() -> None:
             importlib.import_module(f"PIL.{plugin}ImagePlugin")
     with contextlib.suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
-
-
-def _check_heif(content: BinaryIO, name: str | os.PathLike[str]) -> None:
-    """Refuse a HEIC or HEIF, as telephones write them, where its decoder is not installed."""
-    content.seek(4)
-    if content.read(4) == b"ftyp" and content.read(4) in _HEIF and "HEIF" not in Image.OPEN:
-        raise MissingPackage(
-            f"image {name} is in HEIC or HEIF, which a package of its own reads: pip install pillow-heif"
-        )
 
 
 def check_content(content: BinaryIO) -> None:
@@ -286,7 +274,8 @@ def _naming(name: str | os.PathLike[str]) -> Iterator[None]:
             yield
         except UnidentifiedImageError:
             known = ", ".join(form for form in FORMATS if form in Image.OPEN)
-            raise InputError(f"image {name} is not an image of {known}: replace it") from None
+            kinds = f"{known} (HEIC needs the package pillow-heif)"
+            raise InputError(f"image {name} is not an image of {kinds}: replace it") from None
 
 
 @contextlib.contextmanager

@@ -9,28 +9,23 @@ H, W are the pixels of the image.
 
 from __future__ import annotations
 
-import io
 import os
 import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import cv2
 import numpy as np
 from pycocotools import mask as rle
 
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.images import (
     MAX_PIXELS,
-    check_content,
-    check_pixels,
     decoding_errors,
     open_image,
     require_mode,
     require_size,
 )
 from clipself_seg.errors import InputError, in_short
-from clipself_seg.files import require_regular_file
 
 Rle = dict[str, Any]
 """COCO's run-length encoding as pycocotools has it: "size" [H, W] and "counts"."""
@@ -38,11 +33,13 @@ _UNPACK = "unpack its archive again"
 ONE_RELEASE = "take both from one release"
 INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 """Types of pixels, in Pillow's words, that are one integer each."""
-# Samples in the order and the place that a PNG has them in: OpenCV's own order, BGR, takes a tenth more.
-AS_STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # Characters of a compressed run: five bits each, for numbers below 2^35.
 MOST_CHARACTERS = 7
 LARGEST_VALUE = 65535  # of a label map
+CAUSES = (
+    'Prepare an archive\'s map (see `python tools/prepare.py`); for a registered data set set "label_values" in its '
+    'metadata, such as {1: 0, 2: 1} for labels that count from 1, or "ignore_label".'
+)
 LARGEST_IMAGE = 1 << 31
 """Pixels of an image whose runs pycocotools can count."""
 
@@ -192,7 +189,7 @@ def _check_labels(
         shown = ", ".join(map(str, outside[:5])) + (", ..." if len(outside) > 5 else "")
         raise InputError(
             f"label map {path} has the value {shown}: expected 0 to {num_classes - 1}, or "
-            f"{ignore_label} for ignored pixels\n{_likely_cause(outside, num_classes, ignore_label)}"
+            f"{ignore_label} for ignored pixels\n{CAUSES}"
         )
     # A reader or writer of 8 bits cuts larger labels to 255, which is a valid class where there are
     # more than 255; a map whose labels happen to be smaller is in order.
@@ -201,21 +198,6 @@ def _check_labels(
             f"label map {path} has 8 bits and the value 255, with {num_classes} classes: labels "
             "above 254 were cut; prepare it again as 16-bit TIFF"
         )
-
-
-def _likely_cause(outside: np.ndarray, num_classes: int, ignore_label: int) -> str:
-    if outside.tolist() == [num_classes]:
-        return (
-            "Labels that count from 1? `python tools/prepare.py` renumbers the archives' maps from 0; for a "
-            'registered data set set "label_values" in its metadata, such as {1: 0, 2: 1}.'
-        )
-    if outside.tolist() in ([255], [65535]):
-        return f"Is {outside[0]} the ignore label here? Set it in the data set's metadata."
-    return (
-        "An archive's map that was not prepared (see `python tools/prepare.py`), another data set's "
-        'numbering, or another vocabulary. "label_values" in the metadata of a registered data set says '
-        "which value is which class."
-    )
 
 
 def read_panoptic_png(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -228,35 +210,6 @@ def read_panoptic_png(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS
     Raises:
         InputError: the file is missing, cannot be decoded, or has no RGB pixels or too many.
     """
-    ids = _decode_quickly(path, max_pixels)
-    return _decode_by_pillow(path, max_pixels) if ids is None else ids
-
-
-def _decode_quickly(path: str | os.PathLike[str], max_pixels: int) -> np.ndarray | None:
-    """Segment ids decoded by OpenCV, which is faster than Pillow; None for all but a sound RGB PNG."""
-    try:
-        require_regular_file(path)
-        content = np.fromfile(path, dtype=np.uint8)
-        # Bytes 24 and 25 of the header: 8 bits a sample, pixels of type RGB. OpenCV would turn palettes
-        # into colours.
-        if content[12:16].tobytes() != b"IHDR" or content[24:26].tolist() != [8, 2]:
-            return None
-        width, height = content[16:24].view(">u4").tolist()
-        check_pixels(path, width, height, max_pixels)
-        check_content(io.BytesIO(content.tobytes()))
-        pixels = cv2.imdecode(content, AS_STORED)
-    except (OSError, SyntaxError, cv2.error):
-        return None
-    if pixels is None or pixels.shape[2:] != (3,):
-        return None
-    # RGBA bytes read as one little-endian integer are R + 256 G + 65536 B + 2^24 A; the mask drops A.
-    numbers = cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA).view("<u4")[..., 0]
-    numbers &= 0xFFFFFF
-    return numbers.view(np.int32)
-
-
-def _decode_by_pillow(path: str | os.PathLike[str], max_pixels: int) -> np.ndarray:
-    """Segment ids decoded by Pillow, for unusual files, and for errors that say what is wrong."""
     beside = "unpack the PNGs beside their JSON"
     with decoding_errors(f"panoptic PNG {path}", beside, "fetch it again"):
         with open_image(path, max_pixels) as image:
@@ -352,34 +305,11 @@ def check_segmentation(value: Any, height: int, width: int) -> None:
             raise ValueError("it is neither polygons nor an RLE")
 
 
-def encode_segmentation(value: Any, height: int, width: int) -> Rle:
+def run_lengths(value: Any, height: int, width: int, source: str) -> Rle:
     """The compressed RLE of a mask of an image, as pycocotools has it.
 
     Args:
         value: as of `check_segmentation`. Polygons of fewer than three points enclose nothing.
-        height: rows of the image in pixels.
-        width: columns of the image in pixels.
-
-    Raises:
-        ValueError: it is no mask of the image.
-    """
-    if isinstance(value, list) and value:
-        # Pycocotools would read two points as a box.
-        nothing = {"size": [height, width], "counts": [height * width]}
-        value = [polygon for polygon in value if not _is_line(polygon)] or nothing
-    check_segmentation(value, height, width)
-    if isinstance(value, list):
-        return rle.merge(rle.frPyObjects(value, height, width))
-    if isinstance(value["counts"], list):
-        return rle.frPyObjects(value, height, width)
-    return dict(value)
-
-
-def run_lengths(value: Any, height: int, width: int, source: str) -> Rle:
-    """The result of `encode_segmentation`, with an error that names the mask.
-
-    Args:
-        value: as of `check_segmentation`.
         height: rows of the image in pixels.
         width: columns of the image in pixels.
         source: what the mask is called, with its file.
@@ -387,13 +317,23 @@ def run_lengths(value: Any, height: int, width: int, source: str) -> Rle:
     Raises:
         InputError: it is no mask of the image.
     """
+    mask = value
+    if isinstance(value, list) and value:
+        # Pycocotools would read two points as a box.
+        nothing = {"size": [height, width], "counts": [height * width]}
+        mask = [polygon for polygon in value if not _is_line(polygon)] or nothing
     try:
-        return encode_segmentation(value, height, width)
+        check_segmentation(mask, height, width)
     except ValueError as error:
         raise InputError(
             f"{source} is no mask of an image of {height} x {width} (height x width): {in_short(error)}, in "
             f"{reprlib.repr(value)}; correct it, or leave it out"
         ) from None
+    if isinstance(mask, list):
+        return rle.merge(rle.frPyObjects(mask, height, width))
+    if isinstance(mask["counts"], list):
+        return rle.frPyObjects(mask, height, width)
+    return dict(mask)
 
 
 def object_mask(
@@ -471,7 +411,7 @@ def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 def mask_as_json(mask: np.ndarray) -> Rle:
     """COCO's run-length encoding of a mask (H, W) bool with "counts" as text, which JSON takes."""
-    code = _encode_mask(mask)
+    code = encode_masks([mask])[0]
     return {"size": code["size"], "counts": code["counts"].decode("ascii")}
 
 
@@ -481,18 +421,4 @@ def encode_masks(masks: Iterable[np.ndarray]) -> list[Rle]:
     Args:
         masks: (n, H, W) bool.
     """
-    return [_encode_mask(mask) for mask in masks]
-
-
-def _encode_mask(mask: np.ndarray) -> Rle:
-    """The result of pycocotools' `encode`. Runs go down the columns: only those that the mask touches are read."""
-    height, width = mask.shape
-    columns = np.flatnonzero(mask.any(axis=0))
-    first, end = (columns[0], columns[-1] + 1) if len(columns) else (0, 0)
-    pixels = np.zeros((end - first) * height + 2, dtype=bool)  # sooner than by `np.pad`
-    pixels[1:-1] = mask[:, first:end].T.ravel()
-    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + first * height
-    runs = np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()
-    # The first run is outside of the mask and may be empty, the last one never is.
-    counts = runs if runs[-1] else runs[:-1]
-    return rle.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    return [rle.encode(np.asfortranarray(mask, np.uint8)) for mask in masks]

@@ -15,7 +15,6 @@ from __future__ import annotations
 import io
 import itertools
 import logging
-import math
 import os
 import re
 import tarfile
@@ -38,7 +37,7 @@ logger = logging.getLogger(__name__)
 Mapper = Callable[[Record, int], Sample | None]
 
 MARK = "wds:"
-COUNTER = re.compile(r"\{([0-9]{1,12})\.\.([0-9]{1,12})\}")
+USER = 'DATASETS.TRAIN "wds:..."'
 MOST_SHARDS = 2_000_000
 
 # Where a sample has several, the first of them counts, as in open_clip.
@@ -72,7 +71,7 @@ def is_shards(name: object) -> bool:
 
 
 def shards_of(names: Iterable[str]) -> list[str]:
-    """Paths that names of DATASETS.TRAIN stand for, in their order; {000..099} counts, as in webdataset and the shell.
+    """Paths that names of DATASETS.TRAIN stand for, in their order; {000..099} counts, as in webdataset.
 
     Args:
         names: each with "wds:" in front.
@@ -80,24 +79,20 @@ def shards_of(names: Iterable[str]) -> list[str]:
     Raises:
         InputError: a name that stands for nothing or for too many, an address or a command.
     """
-    return [path for name in names for path in _expanded(name.removeprefix(MARK))]
-
-
-def _expanded(text: str) -> Iterator[str]:
-    parts = COUNTER.split(text)
-    counters = list(zip(parts[1::3], parts[2::3]))
-    ranges = [range(int(first), int(last) + 1) for first, last in counters]
-    elsewhere = re.match("[a-z0-9]+:", text)  # an address or a command
-    count = math.prod(map(len, ranges)) if text.strip() and not elsewhere else 0
-    if not 1 <= count <= MOST_SHARDS:
-        raise InputError(
-            f"DATASETS.TRAIN has {shown(MARK + text)}, which stands for {count} shards: give 1 to {MOST_SHARDS} files "
-            'on this machine, such as "wds:/data/{00000..00099}.tar", no address and no command'
-        )
-    widths = [len(last) if first.startswith("0") else 1 for first, last in counters]
-    for numbers in itertools.product(*ranges):
-        counted = [f"{number:0{width}}" for number, width in zip(numbers, widths)]
-        yield "".join(itertools.chain(*zip(parts[::3], [*counted, ""])))
+    expand = of_extra("braceexpand", USER, "webdataset").braceexpand
+    shards = list[str]()
+    for name in names:
+        text = name.removeprefix(MARK)
+        elsewhere = re.match("[a-z0-9]+:", text)  # an address or a command
+        room = MOST_SHARDS + 1 - len(shards)
+        paths = [] if elsewhere or not text.strip() else list(itertools.islice(expand(text), room))
+        shards += paths
+        if not paths or len(shards) > MOST_SHARDS:
+            raise InputError(
+                f"DATASETS.TRAIN has {shown(name)}: give 1 to {MOST_SHARDS} files on this machine, such as "
+                '"wds:/data/{00000..00099}.tar", no address and no command'
+            )
+    return shards
 
 
 class ShardImage(NamedTuple):
@@ -215,7 +210,7 @@ def _printable(name: str) -> str:
 
 
 def _webdataset() -> Any:
-    return of_extra("webdataset.tariterators", 'DATASETS.TRAIN "wds:..."', "webdataset")
+    return of_extra("webdataset.tariterators", USER, "webdataset")
 
 
 class Position(NamedTuple):

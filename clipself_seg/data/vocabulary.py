@@ -12,7 +12,6 @@ import logging
 import os
 import re
 import reprlib
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -343,15 +342,10 @@ def _of_list(entries: object, name: str, origin: str, repeats: bool) -> Vocabula
         VocabularyClass(synonyms(entry, f"class {index} of {origin}"), index)
         for index, entry in enumerate(entries)
     ]
-    earlier: dict[str, object] = {}
-    for given, entry in zip(entries, classes):
-        for word in () if repeats else entry.names:
-            if word.casefold() in earlier:
-                first, second = str(earlier[word.casefold()])[:80], str(given).strip()[:80]
-                raise InputError(
-                    f'{origin} has "{word[:80]}" twice, in "{first}" and in "{second}": remove one'
-                )
-            earlier[word.casefold()] = str(given).strip()
+    words = [word for entry in classes for word in entry.names]
+    if not repeats:
+        require_unique(map(str.casefold, words), "name", origin)
+        for word in words:
             if ";" in word:
                 logger.warning('"%s" is one class: separate classes by commas', word[:80])
     return Vocabulary(name, tuple(classes))
@@ -380,13 +374,9 @@ def _of_content(content: object, origin: str) -> Vocabulary:
             f'{origin}: {with_ids} of {len(classes)} classes have a "dataset_id": give all or none'
         )
     require_unique((entry.dataset_id for entry in classes), "dataset_id", origin)
-    # Classes of one name get one prompt, so that no model can tell them apart.
-    names = _repeated(entry.names[0].strip().lower() for entry in classes)
-    if names and not content.get("allow_duplicate_names"):
-        raise InputError(
-            f"{origin}: first names used more than once: {_shorten(names)}: rename one, or put another synonym first; "
-            'a vocabulary file may set "allow_duplicate_names": true'
-        )
+    if not content.get("allow_duplicate_names"):
+        # Classes of one name get one prompt, so that no model can tell them apart.
+        require_unique((entry.names[0].strip().lower() for entry in classes), "first name", origin)
     name = content.get("name", Path(origin).stem)
     return Vocabulary(name=name, classes=tuple(classes), about=content.get("about", ""))
 
@@ -402,15 +392,6 @@ def _parse_class(entry: dict[str, Any], index: int, origin: str) -> VocabularyCl
     # A list without numbers of its own counts its classes.
     fields.setdefault("dataset_id", index)
     return VocabularyClass(names=names, **fields)
-
-
-def _repeated(values: Iterable[str]) -> list[str]:
-    """Values that are there more than once."""
-    return [value for value, count in Counter(values).items() if count > 1]
-
-
-def _shorten(words: list[str]) -> str:
-    return ", ".join(words[:8]) + (f" and {len(words) - 8} more" if len(words) > 8 else "")
 
 
 def _plain(names: Iterable[str]) -> set[str]:

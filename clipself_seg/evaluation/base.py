@@ -81,18 +81,10 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
             "output_dir": Path(cfg.OUTPUT_DIR),
         }
 
-    def only(self, datasets: Sequence[str]) -> Self:
-        """This evaluation on some of its data sets, what was read of them included."""
-        part = copy.copy(self)
-        part.datasets = tuple(datasets)
-        part.protocols = {}
-        return part
-
-    def into(self, folder: Path) -> Self:
-        """This evaluation with the files in another folder."""
+    def changed(self, **attributes: Any) -> Self:
+        """This evaluation with other values of attributes, what was read of its data sets included."""
         other = copy.copy(self)
-        other.output_dir = folder
-        other.protocols = {}
+        vars(other).update(attributes, protocols={})
         return other
 
     def check(self, model: AnyModel) -> None:
@@ -212,13 +204,12 @@ def classes_kept(model: Model) -> Iterator[None]:
 
 
 def innermost(results: Results, place: str = "") -> Iterator[tuple[str, Results]]:
-    """The innermost numbers of nested ones and their place, such as "mini_val_panoptic/fused"; not those of a sweep."""
+    """The innermost numbers of nested ones and their place, such as "mini_val_panoptic/fused"."""
     nested = {key: value for key, value in results.items() if isinstance(value, dict)}
     if not nested:
         yield place, results
     for key, value in nested.items():
-        if key != "sweep":
-            yield from innermost(value, f"{place}/{key}".lstrip("/"))
+        yield from innermost(value, f"{place}/{key}".lstrip("/"))
 
 
 def add_metrics(results: Results, confusion: np.ndarray | None) -> None:

@@ -25,7 +25,6 @@ from clipself_seg.evaluation.report import (
     ByDataset,
     Numbers,
     comparison_table,
-    fusion_names,
     with_numbers,
     write_tables,
 )
@@ -167,7 +166,7 @@ def _lines(content: Any) -> Lines | None:
     if not isinstance(content, dict):
         return None
     kinds = {task: content[kind] for task, kind in KINDS.items() if kind in content}
-    fusions = {name: content[name] for name in fusion_names(content) if name in FUSION_TITLES}
+    fusions = {name: content[name] for name in content if name in FUSION_TITLES}
     lines = kinds or fusions or {"": content}
     keys = set(_columns(lines).values())
     known = all(_are_numbers(numbers) and keys & set(numbers) for numbers in lines.values())
@@ -217,7 +216,7 @@ def _table(models: Mapping[str, Any], style: str) -> str:
     columns = _columns({name: {} for own in models.values() for name in own})
     columns = with_numbers(columns, [line[""] for line in lines.values()])
     first = ["model", ""] if several else ["model"]
-    return comparison_table(lines, columns, first, style, titles={"": ""})
+    return comparison_table(lines, columns, first, style)
 
 
 def write_comparison(comparison: Comparison, folder: Path, notes: Sequence[str] = ()) -> None:

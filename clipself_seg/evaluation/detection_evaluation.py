@@ -42,9 +42,9 @@ from clipself_seg.evaluation.coco_objects import (
 from clipself_seg.evaluation.evaluator import ImageId
 from clipself_seg.evaluation.protocol import MeasuringProtocol, seen_text, size_text, words_text
 from clipself_seg.evaluation.report import (
-    detection_paper_tables,
-    detection_run_table,
+    paper_tables,
     percents,
+    run_table,
     seen_cells,
     write_class_csv,
 )
@@ -91,7 +91,7 @@ class DetectionEvaluator(ObjectEvaluator):
             write_coco_results(path, predicted.items(), self.ground_truth.category_ids)
             logger.info("detections in COCO's results format in %s", path)
         results = {KINDS[task]: self._numbers(task, predicted) for task in self.tasks}
-        table = detection_run_table({self.dataset_name: results})
+        table = run_table("detection", {self.dataset_name: results})
         logger.info('Detections of "%s" in percent:\n%s', self.dataset_name, table)
         return results
 
@@ -214,11 +214,9 @@ class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionDat
 
     def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
         """All precisions of each data set, and the paper's tables that they belong to."""
-        row, trained = self.output_dir.name or "model", str(self.train_vocabulary)
-        paper = detection_paper_tables(results, row, trained, style)
-        return {"All data sets in percent": detection_run_table(results, style)} | {
-            f"The paper's {title}": table for title, table in paper.items()
-        }
+        model, trained = self.output_dir.name or "model", str(self.train_vocabulary)
+        all_means = {"All data sets in percent": run_table("detection", results, style)}
+        return all_means | paper_tables(results, model, trained, style)
 
     def _read(self, name: str) -> DetectionData:
         files = find_dataset(name, DetectionSet)

@@ -1,8 +1,7 @@
 """Mean IoU and accuracy of semantic segmentation: predicted classes and label maps in, means of a confusion matrix out.
 
 The numbers and their names are those of Detectron2's `SemSegEvaluator`, to the last digit. Left out is what no number
-here needs, its run-length encoding of every predicted class of every image. In place of its boundary IoU there is the
-Boundary IoU of each class (arXiv 2103.16562), the IoU of those pixels of a class that are near its edge.
+here needs: its run-length encoding of every predicted class of every image, and its boundary IoU.
 
 Legend: K classes, H W rows and columns of the original image. "Valid" pixels have a label that is not the ignore label;
 no other pixels are counted.
@@ -11,7 +10,6 @@ no other pixels are counted.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,8 +32,8 @@ from clipself_seg.evaluation.evaluator import (
 from clipself_seg.evaluation.report import (
     class_keys,
     percents,
+    run_table,
     seen_cells,
-    semantic_run_table,
     write_class_csv,
 )
 
@@ -55,7 +53,6 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         seen: bool (K or fewer,), which of the first classes belong to the training vocabulary;
             None splits nothing.
         rule: classes that the mean IoU is taken over, see `MiouRule`.
-        boundary: whether Boundary IoU is measured, too.
         output_dir: folder where the main process writes `sem_seg_classes_<data set>.csv`; None
             writes nothing.
         threshold: score below which a pixel is background, where there is one; 0 is never.
@@ -68,7 +65,6 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
     background: int | None = None
     seen: np.ndarray | None = None
     rule: MiouRule = "present"
-    boundary: bool = False
     output_dir: Path | None = None
     threshold: float = 0.0
     confusion: np.ndarray | None = field(default=None, init=False)
@@ -82,7 +78,6 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         """Forget all images."""
         num_classes = len(self.class_names)
         self._matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
-        self._boundary = np.zeros((3, num_classes), dtype=np.int64)
         self._images = 0
 
     def process(self, inputs: Samples, outputs: Outputs) -> None:
@@ -111,8 +106,6 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
                 )
             truth = read_labels_of(sample, num_classes=num_classes, ignore_label=self.ignore_label)
             self._matrix += confusion_matrix(predicted, truth, num_classes, self.ignore_label)
-            if self.boundary:
-                self._boundary += boundary_counts(predicted, truth, num_classes, self.ignore_label)
             self._images += 1
 
     def _labels(self, file_name: str, output: Output) -> np.ndarray:
@@ -141,31 +134,27 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         """Add up the counts of all processes and divide.
 
         Returns:
-            {"sem_seg": numbers of `sem_seg_results`, and of `boundary_results` if those are measured, and
-            "images"}, the same in every process.
+            {"sem_seg": numbers of `sem_seg_results` and "images"}, the same in every process.
 
         Raises:
             InputError: no pixel of the data set is valid (in every process, so that none waits).
         """
-        counted = comm.all_gather((self._matrix, self._images, self._boundary))
-        matrix = np.sum([part for part, _, _ in counted], axis=0)
+        counted = comm.all_gather((self._matrix, self._images))
+        matrix = np.sum([part for part, _ in counted], axis=0)
         self.confusion = matrix
-        images = sum(number for _, number, _ in counted)
+        images = sum(number for _, number in counted)
         if not matrix.any():
             reason = f"its label maps hold nothing but the ignore label {self.ignore_label}"
             raise nothing_to_measure(self.dataset_name, images, "labelled pixel", reason)
         numbers = class_numbers(matrix, self.rule)
         results = {"images": float(images)}
         results |= sem_seg_results(numbers, self.class_names, self.seen)
-        if self.boundary:
-            counts = np.sum([part for _, _, part in counted], axis=0)
-            results |= boundary_results(boundary_iou(counts), self.seen)
         if comm.is_main_process():
             self._report(results, numbers)
         return {"sem_seg": results}
 
     def _report(self, results: dict[str, float], numbers: ClassNumbers) -> None:
-        table = semantic_run_table({self.dataset_name: results})
+        table = run_table("semantic", {self.dataset_name: results})
         logger.info('Semantic segmentation in percent, rule "%s":\n%s', self.rule, table)
         if self.output_dir is not None:
             path = self.output_dir / f"sem_seg_classes_{self.dataset_name}.csv"
@@ -182,7 +171,6 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
 # Which classes the mean IoU is taken over: "present" in the ground truth (Detectron2 since July
 # 2022), or "union": present or predicted anywhere, the latter with an IoU of 0 (before).
 MiouRule = Literal["present", "union"]
-DILATION = 0.02  # width of the band along edges, as a fraction of the image's diagonal
 
 
 class ClassNumbers(NamedTuple):
@@ -286,93 +274,3 @@ def _mean_percent(values: np.ndarray) -> float:
     """Mean in percent of the values that are not NaN."""
     values = values[~np.isnan(values)]
     return 100 * float(np.sum(values) / len(values))
-
-
-def boundary_width(height: int, width: int) -> int:
-    """Width of the band in pixels, at least 1."""
-    return max(1, round(DILATION * math.hypot(height, width)))
-
-
-def boundary_pixels(labels: np.ndarray, width: int) -> np.ndarray:
-    """Pixels within some distance of another class or of the end of the image, bool (H, W).
-
-    They are what is left of each class's mask without its erosion by a square of 2 width + 1 pixels, for all
-    classes at once.
-
-    Args:
-        labels: (H, W) integers of any values.
-        width: width of the band in pixels, at least 1; distances are the larger one of both axes.
-    """
-    _, numbers = np.unique(labels, return_inverse=True)
-    numbers = numbers.reshape(labels.shape)
-    along = _constant(numbers, width)
-    # A column is constant where its rows are, and have one class.
-    across = _constant(np.where(along, numbers, -1).T, width).T
-    return ~(along & across)
-
-
-def _constant(rows: np.ndarray, width: int) -> np.ndarray:
-    """Pixels whose row, up to some distance on both sides, is in the image and has one value, bool (H, W)."""
-    height, length = rows.shape
-    inside = np.zeros(rows.shape, dtype=bool)
-    if length <= 2 * width:
-        return inside
-    changes = np.zeros(rows.shape, dtype=np.int64)
-    np.cumsum(rows[:, 1:] != rows[:, :-1], axis=1, out=changes[:, 1:])
-    inside[:, width : length - width] = changes[:, 2 * width :] == changes[:, : length - 2 * width]
-    return inside
-
-
-def boundary_counts(
-    predicted: np.ndarray, truth: np.ndarray, num_classes: int, ignore_label: int
-) -> np.ndarray:
-    """Numbers of boundary pixels of each class, int64 (3, K): common, of the truth, and of the prediction.
-
-    Pixels without ground truth count nowhere, and the prediction ends at them as the truth does.
-
-    Args:
-        predicted: (H, W) integers in [0, K).
-        truth: (H, W) integers in [0, K), or `ignore_label`.
-        num_classes: number of classes, K.
-        ignore_label: label of pixels that do not count.
-    """
-    width = boundary_width(*truth.shape)
-    valid = truth != ignore_label
-    true_labels = np.where(valid, truth.astype(np.int64), -1)
-    labels = np.where(valid, predicted.astype(np.int64), -1)
-    near_truth = valid & boundary_pixels(true_labels, width)
-    near_prediction = valid & boundary_pixels(labels, width)
-    common = near_truth & near_prediction & (true_labels == labels)
-    chosen = (true_labels[common], true_labels[near_truth], labels[near_prediction])
-    return np.stack([np.bincount(part, minlength=num_classes) for part in chosen])
-
-
-def boundary_iou(counts: np.ndarray) -> np.ndarray:
-    """Boundary IoU of each class that is in the ground truth, (K,) in [0, 1]; NaN for the others.
-
-    Args:
-        counts: (3, K), the sum of `boundary_counts` of all images.
-    """
-    common, truth, predicted = counts
-    union = truth + predicted - common
-    return np.divide(common, union, out=np.full(len(truth), np.nan), where=truth > 0)
-
-
-def boundary_results(values: np.ndarray, seen: np.ndarray | None) -> dict[str, float]:
-    """Means in percent over the classes that count.
-
-    Args:
-        values: (K,) of `boundary_iou`.
-        seen: bool (K or fewer,), which of the first classes belong to the training vocabulary; None splits nothing.
-
-    Returns:
-        "Boundary-mIoU"; with `seen` also "Boundary-mIoU-seen" and "Boundary-mIoU-unseen", where a class counts.
-    """
-    groups = {"": values}
-    if seen is not None:
-        groups |= {"-seen": values[: len(seen)][seen], "-unseen": values[: len(seen)][~seen]}
-    return {
-        f"Boundary-mIoU{suffix}": 100 * float(np.nanmean(group))
-        for suffix, group in groups.items()
-        if not np.isnan(group).all()
-    }

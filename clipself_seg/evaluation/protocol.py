@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -31,7 +30,6 @@ class MeasuringProtocol:
         scale: factor of the cosines before a softmax.
         precision: lower one that the model computes in; "" for float32.
         rule: rule of the means, where there are several.
-        beside: what is measured beside the published numbers.
     """
 
     words: str
@@ -45,7 +43,6 @@ class MeasuringProtocol:
     scale: str = ""
     precision: str = ""
     rule: str = ""
-    beside: str = ""
 
     @classmethod
     def of_model(cls, reading: Reading, **stated: str) -> MeasuringProtocol:
@@ -85,28 +82,15 @@ def protocol_lines(protocols: Mapping[str, Mapping[str, object]]) -> list[str]:
     return [f"Protocol of {', '.join(own)}: {line}" for line, own in names.items()]
 
 
-@runtime_checkable
-class StatesSize(Protocol):
-    """The interface of mappers that describe the size to which they resize images."""
-
-    def size_rule(self) -> str:
-        """The rule in words."""
-
-
 def size_text(mapper: object, of_model: str) -> str:
     """The size that a mapper gives to images, and what the model makes of it.
 
     Args:
-        mapper: makes samples of records; one of another project may not say.
+        mapper: makes samples of records; its `size_rule()` says the size, which one of another project may lack.
         of_model: `models.protocol.Reading.size`.
     """
-    stated = mapper.size_rule() if isinstance(mapper, StatesSize) else "not stated by the mapper"
-    return f"{stated}; {of_model}" if of_model else stated
-
-
-def beside_text(boundary: bool) -> str:
-    """The keys of ``TEST.NUMBERS`` that are on, for the protocol."""
-    return "BOUNDARY" if boundary else ""
+    rule = getattr(mapper, "size_rule", lambda: "not stated by the mapper")
+    return f"{rule()}; {of_model}" if of_model else rule()
 
 
 def words_text(name: str, count: int) -> str:

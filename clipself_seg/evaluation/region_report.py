@@ -7,13 +7,11 @@ Results are what `RegionAccuracyEvaluator` returns under "regions": {"boxes.thin
 from __future__ import annotations
 
 import os
-import re
-import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from clipself_seg.config import WHOLE
-from clipself_seg.evaluation.report import best_marked, cell_text, format_table
+from clipself_seg.evaluation.report import comparison_table
 from clipself_seg.files import atomic_path
 
 Results = Mapping[str, float]
@@ -28,87 +26,39 @@ COLUMNS = {
     "Stuff Masks": "masks.stuff",
     "Image Crops": "crops.thing",
 }
-MASKED = "masked attention"
 # Shown only if a row has them.
 ATTENTION_COLUMNS = {
-    f"Boxes ({MASKED})": "attention_boxes.thing",
-    f"Thing Masks ({MASKED})": "attention_masks.thing",
-    f"Stuff Masks ({MASKED})": "attention_masks.stuff",
+    "Boxes (masked attention)": "attention_boxes.thing",
+    "Thing Masks (masked attention)": "attention_masks.thing",
+    "Stuff Masks (masked attention)": "attention_masks.stuff",
 }
-# Styles for programs, in which each number has a column of its own.
-FLAT = ("csv", "latex_booktabs")
-TERMINAL = ("simple", "terminal")
-WIDTH = 80  # characters of a line on a terminal
 
 
 def region_table(rows: Mapping[str, Results], first: str = "model", style: str = "simple") -> str:
     """The paper's Tables 1 and 2: top-1 and top-5 mean accuracy in percent, one row a model.
 
-    Both numbers share a cell, "71.6 / 96.5", and the best ones of several rows are bold in Markdown and in style
-    "terminal". A table for the terminal is no wider than `WIDTH`: long names are wrapped, and masked attention
-    has a table of its own. LaTeX and CSV have a column for each number.
-
     Args:
         rows: name of the row -> results; a number that a row lacks is shown as "-".
         first: heading of the first column.
-        style: see `format_table`.
+        style: see `format_table`. Headings of a table for the terminal have a line for each word.
     """
-    columns = _columns(rows.values())
-    if style in FLAT:
-        return _flat_table(rows, columns, first, style)
-    if style not in TERMINAL:
-        return _pair_table(rows, columns, first, style)
-    tables = [_pair_table(rows, _columns(rows.values(), {}), first, style)]
-    if masked := _present(ATTENTION_COLUMNS, rows.values()):
-        short = {title.removesuffix(f" ({MASKED})"): key for title, key in masked.items()}
-        tables.append(_pair_table(rows, short, MASKED, style))
-    return "\n\n".join(tables)
+    columns = {
+        f"{title} Top{k}": f"{key}.top{k}"
+        for title, key in _columns(rows.values()).items()
+        for k in (1, 5)
+    }
+    if style in ("simple", "terminal"):
+        columns = {title.replace(" ", "\n"): key for title, key in columns.items()}
+    lines = {(name,): {"": results} for name, results in rows.items()}
+    return comparison_table(lines, columns, [first], style)
 
 
-def _flat_table(
-    rows: Mapping[str, Results], columns: Mapping[str, str], first: str, style: str
-) -> str:
-    headings = [f"{column} Top{k}" for column in columns for k in (1, 5)]
-    keys = [f"{key}.top{k}" for key in columns.values() for k in (1, 5)]
-    body = [
-        [name, *(cell_text(results.get(key)) for key in keys)] for name, results in rows.items()
-    ]
-    return format_table([first, *headings], body, style)
-
-
-def _pair_table(
-    rows: Mapping[str, Results], columns: Mapping[str, str], first: str, style: str
-) -> str:
-    pairs = [_pairs(rows.values(), key, style) for key in columns.values()]
-    headings, names = [*columns], [*rows]
-    if style in TERMINAL:
-        headings = [heading.replace(" ", "\n") for heading in headings]
-        widths = [_width([heading, *cells]) for heading, cells in zip(headings, pairs)]
-        left = WIDTH - sum(2 + width for width in widths)
-        names = [textwrap.fill(name, left) for name in names]
-        first = textwrap.fill(first, left)
-    return format_table([first, *headings], list(zip(names, *pairs)), style)
-
-
-def _pairs(rows: Collection[Results], key: str, style: str) -> list[str]:
-    """Top-1 and top-5 accuracy of each row in one cell."""
-    between = "/" if style in TERMINAL else " / "
-    numbers = [best_marked([row.get(f"{key}.top{k}") for row in rows], style) for k in (1, 5)]
-    return ["-" if {*pair} == {"-"} else between.join(pair) for pair in zip(*numbers)]
-
-
-def _width(cells: Sequence[str]) -> int:
-    """Characters of the longest line, without those that make it bold."""
-    lines = [line for cell in cells for line in cell.splitlines()]
-    return max(len(re.sub("\033\\[[0-9]*m", "", line)) for line in lines)
-
-
-def _columns(
-    rows: Collection[Results], further: Mapping[str, str] = ATTENTION_COLUMNS
-) -> dict[str, str]:
-    """The columns of regions, of whole images where a row has those alone or as well, and further ones."""
+def _columns(rows: Collection[Results]) -> dict[str, str]:
+    """The columns of regions, of whole images where a row has those alone or as well, and of masked attention."""
     whole = _present(WHOLE_IMAGES, rows)
-    return (_present(COLUMNS, rows) if whole else COLUMNS) | whole | _present(further, rows)
+    return (
+        (_present(COLUMNS, rows) if whole else COLUMNS) | whole | _present(ATTENTION_COLUMNS, rows)
+    )
 
 
 def about(rows: Mapping[str, Results]) -> str:

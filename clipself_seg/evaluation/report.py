@@ -1,8 +1,8 @@
 """One report for all tasks: formats of tables and files, and the columns that the tables of each task have.
 
-Results are numbers in percent by name, {"mIoU": 31.2, ...}, of each data set, and of panoptic segmentation of each
-fusion of a data set. A new column is a line of the columns below. Tables of region recognition, which have two numbers
-in a cell, are in region_report.py.
+Results are numbers in percent by name, {"mIoU": 31.2, ...}, of each data set; of panoptic segmentation of each fusion
+of a data set, of detection of its "bbox" and "segm". A new column is a line of the columns below. Tables of region
+recognition are in region_report.py.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import io
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from tabulate import tabulate
@@ -24,11 +25,8 @@ from clipself_seg.pages import render
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
 Numbers = Mapping[str, float]  # name of a number -> the number
 ByDataset = Mapping[str, Numbers]
-ByFusion = Mapping[str, Numbers]  # name of a fusion -> its numbers
-ByKind = Mapping[str, Numbers]  # "bbox" or "segm" -> its numbers
 
 # What a table may be written as -> its style, see `format_table`, and its file.
 FILES = {"latex": ("latex_booktabs", "tables.tex"), "csv": ("csv", "tables.csv")}
@@ -36,7 +34,7 @@ FILES = {"latex": ("latex_booktabs", "tables.tex"), "csv": ("csv", "tables.csv")
 BEST = {"github": "**{}**", "html": "**{}**", "terminal": "\033[1m{}\033[0m"}
 
 # Data sets as papers call them, in the order of the CLIPSelf paper's tables.
-SEMANTIC_TITLES = {
+TITLES = {
     "ade20k_150_test_sem_seg": "ADE-150",
     "ade20k_full_sem_seg_freq_val_all": "ADE-847",
     "context_59_test_sem_seg": "PC-59",
@@ -44,58 +42,76 @@ SEMANTIC_TITLES = {
     "voc_2012_test_sem_seg": "VOC-20",
     "voc_2012_test_background_sem_seg": "VOC-20b",
     "coco_2017_test_stuff_all_sem_seg": "COCO-Stuff",
+    "coco_2017_val_panoptic_with_sem_seg": "COCO",
+    "ade20k_panoptic_val": "ADE20K",
+    "cityscapes_fine_panoptic_val": "Cityscapes",
+    "mapillary_vistas_panoptic_val": "Mapillary Vistas",
+    "ov_coco_val": "OV-COCO",
+    "ov_lvis_val": "OV-LVIS",
+    "transfer_coco_val": "COCO",
+    "transfer_objects365_val": "Objects365",
     "mini_val_sem_seg": "mini",
     "mini2_val_sem_seg": "mini2",
     "mini_val_large_sem_seg": "mini-253",
     "mini_val_small_sem_seg": "mini-14",
     "mini_val_background_sem_seg": "mini-6b",
-}
-PANOPTIC_TITLES = {
-    "coco_2017_val_panoptic_with_sem_seg": "COCO",
-    "ade20k_panoptic_val": "ADE20K",
-    "cityscapes_fine_panoptic_val": "Cityscapes",
-    "mapillary_vistas_panoptic_val": "Mapillary Vistas",
     "mini_val_panoptic_with_sem_seg": "mini",
     "mini2_val_panoptic_with_sem_seg": "mini2",
-    # The mini worlds' label maps keep their names, since there are panoptic ones beside them.
-    **{name: title for name, title in SEMANTIC_TITLES.items() if not title.startswith("mini")},
-}
-DETECTION_TITLES = {
-    "ov_coco_val": "OV-COCO",
-    "ov_lvis_val": "OV-LVIS",
-    "transfer_coco_val": "COCO",
-    "transfer_objects365_val": "Objects365",
     "mini_val_boxes": "mini",
     "mini2_val_boxes": "mini2",
 }
 FUSION_TITLES = {"clip": "CLIP only", "generator": "generator only", "fused": "fused"}
+# What a line of a data set is called where it has several: fusions, and boxes and masks.
+PARTS = FUSION_TITLES | {kind: task for task, kind in KINDS.items()}
 
-# Columns of the paper's tables: heading -> key of the number. Seen classes are the base ones, unseen the novel ones.
-TABLE_3A = {"novel": "AP50-unseen", "base": "AP50-seen", "all": "AP50"}
 TABLE_3B = {"mAP_r": "APr", "mAP_c": "APc", "mAP_f": "APf", "mAP": "AP"}
-TABLE_4 = {key: key for key in ("AP", "AP50", "AP75", "APs", "APm", "APl")}
-TABLE_5 = {"mIoU": "mIoU", "mAcc": "mACC"}
-TABLE_6 = {"PQ": "PQ", "mAP": "AP", "mIoU": "mIoU"}
-# Tables of the paper: their data sets, and the vocabularies that their models were trained on. The detectors of Table 4
-# were trained on OV-LVIS, which their configurations do not name.
+
+
+class PaperTable(NamedTuple):
+    """A table of the paper.
+
+    Attributes:
+        columns: heading -> key of the number. Seen classes are the base ones, unseen the novel ones.
+        datasets: names of its data sets.
+        trained: vocabularies that its models were trained on; "" for what a configuration does not name.
+        part: "bbox" or "segm", whose numbers it has; "" for all.
+    """
+
+    columns: Mapping[str, str]
+    datasets: tuple[str, ...]
+    trained: tuple[str, ...]
+    part: str = ""
+
+
 PAPER = {
-    "Table 3a": (("ov_coco_val",), ("ov_coco_65",)),
-    "Table 3b": (("ov_lvis_val",), ("lvis_v1_1203",)),
-    "Table 4": (("transfer_coco_val", "transfer_objects365_val"), ("lvis_v1_1203", "")),
-    "Table 5": (
+    "Table 3a": PaperTable(
+        {"novel": "AP50-unseen", "base": "AP50-seen", "all": "AP50"},
+        ("ov_coco_val",),
+        ("ov_coco_65",),
+        "bbox",
+    ),
+    "Table 3b": PaperTable(TABLE_3B, ("ov_lvis_val",), ("lvis_v1_1203",), "segm"),
+    "Table 3b, of boxes": PaperTable(TABLE_3B, ("ov_lvis_val",), ("lvis_v1_1203",), "bbox"),
+    # The detectors of Table 4 were trained on OV-LVIS, which their configurations do not name.
+    "Table 4": PaperTable(
+        {key: key for key in ("AP", "AP50", "AP75", "APs", "APm", "APl")},
+        ("transfer_coco_val", "transfer_objects365_val"),
+        ("lvis_v1_1203", ""),
+        "bbox",
+    ),
+    "Table 5": PaperTable(
+        {"mIoU": "mIoU", "mAcc": "mACC"},
         ("ade20k_150_test_sem_seg", "ade20k_full_sem_seg_freq_val_all", "context_59_test_sem_seg"),
         ("coco_stuff_171",),
     ),
-    "Table 6": (
+    "Table 6": PaperTable(
+        {"PQ": "PQ", "mAP": "AP", "mIoU": "mIoU"},
         ("coco_2017_val_panoptic_with_sem_seg", "ade20k_panoptic_val"),
         ("openseg_coco_panoptic_133",),
     ),
 }
-SEMANTIC_SPLIT = {"mIoU": "mIoU", "seen": "mIoU-seen", "unseen": "mIoU-unseen"}
-PANOPTIC_SPLIT = {"PQ": "PQ", "seen": "PQ_seen", "unseen": "PQ_unseen"}
 
-# Columns of the tables of one run. Those beside the settings and counts are left out if no line has their number, but
-# for `ALWAYS` of semantic segmentation.
+# Columns of the tables of one run, of which those are left out that no line has a number of.
 SEMANTIC_COLUMNS = {
     "mIoU": "mIoU",
     "mAcc": "mACC",
@@ -103,9 +119,7 @@ SEMANTIC_COLUMNS = {
     "pAcc": "pACC",
     "seen mIoU": "mIoU-seen",
     "unseen mIoU": "mIoU-unseen",
-    "boundary mIoU": "Boundary-mIoU",
 }
-ALWAYS = ("mIoU", "mAcc", "fwIoU", "pAcc")
 PANOPTIC_COLUMNS = {
     "PQ": "PQ",
     "SQ": "SQ",
@@ -121,14 +135,27 @@ PANOPTIC_COLUMNS = {
     "mIoU": "mIoU",
     "seen mIoU": "mIoU-seen",
     "unseen mIoU": "mIoU-unseen",
-    "boundary mIoU": "Boundary-mIoU",
 }
-DETECTION_COLUMNS = TABLE_4 | {
+DETECTION_COLUMNS = {
+    "AP": "AP",
+    "AP50": "AP50",
+    "AP75": "AP75",
+    "APs": "APs",
+    "APm": "APm",
+    "APl": "APl",
     "APr": "APr",
     "APc": "APc",
     "APf": "APf",
     "base AP50": "AP50-seen",
     "novel AP50": "AP50-unseen",
+}
+COUNTS = {"classes": "classes", "images": "images"}
+RUN_COLUMNS = {
+    "semantic": SEMANTIC_COLUMNS | COUNTS,
+    "panoptic": {"alpha": "alpha", "beta": "beta", "void less": "void_discount"}
+    | PANOPTIC_COLUMNS
+    | {"images": "images"},
+    "detection": DETECTION_COLUMNS | COUNTS,
 }
 # Suffix of a key of panoptic quality -> classes that the mean is taken over.
 GROUPS = {"": "all", "_th": "things", "_st": "stuff", "_seen": "seen", "_unseen": "unseen"}
@@ -220,33 +247,39 @@ def comparison_table(
     columns: Mapping[str, str],
     first: Sequence[str],
     style: str,
-    *,
-    titles: Mapping[str, str],
-    sort: bool = True,
 ) -> str:
     """The same columns of each data set, a line a row; the best number of each column is marked.
 
     Args:
-        rows: the cells at the left -> data set -> numbers; one that a row lacks is shown as "-".
+        rows: the cells at the left -> data set -> numbers; one that a row lacks is shown as "-". Data sets stand in the
+            order of `TITLES`, others after them.
         columns: heading -> key of the number.
         first: headings of the cells at the left.
         style: see `format_table`.
-        titles: data set -> what it is called.
-        sort: whether data sets stand in the order of the titles, others after them; else as they come.
     """
-    datasets = dict.fromkeys(name for results in rows.values() for name in results)
-    if sort:
-        datasets = dict.fromkeys([name for name in titles if name in datasets] + [*datasets])
-    headings = [
-        f"{titles.get(name, name)} {title}".strip() for name in datasets for title in columns
-    ]
+    datasets = {name for results in rows.values() for name in results}
+    titles = titles_of(sorted(datasets, key=[*TITLES, *datasets].index))
+    headings = [f"{title} {column}".strip() for title in titles.values() for column in columns]
     numbers = [
         best_marked([by_dataset.get(name, {}).get(key) for by_dataset in rows.values()], style)
-        for name in datasets
+        for name in titles
         for key in columns.values()
     ]
     body = [[*left, *(cells[line] for cells in numbers)] for line, left in enumerate(rows)]
     return format_table([*first, *headings], body, style, left=len(first))
+
+
+def titles_of(names: Iterable[str]) -> dict[str, str]:
+    """Titles of data sets, in their order; those that would read alike keep their names."""
+    titles = {name: TITLES.get(name, name) for name in names}
+    count = Counter(titles.values())
+    return {name: title if count[title] == 1 else name for name, title in titles.items()}
+
+
+def with_numbers(columns: Mapping[str, str], every: Iterable[Numbers]) -> dict[str, str]:
+    """The columns of which something has a number."""
+    keys = {key for numbers in every for key in numbers}
+    return {title: key for title, key in columns.items() if key in keys}
 
 
 def lines_table(
@@ -270,63 +303,57 @@ def lines_table(
     return format_table([*first, *columns], body, style, left=len(first))
 
 
-def with_numbers(
-    columns: Mapping[str, str], every: Iterable[Numbers], always: Sequence[str] = ()
+def lines_of(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, Numbers]]:
+    """Data set, part and numbers of each line of results: a fusion, "bbox" or "segm", or "" for a single line."""
+    lines: list[tuple[str, str, Numbers]] = []
+    for name, numbers in results.items():
+        parts = {part: own for part, own in numbers.items() if isinstance(own, Mapping)}
+        lines += [(name, part, own) for part, own in (parts or {"": numbers}).items()]
+    return lines
+
+
+def run_table(task: str, results: Mapping[str, Mapping[str, Any]], style: str = "simple") -> str:
+    """A line for each data set, and each fusion or kind of it: all means in percent, and numbers of images.
+
+    Args:
+        task: "semantic", "panoptic" or "detection".
+        results: data set -> results.
+        style: see `format_table`.
+    """
+    titles, every = titles_of(results), lines_of(results)
+    first = ["data set", ""] if any(part for _, part, _ in every) else ["data set"]
+    lines = [
+        ((titles[name], PARTS.get(part, part))[: len(first)], numbers)
+        for name, part, numbers in every
+    ]
+    columns = with_numbers(RUN_COLUMNS[task], [numbers for _, numbers in lines])
+    return lines_table(lines, columns, first, style)
+
+
+def paper_tables(
+    results: Mapping[str, Mapping[str, Any]], model: str, trained: str, style: str = "simple"
 ) -> dict[str, str]:
-    """The columns of which something has a number, and those that are always shown."""
-    keys = {key for numbers in every for key in numbers}
-    return {title: key for title, key in columns.items() if title in always or key in keys}
-
-
-COUNTS = {"classes": "classes", "images": "images"}
-
-
-def of_paper(table: str, results: Mapping[str, T], trained: str) -> dict[str, T]:
-    """The results of a run that are of a table of the paper: its data sets, by a model that was trained as its models.
+    """The paper's tables that a run has numbers of: title -> table.
 
     Args:
-        table: name in `PAPER`.
-        results: data set -> its results.
-        trained: vocabulary that the model was trained on; "" if nothing says it.
-    """
-    datasets, vocabularies = PAPER[table]
-    return {n: own for n, own in results.items() if n in datasets and trained in vocabularies}
-
-
-def semantic_run_table(results: ByDataset, style: str = "simple") -> str:
-    """One row a data set: all means in percent, and the number of images behind them."""
-    columns = with_numbers(SEMANTIC_COLUMNS, results.values(), ALWAYS) | COUNTS
-    lines = [((SEMANTIC_TITLES.get(name, name),), numbers) for name, numbers in results.items()]
-    return lines_table(lines, columns, ["data set"], style)
-
-
-def semantic_paper_table(rows: Mapping[str, ByDataset], style: str = "simple") -> str:
-    """The paper's Table 5: one row a model; mIoU and mAcc in percent of each data set.
-
-    Args:
-        rows: name of the row -> data set -> results.
+        results: data set -> results.
+        model: name of the row.
+        trained: vocabulary that the model was trained on, as the models of the table; "" if nothing says it.
         style: see `format_table`.
     """
-    return comparison_table(_one_cell(rows), TABLE_5, ["model"], style, titles=SEMANTIC_TITLES)
-
-
-def semantic_split_table(
-    rows: Mapping[str, ByDataset], first: str = "model", style: str = "simple"
-) -> str:
-    """One row a model; mean IoU in percent of all, of seen and of unseen classes of each data set.
-
-    Args:
-        rows: see `semantic_paper_table`.
-        first: heading of the first column.
-        style: see `format_table`.
-    """
-    return comparison_table(
-        _one_cell(rows), SEMANTIC_SPLIT, [first], style, titles=SEMANTIC_TITLES, sort=False
-    )
-
-
-def _one_cell(rows: Mapping[str, ByDataset]) -> dict[tuple[str, ...], ByDataset]:
-    return {(name,): results for name, results in rows.items()}
+    tables = {}
+    for title, paper in PAPER.items():
+        if trained not in paper.trained:
+            continue
+        rows: dict[tuple[str, ...], dict[str, Numbers]] = {}
+        for name, part, numbers in lines_of(results):
+            if name in paper.datasets and paper.part in ("", part):
+                row = (model,) if part == paper.part else (model, PARTS.get(part, part))
+                rows.setdefault(row, {})[name] = numbers
+        if rows:
+            first = ["model", "scores"][: len(next(iter(rows)))]
+            tables[f"The paper's {title}"] = comparison_table(rows, paper.columns, first, style)
+    return tables
 
 
 def quality_table(results: Numbers, style: str = "simple") -> str:
@@ -347,144 +374,6 @@ def quality_table(results: Numbers, style: str = "simple") -> str:
         if f"classes{suffix}" in results
     ]
     return lines_table(lines, columns, [""], style)
-
-
-def panoptic_run_table(results: Mapping[str, ByFusion], style: str = "simple") -> str:
-    """A line for each data set and fusion: its exponents, all means in percent, and the number of images.
-
-    Args:
-        results: data set -> fusion -> numbers.
-        style: see `format_table`.
-    """
-    lines = [
-        ((PANOPTIC_TITLES.get(name, name), FUSION_TITLES.get(fusion, fusion)), fusions[fusion])
-        for name, fusions in results.items()
-        for fusion in fusion_names(fusions)
-    ]
-    every = [numbers for _, numbers in lines]
-    columns = {"alpha": "alpha", "beta": "beta"}
-    columns |= with_numbers({"void less": "void_discount"} | PANOPTIC_COLUMNS, every)
-    return lines_table(lines, columns | {"images": "images"}, ["data set", "scores"], style)
-
-
-def panoptic_paper_table(
-    models: Mapping[str, Mapping[str, ByFusion]], style: str = "simple"
-) -> str:
-    """The paper's Table 6: a line for each model and fusion; PQ, mAP and mIoU in percent.
-
-    Args:
-        models: name of a model -> data set -> fusion -> numbers.
-        style: see `format_table`.
-    """
-    rows: dict[tuple[str, ...], dict[str, Numbers]] = {}
-    for model, results in models.items():
-        names = (name for fusions in results.values() for name in fusion_names(fusions))
-        for fusion in dict.fromkeys(names):
-            rows[model, FUSION_TITLES.get(fusion, fusion)] = {
-                dataset: fusions.get(fusion, {}) for dataset, fusions in results.items()
-            }
-    return comparison_table(rows, TABLE_6, ["model", "scores"], style, titles=PANOPTIC_TITLES)
-
-
-def panoptic_split_table(
-    models: Mapping[str, Mapping[str, ByFusion]], first: str = "scores", style: str = "simple"
-) -> str:
-    """CLIPs that classify the masks of one generator: PQ in percent of all, seen and unseen classes.
-
-    Args:
-        models: name of a CLIP -> data set -> fusion -> numbers. The fusion "generator" does not
-            depend on CLIP and is shown once.
-        first: heading of the first column.
-        style: see `format_table`.
-    """
-    rows: dict[tuple[str, ...], dict[str, Numbers]] = {}
-    for fusion, title in FUSION_TITLES.items():
-        for model, results in models.items():
-            name = title if fusion == "generator" else f"{model}, {title}"
-            numbers = {
-                dataset: fusions[fusion]
-                for dataset, fusions in results.items()
-                if fusion in fusions
-            }
-            if numbers:
-                rows.setdefault((name,), numbers)
-    return comparison_table(
-        rows, PANOPTIC_SPLIT, [first], style, titles=PANOPTIC_TITLES, sort=False
-    )
-
-
-def fusion_names(fusions: Iterable[str]) -> list[str]:
-    """Names of the fusions of a data set, whose results also have its "sweep"."""
-    return [name for name in fusions if name != "sweep"]
-
-
-def detection_run_table(results: Mapping[str, ByKind], style: str = "simple") -> str:
-    """A line for each data set and task: all precisions in percent, and the numbers of classes and images.
-
-    Args:
-        results: data set -> kind -> numbers.
-        style: see `format_table`.
-    """
-    lines = [
-        ((DETECTION_TITLES.get(name, name), task), by_kind[kind])
-        for name, by_kind in results.items()
-        for task, kind in KINDS.items()
-        if kind in by_kind
-    ]
-    columns = with_numbers(DETECTION_COLUMNS, [numbers for _, numbers in lines]) | COUNTS
-    return lines_table(lines, columns, ["data set", ""], style)
-
-
-def novel_table(
-    rows: Mapping[str, Mapping[str, ByKind]], first: str = "model", style: str = "simple"
-) -> str:
-    """The paper's Table 3a: AP50 of boxes of novel, base and all classes of each data set.
-
-    Args:
-        rows: name of the row -> data set -> kind -> numbers.
-        first: heading of the first column.
-        style: see `format_table`.
-    """
-    return _detection_table(rows, "bbox", TABLE_3A, first, style)
-
-
-def detection_paper_tables(
-    results: Mapping[str, ByKind], row: str, trained: str, style: str = "simple"
-) -> dict[str, str]:
-    """The paper's tables that a run has numbers of: title -> table.
-
-    Args:
-        results: data set -> its results.
-        row: name of the row.
-        trained: see `of_paper`.
-        style: see `format_table`.
-    """
-    tables = {}
-    for title, kind, columns in (
-        ("Table 3a", "bbox", TABLE_3A),
-        ("Table 3b", "segm", TABLE_3B),
-        ("Table 3b, of boxes", "bbox", TABLE_3B),
-        ("Table 4", "bbox", TABLE_4),
-    ):
-        own = of_paper(title.partition(",")[0], results, trained)
-        chosen = {name: by_kind for name, by_kind in own.items() if kind in by_kind}
-        if chosen:
-            tables[title] = _detection_table({row: chosen}, kind, columns, "model", style)
-    return tables
-
-
-def _detection_table(
-    rows: Mapping[str, Mapping[str, ByKind]],
-    kind: str,
-    columns: Mapping[str, str],
-    first: str,
-    style: str,
-) -> str:
-    numbers: dict[tuple[str, ...], ByDataset] = {
-        (row,): {name: by_kind.get(kind, {}) for name, by_kind in results.items()}
-        for row, results in rows.items()
-    }
-    return comparison_table(numbers, columns, [first], style, titles=DETECTION_TITLES)
 
 
 def write_class_csv(

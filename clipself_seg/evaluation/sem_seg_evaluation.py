@@ -29,12 +29,11 @@ from clipself_seg.evaluation.examples import DrawnExamples, of_each
 from clipself_seg.evaluation.mean_iou import MiouRule, SemSegAccuracyEvaluator
 from clipself_seg.evaluation.protocol import (
     MeasuringProtocol,
-    beside_text,
     seen_text,
     size_text,
     words_text,
 )
-from clipself_seg.evaluation.report import of_paper, semantic_paper_table, semantic_run_table
+from clipself_seg.evaluation.report import paper_tables, run_table
 from clipself_seg.models.protocol import SemSegModel, reading_of
 
 logger = logging.getLogger(__name__)
@@ -52,7 +51,6 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
             slide; only a log line depends on them.
         background_words: whether names of the background compete for pixels, in data sets that have some.
         threshold: score below which a pixel of these data sets is background; 0 is never.
-        boundary: whether Boundary IoU is measured, too.
         label_files: for each data set a file of other names for its classes, or ""; () for none at all.
         examples: of unseen classes.
     """
@@ -63,7 +61,6 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
     pooling: Sequence[int] = ()
     background_words: bool = True
     threshold: float = 0.0
-    boundary: bool = False
     label_files: Sequence[str] = ()
     examples: DrawnExamples = DrawnExamples()
 
@@ -86,7 +83,6 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
             "pooling": cfg.MODEL.SEM_SEG_HEAD.POOLING_SIZES if cfg.TEST.SLIDING_WINDOW else (),
             "background_words": cfg.TEST.BACKGROUND.WORDS,
             "threshold": cfg.TEST.BACKGROUND.THRESHOLD,
-            "boundary": cfg.TEST.NUMBERS.BOUNDARY,
             "label_files": cfg.TEST.LABEL_FILES,
             "examples": DrawnExamples.from_config(cfg),
         }
@@ -132,7 +128,6 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
             size=size_text(self.mapper, reading.size),
             seen=seen_text(data.seen, rule),
             rule=f"means over classes by rule {self.rule}",
-            beside=beside_text(self.boundary),
         )
 
     def _passes(self, name: str, model: SemSegModel) -> Iterator[Pass]:
@@ -145,7 +140,6 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
             background=data.background,
             seen=data.seen,
             rule=self.rule,
-            boundary=self.boundary,
             output_dir=self.output_dir,
             threshold=self.threshold,
         )
@@ -164,14 +158,11 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
 
     def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
         """All means of each data set, and the paper's Table 5 of those that were measured as there."""
-        tables = {
-            f'All data sets in percent, rule "{self.rule}"': semantic_run_table(results, style)
-        }
         as_there = self.rule == "present" and set(self.pooling) == {1}
-        if own := of_paper("Table 5", results if as_there else {}, str(self.train_vocabulary)):
-            model = self.output_dir.name or "model"
-            tables["The paper's Table 5"] = semantic_paper_table({model: own}, style=style)
-        return tables
+        model, trained = self.output_dir.name or "model", str(self.train_vocabulary)
+        paper = paper_tables(results if as_there else {}, model, trained, style)
+        title = f'All data sets in percent, rule "{self.rule}"'
+        return {title: run_table("semantic", results, style)} | paper
 
     def _read(self, name: str) -> SemSegData:
         files = find_dataset(name, SemSegSet)

@@ -22,7 +22,7 @@ from clipself_seg.checkpoints.hashes import invalidate
 from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.data.images import TooManyPixels, decode_image, fit_size
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.errors import InputError, MissingPackage, check_keys
+from clipself_seg.errors import InputError, check_keys
 from clipself_seg.explore.content import Content, PanopticView, jpeg_address
 from clipself_seg.prediction.predictor import ImagePredictor
 from clipself_seg.prediction.results import Detections, PanopticSegmentation, Segmentation
@@ -165,8 +165,6 @@ def _image(text: str, limits: Limits) -> np.ndarray:
         raise InputError(
             f"the image has more than the {limits.pixels} pixels that are taken here: send a smaller one"
         ) from None
-    except MissingPackage:
-        raise InputError("the image is a HEIC, which is not read here: send a JPEG") from None
     whole = Image.fromarray(pixels)
     if max(whole.size) <= LARGEST_SIDE:
         return pixels

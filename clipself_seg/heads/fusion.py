@@ -94,10 +94,12 @@ def fuse_scores(
         clip_logits = torch.where(valid[:, None], clip_logits, 0)
     generator_QK = _log_probabilities(generator_logits)
     clip_QK = _log_probabilities(clip_logits)
-    exponent_QK = _exponents(seen, alpha, beta, clip_QK).expand_as(clip_QK)
+    # Tensors of the logits' type: torch.where rounds Python's numbers to float32.
+    exponent_K = torch.where(seen, clip_QK.new_full((), alpha), clip_QK.new_full((), beta))
+    exponent_QK = exponent_K.expand_as(clip_QK)
     if valid is not None:
         exponent_QK = exponent_QK * valid[:, None]
-    mixed_QK = _mix(generator_QK, clip_QK, exponent_QK).softmax(dim=1)
+    mixed_QK = ((1 - exponent_QK) * generator_QK + exponent_QK * clip_QK).softmax(dim=1)
     void_Q = void_prob.to(mixed_QK)
     if void_discount:
         void_Q = discounted_void(void_Q, clip_QK.exp(), void_discount, valid)
@@ -172,21 +174,10 @@ def fuse_detections(
         beta: CLIP's exponent for unseen classes, in [0, 1].
     """
     assert detector_logits.shape == clip_logits.shape == (len(clip_logits), len(seen) + 1)
-    clip_nK = _log_probabilities(clip_logits)
+    detector_nK, clip_nK = _log_probabilities(detector_logits), _log_probabilities(clip_logits)
     columns = torch.cat([seen.bool(), seen.new_ones(1, dtype=torch.bool)])
-    exponents = _exponents(columns, alpha, beta, clip_nK)
-    return _mix(_log_probabilities(detector_logits), clip_nK, exponents).exp()
-
-
-def _exponents(seen: Tensor, alpha: float, beta: float, like: Tensor) -> Tensor:
-    """CLIP's exponent of each class."""
-    # Tensors of the logits' type: torch.where rounds Python's numbers to float32.
-    return torch.where(seen, like.new_full((), alpha), like.new_full((), beta))
-
-
-def _mix(first: Tensor, second: Tensor, exponents: Tensor) -> Tensor:
-    """Logarithm of the weighted geometric mean of two probabilities, from their logarithms."""
-    return (1 - exponents) * first + exponents * second
+    exponents = torch.where(columns, clip_nK.new_full((), alpha), clip_nK.new_full((), beta))
+    return ((1 - exponents) * detector_nK + exponents * clip_nK).exp()
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:

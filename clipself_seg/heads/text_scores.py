@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipself_seg.clip.kind import LARGEST_SCALE
 from clipself_seg.clip.runtime import QUEUES, constant, full_precision
 from clipself_seg.data.vocabulary import Names
 
@@ -75,14 +74,6 @@ def members_of(names: Names) -> Tensor:
     return torch.tensor(rows)
 
 
-def similarity_scale(logit_scale: Tensor) -> Tensor:
-    """Factor that a generator's cosines are multiplied by, a positive scalar of at most 100, from its logarithm.
-
-    That of a CLIP is `VisionLanguageBackbone.similarity_scale`.
-    """
-    return logit_scale.exp().clamp(max=LARGEST_SCALE)
-
-
 def class_logits(
     embeddings: Tensor, text_SE: Tensor, synonyms: Sequence[int], scale: Tensor
 ) -> Tensor:
@@ -98,11 +89,6 @@ def class_logits(
     with full_precision(embeddings.device):
         unit_SE = F.normalize(text_SE.float(), dim=-1)
         logits = scale.float() * (F.normalize(embeddings.float(), dim=-1) @ unit_SE.T)
-        return _best_of_synonyms(logits, synonyms)
-
-
-def _best_of_synonyms(logits: Tensor, synonyms: Sequence[int]) -> Tensor:
-    """Maximum over the synonyms of each class, (..., S) -> (..., K)."""
     if max(synonyms) == 1:
         return logits
     class_of_S = torch.repeat_interleave(torch.tensor(synonyms))

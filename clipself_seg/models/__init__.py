@@ -8,7 +8,6 @@ from clipself_seg.models.fvit.fvit import FViT
 from clipself_seg.models.panoptic.open_panoptic import OpenPanoptic
 from clipself_seg.models.paths import ModelHandler
 from clipself_seg.models.region_reader import RegionReader
-from clipself_seg.models.stock_rpn import StockRPN
 from clipself_seg.models.zero_shot import ZeroShotSegmenter
 
 __all__ = [
@@ -19,6 +18,5 @@ __all__ = [
     "ModelHandler",
     "OpenPanoptic",
     "RegionReader",
-    "StockRPN",
     "ZeroShotSegmenter",
 ]

@@ -73,7 +73,7 @@ class ModelBase(nn.Module):
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        return self.clip.device
+        return self.clip.logit_scale.device
 
     @property
     def names(self) -> Names:

@@ -17,8 +17,8 @@ from clipself_seg.checkpoints.locate import locate
 from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.checkpoints.training_state import is_training_state, load_training_state
 from clipself_seg.checkpoints.zoo import SCHEME
+from clipself_seg.clip.backbone import configured_options
 from clipself_seg.clip.low_rank import merge_low_rank, train_low_rank
-from clipself_seg.clip.model import configured_options
 from clipself_seg.config.weights import require_weights
 from clipself_seg.data.datasets.own import KINDS, OwnData, register_data
 from clipself_seg.errors import InputError, nearest

@@ -19,7 +19,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from clipself_seg.clip import VisionLanguageBackbone, save_clip
-from clipself_seg.clip.load import build_clip
+from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.runtime import on_device
 from clipself_seg.clip.tower import (
     DENSE,

@@ -6,6 +6,7 @@ by ``train_net.py`` as the models of this package are, whatever its name.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class Classes:
         if self.seen is not None and len(self.seen) != len(self.names):
             raise ValueError(f"seen has {len(self.seen)} classes, there are {len(self.names)}")
 
-    @property
+    @functools.cached_property
     def synonyms(self) -> list[int]:
         """Number of names of each class."""
         return [len(names) for names in self.names]

@@ -16,7 +16,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
 from clipself_seg.clip import VisionLanguageBackbone
-from clipself_seg.clip.load import build_clip
+from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.region_pooling import box_weights, mask_weights, pool
 from clipself_seg.clip.runtime import QUEUES, autocast, on_device, send
 from clipself_seg.clip.text_bank import check_lengths, templates_text
@@ -160,7 +160,7 @@ class RegionReader(FrozenCLIP):
             of length 1, too. An empty mask scores 0 for every class.
         """
         classes, read = self.given_classes(classes), self.read if read is None else read
-        text_KE = self.bank.embed(classes.names, classes.examples)
+        text_KE = self.bank.embed_names(classes.names, classes.examples)
         with autocast(self.device, self.precision):
             images = self.clip.preprocess(torch.stack(on_device(samples, "image", self.device)))
             dense_BEhw = None

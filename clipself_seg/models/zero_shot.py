@@ -19,7 +19,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
 from clipself_seg.clip import VisionLanguageBackbone
-from clipself_seg.clip.load import build_clip
+from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.runtime import autocast, chunk_size, on_device, send
 from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.config.load import evaluation_precision
@@ -175,9 +175,9 @@ class ZeroShotSegmenter(FrozenCLIP):
         if self.synonyms == "mean":
             # A class is one embedding, as if it had one name.
             members_KS = members_of(tuple(synonyms[:1] for synonyms in names))
-            return self.bank.embed(names, examples), send(members_KS, self.device)
+            return self.bank.embed_names(names, examples), send(members_KS, self.device)
         alone = tuple((name,) for synonyms in names for name in synonyms)
-        return self.bank.embed(alone, examples), send(members_of(names), self.device)
+        return self.bank.embed_names(alone, examples), send(members_of(names), self.device)
 
     def _window_cells(self, image_3HW: Tensor, text_NE: Tensor, members_KS: Tensor) -> Tensor:
         """Probabilities (V, K, h, w) of every cell of every window.

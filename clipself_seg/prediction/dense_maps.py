@@ -17,7 +17,7 @@ from clipself_seg.checkpoints.download import is_address
 from clipself_seg.checkpoints.zoo import SHIPPED_TAGS
 from clipself_seg.choice import find_clip
 from clipself_seg.clip import TextBank, VisionLanguageBackbone
-from clipself_seg.clip.load import load_backbone
+from clipself_seg.clip.backbone import load_backbone
 from clipself_seg.clip.model import whole_image_features
 from clipself_seg.config.device import chosen_device
 from clipself_seg.data.images import MAX_PIXELS, fit_size

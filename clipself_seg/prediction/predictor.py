@@ -79,7 +79,7 @@ class GivenWords:
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
     asked: Mapping[str, object]
-    seen: np.ndarray | None
+    seen: Any
     label_of_class: tuple[int, ...]
     background: int | None
     threshold: float
@@ -186,7 +186,7 @@ class ImagePredictor(Pretrained, Generic[R]):
         return () if self.given is None else self.given.category_ids
 
     @property
-    def seen(self) -> np.ndarray | None:
+    def seen(self) -> Any:
         """(K,) bool, which of the classes training has shown; None of a task that does not tell."""
         return None if self.given is None else self.given.seen
 
@@ -322,11 +322,11 @@ class ImagePredictor(Pretrained, Generic[R]):
         Raises:
             InputError: an image cannot be read, or is not of that form; of a list its index is named.
         """
-        given = self.require_words() if words is None else self._words_of_call(words)
+        given = self.given if words is None else self._words_of_call(words)
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}: give 1 or more")
         single = not isinstance(image, list | tuple)
-        images = [image] if single else image
+        images: Any = [image] if single else image
         if masks is not None and len(masks) != len(images):
             raise InputError(f"{len(images)} images and {len(masks)} masks: give each its own")
         results = list[R]()

@@ -35,7 +35,8 @@ from clipself_seg.checkpoints.locate import HUB, endpoint, hub_folder, hub_name
 from clipself_seg.checkpoints.read import STORED_METADATA, read_checkpoint
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, SHIPPED_TAGS, entry_of
 from clipself_seg.choice import CONFIG, HUB_NAME, OF_FOLDERS
-from clipself_seg.clip import CLIPBackbone, save_clip
+from clipself_seg.clip import save_clip
+from clipself_seg.clip.backbone import CLIPBackbone
 from clipself_seg.config.keys import default_config
 from clipself_seg.config.load import load_config, values_and_defaults
 from clipself_seg.config.schema import KEYS, Key
@@ -43,7 +44,7 @@ from clipself_seg.config.weights import WEIGHTS, fetch_addresses
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import atomic_folder, atomic_path, read_json, write_json, write_text
-from clipself_seg.models.build import architecture, registered_model
+from clipself_seg.models.build import registered_model
 from clipself_seg.pages import TEMPLATES
 from clipself_seg.provenance import provenance
 from clipself_seg.yaml_files import leaves, lists_for_tuples, read_tree
@@ -245,7 +246,7 @@ def fetched_folder(source: str) -> Path:
 def _write_parts(predictor: Pretrained, cfg: CfgNode, folder: Path) -> None:
     """Write all files of a folder but the card."""
     model = predictor.model
-    if architecture(cfg).weights_key == "MODEL.WEIGHTS":
+    if type(model).weights_key == "MODEL.WEIGHTS":
         _write_weights(model, folder)
     save_clip(model.clip, folder / CLIP)
     if getattr(model, "branch_clip", model.clip) is not model.clip:

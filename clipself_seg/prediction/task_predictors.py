@@ -393,7 +393,6 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
 
     def about(self) -> dict[str, Any]:
         model, fusion, given = self.model, self.model.fusion.returned(), self.require_words()
-        assert given.seen is not None
         return {
             "description": "panoptic segmentation by clipself_seg",
             **super().about(),
@@ -529,7 +528,7 @@ class DetectionPredictor(ImagePredictor[Detections]):
                 boxes=instances.pred_boxes.tensor.float().numpy(),
                 scores=instances.scores.float().numpy(),
                 labels=instances.pred_classes.numpy(),
-                masks=instances.pred_masks.numpy() if self.has_masks else None,
+                masks=instances.pred_masks.numpy() if instances.has("pred_masks") else None,
                 names=given.names,
                 category_ids=given.category_ids,
                 seen=given.seen,
@@ -552,9 +551,7 @@ class DetectionPredictor(ImagePredictor[Detections]):
         }
 
     def categories(self) -> list[dict[str, Any]]:
-        seen = self.require_words().seen
-        assert seen is not None
-        own = zip(super().categories(), seen)
+        own = zip(super().categories(), self.require_words().seen)
         return [category | {"seen": bool(known)} for category, known in own]
 
 

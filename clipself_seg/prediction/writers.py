@@ -132,7 +132,7 @@ class ResultFiles:
         self, images: Sequence[np.ndarray], sources: Sequence[ImageFile] = ()
     ) -> Sequence[Any]:
         """The prediction of each image; `sources` are the files of images."""
-        how = {"scores": True} if "scores" in self.save else {}
+        how: dict[str, Any] = {"scores": True} if "scores" in self.save else {}
         if sources:
             return self.predictor.predict_files(images, [source.name for source in sources], **how)
         return self.predictor.predict_batch(images, **how)

@@ -39,22 +39,6 @@ class HostCopy:
         return numbers
 
 
-class _Named(EventWriter):
-    """A writer whose errors name what it writes, as those of a full disk do not."""
-
-    def __init__(self, writer: EventWriter, path: Path) -> None:
-        self.writer = writer
-        self.path = path
-
-    def write(self) -> None:
-        with naming_path(self.path):
-            self.writer.write()
-
-    def close(self) -> None:
-        with naming_path(self.path):
-            self.writer.close()
-
-
 @contextlib.contextmanager
 def metric_writers(folder: Path, start: int, iterations: int) -> Iterator[list[EventWriter]]:
     """Detectron2's writers, open as long as the context; none but in the first process.
@@ -71,20 +55,22 @@ def metric_writers(folder: Path, start: int, iterations: int) -> Iterator[list[E
     drop_metrics_from(folder / METRICS_FILE, start)
     writers: list[EventWriter] = [
         CommonMetricPrinter(iterations),
-        _Named(JSONWriter(str(folder / METRICS_FILE)), folder / METRICS_FILE),
-        _Named(TensorboardXWriter(str(folder), purge_step=start or None), folder),
+        JSONWriter(str(folder / METRICS_FILE)),
+        TensorboardXWriter(str(folder), purge_step=start or None),
     ]
     try:
         yield writers
     finally:
+        with naming_path(folder):
+            for writer in writers:
+                writer.close()
+
+
+def write_all(writers: Sequence[EventWriter], folder: Path) -> None:
+    """Let every writer take the numbers that are new in the current event storage; errors name the folder."""
+    with naming_path(folder):
         for writer in writers:
-            writer.close()
-
-
-def write_all(writers: Sequence[EventWriter]) -> None:
-    """Let every writer take the numbers that are new in the current event storage."""
-    for writer in writers:
-        writer.write()
+            writer.write()
 
 
 def drop_metrics_from(path: Path, start: int) -> None:

@@ -2,7 +2,7 @@
 
 A mixture is start + f * (end - start), with f in [0, 1]. All tensors that the training changed are mixed: parameters,
 and the statistics of batch norms. Integers, such as the counters of batch norms, are not: they are those of the start
-for f = 0, and those of the end for all other f. Tables, JSON and a picture say what the training forgets: the numbers
+for f = 0, and those of the end for all other f. Tables and JSON say what the training forgets: the numbers
 of the classes that it trained and of all others, as means that evaluators take over seen and unseen classes, a row for
 each f.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,23 +23,20 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.locate import locate
 from clipself_seg.checkpoints.zoo import SCHEME
-from clipself_seg.data.datasets.table import DATASETS
+from clipself_seg.data.datasets.table import DATASETS, SHIPPED
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Results
 from clipself_seg.evaluation.report import (
-    DETECTION_TITLES,
     FILES,
-    PANOPTIC_TITLES,
-    SEMANTIC_TITLES,
+    TITLES,
     cell_text,
     format_table,
     write_tables,
 )
-from clipself_seg.files import atomic_path
 from clipself_seg.models.build import build_model
 from clipself_seg.models.protocol import Model, TrainableModel
 from clipself_seg.provenance import provenance, write_results
-from clipself_seg.yaml_files import dump_config, leaves, merge_layers, read_layers
+from clipself_seg.yaml_files import leaves, merge_layers, read_layers
 
 KEY = "SOLVER.MIX_WITH_START"
 CONFIG = "config.yaml"  # of the run, beside its weights
@@ -53,7 +49,6 @@ TRAINED, OTHERS = "trained", "not trained"
 BALANCE = "harmonic mean"
 # Number that stands for a line of results, the first that it has -> what is between its name and "seen" or "unseen".
 NUMBERS = {"PQ": "_", "mIoU": "-", "AP": "-"}
-TITLES = SEMANTIC_TITLES | PANOPTIC_TITLES | DETECTION_TITLES
 NO_OTHERS = (
     "No class of DATASETS.TEST was not trained, so nothing is known of what is forgotten: name data sets with other "
     "classes under `others` of the data file, or in DATASETS.TEST."
@@ -234,30 +229,6 @@ def forgetting_table(rows: Rows, style: str = "simple") -> str:
     return format_table(headings, body, style)
 
 
-def plot_forgetting(path: str | os.PathLike[str], rows: Rows) -> None:
-    """Write a PNG: the means of trained and of other classes over the fraction, a line at the knee.
-
-    Args:
-        path: the PNG to write.
-        rows: the numbers of each mixture.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
-    panel = figure.subplots()
-    means = {fraction: means_of(rows[fraction]) for fraction in sorted(rows)}
-    for group, line in ((TRAINED, "o-"), (OTHERS, "s-"), (BALANCE, "--")):
-        known = {fraction: mean[group] for fraction, mean in means.items() if group in mean}
-        panel.plot([*known], [*known.values()], line, label=group)
-    if (knee := knee_of(rows)) is not None:
-        panel.axvline(knee, color="grey", linestyle=":", label=f"knee, {knee:g}")
-    panel.set_xlabel("weights: 0 before, 1 after the training")
-    panel.set_ylabel("mean over data sets, percent")
-    figure.legend(loc="outside upper center", ncols=4, fontsize="small")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-
-
 @dataclass(frozen=True)
 class RunOutputs:
     """Files of an evaluation: results.json and tables, with their provenance.
@@ -283,15 +254,10 @@ class RunOutputs:
         path = self.folder / name
         return path.with_name(f"{path.stem}{self.suffix}{path.suffix}")
 
-    def writer(self, evaluation: Evaluation[Any, Any], model: Model) -> Callable[..., None]:
-        """The function (results, rows=None) that writes the numbers of an evaluation of the model as it is now."""
-        weights = model.weights_hash() if comm.is_main_process() and evaluation.datasets else ""
-        return functools.partial(self._write, evaluation, weights)
-
-    def _write(
+    def write(
         self,
         evaluation: Evaluation[Any, Any],
-        weights_hash: str,
+        model: Model,
         results: Results,
         rows: Rows | None = None,
     ) -> None:
@@ -299,16 +265,16 @@ class RunOutputs:
 
         Args:
             evaluation: that made the numbers.
-            weights_hash: hash of the model's weights.
+            model: has the weights that they are of.
             results: the numbers so far.
             rows: the numbers of each mixture; None before there are any.
         """
         if not comm.is_main_process():
             return
         metadata = provenance(
-            config=dump_config(self.cfg),
+            config=self.cfg.dump(),
             seed=self.cfg.SEED,
-            weights_hash=weights_hash,
+            weights_hash=model.weights_hash(),
             device=self.cfg.MODEL.DEVICE,
             processes=comm.get_world_size(),
             iterations=self.iterations,
@@ -317,8 +283,8 @@ class RunOutputs:
         if self.fraction < 1:
             metadata["fraction of the trained weights"] = self.fraction
         roots = (DATASETS[name].root for name in evaluation.datasets if name in DATASETS)
-        if shipped := next((root.shipped for root in roots if root.shipped), ""):
-            metadata["mini worlds"] = shipped
+        if any(root.shipped for root in roots):
+            metadata["mini worlds"] = SHIPPED
         # Where a later data set fails, the file says what it lacks.
         if waiting := [name for name in evaluation.datasets if name not in results]:
             metadata["not evaluated"] = waiting
@@ -351,16 +317,16 @@ def evaluate_mixed(
         start: the tensors that the training changed, as they were before it, see `changed_tensors`.
         fractions: as of `fractions_of`.
     """
-    write = outputs.writer(evaluation, model)
+    write = functools.partial(outputs.write, evaluation, model)
     results = evaluation(model, write)
     rows = {1.0: {name: split_of(numbers) for name, numbers in results.items()}}
     for fraction in fractions[1:] if means_of(rows[1.0]) else ():
         logger.info("weights at %g between those before (0) and after (1) the training:", fraction)
         folder = outputs.file("mixing") / f"{fraction:g}"
         own = RunOutputs(outputs.cfg, folder, outputs.iterations, fraction)
-        part = evaluation.into(folder)
+        part = evaluation.changed(output_dir=folder)
         with mixed(model, start, fraction):
-            mixture = part(model, own.writer(part, model))
+            mixture = part(model, functools.partial(own.write, part, model))
         rows[fraction] = {name: split_of(numbers) for name, numbers in mixture.items()}
     if fractions and len(rows) == 1:
         logger.warning(NO_NUMBERS)
@@ -372,8 +338,6 @@ def evaluate_mixed(
     if knee in (0, 1):
         best += f". No mixture is better than the {'end' if knee else 'start'}: none is written"
     logger.info("%s:\n%s\n%s", TITLE, forgetting_table(rows), best)
-    plot_forgetting(outputs.file("mixing.png"), rows)
-    logger.info("drawn in %s", outputs.file("mixing.png"))
     if knee is not None and 0 < knee < 1:
         path = outputs.folder / "model_mixed.pth"
         with mixed(model, start, knee):

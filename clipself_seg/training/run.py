@@ -39,7 +39,6 @@ from clipself_seg.training.mixing import (
 from clipself_seg.training.settings import TrainingSettings
 from clipself_seg.training.tasks import task_of
 from clipself_seg.training.trainer import Trainer
-from clipself_seg.yaml_files import dump_config
 
 logger = logging.getLogger(__name__)
 LOGGERS = ("clipself_seg", "detectron2")
@@ -112,7 +111,7 @@ def _divide_cores(device: str) -> None:
 def _write_config(cfg: CfgNode, suffix: str = "") -> None:
     """Writes the full configuration into OUTPUT_DIR."""
     if comm.is_main_process():
-        write_text(Path(cfg.OUTPUT_DIR) / f"config{suffix}.yaml", dump_config(cfg))
+        write_text(Path(cfg.OUTPUT_DIR) / f"config{suffix}.yaml", cfg.dump())
 
 
 @dead_workers_named()
@@ -173,13 +172,13 @@ def _with_files(evaluation: Evaluation[Any, Any], model: Model) -> Evaluation[An
     present, missing = [], []
     for name in evaluation.datasets:
         try:
-            evaluation.only([name]).check(model)
+            evaluation.changed(datasets=(name,)).check(model)
             present.append(name)
         except MissingFiles as error:
             missing.append(str(error))
     if missing:
         logger.warning("DATASETS.TEST is evaluated without:\n%s", "\n".join(missing))
-    evaluation = evaluation.only(present)
+    evaluation = evaluation.changed(datasets=tuple(present))
     evaluation.check(model)
     return evaluation
 

@@ -173,7 +173,7 @@ class Trainer(TrainerBase):
                 self.iter = self.max_iter
             finally:
                 self.after_train()
-            write_all(writers)
+            write_all(writers, self.settings.output_dir)
 
     def _batches(self, steps: range) -> Iterable[list[Sample]]:
         """This process's part of the batch of each step."""
@@ -325,7 +325,7 @@ class Trainer(TrainerBase):
         # Log before the checkpoint: a run that dies between them logs the step again, not never.
         # The writers take a step's numbers once, so they wait for those of an evaluation.
         if logging_due:
-            write_all(writers)
+            write_all(writers, self.settings.output_dir)
         # Hooks may have changed their state since the checkpoint before the evaluation.
         if saving_due and (not evaluating or "hooks" in self.state_dict()):
             self._save(done)

@@ -5,7 +5,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 from torch.nn import functional as F
 
-from clipself_seg.clip.load import build_clip
+from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.text_bank import TextBank
 from clipself_seg.extend import register_key
 from clipself_seg.models.base import ModelBase

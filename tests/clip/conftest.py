@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from clipself_seg.clip import CLIPBackbone, load_clip
+from clipself_seg.clip import CLIP, load_clip
 
 
 @pytest.fixture(scope="module")
-def mini() -> CLIPBackbone:
+def mini() -> CLIP:
     """Other weights than a fresh model has in a test."""
     torch.manual_seed(1)
     return load_clip("ViT-Mini-8", None)

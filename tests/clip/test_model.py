@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 
-from clipself_seg.clip import CLIPBackbone, eva, kinds, load_clip, save_clip
+from clipself_seg.clip import CLIP, eva, kinds, load_clip, save_clip
 from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.clip.layers import split_attention
 from clipself_seg.errors import InputError
@@ -94,7 +94,7 @@ def test_equal_models_give_equal_bytes(mini, tmp_path, suffix):
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
 def test_normalisation_of_pixels_is_saved_with_the_weights(tmp_path, suffix):
     half = (0.5, 0.5, 0.5)
-    clip = CLIPBackbone(architecture=find_architecture(MINI), quick_gelu=False, mean=half, std=half)
+    clip = CLIP(architecture=find_architecture(MINI), quick_gelu=False, mean=half, std=half)
     save_clip(clip, tmp_path / f"half.{suffix}")
     loaded = load_clip(MINI, tmp_path / f"half.{suffix}")
     assert (loaded.mean, loaded.std) == (half, half)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from clipself_seg.clip import CLIPBackbone, kinds, load_clip
+from clipself_seg.clip import CLIP, kinds, load_clip
 from clipself_seg.clip.tower import DENSE
 from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict
@@ -28,7 +28,7 @@ TEXTS = ["a photo of a cat", "This is a blurry photo of the traffic light."]
 
 
 @pytest.fixture(scope="module", params=CASES)
-def case(request, tmp_path_factory) -> tuple[str, CLIPBackbone, dict[str, np.ndarray]]:
+def case(request, tmp_path_factory) -> tuple[str, CLIP, dict[str, np.ndarray]]:
     name = request.param
     shapes = json.loads((PARITY / f"{name}.shapes.json").read_text())
     # Of the formats, the one that is written and read soonest.
@@ -101,7 +101,7 @@ class Case:
         save_file(weights, path)
         kinds._configs()[name] = about["open_clip_model"]
         try:
-            self.clip: CLIPBackbone = load_clip(name, path)
+            self.clip: CLIP = load_clip(name, path)
         finally:
             del kinds._configs()[name]
             path.unlink()

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch.export import Dim
 
 from clipself_seg.checkpoints.dense_feature import DenseFeature
-from clipself_seg.clip import CLIPBackbone, load_clip, save_clip, siglip
+from clipself_seg.clip import CLIP, load_clip, save_clip, siglip
 from clipself_seg.clip.kinds import KINDS, find_architecture, signature_of
 from clipself_seg.clip.pe_core import PECoreTower, Shape
 from clipself_seg.clip.pooled import read_timm
@@ -31,7 +31,7 @@ def known(tmp_path_factory):
 
 
 @pytest.fixture(params=POOLED)
-def clip(request) -> CLIPBackbone:
+def clip(request) -> CLIP:
     """A small model whose parameters are all random, those that start at 0 or 1 too."""
     clip = load_clip(request.param, None)
     with torch.no_grad():

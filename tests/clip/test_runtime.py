@@ -16,7 +16,7 @@ from clipself_seg.clip import layers, load_clip, runtime
 from clipself_seg.clip.eva import EvaBlock, EvaTransformer
 from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.clip.layers import QuickGELU, Transformer
-from clipself_seg.clip.model import CLIPBackbone
+from clipself_seg.clip.model import CLIP
 from clipself_seg.clip.positions import rotary_factors
 from clipself_seg.clip.resnet import ResNetTower
 from clipself_seg.clip.runtime import (
@@ -94,7 +94,8 @@ def aggregator_of(dense):
         for shape in ((4, 8, 8), (2, 16, 16), (6, 1, 8))
     )
     guidance = Guidance(dense, (first, second))
-    return aggregator.to(dense.device)(dense, guidance, texts).logits
+    (made,) = aggregator.to(dense.device)(dense[None], [guidance], texts)
+    return made.logits
 
 
 def labels_of_windows(logits):
@@ -219,7 +220,7 @@ def test_a_clip_without_values_draws_nothing():
     before = torch.get_rng_state()
     architecture = find_architecture("ViT-Mini-8")
     with without_values():
-        clip = CLIPBackbone(architecture=architecture, quick_gelu=True)
+        clip = CLIP(architecture=architecture, quick_gelu=True)
     assert all(p.is_meta for p in clip.parameters())
     assert torch.equal(torch.get_rng_state(), before)
     assert not nn.init.normal_(torch.zeros(64)).eq(0).any()  # outside all is as it was

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from clipself_seg.checkpoints import hashes
-from clipself_seg.clip import CLIPBackbone, TextBank, load_clip, text, text_bank
+from clipself_seg.clip import CLIP, TextBank, load_clip, text, text_bank
 from clipself_seg.clip.runtime import lower_precision, tf32
 from clipself_seg.clip.text import BATCH, encode_prompts
 from clipself_seg.clip.text_bank import (
@@ -418,7 +418,7 @@ def test_texts_of_several_vocabularies_are_kept_for_one_device(texts, asked, mon
         texts.embed(((str(index),),))
     texts.embed(CAT)
     assert len(texts._memory) == text_bank.KEPT and asked[-1] == CAT
-    monkeypatch.setattr(CLIPBackbone, "device", torch.device("cpu", 0))
+    monkeypatch.setattr(CLIP, "device", torch.device("cpu", 0))
     texts.embed(CAT)
     assert asked[-2:] == [CAT, CAT]
 

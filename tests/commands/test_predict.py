@@ -210,7 +210,7 @@ def test_two_predictions_do_not_meet_and_leftovers_of_a_killed_one_go(
     words = (photos / "one.jpg", "--words", "dog")
     with alone_in(out):
         assert run(*words) == 2
-        assert f"error: {out}: another process ({os.getpid()})" in capsys.readouterr().err
+        assert f"error: {out}: another process is at work" in capsys.readouterr().err
         assert all(path.exists() for path in mine) and not (out / "classes.json").exists()
     assert run(*words) == 0
     assert not any(path.exists() for path in mine) and others.exists()

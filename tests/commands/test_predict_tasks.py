@@ -9,7 +9,7 @@ from PIL import Image
 from clipself_seg.commands import predict
 from clipself_seg.data.images import read_image
 from clipself_seg.data.mappers.samples import chw
-from clipself_seg.data.masks import read_panoptic_png
+from clipself_seg.data.masks import mask_as_json, read_panoptic_png
 from clipself_seg.models.panoptic.mask_models import load_mask_model
 from clipself_seg.prediction.task_predictors import panoptic_words
 from tests.mask_models import save_mask_model
@@ -100,7 +100,6 @@ def test_an_image_whose_masks_do_not_fit_fails_alone(photos, masks, tmp_path, ca
 @pytest.mark.parametrize(
     "words, message",
     [
-        (("--ray",), "--masks does not go with --ray"),
         (("--model", "mini-open-panoptic"), "is a model for panoptic, and no CLIP alone"),
         (("--masks", "gone"), 'no folder of masks "gone"'),
         (("--task", "semantic"), " does not go with --task semantic"),
@@ -126,11 +125,12 @@ def test_masks_of_a_model_are_named_on_photographs_as_those_of_a_folder(data_dir
     find, masks = load_mask_model(model), tmp_path / "masks"
     for photo in photos:
         pixels, scores = find(chw(read_image(photo)))
-        (masks / photo.stem).mkdir(parents=True)
-        for number, mask in enumerate(pixels):
-            Image.fromarray(mask).save(masks / photo.stem / f"{number}.png")
-        rows = "".join(f"{number},{score!r}\n" for number, score in enumerate(scores.tolist()))
-        (masks / photo.stem / "metadata.csv").write_text(f"id,score\n{rows}")
+        entries = [
+            {"segmentation": mask_as_json(mask), "score": score}
+            for mask, score in zip(pixels, scores.tolist())
+        ]
+        masks.mkdir(exist_ok=True)
+        (masks / f"{photo.stem}.json").write_text(json.dumps(entries))
     save = ("--save", "panoptic", "--batch-size", "2")
     for given in (model, masks):
         assert name_masks(photos, given, tmp_path / given.name / "out", *save) == 0
@@ -156,9 +156,6 @@ def test_a_model_finds_the_masks_of_frames_and_goes_on_after_an_interruption(
     (tmp_path / "out/overlays/one.png").unlink()
     assert name_masks(inputs, model, tmp_path / "out", *words, "--skip-existing") == 0
     assert (tmp_path / "out/overlays/one.png").is_file()
-    capsys.readouterr()
-    assert name_masks(photos, model, tmp_path / "out", "--ray") == 2
-    assert "--masks does not go with --ray" in capsys.readouterr().err
     save_mask_model("mask2former", model)
     assert name_masks(inputs, model, tmp_path / "out", *words, "--skip-existing") == 2
     assert "results of other settings: " in capsys.readouterr().err

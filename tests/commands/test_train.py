@@ -240,7 +240,7 @@ def test_a_folder_where_another_run_is_at_work_is_refused_and_stays_as_it_is(
         given = words(tmp_path / "out", *flags, DATASETS__TEST="('coco_2017_val_panoptic',)")
         assert train.main(given) == 2
     assert capfd.readouterr().err == (
-        f"error: OUTPUT_DIR {tmp_path / 'out'}: another process ({os.getpid()}) is at work there: "
+        f"error: OUTPUT_DIR {tmp_path / 'out'}: another process is at work there: "
         "wait for it, or give another folder\n"
     )
     assert os.listdir(tmp_path / "out") == ["checkpoints"] and writing.exists()

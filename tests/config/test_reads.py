@@ -94,7 +94,6 @@ WITHOUT_EFFECT = [
     ("panoptic", "INPUT.DETECTION.SIDE", "64"),
     ("regions", "INPUT.REGIONS.MAX_SPLIT", "3"),
     ("zero_shot", "TEST.SLIDING_WINDOW", "True"),
-    ("rpn_r18", "MODEL.MASK_ON", "True"),
 ]
 
 
@@ -144,8 +143,6 @@ def test_a_model_is_refused_nothing_that_it_reads_with_another_value():
     load_config("mini/semseg_original", [*guided, "MODEL.RESNETS.DEPTH", "101"])
     load_config("mini/semseg_original", ["SOLVER.SCHEDULE", "steps", "SOLVER.STEPS", "(1,)"])
     load_config("mini/detection", ["MODEL.FVIT.TRAIN_CLIP", "True", "SOLVER.CLIP_MULTIPLIER", "1"])
-    wanted = ["MODEL.RPN.NMS_THRESH", "0.6", "MODEL.PIXEL_MEAN", "[1.0, 2.0, 3.0]"]
-    assert load_config("mini/rpn_r18", wanted).MODEL.PIXEL_MEAN == [1.0, 2.0, 3.0]
 
 
 def test_a_model_of_another_project_is_refused_what_it_declares_not_to_read(monkeypatch):

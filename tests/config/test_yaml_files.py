@@ -7,15 +7,7 @@ from detectron2.utils.file_io import PathManager
 
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
-from clipself_seg.yaml_files import (
-    CONFIGS,
-    MAX_FILES,
-    Layer,
-    dump_config,
-    find_file,
-    merge_layers,
-    read_layers,
-)
+from clipself_seg.yaml_files import CONFIGS, MAX_FILES, Layer, find_file, merge_layers, read_layers
 
 
 def write(folder, **contents):
@@ -185,11 +177,3 @@ def test_a_name_that_is_nowhere_gets_the_nearest_of_the_package(name, near, tmp_
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=f'no config file {name}.*mean "{re.escape(near)}"'):
         find_file(name)
-
-
-@pytest.mark.parametrize(
-    "name", ["mini/panoptic", "detection/ov_lvis+eva02_vitb16", "semseg/catseg+openai_vitb16"]
-)
-def test_a_dump_is_that_of_detectron2s_method(name):
-    cfg = load_config(name, ["OUTPUT_DIR", "'my: folder\u00e9 #1'", "DATASETS.TEST", "()"])
-    assert dump_config(cfg) == cfg.dump()

@@ -284,21 +284,13 @@ def test_errors_of_the_decoder_of_avif_are_named(tmp_path, monkeypatch):
         read_image(tmp_path / "a.avif")
 
 
-def test_heic_without_its_package_is_refused_with_the_command_that_installs_it(
-    tmp_path, monkeypatch
-):
+def test_heic_without_its_package_is_refused_by_the_name_of_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
     images._register_decoders.cache_clear()
-    content = b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf"
-    (tmp_path / "a.heic").write_bytes(content)
-    with pytest.raises(InputError, match="a.heic is in HEIC or HEIF.*pip install pillow-heif"):
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf")
+    with pytest.raises(InputError, match="a.heic is not an image of .*HEIC needs .* pillow-heif"):
         read_image(tmp_path / "a.heic")
-    with pytest.raises(InputError, match="http://a/b is in HEIC or HEIF"):
-        images.decode_image(content, "http://a/b")
-    (tmp_path / "b.jpg").write_bytes(b"\0\0\0\x1cftypqt  ")
-    with pytest.raises(InputError, match="b.jpg is not an image of JPEG, (?!.*HEIF)"):
-        read_image(tmp_path / "b.jpg")
 
 
 def test_heic_is_read_as_jpeg_is_within_the_limits(tmp_path):

@@ -32,7 +32,7 @@ def test_a_line_has_every_part_that_says_something():
         "windows: none | size: own size | seen: not known, no split"
     )
     assert protocol().line() == line
-    assert protocol(beside="BOUNDARY").line() == f"{line} | beside: BOUNDARY"
+    assert protocol(rule="present").line() == f"{line} | rule: present"
 
 
 def test_a_lower_precision_is_named():

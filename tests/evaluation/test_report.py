@@ -11,17 +11,11 @@ from clipself_seg.evaluation.report import (
     PAPER,
     best_marked,
     comparison_table,
-    detection_paper_tables,
-    detection_run_table,
     format_table,
-    novel_table,
-    panoptic_paper_table,
-    panoptic_run_table,
-    panoptic_split_table,
+    paper_tables,
     percents,
+    run_table,
     seen_cells,
-    semantic_paper_table,
-    semantic_run_table,
     write_class_csv,
     write_tables,
 )
@@ -65,7 +59,7 @@ def test_the_best_number_of_a_column_is_marked_where_there_is_a_choice():
 def test_the_best_of_each_column_is_bold_on_a_page():
     rows = {("a", "x"): {"set": {"AP": 1.0}}, ("b", "x"): {"set": {"AP": 2.0}}}
     html, plain = (
-        comparison_table(rows, {"AP": "AP", "PQ": "PQ"}, ["name", ""], style, titles={})
+        comparison_table(rows, {"AP": "AP", "PQ": "PQ"}, ["name", ""], style)
         for style in ("html", "csv")
     )
     assert "<b>2.0</b>" in html and "<b>1.0" not in html and "<b>x" not in html
@@ -94,12 +88,13 @@ SEMANTIC |= {"images": 2000.0}
 ADE_150, CONTEXT = "ade20k_150_test_sem_seg", "context_59_test_sem_seg"
 
 
-def test_table_5_has_two_columns_a_data_set_in_the_papers_order():
+def test_a_comparison_has_the_columns_of_each_data_set_in_the_papers_order():
     rows = {
-        "CAT-Seg": {"mine": {"mIoU": 1.0}, CONTEXT: SEMANTIC},
-        "+ CLIPSelf": {ADE_150: SEMANTIC},
+        ("CAT-Seg",): {"mine": {"mIoU": 1.0}, CONTEXT: SEMANTIC},
+        ("+ CLIPSelf",): {ADE_150: SEMANTIC},
     }
-    head, first, second = cells(semantic_paper_table(rows, style="github"))
+    columns = PAPER["Table 5"].columns
+    head, first, second = cells(comparison_table(rows, columns, ["model"], "github"))
     columns = [f"{name} {key}" for name in ("ADE-150", "PC-59", "mine") for key in ("mIoU", "mAcc")]
     assert head == ["model", *columns]
     assert first == ["CAT-Seg", "-", "-", "27.2", "41.2", "1.0", "-"]
@@ -107,11 +102,11 @@ def test_table_5_has_two_columns_a_data_set_in_the_papers_order():
 
 
 def test_the_semantic_table_of_a_run_shows_the_split_only_if_there_is_one():
-    head, row = cells(semantic_run_table({ADE_150: SEMANTIC}, style="github"))
+    head, row = cells(run_table("semantic", {ADE_150: SEMANTIC}, "github"))
     assert head == ["data set", "mIoU", "mAcc", "fwIoU", "pAcc", "classes", "images"]
     assert row == ["ADE-150", "27.2", "41.2", "50.0", "66.7", "150", "2000"]
     split = SEMANTIC | {"mIoU-seen": 40.0, "mIoU-unseen": 20.0}
-    table = semantic_run_table({ADE_150: SEMANTIC, CONTEXT: split}, style="github")
+    table = run_table("semantic", {ADE_150: SEMANTIC, CONTEXT: split}, "github")
     head, first, second = cells(table)
     assert head[5:7] == ["seen mIoU", "unseen mIoU"]
     assert first[5:7] == ["-", "-"] and second[5:7] == ["40.0", "20.0"]
@@ -122,29 +117,27 @@ PANOPTIC = {
     ADE: {
         "clip": {"PQ": 15.31, "AP": 9.8, "mIoU": 17.3, "alpha": 1.0, "beta": 1.0, "images": 2000.0},
         "fused": {"PQ": 22.9, "PQ_unseen": 12.04, "alpha": 0.35, "beta": 0.65, "images": 2000.0},
-        "sweep": {"alpha": [0.0], "beta": [0.0], "PQ": [[1.0]]},
     },
     COCO: {"clip": {"PQ": 27.6, "AP": 26.2, "mIoU": 23.7}},
 }
 
 
-def test_table_6_has_a_line_for_each_model_and_fusion_and_the_papers_columns():
-    models = {"ODISE": PANOPTIC, "CLIPSelf": {COCO: {"fused": {"PQ": 45.7}}}}
-    rows = cells(panoptic_paper_table(models, style="github"))
+def test_table_6_has_a_line_for_each_fusion_and_the_papers_columns():
+    (table,) = paper_tables(PANOPTIC, "ODISE", "openseg_coco_panoptic_133", "github").values()
+    rows = cells(table)
     assert rows[0] == [
         "model", "scores", "COCO PQ", "COCO mAP", "COCO mIoU", "ADE20K PQ", "ADE20K mAP", "ADE20K mIoU",
     ]  # fmt: skip
     assert rows[1:] == [
         ["ODISE", "CLIP only", "27.6", "26.2", "23.7", "15.3", "9.8", "17.3"],
         ["ODISE", "fused", "-", "-", "-", "**22.9**", "-", "-"],
-        ["CLIPSelf", "fused", "**45.7**", "-", "-", "-", "-", "-"],
     ]
 
 
 def test_the_panoptic_table_of_a_run_has_the_columns_that_some_fusion_has():
-    rows = cells(panoptic_run_table(PANOPTIC, "github"))
+    rows = cells(run_table("panoptic", PANOPTIC, "github"))
     assert rows[0] == [
-        "data set", "scores", "alpha", "beta", "PQ", "unseen PQ", "mAP", "mIoU", "images",
+        "data set", "", "alpha", "beta", "PQ", "unseen PQ", "mAP", "mIoU", "images",
     ]  # fmt: skip
     assert rows[1:] == [
         ["ADE20K", "CLIP only", "1", "1", "15.3", "-", "9.8", "17.3", "2000"],
@@ -153,27 +146,12 @@ def test_the_panoptic_table_of_a_run_has_the_columns_that_some_fusion_has():
     ]
 
 
-def test_unknown_data_sets_come_last_under_their_own_names():
-    results = {"mine": {"fused": {"PQ": 1.0}}, "mini_val_panoptic_with_sem_seg": {}}
-    head = cells(panoptic_paper_table({"x": results}, style="github"))[0]
-    assert head[2::3] == ["mini PQ", "mine PQ"]
-
-
-def test_the_split_table_shows_the_generator_once_and_every_clip_beside_it():
-    def fusions(value):
-        numbers = {"PQ": value, "PQ_seen": value + 1}
-        return {"mini": {"clip": numbers, "generator": {"PQ": 7.0}, "fused": {"PQ": value + 2}}}
-
-    table = panoptic_split_table(
-        {"original": fusions(10.0), "CLIPSelf": fusions(20.0)}, style="github"
-    )
-    assert cells(table)[1:] == [
-        ["original, CLIP only", "10.0", "11.0", "-"],
-        ["CLIPSelf, CLIP only", "20.0", "**21.0**", "-"],
-        ["generator only", "7.0", "-", "-"],
-        ["original, fused", "12.0", "-", "-"],
-        ["CLIPSelf, fused", "**22.0**", "-", "-"],
-    ]
+def test_data_sets_whose_titles_are_equal_keep_their_names():
+    both = "mini_val_panoptic_with_sem_seg", "mini_val_sem_seg"
+    results = {name: {"fused": {"PQ": 1.0}} for name in both}
+    lines = cells(run_table("panoptic", results, "github"))[1:]
+    assert [line[0] for line in lines] == [*both]
+    assert cells(run_table("panoptic", {both[0]: results[both[0]]}, "github"))[1][0] == "mini"
 
 
 COUNTS = {"classes": 3.0, "images": 2.0}
@@ -189,19 +167,17 @@ TRANSFER = {
 
 
 def test_tables_3_and_4():
-    novel = novel_table({"ours": {"ov_coco_val": NOVEL}, "none": {}}, style="github")
-    assert cells(novel) == [
+    novel = paper_tables({"ov_coco_val": NOVEL}, "ours", "ov_coco_65", "github")
+    assert cells(novel["The paper's Table 3a"]) == [
         ["model", "OV-COCO novel", "OV-COCO base", "OV-COCO all"],
         ["ours", "37.6", "54.9", "50.4"],
-        ["none", "-", "-", "-"],
     ]
-    lvis = detection_paper_tables({"ov_lvis_val": OF_LVIS}, "ours", "lvis_v1_1203", "github")[
-        "Table 3b"
-    ]
-    assert cells(lvis)[0][1:] == [f"OV-LVIS mAP{group}" for group in ("_r", "_c", "_f", "")]
-    assert cells(lvis)[1] == ["ours", "25.3", "21.8", "29.1", "25.2"]
+    tables = paper_tables({"ov_lvis_val": OF_LVIS}, "ours", "lvis_v1_1203", "github")
+    lvis = cells(tables["The paper's Table 3b"])
+    assert lvis[0][1:] == [f"OV-LVIS mAP{group}" for group in ("_r", "_c", "_f", "")]
+    assert lvis[1] == ["ours", "25.3", "21.8", "29.1", "25.2"]
     both = {"transfer_objects365_val": {"bbox": {"AP": 19.5}}, "transfer_coco_val": TRANSFER}
-    transfer = cells(detection_paper_tables(both, "ours", "", "github")["Table 4"])
+    transfer = cells(paper_tables(both, "ours", "", "github")["The paper's Table 4"])
     assert transfer[0][:3] == ["model", "COCO AP", "COCO AP50"]
     assert transfer[0][7:9] == ["Objects365 AP", "Objects365 AP50"]
     assert transfer[1][1:9] == ["40.5", "63.8", "44.3", "26.8", "44.6", "53.8", "19.5", "-"]
@@ -218,18 +194,18 @@ def test_tables_3_and_4():
 )
 def test_a_table_of_the_paper_has_its_data_sets_and_its_training(trained, titles):
     results = {"ov_coco_val": NOVEL, "ov_lvis_val": OF_LVIS, "transfer_coco_val": TRANSFER}
-    tables = detection_paper_tables(results | {"own": TRANSFER}, "ours", trained)
-    assert list(tables) == titles
+    tables = paper_tables(results | {"own": TRANSFER}, "ours", trained)
+    assert list(tables) == [f"The paper's {title}" for title in titles]
     assert all("own" not in table for table in tables.values())
     # Vocabularies and data sets that are named here are those of the catalogue.
     named = [DATASETS[name].vocabulary for name in ("ov_coco_train", "ov_lvis_train")]
     assert named == ["ov_coco_65", "lvis_v1_1203"]
-    assert all(name in DATASETS for datasets, _ in PAPER.values() for name in datasets)
+    assert all(name in DATASETS for table in PAPER.values() for name in table.datasets)
 
 
 def test_the_detection_table_of_a_run_has_the_columns_that_are_known():
     results = {"transfer_coco_val": TRANSFER, "ov_lvis_val": OF_LVIS}
-    headings, *lines = cells(detection_run_table(results, style="github"))
+    headings, *lines = cells(run_table("detection", results, "github"))
     assert headings[:4] == ["data set", "", "AP", "AP50"]
     assert headings[8:] == ["APr", "APc", "APf", "novel AP50", "classes", "images"]
     assert [line[:3] for line in lines] == [
@@ -239,10 +215,9 @@ def test_the_detection_table_of_a_run_has_the_columns_that_are_known():
     assert "base AP50" not in headings and np.shape(lines) == (3, len(headings))
 
 
-def test_tables_of_nothing_are_their_headings():
-    tables = (semantic_paper_table, semantic_run_table, panoptic_run_table, detection_run_table)
-    for table in tables:
-        assert len(table({}, style="github").splitlines()) == 2
+@pytest.mark.parametrize("task", ["semantic", "panoptic", "detection"])
+def test_tables_of_nothing_are_their_headings(task):
+    assert len(run_table(task, {}, "github").splitlines()) == 2
 
 
 def test_the_csv_quotes_names_keeps_digits_and_leaves_the_unknown_empty(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.errors import InputError, MissingPackage
+from clipself_seg.errors import InputError
 from clipself_seg.explore import answers
 from clipself_seg.explore.answers import LARGEST_SIDE, Asked, Limits, read_request, typed_words
 from clipself_seg.prediction.load import load
@@ -97,15 +97,6 @@ def test_many_values_are_refused_before_they_are_built(monkeypatch):
     for part in (b"[],", b'"a":{},', b"1,"):
         with pytest.raises(InputError, match="too many brackets and commas"):
             read_request(b"[" + 1000 * part + b"1]", LIMITS)
-
-
-def test_a_visitor_is_told_of_nothing_to_install(monkeypatch):
-    def missing(*args):
-        raise MissingPackage("pip install pillow-heif")
-
-    monkeypatch.setattr(answers, "decode_image", missing)
-    with pytest.raises(InputError, match="is a HEIC.*: send a JPEG$"):
-        read_request(request(), LIMITS)
 
 
 def test_texts_of_earlier_words_go(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ Formats by where they are read:
     data/shards.py                      shards of images
     commands/panoptic_quality.py        predictions; evaluation/coco_objects.py: objects with their masks
     mini/writer.py                      manifest of a mini world
-    prediction/                         folders of save_pretrained, the journal, Ray's parts, Parquet for --ray
+    prediction/                         folders of save_pretrained, the journal
     training/, quickstart/              results.json and metrics.json of earlier runs
 """
 

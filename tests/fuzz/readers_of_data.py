@@ -12,7 +12,7 @@ import scipy.io
 from PIL import Image
 from pycocotools import mask as rle
 
-from clipself_seg.commands.panoptic_quality import Side, evaluate_files, read_classes
+from clipself_seg.commands.panoptic_quality import read_classes, read_entries
 from clipself_seg.config import load_config
 from clipself_seg.data.annotations import (
     category_indices,
@@ -75,7 +75,7 @@ def _use_vocabulary(path: Path) -> None:
 
 # Annotations, each with what reads them on the way to a sample.
 
-TRUE, PREDICTED = "annotations/panoptic_train2017.json", "annotations/panoptic_val2017.json"
+PREDICTED = "annotations/panoptic_val2017.json"
 
 
 def _coco(name: str, read: Callable[[Path], object], layout: str = "json") -> Reader:
@@ -117,12 +117,9 @@ def _read_captions(path: Path) -> None:
         ", ".join(words)
 
 
-def _compare(path: Path) -> None:
-    """The panoptic quality of predictions and the truth, of which the file is one."""
-    coco = path.parents[1]
-    truth = Side(coco / TRUE, coco / "panoptic_train2017")
-    ids = [entry["id"] for entry in read_classes(truth.json)]
-    evaluate_files(truth, Side(coco / PREDICTED, coco / "panoptic_val2017"), ids)
+def _read_panoptic_quality(path: Path) -> None:
+    read_classes(path)
+    read_entries(path)
 
 
 def _make_objects(folder: Path) -> Path:
@@ -211,8 +208,7 @@ DATA = {
     "coco_captions_json": _coco("coco/annotations/panoptic_caption_train2017.json", _read_captions),
     "detection_json": Reader(_make_objects, _read_objects, "json"),
     "coco_instances_json": Reader(text("instances.json", _instances()), _read_instances, "json"),
-    "panoptic_prediction_json": _coco(f"coco/{PREDICTED}", _compare),
-    "panoptic_truth_json": _coco(f"coco/{TRUE}", _compare),
+    "panoptic_quality_json": _coco(f"coco/{PREDICTED}", _read_panoptic_quality),
     "panoptic_png": _coco("coco/panoptic_val2017/000000000001.png", _read_panoptic, "png"),
 }
 
@@ -233,13 +229,8 @@ def _given() -> list[dict[str, object]]:
     return [{"segmentation": one, "score": 0.5} for one in (compressed, runs, polygon)]
 
 
-def _write_given(folder: Path) -> None:
-    save(folder / "a/0.png", MASK * 255)
-    (folder / "a/metadata.csv").write_text("id,area,predicted_iou\n0,1140,0.9\n")
-
-
 def _read_given(path: Path) -> None:
-    read_masks(path if path.suffix == ".json" else path.parent, (40, 57))
+    read_masks(path, (40, 57))
 
 
 def _image(name: str, mode: str = "RGB", **how: Any) -> Make:
@@ -269,8 +260,9 @@ TURNED[274] = 6
 
 IMAGES = {
     "given_masks_json": Reader(text("own.json", _given()), _read_given, "json"),
-    "given_masks_png": Reader(tree("a/0.png", _write_given), _read_given, "png"),
-    "given_masks_csv": Reader(tree("a/metadata.csv", _write_given), _read_given),
+    "given_masks_png": Reader(
+        file("a.png", lambda path: save(path, MASK * 255)), _read_given, "png"
+    ),
     "label_map_png": Reader(_labels("a.png", np.uint8), _read_labels, "png"),
     "label_map_16_bit_png": Reader(_labels("a.png", np.uint16), _read_labels, "png"),
     "label_map_palette_png": Reader(file("labels.png", _write_palette), _read_labels, "png"),

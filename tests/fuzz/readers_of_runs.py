@@ -1,14 +1,10 @@
 """Formats of what earlier runs have left, and of the tables that runs are made by."""
 
-import importlib.util
 import json
-import random
 from pathlib import Path
 
-from clipself_seg.prediction import ray_predict
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.journal import FILE_NAME, Journal, Written, input_state
-from clipself_seg.prediction.ray_predict import Item, Parts, find_items, read_item
 from clipself_seg.training.metrics import drop_metrics_from
 from lab.mini.writer import WorldSize, make_worlds
 from lab.quickstart.chapters import Made, Table, TableRow, results_of
@@ -75,72 +71,6 @@ def _read_metrics(path: Path) -> None:
     drop_metrics_from(path, 3)
 
 
-def _write_part(folder: Path) -> None:
-    rows = [{"image": name, "scores": [0.5], "class_names": ["cat"]} for name in ("a", "b")]
-    ray_predict.write_part(folder / "part-00000.parquet", rows)
-
-
-def _read_part(path: Path) -> None:
-    Parts(path.parent, [Item("a"), Item("b")], 2).begin({}, {})
-
-
-# A GIF of one pixel.
-PIXEL = bytes.fromhex("47494638396101000100000000002c00000000010001000002024401003b")
-
-
-def _write_table(folder: Path) -> None:
-    import pyarrow.parquet
-
-    table = pyarrow.table(
-        {"file": [f"{number}.png" for number in range(16)], "image": [PIXEL] * 16}
-    )
-    pyarrow.parquet.write_table(table, folder / "a.parquet", row_group_size=5)
-
-
-def _remade_table(rng: random.Random) -> bytes:
-    """Columns of other names, types, values and encodings than anybody reads."""
-    import pyarrow as pa
-    import pyarrow.parquet
-
-    rows = rng.choice((0, 1, 2, 2, 16, 300))
-    kinds = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary(), pa.int32(), pa.bool_())
-    kinds += (pa.binary(4), pa.list_(pa.string()), pa.struct([("file", pa.string())]))
-    kinds += (pa.timestamp("us"), pa.decimal128(9, 2), pa.null(), pa.float16())
-    odd = ("", "\0", "x" * 5000, "../" * 9, "a.png", "GIF89a", None)
-    names = rng.choices(
-        (*("file", "image") * 3, "error", "", "\0", "file.path"), k=rng.choice((1, 1, 2, 3))
-    )
-    columns = []
-    for _ in names:
-        kind = rng.choice((*kinds[:4] * 3, *kinds))
-        texts = kind in kinds[:4]
-        values = [rng.choice(odd) for _ in range(rows)] if texts else [None] * rows
-        column = pa.array(values, kind)
-        columns.append(column.dictionary_encode() if texts and rng.random() < 0.2 else column)
-    buffer = pa.BufferOutputStream()
-    pa.parquet.write_table(
-        pa.table(columns, names=names),
-        buffer,
-        row_group_size=rng.choice((1, 7, 1000)),
-        compression=rng.choice(("none", "snappy", "gzip", "zstd", "lz4", "brotli")),
-        use_dictionary=rng.random() < 0.5,
-        version=rng.choice(("1.0", "2.6")),
-        data_page_version=rng.choice(("1.0", "2.0")),
-        store_schema=rng.random() < 0.5,
-    )
-    return bytes(buffer.getvalue())
-
-
-def _read_table(path: Path) -> None:
-    find_items([str(path)], str(path.parent / "out"), "file")
-
-
-def _read_images(path: Path) -> None:
-    tables = dict[str, object]()
-    for item in find_items([str(path)], str(path.parent / "out"), "image"):
-        read_item(item, 100, tables)
-
-
 RUNS = {
     "results_json": Reader(
         tree(f"{REPEATED.name}/results.json", lambda f: finish(Store(f), REPEATED, RESULTS)),
@@ -167,14 +97,3 @@ RUNS = {
         weight=0.03,
     ),
 }
-# The extra `dev` has pyarrow; an environment of before has not.
-if importlib.util.find_spec("pyarrow") is not None:
-    RUNS |= {
-        "ray_part_parquet": Reader(
-            tree("part-00000.parquet", _write_part), _read_part, remake=_remade_table
-        ),
-        "paths_parquet": Reader(tree("a.parquet", _write_table), _read_table, remake=_remade_table),
-        "images_parquet": Reader(
-            tree("a.parquet", _write_table), _read_images, remake=_remade_table
-        ),
-    }

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from clipself_seg.checkpoints.pickles import read_numpy_pickle
 from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.checkpoints.training_state import read_state, write_state
-from clipself_seg.clip import CLIPBackbone, TextBank, kinds, load_clip
+from clipself_seg.clip import CLIP, TextBank, kinds, load_clip
 from clipself_seg.clip.model import save_clip
 from clipself_seg.clip.tokenizers import read_tokenizer
 from clipself_seg.config import load_config
@@ -472,12 +472,12 @@ def _remade_training_state(rng: random.Random) -> bytes:
 NAMES = (("cat", "kitten"), ("dog",))
 
 
-def _embedded(clip: CLIPBackbone, folder: Path) -> Tensor:
+def _embedded(clip: CLIP, folder: Path) -> Tensor:
     return TextBank(clip, "single", folder).embed(NAMES)
 
 
 @functools.cache
-def _text_clip() -> tuple[CLIPBackbone, Tensor]:
+def _text_clip() -> tuple[CLIP, Tensor]:
     clip = random_clip()
     with tempfile.TemporaryDirectory() as folder:
         return clip, _embedded(clip, Path(folder))

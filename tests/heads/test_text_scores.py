@@ -13,7 +13,6 @@ from clipself_seg.heads.text_scores import (
     cosine_cost,
     members_of,
     only_classes,
-    similarity_scale,
 )
 
 NAMES = (("cat",), ("dog", "puppy", "hound"), ("grass", "lawn"))
@@ -86,11 +85,6 @@ def test_gradient_goes_to_the_best_synonym_alone():
 
 def test_no_queries():
     assert class_logits(torch.zeros(0, 4), torch.randn(3, 4), [2, 1], TEN).shape == (0, 2)
-
-
-def test_scale_has_a_ceiling():
-    assert similarity_scale(torch.tensor(9.0)) == 100
-    assert similarity_scale(torch.tensor(2.0)) == pytest.approx(7.389056)
 
 
 def test_only_some_classes_have_the_probabilities_of_a_short_vocabulary():

@@ -114,7 +114,6 @@ def test_pixels_without_a_word_need_a_background(capsys, tmp_path):
         (["--absent", "drop"], "--absent drop needs --background"),
         (["--absent-threshold", "1"], "--absent-threshold needs --absent drop"),
         (["--absent", "mark", "--absent-threshold", "high"], "file of words in images high"),
-        (["--absent", "mark", "--ray"], "--absent does not go with --ray"),
     ):
         image = tmp_path / "a.png"
         Image.new("RGB", (8, 8)).save(image)

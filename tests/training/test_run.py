@@ -1,6 +1,7 @@
 """The work of a process: its folder, logs, results, and what is refused."""
 
 import contextlib
+import functools
 import json
 import logging
 import types
@@ -54,14 +55,14 @@ class TwoSets(Evaluation):
 def evaluated(cfg, model, fails, **options):
     evaluation = TwoSets(fails)
     outputs = RunOutputs(cfg, Path(cfg.OUTPUT_DIR), None, **options)
-    return evaluation(model, outputs.writer(evaluation, model))
+    return evaluation(model, functools.partial(outputs.write, evaluation, model))
 
 
 def test_an_evaluation_on_fewer_data_sets_or_into_a_folder_leaves_the_first_as_it_was(tmp_path):
     evaluation = TwoSets(False)
     before = evaluation.datasets, evaluation.output_dir
-    assert [*evaluation.only(["second"])(torch.nn.Linear(1, 1))] == ["second"]
-    assert evaluation.into(tmp_path).output_dir == tmp_path
+    assert [*evaluation.changed(datasets=("second",))(torch.nn.Linear(1, 1))] == ["second"]
+    assert evaluation.changed(output_dir=tmp_path).output_dir == tmp_path
     assert (evaluation.datasets, evaluation.output_dir) == before and not evaluation.protocols
 
 

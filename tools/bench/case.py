@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bench.flops import TowerFlops, pooling_flops, tower_flops
 from bench.measure import Run
-from clipself_seg.clip import CLIPBackbone, load_clip
+from clipself_seg.clip import CLIP, load_clip
 from clipself_seg.clip.linear import stock_linear
 from clipself_seg.clip.runtime import autocast, without_values
 from clipself_seg.clip.tower import TowerOptions
@@ -111,7 +111,7 @@ class Workload:
         self.device = torch.device(case.device)
 
     @functools.cached_property
-    def clip(self) -> CLIPBackbone:
+    def clip(self) -> CLIP:
         """The CLIP, with the same random weights in every call."""
         clip = seeded(lambda: load_clip(self.case.model, None)).to(self.device)
         if self.case.compile:

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from clipself_seg.clip import CLIPBackbone
+from clipself_seg.clip import CLIP
 from clipself_seg.clip.text import TextTower, texts_at_once
 from clipself_seg.clip.text_bank import TEMPLATES
 from clipself_seg.clip.tower import ImageTower, train_last_blocks
@@ -76,6 +76,7 @@ def text_flops(model: CATSeg, device: torch.device, training: bool = False) -> i
 
     Texts of like length are encoded together, each batch at the length of its longest; the device says how many.
     """
+    assert isinstance(model.clip, CLIP)
     tower = model.clip.text
     templates = TEMPLATES[model.texts.templates]
     prompts = [t.format(name) for names in model.names for name in names for t in templates]
@@ -87,6 +88,7 @@ def text_flops(model: CATSeg, device: torch.device, training: bool = False) -> i
 
 def _batch_flops(model: CATSeg, tokens: Tensor, training: bool) -> int:
     """Operations for a batch of texts at the length of its longest."""
+    assert isinstance(model.clip, CLIP)
     tower = model.clip.text
     length = int(tower.lengths(tokens).max())
     if isinstance(tower, TextTower):
@@ -181,7 +183,7 @@ def _windows(model: CATSeg) -> Tensor:
     return torch.empty(1, 3, model.clip_size, model.clip_size, device="meta")
 
 
-def regions_flops(clip: CLIPBackbone, regions: int) -> int:
+def regions_flops(clip: CLIP, regions: int) -> int:
     """So many regions by masked attention; counted by torch on tensors without memory.
 
     Args:

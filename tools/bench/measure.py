@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from clipself_seg.clip.linear import as_convolution
+from clipself_seg.clip.linear import linear
 from clipself_seg.errors import InputError
 from clipself_seg.memory import keep_freed_memory, set_thresholds
 
@@ -52,10 +52,10 @@ class Run(NamedTuple):
 def matmul_peak(dtype: torch.dtype, device: torch.device, repeats: int) -> float:
     """Operations per second of the fastest large matrix product: the best of all calls for `PEAK_SHAPES`.
 
-    Of torch's own products and, in float32 on a CPU, those of oneDNN's convolutions, whichever are faster.
+    Of torch's own products and, in float32 on a CPU, those of `linear`, whichever are faster.
     """
     of_convolutions = device.type == "cpu" and dtype == torch.float32
-    products = [F.linear, as_convolution] if of_convolutions else [F.linear]
+    products = [F.linear, linear] if of_convolutions else [F.linear]
     peak = 0.0
     for rows, inner, columns in PEAK_SHAPES:
         a = torch.randn(rows, inner, device=device).to(dtype)

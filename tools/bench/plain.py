@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from clipself_seg.clip import CLIPBackbone
+from clipself_seg.clip import CLIP
 from clipself_seg.clip.openai import VisionTransformer
 from clipself_seg.clip.region_pooling import MASK_EPS
 from clipself_seg.clip.tower import ImageTower, TransformerTower
@@ -79,7 +79,7 @@ def pool_masks(features_Ehw: Tensor, masks_nhw: Tensor) -> Tensor:
     return summed_nE / (weights_n1hw.sum((-2, -1)) + MASK_EPS)
 
 
-def prepare_crops(clip: CLIPBackbone, pixels: np.ndarray, boxes_n4: np.ndarray) -> Tensor:
+def prepare_crops(clip: CLIP, pixels: np.ndarray, boxes_n4: np.ndarray) -> Tensor:
     """Normalised float crops (slots, 3, S0, S0): resized one by one, empty slots stay zero."""
     slots = torch.zeros(max(SLOTS, len(boxes_n4)), 3, clip.image_size, clip.image_size)
     for slot, box in zip(slots, boxes_n4):
@@ -87,12 +87,12 @@ def prepare_crops(clip: CLIPBackbone, pixels: np.ndarray, boxes_n4: np.ndarray) 
     return slots
 
 
-def _crop(clip: CLIPBackbone, pixels: np.ndarray, box: np.ndarray) -> Tensor:
+def _crop(clip: CLIP, pixels: np.ndarray, box: np.ndarray) -> Tensor:
     crop = letterbox_crops(pixels, box[None], clip.image_size)
     return clip.preprocess(torch.from_numpy(crop).permute(0, 3, 1, 2))[0]
 
 
-def prepare_image(clip: CLIPBackbone, pixels: np.ndarray, side: int) -> Tensor:
+def prepare_image(clip: CLIP, pixels: np.ndarray, side: int) -> Tensor:
     """The normalised float image (3, S, S)."""
     square = torch.from_numpy(letterbox_image(pixels, side))
     return clip.preprocess(square.permute(2, 0, 1)[None])[0]
@@ -104,7 +104,7 @@ def prepare_masks(masks_nHW: np.ndarray, side: int) -> Tensor:
 
 
 def prepare_masked_crops(
-    clip: CLIPBackbone, pixels: np.ndarray, boxes_n4: np.ndarray, masks_nHW: np.ndarray
+    clip: CLIP, pixels: np.ndarray, boxes_n4: np.ndarray, masks_nHW: np.ndarray
 ) -> Tensor:
     """Crops with grey outside the mask, which the reference makes and never reads."""
     slots = torch.zeros(max(SLOTS, len(boxes_n4)), 3, clip.image_size, clip.image_size)
@@ -114,9 +114,7 @@ def prepare_masked_crops(
     return slots
 
 
-def region_scores(
-    clip: CLIPBackbone, sample: dict[str, Tensor], text_KE: Tensor
-) -> dict[str, Tensor]:
+def region_scores(clip: CLIP, sample: dict[str, Tensor], text_KE: Tensor) -> dict[str, Tensor]:
     """Cosines (n, K) of boxes, masks and crops of one image, from two dense passes.
 
     Args:

@@ -435,56 +435,33 @@ def _yolo_object(
     return entry
 
 
-class FileFinding(NamedTuple):
-    """Result of the check of an image and its ground truth.
+def read_files(record: Record, label_count: int, ignore_label: int) -> bool:
+    """Reads an image with its panoptic PNG or label map.
 
-    Attributes:
-        problem: message of the error; "" if the files are in order.
-        file: the file that it is about, by its entry in a record; "" if the files are in order.
-        blank: no pixel has a label.
-        image_id: id of the image.
+    Args:
+        record: of the image.
+        label_count: number of labels that a label map may hold.
+        ignore_label: value of its pixels without ground truth.
+
+    Returns:
+        True if no pixel has a label.
+
+    Raises:
+        InputError: a file cannot be used.
     """
-
-    problem: str
-    file: str = ""
-    blank: bool = False
-    image_id: int | str = ""
-
-
-class ImageJob(NamedTuple):
-    """A record of an image, with the labels that its label map may hold, if it has one."""
-
-    record: Record
-    label_count: int = 0
-    ignore_label: int = 255
-
-
-def check_image(job: ImageJob) -> FileFinding:
-    """Read an image, and its panoptic PNG and label map if it has them."""
-    record = job.record
     size = (record["width"], record["height"]) if "width" in record else None
-    blank = False
-    file = "pan_seg_file_name"
-    try:
-        if file in record:
-            ids = read_panoptic_ids(record)
-            size = (ids.shape[1], ids.shape[0])
-            blank = not ids.any()
-        file = "file_name"
-        image = read_image(record["file_name"], size)
-        file = "sem_seg_file_name"
-        if file in record:
-            labels = read_labels_of(
-                record,
-                num_classes=job.label_count,
-                ignore_label=job.ignore_label,
-                size=(image.shape[1], image.shape[0]),
-            )
-            if "pan_seg_file_name" not in record:
-                blank = bool((labels == job.ignore_label).all())
-    except InputError as error:
-        return FileFinding(str(error), file, image_id=record["image_id"])
-    return FileFinding("", blank=blank, image_id=record["image_id"])
+    ids = labels = None
+    if "pan_seg_file_name" in record:
+        ids = read_panoptic_ids(record)
+        size = (ids.shape[1], ids.shape[0])
+    height, width = read_image(record["file_name"], size).shape[:2]
+    if "sem_seg_file_name" in record:
+        labels = read_labels_of(
+            record, num_classes=label_count, ignore_label=ignore_label, size=(width, height)
+        )
+    if ids is not None:
+        return not ids.any()
+    return labels is not None and bool((labels == ignore_label).all())
 
 
 def check_data(names: Sequence[str]) -> list[str]:
@@ -516,10 +493,11 @@ def check_data(names: Sequence[str]) -> list[str]:
         values = {"label_values": metadata.get("label_values")}
         sample = [records[i * len(records) // count] | values for i in range(count)]
         ignored = metadata.get("ignore_label", 255)
-        findings = [check_image(ImageJob(r, len(vocabulary), ignored)) for r in sample]
-        if problem := next((finding.problem for finding in findings if finding.problem), ""):
-            raise InputError(f"{metadata.origin}: {problem}")
-        if all(finding.blank for finding in findings):
+        try:
+            blank = [read_files(record, len(vocabulary), ignored) for record in sample]
+        except InputError as error:
+            raise InputError(f"{metadata.origin}: {error}") from None
+        if all(blank):
             wrong = f"{name}: none of {count} label maps has a pixel of a class"
             raise InputError(f'{metadata.origin}: {wrong}: correct the numbers of "names"')
         if values["label_values"] and "painted" not in records[0]:

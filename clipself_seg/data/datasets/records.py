@@ -50,6 +50,7 @@ from clipself_seg.data.datasets.table import (
     IGNORE_LABEL,
     REGISTERED,
     ROOTS,
+    SHIPPED,
     CocoSet,
     DataSet,
     DetectionSet,
@@ -141,26 +142,38 @@ def registered_classes(
     return replace(listed, classes=tuple(classes))
 
 
-def find_annotated(name: str) -> DataSet:
+def find_annotated(name: str, *contents: str) -> DataSet:
     """Entry of a data set of any kind that has an annotation file, for distillation and regions.
 
+    Args:
+        name: name of the data set.
+        contents: its annotations are one of these, see `_content`; none for any.
+
     Raises:
-        InputError: the data set is unknown or has no such file.
+        InputError: the data set is unknown, or has no such file or annotations.
     """
     entry = DATASETS.get(name)
-    if entry is not None and not isinstance(entry, SemSegSet):
-        return entry
-    metadata = registered_metadata(name)
-    panoptic = metadata.get("panoptic_json")
-    annotations: Any = panoptic or metadata.get("json_file")
-    _require_stated(name, "image_root", metadata.get("image_root"))
-    _require_stated(name, "json_file", annotations)
-    return CocoSet(
-        root=REGISTERED,
-        images=metadata["image_root"],
-        annotations=annotations,
-        panoptic_root=metadata.get("panoptic_root", "") if panoptic else "",
-    )
+    if entry is None or isinstance(entry, SemSegSet):
+        metadata = registered_metadata(name)
+        panoptic = metadata.get("panoptic_json")
+        annotations: Any = panoptic or metadata.get("json_file")
+        _require_stated(name, "image_root", metadata.get("image_root"))
+        _require_stated(name, "json_file", annotations)
+        entry = CocoSet(
+            root=REGISTERED,
+            images=metadata["image_root"],
+            annotations=annotations,
+            panoptic_root=metadata.get("panoptic_root", "") if panoptic else "",
+        )
+    content = _content(entry)
+    if content and contents and content not in contents:
+        of_regions = [n for n, e in DATASETS.items() if isinstance(e, CocoSet)]
+        suited = [n for n in of_regions if _content(DATASETS[n]) in contents]
+        reads = " or ".join(contents)
+        raise InputError(
+            f'data set "{name}" has {content}, and {reads} are read here: {nearest(name, suited)}'
+        )
+    return entry
 
 
 def registered_metadata(name: str) -> dict[str, Any]:
@@ -227,7 +240,7 @@ def _require_files(name: str, entry: Kind, tasks: Collection[str] = ()) -> Kind:
                 f'data set "{name}": {path} is missing; {entry.advice(need.command)}'
             )
     if entry.root.shipped:
-        _log_once(f"data: {entry.root.shipped}, are read")
+        _log_once(f"data: {SHIPPED}, are read")
     return entry
 
 
@@ -237,31 +250,12 @@ def _log_once(text: str) -> None:
 
 
 def annotated_dataset(name: str, *contents: str) -> DataSet:
-    """Entry of a data set with an annotation file, whose files are there.
-
-    Args:
-        name: name of the data set.
-        contents: its annotations are one of these, see `_content`; none for any.
+    """Result of `find_annotated`, whose files are there.
 
     Raises:
-        InputError: an unknown name, or one without these annotations; files that are missing.
+        InputError: as `find_annotated`; files that are missing.
     """
-    return _require_files(name, _with_content(name, *contents))
-
-
-def _with_content(name: str, *contents: str) -> DataSet:
-    """Entry of a data set with some kind of annotations, where that is known before its file is read."""
-    entry = find_annotated(name)
-    content = _content(entry)
-    if content and contents and content not in contents:
-        suited = [
-            n for n, e in DATASETS.items() if isinstance(e, CocoSet) and _content(e) in contents
-        ]
-        reads = " or ".join(contents)
-        raise InputError(
-            f'data set "{name}" has {content}, and {reads} are read here: {nearest(name, suited)}'
-        )
-    return entry
+    return _require_files(name, find_annotated(name, *contents))
 
 
 def distillation_records(names: Sequence[str], source: RegionSource) -> list[Record]:
@@ -315,22 +309,6 @@ def region_text_records(names: Sequence[str]) -> RegionText:
             )
     nouns = read[0].nouns if read else ()
     return RegionText([record for content in read for record in content.records], nouns)
-
-
-def region_text_files(name: str) -> tuple[str, str]:
-    """Path of the file of a data set of boxes with nouns, for those who write it, and folder of its images.
-
-    Raises:
-        InputError: an unknown name; a data set for regions whose boxes have no nouns; images that are missing.
-    """
-    entry = _with_content(name, "nouns")
-    images = entry.path(entry.images)
-    if not images.exists():
-        advice = f"set {entry.root.variable} (now {entry.root.path}) to the folder of its images"
-        if entry.root is REGISTERED:
-            advice = "correct its registration"
-        raise MissingFiles(f'data set "{name}": {images} is missing; {advice}')
-    return str(entry.path(entry.annotations)), str(images)
 
 
 def region_records(name: str, vocabulary: Vocabulary) -> list[Record]:

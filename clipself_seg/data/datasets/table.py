@@ -17,12 +17,16 @@ import yaml
 from clipself_seg.checkpoints.zoo import YAML_LOADER
 from clipself_seg.data.annotations import MadeAnnotations
 from clipself_seg.data.vocabulary import NamedVocabulary, Vocabulary
-from clipself_seg.files import home_expanded, read_json
+from clipself_seg.files import home_expanded
 
 PACKAGE = Path(__file__).resolve().parent.parent.parent
 TABLE = PACKAGE / "datasets.yaml"
 SHIPPED_WORLD = PACKAGE / "mini" / "world"
 """Folder of the small mini worlds that come with the package."""
+SHIPPED = (
+    "the small worlds that come with the package, scenes of mini (32 train, 13 val, 12 base) and mini2 (0 train, 13 "
+    "val, 0 base)"
+)
 
 
 class DataRoot(NamedTuple):
@@ -51,9 +55,9 @@ class DataRoot(NamedTuple):
         return home_expanded(folder, f"set {self.variable} to a path without ~")
 
     @property
-    def shipped(self) -> str:
-        """Name of the data of the package that are read in place of the user's; empty where there are none."""
-        return ""
+    def shipped(self) -> bool:
+        """True where data of the package are read in place of the user's."""
+        return self.path == SHIPPED_WORLD
 
 
 class MiniRoot(DataRoot):
@@ -68,18 +72,6 @@ class MiniRoot(DataRoot):
     def path(self) -> Path:
         named = os.environ.get(self.variable) or (self.drawn / "mini").is_dir()
         return self.drawn if named else SHIPPED_WORLD
-
-    @property
-    def shipped(self) -> str:
-        worlds = []
-        for manifest in sorted(self.path.glob("*/manifest.json")):
-            counts = read_json(manifest)
-            if isinstance(counts, dict) and counts.get("shipped"):
-                scenes = (f"{counts.get(split)} {split}" for split in ("train", "val", "base"))
-                worlds.append(f"{manifest.parent.name} ({', '.join(scenes)})")
-        if not worlds:
-            return ""
-        return f"the small worlds that come with the package, scenes of {' and '.join(worlds)}"
 
 
 REGISTERED = DataRoot("correct its registration or restore the files", "", "")
@@ -241,19 +233,10 @@ class SemSegSet(DataSet):
     label_suffix: str = ".png"
     images_without_labels: bool = False
 
-    @property
-    def prepares_images(self) -> bool:
-        """True if `prepare` writes the images, too."""
-        return bool(self.archive)
-
     def needed(self, tasks: Collection[str] = ()) -> list[NeededPath]:
         paths = self.images, self.annotations
         registered = self.root is REGISTERED
         return [NeededPath(path, self.prepare) for path in paths if path or not registered]
-
-    def label_count(self, vocabulary_size: int) -> int:
-        """Number of labels that the maps may hold besides `ignore_label`."""
-        return vocabulary_size if self.background is None else self.background + 1
 
     def metadata(self) -> dict[str, object]:
         classes = list(Vocabulary.load(self.vocabulary).first_names)

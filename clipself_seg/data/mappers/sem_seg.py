@@ -40,15 +40,11 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         """Transform that resizes this image."""
-        return at_least_a_pixel(super().get_transform(image))
-
-
-def at_least_a_pixel(transform: T.Transform) -> T.Transform:
-    """The same transform, with sides of at least one pixel if it resizes."""
-    if not isinstance(transform, T.ResizeTransform):
-        return transform
-    sides = max(1, transform.new_h), max(1, transform.new_w)
-    return T.ResizeTransform(transform.h, transform.w, *sides, transform.interp)
+        transform = super().get_transform(image)
+        if not isinstance(transform, T.ResizeTransform):
+            return transform
+        sides = max(1, transform.new_h), max(1, transform.new_w)
+        return T.ResizeTransform(transform.h, transform.w, *sides, transform.interp)
 
 
 class SemSegTrainMapper(Configurable):
@@ -177,11 +173,6 @@ class SemSegTestMapper(Configurable):
             max_pixels=cfg.INPUT.MAX_PIXELS,
         )
 
-    @property
-    def resize(self) -> ResizeShortestEdge:
-        """The augmentation that resizes an image."""
-        return ResizeShortestEdge(self.min_size, self.max_size, "choice")
-
     def size_rule(self) -> str:
         """The size of images in words, for the protocol of an evaluation."""
         if not self.min_size:
@@ -206,5 +197,6 @@ class SemSegTestMapper(Configurable):
 
     def resized(self, image: np.ndarray) -> Sample:
         """The sample of an image (H, W, 3) uint8 RGB without a record: what says which one it is, is missing."""
-        resized = self.resize.get_transform(image).apply_image(image)
+        resize = ResizeShortestEdge(self.min_size, self.max_size, "choice")
+        resized = resize.get_transform(image).apply_image(image)
         return {"image": chw(resized), "height": image.shape[0], "width": image.shape[1]}

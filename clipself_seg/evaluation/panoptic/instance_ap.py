@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from tabulate import tabulate
 
 from clipself_seg.data.images import truth_pixels
 from clipself_seg.data.masks import read_indices
@@ -34,7 +33,7 @@ from clipself_seg.evaluation.coco_ap import (
 )
 from clipself_seg.evaluation.coco_objects import ImageDetections
 from clipself_seg.evaluation.evaluator import ImageEvaluator, ImageId, Outputs, Samples
-from clipself_seg.evaluation.report import percents, seen_cells, write_class_csv
+from clipself_seg.evaluation.report import percents, run_table, seen_cells, write_class_csv
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +64,7 @@ class InstanceAPEvaluator(ObjectEvaluator):
         logger.info('comparing the instances of %d images of "%s"', count, self.dataset_name)
         quality = object_quality(self.ground_truth, predicted, "segm", LIMITS["detectron2"])
         results = {"images": float(count)} | instance_results(quality, self.seen)
-        shown = {key: f"{value:.1f}" for key, value in results.items() if key.startswith("AP")}
-        table = tabulate([shown.values()], list(shown), disable_numparse=True)
+        table = run_table("panoptic", {self.dataset_name: results})
         logger.info('Instance masks of "%s" in percent:\n%s', self.dataset_name, table)
         if self.output_dir is not None:
             path = self.output_dir / f"instance_classes_{self.dataset_name}.csv"
@@ -107,9 +105,7 @@ def instance_results(quality: ObjectQuality, seen: np.ndarray | None = None) -> 
 
 
 THRESHOLDS = np.arange(0.5, 1.0, 0.05)
-SMALLEST = 100
-"""Pixels of the smallest true instance that counts."""
-
+SMALLEST = 100  # pixels of a true instance that counts
 FIRST_INSTANCE = 1000
 NO_CLASS = -1
 

@@ -1,9 +1,6 @@
 """Panoptic, instance and semantic segmentation of a model, for several fusions in one pass.
 
-The fusions are those of the paper's Table 6, and the grid of a sweep of both exponents, with its table and plot. A
-sweep's results are {"alpha": [...], "beta": [...], "PQ": [[...]], ...}: alpha is CLIP's exponent for seen classes, beta
-for all other classes, and numbers in percent have a row for each alpha and a column for each beta, None where no class
-counts.
+The fusions are those of the paper's Table 6, and "fused" with other weights by which CLIP lowers void.
 """
 
 from __future__ import annotations
@@ -11,12 +8,10 @@ from __future__ import annotations
 import functools
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
 
@@ -45,29 +40,15 @@ from clipself_seg.evaluation.panoptic.instance_ap import CityscapesAPEvaluator, 
 from clipself_seg.evaluation.panoptic.quality import PanopticQualityEvaluator
 from clipself_seg.evaluation.protocol import (
     MeasuringProtocol,
-    beside_text,
     seen_text,
     size_text,
     words_text,
 )
-from clipself_seg.evaluation.report import (
-    PANOPTIC_TITLES,
-    cell_text,
-    format_table,
-    of_paper,
-    panoptic_paper_table,
-    panoptic_run_table,
-)
-from clipself_seg.files import atomic_path
+from clipself_seg.evaluation.report import paper_tables, run_table
 from clipself_seg.heads.fusion import Fusion, fusion_of
 from clipself_seg.models.protocol import PanopticModel, reading_of
 
 logger = logging.getLogger(__name__)
-
-SWEEP_TITLES = {"PQ": "PQ", "PQ_seen": "PQ of seen classes", "PQ_unseen": "PQ of unseen classes"}
-
-Grid = Sequence[Sequence[float | None]]
-Sweep = dict[str, Any]
 
 
 def named_fusions(
@@ -98,131 +79,6 @@ def void_name(void_discount: float) -> str:
     return f"void_{void_discount:g}"
 
 
-def sweep_fusions(
-    values: Sequence[float], seen: np.ndarray | None, void_discount: float = 0.0
-) -> dict[str, Fusion]:
-    """A fusion for each cell of the grid of alpha and beta that differs from the others.
-
-    Args:
-        values: exponents in [0, 1] that both alpha and beta take.
-        seen: (K,) bool, classes of the training vocabulary; None: all of them.
-        void_discount: weight by which CLIP's best class lowers void in all of them.
-    """
-    cells = [(alpha, beta) for alpha in values for beta in values]
-    return {
-        sweep_name(alpha, beta, seen): Fusion(alpha, beta, ("panoptic",), void_discount)
-        for alpha, beta in cells
-    }
-
-
-def sweep_name(alpha: float, beta: float, seen: np.ndarray | None) -> str:
-    """Name of a cell's fusion, with "-" for an exponent that no class has.
-
-    Cells that differ only in such an exponent have the same name, so that they are evaluated once.
-    """
-    seen_exponent = "-" if seen is not None and not seen.any() else repr(float(alpha))
-    unseen_exponent = "-" if seen is None or seen.all() else repr(float(beta))
-    return f"sweep {seen_exponent} {unseen_exponent}"
-
-
-def sweep_results(
-    values: Sequence[float], seen: np.ndarray | None, numbers: Mapping[str, Mapping[str, float]]
-) -> Sweep:
-    """The grid of each of `SWEEP_TITLES`, see the docstring of this module.
-
-    Args:
-        values: exponents in [0, 1] that both alpha and beta take.
-        seen: (K,) bool, classes of the training vocabulary; None: all of them.
-        numbers: name of a fusion -> name of a number -> the number.
-    """
-    sweep: Sweep = {"alpha": list(values), "beta": list(values)}
-    for key in SWEEP_TITLES:
-        grid = [
-            [numbers[sweep_name(alpha, beta, seen)].get(key) for beta in values] for alpha in values
-        ]
-        if any(value is not None for line in grid for value in line):
-            sweep[key] = grid
-    return sweep
-
-
-def sweep_table(sweep: Sweep, style: str = "simple") -> str:
-    """PQ in percent: a line for each alpha, a column for each beta, * at the best.
-
-    Args:
-        sweep: grids of numbers, see the docstring of this module.
-        style: a format of `tabulate`.
-    """
-    best = best_cell(sweep["PQ"])
-    body = [
-        [f"{alpha:.7g}"]
-        + [
-            cell_text(value) + ("*" if (row, column) == best else "")
-            for column, value in enumerate(values)
-        ]
-        for row, (alpha, values) in enumerate(zip(sweep["alpha"], sweep["PQ"]))
-    ]
-    return format_table(["alpha \\ beta", *(f"{beta:.7g}" for beta in sweep["beta"])], body, style)
-
-
-def best_cell(grid: Grid) -> tuple[int, int] | None:
-    """Row and column of the highest number, of equal ones the first; None if there is no number."""
-    values = _as_array(grid)
-    if np.isnan(values).all():
-        return None
-    row, column = np.unravel_index(np.nanargmax(values), values.shape)
-    return int(row), int(column)
-
-
-def _as_array(grid: Grid) -> np.ndarray:
-    """Numbers (alpha, beta), NaN for None."""
-    return np.array(grid, dtype=float)
-
-
-def plot_sweep(path: str | os.PathLike[str], sweep: Sweep, title: str) -> None:
-    """Write a sweep as a PNG: a heat map of each of `SWEEP_TITLES`, a frame around the best cell.
-
-    Args:
-        path: the PNG to write.
-        sweep: grids of numbers, see the docstring of this module.
-        title: heading above all panels.
-    """
-    from matplotlib.figure import Figure
-
-    shown = [key for key in SWEEP_TITLES if key in sweep]
-    width = max(4.0, 1.2 + 0.46 * len(sweep["beta"]))
-    height = max(3.0, 1.2 + 0.36 * len(sweep["alpha"]))
-    figure = Figure(figsize=(width * len(shown), height), layout="constrained")
-    figure.suptitle(title, fontsize="medium")
-    for panel, key in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown):
-        _draw_grid(panel, sweep, key)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-
-
-def _draw_grid(panel: Any, sweep: Sweep, key: str) -> None:
-    from matplotlib.patches import Rectangle
-
-    grid = _as_array(sweep[key])
-    # Alpha grows upwards, as on any axis.
-    image = panel.imshow(grid, cmap="viridis", aspect="auto", origin="lower")
-    panel.set_title(SWEEP_TITLES[key], fontsize="small")
-    panel.set_xlabel("beta (unseen classes)")
-    panel.set_ylabel("alpha (seen classes)")
-    panel.set_xticks(range(len(sweep["beta"])), [f"{beta:.7g}" for beta in sweep["beta"]])
-    panel.set_yticks(range(len(sweep["alpha"])), [f"{alpha:.7g}" for alpha in sweep["alpha"]])
-    for row, values in enumerate(grid):
-        for column, value in enumerate(values):
-            # White on the dark half of the colours, black on the bright one.
-            colour = "white" if image.norm(value) < 0.6 else "black"
-            text = cell_text(sweep[key][row][column])
-            panel.text(column, row, text, color=colour, ha="center", va="center", fontsize=7)
-    best = best_cell(sweep[key])
-    if best is not None:
-        corner = (best[1] - 0.5, best[0] - 0.5)
-        frame = Rectangle(corner, 1, 1, fill=False, edgecolor="red", linewidth=2, clip_on=False)
-        panel.add_patch(frame)
-
-
 # Keys of numbers of a single class begin with these; only the CSVs have them.
 CLASS_PREFIXES = ("PQ-", "SQ-", "RQ-", "IoU-", "ACC-")
 CITYSCAPES_INSTANCES = "instances by Cityscapes' rules"
@@ -236,12 +92,10 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         fusions: names of fusions, out of `report.FUSION_TITLES`; "fused" has the exponents of the model.
         tasks: what is measured, out of `TASKS`; a task for which a data set has no files is left
             out.
-        sweep: values of alpha and beta, whose grid is evaluated too.
         void_sweep: weights by which CLIP lowers void, with each of which "fused" is evaluated too.
         rule: classes that the mean IoU is taken over, see `MiouRule`.
         train_vocabulary: class list, or its name, that was trained on, whose classes count as
             seen; "" splits nothing, and the model takes all classes for seen.
-        boundary: whether Boundary IoU is measured, too.
         label_files: for each data set a file of other names for its classes, or ""; () for none at all.
 
     Raises:
@@ -251,17 +105,14 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
     mapper: Callable[[Record], Sample]
     fusions: Sequence[str]
     tasks: Sequence[str]
-    sweep: Sequence[float] = ()
     void_sweep: Sequence[float] = ()
     rule: MiouRule
     train_vocabulary: NamedVocabulary
-    boundary: bool = False
     label_files: Sequence[str] = ()
     examples: DrawnExamples = DrawnExamples()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.sweep = tuple(dict.fromkeys(float(value) for value in self.sweep))
         self.void_sweep = tuple(dict.fromkeys(float(value) for value in self.void_sweep))
         files = self.label_files or [""] * len(self.datasets)
         wanted = 'a file, or "" for its own names,'
@@ -277,12 +128,10 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
             "mapper": PanopticTestMapper(cfg),
             "fusions": cfg.TEST.PANOPTIC.ROWS,
             "tasks": cfg.TEST.PANOPTIC.TASKS,
-            "sweep": cfg.TEST.PANOPTIC.SWEEP,
             "void_sweep": cfg.TEST.PANOPTIC.VOID_SWEEP,
             "rule": cfg.TEST.MIOU_RULE,
             "train_vocabulary": train_vocabulary_name(cfg, PanopticSet),
             "examples": DrawnExamples.from_config(cfg),
-            "boundary": cfg.TEST.NUMBERS.BOUNDARY,
             "label_files": cfg.TEST.LABEL_FILES,
         }
 
@@ -291,11 +140,6 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         super().check(model)
         truths = {name: self.data(name) for name in self.datasets}
         for name, truth in truths.items():
-            if truth.files is None and self.sweep:
-                raise InputError(
-                    f'"{name}" has label maps alone, and TEST.PANOPTIC.SWEEP is about segments: leave it '
-                    "out, or the data set out of DATASETS.TEST"
-                )
             self._evaluator(name, truth)
         records = {name: truth.records for name, truth in truths.items()}
         self._metadata = {"names of a class": self.synonyms, **model.evaluation_metadata(records)}
@@ -319,7 +163,6 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
             size=size_text(self.mapper, reading.size),
             seen=seen_text(truth.seen, seen),
             rule=f"mIoU over classes by rule {self.rule}" if "semantic" in truth.tasks else "",
-            beside=beside_text(self.boundary),
         )
 
     def _passes(self, name: str, model: PanopticModel) -> Iterator[Pass]:
@@ -328,16 +171,13 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         words = self.examples.added(name, truth.vocabulary, truth.seen)
         model.set_vocabulary(words, seen=truth.seen)
         voids = (model.void_discount, self.void_sweep)
-        named = named_fusions(self.fusions, *model.exponents, truth.tasks, *voids)
-        self._named = named
-        asked = named | sweep_fusions(self.sweep, truth.seen, model.void_discount)
-        ask = functools.partial(model, fusions=asked)
+        self._named = named_fusions(self.fusions, *model.exponents, truth.tasks, *voids)
+        ask = functools.partial(model, fusions=self._named)
         yield Pass(batches, self._evaluator(name, truth), ask)
 
     def _numbers(self, name: str, outputs: list[Results]) -> Results:
         """For each fusion means in percent (those of `panoptic_results`, "AP..." of `instance_results`, those
-        of `sem_seg_results`, and those that ``TEST.NUMBERS`` asks for), "alpha", "beta" and "images", and
-        "void_discount" where a fusion has one; with a sweep also "sweep", see `sweep_results`.
+        of `sem_seg_results`), "alpha", "beta" and "images", and "void_discount" where a fusion has one.
         """
         (numbers,) = outputs
         results: Results = {}
@@ -347,56 +187,42 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
             if discounted:
                 own["void_discount"] = void_discount
             results[fusion] = own
-        if self.sweep:
-            results["sweep"] = sweep_results(self.sweep, self.data(name).seen, numbers)
         return results
 
     def _evaluator(self, name: str, truth: PanopticGroundTruth) -> FusionsEvaluator:
-        """Evaluators of every fusion of a data set, and of the cells of the sweep."""
-        cells = sweep_fusions(self.sweep, truth.seen)
+        """Evaluators of every fusion of a data set."""
         return FusionsEvaluator(
-            fusions={
+            {
                 fusion: {
                     task: self._task_evaluator(name, truth, task, self.output_dir / fusion)
                     for task in (*truth.tasks, *_further_tasks(truth))
                 }
                 for fusion in (*self.fusions, *map(void_name, self.void_sweep))
-            },
-            quiet={cell: self._panoptic_evaluator(name, truth, None) for cell in cells},
+            }
         )
 
     def _task_evaluator(
         self, name: str, truth: PanopticGroundTruth, task: str, folder: Path
     ) -> DatasetEvaluator:
-        if task == "panoptic":
-            return self._panoptic_evaluator(name, truth, folder)
         settings: dict[str, Any] = dict(dataset_name=name, seen=truth.seen, output_dir=folder)
         if task == "semantic":
             return SemSegAccuracyEvaluator(
                 class_names=truth.vocabulary.first_names,
                 ignore_label=truth.ignore_label,
                 rule=self.rule,
-                boundary=self.boundary,
                 **settings,
             )
         settings["vocabulary"] = truth.vocabulary
+        if task == "panoptic":
+            assert truth.files is not None
+            file = truth.files.path(truth.files.annotations)
+            return PanopticQualityEvaluator(
+                image_ids=truth.image_ids, panoptic_json=file, **settings
+            )
         if task == CITYSCAPES_INSTANCES:
             return CityscapesAPEvaluator(image_ids=truth.image_ids, **settings)
         assert truth.instances is not None
         return InstanceAPEvaluator(ground_truth=truth.instances, **settings)
-
-    def _panoptic_evaluator(
-        self, name: str, truth: PanopticGroundTruth, folder: Path | None
-    ) -> PanopticQualityEvaluator:
-        assert truth.files is not None
-        return PanopticQualityEvaluator(
-            dataset_name=name,
-            vocabulary=truth.vocabulary,
-            image_ids=truth.image_ids,
-            seen=truth.seen,
-            panoptic_json=truth.files.path(truth.files.annotations),
-            output_dir=folder,
-        )
 
     def _read(self, name: str) -> PanopticGroundTruth:
         read = read_semantic_only if is_semantic_only(name) else read_panoptic_ground_truth
@@ -404,26 +230,10 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         return read(name, self.tasks, self.train_vocabulary, words)
 
     def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
-        """All means of each data set and fusion, the paper's Table 6 of those that have segments, and the sweep of
-        each data set."""
-        model = self.output_dir.name or "model"
-        tables = {"All data sets in percent": panoptic_run_table(results, style)}
-        if own := of_paper("Table 6", results, str(self.train_vocabulary)):
-            tables["The paper's Table 6"] = panoptic_paper_table({model: own}, style=style)
-        return tables | {
-            f"PQ by alpha and beta ({self._title(name)})": sweep_table(sweep, style=style)
-            for name, sweep in _sweeps(results).items()
-        }
-
-    def _report(self, results: Results) -> None:
-        super()._report(results)
-        for name, sweep in _sweeps(results).items():
-            path = self.output_dir / f"sweep_{name}.png"
-            plot_sweep(path, sweep, self._title(name))
-            logger.info("PQ by alpha and beta is drawn in %s", path)
-
-    def _title(self, name: str) -> str:
-        return f"{PANOPTIC_TITLES.get(name, name)}, {len(self.data(name).records)} images"
+        """All means of each data set and fusion, and the paper's Table 6 of those that have segments."""
+        model, trained = self.output_dir.name or "model", str(self.train_vocabulary)
+        all_means = {"All data sets in percent": run_table("panoptic", results, style)}
+        return all_means | paper_tables(results, model, trained, style)
 
 
 def _further_tasks(truth: PanopticGroundTruth) -> tuple[str, ...]:
@@ -437,44 +247,28 @@ def _require_clip_alone(cfg: CfgNode) -> None:
     """Refuse fusions of masks that come without class scores."""
     test = cfg.TEST.PANOPTIC
     given = cfg.MODEL.MASK_GENERATOR.SOURCE == "masks"
-    if given and (tuple(test.ROWS) != ("clip",) or test.SWEEP or test.VOID_SWEEP):
+    if given and (tuple(test.ROWS) != ("clip",) or test.VOID_SWEEP):
         raise InputError(
             "masks of MODEL.MASK_GENERATOR.SOURCE masks are named by CLIP alone: set TEST.PANOPTIC.ROWS \"('clip',)\", "
-            "and leave SWEEP and VOID_SWEEP empty"
+            "and leave VOID_SWEEP empty"
         )
-
-
-def _sweeps(results: Results) -> dict[str, Sweep]:
-    """The sweep of each data set that has one."""
-    return {name: numbers["sweep"] for name, numbers in results.items() if "sweep" in numbers}
 
 
 class FusionsEvaluator(DatasetEvaluator):
     """Passes the outputs of each fusion to that fusion's own evaluators."""
 
-    def __init__(
-        self,
-        *,
-        fusions: Mapping[str, Mapping[str, DatasetEvaluator]],
-        quiet: Mapping[str, PanopticQualityEvaluator],
-    ) -> None:
+    def __init__(self, fusions: Mapping[str, Mapping[str, DatasetEvaluator]]) -> None:
         """
         Args:
             fusions: name of a fusion -> task of `TASKS` -> evaluator.
-            quiet: evaluators of fusions that are too many for tables and files of their own.
         """
         self.fusions = fusions
-        self.quiet = quiet
-        self._every = {
-            **{name: list(by_task.values()) for name, by_task in fusions.items()},
-            **{name: [evaluator] for name, evaluator in quiet.items()},
-        }
-        self._segments = bool(quiet) or any("panoptic" in by_task for by_task in fusions.values())
+        self._segments = any("panoptic" in by_task for by_task in fusions.values())
 
     def reset(self) -> None:
         """Forget all images."""
-        for evaluators in self._every.values():
-            for evaluator in evaluators:
+        for by_task in self.fusions.values():
+            for evaluator in by_task.values():
                 evaluator.reset()
 
     def process(self, inputs: Samples, outputs: Outputs) -> None:
@@ -489,8 +283,8 @@ class FusionsEvaluator(DatasetEvaluator):
             if self._segments:
                 png = read_segments(sample, truth_pixels(sample))
                 sample = {**sample, "pan_seg": png}
-            for name, evaluators in self._every.items():
-                for evaluator in evaluators:
+            for name, by_task in self.fusions.items():
+                for evaluator in by_task.values():
                     evaluator.process([sample], [output["fusions"][name]])
 
     def evaluate(self) -> dict[str, dict[str, float]]:
@@ -499,10 +293,7 @@ class FusionsEvaluator(DatasetEvaluator):
         Raises:
             InputError: an evaluator has nothing to compare, or not all images.
         """
-        numbers = {name: self._numbers(name, by_task) for name, by_task in self.fusions.items()}
-        for name, evaluator in self.quiet.items():
-            numbers[name] = _means(evaluator.results(), "panoptic")
-        return numbers
+        return {name: self._numbers(name, by_task) for name, by_task in self.fusions.items()}
 
     def _numbers(self, name: str, by_task: Mapping[str, DatasetEvaluator]) -> dict[str, float]:
         logger.info("fusion %s:", name)

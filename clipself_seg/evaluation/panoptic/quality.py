@@ -389,33 +389,22 @@ class PanopticQualityEvaluator(ImageEvaluator[ImageMatches]):
             InputError: images are missing, or there is no segment at all (in every process, so
                 that none waits).
         """
-        quality, results = self._merge()
-        if comm.is_main_process():
-            table = quality_table(results)
-            logger.info('Panoptic quality of "%s" in percent:\n%s', self.dataset_name, table)
-            if self.output_dir is not None:
-                path = self.output_dir / f"panoptic_classes_{self.dataset_name}.csv"
-                write_quality_csv(
-                    path, self.vocabulary.first_names, self.vocabulary.thing, quality, self.seen
-                )
-        return {"panoptic_seg": results}
-
-    def results(self) -> dict[str, float]:
-        """Results that `evaluate` returns under "panoptic_seg", without table and file."""
-        return self._merge()[1]
-
-    def _merge(self) -> tuple[ClassQuality, dict[str, float]]:
         matches = self._merged()
-        quality = panoptic_quality(matches, len(self.vocabulary))
+        words = self.vocabulary
+        quality = panoptic_quality(matches, len(words))
         if np.isnan(quality.pq).all():
             reason = "its panoptic ground truth is blank"
             lacks = "segment, true or predicted,"
             raise nothing_to_measure(self.dataset_name, len(matches), lacks, reason)
         results = {"images": float(len(matches))}
-        results |= panoptic_results(
-            quality, self.vocabulary.first_names, self.vocabulary.thing, self.seen
-        )
-        return quality, results
+        results |= panoptic_results(quality, words.first_names, words.thing, self.seen)
+        if comm.is_main_process():
+            table = quality_table(results)
+            logger.info('Panoptic quality of "%s" in percent:\n%s', self.dataset_name, table)
+            if self.output_dir is not None:
+                path = self.output_dir / f"panoptic_classes_{self.dataset_name}.csv"
+                write_quality_csv(path, words.first_names, words.thing, quality, self.seen)
+        return {"panoptic_seg": results}
 
 
 def write_quality_csv(

@@ -125,16 +125,12 @@ class SwinBlock(nn.Module):
         mask = shifted_mask(grid, window, shift) if shift else None
         self.register_buffer("mask", mask, persistent=False)
 
-    def guidance_contribution(self, guidance_VNG: Tensor) -> Tensor:
-        """Contribution (V, W, M, 3 C) of the normed guidance to query, key and value."""
-        return self.attn.of_guidance(guidance_VNG[:, self.order]).unflatten(1, self.windows)
-
     def forward(self, x_TNC: Tensor, contribution_VWM3C: Tensor) -> Tensor:
         """(T, N, C) -> (T, N, C), any number of classes at a time.
 
         Args:
             x_TNC: cells in raster order.
-            contribution_VWM3C: result of `guidance_contribution`.
+            contribution_VWM3C: of `SpatialAggregation.guidance_contributions`.
         """
         y_TWMC = self.norm1(x_TNC)[:, self.order].unflatten(1, self.windows)
         attended_TNC = self.attn(y_TWMC, contribution_VWM3C, self.mask).flatten(1, 2)
@@ -174,11 +170,13 @@ class SpatialAggregation(nn.Module):
         self.guidance_norm = nn.LayerNorm(guidance_width)
 
     def guidance_contributions(self, guidance_VNG: Tensor) -> tuple[Tensor, Tensor]:
-        """Contributions of the guidance of each view in both blocks, the same for every class."""
+        """Contributions (V, W, M, 3 C) of each view's guidance to query, key and value in both blocks, for all classes."""
         normed = self.guidance_norm(guidance_VNG)
-        return self.block_1.guidance_contribution(normed), self.block_2.guidance_contribution(
-            normed
+        first, second = (
+            block.attn.of_guidance(normed[:, block.order]).unflatten(1, block.windows)
+            for block in (self.block_1, self.block_2)
         )
+        return first, second
 
     def forward(self, x_TNC: Tensor, contributions: tuple[Tensor, Tensor]) -> Tensor:
         """(T, N, C) -> (T, N, C), any number of classes at a time.

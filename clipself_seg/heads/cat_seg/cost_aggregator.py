@@ -89,7 +89,7 @@ class UpBlock(nn.Module):
         # so its contribution differs at the border alone, where zeros are padded.
         views, _, height, width = guidance_VG2h2w.shape
         bias = self.up.bias[:, None, None].expand(views, -1, height, width)
-        contribution = self._first()(torch.cat([bias, guidance_VG2h2w], dim=1))
+        contribution = self.conv.double_conv[0](torch.cat([bias, guidance_VG2h2w], dim=1))
         return contribution.contiguous(memory_format=torch.channels_last)
 
     def corner_weight(self) -> Tensor:
@@ -97,7 +97,8 @@ class UpBlock(nn.Module):
 
         It stands on the corner of four cells and gives the four pixels around it.
         """
-        kernel = self._first().weight[:, : self.up.out_channels]
+        first: Any = self.conv.double_conv[0]
+        kernel = first.weight[:, : self.up.out_channels]
         taps = _corner_taps(kernel)
         # o, i, u: output, input and intermediate channels; p, q: pixel; k, l: cell; d, x: tap of the
         # 3x3 kernel; a, b: half of a cell, which is the place in the transposed kernel.
@@ -114,21 +115,10 @@ class UpBlock(nn.Module):
         """
         corners = F.conv2d(x_TChw, corner_weight, padding=1)
         _, norm1, relu, conv2, norm2, _ = self.conv.double_conv
-        x = relu(norm1(_with_views(_around_corners(corners), contribution)))
+        # The contribution of each view is added to all of its classes.
+        pixels = _around_corners(corners).unflatten(0, (len(contribution), -1))
+        x = relu(norm1((pixels + contribution[:, None]).flatten(0, 1)))
         return relu(norm2(conv2(x)))
-
-    def _first(self) -> nn.Conv2d:
-        conv = self.conv.double_conv[0]
-        assert isinstance(conv, nn.Conv2d)
-        return conv
-
-
-def _with_views(x_TDhw: Tensor, contribution_VDhw: Tensor) -> Tensor:
-    """Adds the contribution of each view to all of its classes."""
-    if len(contribution_VDhw) == 1:
-        return x_TDhw + contribution_VDhw
-    split = x_TDhw.unflatten(0, (len(contribution_VDhw), -1))
-    return (split + contribution_VDhw[:, None]).flatten(0, 1)
 
 
 def _corner_taps(like: Tensor) -> Tensor:
@@ -320,6 +310,7 @@ class CostAggregator(nn.Module):
         self.sizes = sizes
         self.classes_at_once = classes_at_once
         self.checkpointing = False
+        self._elements_per_class = COPIES * sizes.hidden * math.prod(sizes.grid)  # in memory
         width = sizes.hidden
         first, second = sizes.decoder_dims
         first_guidance, second_guidance = sizes.decoder_guidance_projected
@@ -401,11 +392,6 @@ class CostAggregator(nn.Module):
         # The mean embedding of the prompts of each class, scaled to unit length.
         text_KG = self.text_guidance_projection(F.normalize(text_TPE.mean(dim=1), dim=-1))
         return cost_PThw.transpose(0, 1), text_KG, classes
-
-    @property
-    def _elements_per_class(self) -> int:
-        """Number of elements in memory for a class."""
-        return COPIES * self.sizes.hidden * math.prod(self.sizes.grid)
 
     def _embed(self, cost_TPhw: Tensor) -> Tensor:
         """(T, P, h, w) -> (T, N, C)"""

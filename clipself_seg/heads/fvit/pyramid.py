@@ -19,13 +19,13 @@ from clipself_seg.heads.maps import BatchNorm, double
 
 
 def fold_norm(
-    norm: nn.BatchNorm2d, weight: Tensor, bias: Tensor | None
+    norm: nn.BatchNorm2d | None, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """Weight (outputs, ...) and bias (outputs,) of a convolution with what the norm behind it does in evaluation.
 
-    In training they stay as they are.
+    In training, and without a norm, they stay as they are.
     """
-    if norm.training:
+    if norm is None or norm.training:
         return weight, bias
     assert norm.running_mean is not None and norm.running_var is not None
     factor = norm.weight * (norm.running_var + norm.eps).rsqrt()
@@ -58,15 +58,11 @@ class ConvNorm(nn.Module):
             # Folding takes a CPU nothing; for a GPU it is five small operations in place of one.
             maps = self.bn(self.conv(maps))
             return F.relu_(maps) if self.relu else maps
-        weight, bias = self.folded(self.conv.weight, self.conv.bias)
+        weight, bias = fold_norm(self.bn, self.conv.weight, self.conv.bias)
         return self.finish(F.conv2d(maps, weight, bias, padding=self.conv.padding))
 
-    def folded(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Weight (outputs, ...) and bias of a convolution in place of the own one, see `fold_norm`."""
-        return (weight, bias) if self.bn is None else fold_norm(self.bn, weight, bias)
-
     def finish(self, maps: Tensor) -> Tensor:
-        """Applies the rest after a convolution with `folded` weights: norm of a training step, ReLU.
+        """Applies the rest after a convolution with weights of `fold_norm`: norm of a training step, ReLU.
 
         The maps are overwritten.
         """
@@ -176,7 +172,7 @@ def _fold(resizer: nn.Module, lateral: nn.Module, maps: Tensor) -> Tensor:
     assert isinstance(resizer, nn.ConvTranspose2d) and isinstance(lateral, ConvNorm)
     assert resizer.bias is not None
     project = lateral.conv.weight[:, :, 0, 0]
-    project, bias = lateral.folded(project, project @ resizer.bias)
+    project, bias = fold_norm(lateral.bn, project, project @ resizer.bias)
     weight = torch.einsum("iokl,co->ickl", resizer.weight, project)
     return lateral.finish(double(maps, weight, bias))
 

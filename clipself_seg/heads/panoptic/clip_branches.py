@@ -10,22 +10,22 @@ Shapes: Q queries, S texts, K classes, E embedding width, C channels of a map th
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from clipself_seg.clip import VisionLanguageBackbone
+from clipself_seg.clip.region_pooling import mask_weights, pool
 from clipself_seg.clip.runtime import chunk_size, constant, full_precision, on_cpu
+from clipself_seg.clip.tower import DENSE
 from clipself_seg.data.images import fit_size
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.feature_sources import MEAN_COLOUR, cell_side, on_grid, pad_image
-from clipself_seg.heads.text_scores import class_logits
 
 MASKS_AT_ONCE = 16  # masks whose logits are in memory at CLIP's full input size, on a CPU
 CELLS = 64  # cells a side in CLIPSelf's evaluation of masks
-Readout = Callable[[Tensor, list[Tensor]], Tensor]
 
 
 def visible_cells(
@@ -151,37 +151,6 @@ class ClipBranch(abc.ABC):
         """
         return self.clip.visual.description()
 
-    @torch.no_grad()
-    def score(
-        self,
-        image: Tensor,
-        mask_logits: Tensor,
-        text_SE: Tensor,
-        synonyms: Sequence[int],
-        canvas: tuple[int, int] | None = None,
-        backbone_map: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Class logits of the masks, and which masks have a visible cell.
-
-        Args:
-            image: (3, H, W), RGB in [0, 1], without padding.
-            mask_logits: (Q, m, n) over the canvas, positive inside a mask.
-            text_SE: text embeddings, the synonyms of a class one after another.
-            synonyms: number of texts of each class.
-            canvas: rows and columns in pixels that the masks cover: the image with its padding at
-                the right and bottom. None: the image itself.
-            backbone_map: map (1, C, h, w) of CLIP over the canvas that is pooled, where it is there already.
-
-        Returns:
-            Class logits (Q, K), the largest scaled cosine among a class's synonyms; and (Q,) bool,
-            True for masks with at least one visible cell.
-
-        Raises:
-            InputError: the canvas is smaller than the image.
-        """
-        regions_QE, valid = self.embed(image, mask_logits, canvas, backbone_map)
-        return class_logits(regions_QE, text_SE, synonyms, self.clip.similarity_scale), valid
-
     @abc.abstractmethod
     def embed(
         self,
@@ -192,7 +161,15 @@ class ClipBranch(abc.ABC):
     ) -> tuple[Tensor, Tensor]:
         """Region embeddings (Q, E) of the masks, and (Q,) bool, True for masks with a visible cell.
 
-        The arguments are those of `score`.
+        Args:
+            image: (3, H, W), RGB in [0, 1], without padding.
+            mask_logits: (Q, m, n) over the canvas, positive inside a mask.
+            canvas: rows and columns in pixels that the masks cover: the image with its padding at
+                the right and bottom. None: the image itself.
+            backbone_map: map (1, C, h, w) of CLIP over the canvas that is pooled, where it is there already.
+
+        Raises:
+            InputError: the canvas is smaller than the image.
         """
 
 
@@ -239,19 +216,12 @@ class SquareBranch(ClipBranch):
     def _own_size(self) -> int:
         """Side in pixels of CLIP's input where none is given."""
 
-    @property
     @abc.abstractmethod
-    def readout(self) -> Readout:
-        """The method of CLIP that reads masks: (images, cells of each image) -> embeddings (Q, E)."""
+    def read(self, image_13SS: Tensor, cells_Qhw: Tensor) -> Tensor:
+        """Embeddings (Q, E) of the boolean cells of masks in CLIP's input."""
 
     def size_text(self) -> str:
         return f'{self.input_size} x {self.input_size} px ("{self.aspect}")'
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of CLIP's grid, (h, w)."""
-        cells = self.input_size // self.clip.patch_size
-        return cells, cells
 
     @torch.no_grad()
     def embed(
@@ -264,7 +234,7 @@ class SquareBranch(ClipBranch):
         """Region embeddings and which masks are visible, see `ClipBranch.embed`; a backbone's map is of no use here."""
         size = (image.shape[1], image.shape[2])
         cells_Qhw = self.cells(mask_logits, size, canvas or size)
-        regions_QE = self.readout(self.clip_input(image)[None], [cells_Qhw])
+        regions_QE = self.read(self.clip_input(image)[None], cells_Qhw)
         return regions_QE.float(), cells_Qhw.flatten(1).any(dim=1)
 
     def clip_input(self, image: Tensor) -> Tensor:
@@ -284,13 +254,14 @@ class SquareBranch(ClipBranch):
     def cells(
         self, mask_logits: Tensor, image_size: tuple[int, int], canvas: tuple[int, int]
     ) -> Tensor:
-        """Boolean cells (Q, h, w) that the masks make visible; the arguments are those of `score`."""
+        """Boolean cells (Q, h, w) that the masks make visible, see `ClipBranch.embed`."""
         if canvas[0] < image_size[0] or canvas[1] < image_size[1]:
             raise InputError(
                 f"masks cover a canvas of {canvas[0]}x{canvas[1]} pixels, less than their image of "
                 f"{image_size[0]}x{image_size[1]}: are they another image's?"
             )
-        shown = self._shown(image_size)
+        shown, patch = self._shown(image_size), self.clip.patch_size
+        cells = self.input_size // patch
         valid = image_size if self.align_masks else canvas
         # The image's fraction of the mask map, extended by the padding of CLIP's own input.
         fraction_h, fraction_w = (
@@ -298,8 +269,8 @@ class SquareBranch(ClipBranch):
         )
         return visible_cells(
             mask_logits,
-            self.grid,
-            self.clip.patch_size,
+            (cells, cells),
+            patch,
             fraction=(fraction_h, fraction_w),
             shown=shown,
             binarise=self.binarise,
@@ -329,9 +300,8 @@ class MaskedAttention(SquareBranch):
     def _own_size(self) -> int:
         return self.clip.image_size
 
-    @property
-    def readout(self) -> Readout:
-        return self.clip.visual.masked_attention
+    def read(self, image_13SS: Tensor, cells_Qhw: Tensor) -> Tensor:
+        return self.clip.visual.masked_attention(image_13SS, [cells_Qhw])
 
     def features_text(self, same_pass: bool) -> str:
         return "masked attention"
@@ -353,9 +323,10 @@ class DensePooling(SquareBranch):
     def _own_size(self) -> int:
         return CELLS * self.clip.patch_size
 
-    @property
-    def readout(self) -> Readout:
-        return self.clip.encode_masks
+    def read(self, image_13SS: Tensor, cells_Qhw: Tensor) -> Tensor:
+        dense_1Ehw = F.normalize(self.clip.features(image_13SS, [DENSE])[DENSE], dim=1)
+        regions_QE = pool(dense_1Ehw[0], mask_weights(cells_Qhw))
+        return F.normalize(regions_QE, dim=-1)
 
 
 class BackbonePooling(ClipBranch):

@@ -21,12 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipself_seg.clip.kind import LARGEST_SCALE
 from clipself_seg.clip.layers import PackedAttention, merge_heads, split_heads
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.runtime import full_precision
 from clipself_seg.heads.panoptic.mask_losses import caption_lengths, grounding_loss
 from clipself_seg.heads.panoptic.pixel_decoder import ENCODED, PixelDecoder, sine_positions
-from clipself_seg.heads.text_scores import class_logits, similarity_scale
+from clipself_seg.heads.text_scores import class_logits
 
 EPS = 1e-8
 
@@ -328,9 +329,9 @@ class QueryDecoder(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """Positive scalar that cosines of embeddings and texts are multiplied by."""
+        """Positive scalar, 100 at most, that cosines of embeddings and texts are multiplied by."""
         of_cosines = self if self.post_mask_embed is None else self.post_mask_embed
-        return similarity_scale(of_cosines.logit_scale)
+        return of_cosines.logit_scale.exp().clamp(max=LARGEST_SCALE)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -89,7 +89,7 @@ def resize_masks(
         return mask_logits
     output = mask_logits.new_empty((len(mask_logits), *output_size), dtype=torch.float32)
     for target, on_image in _on_image(output, mask_logits, canvas_size, image_size):
-        target.copy_(resize_bilinear(on_image, output_size)[0])
+        target.copy_(F.interpolate(on_image, output_size, mode="bilinear")[0])
     return output
 
 
@@ -103,12 +103,8 @@ def _on_image(
     pixels = canvas_size[0] * canvas_size[1]
     count = chunk_size(output.device, CANVAS_NUMBERS // pixels, 2 * (pixels + output[0].numel()))
     for target, source in zip(output.split(count), mask_logits.split(count)):
-        yield target, resize_bilinear(source[None].float(), canvas_size)[..., :rows, :columns]
-
-
-def resize_bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (B, C, H, W) at another size, as Detectron2 resizes them."""
-    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+        on_canvas = F.interpolate(source[None].float(), canvas_size, mode="bilinear")
+        yield target, on_canvas[..., :rows, :columns]
 
 
 def may_be_drawn(probs: Tensor, object_threshold: float) -> Tensor:
@@ -150,7 +146,8 @@ def merge_panoptic(
     Raises:
         FloatingPointError: a probability or a deciding mask is not finite.
     """
-    num_classes = _check_shapes(probs, mask_logits)
+    num_classes = probs.shape[1] - 1
+    assert mask_logits.ndim == 3 and len(probs) == len(mask_logits)
     scores_Q, labels_Q = probs.float().max(dim=1)
     taken_Q = (labels_Q != num_classes) & (scores_Q > object_threshold)
     # A GPU is waited for twice: here, and for the areas.
@@ -235,25 +232,19 @@ def _contest(
         mask_nP.ge_(0.5)
         half += mask_nP.sum(dim=1).long()
         drawn[piece] = mask_nP.gather(0, winner[piece][None])[0] > 0
-    won, both = _pixels_of(winner, drawn, len(kept))
+    if on_cpu(winner):
+        won, both = (x.bincount(minlength=len(kept)) for x in (winner, winner[drawn]))
+    else:
+        # A GPU would be waited for, to know the largest number; what is below 0 is not counted.
+        won, both = (
+            torch.histc(x.to(widest(device)), len(kept), min=0, max=len(kept)).long()
+            for x in (winner, winner.where(drawn, -1))
+        )
     # One transfer for all that decides.
     *areas, all_finite = torch.stack([won, half, both, finite.long().expand_as(half)]).tolist()
     if not all_finite[0]:
         raise FloatingPointError("mask logits are not finite: the weights are at fault")
     return winner, drawn, areas
-
-
-def _pixels_of(winner: Tensor, drawn: Tensor, queries: int) -> tuple[Tensor, Tensor]:
-    """Number of pixels (n,) int64 that each query wins, and of those that are drawn."""
-    if on_cpu(winner):
-        won, both = (x.bincount(minlength=queries) for x in (winner, winner[drawn]))
-        return won, both
-    # A GPU would be waited for, to know the largest number; what is below 0 is not counted.
-    won, both = (
-        torch.histc(x.to(widest(x.device)), queries, min=0, max=queries).long()
-        for x in (winner, winner.where(drawn, -1))
-    )
-    return won, both
 
 
 def merge_semantic(probs: Tensor, mask_logits: Tensor) -> Tensor:
@@ -327,7 +318,7 @@ def canvas_labels(
             scores_kp = class_KQ[start : start + count] @ mask_Qp
             scores_khw = scores_kp.view(-1, *image_size)
             if image_size != output_size:
-                scores_khw = resize_bilinear(scores_khw[None], output_size)[0]
+                scores_khw = F.interpolate(scores_khw[None], output_size, mode="bilinear")[0]
             top_P, first_P = first_best(scores_khw.flatten(1))
             better_P = top_P > best_P
             labels_P = torch.where(better_P, first_P + start, labels_P)
@@ -368,7 +359,8 @@ def merge_instances(
     Raises:
         FloatingPointError: a probability is not finite.
     """
-    num_classes = _check_shapes(probs, mask_logits)
+    num_classes = probs.shape[1] - 1
+    assert mask_logits.ndim == 3 and len(probs) == len(mask_logits)
     class_scores, order = probs[:, :-1].float().flatten().sort(stable=True, descending=True)
     class_scores = class_scores[:top_k]
     order = order[:top_k]
@@ -399,9 +391,9 @@ def merge_instances(
 
 def _check(probs: Tensor, mask_logits: Tensor) -> int:
     """Number of classes K, after a check of shapes and of finite probabilities."""
-    num_classes = _check_shapes(probs, mask_logits)
+    assert mask_logits.ndim == 3 and len(probs) == len(mask_logits)
     _with_finite(probs)
-    return num_classes
+    return probs.shape[1] - 1
 
 
 def _with_finite(probs: Tensor, *rows: Tensor) -> list[list[float]]:
@@ -413,9 +405,3 @@ def _with_finite(probs: Tensor, *rows: Tensor) -> list[list[float]]:
         raise FloatingPointError("class probabilities are not finite: the weights are at fault")
     parts = iter(numbers)
     return [list(itertools.islice(parts, len(row))) for row in rows]
-
-
-def _check_shapes(probs: Tensor, mask_logits: Tensor) -> int:
-    """Number of classes K, after a check of shapes."""
-    assert probs.ndim == 2 and mask_logits.ndim == 3 and len(probs) == len(mask_logits)
-    return probs.shape[1] - 1

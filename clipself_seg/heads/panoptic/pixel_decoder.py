@@ -359,15 +359,11 @@ def sine_positions(grid: tuple[int, int], width: int, device: torch.device) -> T
     half = width // 2
     index = torch.arange(half, device=device)
     wavelengths = TEMPERATURE ** (2 * (index // 2) / half)
-    rows_hc, columns_wc = (_axis(count, wavelengths) for count in grid)
-    height, width = grid
-    rows_hwc = rows_hc[:, None].expand(-1, width, -1)
-    columns_hwc = columns_wc[None].expand(height, -1, -1)
+    axes = []
+    for count in grid:  # the last place is a full turn
+        steps = torch.arange(1, count + 1, dtype=torch.float32, device=device)
+        angles = (steps / (count + EPS) * (2 * math.pi))[:, None] / wavelengths
+        axes.append(torch.stack([angles[:, 0::2].sin(), angles[:, 1::2].cos()], dim=-1).flatten(1))
+    rows_hwc = axes[0][:, None].expand(-1, grid[1], -1)
+    columns_hwc = axes[1][None].expand(grid[0], -1, -1)
     return torch.cat([rows_hwc, columns_hwc], dim=-1).flatten(0, 1)
-
-
-def _axis(count: int, wavelengths: Tensor) -> Tensor:
-    """Sines and cosines (count, C / 2) of the positions on one axis; the last is a full turn."""
-    steps = torch.arange(1, count + 1, dtype=torch.float32, device=wavelengths.device)
-    angles = (steps / (count + EPS) * (2 * math.pi))[:, None] / wavelengths
-    return torch.stack([angles[:, 0::2].sin(), angles[:, 1::2].cos()], dim=-1).flatten(1)

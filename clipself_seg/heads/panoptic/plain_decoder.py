@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipself_seg.clip.kind import LARGEST_SCALE
 from clipself_seg.clip.layers import attention, merge_heads, split_heads
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.runtime import constant
@@ -40,7 +41,6 @@ from clipself_seg.heads.panoptic.generator import (
     pool_masks,
     scores_with_void,
 )
-from clipself_seg.heads.text_scores import similarity_scale
 
 ROTARY_BASE = 100.0
 DOUBLING_EPS = 1e-6
@@ -410,7 +410,7 @@ class PlainDecoder(Generator):
             logits = prediction.embeddings
             return GeneratorScores(logits[..., :-1], logits)
         texts = torch.cat([text_SE, self.void_embedding.weight.to(text_SE.dtype)])
-        scale = similarity_scale(self.decoder.logit_scale)
+        scale = self.decoder.logit_scale.exp().clamp(max=LARGEST_SCALE)
         return scores_with_void(prediction, texts, synonyms, scale)
 
 

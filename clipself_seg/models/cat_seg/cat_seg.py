@@ -74,7 +74,11 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 @META_ARCH_REGISTRY.register()
 class CATSeg(ModelBase):
-    """Open-vocabulary semantic segmentation; `set_vocabulary` gives the classes."""
+    """Open-vocabulary semantic segmentation; `set_vocabulary` gives the classes.
+
+    Attributes:
+        clip_size: side in pixels of the square images that CLIP is given.
+    """
 
     purpose = "open-vocabulary semantic segmentation (CAT-Seg)"
     memory = Memory(weights=(0.9, 2.4), step=(2.4, 3.3), recomputed=(2.0, 2.0))
@@ -108,6 +112,7 @@ class CATSeg(ModelBase):
         training = training or TrainingSettings()
         self.clip = clip
         self.aggregator = aggregator
+        self.clip_size = aggregator.sizes.grid[0] * clip.patch_size
         self.backbone = backbone
         self.guidance_blocks = tuple(f"block{i}" for i in guidance_blocks)
         if backbone is None:
@@ -163,11 +168,6 @@ class CATSeg(ModelBase):
         if self.backbone is None or any(p.requires_grad for p in self.backbone.parameters()):
             return ()
         return (self.backbone,)
-
-    @property
-    def clip_size(self) -> int:
-        """Side in pixels of the square images that CLIP is given."""
-        return self.aggregator.sizes.grid[0] * self.clip.patch_size
 
     def classes_of(
         self, words: Words, seen: np.ndarray | None = None, all_synonyms: bool | None = None
@@ -276,12 +276,14 @@ class CATSeg(ModelBase):
         classes = self.given_classes(classes)
         if self.training:
             return self.losses(samples)
+        results = list[dict[str, Tensor]]()
         with torch.no_grad():
             alone = any("classes" in sample for sample in samples)
             numbers = self._elements_per_image(len(classes.names))
             together = 1 if alone else chunk_size(self.device, 1, numbers)
-            parts = (samples[i : i + together] for i in range(0, len(samples), together))
-            return [result for part in parts for result in self._segment(part, classes, output)]
+            for start in range(0, len(samples), together):
+                results += self._segment(samples[start : start + together], classes, output)
+        return results
 
     def losses(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """The losses of a batch of crops of one size, scalars by name; see `sigmoid_loss` and `score_divergence`."""
@@ -376,10 +378,11 @@ class CATSeg(ModelBase):
         with autocast(self.device, self.evaluation.precision):
             text_TPE = self.texts.embed(classes.names, classes.examples)
             text_TPE = text_TPE if chosen is None else text_TPE[chosen]
-            passes = [self._logits_of_views(images, text_TPE)]
-            if self.evaluation.flip:
-                mirrored = [image.flip(-1) for image in images]
-                passes.append(self._logits_of_views(mirrored, text_TPE))
+            passes = []
+            for mirrored in (False, True) if self.evaluation.flip else (False,):
+                inputs, counts = self._views([i.flip(-1) if mirrored else i for i in images])
+                logits = iter(self._window_logits(inputs, text_TPE))
+                passes.append([list(itertools.islice(logits, count)) for count in counts])
         results = []
         for sample, *of_passes in zip(samples, *passes, strict=True):
             image_size, size = sizes_of(sample)
@@ -391,33 +394,31 @@ class CATSeg(ModelBase):
             results.append(segmentation(parts, size, len(classes.names), output, chosen))
         return results
 
-    def _logits_of_views(
-        self, images: Sequence[Tensor], text_TPE: Tensor
-    ) -> list[list[ClassLogits]]:
-        """Of each image the logits of its views, all of which pass CLIP together."""
-        inputs = [self._views(image) for image in images]
+    def _views(self, images: Sequence[Tensor]) -> tuple[tuple[Tensor, Tensor], list[int]]:
+        """Views of all images, normalised as by `_inputs`, and how many each image has.
+
+        They are the windows of an image and the whole, or the whole one alone, with padding.
+        """
+        divisor = max(1, self.evaluation.size_divisibility)
+        inputs = list[tuple[Tensor, Tensor]]()
+        for image in images:
+            if self.evaluation.sliding:
+                inputs.append(self._inputs(self.layout.views(image)))
+                continue
+            height, width = image.shape[1:]
+            padding = (0, -width % divisor, 0, -height % divisor)
+            # Padded after the normalisation, so that the border is the mean colour.
+            views, for_backbone = self._inputs(image.float()[None])
+            inputs.append((F.pad(views, padding), F.pad(for_backbone, padding)))
+        counts = [len(views) for views, _ in inputs]
         if len(inputs) == 1:
-            return [self._window_logits(inputs[0], text_TPE)]
+            return inputs[0], counts
         # Views of whole images have sizes of their own.
         windows = torch.cat([resize(views, self.clip_size) for views, _ in inputs])
         for_backbone = windows
         if self.backbone is not None:
             for_backbone = torch.cat([resize(views, self._backbone_size) for _, views in inputs])
-        logits = iter(self._window_logits((windows, for_backbone), text_TPE))
-        return [list(itertools.islice(logits, len(views))) for views, _ in inputs]
-
-    def _views(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """The windows of an image, or the whole one with padding, normalised as by `_inputs`."""
-        if self.evaluation.sliding:
-            return self._inputs(self.layout.views(image))
-        height, width = image.shape[1:]
-        divisor = max(1, self.evaluation.size_divisibility)
-        padding = (0, -width % divisor, 0, -height % divisor)
-        # Padded after the normalisation, so that the border is the mean colour.
-        windows, for_backbone = (
-            F.pad(views, padding) for views in self._inputs(image.float()[None])
-        )
-        return windows, for_backbone
+        return (windows, for_backbone), counts
 
     def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
         """Loads ``MODEL.WEIGHTS``, see `cat_seg_checkpoint.read`."""

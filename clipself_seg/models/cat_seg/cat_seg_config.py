@@ -15,8 +15,8 @@ from torch import nn
 from clipself_seg.checkpoints.dense_feature import TOKEN
 from clipself_seg.checkpoints.read import nearly_equal
 from clipself_seg.checkpoints.zoo import official
-from clipself_seg.clip import CLIPBackbone, VisionLanguageBackbone
-from clipself_seg.clip.load import build_clip
+from clipself_seg.clip import VisionLanguageBackbone
+from clipself_seg.clip.backbone import CLIPBackbone, build_clip
 from clipself_seg.clip.text import require_text_tower
 from clipself_seg.clip.text_bank import TEMPLATES
 from clipself_seg.clip.tower import GATE, TransformerTower

@@ -238,7 +238,33 @@ class FViT(ModelBase):
         if self.training:
             return self.losses(samples)
         with torch.no_grad():
-            return self._detect(samples, classes)
+            with autocast(self.device, self.test_precision):
+                levels, dense = self.features(self.preprocess(samples), dense=True)
+                logits, deltas = self.rpn_head(levels)
+            assert dense is not None
+            text, seen = self.text(classes), classes.seen_on(self.device)
+            outputs = []
+            for index, sample in enumerate(samples):
+                size, original = sizes_of(sample)
+                boxes, _ = self.rpn_head.propose(logits, deltas, index, size)
+                scale = _scale(size, original, boxes)
+                maps = [level[index : index + 1] for level in levels], dense[index]
+                chosen = chosen_classes(sample, self.device)
+                own = (text, seen)
+                if chosen is not None:
+                    own = (torch.cat([text[chosen], text[-1:]]), seen[chosen])
+                detected, masks = self.roi_head.detect(
+                    *maps, boxes, size, scale, *own, self.test_precision
+                )
+                instances = Instances(original)
+                instances.pred_boxes = Boxes(detected.boxes)
+                instances.scores = detected.scores
+                labels = detected.labels
+                instances.pred_classes = labels if chosen is None else chosen[labels]
+                if masks is not None:
+                    instances.pred_masks = paste_masks(masks, detected.boxes, original)
+                outputs.append({"instances": instances})
+            return outputs
 
     def features(self, images: Tensor, dense: bool) -> tuple[list[Tensor], Tensor | None]:
         """Levels P2 to P6 of normalised images (B, 3, side, side), and unit dense features (B, E, g, g)."""
@@ -326,35 +352,6 @@ class FViT(ModelBase):
         masks = on_device(samples, "masks", self.device) if self.has_masks else [None] * len(boxes)
         draws = [sample.get("draw", 0) for sample in samples]
         return [Objects(*of_image) for of_image in zip(boxes, labels, masks, draws)]
-
-    def _detect(self, samples: Sequence[Sample], classes: Classes) -> list[dict[str, Instances]]:
-        with autocast(self.device, self.test_precision):
-            levels, dense = self.features(self.preprocess(samples), dense=True)
-            logits, deltas = self.rpn_head(levels)
-        assert dense is not None
-        text, seen = self.text(classes), classes.seen_on(self.device)
-        outputs = []
-        for index, sample in enumerate(samples):
-            size, original = sizes_of(sample)
-            boxes, _ = self.rpn_head.propose(logits, deltas, index, size)
-            scale = _scale(size, original, boxes)
-            maps = [level[index : index + 1] for level in levels], dense[index]
-            chosen = chosen_classes(sample, self.device)
-            own = (text, seen)
-            if chosen is not None:
-                own = (torch.cat([text[chosen], text[-1:]]), seen[chosen])
-            detected, masks = self.roi_head.detect(
-                *maps, boxes, size, scale, *own, self.test_precision
-            )
-            instances = Instances(original)
-            instances.pred_boxes = Boxes(detected.boxes)
-            instances.scores = detected.scores
-            labels = detected.labels
-            instances.pred_classes = labels if chosen is None else chosen[labels]
-            if masks is not None:
-                instances.pred_masks = paste_masks(masks, detected.boxes, original)
-            outputs.append({"instances": instances})
-        return outputs
 
     @torch.no_grad()
     def propose(self, samples: Sequence[Sample]) -> list[tuple[Tensor, Tensor]]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from clipself_seg.checkpoints.read import Checkpoint, fit
-from clipself_seg.clip import CLIPBackbone
+from clipself_seg.clip.backbone import CLIPBackbone
 from clipself_seg.errors import InputError
 from clipself_seg.models.base import as_bytes, on_host
 

@@ -8,8 +8,8 @@ import torch
 from detectron2.config import CfgNode
 
 from clipself_seg.clip import VisionLanguageBackbone
+from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.kind import CLIP_MEAN
-from clipself_seg.clip.load import build_clip
 from clipself_seg.config.load import evaluation_precision, precision_from_config
 from clipself_seg.config.relations import require_valid
 from clipself_seg.errors import InputError

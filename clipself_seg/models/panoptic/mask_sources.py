@@ -228,7 +228,7 @@ class Generated(MaskSource):
         """Embeddings (S, E) of all names of all classes, of unit length where the generator wants them so."""
         names = [name for names in classes.names for name in names]
         if self.generator.in_clip_space:
-            return self.bank.embed([(name,) for name in names])
+            return self.bank.embed_names(tuple((name,) for name in names))
         return self.bank.embed_raw(names)
 
     def of(

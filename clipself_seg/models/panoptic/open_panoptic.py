@@ -27,7 +27,7 @@ from clipself_seg.data.vocabulary import Vocabulary, Words
 from clipself_seg.heads.fusion import Fusion
 from clipself_seg.heads.panoptic.clip_branches import ClipBranch
 from clipself_seg.heads.panoptic.panoptic_merge import resize_masks
-from clipself_seg.heads.text_scores import only_classes
+from clipself_seg.heads.text_scores import class_logits, only_classes
 from clipself_seg.models.base import ModelBase, save_atomically, sizes_of
 from clipself_seg.models.panoptic import panoptic_checkpoint
 from clipself_seg.models.panoptic.mask_sources import MaskSource
@@ -303,25 +303,25 @@ class OpenPanoptic(ModelBase):
         canvas = None if masks.canvas == masks.image_size else masks.canvas
         (image,) = on_device([sample], "image", self.device)
         pixels = image.float() / 255
-        named = self.branch_texts(classes), classes.synonyms
+        named = self.branch_texts(classes), classes.synonyms, self.branch.clip.similarity_scale
         logits_Qmn = masks.mask_logits
         with autocast(self.device, self.test_precision):
-            logits, valid = self.branch.score(
-                pixels, logits_Qmn, *named, canvas, masks.backbone_map
-            )
+            regions_QE, valid = self.branch.embed(pixels, logits_Qmn, canvas, masks.backbone_map)
+            logits = class_logits(regions_QE, *named)
             if not self.flip:
                 return logits, valid
             if canvas:  # without the padding, which would be at the left
                 logits_Qmn = resize_masks(logits_Qmn, canvas, masks.image_size, masks.image_size)
-            others, seen = self.branch.score(pixels.flip(-1), logits_Qmn.flip(-1), *named)
+            mirrored_QE, seen = self.branch.embed(pixels.flip(-1), logits_Qmn.flip(-1))
+            others = class_logits(mirrored_QE, *named)
         mean = torch.where((valid & seen)[:, None], (logits + others) / 2, logits)
         return torch.where((seen & ~valid)[:, None], others, mean), valid | seen
 
     def branch_texts(self, classes: Classes | None = None) -> Tensor:
         """Embeddings (S, E), unit length, of all names of all classes for the CLIP branch."""
         classes = self.given_classes(classes)
-        names = [(name,) for names in classes.names for name in names]
-        return self.branch_bank.embed(names, classes.examples)
+        names = tuple((name,) for names in classes.names for name in names)
+        return self.branch_bank.embed_names(names, classes.examples)
 
     def _read_regions(self, image: Tensor, masks: Tensor) -> Tensor:
         """Embeddings (n, E) of regions of an example's image as CLIP reads those of any image."""

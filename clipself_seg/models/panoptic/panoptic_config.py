@@ -9,8 +9,8 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from clipself_seg.checkpoints.mask_models import has_mask_model
-from clipself_seg.clip import CLIPBackbone, TextBank, VisionLanguageBackbone
-from clipself_seg.clip.load import build_clip, find_entry
+from clipself_seg.clip import TextBank, VisionLanguageBackbone
+from clipself_seg.clip.backbone import CLIPBackbone, build_clip, find_entry
 from clipself_seg.clip.text import require_text_tower
 from clipself_seg.config.load import evaluation_precision, precision_from_config
 from clipself_seg.config.panoptic_keys import OF_WEIGHTS

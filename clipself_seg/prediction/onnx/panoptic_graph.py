@@ -128,8 +128,9 @@ class PanopticGraph(nn.Module):
         square = (down @ pixels @ right.T).clamp(0, 1) * _inside((side, side), 1, shown)
         covered = image_size if branch.align_masks else canvas
         fractions = [part / all_ * side / new for part, all_, new in zip(covered, canvas, shown)]
-        cells = visible_cells(masks, branch.grid, branch.clip.patch_size, fractions, shown)
-        return branch.readout(branch.clip.normalise(square)[None], [cells]), cells
+        patch = branch.clip.patch_size
+        cells = visible_cells(masks, (side // patch, side // patch), patch, fractions, shown)
+        return branch.read(branch.clip.normalise(square)[None], cells), cells
 
 
 def visible_cells(

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim
 
-from clipself_seg.clip import CLIPBackbone, VisionLanguageBackbone
+from clipself_seg.clip import CLIP, VisionLanguageBackbone
 from clipself_seg.clip.tokenizers import ClipTokenizer
 from clipself_seg.clip.training_free import NONE
 from clipself_seg.errors import InputError
@@ -43,24 +43,24 @@ TEXTS = ("grass", "a photo of a red star.", "a photo of " + "a very " * 80 + "lo
 class DenseGraph(nn.Module):
     """Computes dense features (B, E, h, w) of unit length of normalised images (B, 3, H, W)."""
 
-    def __init__(self, clip: CLIPBackbone) -> None:
+    def __init__(self, clip: CLIP) -> None:
         super().__init__()
         self.clip = clip
 
     def forward(self, images: Tensor) -> Tensor:
-        """As `CLIPBackbone.encode_dense`."""
+        """As `CLIP.encode_dense`."""
         return F.normalize(self.clip.dense(images), dim=1)
 
 
 class TextGraph(nn.Module):
     """Computes text embeddings (K, E) of unit length of token ids (K, T)."""
 
-    def __init__(self, clip: CLIPBackbone) -> None:
+    def __init__(self, clip: CLIP) -> None:
         super().__init__()
         self.text = clip.text
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """As `CLIPBackbone.encode_text`, but tokens behind the end of a text are computed too (`TextEncoder.whole`)."""
+        """As `CLIP.encode_text`, but tokens behind the end of a text are computed too (`TextEncoder.whole`)."""
         return F.normalize(self.text.whole(tokens), dim=-1)
 
 
@@ -83,7 +83,7 @@ def export_onnx(
         InputError: a package is missing, the folder has something in it, the dense features are made by an attention
             without training, or a difference is larger than `TOLERANCE`; nothing is written then.
     """
-    if not isinstance(clip, CLIPBackbone):
+    if not isinstance(clip, CLIP):
         raise InputError(
             f"the backbone {clip.name} reads sentences, which no exported graph does: export a model with its class "
             "names, to a file that ends in .onnx"
@@ -107,7 +107,7 @@ def export_onnx(
     return differences
 
 
-def dense_graph(clip: CLIPBackbone) -> Graph:
+def dense_graph(clip: CLIP) -> Graph:
     """Graph of the image tower, for any number of images and any sides that are multiples of the patch."""
     patch = clip.patch_size
     rows, columns = TRACED_GRID
@@ -117,7 +117,7 @@ def dense_graph(clip: CLIPBackbone) -> Graph:
     return Graph(DenseGraph(clip), {"images": images}, {"images": sizes}, ("features",), checks)
 
 
-def text_graph(clip: CLIPBackbone) -> Graph:
+def text_graph(clip: CLIP) -> Graph:
     """Graph of the text tower, for any number of texts."""
     tokens = clip.tokenize(TEXTS)
     checks = ((part,) for part in (tokens[:1], tokens[:2], tokens))
@@ -145,7 +145,7 @@ def text_files(clip: VisionLanguageBackbone) -> dict[str, str]:
     return {"_tokenizer.json": tokenizer.to_json(), "_texts.py": script("texts")}
 
 
-def _image_batches(clip: CLIPBackbone) -> Iterator[Tensor]:
+def _image_batches(clip: CLIP) -> Iterator[Tensor]:
     """Yields images of noise: of the grid of the table of positions, wide, tall, and of a single cell."""
     side = clip.image_size // clip.patch_size
     generator = torch.Generator().manual_seed(0)
@@ -159,7 +159,7 @@ def _image_batches(clip: CLIPBackbone) -> Iterator[Tensor]:
         yield torch.randn(size, generator=generator)
 
 
-def _metadata(clip: CLIPBackbone, differences: dict[str, Differences]) -> dict[str, Any]:
+def _metadata(clip: CLIP, differences: dict[str, Differences]) -> dict[str, Any]:
     """Metadata that say how to use the two files without this project."""
     return {
         "clip": clip.name,

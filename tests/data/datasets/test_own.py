@@ -109,7 +109,7 @@ def test_the_same_path_is_read_again_and_another_of_its_name_is_refused(folder):
         (YAML + "nmaes: [a]", 'unknown key "nmaes": did you mean "names"?'),
         (YAML.replace("images/val", "images/vla"), "images/vla is missing"),
         (YAML.replace("grass", "no"), "names.7 is False, and has to be text: .* in quotation"),
-        (YAML.replace("sky", "dog"), "first names used more than once: dog: rename one, or"),
+        (YAML.replace("sky", "dog"), "the first name 'dog' is there twice: leave one"),
         (YAML + "ignore: 7", '"ignore" is 7, and "names" names it'),
         (YAML + "held_out: [gras]", '"held_out": unknown class "gras": did you mean "grass"?'),
         (YAML + "path: nowhere", '"train" .*nowhere/images/train is missing: correct it'),

@@ -19,7 +19,6 @@ from clipself_seg.data.datasets.records import (
     find_dataset,
     panoptic_set_records,
     region_records,
-    region_text_files,
     region_text_records,
     register_datasets,
     sem_seg_records,
@@ -197,16 +196,6 @@ def test_boxes_with_nouns_are_read_as_such_and_as_proposals(mini, catalogue):
     assert nouns("mini_train").nouns == ("cat",)
 
 
-def test_files_of_boxes_with_nouns_need_not_be_there_but_their_images(mini, catalogue):
-    register_coco_instances("mine", {}, "nouns.json", str(mini))
-    register_coco_instances("lost", {}, "nouns.json", "nowhere")
-    assert region_text_files("mine") == ("nouns.json", str(mini))
-    annotations = str(mini / "annotations/region_text_train.json")
-    assert region_text_files("mini_train_region_text") == (annotations, str(mini / "train"))
-    with pytest.raises(InputError, match='"lost": nowhere is missing; correct its registration'):
-        region_text_files("lost")
-
-
 def test_captions_are_read_by_the_name_of_their_data_set_or_of_a_users_own(mini, catalogue):
     (record,) = captions("mini_train_captions")
     assert record["captions"] == ["a dog"] and record["image_id"] == 3
@@ -274,7 +263,7 @@ def test_semantic_sets_are_in_detectron2s_catalogue_with_their_classes(name):
     files, metadata = find_dataset(name, SemSegSet), MetadataCatalog.get(name)
     assert folder in metadata.image_root and folder in metadata.sem_seg_root
     assert len(metadata.stuff_classes) == labels
-    assert files.label_count(len(Vocabulary.load(files.vocabulary))) == labels
+    assert len(files.metadata()["stuff_classes"]) == labels
     assert metadata.ignore_label == files.ignore_label == ignore_label
     background = name in BACKGROUND
     assert metadata.evaluator_type == ("sem_seg_background" if background else "sem_seg")

@@ -17,7 +17,6 @@ from clipself_seg.data.masks import encode_masks
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.ground_truth import read_panoptic_ground_truth
-from clipself_seg.evaluation.panoptic.panoptic_evaluation import sweep_fusions, sweep_results
 from clipself_seg.evaluation.panoptic.quality import PanopticQualityEvaluator
 from clipself_seg.heads.fusion import Fusion
 from clipself_seg.heads.panoptic.clip_branches import DensePooling
@@ -69,28 +68,11 @@ def test_numbers_of_a_fusion_are_those_of_its_evaluator_alone(datasets):
         sample = entry | {"file_name": "x", "pan_seg_file_name": png}
         (output,) = model([sample | {"image": torch.zeros(3, 4, 4)}], fusions)
         alone.process([sample], [output["fusions"]["fused"]])
-    expected = {key: value for key, value in alone.results().items() if "-" not in key}
+    expected = {
+        key: value for key, value in alone.evaluate()["panoptic_seg"].items() if "-" not in key
+    }
     assert {key: results[key] for key in expected} == expected
     assert not any(key.startswith(("PQ-", "IoU-", "classes-")) for key in results)
-
-
-def test_a_sweep_is_a_grid_over_seen_and_unseen_classes(datasets, caplog):
-    options = ("DATASETS.TEST", ("one",), "TEST.PANOPTIC.SWEEP", (0, 0.5, 1.0))
-    model = Spoiler()
-    with caplog.at_level(logging.INFO, logger="clipself_seg"):
-        results = evaluation(datasets, *options)(model)["one"]
-    sweep = results["sweep"]
-    assert len(model.asked) == 5 and sweep["alpha"] == sweep["beta"] == [0.0, 0.5, 1.0]
-    # A lost segment is missed and nothing else: alpha decides about seen classes alone.
-    seen, unseen = np.array(sweep["PQ_seen"]), np.array(sweep["PQ_unseen"])
-    assert (seen == seen[:, :1]).all() and (unseen == unseen[:1]).all()
-    assert seen[0, 0] == unseen[0, 0] == 100 and seen[2, 0] == unseen[0, 2] == 0
-    np.testing.assert_allclose(sweep["PQ"], (2 * seen + 3 * unseen) / 5, rtol=0, atol=1e-10)
-    assert sweep["PQ"][0][0] == results["generator"]["PQ"]
-    json.dumps(results, allow_nan=False)
-    assert (datasets / "run/sweep_one.png").stat().st_size > 1000
-    assert "alpha \\ beta" in caplog.text and "100.0*" in caplog.text
-    assert caplog.text.count('Panoptic quality of "one"') == 3  # those with a name
 
 
 def test_each_weight_of_void_is_a_row_of_the_same_exponents(datasets, caplog):
@@ -103,18 +85,15 @@ def test_each_weight_of_void_is_a_row_of_the_same_exponents(datasets, caplog):
             asked.append(fusion)
             return super().spoil(sample, truth, fusion)
 
-    options = ("TEST.PANOPTIC.VOID_SWEEP", (0, 0.25, 1.0), "TEST.PANOPTIC.SWEEP", (0.5,))
+    options = ("TEST.PANOPTIC.VOID_SWEEP", (0, 0.25, 1.0))
     with caplog.at_level(logging.INFO, logger="clipself_seg"):
-        results = evaluation(datasets, *options)(Listener())["one"]
+        named = evaluation(datasets, *options)(Listener())["one"]
     weights = {"clip": 0.5, "generator": 0, "fused": 0.5}
     weights |= {"void_0": 0, "void_0.25": 0.25, "void_1": 1}
-    named = {name: one for name, one in results.items() if name != "sweep"}
     assert {name: one["void_discount"] for name, one in named.items()} == weights
     for name in ("void_0", "void_0.25", "void_1"):
         assert (named[name]["alpha"], named[name]["beta"]) == (0.2, 0.5)
         assert named[name]["AP"] == named["fused"]["AP"] and "mIoU-unseen" in named[name]
-    of_sweep = {one.void_discount for one in asked if one.tasks == ("panoptic",)}
-    assert of_sweep == {0.5}
     assert "void less" in caplog.text
     assert "void_discount" not in evaluation(datasets)(Spoiler())["one"]["fused"]
 
@@ -122,7 +101,7 @@ def test_each_weight_of_void_is_a_row_of_the_same_exponents(datasets, caplog):
 def test_masks_without_class_scores_are_evaluated_with_clips_alone(datasets):
     source = ("MODEL.MASK_GENERATOR.SOURCE", "masks", "MODEL.MASK_GENERATOR.OUTPUTS")
     source += (str(datasets / "one/segments"), "DATASETS.TEST", ("one",))
-    for options in ((), ("TEST.PANOPTIC.ROWS", ("clip",), "TEST.PANOPTIC.SWEEP", (0.5,))):
+    for options in ((), ("TEST.PANOPTIC.ROWS", ("clip",), "TEST.PANOPTIC.VOID_SWEEP", (0.5,))):
         with pytest.raises(InputError, match="named by CLIP alone: set TEST.PANOPTIC.ROWS"):
             evaluation(datasets, *source, *options)
     model = Spoiler()
@@ -137,23 +116,9 @@ def test_masks_without_class_scores_are_evaluated_with_clips_alone(datasets):
         evaluation(datasets, *source, "TEST.PANOPTIC.ROWS", ("clip",)).check(model)
 
 
-def test_cells_that_do_not_differ_are_evaluated_once():
-    seen = np.array([True, False])
-    assert len(sweep_fusions((0, 0.5, 1), seen)) == 9
-    fusions = sweep_fusions((0, 0.5, 1), None)
-    assert len(fusions) == len(sweep_fusions((0, 0.5, 1), ~seen & seen)) == 3
-    assert {fusion.tasks for fusion in fusions.values()} == {("panoptic",)}
-    numbers = {name: {"PQ": 10 * fusion.alpha} for name, fusion in fusions.items()}
-    sweep = sweep_results((0, 0.5, 1), None, numbers)
-    assert sweep == {"alpha": [0, 0.5, 1], "beta": [0, 0.5, 1], "PQ": [[0] * 3, [5] * 3, [10] * 3]}
-
-
 def test_without_a_training_vocabulary_all_is_seen_and_nothing_is_split(datasets):
-    options = ("TEST.TRAIN_VOCABULARY", "", "TEST.PANOPTIC.SWEEP", (0.5, 1.0))
-    results = evaluation(datasets, *options)(Spoiler())["one"]
+    results = evaluation(datasets, "TEST.TRAIN_VOCABULARY", "")(Spoiler())["one"]
     assert "PQ_seen" not in results["fused"] and "AP-unseen" not in results["fused"]
-    assert results["sweep"].keys() == {"alpha", "beta", "PQ"}
-    assert results["sweep"]["PQ"][0][0] == results["sweep"]["PQ"][0][1] > 0
 
 
 def test_classes_of_ones_own_are_known_in_any_case(datasets):
@@ -250,32 +215,23 @@ def test_files_that_a_command_makes_are_asked_for_by_its_name(
 
 def test_two_processes_give_the_numbers_and_files_of_one(datasets):
     def work(rank, folder):
-        return evaluation(folder, "TEST.PANOPTIC.SWEEP", (0, 0.5))(Spoiler())
+        return evaluation(folder)(Spoiler())
 
     both = in_two_processes(work, datasets)
     run = datasets / "run"
     files = {path: path.read_bytes() for path in run.rglob("*.*")}
-    expected = evaluation(datasets, "TEST.PANOPTIC.SWEEP", (0, 0.5))(Spoiler())
+    expected = evaluation(datasets)(Spoiler())
     assert both == [expected, expected]
     assert {path: path.read_bytes() for path in run.rglob("*.*")} == files
 
 
-def test_boundary_iou_leaves_the_published_numbers_as_they_are(datasets):
-    plain = evaluation(datasets, "DATASETS.TEST", ("one",))(Spoiler())["one"]
-    options = ("DATASETS.TEST", ("one",), "TEST.NUMBERS.BOUNDARY", True)
-    more = evaluation(datasets, *options)(Spoiler())["one"]
-    for fusion, numbers in plain.items():
-        assert {key: more[fusion][key] for key in numbers} == numbers
-    assert more["generator"]["Boundary-mIoU"] == 100 and more["clip"]["Boundary-mIoU"] == 0
-
-
 def test_the_protocol_says_what_was_used(datasets):
-    run = evaluation(datasets, "DATASETS.TEST", ("one",), "TEST.NUMBERS.BOUNDARY", True)
+    run = evaluation(datasets, "DATASETS.TEST", ("one",))
     run(Spoiler())
     parts = run.protocols["one"].as_dict()
     assert parts["words"] == "words, 5 classes" and parts["size"] == "own size"
     assert parts["seen"] == f"a name as {datasets / 'trained.json'} spells it: 2 of 5"
-    assert parts["beside"] == "BOUNDARY" and parts["rule"] == "mIoU over classes by rule present"
+    assert parts["rule"] == "mIoU over classes by rule present"
 
 
 TRAINED = ("TEST.TRAIN_VOCABULARY", "openseg_coco_panoptic_133")

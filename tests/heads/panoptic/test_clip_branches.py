@@ -16,6 +16,7 @@ from clipself_seg.heads.panoptic.feature_sources import CLIPPyramid
 from clipself_seg.heads.panoptic.pixel_decoder import STRIDES
 from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict
+from tests.tiny import clip_logits
 
 GRID, PATCH = (5, 7), 6
 MODELS = {
@@ -118,7 +119,7 @@ def test_the_factor_of_a_clip_is_at_most_what_its_training_clamped_it_to():
     for own, factor in ((50, 50), (150, 100)):
         with torch.no_grad():
             clip.logit_scale.fill_(math.log(own))
-        logits, _ = branch.score(*asked, text, [1, 1])
+        logits, _ = clip_logits(branch, *asked, text, [1, 1])
         torch.testing.assert_close(logits, factor * cosines)
 
 
@@ -158,7 +159,7 @@ def test_masked_attention_gives_the_official_numbers(case):
     torch.testing.assert_close(regions, expected["mask_embed"], atol=1e-4, rtol=0)
     synonyms = expected["synonyms_per_class"].tolist()
     branch.embed = lambda *_: (regions, valid)
-    logits, _ = branch.score(image, masks, text, synonyms)
+    logits, _ = clip_logits(branch, image, masks, text, synonyms)
     torch.testing.assert_close(logits, expected["class_logits"], atol=5e-5, rtol=0)
     torch.testing.assert_close(whole, expected["image_embed"], atol=5e-5, rtol=0)
 
@@ -167,8 +168,8 @@ def test_masked_attention_gives_the_official_numbers(case):
 def test_empty_masks_are_finite_and_not_valid(mini, kind):
     branch = SQUARE[kind](mini, input_size=64)
     masks = torch.cat([torch.full((1, 16, 16), -9.0), torch.ones(1, 16, 16)])
-    logits, valid = branch.score(
-        torch.rand(3, 64, 64), masks, torch.randn(3, mini.embed_dim), [1, 2]
+    logits, valid = clip_logits(
+        branch, torch.rand(3, 64, 64), masks, torch.randn(3, mini.embed_dim), [1, 2]
     )
     assert valid.tolist() == [False, True]
     assert logits.shape == (2, 2) and logits.isfinite().all()

@@ -50,6 +50,15 @@ def test_names_and_shapes_are_those_of_the_checkpoints():
     assert label - caption == {"category_head.null_embed"}
 
 
+@pytest.mark.parametrize("variant", GENERATORS)
+def test_the_factor_of_cosines_has_a_ceiling(variant):
+    decoder = tiny(variant).sem_seg_head.predictor
+    (learned,) = (p for name, p in decoder.named_parameters() if name.endswith("logit_scale"))
+    for logarithm, factor in ((9.0, 100), (2.0, 7.389056)):
+        torch.nn.init.constant_(learned, logarithm)
+        assert decoder.scale.item() == pytest.approx(factor)
+
+
 @pytest.mark.parametrize("variant", ["caption", "label"])
 def test_training_reaches_every_parameter(variant):
     generator, text = tiny(variant), torch.randn(5, 10)

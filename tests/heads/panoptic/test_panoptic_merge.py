@@ -303,13 +303,13 @@ def test_memory_holds_some_classes_at_a_time(monkeypatch):
     case = random_case((8, 8), classes=847)
     expected = canvas_labels(*case, (32, 32), image, output)
     seen = []
-    resize = panoptic_merge.resize_bilinear
+    resize = panoptic_merge.F.interpolate
 
-    def resized(maps, size):
+    def resized(maps, size, **how):
         seen.append(maps.shape[1])
-        return resize(maps, size)
+        return resize(maps, size, **how)
 
-    monkeypatch.setattr(panoptic_merge, "resize_bilinear", resized)
+    monkeypatch.setattr(panoptic_merge.F, "interpolate", resized)
     assert torch.equal(canvas_labels(*case, (32, 32), image, output), expected)
     _, *classes = seen  # the masks, and then the scores
     assert max(classes) == 16 and sum(classes) == 847

@@ -266,7 +266,7 @@ def test_the_small_vocabulary_has_shapes_and_textures_and_the_background_is_the_
         entry = find_dataset(f"mini_val_{kind}_sem_seg", SemSegSet)
         words = Vocabulary.load(entry.vocabulary)
         (record,) = sem_seg_records(f"mini_val_{kind}_sem_seg")
-        count = entry.label_count(len(words))
+        count = len(entry.metadata()["stuff_classes"])
         read = read_labels_of(
             record, num_classes=count, ignore_label=entry.ignore_label, size=(7, 1)
         )

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import lab.precompute.stock_rpn  # noqa: F401  (enters the model)
 from clipself_seg.commands import train
 from lab.mini.writer import WorldSize, make_worlds
 from precompute import train_rpn

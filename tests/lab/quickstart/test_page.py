@@ -11,14 +11,13 @@ from clipself_seg.clip import load_clip
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.region_report import region_table
-from clipself_seg.evaluation.report import semantic_split_table
 from clipself_seg.explore.demo import SHOWN, Question, ask
 from clipself_seg.pages import render
 from clipself_seg.visualization.overlays import Entry
 from clipself_seg.visualization.tiles import Row
 from lab.mini.concepts import WORLDS
 from lab.mini.scenes import Scene, Segment
-from lab.quickstart.chapters import Results
+from lab.quickstart.chapters import SEMANTIC_SPLIT, Results, split_table
 from lab.quickstart.heat_maps import heat_sheet
 from lab.quickstart.page import TEMPLATE, Answers, kmeans_rows, plot_losses, region_answers
 from tests.conftest import ROOT
@@ -59,7 +58,7 @@ def read_page(scenes=1):
     row = Row({NAME: IMAGE}, [Entry(NAME, (1, 2, 3))])
 
     def table(style):
-        return semantic_split_table(rows, first=NAME, style=style)
+        return split_table(rows, SEMANTIC_SPLIT, NAME, style)
 
     chapter = Results(table, images={NAME: scenes * [row]})
     names = ("semantic", "panoptic, live", "panoptic, shipped", "detection")

@@ -53,7 +53,6 @@ READ_BY = {
     "MODEL.CLIP.VISUAL_INIT": "mini/semseg",
     "MODEL.CLIP_BRANCH.WEIGHTS": "mini/panoptic",
     "MODEL.CAT_SEG.BACKBONE_WEIGHTS": "mini/semseg",
-    "MODEL.STOCK_RPN.BACKBONE_WEIGHTS": "mini/rpn_r18",
     "MODEL.DIFFUSION.WEIGHTS": "panoptic/odise_label",
 }
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from detectron2.modeling import build_model
+from detectron2.modeling import BACKBONE_REGISTRY, build_model
 
 from clipself_seg.clip import load_clip, save_clip
 from clipself_seg.config import load_config
@@ -354,6 +354,7 @@ def test_guidance_of_version_1_has_the_channels_of_its_backbone(preset):
 
 def test_the_guidance_backbone_starts_from_detectron2s_pickles(tmp_path):
     opts = [*SWIN[4:14], "MODEL.BACKBONE.NAME", "D2SwinTransformer"]
+    assert "D2SwinTransformer" not in BACKBONE_REGISTRY  # which CAT-Seg's own code registers
     state = build_backbone(load_config(None, opts)).state_dict()
     # A classifier's: no norms between the stages, and a head that has no place here.
     arrays = {n: t.numpy() for n, t in state.items() if not n.startswith("norm")}

@@ -38,6 +38,7 @@ from tests.models.panoptic.small import (
     training_samples,
     vocabulary,
 )
+from tests.tiny import clip_logits
 
 FUSIONS = {"clip": Fusion(1.0, 1.0), "generator": Fusion(0.0, 0.0), "fused": Fusion(0.35, 0.65)}
 
@@ -51,7 +52,9 @@ def test_outputs_are_those_of_the_parts_put_together(weight):
         generated = model.generate(one)
         texts = model.branch_bank.embed(["red star", "blue ring", "grass", "lawn"])
         image = one["image"].float() / 255
-        logits, valid = model.branch.score(image, generated.mask_logits, texts, [1, 1, 2], (64, 96))
+        logits, valid = clip_logits(
+            model.branch, image, generated.mask_logits, texts, [1, 1, 2], (64, 96)
+        )
     assert generated.canvas == (64, 96) and generated.image_size == (60, 75)
     seen = torch.tensor([True, False, True])
     scores = (generated.class_logits, logits, generated.void_prob, seen, 0.35, 0.65, valid)
@@ -344,7 +347,7 @@ def test_masks_of_fcclip_are_named_by_a_distilled_vit_with_words_of_its_own():
         texts = TextBank(vit, "odise").embed(["red star", "blue ring", "grass", "lawn"])
         branch = DensePooling(vit, input_size=64)
         image = one["image"].float() / 255
-        logits, valid = branch.score(image, same.mask_logits, texts, [1, 1, 2], same.canvas)
+        logits, valid = clip_logits(branch, image, same.mask_logits, texts, [1, 1, 2], same.canvas)
     seen = torch.tensor([True, False, True])
     scores = (same.class_logits, logits, same.void_prob, seen, 0.35, 0.65, valid)
     masks = resize_masks(same.mask_logits, same.canvas, (60, 75), (40, 50))
@@ -427,7 +430,7 @@ def test_given_masks_are_drawn_as_they_are_and_named_by_clip_alone(kind):
         image = one["image"].float() / 255
         texts = model.branch_bank.embed(["red star", "blue ring", "grass"])
         logits = 2 * mask[None].float() - 1
-        named, valid = model.branch.score(image, logits, texts, [1, 1, 1])
+        named, valid = clip_logits(model.branch, image, logits, texts, [1, 1, 1])
         best, label = named.softmax(1)[0].max(0)
         assert valid.all() and segment["category_id"] == label
         assert segment["score"] == pytest.approx(score * best.item(), abs=1e-6)

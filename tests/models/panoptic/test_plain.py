@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from clipself_seg.checkpoints.training_state import trained_parameters
-from clipself_seg.clip import CLIPBackbone, load_clip
+from clipself_seg.clip import load_clip
+from clipself_seg.clip.backbone import CLIPBackbone
 from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.clip.openai import VisionTransformer
 from clipself_seg.config import load_config

@@ -15,8 +15,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from clipself_seg.checkpoints.training_state import pack, read_state, unpack, write_state
 from clipself_seg.checkpoints.zoo import MINI_CLIP, MINI_CLIPS
-from clipself_seg.clip import CLIPBackbone, load_clip
-from clipself_seg.data.parallel import run_in_parallel
+from clipself_seg.clip import CLIP, load_clip
 from clipself_seg.errors import InputError
 from lab.mini.concepts import WORLDS, Concept
 from lab.mini.crops import (
@@ -27,6 +26,7 @@ from lab.mini.crops import (
     write_caption,
 )
 from lab.mini.scenes import draw_scene
+from lab.parallel import run_in_parallel
 
 SAVED_EVERY = 200  # steps
 Key = tuple[tuple[str | None, str | None, str | None], ...]
@@ -171,7 +171,7 @@ def _batches(
         yield pixels, *caption_batch(rng, batch)
 
 
-def untrained_clip(tag: str, seed: int) -> CLIPBackbone:
+def untrained_clip(tag: str, seed: int) -> CLIP:
     """A CLIP of the mini worlds with random weights, in `mini`'s case of both towers.
 
     The others have the text tower and the scale of `mini`, both frozen, so that all of them read the same texts.
@@ -200,7 +200,7 @@ def _thaw_batch_norms(module: nn.Module) -> None:
 
 
 def train(
-    clip: CLIPBackbone, crops: Sequence[Crop], settings: TrainSettings, state: Path | None = None
+    clip: CLIP, crops: Sequence[Crop], settings: TrainSettings, state: Path | None = None
 ) -> Iterator[tuple[int, float]]:
     """Train a CLIP in place and yield (step, loss) after every step.
 

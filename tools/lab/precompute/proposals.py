@@ -28,7 +28,6 @@ from clipself_seg.files import alone_in, atomic_path, remove_leftovers
 from clipself_seg.models.build import architecture, build_model
 from clipself_seg.models.protocol import ProposingModel
 from clipself_seg.provenance import provenance
-from clipself_seg.yaml_files import dump_config
 
 CATEGORY = {"id": 1, "name": "object"}
 DIGITS = 2  # of a pixel, after the point
@@ -126,7 +125,7 @@ def write_dataset_proposals(
     origin = {"seed": cfg.SEED, "weights_hash": model.weights_hash(), "device": cfg.MODEL.DEVICE}
     info = {
         "description": f"proposals of each image of {dataset}: {selection._asdict()}",
-        **provenance(config=dump_config(cfg), **origin),
+        **provenance(config=cfg.dump(), **origin),
     }
     files = annotated_dataset(dataset)
     folder = str(files.path(files.images))

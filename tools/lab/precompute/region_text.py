@@ -23,8 +23,8 @@ from detectron2.config import CfgNode
 from torch import Tensor
 from tqdm import tqdm
 
-from clipself_seg.clip import CLIPBackbone, TextBank
-from clipself_seg.clip.load import build_clip
+from clipself_seg.clip import TextBank, VisionLanguageBackbone
+from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.runtime import QUEUES, autocast
 from clipself_seg.clip.text_bank import NOUN_TEMPLATES
 from clipself_seg.config.load import evaluation_precision
@@ -36,7 +36,7 @@ from clipself_seg.data.annotations import (
     read_region_text,
     require_files,
 )
-from clipself_seg.data.datasets.records import region_text_files
+from clipself_seg.data.datasets.records import find_annotated
 from clipself_seg.data.datasets.table import SHIPPED_WORLD
 from clipself_seg.data.images import MAX_PIXELS, letterbox_crops, read_image
 from clipself_seg.data.loader import dead_workers_named, evaluation_batches
@@ -53,7 +53,6 @@ from clipself_seg.files import (
 from clipself_seg.heads.distillation import noun_logits, pseudo_labels
 from clipself_seg.prediction.journal import Json, require_same
 from clipself_seg.provenance import provenance
-from clipself_seg.yaml_files import dump_config
 from lab.precompute.proposals import CocoStream
 from lab.precompute.pseudo_labels import Agreement, LabelledBoxes, agreement
 from lab.prepare.nouns import (
@@ -163,8 +162,11 @@ def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
             f"DATASETS.TRAIN is {tuple(cfg.DATASETS.TRAIN)}: give the one data set whose images are labelled"
         )
     (dataset,) = cfg.DATASETS.TRAIN
-    annotations, images = region_text_files(dataset)
-    target = Path(request.output or annotations)
+    entry = find_annotated(dataset, "nouns")
+    images = entry.path(entry.images)
+    if not images.exists():
+        raise InputError(f'data set "{dataset}": {images} is missing; {entry.advice()}')
+    target = Path(request.output or entry.path(entry.annotations))
     if target.is_relative_to(SHIPPED_WORLD):
         raise InputError(
             f"{target} would lie in the package, whose small worlds are read here: give --output, or draw worlds "
@@ -193,7 +195,7 @@ def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
         remove_leftovers(shards.folder)
         labels = labeller.label(records, texts, shards)
         counts = None if truth is None else _agreement(records, labels, nouns, request, truth)
-        made_by = provenance(config=dump_config(cfg), weights_hash=labeller.clip.weights_hash())
+        made_by = provenance(config=cfg.dump(), weights_hash=labeller.clip.weights_hash())
         info = {**made_by, **settings, "threshold": request.threshold}
         labelled = list(zip(records, labels, strict=True))
         done = _write(target, info, content, labelled, nouns, texts, request.threshold)
@@ -259,7 +261,7 @@ class Labeller:
     """
 
     def __init__(
-        self, cfg: CfgNode, clip: CLIPBackbone, nouns: Sequence[str], request: Request
+        self, cfg: CfgNode, clip: VisionLanguageBackbone, nouns: Sequence[str], request: Request
     ) -> None:
         """
         Args:

@@ -12,10 +12,10 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 from clipself_seg.data.annotations import Record, image_records
-from clipself_seg.data.datasets.own import FileFinding, ImageJob, check_image
+from clipself_seg.data.datasets.own import read_files
 from clipself_seg.data.datasets.records import (
     IMAGE_SUFFIX,
     detection_records,
@@ -33,9 +33,9 @@ from clipself_seg.data.datasets.table import (
     PanopticSet,
     SemSegSet,
 )
-from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.errors import InputError, nearest
+from clipself_seg.errors import InputError, known
+from lab.parallel import run_in_parallel
 from lab.prepare.ade import ade150_jobs, ade847_jobs
 from lab.prepare.coco import coco_stuff_jobs
 from lab.prepare.common import FileJob
@@ -56,6 +56,7 @@ WORTH_PROCESSES = 1000
 """Number of images up to which one process is done before others have started."""
 
 EVALUATION = ("panoptic", "instances", "semantic")
+FILES = ("pan_seg_file_name", "file_name", "sem_seg_file_name")
 
 
 class Options(NamedTuple):
@@ -125,8 +126,7 @@ def check_datasets(names: Sequence[str], options: Options) -> list[Finding]:
         InputError: an unknown name.
     """
     for name in names:
-        if name not in DATASETS:
-            raise InputError(f'no data set "{name}" to check: {nearest(name, DATASETS)}')
+        known(name, DATASETS, "data set")
     findings = []
     for name in names or DATASETS:
         entry = DATASETS[name]
@@ -137,7 +137,43 @@ def check_datasets(names: Sequence[str], options: Options) -> list[Finding]:
     return findings
 
 
-def _read_files(name: str, jobs: Sequence[ImageJob], options: Options) -> list[FileFinding]:
+class FileFinding(NamedTuple):
+    """Result of the check of an image and its ground truth.
+
+    Attributes:
+        problem: message of the error; "" if the files are in order.
+        file: the file that it is about, by its entry in a record; "" if the files are in order.
+        blank: no pixel has a label.
+        image_id: id of the image.
+    """
+
+    problem: str
+    file: str = ""
+    blank: bool = False
+    image_id: int | str = ""
+
+
+class ImageJob(NamedTuple):
+    """A record of an image, with the labels that its label map may hold, if it has one."""
+
+    record: Record
+    label_count: int = 0
+    ignore_label: int = 255
+
+
+def check_image(job: ImageJob) -> FileFinding:
+    """Read an image, and its panoptic PNG and label map if it has them."""
+    record = job.record
+    try:
+        return FileFinding("", blank=read_files(*job), image_id=record["image_id"])
+    except InputError as error:
+        message = str(error)
+    keys = [key for key in FILES if record.get(key, "\0") in message]
+    file = min(keys, key=lambda key: message.index(record[key]))  # the one that it names first
+    return FileFinding(message, file, image_id=record["image_id"])
+
+
+def _check_files(name: str, jobs: Sequence[ImageJob], options: Options) -> list[FileFinding]:
     """Results of `check_image` of all images of a data set, or of an evenly spread sample."""
     if options.sample and len(jobs) > options.sample:
         jobs = [jobs[i * len(jobs) // options.sample] for i in range(options.sample)]
@@ -230,7 +266,7 @@ def _check_annotated(name: str, entry: DataSet, options: Options) -> Finding:
                 f"no {path}, which only training on captions needs: {entry.prepare_captions}"
             )
     classes = len(Vocabulary.load(entry.vocabulary)) if isinstance(entry, PanopticSet) else 0
-    results = _read_files(name, [ImageJob(record, classes) for record in records], options)
+    results = _check_files(name, [ImageJob(record, classes) for record in records], options)
     broken = {file.file for file in results if file.problem}
     commands = [command for command in (entry.prepare, prepare_sem_seg) if command]
     archive = _steps([f"the archive is not whole: {advice}", *commands])
@@ -340,14 +376,14 @@ def _check_label_maps(name: str, entry: SemSegSet, options: Options) -> Finding:
     both = images.keys() & labels.keys()
     finding = Finding(name, "complete", len(images), len(both), entry.official_count)
     archive = entry.path(entry.archive or entry.images)
-    if not images and not (entry.prepares_images and archive.is_dir()):
+    if not images and not (entry.archive and archive.is_dir()):
         note = f"no *{IMAGE_SUFFIX} in {archive}" if archive.is_dir() else f"{archive} is missing"
         mend = _steps([entry.root.advice] + [entry.prepare] * (not labels))
         return finding._replace(state="absent", notes=(note,), mend=mend)
-    count = entry.label_count(len(Vocabulary.load(entry.vocabulary)))
+    classes = cast(Sequence[str], entry.metadata()["stuff_classes"])
     records = pair_files(name, entry) if both else []
-    jobs = [ImageJob(record, count, entry.ignore_label) for record in records]
-    results = _read_files(name, jobs, options) if jobs else []
+    jobs = [ImageJob(record, len(classes), entry.ignore_label) for record in records]
+    results = _check_files(name, jobs, options) if jobs else []
     plan = Plan(name, entry.root.path)
     gaps = _gaps(entry, set(images), set(labels), plan)
     notes = gaps.notes()
@@ -371,13 +407,13 @@ def _gaps(entry: SemSegSet, images: set[str], labels: set[str], plan: Plan) -> G
     if len(both) < (entry.official_count or 0):
         # Fewer images than the archive names are taken for a subset on purpose, unless the
         # preparation writes the images.
-        waiting = plan.stems - both if entry.prepares_images else plan.stems & images - labels
+        waiting = plan.stems - both if entry.archive else plan.stems & images - labels
         if both:
             waiting = {stem for stem in waiting if not plan.left_out(stem)}
     unpaired = without | extra | waiting
     if entry.official_count is None:  # a mini world, which has no archive
         return Gaps(without, extra, waiting, set())
-    completed = unpaired if entry.prepares_images else unpaired - extra
+    completed = unpaired if entry.archive else unpaired - extra
     lost = unpaired - {stem for stem in completed if plan.possible(stem)}
     return Gaps(without, extra, waiting, lost)
 
@@ -390,10 +426,10 @@ def _mend_label_maps(
         return f"delete {entry.path(entry.annotations).parents[1]}, then {entry.prepare}"
     broken = [file for file in results if file.problem]
     # Files that the preparation wrote; the other broken ones are the archive's.
-    written = [f for f in broken if f.file == "sem_seg_file_name" or entry.prepares_images]
+    written = [f for f in broken if f.file == "sem_seg_file_name" or bool(entry.archive)]
     unpack = bool(gaps.lost) or len(written) < len(broken)
     unpack |= not all(plan.possible(str(file.image_id)) for file in written)
-    prepare = bool(gaps.without | gaps.waiting) or (bool(gaps.extra) and entry.prepares_images)
+    prepare = bool(gaps.without | gaps.waiting) or (bool(gaps.extra) and bool(entry.archive))
     if not gaps.total() and not broken:  # all is in order, but of a part of the archive
         unpack = prepare = True
     steps = [f"the archive is not whole: {entry.root.advice}"] * unpack

@@ -219,7 +219,7 @@ def convert_files(
         InputError: an error of `convert`; files that are finished stay. Or another process is at work
             on the same folder.
     """
-    from clipself_seg.data.parallel import run_in_parallel
+    from lab.parallel import run_in_parallel
 
     folder = jobs[0].target.parent
     with alone_in(folder):

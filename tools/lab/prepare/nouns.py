@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from clipself_seg.data.annotations import ID, ImageId, JsonObject, coco_list, read_coco_json
-from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.errors import InputError, of_extra
 from clipself_seg.files import read_text
 from clipself_seg.schema import TEXT, Schema, texts
+from lab.parallel import run_in_parallel
 
 Tagger = Callable[[str], list[tuple[str, str]]]
 """Function from a caption to its words, each with its tag."""

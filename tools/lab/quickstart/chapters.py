@@ -19,7 +19,7 @@ from clipself_seg.data.masks import read_indices
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.region_report import region_table
-from clipself_seg.evaluation.report import novel_table, panoptic_split_table, semantic_split_table
+from clipself_seg.evaluation.report import FUSION_TITLES, ByDataset, comparison_table
 from clipself_seg.files import read_json
 from clipself_seg.prediction.load import load
 from clipself_seg.visualization.boxes import box_overlay
@@ -305,6 +305,41 @@ REGIONS = Chapter(
     "of its crop; the first row is what CLIPSelf distils from.",
 )
 
+# Heading -> key of the number of all, of seen and of unseen classes.
+SEMANTIC_SPLIT = {"mIoU": "mIoU", "seen": "mIoU-seen", "unseen": "mIoU-unseen"}
+PANOPTIC_SPLIT = {"PQ": "PQ", "seen": "PQ_seen", "unseen": "PQ_unseen"}
+BOXES_SPLIT = {"novel": "AP50-unseen", "base": "AP50-seen", "all": "AP50"}
+
+
+def split_table(
+    rows: Mapping[str, ByDataset],
+    columns: Mapping[str, str],
+    first: str = "model",
+    style: str = "simple",
+) -> str:
+    """One row a title: a number of all, of seen and of unseen classes of each data set.
+
+    Args:
+        rows: title -> data set -> numbers.
+        columns: heading -> key of the number.
+        first: heading of the first column.
+        style: see `evaluation.report.format_table`.
+    """
+    return comparison_table({(title,): own for title, own in rows.items()}, columns, [first], style)
+
+
+def panoptic_table(
+    models: Mapping[str, Mapping[str, ByDataset]], first: str, style: str = "simple"
+) -> str:
+    """CLIPs that classify the masks of one generator, whose own scores do not depend on CLIP and are one row."""
+    rows: dict[str, ByDataset] = {}
+    for fusion, title in FUSION_TITLES.items():
+        for model, results in models.items():
+            name = title if fusion == "generator" else f"{model}, {title}"
+            rows.setdefault(name, {data: own[fusion] for data, own in results.items()})
+    return split_table(rows, PANOPTIC_SPLIT, first, style)
+
+
 FEW_IMAGES = {"SOLVER.IMS_PER_BATCH": "2", "SOLVER.MAX_ITER": "100"}
 CAT_SEG = (
     TableRow("CAT-Seg, original CLIP", "semseg_original", {}, True, FEW_IMAGES, 2),
@@ -325,7 +360,11 @@ ZERO_SHOT = (
 SEMANTIC = Chapter(
     name="semantic",
     heading="semantic segmentation: CAT-Seg, trained on the original CLIP and on CLIPSelf, and both CLIPs alone",
-    tables={"semantic": Table((*ZERO_SHOT, *CAT_SEG), semantic_split_table)},
+    tables={
+        "semantic": Table(
+            (*ZERO_SHOT, *CAT_SEG), functools.partial(split_table, columns=SEMANTIC_SPLIT)
+        )
+    },
     note="Mean IoU in %. No training: each pixel gets the class whose text embedding is closest. CAT-Seg was trained "
     "just now\non the seen classes of mini. mini2 is a second world, with other layouts, textures and words.",
     draw=functools.partial(
@@ -359,7 +398,7 @@ PANOPTIC = Chapter(
     tables={
         f"panoptic, {name}": Table(
             rows,
-            functools.partial(panoptic_split_table, first=f"generator, {name}"),
+            functools.partial(panoptic_table, first=f"generator, {name}"),
             f"panoptic {name}, ",
         )
         for name, rows in (("live", (LIVE_GENERATOR,)), ("shipped", (ORIGINAL, CLIPSELF)))
@@ -379,7 +418,13 @@ DETECTORS = (
 DETECTION = Chapter(
     name="detection",
     heading="detection: F-ViT, trained on the original CLIP and on CLIPSelf, and a shipped one that trained longer",
-    tables={"detection": Table(DETECTORS, functools.partial(novel_table, first="AP50 of boxes"))},
+    tables={
+        "detection": Table(
+            DETECTORS,
+            functools.partial(split_table, columns=BOXES_SPLIT, first="AP50 of boxes"),
+            numbers=lambda results: {name: own["bbox"] for name, own in results.items()},
+        )
+    },
     note="AP50 of boxes in %. F-ViT was trained on boxes of the seen (base) classes of mini; novel classes were never "
     "named\nin training.",
     draw=detection_images,

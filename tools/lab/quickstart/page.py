@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from clipself_seg.checkpoints.zoo import MINI_CLIP
-from clipself_seg.clip import CLIPBackbone, TextBank, load_clip
+from clipself_seg.clip import CLIP, TextBank, load_clip
 from clipself_seg.clip.model import whole_image_features
 from clipself_seg.commands.demo import EXPLORE
 from clipself_seg.data.images import letterbox_crops, letterbox_image, read_image
@@ -66,7 +66,7 @@ class Answers(NamedTuple):
     given: Mapping[str, str]
 
 
-def kmeans_rows(clips: Mapping[str, CLIPBackbone], scenes: Sequence[Scene], most: int) -> list[Row]:
+def kmeans_rows(clips: Mapping[str, CLIP], scenes: Sequence[Scene], most: int) -> list[Row]:
     """Scene, ground truth, and K-Means of each model's dense features with k = number of segments.
 
     Args:
@@ -92,7 +92,7 @@ def kmeans_rows(clips: Mapping[str, CLIPBackbone], scenes: Sequence[Scene], most
 
 
 def region_answers(
-    clips: Mapping[str, CLIPBackbone],
+    clips: Mapping[str, CLIP],
     scenes: Sequence[Scene],
     vocabulary: Vocabulary,
     most: int,
@@ -118,7 +118,7 @@ def region_answers(
 
 
 def _names(
-    clips: Mapping[str, CLIPBackbone], image: np.ndarray, boxes: np.ndarray, vocabulary: Vocabulary
+    clips: Mapping[str, CLIP], image: np.ndarray, boxes: np.ndarray, vocabulary: Vocabulary
 ) -> Iterator[list[str]]:
     """Of each model, the class of each box."""
     relative = box_tensor(boxes, image.shape[1], image.shape[0])

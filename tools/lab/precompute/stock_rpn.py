@@ -1,7 +1,8 @@
 """Detectron2's region proposal network on any of its backbones, with the interface of this project's models.
 
 It is `ProposalNetwork` with the members of `models.protocol`. Where F-ViT proposes boxes on CLIP's features, this one
-stands on a ResNet with a feature pyramid, or on whatever ``MODEL.BACKBONE.NAME`` says.
+stands on a ResNet with a feature pyramid, or on whatever ``MODEL.BACKBONE.NAME`` says. Runs of it import this module
+(``--import``), as `precompute.py` does for its own.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ from clipself_seg.checkpoints.read import fit
 from clipself_seg.checkpoints.training_state import trained_tensors
 from clipself_seg.clip.runtime import autocast
 from clipself_seg.config.load import precision_from_config
+from clipself_seg.config.relations import RELATIONS, whole_batches
+from clipself_seg.config.weights import refuse_addresses
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
+from clipself_seg.extend import register_key
 from clipself_seg.models.base import (
     ModelBase,
     load_backbone,
@@ -33,7 +37,11 @@ from clipself_seg.models.base import (
 from clipself_seg.models.optimizer_groups import by_rate_and_kind
 from clipself_seg.models.protocol import Group
 
+# Weights of the backbone of a StockRPN: a .pth, .safetensors or .pkl file, such as Detectron2's
+# ImageNetPretrained/torchvision/R-50.pkl. A checkpoint of the whole model holds them.
 WEIGHTS_KEY = "MODEL.STOCK_RPN.BACKBONE_WEIGHTS"
+register_key(WEIGHTS_KEY, "")
+RELATIONS.append(whole_batches("StockRPN", "for batch norms would see parts of a batch"))
 
 
 @META_ARCH_REGISTRY.register()
@@ -72,6 +80,7 @@ class StockRPN(ProposalNetwork, ModelBase):
             InputError: weights of the backbone that do not fit.
         """
         parts = super().from_config(cfg)
+        refuse_addresses(cfg, [WEIGHTS_KEY])
         if path := cfg.MODEL.STOCK_RPN.BACKBONE_WEIGHTS:
             load_backbone(_bottom_up(parts["backbone"]), path, WEIGHTS_KEY)
         return {

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from clipself_seg.data.parallel import run_in_parallel
 from clipself_seg.errors import InputError
+from lab.parallel import run_in_parallel
 from tests.conftest import ROOT
 
 HELPER = """
@@ -28,7 +28,7 @@ def wait(folder):
     time.sleep(60)
 """
 WAITING = """
-from clipself_seg.data.parallel import run_in_parallel
+from lab.parallel import run_in_parallel
 from parallel_helper import wait
 
 if __name__ == "__main__":
@@ -61,7 +61,9 @@ def test_a_worker_that_the_system_ends_is_an_error_not_a_wait(helper):
 
 def test_workers_end_with_a_parent_that_is_killed(helper, tmp_path):
     (tmp_path / "waiting.py").write_text(WAITING)
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tools", tmp_path)))
+    }
     pids = tmp_path / "pids"
     pids.mkdir()
     parent = subprocess.Popen(

@@ -24,7 +24,7 @@ from clipself_seg.clip.text_bank import (
     default_cache_dir,
 )
 from clipself_seg.data.datasets.table import COCO
-from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.training.optimizer import build_adamw
@@ -133,15 +133,6 @@ def test_synonyms_share_one_vector_and_vocabularies_are_understood(bank):
     for words in (["cat|kitten", "owl"], [["cat", "kitten"], "owl"], ("cat, kitten", ("owl",))):
         assert torch.equal(bank.embed(words), bank.embed(vocabulary))
     assert torch.equal(bank.embed("cat|kitten"), bank.embed(vocabulary)[:1])
-
-
-def test_names_of_a_vocabulary_are_encoded_as_they_are(clip, bank):
-    vocabulary = Vocabulary("odd", (VocabularyClass(("cat, a pet|friend",), 0),))
-    with torch.no_grad():
-        rows = clip.encode_text(class_prompts("cat, a pet|friend", "vild63"))
-    expected = F.normalize(rows.mean(0), dim=0)[None]
-    torch.testing.assert_close(bank.embed(vocabulary), expected)
-    assert torch.equal(bank.embed([["cat, a pet|friend"]]), bank.embed(vocabulary))
 
 
 @pytest.mark.parametrize("how", ["counted", "through data", "another tower"])
@@ -306,12 +297,6 @@ def test_shipped_vocabularies_fit_the_shortest_context_in_every_sentence(clip, m
     longest = sorted({name for synonyms in names for name in synonyms}, key=len)[-300:]
     for templates in TEMPLATES:
         check_lengths(clip, (tuple(longest),), templates)
-
-
-@pytest.mark.parametrize("wrong", ["", " ", [], 3, None, ["cat", 3], ["cat", ""], b"cat"])
-def test_what_is_no_class_is_refused_by_its_place(bank, wrong):
-    with pytest.raises(InputError, match="class 1 of the vocabulary is .*give a name"):
-        bank.embed(["a", wrong])
 
 
 @pytest.mark.parametrize(

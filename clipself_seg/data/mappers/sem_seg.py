@@ -40,11 +40,15 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         """Transform that resizes this image."""
-        transform = super().get_transform(image)
-        if not isinstance(transform, T.ResizeTransform):
-            return transform
-        sides = max(1, transform.new_h), max(1, transform.new_w)
-        return T.ResizeTransform(transform.h, transform.w, *sides, transform.interp)
+        return at_least_a_pixel(super().get_transform(image))
+
+
+def at_least_a_pixel(transform: T.Transform) -> T.Transform:
+    """The same transform, with sides of at least one pixel if it resizes."""
+    if not isinstance(transform, T.ResizeTransform):
+        return transform
+    sides = max(1, transform.new_h), max(1, transform.new_w)
+    return T.ResizeTransform(transform.h, transform.w, *sides, transform.interp)
 
 
 class SemSegTrainMapper(Configurable):

@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import MissingPackage
-from clipself_seg.evaluation.panoptic.numbers import panoptic_map
+from clipself_seg.evaluation.panoptic.quality import panoptic_map
 from clipself_seg.prediction.results import Detections, PanopticSegmentation, Segmentation
 
 # Two rows of one class, one of another, one of the background; rows are 6 pixels.

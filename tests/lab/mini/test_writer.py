@@ -10,7 +10,6 @@ from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
-from clipself_seg.data import parallel
 from clipself_seg.data.datasets.records import (
     distillation_records,
     find_dataset,
@@ -23,6 +22,7 @@ from clipself_seg.data.masks import read_label_map, read_labels_of
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
+from lab import parallel
 from lab.mini import writer
 from lab.mini.concepts import COLOURS, WORLDS
 from lab.mini.crops import (

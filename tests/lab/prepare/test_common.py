@@ -22,7 +22,7 @@ COUNT = 6
 CTRL_C = """
 import os, signal, sys
 from pathlib import Path
-from clipself_seg.data import parallel
+from lab import parallel
 from lab.prepare.ade import prepare_ade150
 from lab.prepare.common import Options
 from clipself_seg.errors import report_input_errors

@@ -177,3 +177,8 @@ def clip_logits(branch: ClipBranch, image, masks, texts, synonyms, canvas=None):
     """CLIP's class logits (Q, K) of masks, and (Q,) bool, True for masks that it can see."""
     regions, visible = branch.embed(image, masks, canvas)
     return class_logits(regions, texts, synonyms, branch.clip.similarity_scale), visible
+
+
+def equal_results(one: Any, other: Any) -> bool:
+    """True if two predictions have the same regions, bit for bit."""
+    return all(map(np.array_equal, one.regions(), other.regions()))

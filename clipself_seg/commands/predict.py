@@ -333,10 +333,10 @@ def _make(args: argparse.Namespace, files: InputFiles) -> tuple[ResultFiles, Jso
             for one in words.examples
         ]
     if args.task == "semantic":
-        settings |= {"background": args.background, "threshold": predictor.threshold}
+        settings |= {"background": args.background, "threshold": predictor.given.threshold}
         settings["scores"] = "scores" in save
     else:
-        settings["seen"] = predictor.seen.tolist()
+        settings["seen"] = predictor.given.seen.tolist()
     if predictor.absent:
         settings["absent"] = [args.absent, predictor.absent.threshold]
     if is_panoptic:

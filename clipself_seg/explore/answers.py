@@ -242,7 +242,7 @@ class Answers:
         rows = []
         for segment in result.segments:
             kind = "thing" if segment.isthing else "stuff"
-            kind += "" if predictor.seen[segment.label] else ", unseen"
+            kind += "" if predictor.given.seen[segment.label] else ", unseen"
             area = f"{100 * segment.area / result.ids.size:.1f} %"
             rows.append([segment.name, area, f"{segment.score:.2f}", kind])
         return _answer(predictor, result, ("segment", "area", "score", "kind"), rows)

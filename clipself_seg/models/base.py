@@ -119,10 +119,6 @@ class ModelBase(nn.Module):
             raise RuntimeError("call set_vocabulary before the model")
         return classes
 
-    def seen(self) -> Tensor:
-        """Classes of the training vocabulary, (K,) bool."""
-        return self.classes.seen_on(self.device)
-
     def stays_frozen(self) -> Iterable[nn.Module]:
         """Parts that never are in training mode, such as a frozen CLIP with batch norms; none by default."""
         return ()

@@ -58,7 +58,7 @@ from clipself_seg.heads.distillation import (
     spatial_correlation_loss,
     teacher_divergence,
 )
-from clipself_seg.models.timm_backbone import TimmMaps
+from clipself_seg.models.timm_backbone import TimmBackbone
 from clipself_seg.registry import Registry
 
 Result = TypeVar("Result")
@@ -272,14 +272,6 @@ class Original:
     def features(self, step: Step) -> Tensor:
         """Its dense features, see `Step.original_BEhw`."""
         return step.original_BEhw
-
-
-class TimmBackbone(TimmMaps):
-    """A backbone of timm, see `TimmMaps`, on the student's grid."""
-
-    def features(self, step: Step) -> Tensor:
-        """Its features (B, D, h, w) on the student's grid, float32, without gradient."""
-        return self.maps(step.pixels, step.grid, step.in_precision())
 
 
 def correlation_teacher(name: str) -> CorrelationTeacher | None:

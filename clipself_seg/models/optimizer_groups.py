@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from detectron2.config import CfgNode
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -29,15 +30,15 @@ def matrices_and_vectors(parameters: Iterable[nn.Parameter], weight_decay: float
     ]
 
 
-def norms_and_biases_apart(model: nn.Module, weight_decay: float) -> list[Group]:
-    """Parameters that train, in two groups: norms and biases without weight decay, all others with it."""
+def norms_and_biases_apart(model: nn.Module, solver: CfgNode) -> list[Group]:
+    """Parameters that train, in two groups: norms and biases without weight decay, all others with ``SOLVER``'s."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for module, name, parameter in _trained(model):
         vector = isinstance(module, NORMS) or name.endswith("bias")
         (plain if vector else decayed).append(parameter)
     return [
-        {"params": decayed, "weight_decay": weight_decay},
+        {"params": decayed, "weight_decay": solver.WEIGHT_DECAY},
         {"params": plain, "weight_decay": 0.0},
     ]
 

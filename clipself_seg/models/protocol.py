@@ -349,16 +349,3 @@ class DetectionModel(Model, Protocol):
     def __call__(self, samples: Sequence[Sample]) -> list[Outputs]:
         """Returns for each image "instances", Detectron2's, in pixels of the original image: "pred_boxes",
         "scores", "pred_classes", and "pred_masks" where the model has masks."""
-
-
-@runtime_checkable
-class ProposingModel(Model, Protocol):
-    """A model that proposes boxes of objects, whatever their class, for `prediction.proposals`."""
-
-    @classmethod
-    def most_proposals(cls, cfg: CfgNode) -> tuple[str, int]:
-        """Key that limits the proposals of an image, and its value."""
-
-    def propose(self, samples: Sequence[Sample]) -> list[tuple[Tensor, Tensor]]:
-        """Returns for each image boxes (m, 4) XYXY in pixels of the original image, the best first, and their
-        scores (m,) in [0, 1]."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +11,13 @@ from torch import Tensor, nn
 from clipself_seg.clip.runtime import constant
 from clipself_seg.errors import InputError, in_short, nearest, of_extra
 
+if TYPE_CHECKING:
+    from clipself_seg.models.distillation import Step
+
 KEY = "MODEL.CLIPSELF.CORRELATION.TEACHER"
 
 
-class TimmMaps:
+class TimmBackbone:
     """A backbone of timm, by the feature map of its last block after the final norm, such as DINOv2's or PE-Spatial's.
 
     Images are resized so that its grid is the one that is asked for, and normalised as its weights want them.
@@ -70,25 +72,18 @@ class TimmMaps:
         """Pixels of a cell of its features."""
         return int(self._network.feature_info[-1]["reduction"])
 
-    def maps(
-        self, pixels: Tensor, grid: tuple[int, int], precision: contextlib.AbstractContextManager
-    ) -> Tensor:
-        """Its features (B, D, h, w), float32, without gradient.
-
-        Args:
-            pixels: RGB images (B, 3, H, W) in [0, 1].
-            grid: (h, w).
-            precision: context in which the network computes.
-        """
+    def features(self, step: Step) -> Tensor:
+        """Its features (B, D, h, w) of the step's images on the student's grid, float32, without gradient."""
         assert self._network is not None, "call setup before the first image"
         settings: Any = self._network.pretrained_cfg
+        grid = step.grid
         size = grid[0] * self.stride, grid[1] * self.stride
         with torch.no_grad():
-            pixels = F.interpolate(pixels, size, mode="bilinear", antialias=True)
+            pixels = F.interpolate(step.pixels, size, mode="bilinear", antialias=True)
             shift, scale = (
                 constant(settings[key], pixels)[:, None, None] for key in ("mean", "std")
             )
-            with precision:
+            with step.in_precision():
                 maps = self._last_map((pixels - shift) / scale).float()
             if maps.shape[2:] != grid:
                 maps = F.interpolate(maps, grid, mode="bilinear", align_corners=False)

@@ -20,7 +20,6 @@ from PIL import Image
 from clipself_seg.data.images import pixel_corners
 from clipself_seg.data.mappers.detection import mask_boxes
 from clipself_seg.data.masks import encode_masks
-from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import of_extra
 from clipself_seg.evaluation.coco_objects import ImageDetections, coco_results
 from clipself_seg.visualization.boxes import box_overlay
@@ -287,23 +286,20 @@ class PanopticSegmentation(Prediction):
         cls,
         ids: np.ndarray,
         segments: Sequence[Mapping[str, Any]],
-        words: Vocabulary,
-        image: np.ndarray,
-        presence: Mapping[str, float] | None = None,
-        absent: tuple[str, ...] = (),
+        *,
+        names: tuple[str, ...],
+        **common: Any,
     ) -> PanopticSegmentation:
         """Measures what `panoptic_merge.merge_panoptic` gives, and counts it from the largest segment.
 
         Args:
             ids: (H, W), 0 where nothing is, else 1 ... n.
             segments: n, with "id", "category_id", "isthing" and "score".
-            words: K classes.
-            image: (H, W, 3) uint8 RGB, what was segmented.
-            presence, absent: see `Prediction`.
+            names: of the K classes.
+            common: the other attributes of `Prediction`.
         """
         from scipy import ndimage  # half a second
 
-        names = words.first_names
         areas = np.bincount(ids.ravel(), minlength=len(segments) + 1)
         order = sorted(segments, key=lambda segment: -int(areas[segment["id"]]))
         number = np.zeros(len(segments) + 1, np.int32)
@@ -328,16 +324,7 @@ class PanopticSegmentation(Prediction):
                     score=segment["score"],
                 )
             )
-        category_ids = tuple(entry.dataset_id for entry in words.classes)
-        return cls(
-            number[ids],
-            tuple(measured),
-            names=tuple(names),
-            category_ids=category_ids,
-            image=image,
-            presence=presence,
-            absent=absent,
-        )
+        return cls(number[ids], tuple(measured), names=names, **common)
 
     def streamed_regions(self) -> Regions:
         """The segments with their masks."""

@@ -42,7 +42,7 @@ from clipself_seg.heads.cat_seg.cost_aggregator import (
 )
 from clipself_seg.heads.fvit import roi_heads
 from clipself_seg.heads.fvit.pyramid import FeaturePyramid, TapResizers
-from clipself_seg.heads.fvit.roi_heads import MaskHead, paste_masks
+from clipself_seg.heads.fvit.roi_heads import MaskHead
 from clipself_seg.heads.panoptic import clip_branches, panoptic_merge
 from clipself_seg.heads.panoptic.clip_branches import visible_cells
 from clipself_seg.heads.panoptic.panoptic_merge import (
@@ -118,12 +118,6 @@ def merged_from(logits):
     return ids, scores, semantic_labels(probs, logits), instances.pred_masks, instances.scores
 
 
-def pasted_from(probs):
-    boxes = 40 * torch.rand(10, 4, generator=torch.Generator().manual_seed(2)).to(probs.device)
-    boxes = torch.cat([boxes[:, :2] - 8, boxes[:, :2] + boxes[:, 2:] + 0.5], dim=1)
-    return paste_masks(probs.abs(), boxes, (30, 40))
-
-
 def mask_logits_of(features):
     torch.manual_seed(0)
     return MaskHead(4).eval().to(features.device)(features)
@@ -161,7 +155,6 @@ CASES = {
     ),
     "any cell": (partial(cells_of, "any"), MASKS, (clip_branches, "MASKS_AT_ONCE"), 8),
     "centre": (partial(cells_of, "centre_or_any"), MASKS, (clip_branches, "MASKS_AT_ONCE"), 25),
-    "pasting": (pasted_from, (10, 7, 7), (roi_heads, "PASTED"), 25),
     "mask head": (mask_logits_of, (10, 4, 14, 14), (roi_heads, "ROIS"), 21),
     "pyramid": (pyramid_of, (4, 6, 8, 8), (roi_heads, "ROIS"), 50),
 }

@@ -16,7 +16,7 @@ from clipself_seg.clip.layers import ResidualBlock
 from clipself_seg.clip.openai import VisionTransformer
 from clipself_seg.clip.tower import TowerOptions, train_last_blocks
 from clipself_seg.errors import InputError
-from clipself_seg.prediction.onnx.towers import export_onnx
+from clipself_seg.prediction.onnx.towers import export_towers
 from tests.small_towers import small_towers
 
 
@@ -388,7 +388,7 @@ def test_an_attention_without_training_is_not_exported(tmp_path):
     clip = load_clip(MINI, "mini")
     clip.visual.configure(TowerOptions(attention="naclip"))
     with pytest.raises(InputError, match="ATTENTION naclip is not exported.*leave it none"):
-        export_onnx(clip, tmp_path / "onnx")
+        export_towers(clip, tmp_path / "onnx")
 
 
 def test_under_autocast_the_sum_has_the_precision_of_the_tokens():

@@ -144,7 +144,7 @@ def test_a_clip_as_it_is_segments_and_a_folder_of_it_does_too(run, photos, tmp_p
     names = {path.name for path in (tmp_path / "saved").glob("*.safetensors")}
     assert names == {"clip.safetensors"}  # there are no weights but the CLIP's
     again = load(tmp_path / "saved", device="cpu")
-    assert again.threshold == 0.3
+    assert again.given.threshold == 0.3
     for name, path in (("one", "one.jpg"), ("sub/two", "sub/two.png")):
         assert (again(photos / path).labels == labels[name]).all()
 

@@ -24,7 +24,6 @@ from clipself_seg.commands.doctor import install_detectron2
 from clipself_seg.commands.explore import dense_maps
 from clipself_seg.commands.export import convert, export
 from clipself_seg.data.datasets.table import DATASETS, SHIPPED_WORLD
-from clipself_seg.prediction.onnx import towers
 from lab.tables.runs import make_run
 from lab.tables.store import Store
 from mini import mini_world
@@ -97,7 +96,7 @@ def exported(monkeypatch):
         calls.append((clip, folder))
         return {"dense.onnx": {"1x3x64x64": 6.66e-7}}
 
-    monkeypatch.setattr(towers, "export_onnx", keep)
+    monkeypatch.setattr("clipself_seg.prediction.onnx.export.export_towers", keep)
     return calls
 
 

@@ -17,7 +17,6 @@ from clipself_seg.heads.distillation import (
     loss_count,
     noun_cross_entropy,
     noun_logits,
-    pseudo_labels,
     region_mean,
     spatial_correlation_loss,
     teacher_divergence,
@@ -300,17 +299,3 @@ def test_more_own_nouns_than_asked_for_are_all_there_and_no_more_than_exist():
     rng = np.random.default_rng(0)
     assert federated_nouns(np.arange(5), 9, 3, rng).tolist() == [0, 1, 2, 3, 4]
     assert federated_nouns(np.array([1]), 4, 100, rng).tolist() == [0, 1, 2, 3]
-
-
-def test_pseudo_labels_are_the_best_candidates_with_their_probability_among_all_nouns():
-    logits = torch.tensor([[1.0, 3.0, 3.0], [0.0, 2.0, 1.0], [1.0, 0.0, 0.0]])
-    labels, scores = pseudo_labels(logits)
-    assert labels.tolist() == [1, 1, 0]
-    torch.testing.assert_close(scores, logits.softmax(1).amax(1))
-    candidates = torch.tensor([[True, False, True], [True, False, True], [False, False, False]])
-    labels, scores = pseudo_labels(logits, candidates)
-    assert labels.tolist() == [2, 2, -1]
-    expected = torch.stack([logits[0].softmax(0)[2], logits[1].softmax(0)[2], torch.tensor(0.0)])
-    torch.testing.assert_close(scores, expected)
-    labels, scores = pseudo_labels(logits[:0])
-    assert labels.shape == scores.shape == (0,)

@@ -1,5 +1,6 @@
 """Every trained parameter is in one group, by the kind of its module."""
 
+from detectron2.config import CfgNode
 from torch import nn
 
 from clipself_seg.models.optimizer_groups import (
@@ -13,7 +14,7 @@ from tests.tiny import tiny_clipself
 def test_norms_and_biases_apart_decays_embeddings_and_matrices_alone():
     model = nn.ModuleDict({"e": nn.Embedding(2, 3), "n": nn.GroupNorm(1, 3), "l": nn.Linear(3, 3)})
     model["f"] = nn.Linear(3, 3).requires_grad_(False)
-    decayed, plain = norms_and_biases_apart(model, 0.05)
+    decayed, plain = norms_and_biases_apart(model, CfgNode({"WEIGHT_DECAY": 0.05}))
     assert [p.ndim for p in decayed["params"]] == [2, 2] and decayed["weight_decay"] == 0.05
     assert [p.ndim for p in plain["params"]] == [1, 1, 1] and plain["weight_decay"] == 0.0
 

@@ -12,10 +12,9 @@ from clipself_seg.choice import TASKS
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.models import CATSeg
 from clipself_seg.prediction import load as loading
-from clipself_seg.prediction import pretrained
 from tests.conftest import ROOT
 from tests.faults import run_python
-from tests.tiny import noise
+from tests.tiny import equal_results, noise
 
 PUBLIC = {
     *("load", "load_clip", "save_clip", "export", "list_models", "TextBank", "Vocabulary"),
@@ -87,7 +86,7 @@ def test_eight_threads_with_words_of_their_own_get_what_each_gets_alone(task):
         results = threads.map(lambda words: model(image, words), wanted)
         for words, result in zip(wanted, results):
             assert result.names == alone[words].names
-            assert pretrained._equal(result, alone[words])
+            assert equal_results(result, alone[words])
 
 
 class MySeg(CATSeg):
@@ -104,7 +103,7 @@ def test_a_model_of_somebody_elses_is_loaded_by_what_its_class_says(tmp_path):
         mine = clipself_seg.load("mini-cat-seg", config_file=config, device="cpu")
         assert type(mine.model) is MySeg and mine.task == "semantic"
         theirs = clipself_seg.load("mini-cat-seg", device="cpu")
-        assert pretrained._equal(mine(noise(64, 96), WORDS), theirs(noise(64, 96), WORDS))
+        assert equal_results(mine(noise(64, 96), WORDS), theirs(noise(64, 96), WORDS))
         with pytest.raises(clipself_seg.InputError, match="does semantic, not detection"):
             clipself_seg.load("mini-cat-seg", config_file=config, task="detection")
         mine.save_pretrained(tmp_path / "saved")

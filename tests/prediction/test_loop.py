@@ -20,7 +20,7 @@ from clipself_seg.data.masks import read_indices
 from clipself_seg.errors import InputError
 from clipself_seg.prediction import loop
 from clipself_seg.prediction.files import find_images
-from clipself_seg.prediction.journal import FILE_NAME, Journal, _digest, require_same
+from clipself_seg.prediction.journal import FILE_NAME, Journal, require_same
 from clipself_seg.prediction.loop import predict_files
 from clipself_seg.prediction.results import Detections, PanopticSegmentation, Segmentation
 from clipself_seg.prediction.writers import ResultFiles
@@ -188,14 +188,12 @@ def test_what_has_changed_or_is_not_as_it_was_written_is_done_again(inputs, tmp_
     out = tmp_path / "out"
     predict("semantic", inputs, out)
     os.utime(inputs / "image 0.png", ns=(1, 1))
-    (out / "scores/sub/image 1.npz").unlink()
+    (out / "labels/sub/image 1.png").unlink()
     journal = out / FILE_NAME
     lines = journal.read_text().splitlines()
-    (line,) = [number for number, text in enumerate(lines) if '"image 2"' in text]
-    lines[line] = lines[line].replace('"dog"', '"cat"')
     lines.insert(2, lines[0])  # the settings once more
     journal.write_text("\n".join(lines)[:-9])  # without the end of the last image's line
-    assert predict("semantic", inputs, out, resume=True) == [0, 1, 2, 3]
+    assert predict("semantic", inputs, out, resume=True) == [0, 1, 3]
     assert predict("semantic", inputs, out, resume=True) == []
     journal.write_bytes(b"\xff\x00")
     assert len(predict("semantic", inputs, out, resume=True)) == 5
@@ -203,22 +201,19 @@ def test_what_has_changed_or_is_not_as_it_was_written_is_done_again(inputs, tmp_
 
 
 @pytest.mark.parametrize("task", ["semantic", "panoptic", "detection"])
-def test_a_result_that_is_not_as_it_was_written_is_made_again(inputs, tmp_path, task):
+def test_a_result_that_was_cut_off_is_made_again(inputs, tmp_path, task):
     out = tmp_path / "out"
     predict(task, inputs, out)
     whole = content(out)
-    empty, flipped = (out / f"overlays/image {number}.png" for number in (0, 4))
-    empty.write_bytes(b"")
-    flipped.write_bytes(flipped.read_bytes()[:-1] + b"x")
-    assert predict(task, inputs, out, resume=True) == [0, 4]
+    (out / "overlays/image 0.png").write_bytes(b"")
+    assert predict(task, inputs, out, resume=True) == [0]
     assert content(out) == whole
 
 
 def rewrite(journal, change):
     """Write the lines of a journal anew, as if what `change` makes of them had been written."""
-    lines = [change(json.loads(line.split(" ", 1)[1])) for line in journal.read_text().splitlines()]
-    texts = [json.dumps(line) for line in lines]
-    journal.write_text("".join(f"{_digest(text)} {text}\n" for text in texts))
+    lines = [change(json.loads(line)) for line in journal.read_text().splitlines()]
+    journal.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
 
 @pytest.mark.parametrize(
@@ -338,7 +333,7 @@ def test_images_are_read_ahead_in_a_thread_and_no_further_than_a_batch(
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_a_batch_is_written_while_the_model_works_on_the_next_one_and_no_later(
-    inputs, tmp_path, batch_size, capsys
+    inputs, tmp_path, batch_size
 ):
     files = find_images([inputs], tmp_path / "out")
     results = made_results("semantic", tmp_path / "out", files)
@@ -361,9 +356,6 @@ def test_a_batch_is_written_while_the_model_works_on_the_next_one_and_no_later(
     results.predict, results.write = counted, waiting
     assert predict_files(results, files, batch_size=batch_size) == {}
     assert len(written) == 5 and max(most) <= batch_size
-    said = re.findall(r"([\d.]+) images a second; the model waited (\d+)%", capsys.readouterr().err)
-    ((pace, waited),) = said
-    assert float(pace) > 0 and int(waited) <= 100
 
 
 def test_a_disk_that_is_full_ends_the_call_which_goes_on_later(inputs, tmp_path):
@@ -382,7 +374,7 @@ def test_a_disk_that_is_full_ends_the_call_which_goes_on_later(inputs, tmp_path)
     results.write = full
     with pytest.raises(InputError, match="results cannot be written below .*No space left"):
         predict_files(results, files, Journal(out, {"words": list(NAMES)}, False))
-    names = [json.loads(line.split(" ", 1)[1]) for line in (out / FILE_NAME).open()][1:]
+    names = [json.loads(line) for line in (out / FILE_NAME).open()][1:]
     assert [line["name"] for line in names][:2] == ["image 0", "image 2"]
     assert 4 in predict("semantic", inputs, out, date=2, resume=True)
     assert content(out) == content(whole)

@@ -94,8 +94,9 @@ def test_measures_equal_a_plain_loop():
     segments = [
         {"id": i, "category_id": i % 3, "isthing": i < 3, "score": 0.5} for i in range(1, 6)
     ]
-    words = Vocabulary.of(["a", "b", "c"])
-    found = PanopticSegmentation.of_segments(ids, segments, words, np.zeros((20, 18, 3), np.uint8))
+    common = {"names": ("a", "b", "c"), "category_ids": (0, 1, 2)}
+    image = np.zeros((20, 18, 3), np.uint8)
+    found = PanopticSegmentation.of_segments(ids, segments, image=image, **common)
     assert [s.area for s in found.segments] == sorted((s.area for s in found.segments))[::-1]
     for segment in found.segments:
         mask = found.ids == segment.id
@@ -106,7 +107,7 @@ def test_measures_equal_a_plain_loop():
         assert segment.box == (x, y, columns.max() + 1 - x, rows.max() + 1 - y)
     assert (found.ids == 0).sum() == (ids == 0).sum()
     nothing = PanopticSegmentation.of_segments(
-        np.zeros((3, 4), np.int64), [], words, np.zeros((3, 4, 3), np.uint8)
+        np.zeros((3, 4), np.int64), [], image=image[:3, :4], **common
     )
     assert nothing.segments == () and (nothing.ids == 0).all()
     assert nothing.regions().masks.shape == (0, 3, 4) and nothing.regions().boxes.shape == (0, 4)
@@ -119,7 +120,7 @@ def test_words_that_are_not_stuff_are_things_and_the_training_vocabulary_is_seen
     made = predictor()
     assert made.vocabulary.thing.tolist() == [True, False, False]
     # As the lists spell them: "Grass" is not "grass".
-    assert made.seen.tolist() == made.model.classes.seen.tolist() == [True, False, False]
+    assert made.given.seen.tolist() == made.model.classes.seen.tolist() == [True, False, False]
     assert panoptic_words("dog, sky", "").thing.tolist() == [True, True]
     assert panoptic_words("dog, sky").classes[0].isthing is None
     assert panoptic_words("mini", "mini").thing.any() == np.False_

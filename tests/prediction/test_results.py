@@ -38,7 +38,8 @@ def panoptic():
         {"id": 1, "category_id": 1, "isthing": False, "score": 0.5},
         {"id": 2, "category_id": 0, "isthing": True, "score": 0.75},
     ]
-    return PanopticSegmentation.of_segments(np.array([2, 1, 0])[LABELS], segments, WORDS, IMAGE)
+    common = {"names": WORDS.first_names, "category_ids": (0, 1), "image": IMAGE}
+    return PanopticSegmentation.of_segments(np.array([2, 1, 0])[LABELS], segments, **common)
 
 
 def detections(masks=True):

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from detectron2.layers.mask_ops import paste_masks_in_image
 from torch import Tensor
 
 from bench import plain_detection as plain
@@ -18,7 +19,7 @@ from clipself_seg.clip.runtime import autocast
 from clipself_seg.heads.fusion import fuse_detections
 from clipself_seg.heads.fvit.boxes import Detected, decode_boxes, select_detections
 from clipself_seg.heads.fvit.pyramid import FeaturePyramid, TapResizers
-from clipself_seg.heads.fvit.roi_heads import DELTA_WEIGHTS, RoIHeads, paste_masks, pool_boxes
+from clipself_seg.heads.fvit.roi_heads import DELTA_WEIGHTS, RoIHeads, pool_boxes
 from clipself_seg.heads.fvit.rpn import RPN
 
 Maps = list[Tensor]
@@ -110,7 +111,7 @@ def our_formulation(setting: Setting) -> Formulation:
         clip_logits=lambda dense, boxes: heads.clip_logits(dense, boxes, setting.text),
         select=select,
         mask_probs=low(lambda rois: heads.mask_head(rois).float().sigmoid()),
-        paste=lambda probs, boxes: paste_masks(probs, boxes, setting.original_size),
+        paste=lambda probs, boxes: paste_masks_in_image(probs, boxes, setting.original_size),
     )
 
 

@@ -1,6 +1,6 @@
 """The second stage of F-ViT: pools RoIs, scores them against texts by detector and CLIP, refines boxes, finds masks.
 
-The mask head (OV-LVIS), its loss and the pasting of masks into the image come last.
+The mask head (OV-LVIS) and its loss come last.
 
 Shapes: B images, g x g cells of CLIP's grid, n RoIs, K classes, E width of CLIP's embeddings, S = 28 cells of a side
 of a mask, H W rows and columns of the image. The background is the last row of the text. Boxes are XYXY in pixels of
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from clipself_seg.clip.region_pooling import pool, strided_box_weights
-from clipself_seg.clip.runtime import QUEUES, autocast, chunk_size, in_own_precision, on_cpu
+from clipself_seg.clip.runtime import QUEUES, autocast, chunk_size, in_own_precision
 from clipself_seg.heads.fusion import fuse_detections
 from clipself_seg.heads.fvit.boxes import (
     ROI_RULES,
@@ -49,8 +49,6 @@ ROIS = 64
 """RoIs whose maps are in memory at once on a CPU, but in training."""
 COPIES = 8
 """Numbers in memory for one of an RoI's: maps of two layers, and the four times as many cells of the mask."""
-PASTED = 4
-"""Numbers in memory for a pixel of a pasted mask: where it is read, what is read, and whether it is inside."""
 TEMPERATURE = 50.0
 """Factor of the detector's cosines that training begins with."""
 
@@ -473,47 +471,3 @@ def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
     if not len(logits):
         return logits.sum()
     return F.binary_cross_entropy_with_logits(logits.float(), targets)
-
-
-def paste_masks(probs_nSS: Tensor, boxes_n4: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Masks (n, H, W) bool: where a box's own mask, read bilinearly at pixel centres, is one half or more.
-
-    Equal to Detectron2's `paste_masks_in_image`, which takes twice as long on a CPU. As there, a GPU samples each mask
-    all over the image, many of them together.
-
-    Args:
-        probs_nSS: probabilities (n, S, S), laid over the boxes; outside they are 0.
-        boxes_n4: boxes in pixels of the image.
-        image_size: H and W.
-    """
-    height, width = image_size
-    masks = probs_nSS.new_zeros(len(boxes_n4), height, width, dtype=torch.bool)
-    x0, y0, x1, y1 = boxes_n4[:, :, None].unbind(1)
-    columns_nW = _positions(x0, x1, width)
-    rows_nH = _positions(y0, y1, height)
-    if not on_cpu(probs_nSS):
-        count = chunk_size(probs_nSS.device, 1, PASTED * height * width)
-        parts = (own.split(count) for own in (masks, probs_nSS, rows_nH, columns_nW))
-        for of_part, probs, rows, columns in zip(*parts):
-            of_part.copy_(_read(probs, rows, columns) >= 0.5)
-        return masks
-    # A pixel beyond: a mask of 1 is 1/2 at the edge of its box.
-    windows = torch.cat([boxes_n4[:, :2].floor() - 1, boxes_n4[:, 2:].ceil() + 1], dim=1)
-    for mask, probs, rows, columns, (left, top, right, bottom) in zip(
-        masks, probs_nSS, rows_nH, columns_nW, windows.clamp(min=0).long().tolist()
-    ):
-        read = _read(probs[None], rows[None, top:bottom], columns[None, left:right])
-        mask[top:bottom, left:right] = read[0] >= 0.5
-    return masks
-
-
-def _read(probs_nSS: Tensor, rows_nH: Tensor, columns_nW: Tensor) -> Tensor:
-    """Bilinear samples (n, H, W) of each mask at its own rows and columns."""
-    grid = torch.stack(torch.broadcast_tensors(columns_nW[:, None], rows_nH[:, :, None]), dim=-1)
-    return F.grid_sample(probs_nSS[:, None], grid, align_corners=False)[:, 0]
-
-
-def _positions(start_n1: Tensor, end_n1: Tensor, cells: int) -> Tensor:
-    """Positions (n, cells) of pixel centres between start (-1) and end (1) of each box."""
-    centres = torch.arange(cells, device=start_n1.device, dtype=torch.float32) + 0.5
-    return (centres - start_n1) / (end_n1 - start_n1) * 2 - 1

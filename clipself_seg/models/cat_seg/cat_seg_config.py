@@ -87,19 +87,21 @@ def aggregator_sizes(
     Raises:
         InputError: numbers that do not fit the CLIP, the guidance or one another.
     """
-    head = cfg.MODEL.SEM_SEG_HEAD
-    embedding = f"{clip.embed_dim}, the embedding of {clip.name}"
-    _check(head, "TEXT_GUIDANCE_DIM", embedding, head.TEXT_GUIDANCE_DIM == clip.embed_dim)
-    appearance, *decoder = guidance
-    _check(
-        head,
-        "APPEARANCE_GUIDANCE_DIM",
-        f"{appearance}, the channels of the guidance",
-        head.APPEARANCE_GUIDANCE_DIM == appearance,
-    )
-    # CLIP's blocks are projected to any.
-    fits = not decoder or head.DECODER_GUIDANCE_DIMS == decoder
-    _check(head, "DECODER_GUIDANCE_DIMS", f"{decoder}, the channels of the backbone", fits)
+    head, (appearance, *decoder) = cfg.MODEL.SEM_SEG_HEAD, guidance
+    for key, wanted, whose in (
+        ("TEXT_GUIDANCE_DIM", clip.embed_dim, f"embedding of {clip.name}"),
+        ("APPEARANCE_GUIDANCE_DIM", appearance, "channels of the guidance"),
+        # CLIP's blocks are projected to any.
+        (
+            "DECODER_GUIDANCE_DIMS",
+            decoder or head.DECODER_GUIDANCE_DIMS,
+            "channels of the backbone",
+        ),
+    ):
+        if head[key] != wanted:
+            raise InputError(
+                f"MODEL.SEM_SEG_HEAD.{key} must be {wanted}, the {whose}, it is {head[key]}"
+            )
     return AggregatorSizes(
         prompts=len(TEMPLATES[PROMPT_SETS[cfg.MODEL.PROMPT_ENSEMBLE_TYPE]]),
         text=head.TEXT_GUIDANCE_DIM,
@@ -116,12 +118,6 @@ def aggregator_sizes(
         decoder_guidance_projected=tuple(head.DECODER_GUIDANCE_PROJ_DIMS),
         pad_len=cfg.MODEL.CAT_SEG.PAD_LEN,
     )
-
-
-def _check(head: CfgNode, key: str, wanted: str, holds: bool) -> None:
-    """Refuses a key below ``MODEL.SEM_SEG_HEAD`` that does not have one of the values `wanted`, in words."""
-    if not holds:
-        raise InputError(f"MODEL.SEM_SEG_HEAD.{key} must be {wanted}, it is {head[key]}")
 
 
 # A backbone's maps for the appearance and for the decoder's two steps.

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
+from detectron2.layers.mask_ops import paste_masks_in_image
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.heads.distillation import cosine_distance
 from clipself_seg.heads.fvit.boxes import Objects
 from clipself_seg.heads.fvit.pyramid import FeaturePyramid, TapResizers
-from clipself_seg.heads.fvit.roi_heads import DetectionSettings, RoIHeads, paste_masks
+from clipself_seg.heads.fvit.roi_heads import DetectionSettings, RoIHeads
 from clipself_seg.heads.fvit.rpn import RPN
 from clipself_seg.models.base import ModelBase, chosen_classes, save_atomically, sizes_of
 from clipself_seg.models.fvit import fvit_checkpoint
@@ -262,7 +263,8 @@ class FViT(ModelBase):
                 labels = detected.labels
                 instances.pred_classes = labels if chosen is None else chosen[labels]
                 if masks is not None:
-                    instances.pred_masks = paste_masks(masks, detected.boxes, original)
+                    pasted = paste_masks_in_image(masks, detected.boxes, original)
+                    instances.pred_masks = pasted.bool()
                 outputs.append({"instances": instances})
             return outputs
 

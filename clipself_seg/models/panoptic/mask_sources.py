@@ -6,6 +6,7 @@ Shapes: Q queries, K classes, S names of all classes together, E embedding.
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -167,53 +168,39 @@ class Predicted(Given):
         return {"masks found": self.model_settings}
 
 
+@dataclasses.dataclass(kw_only=True, eq=False)
 class Generated(MaskSource):
     """Masks that a generator makes of the feature maps of a backbone, with class scores; it trains.
 
     Attributes:
+        backbone: turns images in [0, 1] into the maps that the generator reads.
+        generator: turns the maps into masks.
+        bank: embeds the names of classes for the generator.
+        canvas: how images are padded in evaluation.
+        criterion: losses of the generator.
+        groups: partition of a model's parameters into the optimiser's groups, by the section ``SOLVER``.
+        branch_map: see `MaskSource`.
+        precision: dtype of autocast in training, or None.
+        test_precision: dtype of autocast in evaluation, or None.
         untrained: void of a released decoder of fixed classes, as random as all that compares its masks with texts;
             while the generator has it, it is not evaluated.
     """
 
     generates = True
+    backbone: FeatureSource
+    generator: Generator
+    bank: TextBank
+    canvas: Canvas
+    criterion: MaskCriterion
+    groups: Groups
+    branch_map: str = ""
+    precision: torch.dtype | None = None
+    test_precision: torch.dtype | None = None
+    untrained: Tensor | None = None
 
-    def __init__(
-        self,
-        *,
-        backbone: FeatureSource,
-        generator: Generator,
-        bank: TextBank,
-        canvas: Canvas,
-        criterion: MaskCriterion,
-        groups: Groups,
-        keeps_map: bool = False,
-        precision: torch.dtype | None = None,
-        test_precision: torch.dtype | None = None,
-    ) -> None:
-        """
-        Args:
-            backbone: turns images in [0, 1] into the maps that the generator reads.
-            generator: turns the maps into masks.
-            bank: embeds the names of classes for the generator.
-            canvas: how images are padded in evaluation.
-            criterion: losses of the generator.
-            groups: partition of a model's parameters into the optimiser's groups, by the section ``SOLVER``.
-            keeps_map: whether the CLIP branch reads the map of the backbone, if that is CLIP's own.
-            precision: dtype of autocast in training, or None.
-            test_precision: dtype of autocast in evaluation, or None.
-        """
-        self.backbone = backbone
-        self.generator = generator
-        self.bank = bank
-        self.banks = (bank,)
-        self.canvas = canvas
-        self.criterion = criterion
-        self.groups = groups
-        self.branch_map = backbone.branch_map if keeps_map else ""
-        self.needs_captions = generator.needs_captions
-        self.precision = precision
-        self.test_precision = test_precision
-        self.untrained: Tensor | None = None
+    def __post_init__(self) -> None:
+        self.banks = (self.bank,)
+        self.needs_captions = self.generator.needs_captions
 
     def require_generator(self, remedy: str = TAKE_ANOTHER) -> Generated:
         return self

@@ -41,11 +41,6 @@ from clipself_seg.models.panoptic.panoptic_outputs import FusionSettings, MergeS
 from clipself_seg.models.protocol import Group
 
 
-def odises_groups(model: nn.Module, solver: CfgNode) -> list[Group]:
-    """Norms and biases without weight decay, all others with it."""
-    return norms_and_biases_apart(model, solver.WEIGHT_DECAY)
-
-
 def fcclips_groups(model: nn.Module, solver: CfgNode) -> list[Group]:
     """Detectron2's partition, which decays biases, and norms and embeddings by keys of their own."""
     return by_rate_and_kind(
@@ -65,8 +60,8 @@ def pmts_groups(model: nn.Module, solver: CfgNode) -> list[Group]:
 
 # Value of MODEL.MASK_GENERATOR.VARIANT -> the optimiser's groups of the kind mask2former.
 GROUPS: dict[str, Groups] = {
-    "caption": odises_groups,
-    "label": odises_groups,
+    "caption": norms_and_biases_apart,
+    "label": norms_and_biases_apart,
     "fcclip": fcclips_groups,
 }
 
@@ -144,7 +139,7 @@ def build_masks(
         canvas=Canvas(former.SIZE_DIVISIBILITY, chosen.PADDING),
         criterion=MaskCriterion(class_agnostic=generator.class_agnostic, settings=losses),
         groups=pmts_groups if plain else GROUPS[chosen.VARIANT],
-        keeps_map=branch.reads_backbone,
+        branch_map=backbone.branch_map if branch.reads_backbone else "",
         precision=precision_from_config(cfg),
         test_precision=evaluation_precision(cfg),
     )

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TextIO, cast
+from typing import NamedTuple, Protocol, TextIO, cast, runtime_checkable
 
 from detectron2.config import CfgNode
 from torch import Tensor
@@ -26,11 +26,24 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, atomic_path, remove_leftovers
 from clipself_seg.models.build import architecture, build_model
-from clipself_seg.models.protocol import ProposingModel
+from clipself_seg.models.protocol import Model
 from clipself_seg.provenance import provenance
 
 CATEGORY = {"id": 1, "name": "object"}
 DIGITS = 2  # of a pixel, after the point
+
+
+@runtime_checkable
+class ProposingModel(Model, Protocol):
+    """A model that proposes boxes of objects, whatever their class."""
+
+    @classmethod
+    def most_proposals(cls, cfg: CfgNode) -> tuple[str, int]:
+        """Key that limits the proposals of an image, and its value."""
+
+    def propose(self, samples: Sequence[Sample]) -> list[tuple[Tensor, Tensor]]:
+        """Returns for each image boxes (m, 4) XYXY in pixels of the original image, the best first, and their
+        scores (m,) in [0, 1]."""
 
 
 class ProposalSelection(NamedTuple):

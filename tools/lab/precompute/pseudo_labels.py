@@ -1,4 +1,4 @@
-"""Diagnoses nouns of proposals against ground truth: how many boxes that match an object have its class name."""
+"""Nouns that a CLIP gives to proposals, and how many boxes around an object of the ground truth get its name."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from torchvision.ops import box_iou
 
 LEAST_IOU = 0.5
@@ -70,3 +71,26 @@ def agreement(images: Iterable[LabelledBoxes]) -> Agreement:
 
 def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "none"
+
+
+def pseudo_labels(logits_RK: Tensor, candidates_RK: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The nouns that the teacher gives to regions: labels (R,) int64 and their scores (R,).
+
+    A label is the candidate with the largest logit, the first of equals; -1 where there is none. Its score
+    is its probability among all nouns, in [0, 1]; 0 where there is none.
+
+    Args:
+        logits_RK: see `noun_logits`, of embeddings of the regions' crops.
+        candidates_RK: bool, the nouns that a region may have; None for all.
+    """
+    chances_RK = logits_RK.softmax(1)
+    if candidates_RK is None:
+        candidates_RK = torch.ones_like(logits_RK, dtype=torch.bool)
+    allowed_RK = logits_RK.masked_fill(~candidates_RK, -torch.inf)
+    best_RK = candidates_RK & (allowed_RK == allowed_RK.amax(1, keepdim=True))
+    number = torch.arange(logits_RK.shape[1], device=logits_RK.device)
+    first_R = number.where(best_RK, len(number)).amin(1)
+    none_R = first_R == len(number)
+    labels_R = first_R.masked_fill(none_R, 0)
+    scores_R = chances_RK.gather(1, labels_R[:, None])[:, 0].masked_fill(none_R, 0)
+    return labels_R.masked_fill(none_R, -1), scores_R

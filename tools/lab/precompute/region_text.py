@@ -50,11 +50,11 @@ from clipself_seg.files import (
     remove_leftovers,
     write_json,
 )
-from clipself_seg.heads.distillation import noun_logits, pseudo_labels
+from clipself_seg.heads.distillation import noun_logits
 from clipself_seg.prediction.journal import Json, require_same
 from clipself_seg.provenance import provenance
 from lab.precompute.proposals import CocoStream
-from lab.precompute.pseudo_labels import Agreement, LabelledBoxes, agreement
+from lab.precompute.pseudo_labels import Agreement, LabelledBoxes, agreement, pseudo_labels
 from lab.prepare.nouns import (
     ImageCaptions,
     NounsOfCaptions,

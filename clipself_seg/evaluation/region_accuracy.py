@@ -33,7 +33,6 @@ from clipself_seg.data.annotations import Record
 from clipself_seg.data.datasets.records import (
     is_of_whole_images,
     region_records,
-    vocabulary_name,
     whole_image_records,
 )
 from clipself_seg.data.images import MAX_PIXELS
@@ -234,8 +233,7 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
     def _read(self, name: str) -> tuple[Vocabulary, list[Record]]:
         if is_of_whole_images(name):
             return whole_image_records(name)
-        vocabulary = Vocabulary.load(vocabulary_name(name))
-        return vocabulary, region_records(name, vocabulary)
+        return region_records(name)
 
 
 def mixture_prefix(alpha: float) -> str:

@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
 
 from clipself_seg.data.annotations import Record
-from clipself_seg.data.datasets.records import find_dataset, sem_seg_records, vocabulary_name
+from clipself_seg.data.datasets.records import find_dataset, sem_seg_records, train_vocabulary_name
 from clipself_seg.data.datasets.table import SemSegSet
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.samples import Configurable, Sample
@@ -73,13 +73,10 @@ class SemanticEvaluation(Configurable, Evaluation[SemSegModel, "SemanticData"]):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
         """Reads ``DATASETS``, ``TEST`` and ``INPUT`` too, and ``MODEL.SEM_SEG_HEAD.POOLING_SIZES``."""
-        trained = cfg.TEST.TRAIN_VOCABULARY
-        if not trained and cfg.DATASETS.TRAIN:
-            trained = vocabulary_name(cfg.DATASETS.TRAIN[0])
         return super().from_config(cfg) | {
             "mapper": SemSegTestMapper(cfg),
             "rule": cfg.TEST.MIOU_RULE,
-            "train_vocabulary": trained,
+            "train_vocabulary": train_vocabulary_name(cfg, SemSegSet),
             "pooling": cfg.MODEL.SEM_SEG_HEAD.POOLING_SIZES if cfg.TEST.SLIDING_WINDOW else (),
             "background_words": cfg.TEST.BACKGROUND.WORDS,
             "threshold": cfg.TEST.BACKGROUND.THRESHOLD,

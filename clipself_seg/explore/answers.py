@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -40,7 +39,6 @@ CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 MOST_EXAMPLES = 10  # of a request, each with an image
 VALUES = 20  # brackets and commas of an example, at most
 OVERLAY_SIDE = 1024  # longest side in pixels of an overlay on the page
-LEAST_SIDE = 640  # pixels of the longest side that an overlay should have
 MOST_TEXTS = 50  # answers after which the files of text embeddings go
 MOST_LISTED = 100  # lines of a list
 Answer = dict[str, object]  # JSON
@@ -285,26 +283,8 @@ def _answer(
 ) -> Answer:
     return {
         "warning": predictor.warning_of([result.image]),
-        "overlay": jpeg_address(np.asarray(_enlarged(result).overlay(sheet=False)), OVERLAY_SIDE),
+        "overlay": jpeg_address(np.asarray(result.overlay(legend=False)), OVERLAY_SIDE),
         "columns": columns,
         "rows": rows[:MOST_LISTED],
         "more": max(0, len(rows) - MOST_LISTED),
     }
-
-
-def _enlarged(result: R) -> R:
-    """A result of a small image as one of a larger image, so that there is room for names."""
-    height, width = result.image.shape[:2]
-    factor = LEAST_SIDE // max(height, width)
-    if factor < 2:
-        return result
-    size = (factor * width, factor * height)
-    changed: dict[str, Any] = {}
-    for name, value in vars(result).items():
-        if name == "boxes":
-            changed["boxes"] = factor * value
-        elif name == "image":
-            changed["image"] = cv2.resize(value, size, interpolation=cv2.INTER_CUBIC)
-        elif isinstance(value, np.ndarray) and value.shape[-2:] == (height, width):
-            changed[name] = value.repeat(factor, axis=-2).repeat(factor, axis=-1)
-    return dataclasses.replace(result, **changed)

@@ -1,7 +1,5 @@
 """Regions at several input sizes: the numbers of each size alone, and crops that are encoded once."""
 
-from __future__ import annotations
-
 import json
 import logging
 
@@ -9,7 +7,7 @@ import pytest
 import torch
 
 from clipself_seg.clip import load_clip
-from clipself_seg.data.datasets.records import vocabulary_name
+from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.evaluation.region_accuracy import RegionEvaluation
 from clipself_seg.models import CLIPSelf, RegionReader
@@ -69,7 +67,7 @@ def test_the_protocol(tmp_path, datasets, caplog):
     run = evaluation((64,), tmp_path)
     with caplog.at_level(logging.INFO, logger="clipself_seg"):
         run(model)
-    vocabulary = Vocabulary.load(vocabulary_name(NAME))
+    vocabulary = Vocabulary.load(DATASETS[NAME].vocabulary)
     assert run.protocols[NAME].as_dict() == {
         "words": f"{vocabulary.name}, 133 classes",
         "synonyms": "all, the mean of their embeddings",

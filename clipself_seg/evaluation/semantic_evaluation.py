@@ -34,12 +34,12 @@ from clipself_seg.evaluation.protocol import (
     words_text,
 )
 from clipself_seg.evaluation.report import paper_tables, run_table
-from clipself_seg.models.protocol import SemSegModel, reading_of
+from clipself_seg.models.protocol import SemanticModel, reading_of
 
 logger = logging.getLogger(__name__)
 
 
-class SemanticEvaluation(Configurable, Evaluation[SemSegModel, "SemanticData"]):
+class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]):
     """Evaluates a model that labels pixels, all processes together, one data set after the other.
 
     Attributes:
@@ -101,7 +101,7 @@ class SemanticEvaluation(Configurable, Evaluation[SemSegModel, "SemanticData"]):
         named = "its names" if self.background_words else "no names"
         return f"{named}, and a score below {self.threshold}" if self.threshold else named
 
-    def check(self, model: SemSegModel) -> None:
+    def check(self, model: SemanticModel) -> None:
         """Refuse early what would fail late: missing data sets or vocabularies."""
         super().check(model)
         if set(self.pooling) - {1}:
@@ -110,7 +110,7 @@ class SemanticEvaluation(Configurable, Evaluation[SemSegModel, "SemanticData"]):
                 list(self.pooling),
             )
 
-    def _protocol(self, name: str, model: SemSegModel) -> MeasuringProtocol:
+    def _protocol(self, name: str, model: SemanticModel) -> MeasuringProtocol:
         data = self.data(name)
         reading = reading_of(model)
         vocabulary = data.vocabulary
@@ -127,7 +127,7 @@ class SemanticEvaluation(Configurable, Evaluation[SemSegModel, "SemanticData"]):
             rule=f"means over classes by rule {self.rule}",
         )
 
-    def _passes(self, name: str, model: SemSegModel) -> Iterator[Pass]:
+    def _passes(self, name: str, model: SemanticModel) -> Iterator[Pass]:
         data = self.data(name)
         model.set_vocabulary(data.vocabulary)
         evaluator = MeanIoUEvaluator(

@@ -42,7 +42,7 @@ from clipself_seg.models.protocol import (
     DetectionModel,
     PanopticModel,
     RegionModel,
-    SemSegModel,
+    SemanticModel,
 )
 from clipself_seg.registry import Registry
 
@@ -147,7 +147,7 @@ class SemanticTask(Task):
         """Mean IoU and its like."""
         return SemanticEvaluation(self.cfg)
 
-    def training_data(self, model: SemSegModel) -> TrainingData:
+    def training_data(self, model: SemanticModel) -> TrainingData:
         """Images and label maps."""
         names = self.cfg.DATASETS.TRAIN
         records = [record for name in names for record in sem_seg_records(name)]

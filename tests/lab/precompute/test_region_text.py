@@ -144,7 +144,7 @@ def direct(annotations, *words, **how):
             [],
             ["MODEL.META_ARCHITECTURE", "FViT"],
             True,
-            "FViT, which trains on no nouns",
+            'MODEL.META_ARCHITECTURE: unknown model of nouns "FViT"',
         ),
     ],
 )

@@ -1,7 +1,5 @@
 """A server on the loopback that answers as the hosts of weights and the hub do, and as they should not."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -17,6 +17,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.dense_feature import DenseFeature
+from clipself_seg.checkpoints.locate import SUFFIXES
 from clipself_seg.checkpoints.read import Checkpoint, read_checkpoint
 from clipself_seg.clip import tower
 from clipself_seg.clip.guests import GuestBackbone
@@ -267,7 +268,7 @@ def _guest(cfg: CfgNode, name: str, entry: Entry) -> GuestBackbone:
 
 def _distilled(name: str, weights: str) -> Checkpoint | None:
     """The checkpoint of a file that `save_clip` wrote of an entry; None for any other weights."""
-    if not os.path.isfile(weights):
+    if not weights.endswith(SUFFIXES):
         return None
     checkpoint = read_checkpoint(weights)
     return checkpoint if checkpoint.model == name else None

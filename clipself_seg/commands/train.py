@@ -52,9 +52,6 @@ def _options(parser: options.CommandLine) -> None:
         "evaluate MODEL.WEIGHTS (regions: MODEL.CLIP.WEIGHTS); with --resume the newest checkpoint"
     )
     options.flag(parser, "--eval-only", evaluate)
-    for name, file in (("latex", "tables.tex (booktabs)"), ("csv", "tables.csv")):
-        text = f"write the tables of the evaluation beside results.json too, as {file}"
-        options.flag(parser, f"--{name}", text)
     processes = "processes, one per GPU; on the CPU without GPUs; leave out with torchrun"
     options.value(parser, "--num-gpus", processes, 1)
     options.device(parser)
@@ -74,7 +71,6 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _options_as_keys(args: argparse.Namespace) -> None:
-    args.formats = [name for name in ("csv", "latex") if getattr(args, name)]
     _model_as_keys(args)
     if args.data is not None:
         args.opts = [*args.opts, "DATASETS.DATA", os.path.abspath(os.path.expanduser(args.data))]
@@ -138,14 +134,14 @@ def run(args: argparse.Namespace) -> None:
         for line in said:
             logger.info(line)
         if args.eval_only:
-            evaluate(cfg, args.resume, args.formats)
+            evaluate(cfg, args.resume)
             return
         hooks = []
         if cfg.VIS_PERIOD:
             from clipself_seg.prediction.training_pictures import DrawPredictions
 
             hooks.append(DrawPredictions(cfg))
-        train(cfg, args.resume, args.formats, hooks)
+        train(cfg, args.resume, hooks)
 
 
 def _configs() -> str:

@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
 
 from clipself_seg.data.annotations import Record
-from clipself_seg.data.datasets.records import find_dataset, sem_seg_records, vocabulary_name
+from clipself_seg.data.datasets.records import find_dataset, sem_seg_records, train_vocabulary_name
 from clipself_seg.data.datasets.table import SemSegSet
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.samples import Configurable, Sample
@@ -73,13 +73,10 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
         """Reads ``DATASETS``, ``TEST`` and ``INPUT`` too, and ``MODEL.SEM_SEG_HEAD.POOLING_SIZES``."""
-        trained = cfg.TEST.TRAIN_VOCABULARY
-        if not trained and cfg.DATASETS.TRAIN:
-            trained = vocabulary_name(cfg.DATASETS.TRAIN[0])
         return super().from_config(cfg) | {
             "mapper": SemSegTestMapper(cfg),
             "rule": cfg.TEST.MIOU_RULE,
-            "train_vocabulary": trained,
+            "train_vocabulary": train_vocabulary_name(cfg, SemSegSet),
             "pooling": cfg.MODEL.SEM_SEG_HEAD.POOLING_SIZES if cfg.TEST.SLIDING_WINDOW else (),
             "background_words": cfg.TEST.BACKGROUND.WORDS,
             "threshold": cfg.TEST.BACKGROUND.THRESHOLD,
@@ -156,13 +153,13 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
     def _confusion(self, evaluator: DatasetEvaluator) -> np.ndarray | None:
         return cast(SemSegAccuracyEvaluator, evaluator).confusion
 
-    def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
+    def tables(self, results: Results) -> dict[str, str]:
         """All means of each data set, and the paper's Table 5 of those that were measured as there."""
         as_there = self.rule == "present" and set(self.pooling) == {1}
         model, trained = self.output_dir.name or "model", str(self.train_vocabulary)
-        paper = paper_tables(results if as_there else {}, model, trained, style)
+        paper = paper_tables(results if as_there else {}, model, trained)
         title = f'All data sets in percent, rule "{self.rule}"'
-        return {title: run_table("semantic", results, style)} | paper
+        return {title: run_table("semantic", results)} | paper
 
     def _read(self, name: str) -> SemSegData:
         files = find_dataset(name, SemSegSet)

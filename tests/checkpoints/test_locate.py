@@ -1,7 +1,5 @@
 """Weights by name: paths, addresses, the Hugging Face hub on a server of the loopback, and the entries of the zoo."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import os
@@ -125,9 +123,7 @@ def test_a_mirror_stands_in_for_all_addresses(tmp_path, monkeypatch):
         monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", f"{server.address}/")
         assert fetch(entry(f"{NOWHERE}/one.pt")) == tmp_path / "clipself_seg" / "one.pt"
         assert fetch(entry(pages=("https://page",))) == weights_folder() / "one.pt"
-        said = (
-            f"{server.address}/two.pt cannot .*status 404.*: fetch them from {NOWHERE}/two.pt and"
-        )
+        said = f"{server.address}/two.pt cannot .*status 404.*: fetch them from {NOWHERE}/two.pt"
         with pytest.raises(InputError, match=said):
             fetch(entry(f"{NOWHERE}/two.pt", file="two.pt"))
     assert [path for path, _ in server.asked] == ["/one.pt", "/two.pt"]

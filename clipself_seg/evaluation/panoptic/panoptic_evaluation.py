@@ -229,11 +229,11 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         words = self._label_file.get(name, "")
         return read(name, self.tasks, self.train_vocabulary, words)
 
-    def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
+    def tables(self, results: Results) -> dict[str, str]:
         """All means of each data set and fusion, and the paper's Table 6 of those that have segments."""
         model, trained = self.output_dir.name or "model", str(self.train_vocabulary)
-        all_means = {"All data sets in percent": run_table("panoptic", results, style)}
-        return all_means | paper_tables(results, model, trained, style)
+        all_means = {"All data sets in percent": run_table("panoptic", results)}
+        return all_means | paper_tables(results, model, trained)
 
 
 def _further_tasks(truth: PanopticGroundTruth) -> tuple[str, ...]:

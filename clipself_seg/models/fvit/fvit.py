@@ -186,7 +186,8 @@ class FViT(ModelBase):
 
     def text(self, classes: Classes) -> Tensor:
         """Unit text embeddings (K + 1, E) of classes, and of the word "background"."""
-        return self.bank.embed_joined((classes.names, ((BACKGROUND,),)))
+        names, background = classes.names, ((BACKGROUND,),)
+        return torch.cat([self.bank.embed_names(own) for own in (names, background)])
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
         """Give the training vocabulary; classes that it does not mark as seen leave the softmax.

@@ -1,7 +1,5 @@
 """Images in, boxes out: class names, seen classes, thresholds, files in COCO's format."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json
@@ -225,8 +223,3 @@ def test_seen_classes_are_those_that_the_weights_name(tmp_path):
 def test_what_detects_nothing_is_refused(weights, opts, message):
     with pytest.raises(InputError, match=message):
         detector(weights, [*OPTS, *opts])
-
-
-def test_words_that_clip_cannot_read_whole_are_refused(real):
-    with pytest.raises(InputError, match="tokens"):
-        real.set_vocabulary("dog " * 100)

@@ -3,8 +3,6 @@
 The configuration of a folder of anybody's has files beside it, plain values, and nothing else.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import json
@@ -362,11 +360,7 @@ def test_keys_of_files_and_of_training_are_refused(plain, key):
             "of type int, and in a folder it is from -4096 to",
         ),
         ("MODEL.FUSION.ALPHA", float("nan"), "nan, and in a folder it is from -4096 to 4096"),
-        (
-            "MODEL.META_ARCHITECTURE",
-            "GeneralizedRCNN",
-            "GeneralizedRCNN is registered, but has not all",
-        ),
+        ("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "GeneralizedRCNN is registered, but has"),
         ("MODEL.META_ARCHITECTURE", "CLIPSelf", "CLIPSelf, which predicts nothing"),
         ("MODEL.META_ARCHITECTURE", ["CATSeg"], "unknown MODEL.META_ARCHITECTURE"),
     ],

@@ -1,7 +1,5 @@
 """Open-vocabulary panoptic models as one file of ONNX: masks and scores are the model's, segments are numpy's."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

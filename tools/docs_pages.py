@@ -34,8 +34,8 @@ REFERENCE = {
     "predictors": (
         "Predictors and results",
         "prediction.load prediction.predictor prediction.task_predictors prediction.results "
-        "prediction.writers prediction.pretrained prediction.dense_maps prediction.onnx.graph "
-        "prediction.onnx.towers",
+        "prediction.writers prediction.pretrained prediction.dense_maps "
+        "prediction.onnx.export prediction.onnx.graph prediction.onnx.towers",
     ),
     "data": (
         "Class names, images, data sets",

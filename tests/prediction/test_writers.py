@@ -6,7 +6,6 @@ import json
 import types
 
 import numpy as np
-import pytest
 from pycocotools.coco import COCO
 
 from clipself_seg.files import read_json
@@ -52,26 +51,20 @@ def write(made, segments, name="sub/a"):
     return made.write(ImageFile(made.folder / "5.jpg", "sub/a.jpg", name), result)
 
 
-@pytest.fixture
-def written(tmp_path):
-    """The folder, and the paths of the files of an image named "sub/a"."""
+def test_pycocotools_reads_the_regions(tmp_path):
     made = results(tmp_path, ["coco"])
     files, entry = write(made, SEGMENTS)
     source = ImageFile(tmp_path / "5.jpg", "sub/a.jpg", "sub/a")
     made.write_index(Index([(source, entry)], [], {}, True, {"about": "it"}))
-    return tmp_path, files
-
-
-def test_pycocotools_reads_the_regions(written):
-    folder, _ = written
-    content = json.loads((folder / "coco.json").read_text())
+    assert not files
+    content = json.loads((tmp_path / "coco.json").read_text())
     assert content["categories"] == CATEGORIES and content["info"] == {
         "provenance": {"about": "it"}
     }
     image = {"id": 5, "file_name": "sub/a.jpg", "width": 20, "height": 10}
     assert content["images"] == [image]
     with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO(folder / "coco.json")
+        coco = COCO(tmp_path / "coco.json")
     first, second = coco.loadAnns([1, 2])
     assert (first["category_id"], first["bbox"], first["area"]) == (9, [4, 2, 5, 4], 20)
     assert (second["category_id"], second["bbox"], second["area"]) == (7, [12, 0, 8, 9], 36)

@@ -134,7 +134,8 @@ def _export_predictor(
         )
     if text_tower and task != "semantic":
         raise InputError(
-            f"the text tower goes with semantic segmentation, and a file of {task} has its class names inside: give words"
+            f"the text tower goes with semantic segmentation, and a file of {task} has its class names inside: give "
+            "words"
         )
     if stuff is not None and (task != "panoptic" or words is None):
         raise InputError(

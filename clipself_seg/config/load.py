@@ -188,9 +188,7 @@ def _merge(cfg: CfgNode, values: Tree, sources: Sources) -> None:
 def _check_unread(key: str, value: object, sources: Sources) -> None:
     """Refuse another value of a key of CAT-Seg's files than theirs."""
     if isinstance(value, str):
-        with contextlib.suppress(
-            RecursionError, MemoryError
-        ):  # brackets that are nested too deeply
+        with contextlib.suppress(RecursionError, MemoryError):  # of brackets that are too deep
             value = CfgNode._decode_cfg_value(value)
     if lists_for_tuples(value) not in CAT_SEG_UNREAD[key]:
         passing = " or ".join(map(repr, CAT_SEG_UNREAD[key]))

@@ -1,7 +1,5 @@
 """Checkpoint files of every kind, one that would run code, and TIPSv2 in the layouts that are read and not written."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -69,11 +67,7 @@ def write_timm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-WRITERS = {
-    "official": tips.write_official,
-    "transformers": write_transformers,
-    "timm": write_timm,
-}
+WRITERS = {"official": tips.write_official, "transformers": write_transformers, "timm": write_timm}
 
 
 def in_layout(clip: CLIP, layout: str) -> dict[str, Tensor]:

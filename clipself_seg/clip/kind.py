@@ -267,17 +267,6 @@ def text_at_top(tensors: Tensors) -> dict[str, Tensor]:
     return {name.removeprefix("text."): tensor for name, tensor in tensors.items()}
 
 
-def with_counters(tensors: Tensors) -> dict[str, Tensor]:
-    """`text_at_top` with the counters of batch norms, which open_clip's modules have."""
-    official = text_at_top(tensors)
-    counters = {
-        name.replace("running_var", "num_batches_tracked"): torch.tensor(0)
-        for name in official
-        if name.endswith("running_var")
-    }
-    return official | counters
-
-
 def renamed(name: str, top: Iterable[tuple[str, str]], block: Iterable[tuple[str, str]]) -> str:
     """A name that begins with the first of a pair of `top`, with its second; pairs of `block` are for what follows."""
     for old, new in top:
@@ -310,7 +299,4 @@ def stacked(tensors: Tensors, parts: Sequence[str], whole: str) -> dict[str, Ten
 
 
 # OpenAI's, open_clip's and CLIPSelf's names of OpenAI ViTs and ResNets.
-TEXT_AT_TOP = {
-    "official": Layout(write=text_at_top),
-    "open_clip": Layout(write=with_counters),
-}
+TEXT_AT_TOP = dict.fromkeys(("official", "open_clip"), Layout(write=text_at_top))

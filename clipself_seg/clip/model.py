@@ -243,8 +243,6 @@ def find_clip(
             CLIP that was not distilled.
         override: read weights that were distilled for another dense feature all the same.
     """
-    if not isinstance(name, str):
-        raise InputError(f'{name!r} is no name of a CLIP model; give one such as "ViT-B-16"')
     if weights == "":
         name, weights = _named(name)
     architecture = find_architecture(name)

@@ -139,9 +139,6 @@ class PooledTower(TransformerTower):
         Args:
             images: (B, 3, H, W), normalised.
             masks: one boolean mask (n, h, w) of the regions' cells for each image.
-
-        Raises:
-            InputError: masks of another grid than the images'.
         """
         tokens_BLD, grid = self.final_tokens(images)
         allowed_BQL = self.allowed(masks, tokens_BLD, grid, self.region_sees_prefix)

@@ -34,7 +34,7 @@ from clipself_seg.clip.kinds import (
 from clipself_seg.clip.positions import resample_positions
 from clipself_seg.clip.text import NoTextTower
 from clipself_seg.clip.tower import ImageTower
-from clipself_seg.errors import InputError, nearest, shown
+from clipself_seg.errors import InputError, known, nearest, shown
 
 logger = logging.getLogger(__name__)
 # Entries of published files that are no weights: recomputed (rotary tables, masks) or constants.
@@ -113,10 +113,8 @@ def to_layout(
     Raises:
         InputError: files of this kind have no such layout, or it is read only.
     """
-    written = {name: known.write for name, known in kind.layouts.items() if known.write}
-    if layout not in written:
-        raise InputError(f'no layout "{layout}" of {kind.name}; {nearest(layout, written)}')
-    return written[layout](tensors)
+    written = {name: one.write for name, one in kind.layouts.items() if one.write}
+    return written[known(layout, written, f"layout of {kind.name}")](tensors)
 
 
 def load_strictly(

@@ -1,7 +1,5 @@
 """Names of models, and the kinds that configs and state dicts are of."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
@@ -15,7 +13,7 @@ from clipself_seg.errors import InputError
     "name, hint",
     [("ViT-B16", "ViT-B-16"), ("EVA02-B16", "EVA02-B-16"), ("coca_ViT-B-32", "neither")]
     + [("my_model/clip.safetensors", "is a file: give the name of its model")]
-    + [("ViT-B/17", 'unknown CLIP model "ViT-B/17"; did you mean "ViT-B-1')],
+    + [("ViT-B/17", '"ViT-B/17" is no CLIP model that is known here; did you mean "ViT-B-1')],
 )
 def test_unknown_or_unsupported_model_name_gets_the_nearest_one(name, hint):
     with pytest.raises(InputError, match=hint):

@@ -1,7 +1,5 @@
 """SigLIP's and PE-Core's towers: the pool against its definition, the libraries' own modules, and what trains."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -54,8 +52,6 @@ def test_regions_without_cells_are_zero_and_images_without_regions_add_none(clip
     regions = visual.masked_attention(images, [masks[:0], masks])
     assert not regions[0].any() and regions[1].any() and regions.isfinite().all()
     assert visual.masked_attention(images[:0], []).shape == (0, clip.embed_dim)
-    with pytest.raises(InputError, match=r"masks of \(3, 6\) cells on a grid of \(4, 6\)"):
-        visual.masked_attention(images, [masks, masks[:, 1:]])
 
 
 @torch.no_grad()
@@ -267,11 +263,7 @@ ATTENTION = "vision_model.encoder.layers.1.self_attn"
     [
         ("vision_model.embeddings.patch_embedding.weight", None, "holds no CLIP image tower"),
         ("vision_model.embeddings.patch_embedding.weight", torch.zeros(32, 100), "holds no CLIP"),
-        (
-            "vision_model.head.attention.in_proj_weight",
-            torch.tensor(1.0),
-            "lacks 2 tensors: .*pool",
-        ),
+        ("vision_model.head.attention.in_proj_weight", torch.tensor(1.0), "lacks 2 tensors"),
         (
             f"{ATTENTION}.q_proj.weight",
             torch.tensor(1.0),

@@ -49,7 +49,9 @@ NAME_AND_WEIGHTS_OF_BRANCH = ("MODEL.CLIP_BRANCH.NAME", "MODEL.CLIP_BRANCH.WEIGH
 # Keys that have a word for nothing: CAT-Seg's own code freezes CLIP for None.
 NONES = {"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE": "none"}
 # Key and value of a published file -> the name here: CAT-Seg's and ODISE's code register the value in the same process.
-PUBLISHED_NAMES = {("MODEL.BACKBONE.NAME", "D2SwinTransformer"): "GuidanceSwin"}
+PUBLISHED_NAMES = {
+    ("MODEL.BACKBONE.NAME", "D2SwinTransformer"): "GuidanceSwin"
+}
 
 
 class Sources:
@@ -171,7 +173,8 @@ def _merge(cfg: CfgNode, values: Tree, sources: Sources) -> None:
         if key not in known:
             hint = nearest(key, known) + (OR_IMPORT if key.startswith("MODEL.") else "")
             raise InputError(f'{sources.name(key)}: unknown key "{key}"; {hint}')
-        value = PUBLISHED_NAMES.get((key, str(value)), value)
+        if (key, str(value)) in PUBLISHED_NAMES:
+            value = PUBLISHED_NAMES[key, str(value)]
         try:
             # YAML and the command line write whole numbers for float keys too.
             cfg.merge_from_list([key, float(value) if isinstance(known[key], float) else value])
@@ -188,9 +191,7 @@ def _merge(cfg: CfgNode, values: Tree, sources: Sources) -> None:
 def _check_unread(key: str, value: object, sources: Sources) -> None:
     """Refuse another value of a key of CAT-Seg's files than theirs."""
     if isinstance(value, str):
-        with contextlib.suppress(
-            RecursionError, MemoryError
-        ):  # brackets that are nested too deeply
+        with contextlib.suppress(RecursionError, MemoryError):  # of brackets that are too deep
             value = CfgNode._decode_cfg_value(value)
     if lists_for_tuples(value) not in CAT_SEG_UNREAD[key]:
         passing = " or ".join(map(repr, CAT_SEG_UNREAD[key]))

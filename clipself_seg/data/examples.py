@@ -122,7 +122,7 @@ def _mask(region: Any, size: tuple[int, int]) -> np.ndarray:
     if isinstance(region, np.ndarray) and region.ndim > 1:
         return np.asarray(given_masks(region[None], size).masks[0])
     if isinstance(region, str | os.PathLike) and region and Path(region).exists():
-        return given_masks(region, size).masks.any(axis=0)
+        return np.asarray(given_masks(region, size).masks.any(axis=0))
     try:
         parts = region.split(",") if isinstance(region, str) else region
         x, y, width, height = map(float, parts)

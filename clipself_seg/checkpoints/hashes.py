@@ -66,7 +66,9 @@ def weights_state(module: nn.Module) -> WeightsState:
     ]
     if any(tensor.is_inference() for tensor in weights):
         return WeightsState()
-    prints = [(id(t), t._version, t.data_ptr(), t.shape, t.stride()) for t in weights]
+    prints: list[tuple[object, ...]] = [
+        (id(t), t._version, t.data_ptr(), t.shape, t.stride()) for t in weights
+    ]
     known = _KNOWN.get(module)
     if (
         known is None

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from clipself_seg.config import WHOLE
-from clipself_seg.evaluation.report import comparison_table
+from clipself_seg.evaluation.report import ByDataset, comparison_table
 from clipself_seg.files import atomic_path
 
 Results = Mapping[str, float]
@@ -49,7 +49,9 @@ def region_table(rows: Mapping[str, Results], first: str = "model", style: str =
     }
     if style in ("simple", "terminal"):
         columns = {title.replace(" ", "\n"): key for title, key in columns.items()}
-    lines = {(name,): {"": results} for name, results in rows.items()}
+    lines: dict[tuple[str, ...], ByDataset] = {
+        (name,): {"": results} for name, results in rows.items()
+    }
     return comparison_table(lines, columns, [first], style)
 
 

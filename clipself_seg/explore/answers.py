@@ -240,10 +240,11 @@ class Answers:
     def _panoptic(self, asked: Asked) -> Answer:
         predictor = self._with_stuff(asked)
         result = predictor(asked.image)
+        seen = predictor.require_words().seen
         rows = []
         for segment in result.segments:
             kind = "thing" if segment.isthing else "stuff"
-            kind += "" if predictor.given.seen[segment.label] else ", unseen"
+            kind += "" if seen[segment.label] else ", unseen"
             area = f"{100 * segment.area / result.ids.size:.1f} %"
             rows.append([segment.name, area, f"{segment.score:.2f}", kind])
         return _answer(predictor, result, ("segment", "area", "score", "kind"), rows)

@@ -179,7 +179,7 @@ class PanopticView:
         classes = [
             {"name": name, "thing": index in things, "seen": bool(seen), "colour": colour.tolist()}
             for index, (name, seen, colour) in enumerate(
-                zip(names, self.predictor.given.seen, colours_of(names))
+                zip(names, self.predictor.require_words().seen, colours_of(names))
             )
         ]
         return {

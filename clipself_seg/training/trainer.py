@@ -368,10 +368,10 @@ class Trainer(TrainerBase):
         tensors = pack(self._module, self.optimizer)
         # The first process saves, and the others stop with it.
         if not comm.all_gather(all_finite(tensors))[0]:
-            good = self.checkpoints.paths()[-1:] or ["there is none"]
+            good = next(reversed(self.checkpoints.paths()), "there is none")
             raise TrainingStopped(
                 f"{trouble}Trained weights or their moments are not finite after {iteration} steps "
-                f"and were not saved; the newest checkpoint, which is finite: {good[0]}. "
+                f"and were not saved; the newest checkpoint, which is finite: {good}. "
                 "Start anew in another OUTPUT_DIR with a lower SOLVER.BASE_LR"
             )
         metadata = {**self.state_dict(), "iteration": iteration, "scaler": self.scaler.state_dict()}

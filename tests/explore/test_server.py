@@ -85,7 +85,7 @@ def test_a_model_answers():
         ("/api/semantic", b"x" * 5001, JSON, 413, "more than 0.005 MB"),
         ("/api/semantic", b"x", JSON, 400, "is no JSON"),
         ("/api/semantic", b"x", {"content-type": "Application/JSON;q=1"}, 400, "is no JSON"),
-        ("/api/semantic", request(words="<b>, <b>"), JSON, 400, '"<b>" twice'),
+        ("/api/semantic", request(words="<b>, <b>"), JSON, 400, "'<b>' is there twice"),
         ("/api/../../etc/passwd", b"", JSON, 404, "Not Found"),
         ("/docs", b"", JSON, 404, "Not Found"),
     ],

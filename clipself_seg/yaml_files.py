@@ -283,8 +283,8 @@ def read_tree(path: Path) -> Tree:
         deep = isinstance(error, RecursionError)
         reason = "brackets in it are too deep" if deep else " ".join(str(error).split())
         raise InputError(f"{path} is not a usable YAML file: {reason}") from None
-    check(tree, FILE, path, "give a YAML file of lines `KEY: value`")
     _check_extent(tree, path)
+    check(tree, FILE, path, "give a YAML file of lines `KEY: value`")
     return cast(Tree, tree)
 
 

@@ -1,7 +1,5 @@
 """Checkpoint files of every kind, one that would run code, and TIPSv2 in the layout that is read and not written."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -57,10 +55,7 @@ def write_transformers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return written
 
 
-WRITERS = {
-    "official": tips.write_official,
-    "transformers": write_transformers,
-}
+WRITERS = {"official": tips.write_official, "transformers": write_transformers}
 
 
 def in_layout(clip: CLIP, layout: str) -> dict[str, Tensor]:

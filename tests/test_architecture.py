@@ -3,8 +3,6 @@
 Read from the source, so that imports inside functions count and nothing has to be importable.
 """
 
-from __future__ import annotations
-
 import ast
 import fnmatch
 import functools

@@ -1,8 +1,6 @@
 """`clipself-seg` and `python -m clipself_seg`: every command by one name, none slower for it, and what each says of a
 mistake and of an interruption."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 

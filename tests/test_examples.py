@@ -1,7 +1,5 @@
 """Examples of the documentation run as they stand: snippets of pages, the page about data of one's own, notebooks."""
 
-from __future__ import annotations
-
 import ast
 import glob
 import importlib

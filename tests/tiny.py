@@ -1,7 +1,5 @@
 """Small stand-ins for tests: a random CLIP, images and samples of noise, mini worlds, and a COCO of a few images."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import dataclasses

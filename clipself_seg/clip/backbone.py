@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch.nn.functional as F
@@ -247,12 +247,6 @@ def find_entry(name: str, key: str = "MODEL.CLIP.BACKBONE") -> Entry:
             f"{nearest(name, entries)}"
         )
     return cast(Entry, entries[name])
-
-
-def entries_of(modules: Collection[str]) -> list[str]:
-    """Names of the entries of BACKBONE_REGISTRY that modules or packages of these names have registered."""
-    entries = dict(BACKBONE_REGISTRY).items()
-    return [name for name, entry in entries if entry.__module__.partition(".")[0] in modules]
 
 
 def _guest(cfg: CfgNode, name: str, entry: Entry) -> GuestBackbone:

@@ -61,7 +61,8 @@ def resample_positions(
         mode: "bicubic" or "bilinear".
     """
     side = math.isqrt(len(table_LD) - first)
-    if not _is_symbolic(grid) and (side, side) == tuple(grid):
+    # Sides are no numbers while a graph for grids of any size is exported.
+    if all(isinstance(length, int) for length in grid) and (side, side) == tuple(grid):
         return table_LD
     patches = table_LD[first:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(
@@ -69,11 +70,6 @@ def resample_positions(
     )
     patches_ND = resized[0].flatten(1).T.to(table_LD.dtype)
     return torch.cat([table_LD[:first], patches_ND])
-
-
-def _is_symbolic(grid: tuple[int, int]) -> bool:
-    """Whether a graph for grids of any size is being exported, so that the sides have no values."""
-    return not all(isinstance(side, int) for side in grid)
 
 
 class Rotary(NamedTuple):
@@ -111,7 +107,7 @@ def rotary_factors(
         device: device of the factors.
         rotary: how cells are numbered, EVA-02's way or another.
     """
-    if not _is_symbolic(grid):
+    if all(isinstance(side, int) for side in grid):
         return _rotary_table(grid, head_channels, device, rotary)
     steps = [rotary.span / torch.scalar_tensor(side) for side in grid]
     return _cosine_and_sine(_angles(grid, steps, head_channels, rotary).float(), device)

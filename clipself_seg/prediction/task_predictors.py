@@ -305,7 +305,9 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
         if masks is not None and not isinstance(image, list | tuple):
             masks = [masks]
         if words is not None or stuff is not None:
-            words = panoptic_words(self.require_words().vocabulary if words is None else words, stuff)
+            words = panoptic_words(
+                self.require_words().vocabulary if words is None else words, stuff
+            )
         return super().predict(image, words, batch_size=batch_size, masks=masks)
 
     __call__ = predict  # type: ignore[assignment]

@@ -1,7 +1,5 @@
 """Names of models, and the kinds that configs and state dicts are of."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """The linear layer through oneDNN, activations and attention, and position tables."""
 
-from __future__ import annotations
-
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """One-matmul pooling against torchvision's RoIAlign and against naive loops."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torchvision.ops import roi_align

@@ -1,7 +1,5 @@
 """TIPSv2: the parity case, transformers' model on random weights, masks, texts, files of all layouts."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

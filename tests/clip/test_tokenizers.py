@@ -1,7 +1,5 @@
 """Tokenizers: open_clip's own without importing it, and those out of files."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import subprocess
@@ -131,9 +129,7 @@ def test_a_missing_package_is_named_with_the_way_to_get_it(tmp_path, monkeypatch
 
     (tmp_path / file).write_bytes(b"x")
     monkeypatch.setattr(importlib, "import_module", nothing)
-    with pytest.raises(
-        MissingPackage, match=rf"{package} is not installed.*clipself_seg\[tokenizers\]"
-    ):
+    with pytest.raises(MissingPackage, match=rf"{package} is not inst.*clipself_seg\[tokenizers"):
         read_tokenizer(tmp_path / file, vocabulary=40)
 
 

@@ -1,7 +1,5 @@
 """Towers: forward passes, dense features by hand and by loops, masks, what trains, gradients, files and exports."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -319,9 +317,7 @@ def test_no_images_and_more_blocks_than_there_are():
     tower = openai_tower()
     tower.configure(TowerOptions(DenseFeature("multi_value", 3)))
     assert tower.dense(torch.zeros(0, 3, 16, 16)).shape == (0, 16, 2, 2)
-    with pytest.raises(
-        InputError, match="DENSE_BLOCKS is 4, the tower has 3 blocks: give 3 at most"
-    ):
+    with pytest.raises(InputError, match="DENSE_BLOCKS is 4, .* 3 blocks: give 3 at most"):
         tower.configure(TowerOptions(DenseFeature("multi_value", 4)))
 
 
@@ -356,9 +352,7 @@ def test_weights_for_another_feature_are_refused_unless_that_is_overridden(tmp_p
     clip.distilled = clip.visual.dense_feature
     save_clip(clip, path)
     for feature in (DenseFeature(), TWO, DenseFeature(GATED, 3)):
-        with pytest.raises(
-            InputError, match="gated.safetensors is for .*gated_multi_value of 2 blocks"
-        ):
+        with pytest.raises(InputError, match="gated.* is for .*gated_multi_value of 2 blocks"):
             load_clip(MINI, path, dense=feature)
     plain = load_clip(MINI, path, dense=DenseFeature(), override=True)
     assert plain.weights_hash() == load_clip(MINI, "mini").weights_hash()

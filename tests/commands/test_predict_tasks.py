@@ -1,7 +1,5 @@
 """predict for panoptic segmentation, with --masks, and for detection."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

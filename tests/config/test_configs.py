@@ -1,7 +1,5 @@
 """Every file below configs/ names things that exist, and takes a step or reads an image."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Annotation files become records: boxes, segments, objects and nouns; broken ones are an error that names the file."""
 
-from __future__ import annotations
-
 import copy
 import json
 import logging
@@ -12,7 +10,6 @@ import pytest
 from clipself_seg.data.annotations import (
     caption_records,
     category_indices,
-    category_labels,
     image_records,
     instance_records,
     panoptic_records,
@@ -125,14 +122,6 @@ def test_a_file_that_cannot_be_used_is_named(write, reader, content, words):
     with pytest.raises(InputError, match="annotations.json") as caught:
         reader(write(content), *folders)
     assert words in str(caught.value) and len(str(caught.value).splitlines()) <= 2
-
-
-def test_categories_outside_the_vocabulary_are_named():
-    index_of = {1: 0, 100: 1}
-    assert category_labels(np.array([100, 1, 100]), index_of, "x.json").tolist() == [1, 0, 1]
-    assert category_labels(np.zeros(0, dtype=np.int64), index_of, "x.json").shape == (0,)
-    with pytest.raises(InputError, match=r"x.json: category ids \[7\]"):
-        category_labels(np.array([1, 7]), index_of, "x.json")
 
 
 NOUNS = {
@@ -285,10 +274,7 @@ def test_classes_by_order_are_those_of_the_file_and_classes_by_id_are_the_vocabu
 @pytest.mark.parametrize(
     "names, message",
     [
-        (
-            {12: "Tissue", 4: "shelf/rack"},
-            'category 12 is "Tissue" where "custom" has "tissue"',
-        ),
+        ({12: "Tissue", 4: "shelf/rack"}, 'category 12 is "Tissue" where "custom" has "tissue"'),
         ({4: "shelf/rack"}, 'category None is "" where "custom" has "tissue"'),
     ],
 )

@@ -1,7 +1,5 @@
 """Examples of classes: regions of images that somebody types or passes, and that no file can name."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Masks that anybody made: every form gives the same masks, and what does not fit is refused by file and mask."""
 
-from __future__ import annotations
-
 import json
 import os
 

@@ -1,7 +1,5 @@
 """Tables as text and in files, with the columns of the paper; CSVs by class are written whole."""
 
-from __future__ import annotations
-
 import csv
 
 import numpy as np

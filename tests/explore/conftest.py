@@ -1,7 +1,5 @@
 """A page of two generated scenes, with words and names that it has to escape, and a browser."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a request may ask, within limits and never for a file, and what is answered."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json
@@ -73,10 +71,7 @@ def test_words_are_never_a_file(tmp_path):
         ({"image": ""}, "choose one"),
         ({"image": "a\u0301"}, "no base64"),
         ({"image": base64.b64encode(b"<svg>").decode()}, "not an image of"),
-        (
-            {"image": png(np.zeros((2000, 3000, 3), np.uint8))},
-            "4000000 pixels that are taken here: send a smaller",
-        ),
+        ({"image": png(np.zeros((2000, 3000, 3), np.uint8))}, "4000000 pixels .*: send a smaller"),
         ({"examples": 3}, "a list of at most 10"),
         ({"examples": [{"name": "a", "image": "../secret.png"}]}, r"examples\[0\].box is missing"),
         ({"examples": [{"name": "a", "image": "a.png", "box": [0, 0, 1, 1]}]}, "no base64"),
@@ -122,10 +117,7 @@ def test_answers_of_a_mini_model_say_what_it_does_not_know():
     served = answers.Answers(
         clips={"a": semantic.model.clip}, side=64, predictors={"semantic": semantic}
     )
-    for words, said in (
-        ("dog, red star", 'no "dog": its answers mean little'),
-        ("grass, sand", ""),
-    ):
+    for words, said in (("dog, red star", 'no "dog": its answers mean'), ("grass, sand", "")):
         asked = Asked(np.zeros((128, 192, 3), np.uint8), Vocabulary.of(words.split(", ")), None)
         image = served.answer("maps", asked)["image"]
         for answer in (image, served.answer("semantic", asked)):

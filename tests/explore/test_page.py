@@ -1,7 +1,5 @@
 """The page is one file that escapes what it shows and runs nothing but its own script."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

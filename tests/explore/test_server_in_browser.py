@@ -1,7 +1,5 @@
 """A real server on loopback and a real browser: an example, an upload, words of now, and the end."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

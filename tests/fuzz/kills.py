@@ -19,8 +19,6 @@ files of results that are there have to be whole, and a saved predictor is there
 decides when runs are killed, the machine how far they have come. The status is 1 if anything differs.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json
@@ -129,13 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def killed_runs(
-    task: str,
-    clip: Path,
-    folder: Path,
-    kills: int,
-    steps: int,
-    seed: int,
-    keep: Path | None = None,
+    task: str, clip: Path, folder: Path, kills: int, steps: int, seed: int, keep: Path | None = None
 ) -> Outcome:
     """Kill and resume runs of a task, and compare them with one that is not.
 

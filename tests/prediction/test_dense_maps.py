@@ -1,7 +1,5 @@
 """Sheets of dense maps: what stands where, and models by name."""
 
-from __future__ import annotations
-
 import functools
 import json
 

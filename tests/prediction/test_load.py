@@ -66,19 +66,6 @@ def test_stuff_of_a_call_is_that_of_its_words():
     assert all(entry.isthing for entry in model.vocabulary.classes)
 
 
-def test_a_folder_of_save_pretrained_is_loaded_for_its_task(tmp_path):
-    model = clipself_seg.load(
-        "mini-clipself", opts=["MODEL.ZERO_SHOT.TEMPLATES", "single"], device="cpu"
-    )
-    model.save_pretrained(tmp_path / "saved")
-    again = clipself_seg.load(tmp_path / "saved", device="cpu")
-    again.model.set_vocabulary("dog|puppy, grass")
-    assert again.model.names == (("dog", "puppy"), ("grass",))
-    assert again.model.weights_hash() == model.model.weights_hash()
-    with pytest.raises(clipself_seg.InputError, match="does semantic, not panoptic"):
-        clipself_seg.load(tmp_path / "saved", task="panoptic")
-
-
 def test_the_names_of_models_are_listed_by_task():
     names = clipself_seg.list_models()
     assert sorted(name for task in TASKS for name in clipself_seg.list_models(task)) == sorted(

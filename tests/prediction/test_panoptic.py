@@ -1,7 +1,5 @@
 """Images in, segments out: class names, things and stuff, seen classes, measures, files in COCO's format."""
 
-from __future__ import annotations
-
 import json
 from types import SimpleNamespace
 
@@ -88,18 +86,6 @@ def write(photos, out, made=None):
     save = ("overlays", "panoptic")
     results = ResultFiles(predictor=made, folder=out, images=found.images, save=save)
     return predict_files(results, found)
-
-
-def test_segments_are_measured_and_counted_from_the_largest():
-    found = predictor()(np.zeros((5, 4, 3), np.uint8))
-    assert found.ids.dtype == np.int32
-    assert found.ids.tolist() == [[2, 2, 1, 1]] * 3 + [[3, 3, 0, 0]] * 2
-    measured = [(s.id, s.label, s.name, s.isthing, s.area, s.box, s.score) for s in found.segments]
-    assert measured == [
-        (1, 0, "red star", True, 6, (2, 0, 2, 3), 0.25),
-        (2, 0, "red star", True, 6, (0, 0, 2, 3), 0.5),
-        (3, 1, "grass", False, 4, (0, 3, 2, 2), 0.75),
-    ]
 
 
 def test_measures_equal_a_plain_loop():

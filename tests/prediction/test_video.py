@@ -1,7 +1,5 @@
 """Videos: frames in, frames out, files that are cut off, and files that are none."""
 
-from __future__ import annotations
-
 import json
 import types
 from unittest import mock
@@ -185,12 +183,7 @@ def test_an_interrupted_call_goes_on_with_the_videos_that_are_not_done(tmp_path)
         (tmp_path / "a.mp4").write_bytes(b"no video any more")
         failed = call(True)
     assert called == ["a", "b", "a"] and content["complete"] and content["images"] == {}
-    assert content["videos"]["b"] == {
-        "file": str(paths[1]),
-        "frames": 3,
-        "every": 1,
-        "rate": 12.5,
-    }
+    assert content["videos"]["b"] == {"file": str(paths[1]), "frames": 3, "every": 1, "rate": 12.5}
     assert list(failed["videos"]) == ["b"] and "is no MP4" in failed["failed"][str(paths[0])]
 
 

@@ -1,7 +1,5 @@
 """Files of results: formats of other programs, by hand, and read back by the libraries that they are for."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

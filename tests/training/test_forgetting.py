@@ -1,7 +1,5 @@
 """What a training forgets: which numbers stand for trained and other classes, their means, the knee, table and JSON."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Hooks of Detectron2 in the training loop: what they see, exact resume, and pictures of predictions."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Mixtures of the weights before and after a training, and how a run evaluates and writes them."""
 
-from __future__ import annotations
-
 import json
 import types
 from pathlib import Path

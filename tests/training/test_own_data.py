@@ -1,7 +1,5 @@
 """Settings of a training follow from the number of its images, the machine and the recipe."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """The work of a process: its folder, logs, results, and what is refused."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json
@@ -132,9 +130,7 @@ def test_numbers_of_finished_data_sets_are_kept_when_a_later_one_fails(tmp_path)
 
 def test_attention_without_training_is_not_trained_with(tmp_path):
     opts = ["MODEL.CLIP.ATTENTION", "naclip", "OUTPUT_DIR", str(tmp_path)]
-    with pytest.raises(
-        InputError, match="ATTENTION naclip is for evaluation.*leave it none to train"
-    ):
+    with pytest.raises(InputError, match="ATTENTION naclip is for eval.*leave it none to train"):
         run.train(load_config(ROOT / "configs/mini/patches.yaml", opts), resume=False)
     assert not list(tmp_path.iterdir())
 
@@ -155,9 +151,7 @@ def test_a_checkpoint_is_evaluated_with_the_dense_feature_that_it_was_trained_wi
     assert run._load_trained(cfg, model) == 5
     build_model(configured(*two, "MODEL.WEIGHTS", path))
     other = configured(*two[:3], 3)
-    said = (
-        "is for the dense feature multi_value of 2 blocks, and MODEL.CLIP.DENSE is multi_value of 3"
-    )
+    said = "is for the dense feature multi_value of 2 blocks, .*DENSE is multi_value of 3"
     with pytest.raises(InputError, match=said):
         run._load_trained(other, model)
     with pytest.raises(InputError, match=said):

@@ -1,7 +1,5 @@
 """Settings, AdamW, the learning rate of each step, and the metrics that a resumed run drops."""
 
-from __future__ import annotations
-
 import errno
 import json
 import math
@@ -91,8 +89,7 @@ def test_adamw_takes_the_step_of_its_formula():
     optimizer.step()
     # Decoupled decay first; the first normalised moment is g / |g|.
     torch.testing.assert_close(
-        model.weight.data,
-        torch.tensor([[2.0 * (1 - 0.1 * 0.5) - 0.1 * 3 / (3 + 1e-6)]]),
+        model.weight.data, torch.tensor([[2.0 * (1 - 0.1 * 0.5) - 0.1 * 3 / (3 + 1e-6)]])
     )
 
 

@@ -1,7 +1,5 @@
 """What segmentation refuses before it trains."""
 
-from __future__ import annotations
-
 import pytest
 from detectron2.modeling import META_ARCH_REGISTRY
 

@@ -1,7 +1,5 @@
 """K-Means maps: clusters that exist are recovered, whatever the start."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest

@@ -1,7 +1,5 @@
 """Label maps, segments and boxes over images, with names and legends."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image

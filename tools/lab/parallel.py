@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -41,14 +41,16 @@ def run_in_parallel(
         InputError: the system ended a worker. Errors of `function` are passed on.
     """
 
+    def collect(results: Iterable[Result]) -> list[Result]:
+        return list(tqdm(results, label, len(jobs), unit="job"))
+
     if processes == 1 or len(jobs) < 2:
-        return list(tqdm(map(function, jobs), label, len(jobs), unit="job"))
+        return collect(map(function, jobs))
     piece = min(MOST_JOBS_AT_ONCE, max(1, len(jobs) // (16 * processes)))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(processes, len(jobs)), context, _start_worker) as pool:
         try:
-            results = pool.map(function, jobs, chunksize=piece)
-            return list(tqdm(results, label, len(jobs), unit="job"))
+            return collect(pool.map(function, jobs, chunksize=piece))
         except BrokenProcessPool:
             raise InputError(
                 f"{label}: the system ended a worker, often for want of memory: "
@@ -59,11 +61,11 @@ def run_in_parallel(
 
 
 def _start_worker() -> None:
+    """Leaves Ctrl-C, which reaches all processes of a terminal, to the first one."""
     import cv2
 
-    cv2.setNumThreads(1)
-    # Ctrl-C reaches all processes of a terminal; the first process handles it and ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

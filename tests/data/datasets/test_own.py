@@ -1,7 +1,5 @@
 """Data of one's own: what a file says is registered, and what is missing or wrong is named."""
 
-from __future__ import annotations
-
 import json
 import re
 import time
@@ -100,29 +98,21 @@ def test_the_same_path_is_read_again_and_another_of_its_name_is_refused(folder):
     assert find_dataset(data.train, SemSegSet).vocabulary.first_names[-1] == "sea"
     (folder / "other").mkdir()
     (folder / "other/screws.yaml").write_text(YAML.replace("train:", "path: ..\ntrain:"))
-    with pytest.raises(
-        InputError, match='would be registered as "own_screws_train_sem_seg", which'
-    ):
+    with pytest.raises(InputError, match='registered as "own_screws_train_sem_seg", which'):
         register_data(folder / "other/screws.yaml", "semantic")
 
 
 @pytest.mark.parametrize(
     "text, message",
     [
-        (
-            YAML + "download: https://x.org/a.zip",
-            "screws.yaml: download is .*nothing in a file is fetched",
-        ),
+        (YAML + "download: https://x.org/a.zip", "download is .*nothing in a file is fetched"),
         (YAML + "nmaes: [a]", 'unknown key "nmaes": did you mean "names"?'),
         (YAML.replace("images/val", "images/vla"), "images/vla is missing"),
         (YAML.replace("grass", "no"), "names.7 is False, and has to be text: .* in quotation"),
         (YAML.replace("sky", "dog"), "the first name 'dog' is there twice: leave one"),
         (YAML + "ignore: 7", '"ignore" is 7, and "names" names it'),
         (YAML + "held_out: [gras]", '"held_out": unknown class "gras": did you mean "grass"?'),
-        (
-            YAML + "path: nowhere",
-            '"train" .*nowhere/images/train is missing: correct it, or "path"',
-        ),
+        (YAML + "path: nowhere", '"train" .*nowhere/images/train is missing: correct it'),
         ("train: images/train", 'has no "names"'),
         (YAML.replace("images/train", "{image: images}"), '"train": unknown key "image": did'),
     ],
@@ -140,9 +130,7 @@ def test_pairs_are_by_name_and_what_lacks_the_other_is_counted(folder, caplog):
     said = "1 images of .*train have no labels, and 1 files of labels have no image"
     assert re.search(said, caplog.text)
     (folder / "images/train/1.png").write_bytes(b"")
-    with pytest.raises(
-        InputError, match="images/train: the name without its ending '1' is there twice"
-    ):
+    with pytest.raises(InputError, match="images/train: .* without its ending '1' is there twice"):
         DatasetCatalog.get(data.train)
 
 

@@ -1,7 +1,5 @@
 """Names lead to files, classes and records, and what is not there to an error that says what to do."""
 
-from __future__ import annotations
-
 import functools
 import json
 from pathlib import Path
@@ -25,12 +23,7 @@ from clipself_seg.data.datasets.records import (
     register_datasets,
     sem_seg_records,
 )
-from clipself_seg.data.datasets.table import (
-    DATASETS,
-    DetectionSet,
-    PanopticSet,
-    SemSegSet,
-)
+from clipself_seg.data.datasets.table import DATASETS, DetectionSet, PanopticSet, SemSegSet
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 
@@ -154,11 +147,7 @@ def test_a_name_of_nothing_or_of_another_kind_is_answered_with_the_nearest(
     [
         (grid, "coco_2017_train", "set DETECTRON2_DATASETS .*cocodataset.org"),
         (grid, "mini_val", "set CLIPSELF_SEG_MINI .*tools/mini.py world"),
-        (
-            nouns,
-            "mini_train_region_text",
-            "region_text_train.json is missing.*precompute.py region-text",
-        ),
+        (nouns, "mini_train_region_text", "train.json is missing.*precompute.py region-text"),
         (panoptic_set_records, COCO, "DETECTRON2_DATASETS .*cocodataset.org"),
         (panoptic_set_records, ADE, "run `python tools/prepare.py ade20k_panoptic --splits val"),
         (
@@ -332,8 +321,7 @@ def test_ones_own_semantic_set_works_under_its_name(semantic, catalogue):
 
 
 @pytest.mark.parametrize(
-    "name, classes, things",
-    [(COCO, 133, 80), (ADE, 150, 100), (VISTAS, 65, 37), (BASE, 32, 24)],
+    "name, classes, things", [(COCO, 133, 80), (ADE, 150, 100), (VISTAS, 65, 37), (BASE, 32, 24)]
 )
 def test_metadata_has_all_classes_and_the_things_among_them(name, classes, things):
     metadata, files = MetadataCatalog.get(name), find_dataset(name, PanopticSet)
@@ -439,9 +427,7 @@ def test_ones_own_panoptic_set_works_under_its_name(mini, catalogue):
     (record,) = panoptic_set_records("my_scenes")
     assert record["file_name"] == str(mini / "base/3.jpg")
     assert "sem_seg_file_name" not in record
-    with pytest.raises(
-        InputError, match='"my_scenes" has no "sem_seg_root" in its metadata: set Met'
-    ):
+    with pytest.raises(InputError, match='"my_scenes" has no "sem_seg_root" in its metadata'):
         panoptic_set_records("my_scenes", ["semantic"])
     (mini / "base").rmdir()
     with pytest.raises(InputError, match='"my_scenes": .*base is missing; correct its registr'):

@@ -1,7 +1,5 @@
 """Panoptic quality is panopticapi's to the last digit; files that disagree are named."""
 
-from __future__ import annotations
-
 import json
 import math
 
@@ -182,9 +180,7 @@ def test_a_png_is_read_as_it_is_stored_whatever_it_says_of_display(tmp_path):
 @pytest.mark.parametrize("mode", ["P", "L", "RGBA", "I;16"])
 def test_a_png_of_other_pixels_is_refused(tmp_path, mode):
     Image.new(mode, (9, 8)).save(tmp_path / "a.png")
-    with pytest.raises(
-        InputError, match=f"a.png has pixels of type {mode}: a panoptic PNG has RGB"
-    ):
+    with pytest.raises(InputError, match=f"a.png has pixels of type {mode}: .* PNG has RGB"):
         read_panoptic_png(tmp_path / "a.png")
 
 

@@ -1,7 +1,5 @@
 """Regions at several input sizes: the numbers of each size alone, and crops that are encoded once."""
 
-from __future__ import annotations
-
 import json
 import logging
 

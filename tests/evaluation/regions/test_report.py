@@ -1,7 +1,5 @@
 """Tables have the paper's columns, files hold the numbers and where they come from."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shlex
@@ -10,12 +8,7 @@ import sys
 from matplotlib.figure import Figure
 from PIL import Image
 
-from clipself_seg.evaluation.region_report import (
-    COLUMNS,
-    plot_size_curve,
-    region_table,
-    size_table,
-)
+from clipself_seg.evaluation.region_report import COLUMNS, plot_size_curve, region_table, size_table
 from clipself_seg.provenance import provenance, read_results, write_results
 from tests.tables import cells as table_cells
 

@@ -1,7 +1,5 @@
 """Data sets of several vocabularies in one run, and the same numbers from one process as from two."""
 
-from __future__ import annotations
-
 import json
 import logging
 

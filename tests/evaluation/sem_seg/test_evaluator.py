@@ -1,7 +1,5 @@
 """The numbers of Detectron2's own evaluator, and the same from one process as from two."""
 
-from __future__ import annotations
-
 import csv
 import math
 

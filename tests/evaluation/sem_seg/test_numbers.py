@@ -1,17 +1,11 @@
 """mIoU and its like from a confusion matrix by hand."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
 import pytest
 
-from clipself_seg.evaluation.mean_iou import (
-    class_numbers,
-    confusion_matrix,
-    sem_seg_results,
-)
+from clipself_seg.evaluation.mean_iou import class_numbers, confusion_matrix, sem_seg_results
 
 # Rows are the truth: 8 pixels of a, 4 of b, none of c and d; c is predicted twice, d never.
 TOY = np.array([[6, 1, 1, 0], [0, 3, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]])

@@ -1,7 +1,5 @@
 """Semantic data sets that somebody registered with Detectron2, as a benchmark of many domains does, by their names."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -111,9 +109,7 @@ def test_values_that_are_no_classes_are_refused_with_the_entry_that_says_what_th
 
 def test_files_that_are_not_there_are_named_before_the_first_image(stub, catalogue):
     (stub / "c/one.tif").unlink()
-    with pytest.raises(
-        InputError, match='data set "c": 1 of 1 files are missing, such as .*one.tif'
-    ):
+    with pytest.raises(InputError, match='data set "c": 1 of 1 files are missing, .*one.tif'):
         sem_seg_records("c")
     DatasetCatalog.register("d", lambda: open(stub / "no.txt"))
     MetadataCatalog.get("d").stuff_classes = CLASSES

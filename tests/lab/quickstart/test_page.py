@@ -1,7 +1,5 @@
 """The quickstart's page: tables and images in one file, in which names are text, whatever they are."""
 
-from __future__ import annotations
-
 import functools
 from html.parser import HTMLParser
 

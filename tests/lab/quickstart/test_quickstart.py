@@ -1,7 +1,5 @@
 """The quickstart's chapters, runs and folder."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

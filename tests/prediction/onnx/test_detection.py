@@ -1,7 +1,5 @@
 """F-ViT as one file of ONNX: the graph detects what the model does, and its script needs no torch."""
 
-from __future__ import annotations
-
 import json
 import runpy
 import sys

@@ -1,7 +1,5 @@
 """Open-vocabulary panoptic models as one file of ONNX: masks and scores are the model's, segments are numpy's."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np
@@ -63,7 +61,9 @@ def test_the_graph_gives_the_masks_and_scores_of_the_model(kind):
         generated = model.generate(image)
         logits, valid = model.clip_scores(image, generated)
         fusion = model.fusion.returned()
-        expected = generated.probabilities(logits, valid, model.classes.seen_on(model.device), fusion)
+        expected = generated.probabilities(
+            logits, valid, model.classes.seen_on(model.device), fusion
+        )
         torch.testing.assert_close(masks, generated.mask_logits)
         torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)
         assert len(features) == (kind == "one pass")

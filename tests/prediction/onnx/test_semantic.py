@@ -1,7 +1,5 @@
 """Semantic models in one file: the graph is torch's, and the script beside it labels an image as the predictor does."""
 
-from __future__ import annotations
-
 import runpy
 import sys
 

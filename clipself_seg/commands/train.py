@@ -20,7 +20,6 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipself_seg.commands import options
@@ -125,7 +124,9 @@ def run(args: argparse.Namespace) -> None:
         cfg, said = with_data(cfg, by_hand, trains=trains, resume=args.resume)
     key = "TEST" if args.eval_only else "TRAIN"
     if not args.config_file and not cfg.DATASETS[key]:
-        raise InputError(f"give a --config-file, or DATASETS.{key}: {_configs()}")
+        raise InputError(
+            f"give --task, --model, --config-file (a name below configs/) or DATASETS.{key}"
+        )
     require_weights(cfg)
     from clipself_seg.training.run import alone_in_output, evaluate, setup, train
 
@@ -142,13 +143,6 @@ def run(args: argparse.Namespace) -> None:
 
             hooks.append(DrawPredictions(cfg))
         train(cfg, args.resume, hooks)
-
-
-def _configs() -> str:
-    """Where the files of the experiments are, in words."""
-    folder = Path(__file__).resolve().parent.parent / "configs"
-    tasks = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    return f"{folder} has a folder for each task, {', '.join(tasks)}"
 
 
 def run_together(args: argparse.Namespace) -> None:

@@ -23,7 +23,7 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.protocol import MeasuringProtocol, protocol_lines
 from clipself_seg.evaluation.report import format_table
-from clipself_seg.models.protocol import Model, SemSegModel, reading_of
+from clipself_seg.models.protocol import Model, SemanticModel, reading_of
 from clipself_seg.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ def classes_kept(model: Model) -> Iterator[None]:
         yield
     finally:
         if before is not None:
-            cast(SemSegModel, model).classes = before
+            cast(SemanticModel, model).classes = before
 
 
 def innermost(results: Results, place: str = "") -> Iterator[tuple[str, Results]]:

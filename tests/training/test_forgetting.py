@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clipself_seg.evaluation.mean_iou import class_numbers, sem_seg_results
+from clipself_seg.evaluation.mean_iou import class_numbers, mean_iou_results
 from clipself_seg.training.mixing import (
     as_json,
     forgetting_table,
@@ -33,7 +33,7 @@ def test_numbers_of_both_groups_are_those_of_the_evaluators():
     # Rows are the truth: IoUs 1/2, 1 and 2/3 of present classes; the last one has no ground truth.
     matrix = np.array([[2, 0, 0, 1], [0, 3, 0, 0], [1, 0, 2, 0], [0, 0, 0, 0]])
     seen = np.array([True, False, False, True])
-    numbers = sem_seg_results(class_numbers(matrix), ["cat", "dog", "sky", "sea"], seen)
+    numbers = mean_iou_results(class_numbers(matrix), ["cat", "dog", "sky", "sea"], seen)
     assert split_of(numbers) == {
         "number": "mIoU",
         "trained": pytest.approx(50),
@@ -41,7 +41,7 @@ def test_numbers_of_both_groups_are_those_of_the_evaluators():
         "not trained": pytest.approx(100 * (1 + 2 / 3) / 2),
         "classes not trained": 2,
     }
-    alone = sem_seg_results(class_numbers(matrix), ["cat", "dog", "sky", "sea"], np.ones(4, bool))
+    alone = mean_iou_results(class_numbers(matrix), ["cat", "dog", "sky", "sea"], np.ones(4, bool))
     assert "not trained" not in split_of(alone) and split_of({"mIoU": 5.0}) == {"number": "mIoU"}
     boxes = {"bbox": {"AP": 9.0, "AP-seen": 10.0, "AP-unseen": 2.0}, "segm": {"AP-seen": 1.0}}
     assert split_of(boxes) == {"number": "AP", "trained": 10.0, "not trained": 2.0}

@@ -26,7 +26,7 @@ from clipself_seg.data.vocabulary import (
 )
 from clipself_seg.evaluation.base import Evaluation, Pass, Results
 from clipself_seg.evaluation.examples import DrawnExamples, of_each
-from clipself_seg.evaluation.mean_iou import MiouRule, SemSegAccuracyEvaluator
+from clipself_seg.evaluation.mean_iou import MeanIoUEvaluator, MiouRule
 from clipself_seg.evaluation.protocol import (
     MeasuringProtocol,
     seen_text,
@@ -34,12 +34,12 @@ from clipself_seg.evaluation.protocol import (
     words_text,
 )
 from clipself_seg.evaluation.report import paper_tables, run_table
-from clipself_seg.models.protocol import SemSegModel, reading_of
+from clipself_seg.models.protocol import SemanticModel, reading_of
 
 logger = logging.getLogger(__name__)
 
 
-class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
+class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]):
     """Evaluates a model that labels pixels, all processes together, one data set after the other.
 
     Attributes:
@@ -101,7 +101,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         named = "its names" if self.background_words else "no names"
         return f"{named}, and a score below {self.threshold}" if self.threshold else named
 
-    def check(self, model: SemSegModel) -> None:
+    def check(self, model: SemanticModel) -> None:
         """Refuse early what would fail late: missing data sets or vocabularies."""
         super().check(model)
         if set(self.pooling) - {1}:
@@ -110,7 +110,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
                 list(self.pooling),
             )
 
-    def _protocol(self, name: str, model: SemSegModel) -> MeasuringProtocol:
+    def _protocol(self, name: str, model: SemanticModel) -> MeasuringProtocol:
         data = self.data(name)
         reading = reading_of(model)
         vocabulary = data.vocabulary
@@ -127,10 +127,10 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
             rule=f"means over classes by rule {self.rule}",
         )
 
-    def _passes(self, name: str, model: SemSegModel) -> Iterator[Pass]:
+    def _passes(self, name: str, model: SemanticModel) -> Iterator[Pass]:
         data = self.data(name)
         model.set_vocabulary(data.vocabulary)
-        evaluator = SemSegAccuracyEvaluator(
+        evaluator = MeanIoUEvaluator(
             dataset_name=name,
             class_names=data.class_names,
             ignore_label=data.ignore_label,
@@ -145,13 +145,13 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         yield Pass(batches, evaluator, functools.partial(model, output="labels"))
 
     def _numbers(self, name: str, outputs: list[Results]) -> dict[str, float]:
-        """Means, counts and the numbers of each class that counts, see `sem_seg_results`."""
+        """Means, counts and the numbers of each class that counts, see `mean_iou_results`."""
         (output,) = outputs
         # JSON has no NaN: a class that does not count has no number.
         return {key: v for key, v in output["sem_seg"].items() if not math.isnan(v)}
 
     def _confusion(self, evaluator: DatasetEvaluator) -> np.ndarray | None:
-        return cast(SemSegAccuracyEvaluator, evaluator).confusion
+        return cast(MeanIoUEvaluator, evaluator).confusion
 
     def tables(self, results: Results) -> dict[str, str]:
         """All means of each data set, and the paper's Table 5 of those that were measured as there."""
@@ -161,7 +161,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         title = f'All data sets in percent, rule "{self.rule}"'
         return {title: run_table("semantic", results)} | paper
 
-    def _read(self, name: str) -> SemSegData:
+    def _read(self, name: str) -> SemanticData:
         files = find_dataset(name, SemSegSet)
         vocabulary = Vocabulary.load(files.vocabulary)
         if self._label_file[name]:
@@ -175,7 +175,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         words = vocabulary
         if files.background is not None and not self.background_words:
             words = dataclasses.replace(vocabulary, classes=vocabulary.classes[: files.background])
-        return SemSegData(
+        return SemanticData(
             vocabulary=self.examples.added(name, words, seen),
             records=sem_seg_records(name),
             class_names=names if files.background is None else (*names, "background"),
@@ -185,7 +185,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         )
 
 
-class SemSegData(NamedTuple):
+class SemanticData(NamedTuple):
     """A data set as its evaluation needs it.
 
     Attributes:

@@ -14,7 +14,7 @@ from clipself_seg.data.datasets.records import find_dataset, sem_seg_records
 from clipself_seg.data.datasets.table import DetectionSet
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.panoptic.ground_truth import is_semantic_only
-from clipself_seg.evaluation.sem_seg_evaluation import SemSegEvaluation
+from clipself_seg.evaluation.semantic_evaluation import SemanticEvaluation
 
 CLASSES = ["others", "river, stream", "unlabeled"]
 # The labels of 16 x 16 pixels each, and what the model sees in their place; -1 is not labelled.
@@ -69,10 +69,10 @@ def stub(tmp_path, catalogue):
     return tmp_path
 
 
-def evaluation(folder: Path, *keys: str) -> SemSegEvaluation:
+def evaluation(folder: Path, *keys: str) -> SemanticEvaluation:
     options = ["DATASETS.TEST", "('a', 'b', 'c')", "OUTPUT_DIR", str(folder), *keys, *SIZE]
     options += ["DATASETS.TRAIN", "()", "DATALOADER.NUM_WORKERS", "0", "TEST.TRAIN_VOCABULARY", ""]
-    return SemSegEvaluation(load_config("mini/semseg", options))
+    return SemanticEvaluation(load_config("mini/semseg", options))
 
 
 def test_sets_of_others_are_measured_alike_however_their_maps_write_void_and_classes(stub):

@@ -1,4 +1,4 @@
-"""Checkpoint files of every kind, one that would run code, and TIPSv2 in the layouts that are read and not written."""
+"""Checkpoint files of every kind, one that would run code, and TIPSv2 in the layout that is read and not written."""
 
 import os
 from pathlib import Path
@@ -27,7 +27,7 @@ class Bomb:
         return os.system, ("touch exploded",)
 
 
-# TIPSv2 in the layouts of transformers and timm: the reverse of what reads them.
+# TIPSv2 in the layout of transformers: the reverse of what reads it.
 
 
 def write_transformers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -55,19 +55,7 @@ def write_transformers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return written
 
 
-def write_timm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The image tower of native tensors in timm's layout."""
-    image = {name: t for name, t in tensors.items() if name.startswith("visual.")}
-    positions_LD = image[tips.POSITION_TABLE_NAME]
-    image[tips.CLASS_TOKEN] = image[tips.CLASS_TOKEN] + positions_LD[0]
-    image[tips.POSITION_TABLE_NAME] = positions_LD[1:].contiguous()
-    return {
-        tips.renamed(n, tips._TIMM, tips.TIMM_BLOCK): tips._with_axes(n, t)
-        for n, t in image.items()
-    }
-
-
-WRITERS = {"official": tips.write_official, "transformers": write_transformers, "timm": write_timm}
+WRITERS = {"official": tips.write_official, "transformers": write_transformers}
 
 
 def in_layout(clip: CLIP, layout: str) -> dict[str, Tensor]:

@@ -485,7 +485,7 @@ def initialise_blocks(blocks: nn.ModuleList) -> None:
     """Applies OpenAI's initialisation of `ResidualBlock`s for training from scratch (CLIP paper, 2.4; its code)."""
     for block in blocks:
         assert isinstance(block, ResidualBlock)
-        width = block.ln_1.normalized_shape[0]
+        width = block.attn.out_proj.in_features
         residual_std = width**-0.5 * (2 * len(blocks)) ** -0.5
         nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
         nn.init.normal_(block.attn.out_proj.weight, std=residual_std)

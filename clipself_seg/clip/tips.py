@@ -7,7 +7,7 @@ the register synthetic captions. There is no projection, so that the embedding h
 kept, which is ``MODEL.CLIP.DENSE`` ``token``.
 
 Position tables are resized bilinearly with antialiasing, as the published model does (transformers); timm's copy of it
-resizes bicubically, so that its features differ at other sizes than 448 pixels.
+resizes bicubically, so that its features differ at other sizes than 448 pixels; its files are not read.
 
 Shapes: B images, N patches, L = 2 + N tokens (class token, register, patches), D width, h x w token grid, K texts, T
     tokens of a text.
@@ -244,14 +244,13 @@ def sine_positions(length: int, width: int, device: torch.device) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-# Names in files: native ones, transformers', timm's and the published ones.
+# Names in files: native ones, transformers' and the published ones.
 TEMPERATURE = 0.005065968260169029  # that published files, which have none, were trained to
 VISION = "vision_model."
 TEXT = "text_model."
 BLOCK = "transformer.resblocks."
 MASK_TOKEN = "vision_model.embeddings.mask_token"
 OFFICIAL = "vision_encoder."
-OFFICIAL_TEXT = "text_encoder."
 OFFICIAL_MASK_TOKEN = "vision_encoder.mask_token"
 CLASS_TOKEN = "visual.class_embedding"
 REGISTER = "visual.register_embedding"
@@ -280,19 +279,15 @@ _TEXT = (
 )
 _GATED = (".mlp.gate_proj.", ".mlp.up_proj.")
 _DOWN = ".mlp.down_proj."
-# Native name and timm's, of blocks and of the rest.
-_TIMM = (
-    (f"visual.{BLOCK}", "blocks."),
-    ("visual.conv1.", "patch_embed.proj."),
-    ("visual.ln_post.", "norm."),
-    (CLASS_TOKEN, "cls_token"),
-    (REGISTER, "reg_token"),
-    (POSITION_TABLE_NAME, "pos_embed"),
-)
-# The published name of what has another one than in timm.
-_OFFICIAL = tuple(
-    (native, OFFICIAL + ("register_tokens" if native == REGISTER else timm))
-    for native, timm in _TIMM
+# Native name and the published one; those in blocks are timm's.
+_OFFICIAL = (
+    (f"visual.{BLOCK}", f"{OFFICIAL}blocks."),
+    ("visual.conv1.", f"{OFFICIAL}patch_embed.proj."),
+    ("visual.ln_post.", f"{OFFICIAL}norm."),
+    (CLASS_TOKEN, f"{OFFICIAL}cls_token"),
+    (REGISTER, f"{OFFICIAL}register_tokens"),
+    (POSITION_TABLE_NAME, f"{OFFICIAL}pos_embed"),
+    ("text.", "text_encoder."),
 )
 _OFFICIAL_GATED = ((".mlp.c_fc.", ".mlp.w12."), (".mlp.c_proj.", ".mlp.w3."))
 _VECTORS = (CLASS_TOKEN, REGISTER)
@@ -300,13 +295,9 @@ _VECTORS = (CLASS_TOKEN, REGISTER)
 
 def read_official(tensors: Tensors) -> dict[str, Tensor]:
     """Native tensors of a published file; what is neither stays as it is."""
-    native = {}
-    for name, tensor in _with_scale(tensors).items():
-        if name.startswith(OFFICIAL_TEXT):
-            name = f"text.{name.removeprefix(OFFICIAL_TEXT)}"
-        name = native_name(name, _OFFICIAL, TIMM_BLOCK + _OFFICIAL_GATED)
-        native[name] = tensor
-    return _flat(native)
+    block = TIMM_BLOCK + _OFFICIAL_GATED
+    named = _with_scale(tensors).items()
+    return _flat({native_name(name, _OFFICIAL, block): tensor for name, tensor in named})
 
 
 def write_official(tensors: Tensors) -> dict[str, Tensor]:
@@ -316,12 +307,9 @@ def write_official(tensors: Tensors) -> dict[str, Tensor]:
         if native == "logit_scale":
             written["temperature"] = _temperature_of(tensor)
             continue
-        name = native
-        if native.startswith("text."):
-            name = f"{OFFICIAL_TEXT}{native.removeprefix('text.')}"
         gated = _is_gated(native.replace(".c_proj.", ".c_fc."), tensors)
         block = _OFFICIAL_GATED + TIMM_BLOCK if gated else TIMM_BLOCK
-        written[renamed(name, _OFFICIAL, block)] = _with_axes(native, tensor)
+        written[renamed(native, _OFFICIAL, block)] = _with_axes(native, tensor)
     if CLASS_TOKEN in tensors:
         written[OFFICIAL_MASK_TOKEN] = torch.zeros_like(tensors[CLASS_TOKEN])[None]
     return written
@@ -337,19 +325,6 @@ def read_transformers(tensors: Tensors) -> dict[str, Tensor]:
             name = native_name(name, top, block)
         native[name] = tensor
     return _flat(native)
-
-
-def read_timm(tensors: Tensors) -> dict[str, Tensor]:
-    """Native tensors of an image tower in timm's layout; of other models with registers, unchanged."""
-    register = tensors["reg_token"]
-    if register.dim() != 3 or register.shape[1] != 1:
-        return dict(tensors)
-    native = _flat({native_name(n, _TIMM, TIMM_BLOCK): t for n, t in tensors.items()})
-    rows_ND = native[POSITION_TABLE_NAME]
-    if rows_ND.dim() == 2:  # what is of other dimensions the loader refuses
-        native[POSITION_TABLE_NAME] = torch.cat([torch.zeros_like(rows_ND[:1]), rows_ND])
-    native["logit_scale"] = _scale_of(torch.tensor(TEMPERATURE))
-    return native
 
 
 def _with_scale(tensors: Tensors) -> dict[str, Tensor]:
@@ -442,7 +417,6 @@ TIPS = TowerKind(
         "transformers": Layout(
             marks=("vision_model.embeddings.register_tokens",), read=read_transformers
         ),
-        "timm": Layout(marks=("reg_token", "pos_embed", "blocks.0.ls1.gamma"), read=read_timm),
     },
     positions={"visual.positional_embedding": POSITIONS},
     mean=(0.0, 0.0, 0.0),
@@ -451,5 +425,4 @@ TIPS = TowerKind(
     templates="tcl9",
     scale=1 / TEMPERATURE,
     largest_scale=math.inf,
-    image_files=True,
 )

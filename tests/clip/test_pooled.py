@@ -13,6 +13,7 @@ from clipself_seg.clip.kinds import KINDS, find_architecture, signature_of
 from clipself_seg.clip.pe_core import PECoreTower, Shape
 from clipself_seg.clip.pooled import read_timm
 from clipself_seg.clip.siglip import canonical, siglips_own
+from clipself_seg.clip.text import require_text_tower
 from clipself_seg.clip.tokenizers import FileTokenizer
 from clipself_seg.clip.tower import TowerOptions, train_last_blocks
 from clipself_seg.errors import InputError
@@ -179,6 +180,8 @@ def test_an_image_tower_of_timm_alone_loads_without_texts(clip, tmp_path):
         assert "no text tower" in str(loaded.report)
     with pytest.raises(InputError, match="timm.pt has an image tower alone"):
         loaded.encode_text("a dog")
+    require_text_tower(clip.text, loaded.text, "loaded")
+    require_text_tower(loaded.text, clip.text, "clip")
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""TIPSv2: the parity case, transformers' and timm's models on random weights, masks, texts, files of all layouts."""
+"""TIPSv2: the parity case, transformers' model on random weights, masks, texts, files of all layouts."""
 
 import json
 
@@ -13,18 +13,17 @@ from clipself_seg.checkpoints.dense_feature import GATED, DenseFeature
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import kinds, load_clip, save_clip
 from clipself_seg.clip.kinds import find_architecture
-from clipself_seg.clip.text import encode_prompts, require_text_tower
+from clipself_seg.clip.text import encode_prompts
 from clipself_seg.clip.tips import (
     TipsTextTower,
     TipsTransformer,
     read_official,
-    read_timm,
     read_transformers,
     write_official,
 )
 from clipself_seg.clip.tower import TowerOptions
 from clipself_seg.errors import InputError
-from tests.checkpoint_files import save_tips, write_timm, write_transformers
+from tests.checkpoint_files import save_tips, write_transformers
 from tests.conftest import PARITY
 from tests.parity.named_weights import named_input, named_state_dict
 from tests.small_towers import TIPS, small_towers
@@ -153,44 +152,6 @@ def test_equal_to_the_model_of_transformers_whose_files_are_read_and_written(gat
     )
 
 
-@pytest.mark.parametrize("gated", [False, True], ids=["MLP", "SwiGLU"])
-@torch.no_grad()
-def test_equal_to_the_image_tower_of_timm_whose_files_are_read_and_written(gated):
-    from timm.layers import SwiGLUPacked
-    from timm.models.vision_transformer import VisionTransformer
-
-    how = {"mlp_layer": SwiGLUPacked, "act_layer": torch.nn.SiLU} if gated else {}
-    how |= {
-        "mlp_ratio": 5.5 if gated else 4.0,
-        "init_values": 1.0,
-        "reg_tokens": 1,
-        "num_classes": 0,
-    }
-    torch.manual_seed(4)
-    model = VisionTransformer(
-        img_size=56, patch_size=14, embed_dim=32, depth=3, num_heads=2, no_embed_class=True, **how
-    ).eval()
-    for parameter in model.parameters():
-        parameter += 0.2 * torch.randn_like(parameter)
-    state = model.state_dict()
-    image = TipsTransformer(**SIZES | ({"hidden": 88} if gated else {}), gated=gated)
-    native = read_timm(state)
-    image.load_state_dict(below(native, "visual."))
-    pixels = torch.rand(2, 3, 56, 56)
-    tokens = model.forward_features(pixels)
-    close(image(pixels), tokens[:, 0], 1e-5)
-    # The class token's own position moves into it.
-    moved = native | {
-        "visual.class_embedding": native["visual.class_embedding"] - 1,
-        "visual.positional_embedding": native["visual.positional_embedding"].clone(),
-    }
-    moved["visual.positional_embedding"][0] += 1
-    for written in (write_timm(native), write_timm(moved)):
-        assert written.keys() == state.keys()
-        for name in state:
-            close(written[name], state[name], 1e-6)
-
-
 def test_mlps_have_the_width_that_is_said_where_a_ratio_of_floats_has_one_less():
     assert int(112 * (976 / 112)) == 975
     sizes = {"width": 112, "hidden": 976, "heads": 2, "layers": 1}
@@ -298,15 +259,6 @@ def test_recomputed_blocks_have_the_same_gradients(text_tower):
 NAME = "small-TIPSv2"
 
 
-def test_a_file_of_another_model_with_registers_is_left_as_it_is():
-    others = {
-        "reg_token": torch.zeros(1, 4, 8),
-        "pos_embed": torch.zeros(1, 4, 8),
-        "cls_token": torch.zeros(1, 1, 8),
-    }
-    assert read_timm(others).keys() == others.keys()
-
-
 def test_a_temperature_that_is_no_divisor_is_said_and_not_taken(caplog):
     native = read_transformers({"temperature": torch.tensor(-0.1)})
     assert native["logit_scale"].exp().item() == pytest.approx(1 / 0.005065968, rel=1e-5)
@@ -342,22 +294,6 @@ def test_a_gate_is_saved_and_loaded(small, tmp_path):
     assert loaded.visual.dense_feature == DenseFeature(GATED, 2)
 
 
-@torch.no_grad()
-def test_a_file_of_the_image_tower_alone_loads_without_texts(small, tmp_path):
-    save_tips(small, tmp_path / "timm.safetensors", "timm")
-    image = load_clip(NAME, tmp_path / "timm.safetensors")
-    pixels = torch.rand(1, 3, 56, 70)
-    close(image.encode_dense(pixels), small.encode_dense(pixels), 1e-6)
-    assert "no text tower" in str(image.report)
-    with pytest.raises(InputError, match="timm.safetensors has an image tower alone"):
-        image.encode_text("a cat")
-    save_clip(image, tmp_path / "again.safetensors")
-    again = load_clip(NAME, tmp_path / "again.safetensors")
-    assert again.weights_hash() == image.weights_hash()
-    require_text_tower(small.text, again.text, "again")
-    require_text_tower(again.text, small.text, "small")
-
-
 K = "vision_model.encoder.layer.0.attention.k_proj"
 
 
@@ -370,9 +306,8 @@ K = "vision_model.encoder.layer.0.attention.k_proj"
         ("transformers", f"{K}.weight", torch.zeros(31, 32)),
         ("transformers", "text_model.encoder.layers.0.self_attn.q_proj.bias", torch.zeros(32, 1)),
         ("official", "text_encoder.ln_final.weight", None),
-        ("timm", "pos_embed", None),
-        ("timm", "pos_embed", torch.zeros(2, 3, 16, 32)),
-        ("timm", "blocks.1.attn.qkv.bias", torch.zeros(95)),
+        ("official", "vision_encoder.pos_embed", torch.zeros(2, 3, 16, 32)),
+        ("official", "vision_encoder.blocks.1.attn.qkv.bias", torch.zeros(95)),
     ],
 )
 def test_misshapen_and_missing_tensors_are_refused(small, tmp_path, layout, name, tensor):

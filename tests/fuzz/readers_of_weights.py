@@ -354,7 +354,6 @@ WEIGHTS = {
     ),
     "weights_tips_official": _tips_reader("official"),
     "weights_tips_transformers": _tips_reader("transformers"),
-    "weights_tips_timm": _tips_reader("timm"),
     "tokenizer_json": Reader(
         file("tokenizer.json", write_tokenizer),
         lambda path: read_tokenizer(path, vocabulary=60)(["a photo of a cat", ""], 8),

@@ -509,8 +509,9 @@ class TransformerTower(ImageTower):
     @property
     def run(self) -> Run:
         """Calls a block, or a method of one, as `checkpointing` and `compiling` say."""
-        how = {"checkpointing": self.checkpointing, "compiling": self.compiling}
-        return functools.partial(run_block, **how)
+        return functools.partial(
+            run_block, checkpointing=self.checkpointing, compiling=self.compiling
+        )
 
     @property
     def stack(self) -> list[ViTBlock]:

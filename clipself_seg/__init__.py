@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from clipself_seg.clip import TextBank, load_clip, save_clip
     from clipself_seg.data.vocabulary import Vocabulary
     from clipself_seg.errors import InputError
-    from clipself_seg.prediction.load import export, load
+    from clipself_seg.prediction.load import load
+    from clipself_seg.prediction.onnx.export import export
     from clipself_seg.prediction.results import Detections, PanopticSegmentation, Segmentation
 
 # Operators that torch lacks on mps then run on the CPU; torch reads it when imported.
@@ -57,7 +58,8 @@ _MODULES = {
     "clip": ("TextBank", "load_clip", "save_clip"),
     "data.vocabulary": ("Vocabulary",),
     "errors": ("InputError",),
-    "prediction.load": ("export", "load"),
+    "prediction.load": ("load",),
+    "prediction.onnx.export": ("export",),
     "prediction.results": ("Detections", "PanopticSegmentation", "Segmentation"),
 }
 

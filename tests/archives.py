@@ -1,8 +1,6 @@
 """Small trees in the layout of data sets' archives, COCO's, Cityscapes' and Mapillary Vistas', and what is asked of
 label maps that were prepared of them."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

@@ -1,7 +1,5 @@
 """Fixtures for all tests: the shared real data, and a clean state before and after each test."""
 
-from __future__ import annotations
-
 import gc
 import logging
 import multiprocessing

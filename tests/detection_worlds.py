@@ -1,7 +1,5 @@
 """Small data sets for detection: files in COCO's and LVIS's format, and detections that are partly right."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

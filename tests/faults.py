@@ -1,7 +1,5 @@
 """What tests do to files, disks and processes: cut files, full disks, and Python that is started and killed."""
 
-from __future__ import annotations
-
 import errno
 import os
 import subprocess

@@ -12,8 +12,6 @@ wrong device refused. Samples stay plain CPU tensors, as a loader gives them. Ou
 be used; `on_host` unwraps them.
 """
 
-from __future__ import annotations
-
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence

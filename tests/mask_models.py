@@ -1,7 +1,5 @@
 """Tiny random models of transformers' that find masks, saved as they are shared."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -10,8 +10,6 @@ are those of the tests, in float32 without TF32. After each test the file that C
 difference as a multiple of what is allowed) and "most_used_by", the test that it was in.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

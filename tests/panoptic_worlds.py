@@ -1,7 +1,5 @@
 """Small panoptic data sets on the disk, true and predicted, and panopticapi's word on them."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json
@@ -12,11 +10,7 @@ from PIL import Image
 
 from clipself_seg.commands.panoptic_quality import Side
 from clipself_seg.data.masks import read_panoptic_png
-from clipself_seg.evaluation.panoptic.quality import (
-    match_segments,
-    panoptic_map,
-    panoptic_quality,
-)
+from clipself_seg.evaluation.panoptic.quality import match_segments, panoptic_map, panoptic_quality
 
 CATEGORIES = [
     {"id": 7 * i + 2, "name": f"class{i}", "isthing": int(i < 3), "color": [0, 0, 0]}

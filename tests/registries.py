@@ -1,7 +1,5 @@
 """Keeps what the files of docs/examples register from other tests of the same process."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Any configuration in small: a mini CLIP, 64 pixels, two images and one step."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

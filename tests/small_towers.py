@@ -1,8 +1,6 @@
 """Small models of the kinds of CLIP whose published ones are large, by names that `load_clip` knows in a test, and
 their tokenizer."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path

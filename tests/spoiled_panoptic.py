@@ -1,7 +1,5 @@
 """Panoptic data sets of blocks on the disk, and a model that spoils their ground truth, for the panoptic evaluation."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

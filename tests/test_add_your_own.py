@@ -1,7 +1,5 @@
 """Methods of somebody else's, the files of docs/examples, in the tables of the project."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 
@@ -110,10 +108,7 @@ def test_a_kind_of_tower_is_distilled_and_its_file_is_read(tmp_path):
         (["MODEL.CLIP.ATTENTION", "value_key"], r"did you mean \"value_value\".* it with --import"),
         ([OBJECTIVE.replace("RANKS", "RANK"), "1"], r"RANKS\"\? \(or import the module that regis"),
         ([OBJECTIVE, "-1"], "RANKS must be 0 or more"),
-        (
-            [OBJECTIVE, "1", "MODEL.CLIPSELF.TARGET", "captions"],
-            "RANKS must be 0.0 but for the tar",
-        ),
+        ([OBJECTIVE, "1", "MODEL.CLIPSELF.TARGET", "captions"], "RANKS must be 0.0 but for the t"),
     ],
 )
 def test_what_nobody_registered_and_wrong_values_are_refused_by_name(words, message):
@@ -126,9 +121,7 @@ def test_an_attention_of_another_shape_is_named_with_both_shapes():
     with registries_kept():
         extend.register_attention("all")(lambda queries, keys, values, grid: (values, grid))
         clip.visual.configure(TowerOptions(attention="all"))
-        with pytest.raises(
-            InputError, match=r'"all" returns \(1, \d, 7, .* \(1, \d, 6, .* \(2, 3\)'
-        ):
+        with pytest.raises(InputError, match=r'"all" returns \(1, \d, 7, .* \(1, \d, 6, '):
             clip.dense(torch.zeros(1, 3, 16, 24))
 
 
@@ -143,10 +136,7 @@ def test_an_attention_of_another_shape_is_named_with_both_shapes():
         (lambda: extend.register_key("SOLVER.BASE_LR", 1.0), 'there is a "SOLVER.BASE_LR" already'),
         (lambda: extend.register_key("SOLVER.BASE_LR.MINE", 1.0), "in a key that is none"),
         (lambda: extend.register_key("SOLVER", 1.0), "SOLVER is a section"),
-        (
-            lambda: extend.register_kind(replace(KINDS["EVA ViT"], name="Mine"), {}),
-            "would take EVA",
-        ),
+        (lambda: extend.register_kind(replace(KINDS["EVA ViT"], name="Mine"), {}), "take EVA"),
         (lambda: extend.register_kind(KINDS["MyTower"], {"ViT-B-16": {}}), '"MyTower" already'),
     ],
 )

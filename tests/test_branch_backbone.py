@@ -1,7 +1,5 @@
 """A backbone from outside names the masks of a generator trained on another one (MODEL.CLIP_BRANCH.BACKBONE)."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path
@@ -104,9 +102,7 @@ def test_a_generator_on_a_backbone_from_outside_is_named_by_one_of_the_project(t
     with pytest.raises(InputError, match="CLIP_BRANCH.NAME is empty, as is MODEL.CLIP.NAME"):
         build_model(load_config("mini/panoptic_original", opts))
     opts += ["MODEL.CLIP_BRANCH.NAME", "ViT-Mini-8"]
-    with pytest.raises(
-        InputError, match="WEIGHTS must be .* with MODEL.CLIP_BRANCH.NAME 'ViT-Mini-8'"
-    ):
+    with pytest.raises(InputError, match="WEIGHTS must be .* with .*BRANCH.NAME 'ViT-Mini-8'"):
         build_model(load_config("mini/panoptic_original", opts))
     opts += ["MODEL.CLIP_BRANCH.WEIGHTS", "mini-clipself"]
     model = build_model(load_config("mini/panoptic_original", opts))
@@ -127,7 +123,7 @@ def test_a_generator_on_a_backbone_from_outside_is_named_by_one_of_the_project(t
         ),
         (
             (KEY, "SameCLIP", "MODEL.CLIP_BRANCH.KIND", "masked_attention"),
-            "SameCLIP has no masked attention",
+            "has no masked attention",
         ),
         (
             ("MODEL.CLIP_BRANCH.KIND", "backbone", "MODEL.CLIP_BRANCH.INPUT_SIZE", "0")

@@ -4,14 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clipself_seg.choice import (
-    DEFAULTS,
-    TASKS,
-    ModelChoice,
-    find_clip,
-    find_model,
-    list_models,
-)
+from clipself_seg.choice import DEFAULTS, TASKS, ModelChoice, find_clip, find_model, list_models
 from clipself_seg.errors import InputError
 
 

@@ -1,8 +1,6 @@
 """What README and docs say is true: files, headings, identifiers and modules that they name exist, commands that they
 type are accepted, and their tables are those that the code gives."""
 
-from __future__ import annotations
-
 import argparse
 import configparser
 import fnmatch

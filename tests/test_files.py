@@ -1,7 +1,5 @@
 """Locks of folders and half-written files: what a killed process leaves behind is in nobody's way."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

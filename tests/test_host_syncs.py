@@ -1,7 +1,5 @@
 """Each kind of operation that makes Python wait for a GPU is seen, and those that do not wait are not."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

@@ -1,7 +1,5 @@
 """Rules of the house that the linters do not know."""
 
-from __future__ import annotations
-
 import ast
 import io
 import re

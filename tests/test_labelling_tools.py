@@ -1,7 +1,5 @@
 """docs/examples/label_studio.py: what `predict` writes becomes tasks of Label Studio, and its export label maps."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 

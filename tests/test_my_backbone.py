@@ -1,7 +1,5 @@
 """A backbone of somebody else's, docs/examples/my_backbone.py, runs every task of the mini world by one key."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math
@@ -296,7 +294,7 @@ def test_an_entry_that_does_not_say_what_it_reads_is_given_no_clip_by_mistake(sm
         load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.WEIGHTS or None)
 
     monkeypatch.setattr(small, "__init__", init)
-    with pytest.raises(InputError, match='unknown CLIP model ""'):
+    with pytest.raises(InputError, match='"" is no CLIP model'):
         build_clip(load_config(COCO, [KEY, "Small"]))
     monkeypatch.setattr(small, "reads", ("MODEL.CLIP.NAME",), raising=False)
     assert load_config(COCO, [KEY, "Small"]).MODEL.CLIP.NAME == "ViT-B-16-quickgelu"
@@ -309,9 +307,7 @@ def test_the_example_changes_dense_features_alone(tmp_path):
     with torch.no_grad():
         assert torch.equal(mine.encode_image(images), plain.encode_image(images))
         assert not torch.allclose(mine.encode_dense(images), plain.encode_dense(images), atol=1e-2)
-    with pytest.raises(
-        InputError, match="MODEL.CLIP.DENSE .* MyLastBlock, whose attribute `reads`"
-    ):
+    with pytest.raises(InputError, match="MODEL.CLIP.DENSE .* MyLastBlock, whose .* `reads`"):
         mini("zero_shot", "MODEL.CLIP.DENSE", "value", backbone="MyLastBlock")
     predictor = SemanticPredictor(mini("zero_shot", backbone="MyLastBlock"))
     predictor.save_pretrained(tmp_path / "folder")
@@ -425,9 +421,7 @@ def test_what_was_distilled_of_an_entry_is_shown_and_its_texts_are_not_exported(
         8,
     )
     assert TextBank(clips["mine"]).embed("grass").shape == (1, 128)
-    with pytest.raises(
-        InputError, match="MyBackbone reads sentences, which no exported graph does"
-    ):
+    with pytest.raises(InputError, match="MyBackbone reads sentences, which no exported graph"):
         clipself_seg.export(clips["mine"], tmp_path / "folder")
 
 

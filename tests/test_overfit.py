@@ -1,7 +1,5 @@
 """Real COCO images: the whole pipeline runs on them, and each model learns two or three of them by heart."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

@@ -1,7 +1,5 @@
 """Pages: one file each, and whatever they are given is text in them."""
 
-from __future__ import annotations
-
 import base64
 import io
 import re

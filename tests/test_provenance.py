@@ -1,7 +1,5 @@
 """What is written of the origin of results."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """A release: one version and one address, an extra with everything, and workflows whose commands there are."""
 
-from __future__ import annotations
-
 import configparser
 import re
 import shlex

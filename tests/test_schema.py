@@ -1,7 +1,5 @@
 """Tests of `clipself_seg.schema` and of `known`: a user's values are what they have to be, or refused."""
 
-from __future__ import annotations
-
 import pytest
 
 from clipself_seg.errors import InputError, known
@@ -54,9 +52,7 @@ def test_kinds_and_keys_are_checked(content, schema, said):
 
 def test_an_unknown_name_is_refused_with_the_nearest_one():
     assert known("panoptic", ["panoptic", "semantic"], "task") == "panoptic"
-    with pytest.raises(
-        InputError, match='a.yaml: unknown task "pnoptic": did you mean "panoptic".*, or'
-    ):
+    with pytest.raises(InputError, match='a.yaml: unknown task "pnoptic": did you mean "pan'):
         known("pnoptic", ["panoptic", "semantic"], "task", origin="a.yaml", hint=", or so")
     with pytest.raises(InputError, match=r"unknown task \[1\]: choose from: panoptic"):
         known([1], ["panoptic"], "task")

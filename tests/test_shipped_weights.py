@@ -1,8 +1,6 @@
 """The weights that come with the project: they know their words, and the paper's claim holds on the shipped scenes of
 the split val, that nobody trained on."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,8 +1,6 @@
 """The site of the documentation: built strictly, whole, of nothing that lies elsewhere, and what its hook makes of
 links, of pages that lie elsewhere in the repository and of notebooks."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,8 +1,6 @@
 """A command's start: torchvision without torch's compiler, of which nothing stays, modules in which Python searches no
 garbage, and freed memory that is kept."""
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import runpy

@@ -1,7 +1,5 @@
 """Every task on every kind of tower whose published models are large, with small random ones."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -19,10 +17,7 @@ from tests.conftest import ROOT
 from tests.small_towers import SMALL, small_towers
 from tests.tiny import clip_logits, random_clip
 
-pytestmark = [
-    pytest.mark.parametrize("name", list(SMALL)),
-    pytest.mark.usefixtures("known"),
-]
+pytestmark = [pytest.mark.parametrize("name", list(SMALL)), pytest.mark.usefixtures("known")]
 WORDS = ("cat", "dog|puppy", "grass")
 
 

@@ -4,8 +4,6 @@ for all.
 What is marked heavy installs it, made from the sdist, in an environment of its own: minutes, and PyPI.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

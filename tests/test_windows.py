@@ -1,7 +1,5 @@
 """Nothing in the package asks for what Windows does not have, without something in its place."""
 
-from __future__ import annotations
-
 import ast
 
 from tests.conftest import ROOT

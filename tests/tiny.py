@@ -1,7 +1,5 @@
 """Small stand-ins for tests: a random CLIP, images and samples of noise, mini worlds, and a COCO of a few images."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import dataclasses
@@ -172,6 +170,11 @@ def write_tiny_coco(root: Path, images: int = 5) -> None:
     for name in ("lvis_v1_train", "lvis_v1_train_proposals"):
         content = {"images": records, "annotations": instances, "categories": categories}
         (root / f"lvis/{name}.json").write_text(json.dumps(content))
+
+
+def equal_results(one: Any, other: Any) -> bool:
+    """True if two predictions have the same regions, bit for bit."""
+    return all(map(np.array_equal, one.regions(), other.regions()))
 
 
 @torch.no_grad()

@@ -1,7 +1,5 @@
 """Two processes that train or evaluate together (gloo, CPU)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

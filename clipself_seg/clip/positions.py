@@ -31,9 +31,7 @@ def patch_grid(images: Tensor, patch_size: int) -> tuple[int, int]:
     Raises:
         InputError: a side is not a multiple of the patch; the message has the nearest sizes that are.
     """
-    if images.dim() != 4 or images.shape[1] != 3:
-        raise InputError(f"images must be (B, 3, H, W), got {tuple(images.shape)}")
-    height, width = images.shape[-2:]
+    _, _, height, width = images.shape
     if height % patch_size or width % patch_size or not height * width:
         good = [max(1, round(side / patch_size)) * patch_size for side in (height, width)]
         raise InputError(

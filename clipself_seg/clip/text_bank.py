@@ -38,7 +38,7 @@ from clipself_seg.clip.runtime import full_precision, lower_precision, tf32
 from clipself_seg.clip.vision_language import VisionLanguageBackbone
 from clipself_seg.data.examples import ClassExamples
 from clipself_seg.data.vocabulary import Names, Vocabulary
-from clipself_seg.errors import InputError, nearest
+from clipself_seg.errors import InputError, known
 from clipself_seg.files import atomic_path, home_expanded, remove_leftovers
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -118,10 +118,8 @@ class Texts:
                 otherwise.
             templates: a name in `TEMPLATES`.
         """
-        if templates not in TEMPLATES:
-            raise InputError(f'no prompt templates "{templates}"; {nearest(templates, TEMPLATES)}')
         self.clip = clip
-        self.templates = templates
+        self.templates = known(templates, TEMPLATES, "prompt templates")
         self.read: ReadRegions = functools.partial(dense_regions, clip)
         self._memory: dict[Hashable, Tensor] = {}
 

@@ -58,8 +58,6 @@ def _export_options(parser: CommandLine) -> None:
     value(parser, "--stuff", 'panoptic: those of them that are stuff, as --words; "" for none')
     output = "file that ends in .onnx; or a new folder for the towers of the model's CLIP"
     parser.add_argument("-o", "--output", required=True, help=output)
-    precision = "of the file: float32, or float16 for GPUs; inputs and outputs stay float32"
-    value(parser, "--precision", precision, "float32")
     flag(parser, "--text-tower", "write the text tower too, for class names that are given later")
     value(parser, "--clip-name", "open_clip's name of the CLIP of a file, e.g. EVA02-B-16")
     rare = group(parser, rare=True)
@@ -72,7 +70,7 @@ def export(args: argparse.Namespace) -> None:
     """Write ONNX of a model with your class names in one file, or of a CLIP's two towers in a folder.
 
         clipself-seg export --task semantic --model catseg-base --words "dog, grass, sky" -o model.onnx
-        clipself-seg export --task detection --model my_run --words "dog, cat" --precision float16 -o model.onnx
+        clipself-seg export --task detection --model my_run --words "dog, cat" -o model.onnx
         clipself-seg export --task panoptic --model my_run --words "dog, grass" --stuff grass -o model.onnx
         clipself-seg export --model eva02-vitb16 -o onnx/
 
@@ -87,27 +85,21 @@ def export(args: argparse.Namespace) -> None:
     """
     if not (args.model or args.config_file):
         raise InputError("no model: name one, such as --model eva02-vitb16")
-    from clipself_seg.prediction.onnx.output import find_exported, one_file
-
-    asked = {name: vars(args)[name] for name in ("words", "stuff", "precision", "text_tower")}
-    file = one_file(args.output, asked)
-    if not args.clip_name:
-        find_exported(args.model, file, asked, args.task, args.config_file, args.opts)
-    elif file or args.config_file or args.opts:
+    if args.clip_name and (args.output.endswith(".onnx") or args.config_file or args.opts):
         raise InputError(
             "--clip-name belongs to a folder, for the two towers of a CLIP without a configuration: leave it out, or "
             "name a configuration by --config-file, and its CLIP by --opts MODEL.CLIP.NAME"
         )
     from clipself_seg.clip.backbone import load_backbone
-    from clipself_seg.prediction.load import export as write
+    from clipself_seg.prediction.onnx.export import export as write
 
     sys.stdout.write(
         "tracing, then comparing with torch: a small model takes up to a minute of one processor\n"
     )
     sys.stdout.flush()
     model = load_backbone(args.clip_name, args.model) if args.clip_name else args.model
-    how = {"task": args.task, "config_file": args.config_file, "opts": args.opts}
-    written = write(model, args.output, **asked, **how)
+    names = ("words", "stuff", "text_tower", "task", "config_file", "opts")
+    written = write(model, args.output, **{name: vars(args)[name] for name in names})
     for name, differences in written.items():
         for shape, difference in differences.items():
             sys.stdout.write(f"{name}, {shape}: {difference:.1e} of the largest value\n")

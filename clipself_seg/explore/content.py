@@ -169,7 +169,7 @@ class PanopticView:
         """
         predictor.model.masks.require_generator()
         self.predictor = predictor
-        self.vocabulary = predictor.require_vocabulary()
+        self.vocabulary = predictor.require_words().vocabulary
 
     def model(self) -> dict[str, object]:
         """Classes, exponents and thresholds, JSON."""
@@ -179,7 +179,7 @@ class PanopticView:
         classes = [
             {"name": name, "thing": index in things, "seen": bool(seen), "colour": colour.tolist()}
             for index, (name, seen, colour) in enumerate(
-                zip(names, self.predictor.seen, colours_of(names))
+                zip(names, self.predictor.given.seen, colours_of(names))
             )
         ]
         return {

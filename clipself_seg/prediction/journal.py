@@ -1,25 +1,26 @@
 """A journal of the images that are done, from which an interrupted prediction goes on.
 
-A line for each image, behind one for the settings: its name, its file's state ("input"), the "files" of its results
-with their "contents", and its "entry" of the index. Each has a digest, and a line that is not as it was written
-does not count. Whatever else goes on where it was interrupted compares its settings by `require_same`, too.
+A line of JSON for each image, behind one for the settings: its name, its file's state ("input"), the "files" of its
+results with their "sizes" in bytes, and its "entry" of the index. A half-written line does not count. Whatever else
+goes on where it was interrupted compares its settings by `require_same`, too.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, TypedDict
 
 from clipself_seg.errors import InputError, shown
 from clipself_seg.files import read_text
 from clipself_seg.prediction.files import ImageFile
+from clipself_seg.schema import ANYTHING, OBJECT, TEXT, WHOLE, check
 
 FILE_NAME = ".predict.jsonl"
-DIGITS = 16  # of a digest
+LINE = {"name": TEXT, "input": ANYTHING, "files": [TEXT], "sizes": [WHOLE], "entry": OBJECT}
 ADVICE = "give another --output, or leave out --skip-existing to begin anew"
 
 Json = dict[str, object]
@@ -83,11 +84,14 @@ class Journal:
             OSError: the file cannot be written.
         """
         path = self.folder / FILE_NAME
-        lines = _whole_lines(path) if self.resume else []
+        lines = _lines(path) if self.resume else []
         match lines:
             case [{"settings": dict(settings), "provenance": dict(made_by)}, *images]:
                 require_same(self.folder, settings, self.settings, ADVICE)
-                self._done = {line["name"]: line for line in map(_image_line, images) if line}
+                for line in images:
+                    with contextlib.suppress(InputError):
+                        check(line, LINE, path)
+                        self._done[line["name"]] = line
                 self._file = open(path, "a", encoding="utf-8")
                 self._file.write("\n")  # behind a line that a killed call left half-written
                 return made_by
@@ -103,8 +107,8 @@ class Journal:
     def entries(self, images: Iterable[ImageFile]) -> dict[str, Entry]:
         """The entries of the index of the images that are done, by name.
 
-        An image is done if its file is the same, by path, size and time of the last change, and its results are
-        as they were written.
+        An image is done if its file is the same, by path, size and time of the last change, and its results have the
+        sizes that were written.
 
         Args:
             images: those to look for.
@@ -113,15 +117,9 @@ class Journal:
         for image in images:
             line = self._done.get(image.name)
             if line is not None and line["input"] == input_state(image.path):
-                if self._as_written(line):
+                if line["sizes"] == self._sizes(line["files"]):
                     done[image.name] = line["entry"]
         return done
-
-    def _as_written(self, line: Mapping[str, Any]) -> bool:
-        files = [self.folder / name for name in line["files"]]
-        if not all(path.is_file() for path in files):
-            return False
-        return line["contents"] == list(map(_content, files))
 
     def add(self, image: ImageFile, state: InputState | None, written: Written) -> None:
         """Note that an image is done.
@@ -134,14 +132,17 @@ class Journal:
         Raises:
             OSError: the file cannot be written.
         """
-        contents = [_content(self.folder / name) for name in written.files]
-        line = {"name": image.name, "input": state, **written._asdict(), "contents": contents}
-        self._write(line)
+        sizes = self._sizes(written.files)
+        self._write({"name": image.name, "input": state, **written._asdict(), "sizes": sizes})
+
+    def _sizes(self, files: Sequence[str]) -> list[int | None]:
+        """Bytes of files below the folder; None of one that is not there."""
+        paths = [self.folder / file for file in files]
+        return [path.stat().st_size if path.is_file() else None for path in paths]
 
     def _write(self, line: Mapping[str, object]) -> None:
         assert self._file is not None
-        text = json.dumps(line)
-        self._file.write(f"{_digest(text)} {text}\n")
+        self._file.write(json.dumps(line) + "\n")
         self._file.flush()
 
 
@@ -183,33 +184,11 @@ def input_state(path: Path) -> InputState | None:
     }
 
 
-def _content(path: Path) -> list[int | str]:
-    """Size in bytes and digest of a file of results."""
-    content = path.read_bytes()
-    return [len(content), hashlib.sha256(content).hexdigest()[:DIGITS]]
-
-
-def _image_line(line: Any) -> dict[str, Any] | None:
-    """A line about an image; None for another."""
-    match line:
-        case {"name": str(), "input": _, "files": [*_], "entry": dict(), "contents": [*_]}:
-            return dict(line)
-    return None
-
-
-def _whole_lines(path: Path) -> list[object]:
-    """The lines of a journal that are as they were written; none of a file that is not there or no text."""
-    try:
-        text = read_text(path)
-    except InputError:
-        return []
-    whole = list[object]()
-    for line in text.splitlines():
-        digest, _, content = line.partition(" ")
-        if digest == _digest(content):
-            whole.append(json.loads(content))
+def _lines(path: Path) -> list[Any]:
+    """The whole lines of a journal; none of a file that is not there or no text."""
+    whole = list[Any]()
+    with contextlib.suppress(InputError):
+        for text in read_text(path).splitlines():
+            with contextlib.suppress(ValueError, RecursionError):
+                whole.append(json.loads(text))
     return whole
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]

@@ -10,7 +10,6 @@ import errno
 import logging
 import os
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -41,7 +40,7 @@ R = TypeVar("R")  # prediction of an image
 VideoWriter = Callable[..., Written]
 
 # Where results of any task are written, below the output folder.
-FOLDERS = ("features", "labels", "masks", "overlays", "panoptic", "scores", "yolo")
+FOLDERS = ("labels", "overlays", "panoptic")
 
 
 class Index(NamedTuple):
@@ -122,8 +121,8 @@ def predict_files(
     """Predict for images; one that cannot be read or processed is reported, and the others are done.
 
     A batch is read, the model works on the one before it, and the one before that is written, at the same time; what
-    is done is noted in the order of the images, and at the end the terminal has the pace. The index is written before
-    the first image and, interrupted or not, after the last. With a journal that resumes it is that of a call that
+    is done is noted in the order of the images. The index is written before the first image and, interrupted or not,
+    after the last. With a journal that resumes it is that of a call that
     nobody interrupted, byte for byte: a batch has the images that it had, so that it is predicted again if one of
     them is not done.
 
@@ -184,41 +183,47 @@ class _Loop(Generic[R]):
         self.failed = dict(files.failed)
         self.done = {} if journal is None else journal.entries([*files.images, *files.videos])
         self.writing = deque[_Pending]()
-        self.written = 0  # images
-        self.busy = 0.0  # seconds in which the model worked
 
     def predict_all(self, video: VideoWriter | None) -> dict[str, str]:
         """Predict for all that is not done; returns what failed."""
-        complete = False
-        self._write_index(complete)
+        self._write_index(complete=False)
         for path, reason in self.failed.items():
             complain(path, reason)
-        waiting = self._waiting()
+        waiting, complete = self._waiting(), False
+        workers = 2 * min(
+            self.batch_size, os.cpu_count() or 1
+        )  # for a batch to read and one to write
         bar = tqdm(desc="images", unit="image", total=len(self.images))
         bar.update(len(self.images) - sum(map(len, waiting)))
-        started = time.perf_counter()
         try:
-            with contextlib.ExitStack() as opened:
-                opened.enter_context(logging_redirect_tqdm())  # warnings stand above the bar
-                opened.enter_context(bar)
-                # For a batch to read and one to write.
-                workers = ThreadPoolExecutor(2 * min(self.batch_size, os.cpu_count() or 1))
-                opened.callback(workers.shutdown, cancel_futures=True)
-                # Of an interrupted call as well: what is predicted is written, and noted.
-                opened.callback(self._note_written, bar)
-                for batch in self._read_ahead(waiting, workers):
-                    self._predict_batch(batch, workers)
-                    self._note_written(bar, all_but=len(batch))
-                self._note_written(bar)
-                if self.written:
-                    self._say_pace(time.perf_counter() - started)
-                for source in self.videos:
-                    if video is not None and source.name not in self.done:
-                        self._predict_video(source, video)
+            # Warnings stand above the bar.
+            with logging_redirect_tqdm(), bar, ThreadPoolExecutor(workers) as threads:
+                self._predict_images(waiting, threads, bar)
+            for source in self.videos:
+                if video is not None and source.name not in self.done:
+                    self._predict_video(source, video)
             complete = True
         finally:
             self._write_index(complete)
         return self.failed
+
+    def _predict_images(
+        self, waiting: Sequence[Sequence[ImageFile]], threads: ThreadPoolExecutor, bar: tqdm
+    ) -> None:
+        """Predict for batches, each of which is read while the model works on the one before it."""
+        batch, reading = list[_Pending](), list[_Pending]()
+        try:
+            for sources in [*waiting, ()]:
+                batch, reading = reading, [self._read(source, threads) for source in sources]
+                if batch:
+                    self._predict_batch(batch, threads)
+                    self._note_written(bar, all_but=len(batch))
+        finally:  # of an interrupted call as well
+            self._note_written(bar)
+
+    def _read(self, source: ImageFile, threads: ThreadPoolExecutor) -> _Pending:
+        state, most = input_state(source.path), self.results.max_pixels
+        return _Pending(source, state, threads.submit(read_image, source.path, max_pixels=most))
 
     def _waiting(self) -> list[Sequence[ImageFile]]:
         """The batches in which an image is not done."""
@@ -226,22 +231,7 @@ class _Loop(Generic[R]):
         batches = [self.images[i : i + size] for i in range(0, len(self.images), size)]
         return [batch for batch in batches if any(image.name not in self.done for image in batch)]
 
-    def _read_ahead(
-        self, batches: Sequence[Sequence[ImageFile]], workers: ThreadPoolExecutor
-    ) -> Iterator[list[_Pending]]:
-        """Batches whose images are being read: one batch while the model works on that before it."""
-        ahead = deque[list[_Pending]]()
-        for sources in batches:
-            ahead.append([])
-            for source in sources:
-                state, most = input_state(source.path), self.results.max_pixels
-                pixels = workers.submit(read_image, source.path, max_pixels=most)
-                ahead[-1].append(_Pending(source, state, pixels))
-            if len(ahead) > 1:
-                yield ahead.popleft()
-        yield from ahead
-
-    def _predict_batch(self, batch: list[_Pending], workers: ThreadPoolExecutor) -> None:
+    def _predict_batch(self, batch: list[_Pending], threads: ThreadPoolExecutor) -> None:
         """Predict for a batch and have the results written; an image that fails does not take the others with it."""
         images = dict[int, np.ndarray]()
         outcomes = dict[int, R | Exception]()
@@ -250,12 +240,9 @@ class _Loop(Generic[R]):
                 images[place] = read.future.result()
             except Exception as error:
                 outcomes[place] = error
-        started = time.perf_counter()
-        predicted = predict_each(self.results, images, [read.source for read in batch])
-        self.busy += time.perf_counter() - started
-        outcomes |= predicted
+        outcomes |= predict_each(self.results, images, [read.source for read in batch])
         for place, (source, state, _) in enumerate(batch):
-            written = workers.submit(self._write, source, outcomes[place])
+            written = threads.submit(self._write, source, outcomes[place])
             # In place of the pixels, which go before those of a further batch come.
             batch[place] = _Pending(source, state, written)
         self.writing += batch
@@ -271,14 +258,7 @@ class _Loop(Generic[R]):
             source, state, written = self.writing.popleft()
             with self._failing_alone(source):
                 self._record(source, state, written.result())
-                self.written += 1
             bar.update()
-
-    def _say_pace(self, seconds: float) -> None:
-        pace, waited = self.written / seconds, 1 - self.busy / seconds
-        tqdm.write(
-            f"{pace:.3g} images a second; the model waited {waited:.0%} of the time", sys.stderr
-        )
 
     def _predict_video(self, source: ImageFile, video: VideoWriter) -> None:
         with self._failing_alone(source):

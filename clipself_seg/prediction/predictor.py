@@ -19,7 +19,8 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, overload
+from pathlib import Path
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from detectron2.config import CfgNode, configurable
@@ -29,14 +30,13 @@ from torch import nn
 from clipself_seg.checkpoints.download import fetch_bytes, is_address
 from clipself_seg.data.datasets.own_file import forget_files
 from clipself_seg.data.images import decode_image, pil_pixels, read_image
-from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words
 from clipself_seg.errors import InputError, known
 from clipself_seg.models.build import build_model, registered_data
 from clipself_seg.models.protocol import Classes
 from clipself_seg.prediction.mini_worlds import WorldCheck
 from clipself_seg.prediction.presence import THRESHOLD, WHAT, Absent, Presence, calibrated_threshold
-from clipself_seg.prediction.pretrained import Pretrained
+from clipself_seg.prediction.pretrained import push, save
 from clipself_seg.prediction.results import Prediction
 
 logger = logging.getLogger(__name__)
@@ -46,15 +46,6 @@ R = TypeVar("R", bound=Prediction)
 GivenImage = np.ndarray | Image.Image | str | os.PathLike[str]
 GivenImages = list[Any] | tuple[Any, ...]
 MOST_BYTES = 1 << 28  # of an image that is fetched
-
-
-class ImageMapper(Protocol):
-    """Makes samples of images as evaluation does."""
-
-    max_pixels: int
-
-    def resized(self, image: np.ndarray) -> Sample:
-        """The sample of an image (H, W, 3) uint8 RGB."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays are neither equal nor not
@@ -100,7 +91,7 @@ class Look(NamedTuple):
     nothing: bool = False
 
 
-class ImagePredictor(Pretrained, Generic[R]):
+class ImagePredictor(abc.ABC, Generic[R]):
     """The base of predictors: a model and the words that are set.
 
     A call (or `predict`, which is the same) takes an image or a list of them, reads them a batch at a time, and hands
@@ -108,7 +99,7 @@ class ImagePredictor(Pretrained, Generic[R]):
 
     Attributes:
         model: in evaluation mode; it belongs to the predictor.
-        mapper: that of the task, which resizes images as in evaluation.
+        mapper: that of the task, whose `resized` makes samples of images as evaluation does.
         trained: the training vocabulary, of a task that tells seen classes from unseen ones; None of others, and where
             the model's weights name its classes.
         given: the words that are set; None before `set_vocabulary`.
@@ -129,7 +120,7 @@ class ImagePredictor(Pretrained, Generic[R]):
         self,
         *,
         model: nn.Module,
-        mapper: ImageMapper,
+        mapper: Any,
         trained: Vocabulary | None = None,
         world_check: WorldCheck | None = None,
         config: CfgNode | None = None,
@@ -171,29 +162,9 @@ class ImagePredictor(Pretrained, Generic[R]):
         return None if self.given is None else self.given.vocabulary
 
     @property
-    def asked(self) -> Mapping[str, object]:
-        """Further arguments of the last `set_vocabulary`."""
-        return {} if self.given is None else self.given.asked
-
-    @property
     def names(self) -> tuple[str, ...]:
         """Names that labels stand for, a background among them; empty before `set_vocabulary`."""
         return () if self.given is None else self.given.names
-
-    @property
-    def category_ids(self) -> tuple[int, ...]:
-        """Ids of the classes in the vocabulary, those of a data set or from 0; empty before `set_vocabulary`."""
-        return () if self.given is None else self.given.category_ids
-
-    @property
-    def seen(self) -> Any:
-        """(K,) bool, which of the classes training has shown; None of a task that does not tell."""
-        return None if self.given is None else self.given.seen
-
-    @property
-    def has_masks(self) -> bool:
-        """True if regions of the results have masks."""
-        return True
 
     def require_words(self) -> GivenWords:
         """The words that are set.
@@ -207,21 +178,15 @@ class ImagePredictor(Pretrained, Generic[R]):
             )
         return self.given
 
-    def require_vocabulary(self) -> Vocabulary:
-        """The vocabulary that is set, see `require_words`."""
-        return self.require_words().vocabulary
-
-    def set_vocabulary(self, words: Words, *asked: Any, **named: Any) -> None:
+    def set_vocabulary(self, words: Words, *asked: Any, **named: Any) -> GivenWords:
         """Say which classes to look for, until the next call; the arguments are those of `read` of the task."""
-        self._set(self.read(words, *asked, **named))
+        given = self.read(words, *asked, **named)
+        self.given, self.model.classes = given, given.classes
+        return given
 
     @abc.abstractmethod
     def read(self, words: Words) -> GivenWords:
         """Words as the model reads them, see the tasks."""
-
-    def _set(self, given: GivenWords) -> None:
-        self.given = given
-        self.model.classes = given.classes
 
     def _given(
         self,
@@ -288,16 +253,6 @@ class ImagePredictor(Pretrained, Generic[R]):
             kept = self._presence = given, Presence(clip, given.vocabulary)
         return kept[1]
 
-    @overload
-    def predict(
-        self, image: GivenImage, words: Words | None = None, *, batch_size: int = 1, **how: Any
-    ) -> R: ...
-
-    @overload
-    def predict(
-        self, image: GivenImages, words: Words | None = None, *, batch_size: int = 1, **how: Any
-    ) -> list[R]: ...
-
     def predict(
         self,
         image: GivenImage | GivenImages,
@@ -306,7 +261,7 @@ class ImagePredictor(Pretrained, Generic[R]):
         batch_size: int = 1,
         masks: Sequence[object] | None = None,
         **how: Any,
-    ) -> R | list[R]:
+    ) -> Any:
         """The prediction of an image, or of each of a list.
 
         Args:
@@ -317,7 +272,7 @@ class ImagePredictor(Pretrained, Generic[R]):
                 after another on a CPU, so that results do not depend on it; on a GPU, and by a detector's tower, they
                 go together, which may be faster and round differently.
             masks: of each image, for a model that takes them.
-            how: further arguments of `predict_batch` of the task.
+            how: further arguments of `outputs` of the task.
 
         Raises:
             InputError: an image cannot be read, or is not of that form; of a list its index is named.
@@ -348,26 +303,57 @@ class ImagePredictor(Pretrained, Generic[R]):
 
     def _words_of_call(self, words: Words) -> GivenWords:
         """The words of a call, read anew unless the same words alone are set."""
-        given = self.given
-        vocabulary = Vocabulary.of(words)
-        if (
-            given is None
-            or given.vocabulary != vocabulary
-            or any(v is not None for v in given.asked.values())
-        ):
-            given = self.read(vocabulary)
-            self._set(given)
-        return given
+        given, vocabulary = self.given, Vocabulary.of(words)
+        if given and given.vocabulary == vocabulary and not any(given.asked.values()):
+            return given
+        return self.set_vocabulary(vocabulary)
 
-    @abc.abstractmethod
     def predict_batch(
-        self, images: Sequence[np.ndarray], given: GivenWords | None = None
+        self, images: Sequence[np.ndarray], given: GivenWords | None = None, **how: Any
     ) -> list[R]:
         """The prediction of each image (H, W, 3) uint8 RGB, of which the model gets all at once.
 
         Args:
             images: RGB.
             given: the words; None for those that are set.
+            how: what the task offers, see its `outputs`.
+        """
+        given = given or self.require_words()
+        if self.world_check is not None:
+            self.world_check.of_images(images)
+        samples = [self.mapper.resized(image) for image in images]
+        looks = self._look(images, samples, given)
+        run: Any = self.outputs  # with what the task offers
+        outputs = run(samples, given, **how)
+        return [
+            self.result(
+                output,
+                given,
+                look.nothing,
+                names=given.names,
+                category_ids=given.category_ids,
+                image=image,
+                presence=look.presence,
+                absent=look.absent,
+            )
+            for output, image, look in zip(outputs, images, looks, strict=True)
+        ]
+
+    @abc.abstractmethod
+    def outputs(self, samples: list[Any], given: GivenWords) -> Sequence[Mapping[str, Any]]:
+        """The outputs of the model for samples of the mapper."""
+
+    @abc.abstractmethod
+    def result(
+        self, output: Mapping[str, Any], given: GivenWords, nothing: bool, **common: Any
+    ) -> R:
+        """The prediction that the output for an image means.
+
+        Args:
+            output: of the model.
+            given: the words.
+            nothing: true if none of them is in the image, and nothing is to be found.
+            common: attributes of every `Prediction`.
         """
 
     def predict_files(
@@ -376,29 +362,15 @@ class ImagePredictor(Pretrained, Generic[R]):
         """`predict_batch` of images whose results have these names."""
         return self.predict_batch(images, **how)
 
-    def _samples(self, images: Sequence[np.ndarray]) -> list[Any]:
-        """The samples of images, which are looked at if the model knows the mini worlds alone."""
-        if self.world_check is not None:
-            self.world_check.of_images(images)
-        return [self.mapper.resized(image) for image in images]
-
     def _look(
-        self,
-        images: Sequence[np.ndarray],
-        samples: Sequence[Any],
-        given: GivenWords,
-        always: Sequence[int] = (),
+        self, images: Sequence[np.ndarray], samples: Sequence[Any], given: GivenWords
     ) -> list[Look]:
-        """The words in each image (H, W, 3), see `set_absent`; a sample gets the "classes" that are not dropped.
-
-        Args:
-            images: as for `predict_batch`.
-            samples: what the model is given of them.
-            given: the words.
-            always: classes of the model that are never absent.
-        """
-        assert self.absent is not None
+        """The words in each image (H, W, 3), see `set_absent`; a sample gets the "classes" that are not dropped."""
+        if self.absent is None:
+            return [Look()] * len(images)
         names, looks = given.vocabulary.first_names, list[Look]()
+        # Classes of the background are never absent.
+        always = [k for k, label in enumerate(given.label_of_class) if label == given.background]
         for image, sample in zip(images, samples):
             scores = self.presence(given).scores(image)
             kept = sorted({*np.flatnonzero(scores >= self.absent.threshold).tolist(), *always})
@@ -409,13 +381,63 @@ class ImagePredictor(Pretrained, Generic[R]):
                 sample |= {"classes": kept}
         return looks
 
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        license: str | None = None,
+    ) -> None:
+        """Write a folder that `clipself_seg.load` reads, whole or not at all, and read it back to compare.
+
+        Args:
+            folder: folder that is new or empty.
+            overwrite: replace a folder that an earlier call wrote.
+            license: licence of the weights for the model card, such as "apache-2.0"; None for that of the weights
+                that these were made of, where it is known and one, else "other".
+
+        Raises:
+            InputError: the folder has files, the predictor was made of parts, or its weights are not for
+                others (Stable Diffusion), or a value is one that a folder may not have.
+            OSError: it cannot be written.
+        """
+        save(self, Path(folder), overwrite, license)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool | None = None,
+        license: str | None = None,
+        token: str | None = None,
+        **upload: Any,
+    ) -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face hub (``HF_ENDPOINT``) in one commit.
+
+        Args:
+            repository: "org/name"; it is made if it is not there.
+            private: makes a new repository private, or not; None for the owner's default.
+            license: as for `save_pretrained`.
+            token: token of the hub; None takes the one that `hf auth login` stored.
+            upload: further arguments of `huggingface_hub.HfApi.upload_folder`, such as `revision` and
+                `commit_message`.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            InputError: as `save_pretrained`; the hub refuses or does not answer.
+        """
+        return push(self, repository, private, license, token, upload)
+
     def about(self) -> dict[str, Any]:
         """The entries of files about the model and the words that are set, JSON."""
         return {"prompted": [list(synonyms) for synonyms in self.require_words().classes.names]}
 
     def categories(self) -> list[dict[str, Any]]:
         """COCO's entry of each class, by its label; a background that is none of the classes has none."""
-        pairs = zip(self.category_ids, self.names)
+        given = self.require_words()
+        pairs = zip(given.category_ids, given.names)
         return [{"id": number, "name": name} for number, name in pairs]
 
     def warning_of(self, images: Sequence[np.ndarray]) -> str:

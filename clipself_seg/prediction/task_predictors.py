@@ -29,7 +29,6 @@ from clipself_seg.prediction.predictor import (
     GivenImages,
     GivenWords,
     ImagePredictor,
-    Look,
 )
 from clipself_seg.prediction.results import (
     Detections,
@@ -74,16 +73,6 @@ class SemanticPredictor(ImagePredictor[Segmentation]):
             "mapper": SemSegTestMapper(cfg),
             "threshold": cfg.TEST.BACKGROUND.THRESHOLD or BACKGROUND_SCORE,
         }
-
-    @property
-    def background(self) -> int | None:
-        """Label of the background, if there is one."""
-        return None if self.given is None else self.given.background
-
-    @property
-    def threshold(self) -> float:
-        """Score that a class has to reach to win against the background."""
-        return 0.0 if self.given is None else self.given.threshold
 
     def read(
         self, words: Words, background: str | None = None, threshold: float | None = None
@@ -146,53 +135,28 @@ class SemanticPredictor(ImagePredictor[Segmentation]):
             threshold=threshold or 0.0,
         )
 
-    def predict_batch(
-        self,
-        images: Sequence[np.ndarray],
-        given: GivenWords | None = None,
-        *,
-        scores: bool = False,
-    ) -> list[Segmentation]:
-        """The segmentation of each image, see `ImagePredictor.predict_batch`.
+    def outputs(
+        self, samples: list[Any], given: GivenWords, *, scores: bool = False
+    ) -> Sequence[Mapping[str, Any]]:
+        """The outputs of the model for samples of the mapper.
 
         Args:
-            images: RGB.
-            given: the words; None for those that are set.
+            samples, given: see `ImagePredictor.outputs`.
             scores: keep the scores, which take 4 N H W bytes; else memory does not grow with N.
         """
-        given = given or self.require_words()
         if self.absent and self.absent.what == "drop" and given.background is None:
             raise InputError(
                 "absent words are dropped, and pixels of none are the background's: name one, as in background"
             )
-        samples = self._samples(images)
-        looks = [Look()] * len(images)
-        if self.absent is not None:
-            of_class = enumerate(given.label_of_class)
-            always = [k for k, label in of_class if label == given.background]
-            looks = self._look(images, samples, given, always)
         output = "scores" if scores else "labels"
+        outputs: Sequence[Mapping[str, Any]]
         outputs = self.model(samples, output=output, classes=given.classes)
-        return [
-            self._segmentation(output, image, given, look)
-            for output, image, look in zip(outputs, images, looks, strict=True)
-        ]
+        return outputs
 
-    def about(self) -> dict[str, Any]:
-        names = enumerate(self.names)
-        colours = colours_of(self.names)
-        return {
-            "names": {str(label): name for label, name in names},
-            "colours": {str(n): f"#{bytes(rgb).hex()}" for n, rgb in enumerate(colours)},
-            **super().about(),
-            "background": self.background,
-            "threshold": self.threshold,
-        }
-
-    def _segmentation(
-        self, output: Mapping[str, Tensor], image: np.ndarray, given: GivenWords, look: Look
+    def result(
+        self, output: Mapping[str, Any], given: GivenWords, nothing: bool, **common: Any
     ) -> Segmentation:
-        """The segmentation of an image from the model's scores, or from the best class of every pixel."""
+        """The segmentation from the model's scores, or from the best class of every pixel."""
         maps, count = None, len(given.names)
         if "sem_seg" in output:
             maps = _label_scores(output["sem_seg"], given)
@@ -204,7 +168,7 @@ class SemanticPredictor(ImagePredictor[Segmentation]):
             if given.background is not None:
                 labels = labels.masked_fill(best < given.threshold, given.background)
             best = best.clamp(min=given.threshold)
-        if look.nothing and given.background is not None:
+        if nothing and given.background is not None:
             labels = torch.full_like(labels, given.background)
         positions = labels.cpu().numpy().astype(label_type(count))
         flat = positions.ravel()
@@ -212,15 +176,22 @@ class SemanticPredictor(ImagePredictor[Segmentation]):
         sums = np.bincount(flat, best.cpu().numpy().ravel(), minlength=count)
         return Segmentation(
             labels=positions,
-            names=given.names,
             scores=None if maps is None else maps.cpu().numpy(),
             class_scores=sums / np.maximum(pixels, 1),
-            category_ids=given.category_ids,
             background=given.background,
-            image=image,
-            presence=look.presence,
-            absent=look.absent,
+            **common,
         )
+
+    def about(self) -> dict[str, Any]:
+        given = self.require_words()
+        colours = colours_of(given.names)
+        return {
+            "names": {str(label): name for label, name in enumerate(given.names)},
+            "colours": {str(n): f"#{bytes(rgb).hex()}" for n, rgb in enumerate(colours)},
+            **super().about(),
+            "background": given.background,
+            "threshold": given.threshold,
+        }
 
 
 def _background_class(name: str, others: Sequence[str], words: Vocabulary) -> int | None:
@@ -334,46 +305,38 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
         if masks is not None and not isinstance(image, list | tuple):
             masks = [masks]
         if words is not None or stuff is not None:
-            words = panoptic_words(self.require_vocabulary() if words is None else words, stuff)
+            words = panoptic_words(
+                self.require_words().vocabulary if words is None else words, stuff
+            )
         return super().predict(image, words, batch_size=batch_size, masks=masks)
 
     __call__ = predict  # type: ignore[assignment]
 
-    def predict_batch(
-        self,
-        images: Sequence[np.ndarray],
-        given: GivenWords | None = None,
-        *,
-        masks: Sequence[object] = (),
-    ) -> list[PanopticSegmentation]:
-        """The segments of each image, see `ImagePredictor.predict_batch`.
+    def outputs(
+        self, samples: list[Any], given: GivenWords, *, masks: Sequence[object] = ()
+    ) -> Sequence[Mapping[str, Any]]:
+        """The outputs of the model for samples of the mapper.
 
         Args:
-            images: RGB.
-            given: the words; None for those that are set.
+            samples, given: see `ImagePredictor.outputs`.
             masks: of each image, see `predict`.
         """
-        given = given or self.require_words()
-        samples = self._samples(images)
-        for image, sample, image_masks in zip(images, samples, masks):
-            if image_masks is not None:
-                sample |= mask_entries(given_masks(image_masks, image.shape[:2]))
+        for sample, own in zip(samples, masks):
+            if own is not None:
+                sample |= mask_entries(given_masks(own, (sample["height"], sample["width"])))
         # Instances and class maps, which nobody asks for here, cost time and memory.
-        fusion = self.model.fusion.returned(("panoptic",))
-        looks = [Look()] * len(images)
-        if self.absent is not None:
-            looks = self._look(images, samples, given)
-        outputs = self.model(samples, fusions={"own": fusion}, classes=given.classes)
-        results = []
-        for image, output, look in zip(images, outputs, looks, strict=True):
-            ids, segments = output["fusions"]["own"]["panoptic_seg"]
-            if look.nothing:
-                ids, segments = torch.zeros_like(ids), []
-            result = PanopticSegmentation.of_segments(
-                ids.cpu().numpy(), segments, given.vocabulary, image, look.presence, look.absent
-            )
-            results.append(result)
-        return results
+        fusions = {"own": self.model.fusion.returned(("panoptic",))}
+        outputs = self.model(samples, fusions=fusions, classes=given.classes)
+        return [output["fusions"]["own"] for output in outputs]
+
+    def result(
+        self, output: Mapping[str, Any], given: GivenWords, nothing: bool, **common: Any
+    ) -> PanopticSegmentation:
+        """The segments, measured."""
+        ids, segments = output["panoptic_seg"]
+        if nothing:
+            ids, segments = torch.zeros_like(ids), []
+        return PanopticSegmentation.of_segments(ids.cpu().numpy(), segments, **common)
 
     def predict_files(
         self, images: Sequence[np.ndarray], names: Sequence[str], **how: Any
@@ -405,7 +368,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
         }
 
     def categories(self) -> list[dict[str, Any]]:
-        kinds = zip(self.require_vocabulary().classes, colours_of(self.names))
+        kinds = zip(self.require_words().vocabulary.classes, colours_of(self.names))
         return [
             category | {"isthing": int(entry.isthing is not False), "color": colour.tolist()}
             for category, (entry, colour) in zip(super().categories(), kinds)
@@ -486,10 +449,6 @@ class DetectionPredictor(ImagePredictor[Detections]):
             "trained": Vocabulary.load(trained) if trained else None,
         }
 
-    @property
-    def has_masks(self) -> bool:
-        return self.model.has_masks
-
     def read(self, words: Words) -> GivenWords:
         """Words as the model reads them.
 
@@ -510,34 +469,26 @@ class DetectionPredictor(ImagePredictor[Detections]):
         known = np.ones(len(words), bool) if classes.seen is None else classes.seen
         return self._given(words, classes, seen=known)
 
-    def predict_batch(
-        self, images: Sequence[np.ndarray], given: GivenWords | None = None
-    ) -> list[Detections]:
-        given = given or self.require_words()
-        samples = self._samples(images)
-        looks = [Look()] * len(images)
-        if self.absent is not None:
-            looks = self._look(images, samples, given)
-        outputs = self.model(samples, classes=given.classes)
-        results = []
-        for image, output, look in zip(images, outputs, looks, strict=True):
-            instances = output["instances"].to("cpu")
-            if look.nothing:
-                instances = instances[:0]
-            detections = Detections(
-                boxes=instances.pred_boxes.tensor.float().numpy(),
-                scores=instances.scores.float().numpy(),
-                labels=instances.pred_classes.numpy(),
-                masks=instances.pred_masks.numpy() if instances.has("pred_masks") else None,
-                names=given.names,
-                category_ids=given.category_ids,
-                seen=given.seen,
-                image=image,
-                presence=look.presence,
-                absent=look.absent,
-            )
-            results.append(detections)
-        return results
+    def outputs(self, samples: list[Any], given: GivenWords) -> Sequence[Mapping[str, Any]]:
+        """The outputs of the model for samples of the mapper."""
+        outputs: Sequence[Mapping[str, Any]] = self.model(samples, classes=given.classes)
+        return outputs
+
+    def result(
+        self, output: Mapping[str, Any], given: GivenWords, nothing: bool, **common: Any
+    ) -> Detections:
+        """The detections as arrays."""
+        instances = output["instances"].to("cpu")
+        if nothing:
+            instances = instances[:0]
+        return Detections(
+            boxes=instances.pred_boxes.tensor.float().numpy(),
+            scores=instances.scores.float().numpy(),
+            labels=instances.pred_classes.numpy(),
+            masks=instances.pred_masks.numpy() if instances.has("pred_masks") else None,
+            seen=given.seen,
+            **common,
+        )
 
     def about(self) -> dict[str, Any]:
         settings = self.model.settings

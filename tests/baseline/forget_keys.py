@@ -3,8 +3,6 @@
 python -m tests.baseline.forget_keys
 """
 
-from __future__ import annotations
-
 import lzma
 import sys
 import tempfile

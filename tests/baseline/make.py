@@ -1,7 +1,5 @@
 """Write the baseline anew with the code that stands beside this folder; README.md says which code that was."""
 
-from __future__ import annotations
-
 import json
 import lzma
 import sys

@@ -4,8 +4,6 @@ Nothing here knows more of the package than its command line, `load_clip`, `save
 that the same file runs with older and newer code: what an optimiser is given is read by torch's own hooks.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import zlib
@@ -38,13 +36,7 @@ TINY = "ViT-Tiny-8"
 ARCHITECTURE = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 64, "layers": 2, "width": 16, "head_width": 8, "patch_size": 8},
-    "text_cfg": {
-        "context_length": 77,
-        "vocab_size": 49408,
-        "width": 16,
-        "heads": 2,
-        "layers": 1,
-    },
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
 
 COMMON = {

@@ -1,7 +1,5 @@
 """Small cases of the benchmark: they say what large ones do, only sooner."""
 
-from __future__ import annotations
-
 import pytest
 
 from bench import cat_seg_workload, detection_workload, measure, panoptic_workload

@@ -1,7 +1,5 @@
 """The command's tables and files, its jobs, what it measures and counts."""
 
-from __future__ import annotations
-
 import json
 import re
 from multiprocessing import set_forkserver_preload

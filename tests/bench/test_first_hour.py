@@ -1,7 +1,5 @@
 """A GPU's first hour: its steps, what stays of them whatever happens, and the tests' way to another device."""
 
-from __future__ import annotations
-
 import json
 import runpy
 import shlex
@@ -81,9 +79,8 @@ def test_an_interrupted_hour_keeps_what_was_measured(hour, monkeypatch, capsys):
 
     monkeypatch.setattr(first_hour, "take", interrupted)
     assert run() == 130 and "the same command goes on" in capsys.readouterr().err
-    assert (
-        list(json.loads(path.read_text())["steps"]) == ["good"] and path.with_suffix(".md").exists()
-    )
+    assert list(json.loads(path.read_text())["steps"]) == ["good"]
+    assert path.with_suffix(".md").exists()
 
 
 def test_a_step_that_does_not_end_is_ended_with_what_it_started(tmp_path, monkeypatch):
@@ -167,9 +164,8 @@ def test_waits_are_counted_by_their_places(monkeypatch):
             for _ in range(2):
                 warnings.warn(text, stacklevel=1)
     ((place, times),) = seen["waits"].items()
-    assert (
-        place.startswith("bench/test_first_hour.py:") and times == 2 and seen["memory_bytes"] == 7
-    )
+    assert place.startswith("bench/test_first_hour.py:") and times == 2
+    assert seen["memory_bytes"] == 7
     assert modes == ["warn", "default"] and seen["seconds"] > 0
 
 

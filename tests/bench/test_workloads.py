@@ -1,7 +1,5 @@
 """Workloads of every task: ours and plain agree, and operation counts are those of formulas and of torch's counter."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """What a file claims is compared with what it holds, before anything of it is made."""
 
-from __future__ import annotations
-
 import zipfile
 
 import pytest
@@ -68,9 +66,7 @@ def test_a_safetensors_file_of_too_many_tensors_is_refused(tmp_path):
     entry = '"%s":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
     header = ("{" + ",".join(entry % name for name in tensors) + "}").encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header)
-    with pytest.raises(
-        InputError, match=f"x.safetensors is refused: it holds {MOST_TENSORS + 1} t"
-    ):
+    with pytest.raises(InputError, match=f"x.safetensors is refused: it holds {MOST_TENSORS + 1}"):
         read_checkpoint(path)
 
 

@@ -1,7 +1,5 @@
 """States of weights: every write that torch counts makes a new one, and every optimiser's step."""
 
-from __future__ import annotations
-
 import copy
 import gc
 import weakref

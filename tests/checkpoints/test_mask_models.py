@@ -1,7 +1,5 @@
 """Names of models that find masks: what they stand for, licence and gate before anything is fetched."""
 
-from __future__ import annotations
-
 import pytest
 
 from clipself_seg.checkpoints.mask_models import (
@@ -73,9 +71,7 @@ def test_what_has_no_safetensors_is_refused(hub):
 def test_a_gated_model_is_not_asked_for_and_taken_from_where_it_was_fetched(
     hub, folder, monkeypatch, capsys
 ):
-    with pytest.raises(
-        InputError, match="gated .SAM License.*hf download facebook/sam3 config.json"
-    ):
+    with pytest.raises(InputError, match="gated .SAM License.*hf download facebook/sam3 "):
         mask_model_folder("sam3")
     assert not hub.asked and "its licence: SAM License" in capsys.readouterr().err
     for name, data in FILES.items():
@@ -90,9 +86,7 @@ def test_names_in_files_are_refused_and_typed_ones_fetched(hub, folder):
     hub.push(FILES)
     for name in ("sam2", "hf-hub:org/name"):
         (folder / "own.yaml").write_text(f"{base}{name}\n")
-        with pytest.raises(
-            InputError, match=f"own.yaml: {KEY} is the name {name}, which is fetched"
-        ):
+        with pytest.raises(InputError, match=f"own.yaml: {KEY} is the name {name}, which is"):
             load_config(folder / "own.yaml")
     cfg = load_config(folder / "own.yaml", [KEY, "hf-hub:org/name"])
     with pytest.raises(InputError, match="fetched only where it is typed"):

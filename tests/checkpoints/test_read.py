@@ -1,7 +1,5 @@
 """Checkpoints of every format, the names of their tensors, and the dense feature that they are for."""
 
-from __future__ import annotations
-
 import pickle
 import zipfile
 from pathlib import Path
@@ -220,9 +218,8 @@ def test_fit_refuses_other_shapes_integers_and_what_is_no_number(tensor, message
 def test_fit_gives_the_modules_order_shapes_and_types():
     tensors = {"b": torch.ones(2, dtype=torch.float16), "a": torch.ones(1, 1)}
     fitted = fit(tensors, {"a": torch.ones(()), "b": torch.zeros(2)}, "a.pt", remedy="")
-    assert (
-        [*fitted] == ["a", "b"] and fitted["a"].shape == () and fitted["b"].dtype == torch.float32
-    )
+    assert [*fitted] == ["a", "b"] and fitted["a"].shape == ()
+    assert fitted["b"].dtype == torch.float32
 
 
 THREE = DenseFeature("multi_value", 3)
@@ -260,11 +257,8 @@ def test_other_weights_are_refused_with_both_names_and_the_way_out():
     with pytest.raises(InputError) as caught:
         require_feature(DenseFeature("value"), THREE, HERE)
     said = str(caught.value)
-    assert (
-        "clip.pt" in said
-        and "multi_value of 3 blocks" in said
-        and "MODEL.CLIP.DENSE is value" in said
-    )
+    assert "clip.pt" in said and "multi_value of 3 blocks" in said
+    assert "MODEL.CLIP.DENSE is value" in said
     assert "MODEL.CLIP.DENSE multi_value MODEL.CLIP.DENSE_BLOCKS 3" in said
     assert "MODEL.CLIP.DENSE_OVERRIDE True" in said
     with pytest.raises(InputError, match="multi_value of 2 blocks"):

@@ -1,7 +1,5 @@
 """The mini CLIP with random weights, for all tests of a file."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

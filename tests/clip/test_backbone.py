@@ -1,7 +1,5 @@
 """`CLIPBackbone` under stock Detectron2 heads."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from detectron2.config import get_cfg

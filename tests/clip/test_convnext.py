@@ -1,7 +1,5 @@
 """ConvNeXt towers: open_clip's numbers, the official cases of FC-CLIP (tests/parity), and pooled cells."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

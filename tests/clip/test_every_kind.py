@@ -1,7 +1,5 @@
 """What holds of the towers of every kind: features by name, gradients, groups of parameters, and their own files."""
 
-from __future__ import annotations
-
 import os
 import pickle
 

@@ -1,7 +1,5 @@
 """Text embeddings of classes with examples: on the scale of words, whatever image and vocabulary they are from."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

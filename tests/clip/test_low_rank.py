@@ -1,7 +1,5 @@
 """Low-rank updates: nothing changes at first, they alone train, and their sums are ordinary weights."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

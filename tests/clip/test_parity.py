@@ -1,7 +1,5 @@
 """Towers against published numbers: CLIPSelf's models, and SigLIP 2 and PE-Core of their libraries (tests/parity)."""
 
-from __future__ import annotations
-
 import functools
 import json
 from typing import Any
@@ -153,8 +151,7 @@ def test_embeddings_and_dense_features(library_case):
     dense = visual.dense(image)
     library_case.expect(thinned(dense, of_dense), "dense")
     library_case.expect(
-        thinned(visual.dense(library_case.image(*library_case.wide)), of_dense),
-        "dense_wide",
+        thinned(visual.dense(library_case.image(*library_case.wide)), of_dense), "dense_wide"
     )
     weights = library_case.masks().flatten(1).float()
     unit = F.normalize(dense[0].flatten(1), dim=0)

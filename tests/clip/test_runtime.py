@@ -1,7 +1,5 @@
 """Sizes of chunks, random parameters, what blocks keep for the backward pass, and compiled blocks."""
 
-from __future__ import annotations
-
 import functools
 import shutil
 from collections import Counter
@@ -138,12 +136,7 @@ CANVAS = ((36, 52), (30, 50), (20, 33))  # with padding, the image on it, the or
 # What computes, from noise of which shape, the number that a CPU takes at once, and the most operations of a GPU.
 CASES = {
     "activation": (lambda x: QuickGELU()(x.clone()), (30, 8), (layers, "CPU_NUMBERS"), 4),
-    "class aggregation": (
-        class_aggregation_of,
-        (5, 36, 16),
-        (attention, "VALUES_AT_ONCE"),
-        48,
-    ),
+    "class aggregation": (class_aggregation_of, (5, 36, 16), (attention, "VALUES_AT_ONCE"), 48),
     "aggregator": (aggregator_of, (8, 4, 4), (attention, "VALUES_AT_ONCE"), 242),
     "windows": (labels_of_windows, (7, 6, 6), (cost_aggregator, "AT_ONCE"), 39),
     "first best": (lambda x: first_best(x.clone()), (40, 70), (panoptic_merge, "CPU_NUMBERS"), 2),

@@ -1,7 +1,5 @@
 """Prompts, and text embeddings of class names: kept where nothing changed, in memory and on disk, never stale."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import os
@@ -13,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from clipself_seg.checkpoints import hashes
-from clipself_seg.clip import CLIP, TextBank, load_clip, text, text_bank
+from clipself_seg.clip import TextBank, load_clip, text, text_bank
 from clipself_seg.clip.runtime import lower_precision, tf32
 from clipself_seg.clip.text import BATCH, encode_prompts
 from clipself_seg.clip.text_bank import (
@@ -26,7 +24,7 @@ from clipself_seg.clip.text_bank import (
     default_cache_dir,
 )
 from clipself_seg.data.datasets.table import COCO
-from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
+from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.training.optimizer import build_adamw
@@ -135,15 +133,6 @@ def test_synonyms_share_one_vector_and_vocabularies_are_understood(bank):
     for words in (["cat|kitten", "owl"], [["cat", "kitten"], "owl"], ("cat, kitten", ("owl",))):
         assert torch.equal(bank.embed(words), bank.embed(vocabulary))
     assert torch.equal(bank.embed("cat|kitten"), bank.embed(vocabulary)[:1])
-
-
-def test_names_of_a_vocabulary_are_encoded_as_they_are(clip, bank):
-    vocabulary = Vocabulary("odd", (VocabularyClass(("cat, a pet|friend",), 0),))
-    with torch.no_grad():
-        rows = clip.encode_text(class_prompts("cat, a pet|friend", "vild63"))
-    expected = F.normalize(rows.mean(0), dim=0)[None]
-    torch.testing.assert_close(bank.embed(vocabulary), expected)
-    assert torch.equal(bank.embed([["cat, a pet|friend"]]), bank.embed(vocabulary))
 
 
 @pytest.mark.parametrize("how", ["counted", "through data", "another tower"])
@@ -286,7 +275,7 @@ def test_empty_vocabulary_and_unknown_templates_are_refused(clip, bank, tmp_path
     for nothing in ([], "", [""]):
         with pytest.raises(InputError, match="vocabulary is empty"):
             bank.embed(nothing)
-    with pytest.raises(InputError, match='no prompt templates "vild".*"vild63"'):
+    with pytest.raises(InputError, match='unknown prompt templates "vild".*"vild63"'):
         TextBank(clip, "vild", cache_dir=tmp_path)
 
 
@@ -308,12 +297,6 @@ def test_shipped_vocabularies_fit_the_shortest_context_in_every_sentence(clip, m
     longest = sorted({name for synonyms in names for name in synonyms}, key=len)[-300:]
     for templates in TEMPLATES:
         check_lengths(clip, (tuple(longest),), templates)
-
-
-@pytest.mark.parametrize("wrong", ["", " ", [], 3, None, ["cat", 3], ["cat", ""], b"cat"])
-def test_what_is_no_class_is_refused_by_its_place(bank, wrong):
-    with pytest.raises(InputError, match="class 1 of the vocabulary is .*give a name"):
-        bank.embed(["a", wrong])
 
 
 @pytest.mark.parametrize(
@@ -387,9 +370,7 @@ def test_without_a_users_folder_the_variable_is_enough_and_asked_for(monkeypatch
     assert default_cache_dir() == tmp_path
     for value in ("", "~/mine"):
         monkeypatch.setenv("CLIPSELF_SEG_CACHE", value)
-        with pytest.raises(
-            InputError, match="~/.*HOME is not set: set CLIPSELF_SEG_CACHE to a folder"
-        ):
+        with pytest.raises(InputError, match="HOME is not set: set CLIPSELF_SEG_CACHE to a folder"):
             default_cache_dir()
     monkeypatch.setenv("DETECTRON2_DATASETS", "~/data")
     with pytest.raises(InputError, match="~/data: .* set DETECTRON2_DATASETS to a path without ~"):
@@ -414,7 +395,7 @@ def asked(texts, monkeypatch):
 
 
 @torch.no_grad()
-def test_texts_of_several_vocabularies_are_kept_for_one_device(texts, asked, monkeypatch):
+def test_texts_of_several_vocabularies_are_kept(texts, asked):
     first = texts.embed(CAT)
     texts.embed(DOG)
     assert texts.embed(CAT) is first and asked == [CAT, DOG]
@@ -422,9 +403,6 @@ def test_texts_of_several_vocabularies_are_kept_for_one_device(texts, asked, mon
         texts.embed(((str(index),),))
     texts.embed(CAT)
     assert len(texts._memory) == text_bank.KEPT and asked[-1] == CAT
-    monkeypatch.setattr(CLIP, "device", torch.device("cpu", 0))
-    texts.embed(CAT)
-    assert asked[-2:] == [CAT, CAT]
 
 
 def test_an_evaluation_after_every_step_of_a_training_run_has_its_own_texts(texts, asked):

@@ -1,7 +1,5 @@
 """Towers: forward passes, dense features by hand and by loops, masks, what trains, gradients, files and exports."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -18,7 +16,7 @@ from clipself_seg.clip.layers import ResidualBlock
 from clipself_seg.clip.openai import VisionTransformer
 from clipself_seg.clip.tower import TowerOptions, train_last_blocks
 from clipself_seg.errors import InputError
-from clipself_seg.prediction.onnx.towers import export_onnx
+from clipself_seg.prediction.onnx.towers import export_towers
 from tests.small_towers import small_towers
 
 
@@ -319,9 +317,7 @@ def test_no_images_and_more_blocks_than_there_are():
     tower = openai_tower()
     tower.configure(TowerOptions(DenseFeature("multi_value", 3)))
     assert tower.dense(torch.zeros(0, 3, 16, 16)).shape == (0, 16, 2, 2)
-    with pytest.raises(
-        InputError, match="DENSE_BLOCKS is 4, the tower has 3 blocks: give 3 at most"
-    ):
+    with pytest.raises(InputError, match="DENSE_BLOCKS is 4, .* 3 blocks: give 3 at most"):
         tower.configure(TowerOptions(DenseFeature("multi_value", 4)))
 
 
@@ -356,9 +352,7 @@ def test_weights_for_another_feature_are_refused_unless_that_is_overridden(tmp_p
     clip.distilled = clip.visual.dense_feature
     save_clip(clip, path)
     for feature in (DenseFeature(), TWO, DenseFeature(GATED, 3)):
-        with pytest.raises(
-            InputError, match="gated.safetensors is for .*gated_multi_value of 2 blocks"
-        ):
+        with pytest.raises(InputError, match="gated.* is for .*gated_multi_value of 2 blocks"):
             load_clip(MINI, path, dense=feature)
     plain = load_clip(MINI, path, dense=DenseFeature(), override=True)
     assert plain.weights_hash() == load_clip(MINI, "mini").weights_hash()
@@ -394,7 +388,7 @@ def test_an_attention_without_training_is_not_exported(tmp_path):
     clip = load_clip(MINI, "mini")
     clip.visual.configure(TowerOptions(attention="naclip"))
     with pytest.raises(InputError, match="ATTENTION naclip is not exported.*leave it none"):
-        export_onnx(clip, tmp_path / "onnx")
+        export_towers(clip, tmp_path / "onnx")
 
 
 def test_under_autocast_the_sum_has_the_precision_of_the_tokens():

@@ -1,7 +1,5 @@
 """Attentions without training: by loops over pairs of places, and what is refused."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Checkpoint files: every layout loads, everything else is refused by name."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 
@@ -164,9 +162,7 @@ def test_a_file_of_no_clip_is_named(tmp_path):
 
 def test_file_of_another_architecture_is_refused_with_its_own_name(official, tmp_path):
     torch.save(official, tmp_path / "mini.pt")
-    with pytest.raises(
-        InputError, match='OpenAI ViT .width.*EVA ViT .width 768.*load it as "ViT-Mini-8"'
-    ):
+    with pytest.raises(InputError, match='OpenAI ViT .*EVA ViT .*load it as "ViT-Mini-8"'):
         load_clip("EVA02-B-16", tmp_path / "mini.pt")
 
 

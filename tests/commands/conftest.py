@@ -1,7 +1,5 @@
 """Images, and calls of `predict` with random weights."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image

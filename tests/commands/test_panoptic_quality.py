@@ -1,14 +1,12 @@
 """panoptic-quality: the table, the file and the status; the numbers are panopticapi's."""
 
-from __future__ import annotations
-
 import json
 import shutil
 
 import numpy as np
 import pytest
 
-from clipself_seg.commands.panoptic_quality import Side, evaluate_files, main, read_classes
+from clipself_seg.commands.panoptic_quality import evaluate_files, main, read_classes
 from clipself_seg.errors import InputError
 from tests.panoptic_worlds import (
     CATEGORIES,
@@ -100,12 +98,3 @@ def test_a_json_that_is_no_panoptic_ground_truth_is_refused(tmp_path, change, sa
     truth.json.write_text(json.dumps(json.loads(truth.json.read_text()) | change))
     with pytest.raises(InputError, match=said):
         evaluate_files(truth, predicted, [entry["id"] for entry in read_classes(truth.json)])
-
-
-def test_missing_predictions_are_one_line_and_status_2(run, data_dir, tmp_path, capsys):
-    content = json.loads((data_dir / "pq_case/pred.json").read_text())
-    short = tmp_path / "short.json"
-    short.write_text(json.dumps({"annotations": content["annotations"][1:]}))
-    assert run("--prediction", *Side(short, data_dir / "pq_case/pred")) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ") and "no prediction for 1 of 50 images" in said

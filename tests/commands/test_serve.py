@@ -1,7 +1,5 @@
 """serve: what it refuses before models are loaded, and to whom it listens."""
 
-from __future__ import annotations
-
 import socket
 import sys
 

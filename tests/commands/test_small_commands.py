@@ -1,7 +1,5 @@
 """The small commands: what they write can be read, what they are given wrong is named."""
 
-from __future__ import annotations
-
 import importlib.util
 import subprocess
 import sys
@@ -26,14 +24,10 @@ from clipself_seg.commands.doctor import install_detectron2
 from clipself_seg.commands.explore import dense_maps
 from clipself_seg.commands.export import convert, export
 from clipself_seg.data.datasets.table import DATASETS, SHIPPED_WORLD
-from clipself_seg.prediction.onnx import towers
-from lab.quickstart import quickstart as chapters
 from lab.tables.runs import make_run
 from lab.tables.store import Store
-from mini import mini_clip, mini_world
-from quickstart import quickstart
+from mini import mini_world
 from repeat_seeds import repeat_seeds
-from reproduce import reproduce
 from tests.lab.tables.worlds import finish
 
 
@@ -69,7 +63,7 @@ def test_unknown_layout_is_one_line_and_status_2(tmp_path, capsys):
     assert run(convert, *words, "--output", tmp_path / "x.pt") == 2
     assert (
         capsys.readouterr().err
-        == 'error: no layout "openclip" of OpenAI ViT; did you mean "open_clip"?\n'
+        == 'error: unknown layout of OpenAI ViT "openclip": did you mean "open_clip"?\n'
     )
 
 
@@ -84,14 +78,6 @@ def test_worlds_are_written_once(tmp_path, capsys, monkeypatch):
     assert mini_world.parser().parse_args([]).output == "output/mini_world"
 
 
-def test_a_mini_clip_is_trained_and_saved(tmp_path):
-    path = tmp_path / "clip.safetensors"
-    assert run(mini_clip, "--output", path, "--scenes", 4, "--steps", 1) == 0
-    assert load_clip("ViT-Mini-8", path).image_size == 64
-    for option, number in (("--scenes", 0), ("--seed", -1)):
-        assert run(mini_clip, "--output", tmp_path / "no.safetensors", option, number) == 2
-
-
 def test_numbers_of_finished_runs_are_printed_with_their_spread(tmp_path, capsys):
     for seed, number in ((3, 10.0), (4, 14.0)):
         finished = make_run("configs/mini/semseg.yaml", {}, seed=seed)
@@ -104,15 +90,6 @@ def test_numbers_of_finished_runs_are_printed_with_their_spread(tmp_path, capsys
     assert run(repeat_seeds, "configs/mini/semseg.yaml", "--seeds", 3) == 2
 
 
-@pytest.mark.parametrize(("fresh", "full"), [(False, True), (True, False)])
-def test_the_quickstart_is_told_its_folder_and_its_length(tmp_path, monkeypatch, fresh, full):
-    told = []
-    monkeypatch.setattr(chapters, "run_quickstart", lambda *given: told.append(given))
-    words = ["--fresh"] * fresh + ["--full"] * full
-    assert run(quickstart, "--output", tmp_path, *words) == 0
-    assert told == [(str(tmp_path), fresh, full)]
-
-
 @pytest.fixture
 def exported(monkeypatch):
     """The CLIPs that would be exported, and folders."""
@@ -122,7 +99,7 @@ def exported(monkeypatch):
         calls.append((clip, folder))
         return {"dense.onnx": {"1x3x64x64": 6.66e-7}}
 
-    monkeypatch.setattr(towers, "export_onnx", keep)
+    monkeypatch.setattr("clipself_seg.prediction.onnx.export.export_towers", keep)
     return calls
 
 
@@ -133,18 +110,12 @@ def test_a_clip_by_name_and_what_is_said_of_it(exported, capsys, tmp_path):
     assert folder == str(out) and clip.report is not None and not clip.training
     said = capsys.readouterr().out
     assert said.startswith("tracing, then comparing with torch")
-    assert (
-        said.partition("\n")[2]
-        == f"dense.onnx, 1x3x64x64: 6.7e-07 of the largest value\nwritten: {out}\n"
-    )
+    assert said.endswith(f"1x3x64x64: 6.7e-07 of the largest value\nwritten: {out}\n")
 
 
 def test_the_clip_of_a_configuration_is_that_inside_its_trained_model(exported, tmp_path):
     config = ("--config-file", "configs/mini/semseg.yaml", "--output", tmp_path)
-    assert (
-        "mini-cat-seg" in zoo.SHIPPED_MODELS
-        and run(export, *config, "--model", "mini-cat-seg") == 0
-    )
+    assert run(export, *config, "--model", "mini-cat-seg") == 0
     ((clip, _),) = exported
     assert not clip.training and clip.logit_scale.device.type == "cpu"
     assert any("q_proj_weight" in name for name in clip.state_dict())  # CAT-Seg's own attention
@@ -161,10 +132,7 @@ def test_the_task_chooses_among_the_models_of_a_name(exported, tmp_path):
     [
         (("--model", "mini-fvit", "--task", "panoptic"), "does detection, not panoptic"),
         (("--clip-name", "ViT-Mini-8"), "no model: name one, such as --model eva02-vitb16"),
-        (
-            ("--model", "mini-clipself", "--opts", "SEED", "1"),
-            "a CLIP alone, without a configuration",
-        ),
+        (("--model", "mini-clipself", "--opts", "SEED", "1"), "a CLIP alone, without a config"),
         (("--model", "mini-clipslef"), 'did you mean "mini-clipself"'),
     ],
 )
@@ -174,8 +142,7 @@ def test_what_names_no_clip_is_told_in_a_line(exported, words, reason, tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("screen", "words", "opened"),
-    [("", [], 0), (":0", [], 1), (":0", ["--no-open"], 0)],
+    ("screen", "words", "opened"), [("", [], 0), (":0", [], 1), (":0", ["--no-open"], 0)]
 )
 def test_the_page_is_opened_where_there_is_a_screen(
     tmp_path, monkeypatch, capsys, screen, words, opened
@@ -204,21 +171,22 @@ def test_the_scenes_of_the_package_are_copied_and_nothing_is_replaced(tmp_path, 
 def test_images_are_drawn_and_bad_ones_named(tmp_path, capsys):
     Image.fromarray(np.full((40, 60, 3), 99, np.uint8)).save(tmp_path / "one.png")
     (tmp_path / "broken.png").write_bytes((tmp_path / "one.png").read_bytes()[:60])
-    words = [tmp_path / "one.png", tmp_path / "broken.png", "--model", "original", "--size", 64]
-    words += ["--clusters", 2, "--words", "dog|puppy, grass", "--output", tmp_path / "out"]
+    words = [tmp_path / "one.png", tmp_path / "broken.png", "--model", "mini-clipself"]
+    words += [
+        "--size",
+        64,
+        "--clusters",
+        2,
+        "--words",
+        "dog|puppy, grass",
+        "--output",
+        tmp_path / "out",
+    ]
     assert run(dense_maps, *words) == 1
     said = capsys.readouterr()
     assert "1 of 2 drawn" in said.out and "broken.png cannot be decoded" in said.err
     written = {path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".lock"}
     assert written == {"one.png", "dense_maps.json"}
-
-
-def test_an_unknown_table_ends_it_before_the_worlds_are_drawn(tmp_path, capsys, monkeypatch):
-    drawn = []
-    monkeypatch.setattr("lab.tables.reproduce.write_worlds", lambda: drawn.append(1))
-    assert run(reproduce, "--table", 99, "--output", tmp_path / "runs") == 2
-    assert capsys.readouterr().err.startswith('error: no table "99": ')
-    assert drawn == [] and list(tmp_path.iterdir()) == []
 
 
 def test_a_whole_environment_gets_versions_device_data_and_weights(capsys, monkeypatch, tmp_path):

@@ -1,7 +1,5 @@
 """train: what it accepts, how it is started and interrupted, and training from shards."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -66,11 +64,6 @@ def words(output, *flags, **changes):
     return [*flags, *(word for pair in pairs for word in pair)]
 
 
-def test_formats_of_tables_are_those_that_are_asked_for():
-    assert train.parse(["--csv", "--latex", "SEED", "1"]).formats == ["csv", "latex"]
-    assert train.parse(["SEED", "1"]).formats == []
-
-
 @pytest.mark.usefixtures("served")
 def test_two_processes_train_and_evaluate_like_one(tmp_path, datasets):
     set_forkserver_preload(["clipself_seg.training.run", "detectron2.engine", "torch._dynamo"])
@@ -122,9 +115,7 @@ def test_evaluation_of_sizes_and_of_a_checkpoint(tmp_path, datasets, capsys):
     loaded = json.loads((tmp_path / "own" / "results.json").read_text())
     assert loaded["results"] == trained["results"]
     assert train.main([*older, "MODEL.CLIP.WEIGHTS", "mini"]) == 2
-    assert (
-        f"{last} is a training checkpoint of a run with other original" in capsys.readouterr().err
-    )
+    assert f"{last} is a training checkpoint of a run with other" in capsys.readouterr().err
     assert train.main(words(tmp_path / "own", "--eval-only", **tested)) == 0
     assert {"config.yaml", "results.json"} <= set(os.listdir(tmp_path / "own"))
 
@@ -395,10 +386,7 @@ def test_shards_are_refused_where_more_than_images_is_read(tmp_path, shards, cap
             {"DATASETS__TRAIN": "('wds:none{0..1}.tar',)"},
             "2 of 2 shards are missing, such as none0",
         ),
-        (
-            {"DATASETS__TRAIN": "('wds:pipe:touch ran',)"},
-            "files on this machine, such as",
-        ),
+        ({"DATASETS__TRAIN": "('wds:pipe:touch ran',)"}, "files on this machine, such as"),
     ):
         assert run(folder, shards, **changes) == 2
         assert message in capfd.readouterr().err

@@ -1,7 +1,5 @@
 """Processes of torchrun's agent: several machines, and a start anew after one was killed."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -115,12 +113,3 @@ def test_two_machines_with_a_process_each_are_one_with_two(tmp_path, uninterrupt
         process.join()
     assert [process.exitcode for process in nodes] == [0, 0]
     assert_same_weights(folder, uninterrupted)
-
-
-def test_an_environment_that_is_not_whole_is_refused_by_name(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert train.main(words(tmp_path)) == 2
-    assert "error: RANK is not set" in capsys.readouterr().err
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "many")
-    assert train.main(words(tmp_path)) == 2
-    assert "error: TORCHELASTIC_RESTART_COUNT of torchrun is 'many'" in capsys.readouterr().err

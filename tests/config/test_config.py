@@ -1,7 +1,5 @@
 """Reading a configuration, and what is refused with the way out."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 
@@ -58,8 +56,7 @@ def test_a_name_of_the_zoo_has_the_settings_of_its_published_numbers_but_not_in_
 
 def test_values_are_converted_where_nothing_is_lost():
     cfg = load_config(
-        None,
-        ["SOLVER.BASE_LR", "1", "TEST.REGIONS.SIZES", "(320, 640)", "MODEL.CLIP.WEIGHTS", ""],
+        None, ["SOLVER.BASE_LR", "1", "TEST.REGIONS.SIZES", "(320, 640)", "MODEL.CLIP.WEIGHTS", ""]
     )
     assert cfg.SOLVER.BASE_LR == 1.0 and isinstance(cfg.SOLVER.BASE_LR, float)
     assert cfg.TEST.REGIONS.SIZES == (320, 640) and cfg.MODEL.CLIP.WEIGHTS == ""
@@ -114,15 +111,9 @@ MODEL, CLIP = "MODEL.META_ARCHITECTURE", "SOLVER.CLIP_GRADIENTS."
         (["TEST.REGIONS.ALPHA_SWEEP", "(0.5, 1.5)"], r"ALPHA_SWEEP must be .* in \[0, 1\]"),
         (["TEST.REGIONS.READ", "()"], "READ is empty: give some of boxes, masks"),
         (["TEST.PANOPTIC.VOID_SWEEP", "(True,)"], "PANOPTIC.VOID_SWEEP must be numbers"),
-        (
-            ["INPUT.DETECTION.MIN_SCALE", "2.5"],
-            "MIN_SCALE must be at most .* 2.5 with .*MAX_SCALE 2",
-        ),
+        (["INPUT.DETECTION.MIN_SCALE", "2.5"], "MIN_SCALE must be at most .* 2.5 with .*MAX_SC"),
         (["INPUT.DETECTION.MAX_SCALE", "inf"], "MAX_SCALE must be greater than 0, and finite"),
-        (
-            [f"{CLIP}ENABLED", "True", f"{CLIP}CLIP_VALUE", "0"],
-            "CLIP_VALUE must .* 0.0 with .* True",
-        ),
+        ([f"{CLIP}ENABLED", "True", f"{CLIP}CLIP_VALUE", "0"], "CLIP_VALUE must .* 0.0 with"),
     ],
 )
 def test_a_wrong_option_is_refused_in_one_line(opts, message):
@@ -135,10 +126,7 @@ def test_a_wrong_option_is_refused_in_one_line(opts, message):
     ("content", "message"),
     [
         ("SOLVER: {BASE_LRS: 1}", 'run.yaml: unknown key "SOLVER.BASE_LRS"; did you mean'),
-        (
-            "SOLVER:\n\tBASE_LR: 1",
-            r"character '.t' that cannot start any token .* line 2, column 1",
-        ),
+        ("SOLVER:\n\tBASE_LR: 1", r"'.t' that cannot start any token .* line 2, column 1"),
         ("", "not a usable YAML file|has to be an object"),
         ("SEED: !!python/object/apply:os.getcwd []", "not a usable YAML file"),
         ("SOLVER: {BASE_LR: null}", "run.yaml: SOLVER.BASE_LR must be of type float, got None"),

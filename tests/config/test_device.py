@@ -1,7 +1,5 @@
 """What MODEL.DEVICE and --device name; CUDA and mps are pretended."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """The project's keys beside those of other Detectron2 projects, whoever comes first."""
 
-from __future__ import annotations
-
 import pytest
 from detectron2.config import CfgNode, get_cfg
 

@@ -1,7 +1,5 @@
 """Each model declares the keys that it reads, and what somebody wrote that it does not read is refused by name."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 import json

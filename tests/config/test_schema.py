@@ -1,7 +1,5 @@
 """A key is declared in one place, and everything that knows keys knows it."""
 
-from __future__ import annotations
-
 import pytest
 from detectron2.config import get_cfg
 

@@ -1,7 +1,5 @@
 """Weights that a configuration names: addresses of files are refused, names are looked for first."""
 
-from __future__ import annotations
-
 import pytest
 
 from clipself_seg.config import load_config

@@ -1,7 +1,5 @@
 """Annotation files become records: boxes, segments, objects and nouns; broken ones are an error that names the file."""
 
-from __future__ import annotations
-
 import copy
 import json
 import logging
@@ -10,10 +8,8 @@ import numpy as np
 import pytest
 
 from clipself_seg.data.annotations import (
-    annotated_ids,
     caption_records,
     category_indices,
-    category_labels,
     image_records,
     instance_records,
     panoptic_records,
@@ -128,14 +124,6 @@ def test_a_file_that_cannot_be_used_is_named(write, reader, content, words):
     assert words in str(caught.value) and len(str(caught.value).splitlines()) <= 2
 
 
-def test_categories_outside_the_vocabulary_are_named():
-    index_of = {1: 0, 100: 1}
-    assert category_labels(np.array([100, 1, 100]), index_of, "x.json").tolist() == [1, 0, 1]
-    assert category_labels(np.zeros(0, dtype=np.int64), index_of, "x.json").shape == (0,)
-    with pytest.raises(InputError, match=r"x.json: category ids \[7\]"):
-        category_labels(np.array([1, 7]), index_of, "x.json")
-
-
 NOUNS = {
     "images": [
         {"id": 1, "file_name": "1.jpg", "captions": ["a dog on grass"]},
@@ -224,7 +212,6 @@ def test_a_record_has_boxes_by_their_corners_and_labels_of_the_vocabulary():
 )
 def test_what_is_no_object_is_skipped_and_its_image_stays(changes):
     assert objects(annotation(**changes)) == []
-    assert annotated_ids(content_of(annotation(**changes)), INDEX_OF, "x") == {1}
 
 
 def test_what_just_is_an_object_stays():
@@ -287,10 +274,7 @@ def test_classes_by_order_are_those_of_the_file_and_classes_by_id_are_the_vocabu
 @pytest.mark.parametrize(
     "names, message",
     [
-        (
-            {12: "Tissue", 4: "shelf/rack"},
-            'category 12 is "Tissue" where "custom" has "tissue"',
-        ),
+        ({12: "Tissue", 4: "shelf/rack"}, 'category 12 is "Tissue" where "custom" has "tissue"'),
         ({4: "shelf/rack"}, 'category None is "" where "custom" has "tissue"'),
     ],
 )

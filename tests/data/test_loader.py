@@ -1,7 +1,5 @@
 """The order of the data, and that nothing but seed and iteration decides it."""
 
-from __future__ import annotations
-
 import sys
 
 import pytest

@@ -1,7 +1,5 @@
 """Label maps, panoptic PNGs, run lengths and polygons are read, and what is none is refused."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image

@@ -1,7 +1,5 @@
 """Regions: grid cells and proposals by hand and by their distribution, panoptic segments with their token masks."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -19,6 +17,7 @@ from clipself_seg.data.regions import (
     token_masks,
 )
 from clipself_seg.errors import InputError
+from tests.panoptic_worlds import save_ids
 
 QUARTER = [[0, 0, 160, 120]]
 
@@ -132,11 +131,6 @@ def test_without_a_usable_proposal_the_top_left_quarter_is_taken(boxes):
 
 
 THINGS = frozenset({1, 2})
-
-
-def save_ids(path, ids):
-    rgb = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1)
-    Image.fromarray(rgb.astype(np.uint8)).save(path)
 
 
 def info(segment_id, category_id, bbox=(0, 0, 10, 10), iscrowd=0):

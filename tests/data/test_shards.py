@@ -1,7 +1,5 @@
 """Shards: tar files are read safely, and their images in an order that seed and readers decide."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -336,9 +334,7 @@ def test_what_cannot_be_used_is_passed_over_named_and_counted(tmp_path, caplog, 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_shards_without_any_image_end_with_an_error(tmp_path, workers):
     shard = write_shard(tmp_path / "a.tar", [("a.txt", b""), ("b.jpg", b"x")])
-    with pytest.raises(
-        InputError, match="1000 images of shards in a row .*a.tar.*leave .*a.tar out"
-    ):
+    with pytest.raises(InputError, match="1000 images of shards in a row .*leave .*a.tar out"):
         read(stream([shard], batch_size=1), workers=workers)
 
 

@@ -1,7 +1,5 @@
 """Every evaluation of shipped weights gives the numbers that it gave before the package was rearranged."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

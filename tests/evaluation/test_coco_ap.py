@@ -1,7 +1,5 @@
 """Average precision is pycocotools', Detectron2's and LVIS's, to the last digit."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

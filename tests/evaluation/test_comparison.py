@@ -1,7 +1,5 @@
 """Runs of several models in one table and one picture."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -9,11 +7,7 @@ import pytest
 from clipself_seg.commands.compare import compare
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation import comparison
-from clipself_seg.evaluation.comparison import (
-    comparison_notes,
-    comparison_tables,
-    read_comparison,
-)
+from clipself_seg.evaluation.comparison import comparison_notes, comparison_tables, read_comparison
 
 
 def write_run(folder, results):

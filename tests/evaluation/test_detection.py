@@ -1,7 +1,5 @@
 """Detection: numbers and files of one or several processes, and data sets of several rules in one run."""
 
-from __future__ import annotations
-
 import csv
 import json
 import logging

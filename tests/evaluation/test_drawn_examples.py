@@ -1,7 +1,5 @@
 """Examples of unseen classes that an evaluation draws from a training set: by the seed, and no others."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """The base of the evaluators that keep images: merged once, in order, none missing."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

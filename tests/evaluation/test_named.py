@@ -1,7 +1,5 @@
 """What is typed alone, or as NAME=value, has one name each."""
 
-from __future__ import annotations
-
 import pytest
 
 from clipself_seg.errors import InputError

@@ -1,7 +1,5 @@
 """The line of a protocol."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

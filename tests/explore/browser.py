@@ -1,7 +1,5 @@
 """A headless Chromium, driven over a pipe by DevTools' own protocol: nothing has to be installed for it."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """A page of two generated scenes, with words and names that it has to escape, and a browser."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +32,7 @@ def content_of(words: list[str], *typed: str) -> Content:
 def content() -> Content:
     """The words of the mini world and `STRANGE` ones, and two models."""
     names = [concept.names[0] for concept in WORLDS["mini"].concepts]
-    models = ("--model", "original", "clipself")
+    models = ("--model", *explore.MINI[:2])
     return content_of([*names, *STRANGE], *models, "--stuff", "grass, sand")
 
 

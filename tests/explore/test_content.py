@@ -1,7 +1,5 @@
 """What goes onto the page of an image of any size, and what 8 bits change and weigh."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 import io

@@ -1,7 +1,5 @@
 """The demo: where words are bright, and the page of it, from the files of the package alone."""
 
-from __future__ import annotations
-
 import cv2
 
 from clipself_seg.clip import load_clip

@@ -1,7 +1,5 @@
 """The page is one file that escapes what it shows and runs nothing but its own script."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
@@ -16,7 +14,7 @@ from tests.explore.conftest import NAMES, STRANGE, content_of, scene
 
 @pytest.fixture(scope="module")
 def content():
-    return content_of([*STRANGE], "--model", "original")
+    return content_of([*STRANGE], "--model", "mini-clipself")
 
 
 @pytest.fixture(scope="module")

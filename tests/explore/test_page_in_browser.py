@@ -4,8 +4,6 @@ fused and masks merged as Python does.
 Marked heavy, since together they take some ten seconds.
 """
 
-from __future__ import annotations
-
 import base64
 import gzip
 import hashlib
@@ -188,8 +186,7 @@ def tensor(text: str, kind: str, *shape: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "exponents, discount",
-    [(None, 0.0), ((1.0, 1.0), 0.5), ((0.0, 0.0), 0.0), ((0.2, 0.9), 1.0)],
+    "exponents, discount", [(None, 0.0), ((1.0, 1.0), 0.5), ((0.0, 0.0), 0.0), ((0.2, 0.9), 1.0)]
 )
 def test_the_browser_merges_to_the_same_segments(opened, content, exponents, discount):
     model = content.panoptic.model()

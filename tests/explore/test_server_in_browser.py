@@ -1,7 +1,5 @@
 """A real server on loopback and a real browser: an example, an upload, words of now, and the end."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -11,6 +9,7 @@ import sys
 import pytest
 from PIL import Image
 
+from clipself_seg.commands.explore import MINI
 from tests.conftest import ROOT
 from tests.explore.conftest import STRANGE, scene
 
@@ -23,7 +22,7 @@ def address(tmp_path_factory):
         pytest.importorskip(package, reason="the extra demo is not installed")
     folder = tmp_path_factory.mktemp("server")
     home = {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder), "HOME": str(folder)}
-    words = "-m clipself_seg serve --port 0 --model original clipself".split()
+    words = [*"-m clipself_seg serve --port 0 --model".split(), *MINI[:2]]
     process = subprocess.Popen(
         [sys.executable, *words],
         cwd=folder,

@@ -13,8 +13,6 @@ A format, a seed and a number decide a mutant. Bad ones are kept in --keep, as F
 reads such a file again and shows its traceback. The status is 1 if anything is bad.
 """
 
-from __future__ import annotations
-
 import argparse
 import collections
 import functools

@@ -19,8 +19,6 @@ files of results that are there have to be whole, and a saved predictor is there
 decides when runs are killed, the machine how far they have come. The status is 1 if anything differs.
 """
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json
@@ -63,7 +61,7 @@ TASKS = {
     "save_pretrained": ("", ""),
 }
 WORDS = "red star, blue ring, grass"
-SAVED = "overlays labels masks coco yolo".split()
+SAVED = "overlays labels coco".split()
 STEPS, PERIOD = 36, 3  # of a run, and from a checkpoint to the next
 POLL = 0.002  # seconds
 # The latest kill would come after so much of a whole run: some runs come to their end.
@@ -129,13 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def killed_runs(
-    task: str,
-    clip: Path,
-    folder: Path,
-    kills: int,
-    steps: int,
-    seed: int,
-    keep: Path | None = None,
+    task: str, clip: Path, folder: Path, kills: int, steps: int, seed: int, keep: Path | None = None
 ) -> Outcome:
     """Kill and resume runs of a task, and compare them with one that is not.
 
@@ -210,7 +202,7 @@ def work_of(task: str, clip: Path, steps: int) -> Callable[[Path, int], int]:
 
     def predict_images(output: Path, _: int) -> int:
         words = [str(clip.parent / "mini/val"), "--words", WORDS, "--skip-existing"]
-        words += ["--batch-size", "2", "--scores", "--save", *SAVED, "--device", "cpu"]
+        words += ["--batch-size", "2", "--save", *SAVED, "--device", "cpu"]
         return predict.main([*words, "--output", str(output)])
 
     if kind:

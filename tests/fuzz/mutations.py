@@ -4,8 +4,6 @@ Half of the mutants are damaged as bytes, whatever they mean; the other half kee
 layout (lengths, checksums, syntax), so that what is wrong comes further into a reader.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import io

@@ -22,8 +22,6 @@ Formats by where they are read:
     training/, quickstart/              results.json and metrics.json of earlier runs
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import random

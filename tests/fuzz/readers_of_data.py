@@ -1,8 +1,6 @@
 """Formats of data: configurations, class names and annotations; images, label maps and given masks; archives of data
 sets, as the preparations read them, and shards."""
 
-from __future__ import annotations
-
 import functools
 import json
 from collections.abc import Callable
@@ -41,18 +39,10 @@ from clipself_seg.evaluation.coco_objects import (
     read_true_instances,
     read_true_objects,
 )
-from lab.prepare.ade import (
-    prepare_ade150,
-    prepare_ade847,
-    prepare_ade_panoptic,
-)
+from lab.prepare.ade import prepare_ade150, prepare_ade847, prepare_ade_panoptic
 from lab.prepare.coco import prepare_coco_stuff
 from lab.prepare.common import Options
-from lab.prepare.pascal import (
-    prepare_pascal_context_59,
-    prepare_pascal_context_459,
-    prepare_voc20,
-)
+from lab.prepare.pascal import prepare_pascal_context_59, prepare_pascal_context_459, prepare_voc20
 from lab.prepare.streets import prepare_cityscapes, prepare_vistas
 from tests.archives import save, write_city_image, write_vistas_image
 from tests.conftest import ROOT
@@ -207,9 +197,7 @@ DATA = {
         "json",
     ),
     "class_list_json": Reader(
-        text("own.json", ["cat, kitten", "dog", "sky"]),
-        _use_vocabulary,
-        "json",
+        text("own.json", ["cat, kitten", "dog", "sky"]), _use_vocabulary, "json"
     ),
     "coco_region_text_json": _coco("coco/annotations/coco_pseudo_4764.json", _read_region_text),
     "coco_proposals_json": _coco("coco/annotations/coco_proposals.json", _read_proposals),

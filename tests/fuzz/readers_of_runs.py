@@ -1,7 +1,5 @@
 """Formats of what earlier runs have left, and of the tables that runs are made by."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 """Formats of weights, of folders of `save_pretrained`, and of tensors that the project writes for itself: training
 states, cached texts."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import io
@@ -35,11 +33,7 @@ from clipself_seg.heads.diffusion.weights import read_stable_diffusion
 from clipself_seg.models.build import build_model
 from clipself_seg.models.cat_seg.cat_seg_config import build_backbone
 from clipself_seg.prediction.load import load
-from clipself_seg.prediction.pretrained import (
-    CONFIG,
-    MODEL,
-    VOCABULARY,
-)
+from clipself_seg.prediction.pretrained import CONFIG, MODEL, VOCABULARY
 from clipself_seg.prediction.task_predictors import (
     DetectionPredictor,
     PanopticPredictor,

@@ -1,7 +1,5 @@
 """That the script sees what readers must not do; and that it damages alike what is asked for alike."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import dataclasses

@@ -1,7 +1,5 @@
 """The script that kills trainings: a run comes through, and it is able to see what differs."""
 
-from __future__ import annotations
-
 import json
 import mmap
 import shutil
@@ -9,7 +7,6 @@ import signal
 import sys
 import time
 
-import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -56,17 +53,6 @@ def test_every_difference_is_seen(tmp_path):
     assert different[0].endswith("differs in x") and different[1].startswith("checkpoints")
 
 
-def test_a_process_ends_with_its_status_or_is_killed(tmp_path, capfd):
-    said = tmp_path / "said.txt"
-
-    def fail():
-        raise ValueError("a fault")
-
-    assert kills.end(kills.start(lambda: 3, said)) == 3
-    assert kills.end(kills.start(fail, said), seconds=60) == 70
-    assert kills.end(kills.start(lambda: time.sleep(60), said), seconds=0.01) == -signal.SIGKILL
-
-
 def test_a_process_is_killed_before_the_change_to_a_file_that_is_asked_for(tmp_path):
     changes = mmap.mmap(-1, 8)
 
@@ -96,27 +82,3 @@ def test_a_result_that_is_half_written_at_a_kill_is_seen(tmp_path):
     assert not torn("predict", "killed") and not torn("save_pretrained", "absent")
     assert torn("predict", "torn") == ["torn has a part of a.png after a kill"]
     assert "killed has a part of b.png after a kill" in torn("save_pretrained", "killed")
-
-
-@pytest.mark.parametrize("status", [2, 70])
-def test_a_run_that_ends_by_itself_otherwise_than_it_should_is_told(tmp_path, monkeypatch, status):
-    def train(arguments):
-        folder = tmp_path / "runs/whole"
-        if folder.exists():
-            raise SystemExit(status)
-        return bool(end_run(folder)) - 1
-
-    monkeypatch.setattr(kills.train_net, "main", train)
-    monkeypatch.setattr(
-        kills, "start", lambda work, log, *_: (log.write_text("why"), call(work))[1]
-    )
-    monkeypatch.setattr(kills, "end", lambda status, seconds=None: status)
-    outcome = kills.killed_runs("distill", tmp_path, tmp_path / "runs", 1, 6, 0)
-    assert outcome.different[0] == f"killed_0 ended with {status}: why" and outcome.finished == 1
-
-
-def call(work):
-    try:
-        return work()
-    except SystemExit as error:
-        return error.code

@@ -1,7 +1,5 @@
 """Losses of distillation and of training with texts: by hand, against loops, and their gradients."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Fusion is the official one wherever that is finite, and finite where it is not."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Cosines and class scores by hand, and against loops over cells, masks and names."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Where windows lie, and the mean and the best class of what they say: by hand and against loops."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -10,12 +8,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from clipself_seg.heads.windows import (
-    StridedWindows,
-    all_scores,
-    best_class,
-    window_parts,
-)
+from clipself_seg.heads.windows import StridedWindows, all_scores, best_class, window_parts
 
 
 @pytest.mark.parametrize(

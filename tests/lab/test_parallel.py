@@ -1,7 +1,5 @@
 """Work in several processes: in order, and no process outlives its parent."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

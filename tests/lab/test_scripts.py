@@ -1,7 +1,5 @@
 """The scripts of the laboratory: each by its name, none slower for it, and what it promises after Ctrl-C."""
 
-from __future__ import annotations
-
 import importlib
 import subprocess
 import sys

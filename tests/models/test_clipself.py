@@ -1,7 +1,5 @@
 """CLIPSelf: what trains, what never changes, and what is evaluated and written."""
 
-from __future__ import annotations
-
 import copy
 import functools
 

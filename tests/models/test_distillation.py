@@ -1,7 +1,5 @@
 """Objectives of the student: what a configuration names, what a step computes, each term, and their teachers."""
 
-from __future__ import annotations
-
 import functools
 import sys
 from pathlib import Path
@@ -86,10 +84,7 @@ def test_weights_of_a_configuration_are_those_of_its_terms():
         (["OWN_CROPS", "1", "TEACHER"], "TEACHER is original, but nothing asks for it"),
         (["OWN_CROPS", "1", "MODEL.CLIPSELF.TARGET", "texts"], "OWN_CROPS must be 0.0 but for"),
         (["CROPS", "0.5", "MODEL.CLIPSELF.TARGET", "captions"], "CROPS must be 1.0 but for"),
-        (
-            ["COHERENCE", "1", TEACHER[0], "vit_bas_patch14_dinov2"],
-            'did you mean "vit_base_patch14',
-        ),
+        (["COHERENCE", "1", TEACHER[0], "vit_bas_patch14_dinov2"], 'did you mean "vit_base_patch'),
     ],
 )
 def test_weights_that_do_not_go_together_are_refused_in_one_line(opts, message):
@@ -415,9 +410,7 @@ def test_only_the_student_learns_from_a_backbone_which_no_checkpoint_has():
 
 def test_timm_is_asked_for_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(
-        InputError, match="timm is not installed, and the backbone of .* pip install"
-    ):
+    with pytest.raises(InputError, match="timm is not installed, and .* pip install"):
         TimmBackbone("test_vit")
 
 

@@ -1,7 +1,5 @@
 """Every trained parameter is in one group, by the kind of its module."""
 
-from __future__ import annotations
-
 from detectron2.config import CfgNode
 from torch import nn
 

@@ -1,7 +1,5 @@
 """TEST.PRECISION bfloat16 and float32 agree, in every task; SOLVER.AMP is of training alone."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

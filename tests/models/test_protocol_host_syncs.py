@@ -1,7 +1,5 @@
 """Evaluation waits for the GPU where it has to and nowhere else; samples are copied without waiting."""
 
-from __future__ import annotations
-
 import copy
 from unittest.mock import Mock
 

@@ -1,7 +1,5 @@
 """Recipes of fine-tuning: what each trains, what is preserved, low rank from start to file, and what is refused."""
 
-from __future__ import annotations
-
 import math
 import types
 

@@ -1,7 +1,5 @@
 """Region recognition with a CLIP as it is."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

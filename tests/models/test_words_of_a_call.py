@@ -1,7 +1,5 @@
 """Classes that a call is given are those of its result, whatever other threads ask the same model for."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest

@@ -1,7 +1,5 @@
 """Segmentation without training: class scores, windows and names."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Uniform numbers of the cases pmt_*: each tensor from its name and shape alone, in place of what a model draws."""
 
-from __future__ import annotations
-
 import itertools
 import zlib
 from collections.abc import Iterable, Sequence

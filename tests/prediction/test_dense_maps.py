@@ -1,7 +1,5 @@
 """Sheets of dense maps: what stands where, and models by name."""
 
-from __future__ import annotations
-
 import functools
 import json
 
@@ -106,7 +104,7 @@ class Given(tuple):
 
 
 def test_models_have_the_title_that_is_given_or_their_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(dense_maps, "load_clip", lambda *given: Given(given))
+    monkeypatch.setattr(dense_maps, "load_backbone", lambda *given: Given(given))
     loaded = load_models("ViT-Mini-8", ["original=mini", "mini-clipself", "a=b=c.pt"])
     weights = {"original": "mini", "mini-clipself": "mini-clipself", "a": "b=c.pt"}
     assert loaded == {title: ("ViT-Mini-8", given) for title, given in weights.items()}

@@ -12,10 +12,9 @@ from clipself_seg.choice import TASKS
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.models import CATSeg
 from clipself_seg.prediction import load as loading
-from clipself_seg.prediction import pretrained
 from tests.conftest import ROOT
 from tests.faults import run_python
-from tests.tiny import noise
+from tests.tiny import equal_results, noise
 
 PUBLIC = {
     *("load", "load_clip", "save_clip", "export", "list_models", "TextBank", "Vocabulary"),
@@ -67,19 +66,6 @@ def test_stuff_of_a_call_is_that_of_its_words():
     assert all(entry.isthing for entry in model.vocabulary.classes)
 
 
-def test_a_folder_of_save_pretrained_is_loaded_for_its_task(tmp_path):
-    model = clipself_seg.load(
-        "mini-clipself", opts=["MODEL.ZERO_SHOT.TEMPLATES", "single"], device="cpu"
-    )
-    model.save_pretrained(tmp_path / "saved")
-    again = clipself_seg.load(tmp_path / "saved", device="cpu")
-    again.model.set_vocabulary("dog|puppy, grass")
-    assert again.model.names == (("dog", "puppy"), ("grass",))
-    assert again.model.weights_hash() == model.model.weights_hash()
-    with pytest.raises(clipself_seg.InputError, match="does semantic, not panoptic"):
-        clipself_seg.load(tmp_path / "saved", task="panoptic")
-
-
 def test_the_names_of_models_are_listed_by_task():
     names = clipself_seg.list_models()
     assert sorted(name for task in TASKS for name in clipself_seg.list_models(task)) == sorted(
@@ -100,7 +86,7 @@ def test_eight_threads_with_words_of_their_own_get_what_each_gets_alone(task):
         results = threads.map(lambda words: model(image, words), wanted)
         for words, result in zip(wanted, results):
             assert result.names == alone[words].names
-            assert pretrained._equal(result, alone[words])
+            assert equal_results(result, alone[words])
 
 
 class MySeg(CATSeg):
@@ -117,7 +103,7 @@ def test_a_model_of_somebody_elses_is_loaded_by_what_its_class_says(tmp_path):
         mine = clipself_seg.load("mini-cat-seg", config_file=config, device="cpu")
         assert type(mine.model) is MySeg and mine.task == "semantic"
         theirs = clipself_seg.load("mini-cat-seg", device="cpu")
-        assert pretrained._equal(mine(noise(64, 96), WORDS), theirs(noise(64, 96), WORDS))
+        assert equal_results(mine(noise(64, 96), WORDS), theirs(noise(64, 96), WORDS))
         with pytest.raises(clipself_seg.InputError, match="does semantic, not detection"):
             clipself_seg.load("mini-cat-seg", config_file=config, task="detection")
         mine.save_pretrained(tmp_path / "saved")

@@ -1,7 +1,5 @@
 """Images in, segments out: class names, things and stuff, seen classes, measures, files in COCO's format."""
 
-from __future__ import annotations
-
 import json
 from types import SimpleNamespace
 
@@ -90,26 +88,15 @@ def write(photos, out, made=None):
     return predict_files(results, found)
 
 
-def test_segments_are_measured_and_counted_from_the_largest():
-    found = predictor()(np.zeros((5, 4, 3), np.uint8))
-    assert found.ids.dtype == np.int32
-    assert found.ids.tolist() == [[2, 2, 1, 1]] * 3 + [[3, 3, 0, 0]] * 2
-    measured = [(s.id, s.label, s.name, s.isthing, s.area, s.box, s.score) for s in found.segments]
-    assert measured == [
-        (1, 0, "red star", True, 6, (2, 0, 2, 3), 0.25),
-        (2, 0, "red star", True, 6, (0, 0, 2, 3), 0.5),
-        (3, 1, "grass", False, 4, (0, 3, 2, 2), 0.75),
-    ]
-
-
 def test_measures_equal_a_plain_loop():
     rng = np.random.default_rng(0)
     ids = np.kron(rng.integers(0, 6, (5, 6)), np.ones((4, 3), np.int64))
     segments = [
         {"id": i, "category_id": i % 3, "isthing": i < 3, "score": 0.5} for i in range(1, 6)
     ]
-    words = Vocabulary.of(["a", "b", "c"])
-    found = PanopticSegmentation.of_segments(ids, segments, words, np.zeros((20, 18, 3), np.uint8))
+    common = {"names": ("a", "b", "c"), "category_ids": (0, 1, 2)}
+    image = np.zeros((20, 18, 3), np.uint8)
+    found = PanopticSegmentation.of_segments(ids, segments, image=image, **common)
     assert [s.area for s in found.segments] == sorted((s.area for s in found.segments))[::-1]
     for segment in found.segments:
         mask = found.ids == segment.id
@@ -120,7 +107,7 @@ def test_measures_equal_a_plain_loop():
         assert segment.box == (x, y, columns.max() + 1 - x, rows.max() + 1 - y)
     assert (found.ids == 0).sum() == (ids == 0).sum()
     nothing = PanopticSegmentation.of_segments(
-        np.zeros((3, 4), np.int64), [], words, np.zeros((3, 4, 3), np.uint8)
+        np.zeros((3, 4), np.int64), [], image=image[:3, :4], **common
     )
     assert nothing.segments == () and (nothing.ids == 0).all()
     assert nothing.regions().masks.shape == (0, 3, 4) and nothing.regions().boxes.shape == (0, 4)
@@ -133,7 +120,7 @@ def test_words_that_are_not_stuff_are_things_and_the_training_vocabulary_is_seen
     made = predictor()
     assert made.vocabulary.thing.tolist() == [True, False, False]
     # As the lists spell them: "Grass" is not "grass".
-    assert made.seen.tolist() == made.model.classes.seen.tolist() == [True, False, False]
+    assert made.given.seen.tolist() == made.model.classes.seen.tolist() == [True, False, False]
     assert panoptic_words("dog, sky", "").thing.tolist() == [True, True]
     assert panoptic_words("dog, sky").classes[0].isthing is None
     assert panoptic_words("mini", "mini").thing.any() == np.False_
@@ -146,7 +133,7 @@ def test_words_that_are_not_stuff_are_things_and_the_training_vocabulary_is_seen
     [
         ("", None, "the vocabulary is empty"),
         ("ade20k_150", None, '"ade20k_150" does not tell.*openseg_ade20k_150'),
-        ("dog, dog", None, '"dog" twice'),
+        ("dog, dog", None, "name 'dog' is there twice"),
         ("dog, grass", "gras", 'stuff "gras" is not in the vocabulary; did you mean "grass"'),
         ("dog, grass", "grass, , sky", "empty name"),
     ],

@@ -1,7 +1,5 @@
 """Words that are not in an image: their score, its threshold, and what dropping them leaves."""
 
-from __future__ import annotations
-
 import json
 from types import SimpleNamespace
 

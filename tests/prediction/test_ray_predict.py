@@ -1,7 +1,5 @@
 """Prediction over a cluster: a row an image, images that are left, and what is not ours to read."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

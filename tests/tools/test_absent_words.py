@@ -1,7 +1,5 @@
 """Words that are found where they are not are counted, before and after they are dropped."""
 
-from __future__ import annotations
-
 import absent_words
 import numpy as np
 

@@ -1,7 +1,5 @@
 """Operations and memory of recipes, and the page of what to expect of each."""
 
-from __future__ import annotations
-
 import functools
 
 import pytest

@@ -1,7 +1,5 @@
 """The bootstrap: what it takes from a wheel, which Python it accepts, when it has nothing to do."""
 
-from __future__ import annotations
-
 import ast
 import csv
 import subprocess
@@ -112,13 +110,6 @@ def test_half_installed_packages_are_forgotten(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["whole-1.dist-info"]
 
 
-def test_what_can_be_imported_already_is_kept(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(setup_steps, "importable", lambda python, package: True)
-    monkeypatch.setattr(setup_steps, "run", lambda *command: pytest.fail(str(command)))
-    setup_steps.add_pinned(Path(sys.executable), tmp_path)
-    assert "keeping the detectron2 that is there" in capsys.readouterr().out
-
-
 def test_a_folder_without_code_is_not_importable(tmp_path, monkeypatch):
     (tmp_path / "detectron3").mkdir()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -133,13 +124,6 @@ def test_a_complete_environment_is_known_by_its_stamp(tmp_path):
     for stamp, complete in ((setup_env.IN_PROGRESS, False), (setup_env.fingerprint(), True)):
         (tmp_path / setup_env.STAMP).write_text(stamp)
         assert setup_env.is_complete(tmp_path) is complete
-
-
-def test_arguments_behind_test_go_to_pytest():
-    options, rest = setup_env.parse(["test", "-k", "word", "tests/clip"])
-    assert options.command == "test" and rest == ["-k", "word", "tests/clip"]
-    with pytest.raises(SystemExit):
-        setup_env.parse(["lint", "--fix"])
 
 
 @pytest.mark.parametrize(

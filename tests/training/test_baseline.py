@@ -1,7 +1,5 @@
 """Training as it was before the package was rearranged: states are read, steps and groups are the same."""
 
-from __future__ import annotations
-
 import json
 import lzma
 

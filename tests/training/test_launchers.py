@@ -1,20 +1,12 @@
 """Places that torchrun gives, and a run that torchrun's agent starts anew."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from torch.distributed import HashStore
 
 from clipself_seg.errors import InputError
-from clipself_seg.training.launchers import (
-    Place,
-    gpu_of,
-    name_of_start,
-    place_of,
-    restarted,
-)
+from clipself_seg.training.launchers import Place, gpu_of, name_of_start, place_of, restarted
 
 TORCHRUN = {
     "RANK": "5",

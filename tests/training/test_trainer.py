@@ -1,7 +1,5 @@
 """The loop: exact resume after any death, refusals, and the stop at a number that is not finite."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -18,12 +16,7 @@ from clipself_seg.checkpoints.training_state import trained_parameters
 from clipself_seg.config.schema import is_free
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.models.distillation import (
-    CONTEXTS,
-    TERMS,
-    Original,
-    WeightedTerms,
-)
+from clipself_seg.models.distillation import CONTEXTS, TERMS, Original, WeightedTerms
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.training.metrics import HostCopy, drop_metrics_from
 from clipself_seg.training.settings import TrainingSettings
@@ -284,10 +277,7 @@ def test_a_rate_that_is_no_number_leaves_no_checkpoint(tmp_path):
     [
         ({}, "gradient_norm is not finite at iteration 0"),
         # Loss scaling skips such a step, and may have to skip a few.
-        (
-            {"loss_scaling": True, "iterations": 30},
-            "20 steps in a row, the last at iteration 19",
-        ),
+        ({"loss_scaling": True, "iterations": 30}, "20 steps in a row, the last at iteration 19"),
     ],
 )
 def test_a_gradient_that_is_not_finite_stops_the_run_too(tmp_path, settings, message):

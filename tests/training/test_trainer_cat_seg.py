@@ -1,7 +1,5 @@
 """CAT-Seg in the training loop: several processes, accumulation, and resuming to the last bit."""
 
-from __future__ import annotations
-
 import torch
 from detectron2.modeling import build_model
 

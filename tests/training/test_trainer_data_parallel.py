@@ -1,7 +1,5 @@
 """Two processes (gloo, CPU) against one: gradients, weights and evaluation."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """F-ViT in the training loop: two processes that are one, and resuming to the last bit."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,19 +1,11 @@
 """What a training step of each task makes Python wait for on a GPU: an allowance for each place, and nothing else."""
 
-from __future__ import annotations
-
 import pytest
 
 from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.models import CLIPSelf
 from clipself_seg.models.clipself import TrainingSettings
-from clipself_seg.models.distillation import (
-    CONTEXTS,
-    TERMS,
-    Original,
-    TimmBackbone,
-    WeightedTerms,
-)
+from clipself_seg.models.distillation import CONTEXTS, TERMS, Original, TimmBackbone, WeightedTerms
 from tests.host_syncs import HostSyncs, on_accelerator
 from tests.models.fvit import test_model as fvit
 from tests.models.panoptic import test_model as panoptic
@@ -98,10 +90,7 @@ TASKS = {
     "panoptic, caption": (lambda: masks("MODEL.MASK_GENERATOR.VARIANT", "caption"), MATCHING),
     "panoptic, FC-CLIP": (lambda: masks(*panoptic.FCCLIP), MATCHING),
     "F-ViT": (lambda: boxes(False), DETECTION),
-    "F-ViT with masks": (
-        lambda: boxes(True),
-        DETECTION | {"heads/fvit/roi_heads.py _by_level": 2},
-    ),
+    "F-ViT with masks": (lambda: boxes(True), DETECTION | {"heads/fvit/roi_heads.py _by_level": 2}),
 }
 
 

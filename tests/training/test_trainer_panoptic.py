@@ -1,7 +1,5 @@
 """OpenPanoptic in the training loop: several processes, half precision, and resuming to the last bit."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
@@ -11,14 +9,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.models import OpenPanoptic
 from clipself_seg.training.settings import TrainingSettings
 from clipself_seg.training.trainer import Trainer
-from tests.models.panoptic.small import (
-    CONFIG,
-    FCCLIP,
-    MASKED,
-    SMALL,
-    model_of,
-    training_samples,
-)
+from tests.models.panoptic.small import CONFIG, FCCLIP, MASKED, SMALL, model_of, training_samples
 from tests.training.test_trainer_data_parallel import gradients
 from tests.two_processes import in_two_processes
 

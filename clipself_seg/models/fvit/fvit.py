@@ -121,11 +121,6 @@ class FViT(ModelBase):
                 "detector", folder="detection/", shipped="mini-fvit", clip=cfg.MODEL.CLIP.NAME
             )
 
-    @classmethod
-    def most_proposals(cls, cfg: CfgNode) -> tuple[str, int]:
-        """Key that limits the proposals of an image, and its value."""
-        return "MODEL.FVIT.PROPOSALS_AFTER", cfg.MODEL.FVIT.PROPOSALS_AFTER
-
     def train_tower(self) -> None:
         """Lets the image tower learn, if its rate is not 0, but for parameters that no tap depends on."""
         tower, training = self.clip.visual, self.training_settings

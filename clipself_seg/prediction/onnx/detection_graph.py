@@ -35,6 +35,7 @@ from clipself_seg.heads.fvit.rpn import flatten_predictions
 from clipself_seg.models import FViT
 from clipself_seg.prediction.onnx.graph import (
     BY_ROUNDING,
+    TOLERANCE,
     Arrays,
     Export,
     Graph,
@@ -186,7 +187,6 @@ def graph_of(predictor: DetectionPredictor) -> Export:
         smooth_images((side, side), (side // 2, side), (side, side // 3)),
         translations(),
         functools.partial(paired, side=side),
-        products=True,
     )
     metadata = metadata_of(predictor) | {
         "preprocessing": f"RGB in [0, 255], {predictor.mapper.size_rule()}; H and W of at most {side}",
@@ -199,7 +199,7 @@ def graph_of(predictor: DetectionPredictor) -> Export:
     return Export(graph, metadata, beside={".py": script("detection")})
 
 
-def paired(wanted: Arrays, computed: Arrays, tolerance: float, side: int) -> tuple[Arrays, Arrays]:
+def paired(wanted: Arrays, computed: Arrays, side: int) -> tuple[Arrays, Arrays]:
     """Results of both in one order: each wanted detection and the nearest one of its class.
 
     Where scores are equal but for rounding, it decides which detection comes first, or suppresses the other.
@@ -207,7 +207,6 @@ def paired(wanted: Arrays, computed: Arrays, tolerance: float, side: int) -> tup
     Args:
         wanted: boxes, scores and classes, and what goes with them.
         computed: the same.
-        tolerance: fraction of the highest score by which a detection may miss the lowest score without a partner.
         side: of the square, in pixels.
 
     Returns:
@@ -217,10 +216,10 @@ def paired(wanted: Arrays, computed: Arrays, tolerance: float, side: int) -> tup
     distance = np.maximum(distance, np.abs(wanted[1][:, None] - computed[1]))
     distance[wanted[2][:, None] != computed[2]] = np.inf
     scores = np.concatenate([wanted[1], computed[1]])
-    limit = scores.min(initial=np.inf) + tolerance * scores.max(initial=0)
+    limit = scores.min(initial=np.inf) + TOLERANCE * scores.max(initial=0)
     for axis, own in enumerate((computed[1], wanted[1])):
         alone = (distance.min(axis=axis, initial=np.inf) >= NEAR) & (own > limit)
-        if alone.sum() > max(BY_ROUNDING, 4 * tolerance) * len(own):
+        if alone.sum() > BY_ROUNDING * len(own):
             return wanted, computed
     near = np.flatnonzero(distance.min(axis=1, initial=np.inf) < NEAR)
     partners = [int(row.argmin()) for row in distance[near]]

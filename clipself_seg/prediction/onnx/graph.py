@@ -31,12 +31,7 @@ from clipself_seg.provenance import provenance
 # The exporter's own, of which torch brings none, and what checks the result.
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-4  # of the largest absolute value of an output
-HALF_TOLERANCE = 0.05  # in float16, of whose 11 bits a deep network loses some
 BY_ROUNDING = 0.05  # largest fraction of detections or queries that rounding may decide about
-LARGEST_FILE = 2**31 - 2**20  # bytes of a file of ONNX, which is a message of protobuf
-# Operators that sum many squares, which may be more than float16 holds.
-SUMS = ["LayerNormalization", "GroupNormalization", "InstanceNormalization", "ReduceL2"]
-PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 Differences = dict[str, float]
 Arrays = Sequence[np.ndarray]
 
@@ -54,9 +49,7 @@ class Graph:
         outputs: names of the outputs.
         checks: inputs of other sizes, in the order of `inputs`, for the comparison with torch.
         translations: operators of torch's that the exporter does not know -> functions of onnxscript.
-        align: makes comparable what rounding decides about in torch's outputs and the file's, such as their order; the
-            third argument is the tolerance.
-        products: in float16 only products and convolutions are computed so, what is made of them is not.
+        align: makes comparable what rounding decides about in torch's outputs and the file's, such as their order.
     """
 
     module: nn.Module
@@ -65,8 +58,7 @@ class Graph:
     outputs: tuple[str, ...]
     checks: Iterable[tuple[Tensor, ...]]
     translations: dict[Any, Any] | None = None
-    align: Callable[[Arrays, Arrays, float], tuple[Arrays, Arrays]] | None = None
-    products: bool = False
+    align: Callable[[Arrays, Arrays], tuple[Arrays, Arrays]] | None = None
 
 
 @dataclasses.dataclass
@@ -96,6 +88,17 @@ def require_packages() -> None:
         of_extra(name, "ONNX", "export")
 
 
+def require_free(paths: Sequence[Path]) -> None:
+    """Refuse an export whose place is taken by files or folders.
+
+    Raises:
+        InputError: names the first one.
+    """
+    for path in paths:
+        if path.exists():
+            raise InputError(f"{path} is there already: give another name, or remove it")
+
+
 def script(name: str) -> str:
     """The Python file that is written beside a model: ``templates/onnx_{name}.py.txt``."""
     return (TEMPLATES / f"onnx_{name}.py.txt").read_text("utf-8")
@@ -122,13 +125,12 @@ def smooth_images(*sizes: tuple[int, int]) -> Iterator[tuple[Tensor]]:
         yield (nn.functional.interpolate(coarse, size, mode="bicubic").clamp(0, 255),)
 
 
-def write_model(export: Export, path: Path, half: bool = False) -> dict[str, Differences]:
+def write_model(export: Export, path: Path) -> dict[str, Differences]:
     """Write a model in one file and what stands beside it, all or nothing.
 
     Args:
         export: the model.
-        path: file to write, none of whose neighbours of the same stem is there (`output.one_file`).
-        half: compute in float16; inputs and outputs stay float32.
+        path: file to write, none of whose neighbours of the same stem is there.
 
     Returns:
         Differences of onnxruntime from torch of each file, see `export_graph`.
@@ -144,9 +146,8 @@ def write_model(export: Export, path: Path, half: bool = False) -> dict[str, Dif
         files = {}
         for ending, graph in {path.suffix: export.graph, **export.further}.items():
             name = path.stem + ending
-            files[name] = export_graph(graph, stem.with_name(name), half)
-        metadata = export.metadata | {"precision": "float16" if half else "float32", "files": files}
-        write_json(stem.with_suffix(".json"), metadata)
+            files[name] = export_graph(graph, stem.with_name(name))
+        write_json(stem.with_suffix(".json"), export.metadata | {"files": files})
         for ending, content in export.beside.items():
             stem.with_name(path.stem + ending).write_text(content, "utf-8")
         # The model comes last: where it is, everything is.
@@ -155,7 +156,7 @@ def write_model(export: Export, path: Path, half: bool = False) -> dict[str, Dif
     return {name: file["differences"] for name, file in files.items()}
 
 
-def export_graph(graph: Graph, path: Path, half: bool = False) -> dict[str, Any]:
+def export_graph(graph: Graph, path: Path) -> dict[str, Any]:
     """Write one file of ONNX and compare it with torch.
 
     Weights of more than ONNX keeps in one file (2 GB) go to a ``.data`` file beside it.
@@ -163,7 +164,6 @@ def export_graph(graph: Graph, path: Path, half: bool = False) -> dict[str, Any]
     Args:
         graph: to export.
         path: file to write.
-        half: in float16.
 
     Returns:
         What the metadata say of the file: "opset", names, types and shapes of "inputs" and "outputs", and
@@ -171,7 +171,7 @@ def export_graph(graph: Graph, path: Path, half: bool = False) -> dict[str, Any]
         shapes of the inputs.
 
     Raises:
-        InputError: a difference is larger than `TOLERANCE`, or for float16 than `HALF_TOLERANCE`.
+        InputError: a difference is larger than `TOLERANCE`.
     """
     from onnxruntime import InferenceSession, SessionOptions
 
@@ -195,17 +195,14 @@ def export_graph(graph: Graph, path: Path, half: bool = False) -> dict[str, Any]
             if isinstance(size, str) and value.shape is not None:
                 value.shape[axis] = size
     program.save(path, external_data=False)
-    if half:
-        _halve(path, graph.products)
     options = SessionOptions()
-    # Errors alone: in float16 it warns of each operator without a kernel for a CPU.
-    options.log_severity_level = 3
+    options.log_severity_level = 3  # errors
     session = InferenceSession(path, options, ["CPUExecutionProvider"])
     return {
         "opset": program.model.opset_imports[""],
         "inputs": {one.name: [one.type, one.shape] for one in session.get_inputs()},
         "outputs": {one.name: [one.type, one.shape] for one in session.get_outputs()},
-        "differences": _differences(graph, session, path.name, half),
+        "differences": _differences(graph, session, path.name),
     }
 
 
@@ -232,30 +229,9 @@ def plain(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _halve(path: Path, products: bool) -> None:
-    """Replace a file by the same in float16, but for inputs, outputs and `SUMS`; or its `PRODUCTS` alone."""
-    import onnx
-    from onnxruntime.transformers import float16
-
-    data = path.with_name(f"{path.name}.data")
-    large = data.exists() and data.stat().st_size > 2 * LARGEST_FILE
-    blocked = [*float16.DEFAULT_OP_BLOCK_LIST, *SUMS]
-    if products:
-        graph = onnx.load(path, load_external_data=False).graph
-        blocked += {node.op_type for node in graph.node} - PRODUCTS
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of numbers that are too small
-        model = float16.convert_float_to_float16(
-            str(path), keep_io_types=True, op_block_list=blocked
-        )
-    data.unlink(missing_ok=True)
-    onnx.save(model, path, save_as_external_data=large, location=data.name)
-
-
 @torch.no_grad()
-def _differences(graph: Graph, session: Any, name: str, half: bool) -> Differences:
+def _differences(graph: Graph, session: Any, name: str) -> Differences:
     """Largest difference of the file's outputs from torch's for each input, by its shape."""
-    tolerance = HALF_TOLERANCE if half else TOLERANCE
     differences = {}
     for given in graph.checks:
         made = graph.module(*given)
@@ -264,7 +240,7 @@ def _differences(graph: Graph, session: Any, name: str, half: bool) -> Differenc
         arrays = {key: value.numpy() for key, value in zip(graph.inputs, given, strict=True)}
         computed = session.run(None, arrays)
         if graph.align is not None:
-            wanted, computed = graph.align(wanted, computed, tolerance)
+            wanted, computed = graph.align(wanted, computed)
         shape = ", ".join("x".join(map(str, value.shape)) for value in given)
         differences[shape] = 0.0
         for output, one, other in zip(graph.outputs, wanted, computed, strict=True):
@@ -272,10 +248,10 @@ def _differences(graph: Graph, session: Any, name: str, half: bool) -> Differenc
             difference = np.inf  # of other shapes
             if one.shape == other.shape:
                 difference = float(np.abs(one - other).max(initial=0) / scale)
-            if not difference <= tolerance:
+            if not difference <= TOLERANCE:
                 raise InputError(
                     f"{output} of {name} differs from torch by {difference:.1e} of the largest value for an "
-                    f"input of {shape}, and {tolerance:.0e} is allowed: nothing is written; try another "
+                    f"input of {shape}, and {TOLERANCE:.0e} is allowed: nothing is written; try another "
                     "torch or onnxruntime"
                 )
             differences[shape] = max(differences[shape], difference)

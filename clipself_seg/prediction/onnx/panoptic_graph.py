@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipself_seg.errors import InputError
+from clipself_seg.heads.diffusion.source import DiffusionFeatures
 from clipself_seg.heads.fusion import fuse_scores
 from clipself_seg.heads.panoptic.clip_branches import BackbonePooling, DensePooling
 from clipself_seg.heads.panoptic.feature_sources import MEAN_COLOUR, cell_side
@@ -23,6 +24,7 @@ from clipself_seg.heads.text_scores import class_logits
 from clipself_seg.models import OpenPanoptic
 from clipself_seg.prediction.onnx.graph import (
     BY_ROUNDING,
+    TOLERANCE,
     Arrays,
     Export,
     Graph,
@@ -198,10 +200,16 @@ def graph_of(predictor: PanopticPredictor) -> Export:
         predictor: on the CPU, in float32, with its class names.
 
     Raises:
-        InputError: masks are given to the model, or CLIP reads them by masked attention.
+        InputError: masks are given to the model or made by Stable Diffusion, or CLIP reads them by masked attention.
     """
     model, mapper = predictor.model, predictor.mapper
-    canvas = model.masks.require_generator().canvas
+    generator = model.masks.require_generator()
+    if isinstance(generator.backbone, DiffusionFeatures):
+        raise InputError(
+            "MODEL.MASK_GENERATOR.SOURCE is diffusion, and Stable Diffusion is not exported: take an FC-CLIP, such as "
+            "--model fcclip-convnext-large"
+        )
+    canvas = generator.canvas
     if not isinstance(model.branch, BackbonePooling | DensePooling):
         raise InputError(
             "MODEL.CLIP_BRANCH.KIND masked_attention is not exported: take KIND dense, with the weights of a "
@@ -238,13 +246,12 @@ def graph_of(predictor: PanopticPredictor) -> Export:
     return Export(graph, metadata, beside={".py": script("panoptic")})
 
 
-def decided(wanted: Arrays, computed: Arrays, tolerance: float) -> tuple[Arrays, Arrays]:
+def decided(wanted: Arrays, computed: Arrays) -> tuple[Arrays, Arrays]:
     """Results without queries for which rounding decided about a cell, whether it is attended to or is inside a mask.
 
     Args:
         wanted: masks and scores, and features as they are.
         computed: the same.
-        tolerance: largest difference of a query, as a fraction of the largest value.
 
     Returns:
         The others of both; or all, where there are too many such queries.
@@ -252,7 +259,7 @@ def decided(wanted: Arrays, computed: Arrays, tolerance: float) -> tuple[Arrays,
     alike = np.ones(len(wanted[0]), bool)
     for one, other in zip(wanted[:2], computed[:2]):
         differences = np.abs(one - other).reshape(len(one), -1).max(axis=1)
-        alike &= differences <= tolerance * np.abs(one).max()
+        alike &= differences <= TOLERANCE * np.abs(one).max()
     if alike.mean() < 1 - BY_ROUNDING:
         return wanted, computed
     first, second = ([one[alike] for one in both[:2]] + [*both[2:]] for both in (wanted, computed))

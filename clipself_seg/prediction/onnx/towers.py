@@ -25,10 +25,10 @@ from clipself_seg.prediction.onnx.graph import (
     Differences,
     Graph,
     export_graph,
+    require_free,
     require_packages,
     script,
 )
-from clipself_seg.prediction.onnx.output import require_free
 from clipself_seg.provenance import provenance
 
 DENSE_FILE = "dense.onnx"
@@ -64,7 +64,7 @@ class TextGraph(nn.Module):
         return F.normalize(self.text.whole(tokens), dim=-1)
 
 
-def export_onnx(
+def export_towers(
     clip: VisionLanguageBackbone, folder: str | os.PathLike[str]
 ) -> dict[str, Differences]:
     """Writes both graphs, the metadata and CLIP's tokenizer, if the graphs compute what torch does.
@@ -95,7 +95,7 @@ def export_onnx(
         )
     require_packages()
     folder = Path(folder)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.is_dir() or any(folder.iterdir()):
         require_free([folder])
     with atomic_folder(folder) as temporary:
         graphs = {DENSE_FILE: dense_graph(clip), TEXT_FILE: text_graph(clip)}

@@ -1,7 +1,5 @@
 """The small worlds that come with the package: whole, as their manifests say, and read where none were drawn."""
 
-from __future__ import annotations
-
 import configparser
 import json
 import logging

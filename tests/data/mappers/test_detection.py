@@ -1,7 +1,5 @@
 """Augmented images and their objects, by hand and against plain loops over the official steps."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest

@@ -1,7 +1,5 @@
 """Samples of distillation: regions with crops, boxes with nouns, images with captions."""
 
-from __future__ import annotations
-
 import io
 import json
 

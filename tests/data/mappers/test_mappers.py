@@ -1,7 +1,5 @@
 """What holds of every mapper: seed and draw alone decide a sample, and the configuration limits what is read."""
 
-from __future__ import annotations
-
 import functools
 import random
 
@@ -12,11 +10,7 @@ from PIL import Image
 
 from clipself_seg.config import load_config
 from clipself_seg.data.mappers.detection import DetectionTestMapper, DetectionTrainMapper
-from clipself_seg.data.mappers.distill import (
-    CaptionMapper,
-    DistillMapper,
-    RegionTextMapper,
-)
+from clipself_seg.data.mappers.distill import CaptionMapper, DistillMapper, RegionTextMapper
 from clipself_seg.data.mappers.panoptic import PanopticTestMapper, PanopticTrainMapper
 from clipself_seg.data.mappers.regions import RegionMapper
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper, SemSegTrainMapper

@@ -1,7 +1,5 @@
 """Crops with their segments: the masks follow the image, and nothing hidden decides them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Crops with their labels: nothing hidden decides them, and they are Detectron2's."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Data sets that the tests of the panoptic evaluation share."""
 
-from __future__ import annotations
-
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 

@@ -1,7 +1,5 @@
 """Several fusions from one pass, each with the numbers of its own evaluators, in any number of processes."""
 
-from __future__ import annotations
-
 import json
 import logging
 from types import SimpleNamespace

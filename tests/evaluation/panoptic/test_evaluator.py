@@ -1,7 +1,5 @@
 """The evaluator counts what the files say, and the same from one process as from two."""
 
-from __future__ import annotations
-
 import csv
 import json
 
@@ -84,10 +82,7 @@ def test_predictions_that_do_not_fit_name_image_and_file(tmp_path):
         for sample, output in batches(*random_sides(tmp_path, 1, 1))
     ]
     for given, said in (
-        (
-            (ids[1:], segments),
-            "predicted map of image_0.jpg.*31 x 23 pixels.*image_0.png and the e",
-        ),
+        ((ids[1:], segments), "predicted map of image_0.jpg.*31 x 23 pixels.*image_0.png"),
         ((ids, segments[1:]), "predicted map of image_0.jpg and its list of segments disagree"),
         ((ids, [segments[0] | {"category_id": 6}, *segments[1:]]), "category 6, which is not"),
     ):

@@ -1,7 +1,5 @@
 """AP of instance masks is Detectron2's and pycocotools', whatever the ids and the processes; Cityscapes' by hand."""
 
-from __future__ import annotations
-
 import csv
 import json
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Panoptic quality is panopticapi's to the last digit; files that disagree are named."""
 
-from __future__ import annotations
-
 import json
 import math
 
@@ -132,8 +130,13 @@ def test_integers_of_numpy_are_as_good_as_pythons():
     "side, ids, segments, said",
     [
         (0, [1, 9], [segment(1, THING, 1)], r"a.png and a.json disagree.*\[9\] only in the map"),
-        (0, [1, 1], [segment(1, THING, 1)], 'a.json disagree.*2 pixels and an "area" of 1'),
-        (0, [1, 1], [segment(1, THING)], 'an "area" of -1'),
+        (
+            0,
+            [1, 1],
+            [segment(1, THING, 1)],
+            r'a.json disagree.*\[1\] with more pixels than their "area"',
+        ),
+        (0, [1, 1], [segment(1, THING)], 'more pixels than their "area"'),
         (0, [1, 1], [segment(1, THING, None)], "a segment has .*got .*None"),
         (0, [1, 1], [segment(1, THING, 10**400)], "a.json: a segment has .*no .area. but a number"),
         (1, [5, 8], [segment(5, THING)], r"b.png and b.json disagree.*\[8\] only in the map"),
@@ -177,9 +180,7 @@ def test_a_png_is_read_as_it_is_stored_whatever_it_says_of_display(tmp_path):
 @pytest.mark.parametrize("mode", ["P", "L", "RGBA", "I;16"])
 def test_a_png_of_other_pixels_is_refused(tmp_path, mode):
     Image.new(mode, (9, 8)).save(tmp_path / "a.png")
-    with pytest.raises(
-        InputError, match=f"a.png has pixels of type {mode}: a panoptic PNG has RGB"
-    ):
+    with pytest.raises(InputError, match=f"a.png has pixels of type {mode}: .* PNG has RGB"):
         read_panoptic_png(tmp_path / "a.png")
 
 

@@ -1,7 +1,5 @@
 """Mean class accuracy by hand, by loop, and the same from one process as from two."""
 
-from __future__ import annotations
-
 import json
 import math
 

@@ -1,7 +1,5 @@
 """Classification of whole images: equal to a plain loop of open_clip, and what is refused."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -85,7 +83,7 @@ def test_numbers_are_those_of_a_plain_loop_of_open_clip(folder, tmp_path, monkey
     assert by_size[64]["images.top1"] == pytest.approx(100 * hits[1] / len(images))
     assert by_size[64]["images.top5"] == pytest.approx(100 * hits[5] / len(images))
     assert by_size[64]["images"] == len(images)
-    ((title, table),) = evaluation.tables(results, "github").items()
+    ((title, table),) = evaluation.tables(results).items()
     assert title.startswith("Whole images") and "Boxes" not in table
 
 
@@ -162,9 +160,7 @@ def test_what_cannot_be_classified_is_refused_in_a_sentence(folder, tmp_path):
     with pytest.raises(InputError, match=r"bee/1.png is not an image"):
         evaluated(*mini, "DATASETS.DATA", folder)
     (folder / "gull").mkdir()
-    with pytest.raises(
-        InputError, match="for each class: Found no valid file for the classes gull"
-    ):
+    with pytest.raises(InputError, match="each class: Found no valid file for the classes gull"):
         evaluated(*mini, "DATASETS.DATA", folder)
     with pytest.raises(InputError, match="gull has to have a folder of images for each class"):
         evaluated(*mini, "DATASETS.DATA", folder / "gull")

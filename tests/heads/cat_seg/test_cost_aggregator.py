@@ -1,7 +1,5 @@
 """CAT-Seg's aggregator: golden numbers, and every shortcut against the plain formulation."""
 
-from __future__ import annotations
-
 import copy
 import functools
 

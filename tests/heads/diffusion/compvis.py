@@ -1,7 +1,5 @@
 """Stable Diffusion's weights as CompVis named them, from diffusers' by counting blocks as constructors do."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

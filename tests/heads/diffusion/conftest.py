@@ -1,7 +1,5 @@
 """One thread for all tests here: hundreds of tiny layers wait for one another longer than they compute."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Diffusion features: maps of crops and canvases, captioner and projections, names and sizes of ODISE's checkpoints."""
 
-from __future__ import annotations
-
 import ast
 import itertools
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Stable Diffusion's taps against its networks as a whole."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import pytest

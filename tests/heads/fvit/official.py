@@ -1,7 +1,5 @@
 """The official detector's parity cases: weights, text and inputs, which follow from names alone."""
 
-from __future__ import annotations
-
 import json
 from functools import cache
 

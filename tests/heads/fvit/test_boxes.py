@@ -1,7 +1,5 @@
 """Which boxes are sampled and proposed, and which survive: beside plain loops, Detectron2 and another device."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator

@@ -1,7 +1,5 @@
 """Targets of masks at the border of an image."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 

@@ -1,7 +1,5 @@
 """Every part of F-ViT, in evaluation and in a step of training, against the numbers of the official detector."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import json

@@ -1,7 +1,5 @@
 """Batch norms of two processes, and in convolutions; the folded pyramid is that of resizers and laterals in turn."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

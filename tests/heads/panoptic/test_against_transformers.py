@@ -8,8 +8,6 @@ multiplies; costs that are not numbers match last, where ours stop the training 
 of canvases of different sizes are padded, ours are padded by the mapper.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """CLIP's scores of masks (cells that a mask opens, what CLIP sees, each readout), and its maps for a generator."""
 
-from __future__ import annotations
-
 import json
 import math
 
@@ -13,11 +11,7 @@ import torch.nn.functional as F
 from clipself_seg.clip import load_clip
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic import clip_branches
-from clipself_seg.heads.panoptic.clip_branches import (
-    DensePooling,
-    MaskedAttention,
-    visible_cells,
-)
+from clipself_seg.heads.panoptic.clip_branches import DensePooling, MaskedAttention, visible_cells
 from clipself_seg.heads.panoptic.feature_sources import CLIPPyramid
 from clipself_seg.heads.panoptic.pixel_decoder import STRIDES
 from tests.conftest import PARITY
@@ -219,9 +213,7 @@ def test_padded_aspect_lays_masks_where_the_image_is(mini):
 
 
 def test_a_size_that_the_patch_does_not_divide_is_refused(mini):
-    with pytest.raises(
-        InputError, match="INPUT_SIZE 100 is not a multiple of the patch of .*; take"
-    ):
+    with pytest.raises(InputError, match="INPUT_SIZE 100 is not a multiple of .*; take"):
         DensePooling(mini, input_size=100)
 
 

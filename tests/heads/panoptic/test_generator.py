@@ -1,7 +1,5 @@
 """The mask generator: queries and masks by hand, sizes and names of ODISE's, its numbers, training."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

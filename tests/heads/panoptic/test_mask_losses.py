@@ -1,7 +1,5 @@
 """Matching of queries with targets, losses of masks and of words: by hand, and against loops."""
 
-from __future__ import annotations
-
 import json
 import math
 

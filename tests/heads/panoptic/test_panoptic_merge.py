@@ -1,7 +1,5 @@
 """From class scores and masks to segments, classes of pixels and instances: by hand, and against plain formulations."""
 
-from __future__ import annotations
-
 import json
 import math
 

@@ -1,7 +1,5 @@
 """Deformable attention against loops over points."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """The plain decoder: official numbers with features of a tower or an image, names, sizes, masks in training only."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np
@@ -334,10 +332,7 @@ def test_a_width_that_does_not_fit_the_heads_is_refused():
 
 
 # Name, side of the grid, G multiply-adds in evaluation and of a forward pass in training; five tokens before patches.
-COSTS = [
-    ("small", 40, 32.4, 73.8),
-    ("large", 80, 969, 1911),
-]
+COSTS = [("small", 40, 32.4, 73.8), ("large", 80, 969, 1911)]
 
 
 @torch.no_grad()

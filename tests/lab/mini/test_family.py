@@ -1,7 +1,5 @@
 """The family of mini CLIPs: one text tower, image towers of several kinds that name things, and their training."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import re

@@ -1,7 +1,5 @@
 """Training of the mini CLIP: true captions, a loss that knows about equal ones, and progress."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

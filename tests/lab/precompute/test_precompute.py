@@ -1,7 +1,5 @@
 """An RPN is trained on base classes, its proposals are written, and CLIPSelf distils on them: commands alone."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

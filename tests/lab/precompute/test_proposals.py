@@ -1,8 +1,5 @@
 """Proposals of an RPN become a file that distillation reads."""
 
-from __future__ import annotations
-
-import io
 import json
 import sys
 
@@ -16,11 +13,7 @@ from clipself_seg.data.datasets.records import distillation_records
 from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.models import FViT
 from clipself_seg.prediction.load import prediction_config
-from lab.precompute.proposals import (
-    CocoStream,
-    ProposalSelection,
-    write_dataset_proposals,
-)
+from lab.precompute.proposals import ProposalSelection, write_dataset_proposals
 from tests.conftest import ROOT
 from tests.tiny import save_noise
 
@@ -116,9 +109,8 @@ def test_a_file_that_is_there_is_kept(monkeypatch, target, capsys):
         ({"dataset": "mini_trai"}, (), 'unknown data set "mini_trai"'),
         ({"weights": "none.pth"}, (), "no checkpoint at none.pth"),
         ({"config": "mini/semseg", "opts": ()}, (), "proposes no boxes: take a config"),
-        ({}, ("--score", "1.5"), "score 1.5 of proposals: give 0 to 1"),
-        ({}, ("--min-side", "-1"), "min-side -1.0 of proposals: give pixels"),
-        ({}, ("--per-image", "101"), "101 proposals of an image: give 1 to MODEL.FVIT.PROPOSALS_A"),
+        ({}, ("--score", "1.5"), "--score: has to be in [0, 1], got 1.5"),
+        ({}, ("--min-side", "-1"), "--min-side: has to be at least 0, got -1"),
         ({}, ("--per-image", "0"), "give 1 to MODEL.FVIT.PROPOSALS_AFTER, 100"),
     ],
 )
@@ -150,17 +142,3 @@ def test_what_is_no_object_is_not_written():
     assert kept.tolist() == [[0, 0, 20, 19], [50, 0, 60, 10]]  # one twice, one too low, one unsure
     torch.testing.assert_close(their_scores, torch.tensor([0.9, 0.5]))
     assert len(ProposalSelection(iou=1, min_side=0, score=0, per_image=4).of(boxes, scores)[0]) == 4
-
-
-def test_a_file_that_is_written_by_annotations_is_whole_with_its_images():
-    file = io.StringIO()
-    stream = CocoStream(file, {"seed": 0}, [{"id": 1, "name": "object"}])
-    for box in ([0.0, 1.5, 2, 3], [1, 1, 1, 1]):
-        stream.add({"image_id": "a", "bbox": box})
-    stream.finish([{"id": "a"}])
-    assert stream.count == 2 and json.loads(file.getvalue())["images"] == [{"id": "a"}]
-    assert file.getvalue() == (
-        '{"info": {"seed": 0}, "categories": [{"id": 1, "name": "object"}],\n"annotations": [\n'
-        '{"image_id": "a", "bbox": [0.0, 1.5, 2, 3], "id": 1},\n'
-        '{"image_id": "a", "bbox": [1, 1, 1, 1], "id": 2}\n],\n"images": [{"id": "a"}]}\n'
-    )

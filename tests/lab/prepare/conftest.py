@@ -1,7 +1,5 @@
 """The data sets of the repository's neighbour, copied to where a preparation writes."""
 
-from __future__ import annotations
-
 import shutil
 
 import pytest

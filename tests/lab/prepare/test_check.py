@@ -1,7 +1,5 @@
 """Every state that a data set can be in is told from the others, with what mends it."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -19,10 +17,7 @@ from lab.prepare.check import Options, check_datasets
 from lab.prepare.coco import prepare_coco_panoptic_semseg
 from lab.prepare.common import Options as PrepareOptions
 from lab.prepare.detection import prepare_ov_coco
-from lab.prepare.pascal import (
-    prepare_pascal_context_459,
-    prepare_voc20,
-)
+from lab.prepare.pascal import prepare_pascal_context_459, prepare_voc20
 from lab.prepare.streets import prepare_cityscapes, prepare_vistas
 from tests.archives import save, write_city_image, write_small_coco, write_vistas_image
 from tests.tiny import write_tiny_coco
@@ -255,25 +250,10 @@ def test_each_file_that_an_interrupted_preparation_lacks_is_missed_until_it_is_d
     assert check(name).subset_allowed().fine
 
 
-def test_an_archive_without_what_is_prepared_from_it_is_unpacked_first(archive, tmp_path):
-    name, source, _, command = archive
-    source.rename(tmp_path / "away")
-    finding = check(name)
-    # All that ADE20K-847 has is in that folder.
-    assert finding.state == ("absent" if "ade" in name else "incomplete")
-    assert any(str(source) in note and "missing" in note for note in finding.notes)
-    first, then = finding.mend.split("; then ")
-    assert "unpack" in first and then == command
-    assert not finding.subset_allowed().fine
-
-
 def test_a_picture_without_a_class_of_voc_20_is_no_gap(datasets_root):
     save(write_voc(datasets_root) / f"{STEMS[1]}.png", np.zeros(SIZE, np.uint8))
     prepare_voc20(common.Options(datasets_root))
-    for name, labelled in (
-        ("voc_2012_test_sem_seg", 2),
-        ("voc_2012_test_background_sem_seg", 3),
-    ):
+    for name, labelled in (("voc_2012_test_sem_seg", 2), ("voc_2012_test_background_sem_seg", 3)):
         finding = check(name)
         assert (finding.labelled, finding.missing) == (labelled, 0)
         assert finding.subset_allowed().fine
@@ -286,10 +266,7 @@ def test_a_picture_that_is_prepared_itself_is_prepared_again(datasets_root):
     assert path.suffix == ".jpg"
     path.write_bytes(path.read_bytes()[:200])
     finding = check(name)
-    assert (finding.state, finding.mend) == (
-        "broken",
-        "python tools/prepare.py ade847 --overwrite",
-    )
+    assert (finding.state, finding.mend) == ("broken", "python tools/prepare.py ade847 --overwrite")
     next(raw.rglob(path.name)).unlink()
     assert check(name).mend.startswith("the archive is not whole: ")
 

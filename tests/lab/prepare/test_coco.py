@@ -1,7 +1,5 @@
 """COCO's preparations: every pixel and caption by its rule, on real files."""
 
-from __future__ import annotations
-
 import json
 import shutil
 
@@ -13,11 +11,7 @@ from clipself_seg.data.annotations import read_phrases
 from clipself_seg.data.datasets.records import panoptic_set_records
 from clipself_seg.errors import InputError
 from lab.prepare import nouns
-from lab.prepare.coco import (
-    prepare_coco_captions,
-    prepare_coco_panoptic_semseg,
-    prepare_coco_stuff,
-)
+from lab.prepare.coco import prepare_coco_captions, prepare_coco_panoptic_semseg, prepare_coco_stuff
 from lab.prepare.common import Options
 from tests.archives import check_registered, pixels, write_small_coco
 
@@ -141,9 +135,7 @@ def test_records_have_the_phrases_of_their_captions(captioned, data_dir):
     shutil.rmtree(captioned / "coco")
     write_small_coco(data_dir, captioned, 5)
     name = "coco_2017_val_panoptic_with_sem_seg"
-    with pytest.raises(
-        InputError, match="caption_val2017.json is missing; run `python tools/prepare.py"
-    ):
+    with pytest.raises(InputError, match="caption_val2017.json is missing; run `python tools"):
         panoptic_set_records(name, ["captions"])
     ids = [record["image_id"] for record in panoptic_set_records(name)]
     entries = [{"image_id": ids[1], "phrases": words} for words in (["toilet"], [])]

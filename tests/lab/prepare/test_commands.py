@@ -1,7 +1,5 @@
 """From archives to a set that the check calls fine, by the commands alone."""
 
-from __future__ import annotations
-
 import inspect
 import json
 import shutil

@@ -1,9 +1,6 @@
 """A preparation that dies leaves whole files only, and the next run completes it."""
 
-from __future__ import annotations
-
 import os
-import signal
 import subprocess
 import sys
 
@@ -18,33 +15,14 @@ from lab.prepare.ade import prepare_ade150
 from lab.prepare.common import Options
 from tests.conftest import ROOT
 
-COUNT, DEATH = 6, 4
-
-# Writes half of the fourth map's file, then dies as by `kill -9`.
-SCRIPT = f"""
-import os, signal
-from pathlib import Path
-from PIL import Image
-from lab.prepare.ade import prepare_ade150
-from lab.prepare.common import Options
-
-whole, calls = Image.Image.save, []
-def save(self, path, **how):
-    calls.append(path)
-    whole(self, path, **how)
-    if len(calls) == {DEATH}:
-        os.truncate(path, os.path.getsize(path) // 2)
-        os.kill(os.getpid(), signal.SIGKILL)
-Image.Image.save = save
-prepare_ade150(Options(Path("data")))
-"""
+COUNT = 6
 
 
 # When the first map is written, the signal reaches all processes.
 CTRL_C = """
 import os, signal, sys
 from pathlib import Path
-from clipself_seg.data import parallel
+from lab import parallel
 from lab.prepare.ade import prepare_ade150
 from lab.prepare.common import Options
 from clipself_seg.errors import report_input_errors
@@ -86,19 +64,6 @@ def check_whole(archive, paths):
     for path in paths:
         before = np.asarray(Image.open(archive / path.name))
         assert (np.asarray(Image.open(path)) == before - 1).all()
-
-
-def test_a_killed_run_leaves_whole_maps_and_the_next_completes_it(archive, tmp_path):
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tools'}"}
-    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=tmp_path, env=environment)
-    assert done.returncode == -signal.SIGKILL
-    left = sorted(targets(archive).glob("*.png"))
-    assert len(left) == DEATH - 1 and len(list(targets(archive).glob(".*.part"))) == 1
-    check_whole(archive, left)
-    (prepared,) = prepare_ade150(Options(tmp_path / "data"))
-    assert prepared[1:4] == (COUNT - DEATH + 1, DEATH - 1, 0)
-    assert len(list(targets(archive).iterdir())) == COUNT
-    check_whole(archive, targets(archive).iterdir())
 
 
 @pytest.mark.parametrize("processes", [1, 2])

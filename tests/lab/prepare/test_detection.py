@@ -1,7 +1,5 @@
 """Annotation files for detection have what is wanted of the official ones."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Callable
@@ -75,9 +73,8 @@ def test_everything_but_the_change_is_as_it_was(job, monkeypatch, at_once, tmp_p
 def test_what_is_there_is_kept_until_it_is_to_be_overwritten(job, tmp_path):
     job.target.parent.mkdir()
     job.target.write_text("mine")
-    assert (
-        rewrite(*job, Options(tmp_path))[1:] == (0, 1, 0, ()) and job.target.read_text() == "mine"
-    )
+    assert rewrite(*job, Options(tmp_path))[1:] == (0, 1, 0, ())
+    assert job.target.read_text() == "mine"
     (job.target.parent / ".target.json.x.part").mkdir()
     rewrite(*job, Options(tmp_path, overwrite=True))
     assert [path.name for path in job.target.parent.iterdir()] == ["target.json"]
@@ -139,9 +136,7 @@ def test_what_is_written_is_read_and_its_counts_are_printed(coco):
     assert len(records) == len(written["images"])
     objects = [e for record in records for e in record["annotations"]]
     assert len(objects) == sum(not e["iscrowd"] for e in written["annotations"])
-    assert f"objects of base classes: {len(written['annotations'])} (published: 665387)" in str(
-        train
-    )
+    assert f"base classes: {len(written['annotations'])} (published: 665387)" in str(train)
     assert "images: " in str(val) and "(published: 4614)" in str(val)
     assert len(detection_records("ov_coco_val")) == len(read(coco, "val2017")[1]["images"])
 
@@ -151,7 +146,7 @@ def test_what_is_written_is_read_and_its_counts_are_printed(coco):
     [
         ("categories", {"name": "aeroplane"}, 'category 1 is "aeroplane" where COCO has "person"'),
         ("annotations", {"image_id": 3}, "an annotation "),
-        ("annotations", {"category_id": None}, "an annotation "),
+        ("annotations", {"category_id": None}, ".*category_id is None"),
     ],
 )
 def test_a_file_of_other_classes_or_a_broken_one_is_refused(coco, key, change, message):

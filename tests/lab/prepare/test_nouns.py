@@ -1,7 +1,5 @@
 """Noun phrases of captions, and the nouns that they name."""
 
-from __future__ import annotations
-
 import json
 import random
 import sys

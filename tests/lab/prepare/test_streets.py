@@ -1,7 +1,5 @@
 """Cityscapes' files are what cityscapesscripts writes, Vistas' the archive's or made of its instance maps."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

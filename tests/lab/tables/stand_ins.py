@@ -1,7 +1,5 @@
 """Stand-ins for all data sets in the official layouts: two images of noise, each three things on another class."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from pathlib import Path

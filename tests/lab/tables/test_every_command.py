@@ -1,7 +1,5 @@
 """Every command of the plan on real data, once, for a step, on stand-ins for data sets and CLIPs."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import os

@@ -1,7 +1,5 @@
 """Every table by one command, and any configuration under several seeds."""
 
-from __future__ import annotations
-
 import subprocess
 import types
 
@@ -116,14 +114,9 @@ def test_the_plan_on_real_data_has_hours_and_commands_whatever_is_missing(
     plan.dry_run(["2"])
     said = capsys.readouterr().out
     assert said.count("# 2; lacks what is missing") == said.count("  clipself-seg ") == 3
-    assert (
-        "  16 A100 hours  clipself-seg train" in said
-        and "  17 A100 hours  clipself-seg train" in said
-    )
+    assert " 16 A100 hours  clipself-seg train" in said and " 17 A100 hours  clipself" in said
     assert "  3 A100 minutes  clipself-seg eval" in said and "3 runs, 33 A100 hours\n" in said
-    assert (
-        "to download: COCO; size: 21.3 GB, unpacked as much again; licence: annotations CC" in said
-    )
+    assert "COCO; size: 21.3 GB, unpacked as much again; licence: annotations CC" in said
     assert "merged2b_s8b_b131k (EVA02-B-16); licence: MIT" in said and "disk: about 5 GB" in said
 
 
@@ -198,15 +191,6 @@ def test_a_run_that_is_missing_is_made_with_its_seed(tmp_path, made):
     assert [run.seed for run in made] == [1]
 
 
-def test_other_options_into_the_same_folder_are_other_runs(tmp_path, made):
-    for seed in (0, 1):
-        write(tmp_path, seed, PQ=30.0)
-    results = repeat([CONFIG], [0, 1], tmp_path, ["SOLVER.MAX_ITER", "7"])
-    assert results[CONFIG]["val/PQ"]["values"] == [1.0, 1.0]
-    assert [run.options[:2] for run in made] == [("SOLVER.MAX_ITER", "7")] * 2
-    assert repeat([CONFIG], [0, 1], tmp_path)[CONFIG]["val/PQ"]["mean"] == 30
-
-
 def test_one_seed_has_no_spread_and_a_failed_run_is_named(tmp_path, monkeypatch):
     for seeds, words, said in (
         ([3, 3], [], "two different seeds"),
@@ -219,14 +203,6 @@ def test_one_seed_has_no_spread_and_a_failed_run_is_named(tmp_path, monkeypatch)
     monkeypatch.setattr(execution, "run_all", failed)
     with pytest.raises(InputError, match="the run .*/patches_seed3-.* failed: the reason"):
         repeat([CONFIG], [3, 4], tmp_path)
-
-
-@pytest.mark.parametrize("content", ["[" * 99_999, "[1]", '{"results": 3, "provenance": {}}', "{"])
-def test_results_that_cannot_be_read_back_are_made_anew(tmp_path, content, made):
-    for seed in (0, 1):
-        write(tmp_path, seed, PQ=2.0)
-    (tmp_path / make_run(CONFIG, {}, seed=0).name / "results.json").write_text(content)
-    assert repeat([CONFIG], [0, 1], tmp_path)[CONFIG]["val/PQ"]["values"] == [1.0, 2.0]
 
 
 def test_a_number_that_is_none_in_one_run_has_no_spread(tmp_path):

@@ -1,7 +1,5 @@
 """Runs by what decides them, where finished ones are kept, and how missing ones are made."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import multiprocessing
@@ -114,11 +112,8 @@ def test_a_run_that_needs_another_one_has_its_weights_and_seed(tmp_path):
     clip, itself = detector.with_needs()
     assert itself is detector and clip.name == resolve(specs, "clip", seed=2).name
     words = detector.command(tmp_path)
-    assert (
-        words[words.index("SEED") + 1] == "2"
-        and words[:2] == ["train", "--config-file"]
-        and words[3] == "--resume"
-    )
+    assert words[words.index("SEED") + 1] == "2" and words[:2] == ["train", "--config-file"]
+    assert words[3] == "--resume"
     trained = tmp_path / clip.name / "clip_final.safetensors"
     assert words[words.index("MODEL.CLIP.WEIGHTS") + 1] == str(trained)
     assert words[-2:] == ["OUTPUT_DIR", str(tmp_path / detector.name)]

@@ -1,7 +1,5 @@
 """A small table, and finished runs of made-up numbers."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """CAT-Seg against its plain formulation, in float64: every shortcut gives the same numbers."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 

@@ -1,7 +1,5 @@
 """CAT-Seg's checkpoints: one that does not fit is refused with its way out, official names are read and written."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
@@ -23,15 +21,9 @@ WRONG = {
         {DEEPER: torch.zeros(1)},
         r"is of a CLIP with 24 blocks, the model's has 4.*catseg\+openai_vitb16",
     ),
-    "version 1": (
-        {FIRST: torch.zeros(32, 80, 7, 7)},
-        r"has 80 prompts .* model 1: .*catseg_v1_r101_vitb16",
-    ),
+    "version 1": ({FIRST: torch.zeros(32, 80, 7, 7)}, r"80 prompts .* 1: .*catseg_v1_r101_vitb16"),
     "no kernels": ({FIRST: torch.zeros(32)}, r"conv1.weight of shape \(32,\), the model needs"),
-    "a backbone": (
-        {"backbone.stem.weight": torch.zeros(1)},
-        "guided by a backbone, the model by CLIP",
-    ),
+    "a backbone": ({"backbone.stem.weight": torch.zeros(1)}, "guided by a backbone, the model"),
     "missing": ({"upsample1.bias": None}, "lacks 1 tensor: upsample1.bias"),
     "unexpected": ({"extra": torch.zeros(1)}, "has 1 unexpected tensor: extra"),
     "another shape": (

@@ -1,7 +1,5 @@
 """F-ViT: training touches what it should, classes are texts, a checkpoint holds all it needs."""
 
-from __future__ import annotations
-
 import math
 import tempfile
 from pathlib import Path
@@ -241,9 +239,7 @@ def test_a_checkpoint_without_clip_knows_which_one_it_was_trained_on():
     model.load_checkpoint(tensors, "mini-fvit")
     assert len(model.trained_names) == 24
     other = build_model(load_config(config, ["MODEL.CLIP.WEIGHTS", "mini"]))
-    with pytest.raises(
-        InputError, match="was trained on another CLIP than the one of MODEL.CLIP.W"
-    ):
+    with pytest.raises(InputError, match="was trained on another CLIP than the one of MODEL"):
         other.load_checkpoint(tensors, "mini-fvit")
 
 

@@ -1,7 +1,5 @@
 """The whole detector from an image on, and the taps of OpenAI's tower, against the official numbers."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

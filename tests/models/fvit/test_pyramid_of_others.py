@@ -1,7 +1,5 @@
 """docs/examples/fvit_pyramid.py: Detectron2's GeneralizedRCNN learns and detects on F-ViT's pyramid."""
 
-from __future__ import annotations
-
 import importlib.util
 
 import pytest

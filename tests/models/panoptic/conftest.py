@@ -1,7 +1,5 @@
 """The small model of most tests."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.models.panoptic.small import model_of

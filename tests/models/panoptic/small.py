@@ -1,7 +1,5 @@
 """Small panoptic models of random weights, and samples for them."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from detectron2.modeling import build_model

@@ -1,7 +1,5 @@
 """Masks of transformers' models: against transformers' own, what is refused, and how many there may be."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil
@@ -157,27 +155,15 @@ def test_of_more_masks_than_are_read_the_best_stay(folders, monkeypatch, caplog)
         ("config.json", {"model_type": None}, "is None, masks come"),
         ("config.json", {"auto_map": {"AutoModel": "a--b.C"}}, 'sets "auto_map", which may fetch'),
         ("config.json", {"use_timm_backbone": True}, 'sets "use_timm_backbone"'),
-        (
-            "config.json",
-            {"a": [{"attn_implementation": "org/kernel"}]},
-            'sets "attn_implementation"',
-        ),
+        ("config.json", {"a": [{"attn_implementation": "org/kernel"}]}, 'sets "attn_impl'),
         ("config.json", {"b": {"model_type": "timm_backbone"}}, "'timm_backbone', which none has"),
-        (
-            "config.json",
-            {"hidden_size": 1 << 30},
-            "has the number 1073741824, 65536 is the largest",
-        ),
+        ("config.json", {"hidden_size": 1 << 30}, "the number 1073741824, 65536 is the largest"),
         ("config.json", {"hidden_size": 1 << 14}, "its sizes ask for more than the"),
         ("config.json", {"num_hidden_layers": 3}, "lacks 1[0-9] tensors, such as layers.2"),
         ("config.json", {"hidden_size": 64}, "no weights of its config.json"),
         ("preprocessor_config.json", {"size": {"longest_edge": 1 << 20}}, "has the number 1048576"),
         ("preprocessor_config.json", {"auto_map": {"A": "a--b.C"}}, 'sets "auto_map"'),
-        (
-            "preprocessor_config.json",
-            {"image_processor_type": "CLIPImage"},
-            "is of CLIPImage: fetch",
-        ),
+        ("preprocessor_config.json", {"image_processor_type": "CLIPImage"}, "is of CLIPImage"),
     ],
 )
 def test_settings_that_fetch_run_or_ask_for_more_are_refused(eomt, file, changes, message, caplog):
@@ -204,9 +190,7 @@ def test_nothing_is_said_of_tensors_that_are_there(eomt, capsys):
 
 
 def test_other_files_are_refused(eomt):
-    with pytest.raises(
-        InputError, match="EomtForUniversalSegmentation takes no image of 1 x 300 pi"
-    ):
+    with pytest.raises(InputError, match="EomtForUniversal.* takes no image of 1 x 300 pi"):
         load_mask_model(eomt)(torch.zeros(3, 1, 300, dtype=torch.uint8))
     (eomt / "preprocessor_config.json").unlink()
     with pytest.raises(InputError, match="has no preprocessor_config.json and no processor_config"):

@@ -1,7 +1,5 @@
 """FC-CLIP against the numbers of the official code (tests/parity): its generator, and a whole small model."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

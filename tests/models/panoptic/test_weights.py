@@ -4,8 +4,6 @@ First those of ODISE and of this project, then those of FC-CLIP and its successo
 becomes of it.
 """
 
-from __future__ import annotations
-
 import logging
 
 import pytest
@@ -36,7 +34,7 @@ WRONG = {
     "no generator": ({QUERIES: None}, "a.pth is no panoptic checkpoint: it has no mask generator"),
     "missing": (
         {f"{NORM}.weight": None, f"{NORM}.bias": None},
-        f"lacks 2 tensors: {NORM}.weight, {NORM}.bias",
+        f"lacks 2 tensors: {NORM}.weight, {NORM}",
     ),
     "unexpected": ({"backbone.more": torch.zeros(1)}, "has 1 unexpected tensor: backbone.more"),
     "other sizes": (
@@ -119,9 +117,7 @@ def test_a_generator_of_another_stable_diffusion_is_refused(tmp_path):
     with torch.no_grad():
         next(model.backbone.stable_diffusion.parameters()).add_(1)
     assert model.original_hash() != before
-    with pytest.raises(
-        InputError, match="trained on feature_source_hash .*MODEL.DIFFUSION.WEIGHTS"
-    ):
+    with pytest.raises(InputError, match="trained on feature_source_hash .*DIFFUSION.WEIGHTS"):
         model.load_checkpoint(state, "a.pth")
 
 
@@ -220,10 +216,7 @@ def test_a_checkpoint_without_a_text_tower_takes_the_one_of_open_clips_file(
 ):
     other = fcclip(clip_file, seed=3)
     text = report(caplog, other, without_text(official))
-    assert (
-        "CLIP of the checkpoint: that of MODEL.CLIP.WEIGHTS, of which the checkpoint has 69 of 96"
-        in text
-    )
+    assert "that of MODEL.CLIP.WEIGHTS, of which the checkpoint has 69 of 96" in text
     assert "0 missing, 0 unexpected, 1 ignored" in text
     torch.testing.assert_close(other.state_dict(), convnext.state_dict(), atol=0, rtol=0)
 
@@ -286,9 +279,7 @@ def test_a_checkpoint_whose_clip_does_not_fit_is_refused(convnext, official, cha
 
 def test_a_checkpoint_of_another_clip_is_refused_by_its_name(official, clip_file):
     resnet = fcclip("", **{"MODEL.CLIP.NAME": "RN50-quickgelu"})
-    with pytest.raises(
-        InputError, match="the CLIP of .*, for MODEL.CLIP.NAME RN50-quickgelu, (has|lacks)"
-    ):
+    with pytest.raises(InputError, match="CLIP of .*, for MODEL.CLIP.NAME RN50-quickgelu"):
         resnet.load_checkpoint(official, "a.pth")
     pyramid = {"MODEL.MASK_GENERATOR.VARIANT": "label", "MODEL.MASK_GENERATOR.SOURCE": "clip"}
     with pytest.raises(InputError, match="VARIANT fcclip, the model's is label"):
@@ -299,10 +290,7 @@ def test_a_checkpoint_of_another_clip_is_refused_by_its_name(official, clip_file
     ("changes", "message"),
     [
         ({"MODEL.CLIP_BRANCH.INPUT_SIZE": 64}, "INPUT_SIZE must be 0 for KIND backbone"),
-        (
-            {"MODEL.CLIP_BRANCH.WEIGHTS": "mine.pt"},
-            "WEIGHTS must be empty, as MODEL.CLIP.WEIGHTS names",
-        ),
+        ({"MODEL.CLIP_BRANCH.WEIGHTS": "mine.pt"}, "WEIGHTS must be empty, as MODEL.CLIP.WEIGHTS"),
         (
             {"MODEL.CLIP.NAME": "ViT-Mini-8", "MODEL.CLIP_BRANCH.KIND": "dense"},
             "SOURCE clip reads the stages of a ConvNeXt or a ResNet",

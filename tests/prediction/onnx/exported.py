@@ -1,7 +1,5 @@
 """What stands beside an exported model, with and without the export itself."""
 
-from __future__ import annotations
-
 import json
 import os
 import runpy

@@ -1,7 +1,5 @@
 """F-ViT as one file of ONNX: the graph detects what the model does, and its script needs no torch."""
 
-from __future__ import annotations
-
 import json
 import runpy
 import sys
@@ -104,14 +102,14 @@ def test_detections_are_compared_in_pairs_where_rounding_decides_their_order():
     boxes = np.array([[0, 0, 9, 9], [20, 20, 40, 40], [0, 0, 9, 9]], np.float32)
     wanted = [boxes, np.array([0.8, 0.5, 0.5]), np.array([0, 1, 1])]
     moved = [array[[0, 2, 1]] for array in wanted]
-    for one, other in zip(*paired(wanted, moved, 1e-4, 64)):
+    for one, other in zip(*paired(wanted, moved, 64)):
         np.testing.assert_array_equal(one, other)
     first = [array[:1] for array in wanted]
-    assert [len(array) for array in paired(wanted, first, 1e-4, 64)[0]] == [1, 1, 1], "at the limit"
+    assert [len(array) for array in paired(wanted, first, 64)[0]] == [1, 1, 1], "at the limit"
     without_first = [array[1:] for array in wanted]
-    assert [len(array) for array in paired(wanted, without_first, 1e-4, 64)[0]] == [3, 3, 3]
+    assert [len(array) for array in paired(wanted, without_first, 64)[0]] == [3, 3, 3]
     nothing = [array[:0] for array in wanted]
-    assert [len(array) for array in paired(nothing, nothing, 1e-4, 64)[0]] == [0, 0, 0]
+    assert [len(array) for array in paired(nothing, nothing, 64)[0]] == [0, 0, 0]
 
 
 @pytest.mark.heavy
@@ -129,16 +127,6 @@ def test_onnxruntime_detects_what_the_predictor_does(predictor, words, tmp_path)
     np.testing.assert_allclose(boxes, expected.boxes[certain], atol=0.051)
     names = [" ".join(line[:-5]) for line in printed]
     assert names == [predictor.names[label] for label in expected.labels[certain]] and names
-
-
-@pytest.mark.heavy
-def test_float16_detects_nearly_the_same(predictor, tmp_path):
-    require_packages()
-    predictor.set_vocabulary(VOCABULARIES[0])
-    (differences,) = clipself_seg.export(
-        predictor, tmp_path / "model.onnx", precision="float16"
-    ).values()
-    assert all(1e-5 < d <= 0.05 for d in differences.values())
 
 
 @pytest.mark.heavy

@@ -1,8 +1,5 @@
 """Semantic models in one file: the graph is torch's, and the script beside it labels an image as the predictor does."""
 
-from __future__ import annotations
-
-import json
 import runpy
 import sys
 
@@ -89,33 +86,33 @@ def test_the_files_of_a_model_label_an_image_as_torch_does(tmp_path, monkeypatch
             "--model mini -o onnx --words dog",
             "onnx is a folder, for the two towers of a CLIP, and words belongs",
         ),
-        ("--model mini -o onnx --precision float16", "precision belongs to a model in one file"),
         ("--model mini -o model.engine --words dog", "ends in .engine: name a file"),
         ("--model mini -o m.onnx --words dog --text-tower", "leave it or the words out"),
-        ("--model mini -o m.onnx --words dog --stuff dog", "stuff is told from things in panoptic"),
-        ("--model odise-label -o m.onnx --words dog", "Stable Diffusion is not exported"),
-        ("--model mini -o m.onnx --words dog --opts TEST.AUG.ENABLED True", "no mirrored image"),
         (
             "--model mini -o m.onnx --words dog --clip-name ViT-B-16",
             "--clip-name belongs to a folder",
         ),
     ],
 )
-def test_what_one_file_cannot_be_is_refused_before_torch(
+def test_what_one_file_cannot_be_is_refused_before_a_model_is_loaded(
     tmp_path, monkeypatch, capsys, words, reason
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("clipself_seg.prediction.load.load", None)  # nothing is loaded
+    monkeypatch.setattr("clipself_seg.prediction.onnx.export.load", None)
     assert export(words.split()) == 2
-    said = capsys.readouterr()
-    assert reason in said.err and not said.out and not any(tmp_path.iterdir())
+    assert reason in capsys.readouterr().err and not any(tmp_path.iterdir())
 
 
-def test_a_background_has_no_place_in_the_file(tmp_path):
-    model = clipself_seg.load("mini", device="cpu")
+def test_a_background_and_what_belongs_to_others_has_no_place_in_the_file(tmp_path):
+    model, path = clipself_seg.load("mini", device="cpu"), tmp_path / "model.onnx"
     model.set_vocabulary("red star, grass", background="background")
     with pytest.raises(clipself_seg.InputError, match="a background is not exported"):
-        clipself_seg.export(model, tmp_path / "model.onnx")
+        clipself_seg.export(model, path)
+    with pytest.raises(clipself_seg.InputError, match="stuff is told from things in panoptic"):
+        clipself_seg.export(model, path, "red star, grass", stuff="grass")
+    mirrored = clipself_seg.load("mini", device="cpu", opts=["TEST.AUG.ENABLED", "True"])
+    with pytest.raises(clipself_seg.InputError, match="no mirrored image"):
+        clipself_seg.export(mirrored, path, "red star, grass")
 
 
 def test_the_tokenizer_beside_a_text_tower_is_that_of_clip():
@@ -156,21 +153,3 @@ def test_class_names_given_later_are_labelled_as_by_torch(tmp_path, monkeypatch,
     monkeypatch.setattr(sys, "argv", ["model.py", str(photo)])
     with pytest.raises(SystemExit, match="give class names"):
         runpy.run_path(str(tmp_path / "model.py"), run_name="__main__")
-
-
-@pytest.mark.heavy
-@pytest.mark.parametrize(("name", "opts"), [("mini", SLIDING), ("mini-clipself", WINDOWS)])
-def test_a_file_in_float16_labels_nearly_alike(tmp_path, name, opts):
-    model = clipself_seg.load(name, device="cpu", opts=opts)
-    model.set_vocabulary("red star, grass, sand")
-    sizes = []
-    for precision in ("float32", "float16"):
-        folder = tmp_path / precision
-        clipself_seg.export(model, folder / "model.onnx", precision=precision)
-        sizes.append((folder / "model.onnx").stat().st_size)
-    assert sizes[1] < 0.6 * sizes[0]
-    photo = photo_in(tmp_path)
-    labels, meta = labels_of(folder, photo)
-    assert (labels == model(photo).labels).mean() > 0.99 and meta["precision"] == "float16"
-    assert meta["files"]["model.onnx"]["inputs"]["images"][0] == "tensor(float)"
-    json.dumps(meta)

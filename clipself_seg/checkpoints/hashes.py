@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -43,7 +43,7 @@ class _Known(NamedTuple):
 
     weights: list[Tensor]
     storages: list[StorageWeakRef]
-    fingerprints: list[tuple[object, ...]]
+    fingerprints: Sequence[tuple[object, ...]]
     state: WeightsState
 
 

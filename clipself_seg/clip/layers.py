@@ -422,6 +422,7 @@ class ViTBlock(nn.Module, abc.ABC):
 class ResidualBlock(ViTBlock):
     """The block of OpenAI's CLIP and of its text tower, under the parameter names of OpenAI and open_clip."""
 
+    ln_1: nn.LayerNorm
     attn: PackedAttention
     mlp: MLP
 

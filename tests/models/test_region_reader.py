@@ -75,7 +75,7 @@ def test_only_what_is_read_is_computed_and_needed():
 
 
 def test_a_class_that_comes_twice_is_refused_by_name(reader):
-    with pytest.raises(InputError, match='has "puppy" twice'):
+    with pytest.raises(InputError, match="the name 'puppy' is there twice"):
         reader.set_vocabulary(["dog|puppy", "cat", "puppy"])
 
 

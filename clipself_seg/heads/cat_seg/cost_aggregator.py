@@ -12,6 +12,7 @@ Shapes: V views, B images, T classes, P prompts of a class, E embedding, N = h *
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -285,7 +286,8 @@ class AggregatorLayer(nn.Module):
             groups: how the classes pass over space. Over classes all have to be there at once.
         """
         contributions = self.swin_block.guidance_contributions(appearance_VNG)
-        x_TNC = groups.apply(lambda x: self.swin_block(x, contributions), x_TNC, in_place=True)
+        over_space = functools.partial(self.swin_block, contributions=contributions)
+        x_TNC = groups.apply(over_space, x_TNC, in_place=True)
         if groups.recompute and torch.is_grad_enabled():
             return checkpoint(self.attention, x_TNC, text_VKG, use_reentrant=False)
         return self.attention(x_TNC, text_VKG)

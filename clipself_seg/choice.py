@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from clipself_seg.checkpoints.locate import HUB, SUFFIXES, hub_name, is_remote, no_checkpoint
 from clipself_seg.checkpoints.zoo import (
@@ -25,7 +26,7 @@ from clipself_seg.checkpoints.zoo import (
     zoo,
 )
 from clipself_seg.errors import InputError, known, nearest
-from clipself_seg.yaml_files import leaves, merge_layers, read_layers
+from clipself_seg.yaml_files import leaves, merge_layers, read_layers, read_tree
 
 TASKS = ("semantic", "panoptic", "detection")
 MINI = "mini"  # stands for the shipped model of a task, which knows the generated worlds
@@ -128,6 +129,15 @@ def require_task(task: str | None) -> None:
         known(task, TASKS, "task")
 
 
+def is_repository(model: str) -> bool:
+    """True of a repository of the hub, ``hf-hub:org/name`` or org/name, with @revision or without, that is no file."""
+    if os.path.exists(model) or of_weights(model):
+        return False
+    if model.startswith(HUB):
+        return not hub_name(model).file
+    return bool(HUB_NAME.fullmatch(model)) and not model.endswith(SUFFIXES)
+
+
 def find_distillation(model: str | None = None) -> ModelChoice:
     """Find the recipe that distils a CLIP from image patches, and measures its regions.
 
@@ -217,9 +227,7 @@ def _named(model: str, task: str | None) -> ModelChoice:
     if not place.exists():
         if choice := of_weights(model):
             return choice
-        if model.startswith(HUB) and not hub_name(model).file:
-            return ModelChoice("", "", model)
-        if HUB_NAME.fullmatch(model) and not model.endswith(SUFFIXES):
+        if is_repository(model):
             return ModelChoice("", "", model)
         if is_remote(model):
             raise InputError(
@@ -234,7 +242,8 @@ def _named(model: str, task: str | None) -> ModelChoice:
         )
     if place.is_dir():
         if any((place / file).exists() for file in OF_FOLDERS):
-            return _configured(str(config), model)._replace(config_file="")
+            # Of anybody: no other file that it may name is read.
+            return _of_values(dict(leaves(read_tree(config))), "", model)
         place = next((place / file for file in OF_RUNS if (place / file).exists()), place)
         if place.is_dir():
             raise InputError(f"{place} has no {' and no '.join(OF_RUNS)}: name a file of weights")
@@ -248,9 +257,13 @@ def _configured(config_file: str, weights: str | None) -> ModelChoice:
     Raises:
         InputError: no such class is registered, or it predicts nothing.
     """
+    return _of_values(dict(leaves(merge_layers(read_layers(config_file)))), config_file, weights)
+
+
+def _of_values(values: Mapping[str, Any], config_file: str, weights: str | None) -> ModelChoice:
+    """See `_configured`; `values` are those of the configuration."""
     from clipself_seg.models.build import registered_model  # seconds
 
-    values = dict(leaves(merge_layers(read_layers(config_file))))
     name = str(values.get("MODEL.META_ARCHITECTURE", "CLIPSelf"))
     model = registered_model(name)
     if getattr(model, "purpose", ""):
@@ -258,7 +271,7 @@ def _configured(config_file: str, weights: str | None) -> ModelChoice:
         return ModelChoice(model.task(), config_file, weights, key=key)
     if weights is None or model.task() != "regions":
         raise InputError(
-            f"{config_file} is of {name}, which predicts nothing: name a model, or the CLIP that it wrote"
+            f"{config_file or weights} is of {name}, which predicts nothing: name a model, or the CLIP that it wrote"
         )
     return _without_training(str(values.get("MODEL.CLIP.NAME", MINI_CLIP)), weights)
 

@@ -60,18 +60,9 @@ def read_layers(file: str | os.PathLike[str]) -> list[Layer]:
     """A file and all files below it, in the order in which they count: the file itself is the last.
 
     Raises:
-        InputError: an address, no such file, a broken one, one that leads back to itself, or files
-            and values without end.
+        InputError: no such file, a broken one, one that leads back to itself, or files and values without end.
     """
-    if "://" in os.fspath(file):
-        raise InputError(f"{file} is an address, and configurations are files: fetch it first")
-    path = find_file(file)
-    layers: list[Layer] = []
-    for layer in _layers(path, ()):
-        layers.append(layer)
-        if len(layers) > MAX_FILES:
-            raise InputError(f"{path}: its _BASE_ leads to more than {MAX_FILES} files")
-    return _with_sections(layers)
+    return _with_sections(list(_layers(find_file(file), [])))
 
 
 def find_file(file: str | os.PathLike[str]) -> Path:
@@ -92,10 +83,7 @@ def find_file(file: str | os.PathLike[str]) -> Path:
     folder = str(path).removesuffix(".yaml").removesuffix(_name(path))
     near = [str(place) for place in sorted(path.parent.glob("*.yaml"))]
     near += [f"{folder}{name}.yaml" for name in (*names(), *_on_towers())]
-    typed = str(path).removesuffix(".yaml") + ".yaml"
-    # "+" typed as "_"; a size alone, "vitb16", is OpenAI's
-    plain = [n for n in near if typed in (n.replace("+", "_"), n.replace("+openai_", "_"))]
-    raise InputError(f"no config file {path}; {nearest(str(path), plain or near)}")
+    raise InputError(f"no config file {path}; {nearest(str(path), near)}")
 
 
 def names() -> list[str]:
@@ -183,20 +171,22 @@ def _has(tree: Any, key: str) -> bool:
     return True
 
 
-def _layers(path: Path, above: tuple[Path, ...]) -> Iterator[Layer]:
+def _layers(path: Path, opened: list[Path]) -> Iterator[Layer]:
     """The layers below a file, and its own.
 
     Args:
         path: as `_find` gives it.
-        above: files that lead to it.
+        opened: all files so far, to which it is added.
     """
+    opened.append(path)
+    if len(opened) > MAX_FILES:
+        raise InputError(
+            f"{opened[0]}: its _BASE_ leads to more than {MAX_FILES} files, or back to itself: take it out"
+        )
     tree = _tree(path)
     bases = tree.pop(BASE_KEY, [])
     for base in [bases] if isinstance(bases, str) else bases:
-        file = _base_file(base, path)
-        if file.resolve() in (other.resolve() for other in (*above, path)):
-            raise InputError(f"{file}: its _BASE_ leads back to it: take it out of {path}")
-        yield from _layers(file, (*above, path))
+        yield from _layers(_base_file(base, path), opened)
     yield Layer(path, tree)
 
 
@@ -293,8 +283,8 @@ def read_tree(path: Path) -> Tree:
         deep = isinstance(error, RecursionError)
         reason = "brackets in it are too deep" if deep else " ".join(str(error).split())
         raise InputError(f"{path} is not a usable YAML file: {reason}") from None
-    check(tree, FILE, path, "give a YAML file of lines `KEY: value`")
     _check_extent(tree, path)
+    check(tree, FILE, path, "give a YAML file of lines `KEY: value`")
     return cast(Tree, tree)
 
 

@@ -34,13 +34,13 @@ def write_transformers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Native tensors in transformers' layout."""
     written: dict[str, Tensor] = {}
     for native, tensor in tensors.items():
-        name = tips.renamed(native, tips._VISION, tips._VISION_BLOCK + tips._MLP)
-        name = tips.renamed(name, tips._TEXT, tips._TEXT_BLOCK + tips._MLP)
+        name = tips.renamed(native, tips._VISION, tips._VISION_BLOCK)
+        name = tips.renamed(name, tips._TEXT, tips.TRANSFORMERS_BLOCK)
         if native == "logit_scale":
             written["temperature"] = tips._temperature_of(tensor)
         elif ".in_proj_" in native:
             stem, _, leaf = name.rpartition(".in_proj_")
-            for head, part in zip(tips._HEADS, tensor.chunk(3)):
+            for head, part in zip(tips.TRANSFORMERS_HEADS, tensor.chunk(3)):
                 written[f"{stem}{head}{leaf}"] = part.contiguous()
         elif tips._is_gated(native, tensors):
             stem, _, leaf = name.rpartition(".mlp.fc1.")
@@ -62,7 +62,7 @@ def write_timm(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     image[tips.CLASS_TOKEN] = image[tips.CLASS_TOKEN] + positions_LD[0]
     image[tips.POSITION_TABLE_NAME] = positions_LD[1:].contiguous()
     return {
-        tips.renamed(n, tips._TIMM, tips._TIMM_BLOCK + tips._MLP): tips._with_axes(n, t)
+        tips.renamed(n, tips._TIMM, tips.TIMM_BLOCK): tips._with_axes(n, t)
         for n, t in image.items()
     }
 

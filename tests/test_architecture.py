@@ -61,6 +61,7 @@ DETECTRON2_FILES = (
     "evaluation/*.py",  # evaluators are a class of detectron2's, and so is their loop
     "training/*.py",
     "prediction/*.py",
+    "visualization/overlays.py",
     "commands/*.py",
 )
 

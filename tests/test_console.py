@@ -72,7 +72,7 @@ def test_wrong_names_and_paths_are_refused_before_torch_is_imported(tmp_path):
         ["dense-maps", common[0], "--words", "no/such.json"],
         ["predict", *common, "--opts", "MODEL.CLIP.WEIGHTS", "no-such.safetensors"],
         ["train", "--config-file", "mini/patches.yaml", "MODEL.CLIP.VISUAL_INIT", "no/such"],
-        ["eval", "--csv", "MODEL.WEIGHTS", common[0], "MODEL.WEIGHTS", "no-such.pth"],
+        ["eval", "MODEL.WEIGHTS", common[0], "MODEL.WEIGHTS", "no-such.pth"],
     ]
     code = (
         "import sys\n"

@@ -75,7 +75,8 @@ def variables(example):
 
 @pytest.mark.parametrize(("page", "code"), [b for b in RUNNING if b[1] not in LOOKED_AT])
 def test_an_example_runs_in_a_folder_with_an_image(folder, page, code):
-    assert {"model", "clip"} & variables(code).keys(), page
+    with registries_kept():
+        assert {"model", "clip"} & variables(code).keys(), page
 
 
 def parameters():

@@ -294,7 +294,7 @@ def test_an_entry_that_does_not_say_what_it_reads_is_given_no_clip_by_mistake(sm
         load_clip(cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.WEIGHTS or None)
 
     monkeypatch.setattr(small, "__init__", init)
-    with pytest.raises(InputError, match='unknown CLIP model ""'):
+    with pytest.raises(InputError, match='"" is no CLIP model'):
         build_clip(load_config(COCO, [KEY, "Small"]))
     monkeypatch.setattr(small, "reads", ("MODEL.CLIP.NAME",), raising=False)
     assert load_config(COCO, [KEY, "Small"]).MODEL.CLIP.NAME == "ViT-B-16-quickgelu"

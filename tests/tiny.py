@@ -172,13 +172,13 @@ def write_tiny_coco(root: Path, images: int = 5) -> None:
         (root / f"lvis/{name}.json").write_text(json.dumps(content))
 
 
+def equal_results(one: Any, other: Any) -> bool:
+    """True if two predictions have the same regions, bit for bit."""
+    return all(map(np.array_equal, one.regions(), other.regions()))
+
+
 @torch.no_grad()
 def clip_logits(branch: ClipBranch, image, masks, texts, synonyms, canvas=None):
     """CLIP's class logits (Q, K) of masks, and (Q,) bool, True for masks that it can see."""
     regions, visible = branch.embed(image, masks, canvas)
     return class_logits(regions, texts, synonyms, branch.clip.similarity_scale), visible
-
-
-def equal_results(one: Any, other: Any) -> bool:
-    """True if two predictions have the same regions, bit for bit."""
-    return all(map(np.array_equal, one.regions(), other.regions()))

@@ -46,20 +46,22 @@ class WeightServer:
         commit: str = COMMIT,
         kind: str = "model",
     ) -> None:
-        """Let a repository of the hub have files; those that end in .json or .yaml without a sha256."""
-        siblings = []
+        """Let a repository of the hub have files."""
+        siblings, tree = [], []
         prefix = "" if kind == "model" else f"/{kind}s"
         for file, data in files.items():
             sha256 = hashlib.sha256(data).hexdigest()
-            sibling: dict[str, object] = {"rfilename": file, "size": len(data)}
-            if not file.endswith((".json", ".yaml")):
-                sibling["lfs"] = {"size": len(data), "sha256": sha256, "pointerSize": 1}
-            siblings.append(sibling)
+            siblings.append({"rfilename": file, "size": len(data)})
+            lfs = {"oid": sha256, "size": len(data), "pointerSize": 1}
+            tree.append(
+                {"type": "file", "path": file, "size": len(data), "oid": sha256, "lfs": lfs}
+            )
             for at in (commit, revision):
                 self.files[f"{prefix}/{name}/resolve/{at}/{file}"] = data
         self.commit = commit
         content = {"id": name, "sha": commit, "siblings": siblings}
         self.files[f"/api/{kind}s/{name}/revision/{revision}"] = json.dumps(content).encode()
+        self.files[f"/api/{kind}s/{name}/tree/{commit}"] = json.dumps(tree).encode()
 
 
 @contextlib.contextmanager
@@ -87,7 +89,7 @@ def serving(**files: bytes) -> Iterator[WeightServer]:
                 self.send(302, headers | {"Location": served.redirects[path]})
                 return
             if path not in served.files:
-                self.send_error(404)
+                self.send(404, {"X-Error-Code": "EntryNotFound"} if "/resolve/" in path else {})
                 return
             wanted = self.headers.get("Range")
             start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
@@ -103,7 +105,8 @@ def serving(**files: bytes) -> Iterator[WeightServer]:
         def send(self, status: int, headers: Mapping[str, str]) -> None:
             self.send_response(status)
             for name, value in headers.items():
-                self.send_header(name, value)
+                if value:
+                    self.send_header(name, value)
             self.end_headers()
 
         def log_message(self, *args: object) -> None:

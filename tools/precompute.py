@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipself_seg.commands import options, train
-from clipself_seg.commands.options import command, flag, required, value
-from clipself_seg.errors import GOES_ON, InputError
+from clipself_seg.commands.options import command, flag, required, value, within
+from clipself_seg.errors import InputError
 from clipself_seg.imports import OPTION, take_imports
 from lab.scripts import run_named
 
@@ -28,10 +28,12 @@ REPLACE = "replace a file that is there already"
 
 def _selection_options(parser: argparse.ArgumentParser) -> None:
     """Adds what says which proposals are written, and whether over a file."""
-    value(parser, "--score", "lowest score of a proposal, 0 to 1", 0.5)
-    value(parser, "--min-side", "smallest width and height in pixels", 8.0)
-    value(parser, "--nms", "overlap above which the worse of two goes", 0.5)
-    value(parser, "--per-image", "most proposals of an image, the best", 50)
+    value(parser, "--score", "lowest score of a proposal, 0 to 1", 0.5, kind=within(float, 0, 1))
+    value(parser, "--min-side", "smallest width and height in pixels", 8.0, kind=within(float, 0))
+    value(
+        parser, "--nms", "overlap above which the worse of two goes", 0.5, kind=within(float, 0, 1)
+    )
+    value(parser, "--per-image", "most proposals of an image, the best", 50, kind=within(int, 1))
     flag(parser, "--overwrite", REPLACE)
 
 
@@ -113,7 +115,7 @@ def train_rpn(args: argparse.Namespace) -> int:
     options.take_device(args)
     # What is wrong with the second half is better said before the first.
     cfg = load_config(args.config_file, args.opts)
-    check_writing(cfg, args.dataset, args.output, _selection(args), args.overwrite)
+    check_writing(cfg, args.dataset, args.output, args.overwrite)
     words = ["--config-file", args.config_file, "--num-gpus", args.num_gpus]
     status = train.main([*words, *(["--resume"] if args.resume else []), *args.opts])
     if not status:
@@ -126,21 +128,19 @@ def _region_text_options(parser: argparse.ArgumentParser) -> None:
     required(parser, "--proposals", "boxes, in COCO's format")
     value(parser, "--captions", "of the images, in COCO's format")
     value(parser, "--nouns", "text file with a noun a line")
-    value(parser, "--top", "number of nouns, if there is no list", 4764)
+    value(parser, "--top", "number of nouns, if there is no list", 4764, kind=within(int, 1))
     candidates = "nouns that a box may have: those in its image's captions, or all"
     value(parser, "--candidates", candidates, "image", choices=("image", "pool"))
-    value(parser, "--threshold", "least probability of a noun", 0.1)
+    value(parser, "--threshold", "least probability of a noun", 0.1, kind=within(float, 0, 1))
     value(parser, "--output", "JSON file to write (that of DATASETS.TRAIN)")
-    instances = "ground truth in COCO's format, to print how many boxes are right"
-    value(parser, "--instances", instances)
-    value(parser, "--batch", "crops embedded together", 256)
+    value(parser, "--batch", "crops embedded together", 256, kind=within(int, 1))
     options.processes(parser, "to tag captions in")
-    flag(parser, "--overwrite", "replace a file that is there, and begin anew")
+    flag(parser, "--overwrite", REPLACE)
     options.device(parser)
     options.further_keys(parser)
 
 
-@command(_region_text_options, again=f"{GOES_ON}, unless it says --overwrite")
+@command(_region_text_options)
 def region_text(args: argparse.Namespace) -> None:
     """Give the boxes of a data set nouns of captions, for region-text training (CLIPSelf's Table 7).
 
@@ -153,7 +153,7 @@ def region_text(args: argparse.Namespace) -> None:
     all nouns is above --threshold. The second line trains on them: what is written by default is the file of
     DATASETS.TRAIN. Without --nouns they are the --top most frequent nouns of the captions, found with the
     package nltk; captions that have "phrases" already need none, and their phrases are taken as they are, with
-    adjectives. An interrupted call goes on with the same command.
+    adjectives.
     """
     from clipself_seg.config import load_config
     from clipself_seg.config.weights import fetch_addresses

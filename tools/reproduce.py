@@ -123,7 +123,8 @@ def _yours(words: Sequence[str], tables: Sequence[Table]) -> dict[str, str] | No
     Raises:
         InputError: keys for tables without such rows; several backbones, or nothing that is the user's.
     """
-    from clipself_seg.clip.backbone import entries_of
+    from detectron2.modeling import BACKBONE_REGISTRY
+
     from clipself_seg.config.load import option_pairs
     from clipself_seg.imports import import_typed_modules
     from lab.tables.runs import typed_sources
@@ -136,7 +137,11 @@ def _yours(words: Sequence[str], tables: Sequence[Table]) -> dict[str, str] | No
     import_typed_modules()
     modules = typed_sources()
     if rows and modules and KEY not in options:
-        entries = entries_of(modules)
+        entries = [
+            name
+            for name, entry in BACKBONE_REGISTRY
+            if entry.__module__.partition(".")[0] in modules
+        ]
         if len(entries) > 1:
             raise InputError(f"--import registers {' and '.join(entries)}: type --opts {KEY} NAME")
         if entries:

@@ -110,13 +110,13 @@ def _by_kind() -> list[Architecture]:
 
 
 def _about(architecture: Architecture) -> list[str]:
-    _, _, patch_size, embed_dim = architecture.kind.sizes(architecture)
+    sizes = architecture.signature
     side = architecture.vision.get("image_size", 224)
     tokens = architecture.text["context_length"]
     repository = architecture.text.get("hf_tokenizer_name")
     by = f", `{repository}`" if repository else ""
-    sizes = f"{side}, {patch_size}, {embed_dim}"
-    return [f"`{architecture.name}`", architecture.kind.name, sizes, f"{tokens}{by}"]
+    numbers = f"{side}, {sizes.patch_size}, {sizes.embed_dim}"
+    return [f"`{architecture.name}`", architecture.kind.name, numbers, f"{tokens}{by}"]
 
 
 def _weights(architecture: Architecture) -> dict[str, list[str]]:

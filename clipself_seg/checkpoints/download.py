@@ -1,8 +1,8 @@
-"""Downloads files from http and https addresses, which are complete and checked before they get their names.
+"""Downloads files from http and https addresses by httpx; they are complete and checked before they get their names.
 
 Files of the Hugging Face hub come by huggingface_hub instead, see `checkpoints.locate`. torch.hub's
 ``download_url_to_file`` would wait for a silent server without end, keep a file that was cut off, and follow a
-redirect from https to http or ftp.
+redirect from https to http.
 """
 
 from __future__ import annotations
@@ -10,11 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import http.client
 import re
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,60 +124,10 @@ def _sha256(path: Path, size: int, changed: int) -> str:
     return digest.hexdigest()
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows to web addresses only, and never from an encrypted one to one that is not."""
-
-    def redirect_request(
-        self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str
-    ) -> Any:
-        scheme = urllib.parse.urlsplit(newurl).scheme
-        if scheme != "https" and (scheme != "http" or req.type == "https"):
-            raise urllib.error.URLError(f"it leads to {newurl[:200]}")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _open(address: str, what: str) -> http.client.HTTPResponse:
-    """The answer to a request.
-
-    Args:
-        address: http or https.
-        what: what it has to be, for the message about a web page.
-
-    Raises:
-        NotFetched: there is none, or it is an error.
-        InputError: it is a web page.
-    """
-    if re.match("https?://", address, re.IGNORECASE) is None:
-        raise NotFetched(
-            f"{address} is no http or https address: fetch the file, and give its path"
-        )
-    try:
-        request = urllib.request.Request(_quoted(address), headers=HEADERS)
-        response = urllib.request.build_opener(_Redirects).open(request, timeout=SECONDS)
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise NotFetched(f"{address} cannot be fetched (status {error.code})") from None
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = in_short(getattr(error, "reason", None) or error)
-        raise NotFetched(f"{address} cannot be fetched ({reason})") from None
-    if response.headers.get_content_type() == "text/html":
-        response.close()
-        raise InputError(
-            f"{address} is a web page, not {what}: open it, and take the address of the file"
-        )
-    return response
-
-
-def _quoted(address: str) -> str:
-    """The address with spaces and letters beyond ASCII behind its host as browsers send them."""
-    begin = re.match("[^/]*//[^/?#]*", address)
-    end = begin.end() if begin else 0
-    rest = re.sub("[^!-~]+", lambda part: urllib.parse.quote(part[0]), address[end:])
-    return address[:end] + rest
-
-
 def _blocks(address: str, what: str, most: int | None) -> Iterator[bytes]:
     """The content of an address, in blocks, with a progress bar.
+
+    Redirects lead to web addresses alone, and never from an encrypted one to one that is not.
 
     Args:
         address: http or https.
@@ -189,28 +135,46 @@ def _blocks(address: str, what: str, most: int | None) -> Iterator[bytes]:
         most: bytes at most, None for any number.
 
     Raises:
-        NotFetched: as `_open`; it breaks off.
-        InputError: as `_open`; it is larger than `most`.
+        NotFetched: another kind of address, no connection, no such file, or it breaks off.
+        InputError: it is a web page, or larger than `most`.
     """
-    got = 0
-    with _open(address, what) as response:
-        total = response.length  # bytes; None where the server does not say
-        with tqdm(desc="fetched", total=total, unit="B", unit_scale=True, disable=None) as progress:
-            while True:
-                if most is not None and max(got, total or 0) > most:
-                    raise InputError(
-                        f"{address} has more than {most} bytes: fetch the file, and give its path"
-                    )
-                try:
-                    block = response.read(BLOCK)
-                except (OSError, http.client.HTTPException) as error:
-                    raise NotFetched(
-                        f"{address} broke off after {got} bytes ({in_short(error)}): call again"
-                    ) from None
-                if not block:
-                    break
-                got += len(block)
-                progress.update(len(block))
-                yield block
-    if total not in (None, got):
-        raise NotFetched(f"{address} broke off after {got} of {total} bytes: call again")
+    if re.match("https?://", address, re.IGNORECASE) is None:
+        raise NotFetched(
+            f"{address} is no http or https address: fetch the file, and give its path"
+        )
+    import httpx  # a while, which only fetching needs
+
+    def stay_encrypted(request: httpx.Request) -> None:
+        if address.lower().startswith("https") and request.url.scheme != "https":
+            raise httpx.UnsupportedProtocol(f"it leads to {str(request.url)[:200]}")
+
+    got, begun = 0, False
+    how: dict[str, Any] = {"event_hooks": {"request": [stay_encrypted]}, "headers": HEADERS}
+    try:
+        with (
+            httpx.Client(follow_redirects=True, timeout=SECONDS, **how) as client,
+            client.stream("GET", address) as response,
+        ):
+            response.raise_for_status()
+            if response.headers.get("Content-Type", "").startswith("text/html"):
+                raise InputError(
+                    f"{address} is a web page, not {what}: open it, and take the address of the file"
+                )
+            total, begun = int(response.headers.get("Content-Length", 0)), True
+            with tqdm(desc="fetched", total=total, unit="B", unit_scale=True, disable=None) as bar:
+                for block in response.iter_raw(BLOCK):
+                    got += len(block)
+                    if most is not None and max(got, total) > most:
+                        raise InputError(
+                            f"{address} has more than {most} bytes: fetch the file, and give its path"
+                        )
+                    bar.update(len(block))
+                    yield block
+    except InputError:
+        raise
+    except httpx.HTTPStatusError as error:
+        status = error.response.status_code
+        raise NotFetched(f"{address} cannot be fetched (status {status})") from None
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+        done = "broke off" if begun else "cannot be fetched"
+        raise NotFetched(f"{address} {done} ({in_short(error)})") from None

@@ -1,8 +1,8 @@
 """Finds the file of given weights: a path, a name of the zoo or of the hub, or a URL.
 
-Names and addresses are fetched into one folder, once. ``CLIPSELF_SEG_WEIGHTS`` is another folder, or the
-address of a mirror that has the files of the zoo under their own names. Values of a configuration are
-never fetched as addresses: `clipself_seg.config.weights`.
+Names and addresses are fetched into one folder, once, those of the hub into a cache below it.
+``CLIPSELF_SEG_WEIGHTS`` is another folder, or the address of a mirror that has the files of the zoo under their own
+names. Values of a configuration are never fetched as addresses: `clipself_seg.config.weights`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import os
 import re
-import shutil
 import sys
 import urllib.parse
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,6 @@ from clipself_seg.checkpoints.download import (
     check_file,
     download,
     is_address,
-    one_at_a_time,
 )
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, Entry, suggestion, zoo
 from clipself_seg.errors import InputError, in_short, shown
@@ -65,7 +63,7 @@ class HubName(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        """Folder of the revision's files below the folder of weights."""
+        """Folder below that of weights where a person may put files of the revision."""
         prefix = "" if self.kind == "model" else f"{self.kind}s--"
         names = (prefix + self.repository, self.revision)
         return weights_folder().joinpath("hub", *(name.replace("/", "--") for name in names))
@@ -114,16 +112,11 @@ def hub_file(name: HubName) -> Path:
     for file in wanted:
         if path := _present(name, file):
             return path
-    with _saying_where(name, wanted):
-        listing = _listing(name)
-        for file in wanted:
-            if file in listing.files:
-                _fetch(name, [file], listing)
-                return name.folder / file
-    others = [file for file in listing.files if file.endswith((".safetensors", ".bin", ".pt"))]
+    for file in wanted:
+        with contextlib.suppress(FileNotFoundError):
+            return _fetch(name, file, wanted)
     raise InputError(
-        f"{name.page} has no {' and no '.join(wanted)}: "
-        + (f"name a file, such as {HUB}{name.repository}:{others[0]}" if others else "give another")
+        f"{name.page} has no {' and no '.join(wanted)}: name a file, as in {HUB}{name.repository}:model.safetensors"
     )
 
 
@@ -138,19 +131,24 @@ def hub_folder(name: HubName, needed: Sequence[str], others: Sequence[str]) -> P
     Raises:
         NotFetched, InputError: as `hub_file`.
     """
+    from huggingface_hub import snapshot_download
+
     if folder := present_folder(name, needed):
         return folder
-    with _saying_where(name, needed):
-        listing = _listing(name)
-        for file in needed:
-            if file not in listing.files:
-                raise InputError(
-                    f"{name.page} has no {file}: name a repository that has it, or one file, as in "
-                    f"{HUB}{name.repository}:model.safetensors"
-                )
+    with _errors_of_hub(name, needed):
         # Needed ones last: what is interrupted lacks some.
-        _fetch(name, [file for file in (*others, *needed) if file in listing.files], listing)
-    return name.folder
+        for files in filter(None, ([*others], [*others, *needed])):
+            folder = Path(snapshot_download(name.repository, allow_patterns=files, **_of_hub(name)))
+    assert folder is not None
+    for file in needed:
+        if not (folder / file).is_file():
+            raise InputError(
+                f"{name.page} has no {file}: name a repository that has it, or one file, as in "
+                f"{HUB}{name.repository}:model.safetensors"
+            )
+    for path in filter(Path.is_file, folder.rglob("*")):
+        _check_digest(path, name)
+    return folder
 
 
 def present_folder(name: HubName, needed: Sequence[str]) -> Path | None:
@@ -161,108 +159,79 @@ def present_folder(name: HubName, needed: Sequence[str]) -> Path | None:
 
 
 def _present(name: HubName, file: str) -> Path | None:
-    """A file of a repository in our folder, or in the cache of other programs that use the hub."""
+    """A file of a repository where a person put it, in our cache, or in that of other programs that use the hub."""
     path = name.folder / file
     if path.is_file():
         return path
     from huggingface_hub import try_to_load_from_cache
 
-    cached = try_to_load_from_cache(
-        name.repository, file, revision=name.revision, repo_type=name.kind
-    )
-    return Path(cached) if isinstance(cached, str) else None
-
-
-class _Listing(NamedTuple):
-    """The hub's description of a revision.
-
-    Attributes:
-        commit: of the revision.
-        files: name of a file -> its size in bytes, None if the hub does not say, and its sha256, empty for small ones.
-    """
-
-    commit: str
-    files: dict[str, tuple[int | None, str]]
-
-
-def _listing(name: HubName) -> _Listing:
-    from huggingface_hub import HfApi, constants
-
-    if constants.HF_HUB_OFFLINE:
-        raise NotFetched("HF_HUB_OFFLINE is set")
-    api = HfApi(endpoint=endpoint(), token=False)
-    with _errors_of_hub(name):
-        said: Any = api.repo_info(
-            name.repository,
-            revision=name.revision,
-            repo_type=name.kind,
-            files_metadata=True,
-            timeout=SECONDS,
+    for cache in (weights_folder() / "hub", None):
+        cached = try_to_load_from_cache(
+            name.repository, file, cache, revision=name.revision, repo_type=name.kind
         )
-        if said.sha is None or said.siblings is None:
-            raise ValueError("no list of files")
-    files = {one.rfilename: (one.size, one.lfs.sha256 if one.lfs else "") for one in said.siblings}
-    return _Listing(said.sha, files)
+        if isinstance(cached, str):
+            return Path(cached)
+    return None
 
 
-def _fetch(name: HubName, files: Sequence[str], listing: _Listing) -> None:
-    """Fetch files of the listed commit, and check them before they come into our folder, the last one last.
+def _of_hub(name: HubName) -> dict[str, Any]:
+    """Arguments of huggingface_hub's functions that fetch; no token is sent."""
+    cache = weights_folder() / "hub"
+    sys.stderr.write(f"fetching from {name.page} into {cache}\n")
+    how = {"revision": name.revision, "repo_type": name.kind, "cache_dir": cache}
+    return {**how, "endpoint": endpoint(), "token": False, "etag_timeout": SECONDS}
 
-    huggingface_hub compares the size alone, and not the hash that the hub lists. No token is sent.
+
+def _fetch(name: HubName, file: str, wanted: Sequence[str]) -> Path:
+    """Fetch a file of the hub and check it.
+
+    Raises:
+        FileNotFoundError: the repository has no such file.
+        NotFetched, InputError: as `hub_file`.
     """
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    with one_at_a_time(name.folder):
-        if all((name.folder / file).is_file() for file in files):
-            return  # another process has fetched them meanwhile
-        coming = name.folder / ".coming"
-        for file in files:
-            size, sha256 = listing.files[file]
-            megabytes = f", {size / 1e6:.0f} MB" if size else ""
-            sys.stderr.write(f"fetching {file}{megabytes} of {name.page} into {name.folder}\n")
-            with _errors_of_hub(name):
-                hf_hub_download(
-                    name.repository,
-                    file,
-                    revision=listing.commit,
-                    repo_type=name.kind,
-                    local_dir=coming,
-                    endpoint=endpoint(),
-                    token=False,
-                )
-            try:
-                what = f"{file} of {name.page}"
-                check_file(coming / file, size, sha256, what, then="nothing is kept")
-            except InputError:
-                (coming / file).unlink()
-                raise
-        for file in files:
-            (name.folder / file).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(coming / file, name.folder / file)
-        shutil.rmtree(coming)
+    with _errors_of_hub(name, wanted):
+        try:
+            path = Path(hf_hub_download(name.repository, file, **_of_hub(name)))
+        except RemoteEntryNotFoundError:
+            path = None
+    if path is None:
+        raise FileNotFoundError(file)
+    _check_digest(path, name)
+    return path
+
+
+def _check_digest(path: Path, name: HubName) -> None:
+    """Refuse, and remove, a file of another sha256 than the hub lists, by which its cache names large files.
+
+    huggingface_hub compares the size alone.
+    """
+    blob = path.resolve()
+    if re.fullmatch("[0-9a-f]{64}", blob.name):
+        try:
+            check_file(blob, None, blob.name, f"{path.name} of {name.page}", "nothing is kept")
+        except InputError:
+            path.unlink()
+            blob.unlink(missing_ok=True)
+            raise
 
 
 @contextlib.contextmanager
-def _errors_of_hub(name: HubName) -> Iterator[None]:
-    """Turn errors of huggingface_hub, and of the HTTP library that its version uses, into `NotFetched`."""
+def _errors_of_hub(name: HubName, wanted: Sequence[str]) -> Iterator[None]:
+    """Turn errors of huggingface_hub, and of the HTTP library that its version uses, into `NotFetched`, which says what
+    to fetch by hand, and where to put it."""
     try:
         yield
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the disk
             raise
-        reason = f"{type(error).__name__}: {in_short(error)}"
-        raise NotFetched(f"{name.page} cannot be fetched ({reason})") from None
-
-
-@contextlib.contextmanager
-def _saying_where(name: HubName, wanted: Sequence[str]) -> Iterator[None]:
-    """Let `NotFetched` say what to fetch by hand, and where to put it."""
-    try:
-        yield
-    except NotFetched as error:
+        cause = error.__cause__ or error
         raise NotFetched(
-            f"{HUB}{name.repository} is not on this machine; {error}: fetch {' or '.join(wanted)} from "
-            f"{name.page} into {name.folder}, or give the path where you have it"
+            f"{HUB}{name.repository} is not on this machine; {name.page} cannot be fetched "
+            f"({type(cause).__name__}: {in_short(cause)}): fetch {' or '.join(wanted)} from {name.page} into "
+            f"{name.folder}, or give the path where you have it"
         ) from None
 
 
@@ -339,10 +308,12 @@ def fetch(entry: Entry) -> Path:
     for address in addresses:
         try:
             if name := _hub_address(address):
-                return _fetch_published(name, entry)
+                path = _fetch(name, name.file, [name.file])
+                check_entry(path, entry)
+                return path
             download(address, own, size=entry.size, sha256=entry.sha256)
             return own
-        except NotFetched as error:
+        except (NotFetched, FileNotFoundError) as error:
             failed.append(str(error))
     said = "; ".join([f"weights {entry.name} are not on this machine", *dict.fromkeys(failed)])
     origins = entry.addresses or [f"{page} with a browser" for page in entry.pages]
@@ -352,21 +323,6 @@ def fetch(entry: Entry) -> Path:
         f"{said}: fetch them from {origin} and save them as {own}{size}, or set {VARIABLE} to the folder or "
         "mirror that has them"
     )
-
-
-def _fetch_published(name: HubName, entry: Entry) -> Path:
-    """The file of an entry from the hub, if what the hub lists is what was published."""
-    listing = _listing(name)
-    if name.file not in listing.files:
-        raise NotFetched(f"{name.page} has no {name.file}")
-    size, sha256 = listing.files[name.file]
-    if entry.size not in (None, size) or not sha256.startswith(entry.sha256):
-        raise InputError(
-            f"{name.file} of {name.page} has {size} bytes and the sha256 {sha256[:16]}, and the official file "
-            f"{entry.size or 'any number'} and {entry.sha256[:16]}: give the right file's path"
-        )
-    _fetch(name, [name.file], listing)
-    return name.folder / name.file
 
 
 def present_file(entry: Entry) -> Path | None:

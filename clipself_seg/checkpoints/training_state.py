@@ -7,7 +7,6 @@ state of random generators: everything random in a step follows from seed and it
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -22,14 +21,15 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from clipself_seg.checkpoints.bounds import open_safetensors
 from clipself_seg.checkpoints.hashes import hash_tensors
-from clipself_seg.checkpoints.read import is_finite, parse_metadata
-from clipself_seg.errors import InputError, in_short, shown
+from clipself_seg.checkpoints.read import fit, is_finite, parse_metadata
+from clipself_seg.errors import InputError, in_short
 from clipself_seg.files import atomic_path
 from clipself_seg.schema import COUNT, NUMBER, OBJECT, TEXT, Each, Schema, check
 
 Metadata = dict[str, Any]
 NAME = re.compile(r"iteration_(\d+)\.safetensors")
-MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # what AdamW keeps of a parameter
+MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter beside "step"
+REMEDY = "resume with the configuration that it was written under"
 # What a run writes beside its tensors.
 OF_RUN: Schema = {
     "iteration": COUNT,
@@ -96,14 +96,6 @@ class CheckpointFolder:
         check(state[1], OF_RUN, origin, "delete it to go on from the one before it")
         return state
 
-    def newest_finite(self) -> Path | None:
-        """The newest whole checkpoint without NaN and infinite numbers, None if there is none."""
-        for path in reversed(self.paths()):
-            with contextlib.suppress(InputError):
-                if all_finite(read_state(path)[0]):
-                    return path
-        return None
-
 
 def iteration_of(path: Path) -> int:
     """Number of steps behind a checkpoint, from its name."""
@@ -169,39 +161,25 @@ def unpack(
     """Put back what `pack` took.
 
     Raises:
-        InputError: other parameters, moments, shapes or types than the model trains with.
+        InputError: other parameters, moments or shapes than the model trains with.
     """
     trained = trained_parameters(model)
-    _check_tensors(tensors, trained_tensors(model))
-    _check_moments(tensors, trained)
+    moments = {key: value for key, value in tensors.items() if key.startswith("optimizer/")}
+    wanted: dict[str, Tensor] = {}
+    for name in {key.split("/", 1)[1].rpartition("/")[0] for key in moments} & trained.keys():
+        wanted |= {f"optimizer/{name}/{moment}": trained[name] for moment in MOMENTS}
+        wanted[f"optimizer/{name}/step"] = torch.zeros(())
+    moments = fit(moments, wanted, "the optimiser's state of the checkpoint", remedy=REMEDY)
     unpack_model(tensors, model)
     index = {parameter: i for i, parameter in enumerate(_in_order(optimizer))}
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        kind, _, rest = key.partition("/")
-        if kind == "optimizer":
-            name, _, moment = rest.rpartition("/")
-            # A copy: what safetensors returns may still be the file, mapped into memory.
-            state.setdefault(index[trained[name]], {})[moment] = value.clone()
+    for key, value in moments.items():
+        name, _, moment = key.removeprefix("optimizer/").rpartition("/")
+        # A copy: what safetensors returns may still be the file, mapped into memory.
+        state.setdefault(index[trained[name]], {})[moment] = value.clone()
     groups = optimizer.state_dict()["param_groups"]
     # The optimiser's own loading knows on which device each of its tensors has to be.
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _check_moments(tensors: Mapping[str, Tensor], trained: Mapping[str, nn.Parameter]) -> None:
-    """Refuses moments of other parameters, or others than AdamW has of them."""
-    moments = {key: value for key, value in tensors.items() if key.startswith("optimizer/")}
-    wanted: dict[str, torch.Size] = {}
-    for name in {key.split("/", 1)[1].rpartition("/")[0] for key in moments} & trained.keys():
-        shape = trained[name].shape
-        wanted |= {f"optimizer/{name}/{m}": torch.Size() if m == "step" else shape for m in MOMENTS}
-    for key in moments.keys() | wanted.keys():
-        value = moments.get(key)
-        if value is None or value.shape != wanted.get(key) or not value.is_floating_point():
-            raise InputError(
-                f"the checkpoint's {shown(key)} is missing or no moment of AdamW's of a trained parameter: resume with "
-                "the configuration that it was written under"
-            )
 
 
 @torch.no_grad()
@@ -211,22 +189,10 @@ def unpack_model(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
     Raises:
         InputError: other parameters or shapes than the model trains.
     """
-    for name, tensor in _check_tensors(tensors, trained_tensors(model)).items():
-        tensor.copy_(tensors[f"model/{name}"])
-
-
-def _check_tensors(
-    tensors: Mapping[str, Tensor], trained: Mapping[str, Tensor]
-) -> Mapping[str, Tensor]:
-    """The model's own tensors, if a checkpoint has these and no others."""
+    trained = trained_tensors(model)
     stored = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
-    kinds = {name: (value.shape, value.dtype) for name, value in stored.items()}
-    if kinds != {name: (p.shape, p.dtype) for name, p in trained.items()}:
-        raise InputError(
-            "the checkpoint holds other trained parameters than this model: "
-            "resume with the configuration that it was written under"
-        )
-    return trained
+    for name, tensor in fit(stored, trained, "the checkpoint", remedy=REMEDY).items():
+        trained[name].copy_(tensor)
 
 
 def is_training_state(tensors: Mapping[str, Tensor]) -> bool:

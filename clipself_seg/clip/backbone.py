@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
 from clipself_seg.checkpoints.dense_feature import DenseFeature
+from clipself_seg.checkpoints.locate import SUFFIXES
 from clipself_seg.checkpoints.read import Checkpoint, read_checkpoint
 from clipself_seg.clip import tower
 from clipself_seg.clip.guests import GuestBackbone
@@ -248,12 +249,6 @@ def find_entry(name: str, key: str = "MODEL.CLIP.BACKBONE") -> Entry:
     return cast(Entry, entries[name])
 
 
-def entries_of(modules: Collection[str]) -> list[str]:
-    """Names of the entries of BACKBONE_REGISTRY that modules or packages of these names have registered."""
-    entries = dict(BACKBONE_REGISTRY).items()
-    return [name for name, entry in entries if entry.__module__.partition(".")[0] in modules]
-
-
 def _guest(cfg: CfgNode, name: str, entry: Entry) -> GuestBackbone:
     """The guest of an entry, with the weights of a file that was distilled from it, where the key names one."""
     checkpoint = _distilled(name, cfg.MODEL.CLIP.WEIGHTS)
@@ -273,7 +268,7 @@ def _guest(cfg: CfgNode, name: str, entry: Entry) -> GuestBackbone:
 
 def _distilled(name: str, weights: str) -> Checkpoint | None:
     """The checkpoint of a file that `save_clip` wrote of an entry; None for any other weights."""
-    if not os.path.isfile(weights):
+    if not weights.endswith(SUFFIXES):
         return None
     checkpoint = read_checkpoint(weights)
     return checkpoint if checkpoint.model == name else None

@@ -54,9 +54,6 @@ CONVNEXT_SHAPES = {  # by timm's names, but for the project's own
     "convnext_xlarge": ConvNeXtShape(256, (3, 3, 27, 3)),
     "convnext_xxlarge": ConvNeXtShape(384, (3, 4, 30, 3), eps=1e-5),
 }
-# Keys of open_clip's configs: what these towers follow, and what only its training reads.
-VISION_KEYS = {"timm_model_name", "timm_pool", "timm_proj", "image_size"}
-VISION_KEYS |= {"timm_model_pretrained", "timm_drop", "timm_drop_path"}
 PROJECTIONS = ("linear", "mlp")
 FIRST_BLOCK = "visual.trunk.stages.0.blocks.0.conv_dw.weight"
 
@@ -225,16 +222,10 @@ def _supports(config: Config) -> bool:
     vision = config["vision_cfg"]
     return (
         has_clip_text(config)
-        and not set(vision) - VISION_KEYS
         and vision.get("timm_model_name") in CONVNEXT_SHAPES
         and vision.get("timm_pool") in ("", "avg")
         and vision.get("timm_proj") in PROJECTIONS
     )
-
-
-def _sizes(architecture: Architecture) -> Sizes:
-    shape = CONVNEXT_SHAPES[architecture.vision["timm_model_name"]]
-    return Sizes(shape.width, sum(shape.depths), STRIDE, architecture.embed_dim)
 
 
 def _build(architecture: Architecture, quick_gelu: bool) -> ConvNeXtTower:
@@ -251,7 +242,7 @@ def _read_sizes(tensors: Tensors) -> Sizes:
     layers = sum(count_blocks(tensors, f"trunk.stages.{stage}.blocks") for stage in range(4))
     projections = ("visual.head.mlp.fc2.weight", "visual.head.proj.weight")
     embed_dim = next((len(tensors[name]) for name in projections if name in tensors), 0)
-    return Sizes(len(tensors[FIRST_BLOCK]), layers, STRIDE, embed_dim)
+    return len(tensors[FIRST_BLOCK]), layers, STRIDE, embed_dim
 
 
 def _read(tensors: Tensors) -> dict[str, Tensor]:
@@ -265,7 +256,6 @@ def _read(tensors: Tensors) -> dict[str, Tensor]:
 CONVNEXT = TowerKind(
     name="ConvNeXt",
     supports=_supports,
-    sizes=_sizes,
     build_image=_build,
     key_tensors={FIRST_BLOCK: 4, "visual.trunk.head.norm.weight": 1},
     read_sizes=_read_sizes,

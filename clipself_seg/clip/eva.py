@@ -5,22 +5,23 @@ Shapes: B images, L = 1 + N tokens, Q mask tokens, R = L + Q rows, tokens first,
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.clip.kind import (
-    TIMM_NAMES,
-    TRUNK,
+    EVA_IN_TIMM,
+    IN_TRUNK,
     Architecture,
     Config,
     Layout,
     PositionTable,
-    Sizes,
     Tensors,
     TowerKind,
     has_clip_text,
-    replace,
+    renamed,
     vit_sizes,
 )
 from clipself_seg.clip.layers import TokenAttention, ViTBlock, split_heads
@@ -188,11 +189,6 @@ def _supports(config: Config) -> bool:
     return has_clip_text(config) and config["vision_cfg"].get("timm_model_name") in SHAPES
 
 
-def _sizes(architecture: Architecture) -> Sizes:
-    width, layers, _, patch_size = SHAPES[architecture.vision["timm_model_name"]]
-    return Sizes(width, layers, patch_size, architecture.embed_dim)
-
-
 def _build(architecture: Architecture, quick_gelu: bool) -> EvaTransformer:
     width, layers, heads, patch_size = SHAPES[architecture.vision["timm_model_name"]]
     return EvaTransformer(
@@ -207,19 +203,17 @@ def _build(architecture: Architecture, quick_gelu: bool) -> EvaTransformer:
 
 
 def _timm_names(tensors: Tensors) -> dict[str, Tensor]:
-    return {
-        replace(name.replace("visual.", TRUNK, 1), TIMM_NAMES): tensor
-        for name, tensor in tensors.items()
-    }
+    return {renamed(name, IN_TRUNK, EVA_IN_TIMM): tensor for name, tensor in tensors.items()}
 
 
 EVA = TowerKind(
     name="EVA ViT",
     supports=_supports,
-    sizes=_sizes,
     build_image=_build,
     key_tensors={"visual.patch_embed.proj.weight": 4, "visual.head.weight": 2},
-    read_sizes=vit_sizes("visual.patch_embed.proj.weight", "blocks", "visual.head.weight"),
+    read_sizes=functools.partial(
+        vit_sizes, "visual.patch_embed.proj.weight", "blocks", "visual.head.weight"
+    ),
     layouts={
         "official": Layout(write=dict),
         "open_clip": Layout(write=_timm_names),

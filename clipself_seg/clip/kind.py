@@ -9,7 +9,6 @@ modules here: ``visual.*``, ``text.*``, ``logit_scale``.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from clipself_seg.clip.runtime import without_values
 from clipself_seg.clip.text import TextEncoder, TextTower
 from clipself_seg.clip.tokenizers import Tokenizer, clip_tokenizer
 from clipself_seg.clip.tower import VIT, ImageTower, Readouts
@@ -30,34 +30,30 @@ TEXT_KEYS = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ra
 Config = Mapping[str, Any]
 """A model's JSON in open_clip's form: embed_dim, vision_cfg, text_cfg and whatever else it has."""
 Tensors = Mapping[str, Tensor]
+Sizes = tuple[int, int, int, int]
 
 
-class Sizes(NamedTuple):
-    """Sizes that tell models of one kind apart.
+class Signature(NamedTuple):
+    """Kind and sizes that identify a CLIP image tower.
 
     Attributes:
+        kind: name of the kind.
         width: channels of the residual stream, or of a convolutional tower's first stage.
         layers: number of blocks, of all stages of a convolutional tower together.
         patch_size: stride of the dense features in pixels.
         embed_dim: width E of the embedding.
     """
 
+    kind: str
     width: int
     layers: int
     patch_size: int
     embed_dim: int
 
-
-class Signature(NamedTuple):
-    """Kind and sizes that identify a CLIP image tower, derived from a config or from a state dict."""
-
-    kind: str
-    sizes: Sizes
-
     def __str__(self) -> str:
-        width, layers, stride, embed_dim = self.sizes
         return (
-            f"{self.kind} (width {width}, {layers} blocks, stride {stride}, embedding {embed_dim})"
+            f"{self.kind} (width {self.width}, {self.layers} blocks, stride {self.patch_size}, "
+            f"embedding {self.embed_dim})"
         )
 
 
@@ -120,8 +116,10 @@ class Architecture:
 
     @property
     def signature(self) -> Signature:
-        """Signature of the image tower."""
-        return Signature(self.kind.name, self.kind.sizes(self))
+        """Signature of the image tower, which is built without values for it."""
+        with without_values():
+            tower = self.kind.build_image(self, self.quick_gelu)
+        return self.kind.signature({f"visual.{n}": t for n, t in tower.state_dict().items()})
 
 
 def clip_text(architecture: Architecture, quick_gelu: bool) -> TextTower:
@@ -140,22 +138,18 @@ def count_blocks(tensors: Tensors, stack: str) -> int:
     return len({match.group(1) for name in tensors if (match := pattern.match(name))})
 
 
-def vit_sizes(kernel: str, stack: str, embedding: str, axis: int = 0) -> Callable[[Tensors], Sizes]:
-    """What reads the sizes of a ViT from a file's tensors, as an object that can be pickled.
+def vit_sizes(kernel: str, stack: str, embedding: str, tensors: Tensors, axis: int = 0) -> Sizes:
+    """Sizes of a ViT by tensors under native names, see `TowerKind.read_sizes`.
 
     Args:
         kernel: name of the patch convolution's weight, whose rows are the width.
         stack: of the blocks, as in `count_blocks`.
         embedding: name of the tensor that is E long on an axis.
+        tensors: of a file or a module.
         axis: that axis.
     """
-    return functools.partial(_vit_sizes, kernel, stack, embedding, axis)
-
-
-def _vit_sizes(kernel: str, stack: str, embedding: str, axis: int, tensors: Tensors) -> Sizes:
     shape = tensors[kernel].shape
-    embed_dim = tensors[embedding].shape[axis]
-    return Sizes(shape[0], count_blocks(tensors, stack), shape[-1], embed_dim)
+    return shape[0], count_blocks(tensors, stack), shape[-1], tensors[embedding].shape[axis]
 
 
 def _clip_tokenizer(architecture: Architecture) -> Tokenizer:
@@ -169,11 +163,11 @@ class TowerKind:
     Attributes:
         name: as in messages.
         supports: whether a model's config is of this kind, and all of its keys are implemented.
-        sizes: sizes of a model by its config.
         build_image: its image tower with random weights; the second argument is whether MLPs have QuickGELU.
         key_tensors: tensors by which a file is recognised, under native names, with their numbers of dimensions;
             no file of a kind behind it in `kinds.KINDS` has all of them.
-        read_sizes: sizes of a model by a file's tensors under native names, in which `key_tensors` are.
+        read_sizes: width, blocks, patch size and E of `Signature` by tensors under native names, in which `key_tensors`
+            are.
         build_text: its text tower with random weights.
         layouts: forms of its files by name; "official" and "open_clip" are those that `save_clip` writes.
         positions: tables of positions under native names.
@@ -195,7 +189,6 @@ class TowerKind:
 
     name: str
     supports: Callable[[Config], bool]
-    sizes: Callable[[Architecture], Sizes]
     build_image: Callable[[Architecture, bool], ImageTower]
     key_tensors: Mapping[str, int]
     read_sizes: Callable[[Tensors], Sizes]
@@ -217,6 +210,10 @@ class TowerKind:
         default_factory=dict
     )
 
+    def signature(self, tensors: Tensors) -> Signature:
+        """Signature of the image tower that tensors under native names are of, in which `key_tensors` are."""
+        return Signature(self.name, *self.read_sizes(tensors))
+
 
 # Names of the text tower of files that keep it at their top level.
 TEXT_PARTS: tuple[str, ...] = (
@@ -227,7 +224,9 @@ TEXT_PARTS: tuple[str, ...] = (
     "text_projection",
 )
 TRUNK = "visual.trunk."  # open_clip's prefix of timm's towers
-TIMM_NAMES = (  # EVA's official name and timm's name; the order matters for the reverse direction
+# Pairs of a native name and another layout's, of beginnings and of what stands in a block, see `renamed`.
+IN_TRUNK = (("visual.blocks.", f"{TRUNK}blocks."), ("visual.", TRUNK))
+EVA_IN_TIMM = (
     (".attn.inner_attn_ln.", ".attn.norm."),
     (".attn.q_bias", ".attn.q_proj.bias"),
     (".attn.v_bias", ".attn.v_proj.bias"),
@@ -236,6 +235,17 @@ TIMM_NAMES = (  # EVA's official name and timm's name; the order matters for the
     (".mlp.w3.", ".mlp.fc2."),
     (".mlp.ffn_ln.", ".mlp.norm."),
 )
+MLP_NAMES = ((".mlp.c_fc.", ".mlp.fc1."), (".mlp.c_proj.", ".mlp.fc2."))
+TIMM_BLOCK = (
+    (".ln_", ".norm"),
+    (".ls_1.", ".ls1."),
+    (".ls_2.", ".ls2."),
+    (".attn.in_proj_", ".attn.qkv."),
+    (".attn.out_proj.", ".attn.proj."),
+    *MLP_NAMES,
+)
+TRANSFORMERS_BLOCK = ((".ln_", ".layer_norm"), (".attn.", ".self_attn."), *MLP_NAMES)
+TRANSFORMERS_HEADS = (".q_proj.", ".k_proj.", ".v_proj.")  # which are stacked in ".in_proj_"
 
 
 def common_names(tensors: Tensors) -> dict[str, Tensor]:
@@ -243,7 +253,7 @@ def common_names(tensors: Tensors) -> dict[str, Tensor]:
     renamed = {}
     for name, tensor in tensors.items():
         if name.startswith(TRUNK):
-            name = replace(name.replace(TRUNK, "visual."), TIMM_NAMES, backwards=True)
+            name = native_name(name, IN_TRUNK, EVA_IN_TIMM)
         elif name.startswith(TEXT_PARTS):
             name = f"text.{name}"
         elif name == "text.logit_scale":
@@ -255,24 +265,6 @@ def common_names(tensors: Tensors) -> dict[str, Tensor]:
 def text_at_top(tensors: Tensors) -> dict[str, Tensor]:
     """Tensors whose text tower is at the top level, as in OpenAI's files."""
     return {name.removeprefix("text."): tensor for name, tensor in tensors.items()}
-
-
-def with_counters(tensors: Tensors) -> dict[str, Tensor]:
-    """`text_at_top` with the counters of batch norms, which open_clip's modules have."""
-    official = text_at_top(tensors)
-    counters = {
-        name.replace("running_var", "num_batches_tracked"): torch.tensor(0)
-        for name in official
-        if name.endswith("running_var")
-    }
-    return official | counters
-
-
-def replace(name: str, pairs: Iterable[tuple[str, str]], backwards: bool = False) -> str:
-    """A name with the first of each pair replaced by the second, in order, or the other way round."""
-    for native, other in pairs:
-        name = name.replace(other, native) if backwards else name.replace(native, other)
-    return name
 
 
 def renamed(name: str, top: Iterable[tuple[str, str]], block: Iterable[tuple[str, str]]) -> str:
@@ -307,7 +299,4 @@ def stacked(tensors: Tensors, parts: Sequence[str], whole: str) -> dict[str, Ten
 
 
 # OpenAI's, open_clip's and CLIPSelf's names of OpenAI ViTs and ResNets.
-TEXT_AT_TOP = {
-    "official": Layout(write=text_at_top),
-    "open_clip": Layout(write=with_counters),
-}
+TEXT_AT_TOP = dict.fromkeys(("official", "open_clip"), Layout(write=text_at_top))

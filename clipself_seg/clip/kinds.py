@@ -6,9 +6,7 @@ To add a kind, write a file with a `TowerKind`, and list it in `KINDS`; `registe
 from __future__ import annotations
 
 import functools
-import importlib
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from clipself_seg.clip.openai import OPENAI_VIT, RESNET
 from clipself_seg.clip.pe_core import PE_CORE, PE_CORE_G
 from clipself_seg.clip.siglip import SIGLIP
 from clipself_seg.clip.tips import TIPS
-from clipself_seg.clip.tokenizers import OPEN_CLIP, open_clip_folder
+from clipself_seg.clip.tokenizers import open_clip_folder
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.imports import OR_IMPORT
 
@@ -40,9 +38,6 @@ def kind_of(config: Config) -> TowerKind | None:
 
 def model_configs() -> dict[str, Config]:
     """open_clip's model configs by name, as its `get_model_config` gives them, without importing it."""
-    if OPEN_CLIP in sys.modules:  # some may have been added
-        module = importlib.import_module(OPEN_CLIP)
-        return {name: module.get_model_config(name) for name in module.list_models()}
     configs = _read_configs(open_clip_folder() / "model_configs")
     return {name: config for name, config in configs.items() if config.keys() >= SECTIONS}
 
@@ -69,34 +64,30 @@ def find_architecture(name: str) -> Architecture:
             a kind that is not in `KINDS` (CoCa, ...), without dense features here.
     """
     given, name = name, name.replace("/", "-")
-    if given.startswith(HUB):
-        raise InputError(
-            f'"{given}" is a model of the Hugging Face hub: give the name of its architecture, such as '
-            f'"ViT-B-16", and as its weights "{given}", or open_clip\'s tag of them'
-        )
     config = _configs().get(name)
-    if config is None and given.endswith(SUFFIXES):
-        raise InputError(
-            f'"{given}" is a file: give the name of its model, such as "ViT-B-16", before it'
+    if config is not None and (kind := kind_of(config)):
+        return Architecture(
+            name=name,
+            kind=kind,
+            embed_dim=config["embed_dim"],
+            vision=config["vision_cfg"],
+            text=config["text_cfg"],
+            quick_gelu=config.get("quick_gelu", False),
+            logit_bias=config.get("init_logit_bias"),
         )
-    if config is None:
-        hint = f"{nearest(name, list_architectures())}{OR_IMPORT}"
-        raise InputError(f'unknown CLIP model "{given}"; {hint}')
-    kind = kind_of(config)
-    if kind is None:
-        raise InputError(
-            f'"{given}" is neither {" nor ".join(KINDS)}: '
-            f"no dense features for it here; {nearest(name, list_architectures())}"
+    close = nearest(name, list_architectures())
+    if config is not None:
+        reason = f"is neither {' nor '.join(KINDS)}: no dense features for it here; {close}"
+    elif given.startswith(HUB):
+        reason = (
+            'is a model of the Hugging Face hub: give the name of its architecture, such as "ViT-B-16", and as its '
+            f'weights "{given}", or open_clip\'s tag of them'
         )
-    return Architecture(
-        name=name,
-        kind=kind,
-        embed_dim=config["embed_dim"],
-        vision=config["vision_cfg"],
-        text=config["text_cfg"],
-        quick_gelu=config.get("quick_gelu", False),
-        logit_bias=config.get("init_logit_bias"),
-    )
+    elif given.endswith(SUFFIXES):
+        reason = 'is a file: give the name of its model, such as "ViT-B-16", before it'
+    else:
+        reason = f"is no CLIP model that is known here; {close}{OR_IMPORT}"
+    raise InputError(f'"{given}" {reason}')
 
 
 def register_kind(kind: TowerKind, configs: Mapping[str, Config]) -> TowerKind:
@@ -129,7 +120,7 @@ def signature_of(tensors: Tensors) -> Signature | None:
     """Signature of the image tower among tensors under native names, or None without image tower."""
     for kind in KINDS.values():
         if _first_gap(kind, tensors) is None:
-            return Signature(kind.name, kind.read_sizes(tensors))
+            return kind.signature(tensors)
     return None
 
 

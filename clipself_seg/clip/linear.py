@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.errors import InputError, shown
+from clipself_seg.errors import known
 from clipself_seg.provenance import cpu_info
 
 VARIABLE = "CLIPSELF_SEG_LINEAR"
@@ -76,9 +76,7 @@ def choice() -> Choice:
     Raises:
         InputError: the variable has another value.
     """
-    asked = os.environ.get(VARIABLE) or "auto"
-    if asked not in CHOICES:
-        raise InputError(f"${VARIABLE} is {shown(asked)}: it is one of {', '.join(CHOICES)}")
+    asked = known(os.environ.get(VARIABLE) or "auto", CHOICES, f"${VARIABLE}")
     if asked != "auto":
         return Choice(asked == "convolution", f"${VARIABLE} is {asked}")
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()):

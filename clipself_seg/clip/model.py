@@ -182,22 +182,6 @@ class CLIP(VisionLanguageBackbone):
         """Makes the tokens of texts."""
         return self.architecture.kind.tokenizer(self.architecture)
 
-    def pair_probabilities(self, embeddings: Tensor, text_KE: Tensor) -> Tensor:
-        """How probably each embedding and each text belong together, (..., K), each pair by itself (SigLIP).
-
-        Args:
-            embeddings: (..., E) of images, boxes, masks or cells, unit length.
-            text_KE: of texts, unit length.
-
-        Raises:
-            InputError: the model was trained by a softmax, which says nothing of one pair.
-        """
-        if self.logit_bias is None:
-            raise InputError(
-                f"{self.name} has no logit bias: it compares an image with several texts, by a softmax of cosines"
-            )
-        return (self.logit_scale.exp() * embeddings @ text_KE.T + self.logit_bias).sigmoid()
-
     def copy(self) -> CLIP:
         """A copy that shares the text tower."""
         return copy.deepcopy(self, {id(self.text): self.text})
@@ -259,8 +243,6 @@ def find_clip(
             CLIP that was not distilled.
         override: read weights that were distilled for another dense feature all the same.
     """
-    if not isinstance(name, str):
-        raise InputError(f'{name!r} is no name of a CLIP model; give one such as "ViT-B-16"')
     if weights == "":
         name, weights = _named(name)
     architecture = find_architecture(name)
@@ -306,43 +288,43 @@ def _named(name: str) -> tuple[str, str]:
 def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[str, Any]]:
     """The checkpoint of a path, name, address or tag, and open_clip's settings of it if it is its tag."""
     if weights in SHIPPED_TAGS:
-        layers = [read_checkpoint(path) for path in shipped_files(weights)]
-        first, last = layers[0], layers[-1]
-        rest = {k: v for k, v in first.tensors.items() if not k.startswith("visual.")}
-        tensors = rest | last.tensors
-        whole = dataclasses.replace(first, path=last.path, tensors=tensors, dense=last.dense)
-        return (_original(whole) if weights in MINI_CLIPS else whole), {}
+        return _shipped(weights), {}
     weights = weights.removeprefix(f"{architecture.name}:")  # the zoo's names of open_clip's tags
     if os.sep in weights:  # no tag, for which open_clip would be imported
         return read_checkpoint(locate(weights)), {}
     import open_clip
 
-    tags = open_clip.list_pretrained_tags_by_model(architecture.name)
-    if weights not in tags:
-        looks_like_path = Path(weights).suffix or Path(weights).exists()
-        if ":" in weights and weights in zoo():
-            model = zoo()[weights].model
+    if published := open_clip.get_pretrained_cfg(architecture.name, weights):
+        path = published_file(f"{architecture.name}:{weights}", published["hf_hub"])
+        return _original(read_checkpoint(path)), published
+    if entry := zoo().get(weights):
+        if ":" in weights:
             raise InputError(
-                f'weights "{weights}" are of {model}, not {architecture.name}: load that'
+                f'weights "{weights}" are of {entry.model}, not {architecture.name}: load that'
             )
-        if weights in zoo() or is_remote(weights):
-            checkpoint = read_checkpoint(locate(weights))
-            if known := zoo().get(weights):
-                activation = checkpoint.activation or known.activation or None
-                checkpoint = dataclasses.replace(checkpoint, activation=activation)
-            return (checkpoint if known is None or known.distilled else _original(checkpoint)), {}
-        if looks_like_path:
-            return read_checkpoint(weights), {}
-    published = open_clip.get_pretrained_cfg(architecture.name, weights)
-    if not published:
-        shipped = [tag for tag in shipped_tags() if shipped_model(tag) == architecture.name]
-        names = [entry.name for entry in zoo().values() if entry.model == architecture.name]
-        raise InputError(
-            f'no weights "{weights}" for {architecture.name}: neither a file nor a tag; '
-            f"{nearest(weights, [*tags, *shipped, *names])}"
-        )
-    path = published_file(f"{architecture.name}:{weights}", published["hf_hub"])
-    return _original(read_checkpoint(path)), published
+        checkpoint = read_checkpoint(locate(weights))
+        activation = checkpoint.activation or entry.activation or None
+        checkpoint = dataclasses.replace(checkpoint, activation=activation)
+        return (checkpoint if entry.distilled else _original(checkpoint)), {}
+    if is_remote(weights) or Path(weights).suffix or Path(weights).exists():
+        return read_checkpoint(locate(weights)), {}
+    tags = open_clip.list_pretrained_tags_by_model(architecture.name)
+    shipped = [tag for tag in shipped_tags() if shipped_model(tag) == architecture.name]
+    names = [entry.name for entry in zoo().values() if entry.model == architecture.name]
+    raise InputError(
+        f'no weights "{weights}" for {architecture.name}: neither a file nor a tag; '
+        f"{nearest(weights, [*tags, *shipped, *names])}"
+    )
+
+
+def _shipped(tag: str) -> Checkpoint:
+    """The checkpoint of a shipped tag, whose image tower may lie in a file of its own over another CLIP's."""
+    layers = [read_checkpoint(path) for path in shipped_files(tag)]
+    first, last = layers[0], layers[-1]
+    rest = {k: v for k, v in first.tensors.items() if not k.startswith("visual.")}
+    tensors = rest | last.tensors
+    whole = dataclasses.replace(first, path=last.path, tensors=tensors, dense=last.dense)
+    return _original(whole) if tag in MINI_CLIPS else whole
 
 
 def _original(checkpoint: Checkpoint) -> Checkpoint:

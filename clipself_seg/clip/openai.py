@@ -110,24 +110,18 @@ def _supports(stages: bool, config: Config) -> bool:
     return staged == stages and has_clip_text(config) and not set(vision) - VISION_KEYS
 
 
-def _sizes(architecture: Architecture) -> Sizes:
-    vision = architecture.vision
-    width, layers = vision.get("width", 768), vision.get("layers", 12)
-    return Sizes(width, layers, vision.get("patch_size", 16), architecture.embed_dim)
-
-
 def _build(architecture: Architecture, quick_gelu: bool) -> VisionTransformer:
     vision = architecture.vision
-    width, layers, patch_size, embed_dim = _sizes(architecture)
+    width = vision.get("width", 768)
     return VisionTransformer(
         image_size=vision.get("image_size", 224),
-        patch_size=patch_size,
+        patch_size=vision.get("patch_size", 16),
         width=width,
-        layers=layers,
+        layers=vision.get("layers", 12),
         heads=width // vision.get("head_width", 64),
         mlp_ratio=vision.get("mlp_ratio", 4.0),
         layer_scale=vision.get("ls_init_value"),
-        embed_dim=embed_dim,
+        embed_dim=architecture.embed_dim,
         quick_gelu=quick_gelu,
     )
 
@@ -135,10 +129,11 @@ def _build(architecture: Architecture, quick_gelu: bool) -> VisionTransformer:
 OPENAI_VIT = TowerKind(
     name="OpenAI ViT",
     supports=functools.partial(_supports, False),
-    sizes=_sizes,
     build_image=_build,
     key_tensors={"visual.class_embedding": 1, "visual.proj": 2, "visual.conv1.weight": 4},
-    read_sizes=vit_sizes("visual.conv1.weight", "transformer.resblocks", "visual.proj", axis=1),
+    read_sizes=functools.partial(
+        vit_sizes, "visual.conv1.weight", "transformer.resblocks", "visual.proj", axis=1
+    ),
     layouts=TEXT_AT_TOP,
     positions={"visual.positional_embedding": PositionTable()},
     quick_gelu=True,
@@ -160,21 +155,15 @@ def _build_resnet(architecture: Architecture, quick_gelu: bool) -> ImageTower:
     )
 
 
-def _sizes_resnet(architecture: Architecture) -> Sizes:
-    vision = architecture.vision
-    return Sizes(vision["width"], sum(vision["layers"]), STRIDE, architecture.embed_dim)
-
-
 def _read_sizes_resnet(tensors: Tensors) -> Sizes:
     layers = sum(count_blocks(tensors, f"layer{stage}") for stage in (1, 2, 3, 4))
     width = tensors["visual.conv3.weight"].shape[0]
-    return Sizes(width, layers, STRIDE, tensors["visual.attnpool.c_proj.weight"].shape[0])
+    return width, layers, STRIDE, tensors["visual.attnpool.c_proj.weight"].shape[0]
 
 
 RESNET = TowerKind(
     name="ResNet",
     supports=functools.partial(_supports, True),
-    sizes=_sizes_resnet,
     build_image=_build_resnet,
     key_tensors={
         "visual.layer4.0.conv1.weight": 4,

@@ -21,7 +21,6 @@ from clipself_seg.clip.kind import (
     Architecture,
     Config,
     PositionTable,
-    Sizes,
     TowerKind,
     has_clip_text,
     vit_sizes,
@@ -55,7 +54,6 @@ SHAPES = {
     "vit_pe_core_large_patch14_336": Shape(1024, 24, 16, 14, 24),
     "vit_pe_core_gigantic_patch14_448": Shape(1536, 50, 16, 14, 32, 8960 / 1536, False),
 }
-VISION_KEYS = {"image_size", "timm_model_name", "timm_model_pretrained", "timm_pool", "timm_proj"}
 
 
 class RotaryBlock(ResidualBlock):
@@ -126,19 +124,8 @@ class PECoreTower(PooledTower):
 
 
 def _supports(class_token: bool, config: Config) -> bool:
-    vision = config["vision_cfg"]
-    shape = SHAPES.get(vision.get("timm_model_name", ""))
-    return (
-        shape is not None
-        and shape.class_token == class_token
-        and has_clip_text(config)
-        and not set(vision) - VISION_KEYS
-    )
-
-
-def _sizes(architecture: Architecture) -> Sizes:
-    shape = SHAPES[architecture.vision["timm_model_name"]]
-    return Sizes(shape.width, shape.layers, shape.patch_size, architecture.embed_dim)
+    shape = SHAPES.get(config["vision_cfg"].get("timm_model_name", ""))
+    return shape is not None and shape.class_token == class_token and has_clip_text(config)
 
 
 def _build(architecture: Architecture, quick_gelu: bool) -> PECoreTower:
@@ -159,10 +146,11 @@ _KEYS = {
 PE_CORE = TowerKind(
     name="PE-Core ViT",
     supports=functools.partial(_supports, True),
-    sizes=_sizes,
     build_image=_build,
     key_tensors=_KEYS | {"visual.cls_token": 3},
-    read_sizes=vit_sizes("visual.patch_embed.proj.weight", "blocks", "visual.head.weight"),
+    read_sizes=functools.partial(
+        vit_sizes, "visual.patch_embed.proj.weight", "blocks", "visual.head.weight"
+    ),
     layouts=trunk_layouts(MARKS, SCALARS),
     positions={"visual.pos_embed": PositionTable()},
     mean=(0.5, 0.5, 0.5),

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipself_seg.clip.kind import TRUNK, Layout, replace
+from clipself_seg.clip.kind import IN_TRUNK, TIMM_BLOCK, TRUNK, Layout, native_name, renamed
 from clipself_seg.clip.layers import TwoLayers, merge_heads, split_heads
 from clipself_seg.clip.linear import Linear, linear
 from clipself_seg.clip.runtime import normal_parameter
@@ -37,17 +37,6 @@ from clipself_seg.clip.tower import (
     attention_parts,
     rows_of_masks,
 )
-
-TIMM_BLOCK = (  # names in a block here, and timm's
-    (".ln_1.", ".norm1."),
-    (".attn.in_proj_weight", ".attn.qkv.weight"),
-    (".attn.in_proj_bias", ".attn.qkv.bias"),
-    (".attn.out_proj.", ".attn.proj."),
-    (".ln_2.", ".norm2."),
-    (".mlp.c_fc.", ".mlp.fc1."),
-    (".mlp.c_proj.", ".mlp.fc2."),
-)
-BLOCKS = "visual.blocks."
 
 
 class LatentPool(nn.Module):
@@ -150,9 +139,6 @@ class PooledTower(TransformerTower):
         Args:
             images: (B, 3, H, W), normalised.
             masks: one boolean mask (n, h, w) of the regions' cells for each image.
-
-        Raises:
-            InputError: masks of another grid than the images'.
         """
         tokens_BLD, grid = self.final_tokens(images)
         allowed_BQL = self.allowed(masks, tokens_BLD, grid, self.region_sees_prefix)
@@ -200,12 +186,7 @@ def read_trunk(tensors: Mapping[str, Tensor], scalars: Mapping[str, float]) -> d
         tensors: of a file.
         scalars: logit scale and bias before training, as for `alone`.
     """
-    native = {}
-    for name, tensor in tensors.items():
-        name = name.replace(TRUNK, "visual.") if name.startswith(TRUNK) else name
-        if name.startswith(BLOCKS):
-            name = replace(name, TIMM_BLOCK, backwards=True)
-        native[name] = tensor
+    native = {native_name(name, IN_TRUNK, TIMM_BLOCK): t for name, t in tensors.items()}
     return alone(native, scalars)
 
 
@@ -223,9 +204,4 @@ def alone(native: dict[str, Tensor], scalars: Mapping[str, float]) -> dict[str, 
 
 def write_trunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """open_clip's names of native tensors, the reverse of `read_trunk`."""
-    named = {}
-    for name, tensor in tensors.items():
-        if name.startswith(BLOCKS):
-            name = replace(name, TIMM_BLOCK)
-        named[name.replace("visual.", TRUNK, 1) if name.startswith("visual.") else name] = tensor
-    return named
+    return {renamed(name, IN_TRUNK, TIMM_BLOCK): tensor for name, tensor in tensors.items()}

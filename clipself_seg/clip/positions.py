@@ -31,9 +31,7 @@ def patch_grid(images: Tensor, patch_size: int) -> tuple[int, int]:
     Raises:
         InputError: a side is not a multiple of the patch; the message has the nearest sizes that are.
     """
-    if images.dim() != 4 or images.shape[1] != 3:
-        raise InputError(f"images must be (B, 3, H, W), got {tuple(images.shape)}")
-    height, width = images.shape[-2:]
+    _, _, height, width = images.shape
     if height % patch_size or width % patch_size or not height * width:
         good = [max(1, round(side / patch_size)) * patch_size for side in (height, width)]
         raise InputError(
@@ -63,7 +61,8 @@ def resample_positions(
         mode: "bicubic" or "bilinear".
     """
     side = math.isqrt(len(table_LD) - first)
-    if not _is_symbolic(grid) and (side, side) == tuple(grid):
+    # Sides are no numbers while a graph for grids of any size is exported.
+    if all(isinstance(length, int) for length in grid) and (side, side) == tuple(grid):
         return table_LD
     patches = table_LD[first:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(
@@ -71,11 +70,6 @@ def resample_positions(
     )
     patches_ND = resized[0].flatten(1).T.to(table_LD.dtype)
     return torch.cat([table_LD[:first], patches_ND])
-
-
-def _is_symbolic(grid: tuple[int, int]) -> bool:
-    """Whether a graph for grids of any size is being exported, so that the sides have no values."""
-    return not all(isinstance(side, int) for side in grid)
 
 
 class Rotary(NamedTuple):
@@ -113,7 +107,7 @@ def rotary_factors(
         device: device of the factors.
         rotary: how cells are numbered, EVA-02's way or another.
     """
-    if not _is_symbolic(grid):
+    if all(isinstance(side, int) for side in grid):
         return _rotary_table(grid, head_channels, device, rotary)
     steps = [rotary.span / torch.scalar_tensor(side) for side in grid]
     return _cosine_and_sine(_angles(grid, steps, head_channels, rotary).float(), device)

@@ -38,22 +38,14 @@ def check_regions(
         InputError: the number of tensors, a type or a shape is wrong; a value is not finite; or a box
             lies far outside its image, as one in pixels does.
     """
-    wanted = f"(n, {', '.join(map(str, shape))})"
-    if len(regions) != len(images):
+    given = [tuple(r.shape) if isinstance(r, Tensor) else type(r).__name__ for r in regions]
+    fitting = [isinstance(one, tuple) and one[:1] + shape == one for one in given]
+    if len(given) != len(images) or not all(fitting):
         raise InputError(
-            f"{len(regions)} tensors of {kind} for {len(images)} images; give a list with one "
-            f"{wanted} for each image, n = 0 for none"
+            f"{kind} of {len(images)} images must be a list with a tensor (n, {', '.join(map(str, shape))}) for each, "
+            f"n = 0 for none, got {given}"
         )
     for tensor in regions:
-        if not isinstance(tensor, Tensor):
-            raise InputError(
-                f"{kind} of an image must be a tensor {wanted}, got {type(tensor).__name__}; "
-                "torch.as_tensor makes one"
-            )
-        if tensor.dim() != 1 + len(shape) or tuple(tensor.shape[1:]) != shape:
-            raise InputError(
-                f"{kind} of an image must be {wanted} for this image size, got {tuple(tensor.shape)}"
-            )
         _check_values(kind, tensor)
     return [tensor.to(images.device, non_blocking=QUEUES) for tensor in regions]
 
@@ -62,18 +54,14 @@ def _check_values(kind: str, tensor: Tensor) -> None:
     """Raises an `InputError` for wrong values; on a GPU this waits for the result once, but for bool masks."""
     if tensor.dtype == torch.bool:
         return
-    wrong = ~tensor.isfinite()
+    rule, wrong = "finite numbers", ~tensor.isfinite()
     if kind == "boxes":
+        rule = "XYXY relative to the image, in [0, 1] (divide pixels by width and height)"
         wrong |= (tensor < FARTHEST[0]) | (tensor > FARTHEST[1])
-    if not wrong.any():
-        return
-    index = int(wrong.flatten(1).any(dim=1).nonzero()[0])
-    if kind == "boxes":
-        raise InputError(
-            f"boxes are XYXY relative to the image, in [0, 1], but box {index} is "
-            f"{tensor[index].tolist()}; divide pixels by width and height"
-        )
-    raise InputError(f"{kind} must be finite numbers, but number {index} of an image is not")
+    if wrong.any():
+        index = int(wrong.flatten(1).any(dim=1).nonzero()[0])
+        values = f": {tensor[index].tolist()}" if kind == "boxes" else ""
+        raise InputError(f"{kind} must be {rule}, but number {index} of an image is not{values}")
 
 
 def box_weights(boxes_n4: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from clipself_seg.clip.eva import PatchEmbed
 from clipself_seg.clip.kind import (
+    TRANSFORMERS_BLOCK,
+    TRANSFORMERS_HEADS,
     Architecture,
     Config,
     Layout,
     PositionTable,
-    Sizes,
     Tensors,
     TowerKind,
     native_name,
@@ -73,7 +74,6 @@ SHAPES = {
     **{f"vit_giantopt_patch16_siglip_{s}": Shape(1536, 40, 16, 16, TANH) for s in (256, 384)},
 }
 # Keys of open_clip's configs; one with others, or with other values of those that `FIXED` names, is refused.
-VISION_KEYS = {"image_size", "timm_model_name", "timm_model_pretrained", "timm_pool", "timm_proj"}
 TEXT_KEYS = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
 TEXT_KEYS |= {"hf_tokenizer_name", "tokenizer_kwargs", "act_kwargs", "proj_bias", "proj_type"}
 FIXED: dict[str, Any] = {
@@ -240,13 +240,6 @@ def siglip_tokenizer(architecture: Architecture) -> Tokenizer:
     return siglips_own(pieces)
 
 
-LAYER = (  # names in a block here, and transformers'
-    (".ln_1.", ".layer_norm1."),
-    (".ln_2.", ".layer_norm2."),
-    (".attn.out_proj.", ".self_attn.out_proj."),
-    (".mlp.c_fc.", ".mlp.fc1."),
-    (".mlp.c_proj.", ".mlp.fc2."),
-)
 PARTS = (  # beginnings of native names, and transformers'
     ("visual.blocks.", "vision_model.encoder.layers."),
     ("visual.patch_embed.proj.", "vision_model.embeddings.patch_embedding."),
@@ -263,7 +256,6 @@ PARTS = (  # beginnings of native names, and transformers'
     ("text.text_projection.", "text_model.head."),
 )
 POOL = "vision_model.head.attention.in_proj_"
-MATRICES = (".self_attn.q_proj.", ".self_attn.k_proj.", ".self_attn.v_proj.")
 
 
 def read_siglip(tensors: Tensors, scalars: Mapping[str, float]) -> dict[str, Tensor]:
@@ -274,13 +266,13 @@ def read_siglip(tensors: Tensors, scalars: Mapping[str, float]) -> dict[str, Ten
         scalars: logit scale and bias before training, as for `pooled.alone`.
     """
     native: dict[str, Tensor] = {}
-    for name, tensor in stacked(tensors, MATRICES, ".attn.in_proj_").items():
+    for name, tensor in stacked(tensors, TRANSFORMERS_HEADS, ".in_proj_").items():
         if name.startswith(POOL) and tensor.dim():
             width, leaf = len(tensor) // 3, name.removeprefix(POOL)
             native[f"visual.attn_pool.q.{leaf}"] = tensor[:width]
             native[f"visual.attn_pool.kv.{leaf}"] = tensor[width:]
             continue
-        native[native_name(name, PARTS, LAYER)] = tensor
+        native[native_name(name, PARTS, TRANSFORMERS_BLOCK)] = tensor
     return alone(native | _as_images(native), scalars)
 
 
@@ -300,8 +292,8 @@ def _as_images(native: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _supports(config: Config) -> bool:
-    vision, text = config["vision_cfg"], config["text_cfg"]
-    if vision.get("timm_model_name") not in SHAPES or set(vision) - VISION_KEYS:
+    text = config["text_cfg"]
+    if config["vision_cfg"].get("timm_model_name") not in SHAPES:
         return False
     projected = text.get("proj_bias") or text.get("proj_type") == "none"
     return bool(
@@ -315,11 +307,6 @@ def _shape(architecture: Architecture) -> Shape:
     """The image tower's sizes; a file's own GELU goes before that of timm's name."""
     shape = SHAPES[architecture.vision["timm_model_name"]]
     return shape._replace(approximate=architecture.vision.get("approximate", shape.approximate))
-
-
-def _sizes(architecture: Architecture) -> Sizes:
-    shape = _shape(architecture)
-    return Sizes(shape.width, shape.layers, shape.patch_size, architecture.embed_dim)
 
 
 def _build(architecture: Architecture, quick_gelu: bool) -> SiglipTower:
@@ -367,11 +354,10 @@ KERNEL = "visual.patch_embed.proj.weight"
 SIGLIP = TowerKind(
     name="SigLIP ViT",
     supports=_supports,
-    sizes=_sizes,
     build_image=_build,
     build_text=_build_text,
     key_tensors={"visual.attn_pool.latent": 3, "visual.patch_embed.proj.weight": 4},
-    read_sizes=vit_sizes(KERNEL, "blocks", KERNEL),
+    read_sizes=functools.partial(vit_sizes, KERNEL, "blocks", KERNEL),
     layouts={
         **trunk_layouts(["attn_pool.latent"], SCALARS),
         "transformers": Layout(

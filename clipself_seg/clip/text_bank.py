@@ -38,7 +38,7 @@ from clipself_seg.clip.runtime import full_precision, lower_precision, tf32
 from clipself_seg.clip.vision_language import VisionLanguageBackbone
 from clipself_seg.data.examples import ClassExamples
 from clipself_seg.data.vocabulary import Names, Vocabulary
-from clipself_seg.errors import InputError, nearest
+from clipself_seg.errors import InputError, known
 from clipself_seg.files import atomic_path, home_expanded, remove_leftovers
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -56,7 +56,7 @@ VERSION = 2
 DIGEST = "digest"  # in the metadata of an entry; one without it is made again
 DAY = 24 * 3600  # seconds
 OTHER = (("background",),)  # a word that is always among those that examples are compared with
-KEPT = 16  # tensors in memory: sets of classes, with and without examples, and joined ones
+KEPT = 16  # tensors in memory: sets of classes, with and without examples
 
 
 def clean_name(name: str) -> str:
@@ -118,10 +118,8 @@ class Texts:
                 otherwise.
             templates: a name in `TEMPLATES`.
         """
-        if templates not in TEMPLATES:
-            raise InputError(f'no prompt templates "{templates}"; {nearest(templates, TEMPLATES)}')
         self.clip = clip
-        self.templates = templates
+        self.templates = known(templates, TEMPLATES, "prompt templates")
         self.read: ReadRegions = functools.partial(dense_regions, clip)
         self._memory: dict[Hashable, Tensor] = {}
 
@@ -239,19 +237,6 @@ class TextBank(Texts):
         if not keep:
             return self._encode(list(names))
         return self._stored((tuple(names),), True)
-
-    def embed_joined(self, parts: Sequence[Names]) -> Tensor:
-        """Unit vectors of several sets of classes behind one another; the same tensor as long as these are asked for.
-
-        Args:
-            parts: as for `embed_names`.
-        """
-
-        def join() -> Tensor:
-            with torch.inference_mode(False):  # an inference tensor could not be trained on later
-                return torch.cat([self.embed_names(names) for names in parts])
-
-        return self.keep(("joined", tuple(parts)), join)
 
     def _stored(self, names: Names, raw: bool) -> Tensor:
         """From memory, else from disk, else computed now: unit vectors (K, E), or of the names (S, E) as they are."""

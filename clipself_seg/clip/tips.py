@@ -15,6 +15,7 @@ Shapes: B images, N patches, L = 2 + N tokens (class token, register, patches), 
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import re
@@ -24,11 +25,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clipself_seg.clip.kind import (
+    MLP_NAMES,
+    TIMM_BLOCK,
+    TRANSFORMERS_BLOCK,
+    TRANSFORMERS_HEADS,
     Architecture,
     Config,
     Layout,
     PositionTable,
-    Sizes,
     Tensors,
     TowerKind,
     native_name,
@@ -55,7 +59,6 @@ VISION_KEYS = {"image_size", "patch_size", "width", "layers", "heads", "hidden",
 VISION_KEYS |= {"register_tokens"}
 TEXT_KEYS = {"context_length", "vocab_size", "width", "heads", "layers", "hidden"}
 TEXT_KEYS |= {"hf_tokenizer_name"}
-EMBEDDINGS = ("class", "second_class")  # in the order of their tokens
 
 
 class PackedSwiGLU(nn.Module):
@@ -140,17 +143,6 @@ class TipsTransformer(ResidualTower):
     def project(self, tokens: Tensor) -> Tensor:
         """Final norm, (..., D) -> (..., D)."""
         return self.final_norm(tokens)
-
-    def image_embeddings(self, images: Tensor) -> dict[str, Tensor]:
-        """Both image embeddings (B, D), not normalised: ``class``, which `forward` gives, and ``second_class``.
-
-        Args:
-            images: (B, 3, H, W), pixels in [0, 1].
-        """
-        tokens_BLD, _, _ = self.before_last(images)
-        first_B2D = self.stack[-1].forward_mask_tokens(tokens_BLD[:, : self.prefix], tokens_BLD)
-        rows_B2D = self.project(first_B2D)
-        return {name: rows_B2D[:, index] for index, name in enumerate(EMBEDDINGS)}
 
     def ends(self) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
         stem = [*self.conv1.parameters(), self.class_embedding, self.register_embedding]
@@ -279,17 +271,15 @@ _VISION_BLOCK = (
     (".attn.", ".attention."),
     (".ls_1.gamma", ".layer_scale1.lambda1"),
     (".ls_2.gamma", ".layer_scale2.lambda1"),
+    *MLP_NAMES,
 )
 _TEXT = (
     (f"text.{BLOCK}", f"{TEXT}encoder.layers."),
     ("text.token_embedding.", f"{TEXT}embeddings.token_embedding."),
     ("text.ln_final.", f"{TEXT}final_layer_norm."),
 )
-_TEXT_BLOCK = ((".ln_", ".layer_norm"), (".attn.", ".self_attn."))
-_MLP = ((".mlp.c_fc.", ".mlp.fc1."), (".mlp.c_proj.", ".mlp.fc2."))
 _GATED = (".mlp.gate_proj.", ".mlp.up_proj.")
 _DOWN = ".mlp.down_proj."
-_HEADS = (".q_proj.", ".k_proj.", ".v_proj.")
 # Native name and timm's, of blocks and of the rest.
 _TIMM = (
     (f"visual.{BLOCK}", "blocks."),
@@ -298,13 +288,6 @@ _TIMM = (
     (CLASS_TOKEN, "cls_token"),
     (REGISTER, "reg_token"),
     (POSITION_TABLE_NAME, "pos_embed"),
-)
-_TIMM_BLOCK = (
-    (".ln_", ".norm"),
-    (".ls_1.", ".ls1."),
-    (".ls_2.", ".ls2."),
-    (".attn.in_proj_", ".attn.qkv."),
-    (".attn.out_proj.", ".attn.proj."),
 )
 # The published name of what has another one than in timm.
 _OFFICIAL = tuple(
@@ -321,7 +304,7 @@ def read_official(tensors: Tensors) -> dict[str, Tensor]:
     for name, tensor in _with_scale(tensors).items():
         if name.startswith(OFFICIAL_TEXT):
             name = f"text.{name.removeprefix(OFFICIAL_TEXT)}"
-        name = native_name(name, _OFFICIAL, _TIMM_BLOCK + _MLP + _OFFICIAL_GATED)
+        name = native_name(name, _OFFICIAL, TIMM_BLOCK + _OFFICIAL_GATED)
         native[name] = tensor
     return _flat(native)
 
@@ -337,8 +320,8 @@ def write_official(tensors: Tensors) -> dict[str, Tensor]:
         if native.startswith("text."):
             name = f"{OFFICIAL_TEXT}{native.removeprefix('text.')}"
         gated = _is_gated(native.replace(".c_proj.", ".c_fc."), tensors)
-        mlp = _OFFICIAL_GATED if gated else _MLP
-        written[renamed(name, _OFFICIAL, _TIMM_BLOCK + mlp)] = _with_axes(native, tensor)
+        block = _OFFICIAL_GATED + TIMM_BLOCK if gated else TIMM_BLOCK
+        written[renamed(name, _OFFICIAL, block)] = _with_axes(native, tensor)
     if CLASS_TOKEN in tensors:
         written[OFFICIAL_MASK_TOKEN] = torch.zeros_like(tensors[CLASS_TOKEN])[None]
     return written
@@ -348,10 +331,10 @@ def read_transformers(tensors: Tensors) -> dict[str, Tensor]:
     """Native tensors of a file of transformers' `save_pretrained`; what is neither stays as it is."""
     tensors = stacked(_with_scale(tensors), _GATED, ".mlp.fc1.")
     native = {}
-    for name, tensor in stacked(tensors, _HEADS, ".in_proj_").items():
+    for name, tensor in stacked(tensors, TRANSFORMERS_HEADS, ".in_proj_").items():
         name = name.replace(_DOWN, ".mlp.fc2.")
-        for top, block in ((_VISION, _VISION_BLOCK), (_TEXT, _TEXT_BLOCK)):
-            name = native_name(name, top, block + _MLP)
+        for top, block in ((_VISION, _VISION_BLOCK), (_TEXT, TRANSFORMERS_BLOCK)):
+            name = native_name(name, top, block)
         native[name] = tensor
     return _flat(native)
 
@@ -361,7 +344,7 @@ def read_timm(tensors: Tensors) -> dict[str, Tensor]:
     register = tensors["reg_token"]
     if register.dim() != 3 or register.shape[1] != 1:
         return dict(tensors)
-    native = _flat({native_name(n, _TIMM, _TIMM_BLOCK + _MLP): t for n, t in tensors.items()})
+    native = _flat({native_name(n, _TIMM, TIMM_BLOCK): t for n, t in tensors.items()})
     rows_ND = native[POSITION_TABLE_NAME]
     if rows_ND.dim() == 2:  # what is of other dimensions the loader refuses
         native[POSITION_TABLE_NAME] = torch.cat([torch.zeros_like(rows_ND[:1]), rows_ND])
@@ -424,11 +407,6 @@ def _supports(config: Config) -> bool:
     return set(config["vision_cfg"]) == VISION_KEYS and set(config["text_cfg"]) == TEXT_KEYS
 
 
-def _sizes(architecture: Architecture) -> Sizes:
-    vision = architecture.vision
-    return Sizes(vision["width"], vision["layers"], vision["patch_size"], architecture.embed_dim)
-
-
 def _build_image(architecture: Architecture, quick_gelu: bool) -> TipsTransformer:
     vision = dict(architecture.vision)
     del vision["register_tokens"]  # 1, which the kind is known by
@@ -449,10 +427,11 @@ def _tokenizer(architecture: Architecture) -> Tokenizer:
 TIPS = TowerKind(
     name="TIPSv2",
     supports=_supports,
-    sizes=_sizes,
     build_image=_build_image,
     key_tensors={"visual.register_embedding": 1, "visual.conv1.weight": 4},
-    read_sizes=vit_sizes("visual.conv1.weight", BLOCK[:-1], "visual.conv1.weight"),
+    read_sizes=functools.partial(
+        vit_sizes, "visual.conv1.weight", BLOCK[:-1], "visual.conv1.weight"
+    ),
     build_text=_build_text,
     layouts={
         "official": Layout(

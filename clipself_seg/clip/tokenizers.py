@@ -170,8 +170,6 @@ def read_tokenizer(
         MissingPackage: the package that reads it is not installed.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"no tokenizer at {path}: give a {JSON} or a {MODEL}")
     require_regular_file(path)
     status = path.stat()
     if status.st_size > LARGEST:

@@ -34,7 +34,7 @@ from clipself_seg.clip.kinds import (
 from clipself_seg.clip.positions import resample_positions
 from clipself_seg.clip.text import NoTextTower
 from clipself_seg.clip.tower import ImageTower
-from clipself_seg.errors import InputError, nearest, shown
+from clipself_seg.errors import InputError, known, nearest, shown
 
 logger = logging.getLogger(__name__)
 # Entries of published files that are no weights: recomputed (rotary tables, masks) or constants.
@@ -113,10 +113,8 @@ def to_layout(
     Raises:
         InputError: files of this kind have no such layout, or it is read only.
     """
-    written = {name: known.write for name, known in kind.layouts.items() if known.write}
-    if layout not in written:
-        raise InputError(f'no layout "{layout}" of {kind.name}; {nearest(layout, written)}')
-    return written[layout](tensors)
+    written = {name: one.write for name, one in kind.layouts.items() if one.write}
+    return written[known(layout, written, f"layout of {kind.name}")](tensors)
 
 
 def load_strictly(
@@ -137,7 +135,7 @@ def load_strictly(
             tensors, or weights that are integers, sparse, without values, NaN or infinite.
     """
     tensors = to_native(checkpoint.tensors)
-    _check_architecture(tensors, architecture, checkpoint)
+    _check_architecture(tensors, module.state_dict(), architecture, checkpoint)
     notes = []
     if architecture.kind.image_files and not any(name.startswith("text.") for name in tensors):
         length = architecture.text["context_length"]
@@ -245,7 +243,10 @@ def _resize_positions(
 
 
 def _check_architecture(
-    tensors: Mapping[str, Tensor], architecture: Architecture, checkpoint: Checkpoint
+    tensors: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    architecture: Architecture,
+    checkpoint: Checkpoint,
 ) -> None:
     signature = signature_of(tensors)
     if signature is None:
@@ -253,11 +254,15 @@ def _check_architecture(
             f"{checkpoint.path} holds no CLIP image tower ({reason_of_no_tower(tensors)}); "
             f"give a checkpoint of {' or '.join(KINDS)}"
         )
-    if signature == architecture.signature:
+    if signature == architecture.kind.signature(wanted):
         return
-    fitting = [n for n in list_architectures() if find_architecture(n).signature == signature]
+    others = [find_architecture(name) for name in list_architectures()]
+    # The first two are quick to see; for the signature a tower is built.
+    alike = [own for own in others if own.embed_dim == signature.embed_dim]
+    same = [own for own in alike if own.kind.name == signature.kind]
+    fitting = [own.name for own in same if own.signature == signature]
     hint = f'; load it as "{min(fitting, key=len)}"' if fitting else ""
     raise InputError(
         f"{checkpoint.path} is of another model: its image tower is {signature}, that of "
-        f"{architecture.name} is {architecture.signature}{hint}"
+        f"{architecture.name} is {architecture.kind.signature(wanted)}{hint}"
     )

@@ -72,10 +72,10 @@ def write_explore(images: Sequence[Path], folder: Path) -> None:
     Raises:
         InputError: it could not be written.
     """
-    from clipself_seg.commands.explore import explore
+    from clipself_seg.commands.explore import MINI, explore
     from clipself_seg.explore.demo import WORLD
 
-    models = ["--model", "original", "clipself-proposals", "--words", WORLD]
+    models = ["--model", MINI[0], MINI[2], "--words", WORLD]
     if explore([*map(str, images), *models, "--output", str(folder / EXPLORE)]):
         raise InputError(f"the page to click, {folder / EXPLORE}, could not be written: see above")
 

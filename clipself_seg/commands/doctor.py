@@ -102,10 +102,6 @@ def _detectron2() -> None:
             importlib.import_module("detectron2.model_zoo")
     except ImportError as error:
         _say(f'  detectron2.model_zoo does not load ({error}): pip install "setuptools<82"')
-    _say(
-        "  detectron2's SemSegEvaluator reads no label map with numpy 2: give it a sem_seg_loading_fn,",
-        "  docs/detectron2.md",
-    )
 
 
 def _device() -> None:

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from clipself_seg.explore.content import Content, PanopticView
     from clipself_seg.prediction.files import ImageFile
 
-# The CLIPs that come with the project, by their short names; --model mini has all of them.
-SHIPPED = {
-    "original": "original CLIP=mini",
-    "clipself": "CLIPSelf, patches=mini-clipself",
-    "clipself-proposals": "CLIPSelf, proposals=mini-clipself-proposals",
-}
+# Those of --model mini, the CLIPs that come with the project for generated scenes.
+MINI = (
+    "original CLIP=mini",
+    "CLIPSelf, patches=mini-clipself",
+    "CLIPSelf, proposals=mini-clipself-proposals",
+)
 # Those of photographs; the second has no address that a program can fetch.
 MODELS = ("eva02-vitb16", "clipself-eva02-vitb16-coco-patches")
 PANOPTIC_ONLY = ("stuff", "panoptic_model", "clip_weights")
@@ -160,16 +160,17 @@ def heat_models(args: argparse.Namespace) -> dict[str, VisionLanguageBackbone]:
     """The CLIPs of the heat maps by title, see `add_model_options`."""
     models = _default_models() if args.model is None else args.model
     if models == ["mini"]:
-        models = list(SHIPPED)
+        models = MINI
     from clipself_seg.prediction.dense_maps import load_models
 
     options.take_device(args)
-    return load_models(args.clip_name, list(map(_model, models)), args.device or "cpu")
+    return load_models(args.clip_name, models, args.device or "cpu")
 
 
 def of_scenes(args: argparse.Namespace) -> bool:
     """True if every named CLIP is one of the generated scenes, which decides the other models, too."""
-    return bool(args.model) and {"mini", *SHIPPED}.issuperset(args.model)
+    mini = {name.rpartition("=")[2] for name in MINI}
+    return bool(args.model) and mini.issuperset(name.rpartition("=")[2] for name in args.model)
 
 
 def _default_models() -> list[str]:
@@ -183,13 +184,6 @@ def _default_models() -> list[str]:
         reason = f"and {other.name}, licence {other.licence}"
     options.say_model(MODELS[0], reason)
     return list(MODELS[: 2 if present_file(other) else 1])
-
-
-def _model(typed: str) -> str:
-    """The typed [TITLE=]NAME, with the weights that a short name of `SHIPPED` stands for."""
-    title, named, weights = typed.rpartition("=")
-    shipped = SHIPPED.get(weights, weights)
-    return f"{title}={shipped.rpartition('=')[2]}" if named else shipped
 
 
 def _panoptic(args: argparse.Namespace) -> PanopticView:

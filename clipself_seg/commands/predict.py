@@ -19,8 +19,8 @@ mini is for generated scenes.
   detection  finds boxes, and masks where the model has them. Classes that were not seen in training are marked *.
 
 Writes overlays/*.png, labels/*.png (semantic) or panoptic/*.png, and classes.json, panoptic.json or detections.json,
-the last two in COCO's format. --save coco writes the regions of semantic and panoptic in COCO's format, masks a PNG of
-each region, yolo polygons for YOLO. A video becomes overlays/*.mp4.
+the last two in COCO's format. --save coco writes the regions of semantic and panoptic in COCO's format. A video becomes
+overlays/*.mp4.
 To go on with an interrupted call, repeat it with --skip-existing and the same options.
 With --ray the images go to the workers of a Ray cluster, or of this machine, which write Parquet files.
 Exit status: 0, 1 if an image failed and the others were done, 2 if nothing was done.
@@ -61,16 +61,16 @@ KEYS = {
 OF_MASKS = ("MODEL.MASK_GENERATOR.SOURCE", "masks", "MODEL.FUSION.MODE", "clip")
 # What --save may name with each task; the first two (of boxes the first one) are written by default.
 SAVE = {
-    "semantic": ("overlays", "labels", "masks", "coco", "yolo"),
-    "panoptic": ("overlays", "panoptic", "labels", "masks", "coco", "yolo"),
-    "detection": ("overlays", "masks", "yolo"),
+    "semantic": ("overlays", "labels", "coco"),
+    "panoptic": ("overlays", "panoptic", "labels", "coco"),
+    "detection": ("overlays",),
 }
 SAVED = {"semantic": 2, "panoptic": 2, "detection": 1}
 # Keys that no result depends on.
 INDIFFERENT = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "INPUT.MAX_PIXELS")
 # Options of --ray, and those that do not go with it.
 RAY_ONLY = ("workers", "column")
-NOT_RAY = ("save", "scores", "skip_existing")
+NOT_RAY = ("save", "skip_existing")
 SHOWN = 8  # names in a message
 
 
@@ -127,9 +127,6 @@ def _options(parser: CommandLine) -> None:
     )
     threshold = "score that a class needs against the background (0.5, or the configuration's; 0 if names compete)"
     value(semantic, "--threshold", threshold, kind=float)
-    # None tells that nothing was typed.
-    scores = "write the scores of all classes"
-    semantic.add_argument("--scores", action="store_true", default=None, help=scores)
     panoptic = group(parser, "panoptic")
     value(panoptic, "--stuff", 'classes that are stuff, as --words; "" for none')
     masks = "masks that get names: of a folder (NAME.json, NAME.png, PNGs in NAME/), or sam2, sam3, eomt, mask2former"
@@ -319,8 +316,9 @@ def _make(args: argparse.Namespace, files: InputFiles) -> tuple[ResultFiles, Jso
     of_background = (args.background, args.threshold) if args.task == "semantic" else ()
     predictor.set_vocabulary(words, *of_background)
     predictor.set_absent(args.absent, args.absent_threshold)
-    save = [*args.save, *(["scores"] if args.scores else [])]
-    results = ResultFiles(predictor=predictor, folder=args.output, images=files.images, save=save)
+    results = ResultFiles(
+        predictor=predictor, folder=args.output, images=files.images, save=args.save
+    )
     settings: Json = {
         "version": __version__,
         "weights": results.provenance["weights_hash"],
@@ -334,7 +332,6 @@ def _make(args: argparse.Namespace, files: InputFiles) -> tuple[ResultFiles, Jso
         ]
     if args.task == "semantic":
         settings |= {"background": args.background, "threshold": predictor.given.threshold}
-        settings["scores"] = "scores" in save
     else:
         settings["seen"] = predictor.given.seen.tolist()
     if predictor.absent:

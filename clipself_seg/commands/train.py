@@ -20,7 +20,6 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipself_seg.commands import options
@@ -52,9 +51,6 @@ def _options(parser: options.CommandLine) -> None:
         "evaluate MODEL.WEIGHTS (regions: MODEL.CLIP.WEIGHTS); with --resume the newest checkpoint"
     )
     options.flag(parser, "--eval-only", evaluate)
-    for name, file in (("latex", "tables.tex (booktabs)"), ("csv", "tables.csv")):
-        text = f"write the tables of the evaluation beside results.json too, as {file}"
-        options.flag(parser, f"--{name}", text)
     processes = "processes, one per GPU; on the CPU without GPUs; leave out with torchrun"
     options.value(parser, "--num-gpus", processes, 1)
     options.device(parser)
@@ -74,7 +70,6 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _options_as_keys(args: argparse.Namespace) -> None:
-    args.formats = [name for name in ("csv", "latex") if getattr(args, name)]
     _model_as_keys(args)
     if args.data is not None:
         args.opts = [*args.opts, "DATASETS.DATA", os.path.abspath(os.path.expanduser(args.data))]
@@ -129,7 +124,9 @@ def run(args: argparse.Namespace) -> None:
         cfg, said = with_data(cfg, by_hand, trains=trains, resume=args.resume)
     key = "TEST" if args.eval_only else "TRAIN"
     if not args.config_file and not cfg.DATASETS[key]:
-        raise InputError(f"give a --config-file, or DATASETS.{key}: {_configs()}")
+        raise InputError(
+            f"give --task, --model, --config-file (a name below configs/) or DATASETS.{key}"
+        )
     require_weights(cfg)
     from clipself_seg.training.run import alone_in_output, evaluate, setup, train
 
@@ -138,21 +135,14 @@ def run(args: argparse.Namespace) -> None:
         for line in said:
             logger.info(line)
         if args.eval_only:
-            evaluate(cfg, args.resume, args.formats)
+            evaluate(cfg, args.resume)
             return
         hooks = []
         if cfg.VIS_PERIOD:
             from clipself_seg.prediction.training_pictures import DrawPredictions
 
             hooks.append(DrawPredictions(cfg))
-        train(cfg, args.resume, args.formats, hooks)
-
-
-def _configs() -> str:
-    """Where the files of the experiments are, in words."""
-    folder = Path(__file__).resolve().parent.parent / "configs"
-    tasks = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    return f"{folder} has a folder for each task, {', '.join(tasks)}"
+        train(cfg, args.resume, hooks)
 
 
 def run_together(args: argparse.Namespace) -> None:

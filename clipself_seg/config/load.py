@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from detectron2.config import CfgNode
 
+from clipself_seg.checkpoints.locate import SUFFIXES
 from clipself_seg.checkpoints.zoo import SCHEME, zoo
 from clipself_seg.config.device import bfloat16_pays, chosen_device, is_here
 from clipself_seg.config.keys import default_config
@@ -292,7 +293,7 @@ def _why_unread_by_backbone(key: str, cfg: CfgNode) -> str | None:
     """
     if key not in KEYS or not KEYS[key].clip_backbone:
         return None
-    if KEYS[key].weights and os.path.isfile(str(dict(leaves(cfg))[key])):
+    if KEYS[key].weights and str(dict(leaves(cfg))[key]).endswith(SUFFIXES):
         return None  # it may be one that was distilled from the backbone
     of_clip = key.startswith("MODEL.CLIP.")
     own, branch = cfg.MODEL.CLIP.BACKBONE, cfg.MODEL.CLIP_BRANCH.BACKBONE

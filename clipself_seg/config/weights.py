@@ -80,9 +80,10 @@ def require_weights(cfg: CfgNode) -> None:
 
 
 def _is_fetched(cfg: CfgNode, key: str) -> bool:
-    if key == MASKS:
-        return _value(cfg, OF_MASKS) == "masks" and is_mask_model_name(_value(cfg, key))
-    return is_remote(_value(cfg, key))
+    value = _value(cfg, key)
+    if key != MASKS:
+        return is_remote(value)
+    return _value(cfg, OF_MASKS) == "masks" and is_mask_model_name(value)
 
 
 def _value(cfg: CfgNode, key: str) -> str:

@@ -490,15 +490,6 @@ def require_base_classes(
     )
 
 
-def annotated_ids(content: JsonObject, index_of: dict[int, int], path: Source) -> set[object]:
-    """Ids of the images with an annotation of a class of the vocabulary, be it a crowd or one that is skipped."""
-    return {
-        annotation.get("image_id")
-        for annotation in coco_list(content, "annotations", path)
-        if annotation.get("category_id") in index_of
-    }
-
-
 @no_collection()
 def instance_records(
     content: JsonObject,

@@ -261,12 +261,11 @@ class MaskFolder:
         """
         return read_masks(self.required(name), size)
 
-    def check(self, dataset: str, names: Sequence[str]) -> dict[str, object]:
+    def check(self, names: Sequence[str]) -> dict[str, object]:
         """Look for the masks of all images before any is evaluated.
 
         Args:
-            dataset: name of the data set, for messages.
-            names: names of its images, as for `path`.
+            names: names of the images, as for `path`.
 
         Returns:
             "forms", how many images have each, and "digest" of names and sizes of their files.
@@ -274,14 +273,7 @@ class MaskFolder:
         Raises:
             InputError: an image has none, or two.
         """
-        paths = {name: self.path(name) for name in names}
-        missing = [name for name, path in paths.items() if path is None]
-        if missing:
-            raise InputError(
-                f"masks of {len(missing)} of {len(names)} images of {dataset} are missing in {self.folder}, such as "
-                f"those of {missing[0]}: give {FORMS}, or leave the data set out of DATASETS.TEST"
-            )
-        forms = Counter(path.suffix[1:] for path in paths.values() if path)
+        forms = Counter(self.required(name).suffix[1:] for name in names)
         return {"forms": dict(sorted(forms.items())), "digest": self.digest(names, times=False)}
 
     def digest(self, names: Sequence[str], times: bool = True) -> str:

@@ -193,11 +193,9 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         InputError: the file is missing, or its header cannot be read.
     """
     with _naming(path), open_image(path) as file:
-        # By its tags a TIFF is as it lies; what Pillow says of one is upright from version 11 on.
-        tags = getattr(file, "tag_v2", {})
-        width, height = tags.get(256, file.width), tags.get(257, file.height)
-        lying = _orientation(file) in (5, 6, 7, 8)
-    return (height, width) if lying else (width, height)
+        # What Pillow says of a TIFF is upright already.
+        lying = file.format != "TIFF" and _orientation(file) in (5, 6, 7, 8)
+        return file.size[::-1] if lying else file.size
 
 
 def read_image(

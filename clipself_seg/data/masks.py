@@ -77,22 +77,9 @@ def read_label_map(
         require_size(
             f"label map {path}", labels.shape[::-1], f"its image {image or ''}", size, advice
         )
-    if label_values is not None:
-        table = _label_table(label_values, path, num_classes, ignore_label)
-        # uint8 has no room for LARGEST_VALUE + 1, and NumPy 2.5 refuses it there.
-        labels = labels.astype(np.int64)
-        return table[np.where((labels >= 0) & (labels <= LARGEST_VALUE), labels, LARGEST_VALUE + 1)]
-    _check_labels(labels, path, num_classes, ignore_label)
-    return labels.astype(np.int64)
-
-
-def _label_table(
-    label_values: Mapping[int, int],
-    path: str | os.PathLike[str],
-    num_classes: int,
-    ignore_label: int,
-) -> np.ndarray:
-    """Label of each value that a map may have, and of all others, (65537,) int64."""
+    if label_values is None:
+        _check_labels(labels, path, num_classes, ignore_label)
+        return labels.astype(np.int64)
     table = np.full(LARGEST_VALUE + 2, ignore_label, dtype=np.int64)
     for value, label in label_values.items():
         is_value = type(value) is int and 0 <= value <= LARGEST_VALUE
@@ -102,7 +89,9 @@ def _label_table(
                 f"numbers from 0 to {LARGEST_VALUE}, and classes are from 0 to {num_classes - 1}: correct it"
             )
         table[value] = label
-    return table
+    # uint8 has no room for LARGEST_VALUE + 1, and NumPy 2.5 refuses it there.
+    labels = labels.astype(np.int64)
+    return table[np.where((labels >= 0) & (labels <= LARGEST_VALUE), labels, LARGEST_VALUE + 1)]
 
 
 def read_labels_of(
@@ -298,7 +287,12 @@ def check_segmentation(value: Any, height: int, width: int) -> None:
                 raise ValueError(
                     f"its size {reprlib.repr(size)} is not that of the image, {[height, width]}"
                 )
-            runs = np.array(_whole(counts)) if isinstance(counts, list) else _decompress(counts)
+            if isinstance(counts, str):
+                runs = _decompress(counts)
+            elif all(type(count) is int and abs(count) < LARGEST_IMAGE for count in counts):
+                runs = np.array(counts)
+            else:
+                raise ValueError("a run is no whole number of pixels")
             if (runs < 0).any() or runs.sum() != height * width:
                 raise ValueError(f"its runs do not fill the image of {height * width} pixels")
         case _:
@@ -359,12 +353,6 @@ def _is_line(polygon: object) -> bool:
     if not isinstance(polygon, list) or len(polygon) not in (2, 4):
         return False
     return all(isinstance(x, int | float) for x in polygon)
-
-
-def _whole(counts: list[int]) -> list[int]:
-    if not all(type(count) is int and abs(count) < LARGEST_IMAGE for count in counts):
-        raise ValueError("a run is no whole number of pixels")
-    return counts
 
 
 def _check_polygon(polygon: object, height: int, width: int) -> None:

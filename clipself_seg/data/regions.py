@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from clipself_seg.data.annotations import JsonObject, Record
 from clipself_seg.data.images import MAX_PIXELS
-from clipself_seg.data.masks import disagreement, read_panoptic_ids
+from clipself_seg.data.masks import disagreement, read_panoptic_ids, tight_box
 from clipself_seg.errors import InputError
 
 GridRule = Literal["aspect", "all"]
@@ -236,9 +236,7 @@ def mask_box(mask: np.ndarray) -> np.ndarray:
     The largest index is inclusive, so the box is one pixel short on both axes: the reference's
     stuff boxes are.
     """
-    columns = np.flatnonzero(mask.any(axis=0))
-    rows = np.flatnonzero(mask.any(axis=1))
-    return np.array([columns[0], rows[0], columns[-1], rows[-1]], dtype=np.float64)
+    return np.array(tight_box(mask), dtype=np.float64) - [0, 0, 1, 1]
 
 
 def segment_regions(segments: Segments, isthing: np.ndarray, crop_scale: float) -> Regions:

@@ -181,15 +181,11 @@ class Vocabulary:
             weight: of the examples beside a word, above 0; 1 leaves the word out.
 
         Raises:
-            InputError: examples without names, one that cannot be read, a class without any, or a weight that is none.
+            InputError: an example that cannot be read, or a class without any.
         """
         from clipself_seg.data.examples import ClassExamples, as_example
 
-        if not isinstance(examples, Mapping):
-            form = '{"screw": ["ref.jpg#120,40,80,80"]}'
-            raise InputError(f"examples are of names, as in {form}, got {reprlib.repr(examples)}")
-        if not 0 < weight <= 1:
-            raise InputError(f"the weight of examples is {weight}: give one above 0, at most 1")
+        assert 0 < weight <= 1, weight
         kept = {example.names: example for example in self.examples}
         classes = list(self.classes)
         for name, given in examples.items():

@@ -23,7 +23,7 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.protocol import MeasuringProtocol, protocol_lines
 from clipself_seg.evaluation.report import format_table
-from clipself_seg.models.protocol import Model, SemSegModel, reading_of
+from clipself_seg.models.protocol import Model, SemanticModel, reading_of
 from clipself_seg.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -163,24 +163,23 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
         """Pixels of true by predicted classes that the evaluator of a data set has counted, for metrics; or None."""
         return None
 
-    def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
+    def tables(self, results: Results) -> dict[str, str]:
         """Title -> table of all data sets.
 
         Args:
             results: name of a data set -> its numbers; those that are not finished yet may be absent.
-            style: see `evaluation.report.format_table`.
         """
         return {}
 
-    def all_tables(self, results: Results, style: str = "simple") -> dict[str, str]:
+    def all_tables(self, results: Results) -> dict[str, str]:
         """The tables of `tables`, and one of the numbers of `METRICS`."""
-        tables = self.tables(results, style)
+        tables = self.tables(results)
         rows = [
             [place, *(f"{numbers[name]:.2f}" if name in numbers else "-" for name in METRICS)]
             for place, numbers in innermost(results)
             if METRICS.keys() & numbers.keys()
         ]
-        own = {"Registered metrics": format_table(["", *METRICS], rows, style)} if rows else {}
+        own = {"Registered metrics": format_table(["", *METRICS], rows)} if rows else {}
         return tables | own
 
     def _report(self, results: Results) -> None:
@@ -200,7 +199,7 @@ def classes_kept(model: Model) -> Iterator[None]:
         yield
     finally:
         if before is not None:
-            cast(SemSegModel, model).classes = before
+            cast(SemanticModel, model).classes = before
 
 
 def innermost(results: Results, place: str = "") -> Iterator[tuple[str, Results]]:

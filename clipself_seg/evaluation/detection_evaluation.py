@@ -212,11 +212,11 @@ class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionDat
         (numbers,) = outputs
         return numbers
 
-    def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
+    def tables(self, results: Results) -> dict[str, str]:
         """All precisions of each data set, and the paper's tables that they belong to."""
         model, trained = self.output_dir.name or "model", str(self.train_vocabulary)
-        all_means = {"All data sets in percent": run_table("detection", results, style)}
-        return all_means | paper_tables(results, model, trained, style)
+        all_means = {"All data sets in percent": run_table("detection", results)}
+        return all_means | paper_tables(results, model, trained)
 
     def _read(self, name: str) -> DetectionData:
         files = find_dataset(name, DetectionSet)

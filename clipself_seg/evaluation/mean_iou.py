@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True, eq=False)
-class SemSegAccuracyEvaluator(DatasetEvaluator):
+class MeanIoUEvaluator(DatasetEvaluator):
     """Counts pixels, and adds up the counts of all processes before anything is divided.
 
     Attributes:
@@ -134,7 +134,7 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
         """Add up the counts of all processes and divide.
 
         Returns:
-            {"sem_seg": numbers of `sem_seg_results` and "images"}, the same in every process.
+            {"sem_seg": numbers of `mean_iou_results` and "images"}, the same in every process.
 
         Raises:
             InputError: no pixel of the data set is valid (in every process, so that none waits).
@@ -148,7 +148,7 @@ class SemSegAccuracyEvaluator(DatasetEvaluator):
             raise nothing_to_measure(self.dataset_name, images, "labelled pixel", reason)
         numbers = class_numbers(matrix, self.rule)
         results = {"images": float(images)}
-        results |= sem_seg_results(numbers, self.class_names, self.seen)
+        results |= mean_iou_results(numbers, self.class_names, self.seen)
         if comm.is_main_process():
             self._report(results, numbers)
         return {"sem_seg": results}
@@ -230,7 +230,7 @@ def class_numbers(matrix: np.ndarray, rule: MiouRule = "present") -> ClassNumber
     return ClassNumbers(iou, accuracy, hits, truth, predicted)
 
 
-def sem_seg_results(
+def mean_iou_results(
     numbers: ClassNumbers, class_names: Sequence[str], seen: np.ndarray | None = None
 ) -> dict[str, float]:
     """Means in percent and counts, under Detectron2's names.

@@ -33,7 +33,6 @@ from clipself_seg.data.annotations import Record
 from clipself_seg.data.datasets.records import (
     is_of_whole_images,
     region_records,
-    vocabulary_name,
     whole_image_records,
 )
 from clipself_seg.data.images import MAX_PIXELS
@@ -201,7 +200,7 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
             plot_size_curve({name: numbers}, self.output_dir / f"size_curve_{name}.png")
         return numbers
 
-    def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
+    def tables(self, results: Results) -> dict[str, str]:
         """A row for each data set; of several sizes a table for each data set, with a row for each size; and those of
         mixtures."""
         own = dict[str, str]()
@@ -209,16 +208,16 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
         for name, numbers in results.items():
             title = about(numbers)
             if len(numbers) > 1:
-                own[f"{title}, over the input size on {name}"] = size_table(numbers, style)
+                own[f"{title}, over the input size on {name}"] = size_table(numbers)
             else:
                 rows.setdefault(title, {})[name] = next(iter(numbers.values()))
-        own |= {title: region_table(part, "data set", style) for title, part in rows.items()}
-        return own | self._mixture_tables(results, style)
+        own |= {title: region_table(part, "data set") for title, part in rows.items()}
+        return own | self._mixture_tables(results)
 
-    def _mixture_tables(self, results: Results, style: str) -> dict[str, str]:
+    def _mixture_tables(self, results: Results) -> dict[str, str]:
         return {
             f"Mixtures with the original, {name}, {size} px": mixture_table(
-                numbers, [mixture_prefix(alpha) for alpha in self.alphas], style
+                numbers, [mixture_prefix(alpha) for alpha in self.alphas]
             )
             for name, by_size in results.items()
             for size, numbers in by_size.items()
@@ -227,15 +226,14 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
 
     def _report(self, results: Results) -> None:
         """Tables of mixtures, and the protocols: all others were logged when their data set was finished."""
-        for title, table in self._mixture_tables(results, "simple").items():
+        for title, table in self._mixture_tables(results).items():
             logger.info("%s:\n%s", title, table)
         logger.info("%s", "\n".join(self.notes(results)))
 
     def _read(self, name: str) -> tuple[Vocabulary, list[Record]]:
         if is_of_whole_images(name):
             return whole_image_records(name)
-        vocabulary = Vocabulary.load(vocabulary_name(name))
-        return vocabulary, region_records(name, vocabulary)
+        return region_records(name)
 
 
 def mixture_prefix(alpha: float) -> str:

@@ -75,30 +75,28 @@ def _present(columns: Mapping[str, str], rows: Collection[Results]) -> dict[str,
     }
 
 
-def size_table(results_by_size: Mapping[int, Results], style: str = "simple") -> str:
+def size_table(results_by_size: Mapping[int, Results]) -> str:
     """`region_table` with one row for each input size (Fig. 3 and A1 as numbers).
 
     Args:
         results_by_size: side S of the student's input in pixels -> results.
-        style: see `format_table`.
     """
     rows = {str(size): results_by_size[size] for size in sorted(results_by_size)}
-    return region_table(rows, first="input size", style=style)
+    return region_table(rows, first="input size")
 
 
-def mixture_table(results: Results, prefixes: Sequence[str], style: str = "simple") -> str:
+def mixture_table(results: Results, prefixes: Sequence[str]) -> str:
     """`region_table` of other fractions of the student, below the configured one.
 
     Args:
         results: numbers of a data set, with those of mixtures.
         prefixes: beginnings of the names of each mixture's numbers.
-        style: see `format_table`.
     """
     rows: dict[str, Results] = {"as configured": results}
     for prefix in prefixes:
         own = {k.removeprefix(prefix): v for k, v in results.items() if k.startswith(prefix)}
         rows[prefix.rstrip("-").replace("_", " ")] = own
-    return region_table(rows, first="mixture", style=style)
+    return region_table(rows, first="mixture")
 
 
 def plot_size_curve(

@@ -246,7 +246,7 @@ def comparison_table(
     rows: Mapping[tuple[str, ...], ByDataset],
     columns: Mapping[str, str],
     first: Sequence[str],
-    style: str,
+    style: str = "simple",
 ) -> str:
     """The same columns of each data set, a line a row; the best number of each column is marked.
 
@@ -286,7 +286,6 @@ def lines_table(
     lines: Sequence[tuple[tuple[str, ...], Numbers]],
     columns: Mapping[str, str],
     first: Sequence[str],
-    style: str,
 ) -> str:
     """A line for each name, with its numbers, as `FORMATS` has them.
 
@@ -294,13 +293,12 @@ def lines_table(
         lines: the cells at the left, and numbers; one that a line lacks is shown as "-".
         columns: heading -> key of the number.
         first: headings of the cells at the left.
-        style: see `format_table`.
     """
     body = [
         [*left, *(cell_text(numbers.get(key), FORMATS.get(key, ".1f")) for key in columns.values())]
         for left, numbers in lines
     ]
-    return format_table([*first, *columns], body, style, left=len(first))
+    return format_table([*first, *columns], body, left=len(first))
 
 
 def lines_of(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, Numbers]]:
@@ -312,13 +310,12 @@ def lines_of(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, N
     return lines
 
 
-def run_table(task: str, results: Mapping[str, Mapping[str, Any]], style: str = "simple") -> str:
+def run_table(task: str, results: Mapping[str, Mapping[str, Any]]) -> str:
     """A line for each data set, and each fusion or kind of it: all means in percent, and numbers of images.
 
     Args:
         task: "semantic", "panoptic" or "detection".
         results: data set -> results.
-        style: see `format_table`.
     """
     titles, every = titles_of(results), lines_of(results)
     first = ["data set", ""] if any(part for _, part, _ in every) else ["data set"]
@@ -327,11 +324,11 @@ def run_table(task: str, results: Mapping[str, Mapping[str, Any]], style: str = 
         for name, part, numbers in every
     ]
     columns = with_numbers(RUN_COLUMNS[task], [numbers for _, numbers in lines])
-    return lines_table(lines, columns, first, style)
+    return lines_table(lines, columns, first)
 
 
 def paper_tables(
-    results: Mapping[str, Mapping[str, Any]], model: str, trained: str, style: str = "simple"
+    results: Mapping[str, Mapping[str, Any]], model: str, trained: str
 ) -> dict[str, str]:
     """The paper's tables that a run has numbers of: title -> table.
 
@@ -339,7 +336,6 @@ def paper_tables(
         results: data set -> results.
         model: name of the row.
         trained: vocabulary that the model was trained on, as the models of the table; "" if nothing says it.
-        style: see `format_table`.
     """
     tables = {}
     for title, paper in PAPER.items():
@@ -352,17 +348,16 @@ def paper_tables(
                 rows.setdefault(row, {})[name] = numbers
         if rows:
             first = ["model", "scores"][: len(next(iter(rows)))]
-            tables[f"The paper's {title}"] = comparison_table(rows, paper.columns, first, style)
+            tables[f"The paper's {title}"] = comparison_table(rows, paper.columns, first)
     return tables
 
 
-def quality_table(results: Numbers, style: str = "simple") -> str:
+def quality_table(results: Numbers) -> str:
     """PQ, SQ and RQ in percent of each group of classes, and how many classes are in it.
 
     Args:
         results: as of `panoptic_results`. A group that is not in them has no row, a mean that is not in them is
             shown as "-".
-        style: see `format_table`.
     """
     columns = {key: key for key in ("PQ", "SQ", "RQ", "classes")}
     lines = [
@@ -373,7 +368,7 @@ def quality_table(results: Numbers, style: str = "simple") -> str:
         for suffix, group in GROUPS.items()
         if f"classes{suffix}" in results
     ]
-    return lines_table(lines, columns, [""], style)
+    return lines_table(lines, columns, [""])
 
 
 def write_class_csv(

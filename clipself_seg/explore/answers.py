@@ -14,11 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import cv2
 import numpy as np
 from PIL import Image
 
-from clipself_seg.checkpoints.hashes import invalidate
 from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.data.images import TooManyPixels, decode_image, fit_size
 from clipself_seg.data.vocabulary import Vocabulary
@@ -41,8 +39,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 MOST_EXAMPLES = 10  # of a request, each with an image
 VALUES = 20  # brackets and commas of an example, at most
 OVERLAY_SIDE = 1024  # longest side in pixels of an overlay on the page
-LEAST_SIDE = 640  # pixels of the longest side that an overlay should have
-MOST_TEXTS = 50  # vocabularies whose embeddings a model keeps
+MOST_TEXTS = 50  # answers after which the files of text embeddings go
 MOST_LISTED = 100  # lines of a list
 Answer = dict[str, object]  # JSON
 BOX = Kind(
@@ -194,7 +191,7 @@ class Answers:
         self.side = side
         self.predictors = predictors or {}
         self.texts = texts
-        self._asked = dict.fromkeys(("maps", *self.predictors), 0)
+        self._answered = 0
 
     def answer(self, task: str, asked: Asked) -> Answer:
         """The answer of one of the models, JSON.
@@ -207,7 +204,11 @@ class Answers:
             InputError: the words do not fit the model.
             KeyError: the server has no such model.
         """
-        self._forget("panoptic" if task == "view" else task)
+        # Models keep few texts in memory; their files are of this server alone, and would grow without end.
+        self._answered += 1
+        if self.texts is not None and self._answered % MOST_TEXTS == 0:
+            for path in self.texts.glob("text/*.safetensors"):
+                path.unlink(missing_ok=True)
         answers = {
             "maps": self._maps,
             "view": self._view,
@@ -276,45 +277,14 @@ class Answers:
             predictor.set_vocabulary(panoptic_words(asked.words, stuff))
         return predictor
 
-    def _forget(self, task: str) -> None:
-        """Let go of the texts of earlier words, which would grow without end; those here come again."""
-        self._asked[task] += 1
-        if self._asked[task] % MOST_TEXTS:
-            return
-        models = list(self.clips.values()) if task == "maps" else [self.predictors[task].model]
-        for module in (module for model in models for module in model.modules()):
-            if isinstance(module, VisionLanguageBackbone):
-                invalidate(module.text_weights)
-        if self.texts is not None:
-            for path in self.texts.glob("text/*.safetensors"):
-                path.unlink(missing_ok=True)
-
 
 def _answer(
     predictor: ImagePredictor[R], result: R, columns: Sequence[str], rows: list[list[str]]
 ) -> Answer:
     return {
         "warning": predictor.warning_of([result.image]),
-        "overlay": jpeg_address(np.asarray(_enlarged(result).overlay(sheet=False)), OVERLAY_SIDE),
+        "overlay": jpeg_address(np.asarray(result.overlay(legend=False)), OVERLAY_SIDE),
         "columns": columns,
         "rows": rows[:MOST_LISTED],
         "more": max(0, len(rows) - MOST_LISTED),
     }
-
-
-def _enlarged(result: R) -> R:
-    """A result of a small image as one of a larger image, so that there is room for names."""
-    height, width = result.image.shape[:2]
-    factor = LEAST_SIDE // max(height, width)
-    if factor < 2:
-        return result
-    size = (factor * width, factor * height)
-    changed: dict[str, Any] = {}
-    for name, value in vars(result).items():
-        if name == "boxes":
-            changed["boxes"] = factor * value
-        elif name == "image":
-            changed["image"] = cv2.resize(value, size, interpolation=cv2.INTER_CUBIC)
-        elif isinstance(value, np.ndarray) and value.shape[-2:] == (height, width):
-            changed[name] = value.repeat(factor, axis=-2).repeat(factor, axis=-1)
-    return dataclasses.replace(result, **changed)

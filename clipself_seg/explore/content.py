@@ -169,7 +169,7 @@ class PanopticView:
         """
         predictor.model.masks.require_generator()
         self.predictor = predictor
-        self.vocabulary = predictor.require_vocabulary()
+        self.vocabulary = predictor.require_words().vocabulary
 
     def model(self) -> dict[str, object]:
         """Classes, exponents and thresholds, JSON."""

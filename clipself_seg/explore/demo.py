@@ -20,7 +20,7 @@ from clipself_seg.data.masks import read_indices
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.prediction.load import load
 from clipself_seg.visualization.dense_maps import heat_map
-from clipself_seg.visualization.tiles import Row, label_rows
+from clipself_seg.visualization.overlays import Row, label_rows
 
 WORLD = "mini"
 SCENES = SHIPPED_WORLD / WORLD / "val"

@@ -4,7 +4,7 @@ This file has, in this order:
 
 * `Step`: one training step, with the features of student and teacher that several losses read, each computed once.
 * The objectives, which compute losses from a `Step`: `WeightedTerms` (a sum of terms, of crops in CLIPSelf, some of
-  which compare correlations with those of a `CorrelationTeacher`), `RegionText` (nouns) and `CaptionContrast`
+  which compare correlations with those of a frozen teacher), `RegionText` (nouns) and `CaptionContrast`
   (captions).
 * The functions that build an objective from a configuration.
 
@@ -249,20 +249,6 @@ class Objective(Protocol):
         """
 
 
-class CorrelationTeacher(Protocol):
-    """The interface of frozen teachers of correlations."""
-
-    def setup(self, device: torch.device) -> None:
-        """Loads what it needs, before the first step.
-
-        Raises:
-            InputError: its weights cannot be had.
-        """
-
-    def features(self, step: Step) -> Tensor:
-        """Features (B, D, h, w) of the step's images on the student's grid, float32, without gradient."""
-
-
 class Original:
     """The original CLIP, the teacher of crops, by its dense features."""
 
@@ -274,7 +260,7 @@ class Original:
         return step.original_BEhw
 
 
-def correlation_teacher(name: str) -> CorrelationTeacher | None:
+def correlation_teacher(name: str) -> Original | TimmBackbone | None:
     """The teacher that ``MODEL.CLIPSELF.CORRELATION.TEACHER`` names: "none", "original", or timm's.
 
     Raises:
@@ -387,7 +373,7 @@ class WeightedTerms:
     def __init__(
         self,
         weights: Mapping[str, float],
-        teacher: CorrelationTeacher | None = None,
+        teacher: Original | TimmBackbone | None = None,
         context: Sequence[str] = (QUERIES,),
     ) -> None:
         """

@@ -270,7 +270,7 @@ class MixedRegionModel(RegionModel, Protocol):
     alpha: float
 
 
-class SemSegModel(Model, Protocol):
+class SemanticModel(Model, Protocol):
     """A model that labels pixels.
 
     Attributes:

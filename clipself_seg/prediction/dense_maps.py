@@ -38,9 +38,7 @@ from clipself_seg.visualization.dense_maps import (
     kmeans,
     match_labels,
 )
-from clipself_seg.visualization.overlays import save_png
-from clipself_seg.visualization.panels import SHEET_TEXT, sheet
-from clipself_seg.visualization.text import shortened
+from clipself_seg.visualization.sheets import save_png, sheet
 
 TILE = 320  # longest side in pixels of each image of a sheet
 # Values of cells, and height and width in pixels of what is returned.
@@ -171,9 +169,9 @@ class DenseMapResults:
                 row.append(heat_map(small, on_tile, low, high))
                 notes.append(f"{values.min():.2f} to {values.max():.2f}")
             rows.append(row)
-            captions.append([_fitted(note, width) for note in notes])
-        titles = [_fitted(title, width) for title in ("image", "K-Means", *self.words)]
-        return sheet(rows, titles, captions, note=warning), warning
+            captions.append(notes)
+        drawn = sheet(rows, ["image", "K-Means", *self.words], captions, note=warning)
+        return drawn, warning
 
     def write(self, source: ImageFile, result: tuple[Image.Image, str]) -> Written:
         """Write the sheet of an image."""
@@ -218,7 +216,3 @@ class DenseMapResults:
 
 def _enlarge_values(values: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.resize(values, (width, height), interpolation=cv2.INTER_CUBIC)
-
-
-def _fitted(text: str, width: int) -> str:
-    return shortened(text, SHEET_TEXT, width)

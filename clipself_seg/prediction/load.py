@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -14,8 +15,7 @@ from clipself_seg.choice import OF_CLIP, ModelChoice, find_model
 from clipself_seg.config import load_config
 from clipself_seg.config.weights import fetch_addresses
 from clipself_seg.errors import InputError
-from clipself_seg.models.build import architecture
-from clipself_seg.prediction.pretrained import fetched_folder, from_folder, read_folder_config
+from clipself_seg.prediction.pretrained import fetched, from_folder
 from clipself_seg.prediction.task_predictors import PREDICTORS
 
 logger = logging.getLogger(__name__)
@@ -46,17 +46,13 @@ def load(
     Raises:
         InputError: the model is unknown, does another task, cannot be fetched or does not fit its configuration.
     """
+    model = fetched(model)
     choice = find_model(model, task, config_file)
     given = [*opts, *([] if device is None else ["MODEL.DEVICE", device])]
+    build: Any = PREDICTORS[choice.task]  # by `configurable`
     if choice.config_file:
-        build: Any = PREDICTORS[choice.task]  # by `configurable`
         return build(prediction_config(choice, given))
-    folder = fetched_folder(str(choice.weights))
-    cfg = read_folder_config(folder, given)
-    own = architecture(cfg).task()
-    if task not in (None, own):
-        raise InputError(f"{model} does {own}: leave out the task, or say {own}")
-    return from_folder(PREDICTORS[own], folder, cfg)
+    return from_folder(build, Path(str(choice.weights)), given)
 
 
 def prediction_config(choice: ModelChoice, opts: Sequence[str] = ()) -> CfgNode:

@@ -40,7 +40,7 @@ R = TypeVar("R")  # prediction of an image
 VideoWriter = Callable[..., Written]
 
 # Where results of any task are written, below the output folder.
-FOLDERS = ("features", "labels", "masks", "overlays", "panoptic", "scores", "yolo")
+FOLDERS = ("labels", "overlays", "panoptic")
 
 
 class Index(NamedTuple):

@@ -20,7 +20,7 @@ import os
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar, overload
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from detectron2.config import CfgNode, configurable
@@ -30,7 +30,6 @@ from torch import nn
 from clipself_seg.checkpoints.download import fetch_bytes, is_address
 from clipself_seg.data.datasets.own_file import forget_files
 from clipself_seg.data.images import decode_image, pil_pixels, read_image
-from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words
 from clipself_seg.errors import InputError, known
 from clipself_seg.models.build import build_model, registered_data
@@ -47,15 +46,6 @@ R = TypeVar("R", bound=Prediction)
 GivenImage = np.ndarray | Image.Image | str | os.PathLike[str]
 GivenImages = list[Any] | tuple[Any, ...]
 MOST_BYTES = 1 << 28  # of an image that is fetched
-
-
-class ImageMapper(Protocol):
-    """Makes samples of images as evaluation does."""
-
-    max_pixels: int
-
-    def resized(self, image: np.ndarray) -> Sample:
-        """The sample of an image (H, W, 3) uint8 RGB."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays are neither equal nor not
@@ -109,7 +99,7 @@ class ImagePredictor(abc.ABC, Generic[R]):
 
     Attributes:
         model: in evaluation mode; it belongs to the predictor.
-        mapper: that of the task, which resizes images as in evaluation.
+        mapper: that of the task, whose `resized` makes samples of images as evaluation does.
         trained: the training vocabulary, of a task that tells seen classes from unseen ones; None of others, and where
             the model's weights name its classes.
         given: the words that are set; None before `set_vocabulary`.
@@ -130,7 +120,7 @@ class ImagePredictor(abc.ABC, Generic[R]):
         self,
         *,
         model: nn.Module,
-        mapper: ImageMapper,
+        mapper: Any,
         trained: Vocabulary | None = None,
         world_check: WorldCheck | None = None,
         config: CfgNode | None = None,
@@ -176,11 +166,6 @@ class ImagePredictor(abc.ABC, Generic[R]):
         """Names that labels stand for, a background among them; empty before `set_vocabulary`."""
         return () if self.given is None else self.given.names
 
-    @property
-    def has_masks(self) -> bool:
-        """True if regions of the results have masks."""
-        return True
-
     def require_words(self) -> GivenWords:
         """The words that are set.
 
@@ -192,10 +177,6 @@ class ImagePredictor(abc.ABC, Generic[R]):
                 'no words: give them, as in model("photo.jpg", "dog, grass"), or call set_vocabulary'
             )
         return self.given
-
-    def require_vocabulary(self) -> Vocabulary:
-        """The vocabulary that is set, see `require_words`."""
-        return self.require_words().vocabulary
 
     def set_vocabulary(self, words: Words, *asked: Any, **named: Any) -> GivenWords:
         """Say which classes to look for, until the next call; the arguments are those of `read` of the task."""
@@ -272,16 +253,6 @@ class ImagePredictor(abc.ABC, Generic[R]):
             kept = self._presence = given, Presence(clip, given.vocabulary)
         return kept[1]
 
-    @overload
-    def predict(
-        self, image: GivenImage, words: Words | None = None, *, batch_size: int = 1, **how: Any
-    ) -> R: ...
-
-    @overload
-    def predict(
-        self, image: GivenImages, words: Words | None = None, *, batch_size: int = 1, **how: Any
-    ) -> list[R]: ...
-
     def predict(
         self,
         image: GivenImage | GivenImages,
@@ -290,7 +261,7 @@ class ImagePredictor(abc.ABC, Generic[R]):
         batch_size: int = 1,
         masks: Sequence[object] | None = None,
         **how: Any,
-    ) -> R | list[R]:
+    ) -> Any:
         """The prediction of an image, or of each of a list.
 
         Args:

@@ -10,8 +10,6 @@ nothing outside of it is read: `read_folder_config` says which keys it may have,
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import dataclasses
 import json
 import logging
@@ -32,7 +30,7 @@ from clipself_seg.checkpoints.download import NotFetched, file_sha256
 from clipself_seg.checkpoints.locate import HUB, endpoint, hub_folder, hub_name
 from clipself_seg.checkpoints.read import STORED_METADATA, read_checkpoint
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, SHIPPED_TAGS, entry_of
-from clipself_seg.choice import CONFIG, HUB_NAME, OF_FOLDERS
+from clipself_seg.choice import CONFIG, OF_FOLDERS, is_repository
 from clipself_seg.clip import save_clip
 from clipself_seg.clip.backbone import CLIPBackbone
 from clipself_seg.config.keys import default_config
@@ -78,8 +76,8 @@ def save(
     with atomic_folder(target) as made:
         _require_free(target, overwrite)
         _write_parts(predictor, cfg, made)
-        again = read_folder_config(made, ["MODEL.DEVICE", cfg.MODEL.DEVICE])
-        _require_equal(predictor, from_folder(type(predictor), made, again))
+        again = from_folder(type(predictor), made, ["MODEL.DEVICE", cfg.MODEL.DEVICE])
+        _require_equal(predictor, again)
         write_text(made / CARD, card(predictor, cfg, made, license))
     logger.info("%s written, and read back: equal", target)
 
@@ -111,23 +109,28 @@ def push(
     return str(done.commit_url)
 
 
-def from_folder(kind: type[P], folder: Path, cfg: CfgNode) -> P:
+def from_folder(kind: type[P], folder: Path, opts: Sequence[str] = ()) -> P:
     """The predictor of a folder, with its vocabulary if that was set.
 
     Args:
         kind: class of the predictor.
         folder: folder of `save_pretrained`, or of anybody.
-        cfg: what `read_folder_config` says of it.
+        opts: as for `read_folder_config`.
 
     Raises:
-        InputError: a file is damaged or unsafe, or its sizes ask for more than the weights hold.
+        InputError: as `read_folder_config`; a file is damaged or unsafe, or its sizes ask for more than the weights
+            hold.
     """
     build: Any = kind  # by `configurable`
+    _require_texts(folder)
+    words = _read_vocabulary(folder / VOCABULARY) if (folder / VOCABULARY).exists() else None
+    cfg = read_folder_config(folder, opts)
     files = [folder / file for file in (MODEL, CLIP, BRANCH_CLIP) if (folder / file).is_file()]
     with refusing(folder / CONFIG, "configuration of these weights"), building_within(files):
         predictor: P = build(cfg)
-    if (folder / VOCABULARY).exists():
-        _set_vocabulary(predictor, folder / VOCABULARY)
+    if words is not None:
+        with refusing(folder / VOCABULARY, "vocabulary of this model"):
+            predictor.set_vocabulary(**words)
     return predictor
 
 
@@ -150,26 +153,22 @@ def _sharable(predictor: ImagePredictor[Any]) -> CfgNode:
     return cfg
 
 
-def fetched_folder(source: str) -> Path:
-    """The folder of a path, or of a repository of the hub, "org/name", with "@revision" behind it where it is not the
-    main one, which is fetched once.
+def fetched(model: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
+    """A model as it is given; in place of a repository of the hub, "org/name" or "org/name@revision", its folder, which
+    is fetched once.
 
     Raises:
-        InputError: no such folder or repository.
+        InputError: no such repository, or it cannot be fetched.
     """
-    if Path(source).is_dir():
-        return Path(source)
-    stated = source.startswith(HUB)
-    if not stated and not HUB_NAME.fullmatch(source):
-        raise InputError(
-            f"no folder {source}: give one that save_pretrained wrote, or org/name of the hub"
-        )
+    if not isinstance(model, str) or not is_repository(model):
+        return model
+    stated = model.startswith(HUB)
     try:
-        return hub_folder(hub_name(source if stated else f"{HUB}{source}"), FILES[:1], FILES[1:])
+        return hub_folder(hub_name(model if stated else f"{HUB}{model}"), FILES[:1], FILES[1:])
     except NotFetched as error:
         if stated:
             raise
-        raise NotFetched(f"no folder {source} is here, and {error}") from None
+        raise NotFetched(f"no folder {model} is here, and {error}") from None
 
 
 def _write_parts(predictor: ImagePredictor[Any], cfg: CfgNode, folder: Path) -> None:
@@ -213,18 +212,16 @@ def _content(vocabulary: Vocabulary) -> dict[str, Any]:
     return stated | {"allow_duplicate_names": True}
 
 
-def _set_vocabulary(predictor: ImagePredictor[Any], path: Path) -> None:
-    """Set the words of a folder's file, which may be anybody's."""
+def _read_vocabulary(path: Path) -> dict[str, Any]:
+    """Arguments of `set_vocabulary`, as a file of anybody's has them."""
     content = read_json(path, "vocabulary file")
     check(content, {"words": OBJECT}, path, "fetch it again")
-    asked = {key: value for key, value in content.items() if key not in ("words", "seen")}
     words = Vocabulary.of(content["words"], origin=str(path))
     if (count := sum(len(entry.names) for entry in words.classes)) > MOST_NAMES:
         raise InputError(
             f"{path} has {count} names, {MOST_NAMES} at most are read: set_vocabulary takes more"
         )
-    with refusing(path, "vocabulary of this model"):
-        predictor.set_vocabulary(words, **asked)
+    return {key: value for key, value in content.items() if key != "seen"} | {"words": words}
 
 
 def write_folder_config(cfg: CfgNode, path: Path, clip_name: str, files: Mapping[str, str]) -> None:
@@ -257,20 +254,24 @@ def read_folder_config(folder: Path, opts: Sequence[str] = ()) -> CfgNode:
         InputError: a file is missing, or a key is not one that a folder may set, or not to this value.
     """
     path = folder / CONFIG
-    if not path.is_file():
-        raise InputError(f"{path} is missing: give a folder that save_pretrained wrote")
-    sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
-    for name in (CONFIG, VOCABULARY, TRAINED):
-        if (size := sizes.get(name, 0)) > MOST_BYTES:
-            raise InputError(
-                f"{folder / name} has {size} bytes, {MOST_BYTES} at most are read: give another"
-            )
     values = dict(leaves(read_tree(path)))
-    if problem := next(_problems(values, sizes), None):
+    there = {file.name for file in folder.iterdir()}
+    if problem := next(_problems(values, there), None):
         raise InputError(f"{path}: {problem}")
     files = {key: str(folder / file) for key, file in FILE_KEYS.items() if values.get(key)}
     typed = [word for pair in files.items() for word in pair]
     return fetch_addresses(load_config(path, [*typed, *opts]))
+
+
+def _require_texts(folder: Path) -> None:
+    """Refuse a folder without a configuration, or with a file of text larger than any that `save_pretrained` writes."""
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{folder / CONFIG} is missing: give a folder that save_pretrained wrote")
+    for path in (folder / file for file in (CONFIG, VOCABULARY, TRAINED)):
+        if path.is_file() and (size := path.stat().st_size) > MOST_BYTES:
+            raise InputError(
+                f"{path} has {size} bytes, {MOST_BYTES} at most are read: give another"
+            )
 
 
 def _problems(values: Mapping[str, object], there: Collection[str]) -> Iterator[str]:
@@ -287,8 +288,8 @@ def _problems(values: Mapping[str, object], there: Collection[str]) -> Iterator[
                 yield f"{key} is {shown(value)}: a folder names nothing but its own {own}"
             if value and FILE_KEYS[key] not in there:
                 yield f"{key} is {FILE_KEYS[key]}, which is not beside it: fetch it too"
-        elif value != lists_for_tuples(defaults.get(key)):
-            yield from _problems_of_value(key, value)
+        elif value != (default := lists_for_tuples(defaults.get(key, ""))):
+            yield from _problems_of_value(key, value, default)
     kind = values.get("MODEL.META_ARCHITECTURE")
     try:
         model: Any = registered_model(str(kind))
@@ -307,24 +308,25 @@ def _may_say(key: str) -> bool:
     return key.startswith(SECTIONS) and (key not in KEYS or KEYS[key].folder is not None)
 
 
-def _problems_of_value(key: str, value: object) -> Iterator[str]:
+def _problems_of_value(key: str, value: object, default: object) -> Iterator[str]:
     """Values that may be a path or an address, and numbers that no model has; a default may be any number."""
+    if isinstance(value, str) and not isinstance(
+        default, str
+    ):  # Detectron2 would read it as Python
+        yield f"{key} is the text {shown(value)}: write a list or a number"
     least, most = KEYS.get(key, Key(key, None)).bounds
-    for item in _leaves(value):
+    for item in _items(value):
         if isinstance(item, str) and any(mark in item for mark in "/\\:~"):
             yield f"{key} is {shown(item)}, which may lead out of the folder: give a plain name"
         if isinstance(item, int | float) and not least <= item <= most:
             yield f"{key} is {shown(item)}, and in a folder it is from {least} to {most}: correct the file"
 
 
-def _leaves(value: object) -> Iterator[object]:
-    if isinstance(value, str):
-        # Detectron2 reads lists and numbers out of text; text that is none of them stays.
-        with contextlib.suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-            value = ast.literal_eval(value)
-    if isinstance(value, list | tuple):
+def _items(value: object) -> Iterator[object]:
+    """What is in a list, and in the lists in it; or the value."""
+    if isinstance(value, list):
         for item in value:
-            yield from _leaves(item)
+            yield from _items(item)
     else:
         yield value
 

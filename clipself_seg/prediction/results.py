@@ -22,14 +22,11 @@ from clipself_seg.data.mappers.detection import mask_boxes
 from clipself_seg.data.masks import encode_masks
 from clipself_seg.errors import of_extra
 from clipself_seg.evaluation.coco_objects import ImageDetections, coco_results
-from clipself_seg.visualization.boxes import box_overlay
-from clipself_seg.visualization.class_colours import class_colours
-from clipself_seg.visualization.overlays import (
+from clipself_seg.visualization.colours import (
+    class_colours,
     colour_ids,
-    named_regions,
-    overlay,
-    panoptic_overlay,
     segment_colours,
+    segment_names,
 )
 
 
@@ -100,18 +97,13 @@ class Prediction(abc.ABC):
         """`regions` for what reads one mask after the other: those of a map are made as they are asked for."""
 
     @abc.abstractmethod
-    def overlay(self, sheet: bool = True) -> Image.Image:
+    def overlay(self, legend: bool = True, enlarge: bool = True) -> Image.Image:
         """The image with the regions and their names.
 
         Args:
-            sheet: a legend stands below, and a small image is enlarged.
+            legend: draw a legend below.
+            enlarge: enlarge a small image, so that there is room for names.
         """
-
-    def numbered(self, regions: Regions) -> tuple[np.ndarray, np.ndarray]:
-        """The number (n,) of each of `streamed_regions` in files, and (n,) bool, true of regions that are one object,
-        however many parts they have."""
-        count = len(regions.labels)
-        return np.arange(1, count + 1), np.ones(count, bool)
 
     def regions(self) -> Regions:
         """The regions in the form that all predictions have in common."""
@@ -119,9 +111,13 @@ class Prediction(abc.ABC):
         masks = regions.masks
         return regions._replace(masks=masks.all()) if isinstance(masks, MapMasks) else regions
 
-    def coco_results(self, image_id: int) -> list[dict[str, Any]]:
+    def to_coco(self, image_id: int = 0) -> Any:
         """Entries of COCO's results format, one a region: "category_id", "bbox" (x, y, width, height in pixels),
-        "score", and "segmentation" (run-length encoding) where there are masks."""
+        "score", and "segmentation" (run-length encoding) where there are masks.
+
+        Args:
+            image_id: id of the image in its data set; every image needs another.
+        """
         regions = self.streamed_regions()
         masks = None if regions.masks is None else encode_masks(regions.masks)
         detections = ImageDetections(regions.boxes_xywh(), regions.scores, regions.labels, masks)
@@ -207,18 +203,17 @@ class Segmentation(Prediction):
         masks = MapMasks(self.labels, present)
         return Regions(mask_boxes(masks), present, self.class_scores[present], masks)
 
-    def numbered(self, regions: Regions) -> tuple[np.ndarray, np.ndarray]:
-        """The label is the number of a region, and none is one object."""
-        return regions.labels, np.zeros(len(regions.labels), bool)
-
-    def overlay(self, sheet: bool = True) -> Image.Image:
+    def overlay(self, legend: bool = True, enlarge: bool = True) -> Image.Image:
         """The image, tinted by class, with names.
 
         Args:
-            sheet: a legend stands below, and a small image is enlarged.
+            legend: draw a legend below.
+            enlarge: enlarge a small image, so that there is room for names.
         """
-        draw = overlay if sheet else named_regions
-        return draw(self.image, self.labels, self.names, colours_of(self.names))
+        from clipself_seg.visualization.overlays import label_overlay  # 0.3 s of matplotlib
+
+        colours = colours_of(self.names)
+        return label_overlay(self.image, self.labels, self.names, colours, legend, enlarge)
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
         """Entries of COCO's results format, one for each class in the image: "category_id", "segmentation" (run-length
@@ -227,7 +222,7 @@ class Segmentation(Prediction):
         Args:
             image_id: id of the image in its data set; every image needs another.
         """
-        entries = self.coco_results(image_id)
+        entries: list[dict[str, Any]] = super().to_coco(image_id)
         for entry in entries:
             del entry["bbox"]
         return entries
@@ -338,11 +333,6 @@ class PanopticSegmentation(Prediction):
             masks=MapMasks(self.ids, numbers),
         )
 
-    def numbered(self, regions: Regions) -> tuple[np.ndarray, np.ndarray]:
-        """The id is the number of a segment, and things are one object each."""
-        things = np.array([segment.isthing for segment in self.segments], bool)
-        return super().numbered(regions)[0], things
-
     @property
     def labels(self) -> np.ndarray:
         """The class of every pixel, (H, W), a position in `names`; uint8, or uint16 for more than 255 names, whose
@@ -352,15 +342,19 @@ class PanopticSegmentation(Prediction):
         labels: np.ndarray = np.array([np.iinfo(kind).max, *classes], kind)[self.ids]
         return labels
 
-    def overlay(self, sheet: bool = True) -> Image.Image:
+    def overlay(self, legend: bool = True, enlarge: bool = True) -> Image.Image:
         """The image, tinted by segment, with names.
 
         Args:
-            sheet: a legend stands below, and a small image is enlarged.
+            legend: draw a legend below.
+            enlarge: enlarge a small image, so that there is room for names.
         """
+        from clipself_seg.visualization.overlays import label_overlay  # 0.3 s of matplotlib
+
+        names = segment_names([segment.name for segment in self.segments])
         classes = [segment.label for segment in self.segments]
-        colours = colours_of(self.names)
-        return panoptic_overlay(self.image, self.ids - 1, classes, self.names, colours, sheet)
+        colours = segment_colours(colours_of(self.names)[classes])
+        return label_overlay(self.image, self.ids - 1, names, colours, legend, enlarge)
 
     def to_coco(
         self, image_id: int = 0, file_name: str | None = None
@@ -417,23 +411,18 @@ class Detections(Prediction):
         """The detections."""
         return Regions(self.boxes, self.labels, self.scores, self.masks)
 
-    def overlay(self, sheet: bool = True) -> Image.Image:
+    def overlay(self, legend: bool = True, enlarge: bool = True) -> Image.Image:
         """The image with boxes, names, scores, and masks if there are any.
 
         Args:
-            sheet: a legend stands below, and a small image is enlarged.
+            legend: draw a legend below.
+            enlarge: enlarge a small image, so that there is room for names.
         """
+        from clipself_seg.visualization.overlays import box_overlay  # 0.3 s of matplotlib
+
         names = [self.names[label] for label in self.labels]
-        seen = self.seen[self.labels]
-        return box_overlay(self.image, self.boxes, self.scores, names, seen, self.masks, sheet)
-
-    def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
-        """Entries of COCO's results format, see `coco_results`.
-
-        Args:
-            image_id: id of the image in its data set; every image needs another.
-        """
-        return self.coco_results(image_id)
+        given = self.scores, names, self.seen[self.labels], self.masks
+        return box_overlay(self.image, self.boxes, *given, legend, enlarge)
 
 
 def label_type(count: int) -> type[np.unsignedinteger]:

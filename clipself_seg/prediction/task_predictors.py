@@ -305,7 +305,9 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
         if masks is not None and not isinstance(image, list | tuple):
             masks = [masks]
         if words is not None or stuff is not None:
-            words = panoptic_words(self.require_vocabulary() if words is None else words, stuff)
+            words = panoptic_words(
+                self.require_words().vocabulary if words is None else words, stuff
+            )
         return super().predict(image, words, batch_size=batch_size, masks=masks)
 
     __call__ = predict  # type: ignore[assignment]
@@ -366,7 +368,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
         }
 
     def categories(self) -> list[dict[str, Any]]:
-        kinds = zip(self.require_vocabulary().classes, colours_of(self.names))
+        kinds = zip(self.require_words().vocabulary.classes, colours_of(self.names))
         return [
             category | {"isthing": int(entry.isthing is not False), "color": colour.tolist()}
             for category, (entry, colour) in zip(super().categories(), kinds)
@@ -447,10 +449,6 @@ class DetectionPredictor(ImagePredictor[Detections]):
             "trained": Vocabulary.load(trained) if trained else None,
         }
 
-    @property
-    def has_masks(self) -> bool:
-        return self.model.has_masks
-
     def read(self, words: Words) -> GivenWords:
         """Words as the model reads them.
 
@@ -487,7 +485,7 @@ class DetectionPredictor(ImagePredictor[Detections]):
             boxes=instances.pred_boxes.tensor.float().numpy(),
             scores=instances.scores.float().numpy(),
             labels=instances.pred_classes.numpy(),
-            masks=instances.pred_masks.numpy() if self.has_masks else None,
+            masks=instances.pred_masks.numpy() if instances.has("pred_masks") else None,
             seen=given.seen,
             **common,
         )

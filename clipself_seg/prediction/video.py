@@ -26,7 +26,7 @@ from clipself_seg.files import atomic_path, require_regular_file
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.journal import Written
 from clipself_seg.prediction.loop import Results
-from clipself_seg.visualization.overlays import save_png
+from clipself_seg.visualization.sheets import save_png
 
 # Formats that a video has.
 OF_VIDEOS = ("overlays", "labels")
@@ -45,8 +45,8 @@ class FrameResult(Protocol):
     def labels(self) -> np.ndarray:
         """Label of every pixel, (H, W); only where a task writes label maps."""
 
-    def overlay(self, sheet: bool = True) -> np.ndarray:
-        """The frame with names, (H, W, 3) uint8, and below it a legend with `sheet`."""
+    def overlay(self, legend: bool, enlarge: bool) -> Image.Image:
+        """The frame with names."""
 
 
 F = TypeVar("F", bound=FrameResult)
@@ -171,7 +171,7 @@ def predict_video(
             outputs = results.predict([frame.image for frame in batch])
             for frame, result in zip(batch, outputs, strict=True):
                 if "overlays" in save:
-                    add(np.asarray(result.overlay(sheet=False)))
+                    add(np.asarray(result.overlay(legend=False, enlarge=False)))
                 if "labels" in save:
                     image = Image.fromarray(result.labels)
                     save_png(image, labels / f"{frame.number:06d}.png")

@@ -7,12 +7,10 @@ traceback. Its hooks, event storage, log writers, samplers for evaluation and `l
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from clipself_seg import detectron2_needed  # noqa: F401  (says what to do where it is missing)
-from clipself_seg.errors import InputError
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -27,12 +25,6 @@ def register_hook(make: Make) -> Make:
 
     Args:
         make: (configuration of the run) -> a hook of Detectron2.
-
-    Raises:
-        InputError: it takes no configuration.
     """
-    if not inspect.signature(make).parameters:
-        name = make.__name__
-        raise InputError(f"{name} takes no configuration: register_hook(lambda cfg: {name}())")
     HOOKS.append(make)
     return make

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -27,11 +27,9 @@ from clipself_seg.data.datasets.table import DATASETS, SHIPPED
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Results
 from clipself_seg.evaluation.report import (
-    FILES,
     TITLES,
     cell_text,
     format_table,
-    write_tables,
 )
 from clipself_seg.models.build import build_model
 from clipself_seg.models.protocol import Model, TrainableModel
@@ -202,12 +200,11 @@ def as_json(rows: Rows) -> dict[str, Any]:
     return {"knee": knee_of(rows), "rows": lines}
 
 
-def forgetting_table(rows: Rows, style: str = "simple") -> str:
+def forgetting_table(rows: Rows) -> str:
     """A line for each mixture: the number of trained and of other classes of each data set, and the means.
 
     Args:
         rows: the numbers of each mixture.
-        style: see `evaluation.report.format_table`.
     """
     knee, last = knee_of(rows), rows[max(rows)]
     groups = [(name, group) for name in last for group in (TRAINED, OTHERS) if group in last[name]]
@@ -226,12 +223,12 @@ def forgetting_table(rows: Rows, style: str = "simple") -> str:
         )
         cells = [row[name].get(group) for name, group in groups] + [mean.get(key) for key in means]
         body.append([f"{fraction:g}{word}", *map(cell_text, cells)])
-    return format_table(headings, body, style)
+    return format_table(headings, body)
 
 
 @dataclass(frozen=True)
 class RunOutputs:
-    """Files of an evaluation: results.json and tables, with their provenance.
+    """Files of an evaluation, with their provenance.
 
     Attributes:
         cfg: configuration of the run.
@@ -239,7 +236,6 @@ class RunOutputs:
         iterations: number of training steps of the weights; None where it is not known.
         fraction: f of the mixture that is evaluated.
         suffix: end of the files' names before their ending, such as "_eval".
-        formats: further formats of the tables, out of `evaluation.report.FILES`.
     """
 
     cfg: CfgNode
@@ -247,7 +243,6 @@ class RunOutputs:
     iterations: int | None
     fraction: float = 1.0
     suffix: str = ""
-    formats: Sequence[str] = ()
 
     def file(self, name: str) -> Path:
         """Path of a file, with the suffix before its ending."""
@@ -261,7 +256,7 @@ class RunOutputs:
         results: Results,
         rows: Rows | None = None,
     ) -> None:
-        """Write numbers with their provenance, and tables, in the main process.
+        """Write numbers with their provenance, in the main process.
 
         Args:
             evaluation: that made the numbers.
@@ -293,12 +288,6 @@ class RunOutputs:
         path = self.file(RESULTS_FILE)
         write_results(path, results, metadata, protocols, **mixing)
         logger.info("results written to %s", path)
-        for style, name in (FILES[one] for one in self.formats):
-            tables = evaluation.all_tables(results, style)
-            if rows:
-                tables[TITLE] = forgetting_table(rows, style)
-            write_tables(self.file(name), tables, style, evaluation.notes(results))
-            logger.info("tables written to %s", self.file(name))
 
 
 def evaluate_mixed(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clipself_seg.models.protocol import Group
 
@@ -79,9 +79,3 @@ def stepped_rate(
         return rate
     done = step / warmup
     return rate * (factor * (1 - done) + done)
-
-
-def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """Euclidean norm of all gradients together, a scalar."""
-    norms = [torch.linalg.vector_norm(p.grad) for p in parameters if p.grad is not None]
-    return torch.linalg.vector_norm(torch.stack(norms))

@@ -97,15 +97,14 @@ def _divide_cores(device: str) -> None:
     Raises:
         InputError: another device than the processes communicate through.
     """
-    if device == "mps":
-        raise InputError("mps trains in one process: leave out --num-gpus and torchrun")
-    if not torch.cuda.is_available():
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // comm.get_local_size()))
-    elif device != "cuda":
+    wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if device != wanted:
         raise InputError(
-            f"MODEL.DEVICE {device}: several processes have a GPU each, and communicate through it. Take cuda; or for "
-            "the CPU, hide the GPUs with CUDA_VISIBLE_DEVICES=-1"
+            f"MODEL.DEVICE {device}: several processes train on {wanted} here. Take that; the CPU does where "
+            "CUDA_VISIBLE_DEVICES=-1 hides the GPUs"
         )
+    if wanted == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // comm.get_local_size()))
 
 
 def _write_config(cfg: CfgNode, suffix: str = "") -> None:
@@ -115,15 +114,12 @@ def _write_config(cfg: CfgNode, suffix: str = "") -> None:
 
 
 @dead_workers_named()
-def train(
-    cfg: CfgNode, resume: bool = False, formats: Sequence[str] = (), hooks: Sequence[HookBase] = ()
-) -> None:
+def train(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] = ()) -> None:
     """Train to the end, write the result, and evaluate it.
 
     Args:
         cfg: configuration of the run.
         resume: go on from the newest checkpoint in ``OUTPUT_DIR``, if there is one.
-        formats: further formats of the evaluation's tables, out of `evaluation.report.FILES`.
         hooks: hooks of Detectron2 beside those of `register_hook`.
 
     Raises:
@@ -158,7 +154,7 @@ def train(
         path = Path(cfg.OUTPUT_DIR) / task.result_file
         model.export(path)
         logger.info("result of the training written to %s", path)
-    outputs = RunOutputs(cfg, Path(cfg.OUTPUT_DIR), cfg.SOLVER.MAX_ITER, formats=formats)
+    outputs = RunOutputs(cfg, Path(cfg.OUTPUT_DIR), cfg.SOLVER.MAX_ITER)
     start = changed_tensors(cfg, model, cfg.MODEL.WEIGHTS) if fractions else {}
     evaluate_mixed(evaluation, model, outputs, start, fractions)
 
@@ -184,13 +180,12 @@ def _with_files(evaluation: Evaluation[Any, Any], model: Model) -> Evaluation[An
 
 
 @dead_workers_named()
-def evaluate(cfg: CfgNode, resume: bool, formats: Sequence[str] = ()) -> None:
+def evaluate(cfg: CfgNode, resume: bool) -> None:
     """Evaluate the configured weights as they are, or those of the newest checkpoint.
 
     Args:
         cfg: configuration of the run.
         resume: read the newest training checkpoint in ``OUTPUT_DIR``.
-        formats: further formats of the tables, out of `evaluation.report.FILES`.
 
     Raises:
         InputError: nothing to evaluate, or a model that is not trained.
@@ -220,7 +215,7 @@ def evaluate(cfg: CfgNode, resume: bool, formats: Sequence[str] = ()) -> None:
     trained = _checkpoints(cfg).paths() or (folder / task.result_file).exists()
     suffix = "_eval" if trained else ""
     _write_config(cfg, suffix)
-    outputs = RunOutputs(cfg, folder, iterations, suffix=suffix, formats=formats)
+    outputs = RunOutputs(cfg, folder, iterations, suffix=suffix)
     evaluate_mixed(evaluation, model, outputs, start, fractions)
 
 

@@ -6,8 +6,9 @@ to the task that its `Model.task` names.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 
@@ -34,19 +35,16 @@ from clipself_seg.evaluation.base import Evaluation
 from clipself_seg.evaluation.detection_evaluation import DetectionEvaluation
 from clipself_seg.evaluation.panoptic.panoptic_evaluation import PanopticEvaluation
 from clipself_seg.evaluation.region_accuracy import RegionEvaluation
-from clipself_seg.evaluation.sem_seg_evaluation import SemSegEvaluation
+from clipself_seg.evaluation.semantic_evaluation import SemanticEvaluation
 from clipself_seg.imports import OR_IMPORT
 from clipself_seg.models.build import architecture
 from clipself_seg.models.protocol import (
     DetectionModel,
-    Model,
     PanopticModel,
     RegionModel,
-    SemSegModel,
+    SemanticModel,
 )
 from clipself_seg.registry import Registry
-
-Learner = TypeVar("Learner", bound=Model, contravariant=True)
 
 
 class TrainingData(NamedTuple):
@@ -63,19 +61,26 @@ class TrainingData(NamedTuple):
     vocabulary: Vocabulary | Sequence[str] | None = None
 
 
-class Task(Protocol[Learner]):
+class Task(abc.ABC):
     """One kind of training and evaluation.
 
     Attributes:
-        result_file: name of what `TrainableModel.export` writes into OUTPUT_DIR.
+        cfg: configuration of the run.
+        result_file: name of what `TrainableModel.export` writes into OUTPUT_DIR, by default a checkpoint for
+            MODEL.WEIGHTS.
     """
 
-    result_file: str
+    result_file = "model_final.pth"
 
+    def __init__(self, cfg: CfgNode) -> None:
+        self.cfg = cfg
+
+    @abc.abstractmethod
     def evaluation(self) -> Evaluation[Any, Any]:
         """The evaluation on DATASETS.TEST."""
 
-    def training_data(self, model: Learner) -> TrainingData:
+    @abc.abstractmethod
+    def training_data(self, model: Any) -> TrainingData:
         """The data of DATASETS.TRAIN, with their classes.
 
         Args:
@@ -86,16 +91,7 @@ class Task(Protocol[Learner]):
         """
 
 
-class ConfiguredTask:
-    """Base class of all tasks; the result is a checkpoint for MODEL.WEIGHTS."""
-
-    result_file = "model_final.pth"
-
-    def __init__(self, cfg: CfgNode) -> None:
-        self.cfg = cfg
-
-
-class RegionTask(ConfiguredTask):
+class RegionTask(Task):
     """Distillation, and region recognition; the result is a plain CLIP, which `load_clip` reads."""
 
     result_file = "clip_final.safetensors"
@@ -144,14 +140,14 @@ class RegionTask(ConfiguredTask):
         return TrainingData(records, CaptionMapper(self.cfg, seed=self.cfg.SEED))
 
 
-class SemSegTask(ConfiguredTask):
+class SemanticTask(Task):
     """Semantic segmentation."""
 
-    def evaluation(self) -> SemSegEvaluation:
+    def evaluation(self) -> SemanticEvaluation:
         """Mean IoU and its like."""
-        return SemSegEvaluation(self.cfg)
+        return SemanticEvaluation(self.cfg)
 
-    def training_data(self, model: SemSegModel) -> TrainingData:
+    def training_data(self, model: SemanticModel) -> TrainingData:
         """Images and label maps."""
         names = self.cfg.DATASETS.TRAIN
         records = [record for name in names for record in sem_seg_records(name)]
@@ -171,7 +167,7 @@ class SemSegTask(ConfiguredTask):
         return TrainingData(records, mapper, vocabulary)
 
 
-class PanopticTask(ConfiguredTask):
+class PanopticTask(Task):
     """Panoptic segmentation."""
 
     def evaluation(self) -> PanopticEvaluation:
@@ -188,7 +184,7 @@ class PanopticTask(ConfiguredTask):
         return TrainingData(records, mapper, vocabulary)
 
 
-class DetectionTask(ConfiguredTask):
+class DetectionTask(Task):
     """Detection."""
 
     def evaluation(self) -> DetectionEvaluation:
@@ -220,15 +216,15 @@ def _shared_vocabulary(
 
 
 # What `Model.task` says -> the task.
-TASKS = Registry[Callable[[CfgNode], Task[Any]]]()
+TASKS = Registry[Callable[[CfgNode], Task]]()
 TASKS.enter("regions", RegionTask)
 TASKS.enter("whole_images", RegionTask)
-TASKS.enter("semantic", SemSegTask)
+TASKS.enter("semantic", SemanticTask)
 TASKS.enter("panoptic", PanopticTask)
 TASKS.enter("detection", DetectionTask)
 
 
-def task_of(cfg: CfgNode) -> Task[Any]:
+def task_of(cfg: CfgNode) -> Task:
     """The task that the configured meta-architecture belongs to.
 
     Raises:

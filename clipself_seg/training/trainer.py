@@ -39,12 +39,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.files import remove_leftovers
 from clipself_seg.models.protocol import Group, SteppedModel, TrainableModel
 from clipself_seg.training.metrics import HostCopy, flatten_numbers, metric_writers, write_all
-from clipself_seg.training.optimizer import (
-    build_adamw,
-    gradient_norm,
-    leave_out_step,
-    set_learning_rate,
-)
+from clipself_seg.training.optimizer import build_adamw, leave_out_step, set_learning_rate
 from clipself_seg.training.settings import TrainingSettings, check_same_run
 
 # Data set -> (input size ->) name of a number -> the number.
@@ -260,7 +255,8 @@ class Trainer(TrainerBase):
     def _clip(self) -> Tensor:
         parameters = trained_parameters(self._module).values()
         if self.settings.clip_norm is None:
-            return gradient_norm(parameters)
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            return torch.nn.utils.get_total_norm(gradients)
         return torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
 
     def _unusable(self) -> dict[str, Tensor]:
@@ -372,10 +368,10 @@ class Trainer(TrainerBase):
         tensors = pack(self._module, self.optimizer)
         # The first process saves, and the others stop with it.
         if not comm.all_gather(all_finite(tensors))[0]:
-            good = self.checkpoints.newest_finite() or "there is none"
+            good = self.checkpoints.paths()[-1:] or ["there is none"]
             raise TrainingStopped(
                 f"{trouble}Trained weights or their moments are not finite after {iteration} steps "
-                f"and were not saved; the newest checkpoint that is finite: {good}. "
+                f"and were not saved; the newest checkpoint, which is finite: {good[0]}. "
                 "Start anew in another OUTPUT_DIR with a lower SOLVER.BASE_LR"
             )
         metadata = {**self.state_dict(), "iteration": iteration, "scaler": self.scaler.state_dict()}

@@ -8,8 +8,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from clipself_seg.visualization.overlays import borders
-
 ITERATIONS = 30
 # Pixels of the median filter in the authors' recipe (official repository, issues 12 and 18).
 BLUR = 5
@@ -136,3 +134,11 @@ def colour_segments(labels: np.ndarray) -> np.ndarray:
     painted = palette(int(labels.max()) + 1)[labels]
     painted[borders(labels)] //= 3
     return painted
+
+
+def borders(labels: np.ndarray) -> np.ndarray:
+    """Pixels that differ from the one to the right or below, (H, W) bool."""
+    edge = np.zeros(labels.shape, bool)
+    edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    edge[:-1] |= labels[:-1] != labels[1:]
+    return edge

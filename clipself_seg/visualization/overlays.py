@@ -1,50 +1,53 @@
-"""Label maps over images: tinted regions with names, and a legend with each class's percentage.
+"""Overlays by Detectron2's Visualizer: label maps, segments and boxes over an image, with names and a legend.
 
-Panoptic segments are drawn in the same manner, each with a name and a shade of its own.
+The Visualizer writes names and draws boxes. Tints are mixed here: as its polygons they take half a minute for a noisy
+label map, and gigabytes for a large one. Places of names are found here: the median of a region may lie outside of it.
 
-Shapes: H, W pixels of the image, K classes, n segments. A label outside 0 ... K - 1 has no class: its pixels are
-darkened and hatched.
+Shapes: H, W pixels of the image, K classes, n boxes. A label outside 0 ... K - 1 has no class: its pixels are darkened
+and hatched.
 """
 
 from __future__ import annotations
 
-import colorsys
-import os
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw
+from detectron2.utils.visualizer import Visualizer
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+from PIL import Image
 
-from clipself_seg.files import atomic_path
-from clipself_seg.visualization.text import (
-    place_names,
-    shortened,
-    text_length,
-    write_names,
-    write_text,
-)
+from clipself_seg.data.vocabulary import Vocabulary
+from clipself_seg.visualization.colours import class_colours
+from clipself_seg.visualization.dense_maps import borders
+from clipself_seg.visualization.sheets import DPI, families, one_line, save_png, sheet
 
+SEEN = (0, 84, 214)
+UNSEEN = (208, 20, 30)
+MARK = "*"  # behind the name of an unseen class
 OPACITY = 0.55
-# Sides in pixels: an image whose shorter side is below the first is enlarged, unless its longer side
-# would exceed the second.
-SMALL = 240
-LARGE = 1600
-SMALLEST_TEXT = 14  # pixels
 INK = (25, 25, 25)
-FAINT = (110, 110, 110)
-PAPER = (255, 255, 255)
-MOST_ENTRIES = 40  # of a legend
+WHITE = (255, 255, 255)
 UNLABELLED = "no label"
-DIMMED = 0.5  # brightness of pixels without a label, as a fraction
-HATCH = 190  # grey of the lines over them
-HATCH_OPACITY = 0.55
-JPEG_QUALITY = 86
-# Shades of the things of one class: (turn of the hue, fraction towards white or, below 0, black).
-SHADES = ((0.0, 0.0), (0.03, 0.4), (-0.03, -0.35), (0.05, -0.15), (-0.05, 0.6), (0.02, -0.5))
-BLACK_AND_WHITE = (0, 2**24 - 1)
+HATCH = 150  # grey of the lines over pixels without a label
+SMALL = 400  # pixels, shorter side below which an image is enlarged
+LARGE = 2048  # pixels of the longer side, at most
+MOST_ENTRIES = 40  # of a legend
+MOST_COLUMNS = 6
+CELLS = 400  # most cells along the shorter side of the grid on which places of names are searched
+FURTHER = 0.02  # fraction of the image from which a further part of a region has its own name
+INSIDE = 0.6  # fraction of a name's box that has to lie in its region
+# Of tiles of a page, which are shown smaller than they are, and beside the image.
+TILE_OPACITY = 0.75
+TILE_SMALL = 240  # as SMALL
+TILE_TEXT = 22  # pixels
+MOST_NAMES = 14  # of the legend of a row of tiles
 
 
 class Entry(NamedTuple):
@@ -53,7 +56,7 @@ class Entry(NamedTuple):
     Attributes:
         name: name of the class.
         colour: RGB.
-        note: text behind the name, such as the percentage of the pixels.
+        note: text before the name, such as the percentage of the pixels.
         hatched: lines are drawn over the colour.
     """
 
@@ -63,25 +66,316 @@ class Entry(NamedTuple):
     hatched: bool = False
 
 
-def paint(
-    image: np.ndarray, labels: np.ndarray, colours: np.ndarray, opacity: float = OPACITY
-) -> np.ndarray:
-    """Tint every pixel with the colour of its class, (H, W, 3) uint8; hatch those without one.
+class Row(NamedTuple):
+    """Images beside each other: a scene, its ground truth and what models say of it.
 
-    Boundaries are white between dark rims, so that they show on any ground.
+    Attributes:
+        tiles: title -> (H, W, 3) uint8 RGB.
+        legend: colours of the classes in the tiles.
+    """
+
+    tiles: Mapping[str, np.ndarray]
+    legend: Sequence[Entry] = ()
+
+
+class NameVisualizer(Visualizer):
+    """Detectron2's Visualizer with names in any script, which stay in the image and cover none before them."""
+
+    def __init__(self, image: np.ndarray, larger: float = 1.0) -> None:
+        """
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            larger: size of the text, as a multiple of the usual one.
+        """
+        super().__init__(image, font_size_scale=larger)
+        self.points = float(self._default_font_size)
+        self._taken = list[Bbox]()
+
+    def write_names(
+        self,
+        labels: np.ndarray,
+        names: Sequence[str],
+        grounds: np.ndarray | None = None,
+    ) -> set[int]:
+        """Writes names into their regions, that of the largest first.
+
+        Each stands at the deepest place where it fits best, and may stick out a little. Of a region in several parts
+        every large one has the name; a part that is too small for it has none.
+
+        Args:
+            labels: (H, W) integers; those outside of 0 ... K - 1 have no name.
+            names: of the K labels.
+            grounds: (K, 3), RGB behind each name; None for black.
+
+        Returns:
+            The labels whose names are written.
+        """
+        step = max(1, min(labels.shape) // CELLS)
+        grid = labels[::step, ::step]
+        written = set[int]()
+        numbers, areas = np.unique(grid, return_counts=True)
+        for number in numbers[np.argsort(-areas, kind="stable")].tolist():
+            if not 0 <= number < len(names):
+                continue
+            ground = INK if grounds is None else grounds[number]
+            region = (grid == number).astype(np.uint8)
+            _, parts, stats, _ = cv2.connectedComponentsWithStats(region)
+            sizes = stats[1:, cv2.CC_STAT_AREA]
+            for part in {int(sizes.argmax()), *np.flatnonzero(sizes >= FURTHER * grid.size)}:
+                left, top, width, height, _ = stats[part + 1]
+                inside = parts[top : top + height, left : left + width] == part + 1
+                text, size = self._text(names[number], ground)
+                centres = step * (_centres(inside, size // step) + (left, top))
+                if self._put(text, size, centres):
+                    written.add(number)
+        return written
+
+    def write_boxes(
+        self,
+        boxes: np.ndarray,
+        titles: Sequence[str],
+        colours: np.ndarray,
+        dashed: np.ndarray,
+        titled: set[int],
+    ) -> None:
+        """Draws boxes, the first on top, with titles above, below or in them.
+
+        Args:
+            boxes: (n, 4) XYXY in pixels.
+            titles: n texts.
+            colours: (n, 3) uint8.
+            dashed: (n,) bool.
+            titled: numbers of boxes whose titles stand elsewhere.
+        """
+        for number in reversed(range(len(boxes))):
+            style = "--" if dashed[number] else "-"
+            self.draw_box(boxes[number], 1, _hex(colours[number]), style)
+        for number, (left, top, right, bottom) in enumerate(boxes.tolist()):
+            if number not in titled:
+                text, size = self._text(titles[number], colours[number])
+                width, height = size / 2
+                places = [(left + width, y) for y in (top - height, bottom + height, top + height)]
+                places.append((right - width, top - height))
+                self._put(text, size, np.array(places))
+
+    def _text(self, text: str, ground: Iterable[int]) -> tuple[Text, np.ndarray]:
+        """A white text without a place, and its width and height in pixels."""
+        text = one_line(text)
+        self.draw_text(text, (0, 0), color="white")
+        drawn = self.output.ax.texts[-1]
+        drawn.set(family=families(text), parse_math=False, va="center")
+        drawn.get_bbox_patch().set(facecolor=_hex(ground))
+        extent = drawn.get_window_extent(self.output.canvas.get_renderer())
+        return drawn, np.array([extent.width, extent.height]) + 2
+
+    def _put(self, text: Text, size: np.ndarray, centres: Iterable[np.ndarray]) -> bool:
+        """Moves a text to the first of some places where it covers none before it, or removes it.
+
+        A place is x and y of the centre, or the nearest to it in the image.
+        """
+        limit = np.array([self.output.width, self.output.height])
+        for centre in centres:
+            middle = np.maximum(np.minimum(centre, limit - size / 2), size / 2)
+            place = Bbox([middle - size / 2, middle + size / 2])
+            if not place.count_overlaps(self._taken):
+                text.set_position(middle)
+                self._taken.append(place)
+                return True
+        text.remove()
+        return False
+
+    def image(self) -> Image.Image:
+        """The image with all that is drawn."""
+        return Image.fromarray(self.output.get_image())
+
+
+def _hex(colour: Iterable[int]) -> str:
+    """An RGB colour as matplotlib reads it."""
+    return f"#{bytes(colour).hex()}"
+
+
+def _centres(part: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Where a text may stand in a part of a region: x and y of the deepest cell of those around which it fits best,
+    (1, 2), or (0, 2) where it sticks out too far.
+
+    Args:
+        part: (h, w) bool, the part within its box.
+        size: width and height of the text in cells.
+    """
+    width, height = size.astype(int) + 1
+    mask = part.astype(np.uint8)
+    fit = cv2.boxFilter(mask, cv2.CV_32F, (width, height), borderType=cv2.BORDER_CONSTANT)
+    # In a frame of zeros, for the border of the box is a boundary, too.
+    depth = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    deepest = int((fit.round(2) + depth / (100 * depth.max())).argmax())
+    y, x = np.unravel_index(deepest, part.shape)
+    return np.array([[x, y]] if fit[y, x] >= INSIDE else np.zeros((0, 2)), int)
+
+
+def label_overlay(
+    image: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    colours: np.ndarray,
+    legend: bool = True,
+    enlarge: bool = True,
+) -> Image.Image:
+    """Image tinted by labels, with names in their regions, above a legend with the percentages of the pixels.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         labels: (H, W) integers.
-        colours: colours of the classes, (K, 3) uint8.
-        opacity: opacity of the tint, 0 to 1.
+        names: of the K classes, or of n segments.
+        colours: (K, 3) uint8.
+        legend: draw the legend.
+        enlarge: enlarge a small image by a whole number.
+    """
+    image, labels = readable(image, labels, small=SMALL if enlarge else 0)
+    drawn = _labelled(image, labels, names, colours, OPACITY)
+    return above_legend(drawn, entries(labels, names, colours)) if legend else drawn.image()
+
+
+def _labelled(
+    image: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    colours: np.ndarray,
+    opacity: float,
+    larger: float = 1.0,
+) -> NameVisualizer:
+    drawn = NameVisualizer(
+        tinted(hatched(image, labels, len(names)), labels, colours, opacity), larger
+    )
+    drawn.write_names(labels, names)
+    return drawn
+
+
+def box_overlay(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    scores: np.ndarray | None,
+    names: Sequence[str],
+    seen: np.ndarray,
+    masks: np.ndarray | None = None,
+    legend: bool = True,
+    enlarge: bool = True,
+) -> Image.Image:
+    """Image with boxes, each with its name and score, above a legend that counts seen and unseen ones.
+
+    A box of a seen class is a solid blue line; one of an unseen class is red and dashed, and its name has an asterisk.
+    The best lie on top. A name stands in its mask if there is room, else beside its box, or it is left out.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        boxes: (n, 4) XYXY in pixels, the best first.
+        scores: (n,); None for boxes without, such as true ones.
+        names: n names of classes.
+        seen: (n,) bool, True where training has shown the class.
+        masks: (n, H, W) bool, which are tinted; None for boxes alone.
+        legend: draw the legend.
+        enlarge: enlarge a small image by a whole number.
+    """
+    labels = np.full(image.shape[:2], -1, np.int32)
+    for number, mask in reversed(list(enumerate([] if masks is None else masks))):
+        labels[mask] = number
+    height, width = image.shape[:2]
+    image, labels = readable(image, labels, small=SMALL if enlarge else 0)
+    scale = image.shape[1] / width, image.shape[0] / height
+    boxes = boxes * (*scale, *scale)
+    titles = [name if known else name + MARK for name, known in zip(names, seen)]
+    if scores is not None:
+        titles = [f"{title} {score:.2f}" for title, score in zip(titles, scores)]
+    colours = np.where(seen[:, None], SEEN, UNSEEN).astype(np.uint8)
+    drawn = NameVisualizer(tinted(image, labels, colours, OPACITY))
+    titled = drawn.write_names(labels, titles, colours)
+    drawn.write_boxes(boxes, titles, colours, ~seen, titled)
+    lines = [
+        Entry("seen classes (solid)", SEEN, str(np.sum(seen))),
+        Entry(f"unseen classes{MARK} (dashed)", UNSEEN, str(np.sum(~seen))),
+    ]
+    return above_legend(drawn, lines) if legend else drawn.image()
+
+
+def label_rows(
+    vocabulary: Vocabulary,
+    images: Sequence[np.ndarray],
+    columns: Mapping[str, Sequence[np.ndarray]],
+) -> list[Row]:
+    """Images beside label maps, with names in the regions.
+
+    Args:
+        vocabulary: of the labels.
+        images: (H, W, 3) uint8 RGB each.
+        columns: title -> label map (H, W) of every image.
+    """
+    names, colours = vocabulary.first_names, class_colours(vocabulary.first_names)
+    rows = []
+    for number, image in enumerate(images):
+        maps = [labels[number] for labels in columns.values()]
+        large, *large_maps = readable(image, *maps, small=TILE_SMALL)
+        tiles = {"image": large}
+        for title, labels in zip(columns, large_maps):
+            drawn = _labelled(large, labels, names, colours, TILE_OPACITY, TILE_TEXT / 14)
+            tiles[title] = np.asarray(drawn.image())
+        rows.append(Row(tiles, entries(np.stack(maps), names, colours, MOST_NAMES)))
+    return rows
+
+
+def write_tiles(rows: Sequence[Row], path: Path) -> None:
+    """Writes the tiles of rows as one PNG, without the legends."""
+    tiles = [list(row.tiles.values()) for row in rows]
+    save_png(sheet(tiles, list(rows[0].tiles), text=TILE_TEXT), path)
+
+
+def readable(image: np.ndarray, *maps: np.ndarray, small: int = SMALL) -> tuple[np.ndarray, ...]:
+    """Image and maps of labels at a size to look at: a small image is larger, a large one smaller, by a whole number.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        maps: (H, W) each.
+        small: shorter side in pixels below which an image is enlarged; 0 for never.
+    """
+    height, width = image.shape[:2]
+    step = -(-max(height, width) // LARGE)  # more pixels take the Visualizer seconds, and gigabytes
+    if step > 1:
+        size = (-(-width // step), -(-height // step))
+        reduced = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        return reduced, *(labels[::step, ::step] for labels in maps)
+    factor = min(-(-small // min(height, width)), LARGE // max(height, width))
+    if factor <= 1:
+        return image, *maps
+    grown = cv2.resize(image, (factor * width, factor * height), interpolation=cv2.INTER_CUBIC)
+    return grown, *(labels.repeat(factor, axis=0).repeat(factor, axis=1) for labels in maps)
+
+
+def hatched(image: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """A copy of an image with its pixels darkened under diagonal lines where no label of 0 ... count - 1 is."""
+    missing = (labels < 0) | (labels >= count)
+    period = max(10, min(labels.shape) // 32)
+    y, x = np.ogrid[: labels.shape[0], : labels.shape[1]]
+    changed = image.copy()
+    changed[missing] //= 2
+    changed[missing & ((y + x) % period < period // 5)] = HATCH
+    return changed
+
+
+def tinted(
+    image: np.ndarray, labels: np.ndarray, colours: np.ndarray, opacity: float
+) -> np.ndarray:
+    """A copy of an image in which every pixel with a label has its tint, and boundaries are white on dark rims.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        labels: (H, W) integers.
+        colours: (K, 3) uint8.
+        opacity: of the tint, 0 to 1.
     """
     known = (labels >= 0) & (labels < len(colours))
     table = np.concatenate([colours, np.zeros((1, 3), np.uint8)])
     tints = table[np.where(known, labels, len(colours))]
-    painted: np.ndarray = cv2.addWeighted(image, 1 - opacity, tints, opacity, 0)
-    if not known.all():
-        _hatch(painted, image, ~known)
+    painted = np.where(
+        known[..., None], cv2.addWeighted(image, 1 - opacity, tints, opacity, 0), image
+    )
     width = max(1, round(min(labels.shape) / 350))
     edge = borders(labels).astype(np.uint8)
     line, rim = (cv2.dilate(edge, np.ones((w, w), np.uint8)) > 0 for w in (width, width + 2))
@@ -90,70 +384,8 @@ def paint(
     return painted
 
 
-def _hatch(painted: np.ndarray, image: np.ndarray, where: np.ndarray) -> None:
-    """Write the darkened image under diagonal lines.
-
-    Args:
-        painted: (H, W, 3) uint8, which is written to.
-        image: (H, W, 3) uint8.
-        where: (H, W) bool, pixels to write to.
-    """
-    period = max(10, round(min(where.shape) / 32))
-    y, x = (np.arange(n, dtype=np.uint16) % period for n in where.shape)
-    line = (y[:, None] + x) % period < period // 5
-    # New values of all values; no array of floats as large as the image.
-    dark = DIMMED * np.arange(256)
-    lines = dark + HATCH_OPACITY * (HATCH - dark)
-    for table, part in ((dark, where), (lines, where & line)):
-        values = cv2.LUT(image, table.round().astype(np.uint8))
-        np.copyto(painted, values, where=part[..., None])
-
-
-def overlay(
-    image: np.ndarray, labels: np.ndarray, names: Sequence[str], colours: np.ndarray
-) -> Image.Image:
-    """Tinted image with names in its regions, above a legend with each class's percentage.
-
-    Text grows with the image; a small image is enlarged by a whole number.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        labels: (H, W) integers.
-        names: names of the K classes.
-        colours: colours of the classes, (K, 3) uint8.
-    """
-    image, labels = readable(image, labels)
-    unit = text_size(labels)
-    painted = named_regions(image, labels, names, colours)
-    return above_legend(painted, entries(labels, names, colours), unit)
-
-
-def named_regions(
-    image: np.ndarray,
-    labels: np.ndarray,
-    names: Sequence[str],
-    colours: np.ndarray,
-    opacity: float = OPACITY,
-    unit: int | None = None,
-) -> Image.Image:
-    """Tinted image with names in its regions, of the image's own size.
-
-    Args:
-        image, labels, names, colours: as for `overlay`.
-        opacity: of the tint, 0 to 1.
-        unit: height of the text in pixels; None for `text_size`.
-    """
-    painted = Image.fromarray(paint(image, labels, colours, opacity))
-    write_names(painted, place_names(labels, names, unit or text_size(labels)))
-    return painted
-
-
 def entries(
-    labels: np.ndarray,
-    names: Sequence[str],
-    colours: np.ndarray,
-    most: int = MOST_ENTRIES,
-    percentages: bool = True,
+    labels: np.ndarray, names: Sequence[str], colours: np.ndarray, most: int = MOST_ENTRIES
 ) -> list[Entry]:
     """Legend entries of the classes of label maps, the largest class first.
 
@@ -162,210 +394,58 @@ def entries(
         names: names of the K classes.
         colours: colours of the classes, (K, 3) uint8.
         most: most entries; the last one then says how many classes are left.
-        percentages: the entries note the percentages of the pixels.
     """
     known = (labels >= 0) & (labels < len(names))
     counts = np.bincount(labels[known].astype(np.int64), minlength=len(names))
-
-    def note(count: int) -> str:
-        return percent(count / labels.size) if percentages else ""
-
-    parts = [
-        (int(counts[i]), Entry(names[i], _rgb(colours[i]), note(int(counts[i]))))
-        for i in np.argsort(-counts, kind="stable")
-        if counts[i]
+    order = [i for i in np.argsort(-counts, kind="stable") if counts[i]]
+    fractions = [counts[i] / labels.size for i in order]
+    lines = [Entry(names[i], tuple(colours[i].tolist())) for i in order]
+    if not known.all():
+        fractions.append(1 - known.mean())
+        lines.append(Entry(UNLABELLED, INK, hatched=True))
+    if len(lines) > most:
+        lines[most - 1 :] = [Entry(f"{len(lines) - most + 1} more", WHITE)]
+        fractions[most - 1 :] = [sum(fractions[most - 1 :])]
+    return [
+        line._replace(note=f"{100 * part:.1f} %" if part >= 0.0005 else "< 0.1 %")
+        for line, part in zip(lines, fractions)
     ]
-    if missing := int(labels.size - known.sum()):
-        parts.append((missing, Entry(UNLABELLED, INK, note(missing), hatched=True)))
-    if len(parts) > most:
-        rest = parts[most - 1 :]
-        count = sum(number for number, _ in rest)
-        parts[most - 1 :] = [(count, Entry(f"{len(rest)} more", PAPER, note(count)))]
-    return [line for _, line in parts]
 
 
-def _rgb(colour: np.ndarray) -> tuple[int, int, int]:
-    red, green, blue = colour.tolist()
-    return red, green, blue
-
-
-def percent(fraction: float) -> str:
-    """Fraction of the pixels as text in percent; a positive one is never written as 0."""
-    return f"{100 * fraction:.1f} %" if fraction >= 0.0005 else "< 0.1 %"
-
-
-def above_legend(image: Image.Image, lines: Sequence[Entry], unit: int) -> Image.Image:
-    """An image in the middle above a legend, whose text has a height of so many pixels."""
-    key = legend(lines, max(image.width, 18 * unit), unit)
-    canvas = Image.new("RGB", (key.width, image.height + key.height), PAPER)
-    canvas.paste(image, ((canvas.width - image.width) // 2, 0))
-    canvas.paste(key, (0, image.height))
-    return canvas
-
-
-def legend(lines: Sequence[Entry], width: int, unit: int) -> Image.Image:
-    """White strip of colours, names and notes, in as many columns as fit.
-
-    Args:
-        lines: entries to show, row by row.
-        width: width of the strip in pixels; a name that is too long for it is cut, with dots.
-        unit: height of the text in pixels.
-    """
-    swatch = round(1.1 * unit)
-    gap = unit // 2
-    step = round(1.7 * unit)
-    room = width - swatch - 4 * gap
-    names = [
-        shortened(line.name, unit, room - text_length(line.note, unit) - gap) for line in lines
-    ]
-    notes = max((text_length(line.note, unit) for line in lines), default=0)
-    text = max((text_length(name, unit) for name in names), default=0)
-    column = min(width - gap, round(swatch + text + notes + 4 * gap))
-    columns = max(1, (width - gap) // column)
-    rows = -(-len(lines) // columns)
-    strip = Image.new("RGB", (width, rows * step + gap), PAPER)
-    draw = ImageDraw.Draw(strip)
-    for number, (line, name) in enumerate(zip(lines, names)):
-        left = gap + number % columns * column
-        top = gap // 2 + number // columns * step
-        middle = top + step / 2
-        box = (left, middle - swatch / 2, left + swatch, middle + swatch / 2)
-        draw.rounded_rectangle(box, radius=swatch / 4, fill=line.colour)
-        if line.hatched:
-            _hatch_swatch(draw, box)
-        write_text(draw, (left + swatch + gap, middle), name, unit, INK)
-        place = (left + swatch + 2 * gap + text_length(name, unit), middle)
-        write_text(draw, place, line.note, unit, FAINT)
-    return strip
-
-
-def _hatch_swatch(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float]) -> None:
-    """Three diagonal lines within a square: left, top, right and bottom in pixels."""
-    left, top, right, bottom = box
-    side = right - left
-    width = max(1, round(side / 9))
-    for part in (0.6, 1.0, 1.4):  # x + y of the line, in sides
-        low, high = max(0.12, part - 0.88) * side, min(0.88, part - 0.12) * side
-        draw.line(
-            (left + low, top + part * side - low, left + high, top + part * side - high),
-            (HATCH,) * 3,
-            width,
+def above_legend(drawn: NameVisualizer, lines: Sequence[Entry]) -> Image.Image:
+    """A drawn image in the middle above a legend, in as many columns as fit into its width."""
+    image = drawn.image()
+    figure = Figure(dpi=DPI)
+    canvas = FigureCanvasAgg(figure)
+    boxes = [
+        Patch(
+            facecolor=_hex(line.colour),
+            edgecolor=_hex([HATCH] * 3),
+            hatch="////" if line.hatched else None,
         )
-
-
-def text_size(image: np.ndarray) -> int:
-    """Height in pixels of the text on and below an image (H, W, ...)."""
-    return max(SMALLEST_TEXT, round(min(image.shape[:2]) / 30))
-
-
-def readable(image: np.ndarray, *maps: np.ndarray, small: int = SMALL) -> tuple[np.ndarray, ...]:
-    """Image and maps of labels, enlarged by a whole number if the image is small.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        maps: (H, W) each.
-        small: shorter side in pixels from which an image stays as it is.
-    """
-    height, width = image.shape[:2]
-    factor = min(-(-small // min(height, width)), max(1, LARGE // max(height, width)))
-    if factor <= 1:
-        return image, *maps
-    size = (factor * width, factor * height)
-    grown = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
-    return grown, *(m.repeat(factor, axis=0).repeat(factor, axis=1) for m in maps)
-
-
-def borders(labels: np.ndarray) -> np.ndarray:
-    """(H, W) bool, true of pixels that differ from the one to the right or below."""
-    edge = np.zeros(labels.shape, bool)
-    edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]
-    edge[:-1] |= labels[:-1] != labels[1:]
-    return edge
-
-
-def save_png(image: Image.Image, path: str | os.PathLike[str]) -> None:
-    """Write a PNG, atomically."""
-    with atomic_path(path) as temporary:
-        image.save(temporary, format="PNG")
-
-
-def save_jpeg(image: Image.Image, path: str | os.PathLike[str]) -> None:
-    """Write a JPEG that keeps the colours of small text and thin lines, atomically."""
-    with atomic_path(path) as temporary:
-        image.save(temporary, format="JPEG", quality=JPEG_QUALITY, subsampling=0, optimize=True)
-
-
-def panoptic_overlay(
-    image: np.ndarray,
-    labels: np.ndarray,
-    classes: Sequence[int],
-    names: Sequence[str],
-    colours: np.ndarray,
-    sheet: bool = True,
-) -> Image.Image:
-    """Tinted image with outlines and names, above a legend with each segment's percentage.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        labels: (H, W) integers, positions in `classes`; -1 where no segment is.
-        classes: position in `names` of the class of each of the n segments.
-        names: names of the K classes.
-        colours: colours of the classes, (K, 3) uint8.
-        sheet: there is a legend, and a small image is enlarged.
-    """
-    titles = segment_names([names[index] for index in classes])
-    draw = overlay if sheet else named_regions
-    return draw(image, labels, titles, segment_colours(colours[list(classes)]))
-
-
-def segment_names(names: Sequence[str]) -> list[str]:
-    """Names of n segments, with those of one class counted: "dog 1", "sky", "dog 2".
-
-    Args:
-        names: name of the class of each segment.
-    """
-    total = Counter(names)
-    so_far = Counter[str]()
-    numbered = []
-    for name in names:
-        so_far[name] += 1
-        numbered.append(name if total[name] == 1 else f"{name} {so_far[name]}")
-    return numbered
-
-
-def segment_colours(colours: np.ndarray) -> np.ndarray:
-    """Colours of n segments, (n, 3) uint8, no two alike, neither black nor white.
-
-    The first segment of a class has its colour, others have shades of it. `colour_ids` of them are
-    the ids of a panoptic PNG.
-
-    Args:
-        colours: colour of the class of each segment, (n, 3) uint8.
-    """
-    chosen = []
-    taken = set(BLACK_AND_WHITE)
-    so_far = Counter[tuple[int, ...]]()
-    for colour in map(tuple, colours.reshape(-1, 3).tolist()):
-        shade = _shade(colour, so_far[colour])
-        so_far[colour] += 1
-        (number,) = colour_ids(np.array([shade])).tolist()
-        while number in taken:
-            number = (number + 1) % 2**24
-        taken.add(number)
-        chosen.append([number % 256, number // 256 % 256, number // 65536])
-    return np.array(chosen, np.uint8).reshape(-1, 3)
-
-
-def colour_ids(colours: np.ndarray) -> np.ndarray:
-    """Integers R + 256 G + 65536 B of colours (..., 3), (...) int64."""
-    numbers: np.ndarray = colours.astype(np.int64) @ np.array([1, 256, 65536])
-    return numbers
-
-
-def _shade(colour: Sequence[int], count: int) -> tuple[int, ...]:
-    """Shade of the segment of a class with a number: one of `SHADES`, then again with turned hues."""
-    turn, light = SHADES[count % len(SHADES)]
-    hue, saturation, value = colorsys.rgb_to_hsv(*(part / 255 for part in colour))
-    rgb = colorsys.hsv_to_rgb((hue + turn + 0.015 * (count // len(SHADES))) % 1, saturation, value)
-    end = 1.0 if light > 0 else 0.0
-    return tuple(round(255 * (part + abs(light) * (end - part))) for part in rgb)
+        for line in lines
+    ]
+    texts = [one_line(f"{line.note}  {line.name}") for line in lines]
+    font = {"family": families(" ".join(texts)), "size": drawn.points}
+    for columns in range(min(MOST_COLUMNS, len(lines)), 0, -1):
+        figure.legends.clear()
+        legend = figure.legend(
+            boxes,
+            texts,
+            loc="lower left",
+            ncols=columns,
+            prop=font,
+            frameon=False,
+            handlelength=1.3,
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+        extent = legend.get_window_extent(canvas.get_renderer())
+        if extent.x0 + extent.x1 <= image.width:
+            break
+    width = max(image.width, round(extent.x0 + extent.x1))
+    height = image.height + round(extent.y0 + extent.y1)
+    figure.set_size_inches(width / DPI, height / DPI)
+    figure.figimage(np.asarray(image), (width - image.width) // 2, height - image.height)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])

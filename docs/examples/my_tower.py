@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from clipself_seg.clip.kind import Layout, Sizes, TowerKind, common_names, text_at_top
+from clipself_seg.clip.kind import Layout, TowerKind, common_names, text_at_top
 from clipself_seg.clip.tower import FeatureShape, ImageTower, Readouts
 from clipself_seg.extend import register_kind
 
@@ -51,19 +51,13 @@ class MyTower(ImageTower):
 def sizes_of_file(tensors):
     width, _, _, patch = tensors["visual.stem.weight"].shape
     layers = sum(name.endswith("self_attn.in_proj_weight") for name in tensors)
-    return Sizes(width, layers, patch, len(tensors["visual.project.weight"]))
-
-
-def sizes_of_config(architecture):
-    vision = architecture.vision["my_tower"]
-    return Sizes(vision["width"], vision["layers"], vision["patch_size"], architecture.embed_dim)
+    return width, layers, patch, len(tensors["visual.project.weight"])
 
 
 LAYOUT = Layout(marks=(LAYER,), read=common_names, write=text_at_top)
 KIND = TowerKind(
     name="MyTower",
     supports=lambda config: "my_tower" in config["vision_cfg"],
-    sizes=sizes_of_config,
     build_image=lambda architecture, quick_gelu: MyTower(
         **architecture.vision["my_tower"], embed_dim=architecture.embed_dim
     ),

@@ -188,9 +188,9 @@ def test_an_entry_on_the_hub_comes_from_there_with_its_hash(hub, tmp_path, capsy
     assert locate("catseg-base") == path and present_file(zoo()["catseg-base"]) == path
     hub.push({"one.pt": DATA})
     address = "https://huggingface.co/org/name/resolve/main/one.pt"
-    with pytest.raises(InputError, match="has 700 bytes and the sha256 .* the official file 699"):
+    with pytest.raises(InputError, match="has 700 bytes, and the official file has 699"):
         fetch(entry(address, size=699))
-    with pytest.raises(InputError, match="and the sha256 .* and abc: give the right file's path"):
+    with pytest.raises(InputError, match="has the sha256 .*, and that of the official file is abc"):
         fetch(entry(address, sha256="abc"))
     assert fetch(entry(address)).read_bytes() == DATA
 
@@ -224,18 +224,18 @@ def test_other_names_are_refused(text):
 def test_a_file_is_fetched_once_and_open_clips_comes_first(hub, tmp_path):
     hub.push({MODEL: b"of transformers", "open_clip_model.safetensors": DATA})
     path = hub_file(NAME)
-    assert path == tmp_path / "hub" / "org--name" / "main" / "open_clip_model.safetensors"
+    assert path.is_relative_to(tmp_path / "hub") and path.name == "open_clip_model.safetensors"
     assert path.read_bytes() == DATA and os.listdir(path.parent) == [path.name]
     count = len(hub.asked)
     hub.files.clear()
     assert hub_file(NAME) == path and len(hub.asked) == count
 
 
-def test_a_revision_and_a_named_file_have_places_of_their_own(hub, tmp_path):
+def test_a_revision_and_a_file_may_be_named(hub):
     hub.push({"a/other.bin": DATA}, revision="v1")
     path = hub_file(HubName("org/name", "v1", "a/other.bin"))
-    assert path == tmp_path / "hub" / "org--name" / "v1" / "a" / "other.bin"
-    with pytest.raises(InputError, match="has no open_clip_model.safetensors and no .*other.bin"):
+    assert path.read_bytes() == DATA and path.parent.name == "a"
+    with pytest.raises(InputError, match="has no open_clip_model.safetensors and no .*name a file"):
         hub_file(HubName("org/name", "v1"))
 
 
@@ -243,16 +243,18 @@ def test_a_file_that_is_cut_off_goes_on(hub, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda _: None)
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100)
     hub.push({MODEL: DATA})
-    hub.breaks = [5000, 300]
+    hub.breaks = [300]
     assert hub_file(NAME).read_bytes() == DATA
-    assert hub.asked[-1] == (f"/org/name/resolve/{COMMIT}/model.safetensors", "bytes=300-")
+    assert hub.asked[-1] == ("/org/name/resolve/main/model.safetensors", "bytes=300-")
 
 
 def test_a_file_that_is_always_cut_off_is_not_kept(hub, tmp_path, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda _: None)
     hub.push({MODEL: DATA})
-    hub.breaks = [5000] + 20 * [0]
-    with pytest.raises(NotFetched, match="cannot be fetched .*peer closed.*: fetch .* into .*org"):
+    hub.breaks = 20 * [0]
+    with pytest.raises(
+        NotFetched, match="cannot be fetched .*peer closed.*: fetch .* into .*org--"
+    ):
         hub_file(NAME)
     assert not [path for path in tmp_path.rglob("model.safetensors*") if path.suffix != ".lock"]
     hub.breaks = []
@@ -261,7 +263,7 @@ def test_a_file_that_is_always_cut_off_is_not_kept(hub, tmp_path, monkeypatch):
 
 def test_another_file_than_the_hub_lists_is_not_kept(hub, tmp_path):
     hub.push({MODEL: DATA})
-    hub.files[f"/org/name/resolve/{COMMIT}/model.safetensors"] = DATA[::-1]
+    hub.headers = {"ETag": f'"{hashlib.sha256(DATA[::-1]).hexdigest()}"'}
     with pytest.raises(InputError, match="has the sha256 .*nothing is kept, fetch it again"):
         hub_file(NAME)
     assert not list(tmp_path.rglob(MODEL))
@@ -270,7 +272,7 @@ def test_another_file_than_the_hub_lists_is_not_kept(hub, tmp_path):
 @pytest.mark.parametrize("place", ["file:///etc/hostname", "ftp://127.0.0.1:9/a.pt"])
 def test_the_hub_leads_to_web_addresses_alone_and_no_token_goes_there(place, hub):
     hub.push({MODEL: DATA})
-    leads = f"/org/name/resolve/{COMMIT}/{MODEL}"
+    leads = f"/org/name/resolve/main/{MODEL}"
     hub.redirects[leads] = place
     with pytest.raises(NotFetched, match="cannot be fetched .UnsupportedProtocol"):
         hub_file(NAME)
@@ -285,7 +287,7 @@ def test_processes_that_want_one_repository_fetch_it_once(hub):
     with ThreadPoolExecutor(4) as pool:
         paths = set(pool.map(hub_file, 4 * [NAME]))
     assert len(paths) == 1 and paths.pop().read_bytes() == DATA
-    assert [path for path, _ in hub.asked].count(f"/org/name/resolve/{COMMIT}/{MODEL}") == 1
+    assert [path for path, _ in hub.asked].count(f"/org/name/resolve/main/{MODEL}") == 1
 
 
 def test_offline_it_says_at_once_what_to_fetch_and_where_to_put_it(hub, tmp_path, monkeypatch):
@@ -295,7 +297,7 @@ def test_offline_it_says_at_once_what_to_fetch_and_where_to_put_it(hub, tmp_path
     with pytest.raises(InputError, match=f"Connection refused.*{said}"):
         hub_file(NAME)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match="HF_HUB_OFFLINE is set: fetch config.yaml from"):
+    with pytest.raises(InputError, match="OfflineModeIsEnabled.*: fetch config.yaml from"):
         hub_folder(NAME, ["config.yaml"], [])
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(DATA)
@@ -341,13 +343,6 @@ def test_a_repository_that_lacks_a_needed_file_is_refused(hub):
     hub.push({MODEL: DATA})
     with pytest.raises(InputError, match="has no config.yaml: name a repository that has it, or"):
         hub_folder(NAME, ["config.yaml"], [MODEL])
-
-
-@pytest.mark.parametrize("content", [b"[]", b"{", b'{"id": "a/b"}', b"[" * 9999])
-def test_an_answer_that_is_no_list_of_files_is_refused(hub, content):
-    hub.files["/api/models/org/name/revision/main"] = content
-    with pytest.raises(NotFetched, match="org/name/tree/main cannot be fetched .*Error: "):
-        hub_file(NAME)
 
 
 ENTRIES = zoo().values()

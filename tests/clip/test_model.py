@@ -65,13 +65,13 @@ def test_bad_input_is_named(mini):
         mini.encode_dense(torch.zeros(1, 3, 60, 64))
     image = torch.zeros(1, 3, 64, 64)
     for masked in (False, True):
-        with pytest.raises(InputError, match=r"masks .*must be \(n, 8, 8\) .*got \(1, 4, 4\)"):
+        with pytest.raises(InputError, match=r"masks .*tensor \(n, 8, 8\) .*got \[\(1, 4, 4\)"):
             mini.encode_masks(image, [torch.ones(1, 4, 4)], masked)
-        with pytest.raises(InputError, match=r"boxes .*must be \(n, 4\) .*got \(4,\)"):
+        with pytest.raises(InputError, match=r"boxes .*tensor \(n, 4\) .*got \[\(4,\)"):
             mini.encode_boxes(image, [torch.rand(4)], masked)
-        with pytest.raises(InputError, match="2 tensors of boxes for 1 images"):
+        with pytest.raises(InputError, match="boxes of 1 images must be a list"):
             mini.encode_boxes(image, [torch.rand(1, 4)] * 2, masked)
-        with pytest.raises(InputError, match="0 tensors of masks for 1 images"):
+        with pytest.raises(InputError, match="masks of 1 images must be a list"):
             mini.encode_masks(image, [], masked)
     with pytest.raises(InputError, match='no feature "block99".*"block'):
         mini.visual.features(torch.zeros(1, 3, 64, 64), ["block99"])
@@ -98,12 +98,6 @@ def test_normalisation_of_pixels_is_saved_with_the_weights(tmp_path, suffix):
     save_clip(clip, tmp_path / f"half.{suffix}")
     loaded = load_clip(MINI, tmp_path / f"half.{suffix}")
     assert (loaded.mean, loaded.std) == (half, half)
-
-
-@pytest.mark.parametrize("name", [None, 5])
-def test_a_model_name_that_is_no_text_is_refused(name):
-    with pytest.raises(InputError, match=f"{name} is no name of a CLIP model"):
-        load_clip(name, None)
 
 
 def test_unknown_tag_gets_the_nearest_one():

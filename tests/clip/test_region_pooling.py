@@ -104,7 +104,7 @@ def test_masked_attention_sees_floor_to_floor_cells_of_a_box():
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 64.0, 1e6, -1.5])
 def test_boxes_in_pixels_and_boxes_that_are_no_numbers_are_refused(mini, masked, wrong):
     boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, wrong, 0.5]])
-    with pytest.raises(InputError, match=r"in \[0, 1\], but box 1 is \[0.0, 0.0, .*divide pixels"):
+    with pytest.raises(InputError, match=r"in \[0, 1\] \(divide .*number 1 .* \[0.0, 0.0"):
         mini.encode_boxes(torch.zeros(1, 3, 64, 64), [boxes], masked)
 
 
@@ -126,7 +126,7 @@ def test_masks_that_are_no_numbers_are_refused(mini, masked):
 
 def test_what_is_no_tensor_is_refused_by_its_type(mini):
     image, boxes = torch.zeros(1, 3, 64, 64), [[0.0, 0.0, 1.0, 1.0]]
-    with pytest.raises(InputError, match=r"boxes .*a tensor \(n, 4\), got list; torch.as_tensor"):
+    with pytest.raises(InputError, match=r"boxes .*a tensor \(n, 4\) for each, .*got \[.list"):
         mini.encode_boxes(image, [boxes])
-    with pytest.raises(InputError, match=r"masks .*tensor \(n, 8, 8\), got ndarray"):
+    with pytest.raises(InputError, match=r"masks .*tensor \(n, 8, 8\) .*got \[.ndarray"):
         mini.encode_masks(image, [torch.ones(1, 8, 8).numpy()])

@@ -17,7 +17,7 @@ def test_a_page_is_written_and_bad_images_are_named(tmp_path, capsys):
     Image.fromarray(np.full((40, 60, 3), 99, np.uint8)).save(tmp_path / "one.png")
     (tmp_path / "broken.png").write_bytes((tmp_path / "one.png").read_bytes()[:60])
     page = tmp_path / "out" / "page.html"
-    words = ("--words", "dog|puppy, grass", "--model", "original", "--size", 64)
+    words = ("--words", "dog|puppy, grass", "--model", "mini-clipself", "--size", 64)
     assert run(tmp_path, *words, "-o", page) == 1
     said = capsys.readouterr()
     assert f"1 of 2 images, 1 models: {page}, 0." in said.out
@@ -54,14 +54,12 @@ def test_without_a_model_there_is_the_original_and_clipselfs_where_it_is(
     assert "non-commercial" in capsys.readouterr().err
 
 
-def test_official_weights_bring_their_model_and_short_names_their_titles(monkeypatch):
+def test_official_weights_bring_their_model_and_a_name_before_them_is_the_title(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        dense_maps, "load_clip", lambda *given: asked.append(given) or nn.Identity()
+        dense_maps, "load_backbone", lambda *given: asked.append(given) or nn.Identity()
     )
-    typed = [
-        *map(explore._model, ("original", "my own=original", "eva02-vitb16", "a=mini-clipself"))
-    ]
+    typed = [explore.MINI[0], "my own=mini", "eva02-vitb16", "a=mini-clipself"]
     titles = ["original CLIP", "my own", "eva02-vitb16", "a"]
     assert list(dense_maps.load_models(None, typed)) == titles
     dense_maps.load_models("ViT-B-16", ["x.pt"])

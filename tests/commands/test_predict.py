@@ -29,7 +29,7 @@ from tests.prediction.test_video import make_video
 
 
 def test_results_of_a_folder_can_be_read_back(run, photos, tmp_path, capsys):
-    words = ("--words", "dog|puppy, grass, sky", "--background", "--scores")
+    words = ("--words", "dog|puppy, grass, sky", "--background")
     assert run(photos, *words) == 0
     assert "2 of 2 segmented" in capsys.readouterr().out
     out = tmp_path / "out"
@@ -41,10 +41,6 @@ def test_results_of_a_folder_can_be_read_back(run, photos, tmp_path, capsys):
         labels = read_indices(out / "labels" / f"{name}.png")
         assert labels.shape == size and labels.dtype == np.uint8 and labels.max() <= 3
         assert sum(content["images"][name]["fractions"].values()) == pytest.approx(1)
-        with np.load(out / "scores" / f"{name}.npz") as file:
-            assert file["scores"].dtype == np.float32 and file["scores"].shape == (4, *size)
-            assert (file["scores"].argmax(axis=0) == labels).all()
-            assert file["names"].tolist() == ["dog", "grass", "sky", "background"]
         assert min(Image.open(out / "overlays" / f"{name}.png").size) >= 100
 
 
@@ -129,15 +125,13 @@ def test_a_clip_as_it_is_segments_and_a_folder_of_it_does_too(run, photos, tmp_p
     keys = ("MODEL.ZERO_SHOT.TEMPLATES", "single", "MODEL.DEVICE", "cpu")
     keys += ("TEST.BACKGROUND.THRESHOLD", "0.3")
     words = (photos, "--words", "dog|puppy, grass", "--background")
-    assert run(*words, "--scores", weights="mini-clipself", config=config, opts=keys) == 0
+    assert run(*words, weights="mini-clipself", config=config, opts=keys) == 0
     content = json.loads((tmp_path / "out/classes.json").read_text())
     assert content["prompted"] == [["dog", "puppy"], ["grass"]] and content["threshold"] == 0.3
     labels = {
         name: read_indices(tmp_path / f"out/labels/{name}.png") for name in ("one", "sub/two")
     }
     assert labels["one"].shape == (40, 60)
-    with np.load(tmp_path / "out/scores/one.npz") as file:
-        assert (file["scores"].argmax(0) == labels["one"]).all()
     predictor = load("mini-clipself", config_file=config, opts=keys)
     predictor.set_vocabulary("dog|puppy, grass", "background")
     predictor.save_pretrained(tmp_path / "saved")
@@ -153,7 +147,7 @@ OF_PANOPTIC = ("--stuff", "--clip-weights")
 NO_DEVICE = {"opts": OPTS[: OPTS.index("MODEL.DEVICE")]}
 # Words beside --words dog, and what is said of them; a task's own configuration, weights or keys are in `HOW`.
 REFUSED = [
-    ("--words 'dog, dog'", '"dog" twice'),
+    ("--words 'dog, dog'", "name 'dog' is there twice"),
     ("--device tpu", "MODEL.DEVICE must be .*cpu.*got .?tpu", NO_DEVICE),
     ("--device cuda:77", "--device cuda:77: torch .* CUDA device.*--device cpu", NO_DEVICE),
     ("--every 0", "--every: has to be at least 1, got 0"),
@@ -172,7 +166,7 @@ REFUSED = [
     ("--score-threshold 0.5", "--score-threshold needs --task detection"),
     ("--task panoptic --stuff sea", 'stuff "sea" is not in the voc'),
     ("--task panoptic --words ade20k_150", "does not tell things from stuff"),
-    ("--task panoptic --scores", "--scores does not go with --task panoptic"),
+    ("--task panoptic --background", "--background does not go with --task panoptic"),
     ("--task panoptic", "mini/semseg does semantic, not panoptic", {"config": "mini/semseg"}),
     ("--task detection --score-threshold 2", r"must be in \[0, 1\], got 2.0"),
     ("--task detection --save coco", "does not go with .*detections.json is in COCO's"),
@@ -233,8 +227,10 @@ def test_an_interrupted_call_goes_on_with_the_same_options_and_no_others(
         assert run(*words) == 130
         said = capsys.readouterr().err
         assert "the same command goes on with --skip-existing, and begins anew without" in said
-    assert run(*words, "--background", "--skip-existing") == 2
-    assert "leave out --skip-existing to begin anew" in capsys.readouterr().err
+    for changed in (["--background"], ["--words", "dog"]):
+        assert run(*words, *changed, "--skip-existing") == 2
+        assert "results of other settings: " in (said := capsys.readouterr().err)
+        assert "leave out --skip-existing to begin anew" in said
     with mock.patch.object(
         SemanticPredictor, "predict_batch", autospec=True, side_effect=whole
     ) as called:
@@ -292,8 +288,8 @@ def test_an_example_that_is_none_or_no_words_at_all_are_refused_at_once(run, pho
 def test_an_image_and_a_video_are_done_together(run, photos, tmp_path, capsys):
     video = make_video(tmp_path / "walk.mp4", count=3)
     words = (photos / "one.jpg", video, "--words", "dog, sky", "--every", "2")
-    assert run(*words, "--save", "masks", "labels") == 2
-    assert "--save masks does not go with a video, which has overl" in capsys.readouterr().err
+    assert run(*words, "--save", "coco", "labels") == 2
+    assert "--save coco does not go with a video, which has overl" in capsys.readouterr().err
     assert run(*words, "--save", "labels", "overlays") == 0
     assert "2 of 2 segmented" in capsys.readouterr().out
     content = json.loads((tmp_path / "out/classes.json").read_text())

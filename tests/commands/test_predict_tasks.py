@@ -71,7 +71,7 @@ def name_masks(photos, masks, out, *words):
 
 def test_masks_of_a_folder_get_names_and_are_merged(photos, masks, tmp_path, capsys):
     opts = ("--opts", "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", "0.3")
-    opts += ("--save", "masks", "panoptic")
+    opts += ("--save", "coco", "panoptic")
     assert name_masks(photos, masks, tmp_path / "out", *opts) == 0
     assert "2 of 2 segmented" in capsys.readouterr().out
     content = json.loads((tmp_path / "out/panoptic.json").read_text())

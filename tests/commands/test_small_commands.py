@@ -61,7 +61,10 @@ def test_the_dense_feature_of_the_weights_is_kept_and_said(tmp_path, capsys):
 def test_unknown_layout_is_one_line_and_status_2(tmp_path, capsys):
     words = ("--clip-name", "ViT-Mini-8", "--weights", "mini", "--layout", "openclip")
     assert run(convert, *words, "--output", tmp_path / "x.pt") == 2
-    assert '"openclip" of OpenAI ViT; did you mean "open_clip"?\n' in capsys.readouterr().err
+    assert (
+        capsys.readouterr().err
+        == 'error: unknown layout of OpenAI ViT "openclip": did you mean "open_clip"?\n'
+    )
 
 
 def test_worlds_are_written_once(tmp_path, capsys, monkeypatch):
@@ -168,8 +171,17 @@ def test_the_scenes_of_the_package_are_copied_and_nothing_is_replaced(tmp_path, 
 def test_images_are_drawn_and_bad_ones_named(tmp_path, capsys):
     Image.fromarray(np.full((40, 60, 3), 99, np.uint8)).save(tmp_path / "one.png")
     (tmp_path / "broken.png").write_bytes((tmp_path / "one.png").read_bytes()[:60])
-    words = [tmp_path / "one.png", tmp_path / "broken.png", "--model", "original", "--size", 64]
-    words += ["--clusters", 2, "--words", "dog|puppy, grass", "--output", tmp_path / "out"]
+    words = [tmp_path / "one.png", tmp_path / "broken.png", "--model", "mini-clipself"]
+    words += [
+        "--size",
+        64,
+        "--clusters",
+        2,
+        "--words",
+        "dog|puppy, grass",
+        "--output",
+        tmp_path / "out",
+    ]
     assert run(dense_maps, *words) == 1
     said = capsys.readouterr()
     assert "1 of 2 drawn" in said.out and "broken.png cannot be decoded" in said.err

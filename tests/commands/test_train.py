@@ -64,11 +64,6 @@ def words(output, *flags, **changes):
     return [*flags, *(word for pair in pairs for word in pair)]
 
 
-def test_formats_of_tables_are_those_that_are_asked_for():
-    assert train.parse(["--csv", "--latex", "SEED", "1"]).formats == ["csv", "latex"]
-    assert train.parse(["SEED", "1"]).formats == []
-
-
 @pytest.mark.usefixtures("served")
 def test_two_processes_train_and_evaluate_like_one(tmp_path, datasets):
     set_forkserver_preload(["clipself_seg.training.run", "detectron2.engine", "torch._dynamo"])

@@ -132,7 +132,7 @@ def test_config_names_weights_blocks_sizes_and_data_that_exist(name):
     tags = open_clip.list_pretrained_tags_by_model(clip.name)
     official = [entry.name for entry in zoo().values() if entry.model == clip.name]
     assert cfg.MODEL.CLIP.WEIGHTS in [*tags, *official, *SHIPPED_TAGS, ""]
-    tower = clip.signature.sizes
+    tower = clip.signature
     assert cfg.MODEL.CLIP.TRAINABLE_BLOCKS <= tower.layers
     if cfg.MODEL.META_ARCHITECTURE in ("CLIPSelf", "RegionReader"):
         assert cfg.INPUT.REGIONS.STUDENT_SIZE % tower.patch_size == 0

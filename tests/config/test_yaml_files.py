@@ -37,7 +37,7 @@ def test_no_address_is_fetched(tmp_path, monkeypatch, address):
     run = write(tmp_path, run=f"_BASE_: {address}", listed=f"_BASE_: [run.yaml, '{address}']")
     refused(run, f"run.yaml: its _BASE_ {address} is no file on this machine.*fetch")
     refused(tmp_path / "listed.yaml", "run.yaml: its _BASE_ .* is no file on this machine")
-    refused(address, f"^{address} is an address, and configurations are files")
+    refused(address, "^no config file ")
     assert not fetched
 
 
@@ -49,7 +49,7 @@ def test_no_address_is_fetched(tmp_path, monkeypatch, address):
         ({"run": "_BASE_: a.yaml", "a": "SEED: [1"}, "a.yaml is not a usable YAML file"),
         (
             {"run": "_BASE_: a.yaml", "a": "_BASE_: b.yaml", "b": "_BASE_: a.yaml"},
-            "a.yaml: its _BASE_ leads back to it: take it out of .*b.yaml",
+            "run.yaml: its _BASE_ leads to more than 100 files, or back to itself",
         ),
         (
             {"run": "_BASE_: a.yaml\nSOLVER: {EPS: 1}", "a": "SOLVER: 3"},
@@ -166,11 +166,7 @@ def test_other_files_of_the_package_are_no_configurations(tmp_path, monkeypatch)
     ("name", "near"),
     [
         ("semseg/catsg.yaml", "semseg/catseg.yaml"),
-        (
-            "configs/distill/coco_patches_eva02_vitb16.yaml",
-            "configs/distill/coco_patches+eva02_vitb16.yaml",
-        ),
-        ("semseg/catseg_token_vitb16", "semseg/catseg_token+openai_vitb16.yaml"),
+        ("distill/coco_patches_eva02_vitb16", "distill/coco_patches+eva02_vitb16.yaml"),
     ],
 )
 def test_a_name_that_is_nowhere_gets_the_nearest_of_the_package(name, near, tmp_path, monkeypatch):

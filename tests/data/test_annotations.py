@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from clipself_seg.data.annotations import (
-    annotated_ids,
     caption_records,
     category_indices,
     image_records,
@@ -213,7 +212,6 @@ def test_a_record_has_boxes_by_their_corners_and_labels_of_the_vocabulary():
 )
 def test_what_is_no_object_is_skipped_and_its_image_stays(changes):
     assert objects(annotation(**changes)) == []
-    assert annotated_ids(content_of(annotation(**changes)), INDEX_OF, "x") == {1}
 
 
 def test_what_just_is_an_object_stays():

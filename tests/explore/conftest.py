@@ -32,7 +32,7 @@ def content_of(words: list[str], *typed: str) -> Content:
 def content() -> Content:
     """The words of the mini world and `STRANGE` ones, and two models."""
     names = [concept.names[0] for concept in WORLDS["mini"].concepts]
-    models = ("--model", "original", "clipself")
+    models = ("--model", *explore.MINI[:2])
     return content_of([*names, *STRANGE], *models, "--stuff", "grass, sand")
 
 

@@ -13,7 +13,6 @@ from clipself_seg.errors import InputError
 from clipself_seg.explore import answers
 from clipself_seg.explore.answers import LARGEST_SIDE, Asked, Limits, read_request, typed_words
 from clipself_seg.prediction.load import load
-from clipself_seg.prediction.results import Detections, Segmentation
 from tests.tiny import noise, random_clip
 
 LIMITS = Limits(pixels=4_000_000, words=6)
@@ -123,21 +122,6 @@ def test_answers_of_a_mini_model_say_what_it_does_not_know():
         image = served.answer("maps", asked)["image"]
         for answer in (image, served.answer("semantic", asked)):
             assert said in answer["warning"] and bool(said) == bool(answer["warning"])
-
-
-def test_a_small_result_is_enlarged_with_all_that_belongs_to_its_pixels():
-    labels = np.zeros((40, 60), np.uint8)
-    labels[:, 30:] = 1
-    more = {"class_scores": np.ones(2), "category_ids": (0, 1), "background": None, "image": IMAGE}
-    result = Segmentation(labels, names=("a", "b"), **more)
-    large = answers._enlarged(result)
-    assert large.image.shape == (400, 600, 3) and large.fractions() == result.fractions()
-    boxes, scores = np.array([[1, 2, 3, 4]], np.float32), np.ones(1, np.float32)
-    more = {"names": ("a",), "category_ids": (0,), "seen": np.ones(1, bool), "image": IMAGE}
-    found = Detections(boxes, scores, np.zeros(1, np.int64), labels[None] > 0, **more)
-    large = answers._enlarged(found)
-    assert large.boxes.tolist() == [[10, 20, 30, 40]] and large.masks.shape == (1, 400, 600)
-    assert large.labels.tolist() == [0] and large.masks.mean() == 0.5
 
 
 def test_a_detector_is_asked_for_the_words_alone_and_says_so():

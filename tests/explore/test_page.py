@@ -14,7 +14,7 @@ from tests.explore.conftest import NAMES, STRANGE, content_of, scene
 
 @pytest.fixture(scope="module")
 def content():
-    return content_of([*STRANGE], "--model", "original")
+    return content_of([*STRANGE], "--model", "mini-clipself")
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import sys
 import pytest
 from PIL import Image
 
+from clipself_seg.commands.explore import MINI
 from tests.conftest import ROOT
 from tests.explore.conftest import STRANGE, scene
 
@@ -21,7 +22,7 @@ def address(tmp_path_factory):
         pytest.importorskip(package, reason="the extra demo is not installed")
     folder = tmp_path_factory.mktemp("server")
     home = {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder), "HOME": str(folder)}
-    words = "-m clipself_seg serve --port 0 --model original clipself".split()
+    words = [*"-m clipself_seg serve --port 0 --model".split(), *MINI[:2]]
     process = subprocess.Popen(
         [sys.executable, *words],
         cwd=folder,

@@ -61,7 +61,7 @@ TASKS = {
     "save_pretrained": ("", ""),
 }
 WORDS = "red star, blue ring, grass"
-SAVED = "overlays labels masks coco yolo".split()
+SAVED = "overlays labels coco".split()
 STEPS, PERIOD = 36, 3  # of a run, and from a checkpoint to the next
 POLL = 0.002  # seconds
 # The latest kill would come after so much of a whole run: some runs come to their end.
@@ -202,7 +202,7 @@ def work_of(task: str, clip: Path, steps: int) -> Callable[[Path, int], int]:
 
     def predict_images(output: Path, _: int) -> int:
         words = [str(clip.parent / "mini/val"), "--words", WORDS, "--skip-existing"]
-        words += ["--batch-size", "2", "--scores", "--save", *SAVED, "--device", "cpu"]
+        words += ["--batch-size", "2", "--save", *SAVED, "--device", "cpu"]
         return predict.main([*words, "--output", str(output)])
 
     if kind:

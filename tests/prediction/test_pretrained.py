@@ -25,11 +25,12 @@ from clipself_seg.prediction.load import load
 from clipself_seg.prediction.pretrained import (
     FILE_KEYS,
     MOST_BYTES,
-    fetched_folder,
+    fetched,
+    from_folder,
     read_folder_config,
     write_folder_config,
 )
-from clipself_seg.prediction.task_predictors import SemanticPredictor
+from clipself_seg.prediction.task_predictors import PanopticPredictor, SemanticPredictor
 from clipself_seg.yaml_files import leaves, read_tree
 from tests.conftest import ROOT
 from tests.faults import full_disk
@@ -168,7 +169,7 @@ def test_damaged_and_missing_files_are_refused_by_name(folder):
     with pytest.raises(InputError, match="model.safetensors"):
         load(folder)
     with pytest.raises(InputError, match="config.yaml is missing: give a folder that save_pre"):
-        read_folder_config(folder.parent)
+        from_folder(PanopticPredictor, folder.parent)
 
 
 @pytest.mark.parametrize(
@@ -239,9 +240,7 @@ def test_without_a_hub_it_is_said_at_once(saved, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
     with pytest.raises(InputError, match="no folder org/none is here, and hf-hub:org/none is not"):
-        fetched_folder("org/none")
-    with pytest.raises(InputError, match="no folder ./none: give one that save_pretrained wrote"):
-        fetched_folder("./none")
+        fetched("org/none")
     with pytest.raises(InputError, match="names nothing on the Hugging Face hub"):
         saved("SemanticPredictor")[0].push_to_hub("none")
 
@@ -352,10 +351,14 @@ def test_keys_of_files_and_of_training_are_refused(plain, key):
         ("MODEL.CLIP.NAMES", "x", 'unknown key "MODEL.CLIP.NAMES"; did you mean'),
         ("MODEL.CLIP.NAME", "hf-hub:a/b", "may lead out of the folder: give a plain name"),
         ("TEST.PANOPTIC.ROWS", ["clip", ["/etc/x"]], "'/etc/x', which may lead out of the folder"),
-        ("TEST.PANOPTIC.ROWS", "('clip', '/etc/x')", "'/etc/x', which may lead out of the folder"),
+        ("TEST.PANOPTIC.ROWS", "('clip', '/etc/x')", "'/etc/x')\": write a list or a number"),
         ("INPUT.MIN_SIZE_TEST", 10**6, "1000000, and in a folder it is from 0 to 1280: correct"),
-        ("INPUT.MIN_SIZE_TRAIN", "(1000000,)", "1000000, and in a folder it is from -4096 to 4096"),
-        ("MODEL.MASK_FORMER.DEC_LAYERS", 1 << 70, "of type int, and in a folder it is from"),
+        ("INPUT.MIN_SIZE_TRAIN", "(1000000,)", "the text '(1000000,)': write a list or a number"),
+        (
+            "MODEL.MASK_FORMER.DEC_LAYERS",
+            1 << 70,
+            "of type int, and in a folder it is from -4096 to",
+        ),
         ("MODEL.FUSION.ALPHA", float("nan"), "nan, and in a folder it is from -4096 to 4096"),
         ("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "GeneralizedRCNN is registered, but has"),
         ("MODEL.META_ARCHITECTURE", "CLIPSelf", "CLIPSelf, which predicts nothing"),
@@ -389,7 +392,7 @@ def test_every_configuration_keeps_the_bounds():
     for file in sorted((ROOT / "configs").rglob("*.yaml")):
         values = dict(leaves(read_tree(file)))
         for key in values.keys() & BOUNDS.keys():
-            assert not list(pretrained._problems_of_value(key, values[key])), file
+            assert not list(pretrained._problems_of_value(key, values[key], None)), file
 
 
 @pytest.mark.parametrize(
@@ -407,10 +410,16 @@ def test_nothing_in_a_configuration_runs(plain, text, monkeypatch):
     assert not (plain / "run").exists()
 
 
+def test_no_other_file_is_read_to_find_out_what_a_folder_is(folder):
+    change(folder, "_BASE_", "/dev/zero")
+    with pytest.raises(InputError, match="may not name another one: remove _BASE_"):
+        load(folder)
+
+
 @pytest.mark.parametrize("file", ["config.yaml", "trained.json"])
 def test_a_text_without_end_is_not_read(plain, file):
     change(plain, "TEST.TRAIN_VOCABULARY", "trained.json")
     with (plain / file).open("ab") as written:
         written.truncate(MOST_BYTES + 1)
     with pytest.raises(InputError, match=f"{file} has .* {MOST_BYTES} at most are read"):
-        read_folder_config(plain)
+        from_folder(PanopticPredictor, plain)

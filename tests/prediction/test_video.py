@@ -47,8 +47,8 @@ class Stub:
         return [self.result(image) for image in images]
 
     def result(self, image):
-        def overlay(sheet):
-            assert not sheet
+        def overlay(legend, enlarge):
+            assert not legend and not enlarge
             return 255 - image
 
         return types.SimpleNamespace(overlay=overlay, labels=image[..., 0])
@@ -175,7 +175,7 @@ def test_an_interrupted_call_goes_on_with_the_videos_that_are_not_done(tmp_path)
         return json.loads((tmp_path / "out/classes.json").read_text())
 
     with mock.patch(
-        "clipself_seg.prediction.results.Segmentation.overlay", lambda r, sheet: r.image
+        "clipself_seg.prediction.results.Segmentation.overlay", lambda r, **given: r.image
     ):
         with pytest.raises(KeyboardInterrupt):
             call(False, stop="b")
@@ -191,7 +191,7 @@ def test_overlays_of_frames_have_their_size_and_no_legend():
     image = np.full((40, 60, 3), 99, np.uint8)
     for made in (segmenter(), detector(masks=True)):
         result = made(image)
-        assert result.overlay(sheet=False).size == (60, 40)
+        assert result.overlay(legend=False, enlarge=False).size == (60, 40)
         assert result.overlay().height > 200
     result = segmenter()(image)
     assert result.labels[0, 0] == 0 and result.labels[-1, -1] == 255

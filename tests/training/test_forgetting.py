@@ -3,8 +3,15 @@
 import numpy as np
 import pytest
 
-from clipself_seg.evaluation.mean_iou import class_numbers, sem_seg_results
-from clipself_seg.training.mixing import as_json, forgetting_table, knee_of, means_of, split_of
+from clipself_seg.evaluation.mean_iou import class_numbers, mean_iou_results
+from clipself_seg.training.mixing import (
+    as_json,
+    forgetting_table,
+    knee_of,
+    means_of,
+    split_of,
+)
+from tests.tables import cells
 
 
 def split(trained, others, classes=(2, 3)):
@@ -26,7 +33,7 @@ def test_numbers_of_both_groups_are_those_of_the_evaluators():
     # Rows are the truth: IoUs 1/2, 1 and 2/3 of present classes; the last one has no ground truth.
     matrix = np.array([[2, 0, 0, 1], [0, 3, 0, 0], [1, 0, 2, 0], [0, 0, 0, 0]])
     seen = np.array([True, False, False, True])
-    numbers = sem_seg_results(class_numbers(matrix), ["cat", "dog", "sky", "sea"], seen)
+    numbers = mean_iou_results(class_numbers(matrix), ["cat", "dog", "sky", "sea"], seen)
     assert split_of(numbers) == {
         "number": "mIoU",
         "trained": pytest.approx(50),
@@ -34,12 +41,12 @@ def test_numbers_of_both_groups_are_those_of_the_evaluators():
         "not trained": pytest.approx(100 * (1 + 2 / 3) / 2),
         "classes not trained": 2,
     }
-    alone = sem_seg_results(class_numbers(matrix), ["cat", "dog", "sky", "sea"], np.ones(4, bool))
+    alone = mean_iou_results(class_numbers(matrix), ["cat", "dog", "sky", "sea"], np.ones(4, bool))
     assert "not trained" not in split_of(alone) and split_of({"mIoU": 5.0}) == {"number": "mIoU"}
     boxes = {"bbox": {"AP": 9.0, "AP-seen": 10.0, "AP-unseen": 2.0}, "segm": {"AP-seen": 1.0}}
     assert split_of(boxes) == {"number": "AP", "trained": 10.0, "not trained": 2.0}
     fusions = {"clip": {"PQ": 1.0}, "fused": {"PQ": 3.0, "PQ_seen": 4.0, "mIoU-seen": 5.0}}
-    assert split_of(fusions | {"sweep": {}}) == {"number": "PQ", "trained": 4.0}
+    assert split_of(fusions) == {"number": "PQ", "trained": 4.0}
 
 
 def test_the_knee_has_the_best_harmonic_mean_of_means_over_data_sets():
@@ -54,18 +61,23 @@ def test_the_knee_has_the_best_harmonic_mean_of_means_over_data_sets():
 
 
 def test_the_table_has_a_line_for_each_mixture_and_counts_of_classes():
-    lines = forgetting_table(ROWS, "csv").splitlines()
-    assert lines[0] == (
-        'weights,"a mIoU, 2 trained","a mIoU, 3 not trained","b mIoU, 2 trained","b mIoU, 3 not trained"'
-        ',"mean, trained","mean, not trained",harmonic mean'
-    )
-    assert lines[1:] == [
-        "0 before,30.0,60.0,50.0,60.0,40.0,60.0,48.0",
-        "0.5 *,50.0,50.0,70.0,40.0,60.0,45.0,51.4",
-        "1 after,60.0,10.0,80.0,30.0,70.0,20.0,31.1",
+    lines = cells(forgetting_table(ROWS))
+    assert lines[0] == [
+        "weights",
+        *("a mIoU, 2 trained", "a mIoU, 3 not trained", "b mIoU, 2 trained"),
+        *("b mIoU, 3 not trained", "mean, trained", "mean, not trained", "harmonic mean"),
     ]
-    own = forgetting_table({f: {"a": split(40.0 + f, None)} for f in (1.0, 0.0)}, "csv")
-    assert own.splitlines() == ['weights,"a mIoU, 2 trained"', "0 before,40.0", "1 after,41.0"]
+    assert lines[1:] == [
+        ["0 before", "30.0", "60.0", "50.0", "60.0", "40.0", "60.0", "48.0"],
+        ["0.5 *", "50.0", "50.0", "70.0", "40.0", "60.0", "45.0", "51.4"],
+        ["1 after", "60.0", "10.0", "80.0", "30.0", "70.0", "20.0", "31.1"],
+    ]
+    own = forgetting_table({f: {"a": split(40.0 + f, None)} for f in (1.0, 0.0)})
+    assert cells(own) == [
+        ["weights", "a mIoU, 2 trained"],
+        ["0 before", "40.0"],
+        ["1 after", "41.0"],
+    ]
 
 
 def test_the_json_has_the_rows_and_the_knee():

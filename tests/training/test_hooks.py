@@ -116,17 +116,6 @@ def test_a_scheduler_of_the_rate_is_refused(tmp_path):
         trainer(tmp_path, hooks=[hooks.LRScheduler()])
 
 
-@pytest.mark.usefixtures("registered")
-def test_a_hook_that_takes_no_configuration_is_refused_by_its_name():
-    class Silent(HookBase):
-        pass
-
-    with pytest.raises(InputError, match=r"register_hook\(lambda cfg: Silent\(\)\)"):
-        training.register_hook(Silent)
-    made = training.register_hook(lambda cfg: Silent())
-    assert training.HOOKS == [made]
-
-
 def test_an_error_of_a_hook_is_that_of_its_author(tmp_path):
     hook = Means(3, lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):

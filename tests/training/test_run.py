@@ -47,9 +47,9 @@ class TwoSets(Evaluation):
             raise OSError("a disk died")
         return {"mIoU": {"first": 50.0, "second": 60.0}[name]}
 
-    def tables(self, results, style="simple"):
+    def tables(self, results):
         body = [[name, str(numbers["mIoU"])] for name, numbers in results.items()]
-        return {"All of it": format_table(["data set", "mIoU"], body, style)}
+        return {"All of it": format_table(["data set", "mIoU"], body)}
 
 
 def evaluated(cfg, model, fails, **options):
@@ -69,9 +69,9 @@ def test_an_evaluation_on_fewer_data_sets_or_into_a_folder_leaves_the_first_as_i
 @pytest.mark.parametrize(
     ("device", "gpus", "said"),
     [
-        ("cpu", True, "MODEL.DEVICE cpu: several processes have a GPU each"),
-        ("cuda:1", True, "Take cuda"),
-        ("mps", False, "mps trains in one process"),
+        ("cpu", True, "MODEL.DEVICE cpu: several processes train on cuda here"),
+        ("cuda:1", True, "Take that"),
+        ("mps", False, "MODEL.DEVICE mps: several processes train on cpu"),
         ("cuda", True, ""),
         ("cpu", False, ""),
     ],
@@ -126,20 +126,6 @@ def test_numbers_of_finished_data_sets_are_kept_when_a_later_one_fails(tmp_path)
     written = json.loads((tmp_path / "results.json").read_text())
     assert list(written["results"]) == ["first", "second"]
     assert "not evaluated" not in written["provenance"]
-
-
-def test_printed_tables_are_written_in_the_formats_that_are_asked_for(tmp_path):
-    cfg = load_config(ROOT / "configs/mini/semseg.yaml", ["OUTPUT_DIR", str(tmp_path)])
-    model = types.SimpleNamespace(weights_hash=lambda: "none")
-    evaluated(cfg, model, fails=False)
-    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
-    evaluated(cfg, model, fails=False, suffix="_eval", formats=("latex", "csv"))
-    text = (tmp_path / "tables_eval.csv").read_text()
-    table, _, protocols = text.partition("Protocol")
-    assert table == "All of it\ndata set,mIoU\nfirst,50.0\nsecond,60.0\n"
-    assert protocols.startswith(" of first: words: those of first | synonyms: all")
-    text = (tmp_path / "tables_eval.tex").read_text()
-    assert text.startswith("% All of it\n\\begin{tabular}{lr}\n\\toprule\n")
 
 
 def test_attention_without_training_is_not_trained_with(tmp_path):

@@ -17,7 +17,6 @@ from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.training.metrics import metric_writers, write_all
 from clipself_seg.training.optimizer import (
     build_adamw,
-    gradient_norm,
     learning_rate,
     leave_out_step,
     set_learning_rate,
@@ -92,13 +91,6 @@ def test_adamw_takes_the_step_of_its_formula():
     torch.testing.assert_close(
         model.weight.data, torch.tensor([[2.0 * (1 - 0.1 * 0.5) - 0.1 * 3 / (3 + 1e-6)]])
     )
-
-
-def test_gradient_norm_is_over_all_parameters_together():
-    layers = nn.Linear(1, 2), nn.Linear(1, 1)
-    layers[0].weight.grad = torch.tensor([[3.0], [0.0]])
-    layers[1].bias.grad = torch.tensor([4.0])
-    assert gradient_norm(nn.ModuleList(layers).parameters()) == 5
 
 
 def test_a_step_that_is_left_out_changes_neither_weights_nor_moments():

@@ -6,7 +6,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg
-from clipself_seg.training.tasks import SemSegTask, task_of
+from clipself_seg.training.tasks import SemanticTask, task_of
 from tests.conftest import ROOT
 
 TRAIN = ("DATASETS.TRAIN", "('coco_2017_train_stuff_all_sem_seg',)")
@@ -19,7 +19,7 @@ def test_an_architecture_of_somebody_else_trains_and_evaluates_by_its_task():
 
     META_ARCH_REGISTRY._do_register("Theirs", Theirs)
     try:
-        assert isinstance(task_of(config("Theirs")), SemSegTask)
+        assert isinstance(task_of(config("Theirs")), SemanticTask)
     finally:
         del META_ARCH_REGISTRY._obj_map["Theirs"]
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from clipself_seg.visualization.dense_maps import (
+    borders,
     colour_segments,
     discard_small_clusters,
     enlarge_labels,
@@ -13,8 +14,6 @@ from clipself_seg.visualization.dense_maps import (
     match_labels,
     palette,
 )
-from clipself_seg.visualization.overlays import borders
-from clipself_seg.visualization.panels import sheet
 
 
 def three_bands(noise: float) -> tuple[np.ndarray, np.ndarray]:
@@ -76,9 +75,3 @@ def test_colours_differ_and_borders_are_dark():
     labels = np.array([[0, 0, 1]])
     assert borders(labels).tolist() == [[False, True, False]]
     assert colour_segments(labels)[0, 1].sum() < colour_segments(labels)[0, 0].sum()
-
-
-def test_sheet_holds_every_picture():
-    images = [[np.full((4, 5, 3), (200, 3, 99), np.uint8)] * 2] * 3
-    image = np.asarray(sheet(images, ["a", "b"], captions=[["x", "y"]] * 3))
-    assert (image == (200, 3, 99)).all(-1).sum() == 6 * 4 * 5

@@ -26,7 +26,6 @@ from clipself_seg.data.images import letterbox_crops, letterbox_image
 from clipself_seg.data.regions import grid_boxes, relative_boxes
 from clipself_seg.errors import InputError
 from clipself_seg.models.base import ModelBase
-from clipself_seg.training.optimizer import gradient_norm
 
 Task = Literal["dense", "distill", "regions", "semseg", "panoptic", "detection"]
 Kind = Literal["ov_coco", "ov_lvis"]
@@ -177,7 +176,9 @@ class Workload:
             optimizer.zero_grad()
             computed = formulation()
             computed.backward()
-            gradient_norm(p for p in model.parameters() if p.requires_grad)
+            torch.nn.utils.get_total_norm(
+                [p.grad for p in model.parameters() if p.grad is not None]
+            )
             optimizer.step()
             model.after_optimizer_step()
             return computed.item()

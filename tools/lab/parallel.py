@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -51,9 +50,7 @@ def run_in_parallel(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(processes, len(jobs)), context, _start_worker) as pool:
         try:
-            with _workers_that_ignore_interrupts():
-                results = pool.map(function, jobs, chunksize=piece)
-            return collect(results)
+            return collect(pool.map(function, jobs, chunksize=piece))
         except BrokenProcessPool:
             raise InputError(
                 f"{label}: the system ended a worker, often for want of memory: "
@@ -63,26 +60,11 @@ def run_in_parallel(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-@contextlib.contextmanager
-def _workers_that_ignore_interrupts() -> Iterator[None]:
-    """Let workers that are started in this context ignore Ctrl-C from their first instruction on.
-
-    Ctrl-C reaches all processes of a terminal; the first process handles it and ends its workers.
-    They inherit its setting at the time of their start.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set signal handlers
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _start_worker() -> None:
+    """Leaves Ctrl-C, which reaches all processes of a terminal, to the first one."""
     import cv2
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

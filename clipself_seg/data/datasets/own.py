@@ -60,7 +60,7 @@ from clipself_seg.data.datasets.table import (
 from clipself_seg.data.images import image_size, read_image
 from clipself_seg.data.masks import read_indices, read_labels_of, read_panoptic_ids
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.errors import InputError, known, nearest, require_unique, shown
+from clipself_seg.errors import InputError, known, require_unique, shown
 from clipself_seg.files import home_expanded, read_text
 from clipself_seg.memory import no_collection
 
@@ -116,27 +116,21 @@ def register_data(path: str | os.PathLike[str], task: str) -> OwnData:
 
 def _other(other: str, data: DataFile, task: str) -> str:
     """Name of the data set that an entry of `others` stands for."""
-    if other in DatasetCatalog.list():
-        return other
     place = data.origin.parent / home_expanded(other, "give a whole path")
-    if not place.exists():
-        near = [name for name in DatasetCatalog.list() if name.startswith(("mini", "own_"))]
-        raise InputError(
-            f'{data.origin}: "others" has "{other}", which is no registered data set and no file {place}: '
-            f"{nearest(other, near)}"
-        )
-    return _register(read_data(place, task), "val", task)
+    names = DatasetCatalog.list()
+    if other not in names and place.exists():
+        return _register(read_data(place, task), "val", task)
+    return known(other, names, "data set or file", origin=f'{data.origin}: "others"')
 
 
-def _by_stem(files: Sequence[Path], folder: Path | None, origin: Path) -> dict[str, Path]:
-    """Files by their path below a folder without its ending, or by their stem where there is no folder.
+def _by_stem(files: Sequence[Path], folder: Path) -> dict[str, Path]:
+    """Files by their path below a folder without its ending.
 
     Raises:
         InputError: two files of one stem.
     """
-    relative = [file.relative_to(folder) if folder else Path(file.name) for file in files]
-    stems = [path.with_suffix("").as_posix() for path in relative]
-    require_unique(stems, "name without its ending", origin)
+    stems = [file.relative_to(folder).with_suffix("").as_posix() for file in files]
+    require_unique(stems, "name without its ending", folder)
     return dict(zip(stems, files))
 
 
@@ -160,22 +154,14 @@ class Part:
         """Images by name, sorted, each with its file of labels in a folder, or None where it has none."""
         source = self.split.images
         assert source is not None
-        folder = source if source.is_dir() else None
-        images = _by_stem(image_files(source), folder, source)
-        records = [{"file_name": path} for path in images.values()]
-        require_files(self.data.name, records, f"correct {source}")
+        images = _by_stem(image_files(source), source)
         files = [path for path in files_below(labels) if path.suffix.lower() in endings]
-        labelled = _by_stem(files, folder and labels, labels)
+        labelled = _by_stem(files, labels)
         both = images.keys() & labelled.keys()
         if not both:
-            other = (
-                labelled[min(labelled)].name
-                if labelled
-                else f"no file that ends in {' '.join(endings)}"
-            )
             raise InputError(
-                f"{self.data.origin}: no image of {source} has a file of its name in {labels}: there are "
-                f"{images[min(images)].name} and {other}"
+                f"{self.data.origin}: no image of {source} has a file of its name in {labels} that ends in "
+                f"{' '.join(endings)}: rename them"
             )
         if len(both) < max(len(images), len(labelled)):
             logger.warning(
@@ -197,7 +183,7 @@ class Part:
         if self.split.json:
             content = read_json_once(source)
             require_same_classes(content, self.data.vocabulary(), source)
-            images = _listed_images(content, self.split, self.root)
+            images = self.split.chosen(coco_list(content, "images", source))
         else:
             content = yolo_content(self.pairs(source, (".txt",)), names, self.data.listed)
             images = content["images"]
@@ -275,23 +261,10 @@ class Part:
         return [r for r in records if any(label in named for _, label in r["painted"])]
 
 
-def _listed_images(content: JsonObject, split: Split, root: Path) -> Sequence[JsonObject]:
-    """Images of a COCO JSON that belong to a split: those of its list, if it has one, and of its tenths."""
-    assert split.json is not None
-    images = coco_list(content, "images", split.json)
-    if split.images and split.images.is_file():
-        by_file = {os.path.abspath(root / str(image.get("file_name"))): image for image in images}
-        listed = [os.path.abspath(file) for file in image_files(split.images)]
-        if lost := [file for file in listed if file not in by_file]:
-            wrong = f"lists {len(lost)} images that {split.json} does not have, such as {lost[0]}"
-            raise InputError(f"{split.images} {wrong}: take them out")
-        images = [by_file[file] for file in listed]
-    return split.chosen(images)
-
-
-def _images_alone(split: Split, root: Path) -> JsonObject:
+def _images_alone(split: Split) -> JsonObject:
     if split.json:
-        return {"images": _listed_images(read_json_once(split.json), split, root)}
+        images = coco_list(read_json_once(split.json), "images", split.json)
+        return {"images": split.chosen(images)}
     assert split.images is not None
     files = map(str, split.chosen(image_files(split.images)))
     return {"images": [{"id": file, "file_name": file} for file in files]}
@@ -299,7 +272,7 @@ def _images_alone(split: Split, root: Path) -> JsonObject:
 
 def _image_root(split: Split) -> Path:
     """Folder to which the file names of a COCO JSON are relative: the first of the usual ones that has some."""
-    if split.json is None or (split.images and split.images.is_dir()):
+    if split.images or not split.json:
         assert split.images is not None
         return split.images
     first = coco_list(read_json_once(split.json), "images", split.json)[:50]
@@ -339,7 +312,7 @@ def _register(data: DataFile, which: str, task: str) -> str:
     read: functools.partial[list[Record]]
     made: MadeAnnotations | None
     if task == "distillation":
-        alone = functools.partial(_images_alone, split, root)
+        alone = functools.partial(_images_alone, split)
         made = MadeAnnotations(str(split.json or split.images), alone)
         read = functools.partial(image_records, made, root)
     elif task == "whole_images":
@@ -506,10 +479,11 @@ def check_data(names: Sequence[str]) -> list[str]:
         if left_out := content.get("left_out"):
             wrong = "annotations of classes without a name, which are ignored"
             said.append(f"{name}: {wrong}: {_listed(left_out)}")
-        if outside := _outside(content):
-            wrong = f"{len(outside)} boxes lie outside of their images and are left out, such as"
-            first = outside[0]
-            said.append(f"{name}: {wrong} that of annotation {first.get('id')}: {first['bbox']}")
+        if metadata.evaluator_type == KINDS["detection"][3]:
+            objects = sum(len(record["annotations"]) for record in records)
+            if others := len(content["annotations"]) - objects:
+                why = "crowds, or boxes outside of their images or narrower than a pixel"
+                said.append(f"{name}: {others} annotations are left out: {why}")
     return said
 
 
@@ -533,16 +507,3 @@ def _listed(counts: Mapping[Any, int], unit: str = "") -> str:
     most = Counter(counts).most_common(8)
     listed = [f"{value} ({count}{unit})" for value, count in most]
     return ", ".join(listed) + ", ..." * (len(counts) > len(most))
-
-
-def _outside(content: Mapping[str, Any]) -> list[JsonObject]:
-    """Annotations whose boxes do not overlap their images, of a content that was read without an error."""
-    images = {image["id"]: image for image in content.get("images", ())}
-    outside = []
-    for annotation in content.get("annotations", ()):
-        image, box = images.get(annotation.get("image_id"), {}), annotation.get("bbox")
-        if image.get("width") and image.get("height") and is_box(box):
-            x, y, w, h = box
-            if min(x + w, image["width"]) <= max(x, 0) or min(y + h, image["height"]) <= max(y, 0):
-                outside.append(annotation)
-    return outside

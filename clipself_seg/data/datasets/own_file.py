@@ -3,8 +3,8 @@
 The YAML file:
 
     path: /data/screws            # relative to this file; default: the file's folder
-    train: images/train           # a folder, a list of images (.txt), a COCO JSON, or {images: ...} with masks,
-                                  # annotations (a COCO JSON) or labels (YOLO's text files)
+    train: images/train           # a folder, a COCO JSON, or {images: ...} with masks, annotations (a COCO JSON) or
+                                  # labels (YOLO's text files)
     val: images/val               # missing: every tenth image of train
     names: {3: "dog|puppy", 7: grass}   # value of the label map, category id or YOLO's number -> names; or a list
     ignore: 255
@@ -85,7 +85,7 @@ class Split:
     """Place of the images of a part of the data, and of their ground truth.
 
     Attributes:
-        images: folder, or list (.txt); None where a COCO JSON alone says where.
+        images: folder; None where a COCO JSON alone says where.
         masks: folder of label maps, or of panoptic PNGs.
         annotations: COCO JSON, or folder of YOLO's text files.
         tenth: None for all images; True for every tenth one, False for all others.
@@ -371,24 +371,15 @@ def forget_files() -> None:
     _content_of.cache_clear()
 
 
-def image_files(source: Path) -> list[Path]:
-    """Images below a folder, or of a list, sorted.
-
-    Args:
-        source: folder; or text file with a path a line, relative to it.
+def image_files(folder: Path) -> list[Path]:
+    """Images below a folder, sorted.
 
     Raises:
         InputError: none; too many files.
     """
-    if source.is_dir():
-        files = [path for path in files_below(source) if path.suffix.lower() in ENDINGS]
-        missing = f"{source} has no image: an image ends in {' '.join(ENDINGS)}"
-    else:
-        lines = map(str.strip, read_text(source, "list of images").splitlines())
-        files = [source.parent / line for line in lines if line and "\0" not in line]
-        missing = f"{source} lists no image: give a path a line"
+    files = [path for path in files_below(folder) if path.suffix.lower() in ENDINGS]
     if not files:
-        raise InputError(missing)
+        raise InputError(f"{folder} has no image: an image ends in {' '.join(ENDINGS)}")
     return sorted(files)
 
 

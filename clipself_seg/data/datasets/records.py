@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -29,7 +29,6 @@ from detectron2.structures import BoxMode
 from clipself_seg.data.annotations import (
     Record,
     RegionText,
-    annotated_ids,
     caption_records,
     category_indices,
     category_labels,
@@ -84,7 +83,7 @@ def find_dataset(name: str, kind: type[Kind]) -> Kind:
         return entry
     known_elsewhere = entry is None and name in DatasetCatalog.list()
     metadata = MetadataCatalog.get(name).as_dict() if known_elsewhere else {}
-    if classes := registered_classes(name, metadata, kind):
+    if classes := _registered_classes(name, metadata, kind):
         metadata["vocabulary"] = classes
     panoptic = bool(metadata.get("panoptic_json"))
     fits = {PanopticSet: panoptic, DetectionSet: bool(metadata.get("json_file")) and not panoptic}
@@ -118,28 +117,26 @@ def _require_stated(name: str, key: str, value: object) -> None:
         )
 
 
-def registered_classes(
-    name: str, metadata: Mapping[str, Any], kind: type[DataSet] = SemSegSet
+def _registered_classes(
+    name: str, metadata: Mapping[str, Any], kind: type[DataSet]
 ) -> NamedVocabulary | None:
     """Classes of a data set in Detectron2's catalogue, by its metadata; None where that has none.
 
     They are "vocabulary", or the lists of names that Detectron2's own evaluators read. In a semantic data set a class
     is numbered by its place, in one with boxes by "thing_dataset_id_to_contiguous_id".
     """
-    keys: tuple[str, ...] = ("stuff_classes", "classes")
-    ids: Mapping[int, int] = {}
-    if kind is not SemSegSet:
-        keys, ids = ("thing_classes",), metadata.get("thing_dataset_id_to_contiguous_id", {})
+    keys = ("stuff_classes", "classes") if kind is SemSegSet else ("thing_classes",)
     names = next((metadata[key] for key in keys if metadata.get(key)), None)
     if metadata.get("vocabulary") or not names or kind is PanopticSet:
         return metadata.get("vocabulary")
     origin = f'the classes of data set "{name}"'
-    numbers = {index: number for number, index in ids.items()}
     listed = Vocabulary.of(list(names), name=name, origin=origin, repeats=True)
-    classes = (
-        replace(c, dataset_id=numbers.get(c.dataset_id, c.dataset_id)) for c in listed.classes
-    )
-    return replace(listed, classes=tuple(classes))
+    if kind is SemSegSet:
+        return listed
+    ids = metadata.get("thing_dataset_id_to_contiguous_id", {})
+    numbers = {index: number for number, index in ids.items()}
+    numbered = [replace(c, dataset_id=numbers.get(i, i)) for i, c in enumerate(listed.classes)]
+    return replace(listed, classes=tuple(numbered))
 
 
 def find_annotated(name: str, *contents: str) -> DataSet:
@@ -154,7 +151,8 @@ def find_annotated(name: str, *contents: str) -> DataSet:
     """
     entry = DATASETS.get(name)
     if entry is None or isinstance(entry, SemSegSet):
-        metadata = registered_metadata(name)
+        known(name, DatasetCatalog.list(), "data set", hint=OR_IMPORT)
+        metadata = MetadataCatalog.get(name).as_dict()
         panoptic = metadata.get("panoptic_json")
         annotations: Any = panoptic or metadata.get("json_file")
         _require_stated(name, "image_root", metadata.get("image_root"))
@@ -164,6 +162,7 @@ def find_annotated(name: str, *contents: str) -> DataSet:
             images=metadata["image_root"],
             annotations=annotations,
             panoptic_root=metadata.get("panoptic_root", "") if panoptic else "",
+            vocabulary=metadata.get("vocabulary", ""),
         )
     content = _content(entry)
     if content and contents and content not in contents:
@@ -176,38 +175,7 @@ def find_annotated(name: str, *contents: str) -> DataSet:
     return entry
 
 
-def registered_metadata(name: str) -> dict[str, Any]:
-    """Metadata of a data set in Detectron2's catalogue.
-
-    Raises:
-        InputError: the catalogue has no data set of this name.
-    """
-    known(name, DatasetCatalog.list(), "data set", hint=OR_IMPORT)
-    return MetadataCatalog.get(name).as_dict()
-
-
-def vocabulary_name(name: str) -> NamedVocabulary:
-    """Vocabulary of a data set for regions, semantic segmentation or detection, or the name or file of it.
-
-    For a data set of your own it is the entry "vocabulary" of its metadata in Detectron2's catalogue.
-
-    Raises:
-        InputError: the data set is unknown or has no vocabulary here.
-    """
-    if name in DATASETS:
-        entry = DATASETS[name]
-        if isinstance(entry, PanopticSet) or not entry.vocabulary:
-            suited = [n for n, e in DATASETS.items() if _content(e) == "segments"]
-            raise InputError(f'data set "{name}" has no vocabulary here: {nearest(name, suited)}')
-        return entry.vocabulary
-    vocabulary = registered_classes(name, registered_metadata(name))
-    _require_stated(name, "vocabulary", vocabulary)
-    return cast(NamedVocabulary, vocabulary)
-
-
-def train_vocabulary_name(
-    cfg: CfgNode, kind: type[PanopticSet] | type[DetectionSet]
-) -> NamedVocabulary:
+def train_vocabulary_name(cfg: CfgNode, kind: type[DataSet]) -> NamedVocabulary:
     """The class list whose classes count as seen by a model that trains on data sets of a kind, or its name.
 
     It is TEST.TRAIN_VOCABULARY, else the vocabulary of the first training data set, else "".
@@ -311,20 +279,21 @@ def region_text_records(names: Sequence[str]) -> RegionText:
     return RegionText([record for content in read for record in content.records], nouns)
 
 
-def region_records(name: str, vocabulary: Vocabulary) -> list[Record]:
-    """Records of the images of a panoptic data set with their segments, for region recognition.
+def region_records(name: str) -> tuple[Vocabulary, list[Record]]:
+    """Classes of a panoptic data set, and records of its images with their segments, for region recognition.
 
     Args:
-        name: data set with panoptic PNGs.
-        vocabulary: classes of the data set; its dataset ids are the category ids of the file.
+        name: data set with panoptic PNGs; the dataset ids of its classes are the category ids of its file.
 
     Raises:
-        InputError: as `annotated_dataset`; files that are broken; a data set without panoptic PNGs; a category
-            that the vocabulary does not have.
+        InputError: as `annotated_dataset`; files that are broken; a data set without panoptic PNGs or a vocabulary;
+            a category that the vocabulary does not have.
     """
     entry = annotated_dataset(name, "segments")
     _require_stated(name, "panoptic_root", entry.panoptic_root)
-    return _panoptic_records(entry, vocabulary)
+    _require_stated(name, "vocabulary", entry.vocabulary)
+    vocabulary = Vocabulary.load(entry.vocabulary)
+    return vocabulary, _panoptic_records(entry, vocabulary)
 
 
 def _panoptic_records(entry: DataSet, vocabulary: Vocabulary) -> list[Record]:
@@ -527,7 +496,8 @@ def detection_records(
     )
     if not training:
         return records
-    annotated = annotated_ids(content, index_of, path)
+    entries = content["annotations"]
+    annotated = {one["image_id"] for one in entries if one["category_id"] in index_of}
     kept = [record for record in records if record["image_id"] in annotated]
     log_left_out(path, records, kept, "no annotation", logging.INFO)
     return kept

@@ -148,25 +148,13 @@ class DistillMapper(StudentMapper):
     def _sample_regions(
         self, rng: np.random.Generator, record: Record, width: int, height: int
     ) -> Regions:
-        if self.source == "grid":
-            return sample_grid_regions(
-                rng,
-                width=width,
-                height=height,
-                max_split=self.max_split,
-                max_regions=self.max_regions,
-                rule=self.grid_rule,
-                crop_scale=self.crop_scale,
-            )
-        return sample_proposal_regions(
-            rng,
-            record["proposals"],
-            width=width,
-            height=height,
-            areas=record.get("proposal_areas"),
-            max_regions=self.max_regions,
-            crop_scale=self.crop_scale,
+        how: dict[str, Any] = dict(
+            width=width, height=height, max_regions=self.max_regions, crop_scale=self.crop_scale
         )
+        if self.source == "grid":
+            return sample_grid_regions(rng, max_split=self.max_split, rule=self.grid_rule, **how)
+        areas = record.get("proposal_areas")
+        return sample_proposal_regions(rng, record["proposals"], areas=areas, **how)
 
 
 class RegionTextMapper(StudentMapper):

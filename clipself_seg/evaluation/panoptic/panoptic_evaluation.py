@@ -28,7 +28,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results
 from clipself_seg.evaluation.evaluator import Outputs, Samples
 from clipself_seg.evaluation.examples import DrawnExamples, of_each
-from clipself_seg.evaluation.mean_iou import MiouRule, SemSegAccuracyEvaluator
+from clipself_seg.evaluation.mean_iou import MeanIoUEvaluator, MiouRule
 from clipself_seg.evaluation.panoptic.ground_truth import (
     PanopticGroundTruth,
     counts_all,
@@ -177,7 +177,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
 
     def _numbers(self, name: str, outputs: list[Results]) -> Results:
         """For each fusion means in percent (those of `panoptic_results`, "AP..." of `instance_results`, those
-        of `sem_seg_results`), "alpha", "beta" and "images", and "void_discount" where a fusion has one.
+        of `mean_iou_results`), "alpha", "beta" and "images", and "void_discount" where a fusion has one.
         """
         (numbers,) = outputs
         results: Results = {}
@@ -206,7 +206,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
     ) -> DatasetEvaluator:
         settings: dict[str, Any] = dict(dataset_name=name, seen=truth.seen, output_dir=folder)
         if task == "semantic":
-            return SemSegAccuracyEvaluator(
+            return MeanIoUEvaluator(
                 class_names=truth.vocabulary.first_names,
                 ignore_label=truth.ignore_label,
                 rule=self.rule,
@@ -229,11 +229,11 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         words = self._label_file.get(name, "")
         return read(name, self.tasks, self.train_vocabulary, words)
 
-    def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
+    def tables(self, results: Results) -> dict[str, str]:
         """All means of each data set and fusion, and the paper's Table 6 of those that have segments."""
         model, trained = self.output_dir.name or "model", str(self.train_vocabulary)
-        all_means = {"All data sets in percent": run_table("panoptic", results, style)}
-        return all_means | paper_tables(results, model, trained, style)
+        all_means = {"All data sets in percent": run_table("panoptic", results)}
+        return all_means | paper_tables(results, model, trained)
 
 
 def _further_tasks(truth: PanopticGroundTruth) -> tuple[str, ...]:

@@ -171,7 +171,12 @@ def match_segments(truth: PanopticMap, predicted: PanopticMap) -> ImageMatches:
     void_m = pixels[0, 1:]
     common_nm = pixels[1:, 1:]
     predicted_m = pixels.sum(axis=0)[1:]
-    _check_pixels(truth, pixels.sum(axis=1)[1:], predicted, predicted_m)
+    absent = predicted.segment_ids[predicted_m == 0]
+    _require_none(predicted, absent, "only in the list, without a pixel in the map")
+    # With an area below its number of pixels a segment could have an IoU above 1.
+    larger = (pixels.sum(axis=1)[1:] > truth.areas) & ~truth.crowd
+    small = 'with more pixels than their "area" (-1: none)'
+    _require_none(truth, truth.segment_ids[larger], small)
     # Pixels of a prediction on void do not count, and a true segment is as large as its file states.
     union_nm = predicted_m + truth.areas[:, None] - common_nm - void_m
     counted_nm = ~truth.crowd[:, None] & (common_nm > 0)
@@ -224,32 +229,16 @@ def _positions(side: PanopticMap, ids: np.ndarray) -> np.ndarray:
     order = np.argsort(known)
     # An id that is not listed gets the position of another one, which the comparison below reveals.
     positions = order.take(np.searchsorted(known[order], ids), mode="clip")
-    strange = known[positions] != ids
-    if strange.any():
-        raise InputError(
-            f"{side.source} disagree: segments {np.unique(ids[strange])[:5].tolist()} only in the "
-            "map, not in the list; take both from one release or run"
-        )
+    _require_none(side, ids[known[positions] != ids], "only in the map, not in the list")
     return positions
 
 
-def _check_pixels(
-    truth: PanopticMap,
-    true_pixels: np.ndarray,
-    predicted: PanopticMap,
-    predicted_pixels: np.ndarray,
-) -> None:
-    absent = predicted.segment_ids[predicted_pixels == 0]
-    if len(absent):
+def _require_none(side: PanopticMap, segment_ids: np.ndarray, problem: str) -> None:
+    """Refuses a map and its list of segments if some segments have a problem."""
+    if len(segment_ids):
         raise InputError(
-            f"{predicted.source} disagree: segments {absent[:5].tolist()} only in the list, "
-            "without a pixel in the map; take both from one run"
-        )
-    # With an area below its number of pixels a segment could have an IoU above 1.
-    for row in np.flatnonzero((true_pixels > truth.areas) & ~truth.crowd):
-        raise InputError(
-            f"{truth.source} disagree: segment {truth.segment_ids[row]} has {true_pixels[row]} "
-            f'pixels and an "area" of {truth.areas[row]:g} (-1: none); take both from one release'
+            f"{side.source} disagree: segments {np.unique(segment_ids)[:5].tolist()} {problem}; "
+            "take both from one release or run"
         )
 
 

@@ -21,7 +21,7 @@ from clipself_seg.clip.runtime import normal_parameter
 from clipself_seg.errors import InputError
 from clipself_seg.heads.diffusion.stable_diffusion import TOKENS, StableDiffusion
 from clipself_seg.heads.panoptic.feature_sources import FeatureSource
-from clipself_seg.heads.panoptic.pixel_decoder import STRIDES, NormedConv
+from clipself_seg.heads.panoptic.pixel_decoder import STRIDES, normed_conv
 from clipself_seg.heads.windows import StridedWindows
 
 WIDTH = 512  # channels of the maps
@@ -99,14 +99,14 @@ class Bottleneck(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = NormedConv(channels, HIDDEN, 1)
-        self.conv2 = NormedConv(HIDDEN, HIDDEN, 3)
-        self.conv3 = NormedConv(HIDDEN, WIDTH, 1)
+        self.conv1 = normed_conv(channels, HIDDEN, 1)
+        self.conv2 = normed_conv(HIDDEN, HIDDEN, 3)
+        self.conv3 = normed_conv(HIDDEN, WIDTH, 1)
         if channels != WIDTH:
-            self.shortcut = NormedConv(channels, WIDTH, 1)
+            self.shortcut = normed_conv(channels, WIDTH, 1)
         for convolution in self.children():
-            assert isinstance(convolution, NormedConv)
-            # The initialisation of layers with ReLU (He et al.), which NormedConv's own does not assume.
+            assert isinstance(convolution, nn.Conv2d)
+            # The initialisation of layers with ReLU (He et al.), which normed_conv's own does not assume.
             nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:

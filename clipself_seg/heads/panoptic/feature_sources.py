@@ -21,7 +21,7 @@ from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.clip.runtime import constant
 from clipself_seg.clip.tower import DENSE, KEYS, QUERIES
 from clipself_seg.errors import InputError
-from clipself_seg.heads.panoptic.pixel_decoder import GROUPS, STRIDES, NormedConv
+from clipself_seg.heads.panoptic.pixel_decoder import GROUPS, STRIDES, normed_conv
 
 # A value of MODEL.MASK_GENERATOR.PADDING: the mean colour of CLIP, which is 0 once it is normalised.
 MEAN_COLOUR = -1
@@ -269,7 +269,7 @@ class CLIPPyramid(FeatureSource):
         self.channels = dict.fromkeys(STRIDES, channels)
         self.stride = cell_side(clip)
         self.block_projections = nn.ModuleList(
-            NormedConv(shapes[name].channels, channels, 1) for name in self.names
+            normed_conv(shapes[name].channels, channels, 1) for name in self.names
         )
         self.stem = nn.ModuleList(
             [_down(3, channels // 2), _down(channels // 2, channels), _down(channels, channels)]
@@ -277,7 +277,7 @@ class CLIPPyramid(FeatureSource):
         self.up = nn.ModuleDict(
             {name: _up(channels, self.stride // stride) for name, stride in STRIDES.items()}
         )
-        self.outputs = nn.ModuleDict({name: NormedConv(channels, channels, 3) for name in STRIDES})
+        self.outputs = nn.ModuleDict({name: normed_conv(channels, channels, 3) for name in STRIDES})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Maps s2, s3, s4, s5 (B, C, H / stride, W / stride) of RGB images.

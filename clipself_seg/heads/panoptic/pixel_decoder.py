@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
 from clipself_seg.clip.linear import Linear
@@ -207,17 +208,13 @@ class DeformableAttention(nn.Module):
         return self.output_proj(sample_levels(values, grids, places, weights_BLMVP))
 
 
-class NormedConv(nn.Conv2d):
-    """Convolution without bias and a group norm, under the parameter names of Detectron2."""
-
-    def __init__(self, channels: int, width: int, kernel_size: int) -> None:
-        super().__init__(channels, width, kernel_size, padding=kernel_size // 2, bias=False)
-        self.norm = nn.GroupNorm(GROUPS, width)
-        nn.init.kaiming_uniform_(self.weight, a=1)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Transforms (B, channels, h, w) into (B, width, h, w)."""
-        return self.norm(super().forward(input))
+def normed_conv(channels: int, width: int, kernel_size: int) -> Conv2d:
+    """Detectron2's convolution, (B, channels, h, w) -> (B, width, h, w), without bias and with a group norm."""
+    norm = nn.GroupNorm(GROUPS, width)
+    padding = kernel_size // 2
+    conv = Conv2d(channels, width, kernel_size, padding=padding, bias=False, norm=norm)
+    nn.init.kaiming_uniform_(conv.weight, a=1)
+    return conv
 
 
 class EncoderLayer(nn.Module):
@@ -313,8 +310,8 @@ class PixelDecoder(nn.Module):
                 nn.init.xavier_uniform_(parameter)
         sizes = {"width": width, "heads": heads, "points": points, "hidden": hidden}
         self.transformer = Encoder([EncoderLayer(**sizes) for _ in range(layers)], width)
-        self.adapter_1 = NormedConv(channels[FINEST], width, 1)
-        self.layer_1 = NormedConv(width, width, 3)
+        self.adapter_1 = normed_conv(channels[FINEST], width, 1)
+        self.layer_1 = normed_conv(width, width, 3)
         self.mask_features = nn.Conv2d(width, width, 1)
         nn.init.kaiming_uniform_(self.mask_features.weight, a=1)
 

@@ -121,11 +121,6 @@ class FViT(ModelBase):
                 "detector", folder="detection/", shipped="mini-fvit", clip=cfg.MODEL.CLIP.NAME
             )
 
-    @classmethod
-    def most_proposals(cls, cfg: CfgNode) -> tuple[str, int]:
-        """Key that limits the proposals of an image, and its value."""
-        return "MODEL.FVIT.PROPOSALS_AFTER", cfg.MODEL.FVIT.PROPOSALS_AFTER
-
     def train_tower(self) -> None:
         """Lets the image tower learn, if its rate is not 0, but for parameters that no tap depends on."""
         tower, training = self.clip.visual, self.training_settings
@@ -191,7 +186,8 @@ class FViT(ModelBase):
 
     def text(self, classes: Classes) -> Tensor:
         """Unit text embeddings (K + 1, E) of classes, and of the word "background"."""
-        return self.bank.embed_joined((classes.names, ((BACKGROUND,),)))
+        names, background = classes.names, ((BACKGROUND,),)
+        return torch.cat([self.bank.embed_names(own) for own in (names, background)])
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
         """Give the training vocabulary; classes that it does not mark as seen leave the softmax.

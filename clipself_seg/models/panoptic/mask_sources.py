@@ -131,7 +131,7 @@ class Given(MaskSource):
             return {}
         folder = MaskFolder(self.folder)
         checked = {
-            name: folder.check(name, [image_name(record["file_name"]) for record in own])
+            name: folder.check([image_name(record["file_name"]) for record in own])
             for name, own in records.items()
         }
         return {"masks given": checked}

@@ -37,7 +37,6 @@ from clipself_seg.models.panoptic.panoptic_outputs import (
     GeneratorOutput,
     Masks,
     MergeSettings,
-    make_labelled_outputs,
     make_outputs,
 )
 from clipself_seg.models.protocol import (
@@ -258,14 +257,11 @@ class OpenPanoptic(ModelBase):
             classes: see `forward`.
         """
         classes = self.given_classes(classes)
-        returned = self.fusion.returned()
+        asked = fusions or {"own": self.fusion.returned()}
         count = len(masks.mask_logits)
         clip_logits = torch.zeros(count, len(classes.names), device=self.device)
         valid = None
-        asks_clip = any(
-            fusion.alpha or fusion.beta or fusion.void_discount
-            for fusion in (fusions.values() if fusions else [returned])
-        )
+        asks_clip = any(f.alpha or f.beta or f.void_discount for f in asked.values())
         if asks_clip and count:
             clip_logits, seen_by_clip = self.clip_scores(sample, masks, classes)
             valid = seen_by_clip if self.fusion.valid_mask else None
@@ -274,16 +270,13 @@ class OpenPanoptic(ModelBase):
             masks = masks.only(sample["classes"])
         _, size = sizes_of(sample)
         seen = classes.seen_on(self.device)
-        if fusions:
-            probs = {
-                name: (fusion, masks.probabilities(clip_logits, valid, seen, fusion))
-                for name, fusion in fusions.items()
-            }
-            labelled = make_labelled_outputs(masks, probs, size, classes.things, self.settings)
-            return {"fusions": labelled}
-        returned_probs = masks.probabilities(clip_logits, valid, seen, returned)
-        resized = resize_masks(masks.mask_logits, masks.canvas, masks.image_size, size)
-        return make_outputs(returned_probs, resized, classes.things, self.settings)
+        probs = {
+            name: (fusion, masks.probabilities(clip_logits, valid, seen, fusion))
+            for name, fusion in asked.items()
+        }
+        settings, labels = self.settings, bool(fusions)
+        made = make_outputs(masks, probs, size, classes.things, settings, labels)
+        return {"fusions": made} if fusions else made["own"]
 
     def clip_scores(
         self, sample: Sample, masks: Masks, classes: Classes | None = None

@@ -190,14 +190,15 @@ class UnnamedMasks:
 Masks = GeneratorOutput | UnnamedMasks
 
 
-def make_labelled_outputs(
+def make_outputs(
     source: Masks,
     probs: Mapping[str, tuple[Fusion, Tensor]],
     size: tuple[int, int],
     things: Sequence[int],
     settings: MergeSettings,
+    labels: bool = True,
 ) -> dict[str, Outputs]:
-    """Makes the outputs of several fusions of an image, "semantic" as the best class of each pixel.
+    """Makes the outputs of several fusions of an image, under Detectron2's names.
 
     Args:
         source: the masks.
@@ -205,9 +206,11 @@ def make_labelled_outputs(
         size: rows and columns (H, W) of the original image.
         things: indices of the thing classes.
         settings: thresholds, numbers and order of the merges.
+        labels: whether "semantic" is the best class of each pixel, "sem_seg_labels" (H, W), in place of all scores,
+            "sem_seg" (K, H, W).
 
     Returns:
-        Name of a fusion -> its outputs, see `make_outputs`.
+        Name of a fusion -> its outputs.
     """
     sizes = (source.canvas, source.image_size, size)
     mask_logits = source.mask_logits
@@ -217,54 +220,27 @@ def make_labelled_outputs(
         own_drawn = [may_be_drawn(own, settings.object_threshold) for _, own in probs.values()]
         drawn = torch.stack(own_drawn).any(dim=0)
         chosen = drawn.nonzero()[:, 0]
-        if (
-            len(chosen) == 3
-        ):  # three maps are resized by another kernel of torch, with other last bits
+        # Three maps are resized by another kernel of torch, with other last bits.
+        if len(chosen) == 3:
             chosen = torch.cat([chosen, (~drawn).nonzero()[:1, 0]])
         mask_logits = mask_logits[chosen]
         probs = {name: (fusion, own[chosen]) for name, (fusion, own) in probs.items()}
-    outputs: dict[str, Outputs] = {}
+    outputs = dict[str, Outputs]()
     masks = None
-    for name, (fusion, probs_QK1) in probs.items():
-        if set(fusion.tasks) == {"semantic"} and not settings.masks_first:
-            labels = canvas_labels(probs_QK1, mask_logits, *sizes)
-            outputs[name] = {"sem_seg_labels": labels}
+    for name, (fusion, own) in probs.items():
+        made = outputs[name] = {}
+        if labels and set(fusion.tasks) == {"semantic"} and not settings.masks_first:
+            made["sem_seg_labels"] = canvas_labels(own, mask_logits, *sizes)
             continue
         if masks is None:
             masks = resize_masks(mask_logits, *sizes)
-        outputs[name] = make_outputs(probs_QK1, masks, things, settings, fusion.tasks, labels=True)
-    return outputs
-
-
-def make_outputs(
-    probs: Tensor,
-    masks: Tensor,
-    things: Sequence[int],
-    settings: MergeSettings,
-    tasks: Sequence[str] = TASKS,
-    labels: bool = False,
-) -> Outputs:
-    """Makes the outputs of an image, under Detectron2's names.
-
-    Args:
-        probs: class probabilities of each query, (Q, K + 1), void last.
-        masks: mask logits of each query, (Q, H, W).
-        things: indices of the thing classes.
-        settings: thresholds and numbers of the merges.
-        tasks: outputs to make, out of `TASKS`.
-        labels: whether "semantic" is the best class of each pixel, "sem_seg_labels" (H, W), in place
-            of all scores, "sem_seg" (K, H, W).
-    """
-    assert set(tasks) <= set(TASKS), tasks
-    outputs: Outputs = {}
-    if "panoptic" in tasks:
-        outputs["panoptic_seg"] = merge_panoptic(
-            probs, masks, things, settings.object_threshold, settings.overlap_threshold
-        )
-    if "instances" in tasks:
-        outputs["instances"] = merge_instances(probs, masks, things, settings.top_k)
-    if "semantic" in tasks and labels:
-        outputs["sem_seg_labels"] = semantic_labels(probs, masks)
-    elif "semantic" in tasks:
-        outputs["sem_seg"] = merge_semantic(probs, masks)
+        if "panoptic" in fusion.tasks:
+            thresholds = (settings.object_threshold, settings.overlap_threshold)
+            made["panoptic_seg"] = merge_panoptic(own, masks, things, *thresholds)
+        if "instances" in fusion.tasks:
+            made["instances"] = merge_instances(own, masks, things, settings.top_k)
+        if "semantic" in fusion.tasks and labels:
+            made["sem_seg_labels"] = semantic_labels(own, masks)
+        elif "semantic" in fusion.tasks:
+            made["sem_seg"] = merge_semantic(own, masks)
     return outputs

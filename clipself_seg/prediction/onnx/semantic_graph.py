@@ -138,7 +138,7 @@ def graph_of(predictor: SemanticPredictor, text_tower: bool = False) -> Export:
     Raises:
         InputError: there is a background, or the text tower has a tokenizer of its own.
     """
-    if predictor.background is not None:
+    if predictor.given and predictor.given.background is not None:
         raise InputError(
             "a background is not exported: set the class names without it, and compare scores with a threshold"
         )

@@ -22,7 +22,6 @@ from clipself_seg.data.datasets.records import (
     region_text_records,
     register_datasets,
     sem_seg_records,
-    vocabulary_name,
 )
 from clipself_seg.data.datasets.table import DATASETS, DetectionSet, PanopticSet, SemSegSet
 from clipself_seg.data.vocabulary import Vocabulary
@@ -85,10 +84,6 @@ def captions(name):
     return captioned_records([name])
 
 
-def circles(name):
-    return region_records(name, Vocabulary.of(["circle"]))
-
-
 def test_our_names_are_in_detectron2s_catalogue_once_with_what_it_asks_for():
     assert DATASETS.keys() <= set(DatasetCatalog.list())
     register_datasets()
@@ -123,9 +118,17 @@ def test_detectron2s_own_names_keep_their_files():
     "read, name, message",
     [
         (grid, "coco_2017_trian", 'did you mean "coco_2017_train"'),
-        (boxes, "coco_2017_val_panoptic", '" has segments, .* did you mean "coco_2017_val'),
-        (vocabulary_name, "mini_val_panoptik", 'did you mean "mini_val_panoptic"'),
-        (nouns, "mini_train_proposals", "has boxes, and nouns or .* here: did you mean"),
+        (
+            boxes,
+            "coco_2017_val_panoptic",
+            '" has segments, and boxes .* did you mean "coco_2017_val',
+        ),
+        (region_records, "mini_val_panoptik", 'did you mean "mini_val_panoptic"'),
+        (
+            nouns,
+            "mini_train_proposals",
+            "has boxes, and nouns or classes are read here: did you mean",
+        ),
         (of_kind(SemSegSet), "ade20k_150_sem_seg", 'did you mean "ade20k_150_test_sem_seg"'),
         (of_kind(PanopticSet), "coco_2017_val_panoptic", f'did you mean "{COCO}"'),
         (of_kind(PanopticSet), "mini_val_sem_seg", '"mini_val_panoptic_with_sem_seg"'),
@@ -210,16 +213,12 @@ def test_a_users_own_images_and_boxes_work_under_their_name(mini, catalogue):
     for name, folder in {"my_photos": str(mini), "my_lost_photos": "nowhere"}.items():
         register_coco_instances(name, {"vocabulary": "lvis_v1_1203"}, json_file, folder)
     assert boxes("my_photos")[0]["file_name"] == str(mini / "3.jpg")
-    assert vocabulary_name("my_photos") == "lvis_v1_1203"
     with pytest.raises(InputError, match='"my_lost_photos": nowhere is missing'):
         grid("my_lost_photos")
 
 
 def test_categories_outside_the_vocabulary_are_refused_at_once(mini):
-    with pytest.raises(InputError, match=r"panoptic_train.json: category ids \[2\]"):
-        circles("mini_train_panoptic")
-    three = Vocabulary.of(["circle", "square", "star"])
-    assert len(region_records("mini_train_panoptic", three)) == 1
+    assert len(region_records("mini_train_panoptic")[1]) == 1
     path = mini / "annotations/panoptic_base.json"
     path.write_text(path.read_text().replace('"category_id": 2', '"category_id": 1'))
     with pytest.raises(InputError, match=r"panoptic_base.json: category ids \[1\]"):
@@ -229,9 +228,8 @@ def test_categories_outside_the_vocabulary_are_refused_at_once(mini):
 def test_the_real_small_coco_loads(real_datasets):
     assert len(grid("coco_2017_train")) == 60
     assert sum(len(record["proposals"]) for record in boxes("coco_2017_train")) == 522
-    vocabulary = Vocabulary.load(vocabulary_name("coco_2017_val_panoptic"))
     records = panoptic_set_records(COCO, ["panoptic", "instances"])
-    for segments in (region_records("coco_2017_val_panoptic", vocabulary), records):
+    for segments in (region_records("coco_2017_val_panoptic")[1], records):
         assert len(segments) == 50
         assert sum(len(record["segments_info"]) for record in segments) == 544
     assert all(np.isscalar(record["height"]) for record in records)
@@ -269,7 +267,6 @@ def test_semantic_sets_are_in_detectron2s_catalogue_with_their_classes(name):
     assert metadata.evaluator_type == ("sem_seg_background" if background else "sem_seg")
     assert (metadata.stuff_classes[-1] == "background") is background
     assert files.background == BACKGROUND.get(name)
-    assert vocabulary_name(name) == files.vocabulary
 
 
 @pytest.fixture
@@ -316,7 +313,7 @@ def test_ones_own_semantic_set_works_under_its_name(semantic, catalogue):
     own = Vocabulary.of(["dog|puppy", "grass"])
     metadata.__dict__["vocabulary"] = own
     metadata.label_values = {20: 0, 30: 1}
-    assert Vocabulary.load(vocabulary_name("my_scenes")) is own
+    assert find_dataset("my_scenes", SemSegSet).vocabulary is own
     assert sem_seg_records("my_scenes")[0]["label_values"] == {20: 0, 30: 1}
     metadata.__dict__["sem_seg_root"] = "nowhere"
     with pytest.raises(InputError, match='"my_scenes": nowhere is missing; correct'):
@@ -473,6 +470,20 @@ OV_COCO = "coco/zero-shot/instances_train2017_seen_2_65_cat.json"
 SOME = {1: "person", 17: "cat", 9: "boat"}
 BOAT = Vocabulary.load("ov_coco_65").first_names.index("boat")
 LVIS_URL = "http://images.cocodataset.org/{}2017/1.jpg"
+
+
+@pytest.mark.parametrize(
+    "name, classes, base",
+    [
+        ("ov_coco_val", 65, 48),
+        ("ov_lvis_val", 1203, 866),
+        ("mini_val_boxes", 36, 24),
+    ],
+)
+def test_training_and_evaluation_share_the_classes_and_transfer_has_its_own(name, classes, base):
+    vocabulary = Vocabulary.load(DATASETS[name].vocabulary)
+    assert len(vocabulary) == classes
+    assert base is None or vocabulary.seen.sum() == base
 
 
 def test_training_leaves_small_images_and_those_without_annotation_out(root):

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from clipself_seg.clip import load_clip
-from clipself_seg.data.datasets.records import vocabulary_name
+from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.evaluation.region_accuracy import RegionEvaluation
 from clipself_seg.models import CLIPSelf, RegionReader
+from tests.tables import cells
 from tests.tiny import write_tiny_coco
 
 NAME = "coco_2017_train_panoptic"
@@ -54,11 +55,11 @@ def test_crops_are_encoded_once_for_all_sizes(tmp_path, datasets, monkeypatch):
 
 def test_tables_have_a_row_a_data_set_or_of_several_sizes_a_row_a_size(tmp_path):
     numbers = {48: {"boxes.thing.top1": 12.5}, 64: {"boxes.thing.top1": 25.0}}
-    (one,) = evaluation((64,), tmp_path).tables({NAME: {64: numbers[64]}}, "csv").values()
-    assert one.splitlines()[1].startswith(f"{NAME},25.0,-,")
-    ((title, both),) = evaluation((48, 64), tmp_path).tables({NAME: numbers}, "csv").items()
+    (one,) = evaluation((64,), tmp_path).tables({NAME: {64: numbers[64]}}).values()
+    assert cells(one)[-1][:3] == [NAME, "25.0", "-"]
+    ((title, both),) = evaluation((48, 64), tmp_path).tables({NAME: numbers}).items()
     assert NAME in title
-    assert [line[:8] for line in both.splitlines()[1:]] == ["48,12.5,", "64,25.0,"]
+    assert [line[:2] for line in cells(both)[-2:]] == [["48", "12.5"], ["64", "25.0"]]
 
 
 def test_the_protocol(tmp_path, datasets, caplog):
@@ -66,7 +67,7 @@ def test_the_protocol(tmp_path, datasets, caplog):
     run = evaluation((64,), tmp_path)
     with caplog.at_level(logging.INFO, logger="clipself_seg"):
         run(model)
-    vocabulary = Vocabulary.load(vocabulary_name(NAME))
+    vocabulary = Vocabulary.load(DATASETS[NAME].vocabulary)
     assert run.protocols[NAME].as_dict() == {
         "words": f"{vocabulary.name}, 133 classes",
         "synonyms": "all, the mean of their embeddings",
@@ -106,10 +107,9 @@ def test_mixtures_have_the_numbers_that_their_alpha_alone_has_and_leave_the_mode
             assert mixture == expected[alpha][size] != expected[1.0][size]
     assert model.alpha == 1.0 and not model.training
     assert model.clip.weights_hash() == model.weights_hash()
-    tables = swept.tables({NAME: numbers}, "csv")
-    (lines,) = (table.splitlines() for title, table in tables.items() if title.endswith("64 px"))
-    rows = [line.split(",")[0] for line in lines]
-    assert rows == ["mixture", "as configured", "alpha 0.7", "alpha 0"]
+    tables = swept.tables({NAME: numbers})
+    (lines,) = (cells(table) for title, table in tables.items() if title.endswith("64 px"))
+    assert [line[0] for line in lines][-3:] == ["as configured", "alpha 0.7", "alpha 0"]
 
 
 def test_mixtures_in_the_midst_of_a_training_leave_it_training(tmp_path, datasets):

@@ -83,7 +83,7 @@ def test_numbers_are_those_of_a_plain_loop_of_open_clip(folder, tmp_path, monkey
     assert by_size[64]["images.top1"] == pytest.approx(100 * hits[1] / len(images))
     assert by_size[64]["images.top5"] == pytest.approx(100 * hits[5] / len(images))
     assert by_size[64]["images"] == len(images)
-    ((title, table),) = evaluation.tables(results, "github").items()
+    ((title, table),) = evaluation.tables(results).items()
     assert title.startswith("Whole images") and "Boxes" not in table
 
 

@@ -336,7 +336,7 @@ def test_the_panoptic_names_read_the_files(root, monkeypatch):
         assert len(distillation_records([f"{world}_train"], "grid")) == SIZE.train
         proposals = distillation_records([f"{world}_train_proposals"], "proposals")
         assert all(len(record["proposals"]) >= 2 * writer.JITTERED for record in proposals)
-        records = region_records(f"{world}_val_panoptic", Vocabulary.load(world))
+        _, records = region_records(f"{world}_val_panoptic")
         assert len(records) == SIZE.val
 
 

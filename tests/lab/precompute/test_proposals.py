@@ -109,9 +109,8 @@ def test_a_file_that_is_there_is_kept(monkeypatch, target, capsys):
         ({"dataset": "mini_trai"}, (), 'unknown data set "mini_trai"'),
         ({"weights": "none.pth"}, (), "no checkpoint at none.pth"),
         ({"config": "mini/semseg", "opts": ()}, (), "proposes no boxes: take a config"),
-        ({}, ("--score", "1.5"), "score 1.5 of proposals: give 0 to 1"),
-        ({}, ("--min-side", "-1"), "min-side -1.0 of proposals: give pixels"),
-        ({}, ("--per-image", "101"), "101 proposals of an image: give 1 to MODEL.FVIT.PROPOSALS_A"),
+        ({}, ("--score", "1.5"), "--score: has to be in [0, 1], got 1.5"),
+        ({}, ("--min-side", "-1"), "--min-side: has to be at least 0, got -1"),
         ({}, ("--per-image", "0"), "give 1 to MODEL.FVIT.PROPOSALS_AFTER, 100"),
     ],
 )

@@ -10,7 +10,6 @@ from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import build_model
 from clipself_seg.models.protocol import TrainableModel
-from lab.precompute.proposals import ProposingModel
 from lab.precompute.stock_rpn import WEIGHTS_KEY, StockRPN
 from tests.conftest import ROOT
 from tests.models.fvit.test_model import sample
@@ -32,8 +31,8 @@ def step(model):
     return losses
 
 
-def test_a_model_as_the_trainer_and_the_writer_of_proposals_want_it():
-    assert issubclass(StockRPN, TrainableModel) and issubclass(StockRPN, ProposingModel)
+def test_a_model_as_the_trainer_wants_it():
+    assert issubclass(StockRPN, TrainableModel)
 
 
 def test_one_step_trains_all_of_it():
@@ -65,7 +64,6 @@ def test_proposals_are_in_pixels_of_the_original():
     torch.testing.assert_close(boxes, inside * 2)
     assert torch.equal(scores, same) and (scores.diff() <= 0).all()
     assert len(boxes) and 0 <= scores.min() and scores.max() <= 1
-    assert StockRPN.most_proposals(load_config(MINI, [])) == ("MODEL.RPN.POST_NMS_TOPK_TEST", 300)
 
 
 def test_what_is_exported_is_read_and_nothing_else(tmp_path):

@@ -172,6 +172,9 @@ def test_what_is_missing_or_broken_is_named(folder, tmp_path):
     with pytest.raises(InputError, match="LabelMap is not of numbers"):
         prepare_pascal_context_459(options)
     path = folder / "trainval/2008_000001.mat"
+    path.write_bytes(bytes((1 << 18) + 1))  # unpacked it could be of any size
+    with pytest.raises(InputError, match="2008_000001.mat has more than 262144 bytes"):
+        prepare_pascal_context_459(options)
     for wrong in (b"MATLAB 5.0 but cut", path.read_bytes()[:150], b""):
         path.write_bytes(wrong)
         with pytest.raises(InputError, match="2008_000001.mat cannot be read as a .mat file"):

@@ -13,13 +13,18 @@ from clipself_seg.errors import InputError
 from clipself_seg.evaluation.region_report import region_table
 from clipself_seg.explore.demo import SHOWN, Question, ask
 from clipself_seg.pages import render
-from clipself_seg.visualization.overlays import Entry
-from clipself_seg.visualization.tiles import Row
+from clipself_seg.visualization.overlays import Entry, Row
 from lab.mini.concepts import WORLDS
 from lab.mini.scenes import Scene, Segment
 from lab.quickstart.chapters import SEMANTIC_SPLIT, Results, split_table
-from lab.quickstart.heat_maps import heat_sheet
-from lab.quickstart.page import TEMPLATE, Answers, kmeans_rows, plot_losses, region_answers
+from lab.quickstart.page import (
+    TEMPLATE,
+    Answers,
+    heat_sheet,
+    kmeans_rows,
+    plot_losses,
+    region_answers,
+)
 from tests.conftest import ROOT
 
 NAME = "<script>alert('a & b')</script>"

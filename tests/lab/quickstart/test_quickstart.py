@@ -8,7 +8,7 @@ from PIL import Image
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in
-from clipself_seg.visualization.boxes import SEEN, UNSEEN
+from clipself_seg.visualization.overlays import SEEN, UNSEEN
 from lab.quickstart import chapters, quickstart
 from lab.quickstart.chapters import (
     CHAPTERS,

@@ -25,7 +25,7 @@ from clipself_seg.heads.panoptic.panoptic_merge import (
 from clipself_seg.models.panoptic import panoptic_outputs
 from clipself_seg.models.panoptic.mask_sources import Generated
 from clipself_seg.models.panoptic.panoptic_checkpoint import trained_state, write
-from clipself_seg.models.panoptic.panoptic_outputs import GeneratorOutput, make_labelled_outputs
+from clipself_seg.models.panoptic.panoptic_outputs import GeneratorOutput, make_outputs
 from tests.models.panoptic.small import (
     CONFIG,
     FCCLIP,
@@ -112,7 +112,7 @@ def test_a_fusion_makes_only_what_its_tasks_ask_for(model):
 
 def test_the_generator_alone_never_asks_clip(monkeypatch):
     model = model_of("MODEL.FUSION.MODE", "generator")
-    monkeypatch.setattr(model.branch, "score", lambda *_: pytest.fail("CLIP was asked"))
+    monkeypatch.setattr(model.branch, "embed", lambda *_: pytest.fail("CLIP was asked"))
     assert model([sample()])[0]["sem_seg"].shape == (3, 40, 50)
 
 
@@ -244,14 +244,14 @@ def test_only_masks_of_queries_that_can_be_drawn_are_resized_and_nothing_changes
         lambda logits, *sizes: resized.append(len(logits)) or resize_masks(logits, *sizes),
     )
     given = made, {"own": (fusion, probs[:, [0, 1, 2, 3]])}, (40, 50), (0, 1), model.settings
-    ids, segments = make_labelled_outputs(*given)["own"]["panoptic_seg"]
+    ids, segments = make_outputs(*given)["own"]["panoptic_seg"]
     whole = resize_masks(masks, (64, 96), (60, 75), (40, 50))
     expected = merge_panoptic(probs[:, [0, 1, 2, 3]], whole, (0, 1), 0.4, 0)
     assert torch.equal(ids, expected[0]) and segments == expected[1] and segments
     assert resized == [4]  # three, and one because torch resizes three in another way
     spoilt = probs[:, [0, 1, 2, 3]].index_fill(0, torch.tensor([3]), torch.nan)
     with pytest.raises(FloatingPointError, match="probabilities are not finite"):
-        make_labelled_outputs(made, {"own": (fusion, spoilt)}, *given[2:])
+        make_outputs(made, {"own": (fusion, spoilt)}, *given[2:])
 
 
 @pytest.mark.parametrize("kind", [(), FCCLIP, GIVEN])

@@ -110,7 +110,8 @@ def test_cells_embeddings_and_fusions_of_masks(large):
     tower.load_state_dict(head, assign=True, strict=False)
     regions = tower.pool_cells(last, cells)
     expect(regions[::10], expected["clip_embeddings"], 1e-5)
-    synonyms, scale = case["synonyms_per_class"], weights[f"{CLIP}logit_scale"].exp().clamp(max=100)
+    synonyms = case["synonyms_per_class"]
+    scale = weights[f"{CLIP}logit_scale"].exp().clamp(max=100)
     logits = class_logits(regions, texts_of(case), synonyms, scale)
     expect(logits, expected["clip_logits"], 1e-5)
     scores = generator.scores(predictions[-1], texts_of(case), synonyms)

@@ -217,7 +217,7 @@ TOWERS += ("siglip2_vitb16", "pe_core_vitb16", "tipsv2_vitb14")
 @pytest.mark.parametrize("tower", TOWERS)
 def test_the_recipe_takes_a_tower_and_has_the_width_heads_and_squares_of_it(tower):
     cfg = load_config(f"panoptic/plain+{tower}")
-    sizes = find_architecture(cfg.MODEL.CLIP.NAME).signature.sizes
+    sizes = find_architecture(cfg.MODEL.CLIP.NAME).signature
     with torch.device("meta"):
         clip = CLIPBackbone(architecture=find_architecture(cfg.MODEL.CLIP.NAME), quick_gelu=False)
         taps = build_source(cfg, clip)

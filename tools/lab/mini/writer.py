@@ -23,7 +23,7 @@ from PIL import Image
 from clipself_seg.data.masks import mask_as_json, read_indices
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, atomic_folder, naming_path, read_json, write_json
-from clipself_seg.visualization.overlays import save_png
+from clipself_seg.visualization.sheets import save_png
 from lab.mini.concepts import WORLDS, WorldSpec
 from lab.mini.crops import choose_mentions, tag_caption, write_caption
 from lab.mini.scenes import Scene, draw_scene

@@ -7,11 +7,10 @@ millions of boxes, so it is written image by image, as `region_text` writes thos
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, TextIO, cast, runtime_checkable
+from typing import Any, NamedTuple, TextIO
 
 from detectron2.config import CfgNode
 from torch import Tensor
@@ -25,25 +24,12 @@ from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in, atomic_path, remove_leftovers
-from clipself_seg.models.build import architecture, build_model
-from clipself_seg.models.protocol import Model
+from clipself_seg.models.build import build_model
 from clipself_seg.provenance import provenance
 
 CATEGORY = {"id": 1, "name": "object"}
 DIGITS = 2  # of a pixel, after the point
-
-
-@runtime_checkable
-class ProposingModel(Model, Protocol):
-    """A model that proposes boxes of objects, whatever their class."""
-
-    @classmethod
-    def most_proposals(cls, cfg: CfgNode) -> tuple[str, int]:
-        """Key that limits the proposals of an image, and its value."""
-
-    def propose(self, samples: Sequence[Sample]) -> list[tuple[Tensor, Tensor]]:
-        """Returns for each image boxes (m, 4) XYXY in pixels of the original image, the best first, and their
-        scores (m,) in [0, 1]."""
+PROPOSING = ("FViT", "StockRPN")  # models with `propose(samples)`
 
 
 class ProposalSelection(NamedTuple):
@@ -120,7 +106,7 @@ def write_dataset_proposals(
     """Write the best proposals of the configured detector for every image of a data set, with a progress bar.
 
     Args:
-        cfg: of a `ProposingModel` with its weights.
+        cfg: of a model of `PROPOSING` with its weights.
         dataset: data set of `data.datasets.table` or of Detectron2's catalogue.
         path: JSON file to write.
         selection: which proposals are written; None for the defaults.
@@ -132,9 +118,9 @@ def write_dataset_proposals(
         OSError: the file cannot be written.
     """
     selection = selection or ProposalSelection()
-    records = check_writing(cfg, dataset, path, selection, overwrite)
+    records = check_writing(cfg, dataset, path, overwrite)
     mapper = DetectionTestMapper(cfg)
-    model = cast(ProposingModel, build_model(cfg).eval())
+    model = build_model(cfg).eval()
     origin = {"seed": cfg.SEED, "weights_hash": model.weights_hash(), "device": cfg.MODEL.DEVICE}
     info = {
         "description": f"proposals of each image of {dataset}: {selection._asdict()}",
@@ -166,29 +152,18 @@ def check_writing(
     cfg: CfgNode,
     dataset: str,
     path: str | os.PathLike[str],
-    selection: ProposalSelection,
     overwrite: bool,
 ) -> list[Record]:
     """Records of the data set's images, once it is known that their proposals can be written.
 
     Raises:
-        InputError: another kind of model; a selection that is none, or of more boxes than the detector
-            gives; a file that is there already; an unknown or incomplete data set.
+        InputError: another kind of model; a file that is there already; an unknown or incomplete data set.
     """
-    cls = architecture(cfg)
-    if not issubclass(cls, ProposingModel):
+    if cfg.MODEL.META_ARCHITECTURE not in PROPOSING:
         raise InputError(
             f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, which proposes no boxes: take a "
             "configuration of FViT or StockRPN, such as those below configs/detection"
         )
-    key, most = cls.most_proposals(cfg)
-    if not 1 <= selection.per_image <= most:
-        raise InputError(f"{selection.per_image} proposals of an image: give 1 to {key}, {most}")
-    for name in ("score", "iou"):
-        if not 0 <= getattr(selection, name) <= 1:
-            raise InputError(f"{name} {getattr(selection, name)} of proposals: give 0 to 1")
-    if not 0 <= selection.min_side < math.inf:
-        raise InputError(f"min-side {selection.min_side} of proposals: give pixels, 0 or more")
     if Path(path).exists() and not overwrite:
         raise InputError(f"{path} is there already: give another --output, or --overwrite")
     files = annotated_dataset(dataset)
@@ -200,7 +175,7 @@ def check_writing(
 
 @dead_workers_named()
 def _proposed(
-    model: ProposingModel, batches: Batches, selection: ProposalSelection
+    model: Any, batches: Batches, selection: ProposalSelection
 ) -> Iterator[tuple[Sample, Tensor, Tensor]]:
     """Sample, boxes and scores of each image; corners are rounded as they are written."""
     for (sample,) in tqdm(batches, "images", unit="image"):

@@ -1,7 +1,5 @@
 """Labels proposals with nouns by CLIP's embeddings of their crops, for region-text training (CLIPSelf, A.4).
 
-Labels are kept in shards of a thousand images, from which an interrupted run goes on, and joined in the end.
-
 Shapes: R proposals of some images, K nouns, E embedding width, S0 side of a crop.
 """
 
@@ -10,14 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor
@@ -30,10 +25,8 @@ from clipself_seg.clip.text_bank import NOUN_TEMPLATES
 from clipself_seg.config.load import evaluation_precision
 from clipself_seg.data.annotations import (
     Record,
-    RegionText,
     proposal_records,
     read_coco_json,
-    read_region_text,
     require_files,
 )
 from clipself_seg.data.datasets.records import find_annotated
@@ -43,18 +36,11 @@ from clipself_seg.data.loader import dead_workers_named, evaluation_batches
 from clipself_seg.data.mappers.samples import Sample, chw, stated_size
 from clipself_seg.data.regions import enlarge_boxes
 from clipself_seg.errors import InputError
-from clipself_seg.files import (
-    alone_in,
-    atomic_path,
-    read_json,
-    remove_leftovers,
-    write_json,
-)
+from clipself_seg.files import alone_in, atomic_path, remove_leftovers
 from clipself_seg.heads.distillation import noun_logits
-from clipself_seg.prediction.journal import Json, require_same
+from clipself_seg.prediction.journal import Json
 from clipself_seg.provenance import provenance
 from lab.precompute.proposals import CocoStream
-from lab.precompute.pseudo_labels import Agreement, LabelledBoxes, agreement, pseudo_labels
 from lab.prepare.nouns import (
     ImageCaptions,
     NounsOfCaptions,
@@ -73,7 +59,6 @@ Captions = Mapping[ImageId, Sequence[str]]
 # Index of the noun, -1 for none, and its score in [0, 1], for each proposal of an image.
 ImageLabels = list[tuple[int, float]]
 DIGITS = 4  # of a score, after the point
-IMAGES_AT_ONCE = 1000  # images of a shard: what an interruption loses at most
 
 
 class Request(NamedTuple):
@@ -87,10 +72,9 @@ class Request(NamedTuple):
         candidates: "image" gives a box one of the nouns in its image's captions, "pool" any.
         threshold: a box is kept if the probability of its noun among all nouns is above, in [0, 1].
         output: file to write; None for that of DATASETS.TRAIN.
-        instances: ground truth in COCO's format to compare the labels with, or None.
         batch: number of crops that are embedded together.
         processes: to tag captions in, where they have no phrases.
-        overwrite: replace a file that is there, and begin an interrupted run anew.
+        overwrite: replace a file that is there.
     """
 
     proposals: str
@@ -100,47 +84,13 @@ class Request(NamedTuple):
     candidates: Literal["image", "pool"] = "image"
     threshold: float = 0.1
     output: str | None = None
-    instances: str | None = None
     batch: int = 256
     processes: int = 1
     overwrite: bool = False
 
 
-class Labelled(NamedTuple):
-    """Counts of a file of labelled proposals.
-
-    Attributes:
-        path: the file.
-        images: images with proposals or without.
-        empty: images of which no proposal is kept.
-        proposals: proposals of all images.
-        kept: proposals that are kept.
-        nouns: nouns of the list.
-        used: nouns that some kept proposal has.
-        agreement: with ground truth, where that was given.
-    """
-
-    path: Path
-    images: int
-    empty: int
-    proposals: int
-    kept: int
-    nouns: int
-    used: int
-    agreement: Agreement | None = None
-
-    def __str__(self) -> str:
-        """Lines for the terminal."""
-        fraction = 100 * self.kept / self.proposals if self.proposals else 0
-        lines = [
-            f"{self.path}: {self.kept} of {self.proposals} proposals are kept ({fraction:.1f} %) with "
-            f"{self.used} of {self.nouns} nouns; {self.empty} of {self.images} images have none"
-        ]
-        return "\n    ".join([*lines, *([str(self.agreement)] if self.agreement else [])])
-
-
-def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
-    """Write a file of proposals with their nouns, with a progress bar; an interrupted run goes on.
+def label_proposals(cfg: CfgNode, request: Request) -> str:
+    """Write a file of proposals with their nouns, with a progress bar; returns what it says of them.
 
     Args:
         cfg: of a `CLIPSelf`: its CLIP embeds crops and nouns, DATASETS.TRAIN names the data set.
@@ -148,8 +98,8 @@ def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
 
     Raises:
         InputError: a value that cannot be; a file that is there already; files that are missing or broken;
-            captions of other images, where a box takes a noun of its own image's; an interrupted run with
-            other settings; another process at work in the folder.
+            captions of other images, where a box takes a noun of its own image's; another process at work in
+            the folder.
         OSError: the file cannot be written.
     """
     if cfg.MODEL.META_ARCHITECTURE != "CLIPSelf":
@@ -163,9 +113,6 @@ def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
         )
     (dataset,) = cfg.DATASETS.TRAIN
     entry = find_annotated(dataset, "nouns")
-    images = entry.path(entry.images)
-    if not images.exists():
-        raise InputError(f'data set "{dataset}": {images} is missing; {entry.advice()}')
     target = Path(request.output or entry.path(entry.annotations))
     if target.is_relative_to(SHIPPED_WORLD):
         raise InputError(
@@ -174,43 +121,25 @@ def label_proposals(cfg: CfgNode, request: Request) -> Labelled:
         )
     _check(request, target)
     content = read_coco_json(request.proposals)
-    records = proposal_records(request.proposals, images, content)
+    records = proposal_records(request.proposals, str(entry.path(entry.images)), content)
     require_files(dataset, records, "restore them: each image needs its labels")
     captions = _captions(request, records)
     texts = {image_id: image.texts for image_id, image in captions.items()}
     nouns = _nouns(request, captions)
-    truth = None
-    if request.instances:
-        truth = read_region_text(request.instances, "")
     torch.manual_seed(cfg.SEED)  # of a CLIP without weights
     labeller = Labeller(cfg, build_clip(cfg).to(cfg.MODEL.DEVICE).eval(), nouns, request)
     with alone_in(target.parent):
         remove_leftovers(target.parent)
-        settings = labeller.settings | {"proposals": _digest(records)}
-        if request.candidates == "image":
-            settings["captions"] = _hash([[str(key), listed] for key, listed in texts.items()])
-        shards = LabelShards(target.with_name(f"{target.name}.parts"), settings)
-        if request.overwrite:
-            shards.clear()
-        remove_leftovers(shards.folder)
-        labels = labeller.label(records, texts, shards)
-        counts = None if truth is None else _agreement(records, labels, nouns, request, truth)
+        labels = list(labeller.label(records, texts))
         made_by = provenance(config=cfg.dump(), weights_hash=labeller.clip.weights_hash())
-        info = {**made_by, **settings, "threshold": request.threshold}
+        info = {**made_by, **labeller.settings, "threshold": request.threshold}
         labelled = list(zip(records, labels, strict=True))
-        done = _write(target, info, content, labelled, nouns, texts, request.threshold)
-        shards.clear()
-    return done._replace(agreement=counts)
+        return _write(target, info, content, labelled, nouns, texts, request.threshold)
 
 
 def _check(request: Request, target: Path) -> None:
     if target.exists() and not request.overwrite:
         raise InputError(f"{target} is there already: give another --output, or --overwrite")
-    for name in ("top", "batch", "processes"):
-        if getattr(request, name) < 1:
-            raise InputError(f"--{name} {getattr(request, name)}: give 1 or more")
-    if not 0 <= request.threshold <= 1:
-        raise InputError(f"--threshold {request.threshold}: give a probability, from 0 to 1")
     if request.captions is None and (request.nouns is None or request.candidates == "image"):
         raise InputError(
             "--captions is missing: nouns come from captions; without any, give a list (--nouns FILE) "
@@ -281,7 +210,7 @@ class Labeller:
         )
         self.settings: Json = {
             "weights": clip.weights_hash(),
-            "nouns": _hash(list(nouns)),
+            "nouns": hashlib.blake2b(json.dumps(list(nouns)).encode(), digest_size=16).hexdigest(),
             "templates": NOUN_TEMPLATES,
             "candidates": request.candidates,
             "crop_scale": cfg.INPUT.REGIONS.CROP_SCALE,
@@ -291,31 +220,11 @@ class Labeller:
         self.find = NounsOfCaptions(nouns)
 
     @dead_workers_named()
-    def label(
-        self, records: Sequence[Record], captions: Captions, shards: LabelShards
-    ) -> list[ImageLabels]:
-        """Labels of the proposals of each image, in their order; those of `shards` are not made again."""
-        labels: list[ImageLabels] = []
-        with tqdm(total=len(records), desc="images", unit="image") as bar:
-            for number, start in enumerate(range(0, len(records), IMAGES_AT_ONCE)):
-                shard = records[start : start + IMAGES_AT_ONCE]
-                ids = [record["image_id"] for record in shard]
-                made = shards.read(number, ids)
-                if made is None:
-                    made = []
-                    for image_labels in self._label_shard(shard, captions):
-                        made.append(image_labels)
-                        bar.update()
-                    shards.write(number, ids, made)
-                else:
-                    bar.update(len(shard))
-                labels += made
-        return labels
-
-    def _label_shard(self, records: Sequence[Record], captions: Captions) -> Iterator[ImageLabels]:
-        """Crops of several images are embedded together; a shard begins with a batch of its own."""
+    def label(self, records: Sequence[Record], captions: Captions) -> Iterator[ImageLabels]:
+        """Labels of the proposals of each image, in their order; crops of several images are embedded together."""
         waiting: list[Sample] = []
-        for (sample,) in evaluation_batches(records, self.mapper, self.workers):
+        batches = evaluation_batches(records, self.mapper, self.workers)
+        for (sample,) in tqdm(batches, "images", unit="image"):
             waiting.append(sample)
             if sum(len(other["crops"]) for other in waiting) >= self.request.batch:
                 yield from self._label_samples(waiting, captions)
@@ -361,6 +270,29 @@ class Labeller:
         return torch.cat(rows)
 
 
+def pseudo_labels(logits_RK: Tensor, candidates_RK: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The nouns that the teacher gives to regions: labels (R,) int64 and their scores (R,).
+
+    A label is the candidate with the largest logit, the first of equals; -1 where there is none. Its score
+    is its probability among all nouns, in [0, 1]; 0 where there is none.
+
+    Args:
+        logits_RK: see `noun_logits`, of embeddings of the regions' crops.
+        candidates_RK: bool, the nouns that a region may have; None for all.
+    """
+    chances_RK = logits_RK.softmax(1)
+    if candidates_RK is None:
+        candidates_RK = torch.ones_like(logits_RK, dtype=torch.bool)
+    allowed_RK = logits_RK.masked_fill(~candidates_RK, -torch.inf)
+    best_RK = candidates_RK & (allowed_RK == allowed_RK.amax(1, keepdim=True))
+    number = torch.arange(logits_RK.shape[1], device=logits_RK.device)
+    first_R = number.where(best_RK, len(number)).amin(1)
+    none_R = first_R == len(number)
+    labels_R = first_R.masked_fill(none_R, 0)
+    scores_R = chances_RK.gather(1, labels_R[:, None])[:, 0].masked_fill(none_R, 0)
+    return labels_R.masked_fill(none_R, -1), scores_R
+
+
 @dataclass(kw_only=True)
 class ProposalCropMapper:
     """Mapper from a record to crops of all its proposals, as the teacher of distillation sees them.
@@ -394,59 +326,6 @@ class ProposalCropMapper:
         return {"image_id": record["image_id"], "crops": chw(crops)}
 
 
-class LabelShards:
-    """A folder of shards, each written whole or not at all: the labels of some images, and what they depend on."""
-
-    def __init__(self, folder: Path, settings: Json) -> None:
-        """
-        Args:
-            folder: for the shards alone; made with the first of them.
-            settings: what the labels depend on; JSON.
-        """
-        self.folder = folder
-        self.settings = settings
-
-    def read(self, number: int, image_ids: Sequence[ImageId]) -> list[ImageLabels] | None:
-        """Labels of each image of a shard; None where they are not there, or their file is damaged.
-
-        Args:
-            number: of the shard, from 0.
-            image_ids: the images of the shard.
-
-        Raises:
-            InputError: they were made with other settings.
-        """
-        try:
-            content = read_json(self._path(number))
-            settings, ids = dict(content["settings"]), content["image_ids"]
-            labels: list[ImageLabels] = [
-                [(int(noun), float(score)) for noun, score in image] for image in content["labels"]
-            ]
-        except (InputError, KeyError, TypeError, ValueError):
-            return None
-        advice = "finish that run with its own command, or begin anew with --overwrite"
-        require_same(self.folder, settings, self.settings, advice)
-        return labels if ids == list(image_ids) and len(labels) == len(ids) else None
-
-    def write(
-        self, number: int, image_ids: Sequence[ImageId], labels: Sequence[ImageLabels]
-    ) -> None:
-        """Write the labels of the images of a shard, in the same order.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
-        content = {"settings": self.settings, "image_ids": list(image_ids), "labels": list(labels)}
-        write_json(self._path(number), content)
-
-    def clear(self) -> None:
-        """Remove the folder and all shards."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _path(self, number: int) -> Path:
-        return self.folder / f"{number:06d}.json"
-
-
 def _write(
     path: Path,
     info: Json,
@@ -455,7 +334,7 @@ def _write(
     nouns: Sequence[str],
     captions: Captions,
     threshold: float,
-) -> Labelled:
+) -> str:
     """Write the proposals whose score is above the threshold, those of an image by falling score, atomically.
 
     Args:
@@ -494,7 +373,10 @@ def _write(
             )
         stream.finish(listed)
     proposals = sum(len(labels) for _, labels in labelled)
-    return Labelled(path, len(labelled), empty, proposals, stream.count, len(nouns), len(used))
+    return (
+        f"{path}: {stream.count} of {proposals} proposals are kept ({stream.count / proposals:.1%}) with {len(used)} "
+        f"of {len(nouns)} nouns; {empty} of {len(labelled)} images have none"
+    )
 
 
 def _annotations(boxes: Sequence[Record], labels: ImageLabels, threshold: float) -> Iterator[Json]:
@@ -512,41 +394,3 @@ def _annotations(boxes: Sequence[Record], labels: ImageLabels, threshold: float)
             "score": round(score, DIGITS),
             **objectness,
         }
-
-
-def _agreement(
-    records: Sequence[Record],
-    labels: Sequence[ImageLabels],
-    nouns: Sequence[str],
-    request: Request,
-    truth: RegionText,
-) -> Agreement:
-    objects = {record["image_id"]: record for record in truth.records}
-    images = []
-    for record, image_labels in zip(records, labels, strict=True):
-        if (true := objects.get(record["image_id"])) is None:
-            continue
-        kept = [label >= 0 and score > request.threshold for label, score in image_labels]
-        boxes = LabelledBoxes(
-            boxes=record["proposals"],
-            names=[nouns[label] if label >= 0 else "" for label, _ in image_labels],
-            kept=np.array(kept, bool),
-            objects=true["proposals"],
-            object_names=[truth.nouns[index] for index in true["labels"]],
-        )
-        images.append(boxes)
-    return agreement(images)
-
-
-def _hash(value: object) -> str:
-    return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
-
-
-def _digest(records: Sequence[Record]) -> str:
-    """Hash of the images and their proposals."""
-    digest = hashlib.blake2b(digest_size=16)
-    for record in records:
-        name = os.path.basename(record["file_name"])
-        digest.update(json.dumps([record["image_id"], name]).encode())
-        digest.update(np.ascontiguousarray(record["proposals"]).tobytes())
-    return digest.hexdigest()

@@ -122,11 +122,6 @@ class StockRPN(ProposalNetwork, ModelBase):
             )
         return cfg
 
-    @classmethod
-    def most_proposals(cls, cfg: CfgNode) -> tuple[str, int]:
-        """Key that limits the proposals of an image, and its value."""
-        return "MODEL.RPN.POST_NMS_TOPK_TEST", cfg.MODEL.RPN.POST_NMS_TOPK_TEST
-
     @property
     def bottom_up(self) -> torch.nn.Module:
         """The backbone below its feature pyramid, if it has one."""

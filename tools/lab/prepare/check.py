@@ -302,7 +302,7 @@ def _annotated_records(name: str, entry: DataSet) -> list[Record]:
     if isinstance(entry, DetectionSet):
         return detection_records(name)
     if entry.panoptic_root:
-        return region_records(name, Vocabulary.load(entry.vocabulary))
+        return region_records(name)[1]
     return standard_records(name)
 
 

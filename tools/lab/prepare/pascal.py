@@ -36,6 +36,8 @@ VOC_CLASSES = 20
 VOID = 255
 FOLDERS = {"annotations_detectron2": VOID, "annotations_detectron2_bg": VOC_CLASSES}
 """Label of background by folder of the label maps."""
+# Of a .mat, ten times what the largest has; zlib packs at most a thousand bytes into one, so 256 MiB come out.
+MOST_BYTES = 1 << 18
 CONTEXT_CLASSES = 459
 MAX_SIDE = 8192  # pixels, far above the archive's 500
 JSON_HINT = (
@@ -255,6 +257,8 @@ def _convert_mat(job: MapJob) -> bool:
 
 
 def _read_mat(path: Path) -> np.ndarray:
+    if path.stat().st_size > MOST_BYTES:
+        raise InputError(f"{path} has more than {MOST_BYTES} bytes: unpack it again\n{MAT_HINT}")
     try:
         values: np.ndarray = scipy.io.loadmat(path, variable_names=["LabelMap"])["LabelMap"]
     except Exception as error:  # scipy has many for a damaged file

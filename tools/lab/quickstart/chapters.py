@@ -22,9 +22,7 @@ from clipself_seg.evaluation.region_report import region_table
 from clipself_seg.evaluation.report import FUSION_TITLES, ByDataset, comparison_table
 from clipself_seg.files import read_json
 from clipself_seg.prediction.load import load
-from clipself_seg.visualization.boxes import box_overlay
-from clipself_seg.visualization.overlays import readable
-from clipself_seg.visualization.tiles import Row, label_rows
+from clipself_seg.visualization.overlays import Row, box_overlay, label_rows
 from lab.tables.runs import Run, make_run
 from lab.tables.store import Store
 
@@ -266,10 +264,8 @@ def _drawn(
     seen = np.array([entry["seen"] for entry in classes], dtype=bool)
     scores = np.array([entry["score"] for entry in boxes if "score" in entry])
     image = read_image(path)
-    (large,) = readable(image)
-    corners *= large.shape[0] / image.shape[0]
-    drawn = box_overlay(large, corners, scores if len(scores) else None, names, seen, sheet=False)
-    return np.asarray(drawn)
+    given = scores if len(scores) else None
+    return np.asarray(box_overlay(image, corners, given, names, seen, legend=False))
 
 
 DATASET = "mini_val_panoptic"

@@ -20,7 +20,7 @@ from clipself_seg.data.mappers.samples import box_tensor, chw
 from clipself_seg.data.regions import enlarge_boxes
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.explore.demo import SHOWN, WORLD, ask
+from clipself_seg.explore.demo import SHOWN, WORLD, Question, ask
 from clipself_seg.files import atomic_path, parse_json, read_text
 from clipself_seg.pages import write_page
 from clipself_seg.visualization.dense_maps import (
@@ -29,13 +29,12 @@ from clipself_seg.visualization.dense_maps import (
     kmeans,
     match_labels,
 )
-from clipself_seg.visualization.overlays import save_jpeg
-from clipself_seg.visualization.tiles import Row, write_tiles
+from clipself_seg.visualization.overlays import Row, write_tiles
+from clipself_seg.visualization.sheets import sheet
 from lab.mini.concepts import WORLDS
 from lab.mini.scenes import Scene
 from lab.mini.writer import scene_of
 from lab.quickstart.chapters import Results
-from lab.quickstart.heat_maps import heat_sheet
 
 SHEETS = "images"  # below the output folder
 TEMPLATE = Path(__file__).with_name("quickstart.html")
@@ -49,6 +48,7 @@ SCENES, MAPS, CROPS = 11, 5, 12
 CROP = 96  # pixels
 TRAINED_SIDE = 160  # pixels, as in configs/mini: answers are best there
 MAP_SIDE = 192  # a finer grid shows more of the outlines
+HEAT_TEXT = 21  # height in pixels: can be read where the whole is as wide as a telephone
 ENLARGED = 2  # pixels of a K-Means map for one of the scene
 
 
@@ -130,6 +130,13 @@ def _names(
         yield [vocabulary.first_names[i] for i in (read @ text.T).argmax(1).tolist()]
 
 
+def heat_sheet(questions: Sequence[Question]) -> Image.Image:
+    """A row for each question: the scene with its words, and the heat map of each CLIP."""
+    rows = [[question.image, *question.maps.values()] for question in questions]
+    captions = [[f"“{question.name}”", *([""] * len(question.maps))] for question in questions]
+    return sheet(rows, ["scene", *questions[0].maps], captions, text=HEAT_TEXT)
+
+
 def plot_losses(runs: Mapping[str, Path], path: Path) -> None:
     """Loss over the steps of the live runs, from their metrics.json."""
     from matplotlib.figure import Figure
@@ -180,7 +187,9 @@ def write_images_and_page(
     clusters = kmeans_rows(clips, scenes, MAPS)
     answers = region_answers(clips, scenes, vocabulary, CROPS)
     sheets = output / SHEETS
-    save_jpeg(heat_sheet(questions), sheets / "heat_maps.jpg")
+    with atomic_path(sheets / "heat_maps.jpg") as temporary:
+        # Without the loss of colours that small text would suffer from.
+        heat_sheet(questions).save(temporary, "JPEG", quality=86, subsampling=0, optimize=True)
     write_tiles(clusters, sheets / "kmeans.png")
     plot_losses(live, sheets / "loss.png")
     write_page(

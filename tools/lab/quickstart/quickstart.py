@@ -16,7 +16,7 @@ from clipself_seg.data.datasets.table import MINI
 from clipself_seg.evaluation.protocol import protocol_lines
 from clipself_seg.explore.demo import WORLD
 from clipself_seg.files import alone_in, remove_leftovers, write_json, write_text
-from clipself_seg.visualization.tiles import write_tiles
+from clipself_seg.visualization.overlays import write_tiles
 from lab.mini.writer import WorldSize, make_worlds
 from lab.quickstart.chapters import (
     CHAPTERS,

@@ -216,8 +216,10 @@ class Run:
     def gigabytes(self) -> float:
         """Rough size of its folder, as if its ViT learnt as a whole; 0 of an evaluation."""
         name = {**self.defaults, **self.settings["config"]}["MODEL.CLIP.NAME"]
-        width, layers, *_ = find_architecture(name).signature.sizes
-        return 0 if self.evaluate else BYTES * 12 * layers * width**2 / 1e9
+        if self.evaluate:
+            return 0
+        sizes = find_architecture(name).signature
+        return BYTES * 12 * sizes.layers * sizes.width**2 / 1e9
 
     @property
     def has_numbers(self) -> bool:

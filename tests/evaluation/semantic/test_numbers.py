@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from clipself_seg.evaluation.mean_iou import class_numbers, confusion_matrix, sem_seg_results
+from clipself_seg.evaluation.mean_iou import class_numbers, confusion_matrix, mean_iou_results
 
 # Rows are the truth: 8 pixels of a, 4 of b, none of c and d; c is predicted twice, d never.
 TOY = np.array([[6, 1, 1, 0], [0, 3, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
@@ -13,7 +13,7 @@ NAMES = ("a", "b", "c", "d")
 
 
 def test_the_current_rule_averages_over_classes_of_the_ground_truth():
-    results = sem_seg_results(class_numbers(TOY), NAMES)
+    results = mean_iou_results(class_numbers(TOY), NAMES)
     a, b = 6 / 8, 3 / 5  # intersection over union
     assert results["mIoU"] == pytest.approx(100 * (a + b) / 2)
     assert results["mACC"] == pytest.approx(100 * (6 / 8 + 3 / 4) / 2)
@@ -25,7 +25,7 @@ def test_the_current_rule_averages_over_classes_of_the_ground_truth():
 
 
 def test_the_old_rule_counts_a_class_that_is_only_predicted_as_0():
-    old, new = (sem_seg_results(class_numbers(TOY, rule), NAMES) for rule in ("union", "present"))
+    old, new = (mean_iou_results(class_numbers(TOY, rule), NAMES) for rule in ("union", "present"))
     assert old["mIoU"] == pytest.approx(100 * (6 / 8 + 3 / 5 + 0) / 3)
     assert old["IoU-c"] == 0 and math.isnan(old["IoU-d"])
     assert all(old[key] == new[key] for key in ("mACC", "fwIoU", "pACC", "classes"))
@@ -33,21 +33,21 @@ def test_the_old_rule_counts_a_class_that_is_only_predicted_as_0():
 
 def test_seen_and_unseen_classes_have_means_of_their_own_if_one_is_there():
     seen = np.array([True, False, False, False])
-    results = sem_seg_results(class_numbers(TOY, "union"), NAMES, seen)
+    results = mean_iou_results(class_numbers(TOY, "union"), NAMES, seen)
     assert results["mIoU-seen"] == pytest.approx(75)
     assert results["mIoU-unseen"] == pytest.approx(100 * (3 / 5 + 0) / 2)
     assert results["mACC-unseen"] == pytest.approx(75)
     assert (results["classes-seen"], results["classes-unseen"]) == (1, 1)
-    results = sem_seg_results(class_numbers(TOY), NAMES, np.array([True, True, False, False]))
+    results = mean_iou_results(class_numbers(TOY), NAMES, np.array([True, True, False, False]))
     assert "mIoU-unseen" not in results and "mACC-unseen" not in results
     assert results["classes-unseen"] == 0
     # Classes beyond the mask are in no group.
-    results = sem_seg_results(class_numbers(TOY), NAMES, np.array([True]))
+    results = mean_iou_results(class_numbers(TOY), NAMES, np.array([True]))
     assert results["classes-seen"] == 1 and results["classes-unseen"] == 0
 
 
 def test_of_equal_names_none_is_lost():
-    results = sem_seg_results(class_numbers(TOY), ("door", "door", "c", "d"))
+    results = mean_iou_results(class_numbers(TOY), ("door", "door", "c", "d"))
     assert results["IoU-door (0)"] == pytest.approx(75)
     assert results["IoU-door"] == pytest.approx(60)  # as Detectron2: the last one
 

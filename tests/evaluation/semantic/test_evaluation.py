@@ -14,7 +14,7 @@ from torch import nn
 
 from clipself_seg.config import add_clipself_seg_config
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.sem_seg_evaluation import SemSegEvaluation
+from clipself_seg.evaluation.semantic_evaluation import SemanticEvaluation
 from clipself_seg.models.protocol import Reading
 from tests.two_processes import in_two_processes
 
@@ -88,7 +88,7 @@ def evaluation(folder, *options):
         + ["INPUT.FORMAT", "RGB", "DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR", str(folder / "run")]
     )
     cfg.merge_from_list(list(options))
-    return SemSegEvaluation(cfg)
+    return SemanticEvaluation(cfg)
 
 
 def test_every_data_set_is_read_with_its_own_words(datasets):

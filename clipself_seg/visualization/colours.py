@@ -1,10 +1,12 @@
-"""Colours of class names: far from each other, and the same in every image."""
+"""Colours of class names, far from each other and the same in every image, and their shades for segments."""
 
 from __future__ import annotations
 
+import colorsys
 import functools
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import cv2
@@ -55,6 +57,9 @@ LIGHTNESS = np.array([1.5, 1, 1], np.float32)
 HUE = np.array([0.35, 1, 1], np.float32)
 CLOSE = 75.0
 STILL_DIFFERENT = 20.0
+# Shades of the things of one class: (turn of the hue, fraction towards white or, below 0, black).
+SHADES = ((0.0, 0.0), (0.03, 0.4), (-0.03, -0.35), (0.05, -0.15), (-0.05, 0.6), (0.02, -0.5))
+BLACK_AND_WHITE = (0, 2**24 - 1)
 
 
 def class_colours(names: Sequence[str]) -> np.ndarray:
@@ -124,3 +129,56 @@ def _to_lab(rgb: np.ndarray) -> np.ndarray:
     """Colours (..., 3) in CIELAB, with lightness 0 ... 100, of RGB 0 ... 255."""
     flat = np.asarray(rgb, np.float32).reshape(1, -1, 3) / 255
     return cv2.cvtColor(flat, cv2.COLOR_RGB2LAB).reshape(np.shape(rgb))
+
+
+def segment_names(names: Sequence[str]) -> list[str]:
+    """Names of n segments, with those of one class counted: "dog 1", "sky", "dog 2".
+
+    Args:
+        names: name of the class of each segment.
+    """
+    total = Counter(names)
+    so_far = Counter[str]()
+    numbered = []
+    for name in names:
+        so_far[name] += 1
+        numbered.append(name if total[name] == 1 else f"{name} {so_far[name]}")
+    return numbered
+
+
+def segment_colours(colours: np.ndarray) -> np.ndarray:
+    """Colours of n segments, (n, 3) uint8, no two alike, neither black nor white.
+
+    The first segment of a class has its colour, others have shades of it. `colour_ids` of them are
+    the ids of a panoptic PNG.
+
+    Args:
+        colours: colour of the class of each segment, (n, 3) uint8.
+    """
+    chosen = []
+    taken = set(BLACK_AND_WHITE)
+    so_far = Counter[tuple[int, ...]]()
+    for colour in map(tuple, colours.reshape(-1, 3).tolist()):
+        shade = _shade(colour, so_far[colour])
+        so_far[colour] += 1
+        (number,) = colour_ids(np.array([shade])).tolist()
+        while number in taken:
+            number = (number + 1) % 2**24
+        taken.add(number)
+        chosen.append([number % 256, number // 256 % 256, number // 65536])
+    return np.array(chosen, np.uint8).reshape(-1, 3)
+
+
+def colour_ids(colours: np.ndarray) -> np.ndarray:
+    """Integers R + 256 G + 65536 B of colours (..., 3), (...) int64."""
+    numbers: np.ndarray = colours.astype(np.int64) @ np.array([1, 256, 65536])
+    return numbers
+
+
+def _shade(colour: Sequence[int], count: int) -> tuple[int, ...]:
+    """Shade of the segment of a class with a number: one of `SHADES`, then again with turned hues."""
+    turn, light = SHADES[count % len(SHADES)]
+    hue, saturation, value = colorsys.rgb_to_hsv(*(part / 255 for part in colour))
+    rgb = colorsys.hsv_to_rgb((hue + turn + 0.015 * (count // len(SHADES))) % 1, saturation, value)
+    end = 1.0 if light > 0 else 0.0
+    return tuple(round(255 * (part + abs(light) * (end - part))) for part in rgb)

@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
 
 from clipself_seg.data.annotations import Record
-from clipself_seg.data.datasets.records import find_dataset, sem_seg_records, vocabulary_name
+from clipself_seg.data.datasets.records import find_dataset, sem_seg_records, train_vocabulary_name
 from clipself_seg.data.datasets.table import SemSegSet
 from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.samples import Configurable, Sample
@@ -26,7 +26,7 @@ from clipself_seg.data.vocabulary import (
 )
 from clipself_seg.evaluation.base import Evaluation, Pass, Results
 from clipself_seg.evaluation.examples import DrawnExamples, of_each
-from clipself_seg.evaluation.mean_iou import MiouRule, SemSegAccuracyEvaluator
+from clipself_seg.evaluation.mean_iou import MeanIoUEvaluator, MiouRule
 from clipself_seg.evaluation.protocol import (
     MeasuringProtocol,
     seen_text,
@@ -34,12 +34,12 @@ from clipself_seg.evaluation.protocol import (
     words_text,
 )
 from clipself_seg.evaluation.report import paper_tables, run_table
-from clipself_seg.models.protocol import SemSegModel, reading_of
+from clipself_seg.models.protocol import SemanticModel, reading_of
 
 logger = logging.getLogger(__name__)
 
 
-class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
+class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]):
     """Evaluates a model that labels pixels, all processes together, one data set after the other.
 
     Attributes:
@@ -73,13 +73,10 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
         """Reads ``DATASETS``, ``TEST`` and ``INPUT`` too, and ``MODEL.SEM_SEG_HEAD.POOLING_SIZES``."""
-        trained = cfg.TEST.TRAIN_VOCABULARY
-        if not trained and cfg.DATASETS.TRAIN:
-            trained = vocabulary_name(cfg.DATASETS.TRAIN[0])
         return super().from_config(cfg) | {
             "mapper": SemSegTestMapper(cfg),
             "rule": cfg.TEST.MIOU_RULE,
-            "train_vocabulary": trained,
+            "train_vocabulary": train_vocabulary_name(cfg, SemSegSet),
             "pooling": cfg.MODEL.SEM_SEG_HEAD.POOLING_SIZES if cfg.TEST.SLIDING_WINDOW else (),
             "background_words": cfg.TEST.BACKGROUND.WORDS,
             "threshold": cfg.TEST.BACKGROUND.THRESHOLD,
@@ -104,7 +101,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         named = "its names" if self.background_words else "no names"
         return f"{named}, and a score below {self.threshold}" if self.threshold else named
 
-    def check(self, model: SemSegModel) -> None:
+    def check(self, model: SemanticModel) -> None:
         """Refuse early what would fail late: missing data sets or vocabularies."""
         super().check(model)
         if set(self.pooling) - {1}:
@@ -113,7 +110,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
                 list(self.pooling),
             )
 
-    def _protocol(self, name: str, model: SemSegModel) -> MeasuringProtocol:
+    def _protocol(self, name: str, model: SemanticModel) -> MeasuringProtocol:
         data = self.data(name)
         reading = reading_of(model)
         vocabulary = data.vocabulary
@@ -130,10 +127,10 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
             rule=f"means over classes by rule {self.rule}",
         )
 
-    def _passes(self, name: str, model: SemSegModel) -> Iterator[Pass]:
+    def _passes(self, name: str, model: SemanticModel) -> Iterator[Pass]:
         data = self.data(name)
         model.set_vocabulary(data.vocabulary)
-        evaluator = SemSegAccuracyEvaluator(
+        evaluator = MeanIoUEvaluator(
             dataset_name=name,
             class_names=data.class_names,
             ignore_label=data.ignore_label,
@@ -148,23 +145,23 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         yield Pass(batches, evaluator, functools.partial(model, output="labels"))
 
     def _numbers(self, name: str, outputs: list[Results]) -> dict[str, float]:
-        """Means, counts and the numbers of each class that counts, see `sem_seg_results`."""
+        """Means, counts and the numbers of each class that counts, see `mean_iou_results`."""
         (output,) = outputs
         # JSON has no NaN: a class that does not count has no number.
         return {key: v for key, v in output["sem_seg"].items() if not math.isnan(v)}
 
     def _confusion(self, evaluator: DatasetEvaluator) -> np.ndarray | None:
-        return cast(SemSegAccuracyEvaluator, evaluator).confusion
+        return cast(MeanIoUEvaluator, evaluator).confusion
 
-    def tables(self, results: Results, style: str = "simple") -> dict[str, str]:
+    def tables(self, results: Results) -> dict[str, str]:
         """All means of each data set, and the paper's Table 5 of those that were measured as there."""
         as_there = self.rule == "present" and set(self.pooling) == {1}
         model, trained = self.output_dir.name or "model", str(self.train_vocabulary)
-        paper = paper_tables(results if as_there else {}, model, trained, style)
+        paper = paper_tables(results if as_there else {}, model, trained)
         title = f'All data sets in percent, rule "{self.rule}"'
-        return {title: run_table("semantic", results, style)} | paper
+        return {title: run_table("semantic", results)} | paper
 
-    def _read(self, name: str) -> SemSegData:
+    def _read(self, name: str) -> SemanticData:
         files = find_dataset(name, SemSegSet)
         vocabulary = Vocabulary.load(files.vocabulary)
         if self._label_file[name]:
@@ -178,7 +175,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         words = vocabulary
         if files.background is not None and not self.background_words:
             words = dataclasses.replace(vocabulary, classes=vocabulary.classes[: files.background])
-        return SemSegData(
+        return SemanticData(
             vocabulary=self.examples.added(name, words, seen),
             records=sem_seg_records(name),
             class_names=names if files.background is None else (*names, "background"),
@@ -188,7 +185,7 @@ class SemSegEvaluation(Configurable, Evaluation[SemSegModel, "SemSegData"]):
         )
 
 
-class SemSegData(NamedTuple):
+class SemanticData(NamedTuple):
     """A data set as its evaluation needs it.
 
     Attributes:

@@ -11,7 +11,7 @@ from detectron2.evaluation import SemSegEvaluator
 from PIL import Image
 
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.mean_iou import SemSegAccuracyEvaluator
+from clipself_seg.evaluation.mean_iou import MeanIoUEvaluator
 
 # Of the stock evaluator, which is older than numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:detectron2")
@@ -34,7 +34,7 @@ def random_truth(rng, num_classes, ignore_label, dtype=np.uint8, shape=(31, 45))
 
 def evaluator(num_classes=4, **how):
     how = {"class_names": [f"class{i}" for i in range(num_classes)], "ignore_label": 255} | how
-    return SemSegAccuracyEvaluator(dataset_name="tiny", **how)
+    return MeanIoUEvaluator(dataset_name="tiny", **how)
 
 
 def detectron2_results(samples, outputs, class_names, ignore_label, name):

@@ -171,11 +171,6 @@ def test_panoptic_masks_are_named_by_it(name, kind):
 def test_a_detector_stands_on_its_blocks(name):
     opts = ("MODEL.META_ARCHITECTURE", "FViT", "MODEL.FVIT.BLOCKS", "(0, 1, 2, 3)")
     opts += ("MODEL.FVIT.CHANNELS", 8, "INPUT.DETECTION.SIDE", 56)
-    with pytest.raises(InputError, match=f"MODEL.FVIT.PIXEL_MEAN is .* and {name} was trained"):
-        built(None, name, *opts)
-    clip = random_clip(name)
-    for key, values in (("MEAN", clip.mean), ("STD", clip.std)):
-        opts += (f"MODEL.FVIT.PIXEL_{key}", str(tuple(255.0 * value for value in values)))
     model = built(None, name, *opts)
     entries = [VocabularyClass((word,), i, seen=i < 2) for i, word in enumerate(WORDS)]
     model.setup_training(Vocabulary("tiny", tuple(entries)))

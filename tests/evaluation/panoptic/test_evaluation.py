@@ -31,7 +31,6 @@ from tests.spoiled_panoptic import CLASSES, Spoiler, evaluation, register
 from tests.two_processes import in_two_processes
 
 
-
 def test_every_fusion_of_every_data_set_comes_from_one_pass(datasets):
     model = Spoiler()
     results = evaluation(datasets)(model)

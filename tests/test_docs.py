@@ -18,6 +18,7 @@ from write_tables import PAGES as TABLES
 from write_tables import configs_table, weights_table
 
 import check_datasets
+import lab.precompute.stock_rpn  # noqa: F401  (enters its key)
 import mini
 import precompute
 import prepare

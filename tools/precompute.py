@@ -50,8 +50,10 @@ def _write_proposals(args: argparse.Namespace, weights: str | None) -> None:
     from lab.precompute.proposals import write_dataset_proposals
 
     cfg = prediction_config(ModelChoice("detection", args.config_file, weights), args.opts)
-    done = write_dataset_proposals(cfg, args.dataset, args.output, _selection(args), args.overwrite)
-    sys.stdout.write(f"{args.output}: {done.boxes} proposals of {done.images} images\n")
+    boxes, images = write_dataset_proposals(
+        cfg, args.dataset, args.output, _selection(args), args.overwrite
+    )
+    sys.stdout.write(f"{args.output}: {boxes} proposals of {images} images\n")
 
 
 def _proposals_options(parser: argparse.ArgumentParser) -> None:

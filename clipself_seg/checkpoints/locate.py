@@ -167,7 +167,11 @@ def _present(name: HubName, file: str) -> Path | None:
 
     for cache in (weights_folder() / "hub", None):
         cached = try_to_load_from_cache(
-            name.repository, file, cache, revision=name.revision, repo_type=name.kind
+            name.repository,
+            file,
+            cache_dir=cache,
+            revision=name.revision,
+            repo_type=name.kind,
         )
         if isinstance(cached, str):
             return Path(cached)

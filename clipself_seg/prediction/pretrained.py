@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import re
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -88,7 +88,7 @@ def test_boxes_are_the_models_in_pixels_of_the_original(target):
         patch.setattr(FViT, "propose", lambda model, samples: answer)
         selection = ProposalSelection(score=0, min_side=0, per_image=2)
         done = write_dataset_proposals(cfg, "mini_train", target, selection)
-    assert (done.boxes, done.images) == (6, 3)
+    assert done == (6, 3)
     first, second = json.loads(target.read_text())["annotations"][:2]
     assert first["bbox"] == [0.0, 1.24, 31.0, 69.76] and first["area"] == 2162.56
     assert (second["score"], second["iscrowd"], second["image_id"]) == (0.5, 0, 3)
@@ -108,10 +108,10 @@ def test_a_file_that_is_there_is_kept(monkeypatch, target, capsys):
     [
         ({"dataset": "mini_trai"}, (), 'unknown data set "mini_trai"'),
         ({"weights": "none.pth"}, (), "no checkpoint at none.pth"),
-        ({"config": "mini/semseg", "opts": ()}, (), "proposes no boxes: take a config"),
+        ({"config": "mini/semseg", "opts": ()}, (), "unknown model of boxes"),
         ({}, ("--score", "1.5"), "--score: has to be in [0, 1], got 1.5"),
         ({}, ("--min-side", "-1"), "--min-side: has to be at least 0, got -1"),
-        ({}, ("--per-image", "0"), "give 1 to MODEL.FVIT.PROPOSALS_AFTER, 100"),
+        ({}, ("--per-image", "0"), "--per-image: has to be at least 1"),
     ],
 )
 def test_bad_input_is_a_line_and_status_2(monkeypatch, target, capsys, how, words, message):

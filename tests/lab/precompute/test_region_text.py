@@ -133,7 +133,7 @@ def direct(annotations, *words, **how):
         (["--nouns", "/nowhere.txt"], [], False, "--captions is missing"),
         ([], ["DATASETS.TRAIN", "('mini_train',)"], True, '"mini_train" has classes, and nouns'),
         ([], ["DATASETS.TRAIN", "()"], True, "give the one data set whose images are labelled"),
-        ([], ["MODEL.META_ARCHITECTURE", "FViT"], True, "FViT, which trains on no nouns"),
+        ([], ["MODEL.META_ARCHITECTURE", "FViT"], True, "unknown model of nouns"),
     ],
 )
 def test_what_cannot_be_is_one_line(annotations, target, capsys, words, opts, captions, message):

@@ -22,7 +22,7 @@ from clipself_seg.data.datasets.records import annotated_dataset
 from clipself_seg.data.loader import Batches, dead_workers_named, evaluation_batches
 from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.mappers.samples import Sample
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, known
 from clipself_seg.files import alone_in, atomic_path, remove_leftovers
 from clipself_seg.models.build import build_model
 from clipself_seg.provenance import provenance
@@ -89,21 +89,16 @@ class CocoStream:
         self.file.write(f'\n],\n"images": {json.dumps(images)}}}\n')
 
 
-class Counts(NamedTuple):
-    """Number of proposals that are written, and of images, those without proposals too."""
-
-    boxes: int
-    images: int
-
-
 def write_dataset_proposals(
     cfg: CfgNode,
     dataset: str,
     path: str | os.PathLike[str],
     selection: ProposalSelection | None = None,
     overwrite: bool = False,
-) -> Counts:
+) -> tuple[int, int]:
     """Write the best proposals of the configured detector for every image of a data set, with a progress bar.
+
+    Returns their number, and that of the images, those without proposals too.
 
     Args:
         cfg: of a model of `PROPOSING` with its weights.
@@ -145,7 +140,7 @@ def write_dataset_proposals(
                     "no box of any image passes: are the weights trained? A lower --score and --min-side let more pass"
                 )
             stream.finish(images)
-    return Counts(stream.count, len(images))
+    return stream.count, len(images)
 
 
 def check_writing(
@@ -159,11 +154,9 @@ def check_writing(
     Raises:
         InputError: another kind of model; a file that is there already; an unknown or incomplete data set.
     """
-    if cfg.MODEL.META_ARCHITECTURE not in PROPOSING:
-        raise InputError(
-            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, which proposes no boxes: take a "
-            "configuration of FViT or StockRPN, such as those below configs/detection"
-        )
+    known(
+        cfg.MODEL.META_ARCHITECTURE, PROPOSING, "model of boxes", origin="MODEL.META_ARCHITECTURE"
+    )
     if Path(path).exists() and not overwrite:
         raise InputError(f"{path} is there already: give another --output, or --overwrite")
     files = annotated_dataset(dataset)

@@ -35,7 +35,7 @@ from clipself_seg.data.images import MAX_PIXELS, letterbox_crops, read_image
 from clipself_seg.data.loader import dead_workers_named, evaluation_batches
 from clipself_seg.data.mappers.samples import Sample, chw, stated_size
 from clipself_seg.data.regions import enlarge_boxes
-from clipself_seg.errors import InputError
+from clipself_seg.errors import InputError, known
 from clipself_seg.files import alone_in, atomic_path, remove_leftovers
 from clipself_seg.heads.distillation import noun_logits
 from clipself_seg.prediction.journal import Json
@@ -102,11 +102,8 @@ def label_proposals(cfg: CfgNode, request: Request) -> str:
             the folder.
         OSError: the file cannot be written.
     """
-    if cfg.MODEL.META_ARCHITECTURE != "CLIPSelf":
-        raise InputError(
-            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, which trains on no nouns: take a configuration "
-            "of CLIPSelf, such as those below configs/distill"
-        )
+    origin = "MODEL.META_ARCHITECTURE"
+    known(cfg.MODEL.META_ARCHITECTURE, ["CLIPSelf"], "model of nouns", origin=origin)
     if len(cfg.DATASETS.TRAIN) != 1:
         raise InputError(
             f"DATASETS.TRAIN is {tuple(cfg.DATASETS.TRAIN)}: give the one data set whose images are labelled"

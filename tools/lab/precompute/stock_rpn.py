@@ -69,7 +69,7 @@ class StockRPN(ProposalNetwork, ModelBase):
         self.backbone_multiplier = backbone_multiplier
         self.precision = precision
         if not backbone_multiplier:
-            self.bottom_up.requires_grad_(False)
+            _bottom_up(self.backbone).requires_grad_(False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
@@ -122,16 +122,9 @@ class StockRPN(ProposalNetwork, ModelBase):
             )
         return cfg
 
-    @property
-    def bottom_up(self) -> torch.nn.Module:
-        """The backbone below its feature pyramid, if it has one."""
-        backbone = self.backbone
-        assert isinstance(backbone, torch.nn.Module)
-        return _bottom_up(backbone)
-
     def stays_frozen(self) -> Iterable[torch.nn.Module]:
         """The backbone, unless it learns: its batch norms would go on counting."""
-        return () if self.backbone_multiplier else (self.bottom_up,)
+        return () if self.backbone_multiplier else (_bottom_up(self.backbone),)
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
         """Give the classes of the training data."""
@@ -142,7 +135,7 @@ class StockRPN(ProposalNetwork, ModelBase):
         """Parameter groups: weight decay for all but norms (``WEIGHT_DECAY_NORM``), the backbone with its own rate."""
         return by_rate_and_kind(
             self,
-            multipliers=[(self.bottom_up, self.backbone_multiplier)],
+            multipliers=[(_bottom_up(self.backbone), self.backbone_multiplier)],
             weight_decay=solver.WEIGHT_DECAY,
             norm_decay=solver.WEIGHT_DECAY_NORM,
         )
@@ -200,10 +193,9 @@ class StockRPN(ProposalNetwork, ModelBase):
         return hash_tensors({n: t for n, t in self.state_dict().items() if n not in trained})
 
 
-def _bottom_up(backbone: torch.nn.Module) -> torch.nn.Module:
-    part = getattr(backbone, "bottom_up", backbone)
-    assert isinstance(part, torch.nn.Module)
-    return part
+def _bottom_up(backbone: Any) -> Any:
+    """The backbone below its feature pyramid, if it has one."""
+    return getattr(backbone, "bottom_up", backbone)
 
 
 def _instances(sample: Sample) -> Instances:

@@ -1,7 +1,5 @@
 """Reads tables of logs back."""
 
-from __future__ import annotations
-
 import re
 
 

@@ -88,6 +88,7 @@ def parameters():
             if isinstance(node, ast.FunctionDef):
                 given = {argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)}
                 found.setdefault(node.name, set()).update(given)
+    found["set_vocabulary"] |= found["read"]  # to which a predictor hands them on
     return found
 
 

@@ -84,7 +84,7 @@ def counts(model: Any, scenes: Sequence[Scene], words: Vocabulary) -> tuple[floa
 
 def calibrated(model: Any, scenes: Sequence[Scene], words: Vocabulary) -> float:
     """The threshold that divides present from absent words of further scenes best."""
-    scores = np.concatenate([model.presence().scores(image) for image, _ in scenes])
+    scores = np.concatenate([model.presence(model.given).scores(image) for image, _ in scenes])
     there = [[entry.dataset_id in ids for entry in words.classes] for _, ids in scenes]
     return best_threshold(scores, np.concatenate(there))
 

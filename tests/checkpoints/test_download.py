@@ -1,7 +1,5 @@
 """Fetching a file from a server that may break off, lie or be away."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import os

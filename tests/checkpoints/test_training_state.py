@@ -146,10 +146,7 @@ def test_one_parameter_that_does_not_fit_is_refused_and_nothing_is_changed(chang
     else:
         packed["model/extra"] = torch.ones(1)
     before = model.weights_hash()
-    for put_back in (
-        lambda: unpack_model(packed, model),
-        lambda: unpack(packed, model, optimizer),
-    ):
+    for put_back in (lambda: unpack_model(packed, model), lambda: unpack(packed, model, optimizer)):
         with pytest.raises(
             InputError, match=f"the checkpoint .*{change}.*: .*resume with|{change}.*; resume with"
         ):

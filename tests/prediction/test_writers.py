@@ -12,9 +12,7 @@ from clipself_seg.files import read_json
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.loop import Index
 from clipself_seg.prediction.results import PanopticSegment, PanopticSegmentation
-from clipself_seg.prediction.writers import (
-    ResultFiles,
-)
+from clipself_seg.prediction.writers import ResultFiles
 
 CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 9, "name": "sea/lion", "seen": True}]
 # Of an image of 10 x 20 pixels: a rectangle of stuff, and two that are one object.

@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 
 from clipself_seg.evaluation.mean_iou import class_numbers, mean_iou_results
-from clipself_seg.training.mixing import (
-    as_json,
-    forgetting_table,
-    knee_of,
-    means_of,
-    split_of,
-)
+from clipself_seg.training.mixing import as_json, forgetting_table, knee_of, means_of, split_of
 from tests.tables import cells
 
 

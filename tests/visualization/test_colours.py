@@ -1,7 +1,5 @@
 """Colours of classes and of segments."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Sheets of images, and text in whatever script."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

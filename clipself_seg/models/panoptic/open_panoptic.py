@@ -88,6 +88,7 @@ class OpenPanoptic(ModelBase):
             flip: whether CLIP's scores of masks are the mean of those in the image and in its mirrored version.
         """
         super().__init__()
+        self.register_load_state_dict_pre_hook(panoptic_checkpoint.rename)
         self.clip = clip.eval().requires_grad_(False)
         self.branch = branch
         # Registered, so that it moves to the model's device; it may be `clip` itself.

@@ -153,6 +153,13 @@ def read(model: OpenPanoptic, tensors: Mapping[str, Tensor], source: str) -> Non
         model.fusion = dataclasses.replace(model.fusion, alpha=alpha, beta=beta)
 
 
+def rename(model: OpenPanoptic, state: dict[str, Tensor], *_: object) -> None:
+    """Gives the tensors of a state dict the model's own names, before `load_state_dict` compares them."""
+    own = model.state_dict().keys()
+    for name in [name for name in state if GENERATOR + name in own]:
+        state[GENERATOR + name] = state.pop(name)
+
+
 def trained_state(model: OpenPanoptic) -> dict[str, Tensor]:
     """Tensors that a checkpoint of a model holds, all but the frozen ones, under official names."""
     frozen = _frozen_prefixes(model)

@@ -474,11 +474,7 @@ LVIS_URL = "http://images.cocodataset.org/{}2017/1.jpg"
 
 @pytest.mark.parametrize(
     "name, classes, base",
-    [
-        ("ov_coco_val", 65, 48),
-        ("ov_lvis_val", 1203, 866),
-        ("mini_val_boxes", 36, 24),
-    ],
+    [("ov_coco_val", 65, 48), ("ov_lvis_val", 1203, 866), ("mini_val_boxes", 36, 24)],
 )
 def test_training_and_evaluation_share_the_classes_and_transfer_has_its_own(name, classes, base):
     vocabulary = Vocabulary.load(DATASETS[name].vocabulary)

@@ -30,8 +30,6 @@ from tests.mask_models import save_mask_model
 from tests.spoiled_panoptic import CLASSES, Spoiler, evaluation, register
 from tests.two_processes import in_two_processes
 
-COCO = "coco_2017_val_panoptic_with_sem_seg"
-
 
 def test_every_fusion_of_every_data_set_comes_from_one_pass(datasets):
     model = Spoiler()
@@ -191,26 +189,6 @@ def test_words_without_things_or_stuff_are_refused_early(datasets, thing, lackin
     options = ("TEST.PANOPTIC.TASKS", ("panoptic",))
     with pytest.raises(InputError, match=f"words.*none of the 5 classes is {lacking}"):
         evaluation(datasets, *options).check(Spoiler())
-
-
-@pytest.mark.parametrize(
-    "name, command",
-    [
-        (COCO, "coco_panoptic_semseg"),
-        ("ade20k_panoptic_val", "ade20k_panoptic"),
-        ("cityscapes_fine_panoptic_val", "cityscapes_pan"),
-        ("mapillary_vistas_panoptic_val", "mapillary_v"),
-        ("context_459_test_sem_seg", "pascal_context_459"),
-    ],
-)
-def test_files_that_a_command_makes_are_asked_for_by_its_name(
-    data_dir, tmp_path, streets, monkeypatch, name, command
-):
-    if name in (COCO, "ade20k_panoptic_val"):
-        monkeypatch.setenv("DETECTRON2_DATASETS", str(data_dir))
-    options = ("DATASETS.TEST", (name,), "TEST.TRAIN_VOCABULARY", "")
-    with pytest.raises(InputError, match=f"python tools/prepare.py {command}"):
-        evaluation(tmp_path, *options).check(Spoiler())
 
 
 def test_two_processes_give_the_numbers_and_files_of_one(datasets):

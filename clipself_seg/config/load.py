@@ -49,9 +49,7 @@ NAME_AND_WEIGHTS_OF_BRANCH = ("MODEL.CLIP_BRANCH.NAME", "MODEL.CLIP_BRANCH.WEIGH
 # Keys that have a word for nothing: CAT-Seg's own code freezes CLIP for None.
 NONES = {"MODEL.SEM_SEG_HEAD.CLIP_FINETUNE": "none"}
 # Key and value of a published file -> the name here: CAT-Seg's and ODISE's code register the value in the same process.
-PUBLISHED_NAMES = {
-    ("MODEL.BACKBONE.NAME", "D2SwinTransformer"): "GuidanceSwin"
-}
+PUBLISHED_NAMES = {("MODEL.BACKBONE.NAME", "D2SwinTransformer"): "GuidanceSwin"}
 
 
 class Sources:

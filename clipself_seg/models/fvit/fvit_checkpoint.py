@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from clipself_seg.checkpoints.read import Checkpoint, fit
-from clipself_seg.clip.backbone import CLIPBackbone
+from clipself_seg.clip import model as clip_model
 from clipself_seg.errors import InputError
 from clipself_seg.models.base import as_bytes, on_host
 
@@ -94,7 +94,7 @@ def _load_clip(model: FViT, given: Mapping[str, Tensor], source: str) -> None:
     """Loads the towers of a checkpoint; where it has no text tower, the one that is there stays."""
     state = dict(given)
     texts = any(name.startswith(("text.", "transformer.", "token_embedding")) for name in state)
-    if isinstance(model.clip, CLIPBackbone) and not texts:
+    if isinstance(model.clip, clip_model.CLIP) and not texts:
         if model.clip.report is None:
             raise InputError(
                 f"{source} has no text tower: name the CLIP that it was trained on in MODEL.CLIP.WEIGHTS"

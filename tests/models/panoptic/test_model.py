@@ -194,13 +194,13 @@ def test_masks_on_a_padded_canvas_are_mirrored_with_the_image(monkeypatch):
     generated = model.generate(one)
     assert generated.canvas[1] > generated.image_size[1] == 75
     shown = []
-    score = type(model.branch).score
+    embed = type(model.branch).embed
     monkeypatch.setattr(
-        type(model.branch), "score", lambda *args: shown.append(args[1:]) or score(*args)
+        type(model.branch), "embed", lambda *args: shown.append(args[1:]) or embed(*args)
     )
     model.clip_scores(one, generated)
     (image, masks, *_), (mirrored, others, *_) = shown
-    assert torch.equal(mirrored, image.flip(-1)) and len(shown[1]) == 4, "of no canvas"
+    assert torch.equal(mirrored, image.flip(-1)) and len(shown[1]) == 2, "of no canvas"
     on_image = resize_masks(masks, generated.canvas, (40, 75), (40, 75))
     assert torch.equal(others.flip(-1), on_image)
 

@@ -170,7 +170,7 @@ class SpatialAggregation(nn.Module):
         self.guidance_norm = nn.LayerNorm(guidance_width)
 
     def guidance_contributions(self, guidance_VNG: Tensor) -> tuple[Tensor, Tensor]:
-        """Contributions (V, W, M, 3 C) of each view's guidance to query, key and value in both blocks, of all classes."""
+        """Contributions (V, W, M, 3 C) of each view to query, key and value in both blocks, for all classes."""
         normed = self.guidance_norm(guidance_VNG)
         first, second = (
             block.attn.of_guidance(normed[:, block.order]).unflatten(1, block.windows)

@@ -57,6 +57,7 @@ DETECTRON2_FILES = (
     "clip/guests.py",
     "heads/fvit/*.py",
     "heads/panoptic/panoptic_merge.py",  # instances are a class of detectron2's
+    "heads/panoptic/pixel_decoder.py",  # its convolutions are
     "models/*.py",
     "evaluation/*.py",  # evaluators are a class of detectron2's, and so is their loop
     "training/*.py",

@@ -181,7 +181,8 @@ class ImagePredictor(abc.ABC, Generic[R]):
     def set_vocabulary(self, words: Words, *asked: Any, **named: Any) -> GivenWords:
         """Say which classes to look for, until the next call; the arguments are those of `read` of the task."""
         given = self.read(words, *asked, **named)
-        self.given, self.model.classes = given, given.classes
+        self.given = given
+        self.model.classes = given.classes
         return given
 
     @abc.abstractmethod

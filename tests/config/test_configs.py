@@ -69,7 +69,8 @@ LOOKED_AT = {
     "MODEL.PLAIN_DECODER.MASKED_ATTENTION",
     # By CLIPBackbone, for a head that stands on it.
     *("MODEL.CLIP.OUT_FEATURES", "MODEL.CLIP.TRAINABLE_BLOCKS", "INPUT.FORMAT"),
-    "MODEL.CLIP.LOW_RANK",
+    *("MODEL.CLIP.LOW_RANK", "MODEL.BACKBONE.NAME"),
+    "MODEL.MASK_GENERATOR.OUTPUTS",  # may be an address, which no file may give
     # By the evaluation of regions, whatever the data sets are.
     *("TEST.REGIONS.READ", "TEST.REGIONS.GROUPING"),
     "INPUT.REGIONS.STUDENT_SIZE",

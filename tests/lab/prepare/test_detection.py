@@ -146,7 +146,7 @@ def test_what_is_written_is_read_and_its_counts_are_printed(coco):
     [
         ("categories", {"name": "aeroplane"}, 'category 1 is "aeroplane" where COCO has "person"'),
         ("annotations", {"image_id": 3}, "an annotation "),
-        ("annotations", {"category_id": None}, ".*category_id is None"),
+        ("annotations", {"category_id": None}, r"annotations\[0\].category_id is None"),
     ],
 )
 def test_a_file_of_other_classes_or_a_broken_one_is_refused(coco, key, change, message):

@@ -159,7 +159,9 @@ class SemSegWorkload(Workload):
         self, inputs: tuple[Tensor, tuple[Tensor, Tensor], Tensor]
     ) -> list[ClassLogits]:
         dense, guidance, text = inputs
-        guides = [Guidance(image, maps) for image, *maps in zip(dense, *guidance)]
+        guides = [
+            Guidance(image, (first, second)) for image, first, second in zip(dense, *guidance)
+        ]
         return self.model.aggregator(dense, guides, text)
 
     def _plain_aggregator(self, inputs: tuple[Tensor, tuple[Tensor, Tensor], Tensor]) -> Tensor:

@@ -61,7 +61,7 @@ def plain_predictions(
 
 
 def _predict(generator: MaskGenerator, states: Tensor, mask_features: Tensor) -> QueryPrediction:
-    decoder = generator.sem_seg_head.predictor
+    decoder: Any = generator.sem_seg_head.predictor
     states = decoder.decoder_norm(states)
     masks = torch.einsum("bqc,bchw->bqhw", decoder.mask_embed(states), mask_features)
     embeddings = decoder.post_mask_embed(states, mask_features, masks)

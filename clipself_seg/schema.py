@@ -91,11 +91,7 @@ def one_of(*values: object) -> Kind:
 
 
 def check(
-    content: object,
-    schema: Schema,
-    origin: object,
-    advice: str = "correct it",
-    place: str = "",
+    content: object, schema: Schema, origin: object, advice: str = "correct it", place: str = ""
 ) -> None:
     """Refuses content that does not fit a schema.
 

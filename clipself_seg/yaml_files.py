@@ -38,8 +38,7 @@ FRAGMENTS = (TOWERS, RECIPES)  # what "+" lays over a task's file
 SECTIONS_KEY = "_FOR_"
 SECTIONS_OF = ("MODEL.META_ARCHITECTURE", "MODEL.CLIP.NAME")
 FILES = Kind(
-    "a file, or a list of files",
-    lambda value: isinstance(value, str) or texts().test(value),
+    "a file, or a list of files", lambda value: isinstance(value, str) or texts().test(value)
 )
 FILE: Schema = {f"{BASE_KEY}?": FILES, f"{SECTIONS_KEY}?": Each(TEXT, OBJECT)}
 

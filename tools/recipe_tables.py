@@ -37,10 +37,7 @@ MINI = re.compile(r" ?\(mini: [^)]*\)")  # what a row is in the mini world
 COSTS = ("config", "images", "TFLOP an image", "A100 hours, computed", "GiB of a GPU, computed")
 NUMBERS = ("config", "published")
 # Folder of configurations -> beginnings of the names of checkpoints that are whole models of its task.
-MODELS: dict[str, str | tuple[str, ...]] = {
-    "semseg": "catseg",
-    "panoptic": ("odise", "fcclip"),
-}
+MODELS: dict[str, str | tuple[str, ...]] = {"semseg": "catseg", "panoptic": ("odise", "fcclip")}
 EACH_TOWER = (
     "eva02_vitb16 eva02_vitl14_336 openai_vitb16 openai_vitl14_336 pe_core_vitb16 siglip2_vitb16 "
     "tipsv2_vitb14"

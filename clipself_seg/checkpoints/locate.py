@@ -17,13 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clipself_seg.checkpoints.download import (
-    SECONDS,
-    NotFetched,
-    check_file,
-    download,
-    is_address,
-)
+from clipself_seg.checkpoints.download import SECONDS, NotFetched, check_file, download, is_address
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, Entry, suggestion, zoo
 from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import home_expanded
@@ -167,11 +161,7 @@ def _present(name: HubName, file: str) -> Path | None:
 
     for cache in (weights_folder() / "hub", None):
         cached = try_to_load_from_cache(
-            name.repository,
-            file,
-            cache_dir=cache,
-            revision=name.revision,
-            repo_type=name.kind,
+            name.repository, file, cache_dir=cache, revision=name.revision, repo_type=name.kind
         )
         if isinstance(cached, str):
             return Path(cached)

@@ -15,13 +15,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from clipself_seg.checkpoints.locate import (
-    HUB,
-    HUGGING_FACE,
-    hub_folder,
-    hub_name,
-    present_folder,
-)
+from clipself_seg.checkpoints.locate import HUB, HUGGING_FACE, hub_folder, hub_name, present_folder
 from clipself_seg.errors import InputError
 
 

@@ -23,12 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipself_seg.checkpoints.bounds import (
-    ForeignName,
-    OutOfBounds,
-    check_archive,
-    refusing,
-)
+from clipself_seg.checkpoints.bounds import ForeignName, OutOfBounds, check_archive, refusing
 from clipself_seg.errors import InputError, shown
 from clipself_seg.schema import ANYTHING, OBJECT, TEXT, Each, check
 

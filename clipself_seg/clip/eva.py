@@ -214,9 +214,6 @@ EVA = TowerKind(
     read_sizes=functools.partial(
         vit_sizes, "visual.patch_embed.proj.weight", "blocks", "visual.head.weight"
     ),
-    layouts={
-        "official": Layout(write=dict),
-        "open_clip": Layout(write=_timm_names),
-    },
+    layouts={"official": Layout(write=dict), "open_clip": Layout(write=_timm_names)},
     positions={"visual.pos_embed": PositionTable(antialias=False)},
 )

@@ -210,11 +210,7 @@ def _compiled_function(function: Block) -> Block:
 
 
 def run_block(
-    block: Block,
-    tokens_BLD: Tensor,
-    *others: object,
-    checkpointing: bool,
-    compiling: bool = False,
+    block: Block, tokens_BLD: Tensor, *others: object, checkpointing: bool, compiling: bool = False
 ) -> Tensor:
     """Gives ``block(tokens_BLD, *others)``, and keeps for the backward pass what `checkpointing` says.
 

@@ -76,11 +76,7 @@ SHAPES = {
 # Keys of open_clip's configs; one with others, or with other values of those that `FIXED` names, is refused.
 TEXT_KEYS = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
 TEXT_KEYS |= {"hf_tokenizer_name", "tokenizer_kwargs", "act_kwargs", "proj_bias", "proj_type"}
-FIXED: dict[str, Any] = {
-    "no_causal_mask": True,
-    "pool_type": "last",
-    "norm_kwargs": {"eps": EPS},
-}
+FIXED: dict[str, Any] = {"no_causal_mask": True, "pool_type": "last", "norm_kwargs": {"eps": EPS}}
 
 
 class SiglipTower(PooledTower):
@@ -178,12 +174,7 @@ class SiglipText(TextEncoder):
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.positional_embedding = normal_parameter(context_length, width, std=0.01)
         self.transformer = Transformer(
-            layers,
-            width=width,
-            heads=heads,
-            mlp_ratio=mlp_ratio,
-            eps=EPS,
-            approximate=approximate,
+            layers, width=width, heads=heads, mlp_ratio=mlp_ratio, eps=EPS, approximate=approximate
         )
         self.ln_final = nn.LayerNorm(width, eps=EPS)
         self.text_projection = None if projection == "none" else Linear(width, embed_dim)

@@ -410,9 +410,7 @@ TIPS = TowerKind(
     build_text=_build_text,
     layouts={
         "official": Layout(
-            write=write_official,
-            marks=("vision_encoder.register_tokens",),
-            read=read_official,
+            write=write_official, marks=("vision_encoder.register_tokens",), read=read_official
         ),
         "transformers": Layout(
             marks=("vision_model.embeddings.register_tokens",), read=read_transformers

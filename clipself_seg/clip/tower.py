@@ -49,10 +49,7 @@ class HeadGate(nn.Module):
 
 
 def sum_of_values(
-    blocks: Sequence[ViTBlock],
-    inputs_BND: Sequence[Tensor],
-    gate: tuple[Tensor, ...],
-    run: Run,
+    blocks: Sequence[ViTBlock], inputs_BND: Sequence[Tensor], gate: tuple[Tensor, ...], run: Run
 ) -> Tensor:
     """Sum of what some blocks' values add to their tokens, (B, N, D), before the final norm.
 

@@ -314,10 +314,7 @@ reading = Section("TEST.REGIONS", of=ON_REGIONS, free=True)
 # the CLIP's own.
 # Paper, Fig. 3.
 reading.key(
-    "SIZES",
-    (),
-    each(at_least(1), "whole numbers of pixels"),
-    of=[*ON_REGIONS, "ImageClassifier"],
+    "SIZES", (), each(at_least(1), "whole numbers of pixels"), of=[*ON_REGIONS, "ImageClassifier"]
 )
 # Readouts, which make embeddings of regions: "boxes" and "masks" from the dense features, "crops" from image
 # crops (1.5x for things), "attention_boxes" and "attention_masks" by masked attention. Paper,

@@ -148,9 +148,7 @@ test = Section("TEST.PANOPTIC", of=PANOPTIC, free=True)
 # ROWS: the fusions that one evaluation compares, each a row of its table. TASKS: what it measures.
 test.key("ROWS", ("clip", "generator", "fused"), choices=("clip", "generator", "fused"))
 test.key(
-    "TASKS",
-    ("panoptic", "instances", "semantic"),
-    choices=("panoptic", "instances", "semantic"),
+    "TASKS", ("panoptic", "instances", "semantic"), choices=("panoptic", "instances", "semantic")
 )
 # Values of MODEL.FUSION.VOID_DISCOUNT, each of which is one more row of the table, of fused scores; () is none.
 test.key("VOID_SWEEP", (), each(within(0, 1), "numbers"))

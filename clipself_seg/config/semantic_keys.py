@@ -20,10 +20,7 @@ from clipself_seg.config.schema import (
 
 CAT_SEG = ["CATSeg"]
 # Value of CAT-Seg's MODEL.SEM_SEG_HEAD.CLIP_PRETRAINED -> open_clip's name.
-OPENAI_NAMES = {
-    "ViT-B/16": "ViT-B-16-quickgelu",
-    "ViT-L/14@336px": "ViT-L-14-336-quickgelu",
-}
+OPENAI_NAMES = {"ViT-B/16": "ViT-B-16-quickgelu", "ViT-L/14@336px": "ViT-L-14-336-quickgelu"}
 GUIDED = ("MODEL.CAT_SEG.GUIDANCE", "backbone")  # by a backbone beside CLIP
 SIDE = at_least(1)
 TWO = each(SIDE, "whole numbers", 2)
@@ -67,12 +64,7 @@ head.key("DECODER_GUIDANCE_PROJ_DIMS", [32, 16], TWO)
 
 # CAT-Seg's sentence around a class name, the 80 of ImageNet as channels of the cost (version 1),
 # or "plain", "a photo of a ...".
-key(
-    "MODEL.PROMPT_ENSEMBLE_TYPE",
-    "single",
-    choices=("single", "imagenet", "plain"),
-    of=CAT_SEG,
-)
+key("MODEL.PROMPT_ENSEMBLE_TYPE", "single", choices=("single", "imagenet", "plain"), of=CAT_SEG)
 cat_seg = Section("MODEL.CAT_SEG", of=CAT_SEG)
 # Features that guide the aggregation: CLIP's own (official) or a backbone's (version 1).
 cat_seg.key("GUIDANCE", "clip", choices=("clip", "backbone"))
@@ -96,12 +88,7 @@ cat_seg.key("IGNORE_IN_LOSS", False)
 cat_seg.key("CHECKPOINTING", False, free=True)
 
 # Plain inference pads the image to a multiple of this, and a mask generator's canvas.
-key(
-    "MODEL.MASK_FORMER.SIZE_DIVISIBILITY",
-    32,
-    of=["CATSeg", "OpenPanoptic"],
-    folder=(1, 768),
-)
+key("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", 32, of=["CATSeg", "OpenPanoptic"], folder=(1, 768))
 
 # The backbone that guides version 1: Detectron2's keys.
 Section("MODEL.BACKBONE", of=CAT_SEG, when=GUIDED).all_stock()

@@ -49,10 +49,7 @@ OBJECT: dict[str, Schema] = {
     "iscrowd?": one_of(0, 1),
 }
 # What LVIS's rules need of an image: category ids.
-FEDERATED: dict[str, Schema] = {
-    "neg_category_ids": [WHOLE],
-    "not_exhaustive_category_ids": [WHOLE],
-}
+FEDERATED: dict[str, Schema] = {"neg_category_ids": [WHOLE], "not_exhaustive_category_ids": [WHOLE]}
 
 
 class Federated(NamedTuple):

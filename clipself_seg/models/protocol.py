@@ -30,11 +30,7 @@ FIRST_NAME = "the first alone"
 MEAN_OF_NAMES = "all, the mean of their embeddings"
 BEST_OF_NAMES = "all, the best score of each"
 # Value of a model's key SYNONYMS -> the same in words.
-SYNONYM_TEXTS = {
-    "first": FIRST_NAME,
-    "mean": MEAN_OF_NAMES,
-    "max": "all, the best score of them",
-}
+SYNONYM_TEXTS = {"first": FIRST_NAME, "mean": MEAN_OF_NAMES, "max": "all, the best score of them"}
 
 
 Group = dict[str, Any]

@@ -133,11 +133,7 @@ class ZeroShotSegmenter(FrozenCLIP):
 
     @torch.no_grad()
     def forward(
-        self,
-        samples: Sequence[Sample],
-        *,
-        classes: Classes | None = None,
-        output: str = "scores",
+        self, samples: Sequence[Sample], *, classes: Classes | None = None, output: str = "scores"
     ) -> list[dict[str, Tensor]]:
         """A segmentation for each image.
 

@@ -177,11 +177,7 @@ def input_state(path: Path) -> InputState | None:
         status = path.stat()
     except OSError:
         return None
-    return {
-        "path": os.path.realpath(path),
-        "size": status.st_size,
-        "changed": status.st_mtime_ns,
-    }
+    return {"path": os.path.realpath(path), "size": status.st_size, "changed": status.st_mtime_ns}
 
 
 def _lines(path: Path) -> list[Any]:

@@ -24,14 +24,7 @@ from clipself_seg.data.images import read_image
 from clipself_seg.errors import InputError, in_short
 from clipself_seg.files import alone_in, remove_leftovers
 from clipself_seg.prediction.files import ImageFile, InputFiles
-from clipself_seg.prediction.journal import (
-    Entry,
-    InputState,
-    Journal,
-    Json,
-    Written,
-    input_state,
-)
+from clipself_seg.prediction.journal import Entry, InputState, Journal, Json, Written, input_state
 
 logger = logging.getLogger(__name__)
 

@@ -383,11 +383,7 @@ class ImagePredictor(abc.ABC, Generic[R]):
         return looks
 
     def save_pretrained(
-        self,
-        folder: str | os.PathLike[str],
-        *,
-        overwrite: bool = False,
-        license: str | None = None,
+        self, folder: str | os.PathLike[str], *, overwrite: bool = False, license: str | None = None
     ) -> None:
         """Write a folder that `clipself_seg.load` reads, whole or not at all, and read it back to compare.
 

@@ -24,12 +24,7 @@ from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.models import CATSeg, FViT, OpenPanoptic, ZeroShotSegmenter
-from clipself_seg.prediction.predictor import (
-    GivenImage,
-    GivenImages,
-    GivenWords,
-    ImagePredictor,
-)
+from clipself_seg.prediction.predictor import GivenImage, GivenImages, GivenWords, ImagePredictor
 from clipself_seg.prediction.results import (
     Detections,
     PanopticSegmentation,

@@ -38,12 +38,7 @@ from clipself_seg.evaluation.region_accuracy import RegionEvaluation
 from clipself_seg.evaluation.semantic_evaluation import SemanticEvaluation
 from clipself_seg.imports import OR_IMPORT
 from clipself_seg.models.build import architecture
-from clipself_seg.models.protocol import (
-    DetectionModel,
-    PanopticModel,
-    RegionModel,
-    SemanticModel,
-)
+from clipself_seg.models.protocol import DetectionModel, PanopticModel, RegionModel, SemanticModel
 from clipself_seg.registry import Registry
 
 

@@ -92,10 +92,7 @@ class NameVisualizer(Visualizer):
         self._taken = list[Bbox]()
 
     def write_names(
-        self,
-        labels: np.ndarray,
-        names: Sequence[str],
-        grounds: np.ndarray | None = None,
+        self, labels: np.ndarray, names: Sequence[str], grounds: np.ndarray | None = None
     ) -> set[int]:
         """Writes names into their regions, that of the largest first.
 

@@ -29,12 +29,7 @@ from clipself_seg.clip.linear import stock_linear
 from clipself_seg.clip.runtime import autocast
 from clipself_seg.clip.tower import DENSE, TransformerTower
 from clipself_seg.errors import InputError
-from clipself_seg.heads.fvit.pyramid import (
-    CHANNELS,
-    RELATIVE_STRIDES,
-    FeaturePyramid,
-    TapResizers,
-)
+from clipself_seg.heads.fvit.pyramid import CHANNELS, RELATIVE_STRIDES, FeaturePyramid, TapResizers
 from clipself_seg.heads.fvit.roi_heads import LossSettings, RoIHeads
 from clipself_seg.heads.fvit.rpn import RPN
 

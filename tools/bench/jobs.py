@@ -46,11 +46,7 @@ JOBS = (
         {"task": "distill", "model": EVA, "batch": 2},
         ("step", CHECKPOINTED),
     ),
-    Job(
-        f"regions, {EVA}, 1024 px",
-        {"task": "regions", "model": EVA},
-        ("scores",),
-    ),
+    Job(f"regions, {EVA}, 1024 px", {"task": "regions", "model": EVA}, ("scores",)),
     Job("CAT-Seg ViT-B/16, 20 classes", _semseg(20), ("image",)),
     Job("CAT-Seg ViT-B/16, 150 classes", _semseg(150), ("image",)),
     Job("CAT-Seg ViT-B/16, 847 classes", _semseg(847), ("image", "best class")),

@@ -17,21 +17,12 @@ from torch import Tensor
 
 from bench import plain_panoptic as plain
 from bench.case import PartWorkload, seeded
-from bench.flops import (
-    count_flops,
-    pooling_flops,
-    regions_flops,
-    tower_flops,
-)
+from bench.flops import count_flops, pooling_flops, regions_flops, tower_flops
 from bench.inputs import areas, noise
 from bench.measure import Run
 from clipself_seg.clip.runtime import without_values
 from clipself_seg.clip.tower import TransformerTower
-from clipself_seg.heads.panoptic.clip_branches import (
-    CELLS,
-    DensePooling,
-    MaskedAttention,
-)
+from clipself_seg.heads.panoptic.clip_branches import CELLS, DensePooling, MaskedAttention
 from clipself_seg.heads.panoptic.generator import CaptionGenerator, GeneratorSizes, QueryPrediction
 from clipself_seg.heads.panoptic.panoptic_merge import merge_panoptic
 from clipself_seg.heads.panoptic.pixel_decoder import STRIDES

@@ -38,12 +38,7 @@ from clipself_seg.evaluation.panoptic.ground_truth import (
 )
 from clipself_seg.evaluation.panoptic.instance_ap import CityscapesAPEvaluator, InstanceAPEvaluator
 from clipself_seg.evaluation.panoptic.quality import PanopticQualityEvaluator
-from clipself_seg.evaluation.protocol import (
-    MeasuringProtocol,
-    seen_text,
-    size_text,
-    words_text,
-)
+from clipself_seg.evaluation.protocol import MeasuringProtocol, seen_text, size_text, words_text
 from clipself_seg.evaluation.report import paper_tables, run_table
 from clipself_seg.heads.fusion import Fusion, fusion_of
 from clipself_seg.models.protocol import PanopticModel, reading_of

@@ -268,10 +268,7 @@ class AggregatorLayer(nn.Module):
             **shape, guidance_width=sizes.appearance_projected, window=sizes.window
         )
         self.attention = ClassAggregation(
-            **shape,
-            guidance_width=sizes.text_projected,
-            pooling=pooling,
-            pad_to=sizes.pad_len,
+            **shape, guidance_width=sizes.text_projected, pooling=pooling, pad_to=sizes.pad_len
         )
 
     def forward(

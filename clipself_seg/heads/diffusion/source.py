@@ -146,11 +146,7 @@ class DiffusionFeatures(FeatureSource):
     frozen_prefixes: tuple[str, ...] = ("stable_diffusion.",)
 
     def __init__(
-        self,
-        *,
-        clip: VisionLanguageBackbone,
-        stable_diffusion: StableDiffusion,
-        crop: int = 512,
+        self, *, clip: VisionLanguageBackbone, stable_diffusion: StableDiffusion, crop: int = 512
     ) -> None:
         """
         Args:

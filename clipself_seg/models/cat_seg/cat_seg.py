@@ -252,11 +252,7 @@ class CATSeg(ModelBase):
         )
 
     def forward(
-        self,
-        samples: Sequence[Sample],
-        *,
-        classes: Classes | None = None,
-        output: str = "scores",
+        self, samples: Sequence[Sample], *, classes: Classes | None = None, output: str = "scores"
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Losses in training, a segmentation for each image in evaluation.
 

@@ -16,12 +16,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import fusion_of
 from clipself_seg.heads.fvit.boxes import ROI_RULES, DetectionRule
 from clipself_seg.heads.fvit.pyramid import PYRAMIDS, RELATIVE_STRIDES, TapResizers
-from clipself_seg.heads.fvit.roi_heads import (
-    TEMPERATURE,
-    DetectionSettings,
-    LossSettings,
-    RoIHeads,
-)
+from clipself_seg.heads.fvit.roi_heads import TEMPERATURE, DetectionSettings, LossSettings, RoIHeads
 from clipself_seg.heads.fvit.rpn import RPN, ProposalRule
 
 Pixel = tuple[float, ...]

@@ -209,9 +209,7 @@ def build_source(cfg: CfgNode, clip: VisionLanguageBackbone) -> FeatureSource:
 
     diffusion = cfg.MODEL.DIFFUSION
     return DiffusionFeatures(
-        clip=clip,
-        stable_diffusion=load_stable_diffusion(diffusion.WEIGHTS),
-        crop=diffusion.CROP,
+        clip=clip, stable_diffusion=load_stable_diffusion(diffusion.WEIGHTS), crop=diffusion.CROP
     )
 
 

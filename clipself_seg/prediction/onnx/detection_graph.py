@@ -24,13 +24,7 @@ from torchvision.ops import nms, roi_align
 from clipself_seg.clip.tower import DENSE
 from clipself_seg.heads.fusion import fuse_detections
 from clipself_seg.heads.fvit.boxes import decode_boxes
-from clipself_seg.heads.fvit.roi_heads import (
-    DELTA_WEIGHTS,
-    LEVELS,
-    MASK_SIDE,
-    SIDE,
-    pyramid_levels,
-)
+from clipself_seg.heads.fvit.roi_heads import DELTA_WEIGHTS, LEVELS, MASK_SIDE, SIDE, pyramid_levels
 from clipself_seg.heads.fvit.rpn import flatten_predictions
 from clipself_seg.models import FViT
 from clipself_seg.prediction.onnx.graph import (

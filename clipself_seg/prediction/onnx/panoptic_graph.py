@@ -104,12 +104,7 @@ class PanopticGraph(nn.Module):
         return masks, scores, *features
 
     def read(
-        self,
-        pixels: Tensor,
-        masks: Tensor,
-        pooled: Tensor | None,
-        image_size: Sizes,
-        canvas: Sizes,
+        self, pixels: Tensor, masks: Tensor, pooled: Tensor | None, image_size: Sizes, canvas: Sizes
     ) -> tuple[Tensor, Tensor]:
         """Embeddings (Q, E) of the masks, and the cells of CLIP that each makes visible, as `ClipBranch.embed`."""
         branch = self.model.branch

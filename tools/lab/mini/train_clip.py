@@ -18,13 +18,7 @@ from clipself_seg.checkpoints.zoo import MINI_CLIP, MINI_CLIPS
 from clipself_seg.clip import CLIP, load_clip
 from clipself_seg.errors import InputError
 from lab.mini.concepts import WORLDS, Concept
-from lab.mini.crops import (
-    Crop,
-    choose_mentions,
-    leave_out_colours,
-    sample_crops,
-    write_caption,
-)
+from lab.mini.crops import Crop, choose_mentions, leave_out_colours, sample_crops, write_caption
 from lab.mini.scenes import draw_scene
 from lab.parallel import run_in_parallel
 

@@ -144,10 +144,7 @@ def write_dataset_proposals(
 
 
 def check_writing(
-    cfg: CfgNode,
-    dataset: str,
-    path: str | os.PathLike[str],
-    overwrite: bool,
+    cfg: CfgNode, dataset: str, path: str | os.PathLike[str], overwrite: bool
 ) -> list[Record]:
     """Records of the data set's images, once it is known that their proposals can be written.
 

@@ -28,12 +28,7 @@ from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.extend import register_key
-from clipself_seg.models.base import (
-    ModelBase,
-    load_backbone,
-    on_host,
-    save_atomically,
-)
+from clipself_seg.models.base import ModelBase, load_backbone, on_host, save_atomically
 from clipself_seg.models.optimizer_groups import by_rate_and_kind
 from clipself_seg.models.protocol import Group
 
@@ -52,11 +47,7 @@ class StockRPN(ProposalNetwork, ModelBase):
 
     @configurable
     def __init__(
-        self,
-        *,
-        backbone_multiplier: float,
-        precision: torch.dtype | None = None,
-        **parts: object,
+        self, *, backbone_multiplier: float, precision: torch.dtype | None = None, **parts: object
     ) -> None:
         """
         Args:

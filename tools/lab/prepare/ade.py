@@ -153,10 +153,7 @@ def ade847_jobs(root: Path, split: str) -> list[FullJob]:
     stems = [source.name.removesuffix("_seg.png") for source in sources]
     return [
         FullJob(
-            source.with_name(f"{stem}.jpg"),
-            source,
-            images / f"{stem}.jpg",
-            labels / f"{stem}.tif",
+            source.with_name(f"{stem}.jpg"), source, images / f"{stem}.jpg", labels / f"{stem}.tif"
         )
         for stem, source in zip(stems, sources)
     ]

@@ -39,13 +39,7 @@ from lab.parallel import run_in_parallel
 from lab.prepare.ade import ade150_jobs, ade847_jobs
 from lab.prepare.coco import coco_stuff_jobs
 from lab.prepare.common import FileJob
-from lab.prepare.pascal import (
-    VocJob,
-    context_59_jobs,
-    context_459_jobs,
-    nothing_left,
-    voc20_jobs,
-)
+from lab.prepare.pascal import VocJob, context_59_jobs, context_459_jobs, nothing_left, voc20_jobs
 
 State = Literal["absent", "unprepared", "incomplete", "broken", "subset", "complete"]
 

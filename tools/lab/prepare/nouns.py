@@ -106,9 +106,7 @@ def tagged_captions(
     return [words for job in done for words in job]
 
 
-def _read_tagged(
-    job: tuple[Callable[[str, Tagger], list[str]], Sequence[str]],
-) -> list[list[str]]:
+def _read_tagged(job: tuple[Callable[[str, Tagger], list[str]], Sequence[str]]) -> list[list[str]]:
     read, captions = job
     return [read(caption, nltk_tagger()) for caption in captions]
 

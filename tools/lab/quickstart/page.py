@@ -92,10 +92,7 @@ def kmeans_rows(clips: Mapping[str, CLIP], scenes: Sequence[Scene], most: int) -
 
 
 def region_answers(
-    clips: Mapping[str, CLIP],
-    scenes: Sequence[Scene],
-    vocabulary: Vocabulary,
-    most: int,
+    clips: Mapping[str, CLIP], scenes: Sequence[Scene], vocabulary: Vocabulary, most: int
 ) -> list[Answers]:
     """The classes that each model finds in the boxes of things.
 

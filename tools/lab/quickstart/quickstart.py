@@ -18,14 +18,7 @@ from clipself_seg.explore.demo import WORLD
 from clipself_seg.files import alone_in, remove_leftovers, write_json, write_text
 from clipself_seg.visualization.overlays import write_tiles
 from lab.mini.writer import WorldSize, make_worlds
-from lab.quickstart.chapters import (
-    CHAPTERS,
-    LIVE,
-    Made,
-    Results,
-    first_images,
-    results_of,
-)
+from lab.quickstart.chapters import CHAPTERS, LIVE, Made, Results, first_images, results_of
 from lab.quickstart.page import SHEETS, write_images_and_page
 from lab.tables.execution import AT_ONCE, make_all, say
 from lab.tables.store import Store

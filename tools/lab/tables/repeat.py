@@ -30,10 +30,7 @@ class Statistics(TypedDict):
 
 
 def repeat(
-    configs: Sequence[str],
-    seeds: Sequence[int],
-    output: Path,
-    opts: Sequence[str] = (),
+    configs: Sequence[str], seeds: Sequence[int], output: Path, opts: Sequence[str] = ()
 ) -> dict[str, dict[str, Statistics]]:
     """Train and evaluate each configuration under each seed; finished runs are not repeated.
 

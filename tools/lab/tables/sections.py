@@ -43,10 +43,7 @@ SAID = {
     UNMEASURED: "is not measured here",
 }
 CLAIM_HEADINGS = ("claim", "paper", "here", "difference", "verdict")
-COMPARED_HEADINGS = (
-    *("row", "number", "paper", "ours", "difference"),
-    "within run-to-run spread?",
-)
+COMPARED_HEADINGS = (*("row", "number", "paper", "ours", "difference"), "within run-to-run spread?")
 COMMAND_HEADINGS = ("row", "command", "seeds", "commit", "weights", "core-minutes a seed")
 
 

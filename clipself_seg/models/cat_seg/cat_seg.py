@@ -275,7 +275,12 @@ class CATSeg(ModelBase):
         results = list[dict[str, Tensor]]()
         with torch.no_grad():
             alone = any("classes" in sample for sample in samples)
-            numbers = self._elements_per_image(len(classes.names))
+            # An image has its views' tokens in a block of CLIP, and their logits, in memory.
+            views = len(self.layout.corners) + 1 if self.evaluation.sliding else 1
+            count, sizes = len(classes.names), self.aggregator.sizes
+            kept = min(sizes.pad_len or count, count)
+            width: int = self.clip.visual.width  # type: ignore[assignment]
+            numbers = views * math.prod(sizes.grid) * (COPIES * width + 16 * kept)
             together = 1 if alone else chunk_size(self.device, 1, numbers)
             for start in range(0, len(samples), together):
                 results += self._segment(samples[start : start + together], classes, output)
@@ -357,13 +362,6 @@ class CATSeg(ModelBase):
             named = self.backbone(resize(for_backbone, self._backbone_size))
             maps = tuple(named[name] for name in GUIDES)
         return [Guidance(appearance, (first, second)) for appearance, first, second in zip(*maps)]
-
-    def _elements_per_image(self, classes: int) -> int:
-        """Number of elements in memory for an image: tokens of its views in a block of CLIP, and their logits."""
-        views = len(self.layout.corners) + 1 if self.evaluation.sliding else 1
-        kept = min(self.aggregator.sizes.pad_len or classes, classes)
-        width: int = self.clip.visual.width  # type: ignore[assignment]
-        return views * math.prod(self.aggregator.sizes.grid) * (COPIES * width + 16 * kept)
 
     def _segment(
         self, samples: Sequence[Sample], classes: Classes, output: str

@@ -22,10 +22,10 @@ from torch import Tensor
 from clipself_seg.clip.kinds import register_kind
 from clipself_seg.clip.tower import DENSE
 from clipself_seg.clip.training_free import ATTENTIONS, Attend, Attention, Grid
+from clipself_seg.config.declare import EVERY, KEYS, NOT_NEGATIVE, Check
+from clipself_seg.config.declare import key as declare_key
 from clipself_seg.config.keys import OBJECTIVES, default_config
 from clipself_seg.config.relations import RELATIONS, of_crops
-from clipself_seg.config.schema import EVERY, KEYS, NOT_NEGATIVE, Check
-from clipself_seg.config.schema import key as declare_key
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import METRICS
 from clipself_seg.models.distillation import Step, enter_term
@@ -136,9 +136,9 @@ def register_key(
     Args:
         key: full name, such as "MODEL.MINE.TEMPERATURE".
         default: value where nothing sets it.
-        check: values that it may have, such as `config.schema.at_least(1)`; None for all of its type.
+        check: values that it may have, such as `config.declare.at_least(1)`; None for all of its type.
         of: models of this package that it is for, whose runs may set it.
-        **about: further attributes of `config.schema.Key`, such as ``choices``, or ``free`` of a key that a resumed run
+        **about: further attributes of `config.declare.Key`, such as ``choices``, or ``free`` of a key that a resumed run
             may change.
     """
     known = dict(leaves(default_config()))

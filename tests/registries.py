@@ -8,8 +8,8 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from clipself_seg.clip import kinds
 from clipself_seg.clip.training_free import ATTENTIONS
+from clipself_seg.config.declare import KEYS
 from clipself_seg.config.relations import RELATIONS
-from clipself_seg.config.schema import KEYS
 from clipself_seg.evaluation.base import METRICS
 from clipself_seg.models.distillation import TERMS
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 import lab.precompute.stock_rpn  # noqa: F401  (enters the model of two configurations)
-from clipself_seg.config.schema import why_unread
+from clipself_seg.config.declare import why_unread
 from clipself_seg.yaml_files import leaves
 from tests.tiny import save_noise
 

@@ -13,7 +13,7 @@ from clipself_seg.clip.kinds import KINDS
 from clipself_seg.clip.tower import TowerOptions
 from clipself_seg.commands import train
 from clipself_seg.config import load_config
-from clipself_seg.config.schema import KEYS
+from clipself_seg.config.declare import KEYS
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import METRICS, add_metrics
 from clipself_seg.models.build import build_model

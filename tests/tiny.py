@@ -18,7 +18,7 @@ from clipself_seg.clip import CLIP, load_clip
 from clipself_seg.heads.panoptic.clip_branches import ClipBranch
 from clipself_seg.heads.text_scores import class_logits
 from clipself_seg.models import CLIPSelf
-from clipself_seg.models.clipself import TrainingSettings
+from clipself_seg.models.clipself import DistillationTraining
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.training.optimizer import build_adamw
 from lab.mini.writer import WorldSize, make_worlds
@@ -42,9 +42,9 @@ def _drawn_clip(name: str, seed: int, *how: tuple[str, Any]) -> tuple[CLIP, torc
 
 
 def tiny_clipself(name: str = "ViT-Mini-8", **how: Any) -> CLIPSelf:
-    """A CLIPSelf with random weights, the same at every call; `how` may have fields of `TrainingSettings`."""
-    settings = {field.name for field in dataclasses.fields(TrainingSettings)}
-    training = TrainingSettings(**{name: how.pop(name) for name in settings & how.keys()})
+    """A CLIPSelf with random weights, the same at every call; `how` may have fields of `DistillationTraining`."""
+    settings = {field.name for field in dataclasses.fields(DistillationTraining)}
+    training = DistillationTraining(**{name: how.pop(name) for name in settings & how.keys()})
     return CLIPSelf(clip=random_clip(name), training=training, **how)
 
 

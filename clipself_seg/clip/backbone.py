@@ -25,8 +25,8 @@ from clipself_seg.clip.model import CLIP, find_clip
 from clipself_seg.clip.tower import DENSE, TowerOptions, train_last_blocks
 from clipself_seg.clip.training_free import refuse_training
 from clipself_seg.clip.vision_language import VisionLanguageBackbone
+from clipself_seg.config.declare import backbone_reads
 from clipself_seg.config.keys import KEYS, default_config
-from clipself_seg.config.schema import backbone_reads
 from clipself_seg.config.weights import refuse_addresses
 from clipself_seg.errors import InputError, nearest
 

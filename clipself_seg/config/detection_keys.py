@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from clipself_seg.config.schema import (
+from clipself_seg.config.declare import (
     NOT_NEGATIVE,
     POSITIVE,
     Section,

@@ -8,8 +8,8 @@ from typing import Any
 from detectron2.config import CfgNode, get_cfg
 from yacs.config import CfgNode as AnyNode
 
+from clipself_seg.config.declare import KEYS
 from clipself_seg.config.keys import default_config, set_key
-from clipself_seg.config.schema import KEYS
 from clipself_seg.errors import InputError
 from clipself_seg.yaml_files import leaves
 

@@ -1,6 +1,6 @@
 """The keys of a run, of CLIP, of distillation and of region recognition, each declared with what is known of it.
 
-Those of the other tasks are in `semantic_keys`, `panoptic_keys` and `detection_keys`; `schema.Key` says what a
+Those of the other tasks are in `semantic_keys`, `panoptic_keys` and `detection_keys`; `declare.Key` says what a
 declaration may have, and a key of Detectron2 stands here where something reads it.
 
 "Code" and "paper" in the comments are the official CLIPSelf code and arXiv 2310.01403; where they
@@ -17,8 +17,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from clipself_seg.checkpoints.dense_feature import KINDS
 from clipself_seg.config import detection_keys, panoptic_keys, semantic_keys  # noqa: F401
-from clipself_seg.config.device import PATTERN, WANTED
-from clipself_seg.config.schema import (
+from clipself_seg.config.declare import (
     CLIP_BACKBONE,
     EVERY,
     HEADS,
@@ -36,6 +35,7 @@ from clipself_seg.config.schema import (
     stock,
     within,
 )
+from clipself_seg.config.device import PATTERN, WANTED
 
 ON_REGIONS = ["RegionReader", "CLIPSelf"]
 ON_PIXELS = ["ZeroShotSegmenter", "CATSeg", "OpenPanoptic"]

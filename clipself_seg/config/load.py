@@ -12,11 +12,7 @@ from detectron2.config import CfgNode
 
 from clipself_seg.checkpoints.locate import SUFFIXES
 from clipself_seg.checkpoints.zoo import SCHEME, zoo
-from clipself_seg.config.device import bfloat16_pays, chosen_device, is_here
-from clipself_seg.config.keys import default_config
-from clipself_seg.config.panoptic_keys import OF_WEIGHTS
-from clipself_seg.config.relations import MODEL, require_valid
-from clipself_seg.config.schema import (
+from clipself_seg.config.declare import (
     CLIP_BACKBONE,
     KEYS,
     backbone_reads,
@@ -24,6 +20,10 @@ from clipself_seg.config.schema import (
     is_read,
     why_unread,
 )
+from clipself_seg.config.device import bfloat16_pays, chosen_device, is_here
+from clipself_seg.config.keys import default_config
+from clipself_seg.config.panoptic_keys import OF_WEIGHTS
+from clipself_seg.config.relations import MODEL, require_valid
 from clipself_seg.config.semantic_keys import CAT_SEG_UNREAD, GUIDED, PUBLISHED
 from clipself_seg.config.weights import FETCHED, refuse_addresses
 from clipself_seg.errors import InputError, nearest

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 
+from clipself_seg.config.declare import KEYS, in_brief
 from clipself_seg.config.keys import OBJECTIVES
-from clipself_seg.config.schema import KEYS, in_brief
 from clipself_seg.errors import InputError
 from clipself_seg.yaml_files import leaves
 

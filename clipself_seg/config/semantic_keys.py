@@ -7,7 +7,7 @@ first arXiv version, the baseline of CLIPSelf's Table 5.
 
 from __future__ import annotations
 
-from clipself_seg.config.schema import (
+from clipself_seg.config.declare import (
     POSITIVE,
     Check,
     Section,

@@ -49,7 +49,7 @@ from clipself_seg.models.region_reader import RegionReader
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingSettings:
+class DistillationTraining:
     """Settings of CLIPSelf's training.
 
     Attributes:
@@ -90,7 +90,7 @@ class CLIPSelf(RegionReader):
         clip: VisionLanguageBackbone,
         student: VisionLanguageBackbone | None = None,
         objective: Objective | None = None,
-        training: TrainingSettings | None = None,
+        training: DistillationTraining | None = None,
         alpha: float = 1.0,
         read: Sequence[str] = ("boxes", "masks", "crops"),
         templates: str = "vild63",
@@ -108,7 +108,7 @@ class CLIPSelf(RegionReader):
             test_precision: dtype of autocast in evaluation, or None.
         """
         super().__init__(clip=clip, read=read, templates=templates, precision=test_precision)
-        training = training or TrainingSettings()
+        training = training or DistillationTraining()
         assert training.trainable_blocks != 0, "trains nothing"
         self.teacher = clip
         learner = clip.copy() if student is None else student
@@ -144,7 +144,7 @@ class CLIPSelf(RegionReader):
             "clip": clip,
             "student": student,
             "objective": build_objective(cfg),
-            "training": TrainingSettings(
+            "training": DistillationTraining(
                 trainable_blocks=cfg.MODEL.CLIP.TRAINABLE_BLOCKS,
                 loss_average=cfg.MODEL.CLIPSELF.LOSS_AVERAGE,
                 sync_gradients=cfg.SOLVER.SYNC_GRADIENTS,

@@ -34,9 +34,9 @@ from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, SHIPPED_TAGS, entry_of
 from clipself_seg.choice import CONFIG, OF_FOLDERS, is_repository
 from clipself_seg.clip import save_clip
 from clipself_seg.clip.backbone import CLIPBackbone
+from clipself_seg.config.declare import KEYS, Key
 from clipself_seg.config.keys import default_config
 from clipself_seg.config.load import load_config, values_and_defaults
-from clipself_seg.config.schema import KEYS, Key
 from clipself_seg.config.weights import WEIGHTS, fetch_addresses
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, in_short, shown

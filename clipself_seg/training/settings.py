@@ -9,7 +9,7 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from clipself_seg.config.schema import is_free
+from clipself_seg.config.declare import is_free
 from clipself_seg.errors import InputError
 from clipself_seg.training.optimizer import learning_rate, stepped_rate
 from clipself_seg.yaml_files import leaves

@@ -9,7 +9,7 @@ from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.clip.layers import ResidualBlock
 from clipself_seg.clip.tower import TowerOptions
 from clipself_seg.clip.training_free import ATTENTIONS, gaussian_bias, refuse_training
-from clipself_seg.config.schema import KEYS
+from clipself_seg.config.declare import KEYS
 from clipself_seg.errors import InputError
 from tests.clip.test_tower import TOWERS, openai_tower
 

@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from clipself_seg.checkpoints.zoo import SHIPPED_TAGS, zoo
 from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.config import load_config
-from clipself_seg.config.schema import why_unread
+from clipself_seg.config.declare import why_unread
 from clipself_seg.config.weights import WEIGHTS
 from clipself_seg.data.datasets.table import DATASETS
 from clipself_seg.data.vocabulary import Vocabulary

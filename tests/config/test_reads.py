@@ -13,8 +13,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 import clipself_seg
 from clipself_seg import models
 from clipself_seg.config import add_clipself_seg_config, load_config
+from clipself_seg.config.declare import KEYS, MODELS, is_read, why_unread
 from clipself_seg.config.keys import OBJECTIVES
-from clipself_seg.config.schema import KEYS, MODELS, is_read, why_unread
 from clipself_seg.config.semantic_keys import CAT_SEG_UNREAD, PUBLISHED
 from clipself_seg.errors import InputError
 from clipself_seg.models.cat_seg import cat_seg_config

@@ -28,7 +28,7 @@ from clipself_seg.clip import CLIP, TextBank, kinds, load_clip
 from clipself_seg.clip.model import save_clip
 from clipself_seg.clip.tokenizers import read_tokenizer
 from clipself_seg.config import load_config
-from clipself_seg.config.schema import KEYS, LARGEST_NUMBER
+from clipself_seg.config.declare import KEYS, LARGEST_NUMBER
 from clipself_seg.heads.diffusion.weights import read_stable_diffusion
 from clipself_seg.models.build import build_model
 from clipself_seg.models.cat_seg.cat_seg_config import build_backbone

@@ -15,7 +15,7 @@ from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models import CLIPSelf
 from clipself_seg.models.build import build_model
-from clipself_seg.models.clipself import TrainingSettings
+from clipself_seg.models.clipself import DistillationTraining
 from clipself_seg.models.distillation import WeightedTerms
 from tests.tiny import (
     SIDE,
@@ -202,7 +202,7 @@ def test_a_gate_learns_is_mixed_with_its_start_and_written_with_its_name(tmp_pat
 @pytest.mark.parametrize("blocks", [-1, 1])
 def test_of_the_last_block_the_values_learn_where_they_are_the_dense_feature(blocks):
     clip = random_clip(dense=DenseFeature("value"))
-    model = CLIPSelf(clip=clip, training=TrainingSettings(blocks))
+    model = CLIPSelf(clip=clip, training=DistillationTraining(blocks))
     last = model.student.blocks[-1]
     width = last.attn.in_proj_weight.shape[1]
     matrix, before = last.attn.in_proj_weight.detach().clone(), state(last)

@@ -13,8 +13,8 @@ from open_clip.loss import ClipLoss
 
 from clipself_seg.clip.resnet import ResNetTower
 from clipself_seg.config import load_config
+from clipself_seg.config.declare import KEYS as DECLARED
 from clipself_seg.config.relations import RELATIONS
-from clipself_seg.config.schema import KEYS as DECLARED
 from clipself_seg.errors import InputError
 from clipself_seg.heads import distillation as correlation
 from clipself_seg.heads.distillation import federated_nouns

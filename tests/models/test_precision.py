@@ -10,7 +10,7 @@ from clipself_seg.config.device import bfloat16_pays
 from clipself_seg.errors import InputError
 from clipself_seg.models import CLIPSelf
 from clipself_seg.models.cat_seg.cat_seg import CATSeg
-from clipself_seg.models.cat_seg.cat_seg_config import TrainingSettings
+from clipself_seg.models.cat_seg.cat_seg_config import CATSegTraining
 from clipself_seg.models.fvit.fvit import FViT
 from lab.mini.concepts import WORLDS
 from lab.mini.scenes import draw_scene
@@ -120,7 +120,7 @@ def test_the_start_that_a_training_preserves_is_in_the_precision_of_training():
     window = torch.from_numpy(SCENE).permute(2, 0, 1)[None, :, :64, :64]
     model.set_vocabulary("red star, grass")
     assert model.window_logits(window).dtype == torch.float32
-    model.training_settings = TrainingSettings(precision=torch.bfloat16)
+    model.training_settings = CATSegTraining(precision=torch.bfloat16)
     assert model.window_logits(window).dtype == torch.bfloat16
 
 

@@ -17,7 +17,7 @@ from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg
 from clipself_seg.models.build import build_model
-from clipself_seg.models.cat_seg.cat_seg_config import TrainingSettings
+from clipself_seg.models.cat_seg.cat_seg_config import CATSegTraining
 from clipself_seg.models.preservation import other_words, score_divergence
 from clipself_seg.training import run
 from lab.mini.faded import write_faded
@@ -107,7 +107,7 @@ def test_words_that_would_push_classes_out_or_be_cut_are_refused(words, message)
     model.clip, model.texts = random_clip(), types.SimpleNamespace(templates="cat_seg")
     model.aggregator = torch.nn.Module()
     model.aggregator.sizes = types.SimpleNamespace(pad_len=5)
-    model.training_settings = TrainingSettings(preservation=1.0, preserved_words=(words, 9))
+    model.training_settings = CATSegTraining(preservation=1.0, preserved_words=(words, 9))
     with pytest.raises(InputError, match=message):
         model.setup_training(["red circle", "blue ring"])
 

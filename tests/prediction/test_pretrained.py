@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from clipself_seg.commands import predict
 from clipself_seg.config import load_config
-from clipself_seg.config.schema import KEYS
+from clipself_seg.config.declare import KEYS
 from clipself_seg.errors import InputError
 from clipself_seg.prediction import pretrained
 from clipself_seg.prediction.load import load

@@ -13,7 +13,7 @@ import torch
 
 from clipself_seg.checkpoints import training_state as checkpoint
 from clipself_seg.checkpoints.training_state import trained_parameters
-from clipself_seg.config.schema import is_free
+from clipself_seg.config.declare import is_free
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.models.distillation import CONTEXTS, TERMS, Original, WeightedTerms

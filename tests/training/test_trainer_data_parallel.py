@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from clipself_seg.checkpoints.training_state import trained_parameters
 from clipself_seg.data.shards import ShardStream
 from clipself_seg.errors import InputError
-from clipself_seg.models.clipself import TrainingSettings
+from clipself_seg.models.clipself import DistillationTraining
 from clipself_seg.models.distillation import CaptionContrast
 from clipself_seg.training.trainer import Trainer
 from tests.shards import samples, write_shard, write_shards
@@ -134,7 +134,7 @@ def test_two_processes_on_shards_go_on_as_two_and_not_as_one(tmp_path):
 def test_unsynchronised_training_keeps_and_evaluates_the_first_replica(tmp_path):
     def work(rank: int, folder: Path) -> Tensors:
         run = trainer(folder / "two", sync_gradients=False)
-        run.model.training_settings = TrainingSettings(sync_gradients=False)
+        run.model.training_settings = DistillationTraining(sync_gradients=False)
         run.train()
         run.model.eval().set_vocabulary(WORDS)
         scores = run.model([tiny_region_sample()])[0]["scores"]["boxes"]

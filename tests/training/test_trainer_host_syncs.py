@@ -4,7 +4,7 @@ import pytest
 
 from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.models import CLIPSelf
-from clipself_seg.models.clipself import TrainingSettings
+from clipself_seg.models.clipself import DistillationTraining
 from clipself_seg.models.distillation import CONTEXTS, TERMS, Original, TimmBackbone, WeightedTerms
 from tests.host_syncs import HostSyncs, on_accelerator
 from tests.models.fvit import test_model as fvit
@@ -38,7 +38,7 @@ def all_terms(teacher):
 
 def gated_crops():
     clip = random_clip(dense=DenseFeature("gated_multi_value", 2))
-    return CLIPSelf(clip=clip, training=TrainingSettings(2)), tiny_samples(2, 2)
+    return CLIPSelf(clip=clip, training=DistillationTraining(2)), tiny_samples(2, 2)
 
 
 def texts(loss):

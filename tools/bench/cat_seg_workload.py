@@ -33,7 +33,7 @@ from clipself_seg.heads.cat_seg.cost_aggregator import (
 )
 from clipself_seg.heads.windows import all_scores, resize
 from clipself_seg.models import CATSeg
-from clipself_seg.models.cat_seg.cat_seg_config import EvaluationSettings, TrainingSettings
+from clipself_seg.models.cat_seg.cat_seg_config import CATSegEvaluation, CATSegTraining
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.training.optimizer import build_adamw
 
@@ -73,8 +73,8 @@ class SemSegWorkload(Workload):
             clip=self.clip,
             aggregator=CostAggregator(sizes, sizes.classes_in_cache),
             guidance_blocks=(depth // 3 - 1, 2 * depth // 3 - 1),
-            training=TrainingSettings(precision=self.precision),
-            evaluation=EvaluationSettings(sliding=True, precision=self.precision),
+            training=CATSegTraining(precision=self.precision),
+            evaluation=CATSegEvaluation(sliding=True, precision=self.precision),
         )
         if case.compile:
             self.model.aggregator.compile_blocks()

@@ -29,7 +29,7 @@ from clipself_seg.clip.runtime import autocast
 from clipself_seg.data.mappers.distill import DistillMapper
 from clipself_seg.data.regions import enlarge_boxes, token_masks
 from clipself_seg.data.shards import ShardStream
-from clipself_seg.models.clipself import CLIPSelf, TrainingSettings
+from clipself_seg.models.clipself import CLIPSelf, DistillationTraining
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.models.region_reader import RegionReader
 from clipself_seg.training.optimizer import build_adamw
@@ -56,7 +56,9 @@ class DistillWorkload(SampledWorkload):
 
     def __init__(self, case: Case) -> None:
         super().__init__(case)
-        self.model = CLIPSelf(clip=self.clip, training=TrainingSettings(precision=self.precision))
+        self.model = CLIPSelf(
+            clip=self.clip, training=DistillationTraining(precision=self.precision)
+        )
         self.model.to(self.device).train()
         self.optimizer = build_adamw(
             matrices_and_vectors(self.model.parameters(), 0.1), betas=(0.9, 0.98), eps=1e-6

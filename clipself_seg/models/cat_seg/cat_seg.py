@@ -48,8 +48,8 @@ from clipself_seg.models.base import ModelBase, chosen_classes, save_atomically,
 from clipself_seg.models.cat_seg import cat_seg_checkpoint
 from clipself_seg.models.cat_seg.cat_seg_config import (
     GUIDES,
-    EvaluationSettings,
-    TrainingSettings,
+    CATSegEvaluation,
+    CATSegTraining,
     clip_parameters,
     parts_from_config,
     training_config,
@@ -93,8 +93,8 @@ class CATSeg(ModelBase):
         backbone: Backbone | None = None,
         all_synonyms: bool = False,
         templates: str = "cat_seg",
-        training: TrainingSettings | None = None,
-        evaluation: EvaluationSettings | None = None,
+        training: CATSegTraining | None = None,
+        evaluation: CATSegEvaluation | None = None,
     ) -> None:
         """
         Args:
@@ -109,7 +109,7 @@ class CATSeg(ModelBase):
             evaluation: settings of evaluation, those by default if None.
         """
         super().__init__()
-        training = training or TrainingSettings()
+        training = training or CATSegTraining()
         self.clip = clip
         self.aggregator = aggregator
         self.clip_size = aggregator.sizes.grid[0] * clip.patch_size
@@ -130,7 +130,7 @@ class CATSeg(ModelBase):
         self.all_synonyms = all_synonyms
         self.layout = WindowLayout()
         self.training_settings = training
-        self.evaluation = evaluation or EvaluationSettings()
+        self.evaluation = evaluation or CATSegEvaluation()
         self.ignore_label = training.ignore_label
         self._start: tuple[CATSeg, Names] | None = None
         self.texts = ClassTexts(clip, templates, aggregator.checkpointing)

@@ -20,9 +20,9 @@ from clipself_seg.clip.backbone import CLIPBackbone, build_clip
 from clipself_seg.clip.text import require_text_tower
 from clipself_seg.clip.text_bank import TEMPLATES
 from clipself_seg.clip.tower import GATE, TransformerTower
+from clipself_seg.config.declare import backbone_reads
 from clipself_seg.config.load import evaluation_precision, precision_from_config
 from clipself_seg.config.relations import require_valid
-from clipself_seg.config.schema import backbone_reads
 from clipself_seg.config.semantic_keys import OPENAI_NAMES
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes, CostAggregator
@@ -35,7 +35,7 @@ PROMPT_SETS = {"single": "cat_seg", "imagenet": "openai80", "plain": "single"}
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingSettings:
+class CATSegTraining:
     """Settings of CAT-Seg's training.
 
     Attributes:
@@ -58,7 +58,7 @@ class TrainingSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationSettings:
+class CATSegEvaluation:
     """Settings of CAT-Seg's evaluation.
 
     Attributes:
@@ -282,7 +282,7 @@ def parts_from_config(cfg: CfgNode) -> dict[str, object]:
         "backbone": backbone,
         "all_synonyms": switches.SYNONYMS == "mean",
         "templates": PROMPT_SETS[cfg.MODEL.PROMPT_ENSEMBLE_TYPE],
-        "training": TrainingSettings(
+        "training": CATSegTraining(
             finetune=cfg.MODEL.SEM_SEG_HEAD.CLIP_FINETUNE,
             trainable_blocks=cfg.MODEL.CLIP.TRAINABLE_BLOCKS,
             ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
@@ -291,7 +291,7 @@ def parts_from_config(cfg: CfgNode) -> dict[str, object]:
             preservation=cfg.MODEL.PRESERVATION.WEIGHT,
             preserved_words=(cfg.MODEL.PRESERVATION.WORDS, cfg.MODEL.PRESERVATION.SAMPLE),
         ),
-        "evaluation": EvaluationSettings(
+        "evaluation": CATSegEvaluation(
             sliding=cfg.TEST.SLIDING_WINDOW,
             size_divisibility=cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
             flip=cfg.TEST.AUG.ENABLED,

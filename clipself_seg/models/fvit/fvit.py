@@ -35,7 +35,7 @@ from clipself_seg.heads.fvit.roi_heads import DetectionSettings, RoIHeads
 from clipself_seg.heads.fvit.rpn import RPN
 from clipself_seg.models.base import ModelBase, chosen_classes, save_atomically, sizes_of
 from clipself_seg.models.fvit import fvit_checkpoint
-from clipself_seg.models.fvit.fvit_config import InputSettings, TrainingSettings, parts_from_config
+from clipself_seg.models.fvit.fvit_config import FViTTraining, InputSettings, parts_from_config
 from clipself_seg.models.optimizer_groups import by_rate_and_kind
 from clipself_seg.models.preservation import frozen_copy, score_divergence
 from clipself_seg.models.protocol import FIRST_NAME, Classes, Group, Memory, Reading
@@ -71,7 +71,7 @@ class FViT(ModelBase):
         rpn_head: RPN,
         roi_head: RoIHeads,
         inputs: InputSettings,
-        training: TrainingSettings | None = None,
+        training: FViTTraining | None = None,
         test_precision: torch.dtype | None = None,
     ) -> None:
         """
@@ -97,7 +97,7 @@ class FViT(ModelBase):
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
         self.tower_features = tuple(self.taps)
-        self.training_settings = training or TrainingSettings()
+        self.training_settings = training or FViTTraining()
         self.test_precision = test_precision
         self._start: tuple[FViT] | None = None
         self.bank = TextBank(clip, "vild63")

@@ -40,7 +40,7 @@ class InputSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingSettings:
+class FViTTraining:
     """Settings of F-ViT's training.
 
     Attributes:
@@ -85,7 +85,7 @@ def parts_from_config(cfg: CfgNode) -> dict[str, object]:
         "rpn_head": RPN(strides, rule, channels=keys.CHANNELS, norm=keys.RPN_NORM, seed=cfg.SEED),
         "roi_head": _roi_heads(cfg, strides, clip.embed_dim),
         "inputs": InputSettings(tuple(keys.BLOCKS), side, *_pixels(cfg, clip)),
-        "training": TrainingSettings(
+        "training": FViTTraining(
             clip_multiplier=clip_multiplier,
             trainable_blocks=cfg.MODEL.CLIP.TRAINABLE_BLOCKS,
             precision=precision_from_config(cfg),

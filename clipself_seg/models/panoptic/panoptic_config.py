@@ -12,10 +12,10 @@ from clipself_seg.checkpoints.mask_models import has_mask_model
 from clipself_seg.clip import TextBank, VisionLanguageBackbone
 from clipself_seg.clip.backbone import CLIPBackbone, build_clip, find_entry
 from clipself_seg.clip.text import require_text_tower
+from clipself_seg.config.declare import backbone_reads
 from clipself_seg.config.load import evaluation_precision, precision_from_config
 from clipself_seg.config.panoptic_keys import OF_WEIGHTS
 from clipself_seg.config.relations import require_valid
-from clipself_seg.config.schema import backbone_reads
 from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.clip_branches import CLIP_BRANCHES, ClipBranch
 from clipself_seg.heads.panoptic.feature_sources import (

@@ -20,7 +20,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.models import CATSeg
 from clipself_seg.models.build import build_model as build_with_weights
 from clipself_seg.models.cat_seg.cat_seg_checkpoint import write
-from clipself_seg.models.cat_seg.cat_seg_config import EvaluationSettings, build_backbone
+from clipself_seg.models.cat_seg.cat_seg_config import CATSegEvaluation, build_backbone
 from clipself_seg.yaml_files import leaves
 from tests.conftest import ROOT
 
@@ -402,7 +402,7 @@ def test_padding_is_zero_for_both_inputs_of_version_1():
     features = model.clip.visual.features
     model.clip.visual.features = lambda x, names: given.append(x) or features(x, names)
     model.backbone.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
-    model.evaluation = EvaluationSettings(size_divisibility=64)  # the right half is padding
+    model.evaluation = CATSegEvaluation(size_divisibility=64)  # the right half is padding
     scores(model, torch.full((3, 64, 32), 255))
     for x in given:
         assert x[..., -x.shape[-1] // 4 :].abs().max() == 0 and x[..., : x.shape[-1] // 4].all()

@@ -11,7 +11,7 @@ from clipself_seg.clip import load_clip, text_bank
 from clipself_seg.heads.cat_seg.cost_aggregator import LEFT_OUT, AggregatorSizes, CostAggregator
 from clipself_seg.heads.windows import WindowLayout
 from clipself_seg.models import CATSeg
-from clipself_seg.models.cat_seg.cat_seg_config import EvaluationSettings, TrainingSettings
+from clipself_seg.models.cat_seg.cat_seg_config import CATSegEvaluation, CATSegTraining
 
 WORDS = ("cat", "dog", "wild grass", "sky", "red apple", "road", "old brick wall")
 SIDE = 32  # of a window, 4 x 4 cells
@@ -77,8 +77,8 @@ def tiny_model(*, classes_at_once=0, sizes=None, words=WORDS, mask_ignored=False
         aggregator=CostAggregator(sizes, classes_at_once),
         guidance_blocks=(0, 1),
         templates="three" if sizes.prompts == 3 else "cat_seg",
-        training=TrainingSettings(mask_ignored=mask_ignored),
-        evaluation=EvaluationSettings(**how),
+        training=CATSegTraining(mask_ignored=mask_ignored),
+        evaluation=CATSegEvaluation(**how),
     )
     model.layout = WindowLayout(size=SIDE, canvas=53)
     for name, part in model.named_children():

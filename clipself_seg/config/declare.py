@@ -133,7 +133,7 @@ class Key:
 
     def read_by(self, model: str | None) -> bool:
         """True if a model of this package reads the key with some value of the others."""
-        return self.of is EVERY or model in self.of
+        return model in self.of or EVERY[0] in self.of
 
     def problem(self, value: Any) -> str:
         """The sentence, behind the key's name, that refuses a value of the right type; "" if it is a good one."""
@@ -166,8 +166,9 @@ def key(name: str, default: Any, check: Check | None = None, **about: Any) -> No
         **about: further attributes of `Key`.
     """
     declared = Key(name, default, check, **about)
-    assert name not in KEYS and {*declared.of} <= {*EVERY, *HEADS, *MODELS}, name
-    assert not declared.problem(default) or name in STOCK, name
+    assert name not in KEYS, f"{name} is declared twice"
+    assert {*declared.of} <= {*EVERY, *HEADS, *MODELS}, f"{name} is read by no model {declared.of}"
+    assert not declared.problem(default) or name in STOCK, f"{name}: {declared.problem(default)}"
     KEYS[name] = declared
 
 
@@ -201,11 +202,11 @@ class Section:
         self.shared = shared
 
     def key(self, name: str, default: Any, check: Check | None = None, **about: Any) -> None:
-        """Declares a key as `schema.key` does."""
+        """Declares a key as `key` does."""
         key(f"{self.name}.{name}", default, check, **{**self.shared, **about})
 
     def stock(self, name: str, check: Check | None = None, **about: Any) -> None:
-        """Declares a key as `schema.stock` does."""
+        """Declares a key as `stock` does."""
         stock(f"{self.name}.{name}", check, **{**self.shared, **about})
 
     def all_stock(self) -> None:

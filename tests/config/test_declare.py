@@ -4,7 +4,7 @@ import pytest
 from detectron2.config import get_cfg
 
 from clipself_seg.config import add_clipself_seg_config, load_config
-from clipself_seg.config.schema import Section, at_least, each, multiple_of, within
+from clipself_seg.config.declare import Section, at_least, each, multiple_of, within
 from clipself_seg.errors import InputError
 from clipself_seg.prediction.pretrained import read_folder_config
 from clipself_seg.training.settings import TrainingSettings

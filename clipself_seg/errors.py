@@ -78,7 +78,7 @@ class _Short(reprlib.Repr):
         return repr(x) if abs(x) < 1 << 64 else "of type int"
 
     def repr_instance(self, x: object, level: int) -> str:
-        """Anything else."""
+        """Shows None, a bool or a float as it is, and of any other object its type."""
         return (
             repr(x) if x is None or isinstance(x, bool | float) else f"of type {type(x).__name__}"
         )

@@ -1,4 +1,4 @@
-"""Where a number comes from: commit, versions, seed, configuration and weights."""
+"""Origin of a number: commit, versions, seed, configuration and weights."""
 
 from __future__ import annotations
 

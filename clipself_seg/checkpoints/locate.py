@@ -274,7 +274,7 @@ def no_checkpoint(given: str) -> InputError:
 
 
 def weights_folder() -> Path:
-    """Where fetched weights are and files may be put: ``CLIPSELF_SEG_WEIGHTS``, or one of the user's cache."""
+    """The folder of fetched weights and of a user's own files: ``CLIPSELF_SEG_WEIGHTS``, or one of the user's cache."""
     given = os.environ.get(VARIABLE, "")
     if given and not is_address(given):
         return home_expanded(given, f"give {VARIABLE} a whole path")
@@ -320,7 +320,7 @@ def fetch(entry: Entry) -> Path:
 
 
 def present_file(entry: Entry) -> Path | None:
-    """Where the file of an entry is: in the folder of weights or the hub's cache; None if nowhere."""
+    """Path of an entry's file in the folder of weights or the hub's cache; None if neither has it."""
     own = weights_folder() / entry.file
     if own.exists():
         return own

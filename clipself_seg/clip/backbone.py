@@ -78,7 +78,7 @@ class CLIPBackbone(CLIP, Backbone):
             train_last_blocks(self.visual, trainable_blocks, self.out_features)
 
     def __init_subclass__(cls) -> None:
-        """Has models read a subclass through the public methods that it overrides, see `READ_THROUGH`."""
+        """Makes models read a subclass through the public methods that it overrides, see `READ_THROUGH`."""
         super().__init_subclass__()
         for overridden, (called, through) in READ_THROUGH.items():
             if overridden in vars(cls) and called not in vars(cls):

@@ -154,7 +154,7 @@ class GuestBackbone(VisionLanguageBackbone, ImageTower):
         return cast(nn.Module, getattr(self.backbone, "text", self.backbone))
 
     def train(self, mode: bool = True) -> GuestBackbone:
-        """Stays in evaluation mode."""
+        """Keeps the backbone in evaluation mode, whatever `mode` is."""
         super().train(False)
         return self
 

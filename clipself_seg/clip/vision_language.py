@@ -126,7 +126,7 @@ class VisionLanguageBackbone(nn.Module, metaclass=abc.ABCMeta):
 
     @property
     def text_key(self) -> str | None:
-        """What decides the embeddings of texts beside their weights; None if embeddings must not be kept on disk."""
+        """A key of all that decides embeddings of texts beside the weights; None if they must not be kept on disk."""
         return None
 
     @property

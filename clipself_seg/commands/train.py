@@ -110,7 +110,7 @@ def _model_as_keys(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Does the work of one process."""
+    """Trains or evaluates as one process of the run."""
     from clipself_seg.config.load import Sources, load_config, option_pairs
     from clipself_seg.config.weights import fetch_addresses, require_weights
 

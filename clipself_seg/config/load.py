@@ -53,7 +53,7 @@ PUBLISHED_NAMES = {("MODEL.BACKBONE.NAME", "D2SwinTransformer"): "GuidanceSwin"}
 
 
 class Sources:
-    """What sets the keys of a configuration: its files and the command line.
+    """The sources of a configuration's values: its files and the command line.
 
     Args:
         path: the file; None or "" for none.
@@ -74,7 +74,7 @@ class Sources:
         return len(self.layers) if key in self.typed else setting_place(key, self.layers)
 
     def name(self, *keys: str) -> str:
-        """What sets the first of some keys that anything sets, for messages."""
+        """Name of the source that sets the first of `keys` that any source sets, for messages."""
         place = next((self.place(key) for key in keys if self.place(key) >= 0), -1)
         if place < 0:
             return str(self.path or "the defaults")
@@ -82,11 +82,11 @@ class Sources:
         return str(self.layers[place].path) if in_files else "the command line"
 
     def by_hand(self, key: str) -> bool:
-        """Whether somebody wrote what sets a key, and it is neither of the package nor of a run."""
+        """True if a user set the key: on the command line, or in a file that is neither the package's nor a run's."""
         return key in self.typed or (place := self.place(key)) >= 0 and self._written[place]
 
     def published(self, key: str) -> bool:
-        """Whether one of CAT-Seg's files sets a key; they say that they are."""
+        """True if the file that sets a key is one of CAT-Seg's, by the head that it names."""
         if key in self.typed or (place := self.place(key)) < 0:
             return False
         return dict(leaves(self.layers[place].tree)).get(HEAD) == "CATSegHead"
@@ -285,7 +285,7 @@ def _check_read(cfg: CfgNode, defaults: Tree, sources: Sources) -> None:
 
 
 def _why_unread_by_backbone(key: str, cfg: CfgNode) -> str | None:
-    """Why a key of `CLIPBackbone` has no effect: a backbone of somebody else's, whose `reads` does not name it.
+    """The reason why a key of `CLIPBackbone` has no effect: a foreign backbone, whose `reads` does not name it.
 
     The CLIP branch's own backbone reads what it is given as ``MODEL.CLIP``: name and weights of the branch, and all
     other keys as they are.

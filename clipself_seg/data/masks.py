@@ -146,7 +146,7 @@ def _painted(record: Mapping[str, Any], size: tuple[int, int], ignore_label: int
 def read_indices(
     path: str | os.PathLike[str], archive: bool = False, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """Unchecked values of a file with one integer per pixel, (H, W) uint8, uint16 or int32.
+    """Values of a file with one integer per pixel, (H, W) uint8, uint16 or int32.
 
     Args:
         path: file as for `read_label_map`.

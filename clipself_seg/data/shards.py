@@ -305,7 +305,7 @@ class ShardStream:
                 logger.warning("further images that cannot be used are counted, and not named")
 
     def state(self, done: int) -> dict[str, object]:
-        """How far this process has come, for `load_states`, as JSON has it.
+        """The position of this process in its shards, for `load_states`, as JSON has it.
 
         Args:
             done: number of steps that are done: the latest that `batches` gave, all in front of it, or all in front

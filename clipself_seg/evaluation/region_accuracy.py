@@ -186,7 +186,7 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
         )
 
     def _numbers(self, name: str, outputs: list[Results]) -> dict[int, dict[str, float]]:
-        """For each side of the input in pixels the accuracies, see `RegionAccuracyEvaluator`, and those of other
+        """Side of the input in pixels -> the accuracies, see `RegionAccuracyEvaluator`, and those of other
         mixtures."""
         sizes = self._read_at[name]
         count = len(sizes)

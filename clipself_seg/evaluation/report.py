@@ -397,7 +397,7 @@ def percents(fractions: np.ndarray) -> list[str]:
 
 
 def seen_cells(seen: np.ndarray | None, count: int) -> list[str]:
-    """Which classes are seen, "1" or "0", for a CSV.
+    """Cells of a CSV, one for each class: "1" if it is seen, "0" if not.
 
     Args:
         seen: bool (count or fewer,); the rest of the classes is neither seen nor unseen, and their cells are empty.

@@ -76,7 +76,7 @@ class Results(Protocol[R]):
 
     @property
     def provenance(self) -> Mapping[str, object]:
-        """Where the results come from; JSON."""
+        """Origin of the results: settings, weights and versions, as JSON has them."""
 
     def predict(
         self, images: Sequence[np.ndarray], sources: Sequence[ImageFile] = ()

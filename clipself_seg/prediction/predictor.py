@@ -4,8 +4,8 @@
     result = model("photo.jpg", "dog|puppy, grass, sky")
     result.labels, result.names, result.fractions()
 
-Here is what all tasks have in common; `task_predictors.py` has the predictor of each. A call hands its words down to
-the model as an argument, so that calls in several threads do not meet.
+Here is what all tasks have in common; `task_predictors.py` has the predictor of each. A call that passes words hands
+them down to the model as an argument, so that such calls in several threads do not meet.
 
 Shapes: H, W pixels of the image as it is meant to be seen, K classes, N names of labels.
 """

@@ -324,7 +324,7 @@ def _problems_of_value(key: str, value: object, default: object) -> Iterator[str
 
 
 def _items(value: object) -> Iterator[object]:
-    """What is in a list, and in the lists in it; or the value."""
+    """Yields the values of a list and of the lists in it, or the value itself."""
     if isinstance(value, list):
         for item in value:
             yield from _items(item)

@@ -113,7 +113,7 @@ def _of_shard(row: Row) -> Row:
 
 
 class Worker(Generic[R]):
-    """Has a model, and predicts batch after batch."""
+    """A process of Ray with a model, which predicts batch after batch."""
 
     def __init__(self, make: Make[R], device: str, folder: str) -> None:
         """

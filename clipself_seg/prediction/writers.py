@@ -185,7 +185,7 @@ class ResultFiles:
 
 
 def _looked(entry: Entry) -> Json:
-    """Which words are in an image, where somebody asked."""
+    """The words that are in an image, and those that are not, if somebody asked for them."""
     return {key: entry[key] for key in ("presence", "absent") if key in entry}
 
 

@@ -173,7 +173,7 @@ class Part:
 
     @no_collection()
     def content(self) -> JsonObject:
-        """Its images and annotations in COCO's format; those of classes without a name are left out.
+        """Images and annotations of the split in COCO's format; those of classes without a name are left out.
 
         "left_out" counts these by the name that the file has for them, "unnamed" has those that are no segments.
         """

@@ -171,7 +171,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         yield Pass(batches, self._evaluator(name, truth), ask)
 
     def _numbers(self, name: str, outputs: list[Results]) -> Results:
-        """For each fusion means in percent (those of `panoptic_results`, "AP..." of `instance_results`, those
+        """Name of each fusion -> means in percent (those of `panoptic_results`, "AP..." of `instance_results`, those
         of `mean_iou_results`), "alpha", "beta" and "images", and "void_discount" where a fusion has one.
         """
         (numbers,) = outputs

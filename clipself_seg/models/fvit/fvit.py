@@ -1,4 +1,4 @@
-"""F-ViT: a two-stage detector on the taps of a frozen CLIP ViT, whose classes are texts (CLIPSelf, 4.2).
+"""F-ViT: a two-stage detector on the taps of a CLIP ViT, whose classes are texts (CLIPSelf, 4.2).
 
 Shapes: B images, g x g cells of CLIP's grid, E embedding, K classes, n boxes. Boxes are XYXY in pixels of
 the padded square, but for detections, which are in pixels of the original image.

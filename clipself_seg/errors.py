@@ -170,7 +170,7 @@ def require_unique(values: Iterable[Hashable], what: str, origin: object) -> Non
 
 @contextlib.contextmanager
 def after_interrupt(again: str) -> Iterator[None]:
-    """Let Ctrl-C end a command with what the same command does the next time.
+    """Lets Ctrl-C end a command with what the same command does the next time.
 
     Args:
         again: such as `GOES_ON`; without this context it is said to begin anew.
@@ -182,7 +182,7 @@ def after_interrupt(again: str) -> Iterator[None]:
 
 
 def report_input_errors(main: Callable[P, int | None]) -> Callable[P, int]:
-    """Turn an `InputError` that escapes a command into one line on stderr and exit status 2.
+    """Turns an `InputError` that escapes a command into one line on stderr and exit status 2.
 
     So with trouble of the file system: a full disk, a folder that may not be written. Ctrl-C is one
     line and status 130.

@@ -177,7 +177,7 @@ def _of_hub(name: HubName) -> dict[str, Any]:
 
 
 def _fetch(name: HubName, file: str, wanted: Sequence[str]) -> Path:
-    """Fetch a file of the hub and check it.
+    """Fetches a file of the hub and checks it.
 
     Raises:
         FileNotFoundError: the repository has no such file.
@@ -198,7 +198,7 @@ def _fetch(name: HubName, file: str, wanted: Sequence[str]) -> Path:
 
 
 def _check_digest(path: Path, name: HubName) -> None:
-    """Refuse, and remove, a file of another sha256 than the hub lists, by which its cache names large files.
+    """Refuses, and removes, a file of another sha256 than the hub lists, by which its cache names large files.
 
     huggingface_hub compares the size alone.
     """
@@ -214,7 +214,7 @@ def _check_digest(path: Path, name: HubName) -> None:
 
 @contextlib.contextmanager
 def _errors_of_hub(name: HubName, wanted: Sequence[str]) -> Iterator[None]:
-    """Turn errors of huggingface_hub, and of the HTTP library that its version uses, into `NotFetched`, which says what
+    """Turns errors of huggingface_hub, and of the HTTP library that it uses, into `NotFetched`, which says what
     to fetch by hand, and where to put it."""
     try:
         yield
@@ -252,7 +252,7 @@ def locate(weights: str | os.PathLike[str]) -> Path:
 
 
 def refuse_lost(given: str) -> None:
-    """Refuse weights that can be nothing but a path, if no file is there; names and addresses pass.
+    """Refuses weights that can be nothing but a path, if no file is there; names and addresses pass.
 
     Raises:
         InputError: names the path, and the official checkpoint that may be meant.
@@ -329,7 +329,7 @@ def present_file(entry: Entry) -> Path | None:
 
 
 def check_entry(path: Path, entry: Entry) -> None:
-    """Refuse a file that is not the one that was published; a folder passes.
+    """Refuses a file that is not the one that was published; a folder passes.
 
     Raises:
         InputError: another size or hash.

@@ -210,7 +210,7 @@ def load_backbone(
     out_features: Sequence[str] = (DENSE,),
     trainable_blocks: int | None = None,
 ) -> VisionLanguageBackbone:
-    """Load a CLIP as `load_clip` does, or the entry of BACKBONE_REGISTRY that has the name.
+    """Loads a CLIP as `load_clip` does, or the entry of BACKBONE_REGISTRY that has the name.
 
     Args:
         name: as for `load_clip`, or the name of an entry.

@@ -191,7 +191,7 @@ class _NothingDrawn(TorchFunctionMode):
 
 
 def allow_kinds_of_inputs() -> None:
-    """Let torch compile a block for as many kinds of inputs as there are."""
+    """Lets torch compile a block for as many kinds of inputs as there are."""
     limit = torch._dynamo.config.cache_size_limit
     torch._dynamo.config.cache_size_limit = max(INPUT_KINDS, limit)
 

@@ -124,7 +124,7 @@ class Texts:
         self._memory: dict[Hashable, Tensor] = {}
 
     def invalidate(self) -> None:
-        """Forget all texts, after a write to the text tower that torch does not count (`hashes.invalidate`)."""
+        """Forgets all texts, after a write to the text tower that torch does not count (`hashes.invalidate`)."""
         invalidate(self.clip.text_weights)
 
     def keep(
@@ -366,7 +366,7 @@ class ClassTexts(Texts):
 
 
 def check_lengths(clip: VisionLanguageBackbone, names: Names, templates: str) -> None:
-    """Refuse what open_clip would cut without a word, so that classes may become the same.
+    """Refuses what open_clip would cut without a word, so that classes may become the same.
 
     Args:
         clip: says how many tokens of a text it reads.

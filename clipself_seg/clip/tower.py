@@ -179,7 +179,7 @@ class ImageTower(nn.Module, abc.ABC):
         return text if self.attention == NONE else f"{text}, attention {self.attention}"
 
     def require_images(self) -> None:
-        """Refuse to embed whole images and crops where the tower has no such embedding; all towers here have.
+        """Refuses to embed whole images and crops where the tower has no such embedding; all towers here have.
 
         Raises:
             InputError: it has none.
@@ -217,7 +217,7 @@ class ImageTower(nn.Module, abc.ABC):
         self.compiling = options.compiled
 
     def _require(self, key: str, value: object, possible: Sequence[object]) -> None:
-        """Refuse a choice that this tower does not leave.
+        """Refuses a choice that this tower does not leave.
 
         Raises:
             InputError: says which ones it leaves.

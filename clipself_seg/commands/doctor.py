@@ -224,7 +224,7 @@ def packages_folder() -> Path:
 
 
 def run(*command: object) -> None:
-    """Run a command with its output shown.
+    """Runs a command with its output shown.
 
     Raises:
         InputError: it failed.

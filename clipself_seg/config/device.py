@@ -48,7 +48,7 @@ def bfloat16_pays() -> bool | None:
 
 
 def require_device(name: str) -> None:
-    """Refuse a device that was typed and is not on this machine; what is no device the configuration refuses.
+    """Refuses a device that was typed and is not on this machine; what is no device the configuration refuses.
 
     Raises:
         InputError: names what torch sees.

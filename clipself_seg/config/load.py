@@ -95,7 +95,7 @@ class Sources:
 def load_config(
     path: str | os.PathLike[str] | None, opts: Sequence[str] = (), *, trains: bool = False
 ) -> CfgNode:
-    """Read a YAML file with its ``_BASE_`` files, then ``KEY VALUE`` pairs, and check the values.
+    """Reads a YAML file with its ``_BASE_`` files, then ``KEY VALUE`` pairs, and checks the values.
 
     Args:
         path: the file; None or "" starts from the defaults.
@@ -187,7 +187,7 @@ def _merge(cfg: CfgNode, values: Tree, sources: Sources) -> None:
 
 
 def _check_unread(key: str, value: object, sources: Sources) -> None:
-    """Refuse another value of a key of CAT-Seg's files than theirs."""
+    """Refuses another value of a key of CAT-Seg's files than theirs."""
     if isinstance(value, str):
         with contextlib.suppress(RecursionError, MemoryError):  # of brackets that are too deep
             value = CfgNode._decode_cfg_value(value)
@@ -200,7 +200,7 @@ def _check_unread(key: str, value: object, sources: Sources) -> None:
 
 
 def _fill_nones(cfg: CfgNode, known: Tree, sources: Sources) -> None:
-    """Refuse None, which Detectron2 takes for any type, where a key has no word for it."""
+    """Refuses None, which Detectron2 takes for any type, where a key has no word for it."""
     for key, value in leaves(cfg):
         if value is None and known[key] is not None:
             if key not in NONES:
@@ -218,7 +218,7 @@ def _output_dir(layers: Sequence[Layer]) -> str:
 
 
 def _take_published_settings(cfg: CfgNode, sources: Sources) -> None:
-    """Set what the published numbers of the weights were measured with, where nobody set another value.
+    """Sets what the published numbers of the weights were measured with, where nobody set another value.
 
     What somebody wrote counts more, and so does what is set where the weights are, or after them.
     """
@@ -232,7 +232,7 @@ def _take_published_settings(cfg: CfgNode, sources: Sources) -> None:
 
 
 def _choose_device(cfg: CfgNode, sources: Sources) -> None:
-    """Put the device itself for "auto", and the CPU for one that is not here; the default, cuda, needs no word."""
+    """Puts the device itself for "auto", and the CPU for one that is not here; the default, cuda, needs no word."""
     device = cfg.MODEL.DEVICE
     if not is_here(device):
         if sources.place("MODEL.DEVICE") >= 0:
@@ -242,7 +242,7 @@ def _choose_device(cfg: CfgNode, sources: Sources) -> None:
 
 
 def _choose_exponents(cfg: CfgNode, sources: Sources) -> None:
-    """Let an exponent that is set later than ``MODEL.FUSION.SOURCE`` win over that of the weights."""
+    """Lets an exponent that is set later than ``MODEL.FUSION.SOURCE`` win over that of the weights."""
     fusion, source = cfg.MODEL.FUSION, sources.place("MODEL.FUSION.SOURCE")
     # Weights of other models carry none, and a value that is none is refused later.
     if cfg.MODEL.META_ARCHITECTURE == "OpenPanoptic" and fusion.SOURCE in OF_WEIGHTS:
@@ -255,7 +255,7 @@ def _choose_exponents(cfg: CfgNode, sources: Sources) -> None:
 
 
 def _check_read(cfg: CfgNode, defaults: Tree, sources: Sources) -> None:
-    """Refuse the first key that somebody set, and that nothing reads; what comes with the package passes.
+    """Refuses the first key that somebody set, and that nothing reads; what comes with the package passes.
 
     Where nothing names a model, what one of them reads passes. With a backbone of somebody else's, what the package
     sets for `CLIPBackbone` goes back to its default, but name and weights of a CLIP become empty: whoever reads them
@@ -311,7 +311,7 @@ def _why_unread_by_backbone(key: str, cfg: CfgNode) -> str | None:
 
 
 def _check_precision(cfg: CfgNode, sources: Sources) -> None:
-    """Refuse float16 without a GPU, and say where bfloat16 costs time."""
+    """Refuses float16 without a GPU, and says where bfloat16 costs time."""
     device, precision = cfg.MODEL.DEVICE, cfg.TEST.PRECISION
     if precision == "float16" and not device.startswith("cuda"):
         raise InputError(

@@ -318,7 +318,7 @@ class ShardStream:
         return {"positions": positions, "unusable": self.unusable}
 
     def load_states(self, states: Any, rank: int) -> None:
-        """Go on from where as many processes with as many workers were.
+        """Goes on from where as many processes with as many workers were.
 
         Args:
             states: the `state` of each process, as they came back from JSON.

@@ -284,7 +284,7 @@ def coco_results(
 def write_coco_results(
     path: Source, images: Iterable[tuple[ImageId, ImageDetections]], category_ids: Sequence[int]
 ) -> None:
-    """Write detections as a list in COCO's results format, atomically.
+    """Writes detections as a list in COCO's results format, atomically.
 
     Args:
         path: the JSON file to write.

@@ -115,7 +115,7 @@ class FViT(ModelBase):
 
     @classmethod
     def require_trained(cls, cfg: CfgNode) -> None:
-        """Refuse a random detector."""
+        """Refuses a random detector."""
         if not cfg.MODEL.WEIGHTS:
             raise untrained(
                 "detector", folder="detection/", shipped="mini-fvit", clip=cfg.MODEL.CLIP.NAME
@@ -190,7 +190,7 @@ class FViT(ModelBase):
         return torch.cat([self.bank.embed_names(own) for own in (names, background)])
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
-        """Give the training vocabulary; classes that it does not mark as seen leave the softmax.
+        """Gives the training vocabulary; classes that it does not mark as seen leave the softmax.
 
         Raises:
             InputError: there are no classes, or none is seen.

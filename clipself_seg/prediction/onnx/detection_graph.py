@@ -140,7 +140,7 @@ class DetectionGraph(nn.Module):
         return torch.cat(boxes)[best.indices], best.values >= 0
 
     def pool(self, levels: Sequence[Tensor], boxes: Tensor, side: int) -> Tensor:
-        """Boxes of one image, pooled as in `pool_boxes`: sums over the levels, of which all but the box's own give 0."""
+        """Boxes of an image, pooled as in `pool_boxes`: sums over the levels, of which all but a box's own give 0."""
         numbers = pyramid_levels(boxes)
         strides = self.model.roi_head.strides
         pooled = []
@@ -167,7 +167,7 @@ class DetectionGraph(nn.Module):
 
 
 def graph_of(predictor: DetectionPredictor) -> Export:
-    """Make the graph of a predictor and the files beside it. The export may change the predictor.
+    """Makes the graph of a predictor and the files beside it. The export may change the predictor.
 
     Args:
         predictor: on the CPU, in float32, with its class names.

@@ -189,7 +189,7 @@ def _cubic(length: int, new: Tensor, count: int) -> Tensor:
 
 
 def graph_of(predictor: PanopticPredictor) -> Export:
-    """Make the graph of a predictor and the files beside it. The export may change the predictor.
+    """Makes the graph of a predictor and the files beside it. The export may change the predictor.
 
     Args:
         predictor: on the CPU, in float32, with its class names.

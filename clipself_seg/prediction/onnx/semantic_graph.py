@@ -129,7 +129,7 @@ def bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def graph_of(predictor: SemanticPredictor, text_tower: bool = False) -> Export:
-    """Make the graph of a predictor and the files beside it. The export may change the predictor.
+    """Makes the graph of a predictor and the files beside it. The export may change the predictor.
 
     Args:
         predictor: on the CPU, in float32, with its class names unless the text tower is exported.

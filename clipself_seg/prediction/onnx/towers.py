@@ -126,7 +126,7 @@ def text_graph(clip: CLIP) -> Graph:
 
 
 def tokenizer_of(clip: VisionLanguageBackbone) -> ClipTokenizer | None:
-    """Find the tokenizer of a CLIP with CLIP's byte pairs. Return None for a CLIP with another tokenizer."""
+    """Finds the tokenizer of a CLIP with CLIP's byte pairs. Returns None for a CLIP with another tokenizer."""
     tokenizer = getattr(clip, "tokenizer", None)
     return tokenizer if isinstance(tokenizer, ClipTokenizer) else None
 

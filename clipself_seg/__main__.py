@@ -83,7 +83,7 @@ def body(entry: Entry) -> Callable[[], int]:
 
 @report_input_errors
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns its exit status, or 2 for a name that is none."""
+    """Runs a command; returns its exit status, or 2 for a name that is none."""
     words = sys.argv[1:] if arguments is None else arguments
     if words == ["--version"]:
         sys.stdout.write(f"{__version__}\n")

@@ -94,7 +94,7 @@ def find_model(
     task: str | None = None,
     config_file: str | os.PathLike[str] | None = None,
 ) -> ModelChoice:
-    """Find the task, the configuration and the weights of a model.
+    """Finds the task, the configuration and the weights of a model.
 
     Args:
         model: a name (of the zoo, or "mini" for the shipped model of the task), a file of weights beside which
@@ -120,7 +120,7 @@ def find_model(
 
 
 def require_task(task: str | None) -> None:
-    """Refuse what is no task; None stands for any.
+    """Refuses what is no task; None stands for any.
 
     Raises:
         InputError: names the nearest task.
@@ -139,7 +139,7 @@ def is_repository(model: str) -> bool:
 
 
 def find_distillation(model: str | None = None) -> ModelChoice:
-    """Find the recipe that distils a CLIP from image patches, and measures its regions.
+    """Finds the recipe that distils a CLIP from image patches, and measures its regions.
 
     Args:
         model: a CLIP, as for `find_model`; "mini" for the recipe of the generated world; None for EVA-02's B/16.
@@ -187,7 +187,7 @@ def list_models(task: str | None = None) -> list[str]:
 
 
 def find_clip(weights: str) -> tuple[str, str]:
-    """Find a CLIP's name and its weights, as `load_clip` takes them.
+    """Finds a CLIP's name and its weights, as `load_clip` takes them.
 
     Args:
         weights: name of a CLIP in the zoo or of a shipped one, or a file or folder of a distillation.

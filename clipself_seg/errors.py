@@ -78,7 +78,7 @@ class _Short(reprlib.Repr):
         return repr(x) if abs(x) < 1 << 64 else "of type int"
 
     def repr_instance(self, x: object, level: int) -> str:
-        """Anything else."""
+        """Shows None, a bool or a float as it is, and of any other object its type."""
         return (
             repr(x) if x is None or isinstance(x, bool | float) else f"of type {type(x).__name__}"
         )
@@ -170,7 +170,7 @@ def require_unique(values: Iterable[Hashable], what: str, origin: object) -> Non
 
 @contextlib.contextmanager
 def after_interrupt(again: str) -> Iterator[None]:
-    """Let Ctrl-C end a command with what the same command does the next time.
+    """Lets Ctrl-C end a command with what the same command does the next time.
 
     Args:
         again: such as `GOES_ON`; without this context it is said to begin anew.
@@ -182,7 +182,7 @@ def after_interrupt(again: str) -> Iterator[None]:
 
 
 def report_input_errors(main: Callable[P, int | None]) -> Callable[P, int]:
-    """Turn an `InputError` that escapes a command into one line on stderr and exit status 2.
+    """Turns an `InputError` that escapes a command into one line on stderr and exit status 2.
 
     So with trouble of the file system: a full disk, a folder that may not be written. Ctrl-C is one
     line and status 130.

@@ -7,7 +7,7 @@
 
 A module that ``--import`` names calls them, and configurations name what it registers (docs/add_your_own.md). Backbones
 and models are entries of Detectron2's ``BACKBONE_REGISTRY`` and ``META_ARCH_REGISTRY``, data sets of its
-``DatasetCatalog``; `register_hook` is of `clipself_seg.training`. Each refuses a name that exists with an `InputError`.
+``DatasetCatalog``; `register_hook` is of `clipself_seg.training`. All but that one refuse a taken name: `InputError`.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def home_expanded(path: str | os.PathLike[str], instead: str) -> Path:
 def naming_path(
     path: str | os.PathLike[str], temporary: str | os.PathLike[str] | None = None
 ) -> Iterator[None]:
-    """Let errors of writing a file or a folder name it; a full disk is reported without the name.
+    """Lets errors of writing a file or a folder name it; a full disk is reported without the name.
 
     Args:
         path: what is written.
@@ -96,7 +96,7 @@ def naming_path(
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is flushed to disk and renamed to `path`.
+    """Yields a temporary path beside `path`; on success it is flushed to disk and renamed to `path`.
 
     Whatever happens inside (an exception, SIGKILL, a full disk), `path` holds either its old
     content or the complete new one.
@@ -139,7 +139,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary folder, which on success takes the place of `path`, and goes if anything fails.
+    """Yields a temporary folder, which on success takes the place of `path`, and goes if anything fails.
 
     What killed calls for the same folder have left is removed.
 
@@ -175,7 +175,7 @@ def _put_back(earlier: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def alone_in(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Keep other processes that ask for the same out of a folder, which is made if need be.
+    """Keeps other processes that ask for the same out of a folder, which is made if need be.
 
     However this process ends, the folder is free again, also where processes that it forked live
     on. A system without locks, as Windows and the file systems of some clusters are, gets a warning.
@@ -214,7 +214,7 @@ def alone_in(folder: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _close_locked() -> None:
-    """Let go of the parent's locks in a child that was just forked.
+    """Lets go of the parent's locks in a child that was just forked.
 
     A lock belongs to the open folder, which a child shares: it would outlive the parent.
     """
@@ -228,7 +228,7 @@ if fcntl is not None:
 
 
 def remove_leftovers(folder: str | os.PathLike[str], age: float = 0) -> None:
-    """Remove what `atomic_path` in a killed process left directly in `folder`.
+    """Removes what `atomic_path` in a killed process left directly in `folder`.
 
     Args:
         folder: locked by the caller (`alone_in`), or one whose old files nobody is writing.
@@ -314,11 +314,11 @@ def parse_json(text: object, origin: object, schema: Schema = ANYTHING) -> Any:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text in UTF-8, atomically."""
+    """Writes a text in UTF-8, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write `value` as indented JSON, atomically."""
+    """Writes `value` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=1) + "\n")

@@ -12,7 +12,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def keep_freed_memory(device: str = "cpu") -> None:
-    """Tell glibc to hand back what is free now, and from now on no large block after every step.
+    """Tells glibc to hand back what is free now, and from now on no large block after every step.
 
     The activations of a step are then reused without page faults, which take a quarter of the time on a
     CPU. To be called once weights are loaded: what that needed would stay, too. Elsewhere than on glibc
@@ -26,7 +26,7 @@ def keep_freed_memory(device: str = "cpu") -> None:
 
 
 def set_thresholds(mmap: int, trim: int) -> None:
-    """Hand back what is free; blocks from `mmap` bytes on are then the system's, and free memory above `trim`."""
+    """Hands back what is free; blocks from `mmap` bytes on are then the system's, and free memory above `trim`."""
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None)

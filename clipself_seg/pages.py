@@ -46,7 +46,7 @@ def pieces(template: str, **values: Any) -> Iterator[str]:
 
 
 def write_page(path: str | os.PathLike[str], template: str | Path, **values: Any) -> None:
-    """Write a page, atomically.
+    """Writes a page, atomically.
 
     Args:
         path: the HTML file.

@@ -78,7 +78,7 @@ def wanted_files(wheel: Path, package: str) -> Dict[str, bytes]:
 
 
 def unpack_wheel(wheel: Path, package: str, site: Path) -> None:
-    """Install `package` from a wheel into `site` so that pip can list it and uninstall it."""
+    """Installs `package` from a wheel into `site` so that pip can list it and uninstall it."""
     files = wanted_files(wheel, package)
     info = next(name.partition("/")[0] for name in files if name.endswith(".dist-info/METADATA"))
     part = site / (".%s.part" % package)
@@ -97,7 +97,7 @@ def unpack_wheel(wheel: Path, package: str, site: Path) -> None:
 
 
 def install(pin: Pin, python: object, site: Path, run: Callable[..., None]) -> None:
-    """Fetch a wheel, whose hash pip compares, unpack it, and compile its modules, as pip does.
+    """Fetches a wheel, whose hash pip compares, unpacks it, and compiles its modules, as pip does.
 
     Otherwise they are compiled at each start where Python may not write: an image, PYTHONDONTWRITEBYTECODE.
 

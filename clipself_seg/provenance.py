@@ -1,4 +1,4 @@
-"""Where a number comes from: commit, versions, seed, configuration and weights."""
+"""Origin of a number: commit, versions, seed, configuration and weights."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def write_results(
     protocol: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> None:
-    """Write `results.json`, atomically: the numbers, where they come from, and what they were measured with.
+    """Writes `results.json`, atomically: the numbers, where they come from, and what they were measured with.
 
     Args:
         path: file to write.
@@ -107,7 +107,7 @@ def write_results(
 
 
 def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read what `write_results` wrote: "results" and "provenance", an object each, and "protocol", {} in older files.
+    """Reads what `write_results` wrote: "results" and "provenance", an object each, and "protocol", {} in older files.
 
     Raises:
         InputError: the file is missing or broken, or is none of that form.

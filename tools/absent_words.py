@@ -72,7 +72,7 @@ def give_words(model: Any, words: Vocabulary) -> None:
 
 
 def counts(model: Any, scenes: Sequence[Scene], words: Vocabulary) -> tuple[float, float]:
-    """Of an image on average: absent words that a model finds, and present ones, in percent."""
+    """Mean numbers of an image: absent words that a model finds, and present ones that it finds, in percent."""
     false, kept = [], []
     for image, ids in scenes:
         predicted = set(model(image).regions().labels.tolist())

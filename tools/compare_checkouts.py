@@ -82,7 +82,7 @@ def leaves(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def content(root: Path) -> dict[str, Any]:
-    """Everything that is compared of a folder of outputs: numbers of JSON, label maps and tensors, by their place."""
+    """The compared content of a folder of outputs: numbers of JSON, label maps and tensors, by their place."""
     written: dict[str, Any] = {}
     for path in root.rglob("*"):
         name = str(path.relative_to(root))

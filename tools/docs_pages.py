@@ -102,7 +102,7 @@ def notebook_page(content: str) -> str:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Called by mkdocs with the files of docs/: adds `added_pages`."""
+    """Adds `added_pages`; mkdocs calls it with the files of docs/."""
     for name, content in added_pages().items():
         files.append(File.generated(config, name, content=content))
     return files

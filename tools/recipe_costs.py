@@ -222,7 +222,7 @@ class _Alive(TorchDispatchMode):
         self.known = weakref.WeakSet(p.untyped_storage() for p in parameters)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Does what is asked for, and follows what comes out."""
+        """Runs the operation, and follows its outputs."""
         made = func(*args, **(kwargs or {}))
         tree_map_only(Tensor, self._follow, made)
         return made

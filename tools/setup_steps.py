@@ -62,7 +62,7 @@ def ask(python: object, code: str) -> Optional[str]:
 
 
 def version_of(python: object) -> Optional[str]:
-    """Such as ``3.11``; None for an interpreter that does not run."""
+    """Version such as ``3.11``; None for an interpreter that does not run."""
     return ask(python, "import sys; print('%d.%d' % sys.version_info[:2])")
 
 
@@ -81,7 +81,7 @@ def find_python(wanted: Optional[str] = None) -> str:
 
 
 def site_packages(python: Path) -> Path:
-    """Where an environment keeps its pure Python packages."""
+    """The folder where an environment keeps its pure Python packages."""
     folder = ask(python, "import sysconfig; print(sysconfig.get_path('purelib'))")
     if folder is None:
         raise SetupError("%s does not run" % python)
@@ -128,7 +128,7 @@ def add_pip(python: Path, site: Path) -> None:
 
 
 def drop_half_installed(site: Path) -> None:
-    """After an interruption: forget packages that pip had not finished, so that they come anew.
+    """Forgets packages that pip had not finished when it was interrupted, so that they come anew.
 
     pip writes a package's INSTALLER file when all its other files are in place.
     """

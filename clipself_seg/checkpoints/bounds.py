@@ -46,7 +46,7 @@ class ForeignName(pickle.UnpicklingError):
 
 @contextmanager
 def refusing(path: Path, kind: str) -> Iterator[None]:
-    """Turn whatever a reader of a file raises into one sentence that names the file.
+    """Turns whatever a reader of a file raises into one sentence that names the file.
 
     Args:
         path: of the file.
@@ -76,7 +76,7 @@ def refusing(path: Path, kind: str) -> Iterator[None]:
 
 
 def check_archive(archive: zipfile.ZipFile, path: Path) -> None:
-    """Check that an archive stores each of its files once and as it is, as torch does.
+    """Checks that an archive stores each of its files once and as it is, as torch does.
 
     Raises:
         OutOfBounds: it does not, or the files are longer than the archive.
@@ -93,7 +93,7 @@ def check_archive(archive: zipfile.ZipFile, path: Path) -> None:
 
 
 def check_tensor(name: str, tensor: Tensor) -> None:
-    """Check that a tensor has no more elements than its storage.
+    """Checks that a tensor has no more elements than its storage.
 
     Raises:
         OutOfBounds: it repeats them.
@@ -106,7 +106,7 @@ def check_tensor(name: str, tensor: Tensor) -> None:
 
 @contextmanager
 def open_safetensors(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """Open a safetensors file whose header is that of a checkpoint, as `safetensors.safe_open` does.
+    """Opens a safetensors file whose header is that of a checkpoint, as `safetensors.safe_open` does.
 
     Safetensors itself checks that the tensors fill the file, and nothing twice.
 
@@ -130,7 +130,7 @@ def open_safetensors(path: str | os.PathLike[str]) -> Iterator[Any]:
 
 @contextmanager
 def building_within(paths: Iterable[str | os.PathLike[str]]) -> Iterator[None]:
-    """Let this thread build modules of no more parameters and buffers than files of weights hold, a few times over.
+    """Lets this thread build modules of no more parameters and buffers than files of weights hold, a few times over.
 
     For sizes that somebody else wrote beside the weights: what is too large is refused while it is built.
 

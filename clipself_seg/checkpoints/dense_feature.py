@@ -117,7 +117,7 @@ def feature_of_run(run: Mapping[str, object], path: Path) -> DenseFeature:
 def require_feature(
     wanted: DenseFeature, stated: DenseFeature, source: object, override: bool = False
 ) -> None:
-    """Refuse weights that were distilled for another dense feature than they are to be read as.
+    """Refuses weights that were distilled for another dense feature than they are to be read as.
 
     Args:
         wanted: what they are to be read as.

@@ -35,7 +35,7 @@ def is_address(text: str) -> bool:
 
 
 def download(address: str, path: Path, *, size: int | None = None, sha256: str = "") -> None:
-    """Fetch a file, unless it is there; of several processes that want it, one fetches it.
+    """Fetches a file, unless it is there; of several processes that want it, one fetches it.
 
     Args:
         address: http or https.
@@ -60,7 +60,7 @@ def download(address: str, path: Path, *, size: int | None = None, sha256: str =
 
 @contextlib.contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
-    """Let processes that fetch the same file or folder wait for each other; a file beside it stays as their lock."""
+    """Lets processes that fetch the same file or folder wait for each other; a file beside it stays as their lock."""
     from huggingface_hub.utils import WeakFileLock
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def fetch_bytes(address: str, most: int, what: str) -> bytes:
 def check_file(
     path: Path, size: int | None, sha256: str, what: str, then: str = "delete it"
 ) -> None:
-    """Refuse a file of another size or hash than was published.
+    """Refuses a file of another size or hash than was published.
 
     Args:
         path: the file.

@@ -89,7 +89,7 @@ def weights_hash(module: nn.Module) -> str:
 
 
 def invalidate(module: nn.Module) -> None:
-    """Forget the state of a module's weights, after a write that torch does not count.
+    """Forgets the state of a module's weights, after a write that torch does not count.
 
     Such are writes through ``.data`` or a NumPy view, those of collective operations, of kernels of
     one's own and of replayed CUDA graphs.

@@ -177,7 +177,7 @@ def _of_hub(name: HubName) -> dict[str, Any]:
 
 
 def _fetch(name: HubName, file: str, wanted: Sequence[str]) -> Path:
-    """Fetch a file of the hub and check it.
+    """Fetches a file of the hub and checks it.
 
     Raises:
         FileNotFoundError: the repository has no such file.
@@ -198,7 +198,7 @@ def _fetch(name: HubName, file: str, wanted: Sequence[str]) -> Path:
 
 
 def _check_digest(path: Path, name: HubName) -> None:
-    """Refuse, and remove, a file of another sha256 than the hub lists, by which its cache names large files.
+    """Refuses, and removes, a file of another sha256 than the hub lists, by which its cache names large files.
 
     huggingface_hub compares the size alone.
     """
@@ -214,7 +214,7 @@ def _check_digest(path: Path, name: HubName) -> None:
 
 @contextlib.contextmanager
 def _errors_of_hub(name: HubName, wanted: Sequence[str]) -> Iterator[None]:
-    """Turn errors of huggingface_hub, and of the HTTP library that its version uses, into `NotFetched`, which says what
+    """Turns errors of huggingface_hub, and of the HTTP library that it uses, into `NotFetched`, which says what
     to fetch by hand, and where to put it."""
     try:
         yield
@@ -252,7 +252,7 @@ def locate(weights: str | os.PathLike[str]) -> Path:
 
 
 def refuse_lost(given: str) -> None:
-    """Refuse weights that can be nothing but a path, if no file is there; names and addresses pass.
+    """Refuses weights that can be nothing but a path, if no file is there; names and addresses pass.
 
     Raises:
         InputError: names the path, and the official checkpoint that may be meant.
@@ -274,7 +274,7 @@ def no_checkpoint(given: str) -> InputError:
 
 
 def weights_folder() -> Path:
-    """Where fetched weights are and files may be put: ``CLIPSELF_SEG_WEIGHTS``, or one of the user's cache."""
+    """The folder of fetched weights and of a user's own files: ``CLIPSELF_SEG_WEIGHTS``, or one of the user's cache."""
     given = os.environ.get(VARIABLE, "")
     if given and not is_address(given):
         return home_expanded(given, f"give {VARIABLE} a whole path")
@@ -320,7 +320,7 @@ def fetch(entry: Entry) -> Path:
 
 
 def present_file(entry: Entry) -> Path | None:
-    """Where the file of an entry is: in the folder of weights or the hub's cache; None if nowhere."""
+    """Path of an entry's file in the folder of weights or the hub's cache; None if neither has it."""
     own = weights_folder() / entry.file
     if own.exists():
         return own
@@ -329,7 +329,7 @@ def present_file(entry: Entry) -> Path | None:
 
 
 def check_entry(path: Path, entry: Entry) -> None:
-    """Refuse a file that is not the one that was published; a folder passes.
+    """Refuses a file that is not the one that was published; a folder passes.
 
     Raises:
         InputError: another size or hash.

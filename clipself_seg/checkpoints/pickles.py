@@ -139,7 +139,7 @@ def _load(path: Path, mapped: bool) -> object:
 
 
 def check_pickle(file: IO[bytes], size: int) -> None:
-    """Check what the next pickle of a file names, and how long it says that its tensors are.
+    """Checks what the next pickle of a file names, and how long it says that its tensors are.
 
     Args:
         file: stands behind the pickle afterwards.

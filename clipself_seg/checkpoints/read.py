@@ -56,7 +56,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a .pt, .pth, .bin or .safetensors file; what is in it decides which, not its name.
+    """Reads a .pt, .pth, .bin or .safetensors file; what is in it decides which, not its name.
 
     Raises:
         InputError: missing, unreadable, truncated, holding code, or without tensors; the file is named.

@@ -52,14 +52,14 @@ class CheckpointFolder:
         return self.folder / f"iteration_{iteration:07d}.safetensors"
 
     def save(self, iteration: int, tensors: Mapping[str, Tensor], metadata: Metadata) -> Path:
-        """Write a checkpoint atomically and remove the oldest beyond `keep`."""
+        """Writes a checkpoint atomically and removes the oldest beyond `keep`."""
         path = self.path(iteration)
         write_state(path, tensors, metadata)
         self.remove_oldest()
         return path
 
     def remove_oldest(self) -> None:
-        """Remove the oldest checkpoints beyond `keep`."""
+        """Removes the oldest checkpoints beyond `keep`."""
         for old in self.paths()[: -self.keep]:
             old.unlink()
 
@@ -100,7 +100,7 @@ def iteration_of(path: Path) -> int:
 
 
 def write_state(path: Path, tensors: Mapping[str, Tensor], metadata: Metadata) -> None:
-    """Write tensors and JSON-serialisable metadata with a digest of both, atomically.
+    """Writes tensors and JSON-serialisable metadata with a digest of both, atomically.
 
     Equal content gives equal bytes.
     """
@@ -112,7 +112,7 @@ def write_state(path: Path, tensors: Mapping[str, Tensor], metadata: Metadata) -
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], Metadata]:
-    """Read what `write_state` wrote.
+    """Reads what `write_state` wrote.
 
     Raises:
         InputError: truncated, altered, or not a training checkpoint.
@@ -153,7 +153,7 @@ def pack(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor
 def unpack(
     tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Put back what `pack` took.
+    """Puts back what `pack` took.
 
     Raises:
         InputError: other parameters, moments or shapes than the model trains with.
@@ -179,7 +179,7 @@ def unpack(
 
 @torch.no_grad()
 def unpack_model(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Put back the trained tensors only, as evaluation needs them.
+    """Puts back the trained tensors only, as evaluation needs them.
 
     Raises:
         InputError: other parameters or shapes than the model trains.
@@ -201,7 +201,7 @@ def load_training_state(
     original_hash: Callable[[], str],
     check: Callable[[Mapping[str, Any]], None] = lambda run: None,
 ) -> None:
-    """Load the trained parameters of a checkpoint into a model that has the others already.
+    """Loads the trained parameters of a checkpoint into a model that has the others already.
 
     Args:
         path: written by `CheckpointFolder.save`.

@@ -78,7 +78,7 @@ class CLIPBackbone(CLIP, Backbone):
             train_last_blocks(self.visual, trainable_blocks, self.out_features)
 
     def __init_subclass__(cls) -> None:
-        """Has models read a subclass through the public methods that it overrides, see `READ_THROUGH`."""
+        """Makes models read a subclass through the public methods that it overrides, see `READ_THROUGH`."""
         super().__init_subclass__()
         for overridden, (called, through) in READ_THROUGH.items():
             if overridden in vars(cls) and called not in vars(cls):
@@ -210,7 +210,7 @@ def load_backbone(
     out_features: Sequence[str] = (DENSE,),
     trainable_blocks: int | None = None,
 ) -> VisionLanguageBackbone:
-    """Load a CLIP as `load_clip` does, or the entry of BACKBONE_REGISTRY that has the name.
+    """Loads a CLIP as `load_clip` does, or the entry of BACKBONE_REGISTRY that has the name.
 
     Args:
         name: as for `load_clip`, or the name of an entry.

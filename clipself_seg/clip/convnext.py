@@ -129,7 +129,7 @@ class ConvNeXtTower(ImageTower):
         return projection(normed)
 
     def pool_cells(self, last_1Dhw: Tensor, cells_Qhw: Tensor) -> Tensor:
-        """As `ImageTower.pool_cells`: projected means. No cell is the vector 0, which has an embedding too."""
+        """Projected means of cells, see `ImageTower.pool_cells`. A set without cells embeds the vector 0."""
         return self.project(pool(last_1Dhw[0], mask_weights(cells_Qhw)))
 
     def feature_shapes(self) -> dict[str, FeatureShape]:

@@ -154,12 +154,12 @@ class GuestBackbone(VisionLanguageBackbone, ImageTower):
         return cast(nn.Module, getattr(self.backbone, "text", self.backbone))
 
     def train(self, mode: bool = True) -> GuestBackbone:
-        """Stays in evaluation mode."""
+        """Keeps the backbone in evaluation mode, whatever `mode` is."""
         super().train(False)
         return self
 
     def final_norm(self, tokens: Tensor) -> Tensor:
-        """Apply the backbone's final norm to tokens (..., C) of any block. Without one they stay as they are."""
+        """Applies the backbone's final norm to tokens (..., C) of any block. Without one they stay as they are."""
         norm = getattr(self.backbone, "final_norm", None)
         return tokens if norm is None else norm(tokens)
 
@@ -192,7 +192,7 @@ class GuestBackbone(VisionLanguageBackbone, ImageTower):
         return embeddings.to(self.device)
 
     def require_images(self) -> None:
-        """Refuse to embed whole images and crops where the backbone has no `encode_image`."""
+        """Refuses to embed whole images and crops where the backbone has no `encode_image`."""
         self._optional("encode_image")
 
     def feature_shapes(self) -> dict[str, FeatureShape]:

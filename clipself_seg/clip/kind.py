@@ -77,7 +77,7 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class PositionTable:
-    """How a position table of another grid is resized when a file is loaded.
+    """Settings by which a position table of another grid is resized when a file is loaded.
 
     Attributes:
         first: rows in front of the patches' that are kept, such as the class token's.
@@ -128,7 +128,7 @@ def clip_text(architecture: Architecture, quick_gelu: bool) -> TextTower:
 
 
 def has_clip_text(config: Config) -> bool:
-    """Whether a config's text tower is one that `clip_text` builds."""
+    """True if `clip_text` builds the text tower of a config."""
     return not set(config["text_cfg"]) - TEXT_KEYS and "multimodal_cfg" not in config
 
 

@@ -130,7 +130,7 @@ class TokenAttention(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def output(self, values_BLD: Tensor) -> Tensor:
-        """What is made of attended values, whose heads are merged, (B, L, D)."""
+        """Output projection of attended values, whose heads are merged, (B, L, D)."""
 
     def forward_rotated(self, x_BLD: Tensor, rotary: Tensor) -> Tensor:
         """Self-attention of turned queries and keys, (B, L, D) -> (B, L, D)."""
@@ -354,7 +354,7 @@ class ViTBlock(nn.Module, abc.ABC):
         return self._finish(x_BLD if residual is None else residual, values_BLD)
 
     def values(self, x_BLD: Tensor, *gate: Tensor) -> Tensor:
-        """What the block would add to tokens that attend only to themselves, without its MLP, (B, L, D).
+        """What attention adds to tokens that attend to themselves alone, without the MLP, (B, L, D).
 
         Args:
             x_BLD: tokens.

@@ -58,11 +58,11 @@ stock: ContextVar[bool] = ContextVar("stock", default=False)  # True inside of `
 
 
 class Choice(NamedTuple):
-    """How linear layers are computed on a CPU.
+    """The way to compute linear layers on a CPU, and the reason for it.
 
     Attributes:
-        convolution: whether as convolutions.
-        reason: why.
+        convolution: True for convolutions, False for matrix products.
+        reason: the reason, in words.
     """
 
     convolution: bool
@@ -71,7 +71,7 @@ class Choice(NamedTuple):
 
 @functools.cache
 def choice() -> Choice:
-    """What this machine takes, or `$CLIPSELF_SEG_LINEAR`: "auto", "torch" or "convolution".
+    """The way that suits this machine, or that `$CLIPSELF_SEG_LINEAR` names: "auto", "torch" or "convolution".
 
     Raises:
         InputError: the variable has another value.
@@ -90,7 +90,7 @@ def choice() -> Choice:
 
 @functools.cache
 def _processor() -> str:
-    """What the system says about its processor, on Linux with family and flags."""
+    """The system's description of its processor, on Linux with family and flags."""
     return platform.processor() + cpu_info()
 
 
@@ -201,9 +201,9 @@ def _setting() -> Any:
 
 @functools.cache
 def onednn_is_exact() -> bool:
-    """Whether this machine gains by `products_by_onednn`, and its attention is then exact to `LARGEST_ERROR`.
+    """True if this machine gains by `products_by_onednn`, and its attention is then exact to `LARGEST_ERROR`.
 
-    Never with AMX, which would compute in bfloat16, nor with a torch (before 2.9) that has no setting for CPUs alone.
+    It is False with AMX, which would compute in bfloat16, and with a torch (before 2.9) that has no setting for CPUs.
     """
     setting = _setting()
     if setting is None or not choice().convolution or "amx_bf16" in _processor():

@@ -208,7 +208,7 @@ def load_clip(
     dense: DenseFeature | None = None,
     override: bool = False,
 ) -> CLIP:
-    """Load a CLIP in evaluation mode, in float32 on the CPU.
+    """Loads a CLIP in evaluation mode, in float32 on the CPU.
 
     Args:
         name: name of weights in the zoo, such as ``eva02-vitb16``, or of shipped ones (``mini``, ``mini-clipself``,
@@ -339,7 +339,7 @@ def save_clip(
     dtype: torch.dtype = torch.float32,
     part: str = "",
 ) -> None:
-    """Write a checkpoint that `load_clip` reads, atomically.
+    """Writes a checkpoint that `load_clip` reads, atomically.
 
     Args:
         clip: model to write.

@@ -74,7 +74,7 @@ class LatentPool(nn.Module):
         return self._finish(merge_heads(attended))
 
     def value_path(self, tokens: Tensor) -> Tensor:
-        """What the query would gather of each token alone, (..., D) -> (..., D)."""
+        """Output of the attention pool for each token alone, (..., D) -> (..., D)."""
         width = tokens.shape[-1]
         return self._finish(linear(tokens, self.kv.weight[width:], self.kv.bias[width:]))
 
@@ -191,7 +191,7 @@ def read_trunk(tensors: Mapping[str, Tensor], scalars: Mapping[str, float]) -> d
 
 
 def read_timm(tensors: Mapping[str, Tensor], scalars: Mapping[str, float]) -> dict[str, Tensor]:
-    """As `read_trunk`, of timm's tensors, which are the image tower alone and have no prefix."""
+    """Reads timm's tensors, which are the image tower alone and have no prefix, with `read_trunk`."""
     return read_trunk({f"{TRUNK}{name}": tensor for name, tensor in tensors.items()}, scalars)
 
 

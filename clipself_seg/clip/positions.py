@@ -73,12 +73,12 @@ def resample_positions(
 
 
 class Rotary(NamedTuple):
-    """How a tower numbers the cells of a grid by rotary positions.
+    """Settings by which a tower numbers the cells of a grid for rotary positions.
 
     Attributes:
-        span: what the sides of any grid are scaled to: the grid of pretraining.
+        span: side in cells to which those of any grid are scaled: the grid of pretraining.
         first: number of the first cell.
-        columns_first: whether the first half of the factors is the column's, and not the row's.
+        columns_first: True if the first half of the factors is the column's, False if it is the row's.
         prefix: number of tokens before the patches, which are not turned.
     """
 

@@ -108,9 +108,9 @@ class ResNetTower(ImageTower, ModifiedResNet):
         return x
 
     def pool_cells(self, last_1Dhw: Tensor, cells_Qhw: Tensor) -> Tensor:
-        """As `ImageTower.pool_cells`, by the attention pool that reads these cells alone (FC-CLIP).
+        """Pools cells by the attention pool, which reads these cells alone (FC-CLIP), see `ImageTower.pool_cells`.
 
-        What asks is the mean of all cells of the image, the same for every set; unlike in an image's embedding it is
+        The query is the mean of all cells of the image, the same for every set; unlike in an image's embedding it is
         not among what is read, and positions are resized bilinearly. No cell gives the output projection's bias.
         """
         pool = self.attnpool

@@ -1,4 +1,4 @@
-"""How tensors are computed: how many at once, in which precision, compiled or not, and what is kept for gradients.
+"""The run of tensors through layers: chunks, precision, copies to a device, compiled blocks, memory for gradients.
 
 In this order: sizes of chunks (`chunk_size`), precision (`full_precision`, `tf32`, `in_own_precision`, `autocast`),
 tensors that are copied or made without waiting (`on_device`, `send`, `constant`) or without values (`without_values`),
@@ -43,15 +43,15 @@ def widest(device: torch.device) -> torch.dtype:
 
 
 def on_cpu(tensor: Tensor) -> bool:
-    """Whether a CPU computes with the tensor, for which values decide what is worth computing.
+    """True if a CPU computes with the tensor, where values may decide what is worth computing.
 
-    Not while a graph is traced, whose sizes must not depend on values.
+    It is False while a graph is traced, whose sizes must not depend on values.
     """
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def chunk_size(device: torch.device, in_cache: int, elements_per_item: int) -> int:
-    """How many of equal items are processed together, at least 1.
+    """Number of equal items that are processed together, at least 1.
 
     A CPU gains from small chunks, whose elements it need not fetch from memory again. A GPU does not: it waits for
     Python between small operations, and gets as many items as memory allows. Nothing but the device decides.
@@ -86,7 +86,7 @@ def _tf32() -> tuple[str, bool | str]:
 
 @contextlib.contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
-    """Whether a GPU may round the factors of matrix products to TF32; no effect on the CPU."""
+    """Allows a GPU to round the factors of matrix products to TF32, or forbids it; no effect on the CPU."""
     name, before = _tf32()
     wanted = allowed if name == "allow_tf32" else "tf32" if allowed else "ieee"
     setattr(torch.backends.cuda.matmul, name, wanted)
@@ -97,7 +97,7 @@ def tf32(allowed: bool) -> Iterator[None]:
 
 
 def lower_precision(device: torch.device) -> tuple[torch.dtype | None, bool | str]:
-    """What products are computed in at the moment: autocast's type, None where it is off, and torch's TF32 setting."""
+    """The present precision of products: autocast's type, None where it is off, and torch's TF32 setting."""
     kind = device.type
     rounded = kind == "cuda" and _tf32()[1]
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
@@ -106,10 +106,10 @@ def lower_precision(device: torch.device) -> tuple[torch.dtype | None, bool | st
 
 
 def in_own_precision(layer: nn.Module, x: Tensor) -> Tensor:
-    """What a layer gives in the precision of its weights, autocast or not; with gradients in that of the run.
+    """Output of a layer in the precision of its weights, autocast or not; with gradients in the run's precision.
 
-    For what 8 bits are too coarse for in evaluation: the sum of all blocks, scores, whose differences decide, and
-    coordinates.
+    It is for values for which the 8 bits of bfloat16 are too coarse in evaluation: the sum of all blocks, scores, whose
+    differences decide, and coordinates.
     """
     if torch.is_grad_enabled():
         return layer(x)
@@ -144,14 +144,14 @@ def on_device(
 
 
 def send(made: Tensor, device: torch.device) -> Tensor:
-    """What Python has just made on the CPU, on a device; pinned first where a GPU would else be waited for."""
+    """Copies a tensor that was just made on the CPU to a device, without waiting for a GPU: from pinned memory."""
     if device.type == "cuda":
         made = made.pin_memory()
     return made.to(device, non_blocking=QUEUES)
 
 
 def constant(values: Nested, like: Tensor) -> Tensor:
-    """What ``like.new_tensor(values)`` gives, a tensor of the type and on the device of another.
+    """A tensor of the type and on the device of another, equal to ``like.new_tensor(values)``.
 
     `Tensor.new_tensor` waits until all that the GPU was given before is done; here the copy queues behind it.
 
@@ -191,7 +191,7 @@ class _NothingDrawn(TorchFunctionMode):
 
 
 def allow_kinds_of_inputs() -> None:
-    """Let torch compile a block for as many kinds of inputs as there are."""
+    """Lets torch compile a block for as many kinds of inputs as there are."""
     limit = torch._dynamo.config.cache_size_limit
     torch._dynamo.config.cache_size_limit = max(INPUT_KINDS, limit)
 

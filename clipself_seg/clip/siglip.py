@@ -321,7 +321,7 @@ def _build_text(architecture: Architecture, quick_gelu: bool) -> SiglipText:
 
 
 def _variant(tensors: Tensors) -> str:
-    """Which of `VARIANTS` transformers' tensors are of."""
+    """The one of `VARIANTS` that transformers' tensors are of."""
     kernel = tensors.get("vision_model.embeddings.patch_embedding.weight")
     return "naflex" if kernel is not None and kernel.dim() == 2 else "transformers"
 

@@ -42,7 +42,7 @@ class TextEncoder(nn.Module, abc.ABC):
         """
 
     def whole(self, tokens_KT: Tensor) -> Tensor:
-        """As `forward` on the tokens' device, without a decision by their values, for a graph that is exported."""
+        """Runs `forward` on the tokens' device without a decision by their values, for a graph that is exported."""
         embeddings: Tensor = self(tokens_KT)
         return embeddings
 

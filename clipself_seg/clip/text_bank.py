@@ -124,7 +124,7 @@ class Texts:
         self._memory: dict[Hashable, Tensor] = {}
 
     def invalidate(self) -> None:
-        """Forget all texts, after a write to the text tower that torch does not count (`hashes.invalidate`)."""
+        """Forgets all texts, after a write to the text tower that torch does not count (`hashes.invalidate`)."""
         invalidate(self.clip.text_weights)
 
     def keep(
@@ -239,7 +239,7 @@ class TextBank(Texts):
         return self._stored((tuple(names),), True)
 
     def _stored(self, names: Names, raw: bool) -> Tensor:
-        """From memory, else from disk, else computed now: unit vectors (K, E), or of the names (S, E) as they are."""
+        """Unit vectors (K, E), or those of the names (S, E) as they are: from memory, from disk or computed now."""
 
         def read() -> Tensor:
             path = self._path(names, raw)
@@ -257,7 +257,7 @@ class TextBank(Texts):
 
     @contextlib.contextmanager
     def _whoever_asks(self) -> Iterator[None]:
-        """Nothing of the caller's modes: low precision or inference tensors would reach the next one."""
+        """Leaves the caller's modes: low precision or inference tensors would reach the next caller."""
         with torch.inference_mode(False), torch.no_grad():
             with full_precision(self.clip.device), tf32(False):
                 yield
@@ -318,7 +318,7 @@ def _to_disk(path: Path, text: Tensor) -> None:
 
 
 def _digest(path: Path, text: Tensor) -> str:
-    """Of the embeddings and the key of their entry, so that none stands for another."""
+    """Hash of the embeddings and the key of their entry, so that none stands for another."""
     return hash_tensors({path.stem: text})
 
 
@@ -366,7 +366,7 @@ class ClassTexts(Texts):
 
 
 def check_lengths(clip: VisionLanguageBackbone, names: Names, templates: str) -> None:
-    """Refuse what open_clip would cut without a word, so that classes may become the same.
+    """Refuses what open_clip would cut without a word, so that classes may become the same.
 
     Args:
         clip: says how many tokens of a text it reads.

@@ -354,7 +354,7 @@ def _scale_of(temperature: Tensor) -> Tensor:
 
 
 def _is_gated(name: str, tensors: Tensors) -> bool:
-    """Whether a tensor is of the first layer of a gated MLP, by its number of rows."""
+    """True if a tensor is of the first layer of a gated MLP, by its number of rows."""
     match = re.fullmatch(r"(visual\..*\.mlp\.)c_fc\.(weight|bias)", name)
     if match is None:
         return False

@@ -86,7 +86,7 @@ class ClipTokenizer(FileTokenizer):
         super().__init__(self._encode, end=self._pairs.eot_token_id)
 
     def _encode(self, text: str) -> list[int]:
-        """As open_clip does; words of which nothing has to be mended are kept, since sentences share most of them."""
+        """Token ids, equal to open_clip's; those of words that need no mending are kept: sentences share most words."""
         if text.isascii() and text.isprintable() and "&" not in text:  # & begins an entity of HTML
             ids = [index for word in text.split() for index in self._word(word)]
         else:

@@ -44,7 +44,7 @@ class HeadGate(nn.Module):
         self.bias = nn.Parameter(torch.zeros(heads))
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias, as `ResidualBlock.values` takes them."""
+        """Weight and bias, as `ViTBlock.values` takes them."""
         return self.weight, self.bias
 
 
@@ -77,12 +77,12 @@ GATE = "gate"  # group of the gate's parameters
 
 @dataclasses.dataclass(frozen=True)
 class Readouts:
-    """What can be read of an image by a tower; anything else is refused.
+    """The features and embeddings that a tower gives of an image; anything else is refused.
 
     Attributes:
         dense_kinds: values of ``MODEL.CLIP.DENSE``.
-        attentions: whether ``MODEL.CLIP.ATTENTION`` may name one of `training_free.ATTENTIONS`.
-        masked_attention: whether a region's embedding can be had by masked attention.
+        attentions: True if ``MODEL.CLIP.ATTENTION`` may name one of `training_free.ATTENTIONS`.
+        masked_attention: True if masked attention can give a region's embedding.
         compiled: values of ``MODEL.CLIP.COMPILE``.
     """
 
@@ -94,12 +94,12 @@ class Readouts:
 
 @dataclasses.dataclass(frozen=True)
 class TowerOptions:
-    """How an image tower computes its features, see `ImageTower.configure`.
+    """Settings by which an image tower computes its features, see `ImageTower.configure`.
 
     Attributes:
         dense: the kind of dense features.
         attention: name of the attention without training by which they are made, or ``none``.
-        checkpointing: whether blocks keep their input alone for the backward pass, see `runtime.run_block`.
+        checkpointing: True if blocks keep their input alone for the backward pass, see `runtime.run_block`.
         compiled: whether blocks are compiled, each when it is first called with inputs of a kind.
     """
 
@@ -122,7 +122,7 @@ class ImageTower(nn.Module, abc.ABC):
         patch_size: stride in pixels of the dense features; sides of inputs must be multiples of it.
         embed_dim: width E of the embedding.
         blocks: stages that can be trained, in order.
-        checkpointing: whether blocks keep their input alone for the backward pass, see `runtime.run_block`.
+        checkpointing: True if blocks keep their input alone for the backward pass, see `runtime.run_block`.
         compiling: whether blocks are compiled.
         dense_feature: what ``dense`` is.
         attention: name of the attention without training by which ``dense`` is made.
@@ -166,20 +166,20 @@ class ImageTower(nn.Module, abc.ABC):
 
     @property
     def plain(self) -> bool:
-        """Whether every ``block{i}`` has the grid of the dense features, as all blocks of a ViT have."""
+        """True if every ``block{i}`` has the grid of the dense features, as all blocks of a ViT have."""
         shapes = self.feature_shapes()
         blocks = [shape for name, shape in shapes.items() if name.startswith("block")]
         return all(shape.stride == shapes[DENSE].stride for shape in blocks)
 
     def description(self) -> str:
-        """What the dense features are, in words: the feature, and what else the last block does, if anything."""
+        """The dense features in words: their kind, and the further changes of the last block, if there are any."""
         text = str(self.dense_feature)
         if self.class_residual:
             text += ", residual of the class token"
         return text if self.attention == NONE else f"{text}, attention {self.attention}"
 
     def require_images(self) -> None:
-        """Refuse to embed whole images and crops where the tower has no such embedding; all towers here have.
+        """Refuses to embed whole images and crops where the tower has no such embedding; all towers here have.
 
         Raises:
             InputError: it has none.
@@ -217,7 +217,7 @@ class ImageTower(nn.Module, abc.ABC):
         self.compiling = options.compiled
 
     def _require(self, key: str, value: object, possible: Sequence[object]) -> None:
-        """Refuse a choice that this tower does not leave.
+        """Refuses a choice that this tower does not leave.
 
         Raises:
             InputError: says which ones it leaves.
@@ -410,7 +410,7 @@ class TransformerTower(ImageTower):
     def last_features(
         self, wanted: list[str], inputs_BLD: list[Tensor], extras: tuple[Tensor, ...], grid: Grid
     ) -> dict[str, Tensor]:
-        """Those features that are wanted of the last block: its own, its queries and keys, and ``dense``.
+        """The wanted features of the last block: its own, its queries and keys, and ``dense``.
 
         Args:
             wanted: names of features.
@@ -479,7 +479,7 @@ class TransformerTower(ImageTower):
     def allowed(
         self, masks: Sequence[Tensor], tokens_BLD: Tensor, grid: Grid, sees_prefix: bool
     ) -> Tensor:
-        """Which tokens each region may attend to, boolean (B, Q, L); images with fewer than Q have rows without any.
+        """Mask of the tokens that each region may attend to, bool (B, Q, L); all False beyond an image's own regions.
 
         Args:
             masks: (n, h, w) of each image.
@@ -524,7 +524,7 @@ def as_map(tokens_BND: Tensor, grid: Grid) -> Tensor:
 def attention_parts(
     block: ViTBlock, tokens_BND: Tensor, grid: Grid, wanted: list[str]
 ) -> dict[str, Tensor]:
-    """Those of ``queries`` and ``keys`` of a block that are wanted, as maps (B, D, h, w)."""
+    """The wanted ones of a block's ``queries`` and ``keys``, as maps (B, D, h, w)."""
     queries_BHNC, keys_BHNC, _ = block.queries_keys_values(tokens_BND)
     parts = {QUERIES: queries_BHNC, KEYS: keys_BHNC}
     return {name: as_map(merge_heads(parts[name]), grid) for name in parts if name in wanted}

@@ -109,7 +109,7 @@ ATTENTIONS.enter("qq_kk", Attention(_of_themselves("q", "k")))
 
 
 def refuse_training(name: str) -> None:
-    """Refuse to train with an attention of `ATTENTIONS`.
+    """Refuses to train with an attention of `ATTENTIONS`.
 
     Raises:
         InputError: the name is another than ``none``.

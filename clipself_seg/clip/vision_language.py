@@ -126,7 +126,7 @@ class VisionLanguageBackbone(nn.Module, metaclass=abc.ABCMeta):
 
     @property
     def text_key(self) -> str | None:
-        """What decides the embeddings of texts beside their weights; None if embeddings must not be kept on disk."""
+        """A key of all that decides embeddings of texts beside the weights; None if they must not be kept on disk."""
         return None
 
     @property
@@ -173,7 +173,7 @@ class VisionLanguageBackbone(nn.Module, metaclass=abc.ABCMeta):
         return self.logit_scale.exp().clamp(max=self.largest_scale)
 
     def check_side(self, side: int, what: str = "input side") -> None:
-        """Refuse a side of the input that the patch does not divide, before anything is read or trained.
+        """Refuses a side of the input that the patch does not divide, before anything is read or trained.
 
         Args:
             side: in pixels.

@@ -186,7 +186,7 @@ def dense_notes(dense: DenseFeature, stated: DenseFeature) -> tuple[str, ...]:
 def choose_activation(
     architecture: Architecture, checkpoint: Checkpoint, published: Mapping[str, Any]
 ) -> tuple[bool, tuple[str, ...]]:
-    """Whether the towers use QuickGELU, and the notes about it for the report.
+    """True if the towers use QuickGELU, and the notes about it for the report.
 
     Args:
         architecture: architecture of the model.

@@ -41,7 +41,7 @@ def demo(args: argparse.Namespace) -> None:
 
 
 def write_demo(folder: Path) -> Path:
-    """Write the page, `index.html`, and a page to click, `explore.html`; returns the first.
+    """Writes the page, `index.html`, and a page to click, `explore.html`; returns the first.
 
     Args:
         folder: folder for both.
@@ -63,7 +63,7 @@ def write_demo(folder: Path) -> Path:
 
 
 def write_explore(images: Sequence[Path], folder: Path) -> None:
-    """Write EXPLORE, a page to click: the CLIP before and after CLIPSelf on scenes of `mini`.
+    """Writes EXPLORE, a page to click: the CLIP before and after CLIPSelf on scenes of `mini`.
 
     Args:
         images: the scenes.

@@ -174,7 +174,7 @@ def _datasets() -> None:
 
 
 def _no_options(parser: CommandLine) -> None:
-    """There are none."""
+    """Adds no option."""
 
 
 @command(_no_options, again="the same command goes on with what is missing")
@@ -208,7 +208,7 @@ def is_there(package: str) -> bool:
 
 
 def packages_folder() -> Path:
-    """Where pip would put pure Python: the environment, or the user's folder where that is not writable.
+    """The folder where pip puts pure Python: the environment's, or the user's where that is not writable.
 
     Raises:
         InputError: neither is there for this process.
@@ -224,7 +224,7 @@ def packages_folder() -> Path:
 
 
 def run(*command: object) -> None:
-    """Run a command with its output shown.
+    """Runs a command with its output shown.
 
     Raises:
         InputError: it failed.

@@ -90,7 +90,7 @@ def _explore_options(parser: CommandLine) -> None:
 
 
 def add_model_options(parser: Options) -> None:
-    """Add the options that say which CLIPs the heat maps are of, and how large images are for them."""
+    """Adds the options that say which CLIPs the heat maps are of, and how large images are for them."""
     text = "longest side of the image in pixels for the models (three times that of their crops)"
     value(parser, "--size", text, kind=int)
     models = f"{MODELS[0]}, and {MODELS[1]} if it is here; mini: the three of the generated scenes"
@@ -136,7 +136,7 @@ def explore(args: argparse.Namespace) -> int:
 
 
 def refuse_without_panoptic(args: argparse.Namespace) -> None:
-    """Refuse options of the panoptic model where there is none.
+    """Refuses options of the panoptic model where there is none.
 
     Raises:
         InputError: names the first.

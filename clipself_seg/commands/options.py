@@ -30,7 +30,7 @@ class Options(Protocol):
     """A command line, or a group of its options."""
 
     def add_argument(self, *names: str, **how: Any) -> argparse.Action:
-        """Add an option; the arguments are argparse's."""
+        """Adds an option; the arguments are argparse's."""
 
 
 class Option(NamedTuple):
@@ -65,13 +65,13 @@ class CommandLine(argparse.ArgumentParser):
         self.add_argument("-h", "--help", action=_Help, help="show this help")
 
     def add_argument(self, *names: Any, **how: Any) -> argparse.Action:
-        """Add an option that every task has."""
+        """Adds an option that every task has."""
         action = super().add_argument(*names, **how)
         self.options.append(Option(action))
         return action
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        """Read the words of a command line.
+        """Reads the words of a command line.
 
         Raises:
             InputError: an unknown option, a missing or wrong value, or words that belong to no option.
@@ -96,7 +96,7 @@ class CommandLine(argparse.ArgumentParser):
         raise InputError(f"quotes are missing: {typed} takes one value, such as {quoted}")
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse says of a mistake as an InputError."""
+        """Raises what argparse says of a mistake as an InputError."""
         raise InputError(f"{message.removeprefix('argument ')} ({self.prog} --help)")
 
 
@@ -109,7 +109,7 @@ class _Help(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, args: argparse.Namespace, *_: object
     ) -> None:
-        """Print the help text: with --help, without the rare options and those of tasks that were not typed."""
+        """Prints the help text: with --help, without the rare options and those of tasks that were not typed."""
         assert isinstance(parser, CommandLine)
         if "--help-all" not in self.option_strings:
             task = getattr(args, "task", None) or "semantic"
@@ -152,7 +152,7 @@ class Command:
         return parser
 
     def __call__(self, words: Sequence[str] | None = None) -> int:
-        """Run with these words, or those of ``sys.argv``; an `InputError` is one line and status 2."""
+        """Runs with these words, or those of ``sys.argv``; an `InputError` is one line and status 2."""
         return report_input_errors(self._run)(words)
 
     def _run(self, words: Sequence[str] | None) -> int | None:
@@ -181,14 +181,14 @@ class _Group:
         self._rare = rare
 
     def add_argument(self, *names: str, **how: Any) -> argparse.Action:
-        """Add an option to the group."""
+        """Adds an option to the group."""
         action = self._titled.add_argument(*names, **how)
         self._parser.options.append(Option(action, self._task, self._rare))
         return action
 
 
 def group(parser: CommandLine, task: str = "", rare: bool = False) -> Options:
-    """Add a group of options.
+    """Adds a group of options.
 
     Args:
         parser: command line.
@@ -199,7 +199,7 @@ def group(parser: CommandLine, task: str = "", rare: bool = False) -> Options:
 
 
 def refuse_other_tasks(parser: CommandLine, args: argparse.Namespace, task: str) -> None:
-    """Refuse options that belong to another task.
+    """Refuses options that belong to another task.
 
     Raises:
         InputError: names the first of them.
@@ -213,7 +213,7 @@ def refuse_other_tasks(parser: CommandLine, args: argparse.Namespace, task: str)
 
 
 def refuse_early(args: argparse.Namespace, typed: Sequence[str]) -> None:
-    """Refuse what is misspelt among names and paths before the body imports torch, which takes seconds.
+    """Refuses what is misspelt among names and paths before the body imports torch, which takes seconds.
 
     Args:
         args: the options.
@@ -244,7 +244,7 @@ def refuse_early(args: argparse.Namespace, typed: Sequence[str]) -> None:
 
 
 def flag(options: Options, name: str, text: str) -> None:
-    """Add an option without a value."""
+    """Adds an option without a value."""
     options.add_argument(name, action="store_true", help=text)
 
 
@@ -259,7 +259,7 @@ def value(
     metavar: str | tuple[str, ...] | None = None,
     choices: Iterable[str] | None = None,
 ) -> None:
-    """Add an option with a value, or a positional argument.
+    """Adds an option with a value, or a positional argument.
 
     Args:
         options: to add to.
@@ -310,22 +310,22 @@ def _in_words(default: object) -> str:
 
 
 def required(options: Options, name: str, text: str, **how: Any) -> None:
-    """Add an option that has to be typed; `how` is argparse's."""
+    """Adds an option that has to be typed; `how` is argparse's."""
     options.add_argument(name, required=True, help=text, **how)
 
 
 def images(options: Options, text: str = "images and folders of them", count: str = "+") -> None:
-    """Add the images that a command reads, which are positional."""
+    """Adds the images that a command reads, which are positional."""
     options.add_argument("images", nargs=count, action="extend", metavar="IMAGE", help=text)
 
 
 def task(options: Options, text: str = "semantic, panoptic or detection (the model's)") -> None:
-    """Add --task, which `find_model` checks."""
+    """Adds --task, which `find_model` checks."""
     options.add_argument("--task", help=text)
 
 
 def say_model(name: str, reason: str) -> None:
-    """Say on the terminal which model of the zoo is taken where nobody names one, its licence, and why."""
+    """Says on the terminal which model of the zoo is taken where nobody names one, its licence, and why."""
     from clipself_seg.checkpoints.zoo import zoo
 
     licence = zoo()[name].licence
@@ -344,47 +344,47 @@ def default_model(task: str | None) -> ModelChoice:
 
 
 def output(options: Options, default: str, text: str = "folder for the results") -> None:
-    """Add -o and --output."""
+    """Adds -o and --output."""
     options.add_argument("-o", "--output", default=default, help=f"{text} ({default})")
 
 
 def weights(options: Options) -> None:
-    """Add --weights of a command that has --config-file."""
+    """Adds --weights of a command that has --config-file."""
     value(options, "--weights", "checkpoint (MODEL.WEIGHTS of the configuration)")
 
 
 def further_keys(options: Options, of: str = "the config") -> None:
-    """Add --opts: keys and values of the configuration, in turn."""
+    """Adds --opts: keys and values of the configuration, in turn."""
     options.add_argument("--opts", nargs="*", default=[], help=f"KEY VALUE pairs to set in {of}")
 
 
 def keys_at_the_end(options: Options) -> None:
-    """Add the keys and values of the configuration that end a command line."""
+    """Adds the keys and values of the configuration that end a command line."""
     options.add_argument(
         "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration keys to change"
     )
 
 
 def skip_existing(options: Options) -> None:
-    """Add --skip-existing."""
+    """Adds --skip-existing."""
     flag(
         options, "--skip-existing", "go on where an interrupted call with the same settings stopped"
     )
 
 
 def device(options: Options, default: str = "cuda where there is one") -> None:
-    """Add --device."""
+    """Adds --device."""
     value(options, "--device", f'"cpu", "cuda", "cuda:1", "mps" or "auto" ({default})')
 
 
 def precision(options: Options) -> None:
-    """Add --precision of evaluation and prediction, see `take_device`."""
+    """Adds --precision of evaluation and prediction, see `take_device`."""
     text = "of evaluation: float32, bfloat16, or float16 on a GPU (TEST.PRECISION: float32)"
     value(options, "--precision", text, choices=("float32", "bfloat16", "float16"))
 
 
 def take_device(args: argparse.Namespace) -> None:
-    """Make --device and --precision, if they were typed, MODEL.DEVICE and TEST.PRECISION, the last of `args.opts`.
+    """Makes --device and --precision, if they were typed, MODEL.DEVICE and TEST.PRECISION, the last of `args.opts`.
 
     Raises:
         InputError: the device is not on this machine.
@@ -399,12 +399,12 @@ def take_device(args: argparse.Namespace) -> None:
 
 
 def resume(options: Options) -> None:
-    """Add --resume of a training."""
+    """Adds --resume of a training."""
     flag(options, "--resume", "go on from the newest checkpoint in OUTPUT_DIR")
 
 
 def processes(options: Options, purpose: str = "to work in") -> None:
-    """Add --processes, which are as many as cores."""
+    """Adds --processes, which are as many as cores."""
     options.add_argument(
         "--processes", type=int, default=os.cpu_count() or 1, help=f"{purpose} (one a core)"
     )

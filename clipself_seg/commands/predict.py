@@ -231,7 +231,7 @@ def _vocabulary(args: argparse.Namespace) -> Vocabulary:
 
 
 def _choose_clip(args: argparse.Namespace) -> None:
-    """Put the configuration of --masks for the CLIP that --model names."""
+    """Puts the configuration of --masks for the CLIP that --model names."""
     from clipself_seg.checkpoints.locate import locate
     from clipself_seg.checkpoints.zoo import MINI_CLIPS
     from clipself_seg.choice import MINI, find_clip
@@ -270,7 +270,7 @@ def _over_ray(args: argparse.Namespace) -> int:
 
 
 def _require_video_formats(save: Sequence[str], masks: str | None) -> None:
-    """Refuse formats that nobody has for videos, and masks of them."""
+    """Refuses formats that nobody has for videos, and masks of them."""
     from clipself_seg.checkpoints.mask_models import has_mask_model
     from clipself_seg.prediction.video import OF_VIDEOS
 

@@ -113,7 +113,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuse models that are left out, and to serve others without a token; draw one where none is typed."""
+    """Refuses models that are left out, and to serve others without a token; draws one where none is typed."""
     for task in TASKS:
         if args.tasks is not None and task not in args.tasks and getattr(args, task) is not None:
             raise InputError(f"--{task} needs {task} among --tasks")
@@ -240,7 +240,7 @@ def _examples(images: Sequence[str], scenes: bool) -> list[dict[str, str]]:
 
 
 def _serve(app: FastAPI, listening: socket.socket, host: str, token: str) -> None:
-    """Answer requests until a signal; those that have begun are ended first."""
+    """Answers requests until a signal; those that have begun are ended first."""
     import uvicorn
 
     config = _config(app)

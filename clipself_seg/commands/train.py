@@ -36,7 +36,7 @@ AGAIN = "a training goes on with --resume, an evaluation begins anew"
 
 
 def _options(parser: options.CommandLine) -> None:
-    """Add Detectron2's default arguments, without importing it, and this project's."""
+    """Adds Detectron2's default arguments, without importing it, and this project's."""
     config = "a file, or a name below configs/"
     options.value(parser, "--config-file", config, "", metavar="FILE")
     options.task(parser, "take the configuration of semantic, panoptic, detection or distillation")
@@ -85,7 +85,7 @@ def _options_as_keys(args: argparse.Namespace) -> None:
 
 
 def _model_as_keys(args: argparse.Namespace) -> None:
-    """Take configuration and weights of ``--task`` and ``--model``; typed keys count more.
+    """Takes configuration and weights of ``--task`` and ``--model``; typed keys count more.
 
     Raises:
         InputError: as `find_model`; a folder of `save_pretrained`.
@@ -110,7 +110,7 @@ def _model_as_keys(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Does the work of one process."""
+    """Trains or evaluates as one process of the run."""
     from clipself_seg.config.load import Sources, load_config, option_pairs
     from clipself_seg.config.weights import fetch_addresses, require_weights
 
@@ -214,7 +214,7 @@ def join(place: Place, args: argparse.Namespace) -> None:
 
 
 def leave_process_group() -> None:
-    """Wait for the other processes and take their group down, if there is one.
+    """Waits for the other processes and takes their group down, if there is one.
 
     Detectron2 keeps the group in a cache. Left there, it falls with the interpreter, and a thread of
     gloo's that still runs then aborts a process whose work is done.
@@ -229,7 +229,7 @@ def leave_process_group() -> None:
 
 
 def check_processes(args: argparse.Namespace) -> None:
-    """Refuse what `launch` would answer with a failed assertion."""
+    """Refuses what `launch` would answer with a failed assertion."""
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else None

@@ -1,4 +1,4 @@
-"""How a key of the configuration is declared, and what its declaration says: all about a key in one place.
+"""Declarations of the configuration's keys: all about a key in one place.
 
     fvit = Section("MODEL.FVIT", of=["FViT"])
     # A detection needs a higher score.

@@ -17,7 +17,7 @@ WANTED = '"auto", "cpu", "mps", "cuda" or "cuda:" with a number'
 
 
 def is_here(name: str) -> bool:
-    """Whether this machine, and torch on it, have a device of this name."""
+    """True if this machine, and torch on it, have a device of this name."""
     kind, _, number = name.partition(":")
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -35,20 +35,20 @@ def chosen_device(name: str) -> str:
 
 @functools.cache
 def _say_mps() -> None:
-    """Said once: torch itself names each operator that it lacks, see `clipself_seg/__init__.py`."""
+    """Warns that mps is untested; torch itself names each operator that it lacks, see `clipself_seg/__init__.py`."""
     logger.warning(
         "nobody has run this project on mps yet; operators that torch lacks there run on the CPU, which torch says"
     )
 
 
 def bfloat16_pays() -> bool | None:
-    """Whether the processor multiplies bfloat16 by instructions of its own; None where the system does not say."""
+    """True if the processor multiplies bfloat16 by instructions of its own; None where the system does not say."""
     said = cpu_info()
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(said.split()) if said else None
 
 
 def require_device(name: str) -> None:
-    """Refuse a device that was typed and is not on this machine; what is no device the configuration refuses.
+    """Refuses a device that was typed and is not on this machine; what is no device the configuration refuses.
 
     Raises:
         InputError: names what torch sees.

@@ -17,7 +17,7 @@ REMEDY = "rename yours, or call add_clip_backbone_config, which needs MODEL.CLIP
 
 
 def add_clipself_seg_config(cfg: CfgNode) -> None:
-    """Add the project's keys to `cfg`, and the defaults of Detectron2's keys that differ here.
+    """Adds the project's keys to `cfg`, and the defaults of Detectron2's keys that differ here.
 
     What is set in `cfg` stays, also where this project has another default: its models read it then. Of
     Detectron2's keys `MODEL.META_ARCHITECTURE`, `SOLVER.BASE_LR`, `SOLVER.WEIGHT_DECAY` and `SEED` get this
@@ -45,7 +45,7 @@ def add_clipself_seg_config(cfg: CfgNode) -> None:
 
 
 def add_clip_backbone_config(cfg: CfgNode) -> None:
-    """Add to `cfg` the keys of `CLIPBackbone`, ``MODEL.CLIP``, and nothing else; keys that are there stay.
+    """Adds to `cfg` the keys of `CLIPBackbone`, ``MODEL.CLIP``, and nothing else; keys that are there stay.
 
     Args:
         cfg: configuration of another Detectron2 project; not frozen.

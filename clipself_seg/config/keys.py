@@ -408,7 +408,7 @@ def _pickled(keys: tuple[Key, ...]) -> bytes:
 
 
 def set_key(cfg: CfgNode, name: str, value: object) -> None:
-    """Set a key, such as "MODEL.CLIP.NAME", and make the sections around it that are missing."""
+    """Sets a key, such as "MODEL.CLIP.NAME", and makes the sections around it that are missing."""
     *sections, last = name.split(".")
     for section in sections:
         if section not in cfg:

@@ -53,7 +53,7 @@ PUBLISHED_NAMES = {("MODEL.BACKBONE.NAME", "D2SwinTransformer"): "GuidanceSwin"}
 
 
 class Sources:
-    """What sets the keys of a configuration: its files and the command line.
+    """The sources of a configuration's values: its files and the command line.
 
     Args:
         path: the file; None or "" for none.
@@ -74,7 +74,7 @@ class Sources:
         return len(self.layers) if key in self.typed else setting_place(key, self.layers)
 
     def name(self, *keys: str) -> str:
-        """What sets the first of some keys that anything sets, for messages."""
+        """Name of the source that sets the first of `keys` that any source sets, for messages."""
         place = next((self.place(key) for key in keys if self.place(key) >= 0), -1)
         if place < 0:
             return str(self.path or "the defaults")
@@ -82,11 +82,11 @@ class Sources:
         return str(self.layers[place].path) if in_files else "the command line"
 
     def by_hand(self, key: str) -> bool:
-        """Whether somebody wrote what sets a key, and it is neither of the package nor of a run."""
+        """True if a user set the key: on the command line, or in a file that is neither the package's nor a run's."""
         return key in self.typed or (place := self.place(key)) >= 0 and self._written[place]
 
     def published(self, key: str) -> bool:
-        """Whether one of CAT-Seg's files sets a key; they say that they are."""
+        """True if the file that sets a key is one of CAT-Seg's, by the head that it names."""
         if key in self.typed or (place := self.place(key)) < 0:
             return False
         return dict(leaves(self.layers[place].tree)).get(HEAD) == "CATSegHead"
@@ -95,7 +95,7 @@ class Sources:
 def load_config(
     path: str | os.PathLike[str] | None, opts: Sequence[str] = (), *, trains: bool = False
 ) -> CfgNode:
-    """Read a YAML file with its ``_BASE_`` files, then ``KEY VALUE`` pairs, and check the values.
+    """Reads a YAML file with its ``_BASE_`` files, then ``KEY VALUE`` pairs, and checks the values.
 
     Args:
         path: the file; None or "" starts from the defaults.
@@ -187,7 +187,7 @@ def _merge(cfg: CfgNode, values: Tree, sources: Sources) -> None:
 
 
 def _check_unread(key: str, value: object, sources: Sources) -> None:
-    """Refuse another value of a key of CAT-Seg's files than theirs."""
+    """Refuses another value of a key of CAT-Seg's files than theirs."""
     if isinstance(value, str):
         with contextlib.suppress(RecursionError, MemoryError):  # of brackets that are too deep
             value = CfgNode._decode_cfg_value(value)
@@ -200,7 +200,7 @@ def _check_unread(key: str, value: object, sources: Sources) -> None:
 
 
 def _fill_nones(cfg: CfgNode, known: Tree, sources: Sources) -> None:
-    """Refuse None, which Detectron2 takes for any type, where a key has no word for it."""
+    """Refuses None, which Detectron2 takes for any type, where a key has no word for it."""
     for key, value in leaves(cfg):
         if value is None and known[key] is not None:
             if key not in NONES:
@@ -218,7 +218,7 @@ def _output_dir(layers: Sequence[Layer]) -> str:
 
 
 def _take_published_settings(cfg: CfgNode, sources: Sources) -> None:
-    """Set what the published numbers of the weights were measured with, where nobody set another value.
+    """Sets what the published numbers of the weights were measured with, where nobody set another value.
 
     What somebody wrote counts more, and so does what is set where the weights are, or after them.
     """
@@ -232,7 +232,7 @@ def _take_published_settings(cfg: CfgNode, sources: Sources) -> None:
 
 
 def _choose_device(cfg: CfgNode, sources: Sources) -> None:
-    """Put the device itself for "auto", and the CPU for one that is not here; the default, cuda, needs no word."""
+    """Puts the device itself for "auto", and the CPU for one that is not here; the default, cuda, needs no word."""
     device = cfg.MODEL.DEVICE
     if not is_here(device):
         if sources.place("MODEL.DEVICE") >= 0:
@@ -242,7 +242,7 @@ def _choose_device(cfg: CfgNode, sources: Sources) -> None:
 
 
 def _choose_exponents(cfg: CfgNode, sources: Sources) -> None:
-    """Let an exponent that is set later than ``MODEL.FUSION.SOURCE`` win over that of the weights."""
+    """Lets an exponent that is set later than ``MODEL.FUSION.SOURCE`` win over that of the weights."""
     fusion, source = cfg.MODEL.FUSION, sources.place("MODEL.FUSION.SOURCE")
     # Weights of other models carry none, and a value that is none is refused later.
     if cfg.MODEL.META_ARCHITECTURE == "OpenPanoptic" and fusion.SOURCE in OF_WEIGHTS:
@@ -255,7 +255,7 @@ def _choose_exponents(cfg: CfgNode, sources: Sources) -> None:
 
 
 def _check_read(cfg: CfgNode, defaults: Tree, sources: Sources) -> None:
-    """Refuse the first key that somebody set, and that nothing reads; what comes with the package passes.
+    """Refuses the first key that somebody set, and that nothing reads; what comes with the package passes.
 
     Where nothing names a model, what one of them reads passes. With a backbone of somebody else's, what the package
     sets for `CLIPBackbone` goes back to its default, but name and weights of a CLIP become empty: whoever reads them
@@ -285,7 +285,7 @@ def _check_read(cfg: CfgNode, defaults: Tree, sources: Sources) -> None:
 
 
 def _why_unread_by_backbone(key: str, cfg: CfgNode) -> str | None:
-    """Why a key of `CLIPBackbone` has no effect: a backbone of somebody else's, whose `reads` does not name it.
+    """The reason why a key of `CLIPBackbone` has no effect: a foreign backbone, whose `reads` does not name it.
 
     The CLIP branch's own backbone reads what it is given as ``MODEL.CLIP``: name and weights of the branch, and all
     other keys as they are.
@@ -311,7 +311,7 @@ def _why_unread_by_backbone(key: str, cfg: CfgNode) -> str | None:
 
 
 def _check_precision(cfg: CfgNode, sources: Sources) -> None:
-    """Refuse float16 without a GPU, and say where bfloat16 costs time."""
+    """Refuses float16 without a GPU, and says where bfloat16 costs time."""
     device, precision = cfg.MODEL.DEVICE, cfg.TEST.PRECISION
     if precision == "float16" and not device.startswith("cuda"):
         raise InputError(

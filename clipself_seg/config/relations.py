@@ -246,7 +246,7 @@ def require_valid(
     *,
     all_keys: bool = False,
 ) -> None:
-    """Refuse values that a key may not have, and keys that do not go together.
+    """Refuses values that a key may not have, and keys that do not go together.
 
     Configurations of other projects come to a model without `load_config`: its `from_config` calls this, too.
 

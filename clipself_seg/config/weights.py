@@ -25,7 +25,7 @@ FETCHED = (*WEIGHTS, MASKS)
 def refuse_addresses(
     cfg: CfgNode, keys: Collection[str] = FETCHED, source: Callable[..., str] | None = None
 ) -> None:
-    """Refuse weights that are an address, or a name of the hub, and masks of a model by its name.
+    """Refuses weights that are an address, or a name of the hub, and masks of a model by its name.
 
     Args:
         cfg: any configuration.
@@ -63,7 +63,7 @@ def fetch_addresses(cfg: CfgNode) -> CfgNode:
 
 
 def require_weights(cfg: CfgNode) -> None:
-    """Look for all files of weights, and fetch those that are names of the zoo.
+    """Looks for all files of weights, and fetches those that are names of the zoo.
 
     Tags of CLIPs are left to `load_clip`, which knows them.
 

@@ -291,7 +291,7 @@ def log_left_out(
     why: str,
     level: int = logging.WARNING,
 ) -> None:
-    """Log how many images of a file are left out, if any are.
+    """Logs how many images of a file are left out, if any are.
 
     Args:
         path: path of the file.
@@ -412,7 +412,7 @@ def category_indices(
 
 
 def require_same_classes(content: JsonObject, vocabulary: Vocabulary, path: Source) -> None:
-    """Refuse a vocabulary whose numbers give a category of the file to another class than its name does.
+    """Refuses a vocabulary whose numbers give a category of the file to another class than its name does.
 
     Other names than the file's are fine, as long as they are no names of other classes.
 
@@ -460,7 +460,7 @@ def category_counts(content: JsonObject, path: Source) -> Counter[int]:
 def require_base_classes(
     content: JsonObject, index_of: dict[int, int], vocabulary: Vocabulary, path: Source, remedy: str
 ) -> None:
-    """Refuse a file for training that annotates anything else than base classes.
+    """Refuses a file for training that annotates anything else than base classes.
 
     Args:
         content: content of the file.

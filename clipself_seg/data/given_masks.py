@@ -98,7 +98,7 @@ def _checked(given: GivenMasks, size: tuple[int, int]) -> GivenMasks:
 
 
 def read_masks(path: str | os.PathLike[str], size: tuple[int, int]) -> GivenMasks:
-    """Read the masks of an image from a file of one of the forms above.
+    """Reads the masks of an image from a file of one of the forms above.
 
     Args:
         path: file.
@@ -133,7 +133,7 @@ def _of_annotations(entries: Sequence[object], size: tuple[int, int], source: st
 
 
 def _require_one_image(entries: Sequence[object], source: str) -> None:
-    """Refuse a list of a whole data set, as COCO's results and annotations are."""
+    """Refuses a list of a whole data set, as COCO's results and annotations are."""
     images = [entry.get("image_id") for entry in entries if isinstance(entry, dict)]
     images = [image for image in images if image is not None]
     others = [image for image in images if image != images[0]]
@@ -262,7 +262,7 @@ class MaskFolder:
         return read_masks(self.required(name), size)
 
     def check(self, names: Sequence[str]) -> dict[str, object]:
-        """Look for the masks of all images before any is evaluated.
+        """Looks for the masks of all images before any is evaluated.
 
         Args:
             names: names of the images, as for `path`.

@@ -59,7 +59,7 @@ DECODING_ERRORS = (
 
 @contextlib.contextmanager
 def open_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """Open an image of one of `FORMATS` and read its header; every image of the project is opened here.
+    """Opens an image of one of `FORMATS` and reads its header; every image of the project is opened here.
 
     Args:
         path: file, of which the first frame counts; its ending does not.
@@ -104,7 +104,7 @@ def _register_decoders() -> None:
 
 
 def check_content(content: BinaryIO) -> None:
-    """Refuse a PNG with a chunk that states more bytes than the file has, for which decoders make room.
+    """Refuses a PNG with a chunk that states more bytes than the file has, for which decoders make room.
 
     Args:
         content: file, at its beginning; one of another format passes.
@@ -201,7 +201,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 def read_image(
     path: str | os.PathLike[str], size: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """Read an image as uint8 RGB, (H, W, 3).
+    """Reads an image as uint8 RGB, (H, W, 3).
 
     The EXIF orientation is applied, as Detectron2's loaders do: COCO's sizes and annotations refer
     to the image as it is displayed. Grey, palette and CMYK become RGB, an alpha channel is dropped,
@@ -225,7 +225,7 @@ def read_image(
 
 
 def decode_image(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decode an image in memory as `read_image` reads a file, uint8 RGB (H, W, 3).
+    """Decodes an image in memory as `read_image` reads a file, uint8 RGB (H, W, 3).
 
     Args:
         content: bytes of a file of one of `FORMATS`.
@@ -278,7 +278,7 @@ def _naming(name: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def decoding_errors(what: str, missing: str, damaged: str) -> Iterator[None]:
-    """Let whatever Pillow raises become an `InputError` that names a file and the way out.
+    """Lets whatever Pillow raises become an `InputError` that names a file and the way out.
 
     Args:
         what: the file, for the message.
@@ -379,7 +379,7 @@ def letterbox_crops(image: np.ndarray, boxes: np.ndarray, side: int) -> np.ndarr
 
 
 def pixel_corners(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Round boxes to pixels that can be cut out, (n, 4) int64 with 0 <= x0 < x1 <= width.
+    """Rounds boxes to pixels that can be cut out, (n, 4) int64 with 0 <= x0 < x1 <= width.
 
     Corners go to the nearest integer (halves to even, as PIL rounds) and are clipped to the
     image. A box that would have no pixel left, because it is thinner than one or lies outside,

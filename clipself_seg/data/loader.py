@@ -208,7 +208,7 @@ class Batches:
 
 @contextlib.contextmanager
 def dead_workers_named() -> Iterator[None]:
-    """Say in a sentence which worker process of a loader the system ended.
+    """Says in a sentence which worker process of a loader the system ended.
 
     Torch notices it by a signal, so that its error comes up wherever this process is at that time.
 
@@ -277,7 +277,7 @@ def batches_of(dataset: Dataset, workers: int, **options: Any) -> Batches:
 
 
 def _hide_lost_process(worker: int) -> None:
-    """Let a worker print no traceback where the process that it reads for was killed while it took a sample."""
+    """Lets a worker print no traceback where the process that it reads for was killed while it took a sample."""
     lost = (ConnectionError, EOFError)
     sys.excepthook = lambda kind, *of: (
         None if issubclass(kind, lost) else print_exception(kind, *of)

@@ -53,7 +53,7 @@ def read_label_map(
     image: str | os.PathLike[str] | None = None,
     label_values: Mapping[int, int] | None = None,
 ) -> np.ndarray:
-    """Read and check the label map of an image, (H, W) int64.
+    """Reads and checks the label map of an image, (H, W) int64.
 
     Args:
         path: PNG or TIFF with one channel of 8 or 16 bits, or a palette PNG, whose indices count.
@@ -101,7 +101,7 @@ def read_labels_of(
     ignore_label: int,
     size: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """Read and check the label map of a record or sample with `read_label_map`, (H, W) int64.
+    """Reads and checks the label map of a record or sample with `read_label_map`, (H, W) int64.
 
     Args:
         record: has "sem_seg_file_name" and "file_name", without `size` "width" and "height" in pixels, and
@@ -146,7 +146,7 @@ def _painted(record: Mapping[str, Any], size: tuple[int, int], ignore_label: int
 def read_indices(
     path: str | os.PathLike[str], archive: bool = False, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """Unchecked values of a file with one integer per pixel, (H, W) uint8, uint16 or int32.
+    """Values of a file with one integer per pixel, (H, W) uint8, uint16 or int32.
 
     Args:
         path: file as for `read_label_map`.
@@ -263,7 +263,7 @@ def disagreement(record: Record) -> str:
 
 
 def check_segmentation(value: Any, height: int, width: int) -> None:
-    """Refuse what is no mask of an image.
+    """Refuses what is no mask of an image.
 
     Args:
         value: "segmentation" of an annotation: polygons, or an RLE with "size" and "counts".

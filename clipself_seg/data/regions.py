@@ -68,7 +68,7 @@ def grid_boxes(rows: int, columns: int, width: int, height: int) -> np.ndarray:
 
 
 def enlarge_boxes(boxes: np.ndarray, scale: float, width: int, height: int) -> np.ndarray:
-    """Scale boxes about their centres and clip them to the image, (n, 4)."""
+    """Scales boxes about their centres and clips them to the image, (n, 4)."""
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     half = (boxes[:, 2:] - boxes[:, :2]) / 2 * scale
@@ -95,7 +95,7 @@ def sample_grid_regions(
     rule: GridRule = "aspect",
     crop_scale: float = 1.0,
 ) -> Regions:
-    """Draw a grid and some of its cells, which are the image patches of the CLIPSelf paper.
+    """Draws a grid and some of its cells, which are the image patches of the CLIPSelf paper.
 
     One pair of `grid_pairs` is drawn uniformly, the cells are shuffled, the first `max_regions`
     are kept.
@@ -125,7 +125,7 @@ def sample_proposal_regions(
     max_regions: int = 20,
     crop_scale: float = 1.5,
 ) -> Regions:
-    """Draw some of the proposals of an image, in the reference's order of steps.
+    """Draws some of the proposals of an image, in the reference's order of steps.
 
     Shuffle, keep the first `max_regions`, and only then drop boxes by area, see `of_usable_area` (those are not
     replaced). If none is left, the one region is the top left quarter by quarter of the image,
@@ -184,7 +184,7 @@ class Segments(NamedTuple):
 def read_segments(
     record: Record, thing_ids: frozenset[int], max_pixels: int = MAX_PIXELS
 ) -> Segments:
-    """Read and check the segments of one record of `annotations.panoptic_records`.
+    """Reads and checks the segments of one record of `annotations.panoptic_records`.
 
     The first `MAX_SEGMENTS` in file order count, crowds included; a segment is dropped if its box
     has less than `MIN_BOX_AREA` or more than `MAX_BOX_AREA` square pixels.
@@ -212,7 +212,7 @@ def read_segments(
 
 
 def _check_boxes(segments: Segments, record: Record) -> None:
-    """Refuse boxes that reach more than a pixel, for rounding, beyond the image."""
+    """Refuses boxes that reach more than a pixel, for rounding, beyond the image."""
     height, width = segments.ids.shape
     outside = (segments.boxes < -1) | (segments.boxes > np.array([width, height] * 2) + 1)
     for index in np.flatnonzero(outside.any(axis=1))[:1]:

@@ -305,7 +305,7 @@ class ShardStream:
                 logger.warning("further images that cannot be used are counted, and not named")
 
     def state(self, done: int) -> dict[str, object]:
-        """How far this process has come, for `load_states`, as JSON has it.
+        """The position of this process in its shards, for `load_states`, as JSON has it.
 
         Args:
             done: number of steps that are done: the latest that `batches` gave, all in front of it, or all in front
@@ -318,7 +318,7 @@ class ShardStream:
         return {"positions": positions, "unusable": self.unusable}
 
     def load_states(self, states: Any, rank: int) -> None:
-        """Go on from where as many processes with as many workers were.
+        """Goes on from where as many processes with as many workers were.
 
         Args:
             states: the `state` of each process, as they came back from JSON.

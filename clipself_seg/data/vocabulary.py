@@ -271,7 +271,7 @@ class Vocabulary:
 
     @functools.cached_property
     def dataset_id_to_index(self) -> dict[int, int]:
-        """From a class's number in the annotation files to its position."""
+        """Number of a class in the annotation files -> its position."""
         return {entry.dataset_id: index for index, entry in enumerate(self.classes)}
 
     def _mask(self, key: str) -> np.ndarray:

@@ -88,7 +88,7 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
         return other
 
     def check(self, model: AnyModel) -> None:
-        """Refuse early what would fail late.
+        """Refuses early what would fail late.
 
         Raises:
             InputError: a data set or a file of it is missing or broken, or does not fit the model.
@@ -100,7 +100,7 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
     def __call__(
         self, model: AnyModel, finished: Callable[[Results], None] | None = None
     ) -> Results:
-        """Evaluate on every data set; the same numbers in every process.
+        """Evaluates on every data set; the same numbers in every process.
 
         Args:
             model: an nn.Module. It is in evaluation mode meanwhile, and has its own

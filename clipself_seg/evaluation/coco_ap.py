@@ -70,7 +70,7 @@ class ObjectEvaluator(ImageEvaluator[ImageDetections]):
         self.image_ids = self.ground_truth.image_ids
 
     def process(self, inputs: Samples, outputs: Outputs) -> None:
-        """Keep the detections of a batch.
+        """Keeps the detections of a batch.
 
         Args:
             inputs: samples with "file_name" and "image_id".

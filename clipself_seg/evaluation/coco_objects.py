@@ -53,7 +53,7 @@ FEDERATED: dict[str, Schema] = {"neg_category_ids": [WHOLE], "not_exhaustive_cat
 
 
 class Federated(NamedTuple):
-    """What a federated data set says of its images and classes, as LVIS's.
+    """Annotations of absent and partly annotated classes in a federated data set, such as LVIS.
 
     Attributes:
         negatives: for each class the numbers of the images that are said to be without it.
@@ -284,7 +284,7 @@ def coco_results(
 def write_coco_results(
     path: Source, images: Iterable[tuple[ImageId, ImageDetections]], category_ids: Sequence[int]
 ) -> None:
-    """Write detections as a list in COCO's results format, atomically.
+    """Writes detections as a list in COCO's results format, atomically.
 
     Args:
         path: the JSON file to write.

@@ -43,7 +43,7 @@ OF_PIXELS = PANOPTIC_COLUMNS | SEMANTIC_COLUMNS
 
 
 def read_comparison(runs: Sequence[str]) -> Comparison:
-    """Read the numbers of several runs, in their order.
+    """Reads the numbers of several runs, in their order.
 
     Args:
         runs: folders with a results.json, or such files, with a name before them as in "student=output/a" or
@@ -220,7 +220,7 @@ def _table(models: Mapping[str, Any], style: str) -> str:
 
 
 def write_comparison(comparison: Comparison, folder: Path, notes: Sequence[str] = ()) -> None:
-    """Write tables.md, tables.tex and tables.csv, and of regions size_curve_NAME.png for each data set.
+    """Writes tables.md, tables.tex and tables.csv, and of regions size_curve_NAME.png for each data set.
 
     Args:
         comparison: numbers of the models.

@@ -73,7 +73,7 @@ class DetectionEvaluator(ObjectEvaluator):
         self.masks = "masks" in self.tasks
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Merge all processes and compare.
+        """Merges all processes and compares.
 
         Returns:
             "bbox" for the task "boxes" and "segm" for "masks" -> "images" and the numbers of `coco_numbers`,
@@ -162,7 +162,7 @@ class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionDat
         }
 
     def check(self, model: DetectionModel) -> None:
-        """Refuse early what would fail late: tasks that the model does not have, missing files."""
+        """Refuses early what would fail late: tasks that the model does not have, missing files."""
         if "masks" in self.tasks and not model.has_masks:
             raise InputError(
                 'the model has no masks, which TEST.DETECTION.TASKS asks for: set it to ("boxes",), or take '

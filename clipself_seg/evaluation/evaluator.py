@@ -53,7 +53,7 @@ class ImageEvaluator(DatasetEvaluator, Generic[Kept]):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all images."""
+        """Forgets all images."""
         self._images: dict[ImageId, Kept] = {}
 
     def _merged(self) -> list[Kept]:
@@ -111,7 +111,7 @@ def nothing_to_measure(dataset: str, images: int, lacks: str, reason: str) -> In
 def check_predicted_classes(
     classes: np.ndarray, num_classes: int, file_name: str, dataset_name: str
 ) -> None:
-    """Refuse predictions of a class that the data set does not have.
+    """Refuses predictions of a class that the data set does not have.
 
     Args:
         classes: (n,) predicted class indices.

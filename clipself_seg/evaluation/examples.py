@@ -40,7 +40,7 @@ def of_each(
 
 
 class DrawnExamples(NamedTuple):
-    """Which examples an evaluation gives to the unseen classes.
+    """The examples that an evaluation gives to the unseen classes.
 
     Attributes:
         sources: name of an evaluated data set -> that of the training set, which has label maps.

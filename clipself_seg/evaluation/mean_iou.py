@@ -75,13 +75,13 @@ class MeanIoUEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all images."""
+        """Forgets all images."""
         num_classes = len(self.class_names)
         self._matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
         self._images = 0
 
     def process(self, inputs: Samples, outputs: Outputs) -> None:
-        """Count the pixels of a batch.
+        """Counts the pixels of a batch.
 
         Args:
             inputs: samples with "file_name", "sem_seg_file_name", and the original "height" and
@@ -131,7 +131,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
         return predicted
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Add up the counts of all processes and divide.
+        """Adds up the counts of all processes and divides.
 
         Returns:
             {"sem_seg": numbers of `mean_iou_results` and "images"}, the same in every process.
@@ -213,7 +213,7 @@ def confusion_matrix(
 
 
 def class_numbers(matrix: np.ndarray, rule: MiouRule = "present") -> ClassNumbers:
-    """Read the numbers of every class off a confusion matrix.
+    """Reads the numbers of every class off a confusion matrix.
 
     Args:
         matrix: int64 (K, K), see `confusion_matrix`.

@@ -99,7 +99,7 @@ def words_text(name: str, count: int) -> str:
 
 
 def seen_text(seen: np.ndarray | None, rule: str) -> str:
-    """Which classes are seen, and how many.
+    """The rule by which classes are seen, and how many are, in words.
 
     Args:
         seen: (K,) bool; None if no rule tells.

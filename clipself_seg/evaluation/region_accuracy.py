@@ -103,7 +103,7 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
         return {"names of a class": self.synonyms}
 
     def check(self, model: RegionModel) -> None:
-        """Refuse early what would fail late: missing data sets, sizes and readouts that do not fit."""
+        """Refuses early what would fail late: missing data sets, sizes and readouts that do not fit."""
         super().check(model)
         asked = [self._asked(name, model) for name in self.datasets]
         for sizes, read in asked or [(self.sizes, self.read)]:
@@ -186,7 +186,7 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
         )
 
     def _numbers(self, name: str, outputs: list[Results]) -> dict[int, dict[str, float]]:
-        """For each side of the input in pixels the accuracies, see `RegionAccuracyEvaluator`, and those of other
+        """Side of the input in pixels -> the accuracies, see `RegionAccuracyEvaluator`, and those of other
         mixtures."""
         sizes = self._read_at[name]
         count = len(sizes)
@@ -294,7 +294,7 @@ class RegionAccuracyEvaluator(ImageEvaluator[tuple[Regions, Grouping | None]]):
     earlier: RegionAccuracyEvaluator | None = None
 
     def process(self, inputs: Samples, outputs: Outputs) -> None:
-        """Rank the labels of a batch.
+        """Ranks the labels of a batch.
 
         Args:
             inputs: samples with "image_id", "file_name", "labels" (n,) int64 and "isthing" (n,)
@@ -325,7 +325,7 @@ class RegionAccuracyEvaluator(ImageEvaluator[tuple[Regions, Grouping | None]]):
             self._images[sample["image_id"]] = regions, grouping
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Merge all processes and average.
+        """Merges all processes and averages.
 
         Returns:
             {"regions": {"boxes.thing.top1": percent, ..., "thing.regions": count, "thing.classes":

@@ -104,7 +104,7 @@ def mixture_table(results: Results, prefixes: Sequence[str]) -> str:
 def plot_size_curve(
     curves: Mapping[str, Mapping[int, Results]], path: str | os.PathLike[str]
 ) -> None:
-    """Write Fig. 3 / A1 as a PNG: top-1 mean accuracy over the input size, a panel a column.
+    """Writes Fig. 3 / A1 as a PNG: top-1 mean accuracy over the input size, a panel a column.
 
     Args:
         curves: name of a model -> input size in pixels -> results.

@@ -189,7 +189,7 @@ def format_table(
 def write_tables(
     path: str | os.PathLike[str], tables: Mapping[str, str], style: str, notes: Sequence[str] = ()
 ) -> None:
-    """Write tables one below the other, atomically.
+    """Writes tables one below the other, atomically.
 
     Args:
         path: the file.
@@ -376,7 +376,7 @@ def write_class_csv(
     class_names: Sequence[str],
     columns: Mapping[str, Sequence[object]],
 ) -> None:
-    """Write a line for each class, atomically: its index, its name, and its numbers.
+    """Writes a line for each class, atomically: its index, its name, and its numbers.
 
     Args:
         path: the CSV to write.
@@ -397,7 +397,7 @@ def percents(fractions: np.ndarray) -> list[str]:
 
 
 def seen_cells(seen: np.ndarray | None, count: int) -> list[str]:
-    """Which classes are seen, "1" or "0", for a CSV.
+    """Cells of a CSV, one for each class: "1" if it is seen, "0" if not.
 
     Args:
         seen: bool (count or fewer,); the rest of the classes is neither seen nor unseen, and their cells are empty.

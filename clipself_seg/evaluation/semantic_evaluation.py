@@ -93,7 +93,7 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
         return f"{named}, and a score below {self.threshold}" if self.threshold else named
 
     def check(self, model: SemanticModel) -> None:
-        """Refuse early what would fail late: missing data sets or vocabularies."""
+        """Refuses early what would fail late: missing data sets or vocabularies."""
         super().check(model)
         if set(self.pooling) - {1}:
             logger.info(

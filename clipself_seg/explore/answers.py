@@ -90,7 +90,7 @@ class Asked(NamedTuple):
 
 
 def read_request(body: bytes, limits: Limits) -> Asked:
-    """Read a request: a JSON object of "image" (base64 of a file), "words" and "stuff" (text), and "examples".
+    """Reads a request: a JSON object of "image" (base64 of a file), "words" and "stuff" (text), and "examples".
 
     An example is an object of "name", "image" and "box": x, y, width and height as fractions of the image.
 

@@ -39,7 +39,7 @@ SERVER_SCRIPTS = (*PARTS, "serve.js")
 def write_page(
     path: str | os.PathLike[str], content: Content, images: Iterable[tuple[str, np.ndarray]]
 ) -> int:
-    """Write a page that needs no server, whole or not at all; returns how many images it shows.
+    """Writes a page that needs no server, whole or not at all; returns how many images it shows.
 
     Args:
         path: file of HTML.

@@ -192,7 +192,7 @@ class Guard:
         self.token = token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or refuse it before its body is read."""
+        """Answers a request, or refuses it before its body is read."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         request = Request(scope)
@@ -240,7 +240,7 @@ class Connection(H11Protocol):
     _since = 0.0  # when the server began to wait for the client
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Make room for it."""
+        """Makes room for it."""
         super().connection_made(transport)
         self._since = self.loop.time()
         self._look()
@@ -249,7 +249,7 @@ class Connection(H11Protocol):
             min((c for c in there if c._waits()), key=lambda c: c._since).transport.abort()
 
     def shutdown(self) -> None:
-        """End it when its request is answered, or at once where none has come whole."""
+        """Ends it when its request is answered, or at once where none has come whole."""
         super().shutdown()
         if self.cycle and self.cycle.more_body:
             self.transport.abort()
@@ -260,7 +260,7 @@ class Connection(H11Protocol):
         return not cycle or cycle.more_body or cycle.response_complete or self.flow.write_paused
 
     def _look(self) -> None:
-        """Close it if the client has had its time, else look again in about a second."""
+        """Closes it if the client has had its time, else look again in about a second."""
         if not self._waits() or self._last is not self.cycle:
             self._last = self.cycle
             self._since = self.loop.time()

@@ -181,7 +181,7 @@ def fuse_detections(
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:
-    """Log-softmax over classes in float32 or better, finite where the logits are not.
+    """Logs-softmax over classes in float32 or better, finite where the logits are not.
 
     An infinite log-probability would become NaN wherever its exponent is 0.
     """

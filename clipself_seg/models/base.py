@@ -77,7 +77,7 @@ class ModelBase(nn.Module):
 
     @property
     def names(self) -> Names:
-        """For each class the names that count."""
+        """The names of each class that count."""
         return self.classes.names
 
     def classes_of(self, words: Words, seen: np.ndarray | None = None) -> Classes:

@@ -52,7 +52,7 @@ def registered_model(name: str) -> type[Model]:
 
 
 def registered_data(cfg: CfgNode) -> OwnData | None:
-    """Register ``DATASETS.DATA`` for the task of the configured model; None where the key is empty.
+    """Registers ``DATASETS.DATA`` for the task of the configured model; None where the key is empty.
 
     Raises:
         InputError: as `register_data`; a task without own data.
@@ -105,7 +105,7 @@ def build_model(cfg: CfgNode, trains: bool = False) -> Model:
 
 
 def require_run_feature(cfg: CfgNode, path: Path, run: Mapping[str, Any]) -> None:
-    """Refuse the checkpoint of a run with another dense feature than ``MODEL.CLIP.DENSE``, unless that is overridden.
+    """Refuses the checkpoint of a run with another dense feature than ``MODEL.CLIP.DENSE``, unless that is overridden.
 
     Args:
         cfg: configuration; ``MODEL.CLIP`` is read.

@@ -256,7 +256,7 @@ class Original:
         """Does nothing, since the model has the original CLIP already."""
 
     def features(self, step: Step) -> Tensor:
-        """Its dense features, see `Step.original_BEhw`."""
+        """Dense features of the original CLIP, see `Step.original_BEhw`."""
         return step.original_BEhw
 
 

@@ -140,7 +140,7 @@ class Model(Protocol):
 
     @classmethod
     def require_trained(cls, cfg: CfgNode) -> None:
-        """Refuse to evaluate a configuration whose model would be random.
+        """Refuses to evaluate a configuration whose model would be random.
 
         Raises:
             InputError: no trained weights are given; the message says how to give them.
@@ -150,7 +150,7 @@ class Model(Protocol):
         """Gives the model its classes; outputs number them in this order."""
 
     def load_checkpoint(self, tensors: Mapping[str, Tensor], source: str) -> None:
-        """Load the tensors of ``MODEL.WEIGHTS``.
+        """Loads the tensors of ``MODEL.WEIGHTS``.
 
         Args:
             tensors: name -> tensor, under the names of the file.
@@ -237,7 +237,7 @@ class RegionModel(Model, Protocol):
         """Gives the mapper of whole images to squares of `size` pixels, of at most `max_pixels` each."""
 
     def check_readouts(self, sizes: Sequence[int], readouts: Sequence[str]) -> None:
-        """Refuse input sizes and readouts that the model does not have.
+        """Refuses input sizes and readouts that the model does not have.
 
         Args:
             sizes: sides in pixels of the square input.

@@ -102,7 +102,7 @@ class RegionReader(FrozenCLIP):
         )
 
     def check_readouts(self, sizes: Sequence[int], readouts: Sequence[str]) -> None:
-        """Refuse sizes and readouts that `forward` could not work with.
+        """Refuses sizes and readouts that `forward` could not work with.
 
         Args:
             sizes: sides in pixels of the square input.

@@ -73,7 +73,7 @@ class TimmBackbone:
         return int(self._network.feature_info[-1]["reduction"])
 
     def features(self, step: Step) -> Tensor:
-        """Its features (B, D, h, w) of the step's images on the student's grid, float32, without gradient."""
+        """Features (B, D, h, w) of the step's images on the student's grid, float32, without gradient."""
         assert self._network is not None, "call setup before the first image"
         settings: Any = self._network.pretrained_cfg
         grid = step.grid

@@ -174,7 +174,7 @@ class DenseMapResults:
         return drawn, warning
 
     def write(self, source: ImageFile, result: tuple[Image.Image, str]) -> Written:
-        """Write the sheet of an image."""
+        """Writes the sheet of an image."""
         drawn, warning = result
         save_png(drawn, self.folder / f"{source.name}.png")
         return Written([f"{source.name}.png"], {"warning": warning} if warning else {})
@@ -200,7 +200,7 @@ class DenseMapResults:
         return max(1, round(length * TILE / self.side))
 
     def write_index(self, index: Index) -> None:
-        """Write dense_maps.json."""
+        """Writes dense_maps.json."""
         content = {
             "models": {title: clip.weights_hash() for title, clip in self.clips.items()},
             "words": list(self.words),

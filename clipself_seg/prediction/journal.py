@@ -71,7 +71,7 @@ class Journal:
         self._file: TextIO | None = None
 
     def open(self, provenance: Mapping[str, object]) -> Mapping[str, object]:
-        """Read what is done, or begin anew, and open the file for `add`.
+        """Reads what is done, or begins anew, and opens the file for `add`.
 
         Args:
             provenance: of this call; JSON.
@@ -100,7 +100,7 @@ class Journal:
         return provenance
 
     def close(self) -> None:
-        """Close the file."""
+        """Closes the file."""
         if self._file is not None:
             self._file.close()
 
@@ -122,7 +122,7 @@ class Journal:
         return done
 
     def add(self, image: ImageFile, state: InputState | None, written: Written) -> None:
-        """Note that an image is done.
+        """Notes that an image is done.
 
         Args:
             image: the image, whose results are written.
@@ -149,7 +149,7 @@ class Journal:
 def require_same(
     folder: str | Path, old: Mapping[str, object], new: Mapping[str, object], advice: str
 ) -> None:
-    """Refuse to go on with results of other settings.
+    """Refuses to go on with results of other settings.
 
     Args:
         folder: folder of the results.

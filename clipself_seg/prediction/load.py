@@ -29,7 +29,7 @@ def load(
     opts: Sequence[str] = (),
     device: str | None = None,
 ) -> Any:
-    """Load a model that predicts for images: ``model(image, "dog, grass, sky")``.
+    """Loads a model that predicts for images: ``model(image, "dog, grass, sky")``.
 
     Args:
         model: a name (`clipself_seg.list_models`), which is fetched once; a file of weights; the folder of a run or

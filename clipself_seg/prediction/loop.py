@@ -76,7 +76,7 @@ class Results(Protocol[R]):
 
     @property
     def provenance(self) -> Mapping[str, object]:
-        """Where the results come from; JSON."""
+        """Origin of the results: settings, weights and versions, as JSON has them."""
 
     def predict(
         self, images: Sequence[np.ndarray], sources: Sequence[ImageFile] = ()
@@ -84,10 +84,10 @@ class Results(Protocol[R]):
         """The prediction of each image (H, W, 3) uint8 of a batch; `sources` are the files of images."""
 
     def write(self, source: ImageFile, result: R) -> Written:
-        """Write the prediction of an image."""
+        """Writes the prediction of an image."""
 
     def write_index(self, index: Index) -> None:
-        """Write the file that explains the others."""
+        """Writes the file that explains the others."""
 
 
 class _Pending(NamedTuple):
@@ -111,7 +111,7 @@ def predict_files(
     batch_size: int = 1,
     video: VideoWriter | None = None,
 ) -> dict[str, str]:
-    """Predict for images; one that cannot be read or processed is reported, and the others are done.
+    """Predicts for images; one that cannot be read or processed is reported, and the others are done.
 
     A batch is read, the model works on the one before it, and the one before that is written, at the same time; what
     is done is noted in the order of the images. The index is written before the first image and, interrupted or not,
@@ -178,7 +178,7 @@ class _Loop(Generic[R]):
         self.writing = deque[_Pending]()
 
     def predict_all(self, video: VideoWriter | None) -> dict[str, str]:
-        """Predict for all that is not done; returns what failed."""
+        """Predicts for all that is not done; returns what failed."""
         self._write_index(complete=False)
         for path, reason in self.failed.items():
             complain(path, reason)
@@ -203,7 +203,7 @@ class _Loop(Generic[R]):
     def _predict_images(
         self, waiting: Sequence[Sequence[ImageFile]], threads: ThreadPoolExecutor, bar: tqdm
     ) -> None:
-        """Predict for batches, each of which is read while the model works on the one before it."""
+        """Predicts for batches, each of which is read while the model works on the one before it."""
         batch, reading = list[_Pending](), list[_Pending]()
         try:
             for sources in [*waiting, ()]:
@@ -225,7 +225,7 @@ class _Loop(Generic[R]):
         return [batch for batch in batches if any(image.name not in self.done for image in batch)]
 
     def _predict_batch(self, batch: list[_Pending], threads: ThreadPoolExecutor) -> None:
-        """Predict for a batch and have the results written; an image that fails does not take the others with it."""
+        """Predicts for a batch and has the results written; an image that fails does not take the others with it."""
         images = dict[int, np.ndarray]()
         outcomes = dict[int, R | Exception]()
         for place, read in enumerate(batch):
@@ -247,7 +247,7 @@ class _Loop(Generic[R]):
         return self.results.write(source, outcome)
 
     def _note_written(self, bar: tqdm, all_but: int = 0) -> None:
-        """Wait until images are written, in their order, and note that they are done, but for the last `all_but`."""
+        """Waits until images are written, in their order, and notes that they are done, but for the last `all_but`."""
         while len(self.writing) > all_but:
             source, state, written = self.writing.popleft()
             with self._failing_alone(source):
@@ -266,7 +266,7 @@ class _Loop(Generic[R]):
 
     @contextlib.contextmanager
     def _failing_alone(self, source: ImageFile) -> Iterator[None]:
-        """Note what goes wrong with an image, whatever a library makes of a strange one."""
+        """Notes what goes wrong with an image, whatever a library makes of a strange one."""
         try:
             yield
         except Exception as error:
@@ -321,5 +321,5 @@ def reason_of(error: Exception) -> str:
 
 
 def complain(path: str, reason: str) -> None:
-    """Say on the terminal what is wrong with an input, above a progress bar if there is one."""
+    """Says on the terminal what is wrong with an input, above a progress bar if there is one."""
     tqdm.write(f"failed: {reason if path in reason else f'{path}: {reason}'}", file=sys.stderr)

@@ -4,8 +4,8 @@
     result = model("photo.jpg", "dog|puppy, grass, sky")
     result.labels, result.names, result.fractions()
 
-Here is what all tasks have in common; `task_predictors.py` has the predictor of each. A call hands its words down to
-the model as an argument, so that calls in several threads do not meet.
+Here is what all tasks have in common; `task_predictors.py` has the predictor of each. A call that passes words hands
+them down to the model as an argument, so that such calls in several threads do not meet.
 
 Shapes: H, W pixels of the image as it is meant to be seen, K classes, N names of labels.
 """
@@ -179,7 +179,7 @@ class ImagePredictor(abc.ABC, Generic[R]):
         return self.given
 
     def set_vocabulary(self, words: Words, *asked: Any, **named: Any) -> GivenWords:
-        """Say which classes to look for, until the next call; the arguments are those of `read` of the task."""
+        """Says which classes to look for, until the next call; the arguments are those of `read` of the task."""
         given = self.read(words, *asked, **named)
         self.given = given
         self.model.classes = given.classes
@@ -220,7 +220,7 @@ class ImagePredictor(abc.ABC, Generic[R]):
     def set_absent(
         self, what: str | None, threshold: float | str | os.PathLike[str] | None = None
     ) -> None:
-        """Say what becomes of words that are not in an image, until the next call; see `prediction.presence`.
+        """Says what becomes of words that are not in an image, until the next call; see `prediction.presence`.
 
         Args:
             what: "drop" leaves an image's absent words out, as if they had not been given: they win nothing; only then
@@ -385,7 +385,7 @@ class ImagePredictor(abc.ABC, Generic[R]):
     def save_pretrained(
         self, folder: str | os.PathLike[str], *, overwrite: bool = False, license: str | None = None
     ) -> None:
-        """Write a folder that `clipself_seg.load` reads, whole or not at all, and read it back to compare.
+        """Writes a folder that `clipself_seg.load` reads, whole or not at all, and reads it back to compare.
 
         Args:
             folder: folder that is new or empty.
@@ -409,7 +409,7 @@ class ImagePredictor(abc.ABC, Generic[R]):
         token: str | None = None,
         **upload: Any,
     ) -> str:
-        """Upload what `save_pretrained` writes to the Hugging Face hub (``HF_ENDPOINT``) in one commit.
+        """Uploads what `save_pretrained` writes to the Hugging Face hub (``HF_ENDPOINT``) in one commit.
 
         Args:
             repository: "org/name"; it is made if it is not there.

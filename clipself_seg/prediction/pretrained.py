@@ -72,7 +72,7 @@ MOST_NAMES = 20_000  # of classes and their synonyms; LVIS has 1,900
 def save(
     predictor: ImagePredictor[Any], target: Path, overwrite: bool, license: str | None
 ) -> None:
-    """Write the folder of a predictor, see `ImagePredictor.save_pretrained`."""
+    """Writes the folder of a predictor, see `ImagePredictor.save_pretrained`."""
     cfg = _sharable(predictor)
     with atomic_folder(target) as made:
         _require_free(target, overwrite)
@@ -91,7 +91,7 @@ def push(
     token: str | None,
     upload: Mapping[str, Any],
 ) -> str:
-    """Upload the folder of a predictor, see `ImagePredictor.push_to_hub`."""
+    """Uploads the folder of a predictor, see `ImagePredictor.push_to_hub`."""
     from huggingface_hub import HfApi
 
     name = hub_name(f"{HUB}{repository}").repository
@@ -173,7 +173,7 @@ def fetched(model: str | os.PathLike[str] | None) -> str | os.PathLike[str] | No
 
 
 def _write_parts(predictor: ImagePredictor[Any], cfg: CfgNode, folder: Path) -> None:
-    """Write all files of a folder but the card."""
+    """Writes all files of a folder but the card."""
     model = predictor.model
     if type(model).weights_key == "MODEL.WEIGHTS":
         _write_weights(model, folder)
@@ -192,7 +192,7 @@ def _write_parts(predictor: ImagePredictor[Any], cfg: CfgNode, folder: Path) -> 
 
 
 def _write_weights(model: Any, folder: Path) -> None:
-    """Write what the model's own export has."""
+    """Writes what the model's own export has."""
     model.export(folder / "exported.pth")
     checkpoint = read_checkpoint(folder / "exported.pth")
     stated = checkpoint.dense.entries_but_of_token()
@@ -226,7 +226,7 @@ def _read_vocabulary(path: Path) -> dict[str, Any]:
 
 
 def write_folder_config(cfg: CfgNode, path: Path, clip_name: str, files: Mapping[str, str]) -> None:
-    """Write the values that decide a prediction, all of them, so that no later default changes it.
+    """Writes the values that decide a prediction, all of them, so that no later default changes it.
 
     Args:
         cfg: of the predictor.
@@ -265,7 +265,7 @@ def read_folder_config(folder: Path, opts: Sequence[str] = ()) -> CfgNode:
 
 
 def _require_texts(folder: Path) -> None:
-    """Refuse a folder without a configuration, or with a file of text larger than any that `save_pretrained` writes."""
+    """Refuses a folder without a configuration, or with a larger file of text than any that `save_pretrained` writes."""
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder / CONFIG} is missing: give a folder that save_pretrained wrote")
     for path in (folder / file for file in (CONFIG, VOCABULARY, TRAINED)):
@@ -324,7 +324,7 @@ def _problems_of_value(key: str, value: object, default: object) -> Iterator[str
 
 
 def _items(value: object) -> Iterator[object]:
-    """What is in a list, and in the lists in it; or the value."""
+    """Yields the values of a list and of the lists in it, or the value itself."""
     if isinstance(value, list):
         for item in value:
             yield from _items(item)
@@ -414,7 +414,7 @@ def origins(cfg: CfgNode) -> list[tuple[str, str]]:
 
 
 def _require_equal(own: ImagePredictor[Any], other: ImagePredictor[Any]) -> None:
-    """Refuse a folder that would give another predictor than the one that is saved."""
+    """Refuses a folder that would give another predictor than the one that is saved."""
     same = own.model.weights_hash() == other.model.weights_hash()
     if same and own.given is not None:
         # Of a size of the mini worlds, whose models warn of others.

@@ -113,7 +113,7 @@ def _of_shard(row: Row) -> Row:
 
 
 class Worker(Generic[R]):
-    """Has a model, and predicts batch after batch."""
+    """A process of Ray with a model, which predicts batch after batch."""
 
     def __init__(self, make: Make[R], device: str, folder: str) -> None:
         """
@@ -200,7 +200,7 @@ def predict_over_ray(
     device: str | None = None,
     batch_size: int = 1,
 ) -> tuple[int, int]:
-    """Predict for the images that have no row yet.
+    """Predicts for the images that have no row yet.
 
     Without a running cluster (`ray start`, RAY_ADDRESS) Ray starts one on this machine for the call. All
     machines have to see the folder, the images and the weights under the same paths.
@@ -264,7 +264,7 @@ def predict_over_ray(
 
 
 def require_settings(folder: Path, settings: Json, provenance: Mapping[str, object]) -> None:
-    """Note the settings, or compare them with those that are there."""
+    """Notes the settings, or compares them with those that are there."""
     path = folder / SETTINGS_FILE
     if not path.exists():
         write_json(path, {"settings": settings, "provenance": dict(provenance)})

@@ -120,7 +120,7 @@ class Video:
             yield Frame(number, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
 
     def require_whole(self) -> None:
-        """Refuse a video that ended before its end.
+        """Refuses a video that ended before its end.
 
         Raises:
             InputError: clearly fewer frames were read than it states.
@@ -133,14 +133,14 @@ class Video:
             )
 
     def close(self) -> None:
-        """Close the file."""
+        """Closes the file."""
         self._capture.release()
 
 
 def predict_video(
     results: Results[F], source: ImageFile, *, save: Sequence[str], every: int, batch_size: int
 ) -> Written:
-    """Predict for the frames of a video, and write overlays/NAME.mp4 and labels/NAME.mp4/NUMBER.png.
+    """Predicts for the frames of a video, and writes overlays/NAME.mp4 and labels/NAME.mp4/NUMBER.png.
 
     Args:
         results: predicts, and has the folder.
@@ -213,7 +213,7 @@ def _written_frames(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], 
 
 
 def _require_video(path: Path) -> None:
-    """Refuse what does not begin as a video does, whatever its name.
+    """Refuses what does not begin as a video does, whatever its name.
 
     Raises:
         InputError: no regular file, or none of the containers that are read.
@@ -232,7 +232,7 @@ def _require_video(path: Path) -> None:
 
 
 def _remove_frames(folder: Path) -> None:
-    """Remove label maps of an earlier call, which may have taken other frames."""
+    """Removes label maps of an earlier call, which may have taken other frames."""
     for path in folder.glob("*.png"):
         if re.fullmatch(r"\d{6,}\.png", path.name) and path.is_file():
             path.unlink()

@@ -100,7 +100,7 @@ class ResultFiles:
         return self.predictor.predict_batch(images)
 
     def write(self, source: ImageFile, result: Prediction) -> Written:
-        """Write what was asked for of an image."""
+        """Writes what was asked for of an image."""
         entry: Entry = {"size": list(result.image.shape[:2])}
         drawn = dict[str, Image.Image]()
         if "overlays" in self.save:
@@ -128,7 +128,7 @@ class ResultFiles:
         return Written(files, entry)
 
     def write_index(self, index: Index) -> None:
-        """Write the task's JSON, and what other formats have in common of all images."""
+        """Writes the task's JSON, and what other formats have in common of all images."""
         if "coco" in self.save:
             regions = [(source, entry, entry["regions"]) for source, entry in index.images]
             coco = {"info": {"provenance": index.provenance}} | self._coco(regions)
@@ -185,7 +185,7 @@ class ResultFiles:
 
 
 def _looked(entry: Entry) -> Json:
-    """Which words are in an image, where somebody asked."""
+    """The words that are in an image, and those that are not, if somebody asked for them."""
     return {key: entry[key] for key in ("presence", "absent") if key in entry}
 
 

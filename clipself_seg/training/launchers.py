@@ -72,7 +72,7 @@ def place_of(environment: Environment) -> Place | None:
 
 
 def restarted(environment: Environment) -> bool:
-    """Whether torchrun has started the processes anew after one failed.
+    """True if torchrun has started the processes anew after one failed.
 
     Args:
         environment: such as `os.environ`.

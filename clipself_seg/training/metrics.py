@@ -67,14 +67,14 @@ def metric_writers(folder: Path, start: int, iterations: int) -> Iterator[list[E
 
 
 def write_all(writers: Sequence[EventWriter], folder: Path) -> None:
-    """Let every writer take the numbers that are new in the current event storage; errors name the folder."""
+    """Lets every writer take the numbers that are new in the current event storage; errors name the folder."""
     with naming_path(folder):
         for writer in writers:
             writer.write()
 
 
 def drop_metrics_from(path: Path, start: int) -> None:
-    """Remove the lines of steps that a resumed run takes again, and whatever is no line of metrics."""
+    """Removes the lines of steps that a resumed run takes again, and whatever is no line of metrics."""
     if not path.exists():
         return
     kept = []

@@ -125,7 +125,7 @@ def changed_tensors(cfg: CfgNode, model: Model, start: str) -> Tensors:
 
 @contextlib.contextmanager
 def mixed(model: Model, start: Mapping[str, Tensor], fraction: float) -> Iterator[None]:
-    """Put start + fraction * (end - start) into a model meanwhile, and then the end back; 0 and 1 are exact.
+    """Puts start + fraction * (end - start) into a model meanwhile, and then the end back; 0 and 1 are exact.
 
     Args:
         model: has the weights of the end, of which copies of the tensors in `start` are kept in memory of the CPU.
@@ -252,7 +252,7 @@ class RunOutputs:
         results: Results,
         rows: Rows | None = None,
     ) -> None:
-        """Write numbers with their provenance, in the main process.
+        """Writes numbers with their provenance, in the main process.
 
         Args:
             evaluation: that made the numbers.
@@ -293,7 +293,7 @@ def evaluate_mixed(
     start: Mapping[str, Tensor],
     fractions: Sequence[float],
 ) -> None:
-    """Evaluate the weights as they are, then mixtures with the start; write their numbers, tables and the knee.
+    """Evaluates the weights as they are, then mixtures with the start; writes their numbers, tables and the knee.
 
     Args:
         evaluation: the evaluation on ``DATASETS.TEST``.

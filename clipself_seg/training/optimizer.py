@@ -19,13 +19,13 @@ def build_adamw(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group its multiple of the rate, "lr_multiplier", by default 1."""
+    """Gives every group its multiple of the rate, "lr_multiplier", by default 1."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("lr_multiplier", 1.0)
 
 
 def leave_out_step(optimizer: torch.optim.Optimizer, left_out: Tensor) -> None:
-    """Say on the device whether the next step is taken; nobody has to wait for the answer.
+    """Says on the device whether the next step is taken; nobody has to wait for the answer.
 
     Args:
         optimizer: a fused one (`build_adamw`), whose kernels read what loss scaling tells them.

@@ -52,7 +52,7 @@ class OutputInUse(InputError):
 
 @contextlib.contextmanager
 def alone_in_output(cfg: CfgNode) -> Iterator[None]:
-    """Keep other runs out of ``OUTPUT_DIR``, and remove the half-written files of a killed one.
+    """Keeps other runs out of ``OUTPUT_DIR``, and removes the half-written files of a killed one.
 
     The first process takes the lock for all processes of the run. Runs in folders below ``OUTPUT_DIR``, such as those
     of several seeds, have locks of their own and may go on at the same time.
@@ -76,7 +76,7 @@ def alone_in_output(cfg: CfgNode) -> Iterator[None]:
 
 
 def setup(cfg: CfgNode) -> None:
-    """Make the output folder; set up logs and threads."""
+    """Makes the output folder; sets up logs and threads."""
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
     setup_logging(folder, comm.get_rank())
@@ -92,7 +92,7 @@ def setup(cfg: CfgNode) -> None:
 
 
 def _divide_cores(device: str) -> None:
-    """Share the cores among this machine's processes where the CPU computes; each has a GPU of its own elsewhere.
+    """Shares the cores among this machine's processes where the CPU computes; each has a GPU of its own elsewhere.
 
     Raises:
         InputError: another device than the processes communicate through.
@@ -115,7 +115,7 @@ def _write_config(cfg: CfgNode, suffix: str = "") -> None:
 
 @dead_workers_named()
 def train(cfg: CfgNode, resume: bool = False, hooks: Sequence[HookBase] = ()) -> None:
-    """Train to the end, write the result, and evaluate it.
+    """Trains to the end, writes the result, and evaluates it.
 
     Args:
         cfg: configuration of the run.
@@ -181,7 +181,7 @@ def _with_files(evaluation: Evaluation[Any, Any], model: Model) -> Evaluation[An
 
 @dead_workers_named()
 def evaluate(cfg: CfgNode, resume: bool) -> None:
-    """Evaluate the configured weights as they are, or those of the newest checkpoint.
+    """Evaluates the configured weights as they are, or those of the newest checkpoint.
 
     Args:
         cfg: configuration of the run.
@@ -275,7 +275,7 @@ class _File(logging.FileHandler):
 
 
 def setup_logging(folder: Path, rank: int) -> None:
-    """Write the log lines of the project and of Detectron2 to the terminal and to a file in `folder`.
+    """Writes the log lines of the project and of Detectron2 to the terminal and to a file in `folder`.
 
     A second call closes the first file, and further lines go to the file in the new folder.
 

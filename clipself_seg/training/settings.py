@@ -110,7 +110,7 @@ class TrainingSettings:
 
 
 def check_same_run(stored: Mapping[str, object], current: Mapping[str, object]) -> None:
-    """Refuse to resume a run under other metadata than it was started with.
+    """Refuses to resume a run under other metadata than it was started with.
 
     Args:
         stored: metadata of the checkpoint, as it came back from JSON.

@@ -132,7 +132,7 @@ class Trainer(TrainerBase):
         self._unsettled: _Step | None = None
 
     def train(self, resume: bool = False) -> None:
-        """Run the remaining steps.
+        """Runs the remaining steps.
 
         Args:
             resume: go on from the newest checkpoint in the output folder, if there is one.
@@ -212,7 +212,7 @@ class Trainer(TrainerBase):
         self.model.after_optimizer_step()
 
     def _settle(self, storage: EventStorage) -> None:
-        """Take the numbers of the latest step, if that has not been done: refuse them, or keep them for the log."""
+        """Takes the numbers of the latest step, if that has not been done: refuses them, or keeps them for the log."""
         step = self._unsettled
         self._unsettled = None
         if step is None:
@@ -364,7 +364,7 @@ class Trainer(TrainerBase):
         return metadata
 
     def _save(self, iteration: int, trouble: str = "") -> None:
-        """Write a checkpoint; one that is not finite would push out those to go back to."""
+        """Writes a checkpoint; one that is not finite would push out those to go back to."""
         tensors = pack(self._module, self.optimizer)
         # The first process saves, and the others stop with it.
         if not comm.all_gather(all_finite(tensors))[0]:
@@ -381,7 +381,7 @@ class Trainer(TrainerBase):
             self.checkpoints.save(iteration, tensors, metadata | {"run": self._run})
 
     def _require_agreement(self, start: int) -> None:
-        """Refuse machines with other files: their processes would wait for each other, or learn two things."""
+        """Refuses machines with other files: their processes would wait for each other, or learn two things."""
         own = dict(self._run) | {"steps done": start}
         everyone = comm.all_gather(own)
         differing = [

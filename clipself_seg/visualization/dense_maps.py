@@ -54,7 +54,7 @@ def discard_small_clusters(labels: np.ndarray, features: np.ndarray, fraction: f
 
 
 def match_labels(labels: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Renumber clusters like the segments that they overlap most, one to one.
+    """Renumbers clusters like the segments that they overlap most, one to one.
 
     Args:
         labels: clusters (H, W), numbered from 0.

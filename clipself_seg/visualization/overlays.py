@@ -192,7 +192,7 @@ def _hex(colour: Iterable[int]) -> str:
 
 
 def _centres(part: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """Where a text may stand in a part of a region: x and y of the deepest cell of those around which it fits best,
+    """Centre for a text in a part of a region: x and y of the deepest cell of those around which it fits best,
     (1, 2), or (0, 2) where it sticks out too far.
 
     Args:

@@ -97,7 +97,7 @@ class Accelerator(TorchDispatchMode):
     def watch(
         self, operation: Any, args: Any, kwargs: Mapping[str, Any], given: Sequence[Tensor]
     ) -> None:
-        """Called before each operation on `ACCELERATOR`; this one does nothing.
+        """Does nothing; a subclass is called before each operation on `ACCELERATOR`.
 
         Args:
             operation: with `str(operation)`, such as "aten.add.Tensor".

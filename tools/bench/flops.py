@@ -158,7 +158,7 @@ def upsample_flops(model: CATSeg, views: int) -> int:
 
 
 def aggregator_flops(model: CATSeg, views: int) -> int:
-    """From features and texts to logits, the vocabulary for every window."""
+    """Operations from features and texts to logits, the vocabulary for every window."""
     sizes = model.aggregator.sizes
     rows, columns = sizes.grid
 
@@ -184,7 +184,7 @@ def _windows(model: CATSeg) -> Tensor:
 
 
 def regions_flops(clip: CLIP, regions: int) -> int:
-    """So many regions by masked attention; counted by torch on tensors without memory.
+    """Operations of regions by masked attention; counted by torch on tensors without memory.
 
     Args:
         clip: on the meta device, a transformer.

@@ -188,7 +188,7 @@ TASKS: dict[str, Callable[[Case], Timed]] = {
 
 
 def build_runs(case: Case) -> Mapping[str, Run]:
-    """Everything to time for a task, by name; the same weights and images at every call.
+    """The runs to time for a task, by name; the same weights and images at every call.
 
     A pair of formulations is called "X" and "plain X" (see `TASKS`).
 

@@ -89,7 +89,7 @@ class OwnData(NamedTuple):
 
 
 def register_data(path: str | os.PathLike[str], task: str) -> OwnData:
-    """Register data for a task; the same path again replaces what was registered.
+    """Registers data for a task; the same path again replaces what was registered.
 
     Args:
         path: YAML file, folder or COCO JSON.
@@ -173,7 +173,7 @@ class Part:
 
     @no_collection()
     def content(self) -> JsonObject:
-        """Its images and annotations in COCO's format; those of classes without a name are left out.
+        """Images and annotations of the split in COCO's format; those of classes without a name are left out.
 
         "left_out" counts these by the name that the file has for them, "unnamed" has those that are no segments.
         """
@@ -304,7 +304,7 @@ KINDS: dict[str, tuple[str, type[DataSet], str, str]] = {
 
 
 def _register(data: DataFile, which: str, task: str) -> str:
-    """Register the split "train" or "val" of the data for a task; returns its name."""
+    """Registers the split "train" or "val" of the data for a task; returns its name."""
     ending, kind, key, evaluator = KINDS[task]
     split: Split = getattr(data, which)
     name, root = f"{data.name}_{which}_{ending}", _image_root(split)
@@ -438,7 +438,7 @@ def read_files(record: Record, label_count: int, ignore_label: int) -> bool:
 
 
 def check_data(names: Sequence[str]) -> list[str]:
-    """Refuse data of one's own of which an image or label cannot be used, before the first step.
+    """Refuses data of one's own of which an image or label cannot be used, before the first step.
 
     Args:
         names: data sets as `register_data` registers them.

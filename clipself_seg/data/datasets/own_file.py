@@ -155,7 +155,7 @@ class DataFile:
     held_out: tuple[str, ...] = ()
 
     def vocabulary(self, *, training: bool = False) -> Vocabulary:
-        """Its classes; with `training` without the held-out ones."""
+        """Classes of the data; with `training` without the held-out ones."""
         if self.names is None:
             raise InputError(
                 f'{self.origin} has no "names": say which number of the labels is which class, such as '

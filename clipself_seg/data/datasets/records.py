@@ -196,7 +196,7 @@ def _content(entry: DataSet) -> str:
 
 
 def _require_files(name: str, entry: Kind, tasks: Collection[str] = ()) -> Kind:
-    """Refuse a data set of which a file or folder that is read is missing, and say what to do."""
+    """Refuses a data set of which a file or folder that is read is missing, and says what to do."""
     for need in entry.needed(tasks):
         if not need.relative and entry.root is REGISTERED:
             _require_stated(name, need.key, "")
@@ -621,7 +621,7 @@ def _standard_object(entry: Record) -> Record:
 
 
 def register_datasets() -> None:
-    """Add the table to Detectron2's catalogue, except for names that it has already."""
+    """Adds the table to Detectron2's catalogue, except for names that it has already."""
     known = set(DatasetCatalog.list())
     for name, entry in DATASETS.items():
         if name not in known:

@@ -151,11 +151,11 @@ class DataSet:
         return [NeededPath(self.images), *(NeededPath(path, self.prepare) for path in prepared)]
 
     def missing(self, tasks: Collection[str] = ()) -> list[NeededPath]:
-        """Needed paths that are not on this machine."""
+        """The needed paths that are not on this machine."""
         return [need for need in self.needed(tasks) if not self.path(need.relative).exists()]
 
     def advice(self, command: str = "") -> str:
-        """How to get files of the data set, for a message.
+        """The way to get files of the data set, for a message.
 
         Args:
             command: command that writes them; "" for those of an archive.

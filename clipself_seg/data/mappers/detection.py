@@ -102,7 +102,7 @@ def _rounded(height: int, width: int, longest: int) -> tuple[int, int]:
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int], resize: Resize) -> np.ndarray:
-    """Resize an image bilinearly: "opencv" without antialiasing, "pillow" with it.
+    """Resizes an image bilinearly: "opencv" without antialiasing, "pillow" with it.
 
     Args:
         image: uint8 (H, W, 3).
@@ -148,7 +148,7 @@ class DetectionTrainMapper(Configurable):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, seed: int, masks: bool = False) -> dict[str, Any]:
-        """Read INPUT.DETECTION; the seed, and whether the model has masks, come from the caller."""
+        """Reads INPUT.DETECTION; the seed, and whether the model has masks, come from the caller."""
         require_rgb(cfg.INPUT.FORMAT)
         detection = cfg.INPUT.DETECTION
         return dict(
@@ -161,7 +161,7 @@ class DetectionTrainMapper(Configurable):
         )
 
     def __call__(self, record: Record, draw: int) -> Sample | None:
-        """Make the sample of one draw.
+        """Makes the sample of one draw.
 
         Args:
             record: record of `datasets.records.detection_records`, with masks where they are made.
@@ -270,7 +270,7 @@ class DetectionTestMapper(Configurable):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Read INPUT.DETECTION and MAX_PIXELS."""
+        """Reads INPUT.DETECTION and MAX_PIXELS."""
         require_rgb(cfg.INPUT.FORMAT)
         detection = cfg.INPUT.DETECTION
         limit = cfg.INPUT.MAX_PIXELS
@@ -281,7 +281,7 @@ class DetectionTestMapper(Configurable):
         return f"long side {self.side} px ({self.resize})"
 
     def __call__(self, record: Record) -> Sample:
-        """Make the sample of one image.
+        """Makes the sample of one image.
 
         Args:
             record: record with "file_name", "image_id" and, where they are known, "height" and "width".

@@ -94,7 +94,7 @@ class DistillMapper(StudentMapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, crop_size: int, seed: int) -> dict[str, Any]:
-        """Read INPUT.REGIONS and INPUT.MAX_PIXELS; the teacher's input side and the seed come from the caller."""
+        """Reads INPUT.REGIONS and INPUT.MAX_PIXELS; the teacher's input side and the seed come from the caller."""
         regions = cfg.INPUT.REGIONS
         return cls.read_common(cfg, seed) | dict(
             source=regions.SOURCE,
@@ -106,7 +106,7 @@ class DistillMapper(StudentMapper):
         )
 
     def __call__(self, record: Record, draw: int) -> Sample:
-        """Make the sample of one draw.
+        """Makes the sample of one draw.
 
         Args:
             record: record of `datasets.records.distillation_records`, or of a shard, with "content", the
@@ -174,7 +174,7 @@ class RegionTextMapper(StudentMapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, crop_size: int, seed: int) -> dict[str, Any]:
-        """Read INPUT.REGIONS, INPUT.MAX_PIXELS and MODEL.CLIPSELF.TEXTS.LOSS."""
+        """Reads INPUT.REGIONS, INPUT.MAX_PIXELS and MODEL.CLIPSELF.TEXTS.LOSS."""
         regions = cfg.INPUT.REGIONS
         return cls.read_common(cfg, seed) | dict(
             max_regions=regions.MAX_REGIONS,
@@ -183,7 +183,7 @@ class RegionTextMapper(StudentMapper):
         )
 
     def __call__(self, record: Record, draw: int) -> Sample:
-        """Make the sample of one draw.
+        """Makes the sample of one draw.
 
         Args:
             record: record of `data.annotations.read_region_text`.
@@ -234,11 +234,11 @@ class CaptionMapper(StudentMapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, seed: int) -> dict[str, Any]:
-        """Read INPUT; the seed comes from the caller."""
+        """Reads INPUT; the seed comes from the caller."""
         return cls.read_common(cfg, seed)
 
     def __call__(self, record: Record, draw: int) -> Sample:
-        """Make the sample of one draw.
+        """Makes the sample of one draw.
 
         Args:
             record: record of `captions.caption_records`.

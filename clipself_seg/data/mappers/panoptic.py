@@ -69,7 +69,7 @@ class PanopticTrainMapper(Configurable):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
-        """Read INPUT, and from MODEL.MASK_GENERATOR whether captions are trained on."""
+        """Reads INPUT, and from MODEL.MASK_GENERATOR whether captions are trained on."""
         require_rgb(cfg.INPUT.FORMAT)
         return dict(
             seed=seed,
@@ -82,7 +82,7 @@ class PanopticTrainMapper(Configurable):
         )
 
     def __call__(self, record: Record, draw: int) -> Sample:
-        """Make the sample of one draw.
+        """Makes the sample of one draw.
 
         Args:
             record: record of `datasets.records.panoptic_set_records`.
@@ -163,7 +163,7 @@ class PanopticTestMapper(SemSegTestMapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Read what `SemSegTestMapper` does, and MODEL.MASK_GENERATOR."""
+        """Reads what `SemSegTestMapper` does, and MODEL.MASK_GENERATOR."""
         generator = cfg.MODEL.MASK_GENERATOR
         settings = super().from_config(cfg)
         if generator.SOURCE != "masks":

@@ -55,7 +55,7 @@ class RegionMapper:
         return f"fitted into a square of {self.image_size} px, masks by rule reference"
 
     def __call__(self, record: Record) -> Sample:
-        """Make the sample of one image.
+        """Makes the sample of one image.
 
         Args:
             record: record of `datasets.records.region_records`.
@@ -114,7 +114,7 @@ class WholeImageMapper:
         return f"{how} a square of {self.image_size} px, {self.filter}"
 
     def __call__(self, record: Record) -> Sample:
-        """Make the sample of one image: "file_name", "image_id", "image" uint8 (3, S, S), and of its one region, the
+        """Makes the sample of one image: "file_name", "image_id", "image" uint8 (3, S, S), and of its one region, the
         whole, "boxes" (1, 4), "labels" (1,) and "isthing" (1,).
 
         Raises:

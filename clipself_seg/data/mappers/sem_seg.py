@@ -95,7 +95,7 @@ class SemSegTrainMapper(Configurable):
     def from_config(
         cls, cfg: CfgNode, *, seed: int, num_classes: int, ignore_label: int
     ) -> dict[str, Any]:
-        """Read INPUT; the seed and the meaning of the labels come from the caller."""
+        """Reads INPUT; the seed and the meaning of the labels come from the caller."""
         require_rgb(cfg.INPUT.FORMAT)
         sizes, crop = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.CROP
         return dict(
@@ -112,7 +112,7 @@ class SemSegTrainMapper(Configurable):
         )
 
     def __call__(self, record: Record, draw: int) -> Sample:
-        """Make the sample of one draw.
+        """Makes the sample of one draw.
 
         Args:
             record: record of `datasets.records.sem_seg_records`.
@@ -144,7 +144,7 @@ class SemSegTrainMapper(Configurable):
         return sample | {"image": padded, "sem_seg": self._pad(sem_seg, self.ignore_label)}
 
     def _pad(self, pixels: Tensor, value: int) -> Tensor:
-        """Pad or cut (..., H, W) to (..., S, S); a negative padding cuts."""
+        """Pads or cuts (..., H, W) to (..., S, S); a negative padding cuts."""
         if self.pad_to < 0:
             return pixels
         height, width = pixels.shape[-2:]
@@ -169,7 +169,7 @@ class SemSegTestMapper(Configurable):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Read INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST and MAX_PIXELS."""
+        """Reads INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST and MAX_PIXELS."""
         require_rgb(cfg.INPUT.FORMAT)
         return dict(
             min_size=cfg.INPUT.MIN_SIZE_TEST,
@@ -184,7 +184,7 @@ class SemSegTestMapper(Configurable):
         return f"short side {self.min_size} px, long side at most {self.max_size} px"
 
     def __call__(self, record: Record) -> Sample:
-        """Make the sample of one image.
+        """Makes the sample of one image.
 
         Args:
             record: record with "file_name" and, where they are known, "height" and "width".

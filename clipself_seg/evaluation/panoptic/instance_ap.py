@@ -48,7 +48,7 @@ class InstanceAPEvaluator(ObjectEvaluator):
     masks = True
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Merge all processes and compare.
+        """Merges all processes and compares.
 
         Returns:
             {"segm": numbers of `instance_results` and "images"}, the same in every process.
@@ -254,7 +254,7 @@ class CityscapesAPEvaluator(ImageEvaluator[ImageOverlaps]):
     """Counts overlaps image by image; the main process compares those of all processes."""
 
     def process(self, inputs: Samples, outputs: Outputs) -> None:
-        """Count the overlaps of a batch.
+        """Counts the overlaps of a batch.
 
         Args:
             inputs: samples with "image_id" and "instance_map_file_name".
@@ -275,7 +275,7 @@ class CityscapesAPEvaluator(ImageEvaluator[ImageOverlaps]):
             )
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Merge all processes and average.
+        """Merges all processes and averages.
 
         Returns:
             {"cityscapes": "Cityscapes-AP" and "Cityscapes-AP50" in percent, the former also of seen and unseen

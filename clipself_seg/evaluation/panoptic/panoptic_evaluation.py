@@ -131,7 +131,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         }
 
     def check(self, model: PanopticModel) -> None:
-        """Refuse early what would fail late: missing files, a vocabulary without things or stuff."""
+        """Refuses early what would fail late: missing files, a vocabulary without things or stuff."""
         super().check(model)
         truths = {name: self.data(name) for name in self.datasets}
         for name, truth in truths.items():
@@ -171,7 +171,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         yield Pass(batches, self._evaluator(name, truth), ask)
 
     def _numbers(self, name: str, outputs: list[Results]) -> Results:
-        """For each fusion means in percent (those of `panoptic_results`, "AP..." of `instance_results`, those
+        """Name of each fusion -> means in percent (those of `panoptic_results`, "AP..." of `instance_results`, those
         of `mean_iou_results`), "alpha", "beta" and "images", and "void_discount" where a fusion has one.
         """
         (numbers,) = outputs
@@ -239,7 +239,7 @@ def _further_tasks(truth: PanopticGroundTruth) -> tuple[str, ...]:
 
 
 def _require_clip_alone(cfg: CfgNode) -> None:
-    """Refuse fusions of masks that come without class scores."""
+    """Refuses fusions of masks that come without class scores."""
     test = cfg.TEST.PANOPTIC
     given = cfg.MODEL.MASK_GENERATOR.SOURCE == "masks"
     if given and (tuple(test.ROWS) != ("clip",) or test.VOID_SWEEP):
@@ -261,13 +261,13 @@ class FusionsEvaluator(DatasetEvaluator):
         self._segments = any("panoptic" in by_task for by_task in fusions.values())
 
     def reset(self) -> None:
-        """Forget all images."""
+        """Forgets all images."""
         for by_task in self.fusions.values():
             for evaluator in by_task.values():
                 evaluator.reset()
 
     def process(self, inputs: Samples, outputs: Outputs) -> None:
-        """Compare the outputs of every fusion with the ground truth, which is read once.
+        """Compares the outputs of every fusion with the ground truth, which is read once.
 
         Args:
             inputs: samples as the evaluators of the fusions take them.

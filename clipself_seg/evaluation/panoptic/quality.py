@@ -153,7 +153,7 @@ def _check_segment(info: object, source: str) -> None:
 
 
 def match_segments(truth: PanopticMap, predicted: PanopticMap) -> ImageMatches:
-    """Match the segments of one image.
+    """Matches the segments of one image.
 
     A true segment that is listed but has no pixel is missed: in ADE20K's files things may cover it.
 
@@ -335,7 +335,7 @@ class PanopticQualityEvaluator(ImageEvaluator[ImageMatches]):
                 )
 
     def process(self, inputs: Samples, outputs: Outputs) -> None:
-        """Match the segments of a batch.
+        """Matches the segments of a batch.
 
         Args:
             inputs: samples with "file_name", "image_id", "pan_seg_file_name" and "segments_info"
@@ -369,7 +369,7 @@ class PanopticQualityEvaluator(ImageEvaluator[ImageMatches]):
             self._images[sample["image_id"]] = match_segments(truth, predicted)
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Merge all processes and average.
+        """Merges all processes and averages.
 
         Returns:
             {"panoptic_seg": numbers of `panoptic_results` and "images"}, the same in every process.
@@ -403,7 +403,7 @@ def write_quality_csv(
     quality: ClassQuality,
     seen: np.ndarray | None = None,
 ) -> None:
-    """Write the numbers of each class, atomically, see `report.write_class_csv`.
+    """Writes the numbers of each class, atomically, see `report.write_class_csv`.
 
     PQ, SQ and RQ are percent in full precision, empty for a class that is nowhere.
 

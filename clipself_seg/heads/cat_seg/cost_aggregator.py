@@ -291,7 +291,7 @@ class AggregatorLayer(nn.Module):
 
 
 class CostAggregator(nn.Module):
-    """From features of images and texts to logits; parameter names as in CAT-Seg's checkpoints.
+    """Turns features of images and texts into logits; parameter names as in CAT-Seg's checkpoints.
 
     Attributes:
         sizes: of its parts.
@@ -332,7 +332,7 @@ class CostAggregator(nn.Module):
         self.layers = nn.ModuleList(AggregatorLayer(sizes, p) for p in sizes.pooling)
 
     def compile_blocks(self) -> None:
-        """Has the attention blocks over space and over classes compiled; the decoder's convolutions are as they are."""
+        """Compiles the attention blocks over space and over classes, and not the decoder's convolutions."""
         allow_kinds_of_inputs()
         for module in self.modules():
             if isinstance(module, SpatialAggregation | ClassAggregation):

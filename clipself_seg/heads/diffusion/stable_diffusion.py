@@ -123,7 +123,7 @@ class StableDiffusion(nn.Module):
         self.time_width = unet.time_embedding.linear_2.out_features
 
     def train(self, mode: bool = True) -> StableDiffusion:
-        """Stays in evaluation mode, whatever the model around it does."""
+        """Keeps the module in evaluation mode, whatever the model around it does."""
         return super().train(False)
 
     def forward(self, crops: Tensor, prompt_BTC: Tensor, time_BD: Tensor) -> list[Tensor]:

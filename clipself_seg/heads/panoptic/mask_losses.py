@@ -104,7 +104,7 @@ def matching_costs(
 
 
 def match_queries(costs: Sequence[Tensor]) -> list[Match]:
-    """For each problem indices of the matched queries and of their targets, two tensors (min(Q, T),).
+    """Indices of the matched queries and of their targets, for each problem two tensors (min(Q, T),).
 
     Problems are solved on the CPU. All go there in one copy, and their solutions come back in one.
 

@@ -283,7 +283,7 @@ class TokenDecoder(nn.Module):
 
     @torch.no_grad()
     def _allowed(self, mask_logits: Tensor, grid: Grid, first: int, probability: Tensor) -> Tensor:
-        """Which tokens a query attends to, (B, Q, L): all before the patches, and the patches inside its mask.
+        """Mask of the tokens that a query attends to, bool (B, Q, L): all before the patches, and those in its mask.
 
         With a probability of 1 - `probability` a query attends to all patches. One whose mask has no patch is not
         opened for that.

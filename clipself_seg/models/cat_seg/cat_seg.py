@@ -149,7 +149,7 @@ class CATSeg(ModelBase):
 
     @classmethod
     def require_trained(cls, cfg: CfgNode) -> None:
-        """Refuse a random cost aggregation, which is evaluated as slowly as a trained one."""
+        """Refuses a random cost aggregation, which is evaluated as slowly as a trained one."""
         if not cfg.MODEL.WEIGHTS:
             raise untrained(
                 "cost aggregation",
@@ -211,7 +211,7 @@ class CATSeg(ModelBase):
         )
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
-        """Give the training vocabulary.
+        """Gives the training vocabulary.
 
         Raises:
             InputError: there is no vocabulary, or it has with the preserved words as many classes as the aggregator

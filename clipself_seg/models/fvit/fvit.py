@@ -1,4 +1,4 @@
-"""F-ViT: a two-stage detector on the taps of a frozen CLIP ViT, whose classes are texts (CLIPSelf, 4.2).
+"""F-ViT: a two-stage detector on the taps of a CLIP ViT, whose classes are texts (CLIPSelf, 4.2).
 
 Shapes: B images, g x g cells of CLIP's grid, E embedding, K classes, n boxes. Boxes are XYXY in pixels of
 the padded square, but for detections, which are in pixels of the original image.
@@ -115,7 +115,7 @@ class FViT(ModelBase):
 
     @classmethod
     def require_trained(cls, cfg: CfgNode) -> None:
-        """Refuse a random detector."""
+        """Refuses a random detector."""
         if not cfg.MODEL.WEIGHTS:
             raise untrained(
                 "detector", folder="detection/", shipped="mini-fvit", clip=cfg.MODEL.CLIP.NAME
@@ -190,7 +190,7 @@ class FViT(ModelBase):
         return torch.cat([self.bank.embed_names(own) for own in (names, background)])
 
     def setup_training(self, vocabulary: Vocabulary | Sequence[str] | None) -> None:
-        """Give the training vocabulary; classes that it does not mark as seen leave the softmax.
+        """Gives the training vocabulary; classes that it does not mark as seen leave the softmax.
 
         Raises:
             InputError: there are no classes, or none is seen.

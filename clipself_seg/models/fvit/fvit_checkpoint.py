@@ -24,8 +24,7 @@ logger = logging.getLogger(__name__)
 BACKBONE = "backbone."
 CLIP = "clip."
 RESIZERS = ("backbone.interpolate",)
-# Text of the training vocabulary (made anew from the text tower), a layer that nothing uses, tables that the
-# towers make themselves.
+# Classifier and embeddings of the training vocabulary, which are made anew from the text tower.
 IGNORED = ("roi_head.bbox_head.fc_cls.", "roi_head.bbox_head.all_embeddings")
 COUNTER = "num_batches_tracked"
 # Entry with the training vocabulary: bytes of a JSON list of lists of names.

@@ -191,7 +191,7 @@ class OtherMasks(nn.Module):
 
 
 def load_mask_model(folder: str | os.PathLike[str]) -> OtherMasks:
-    """Read a model from a folder as transformers' `save_pretrained` writes it, in float32 on the CPU.
+    """Reads a model from a folder as transformers' `save_pretrained` writes it, in float32 on the CPU.
 
     Nothing is fetched, nothing but safetensors is read, and no code that the folder has or names is run.
 

@@ -171,7 +171,7 @@ class OpenPanoptic(ModelBase):
         masks.untrained = None
 
     def optimizer_groups(self, solver: CfgNode) -> list[Group]:
-        """Parameter groups, those of the mask generator's authors, see `panoptic_config.GROUPS`."""
+        """Parameter groups, those of the mask generator's authors: `GROUPS` or `pmts_groups` of `panoptic_config`."""
         return self.masks.require_generator().groups(self, solver)
 
     def before_optimizer_step(self, step: int, steps: int) -> None:
@@ -335,7 +335,7 @@ class OpenPanoptic(ModelBase):
         return "-".join(panoptic_checkpoint.frozen_hashes(self).values())
 
     def reading(self) -> Reading:
-        """How it reads names and images, for the protocol of its numbers."""
+        """The model's way to read names and images, for the protocol of its numbers."""
         size = f"CLIP reads {self.branch.size_text()}"
         if not self.settings.masks_first:
             size += "; of semantic labels alone scores are resized, not masks"

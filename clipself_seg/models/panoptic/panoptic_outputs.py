@@ -38,7 +38,7 @@ from clipself_seg.models.protocol import Outputs
 
 @dataclasses.dataclass(frozen=True)
 class FusionSettings:
-    """How the scores of generator and CLIP become those that a model returns.
+    """Settings that fuse the scores of generator and CLIP to those that a model returns.
 
     Attributes:
         alpha: CLIP's exponent of seen classes where both are fused, in [0, 1].

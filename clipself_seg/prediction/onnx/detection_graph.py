@@ -45,7 +45,7 @@ NEAR = 0.05  # distance of a pair of detections: of boxes in sides of the square
 
 @torch.library.custom_op("clipself_seg::survivors", mutates_args=())
 def survivors(boxes: Tensor, scores: Tensor, iou: float, threshold: float, most: int) -> Tensor:
-    """Which boxes non-maximum suppression keeps in each class, (K, n) bool.
+    """Mask of the boxes that non-maximum suppression keeps in each class, bool (K, n).
 
     Args:
         boxes: (n, 4), one for all classes.
@@ -102,7 +102,7 @@ class DetectionGraph(nn.Module):
         self.anchors = nn.ParameterList(model.rpn_head.anchors(levels))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """As `FViT` for one image."""
+        """Detections of one image, computed as in `FViT`."""
         model, heads = self.model, self.model.roi_head
         height, width = images.shape[2:]
         pixels = (images - model.pixel_mean) / model.pixel_std
@@ -140,7 +140,7 @@ class DetectionGraph(nn.Module):
         return torch.cat(boxes)[best.indices], best.values >= 0
 
     def pool(self, levels: Sequence[Tensor], boxes: Tensor, side: int) -> Tensor:
-        """As `pool_boxes` for one image: the sum over the levels, of which all but the box's own give 0."""
+        """Boxes of an image, pooled as in `pool_boxes`: sums over the levels, of which all but a box's own give 0."""
         numbers = pyramid_levels(boxes)
         strides = self.model.roi_head.strides
         pooled = []
@@ -167,7 +167,7 @@ class DetectionGraph(nn.Module):
 
 
 def graph_of(predictor: DetectionPredictor) -> Export:
-    """Make the graph of a predictor and the files beside it. The export may change the predictor.
+    """Makes the graph of a predictor and the files beside it. The export may change the predictor.
 
     Args:
         predictor: on the CPU, in float32, with its class names.

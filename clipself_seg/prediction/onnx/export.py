@@ -45,7 +45,7 @@ def export(
     config_file: str | os.PathLike[str] | None = None,
     opts: Sequence[str] = (),
 ) -> dict[str, dict[str, float]]:
-    """Write ONNX: a model with its class names in one file, or the two towers of a CLIP in a folder.
+    """Writes ONNX: a model with its class names in one file, or the two towers of a CLIP in a folder.
 
     Args:
         model: a predictor, or what `load` takes; for a folder a CLIP, too.
@@ -124,7 +124,7 @@ def _export_predictor(
     stuff: Words | None,
     text_tower: bool,
 ) -> dict[str, dict[str, float]]:
-    """Write a predictor, which is changed, with its class names or those that are given."""
+    """Writes a predictor, which is changed, with its class names or those that are given."""
     if isinstance(predictor, VisionLanguageBackbone):
         raise InputError("a CLIP alone has no task: give a predictor, or the name of the CLIP")
     task, cfg = predictor.task, predictor.config

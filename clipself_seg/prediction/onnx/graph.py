@@ -79,7 +79,7 @@ class Export:
 
 
 def require_packages() -> None:
-    """Refuse to begin without the packages.
+    """Refuses to begin without the packages.
 
     Raises:
         MissingPackage: one is not installed.
@@ -89,7 +89,7 @@ def require_packages() -> None:
 
 
 def require_free(paths: Sequence[Path]) -> None:
-    """Refuse an export whose place is taken by files or folders.
+    """Refuses an export whose place is taken by files or folders.
 
     Raises:
         InputError: names the first one.
@@ -126,7 +126,7 @@ def smooth_images(*sizes: tuple[int, int]) -> Iterator[tuple[Tensor]]:
 
 
 def write_model(export: Export, path: Path) -> dict[str, Differences]:
-    """Write a model in one file and what stands beside it, all or nothing.
+    """Writes a model in one file and what stands beside it, all or nothing.
 
     Args:
         export: the model.
@@ -157,7 +157,7 @@ def write_model(export: Export, path: Path) -> dict[str, Differences]:
 
 
 def export_graph(graph: Graph, path: Path) -> dict[str, Any]:
-    """Write one file of ONNX and compare it with torch.
+    """Writes one file of ONNX and compares it with torch.
 
     Weights of more than ONNX keeps in one file (2 GB) go to a ``.data`` file beside it.
 

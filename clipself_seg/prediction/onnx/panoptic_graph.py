@@ -65,7 +65,7 @@ class PanopticGraph(nn.Module):
         self.register_buffer("around", torch.tensor(around).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """As `OpenPanoptic.generate`, and the fusion with `OpenPanoptic.clip_scores`."""
+        """Masks and scores as `OpenPanoptic.generate` gives them, fused with `OpenPanoptic.clip_scores`."""
         model, made, divisor = self.model, self.masks, self.masks.canvas.size_divisibility
         synonyms = model.classes.synonyms
         height, width = images.shape[2:]
@@ -150,7 +150,7 @@ def _scalars(*sides: int) -> Sizes:
 
 
 def _inside(size: tuple[int, int], step: int, shown: Sizes) -> Tensor:
-    """Which places of `step` pixels have their centres in the rows and columns that show the image, (rows, columns)."""
+    """Mask of the cells of `step` pixels whose centres lie in the part that shows the image, bool (rows, columns)."""
     rows, columns = ((torch.arange(n) + 0.5) * step < end for n, end in zip(size, shown))
     return rows[:, None] & columns
 
@@ -189,7 +189,7 @@ def _cubic(length: int, new: Tensor, count: int) -> Tensor:
 
 
 def graph_of(predictor: PanopticPredictor) -> Export:
-    """Make the graph of a predictor and the files beside it. The export may change the predictor.
+    """Makes the graph of a predictor and the files beside it. The export may change the predictor.
 
     Args:
         predictor: on the CPU, in float32, with its class names.

@@ -52,7 +52,7 @@ class ZeroShotGraph(nn.Module):
         self.register_buffer("members_KS", members_KS)
 
     def forward(self, images: Tensor, texts: Tensor | None = None) -> Tensor:
-        """As `ZeroShotSegmenter` of one window."""
+        """Scores of one window, computed as in `ZeroShotSegmenter`."""
         if texts is not None:
             text_NE = F.normalize(texts.mean(dim=1), dim=-1)
             members_KS = torch.arange(texts.shape[0])[:, None]
@@ -91,7 +91,7 @@ class CATSegGraph(nn.Module):
         )
 
     def forward(self, images: Tensor, texts: Tensor | None = None) -> Tensor:
-        """As `CATSeg` of one window, or of a whole image."""
+        """Scores of one window, or of a whole image, computed as in `CATSeg`."""
         model = self.model
         text_KPE = self.text_KPE if texts is None else texts
         assert text_KPE is not None
@@ -124,12 +124,12 @@ def padded(images: Tensor, patch: int) -> Tensor:
 
 
 def bilinear(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """As `windows.resize`, but maps that have the size already are resized too: sizes are symbols here."""
+    """Resizes maps like `windows.resize`, also maps that have the size already: sizes are symbols here."""
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
 def graph_of(predictor: SemanticPredictor, text_tower: bool = False) -> Export:
-    """Make the graph of a predictor and the files beside it. The export may change the predictor.
+    """Makes the graph of a predictor and the files beside it. The export may change the predictor.
 
     Args:
         predictor: on the CPU, in float32, with its class names unless the text tower is exported.

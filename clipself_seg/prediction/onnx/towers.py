@@ -48,7 +48,7 @@ class DenseGraph(nn.Module):
         self.clip = clip
 
     def forward(self, images: Tensor) -> Tensor:
-        """As `CLIP.encode_dense`."""
+        """Dense features of unit length, equal to those of `CLIP.encode_dense`."""
         return F.normalize(self.clip.dense(images), dim=1)
 
 
@@ -60,7 +60,7 @@ class TextGraph(nn.Module):
         self.text = clip.text
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """As `CLIP.encode_text`, but tokens behind the end of a text are computed too (`TextEncoder.whole`)."""
+        """Embeddings of `CLIP.encode_text`; tokens behind the end of a text are computed too (`TextEncoder.whole`)."""
         return F.normalize(self.text.whole(tokens), dim=-1)
 
 
@@ -126,7 +126,7 @@ def text_graph(clip: CLIP) -> Graph:
 
 
 def tokenizer_of(clip: VisionLanguageBackbone) -> ClipTokenizer | None:
-    """Find the tokenizer of a CLIP with CLIP's byte pairs. Return None for a CLIP with another tokenizer."""
+    """Finds the tokenizer of a CLIP with CLIP's byte pairs. Returns None for a CLIP with another tokenizer."""
     tokenizer = getattr(clip, "tokenizer", None)
     return tokenizer if isinstance(tokenizer, ClipTokenizer) else None
 

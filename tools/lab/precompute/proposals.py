@@ -33,7 +33,7 @@ PROPOSING = ("FViT", "StockRPN")  # models with `propose(samples)`
 
 
 class ProposalSelection(NamedTuple):
-    """Which proposals of an image are written.
+    """Settings that choose the proposals of an image that are written.
 
     Distillation draws among all boxes of an image with equal chance, so what is no object should not be among them.
 

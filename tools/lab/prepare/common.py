@@ -78,7 +78,7 @@ class Flag(NamedTuple):
 
     @property
     def dest(self) -> str:
-        """Its name in what argparse gives."""
+        """Name of the option in argparse's result."""
         return self.name.removeprefix("--").replace("-", "_")
 
 

@@ -117,7 +117,7 @@ def region_answers(
 def _names(
     clips: Mapping[str, CLIP], image: np.ndarray, boxes: np.ndarray, vocabulary: Vocabulary
 ) -> Iterator[list[str]]:
-    """Of each model, the class of each box."""
+    """The class of each box, for each model."""
     relative = box_tensor(boxes, image.shape[1], image.shape[0])
     square = chw(letterbox_image(image, TRAINED_SIDE)[None])
     for clip in clips.values():

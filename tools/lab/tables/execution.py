@@ -259,7 +259,7 @@ def say(text: str) -> None:
 
 
 class _Progress:
-    """How many runs came to their end, and how long the others will take."""
+    """The number of runs that came to their end, and the time that the others will take."""
 
     def __init__(self, runs: Sequence[Run], at_once: int) -> None:
         self.left = {run.name: run.minutes for run in runs}

@@ -224,6 +224,6 @@ def _marked(claims: Sequence[Sequence[str]]) -> list[list[str]]:
 
 
 def markdown_table(headings: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """Without blanks that align columns, which would change with every number."""
+    """A table in Markdown without blanks that align columns, which would change with every number."""
     rows = [headings, ["---"] * len(headings), *body]
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)

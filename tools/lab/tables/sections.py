@@ -81,7 +81,7 @@ class Section:
 
 
 def make_section(table: Table, scale: str, runs: TableRuns, store: Store) -> Section:
-    """Everything that the page says about a table.
+    """The section of the page about a table.
 
     Args:
         table: a table.
@@ -205,7 +205,7 @@ def find_number(numbers: Mapping[str, float], path: str) -> float | None:
 
 
 def _absences(table: Table, scale: str) -> list[str]:
-    """Which rows a scale lacks, those of one reason together."""
+    """The rows that a scale lacks, those of one reason together."""
     titles: dict[str, list[str]] = {}
     for row in table.rows.values():
         if scale in row.absent:

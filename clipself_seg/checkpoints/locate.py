@@ -106,6 +106,7 @@ def hub_file(name: HubName) -> Path:
     for file in wanted:
         if path := _present(name, file):
             return path
+    sys.stderr.write(f"fetching from {name.page} into {weights_folder() / 'hub'}\n")
     for file in wanted:
         with contextlib.suppress(FileNotFoundError):
             return _fetch(name, file, wanted)
@@ -129,6 +130,7 @@ def hub_folder(name: HubName, needed: Sequence[str], others: Sequence[str]) -> P
 
     if folder := present_folder(name, needed):
         return folder
+    sys.stderr.write(f"fetching from {name.page} into {weights_folder() / 'hub'}\n")
     with _errors_of_hub(name, needed):
         # Needed ones last: what is interrupted lacks some.
         for files in filter(None, ([*others], [*others, *needed])):
@@ -170,8 +172,13 @@ def _present(name: HubName, file: str) -> Path | None:
 
 def _of_hub(name: HubName) -> dict[str, Any]:
     """Arguments of huggingface_hub's functions that fetch; no token is sent."""
+    import httpx
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
     cache = weights_folder() / "hub"
-    sys.stderr.write(f"fetching from {name.page} into {cache}\n")
+    # Without a network huggingface_hub would try again for half a minute.
+    if not HF_HUB_OFFLINE:
+        httpx.head(endpoint(), timeout=SECONDS)
     how = {"revision": name.revision, "repo_type": name.kind, "cache_dir": cache}
     return {**how, "endpoint": endpoint(), "token": False, "etag_timeout": SECONDS}
 

@@ -20,7 +20,7 @@ SCRIPTS = {
     "mini.faded": SAME,
     "mini.subjects": SAME,
     "precompute.proposals": "the same command begins anew",
-    "precompute.region_text": f"{SAME}, unless it says --overwrite",
+    "precompute.region_text": "the same command begins anew",
     "precompute.train_rpn": "the training goes on with --resume, the proposals are written anew",
     "quickstart.quickstart": f"{SAME}, unless it says --fresh",
     "repeat_seeds.repeat_seeds": SAME,

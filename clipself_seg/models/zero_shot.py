@@ -66,7 +66,7 @@ class ZeroShotSegmenter(FrozenCLIP):
             windows: sizes of the windows; None is the published layout.
             ignore_label: see the attribute.
             precision: dtype of autocast, or None.
-            flip: whether the probabilities of an image and of its mirrored version are averaged.
+            flip: True if the probabilities of an image and of its mirrored version are averaged.
 
         Raises:
             InputError: a side of the windows that is no multiple of the patch.

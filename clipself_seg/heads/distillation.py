@@ -100,7 +100,7 @@ def coherence_loss(
 
     Args:
         student_BNN: `cosine_similarities` of the student.
-        target_BNN: correlations of the teacher; they get no gradient.
+        target_BNN: similarities of the teacher; they get no gradient.
         valid_BN: boolean, tokens that count.
     """
     squares_BNN = (student_BNN - target_BNN.detach()).square()

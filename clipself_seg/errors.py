@@ -32,7 +32,7 @@ def of_extra(module: str, user: str, extra: str) -> Any:
 
     Args:
         module: its name.
-        user: what needs it, for the message.
+        user: the feature that needs it, for the message.
         extra: such as "demo".
 
     Raises:
@@ -119,9 +119,9 @@ def known(
     Args:
         name: the name.
         choices: the names that there are.
-        what: what it should name, such as "task".
+        what: kind of the name, such as "task".
         origin: the file, or the part of it, where the name stands; "" where somebody typed it.
-        hint: what a message says behind the nearest of the choices.
+        hint: end of the message, behind the nearest of the choices.
 
     Raises:
         InputError: it is none of them.
@@ -155,7 +155,7 @@ def require_unique(values: Iterable[Hashable], what: str, origin: object) -> Non
 
     Args:
         values: the values, in the order of the file.
-        what: what they are, such as "category id".
+        what: kind of the values, such as "category id".
         origin: the file, or the part of it.
 
     Raises:

@@ -56,7 +56,7 @@ def register_attention(name: str, *, keep: bool = False) -> Callable[[Attend], A
 
     Args:
         name: value of the key.
-        keep: whether the block's residual and MLP are kept; the places have to be the patches then.
+        keep: True if the block's residual and MLP are kept; the places have to be the patches then.
 
     Raises:
         InputError: when a ViT uses it, values of another shape; names both shapes.
@@ -91,7 +91,7 @@ def register_objective(name: str, *, reads: Sequence[str] = (DENSE,)) -> Callabl
 
     Args:
         name: last part of the key.
-        reads: what it reads of the student, out of "dense", "queries", "keys" and "image".
+        reads: features of the student that it reads, out of "dense", "queries", "keys" and "image".
     """
 
     def register(value: Value) -> Value:
@@ -108,7 +108,7 @@ def register_task(name: str) -> Callable[[AnyTask], AnyTask]:
     """Decorates a class with the members of `training.tasks.Task`: the data and the evaluation of models of a task.
 
     Args:
-        name: what `task()` of the models returns.
+        name: name of the task, which `task()` of the models returns.
     """
     return lambda task: TASKS.enter(name, task)
 

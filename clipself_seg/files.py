@@ -61,7 +61,7 @@ def home_expanded(path: str | os.PathLike[str], instead: str) -> Path:
 
     Args:
         path: path that somebody gave.
-        instead: what to do where nobody knows the user's folder, for the error.
+        instead: the way out where nobody knows the user's folder, for the error.
 
     Raises:
         InputError: there is no HOME, and the system knows of none.
@@ -79,7 +79,7 @@ def naming_path(
     """Lets errors of writing a file or a folder name it; a full disk is reported without the name.
 
     Args:
-        path: what is written.
+        path: file or folder that is written.
         temporary: folder of what stands in for it meanwhile.
 
     Raises:
@@ -248,7 +248,7 @@ def read_text(
 
     Args:
         path: file.
-        what: what it is, for messages, such as "vocabulary file".
+        what: kind of file, for messages, such as "vocabulary file".
         most_bytes: size of a file that is read at most; None for any.
 
     Raises:
@@ -279,8 +279,8 @@ def read_json(
 
     Args:
         path: file, in UTF-8.
-        what: what it is, for messages, such as "annotation file".
-        schema: what the content has to fit, see `clipself_seg.schema`.
+        what: kind of file, for messages, such as "annotation file".
+        schema: schema of the content, see `clipself_seg.schema`.
         most_bytes: as for `read_text`.
 
     Raises:
@@ -295,7 +295,7 @@ def parse_json(text: object, origin: object, schema: Schema = ANYTHING) -> Any:
     Args:
         text: as somebody gave it; what is no text is refused.
         origin: the file, for messages.
-        schema: what the value has to fit.
+        schema: schema of the value.
 
     Raises:
         InputError: it is no JSON, nested too deeply, or does not fit the schema.

@@ -32,7 +32,7 @@ def render(template: str | Path, **values: Any) -> str:
 
     Args:
         template: name of a file in `templates/`, or the path of one elsewhere, which may extend those.
-        values: what the template shows.
+        values: values that the template shows.
     """
     environment = _environment()
     if isinstance(template, Path):
@@ -51,7 +51,7 @@ def write_page(path: str | os.PathLike[str], template: str | Path, **values: Any
     Args:
         path: the HTML file.
         template: as `render`.
-        values: what the template shows.
+        values: values that the template shows.
     """
     write_text(path, render(template, **values))
 

@@ -97,9 +97,9 @@ def check(
 
     Args:
         content: plain data, as JSON and YAML give it.
-        schema: what it has to fit.
+        schema: schema that it has to fit.
         origin: the file, for the message.
-        advice: what the user can do.
+        advice: the way out for the user.
         place: where the content stands in the file, such as "annotations".
 
     Raises:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Which data sets are present, complete, unprepared or broken, and the command that mends each.
+"""Lists data sets that are present, complete, unprepared or broken, and the command that mends each.
 
     python tools/check_datasets.py
     python tools/check_datasets.py ade20k_150_test_sem_seg voc_2012_test_sem_seg --full

@@ -50,7 +50,7 @@ def refusing(path: Path, kind: str) -> Iterator[None]:
 
     Args:
         path: of the file.
-        kind: what it should be, such as "PyTorch file".
+        kind: expected kind of file, such as "PyTorch file".
 
     Raises:
         InputError: it is damaged, names code, or claims more than it holds.

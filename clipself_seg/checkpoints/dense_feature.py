@@ -120,8 +120,8 @@ def require_feature(
     """Refuses weights that were distilled for another dense feature than they are to be read as.
 
     Args:
-        wanted: what they are to be read as.
-        stated: what they were distilled for.
+        wanted: dense feature that they are to be read as.
+        stated: dense feature that they were distilled for.
         source: the file, for the message.
         override: they are read all the same.
 

@@ -74,7 +74,7 @@ def fetch_bytes(address: str, most: int, what: str) -> bytes:
     Args:
         address: http or https.
         most: bytes at most.
-        what: what the file has to be, such as "an image", for messages.
+        what: expected kind of file, such as "an image", for messages.
 
     Raises:
         NotFetched: another kind of address, no connection, no such file, or it broke off.
@@ -92,8 +92,8 @@ def check_file(
         path: the file.
         size: bytes, None for any.
         sha256: digits that its hash has to begin with, empty for any.
-        what: what to call it.
-        then: what a message says of the file.
+        what: name of the file in messages.
+        then: end of a message about the file.
 
     Raises:
         InputError: says both values.
@@ -131,7 +131,7 @@ def _blocks(address: str, what: str, most: int | None) -> Iterator[bytes]:
 
     Args:
         address: http or https.
-        what: what it has to be, for messages.
+        what: expected kind of file, for messages.
         most: bytes at most, None for any number.
 
     Raises:

@@ -24,7 +24,7 @@ class MaskModel(NamedTuple):
 
     Attributes:
         repository: of the hub, of the one that the family's name stands for.
-        family: what the repositories of the family begin with.
+        family: beginning of the names of the family's repositories.
         licence: as the publisher states it.
         gated: the hub gives its files only to those who accepted the licence.
     """

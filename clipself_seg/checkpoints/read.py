@@ -209,7 +209,7 @@ def fit(
     Args:
         tensors: name -> tensor of the checkpoint.
         wanted: name -> tensor of the module, which may be on "meta"; the checkpoint has to have these and no others.
-        origin: what the tensors are, which begins the message: "the file x.pth".
+        origin: name of the tensors, which begins the message: "the file x.pth".
         remedy: the way out where a name is missing or unexpected, such as another file or key.
         sizes: the way out where a shape differs, such as the keys that give sizes; "" is `remedy`.
 

@@ -89,10 +89,10 @@ class Entry:
     """A checkpoint that others published, as the head of ``zoo.yaml`` explains.
 
     Attributes:
-        name: what stands for it in place of a path.
+        name: name that stands for it in place of a path.
         file: name in the folder of weights; of Stable Diffusion, of a folder there.
-        addresses: what it is fetched from, the first that answers.
-        pages: what a person opens where no plain request gets it.
+        addresses: addresses to fetch it from; the first that answers is taken.
+        pages: pages for a person to open where no plain request gets it.
         size: bytes; None where nobody says it.
         sha256: hexadecimal digits, all or the first of them; empty where nobody says it.
         licence: of the weights.
@@ -163,7 +163,7 @@ def suggestion(given: str) -> str:
     """The end of a message about weights that are not there: the entry that somebody may mean.
 
     Args:
-        given: what stands where a path or a name is expected.
+        given: a path or a name, as it was given.
     """
     file = os.path.basename(given).lower()
     for entry in zoo().values():
@@ -200,7 +200,7 @@ def untrained(part: str, *, folder: str, shipped: str, clip: str) -> InputError:
     """The error of a model that would predict without ``MODEL.WEIGHTS``; says which ones would do.
 
     Args:
-        part: what is random then.
+        part: the part of the model that is random then.
         folder: of the configurations of such models, such as "semseg/".
         shipped: name of the shipped model on the mini CLIP.
         clip: ``MODEL.CLIP.NAME``, which decides whether that one or the official ones fit.

@@ -59,7 +59,7 @@ def with_examples(
         others_NE: further words, unit length, so that the only class has some to be compared with.
         given: the examples of each class, None for none; at least one class has some.
         clip: its size and its mean colour are asked.
-        read: how regions of an image become embeddings.
+        read: function from regions of an image to embeddings.
 
     Raises:
         InputError: an example looks as a plain image does, or is too thin to be read.

@@ -81,7 +81,7 @@ class PositionTable:
 
     Attributes:
         first: rows in front of the patches' that are kept, such as the class token's.
-        antialias: whether it is smoothed before it is made smaller.
+        antialias: True if the table is smoothed before it is made smaller.
         mode: "bicubic" or "bilinear".
     """
 
@@ -96,12 +96,12 @@ class Architecture:
 
     Attributes:
         name: open_clip's name, or the project's own.
-        kind: what is known of all models like it.
+        kind: the kind of its tower, with all that models of this kind share.
         embed_dim: width E of the embedding.
         vision: ``vision_cfg``.
         text: ``text_cfg``.
-        quick_gelu: whether the name says that its MLPs have QuickGELU.
-        logit_bias: what is added to scaled cosines before a sigmoid, at first; None for a model of a softmax.
+        quick_gelu: True if the name says that its MLPs have QuickGELU.
+        logit_bias: initial bias of scaled cosines before a sigmoid; None for a model with a softmax.
         variant: of `TowerKind.variants`, "" for the model as its config says.
     """
 
@@ -162,7 +162,7 @@ class TowerKind:
 
     Attributes:
         name: as in messages.
-        supports: whether a model's config is of this kind, and all of its keys are implemented.
+        supports: function of a model's config; True if it is of this kind, and all of its keys are implemented.
         build_image: its image tower with random weights; the second argument is whether MLPs have QuickGELU.
         key_tensors: tensors by which a file is recognised, under native names, with their numbers of dimensions;
             no file of a kind behind it in `kinds.KINDS` has all of them.
@@ -173,17 +173,17 @@ class TowerKind:
         positions: tables of positions under native names.
         mean: of RGB pixels in [0, 1], subtracted from an image.
         std: of RGB pixels in [0, 1], by which an image is divided.
-        squash: whether its authors squash whole images into a square, in place of cutting out the middle.
-        filter: by which they resize them, "bicubic" or "bilinear".
-        tokenizer: makes what makes token ids of texts.
+        squash: True if its authors squash whole images into a square, in place of cutting out the middle.
+        filter: interpolation by which they resize images, "bicubic" or "bilinear".
+        tokenizer: builds the tokenizer, which gives token ids of texts.
         templates: name in `text_bank.TEMPLATES` of the sentences that its authors compare images with, as a user who
             has no other reason should take them.
         scale: factor of cosines before training.
-        largest_scale: what the factor was clamped to in training, for those who compare masks with words as ODISE and
+        largest_scale: upper bound of the factor in training, for those who compare masks with words as ODISE and
             FC-CLIP do, which clamp it again; infinite where a file's own factor is what it was trained to.
-        image_files: whether there are files of its image tower alone, which load without a text tower.
-        quick_gelu: whether there are models of equal shapes with QuickGELU and with exact GELU.
-        readouts: what can be read of an image by its image tower.
+        image_files: True if there are files of its image tower alone, which load without a text tower.
+        quick_gelu: True if there are models of equal shapes with QuickGELU and with exact GELU.
+        readouts: the features and embeddings that its image tower gives.
         variants: other builds of its models, with the same tensors, that a file may be of; what each changes.
     """
 

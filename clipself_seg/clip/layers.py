@@ -81,7 +81,7 @@ def attention(
         k_BHLC: keys.
         v_BHLC: values.
         mask: boolean, True where a query may attend to a key, or what is added to the scores; it broadcasts.
-        causal: whether a token attends to itself and earlier ones alone.
+        causal: True if a token attends to itself and earlier ones alone.
     """
     apart = (
         not torch.is_grad_enabled()  # the copies would be kept
@@ -194,7 +194,7 @@ class PackedAttention(TokenAttention):
 
         Args:
             x_BLD: tokens.
-            causal: whether a token attends to itself and earlier ones alone.
+            causal: True if a token attends to itself and earlier ones alone.
             keys_BL: boolean, False for tokens that none attends to; None for none of them. Not with `causal`.
         """
         packed = linear(x_BLD, self.in_proj_weight, self.in_proj_bias)
@@ -297,7 +297,7 @@ class TwoLayers(nn.Module):
             width: channels that go in.
             hidden: channels between the layers.
             out: channels that come out; None for as many as go in.
-            bias: whether the second layer has one.
+            bias: True if the second layer has a bias.
             approximate: of GELU, "none" or "tanh".
         """
         super().__init__()
@@ -354,7 +354,7 @@ class ViTBlock(nn.Module, abc.ABC):
         return self._finish(x_BLD if residual is None else residual, values_BLD)
 
     def values(self, x_BLD: Tensor, *gate: Tensor) -> Tensor:
-        """What attention adds to tokens that attend to themselves alone, without the MLP, (B, L, D).
+        """Output of the attention branch where every token attends to itself alone, without the MLP, (B, L, D).
 
         Args:
             x_BLD: tokens.
@@ -442,7 +442,7 @@ class ResidualBlock(ViTBlock):
             width: D.
             heads: number of heads.
             mlp_ratio: width of the MLP in D.
-            quick_gelu: whether the MLP has QuickGELU.
+            quick_gelu: True if the MLP has QuickGELU.
             layer_scale: factor of both branches at first; None for none.
             eps: of the norms.
             approximate: of GELU, "none" or "tanh".

@@ -63,7 +63,7 @@ class CLIP(VisionLanguageBackbone):
     Attributes:
         visual: image tower.
         text: text tower.
-        logit_bias: what is added to them before the sigmoid of towers that were trained with one; None for others.
+        logit_bias: bias of the logits before the sigmoid, of towers that were trained with one; None for others.
         report: report of `load_clip`, None for random weights.
     """
 
@@ -81,7 +81,7 @@ class CLIP(VisionLanguageBackbone):
         """
         Args:
             architecture: sizes of both towers.
-            quick_gelu: whether their MLPs have QuickGELU.
+            quick_gelu: True if their MLPs have QuickGELU.
             mean: of RGB pixels in [0, 1]; None for that of the architecture's kind.
             std: as `mean`.
             options: of the image tower; None for `TowerOptions`' defaults.
@@ -216,7 +216,7 @@ def load_clip(
         weights: path of a checkpoint in any published layout; an open_clip tag, a name of the zoo or an
             address, or ``hf-hub:org/name`` (downloaded); a tag of the shipped weights; or None for random weights
             from torch's current seed. Left out, those that `name` names.
-        dense: what the dense features are; None for what the weights were distilled for, and token for a CLIP that
+        dense: the kind of dense features; None for that which the weights were distilled for, and token for a CLIP that
             was not distilled.
         override: read weights that were distilled for another dense feature all the same.
 

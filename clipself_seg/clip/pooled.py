@@ -87,7 +87,7 @@ class PooledTower(TransformerTower):
     """Forward passes of a ViT with a `LatentPool`; subclasses embed images and have what is annotated below.
 
     Attributes:
-        region_sees_prefix: whether a region's embedding by masked attention may attend to what stands before the
+        region_sees_prefix: True if a region's embedding by masked attention may attend to what stands before the
             patches, the class token, too. PE-Core's image embedding does; a region's leaves it
             out otherwise, for the class token has seen the whole image, and a region of one cell is its dense feature.
     """

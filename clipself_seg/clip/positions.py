@@ -56,7 +56,7 @@ def resample_positions(
     Args:
         table_LD: position table (first + g * g, D) of a square grid.
         grid: rows and columns of the new grid.
-        antialias: whether a table is smoothed before it is made smaller.
+        antialias: True if a table is smoothed before it is made smaller.
         first: number of rows in front of the patches'.
         mode: "bicubic" or "bilinear".
     """
@@ -105,7 +105,7 @@ def rotary_factors(
             exported, the factors are part of the graph.
         head_channels: number of channels of a head, a multiple of 4.
         device: device of the factors.
-        rotary: how cells are numbered, EVA-02's way or another.
+        rotary: numbers of the cells, EVA-02's or others.
     """
     if all(isinstance(side, int) for side in grid):
         return _rotary_table(grid, head_channels, device, rotary)

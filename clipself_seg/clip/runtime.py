@@ -218,8 +218,8 @@ def run_block(
         block: computes.
         tokens_BLD: its input.
         others: further arguments.
-        checkpointing: whether only the input is kept; otherwise the results of matrix products and attention too.
-        compiling: whether the block is compiled; the compiler decides then what is kept besides.
+        checkpointing: True if only the input is kept; else the results of matrix products and attention are, too.
+        compiling: True if the block is compiled; the compiler then decides what else is kept.
     """
     if compiling:
         block = compiled(block)

@@ -93,7 +93,7 @@ class SiglipTower(PooledTower):
         Args:
             image_size: side in pixels of the images for which the position table is.
             shape: all other sizes.
-            positions: how they are resized, "bicubic", or "bilinear" as naflex does.
+            positions: mode in which the position table is resized: "bicubic", or "bilinear" as naflex does.
         """
         width = shape.width
         super().__init__(

@@ -108,7 +108,7 @@ class Texts:
     Attributes:
         clip: the backbone that is asked.
         templates: a name in `TEMPLATES`.
-        read: how regions of an image become embeddings, where classes have examples (`clip.examples`).
+        read: function from regions of an image to embeddings, where classes have examples (`clip.examples`).
     """
 
     def __init__(self, clip: VisionLanguageBackbone, templates: str) -> None:

@@ -103,7 +103,7 @@ class TipsTransformer(ResidualTower):
             layers: number of blocks.
             heads: of each block's attention.
             hidden: width of the MLPs between their layers.
-            gated: whether the MLPs are gated ones.
+            gated: True if the MLPs are gated.
         """
         super().__init__(image_size=image_size, patch_size=patch_size, width=width, embed_dim=width)
         grid = image_size // patch_size

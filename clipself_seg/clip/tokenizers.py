@@ -163,7 +163,7 @@ def read_tokenizer(
             which needs sentencepiece and is given lower-cased texts.
         vocabulary: number of ids that the text tower knows.
         padding: id that shorter texts are filled up with.
-        added: whether a ``tokenizer.json`` puts the tokens around a text that it says; SentencePiece puts none.
+        added: True if a ``tokenizer.json`` puts the tokens around a text that it says; SentencePiece puts none.
 
     Raises:
         InputError: it is none or damaged, or has other ids than the text tower.

@@ -100,7 +100,7 @@ class TowerOptions:
         dense: the kind of dense features.
         attention: name of the attention without training by which they are made, or ``none``.
         checkpointing: True if blocks keep their input alone for the backward pass, see `runtime.run_block`.
-        compiled: whether blocks are compiled, each when it is first called with inputs of a kind.
+        compiled: True if blocks are compiled, each when it is first called with inputs of a kind.
     """
 
     dense: DenseFeature = DenseFeature()
@@ -123,12 +123,12 @@ class ImageTower(nn.Module, abc.ABC):
         embed_dim: width E of the embedding.
         blocks: stages that can be trained, in order.
         checkpointing: True if blocks keep their input alone for the backward pass, see `runtime.run_block`.
-        compiling: whether blocks are compiled.
-        dense_feature: what ``dense`` is.
+        compiling: True if blocks are compiled.
+        dense_feature: the kind of ``dense``, and its number of blocks.
         attention: name of the attention without training by which ``dense`` is made.
-        class_residual: whether the last block of a ViT's dense feature ``token`` adds the class token to every
+        class_residual: True if the last block of a ViT's dense feature ``token`` adds the class token to every
             token's value (CAT-Seg's CVPR 2024 code) instead of the token itself (CLIPSelf).
-        readouts: what it may be asked for.
+        readouts: the features and embeddings that the tower gives.
     """
 
     readouts: ClassVar[Readouts]
@@ -299,7 +299,7 @@ class TransformerTower(ImageTower):
     Attributes:
         width: width D of the residual stream.
         prefix: number of tokens before those of the patches; the first is the class token.
-        pooled: whether all blocks attend, the last one too, and dense features are the value path of a pool behind them
+        pooled: True if all blocks attend, the last one too, and dense features are the value path of a pool behind them
             (`pooled.PooledTower`).
         dense_gate: gate of the heads' values, or None.
     """
@@ -485,7 +485,7 @@ class TransformerTower(ImageTower):
             masks: (n, h, w) of each image.
             tokens_BLD: of the images.
             grid: rows and columns of the images' patches.
-            sees_prefix: whether regions attend to what stands before the patches.
+            sees_prefix: True if regions attend to the tokens before the patches.
         """
         count = max((len(mask) for mask in masks), default=0)
         size = (len(masks), count, tokens_BLD.shape[1])
@@ -539,7 +539,7 @@ def train_last_blocks(
         tower: image tower; every group of its `layer_groups` is set, so calling twice is safe.
         count: number of blocks that train; 0 freezes the tower, -1 trains every block.
         names: features that the loss uses; parameters that none of them depends on stay frozen.
-        attention: whether query and key of the last block train all the same, for a loss that uses the
+        attention: True if query and key of the last block train all the same, for a loss that uses the
             image embedding.
 
     Raises:

@@ -42,7 +42,7 @@ class Attention(NamedTuple):
 
     Attributes:
         attend: queries, keys and values (B, H, L, C) and the grid -> values (B, H, M, C) of places, and their grid.
-        keep: whether the block's residual and MLP are kept, which needs the places to be the patches.
+        keep: True if the block's residual and MLP are kept, which needs the places to be the patches.
     """
 
     attend: Attend
@@ -57,7 +57,7 @@ def attended_tokens(
     Args:
         block: the last block.
         tokens_BLD: tokens before it.
-        attention: what stands in the place of its own.
+        attention: the attention in place of the block's own.
         grid: grid of the patches.
     """
     q, k, v = block.queries_keys_values(tokens_BLD)

@@ -38,7 +38,7 @@ class VisionLanguageBackbone(nn.Module, metaclass=abc.ABCMeta):
         embed_dim: width E of the embedding.
         mean: mean of RGB pixels in [0, 1] that is subtracted from an image.
         std: standard deviation of RGB pixels in [0, 1] that an image is divided by.
-        squash: whether its authors squash whole images into a square, in place of cutting out the middle.
+        squash: True if its authors squash whole images into a square, in place of cutting out the middle.
         filter: by which they resize them, "bicubic" or "bilinear".
         logit_scale: logarithm of the factor of cosines; a parameter.
         largest_scale: largest factor of cosines where regions are compared with classes.
@@ -100,7 +100,7 @@ class VisionLanguageBackbone(nn.Module, metaclass=abc.ABCMeta):
         """Tensors under the names of a file of the backbone.
 
         Args:
-            tensors: those of `state_dict`, or some of them.
+            tensors: the tensors of `state_dict`, or some of them.
             layout: of the names, see `save_clip`.
 
         Raises:

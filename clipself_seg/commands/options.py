@@ -127,7 +127,7 @@ class Command:
         body: does the work with what was typed; returns the exit status, or None for 0.
         add_options: adds the options to a command line.
         text: help text; that of `body`'s docstring if None.
-        again: what the same command does after Ctrl-C; without it, it begins anew.
+        again: effect of the same command after Ctrl-C; without it, it begins anew.
     """
 
     def __init__(
@@ -266,9 +266,9 @@ def value(
         name: "--name", or "name" of a positional one.
         text: help text, without the default, which is put at its end.
         default: value where nothing is typed.
-        kind: what makes a value of a word; the type of the default unless it is None or a list.
+        kind: function that makes a value of a word; the type of the default unless it is None or a list.
         count: "+" or "*" for several values, or their number.
-        metavar: what stands for the value in the help text.
+        metavar: placeholder of the value in the help text.
         choices: the words that may be typed.
     """
     if kind is None:

@@ -139,7 +139,7 @@ def _options(parser: CommandLine) -> None:
 
 @command(_options, __doc__, again=f"{GOES_ON} with --skip-existing, and begins anew without")
 def main(args: argparse.Namespace) -> int:
-    """Segment or detect, and say where the results are."""
+    """Segments or detects, and says where the results are."""
     chosen = _settle(args)
     video_save = tuple(args.save or ("overlays",))
     args.save = list(dict.fromkeys(args.save or SAVE[chosen][: SAVED[chosen]]))

@@ -92,7 +92,7 @@ def _options(parser: CommandLine) -> None:
 
 @command(_options, __doc__)
 def main(args: argparse.Namespace) -> int:
-    """Serve until Ctrl-C."""
+    """Serves until Ctrl-C."""
     for package in ("fastapi", "uvicorn"):
         of_extra(package, "serve", "demo")
     _check(args)

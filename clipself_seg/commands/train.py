@@ -241,7 +241,7 @@ def check_processes(args: argparse.Namespace) -> None:
 
 @options.command(_options, __doc__, again=AGAIN)
 def main(args: argparse.Namespace) -> int:
-    """Train or evaluate in this process, or start those that do; returns the exit status."""
+    """Trains or evaluates in this process, or starts those that do; returns the exit status."""
     _options_as_keys(args)
     from clipself_seg.training.launchers import place_of, restarted
 

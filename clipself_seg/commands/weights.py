@@ -35,7 +35,7 @@ def _options(parser: CommandLine) -> None:
 
 @command(_options, __doc__)
 def main(args: argparse.Namespace) -> int:
-    """List, fetch or check."""
+    """Lists, fetches or checks weights."""
     if args.action == "get":
         return _get(args.names)
     return _check(args.names) if args.action == "check" else _list(args.task)

@@ -71,7 +71,7 @@ def each(check: Check, kind: str, count: int | None = None) -> Check:
     Args:
         check: of one of them.
         kind: name of them, such as "whole numbers", for the message.
-        count: how many they have to be; None for any number.
+        count: the required number of values; None for any number.
     """
 
     def holds(values: Sequence[Any]) -> bool:
@@ -105,12 +105,12 @@ class Key:
         of: names of the models that read it.
         when: another key, and the only value of it with which a model that has that key reads this one.
         free: a resumed run may change it, since it does not decide what is learnt.
-        folder: what a configuration may say that came in a folder, from anybody: numbers from the first to the second,
-            far enough from what costs time or memory beyond what the weights show; or the one file beside it that the
-            key may name; or None if it may not say anything.
+        folder: values that a configuration in a folder from anybody may give: the least and the largest number, so that
+            none costs much more time or memory than the weights show; or the one file beside it that the key may name;
+            None if it may give none.
         weights: names a file of weights.
         clip_backbone: `CLIPBackbone` reads it, and a backbone of somebody else's does only if it says so.
-        instead: what happens in place of a key of Detectron2 that nothing reads.
+        instead: the behaviour in place of a key of Detectron2 that nothing reads, in words.
     """
 
     name: str
@@ -181,7 +181,7 @@ def not_read(instead: str, *names: str, **about: Any) -> None:
     """Declares keys of Detectron2 that nothing reads.
 
     Args:
-        instead: what happens in their place, for the message that refuses them.
+        instead: the behaviour in their place, for the message that refuses them.
         *names: full names.
         **about: further attributes of `Key`.
     """

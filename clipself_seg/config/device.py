@@ -35,7 +35,7 @@ def chosen_device(name: str) -> str:
 
 @functools.cache
 def _say_mps() -> None:
-    """Warns that mps is untested; torch itself names each operator that it lacks, see `clipself_seg/__init__.py`."""
+    """Warns once that mps is untested; torch itself names operators that it lacks, see `clipself_seg/__init__.py`."""
     logger.warning(
         "nobody has run this project on mps yet; operators that torch lacks there run on the CPU, which torch says"
     )

@@ -70,7 +70,7 @@ class Sources:
         self._written = [is_typed(layer) for layer in self.layers]
 
     def place(self, key: str) -> int:
-        """Position of what sets a key: that of a layer, or one further for the command line; -1 for none."""
+        """Position of the source that sets a key: that of its layer, one further for the command line; -1 for none."""
         return len(self.layers) if key in self.typed else setting_place(key, self.layers)
 
     def name(self, *keys: str) -> str:
@@ -100,7 +100,7 @@ def load_config(
     Args:
         path: the file; None or "" starts from the defaults.
         opts: keys and values in turn, as on a command line.
-        trains: whether a training is to follow, which keeps its own settings where weights of the zoo were evaluated
+        trains: True if a training is to follow, which keeps its own settings where weights of the zoo were evaluated
             with others.
 
     Raises:

@@ -29,7 +29,7 @@ def refuse_addresses(
 
     Args:
         cfg: any configuration.
-        keys: those of `FETCHED` that are looked at.
+        keys: the keys of `FETCHED` to look at.
         source: says what set a key, for the message.
 
     Raises:

@@ -238,8 +238,8 @@ def coco_list(
         content: content of the file, see `read_coco_json`.
         key: name of the list.
         path: path of the file, for the error.
-        schema: what each entry has to fit.
-        advice: what to do about an entry that does not.
+        schema: schema of each entry.
+        advice: the way out for an entry that does not fit.
 
     Raises:
         InputError: there is no such list, it is empty, or an entry does not fit the schema.
@@ -314,7 +314,7 @@ def require_files(
     Args:
         name: name of the data set.
         records: records of its images.
-        advice: how to get the files.
+        advice: the way to get the files.
         key: entry of the records that names the files.
 
     Raises:
@@ -467,7 +467,7 @@ def require_base_classes(
         index_of: index in the vocabulary by category id.
         vocabulary: classes of the data set; if it does not say which are seen, all are.
         path: path of the file, for the error.
-        remedy: what to do, for the error.
+        remedy: the way out, for the error.
 
     Raises:
         InputError: there are such annotations; names and counts their classes.

@@ -54,7 +54,7 @@ class GivenMasks(NamedTuple):
 
     Attributes:
         masks: (n, H, W) bool.
-        scores: how good each mask is, (n,) float32 in [0, 1].
+        scores: quality of each mask, (n,) float32 in [0, 1].
     """
 
     masks: np.ndarray

@@ -149,9 +149,9 @@ def require_size(
     Args:
         what: the file, for the message.
         size: its width and height in pixels.
-        of_what: what it has to agree with.
+        of_what: name of the thing that it has to agree with.
         wanted: width and height of that.
-        advice: what the user can do.
+        advice: the way out for the user.
 
     Raises:
         InputError: the sizes differ.
@@ -168,7 +168,7 @@ def require_mode(what: str, mode: str, modes: Collection[str], advice: str) -> N
         what: the file, for the message.
         mode: type of its pixels, as Pillow names it.
         modes: the types that are read.
-        advice: what the user can give.
+        advice: values that the user can give.
 
     Raises:
         InputError: the type is none of these.
@@ -282,8 +282,8 @@ def decoding_errors(what: str, missing: str, damaged: str) -> Iterator[None]:
 
     Args:
         what: the file, for the message.
-        missing: what to do where it is missing.
-        damaged: what to do where it cannot be decoded.
+        missing: the way out where it is missing.
+        damaged: the way out where it cannot be decoded.
     """
     what = what if len(what) < 1000 else f"{what[:1000]}..."  # a file names images as it likes
     try:

@@ -306,7 +306,7 @@ def run_lengths(value: Any, height: int, width: int, source: str) -> Rle:
         value: as of `check_segmentation`. Polygons of fewer than three points enclose nothing.
         height: rows of the image in pixels.
         width: columns of the image in pixels.
-        source: what the mask is called, with its file.
+        source: name of the mask, with its file, for messages.
 
     Raises:
         InputError: it is no mask of the image.

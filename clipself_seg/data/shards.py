@@ -103,7 +103,7 @@ class ShardImage(NamedTuple):
         name: name of the image in the shard.
         start: offset of its content in bytes.
         size: length of its content in bytes.
-        trouble: why it cannot be used; empty if nothing is known against it.
+        trouble: reason why it cannot be used; empty if nothing is known against it.
     """
 
     shard: str

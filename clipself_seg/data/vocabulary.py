@@ -62,7 +62,7 @@ class VocabularyClass:
         names: its synonyms as the data set spells them; the first is the class's own name.
         dataset_id: its number in the annotation files.
         isthing: thing or stuff; None where the data set does not tell.
-        seen: whether training shows it (a base class); None where there is no such split.
+        seen: True if training shows it (a base class); None where there is no such split.
         frequency: LVIS's ``r``, ``c`` or ``f``; rare classes are the unseen ones.
         catseg_name: CAT-Seg's entry of the class, where it is not `names` joined by ", ".
     """
@@ -105,8 +105,8 @@ class Vocabulary:
                 see `load`; an entry for each class, "dog|puppy" or a sequence of names, which are taken as they are; or
                 the content of a JSON file, see `load`.
             name: of the vocabulary of a text or of a list.
-            origin: what a message calls a list or a content.
-            repeats: whether two classes of a list may have a common name. In a JSON file "allow_duplicate_names" says
+            origin: name of a list or a content in messages.
+            repeats: True if two classes of a list may have a common name. In a JSON file "allow_duplicate_names" says
                 it of their first names.
 
         Raises:

@@ -55,8 +55,8 @@ class ObjectEvaluator(ImageEvaluator[ImageDetections]):
     """Keeps detections image by image; the main process compares those of all processes.
 
     Attributes:
-        boxes: whether boxes are kept.
-        masks: whether masks are kept, run-length encoded.
+        boxes: True if boxes are kept.
+        masks: True if masks are kept, run-length encoded.
         ground_truth: objects of the data set; each of its images has to be evaluated.
     """
 

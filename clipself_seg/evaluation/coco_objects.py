@@ -73,7 +73,7 @@ class TrueObjects(NamedTuple):
         category_ids: category id of each of the K classes.
         objects: for each class the number of an image -> its objects of this class: "id" from 1, "area",
             "iscrowd", "ignore", and as they are compared "bbox" (XYWH) and "segmentation" (run lengths).
-        federated: what LVIS's rules need; None for COCO's.
+        federated: annotations for LVIS's rules; None for COCO's.
     """
 
     image_ids: tuple[ImageId, ...]

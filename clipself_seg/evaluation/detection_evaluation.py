@@ -61,8 +61,8 @@ class DetectionEvaluator(ObjectEvaluator):
     `<task>_classes_<data set>.csv` into the folder.
 
     Attributes:
-        tasks: what is compared, out of `KINDS`.
-        limits: how many detections COCO's numbers count, out of `LIMITS`.
+        tasks: kinds that are compared, out of `KINDS`.
+        limits: limits of the detections that COCO's numbers count, out of `LIMITS`.
     """
 
     tasks: Sequence[str] = ("boxes",)
@@ -134,8 +134,8 @@ class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionDat
 
     Attributes:
         mapper: maps a record to a sample, see `DetectionTestMapper`.
-        tasks: what is measured, "boxes" and "masks".
-        limits: how many detections COCO's numbers count, out of `numbers.LIMITS`.
+        tasks: kinds that are measured, "boxes" and "masks".
+        limits: limits of the detections that COCO's numbers count, out of `numbers.LIMITS`.
         train_vocabulary: class list, or name or file of it, that was trained on; the classes that share a
             name with its seen ones count as seen. "" splits nothing.
         own_split: a data set whose vocabulary says itself which classes are seen, as OV-COCO's, is
@@ -257,7 +257,7 @@ class DetectionData(NamedTuple):
         records: a record for each image.
         truth: its objects.
         seen: (K,) bool, classes that training shows; None if that is not known.
-        split: what says which classes are seen.
+        split: source of the seen classes.
     """
 
     vocabulary: Vocabulary

@@ -19,9 +19,9 @@ def by_name(
 
     Args:
         typed: each a value, or a name, "=" and a value.
-        kind: what each of them is, for messages, such as "model".
-        value: what its value is, such as "weights".
-        alone: whether what has the sign in it is a value all the same, such as a file that is there.
+        kind: kind of the named things, for messages, such as "model".
+        value: kind of the values, such as "weights".
+        alone: True if what has the sign in it is a value all the same, such as a file that is there.
         name_of: name of a value that is typed alone.
 
     Raises:

@@ -22,11 +22,11 @@ class MeasuringProtocol:
         words: the vocabulary, and its number of classes.
         synonyms: which names of a class count, and how.
         templates: sentences around a name.
-        background: what becomes of pixels or boxes without a class.
+        background: treatment of pixels or boxes without a class.
         windows: windows and their stride, where the image is cut.
         size: size that images have where they are read.
         seen: which classes count as seen, and how many.
-        features: what CLIP's embedding of a place or of a region is.
+        features: description of CLIP's embedding of a place or of a region.
         scale: factor of the cosines before a softmax.
         precision: lower one that the model computes in; "" for float32.
         rule: rule of the means, where there are several.
@@ -49,7 +49,7 @@ class MeasuringProtocol:
         """The protocol of a model's numbers.
 
         Args:
-            reading: how the model reads names and images.
+            reading: the model's way to read names and images.
             stated: the parts that the evaluation states; they count before the model's.
         """
         names = ("synonyms", "templates", "background", "windows", "features", "scale")

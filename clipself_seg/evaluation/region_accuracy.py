@@ -68,7 +68,7 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
     Attributes:
         sizes: sides in pixels of the square input.
         read: readouts, out of `clipself_seg.config.READOUTS`.
-        grouping: whether to measure how dense features group tokens, see `neighbour_purity`.
+        grouping: True to measure how dense features group tokens, see `neighbour_purity`.
         alphas: further fractions of the student in the mixture that a `MixedRegionModel` evaluates.
         max_pixels: largest number of pixels of an image that is decoded.
         whole_sizes: as `sizes`, of data sets of whole images; () is the CLIP's own.
@@ -273,7 +273,7 @@ class Grouping(NamedTuple):
 
     Attributes:
         purity: see `neighbour_purity`.
-        chance: what it is on average where neighbours are drawn at random.
+        chance: its mean where neighbours are drawn at random.
     """
 
     purity: float
@@ -388,7 +388,7 @@ def region_results(regions: Regions, num_classes: int) -> dict[str, float]:
     """Accuracies in percent and counts, by readout and group.
 
     Args:
-        regions: those of all images.
+        regions: regions of all images.
         num_classes: number of classes, K.
     """
     results: dict[str, float] = {}
@@ -410,7 +410,7 @@ def class_table(regions: Regions, class_names: Sequence[str]) -> list[dict[str, 
     """One row for each class that has regions, with its accuracies in percent.
 
     Args:
-        regions: those of all images.
+        regions: regions of all images.
         class_names: names of the K classes.
     """
     labels = regions.labels

@@ -40,7 +40,7 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
             as seen; "" splits nothing.
         pooling: factors by which the classes are pooled before their attention, where windows
             slide; only a log line depends on them.
-        background_words: whether names of the background compete for pixels, in data sets that have some.
+        background_words: True if names of the background compete for pixels, in data sets that have some.
         threshold: score below which a pixel of these data sets is background; 0 is never.
         label_files: for each data set a file of other names for its classes, or ""; () for none at all.
         examples: of unseen classes.

@@ -81,7 +81,7 @@ class Asked(NamedTuple):
     Attributes:
         image: (H, W, 3) uint8 RGB.
         words: classes to look for.
-        stuff: those that are stuff; None for none.
+        stuff: classes that are stuff; None for none.
     """
 
     image: np.ndarray
@@ -184,7 +184,7 @@ class Answers:
         Args:
             clips: models of the heat maps by title.
             side: see `Content`.
-            predictors: those of "semantic", "panoptic" and "boxes" that may be asked.
+            predictors: predictors that may be asked, by "semantic", "panoptic" and "boxes".
             texts: folder of this server alone in which text embeddings are kept, emptied from time to time.
         """
         self.clips = clips

@@ -104,7 +104,7 @@ class Content:
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            name: what it is called on the page.
+            name: its name on the page.
         """
         check, warning = self._world_check, ""
         if check is not None:

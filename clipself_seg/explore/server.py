@@ -136,14 +136,14 @@ def make_app(
 
     Args:
         answers: the models.
-        limits: what a request may ask for.
-        words: what stands in the field of words at first.
+        limits: limits of a request.
+        words: first content of the field of words.
         stuff: the same of those that are stuff.
         examples: images to begin with, see `content.button_of`; their "jpeg" is the image itself. The first one is
             answered here, and shown when the page opens.
         hosts: names that the server is called by, besides IP addresses. Another one is a page of somebody else's,
             whose name leads here.
-        token: what every address has to have as ``?token=``; "" for none.
+        token: token that every address has to have as ``?token=``; "" for none.
 
     Raises:
         InputError: the words do not fit the limits or a model.
@@ -260,7 +260,7 @@ class Connection(H11Protocol):
         return not cycle or cycle.more_body or cycle.response_complete or self.flow.write_paused
 
     def _look(self) -> None:
-        """Closes it if the client has had its time, else look again in about a second."""
+        """Closes it if the client has had its time, else looks again in about a second."""
         if not self._waits() or self._last is not self.cycle:
             self._last = self.cycle
             self._since = self.loop.time()

@@ -100,7 +100,7 @@ def coherence_loss(
 
     Args:
         student_BNN: `cosine_similarities` of the student.
-        target_BNN: those of the teacher; they get no gradient.
+        target_BNN: similarities of the teacher; they get no gradient.
         valid_BN: boolean, tokens that count.
     """
     squares_BNN = (student_BNN - target_BNN.detach()).square()
@@ -118,7 +118,7 @@ def context_loss(student_BNN: Tensor, target_BNN: Tensor, valid_BN: Tensor | Non
 
     Args:
         student_BNN: `cosine_similarities` of the student's context features.
-        target_BNN: those of the teacher; they get no gradient.
+        target_BNN: correlations of the teacher; they get no gradient.
         valid_BN: boolean, tokens that count.
     """
     difference_BNN = student_BNN - target_BNN.detach()
@@ -211,7 +211,7 @@ def info_nce_loss(
         texts_BE: text embeddings of the images' captions, of any norm.
         tokens_BL: tokens of the captions, integers; captions with equal tokens are equal; on any device.
         scale: positive scalar that cosines are multiplied by.
-        gather: whether images and captions of all processes, of which each has B, compete. Then the
+        gather: True if images and captions of all processes, of which each has B, compete. Then the
             loss is the same in each process, and `DistributedDataParallel` averages the gradients to
             those of one process on the whole batch.
     """

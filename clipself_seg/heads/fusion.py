@@ -147,7 +147,7 @@ def name_masks(clip_logits: Tensor, scores: Tensor, valid: Tensor | None = None)
 
     Args:
         clip_logits: class logits (Q, K) of CLIP, its temperature applied.
-        scores: how good each mask is, (Q,) in [0, 1]; it decides who gets a pixel of several masks.
+        scores: quality of each mask, (Q,) in [0, 1]; it decides who gets a pixel of several masks.
         valid: (Q,) bool, True where CLIP has an embedding of the mask. None: all are valid.
     """
     if valid is not None:
@@ -181,7 +181,7 @@ def fuse_detections(
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:
-    """Logs-softmax over classes in float32 or better, finite where the logits are not.
+    """Log-softmax over classes in float32 or better, finite where the logits are not.
 
     An infinite log-probability would become NaN wherever its exponent is 0.
     """

@@ -222,7 +222,7 @@ def mirrored_mean(
 
     Args:
         parts: class indices and maps of the image.
-        mirrored: those of the mirrored image, of the same classes in the same parts.
+        mirrored: class indices and maps of the mirrored image, of the same classes in the same parts.
         size: (H, W) that the maps are resized to before they are averaged.
     """
     for (classes, maps), (_, others) in zip(parts, mirrored, strict=True):

@@ -46,11 +46,11 @@ class ModelBase(nn.Module):
     Attributes:
         clip: the model's CLIP.
         classes: the classes that `set_vocabulary` gave.
-        tower_features: what the model reads of its image tower.
-        purpose: what a predictor of the model does, for its card; empty for a model that no predictor takes.
+        tower_features: features that the model reads of its image tower.
+        purpose: use of a predictor of the model, for its card; empty for a model that no predictor takes.
         weights_key: key of the weights that make the model a trained one.
         epochs: times that a training on a user's own data sees each image.
-        memory: what a training needs of a GPU; None where nobody computed it.
+        memory: memory of a GPU that a training needs; None where nobody computed it.
     """
 
     purpose = ""

@@ -74,7 +74,7 @@ def build_model(cfg: CfgNode, trains: bool = False) -> Model:
 
     Args:
         cfg: configuration.
-        trains: whether it gets the low-rank updates of ``MODEL.CLIP.LOW_RANK``, see `merge_low_rank`.
+        trains: True if it gets the low-rank updates of ``MODEL.CLIP.LOW_RANK``, see `merge_low_rank`.
 
     Raises:
         InputError: an unknown meta-architecture or CLIP, or a checkpoint that does not fit, or was trained on another

@@ -54,8 +54,8 @@ class DistillationTraining:
 
     Attributes:
         trainable_blocks: number of last blocks that train, -1 for all; see `train_last_blocks`.
-        loss_average: what losses of regions are averaged over, see `region_mean` (D3).
-        sync_gradients: whether the loss is averaged over the regions of all processes (D5).
+        loss_average: set over which losses of regions are averaged, see `region_mean` (D3).
+        sync_gradients: True if the loss is averaged over the regions of all processes (D5).
         precision: dtype of autocast, or None.
     """
 
@@ -77,7 +77,7 @@ class CLIPSelf(RegionReader):
         clip: the mixture in evaluation, the teacher in training.
         teacher: the original CLIP, frozen; its text tower embeds the vocabulary.
         student: the image tower that learns.
-        objective: what it learns, see `models.distillation`.
+        objective: the student's objective, see `models.distillation`.
     """
 
     epochs = 6
@@ -100,7 +100,7 @@ class CLIPSelf(RegionReader):
         Args:
             clip: CLIP that becomes the teacher, both towers.
             student: CLIP that the student starts from; None starts from a copy of the teacher.
-            objective: what the student is trained for; None is CLIPSelf's own, of crops.
+            objective: objective of the student's training; None is CLIPSelf's own, of crops.
             training: settings of training, those by default if None.
             alpha: weight of the student in the mixture that is evaluated and exported, in [0, 1] (D4).
             read: readouts in evaluation, out of `clipself_seg.config.READOUTS`.

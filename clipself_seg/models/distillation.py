@@ -84,8 +84,8 @@ class Step:
         teacher: the original CLIP, frozen.
         precision: dtype of autocast, or None.
         average: "regions" or "images", over which losses of regions are averaged, see `region_mean`.
-        synchronised: whether the loss is that of the samples of all processes; else every process trains by itself.
-        region_count: what losses of regions are divided by, see `count_over_processes`; None for their number here.
+        synchronised: True if the loss is that of the samples of all processes; else every process trains by itself.
+        region_count: divisor of losses of regions, see `count_over_processes`; None for their number here.
         reads: outputs of the student that the objective reads, out of `READS`.
     """
 
@@ -277,7 +277,7 @@ class Term(NamedTuple):
     Attributes:
         loss: name under which the term is logged.
         reads: outputs of the student that it reads, out of `READS`; () for those of `WeightedTerms.context`.
-        correlated: whether it needs a teacher of correlations.
+        correlated: True if it needs a teacher of correlations.
         value: function that computes the term, a scalar without its weight, for the samples of this process.
     """
 
@@ -300,7 +300,7 @@ def enter_term(
     Args:
         name: last part of the key of its weight.
         reads: outputs of the student that it reads.
-        correlated: whether it needs a teacher of correlations.
+        correlated: True if it needs a teacher of correlations.
         loss: name under which it is logged; "" is "loss_" and its name.
     """
 

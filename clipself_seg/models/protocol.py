@@ -96,8 +96,8 @@ class Reading(NamedTuple):
         synonyms: which names of a class count, and how.
         templates: sentences around a name.
         windows: windows and their stride; "none" where an image is read as a whole.
-        background: what stands for pixels or boxes without a class.
-        features: what CLIP's embedding of a place or of a region is, see `ImageTower.description`.
+        background: words for pixels or boxes without a class.
+        features: description of CLIP's embedding of a place or of a region, see `ImageTower.description`.
         scale: factor of the cosines before a softmax; "" where none stands before the scores.
         size: what becomes of the size that the mapper gives to images; "" if it stays.
         precision: lower precision that it computes in; None for float32.
@@ -241,7 +241,7 @@ class RegionModel(Model, Protocol):
 
         Args:
             sizes: sides in pixels of the square input.
-            readouts: how regions become embeddings, out of `clipself_seg.config.READOUTS`.
+            readouts: ways from regions to embeddings, out of `clipself_seg.config.READOUTS`.
 
         Raises:
             InputError: a size or readout does not fit; names the first one.

@@ -106,7 +106,7 @@ class RegionReader(FrozenCLIP):
 
         Args:
             sizes: sides in pixels of the square input.
-            readouts: how regions become embeddings, out of `clipself_seg.config.READOUTS`.
+            readouts: ways from regions to embeddings, out of `clipself_seg.config.READOUTS`.
 
         Raises:
             InputError: a side that the patch does not divide, or masked attention without a class token.
@@ -153,7 +153,7 @@ class RegionReader(FrozenCLIP):
                 square, and for their readouts "masks" (n, h, w) bool, "crops" uint8 (n, 3, S0, S0).
             classes: the result of `classes_of`; None for those that `set_vocabulary` gave.
             read: readouts; None stands for those that the model was made with.
-            dense: whether the dense features are wanted as well.
+            dense: True if the dense features are wanted as well.
 
         Returns:
             For each image {"scores": {readout: (n, K)}}, cosines in [-1, 1], and with `dense` "dense" (E, h, w),

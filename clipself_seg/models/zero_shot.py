@@ -66,7 +66,7 @@ class ZeroShotSegmenter(FrozenCLIP):
             windows: sizes of the windows; None is the published layout.
             ignore_label: see the attribute.
             precision: dtype of autocast, or None.
-            flip: whether the probabilities of an image and of its mirrored version are averaged.
+            flip: True if the probabilities of an image and of its mirrored version are averaged.
 
         Raises:
             InputError: a side of the windows that is no multiple of the patch.
@@ -121,7 +121,7 @@ class ZeroShotSegmenter(FrozenCLIP):
         Args:
             words: class names; scores have one map for each, in this order.
             seen: as there; scores do not depend on it.
-            all_synonyms: whether all names of a class count, or the first alone; None takes what the model
+            all_synonyms: True if all names of a class count, False if the first alone does; None takes what the model
                 was built with.
         """
         if all_synonyms is None:

@@ -40,7 +40,7 @@ class InputFiles:
         images: each once.
         failed: input -> what is wrong with it.
         others: files in folders that are no images by their endings.
-        videos: those that were given by name, each once.
+        videos: videos that were given by name, each once.
     """
 
     images: list[ImageFile]

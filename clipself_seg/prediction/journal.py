@@ -47,7 +47,7 @@ class Written(NamedTuple):
 
     Attributes:
         files: paths of its results below the output folder.
-        entry: what it contributes to the index.
+        entry: its entry of the index.
     """
 
     files: list[str]
@@ -61,7 +61,7 @@ class Journal:
         """
         Args:
             folder: the output folder; a hidden file in it is the journal.
-            settings: what results depend on beside the image; JSON.
+            settings: settings that decide results, beside the image; JSON.
             resume: go on where an earlier call with the same settings stopped, and not anew.
         """
         self.folder = Path(folder)
@@ -111,7 +111,7 @@ class Journal:
         sizes that were written.
 
         Args:
-            images: those to look for.
+            images: images to look for.
         """
         done = {}
         for image in images:
@@ -154,8 +154,8 @@ def require_same(
     Args:
         folder: folder of the results.
         old: settings that they were made with, as JSON gives them.
-        new: those of this call.
-        advice: what to do instead.
+        new: settings of this call.
+        advice: the way out, for the message.
 
     Raises:
         InputError: names the first setting that differs, with both values if they are short.

@@ -40,7 +40,7 @@ class Index(NamedTuple):
     """The content of an output folder's index file.
 
     Attributes:
-        images: those that are done, in order, each with what it contributes.
+        images: images that are done, in order, each with its entry of the index.
         videos: the same of videos.
         failed: input -> what is wrong with it.
         complete: true if no image is left to do.
@@ -121,7 +121,7 @@ def predict_files(
 
     Args:
         results: predicts and writes; what is there of the same names is replaced.
-        files: what `find_images` returned.
+        files: result of `find_images`.
         journal: keeps which images are done; None: nobody goes on.
         batch_size: images that the model gets at once; at most three times as many are in memory.
         video: predicts for each of the videos; where there are none it is not needed.

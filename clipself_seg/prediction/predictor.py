@@ -54,8 +54,8 @@ class GivenWords:
 
     Attributes:
         vocabulary: the K classes.
-        classes: what the model is given.
-        names: what the N labels mean, the background among them.
+        classes: classes that the model is given.
+        names: meanings of the N labels, the background among them.
         category_ids: ids of the classes in the vocabulary, those of a data set or from 0.
         asked: further arguments of `set_vocabulary`.
         seen: (K,) bool, which of the classes training has shown; None of a task that does not tell.
@@ -104,7 +104,7 @@ class ImagePredictor(abc.ABC, Generic[R]):
             the model's weights name its classes.
         given: the words that are set; None before `set_vocabulary`.
         world_check: warns of class names and images that the mini models do not know; None is silent.
-        absent: what `set_absent` was given; None if nothing.
+        absent: settings of `set_absent`; None if words stay as they are.
         task: "semantic", "panoptic" or "detection".
     """
 
@@ -317,7 +317,7 @@ class ImagePredictor(abc.ABC, Generic[R]):
         Args:
             images: RGB.
             given: the words; None for those that are set.
-            how: what the task offers, see its `outputs`.
+            how: options of the task, see its `outputs`.
         """
         given = given or self.require_words()
         if self.world_check is not None:

@@ -232,7 +232,7 @@ def write_folder_config(cfg: CfgNode, path: Path, clip_name: str, files: Mapping
         cfg: of the predictor.
         path: file to write.
         clip_name: name of the model's CLIP, as ``MODEL.CLIP.NAME``.
-        files: those of `FILE_KEYS` that the folder has, with their file.
+        files: keys of `FILE_KEYS` that the folder has, with their file.
     """
     values = {
         key: value
@@ -265,7 +265,7 @@ def read_folder_config(folder: Path, opts: Sequence[str] = ()) -> CfgNode:
 
 
 def _require_texts(folder: Path) -> None:
-    """Refuses a folder without a configuration, or with a larger file of text than any that `save_pretrained` writes."""
+    """Refuses a folder without a configuration, or with a larger text than any that `save_pretrained` writes."""
     if not (folder / CONFIG).is_file():
         raise InputError(f"{folder / CONFIG} is missing: give a folder that save_pretrained wrote")
     for path in (folder / file for file in (CONFIG, VOCABULARY, TRAINED)):

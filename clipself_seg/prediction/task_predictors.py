@@ -284,7 +284,7 @@ class PanopticPredictor(ImagePredictor[PanopticSegmentation]):
         Args:
             image, batch_size: as there.
             words: words of the call, which stay set; None for those that are set.
-            stuff: those of the words that are stuff, see `panoptic_words`.
+            stuff: the words that are stuff, see `panoptic_words`.
             masks: for a model of MODEL.MASK_GENERATOR.SOURCE masks, and only for it: those of the image, in one of the
                 forms of `given_masks`; of a list of images a list of them. None where MODEL.MASK_GENERATOR.OUTPUTS
                 is a model that finds them.
@@ -376,7 +376,7 @@ def panoptic_words(words: Words, stuff: Words | None = None) -> Vocabulary:
     Args:
         words: "dog|puppy, grass", a file or a built-in name; a list; or a
             vocabulary.
-        stuff: those that are stuff, any synonym in any case, in the same forms, or "" for none; all others are things.
+        stuff: classes that are stuff, by any synonym in any case, in the same forms; "" for none; others are things.
             None: as the vocabulary says; of one's own words all are things.
 
     Raises:

@@ -145,7 +145,7 @@ def predict_video(
     Args:
         results: predicts, and has the folder.
         source: the video.
-        save: what to write, of `OF_VIDEOS`.
+        save: formats to write, of `OF_VIDEOS`.
         every: one frame of so many is taken; the overlays take as long as the video.
         batch_size: frames that the model gets at once.
 

@@ -124,7 +124,7 @@ def gpu_of(place: Place, gpus: int) -> int:
 
     Args:
         place: the process.
-        gpus: how many there are.
+        gpus: number of GPUs.
 
     Raises:
         InputError: there are fewer than processes on this machine.

@@ -62,7 +62,7 @@ def fractions_of(cfg: CfgNode, trains: bool = False) -> list[float]:
 
     Args:
         cfg: configuration. A training on ``DATASETS.DATA`` that has a start is evaluated before and after.
-        trains: whether it is a training.
+        trains: True if it is a training.
 
     Raises:
         InputError: the configuration asks for mixtures of a training that has no start.

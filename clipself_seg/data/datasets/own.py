@@ -139,10 +139,10 @@ class Part:
     """The images of a split with ground truth for a task.
 
     Attributes:
-        data: what it is a part of.
+        data: the data that it is a part of.
         split: where its files are.
         root: folder to which the file names of its images are relative.
-        classes: those of its ground truth; what has none of them is ignored.
+        classes: classes of its ground truth; pixels or objects of none of them are ignored.
     """
 
     data: DataFile

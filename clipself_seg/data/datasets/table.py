@@ -33,7 +33,7 @@ class DataRoot(NamedTuple):
     """Root folder of a family of data sets.
 
     Attributes:
-        advice: how to get the files, for messages.
+        advice: the way to get the files, for messages.
         variable: environment variable that names the folder.
         default: folder where the variable is not set.
         title: name of the family.
@@ -118,7 +118,7 @@ class DataSet:
     What a kind says of itself:
         fields: field by entry of a registered data set's metadata in Detectron2's catalogue.
         required: entries that have to be there.
-        purpose: what it is for, in a message.
+        purpose: its use, in a message.
     """
 
     fields: ClassVar[Mapping[str, str]]

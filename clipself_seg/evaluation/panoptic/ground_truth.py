@@ -73,7 +73,7 @@ def read_panoptic_ground_truth(
 
     Args:
         name: name of the data set, see `data.datasets.table`.
-        tasks: what shall be measured; a task for which the data set never has files is left out,
+        tasks: tasks to measure; a task for which the data set never has files is left out,
             with a logged reason.
         train_vocabulary: class list that was trained on, or its name, whose classes count as seen; ""
             splits nothing.
@@ -154,7 +154,7 @@ def read_semantic_only(
 
     Args:
         name: name of the data set, see `data.datasets.table`.
-        tasks: what shall be measured; "semantic" has to be among it, and the others are left out.
+        tasks: tasks to measure; "semantic" has to be among it, and the others are left out.
         train_vocabulary: class list that was trained on, or its name, whose classes count as seen; "" splits nothing.
         label_file: file of other names for the classes, see `data.label_files`; "" for the data set's own.
 

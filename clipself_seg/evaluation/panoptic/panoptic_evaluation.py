@@ -60,7 +60,7 @@ def named_fusions(
         names: names of fusions, out of `report.FUSION_TITLES`.
         alpha: exponent of CLIP's scores of seen classes in "fused", in [0, 1].
         beta: exponent of CLIP's scores of all other classes in "fused", in [0, 1].
-        tasks: what is measured, out of `TASKS`.
+        tasks: tasks that are measured, out of `TASKS`.
         void_discount: weight by which CLIP's best class lowers void, but for "generator", in [0, 1].
         void_sweep: further such weights, each with a name of its own, see `void_name`.
     """
@@ -85,7 +85,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
     Attributes:
         mapper: maps a record to a sample, see `PanopticTestMapper`.
         fusions: names of fusions, out of `report.FUSION_TITLES`; "fused" has the exponents of the model.
-        tasks: what is measured, out of `TASKS`; a task for which a data set has no files is left
+        tasks: tasks that are measured, out of `TASKS`; a task for which a data set has no files is left
             out.
         void_sweep: weights by which CLIP lowers void, with each of which "fused" is evaluated too.
         rule: classes that the mean IoU is taken over, see `MiouRule`.

@@ -143,7 +143,7 @@ class SpatialAggregation(nn.Module):
     """A block with plain windows, then one with windows shifted by half their side.
 
     Attributes:
-        compiling: whether the blocks are compiled, see `clip/runtime.py`.
+        compiling: True if the blocks are compiled, see `clip/runtime.py`.
     """
 
     compiling: bool = False
@@ -220,7 +220,7 @@ class ClassAggregation(nn.Module):
     """Attention over classes and an MLP, at every location by itself.
 
     Attributes:
-        compiling: whether both are compiled, see `clip/runtime.py`.
+        compiling: True if both are compiled, see `clip/runtime.py`.
     """
 
     compiling: bool = False

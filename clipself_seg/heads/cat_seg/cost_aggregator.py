@@ -216,7 +216,7 @@ class Groups(NamedTuple):
 
     Attributes:
         size: classes that pass together; 0 is all.
-        recompute: whether each group is computed again in the backward pass.
+        recompute: True if each group is computed again in the backward pass.
     """
 
     size: int

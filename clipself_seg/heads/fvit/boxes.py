@@ -66,7 +66,7 @@ def decode_boxes(
         origin_n4: boxes.
         deltas_n4: deltas, see `encode_boxes`.
         image_size: rows and columns of the image in pixels.
-        weights: what the deltas were multiplied by.
+        weights: factors by which the deltas were multiplied.
     """
     deltas = deltas_n4 / constant(weights, deltas_n4)
     centre, size = _centres(origin_n4)

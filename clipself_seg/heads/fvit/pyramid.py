@@ -44,8 +44,8 @@ class ConvNorm(nn.Module):
             inputs: channels of the input.
             outputs: channels of the output.
             kernel: side of the kernel; the size of the map stays.
-            norm: whether there is a batch norm; the convolution has a bias where there is none.
-            relu: whether a ReLU ends it.
+            norm: True if there is a batch norm; the convolution has a bias where there is none.
+            relu: True if a ReLU ends it.
         """
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=not norm)

@@ -107,7 +107,7 @@ class RoIHeads(nn.Module):
             training: settings of the losses.
             settings: settings of detection.
             channels: channels of the pyramid.
-            masks: whether there is a mask head.
+            masks: True if there is a mask head.
         """
         super().__init__()
         self.strides = list(strides)

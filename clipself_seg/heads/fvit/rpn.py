@@ -64,7 +64,7 @@ class RPN(nn.Module):
             strides: pixels between the cells of each level.
             rule: numbers and overlap of proposals, in training too.
             channels: channels of the levels.
-            norm: whether the convolutions have batch norms in place of biases (OV-LVIS).
+            norm: True if the convolutions have batch norms in place of biases (OV-LVIS).
             seed: seed of the random choices of anchors.
         """
         super().__init__()

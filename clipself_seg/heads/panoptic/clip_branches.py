@@ -182,8 +182,8 @@ class SquareBranch(ClipBranch):
         align_masks: True keeps a mask on the pixels that it covers in the image. False lays the
             canvas, padding included, over the image as if it had no padding (the official code).
         binarise: rule that opens a cell for a mask, one of those of `visible_cells`.
-        interpolation: how the image is resized, "bilinear" or "bicubic".
-        antialias: whether the image is smoothed before it is made smaller.
+        interpolation: mode in which the image is resized, "bilinear" or "bicubic".
+        antialias: True if the image is smoothed before it is made smaller.
     """
 
     choices = ("input_size", "aspect", "align_masks", "binarise", "interpolation", "antialias")

@@ -201,7 +201,7 @@ class CLIPTaps(FeatureSource):
         Args:
             clip: frozen CLIP with a ViT.
             taps: names of features, ``block{i}`` or ``dense``; () is the ends of the four quarters of the blocks.
-            named: whether ``dense`` is kept beside the taps, for a CLIP branch that names masks by it.
+            named: True if ``dense`` is kept beside the taps, for a CLIP branch that names masks by it.
 
         Raises:
             InputError: the image tower is no ViT, or has no such feature; a tap is there twice.

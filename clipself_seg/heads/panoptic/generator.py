@@ -371,7 +371,7 @@ class TextHead(nn.Module):
         Args:
             text_width: width E of CLIP's text embeddings.
             width: width C of the generator.
-            void: whether there is a text of void, 0 at first, in place of which CLIP's embedding of the empty text
+            void: True if there is a text of void, 0 at first, in place of which CLIP's embedding of the empty text
                 starts a training.
         """
         super().__init__()

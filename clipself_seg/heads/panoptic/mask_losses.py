@@ -173,7 +173,7 @@ class MaskCriterion:
     def __init__(self, *, class_agnostic: bool, settings: LossSettings) -> None:
         """
         Args:
-            class_agnostic: whether the classification is between object and void only (the caption
+            class_agnostic: True if the classification is between object and void only (the caption
                 model).
             settings: weights and numbers of points.
         """

@@ -266,7 +266,7 @@ class TokenDecoder(nn.Module):
         Args:
             tokens_BTD: fused taps, the patches last.
             grid: rows and columns (h, w) of the patches.
-            masked: whether queries attend inside their masks, as `attn_mask_probs` says.
+            masked: True if queries attend inside their masks, as `attn_mask_probs` says.
         """
         first = len(self.q.weight) + tokens_BTD.shape[1] - grid[0] * grid[1]
         rotary = rotary_table(grid, self.head_channels, first, tokens_BTD.device)
@@ -318,7 +318,7 @@ class PlainDecoder(Generator):
 
     Attributes:
         sizes: widths and depths.
-        masked_attention: whether queries attend inside their masks in training.
+        masked_attention: True if queries attend inside their masks in training.
         names: names of the taps, in order.
     """
 
@@ -341,7 +341,7 @@ class PlainDecoder(Generator):
                 linear layer to it.
             text_width: width E of CLIP's text embeddings.
             sizes: widths and depths.
-            masked_attention: whether queries attend inside their masks in training, where every block then predicts.
+            masked_attention: True if queries attend inside their masks in training, where every block then predicts.
             classes: number K of classes of PMT's own classifier in place of texts, for its released decoders; 0 for
                 texts.
 

@@ -177,7 +177,7 @@ class CATSeg(ModelBase):
         Args:
             words: class names; scores have one map for each, in this order.
             seen: as there; scores do not depend on it.
-            all_synonyms: whether all names of a class count, or the first alone; None takes the value
+            all_synonyms: True if all names of a class count, False if the first alone does; None takes the value
                 that the model was built with.
         """
         if all_synonyms is None:

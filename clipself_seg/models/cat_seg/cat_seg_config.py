@@ -42,7 +42,7 @@ class CATSegTraining:
         finetune: which parameters of CLIP train, see `clip_parameters`.
         trainable_blocks: number of last blocks of its image tower that they are of; -1 for both towers.
         ignore_label: label of pixels without a class.
-        mask_ignored: whether these pixels are left out of the loss, see `sigmoid_loss`.
+        mask_ignored: True if these pixels are left out of the loss, see `sigmoid_loss`.
         precision: dtype of autocast, or None.
         preservation: weight of the scores of further words, which stay those of the start.
         preserved_words: these words, as `Vocabulary.of` takes them, and how many of them a step takes.
@@ -64,7 +64,7 @@ class CATSegEvaluation:
     Attributes:
         sliding: whether windows slide and a whole view is added, or the whole image is taken at once.
         size_divisibility: pixels to multiples of which the whole image is padded.
-        flip: whether the probabilities of an image and of its mirrored version are averaged.
+        flip: True if the probabilities of an image and of its mirrored version are averaged.
         precision: dtype of autocast, or None.
     """
 
@@ -186,7 +186,7 @@ def _check_residual(cfg: CfgNode, pooled: bool) -> None:
 
     Args:
         cfg: configuration.
-        pooled: whether the tower's dense features are those of an attention pool.
+        pooled: True if the tower's dense features are those of an attention pool.
     """
     residual, dense = cfg.MODEL.CAT_SEG.RESIDUAL, cfg.MODEL.CLIP.DENSE
     if dense == TOKEN and pooled != (residual == NO_RESIDUAL):

@@ -81,7 +81,7 @@ class FViT(ModelBase):
             neck: feature pyramid.
             rpn_head: region proposal network.
             roi_head: box head, and mask head or None.
-            inputs: what is read of images and of the tower.
+            inputs: settings of images, and of the tower's features that are read.
             training: settings of training, those by default if None.
             test_precision: dtype of autocast in evaluation, or None.
         """

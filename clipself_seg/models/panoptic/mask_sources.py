@@ -176,7 +176,7 @@ class Generated(MaskSource):
         backbone: turns images in [0, 1] into the maps that the generator reads.
         generator: turns the maps into masks.
         bank: embeds the names of classes for the generator.
-        canvas: how images are padded in evaluation.
+        canvas: padding of images in evaluation.
         criterion: losses of the generator.
         groups: partition of a model's parameters into the optimiser's groups, by the section ``SOLVER``.
         branch_map: see `MaskSource`.

@@ -85,7 +85,7 @@ class OpenPanoptic(ModelBase):
             fusion: whose scores are returned, and how both are fused.
             settings: settings by which outputs are made.
             test_precision: dtype of autocast in evaluation, or None.
-            flip: whether CLIP's scores of masks are the mean of those in the image and in its mirrored version.
+            flip: True if CLIP's scores of masks are the mean of those in the image and in its mirrored version.
         """
         super().__init__()
         self.register_load_state_dict_pre_hook(panoptic_checkpoint.rename)

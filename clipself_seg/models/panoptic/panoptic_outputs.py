@@ -125,7 +125,7 @@ class GeneratorOutput:
             clip_logits: CLIP's class logits (Q, K).
             valid: (Q,) bool, masks that CLIP can see; None: all.
             seen: (K,) bool, classes of the training vocabulary.
-            fusion: how the generator's scores and CLIP's are fused.
+            fusion: settings that fuse the generator's scores and CLIP's.
         """
         generated = (self.class_logits, clip_logits, self.void_prob)
         return fuse_scores(*generated, seen, fusion.alpha, fusion.beta, valid, fusion.void_discount)
@@ -137,7 +137,7 @@ class UnnamedMasks:
 
     Attributes:
         mask_logits: (Q, H, W) int8 at the size of the image, `INSIDE` or its negative.
-        scores: how good each mask is, (Q,) in [0, 1].
+        scores: quality of each mask, (Q,) in [0, 1].
     """
 
     mask_logits: Tensor

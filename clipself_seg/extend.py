@@ -138,8 +138,8 @@ def register_key(
         default: value where nothing sets it.
         check: values that it may have, such as `config.declare.at_least(1)`; None for all of its type.
         of: models of this package that it is for, whose runs may set it.
-        **about: further attributes of `config.declare.Key`, such as ``choices``, or ``free`` of a key that a resumed run
-            may change.
+        **about: further attributes of `config.declare.Key`, such as ``choices``, or ``free`` of a key that a resumed
+            run may change.
     """
     known = dict(leaves(default_config()))
     sections = {name.rpartition(".")[0] for name in known}

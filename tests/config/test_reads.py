@@ -20,6 +20,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.models.cat_seg import cat_seg_config
 from clipself_seg.models.distillation import TERMS
 from clipself_seg.yaml_files import find_file, leaves, read_tree
+from lab.precompute import stock_rpn
 
 
 def all_keys() -> dict[str, object]:
@@ -64,7 +65,7 @@ def keys_read(source: str) -> set[str]:
 
 
 def test_every_key_of_the_project_is_declared_where_it_is_read():
-    files = Path(clipself_seg.__file__).parent.rglob("*.py")
+    files = [*Path(clipself_seg.__file__).parent.rglob("*.py"), Path(stock_rpn.__file__)]
     read = set().union(*(keys_read(file.read_text()) for file in files))
     # CAT-Seg's guidance backbones, registered with the model.
     assert cat_seg_config.BACKBONE_REGISTRY is BACKBONE_REGISTRY

@@ -287,8 +287,8 @@ def box_overlay(
     titled = drawn.write_names(labels, titles, colours)
     drawn.write_boxes(boxes, titles, colours, ~seen, titled)
     lines = [
-        Entry("seen classes (solid)", SEEN, str(np.sum(seen))),
-        Entry(f"unseen classes{MARK} (dashed)", UNSEEN, str(np.sum(~seen))),
+        Entry("of seen classes (solid)", SEEN, str(np.sum(seen))),
+        Entry(f"of unseen classes{MARK} (dashed)", UNSEEN, str(np.sum(~seen))),
     ]
     return above_legend(drawn, lines) if legend else drawn.image()
 

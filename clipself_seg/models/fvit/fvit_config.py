@@ -10,7 +10,6 @@ from detectron2.config import CfgNode
 from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.clip.backbone import build_clip
 from clipself_seg.clip.kind import CLIP_MEAN
-from clipself_seg.config.declare import KEYS
 from clipself_seg.config.load import evaluation_precision, precision_from_config
 from clipself_seg.config.relations import require_valid
 from clipself_seg.errors import InputError
@@ -100,20 +99,10 @@ def _pixels(cfg: CfgNode, clip: VisionLanguageBackbone) -> tuple[Pixel, Pixel]:
     """Mean and standard deviation of RGB values in 0..255: ``MODEL.FVIT``'s for a CLIP of CLIP's pixels, else its own.
 
     The recipes' are for the former: official F-ViT divides by ImageNet's where CLIP was trained with its own.
-
-    Raises:
-        InputError: a key is set to other pixels than those of a CLIP that was not trained with CLIP's.
     """
-    keys = cfg.MODEL.FVIT
     if clip.mean == CLIP_MEAN:
-        return tuple(keys.PIXEL_MEAN), tuple(keys.PIXEL_STD)
+        return tuple(cfg.MODEL.FVIT.PIXEL_MEAN), tuple(cfg.MODEL.FVIT.PIXEL_STD)
     mean, std = (tuple(255 * value for value in values) for values in (clip.mean, clip.std))
-    for key, own in (("PIXEL_MEAN", mean), ("PIXEL_STD", std)):
-        recipes = tuple(keys[key]) == KEYS[f"MODEL.FVIT.{key}"].default
-        if not recipes and any(abs(a - b) > 0.5 for a, b in zip(keys[key], own)):
-            raise InputError(
-                f"MODEL.FVIT.{key} is {tuple(keys[key])}, and {clip.name} was trained with {own}: leave it out"
-            )
     return mean, std
 
 

@@ -27,7 +27,7 @@ class MyBackbone(Backbone):
         self.project = nn.Linear(WIDTH, clip.embed_dim)
 
     def forward(self, images):
-        """What is read by name: `dense` in the space of the texts, and the output of every block."""
+        """Gives features by name: `dense`, in the space of the texts, and the output of every block."""
         maps = self.patches(images)
         maps = maps + self.places(maps)
         tokens = maps.flatten(2).mT

@@ -245,6 +245,12 @@ TIMM_BLOCK = (
     *MLP_NAMES,
 )
 TRANSFORMERS_BLOCK = ((".ln_", ".layer_norm"), (".attn.", ".self_attn."), *MLP_NAMES)
+TRANSFORMERS_TEXT = (
+    ("text.transformer.resblocks.", "text_model.encoder.layers."),
+    ("text.token_embedding.", "text_model.embeddings.token_embedding."),
+    ("text.positional_embedding", "text_model.embeddings.position_embedding.weight"),
+    ("text.ln_final.", "text_model.final_layer_norm."),
+)
 TRANSFORMERS_HEADS = (".q_proj.", ".k_proj.", ".v_proj.")  # which are stacked in ".in_proj_"
 
 

@@ -23,6 +23,7 @@ from clipself_seg.clip.eva import PatchEmbed
 from clipself_seg.clip.kind import (
     TRANSFORMERS_BLOCK,
     TRANSFORMERS_HEADS,
+    TRANSFORMERS_TEXT,
     Architecture,
     Config,
     Layout,
@@ -240,10 +241,7 @@ PARTS = (  # beginnings of native names, and transformers'
     ("visual.attn_pool.proj.", "vision_model.head.attention.out_proj."),
     ("visual.attn_pool.norm.", "vision_model.head.layernorm."),
     ("visual.attn_pool.mlp.", "vision_model.head.mlp."),
-    ("text.transformer.resblocks.", "text_model.encoder.layers."),
-    ("text.token_embedding.", "text_model.embeddings.token_embedding."),
-    ("text.positional_embedding", "text_model.embeddings.position_embedding.weight"),
-    ("text.ln_final.", "text_model.final_layer_norm."),
+    *TRANSFORMERS_TEXT,
     ("text.text_projection.", "text_model.head."),
 )
 POOL = "vision_model.head.attention.in_proj_"

@@ -29,6 +29,7 @@ from clipself_seg.clip.kind import (
     TIMM_BLOCK,
     TRANSFORMERS_BLOCK,
     TRANSFORMERS_HEADS,
+    TRANSFORMERS_TEXT,
     Architecture,
     Config,
     Layout,
@@ -245,9 +246,16 @@ def sine_positions(length: int, width: int, device: torch.device) -> Tensor:
 
 
 # Names in files: native ones, transformers' and the published ones.
-TEMPERATURE = 0.005065968260169029  # that published files, which have none, were trained to
+# By width, what the published files were trained to, which have none: config.json of google/tipsv2-b14, -l14,
+# -so400m14 and -g14 on the hub (read 2026-12-01).
+TEMPERATURES = {
+    768: 0.005065968260169029,
+    1024: 0.004785141441971064,
+    1152: 0.004638021811842918,
+    1536: 0.003622700460255146,
+}
+TEMPERATURE = TEMPERATURES[768]  # of other widths
 VISION = "vision_model."
-TEXT = "text_model."
 BLOCK = "transformer.resblocks."
 MASK_TOKEN = "vision_model.embeddings.mask_token"
 OFFICIAL = "vision_encoder."
@@ -271,11 +279,6 @@ _VISION_BLOCK = (
     (".ls_1.gamma", ".layer_scale1.lambda1"),
     (".ls_2.gamma", ".layer_scale2.lambda1"),
     *MLP_NAMES,
-)
-_TEXT = (
-    (f"text.{BLOCK}", f"{TEXT}encoder.layers."),
-    ("text.token_embedding.", f"{TEXT}embeddings.token_embedding."),
-    ("text.ln_final.", f"{TEXT}final_layer_norm."),
 )
 _GATED = (".mlp.gate_proj.", ".mlp.up_proj.")
 _DOWN = ".mlp.down_proj."
@@ -321,7 +324,7 @@ def read_transformers(tensors: Tensors) -> dict[str, Tensor]:
     native = {}
     for name, tensor in stacked(tensors, TRANSFORMERS_HEADS, ".in_proj_").items():
         name = name.replace(_DOWN, ".mlp.fc2.")
-        for top, block in ((_VISION, _VISION_BLOCK), (_TEXT, TRANSFORMERS_BLOCK)):
+        for top, block in ((_VISION, _VISION_BLOCK), (TRANSFORMERS_TEXT, TRANSFORMERS_BLOCK)):
             name = native_name(name, top, block)
         native[name] = tensor
     return _flat(native)
@@ -330,16 +333,24 @@ def read_transformers(tensors: Tensors) -> dict[str, Tensor]:
 def _with_scale(tensors: Tensors) -> dict[str, Tensor]:
     """Tensors without a token for masked patches, and with the logarithm of a scale in the temperature's place."""
     kept = {n: t for n, t in tensors.items() if n not in (MASK_TOKEN, OFFICIAL_MASK_TOKEN)}
-    temperature = kept.pop("temperature", torch.tensor(TEMPERATURE))
-    return {"logit_scale": _scale_of(temperature)} | kept
+    published = torch.tensor(_published_temperature(kept))
+    temperature = kept.pop("temperature", published)
+    return {"logit_scale": _scale_of(temperature, published)} | kept
+
+
+def _published_temperature(tensors: Tensors) -> float:
+    """The temperature of the published model of this width, by a file's norm behind its last block."""
+    norms = [n for n in (f"{OFFICIAL}norm.weight", f"{VISION}layernorm.weight") if n in tensors]
+    widths = [len(tensors[name]) for name in norms if tensors[name].dim()]
+    return TEMPERATURES.get(widths[0], TEMPERATURE) if widths else TEMPERATURE
 
 
 def _temperature_of(scale: Tensor) -> Tensor:
     return torch.exp(-scale.double()).to(scale.dtype)
 
 
-def _scale_of(temperature: Tensor) -> Tensor:
-    """Logarithm of the factor of cosines, float32, of what they are divided by."""
+def _scale_of(temperature: Tensor, published: Tensor) -> Tensor:
+    """Logarithm of the factor of cosines, float32, of what they are divided by, or that of the published model."""
     if temperature.numel() != 1 or not temperature.is_floating_point():
         return temperature  # which the loader refuses
     temperature = temperature.double()
@@ -347,9 +358,9 @@ def _scale_of(temperature: Tensor) -> Tensor:
         logger.warning(
             "the temperature of this file is %g, which cosines cannot be divided by; the published one, %g, is taken",
             temperature,
-            TEMPERATURE,
+            published,
         )
-        temperature = torch.full_like(temperature, TEMPERATURE)
+        temperature = published.double()
     return -temperature.log().float()
 
 

@@ -18,13 +18,7 @@ import torch
 from torch import Tensor
 
 from clipself_seg.checkpoints.bounds import check_tensor, open_safetensors, refusing
-from clipself_seg.checkpoints.dense_feature import (
-    ANY,
-    BY_TOKEN,
-    KIND_ENTRY,
-    DenseFeature,
-    stated_feature,
-)
+from clipself_seg.checkpoints.dense_feature import ANY, KIND_ENTRY, DenseFeature, stated_feature
 from clipself_seg.checkpoints.locate import no_checkpoint
 from clipself_seg.checkpoints.pickles import read_torch
 from clipself_seg.checkpoints.zoo import MINI_CLIPS, SHIPPED_TAGS, zoo
@@ -38,9 +32,8 @@ WRAPPERS = (
 )  # in the order in which the official loaders look
 STORED_METADATA = "facts"  # key of the JSON that `save_clip` puts into a safetensors file
 ACTIVATIONS = ("gelu", "quick_gelu")
-RESIZE_MODES = ("shortest", "squash")
 # Entries of files that have one of these words.
-CHOICES = {"activation": ACTIVATIONS, "resize_mode": RESIZE_MODES}
+CHOICES = {"activation": ACTIVATIONS, "resize_mode": ("shortest", "squash")}
 VARIANT = "variant"
 
 
@@ -164,9 +157,9 @@ def feature_of_weights(weights: str) -> DenseFeature:
         InputError: a file is damaged.
     """
     if weights in SHIPPED_TAGS:
-        return ANY if weights in MINI_CLIPS else BY_TOKEN
+        return ANY if weights in MINI_CLIPS else DenseFeature()
     if weights in zoo():
-        return BY_TOKEN if zoo()[weights].distilled else ANY
+        return DenseFeature() if zoo()[weights].distilled else ANY
     path = Path(weights)
     stored = _stored(path) if path.suffix == ".safetensors" and path.is_file() else {}
     return stated_feature(stored, path) if KIND_ENTRY in stored else ANY

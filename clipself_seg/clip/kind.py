@@ -304,5 +304,11 @@ def stacked(tensors: Tensors, parts: Sequence[str], whole: str) -> dict[str, Ten
     return joined
 
 
+def of_transformers(tensors: Tensors, parts: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
+    """Native names of transformers' tensors, by pairs of native and their beginnings; what is none stays as it is."""
+    joined = stacked(tensors, TRANSFORMERS_HEADS, ".in_proj_")
+    return {native_name(name, parts, TRANSFORMERS_BLOCK): t for name, t in joined.items()}
+
+
 # OpenAI's, open_clip's and CLIPSelf's names of OpenAI ViTs and ResNets.
 TEXT_AT_TOP = dict.fromkeys(("official", "open_clip"), Layout(write=text_at_top))

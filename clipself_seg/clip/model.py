@@ -24,13 +24,7 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.dense_feature import ANY, BY_TOKEN, DenseFeature, require_feature
 from clipself_seg.checkpoints.locate import locate, published_as, published_file
-from clipself_seg.checkpoints.read import (
-    RESIZE_MODES,
-    STORED_METADATA,
-    VARIANT,
-    Checkpoint,
-    read_checkpoint,
-)
+from clipself_seg.checkpoints.read import STORED_METADATA, VARIANT, Checkpoint, read_checkpoint
 from clipself_seg.checkpoints.zoo import (
     MINI_CLIPS,
     SHIPPED_TAGS,
@@ -61,13 +55,9 @@ from clipself_seg.errors import InputError, nearest
 from clipself_seg.files import atomic_path
 
 logger = logging.getLogger(__name__)
-# Models with published weights that were trained with other pixels than OpenAI's -> open_clip's tag of these.
-OTHER_PIXELS = {
-    "ViT-L-14": "laion2b_s32b_b82k",
-    **dict.fromkeys(
-        ("ViT-H-14", "ViT-H-14-quickgelu", "ViT-H-14-378", "ViT-H-14-378-quickgelu"), "dfn5b"
-    ),
-}
+# Models, with QuickGELU or without, of whose published weights some were trained with other pixels than OpenAI's ->
+# open_clip's tag of these.
+OTHER_PIXELS = {"ViT-L-14": "laion2b_s32b_b82k", "ViT-H-14": "dfn5b", "ViT-H-14-378": "dfn5b"}
 
 
 class CLIP(VisionLanguageBackbone):
@@ -209,7 +199,7 @@ class CLIP(VisionLanguageBackbone):
     def file_entries(self) -> dict[str, str]:
         entries = {"activation": "quick_gelu" if self.quick_gelu else "gelu"}
         if self.squash != self.architecture.kind.squash:
-            entries["resize_mode"] = RESIZE_MODES[self.squash]
+            entries["resize_mode"] = "squash" if self.squash else "shortest"
         if self.architecture.variant:
             entries[VARIANT] = self.architecture.variant
         return entries
@@ -343,8 +333,8 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
 def _of_file(architecture: Architecture, path: Path) -> Checkpoint:
     """The checkpoint of a file; warns where it may be of published weights that were trained with other pixels."""
     checkpoint = read_checkpoint(path)
-    if checkpoint.mean is None and architecture.name in OTHER_PIXELS:
-        tag = OTHER_PIXELS[architecture.name]
+    tag = OTHER_PIXELS.get(architecture.name.removesuffix("-quickgelu"))
+    if tag and checkpoint.mean is None:
         logger.warning(
             "%s does not say with which pixels it was trained: those of OpenAI's CLIP are taken (mean, standard "
             "deviation, the middle of an image). If it is open_clip's %s, load it by that tag in place of the path",

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from clipself_seg.clip.kind import (
     TEXT_AT_TOP,
-    TRANSFORMERS_BLOCK,
-    TRANSFORMERS_HEADS,
     TRANSFORMERS_TEXT,
     Architecture,
     Config,
@@ -24,8 +22,7 @@ from clipself_seg.clip.kind import (
     TowerKind,
     count_blocks,
     has_clip_text,
-    native_name,
-    stacked,
+    of_transformers,
     vit_sizes,
 )
 from clipself_seg.clip.layers import Transformer
@@ -147,8 +144,7 @@ PARTS = (  # beginnings of native names, and transformers'
 
 def read_transformers(tensors: Tensors) -> dict[str, Tensor]:
     """Native tensors of a CLIPModel of transformers, whose projections are transposed; what is none stays as it is."""
-    joined = stacked(tensors, TRANSFORMERS_HEADS, ".in_proj_")
-    native = {native_name(name, PARTS, TRANSFORMERS_BLOCK): t for name, t in joined.items()}
+    native = of_transformers(tensors, PARTS)
     for name in ("visual.proj", "text.text_projection"):
         if name in native and native[name].dim() == 2:
             native[name] = native[name].T.contiguous()

@@ -21,8 +21,6 @@ from torch import Tensor, nn
 
 from clipself_seg.clip.eva import PatchEmbed
 from clipself_seg.clip.kind import (
-    TRANSFORMERS_BLOCK,
-    TRANSFORMERS_HEADS,
     TRANSFORMERS_TEXT,
     Architecture,
     Config,
@@ -30,8 +28,7 @@ from clipself_seg.clip.kind import (
     PositionTable,
     Tensors,
     TowerKind,
-    native_name,
-    stacked,
+    of_transformers,
     vit_sizes,
 )
 from clipself_seg.clip.layers import ResidualBlock, Transformer, initialise_blocks
@@ -254,14 +251,13 @@ def read_siglip(tensors: Tensors, scalars: Mapping[str, float]) -> dict[str, Ten
         tensors: of a file.
         scalars: logit scale and bias before training, as for `pooled.alone`.
     """
-    native: dict[str, Tensor] = {}
-    for name, tensor in stacked(tensors, TRANSFORMERS_HEADS, ".in_proj_").items():
-        if name.startswith(POOL) and tensor.dim():
-            width, leaf = len(tensor) // 3, name.removeprefix(POOL)
-            native[f"visual.attn_pool.q.{leaf}"] = tensor[:width]
-            native[f"visual.attn_pool.kv.{leaf}"] = tensor[width:]
-            continue
-        native[native_name(name, PARTS, TRANSFORMERS_BLOCK)] = tensor
+    native = of_transformers(tensors, PARTS)
+    for leaf in ("weight", "bias"):
+        joined = native.pop(f"{POOL}{leaf}", None)
+        if joined is not None and joined.dim():
+            width = len(joined) // 3
+            native[f"visual.attn_pool.q.{leaf}"] = joined[:width]
+            native[f"visual.attn_pool.kv.{leaf}"] = joined[width:]
     return alone(native | _as_images(native), scalars)
 
 

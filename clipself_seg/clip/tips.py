@@ -16,7 +16,6 @@ Shapes: B images, N patches, L = 2 + N tokens (class token, register, patches), 
 from __future__ import annotations
 
 import functools
-import logging
 import math
 import re
 
@@ -49,7 +48,6 @@ from clipself_seg.clip.runtime import QUEUES, in_own_precision, normal_parameter
 from clipself_seg.clip.text import TextEncoder
 from clipself_seg.clip.tokenizers import Tokenizer, repository_tokenizer
 
-logger = logging.getLogger(__name__)
 PADDING = 0  # id of what fills up a text
 FEWEST = 1e-8  # added to numbers of tokens, so that a text without any has the embedding 0
 BASE = 10000.0  # of the frequencies of positions
@@ -331,37 +329,19 @@ def read_transformers(tensors: Tensors) -> dict[str, Tensor]:
 
 
 def _with_scale(tensors: Tensors) -> dict[str, Tensor]:
-    """Tensors without a token for masked patches, and with the logarithm of a scale in the temperature's place."""
+    """Tensors without a token for masked patches, and with the logarithm of a scale in the temperature's place.
+
+    A file without temperature has that of the published model of its width, which its last norm says.
+    """
     kept = {n: t for n, t in tensors.items() if n not in (MASK_TOKEN, OFFICIAL_MASK_TOKEN)}
-    published = torch.tensor(_published_temperature(kept))
-    temperature = kept.pop("temperature", published)
-    return {"logit_scale": _scale_of(temperature, published)} | kept
-
-
-def _published_temperature(tensors: Tensors) -> float:
-    """The temperature of the published model of this width, by a file's norm behind its last block."""
-    norms = [n for n in (f"{OFFICIAL}norm.weight", f"{VISION}layernorm.weight") if n in tensors]
-    widths = [len(tensors[name]) for name in norms if tensors[name].dim()]
-    return TEMPERATURES.get(widths[0], TEMPERATURE) if widths else TEMPERATURE
+    norm = kept.get(f"{OFFICIAL}norm.weight", kept.get(f"{VISION}layernorm.weight"))
+    published = TEMPERATURES.get(0 if norm is None else norm.numel(), TEMPERATURE)
+    temperature = kept.pop("temperature", torch.tensor(published))
+    return {"logit_scale": -temperature.double().log().float()} | kept
 
 
 def _temperature_of(scale: Tensor) -> Tensor:
     return torch.exp(-scale.double()).to(scale.dtype)
-
-
-def _scale_of(temperature: Tensor, published: Tensor) -> Tensor:
-    """Logarithm of the factor of cosines, float32, of what they are divided by, or that of the published model."""
-    if temperature.numel() != 1 or not temperature.is_floating_point():
-        return temperature  # which the loader refuses
-    temperature = temperature.double()
-    if not bool((temperature > 0).all()):
-        logger.warning(
-            "the temperature of this file is %g, which cosines cannot be divided by; the published one, %g, is taken",
-            temperature,
-            published,
-        )
-        temperature = published.double()
-    return -temperature.log().float()
 
 
 def _is_gated(name: str, tensors: Tensors) -> bool:

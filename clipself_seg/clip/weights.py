@@ -266,7 +266,7 @@ def _check_architecture(
     if OF_META in tensors:
         raise InputError(
             f"{checkpoint.path} is PE-Core in Meta's layout, which is not read: take timm's copy of the same weights, "
-            f"by the names that begin with PE-Core- in clipself-seg weights, such as PE-Core-B-16:meta"
+            "by the names that begin with PE-Core- in clipself-seg weights, such as PE-Core-B-16:meta"
         )
     signature = signature_of(tensors)
     if signature is None:

@@ -1,5 +1,5 @@
-"""CLIPSelf's own releases by their names, as its authors saved them: `{"epoch", "name", "state_dict"}` with the student's
-two towers, which say nothing of dense feature and activation. Towers are small ones under the names of the real.
+"""CLIPSelf's own releases by their names, as its authors saved them: ``{"epoch", "name", "state_dict"}`` with both
+towers of the student, which say nothing of dense feature and activation. The towers are small, under the real names.
 """
 
 import dataclasses

@@ -29,6 +29,7 @@ from clipself_seg.imports import typed_modules
 from clipself_seg.training.tasks import task_of
 from lab import ROOT
 from lab.mini.writer import WorldSize, manifest_of
+from lab.prepare.common import too_few_annotations
 from lab.tables.table import FOLDER, RunOf, RunSpec
 
 # Key of the configuration -> value.
@@ -62,22 +63,32 @@ def _data_paths(files: DataSet) -> list[Path]:
     return [files.path(need.relative) for need in files.needed(("instances", "semantic"))]
 
 
-def missing_data(name: str) -> str:
+def missing_data(name: str, whole: bool = True) -> str:
     """The missing files of a data set, and how to get them.
 
     "" if all is there, if nobody knows, and of the mini worlds, which are drawn when they are needed.
+
+    Args:
+        whole: count images and annotations, too: a part of a data set has other numbers than the whole.
     """
     files = DATASETS.get(name)
     if files is None or files.root.variable == MINI.variable:
         return ""
     missing = [str(path) for path in _data_paths(files) if not path.exists()]
-    count = 0 if missing else _count_files(files.path(files.images))
-    if not missing and count < (files.official_count or 0):
-        missing = [f"{count} of {files.official_count} images in {files.path(files.images)}"]
+    if whole and not missing:
+        folder = files.path(files.images)
+        if (count := _count_files(folder)) < (files.official_count or 0):
+            missing.append(f"{count} of {files.official_count} images in {folder}")
+        missing += filter(None, [_too_few_annotations(name)])
     if not missing:
         return ""
     how = files.root.advice + (f", then {files.prepare}" if files.prepare else "")
     return f"{name}: {', '.join(missing)}: {how}"
+
+
+@functools.lru_cache(maxsize=None)
+def _too_few_annotations(name: str) -> str:
+    return too_few_annotations(DATASETS[name])
 
 
 @functools.lru_cache(maxsize=None)

@@ -168,8 +168,10 @@ RECORDED: Mapping[tuple[str, ...], tuple[str, ...]] = {
 }
 DIGITS = 12
 NAMED = "named "
-# Hours of one A100 that training a configuration takes, as docs/expected.md explains.
-HOURS: Mapping[str, float] = read_json(FOLDER / "hours.json")
+# By configuration, as docs/expected.md explains: hours of an A100 of a training, its memory with the images of each
+# step, and seconds of an A100 of an image's evaluation.
+COSTS: Mapping[str, Mapping[str, float]] = read_json(FOLDER / "costs.json")
+HOURS, SECONDS = COSTS["hours of a training"], COSTS["seconds of an image"]
 # On disk, of each number of an image tower that learns as a whole: two states of a training (value and two moments)
 # and the weights of the whole model.
 BYTES = 30
@@ -289,8 +291,7 @@ def resolve(specs: Mapping[str, RunSpec], name: str, seed: int) -> Run:
         needs=needs,
         evaluate=spec.evaluate,
         seed=seed if moved else None,
-        minutes=spec.minutes
-        or (0 if spec.evaluate else 60 * HOURS.get(config_name(spec.config), 0)),
+        minutes=spec.minutes,
         missing=missing,
         prepare=spec.prepare,
         imports=spec.yours or not any(other.yours for other in specs.values()),
@@ -317,7 +318,7 @@ def make_run(
         needs: key -> run whose result is its value.
         evaluate: whether nothing is trained.
         seed: seed; None leaves the configuration's.
-        minutes: core-minutes that are expected.
+        minutes: core-minutes that are expected; 0 takes those of `COSTS`.
         missing: what is known to be missing.
         prepare: words that write its data.
         imports: whether it has the modules of ``--import``, which count then.
@@ -352,11 +353,20 @@ def make_run(
         settings=settings,
         defaults={key: defaults[key] for key in defaults if key not in (*FILE_KEYS, *INDIFFERENT)},
         result_file=result_file,
-        minutes=minutes,
+        minutes=minutes or _minutes(config, values, evaluate),
         missing=(*missing, *filter(None, here)),
         prepare=prepare,
         imports=imports,
     )
+
+
+def _minutes(config: str, values: Values, evaluate: bool) -> float:
+    """Minutes of an A100 that a run on real data takes; 0 where nobody knows."""
+    if not evaluate:
+        return 60 * HOURS.get(config_name(config), 0)
+    sets = [DATASETS[name] for name in values["DATASETS.TEST"] if name in DATASETS]
+    images = sum(one.official_count or 0 for one in sets)
+    return images * SECONDS.get(config_name(config), 0) / 60
 
 
 def _settings(

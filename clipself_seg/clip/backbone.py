@@ -20,14 +20,14 @@ from clipself_seg.checkpoints.dense_feature import DenseFeature
 from clipself_seg.checkpoints.locate import SUFFIXES
 from clipself_seg.checkpoints.read import Checkpoint, read_checkpoint
 from clipself_seg.clip import tower
-from clipself_seg.clip.guests import GuestBackbone
+from clipself_seg.clip.guest_backbone import GuestBackbone
 from clipself_seg.clip.model import CLIP, find_clip
 from clipself_seg.clip.tower import DENSE, TowerOptions, train_last_blocks
 from clipself_seg.clip.training_free import refuse_training
 from clipself_seg.clip.vision_language import VisionLanguageBackbone
 from clipself_seg.config.declare import backbone_reads
 from clipself_seg.config.keys import KEYS, default_config
-from clipself_seg.config.weights import refuse_addresses
+from clipself_seg.config.weight_checks import refuse_addresses
 from clipself_seg.errors import InputError, nearest
 
 logger = logging.getLogger(__name__)
@@ -184,8 +184,8 @@ def build_clip(cfg: CfgNode, **keys: str) -> VisionLanguageBackbone:
         **keys: values that replace those of keys below ``MODEL.CLIP``, such as BACKBONE and WEIGHTS for a second CLIP.
 
     Raises:
-        InputError: no backbone is registered by this name, it lacks a member of `guests.Guest`, or it raises an error
-            itself.
+        InputError: no backbone is registered by this name, it lacks a member of `guest_backbone.Guest`, or it raises an
+            error itself.
     """
     cfg = cfg.clone()
     cfg.defrost()

@@ -26,7 +26,7 @@ from clipself_seg.config.relations import require_valid
 from clipself_seg.config.semantic_keys import OPENAI_NAMES
 from clipself_seg.errors import InputError
 from clipself_seg.heads.cat_seg.cost_aggregator import AggregatorSizes, CostAggregator
-from clipself_seg.models.base import load_backbone
+from clipself_seg.models.model_base import load_backbone
 
 # Default of MODEL.CLIP.WEIGHTS, which goes with the default of NAME and not with CAT-Seg's own key of the name.
 DEFAULT_WEIGHTS = "mini"

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -176,11 +177,14 @@ def configured_options(cfg: CfgNode) -> TowerOptions:
     )
 
 
-def build_clip(cfg: CfgNode, **keys: str) -> VisionLanguageBackbone:
+def build_clip(
+    cfg: CfgNode, *, class_residual: bool = False, **keys: str
+) -> VisionLanguageBackbone:
     """The backbone ``MODEL.CLIP.BACKBONE``, in evaluation mode; the model decides which parameters train.
 
     Args:
         cfg: configuration that the backbone is built from; `CLIPBackbone` reads ``MODEL.CLIP``.
+        class_residual: as in `TowerOptions`, of a `CLIPBackbone`.
         **keys: values that replace those of keys below ``MODEL.CLIP``, such as BACKBONE and WEIGHTS for a second CLIP.
 
     Raises:
@@ -196,7 +200,9 @@ def build_clip(cfg: CfgNode, **keys: str) -> VisionLanguageBackbone:
     if not (isinstance(entry, type) and issubclass(entry, CLIPBackbone)):
         return _guest(cfg, name, entry)
     # A model says what trains. Of a subclass that is read through its forward, that gives all features.
-    clip = cast(CLIPBackbone, entry(cfg, ShapeSpec(channels=3), trainable_blocks=0)).eval()
+    options = dataclasses.replace(configured_options(cfg), class_residual=class_residual)
+    built = entry(cfg, ShapeSpec(channels=3), trainable_blocks=0, options=options)
+    clip = cast(CLIPBackbone, built).eval()
     clip.out_features = [
         f for f in clip.visual.feature_shapes() if f not in (tower.QUERIES, tower.KEYS)
     ]

@@ -101,12 +101,15 @@ class TowerOptions:
         attention: name of the attention without training by which they are made, or ``none``.
         checkpointing: True if blocks keep their input alone for the backward pass, see `runtime.run_block`.
         compiled: True if blocks are compiled, each when it is first called with inputs of a kind.
+        class_residual: True if the last block of a ViT's dense feature ``token`` adds the class token to every
+            token's value (CAT-Seg's CVPR 2024 code) instead of the token itself (CLIPSelf).
     """
 
     dense: DenseFeature = DenseFeature()
     attention: str = NONE
     checkpointing: bool = False
     compiled: bool = False
+    class_residual: bool = False
 
 
 VIT = Readouts(dense_kinds=KINDS, attentions=True)
@@ -126,8 +129,7 @@ class ImageTower(nn.Module, abc.ABC):
         compiling: True if blocks are compiled.
         dense_feature: the kind of ``dense``, and its number of blocks.
         attention: name of the attention without training by which ``dense`` is made.
-        class_residual: True if the last block of a ViT's dense feature ``token`` adds the class token to every
-            token's value (CAT-Seg's CVPR 2024 code) instead of the token itself (CLIPSelf).
+        class_residual: as in `TowerOptions`.
         readouts: the features and embeddings that the tower gives.
     """
 
@@ -215,6 +217,7 @@ class ImageTower(nn.Module, abc.ABC):
         self.attention = attention
         self.checkpointing = options.checkpointing
         self.compiling = options.compiled
+        self.class_residual = options.class_residual
 
     def _require(self, key: str, value: object, possible: Sequence[object]) -> None:
         """Refuses a choice that this tower does not leave.

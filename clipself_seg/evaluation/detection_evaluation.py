@@ -22,7 +22,6 @@ from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.vocabulary import NamedVocabulary, Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import Evaluation, Pass, Results
 from clipself_seg.evaluation.coco_ap import (
     LIMITS,
     ObjectEvaluator,
@@ -39,8 +38,14 @@ from clipself_seg.evaluation.coco_objects import (
     read_true_objects,
     write_coco_results,
 )
+from clipself_seg.evaluation.evaluation_base import Evaluation, Pass, Results
 from clipself_seg.evaluation.evaluator import ImageId
-from clipself_seg.evaluation.protocol import MeasuringProtocol, seen_text, size_text, words_text
+from clipself_seg.evaluation.measuring_protocol import (
+    MeasuringProtocol,
+    seen_text,
+    size_text,
+    words_text,
+)
 from clipself_seg.evaluation.report import (
     paper_tables,
     percents,
@@ -48,7 +53,7 @@ from clipself_seg.evaluation.report import (
     seen_cells,
     write_class_csv,
 )
-from clipself_seg.models.protocol import DetectionModel, reading_of
+from clipself_seg.models.model_protocols import DetectionModel, reading_of
 
 logger = logging.getLogger(__name__)
 

@@ -41,9 +41,9 @@ from clipself_seg.data.mappers.regions import RegionMapper, WholeImageMapper
 from clipself_seg.data.mappers.samples import Configurable
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import Evaluation, Pass, Results
+from clipself_seg.evaluation.evaluation_base import Evaluation, Pass, Results
 from clipself_seg.evaluation.evaluator import ImageEvaluator, Outputs, Samples, nothing_to_measure
-from clipself_seg.evaluation.protocol import MeasuringProtocol, words_text
+from clipself_seg.evaluation.measuring_protocol import MeasuringProtocol, words_text
 from clipself_seg.evaluation.region_report import (
     about,
     mixture_table,
@@ -52,7 +52,7 @@ from clipself_seg.evaluation.region_report import (
     size_table,
 )
 from clipself_seg.files import write_json
-from clipself_seg.models.protocol import MixedRegionModel, RegionModel, reading_of
+from clipself_seg.models.model_protocols import MixedRegionModel, RegionModel, reading_of
 
 logger = logging.getLogger(__name__)
 

@@ -20,12 +20,17 @@ from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import NamedVocabulary, Vocabulary, read_label_file
-from clipself_seg.evaluation.base import Evaluation, Pass, Results
-from clipself_seg.evaluation.examples import DrawnExamples, of_each
+from clipself_seg.evaluation.drawn_examples import DrawnExamples, of_each
+from clipself_seg.evaluation.evaluation_base import Evaluation, Pass, Results
 from clipself_seg.evaluation.mean_iou import MeanIoUEvaluator, MiouRule
-from clipself_seg.evaluation.protocol import MeasuringProtocol, seen_text, size_text, words_text
+from clipself_seg.evaluation.measuring_protocol import (
+    MeasuringProtocol,
+    seen_text,
+    size_text,
+    words_text,
+)
 from clipself_seg.evaluation.report import paper_tables, run_table
-from clipself_seg.models.protocol import SemanticModel, reading_of
+from clipself_seg.models.model_protocols import SemanticModel, reading_of
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from clipself_seg.checkpoints.locate import weights_folder
 from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, SHIPPED_TAGS, entry_of, shipped_files, zoo
 from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.config.load import load_config, values_and_defaults
-from clipself_seg.config.weights import WEIGHTS, refuse_addresses
+from clipself_seg.config.weight_checks import WEIGHTS, refuse_addresses
 from clipself_seg.data.datasets.records import sem_seg_records
 from clipself_seg.data.datasets.table import DATASETS, MINI, DataSet
 from clipself_seg.errors import InputError, shown

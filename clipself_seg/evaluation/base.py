@@ -58,7 +58,7 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
     Attributes:
         datasets: names of the data sets.
         workers: number of worker processes of each loader.
-        output_dir: folder for files; its name is that of the model in the paper's tables.
+        output_dir: folder for files.
         synonyms: names of a class that count, in the words of the model that was checked.
         protocols: name of a data set that was begun -> the protocol of its numbers.
     """

@@ -15,7 +15,7 @@ import contextlib
 import functools
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -42,7 +42,13 @@ from clipself_seg.data.mappers.samples import Configurable
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.base import Evaluation, Pass, Results
-from clipself_seg.evaluation.evaluator import ImageEvaluator, Outputs, Samples, nothing_to_measure
+from clipself_seg.evaluation.evaluator import (
+    ImageEvaluator,
+    ImageId,
+    Outputs,
+    Samples,
+    nothing_to_measure,
+)
 from clipself_seg.evaluation.protocol import MeasuringProtocol, words_text
 from clipself_seg.evaluation.region_report import (
     about,
@@ -324,20 +330,21 @@ class RegionAccuracyEvaluator(ImageEvaluator[tuple[Regions, Grouping | None]]):
                 grouping = neighbour_purity(dense_Ehw.flatten(1).T, classes_hw.flatten())
             self._images[sample["image_id"]] = regions, grouping
 
-    def evaluate(self) -> dict[str, dict[str, float]]:
-        """Merges all processes and averages.
+    def _numbers(
+        self, images: Mapping[ImageId, tuple[Regions, Grouping | None]]
+    ) -> dict[str, dict[str, float]]:
+        """Averages over all regions.
 
         Returns:
             {"regions": {"boxes.thing.top1": percent, ..., "thing.regions": count, "thing.classes":
-            count, ..., "images": count}}, the same in every process. A group without regions has
+            count, ..., "images": count}}. A group without regions has
             no accuracies. With grouping, "grouping.purity" and "grouping.chance", in percent, too; of whole images,
             which count as things, "images.top1" and "images.top5", the percentage of images.
 
         Raises:
-            InputError: the data set has no region at all (in every process, so that none waits).
+            InputError: the data set has no region at all.
         """
-        images = self._merged()
-        regions = _concatenate([regions for regions, _ in images])
+        regions = _concatenate([regions for regions, _ in images.values()])
         if not len(regions.labels):
             reason = "its panoptic ground truth is blank or all segments are too small"
             lacks = "region to recognise"
@@ -347,12 +354,8 @@ class RegionAccuracyEvaluator(ImageEvaluator[tuple[Regions, Grouping | None]]):
             results |= {
                 f"{WHOLE}.top{k}": 100 * float((regions.ranks[WHOLE] < k).mean()) for k in TOP
             }
-        results |= grouping_results(grouping for _, grouping in images if grouping is not None)
-        if comm.is_main_process():
-            self._report(results, regions)
-        return {"regions": results}
-
-    def _report(self, results: dict[str, float], regions: Regions) -> None:
+        groupings = (grouping for _, grouping in images.values())
+        results |= grouping_results(one for one in groupings if one is not None)
         rows = {self.dataset_name: results}
         logger.info("%s:\n%s", about(rows), region_table(rows, "data set"))
         if "grouping.purity" in results:
@@ -368,6 +371,7 @@ class RegionAccuracyEvaluator(ImageEvaluator[tuple[Regions, Grouping | None]]):
                 "classes": class_table(regions, self.vocabulary.first_names),
             }
             write_json(self.output_dir / f"region_accuracy_{self.dataset_name}.json", content)
+        return {"regions": results}
 
 
 def _concatenate(images: Sequence[Regions]) -> Regions:

@@ -20,7 +20,6 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from detectron2.utils import comm
 from numpy.typing import ArrayLike
 
 from clipself_seg.data.images import truth_pixels
@@ -28,6 +27,7 @@ from clipself_seg.data.masks import read_segments
 from clipself_seg.errors import InputError, require_unique
 from clipself_seg.evaluation.evaluator import (
     ImageEvaluator,
+    ImageId,
     Outputs,
     Samples,
     equal_runs,
@@ -368,31 +368,25 @@ class PanopticQualityEvaluator(ImageEvaluator[ImageMatches]):
             )
             self._images[sample["image_id"]] = match_segments(truth, predicted)
 
-    def evaluate(self) -> dict[str, dict[str, float]]:
-        """Merges all processes and averages.
-
-        Returns:
-            {"panoptic_seg": numbers of `panoptic_results` and "images"}, the same in every process.
+    def _numbers(self, images: Mapping[ImageId, ImageMatches]) -> dict[str, dict[str, float]]:
+        """{"panoptic_seg": numbers of `panoptic_results` and "images"}.
 
         Raises:
-            InputError: images are missing, or there is no segment at all (in every process, so
-                that none waits).
+            InputError: there is no segment at all.
         """
-        matches = self._merged()
         words = self.vocabulary
-        quality = panoptic_quality(matches, len(words))
+        quality = panoptic_quality(images.values(), len(words))
         if np.isnan(quality.pq).all():
             reason = "its panoptic ground truth is blank"
             lacks = "segment, true or predicted,"
-            raise nothing_to_measure(self.dataset_name, len(matches), lacks, reason)
-        results = {"images": float(len(matches))}
+            raise nothing_to_measure(self.dataset_name, len(images), lacks, reason)
+        results = {"images": float(len(images))}
         results |= panoptic_results(quality, words.first_names, words.thing, self.seen)
-        if comm.is_main_process():
-            table = quality_table(results)
-            logger.info('Panoptic quality of "%s" in percent:\n%s', self.dataset_name, table)
-            if self.output_dir is not None:
-                path = self.output_dir / f"panoptic_classes_{self.dataset_name}.csv"
-                write_quality_csv(path, words.first_names, words.thing, quality, self.seen)
+        table = quality_table(results)
+        logger.info('Panoptic quality of "%s" in percent:\n%s', self.dataset_name, table)
+        if self.output_dir is not None:
+            path = self.output_dir / f"panoptic_classes_{self.dataset_name}.csv"
+            write_quality_csv(path, words.first_names, words.thing, quality, self.seen)
         return {"panoptic_seg": results}
 
 

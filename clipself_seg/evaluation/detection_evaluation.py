@@ -82,10 +82,7 @@ class DetectionEvaluator(ObjectEvaluator):
             path = self.output_dir / f"detections_{self.dataset_name}.json"
             write_coco_results(path, images.items(), self.ground_truth.category_ids)
             logger.info("detections in COCO's results format in %s", path)
-        results = {KINDS[task]: self._of_task(task, images) for task in self.tasks}
-        table = run_table("detection", {self.dataset_name: results})
-        logger.info('Detections of "%s" in percent:\n%s', self.dataset_name, table)
-        return results
+        return {KINDS[task]: self._of_task(task, images) for task in self.tasks}
 
     def _of_task(self, task: str, images: Mapping[ImageId, ImageDetections]) -> dict[str, float]:
         truth = self.ground_truth

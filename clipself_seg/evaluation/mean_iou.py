@@ -9,7 +9,6 @@ no other pixels are counted.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,15 +28,7 @@ from clipself_seg.evaluation.evaluator import (
     equal_runs,
     nothing_to_measure,
 )
-from clipself_seg.evaluation.report import (
-    class_keys,
-    percents,
-    run_table,
-    seen_cells,
-    write_class_csv,
-)
-
-logger = logging.getLogger(__name__)
+from clipself_seg.evaluation.report import class_keys, percents, seen_cells, write_class_csv
 
 
 @dataclass(kw_only=True, eq=False)
@@ -149,14 +140,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
         numbers = class_numbers(matrix, self.rule)
         results = {"images": float(images)}
         results |= mean_iou_results(numbers, self.class_names, self.seen)
-        if comm.is_main_process():
-            self._report(results, numbers)
-        return {"sem_seg": results}
-
-    def _report(self, results: dict[str, float], numbers: ClassNumbers) -> None:
-        table = run_table("semantic", {self.dataset_name: results})
-        logger.info('Semantic segmentation in percent, rule "%s":\n%s', self.rule, table)
-        if self.output_dir is not None:
+        if comm.is_main_process() and self.output_dir is not None:
             path = self.output_dir / f"sem_seg_classes_{self.dataset_name}.csv"
             columns = {
                 "iou": percents(numbers.iou),
@@ -166,6 +150,7 @@ class MeanIoUEvaluator(DatasetEvaluator):
                 "seen": seen_cells(self.seen, len(self.class_names)),
             }
             write_class_csv(path, self.class_names, columns)
+        return {"sem_seg": results}
 
 
 # Which classes the mean IoU is taken over: "present" in the ground truth (Detectron2 since July

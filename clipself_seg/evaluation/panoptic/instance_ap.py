@@ -33,7 +33,7 @@ from clipself_seg.evaluation.coco_ap import (
 )
 from clipself_seg.evaluation.coco_objects import ImageDetections
 from clipself_seg.evaluation.evaluator import ImageEvaluator, ImageId, Outputs, Samples
-from clipself_seg.evaluation.report import percents, run_table, seen_cells, write_class_csv
+from clipself_seg.evaluation.report import percents, seen_cells, write_class_csv
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +57,6 @@ class InstanceAPEvaluator(ObjectEvaluator):
         logger.info('comparing the instances of %d images of "%s"', count, self.dataset_name)
         quality = object_quality(self.ground_truth, images, "segm", LIMITS["detectron2"])
         results = {"images": float(count)} | instance_results(quality, self.seen)
-        table = run_table("panoptic", {self.dataset_name: results})
-        logger.info('Instance masks of "%s" in percent:\n%s', self.dataset_name, table)
         if self.output_dir is not None:
             path = self.output_dir / f"instance_classes_{self.dataset_name}.csv"
             ap, ap50 = class_precision(quality)

@@ -11,7 +11,6 @@ Legend: n true and m predicted segments of an image, C classes, H W rows and col
 
 from __future__ import annotations
 
-import logging
 import os
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,15 +32,8 @@ from clipself_seg.evaluation.evaluator import (
     equal_runs,
     nothing_to_measure,
 )
-from clipself_seg.evaluation.report import (
-    class_keys,
-    percents,
-    quality_table,
-    seen_cells,
-    write_class_csv,
-)
+from clipself_seg.evaluation.report import class_keys, percents, seen_cells, write_class_csv
 
-logger = logging.getLogger(__name__)
 # Numbers of Python, which are found at once, and of NumPy.
 REAL, INTEGRAL = (int, float, Real), (int, Integral)
 
@@ -382,8 +374,6 @@ class PanopticQualityEvaluator(ImageEvaluator[ImageMatches]):
             raise nothing_to_measure(self.dataset_name, len(images), lacks, reason)
         results = {"images": float(len(images))}
         results |= panoptic_results(quality, words.first_names, words.thing, self.seen)
-        table = quality_table(results)
-        logger.info('Panoptic quality of "%s" in percent:\n%s', self.dataset_name, table)
         if self.output_dir is not None:
             path = self.output_dir / f"panoptic_classes_{self.dataset_name}.csv"
             write_quality_csv(path, words.first_names, words.thing, quality, self.seen)

@@ -1,5 +1,5 @@
-"""Parts of several evaluators: the base of those that keep something of every image until all processes are done, a
-check of predicted classes, and counting of pairs of labels.
+"""Parts of several evaluators: the base of those that keep something of every image until all processes are done, and
+counting of pairs of labels.
 
 Detectron2's `DatasetEvaluator` is their base as well; evaluators that only add up counts need no more than that.
 """
@@ -96,28 +96,6 @@ class ImageEvaluator(DatasetEvaluator, Generic[Kept]):
 def nothing_to_measure(dataset: str, images: int, lacks: str, reason: str) -> InputError:
     """The error about a data set whose ground truth has nothing to compare with."""
     return InputError(f'"{dataset}" has no {lacks} in {images} images: {reason}')
-
-
-def check_predicted_classes(
-    classes: np.ndarray, num_classes: int, file_name: str, dataset_name: str
-) -> None:
-    """Refuses predictions of a class that the data set does not have.
-
-    Args:
-        classes: (n,) predicted class indices.
-        num_classes: number of classes of the data set.
-        file_name: image, for the message.
-        dataset_name: name of the data set, for the message.
-
-    Raises:
-        ValueError: a class is not in [0, num_classes); it names the first.
-    """
-    wrong = classes[(classes < 0) | (classes >= num_classes)]
-    if len(wrong):
-        raise ValueError(
-            f"class {wrong[0]} is predicted in {file_name}, but "
-            f'"{dataset_name}" has {num_classes}: the model has another vocabulary'
-        )
 
 
 def equal_runs(rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import os
 import re
 import sys
@@ -35,16 +34,15 @@ from clipself_seg.files import home_expanded
 VARIABLE = "CLIPSELF_SEG_WEIGHTS"
 HUB = "hf-hub:"
 HUGGING_FACE = "https://huggingface.co"
-# Files of open_clip's models on the hub: timm's name, and LAION's, of which older repositories have the .bin alone.
-OPEN_CLIP_FILES = (
+# The same CLIP in transformers' layout, which takes its config.json to say the activation, often lies beside
+# open_clip's file; timm's ``model.safetensors`` is the image tower alone.
+TRANSFORMERS_FILES = ("model.safetensors", "pytorch_model.bin")
+FILES = (  # what is looked for where no file is named: open_clip's of timm, open_clip's of LAION, transformers'
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
+    *TRANSFORMERS_FILES,
 )
-# The same CLIP often lies beside it in transformers' layout, which takes its config.json to say the activation; timm's
-# ``model.safetensors`` is the image tower alone.
-TRANSFORMERS_FILES = ("model.safetensors", "pytorch_model.bin")
-FILES = (*OPEN_CLIP_FILES, *TRANSFORMERS_FILES)  # what is looked for where no file is named
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".pkl", ".ckpt")
 PART = "[A-Za-z0-9]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 
@@ -333,14 +331,13 @@ def fetch(entry: Entry) -> Path:
         licence = f"; licence: {entry.licence}" if entry.licence else ""
         sys.stderr.write(f"fetching {entry.name}{megabytes} from {addresses[0]}{licence}\n")
     failed = []
-    for stem, group in itertools.groupby(addresses, _stem):
-        files = [address.removeprefix(stem) for address in group]
+    for address in addresses:
         try:
-            if name := _hub_address(stem + files[0]):
-                path = _fetch(name, files)
+            if name := _hub_address(address):
+                path = _fetch(name, [name.file])
                 check_entry(path, entry)
                 return path
-            download(stem, own, size=entry.size, sha256=entry.sha256)
+            download(address, own, size=entry.size, sha256=entry.sha256)
             return own
         except (NotFetched, FileNotFoundError) as error:
             failed.append(str(error))
@@ -392,20 +389,21 @@ def published_as(path: Path, model: str) -> Entry | None:
     return None
 
 
-def published_file(name: str, repository: str) -> Path:
-    """The file of an open_clip tag, as `fetch` gives that of an entry.
+def published_file(repository: str) -> Path:
+    """The file of an open_clip tag: that of the zoo's entry, or what its repository has.
 
     Args:
-        name: model and tag, as the zoo has them.
         repository: where open_clip says that it is on the Hugging Face hub.
     """
-    stem = f"{HUGGING_FACE}/{repository.rstrip('/')}/resolve/main/"
-    for entry in zoo().values():
-        if any(address.startswith(stem) for address in entry.addresses):
-            return fetch(entry)
-    addresses = tuple(f"{stem}{file}" for file in OPEN_CLIP_FILES)
-    file = f"{name.replace(':', '-')}.safetensors"
-    return fetch(Entry(name=name, file=file, addresses=addresses))
+    name = HubName(repository.rstrip("/"))
+    entries = (
+        entry
+        for entry in zoo().values()
+        for file in map(_hub_address, entry.addresses)
+        if file and file.repository == name.repository
+    )
+    entry = next(entries, None)
+    return hub_file(name) if entry is None else fetch(entry)
 
 
 def _hub_address(address: str) -> HubName | None:
@@ -415,12 +413,6 @@ def _hub_address(address: str) -> HubName | None:
     if match is None:
         return None
     return HubName(match[2], match[3], match[4], "space" if match[1] else "model")
-
-
-def _stem(address: str) -> str:
-    """The beginning that files of one repository of the hub have in common; all of an address elsewhere."""
-    name = _hub_address(address)
-    return address.removesuffix(name.file) if name else address
 
 
 def _addresses(entry: Entry) -> Sequence[str]:

@@ -308,7 +308,7 @@ def _locate(architecture: Architecture, weights: str) -> tuple[Checkpoint, dict[
     import open_clip
 
     if published := open_clip.get_pretrained_cfg(architecture.name, weights):
-        path = path or published_file(f"{architecture.name}:{weights}", published["hf_hub"])
+        path = path or published_file(published["hf_hub"])
         return _original(read_checkpoint(path)), published
     if entry := zoo().get(weights):
         if ":" in weights:

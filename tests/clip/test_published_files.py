@@ -181,7 +181,9 @@ def test_images_are_squashed_as_the_tag_says_and_its_student_keeps_it(tmp_path):
             assert load_clip(MINI, tmp_path / name).squash == clip.squash == (mode == "squash")
     tensors = safetensors.torch.load_file(tmp_path / "clip.safetensors")
     torch.save({"state_dict": tensors, "resize_mode": "crop"}, tmp_path / "odd.pt")
-    with pytest.raises(InputError, match="resize_mode is 'crop', neither shortest nor squash"):
+    with pytest.raises(
+        InputError, match="resize_mode is 'crop', and has to be 'shortest' or 'squash'"
+    ):
         load_clip(MINI, tmp_path / "odd.pt")
 
 

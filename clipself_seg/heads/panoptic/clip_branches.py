@@ -392,8 +392,8 @@ class BackbonePooling(ClipBranch):
         height, width = (length + -length % side for length in canvas)
         sides = (0, width - image.shape[2], 0, height - image.shape[1])
         padded = pad_image(image.float()[None], sides, self.padding, self.clip.mean)
-        pixels, name = self.clip.normalise(padded), self.clip.visual.pooled_map
-        return self.clip.features(on_grid(self.clip, pixels), [name])[name]
+        name = self.clip.visual.pooled_map
+        return self.clip.features(on_grid(self.clip, padded), [name])[name]
 
 
 # Names of the branches in a configuration.

@@ -44,7 +44,7 @@ from clipself_seg.evaluation.panoptic.ground_truth import (
 )
 from clipself_seg.evaluation.panoptic.instance_ap import CityscapesAPEvaluator, InstanceAPEvaluator
 from clipself_seg.evaluation.panoptic.quality import PanopticQualityEvaluator
-from clipself_seg.evaluation.report import paper_tables, run_table
+from clipself_seg.evaluation.report import run_table
 from clipself_seg.heads.fusion import Fusion, fusion_of
 from clipself_seg.models.model_protocols import PanopticModel, reading_of
 
@@ -230,10 +230,8 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         return read(name, self.tasks, self.train_vocabulary, words)
 
     def tables(self, results: Results) -> dict[str, str]:
-        """All means of each data set and fusion, and the paper's Table 6 of those that have segments."""
-        model, trained = self.output_dir.name or "model", str(self.train_vocabulary)
-        all_means = {"All data sets in percent": run_table("panoptic", results)}
-        return all_means | paper_tables(results, model, trained)
+        """All means of each data set and fusion."""
+        return {"All data sets in percent": run_table("panoptic", results)}
 
 
 def _further_tasks(truth: PanopticGroundTruth) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from clipself_seg.checkpoints.bounds import OutOfBounds, open_safetensors
 from clipself_seg.checkpoints.hashes import hash_tensors, invalidate, weights_hash, weights_state
 from clipself_seg.clip.example_embeddings import ReadRegions, dense_regions, with_examples
-from clipself_seg.clip.runtime import full_precision, lower_precision, tf32
+from clipself_seg.clip.precision import full_precision, lower_precision, tf32
 from clipself_seg.clip.vision_language import VisionLanguageBackbone
 from clipself_seg.data.examples import ClassExamples
 from clipself_seg.data.vocabulary import Names, Vocabulary

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clipself_seg.checkpoints.dense_feature import KINDS, TOKEN, DenseFeature
+from clipself_seg.clip.block_calls import allow_kinds_of_inputs, run_block
 from clipself_seg.clip.layers import ViTBlock, merge_heads
 from clipself_seg.clip.region_pooling import mask_weights, pool
-from clipself_seg.clip.runtime import allow_kinds_of_inputs, run_block
 from clipself_seg.clip.training_free import ATTENTIONS, NONE, attended_tokens
 from clipself_seg.errors import InputError, nearest
 
@@ -94,7 +94,7 @@ class TowerOptions:
     Attributes:
         dense: the kind of dense features.
         attention: name of the attention without training by which they are made, or ``none``.
-        checkpointing: True if blocks keep their input alone for the backward pass, see `runtime.run_block`.
+        checkpointing: True if blocks keep their input alone for the backward pass, see `block_calls.run_block`.
         compiled: True if blocks are compiled, each when it is first called with inputs of a kind.
         class_residual: True if the last block of a ViT's dense feature ``token`` adds the class token to every
             token's value (CAT-Seg's CVPR 2024 code) instead of the token itself (CLIPSelf).
@@ -120,7 +120,7 @@ class ImageTower(nn.Module, abc.ABC):
         patch_size: stride in pixels of the dense features; sides of inputs must be multiples of it.
         embed_dim: width E of the embedding.
         blocks: stages that can be trained, in order.
-        checkpointing: True if blocks keep their input alone for the backward pass, see `runtime.run_block`.
+        checkpointing: True if blocks keep their input alone for the backward pass, see `block_calls.run_block`.
         compiling: True if blocks are compiled.
         dense_feature: the kind of ``dense``, and its number of blocks.
         attention: name of the attention without training by which ``dense`` is made.

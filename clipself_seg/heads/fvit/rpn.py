@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
-from clipself_seg.clip.runtime import in_own_precision
+from clipself_seg.clip.precision import in_own_precision
 from clipself_seg.heads.fvit.boxes import (
     RPN_RULE,
     RPN_SAMPLING,

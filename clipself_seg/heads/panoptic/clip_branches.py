@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipself_seg.clip import VisionLanguageBackbone
+from clipself_seg.clip.precision import full_precision
 from clipself_seg.clip.region_pooling import mask_weights, pool
-from clipself_seg.clip.runtime import chunk_size, constant, full_precision, on_cpu
+from clipself_seg.clip.runtime import chunk_size, constant, on_cpu
 from clipself_seg.clip.tower import DENSE
 from clipself_seg.data.images import fit_size
 from clipself_seg.errors import InputError

@@ -63,16 +63,8 @@ def fractions_of(cfg: CfgNode, trains: bool = False) -> list[float]:
     Args:
         cfg: configuration. A training on ``DATASETS.DATA`` that has a start is evaluated before and after.
         trains: True if it is a training.
-
-    Raises:
-        InputError: the configuration asks for mixtures of a training that has no start.
     """
     given = cfg.SOLVER.MIX_WITH_START
-    if given and not cfg.MODEL.WEIGHTS:
-        raise InputError(
-            f"{KEY} {tuple(given)} needs a model to start from, and MODEL.WEIGHTS is empty, so that the head begins "
-            "random: name the weights that the training goes on from, or leave the key out"
-        )
     if not given and not (trains and cfg.DATASETS.DATA and cfg.MODEL.WEIGHTS):
         return []
     return list(dict.fromkeys((1.0, 0.0, *map(float, given))))

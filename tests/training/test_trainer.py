@@ -16,7 +16,7 @@ from clipself_seg.checkpoints.training_state import trained_parameters
 from clipself_seg.config.declare import is_free
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.models.distillation import CONTEXTS, TERMS, Original, WeightedTerms
+from clipself_seg.models.distillation import CONTEXTS, OBJECTIVES, Original, WeightedObjectives
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.training.metrics import HostCopy, drop_metrics_from
 from clipself_seg.training.settings import TrainingSettings
@@ -50,13 +50,13 @@ def trainer(
     mapper=tiny_mapper,
     evaluate=None,
     records=None,
-    objective=None,
+    target=None,
     hooks=(),
     vocabulary=None,
     **changes,
 ) -> Trainer:
     torch.set_num_threads(1)  # OpenMP does not survive the fork of `killed`
-    model = tiny_clipself(trainable_blocks=2, objective=objective)
+    model = tiny_clipself(trainable_blocks=2, target=target)
     run_settings = settings(folder, **changes)
     return Trainer(
         model=model,
@@ -311,17 +311,17 @@ def test_loss_scaling_survives_resume(tmp_path):
     assert resumed.scaler.state_dict() == whole.scaler.state_dict()
 
 
-def every_objective() -> WeightedTerms:
-    return WeightedTerms(dict.fromkeys(TERMS, 0.5), Original(), CONTEXTS["qk"])
+def every_objective() -> WeightedObjectives:
+    return WeightedObjectives(dict.fromkeys(OBJECTIVES, 0.5), Original(), CONTEXTS["qk"])
 
 
 def test_a_resumed_run_of_every_objective_writes_the_files_of_an_uninterrupted_one(tmp_path):
-    trainer(tmp_path / "whole", objective=every_objective()).train()
-    part = trainer(tmp_path / "part", objective=every_objective())
+    trainer(tmp_path / "whole", target=every_objective()).train()
+    part = trainer(tmp_path / "part", target=every_objective())
     part.mapper = lambda record, draw: [][0] if draw == 10 else tiny_mapper(record, draw)
     with pytest.raises(IndexError):
         part.train()
-    trainer(tmp_path / "part", objective=every_objective()).train(resume=True)
+    trainer(tmp_path / "part", target=every_objective()).train(resume=True)
     states = [
         {path.name: path.read_bytes() for path in (tmp_path / name / "checkpoints").iterdir()}
         for name in ("whole", "part")
@@ -330,7 +330,7 @@ def test_a_resumed_run_of_every_objective_writes_the_files_of_an_uninterrupted_o
     logged = []
     for name in ("whole", "part"):
         lines = map(json.loads, (tmp_path / name / "metrics.json").read_text().splitlines())
-        terms = [term.loss for term in TERMS.values()]
+        terms = [term.loss for term in OBJECTIVES.values()]
         kept = ("iteration", *terms, "gradient_norm", "lr")  # the others are times
         logged.append([{key: line[key] for key in kept} for line in lines])
     assert logged[0] == logged[1] and len(logged[0]) == ITERATIONS

@@ -17,6 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from PIL import Image
 
+from clipself_seg.config.relations import IMAGES, require_valid
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.images import MAX_PIXELS, read_image
 from clipself_seg.data.mappers.samples import (
@@ -24,7 +25,6 @@ from clipself_seg.data.mappers.samples import (
     Sample,
     chw,
     image_sample,
-    require_rgb,
     stated_size,
 )
 from clipself_seg.data.masks import object_mask, tight_box
@@ -149,7 +149,7 @@ class DetectionTrainMapper(Configurable):
     @classmethod
     def from_config(cls, cfg: CfgNode, *, seed: int, masks: bool = False) -> dict[str, Any]:
         """Reads INPUT.DETECTION; the seed, and whether the model has masks, come from the caller."""
-        require_rgb(cfg.INPUT.FORMAT)
+        require_valid(cfg, IMAGES, all_keys=True)
         detection = cfg.INPUT.DETECTION
         return dict(
             seed=seed,
@@ -271,7 +271,7 @@ class DetectionTestMapper(Configurable):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Reads INPUT.DETECTION and MAX_PIXELS."""
-        require_rgb(cfg.INPUT.FORMAT)
+        require_valid(cfg, IMAGES, all_keys=True)
         detection = cfg.INPUT.DETECTION
         limit = cfg.INPUT.MAX_PIXELS
         return dict(side=detection.SIDE, resize=detection.RESIZE, max_pixels=limit)

@@ -18,6 +18,7 @@ from detectron2.projects.point_rend import ColorAugSSDTransform
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipself_seg.config.relations import IMAGES, require_valid
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.images import MAX_PIXELS, read_image
 from clipself_seg.data.mappers.samples import (
@@ -26,7 +27,6 @@ from clipself_seg.data.mappers.samples import (
     Sample,
     chw,
     image_sample,
-    require_rgb,
     seeded,
     stated_size,
 )
@@ -96,7 +96,7 @@ class SemSegTrainMapper(Configurable):
         cls, cfg: CfgNode, *, seed: int, num_classes: int, ignore_label: int
     ) -> dict[str, Any]:
         """Reads INPUT; the seed and the meaning of the labels come from the caller."""
-        require_rgb(cfg.INPUT.FORMAT)
+        require_valid(cfg, IMAGES, all_keys=True)
         sizes, crop = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.CROP
         return dict(
             seed=seed,
@@ -170,7 +170,7 @@ class SemSegTestMapper(Configurable):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Reads INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST and MAX_PIXELS."""
-        require_rgb(cfg.INPUT.FORMAT)
+        require_valid(cfg, IMAGES, all_keys=True)
         return dict(
             min_size=cfg.INPUT.MIN_SIZE_TEST,
             max_size=cfg.INPUT.MAX_SIZE_TEST,

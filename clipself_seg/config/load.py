@@ -24,7 +24,7 @@ from clipself_seg.config.keys import default_config
 from clipself_seg.config.panoptic_keys import OF_WEIGHTS
 from clipself_seg.config.relations import MODEL, require_valid
 from clipself_seg.config.semantic_keys import CAT_SEG_UNREAD, GUIDED, PUBLISHED
-from clipself_seg.config.weights import FETCHED, refuse_addresses
+from clipself_seg.config.weight_checks import FETCHED, refuse_addresses
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.imports import OR_IMPORT, import_typed_modules
 from clipself_seg.yaml_files import (
@@ -69,7 +69,7 @@ class Sources:
         self._written = [is_typed(layer) for layer in self.layers]
 
     def place(self, key: str) -> int:
-        """Position of the source that sets a key, or one of a section: its layer, behind all the command line, or -1."""
+        """Position of the source that sets a key, or one of a section: its layer, behind all the command line; or -1."""
         typed = any(name == key or name.startswith(f"{key}.") for name in self.typed)
         return len(self.layers) if typed else setting_place(key, self.layers)
 

@@ -69,7 +69,7 @@ class Sources:
         self._written = [is_typed(layer) for layer in self.layers]
 
     def place(self, key: str) -> int:
-        """Position of the source that sets a key, or one of a section: its layer, behind all the command line; or -1."""
+        """Position of the source that sets a key or one of a section: its layer, behind all the command line; or -1."""
         typed = any(name == key or name.startswith(f"{key}.") for name in self.typed)
         return len(self.layers) if typed else setting_place(key, self.layers)
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 
-from clipself_seg.config.declare import KEYS, covers, in_brief
+from clipself_seg.config.declare import KEYS, in_brief
 from clipself_seg.config.keys import objectives
 from clipself_seg.errors import InputError
 from clipself_seg.yaml_files import leaves
@@ -34,7 +34,7 @@ class Relation(NamedTuple):
             message asks to change the first, and says what the others are.
         wanted: values that the first key may have, in words.
         holds: function of the values of the keys that returns whether they go together.
-        of: the only model that it is a check of, or `IMAGES` or `EVALUATION`; "" for all.
+        of: the only model that it is a check of, where others read the keys too; or `IMAGES` or `EVALUATION`.
     """
 
     keys: tuple[str, ...]
@@ -68,7 +68,6 @@ def of_generators_clip(name: str) -> Relation:
         (f"MODEL.CLIP_BRANCH.{name}", BRANCH_KIND, f"MODEL.CLIP.{name}"),
         f"empty, as MODEL.CLIP.{name} names what KIND backbone reads, or KIND another",
         lambda value, kind, own: kind != "backbone" or value in ("", own),
-        "OpenPanoptic",
     )
 
 
@@ -81,7 +80,7 @@ RELATIONS: list[Relation] = [
     whole_batches("CLIPSelf", "for its loss averages over all regions of a batch"),
     whole_batches("FViT", "for batch norms would see parts of a batch"),
     *map(of_teacher, CORRELATED),
-    *map(of_crops, (key for key in KEYS if covers([f"{WEIGHTS}."], key))),
+    *(of_crops(key) for key in KEYS if key.startswith(objectives.prefix)),
     Relation(
         (WEIGHTS, TARGET),
         "greater than 0 for one objective at least, such as CROPS 1.0",
@@ -163,25 +162,21 @@ RELATIONS: list[Relation] = [
         (f"{HEAD}.WINDOW_SIZES", f"{HEAD}.FEATURE_RESOLUTION"),
         "a divisor of FEATURE_RESOLUTION, or at least as large",
         lambda window, grid: window >= grid[0] or grid[0] % window == 0,
-        "CATSeg",
     ),
     Relation(
         (f"{HEAD}.POOLING_SIZES", f"{HEAD}.FEATURE_RESOLUTION"),
         "divisors of FEATURE_RESOLUTION",
         lambda sizes, grid: all(grid[0] % size == 0 for size in sizes),
-        "CATSeg",
     ),
     Relation(
         (f"{HEAD}.NUM_HEADS", f"{HEAD}.HIDDEN_DIMS"),
         "a divisor of HIDDEN_DIMS",
         lambda heads, width: width % heads == 0,
-        "CATSeg",
     ),
     Relation(
         (f"{HEAD}.DECODER_GUIDANCE_PROJ_DIMS", f"{HEAD}.HIDDEN_DIMS", f"{HEAD}.DECODER_DIMS"),
         "less than what their steps get, HIDDEN_DIMS and the first of DECODER_DIMS",
         lambda dims, hidden, decoder: dims[0] < hidden and dims[1] < decoder[0],
-        "CATSeg",
     ),
     Relation(
         ("TEST.BACKGROUND.THRESHOLD", "TEST.BACKGROUND.WORDS"),
@@ -198,7 +193,6 @@ RELATIONS: list[Relation] = [
         ("MODEL.WEIGHTS", SOURCE),
         "empty for masks, so that nothing generates any",
         lambda weights, source: not weights or source != "masks",
-        "OpenPanoptic",
     ),
     Relation(
         (SOURCE, KIND),
@@ -219,7 +213,6 @@ RELATIONS: list[Relation] = [
         (f"{FORMER}.HIDDEN_DIM", f"{FORMER}.NHEADS", KIND),
         "a multiple of 32, for groups of norms, and of NHEADS",
         lambda width, heads, kind: kind == "plain" or (width % 32 == 0 and width % heads == 0),
-        "OpenPanoptic",
     ),
     Relation(
         (f"{FORMER}.SIZE_DIVISIBILITY", SOURCE),
@@ -231,13 +224,11 @@ RELATIONS: list[Relation] = [
         ("MODEL.FUSION.MODE", SOURCE),
         "clip for masks, which have no class scores but CLIP's",
         lambda mode, source: mode == "clip" or source != "masks",
-        "OpenPanoptic",
     ),
     Relation(
         ("MODEL.FUSION.VOID_DISCOUNT", SOURCE),
         "0 for masks, which have no void but CLIP's",
         lambda discount, source: not discount or source != "masks",
-        "OpenPanoptic",
     ),
     Relation(
         ("TEST.PANOPTIC.ROWS", SOURCE),
@@ -255,7 +246,6 @@ RELATIONS: list[Relation] = [
         ("MODEL.CLIP_BRANCH.INPUT_SIZE", BRANCH_KIND),
         "0 for KIND backbone, which reads the generator's canvas as it is",
         lambda size, kind: not size or kind != "backbone",
-        "OpenPanoptic",
     ),
     of_generators_clip("BACKBONE"),
     of_generators_clip("NAME"),
@@ -264,13 +254,11 @@ RELATIONS: list[Relation] = [
         ("MODEL.CLIP_BRANCH.WEIGHTS", "MODEL.CLIP_BRANCH.NAME", "MODEL.CLIP.NAME"),
         "those of the architecture NAME, such as a distilled CLIP's",
         lambda weights, name, own: bool(weights) or name in ("", own),
-        "OpenPanoptic",
     ),
     Relation(
         ("INPUT.MIN_SCALE", "INPUT.MAX_SCALE"),
         "at most MAX_SCALE",
         lambda least, most: least <= most,
-        "OpenPanoptic",
     ),
     Relation(
         ("TEST.AUG.ENABLED", "MODEL.FUSION.MODE"),

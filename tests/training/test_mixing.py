@@ -14,7 +14,7 @@ from clipself_seg.checkpoints.read import read_checkpoint
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
 from clipself_seg.models.build import build_model
-from clipself_seg.training import mixing, run
+from clipself_seg.training import final_evaluation, mixing, run
 from clipself_seg.training.mixing import changed_tensors, fractions_of, mixed, start_of_run
 from clipself_seg.training.tasks import TrainingData
 from tests.conftest import ROOT
@@ -99,8 +99,8 @@ def evaluated(folder, evaluation, fractions=(1.0, 0.0, 0.5), **outputs):
     cfg = load_config(ROOT / "configs/mini/semseg.yaml", ["OUTPUT_DIR", str(folder)])
     model = Toy()
     start = start_of(trained(model)) if fractions else {}
-    outputs = mixing.RunOutputs(cfg, folder, 9, **outputs)
-    mixing.evaluate_mixed(evaluation, model, outputs, start, fractions)
+    outputs = final_evaluation.RunOutputs(cfg, folder, 9, **outputs)
+    final_evaluation.evaluate_run(evaluation, model, outputs, start, fractions)
     return json.loads((folder / "results.json").read_text())
 
 

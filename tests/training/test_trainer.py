@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.models.distillation import CONTEXTS, OBJECTIVES, Original, WeightedObjectives
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
 from clipself_seg.training.metrics import HostCopy, drop_metrics_from
+from clipself_seg.training.optimizer import learning_rate
 from clipself_seg.training.settings import TrainingSettings
 from clipself_seg.training.trainer import Trainer, TrainingStopped
 from tests.tiny import tiny_clipself, tiny_mapper, tiny_record
@@ -33,8 +35,7 @@ def settings(folder: Path, **changes) -> TrainingSettings:
             "seed": 3,
             "batch_size": 2,
             "iterations": ITERATIONS,
-            "base_lr": 1e-2,
-            "warmup": 2,
+            "rate": partial(learning_rate, base=1e-2, warmup=2, total=ITERATIONS),
             "betas": (0.9, 0.98),
             "eps": 1e-6,
             "checkpoint_period": 2,
@@ -266,7 +267,7 @@ def test_weights_that_are_not_finite_push_no_good_checkpoint_out(tmp_path, steps
 
 
 def test_a_rate_that_is_no_number_leaves_no_checkpoint(tmp_path):
-    run = trainer(tmp_path, base_lr=float("nan"))
+    run = trainer(tmp_path, rate=lambda step: float("nan"))
     with pytest.raises(TrainingStopped, match="not finite.*is finite: there is none"):
         run.train()
     assert not run.checkpoints.paths()

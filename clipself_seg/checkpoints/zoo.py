@@ -98,6 +98,7 @@ class Entry:
         licence: of the weights.
         key: configuration key that takes it.
         model: name of the CLIP; empty for what is none.
+        same: name of another entry of the same weights, whose file stands for this one's; empty for none.
         activation: "quick_gelu" where neither the file nor the name of the CLIP says it; else empty.
         configs: files that it goes with, such as "semseg/catseg+openai_vitb16".
         settings: keys and values, other than the files', that the published numbers were measured with.
@@ -115,6 +116,7 @@ class Entry:
     licence: str = ""
     key: str = "MODEL.CLIP.WEIGHTS"
     model: str = ""
+    same: str = ""
     activation: str = ""
     configs: tuple[str, ...] = ()
     settings: tuple[tuple[str, object], ...] = ()
@@ -147,6 +149,12 @@ def _fields(values: dict[str, Any]) -> dict[str, Any]:
         key: tuple(v) if isinstance(v, list) else v for key, v in values.items()
     }
     return whole | {"settings": tuple(whole.get("settings", {}).items())}
+
+
+def same_weights(entry: Entry) -> list[Entry]:
+    """The entries of the same weights, the given one first."""
+    others = [one for one in zoo().values() if one.same == entry.name or entry.same == one.name]
+    return [entry, *others]
 
 
 def entry_of(name: str, clip: str) -> Entry | None:

@@ -45,7 +45,7 @@ def _list(task: str | None) -> int:
     from tabulate import tabulate
 
     from clipself_seg.checkpoints.locate import present_file, weights_folder
-    from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, shipped_tags, zoo
+    from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, same_weights, shipped_tags, zoo
     from clipself_seg.choice import TASKS, find_model, require_task
 
     require_task(task)
@@ -54,7 +54,8 @@ def _list(task: str | None) -> int:
         kind = CLIP if entry.key == "MODEL.CLIP.WEIGHTS" else PART
         kind = find_model(entry.name).task if entry.key == "MODEL.WEIGHTS" else kind
         size = f"{entry.size / 1e6:,.0f} MB" if entry.size else "-"
-        here = "yes" if present_file(entry) else "no" if entry.addresses else "by hand"
+        present = any(map(present_file, same_weights(entry)))
+        here = "yes" if present else "no" if entry.addresses else "by hand"
         cells = [_cut(entry.licence), entry.may_ship, size, here, _cut(entry.published)]
         rows[kind].append([entry.name, *cells])
     headings = ["name", "licence", "may ship", "size", "here", "published"]

@@ -1,4 +1,4 @@
-"""Write the generated tables of docs/: official checkpoints (models.md), licences, kinds of CLIP and weights (towers.md)."""
+"""Write the generated tables of docs/: checkpoints (models.md), licences, kinds of CLIP and weights (towers.md)."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ FAMILIES = {
     "Masks (--masks)": "sam|eomt|mask2former",
     "Parts of models": "",
 }
-# Licence of the weights of open_clip's tags by how they begin, as the cards of the zoo's entries of a family say; a line
-# of the zoo goes before it. Of commonpool, yfcc15m and cc12m none was read.
+# Licence of the weights of open_clip's tags by how they begin, as the cards of the zoo's entries of a family say; a
+# line of the zoo goes before it. Of commonpool, yfcc15m and cc12m none was read.
 LICENCES = {
     "metaclip": "CC BY-NC 4.0",
     "dfn": "apple-amlr, research only",

@@ -97,11 +97,11 @@ class Entry:
         size: bytes; None where nobody says them all.
         megabytes: size, rounded, where `size` is None; None where nobody says it. Nothing is compared with it.
         sha256: hexadecimal digits, all or the first of them; empty where nobody says it.
-        same_as: name of another entry with the same weights in another layout, see `same_weights`; or empty.
         licence: of the weights.
         licence_source: address where it is stated, and when that was read.
         key: configuration key that takes it.
         model: name of the CLIP; empty for what is none.
+        same: name of another entry of the same weights, whose file stands for this one's; empty for none.
         activation: "quick_gelu" where neither the file nor the name of the CLIP says it; else empty.
         configs: files that it goes with, such as "semseg/catseg+openai_vitb16".
         tasks: of a CLIP that is a good choice for them without training.
@@ -118,11 +118,11 @@ class Entry:
     size: int | None = None
     megabytes: int | None = None
     sha256: str = ""
-    same_as: str = ""
     licence: str = ""
     licence_source: str = ""
     key: str = "MODEL.CLIP.WEIGHTS"
     model: str = ""
+    same: str = ""
     activation: str = ""
     configs: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
@@ -165,6 +165,12 @@ def _fields(values: dict[str, Any]) -> dict[str, Any]:
     return whole | {"settings": tuple(whole.get("settings", {}).items())}
 
 
+def same_weights(entry: Entry) -> list[Entry]:
+    """The entries of the same weights, the given one first."""
+    others = [one for one in zoo().values() if one.same == entry.name or entry.same == one.name]
+    return [entry, *others]
+
+
 def entry_of(name: str, clip: str) -> Entry | None:
     """The entry of weights that a configuration names, by its name or by open_clip's tag; None if there is none.
 
@@ -177,15 +183,6 @@ def entry_of(name: str, clip: str) -> Entry | None:
     file = f"{clip.removesuffix('-quickgelu')}-{name}.safetensors"
     of_tag = (entry for entry in zoo().values() if entry.file == file)
     return zoo().get(name) or zoo().get(f"{clip}:{name}") or next(of_tag, None)
-
-
-def same_weights(entry: Entry) -> list[Entry]:
-    """Other entries with the weights of an entry, in files of another layout: each does for the names of all."""
-    return [
-        other
-        for other in zoo().values()
-        if entry.name == other.same_as or entry.same_as == other.name
-    ]
 
 
 def suggestion(given: str) -> str:

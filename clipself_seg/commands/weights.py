@@ -89,8 +89,8 @@ def _row(entry: Entry, how: str) -> list[str]:
     from clipself_seg.checkpoints.locate import present_file
     from clipself_seg.checkpoints.zoo import same_weights
 
-    there = any(map(present_file, [entry, *same_weights(entry)]))
-    here = "yes" if there else "no" if entry.addresses else "by hand"
+    present = any(map(present_file, same_weights(entry)))
+    here = "yes" if present else "no" if entry.addresses else "by hand"
     licence = entry.licence.replace(" (the repository's)", "*").replace(" License", "")
     shipped = entry.may_ship
     return [

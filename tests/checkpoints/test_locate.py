@@ -391,9 +391,9 @@ def test_a_size_is_exact_about_or_unknown():
 
 def test_entries_of_one_set_of_weights_know_each_other():
     own, tag = zoo()["eva02-vitb16"], zoo()["EVA02-B-16:merged2b_s8b_b131k"]
-    assert same_weights(own) == [tag] and same_weights(tag) == [own]
-    assert same_weights(zoo()["catseg-base"]) == []
-    assert all(zoo()[one.same_as].model == one.model for one in ENTRIES if one.same_as)
+    assert same_weights(own) == [own, tag] and same_weights(tag) == [tag, own]
+    assert same_weights(zoo()["catseg-base"]) == [zoo()["catseg-base"]]
+    assert all(zoo()[one.same].model == one.model for one in ENTRIES if one.same)
 
 
 def test_names_of_tags_are_tags():

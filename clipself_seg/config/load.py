@@ -15,7 +15,6 @@ from clipself_seg.checkpoints.locate import SUFFIXES
 from clipself_seg.checkpoints.read import feature_of_weights
 from clipself_seg.checkpoints.zoo import SCHEME, zoo
 from clipself_seg.config.declare import (
-    CLIP_BACKBONE,
     KEYS,
     backbone_reads,
     in_brief,
@@ -72,8 +71,9 @@ class Sources:
         self._written = [is_typed(layer) for layer in self.layers]
 
     def place(self, key: str) -> int:
-        """Position of the source that sets a key: that of its layer, one further for the command line; -1 for none."""
-        return len(self.layers) if key in self.typed else setting_place(key, self.layers)
+        """Position of the source that sets a key or one of a section: its layer, behind all the command line; or -1."""
+        typed = any(name == key or name.startswith(f"{key}.") for name in self.typed)
+        return len(self.layers) if typed else setting_place(key, self.layers)
 
     def name(self, *keys: str) -> str:
         """Name of the source that sets the first of `keys` that any source sets, for messages."""
@@ -124,8 +124,8 @@ def load_config(
         cfg.SEED = defaults["SEED"]  # any, in Detectron2's words
     _choose_exponents(cfg, sources)
     refuse_addresses(cfg, {key for key in FETCHED if key not in typed}, sources.name)
-    require_valid(cfg, cfg.MODEL.META_ARCHITECTURE, sources.name, all_keys=True)
     _check_read(cfg, defaults, sources)
+    require_valid(cfg, cfg.MODEL.META_ARCHITECTURE, sources.name, all_keys=True)
     _choose_device(cfg, sources)
     amp = cfg.SOLVER.AMP
     if cfg.MODEL.DEVICE in ("cpu", "mps") and amp.ENABLED and amp.DTYPE == "float16":
@@ -310,7 +310,7 @@ def _why_unread_by_backbone(key: str, cfg: CfgNode) -> str | None:
     if backbone_reads(backbone, name):
         return None
     return (
-        f"{CLIP_BACKBONE} alone reads it, and {where} is {backbone}, whose attribute `reads` does not name "
+        f"CLIPBackbone alone reads it, and {where} is {backbone}, whose attribute `reads` does not name "
         f"{'it' if name == key else name}"
     )
 

@@ -68,7 +68,7 @@ def test_paths_and_shipped_models_are_what_they_are(folder):
     assert locate("mini-fvit") == SHIPPED_MODELS["mini-fvit"]
 
 
-def test_a_file_in_the_folder_is_taken_without_a_network(folder):
+def test_a_file_in_the_folder_is_taken_without_a_network(folder, stand_ins):
     (folder / "model_base.pth").write_bytes(DATA)
     assert locate("catseg-base") == folder / "model_base.pth"
 
@@ -84,7 +84,10 @@ def test_offline_it_says_what_to_fetch_and_where_to_put_it(folder):
         locate("catseg-base")
     said = str(caught.value)
     address = "https://huggingface.co/spaces/hamacojr/CAT-Seg-weights/resolve/main/model_base.pth"
-    assert f": fetch them from {address} and save them as {folder}/model_base.pth, or set" in said
+    assert (
+        f": fetch them from {address} and save them as {folder}/model_base.pth (819132441 bytes), or set"
+        in said
+    )
     assert "Connection refused" in said and len(said.splitlines()) == 1
 
 
@@ -185,7 +188,7 @@ def hub(tmp_path, monkeypatch):
         assert not server.secrets
 
 
-def test_an_entry_on_the_hub_comes_from_there_with_its_hash(hub, tmp_path, capsys):
+def test_an_entry_on_the_hub_comes_from_there_with_its_hash(hub, tmp_path, capsys, stand_ins):
     hub.push({"model_base.pth": DATA}, name="hamacojr/CAT-Seg-weights", kind="space")
     path = locate("catseg-base")
     assert path.read_bytes() == DATA and path.is_relative_to(tmp_path / "hub")
@@ -406,7 +409,7 @@ def test_a_folder_that_cannot_be_written_is_named(hub, tmp_path):
         hub_file(NAME)
 
 
-def test_what_others_have_cached_is_taken(hub):
+def test_what_others_have_cached_is_taken(hub, stand_ins):
     repository, file = "laion/CLIP-ViT-B-16-laion2B-s34B-b88K", "open_clip_pytorch_model.bin"
     hub.push({file: DATA}, name=repository)
     cached = huggingface_hub.hf_hub_download(repository, file, endpoint=hub.address, token=False)
@@ -452,17 +455,39 @@ def test_names_and_files_are_unlike_each_other_and_shipped_ones():
 def test_an_entry_is_complete(entry):
     assert entry.addresses or entry.pages
     assert all(a.startswith("https://") and "/blob/" not in a for a in entry.addresses)
-    assert entry.licence and entry.source
+    assert entry.source and not (entry.size and entry.megabytes)
+    assert entry.licence and re.fullmatch(r"https://\S+, read 20\d\d-\d\d", entry.licence_source)
     assert re.fullmatch("([0-9a-f]{8,64})?", entry.sha256) and entry.size != 0
     assert all(map(find_file, entry.configs))
     assert not entry.model or entry.model in list_architectures()
 
 
-def test_whether_weights_may_be_shipped_follows_from_a_licence_of_their_own():
-    answers = {name: zoo()[name].may_ship for name in ("tipsv2-b14", "catseg-base", "odise-label")}
-    assert answers == {"tipsv2-b14": "yes", "catseg-base": "ask", "odise-label": "no"}
-    assert zoo()["openai-vitb16"].may_ship == zoo()["resnet101"].may_ship == "ask"
-    assert zoo()["ViT-B-16-quickgelu:metaclip_400m"].may_ship == "no"
+@pytest.mark.parametrize(
+    ("answer", "licences"),
+    [
+        ("yes", ["MIT", "Apache-2.0", "CC BY 4.0"]),
+        (
+            "ask",
+            ["MIT (the repository's)", "CreativeML OpenRAIL-M", "SAM License, gated", "unknown"],
+        ),
+        ("no", ["apple-amlr, research only", "CC BY-NC 4.0", "S-Lab License 1.0, non-commercial"]),
+    ],
+)
+def test_whether_weights_may_be_shipped_follows_from_a_licence_of_their_own(answer, licences):
+    assert {entry(licence=licence).may_ship for licence in licences} == {answer}
+    assert any(entry.licence in licences for entry in ENTRIES)
+
+
+def test_a_size_is_exact_about_or_unknown():
+    sizes = [entry(), entry(size=None, megabytes=1410), entry(size=None)]
+    assert [one.how_large for one in sizes] == ["0 MB", "about 1,410 MB", "unknown"]
+
+
+def test_entries_of_one_set_of_weights_know_each_other():
+    own, tag = zoo()["eva02-vitb16"], zoo()["EVA02-B-16:merged2b_s8b_b131k"]
+    assert same_weights(own) == [own, tag] and same_weights(tag) == [tag, own]
+    assert same_weights(zoo()["catseg-base"]) == [zoo()["catseg-base"]]
+    assert all(zoo()[one.same].model == one.model for one in ENTRIES if one.same)
 
 
 def test_names_of_tags_are_tags():

@@ -13,7 +13,8 @@ tensor is refused. By family, and where that is known from:
 OpenAI's ViTs and ResNets   input_resolution, context_length, vocab_size (openai/CLIP, clip/model.py `build_model`);
                             num_batches_tracked of ResNets (the .bin of timm/resnet50_clip.openai)
 transformers' CLIP, SigLIP  position_ids (openai/clip-vit-base-patch32, google/siglip2-base-patch16-224)
-EVA-02 and its students     rotary tables (wusize/CLIPSelf issue 24, of F-ViT's files); attn_mask (EVA-CLIP's text tower)
+EVA-02 and its students     rotary tables, attn_mask: buffers that mmcv saves although they are not persistent
+                            (wusize/CLIPSelf issue 24, of F-ViT's files)
 TIPSv2                      mask_token, which `tips` leaves out (google/tipsv2-b14)
 LAION, DataComp, DFN, MetaCLIP, ConvNeXt, SigLIP and PE-Core by timm: nothing; theirs are open_clip's state dicts
 CLIPSelf's releases         epoch and name beside the state_dict (their training's code); no tensors

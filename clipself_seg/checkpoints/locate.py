@@ -122,6 +122,8 @@ def hub_file(name: HubName) -> Path:
     sys.stderr.write(f"fetching from {name.page} into {weights_folder() / 'hub'}\n")
     try:
         return _fetch(name, wanted)
+    except NotFetched as error:
+        raise _by_hand(name, wanted, error) from None
     except FileNotFoundError:
         raise InputError(
             f"{name.page} has no {' and no '.join(wanted)}: name a file, as in {HUB}{name.repository}:weights.pt"
@@ -144,11 +146,14 @@ def hub_folder(name: HubName, needed: Sequence[str], others: Sequence[str]) -> P
     if folder := present_folder(name, needed):
         return folder
     sys.stderr.write(f"fetching from {name.page} into {weights_folder() / 'hub'}\n")
-    with _errors_of_hub(name, needed):
-        how = _of_hub(name)
-        # Needed ones last: what is interrupted lacks some.
-        for files in filter(None, ([*others], [*others, *needed])):
-            folder = Path(snapshot_download(name.repository, allow_patterns=files, **how))
+    try:
+        with _errors_of_hub(name):
+            how = _of_hub(name)
+            # Needed ones last: what is interrupted lacks some.
+            for files in filter(None, ([*others], [*others, *needed])):
+                folder = Path(snapshot_download(name.repository, allow_patterns=files, **how))
+    except NotFetched as error:
+        raise _by_hand(name, needed, error) from None
     assert folder is not None
     for file in needed:
         if not (folder / file).is_file():
@@ -205,7 +210,7 @@ def _fetch(name: HubName, wanted: Sequence[str]) -> Path:
         FileNotFoundError: the repository has none of them.
         NotFetched, InputError: as `hub_file`.
     """
-    with _errors_of_hub(name, wanted):
+    with _errors_of_hub(name):
         how = _of_hub(name)
         path = next(filter(None, (_downloaded(name, file, how) for file in wanted)), None)
         if path is not None and path.name in TRANSFORMERS_FILES:
@@ -244,9 +249,8 @@ def _check_digest(path: Path, name: HubName) -> None:
 
 
 @contextlib.contextmanager
-def _errors_of_hub(name: HubName, wanted: Sequence[str]) -> Iterator[None]:
-    """Turns errors of huggingface_hub, and of the HTTP library that it uses, into `NotFetched`, which says what
-    to fetch by hand, and where to put it."""
+def _errors_of_hub(name: HubName) -> Iterator[None]:
+    """Turns errors of huggingface_hub, and of the HTTP library that it uses, into `NotFetched`."""
     try:
         yield
     except Exception as error:
@@ -254,10 +258,16 @@ def _errors_of_hub(name: HubName, wanted: Sequence[str]) -> Iterator[None]:
             raise
         cause = error.__cause__ or error
         raise NotFetched(
-            f"{HUB}{name.repository} is not on this machine; {name.page} cannot be fetched "
-            f"({type(cause).__name__}: {in_short(cause)}): fetch {' or '.join(wanted)} from {name.page} into "
-            f"{name.folder}, or give the path where you have it"
+            f"{name.page} cannot be fetched ({type(cause).__name__}: {in_short(cause)})"
         ) from None
+
+
+def _by_hand(name: HubName, wanted: Sequence[str], error: NotFetched) -> NotFetched:
+    """The error about files of the hub that says where a person gets them, and where to put them."""
+    return NotFetched(
+        f"{HUB}{name.repository} is not on this machine; {error}: fetch {' or '.join(wanted)} from {name.page} into "
+        f"{name.folder}, or give the path where you have it"
+    )
 
 
 def locate(weights: str | os.PathLike[str]) -> Path:
@@ -321,15 +331,16 @@ def fetch(entry: Entry) -> Path:
             put it.
     """
     for one in same_weights(entry):
-        if present := present_file(one):
-            check_entry(present, one)
-            return present
+        if path := own_file(one):
+            check_entry(path, one)
+            return path
     own = weights_folder() / entry.file
     addresses = _addresses(entry)
     if addresses:
-        megabytes = f", {entry.size / 1e6:.0f} MB" if entry.size else ""
-        licence = f"; licence: {entry.licence}" if entry.licence else ""
-        sys.stderr.write(f"fetching {entry.name}{megabytes} from {addresses[0]}{licence}\n")
+        sys.stderr.write(
+            f"fetching {entry.name} (size {entry.how_large}) from {addresses[0]}; licence {entry.licence}, "
+            f"may ship: {entry.may_ship}\n"
+        )
     failed = []
     for address in addresses:
         try:
@@ -352,6 +363,11 @@ def fetch(entry: Entry) -> Path:
 
 
 def present_file(entry: Entry) -> Path | None:
+    """Path of an entry's file, or of that of the same weights by another name; None if neither is here."""
+    return next(filter(None, map(own_file, same_weights(entry))), None)
+
+
+def own_file(entry: Entry) -> Path | None:
     """Path of an entry's file in the folder of weights or the hub's cache; None if neither has it."""
     own = weights_folder() / entry.file
     if own.exists():
@@ -381,7 +397,7 @@ def published_as(path: Path, model: str) -> Entry | None:
     if not path.is_file():
         return None
     for entry in (one for one in zoo().values() if one.model == model):
-        if (present := present_file(entry)) and path.samefile(present):
+        if (own := own_file(entry)) and path.samefile(own):
             return entry
         sized = entry.size in (None, path.stat().st_size)
         if len(entry.sha256) == 64 and sized and file_sha256(path) == entry.sha256:

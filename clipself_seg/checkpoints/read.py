@@ -6,6 +6,7 @@ module needs, or says what does not fit; `is_finite` looks for NaN, `nearly_equa
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -145,18 +146,19 @@ def feature_of_weights(weights: str) -> DenseFeature:
     """The dense feature that weights say they were distilled for, `ANY` where they say nothing; reads no tensors.
 
     Args:
-        weights: a name of the zoo or of shipped weights, or a path; of other files than safetensors nothing is read.
-
-    Raises:
-        InputError: a file is damaged.
+        weights: a name of the zoo or of shipped weights, or a path; of other files than safetensors nothing is read,
+            and what is damaged says nothing here.
     """
     if weights in SHIPPED_TAGS:
         return ANY if weights in MINI_CLIPS else DenseFeature()
     if weights in zoo():
         return DenseFeature() if zoo()[weights].distilled else ANY
     path = Path(weights)
-    stored = _stored(path) if path.suffix == ".safetensors" and path.is_file() else {}
-    return stated_feature(stored, path) if KIND_ENTRY in stored else ANY
+    if path.suffix == ".safetensors" and path.is_file():
+        with contextlib.suppress(InputError):
+            stored = _stored(path)
+            return stated_feature(stored, path) if KIND_ENTRY in stored else ANY
+    return ANY
 
 
 def _stored(path: Path) -> dict[str, object]:

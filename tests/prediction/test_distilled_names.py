@@ -54,6 +54,15 @@ def test_a_name_predicts_with_the_feature_that_it_was_distilled_for(name, small)
     )
 
 
+@pytest.mark.heavy
+def test_a_file_of_the_real_size_predicts_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    name = "clipself-openai-vitb16-coco-patches"
+    release(name, tmp_path)
+    result = clipself_seg.load(name, device="cpu")(noise(64, 64), "a dog, grass")
+    assert result.labels.shape == (64, 64)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_any_configuration_reads_a_name_as_what_it_was_distilled_for(name):
     typed = ["MODEL.CLIP.NAME", zoo()[name].model, "MODEL.CLIP.WEIGHTS", name]
@@ -78,6 +87,8 @@ def test_a_file_of_a_run_is_read_as_it_says(kind, blocks, tmp_path):
     save_clip(clip, path)
     keys = load_config("zero_shot/base", ["MODEL.CLIP.WEIGHTS", str(path)]).MODEL.CLIP
     assert keys.DENSE == kind and keys.DENSE_BLOCKS == (blocks if kind == "multi_value" else 3)
+    overridden = ["MODEL.CLIP.WEIGHTS", str(path), "MODEL.CLIP.DENSE_OVERRIDE", "True"]
+    assert load_config("zero_shot/base", overridden).MODEL.CLIP.DENSE == "value"
 
 
 def test_a_silent_file_by_its_path_is_refused_with_the_way_out(small):

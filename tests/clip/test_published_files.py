@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from clipself_seg.checkpoints.read import Checkpoint
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import CLIP, load_clip, model, save_clip
-from clipself_seg.clip.kinds import find_architecture, list_architectures
+from clipself_seg.clip.kinds import find_architecture, list_architectures, signature_of
 from clipself_seg.clip.model import OTHER_PIXELS, find_clip
 from clipself_seg.clip.tips import read_official, read_transformers
 from clipself_seg.clip.weights import to_native
@@ -57,7 +57,9 @@ def test_every_model_of_the_zoo_has_the_tensors_of_open_clips(name):
     """Timm, LAION, DataComp, DFN, MetaCLIP and Apple publish open_clip's state dicts."""
     with torch.device("meta"):
         theirs = open_clip.create_model(name, device="meta").state_dict()
-    assert shapes(to_native(theirs | EXTRAS.get(name, {}))) == shapes(own(name))
+    read, architecture = to_native(theirs | EXTRAS.get(name, {})), find_architecture(name)
+    assert shapes(read) == shapes(own(name))
+    assert signature_of(read) == architecture.signature
 
 
 def clip_of_transformers(**sizes):

@@ -1,0 +1,361 @@
+"""Published outputs computed anew: right models agree and wrong ones do not, by transformers' own code."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from clipself_seg.checkpoints.download import file_sha256
+from clipself_seg.checkpoints.mask_models import MASK_MODELS
+from clipself_seg.checkpoints.zoo import zoo
+from clipself_seg.clip import CLIP, kinds, load_clip
+from clipself_seg.clip.kinds import find_architecture
+from clipself_seg.commands import verify
+from clipself_seg.commands.verify import Row, compare, outputs, read_table
+from clipself_seg.commands.weights import main
+from clipself_seg.models.panoptic.mask_models import load_mask_model
+from tests.clip import test_pooled, test_tips
+from tests.mask_models import save_mask_model
+from tests.small_towers import TIPS, small_towers
+from tests.weight_server import serving
+
+TOLERANCE = 1e-3
+TEXTS = ["a photo of a cat", "the dog"]
+CLIP_SIZES = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8, "head_width": 32},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
+    "quick_gelu": True,
+}
+# Names in open_clip's files, which are OpenAI's, and in transformers' classes.
+NAMES = (
+    ("visual.transformer.resblocks", "vision_model.encoder.layers"),
+    ("visual.conv1", "vision_model.embeddings.patch_embedding"),
+    ("visual.class_embedding", "vision_model.embeddings.class_embedding"),
+    ("visual.positional_embedding", "vision_model.embeddings.position_embedding.weight"),
+    ("visual.ln_pre", "vision_model.pre_layrnorm"),
+    ("visual.ln_post", "vision_model.post_layernorm"),
+    ("visual.proj", "visual_projection.weight"),
+    ("transformer.resblocks", "text_model.encoder.layers"),
+    ("token_embedding", "text_model.embeddings.token_embedding"),
+    ("positional_embedding", "text_model.embeddings.position_embedding.weight"),
+    ("ln_final", "text_model.final_layer_norm"),
+    ("text_projection", "text_projection.weight"),
+)
+BLOCK = (("ln_", "layer_norm"), ("c_fc", "fc1"), ("c_proj", "fc2"), (".attn.", ".self_attn."))
+
+
+@pytest.fixture
+def image(tmp_path):
+    """An image that is no square, of smooth colours: resized sharp ones depend on the library."""
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((70, 56), Image.Resampling.BICUBIC).save(tmp_path / "p.png")
+    return tmp_path / "p.png"
+
+
+def _clip(folder, image, monkeypatch):
+    """OpenAI's model in the layout that open_clip writes, and transformers' with the same weights."""
+    open_clip, transformers = pytest.importorskip("open_clip"), pytest.importorskip("transformers")
+    monkeypatch.setitem(kinds._configs(), "small-CLIP", CLIP_SIZES)
+    torch.manual_seed(0)
+    official = open_clip.model.CLIP(**{**CLIP_SIZES, "output_dict": False})
+    with torch.no_grad():
+        for name, parameter in official.named_parameters():
+            parameter += (name != "logit_scale") * 0.1 * torch.randn_like(parameter)
+    state = official.state_dict()
+    torch.save(state, folder / "clip.pt")
+    renamed = {}
+    for name, tensor in state.items():
+        pair = next((pair for pair in NAMES if name.startswith(pair[0])), ("", ""))
+        new = name.replace(*pair, 1)
+        for old, block in BLOCK:
+            new = new.replace(old, block)
+        tensor = tensor.T if name in ("visual.proj", "text_projection") else tensor
+        if "in_proj_" in new:
+            for head, part in zip("qkv", tensor.chunk(3)):
+                renamed[new.replace("in_proj_", f"{head}_proj.")] = part
+        else:
+            renamed[new] = tensor
+    sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 2, "projection_dim": 32}
+    config = transformers.CLIPConfig(
+        text_config=sizes | {"eos_token_id": 49407, "bos_token_id": 49406},
+        vision_config=sizes | {"image_size": 32, "patch_size": 8},
+        projection_dim=32,
+    )
+    model = transformers.CLIPModel(config).eval()
+    said = model.load_state_dict(
+        {k: t for k, t in renamed.items() if k != "attn_mask"}, strict=False
+    )
+    assert not said.unexpected_keys and all("position_ids" in key for key in said.missing_keys)
+    sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    processor = transformers.CLIPImageProcessorPil(**sizes)
+    return load_clip("small-CLIP", folder / "clip.pt"), model, processor, {}
+
+
+def _siglip(folder, image, monkeypatch):
+    model = test_pooled._transformers_model("Siglip")
+    model.save_pretrained(folder / "siglip")
+    from transformers import SiglipImageProcessorPil
+
+    processor = SiglipImageProcessorPil(size={"height": 32, "width": 32})
+    loaded = load_clip("small-SigLIP", folder / "siglip" / "model.safetensors")
+    return loaded, model, processor, {}
+
+
+def _tips(folder, image, monkeypatch):
+    # Theirs resizes tensors, ours as Pillow does, which may differ by 1 of 255.
+    Image.open(image).resize((56, 56)).save(image)
+    model = test_tips.transformers_model(gated=False)
+    vision = TIPS["vision_cfg"] | {"layers": 3, "hidden": 128}
+    text = TIPS["text_cfg"] | {"context_length": 16, "vocab_size": 50, "hidden": 128}
+    sizes = TIPS | {"vision_cfg": vision, "text_cfg": text}
+    monkeypatch.setitem(kinds._configs(), "transformers-TIPSv2", sizes)
+    model.save_pretrained(folder / "tips")
+    from transformers import Tipsv2ImageProcessor
+
+    processor = Tipsv2ImageProcessor(size={"height": 56, "width": 56})
+    loaded = load_clip("transformers-TIPSv2", folder / "tips" / "model.safetensors")
+    return loaded, model, processor, {"squash": True, "filter": "bilinear"}
+
+
+KINDS = {"OpenAI": _clip, "SigLIP": _siglip, "TIPSv2": _tips}
+
+
+@pytest.fixture(params=KINDS)
+def case(request, tmp_path, image, monkeypatch):
+    """A model of ours, its image, and rows of what transformers' model of the same weights gives."""
+    with small_towers(tmp_path), torch.no_grad():
+        clip, model, processor, pixels = KINDS[request.param](tmp_path, image, monkeypatch)
+        tokens = clip.tokenize(TEXTS)
+        inputs = {"input_ids": tokens, **processor(Image.open(image), return_tensors="pt")}
+        if request.param == "TIPSv2":
+            inputs["attention_mask"] = (tokens != 0).long()
+        said = model(**inputs)
+        tokens = said.vision_model_output.last_hidden_state[0]
+        quantities = {
+            "logits": said.logits_per_image[0],
+            "probabilities": said.logits_per_image[0].softmax(0),
+            "image embedding": said.image_embeds[0],
+            "text embeddings": said.text_embeds,
+            "text features": said.text_model_output.pooler_output,
+            "image features": said.vision_model_output.pooler_output[0],
+        }
+        if request.param == "OpenAI":
+            quantities["tokens"] = tokens[:3, :3]
+        if request.param == "TIPSv2":
+            quantities["patch tokens"] = tokens[2:, :5]
+        yield clip, image, [
+            Row(
+                models=[request.param],
+                quantity=name,
+                expected=values.tolist(),
+                tolerance=TOLERANCE,
+                source="transformers",
+                pixels=pixels,
+                texts=TEXTS,
+            )
+            for name, values in quantities.items()
+        ]
+
+
+def differing(case) -> set[str]:
+    """Quantities of which a number is not the published one."""
+    clip, image, rows = case
+    return {
+        row.quantity
+        for row in rows
+        if not all(number.agrees for number in compare(row, outputs(row, clip, image)))
+    }
+
+
+def test_right_weights_agree(case):
+    assert differing(case) == set()
+
+
+OF_IMAGES = {"logits", "image embedding", "image features"}
+
+
+def test_other_pixels_differ(case):
+    case[0].mean = (0.48, 0.46, 0.1)
+    assert differing(case) >= OF_IMAGES
+
+
+def test_texts_without_unit_length_differ(case, monkeypatch):
+    monkeypatch.setattr(CLIP, "encode_text", CLIP.embed_texts)
+    assert differing(case) >= {"logits", "text embeddings"}
+
+
+def test_pixels_that_are_not_normalised_differ(case, monkeypatch):
+    monkeypatch.setattr(CLIP, "normalise", lambda self, pixels: pixels)
+    wrong = differing(case)
+    assert wrong == set() if case[0].std == (1, 1, 1) else wrong >= OF_IMAGES
+
+
+@torch.no_grad()
+def test_another_temperature_differs(case):
+    case[0].logit_scale += 0.1
+    assert differing(case) | {"probabilities"} == {"logits", "probabilities"}
+
+
+def test_another_tokenizer_differs(case, monkeypatch):
+    own = case[0].tokenizer
+    other = lambda texts, length: own([text[::-1] for text in texts], length)  # noqa: E731
+    monkeypatch.setattr(CLIP, "tokenizer", property(lambda self: other))
+    assert differing(case) >= {"logits", "text embeddings", "text features"}
+
+
+@pytest.mark.parametrize("case", ["OpenAI"], indirect=True)
+def test_exact_gelu_in_place_of_quick_gelu_differs(case):
+    for tower in (case[0].visual, case[0].text):
+        for block in tower.blocks:
+            block.mlp.gelu = torch.nn.GELU()
+    assert differing(case) == {row.quantity for row in case[2]}
+
+
+KINDS_OF_MASKS = {
+    "eomt": ["class logits", "mask logits", "panoptic segments", "instance segments"],
+    "mask2former": ["class logits", "mask logits"],
+    "sam2": ["iou", "best mask"],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_MASKS)
+@torch.no_grad()
+def test_models_of_masks_agree_with_transformers_and_others_differ(kind, tmp_path, image):
+    folder = save_mask_model(kind, tmp_path / kind)
+    import transformers
+
+    model = load_mask_model(folder)
+    theirs = getattr(transformers, model.kind.network).from_pretrained(folder).eval()
+    if kind == "eomt":  # segments are those of which it is sure
+        for network in (model.network, theirs):
+            network.class_predictor.weight.mul_(9)
+            network.mask_head.fc3.weight.mul_(99)
+    processor = getattr(transformers, model.kind.processor).from_pretrained(folder)
+    inputs = processor(Image.open(image), return_tensors="pt", **model.kind.options)
+    point = [30, 20] if kind == "sam2" else []
+    if kind == "sam2":
+        sized = transformers.Sam2Processor(processor, target_size=64)
+        inputs = sized(Image.open(image), input_points=[[[point]]], return_tensors="pt")
+        said = theirs(pixel_values=inputs["pixel_values"], input_points=inputs["input_points"])
+        best = said.iou_scores[0, 0].argsort(descending=True)
+        quantities = {"iou": said.iou_scores[0, 0, best]}
+        quantities["best mask"] = said.pred_masks[0, 0, best[0], :2, :2]
+    else:
+        said = theirs(pixel_values=inputs["pixel_values"])
+        quantities = {"class logits": said.class_queries_logits[0, :2, :3]}
+        quantities["mask logits"] = said.masks_queries_logits[0, :1, :2, :2]
+    for of in ("panoptic", "instance") if kind == "eomt" else ():
+        merged = getattr(processor, f"post_process_{of}_segmentation")(
+            said, target_sizes=[(56, 70)]
+        )[0]
+        rows = [[one["label_id"], one["score"]] for one in merged["segments_info"]]
+        quantities[f"{of} segments"] = torch.tensor(rows)
+    assert quantities.keys() == {*KINDS_OF_MASKS[kind]} and all(map(len, quantities.values()))
+    rows = [
+        Row(
+            models=[kind],
+            quantity=name,
+            expected=values.tolist(),
+            tolerance=1e-4 * max(1, values.abs().max().item()),
+            source="transformers",
+            point=point,
+        )
+        for name, values in quantities.items()
+    ]
+    assert differing((model, image, rows)) == set()
+    model.processor.image_mean = [0.1, 0.2, 0.9]
+    assert differing((model, image, rows))
+
+
+NAME = "facebook/mask2former-small"
+
+
+@pytest.fixture
+def table(tmp_path, image, monkeypatch):
+    """Function that writes a table with a row of a model on this machine, whose right number is `here`."""
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path / "weights"))
+    folder = tmp_path / "weights" / "hub" / NAME.replace("/", "--") / "main"
+    model = load_mask_model(save_mask_model("mask2former", folder))
+    row = Row(models=[NAME], quantity="class logits", expected=[[0]], tolerance=1e-4, source="us")
+    here = outputs(row, model, image)[0, 0].item()
+    monkeypatch.setattr(verify, "TABLE", tmp_path / "table.yaml")
+
+    def write(expected=here, **image: str) -> None:
+        row = {"models": [NAME], "quantity": "class logits", "expected": [[expected]]}
+        row |= {"tolerance": 1e-4, "source": "us", "image": "p"}
+        content = {"images": {"p": image}, "rows": [row]}
+        verify.TABLE.write_text(yaml.safe_dump(content))
+
+    return write
+
+
+def test_an_image_is_fetched_once_and_the_numbers_decide(table, tmp_path, image, capsys):
+    with serving(p_png=image.read_bytes()) as server:
+        table(address=f"{server.address}/p.png")
+        assert main(["verify", NAME]) == 0 and main(["verify", "--all"]) == 0
+        assert len(server.asked) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith(f"fetching an image, {server.address}/p.png, into {tmp_path}")
+    assert file_sha256(image) in said.err
+    assert said.out.startswith(f"{NAME}: class logits of p.png; us\n") and "all agree" in said.out
+    table(expected=9.5, address=f"{server.address}/p.png")
+    assert main(["verify", f"hf-hub:{NAME}"]) == 1
+    assert re.search(
+        r" 9\.50000 .* 0\.0001 +DIFFERS\n\nsome differ$", capsys.readouterr().out.strip()
+    )
+
+
+def test_images_of_a_folder_are_not_fetched_and_have_to_be_the_published_ones(table, image, capsys):
+    address, words = "http://127.0.0.1:9/p.png", [
+        "verify",
+        NAME,
+        "--image-folder",
+        str(image.parent),
+    ]
+    table(address=address, sha256=file_sha256(image))
+    assert main(words) == 0 and not capsys.readouterr().err
+    assert main(words[:2]) == 2
+    said = capsys.readouterr().err
+    assert f"{address} cannot be fetched" in said and "save it as" in said
+    table(address=address, sha256="0" * 64)
+    assert main(words) == 2
+    assert f"p.png, the image of {address}, has the sha256" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["catseg-base"], [], ["--all"]])
+def test_what_has_no_published_outputs_is_told_what_has(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert main(["verify", *words]) == 2
+    said = capsys.readouterr().err
+    assert "known of openai-vitb32, " in said and ("catseg-base" in said) == (
+        words[:1] == ["catseg-base"]
+    )
+
+
+def test_a_number_that_is_not_there_differs():
+    row = Row(models=[], quantity="", expected=[[1, 2], [3, 4]], tolerance=9, source="")
+    numbers = compare(row, torch.tensor([[1.0, 5.0, 0.0]]))
+    assert [number.agrees for number in numbers] == [True, True, False, False]
+    assert numbers[1].here == 5 and math.isnan(numbers[2].here)
+
+
+def test_the_table_is_whole():
+    rows, images = read_table()
+    for row in rows:
+        assert (row.image in images or not row.image) and 0 < row.tolerance <= 0.2
+        assert torch.tensor(row.expected).numel() >= 2 and row.source
+        for name in row.models:
+            repository = name.startswith(tuple(model.family for model in MASK_MODELS.values()))
+            assert name in zoo() or repository or find_architecture(row.clip)
+    openai = {name for name in zoo() if name.startswith("openai-")}
+    of_cat = {row.models[0] for row in rows if row.image == "cat"}
+    assert len(openai) == 9 and openai == of_cat
+    addresses = [one["address"].rpartition("/")[2] for one in images.values()]
+    assert len({*addresses}) == len(addresses)

@@ -102,6 +102,7 @@ class Entry:
         configs: files that it goes with, such as "semseg/catseg+openai_vitb16".
         settings: keys and values, other than the files', that the published numbers were measured with.
         published: numbers at their source; empty where nobody prints any.
+        numbers: those of them that an evaluation here has, nested as its results are.
         measured: numbers of this project with this file; empty where it was not run.
         source: where its address and numbers were read.
     """
@@ -119,6 +120,7 @@ class Entry:
     configs: tuple[str, ...] = ()
     settings: tuple[tuple[str, object], ...] = ()
     published: str = ""
+    numbers: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     measured: str = ""
     source: str = ""
 

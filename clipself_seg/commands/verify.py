@@ -100,11 +100,12 @@ def _of_clip(row: Row, clip: CLIP, path: Path) -> Tensor:
         return clip.embed_images(pixels)[0]
     if "tokens" in row.quantity:
         tower = cast(TransformerTower, clip.visual)
-        tokens_BLD, extras, _ = tower.before_last(pixels)
-        tokens_LD = tower.run(tower.stack[-1], tokens_BLD, *extras)[0]
+        tokens_BLD, extras, _ = tower.embed(pixels)
+        for block in tower.stack:
+            tokens_BLD = tower.run(block, tokens_BLD, *extras)
         if row.quantity == "tokens":  # (L, D), behind the last block
-            return tokens_LD
-        return tower.final_norm(tokens_LD)[tower.prefix :]  # "patch tokens", behind the norm
+            return tokens_BLD[0]
+        return tower.final_norm(tokens_BLD[0])[tower.prefix :]  # "patch tokens", behind the norm
     image_E = clip.encode_image(pixels)[0]
     if row.quantity == "image embedding":  # (E,), of unit length
         return image_E

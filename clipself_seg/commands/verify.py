@@ -13,7 +13,7 @@ import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import torch
 import yaml
@@ -21,11 +21,10 @@ from tabulate import tabulate
 from torch import Tensor
 
 from clipself_seg.checkpoints import locate
-from clipself_seg.checkpoints.download import NotFetched, check_file, download, file_sha256
-from clipself_seg.checkpoints.mask_models import MASK_MODELS, MODEL_WEIGHTS, mask_model_folder
+from clipself_seg.checkpoints.download import NotFetched, check_file, download
+from clipself_seg.checkpoints.mask_models import MODEL_WEIGHTS, mask_model_folder
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import CLIP, load_clip
-from clipself_seg.clip.tower import TransformerTower
 from clipself_seg.data.images import read_image
 from clipself_seg.data.mappers.regions import WholeImageMapper
 from clipself_seg.data.mappers.samples import chw
@@ -64,55 +63,44 @@ class Row:
     point: Sequence[int] = ()
 
 
-class Number(NamedTuple):
-    """A number as it was computed here, the published one, and whether they differ by the tolerance at most."""
-
-    here: float
-    published: float
-    agrees: bool
-
-
+@torch.no_grad()
 def outputs(row: Row, model: CLIP | OtherMasks, path: Path) -> Tensor:
     """The quantity of a row, computed by a model of an image, which is not read where the row names none."""
-    with torch.no_grad():
-        if isinstance(model, OtherMasks):
-            return _of_masks(row, model, path)
-        return _of_clip(row, model, path)
+    return (
+        _of_masks(row, model, path) if isinstance(model, OtherMasks) else _of_clip(row, model, path)
+    )
 
 
-def compare(row: Row, quantity: Tensor) -> list[Number]:
-    """The numbers of a row beside those of its quantity; what the quantity lacks is not a number."""
-    expected = torch.tensor(row.expected, dtype=torch.float64)
-    here = torch.full_like(expected, torch.nan)
-    own = quantity[tuple(map(slice, expected.shape))]
+def compare(row: Row, quantity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Numbers of a quantity beside the published ones of a row, and whether each agrees, of one shape.
+
+    What the quantity lacks is not a number, which agrees with none.
+    """
+    published = torch.tensor(row.expected, dtype=torch.float64)
+    here = torch.full_like(published, torch.nan)
+    own = quantity[tuple(map(slice, published.shape))]
     here[tuple(map(slice, own.shape))] = own.double().cpu()
-    pairs = zip(here.flatten().tolist(), expected.flatten().tolist())
-    return [Number(a, b, abs(a - b) <= row.tolerance) for a, b in pairs]
+    return here, published, (here - published).abs() <= row.tolerance
 
 
 def _of_clip(row: Row, clip: CLIP, path: Path) -> Tensor:
-    if row.quantity == "text features":  # (K, E), as the tower gives them
-        return clip.embed_texts(row.texts)
-    if row.quantity == "text embeddings":  # (K, E), of unit length
-        return clip.encode_text(row.texts)
+    raw = row.quantity.endswith(" features")  # as a tower gives them, not of unit length
+    if row.quantity.startswith("text "):  # (K, E)
+        return clip.embed_texts(row.texts) if raw else clip.encode_text(row.texts)
     pixels = _pixels(row, clip, path)
-    if row.quantity == "image features":  # (E,), as the tower gives them
-        return clip.embed_images(pixels)[0]
+    if row.quantity.startswith("image "):  # (E,)
+        return (clip.embed_images(pixels) if raw else clip.encode_image(pixels))[0]
     if "tokens" in row.quantity:
-        tower = cast(TransformerTower, clip.visual)
+        tower: Any = clip.visual
         tokens_BLD, extras, _ = tower.embed(pixels)
-        for block in tower.stack:
-            tokens_BLD = tower.run(block, tokens_BLD, *extras)
-        if row.quantity == "tokens":  # (L, D), behind the last block
-            return tokens_BLD[0]
-        return tower.final_norm(tokens_BLD[0])[tower.prefix :]  # "patch tokens", behind the norm
-    image_E = clip.encode_image(pixels)[0]
-    if row.quantity == "image embedding":  # (E,), of unit length
-        return image_E
-    logits_K = clip.logit_scale.exp() * clip.encode_text(row.texts) @ image_E
-    if clip.logit_bias is not None:
-        logits_K = logits_K + clip.logit_bias
-    return {"logits": logits_K, "probabilities": logits_K.softmax(0)}[row.quantity]  # (K,)
+        for block in tower.blocks:
+            tokens_BLD = block(tokens_BLD, *extras)
+        # (L, D) behind the last block, or those of the patches behind the norm
+        own: Tensor = tower.final_norm(tokens_BLD)[:, tower.prefix :]
+        return own[0] if row.quantity == "patch tokens" else tokens_BLD[0]
+    cosines_K = clip.encode_text(row.texts) @ clip.encode_image(pixels)[0]
+    logits_K = clip.logit_scale.exp() * cosines_K + (clip.logit_bias or 0)
+    return logits_K.softmax(0) if row.quantity == "probabilities" else logits_K
 
 
 def _pixels(row: Row, clip: CLIP, path: Path) -> Tensor:
@@ -126,24 +114,21 @@ def _pixels(row: Row, clip: CLIP, path: Path) -> Tensor:
 
 def _of_masks(row: Row, model: OtherMasks, path: Path) -> Tensor:
     image = chw(read_image(path))
-    height, width = image.shape[1:]
     pixels = model.pixels(image)
-    if row.point:
-        places = [row.point[0] * pixels.shape[3] / width, row.point[1] * pixels.shape[2] / height]
-        points = torch.tensor(places)[None, None, None]
+    height, width = image.shape[1:]
+    if row.point:  # (3,) or (3, h, w), that of the highest IoU first
+        scale = torch.tensor([pixels.shape[3] / width, pixels.shape[2] / height])
+        points = (scale * torch.tensor(row.point))[None, None, None]
         said = model.network(pixel_values=pixels, input_points=points)
-        iou, order = said.iou_scores[0, 0].sort(descending=True)
-        # (3,), the highest first, and (h, w) of the highest
-        return {"iou": iou, "best mask": said.pred_masks[0, 0, order[0]]}[row.quantity]
+        best: Tensor = said[row.quantity][0, 0, said.iou_scores[0, 0].argsort(descending=True)]
+        return best
     said = model.network(pixel_values=pixels)
-    kind = row.quantity.removesuffix(" segments")
-    if kind in ("panoptic", "instance"):  # class and score (n, 2)
-        merge = getattr(model.processor, f"post_process_{kind}_segmentation")
+    if row.quantity.endswith("_segmentation"):  # class and score (n, 2)
+        merge = getattr(model.processor, f"post_process_{row.quantity}")
         segments = merge(said, target_sizes=[(height, width)])[0]["segments_info"]
         return torch.tensor([[one["label_id"], one["score"]] for one in segments]).reshape(-1, 2)
-    # of all queries, (Q, C) or (Q, h, w)
-    logits = {"class logits": "class_queries_logits", "mask logits": "masks_queries_logits"}
-    return said[logits[row.quantity]][0]
+    of_queries: Tensor = said[row.quantity][0]  # (Q, C) or (Q, h, w)
+    return of_queries
 
 
 def read_table() -> tuple[list[Row], dict[str, dict[str, str]]]:
@@ -156,7 +141,7 @@ def main(names: Sequence[str], every: bool, folder: Path | None) -> int:
     """Computes the rows of weights, prints them beside the published numbers; returns 1 if one differs, else 0.
 
     Args:
-        names: of the zoo, repositories of the hub, or families of models that find masks.
+        names: of the zoo, or repositories of the hub.
         every: True for all weights that are on this machine.
         folder: with images that need not be fetched; None for none.
 
@@ -168,36 +153,34 @@ def main(names: Sequence[str], every: bool, folder: Path | None) -> int:
     if every:
         names = list(filter(_is_here, of))
     names = [name.removeprefix(locate.HUB) for name in names]
-    names = [MASK_MODELS[name].repository if name in MASK_MODELS else name for name in names]
     if not names or {*names} - {*of}:
         raise InputError(
             f"nothing to verify of {', '.join(names) or 'no name'}: published outputs are known of {', '.join(of)}"
         )
     # Before weights: an image that is missing is said in a moment.
-    used = dict.fromkeys(row.image for name in names for row in of[name] if row.image)
-    paths = {name: _image_file(images[name], folder) for name in used}
+    used = {row.image for name in names for row in of[name] if row.image}
+    paths = {image: _image_file(images[image], folder) for image in sorted(used)}
     agree = True
     for name in names:
         model = _load(name, of[name][0].clip)
         for row in of[name]:
             path = paths.get(row.image, Path())
-            numbers = compare(row, outputs(row, model, path))
-            _say(name, row, path.name, numbers)
-            agree &= all(number.agrees for number in numbers)
+            agree &= _say(name, row, path.name, compare(row, outputs(row, model, path)))
     sys.stdout.write("all agree\n" if agree else "some differ\n")
     return 0 if agree else 1
 
 
-def _say(name: str, row: Row, image: str, numbers: Sequence[Number]) -> None:
-    """Prints the numbers of a row."""
-    inputs = ", ".join(filter(None, [image, *row.texts]))
+def _say(name: str, row: Row, image: str, numbers: tuple[Tensor, Tensor, Tensor]) -> bool:
+    """Prints the numbers of a row, as `compare` gives them; returns True if all agree."""
     body = [
         (here, published, abs(here - published), row.tolerance, "ok" if agrees else "DIFFERS")
-        for here, published, agrees in numbers
+        for here, published, agrees in zip(*(each.flatten().tolist() for each in numbers))
     ]
     headings = ("here", "published", "difference", "tolerance", "")
     table = tabulate(body, headings, "simple", floatfmt=(".5f", ".5f", ".1e", "g"))
+    inputs = ", ".join(filter(None, [image, *row.texts]))
     sys.stdout.write(f"{name}: {row.quantity} of {inputs}; {row.source}\n{table}\n\n")
+    return bool(numbers[2].all())
 
 
 def _is_here(name: str) -> bool:
@@ -225,13 +208,11 @@ def _image_file(image: Mapping[str, str], folder: Path | None) -> Path:
     path = (folder or own) / address.rpartition("/")[2]
     if not path.exists():
         path = own / path.name
-        sys.stderr.write(f"fetching an image, {address}, into {own}\n")
+        unknown = "" if sha256 else ", of which nobody has published a sha256"
+        sys.stderr.write(f"fetching an image, {address}{unknown}, into {own}\n")
         try:
             download(address, path, sha256=sha256)
         except NotFetched as error:
             raise NotFetched(f"{error}: fetch it by hand, and save it as {path}") from None
     check_file(path, None, sha256, f"{path}, the image of {address},")
-    if not sha256:
-        digest = file_sha256(path)
-        sys.stderr.write(f"{path}: no sha256 of it is published; this one has {digest}\n")
     return path

@@ -34,9 +34,7 @@ def _options(parser: CommandLine) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=names)
     task(parser, "task to list: semantic, panoptic or detection")
     flag(parser, "--all", "verify all weights that are on this machine")
-    value(
-        parser, "--image-folder", "with the images that verify needs (they are fetched)", kind=Path
-    )
+    value(parser, "--image-folder", "of verify's images (they are fetched)", kind=Path)
 
 
 @command(_options, __doc__)

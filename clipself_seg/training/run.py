@@ -25,7 +25,6 @@ from clipself_seg.data.datasets.own_file import forget_files
 from clipself_seg.data.loader import dead_workers_named
 from clipself_seg.errors import InputError, MissingFiles
 from clipself_seg.evaluation.evaluation_base import Evaluation, Results, innermost
-from clipself_seg.evaluation.report import cell_text, format_table
 from clipself_seg.files import alone_in, naming_path, remove_leftovers, write_text
 from clipself_seg.memory import keep_freed_memory
 from clipself_seg.models.build import architecture, build_model, require_run_feature
@@ -231,15 +230,11 @@ def _say_published(cfg: CfgNode, results: Results) -> None:
         return
     logger.info("published of %s: %s (%s)", entry.name, entry.published, entry.source)
     ours = dict(innermost(results))
-    body = [
-        [place, key, cell_text(ours[place][key]), str(number)]
-        for place, numbers in innermost(entry.numbers)
-        for key, number in numbers.items()
-        if key in ours.get(place, {})
-    ]
-    if body:
-        table = format_table(["data set", "number", "here", "published"], body, left=2)
-        logger.info("beside the published numbers:\n%s", table)
+    for place, numbers in innermost(entry.numbers):
+        for key, number in numbers.items():
+            if key in ours.get(place, {}):
+                here = ours[place][key]
+                logger.info("%s, %s: %.1f here, %s published", place, key, here, number)
 
 
 def _built(cfg: CfgNode, trains: bool) -> Model:

@@ -21,8 +21,8 @@ from tabulate import tabulate
 from torch import Tensor
 
 from clipself_seg.checkpoints import locate
-from clipself_seg.checkpoints.download import NotFetched, check_file, download
-from clipself_seg.checkpoints.mask_models import MODEL_WEIGHTS, mask_model_folder
+from clipself_seg.checkpoints.download import NotFetched, check_file, digest_at_first, download
+from clipself_seg.checkpoints.mask_models import mask_model_folder
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import CLIP, load_clip
 from clipself_seg.data.images import read_image
@@ -44,7 +44,7 @@ class Row:
         expected: the beginning of the quantity, nested lists of as many dimensions.
         tolerance: largest difference of a number.
         source: where they stand, and what is left open there.
-        clip: name of the CLIP of a repository; empty for a name of the zoo, and for a model that finds masks.
+        clip: name of the CLIP of a repository; empty for a model that finds masks.
         image: name of the image; empty for texts alone.
         pixels: "image_size", "squash" and "filter" of the resized image that are not the model's own.
         texts: K texts.
@@ -188,13 +188,13 @@ def _is_here(name: str) -> bool:
     if name in zoo():
         return locate.present_file(zoo()[name]) is not None
     repository = locate.hub_name(locate.HUB + name)
-    return locate.present_folder(repository, [MODEL_WEIGHTS]) is not None
+    return any(locate.present_folder(repository, [file]) for file in locate.FILES)
 
 
 def _load(name: str, clip: str) -> CLIP | OtherMasks:
-    if clip:
-        return load_clip(clip, locate.HUB + name)
-    return load_clip(name) if name in zoo() else load_mask_model(mask_model_folder(name))
+    if name in zoo():
+        return load_clip(name)
+    return load_clip(clip, locate.HUB + name) if clip else load_mask_model(mask_model_folder(name))
 
 
 def _image_file(image: Mapping[str, str], folder: Path | None) -> Path:
@@ -214,5 +214,5 @@ def _image_file(image: Mapping[str, str], folder: Path | None) -> Path:
             download(address, path, sha256=sha256)
         except NotFetched as error:
             raise NotFetched(f"{error}: fetch it by hand, and save it as {path}") from None
-    check_file(path, None, sha256, f"{path}, the image of {address},")
+    check_file(path, None, sha256 or digest_at_first(path), f"{path}, the image of {address},")
     return path

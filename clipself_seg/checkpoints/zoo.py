@@ -108,7 +108,6 @@ class Entry:
         settings: keys and values, other than the files', that the published numbers were measured with.
         published: numbers at their source; empty where nobody prints any.
         numbers: those of them that an evaluation here has, nested as its results are.
-        measured: numbers of this project with this file; empty where it was not run.
         source: where its address and numbers were read.
     """
 
@@ -130,7 +129,6 @@ class Entry:
     settings: tuple[tuple[str, object], ...] = ()
     published: str = ""
     numbers: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
-    measured: str = ""
     source: str = ""
 
     @property

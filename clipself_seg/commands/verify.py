@@ -66,9 +66,7 @@ class Row:
 @torch.no_grad()
 def outputs(row: Row, model: CLIP | OtherMasks, path: Path) -> Tensor:
     """The quantity of a row, computed by a model of an image, which is not read where the row names none."""
-    return (
-        _of_masks(row, model, path) if isinstance(model, OtherMasks) else _of_clip(row, model, path)
-    )
+    return _masks(row, model, path) if isinstance(model, OtherMasks) else _clip(row, model, path)
 
 
 def compare(row: Row, quantity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,7 +81,7 @@ def compare(row: Row, quantity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return here, published, (here - published).abs() <= row.tolerance
 
 
-def _of_clip(row: Row, clip: CLIP, path: Path) -> Tensor:
+def _clip(row: Row, clip: CLIP, path: Path) -> Tensor:
     raw = row.quantity.endswith(" features")  # as a tower gives them, not of unit length
     if row.quantity.startswith("text "):  # (K, E)
         return clip.embed_texts(row.texts) if raw else clip.encode_text(row.texts)
@@ -112,7 +110,7 @@ def _pixels(row: Row, clip: CLIP, path: Path) -> Tensor:
     return clip.preprocess(image[None, :, :side, :side])
 
 
-def _of_masks(row: Row, model: OtherMasks, path: Path) -> Tensor:
+def _masks(row: Row, model: OtherMasks, path: Path) -> Tensor:
     image = chw(read_image(path))
     pixels = model.pixels(image)
     height, width = image.shape[1:]

@@ -226,10 +226,9 @@ def _say_published(cfg: CfgNode, results: Results) -> None:
     logger.info("published of %s: %s (%s)", entry.name, entry.published, entry.source)
     ours = dict(innermost(results))
     for place, numbers in innermost(entry.numbers):
-        for key, number in numbers.items():
-            if key in ours.get(place, {}):
-                here = ours[place][key]
-                logger.info("%s, %s: %.1f here, %s published", place, key, here, number)
+        for key in sorted(numbers.keys() & ours.get(place, {}).keys()):
+            said = (place, key, ours[place][key], numbers[key])
+            logger.info("%s, %s: %.1f here, %s published", *said)
 
 
 def _built(cfg: CfgNode, trains: bool) -> Model:

@@ -84,7 +84,7 @@ def _list(task: str | None, may_ship: str | None) -> int:
 def _kinds(entry: Entry) -> dict[str, str]:
     """Headings that an entry stands under -> what stands there in place of its numbers."""
     from clipself_seg.choice import OF_CLIP, find_model
-    from clipself_seg.config.weights import MASKS as OF_MASKS
+    from clipself_seg.config.weight_checks import MASKS as OF_MASKS
 
     if entry.tasks:
         return {task: WITHOUT_TRAINING.get(task, "") for task in entry.tasks}

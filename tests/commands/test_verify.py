@@ -17,8 +17,9 @@ from clipself_seg.commands import verify
 from clipself_seg.commands.verify import Row, compare, outputs, read_table
 from clipself_seg.commands.weights import main
 from clipself_seg.models.panoptic.mask_models import load_mask_model
-from tests.clip import test_pooled, test_tips
+from tests.clip.test_pooled import _transformers_model as siglip
 from tests.clip.test_published_files import mini_of_transformers
+from tests.clip.test_tips import transformers_model as tips
 from tests.mask_models import save_mask_model
 from tests.small_towers import TIPS, small_towers
 from tests.weight_server import serving
@@ -46,20 +47,12 @@ def square(side: int) -> dict[str, int]:
     return {"height": side, "width": side}
 
 
-# Name of our model -> transformers' model and preprocessing.
+OF_CLIP = {"size": {"shortest_edge": 64}, "crop_size": square(64)}
+# Name of our model -> transformers' model, what it is built with, and its preprocessing.
 MODELS = {
-    "ViT-Mini-8": (
-        mini_of_transformers,
-        transformers.CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size=square(64)),
-    ),
-    "small-SigLIP": (
-        lambda: test_pooled._transformers_model("Siglip"),
-        transformers.SiglipImageProcessorPil(size=square(32)),
-    ),
-    "small-TIPS": (
-        lambda: test_tips.transformers_model(gated=False),
-        transformers.Tipsv2ImageProcessor(size=square(56)),
-    ),
+    "ViT-Mini-8": (mini_of_transformers, "quick_gelu", "CLIPImageProcessorPil", OF_CLIP),
+    "small-SigLIP": (siglip, "Siglip", "SiglipImageProcessorPil", {"size": square(32)}),
+    "small-TIPS": (tips, False, "Tipsv2ImageProcessor", {"size": square(56)}),
 }
 
 
@@ -71,8 +64,8 @@ def case(request, tmp_path, image, monkeypatch):
         text = TIPS["text_cfg"] | {"context_length": 16, "vocab_size": 50, "hidden": 128}
         sizes = TIPS | {"vision_cfg": vision, "text_cfg": text}
         monkeypatch.setitem(kinds._configs(), "small-TIPS", sizes)
-        build, processor = MODELS[request.param]
-        model = build()
+        build, of, name, sizes = MODELS[request.param]
+        model, processor = build(of), getattr(transformers, name)(**sizes)
         model.save_pretrained(tmp_path / "model")
         clip = load_clip(request.param, tmp_path / "model" / "model.safetensors")
         if request.param == "small-TIPS":
@@ -109,38 +102,24 @@ def differing(case) -> set[str]:
     return {row.quantity for row in rows if not compare(row, outputs(row, model, image))[2].all()}
 
 
-def test_right_weights_agree(case):
+def test_right_weights_agree_and_wrong_pixels_texts_and_scales_differ(case, monkeypatch):
+    clip, own = case[0], case[0].tokenizer
     assert differing(case) == set()
-
-
-def _of_other_texts(clip, patch):
-    own = clip.tokenizer
-    other = lambda texts, length: own([text[::-1] for text in texts], length)  # noqa: E731
-    patch.setattr(CLIP, "tokenizer", property(lambda self: other))
-
-
-OF_IMAGE, OF_TEXTS = {"image embedding", "image features"}, {"text embeddings", "text features"}
-# Fault -> what makes it, and what differs at least.
-FAULTS = {
-    "swapped mean": (lambda clip, patch: setattr(clip, "mean", (0.5, 0.5, 0.1)), OF_IMAGE),
-    "pixels in [0, 255]": (
-        lambda clip, patch: patch.setattr(CLIP, "preprocess", lambda self, x: self.normalise(x)),
-        OF_IMAGE,
-    ),
-    "texts of any length": (
-        lambda clip, patch: patch.setattr(CLIP, "encode_text", CLIP.embed_texts),
-        {"text embeddings"},
-    ),
-    "temperature": (lambda clip, patch: clip.logit_scale.data.add_(0.1), set()),
-    "another tokenizer": (_of_other_texts, OF_TEXTS),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_wrong_weights_pixels_and_texts_differ(case, fault, monkeypatch):
-    spoil, wrong = FAULTS[fault]
-    spoil(case[0], monkeypatch)
-    assert differing(case) >= {"logits"} | wrong
+    with monkeypatch.context() as patch:
+        patch.setattr(clip, "mean", (0.5, 0.5, 0.1))
+        assert differing(case) >= {"logits", "image embedding", "image features"}
+    with monkeypatch.context() as patch:
+        patch.setattr(CLIP, "preprocess", CLIP.normalise)  # of whole numbers to 255
+        assert differing(case) >= {"logits", "image embedding", "image features"}
+    with monkeypatch.context() as patch:
+        patch.setattr(CLIP, "encode_text", CLIP.embed_texts)  # of any length
+        assert differing(case) >= {"logits", "text embeddings"}
+    with monkeypatch.context() as patch:
+        other = lambda texts, length: own([text[::-1] for text in texts], length)  # noqa: E731
+        patch.setattr(CLIP, "tokenizer", property(lambda self: other))
+        assert differing(case) >= {"logits", "text embeddings", "text features"}
+    clip.logit_scale.data.add_(0.1)
+    assert differing(case) | {"probabilities"} == {"logits", "probabilities"}
 
 
 @pytest.mark.parametrize("case", ["ViT-Mini-8"], indirect=True)
@@ -178,16 +157,16 @@ def test_models_of_masks_agree_with_transformers_and_others_differ(kind, tmp_pat
         order = said.iou_scores[0, 0].argsort(descending=True)
     else:
         said = theirs(processor(**how, **model.kind.options)["pixel_values"])
+        point = []
     rows = []
     for name in OF_MASKS[kind]:
         if "segmentation" in name:
             merged = getattr(processor, f"post_process_{name}")(said, target_sizes=[(56, 70)])[0]
             expected = [[one["label_id"], one["score"]] for one in merged["segments_info"]]
         else:
-            value = said[name][0, 0, order] if kind == "sam2" else said[name][0]
-            expected = value[:2].tolist()
+            expected = (said[name][0, 0, order] if point else said[name][0])[:2].tolist()
         assert expected
-        rows.append(row_of(name, expected, point=point if kind == "sam2" else []))
+        rows.append(row_of(name, expected, point=point))
     assert differing((model, image, rows)) == set()
     model.processor.image_mean = [0.1, 0.2, 0.9]
     assert differing((model, image, rows))

@@ -176,7 +176,7 @@ class TowerKind:
         squash: True if its authors squash whole images into a square, in place of cutting out the middle.
         filter: interpolation by which they resize images, "bicubic" or "bilinear".
         tokenizer: builds the tokenizer, which gives token ids of texts.
-        templates: name in `text_bank.TEMPLATES` of the sentences that its authors compare images with, as a user who
+        templates: name in `templates.TEMPLATES` of the sentences that its authors compare images with, as a user who
             has no other reason should take them.
         scale: factor of cosines before training.
         largest_scale: upper bound of the factor in training, for those who compare masks with words as ODISE and

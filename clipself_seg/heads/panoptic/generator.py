@@ -407,7 +407,7 @@ class Generator(nn.Module, abc.ABC):
     Attributes:
         kind: value of MODEL.MASK_GENERATOR.KIND.
         variant: value of MODEL.MASK_GENERATOR.VARIANT.
-        templates: prompts around its class names, a name in `text_bank.TEMPLATES`; "" for those of the CLIP branch.
+        templates: prompts around its class names, a name in `templates.TEMPLATES`; "" for those of the CLIP branch.
         in_clip_space: True if masks are compared with CLIP's texts as they are, of unit length, and void is a vector,
             `void_embedding`; else with a projection of texts, which depends on their length.
         needs_captions: True if training needs the noun phrases of captions.

@@ -16,7 +16,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.models import CLIPSelf
 from clipself_seg.models.build import build_model
 from clipself_seg.models.clipself import DistillationTraining
-from clipself_seg.models.distillation import WeightedTerms
+from clipself_seg.models.distillation import WeightedObjectives
 from tests.tiny import (
     SIDE,
     WORDS,
@@ -176,8 +176,8 @@ def test_a_student_whose_attention_was_trained_goes_on_only_with_what_trains_it(
     expected = copy.deepcopy(preserved.student)
     with pytest.raises(InputError, match=f"queries of the last block's {part} does not train"):
         tiny_clipself(student=preserved.learner)
-    with_preservation = WeightedTerms({"CROPS": 1.0, "OWN_CROPS": 1.0})
-    model = tiny_clipself(student=preserved.learner, objective=with_preservation)
+    with_preservation = WeightedObjectives({"CROPS": 1.0, "OWN_CROPS": 1.0})
+    model = tiny_clipself(student=preserved.learner, target=with_preservation)
     model.after_optimizer_step()
     assert not changed(state(expected), model.student.state_dict())
 

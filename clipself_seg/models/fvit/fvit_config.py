@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 
 from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.clip.backbone import build_clip
-from clipself_seg.clip.kind import CLIP_MEAN, CLIP_STD
+from clipself_seg.clip.tower_kind import CLIP_MEAN, CLIP_STD
 from clipself_seg.config.declare import KEYS
 from clipself_seg.config.load import evaluation_precision, precision_from_config
 from clipself_seg.config.relations import require_valid

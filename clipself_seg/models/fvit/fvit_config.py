@@ -16,7 +16,7 @@ from clipself_seg.config.relations import require_valid
 from clipself_seg.errors import InputError
 from clipself_seg.heads.fusion import fusion_of
 from clipself_seg.heads.fvit.boxes import ROI_RULES, DetectionRule
-from clipself_seg.heads.fvit.pyramid import PYRAMIDS, RELATIVE_STRIDES, TapResizers
+from clipself_seg.heads.fvit.pyramid import RELATIVE_STRIDES, FeaturePyramid, TapResizers
 from clipself_seg.heads.fvit.roi_heads import TEMPERATURE, DetectionSettings, LossSettings, RoIHeads
 from clipself_seg.heads.fvit.rpn import RPN, ProposalRule
 
@@ -82,7 +82,7 @@ def parts_from_config(cfg: CfgNode) -> dict[str, object]:
     return {
         "clip": clip,
         "backbone": TapResizers(width),
-        "neck": PYRAMIDS[keys.PYRAMID](width, keys.CHANNELS),
+        "neck": FeaturePyramid(width, keys.CHANNELS, top_down=keys.PYRAMID == "fpn"),
         "rpn_head": RPN(strides, rule, channels=keys.CHANNELS, norm=keys.RPN_NORM, seed=cfg.SEED),
         "roi_head": _roi_heads(cfg, strides, clip.embed_dim),
         "inputs": InputSettings(tuple(keys.BLOCKS), side, *_pixels(cfg, clip)),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from clipself_seg.checkpoints.read import Checkpoint
 from clipself_seg.checkpoints.zoo import zoo
 from clipself_seg.clip import CLIP, load_clip, model, save_clip
-from clipself_seg.clip.kinds import find_architecture, list_architectures
+from clipself_seg.clip.find_kind import find_architecture, list_architectures
 from clipself_seg.clip.model import OTHER_PIXELS, find_clip
 from clipself_seg.clip.tips import read_official, read_transformers
 from clipself_seg.clip.weights import to_native

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import pickle
 import re
+from collections.abc import Iterable
 
 from detectron2.config import CfgNode, get_cfg
 
@@ -400,10 +401,16 @@ def _pickled(keys: tuple[Key, ...]) -> bytes:
     return pickle.dumps(cfg)
 
 
+def sections(names: Iterable[str]) -> set[str]:
+    """All sections around some keys, such as "MODEL" and "MODEL.CLIP" around "MODEL.CLIP.NAME"."""
+    parts = (name.split(".") for name in names)
+    return {".".join(words[:end]) for words in parts for end in range(1, len(words))}
+
+
 def set_key(cfg: CfgNode, name: str, value: object) -> None:
     """Sets a key, such as "MODEL.CLIP.NAME", and makes the sections around it that are missing."""
-    *sections, last = name.split(".")
-    for section in sections:
+    *above, last = name.split(".")
+    for section in above:
         if section not in cfg:
             setattr(cfg, section, CfgNode())
         cfg = cfg[section]

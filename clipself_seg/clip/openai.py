@@ -24,7 +24,8 @@ from clipself_seg.clip.kind import (
 )
 from clipself_seg.clip.layers import Transformer, initialise_blocks
 from clipself_seg.clip.positions import patch_grid, resample_positions
-from clipself_seg.clip.runtime import in_own_precision, normal_parameter
+from clipself_seg.clip.precision import in_own_precision
+from clipself_seg.clip.runtime import normal_parameter
 from clipself_seg.clip.tower import CONVOLUTIONS, ImageTower, TransformerTower
 
 # Keys of open_clip's configs that this tower and the ResNets implement; a config with any other key is refused.

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from clipself_seg.clip.block_calls import run_block
 from clipself_seg.clip.eva import PatchEmbed
 from clipself_seg.clip.kind import (
     TRANSFORMERS_BLOCK,
@@ -37,7 +38,7 @@ from clipself_seg.clip.layers import ResidualBlock, Transformer, initialise_bloc
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.pooled import LatentPool, PooledTower, alone, trunk_layouts
 from clipself_seg.clip.positions import patch_grid, resample_positions
-from clipself_seg.clip.runtime import QUEUES, normal_parameter, run_block
+from clipself_seg.clip.runtime import QUEUES, normal_parameter
 from clipself_seg.clip.text import TextEncoder
 from clipself_seg.clip.tokenizers import FileTokenizer, Tokenizer, repository_tokenizer
 from clipself_seg.clip.tower import ATTENTION_POOL

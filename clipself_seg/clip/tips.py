@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clipself_seg.clip.block_calls import run_block
 from clipself_seg.clip.kind import (
     MLP_NAMES,
     TIMM_BLOCK,
@@ -44,7 +45,8 @@ from clipself_seg.clip.layers import Transformer, initialise_blocks
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.openai import ResidualTower
 from clipself_seg.clip.positions import patch_grid, resample_positions
-from clipself_seg.clip.runtime import QUEUES, in_own_precision, normal_parameter, run_block
+from clipself_seg.clip.precision import in_own_precision
+from clipself_seg.clip.runtime import QUEUES, normal_parameter
 from clipself_seg.clip.text import TextEncoder
 from clipself_seg.clip.tokenizers import Tokenizer, repository_tokenizer
 

@@ -34,8 +34,9 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from clipself_seg.clip import TextBank, VisionLanguageBackbone
+from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.region_pooling import box_weights, pool
-from clipself_seg.clip.runtime import QUEUES, autocast, on_device, send
+from clipself_seg.clip.runtime import QUEUES, on_device, send
 from clipself_seg.clip.text_bank import NOUN_TEMPLATES
 from clipself_seg.clip.tower import DENSE, KEYS, QUERIES
 from clipself_seg.data.mappers.samples import Sample

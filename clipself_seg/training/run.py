@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.training_state import CheckpointFolder, unpack_model
 from clipself_seg.clip.low_rank import merge_low_rank
-from clipself_seg.clip.runtime import tf32
+from clipself_seg.clip.precision import tf32
 from clipself_seg.clip.training_free import refuse_training
 from clipself_seg.data.datasets.own_file import forget_files
 from clipself_seg.data.loader import dead_workers_named

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torchvision.ops import roi_align
 
 from clipself_seg.checkpoints.dense_feature import DenseFeature
-from clipself_seg.clip import load_clip, runtime
+from clipself_seg.clip import block_calls, load_clip
 from clipself_seg.clip.tower import TowerOptions
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
@@ -124,7 +124,7 @@ def test_exported_checkpoint_is_a_plain_clip(tmp_path):
 @pytest.mark.heavy
 def test_a_step_with_compiled_towers_is_the_same_step(monkeypatch):
     torch._dynamo.reset()
-    runtime._compiled_function.cache_clear()
+    block_calls._compiled_function.cache_clear()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     plain, compiled = tiny_clipself(), tiny_clipself()
     for tower in (compiled.student, compiled.teacher.visual):
@@ -137,7 +137,7 @@ def test_a_step_with_compiled_towers_is_the_same_step(monkeypatch):
     for name, parameter in plain.student.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(compiled.student.get_parameter(name).grad, parameter.grad)
-    runtime._compiled_function.cache_clear()
+    block_calls._compiled_function.cache_clear()
 
 
 def test_average_over_images_reaches_the_loss():

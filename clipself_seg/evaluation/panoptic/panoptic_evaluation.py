@@ -34,13 +34,8 @@ from clipself_seg.evaluation.measuring_protocol import (
     size_text,
     words_text,
 )
-from clipself_seg.evaluation.panoptic.ground_truth import (
-    PanopticGroundTruth,
-    counts_all,
-    is_semantic_only,
-    read_panoptic_ground_truth,
-    read_semantic_only,
-)
+from clipself_seg.evaluation.panoptic import ground_truth
+from clipself_seg.evaluation.panoptic.ground_truth import PanopticGroundTruth
 from clipself_seg.evaluation.panoptic.instance_ap import CityscapesAPEvaluator, InstanceAPEvaluator
 from clipself_seg.evaluation.panoptic.quality import PanopticQualityEvaluator
 from clipself_seg.evaluation.report import run_table
@@ -148,7 +143,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         truth = self.data(name)
         reading = reading_of(model)
         seen = f"a name as {self.train_vocabulary} spells it"
-        if counts_all(name, self.train_vocabulary):
+        if ground_truth.counts_all(name, self.train_vocabulary):
             seen = f"all, since {self.train_vocabulary} has them in its words"
         return MeasuringProtocol.of_model(
             reading,
@@ -219,9 +214,10 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         return InstanceAPEvaluator(ground_truth=truth.instances, **settings)
 
     def _read(self, name: str) -> PanopticGroundTruth:
-        read = read_semantic_only if is_semantic_only(name) else read_panoptic_ground_truth
-        words = self._label_file.get(name, "")
-        return read(name, self.tasks, self.train_vocabulary, words)
+        how = self.tasks, self.train_vocabulary, self._label_file[name]
+        if ground_truth.is_semantic_only(name):
+            return ground_truth.read_semantic_only(name, *how)
+        return ground_truth.read_panoptic_ground_truth(name, *how)
 
     def tables(self, results: Results) -> dict[str, str]:
         """All means of each data set and fusion."""

@@ -270,11 +270,7 @@ solver.key("AMP.DTYPE", "float16", choices=("float16", "bfloat16"))
 # Fractions of the trained weights, in [0, 1]: after the training the evaluation is repeated with start + f * (end -
 # start) for 0, 1 and each of them, where the start is MODEL.WEIGHTS, and the best of them is named and written.
 solver.key(
-    "MIX_WITH_START",
-    (),
-    each(within(0, 1)),
-    of=["CATSeg", "OpenPanoptic", "FViT"],
-    free=True,
+    "MIX_WITH_START", (), each(within(0, 1)), of=["CATSeg", "OpenPanoptic", "FViT"], free=True
 )
 # Steps between two checkpoints, and how many of the newest stay on disk.
 solver.stock("CHECKPOINT_PERIOD", at_least(1), free=True)
@@ -368,9 +364,7 @@ solver.not_read(
 solver.not_read("the cosine ends at 0", "BASE_LR_END")
 solver.not_read("the warm-up is linear", "WARMUP_METHOD")
 solver.not_read(
-    "SCHEDULE, WARMUP_ITERS and WARMUP_FACTOR describe the rate",
-    "NUM_DECAYS",
-    "RESCALE_INTERVAL",
+    "SCHEDULE, WARMUP_ITERS and WARMUP_FACTOR describe the rate", "NUM_DECAYS", "RESCALE_INTERVAL"
 )
 solver.not_read("IMS_PER_BATCH counts the images of all processes", "REFERENCE_WORLD_SIZE")
 test.not_read("results are written to results.json and not judged", "EXPECTED_RESULTS")

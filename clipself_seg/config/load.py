@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import torch
 from detectron2.config import CfgNode
 
+from clipself_seg.checkpoints.dense_feature import ANY
 from clipself_seg.checkpoints.locate import SUFFIXES
+from clipself_seg.checkpoints.read import feature_of_weights
 from clipself_seg.checkpoints.zoo import SCHEME, zoo
 from clipself_seg.config.declare import (
     KEYS,
@@ -116,7 +118,7 @@ def load_config(
     tree = dict(leaves(merge_layers(sources.layers)))
     _merge(cfg, tree | typed, sources)
     if not trains:
-        _take_published_settings(cfg, sources)
+        _take_settings_of_weights(cfg, sources)
     if cfg.SEED == -1:
         cfg.SEED = defaults["SEED"]  # any, in Detectron2's words
     _choose_exponents(cfg, sources)
@@ -216,18 +218,21 @@ def _output_dir(layers: Sequence[Layer]) -> str:
     return next((f"output/{name}" for name in names if name), "")
 
 
-def _take_published_settings(cfg: CfgNode, sources: Sources) -> None:
-    """Sets what the published numbers of the weights were measured with, where nobody set another value.
+def _take_settings_of_weights(cfg: CfgNode, sources: Sources) -> None:
+    """Sets what the published numbers of the weights were measured with, and what a CLIP was distilled for.
 
     What somebody wrote counts more, and so does what is set where the weights are, or after them.
     """
-    entry = zoo().get(cfg.MODEL.WEIGHTS.removeprefix(SCHEME)) if cfg.MODEL.WEIGHTS else None
-    if entry is None:
-        return
-    for key, value in entry.settings:
-        if not sources.by_hand(key) and sources.place(key) < sources.place("MODEL.WEIGHTS"):
+    entry = zoo().get(cfg.MODEL.WEIGHTS.removeprefix(SCHEME))
+    settings = [("MODEL.WEIGHTS", *pair) for pair in entry.settings] if entry else []
+    dense = feature_of_weights(cfg.MODEL.CLIP.WEIGHTS.removeprefix(SCHEME))
+    if dense != ANY:
+        words = dense.options().split()
+        settings += [("MODEL.CLIP.WEIGHTS", *pair) for pair in zip(words[::2], words[1::2])]
+    for weights, key, value in settings:
+        if not sources.by_hand(key) and sources.place(key) < sources.place(weights):
             cfg.merge_from_list([key, value])
-            logger.info("%s is %s, as in the published numbers of %s", key, value, entry.name)
+            logger.info("%s is %s, as the weights of %s were published", key, value, weights)
 
 
 def _choose_device(cfg: CfgNode, sources: Sources) -> None:

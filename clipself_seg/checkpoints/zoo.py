@@ -93,7 +93,8 @@ class Entry:
         file: name in the folder of weights; of Stable Diffusion, of a folder there.
         addresses: addresses to fetch it from; the first that answers is taken.
         pages: pages for a person to open where no plain request gets it.
-        size: bytes; None where nobody says it.
+        size: bytes; None where nobody says them all.
+        megabytes: size, rounded, where `size` is None; None where nobody says it. Nothing is compared with it.
         sha256: hexadecimal digits, all or the first of them; empty where nobody says it.
         licence: of the weights.
         key: configuration key that takes it.
@@ -111,6 +112,7 @@ class Entry:
     addresses: tuple[str, ...] = ()
     pages: tuple[str, ...] = ()
     size: int | None = None
+    megabytes: int | None = None
     sha256: str = ""
     licence: str = ""
     key: str = "MODEL.CLIP.WEIGHTS"
@@ -133,6 +135,13 @@ class Entry:
         if "non-commercial" in self.licence or "-NC" in self.licence:
             return "no"
         return "yes" if OPEN_LICENCE.match(self.licence) else "ask"
+
+    @property
+    def how_large(self) -> str:
+        """Size for a person: "819 MB", "about 599 MB" where it is rounded, or "unknown"."""
+        if self.size:
+            return f"{self.size / 1e6:,.0f} MB"
+        return f"about {self.megabytes:,} MB" if self.megabytes else "unknown"
 
 
 @functools.cache

@@ -31,9 +31,9 @@ from clipself_seg.commands.options import (
     WORDS,
     CommandLine,
     command,
-    default_model,
     group,
     images,
+    say_model,
     value,
     within,
 )
@@ -203,20 +203,22 @@ def _typed(words: Vocabulary, wanted: Sequence[bool]) -> str:
 def _answers(args: argparse.Namespace, texts: Path) -> Answers:
     from clipself_seg.checkpoints.locate import present_file
     from clipself_seg.checkpoints.zoo import zoo
-    from clipself_seg.choice import DEFAULTS
+    from clipself_seg.choice import TRAINED, find_model
     from clipself_seg.commands.predict import KEYS, SCORE_THRESHOLD, predictor_of
     from clipself_seg.explore.answers import Answers
 
     mini = of_scenes(args)
     predictors: dict[str, Any] = {}
-    for task, default in DEFAULTS.items():
+    for task, default in TRAINED.items():
         model = getattr(args, task)
         wanted = mini or model or task == TASKS[0] or present_file(zoo()[default])
         if not wanted if args.tasks is None else task not in args.tasks:
             continue
-        if not model:
-            model = "mini" if mini else default_model(task).weights
-        opts = [KEYS["score_threshold"], str(SCORE_THRESHOLD)] if task == "detection" else []
+        if not (model or mini):
+            say_model(default, "trained for its task")
+        model = model or ("mini" if mini else default)
+        scores = [find_model(model, task).score_key, str(SCORE_THRESHOLD)]
+        opts = scores if task == "detection" else []
         opts += [] if args.device is None else [KEYS["device"], args.device]
         name = "boxes" if task == "detection" else task
         predictors[name] = predictor_of(model, task, None, opts)

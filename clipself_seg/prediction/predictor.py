@@ -5,7 +5,7 @@
     result.labels, result.names, result.fractions()
 
 Here is what all tasks have in common; `task_predictors.py` has the predictor of each. A call that passes words hands
-them down to the model as an argument, so that such calls in several threads do not meet.
+them down to the model as an argument: each of several threads gets its own, and those of the last call stay set.
 
 Shapes: H, W pixels of the image as it is meant to be seen, K classes, N names of labels.
 """
@@ -31,7 +31,7 @@ from clipself_seg.checkpoints.download import fetch_bytes, is_address
 from clipself_seg.data.datasets.own_file import forget_files
 from clipself_seg.data.images import decode_image, pil_pixels, read_image
 from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass, Words
-from clipself_seg.errors import InputError, known
+from clipself_seg.errors import InputError, MissingFiles, known
 from clipself_seg.models.build import build_model, registered_data
 from clipself_seg.models.protocol import Classes
 from clipself_seg.prediction.mini_worlds import WorldCheck
@@ -144,7 +144,7 @@ class ImagePredictor(abc.ABC, Generic[R]):
             try:
                 registered_data(cfg)
                 forget_files()
-            except InputError as error:
+            except MissingFiles as error:
                 logger.warning(
                     "the data of the training are not here, nor are its classes: %s", error
                 )
@@ -357,11 +357,9 @@ class ImagePredictor(abc.ABC, Generic[R]):
             common: attributes of every `Prediction`.
         """
 
-    def predict_files(
-        self, images: Sequence[np.ndarray], names: Sequence[str], **how: Any
-    ) -> list[R]:
-        """`predict_batch` of images whose results have these names."""
-        return self.predict_batch(images, **how)
+    def predict_files(self, images: Sequence[np.ndarray], names: Sequence[str]) -> list[R]:
+        """`predict_batch` of images whose results have these names, by which a task may look for more."""
+        return self.predict_batch(images)
 
     def _look(
         self, images: Sequence[np.ndarray], samples: Sequence[Any], given: GivenWords

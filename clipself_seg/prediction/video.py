@@ -25,7 +25,7 @@ from clipself_seg.errors import InputError
 from clipself_seg.files import atomic_path, require_regular_file
 from clipself_seg.prediction.files import ImageFile
 from clipself_seg.prediction.journal import Written
-from clipself_seg.prediction.loop import Results
+from clipself_seg.prediction.loop import FilePredictor
 from clipself_seg.visualization.sheets import save_png
 
 # Formats that a video has.
@@ -138,7 +138,12 @@ class Video:
 
 
 def predict_video(
-    results: Results[F], source: ImageFile, *, save: Sequence[str], every: int, batch_size: int
+    results: FilePredictor[F],
+    source: ImageFile,
+    *,
+    save: Sequence[str],
+    every: int,
+    batch_size: int,
 ) -> Written:
     """Predicts for the frames of a video, and writes overlays/NAME.mp4 and labels/NAME.mp4/NUMBER.png.
 

@@ -190,7 +190,8 @@ def _settle(args: argparse.Namespace) -> str:
         if args.config_file is None:
             args.task = args.task or "panoptic"
             if args.model == MINI:
-                args.model, args.config_file = None, MINI_OF_MASKS
+                args.model = None
+                args.config_file = MINI_OF_MASKS
     choice = find_model(args.model, args.task, args.config_file)
     if args.model is None and args.config_file is None:
         reason = "it names these masks" if args.masks else REASONS[choice.task]
@@ -214,7 +215,8 @@ def _settle(args: argparse.Namespace) -> str:
         )
     args.vocabulary = _vocabulary(args)
     _refuse_absent(args, chosen)
-    args.task, args.score_key = chosen, choice.score_key
+    args.task = chosen
+    args.score_key = choice.score_key
     fetch_needed(choice.values(_keys(args)))
     return chosen
 

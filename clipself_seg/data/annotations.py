@@ -99,6 +99,11 @@ PIXELS = Kind(
 MASK = Kind(
     "a list of polygons or an RLE", lambda value: bool(value) and isinstance(value, list | dict)
 )
+# Three bytes of a PNG hold it.
+SEGMENT_ID = Kind(
+    f"a whole number from 1 to {2**24 - 1}",
+    lambda value: type(value) is int and 0 < value < 2**24,
+)
 NOUN = Kind("a word", lambda value: isinstance(value, str) and bool(value.strip()))
 # Entries of annotation files, by what is read of them.
 IMAGE: Schema = {"id": ID, "height?": PIXELS, "width?": PIXELS}
@@ -109,7 +114,7 @@ OBJECT_IN_BOX: Schema = {"image_id": ID, "category_id": WHOLE, "bbox": BOX, "are
 SEGMENTS: Schema = {
     "image_id": ID,
     "file_name": TEXT,
-    "segments_info": [{"id": WHOLE, "category_id": WHOLE, "bbox": REGION}],
+    "segments_info": [{"id": SEGMENT_ID, "category_id": WHOLE, "bbox": REGION, "area?": NUMBER}],
 }
 
 

@@ -33,7 +33,7 @@ from clipself_seg.evaluation.coco_ap import (
 )
 from clipself_seg.evaluation.coco_objects import ImageDetections
 from clipself_seg.evaluation.evaluator import ImageEvaluator, ImageId, Outputs, Samples
-from clipself_seg.evaluation.report import percents, run_table, seen_cells, write_class_csv
+from clipself_seg.evaluation.report import percents, seen_cells, write_class_csv
 
 logger = logging.getLogger(__name__)
 
@@ -47,25 +47,16 @@ class InstanceAPEvaluator(ObjectEvaluator):
     boxes = False
     masks = True
 
-    def evaluate(self) -> dict[str, dict[str, float]]:
-        """Merges all processes and compares.
-
-        Returns:
-            {"segm": numbers of `instance_results` and "images"}, the same in every process.
+    def _numbers(self, images: Mapping[ImageId, ImageDetections]) -> dict[str, dict[str, float]]:
+        """{"segm": numbers of `instance_results` and "images"}.
 
         Raises:
-            InputError: images are missing, or masks have another size than the file states (in
-                every process, so that none waits).
+            InputError: masks have another size than the file states.
         """
-        return {"segm": self._compare_in_one_process(self._compare)}
-
-    def _compare(self, predicted: Mapping[ImageId, ImageDetections]) -> dict[str, float]:
-        count = len(predicted)
+        count = len(images)
         logger.info('comparing the instances of %d images of "%s"', count, self.dataset_name)
-        quality = object_quality(self.ground_truth, predicted, "segm", LIMITS["detectron2"])
+        quality = object_quality(self.ground_truth, images, "segm", LIMITS["detectron2"])
         results = {"images": float(count)} | instance_results(quality, self.seen)
-        table = run_table("panoptic", {self.dataset_name: results})
-        logger.info('Instance masks of "%s" in percent:\n%s', self.dataset_name, table)
         if self.output_dir is not None:
             path = self.output_dir / f"instance_classes_{self.dataset_name}.csv"
             ap, ap50 = class_precision(quality)
@@ -77,7 +68,7 @@ class InstanceAPEvaluator(ObjectEvaluator):
                 "predictions": quality.detections.tolist(),
             }
             write_class_csv(path, self.vocabulary.first_names, columns)
-        return results
+        return {"segm": results}
 
 
 def instance_results(quality: ObjectQuality, seen: np.ndarray | None = None) -> dict[str, float]:
@@ -274,21 +265,10 @@ class CityscapesAPEvaluator(ImageEvaluator[ImageOverlaps]):
                 instances.scores.cpu().numpy(),
             )
 
-    def evaluate(self) -> dict[str, dict[str, float]]:
-        """Merges all processes and averages.
-
-        Returns:
-            {"cityscapes": "Cityscapes-AP" and "Cityscapes-AP50" in percent, the former also of seen and unseen
-            classes}, the same in every process.
-
-        Raises:
-            InputError: images are missing (in every process, so that none waits).
-        """
-        return {"cityscapes": self._compare_in_one_process(self._compare)}
-
-    def _compare(self, predicted: Mapping[ImageId, ImageOverlaps]) -> dict[str, float]:
-        images = list(predicted.values())
-        precision = 100 * cityscapes_precision(images, len(self.vocabulary))
+    def _numbers(self, images: Mapping[ImageId, ImageOverlaps]) -> dict[str, dict[str, float]]:
+        """{"cityscapes": "Cityscapes-AP" and "Cityscapes-AP50" in percent, the former also of seen and unseen
+        classes}."""
+        precision = 100 * cityscapes_precision([*images.values()], len(self.vocabulary))
         counts = ~np.isnan(precision[:, 0])
         groups = {"": counts}
         if self.seen is not None:
@@ -298,4 +278,4 @@ class CityscapesAPEvaluator(ImageEvaluator[ImageOverlaps]):
             for suffix, chosen in groups.items()
         }
         half = float(precision[counts, 0].mean()) if counts.any() else np.nan
-        return results | {"Cityscapes-AP50": half}
+        return {"cityscapes": results | {"Cityscapes-AP50": half}}

@@ -25,10 +25,16 @@ from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.masks import read_segments
 from clipself_seg.data.vocabulary import NamedVocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import Evaluation, Pass, Results
+from clipself_seg.evaluation.drawn_examples import DrawnExamples, of_each
+from clipself_seg.evaluation.evaluation_base import Evaluation, Pass, Results
 from clipself_seg.evaluation.evaluator import Outputs, Samples
-from clipself_seg.evaluation.examples import DrawnExamples, of_each
 from clipself_seg.evaluation.mean_iou import MeanIoUEvaluator, MiouRule
+from clipself_seg.evaluation.measuring_protocol import (
+    MeasuringProtocol,
+    seen_text,
+    size_text,
+    words_text,
+)
 from clipself_seg.evaluation.panoptic.ground_truth import (
     PanopticGroundTruth,
     counts_all,
@@ -38,10 +44,9 @@ from clipself_seg.evaluation.panoptic.ground_truth import (
 )
 from clipself_seg.evaluation.panoptic.instance_ap import CityscapesAPEvaluator, InstanceAPEvaluator
 from clipself_seg.evaluation.panoptic.quality import PanopticQualityEvaluator
-from clipself_seg.evaluation.protocol import MeasuringProtocol, seen_text, size_text, words_text
-from clipself_seg.evaluation.report import paper_tables, run_table
+from clipself_seg.evaluation.report import run_table
 from clipself_seg.heads.fusion import Fusion, fusion_of
-from clipself_seg.models.protocol import PanopticModel, reading_of
+from clipself_seg.models.model_protocols import PanopticModel, reading_of
 
 logger = logging.getLogger(__name__)
 
@@ -225,10 +230,8 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         return read(name, self.tasks, self.train_vocabulary, words)
 
     def tables(self, results: Results) -> dict[str, str]:
-        """All means of each data set and fusion, and the paper's Table 6 of those that have segments."""
-        model, trained = self.output_dir.name or "model", str(self.train_vocabulary)
-        all_means = {"All data sets in percent": run_table("panoptic", results)}
-        return all_means | paper_tables(results, model, trained)
+        """All means of each data set and fusion."""
+        return {"All data sets in percent": run_table("panoptic", results)}
 
 
 def _further_tasks(truth: PanopticGroundTruth) -> tuple[str, ...]:

@@ -59,13 +59,12 @@ KEYS = {
 }
 # What --masks sets beside its folder: CLIP's scores are the only ones.
 OF_MASKS = ("MODEL.MASK_GENERATOR.SOURCE", "masks", "MODEL.FUSION.MODE", "clip")
-# What --save may name with each task; the first two (of boxes the first one) are written by default.
+# What --save may name with each task; the first two are written by default.
 SAVE = {
     "semantic": ("overlays", "labels", "coco"),
     "panoptic": ("overlays", "panoptic", "labels", "coco"),
     "detection": ("overlays",),
 }
-SAVED = {"semantic": 2, "panoptic": 2, "detection": 1}
 # Keys that no result depends on.
 INDIFFERENT = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "INPUT.MAX_PIXELS")
 # Options of --ray, and those that do not go with it.
@@ -142,7 +141,7 @@ def main(args: argparse.Namespace) -> int:
     """Segments or detects, and says where the results are."""
     chosen = _settle(args)
     video_save = tuple(args.save or ("overlays",))
-    args.save = list(dict.fromkeys(args.save or SAVE[chosen][: SAVED[chosen]]))
+    args.save = list(dict.fromkeys(args.save or SAVE[chosen][:2]))
     if args.ray:
         return _over_ray(args)
     from clipself_seg.prediction.files import find_images
@@ -325,8 +324,6 @@ def _make(args: argparse.Namespace, files: InputFiles) -> tuple[ResultFiles, Jso
         ]
     if args.task == "semantic":
         settings |= {"background": args.background, "threshold": predictor.given.threshold}
-    else:
-        settings["seen"] = predictor.given.seen.tolist()
     if predictor.absent:
         settings["absent"] = [args.absent, predictor.absent.threshold]
     if args.task == "panoptic" and args.stuff is None:
@@ -336,8 +333,6 @@ def _make(args: argparse.Namespace, files: InputFiles) -> tuple[ResultFiles, Jso
             settings["masks"] = masks.digest([one.name for one in files.images])
         if finder := predictor.model.masks.model_settings:
             settings["masks"] = finder
-        fusion = predictor.model.fusion.returned()
-        settings["exponents"] = [fusion.alpha, fusion.beta]
     for key, (content, _) in values_and_defaults(predictor.config).items():
         if key not in INDIFFERENT and key not in WEIGHTS:
             settings[key] = content

@@ -76,19 +76,17 @@ def prediction_config(choice: ModelChoice, opts: Sequence[str] = ()) -> CfgNode:
     if choice.weights is not None:
         typed += [key, choice.weights]
     cfg = fetch_addresses(load_config(choice.config_file, typed))
-    section = cfg.MODEL.CLIP if key == OF_CLIP else cfg.MODEL
-    if section.WEIGHTS == "random":
+    weights = cfg.MODEL.CLIP.WEIGHTS if key == OF_CLIP else cfg.MODEL.WEIGHTS
+    if weights == "random":
         logger.warning("the weights are random: what is predicted means nothing")
         cfg = cfg.clone()
         cfg.defrost()
-        (cfg.MODEL.CLIP if key == OF_CLIP else cfg.MODEL).WEIGHTS = ""
-    elif not section.WEIGHTS and cfg.MODEL.MASK_GENERATOR.SOURCE != "masks":
-        trained = "the model_final.pth of `clipself-seg train`"
-        if key == OF_CLIP:
-            trained = "open_clip's tag of a CLIP, or the clip_final.safetensors of a distillation"
-        names = official(key, choice.config_file)
+        cfg.merge_from_list([key, ""])
+    elif not weights and cfg.MODEL.MASK_GENERATOR.SOURCE != "masks":
+        trained = "clip_final.safetensors" if key == OF_CLIP else "model_final.pth"
+        names = official(key, choice.config_file) or "(none is known for it)"
         raise InputError(
-            f"{choice.config_file} names no {key}: give a trained checkpoint, such as {trained}"
-            + (f", or an official one: {names}" if names else "")
+            f"{choice.config_file} names no {key}: give a trained checkpoint, such as the {trained} of a run, or an "
+            f"official one: {names}"
         )
     return cfg

@@ -521,14 +521,8 @@ class BoxesOfSegments(PanopticPredictor):
         """The segments, the best first."""
         regions = super().result(output, given, nothing, **common).regions()
         order = np.argsort(-regions.scores, kind="stable")
-        return Detections(
-            boxes=regions.boxes[order],
-            scores=regions.scores[order],
-            labels=regions.labels[order],
-            masks=regions.masks[order],
-            seen=given.seen,
-            **common,
-        )
+        ordered = {name: values[order] for name, values in regions._asdict().items()}
+        return Detections(**ordered, seen=given.seen, **common)
 
     def about(self) -> dict[str, Any]:
         return {

@@ -5,18 +5,22 @@ import json
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from clipself_seg.checkpoints import needs
 from clipself_seg.checkpoints.zoo import zoo
-from clipself_seg.choice import DEFAULTS, TASKS
+from clipself_seg.choice import DEFAULTS, TASKS, find_model
 from clipself_seg.clip import load_clip, save_clip
+from clipself_seg.clip.tips import write_official
 from clipself_seg.commands import predict
+from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
+from clipself_seg.models.build import build_model
 from clipself_seg.prediction.writers import INDEX_FILES
 from tests.faults import run_python
 from tests.mask_models import save_mask_model
-from tests.small_towers import TIPS, small_towers
+from tests.small_towers import TIPS, small_towers, write_tokenizer
 
 EOMT = "tue-mps/coco_panoptic_eomt_large_640"
 # Task -> what is said of the places of files.
@@ -140,3 +144,68 @@ def test_the_defaults_name_masks_of_photographs_and_boxes_are_those_of_the_segme
         assert {(tuple(map(int, a["bbox"])), a["category_id"]) for a in own} >= {
             (box, kind) for box, kind in wanted if names[kind] not in ("grass", "sky")
         }
+
+
+# As tue-mps writes it.
+EOMT_IMAGES = {
+    **dict.fromkeys(
+        ("crop_size", "device", "disable_grouping", "do_center_crop", "do_convert_rgb")
+    ),
+    **dict.fromkeys(("ignore_index", "input_data_format", "return_tensors")),
+    **dict.fromkeys(("do_normalize", "do_pad", "do_rescale", "do_resize"), True),
+    "data_format": "channels_first",
+    "default_to_square": False,
+    "do_split_image": False,
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_processor_type": "EomtImageProcessorFast",
+    "image_std": [0.229, 0.224, 0.225],
+    "resample": 2,
+    "rescale_factor": 0.00392156862745098,
+    "size": {"longest_edge": 640, "shortest_edge": 640},
+}
+
+
+def write_tips(folder: Path) -> None:
+    """google/tipsv2-l14: no temperature, a mask token."""
+    folder.mkdir(parents=True)
+    tensors = write_official(load_clip("TIPSv2-L-14", None).state_dict())
+    del tensors["temperature"]
+    assert 1.94e9 < 4 * sum(tensor.numel() for tensor in tensors.values()) < 1.96e9
+    safetensors.torch.save_file(tensors, folder / "model.safetensors")
+    write_tokenizer(folder / "tokenizer.json")
+
+
+def write_eomt(folder: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    model = transformers.EomtForUniversalSegmentation(transformers.EomtConfig(num_labels=133))
+    with torch.no_grad():
+        model.class_predictor.bias[-1] = -9  # all queries are an object
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(EOMT_IMAGES))
+    assert 1.26e9 < (folder / "model.safetensors").stat().st_size < 1.27e9
+
+
+@pytest.mark.heavy  # some 10 GB of memory
+@pytest.mark.parametrize("task", TASKS)
+def test_the_defaults_of_the_published_sizes_run_on_photographs(
+    task, data_dir, tmp_path, monkeypatch, capsys
+):
+    weights = tmp_path / "weights"
+    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(weights))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    entry = zoo()[DEFAULTS[task]]
+    monkeypatch.setitem(zoo(), entry.name, dataclasses.replace(entry, size=None, sha256=""))
+    torch.manual_seed(0)
+    if task == "semantic":
+        weights.mkdir()
+        build_model(load_config(find_model(None, task).config_file)).export(weights / entry.file)
+    else:
+        write_tips(weights / "hub/google--tipsv2-l14/main")
+        write_eomt(weights / "hub" / EOMT.replace("/", "--") / "main")
+    photos = sorted((data_dir / "coco/val2017").glob("*.jpg"))[:1]
+    score = ["MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD", "0.0"] if task == "detection" else []
+    found = predict_with_defaults(task, photos, tmp_path / "out", *score)
+    assert "to be fetched" not in capsys.readouterr().err
+    assert len(found["images"]) == 1 and list((tmp_path / "out/overlays").glob("*.png"))
+    if task != "semantic":
+        assert found["annotations"]

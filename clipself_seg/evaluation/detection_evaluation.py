@@ -22,15 +22,7 @@ from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.vocabulary import NamedVocabulary, Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.coco_ap import (
-    LIMITS,
-    ObjectEvaluator,
-    class_precision,
-    coco_numbers,
-    lvis_numbers,
-    object_quality,
-    split_numbers,
-)
+from clipself_seg.evaluation import coco_ap, report
 from clipself_seg.evaluation.coco_objects import (
     KINDS,
     ImageDetections,
@@ -46,19 +38,13 @@ from clipself_seg.evaluation.measuring_protocol import (
     size_text,
     words_text,
 )
-from clipself_seg.evaluation.report import (
-    percents,
-    run_table,
-    seen_cells,
-    write_class_csv,
-)
 from clipself_seg.models.model_protocols import DetectionModel, reading_of
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True, eq=False)
-class DetectionEvaluator(ObjectEvaluator):
+class DetectionEvaluator(coco_ap.ObjectEvaluator):
     """Compares boxes, and masks if those are asked for.
 
     The main process writes `detections_<data set>.json` in COCO's results format, and for each task
@@ -92,26 +78,28 @@ class DetectionEvaluator(ObjectEvaluator):
     def _of_task(self, task: str, images: Mapping[ImageId, ImageDetections]) -> dict[str, float]:
         truth = self.ground_truth
         logger.info('comparing %s of %d images of "%s"', task, len(truth.sizes), self.dataset_name)
-        quality = object_quality(truth, images, KINDS[task], LIMITS[self.limits])
+        quality = coco_ap.object_quality(truth, images, KINDS[task], coco_ap.LIMITS[self.limits])
         results = {"images": float(len(truth.sizes))}
         if truth.federated is None:
-            results |= coco_numbers(quality)
+            results |= coco_ap.coco_numbers(quality)
         else:
             frequencies = [entry.frequency for entry in self.vocabulary.classes]
-            results |= lvis_numbers(quality, frequencies)
+            results |= coco_ap.lvis_numbers(quality, frequencies)
         if self.output_dir is not None:
             path = self.output_dir / f"{task}_classes_{self.dataset_name}.csv"
-            ap, ap50 = class_precision(quality)
+            ap, ap50 = coco_ap.class_precision(quality)
             columns = {
                 "frequency": [entry.frequency or "" for entry in self.vocabulary.classes],
-                "seen": seen_cells(self.seen, len(self.vocabulary)),
-                "ap": percents(ap),
-                "ap50": percents(ap50),
+                "seen": report.seen_cells(self.seen, len(self.vocabulary)),
+                "ap": report.percents(ap),
+                "ap50": report.percents(ap50),
                 "objects": quality.objects.tolist(),
                 "detections": quality.detections.tolist(),
             }
-            write_class_csv(path, [entry.names[0] for entry in self.vocabulary.classes], columns)
-        return results | split_numbers(quality, self.seen)
+            report.write_class_csv(
+                path, [entry.names[0] for entry in self.vocabulary.classes], columns
+            )
+        return results | coco_ap.split_numbers(quality, self.seen)
 
 
 # What the numbers of a data set count, for the files of a run.
@@ -208,7 +196,7 @@ class DetectionEvaluation(Configurable, Evaluation[DetectionModel, "DetectionDat
 
     def tables(self, results: Results) -> dict[str, str]:
         """All precisions of each data set."""
-        return {"All data sets in percent": run_table("detection", results)}
+        return {"All data sets in percent": report.run_table("detection", results)}
 
     def _read(self, name: str) -> DetectionData:
         files = find_dataset(name, DetectionSet)

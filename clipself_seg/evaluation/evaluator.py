@@ -6,6 +6,7 @@ Detectron2's `DatasetEvaluator` is their base as well; evaluators that only add 
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,9 +77,9 @@ class ImageEvaluator(DatasetEvaluator, Generic[Kept]):
             raise outcome
         return outcome
 
+    @abc.abstractmethod
     def _numbers(self, images: dict[ImageId, Kept]) -> dict[str, dict[str, float]]:
         """Compares all images, each once and in the order of the data set, and writes tables and files."""
-        raise NotImplementedError
 
     def _in_order(self, parts: Iterable[Mapping[ImageId, Kept]]) -> dict[ImageId, Kept]:
         """Images of all processes in the order of the data set, each of which has to be there."""

@@ -90,15 +90,7 @@ PANOPTIC_COLUMNS = {
     "unseen mIoU": "mIoU-unseen",
 }
 DETECTION_COLUMNS = {
-    "AP": "AP",
-    "AP50": "AP50",
-    "AP75": "AP75",
-    "APs": "APs",
-    "APm": "APm",
-    "APl": "APl",
-    "APr": "APr",
-    "APc": "APc",
-    "APf": "APf",
+    **{name: name for name in ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")},
     "base AP50": "AP50-seen",
     "novel AP50": "AP50-unseen",
 }

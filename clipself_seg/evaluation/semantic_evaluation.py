@@ -20,7 +20,7 @@ from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import NamedVocabulary, Vocabulary, read_label_file
-from clipself_seg.evaluation.drawn_examples import DrawnExamples, of_each
+from clipself_seg.evaluation.drawn_examples import DrawnExamples
 from clipself_seg.evaluation.evaluation_base import Evaluation, Pass, Results
 from clipself_seg.evaluation.mean_iou import MeanIoUEvaluator, MiouRule
 from clipself_seg.evaluation.measuring_protocol import (
@@ -63,8 +63,7 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
     def __post_init__(self) -> None:
         super().__post_init__()
         files = self.label_files or [""] * len(self.datasets)
-        wanted = 'a file, or "" for its own names,'
-        self._label_file = of_each("TEST.LABEL_FILES", files, self.datasets, wanted)
+        self._label_file = dict(zip(self.datasets, files, strict=True))
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:

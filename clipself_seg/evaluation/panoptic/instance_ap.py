@@ -22,15 +22,7 @@ import numpy as np
 from clipself_seg.data.images import truth_pixels
 from clipself_seg.data.masks import read_indices
 from clipself_seg.data.vocabulary import Vocabulary
-from clipself_seg.evaluation.coco_ap import (
-    COCO_NUMBERS,
-    LIMITS,
-    ObjectEvaluator,
-    ObjectQuality,
-    class_precision,
-    coco_numbers,
-    object_quality,
-)
+from clipself_seg.evaluation import coco_ap
 from clipself_seg.evaluation.coco_objects import ImageDetections
 from clipself_seg.evaluation.evaluator import ImageEvaluator, ImageId, Outputs, Samples
 from clipself_seg.evaluation.report import percents, seen_cells, write_class_csv
@@ -38,7 +30,7 @@ from clipself_seg.evaluation.report import percents, seen_cells, write_class_csv
 logger = logging.getLogger(__name__)
 
 
-class InstanceAPEvaluator(ObjectEvaluator):
+class InstanceAPEvaluator(coco_ap.ObjectEvaluator):
     """Compares masks of things, as `panoptic_merge.merge_instances` gives them.
 
     The main process writes `instance_classes_<data set>.csv` into the folder.
@@ -55,11 +47,13 @@ class InstanceAPEvaluator(ObjectEvaluator):
         """
         count = len(images)
         logger.info('comparing the instances of %d images of "%s"', count, self.dataset_name)
-        quality = object_quality(self.ground_truth, images, "segm", LIMITS["detectron2"])
+        quality = coco_ap.object_quality(
+            self.ground_truth, images, "segm", coco_ap.LIMITS["detectron2"]
+        )
         results = {"images": float(count)} | instance_results(quality, self.seen)
         if self.output_dir is not None:
             path = self.output_dir / f"instance_classes_{self.dataset_name}.csv"
-            ap, ap50 = class_precision(quality)
+            ap, ap50 = coco_ap.class_precision(quality)
             columns = {
                 "seen": seen_cells(self.seen, len(self.vocabulary)),
                 "ap": percents(ap),
@@ -71,7 +65,9 @@ class InstanceAPEvaluator(ObjectEvaluator):
         return {"segm": results}
 
 
-def instance_results(quality: ObjectQuality, seen: np.ndarray | None = None) -> dict[str, float]:
+def instance_results(
+    quality: coco_ap.ObjectQuality, seen: np.ndarray | None = None
+) -> dict[str, float]:
     """Means in percent over the classes with an instance, and their number.
 
     Args:
@@ -83,8 +79,8 @@ def instance_results(quality: ObjectQuality, seen: np.ndarray | None = None) -> 
         also "AP-seen", "classes-seen" and the same of unseen classes. A mean over no class is left
         out.
     """
-    numbers = coco_numbers(quality)
-    results = {key: numbers[key] for key in COCO_NUMBERS if key in numbers}
+    numbers = coco_ap.coco_numbers(quality)
+    results = {key: numbers[key] for key in coco_ap.COCO_NUMBERS if key in numbers}
     results["classes"] = float(quality.known.sum())
     if seen is not None:
         precision_TRK = np.ascontiguousarray(quality.precision[..., 0, -1])

@@ -33,7 +33,8 @@ MASKS = "masks for --masks"
 WIDTH = 100  # letters of a line
 HEADINGS = ("name", "size", "here", "ship?", "licence", "published")
 # Task -> what has to be known of a CLIP that does it without training, in place of its numbers.
-WITHOUT_TRAINING = {"panoptic": "with --masks; no number of both is known"}
+NAMES_MASKS = "names the masks of eomt; no number of both is known"
+WITHOUT_TRAINING = {"panoptic": NAMES_MASKS, "detection": NAMES_MASKS}
 
 
 def _options(parser: CommandLine) -> None:
@@ -76,7 +77,7 @@ def _list(task: str | None, may_ship: str | None) -> int:
 def _kinds(entry: Entry) -> dict[str, str]:
     """Headings that an entry stands under -> what stands there in place of its numbers."""
     from clipself_seg.choice import OF_CLIP, find_model
-    from clipself_seg.config.weights import MASKS as OF_MASKS
+    from clipself_seg.config.weight_checks import MASKS as OF_MASKS
 
     if entry.tasks:
         return {task: WITHOUT_TRAINING.get(task, "") for task in entry.tasks}

@@ -35,7 +35,8 @@ MASKS = "masks for --masks"
 WIDTH = 100  # letters of a line
 HEADINGS = ("name", "size", "here", "ship?", "licence", "published")
 # Task -> what has to be known of a CLIP that does it without training, in place of its numbers.
-WITHOUT_TRAINING = {"panoptic": "with --masks; no number of both is known"}
+NAMES_MASKS = "names the masks of eomt; no number of both is known"
+WITHOUT_TRAINING = {"panoptic": NAMES_MASKS, "detection": NAMES_MASKS}
 
 
 def _options(parser: CommandLine) -> None:

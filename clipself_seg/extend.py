@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor
 
-from clipself_seg.clip.kinds import register_kind
+from clipself_seg.clip.find_kind import register_kind
 from clipself_seg.clip.tower import DENSE
 from clipself_seg.clip.training_free import ATTENTIONS, Attend, Attention, Grid
 from clipself_seg.config.declare import EVERY, KEYS, NOT_NEGATIVE, Check, Section

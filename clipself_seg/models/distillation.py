@@ -37,7 +37,7 @@ from clipself_seg.clip import TextBank, VisionLanguageBackbone
 from clipself_seg.clip.precision import autocast
 from clipself_seg.clip.region_pooling import box_weights, pool
 from clipself_seg.clip.runtime import QUEUES, on_device, send
-from clipself_seg.clip.text_bank import NOUN_TEMPLATES
+from clipself_seg.clip.templates import NOUN_TEMPLATES
 from clipself_seg.clip.tower import DENSE, KEYS, QUERIES
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
@@ -420,7 +420,7 @@ class RegionText:
         loss: "bce", the official code's: sigmoids over the nouns of the process's regions, topped up at
             random to `negatives`; "softmax" over all nouns; "regionclip": RegionCLIP's three losses.
         negatives: number of nouns that "bce" compares with.
-        templates: prompts around a noun, a name in `text_bank.TEMPLATES`.
+        templates: prompts around a noun, a name in `templates.TEMPLATES`.
         seed: seed of the nouns that are drawn, together with the iteration.
     """
 

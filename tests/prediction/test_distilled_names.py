@@ -54,15 +54,6 @@ def test_a_name_predicts_with_the_feature_that_it_was_distilled_for(name, small)
     )
 
 
-@pytest.mark.heavy
-def test_a_file_of_the_real_size_predicts_by_its_name(tmp_path, monkeypatch):
-    monkeypatch.setenv("CLIPSELF_SEG_WEIGHTS", str(tmp_path))
-    name = "clipself-openai-vitb16-coco-patches"
-    release(name, tmp_path)
-    result = clipself_seg.load(name, device="cpu")(noise(64, 64), "a dog, grass")
-    assert result.labels.shape == (64, 64)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_any_configuration_reads_a_name_as_what_it_was_distilled_for(name):
     typed = ["MODEL.CLIP.NAME", zoo()[name].model, "MODEL.CLIP.WEIGHTS", name]

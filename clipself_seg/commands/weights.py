@@ -96,8 +96,10 @@ def _kinds(entry: Entry) -> dict[str, str]:
 
 def _row(entry: Entry, how: str) -> list[str]:
     from clipself_seg.checkpoints.locate import present_file
+    from clipself_seg.checkpoints.zoo import same_weights
 
-    here = "yes" if present_file(entry) else "no" if entry.addresses else "by hand"
+    present = any(map(present_file, same_weights(entry)))
+    here = "yes" if present else "no" if entry.addresses else "by hand"
     licence = entry.licence.replace(" (the repository's)", "*").replace(" License", "")
     shipped = entry.may_ship
     return [

@@ -331,7 +331,7 @@ def fetch(entry: Entry) -> Path:
             put it.
     """
     for one in same_weights(entry):
-        if path := own_file(one):
+        if path := present_file(one):
             check_entry(path, one)
             return path
     own = weights_folder() / entry.file
@@ -363,11 +363,6 @@ def fetch(entry: Entry) -> Path:
 
 
 def present_file(entry: Entry) -> Path | None:
-    """Path of an entry's file, or of that of the same weights by another name; None if neither is here."""
-    return next(filter(None, map(own_file, same_weights(entry))), None)
-
-
-def own_file(entry: Entry) -> Path | None:
     """Path of an entry's file in the folder of weights or the hub's cache; None if neither has it."""
     own = weights_folder() / entry.file
     if own.exists():
@@ -397,7 +392,7 @@ def published_as(path: Path, model: str) -> Entry | None:
     if not path.is_file():
         return None
     for entry in (one for one in zoo().values() if one.model == model):
-        if (own := own_file(entry)) and path.samefile(own):
+        if (own := present_file(entry)) and path.samefile(own):
             return entry
         sized = entry.size in (None, path.stat().st_size)
         if len(entry.sha256) == 64 and sized and file_sha256(path) == entry.sha256:

@@ -139,7 +139,7 @@ def _get(names: list[str]) -> int:
 
 
 def _check(names: list[str]) -> int:
-    from clipself_seg.checkpoints.locate import check_entry, own_file, weights_folder
+    from clipself_seg.checkpoints.locate import check_entry, present_file, weights_folder
     from clipself_seg.checkpoints.zoo import zoo
 
     official = {entry.file: entry for entry in zoo().values()}
@@ -150,7 +150,7 @@ def _check(names: list[str]) -> int:
         paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
         files += [(path, official.get(path.name)) for path in paths]
     if not names:  # what came from the hub lies below it
-        pairs = [(own_file(entry), entry) for entry in zoo().values()]
+        pairs = [(present_file(entry), entry) for entry in zoo().values()]
         files += [(path, one) for path, one in pairs if path and path.parent != weights_folder()]
     bad = 0
     for path, entry in files:

@@ -27,7 +27,7 @@ from clipself_seg.config.declare import key as declare_key
 from clipself_seg.config.keys import OBJECTIVES, default_config
 from clipself_seg.config.relations import RELATIONS, of_crops
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import METRICS
+from clipself_seg.evaluation.evaluation_base import METRICS
 from clipself_seg.models.distillation import Step, enter_term
 from clipself_seg.training import register_hook
 from clipself_seg.training.tasks import TASKS

@@ -10,7 +10,7 @@ from clipself_seg.clip import kinds
 from clipself_seg.clip.training_free import ATTENTIONS
 from clipself_seg.config.declare import KEYS
 from clipself_seg.config.relations import RELATIONS
-from clipself_seg.evaluation.base import METRICS
+from clipself_seg.evaluation.evaluation_base import METRICS
 from clipself_seg.models.distillation import TERMS
 
 NAMES = ("attention", "head", "metric", "objective", "tower")  # of the files my_NAME.py

@@ -15,7 +15,7 @@ from clipself_seg.commands import train
 from clipself_seg.config import load_config
 from clipself_seg.config.declare import KEYS
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import METRICS, add_metrics
+from clipself_seg.evaluation.evaluation_base import METRICS, add_metrics
 from clipself_seg.models.build import build_model
 from clipself_seg.models.distillation import build_objective
 from tests.conftest import ROOT

@@ -2,7 +2,7 @@
 
 Names and addresses are fetched into one folder, once, those of the hub into a cache below it.
 ``CLIPSELF_SEG_WEIGHTS`` is another folder, or the address of a mirror that has the files of the zoo under their own
-names. Values of a configuration are never fetched as addresses: `clipself_seg.config.weights`.
+names. Values of a configuration are never fetched as addresses: `clipself_seg.config.weight_checks`.
 """
 
 from __future__ import annotations

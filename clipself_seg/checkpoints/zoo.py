@@ -153,7 +153,7 @@ def entry_of(name: str, clip: str) -> Entry | None:
     """The entry of weights that a configuration names, by its name or by open_clip's tag; None if there is none.
 
     Args:
-        name: value of a key in `config.weights.WEIGHTS`.
+        name: value of a key in `config.weight_checks.WEIGHTS`.
         clip: name of the configuration's CLIP, to which a tag belongs.
     """
     return zoo().get(name) or zoo().get(f"{clip}:{name}")

@@ -116,9 +116,6 @@ class EvaBlock(ViTBlock):
         queries = [*self.attn.q_proj.parameters(), self.attn.q_bias]
         return {QUERIES: queries, KEYS: list(self.attn.k_proj.parameters())}
 
-    def mlp_parameters(self) -> list[nn.Parameter]:
-        return [*self.norm2.parameters(), *self.mlp.parameters()]
-
 
 class PatchEmbed(nn.Module):
     """Patch convolution under the parameter name of EVA's and timm's files."""

@@ -22,7 +22,7 @@ from clipself_seg.clip.kind import (
     has_clip_text,
     vit_sizes,
 )
-from clipself_seg.clip.layers import Transformer
+from clipself_seg.clip.layers import Transformer, initialise_blocks
 from clipself_seg.clip.positions import patch_grid, resample_positions
 from clipself_seg.clip.runtime import in_own_precision, normal_parameter
 from clipself_seg.clip.tower import CONVOLUTIONS, ImageTower, TransformerTower
@@ -81,7 +81,7 @@ class VisionTransformer(ResidualTower):
         )
         self.ln_post = nn.LayerNorm(width)
         self.proj = normal_parameter(width, embed_dim, std=width**-0.5)
-        self.transformer.initialise()
+        initialise_blocks(self.blocks)
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
         """Tokens (B, L, D) before the first block, no extra arguments, and the grid (h, w)."""

@@ -179,7 +179,7 @@ class SiglipText(TextEncoder):
         self.ln_final = nn.LayerNorm(width, eps=EPS)
         self.text_projection = None if projection == "none" else Linear(width, embed_dim)
         nn.init.normal_(self.token_embedding.weight, std=0.02)
-        self.transformer.initialise()
+        initialise_blocks(self.blocks)
 
     def forward(self, tokens_KT: Tensor, checkpointing: bool = False) -> Tensor:
         tokens_KT = tokens_KT.to(self.positional_embedding.device, non_blocking=QUEUES)

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.bounds import OutOfBounds, open_safetensors
 from clipself_seg.checkpoints.hashes import hash_tensors, invalidate, weights_hash, weights_state
-from clipself_seg.clip.examples import ReadRegions, dense_regions, with_examples
+from clipself_seg.clip.example_embeddings import ReadRegions, dense_regions, with_examples
 from clipself_seg.clip.runtime import full_precision, lower_precision, tf32
 from clipself_seg.clip.vision_language import VisionLanguageBackbone
 from clipself_seg.data.examples import ClassExamples
@@ -108,7 +108,7 @@ class Texts:
     Attributes:
         clip: the backbone that is asked.
         templates: a name in `TEMPLATES`.
-        read: function from regions of an image to embeddings, where classes have examples (`clip.examples`).
+        read: function from regions of an image to embeddings, where classes have examples (`clip.example_embeddings`).
     """
 
     def __init__(self, clip: VisionLanguageBackbone, templates: str) -> None:
@@ -154,7 +154,7 @@ class Texts:
         text_KPE: Tensor,
         others: Callable[[], Tensor],
     ) -> Tensor:
-        """Unit vectors (K, P, E) of classes, mixed with those of their examples, see `clip.examples`.
+        """Unit vectors (K, P, E) of classes, mixed with those of their examples, see `clip.example_embeddings`.
 
         Args:
             names: of each class.

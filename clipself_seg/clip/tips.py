@@ -40,7 +40,7 @@ from clipself_seg.clip.kind import (
     stacked,
     vit_sizes,
 )
-from clipself_seg.clip.layers import Transformer
+from clipself_seg.clip.layers import Transformer, initialise_blocks
 from clipself_seg.clip.linear import Linear
 from clipself_seg.clip.openai import ResidualTower
 from clipself_seg.clip.positions import patch_grid, resample_positions
@@ -120,7 +120,7 @@ class TipsTransformer(ResidualTower):
             eps=NORM_EPS,
         )
         self.ln_post = nn.LayerNorm(width, eps=NORM_EPS)
-        self.transformer.initialise()
+        initialise_blocks(self.blocks)
         if gated:
             for block in self.blocks:
                 block.mlp = PackedSwiGLU(width=width, hidden=hidden)
@@ -180,7 +180,7 @@ class TipsTextTower(TextEncoder):
             block.get_submodule("mlp").gelu = nn.ReLU()
         self.ln_final = nn.LayerNorm(width)
         nn.init.normal_(self.token_embedding.weight, std=0.02)
-        self.transformer.initialise()
+        initialise_blocks(self.blocks)
 
     def forward(self, tokens_KT: Tensor, checkpointing: bool = False) -> Tensor:
         """Text embeddings (K, D), not normalised, of token ids (K, T) on any device.

@@ -36,16 +36,12 @@ class FeatureShape(NamedTuple):
 
 
 class HeadGate(nn.Module):
-    """Weight (H, D) and bias (H,) of the gate of all blocks, see `layers.head_gates`; 0 at first."""
+    """Weight (H, D) and bias (H,) of the gate of all blocks, see `layers.gated`; 0 at first."""
 
     def __init__(self, *, width: int, heads: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(heads, width))
         self.bias = nn.Parameter(torch.zeros(heads))
-
-    def forward(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias, as `ViTBlock.values` takes them."""
-        return self.weight, self.bias
 
 
 def sum_of_values(
@@ -59,13 +55,12 @@ def sum_of_values(
         gate: weight and bias of the gate; () for none.
         run: calls the method of a block, see `Run`.
     """
-    total: Tensor | None = None
-    for block, tokens_BND in zip(blocks, inputs_BND, strict=True):
-        # In the precision of the tokens: autocast's products have less of it, and a sum loses more.
-        values_BND = run(block.values, tokens_BND, *gate).to(tokens_BND.dtype)
-        total = values_BND if total is None else total + values_BND
-    assert total is not None
-    return total
+    # In the precision of the tokens: autocast's products have less of it, and a sum loses more.
+    first, *others = (
+        run(block.values, tokens_BND, *gate).to(tokens_BND.dtype)
+        for block, tokens_BND in zip(blocks, inputs_BND, strict=True)
+    )
+    return sum(others, first)
 
 
 DENSE = "dense"
@@ -101,12 +96,15 @@ class TowerOptions:
         attention: name of the attention without training by which they are made, or ``none``.
         checkpointing: True if blocks keep their input alone for the backward pass, see `runtime.run_block`.
         compiled: True if blocks are compiled, each when it is first called with inputs of a kind.
+        class_residual: True if the last block of a ViT's dense feature ``token`` adds the class token to every
+            token's value (CAT-Seg's CVPR 2024 code) instead of the token itself (CLIPSelf).
     """
 
     dense: DenseFeature = DenseFeature()
     attention: str = NONE
     checkpointing: bool = False
     compiled: bool = False
+    class_residual: bool = False
 
 
 VIT = Readouts(dense_kinds=KINDS, attentions=True)
@@ -126,8 +124,7 @@ class ImageTower(nn.Module, abc.ABC):
         compiling: True if blocks are compiled.
         dense_feature: the kind of ``dense``, and its number of blocks.
         attention: name of the attention without training by which ``dense`` is made.
-        class_residual: True if the last block of a ViT's dense feature ``token`` adds the class token to every
-            token's value (CAT-Seg's CVPR 2024 code) instead of the token itself (CLIPSelf).
+        class_residual: as in `TowerOptions`.
         readouts: the features and embeddings that the tower gives.
     """
 
@@ -215,6 +212,7 @@ class ImageTower(nn.Module, abc.ABC):
         self.attention = attention
         self.checkpointing = options.checkpointing
         self.compiling = options.compiled
+        self.class_residual = options.class_residual
 
     def _require(self, key: str, value: object, possible: Sequence[object]) -> None:
         """Refuses a choice that this tower does not leave.
@@ -370,17 +368,12 @@ class TransformerTower(ImageTower):
 
         Only the class token of the last block is used, so only it is computed there.
         """
-        tokens_BLD, extras, _ = self.before_last(images)
+        tokens_BLD, extras, _ = self.embed(images)
+        for block in self.stack[:-1]:
+            tokens_BLD = self.run(block, tokens_BLD, *extras)
         # The class token is the mask token that may attend to everything.
         class_B1D = self.stack[-1].forward_mask_tokens(tokens_BLD[:, :1], tokens_BLD, None, *extras)
         return self.project(class_B1D[:, 0])
-
-    def before_last(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Grid]:
-        """Tokens (B, L, D) before the last block, extra arguments of the blocks and the grid (h, w)."""
-        tokens_BLD, extras, grid = self.embed(images)
-        for block in self.stack[:-1]:
-            tokens_BLD = self.run(block, tokens_BLD, *extras)
-        return tokens_BLD, extras, grid
 
     def features(self, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
         """Feature maps by name from one pass, which ends after the last block that they need.
@@ -437,7 +430,7 @@ class TransformerTower(ImageTower):
             )
             return maps | {DENSE: as_map(self.project(tokens_BMD), cells)}
         if not by_value_path:
-            gate = () if self.dense_gate is None else self.dense_gate()
+            gate = () if self.dense_gate is None else (self.dense_gate.weight, self.dense_gate.bias)
             blocks = self.stack[-len(patches_BND) :]
             tokens_BND = sum_of_values(blocks, patches_BND, gate, self.run)
         return maps | {DENSE: as_map(self.project(tokens_BND), grid)}

@@ -25,7 +25,7 @@ from clipself_seg.config.keys import default_config
 from clipself_seg.config.panoptic_keys import OF_WEIGHTS
 from clipself_seg.config.relations import MODEL, require_valid
 from clipself_seg.config.semantic_keys import CAT_SEG_UNREAD, GUIDED, PUBLISHED
-from clipself_seg.config.weights import FETCHED, refuse_addresses
+from clipself_seg.config.weight_checks import FETCHED, refuse_addresses
 from clipself_seg.errors import InputError, nearest
 from clipself_seg.imports import OR_IMPORT, import_typed_modules
 from clipself_seg.yaml_files import (

@@ -10,12 +10,12 @@ from typing import Any, cast
 
 import yaml
 
-from clipself_seg.config.weights import WEIGHTS
+from clipself_seg.config.weight_checks import WEIGHTS
 from clipself_seg.errors import InputError, shown
 from clipself_seg.evaluation import report
 from clipself_seg.evaluation.coco_objects import KINDS
+from clipself_seg.evaluation.measuring_protocol import protocol_line
 from clipself_seg.evaluation.named import by_name
-from clipself_seg.evaluation.protocol import protocol_line
 from clipself_seg.evaluation.region_report import Results, plot_size_curve, region_table
 from clipself_seg.provenance import read_results
 

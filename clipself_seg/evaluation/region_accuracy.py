@@ -41,7 +41,7 @@ from clipself_seg.data.mappers.regions import RegionMapper, WholeImageMapper
 from clipself_seg.data.mappers.samples import Configurable
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import Evaluation, Pass, Results
+from clipself_seg.evaluation.evaluation_base import Evaluation, Pass, Results
 from clipself_seg.evaluation.evaluator import (
     ImageEvaluator,
     ImageId,
@@ -49,10 +49,10 @@ from clipself_seg.evaluation.evaluator import (
     Samples,
     nothing_to_measure,
 )
-from clipself_seg.evaluation.protocol import MeasuringProtocol, words_text
+from clipself_seg.evaluation.measuring_protocol import MeasuringProtocol, words_text
 from clipself_seg.evaluation.region_report import about, plot_size_curve, region_table
 from clipself_seg.files import write_json
-from clipself_seg.models.protocol import MixedRegionModel, RegionModel, reading_of
+from clipself_seg.models.model_protocols import MixedRegionModel, RegionModel, reading_of
 
 logger = logging.getLogger(__name__)
 

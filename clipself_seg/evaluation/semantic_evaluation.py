@@ -20,12 +20,13 @@ from clipself_seg.data.loader import evaluation_batches
 from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import NamedVocabulary, Vocabulary, read_label_file
-from clipself_seg.evaluation.base import Evaluation, Pass, Results
-from clipself_seg.evaluation.examples import DrawnExamples, of_each
+from clipself_seg.evaluation.drawn_examples import DrawnExamples, of_each
+from clipself_seg.evaluation.evaluation_base import Evaluation, Pass, Results
 from clipself_seg.evaluation.mean_iou import MeanIoUEvaluator, MiouRule
-from clipself_seg.evaluation.protocol import MeasuringProtocol, seen_text, size_text, words_text
+from clipself_seg.evaluation import measuring_protocol
+from clipself_seg.evaluation.measuring_protocol import MeasuringProtocol
 from clipself_seg.evaluation.report import run_table
-from clipself_seg.models.protocol import SemanticModel, reading_of
+from clipself_seg.models.model_protocols import SemanticModel, reading_of
 
 logger = logging.getLogger(__name__)
 
@@ -111,10 +112,10 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
         rule = f"a name in {self.train_vocabulary}"
         return MeasuringProtocol.of_model(
             reading,
-            words=words_text(vocabulary.name, len(vocabulary)) + self.examples.text(name),
+            words=measuring_protocol.words_text(vocabulary.name, len(vocabulary)) + self.examples.text(name),
             background=background,
-            size=size_text(self.mapper, reading.size),
-            seen=seen_text(data.seen, rule),
+            size=measuring_protocol.size_text(self.mapper, reading.size),
+            seen=measuring_protocol.seen_text(data.seen, rule),
             rule=f"means over classes by rule {self.rule}",
         )
 

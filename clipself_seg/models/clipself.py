@@ -34,7 +34,7 @@ from clipself_seg.config.relations import require_valid
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.heads.distillation import Average
+from clipself_seg.heads.distillation_losses import Average
 from clipself_seg.models.distillation import (
     IMAGE,
     Objective,
@@ -43,8 +43,8 @@ from clipself_seg.models.distillation import (
     build_objective,
     count_over_processes,
 )
+from clipself_seg.models.model_protocols import Classes, Group, Memory, Outputs
 from clipself_seg.models.optimizer_groups import matrices_and_vectors
-from clipself_seg.models.protocol import Classes, Group, Memory, Outputs
 from clipself_seg.models.region_reader import RegionReader
 
 

@@ -41,7 +41,7 @@ from clipself_seg.clip.tower import DENSE, KEYS, QUERIES
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.heads.distillation import (
+from clipself_seg.heads.distillation_losses import (
     Average,
     coherence_loss,
     concept_contrast,

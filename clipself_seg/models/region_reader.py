@@ -27,8 +27,8 @@ from clipself_seg.data.mappers.regions import WholeImageMapper
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.data.vocabulary import Vocabulary, Words
 from clipself_seg.errors import InputError
-from clipself_seg.models.base import FrozenCLIP
-from clipself_seg.models.protocol import MEAN_OF_NAMES, Classes, Outputs, Reading
+from clipself_seg.models.model_base import FrozenCLIP
+from clipself_seg.models.model_protocols import MEAN_OF_NAMES, Classes, Outputs, Reading
 
 CROPS_AT_ONCE = 64
 

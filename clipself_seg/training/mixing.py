@@ -25,10 +25,10 @@ from clipself_seg.checkpoints.locate import locate
 from clipself_seg.checkpoints.zoo import SCHEME
 from clipself_seg.data.datasets.table import DATASETS, SHIPPED
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import Evaluation, Results
+from clipself_seg.evaluation.evaluation_base import Evaluation, Results
 from clipself_seg.evaluation.report import TITLES, cell_text, format_table
 from clipself_seg.models.build import build_model
-from clipself_seg.models.protocol import Model, TrainableModel
+from clipself_seg.models.model_protocols import Model, TrainableModel
 from clipself_seg.provenance import provenance, write_results
 from clipself_seg.yaml_files import leaves, merge_layers, read_layers
 

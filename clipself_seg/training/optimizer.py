@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from clipself_seg.models.protocol import Group
+from clipself_seg.models.model_protocols import Group
 
 
 def build_adamw(

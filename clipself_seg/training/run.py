@@ -23,11 +23,11 @@ from clipself_seg.clip.training_free import refuse_training
 from clipself_seg.data.datasets.own_file import forget_files
 from clipself_seg.data.loader import dead_workers_named
 from clipself_seg.errors import InputError, MissingFiles
-from clipself_seg.evaluation.base import Evaluation
+from clipself_seg.evaluation.evaluation_base import Evaluation
 from clipself_seg.files import alone_in, naming_path, remove_leftovers, write_text
 from clipself_seg.memory import keep_freed_memory
 from clipself_seg.models.build import architecture, build_model, require_run_feature
-from clipself_seg.models.protocol import Model, TrainableModel
+from clipself_seg.models.model_protocols import Model, TrainableModel
 from clipself_seg.training import HOOKS
 from clipself_seg.training.mixing import (
     RunOutputs,

@@ -15,7 +15,7 @@ from bench.accelerator import ACCELERATOR, Accelerator, on_host
 from clipself_seg.clip import layers, load_clip, runtime
 from clipself_seg.clip.eva import EvaBlock, EvaTransformer
 from clipself_seg.clip.kinds import find_architecture
-from clipself_seg.clip.layers import QuickGELU, Transformer
+from clipself_seg.clip.layers import QuickGELU, Transformer, initialise_blocks
 from clipself_seg.clip.model import CLIP
 from clipself_seg.clip.positions import rotary_factors
 from clipself_seg.clip.resnet import ResNetTower
@@ -227,7 +227,7 @@ def block_and_others(request):
     torch.manual_seed(0)
     if request.param == "OpenAI":
         transformer = Transformer(1, width=64, heads=2, quick_gelu=True)
-        transformer.initialise()
+        initialise_blocks(transformer.resblocks)
         return transformer.resblocks[0], ()
     return EvaBlock(width=64, heads=2, hidden=176), (
         rotary_factors((7, 9), 32, torch.empty(0).device),

@@ -213,7 +213,7 @@ def test_a_gate_weighs_the_heads_of_every_place_and_block_by_one_linear_map(make
     with torch.no_grad():
         for parameter in tower.dense_gate.parameters():
             parameter.normal_()
-        expected = dense_by_loops(tower, images, 2, tower.dense_gate())
+        expected = dense_by_loops(tower, images, 2, [*tower.dense_gate.parameters()])
         torch.testing.assert_close(tower.dense(images), expected, atol=1e-5, rtol=1e-4)
 
 

@@ -17,7 +17,7 @@ from clipself_seg.data.vocabulary import Vocabulary, VocabularyClass
 from clipself_seg.errors import InputError
 from clipself_seg.evaluation.coco_objects import read_true_objects
 from clipself_seg.evaluation.detection_evaluation import DetectionEvaluation, DetectionEvaluator
-from clipself_seg.models.protocol import Classes
+from clipself_seg.models.model_protocols import Classes
 from tests.detection_worlds import (
     SIZE,
     WORDS,

@@ -6,7 +6,7 @@ import pytest
 from clipself_seg.config import load_config
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.examples import DrawnExamples
+from clipself_seg.evaluation.drawn_examples import DrawnExamples
 from lab.mini.writer import WorldSize, make_worlds
 
 SOURCES = {"mini2_val_sem_seg": "mini2_train_sem_seg"}

@@ -16,8 +16,8 @@ from clipself_seg.config import load_config
 from clipself_seg.config.declare import KEYS as DECLARED
 from clipself_seg.config.relations import RELATIONS
 from clipself_seg.errors import InputError
-from clipself_seg.heads import distillation as correlation
-from clipself_seg.heads.distillation import federated_nouns
+from clipself_seg.heads import distillation_losses as correlation
+from clipself_seg.heads.distillation_losses import federated_nouns
 from clipself_seg.models import CLIPSelf
 from clipself_seg.models.distillation import (
     CONTEXTS,

@@ -14,8 +14,8 @@ from detectron2.utils import comm
 from clipself_seg.checkpoints.training_state import trained_tensors
 from clipself_seg.config import load_config
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import Evaluation
-from clipself_seg.evaluation.protocol import MeasuringProtocol
+from clipself_seg.evaluation.evaluation_base import Evaluation
+from clipself_seg.evaluation.measuring_protocol import MeasuringProtocol
 from clipself_seg.evaluation.report import format_table
 from clipself_seg.models.build import build_model
 from clipself_seg.training import run

@@ -25,7 +25,7 @@ from clipself_seg.clip.tower import TowerOptions
 from clipself_seg.data.images import letterbox_crops, letterbox_image
 from clipself_seg.data.regions import grid_boxes, relative_boxes
 from clipself_seg.errors import InputError
-from clipself_seg.models.base import ModelBase
+from clipself_seg.models.model_base import ModelBase
 
 Task = Literal["dense", "distill", "regions", "semseg", "panoptic", "detection"]
 Kind = Literal["ov_coco", "ov_lvis"]

@@ -25,18 +25,19 @@ from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.masks import read_segments
 from clipself_seg.data.vocabulary import NamedVocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.base import Evaluation, Pass, Results
+from clipself_seg.evaluation.drawn_examples import DrawnExamples, of_each
+from clipself_seg.evaluation.evaluation_base import Evaluation, Pass, Results
 from clipself_seg.evaluation.evaluator import Outputs, Samples
-from clipself_seg.evaluation.examples import DrawnExamples, of_each
 from clipself_seg.evaluation.mean_iou import MeanIoUEvaluator, MiouRule
+from clipself_seg.evaluation import measuring_protocol
+from clipself_seg.evaluation.measuring_protocol import MeasuringProtocol
 from clipself_seg.evaluation.panoptic import ground_truth
 from clipself_seg.evaluation.panoptic.ground_truth import PanopticGroundTruth
 from clipself_seg.evaluation.panoptic.instance_ap import CityscapesAPEvaluator, InstanceAPEvaluator
 from clipself_seg.evaluation.panoptic.quality import PanopticQualityEvaluator
-from clipself_seg.evaluation.protocol import MeasuringProtocol, seen_text, size_text, words_text
 from clipself_seg.evaluation.report import run_table
 from clipself_seg.heads.fusion import Fusion, fusion_of
-from clipself_seg.models.protocol import PanopticModel, reading_of
+from clipself_seg.models.model_protocols import PanopticModel, reading_of
 
 logger = logging.getLogger(__name__)
 
@@ -148,10 +149,10 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
             seen = f"all, since {self.train_vocabulary} has them in its words"
         return MeasuringProtocol.of_model(
             reading,
-            words=words_text(truth.vocabulary.name, len(truth.vocabulary))
+            words=measuring_protocol.words_text(truth.vocabulary.name, len(truth.vocabulary))
             + self.examples.text(name),
-            size=size_text(self.mapper, reading.size),
-            seen=seen_text(truth.seen, seen),
+            size=measuring_protocol.size_text(self.mapper, reading.size),
+            seen=measuring_protocol.seen_text(truth.seen, seen),
             rule=f"mIoU over classes by rule {self.rule}" if "semantic" in truth.tasks else "",
         )
 

@@ -44,7 +44,6 @@ from clipself_seg.heads.cat_seg.cost_aggregator import (
     sliding_probabilities,
 )
 from clipself_seg.heads.windows import WindowLayout, resize, segmentation
-from clipself_seg.models.base import ModelBase, chosen_classes, save_atomically, sizes_of
 from clipself_seg.models.cat_seg import cat_seg_checkpoint
 from clipself_seg.models.cat_seg.cat_seg_config import (
     GUIDES,
@@ -54,9 +53,8 @@ from clipself_seg.models.cat_seg.cat_seg_config import (
     parts_from_config,
     training_config,
 )
-from clipself_seg.models.optimizer_groups import by_rate_and_kind
-from clipself_seg.models.preservation import draw_words, frozen_copy, other_words, score_divergence
-from clipself_seg.models.protocol import (
+from clipself_seg.models.model_base import ModelBase, chosen_classes, save_atomically, sizes_of
+from clipself_seg.models.model_protocols import (
     FIRST_NAME,
     MEAN_OF_NAMES,
     MIRRORED,
@@ -65,6 +63,8 @@ from clipself_seg.models.protocol import (
     Memory,
     Reading,
 )
+from clipself_seg.models.optimizer_groups import by_rate_and_kind
+from clipself_seg.models.preservation import draw_words, frozen_copy, other_words, score_divergence
 
 logger = logging.getLogger(__name__)
 

@@ -25,9 +25,9 @@ from clipself_seg.errors import InputError
 from clipself_seg.heads.panoptic.feature_sources import Canvas, FeatureSource
 from clipself_seg.heads.panoptic.generator import Generator
 from clipself_seg.heads.panoptic.mask_losses import MaskCriterion, MaskTargets
+from clipself_seg.models.model_protocols import Classes, Group
 from clipself_seg.models.panoptic.mask_models import OtherMasks
 from clipself_seg.models.panoptic.panoptic_outputs import GeneratorOutput, Masks, UnnamedMasks
-from clipself_seg.models.protocol import Classes, Group
 
 # Numbers of the generator's maps that are in memory at once, for a pixel of its canvas: a map of stride 4 has 16.
 NUMBERS_OF_PIXEL = 64

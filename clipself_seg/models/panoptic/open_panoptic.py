@@ -28,7 +28,16 @@ from clipself_seg.heads.fusion import Fusion
 from clipself_seg.heads.panoptic.clip_branches import ClipBranch
 from clipself_seg.heads.panoptic.panoptic_merge import resize_masks
 from clipself_seg.heads.text_scores import class_logits, only_classes
-from clipself_seg.models.base import ModelBase, save_atomically, sizes_of
+from clipself_seg.models.model_base import ModelBase, save_atomically, sizes_of
+from clipself_seg.models.model_protocols import (
+    BEST_OF_NAMES,
+    MIRRORED,
+    Classes,
+    Group,
+    Memory,
+    Outputs,
+    Reading,
+)
 from clipself_seg.models.panoptic import panoptic_checkpoint
 from clipself_seg.models.panoptic.mask_sources import MaskSource
 from clipself_seg.models.panoptic.panoptic_config import mask_source, panoptic_parts
@@ -38,15 +47,6 @@ from clipself_seg.models.panoptic.panoptic_outputs import (
     Masks,
     MergeSettings,
     make_outputs,
-)
-from clipself_seg.models.protocol import (
-    BEST_OF_NAMES,
-    MIRRORED,
-    Classes,
-    Group,
-    Memory,
-    Outputs,
-    Reading,
 )
 
 

@@ -32,8 +32,8 @@ from clipself_seg.heads.panoptic.panoptic_merge import (
     semantic_labels,
 )
 from clipself_seg.heads.text_scores import only_classes
-from clipself_seg.models.base import sizes_of
-from clipself_seg.models.protocol import Outputs
+from clipself_seg.models.model_base import sizes_of
+from clipself_seg.models.model_protocols import Outputs
 
 
 @dataclasses.dataclass(frozen=True)

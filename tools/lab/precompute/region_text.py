@@ -32,7 +32,7 @@ from clipself_seg.data.mappers.samples import Sample, chw, stated_size
 from clipself_seg.data.regions import enlarge_boxes
 from clipself_seg.errors import InputError, known
 from clipself_seg.files import alone_in, atomic_path, remove_leftovers
-from clipself_seg.heads.distillation import noun_logits
+from clipself_seg.heads.distillation_losses import noun_logits
 from clipself_seg.prediction.journal import Json
 from clipself_seg.provenance import provenance
 from lab.precompute.proposals import CocoStream

@@ -45,7 +45,7 @@ class DrawnExamples(NamedTuple):
     Attributes:
         sources: name of an evaluated data set -> that of the training set, which has label maps.
         number: examples of each class; 0 for none.
-        weight: of the examples beside the word, see `clip.examples`.
+        weight: of the examples beside the word, see `clip.example_embeddings`.
         seed: of the order in which images are looked through.
     """
 

@@ -21,9 +21,9 @@ from torch import nn
 from clipself_seg.data.loader import Batches
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.protocol import MeasuringProtocol, protocol_lines
+from clipself_seg.evaluation.measuring_protocol import MeasuringProtocol, protocol_lines
 from clipself_seg.evaluation.report import format_table
-from clipself_seg.models.protocol import Model, SemanticModel, reading_of
+from clipself_seg.models.model_protocols import Model, SemanticModel, reading_of
 from clipself_seg.registry import Registry
 
 logger = logging.getLogger(__name__)

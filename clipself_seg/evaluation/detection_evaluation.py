@@ -22,7 +22,7 @@ from clipself_seg.data.mappers.detection import DetectionTestMapper
 from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.vocabulary import NamedVocabulary, Vocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation import coco_ap, report
+from clipself_seg.evaluation import coco_ap, measuring_protocol, report
 from clipself_seg.evaluation.coco_objects import (
     KINDS,
     ImageDetections,
@@ -32,7 +32,6 @@ from clipself_seg.evaluation.coco_objects import (
 )
 from clipself_seg.evaluation.evaluation_base import Evaluation, Pass, Results
 from clipself_seg.evaluation.evaluator import ImageId
-from clipself_seg.evaluation import measuring_protocol
 from clipself_seg.evaluation.measuring_protocol import MeasuringProtocol
 from clipself_seg.models.model_protocols import DetectionModel, reading_of
 

@@ -39,6 +39,17 @@ def of_each(
     return dict(zip(datasets, values))
 
 
+def label_files(cfg: CfgNode) -> dict[str, str]:
+    """The file of other names for the classes of each data set of ``DATASETS.TEST``, or "", by ``TEST.LABEL_FILES``.
+
+    Raises:
+        InputError: another number of files than of data sets.
+    """
+    files = cfg.TEST.LABEL_FILES or [""] * len(cfg.DATASETS.TEST)
+    wanted = 'a file, or "" for its own names,'
+    return of_each("TEST.LABEL_FILES", files, cfg.DATASETS.TEST, wanted)
+
+
 class DrawnExamples(NamedTuple):
     """The examples that an evaluation gives to the unseen classes.
 

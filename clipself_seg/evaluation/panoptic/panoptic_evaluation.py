@@ -5,6 +5,7 @@ The fusions are those of the paper's Table 6, and "fused" with other weights by 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import math
@@ -25,11 +26,11 @@ from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.masks import read_segments
 from clipself_seg.data.vocabulary import NamedVocabulary
 from clipself_seg.errors import InputError
-from clipself_seg.evaluation.drawn_examples import DrawnExamples, of_each
+from clipself_seg.evaluation import measuring_protocol
+from clipself_seg.evaluation.drawn_examples import DrawnExamples, label_files
 from clipself_seg.evaluation.evaluation_base import Evaluation, Pass, Results
 from clipself_seg.evaluation.evaluator import Outputs, Samples
 from clipself_seg.evaluation.mean_iou import MeanIoUEvaluator, MiouRule
-from clipself_seg.evaluation import measuring_protocol
 from clipself_seg.evaluation.measuring_protocol import MeasuringProtocol
 from clipself_seg.evaluation.panoptic import ground_truth
 from clipself_seg.evaluation.panoptic.ground_truth import PanopticGroundTruth
@@ -87,10 +88,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         rule: classes that the mean IoU is taken over, see `MiouRule`.
         train_vocabulary: class list, or its name, that was trained on, whose classes count as
             seen; "" splits nothing, and the model takes all classes for seen.
-        label_files: for each data set a file of other names for its classes, or ""; () for none at all.
-
-    Raises:
-        InputError: another number of label files than data sets.
+        label_files: name of a data set -> file of other names for its classes, or "".
     """
 
     mapper: Callable[[Record], Sample]
@@ -99,15 +97,12 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
     void_sweep: Sequence[float] = ()
     rule: MiouRule
     train_vocabulary: NamedVocabulary
-    label_files: Sequence[str] = ()
+    label_files: Mapping[str, str] = dataclasses.field(default_factory=dict)
     examples: DrawnExamples = DrawnExamples()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.void_sweep = tuple(dict.fromkeys(float(value) for value in self.void_sweep))
-        files = self.label_files or [""] * len(self.datasets)
-        wanted = 'a file, or "" for its own names,'
-        self._label_file = of_each("TEST.LABEL_FILES", files, self.datasets, wanted)
         self._named: dict[str, Fusion] = {}
         self._metadata: dict[str, object] = {}
 
@@ -123,7 +118,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
             "rule": cfg.TEST.MIOU_RULE,
             "train_vocabulary": train_vocabulary_name(cfg, PanopticSet),
             "examples": DrawnExamples.from_config(cfg),
-            "label_files": cfg.TEST.LABEL_FILES,
+            "label_files": label_files(cfg),
         }
 
     def check(self, model: PanopticModel) -> None:
@@ -216,7 +211,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         return InstanceAPEvaluator(ground_truth=truth.instances, **settings)
 
     def _read(self, name: str) -> PanopticGroundTruth:
-        how = self.tasks, self.train_vocabulary, self._label_file[name]
+        how = self.tasks, self.train_vocabulary, self.label_files.get(name, "")
         if ground_truth.is_semantic_only(name):
             return ground_truth.read_semantic_only(name, *how)
         return ground_truth.read_panoptic_ground_truth(name, *how)

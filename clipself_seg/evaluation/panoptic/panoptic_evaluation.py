@@ -43,29 +43,6 @@ from clipself_seg.models.model_protocols import PanopticModel, reading_of
 logger = logging.getLogger(__name__)
 
 
-def named_fusions(
-    names: Sequence[str],
-    alpha: float,
-    beta: float,
-    tasks: Sequence[str],
-    void_discount: float = 0.0,
-    void_sweep: Sequence[float] = (),
-) -> dict[str, Fusion]:
-    """The fusions of Table 6, and "fused" with other weights by which CLIP lowers void.
-
-    Args:
-        names: names of fusions, out of `report.FUSION_TITLES`.
-        alpha: exponent of CLIP's scores of seen classes in "fused", in [0, 1].
-        beta: exponent of CLIP's scores of all other classes in "fused", in [0, 1].
-        tasks: tasks that are measured, out of `TASKS`.
-        void_discount: weight by which CLIP's best class lowers void, but for "generator", in [0, 1].
-        void_sweep: further such weights, each with a name of its own, see `void_name`.
-    """
-    own = tuple(tasks)
-    named = {name: fusion_of(name, alpha, beta, own, void_discount) for name in names}
-    return named | {void_name(one): Fusion(alpha, beta, own, one) for one in void_sweep}
-
-
 def void_name(void_discount: float) -> str:
     """Name of the fusion with a weight by which CLIP lowers void, such as "void_0.5"."""
     return f"void_{void_discount:g}"
@@ -156,8 +133,13 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
         batches = evaluation_batches(truth.records, self.mapper, self.workers)
         words = self.examples.added(name, truth.vocabulary, truth.seen)
         model.set_vocabulary(words, seen=truth.seen)
-        voids = (model.void_discount, self.void_sweep)
-        self._named = named_fusions(self.fusions, *model.exponents, truth.tasks, *voids)
+        (alpha, beta), tasks = model.exponents, truth.tasks
+        self._named = {
+            fusion: fusion_of(fusion, alpha, beta, tasks, model.void_discount)
+            for fusion in self.fusions
+        }
+        # "fused" with other weights by which CLIP lowers void.
+        self._named |= {void_name(v): Fusion(alpha, beta, tasks, v) for v in self.void_sweep}
         ask = functools.partial(model, fusions=self._named)
         yield Pass(batches, self._evaluator(name, truth), ask)
 

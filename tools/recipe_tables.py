@@ -158,7 +158,9 @@ def gpus(name: str) -> int:
 
 def _config(name: str) -> CfgNode:
     """A configuration with random weights."""
-    words = [word for pair in random_weights(name).items() for word in pair]
+    # bfloat16, because float16 is switched off where there is no GPU.
+    values = {"SOLVER.AMP.DTYPE": "bfloat16", **random_weights(name)}
+    words = [word for pair in values.items() for word in pair]
     return load_config(ROOT / f"configs/{name}.yaml", words)
 
 

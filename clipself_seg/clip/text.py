@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from clipself_seg.checkpoints.read import nearly_equal
+from clipself_seg.clip.block_calls import run_block
 from clipself_seg.clip.layers import Transformer, initialise_blocks
-from clipself_seg.clip.runtime import QUEUES, chunk_size, normal_parameter, run_block
+from clipself_seg.clip.runtime import QUEUES, chunk_size, normal_parameter
 from clipself_seg.errors import InputError
 
 BATCH = 256  # prompts encoded together where no gradient is needed

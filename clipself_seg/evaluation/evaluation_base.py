@@ -18,6 +18,7 @@ from detectron2.evaluation import DatasetEvaluator, inference_context, inference
 from detectron2.utils import comm
 from torch import nn
 
+from clipself_seg.config.relations import EVALUATION, require_valid
 from clipself_seg.data.loader import Batches
 from clipself_seg.data.mappers.samples import Sample
 from clipself_seg.errors import InputError
@@ -74,7 +75,12 @@ class Evaluation(abc.ABC, Generic[AnyModel, Data]):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
-        """Reads the keys of every evaluation: ``DATASETS.TEST``, ``DATALOADER`` and ``OUTPUT_DIR``."""
+        """Reads the keys of every evaluation: ``DATASETS.TEST``, ``DATALOADER`` and ``OUTPUT_DIR``.
+
+        Raises:
+            InputError: keys that only an evaluation reads do not go together.
+        """
+        require_valid(cfg, EVALUATION, all_keys=True)
         return {
             "datasets": cfg.DATASETS.TEST,
             "workers": cfg.DATALOADER.NUM_WORKERS,

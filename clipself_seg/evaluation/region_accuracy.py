@@ -137,7 +137,8 @@ class RegionEvaluation(Configurable, Evaluation[RegionModel, tuple[Vocabulary, l
         for alpha in self.alphas:
             logger.info("mixture with %g of the student:", alpha)
             mixed = cast(MixedRegionModel, model)
-            before, mixed.alpha = mixed.alpha, alpha
+            before = mixed.alpha
+            mixed.alpha = alpha
             try:
                 yield from self._sizes(name, model, [None] * len(sizes))
             finally:

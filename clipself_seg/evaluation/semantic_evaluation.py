@@ -21,7 +21,7 @@ from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.mappers.sem_seg import SemSegTestMapper
 from clipself_seg.data.vocabulary import NamedVocabulary, Vocabulary, read_label_file
 from clipself_seg.evaluation import measuring_protocol
-from clipself_seg.evaluation.drawn_examples import DrawnExamples, label_files
+from clipself_seg.evaluation.drawn_examples import DrawnExamples
 from clipself_seg.evaluation.evaluation_base import Evaluation, Pass, Results
 from clipself_seg.evaluation.mean_iou import MIOU_RULE, MeanIoUEvaluator
 from clipself_seg.evaluation.measuring_protocol import MeasuringProtocol
@@ -63,7 +63,7 @@ class SemanticEvaluation(Configurable, Evaluation[SemanticModel, "SemanticData"]
             "pooling": cfg.MODEL.SEM_SEG_HEAD.POOLING_SIZES if cfg.TEST.SLIDING_WINDOW else (),
             "background_words": cfg.TEST.BACKGROUND.WORDS,
             "threshold": cfg.TEST.BACKGROUND.THRESHOLD,
-            "label_files": label_files(cfg),
+            "label_files": dict(zip(cfg.DATASETS.TEST, cfg.TEST.LABEL_FILES)),
             "examples": DrawnExamples.from_config(cfg),
         }
 

@@ -101,7 +101,7 @@ class RegionTask(Task):
         return RegionEvaluation(self.cfg)
 
     def training_data(self, model: RegionModel) -> TrainingData:
-        """Images, and what the objective reads besides, as MODEL.CLIPSELF.TARGET says."""
+        """Images, and what the target reads besides, as MODEL.CLIPSELF.TARGET says."""
         if any(map(is_shards, self.cfg.DATASETS.TRAIN)):
             return self._shards(model)
         targets = {"crops": self._crops, "texts": self._texts, "captions": self._captions}

@@ -19,7 +19,7 @@ from clipself_seg.evaluation.measuring_protocol import MeasuringProtocol
 from clipself_seg.evaluation.report import format_table
 from clipself_seg.models.build import build_model
 from clipself_seg.training import run
-from clipself_seg.training.mixing import RunOutputs
+from clipself_seg.training.final_evaluation import RunOutputs
 from clipself_seg.training.run import setup_logging
 from clipself_seg.training.settings import TrainingSettings
 from tests.conftest import ROOT

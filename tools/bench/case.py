@@ -20,7 +20,8 @@ from bench.flops import TowerFlops, pooling_flops, tower_flops
 from bench.measure import Run
 from clipself_seg.clip import CLIP, load_clip
 from clipself_seg.clip.linear import stock_linear
-from clipself_seg.clip.runtime import autocast, without_values
+from clipself_seg.clip.precision import autocast
+from clipself_seg.clip.runtime import without_values
 from clipself_seg.clip.tower import TowerOptions
 from clipself_seg.data.images import letterbox_crops, letterbox_image
 from clipself_seg.data.regions import grid_boxes, relative_boxes

@@ -17,6 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from PIL import Image
 
+from clipself_seg.config.relations import IMAGES, require_valid
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.images import MAX_PIXELS, read_image
 from clipself_seg.data.mappers import samples
@@ -142,7 +143,7 @@ class DetectionTrainMapper(samples.Configurable):
     @classmethod
     def from_config(cls, cfg: CfgNode, *, seed: int, masks: bool = False) -> dict[str, Any]:
         """Reads INPUT.DETECTION; the seed, and whether the model has masks, come from the caller."""
-        samples.require_rgb(cfg.INPUT.FORMAT)
+        require_valid(cfg, IMAGES, all_keys=True)
         detection = cfg.INPUT.DETECTION
         return dict(
             seed=seed,
@@ -264,7 +265,7 @@ class DetectionTestMapper(samples.Configurable):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Reads INPUT.DETECTION and MAX_PIXELS."""
-        samples.require_rgb(cfg.INPUT.FORMAT)
+        require_valid(cfg, IMAGES, all_keys=True)
         detection = cfg.INPUT.DETECTION
         limit = cfg.INPUT.MAX_PIXELS
         return dict(side=detection.SIDE, resize=detection.RESIZE, max_pixels=limit)

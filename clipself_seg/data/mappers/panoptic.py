@@ -14,6 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
 from clipself_seg.checkpoints.mask_models import has_mask_model
+from clipself_seg.config.relations import IMAGES, require_valid
 from clipself_seg.data.annotations import Record, category_labels
 from clipself_seg.data.given_masks import GivenMasks, MaskFolder, image_name
 from clipself_seg.data.images import MAX_PIXELS, read_image
@@ -61,7 +62,7 @@ class PanopticTrainMapper(samples.Configurable):
     @classmethod
     def from_config(cls, cfg: CfgNode, *, seed: int, vocabulary: Vocabulary) -> dict[str, Any]:
         """Reads INPUT, and from MODEL.MASK_GENERATOR whether captions are trained on."""
-        samples.require_rgb(cfg.INPUT.FORMAT)
+        require_valid(cfg, IMAGES, all_keys=True)
         return dict(
             seed=seed,
             vocabulary=vocabulary,

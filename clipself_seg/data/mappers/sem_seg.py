@@ -18,6 +18,7 @@ from detectron2.projects.point_rend import ColorAugSSDTransform
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipself_seg.config.relations import IMAGES, require_valid
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.images import MAX_PIXELS, read_image
 from clipself_seg.data.mappers import samples
@@ -87,7 +88,7 @@ class SemSegTrainMapper(samples.Configurable):
         cls, cfg: CfgNode, *, seed: int, num_classes: int, ignore_label: int
     ) -> dict[str, Any]:
         """Reads INPUT; the seed and the meaning of the labels come from the caller."""
-        samples.require_rgb(cfg.INPUT.FORMAT)
+        require_valid(cfg, IMAGES, all_keys=True)
         sizes, crop = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.CROP
         return dict(
             seed=seed,
@@ -161,7 +162,7 @@ class SemSegTestMapper(samples.Configurable):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Reads INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST and MAX_PIXELS."""
-        samples.require_rgb(cfg.INPUT.FORMAT)
+        require_valid(cfg, IMAGES, all_keys=True)
         return dict(
             min_size=cfg.INPUT.MIN_SIZE_TEST,
             max_size=cfg.INPUT.MAX_SIZE_TEST,

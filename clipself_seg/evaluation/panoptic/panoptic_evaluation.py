@@ -25,9 +25,8 @@ from clipself_seg.data.mappers.panoptic import PanopticTestMapper
 from clipself_seg.data.mappers.samples import Configurable, Sample
 from clipself_seg.data.masks import read_segments
 from clipself_seg.data.vocabulary import NamedVocabulary
-from clipself_seg.errors import InputError
 from clipself_seg.evaluation import measuring_protocol
-from clipself_seg.evaluation.drawn_examples import DrawnExamples, label_files
+from clipself_seg.evaluation.drawn_examples import DrawnExamples
 from clipself_seg.evaluation.evaluation_base import Evaluation, Pass, Results
 from clipself_seg.evaluation.evaluator import Outputs, Samples
 from clipself_seg.evaluation.mean_iou import MIOU_RULE, MeanIoUEvaluator
@@ -84,7 +83,6 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
         """Reads ``DATASETS``, ``TEST.{PANOPTIC, TRAIN_VOCABULARY}`` and ``INPUT`` too."""
-        _require_clip_alone(cfg)
         return super().from_config(cfg) | {
             "mapper": PanopticTestMapper(cfg),
             "fusions": cfg.TEST.PANOPTIC.ROWS,
@@ -92,7 +90,7 @@ class PanopticEvaluation(Configurable, Evaluation[PanopticModel, PanopticGroundT
             "void_sweep": cfg.TEST.PANOPTIC.VOID_SWEEP,
             "train_vocabulary": train_vocabulary_name(cfg, PanopticSet),
             "examples": DrawnExamples.from_config(cfg),
-            "label_files": label_files(cfg),
+            "label_files": dict(zip(cfg.DATASETS.TEST, cfg.TEST.LABEL_FILES)),
         }
 
     def check(self, model: PanopticModel) -> None:
@@ -204,17 +202,6 @@ def _further_tasks(truth: PanopticGroundTruth) -> tuple[str, ...]:
     files = truth.files
     cityscapes = files is not None and files.evaluator == "cityscapes_panoptic_seg"
     return (CITYSCAPES_INSTANCES,) if cityscapes and "instances" in truth.tasks else ()
-
-
-def _require_clip_alone(cfg: CfgNode) -> None:
-    """Refuses fusions of masks that come without class scores."""
-    test = cfg.TEST.PANOPTIC
-    given = cfg.MODEL.MASK_GENERATOR.SOURCE == "masks"
-    if given and (tuple(test.ROWS) != ("clip",) or test.VOID_SWEEP):
-        raise InputError(
-            "masks of MODEL.MASK_GENERATOR.SOURCE masks are named by CLIP alone: set TEST.PANOPTIC.ROWS \"('clip',)\", "
-            "and leave VOID_SWEEP empty"
-        )
 
 
 class FusionsEvaluator(DatasetEvaluator):

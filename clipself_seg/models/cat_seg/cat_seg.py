@@ -26,7 +26,8 @@ from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.zoo import untrained
 from clipself_seg.clip import VisionLanguageBackbone
 from clipself_seg.clip.layers import split_attention
-from clipself_seg.clip.runtime import QUEUES, autocast, chunk_size, constant, on_device
+from clipself_seg.clip.precision import autocast
+from clipself_seg.clip.runtime import QUEUES, chunk_size, constant, on_device
 from clipself_seg.clip.text_bank import ClassTexts, check_lengths, templates_text
 from clipself_seg.clip.tower import DENSE
 from clipself_seg.data.mappers.samples import Sample

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.zoo import untrained
 from clipself_seg.clip import TextBank, VisionLanguageBackbone
-from clipself_seg.clip.runtime import QUEUES, autocast, constant, on_device
+from clipself_seg.clip.precision import autocast
+from clipself_seg.clip.runtime import QUEUES, constant, on_device
 from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.clip.tower import DENSE, train_last_blocks
 from clipself_seg.data.mappers.samples import Sample

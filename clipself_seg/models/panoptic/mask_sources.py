@@ -16,7 +16,8 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from clipself_seg.clip import TextBank
-from clipself_seg.clip.runtime import autocast, chunk_size, on_device
+from clipself_seg.clip.precision import autocast
+from clipself_seg.clip.runtime import chunk_size, on_device
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.given_masks import MaskFolder, image_name
 from clipself_seg.data.mappers.panoptic import mask_entries

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from clipself_seg.checkpoints.zoo import untrained
 from clipself_seg.clip import TextBank, VisionLanguageBackbone
-from clipself_seg.clip.runtime import autocast, on_device
+from clipself_seg.clip.precision import autocast
+from clipself_seg.clip.runtime import on_device
 from clipself_seg.clip.text_bank import check_lengths, templates_text
 from clipself_seg.data.annotations import Record
 from clipself_seg.data.mappers.samples import Sample

@@ -132,7 +132,7 @@ def test_absent_and_unprepared_name_the_archive_and_the_command(ade):
     finding = check()
     assert finding.state == "incomplete" and not finding.subset_allowed().fine
     assert any("annotations/validation is missing" in note for note in finding.notes)
-    assert finding.mend.startswith("the archive is not whole: unpack ADEChallengeData2016.zip")
+    assert finding.mend.startswith("the archive is not whole: unpack http://data.csail.mit.edu/")
     shutil.rmtree(ade / "images")
     finding = check()
     assert finding.state == "absent" and not finding.subset_allowed().fine

@@ -20,7 +20,7 @@ from torch import Tensor
 from clipself_seg.checkpoints.hashes import hash_tensors
 from clipself_seg.checkpoints.read import fit
 from clipself_seg.checkpoints.training_state import trained_tensors
-from clipself_seg.clip.runtime import autocast
+from clipself_seg.clip.precision import autocast
 from clipself_seg.config.load import precision_from_config
 from clipself_seg.config.relations import RELATIONS, whole_batches
 from clipself_seg.config.weight_checks import refuse_addresses

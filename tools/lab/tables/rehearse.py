@@ -17,10 +17,7 @@ PUBLISHED = "MODEL.WEIGHTS"  # a whole model, which random weights do not stand 
 
 def random_weights(config: str) -> dict[str, str]:
     """Keys and values by which a configuration, such as "distill/coco_patches+eva02_vitb16", needs no weights."""
-    # bfloat16, because float16 is switched off where there is no GPU.
-    values = {"SOLVER.AMP.DTYPE": "bfloat16"}
-    if "rpn" not in config:
-        values["MODEL.CLIP.WEIGHTS"] = ""
+    values = {} if "rpn" in config else {"MODEL.CLIP.WEIGHTS": ""}
     if config.startswith("semseg/"):
         values["MODEL.CAT_SEG.BACKBONE_WEIGHTS"] = "random"
     return values

@@ -110,12 +110,10 @@ def licence(name: str, model: str) -> str:
 
     Args:
         name: value of a key in `WEIGHTS`.
-        model: name of the CLIP; the publisher's files have its plain name.
+        model: name of the CLIP.
     """
-    plain = model.removesuffix("-quickgelu")
-    same = (one for one in zoo().values() if one.name.startswith(f"{name}-") and one.model == plain)
-    entry = entry_of(name, model) or next(same, None)
-    return entry.licence if entry and entry.licence else "not stated"
+    entry = entry_of(name, model)
+    return entry.licence if entry else "not stated"
 
 
 def fingerprint(name: str) -> object:

@@ -150,13 +150,6 @@ class Entry:
             return f"{self.size / 1e6:,.0f} MB"
         return f"about {self.megabytes:,} MB" if self.megabytes else "unknown"
 
-    @property
-    def how_large(self) -> str:
-        """Size for a person: "819 MB", "about 599 MB" where it is rounded, or "unknown"."""
-        if self.size:
-            return f"{self.size / 1e6:,.0f} MB"
-        return f"about {self.megabytes:,} MB" if self.megabytes else "unknown"
-
 
 @functools.cache
 def zoo() -> dict[str, Entry]:

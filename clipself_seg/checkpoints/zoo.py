@@ -107,7 +107,6 @@ class Entry:
         tasks: of a CLIP that is a good choice for them without training.
         settings: keys and values, other than the files', that the published numbers were measured with.
         published: numbers at their source; empty where nobody prints any.
-        measured: numbers of this project with this file; empty where it was not run.
         source: where its address and numbers were read.
     """
 
@@ -128,7 +127,6 @@ class Entry:
     tasks: tuple[str, ...] = ()
     settings: tuple[tuple[str, object], ...] = ()
     published: str = ""
-    measured: str = ""
     source: str = ""
 
     @property

@@ -6,8 +6,8 @@
     clipself-seg weights check my_folder      # which files are the published ones
 
 A name stands wherever a path of weights does, such as --model catseg-base. "by hand" means that the publisher's page
-needs a browser: get says which page, and where to put the file. "may ship" reads the licence that the publisher states:
-ask means that it leaves the question open. Exit status: 0, 1 if a file of check is not the published one, 2 if a name
+needs a browser: get says which page, and where to put the file. "ship" reads the licence that the publisher states: yes,
+a product may contain them, ask means that it leaves the question open. Exit status: 0, 1 if a file of check is not the published one, 2 if a name
 is unknown or a file cannot be fetched.
 """
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,9 +32,7 @@ CLIP = "CLIP alone"
 PART = "part of a model"
 MASKS = "masks for --masks"
 WIDTH = 100  # letters of a line
-HEADINGS = ("name", "size", "here", "ship?", "licence", "published")
-# Task -> what has to be known of a CLIP that does it without training, in place of its numbers.
-WITHOUT_TRAINING = {"panoptic": "with --masks; no number of both is known"}
+HEADINGS = ("name", "licence", "ship", "size", "here", "published")
 
 
 def _options(parser: CommandLine) -> None:
@@ -53,6 +52,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _list(task: str | None, may_ship: str | None) -> int:
+    from tabulate import tabulate
+
     from clipself_seg.checkpoints.locate import weights_folder
     from clipself_seg.checkpoints.zoo import SHIPPED_MODELS, shipped_tags, zoo
     from clipself_seg.choice import TASKS, require_task
@@ -61,59 +62,46 @@ def _list(task: str | None, may_ship: str | None) -> int:
     rows: dict[str, list[list[str]]] = {name: [] for name in (*TASKS, CLIP, MASKS, PART)}
     for entry in zoo().values():
         if may_ship in (None, entry.may_ship):
-            for kind, how in _kinds(entry).items():
-                rows[kind].append(_row(entry, how))
+            for kind in _kinds(entry):
+                rows[kind].append(_row(entry))
+    lines = []
     for kind, body in rows.items():
         if body and task in (None, kind):
-            sys.stdout.write(f"{kind}\n{_table(body)}\n\n")
-    own = f"With the package: {', '.join([*shipped_tags(), *SHIPPED_MODELS])}"
-    sys.stdout.write(f"{textwrap.fill(own, WIDTH)}\n")
-    sys.stdout.write("* of the repository; of the weights nothing is said. More: docs/models.md\n")
+            table = tabulate([HEADINGS, *body], tablefmt="plain")
+            lines += [f"[{kind}]", *table.splitlines(), ""]
+    lines += textwrap.wrap(
+        f"With the package: {', '.join([*shipped_tags(), *SHIPPED_MODELS])}", WIDTH
+    )
+    lines.append("* of the repository, nothing is said of the weights. All numbers: docs/models.md")
+    lines.append("tipsv2 finds pixels without training, and segments with --masks")
+    sys.stdout.writelines(f"{_cut(line)}\n" for line in lines)
     sys.stdout.write(f"Files are fetched into {weights_folder()}\n")
     return 0
 
 
-def _kinds(entry: Entry) -> dict[str, str]:
-    """Headings that an entry stands under -> what stands there in place of its numbers."""
+def _kinds(entry: Entry) -> Sequence[str]:
+    """Headings that an entry stands under."""
     from clipself_seg.choice import OF_CLIP, find_model
     from clipself_seg.config.weights import MASKS as OF_MASKS
 
-    if entry.tasks:
-        return {task: WITHOUT_TRAINING.get(task, "") for task in entry.tasks}
     if entry.key == "MODEL.WEIGHTS":
-        return {find_model(entry.name).task: ""}
-    return {{OF_CLIP: CLIP, OF_MASKS: MASKS}.get(entry.key, PART): ""}
+        return [find_model(entry.name).task]
+    return entry.tasks or [{OF_CLIP: CLIP, OF_MASKS: MASKS}.get(entry.key, PART)]
 
 
-def _row(entry: Entry, how: str) -> list[str]:
+def _row(entry: Entry) -> list[str]:
     from clipself_seg.checkpoints.locate import present_file
     from clipself_seg.checkpoints.zoo import same_weights
 
     present = any(map(present_file, same_weights(entry)))
     here = "yes" if present else "no" if entry.addresses else "by hand"
     licence = entry.licence.replace(" (the repository's)", "*").replace(" License", "")
-    shipped = entry.may_ship
-    return [
-        entry.name,
-        entry.how_large,
-        here,
-        shipped,
-        licence.partition(",")[0],
-        how or entry.published,
-    ]
+    stated = [licence.partition(",")[0], entry.may_ship]
+    return [entry.name, *stated, entry.how_large, here, entry.published]
 
 
-def _table(rows: list[list[str]]) -> str:
-    """A table of `WIDTH` letters at most: the last column has what the others leave, or is left out."""
-    from tabulate import tabulate
-
-    padded = [heading + "  " for heading in HEADINGS]  # as tabulate has them
-    widths = [max(map(len, column)) for column in zip(padded, *rows)][:-1]
-    room = WIDTH - sum(widths) - 2 * len(widths)
-    if room < len(padded[-1]):
-        return tabulate([row[:-1] for row in rows], HEADINGS[:-1], "simple")
-    cut = [[*cells, textwrap.shorten(text, room, placeholder=" ...")] for *cells, text in rows]
-    return tabulate(cut, HEADINGS, "simple")
+def _cut(line: str) -> str:
+    return line if len(line) <= WIDTH else f"{line[: WIDTH - 3].rpartition(' ')[0]} ..."
 
 
 def _get(names: list[str]) -> int:

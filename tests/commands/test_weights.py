@@ -24,7 +24,7 @@ def test_every_name_is_listed_once_by_task(tmp_path, capsys, monkeypatch):
     twice = [name for name, entry in zoo().items() if len(entry.tasks) == 2]
     assert sorted(names) == sorted([*zoo(), *twice]) and "tipsv2-l14" in twice
     (row,) = (row for row in rows if row and row[0] == "catseg-base")
-    assert row[:6] == ["catseg-base", "819", "MB", "yes", "ask", "MIT*"] and "mIoU" in row
+    assert row[:6] == ["catseg-base", "MIT*", "ask", "819", "MB", "yes"] and "mIoU" in row
     assert main(["--task", "detection"]) == 0
     said = capsys.readouterr().out
     assert "fvit-eva02-vitb16-lvis-patches" in said and "catseg-base" not in said

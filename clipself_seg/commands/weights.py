@@ -6,9 +6,9 @@
     clipself-seg weights check my_folder      # which files are the published ones
 
 A name stands wherever a path of weights does, such as --model catseg-base. "by hand" means that the publisher's page
-needs a browser: get says which page, and where to put the file. "ship" reads the licence that the publisher states: yes,
-a product may contain them, ask means that it leaves the question open. Exit status: 0, 1 if a file of check is not the published one, 2 if a name
-is unknown or a file cannot be fetched.
+needs a browser: get says which page, and where to put the file. "ship" reads the licence that the publisher states:
+yes and no, a product may contain them or not; ask, the licence leaves it open. Exit status: 0, 1 if a file of check is
+not the published one, 2 if a name is unknown or a file cannot be fetched.
 """
 
 from __future__ import annotations
@@ -106,6 +106,7 @@ def _cut(line: str) -> str:
 
 def _get(names: list[str]) -> int:
     from clipself_seg.checkpoints.locate import fetch
+    from clipself_seg.checkpoints.mask_models import MASK_MODELS, mask_model_folder
     from clipself_seg.checkpoints.zoo import zoo
 
     if not names:
@@ -113,7 +114,9 @@ def _get(names: list[str]) -> int:
     for name in names:
         known(name, zoo(), "official weights")
     for name in names:
-        sys.stdout.write(f"{name}: {fetch(zoo()[name])} ({zoo()[name].licence})\n")
+        entry = zoo()[name]
+        path = mask_model_folder(name) if name in MASK_MODELS else fetch(entry)
+        sys.stdout.write(f"{name}: {path} ({entry.licence})\n")
     return 0
 
 

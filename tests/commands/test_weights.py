@@ -9,6 +9,7 @@ import pytest
 
 from clipself_seg import list_models
 from clipself_seg.checkpoints import zoo as zoo_module
+from clipself_seg.checkpoints.mask_models import NEEDED
 from clipself_seg.checkpoints.zoo import IN_WHEEL, SHIPPED, SHIPPED_TAGS, zoo
 from clipself_seg.clip import load_clip
 from clipself_seg.commands.weights import main
@@ -64,6 +65,12 @@ def test_get_says_where_a_file_is_or_what_to_fetch(tmp_path, capsys, monkeypatch
     path.touch()
     assert main(["get", "fcclip-r50"]) == 0
     assert str(path) in capsys.readouterr().out
+    folder = tmp_path / "hub" / "facebook--sam2.1-hiera-large" / "main"
+    folder.mkdir(parents=True)
+    for name in NEEDED:
+        (folder / name).touch()
+    assert main(["get", "sam2"]) == 0
+    assert f"sam2: {folder} (Apache-2.0)" in capsys.readouterr().out
     assert main(["get", "fclip-r50"]) == 2
     assert 'did you mean "fcclip-r50"' in capsys.readouterr().err
     assert main(["get"]) == 2

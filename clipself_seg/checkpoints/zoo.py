@@ -175,7 +175,7 @@ def entry_of(name: str, clip: str) -> Entry | None:
     OpenAI's have names, and the tag "openai" in files of the same names.
 
     Args:
-        name: value of a key in `config.weights.WEIGHTS`.
+        name: value of a key in `config.weight_checks.WEIGHTS`.
         clip: name of the configuration's CLIP, to which a tag belongs.
     """
     file = f"{clip.removesuffix('-quickgelu')}-{name}.safetensors"

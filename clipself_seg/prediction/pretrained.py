@@ -36,7 +36,7 @@ from clipself_seg.clip.backbone import CLIPBackbone
 from clipself_seg.config.declare import KEYS, Key
 from clipself_seg.config.keys import default_config
 from clipself_seg.config.load import load_config, values_and_defaults
-from clipself_seg.config.weights import WEIGHTS, fetch_addresses
+from clipself_seg.config.weight_checks import WEIGHTS, fetch_addresses
 from clipself_seg.data.vocabulary import Vocabulary
 from clipself_seg.errors import InputError, in_short, shown
 from clipself_seg.files import atomic_folder, atomic_path, read_json, write_json, write_text

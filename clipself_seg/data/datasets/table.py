@@ -112,6 +112,7 @@ class DataSet:
         panoptic_root: folder of the panoptic PNGs that `annotations` then names; "" if there are none.
         evaluator: Detectron2's evaluator_type; None for a data set that is only trained on.
         official_count: number of images of the official split; None where there is none, or it is not certain.
+        official_annotations: number of annotations in the official file of COCO's format; None likewise.
         prepare: command that writes the annotations or label maps; "" if they are part of an archive.
         archive: official file or folder that is prepared, where that is not `images`; "" if there is none.
 
@@ -132,6 +133,7 @@ class DataSet:
     panoptic_root: str = ""
     evaluator: str | None = None
     official_count: int | None = None
+    official_annotations: int | None = None
     prepare: str = ""
     archive: str = ""
 

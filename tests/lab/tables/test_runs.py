@@ -10,7 +10,7 @@ import time
 import pytest
 
 from clipself_seg.checkpoints.zoo import zoo
-from clipself_seg.config.weights import WEIGHTS
+from clipself_seg.config.weight_checks import WEIGHTS
 from clipself_seg.data.datasets.table import DATASETS, SHIPPED_WORLD
 from clipself_seg.errors import InputError
 from clipself_seg.files import alone_in

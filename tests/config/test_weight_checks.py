@@ -3,7 +3,7 @@
 import pytest
 
 from clipself_seg.config import load_config
-from clipself_seg.config.weights import WEIGHTS, fetch_addresses, require_weights
+from clipself_seg.config.weight_checks import WEIGHTS, fetch_addresses, require_weights
 from clipself_seg.errors import InputError
 from tests.weight_server import serving
 

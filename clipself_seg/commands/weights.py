@@ -28,9 +28,12 @@ if TYPE_CHECKING:
 
 ACTIONS = ("list", "get", "check")
 ANSWERS = ("yes", "ask", "no")  # of `Entry.may_ship`
-CLIP = "CLIP alone"
-PART = "part of a model"
-MASKS = "masks for --masks"
+# Keys of what is no model by itself -> headings.
+KINDS = {
+    "MODEL.CLIP.WEIGHTS": "CLIP alone",
+    "MODEL.MASK_GENERATOR.OUTPUTS": "masks for --masks",
+    "": "part of a model",
+}
 WIDTH = 100  # letters of a line
 HEADINGS = ("name", "licence", "ship", "size", "here", "published")
 
@@ -59,7 +62,7 @@ def _list(task: str | None, may_ship: str | None) -> int:
     from clipself_seg.choice import TASKS, require_task
 
     require_task(task)
-    rows: dict[str, list[list[str]]] = {name: [] for name in (*TASKS, CLIP, MASKS, PART)}
+    rows: dict[str, list[list[str]]] = {name: [] for name in (*TASKS, *KINDS.values())}
     for entry in zoo().values():
         if may_ship in (None, entry.may_ship):
             for kind in _kinds(entry):
@@ -81,12 +84,11 @@ def _list(task: str | None, may_ship: str | None) -> int:
 
 def _kinds(entry: Entry) -> Sequence[str]:
     """Headings that an entry stands under."""
-    from clipself_seg.choice import OF_CLIP, find_model
-    from clipself_seg.config.weights import MASKS as OF_MASKS
+    from clipself_seg.choice import find_model
 
     if entry.key == "MODEL.WEIGHTS":
         return [find_model(entry.name).task]
-    return entry.tasks or [{OF_CLIP: CLIP, OF_MASKS: MASKS}.get(entry.key, PART)]
+    return entry.tasks or [KINDS.get(entry.key, KINDS[""])]
 
 
 def _row(entry: Entry) -> list[str]:

@@ -282,7 +282,7 @@ EVA = ("eva02-vitb16", "EVA02-B-16:merged2b_s8b_b131k")
 
 
 @pytest.mark.parametrize("here, asked", [EVA, EVA[::-1]])
-def test_one_file_stands_for_the_same_weights_by_any_name(folder, here, asked):
+def test_one_file_stands_for_the_same_weights_by_any_name(folder, here, asked, stand_ins):
     path = folder / zoo()[here].file
     path.write_bytes(DATA)
     repository = "timm/eva02_base_patch16_clip_224.merged2b_s8b_b131k/"

@@ -40,7 +40,7 @@ HEADINGS = ("name", "licence", "ship", "size", "here", "published")
 
 def _options(parser: CommandLine) -> None:
     parser.add_argument("action", nargs="?", default="list", choices=ACTIONS, help="action (list)")
-    names = "names to get, or the folder to check (the one that get fills)"
+    names = "names to get, or folders to check (those that get fills)"
     parser.add_argument("names", nargs="*", metavar="NAME", help=names)
     task(parser, "task to list: semantic, panoptic or detection")
     value(parser, "--may-ship", "list those that a product may contain, or not", choices=ANSWERS)
@@ -122,29 +122,21 @@ def _get(names: list[str]) -> int:
     return 0
 
 
-def _check(names: list[str]) -> int:
-    from clipself_seg.checkpoints.locate import check_entry, present_file, weights_folder
+def _check(folders: list[str]) -> int:
+    from clipself_seg.checkpoints.locate import check_entry, present_file
     from clipself_seg.checkpoints.zoo import zoo
 
-    official = {entry.file: entry for entry in zoo().values()}
-    files = []
-    for folder in map(Path, names) if names else [weights_folder()]:
-        if not folder.is_dir():
+    for folder in folders:
+        if not Path(folder).is_dir():
             raise InputError(f"no folder {folder}: name one with files of weights")
-        paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
-        files += [(path, official.get(path.name)) for path in paths]
-    if not names:  # what came from the hub lies below it
-        pairs = [(present_file(entry), entry) for entry in zoo().values()]
-        files += [(path, one) for path, one in pairs if path and path.parent != weights_folder()]
     bad = 0
-    for path, entry in files:
-        said = "not the file of an official name"
-        if entry is not None:
+    for entry in zoo().values():
+        own = [Path(folder, entry.file) for folder in folders] or [present_file(entry)]
+        for path in (path for path in own if path and path.is_file()):
+            said = "" if entry.size or entry.sha256 else ", of which no size is published"
             try:
                 check_entry(path, entry)
-                stated = entry.size or entry.sha256
-                said = entry.name + ("" if stated else ", of which no size is published")
             except InputError as error:
-                bad, said = 1, f"error: {error}"
-        sys.stdout.write(f"{path.name}: {said}\n")
+                bad, said = 1, f", error: {error}"
+            sys.stdout.write(f"{path}: {entry.name}{said}\n")
     return bad

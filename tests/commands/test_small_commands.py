@@ -291,9 +291,11 @@ def test_a_wheel_of_the_pinned_hash_is_fetched_and_then_kept(
 
 
 def test_a_failed_download_is_one_line_and_leaves_nothing(site, monkeypatch, capsys):
-    monkeypatch.setattr(subprocess, "call", lambda words: 1)
+    called = []
+    monkeypatch.setattr(subprocess, "call", lambda words: called.append(words) or 1)
     assert run(install_detectron2) == 2
     assert "failed (exit status 1), see above" in capsys.readouterr().err
+    assert "--require-hashes" in called[0] and "--no-index" not in called[0]
     assert not list(site.iterdir())
 
 

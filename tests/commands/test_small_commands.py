@@ -290,6 +290,12 @@ def test_a_wheel_of_the_pinned_hash_is_fetched_and_then_kept(
     assert "keeping the engine_of_a_test that is there" in capsys.readouterr().out
 
 
+def test_a_folder_without_code_is_no_package(tmp_path, monkeypatch):
+    (tmp_path / "detectron3").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not doctor.is_there("detectron3") and doctor.is_there("json")
+
+
 def test_a_failed_download_is_one_line_and_leaves_nothing(site, monkeypatch, capsys):
     called = []
     monkeypatch.setattr(subprocess, "call", lambda words: called.append(words) or 1)

@@ -131,8 +131,10 @@ def _check(folders: list[str]) -> int:
             raise InputError(f"no folder {folder}: name one with files of weights")
     bad = 0
     for entry in zoo().values():
-        own = [Path(folder, entry.file) for folder in folders] or [present_file(entry)]
-        for path in (path for path in own if path and path.is_file()):
+        own = [Path(folder, entry.file) for folder in folders]
+        if not folders and (present := present_file(entry)):
+            own = [present]
+        for path in filter(Path.is_file, own):
             said = "" if entry.size or entry.sha256 else ", of which no size is published"
             try:
                 check_entry(path, entry)

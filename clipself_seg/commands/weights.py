@@ -4,11 +4,13 @@
     clipself-seg weights --task semantic --may-ship yes
     clipself-seg weights get catseg-base      # fetch before it is needed
     clipself-seg weights check my_folder      # which files are the published ones
+    clipself-seg weights verify openai-vitb16 # published outputs of the weights, computed anew
 
 A name stands wherever a path of weights does, such as --model catseg-base. "by hand" means that the publisher's page
 needs a browser: get says which page, and where to put the file. "ship" reads the licence that the publisher states:
-yes and no, a product may contain them or not; ask, the licence leaves it open. Exit status: 0, 1 if a file of check is
-not the published one, 2 if a name is unknown or a file cannot be fetched.
+yes and no, a product may contain them or not; ask, the licence leaves it open. verify fetches the weights and the
+images that it needs, and prints each number beside the published one. Exit status: 0, 1 if a file of check is not the
+published one or a number of verify differs, 2 if a name is unknown or a file cannot be fetched.
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipself_seg.commands.options import CommandLine, command, task, value
+from clipself_seg.commands.options import CommandLine, command, flag, task, value
 from clipself_seg.errors import InputError, known
 
 if TYPE_CHECKING:
     from clipself_seg.checkpoints.zoo import Entry
 
-ACTIONS = ("list", "get", "check")
+ACTIONS = ("list", "get", "check", "verify")
 ANSWERS = ("yes", "ask", "no")  # of `Entry.may_ship`
 # Keys of what is no model by itself -> headings.
 KINDS = {
@@ -36,21 +38,33 @@ KINDS = {
 }
 WIDTH = 100  # letters of a line
 HEADINGS = ("name", "licence", "ship", "size", "here", "published")
+# In place of the numbers of a CLIP that finds segments or boxes.
+BY_MASKS = "by eomt's masks"
+NOTES = (
+    "* of the repository, nothing is said of the weights. All numbers: docs/models.md",
+    "by eomt's masks: the CLIP names what eomt finds; no number of both is known",
+)
 
 
 def _options(parser: CommandLine) -> None:
     parser.add_argument("action", nargs="?", default="list", choices=ACTIONS, help="action (list)")
-    names = "names to get, or folders to check (those that get fills)"
+    names = "names to get or verify, or folders to check (those that get fills)"
     parser.add_argument("names", nargs="*", metavar="NAME", help=names)
     task(parser, "task to list: semantic, panoptic or detection")
     value(parser, "--may-ship", "list those that a product may contain, or not", choices=ANSWERS)
+    flag(parser, "--all", "verify all weights that are on this machine")
+    value(parser, "--image-folder", "of verify's images (they are fetched)", kind=Path)
 
 
 @command(_options, __doc__)
 def main(args: argparse.Namespace) -> int:
-    """Lists, fetches or checks weights."""
+    """Lists, fetches, checks or verifies weights."""
     if args.action == "get":
         return _get(args.names)
+    if args.action == "verify":
+        from clipself_seg.commands import verify
+
+        return verify.main(args.names, args.all, args.image_folder)
     return _check(args.names) if args.action == "check" else _list(args.task, args.may_ship)
 
 
@@ -66,7 +80,9 @@ def _list(task: str | None, may_ship: str | None) -> int:
     for entry in zoo().values():
         if may_ship in (None, entry.may_ship):
             for kind in _kinds(entry):
-                rows[kind].append(_row(entry))
+                by_masks = kind in entry.tasks and kind != "semantic"
+                numbers = BY_MASKS if by_masks else entry.published
+                rows[kind].append([*_cells(entry), numbers])
     lines = []
     for kind, body in rows.items():
         if body and task in (None, kind):
@@ -75,9 +91,7 @@ def _list(task: str | None, may_ship: str | None) -> int:
     lines += textwrap.wrap(
         f"With the package: {', '.join([*shipped_tags(), *SHIPPED_MODELS])}", WIDTH
     )
-    lines.append("* of the repository, nothing is said of the weights. All numbers: docs/models.md")
-    lines.append("tipsv2 finds pixels without training, and segments with --masks")
-    sys.stdout.writelines(f"{_cut(line)}\n" for line in lines)
+    sys.stdout.writelines(f"{_cut(line)}\n" for line in (*lines, *NOTES))
     sys.stdout.write(f"Files are fetched into {weights_folder()}\n")
     return 0
 
@@ -91,7 +105,7 @@ def _kinds(entry: Entry) -> Sequence[str]:
     return entry.tasks or [KINDS.get(entry.key, KINDS[""])]
 
 
-def _row(entry: Entry) -> list[str]:
+def _cells(entry: Entry) -> list[str]:
     from clipself_seg.checkpoints.locate import present_file
     from clipself_seg.checkpoints.zoo import same_weights
 
@@ -99,7 +113,7 @@ def _row(entry: Entry) -> list[str]:
     here = "yes" if present else "no" if entry.addresses else "by hand"
     licence = entry.licence.replace(" (the repository's)", "*").replace(" License", "")
     stated = [licence.partition(",")[0], entry.may_ship]
-    return [entry.name, *stated, entry.how_large, here, entry.published]
+    return [entry.name, *stated, entry.how_large, here]
 
 
 def _cut(line: str) -> str:

@@ -329,9 +329,9 @@ def fetch(entry: Entry) -> Path:
     own = weights_folder() / entry.file
     addresses = _addresses(entry)
     if addresses:
-        size = "" if entry.how_large == "unknown" else f", {entry.how_large}"
+        megabytes = f", {entry.size / 1e6:.0f} MB" if entry.size else ""
         licence = f"; licence: {entry.licence}" if entry.licence else ""
-        sys.stderr.write(f"fetching {entry.name}{size} from {addresses[0]}{licence}\n")
+        sys.stderr.write(f"fetching {entry.name}{megabytes} from {addresses[0]}{licence}\n")
     failed = []
     for stem, group in itertools.groupby(addresses, _stem):
         files = [address.removeprefix(stem) for address in group]

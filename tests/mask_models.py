@@ -75,6 +75,22 @@ def _eomt(tf):
     return tf.EomtForUniversalSegmentation(config), tf.EomtImageProcessor(size=size)
 
 
+def _eomt_dinov3(tf):
+    config = tf.EomtDinov3Config(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=SIDE,
+        num_blocks=1,
+        num_queries=6,
+        num_register_tokens=0,
+        num_labels=5,
+    )
+    size = {"shortest_edge": SIDE, "longest_edge": SIDE}
+    return tf.EomtDinov3ForUniversalSegmentation(config), tf.EomtImageProcessor(size=size)
+
+
 def _mask2former(tf):
     backbone = tf.SwinConfig(
         image_size=SIDE,
@@ -103,6 +119,7 @@ def _mask2former(tf):
 
 
 BUILDERS = {"sam2": _sam2, "sam3": _sam3, "eomt": _eomt, "mask2former": _mask2former}
+BUILDERS["eomt-dinov3"] = _eomt_dinov3
 
 
 def save_mask_model(kind: str, folder: Path) -> Path:

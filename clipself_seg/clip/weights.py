@@ -37,9 +37,10 @@ from clipself_seg.clip.tower import ImageTower
 from clipself_seg.errors import InputError, known, nearest, shown
 
 logger = logging.getLogger(__name__)
-# Entries of published files that are no weights: recomputed (rotary tables, masks) or constants.
+# Entries of published files that are no weights: recomputed (rotary tables, masks) or constants. F-ViT's files have
+# rotary tables of further lengths, and a flag beside them (wusize/CLIPSelf, issue 24).
 NO_WEIGHTS = re.compile(
-    r"(^|\.)(freqs_cos|freqs_sin|num_batches_tracked|attn_mask|input_resolution|context_length"
+    r"(^|\.)(freqs_(cos|sin)(_\d+)?|rope\.flag|num_batches_tracked|attn_mask|input_resolution|context_length"
     r"|vocab_size|position_ids)$"
 )
 GATE_MODULE = "dense_gate"  # module of an image tower

@@ -54,6 +54,8 @@ REFUSED = (
     "experts_implementation",
     "per_layer_config",
 )
+# What a stored config.json of tue-mps's EoMT (refs/pr/3) names as its "backbone": the tower that is built anyway.
+EOMT_TOWER = "vit_large_patch14_reg4_dinov2"
 TYPES = ("dtype", "torch_dtype")  # everything here is float32
 WHOLE = {"do_pad": False}
 PADDED = {"do_pad": True, "do_split_image": False}
@@ -119,6 +121,9 @@ FORMER = "Mask2FormerForUniversalSegmentation"
 KINDS = {
     **{"sam2": SAM2, "sam2_video": SAM2, "sam3_tracker": SAM3, "sam3_video": SAM3},
     "eomt": Kind("EomtForUniversalSegmentation", "EomtImageProcessor", masks_of_queries, PADDED),
+    "eomt_dinov3": Kind(
+        "EomtDinov3ForUniversalSegmentation", "EomtImageProcessor", masks_of_queries, PADDED
+    ),
     "mask2former": Kind(FORMER, "Mask2FormerImageProcessor", masks_of_queries),
 }
 PARTS = (*(name.partition("_")[0] for name in KINDS), "swin")
@@ -211,6 +216,8 @@ def load_mask_model(folder: str | os.PathLike[str]) -> OtherMasks:
             raise InputError(
                 f'{path}: its "model_type" is {shown(name)}, masks come from {", ".join(KINDS)}'
             )
+        if name == "eomt" and content.get("backbone") == EOMT_TOWER:
+            del content["backbone"]
         # Of SAM 3 the tracker alone, whose settings are a part of the file's.
         config = _cleaned(content.get("tracker_config", content), path, MOST_SIZE)
     network, processor = getattr(transformers, kind.network), getattr(transformers, kind.processor)

@@ -96,6 +96,17 @@ def test_masks_of_eomt_are_those_that_transformers_cuts_out_of_the_padding(folde
         assert {mask.tobytes() for mask in masks} == found
 
 
+def test_the_tower_that_tue_mps_names_is_read_over_and_another_one_refused(eomt):
+    """As coco_instance_eomt_large_640 has it in refs/pr/3."""
+    path = eomt / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"backbone": "vit_large_patch14_reg4_dinov2"}))
+    load_mask_model(eomt)
+    path.write_text(json.dumps(config | {"backbone": "microsoft/resnet-50"}))
+    with pytest.raises(InputError, match='sets "backbone", which may fetch or run something'):
+        load_mask_model(eomt)
+
+
 def test_mask2former_keeps_the_queries_that_are_any_class_with_its_probability(folders):
     model = load_mask_model(folders["mask2former"])
     inputs = model.processor([IMAGE], return_tensors="pt")

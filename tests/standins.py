@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from clipself_seg.checkpoints import locate, read
 from clipself_seg.checkpoints.zoo import Entry
 from clipself_seg.clip import load_clip, tips
+from clipself_seg.clip.kinds import find_architecture
 from clipself_seg.clip.text import TextTower
 from clipself_seg.config import load_config
 from clipself_seg.heads.diffusion.stable_diffusion import (
@@ -37,6 +38,7 @@ from clipself_seg.heads.diffusion.stable_diffusion import (
 from clipself_seg.models.cat_seg import cat_seg_checkpoint
 from clipself_seg.models.fvit import fvit_checkpoint
 from clipself_seg.models.panoptic import panoptic_checkpoint
+from tests.small_towers import write_tokenizer
 
 Tensors = dict[str, Tensor]
 CLIP = "backbone.clip_model."  # of FC-CLIP's
@@ -121,14 +123,15 @@ def of_cat_seg(model: Any, entry: Entry) -> dict[str, Any]:
 def of_fvit(model: Any, entry: Entry) -> dict[str, Any]:
     """The image tower alone, with the rotary tables that were made for larger images: wusize/CLIPSelf, issue 24."""
     state = fvit_checkpoint.write(model)["state_dict"]
-    texts, own = "backbone.text.", (fvit_checkpoint.NAMES, fvit_checkpoint.CLIP_HASH)
-    state = {n: t for n, t in state.items() if not n.startswith((texts, *own))}
+    own = ("backbone.text.", "backbone.logit_scale", fvit_checkpoint.NAMES)
+    state = {name: tensor for name, tensor in state.items() if not name.startswith(own)}
     tower = model.clip.visual
     for tokens in ("", "_1600"):
         state |= rotary(tower, "backbone.visual.", tokens)
     flags = {name.rpartition(".")[0] + ".flag" for name in state if ".rope." in name}
     state |= {name: number(1) for name in flags}
-    state["roi_head.bbox_head.fc_cls.weight"] = number(66, 1024)
+    state["roi_head.bbox_head.fc_cls.weight"] = number(66, tower.embed_dim)
+    state["roi_head.bbox_head.fc_cls.bias"] = number(66)
     state["roi_head.bbox_head.all_embeddings"] = number(tower.embed_dim, 66)
     return {"meta": {"epoch": 3, "mmdet_version": "2.28.1"}, "state_dict": state} | {
         "optimizer": OPTIMIZER
@@ -206,9 +209,14 @@ def contents(entry: Entry) -> dict[str, Any]:
 
 
 def write(entry: Entry, folder: Path) -> None:
-    """Write the files of an entry where `locate` looks for them, of zeros that take no room."""
+    """Write the files of an entry where `locate` looks for them, of zeros that take no room, and a tokenizer."""
     with without_numbers():
         parts = contents(entry)
+    text = find_architecture(entry.model).text if entry.model else {}
+    if repository := text.get("hf_tokenizer_name"):
+        place = folder / "hub" / repository.replace("/", "--") / "main"
+        place.mkdir(parents=True)
+        write_tokenizer(place / "tokenizer.json")
     for path, content in parts.items():
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)

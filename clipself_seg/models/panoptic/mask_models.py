@@ -56,6 +56,9 @@ REFUSED = (
 )
 # What a stored config.json of tue-mps's EoMT (refs/pr/3) names as its "backbone": the tower that is built anyway.
 EOMT_TOWER = "vit_large_patch14_reg4_dinov2"
+# Tensors that older files have besides (facebook/mask2former-*, of 2023): tables of a Swin that follow from its sizes.
+# What files of models of videos have is transformers' own list.
+TABLES = "relative_position_index"
 TYPES = ("dtype", "torch_dtype")  # everything here is float32
 WHOLE = {"do_pad": False}
 PADDED = {"do_pad": True, "do_split_image": False}
@@ -233,6 +236,11 @@ def load_mask_model(folder: str | os.PathLike[str]) -> OtherMasks:
             )
     if lacking := sorted(said["missing_keys"]):
         raise InputError(f"{weights} lacks {len(lacking)} tensors, such as {lacking[0]}")
+    if others := sorted(n for n in said["unexpected_keys"] if not n.endswith(TABLES)):
+        raise InputError(
+            f"{weights} has {len(others)} tensors that no {kind.network} of these settings has, such as {others[0]}: "
+            f"fetch its {MODEL_CONFIG} and it from one place"
+        )
     images = next((p for n in IMAGE_SETTINGS if (p := Path(folder, n)).is_file()), None)
     if images is None:
         raise InputError(f"{folder} has no {' and no '.join(IMAGE_SETTINGS)}: fetch them too")

@@ -43,7 +43,8 @@ KEYS = {
 }
 # Entry with alpha and beta, of which official checkpoints have none.
 EXPONENTS = "fusion_exponents"
-# Parameters of the losses, which nothing here needs, and what ODISE freezes: CLIP and Stable Diffusion.
+# Parameters of the losses, which nothing here needs (Mask2Former's SetCriterion: empty_weight), and what ODISE freezes,
+# CLIP and Stable Diffusion (the prefixes of its load log). FC-CLIP's files have tensors of `CLIP` besides.
 IGNORED = (
     "criterion.",
     "pixel_mean",
